@@ -1,0 +1,4 @@
+//! The command line of longshore.
+pub mod commands;
+pub mod run;
+pub mod units;

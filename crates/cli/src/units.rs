@@ -1,0 +1,1 @@
+//! Durations, sizes, rates and percentages as people write them.

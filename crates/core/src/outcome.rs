@@ -1,0 +1,161 @@
+//! How an attempt ended, and the word that people see for it.
+
+use std::{fmt, time::Duration};
+
+use crate::error::TaskError;
+
+/// How one attempt ended. Every started attempt ends in exactly one of these.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Outcome<R> {
+    /// The handler returned a result.
+    Ok(R),
+    /// The handler asks for another attempt; when none is left this counts as `Failed`.
+    Retry {
+        /// Not before this time has passed; the policy's backoff when absent.
+        after: Option<Duration>,
+        /// Why.
+        why: TaskError,
+    },
+    /// The handler returned an error.
+    Failed(TaskError),
+    /// The attempt did not end within its timeout.
+    TimedOut {
+        /// The limit that it passed.
+        limit: Duration,
+    },
+    /// The handler panicked; the text of the panic.
+    Panicked(String),
+    /// The child process that ran the attempt was ended by a signal.
+    Killed {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// What ran the attempt vanished without an answer.
+    Lost(String),
+    /// The job was stopped, or the task revoked, while the attempt ran.
+    Cancelled,
+    /// The task was not run.
+    Skipped(Skip),
+}
+
+/// Why a task was not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Skip {
+    /// It expired before it could start.
+    Expired,
+    /// It was revoked before it could start.
+    Revoked,
+    /// An equal task has finished already.
+    Duplicate,
+}
+
+/// The words of outcomes, as results and the command line show them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Word {
+    /// `ok`
+    Ok,
+    /// `failed`
+    Failed,
+    /// `timeout`
+    Timeout,
+    /// `panicked`
+    Panicked,
+    /// `killed`
+    Killed,
+    /// `lost`
+    Lost,
+    /// `cancelled`
+    Cancelled,
+    /// `skipped`
+    Skipped,
+}
+
+impl Word {
+    /// All words, in the order in which summaries list them; `word as usize` is its place.
+    pub const ALL: [Word; 8] =
+        [Word::Ok, Word::Failed, Word::Timeout, Word::Panicked, Word::Killed, Word::Lost, Word::Cancelled, Word::Skipped];
+
+    /// The word itself.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Word::Ok => "ok",
+            Word::Failed => "failed",
+            Word::Timeout => "timeout",
+            Word::Panicked => "panicked",
+            Word::Killed => "killed",
+            Word::Lost => "lost",
+            Word::Cancelled => "cancelled",
+            Word::Skipped => "skipped",
+        }
+    }
+
+    /// The word with this spelling.
+    pub fn parse(text: &str) -> Option<Word> {
+        Self::ALL.into_iter().find(|word| word.as_str() == text)
+    }
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl<R> Outcome<R> {
+    /// The word for this outcome.
+    pub fn word(&self) -> Word {
+        match self {
+            Outcome::Ok(_) => Word::Ok,
+            Outcome::Retry { .. } | Outcome::Failed(_) => Word::Failed,
+            Outcome::TimedOut { .. } => Word::Timeout,
+            Outcome::Panicked(_) => Word::Panicked,
+            Outcome::Killed { .. } => Word::Killed,
+            Outcome::Lost(_) => Word::Lost,
+            Outcome::Cancelled => Word::Cancelled,
+            Outcome::Skipped(_) => Word::Skipped,
+        }
+    }
+
+    /// Whether the handler returned a result.
+    pub fn is_ok(&self) -> bool {
+        matches!(self, Outcome::Ok(_))
+    }
+
+    /// The result, if there is one.
+    pub fn ok(self) -> Option<R> {
+        match self {
+            Outcome::Ok(result) => Some(result),
+            _ => None,
+        }
+    }
+
+    /// The error class of this outcome, as `--retry-on` and "failed by error" name it: a kind and its number.
+    /// `None` for `Ok`, `Cancelled` and `Skipped`.
+    pub fn class(&self) -> Option<(&str, Option<i64>)> {
+        match self {
+            Outcome::Retry { why: error, .. } | Outcome::Failed(error) => Some((error.kind(), error.code())),
+            Outcome::TimedOut { .. } => Some(("timeout", None)),
+            Outcome::Panicked(_) => Some(("panicked", None)),
+            Outcome::Killed { signal } => Some(("signal", Some(i64::from(*signal)))),
+            Outcome::Lost(_) => Some(("lost", None)),
+            Outcome::Ok(_) | Outcome::Cancelled | Outcome::Skipped(_) => None,
+        }
+    }
+
+    /// The outcome as an error: `None` for `Ok`.
+    pub fn error(&self) -> Option<TaskError> {
+        Some(match self {
+            Outcome::Ok(_) => return None,
+            Outcome::Retry { why: error, .. } | Outcome::Failed(error) => error.clone(),
+            Outcome::TimedOut { limit } => TaskError::new("timeout", format!("no end within {limit:?}")),
+            Outcome::Panicked(text) => TaskError::new("panicked", text.clone()),
+            Outcome::Killed { signal } => TaskError::new("signal", format!("ended by signal {signal}")).with_code(i64::from(*signal)),
+            Outcome::Lost(why) => TaskError::new("lost", why.clone()),
+            Outcome::Cancelled => TaskError::new("cancelled", "stopped before it ended"),
+            Outcome::Skipped(skip) => TaskError::new("skipped", format!("{skip:?}").to_lowercase()),
+        })
+    }
+}
