@@ -1,7 +1,42 @@
-//! The engine of longshore.
+//! The engine of longshore: source → gate → lane → sink → settle.
+//!
+//! Layout:
+//! - `engine.rs`: the hot loop, `Engine::run`; around it `engine/{pump,report,handle,stats}.rs`
+//! - `gate.rs`: what may start now: `gate/{concurrency,pace}.rs`, order by key and limits by value
+//! - `lane.rs`: where handlers run: `lane/{async_,blocking,cpu,process}.rs`
+//! - `source.rs`: where tasks come from in this process: `source/{iter,queue}.rs`
+//! - `sink.rs`: where finished tasks go in this process: `sink/{callbacks,collect}.rs`
+//! - `job.rs`: the API that people meet first
+//! - `task.rs outcome.rs decide.rs retry.rs event.rs error.rs cancel.rs clock.rs`: the words
+
+pub(crate) mod block_on;
+mod cancel;
+mod clock;
+mod decide;
+pub mod engine;
 mod error;
+mod event;
+pub mod gate;
+mod job;
+pub mod lane;
+pub(crate) mod mailbox;
 mod outcome;
 mod retry;
+pub mod sink;
+pub mod source;
+pub(crate) mod sync;
+mod task;
+
+pub use cancel::CancelToken;
+pub use clock::Clock;
+pub use decide::{Verdict, decide};
 pub use error::{Again, ErrorKind, SinkError, SourceError, TaskError};
+pub use event::{Event, Phase};
+pub use gate::{Limit, Reason, pace::Rate};
+pub use job::{Collected, Job, Report, RunningJob};
+pub use lane::{Answer, Context, Stop};
 pub use outcome::{Outcome, Skip, Word};
 pub use retry::{Backoff, ErrorClass, RetryOn, RetryPolicy};
+pub use sink::collect::AsCompleted;
+pub use source::queue::{Counts, SendError, Sender, Unsettled};
+pub use task::{Attempt, Delivery, Finished, LaneKind, Options, Receipt, Task};

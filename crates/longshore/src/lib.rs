@@ -1,1 +1,2 @@
 //! longshore
+pub use longshore_core::*;

@@ -1,1 +1,5 @@
 //! sys
+mod clock;
+mod priority;
+pub use clock::*;
+pub use priority::*;

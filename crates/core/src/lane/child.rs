@@ -1,1 +1,1 @@
-//! Child processes.
+//! stub

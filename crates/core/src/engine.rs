@@ -1,0 +1,608 @@
+//! The engine: source → gate → lane → sink → settle. **The hot loop is [`Engine::run`].**
+//!
+//! One loop owns all state. It awaits nothing but its mailbox and the next time at which the gate may open; it never runs user code, never touches
+//! the network and never waits for a sink. Around it: the pump (`engine/pump.rs`) fetches for the room that it is told, the reporter
+//! (`engine/report.rs`) hands finished tasks to the sink and settles what the sink has accepted. All of it travels in batches.
+
+mod handle;
+mod pump;
+mod report;
+mod stats;
+
+use std::{
+    cmp::Ordering,
+    collections::BinaryHeap,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::{runtime::Handle as Runtime, sync::mpsc, time::Sleep};
+
+pub use handle::{Handle, Running, Snapshot};
+pub use stats::{Quantiles, SlotUse, Summary};
+
+use crate::{
+    clock::Clock,
+    decide::{Verdict, decide},
+    error::{SinkError, SourceError},
+    event::{Event, Phase},
+    gate::{Gate, GateConfig, Reason, Refusal},
+    lane::{Lane, Outbox},
+    mailbox::Mailbox,
+    outcome::Outcome,
+    retry::RetryPolicy,
+    sink::{Room, Sink},
+    source::{Settlement, Source},
+    task::{Attempt, Delivery, Finished, LaneKind, Task},
+};
+use handle::Control;
+use pump::Pump;
+use report::Reports;
+use stats::Stats;
+
+/// Most tasks in backoff. Beyond, nothing new starts.
+const BACKOFF: usize = 10_000;
+
+/// What an engine is set to. Clock and randomness are inputs: a seeded simulation on a paused clock is the engine itself.
+pub struct EngineConfig<T> {
+    /// Concurrency, lanes, pace, limits.
+    pub gate: GateConfig,
+    /// The lane of a task that names none.
+    pub lane: LaneKind,
+    /// When to try again, for a task that says nothing.
+    pub retry: Arc<RetryPolicy>,
+    /// The limit of one attempt, for a task that says nothing.
+    pub timeout: Option<Duration>,
+    /// Tasks fetched ahead of those that run.
+    pub queue: usize,
+    /// Copies a payload. Needed for retries and for sinks that want to see it; without it a task has one attempt.
+    pub copy: Option<fn(&T) -> T>,
+    /// Whether a copy of each payload travels to the sink.
+    pub keep_payloads: bool,
+    /// The time.
+    pub clock: Clock,
+    /// The seed of the jitter.
+    pub seed: u64,
+}
+
+/// What reaches the loop.
+pub(crate) struct Mail<T, R> {
+    pub(crate) fetched: Vec<Delivery<T>>,
+    /// The pump will fetch no more.
+    pub(crate) ended: Option<Result<(), SourceError>>,
+    pub(crate) finished: Vec<Finished<T, R>>,
+    /// Results that left the result queue.
+    pub(crate) released: usize,
+    /// Deliveries that were settled.
+    pub(crate) settled: usize,
+    pub(crate) broken: Option<Broken>,
+    pub(crate) stalled: Vec<(u64, Duration)>,
+    pub(crate) controls: Vec<Control>,
+}
+
+/// What keeps a job from going on.
+#[derive(Clone, Debug)]
+pub(crate) enum Broken {
+    Sink(SinkError),
+    Source(SourceError),
+}
+
+impl<T, R> Default for Mail<T, R> {
+    fn default() -> Self {
+        Self {
+            fetched: Vec::new(),
+            ended: None,
+            finished: Vec::new(),
+            released: 0,
+            settled: 0,
+            broken: None,
+            stalled: Vec::new(),
+            controls: Vec::new(),
+        }
+    }
+}
+
+/// A task that waits for its next attempt.
+struct Due<T> {
+    at: Instant,
+    attempt: Attempt<T>,
+}
+
+// Reversed: the heap's greatest is the earliest. Equal times go by number, so that a simulation repeats.
+impl<T> Ord for Due<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.at.cmp(&self.at).then_with(|| other.attempt.task.id.cmp(&self.attempt.task.id))
+    }
+}
+impl<T> PartialOrd for Due<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl<T> PartialEq for Due<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl<T> Eq for Due<T> {}
+
+/// The lanes of an engine, by `lane as usize`.
+pub type Lanes<T, R> = [Option<Arc<dyn Lane<T, R>>>; 4];
+
+/// One engine: everything about one job, owned by one loop.
+pub struct Engine<T, R> {
+    config: EngineConfig<T>,
+    mailbox: Arc<Mailbox<Mail<T, R>>>,
+    mail: Mail<T, R>,
+    gate: Gate<T>,
+    lanes: Lanes<T, R>,
+    /// What passed the gate in this turn, by lane.
+    passed: [Vec<Attempt<T>>; 4],
+    backoff: BinaryHeap<Due<T>>,
+    pump: Arc<Pump>,
+    reports: Arc<Reports<T, R>>,
+    /// What goes to the sink after this turn, and what goes back to the source unfinished.
+    done: Vec<Finished<T, R>>,
+    back: Vec<Settlement>,
+    /// Fetched tasks that the pump still counts as on their way.
+    took: usize,
+    /// Deliveries that are not settled.
+    unsettled: usize,
+    source_ended: bool,
+    phase: Phase,
+    refusal: Refusal,
+    since: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// When the loop wants to be woken without any mail.
+    wake_at: Option<Instant>,
+    stats: Stats,
+    rng: fastrand::Rng,
+    events: Option<mpsc::Sender<Vec<Event>>>,
+    happened: Vec<Event>,
+}
+
+/// Makes the box through which lanes report to an engine that is made afterwards.
+pub fn outbox<T, R>() -> Outbox<T, R> {
+    Outbox(Arc::new(Mailbox::new()))
+}
+
+impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
+    /// Starts an engine on a runtime: its loop, its pump and its reporter are tasks there.
+    ///
+    /// `outbox` is the one that the lanes report to; `events` gets every event, in batches, and misses those for which it has no room.
+    pub fn start(
+        config: EngineConfig<T>,
+        source: Arc<dyn Source<T>>,
+        lanes: Lanes<T, R>,
+        sink: Box<dyn Sink<T, R>>,
+        outbox: Outbox<T, R>,
+        events: Option<mpsc::Sender<Vec<Event>>>,
+        runtime: &Runtime,
+    ) -> Running {
+        let mailbox = outbox.0;
+        let pump = Arc::new(Pump::new());
+        let reports = Arc::new(Reports::new());
+        let room = {
+            let mailbox = mailbox.clone();
+            Room::new(move |results| mailbox.post(|mail| mail.released += results))
+        };
+        let now = config.clock.now();
+        let engine = Engine {
+            gate: Gate::new(config.gate.clone()),
+            mailbox: mailbox.clone(),
+            mail: Mail::default(),
+            lanes,
+            passed: std::array::from_fn(|_| Vec::new()),
+            backoff: BinaryHeap::new(),
+            pump: pump.clone(),
+            reports: reports.clone(),
+            done: Vec::new(),
+            back: Vec::new(),
+            took: 0,
+            unsettled: 0,
+            source_ended: false,
+            phase: Phase::Running,
+            refusal: Refusal { reason: Reason::Empty, until: None },
+            since: now,
+            timer: None,
+            wake_at: None,
+            stats: Stats::new(now),
+            rng: fastrand::Rng::with_seed(config.seed),
+            events,
+            happened: Vec::new(),
+            config,
+        };
+        let handle = Handle::new({
+            let mailbox = mailbox.clone();
+            move |control| mailbox.post(|mail| mail.controls.push(control))
+        });
+        runtime.spawn(pump::run(pump, source.clone(), mailbox.clone()));
+        let reporter = runtime.spawn(report::run(reports, source, sink, mailbox, room));
+        let engine = runtime.spawn(engine.run());
+        Running::new(handle, engine, reporter)
+    }
+
+    /// The loop.
+    async fn run(mut self) -> Summary {
+        loop {
+            self.admit();
+            self.hand_out();
+            if self.is_done() {
+                break;
+            }
+            self.wait().await;
+            self.obey();
+            self.take_fetched();
+            self.take_finished();
+            self.take_settled();
+        }
+        self.enter(Phase::Done);
+        self.hand_out();
+        self.reports.close();
+        self.stats.summary(self.config.clock.now())
+    }
+
+    /// Lets pass what the gate allows.
+    fn admit(&mut self) {
+        let now = self.config.clock.now();
+        self.account_for_waiting(now);
+        while self.backoff.peek().is_some_and(|due| due.at <= now) {
+            if let Some(due) = self.backoff.pop() {
+                self.gate.push_again(due.attempt);
+            }
+        }
+        for lane in LaneKind::ALL {
+            // Only the cpu lane knows better than its number of workers; asking costs one load.
+            if let Some(capacity) = self.lanes[lane as usize].as_ref().and_then(|lane| lane.capacity()) {
+                self.gate.set_concurrency(Some(lane), capacity);
+            }
+        }
+        self.refusal = loop {
+            if self.backoff.len() >= BACKOFF {
+                break Refusal { reason: Reason::Backoff { most: BACKOFF }, until: None };
+            }
+            match self.gate.next(now) {
+                Ok(attempt) => self.start_attempt(attempt, now),
+                Err(refusal) => break refusal,
+            }
+        };
+        if self.phase >= Phase::Draining {
+            self.refusal = Refusal { reason: Reason::Stopping, until: None };
+        }
+        for (lane, passed) in self.lanes.iter().zip(&mut self.passed) {
+            if let (Some(lane), false) = (lane, passed.is_empty()) {
+                lane.start(passed);
+            }
+        }
+        self.wake_at = [self.refusal.until, self.backoff.peek().map(|due| due.at)].into_iter().flatten().min();
+    }
+
+    #[inline]
+    fn start_attempt(&mut self, mut attempt: Attempt<T>, now: Instant) {
+        let task = &mut attempt.task;
+        let options = task.options();
+        let (retries, refused) = match options {
+            None => (self.config.retry.retries, None),
+            Some(options) => (options.retry.as_ref().unwrap_or(&self.config.retry).retries, options.refused.clone()),
+        };
+        task.timeout = options.and_then(|options| options.timeout).or(self.config.timeout);
+        if self.config.keep_payloads || task.attempt <= retries {
+            task.payload = self.config.copy.map(|copy| copy(&attempt.payload));
+        }
+        self.stats.admitted(task.lane, task.slot, task.id, task.attempt, now);
+        if self.events.is_some() {
+            let (id, attempt, lane, slot) = (task.id, task.attempt, task.lane, task.slot);
+            self.happened.push(Event::Admitted { id, attempt, lane, slot, at: now });
+        }
+        match refused {
+            None => self.passed[task.lane as usize].push(attempt),
+            Some(error) => {
+                let finished = attempt.unstarted(Outcome::Failed(error));
+                self.mailbox.post(|mail| mail.finished.push(finished));
+            }
+        }
+    }
+
+    /// Hands finished tasks to the reporter, room to the pump and events to whoever listens.
+    fn hand_out(&mut self) {
+        if !self.done.is_empty() || !self.back.is_empty() {
+            self.reports.post(&mut self.done, &mut self.back);
+        }
+        if self.phase < Phase::Draining && !self.source_ended {
+            let ahead = self.config.queue + self.gate.free_slots();
+            self.pump.set_room(ahead.saturating_sub(self.gate.ready()), std::mem::take(&mut self.took), self.gate.ready() * 2 <= ahead);
+        }
+        if let Some(events) = &self.events
+            && !self.happened.is_empty()
+        {
+            let batch = std::mem::take(&mut self.happened);
+            let count = batch.len();
+            if events.try_send(batch).is_err() {
+                self.stats.events_dropped += count as u64;
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.source_ended && self.unsettled == 0 && self.gate.unreleased() == 0 && self.gate.running() == 0
+    }
+
+    /// Waits for mail, or until the gate may open.
+    async fn wait(&mut self) {
+        std::future::poll_fn(|cx| self.poll_wait(cx)).await;
+    }
+
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.mailbox.poll_take(&mut self.mail, cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let Some(at) = self.wake_at else { return Poll::Pending };
+        let at = tokio::time::Instant::from_std(at);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if timer.deadline() != at {
+            timer.as_mut().reset(at);
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    fn take_fetched(&mut self) {
+        if !self.mail.fetched.is_empty() {
+            let now = self.config.clock.now();
+            self.unsettled += self.mail.fetched.len();
+            let mut fetched = std::mem::take(&mut self.mail.fetched);
+            self.took += fetched.len();
+            for delivery in fetched.drain(..) {
+                let attempt = self.accept_delivery(delivery, now);
+                if self.phase >= Phase::Draining {
+                    self.give_back(attempt);
+                } else {
+                    self.gate.push(attempt);
+                }
+            }
+            self.mail.fetched = fetched;
+        }
+        if let Some(end) = self.mail.ended.take() {
+            self.source_ended = true;
+            if let Err(error) = end {
+                self.stats.broken = Some(Broken::Source(error));
+            }
+        }
+    }
+
+    #[inline]
+    fn accept_delivery(&mut self, delivery: Delivery<T>, now: Instant) -> Attempt<T> {
+        let Delivery { id, payload, receipt, mut options } = delivery;
+        let mut lane = self.config.lane;
+        let mut made = 0;
+        if let Some(options) = &mut options {
+            lane = options.lane.unwrap_or(lane);
+            made = options.attempts_made;
+            if self.lanes[lane as usize].is_none() && options.refused.is_none() {
+                options.refused =
+                    Some(crate::TaskError::new("lane", format!("this job has no {lane} lane")).with_again(crate::Again::Never));
+            }
+            if options.refused.is_some() {
+                // It needs no lane; a place at the gate is all that it takes, and the job's own lane has one.
+                lane = self.config.lane;
+            }
+        }
+        let task = Task {
+            id,
+            receipt,
+            attempt: made + 1,
+            lane,
+            slot: 0,
+            queued: now,
+            admitted: now,
+            timeout: None,
+            payload: None,
+            options,
+            holds_key: false,
+        };
+        Attempt { task, payload }
+    }
+
+    fn take_finished(&mut self) {
+        if self.mail.finished.is_empty() {
+            return;
+        }
+        let mut finished = std::mem::take(&mut self.mail.finished);
+        let mut next = 0;
+        while next < finished.len() {
+            let one = &finished[next];
+            self.gate.end(&one.task);
+            let verdict = match &one.outcome {
+                Outcome::Ok(_) => Verdict::Ack,
+                _ => self.judge(one),
+            };
+            self.stats.ended(one, verdict);
+            if self.events.is_some() {
+                self.happened.push(ended_event(one, verdict));
+            }
+            match verdict {
+                Verdict::Ack | Verdict::Reject => {
+                    self.gate.done(&one.task);
+                    next += 1;
+                }
+                Verdict::Requeue { after } => {
+                    // Its place in the result queue is free at once: there is no result.
+                    self.gate.release(1);
+                    let one = finished.swap_remove(next);
+                    self.back_off(one, after);
+                }
+            }
+        }
+        crate::lane::append(&mut self.done, &mut finished);
+        self.mail.finished = finished;
+    }
+
+    /// What becomes of a task that did not end well.
+    fn judge(&mut self, one: &Finished<T, R>) -> Verdict {
+        if self.phase >= Phase::Draining && matches!(one.outcome, Outcome::Cancelled) {
+            // Ended by us, not by itself: it goes back unfinished.
+            return Verdict::Requeue { after: Duration::ZERO };
+        }
+        let policy = one.task.options().and_then(|options| options.retry.as_ref()).unwrap_or(&self.config.retry);
+        let age = one.ended.saturating_duration_since(one.task.queued);
+        let verdict = decide(&one.outcome, policy, one.task.attempt, age, self.rng.f64());
+        match verdict {
+            Verdict::Requeue { .. } if one.task.payload.is_none() => Verdict::Ack,
+            verdict => verdict,
+        }
+    }
+
+    fn back_off(&mut self, one: Finished<T, R>, after: Duration) {
+        let mut task = one.task;
+        if self.phase >= Phase::Draining {
+            self.hand_back(&task);
+            return;
+        }
+        let Some(payload) = task.payload.take() else { return };
+        task.attempt += 1;
+        let at = one.ended.checked_add(after).unwrap_or(one.ended);
+        self.backoff.push(Due { at, attempt: Attempt { task, payload } });
+    }
+
+    fn take_settled(&mut self) {
+        self.gate.release(std::mem::take(&mut self.mail.released));
+        self.unsettled -= std::mem::take(&mut self.mail.settled);
+        if let Some(broken) = self.mail.broken.take() {
+            if self.stats.broken.is_none() {
+                self.stats.broken = Some(broken);
+            }
+            self.drain();
+        }
+        for (id, held) in self.mail.stalled.drain(..) {
+            self.stats.stalled += 1;
+            if self.events.is_some() {
+                self.happened.push(Event::Stalled { id, held });
+            }
+        }
+    }
+
+    fn obey(&mut self) {
+        for control in std::mem::take(&mut self.mail.controls) {
+            let now = self.config.clock.now();
+            match control {
+                Control::Drain => self.drain(),
+                Control::Stop(how) => {
+                    self.drain();
+                    self.enter(Phase::Cancelling);
+                    for lane in self.lanes.iter().flatten() {
+                        lane.stop(how);
+                    }
+                }
+                Control::Pause(paused) if self.phase < Phase::Draining => {
+                    self.gate.set_paused(paused);
+                    self.enter(if paused { Phase::Paused } else { Phase::Running });
+                }
+                Control::Pause(_) => {}
+                Control::Concurrency(lane, most) => {
+                    self.gate.set_concurrency(lane, most);
+                    match lane {
+                        Some(lane) => self.config.gate.lanes[lane as usize] = most,
+                        None => self.config.gate.concurrency = Some(most),
+                    }
+                }
+                Control::Rate(rate) => self.gate.set_rate(rate, now),
+                Control::Timeout(timeout) => self.config.timeout = timeout,
+                Control::Snapshot(answer) => {
+                    let _ = answer.send(self.snapshot(now));
+                }
+            }
+        }
+    }
+
+    /// Fetches no more, starts no more, gives back what waits.
+    fn drain(&mut self) {
+        if self.phase >= Phase::Draining {
+            return;
+        }
+        self.enter(Phase::Draining);
+        self.pump.close();
+        for attempt in self.gate.take_all() {
+            self.give_back(attempt);
+        }
+        while let Some(due) = self.backoff.pop() {
+            self.give_back(due.attempt);
+        }
+    }
+
+    fn give_back(&mut self, attempt: Attempt<T>) {
+        self.hand_back(&attempt.task);
+    }
+
+    fn hand_back(&mut self, task: &Task<T>) {
+        self.gate.done(task);
+        self.stats.handed_back += 1;
+        self.back.push(Settlement { receipt: task.receipt, verdict: Verdict::Requeue { after: Duration::ZERO } });
+        if self.events.is_some() {
+            self.happened.push(Event::HandedBack { id: task.id });
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        if self.phase != phase {
+            self.phase = phase;
+            if self.events.is_some() {
+                self.happened.push(Event::Job { phase });
+            }
+        }
+    }
+
+    /// Adds the time since the last turn to the reason for which tasks waited in it.
+    fn account_for_waiting(&mut self, now: Instant) {
+        let waited = now.saturating_duration_since(self.since);
+        self.since = now;
+        if self.gate.waiting_count() > 0 || self.refusal.reason != Reason::Empty {
+            self.stats.waited(&self.refusal.reason, waited);
+        }
+    }
+
+    fn snapshot(&self, now: Instant) -> Snapshot {
+        let mut waiting = self.gate.waiting(&self.refusal.reason);
+        waiting.retain(|(reason, _)| *reason != Reason::Empty);
+        Snapshot {
+            phase: self.phase,
+            active: self.gate.running(),
+            retrying: self.backoff.len(),
+            waiting,
+            refusal: self.refusal.clone(),
+            running: self.stats.running(now),
+            rate: self.gate.rate(),
+            concurrency: self.config.gate.concurrency,
+            lanes: LaneKind::ALL.map(|lane| self.gate.slots(lane).size()),
+            summary: self.stats.summary(now),
+        }
+    }
+}
+
+fn ended_event<T, R>(one: &Finished<T, R>, verdict: Verdict) -> Event {
+    Event::Ended {
+        id: one.task.id,
+        attempt: one.task.attempt,
+        lane: one.task.lane,
+        slot: one.slot,
+        started: one.started,
+        ended: one.ended,
+        word: one.outcome.word(),
+        cpu: one.cpu,
+        again_after: match verdict {
+            Verdict::Requeue { after } => Some(after),
+            Verdict::Ack | Verdict::Reject => None,
+        },
+    }
+}
+
+/// The error that ended a job early, if one did, as text.
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Broken::Sink(error) => write!(f, "{error}"),
+            Broken::Source(error) => write!(f, "{error}"),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Fetches for the room that the loop grants. A fetch is never cancelled: closing wakes it, and it ends by itself.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::Poll,
+};
+
+use futures_util::FutureExt;
+
+use crate::{
+    engine::Mail,
+    error::SourceError,
+    lane::panic_text,
+    mailbox::Mailbox,
+    source::{Fetched, Source},
+    sync::AtomicWaker,
+};
+
+/// The loop's side of the pump.
+pub(super) struct Pump {
+    /// What may be fetched now. The loop sets it; what has been fetched but not yet taken over is in `travelling`.
+    room: AtomicUsize,
+    travelling: AtomicUsize,
+    closed: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Pump {
+    pub(super) fn new() -> Self {
+        Self { room: AtomicUsize::new(0), travelling: AtomicUsize::new(0), closed: AtomicBool::new(false), waker: AtomicWaker::new() }
+    }
+
+    /// Grants room for this many tasks, in all, after `took` of those on their way have been taken over. To wake the pump for every task would cost more
+    /// than the task: it is woken when the loop is `low`.
+    pub(super) fn set_room(&self, room: usize, took: usize, low: bool) {
+        // In this order: in between, the pump sees too little room, never too much.
+        self.room.store(room, Ordering::Release);
+        let travelling = self.travelling.fetch_sub(took, Ordering::AcqRel) - took;
+        if low && room > travelling {
+            self.waker.wake();
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    fn free(&self) -> usize {
+        self.room.load(Ordering::Acquire).saturating_sub(self.travelling.load(Ordering::Acquire))
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    async fn some_room(&self) -> usize {
+        std::future::poll_fn(|cx| {
+            self.waker.register(cx.waker());
+            let free = self.free();
+            if free > 0 || self.is_closed() { Poll::Ready(free) } else { Poll::Pending }
+        })
+        .await
+    }
+}
+
+/// The pump's task.
+pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
+    pump: Arc<Pump>,
+    source: Arc<dyn Source<T>>,
+    mailbox: Arc<Mailbox<Mail<T, R>>>,
+) {
+    let mut fetched = Vec::new();
+    let end = loop {
+        let room = pump.some_room().await;
+        if pump.is_closed() {
+            break Ok(());
+        }
+        let result = {
+            let mut fetch = AssertUnwindSafe(source.fetch(room, &mut fetched)).catch_unwind();
+            let mut told = false;
+            std::future::poll_fn(|cx| {
+                pump.waker.register(cx.waker());
+                if pump.is_closed() && !std::mem::replace(&mut told, true) {
+                    source.close();
+                }
+                fetch.poll_unpin(cx)
+            })
+            .await
+        };
+        let result = result.unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))));
+        if !fetched.is_empty() {
+            pump.travelling.fetch_add(fetched.len(), Ordering::AcqRel);
+            mailbox.post(|mail| crate::lane::append(&mut mail.fetched, &mut fetched));
+        }
+        match result {
+            Ok(Fetched::More) => {}
+            Ok(Fetched::End) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    mailbox.post(|mail| mail.ended = Some(end));
+}

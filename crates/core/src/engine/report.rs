@@ -1,0 +1,125 @@
+//! Hands finished tasks to the sink, and settles with the source what the sink has accepted: results before acknowledgements.
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt;
+
+use crate::{
+    decide::Verdict,
+    engine::{Broken, Mail},
+    error::SinkError,
+    lane::{append, panic_text},
+    mailbox::Mailbox,
+    outcome::Outcome,
+    sink::{Room, Sink},
+    source::{Settlement, Source},
+    task::Finished,
+};
+
+/// The loop's side of the reporter.
+pub(super) struct Reports<T, R>(Mailbox<Pile<T, R>>);
+
+struct Pile<T, R> {
+    done: Vec<Finished<T, R>>,
+    back: Vec<Settlement>,
+    closed: bool,
+}
+
+impl<T, R> Default for Pile<T, R> {
+    fn default() -> Self {
+        Self { done: Vec::new(), back: Vec::new(), closed: false }
+    }
+}
+
+impl<T, R> Reports<T, R> {
+    pub(super) fn new() -> Self {
+        Self(Mailbox::new())
+    }
+
+    /// Takes finished tasks for the sink, and settlements of what goes back unfinished. Both are drained.
+    pub(super) fn post(&self, done: &mut Vec<Finished<T, R>>, back: &mut Vec<Settlement>) {
+        self.0.post(|pile| {
+            append(&mut pile.done, done);
+            append(&mut pile.back, back);
+        });
+    }
+
+    pub(super) fn close(&self) {
+        self.0.post(|pile| pile.closed = true);
+    }
+}
+
+/// The reporter's task. Ends when the loop has closed it and the sink has dealt with everything.
+pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
+    reports: Arc<Reports<T, R>>,
+    source: Arc<dyn Source<T>>,
+    mut sink: Box<dyn Sink<T, R>>,
+    mailbox: Arc<Mailbox<Mail<T, R>>>,
+    room: Room,
+) -> Result<(), SinkError> {
+    let mut pile = Pile::default();
+    let mut settlements: Vec<Settlement> = Vec::new();
+    let mut broken: Option<SinkError> = None;
+    loop {
+        std::future::poll_fn(|cx| reports.0.poll_take(&mut pile, cx)).await;
+        settlements.append(&mut pile.back);
+        let count = pile.done.len();
+        if count > 0 {
+            let first = settlements.len();
+            settlements.extend(pile.done.iter().map(settlement));
+            let accepted = match &broken {
+                Some(error) => Err(error.clone()),
+                None => guarded(sink.accept(&mut pile.done, &room)).await,
+            };
+            if let Err(error) = accepted {
+                // Nobody answers for these results: the deliveries stay with the source, as if their tasks had not run.
+                pile.done.clear();
+                settlements.truncate(first);
+                let tell = broken.is_none();
+                broken.get_or_insert_with(|| error.clone());
+                mailbox.post(|mail| {
+                    mail.released += count;
+                    mail.settled += count;
+                    if tell {
+                        mail.broken = Some(Broken::Sink(error));
+                    }
+                });
+            }
+        }
+        if !settlements.is_empty() {
+            let settled = source.settle(&settlements).await;
+            let count = settlements.len();
+            settlements.clear();
+            mailbox.post(|mail| {
+                mail.settled += count;
+                if let Err(error) = settled {
+                    mail.broken = Some(Broken::Source(error));
+                }
+            });
+        }
+        if pile.closed {
+            break;
+        }
+    }
+    let closed = guarded(sink.close()).await;
+    match broken {
+        Some(error) => Err(error),
+        None => closed,
+    }
+}
+
+fn settlement<T, R>(finished: &Finished<T, R>) -> Settlement {
+    let verdict = match finished.outcome {
+        Outcome::Skipped(_) => Verdict::Reject,
+        _ => Verdict::Ack,
+    };
+    Settlement { receipt: finished.task.receipt, verdict }
+}
+
+/// A sink that panics is a sink that failed.
+async fn guarded(work: impl Future<Output = Result<(), SinkError>>) -> Result<(), SinkError> {
+    AssertUnwindSafe(work)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Err(SinkError::fatal(format!("the sink panicked: {}", panic_text(&*panic)))))
+}

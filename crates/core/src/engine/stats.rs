@@ -1,0 +1,262 @@
+//! What the loop counts.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::{
+    decide::Verdict,
+    engine::Broken,
+    gate::Reason,
+    outcome::Word,
+    task::{Finished, LaneKind},
+};
+
+/// Histograms know microseconds up to an hour, within 1 %; longer counts as an hour, and `max` is exact.
+const LONGEST: u64 = 3_600_000_000;
+
+pub(super) struct Stats {
+    began: Instant,
+    counts: [u64; Word::ALL.len()],
+    retried: u64,
+    retries: u64,
+    run: Histogram<u32>,
+    wait: Histogram<u32>,
+    longest_run: Duration,
+    longest_wait: Duration,
+    slots: [Vec<SlotState>; 4],
+    waited: Vec<(Reason, Duration)>,
+    pub(super) handed_back: u64,
+    pub(super) stalled: u64,
+    pub(super) events_dropped: u64,
+    pub(super) broken: Option<Broken>,
+}
+
+#[derive(Clone, Default)]
+struct SlotState {
+    /// What runs here, by the gate's slot.
+    running: Option<(u64, u32, Instant)>,
+    /// What ran here, by the lane's slot.
+    tasks: u64,
+    busy: Duration,
+}
+
+impl Stats {
+    pub(super) fn new(began: Instant) -> Self {
+        let histogram = || Histogram::new_with_bounds(1, LONGEST, 2).unwrap_or_else(|_| unreachable!("the bounds are constant and right"));
+        Self {
+            began,
+            counts: [0; Word::ALL.len()],
+            retried: 0,
+            retries: 0,
+            run: histogram(),
+            wait: histogram(),
+            longest_run: Duration::ZERO,
+            longest_wait: Duration::ZERO,
+            slots: std::array::from_fn(|_| Vec::new()),
+            waited: Vec::new(),
+            handed_back: 0,
+            stalled: 0,
+            events_dropped: 0,
+            broken: None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn admitted(&mut self, lane: LaneKind, slot: u32, id: u64, attempt: u32, now: Instant) {
+        self.slot(lane, slot).running = Some((id, attempt, now));
+    }
+
+    #[inline]
+    pub(super) fn ended<T, R>(&mut self, one: &Finished<T, R>, verdict: Verdict) {
+        let run = one.run();
+        let lane = one.task.lane;
+        self.slot(lane, one.task.slot).running = None;
+        let slot = self.slot(lane, one.slot);
+        slot.tasks += 1;
+        slot.busy += run;
+        if matches!(verdict, Verdict::Requeue { .. }) {
+            self.retries += 1;
+            return;
+        }
+        let wait = one.wait();
+        self.counts[one.outcome.word() as usize] += 1;
+        self.retried += u64::from(one.task.attempt > 1);
+        self.run.saturating_record(micros(run));
+        self.wait.saturating_record(micros(wait));
+        self.longest_run = self.longest_run.max(run);
+        self.longest_wait = self.longest_wait.max(wait);
+    }
+
+    #[inline]
+    fn slot(&mut self, lane: LaneKind, slot: u32) -> &mut SlotState {
+        let slots = &mut self.slots[lane as usize];
+        let slot = slot as usize;
+        if slot >= slots.len() {
+            slots.resize(slot + 1, SlotState::default());
+        }
+        &mut slots[slot]
+    }
+
+    /// Tasks waited this long for this reason.
+    pub(super) fn waited(&mut self, reason: &Reason, time: Duration) {
+        let same = |known: &Reason| std::mem::discriminant(known) == std::mem::discriminant(reason);
+        match self.waited.iter_mut().find(|(known, _)| same(known)) {
+            Some((_, sum)) => *sum += time,
+            None => self.waited.push((reason.clone(), time)),
+        }
+    }
+
+    pub(super) fn running(&self, now: Instant) -> Vec<RunningTask> {
+        let mut running: Vec<_> = LaneKind::ALL
+            .iter()
+            .flat_map(|lane| {
+                self.slots[*lane as usize].iter().enumerate().filter_map(move |(slot, state)| {
+                    let (id, attempt, since) = state.running?;
+                    Some(RunningTask { id, attempt, lane: *lane, slot: slot as u32, age: now.saturating_duration_since(since) })
+                })
+            })
+            .collect();
+        running.sort_by_key(|task| std::cmp::Reverse(task.age));
+        running
+    }
+
+    pub(super) fn summary(&self, now: Instant) -> Summary {
+        let wall = now.saturating_duration_since(self.began);
+        let slots = LaneKind::ALL
+            .iter()
+            .flat_map(|lane| {
+                self.slots[*lane as usize].iter().enumerate().filter(|(_, state)| state.tasks > 0).map(move |(slot, state)| SlotUse {
+                    lane: *lane,
+                    slot: slot as u32,
+                    tasks: state.tasks,
+                    busy: state.busy,
+                    share: if wall.is_zero() { 0.0 } else { state.busy.as_secs_f64() / wall.as_secs_f64() },
+                })
+            })
+            .collect();
+        Summary {
+            counts: self.counts,
+            retried: self.retried,
+            retries: self.retries,
+            wall,
+            run: quantiles(&self.run, self.longest_run),
+            wait: quantiles(&self.wait, self.longest_wait),
+            slots,
+            waited: self.waited.clone(),
+            handed_back: self.handed_back,
+            stalled: self.stalled,
+            events_dropped: self.events_dropped,
+            error: self.broken.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
+}
+
+fn quantiles(histogram: &Histogram<u32>, max: Duration) -> Quantiles {
+    let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile)).min(max);
+    Quantiles { p50: at(0.50), p90: at(0.90), p95: at(0.95), p99: at(0.99), max }
+}
+
+/// A task that runs.
+#[derive(Clone, Debug)]
+pub struct RunningTask {
+    /// The task.
+    pub id: u64,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// Its lane.
+    pub lane: LaneKind,
+    /// Its slot.
+    pub slot: u32,
+    /// Since when it has held the slot.
+    pub age: Duration,
+}
+
+/// Quantiles of a time, within 1 %; microseconds at the finest.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quantiles {
+    /// The median.
+    pub p50: Duration,
+    /// Nine of ten.
+    pub p90: Duration,
+    /// Nineteen of twenty.
+    pub p95: Duration,
+    /// Ninety-nine of a hundred.
+    pub p99: Duration,
+    /// The longest, exactly.
+    pub max: Duration,
+}
+
+/// What one slot of a lane did.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotUse {
+    /// The lane.
+    pub lane: LaneKind,
+    /// The slot.
+    pub slot: u32,
+    /// Attempts that it ran.
+    pub tasks: u64,
+    /// How long it ran them.
+    pub busy: Duration,
+    /// That time as a share of the job's.
+    pub share: f64,
+}
+
+/// What a job did.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Finished tasks by outcome, by `word as usize`.
+    pub counts: [u64; Word::ALL.len()],
+    /// Finished tasks that needed more than one attempt.
+    pub retried: u64,
+    /// Attempts that were followed by another one.
+    pub retries: u64,
+    /// From the start to now, or to the end.
+    pub wall: Duration,
+    /// How long the last attempts ran.
+    pub run: Quantiles,
+    /// How long tasks waited from being fetched until their last attempt started.
+    pub wait: Quantiles,
+    /// What each slot did.
+    pub slots: Vec<SlotUse>,
+    /// For how long the gate let nothing pass while tasks waited, by reason.
+    pub waited: Vec<(Reason, Duration)>,
+    /// Tasks that went back to their source unfinished.
+    pub handed_back: u64,
+    /// Times that a task held a loop of the async lane for too long.
+    pub stalled: u64,
+    /// Events that their reader had no room for.
+    pub events_dropped: u64,
+    /// What ended the job early, if something did.
+    pub error: Option<String>,
+}
+
+impl Summary {
+    pub(super) fn broken(error: String) -> Self {
+        Self { error: Some(error), ..Self::default() }
+    }
+
+    /// Finished tasks with this outcome.
+    pub fn count(&self, word: Word) -> u64 {
+        self.counts[word as usize]
+    }
+
+    /// Finished tasks.
+    pub fn done(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Finished tasks that are not `ok`.
+    pub fn failed(&self) -> u64 {
+        self.done() - self.count(Word::Ok)
+    }
+
+    /// Finished tasks a second.
+    pub fn throughput(&self) -> f64 {
+        if self.wall.is_zero() { 0.0 } else { self.done() as f64 / self.wall.as_secs_f64() }
+    }
+}

@@ -1,0 +1,653 @@
+//! The gate decides what may start now: concurrency, pace, order by key, limits by value.
+//!
+//! It lives in the engine's loop, so it is plain integers and maps. Every task waits in exactly one line: the ready line, or the line of the busy
+//! thing (a lane, a key, a limited value) that it met first. Whatever becomes free lets its own line pass before the ready line.
+
+pub mod concurrency;
+pub mod pace;
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    fmt,
+    sync::Arc,
+    time::Instant,
+};
+
+use concurrency::Slots;
+use pace::{Pace, Rate};
+
+use crate::task::{Attempt, LaneKind, Task};
+
+/// Why the gate lets nothing (more) pass.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// Nothing waits that could start.
+    Empty,
+    /// The job is paused.
+    Paused,
+    /// The job is stopping.
+    Stopping,
+    /// As many tasks run as may.
+    Concurrency {
+        /// The limit.
+        most: usize,
+    },
+    /// The result queue is full: its handler is slower than the workers.
+    Results {
+        /// Its capacity.
+        capacity: usize,
+    },
+    /// The next slot of the leaky bucket lies ahead.
+    Pace {
+        /// The rate.
+        rate: Rate,
+    },
+    /// A lane is full, and so is its parking line.
+    Lane {
+        /// The lane.
+        lane: LaneKind,
+    },
+    /// A key is busy, and its parking line is full.
+    Key {
+        /// The key.
+        key: Arc<str>,
+    },
+    /// A limited value is busy, and its parking line is full.
+    Limit {
+        /// The limit's name.
+        name: Arc<str>,
+        /// The value.
+        value: Arc<str>,
+    },
+    /// Too many tasks wait for another attempt.
+    Backoff {
+        /// The limit.
+        most: usize,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Empty => f.write_str("nothing waits"),
+            Reason::Paused => f.write_str("paused"),
+            Reason::Stopping => f.write_str("stopping"),
+            Reason::Concurrency { most } => write!(f, "all {most} workers busy"),
+            Reason::Results { capacity } => write!(f, "result queue full ({capacity})"),
+            Reason::Pace { rate } => match rate.per.as_secs() {
+                1 => write!(f, "pace {}/s", rate.count),
+                60 => write!(f, "pace {}/min", rate.count),
+                3600 => write!(f, "pace {}/h", rate.count),
+                _ => write!(f, "pace {}/{:?}", rate.count, rate.per),
+            },
+            Reason::Lane { lane } => write!(f, "lane {lane} full"),
+            Reason::Key { key } => write!(f, "key {key} busy"),
+            Reason::Limit { name, value } => write!(f, "limit {name}={value} busy"),
+            Reason::Backoff { most } => write!(f, "{most} tasks wait for another attempt"),
+        }
+    }
+}
+
+/// The gate's "not now".
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// The next time at which something may pass, where the gate knows it; otherwise something must end first.
+    pub until: Option<Instant>,
+}
+
+/// A limit by value: at most so many tasks of one value at once, and a pace for each value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    /// Its name, for people.
+    pub name: Arc<str>,
+    /// Most tasks of one value running at once.
+    pub concurrency: Option<usize>,
+    /// One leaky bucket for each value.
+    pub rate: Option<Rate>,
+}
+
+/// What the gate is set to.
+#[derive(Clone, Debug)]
+pub struct GateConfig {
+    /// Most running over all lanes.
+    pub concurrency: Option<usize>,
+    /// The slots of each lane, by `lane as usize`.
+    pub lanes: [usize; 4],
+    /// The pace of all starts.
+    pub rate: Option<Rate>,
+    /// Limits by value.
+    pub limits: Vec<Limit>,
+    /// Most tasks in the line of one busy lane, key or value.
+    pub parking: usize,
+    /// Results that may wait for their handler beyond those whose worker waits with them.
+    pub results: usize,
+}
+
+/// Most parked tasks in all lines together, as a multiple of one line's limit.
+const LINES: usize = 10;
+
+/// A line of tasks that wait for one busy thing.
+type Line<T> = VecDeque<Attempt<T>>;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Lane(LaneKind),
+    Key(Arc<str>),
+    Value(usize, Arc<str>),
+}
+
+struct Key<T> {
+    held: bool,
+    line: Line<T>,
+}
+
+struct Value<T> {
+    running: usize,
+    pace: Option<Pace>,
+    line: Line<T>,
+    /// A timer for the line's next slot is set.
+    timed: bool,
+    /// It stands among the freed places.
+    freed: bool,
+}
+
+struct Rule<T> {
+    limit: Limit,
+    values: HashMap<Arc<str>, Value<T>>,
+    /// The number of values at which those that rest are next forgotten.
+    sweep_at: usize,
+}
+
+/// The gate. `T` is the payload of the tasks that wait in it.
+pub struct Gate<T> {
+    ready: Line<T>,
+    /// Retries whose backoff is over. They go first: they are the oldest.
+    again: Line<T>,
+    slots: [Slots; 4],
+    lane_lines: [Line<T>; 4],
+    keys: HashMap<Arc<str>, Key<T>>,
+    rules: Vec<Rule<T>>,
+    /// Places that became free while tasks stood in their line.
+    freed: VecDeque<Place>,
+    lane_freed: [bool; 4],
+    /// When a value's leaky bucket has its next slot.
+    timers: BinaryHeap<Reverse<(Instant, usize, Arc<str>)>>,
+    most: Option<usize>,
+    running: usize,
+    unreleased: usize,
+    results: usize,
+    pace: Option<(Rate, Pace)>,
+    parking: usize,
+    parked: usize,
+    paused: bool,
+}
+
+/// What became of a task that asked to pass.
+enum Passage<T> {
+    Passed(Attempt<T>),
+    Parked,
+    Refused(Attempt<T>, Reason),
+}
+
+impl<T> Gate<T> {
+    /// A gate that is set so.
+    pub fn new(config: GateConfig) -> Self {
+        Self {
+            ready: Line::new(),
+            again: Line::new(),
+            slots: config.lanes.map(Slots::new),
+            lane_lines: std::array::from_fn(|_| Line::new()),
+            keys: HashMap::new(),
+            rules: config.limits.into_iter().map(|limit| Rule { limit, values: HashMap::new(), sweep_at: 1024 }).collect(),
+            freed: VecDeque::new(),
+            lane_freed: [false; 4],
+            timers: BinaryHeap::new(),
+            most: config.concurrency,
+            running: 0,
+            unreleased: 0,
+            results: config.results,
+            pace: config.rate.map(|rate| (rate, Pace::new(rate))),
+            parking: config.parking.max(1),
+            parked: 0,
+            paused: false,
+        }
+    }
+
+    /// Puts a fetched task at the end of the ready line.
+    #[inline]
+    pub fn push(&mut self, attempt: Attempt<T>) {
+        self.ready.push_back(attempt);
+    }
+
+    /// Puts a task whose backoff is over before the ready line.
+    pub fn push_again(&mut self, attempt: Attempt<T>) {
+        self.again.push_back(attempt);
+    }
+
+    /// Tasks in the ready line.
+    #[inline]
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Tasks that wait anywhere in the gate.
+    #[inline]
+    pub fn waiting_count(&self) -> usize {
+        self.ready.len() + self.again.len() + self.parked
+    }
+
+    /// Tasks that run.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Tasks that could start if nothing but slots were needed.
+    #[inline]
+    pub fn free_slots(&self) -> usize {
+        let free = self.slots.iter().map(Slots::free).sum();
+        self.most.map_or(free, |most| most.saturating_sub(self.running).min(free))
+    }
+
+    /// The slots of a lane.
+    pub fn slots(&self, lane: LaneKind) -> &Slots {
+        &self.slots[lane as usize]
+    }
+
+    /// Lets the next task pass, or says why none may.
+    ///
+    /// Costs amortised constant time; a task that meets something busy is moved to that thing's line and the next one is tried.
+    ///
+    /// # Errors
+    /// The refusal, with its reason and, where there is one, the next time at which a task may pass.
+    #[inline]
+    pub fn next(&mut self, now: Instant) -> Result<Attempt<T>, Refusal> {
+        self.ring(now);
+        if self.waiting_count() == 0 {
+            return Err(self.nothing());
+        }
+        if let Some(refusal) = self.closed(now) {
+            return Err(refusal);
+        }
+        while let Some(attempt) = self.pop_freed(now) {
+            if let Passage::Passed(attempt) = self.pass(attempt, now, true) {
+                return Ok(attempt);
+            }
+        }
+        loop {
+            let retry = !self.again.is_empty();
+            let line = if retry { &mut self.again } else { &mut self.ready };
+            let Some(attempt) = line.pop_front() else { return Err(self.nothing()) };
+            match self.pass(attempt, now, retry) {
+                Passage::Passed(attempt) => return Ok(attempt),
+                Passage::Parked => {}
+                Passage::Refused(attempt, reason) => {
+                    self.ready.push_front(attempt);
+                    return Err(Refusal { reason, until: self.next_timer() });
+                }
+            }
+        }
+    }
+
+    /// An attempt has ended: its slot and its shares of limits are free.
+    #[inline]
+    pub fn end(&mut self, task: &Task<T>) {
+        self.running -= 1;
+        self.unreleased += 1;
+        self.slots[task.lane as usize].give(task.slot);
+        if !self.lane_lines[task.lane as usize].is_empty() {
+            self.free(Place::Lane(task.lane));
+        }
+        if let Some(options) = task.options() {
+            for (rule, value) in &options.limits {
+                self.end_value(*rule, value);
+            }
+        }
+    }
+
+    /// A task is done, or handed back: its key is free.
+    #[inline]
+    pub fn done(&mut self, task: &Task<T>) {
+        if !task.holds_key {
+            return;
+        }
+        let Some(key) = task.options().and_then(|options| options.key.as_ref()) else { return };
+        if let Some(entry) = self.keys.get_mut(key) {
+            entry.held = false;
+            if entry.line.is_empty() {
+                self.keys.remove(key);
+            } else {
+                self.free(Place::Key(key.clone()));
+            }
+        }
+    }
+
+    /// This many results have left the result queue (or never entered it).
+    #[inline]
+    pub fn release(&mut self, results: usize) {
+        debug_assert!(self.unreleased >= results, "results were released twice");
+        self.unreleased = self.unreleased.saturating_sub(results);
+    }
+
+    /// Results that have not left the result queue.
+    pub fn unreleased(&self) -> usize {
+        self.unreleased
+    }
+
+    /// Stops or resumes all starts.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// Changes the most running over all lanes, and the slots of a lane.
+    pub fn set_concurrency(&mut self, lane: Option<LaneKind>, most: usize) {
+        match lane {
+            None => self.most = Some(most),
+            Some(lane) => {
+                self.slots[lane as usize].resize(most);
+                if !self.lane_lines[lane as usize].is_empty() {
+                    self.free(Place::Lane(lane));
+                }
+            }
+        }
+    }
+
+    /// Changes the pace of all starts.
+    pub fn set_rate(&mut self, rate: Option<Rate>, now: Instant) {
+        self.pace = match (self.pace.take(), rate) {
+            (Some((_, mut pace)), Some(rate)) => {
+                pace.set(rate, now);
+                Some((rate, pace))
+            }
+            (None, Some(rate)) => Some((rate, Pace::new(rate))),
+            (_, None) => None,
+        };
+    }
+
+    /// The pace of all starts.
+    pub fn rate(&self) -> Option<Rate> {
+        self.pace.as_ref().map(|(rate, _)| *rate)
+    }
+
+    /// Everything that waits, oldest lines first, and the gate is empty.
+    pub fn take_all(&mut self) -> Vec<Attempt<T>> {
+        let mut all: Vec<_> = self.again.drain(..).collect();
+        for line in &mut self.lane_lines {
+            all.extend(line.drain(..));
+        }
+        for key in self.keys.values_mut() {
+            all.extend(key.line.drain(..));
+        }
+        self.keys.retain(|_, key| key.held);
+        for rule in &mut self.rules {
+            for value in rule.values.values_mut() {
+                all.extend(value.line.drain(..));
+                (value.freed, value.timed) = (false, false);
+            }
+        }
+        all.extend(self.ready.drain(..));
+        self.freed.clear();
+        self.lane_freed = [false; 4];
+        self.timers.clear();
+        self.parked = 0;
+        all
+    }
+
+    /// What waits, by what it waits for; the ready line under `head`, the reason of the last refusal.
+    pub fn waiting(&self, head: &Reason) -> Vec<(Reason, usize)> {
+        let mut waiting = Vec::new();
+        let ready = self.ready.len() + self.again.len();
+        if ready > 0 {
+            waiting.push((head.clone(), ready));
+        }
+        for lane in LaneKind::ALL {
+            let parked = self.lane_lines[lane as usize].len();
+            if parked > 0 {
+                waiting.push((Reason::Lane { lane }, parked));
+            }
+        }
+        let busiest = self.keys.iter().max_by_key(|(_, key)| key.line.len());
+        if let Some((key, _)) = busiest.filter(|(_, key)| !key.line.is_empty()) {
+            let parked = self.keys.values().map(|key| key.line.len()).sum();
+            waiting.push((Reason::Key { key: key.clone() }, parked));
+        }
+        for rule in &self.rules {
+            let busiest = rule.values.iter().max_by_key(|(_, value)| value.line.len());
+            if let Some((value, _)) = busiest.filter(|(_, value)| !value.line.is_empty()) {
+                let parked = rule.values.values().map(|value| value.line.len()).sum();
+                waiting.push((Reason::Limit { name: rule.limit.name.clone(), value: value.clone() }, parked));
+            }
+        }
+        waiting
+    }
+
+    /// The reasons that stop every start.
+    #[inline]
+    fn closed(&mut self, now: Instant) -> Option<Refusal> {
+        if self.paused {
+            return Some(Refusal { reason: Reason::Paused, until: None });
+        }
+        if let Some(most) = self.most.filter(|most| self.running >= *most) {
+            return Some(Refusal { reason: Reason::Concurrency { most }, until: None });
+        }
+        // A result whose worker waits with it because the queue is full still holds that worker: so many fewer may run.
+        let workers = self.most.unwrap_or_else(|| self.slots.iter().map(Slots::size).sum());
+        if self.unreleased > 0 && self.running + self.unreleased >= workers.saturating_add(self.results) {
+            return Some(Refusal { reason: Reason::Results { capacity: self.results }, until: None });
+        }
+        if let Some((rate, pace)) = &mut self.pace {
+            let slot = pace.slot(now);
+            if slot > now {
+                pace.wait();
+                return Some(Refusal { reason: Reason::Pace { rate: *rate }, until: Some(slot) });
+            }
+        }
+        None
+    }
+
+    fn nothing(&mut self) -> Refusal {
+        if let Some((_, pace)) = &mut self.pace {
+            pace.idle();
+        }
+        Refusal { reason: Reason::Empty, until: self.next_timer() }
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    /// Frees the values whose bucket has a slot again.
+    #[inline]
+    fn ring(&mut self, now: Instant) {
+        while self.timers.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
+            if let Some(Reverse((_, rule, value))) = self.timers.pop() {
+                if let Some(entry) = self.rules[rule].values.get_mut(&value) {
+                    entry.timed = false;
+                }
+                self.free(Place::Value(rule, value));
+            }
+        }
+    }
+
+    /// Notes that the line of a place may pass. A key is freed once for each time that it was held; lanes and values are marked, so that no place stands
+    /// here twice.
+    fn free(&mut self, place: Place) {
+        let known = match &place {
+            Place::Key(_) => false,
+            Place::Lane(lane) => std::mem::replace(&mut self.lane_freed[*lane as usize], true),
+            Place::Value(rule, value) => match self.rules[*rule].values.get_mut(value) {
+                Some(value) => std::mem::replace(&mut value.freed, true),
+                None => true,
+            },
+        };
+        if !known {
+            self.freed.push_back(place);
+        }
+    }
+
+    /// The first task of the first line whose place is free.
+    #[inline]
+    fn pop_freed(&mut self, now: Instant) -> Option<Attempt<T>> {
+        while let Some(place) = self.freed.front() {
+            let attempt = match place {
+                Place::Lane(lane) if self.slots[*lane as usize].has_room() => self.lane_lines[*lane as usize].pop_front(),
+                Place::Key(key) => self.keys.get_mut(key).filter(|key| !key.held).and_then(|key| key.line.pop_front()),
+                Place::Value(rule, value) => {
+                    let rule = &mut self.rules[*rule];
+                    let most = rule.limit.concurrency.unwrap_or(usize::MAX);
+                    match rule.values.get_mut(value) {
+                        Some(value) if value.running < most && value.pace.as_ref().is_none_or(|pace| pace.slot(now) <= now) => {
+                            value.line.pop_front()
+                        }
+                        _ => None,
+                    }
+                }
+                Place::Lane(_) => None,
+            };
+            if attempt.is_some() {
+                self.parked -= 1;
+                return attempt;
+            }
+            match self.freed.pop_front() {
+                Some(Place::Lane(lane)) => self.lane_freed[lane as usize] = false,
+                Some(Place::Value(rule, value)) => {
+                    if let Some(value) = self.rules[rule].values.get_mut(&value) {
+                        value.freed = false;
+                    }
+                    self.set_timer(rule, &value, now);
+                }
+                Some(Place::Key(_)) | None => {}
+            }
+        }
+        None
+    }
+
+    /// Lets a task take all that it needs, or parks it at the first thing that is busy. `parked` tells that it stood in a line before: then it finds
+    /// room in another one, whatever its limit, since that makes none longer than all were.
+    #[inline]
+    fn pass(&mut self, mut attempt: Attempt<T>, now: Instant, parked: bool) -> Passage<T> {
+        if attempt.task.options.is_some()
+            && let Some(place) = self.busy(&mut attempt.task, now)
+        {
+            return self.park(place, attempt, now, parked);
+        }
+        let lane = attempt.task.lane;
+        let Some(slot) = self.slots[lane as usize].take() else {
+            return self.park(Place::Lane(lane), attempt, now, parked);
+        };
+        attempt.task.slot = slot;
+        attempt.task.admitted = now;
+        self.running += 1;
+        if let Some((_, pace)) = &mut self.pace {
+            pace.take(now);
+        }
+        if let Some(options) = attempt.task.options() {
+            for (rule, value) in &options.limits {
+                if let Some(value) = self.rules[*rule].values.get_mut(value) {
+                    value.running += 1;
+                    if let Some(pace) = &mut value.pace {
+                        pace.take(now);
+                    }
+                }
+            }
+        }
+        Passage::Passed(attempt)
+    }
+
+    /// The first thing that this task needs and that is busy. Takes the key, if that is free, and keeps it: a task that then waits for something else
+    /// stays ahead of its successors.
+    fn busy(&mut self, task: &mut Task<T>, now: Instant) -> Option<Place> {
+        let options = task.options.as_deref()?;
+        if let Some(key) = options.key.as_ref().filter(|_| !task.holds_key) {
+            match self.keys.get_mut(key) {
+                Some(entry) if entry.held => return Some(Place::Key(key.clone())),
+                Some(entry) => entry.held = true,
+                None => {
+                    self.keys.insert(key.clone(), Key { held: true, line: Line::new() });
+                }
+            }
+            task.holds_key = true;
+        }
+        for (rule, value) in &options.limits {
+            let rule_state = &mut self.rules[*rule];
+            let most = rule_state.limit.concurrency.unwrap_or(usize::MAX);
+            let state = rule_state.value(value, now);
+            if state.running >= most || state.pace.as_ref().is_some_and(|pace| pace.slot(now) > now) {
+                return Some(Place::Value(*rule, value.clone()));
+            }
+        }
+        None
+    }
+
+    fn park(&mut self, place: Place, attempt: Attempt<T>, now: Instant, parked: bool) -> Passage<T> {
+        let full = |line: &Line<T>| !parked && (line.len() >= self.parking || self.parked >= self.parking * LINES);
+        let line = match &place {
+            Place::Lane(lane) => Some(&mut self.lane_lines[*lane as usize]),
+            Place::Key(key) => self.keys.get_mut(key).map(|key| &mut key.line),
+            Place::Value(rule, value) => self.rules[*rule].values.get_mut(value).map(|value| &mut value.line),
+        };
+        let Some(line) = line.filter(|line| !full(line)) else {
+            let reason = match place {
+                Place::Lane(lane) => Reason::Lane { lane },
+                Place::Key(key) => Reason::Key { key },
+                Place::Value(rule, value) => Reason::Limit { name: self.rules[rule].limit.name.clone(), value },
+            };
+            return Passage::Refused(attempt, reason);
+        };
+        line.push_back(attempt);
+        self.parked += 1;
+        if let Place::Value(rule, value) = &place {
+            self.set_timer(*rule, value, now);
+        }
+        Passage::Parked
+    }
+
+    /// Sets a timer for the next slot of a value's bucket, if tasks wait for it.
+    fn set_timer(&mut self, rule: usize, value: &Arc<str>, now: Instant) {
+        let most = self.rules[rule].limit.concurrency.unwrap_or(usize::MAX);
+        let Some(state) = self.rules[rule].values.get_mut(value) else { return };
+        if state.line.is_empty() || state.timed || state.running >= most {
+            return;
+        }
+        if let Some(pace) = &mut state.pace {
+            let slot = pace.slot(now);
+            if slot > now {
+                pace.wait();
+                state.timed = true;
+                self.timers.push(Reverse((slot, rule, value.clone())));
+            }
+        }
+    }
+
+    fn end_value(&mut self, rule: usize, value: &Arc<str>) {
+        let Some(state) = self.rules[rule].values.get_mut(value) else { return };
+        state.running -= 1;
+        if !state.line.is_empty() {
+            self.free(Place::Value(rule, value.clone()));
+        } else if state.running == 0 && state.pace.is_none() {
+            self.rules[rule].values.remove(value);
+        }
+    }
+}
+
+impl<T> Rule<T> {
+    /// Makes sure that a value is known. Values whose bucket has leaked empty are forgotten now and then, so that memory goes with the values in use.
+    fn value(&mut self, value: &Arc<str>, now: Instant) -> &mut Value<T> {
+        if self.values.len() >= self.sweep_at {
+            self.values.retain(|_, value| {
+                value.running > 0 || !value.line.is_empty() || value.pace.as_ref().is_some_and(|pace| pace.level(now) > 0.0)
+            });
+            self.sweep_at = (self.values.len() * 2).max(1024);
+        }
+        self.values.entry(value.clone()).or_insert_with(|| Value {
+            running: 0,
+            pace: self.limit.rate.map(Pace::new),
+            line: Line::new(),
+            timed: false,
+            freed: false,
+        })
+    }
+}

@@ -1,0 +1,77 @@
+//! Slots: how many may run at once, and who runs in which.
+
+/// The slots of one lane. No two running tasks share one; numbers stay below the largest size there was, so that they
+/// can name a worker, a child or a place on a screen.
+#[derive(Debug, Default)]
+pub struct Slots {
+    size: u32,
+    running: u32,
+    /// Slots that were used and given back; the last one first, because its worker is warm.
+    free: Vec<u32>,
+    /// The first slot that was never used.
+    fresh: u32,
+}
+
+impl Slots {
+    /// This many slots.
+    pub fn new(size: usize) -> Self {
+        Self { size: clamp(size), ..Self::default() }
+    }
+
+    /// How many there are.
+    pub fn size(&self) -> usize {
+        self.size as usize
+    }
+
+    /// How many are taken.
+    pub fn running(&self) -> usize {
+        self.running as usize
+    }
+
+    /// How many are free.
+    #[inline]
+    pub fn free(&self) -> usize {
+        self.size.saturating_sub(self.running) as usize
+    }
+
+    /// Whether one is free.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.running < self.size
+    }
+
+    /// Takes a free slot.
+    #[inline]
+    pub fn take(&mut self) -> Option<u32> {
+        if !self.has_room() {
+            return None;
+        }
+        // Slots beyond a size that has shrunk stay here until it grows again.
+        let slot = match self.free.iter().rposition(|slot| *slot < self.size) {
+            Some(place) => self.free.swap_remove(place),
+            None => {
+                self.fresh += 1;
+                self.fresh - 1
+            }
+        };
+        self.running += 1;
+        Some(slot)
+    }
+
+    /// Gives a slot back.
+    #[inline]
+    pub fn give(&mut self, slot: u32) {
+        debug_assert!(self.running > 0, "a slot was given back twice");
+        self.running -= 1;
+        self.free.push(slot);
+    }
+
+    /// Changes the number of slots. Tasks in slots beyond a smaller size run to their end.
+    pub fn resize(&mut self, size: usize) {
+        self.size = clamp(size);
+    }
+}
+
+fn clamp(size: usize) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}

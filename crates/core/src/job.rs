@@ -1,0 +1,669 @@
+//! The API that people meet first: a function, its parameters, and what to do with the results.
+
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
+use tokio::{runtime::Handle as Runtime, sync::mpsc};
+
+use crate::{
+    clock::Clock,
+    engine::{self, Engine, EngineConfig, Handle, Lanes, Summary},
+    error::TaskError,
+    event::Event,
+    gate::{GateConfig, Limit, pace::Rate},
+    lane::{Answer, AsyncHandler, Context, Lane, Outbox, SyncHandler, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane, panic_text},
+    outcome::{Outcome, Word},
+    retry::RetryPolicy,
+    sink::{
+        Sink,
+        callbacks::{Callbacks, OnTaskComplete, Panics, Then},
+        collect::{AsCompleted, Collector, completions},
+    },
+    source::{
+        Source,
+        iter::{IterSource, OptionsOf, StreamSource},
+        queue::{QueueSource, Sender, queue},
+    },
+    task::{Finished, LaneKind, Options},
+};
+
+/// Tasks that may wait in the line of one busy lane, key or value while others pass.
+const PARKING: usize = 1_000;
+
+type Produce<T> = Box<dyn FnOnce(Sender<T>) -> BoxFuture<'static, Result<(), TaskError>> + Send>;
+type MakeLane<T, R> = Box<dyn FnOnce(&Outbox<T, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<T, R>> + Send>;
+
+enum Producer<T> {
+    Iter(Box<dyn Iterator<Item = T> + Send>),
+    Stream(futures_util::stream::BoxStream<'static, T>),
+    Function(Produce<T>),
+    /// A queue whose senders are with the user.
+    Queue(QueueSource<T>),
+}
+
+/// One job: a function that is run for many parameters, by a bounded crowd of workers, with results handled behind a queue of their own.
+///
+/// Producers fill a bounded work queue; workers take tasks from it and run the function; results wait in a bounded result queue for the result handler,
+/// which calls `on_task_complete` for each; at the end comes `on_job_complete`. The job ends when all producers have finished and both queues are empty.
+///
+/// ```
+/// use longshore_core::Job;
+///
+/// let report = Job::new(|n: u32| async move { if n % 10 == 3 { Err("three") } else { Ok(n * n) } })
+///     .params(0..100)
+///     .workers(50)
+///     .on_task_complete(|task| if let Some(square) = task.result() { assert!(*square <= 9801) })
+///     .run();
+/// assert_eq!((report.ok(), report.failed()), (90, 10));
+/// ```
+#[must_use = "a job does nothing until it is run"]
+pub struct Job<T, R> {
+    lanes: [Option<MakeLane<T, R>>; 4],
+    lane: LaneKind,
+    workers: [Option<usize>; 4],
+    concurrency: Option<usize>,
+    queue: Option<usize>,
+    results: Option<usize>,
+    handlers: usize,
+    producers: Vec<Producer<T>>,
+    options: Option<OptionsOf<T>>,
+    rate: Option<Rate>,
+    limits: Vec<Limit>,
+    retry: RetryPolicy,
+    timeout: Option<Duration>,
+    copy: Option<fn(&T) -> T>,
+    keep: bool,
+    clock: Clock,
+    seed: Option<u64>,
+    on_task_complete: Option<OnTaskComplete<T, R>>,
+    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+    events: Option<mpsc::Sender<Vec<Event>>>,
+}
+
+impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
+    /// A job that runs an async function, on the async lane. For work that waits; a function that computes or blocks belongs to
+    /// [`blocking`](Job::blocking) or [`cpu`](Job::cpu).
+    pub fn new<F, Fut, A>(function: F) -> Self
+    where
+        F: Fn(T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = A> + Send + 'static,
+        A: Answer<R>,
+    {
+        Self::empty(LaneKind::Async).on_async(function)
+    }
+
+    /// A job that runs an async function which wants to know its attempt: which task, which attempt, which slot, and a token that says when nobody
+    /// wants the result any more.
+    pub fn with_context<F, Fut, A>(function: F) -> Self
+    where
+        F: Fn(Context, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = A> + Send + 'static,
+        A: Answer<R>,
+    {
+        let function = Arc::new(function);
+        let handler = AsyncHandler::WithContext(Arc::new(move |context, payload| {
+            let future = function(context, payload);
+            async move { future.await.into_outcome() }.boxed()
+        }));
+        Self::empty(LaneKind::Async).async_handler(handler)
+    }
+
+    /// A job that runs a plain function on the blocking lane, a thread for each running task.
+    pub fn blocking<F, A>(function: F) -> Self
+    where
+        F: Fn(T) -> A + Send + Sync + 'static,
+        A: Answer<R>,
+    {
+        Self::empty(LaneKind::Blocking).on_blocking(move |_, payload| function(payload))
+    }
+
+    /// A job that runs a plain function on the cpu lane: as many threads as cores, at a lower priority.
+    pub fn cpu<F, A>(function: F) -> Self
+    where
+        F: Fn(T) -> A + Send + Sync + 'static,
+        A: Answer<R>,
+    {
+        Self::empty(LaneKind::Cpu).on_cpu(move |_, payload| function(payload))
+    }
+
+    fn empty(lane: LaneKind) -> Self {
+        Self {
+            lanes: [None, None, None, None],
+            lane,
+            workers: [None; 4],
+            concurrency: None,
+            queue: None,
+            results: None,
+            handlers: 1,
+            producers: Vec::new(),
+            options: None,
+            rate: None,
+            limits: Vec::new(),
+            retry: RetryPolicy::NONE,
+            timeout: None,
+            copy: None,
+            keep: false,
+            clock: Clock::SYSTEM,
+            seed: None,
+            on_task_complete: None,
+            on_job_complete: None,
+            events: None,
+        }
+    }
+
+    fn async_handler(mut self, handler: AsyncHandler<T, R>) -> Self {
+        self.lanes[LaneKind::Async as usize] = Some(Box::new(move |outbox: &Outbox<T, R>, clock, runtime: &Runtime, _| {
+            Arc::new(AsyncLane::new(handler, outbox.clone(), clock, runtime)) as Arc<dyn Lane<T, R>>
+        }));
+        self
+    }
+
+    /// What tasks on the async lane run.
+    pub fn on_async<F, Fut, A>(self, function: F) -> Self
+    where
+        F: Fn(T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = A> + Send + 'static,
+        A: Answer<R>,
+    {
+        self.async_handler(AsyncHandler::Plain(Arc::new(move |payload| {
+            let future = function(payload);
+            Box::pin(async move { future.await.into_outcome() })
+        })))
+    }
+
+    /// What tasks on the blocking lane run.
+    pub fn on_blocking<F, A>(mut self, function: F) -> Self
+    where
+        F: Fn(&Context, T) -> A + Send + Sync + 'static,
+        A: Answer<R>,
+    {
+        let handler: SyncHandler<T, R> = Arc::new(move |context, payload| function(context, payload).into_outcome());
+        self.lanes[LaneKind::Blocking as usize] = Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, _| {
+            Arc::new(BlockingLane::new(handler, outbox.clone(), clock)) as Arc<dyn Lane<T, R>>
+        }));
+        self
+    }
+
+    /// What tasks on the cpu lane run.
+    pub fn on_cpu<F, A>(mut self, function: F) -> Self
+    where
+        F: Fn(&Context, T) -> A + Send + Sync + 'static,
+        A: Answer<R>,
+    {
+        let handler: SyncHandler<T, R> = Arc::new(move |context, payload| function(context, payload).into_outcome());
+        self.lanes[LaneKind::Cpu as usize] = Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, workers| {
+            Arc::new(CpuLane::new(handler, workers, outbox.clone(), clock)) as Arc<dyn Lane<T, R>>
+        }));
+        self
+    }
+
+    /// What tasks wants differently from the job, told from their payload: another lane, a key, a timeout, a retry policy.
+    pub fn options_of(mut self, options: impl Fn(&T) -> Options + Send + Sync + 'static) -> Self {
+        self.options = Some(Box::new(move |payload| Some(Box::new(options(payload)))));
+        self
+    }
+
+    /// Which lane a task runs on. A lane that the job has no function for is that task's failure.
+    pub fn lane_of(self, lane: impl Fn(&T) -> LaneKind + Send + Sync + 'static) -> Self {
+        self.options_of(move |payload| Options { lane: Some(lane(payload)), ..Options::default() })
+    }
+
+    /// Tasks of equal keys never overlap and keep their order; others pass them.
+    pub fn order_by(self, key: impl Fn(&T) -> Arc<str> + Send + Sync + 'static) -> Self {
+        self.options_of(move |payload| Options { key: Some(key(payload)), ..Options::default() })
+    }
+
+    /// Adds a producer: an iterator, lazy and, if it likes, without end. It is asked on the runtime's threads as long as it is quick.
+    pub fn params<I>(mut self, params: I) -> Self
+    where
+        I: IntoIterator<Item = T>,
+        I::IntoIter: Send + 'static,
+    {
+        self.producers.push(Producer::Iter(Box::new(params.into_iter())));
+        self
+    }
+
+    /// Adds a producer: a stream.
+    pub fn stream(mut self, stream: impl Stream<Item = T> + Send + 'static) -> Self {
+        self.producers.push(Producer::Stream(stream.boxed()));
+        self
+    }
+
+    /// Adds a producer: an async function with a sender. If it fails or panics, that stands in the report; the job goes on with the others.
+    pub fn produce<F, Fut, E>(mut self, produce: F) -> Self
+    where
+        F: FnOnce(Sender<T>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<TaskError>,
+    {
+        self.producers.push(Producer::Function(Box::new(move |sender| {
+            let produced = produce(sender);
+            async move { produced.await.map_err(Into::into) }.boxed()
+        })));
+        self
+    }
+
+    /// Adds a queue, and returns its sender: clone it for further producers. The job ends when all senders are dropped and nothing is left.
+    pub fn sender(mut self, capacity: usize) -> (Sender<T>, Self) {
+        let (sender, source) = queue(capacity);
+        self.producers.push(Producer::Queue(source));
+        (sender, self)
+    }
+
+    /// Workers of the job's lane: how many tasks run at once. Default: async 50, blocking 4 × cores, cpu and process as many as cores.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers[self.lane as usize] = Some(workers.max(1));
+        self
+    }
+
+    /// Workers of another lane.
+    pub fn lane_workers(mut self, lane: LaneKind, workers: usize) -> Self {
+        self.workers[lane as usize] = Some(workers.max(1));
+        self
+    }
+
+    /// Most tasks running over all lanes. Default: the sum of the lanes' workers.
+    pub fn concurrency(mut self, most: usize) -> Self {
+        self.concurrency = Some(most.max(1));
+        self
+    }
+
+    /// Capacity of the work queue: tasks fetched ahead of those that run. Default: 2 × workers.
+    pub fn queue(mut self, capacity: usize) -> Self {
+        self.queue = Some(capacity);
+        self
+    }
+
+    /// Capacity of the result queue. Default: 2 × workers. When it is full, workers wait.
+    pub fn result_queue(mut self, capacity: usize) -> Self {
+        self.results = Some(capacity);
+        self
+    }
+
+    /// Result handlers: how many calls of `on_task_complete` there may be at once. Default 1: in turn, never overlapping.
+    pub fn result_handlers(mut self, handlers: usize) -> Self {
+        self.handlers = handlers.max(1);
+        self
+    }
+
+    /// The pace of starts: a leaky bucket. Attempts count, so retries keep to it too.
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.rate = Some(rate);
+        self
+    }
+
+    /// Limits by value; tasks name theirs in [`Options::limits`].
+    pub fn limits(mut self, limits: Vec<Limit>) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// When a failed task is tried again. Each attempt gets a copy of the payload.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self
+    where
+        T: Clone,
+    {
+        self.retry = policy;
+        self.copy = Some(T::clone);
+        self
+    }
+
+    /// The limit of one attempt. On the blocking and cpu lanes a thread cannot be ended: the attempt has its outcome on time (blocking) or when it
+    /// ends (cpu), its token says so, and the thread goes on by itself.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// Lets the payload travel to `on_task_complete`, as `task.task.payload`.
+    pub fn keep_params(mut self) -> Self
+    where
+        T: Clone,
+    {
+        self.keep = true;
+        self.copy = Some(T::clone);
+        self
+    }
+
+    /// Called once for each finished task, by the result handler. A slow callback holds up no worker until the result queue is full; one that panics is
+    /// counted in the report and stops nothing.
+    pub fn on_task_complete(mut self, callback: impl Fn(&Finished<T, R>) + Send + Sync + 'static) -> Self {
+        self.on_task_complete = Some(Arc::new(callback));
+        self
+    }
+
+    /// Called once, when everything is done.
+    pub fn on_job_complete(mut self, callback: impl FnOnce(&Report) + Send + 'static) -> Self {
+        self.on_job_complete = Some(Box::new(callback));
+        self
+    }
+
+    /// Gets every event, in batches. A reader that is too slow misses some; the report counts them.
+    pub fn events(mut self, events: mpsc::Sender<Vec<Event>>) -> Self {
+        self.events = Some(events);
+        self
+    }
+
+    /// The engine's clock and the seed of its jitter.
+    pub fn clock(mut self, clock: Clock, seed: u64) -> Self {
+        (self.clock, self.seed) = (clock, Some(seed));
+        self
+    }
+
+    /// What the job is set to, defaults included, as `name value` lines.
+    pub fn describe(&self) -> Vec<(&'static str, String)> {
+        let workers = self.total_workers();
+        let mut lines = vec![("lane", self.lane.to_string())];
+        for lane in LaneKind::ALL.into_iter().filter(|lane| self.lanes[*lane as usize].is_some()) {
+            lines.push(("workers", format!("{lane} {}", self.lane_size(lane))));
+        }
+        lines.push(("work queue", self.queue.unwrap_or(2 * workers).to_string()));
+        lines.push(("result queue", self.results.unwrap_or(2 * workers).to_string()));
+        lines
+    }
+
+    fn lane_size(&self, lane: LaneKind) -> usize {
+        if self.lanes[lane as usize].is_none() {
+            return 0;
+        }
+        self.workers[lane as usize].unwrap_or_else(|| lane.default_workers())
+    }
+
+    fn total_workers(&self) -> usize {
+        let sum = LaneKind::ALL.into_iter().map(|lane| self.lane_size(lane)).sum();
+        self.concurrency.map_or(sum, |most| most.min(sum))
+    }
+
+    /// Runs the job and blocks until it is done. Callable from anywhere: where an async runtime already runs on this thread the job gets threads of its
+    /// own (but the thread is blocked; in async code prefer [`start`](Job::start)).
+    pub fn run(self) -> Report {
+        on_own_runtime(move || async move { self.start().join().await })
+    }
+
+    /// Runs the job and blocks until it is done; returns every outcome, in the order of the parameters.
+    pub fn collect(self) -> Collected<R> {
+        on_own_runtime(move || async move { self.start_collecting().await })
+    }
+
+    /// Starts the job on the current runtime.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime; there use [`run`](Job::run).
+    pub fn start(mut self) -> RunningJob {
+        let callback = self.on_task_complete.take();
+        self.start_with_sink(|handlers, panics| Box::new(Callbacks::new(callback, None, handlers, panics)))
+    }
+
+    /// Starts the job on the current runtime; the future resolves to every outcome, in the order of the parameters.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime; there use [`collect`](Job::collect).
+    pub fn start_collecting(mut self) -> impl Future<Output = Collected<R>> + Send {
+        let collector = Collector::default();
+        let (callback, then): (_, Then<T, R>) = (self.on_task_complete.take(), collector.then());
+        let running = self.start_with_sink(|handlers, panics| Box::new(Callbacks::new(callback, Some(then), handlers, panics)));
+        async move {
+            let report = running.join().await;
+            Collected { outcomes: collector.into_ordered().into_iter().map(|(_, outcome)| outcome).collect(), report }
+        }
+    }
+
+    /// Starts the job on the current runtime, and returns a reader of its results as they complete. The result queue is between them: a reader that is
+    /// slow makes workers wait. `on_task_complete` is not called.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn as_completed(self) -> (AsCompleted<T, R>, RunningJob) {
+        let (sink, reader) = completions();
+        (reader, self.start_with_sink(|_, _| Box::new(sink)))
+    }
+
+    fn start_with_sink(self, sink: impl FnOnce(usize, Arc<Panics>) -> Box<dyn Sink<T, R>>) -> RunningJob {
+        let runtime = Runtime::current();
+        let workers = self.total_workers();
+        let sizes = LaneKind::ALL.map(|lane| self.lane_size(lane));
+        let queue_capacity = self.queue.unwrap_or(2 * workers);
+        let outbox = engine::outbox();
+        let mut sizes_left = sizes.into_iter();
+        let lanes: Lanes<T, R> = self.lanes.map(|make| {
+            let size = sizes_left.next().unwrap_or(0);
+            make.map(|make| make(&outbox, self.clock, &runtime, size))
+        });
+        let failures = Failures::default();
+        let source = source(self.producers, self.options, queue_capacity.max(1), &failures, &runtime);
+        let panics = Arc::new(Panics::default());
+        let config = EngineConfig {
+            gate: GateConfig {
+                concurrency: self.concurrency,
+                lanes: sizes,
+                rate: self.rate,
+                limits: self.limits,
+                parking: PARKING,
+                results: self.results.unwrap_or(2 * workers),
+            },
+            lane: self.lane,
+            retry: Arc::new(self.retry),
+            timeout: self.timeout,
+            queue: queue_capacity,
+            copy: self.copy,
+            keep_payloads: self.keep,
+            clock: self.clock,
+            seed: self.seed.unwrap_or_else(|| fastrand::u64(..)),
+        };
+        let sink = sink(self.handlers, panics.clone());
+        let running = Engine::start(config, source, lanes, sink, outbox, self.events, &runtime);
+        RunningJob { running, failures, panics, on_job_complete: self.on_job_complete }
+    }
+}
+
+/// What producers said when they failed.
+#[derive(Clone, Default)]
+struct Failures(Arc<Mutex<Vec<String>>>);
+
+impl Failures {
+    fn add(&self, text: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    }
+}
+
+/// One source for all producers: a single iterator, stream or queue is the source itself; several fill one queue.
+fn source<T: Send + 'static>(
+    mut producers: Vec<Producer<T>>,
+    options: Option<OptionsOf<T>>,
+    capacity: usize,
+    failures: &Failures,
+    runtime: &Runtime,
+) -> Arc<dyn Source<T>> {
+    let single = if producers.len() == 1 { producers.pop() } else { None };
+    match single {
+        Some(Producer::Iter(iter)) => return Arc::new(IterSource::new(iter, options)),
+        Some(Producer::Stream(stream)) => return Arc::new(StreamSource::new(stream, options)),
+        Some(Producer::Queue(source)) if options.is_none() => return Arc::new(source),
+        Some(other) => producers.push(other),
+        None => {}
+    }
+    let (sender, source) = queue(capacity);
+    let options = options.map(Arc::new);
+    for producer in producers {
+        let (sender, options, failures) = (sender.clone(), options.clone(), failures.clone());
+        runtime.spawn(async move {
+            let produced = AssertUnwindSafe(feed(producer, sender, options)).catch_unwind().await;
+            match produced {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => failures.add(error.to_string()),
+                Err(panic) => failures.add(format!("panicked: {}", panic_text(&*panic))),
+            }
+        });
+    }
+    Arc::new(source)
+}
+
+async fn feed<T: Send + 'static>(producer: Producer<T>, sender: Sender<T>, options: Option<Arc<OptionsOf<T>>>) -> Result<(), TaskError> {
+    let source: Box<dyn Source<T>> = match producer {
+        Producer::Function(produce) if options.is_none() => return produce(sender).await,
+        Producer::Function(produce) => {
+            // Its tasks get their options on the way from a queue of its own.
+            let (own, source) = queue(1);
+            let (produced, fed) = futures_util::future::join(produce(own), forward(Box::new(source), sender, options)).await;
+            return produced.and(fed);
+        }
+        Producer::Iter(iter) => Box::new(IterSource::new(iter, None)),
+        Producer::Stream(stream) => Box::new(StreamSource::new(stream, None)),
+        Producer::Queue(source) => Box::new(source),
+    };
+    forward(source, sender, options).await
+}
+
+/// Moves what a source brings to a queue. Stops when the job does.
+async fn forward<T: Send + 'static>(
+    source: Box<dyn Source<T>>,
+    sender: Sender<T>,
+    options: Option<Arc<OptionsOf<T>>>,
+) -> Result<(), TaskError> {
+    let mut batch = Vec::new();
+    loop {
+        let fetched = source.fetch(16, &mut batch).await.map_err(|error| TaskError::new("source", error.message))?;
+        for delivery in batch.drain(..) {
+            let told = options.as_ref().and_then(|options| options(&delivery.payload));
+            let own = told.or(delivery.options).map(|options| *options);
+            let settled = [crate::source::Settlement { receipt: delivery.receipt, verdict: crate::Verdict::Ack }];
+            if sender.send_with(delivery.payload, own).await.is_err() {
+                source.close();
+                return Ok(());
+            }
+            // From here on the job's own queue answers for it.
+            source.settle(&settled).await.map_err(|error| TaskError::new("source", error.message))?;
+        }
+        if fetched == crate::source::Fetched::End {
+            return Ok(());
+        }
+    }
+}
+
+/// Runs async work to its end, on a runtime of its own, from any thread.
+fn on_own_runtime<O, F, Fut>(work: F) -> O
+where
+    O: Send,
+    F: FnOnce() -> Fut + Send,
+    Fut: Future<Output = O>,
+{
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("longshore")
+            .build()
+            .unwrap_or_else(|error| panic!("no threads for an async runtime: {error}"));
+        let output = runtime.block_on(work());
+        // A source or handler that blocks for ever on a thread of the runtime must not keep us.
+        runtime.shutdown_background();
+        output
+    };
+    if Runtime::try_current().is_err() {
+        return run();
+    }
+    // Blocking a thread of a runtime from inside is refused by tokio; a thread of our own may.
+    std::thread::scope(|scope| scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// A job that runs.
+pub struct RunningJob {
+    running: engine::Running,
+    failures: Failures,
+    panics: Arc<Panics>,
+    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+}
+
+impl RunningJob {
+    /// Changes and asks the running job.
+    pub fn handle(&self) -> Handle {
+        self.running.handle()
+    }
+
+    /// Waits for the end of the job, calls `on_job_complete` and returns the report. Dropping this future leaves the job running.
+    pub async fn join(self) -> Report {
+        let summary = self.running.join().await;
+        let mut report = Report {
+            summary,
+            failed_producers: std::mem::take(&mut *self.failures.0.lock().unwrap_or_else(PoisonError::into_inner)),
+            callback_panics: self.panics.count(),
+            first_callback_panic: self.panics.first(),
+        };
+        if let Some(callback) = self.on_job_complete {
+            let called = std::panic::catch_unwind(AssertUnwindSafe(|| callback(&report)));
+            if let Err(panic) = called {
+                report.callback_panics += 1;
+                report.first_callback_panic.get_or_insert(panic_text(&*panic));
+            }
+        }
+        report
+    }
+}
+
+/// What a job did: the engine's summary, and what went wrong around it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Counts by outcome, wall time, quantiles of run and wait, slots, where the time went.
+    pub summary: Summary,
+    /// What producers said that failed or panicked.
+    pub failed_producers: Vec<String>,
+    /// Callbacks that panicked.
+    pub callback_panics: u64,
+    /// What the first of them said.
+    pub first_callback_panic: Option<String>,
+}
+
+impl Report {
+    /// Tasks that ended well.
+    pub fn ok(&self) -> u64 {
+        self.summary.count(Word::Ok)
+    }
+
+    /// Tasks that ended in any other way.
+    pub fn failed(&self) -> u64 {
+        self.summary.failed()
+    }
+
+    /// Whether every task ended well, every producer finished and no callback panicked.
+    pub fn is_clean(&self) -> bool {
+        self.failed() == 0 && self.failed_producers.is_empty() && self.callback_panics == 0 && self.summary.error.is_none()
+    }
+}
+
+impl std::ops::Deref for Report {
+    type Target = Summary;
+
+    fn deref(&self) -> &Summary {
+        &self.summary
+    }
+}
+
+/// Every outcome, in the order of the parameters, and the report.
+#[derive(Debug)]
+pub struct Collected<R> {
+    /// The outcomes.
+    pub outcomes: Vec<Outcome<R>>,
+    /// The report.
+    pub report: Report,
+}
+
+impl<R> Collected<R> {
+    /// All results, if every task ended well.
+    ///
+    /// # Errors
+    /// The place (from 0) and the error of the first task that did not.
+    pub fn results(self) -> Result<Vec<R>, (usize, TaskError)> {
+        self.outcomes
+            .into_iter()
+            .enumerate()
+            .map(|(place, outcome)| match outcome {
+                Outcome::Ok(result) => Ok(result),
+                other => Err((place, other.error().unwrap_or_else(|| TaskError::new("lost", "no outcome")))),
+            })
+            .collect()
+    }
+}

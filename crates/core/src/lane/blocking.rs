@@ -1,0 +1,309 @@
+//! The blocking lane: a thread for each running attempt, for calls that block.
+//!
+//! Threads are started when they are needed and kept; the gate's slots bound their number. A thread cannot be ended from outside: an attempt that
+//! passes its timeout gets its outcome at once, its token is cancelled, and its thread is left to itself and replaced.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    cancel::CancelToken,
+    clock::Clock,
+    lane::{Context, Lane, Outbox, Stop, SyncHandler, caught},
+    outcome::Outcome,
+    task::{Attempt, Finished, Task},
+};
+
+/// Threads that may be left behind with an attempt that did not end in time, as a multiple of the most that ever ran; beyond, the lane gets smaller.
+const ABANDONED: usize = 4;
+/// An idle thread ends after this time.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The blocking lane.
+pub struct BlockingLane<T, R>(Arc<Pool<T, R>>);
+
+/// What a thread does with an attempt.
+pub(crate) type Work<T, R> = Box<dyn Fn(&Context, T) -> (Outcome<R>, Option<Duration>) + Send + Sync>;
+
+/// A pool of threads, each with one attempt at a time. The process lane stands on it too.
+pub(crate) struct Pool<T, R> {
+    name: &'static str,
+    work: Work<T, R>,
+    outbox: Outbox<T, R>,
+    clock: Clock,
+    /// Whether the pool ends attempts that pass their timeout. The process lane does that itself, by killing the child.
+    abandons: bool,
+    state: Mutex<State<T>>,
+    wake: Condvar,
+    tick: Condvar,
+}
+
+struct State<T> {
+    queue: VecDeque<Attempt<T>>,
+    seats: Vec<Option<Seat<T>>>,
+    idle: usize,
+    threads: usize,
+    abandoned: usize,
+    most: usize,
+    keeper: bool,
+    stop: Option<Stop>,
+    closed: bool,
+}
+
+/// What a thread is running.
+struct Seat<T> {
+    /// Taken by whoever ends the attempt: its thread, or the keeper of the timeouts.
+    task: Option<Task<T>>,
+    started: Instant,
+    deadline: Option<Instant>,
+    token: CancelToken,
+}
+
+impl<T: Send + 'static, R: Send + 'static> BlockingLane<T, R> {
+    /// A lane that runs this handler.
+    pub fn new(handler: SyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock) -> Self {
+        let work: Work<T, R> = Box::new(move |context, payload| {
+            let before = longshore_sys::thread_cpu_time();
+            let outcome = caught(|| handler(context, payload));
+            (outcome, Some(longshore_sys::thread_cpu_time().saturating_sub(before)))
+        });
+        Self(Pool::new("blocking", work, outbox, clock, true))
+    }
+}
+
+impl<T: Send + 'static, R: Send + 'static> Lane<T, R> for BlockingLane<T, R> {
+    fn start(&self, batch: &mut Vec<Attempt<T>>) {
+        self.0.start(batch);
+    }
+
+    fn stop(&self, how: Stop) {
+        self.0.stop(how);
+    }
+}
+
+impl<T, R> Drop for BlockingLane<T, R> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl<T, R> Pool<T, R> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Threads end when the queue is empty.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.wake.notify_all();
+        self.tick.notify_all();
+    }
+}
+
+impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
+    pub(crate) fn new(name: &'static str, work: Work<T, R>, outbox: Outbox<T, R>, clock: Clock, abandons: bool) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            work,
+            outbox,
+            clock,
+            abandons,
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                seats: Vec::new(),
+                idle: 0,
+                threads: 0,
+                abandoned: 0,
+                most: 0,
+                keeper: false,
+                stop: None,
+                closed: false,
+            }),
+            wake: Condvar::new(),
+            tick: Condvar::new(),
+        })
+    }
+
+    pub(crate) fn start(self: &Arc<Self>, batch: &mut Vec<Attempt<T>>) {
+        let mut state = self.lock();
+        state.queue.extend(batch.drain(..));
+        let waiting = state.queue.len();
+        for _ in 0..waiting.min(state.idle) {
+            self.wake.notify_one();
+        }
+        for _ in state.idle..waiting {
+            if !self.grow(&mut state) {
+                break;
+            }
+        }
+    }
+
+    /// Starts one more thread. If the system has none left, the queue waits for those that there are; if there are none at all, its attempts fail.
+    fn grow(self: &Arc<Self>, state: &mut State<T>) -> bool {
+        if state.abandoned > 0 && state.abandoned >= ABANDONED * state.most.max(1) {
+            return false;
+        }
+        let seat = state.seats.iter().position(Option::is_none).unwrap_or(state.seats.len());
+        let pool = self.clone();
+        let spawned = thread::Builder::new().name(format!("{}-{seat}", self.name)).stack_size(STACK).spawn(move || pool.serve());
+        match spawned {
+            Ok(_) => {
+                state.threads += 1;
+                state.most = state.most.max(state.threads);
+                true
+            }
+            Err(error) => {
+                if state.threads == 0 {
+                    let why = format!("no thread for the {} lane: {error}", self.name);
+                    let mut lost = state.queue.drain(..).map(|attempt| attempt.unstarted(Outcome::Lost(why.clone()))).collect();
+                    self.outbox.finish(&mut lost);
+                }
+                false
+            }
+        }
+    }
+
+    pub(crate) fn stop(&self, how: Stop) {
+        let mut state = self.lock();
+        state.stop = state.stop.max(Some(how));
+        let mut ended: Vec<_> = state.queue.drain(..).map(|attempt| attempt.unstarted(Outcome::Cancelled)).collect();
+        let now = self.clock.now();
+        let mut left = 0;
+        for seat in state.seats.iter_mut().flatten() {
+            seat.token.cancel();
+            if how == Stop::Hard
+                && self.abandons
+                && let Some(task) = seat.task.take()
+            {
+                left += 1;
+                ended.push(Finished { slot: task.slot, task, outcome: Outcome::Cancelled, started: seat.started, ended: now, cpu: None });
+            }
+        }
+        state.abandoned += left;
+        state.threads -= left;
+        drop(state);
+        self.outbox.finish(&mut ended);
+    }
+
+    /// What a thread does.
+    fn serve(self: Arc<Self>) {
+        let mut state = self.lock();
+        loop {
+            let Some(attempt) = state.queue.pop_front() else {
+                if state.closed {
+                    break;
+                }
+                state.idle += 1;
+                let (back, waited) = self.wake.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+                state = back;
+                state.idle -= 1;
+                if waited.timed_out() && state.queue.is_empty() {
+                    break;
+                }
+                continue;
+            };
+            let seat = self.sit_down(&mut state, &attempt.task);
+            let Attempt { task, payload } = attempt;
+            let context =
+                Context { id: task.id, attempt: task.attempt, lane: task.lane, slot: task.slot, timeout: task.timeout, cancel: seat.1 };
+            let started = seat.2;
+            if let Some(place) = state.seats[seat.0].as_mut() {
+                place.task = Some(task);
+            }
+            drop(state);
+            let (outcome, cpu) = (self.work)(&context, payload);
+            let ended = self.clock.now();
+            state = self.lock();
+            let task = state.seats[seat.0].take().and_then(|seat| seat.task);
+            let Some(task) = task else {
+                // Somebody else gave this attempt its outcome and let another thread take our place.
+                state.abandoned -= 1;
+                return;
+            };
+            drop(state);
+            self.outbox.finish_one(Finished { slot: task.slot, task, outcome, started, ended, cpu });
+            state = self.lock();
+        }
+        state.threads -= 1;
+    }
+
+    fn sit_down(self: &Arc<Self>, state: &mut State<T>, task: &Task<T>) -> (usize, CancelToken, Instant) {
+        let started = self.clock.now();
+        let deadline = task.timeout.filter(|_| self.abandons).and_then(|timeout| started.checked_add(timeout));
+        let token = CancelToken::new();
+        if state.stop.is_some() {
+            token.cancel();
+        }
+        let place = state.seats.iter().position(Option::is_none).unwrap_or_else(|| {
+            state.seats.push(None);
+            state.seats.len() - 1
+        });
+        state.seats[place] = Some(Seat { task: None, started, deadline, token: token.clone() });
+        if deadline.is_some() {
+            if !state.keeper {
+                let pool = self.clone();
+                state.keeper = thread::Builder::new().name("longshore-timeouts".to_owned()).spawn(move || pool.keep_time()).is_ok();
+            }
+            self.tick.notify_one();
+        }
+        (place, token, started)
+    }
+
+    /// Ends attempts that pass their timeout. Runs on a thread of its own, as long as there are timeouts.
+    fn keep_time(self: Arc<Self>) {
+        let mut state = self.lock();
+        loop {
+            let now = self.clock.now();
+            let mut earliest: Option<Instant> = None;
+            let mut ended = Vec::new();
+            for seat in state.seats.iter_mut().flatten() {
+                let (Some(deadline), true) = (seat.deadline, seat.task.is_some()) else { continue };
+                if deadline > now {
+                    earliest = Some(earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+                } else if let Some(task) = seat.task.take() {
+                    seat.token.cancel();
+                    let limit = deadline.duration_since(seat.started);
+                    ended.push(Finished {
+                        slot: task.slot,
+                        task,
+                        outcome: Outcome::TimedOut { limit },
+                        started: seat.started,
+                        ended: now,
+                        cpu: None,
+                    });
+                }
+            }
+            if !ended.is_empty() {
+                state.abandoned += ended.len();
+                state.threads -= ended.len();
+                // Work that waits for one of these threads gets a new one.
+                for _ in state.idle..state.queue.len() {
+                    if !self.grow(&mut state) {
+                        break;
+                    }
+                }
+                drop(state);
+                self.outbox.finish(&mut ended);
+                state = self.lock();
+                continue;
+            }
+            if state.closed && state.threads == 0 {
+                return;
+            }
+            let rest = earliest.map_or(IDLE, |earliest| earliest.saturating_duration_since(now));
+            let (back, _) = self.tick.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner);
+            state = back;
+            if earliest.is_none() && state.seats.iter().flatten().all(|seat| seat.deadline.is_none()) {
+                state.keeper = false;
+                return;
+            }
+        }
+    }
+}
+
+/// Handlers may recurse, as on std's own threads.
+const STACK: usize = 2 * 1024 * 1024;

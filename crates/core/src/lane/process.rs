@@ -1,0 +1,112 @@
+//! The process lane: a child process for each attempt, in a group of its own.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    clock::Clock,
+    error::TaskError,
+    lane::{
+        Context, Lane, Outbox, Stop,
+        blocking::{Pool, Work},
+        caught,
+        child::{self, Children, Command, Exit, Limits, Output},
+    },
+    outcome::Outcome,
+    task::Attempt,
+};
+
+/// What the process lane runs for a task, and what it makes of the end.
+pub struct ProcessHandler<T, R> {
+    /// The command for a task.
+    #[expect(clippy::type_complexity, reason = "a function type says it best")]
+    pub command: Arc<dyn Fn(&Context, &T) -> Result<Command, TaskError> + Send + Sync>,
+    /// The outcome of a command that ended on time, by itself. [`exit_outcome`] is the usual choice.
+    #[expect(clippy::type_complexity, reason = "a function type says it best")]
+    pub answer: Arc<dyn Fn(&Context, T, Output) -> Outcome<R> + Send + Sync>,
+    /// Between TERM and KILL for a command that passes its timeout.
+    pub kill_after: Duration,
+    /// The most of each of its output streams that is kept, in bytes.
+    pub max_output: usize,
+}
+
+/// The process lane.
+pub struct ProcessLane<T, R> {
+    pool: Arc<Pool<T, R>>,
+    children: Arc<Children>,
+}
+
+impl<T: Send + 'static, R: Send + 'static> ProcessLane<T, R> {
+    /// A lane whose children are entered in this registry.
+    pub fn new(handler: ProcessHandler<T, R>, children: Arc<Children>, outbox: Outbox<T, R>, clock: Clock) -> Self {
+        let registry = children.clone();
+        let work: Work<T, R> = Box::new(move |context, payload| run(&handler, &registry, context, payload));
+        Self { pool: Pool::new("process", work, outbox, clock, false), children }
+    }
+}
+
+fn run<T, R>(handler: &ProcessHandler<T, R>, children: &Children, context: &Context, payload: T) -> (Outcome<R>, Option<Duration>) {
+    let mut cpu = None;
+    let outcome = caught(|| {
+        if context.cancel.is_cancelled() {
+            return Outcome::Cancelled;
+        }
+        let command = match (handler.command)(context, &payload) {
+            Ok(command) => command,
+            Err(error) => return Outcome::Failed(error),
+        };
+        let limits = Limits { timeout: context.timeout, kill_after: handler.kill_after, max_output: handler.max_output };
+        match child::run(&command, &limits, context.slot, children) {
+            Err(error) => Outcome::Failed(error),
+            Ok(output) => {
+                cpu = Some(output.usage.cpu());
+                (handler.answer)(context, payload, output)
+            }
+        }
+    });
+    (outcome, cpu)
+}
+
+/// The outcome that an ended command stands for: `Ok` for exit 0; what it wrote goes along as the detail of an error.
+///
+/// A timeout is `TimedOut`, a signal `Killed`, a child that we ended because the job stops `Cancelled`, any other exit `Failed` with kind `exit`, its
+/// code and the end of what it wrote to stderr.
+pub fn exit_outcome(output: Output, limit: Option<Duration>) -> Outcome<Output> {
+    if output.timed_out {
+        return Outcome::TimedOut { limit: limit.unwrap_or(output.wall) };
+    }
+    if output.stopped {
+        return Outcome::Cancelled;
+    }
+    match output.exit {
+        Exit::Code(0) => Outcome::Ok(output),
+        Exit::Code(code) => {
+            let tail = String::from_utf8_lossy(tail(&output.stderr)).trim_end().to_owned();
+            let error = TaskError::new("exit", format!("exit status {code}")).with_code(i64::from(code));
+            let error = if tail.is_empty() { error } else { error.with_tail(tail) };
+            Outcome::Failed(error.with_detail(Arc::new(output)))
+        }
+        Exit::Signal(signal) => Outcome::Killed { signal },
+    }
+}
+
+/// The last part of what a command said.
+fn tail(stream: &[u8]) -> &[u8] {
+    &stream[stream.len().saturating_sub(2000)..]
+}
+
+impl<T: Send + 'static, R: Send + 'static> Lane<T, R> for ProcessLane<T, R> {
+    fn start(&self, batch: &mut Vec<Attempt<T>>) {
+        self.pool.start(batch);
+    }
+
+    fn stop(&self, how: Stop) {
+        self.pool.stop(how);
+        self.children.stop(how);
+    }
+}
+
+impl<T, R> Drop for ProcessLane<T, R> {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}

@@ -1,0 +1,215 @@
+//! Result handlers: a callback for each finished task, behind the job's result queue.
+//!
+//! A quick callback is called where results arrive. One that turns out slow gets threads of its own (as many as there are handlers), so that it holds up
+//! neither the runtime nor settlement; the result queue then fills, and when it is full workers wait.
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::Notify;
+
+use crate::{
+    error::SinkError,
+    lane::panic_text,
+    sink::{Room, Sink},
+    task::Finished,
+};
+
+/// A batch of callbacks that takes longer than this, several times in a row, moves to threads; ten times as long, at once.
+const QUICK: Duration = Duration::from_millis(2);
+/// How many times in a row.
+const STRIKES: u32 = 3;
+
+/// Called for each finished task, once.
+pub type OnTaskComplete<T, R> = Arc<dyn Fn(&Finished<T, R>) + Send + Sync>;
+/// Gets each finished task after its callback.
+pub type Then<T, R> = Arc<dyn Fn(Finished<T, R>) + Send + Sync>;
+
+/// Callbacks that panicked.
+#[derive(Debug, Default)]
+pub struct Panics {
+    count: AtomicU64,
+    first: Mutex<Option<String>>,
+}
+
+impl Panics {
+    /// How many.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// What the first one said.
+    pub fn first(&self) -> Option<String> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, text: String) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+    }
+}
+
+/// The sink of a job in this process.
+pub struct Callbacks<T, R> {
+    shared: Arc<Shared<T, R>>,
+    handlers: usize,
+    threaded: bool,
+    strikes: u32,
+}
+
+struct Shared<T, R> {
+    callback: Option<OnTaskComplete<T, R>>,
+    then: Option<Then<T, R>>,
+    panics: Arc<Panics>,
+    state: Mutex<State<T, R>>,
+    wake: Condvar,
+    idle: Notify,
+}
+
+struct State<T, R> {
+    queue: VecDeque<Finished<T, R>>,
+    room: Option<Room>,
+    busy: usize,
+    threads: usize,
+    closed: bool,
+}
+
+impl<T: Send + 'static, R: Send + 'static> Callbacks<T, R> {
+    /// Calls `callback` for each finished task, with at most `handlers` calls at once (1: in turn, never overlapping), then hands the task to `then`.
+    /// With several handlers the callbacks start out on threads.
+    pub fn new(callback: Option<OnTaskComplete<T, R>>, then: Option<Then<T, R>>, handlers: usize, panics: Arc<Panics>) -> Self {
+        let threaded = callback.is_some() && handlers > 1;
+        Self {
+            shared: Arc::new(Shared {
+                callback,
+                then,
+                panics,
+                state: Mutex::new(State { queue: VecDeque::new(), room: None, busy: 0, threads: 0, closed: false }),
+                wake: Condvar::new(),
+                idle: Notify::new(),
+            }),
+            handlers: handlers.max(1),
+            threaded,
+            strikes: 0,
+        }
+    }
+
+    fn accept_inline(&mut self, batch: &mut Vec<Finished<T, R>>, room: &Room) {
+        let count = batch.len();
+        let began = Instant::now();
+        for finished in batch.drain(..) {
+            self.shared.handle(finished);
+        }
+        room.release(count);
+        let took = began.elapsed();
+        self.strikes = if took > QUICK { self.strikes + 1 } else { 0 };
+        self.threaded = self.strikes >= STRIKES || took > QUICK * 10;
+    }
+
+    fn accept_on_threads(&mut self, batch: &mut Vec<Finished<T, R>>, room: &Room) {
+        let mut state = self.shared.lock();
+        state.room.get_or_insert_with(|| room.clone());
+        state.queue.extend(batch.drain(..));
+        while state.threads < self.handlers.min(state.queue.len() + state.busy) {
+            let shared = self.shared.clone();
+            let name = format!("results-{}", state.threads);
+            match thread::Builder::new().name(name).spawn(move || shared.serve()) {
+                Ok(_) => state.threads += 1,
+                Err(_) => break,
+            }
+        }
+        if state.threads == 0 {
+            // No thread to be had: better here than not at all.
+            batch.extend(state.queue.drain(..));
+            drop(state);
+            self.accept_inline(batch, room);
+            return;
+        }
+        drop(state);
+        self.shared.wake.notify_all();
+    }
+}
+
+impl<T, R> Shared<T, R> {
+    fn lock(&self) -> MutexGuard<'_, State<T, R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    fn handle(&self, finished: Finished<T, R>) {
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(callback) = &self.callback {
+                callback(&finished);
+            }
+            match &self.then {
+                Some(then) => then(finished),
+                None => drop(finished),
+            }
+        }));
+        if let Err(panic) = called {
+            self.panics.add(panic_text(&*panic));
+        }
+    }
+
+    fn serve(&self) {
+        let mut state = self.lock();
+        loop {
+            let Some(finished) = state.queue.pop_front() else {
+                self.idle.notify_one();
+                if state.closed {
+                    return;
+                }
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            state.busy += 1;
+            let room = state.room.clone();
+            drop(state);
+            self.handle(finished);
+            if let Some(room) = room {
+                room.release(1);
+            }
+            state = self.lock();
+            state.busy -= 1;
+        }
+    }
+}
+
+impl<T: Send + 'static, R: Send + 'static> Sink<T, R> for Callbacks<T, R> {
+    fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<T, R>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
+        if self.threaded {
+            self.accept_on_threads(batch, room);
+        } else {
+            self.accept_inline(batch, room);
+        }
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, Result<(), SinkError>> {
+        async move {
+            loop {
+                let idle = self.shared.idle.notified();
+                {
+                    let mut state = self.shared.lock();
+                    if state.queue.is_empty() && state.busy == 0 {
+                        state.closed = true;
+                        break;
+                    }
+                }
+                idle.await;
+            }
+            self.shared.wake.notify_all();
+            Ok(())
+        }
+        .boxed()
+    }
+}

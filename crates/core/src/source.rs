@@ -1,0 +1,44 @@
+//! Where deliveries come from.
+
+pub mod iter;
+pub mod queue;
+
+use futures_util::future::BoxFuture;
+
+use crate::{
+    decide::Verdict,
+    error::SourceError,
+    task::{Delivery, Receipt},
+};
+
+/// What a fetch says about the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// There may be more.
+    More,
+    /// There is no more: the source is not asked again.
+    End,
+}
+
+/// A verdict, with the receipt that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// The delivery.
+    pub receipt: Receipt,
+    /// What becomes of it. `Requeue` here means: handed back unfinished.
+    pub verdict: Verdict,
+}
+
+/// Where deliveries come from. Fetching and settling run side by side, hence `&self`.
+pub trait Source<T>: Send + Sync {
+    /// Waits for work and appends at least one and at most `room` deliveries, or says that there is no more.
+    ///
+    /// The engine never cancels this future (a pop that is cut off loses a task); it calls [`close`](Source::close) and waits.
+    fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<T>>) -> BoxFuture<'a, Result<Fetched, SourceError>>;
+
+    /// Settles deliveries; each exactly once, and only after the sink has accepted its result (or when it is handed back).
+    fn settle<'a>(&'a self, batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>>;
+
+    /// Wakes an idle fetch, which returns at once with what it has; nothing is fetched afterwards.
+    fn close(&self);
+}

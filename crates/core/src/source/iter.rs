@@ -1,0 +1,185 @@
+//! Iterators and streams as sources: lazy, infinite if they like, never asked for more than there is room for.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use futures_util::{
+    future::{BoxFuture, FutureExt},
+    stream::{BoxStream, StreamExt},
+};
+use tokio::sync::Notify;
+
+use crate::{
+    error::SourceError,
+    source::{Fetched, Settlement, Source},
+    task::{Delivery, Options},
+};
+
+/// An iterator's turn on the runtime's thread. One that takes longer gets a thread of its own for its next turns.
+const TURN: Duration = Duration::from_millis(1);
+
+/// What a task wants differently from its job, told from its payload.
+pub type OptionsOf<T> = Box<dyn Fn(&T) -> Option<Box<Options>> + Send + Sync>;
+
+/// An iterator as a source.
+///
+/// While its items come quickly it is asked on the runtime's threads. If a turn takes longer than a millisecond (it reads a pipe, say), it goes on on a
+/// thread for blocking work, so that it holds up nobody.
+pub struct IterSource<I: Iterator> {
+    state: Mutex<State<I>>,
+    options: Option<std::sync::Arc<OptionsOf<I::Item>>>,
+    closed: Notify,
+}
+
+struct State<I> {
+    /// Away while it is on another thread.
+    iter: Option<I>,
+    next: u64,
+    slow: bool,
+    closed: bool,
+}
+
+impl<I: Iterator> IterSource<I> {
+    /// Lends the items of this iterator, in order.
+    pub fn new(iter: I, options: Option<OptionsOf<I::Item>>) -> Self {
+        Self {
+            state: Mutex::new(State { iter: Some(iter), next: 1, slow: false, closed: false }),
+            options: options.map(std::sync::Arc::new),
+            closed: Notify::new(),
+        }
+    }
+}
+
+/// Takes up to `room` items in one turn.
+fn turn<I: Iterator>(
+    iter: &mut I,
+    room: usize,
+    next: &mut u64,
+    options: Option<&OptionsOf<I::Item>>,
+    into: &mut Vec<Delivery<I::Item>>,
+) -> (Fetched, bool) {
+    let began = Instant::now();
+    for taken in 1..=room {
+        let Some(item) = iter.next() else { return (Fetched::End, false) };
+        let options = options.and_then(|options| options(&item));
+        into.push(Delivery { options, ..Delivery::new(*next, item) });
+        *next += 1;
+        // Looked at now and then: the clock costs more than a cheap item.
+        if (taken.is_power_of_two() || taken % 64 == 0) && began.elapsed() > TURN {
+            return (Fetched::More, true);
+        }
+    }
+    (Fetched::More, began.elapsed() > TURN)
+}
+
+impl<I> Source<I::Item> for IterSource<I>
+where
+    I: Iterator + Send + 'static,
+    I::Item: Send + 'static,
+{
+    fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<I::Item>>) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        let lock = || self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        {
+            let mut state = lock();
+            let state = &mut *state;
+            if state.closed {
+                return std::future::ready(Ok(Fetched::End)).boxed();
+            }
+            if let (Some(iter), false) = (&mut state.iter, state.slow) {
+                let (fetched, slow) = turn(iter, room, &mut state.next, self.options.as_deref(), into);
+                state.slow = slow;
+                return std::future::ready(Ok(fetched)).boxed();
+            }
+        }
+        async move {
+            let (iter, mut next) = {
+                let mut state = lock();
+                (state.iter.take(), state.next)
+            };
+            let Some(mut iter) = iter else { return Err(SourceError::fatal("the iterator panicked")) };
+            let options = self.options.clone();
+            // A blocking iterator cannot be woken. When the job closes we leave it behind with what it may still bring.
+            let blocked = tokio::task::spawn_blocking(move || {
+                let mut batch = Vec::new();
+                let (fetched, _) = turn(&mut iter, room, &mut next, options.as_deref(), &mut batch);
+                (iter, next, batch, fetched)
+            });
+            let closed = self.closed.notified();
+            match futures_util::future::select(std::pin::pin!(blocked), std::pin::pin!(closed)).await {
+                futures_util::future::Either::Left((Ok((iter, next, mut batch, fetched)), _)) => {
+                    let mut state = lock();
+                    (state.iter, state.next) = (Some(iter), next);
+                    into.append(&mut batch);
+                    Ok(fetched)
+                }
+                futures_util::future::Either::Left((Err(error), _)) => Err(SourceError::fatal(format!("the iterator panicked: {error}"))),
+                futures_util::future::Either::Right(_) => Ok(Fetched::End),
+            }
+        }
+        .boxed()
+    }
+
+    fn settle<'a>(&'a self, _batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn close(&self) {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner).closed = true;
+        self.closed.notify_one();
+    }
+}
+
+/// A stream as a source.
+pub struct StreamSource<T> {
+    state: tokio::sync::Mutex<(BoxStream<'static, T>, u64)>,
+    options: Option<OptionsOf<T>>,
+    closed: Notify,
+}
+
+impl<T> StreamSource<T> {
+    /// Lends the items of this stream, in order.
+    pub fn new(stream: BoxStream<'static, T>, options: Option<OptionsOf<T>>) -> Self {
+        Self { state: tokio::sync::Mutex::new((stream, 1)), options, closed: Notify::new() }
+    }
+}
+
+impl<T: Send + 'static> Source<T> for StreamSource<T> {
+    fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<T>>) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        async move {
+            let mut state = self.state.lock().await;
+            let (stream, next) = &mut *state;
+            let closed = self.closed.notified();
+            let mut closed = std::pin::pin!(closed);
+            let before = into.len();
+            std::future::poll_fn(|cx| {
+                loop {
+                    if into.len() - before == room {
+                        return std::task::Poll::Ready(Ok(Fetched::More));
+                    }
+                    match stream.poll_next_unpin(cx) {
+                        std::task::Poll::Ready(None) => return std::task::Poll::Ready(Ok(Fetched::End)),
+                        std::task::Poll::Ready(Some(item)) => {
+                            let options = self.options.as_ref().and_then(|options| options(&item));
+                            into.push(Delivery { options, ..Delivery::new(*next, item) });
+                            *next += 1;
+                        }
+                        std::task::Poll::Pending if into.len() > before => return std::task::Poll::Ready(Ok(Fetched::More)),
+                        std::task::Poll::Pending => return closed.as_mut().poll(cx).map(|()| Ok(Fetched::End)),
+                    }
+                }
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn settle<'a>(&'a self, _batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn close(&self) {
+        self.closed.notify_one();
+    }
+}

@@ -1,0 +1,336 @@
+//! A bounded queue in memory, with any number of producers.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::{
+    future::{BoxFuture, FutureExt},
+    task::AtomicWaker,
+};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::{
+    error::SourceError,
+    source::{Fetched, Settlement, Source},
+    task::{Delivery, Options},
+};
+
+/// Makes a queue: the side that producers send to, and the source that an engine draws from.
+///
+/// The queue ends when all senders are dropped and everything sent has been lent. `capacity` counts what has been sent and not yet fetched.
+///
+/// # Panics
+/// If `capacity` is 0 or more than `usize::MAX >> 3`.
+pub fn queue<T>(capacity: usize) -> (Sender<T>, QueueSource<T>) {
+    assert!(capacity > 0, "a queue needs a capacity of at least 1");
+    let shared = Arc::new(Shared {
+        state: Mutex::new(State { items: VecDeque::new(), senders: 1, closed: false, next: 1, counts: Counts::default() }),
+        space: Semaphore::new(capacity),
+        fetcher: AtomicWaker::new(),
+        settled: Notify::new(),
+    });
+    (Sender { shared: shared.clone() }, QueueSource { shared })
+}
+
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    /// Free places. First come, first served.
+    space: Semaphore,
+    fetcher: AtomicWaker,
+    settled: Notify,
+}
+
+struct State<T> {
+    items: VecDeque<(T, Option<Box<Options>>)>,
+    senders: usize,
+    /// The source takes no more.
+    closed: bool,
+    next: u64,
+    counts: Counts,
+}
+
+/// What went through a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Tasks that were accepted.
+    pub sent: u64,
+    /// Tasks that were given back because the queue was full.
+    pub refused: u64,
+    /// Accepted tasks that gave way to a newer one.
+    pub displaced: u64,
+    /// Tasks that are settled: done, or handed back unfinished.
+    pub settled: u64,
+}
+
+impl Counts {
+    fn outstanding(&self) -> u64 {
+        self.sent - self.displaced - self.settled
+    }
+}
+
+/// A task that was not accepted, given back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum SendError<T> {
+    /// The queue is full.
+    Full(T),
+    /// The job has stopped; nobody will run this.
+    Closed(T),
+}
+
+impl<T> SendError<T> {
+    /// The task.
+    pub fn into_inner(self) -> T {
+        match self {
+            SendError::Full(task) | SendError::Closed(task) => task,
+        }
+    }
+}
+
+impl<T> std::fmt::Display for SendError<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            SendError::Full(_) => "the queue is full",
+            SendError::Closed(_) => "the job takes no more tasks",
+        })
+    }
+}
+
+impl<T: std::fmt::Debug> std::error::Error for SendError<T> {}
+
+/// The job ended before everything that was sent was settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the job ended with {0} tasks unsettled")]
+pub struct Unsettled(pub u64);
+
+/// Sends tasks to a job. Clones are further producers; the queue ends when the last one is dropped.
+pub struct Sender<T> {
+    shared: Arc<Shared<T>>,
+}
+
+impl<T> Sender<T> {
+    /// Sends a task, waiting for room if the queue is full. Waiting senders are served in their order.
+    ///
+    /// Cancel safe: a cancelled send has sent nothing (and its task is dropped; to keep it use [`try_send`](Sender::try_send)).
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] with the task, if the job has stopped.
+    pub async fn send(&self, task: T) -> Result<(), SendError<T>> {
+        self.send_with(task, None).await
+    }
+
+    /// Sends a task that wants something differently from its job.
+    ///
+    /// # Errors
+    /// As [`send`](Sender::send).
+    pub async fn send_with(&self, task: T, options: Option<Options>) -> Result<(), SendError<T>> {
+        match self.shared.space.acquire().await {
+            Ok(place) => {
+                place.forget();
+                self.shared.push(task, options)
+            }
+            Err(_) => Err(SendError::Closed(task)),
+        }
+    }
+
+    /// Sends a task if there is room now.
+    ///
+    /// # Errors
+    /// The task, given back.
+    pub fn try_send(&self, task: T) -> Result<(), SendError<T>> {
+        match self.shared.space.try_acquire() {
+            Ok(place) => {
+                place.forget();
+                self.shared.push(task, None)
+            }
+            Err(tokio::sync::TryAcquireError::NoPermits) => {
+                self.shared.lock().counts.refused += 1;
+                Err(SendError::Full(task))
+            }
+            Err(tokio::sync::TryAcquireError::Closed) => Err(SendError::Closed(task)),
+        }
+    }
+
+    /// Sends a task, waiting for room no longer than this.
+    ///
+    /// # Errors
+    /// The task, given back.
+    pub async fn send_timeout(&self, task: T, limit: Duration) -> Result<(), SendError<T>> {
+        match tokio::time::timeout(limit, self.shared.space.acquire()).await {
+            Ok(Ok(place)) => {
+                place.forget();
+                self.shared.push(task, None)
+            }
+            Ok(Err(_)) => Err(SendError::Closed(task)),
+            Err(_) => {
+                self.shared.lock().counts.refused += 1;
+                Err(SendError::Full(task))
+            }
+        }
+    }
+
+    /// Sends a task from a thread, blocking it until there is room. Not for threads of an async runtime.
+    ///
+    /// # Errors
+    /// As [`send`](Sender::send).
+    pub fn blocking_send(&self, task: T) -> Result<(), SendError<T>> {
+        crate::block_on::block_on(self.send(task))
+    }
+
+    /// Sends a task in any case: if the queue is full, its oldest task gives way and is given back.
+    ///
+    /// # Errors
+    /// [`SendError::Closed`] with the task, if the job has stopped.
+    pub fn send_displacing(&self, task: T) -> Result<Option<T>, SendError<T>> {
+        loop {
+            match self.try_acquire_quietly() {
+                Ok(()) => return self.shared.push(task, None).map(|()| None),
+                Err(true) => return Err(SendError::Closed(task)),
+                Err(false) => {}
+            }
+            let mut state = self.shared.lock();
+            if let Some((oldest, _)) = state.items.pop_front() {
+                // The newcomer takes the place of the oldest; no permit changes hands.
+                state.counts.displaced += 1;
+                drop(state);
+                return self.shared.push(task, None).map(|()| Some(oldest));
+            }
+            // Its places are all promised to senders that are about to fill them.
+            drop(state);
+            std::thread::yield_now();
+        }
+    }
+
+    /// `Err(true)`: closed; `Err(false)`: full.
+    fn try_acquire_quietly(&self) -> Result<(), bool> {
+        match self.shared.space.try_acquire() {
+            Ok(place) => {
+                place.forget();
+                Ok(())
+            }
+            Err(tokio::sync::TryAcquireError::NoPermits) => Err(false),
+            Err(tokio::sync::TryAcquireError::Closed) => Err(true),
+        }
+    }
+
+    /// Resolves when everything sent so far, by all senders, is settled: done well or badly (a handler that panicked included). Cancel safe.
+    ///
+    /// # Errors
+    /// [`Unsettled`] if the job ends before that.
+    pub async fn drained(&self) -> Result<(), Unsettled> {
+        loop {
+            let settled = self.shared.settled.notified();
+            {
+                let state = self.shared.lock();
+                let outstanding = state.counts.outstanding();
+                if outstanding == 0 {
+                    return Ok(());
+                }
+                if state.closed && outstanding <= state.items.len() as u64 {
+                    return Err(Unsettled(outstanding));
+                }
+            }
+            settled.await;
+        }
+    }
+
+    /// What went through the queue so far.
+    pub fn counts(&self) -> Counts {
+        self.shared.lock().counts
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        self.shared.lock().senders += 1;
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.senders -= 1;
+        if state.senders == 0 {
+            drop(state);
+            self.shared.fetcher.wake();
+        }
+    }
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a task; its place has been taken from `space`.
+    fn push(&self, task: T, options: Option<Options>) -> Result<(), SendError<T>> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(SendError::Closed(task));
+        }
+        let first = state.items.is_empty();
+        state.items.push_back((task, options.map(Box::new)));
+        state.counts.sent += 1;
+        drop(state);
+        if first {
+            self.fetcher.wake();
+        }
+        Ok(())
+    }
+}
+
+/// The source side of a [`queue`].
+pub struct QueueSource<T> {
+    shared: Arc<Shared<T>>,
+}
+
+impl<T: Send + 'static> Source<T> for QueueSource<T> {
+    fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<T>>) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        std::future::poll_fn(move |cx| {
+            self.shared.fetcher.register(cx.waker());
+            let mut state = self.shared.lock();
+            if state.closed {
+                return Poll::Ready(Ok(Fetched::End));
+            }
+            let count = room.min(state.items.len());
+            if count == 0 {
+                return if state.senders == 0 { Poll::Ready(Ok(Fetched::End)) } else { Poll::Pending };
+            }
+            for _ in 0..count {
+                let Some((item, options)) = state.items.pop_front() else { break };
+                into.push(Delivery { options, ..Delivery::new(state.next, item) });
+                state.next += 1;
+            }
+            drop(state);
+            self.shared.space.add_permits(count);
+            Poll::Ready(Ok(Fetched::More))
+        })
+        .boxed()
+    }
+
+    fn settle<'a>(&'a self, batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>> {
+        self.shared.lock().counts.settled += batch.len() as u64;
+        self.shared.settled.notify_waiters();
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn close(&self) {
+        self.shared.lock().closed = true;
+        self.shared.space.close();
+        self.shared.fetcher.wake();
+        self.shared.settled.notify_waiters();
+    }
+}
+
+/// An engine that is dropped settles nothing more; whoever waits is told.
+impl<T> Drop for QueueSource<T> {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.space.close();
+        self.shared.settled.notify_waiters();
+    }
+}

@@ -1,0 +1,192 @@
+//! A task on its way: lent by a source, carried through the gate and a lane, settled at the end.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{outcome::Outcome, retry::RetryPolicy};
+
+/// Where a handler runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum LaneKind {
+    /// Futures on the async runtime. For waiting, never for computing.
+    Async,
+    /// A thread per running task. For calls that block.
+    Blocking,
+    /// As many threads as cores, at a lower priority. For computing.
+    Cpu,
+    /// A child process per task. For isolation and for foreign programs.
+    Process,
+}
+
+impl LaneKind {
+    /// All lanes; `lane as usize` is the place.
+    pub const ALL: [LaneKind; 4] = [LaneKind::Async, LaneKind::Blocking, LaneKind::Cpu, LaneKind::Process];
+
+    /// The lane's name: `async`, `blocking`, `cpu` or `process`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LaneKind::Async => "async",
+            LaneKind::Blocking => "blocking",
+            LaneKind::Cpu => "cpu",
+            LaneKind::Process => "process",
+        }
+    }
+
+    /// The lane with this name.
+    pub fn parse(name: &str) -> Option<LaneKind> {
+        Self::ALL.into_iter().find(|lane| lane.as_str() == name)
+    }
+
+    /// How many tasks this lane runs at once unless told otherwise: async 50, blocking 4 × cores, cpu and process as many as cores.
+    pub fn default_workers(self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        match self {
+            LaneKind::Async => 50,
+            LaneKind::Blocking => 4 * cores,
+            LaneKind::Cpu | LaneKind::Process => cores,
+        }
+    }
+}
+
+impl fmt::Display for LaneKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Names a delivery to its source, which alone knows what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Receipt(pub u64);
+
+/// What one task wants differently from its job. A task that wants nothing carries none.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The lane to run on; the job's when absent.
+    pub lane: Option<LaneKind>,
+    /// Tasks of one key never overlap and keep their order.
+    pub key: Option<Arc<str>>,
+    /// The limit of one attempt; the job's when absent.
+    pub timeout: Option<Duration>,
+    /// When to try again; the job's when absent.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// For some of the job's limits (by their place), the value whose share this task takes.
+    pub limits: Vec<(usize, Arc<str>)>,
+    /// Attempts that were made before this engine saw the task (a resumed job).
+    pub attempts_made: u32,
+    /// The task is not run: it ends at once with this error (its lane is unknown, its input is bad).
+    pub refused: Option<crate::error::TaskError>,
+}
+
+/// A task lent by a source, until it is settled.
+#[derive(Debug)]
+pub struct Delivery<T> {
+    /// The task's number in its job, from 1, in the order of the source. Sources that merge several inputs number what they lend.
+    pub id: u64,
+    /// What the handler gets.
+    pub payload: T,
+    /// The source's name for this delivery.
+    pub receipt: Receipt,
+    /// What it wants differently from its job.
+    pub options: Option<Box<Options>>,
+}
+
+impl<T> Delivery<T> {
+    /// A delivery whose receipt is its number, with the job's options.
+    pub fn new(id: u64, payload: T) -> Self {
+        Self { id, payload, receipt: Receipt(id), options: None }
+    }
+}
+
+/// A task between fetch and settlement, without its payload: what the engine knows of it.
+#[derive(Debug)]
+pub struct Task<T> {
+    /// The task's number in its job, from 1.
+    pub id: u64,
+    /// The source's name for the delivery.
+    pub receipt: Receipt,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// The lane it runs on.
+    pub lane: LaneKind,
+    /// Its slot of the gate: no two running tasks of a lane share one.
+    pub slot: u32,
+    /// When it was fetched.
+    pub queued: Instant,
+    /// When the gate let this attempt pass.
+    pub admitted: Instant,
+    /// The limit of this attempt.
+    pub timeout: Option<Duration>,
+    /// A copy of the payload, where one is kept for another attempt or for the sink.
+    pub payload: Option<T>,
+    pub(crate) options: Option<Box<Options>>,
+    pub(crate) holds_key: bool,
+}
+
+impl<T> Task<T> {
+    pub(crate) fn options(&self) -> Option<&Options> {
+        self.options.as_deref()
+    }
+}
+
+/// One attempt on its way to a lane.
+#[derive(Debug)]
+pub struct Attempt<T> {
+    /// What the engine knows of the task.
+    pub task: Task<T>,
+    /// What the handler gets.
+    pub payload: T,
+}
+
+/// An attempt that has ended; after the last attempt also what the sink gets.
+#[derive(Debug)]
+pub struct Finished<T, R> {
+    /// The task. Its payload is there only where a copy was kept.
+    pub task: Task<T>,
+    /// How it ended.
+    pub outcome: Outcome<R>,
+    /// When the handler started; when it was admitted, if it never did.
+    pub started: Instant,
+    /// When it ended.
+    pub ended: Instant,
+    /// The slot of the lane that ran it (a thread of the cpu lane, else the gate's slot).
+    pub slot: u32,
+    /// On-CPU time, where it was measured: always on the blocking and process lanes, a chunk's share on the cpu lane, a sample on the async lane.
+    pub cpu: Option<Duration>,
+}
+
+impl<T, R> Finished<T, R> {
+    /// The task's number in its job, from 1.
+    pub fn id(&self) -> u64 {
+        self.task.id
+    }
+
+    /// How long the handler ran.
+    pub fn run(&self) -> Duration {
+        self.ended.saturating_duration_since(self.started)
+    }
+
+    /// How long the task waited from being fetched until its last attempt started: in the queue, at the gate, in backoff.
+    pub fn wait(&self) -> Duration {
+        self.started.saturating_duration_since(self.task.queued)
+    }
+
+    /// The result, if there is one.
+    pub fn result(&self) -> Option<&R> {
+        match &self.outcome {
+            Outcome::Ok(result) => Some(result),
+            _ => None,
+        }
+    }
+}
+
+impl<T> Attempt<T> {
+    /// Ends an attempt that never ran.
+    pub fn unstarted<R>(self, outcome: Outcome<R>) -> Finished<T, R> {
+        let at = self.task.admitted;
+        Finished { slot: self.task.slot, task: self.task, outcome, started: at, ended: at, cpu: None }
+    }
+}
