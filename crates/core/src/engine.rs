@@ -187,7 +187,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let reports = Arc::new(Reports::new());
         let room = {
             let mailbox = mailbox.clone();
-            Room::new(move |results| mailbox.post(|mail| mail.released += results))
+            Room::new(move |results| mailbox.post_quietly(|mail| mail.released += results))
         };
         let now = config.clock.now();
         let engine = Engine {
@@ -330,13 +330,20 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         self.source_ended && self.unsettled == 0 && self.gate.unreleased() == 0 && self.gate.running() == 0
     }
 
+    /// Whether new tasks, or room in the result queue, would let something start or end now. Otherwise they can wait for the next attempt that ends.
+    fn is_hungry(&self) -> bool {
+        self.gate.running() == 0
+            || matches!(self.refusal.reason, Reason::Empty | Reason::Results { .. } | Reason::Stopping)
+    }
+
     /// Waits for mail, or until the gate may open.
     async fn wait(&mut self) {
         std::future::poll_fn(|cx| self.poll_wait(cx)).await;
     }
 
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.mailbox.poll_take(&mut self.mail, cx).is_ready() {
+        let hungry = self.is_hungry();
+        if self.mailbox.poll_take(&mut self.mail, hungry, cx).is_ready() {
             return Poll::Ready(());
         }
         let Some(at) = self.wake_at else { return Poll::Pending };

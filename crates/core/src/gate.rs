@@ -177,6 +177,8 @@ pub struct Gate<T> {
     /// When a value's leaky bucket has its next slot.
     timers: BinaryHeap<Reverse<(Instant, usize, Arc<str>)>>,
     most: Option<usize>,
+    /// The slots of all lanes.
+    size: usize,
     running: usize,
     unreleased: usize,
     results: usize,
@@ -207,6 +209,7 @@ impl<T> Gate<T> {
             lane_freed: [false; 4],
             timers: BinaryHeap::new(),
             most: config.concurrency,
+            size: config.lanes.iter().sum(),
             running: 0,
             unreleased: 0,
             results: config.results,
@@ -347,6 +350,7 @@ impl<T> Gate<T> {
         match lane {
             None => self.most = Some(most),
             Some(lane) => {
+                self.size = self.size - self.slots[lane as usize].size() + most;
                 self.slots[lane as usize].resize(most);
                 if !self.lane_lines[lane as usize].is_empty() {
                     self.free(Place::Lane(lane));
@@ -430,12 +434,12 @@ impl<T> Gate<T> {
         if self.paused {
             return Some(Refusal { reason: Reason::Paused, until: None });
         }
-        if let Some(most) = self.most.filter(|most| self.running >= *most) {
+        let most = self.workers();
+        if self.running >= most {
             return Some(Refusal { reason: Reason::Concurrency { most }, until: None });
         }
         // A result whose worker waits with it because the queue is full still holds that worker: so many fewer may run.
-        let workers = self.most.unwrap_or_else(|| self.slots.iter().map(Slots::size).sum());
-        if self.unreleased > 0 && self.running + self.unreleased >= workers.saturating_add(self.results) {
+        if self.unreleased > 0 && self.running + self.unreleased >= most.saturating_add(self.results) {
             return Some(Refusal { reason: Reason::Results { capacity: self.results }, until: None });
         }
         if let Some((rate, pace)) = &mut self.pace {
@@ -446,6 +450,12 @@ impl<T> Gate<T> {
             }
         }
         None
+    }
+
+    /// Most that may run at once, over all lanes.
+    #[inline]
+    fn workers(&self) -> usize {
+        self.most.map_or(self.size, |most| most.min(self.size))
     }
 
     fn nothing(&mut self) -> Refusal {

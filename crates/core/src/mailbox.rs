@@ -14,43 +14,61 @@ pub(crate) struct Mailbox<M> {
 
 struct Slot<M> {
     mail: M,
+    /// There is mail.
     full: bool,
+    /// There is mail that wants to be read soon; the reader has been woken for it.
+    urgent: bool,
+    /// The reader wants any mail soon.
+    hungry: bool,
 }
 
 impl<M: Default> Mailbox<M> {
     pub(crate) fn new() -> Self {
-        Self { mail: Mutex::new(Slot { mail: M::default(), full: false }), waker: AtomicWaker::new() }
+        Self { mail: Mutex::new(Slot { mail: M::default(), full: false, urgent: false, hungry: true }), waker: AtomicWaker::new() }
     }
 
     /// Adds to the mail and wakes the reader. Never blocks for long, callable from anywhere.
     pub(crate) fn post<O>(&self, add: impl FnOnce(&mut M) -> O) -> O {
+        self.add(add, true)
+    }
+
+    /// Adds to the mail, for the reader to find when it wakes for something else, unless it is hungry.
+    pub(crate) fn post_quietly<O>(&self, add: impl FnOnce(&mut M) -> O) -> O {
+        self.add(add, false)
+    }
+
+    #[inline]
+    fn add<O>(&self, add: impl FnOnce(&mut M) -> O, urgent: bool) -> O {
         let mut slot = self.mail.lock();
         let out = add(&mut slot.mail);
-        // Only the first message of a filling box needs to wake: the reader empties the box whole.
-        let first = !std::mem::replace(&mut slot.full, true);
+        slot.full = true;
+        // Only the first urgent message of a filling box needs to wake: the reader empties the box whole.
+        let wake = (urgent || slot.hungry) && !std::mem::replace(&mut slot.urgent, true);
         drop(slot);
-        if first {
+        if wake {
             self.waker.wake();
         }
         out
     }
 
-    /// Exchanges the mail with an emptied `into`, when there is any. One reader only.
-    pub(crate) fn poll_take(&self, into: &mut M, cx: &mut Context<'_>) -> Poll<()> {
-        if self.try_take(into) {
+    /// Exchanges the mail with an emptied `into`, when there is urgent mail, or any if the reader is hungry. One reader only.
+    pub(crate) fn poll_take(&self, into: &mut M, hungry: bool, cx: &mut Context<'_>) -> Poll<()> {
+        if self.try_take(into, hungry) {
             return Poll::Ready(());
         }
         self.waker.register(cx.waker());
         // Mail that came between the look and the registration found no waker.
-        if self.try_take(into) { Poll::Ready(()) } else { Poll::Pending }
+        if self.try_take(into, hungry) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn try_take(&self, into: &mut M) -> bool {
+    /// Exchanges the mail with an emptied `into`, when there is some that matters.
+    pub(crate) fn try_take(&self, into: &mut M, hungry: bool) -> bool {
         let mut slot = self.mail.lock();
-        if !slot.full {
+        slot.hungry = hungry;
+        if !(slot.urgent || (hungry && slot.full)) {
             return false;
         }
-        slot.full = false;
+        (slot.full, slot.urgent) = (false, false);
         std::mem::swap(&mut slot.mail, into);
         true
     }

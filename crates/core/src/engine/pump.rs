@@ -95,7 +95,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
         let result = result.unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))));
         if !fetched.is_empty() {
             pump.travelling.fetch_add(fetched.len(), Ordering::AcqRel);
-            mailbox.post(|mail| crate::lane::append(&mut mail.fetched, &mut fetched));
+            mailbox.post_quietly(|mail| crate::lane::append(&mut mail.fetched, &mut fetched));
         }
         match result {
             Ok(Fetched::More) => {}

@@ -61,7 +61,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
     let mut settlements: Vec<Settlement> = Vec::new();
     let mut broken: Option<SinkError> = None;
     loop {
-        std::future::poll_fn(|cx| reports.0.poll_take(&mut pile, cx)).await;
+        std::future::poll_fn(|cx| reports.0.poll_take(&mut pile, true, cx)).await;
         settlements.append(&mut pile.back);
         let count = pile.done.len();
         if count > 0 {
@@ -90,12 +90,13 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
             let settled = source.settle(&settlements).await;
             let count = settlements.len();
             settlements.clear();
-            mailbox.post(|mail| {
-                mail.settled += count;
-                if let Err(error) = settled {
+            match settled {
+                Ok(()) => mailbox.post_quietly(|mail| mail.settled += count),
+                Err(error) => mailbox.post(|mail| {
+                    mail.settled += count;
                     mail.broken = Some(Broken::Source(error));
-                }
-            });
+                }),
+            }
         }
         if pile.closed {
             break;
