@@ -1,1 +1,606 @@
-//! input
+//! The input of a run: files, standard input or words of the command line, cut into records.
+//!
+//! ```text
+//! input.rs            Input: opens one source after the other, numbers and skips records; Options, InputError
+//! input/cut.rs        Cutter: pieces up to a line end or NUL, of bounded length, from any reader
+//! input/table.rs      Table: rows of CSV and TSV, which may go over several lines
+//! input/count.rs      about how many records there are, for the progress bar
+//! ```
+//!
+//! Memory is bounded by the longest record that is allowed, whatever is in the files. A bad record is a [`Record`] that says so; only what ends the
+//! reading is an [`InputError`].
+//!
+//! Rules: a line ends with LF or CRLF; a NUL record ends with NUL and keeps everything else. A byte order mark at the start is dropped, except from NUL
+//! records. Empty lines and empty NUL records are no records, and neither are lines of spaces in JSON Lines.
+
+mod count;
+mod cut;
+mod table;
+
+pub use count::count_records;
+
+use super::record::{Columns, Cut, Origin, Place, Record, Unit};
+use crate::units;
+use cut::{Cutter, Piece};
+use std::{
+    collections::VecDeque,
+    ffi::OsString,
+    fs::File,
+    io::{self, Read},
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
+use table::Table;
+
+/// The default of `--max-record`.
+pub const MAX_RECORD: usize = 16 << 20;
+
+/// How an input is cut into records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// By the file's extension: `.jsonl`, `.ndjson`, `.csv`, `.tsv`, else lines. Standard input is lines, or JSON Lines if its first byte is `{`.
+    #[default]
+    Auto,
+    /// A record is a line.
+    Lines,
+    /// A record is a line with a JSON value.
+    Jsonl,
+    /// Fields with commas between, quoted where needed.
+    Csv,
+    /// Fields with tabs between, quoted where needed.
+    Tsv,
+    /// A record ends with NUL, as of `find -print0`.
+    Nul,
+}
+
+impl Format {
+    fn of_path(path: &Path) -> Self {
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+        match extension.as_deref() {
+            Some("jsonl" | "ndjson") => Self::Jsonl,
+            Some("csv") => Self::Csv,
+            Some("tsv") => Self::Tsv,
+            _ => Self::Lines,
+        }
+    }
+
+    /// The name, as `--format` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Lines => "lines",
+            Self::Jsonl => "jsonl",
+            Self::Csv => "csv",
+            Self::Tsv => "tsv",
+            Self::Nul => "nul",
+        }
+    }
+
+    fn is_table(self) -> bool {
+        matches!(self, Self::Csv | Self::Tsv)
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Auto, Self::Lines, Self::Jsonl, Self::Csv, Self::Tsv, Self::Nul];
+        all.into_iter()
+            .find(|format| format.name() == text)
+            .ok_or_else(|| format!("`{text}` is no format: use auto, lines, jsonl, csv, tsv or nul"))
+    }
+}
+
+/// One input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file, a named pipe or a device.
+    File(PathBuf),
+    /// Standard input.
+    Stdin,
+    /// The words behind `:::`, each a record.
+    Words(Vec<OsString>),
+}
+
+impl Source {
+    /// The source that a word of the command line means: `-` is standard input, anything else a file.
+    pub fn of_word(word: impl Into<PathBuf>) -> Self {
+        let path = word.into();
+        if path.as_os_str() == "-" { Self::Stdin } else { Self::File(path) }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Stdin => "stdin".into(),
+            Self::Words(_) => "the words after :::".into(),
+        }
+    }
+}
+
+/// What to read, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The inputs, read one after the other.
+    pub sources: Vec<Source>,
+    /// How they are cut; all in the same way.
+    pub format: Format,
+    /// Whether the first row of each table names its columns.
+    pub header: bool,
+    /// How many records to pass over.
+    pub skip: u64,
+    /// The most records to give after those; `None` for all.
+    pub take: Option<u64>,
+    /// The most bytes of a record.
+    pub max_record: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { sources: Vec::new(), format: Format::Auto, header: true, skip: 0, take: None, max_record: MAX_RECORD }
+    }
+}
+
+impl Options {
+    /// About how many records there will be: `None` unless every input is a regular file or a list of words. Counts line ends, so empty lines and quoted
+    /// ones are counted too. Reads all files once; meant for a thread beside the run.
+    pub fn estimate(&self) -> Option<u64> {
+        let mut total: u64 = 0;
+        for source in &self.sources {
+            total += match source {
+                Source::File(path) => {
+                    let format = if self.format == Format::Auto { Format::of_path(path) } else { self.format };
+                    let header = u64::from(self.header && format.is_table());
+                    count_records(std::slice::from_ref(path), format)?.saturating_sub(header)
+                }
+                Source::Words(words) => words.len() as u64,
+                Source::Stdin => return None,
+            };
+        }
+        let rest = total.saturating_sub(self.skip);
+        Some(self.take.map_or(rest, |take| rest.min(take)))
+    }
+}
+
+/// Why the input cannot be read, or not in this way.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// A file that cannot be opened.
+    #[error("cannot open {}: {cause}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// A directory.
+    #[error("{} is a directory: name the files in it, as in {}/*.jsonl, or pipe a list of them in", path.display(), path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Reading failed midway.
+    #[error("cannot read {name} after line {line}: {cause}")]
+    Read {
+        /// The input.
+        name: String,
+        /// The last line that was read.
+        line: u64,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// Inputs whose extensions mean different formats.
+    #[error(
+        "{first} is {} and {second} is {}: all inputs must have one format; name it with --format", first_format.name(), second_format.name()
+    )]
+    MixedFormats {
+        /// One input.
+        first: String,
+        /// What it is.
+        first_format: Format,
+        /// Another input.
+        second: String,
+        /// What that is.
+        second_format: Format,
+    },
+    /// Tables with different headers.
+    #[error(
+        "{second} has other columns than {first}:{}{}; run them apart, or bring them to the same columns",
+        listed("missing", missing),
+        listed("more", more)
+    )]
+    MixedColumns {
+        /// The first table.
+        first: String,
+        /// The one that differs.
+        second: String,
+        /// Columns of the first that the second lacks.
+        missing: Vec<String>,
+        /// Columns that only the second has.
+        more: Vec<String>,
+    },
+    /// Standard input twice.
+    #[error("standard input can be read only once: name - only once")]
+    StdinTwice,
+    /// Words with a format that words cannot have.
+    #[error("words after ::: cannot be read as {}: use --format lines or jsonl, or put them into a file", format.name())]
+    Words {
+        /// The format.
+        format: Format,
+    },
+}
+
+fn listed(what: &str, names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(" {what} {}", names.join(", ")) }
+}
+
+impl InputError {
+    /// True if the command line asks for something that cannot be, rather than a file that cannot be read.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::MixedFormats { .. } | Self::StdinTwice | Self::Words { .. })
+    }
+}
+
+/// The records of all inputs, one after the other.
+///
+/// An iterator of `Result<Record, InputError>`; after an error it has ended. Blocks where reading blocks; runs well on a thread of its own.
+pub struct Input {
+    waiting: VecDeque<Source>,
+    reading: Option<Reading>,
+    /// Standard input, if its first bytes have been looked at.
+    stdin: Option<Box<dyn Read + Send>>,
+    format: Format,
+    header: bool,
+    max_record: usize,
+    columns: Option<Arc<Columns>>,
+    first_table: String,
+    seq: u64,
+    skip: u64,
+    left: u64,
+}
+
+/// The source that is being read.
+struct Reading {
+    origin: Arc<Origin>,
+    kind: Kind,
+    line: u64,
+}
+
+enum Kind {
+    Cut(Cutter),
+    Table(Table),
+    Words(std::vec::IntoIter<OsString>),
+}
+
+impl Input {
+    /// Opens the inputs and checks what can be checked before anything runs: every file can be opened, all have one format, and all tables the same
+    /// columns. Waits for the first byte of standard input if its format is to be found out, and for the first row of a table.
+    ///
+    /// # Errors
+    /// The first check that failed.
+    pub fn open(options: &Options) -> Result<Self, InputError> {
+        let sources = &options.sources;
+        if sources.iter().filter(|source| **source == Source::Stdin).count() > 1 {
+            return Err(InputError::StdinTwice);
+        }
+        let mut stdin = None;
+        let mut formats: Option<(String, Format)> = None;
+        for source in sources {
+            let format = match source {
+                Source::File(path) => {
+                    probe(path)?;
+                    Format::of_path(path)
+                }
+                Source::Stdin if options.format == Format::Auto => {
+                    let (format, reader) =
+                        sniff(Box::new(io::stdin())).map_err(|cause| InputError::Read { name: source.name(), line: 0, cause })?;
+                    stdin = Some(reader);
+                    format
+                }
+                Source::Stdin | Source::Words(_) => Format::Lines,
+            };
+            let format = if options.format == Format::Auto { format } else { options.format };
+            match (source, format) {
+                (Source::Words(_), Format::Csv | Format::Tsv | Format::Nul) => return Err(InputError::Words { format }),
+                _ => {}
+            }
+            match &formats {
+                Some((first, first_format)) if *first_format != format => {
+                    let (first, first_format) = (first.clone(), *first_format);
+                    return Err(InputError::MixedFormats { first, first_format, second: source.name(), second_format: format });
+                }
+                Some(_) => {}
+                None => formats = Some((source.name(), format)),
+            }
+        }
+        let format = formats.map_or(options.format, |(_, format)| format);
+        let mut this = Self::new(options, if format == Format::Auto { Format::Lines } else { format });
+        this.waiting = sources.iter().cloned().collect();
+        this.check_columns(sources)?;
+        this.stdin = stdin;
+        this.next_source()?;
+        Ok(this)
+    }
+
+    /// The records of one reader; `Format::Auto` finds out as for standard input.
+    ///
+    /// # Errors
+    /// Reading failed.
+    pub fn from_reader(name: &str, reader: impl Read + Send + 'static, options: &Options) -> Result<Self, InputError> {
+        let (format, reader): (_, Box<dyn Read + Send>) = match options.format {
+            Format::Auto => sniff(Box::new(reader)).map_err(|cause| InputError::Read { name: name.into(), line: 0, cause })?,
+            format => (format, Box::new(reader)),
+        };
+        let mut this = Self::new(options, format);
+        this.begin(name.into(), reader)?;
+        Ok(this)
+    }
+
+    fn new(options: &Options, format: Format) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            reading: None,
+            stdin: None,
+            format,
+            header: options.header,
+            max_record: options.max_record,
+            columns: None,
+            first_table: String::new(),
+            seq: 0,
+            skip: options.skip,
+            left: options.take.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The format that was found; never `Auto`.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The columns, if the input is a table with at least one row.
+    pub fn columns(&self) -> Option<&Arc<Columns>> {
+        self.columns.as_ref()
+    }
+
+    /// Reads the headers of all tables that are regular files, so that a table with other columns is refused before anything runs. Pipes are not
+    /// touched: what is read of them is gone.
+    fn check_columns(&mut self, sources: &[Source]) -> Result<(), InputError> {
+        if !self.format.is_table() || !self.header || sources.len() < 2 {
+            return Ok(());
+        }
+        for source in sources {
+            if let Source::File(path) = source
+                && path.is_file()
+            {
+                self.begin(source.name(), Box::new(open(path)?))?;
+                self.reading = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on to the next source; false if there is none.
+    fn next_source(&mut self) -> Result<bool, InputError> {
+        match self.waiting.pop_front() {
+            None => return Ok(false),
+            Some(Source::Words(words)) => {
+                let origin = Arc::new(Origin { name: "arguments".into(), unit: Unit::Argument });
+                self.reading = Some(Reading { origin, kind: Kind::Words(words.into_iter()), line: 0 });
+            }
+            Some(Source::Stdin) => {
+                let reader = self.stdin.take().unwrap_or_else(|| Box::new(io::stdin()));
+                self.begin("stdin".into(), reader)?;
+            }
+            Some(Source::File(path)) => {
+                let file = open(&path)?;
+                self.begin(path.display().to_string(), Box::new(file))?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn begin(&mut self, name: String, reader: Box<dyn Read + Send>) -> Result<(), InputError> {
+        let unit = if self.format == Format::Nul { Unit::Record } else { Unit::Line };
+        let origin = Arc::new(Origin { name: name.clone().into(), unit });
+        let kind = match self.format {
+            Format::Csv | Format::Tsv => {
+                let delimiter = if self.format == Format::Csv { b',' } else { b'\t' };
+                let mut table = Table::new(reader, delimiter, self.max_record);
+                let columns = table.columns(self.header).map_err(|cause| InputError::Read { name: name.clone(), line: 0, cause })?;
+                if let Some(columns) = columns {
+                    self.same_columns(&name, columns)?;
+                }
+                Kind::Table(table)
+            }
+            Format::Nul => Kind::Cut(Cutter::new(reader, 0, self.max_record)),
+            _ => Kind::Cut(Cutter::new(reader, b'\n', self.max_record)),
+        };
+        self.reading = Some(Reading { origin, kind, line: 0 });
+        Ok(())
+    }
+
+    /// Takes the columns of the first table for all. A table with the same names in another order has its own.
+    fn same_columns(&mut self, name: &str, columns: Arc<Columns>) -> Result<(), InputError> {
+        let Some(first) = &self.columns else {
+            self.first_table = name.into();
+            self.columns = Some(columns);
+            return Ok(());
+        };
+        if !first.is_named() {
+            return Ok(());
+        }
+        let without = |these: &Columns, those: &Columns| {
+            these.names().iter().filter(|name| !those.names().contains(name)).cloned().collect::<Vec<_>>()
+        };
+        let (missing, more) = (without(first, &columns), without(&columns, first));
+        if missing.is_empty() && more.is_empty() {
+            return Ok(());
+        }
+        Err(InputError::MixedColumns { first: self.first_table.clone(), second: name.into(), missing, more })
+    }
+
+    fn end(&mut self) {
+        self.reading = None;
+        self.waiting.clear();
+        self.left = 0;
+    }
+
+    fn step(&mut self) -> Result<Option<Record>, InputError> {
+        loop {
+            let Some(reading) = &mut self.reading else {
+                if !self.next_source()? {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let skipping = self.skip > 0;
+            let place = |line: u64| Place { seq: self.seq + 1, line, origin: reading.origin.clone() };
+            let failed = |line: u64, cause| InputError::Read { name: reading.origin.name.to_string(), line, cause };
+            let record = match &mut reading.kind {
+                Kind::Words(words) => words.next().map(|word| {
+                    reading.line += 1;
+                    let place = place(reading.line);
+                    if self.format == Format::Jsonl { Record::json(place, word.as_bytes()) } else { Record::text(place, word.as_bytes()) }
+                }),
+                Kind::Cut(cutter) => loop {
+                    let piece = cutter.next().map_err(|cause| failed(reading.line, cause))?;
+                    let Some(piece) = piece else { break None };
+                    reading.line += 1;
+                    let bytes = match piece {
+                        Piece::TooLong(long) => break Some(too_long(place(reading.line), long, self.max_record, "")),
+                        Piece::Whole(bytes) => match self.format {
+                            Format::Nul => bytes,
+                            _ => without_line_end(bytes, reading.line == 1),
+                        },
+                    };
+                    let nothing = if self.format == Format::Jsonl { bytes.trim_ascii().is_empty() } else { bytes.is_empty() };
+                    if nothing {
+                        continue;
+                    }
+                    // A record that is passed over is not parsed.
+                    break Some(match self.format {
+                        Format::Jsonl if !skipping => Record::json(place(reading.line), bytes),
+                        _ if skipping => Record::text(place(reading.line), b""),
+                        _ => Record::text(place(reading.line), bytes),
+                    });
+                },
+                Kind::Table(table) => {
+                    let line = table.line();
+                    let row = table.next().map_err(|cause| failed(line, cause))?;
+                    row.map(|row| match row {
+                        table::Row::Whole { line, raw, fields, columns } => Record::row(place(line), raw, fields, columns),
+                        table::Row::TooLong { line, long } => too_long(place(line), long, self.max_record, ", is a quote left open there?"),
+                        table::Row::Open { line, raw } => {
+                            Record::bad(place(line), raw, ": a quote is left open until the end of the input", None)
+                        }
+                    })
+                }
+            };
+            match record {
+                None => self.reading = None,
+                Some(_) if skipping => {
+                    self.seq += 1;
+                    self.skip -= 1;
+                }
+                Some(record) => {
+                    self.seq += 1;
+                    return Ok(Some(record));
+                }
+            }
+        }
+    }
+}
+
+impl Iterator for Input {
+    type Item = Result<Record, InputError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            // The rest is not read: a pipe's writer may go on for ever.
+            self.end();
+            return None;
+        }
+        match self.step() {
+            Ok(Some(record)) => {
+                self.left -= 1;
+                Some(Ok(record))
+            }
+            Ok(None) => {
+                self.end();
+                None
+            }
+            Err(error) => {
+                self.end();
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Input").field("format", &self.format).field("seq", &self.seq).finish_non_exhaustive()
+    }
+}
+
+fn too_long(place: Place, long: cut::Long, limit: usize, hint: &str) -> Record {
+    let reason = format!(
+        ": longer than {} ({} bytes){hint}; --max-record raises the limit",
+        units::show_size(limit as u64),
+        units::show_count(long.bytes)
+    );
+    Record::bad(place, &long.head, &reason, Some(Cut { bytes: long.bytes, key: long.key }))
+}
+
+/// A line without CR at its end, and without a byte order mark if it is the first.
+fn without_line_end(bytes: &[u8], first: bool) -> &[u8] {
+    let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+    if first { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes) } else { bytes }
+}
+
+/// Whether the file can be read; a pipe is not opened, for its writer would see the reader go away.
+fn probe(path: &Path) -> Result<(), InputError> {
+    let meta = std::fs::metadata(path).map_err(|cause| InputError::Open { path: path.into(), cause })?;
+    if meta.is_dir() {
+        return Err(InputError::Directory { path: path.into() });
+    }
+    if meta.is_file() {
+        open(path)?;
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> Result<File, InputError> {
+    let failed = |cause| InputError::Open { path: path.into(), cause };
+    let file = File::open(path).map_err(failed)?;
+    // A directory opens like a file, and only reading it fails.
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err(InputError::Directory { path: path.into() });
+    }
+    Ok(file)
+}
+
+/// Finds out whether a stream is lines or JSON Lines by its first byte (behind a byte order mark), and gives the stream back whole.
+fn sniff(mut reader: Box<dyn Read + Send>) -> io::Result<(Format, Box<dyn Read + Send>)> {
+    let mut head = Vec::with_capacity(4);
+    // One byte at a time: a person at a terminal may have typed no more than one.
+    for mark in [0xef, 0xbb, 0xbf] {
+        let before = head.len();
+        reader.by_ref().take(1).read_to_end(&mut head)?;
+        if head.len() == before || head[before] != mark {
+            break;
+        }
+        if head.len() == 3 {
+            reader.by_ref().take(1).read_to_end(&mut head)?;
+        }
+    }
+    let format = if head.last() == Some(&b'{') { Format::Jsonl } else { Format::Lines };
+    Ok((format, Box::new(io::Cursor::new(head).chain(reader))))
+}
+
+#[cfg(test)]
+mod tests;
