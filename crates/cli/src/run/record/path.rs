@@ -33,6 +33,13 @@ impl Path {
         self.0.parse().ok()
     }
 
+    /// The value of one key of a JSON object, whatever characters are in it; `None` if it is not there, or the value is no object.
+    pub(crate) fn key<'a>(raw: &'a RawValue, key: &str) -> Result<Option<&'a RawValue>, String> {
+        let mut deserializer = serde_json::Deserializer::from_str(raw.get());
+        let seek = Level { head: key, rest: None, base: usize::MAX };
+        deserializer.deserialize_any(seek).map_err(|error| error.to_string())
+    }
+
     /// The value at this path in a JSON text, as its own text.
     ///
     /// # Errors
