@@ -226,8 +226,8 @@ pub fn show_duration(duration: Duration) -> String {
     }
     let seconds = (nanos + 500_000_000) / 1_000_000_000;
     match seconds {
-        ..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
-        ..86400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+        0..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{}d{:02}h", seconds / 86400, seconds % 86400 / 3600),
     }
 }

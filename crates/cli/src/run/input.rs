@@ -272,7 +272,7 @@ struct Reading {
 
 enum Kind {
     Cut(Cutter),
-    Table(Table),
+    Table(Box<Table>),
     Words(std::vec::IntoIter<OsString>),
 }
 
@@ -304,9 +304,8 @@ impl Input {
                 Source::Stdin | Source::Words(_) => Format::Lines,
             };
             let format = if options.format == Format::Auto { format } else { options.format };
-            match (source, format) {
-                (Source::Words(_), Format::Csv | Format::Tsv | Format::Nul) => return Err(InputError::Words { format }),
-                _ => {}
+            if matches!(source, Source::Words(_)) && !matches!(format, Format::Lines | Format::Jsonl) {
+                return Err(InputError::Words { format });
             }
             match &formats {
                 Some((first, first_format)) if *first_format != format => {
@@ -414,7 +413,7 @@ impl Input {
                 if let Some(columns) = columns {
                     self.same_columns(&name, columns)?;
                 }
-                Kind::Table(table)
+                Kind::Table(Box::new(table))
             }
             Format::Nul => Kind::Cut(Cutter::new(reader, 0, self.max_record)),
             _ => Kind::Cut(Cutter::new(reader, b'\n', self.max_record)),

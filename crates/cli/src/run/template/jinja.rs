@@ -1,24 +1,41 @@
 //! `{{ expr }}`: minijinja expressions over a record.
 //!
-//! Variables: the fields of a JSON object or the columns of a table by name, `record` (a plain record's or a row's text is `record` in lines and
-//! `record` of columns in tables, see [`Jinja::eval`]), `seq`, `slot`, `attempt`, and what [`Vars::extra`] brings. Only what an expression names is
-//! looked up in the record.
+//! Variables: the fields of a JSON object or the columns of a table by name, `record` (the whole), `seq`, `slot`, `attempt`, and what
+//! [`Vars::extra`] brings; [`Jinja::eval`] says what types they have. Only what an expression names is looked up in the record.
 //!
 //! A name that is not there fails the record rather than counting as empty; `x is defined` and `x|default('…')` ask for it without that.
 
 use super::{TemplateError, Vars};
 use crate::run::record::{Record, json_text};
 use longshore_core::TaskError;
-use minijinja::{Environment, Error, Expression, UndefinedBehavior, Value, value::Serde};
+use minijinja::{Environment, Error, ErrorKind, Expression, UndefinedBehavior, Value, value::Serde};
 use std::{collections::BTreeMap, fmt, sync::LazyLock};
 
-static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
+static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| environment(UndefinedBehavior::Strict));
+
+/// As [`ENVIRONMENT`], but it goes on where a name is not there.
+static LENIENT: LazyLock<Environment<'static>> = LazyLock::new(|| environment(UndefinedBehavior::Chainable));
+
+fn environment(undefined: UndefinedBehavior) -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_undefined_behavior(undefined);
     // Marked as safe, so that a URL does not encode it once more.
     environment.add_filter("urlencode", |value: &Value| minijinja::filters::urlencode(value).map(Value::from_safe_string));
     environment
-});
+}
+
+/// Finds filters, tests and functions that do not exist. minijinja looks them up only when it runs, so the expression is run without a record; what
+/// fails otherwise says nothing.
+fn probe(source: &str) -> Result<(), TemplateError> {
+    let outcome = LENIENT.compile_expression(source).and_then(|expression| expression.eval(()));
+    match outcome {
+        Err(error) if matches!(error.kind(), ErrorKind::UnknownFilter | ErrorKind::UnknownTest | ErrorKind::UnknownFunction) => {
+            let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
+            Err(TemplateError::new(format!("`{source}` cannot work: {detail}")))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// A compiled expression.
 pub(super) struct Jinja {
@@ -53,13 +70,9 @@ impl Jinja {
         }
         let expression = ENVIRONMENT.compile_expression_owned(trimmed.to_string()).map_err(|error| {
             let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
-            let hint = if trimmed.contains('\'') {
-                String::new()
-            } else {
-                format!(" (to write the braces themselves: {{{{ '{{{{{source}}}}}' }}}})")
-            };
-            TemplateError::new(format!("`{trimmed}` is no expression: {detail}{hint}"))
+            TemplateError::new(format!("`{trimmed}` is no expression: {detail}"))
         })?;
+        probe(trimmed)?;
         let known = |name: &String| !ENVIRONMENT.globals().any(|(global, _)| global == name);
         let mut names: Vec<String> = expression.undeclared_variables(false).into_iter().filter(known).collect();
         names.sort();
@@ -141,14 +154,10 @@ impl Jinja {
     }
 
     fn failed(&self, record: &Record, error: &Error) -> TaskError {
-        let missing: Vec<_> =
-            self.names.iter().filter(|name| matches!(variable(name, record, &Vars::default()), Ok(None))).cloned().collect();
         let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
-        match missing.first() {
-            Some(name) if error.kind() == minijinja::ErrorKind::UndefinedError => {
-                record.invalid(format_args!("no field `{name}` for `{}`", self.source))
-            }
-            _ => record.invalid(format_args!("`{}`: {reason}", self.source)),
+        match self.names.iter().find(|name| reason.contains(&format!("`{name}` is undefined"))) {
+            Some(name) => record.invalid(format_args!("no field `{name}` for `{}`", self.source)),
+            None => record.invalid(format_args!("`{}`: {reason}", self.source)),
         }
     }
 }
@@ -248,7 +257,7 @@ fn compared(source: &str) -> Vec<Compared> {
         };
         let equality = matches!(operator, "==" | "!=");
         match literal {
-            Token::Number if !equality => found.push(Compared::Order { name: name.into() }),
+            Token::Number if !equality && !asked_for(&tokens, name) => found.push(Compared::Order { name: name.into() }),
             Token::Text(text) if equality && !matches!(typed(text).kind(), minijinja::value::ValueKind::String) => {
                 found.push(Compared::NumberInQuotes { name: name.into(), text: (*text).into() });
             }
@@ -256,6 +265,11 @@ fn compared(source: &str) -> Vec<Compared> {
         }
     }
     found
+}
+
+/// Whether the expression looks at what the name is (`price is number and price > 10`), and so needs no guard.
+fn asked_for(tokens: &[Token<'_>], name: &str) -> bool {
+    tokens.windows(2).any(|two| two[0] == Token::Name(name) && two[1] == Token::Name("is"))
 }
 
 #[derive(Debug, PartialEq)]
@@ -339,6 +353,7 @@ mod tests {
             ("id == \"42\" or make != 'VW'", vec![quoted("id", "42")]),
             ("ok == 'true'", vec![quoted("ok", "true")]),
             ("id == '007' or id == 42", vec![]),
+            ("price is number and price > 10", vec![]),
             ("price|float > 10", vec![]),
             ("price * 2 > 10", vec![]),
             ("a.price > 10", vec![]),

@@ -1,6 +1,6 @@
 //! From a text to literal parts and placeholders.
 
-use super::{Hole, Part, Piece, TemplateError, What, jinja::Jinja};
+use super::{Hole, Part, Piece, TemplateError, What, check, jinja::Jinja};
 use crate::run::record::Path;
 
 /// The pieces of a template in order.
@@ -63,7 +63,30 @@ fn expression(text: &[u8]) -> Result<(usize, What), TemplateError> {
     let Ok(inner) = std::str::from_utf8(&text[2..length - 2]) else {
         return Err(TemplateError::new(format!("the expression in `{}` is not UTF-8", shown())));
     };
-    Ok((length, What::Jinja(Box::new(Jinja::compile(inner)?))))
+    let what = match plain_name(inner.trim()) {
+        Some(path) => What::Path(path),
+        None => What::Jinja(Box::new(Jinja::compile(inner).map_err(|error| with_escape(error, inner))?)),
+    };
+    Ok((length, what))
+}
+
+/// Says how to write the braces themselves: a `{{.Names}}` for another program is no expression.
+fn with_escape(error: TemplateError, inner: &str) -> TemplateError {
+    if inner.contains('\'') || inner.trim().is_empty() {
+        return error;
+    }
+    TemplateError::new(format!("{error} (to write the braces themselves: {{{{ '{{{{{inner}}}}}' }}}})"))
+}
+
+/// The path in `{{ user }}` or `{{ a.b }}`, which mean what `{user}` and `{a.b}` do: a number keeps the digits that it has in the input.
+fn plain_name(inner: &str) -> Option<Path> {
+    const KEYWORDS: [&str; 6] = ["true", "false", "none", "True", "False", "None"];
+    let first = inner.split('.').next()?;
+    let is_name = !inner.contains('-') && !inner.starts_with(|c: char| c.is_ascii_digit());
+    if !is_name || KEYWORDS.contains(&inner) || check::ALWAYS.contains(&first) {
+        return None;
+    }
+    Path::parse(inner)
 }
 
 /// The length of `{{ … }}`: its end is the first `}}` outside quotes and outside braces of its own.
