@@ -20,8 +20,9 @@
 //! | `{{ expr }}` | a minijinja expression; `{{ '{id}' }}` writes braces as they are |
 //!
 //! Any other brace is itself. A JSON string goes in as its text and any other JSON value as it stands in the input. `null` fails the record like a
-//! missing field does, with a message that shows how to say what goes in its place: an empty word in `rm -r {dir}/` must not come by accident. Where
-//! JSON is written ([`Template::render_json`]), `null` is `null`.
+//! missing field does, with a message that shows how to say what goes in its place: neither `GET /user/null` nor `rm -r /` must come of a value that is
+//! not there. (An empty text, in a table an empty field, is a value and goes in as it is.) Where JSON is written ([`Template::render_json`]), `null` is
+//! `null`.
 
 mod check;
 mod expr;

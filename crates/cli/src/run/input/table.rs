@@ -123,9 +123,9 @@ impl Table {
             if self.line == 0 && from == 0 && self.row.starts_with(b"\xef\xbb\xbf") {
                 self.row.drain(..3);
             }
-            // Most rows have no quote, and then the line is the row.
+            // Most lines have no quote, and then nothing changes, unless the next piece goes on in the middle of a field.
             let fresh = &self.row[from..];
-            if quotes.inside || fresh.contains(&b'"') || stop == Stop::Most || passing.is_some() {
+            if fresh.contains(&b'"') || stop == Stop::Most || passing.is_some() {
                 quotes.feed(fresh);
             }
             let goes_on = stop == Stop::Most || stop == Stop::End && quotes.inside;
@@ -141,7 +141,7 @@ impl Table {
             if let Some(passing) = &mut passing {
                 passing.add(&self.row[from..]);
                 self.row.clear();
-            } else if self.row.len() > self.max + usize::from(!goes_on && self.row.ends_with(b"\r")) {
+            } else if self.row.len() - usize::from(!goes_on && self.row.ends_with(b"\r")) > self.max {
                 passing = Some(Passing::new(&self.row));
                 self.row.clear();
                 self.row.shrink_to(1 << 20);

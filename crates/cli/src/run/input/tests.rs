@@ -132,6 +132,17 @@ fn a_record_over_the_limit_is_invalid_and_the_next_one_is_read() {
 }
 
 #[test]
+fn a_row_longer_than_any_buffer_is_one_row() {
+    let field = "a line of a long text\n".repeat(50_000);
+    let input = Input::from_reader("in", Trickle(Cursor::new(format!("id,t\n1,\"{field}\"\n2,x\n").into_bytes())), &options(Format::Csv))
+        .expect("opens");
+    let rows: Vec<Record> = input.map(|record| record.expect("reads")).collect();
+    assert_eq!(rows.iter().map(Record::line).collect::<Vec<_>>(), [2, 50_003]);
+    assert_eq!(rows[0].as_row().expect("a row").0.get(1), Some(field.as_bytes()));
+    assert_eq!(rows[1].as_row().expect("a row").0.get(1), Some(&b"x"[..]));
+}
+
+#[test]
 fn the_key_of_a_record_over_the_limit_is_that_of_the_whole_record() {
     let text = "x".repeat(600_000);
     let key = |max_record| {

@@ -307,6 +307,8 @@ fn the_hash_of_templates_is_of_each_text_in_order() {
     assert_ne!(hash(&["a", "b"]), hash(&["b", "a"]));
     assert_ne!(hash(&["ab"]), hash(&["a", "b"]));
     assert_ne!(hash(&["a"]), hash(&["a", ""]));
+    // A journal outlives the program that wrote it: this value must never change.
+    assert_eq!(hash(&["GET http://h/{id}"]), 245_818_896_730_318_392_098_675_740_627_953_735_512);
 }
 
 #[test]
@@ -314,6 +316,17 @@ fn what_depends_on_the_attempt_says_so() {
     for (text, expected) in [("{#}", false), ("{}", false), ("{%}", true), ("{{ attempt + 1 }}", true), ("{{ seq }}", false)] {
         assert_eq!(Template::parse(text, &Shape::lines()).unwrap().varies_by_attempt(), expected, "{text}");
     }
+}
+
+#[test]
+fn what_is_shared_between_threads_may_be() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<Template>();
+    shared::<Expr>();
+    shared::<Condition>();
+    shared::<Record>();
+    sent::<crate::run::input::Input>();
 }
 
 /// Values that have broken programs before, and random ones.
