@@ -275,6 +275,7 @@ impl HttpClient {
             let hint = match cause.contains("certificate") {
                 true if self.no_roots => " (no root certificates on this machine: install ca-certificates, or set SSL_CERT_FILE)",
                 true => " (--insecure accepts any certificate)",
+                false if cause.contains("InvalidContentType") => " (it does not speak TLS; is the URL http:// rather than https://?)",
                 false => "",
             };
             TaskError::new("connect", format!("cannot connect to {target}: {cause}{hint}"))
