@@ -1,4 +1,6 @@
 //! The command line of longshore.
 pub mod commands;
+pub mod config;
+pub mod progress;
 pub mod run;
 pub mod units;

@@ -1,4 +1,5 @@
 //! The main job: records in, tasks run, journal and results out.
+pub mod checks;
 pub mod http;
 pub mod input;
 pub mod journal;

@@ -1,0 +1,235 @@
+//! `longshore config init|check|show`.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde_json::json;
+
+use crate::config::{Config, ConfigErrors, Sources, Value};
+
+/// What `config init` writes: a file that does nothing until its lines lose their `#`.
+const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` finds mistakes, `longshore config show --origin` says what holds.
+# Every flag of `longshore run` is a key here, by its long name. ${VAR} is replaced from the environment.
+
+# [run]                         # for every run
+# concurrency = 50
+# progress = "plain"
+
+# [job.prices]                  # longshore run @prices
+# input  = "cars.csv"
+# http   = "GET http://127.0.0.1:8080/price/{id}"
+# header = ["Authorization: Bearer ${TOKEN}"]
+# limit  = "api.example"
+# retry  = "http"
+# output = "prices.jsonl"
+# check  = ["failed<1%", "p99<2s"]
+
+# [job.thumbs]
+# input   = "images.txt"
+# command = ["convert", "{}", "-resize", "50%", "{.}_small.png"]
+
+# [limits."api.example"]        # --limit api.example
+# rate        = "500/min"
+# burst       = 1               # a leaky bucket
+# concurrency = 50
+# by          = "{{ host }}"    # one bucket per value
+
+# [retry.http]
+# retries = 3
+# backoff = "exp:200ms..30s"
+# on      = ["connect", "timeout", "status:429", "status:5xx"]
+"#;
+
+/// Writes a commented `longshore.toml` into this directory. An existing file is kept unless `force` is given.
+///
+/// # Errors
+/// A sentence: the file exists, or cannot be written.
+pub fn init(dir: &Path, force: bool) -> Result<PathBuf, String> {
+    let path = dir.join("longshore.toml");
+    let open = match force {
+        true => fs::File::create(&path),
+        false => fs::File::create_new(&path),
+    };
+    let written = open.and_then(|mut file| file.write_all(TEMPLATE.as_bytes()));
+    match written {
+        Ok(()) => Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(format!("{} exists; --force replaces it", path.display())),
+        Err(error) => Err(format!("cannot write {}: {error}", path.display())),
+    }
+}
+
+/// Reads everything and writes what is wrong to `out`, one mistake a line, then one line of result. `validate` judges a flag's value (see
+/// [`Config::problems`]). Returns whether all is well; variables that mean nothing are mentioned but do no harm.
+///
+/// # Errors
+/// Those of `out`.
+pub fn check(sources: &Sources, validate: &dyn Fn(&str, &str) -> Result<(), String>, out: &mut dyn Write) -> io::Result<bool> {
+    let (problems, config) = match Config::load(sources) {
+        Ok(config) => (ConfigErrors(config.problems(validate)), Some(config)),
+        Err(errors) => (errors, None),
+    };
+    let count = problems.0.len();
+    if count > 0 {
+        writeln!(out, "{problems}")?;
+    }
+    if let Some(config) = &config {
+        for note in config.unknown_variables() {
+            writeln!(out, "note: {note}")?;
+        }
+        if count == 0 {
+            match config.files.is_empty() {
+                true => writeln!(out, "no config file; `longshore config init` writes one")?,
+                false => config.files.iter().try_for_each(|path| writeln!(out, "{}: ok", path.display()))?,
+            }
+        }
+    }
+    match count {
+        0 => {}
+        1 => writeln!(out, "1 mistake")?,
+        count => writeln!(out, "{count} mistakes")?,
+    }
+    Ok(count == 0)
+}
+
+/// Writes all settings as TOML, with `origin` each followed by where it came from. Secrets are hidden and `${VAR}` stands as written.
+///
+/// # Errors
+/// Those of `out`.
+pub fn show(config: &Config, origin: bool, out: &mut dyn Write) -> io::Result<()> {
+    let (mut last, mut first) = (None, true);
+    for (section, name, value, from) in config.listing() {
+        if section != last {
+            if let Some(section) = &section {
+                writeln!(out, "{}[{section}]", if first { "" } else { "\n" })?;
+            }
+            last = section;
+        }
+        first = false;
+        let line = format!("{} = {}", name.replace('-', "_"), toml_value(&value));
+        match origin {
+            true => writeln!(out, "{line:<48} # {from}")?,
+            false => writeln!(out, "{line}")?,
+        }
+    }
+    if first {
+        writeln!(out, "# no settings; `longshore config init` writes a longshore.toml")?;
+    }
+    Ok(())
+}
+
+/// Writes all settings as one JSON array of `{"section","key","value","origin"}`, on one line.
+///
+/// # Errors
+/// Those of `out`.
+pub fn show_json(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    let settings: Vec<_> = config
+        .listing()
+        .into_iter()
+        .map(|(section, name, value, from)| {
+            let value = match value {
+                Value::Bool(value) => json!(value),
+                Value::Text(text) => json!(text),
+                Value::List(list) => json!(list),
+            };
+            json!({ "section": section, "key": name, "value": value, "origin": from.to_string() })
+        })
+        .collect();
+    writeln!(out, "{}", serde_json::Value::from(settings))
+}
+
+fn toml_value(value: &Value) -> String {
+    let text = |text: &String| toml::Value::from(text.as_str()).to_string();
+    match value {
+        Value::Bool(value) => value.to_string(),
+        // Numbers were kept as text; they are shown as they were written.
+        Value::Text(number) if number.parse::<u64>().is_ok() => number.clone(),
+        Value::Text(one) => text(one),
+        Value::List(list) => format!("[{}]", list.iter().map(text).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(dir: &Path) -> Sources {
+        Sources { dir: dir.to_owned(), ..Sources::default() }
+    }
+
+    fn checked(text: &str, validate: &dyn Fn(&str, &str) -> Result<(), String>) -> (bool, String) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("longshore.toml"), text).unwrap();
+        let mut out = Vec::new();
+        let well = check(&sources(dir.path()), validate, &mut out).unwrap();
+        (well, String::from_utf8(out).unwrap().replace(&format!("{}/", dir.path().display()), ""))
+    }
+
+    #[test]
+    fn what_init_writes_passes_the_check_as_it_is_and_without_its_comments() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = init(dir.path(), false).unwrap();
+        assert!(init(dir.path(), false).unwrap_err().contains("--force"));
+        init(dir.path(), true).unwrap();
+        let template = fs::read_to_string(path).unwrap();
+        assert!(checked(&template, &|_, _| Ok(())).0);
+        let (prose, body) = template.split_once("\n\n").unwrap();
+        assert!(prose.starts_with('#'));
+        let active = body.replace("# [", "[").lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
+        let (well, out) = checked(&active, &|_, _| Ok(()));
+        assert!(!well && out.contains("TOKEN") && out.ends_with("1 mistake\n"), "only the variable is missing: {out}");
+    }
+
+    #[test]
+    fn check_lists_all_mistakes_with_their_lines() {
+        let (well, out) = checked("[job.a]\ninput = \"x\"\nrat = 1\n[limit.b]\nrate = 1\n", &|_, _| Ok(()));
+        assert!(!well);
+        let lines: Vec<&str> = out.lines().collect();
+        assert_eq!(lines[0], "longshore.toml:3: unknown key `rat` in [job.a]; did you mean `rate`?");
+        assert!(lines[1].starts_with("longshore.toml:4: this version knows no section [limit]"), "{}", lines[1]);
+        assert!(lines[1].ends_with("did you mean [limits]?"), "{}", lines[1]);
+        assert_eq!(lines[2], "2 mistakes");
+    }
+
+    #[test]
+    fn check_asks_about_values() {
+        let validate = |name: &str, value: &str| match (name, value) {
+            ("rate", "fast") => Err("`fast` is not a rate".to_owned()),
+            _ => Ok(()),
+        };
+        let (well, out) = checked("[run]\nrate = \"fast\"\nburst = 2\n", &validate);
+        assert_eq!((well, out.as_str()), (false, "longshore.toml:2: `rate` in [run]: `fast` is not a rate\n1 mistake\n"));
+        assert_eq!(checked("[run]\nrate = \"1/s\"\n", &validate), (true, "longshore.toml: ok\n".to_owned()));
+    }
+
+    #[test]
+    fn show_writes_toml_that_can_be_read_back_without_secrets() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "color = \"never\"\n[job.\"a b\"]\nproxy = \"http://me:pw@h\"\nconcurrency = 5\nstrict = true\ncheck = [\"ok>1\"]\nheader = \"X-Token: t\"\n";
+        fs::write(dir.path().join("longshore.toml"), text).unwrap();
+        let mut config = sources(dir.path());
+        config.vars.insert("LONGSHORE_RATE".to_owned(), "9/s".to_owned());
+        let config = Config::load(&config).unwrap();
+        let mut out = Vec::new();
+        show(&config, true, &mut out).unwrap();
+        let shown = String::from_utf8(out).unwrap().replace(&format!("{}/", dir.path().display()), "");
+        for line in [
+            "color = \"never\"                                  # longshore.toml:1",
+            "[job.\"a b\"]",
+            "concurrency = 5                                  # longshore.toml:4",
+            "proxy = \"http://me:***@h\"                        # longshore.toml:3",
+            "header = [\"X-Token: ***\"]                        # longshore.toml:7",
+            "rate = \"9/s\"                                     # env LONGSHORE_RATE",
+        ] {
+            assert!(shown.lines().any(|shown| shown == line), "{line} in\n{shown}");
+        }
+        let again: toml::Table = toml::from_str(&shown).unwrap();
+        assert_eq!(again["job"]["a b"]["strict"].as_bool(), Some(true));
+        let mut out = Vec::new();
+        show_json(&config, &mut out).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(json[0]["key"], "color");
+    }
+}

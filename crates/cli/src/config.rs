@@ -1,0 +1,514 @@
+//! Settings from files and the environment, each with where it came from.
+//!
+//! From weak to strong: the user's file (`$XDG_CONFIG_HOME/longshore/config.toml`, else `~/.config/longshore/config.toml`), the project's
+//! `longshore.toml` in the working directory (or the file that `--config` or `LONGSHORE_CONFIG` names, in its place), `LONGSHORE_…` variables, flags.
+//! Files are merged key by key. Within one run a job's own keys are stronger than its `[retry.NAME]`, and that is stronger than `[run]`.
+//!
+//! Layout: `schema` lists the keys, `file` reads one file, `expand` replaces `${VAR}` and hides secrets; here the layers are put together.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+mod expand;
+mod file;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+pub use expand::mask_urls;
+use schema::{Key, Kind, nearest};
+
+/// A value as it was written; numbers are text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A switch.
+    Bool(bool),
+    /// One value.
+    Text(String),
+    /// A flag that was given more than once, or the words of a command.
+    List(Vec<String>),
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This variable.
+    Env(String),
+    /// This line of this file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Env(name) => write!(f, "env {name}"),
+            Origin::File { path, line } => write!(f, "{}:{line}", path.display()),
+        }
+    }
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The value.
+    pub value: Value,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// Settings by their names, which are the flags' long names.
+pub type Section = BTreeMap<&'static str, Setting>;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum SectionId {
+    Top,
+    Run,
+    Job(String),
+    Limit(String),
+    Retry(String),
+}
+
+impl SectionId {
+    fn keys(&self) -> &'static [Key] {
+        match self {
+            SectionId::Top => schema::TOP,
+            SectionId::Run | SectionId::Job(_) => schema::RUN,
+            SectionId::Limit(_) => schema::LIMIT,
+            SectionId::Retry(_) => schema::RETRY,
+        }
+    }
+
+    /// The header's text.
+    fn header(&self) -> Option<String> {
+        // Names with other characters need quotes, which TOML writes as JSON does.
+        let quoted = |name: &str| match name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)) && !name.is_empty() {
+            true => name.to_owned(),
+            false => serde_json::Value::from(name).to_string(),
+        };
+        Some(match self {
+            SectionId::Top => return None,
+            SectionId::Run => "run".to_owned(),
+            SectionId::Job(name) => format!("job.{}", quoted(name)),
+            SectionId::Limit(name) => format!("limits.{}", quoted(name)),
+            SectionId::Retry(name) => format!("retry.{}", quoted(name)),
+        })
+    }
+
+    /// ` in [job.prices]`, for messages.
+    fn place(&self) -> String {
+        self.header().map(|header| format!(" in [{header}]")).unwrap_or_default()
+    }
+}
+
+/// A mistake in a config file or in a variable. Shown as `longshore.toml:7: …`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file, if it is in one.
+    pub path: Option<PathBuf>,
+    /// The line, from 1.
+    pub line: Option<usize>,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl ConfigError {
+    fn at(origin: &Origin, message: impl Into<String>) -> Self {
+        match origin {
+            Origin::Env(name) => Self { path: None, line: None, message: format!("{name}: {}", message.into()) },
+            Origin::File { path, line } => Self { path: Some(path.clone()), line: Some(*line), message: message.into() },
+        }
+    }
+
+    fn nowhere(message: impl Into<String>) -> Self {
+        Self { path: None, line: None, message: message.into() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, "{}:", path.display())?;
+            if let Some(line) = self.line {
+                write!(f, "{line}:")?;
+            }
+            f.write_str(" ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// All mistakes that were found, one a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let newline = if index > 0 { "\n" } else { "" };
+            write!(f, "{newline}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl From<ConfigError> for ConfigErrors {
+    fn from(error: ConfigError) -> Self {
+        Self(vec![error])
+    }
+}
+
+/// Where settings are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// `--config`; must exist.
+    pub config: Option<PathBuf>,
+    /// The directory whose `longshore.toml` counts; empty for the working directory.
+    pub dir: PathBuf,
+    /// The environment.
+    pub vars: BTreeMap<String, String>,
+}
+
+impl Sources {
+    /// This process's working directory and environment (variables that are not UTF-8 are passed over).
+    pub fn of_process(config: Option<PathBuf>) -> Self {
+        let vars = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self { config, dir: PathBuf::new(), vars: vars.collect() }
+    }
+
+    /// The files in which settings are looked for, the strongest first, and whether each must exist.
+    pub fn files(&self) -> Vec<(PathBuf, bool)> {
+        let var = |name: &str| self.vars.get(name).filter(|value| !value.is_empty());
+        let named = self.config.clone().or_else(|| var("LONGSHORE_CONFIG").map(PathBuf::from));
+        let mut files = vec![match named {
+            Some(path) => (path, true),
+            None => (self.dir.join("longshore.toml"), false),
+        }];
+        // The XDG specification has relative paths ignored.
+        let xdg = var("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let home = xdg.or_else(|| var("HOME").map(|home| Path::new(home).join(".config")));
+        files.extend(home.map(|home| (home.join("longshore/config.toml"), false)));
+        files
+    }
+}
+
+/// All settings outside the command line.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    sections: BTreeMap<SectionId, Section>,
+    env: Section,
+    vars: BTreeMap<String, String>,
+    /// The files that were read, the strongest first.
+    pub files: Vec<PathBuf>,
+}
+
+/// `[limits.NAME]`: texts as written, `${VAR}` replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Its name.
+    pub name: String,
+    /// The rate, as in `500/min`.
+    pub rate: Option<String>,
+    /// How many may start at once; 1 is a leaky bucket.
+    pub burst: u64,
+    /// How many may run at once.
+    pub concurrency: Option<u64>,
+    /// A template; each value has a bucket of its own.
+    pub by: Option<String>,
+}
+
+impl Config {
+    /// Reads the files and the environment. `${VAR}` is replaced only when a setting is asked for, so that an unset variable in one job does not
+    /// hinder another.
+    ///
+    /// # Errors
+    /// Every mistake in every file and variable; a file named by `--config` that does not exist.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
+        let mut config = Config { vars: sources.vars.clone(), ..Config::default() };
+        let mut errors = Vec::new();
+        for (path, required) in sources.files() {
+            let text = match fs::read_to_string(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !required => continue,
+                Err(error) => {
+                    errors.push(ConfigError::nowhere(format!("cannot read the config file {}: {error}", path.display())));
+                    continue;
+                }
+            };
+            match file::parse(&path, &text) {
+                Ok(sections) => config.merge_under(sections),
+                Err(found) => errors.extend(found),
+            }
+            config.files.push(path);
+        }
+        for key in schema::variables() {
+            let name = schema::variable(key.name);
+            // An empty variable is how a shell script says "none".
+            let Some(text) = sources.vars.get(&name).filter(|text| !text.is_empty()) else { continue };
+            let origin = Origin::Env(name);
+            match read_variable(key, text) {
+                Ok(value) => drop(config.env.insert(key.name, Setting { value, origin })),
+                Err(wanted) => errors.push(ConfigError::at(&origin, format!("`{text}` is not {wanted}"))),
+            }
+        }
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// Adds the sections of a weaker file.
+    fn merge_under(&mut self, weaker: file::Sections) {
+        for (id, section) in weaker {
+            let own = self.sections.entry(id).or_default();
+            for (name, setting) in section {
+                own.entry(name).or_insert(setting);
+            }
+        }
+    }
+
+    /// A setting of every command (`color`, `log-format`, `state-dir`, `json`, `no-input`).
+    ///
+    /// # Errors
+    /// A `${VAR}` in it that is not set.
+    pub fn get(&self, name: &str) -> Result<Option<Setting>, ConfigError> {
+        let found = self.env.get(name).or_else(|| self.sections.get(&SectionId::Top)?.get(name));
+        found.map(|setting| self.expanded(setting)).transpose()
+    }
+
+    /// The names of the jobs.
+    pub fn jobs(&self) -> impl Iterator<Item = &str> {
+        self.sections.keys().filter_map(|id| if let SectionId::Job(name) = id { Some(name.as_str()) } else { None })
+    }
+
+    /// The settings of `run`, or of `run @job`: variables, the job's section, the retry section that it names, `[run]`.
+    ///
+    /// # Errors
+    /// An unknown job, retry section or limit; a `${VAR}` that is not set.
+    pub fn run(&self, job: Option<&str>) -> Result<RunSettings, ConfigError> {
+        let mut found: BTreeMap<&'static str, &Setting> = self.env.iter().filter(|(name, _)| is_run(name)).map(|(n, s)| (*n, s)).collect();
+        if let Some(job) = job {
+            let section = self.sections.get(&SectionId::Job(job.to_owned())).ok_or_else(|| {
+                ConfigError::nowhere(format!("there is no [job.{job}] in {}{}", self.read_files(), hint(job, self.jobs())))
+            })?;
+            for (name, setting) in section {
+                found.entry(name).or_insert(setting);
+            }
+            if let Some(setting) = section.get("retry")
+                && let Value::Text(retry) = self.expanded(setting)?.value
+            {
+                for (name, setting) in self.retry(&retry, &setting.origin)? {
+                    found.entry(if *name == "on" { "retry-on" } else { name }).or_insert(setting);
+                }
+            }
+        }
+        if let Some(section) = self.sections.get(&SectionId::Run) {
+            for (name, setting) in section {
+                found.entry(name).or_insert(setting);
+            }
+        }
+        found.remove("retry");
+        let settings = found.into_iter().map(|(name, setting)| Ok((name, self.expanded(setting)?)));
+        let settings = RunSettings { settings: settings.collect::<Result<_, ConfigError>>()? };
+        if let Some(Setting { value: Value::Text(name), origin }) = settings.get("limit") {
+            self.limit(name).map_err(|error| if error.path.is_some() { error } else { ConfigError::at(origin, error.message) })?;
+        }
+        Ok(settings)
+    }
+
+    fn retry(&self, name: &str, origin: &Origin) -> Result<&Section, ConfigError> {
+        self.sections.get(&SectionId::Retry(name.to_owned())).ok_or_else(|| {
+            let names = self.sections.keys().filter_map(|id| if let SectionId::Retry(name) = id { Some(name.as_str()) } else { None });
+            ConfigError::at(origin, format!("there is no [retry.{name}]{}", hint(name, names)))
+        })
+    }
+
+    /// `[limits.NAME]`.
+    ///
+    /// # Errors
+    /// An unknown name (without a place: the caller knows who asked); a `${VAR}` that is not set.
+    pub fn limit(&self, name: &str) -> Result<Limit, ConfigError> {
+        let section = self.sections.get(&SectionId::Limit(name.to_owned())).ok_or_else(|| {
+            let names = self.sections.keys().filter_map(|id| if let SectionId::Limit(name) = id { Some(name.as_str()) } else { None });
+            ConfigError::nowhere(format!("there is no [limits.{name:?}] in {}{}", self.read_files(), hint(name, names)))
+        })?;
+        let text = |key: &str| -> Result<Option<String>, ConfigError> {
+            let setting = section.get(key).map(|setting| self.expanded(setting)).transpose()?;
+            Ok(setting.and_then(|setting| if let Value::Text(text) = setting.value { Some(text) } else { None }))
+        };
+        // Whole numbers were checked when the file was read.
+        let whole = |key: &str| text(key).map(|text| text.and_then(|text| text.parse().ok()));
+        Ok(Limit {
+            name: name.to_owned(),
+            rate: text("rate")?,
+            burst: whole("burst")?.unwrap_or(1),
+            concurrency: whole("concurrency")?,
+            by: text("by")?,
+        })
+    }
+
+    fn expanded(&self, setting: &Setting) -> Result<Setting, ConfigError> {
+        // What a variable says is taken as it is: the shell has had its turn.
+        if matches!(setting.origin, Origin::Env(_)) {
+            return Ok(setting.clone());
+        }
+        let one = |text: &String| {
+            expand::expand(text, &|name| self.vars.get(name).cloned()).map_err(|name| {
+                ConfigError::at(
+                    &setting.origin,
+                    format!("the variable {name} is not set; set it, write ${{{name}:-default}}, or $${{{name}}} for the text itself"),
+                )
+            })
+        };
+        let value = match &setting.value {
+            Value::Bool(value) => Value::Bool(*value),
+            Value::Text(text) => Value::Text(one(text)?),
+            Value::List(list) => Value::List(list.iter().map(one).collect::<Result<_, _>>()?),
+        };
+        Ok(Setting { value, origin: setting.origin.clone() })
+    }
+
+    fn read_files(&self) -> String {
+        match self.files.is_empty() {
+            true => "any config file (none was found; `longshore config init` writes one)".to_owned(),
+            false => self.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or "),
+        }
+    }
+
+    /// Everything that is wrong although the files could be read: names that lead nowhere, variables that are not set, and what `validate` says
+    /// about a flag's value (its long name, its value).
+    pub fn problems(&self, validate: &dyn Fn(&str, &str) -> Result<(), String>) -> Vec<ConfigError> {
+        let mut problems = Vec::new();
+        for (id, section) in &self.sections {
+            let place = id.place();
+            for (name, setting) in section {
+                match self.expanded(setting) {
+                    Err(error) => problems.push(error),
+                    Ok(setting) => problems.extend(invalid(name, &place, &setting, validate)),
+                }
+            }
+            if let SectionId::Job(name) = id {
+                problems.extend(self.run(Some(name)).err());
+            }
+        }
+        for (name, setting) in &self.env {
+            problems.extend(invalid(name, "", setting, validate));
+        }
+        // A job's unset variable is found twice: in its section, and in its run.
+        let mut seen = Vec::new();
+        problems.retain(|problem| {
+            let new = !seen.contains(problem);
+            seen.push(problem.clone());
+            new
+        });
+        problems
+    }
+
+    /// `LONGSHORE_…` variables that mean nothing here, each with a guess at what was meant.
+    pub fn unknown_variables(&self) -> Vec<String> {
+        let known: Vec<String> = schema::variables().map(|key| schema::variable(key.name)).collect();
+        let ours = self.vars.keys().filter(|name| name.starts_with("LONGSHORE_"));
+        let unknown = ours.filter(|name| !known.contains(name) && !schema::OTHER_VARIABLES.contains(&name.as_str()));
+        unknown.map(|name| format!("{name} is no setting{}", hint(name, known.iter().map(String::as_str)))).collect()
+    }
+
+    /// All settings in the order of the file's sections: section header (none for the keys of every command), name, value with its secrets hidden
+    /// and `${VAR}` as written, origin. A variable stands in every section that it overrides, and among `run`.
+    pub fn listing(&self) -> Vec<(Option<String>, &'static str, Value, &Origin)> {
+        let mut merged: BTreeMap<&SectionId, BTreeMap<&'static str, &Setting>> = BTreeMap::new();
+        for (id, section) in &self.sections {
+            merged.insert(id, section.iter().map(|(name, setting)| (*name, setting)).collect());
+        }
+        for (name, setting) in &self.env {
+            let home = if is_run(name) { &SectionId::Run } else { &SectionId::Top };
+            merged.entry(home).or_default().insert(name, setting);
+            for (_, section) in merged.iter_mut().filter(|(id, section)| matches!(id, SectionId::Job(_)) && section.contains_key(name)) {
+                section.insert(name, setting);
+            }
+        }
+        let mut out = Vec::new();
+        for (id, section) in merged {
+            out.extend(
+                section.into_iter().map(|(name, setting)| (id.header(), name, expand::masked(name, &setting.value), &setting.origin)),
+            );
+        }
+        out
+    }
+}
+
+fn invalid(name: &str, place: &str, setting: &Setting, validate: &dyn Fn(&str, &str) -> Result<(), String>) -> Vec<ConfigError> {
+    let values: Vec<&String> = match &setting.value {
+        Value::Bool(_) => Vec::new(),
+        Value::Text(text) => vec![text],
+        Value::List(list) => list.iter().collect(),
+    };
+    let errors = values.into_iter().filter_map(|value| validate(name, value).err());
+    errors.map(|error| ConfigError::at(&setting.origin, format!("`{name}`{place}: {error}"))).collect()
+}
+
+fn is_run(name: &str) -> bool {
+    schema::RUN.iter().any(|key| key.name == name)
+}
+
+fn hint<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> String {
+    nearest(word, candidates).map(|found| format!("; did you mean `{found}`?")).unwrap_or_default()
+}
+
+fn read_variable(key: &Key, text: &str) -> Result<Value, &'static str> {
+    match key.kind {
+        Kind::Bool => match text.to_ascii_lowercase().as_str() {
+            "1" | "true" | "yes" | "on" => Ok(Value::Bool(true)),
+            "0" | "false" | "no" | "off" => Ok(Value::Bool(false)),
+            _ => Err("true or false"),
+        },
+        Kind::Whole => text.parse::<u64>().map(|_| Value::Text(text.to_owned())).map_err(|_| "a whole number"),
+        Kind::Text | Kind::Commas => Ok(Value::Text(text.to_owned())),
+        // One variable is one use of the flag: any separator could be part of a value.
+        Kind::List | Kind::Pairs | Kind::Words => Ok(Value::List(vec![text.to_owned()])),
+    }
+}
+
+/// The settings of one run, `${VAR}` replaced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunSettings {
+    settings: Section,
+}
+
+impl RunSettings {
+    /// A setting by its flag's long name.
+    pub fn get(&self, name: &str) -> Option<&Setting> {
+        self.settings.get(name)
+    }
+
+    /// The program and arguments of a job's `command`.
+    pub fn command(&self) -> Option<&[String]> {
+        match &self.get("command")?.value {
+            Value::List(words) => Some(words),
+            _ => None,
+        }
+    }
+
+    /// The settings as flags, to be put before those of the command line and parsed with them: `--rate=100/s`. `given` says whether the command
+    /// line has a flag (by its long name), which then wins as a whole. A switch that is `false` and the job's command are left out.
+    pub fn args(&self, given: impl Fn(&str) -> bool) -> Vec<OsString> {
+        let mut args = Vec::new();
+        for (name, setting) in self.settings.iter().filter(|(name, _)| **name != "command" && !given(name)) {
+            match &setting.value {
+                Value::Bool(true) => args.push(format!("--{name}").into()),
+                Value::Bool(false) => {}
+                Value::Text(text) => args.push(format!("--{name}={text}").into()),
+                Value::List(list) => args.extend(list.iter().map(|text| OsString::from(format!("--{name}={text}")))),
+            }
+        }
+        args
+    }
+}

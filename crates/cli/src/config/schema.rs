@@ -1,0 +1,219 @@
+//! The keys that there are, where each may stand, and which form its value has. A new flag of `run` is one line here.
+
+/// The form of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `true` or `false`; the flag takes no value.
+    Bool,
+    /// A whole number.
+    Whole,
+    /// A string or a number.
+    Text,
+    /// A string, or a list of strings and numbers; each is one use of the flag.
+    List,
+    /// A list of strings that becomes one value with commas.
+    Commas,
+    /// `K = V` in a table, or a list of `"K=V"`; each is one use of the flag.
+    Pairs,
+    /// A program and its arguments: a list, or a string that is split as a shell would.
+    Words,
+}
+
+/// One key.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    /// Its name, with dashes: the flag's long name.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// Belongs to one job and can be no default for all: neither in `[run]` nor in the environment.
+    pub(super) one_job: bool,
+}
+
+const fn key(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, one_job: false }
+}
+
+const fn of_job(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, one_job: true }
+}
+
+use Kind::{Bool, Commas, List, Pairs, Text, Whole, Words};
+
+/// Keys outside any section: the flags of every command.
+pub(super) const TOP: &[Key] =
+    &[key("color", Text), key("log-format", Text), key("state-dir", Text), key("json", Bool), key("no-input", Bool)];
+
+/// Keys of `[run]` and `[job.NAME]`, in the order of the flags' documentation.
+pub(super) const RUN: &[Key] = &[
+    // What runs, over which input.
+    of_job("http", Text),
+    of_job("pipe", Text),
+    of_job("command", Words),
+    of_job("input", List),
+    of_job("retry", Text),
+    of_job("name", Text),
+    of_job("output", Text),
+    // Input.
+    key("format", Text),
+    key("null", Bool),
+    key("no-header", Bool),
+    key("skip", Whole),
+    key("take", Whole),
+    key("where", Text),
+    key("key", Text),
+    key("dups", Text),
+    key("max-record", Text),
+    key("strict", Bool),
+    key("batch", Text),
+    // Concurrency.
+    key("concurrency", Text),
+    key("per", Pairs),
+    key("lane", Text),
+    key("order-by", Text),
+    key("max-load", Text),
+    key("min-free-mem", Text),
+    key("nice", Text),
+    // Pace.
+    key("rate", Text),
+    key("burst", Whole),
+    key("rate-by", Text),
+    key("limit", Text),
+    key("no-retry-after", Bool),
+    // Retries.
+    key("retries", Whole),
+    key("backoff", Text),
+    key("retry-on", Commas),
+    key("give-up-after", Text),
+    // Time.
+    key("timeout", Text),
+    key("connect-timeout", Text),
+    key("kill-after", Text),
+    key("grace", Text),
+    key("slow", Text),
+    key("job-timeout", Text),
+    // Stop.
+    key("max-fail", Text),
+    key("until-ok", Whole),
+    key("check", List),
+    // Output.
+    key("emit", Text),
+    key("ordered", Bool),
+    key("as-completed", Bool),
+    key("order-window", Whole),
+    key("only", Text),
+    key("fields", Commas),
+    key("max-output", Text),
+    of_job("save-output", Text),
+    of_job("failed-out", Text),
+    key("tag", Bool),
+    // Commands.
+    key("shell", Bool),
+    key("stdin", Text),
+    key("cwd", Text),
+    key("env", Pairs),
+    // HTTP.
+    key("header", List),
+    key("body-json", Text),
+    key("body", Text),
+    key("form", Pairs),
+    key("ok", Commas),
+    of_job("save-body", Text),
+    key("redirects", Whole),
+    key("http2", Bool),
+    key("insecure", Bool),
+    key("proxy", Text),
+    // Durability.
+    key("durable", Text),
+    key("in-flight", Text),
+    // View.
+    key("progress", Text),
+    key("every", Text),
+    key("summary", Text),
+    of_job("summary-file", Text),
+    key("exit-count", Bool),
+];
+
+/// Keys of `[limits.NAME]`.
+pub(super) const LIMIT: &[Key] = &[key("rate", Text), key("burst", Whole), key("concurrency", Whole), key("by", Text)];
+
+/// Keys of `[retry.NAME]`.
+pub(super) const RETRY: &[Key] = &[key("retries", Whole), key("backoff", Text), key("on", Commas), key("give-up-after", Text)];
+
+/// The sections, for messages.
+pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry"];
+
+/// `LONGSHORE_…` variables that are no settings: the path of a config file, and what a child of `run` is told about its task.
+pub(super) const OTHER_VARIABLES: &[&str] =
+    &["LONGSHORE_CONFIG", "LONGSHORE_JOB", "LONGSHORE_TASK_ID", "LONGSHORE_ATTEMPT", "LONGSHORE_SLOT"];
+
+/// `max-fail` is `LONGSHORE_MAX_FAIL`.
+pub(super) fn variable(name: &str) -> String {
+    format!("LONGSHORE_{}", name.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// Keys that a `LONGSHORE_…` variable sets.
+pub(super) fn variables() -> impl Iterator<Item = &'static Key> {
+    TOP.iter().chain(RUN).filter(|key| !key.one_job)
+}
+
+/// The candidate that was probably meant: the nearest one, if it is near enough for its length.
+pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word: Vec<char> = word.chars().collect();
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(&word, &candidate.chars().collect::<Vec<_>>()), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.chars().count().max(word.len()).div_ceil(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Single-character edits and swaps of neighbours between two words (optimal string alignment).
+fn distance(a: &[char], b: &[char]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let change = last[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = change.min(last[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(before[j - 2] + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut last, row);
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_found_and_far_ones_are_not() {
+        for (word, want) in [
+            ("rat", Some("rate")),
+            ("concurency", Some("concurrency")),
+            ("tiemout", Some("timeout")),
+            ("retires", Some("retries")),
+            ("outptu", Some("output")),
+            ("xyzzy", None),
+        ] {
+            assert_eq!(nearest(word, RUN.iter().map(|key| key.name)), want, "{word}");
+        }
+    }
+
+    #[test]
+    fn no_key_stands_twice_and_no_variable_has_two_meanings() {
+        for keys in [TOP, RUN, LIMIT, RETRY] {
+            for (index, key) in keys.iter().enumerate() {
+                assert!(!keys[..index].iter().any(|other| other.name == key.name), "{}", key.name);
+            }
+        }
+        let names: Vec<String> = variables().map(|key| variable(key.name)).collect();
+        for name in OTHER_VARIABLES {
+            assert!(!names.iter().any(|other| other == name), "{name}");
+        }
+    }
+}

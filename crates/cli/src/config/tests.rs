@@ -1,0 +1,196 @@
+//! Layers, origins, mistakes.
+
+use super::*;
+
+/// A project's file, a user's file, variables.
+struct World {
+    dir: tempfile::TempDir,
+    sources: Sources,
+}
+
+impl World {
+    fn new(project: &str, user: &str, vars: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home/longshore");
+        fs::create_dir_all(&home).unwrap();
+        if !project.is_empty() {
+            fs::write(dir.path().join("longshore.toml"), project).unwrap();
+        }
+        if !user.is_empty() {
+            fs::write(home.join("config.toml"), user).unwrap();
+        }
+        let mut vars: BTreeMap<String, String> = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        vars.insert("XDG_CONFIG_HOME".to_owned(), dir.path().join("home").display().to_string());
+        let sources = Sources { config: None, dir: dir.path().to_owned(), vars };
+        Self { dir, sources }
+    }
+
+    fn load(&self) -> Config {
+        Config::load(&self.sources).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    fn short(&self, text: impl fmt::Display) -> String {
+        text.to_string().replace(&format!("{}/", self.dir.path().display()), "")
+    }
+}
+
+fn mistakes(project: &str) -> Vec<String> {
+    let world = World::new(project, "", &[]);
+    match Config::load(&world.sources) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.0.iter().map(|error| world.short(error).replace("longshore.toml:", "")).collect(),
+    }
+}
+
+#[test]
+fn the_stronger_layer_wins_and_says_where_it_stands() {
+    let world = World::new(
+        "[run]\nrate = \"1/s\"\n\n[job.a]\nhttp = \"GET http://h\"\nretry = \"r\"\nbackoff = \"fixed:1s\"\ntimeout = \"1s\"\n",
+        "[run]\nrate = \"2/s\"\nburst = 3\nretries = 9\n[retry.r]\nretries = 4\nbackoff = \"fixed:9s\"\non = [\"connect\", \"status:5xx\"]\n[job.a]\ntimeout = \"7s\"\nslow = \"1m\"\n",
+        &[("LONGSHORE_TIMEOUT", "5s"), ("LONGSHORE_COLOR", "never")],
+    );
+    let config = world.load();
+    let settings = config.run(Some("a")).unwrap();
+    for (name, value, origin) in [
+        ("rate", "1/s", "longshore.toml:2"),
+        ("burst", "3", "home/longshore/config.toml:3"),
+        ("timeout", "5s", "env LONGSHORE_TIMEOUT"),
+        ("slow", "1m", "home/longshore/config.toml:11"),
+        ("retries", "4", "home/longshore/config.toml:6"),
+        ("backoff", "fixed:1s", "longshore.toml:7"),
+        ("retry-on", "connect,status:5xx", "home/longshore/config.toml:8"),
+        ("http", "GET http://h", "longshore.toml:5"),
+    ] {
+        let setting = settings.get(name).unwrap_or_else(|| panic!("{name}"));
+        assert_eq!((&setting.value, world.short(&setting.origin).as_str()), (&Value::Text(value.to_owned()), origin), "{name}");
+    }
+    assert_eq!(settings.get("retry"), None, "its section has taken its place");
+    assert_eq!(config.run(None).unwrap().get("retries").map(|setting| &setting.value), Some(&Value::Text("9".to_owned())));
+    assert_eq!(config.get("color").unwrap().map(|setting| setting.value), Some(Value::Text("never".to_owned())));
+    assert_eq!(settings.get("color"), None, "it is no flag of run alone");
+}
+
+#[test]
+fn settings_become_flags_unless_the_command_line_has_them() {
+    let world = World::new(
+        "[job.a]\ncommand = \"convert {} 'a b'\"\nrate = \"1/s\"\nstrict = true\ntag = false\ncheck = [\"ok>1\", \"failed<2\"]\nenv = { A = \"{x}\" }\nconcurrency = 1_000\n",
+        "",
+        &[],
+    );
+    let settings = world.load().run(Some("a")).unwrap();
+    assert_eq!(settings.command().unwrap(), ["convert", "{}", "a b"]);
+    assert_eq!(settings.args(|flag| flag == "rate"), ["--check=ok>1", "--check=failed<2", "--concurrency=1000", "--env=A={x}", "--strict"]);
+}
+
+#[test]
+fn mistakes_have_their_line_and_a_way_out() {
+    for (project, want) in [
+        ("[run]\n\nconcurency = 1", "3: unknown key `concurency` in [run]; did you mean `concurrency`?"),
+        ("[run]\nmax_fial = 1", "2: unknown key `max_fial` in [run]; did you mean `max_fail`?"),
+        ("[run]\nxyzzy = 1", "2: unknown key `xyzzy` in [run]"),
+        ("colour = \"never\"", "1: unknown key `colour`; did you mean `color`?"),
+        ("[jobs.a]\ninput = \"x\"", "did you mean [job]?"),
+        ("[worker]\nqueues = []", "this version knows no section [worker]; there are [run]"),
+        ("run = 1", "1: `run` is a section"),
+        ("[job]\ninput = \"x\"", "2: [job] holds named sections only; put `input` into [job.NAME]"),
+        ("[run]\ninput = \"x\"", "2: `input` belongs to one job"),
+        ("[run]\nstrict = \"yes\"", "2: `strict` in [run] is true or false, not a string"),
+        ("[run]\nretries = -1", "2: `retries` in [run] is a whole number, not an integer"),
+        ("[run]\nrate = [1]", "2: `rate` in [run] is a string, not an array"),
+        ("[run]\nenv = [\"A\"]", "2: `env` in [run] is a table, or a list of \"K=V\", not an array"),
+        ("[job.a]\ncommand = \"open 'quote\"", "2: `command` in [job.a] is a program and its arguments"),
+        ("[run]\nmax-fail = 1\nmax_fail = 2", "stands there twice"),
+        ("[job.a]\nhttp = \"x\"\npipe = \"y\"", "1: [job.a] says http and pipe at once"),
+        ("[limits.a]", "1: [limits.a] limits nothing"),
+        ("[run]\nrate = ", "2: "),
+        ("[run]\nrate = 1\nrate = 2", "3: "),
+    ] {
+        let found = mistakes(project);
+        assert_eq!(found.len(), 1, "{project}: {found:?}");
+        assert!(found[0].contains(want), "{project}: {found:?}");
+    }
+    assert_eq!(mistakes("[run]\na = 1\nb = 2\n[job.x]\nc = 3\n").len(), 3, "all are found at once");
+}
+
+#[test]
+fn names_that_lead_nowhere_are_errors_where_they_stand() {
+    let world = World::new(
+        "[limits.\"api.example\"]\nrate = \"1/s\"\n[retry.http]\nretries = 1\n[job.a]\nlimit = \"api.exmaple\"\n[job.b]\nretry = \"htpp\"\n",
+        "",
+        &[],
+    );
+    let config = world.load();
+    for (job, want) in [
+        ("a", "longshore.toml:6: there is no [limits.\"api.exmaple\"] in longshore.toml; did you mean `api.example`?"),
+        ("b", "longshore.toml:8: there is no [retry.htpp]; did you mean `http`?"),
+        ("aa", "there is no [job.aa] in longshore.toml; did you mean `a`?"),
+    ] {
+        assert_eq!(world.short(config.run(Some(job)).unwrap_err()), want, "{job}");
+    }
+    assert_eq!(config.problems(&|_, _| Ok(())).len(), 2);
+    let none = World::new("", "", &[]).load().run(Some("a")).unwrap_err();
+    assert!(none.message.contains("config init"), "{none}");
+}
+
+#[test]
+fn a_limit_is_a_leaky_bucket_unless_it_says_otherwise() {
+    let world = World::new("[limits.a]\nrate = \"500/min\"\nby = \"{{ host }}\"\n[limits.b]\nconcurrency = 5\nburst = 3\n", "", &[]);
+    let config = world.load();
+    let limit = |name: &str| config.limit(name).unwrap();
+    assert_eq!(
+        limit("a"),
+        Limit { name: "a".to_owned(), rate: Some("500/min".to_owned()), burst: 1, concurrency: None, by: Some("{{ host }}".to_owned()) }
+    );
+    assert_eq!(limit("b"), Limit { name: "b".to_owned(), rate: None, burst: 3, concurrency: Some(5), by: None });
+}
+
+#[test]
+fn a_variable_that_is_not_set_hinders_only_who_uses_it() {
+    let project = "[job.a]\nheader = [\"Authorization: ${TOKEN}\"]\n[job.b]\nproxy = \"http://${HOST:-h}\"\n";
+    let config = World::new(project, "", &[]).load();
+    let error = config.run(Some("a")).unwrap_err();
+    assert_eq!(error.line, Some(2));
+    assert!(error.message.contains("TOKEN is not set"), "{error}");
+    assert_eq!(config.run(Some("b")).unwrap().get("proxy").unwrap().value, Value::Text("http://h".to_owned()));
+    assert_eq!(config.problems(&|_, _| Ok(())).len(), 1, "it is told once");
+    let config = World::new(project, "", &[("TOKEN", "t")]).load();
+    assert_eq!(config.run(Some("a")).unwrap().get("header").unwrap().value, Value::List(vec!["Authorization: t".to_owned()]));
+    assert!(
+        config
+            .listing()
+            .iter()
+            .any(|(_, name, value, _)| *name == "header" && *value == Value::List(vec!["Authorization: ***".to_owned()]))
+    );
+}
+
+#[test]
+fn a_named_config_file_takes_the_place_of_the_projects_and_must_exist() {
+    let mut world = World::new("[run]\nrate = \"1/s\"\n", "[run]\nburst = 2\n", &[]);
+    let other = world.dir.path().join("other.toml");
+    world.sources.config = Some(other.clone());
+    let errors = Config::load(&world.sources).unwrap_err().to_string();
+    assert!(errors.contains("cannot read the config file") && errors.contains("other.toml"), "{errors}");
+    fs::write(&other, "[run]\nretries = 2\n").unwrap();
+    let settings = world.load().run(None).unwrap();
+    assert!(settings.get("rate").is_none() && settings.get("retries").is_some() && settings.get("burst").is_some());
+    world.sources.config = None;
+    world.sources.vars.insert("LONGSHORE_CONFIG".to_owned(), other.display().to_string());
+    assert!(world.load().run(None).unwrap().get("retries").is_some());
+}
+
+#[test]
+fn variables_are_checked_and_strange_ones_noted() {
+    let world = World::new(
+        "",
+        "",
+        &[("LONGSHORE_STRICT", "yes"), ("LONGSHORE_RETRIES", ""), ("LONGSHORE_CONCURENCY", "5"), ("LONGSHORE_SLOT", "1")],
+    );
+    let config = world.load();
+    let settings = config.run(None).unwrap();
+    assert_eq!((&settings.get("strict").unwrap().value, settings.get("retries")), (&Value::Bool(true), None));
+    assert_eq!(config.unknown_variables(), ["LONGSHORE_CONCURENCY is no setting; did you mean `LONGSHORE_CONCURRENCY`?"]);
+    for (name, value, want) in [("LONGSHORE_STRICT", "perhaps", "true or false"), ("LONGSHORE_RETRIES", "many", "a whole number")] {
+        let errors = Config::load(&World::new("", "", &[(name, value)]).sources).unwrap_err().to_string();
+        assert_eq!(errors, format!("{name}: `{value}` is not {want}"));
+    }
+}

@@ -1,0 +1,303 @@
+//! The structs that a run fills, and the form in which they are shown.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use clap::builder::styling::Style;
+
+use super::{bar::Bar, plain};
+
+/// A moment of a run. All counts are of tasks, those of earlier sittings included.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// The job's name, or its id when it has none.
+    pub name: String,
+    /// The job's id.
+    pub job: String,
+    /// Tasks that have ended for good.
+    pub done: u64,
+    /// How many there will be, once that is known.
+    pub total: Option<u64>,
+    /// Ended well.
+    pub ok: u64,
+    /// Failed for good, by whatever outcome.
+    pub failed: u64,
+    /// Waiting for another attempt.
+    pub retrying: u64,
+    /// Running now.
+    pub active: u64,
+    /// Tasks that end per second, smoothed (see [`RateMeter`](super::RateMeter)).
+    pub rate_per_s: f64,
+    /// Median of the run times, once there is one.
+    pub p50: Option<Duration>,
+    /// 99th percentile of the run times.
+    pub p99: Option<Duration>,
+    /// The time that is left, when it can be said.
+    pub eta: Option<Duration>,
+    /// What holds ready tasks back (`pace 100/s`) and how many wait for it.
+    pub gate: Vec<(String, u64)>,
+    /// The slowest running task, when it has passed `--slow`.
+    pub slow: Option<Slow>,
+    /// Whether new tasks start.
+    pub state: State,
+}
+
+/// A task that has run for long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slow {
+    /// Its place in the input.
+    pub seq: u64,
+    /// How long this attempt has run.
+    pub age: Duration,
+    /// Which attempt it is, from 1.
+    pub attempt: u32,
+}
+
+/// Whether new tasks start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// They do.
+    #[default]
+    Running,
+    /// Not until someone says so.
+    Paused,
+    /// No more; running ones may end.
+    Stopping,
+}
+
+impl State {
+    /// The word for lines that machines read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Stopping => "stopping",
+        }
+    }
+}
+
+/// `--progress`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Two lines on a terminal, else plain lines.
+    #[default]
+    Auto,
+    /// Two lines, redrawn in place.
+    Bar,
+    /// A line of `key=value` now and then.
+    Plain,
+    /// A JSON object a line now and then.
+    Json,
+    /// Nothing.
+    None,
+}
+
+impl Mode {
+    /// Parses the flag's word.
+    ///
+    /// # Errors
+    /// A sentence that lists the words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "auto" => Mode::Auto,
+            "bar" => Mode::Bar,
+            "plain" => Mode::Plain,
+            "json" => Mode::Json,
+            "none" => Mode::None,
+            _ => return Err(format!("`{text}` is not a form of progress; write auto, bar, plain, json or none")),
+        })
+    }
+
+    /// The mode itself, or what `auto` means here. `terminal`: whether stderr is one.
+    pub fn resolve(self, terminal: bool) -> Self {
+        match (self, terminal) {
+            (Mode::Auto, true) => Mode::Bar,
+            (Mode::Auto, false) => Mode::Plain,
+            (mode, _) => mode,
+        }
+    }
+}
+
+/// `--color`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ColorMode {
+    /// On a terminal, unless `NO_COLOR` is set or it is a dumb one.
+    #[default]
+    Auto,
+    /// Always, whatever the environment says.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl ColorMode {
+    /// Parses the flag's word.
+    ///
+    /// # Errors
+    /// A sentence that lists the words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "auto" => ColorMode::Auto,
+            "always" => ColorMode::Always,
+            "never" => ColorMode::Never,
+            _ => return Err(format!("`{text}` does not say when to use colours; write auto, always or never")),
+        })
+    }
+
+    /// Whether to write colours to a stream. `env` looks a variable up.
+    pub fn enabled(self, terminal: bool, env: impl Fn(&str) -> Option<String>) -> bool {
+        // https://no-color.org: set and not empty.
+        let no_color = env("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = env("TERM").is_some_and(|value| value == "dumb");
+        match self {
+            ColorMode::Always => true,
+            ColorMode::Never => false,
+            ColorMode::Auto => terminal && !no_color && !dumb,
+        }
+    }
+
+    /// Whether to write colours to this process's stderr.
+    pub fn on_stderr(self) -> bool {
+        self.enabled(io::stderr().is_terminal(), |name| std::env::var(name).ok())
+    }
+}
+
+/// The text in a style, or as it is.
+pub(crate) fn paint(on: bool, style: Style, text: &str) -> String {
+    match on {
+        true => format!("{}{text}{}", style.render(), style.render_reset()),
+        false => text.to_owned(),
+    }
+}
+
+/// Shows snapshots on stderr. Errors of stderr are swallowed: a run does not end because nobody watches.
+#[derive(Debug)]
+pub struct Progress {
+    form: Form,
+    every: Duration,
+    next: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Form {
+    Bar(Bar),
+    Lines(fn(&Snapshot) -> String),
+    None,
+}
+
+impl Progress {
+    /// A view of this form. `every` is the time between lines of the plain and JSON forms; the first one comes after that time.
+    pub fn new(mode: Mode, color: ColorMode, every: Duration) -> Self {
+        let form = match mode.resolve(io::stderr().is_terminal()) {
+            Mode::Bar | Mode::Auto => Form::Bar(Bar::new(color.on_stderr())),
+            Mode::Plain => Form::Lines(plain::line),
+            Mode::Json => Form::Lines(plain::json),
+            Mode::None => Form::None,
+        };
+        Self { form, every, next: None }
+    }
+
+    /// Takes what is the case now. Cheap when there is nothing to draw.
+    pub fn update(&mut self, snapshot: &Snapshot, now: Instant) {
+        match &mut self.form {
+            Form::None => {}
+            Form::Bar(bar) => bar.draw(snapshot),
+            Form::Lines(render) => {
+                let due = *self.next.get_or_insert(now + self.every);
+                if now >= due {
+                    // Not `due + every`: after a pause of the whole process one line is enough.
+                    self.next = Some(now + self.every);
+                    let _ = writeln!(io::stderr(), "{}", render(snapshot));
+                }
+            }
+        }
+    }
+
+    /// Writes a line of another origin (a log line, a notice) so that it does not run into the bar.
+    pub fn message(&self, line: &str) {
+        match &self.form {
+            Form::Bar(bar) => bar.message(line),
+            Form::Lines(_) | Form::None => {
+                let _ = writeln!(io::stderr(), "{line}");
+            }
+        }
+    }
+
+    /// Runs `write`, which writes to the terminal itself (results on stdout, say), with the bar out of the way.
+    pub fn suspend<R>(&self, write: impl FnOnce() -> R) -> R {
+        match &self.form {
+            Form::Bar(bar) => bar.suspend(write),
+            Form::Lines(_) | Form::None => write(),
+        }
+    }
+
+    /// Takes the bar away. Plain and JSON forms end with one more line, so that the last one tells how it ended.
+    pub fn finish(self, last: &Snapshot) {
+        match self.form {
+            Form::None => {}
+            Form::Bar(bar) => bar.clear(),
+            Form::Lines(render) => {
+                let _ = writeln!(io::stderr(), "{}", render(last));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The moment that the documentation shows.
+    pub(in crate::progress) fn sample() -> Snapshot {
+        Snapshot {
+            name: "prices".to_owned(),
+            job: "a81c".to_owned(),
+            done: 6214,
+            total: Some(10_000),
+            ok: 6180,
+            failed: 22,
+            retrying: 12,
+            active: 48,
+            rate_per_s: 98.7,
+            p50: Some(Duration::from_millis(412)),
+            p99: Some(Duration::from_millis(1_900)),
+            eta: Some(Duration::from_secs(38)),
+            gate: vec![("pace 100/s".to_owned(), 36)],
+            slow: Some(Slow { seq: 5990, age: Duration::from_secs(61), attempt: 2 }),
+            state: State::Running,
+        }
+    }
+
+    #[test]
+    fn auto_is_a_bar_on_a_terminal_and_lines_elsewhere() {
+        for (word, terminal, want) in [
+            ("auto", true, Mode::Bar),
+            ("auto", false, Mode::Plain),
+            ("bar", false, Mode::Bar),
+            ("json", true, Mode::Json),
+            ("none", true, Mode::None),
+        ] {
+            assert_eq!(Mode::parse(word).unwrap().resolve(terminal), want);
+        }
+        assert!(Mode::parse("fancy").unwrap_err().contains("auto, bar, plain"));
+    }
+
+    #[test]
+    fn colours_follow_the_flag_then_the_environment_then_the_terminal() {
+        for (mode, terminal, var, want) in [
+            ("auto", true, None, true),
+            ("auto", false, None, false),
+            ("auto", true, Some(("NO_COLOR", "1")), false),
+            ("auto", true, Some(("NO_COLOR", "")), true),
+            ("auto", true, Some(("TERM", "dumb")), false),
+            ("always", false, Some(("NO_COLOR", "1")), true),
+            ("never", true, None, false),
+        ] {
+            let env = |name: &str| var.filter(|(var, _)| *var == name).map(|(_, value)| value.to_owned());
+            assert_eq!(ColorMode::parse(mode).unwrap().enabled(terminal, env), want, "{mode} {terminal} {var:?}");
+        }
+        assert!(ColorMode::parse("yes").is_err());
+    }
+}
