@@ -19,7 +19,7 @@ pub mod format;
 pub mod index;
 pub mod lock;
 pub mod state;
-mod text;
+pub(crate) mod text;
 pub mod writer;
 
 pub use error::{JobError, JournalError};

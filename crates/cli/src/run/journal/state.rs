@@ -8,6 +8,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -74,7 +75,7 @@ pub struct OpenJob {
     /// Its journal, for [`Journal::start`](super::Journal::start).
     pub journal: JournalFile,
     /// The state of its tasks as of now.
-    pub index: Index,
+    pub index: Arc<Index>,
     /// The number of this sitting, from 1.
     pub sitting: u32,
     /// It was begun by an earlier run.
@@ -210,7 +211,7 @@ impl StateDir {
             started: now(),
         };
         let journal = JournalFile::create(&self.path, &header)?;
-        let index = Index::default();
+        let index = Arc::new(Index::default());
         Ok(OpenJob { header, lock, journal, index, sitting: 1, resumed: false, retried: false, outputs: Vec::new(), end: None })
     }
 
@@ -232,6 +233,7 @@ impl StateDir {
         if retry {
             index.reopen_failed();
         }
+        let index = Arc::new(index);
         let sitting = contents.sittings + 1;
         journal.stage(&Sitting { sitting, started: now(), retry });
         let retried = contents.retried || retry;

@@ -68,6 +68,15 @@ impl Feed {
         self.shared.1.notify_all();
     }
 
+    /// Says that no more will come; never waits.
+    pub(crate) fn finish(&self) {
+        let mut state = self.lock();
+        if !state.closed {
+            state.items.push_back(Item::Finish);
+        }
+        self.shared.1.notify_all();
+    }
+
     /// All that waits, as soon as there is something; nothing once it is closed.
     pub(crate) fn take(&self) -> VecDeque<Item> {
         let mut state = self.lock();
