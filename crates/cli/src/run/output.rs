@@ -32,6 +32,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use project::each_current;
 pub use queue::Feed;
 
 use self::{
