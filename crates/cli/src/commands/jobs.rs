@@ -62,9 +62,7 @@ pub struct Details {
     pub row: Row,
     /// Where its records come from.
     pub inputs: Vec<String>,
-    /// The command line that began it.
-    pub args: Vec<String>,
-    /// Where that was started.
+    /// Where it was begun.
     pub cwd: String,
     /// How keys are made.
     pub key_rule: String,
@@ -132,7 +130,8 @@ pub fn show(state: &StateDir, job: &str) -> Result<Details, JobError> {
     })?;
     let mut failures: Vec<_> = failures.into_iter().collect();
     failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let Header { inputs, args, cwd, key_rule, .. } = info.header.clone();
+    // The command line is left out: it may hold what nobody else should see, and `what` says the same without that.
+    let Header { inputs, cwd, key_rule, .. } = info.header.clone();
     let mut outputs: Vec<String> = Vec::new();
     for output in contents.outputs {
         if !outputs.contains(&output.output) {
@@ -140,7 +139,7 @@ pub fn show(state: &StateDir, job: &str) -> Result<Details, JobError> {
         }
     }
     let journal = info.path.display().to_string();
-    Ok(Details { row: row(&info), inputs, args, cwd, key_rule, sittings: contents.sittings, outputs, journal, failures })
+    Ok(Details { row: row(&info), inputs, cwd, key_rule, sittings: contents.sittings, outputs, journal, failures })
 }
 
 /// What to run so that a job's failed tasks run again.
@@ -291,7 +290,6 @@ pub fn print_details(details: &Details, out: &mut impl Write) -> io::Result<()> 
     line("started", format!("{}   changed {}   sittings {}", row.started, row.changed, details.sittings))?;
     line("output", details.outputs.join(" "))?;
     line("journal", details.journal.clone())?;
-    line("command", details.args.join(" "))?;
     line("in", details.cwd.clone())
 }
 

@@ -11,6 +11,8 @@
 //! | `sink` | one destination, and the order of the input |
 //! | [`save`] | one file a task (`--save-output`) |
 
+#[cfg(test)]
+mod crash;
 mod project;
 pub mod queue;
 mod render;

@@ -84,12 +84,10 @@ pub enum JobError {
         pid: u32,
     },
     /// Its run is dead, and what ends that run's children has not let go of it.
-    #[error("job {job}: its last run (pid {pid}) is dead, but {}'s processes have not ended within {waited} s: try again, or look at them", if *pid == 0 { "that run" } else { "it" })]
+    #[error("job {job}: its last run is dead, but the processes that it left have not ended within {waited} s: try again, or end them")]
     Guarded {
         /// The job.
         job: String,
-        /// The process that is dead; 0 if unknown.
-        pid: u32,
         /// Seconds waited.
         waited: u64,
     },
@@ -135,7 +133,11 @@ impl JobError {
     }
 
     pub(crate) fn io(path: &Path, what: &str, error: &io::Error) -> Self {
-        Self::Io { path: path.to_owned(), cause: format!("{what}: {}", cause(error)) }
+        let free = match error.kind() {
+            io::ErrorKind::StorageFull => free_bytes(path).map_or(String::new(), |free| format!(" ({free} bytes free)")),
+            _ => String::new(),
+        };
+        Self::Io { path: path.to_owned(), cause: format!("{what}: {}{free}", cause(error)) }
     }
 }
 

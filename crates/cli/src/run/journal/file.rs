@@ -87,6 +87,8 @@ impl JournalFile {
         if actual > contents.len {
             file.set_len(contents.len).map_err(|error| JobError::Journal(failed(path, &error)))?;
         }
+        // The last run may have died before it synced, and from here on all of this counts as being on disk.
+        file.sync_data().map_err(|error| JobError::Journal(failed(path, &error)))?;
         let complete = contents.end.as_ref().is_some_and(|end| end.complete);
         let this = Self { file, path: path.to_owned(), job: contents.header.job.clone(), len: contents.len, staged: Vec::new(), complete };
         Ok((this, contents))
@@ -193,7 +195,9 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
 pub fn peek(path: &Path) -> Result<(Header, Option<End>), JobError> {
     let fail = |error: &io::Error| JobError::io(path, "cannot read", error);
     let broken = |why: String| JobError::Broken { path: path.to_owned(), line: 1, why };
-    let mut lines = Lines::open(path, 0).map_err(|error| JobError::io(path, "cannot open", &error))?;
+    // A header is short, and there may be thousands of jobs.
+    let file = open(path).map_err(|error| JobError::io(path, "cannot open", &error))?;
+    let mut lines = Lines { reader: BufReader::with_capacity(2_048, file), at: 0, line: Vec::new() };
     let first = lines.next().map_err(|error| fail(&error))?.ok_or_else(|| broken("the journal has no whole first line".to_owned()))?;
     let Line::Header(header) = parse(first.1).map_err(broken)? else { return Err(broken("it is no header of a journal".to_owned())) };
     // A line that ends a sitting is far shorter than this.
@@ -226,8 +230,7 @@ impl Lines {
     /// # Errors
     /// When the file cannot be opened.
     pub fn open(path: &Path, from: u64) -> io::Result<Self> {
-        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-        Self::of(OpenOptions::new().read(true).custom_flags(nofollow).open(path)?, from)
+        Self::of(open(path)?, from)
     }
 
     pub(crate) fn of(mut file: File, from: u64) -> io::Result<Self> {
@@ -266,6 +269,10 @@ pub(crate) fn line_of(value: &impl Serialize) -> Vec<u8> {
 
 pub(crate) fn failed(path: &Path, error: &io::Error) -> JournalError {
     JournalError { path: path.to_owned(), free: free_bytes(path), cause: cause(error), unsynced: 0, uncut: None }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(path)
 }
 
 fn options() -> OpenOptions {

@@ -166,7 +166,7 @@ impl StateDir {
         self.begin_within(spec, begin, GUARDIAN_WAIT)
     }
 
-    fn begin_within(&self, spec: &JobSpec, begin: &Begin, patience: Duration) -> Result<OpenJob, JobError> {
+    pub(crate) fn begin_within(&self, spec: &JobSpec, begin: &Begin, patience: Duration) -> Result<OpenJob, JobError> {
         if let Some(name) = &spec.name {
             check_name(name)?;
         }
@@ -186,8 +186,8 @@ impl StateDir {
                     return created;
                 }
                 Taken::Held { pid, alive: true } => return Err(JobError::Running { job: id, pid }),
-                Taken::Held { pid, alive: false } if since.elapsed() >= patience => {
-                    return Err(JobError::Guarded { job: id, pid, waited: patience.as_secs() });
+                Taken::Held { alive: false, .. } if since.elapsed() >= patience => {
+                    return Err(JobError::Guarded { job: id, waited: patience.as_secs() });
                 }
                 Taken::Held { .. } => {
                     drop(guard);

@@ -446,3 +446,53 @@ fn what_a_failed_write_tore_is_cut_off() {
     assert!(journal.close(None).is_err());
     assert_eq!(std::fs::read(&path).unwrap(), header);
 }
+
+#[test]
+fn a_failed_write_keeps_the_whole_turns_before_it() {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    for durability in [Durability::Each, Durability::Batch(Duration::from_secs(60))] {
+        let file = std::fs::File::from(memfd_create("journal", MemfdFlags::ALLOW_SEALING).unwrap());
+        let seen = file.try_clone().unwrap();
+        let journal = Journal::start("a", Some(odd_journal(file, "/memory")), durability, None, |_| {}).unwrap();
+        let send = |key: u128| {
+            let (done, answer) = channel();
+            journal.results(vec![result(0, key, 0, Word::Ok)], Box::new(move |result| done.send(result).unwrap()));
+            answer.recv().unwrap()
+        };
+        send(1).unwrap();
+        send(2).unwrap();
+        let whole = seen.metadata().unwrap().len();
+        // From here on it cannot grow, as on a full disk.
+        fcntl_add_seals(&seen, SealFlags::GROW).unwrap();
+        let error = send(3).unwrap_err();
+        assert_eq!((error.unsynced, error.uncut.as_deref()), (0, None), "{error}");
+        assert_eq!(seen.metadata().unwrap().len(), whole);
+        assert!(send(4).is_err() && journal.close(None).is_err());
+        assert_eq!(seen.metadata().unwrap().len(), whole);
+    }
+}
+
+#[test]
+fn a_panicking_continuation_is_an_error_and_no_success() {
+    let journal = Journal::start("a", None, Durability::Off, None, |_| {}).unwrap();
+    journal.results(vec![result(0, 1, 0, Word::Ok)], Box::new(|_| panic!("a planted bug")));
+    assert!(journal.flush().is_err());
+    assert!(journal.close(None).unwrap_err().to_string().contains("bug"));
+}
+
+#[test]
+fn a_run_waits_for_the_guardian_of_a_dead_one() {
+    let (_dir, state) = state();
+    let job = state.begin(&spec("a"), &Begin::Auto).unwrap();
+    let guardian = std::os::fd::AsFd::as_fd(&job.lock).try_clone_to_owned().unwrap();
+    drop(job);
+    let refused = state.begin_within(&spec("a"), &Begin::Auto, Duration::from_millis(30)).unwrap_err();
+    assert!(matches!(refused, JobError::Guarded { .. }) && refused.exit_code() == 75, "{refused}");
+    assert_eq!(state.find("a").unwrap().state, JobState::Running(0));
+    let soon = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(60));
+        drop(guardian);
+    });
+    assert!(state.begin(&spec("a"), &Begin::Auto).unwrap().resumed);
+    soon.join().unwrap();
+}

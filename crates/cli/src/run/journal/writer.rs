@@ -8,6 +8,7 @@
 use std::{
     fs::File,
     mem,
+    path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
@@ -43,6 +44,8 @@ impl Default for Durability {
 /// What runs when lines are written; on a thread of the journal, so it must be quick.
 pub type Then = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
 
+type OnFailure = Box<dyn FnOnce(&JournalError) + Send>;
+
 /// Result lines on their way to the output, as they stand in the journal.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -57,6 +60,7 @@ pub struct Batch {
 /// Dropping it without [`close`](Journal::close) writes what was sent before, but does not wait for it.
 #[derive(Debug)]
 pub struct Journal {
+    path: PathBuf,
     messages: Sender<Message>,
     writer: JoinHandle<()>,
 }
@@ -86,6 +90,7 @@ impl Journal {
         output: Option<Feed>,
         on_failure: impl FnOnce(&JournalError) + Send + 'static,
     ) -> std::io::Result<Self> {
+        let path = journal.as_ref().map(|journal| journal.path.clone()).unwrap_or_default();
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let shared = match journal {
             Some(journal) if durability != Durability::Off => Some(Arc::new(Shared::new(journal, durability, Box::new(on_failure))?)),
@@ -106,7 +111,7 @@ impl Journal {
                 let _ = syncer.join();
             }
         })?;
-        Ok(Self { messages, writer })
+        Ok(Self { path, messages, writer })
     }
 
     /// Writes start lines. Their attempts may start when `then` is called with `Ok`, and must not otherwise.
@@ -126,7 +131,7 @@ impl Journal {
     pub fn flush(&self) -> Result<(), JournalError> {
         let (reply, answer) = sync_channel(1);
         self.send(Message::Flush(reply));
-        answer.recv().unwrap_or(Ok(()))
+        answer.recv().unwrap_or_else(|_| Err(self.died()))
     }
 
     /// Writes all that was sent, then the line that ends the sitting, syncs, and ends the threads.
@@ -136,9 +141,15 @@ impl Journal {
     pub fn close(self, end: Option<End>) -> Result<(), JournalError> {
         let (reply, answer) = sync_channel(1);
         self.send(Message::Close(end, reply));
-        let closed = answer.recv().unwrap_or(Ok(()));
+        let closed = answer.recv().unwrap_or_else(|_| Err(self.died()));
         let _ = self.writer.join();
         closed
+    }
+
+    /// The writer ends before its time only if a continuation panicked.
+    fn died(&self) -> JournalError {
+        let cause = "its writer has died; this is a bug in longshore".to_owned();
+        JournalError { path: self.path.clone(), free: None, cause, unsynced: 0, uncut: None }
     }
 
     fn send(&self, message: Message) {
@@ -262,7 +273,7 @@ struct Progress {
     busy: bool,
     closing: bool,
     failed: Option<JournalError>,
-    on_failure: Option<Box<dyn FnOnce(&JournalError) + Send>>,
+    on_failure: Option<OnFailure>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -272,10 +283,10 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    fn new(journal: JournalFile, durability: Durability, on_failure: Box<dyn FnOnce(&JournalError) + Send>) -> std::io::Result<Self> {
+    fn new(journal: JournalFile, durability: Durability, on_failure: OnFailure) -> std::io::Result<Self> {
         let sync = journal.file.try_clone()?;
         let progress = Progress {
-            // What was there before counts as synced: a power cut since would have been seen when the journal was opened.
+            // What was there before was synced when it was opened.
             synced: journal.len,
             journal,
             results: 0,
