@@ -149,6 +149,18 @@ mod tests {
     }
 
     #[test]
+    fn a_zombie_does_not_run_the_job() {
+        let mut child = std::process::Command::new("true").stdout(std::process::Stdio::piped()).spawn().unwrap();
+        // The end of its stdout comes a moment before its own.
+        child.stdout.take().unwrap().read_to_end(&mut Vec::new()).unwrap();
+        while started_at(child.id()).is_some() {
+            std::thread::yield_now();
+        }
+        assert!(Path::new(&format!("/proc/{}", child.id())).exists(), "nobody has waited for it yet");
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn a_recycled_process_id_is_not_taken_for_the_run() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.lock");

@@ -123,6 +123,7 @@ fn a_finished_job_run_again_leaves_its_journal_as_it_was() {
     // New records open it again.
     write(state.begin(&spec("a"), &Begin::Auto).unwrap(), |journal| journal.starts(vec![start(1, 2, 0, 1)], nothing()), None);
     assert_eq!(state.find("a").unwrap().state, JobState::Unfinished);
+    assert!(state.begin(&spec("a"), &Begin::Auto).unwrap().end.is_none());
 }
 
 #[test]

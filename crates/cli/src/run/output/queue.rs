@@ -93,6 +93,7 @@ impl Feed {
         let mut state = self.lock();
         state.closed = true;
         state.items.clear();
+        state.weight = 0;
         self.shared.1.notify_all();
     }
 

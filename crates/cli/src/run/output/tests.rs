@@ -113,6 +113,37 @@ fn after_a_retry_each_task_stands_there_once_with_its_last_result() {
 }
 
 #[test]
+fn a_file_that_missed_a_retry_gets_the_last_results() {
+    let mut bench = Bench::new(OutputSpec::default());
+    bench.sit(&Begin::Auto, &[], vec![result(1, 1, 0, Word::Failed), ok(2)]).unwrap();
+    bench.spec.file = Some(bench.dir.path().join("other"));
+    bench.sit(&Begin::RetryFailed(None), &[], vec![ok(1)]).unwrap();
+    bench.spec.file = Some(bench.out());
+    bench.sit(&Begin::Auto, &[], vec![]).unwrap();
+    assert_eq!(bench.seqs(), [2, 1]);
+    assert!(!std::fs::read_to_string(bench.out()).unwrap().contains("failed"));
+}
+
+#[test]
+fn who_waits_for_a_full_queue_is_let_go_when_it_closes() {
+    let feed = Feed::default();
+    let full = || crate::run::journal::Batch { bytes: vec![0; queue::QUEUE_BYTES], pieces: Vec::new() };
+    feed.send(full());
+    let (tell, told) = channel();
+    let sender = feed.clone();
+    let sending = std::thread::spawn(move || {
+        sender.send(full());
+        tell.send(()).unwrap();
+    });
+    assert!(told.recv_timeout(Duration::from_millis(30)).is_err(), "the queue is full");
+    feed.close();
+    told.recv().unwrap();
+    sending.join().unwrap();
+    feed.send(full());
+    assert!(feed.take().is_empty());
+}
+
+#[test]
 fn raw_bytes_and_chosen_fields_are_made_again_from_the_journal() {
     let bench = Bench::new(OutputSpec { emit: Emit::Raw, ..OutputSpec::default() });
     bench.sit(&Begin::Auto, &[], vec![raw(1, b"one\n"), raw(2, b"\xff\x00two")]).unwrap();
