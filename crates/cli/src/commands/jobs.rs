@@ -202,7 +202,7 @@ fn row(info: &JobInfo) -> Row {
         Err(error) => ([0; 8], 0, Some(error.to_string())),
     };
     let (state, pid) = match info.state {
-        JobState::Running(pid) => ("running", Some(pid)),
+        JobState::Running(pid) => ("running", (pid != 0).then_some(pid)),
         _ if broken.is_some() => ("broken", None),
         JobState::Finished => ("finished", None),
         JobState::Unfinished => ("unfinished", None),

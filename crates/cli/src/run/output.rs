@@ -45,6 +45,9 @@ use self::{
 };
 use crate::run::journal::{JobError, OpenJob};
 
+/// How far `-k` lets the input run ahead of the lowest unwritten place, unless `--order-window` says otherwise.
+pub const ORDER_WINDOW: u64 = 10_000;
+
 /// What of a result is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Emit {

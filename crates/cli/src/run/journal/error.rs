@@ -40,6 +40,14 @@ impl fmt::Display for JournalError {
 
 impl std::error::Error for JournalError {}
 
+impl JournalError {
+    /// A thread of the journal ends before its time only if a continuation panicked.
+    pub(crate) fn died(path: &Path) -> Self {
+        let cause = "its writer has died; this is a bug in longshore".to_owned();
+        Self { path: path.to_owned(), free: None, cause, unsynced: 0, uncut: None }
+    }
+}
+
 /// A job that cannot begin, go on or be read.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

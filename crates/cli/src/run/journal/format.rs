@@ -91,6 +91,13 @@ pub struct End {
     pub unfinished: u64,
 }
 
+impl End {
+    /// A sitting that ends now.
+    pub fn now(complete: bool, exit: u8, counts: [u64; 8], unfinished: u64) -> Self {
+        Self { end: now(), complete, exit, counts, unfinished }
+    }
+}
+
 /// An attempt that is about to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
@@ -133,6 +140,14 @@ pub struct ResultLine {
     pub error: Option<Box<ErrorLine>>,
     /// Bytes that `--emit raw` shows. Give them only then: they are written to the journal, so that the output can be made again from it.
     pub raw: Option<Box<[u8]>>,
+}
+
+impl ResultLine {
+    /// About how long its line will be.
+    pub(crate) fn weight(&self) -> usize {
+        let error = self.error.as_ref().map_or(0, |error| error.message.len() + error.tail.as_deref().map_or(0, str::len));
+        256 + self.task.len() + self.value.as_deref().map_or(0, str::len) + self.raw.as_deref().map_or(0, <[u8]>::len) + error
+    }
 }
 
 /// The error of a result line.

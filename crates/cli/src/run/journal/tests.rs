@@ -475,10 +475,14 @@ fn a_failed_write_keeps_the_whole_turns_before_it() {
 
 #[test]
 fn a_panicking_continuation_is_an_error_and_no_success() {
-    let journal = Journal::start("a", None, Durability::Off, None, |_| {}).unwrap();
-    journal.results(vec![result(0, 1, 0, Word::Ok)], Box::new(|_| panic!("a planted bug")));
-    assert!(journal.flush().is_err());
-    assert!(journal.close(None).unwrap_err().to_string().contains("bug"));
+    for durability in [Durability::Off, Durability::default(), Durability::Each] {
+        let (_dir, state) = state();
+        let job = state.begin(&spec("a"), &Begin::Auto).unwrap();
+        let journal = Journal::start("a", Some(job.journal), durability, None, |_| {}).unwrap();
+        journal.results(vec![result(0, 1, 0, Word::Ok)], Box::new(|_| panic!("a planted bug")));
+        assert!(journal.flush().is_err());
+        assert!(journal.close(None).unwrap_err().to_string().contains("bug"));
+    }
 }
 
 #[test]

@@ -72,7 +72,7 @@ enum Message {
     Close(Option<End>, SyncSender<Result<(), JournalError>>),
 }
 
-/// A turn takes no more messages when its buffer has this size.
+/// A turn takes no more messages when its lines have about this size.
 const TURN_BYTES: usize = 4 << 20;
 
 impl Journal {
@@ -131,7 +131,7 @@ impl Journal {
     pub fn flush(&self) -> Result<(), JournalError> {
         let (reply, answer) = sync_channel(1);
         self.send(Message::Flush(reply));
-        answer.recv().unwrap_or_else(|_| Err(self.died()))
+        answer.recv().unwrap_or_else(|_| Err(JournalError::died(&self.path)))
     }
 
     /// Writes all that was sent, then the line that ends the sitting, syncs, and ends the threads.
@@ -141,15 +141,9 @@ impl Journal {
     pub fn close(self, end: Option<End>) -> Result<(), JournalError> {
         let (reply, answer) = sync_channel(1);
         self.send(Message::Close(end, reply));
-        let closed = answer.recv().unwrap_or_else(|_| Err(self.died()));
+        let closed = answer.recv().unwrap_or_else(|_| Err(JournalError::died(&self.path)));
         let _ = self.writer.join();
         closed
-    }
-
-    /// The writer ends before its time only if a continuation panicked.
-    fn died(&self) -> JournalError {
-        let cause = "its writer has died; this is a bug in longshore".to_owned();
-        JournalError { path: self.path.clone(), free: None, cause, unsynced: 0, uncut: None }
     }
 
     fn send(&self, message: Message) {
@@ -174,6 +168,7 @@ impl Writer {
         while let Ok(first) = self.inbox.recv() {
             let mut last = None;
             let mut next = Some(first);
+            let mut weight = 0;
             // Start lines come before the result lines of the same turn, wherever they were in the queue: a task's result is sent after
             // its starts were written, so this changes the order of no task's lines, and keeps the result lines in one piece.
             while let Some(message) = next.take() {
@@ -183,6 +178,7 @@ impl Writer {
                         starts.push(then);
                     }
                     Message::Results(lines, then) => {
+                        weight += lines.iter().map(ResultLine::weight).sum::<usize>();
                         waiting.push(lines);
                         results.push(then);
                     }
@@ -191,7 +187,7 @@ impl Writer {
                         break;
                     }
                 }
-                if self.buffer.len() < TURN_BYTES && waiting.len() < 1_024 {
+                if self.buffer.len() + weight < TURN_BYTES {
                     next = self.inbox.try_recv().ok();
                 }
             }
@@ -400,6 +396,7 @@ impl Shared {
 
     /// The syncing thread.
     fn sync_until_closed(&self, output: Option<&Feed>) {
+        let _guard = Guard(self);
         let mut last = Duration::ZERO;
         let mut progress = self.lock();
         loop {
@@ -454,6 +451,22 @@ impl Shared {
             progress = self.lock();
             progress.busy = false;
             self.changed.notify_all();
+        }
+    }
+}
+
+/// Says that the syncing thread has panicked, so that nobody waits for it for ever.
+struct Guard<'a>(&'a Shared);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut progress = self.0.lock();
+            let died = JournalError::died(&progress.journal.path);
+            progress.failed.get_or_insert(died);
+            progress.busy = false;
+            progress.waiting.clear();
+            self.0.changed.notify_all();
         }
     }
 }
