@@ -1,4 +1,6 @@
-//! Cheap ways to append numbers and JSON strings to a byte buffer.
+//! Cheap ways to append numbers, times and JSON strings to a byte buffer.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Appends a number in decimal.
 pub(crate) fn push_u64(out: &mut Vec<u8>, mut number: u64) {
@@ -86,11 +88,67 @@ pub(crate) fn push_json(out: &mut Vec<u8>, json: &str) {
     }
 }
 
+/// A timestamp writer that works out date and time once a second.
+#[derive(Debug, Default)]
+pub(crate) struct Stamp {
+    second: Option<u64>,
+    text: [u8; 19],
+}
+
+impl Stamp {
+    /// Appends `2026-11-21T12:01:07.412Z`. A time before 1970 counts as 1970.
+    pub(crate) fn push(&mut self, out: &mut Vec<u8>, time: SystemTime) {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if self.second != Some(since.as_secs()) {
+            self.second = Some(since.as_secs());
+            self.text = date_time(since.as_secs());
+        }
+        out.extend_from_slice(&self.text);
+        let ms = since.subsec_millis();
+        out.push(b'.');
+        out.extend([ms / 100, ms / 10 % 10, ms % 10].map(|digit| b'0' + digit as u8));
+        out.push(b'Z');
+    }
+}
+
+/// Date and time of a Unix second, by the days-to-civil method (eras of 400 years that begin in March, so that leap days come last).
+fn date_time(second: u64) -> [u8; 19] {
+    let days = second / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = (year_of_era + era * 400 + u64::from(month <= 2)).min(9_999);
+    let time = second % 86_400;
+    let mut text = *b"0000-00-00T00:00:00";
+    let mut put = |at: usize, number: u64| {
+        text[at] = b'0' + (number / 10 % 10) as u8;
+        text[at + 1] = b'0' + (number % 10) as u8;
+    };
+    put(0, year / 100);
+    put(2, year % 100);
+    put(5, month);
+    put(8, day);
+    put(11, time / 3_600);
+    put(14, time / 60 % 60);
+    put(17, time % 60);
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     proptest::proptest! {
+        #[test]
+        fn timestamps_are_those_of_the_calendar(second in 0_i64..253_402_300_800) {
+            let ours = date_time(second as u64);
+            let theirs = jiff::Timestamp::from_second(second).unwrap().to_string();
+            proptest::prop_assert_eq!(std::str::from_utf8(&ours).unwrap(), theirs.trim_end_matches('Z'));
+        }
+
         #[test]
         fn strings_read_back_as_they_were(text: String) {
             let mut out = Vec::new();
