@@ -5,6 +5,7 @@
 //! (`engine/report.rs`) hands finished tasks to the sink and settles what the sink has accepted. All of it travels in batches.
 
 mod handle;
+mod outside;
 mod pump;
 mod report;
 mod stats;
@@ -219,8 +220,16 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             let mailbox = mailbox.clone();
             move |control| mailbox.post(|mail| mail.controls.push(control))
         });
-        runtime.spawn(pump::run(pump, source.clone(), mailbox.clone()));
-        let reporter = runtime.spawn(report::run(reports, source, sink, mailbox, room));
+        let work = {
+            let (pump, reports) = (pump.clone(), reports.clone());
+            move || reports.has_mail() || pump.has_work()
+        };
+        let reporter = runtime.spawn(outside::run(
+            pump::run(pump, source.clone(), mailbox.clone()),
+            report::run(reports, source, sink, mailbox, room),
+            work,
+            runtime.metrics().num_workers() > 1,
+        ));
         let engine = runtime.spawn(engine.run());
         Running::new(handle, engine, reporter)
     }
@@ -332,8 +341,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
 
     /// Whether new tasks, or room in the result queue, would let something start or end now. Otherwise they can wait for the next attempt that ends.
     fn is_hungry(&self) -> bool {
-        self.gate.running() == 0
-            || matches!(self.refusal.reason, Reason::Empty | Reason::Results { .. } | Reason::Stopping)
+        self.gate.running() == 0 || matches!(self.refusal.reason, Reason::Empty | Reason::Results { .. } | Reason::Stopping)
     }
 
     /// Waits for mail, or until the gate may open.

@@ -1,1 +1,34 @@
-//! journal
+//! The journal of a job: what makes it durable and lets it be resumed.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`mod@format`] | the lines of a journal, written and read |
+//! | [`file`](mod@file) | a journal on disk: created, opened again, its torn tail cut |
+//! | [`index`] | the state of every task, from a journal |
+//! | [`lock`] | one run of a job at a time |
+//! | [`state`] | the state directory: jobs begun, found, listed, pruned |
+//! | [`writer`] | the thread that owns the file while a job runs |
+//!
+//! Invariants: the journal is the truth and the output its projection, so every line is in the journal before it is in the output; an
+//! attempt starts only after its start line was written; a task counts as done only when its result line was written (and synced, in
+//! `each` mode); after the first failure to write or sync nothing is written any more.
+
+pub mod error;
+pub mod file;
+pub mod format;
+pub mod index;
+pub mod lock;
+pub mod state;
+pub(crate) mod text;
+pub mod writer;
+
+pub use error::{JobError, JournalError};
+pub use file::JournalFile;
+pub use format::{End, ErrorLine, ResultLine, Start};
+pub use index::{Index, Occurrences, TaskState};
+pub use lock::JobLock;
+pub use state::{Begin, JobSpec, OpenJob, StateDir};
+pub use writer::{Batch, Durability, Journal};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,1 +1,321 @@
-//! output
+//! Where results go: a projection of the journal.
+//!
+//! The output has a thread of its own behind a queue that is bounded by bytes, so that a slow reader does not stop the journal before that
+//! is full. What it writes are the journal's result lines, byte for byte, unless something else is asked for.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`queue`] | the way from the journal to the output's thread |
+//! | `project` | whose a file is, and how it is brought in line with the journal |
+//! | `render` | from a result line to what is shown of it |
+//! | `sink` | one destination, and the order of the input |
+//! | [`save`] | one file a task (`--save-output`) |
+
+#[cfg(test)]
+mod crash;
+mod project;
+pub mod queue;
+mod render;
+pub mod save;
+mod sink;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, sync_channel},
+    },
+    time::Duration,
+};
+
+pub(crate) use project::each_current;
+pub use queue::Feed;
+
+use self::{
+    project::{Content, Opened, open},
+    queue::Item,
+    render::Render,
+    sink::{Order, Sink, Stored},
+};
+use crate::run::journal::{JobError, OpenJob};
+
+/// How far `-k` lets the input run ahead of the lowest unwritten place, unless `--order-window` says otherwise.
+pub const ORDER_WINDOW: u64 = 10_000;
+
+/// What of a result is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Emit {
+    /// Its result line.
+    #[default]
+    Jsonl,
+    /// The bytes that the task wrote.
+    Raw,
+    /// Nothing.
+    None,
+}
+
+/// Which results are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Only {
+    /// Those of tasks that ended well.
+    Ok,
+    /// Those of tasks that failed, in whatever way.
+    Failed,
+}
+
+/// What the output is to be.
+#[derive(Clone, Debug)]
+pub struct OutputSpec {
+    /// `-o FILE`; stdout when absent.
+    pub file: Option<PathBuf>,
+    /// `--emit`.
+    pub emit: Emit,
+    /// `--only`.
+    pub only: Option<Only>,
+    /// `--fields`: paths into the result line, such as `seq` or `value.status`.
+    pub fields: Vec<String>,
+    /// `--tag`, for [`Emit::Raw`]: the record and a tab before each line.
+    pub tag: bool,
+    /// `-k`: the order of the input. The value is the first place that will come.
+    pub ordered_from: Option<u64>,
+    /// `--failed-out FILE`: the result lines of failed tasks go there, too.
+    pub failed_out: Option<PathBuf>,
+}
+
+impl Default for OutputSpec {
+    /// Result lines to stdout as they come.
+    fn default() -> Self {
+        Self { file: None, emit: Emit::Jsonl, only: None, fields: Vec::new(), tag: false, ordered_from: None, failed_out: None }
+    }
+}
+
+/// The output cannot be written. Final for the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OutputError {
+    /// Nobody reads stdout any more.
+    ReaderGone,
+    /// The system refused.
+    Write {
+        /// The file; stdout when absent.
+        path: Option<PathBuf>,
+        /// Bytes left on its file system, if that could be found out.
+        free: Option<u64>,
+        /// What the system said.
+        cause: String,
+    },
+    /// The reader did not take what was left in the time that [`Output::finish`] was given.
+    Stalled,
+}
+
+impl OutputError {
+    /// The exit code that `longshore run` ends with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::ReaderGone => 141,
+            Self::Write { .. } | Self::Stalled => 74,
+        }
+    }
+}
+
+impl std::fmt::Display for OutputError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ReaderGone => f.write_str("output: its reader has gone"),
+            Self::Stalled => f.write_str("output: its reader takes nothing more; what is left was not written"),
+            Self::Write { path, free, cause } => {
+                let path = path.as_deref().unwrap_or(Path::new("stdout"));
+                write!(f, "output {}: {cause}", path.display())?;
+                free.map_or(Ok(()), |free| write!(f, " ({free} bytes free)"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for OutputError {}
+
+/// What is called from the output's thread; both must be quick.
+pub struct Hooks {
+    /// The output has failed; called once, even while nothing waits for it.
+    pub failed: Box<dyn FnOnce(&OutputError) + Send>,
+    /// With `-k`: the lowest unwritten place has moved, so that more of the input may be taken in.
+    pub advanced: Box<dyn Fn(u64) + Send>,
+}
+
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hooks")
+    }
+}
+
+impl Default for Hooks {
+    /// Nothing is told.
+    fn default() -> Self {
+        Self { failed: Box::new(|_| ()), advanced: Box::new(|_| ()) }
+    }
+}
+
+/// The output of a running job.
+#[derive(Debug)]
+pub struct Output {
+    feed: Feed,
+    lowest: Arc<AtomicU64>,
+    ended: Receiver<Result<u64, OutputError>>,
+    missing: u64,
+    regular: bool,
+}
+
+impl Output {
+    /// Opens the destinations, brings files in line with the journal if the job is resumed, and starts the thread.
+    ///
+    /// Call it between [`StateDir::begin`](crate::run::journal::StateDir::begin) and [`Journal::start`](crate::run::journal::Journal::start).
+    /// `job` is absent when durability is off. `fresh` lets existing files be overwritten.
+    ///
+    /// # Errors
+    /// [`JobError::ForeignOutput`] for a file that is not this job's; others when a file cannot be opened, read or written.
+    pub fn open(spec: &OutputSpec, mut job: Option<&mut OpenJob>, fresh: bool, hooks: Hooks) -> Result<Self, JobError> {
+        let render = Render { emit: spec.emit, only: spec.only, fields: spec.fields.clone(), tag: spec.tag };
+        let lowest = Arc::new(AtomicU64::new(spec.ordered_from.unwrap_or(0)));
+        let mut sinks = Vec::new();
+        let (mut missing, mut regular) = (0, false);
+        if let Some(path) = &spec.file {
+            let content = if spec.ordered_from.is_some() { Content::Nothing } else { Content::Journal };
+            let opened = open(path, &render, content, job.as_deref_mut(), fresh)?;
+            (missing, regular) = (opened.missing, opened.regular);
+            sinks.push(sink(opened, render));
+        } else {
+            // Also when nothing is shown: with `-k` this is what moves the window on.
+            let fail = |error: std::io::Error| JobError::io(Path::new("stdout"), "cannot open", &error);
+            let file = File::from(std::io::stdout().as_fd().try_clone_to_owned().map_err(fail)?);
+            sinks.push(Sink { file, path: None, regular: false, render, order: None, out: Vec::new(), shown: 0 });
+        }
+        if let Some(path) = &spec.failed_out {
+            let render = Render { only: Some(Only::Failed), ..Render::default() };
+            let opened = open(path, &render, Content::Journal, job.as_deref_mut(), fresh)?;
+            sinks.push(sink(opened, render));
+        }
+        if let (Some(_), Some(main)) = (spec.ordered_from, sinks.first_mut()) {
+            let stored = match job {
+                Some(job) if job.resumed && regular => Some(stored(job)?),
+                _ => None,
+            };
+            main.order = Some(Order::new(lowest.clone(), stored));
+        }
+        let feed = Feed::default();
+        let (tell, ended) = sync_channel(1);
+        let thread = Thread { feed: feed.clone(), sinks, lowest: lowest.clone(), advanced: hooks.advanced };
+        let run = move || {
+            let done = thread.run();
+            if let Err(error) = &done {
+                (hooks.failed)(error);
+            }
+            let _ = tell.send(done);
+        };
+        let fail = |error: std::io::Error| JobError::io(Path::new("output"), "cannot start its thread", &error);
+        std::thread::Builder::new().name("output".to_owned()).spawn(run).map_err(fail)?;
+        Ok(Self { feed, lowest, ended, missing, regular })
+    }
+
+    /// What the journal sends result lines to.
+    pub fn feed(&self) -> Feed {
+        self.feed.clone()
+    }
+
+    /// Tells an ordered output that no new result will come at these places of the input. For a task that an earlier sitting finished,
+    /// the second value is where its result line begins in the journal; a file shows it at this place then, stdout does not.
+    pub fn skipped(&self, places: Vec<(u64, Option<u64>)>) {
+        self.feed.put(Item::Skipped(places));
+    }
+
+    /// With `-k`: the lowest place that has not been written. Intake must not go further than the window from here.
+    pub fn lowest(&self) -> u64 {
+        self.lowest.load(Ordering::Acquire)
+    }
+
+    /// Results of earlier sittings that could not be written anew, since the journal does not have the bytes that `--emit raw` shows.
+    pub fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// Whether the main destination is a file on disk.
+    pub fn is_file(&self) -> bool {
+        self.regular
+    }
+
+    /// Drops what is not written yet, and all that comes: the user does not want to wait for the reader.
+    pub fn abandon(&self) {
+        self.feed.close();
+    }
+
+    /// Writes all that was sent, and ends. Returns how many results were shown at the main destination in this sitting.
+    ///
+    /// # Errors
+    /// The first failure to write, whenever it was; [`OutputError::Stalled`] if the reader takes too long, or the output was abandoned.
+    pub fn finish(self, patience: Option<Duration>) -> Result<u64, OutputError> {
+        // The queue may be full, and putting would wait for as long as the reader does: a last item has no weight and is always taken.
+        self.feed.finish();
+        let ended = match patience {
+            Some(patience) => self.ended.recv_timeout(patience).ok(),
+            None => self.ended.recv().ok(),
+        };
+        self.feed.close();
+        ended.unwrap_or(Err(OutputError::Stalled))
+    }
+}
+
+fn sink(opened: Opened, render: Render) -> Sink {
+    Sink { file: opened.file, path: Some(opened.path), regular: opened.regular, render, order: None, out: Vec::new(), shown: 0 }
+}
+
+fn stored(job: &OpenJob) -> Result<Stored, JobError> {
+    let path = job.journal.path().to_owned();
+    let file = File::open(&path).map_err(|error| JobError::io(&path, "cannot open", &error))?;
+    Ok(Stored { file, path, len: job.journal.len(), index: job.index.clone(), emitted: HashSet::new() })
+}
+
+struct Thread {
+    feed: Feed,
+    sinks: Vec<Sink>,
+    lowest: Arc<AtomicU64>,
+    advanced: Box<dyn Fn(u64) + Send>,
+}
+
+impl Thread {
+    fn run(mut self) -> Result<u64, OutputError> {
+        let done = self.write_until_finished();
+        // Whatever still comes must not wait for a thread that is gone.
+        self.feed.close();
+        done
+    }
+
+    fn write_until_finished(&mut self) -> Result<u64, OutputError> {
+        let mut told = self.lowest.load(Ordering::Relaxed);
+        loop {
+            let items = self.feed.take();
+            if items.is_empty() {
+                return Err(OutputError::Stalled);
+            }
+            for item in items {
+                match item {
+                    Item::Lines(batch) => self.sinks.iter_mut().try_for_each(|sink| sink.lines(&batch))?,
+                    Item::Skipped(places) => self.sinks.iter_mut().try_for_each(|sink| sink.skipped(&places))?,
+                    Item::Finish => {
+                        self.sinks.iter_mut().try_for_each(Sink::finish)?;
+                        return Ok(self.sinks.first().map_or(0, |sink| sink.shown));
+                    }
+                }
+            }
+            let lowest = self.lowest.load(Ordering::Relaxed);
+            if lowest != told {
+                told = lowest;
+                (self.advanced)(lowest);
+            }
+        }
+    }
+}

@@ -25,13 +25,24 @@ pub(super) struct Pump {
     /// What may be fetched now. The loop sets it; what has been fetched but not yet taken over is in `travelling`.
     room: AtomicUsize,
     travelling: AtomicUsize,
+    /// The loop runs out of tasks.
+    low: AtomicBool,
+    /// A fetch is on its way.
+    fetching: AtomicBool,
     closed: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Pump {
     pub(super) fn new() -> Self {
-        Self { room: AtomicUsize::new(0), travelling: AtomicUsize::new(0), closed: AtomicBool::new(false), waker: AtomicWaker::new() }
+        Self {
+            room: AtomicUsize::new(0),
+            travelling: AtomicUsize::new(0),
+            low: AtomicBool::new(true),
+            fetching: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+        }
     }
 
     /// Grants room for this many tasks, in all, after `took` of those on their way have been taken over. To wake the pump for every task would cost more
@@ -39,6 +50,7 @@ impl Pump {
     pub(super) fn set_room(&self, room: usize, took: usize, low: bool) {
         // In this order: in between, the pump sees too little room, never too much.
         self.room.store(room, Ordering::Release);
+        self.low.store(low, Ordering::Release);
         let travelling = self.travelling.fetch_sub(took, Ordering::AcqRel) - took;
         if low && room > travelling {
             self.waker.wake();
@@ -48,6 +60,11 @@ impl Pump {
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Whether the pump could fetch now.
+    pub(super) fn has_work(&self) -> bool {
+        !self.fetching.load(Ordering::Relaxed) && self.low.load(Ordering::Relaxed) && self.free() > 0
     }
 
     fn free(&self) -> usize {
@@ -62,7 +79,8 @@ impl Pump {
         std::future::poll_fn(|cx| {
             self.waker.register(cx.waker());
             let free = self.free();
-            if free > 0 || self.is_closed() { Poll::Ready(free) } else { Poll::Pending }
+            let wanted = free > 0 && self.low.load(Ordering::Acquire);
+            if wanted || self.is_closed() { Poll::Ready(free) } else { Poll::Pending }
         })
         .await
     }
@@ -80,6 +98,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
         if pump.is_closed() {
             break Ok(());
         }
+        pump.fetching.store(true, Ordering::Relaxed);
         let result = {
             let mut fetch = AssertUnwindSafe(source.fetch(room, &mut fetched)).catch_unwind();
             let mut told = false;
@@ -92,16 +111,20 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
             })
             .await
         };
+        pump.fetching.store(false, Ordering::Relaxed);
         let result = result.unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))));
         if !fetched.is_empty() {
             pump.travelling.fetch_add(fetched.len(), Ordering::AcqRel);
             mailbox.post_quietly(|mail| crate::lane::append(&mut mail.fetched, &mut fetched));
         }
         match result {
-            Ok(Fetched::More) => {}
+            // What was fetched is enough until the loop says again that it runs low.
+            Ok(Fetched::More) => pump.low.store(false, Ordering::Release),
             Ok(Fetched::End) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
+    // There is no more work for the pump, whatever room there is.
+    pump.fetching.store(true, Ordering::Relaxed);
     mailbox.post(|mail| mail.ended = Some(end));
 }

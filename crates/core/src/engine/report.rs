@@ -1,6 +1,13 @@
 //! Hands finished tasks to the sink, and settles with the source what the sink has accepted: results before acknowledgements.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
 
 use futures_util::FutureExt;
 
@@ -17,7 +24,11 @@ use crate::{
 };
 
 /// The loop's side of the reporter.
-pub(super) struct Reports<T, R>(Mailbox<Pile<T, R>>);
+pub(super) struct Reports<T, R> {
+    mailbox: Mailbox<Pile<T, R>>,
+    /// Mail may be waiting: a hint for who looks around.
+    mail: AtomicBool,
+}
 
 struct Pile<T, R> {
     done: Vec<Finished<T, R>>,
@@ -33,19 +44,31 @@ impl<T, R> Default for Pile<T, R> {
 
 impl<T, R> Reports<T, R> {
     pub(super) fn new() -> Self {
-        Self(Mailbox::new())
+        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false) }
     }
 
     /// Takes finished tasks for the sink, and settlements of what goes back unfinished. Both are drained.
     pub(super) fn post(&self, done: &mut Vec<Finished<T, R>>, back: &mut Vec<Settlement>) {
-        self.0.post(|pile| {
+        self.mailbox.post(|pile| {
             append(&mut pile.done, done);
             append(&mut pile.back, back);
         });
+        self.mail.store(true, Ordering::Release);
+    }
+
+    /// Whether something may be waiting for the reporter.
+    pub(super) fn has_mail(&self) -> bool {
+        self.mail.load(Ordering::Relaxed)
+    }
+
+    fn poll_take(&self, pile: &mut Pile<T, R>, cx: &mut Context<'_>) -> Poll<()> {
+        self.mail.store(false, Ordering::Relaxed);
+        self.mailbox.poll_take(pile, true, cx)
     }
 
     pub(super) fn close(&self) {
-        self.0.post(|pile| pile.closed = true);
+        self.mailbox.post(|pile| pile.closed = true);
+        self.mail.store(true, Ordering::Release);
     }
 }
 
@@ -61,7 +84,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
     let mut settlements: Vec<Settlement> = Vec::new();
     let mut broken: Option<SinkError> = None;
     loop {
-        std::future::poll_fn(|cx| reports.0.poll_take(&mut pile, true, cx)).await;
+        std::future::poll_fn(|cx| reports.poll_take(&mut pile, cx)).await;
         settlements.append(&mut pile.back);
         let count = pile.done.len();
         if count > 0 {

@@ -1,0 +1,490 @@
+//! The lines of a journal: how they are written and how they are read back.
+//!
+//! A journal is JSON Lines. Its kinds of line are told apart by their first member, which longshore always writes first:
+//!
+//! | first member | what it says |
+//! |---|---|
+//! | `longshore` | the header, first line and only once: version, job, what runs |
+//! | `sitting` | the job was resumed; with `retry` every failed task became unfinished at this point |
+//! | `output` | a file that belongs to the job, by path, device and inode |
+//! | `start` | an attempt is about to start |
+//! | `job` | a result line, byte for byte as the output shows it |
+//! | `end` | a sitting ended in order; `complete` says that nothing is left |
+
+use std::{ops::Range, time::SystemTime};
+
+use longshore_core::Word;
+use serde::{Deserialize, Serialize};
+
+use super::text::{Stamp, push_json, push_latin1, push_string, push_u64, push_u128_hex};
+
+/// The version of the format that this program writes and reads.
+pub const VERSION: u32 = 1;
+
+/// The first line of a journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// [`VERSION`] at the time of writing.
+    pub longshore: u32,
+    /// The job's id.
+    pub job: String,
+    /// The name given with `--name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What runs, for people; without secrets.
+    pub what: String,
+    /// A hash of everything that decides what a task does: WHAT and its templates.
+    pub template: String,
+    /// How keys are made from records.
+    pub key_rule: String,
+    /// Where records come from, for people.
+    pub inputs: Vec<String>,
+    /// The command line that started the job, so that `--resume JOB` needs none.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// The directory in which it was started.
+    #[serde(default)]
+    pub cwd: String,
+    /// When the job began (RFC 3339, UTC).
+    pub started: String,
+}
+
+/// A line that says that the job was resumed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sitting {
+    /// The number of this sitting; the first one, which the header stands for, is 1.
+    pub sitting: u32,
+    /// When it began.
+    pub started: String,
+    /// Failed tasks became unfinished here (`--retry-failed`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retry: bool,
+}
+
+/// A line that says that a file belongs to the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputFile {
+    /// Its absolute path.
+    pub output: String,
+    /// The device it is on.
+    pub dev: u64,
+    /// Its inode there.
+    pub ino: u64,
+}
+
+/// A line that ends a sitting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// When it ended.
+    pub end: String,
+    /// Nothing is left to do: every record of the input has a final result.
+    pub complete: bool,
+    /// The exit code of that run.
+    pub exit: u8,
+    /// Finished tasks by outcome, in the order of [`Word::ALL`].
+    pub counts: [u64; 8],
+    /// Started tasks without a final result.
+    #[serde(default)]
+    pub unfinished: u64,
+}
+
+impl End {
+    /// A sitting that ends now.
+    pub fn now(complete: bool, exit: u8, counts: [u64; 8], unfinished: u64) -> Self {
+        Self { end: now(), complete, exit, counts, unfinished }
+    }
+}
+
+/// An attempt that is about to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The task's place in the input, from 1 or 0 as the caller counts.
+    pub seq: u64,
+    /// The task's key.
+    pub key: u128,
+    /// How many times that key stood before it in the input.
+    pub nth: u32,
+    /// The number of the attempt, from 1 and going on over sittings.
+    pub attempt: u32,
+}
+
+/// A finished task. The job's id is added when the line is written.
+#[derive(Clone, Debug)]
+pub struct ResultLine {
+    /// The task's place in the input.
+    pub seq: u64,
+    /// The task's key.
+    pub key: u128,
+    /// How many times that key stood before it in the input; shown as `n` when it is not 0.
+    pub nth: u32,
+    /// The record, as one JSON value.
+    pub task: Box<str>,
+    /// How it ended.
+    pub outcome: Word,
+    /// Attempts so far, those of earlier sittings included.
+    pub attempts: u32,
+    /// Time between its arrival and the start of its last attempt.
+    pub wait_ms: u64,
+    /// Time that its last attempt took.
+    pub run_ms: u64,
+    /// When its last attempt started; absent if none did.
+    pub started: Option<SystemTime>,
+    /// The slot in which it ran; absent if it never did.
+    pub slot: Option<u32>,
+    /// Its result, as one JSON value.
+    pub value: Option<Box<str>>,
+    /// Why it did not end well.
+    pub error: Option<Box<ErrorLine>>,
+    /// Bytes that `--emit raw` shows. Give them only then: they are written to the journal, so that the output can be made again from it.
+    pub raw: Option<Box<[u8]>>,
+}
+
+impl ResultLine {
+    /// About how long its line will be.
+    pub(crate) fn weight(&self) -> usize {
+        let error = self.error.as_ref().map_or(0, |error| error.message.len() + error.tail.as_deref().map_or(0, str::len));
+        256 + self.task.len() + self.value.as_deref().map_or(0, str::len) + self.raw.as_deref().map_or(0, <[u8]>::len) + error
+    }
+}
+
+/// The error of a result line.
+#[derive(Clone, Debug, Default)]
+pub struct ErrorLine {
+    /// A short word to decide by.
+    pub kind: Box<str>,
+    /// The number that belongs to it.
+    pub code: Option<i64>,
+    /// What happened, for people.
+    pub message: Box<str>,
+    /// The last that the task said before.
+    pub tail: Option<Box<str>>,
+}
+
+impl From<&longshore_core::TaskError> for ErrorLine {
+    fn from(error: &longshore_core::TaskError) -> Self {
+        Self { kind: error.kind().into(), code: error.code(), message: error.message().into(), tail: error.tail().map(Into::into) }
+    }
+}
+
+/// Whether a task with this outcome is done with. A cancelled one is not: the run was stopped while it ran, and resuming runs it again.
+pub fn is_final(word: Word) -> bool {
+    word != Word::Cancelled
+}
+
+/// Whether `--retry-failed` runs a task with this outcome again, and `--only failed` shows it.
+pub fn is_failure(word: Word) -> bool {
+    !matches!(word, Word::Ok | Word::Cancelled | Word::Skipped)
+}
+
+/// Now, as journals write it.
+pub fn now() -> String {
+    let mut text = Vec::with_capacity(24);
+    Stamp::default().push(&mut text, SystemTime::now());
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Where a result line stands in a buffer, and what is needed to pass it on without reading it again.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// The line, its newline included.
+    pub line: Range<usize>,
+    /// The JSON text of its `task`.
+    pub task: Range<usize>,
+    /// The task's place in the input.
+    pub seq: u64,
+    /// How it ended.
+    pub outcome: Word,
+    /// Bytes for `--emit raw`.
+    pub raw: Option<Box<[u8]>>,
+}
+
+/// Writes lines into a buffer. Keeps what is the same from line to line.
+#[derive(Debug)]
+pub struct Encoder {
+    prefix: Vec<u8>,
+    stamp: Stamp,
+}
+
+impl Encoder {
+    /// An encoder for the lines of this job.
+    pub fn new(job: &str) -> Self {
+        let mut prefix = b"{\"job\":".to_vec();
+        push_string(&mut prefix, job);
+        prefix.extend_from_slice(b",\"seq\":");
+        Self { prefix, stamp: Stamp::default() }
+    }
+
+    /// Appends a start line.
+    pub fn start(&self, out: &mut Vec<u8>, start: &Start) {
+        out.extend_from_slice(b"{\"start\":");
+        push_u64(out, start.seq);
+        push_identity(out, start.key, start.nth);
+        out.extend_from_slice(b",\"attempt\":");
+        push_u64(out, start.attempt.into());
+        out.extend_from_slice(b"}\n");
+    }
+
+    /// Appends a result line, and says where it stands. Takes the raw bytes out of `line`.
+    pub fn result(&mut self, out: &mut Vec<u8>, line: &mut ResultLine) -> Piece {
+        let from = out.len();
+        out.extend_from_slice(&self.prefix);
+        push_u64(out, line.seq);
+        push_identity(out, line.key, line.nth);
+        out.extend_from_slice(b",\"task\":");
+        let task = out.len();
+        push_json(out, &line.task);
+        let task = task..out.len();
+        out.extend_from_slice(b",\"outcome\":\"");
+        out.extend_from_slice(line.outcome.as_str().as_bytes());
+        out.extend_from_slice(b"\",\"attempts\":");
+        push_u64(out, line.attempts.into());
+        out.extend_from_slice(b",\"wait_ms\":");
+        push_u64(out, line.wait_ms);
+        out.extend_from_slice(b",\"run_ms\":");
+        push_u64(out, line.run_ms);
+        if let Some(started) = line.started {
+            out.extend_from_slice(b",\"started\":\"");
+            self.stamp.push(out, started);
+            out.push(b'"');
+        }
+        if let Some(slot) = line.slot {
+            out.extend_from_slice(b",\"slot\":");
+            push_u64(out, slot.into());
+        }
+        if let Some(value) = &line.value {
+            out.extend_from_slice(b",\"value\":");
+            push_json(out, value);
+        }
+        if let Some(error) = &line.error {
+            push_error(out, error);
+        }
+        let raw = line.raw.take();
+        if let Some(raw) = &raw {
+            // Text stands as text; other bytes as one character each, which needs no table and stays readable.
+            if let Ok(text) = std::str::from_utf8(raw) {
+                out.extend_from_slice(b",\"out\":");
+                push_string(out, text);
+            } else {
+                out.extend_from_slice(b",\"out_latin1\":");
+                push_latin1(out, raw);
+            }
+        }
+        out.extend_from_slice(b"}\n");
+        Piece { line: from..out.len(), task, seq: line.seq, outcome: line.outcome, raw }
+    }
+}
+
+fn push_identity(out: &mut Vec<u8>, key: u128, nth: u32) {
+    out.extend_from_slice(b",\"key\":\"");
+    push_u128_hex(out, key);
+    out.push(b'"');
+    if nth > 0 {
+        out.extend_from_slice(b",\"n\":");
+        push_u64(out, nth.into());
+    }
+}
+
+fn push_error(out: &mut Vec<u8>, error: &ErrorLine) {
+    out.extend_from_slice(b",\"error\":{\"kind\":");
+    push_string(out, &error.kind);
+    if let Some(code) = error.code {
+        out.extend_from_slice(b",\"code\":");
+        if code < 0 {
+            out.push(b'-');
+        }
+        push_u64(out, code.unsigned_abs());
+    }
+    out.extend_from_slice(b",\"message\":");
+    push_string(out, &error.message);
+    if let Some(tail) = &error.tail {
+        out.extend_from_slice(b",\"tail\":");
+        push_string(out, tail);
+    }
+    out.push(b'}');
+}
+
+/// A line of a journal, read back.
+#[derive(Debug)]
+pub enum Line<'a> {
+    /// The first line.
+    Header(Box<Header>),
+    /// A resume.
+    Sitting(Sitting),
+    /// A file of the job.
+    Output(OutputFile),
+    /// An attempt that was about to start.
+    Start(Start),
+    /// A finished task.
+    Result(Head<'a>),
+    /// The end of a sitting.
+    End(End),
+}
+
+/// What of a result line is needed to know a task's state.
+#[derive(Debug, Deserialize)]
+pub struct Head<'a> {
+    /// The job.
+    #[serde(borrow)]
+    pub job: std::borrow::Cow<'a, str>,
+    /// The task's place in the input.
+    pub seq: u64,
+    /// The task's key.
+    #[serde(deserialize_with = "hex_key")]
+    pub key: u128,
+    /// How many times that key stood before it.
+    #[serde(default, rename = "n")]
+    pub nth: u32,
+    /// How it ended.
+    #[serde(deserialize_with = "word")]
+    pub outcome: Word,
+    /// Attempts so far.
+    pub attempts: u32,
+}
+
+#[derive(Deserialize)]
+struct StartHead {
+    start: u64,
+    #[serde(deserialize_with = "hex_key")]
+    key: u128,
+    #[serde(default, rename = "n")]
+    nth: u32,
+    attempt: u32,
+}
+
+fn hex_key<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u128, D::Error> {
+    let text = <&str>::deserialize(from)?;
+    if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(serde::de::Error::custom("a key has 32 hexadecimal digits"));
+    }
+    u128::from_str_radix(text, 16).map_err(serde::de::Error::custom)
+}
+
+fn word<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Word, D::Error> {
+    let text = <&str>::deserialize(from)?;
+    Word::parse(text).ok_or_else(|| serde::de::Error::custom(format!("no outcome is called '{text}'")))
+}
+
+/// Reads one line of a journal, with or without its newline.
+///
+/// # Errors
+/// Says what is wrong with it, for people.
+pub fn parse(line: &[u8]) -> Result<Line<'_>, String> {
+    // UTF-8 first: the reader of JSON passes over bytes it does not need without looking.
+    let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
+    let kind = text.strip_prefix("{\"").and_then(|rest| rest.split_once('"')).map_or("", |(kind, _)| kind);
+    let read = match kind {
+        "start" => serde_json::from_str::<StartHead>(text)
+            .map(|head| Line::Start(Start { seq: head.start, key: head.key, nth: head.nth, attempt: head.attempt })),
+        "job" => serde_json::from_str(text).map(Line::Result),
+        "longshore" => serde_json::from_str(text).map(Line::Header),
+        "sitting" => serde_json::from_str(text).map(Line::Sitting),
+        "output" => serde_json::from_str(text).map(Line::Output),
+        "end" => serde_json::from_str(text).map(Line::End),
+        _ => return Err("it is no line of a journal".to_owned()),
+    };
+    read.map_err(|error| error.to_string())
+}
+
+/// The raw bytes that a result line holds, if it holds any.
+pub fn raw_of(line: &[u8]) -> Option<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct Out {
+        out: Option<String>,
+        out_latin1: Option<String>,
+    }
+    let out: Out = serde_json::from_slice(line).ok()?;
+    match (out.out, out.out_latin1) {
+        (Some(text), _) => Some(text.into_bytes()),
+        (None, Some(text)) => text.chars().map(|each| u8::try_from(u32::from(each)).ok()).collect(),
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn line() -> ResultLine {
+        ResultLine {
+            seq: 12,
+            key: 0x9c1e,
+            nth: 0,
+            task: "{\"id\":\"42\"}".into(),
+            outcome: Word::Ok,
+            attempts: 2,
+            wait_ms: 31,
+            run_ms: 412,
+            started: Some(UNIX_EPOCH + Duration::from_millis(1_795_262_467_412)),
+            slot: Some(7),
+            value: Some("{\"status\":200}".into()),
+            error: None,
+            raw: None,
+        }
+    }
+
+    fn encode(mut line: ResultLine) -> String {
+        let mut out = Vec::new();
+        let piece = Encoder::new("7f3a").result(&mut out, &mut line);
+        assert_eq!(piece.line, 0..out.len());
+        let text = String::from_utf8(out).unwrap();
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
+        text
+    }
+
+    #[test]
+    fn a_result_line_has_its_members_in_the_documented_order() {
+        assert_eq!(
+            encode(line()),
+            "{\"job\":\"7f3a\",\"seq\":12,\"key\":\"00000000000000000000000000009c1e\",\"task\":{\"id\":\"42\"},\"outcome\":\"ok\",\"attempts\":2,\
+             \"wait_ms\":31,\"run_ms\":412,\"started\":\"2026-11-21T12:01:07.412Z\",\"slot\":7,\"value\":{\"status\":200}}\n"
+        );
+    }
+
+    #[test]
+    fn an_error_is_written_with_what_it_has() {
+        let error = ErrorLine { kind: "status".into(), code: Some(-503), message: "a \"b\"\n".into(), tail: Some("\u{1}é".into()) };
+        let text = encode(ResultLine { nth: 3, outcome: Word::Failed, value: None, error: Some(Box::new(error)), ..line() });
+        assert!(text.contains(",\"n\":3,"), "{text}");
+        assert!(text.ends_with(",\"error\":{\"kind\":\"status\",\"code\":-503,\"message\":\"a \\\"b\\\"\\n\",\"tail\":\"\\u0001é\"}}\n"));
+    }
+
+    #[test]
+    fn line_breaks_inside_a_json_value_do_not_break_the_line() {
+        let text = encode(ResultLine { value: Some("{\n \"a\":\r\n1}".into()), ..line() });
+        assert_eq!(text.matches('\n').count(), 1);
+        assert!(!text.contains('\r'));
+    }
+
+    #[test]
+    fn raw_bytes_come_back_as_they_were() {
+        for bytes in [&b"plain \"text\"\n"[..], &[0, 255, 10, 34, 92, 128, 65], b""] {
+            let text = encode(ResultLine { raw: Some(bytes.into()), ..line() });
+            assert_eq!(raw_of(text.as_bytes()).as_deref(), Some(bytes));
+        }
+        assert_eq!(raw_of(encode(line()).as_bytes()), None);
+    }
+
+    #[test]
+    fn every_line_reads_back() {
+        let start = Start { seq: 5, key: u128::MAX, nth: 2, attempt: 3 };
+        let mut out = Vec::new();
+        Encoder::new("ab").start(&mut out, &start);
+        assert_eq!(String::from_utf8_lossy(&out), format!("{{\"start\":5,\"key\":\"{}\",\"n\":2,\"attempt\":3}}\n", "f".repeat(32)));
+        assert!(matches!(parse(&out), Ok(Line::Start(read)) if read == start));
+        let text = encode(line());
+        let Ok(Line::Result(head)) = parse(text.as_bytes()) else { panic!("{text}") };
+        assert_eq!((head.seq, head.key, head.nth, head.outcome, head.attempts, &*head.job), (12, 0x9c1e, 0, Word::Ok, 2, "7f3a"));
+        for bad in ["", "{}", "[1]", "{\"start\":1}", "{\"job\":\"a\"}", "{\"start\":1,\"key\":\"12\",\"attempt\":1}", "{\"other\":1}"] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_input_makes_the_reader_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80)) {
+            let _ = parse(&bytes);
+            let _ = raw_of(&bytes);
+        }
+    }
+}

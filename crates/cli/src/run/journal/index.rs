@@ -1,0 +1,258 @@
+//! What a journal says about each task, in a few bytes a task.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasherDefault, Hasher},
+};
+
+use longshore_core::Word;
+
+use super::format::{Head, Start, is_failure, is_final};
+
+/// What the journal knows of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    /// Nothing: it never started.
+    New,
+    /// It started and has no final result: its run died, or was stopped, or its failure is to be retried.
+    InFlight {
+        /// The number of its last attempt; the next one is this plus 1.
+        attempts: u32,
+    },
+    /// It is done with.
+    Finished {
+        /// How it ended.
+        word: Word,
+        /// Where in the journal its result line begins.
+        at: u64,
+    },
+}
+
+/// The state of every task that a journal mentions, by key and number of occurrence.
+///
+/// An entry takes 24 bytes (25 with the table's own), about 40 at the usual filling of the table.
+#[derive(Debug, Default)]
+pub struct Index {
+    tasks: HashMap<[u32; 4], [u32; 2], BuildHasherDefault<KeyHasher>>,
+    counts: [u64; 8],
+    in_flight: u64,
+}
+
+/// Attempts take 20 bits of a packed state; a larger number stays at this one.
+const MOST_ATTEMPTS: u64 = (1 << 20) - 1;
+const IN_FLIGHT: u64 = 15;
+
+impl Index {
+    /// What is known of the task that has this key and stands behind `nth` others with the same key.
+    pub fn state_of(&self, key: u128, nth: u32) -> TaskState {
+        self.tasks.get(&identity(key, nth)).map_or(TaskState::New, |&packed| unpack(packed))
+    }
+
+    /// Finished tasks by outcome, in the order of [`Word::ALL`].
+    pub fn counts(&self) -> [u64; 8] {
+        self.counts
+    }
+
+    /// How many tasks are finished.
+    pub fn finished(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// How many tasks are finished and count as failed.
+    pub fn failed(&self) -> u64 {
+        Word::ALL.into_iter().filter(|word| is_failure(*word)).map(|word| self.counts[word as usize]).sum()
+    }
+
+    /// How many tasks started and have no final result.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    /// Whether the result line that begins at `at` is the one that counts for its task.
+    pub fn is_current(&self, key: u128, nth: u32, at: u64) -> bool {
+        matches!(self.state_of(key, nth), TaskState::Finished { at: current, .. } if current == at)
+    }
+
+    pub(crate) fn start(&mut self, start: &Start) {
+        self.put(identity(start.key, start.nth), pack(0, IN_FLIGHT, start.attempt));
+    }
+
+    pub(crate) fn result(&mut self, head: &Head<'_>, at: u64) {
+        let state = if is_final(head.outcome) { head.outcome as u64 } else { IN_FLIGHT };
+        self.put(identity(head.key, head.nth), pack(at, state, head.attempts));
+    }
+
+    /// Makes every failed task unfinished again; its attempts go on from where they were.
+    pub(crate) fn reopen_failed(&mut self) {
+        for packed in self.tasks.values_mut() {
+            if let TaskState::Finished { word, .. } = unpack(*packed)
+                && is_failure(word)
+            {
+                self.counts[word as usize] -= 1;
+                self.in_flight += 1;
+                *packed = pack(0, IN_FLIGHT, attempts_of(*packed));
+            }
+        }
+    }
+
+    fn put(&mut self, identity: [u32; 4], packed: [u32; 2]) {
+        match self.tasks.insert(identity, packed).map(unpack) {
+            None | Some(TaskState::New) => {}
+            Some(TaskState::InFlight { .. }) => self.in_flight -= 1,
+            Some(TaskState::Finished { word, .. }) => self.counts[word as usize] -= 1,
+        }
+        match unpack(packed) {
+            TaskState::Finished { word, .. } => self.counts[word as usize] += 1,
+            TaskState::New | TaskState::InFlight { .. } => self.in_flight += 1,
+        }
+    }
+}
+
+/// One number for a key and its occurrence. Keys are 128-bit hashes, so that spreading the occurrence over all bits keeps them apart.
+fn identity(key: u128, nth: u32) -> [u32; 4] {
+    let mixed = key ^ u128::from(nth).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    [mixed as u32, (mixed >> 32) as u32, (mixed >> 64) as u32, (mixed >> 96) as u32]
+}
+
+/// 40 bits of offset (a journal of 1 TiB), 4 of outcome, 20 of attempts; two halves, so that an entry has no padding.
+fn pack(at: u64, state: u64, attempts: u32) -> [u32; 2] {
+    let packed = at << 24 | state << 20 | u64::from(attempts).min(MOST_ATTEMPTS);
+    [packed as u32, (packed >> 32) as u32]
+}
+
+fn attempts_of(packed: [u32; 2]) -> u32 {
+    packed[0] & MOST_ATTEMPTS as u32
+}
+
+fn unpack(packed: [u32; 2]) -> TaskState {
+    let state = packed[0] as usize >> 20 & 15;
+    match Word::ALL.get(state) {
+        Some(&word) => TaskState::Finished { word, at: u64::from(packed[1]) << 8 | u64::from(packed[0] >> 24) },
+        None => TaskState::InFlight { attempts: attempts_of(packed) },
+    }
+}
+
+/// Counts how many times each key has been seen in the input, which makes equal records different tasks.
+///
+/// It remembers 64 bits of each key. Should two keys share them (one chance in 37 million for a million records), the later counts as
+/// a repeat of the earlier, every time in the same way.
+#[derive(Debug, Default)]
+pub struct Occurrences {
+    seen: HashSet<u64, BuildHasherDefault<KeyHasher>>,
+    repeats: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+}
+
+impl Occurrences {
+    /// Counts this occurrence, and returns how many stood before it.
+    pub fn next(&mut self, key: u128) -> u32 {
+        let short = key as u64 ^ (key >> 64) as u64;
+        if self.seen.insert(short) {
+            return 0;
+        }
+        let repeats = self.repeats.entry(short).or_default();
+        *repeats = repeats.saturating_add(1);
+        *repeats
+    }
+
+    /// How many different keys there were.
+    pub fn distinct(&self) -> usize {
+        self.seen.len()
+    }
+}
+
+/// Keys are hashes already: one multiplication brings their bits to where the table looks.
+#[derive(Debug, Default)]
+pub(crate) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(26) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The product is best mixed at its top and the table begins at the bottom.
+        self.0 ^= self.0 >> 32;
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn head(key: u128, nth: u32, outcome: Word, attempts: u32) -> Head<'static> {
+        Head { job: "a".into(), seq: 0, key, nth, outcome, attempts }
+    }
+
+    #[test]
+    fn a_task_goes_from_new_over_in_flight_to_finished() {
+        let mut index = Index::default();
+        assert_eq!(index.state_of(7, 0), TaskState::New);
+        index.start(&Start { seq: 0, key: 7, nth: 0, attempt: 2 });
+        assert_eq!(index.state_of(7, 0), TaskState::InFlight { attempts: 2 });
+        index.result(&head(7, 0, Word::Timeout, 2), (1 << 40) - 1);
+        assert_eq!(index.state_of(7, 0), TaskState::Finished { word: Word::Timeout, at: (1 << 40) - 1 });
+        assert!(index.is_current(7, 0, (1 << 40) - 1) && !index.is_current(7, 0, 5));
+        assert_eq!(index.state_of(7, 1), TaskState::New, "the second task with this key is another one");
+        assert_eq!((index.finished(), index.failed(), index.in_flight()), (1, 1, 0));
+        index.reopen_failed();
+        assert_eq!(index.state_of(7, 0), TaskState::InFlight { attempts: 2 });
+        assert_eq!((index.finished(), index.failed(), index.in_flight()), (0, 0, 1));
+    }
+
+    #[test]
+    fn a_cancelled_task_is_not_finished() {
+        let mut index = Index::default();
+        index.start(&Start { seq: 0, key: 7, nth: 0, attempt: 1 });
+        index.result(&head(7, 0, Word::Cancelled, 1), 9);
+        assert_eq!(index.state_of(7, 0), TaskState::InFlight { attempts: 1 });
+    }
+
+    #[test]
+    fn occurrences_count_from_zero_for_each_key() {
+        let mut seen = Occurrences::default();
+        let counted: Vec<u32> = [5, 6, 5, 5, 6, 7].map(|key: u128| seen.next(key)).into();
+        assert_eq!(counted, [0, 0, 1, 2, 1, 0]);
+        assert_eq!(seen.distinct(), 3);
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        assert_eq!(size_of::<([u32; 4], [u32; 2])>(), 24);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn counts_are_those_of_the_states(steps in proptest::collection::vec((0_u128..6, 0_u32..2, 0_usize..10, 1_u32..4), 0..60)) {
+            let mut index = Index::default();
+            let mut model = BTreeMap::new();
+            for (at, (key, nth, what, attempt)) in steps.into_iter().enumerate() {
+                match what {
+                    0 => index.start(&Start { seq: 0, key, nth, attempt }),
+                    1 => index.reopen_failed(),
+                    _ => index.result(&head(key, nth, Word::ALL[what - 2], attempt), at as u64),
+                }
+                if what == 1 {
+                    model.values_mut().for_each(|word: &mut Option<Word>| *word = word.filter(|word| !is_failure(*word)));
+                } else {
+                    model.insert((key, nth), what.checked_sub(2).map(|what| Word::ALL[what]).filter(|word| is_final(*word)));
+                }
+            }
+            let mut counts = [0; 8];
+            model.values().flatten().for_each(|word| counts[*word as usize] += 1);
+            proptest::prop_assert_eq!(index.counts(), counts);
+            proptest::prop_assert_eq!(index.in_flight(), model.values().filter(|word| word.is_none()).count() as u64);
+        }
+    }
+}

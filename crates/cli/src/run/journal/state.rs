@@ -1,0 +1,418 @@
+//! The state directory: where jobs are begun, found, listed and pruned.
+//!
+//! A job is `<id>.jsonl`, its journal, and `<id>.lock`. Names live in headers only, so that no name ever becomes part of a path. `.lock`
+//! is held for the moment in which jobs are looked for and locked, so that two runs cannot both be the first of a name.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{
+    error::JobError,
+    file::{JournalFile, peek, read},
+    format::{End, Header, OutputFile, Sitting, VERSION, is_failure, now},
+    index::Index,
+    lock::{JobLock, Taken},
+};
+use longshore_core::Word;
+
+/// How long a new run waits for the guardian of a dead one.
+const GUARDIAN_WAIT: Duration = Duration::from_secs(15);
+
+/// A directory of jobs.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// What a run is to do. Two runs belong to the same job when `template` and `key_rule` agree.
+#[derive(Clone, Debug, Default)]
+pub struct JobSpec {
+    /// `--name`.
+    pub name: Option<String>,
+    /// What runs, for people; without secrets.
+    pub what: String,
+    /// A hash of everything that decides what a task does.
+    pub template: String,
+    /// How keys are made.
+    pub key_rule: String,
+    /// Where records come from, for people.
+    pub inputs: Vec<String>,
+    /// The command line.
+    pub args: Vec<String>,
+    /// Its working directory.
+    pub cwd: String,
+}
+
+/// Which job a run goes on with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// The job of this name if there is one, else a new job.
+    #[default]
+    Auto,
+    /// `--resume [JOB]`: that job, else the one of this name, else the latest unfinished one that does the same.
+    Resume(Option<String>),
+    /// `--retry-failed [JOB]`: as `Resume`, finished jobs included, and failed tasks run again.
+    RetryFailed(Option<String>),
+    /// `--fresh`: a new job; if one of this name exists, its journal is begun anew.
+    Fresh,
+}
+
+/// A job that this run may work on.
+#[derive(Debug)]
+pub struct OpenJob {
+    /// The first line of its journal.
+    pub header: Header,
+    /// The right to run it.
+    pub lock: JobLock,
+    /// Its journal, for [`Journal::start`](super::Journal::start).
+    pub journal: JournalFile,
+    /// The state of its tasks as of now.
+    pub index: Arc<Index>,
+    /// The number of this sitting, from 1.
+    pub sitting: u32,
+    /// It was begun by an earlier run.
+    pub resumed: bool,
+    /// Failed tasks were made unfinished, now or in an earlier sitting, so that tasks can have more than one result line.
+    pub retried: bool,
+    /// Files that belong to it.
+    pub outputs: Vec<OutputFile>,
+    /// How the last sitting ended, if it did in order.
+    pub end: Option<End>,
+}
+
+/// Whether a job runs, and if not, whether it is done with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// A process runs it, or guards what a dead one left; 0 if unknown.
+    Running(u32),
+    /// Nothing is left to do.
+    Finished,
+    /// It can be resumed.
+    Unfinished,
+}
+
+/// A job as lists show it.
+#[derive(Clone, Debug)]
+pub struct JobInfo {
+    /// The first line of its journal.
+    pub header: Header,
+    /// Whether it runs.
+    pub state: JobState,
+    /// How its last sitting ended, if it did in order.
+    pub end: Option<End>,
+    /// When its journal was last written.
+    pub changed: SystemTime,
+    /// Its journal.
+    pub path: PathBuf,
+}
+
+impl StateDir {
+    /// The directory given, else `$XDG_STATE_HOME/longshore`, else `~/.local/state/longshore`; created for this user only.
+    ///
+    /// # Errors
+    /// When it cannot be created, or is no directory.
+    pub fn open(given: Option<&Path>) -> Result<Self, JobError> {
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let path = match given {
+            Some(path) => path.to_owned(),
+            None => absolute("XDG_STATE_HOME")
+                .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+                .map(|base| base.join("longshore"))
+                .ok_or_else(|| JobError::Io {
+                    path: PathBuf::from("~/.local/state/longshore"),
+                    cause: "HOME is not set: give a --state-dir".to_owned(),
+                })?,
+        };
+        let fail = |error: io::Error| JobError::io(&path, "cannot use it as the state directory", &error);
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(fail)?;
+        // Errors name the file wherever they are read.
+        let path = path.canonicalize().map_err(fail)?;
+        Ok(Self { path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An id for a job without a journal.
+    pub fn new_id(&self) -> String {
+        loop {
+            // Four digits are easy to type; a directory with many jobs gets longer ones before it gets slow to find a free one.
+            for digits in (4..=12).flat_map(|digits| [digits; 8]) {
+                let id = format!("{:0digits$x}", fastrand::u64(..1 << (4 * digits)));
+                if !self.journal(&id).exists() && !self.lock(&id).exists() {
+                    return id;
+                }
+            }
+        }
+    }
+
+    /// Begins a job or goes on with one, and locks it.
+    ///
+    /// If its last run died and its guardian is still ending that run's children, this waits for up to 15 s.
+    ///
+    /// # Errors
+    /// [`JobError`] says which: the name is none, the job is unknown, runs already, has changed, or its journal is broken or unwritable.
+    pub fn begin(&self, spec: &JobSpec, begin: &Begin) -> Result<OpenJob, JobError> {
+        self.begin_within(spec, begin, GUARDIAN_WAIT)
+    }
+
+    pub(crate) fn begin_within(&self, spec: &JobSpec, begin: &Begin, patience: Duration) -> Result<OpenJob, JobError> {
+        if let Some(name) = &spec.name {
+            check_name(name)?;
+        }
+        let since = Instant::now();
+        loop {
+            let guard = self.exclusive()?;
+            let known = self.choose(spec, begin)?;
+            let id = known.clone().unwrap_or_else(|| self.new_id());
+            let path = self.lock(&id);
+            match JobLock::try_take(&path).map_err(|error| JobError::io(&path, "cannot lock", &error))? {
+                Taken::Ours(lock) if known.is_some() && *begin != Begin::Fresh => return self.resume(&id, lock, spec, begin),
+                Taken::Ours(lock) => {
+                    let created = self.create(&id, lock, spec);
+                    if created.is_err() && known.is_none() {
+                        let _ = std::fs::remove_file(&path);
+                    }
+                    return created;
+                }
+                Taken::Held { pid, alive: true } => return Err(JobError::Running { job: id, pid }),
+                Taken::Held { alive: false, .. } if since.elapsed() >= patience => {
+                    return Err(JobError::Guarded { job: id, waited: patience.as_secs() });
+                }
+                Taken::Held { .. } => {
+                    drop(guard);
+                    std::thread::sleep(Duration::from_millis(20).min(patience));
+                }
+            }
+        }
+    }
+
+    fn create(&self, id: &str, lock: JobLock, spec: &JobSpec) -> Result<OpenJob, JobError> {
+        let header = Header {
+            longshore: VERSION,
+            job: id.to_owned(),
+            name: spec.name.clone(),
+            what: spec.what.clone(),
+            template: spec.template.clone(),
+            key_rule: spec.key_rule.clone(),
+            inputs: spec.inputs.clone(),
+            args: spec.args.clone(),
+            cwd: spec.cwd.clone(),
+            started: now(),
+        };
+        let journal = JournalFile::create(&self.path, &header)?;
+        let index = Arc::new(Index::default());
+        Ok(OpenJob { header, lock, journal, index, sitting: 1, resumed: false, retried: false, outputs: Vec::new(), end: None })
+    }
+
+    fn resume(&self, id: &str, lock: JobLock, spec: &JobSpec, begin: &Begin) -> Result<OpenJob, JobError> {
+        let (mut journal, contents) = JournalFile::open(&self.journal(id))?;
+        let header = contents.header;
+        let changed = |what, was: &str, now: &str| JobError::Changed { job: id.to_owned(), what, was: was.to_owned(), now: now.to_owned() };
+        if header.template != spec.template {
+            return Err(match header.what == spec.what {
+                true => changed("what it runs, or how,", &header.template, &spec.template),
+                false => changed("what it runs", &header.what, &spec.what),
+            });
+        }
+        if header.key_rule != spec.key_rule {
+            return Err(changed("the rule for keys (--key)", &header.key_rule, &spec.key_rule));
+        }
+        let mut index = contents.index;
+        let retry = matches!(begin, Begin::RetryFailed(_));
+        if retry {
+            index.reopen_failed();
+        }
+        let index = Arc::new(index);
+        let sitting = contents.sittings + 1;
+        journal.stage(&Sitting { sitting, started: now(), retry });
+        let retried = contents.retried || retry;
+        Ok(OpenJob { header, lock, journal, index, sitting, resumed: true, retried, outputs: contents.outputs, end: contents.end })
+    }
+
+    /// The existing job that a run goes on with; `None` for a new one.
+    fn choose(&self, spec: &JobSpec, begin: &Begin) -> Result<Option<String>, JobError> {
+        let named = || match &spec.name {
+            Some(name) => self.peek_all().map(|jobs| jobs.into_iter().find(|job| job.has_name(name))),
+            None => Ok(None),
+        };
+        let same = |job: &Peeked| job.header.template == spec.template && job.header.key_rule == spec.key_rule;
+        let found = match begin {
+            Begin::Auto | Begin::Fresh => named()?,
+            Begin::Resume(Some(job)) | Begin::RetryFailed(Some(job)) => Some(self.find_peeked(job)?),
+            Begin::Resume(None) | Begin::RetryFailed(None) => {
+                let retry = matches!(begin, Begin::RetryFailed(_));
+                let wanted = |job: &Peeked| same(job) && if retry { job.may_have_failures() } else { !job.complete() };
+                let found = match named()? {
+                    Some(job) => Some(job),
+                    None => self.peek_all()?.into_iter().filter(wanted).max_by_key(|job| job.changed),
+                };
+                Some(found.ok_or_else(|| JobError::NothingUnfinished { dir: self.path.clone() })?)
+            }
+        };
+        Ok(found.map(|job| job.header.job))
+    }
+
+    /// All jobs, the latest first. Journals that cannot be understood are left out.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<JobInfo>, JobError> {
+        let _guard = self.exclusive()?;
+        let mut jobs: Vec<JobInfo> = self.peek_all()?.into_iter().map(|job| self.info(job)).collect();
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.changed));
+        Ok(jobs)
+    }
+
+    /// The job with this id, else with this name.
+    ///
+    /// # Errors
+    /// [`JobError::Unknown`] if there is none.
+    pub fn find(&self, job: &str) -> Result<JobInfo, JobError> {
+        let _guard = self.exclusive()?;
+        self.find_peeked(job).map(|job| self.info(job))
+    }
+
+    /// The job that was written to last of those that have something left to do and do not run; for `--resume` without a word of what.
+    ///
+    /// # Errors
+    /// [`JobError::NothingUnfinished`] if there is none.
+    pub fn latest_unfinished(&self) -> Result<JobInfo, JobError> {
+        let unfinished = self.list()?.into_iter().find(|job| job.state == JobState::Unfinished);
+        unfinished.ok_or_else(|| JobError::NothingUnfinished { dir: self.path.clone() })
+    }
+
+    /// Removes jobs that are finished and older than this; returns their ids.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or a file in it not removed.
+    pub fn prune(&self, older_than: Duration) -> Result<Vec<String>, JobError> {
+        let _guard = self.exclusive()?;
+        let mut pruned = Vec::new();
+        for job in self.peek_all()? {
+            let old = job.changed.elapsed().is_ok_and(|age| age > older_than);
+            if !old || self.info(job.clone()).state != JobState::Finished {
+                continue;
+            }
+            std::fs::remove_file(&job.path).map_err(|error| JobError::io(&job.path, "cannot remove", &error))?;
+            let _ = std::fs::remove_file(self.lock(&job.header.job));
+            pruned.push(job.header.job);
+        }
+        Ok(pruned)
+    }
+
+    fn journal(&self, id: &str) -> PathBuf {
+        self.path.join(format!("{id}.jsonl"))
+    }
+
+    fn lock(&self, id: &str) -> PathBuf {
+        self.path.join(format!("{id}.lock"))
+    }
+
+    fn exclusive(&self) -> Result<File, JobError> {
+        let path = self.path.join(".lock");
+        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(nofollow).open(&path);
+        let locked = file.and_then(|file| flock(&file, FlockOperation::LockExclusive).map(|()| file).map_err(io::Error::from));
+        locked.map_err(|error| JobError::io(&path, "cannot lock", &error))
+    }
+
+    fn peek_all(&self) -> Result<Vec<Peeked>, JobError> {
+        let fail = |error: io::Error| JobError::io(&self.path, "cannot read the state directory", &error);
+        let mut jobs = Vec::new();
+        for entry in std::fs::read_dir(&self.path).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            let id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if path.extension().is_none_or(|extension| extension != "jsonl") || !is_id(id) {
+                continue;
+            }
+            if let Ok((header, end)) = peek(&path)
+                && header.job == id
+            {
+                let changed = path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+                jobs.push(Peeked { header, end, changed, path });
+            }
+        }
+        Ok(jobs)
+    }
+
+    fn find_peeked(&self, job: &str) -> Result<Peeked, JobError> {
+        let path = self.journal(job);
+        if is_id(job) && path.exists() {
+            // Asked for by its id, so that a journal that cannot be understood is named.
+            let (header, end) = peek(&path)?;
+            let changed = path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            return Ok(Peeked { header, end, changed, path });
+        }
+        let found = self.peek_all()?.into_iter().find(|each| each.has_name(job));
+        found.ok_or_else(|| JobError::Unknown { job: job.to_owned(), dir: self.path.clone() })
+    }
+
+    fn info(&self, job: Peeked) -> JobInfo {
+        let state = match JobLock::holder(&self.lock(&job.header.job)) {
+            Some(pid) => JobState::Running(pid),
+            None if job.complete() => JobState::Finished,
+            None => JobState::Unfinished,
+        };
+        JobInfo { header: job.header, state, end: job.end, changed: job.changed, path: job.path }
+    }
+}
+
+impl JobInfo {
+    /// Finished tasks by outcome and the number of unfinished ones that started; reads the whole journal unless its end says them.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or understood.
+    pub fn counts(&self) -> Result<([u64; 8], u64), JobError> {
+        match &self.end {
+            Some(end) => Ok((end.counts, end.unfinished)),
+            None => read(&self.path).map(|contents| (contents.index.counts(), contents.index.in_flight())),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Peeked {
+    header: Header,
+    end: Option<End>,
+    changed: SystemTime,
+    path: PathBuf,
+}
+
+impl Peeked {
+    fn has_name(&self, name: &str) -> bool {
+        self.header.name.as_deref() == Some(name)
+    }
+
+    fn complete(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.complete)
+    }
+
+    fn may_have_failures(&self) -> bool {
+        self.end.as_ref().is_none_or(|end| Word::ALL.into_iter().any(|word| is_failure(word) && end.counts[word as usize] > 0))
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    (4..=16).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether this can be a job's name.
+///
+/// # Errors
+/// [`JobError::Name`] says what a name is made of.
+pub fn check_name(name: &str) -> Result<(), JobError> {
+    let fits = (1..=128).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    // A dash in front would read as a flag behind --resume.
+    if fits && !name.starts_with('-') { Ok(()) } else { Err(JobError::Name { name: name.to_owned() }) }
+}

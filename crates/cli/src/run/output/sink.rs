@@ -1,0 +1,236 @@
+//! One destination of results, and the buffer that puts them in the order of the input.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    fs::File,
+    io::{self, Write},
+    os::{fd::AsFd, unix::fs::FileExt},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    OutputError,
+    project::each_current,
+    render::{Render, Shown},
+};
+use crate::run::journal::{Batch, Index, error, format};
+
+/// A destination.
+pub(crate) struct Sink {
+    pub(crate) file: File,
+    /// Its path; absent for stdout.
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) regular: bool,
+    pub(crate) render: Render,
+    pub(crate) order: Option<Order>,
+    pub(crate) out: Vec<u8>,
+    /// Results shown.
+    pub(crate) shown: u64,
+}
+
+/// What is collected before it is written.
+const WRITE_BYTES: usize = 1 << 18;
+
+impl Sink {
+    /// Takes in the result lines of a turn.
+    pub(crate) fn lines(&mut self, batch: &Batch) -> Result<(), OutputError> {
+        let (Some(first), Some(last)) = (batch.pieces.first(), batch.pieces.last()) else { return Ok(()) };
+        if self.order.is_none() && self.render.is_plain() && batch.pieces.iter().all(|piece| self.render.shows(piece.outcome)) {
+            // The common case: the very bytes of the journal.
+            self.flush()?;
+            self.shown += batch.pieces.len() as u64;
+            return self.write(&batch.bytes[first.line.start..last.line.end]);
+        }
+        for piece in &batch.pieces {
+            let shown = Shown::of(&batch.bytes, piece);
+            self.shown += u64::from(self.render.shows(piece.outcome));
+            match &mut self.order {
+                None => self.render.push(&mut self.out, shown),
+                Some(order) if order.is_next(piece.seq) => {
+                    self.render.push(&mut self.out, shown);
+                    order.put(piece.seq, Slot::Nothing);
+                }
+                Some(order) => {
+                    let mut text = Vec::new();
+                    self.render.push(&mut text, shown);
+                    order.put(piece.seq, Slot::Text(text.into()));
+                }
+            }
+            self.drain()?;
+        }
+        self.flush()
+    }
+
+    /// Takes in places of the input at which nothing will come, or what the journal has.
+    pub(crate) fn skipped(&mut self, places: &[(u64, Option<u64>)]) -> Result<(), OutputError> {
+        for &(seq, at) in places {
+            let Some(order) = &mut self.order else { return Ok(()) };
+            order.put(seq, at.filter(|_| order.stored.is_some()).map_or(Slot::Nothing, Slot::Stored));
+            self.drain()?;
+        }
+        self.flush()
+    }
+
+    /// Moves what is in order to the buffer.
+    fn drain(&mut self) -> Result<(), OutputError> {
+        while let Some(slot) = self.order.as_mut().and_then(Order::next) {
+            self.take(slot)?;
+        }
+        if self.out.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn take(&mut self, slot: Slot) -> Result<(), OutputError> {
+        match slot {
+            Slot::Nothing => {}
+            Slot::Text(text) => self.out.extend_from_slice(&text),
+            Slot::Stored(at) => {
+                let stored = self.order.as_mut().and_then(|order| order.stored.as_mut());
+                if let Some(stored) = stored
+                    && stored.emitted.insert(at)
+                {
+                    let line = stored.line(at).map_err(|error| self.error(&error))?;
+                    if let Ok(format::Line::Result(head)) = format::parse(&line) {
+                        self.render.push_stored(&mut self.out, &line, head.outcome);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is left, in order as far as there is one.
+    pub(crate) fn finish(&mut self) -> Result<(), OutputError> {
+        // What waits for a place that never came: the run was stopped there.
+        let rest: Vec<Slot> = self.order.as_mut().map(|order| order.slots.drain(..).flatten().collect()).unwrap_or_default();
+        for slot in rest {
+            self.take(slot)?;
+        }
+        // And what the journal has for records that the input did not have this time, or that it did not come to.
+        if let Some(stored) = self.order.as_mut().and_then(|order| order.stored.take())
+            && (stored.emitted.len() as u64) < stored.index.finished()
+        {
+            let (render, out) = (&self.render, &mut self.out);
+            let read = each_current(&stored.path, stored.len, &stored.index, |at, head, line| {
+                if !stored.emitted.contains(&at) {
+                    render.push_stored(out, line, head.outcome);
+                }
+                Ok(())
+            });
+            read.map_err(|error| self.error(&error))?;
+        }
+        self.flush()?;
+        if self.regular {
+            self.file.sync_data().map_err(|error| self.error(&error))?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), OutputError> {
+        let out = std::mem::take(&mut self.out);
+        let written = self.write(&out);
+        self.out = out;
+        self.out.clear();
+        written
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), OutputError> {
+        while !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(0) => return Err(self.error(&io::ErrorKind::WriteZero.into())),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Whoever shares a terminal or pipe with this process can have made it non-blocking.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut wait = [rustix::event::PollFd::from_borrowed_fd(self.file.as_fd(), rustix::event::PollFlags::OUT)];
+                    let _ = rustix::event::poll(&mut wait, None);
+                }
+                Err(error) => return Err(self.error(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn error(&self, error: &io::Error) -> OutputError {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return OutputError::ReaderGone;
+        }
+        let free = self.path.as_deref().and_then(error::free_bytes);
+        OutputError::Write { path: self.path.clone(), free, cause: error::cause(error) }
+    }
+}
+
+/// What stands at a place of the input.
+enum Slot {
+    Nothing,
+    Text(Box<[u8]>),
+    /// A result line of an earlier sitting, by its offset in the journal.
+    Stored(u64),
+}
+
+/// The reorder buffer.
+pub(crate) struct Order {
+    lowest: Arc<AtomicU64>,
+    slots: VecDeque<Option<Slot>>,
+    pub(crate) stored: Option<Stored>,
+}
+
+/// The journal, to show again what earlier sittings finished.
+pub(crate) struct Stored {
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
+    pub(crate) len: u64,
+    pub(crate) index: Arc<Index>,
+    pub(crate) emitted: HashSet<u64>,
+}
+
+impl Stored {
+    fn line(&self, at: u64) -> io::Result<Vec<u8>> {
+        let mut line = vec![0; 512];
+        let mut read = 0;
+        loop {
+            let more = self.file.read_at(&mut line[read..], at + read as u64)?;
+            if let Some(end) = line[read..read + more].iter().position(|byte| *byte == b'\n') {
+                line.truncate(read + end + 1);
+                return Ok(line);
+            }
+            if more == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            read += more;
+            line.resize(line.len() * 2, 0);
+        }
+    }
+}
+
+impl Order {
+    /// A buffer that begins at the place that `lowest` holds, and keeps it at the lowest place that is not written.
+    pub(crate) fn new(lowest: Arc<AtomicU64>, stored: Option<Stored>) -> Self {
+        Self { lowest, slots: VecDeque::new(), stored }
+    }
+
+    fn is_next(&self, seq: u64) -> bool {
+        seq == self.lowest.load(Ordering::Relaxed)
+    }
+
+    fn put(&mut self, seq: u64, slot: Slot) {
+        // A place below is written already; who sends it twice gets it shown once.
+        let Some(place) = seq.checked_sub(self.lowest.load(Ordering::Relaxed)) else { return };
+        let place = place as usize;
+        if self.slots.len() <= place {
+            self.slots.resize_with(place + 1, || None);
+        }
+        self.slots[place] = Some(slot);
+    }
+
+    fn next(&mut self) -> Option<Slot> {
+        let slot = self.slots.front_mut()?.take()?;
+        self.slots.pop_front();
+        // The write itself may come a moment later; the window bounds memory and need not be exact.
+        self.lowest.fetch_add(1, Ordering::Release);
+        Some(slot)
+    }
+}
