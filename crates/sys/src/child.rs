@@ -191,7 +191,6 @@ mod tests {
         process::{Command, Stdio},
     };
 
-    #[expect(clippy::zombie_processes, reason = "the tests reap with wait4")]
     fn spawn(script: &str) -> i32 {
         Command::new("sh").args(["-c", script]).stdin(Stdio::null()).process_group(0).spawn().unwrap().id().cast_signed()
     }
