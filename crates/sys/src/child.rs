@@ -122,10 +122,9 @@ fn status(raw: libc::c_int) -> Status {
 }
 
 fn usage(used: &libc::rusage) -> Usage {
-    #[expect(clippy::unnecessary_cast, reason = "the fields of a timeval are narrower on other systems")]
+    // The fields' widths differ between systems.
     let time = |time: libc::timeval| {
-        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
-            + Duration::from_micros(u64::try_from(time.tv_usec as i64).unwrap_or(0))
+        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
     };
     let count = |count: libc::c_long| u64::try_from(count).unwrap_or(0);
     // Linux counts in KiB, macOS in bytes.

@@ -192,6 +192,8 @@ struct Asked {
     child: Child,
     /// What it wrote to stdout and nobody has taken yet.
     answer: Vec<u8>,
+    /// Whether nobody reads its stdin any more.
+    deaf: bool,
     /// The last bytes that it wrote to stderr since the present record.
     stderr: Tail,
 }
@@ -218,7 +220,7 @@ impl Asked {
         let mut command = pipe.command.clone();
         command.env.push(("LONGSHORE_SLOT".into(), slot.to_string().into()));
         match pipe.children.start(slot, &command) {
-            Ok(child) => Ok(Self { child, answer: Vec::new(), stderr: Tail::default() }),
+            Ok(child) => Ok(Self { child, answer: Vec::new(), deaf: false, stderr: Tail::default() }),
             Err(_) if pipe.children.is_stopping() => Err(Failure { outcome: Outcome::Cancelled, tail: None }),
             Err(error) => Err(error.into()),
         }
@@ -258,7 +260,7 @@ impl Asked {
                     child.stdout.as_ref().map(|pipe| (pipe.as_fd(), Interest::Read)),
                     child.stderr.as_ref().map(|pipe| (pipe.as_fd(), Interest::Read)),
                     Some((child.end_fd(), Interest::Read)),
-                    child.stdin.as_ref().filter(|_| !rest.is_empty()).map(|pipe| (pipe.as_fd(), Interest::Write)),
+                    child.stdin.as_ref().filter(|_| !rest.is_empty() && !self.deaf).map(|pipe| (pipe.as_fd(), Interest::Write)),
                     (!stop_seen).then(|| (pipe.children.stop_fd(), Interest::Read)),
                 ],
                 next.map(|at| at.saturating_duration_since(Instant::now())),
@@ -359,11 +361,8 @@ impl Asked {
 
     /// Whether the child has read nothing of the line that was written to it.
     fn nothing_read(&self, written: usize) -> bool {
-        match &self.child.stdin {
-            // Asked at the writing end, the kernel tells what lies in the pipe.
-            Some(stdin) => rustix::io::ioctl_fionread(stdin).is_ok_and(|unread| unread == written as u64),
-            None => written == 0,
-        }
+        // Asked at the writing end, the kernel tells what lies in the pipe.
+        self.child.stdin.as_ref().is_some_and(|stdin| rustix::io::ioctl_fionread(stdin).is_ok_and(|unread| unread == written as u64))
     }
 
     fn poll(&self, timeout: Option<Duration>) -> std::io::Result<[bool; 3]> {
@@ -399,7 +398,8 @@ impl Asked {
             Ok(count) => *rest = &rest[count..],
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             // It reads no more. That alone is no failure: it may have ended, which its pidfd will say, or hang, which the timeout is for.
-            Err(_) => self.child.stdin = None,
+            // The pipe stays open, because the kernel still knows what lies in it.
+            Err(_) => self.deaf = true,
         }
     }
 }
