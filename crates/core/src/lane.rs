@@ -2,9 +2,9 @@
 
 pub mod async_;
 pub mod blocking;
-// pub mod child;
+pub mod child;
 pub mod cpu;
-// pub mod process;
+pub mod process;
 pub(crate) mod watchdog;
 
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};

@@ -270,7 +270,7 @@ impl<T, R> Running<T, R> {
                 Err(panic) => Outcome::Panicked(panic_text(&*panic)),
             });
         }
-        let before = self.cpu.map(|_| longshore_sys::thread_cpu_time());
+        let before = self.cpu.map(|_| longshore_sys::clock::thread_cpu_time());
         let place = &mut self.future;
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let polled = match place {
@@ -284,7 +284,7 @@ impl<T, R> Running<T, R> {
             polled
         }));
         if let (Some(cpu), Some(before)) = (&mut self.cpu, before) {
-            *cpu += longshore_sys::thread_cpu_time().saturating_sub(before);
+            *cpu += longshore_sys::clock::thread_cpu_time().saturating_sub(before);
         }
         match polled {
             Ok(Poll::Pending) => None,

@@ -67,9 +67,9 @@ impl<T: Send + 'static, R: Send + 'static> BlockingLane<T, R> {
     /// A lane that runs this handler.
     pub fn new(handler: SyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock) -> Self {
         let work: Work<T, R> = Box::new(move |context, payload| {
-            let before = longshore_sys::thread_cpu_time();
+            let before = longshore_sys::clock::thread_cpu_time();
             let outcome = caught(|| handler(context, payload));
-            (outcome, Some(longshore_sys::thread_cpu_time().saturating_sub(before)))
+            (outcome, Some(longshore_sys::clock::thread_cpu_time().saturating_sub(before)))
         });
         Self(Pool::new("blocking", work, outbox, clock, true))
     }

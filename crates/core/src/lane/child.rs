@@ -1,1 +1,294 @@
-//! stub
+//! Commands: one child process per attempt, in a group of its own.
+//!
+//! Layout:
+//! - [`run`]: one command from start to end, on the calling thread.
+//! - [`Children`]: the groups that live, for stopping all of them and for the list of what runs.
+//! - [`Child`]: one child that its owner talks to, for lanes whose children serve many tasks.
+//!
+//! What holds:
+//! - A child is started by posix_spawn: no hook between fork and exec, which would make every start copy this process's page tables.
+//! - Whatever way a command ends, its whole group is killed before its leader is reaped: nothing that stayed in the group outlives the task.
+//! - A group is only signalled under its slot's lock and while its leader is not reaped, so that the number cannot be another's.
+//! - stdout and stderr are read to their end whatever the limit, so that no child waits for a reader.
+
+mod children;
+mod start;
+#[cfg(test)]
+mod tests;
+
+pub use crate::lane::Stop;
+pub use children::{Child, Children, End, Running};
+pub use longshore_sys::{Exit, Usage, child::Status};
+
+use std::{
+    cell::RefCell,
+    ffi::OsString,
+    io::{ErrorKind, Read, Write},
+    os::fd::AsFd,
+    path::PathBuf,
+    process::ChildStdin,
+    time::{Duration, Instant},
+};
+
+use longshore_sys::poll::{Interest, ready};
+
+use crate::error::TaskError;
+
+/// How long pipes that a dead leader's background children hold open are still read.
+const DRAIN: Duration = Duration::from_millis(100);
+
+/// What to run.
+#[derive(Clone, Debug, Default)]
+pub struct Command {
+    /// The program: a path, or a name that is looked up in `PATH`.
+    pub program: OsString,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// What its environment has beyond this process's.
+    pub env: Vec<(OsString, OsString)>,
+    /// Where it runs; this process's working directory if `None`.
+    pub cwd: Option<PathBuf>,
+    /// What it can read.
+    pub stdin: Stdin,
+}
+
+/// What a command can read from its standard input.
+#[derive(Clone, Debug, Default)]
+pub enum Stdin {
+    /// Nothing: `/dev/null`.
+    #[default]
+    Null,
+    /// These bytes. A command that does not read them all is none the worse.
+    Bytes(Vec<u8>),
+    /// A pipe that the owner of the [`Child`] writes to; [`run`] closes it at once.
+    Open,
+}
+
+/// How far a command may go.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// After this time its group gets SIGTERM.
+    pub timeout: Option<Duration>,
+    /// The time between SIGTERM and SIGKILL, after a timeout and after [`Stop::Soft`]; nothing means SIGKILL at once.
+    pub kill_after: Duration,
+    /// How many bytes of each of its streams are kept; what comes after them is read and counted.
+    pub max_output: usize,
+}
+
+impl Default for Limits {
+    /// No timeout, 10 s, 1 MiB.
+    fn default() -> Self {
+        Self { timeout: None, kill_after: Duration::from_secs(10), max_output: 1 << 20 }
+    }
+}
+
+/// How a command ended and what it said.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// How the command itself ended (its background children do not count).
+    pub exit: Exit,
+    /// Whether a signal left a core dump.
+    pub core_dumped: bool,
+    /// Whether it ran into its timeout. It may have ended with code 0 all the same, on SIGTERM.
+    pub timed_out: bool,
+    /// Whether [`Children::stop`] signalled it. It may have ended with code 0 all the same.
+    pub stopped: bool,
+    /// The first bytes of its standard output.
+    pub stdout: Vec<u8>,
+    /// The first bytes of its standard error.
+    pub stderr: Vec<u8>,
+    /// How many more bytes of standard output there were.
+    pub stdout_cut: u64,
+    /// How many more bytes of standard error there were.
+    pub stderr_cut: u64,
+    /// What it and those of its children that it waited for used.
+    pub usage: Usage,
+    /// From its start to its end.
+    pub wall: Duration,
+}
+
+/// Runs one command and waits for its end, on the calling thread. `slot` is the calling thread's place in `children`; no other call uses it
+/// meanwhile.
+///
+/// When the command has ended, what is in its pipes is read; pipes that a background child of it holds open are waited for up to 100 ms. After
+/// SIGTERM (timeout, or [`Stop::Soft`]) its background children have as long as it had itself, `kill_after`, as long as they hold a pipe. Then its
+/// group is killed: a command leaves nothing behind but what moved to another group or session on purpose (a daemon).
+///
+/// # Errors
+/// Kind `spawn` when it could not be started, with the system's error number as code, never retried if another attempt cannot help (no such program,
+/// say); kind `invalid` for a NUL byte in an argument; kind `cancelled` after [`Children::stop`].
+pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -> Result<Output, TaskError> {
+    let start = Instant::now();
+    let mut child = children.start(slot, command)?;
+    let mut input = Feed::new(child.stdin.take(), &command.stdin);
+    let mut stdout = Capture::new(child.stdout.take(), limits.max_output);
+    let mut stderr = Capture::new(child.stderr.take(), limits.max_output);
+
+    let mut timed_out = false;
+    let mut stop_seen = false;
+    // Instants that lie beyond what an Instant can hold never come.
+    let mut timeout_at = limits.timeout.and_then(|limit| start.checked_add(limit));
+    let mut kill_at: Option<Instant> = None;
+    let mut ended: Option<Instant> = None;
+    let mut drained_at: Option<Instant> = None;
+    while ended.is_none() || stdout.is_open() || stderr.is_open() {
+        let next = [timeout_at, kill_at, drained_at].into_iter().flatten().min();
+        let [exited, out, err, space, stop] = ready(
+            [
+                ended.is_none().then(|| (child.end_fd(), Interest::Read)),
+                stdout.fd(),
+                stderr.fd(),
+                input.fd(),
+                (!stop_seen).then(|| (children.stop_fd(), Interest::Read)),
+            ],
+            next.map(|at| at.saturating_duration_since(Instant::now())),
+        )?;
+        if out {
+            stdout.read(&child);
+        }
+        if err {
+            stderr.read(&child);
+        }
+        if space {
+            input.write();
+        }
+        let now = Instant::now();
+        if exited {
+            ended = Some(now);
+            timeout_at = None;
+            input.close();
+            // After SIGTERM, the rest of the group has what is left of the time that the command had.
+            drained_at = kill_at.or_else(|| now.checked_add(DRAIN));
+        }
+        if stop && ended.is_none() {
+            // `stop` has signalled the group already; what is left is to lose patience.
+            kill_at = kill_at.or_else(|| now.checked_add(limits.kill_after));
+        }
+        stop_seen |= stop;
+        if timeout_at.is_some_and(|at| now >= at) {
+            timed_out = true;
+            timeout_at = None;
+            kill_at = kill_at.or_else(|| now.checked_add(limits.kill_after));
+            if !limits.kill_after.is_zero() {
+                child.terminate();
+            }
+        }
+        if kill_at.is_some_and(|at| now >= at) {
+            child.kill();
+            kill_at = None;
+        }
+        if drained_at.is_some_and(|at| now >= at) {
+            break;
+        }
+    }
+    let wall = ended.unwrap_or_else(Instant::now) - start;
+    let end = child.reap()?;
+    Ok(Output {
+        exit: end.status.exit,
+        core_dumped: end.status.core_dumped,
+        timed_out,
+        stopped: end.stopped,
+        stdout: stdout.bytes,
+        stderr: stderr.bytes,
+        stdout_cut: stdout.cut,
+        stderr_cut: stderr.cut,
+        usage: end.usage,
+        wall,
+    })
+}
+
+thread_local! {
+    /// What a stream is read into first, as large as a pipe: outputs then take the memory that they need and no more.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
+}
+
+/// Reads once from a pipe that is ready, hands the bytes to `take`, and says whether the end has not come yet.
+///
+/// The pipe need not be non-blocking: nobody else reads it, so what poll(2) promised is there.
+pub fn read_some(mut pipe: impl Read, take: impl FnOnce(&[u8])) -> bool {
+    SCRATCH.with_borrow_mut(|scratch| match pipe.read(scratch) {
+        Ok(0) => false,
+        Ok(count) => {
+            take(&scratch[..count]);
+            true
+        }
+        Err(error) => matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock),
+    })
+}
+
+/// One stream of a child, kept up to a limit.
+struct Capture<P> {
+    pipe: Option<P>,
+    bytes: Vec<u8>,
+    cut: u64,
+    limit: usize,
+}
+
+impl<P: Read + AsFd> Capture<P> {
+    fn new(pipe: Option<P>, limit: usize) -> Self {
+        Self { pipe, bytes: Vec::new(), cut: 0, limit }
+    }
+
+    fn is_open(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    fn fd(&self) -> Option<(std::os::fd::BorrowedFd<'_>, Interest)> {
+        self.pipe.as_ref().map(|pipe| (pipe.as_fd(), Interest::Read))
+    }
+
+    fn read(&mut self, child: &Child) {
+        let Some(pipe) = &mut self.pipe else { return };
+        let open = read_some(pipe, |read| {
+            let kept = read.len().min(self.limit - self.bytes.len());
+            self.bytes.extend_from_slice(&read[..kept]);
+            self.cut += (read.len() - kept) as u64;
+            child.note(read);
+        });
+        if !open {
+            self.pipe = None;
+        }
+    }
+}
+
+/// The bytes that are on their way to a child's standard input.
+struct Feed<'a> {
+    pipe: Option<ChildStdin>,
+    rest: &'a [u8],
+}
+
+impl<'a> Feed<'a> {
+    fn new(pipe: Option<ChildStdin>, stdin: &'a Stdin) -> Self {
+        let rest = match stdin {
+            Stdin::Bytes(bytes) => bytes.as_slice(),
+            Stdin::Null | Stdin::Open => &[],
+        };
+        let mut this = Self { pipe, rest };
+        // A short input fits into the pipe at once and needs no turn of the loop.
+        this.write();
+        this
+    }
+
+    fn fd(&self) -> Option<(std::os::fd::BorrowedFd<'_>, Interest)> {
+        self.pipe.as_ref().map(|pipe| (pipe.as_fd(), Interest::Write))
+    }
+
+    fn write(&mut self) {
+        let Some(pipe) = &mut self.pipe else { return };
+        if !self.rest.is_empty() {
+            match pipe.write(self.rest) {
+                Ok(count) => self.rest = &self.rest[count..],
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+                // Nobody reads any more, which is the command's right.
+                Err(_) => self.rest = &[],
+            }
+        }
+        if self.rest.is_empty() {
+            self.pipe = None;
+        }
+    }
+
+    fn close(&mut self) {
+        self.pipe = None;
+    }
+}

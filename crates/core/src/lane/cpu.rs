@@ -139,7 +139,7 @@ impl<T, R> Pool<T, R> {
 impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
     fn serve(self: Arc<Self>, index: u32) {
         // Without the right to be nicer (there is none in some sandboxes) the lane works all the same.
-        let _ = longshore_sys::set_thread_nice(NICE);
+        let _ = longshore_sys::priority::set_thread_nice(NICE);
         let mut chunk: Vec<Attempt<T>> = Vec::with_capacity(MOST);
         let mut done: Vec<Finished<T, R>> = Vec::with_capacity(MOST);
         // A mean of what an item takes, in nanoseconds; the first ones are taken one at a time.
@@ -161,7 +161,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             let (token, stopped) = (state.token.clone(), state.stop);
             drop(state);
 
-            let cpu_before = longshore_sys::thread_cpu_time();
+            let cpu_before = longshore_sys::clock::thread_cpu_time();
             let start = self.clock.now();
             let mut now = start;
             let tiny = each < TINY.as_nanos() as f64;
@@ -195,7 +195,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             }
             let end = self.clock.now();
             let count = done.len().max(1) as u32;
-            let cpu = longshore_sys::thread_cpu_time().saturating_sub(cpu_before) / count;
+            let cpu = longshore_sys::clock::thread_cpu_time().saturating_sub(cpu_before) / count;
             let mean = end.saturating_duration_since(start) / count;
             for (nth, finished) in done.iter_mut().enumerate() {
                 finished.cpu = Some(cpu);

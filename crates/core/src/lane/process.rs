@@ -32,12 +32,12 @@ pub struct ProcessHandler<T, R> {
 /// The process lane.
 pub struct ProcessLane<T, R> {
     pool: Arc<Pool<T, R>>,
-    children: Arc<Children>,
+    children: Children,
 }
 
 impl<T: Send + 'static, R: Send + 'static> ProcessLane<T, R> {
     /// A lane whose children are entered in this registry.
-    pub fn new(handler: ProcessHandler<T, R>, children: Arc<Children>, outbox: Outbox<T, R>, clock: Clock) -> Self {
+    pub fn new(handler: ProcessHandler<T, R>, children: Children, outbox: Outbox<T, R>, clock: Clock) -> Self {
         let registry = children.clone();
         let work: Work<T, R> = Box::new(move |context, payload| run(&handler, &registry, context, payload));
         Self { pool: Pool::new("process", work, outbox, clock, false), children }

@@ -1,0 +1,264 @@
+use super::*;
+use crate::error::Again;
+use std::{os::unix::fs::PermissionsExt, sync::mpsc, thread};
+
+fn command(program: &str, args: &[&str]) -> Command {
+    Command { program: program.into(), args: args.iter().map(OsString::from).collect(), ..Command::default() }
+}
+
+fn sh(script: &str) -> Command {
+    command("sh", &["-c", script])
+}
+
+fn run_once(command: &Command, limits: &Limits) -> Result<Output, TaskError> {
+    run(command, limits, 0, &Children::new().unwrap())
+}
+
+fn ok(command: &Command) -> Output {
+    run_once(command, &Limits::default()).unwrap()
+}
+
+fn within(timeout_ms: u64, kill_after_ms: u64) -> Limits {
+    Limits { timeout: Some(Duration::from_millis(timeout_ms)), kill_after: Duration::from_millis(kill_after_ms), ..Limits::default() }
+}
+
+/// Whether a process runs; a zombie does not.
+fn runs(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !matches!(stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()), Some('Z' | 'X') | None))
+}
+
+/// A killed process needs a moment to go.
+fn gone(pids: &str) -> bool {
+    let start = Instant::now();
+    while pids.split_whitespace().any(runs) {
+        if start.elapsed() > Duration::from_secs(10) {
+            return false;
+        }
+        thread::yield_now();
+    }
+    true
+}
+
+#[test]
+fn exit_codes_signals_and_both_streams_are_told_apart() {
+    for (script, exit, stdout, stderr) in [
+        ("echo out; echo err >&2", Exit::Code(0), "out\n", "err\n"),
+        ("printf x; exit 75", Exit::Code(75), "x", ""),
+        ("echo bye >&2; kill -9 $$", Exit::Signal(9), "", "bye\n"),
+        ("exec >&- 2>&-; exit 3", Exit::Code(3), "", ""),
+    ] {
+        let output = ok(&sh(script));
+        assert_eq!(
+            (output.exit, output.stdout.as_slice(), output.stderr.as_slice()),
+            (exit, stdout.as_bytes(), stderr.as_bytes()),
+            "{script}"
+        );
+        assert!(!output.timed_out && !output.stopped && output.stdout_cut == 0, "{script}");
+        assert!(output.usage.max_rss_bytes > 0 && output.usage.cpu() > Duration::ZERO, "{script}: {:?}", output.usage);
+    }
+}
+
+#[test]
+fn a_child_that_closes_its_streams_early_is_still_waited_for() {
+    let output = run_once(&sh("exec >&- 2>&- <&-; sleep 0.1; exit 4"), &Limits::default()).unwrap();
+    assert_eq!(output.exit, Exit::Code(4));
+    assert!(output.wall >= Duration::from_millis(100));
+}
+
+#[test]
+fn environment_and_directory_are_the_commands_own() {
+    let mut command = sh("printf '%s %s' \"$WORD\" \"$PWD\"");
+    command.env.push(("WORD".into(), "one two".into()));
+    command.cwd = Some("/".into());
+    assert_eq!(ok(&command).stdout, b"one two /");
+}
+
+#[test]
+fn a_path_of_its_own_finds_the_program() {
+    let mut named = command("sh", &["-c", "echo $0"]);
+    named.env.push(("PATH".into(), "/nowhere:/usr/bin:/bin".into()));
+    assert_eq!(ok(&named).stdout, b"sh\n");
+    named.env.push(("PATH".into(), "/nowhere".into()));
+    assert_eq!(run_once(&named, &Limits::default()).unwrap_err().message(), "cannot run `sh`: no such program in PATH");
+}
+
+#[test]
+fn sigterm_at_the_timeout_is_respected() {
+    let output = run_once(&sh("trap 'echo cleaned; exit 5' TERM; echo up; while :; do sleep 0.01; done"), &within(200, 20_000)).unwrap();
+    assert!(output.timed_out);
+    assert_eq!(output.exit, Exit::Code(5));
+    assert_eq!(output.stdout, b"up\ncleaned\n");
+    assert!(output.wall >= Duration::from_millis(200) && output.wall < Duration::from_secs(10), "{:?}", output.wall);
+}
+
+#[test]
+fn whoever_ignores_sigterm_is_killed() {
+    for kill_after in [0, 100] {
+        let output = run_once(&sh("trap '' TERM; while :; do sleep 1; done"), &within(100, kill_after)).unwrap();
+        assert!(output.timed_out);
+        assert_eq!(output.exit, Exit::Signal(9));
+        assert!(output.wall >= Duration::from_millis(100 + kill_after), "{:?}", output.wall);
+    }
+}
+
+#[test]
+fn a_stopped_process_hears_its_timeout() {
+    let output = run_once(&sh("kill -STOP $$"), &within(100, 20_000)).unwrap();
+    assert_eq!((output.exit, output.timed_out), (Exit::Signal(15), true));
+}
+
+#[test]
+fn grandchildren_are_killed_at_the_timeout() {
+    let script = "(trap '' TERM; sleep 1000) & echo $!; (sleep 1000 >&- 2>&- & echo $!); sleep 1000 & echo $!; echo $$; wait";
+    let output = run_once(&sh(script), &within(300, 100)).unwrap();
+    let pids = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(pids.lines().count(), 4);
+    assert!(gone(&pids), "{pids}");
+}
+
+#[test]
+fn after_sigterm_the_background_has_the_same_time_to_clean_up() {
+    // The shell dies of SIGTERM at once; its child, which holds the pipe, says its last word before kill_after has passed.
+    let script = "(trap 'sleep 0.3; echo cleaned; exit 0' TERM; echo up; while :; do sleep 0.01; done) & wait";
+    let output = run_once(&sh(script), &within(200, 20_000)).unwrap();
+    assert_eq!(output.stdout, b"up\ncleaned\n");
+    assert_eq!(output.exit, Exit::Signal(15));
+}
+
+#[test]
+fn a_background_child_does_not_outlive_the_command_nor_hold_it_up() {
+    let start = Instant::now();
+    let output = ok(&sh("sleep 1000 & echo $!; exit 6"));
+    assert_eq!(output.exit, Exit::Code(6));
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(gone(std::str::from_utf8(&output.stdout).unwrap()));
+}
+
+#[test]
+fn output_over_the_limit_is_cut_counted_and_never_blocks() {
+    let limits = Limits { max_output: 1000, ..Limits::default() };
+    let output = run_once(&sh("head -c 300000 /dev/zero; head -c 200000 /dev/zero >&2; printf end"), &limits).unwrap();
+    assert_eq!((output.stdout.len(), output.stdout_cut), (1000, 299_003));
+    assert_eq!((output.stderr.len(), output.stderr_cut), (1000, 199_000));
+    assert_eq!(output.exit, Exit::Code(0));
+}
+
+#[test]
+fn a_flood_of_output_takes_no_memory() {
+    let peak = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let before = peak();
+    let output = ok(&command("head", &["-c", "67108864", "/dev/zero"]));
+    assert_eq!((output.stdout.len(), output.stdout_cut), (1 << 20, (64 << 20) - (1 << 20)));
+    assert!(peak() - before < 32 << 10, "{} KiB more", peak() - before);
+}
+
+#[test]
+fn stdin_is_fed_as_the_child_takes_it() {
+    let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+    let feed = |program: &str, bytes: &[u8]| ok(&Command { stdin: Stdin::Bytes(bytes.to_vec()), ..command(program, &[]) });
+    assert!(feed("cat", &bytes).stdout == bytes);
+    assert_eq!(feed("cat", b"short").stdout, b"short");
+    assert_eq!(feed("cat", b"").exit, Exit::Code(0));
+    assert_eq!(feed("true", &bytes).exit, Exit::Code(0), "a command that reads nothing is none the worse");
+    assert_eq!(ok(&command("cat", &[])).stdout, b"", "without stdin there is an end at once");
+}
+
+#[test]
+fn what_cannot_be_started_says_why_and_whether_to_try_again() {
+    let folder = std::env::temp_dir().join(format!("longshore-child-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str, text: &str, mode: u32| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let plain = file("plain", "x", 0o644);
+    let orphan = file("orphan", "#!/no/such/interpreter\n", 0o755);
+    let nonsense = file("nonsense", "\u{1}\u{2}", 0o755);
+    let mut elsewhere = command("true", &[]);
+    elsewhere.cwd = Some("/no/such/folder".into());
+    for (command, kind, words) in [
+        (command("no-such-program-at-all", &[]), "spawn", "cannot run `no-such-program-at-all`: no such program in PATH"),
+        (command("/no/such/file", &[]), "spawn", "cannot run `/no/such/file`: no such file"),
+        (command(&plain, &[]), "spawn", "not executable"),
+        (command(&orphan, &[]), "spawn", "interpreter"),
+        (command(&nonsense, &[]), "spawn", "#!/bin/sh"),
+        (elsewhere, "spawn", "cannot run `true` in /no/such/folder: no such directory"),
+        (command("true", &["a\0b"]), "invalid", "NUL"),
+        (command("true", &[&"x".repeat(200_000)]), "spawn", "bytes of arguments"),
+    ] {
+        let error = run_once(&command, &Limits::default()).unwrap_err();
+        assert_eq!((error.kind(), error.again()), (kind, Again::Never), "{error}");
+        assert!(error.message().contains(words), "{error}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+    let passing = start::error(&command("true", &[]), &std::io::Error::from_raw_os_error(11));
+    assert_eq!((passing.kind(), passing.again(), passing.code()), ("spawn", Again::ByPolicy, Some(11)));
+}
+
+/// Waits until a child of each of `count` slots has said "up".
+fn all_up(children: &Children, count: usize) {
+    let start = Instant::now();
+    while children.running().iter().filter(|child| child.last_line == "up").count() < count {
+        assert!(start.elapsed() < Duration::from_secs(20), "{children:?}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn stop_reaches_every_child_from_another_thread() {
+    for (how, script, exit) in [
+        (Stop::Soft, "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done", Exit::Code(0)),
+        (Stop::Soft, "echo up; sleep 1000", Exit::Signal(15)),
+        (Stop::Hard, "trap '' TERM; echo up; sleep 1000", Exit::Signal(9)),
+    ] {
+        let children = Children::new().unwrap();
+        let (done, outputs) = mpsc::channel();
+        for slot in 0..3 {
+            let (children, done) = (children.clone(), done.clone());
+            thread::spawn(move || done.send(run(&sh(script), &Limits::default(), slot, &children)).unwrap());
+        }
+        all_up(&children, 3);
+        assert_eq!(children.stop(how), 3);
+        for _ in 0..3 {
+            let output = outputs.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
+            assert_eq!((output.exit, output.stopped, output.timed_out), (exit, true, false), "{script}");
+        }
+        assert!(children.running().is_empty());
+        let refused = run(&sh("true"), &Limits::default(), 0, &children).unwrap_err();
+        assert_eq!((refused.kind(), children.stop(how)), ("cancelled", 0));
+    }
+}
+
+#[test]
+fn a_soft_stop_turns_hard_after_kill_after() {
+    let children = Children::new().unwrap();
+    let runner = {
+        let children = children.clone();
+        thread::spawn(move || run(&sh("trap '' TERM; echo up; sleep 1000"), &within(60_000, 200), 5, &children))
+    };
+    all_up(&children, 1);
+    let asked = Instant::now();
+    children.stop(Stop::Soft);
+    let output = runner.join().unwrap().unwrap();
+    assert_eq!((output.exit, output.stopped, output.timed_out), (Exit::Signal(9), true, false));
+    assert!(asked.elapsed() >= Duration::from_millis(200));
+}
+
+#[test]
+fn a_child_that_is_dropped_is_killed_with_its_group() {
+    let children = Children::new().unwrap();
+    let mut child = children.start(2, &sh("sleep 1000 & echo $!; exec sleep 1000")).unwrap();
+    let mut pid = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut pid).unwrap();
+    let leader = child.pid().to_string();
+    assert_eq!(children.running().len(), 1);
+    drop(child);
+    assert!(children.running().is_empty() && gone(&pid) && gone(&leader));
+}
