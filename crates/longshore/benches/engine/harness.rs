@@ -18,9 +18,9 @@ impl Args {
         let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
         while let Some(arg) = args.next() {
             let mut value = || args.next().unwrap_or_else(|| panic!("{arg} wants a value"));
-            let number = |text: String| text.parse().unwrap_or_else(|_| panic!("{text} is not a number"));
+            let number = |text: String| text.parse::<usize>().unwrap_or_else(|_| panic!("{text} is not a number"));
             match arg.as_str() {
-                "--rounds" => this.rounds = number(value()),
+                "--rounds" => this.rounds = number(value()).max(1),
                 "--tasks" => this.tasks = number(value()) as u64,
                 "--only" => this.only = Some(value()),
                 name => this.names.push(name.to_owned()),
