@@ -409,7 +409,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         let running = self.start_with_sink(|handlers, panics| Box::new(Callbacks::new(callback, Some(then), handlers, panics)));
         async move {
             let report = running.join().await;
-            Collected { outcomes: collector.into_ordered().into_iter().map(|(_, outcome)| outcome).collect(), report }
+            Collected { outcomes: collector.into_ordered(), report }
         }
     }
 
