@@ -278,35 +278,7 @@ impl<T, R> Running<T, R> {
                 Err(panic) => Outcome::Panicked(panic_text(&*panic)),
             });
         }
-<<<<<<< HEAD
-        let before = self.cpu.map(|_| longshore_sys::clock::thread_cpu_time());
-        let place = &mut self.future;
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            let polled = match place {
-                Some(future) => future.as_mut().poll(cx),
-                None => Poll::Ready(Outcome::Lost("polled after its end".to_owned())),
-            };
-            if polled.is_ready() {
-                // Dropped in here, so that a panicking destructor is this task's outcome too.
-                *place = None;
-            }
-            polled
-        }));
-        if let (Some(cpu), Some(before)) = (&mut self.cpu, before) {
-            *cpu += longshore_sys::clock::thread_cpu_time().saturating_sub(before);
-        }
-        match polled {
-            Ok(Poll::Pending) => None,
-            Ok(Poll::Ready(outcome)) => Some(outcome),
-            Err(panic) => {
-                let future = self.future.take();
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
-                Some(Outcome::Panicked(panic_text(&*panic)))
-            }
-        }
-=======
         poll_future(&mut self.future, &mut self.cpu, |_| {}, cx)
->>>>>>> perf
     }
 
     #[inline]
@@ -327,7 +299,7 @@ fn poll_future<R>(
     make: impl FnOnce(&mut Option<BoxFuture<'static, Outcome<R>>>),
     cx: &mut TaskContext<'_>,
 ) -> Option<Outcome<R>> {
-    let before = cpu.map(|_| longshore_sys::thread_cpu_time());
+    let before = cpu.map(|_| longshore_sys::clock::thread_cpu_time());
     let polled = catch_unwind(AssertUnwindSafe(|| {
         make(place);
         let polled = match place {
@@ -341,7 +313,7 @@ fn poll_future<R>(
         polled
     }));
     if let (Some(cpu), Some(before)) = (cpu, before) {
-        *cpu += longshore_sys::thread_cpu_time().saturating_sub(before);
+        *cpu += longshore_sys::clock::thread_cpu_time().saturating_sub(before);
     }
     match polled {
         Ok(Poll::Pending) => None,
