@@ -54,7 +54,7 @@ fn run(first: u64, count: u64, sabotage: Sabotage) -> (Vec<Violation>, Tally) {
 fn every_invariant_holds_in_every_run() {
     let (first, count) = match number("LONGSHORE_SIM_SEED") {
         Some(seed) => (seed, 1),
-        None => (number("LONGSHORE_SIM_FIRST").unwrap_or(0), number("LONGSHORE_SIM_SEEDS").unwrap_or(2_000)),
+        None => (number("LONGSHORE_SIM_FIRST").unwrap_or(0), number("LONGSHORE_SIM_SEEDS").unwrap_or(5_000)),
     };
     let began = std::time::Instant::now();
     let (violations, tally) = run(first, count, Sabotage::None);
@@ -67,5 +67,42 @@ fn every_invariant_holds_in_every_run() {
         // Runs that are all alike would prove little.
         assert!(tally.lent > 10 * count && tally.attempts > 10 * count && tally.handed_back > count / 2, "{tally:?}");
         assert!(tally.stopped > count / 10 && tally.broken > count / 50, "{tally:?}");
+    }
+}
+
+/// Who cheats is found, and for the right reason.
+#[test]
+fn every_planted_bug_is_found() {
+    use Invariant as I;
+    use Sabotage as S;
+    for (sabotage, invariants) in [
+        // Outcomes given to the wrong task: one ends twice, the other one never.
+        (S::LaneReportsTwice, &[I::OneOutcome, I::Ends, I::OncePerTask, I::Counts][..]),
+        (S::LaneDropsAttempt, &[I::Ends]),
+        (S::LaneLies, &[I::OncePerTask, I::Counts]),
+        (S::SinkKeepsRoom, &[I::Ends]),
+        (S::SourceSettlesTwice, &[I::OneSettlement]),
+        (S::SourceForgetsSettlement, &[I::OneSettlement]),
+        (S::SourceSwallowsTask, &[I::OneSettlement, I::Counts]),
+        (S::KeysAreHidden, &[I::Keys]),
+        (S::ValuesAreHidden, &[I::Concurrency, I::Pace]),
+        (S::OneSlotMore, &[I::Concurrency, I::Memory]),
+        (S::PaceIsFaster, &[I::Pace]),
+        (S::StopIsIgnored, &[I::Stopped]),
+    ] {
+        let (violations, _) = run(0, 100, sabotage);
+        println!("{sabotage:?}: {:?}", violations.iter().map(|violation| violation.invariant).collect::<Vec<_>>());
+        assert!(!violations.is_empty(), "{sabotage:?} goes unnoticed in 100 runs");
+        for violation in violations {
+            assert!(invariants.contains(&violation.invariant), "{sabotage:?} is taken for something else: {violation}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_is_a_run() {
+    for seed in 0..50 {
+        let (first, second) = (simulate(seed, Sabotage::None), simulate(seed, Sabotage::None));
+        assert_eq!(format!("{first:?}"), format!("{second:?}"), "seed {seed}");
     }
 }

@@ -283,7 +283,8 @@ impl LaneState {
         };
         if self.sabotage == Sabotage::LaneReportsTwice {
             // A task cannot be copied: to speak twice for one, a lane must take another one's place.
-            match lock(&self.kept).take() {
+            let kept = lock(&self.kept).take();
+            match kept {
                 None if id.is_multiple_of(3) => {
                     *lock(&self.kept) = Some(attempt);
                     return;

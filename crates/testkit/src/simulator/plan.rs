@@ -244,7 +244,10 @@ pub(super) async fn control(controls: Vec<(When, Do)>, handle: Handle, world: Ar
         }
         world.note(&act);
         match act {
-            Do::Drain | Do::Stop(_) if sabotage == Sabotage::StopIsIgnored => {}
+            Do::Drain | Do::Stop(_) if sabotage == Sabotage::StopIsIgnored => {
+                tokio::time::sleep(ms(20)).await;
+                handle.drain();
+            }
             Do::Drain => handle.drain(),
             Do::Stop(how) => handle.stop(how),
             Do::Pause => handle.pause(),
