@@ -82,6 +82,8 @@ pub(crate) struct Mail<T, R> {
     pub(crate) broken: Option<Broken>,
     pub(crate) stalled: Vec<(u64, Duration)>,
     pub(crate) controls: Vec<Control>,
+    /// The loop has ended: nobody obeys any more.
+    pub(crate) over: bool,
 }
 
 /// What keeps a job from going on.
@@ -102,6 +104,7 @@ impl<T, R> Default for Mail<T, R> {
             broken: None,
             stalled: Vec::new(),
             controls: Vec::new(),
+            over: false,
         }
     }
 }
@@ -218,7 +221,18 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         };
         let handle = Handle::new({
             let mailbox = mailbox.clone();
-            move |control| mailbox.post(|mail| mail.controls.push(control))
+            move |control| {
+                // What comes too late is dropped, so that whoever waits for an answer is told.
+                let late = mailbox.post(|mail| {
+                    if mail.over {
+                        Some(control)
+                    } else {
+                        mail.controls.push(control);
+                        None
+                    }
+                });
+                drop(late);
+            }
         });
         let work = {
             let (pump, reports) = (pump.clone(), reports.clone());
@@ -251,6 +265,11 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         self.enter(Phase::Done);
         self.hand_out();
         self.reports.close();
+        let late = self.mailbox.post(|mail| {
+            mail.over = true;
+            std::mem::take(&mut mail.controls)
+        });
+        drop(late);
         self.stats.summary(&self.reports.times(), self.config.clock.now())
     }
 
@@ -413,6 +432,11 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             if self.lanes[lane as usize].is_none() && options.refused.is_none() {
                 options.refused =
                     Some(crate::TaskError::new("lane", format!("this job has no {lane} lane")).with_again(crate::Again::Never));
+            }
+            if let Some((limit, value)) = options.limits.iter().find(|(limit, _)| *limit >= self.config.gate.limits.len()) {
+                let text = format!("this job has no limit number {limit} (for `{value}`)");
+                options.refused.get_or_insert(crate::TaskError::new("limit", text).with_again(crate::Again::Never));
+                options.limits.clear();
             }
             if options.refused.is_some() {
                 // It needs no lane; a place at the gate is all that it takes, and the job's own lane has one.

@@ -483,54 +483,46 @@ fn source<T: Send + 'static>(
     match single {
         Some(Producer::Iter(iter)) => return Arc::new(IterSource::new(iter, options)),
         Some(Producer::Stream(stream)) => return Arc::new(StreamSource::new(stream, options)),
-        Some(Producer::Queue(source)) if options.is_none() => return Arc::new(source),
+        Some(Producer::Queue(source)) => return Arc::new(source.with_options(options)),
         Some(other) => producers.push(other),
         None => {}
     }
     let (sender, source) = queue(capacity);
-    let options = options.map(Arc::new);
     for producer in producers {
-        let (sender, options, failures) = (sender.clone(), options.clone(), failures.clone());
+        let (sender, failures) = (sender.clone(), failures.clone());
         runtime.spawn(async move {
-            let produced = AssertUnwindSafe(feed(producer, sender, options)).catch_unwind().await;
+            // Keeps the job from ending before it is known how this producer did.
+            let open = sender.clone();
+            let produced = AssertUnwindSafe(async { feed(producer, sender).await }).catch_unwind().await;
             match produced {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => failures.add(error.to_string()),
                 Err(panic) => failures.add(format!("panicked: {}", panic_text(&*panic))),
             }
+            drop(open);
         });
     }
-    Arc::new(source)
+    // Told here, where tasks leave the queue, and not on the way in: what a producer's `drained` waits for is then the task, not its way.
+    Arc::new(source.with_options(options))
 }
 
-async fn feed<T: Send + 'static>(producer: Producer<T>, sender: Sender<T>, options: Option<Arc<OptionsOf<T>>>) -> Result<(), TaskError> {
+async fn feed<T: Send + 'static>(producer: Producer<T>, sender: Sender<T>) -> Result<(), TaskError> {
     let source: Box<dyn Source<T>> = match producer {
-        Producer::Function(produce) if options.is_none() => return produce(sender).await,
-        Producer::Function(produce) => {
-            // Its tasks get their options on the way from a queue of its own.
-            let (own, source) = queue(1);
-            let (produced, fed) = futures_util::future::join(produce(own), forward(Box::new(source), sender, options)).await;
-            return produced.and(fed);
-        }
+        Producer::Function(produce) => return produce(sender).await,
         Producer::Iter(iter) => Box::new(IterSource::new(iter, None)),
         Producer::Stream(stream) => Box::new(StreamSource::new(stream, None)),
         Producer::Queue(source) => Box::new(source),
     };
-    forward(source, sender, options).await
+    forward(source, sender).await
 }
 
 /// Moves what a source brings to a queue. Stops when the job does.
-async fn forward<T: Send + 'static>(
-    source: Box<dyn Source<T>>,
-    sender: Sender<T>,
-    options: Option<Arc<OptionsOf<T>>>,
-) -> Result<(), TaskError> {
+async fn forward<T: Send + 'static>(source: Box<dyn Source<T>>, sender: Sender<T>) -> Result<(), TaskError> {
     let mut batch = Vec::new();
     loop {
         let fetched = source.fetch(16, &mut batch).await.map_err(|error| TaskError::new("source", error.message))?;
         for delivery in batch.drain(..) {
-            let told = options.as_ref().and_then(|options| options(&delivery.payload));
-            let own = told.or(delivery.options).map(|options| *options);
+            let own = delivery.options.map(|options| *options);
             let settled = [crate::source::Settlement { receipt: delivery.receipt, verdict: crate::Verdict::Ack }];
             if sender.send_with(delivery.payload, own).await.is_err() {
                 source.close();

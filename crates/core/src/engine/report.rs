@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use crate::{
     decide::Verdict,
     engine::{Broken, Mail, stats::Times},
-    error::SinkError,
+    error::{SinkError, SourceError},
     lane::{append, panic_text},
     mailbox::Mailbox,
     outcome::Outcome,
@@ -104,7 +104,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
             settlements.extend(pile.done.iter().map(settlement));
             let accepted = match &broken {
                 Some(error) => Err(error.clone()),
-                None => guarded(sink.accept(&mut pile.done, &room)).await,
+                None => guarded(async { sink.accept(&mut pile.done, &room).await }).await,
             };
             if let Err(error) = accepted {
                 // Nobody answers for these results: the deliveries stay with the source, as if their tasks had not run.
@@ -122,7 +122,10 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
             }
         }
         if !settlements.is_empty() {
-            let settled = source.settle(&settlements).await;
+            let settled = AssertUnwindSafe(async { source.settle(&settlements).await })
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))));
             let count = settlements.len();
             settlements.clear();
             match settled {
@@ -137,7 +140,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
             break;
         }
     }
-    let closed = guarded(sink.close()).await;
+    let closed = guarded(async { sink.close().await }).await;
     match broken {
         Some(error) => Err(error),
         None => closed,
@@ -152,7 +155,7 @@ fn settlement<T, R>(finished: &Finished<T, R>) -> Settlement {
     Settlement { receipt: finished.task.receipt, verdict }
 }
 
-/// A sink that panics is a sink that failed.
+/// A sink that panics is a sink that failed. `work` makes its call inside: that may panic, too, before there is a future.
 async fn guarded(work: impl Future<Output = Result<(), SinkError>>) -> Result<(), SinkError> {
     AssertUnwindSafe(work)
         .catch_unwind()
