@@ -16,7 +16,15 @@ use crate::{
     error::TaskError,
     event::Event,
     gate::{GateConfig, Limit, pace::Rate},
-    lane::{Answer, AsyncHandler, Context, Lane, Outbox, SyncHandler, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane, panic_text},
+    lane::{
+        Answer, AsyncHandler, Context, Lane, Outbox, SyncHandler,
+        async_::AsyncLane,
+        blocking::BlockingLane,
+        child::{self, Command, Output},
+        cpu::CpuLane,
+        panic_text,
+        process::{ProcessHandler, ProcessLane, exit_outcome},
+    },
     outcome::{Outcome, Word},
     retry::RetryPolicy,
     sink::{
@@ -94,7 +102,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         Fut: Future<Output = A> + Send + 'static,
         A: Answer<R>,
     {
-        Self::empty(LaneKind::Async).on_async(function)
+        Self::on_lane(LaneKind::Async).on_async(function)
     }
 
     /// A job that runs an async function which wants to know its attempt: which task, which attempt, which slot, and a token that says when nobody
@@ -110,7 +118,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             let future = function(context, payload);
             async move { future.await.into_outcome() }.boxed()
         }));
-        Self::empty(LaneKind::Async).async_handler(handler)
+        Self::on_lane(LaneKind::Async).async_handler(handler)
     }
 
     /// A job that runs a plain function on the blocking lane, a thread for each running task.
@@ -119,7 +127,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         F: Fn(T) -> A + Send + Sync + 'static,
         A: Answer<R>,
     {
-        Self::empty(LaneKind::Blocking).on_blocking(move |_, payload| function(payload))
+        Self::on_lane(LaneKind::Blocking).on_blocking(move |_, payload| function(payload))
     }
 
     /// A job that runs a plain function on the cpu lane: as many threads as cores, at a lower priority.
@@ -128,10 +136,10 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         F: Fn(T) -> A + Send + Sync + 'static,
         A: Answer<R>,
     {
-        Self::empty(LaneKind::Cpu).on_cpu(move |_, payload| function(payload))
+        Self::on_lane(LaneKind::Cpu).on_cpu(move |_, payload| function(payload))
     }
 
-    fn empty(lane: LaneKind) -> Self {
+    fn on_lane(lane: LaneKind) -> Self {
         Self {
             lanes: [None, None, None, None],
             lane,
@@ -202,7 +210,36 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// What tasks wants differently from the job, told from their payload: another lane, a key, a timeout, a retry policy.
+    /// What tasks on the process lane run: a child process each, and what is made of its end
+    /// ([`exit_outcome`](crate::lane::process::exit_outcome) is the usual choice).
+    ///
+    /// A command that passes its timeout gets TERM, ten seconds later KILL, its whole group with it; of each of its streams the first MiB is kept. If
+    /// this program is killed, its children go on, unless its `main` begins with [`init`](crate::init).
+    pub fn on_process<C, A>(mut self, command: C, answer: A) -> Self
+    where
+        C: Fn(&T) -> Command + Send + Sync + 'static,
+        A: Fn(&Context, T, Output) -> Outcome<R> + Send + Sync + 'static,
+    {
+        let limits = child::Limits::default();
+        let handler = ProcessHandler {
+            command: Arc::new(move |_, payload| Ok(command(payload))),
+            answer: Arc::new(answer),
+            kill_after: limits.kill_after,
+            max_output: limits.max_output,
+        };
+        self.lanes[LaneKind::Process as usize] = Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, _| match crate::init::children() {
+            Ok(children) => Arc::new(ProcessLane::new(handler, children, outbox.clone(), clock)) as Arc<dyn Lane<T, R>>,
+            Err(error) => {
+                // Without descriptors no child can be had: that is what every task of this lane says.
+                let why = format!("no children can be started: {error}");
+                let handler: SyncHandler<T, R> = Arc::new(move |_, _| Outcome::Failed(TaskError::new("spawn", why.clone())));
+                Arc::new(BlockingLane::new(handler, outbox.clone(), clock))
+            }
+        }));
+        self
+    }
+
+    /// What tasks want differently from the job, told from their payload: another lane, a key, a timeout, a retry policy.
     pub fn options_of(mut self, options: impl Fn(&T) -> Options + Send + Sync + 'static) -> Self {
         self.options = Some(Box::new(move |payload| Some(Box::new(options(payload)))));
         self
@@ -458,6 +495,21 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         let sink = sink(self.handlers, panics.clone());
         let running = Engine::start(config, source, lanes, sink, outbox, self.events, &runtime);
         RunningJob { running, failures, panics, on_job_complete: self.on_job_complete }
+    }
+}
+
+impl<T: Send + 'static> Job<T, Output> {
+    /// A job that runs a command for each parameter, as a child process of its own. A task ends well when its command ends with 0.
+    ///
+    /// ```
+    /// use longshore_core::{Job, lane::child::Command};
+    ///
+    /// let job = Job::commands(|n: &u32| Command { program: "echo".into(), args: vec![n.to_string().into()], ..Command::default() });
+    /// let outputs = job.params(1..=3).collect().results().expect("echo ends with 0");
+    /// assert_eq!(outputs[2].stdout, b"3\n");
+    /// ```
+    pub fn commands(command: impl Fn(&T) -> Command + Send + Sync + 'static) -> Self {
+        Self::on_lane(LaneKind::Process).on_process(command, |context, _, output| exit_outcome(output, context.timeout))
     }
 }
 
