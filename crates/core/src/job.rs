@@ -44,6 +44,7 @@ use crate::{
 const PARKING: usize = 1_000;
 
 type Produce<T> = Box<dyn FnOnce(Sender<T>) -> BoxFuture<'static, Result<(), TaskError>> + Send>;
+type OnJobComplete = Box<dyn FnOnce(&Report) + Send>;
 type MakeLane<T, R> = Box<dyn FnOnce(&Outbox<T, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<T, R>> + Send>;
 
 enum Producer<T> {
@@ -89,7 +90,7 @@ pub struct Job<T, R> {
     clock: Clock,
     seed: Option<u64>,
     on_task_complete: Option<OnTaskComplete<T, R>>,
-    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+    on_job_complete: Option<OnJobComplete>,
     events: Option<mpsc::Sender<Vec<Event>>>,
 }
 
@@ -227,15 +228,16 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             kill_after: limits.kill_after,
             max_output: limits.max_output,
         };
-        self.lanes[LaneKind::Process as usize] = Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, _| match crate::init::children() {
-            Ok(children) => Arc::new(ProcessLane::new(handler, children, outbox.clone(), clock)) as Arc<dyn Lane<T, R>>,
-            Err(error) => {
-                // Without descriptors no child can be had: that is what every task of this lane says.
-                let why = format!("no children can be started: {error}");
-                let handler: SyncHandler<T, R> = Arc::new(move |_, _| Outcome::Failed(TaskError::new("spawn", why.clone())));
-                Arc::new(BlockingLane::new(handler, outbox.clone(), clock))
-            }
-        }));
+        self.lanes[LaneKind::Process as usize] =
+            Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, _| match crate::init::children() {
+                Ok(children) => Arc::new(ProcessLane::new(handler, children, outbox.clone(), clock)) as Arc<dyn Lane<T, R>>,
+                Err(error) => {
+                    // Without descriptors no child can be had: that is what every task of this lane says.
+                    let why = format!("no children can be started: {error}");
+                    let handler: SyncHandler<T, R> = Arc::new(move |_, _| Outcome::Failed(TaskError::new("spawn", why.clone())));
+                    Arc::new(BlockingLane::new(handler, outbox.clone(), clock))
+                }
+            }));
         self
     }
 
@@ -619,7 +621,7 @@ pub struct RunningJob {
     running: engine::Running,
     failures: Failures,
     panics: Arc<Panics>,
-    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+    on_job_complete: Option<OnJobComplete>,
 }
 
 impl RunningJob {
