@@ -28,6 +28,8 @@ pub(super) struct Reports<T, R> {
     mailbox: Mailbox<Pile<T, R>>,
     /// Mail may be waiting: a hint for who looks around.
     mail: AtomicBool,
+    /// The reporter waits for mail, and not for its sink or its source: polling it helps.
+    waiting: AtomicBool,
 }
 
 struct Pile<T, R> {
@@ -44,7 +46,7 @@ impl<T, R> Default for Pile<T, R> {
 
 impl<T, R> Reports<T, R> {
     pub(super) fn new() -> Self {
-        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false) }
+        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false), waiting: AtomicBool::new(false) }
     }
 
     /// Takes finished tasks for the sink, and settlements of what goes back unfinished. Both are drained.
@@ -56,14 +58,16 @@ impl<T, R> Reports<T, R> {
         self.mail.store(true, Ordering::Release);
     }
 
-    /// Whether something may be waiting for the reporter.
+    /// Whether something may be waiting for the reporter, and the reporter for something.
     pub(super) fn has_mail(&self) -> bool {
-        self.mail.load(Ordering::Relaxed)
+        self.waiting.load(Ordering::Relaxed) && self.mail.load(Ordering::Relaxed)
     }
 
     fn poll_take(&self, pile: &mut Pile<T, R>, cx: &mut Context<'_>) -> Poll<()> {
         self.mail.store(false, Ordering::Relaxed);
-        self.mailbox.poll_take(pile, true, cx)
+        let taken = self.mailbox.poll_take(pile, true, cx);
+        self.waiting.store(taken.is_pending(), Ordering::Relaxed);
+        taken
     }
 
     pub(super) fn close(&self) {
