@@ -7,7 +7,7 @@ use crate::sync::{AtomicWaker, Mutex};
 use std::task::{Context, Poll};
 
 #[cfg(all(test, longshore_loom))]
-mod loom_tests;
+pub(crate) mod loom_tests;
 
 /// Collects messages of one reader. `M` knows how to be empty.
 pub(crate) struct Mailbox<M> {

@@ -78,8 +78,23 @@ fn quiet_mail_comes_along_with_urgent_mail() {
 
 /// A planted bug, to show that the model finds a lost wake-up: the reader registers its waker and does not look again.
 #[test]
-#[should_panic(expected = "deadlock")]
 fn a_reader_that_registers_after_its_last_look_is_found_out() {
+    assert_found_out("mailbox::loom_tests::planted_registration_after_the_last_look");
+}
+
+/// Runs a planted bug in a process of its own, because loom's deadlocks end in an abort.
+pub(crate) fn assert_found_out(planted: &str) {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", planted, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("deadlock;"), "{planted} is not found out: {said}");
+}
+
+#[test]
+#[ignore = "a planted bug, run by the test above"]
+fn planted_registration_after_the_last_look() {
     model(|| {
         let mailbox = Arc::new(Mailbox::<Vec<u32>>::new());
         let poster = {

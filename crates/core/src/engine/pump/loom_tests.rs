@@ -53,7 +53,12 @@ fn a_pump_is_woken_for_every_room_it_is_granted() {
 /// A planted bug, found by reading at first: the pump says that the loop does not run low after it has posted, and so takes back what the loop has said
 /// meanwhile.
 #[test]
-#[should_panic(expected = "deadlock")]
 fn a_pump_that_takes_back_what_the_loop_said_is_found_out() {
+    crate::mailbox::loom_tests::assert_found_out("engine::pump::loom_tests::planted_taking_back_what_the_loop_said");
+}
+
+#[test]
+#[ignore = "a planted bug, run by the test above"]
+fn planted_taking_back_what_the_loop_said() {
     model(|| two_rounds(false));
 }
