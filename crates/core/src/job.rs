@@ -35,6 +35,7 @@ use crate::{
 /// Tasks that may wait in the line of one busy lane, key or value while others pass.
 const PARKING: usize = 1_000;
 
+type OnJobComplete = Box<dyn FnOnce(&Report) + Send>;
 type Produce<T> = Box<dyn FnOnce(Sender<T>) -> BoxFuture<'static, Result<(), TaskError>> + Send>;
 type MakeLane<T, R> = Box<dyn FnOnce(&Outbox<T, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<T, R>> + Send>;
 
@@ -81,7 +82,7 @@ pub struct Job<T, R> {
     clock: Clock,
     seed: Option<u64>,
     on_task_complete: Option<OnTaskComplete<T, R>>,
-    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+    on_job_complete: Option<OnJobComplete>,
     events: Option<mpsc::Sender<Vec<Event>>>,
 }
 
@@ -575,7 +576,7 @@ pub struct RunningJob {
     running: engine::Running,
     failures: Failures,
     panics: Arc<Panics>,
-    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+    on_job_complete: Option<OnJobComplete>,
 }
 
 impl RunningJob {
