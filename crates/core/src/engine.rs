@@ -15,7 +15,7 @@ use std::{
     collections::BinaryHeap,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -103,6 +103,23 @@ impl<T, R> Default for Mail<T, R> {
             stalled: Vec::new(),
             controls: Vec::new(),
         }
+    }
+}
+
+/// Says that the loop has ended, however it did, and drops what it was asked too late.
+struct Over<T, R> {
+    mailbox: Arc<Mailbox<Mail<T, R>>>,
+    /// Read and written under the mailbox's lock.
+    over: Arc<AtomicBool>,
+}
+
+impl<T, R> Drop for Over<T, R> {
+    fn drop(&mut self) {
+        let late = self.mailbox.post(|mail| {
+            self.over.store(true, std::sync::atomic::Ordering::Relaxed);
+            std::mem::take(&mut mail.controls)
+        });
+        drop(late);
     }
 }
 
@@ -216,9 +233,17 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             happened: Vec::new(),
             config,
         };
+        let over = Over { mailbox: mailbox.clone(), over: Arc::new(AtomicBool::new(false)) };
         let handle = Handle::new({
-            let mailbox = mailbox.clone();
-            move |control| mailbox.post(|mail| mail.controls.push(control))
+            let (mailbox, over) = (mailbox.clone(), over.over.clone());
+            move |control| {
+                mailbox.post(|mail| {
+                    // What is asked of a loop that has ended is dropped at once, so that nobody waits for its answer.
+                    if !over.load(std::sync::atomic::Ordering::Relaxed) {
+                        mail.controls.push(control);
+                    }
+                });
+            }
         });
         let work = {
             let (pump, reports) = (pump.clone(), reports.clone());
@@ -230,7 +255,10 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             work,
             runtime.metrics().num_workers() > 1,
         ));
-        let engine = runtime.spawn(engine.run());
+        let engine = runtime.spawn(async move {
+            let _over = over;
+            engine.run().await
+        });
         Running::new(handle, engine, reporter)
     }
 
