@@ -19,7 +19,7 @@ use longshore_core::{
     source::thread::ThreadSource,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     time::{MissedTickBehavior, interval},
 };
@@ -37,7 +37,7 @@ use crate::{
         keys::Keys,
         ledger::{Journaled, Ledger, Tally},
         machine,
-        output::{Emit, Hooks, Output, OutputError, save::SaveOutput},
+        output::{Emit, Feed, Hooks, Output, OutputError, save::SaveOutput},
         plan::Plan,
         reply::Reply,
         what::Lanebuilder,
@@ -265,6 +265,8 @@ impl Ready {
             clock: Clock::SYSTEM,
             seed: fastrand::u64(..),
         };
+        // Before anything starts, so that no signal finds a run that does not hear it.
+        let mut signals = Signals::listen();
         let runtime = tokio::runtime::Handle::current();
         let running = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, None, &runtime);
         let estimate = {
@@ -296,22 +298,29 @@ impl Ready {
             facts: Facts { failures_checked: self.args.check.iter().any(checks::Check::is_on_failed), ..Facts::default() },
             words: Vec::new(),
             stopped: false,
+            feed: output.feed(),
         };
-        let mut left = watch.until_end(running, estimate, &mut told, keys_wanted).await;
+        let mut left = watch.until_end(running, estimate, &mut told, keys_wanted, &mut signals).await;
 
-        // The engine is done. What it wrote goes to the output, then the journal ends.
-        tokio::task::spawn_blocking(end_children).await.ok();
-        let interrupted = left.facts.signal.is_some() || left.facts.reader_gone;
-        let flushed = { let journal = journal.clone(); tokio::task::spawn_blocking(move || journal.flush()).await };
-        if let Ok(Err(error)) = flushed {
+        // The engine is done. What it wrote goes to the output, then the journal ends. Children and a reader may take their time, but a signal is
+        // heard to the end.
+        let mut ending = Ending { signals: &mut signals, children: &children, feed: output.feed(), signal: left.facts.signal, give_up: None };
+        ending.wait(end_children).await;
+        if left.facts.signal.is_some() || left.facts.reader_gone {
+            ending.give_up = Some(Instant::now() + PATIENCE);
+        }
+        let flushed = { let journal = journal.clone(); ending.wait(move || journal.flush()).await };
+        if let Some(Err(error)) = flushed {
             left.unwritable(error.to_string());
         }
         let (regular, missing) = (output.is_file(), output.missing());
-        match tokio::task::spawn_blocking(move || output.finish(interrupted.then_some(PATIENCE))).await {
-            Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(OutputError::ReaderGone)) => left.facts.reader_gone = true,
-            Ok(Err(error)) => left.unwritable(error.to_string()),
+        let finished = tokio::task::spawn_blocking(move || output.finish(None));
+        match ending.unless_given_up(finished).await {
+            Ok(_) => {}
+            Err(OutputError::ReaderGone) => left.facts.reader_gone = true,
+            Err(error) => left.unwritable(error.to_string()),
         }
+        left.facts.signal = ending.signal;
         if let Some(error) = intake_error.lock().unwrap_or_else(PoisonError::into_inner).take() {
             left.facts.unreadable = true;
             left.words.push(error);
@@ -499,6 +508,7 @@ struct Watch<'a> {
     facts: Facts,
     words: Vec<String>,
     stopped: bool,
+    feed: Feed,
 }
 
 impl Watch<'_> {
@@ -508,13 +518,11 @@ impl Watch<'_> {
         estimate: tokio::task::JoinHandle<Option<u64>>,
         told: &mut mpsc::UnboundedReceiver<Why>,
         keys_wanted: bool,
+        signals: &mut Signals,
     ) -> Left {
         let began = Instant::now();
         let mut estimate = Some(estimate);
-        let listen = |kind| signal(kind).ok();
-        let (mut int, mut term, mut usr1) =
-            (listen(SignalKind::interrupt()), listen(SignalKind::terminate()), listen(SignalKind::user_defined1()));
-        let mut hup = listen(SignalKind::hangup());
+        let Signals { int, term, hup, usr1 } = signals;
         let (press, mut pressed) = mpsc::unbounded_channel();
         let _keys = if keys_wanted { Keys::start(press) } else { None };
         let mut tick = interval(LOOK);
@@ -523,23 +531,33 @@ impl Watch<'_> {
         let mut join = std::pin::pin!(running.join());
         let mut job_limit = std::pin::pin!(sleep_or_never(self.args.job_timeout));
         let mut grace = std::pin::pin!(sleep_or_never(None));
+        let mut reader = std::pin::pin!(sleep_or_never(None));
         let engine = loop {
             tokio::select! {
                 biased;
                 summary = &mut join => break summary,
                 Some(why) = told.recv() => self.stop_because(why),
-                Some(()) = hear(&mut int) => self.interrupt(),
-                Some(()) = hear(&mut term) => {
+                Some(()) = hear(int) => {
+                    if self.interrupt() {
+                        reader.set(sleep_or_never(Some(PATIENCE)));
+                    }
+                }
+                // Nothing runs any more, but results wait for a reader that takes none of them: they stay in the journal.
+                () = &mut reader => {
+                    reader.set(sleep_or_never(None));
+                    self.feed.close();
+                }
+                Some(()) = hear(term) => {
                     if self.terminate() {
                         grace.set(sleep_or_never(Some(self.args.grace)));
                     }
                 }
-                Some(()) = hear(&mut hup) => {
+                Some(()) = hear(hup) => {
                     if self.terminate() {
                         grace.set(sleep_or_never(Some(self.args.grace)));
                     }
                 }
-                Some(()) = hear(&mut usr1) => self.list_running().await,
+                Some(()) = hear(usr1) => self.list_running().await,
                 Some(key) = pressed.recv() => self.key(key).await,
                 () = &mut job_limit => {
                     job_limit.set(sleep_or_never(None));
@@ -554,6 +572,9 @@ impl Watch<'_> {
                     let how = if self.interrupts < 2 && !self.stopped { Stop::Soft } else { Stop::Hard };
                     self.stopped = true;
                     self.handle.stop(how);
+                    if how == Stop::Hard {
+                        reader.set(sleep_or_never(Some(PATIENCE)));
+                    }
                     grace.set(sleep_or_never((how == Stop::Soft).then_some(self.args.kill_after)));
                 }
                 _ = tick.tick() => {
@@ -655,7 +676,8 @@ impl Watch<'_> {
         }
     }
 
-    fn interrupt(&mut self) {
+    /// Ctrl-C. Returns whether this was the last that there is.
+    fn interrupt(&mut self) -> bool {
         self.interrupts += 1;
         self.facts.signal.get_or_insert(2);
         let running = self.children.running().len();
@@ -671,6 +693,7 @@ impl Watch<'_> {
             }
             _ => self.handle.stop(Stop::Hard),
         }
+        self.interrupts > 2
     }
 
     /// SIGTERM or SIGHUP: as one Ctrl-C, and as two after the grace. Returns whether this was the first.
@@ -703,7 +726,9 @@ impl Watch<'_> {
                 self.handle.set_concurrency(None, self.concurrency);
                 self.say(&format!(" concurrency {}", self.concurrency));
             }
-            'q' => self.interrupt(),
+            'q' => {
+                self.interrupt();
+            }
             _ => {}
         }
     }
@@ -739,6 +764,82 @@ impl Watch<'_> {
 
     fn say(&self, line: &str) {
         say(self.progress, line);
+    }
+}
+
+/// The signals that a run hears.
+struct Signals {
+    int: Option<Signal>,
+    term: Option<Signal>,
+    hup: Option<Signal>,
+    usr1: Option<Signal>,
+}
+
+impl Signals {
+    fn listen() -> Self {
+        let listen = |kind| signal(kind).ok();
+        Self {
+            int: listen(SignalKind::interrupt()),
+            term: listen(SignalKind::terminate()),
+            hup: listen(SignalKind::hangup()),
+            usr1: listen(SignalKind::user_defined1()),
+        }
+    }
+
+    /// The next that asks for an end: 2 or 15.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            Some(()) = hear(&mut self.int) => 2,
+            Some(()) = hear(&mut self.term) => 15,
+            Some(()) = hear(&mut self.hup) => 15,
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// What is left to do when every task has ended, for which nobody has to wait who does not want to: the first signal ends the children and leaves
+/// the reader of stdout a moment, the second leaves it none.
+struct Ending<'a> {
+    signals: &'a mut Signals,
+    children: &'a Children,
+    feed: Feed,
+    signal: Option<u8>,
+    /// When the reader has had enough time.
+    give_up: Option<Instant>,
+}
+
+impl Ending<'_> {
+    /// Waits for work that ends when the children have ended and nothing waits for the reader.
+    async fn wait<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let mut work = tokio::task::spawn_blocking(work);
+        if let Some(done) = self.turn(&mut work).await {
+            return done;
+        }
+        self.feed.close();
+        // Now nothing waits for the reader any more, so this ends, and then the output is given up at once.
+        work.await.ok()
+    }
+
+    /// Waits for the output, as long as anybody wants to.
+    async fn unless_given_up(&mut self, mut work: tokio::task::JoinHandle<Result<u64, OutputError>>) -> Result<u64, OutputError> {
+        self.turn(&mut work).await.flatten().unwrap_or(Err(OutputError::Stalled))
+    }
+
+    /// What the work returned (nothing if it panicked), or `None` when it is time to give up.
+    async fn turn<T>(&mut self, work: &mut tokio::task::JoinHandle<T>) -> Option<Option<T>> {
+        loop {
+            let rest = self.give_up.map(|at| at.saturating_duration_since(Instant::now()));
+            tokio::select! {
+                biased;
+                done = &mut *work => return Some(done.ok()),
+                () = sleep_or_never(rest) => return None,
+                signal = self.signals.next() => {
+                    let first = self.signal.replace(signal).is_none();
+                    self.children.stop(Stop::Hard);
+                    self.give_up = Some(Instant::now() + if first { PATIENCE } else { Duration::ZERO });
+                }
+            }
+        }
     }
 }
 
