@@ -43,7 +43,6 @@ use crate::{
 /// Tasks that may wait in the line of one busy lane, key or value while others pass.
 const PARKING: usize = 1_000;
 
-type OnJobComplete = Box<dyn FnOnce(&Report) + Send>;
 type Produce<T> = Box<dyn FnOnce(Sender<T>) -> BoxFuture<'static, Result<(), TaskError>> + Send>;
 type OnJobComplete = Box<dyn FnOnce(&Report) + Send>;
 type MakeLane<T, R> = Box<dyn FnOnce(&Outbox<T, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<T, R>> + Send>;
