@@ -146,7 +146,9 @@ fn main() -> ExitCode {
         Command::Run(_) => {
             let matches = matches.subcommand_matches("run").unwrap_or(&matches);
             let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
-            match run::asked(&argv, words, matches, &Sources::of_process(cli.global.config), &parse).and_then(|asked| run::run(asked, color)) {
+            match run::asked(&argv, words, matches, &Sources::of_process(cli.global.config), &parse)
+                .and_then(|asked| run::run(asked, color))
+            {
                 Ok(code) => code,
                 Err(error) => say(error.code, error),
             }
@@ -242,7 +244,11 @@ fn config_command_run(command: &ConfigCommand, global: &Global) -> u8 {
         ConfigCommand::Show { origin } => match Config::load(&sources) {
             Err(errors) => say(2, errors),
             Ok(config) => {
-                let shown = if global.json { config_command::show_json(&config, &mut out) } else { config_command::show(&config, *origin, &mut out) };
+                let shown = if global.json {
+                    config_command::show_json(&config, &mut out)
+                } else {
+                    config_command::show(&config, *origin, &mut out)
+                };
                 shown.map_or_else(|error| say(74, error), |()| 0)
             }
         },

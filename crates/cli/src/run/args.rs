@@ -5,7 +5,15 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, ValueHint};
 use longshore_core::{Backoff, ErrorClass, RetryOn};
 
-use crate::{progress, run::{checks::{Check, MaxFail, UntilOk}, http::StatusRanges, input::Format}, units};
+use crate::{
+    progress,
+    run::{
+        checks::{Check, MaxFail, UntilOk},
+        http::StatusRanges,
+        input::Format,
+    },
+    units,
+};
 
 /// `longshore run`: run a job, many tasks from a file, stdin or arguments.
 #[derive(Args, Clone, Debug)]

@@ -4,10 +4,7 @@ use std::{
     collections::VecDeque,
     io::Write,
     os::fd::AsFd,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::Ordering,
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -33,7 +30,7 @@ use crate::{
         ending::Facts,
         input::Input,
         intake::{Counts, Intake, Item, Window},
-        journal::{Begin, Durability, End, Index, Journal, OpenJob, Occurrences, StateDir},
+        journal::{Begin, Durability, End, Index, Journal, Occurrences, OpenJob, StateDir},
         keys::Keys,
         ledger::{Journaled, Ledger, Tally},
         machine,
@@ -54,7 +51,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a run stops before its input is at its end.
 enum Why {
-    MaxFail { now: bool },
+    MaxFail {
+        now: bool,
+    },
     UntilOk,
     ReaderGone,
     /// The journal or the output; what they said.
@@ -88,7 +87,10 @@ impl Ready {
         plan.spec.args = command_line;
         if args.durable.0 == Durability::Off {
             if args.name.is_some() || args.resume.is_some() || args.retry_failed.is_some() {
-                return Err(RunError { code: 2, message: "--name, --resume and --retry-failed need the journal; leave --durable off out".to_owned() });
+                return Err(RunError {
+                    code: 2,
+                    message: "--name, --resume and --retry-failed need the journal; leave --durable off out".to_owned(),
+                });
             }
             let id = format!("{:04x}", fastrand::u16(..));
             return Ok(Self { args, plan, input, job: None, id });
@@ -302,7 +304,10 @@ impl Ready {
         // The engine is done. What it wrote goes to the output, then the journal ends.
         tokio::task::spawn_blocking(end_children).await.ok();
         let interrupted = left.facts.signal.is_some() || left.facts.reader_gone;
-        let flushed = { let journal = journal.clone(); tokio::task::spawn_blocking(move || journal.flush()).await };
+        let flushed = {
+            let journal = journal.clone();
+            tokio::task::spawn_blocking(move || journal.flush()).await
+        };
         if let Ok(Err(error)) = flushed {
             left.unwritable(error.to_string());
         }
@@ -321,7 +326,9 @@ impl Ready {
             left.words.push(error);
         }
         if missing > 0 {
-            left.words.push(format!("{missing} results of earlier sittings could not be written anew: the journal does not have their raw bytes"));
+            left.words.push(format!(
+                "{missing} results of earlier sittings could not be written anew: the journal does not have their raw bytes"
+            ));
         }
 
         let mine = tally.counts();
@@ -398,7 +405,8 @@ impl Ready {
             }
         }
         if let Some(path) = &self.args.summary_file {
-            std::fs::write(path, format!("{}\n", summary.json())).map_err(|error| broken(format!("--summary-file {}: {error}", path.display())))?;
+            std::fs::write(path, format!("{}\n", summary.json()))
+                .map_err(|error| broken(format!("--summary-file {}: {error}", path.display())))?;
         }
         Ok(code)
     }
@@ -694,8 +702,7 @@ impl Watch<'_> {
             }
             '+' | '-' => {
                 let step = (self.concurrency / 10).max(1);
-                self.concurrency =
-                    if key == '+' { self.concurrency + step } else { self.concurrency.saturating_sub(step).max(1) };
+                self.concurrency = if key == '+' { self.concurrency + step } else { self.concurrency.saturating_sub(step).max(1) };
                 let Some(snapshot) = self.handle.snapshot().await else { return };
                 for lane in LaneKind::ALL.into_iter().filter(|lane| snapshot.lanes[*lane as usize] > 0 && *lane != LaneKind::Cpu) {
                     self.handle.set_concurrency(Some(lane), self.concurrency);
@@ -733,7 +740,14 @@ impl Watch<'_> {
         for task in &snapshot.running {
             let last = lines.iter().find(|child| child.slot == task.slot).map_or("", |child| &child.last_line);
             let last = if last.is_empty() { String::new() } else { format!("   {}", last.escape_debug()) };
-            self.say(&format!(" #{} {} attempt {} slot {}-{}{last}", task.id, units::show_duration(task.age), task.attempt, task.lane, task.slot + 1));
+            self.say(&format!(
+                " #{} {} attempt {} slot {}-{}{last}",
+                task.id,
+                units::show_duration(task.age),
+                task.attempt,
+                task.lane,
+                task.slot + 1
+            ));
         }
     }
 
@@ -772,7 +786,13 @@ impl Left {
 
     fn summary(&self, name: &str, id: &str, counts: [u64; Word::ALL.len()], sittings: u32, remaining: u64) -> Summary {
         let engine = &self.engine;
-        let quantiles = |from: engine::Quantiles| progress::summary::Quantiles { p50: from.p50, p90: from.p90, p95: from.p95, p99: from.p99, max: from.max };
+        let quantiles = |from: engine::Quantiles| progress::summary::Quantiles {
+            p50: from.p50,
+            p90: from.p90,
+            p95: from.p95,
+            p99: from.p99,
+            max: from.max,
+        };
         let wall = self.wall.as_secs_f64().max(f64::EPSILON);
         let mut waited: Vec<(Waited, f64)> = Vec::new();
         for (reason, time) in &engine.waited {

@@ -230,8 +230,9 @@ impl Intake {
                 }
                 if let LaneRule::Of(expr) = &rules.lane {
                     let name = expr.eval_text(record, &vars)?;
-                    let lane = LaneKind::parse(&name)
-                        .ok_or_else(|| record.invalid(format_args!("`{name}` is not a lane; there are async, blocking, cpu and process")))?;
+                    let lane = LaneKind::parse(&name).ok_or_else(|| {
+                        record.invalid(format_args!("`{name}` is not a lane; there are async, blocking, cpu and process"))
+                    })?;
                     options.lane = Some(lane);
                 }
                 Ok::<_, TaskError>(())

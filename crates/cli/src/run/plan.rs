@@ -73,15 +73,20 @@ impl Plan {
         let expr = |flag: &str, text: &str| Expr::parse(text, &shape).map_err(|error| usage(format!("{flag}: {error}")));
         let some = |flag: &str, text: &Option<String>| text.as_deref().map(|text| expr(flag, text)).transpose();
         let varying = |flag: &str, text: &Option<String>| match some(flag, text)? {
-            Some(expr) if expr.is_constant() => Err(usage(format!("{flag} {}: it is the same for every record", text.as_deref().unwrap_or_default()))),
+            Some(expr) if expr.is_constant() => {
+                Err(usage(format!("{flag} {}: it is the same for every record", text.as_deref().unwrap_or_default())))
+            }
             expr => Ok(expr),
         };
         let mut limits = Vec::new();
         let mut limit_exprs = Vec::new();
         for per in &args.per {
             let (text, most) = per.rsplit_once('=').ok_or_else(|| usage(format!("--per {per}: write EXPR=N, as in host=4")))?;
-            let most: usize =
-                most.parse().ok().filter(|most| *most > 0).ok_or_else(|| usage(format!("--per {per}: `{most}` is not a number above 0")))?;
+            let most: usize = most
+                .parse()
+                .ok()
+                .filter(|most| *most > 0)
+                .ok_or_else(|| usage(format!("--per {per}: `{most}` is not a number above 0")))?;
             limit_exprs.push(expr("--per", text)?);
             limits.push(Limit { name: text.into(), concurrency: Some(most), rate: None });
         }
@@ -287,7 +292,8 @@ pub fn check_all(plan: &Plan, input: Input) -> Result<u64, RunError> {
     for record in input {
         let record = record.map_err(|error| RunError { code: 3, message: error.to_string() })?;
         count += 1;
-        let left_out = plan.rules.condition.as_ref().is_some_and(|condition| matches!(condition.holds(&record, &Default::default()), Ok(false)));
+        let left_out =
+            plan.rules.condition.as_ref().is_some_and(|condition| matches!(condition.holds(&record, &Default::default()), Ok(false)));
         if left_out {
             continue;
         }

@@ -1,11 +1,6 @@
 //! What runs for each record: a command, an HTTP request, a line to a living child, or nothing.
 
-use std::{
-    ffi::OsString,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use longshore_core::{
     Clock, Context, LaneKind, Outcome, TaskError,
@@ -299,11 +294,14 @@ impl Lanebuilder {
                         .ok()
                         .filter(Expr::is_constant)
                         .and_then(|expr| expr.eval_text(&crate::run::record::nobody(), &Vars::default()).ok())
-                        .ok_or_else(|| format!("--env {}: a child of --pipe serves many records; write a constant: {{{{ 'x' }}}}", name.display()))?;
+                        .ok_or_else(|| {
+                            format!("--env {}: a child of --pipe serves many records; write a constant: {{{{ 'x' }}}}", name.display())
+                        })?;
                     env.push((name.clone(), value.into()));
                 }
                 let children = self.children.clone();
-                let pipe = Pipe::new(plan.argv.clone(), env, plan.cwd.clone(), plan.limits.clone(), self.children).map_err(|error| error.message().to_owned())?;
+                let pipe = Pipe::new(plan.argv.clone(), env, plan.cwd.clone(), plan.limits.clone(), self.children)
+                    .map_err(|error| error.message().to_owned())?;
                 let pipe = Arc::new(pipe);
                 let asked = pipe.clone();
                 let handler = move |context: &Context, item: Arc<Item>| {
@@ -411,7 +409,8 @@ impl CommandPlan {
         let (program, args) = match &self.shell {
             Some(shell) => ("sh".into(), vec!["-c".into(), shell.render_shell(record, vars)?]),
             None => {
-                let mut words = self.argv.iter().map(|template| template.render_arg(record, vars)).collect::<Result<Vec<_>, _>>()?.into_iter();
+                let mut words =
+                    self.argv.iter().map(|template| template.render_arg(record, vars)).collect::<Result<Vec<_>, _>>()?.into_iter();
                 (words.next().unwrap_or_default(), words.collect())
             }
         };
@@ -443,7 +442,8 @@ impl HttpPlan {
     fn compile(text: &str, args: &RunArgs, shape: &Shape) -> Result<Self, String> {
         let mut spec = HttpSpec::parse(text).map_err(|error| format!("--http: {error}"))?;
         let template = |what: &str, text: &str| Template::parse(text, shape).map_err(|error| format!("{what}: {error}"));
-        spec.headers = args.header.iter().map(|header| parse_header(header)).collect::<Result<_, _>>().map_err(|error| format!("-H: {error}"))?;
+        spec.headers =
+            args.header.iter().map(|header| parse_header(header)).collect::<Result<_, _>>().map_err(|error| format!("-H: {error}"))?;
         let form = |pair: &String| {
             let (name, value) = pair.split_once('=').ok_or_else(|| format!("--form {pair}: write NAME=VALUE"))?;
             Ok::<_, String>((name.to_owned(), value.to_owned()))
@@ -492,9 +492,13 @@ impl HttpPlan {
             None => None,
             Some(BodyPlan::Json(body)) => Some(Body::Json(body.render_json(record, vars)?.into_bytes())),
             Some(BodyPlan::Text(body)) => Some(Body::Text(body.render_bytes(record, vars)?)),
-            Some(BodyPlan::Form(fields)) => Some(Body::Form(
-                fields.iter().map(|(name, value)| Ok((name.clone(), value.render_str(record, vars)?))).collect::<Result<_, TaskError>>()?,
-            )),
+            Some(BodyPlan::Form(fields)) => {
+                Some(Body::Form(fields.iter().map(|(name, value)| Ok((name.clone(), value.render_str(record, vars)?))).collect::<Result<
+                    _,
+                    TaskError,
+                >>(
+                )?))
+            }
         };
         request.save = self.save.as_ref().map(|dir| dir.join(format!("{}.body", record.seq())));
         Ok(request)
