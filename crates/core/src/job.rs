@@ -13,7 +13,7 @@ use tokio::{runtime::Handle as Runtime, sync::mpsc};
 use crate::{
     clock::Clock,
     engine::{self, Engine, EngineConfig, Handle, Lanes, Summary},
-    error::TaskError,
+    error::{SourceError, TaskError},
     event::Event,
     gate::{GateConfig, Limit, pace::Rate},
     lane::{Answer, AsyncHandler, Context, Lane, Outbox, SyncHandler, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane, panic_text},
@@ -25,11 +25,11 @@ use crate::{
         collect::{AsCompleted, Collector, completions},
     },
     source::{
-        Source,
+        Fetched, Settlement, Source,
         iter::{IterSource, OptionsOf, StreamSource},
         queue::{QueueSource, Sender, queue},
     },
-    task::{Finished, LaneKind, Options},
+    task::{Delivery, Finished, LaneKind, Options},
 };
 
 /// Tasks that may wait in the line of one busy lane, key or value while others pass.
@@ -551,7 +551,12 @@ fn source<T: Send + 'static>(
     match single {
         Some(Producer::Iter(iter)) => return Arc::new(IterSource::new(iter, options)),
         Some(Producer::Stream(stream)) => return Arc::new(StreamSource::new(stream, options)),
-        Some(Producer::Queue(source)) if options.is_none() => return Arc::new(source),
+        Some(Producer::Queue(source)) => {
+            return match options {
+                None => Arc::new(source),
+                Some(options) => Arc::new(Told { source, options }),
+            };
+        }
         Some(other) => producers.push(other),
         None => {}
     }
@@ -569,6 +574,34 @@ fn source<T: Send + 'static>(
         });
     }
     Arc::new(source)
+}
+
+/// A queue whose tasks get their options as they are fetched, so that its capacity stays what it is. What a task was sent with stands.
+struct Told<T> {
+    source: QueueSource<T>,
+    options: OptionsOf<T>,
+}
+
+impl<T: Send + 'static> Source<T> for Told<T> {
+    fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<T>>) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        async move {
+            let first = into.len();
+            let fetched = self.source.fetch(room, into).await?;
+            for delivery in into[first..].iter_mut().filter(|delivery| delivery.options.is_none()) {
+                delivery.options = (self.options)(&delivery.payload);
+            }
+            Ok(fetched)
+        }
+        .boxed()
+    }
+
+    fn settle<'a>(&'a self, batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>> {
+        self.source.settle(batch)
+    }
+
+    fn close(&self) {
+        self.source.close();
+    }
 }
 
 async fn feed<T: Send + 'static>(producer: Producer<T>, sender: Sender<T>, options: Option<Arc<OptionsOf<T>>>) -> Result<(), TaskError> {
@@ -597,9 +630,8 @@ async fn forward<T: Send + 'static>(
     loop {
         let fetched = source.fetch(16, &mut batch).await.map_err(|error| TaskError::new("source", error.message))?;
         for delivery in batch.drain(..) {
-            let told = options.as_ref().and_then(|options| options(&delivery.payload));
-            let own = told.or(delivery.options).map(|options| *options);
-            let settled = [crate::source::Settlement { receipt: delivery.receipt, verdict: crate::Verdict::Ack }];
+            let own = delivery.options.or_else(|| options.as_ref()?(&delivery.payload)).map(|options| *options);
+            let settled = [Settlement { receipt: delivery.receipt, verdict: crate::Verdict::Ack }];
             if sender.send_with(delivery.payload, own).await.is_err() {
                 source.close();
                 return Ok(());
@@ -607,7 +639,7 @@ async fn forward<T: Send + 'static>(
             // From here on the job's own queue answers for it.
             source.settle(&settled).await.map_err(|error| TaskError::new("source", error.message))?;
         }
-        if fetched == crate::source::Fetched::End {
+        if fetched == Fetched::End {
             return Ok(());
         }
     }
@@ -768,5 +800,37 @@ mod tests {
             assert!(report.is_clean(), "{report:?}");
             assert_eq!(*seen.lock().unwrap(), (0..50).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn a_queue_holds_no_more_because_its_tasks_have_options() {
+        let (sender, job) = Job::blocking(|_: u8| Ok::<_, String>(())).lane_of(|_| LaneKind::Blocking).sender(2);
+        let rate = Rate { count: 1.0, per: Duration::from_secs(3600), burst: 1 };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let running = job.workers(1).queue(0).rate(rate).start();
+        let mut taken = 0;
+        // One runs, one waits for the gate with the free worker, two are in the queue; given time, no more.
+        for _ in 0..60 {
+            taken += u32::from(sender.try_send(0).is_ok());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(taken, 4);
+        drop(sender);
+        running.handle().drain();
+        assert_eq!(runtime.block_on(running.join()).ok(), 1);
+    }
+
+    #[test]
+    fn what_a_task_was_sent_with_stands_before_what_the_job_says() {
+        let (sender, job) = Job::blocking(|_: u8| Ok::<_, String>(LaneKind::Blocking)).lane_of(|_| LaneKind::Blocking).sender(2);
+        let job = job.on_cpu(|_, _| Ok::<_, String>(LaneKind::Cpu));
+        crate::block_on::block_on(async {
+            let cpu = Options { lane: Some(LaneKind::Cpu), ..Options::default() };
+            sender.send_with(1, Some(cpu)).await.unwrap();
+            sender.send(2).await.unwrap();
+        });
+        drop(sender);
+        assert_eq!(job.collect().results().unwrap(), [LaneKind::Cpu, LaneKind::Blocking]);
     }
 }

@@ -149,7 +149,7 @@ fn main() -> ExitCode {
 fn on_lanes(tasks: &[Work], workers: usize, apart: bool) -> Way {
     let times = Arc::new(Times::default());
     let (waiting, computing) = (times.clone(), times.clone());
-    let (events, mut happened) = tokio::sync::mpsc::channel(1024);
+    let (events, mut happened) = tokio::sync::mpsc::channel::<Vec<Event>>(1024);
     let listener = thread::spawn(move || {
         let mut named = Vec::new();
         while let Some(batch) = happened.blocking_recv() {

@@ -25,6 +25,7 @@ impl Args {
     }
 
     /// Whether a flag is there.
+    #[allow(dead_code, reason = "not every example has one")]
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.words.iter().any(|word| word == name)
     }
