@@ -220,7 +220,8 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
         } else if chunk == 1 {
             2
         } else {
-            4 * chunk
+            // Rounded, so that it does not change with every chunk.
+            3 * chunk.next_power_of_two()
         };
         self.capacity.store(self.threads * ahead, Ordering::Relaxed);
     }
