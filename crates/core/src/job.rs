@@ -43,6 +43,7 @@ use crate::{
 /// Tasks that may wait in the line of one busy lane, key or value while others pass.
 const PARKING: usize = 1_000;
 
+type Choose<T, O> = Box<dyn Fn(&T) -> O + Send + Sync>;
 type Produce<T> = Box<dyn FnOnce(Sender<T>) -> BoxFuture<'static, Result<(), TaskError>> + Send>;
 type OnJobComplete = Box<dyn FnOnce(&Report) + Send>;
 type MakeLane<T, R> = Box<dyn FnOnce(&Outbox<T, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<T, R>> + Send>;
@@ -80,7 +81,9 @@ pub struct Job<T, R> {
     results: Option<usize>,
     handlers: usize,
     producers: Vec<Producer<T>>,
-    options: Option<OptionsOf<T>>,
+    options: Option<Choose<T, Options>>,
+    lane_of: Option<Choose<T, LaneKind>>,
+    key_of: Option<Choose<T, Arc<str>>>,
     rate: Option<Rate>,
     limits: Vec<Limit>,
     retry: RetryPolicy,
@@ -151,6 +154,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             handlers: 1,
             producers: Vec::new(),
             options: None,
+            lane_of: None,
+            key_of: None,
             rate: None,
             limits: Vec::new(),
             retry: RetryPolicy::NONE,
@@ -241,20 +246,65 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// What tasks want differently from the job, told from their payload: another lane, a key, a timeout, a retry policy.
+    /// What a task wants differently from the job, told from its payload: another lane, a key, a timeout, a retry policy.
+    ///
+    /// [`lane_of`](Job::lane_of) and [`order_by`](Job::order_by) set their field on top of it, whichever is called first.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use longshore_core::{Job, Options};
+    ///
+    /// // Large numbers get more time.
+    /// let report = Job::new(|n: u64| async move { Ok::<_, String>(n * 2) })
+    ///     .options_of(|n| Options { timeout: Some(Duration::from_millis(if *n > 5 { 500 } else { 100 })), ..Options::default() })
+    ///     .params(1..=10)
+    ///     .run();
+    /// assert_eq!(report.ok(), 10);
+    /// ```
     pub fn options_of(mut self, options: impl Fn(&T) -> Options + Send + Sync + 'static) -> Self {
-        self.options = Some(Box::new(move |payload| Some(Box::new(options(payload)))));
+        self.options = Some(Box::new(options));
         self
     }
 
     /// Which lane a task runs on. A lane that the job has no function for is that task's failure.
-    pub fn lane_of(self, lane: impl Fn(&T) -> LaneKind + Send + Sync + 'static) -> Self {
-        self.options_of(move |payload| Options { lane: Some(lane(payload)), ..Options::default() })
+    ///
+    /// ```
+    /// use longshore_core::{Job, LaneKind};
+    ///
+    /// // One queue, two lanes: even numbers wait, odd numbers compute.
+    /// let collected = Job::new(|n: u64| async move { Ok::<_, String>(n) })
+    ///     .on_cpu(|_, n| Ok::<_, String>((1..=n).product()))
+    ///     .lane_of(|n| if n % 2 == 0 { LaneKind::Async } else { LaneKind::Cpu })
+    ///     .params(1..=5)
+    ///     .collect();
+    /// assert_eq!(collected.results().unwrap(), [1, 2, 6, 4, 120]);
+    /// ```
+    pub fn lane_of(mut self, lane: impl Fn(&T) -> LaneKind + Send + Sync + 'static) -> Self {
+        self.lane_of = Some(Box::new(lane));
+        self
     }
 
     /// Tasks of equal keys never overlap and keep their order; others pass them.
-    pub fn order_by(self, key: impl Fn(&T) -> Arc<str> + Send + Sync + 'static) -> Self {
-        self.options_of(move |payload| Options { key: Some(key(payload)), ..Options::default() })
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use longshore_core::Job;
+    ///
+    /// let seen = Arc::new(Mutex::new(Vec::new()));
+    /// let log = seen.clone();
+    /// Job::blocking(move |(account, change): (&'static str, i32)| {
+    ///     log.lock().unwrap().push((account, change));
+    ///     Ok::<_, String>(())
+    /// })
+    /// .order_by(|(account, _)| (*account).into())
+    /// .params([("anna", 1), ("bert", 7), ("anna", 2), ("anna", 3)])
+    /// .run();
+    /// let anna: Vec<i32> = seen.lock().unwrap().iter().filter(|(who, _)| *who == "anna").map(|(_, change)| *change).collect();
+    /// assert_eq!(anna, [1, 2, 3]);
+    /// ```
+    pub fn order_by(mut self, key: impl Fn(&T) -> Arc<str> + Send + Sync + 'static) -> Self {
+        self.key_of = Some(Box::new(key));
+        self
     }
 
     /// Adds a producer: an iterator, lazy and, if it likes, without end. It is asked on the runtime's threads as long as it is quick.
@@ -474,7 +524,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             make.map(|make| make(&outbox, self.clock, &runtime, size))
         });
         let failures = Failures::default();
-        let source = source(self.producers, self.options, queue_capacity.max(1), &failures, &runtime);
+        let options = options_of(self.options, self.lane_of, self.key_of);
+        let source = source(self.producers, options, queue_capacity.max(1), &failures, &runtime);
         let panics = Arc::new(Panics::default());
         let config = EngineConfig {
             gate: GateConfig {
@@ -498,6 +549,23 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         let running = Engine::start(config, source, lanes, sink, outbox, self.events, &runtime);
         RunningJob { running, failures, panics, on_job_complete: self.on_job_complete }
     }
+}
+
+/// One function from what a job was told about its tasks: the fields that stand alone on top of the rest.
+fn options_of<T: 'static>(
+    all: Option<Choose<T, Options>>,
+    lane: Option<Choose<T, LaneKind>>,
+    key: Option<Choose<T, Arc<str>>>,
+) -> Option<OptionsOf<T>> {
+    if all.is_none() && lane.is_none() && key.is_none() {
+        return None;
+    }
+    Some(Box::new(move |payload| {
+        let mut options = all.as_ref().map(|all| all(payload)).unwrap_or_default();
+        options.lane = lane.as_ref().map(|lane| lane(payload)).or(options.lane);
+        options.key = key.as_ref().map(|key| key(payload)).or(options.key);
+        Some(Box::new(options))
+    }))
 }
 
 impl<T: Send + 'static> Job<T, Output> {
@@ -711,5 +779,72 @@ impl<R> Collected<R> {
                 other => Err((place, other.error().unwrap_or_else(|| TaskError::new("lost", "no outcome")))),
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lane_the_key_and_the_other_options_of_a_task_add_up_in_any_order() {
+        let limit = Duration::from_secs(7);
+        let all: Choose<u8, Options> =
+            Box::new(move |_| Options { timeout: Some(limit), lane: Some(LaneKind::Blocking), ..Options::default() });
+        let told = options_of(Some(all), None, Some(Box::new(|n| n.to_string().into()))).expect("something was told");
+        let options = told(&3).expect("each task has options");
+        assert_eq!((options.timeout, options.lane, options.key.as_deref()), (Some(limit), Some(LaneKind::Blocking), Some("3")));
+
+        for job in [
+            Job::blocking(|_: u8| Ok::<_, String>(LaneKind::Blocking)).lane_of(|_| LaneKind::Cpu).order_by(|_| "one".into()),
+            Job::blocking(|_: u8| Ok::<_, String>(LaneKind::Blocking)).order_by(|_| "one".into()).lane_of(|_| LaneKind::Cpu),
+        ] {
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let running = Arc::new(Mutex::new(()));
+            let log = seen.clone();
+            let report = job
+                .on_cpu(move |context, n| {
+                    let _alone = running.try_lock().map_err(|_| "two tasks of one key overlap")?;
+                    log.lock().unwrap().push(n);
+                    Ok::<_, &str>(context.lane)
+                })
+                .params(0..50)
+                .on_task_complete(|task| assert_eq!(task.result(), Some(&LaneKind::Cpu)))
+                .run();
+            assert!(report.is_clean(), "{report:?}");
+            assert_eq!(*seen.lock().unwrap(), (0..50).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_queue_holds_no_more_because_its_tasks_have_options() {
+        let (sender, job) = Job::blocking(|_: u8| Ok::<_, String>(())).lane_of(|_| LaneKind::Blocking).sender(2);
+        let rate = Rate { count: 1.0, per: Duration::from_secs(3600), burst: 1 };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let running = job.workers(1).queue(0).rate(rate).start();
+        let mut taken = 0;
+        // One runs, one waits for the gate with the free worker, two are in the queue; given time, no more.
+        for _ in 0..60 {
+            taken += u32::from(sender.try_send(0).is_ok());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(taken, 4);
+        drop(sender);
+        running.handle().drain();
+        assert_eq!(runtime.block_on(running.join()).ok(), 1);
+    }
+
+    #[test]
+    fn what_a_task_was_sent_with_stands_before_what_the_job_says() {
+        let (sender, job) = Job::blocking(|_: u8| Ok::<_, String>(LaneKind::Blocking)).lane_of(|_| LaneKind::Blocking).sender(2);
+        let job = job.on_cpu(|_, _| Ok::<_, String>(LaneKind::Cpu));
+        crate::block_on::block_on(async {
+            let cpu = Options { lane: Some(LaneKind::Cpu), ..Options::default() };
+            sender.send_with(1, Some(cpu)).await.unwrap();
+            sender.send(2).await.unwrap();
+        });
+        drop(sender);
+        assert_eq!(job.collect().results().unwrap(), [LaneKind::Cpu, LaneKind::Blocking]);
     }
 }
