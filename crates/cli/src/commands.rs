@@ -1,4 +1,7 @@
 //! One file a command.
 
+pub mod bench;
 pub mod config;
 pub mod jobs;
+pub mod run;
+pub mod shell;

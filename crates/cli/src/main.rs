@@ -1,2 +1,287 @@
-//! The binary.
-fn main() {}
+//! The binary: a table of commands.
+
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use longshore_cli::{
+    commands::{bench, config as config_command, jobs, run, shell},
+    config::{Config, Sources},
+    progress::ColorMode,
+    run::{
+        args::RunArgs,
+        journal::{JobError, StateDir},
+        output::Only,
+    },
+    units,
+};
+
+/// One engine for concurrent work: run a batch of commands, requests or records, fast, and lose nothing
+#[derive(Parser)]
+#[command(name = "longshore", version, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Clone)]
+struct Global {
+    /// Read this configuration in place of the project's longshore.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Colours: auto, always or never
+    #[arg(long, global = true, default_value = "auto", value_parser = ColorMode::parse)]
+    color: ColorMode,
+    /// JSON instead of tables
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a job: many tasks from files, stdin or arguments
+    Run(Box<RunArgs>),
+    /// Jobs that were run: list, show, retry, export, prune
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// The configuration: init, check, show
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Measure the engine, its lanes, its pace, its children
+    Bench {
+        /// What to measure; everything when absent
+        part: Vec<bench::Part>,
+        /// For pace: starts a second
+        #[arg(long, default_value_t = 1000.0)]
+        rate: f64,
+    },
+    /// Write the completion script of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages to a directory
+    Man {
+        /// The directory
+        dir: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct State {
+    /// Where journals are kept [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum JobsCommand {
+    /// All jobs
+    List {
+        #[command(flatten)]
+        state: State,
+    },
+    /// One job
+    Show {
+        /// Its id or name
+        job: String,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Run its failed tasks again
+    Retry {
+        /// Its id or name
+        job: String,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Its result lines, from the journal to stdout
+    Export {
+        /// Its id or name
+        job: String,
+        /// Only these: ok or failed
+        #[arg(long, value_parser = ["ok", "failed"])]
+        only: Option<String>,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Remove finished jobs
+    Prune {
+        /// Those that ended longer ago
+        #[arg(long, value_name = "DUR", default_value = "720h", value_parser = units::duration)]
+        older_than: Duration,
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Write a commented longshore.toml
+    Init {
+        /// Overwrite an existing one
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check every file of the configuration
+    Check,
+    /// Show what is set
+    Show {
+        /// And where
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    longshore_sys::guardian::main_if_asked();
+    let mut argv: Vec<OsString> = std::env::args_os().collect();
+    let is_run = argv.iter().skip(1).find(|word| !word.as_encoded_bytes().starts_with(b"-")).is_some_and(|word| word == "run");
+    let words = if is_run { run::take_words(&mut argv) } else { None };
+    let matches = Cli::command().try_get_matches_from(&argv).unwrap_or_else(|error| error.exit());
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let color = cli.global.color;
+    let code = match cli.command {
+        Command::Run(_) => {
+            let matches = matches.subcommand_matches("run").unwrap_or(&matches);
+            let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
+            match run::asked(&argv, words, matches, &Sources::of_process(cli.global.config), &parse)
+                .and_then(|asked| run::run(asked, color))
+            {
+                Ok(code) => code,
+                Err(error) => say(error.code, error),
+            }
+        }
+        Command::Jobs(command) => jobs_command(command, cli.global.json).unwrap_or_else(|error| say(error.exit_code(), error)),
+        Command::Config(command) => config_command_run(&command, &cli.global),
+        Command::Bench { part, rate } => bench_command(part, rate, cli.global.json),
+        Command::Completions { shell } => {
+            shell::completions(shell, Cli::command(), &mut std::io::stdout());
+            0
+        }
+        Command::Man { dir } => match shell::man(&dir, Cli::command()) {
+            Ok(()) => 0,
+            Err(error) => say(74, format!("{}: {error}", dir.display())),
+        },
+    };
+    ExitCode::from(code)
+}
+
+fn say(code: u8, error: impl std::fmt::Display) -> u8 {
+    eprintln!("longshore: {error}");
+    code
+}
+
+fn jobs_command(command: JobsCommand, json: bool) -> Result<u8, JobError> {
+    let mut out = std::io::stdout().lock();
+    let open = |state: &State| StateDir::open(state.state_dir.as_deref());
+    let printed = match command {
+        JobsCommand::List { state } => {
+            let rows = jobs::list(&open(&state)?)?;
+            if json { jobs::print_json(&rows, &mut out) } else { jobs::print_list(&rows, &mut out) }
+        }
+        JobsCommand::Show { job, state } => {
+            let details = jobs::show(&open(&state)?, &job)?;
+            if json { jobs::print_json(&[details], &mut out) } else { jobs::print_details(&details, &mut out) }
+        }
+        JobsCommand::Retry { job, state } => {
+            let retry = jobs::retry(&open(&state)?, &job)?;
+            if retry.failed == 0 {
+                eprintln!(" {job}: no task failed, nothing to retry");
+                return Ok(0);
+            }
+            drop(out);
+            return Ok(again(&retry.job, state.state_dir));
+        }
+        JobsCommand::Export { job, only, state } => {
+            let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
+            jobs::export(&open(&state)?, &job, only, &mut std::io::BufWriter::new(&mut out))?;
+            out.flush()
+        }
+        JobsCommand::Prune { older_than, state } => {
+            let gone = jobs::prune(&open(&state)?, older_than)?;
+            if json { jobs::print_json(&gone, &mut out) } else { writeln!(out, "{} jobs removed", gone.len()) }
+        }
+    };
+    Ok(match printed {
+        Ok(()) => 0,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => 141,
+        Err(error) => say(74, format!("stdout: {error}")),
+    })
+}
+
+/// `jobs retry JOB` is `run --retry-failed JOB`.
+fn again(job: &str, state_dir: Option<PathBuf>) -> u8 {
+    let mut argv: Vec<OsString> = ["longshore", "run", "--retry-failed", job].map(OsString::from).to_vec();
+    if let Some(dir) = state_dir {
+        argv.extend(["--state-dir".into(), dir.into_os_string()]);
+    }
+    let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
+    let matches = parse(&argv).unwrap_or_else(|error| error.exit());
+    let matches = matches.subcommand_matches("run").unwrap_or(&matches);
+    run::asked(&argv, None, matches, &Sources::of_process(None), &parse)
+        .and_then(|asked| run::run(asked, ColorMode::Auto))
+        .unwrap_or_else(|error| say(error.code, error))
+}
+
+fn config_command_run(command: &ConfigCommand, global: &Global) -> u8 {
+    let mut out = std::io::stdout().lock();
+    let sources = Sources::of_process(global.config.clone());
+    match command {
+        ConfigCommand::Init { force } => match config_command::init(std::path::Path::new("."), *force) {
+            Ok(path) => {
+                let _ = writeln!(out, "wrote {}", path.display());
+                0
+            }
+            Err(error) => say(2, error),
+        },
+        ConfigCommand::Check => match config_command::check(&sources, &|name, value| validate(name, value), &mut out) {
+            Ok(true) => 0,
+            Ok(false) => 2,
+            Err(error) => say(74, error),
+        },
+        ConfigCommand::Show { origin } => match Config::load(&sources) {
+            Err(errors) => say(2, errors),
+            Ok(config) => {
+                let shown = if global.json {
+                    config_command::show_json(&config, &mut out)
+                } else {
+                    config_command::show(&config, *origin, &mut out)
+                };
+                shown.map_or_else(|error| say(74, error), |()| 0)
+            }
+        },
+    }
+}
+
+/// Whether a value of the configuration is one that the flag of that name takes.
+fn validate(name: &str, value: &str) -> Result<(), String> {
+    let argv = ["longshore", "run", "--noop", &format!("--{name}={value}")].map(OsString::from);
+    match Cli::command().try_get_matches_from(argv) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == clap::error::ErrorKind::ValueValidation => Err(error.to_string()),
+        // Switches, unknown names and combinations are somebody else's business.
+        Err(_) => Ok(()),
+    }
+}
+
+fn bench_command(parts: Vec<bench::Part>, rate: f64, json: bool) -> u8 {
+    let parts = if parts.is_empty() { vec![bench::Part::Engine, bench::Part::Lanes, bench::Part::Pace, bench::Part::Spawn] } else { parts };
+    for part in parts {
+        match bench::measure(part, rate) {
+            Err(error) => return say(70, error),
+            Ok(rows) if json => {
+                for row in rows {
+                    println!("{}", serde_json::to_string(&row).unwrap_or_default());
+                }
+            }
+            Ok(rows) => {
+                for row in rows {
+                    println!("{:<36} {:>12.2} {}", row.what, row.value, row.unit);
+                }
+            }
+        }
+    }
+    0
+}

@@ -1,9 +1,41 @@
 //! The main job: records in, tasks run, journal and results out.
+//!
+//! Layout, in the order of a record's way:
+//! - `args.rs plan.rs`: the command line, and everything that follows from it, compiled and checked before anything runs
+//! - `input.rs record.rs intake.rs`: bytes → records → deliveries
+//! - `template.rs`: what a user writes with braces
+//! - `what.rs`, `http.rs`, `pipe.rs`: what runs, as lanes of the engine; `reply.rs`: what it answers
+//! - `ledger.rs journal.rs`: start and result lines, before anything counts
+//! - `output.rs`: the projection of the journal that people read
+//! - `conduct.rs`: all of it put together; `watch.rs`: watched until the end, with `keys.rs machine.rs`; `checks.rs ending.rs`: how it ends
+
+pub mod args;
 pub mod checks;
+pub mod conduct;
+pub mod ending;
 pub mod http;
 pub mod input;
+pub mod intake;
 pub mod journal;
+pub mod keys;
+pub mod ledger;
+pub mod machine;
 pub mod output;
 pub mod pipe;
+pub mod plan;
 pub mod record;
+pub mod reply;
+mod signals;
 pub mod template;
+mod watch;
+pub mod what;
+
+/// A run that cannot start, or that ends with more than an exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct RunError {
+    /// The exit code.
+    pub code: u8,
+    /// What, where, and what to do.
+    pub message: String,
+}

@@ -16,7 +16,15 @@ use crate::{
     error::TaskError,
     event::Event,
     gate::{GateConfig, Limit, pace::Rate},
-    lane::{Answer, AsyncHandler, Context, Lane, Outbox, SyncHandler, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane, panic_text},
+    lane::{
+        Answer, AsyncHandler, Context, Lane, Outbox, SyncHandler,
+        async_::AsyncLane,
+        blocking::BlockingLane,
+        child::{self, Command, Output},
+        cpu::CpuLane,
+        panic_text,
+        process::{ProcessHandler, ProcessLane, exit_outcome},
+    },
     outcome::{Outcome, Word},
     retry::RetryPolicy,
     sink::{
@@ -35,7 +43,9 @@ use crate::{
 /// Tasks that may wait in the line of one busy lane, key or value while others pass.
 const PARKING: usize = 1_000;
 
+type Choose<T, O> = Box<dyn Fn(&T) -> O + Send + Sync>;
 type Produce<T> = Box<dyn FnOnce(Sender<T>) -> BoxFuture<'static, Result<(), TaskError>> + Send>;
+type OnJobComplete = Box<dyn FnOnce(&Report) + Send>;
 type MakeLane<T, R> = Box<dyn FnOnce(&Outbox<T, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<T, R>> + Send>;
 
 enum Producer<T> {
@@ -71,7 +81,9 @@ pub struct Job<T, R> {
     results: Option<usize>,
     handlers: usize,
     producers: Vec<Producer<T>>,
-    options: Option<OptionsOf<T>>,
+    options: Option<Choose<T, Options>>,
+    lane_of: Option<Choose<T, LaneKind>>,
+    key_of: Option<Choose<T, Arc<str>>>,
     rate: Option<Rate>,
     limits: Vec<Limit>,
     retry: RetryPolicy,
@@ -81,7 +93,7 @@ pub struct Job<T, R> {
     clock: Clock,
     seed: Option<u64>,
     on_task_complete: Option<OnTaskComplete<T, R>>,
-    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+    on_job_complete: Option<OnJobComplete>,
     events: Option<mpsc::Sender<Vec<Event>>>,
 }
 
@@ -94,7 +106,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         Fut: Future<Output = A> + Send + 'static,
         A: Answer<R>,
     {
-        Self::empty(LaneKind::Async).on_async(function)
+        Self::on_lane(LaneKind::Async).on_async(function)
     }
 
     /// A job that runs an async function which wants to know its attempt: which task, which attempt, which slot, and a token that says when nobody
@@ -110,7 +122,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             let future = function(context, payload);
             async move { future.await.into_outcome() }.boxed()
         }));
-        Self::empty(LaneKind::Async).async_handler(handler)
+        Self::on_lane(LaneKind::Async).async_handler(handler)
     }
 
     /// A job that runs a plain function on the blocking lane, a thread for each running task.
@@ -119,7 +131,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         F: Fn(T) -> A + Send + Sync + 'static,
         A: Answer<R>,
     {
-        Self::empty(LaneKind::Blocking).on_blocking(move |_, payload| function(payload))
+        Self::on_lane(LaneKind::Blocking).on_blocking(move |_, payload| function(payload))
     }
 
     /// A job that runs a plain function on the cpu lane: as many threads as cores, at a lower priority.
@@ -128,10 +140,10 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         F: Fn(T) -> A + Send + Sync + 'static,
         A: Answer<R>,
     {
-        Self::empty(LaneKind::Cpu).on_cpu(move |_, payload| function(payload))
+        Self::on_lane(LaneKind::Cpu).on_cpu(move |_, payload| function(payload))
     }
 
-    fn empty(lane: LaneKind) -> Self {
+    fn on_lane(lane: LaneKind) -> Self {
         Self {
             lanes: [None, None, None, None],
             lane,
@@ -142,6 +154,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             handlers: 1,
             producers: Vec::new(),
             options: None,
+            lane_of: None,
+            key_of: None,
             rate: None,
             limits: Vec::new(),
             retry: RetryPolicy::NONE,
@@ -202,20 +216,95 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// What tasks wants differently from the job, told from their payload: another lane, a key, a timeout, a retry policy.
+    /// What tasks on the process lane run: a child process each, and what is made of its end
+    /// ([`exit_outcome`](crate::lane::process::exit_outcome) is the usual choice).
+    ///
+    /// A command that passes its timeout gets TERM, ten seconds later KILL, its whole group with it; of each of its streams the first MiB is kept. If
+    /// this program is killed, its children go on, unless its `main` begins with [`init`](crate::init).
+    pub fn on_process<C, A>(mut self, command: C, answer: A) -> Self
+    where
+        C: Fn(&T) -> Command + Send + Sync + 'static,
+        A: Fn(&Context, T, Output) -> Outcome<R> + Send + Sync + 'static,
+    {
+        let limits = child::Limits::default();
+        let handler = ProcessHandler {
+            command: Arc::new(move |_, payload| Ok(command(payload))),
+            answer: Arc::new(answer),
+            kill_after: limits.kill_after,
+            max_output: limits.max_output,
+        };
+        self.lanes[LaneKind::Process as usize] =
+            Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, _| match crate::init::children() {
+                Ok(children) => Arc::new(ProcessLane::new(handler, children, outbox.clone(), clock)) as Arc<dyn Lane<T, R>>,
+                Err(error) => {
+                    // Without descriptors no child can be had: that is what every task of this lane says.
+                    let why = format!("no children can be started: {error}");
+                    let handler: SyncHandler<T, R> = Arc::new(move |_, _| Outcome::Failed(TaskError::new("spawn", why.clone())));
+                    Arc::new(BlockingLane::new(handler, outbox.clone(), clock))
+                }
+            }));
+        self
+    }
+
+    /// What a task wants differently from the job, told from its payload: another lane, a key, a timeout, a retry policy.
+    ///
+    /// [`lane_of`](Job::lane_of) and [`order_by`](Job::order_by) set their field on top of it, whichever is called first.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use longshore_core::{Job, Options};
+    ///
+    /// // Large numbers get more time.
+    /// let report = Job::new(|n: u64| async move { Ok::<_, String>(n * 2) })
+    ///     .options_of(|n| Options { timeout: Some(Duration::from_millis(if *n > 5 { 500 } else { 100 })), ..Options::default() })
+    ///     .params(1..=10)
+    ///     .run();
+    /// assert_eq!(report.ok(), 10);
+    /// ```
     pub fn options_of(mut self, options: impl Fn(&T) -> Options + Send + Sync + 'static) -> Self {
-        self.options = Some(Box::new(move |payload| Some(Box::new(options(payload)))));
+        self.options = Some(Box::new(options));
         self
     }
 
     /// Which lane a task runs on. A lane that the job has no function for is that task's failure.
-    pub fn lane_of(self, lane: impl Fn(&T) -> LaneKind + Send + Sync + 'static) -> Self {
-        self.options_of(move |payload| Options { lane: Some(lane(payload)), ..Options::default() })
+    ///
+    /// ```
+    /// use longshore_core::{Job, LaneKind};
+    ///
+    /// // One queue, two lanes: even numbers wait, odd numbers compute.
+    /// let collected = Job::new(|n: u64| async move { Ok::<_, String>(n) })
+    ///     .on_cpu(|_, n| Ok::<_, String>((1..=n).product()))
+    ///     .lane_of(|n| if n % 2 == 0 { LaneKind::Async } else { LaneKind::Cpu })
+    ///     .params(1..=5)
+    ///     .collect();
+    /// assert_eq!(collected.results().unwrap(), [1, 2, 6, 4, 120]);
+    /// ```
+    pub fn lane_of(mut self, lane: impl Fn(&T) -> LaneKind + Send + Sync + 'static) -> Self {
+        self.lane_of = Some(Box::new(lane));
+        self
     }
 
     /// Tasks of equal keys never overlap and keep their order; others pass them.
-    pub fn order_by(self, key: impl Fn(&T) -> Arc<str> + Send + Sync + 'static) -> Self {
-        self.options_of(move |payload| Options { key: Some(key(payload)), ..Options::default() })
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use longshore_core::Job;
+    ///
+    /// let seen = Arc::new(Mutex::new(Vec::new()));
+    /// let log = seen.clone();
+    /// Job::blocking(move |(account, change): (&'static str, i32)| {
+    ///     log.lock().unwrap().push((account, change));
+    ///     Ok::<_, String>(())
+    /// })
+    /// .order_by(|(account, _)| (*account).into())
+    /// .params([("anna", 1), ("bert", 7), ("anna", 2), ("anna", 3)])
+    /// .run();
+    /// let anna: Vec<i32> = seen.lock().unwrap().iter().filter(|(who, _)| *who == "anna").map(|(_, change)| *change).collect();
+    /// assert_eq!(anna, [1, 2, 3]);
+    /// ```
+    pub fn order_by(mut self, key: impl Fn(&T) -> Arc<str> + Send + Sync + 'static) -> Self {
+        self.key_of = Some(Box::new(key));
+        self
     }
 
     /// Adds a producer: an iterator, lazy and, if it likes, without end. It is asked on the runtime's threads as long as it is quick.
@@ -410,7 +499,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         let running = self.start_with_sink(|handlers, panics| Box::new(Callbacks::new(callback, Some(then), handlers, panics)));
         async move {
             let report = running.join().await;
-            Collected { outcomes: collector.into_ordered().into_iter().map(|(_, outcome)| outcome).collect(), report }
+            Collected { outcomes: collector.into_ordered(), report }
         }
     }
 
@@ -436,7 +525,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             make.map(|make| make(&outbox, self.clock, &runtime, size))
         });
         let failures = Failures::default();
-        let source = source(self.producers, self.options, queue_capacity.max(1), &failures, &runtime);
+        let options = options_of(self.options, self.lane_of, self.key_of);
+        let source = source(self.producers, options, queue_capacity.max(1), &failures, &runtime);
         let panics = Arc::new(Panics::default());
         let config = EngineConfig {
             gate: GateConfig {
@@ -459,6 +549,38 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         let sink = sink(self.handlers, panics.clone());
         let running = Engine::start(config, source, lanes, sink, outbox, self.events, &runtime);
         RunningJob { running, failures, panics, on_job_complete: self.on_job_complete }
+    }
+}
+
+/// One function from what a job was told about its tasks: the fields that stand alone on top of the rest.
+fn options_of<T: 'static>(
+    all: Option<Choose<T, Options>>,
+    lane: Option<Choose<T, LaneKind>>,
+    key: Option<Choose<T, Arc<str>>>,
+) -> Option<OptionsOf<T>> {
+    if all.is_none() && lane.is_none() && key.is_none() {
+        return None;
+    }
+    Some(Box::new(move |payload| {
+        let mut options = all.as_ref().map(|all| all(payload)).unwrap_or_default();
+        options.lane = lane.as_ref().map(|lane| lane(payload)).or(options.lane);
+        options.key = key.as_ref().map(|key| key(payload)).or(options.key);
+        Some(Box::new(options))
+    }))
+}
+
+impl<T: Send + 'static> Job<T, Output> {
+    /// A job that runs a command for each parameter, as a child process of its own. A task ends well when its command ends with 0.
+    ///
+    /// ```
+    /// use longshore_core::{Job, lane::child::Command};
+    ///
+    /// let job = Job::commands(|n: &u32| Command { program: "echo".into(), args: vec![n.to_string().into()], ..Command::default() });
+    /// let outputs = job.params(1..=3).collect().results().expect("echo ends with 0");
+    /// assert_eq!(outputs[2].stdout, b"3\n");
+    /// ```
+    pub fn commands(command: impl Fn(&T) -> Command + Send + Sync + 'static) -> Self {
+        Self::on_lane(LaneKind::Process).on_process(command, |context, _, output| exit_outcome(output, context.timeout))
     }
 }
 
@@ -568,7 +690,7 @@ pub struct RunningJob {
     running: engine::Running,
     failures: Failures,
     panics: Arc<Panics>,
-    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+    on_job_complete: Option<OnJobComplete>,
 }
 
 impl RunningJob {
@@ -658,5 +780,72 @@ impl<R> Collected<R> {
                 other => Err((place, other.error().unwrap_or_else(|| TaskError::new("lost", "no outcome")))),
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lane_the_key_and_the_other_options_of_a_task_add_up_in_any_order() {
+        let limit = Duration::from_secs(7);
+        let all: Choose<u8, Options> =
+            Box::new(move |_| Options { timeout: Some(limit), lane: Some(LaneKind::Blocking), ..Options::default() });
+        let told = options_of(Some(all), None, Some(Box::new(|n| n.to_string().into()))).expect("something was told");
+        let options = told(&3).expect("each task has options");
+        assert_eq!((options.timeout, options.lane, options.key.as_deref()), (Some(limit), Some(LaneKind::Blocking), Some("3")));
+
+        for job in [
+            Job::blocking(|_: u8| Ok::<_, String>(LaneKind::Blocking)).lane_of(|_| LaneKind::Cpu).order_by(|_| "one".into()),
+            Job::blocking(|_: u8| Ok::<_, String>(LaneKind::Blocking)).order_by(|_| "one".into()).lane_of(|_| LaneKind::Cpu),
+        ] {
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let running = Arc::new(Mutex::new(()));
+            let log = seen.clone();
+            let report = job
+                .on_cpu(move |context, n| {
+                    let _alone = running.try_lock().map_err(|_| "two tasks of one key overlap")?;
+                    log.lock().unwrap().push(n);
+                    Ok::<_, &str>(context.lane)
+                })
+                .params(0..50)
+                .on_task_complete(|task| assert_eq!(task.result(), Some(&LaneKind::Cpu)))
+                .run();
+            assert!(report.is_clean(), "{report:?}");
+            assert_eq!(*seen.lock().unwrap(), (0..50).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_queue_holds_no_more_because_its_tasks_have_options() {
+        let (sender, job) = Job::blocking(|_: u8| Ok::<_, String>(())).lane_of(|_| LaneKind::Blocking).sender(2);
+        let rate = Rate { count: 1.0, per: Duration::from_secs(3600), burst: 1 };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let running = job.workers(1).queue(0).rate(rate).start();
+        let mut taken = 0;
+        // One runs, one waits for the gate with the free worker, two are in the queue; given time, no more.
+        for _ in 0..60 {
+            taken += u32::from(sender.try_send(0).is_ok());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(taken, 4);
+        drop(sender);
+        running.handle().drain();
+        assert_eq!(runtime.block_on(running.join()).ok(), 1);
+    }
+
+    #[test]
+    fn what_a_task_was_sent_with_stands_before_what_the_job_says() {
+        let (sender, job) = Job::blocking(|_: u8| Ok::<_, String>(LaneKind::Blocking)).lane_of(|_| LaneKind::Blocking).sender(2);
+        let job = job.on_cpu(|_, _| Ok::<_, String>(LaneKind::Cpu));
+        crate::block_on::block_on(async {
+            let cpu = Options { lane: Some(LaneKind::Cpu), ..Options::default() };
+            sender.send_with(1, Some(cpu)).await.unwrap();
+            sender.send(2).await.unwrap();
+        });
+        drop(sender);
+        assert_eq!(job.collect().results().unwrap(), [LaneKind::Cpu, LaneKind::Blocking]);
     }
 }

@@ -124,6 +124,21 @@ impl<R> Outcome<R> {
         matches!(self, Outcome::Ok(_))
     }
 
+    /// The same outcome with another result.
+    pub fn map<S>(self, map: impl FnOnce(R) -> S) -> Outcome<S> {
+        match self {
+            Outcome::Ok(result) => Outcome::Ok(map(result)),
+            Outcome::Retry { after, why } => Outcome::Retry { after, why },
+            Outcome::Failed(error) => Outcome::Failed(error),
+            Outcome::TimedOut { limit } => Outcome::TimedOut { limit },
+            Outcome::Panicked(text) => Outcome::Panicked(text),
+            Outcome::Killed { signal } => Outcome::Killed { signal },
+            Outcome::Lost(why) => Outcome::Lost(why),
+            Outcome::Cancelled => Outcome::Cancelled,
+            Outcome::Skipped(skip) => Outcome::Skipped(skip),
+        }
+    }
+
     /// The result, if there is one.
     pub fn ok(self) -> Option<R> {
         match self {

@@ -2,6 +2,7 @@
 
 pub mod iter;
 pub mod queue;
+pub mod thread;
 
 use futures_util::future::BoxFuture;
 

@@ -4,7 +4,7 @@
 //! go on and overlap with their own second run. The guardian is the program's own executable in a session of its own, which neither a signal to
 //! the job's group nor the end of its terminal reaches. It holds one end of a socket; when the other end closes, by whatever death, it
 //!
-//! 1. kills every group in the [`SlotTable`];
+//! 1. kills every group in the [`SlotTable`](crate::SlotTable);
 //! 2. looks through `/proc` for what carries the run's marker in its environment ([`Guardian::marker`]) and kills that and its group: a child that
 //!    was started and not yet entered, or one that left its group;
 //! 3. repeats 2 until two looks find nothing, and exits. What it was given to keep (the descriptor of a lock file) closes then, so that whoever

@@ -369,7 +369,7 @@ fn bytes_json(bytes: &[u8]) -> serde_json::Value {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
@@ -380,6 +380,11 @@ fn base64(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// A record that stands for none, for expressions that do not look at theirs.
+pub(crate) fn nobody() -> Record {
+    Record::text(Place { seq: 0, line: 0, origin: Arc::new(Origin { name: "nowhere".into(), unit: Unit::Line }) }, b"")
 }
 
 #[cfg(test)]

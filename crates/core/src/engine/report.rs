@@ -13,13 +13,14 @@ use futures_util::FutureExt;
 
 use crate::{
     decide::Verdict,
-    engine::{Broken, Mail},
+    engine::{Broken, Mail, stats::Times},
     error::{SinkError, SourceError},
     lane::{append, panic_text},
     mailbox::Mailbox,
     outcome::Outcome,
     sink::{Room, Sink},
     source::{Settlement, Source},
+    sync::{Mutex, MutexGuard},
     task::Finished,
 };
 
@@ -30,6 +31,8 @@ pub(super) struct Reports<T, R> {
     mail: AtomicBool,
     /// The reporter waits for mail, and not for its sink or its source: polling it helps.
     waiting: AtomicBool,
+    /// Of the tasks that were handed over.
+    times: Mutex<Times>,
 }
 
 struct Pile<T, R> {
@@ -46,7 +49,7 @@ impl<T, R> Default for Pile<T, R> {
 
 impl<T, R> Reports<T, R> {
     pub(super) fn new() -> Self {
-        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false), waiting: AtomicBool::new(false) }
+        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false), waiting: AtomicBool::new(false), times: Mutex::new(Times::new()) }
     }
 
     /// Takes finished tasks for the sink, and settlements of what goes back unfinished. Both are drained.
@@ -61,6 +64,10 @@ impl<T, R> Reports<T, R> {
     /// Whether something may be waiting for the reporter, and the reporter for something.
     pub(super) fn has_mail(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) && self.mail.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock()
     }
 
     fn poll_take(&self, pile: &mut Pile<T, R>, cx: &mut Context<'_>) -> Poll<()> {
@@ -92,6 +99,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
         settlements.append(&mut pile.back);
         let count = pile.done.len();
         if count > 0 {
+            reports.times().add(&pile.done);
             let first = settlements.len();
             settlements.extend(pile.done.iter().map(settlement));
             let accepted = match &broken {

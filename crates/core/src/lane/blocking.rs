@@ -66,12 +66,21 @@ struct Seat<T> {
 impl<T: Send + 'static, R: Send + 'static> BlockingLane<T, R> {
     /// A lane that runs this handler.
     pub fn new(handler: SyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock) -> Self {
+        Self::with(handler, outbox, clock, true)
+    }
+
+    /// A lane that runs a handler which keeps to the timeout of its context itself, so that no thread is ever left behind.
+    pub fn patient(handler: SyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock) -> Self {
+        Self::with(handler, outbox, clock, false)
+    }
+
+    fn with(handler: SyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock, abandons: bool) -> Self {
         let work: Work<T, R> = Box::new(move |context, payload| {
             let before = longshore_sys::clock::thread_cpu_time();
             let outcome = caught(|| handler(context, payload));
             (outcome, Some(longshore_sys::clock::thread_cpu_time().saturating_sub(before)))
         });
-        Self(Pool::new("blocking", work, outbox, clock, true))
+        Self(Pool::new("blocking", work, outbox, clock, abandons))
     }
 }
 

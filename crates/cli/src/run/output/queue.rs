@@ -49,6 +49,11 @@ pub struct Feed {
 }
 
 impl Feed {
+    /// As [`Output::skipped`](super::Output::skipped).
+    pub fn skipped(&self, places: Vec<(u64, Option<u64>)>) {
+        self.put(Item::Skipped(places));
+    }
+
     /// Passes lines on. Waits while [`QUEUE_BYTES`] are waiting; drops them when the output has ended.
     pub fn send(&self, batch: Batch) {
         self.put(Item::Lines(batch));

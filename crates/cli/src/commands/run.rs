@@ -1,0 +1,274 @@
+//! `longshore run`: the command line and the configuration become one set of arguments, and those a run.
+
+use std::{ffi::OsString, io::Write};
+
+use clap::{ArgMatches, FromArgMatches, parser::ValueSource};
+
+use crate::{
+    config::{Config, Sources},
+    progress::ColorMode,
+    run::{
+        RunError,
+        args::RunArgs,
+        conduct::Ready,
+        input::Input,
+        journal::StateDir,
+        plan::{Plan, check_all},
+        record::key_hex,
+    },
+};
+
+/// What a run is asked to do, and with which words.
+pub struct Asked {
+    /// The arguments, the configuration's included.
+    pub args: RunArgs,
+    /// The configuration.
+    pub config: Config,
+    /// The words of the command line, so that `--resume JOB` needs no WHAT.
+    pub words: Vec<String>,
+}
+
+fn usage(message: impl std::fmt::Display) -> RunError {
+    RunError { code: 2, message: message.to_string() }
+}
+
+/// Takes the words behind `:::` out of a command line: up to a `--` that follows, else to its end.
+pub fn take_words(argv: &mut Vec<OsString>) -> Option<Vec<OsString>> {
+    let at = argv.iter().position(|word| word == ":::")?;
+    let dashes = argv[..at].iter().any(|word| word == "--");
+    let end = if dashes { None } else { argv[at..].iter().position(|word| word == "--").map(|end| at + end) };
+    let mut words: Vec<_> = argv.drain(at..end.unwrap_or(argv.len())).collect();
+    words.remove(0);
+    Some(words)
+}
+
+/// Reads the arguments of `run`, with those of the configuration and of the job that is resumed.
+///
+/// `parse` reads a whole command line, `argv` is ours without the words behind `:::`.
+///
+/// # Errors
+/// Exit code and sentence.
+pub fn asked(
+    argv: &[OsString],
+    words: Option<Vec<OsString>>,
+    matches: &ArgMatches,
+    sources: &Sources,
+    parse: &dyn Fn(&[OsString]) -> Result<ArgMatches, clap::Error>,
+) -> Result<Asked, RunError> {
+    let config = Config::load(sources).map_err(usage)?;
+    let first = RunArgs::from_arg_matches(matches).map_err(usage)?;
+    let verb = argv.iter().position(|word| word == "run").unwrap_or(0);
+    let mut own: Vec<OsString> = argv[verb + 1..].to_vec();
+    let mut words = words;
+    if let Some(job) = first.resume.as_ref().or(first.retry_failed.as_ref()).filter(|job| !job.is_empty() && !has_what(&first)) {
+        own = stored(job, &first, own, &mut words)?;
+    }
+    let (jobs, mut rest): (Vec<_>, Vec<_>) = split_jobs(own);
+    if jobs.len() > 1 {
+        return Err(usage("more than one @job"));
+    }
+    let job = jobs.first().map(|name| name.to_string_lossy()[1..].to_owned());
+    let settings = config.run(job.as_deref()).map_err(usage)?;
+    let given = |name: &str| is_given(matches, name);
+    let mut full: Vec<OsString> = argv[..=verb].to_vec();
+    full.extend(settings.args(given));
+    if let Some(command) = settings.command().filter(|_| !has_what(&first)) {
+        rest.push("--".into());
+        rest.extend(command.iter().map(OsString::from));
+    }
+    full.extend(rest.iter().cloned());
+    let matches = parse(&full).map_err(usage)?;
+    let matches = matches.subcommand_matches("run").ok_or_else(|| usage("this is not a run"))?;
+    let mut args = RunArgs::from_arg_matches(matches).map_err(usage)?;
+    let mut stored_words: Vec<String> = full[verb + 1..].iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(words) = &words {
+        // In front of everything, closed by the `--` that comes anyway or that we add.
+        stored_words.splice(0..0, std::iter::once(":::".to_owned()).chain(words.iter().map(|word| word.to_string_lossy().into_owned())));
+        if !stored_words.iter().any(|word| word == "--") {
+            stored_words.rotate_left(words.len() + 1);
+        } else {
+            // The words end where the next `--` stands, so flags have to stand before them.
+            let flags_end = stored_words.iter().position(|word| word == "--").unwrap_or(stored_words.len());
+            stored_words[..flags_end].rotate_left(words.len() + 1);
+        }
+    }
+    args.words = words;
+    Ok(Asked { args, config, words: stored_words })
+}
+
+/// The stored command line of a job, with the flags of this one behind.
+fn stored(job: &str, first: &RunArgs, own: Vec<OsString>, words: &mut Option<Vec<OsString>>) -> Result<Vec<OsString>, RunError> {
+    let fail = |error: crate::run::journal::JobError| RunError { code: error.exit_code(), message: error.to_string() };
+    let info = StateDir::open(first.state_dir.as_deref()).map_err(fail)?.find(job).map_err(fail)?;
+    // Relative paths mean what they meant.
+    std::env::set_current_dir(&info.header.cwd).map_err(|error| usage(format!("{}: {error}", info.header.cwd)))?;
+    let mut argv: Vec<OsString> = info.header.args.iter().map(OsString::from).collect();
+    if words.is_none() {
+        *words = take_words(&mut argv);
+    }
+    drop_flags(&mut argv, &["--resume", "--retry-failed", "--fresh"]);
+    // An input given now takes the place of the stored one; flags given now stand behind the stored ones and win where they may stand once.
+    let at = argv.iter().position(|word| word == "--").unwrap_or(argv.len());
+    argv.splice(at..at, own);
+    Ok(argv)
+}
+
+/// Takes flags with an optional value out of a command line.
+fn drop_flags(argv: &mut Vec<OsString>, flags: &[&str]) {
+    let end = argv.iter().position(|word| word == "--").unwrap_or(argv.len());
+    let mut kept = Vec::new();
+    let mut skip_value = false;
+    for (place, word) in argv.drain(..).enumerate() {
+        let text = word.to_string_lossy();
+        if place < end {
+            if flags.contains(&&*text) {
+                skip_value = true;
+                continue;
+            }
+            if flags.iter().any(|flag| text.starts_with(&format!("{flag}="))) {
+                continue;
+            }
+            if std::mem::take(&mut skip_value) && !text.starts_with('-') {
+                continue;
+            }
+        }
+        drop(text);
+        kept.push(word);
+    }
+    *argv = kept;
+}
+
+fn has_what(args: &RunArgs) -> bool {
+    !args.command.is_empty() || args.http.is_some() || args.pipe.is_some() || args.noop
+}
+
+/// Takes `@name` words out, as far as they are inputs.
+fn split_jobs(own: Vec<OsString>) -> (Vec<OsString>, Vec<OsString>) {
+    let end = own.iter().position(|word| word == "--").unwrap_or(own.len());
+    let (mut jobs, mut rest) = (Vec::new(), Vec::new());
+    for (place, word) in own.into_iter().enumerate() {
+        let is_job = place < end && word.as_encoded_bytes().first() == Some(&b'@') && word.len() > 1;
+        if is_job { jobs.push(word) } else { rest.push(word) }
+    }
+    (jobs, rest)
+}
+
+/// Whether the command line itself has a flag, by its long name.
+fn is_given(matches: &ArgMatches, long: &str) -> bool {
+    let id = match long {
+        "where" => "where_".to_owned(),
+        "null" | "as-completed" => long.replace('-', "_"),
+        _ => long.replace('-', "_"),
+    };
+    matches.try_contains_id(&id).is_ok() && matches.value_source(&id) == Some(ValueSource::CommandLine)
+}
+
+/// Runs. Returns the exit code.
+///
+/// # Errors
+/// Exit code and sentence.
+pub fn run(asked: Asked, color: ColorMode) -> Result<u8, RunError> {
+    let Asked { args, config, words } = asked;
+    if let Some(nice) = args.nice {
+        // Before any thread: they and their children inherit it.
+        longshore_sys::priority::set_thread_nice(nice).map_err(|error| usage(format!("--nice {nice}: {error}")))?;
+    }
+    let (plan, input) = Plan::new(&args, &config)?;
+    if let Some(count) = args.dry_run {
+        return dry_run(&args, &plan, input, count);
+    }
+    let input = if args.strict {
+        if plan.input.sources.contains(&crate::run::input::Source::Stdin) {
+            return Err(usage("--strict reads the input twice, which stdin does not allow; name a file"));
+        }
+        check_all(&plan, input)?;
+        Input::open(&plan.input).map_err(|error| RunError { code: 3, message: error.to_string() })?
+    } else {
+        input
+    };
+    let ready = Ready::take(args, plan, input, words)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("longshore")
+        .build()
+        .map_err(|error| RunError { code: 70, message: format!("no threads: {error}") })?;
+    let code = runtime.block_on(ready.run(color));
+    // A thread that still reads a pipe must not keep us.
+    runtime.shutdown_background();
+    code
+}
+
+fn dry_run(args: &RunArgs, plan: &Plan, input: Input, count: u64) -> Result<u8, RunError> {
+    let mut out = std::io::stdout().lock();
+    let mut wrong = false;
+    let mut shown = 0;
+    for record in input {
+        if shown >= count {
+            break;
+        }
+        let record = record.map_err(|error| RunError { code: 3, message: error.to_string() })?;
+        if let Some(condition) = &plan.rules.condition
+            && matches!(condition.holds(&record, &Default::default()), Ok(false))
+        {
+            continue;
+        }
+        shown += 1;
+        let key = match &plan.rules.key {
+            None => Ok(record.key()),
+            Some(expr) => expr.eval_bytes(&record, &Default::default()).map(|bytes| crate::run::record::key_of(&bytes)),
+        };
+        let line = match key.and_then(|key| Ok((key, plan.what.show(&record, 0)?))) {
+            Ok((key, text)) => {
+                let lane = plan.lane;
+                let rest = plan.describe_task(&args.backoff.1);
+                format!(" #{} {text}   key {}…   lane {lane}   {rest}", record.seq(), &key_hex(key)[..4])
+            }
+            Err(error) => {
+                wrong = true;
+                format!(" #{} invalid: {}", record.seq(), error.message())
+            }
+        };
+        if writeln!(out, "{line}").is_err() {
+            return Ok(141);
+        }
+    }
+    let _ = writeln!(out, " {}", plan.describe());
+    Ok(u8::from(wrong))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn words_behind_the_colons_are_records() {
+        for (line, rest, want) in [
+            ("longshore run -- gzip {} ::: a b", "longshore run -- gzip {}", Some("a b")),
+            ("longshore run ::: a b -- gzip {}", "longshore run -- gzip {}", Some("a b")),
+            ("longshore run -j 2 ::: a -- gzip", "longshore run -j 2 -- gzip", Some("a")),
+            ("longshore run --noop ::: a b", "longshore run --noop", Some("a b")),
+            ("longshore run x -- gzip", "longshore run x -- gzip", None),
+        ] {
+            let mut argv = words(line);
+            assert_eq!(take_words(&mut argv), want.map(words), "{line}");
+            assert_eq!(argv, words(rest), "{line}");
+        }
+    }
+
+    #[test]
+    fn resuming_takes_the_flags_of_the_earlier_resuming_away() {
+        for (line, want) in [
+            ("--resume prices in.csv --http x", "in.csv --http x"),
+            ("--resume -j 3", "-j 3"),
+            ("--retry-failed=a -j 3 -- cmd --resume x", "-j 3 -- cmd --resume x"),
+        ] {
+            let mut argv = words(line);
+            drop_flags(&mut argv, &["--resume", "--retry-failed"]);
+            assert_eq!(argv, words(want), "{line}");
+        }
+    }
+}

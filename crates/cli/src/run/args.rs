@@ -1,0 +1,381 @@
+//! What the command line of `run` says, as clap reads it.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, ValueHint};
+use longshore_core::{Backoff, ErrorClass, RetryOn};
+
+use crate::{
+    progress,
+    run::{
+        checks::{Check, MaxFail, UntilOk},
+        http::StatusRanges,
+        input::Format,
+    },
+    units,
+};
+
+/// `longshore run`: run a job, many tasks from a file, stdin or arguments.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = AFTER)]
+pub struct RunArgs {
+    /// Input files; `-` is stdin. `@name` is a job of the configuration
+    #[arg(value_name = "INPUT", value_hint = ValueHint::FilePath)]
+    pub inputs: Vec<OsString>,
+
+    /// Run this command for each record: a program and its arguments, no shell. Without any placeholder the record becomes the last argument
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+    /// Send this HTTP request for each record: 'POST https://h/x/{id}'
+    #[arg(long, value_name = "[METHOD] URL", help_heading = "What")]
+    pub http: Option<String>,
+    /// Hand each record as a line to a child that stays alive, and read a line as its answer
+    #[arg(long, value_name = "COMMAND", help_heading = "What")]
+    pub pipe: Option<String>,
+    /// Answer null, for benchmarks
+    #[arg(long, hide = true)]
+    pub noop: bool,
+
+    /// An input file; `-` is stdin
+    #[arg(short = 'i', long = "input", value_name = "FILE", help_heading = "Input", value_hint = ValueHint::FilePath)]
+    pub input: Vec<OsString>,
+    /// Format of the input: auto, lines, jsonl, csv, tsv or nul
+    #[arg(long, default_value = "auto", help_heading = "Input")]
+    pub format: Format,
+    /// Records end with NUL, as `find -print0` writes them
+    #[arg(short = '0', long, help_heading = "Input")]
+    pub null: bool,
+    /// The first row of a table is a record, not a header
+    #[arg(long, help_heading = "Input")]
+    pub no_header: bool,
+    /// Skip the first N records
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Input")]
+    pub skip: u64,
+    /// Take no more than N records
+    #[arg(long, value_name = "N", help_heading = "Input")]
+    pub take: Option<u64>,
+    /// Take only records for which this expression is true: 'price > 10 and make == "VW"'
+    #[arg(long = "where", value_name = "EXPR", help_heading = "Input")]
+    pub where_: Option<String>,
+    /// What identifies a record, for resuming (default: its content)
+    #[arg(long, value_name = "EXPR", help_heading = "Input")]
+    pub key: Option<String>,
+    /// Records whose key came before: run, skip or error
+    #[arg(long, default_value = "run", value_parser = Dups::parse, help_heading = "Input")]
+    pub dups: Dups,
+    /// Longest record; a longer one is a failed task
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = units::size, help_heading = "Input")]
+    pub max_record: u64,
+    /// Check every record before anything runs
+    #[arg(long, help_heading = "Input")]
+    pub strict: bool,
+
+    /// Most tasks running at once: a number or a share of the cores [commands and pipes: cores; HTTP: 50]
+    #[arg(short = 'j', long, value_name = "N|N%", help_heading = "Concurrency")]
+    pub concurrency: Option<units::Count>,
+    /// Most tasks of one value running at once: 'host=4'
+    #[arg(long, value_name = "EXPR=N", help_heading = "Concurrency")]
+    pub per: Vec<String>,
+    /// The lane: async, blocking, cpu or process, or an expression that names it
+    #[arg(long, value_name = "LANE", help_heading = "Concurrency")]
+    pub lane: Option<String>,
+    /// Records of one value never run at once and keep their order
+    #[arg(long, value_name = "EXPR", help_heading = "Concurrency")]
+    pub order_by: Option<String>,
+    /// Start nothing while the load is above this share of the cores
+    #[arg(long, value_name = "PERCENT", value_parser = units::percent, help_heading = "Concurrency")]
+    pub max_load: Option<f64>,
+    /// Start nothing while less memory is available
+    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Concurrency")]
+    pub min_free_mem: Option<u64>,
+    /// Be nicer to other programs, children included
+    #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Concurrency")]
+    pub nice: Option<i32>,
+
+    /// Starts per time: 100/s, 500/min, 10/h
+    #[arg(short = 'r', long, value_name = "RATE", value_parser = units::rate, help_heading = "Pace")]
+    pub rate: Option<units::Rate>,
+    /// Starts at once after a pause; 1 spaces all starts evenly
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Pace")]
+    pub burst: u32,
+    /// One rate for each value of this expression
+    #[arg(long, value_name = "EXPR", requires = "rate", help_heading = "Pace")]
+    pub rate_by: Option<String>,
+    /// A limit of the configuration
+    #[arg(long, value_name = "NAME", help_heading = "Pace")]
+    pub limit: Option<String>,
+    /// Do not heed Retry-After
+    #[arg(long, help_heading = "Pace")]
+    pub no_retry_after: bool,
+
+    /// Further attempts for a task that failed [HTTP: 3, else 0]
+    #[arg(long, value_name = "N", help_heading = "Retries")]
+    pub retries: Option<u32>,
+    /// Time between attempts: exp:200ms..30s, fixed:1s or list:1s,5s,60s
+    #[arg(long, value_name = "BACKOFF", default_value = "exp:200ms..30s", value_parser = backoff, help_heading = "Retries")]
+    pub backoff: BackoffArg,
+    /// Errors worth another attempt: connect, timeout, status:5xx, exit:75, signal … [HTTP: connect,timeout,status:429,status:5xx; else any but invalid]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = ErrorClass::parse, help_heading = "Retries")]
+    pub retry_on: Vec<ErrorClass>,
+    /// Start no further attempt of a task that is older
+    #[arg(long, value_name = "DUR", value_parser = units::duration, help_heading = "Retries")]
+    pub give_up_after: Option<Duration>,
+
+    /// Limit of one attempt: a time, or a share of the median: 300% [HTTP: 30s]
+    #[arg(short = 't', long, value_name = "DUR|PERCENT", value_parser = Timeout::parse, help_heading = "Time")]
+    pub timeout: Option<Timeout>,
+    /// Limit for connecting
+    #[arg(long, value_name = "DUR", default_value = "5s", value_parser = units::duration, help_heading = "Time")]
+    pub connect_timeout: Duration,
+    /// From TERM to KILL
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration, help_heading = "Time")]
+    pub kill_after: Duration,
+    /// How long running tasks may go on after SIGTERM
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = units::duration, help_heading = "Time")]
+    pub grace: Duration,
+    /// Show tasks that run for longer
+    #[arg(long, value_name = "DUR", default_value = "60s", value_parser = units::duration, help_heading = "Time")]
+    pub slow: Duration,
+    /// Stop the job after this time
+    #[arg(long, value_name = "DUR", value_parser = units::duration, help_heading = "Time")]
+    pub job_timeout: Option<Duration>,
+
+    /// Stop after this many failures, or above this share; `:now` ends what runs
+    #[arg(long, value_name = "N|N%[:now]", value_parser = MaxFail::parse, help_heading = "Stop")]
+    pub max_fail: Option<MaxFail>,
+    /// Stop when this many tasks have ended well
+    #[arg(long, value_name = "N", value_parser = UntilOk::parse, help_heading = "Stop")]
+    pub until_ok: Option<UntilOk>,
+    /// Fail the run (4) unless this holds: 'failed<1%', 'p99<2s', 'rate>50/s'
+    #[arg(long, value_name = "CHECK", value_parser = Check::parse, help_heading = "Stop")]
+    pub check: Vec<Check>,
+
+    /// Write results to this file [stdout]
+    #[arg(short = 'o', long, value_name = "FILE", help_heading = "Output", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// What is written: jsonl, raw or none [commands to stdout: raw; else jsonl]
+    #[arg(long, value_parser = ["jsonl", "raw", "none"], help_heading = "Output")]
+    pub emit: Option<String>,
+    /// Results in the order of the input
+    #[arg(short = 'k', long, help_heading = "Output")]
+    pub ordered: bool,
+    /// Results as tasks finish (the default)
+    #[arg(long, overrides_with = "ordered", help_heading = "Output")]
+    pub as_completed: bool,
+    /// With -k: how far the input may run ahead of the oldest unwritten result
+    #[arg(long, value_name = "N", default_value_t = crate::run::output::ORDER_WINDOW, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
+    pub order_window: u64,
+    /// Write only these results: ok or failed
+    #[arg(long, value_parser = ["ok", "failed"], help_heading = "Output")]
+    pub only: Option<String>,
+    /// Write only these fields of result lines: seq,value.status
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Output")]
+    pub fields: Vec<String>,
+    /// The most of each stream of a task that is kept
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = units::size, help_heading = "Output")]
+    pub max_output: u64,
+    /// Also write each task's stdout and stderr to files in this directory
+    #[arg(long, value_name = "DIR", help_heading = "Output", value_hint = ValueHint::DirPath)]
+    pub save_output: Option<PathBuf>,
+    /// Also write the result lines of failed tasks to this file
+    #[arg(long, value_name = "FILE", help_heading = "Output", value_hint = ValueHint::FilePath)]
+    pub failed_out: Option<PathBuf>,
+    /// With raw output: the record and a tab before each line
+    #[arg(long, help_heading = "Output")]
+    pub tag: bool,
+
+    /// Run the command through `sh -c`, every value quoted
+    #[arg(long, help_heading = "Commands")]
+    pub shell: bool,
+    /// What the command reads from its stdin [nothing]
+    #[arg(long, value_name = "EXPR", help_heading = "Commands")]
+    pub stdin: Option<String>,
+    /// Where the command runs
+    #[arg(long, value_name = "DIR", help_heading = "Commands", value_hint = ValueHint::DirPath)]
+    pub cwd: Option<PathBuf>,
+    /// A variable of the command's environment
+    #[arg(long, value_name = "K=EXPR", help_heading = "Commands")]
+    pub env: Vec<String>,
+
+    /// A request header: 'Name: value'
+    #[arg(short = 'H', long = "header", value_name = "HEADER", help_heading = "HTTP")]
+    pub header: Vec<String>,
+    /// The request's body, as JSON
+    #[arg(long, value_name = "TPL", conflicts_with_all = ["body", "form"], help_heading = "HTTP")]
+    pub body_json: Option<String>,
+    /// The request's body
+    #[arg(long, value_name = "TPL", conflicts_with = "form", help_heading = "HTTP")]
+    pub body: Option<String>,
+    /// A field of a form as the request's body
+    #[arg(long, value_name = "K=TPL", help_heading = "HTTP")]
+    pub form: Vec<String>,
+    /// Statuses that count as ok
+    #[arg(long, value_name = "RANGES", default_value = "200-299", value_parser = StatusRanges::parse, help_heading = "HTTP")]
+    pub ok: StatusRanges,
+    /// Write each answer's body to a file in this directory
+    #[arg(long, value_name = "DIR", help_heading = "HTTP", value_hint = ValueHint::DirPath)]
+    pub save_body: Option<PathBuf>,
+    /// Most redirects to follow
+    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "HTTP")]
+    pub redirects: u32,
+    /// Always speak HTTP/2
+    #[arg(long, help_heading = "HTTP")]
+    pub http2: bool,
+    /// Accept any certificate
+    #[arg(long, help_heading = "HTTP")]
+    pub insecure: bool,
+    /// A proxy, or `none` [the proxy variables]
+    #[arg(long, value_name = "URL", help_heading = "HTTP")]
+    pub proxy: Option<String>,
+
+    /// A name: the job goes on where it stopped when it is run again
+    #[arg(long, value_name = "NAME", help_heading = "Durable")]
+    pub name: Option<String>,
+    /// The journal: off, batch:50ms (on disk within that time) or each (on disk before a result counts)
+    #[arg(long, value_name = "MODE", default_value = "batch:50ms", value_parser = durable, help_heading = "Durable")]
+    pub durable: DurableArg,
+    /// Go on with a job: JOB, or the latest unfinished one of this command line
+    #[arg(long, value_name = "JOB", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["fresh", "retry_failed"], help_heading = "Durable")]
+    pub resume: Option<String>,
+    /// Run the failed tasks of a job again
+    #[arg(long, value_name = "JOB", num_args = 0..=1, default_missing_value = "", conflicts_with = "fresh", help_heading = "Durable")]
+    pub retry_failed: Option<String>,
+    /// Start over
+    #[arg(long, help_heading = "Durable")]
+    pub fresh: bool,
+    /// Tasks that were running when the job died: rerun, or skip them as lost
+    #[arg(long, default_value = "rerun", value_parser = ["rerun", "skip"], help_heading = "Durable")]
+    pub in_flight: String,
+
+    /// Progress: auto, bar, plain, json or none
+    #[arg(long, default_value = "auto", value_parser = progress::Mode::parse, help_heading = "View")]
+    pub progress: progress::Mode,
+    /// Time between plain lines
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration, help_heading = "View")]
+    pub every: Duration,
+    /// The summary: text, json or none
+    #[arg(long, default_value = "text", value_parser = ["text", "json", "none"], help_heading = "View")]
+    pub summary: String,
+    /// Also write the summary, as JSON, to this file
+    #[arg(long, value_name = "FILE", help_heading = "View", value_hint = ValueHint::FilePath)]
+    pub summary_file: Option<PathBuf>,
+    /// Show the first N tasks and what the job is set to, and run nothing
+    #[arg(short = 'n', long, value_name = "N", num_args = 0..=1, default_missing_value = "3", help_heading = "View")]
+    pub dry_run: Option<u64>,
+    /// End with the number of failed tasks (101 for more than 100), as GNU parallel does
+    #[arg(long, help_heading = "View")]
+    pub exit_count: bool,
+
+    /// Where journals are kept [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore]
+    #[arg(long, value_name = "DIR", help_heading = "Durable", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
+
+    /// The words behind `:::`, which are records.
+    #[arg(skip)]
+    pub words: Option<Vec<OsString>>,
+}
+
+const AFTER: &str = "\
+WHAT is exactly one of: -- CMD ARG…, --http, --pipe. Records behind `:::` are arguments: longshore run -- gzip {} ::: a b c
+
+Templates: {} record · {1} column · {field} {a.b} · {/} base name · {//} directory · {.} without extension · {/.} · {#} number · {%} slot · {{ expression }}
+
+Keys on a terminal: s what runs · p pause · + - concurrency · q stop. Ctrl-C: once, start no more; twice, end what runs; three times, kill it.
+
+Exit: 0 all ok · 1 some failed · 2 usage · 3 input · 4 a check failed · 5 stopped early · 7 resume refused · 74 journal or output · 75 runs already · 130/143 interrupted";
+
+/// `--dups`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dups {
+    /// They run too.
+    #[default]
+    Run,
+    /// They are skipped.
+    Skip,
+    /// They end the intake with an error.
+    Error,
+}
+
+impl Dups {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "run" => Ok(Dups::Run),
+            "skip" => Ok(Dups::Skip),
+            "error" => Ok(Dups::Error),
+            _ => Err(format!("`{text}` is not run, skip or error")),
+        }
+    }
+}
+
+/// `--timeout`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Timeout {
+    /// A time.
+    Fixed(Duration),
+    /// A share of the median of the run times so far.
+    OfMedian(f64),
+}
+
+impl Timeout {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.ends_with('%') { units::percent(text).map(Timeout::OfMedian) } else { units::duration(text).map(Timeout::Fixed) }
+    }
+}
+
+/// `--backoff`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BackoffArg(pub Backoff, pub String);
+
+impl Default for BackoffArg {
+    fn default() -> Self {
+        Self(Backoff::DEFAULT, "exp:200ms..30s".to_owned())
+    }
+}
+
+fn backoff(text: &str) -> Result<BackoffArg, String> {
+    let bad = || format!("`{text}` is not a backoff; write exp:200ms..30s, fixed:1s or list:1s,5s,60s");
+    let (kind, rest) = text.split_once(':').ok_or_else(bad)?;
+    let backoff = match kind {
+        "exp" => {
+            let (base, cap) = rest.split_once("..").ok_or_else(bad)?;
+            let (base, cap) = (units::duration(base)?, units::duration(cap)?);
+            if base > cap {
+                return Err(format!("the first wait of `{text}` is longer than its longest one"));
+            }
+            Backoff::Exponential { base, cap }
+        }
+        "fixed" => Backoff::Fixed(units::duration(rest)?),
+        "list" => Backoff::List(rest.split(',').map(units::duration).collect::<Result<_, _>>()?),
+        _ => return Err(bad()),
+    };
+    Ok(BackoffArg(backoff, text.to_owned()))
+}
+
+/// `--durable`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DurableArg(pub crate::run::journal::Durability);
+
+fn durable(text: &str) -> Result<DurableArg, String> {
+    use crate::run::journal::Durability;
+    Ok(DurableArg(match text.split_once(':') {
+        None if text == "off" => Durability::Off,
+        None if text == "each" => Durability::Each,
+        None if text == "batch" => Durability::default(),
+        Some(("batch", time)) => Durability::Batch(units::duration(time)?),
+        _ => return Err(format!("`{text}` is not a mode of the journal; write off, batch:50ms or each")),
+    }))
+}
+
+impl RunArgs {
+    /// Which errors are retried, given what runs.
+    pub fn retry_on(&self, http: bool) -> RetryOn {
+        if !self.retry_on.is_empty() {
+            return RetryOn::Only(self.retry_on.clone());
+        }
+        if !http {
+            return RetryOn::default();
+        }
+        let classes = ["connect", "timeout", "status:429", "status:5xx"];
+        RetryOn::Only(classes.iter().filter_map(|class| ErrorClass::parse(class).ok()).collect())
+    }
+}

@@ -1,0 +1,275 @@
+//! From the input to deliveries: which records run, as which task, with which key, lane and limits.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use longshore_core::{Delivery, LaneKind, Options, SourceError, TaskError};
+
+use crate::run::{
+    args::Dups,
+    input::Input,
+    journal::{Index, Occurrences, TaskState},
+    record::Record,
+    template::{Condition, Expr, Vars},
+    what::What,
+};
+
+/// A record on its way, with what the journal calls it.
+#[derive(Debug)]
+pub struct Item {
+    /// The record.
+    pub record: Record,
+    /// Its key.
+    pub key: u128,
+    /// How many times the key stood before it in the input.
+    pub nth: u32,
+}
+
+/// How the lane of a task is found.
+pub enum LaneRule {
+    /// All tasks on the job's lane.
+    Fixed,
+    /// The value of an expression names it.
+    Of(Expr),
+}
+
+/// The rules by which records become tasks.
+pub struct Rules {
+    /// `--where`.
+    pub condition: Option<Condition>,
+    /// `--key`.
+    pub key: Option<Expr>,
+    /// `--dups`.
+    pub dups: Dups,
+    /// `--order-by`.
+    pub order_by: Option<Expr>,
+    /// The values of the job's limits, in the limits' order.
+    pub limits: Vec<Expr>,
+    /// `--lane`.
+    pub lane: LaneRule,
+    /// Whether an expression may ask for the request's host.
+    pub host: bool,
+    /// `--in-flight skip`: tasks that were running when the job died are not run again.
+    pub skip_in_flight: bool,
+}
+
+/// What the intake has seen, for progress and the summary.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Records read.
+    pub read: AtomicU64,
+    /// Records that `--where` left out, or `--dups skip`.
+    pub left_out: AtomicU64,
+    /// Records that an earlier sitting finished.
+    pub finished: AtomicU64,
+    /// Tasks that were running when an earlier sitting died.
+    pub in_flight: AtomicU64,
+    /// Tasks taken in.
+    pub taken: AtomicU64,
+    /// The input is at its end.
+    pub ended: std::sync::atomic::AtomicBool,
+}
+
+/// With `-k`: how far the intake may run ahead.
+pub struct Window {
+    lowest: Mutex<u64>,
+    moved: Condvar,
+    size: u64,
+}
+
+impl Window {
+    /// A window of this many places, from the first one on.
+    pub fn new(size: u64, first: u64) -> Self {
+        Self { lowest: Mutex::new(first), moved: Condvar::new(), size }
+    }
+
+    /// The lowest unwritten place is this now.
+    pub fn advance(&self, lowest: u64) {
+        *self.lowest.lock().unwrap_or_else(PoisonError::into_inner) = lowest;
+        self.moved.notify_all();
+    }
+
+    /// Waits until this place may be taken in.
+    fn wait_for(&self, seq: u64) {
+        let mut lowest = self.lowest.lock().unwrap_or_else(PoisonError::into_inner);
+        while seq >= lowest.saturating_add(self.size) {
+            lowest = self.moved.wait(lowest).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// The records of a job as deliveries.
+pub struct Intake {
+    /// The input.
+    pub input: Input,
+    /// The rules.
+    pub rules: Rules,
+    /// What runs, for hosts.
+    pub what: Arc<What>,
+    /// What earlier sittings did.
+    pub index: Arc<Index>,
+    /// How often each key came; not kept without a journal when nothing asks for it.
+    pub occurrences: Option<Occurrences>,
+    /// With `-k`.
+    pub window: Option<Arc<Window>>,
+    /// Told which places will not come: place, and where the result of an earlier sitting stands.
+    pub skipped: Box<dyn Fn(Vec<(u64, Option<u64>)>) + Send>,
+    /// What has been seen.
+    pub counts: Arc<Counts>,
+    /// Places that will not come and that have not been told yet.
+    pub gone: VecDeque<(u64, Option<u64>)>,
+}
+
+/// Places that are told at once.
+const TELL: usize = 256;
+
+impl Intake {
+    fn pass_over(&mut self, seq: u64, at: Option<u64>) {
+        self.gone.push_back((seq, at));
+        if self.gone.len() >= TELL {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        if !self.gone.is_empty() {
+            (self.skipped)(self.gone.drain(..).collect());
+        }
+    }
+
+    /// The task of a record, or `None` if it does not run.
+    fn deliver(&mut self, record: Record) -> Result<Option<Delivery<Arc<Item>>>, SourceError> {
+        let seq = record.seq();
+        let mut refused: Option<TaskError> = None;
+        if let Some(condition) = &self.rules.condition {
+            match condition.holds(&record, &Vars::default()) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.counts.left_out.fetch_add(1, Ordering::Relaxed);
+                    self.pass_over(seq, None);
+                    return Ok(None);
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        let key = match &self.rules.key {
+            None => record.key(),
+            Some(expr) => match expr.eval_bytes(&record, &Vars::default()) {
+                Ok(bytes) => crate::run::record::key_of(&bytes),
+                Err(error) => {
+                    refused.get_or_insert(error);
+                    record.key()
+                }
+            },
+        };
+        let nth = self.occurrences.as_mut().map_or(0, |occurrences| occurrences.next(key));
+        if nth > 0 {
+            match self.rules.dups {
+                Dups::Run => {}
+                Dups::Skip => {
+                    self.counts.left_out.fetch_add(1, Ordering::Relaxed);
+                    self.pass_over(seq, None);
+                    return Ok(None);
+                }
+                Dups::Error => {
+                    return Err(SourceError::fatal(format!("{}: its key came before (--dups error)", record.place())));
+                }
+            }
+        }
+        let mut attempts_made = 0;
+        match self.index.state_of(key, nth) {
+            TaskState::New => {}
+            TaskState::InFlight { attempts } => {
+                attempts_made = attempts;
+                self.counts.in_flight.fetch_add(1, Ordering::Relaxed);
+                if self.rules.skip_in_flight {
+                    refused.get_or_insert_with(|| {
+                        TaskError::new("in-flight", "it was running when the job died, and is not run again (--in-flight skip)")
+                            .with_again(longshore_core::Again::Never)
+                    });
+                }
+            }
+            TaskState::Finished { at, .. } => {
+                self.counts.finished.fetch_add(1, Ordering::Relaxed);
+                self.pass_over(seq, Some(at));
+                return Ok(None);
+            }
+        }
+        if let Err(error) = record.check() {
+            refused.get_or_insert(error);
+        }
+        let options = self.options(&record, attempts_made, refused);
+        self.counts.taken.fetch_add(1, Ordering::Relaxed);
+        let item = Arc::new(Item { record, key, nth });
+        Ok(Some(Delivery { options, ..Delivery::new(seq, item) }))
+    }
+
+    /// What the task wants differently from its job: `None` for nothing, which costs nothing.
+    fn options(&self, record: &Record, attempts_made: u32, mut refused: Option<TaskError>) -> Option<Box<Options>> {
+        let rules = &self.rules;
+        let plain = rules.order_by.is_none() && rules.limits.is_empty() && matches!(rules.lane, LaneRule::Fixed);
+        if plain && attempts_made == 0 && refused.is_none() {
+            return None;
+        }
+        let mut options = Options { attempts_made, ..Options::default() };
+        if refused.is_none() && !plain {
+            let host = if rules.host { self.what.host(record) } else { None };
+            let extra: Vec<(&str, &str)> = host.as_deref().map(|host| ("host", host)).into_iter().collect();
+            let vars = Vars { extra: &extra, ..Vars::default() };
+            let filled = (|| {
+                if let Some(expr) = &rules.order_by {
+                    options.key = Some(expr.eval_text(record, &vars)?.into());
+                }
+                for (place, expr) in rules.limits.iter().enumerate() {
+                    options.limits.push((place, expr.eval_text(record, &vars)?.into()));
+                }
+                if let LaneRule::Of(expr) = &rules.lane {
+                    let name = expr.eval_text(record, &vars)?;
+                    let lane = LaneKind::parse(&name).ok_or_else(|| {
+                        record.invalid(format_args!("`{name}` is not a lane; there are async, blocking, cpu and process"))
+                    })?;
+                    options.lane = Some(lane);
+                }
+                Ok::<_, TaskError>(())
+            })();
+            refused = filled.err();
+        }
+        options.refused = refused;
+        Some(Box::new(options))
+    }
+}
+
+impl Iterator for Intake {
+    type Item = Result<Delivery<Arc<Item>>, SourceError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let record = match self.input.next() {
+                None => {
+                    self.tell();
+                    self.counts.ended.store(true, Ordering::Release);
+                    return None;
+                }
+                Some(Err(error)) => return Some(Err(SourceError::fatal(error.to_string()))),
+                Some(Ok(record)) => record,
+            };
+            self.counts.read.fetch_add(1, Ordering::Relaxed);
+            if let Some(window) = &self.window {
+                let (seq, window) = (record.seq(), window.clone());
+                // What waits to be told may be what moves the window.
+                self.tell();
+                window.wait_for(seq);
+            }
+            match self.deliver(record) {
+                Ok(None) => {}
+                Ok(Some(delivery)) => return Some(Ok(delivery)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Keys on the terminal while a run goes.
+
+use std::{fs::File, io::Read, os::fd::AsFd};
+
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+use tokio::sync::mpsc;
+
+/// Reads keys from the terminal; restores its mode when dropped.
+pub struct Keys {
+    terminal: File,
+    before: Termios,
+}
+
+impl Keys {
+    /// Starts reading single keys from the controlling terminal, if there is one and we are in its foreground.
+    pub fn start(send: mpsc::UnboundedSender<char>) -> Option<Self> {
+        let terminal = File::options().read(true).write(true).open("/dev/tty").ok()?;
+        if tcgetpgrp(&terminal).ok()? != rustix::process::getpgrp() {
+            return None;
+        }
+        let before = tcgetattr(&terminal).ok()?;
+        let mut raw = before.clone();
+        // Signals stay signals: Ctrl-C is no key of ours.
+        raw.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+        raw.special_codes[SpecialCodeIndex::VMIN] = 0;
+        // A tenth of a second: the reader looks around now and then, so that it ends with the run.
+        raw.special_codes[SpecialCodeIndex::VTIME] = 1;
+        tcsetattr(&terminal, OptionalActions::Now, &raw).ok()?;
+        let mut reader = File::from(terminal.as_fd().try_clone_to_owned().ok()?);
+        let keys = Self { terminal, before };
+        std::thread::Builder::new()
+            .name("keys".to_owned())
+            .spawn(move || {
+                let mut byte = [0u8];
+                loop {
+                    match reader.read(&mut byte) {
+                        Ok(0) if send.is_closed() => return,
+                        Ok(0) => {}
+                        Ok(_) if send.send(char::from(byte[0])).is_err() => return,
+                        Ok(_) => {}
+                        Err(_) => return,
+                    }
+                }
+            })
+            .ok()?;
+        Some(keys)
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
+    }
+}

@@ -1,0 +1,222 @@
+//! Where the journal stands between the engine and the world: start lines before attempts start, result lines before tasks are settled.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use longshore_core::{
+    Attempt, Finished, Outcome, SinkError, Stop, Word,
+    lane::{Lane, Outbox},
+    sink::{Room, Sink},
+};
+use tokio::sync::oneshot;
+
+use crate::run::{
+    intake::Item,
+    journal::{ErrorLine, Journal, ResultLine, Start},
+    output::save::SaveOutput,
+    reply::{self, Reply},
+};
+
+/// A lane whose attempts start when their start lines have been written.
+pub struct Journaled {
+    lane: Arc<dyn Lane<Arc<Item>, Reply>>,
+    journal: Arc<Journal>,
+    outbox: Outbox<Arc<Item>, Reply>,
+}
+
+impl Journaled {
+    /// Puts the journal before a lane.
+    pub fn new(lane: Arc<dyn Lane<Arc<Item>, Reply>>, journal: Arc<Journal>, outbox: Outbox<Arc<Item>, Reply>) -> Self {
+        Self { lane, journal, outbox }
+    }
+}
+
+impl Lane<Arc<Item>, Reply> for Journaled {
+    fn start(&self, batch: &mut Vec<Attempt<Arc<Item>>>) {
+        let mut batch = std::mem::take(batch);
+        let starts = batch
+            .iter()
+            .map(|attempt| Start {
+                seq: attempt.task.id,
+                key: attempt.payload.key,
+                nth: attempt.payload.nth,
+                attempt: attempt.task.attempt,
+            })
+            .collect();
+        let (lane, outbox) = (self.lane.clone(), self.outbox.clone());
+        self.journal.starts(
+            starts,
+            Box::new(move |written| match written {
+                Ok(()) => lane.start(&mut batch),
+                // The run is stopping: nobody may start what the journal does not know.
+                Err(_) => outbox.finish(&mut batch.into_iter().map(|attempt| attempt.unstarted(Outcome::Cancelled)).collect()),
+            }),
+        );
+    }
+
+    fn capacity(&self) -> Option<usize> {
+        self.lane.capacity()
+    }
+
+    fn stop(&self, how: Stop) {
+        self.lane.stop(how);
+    }
+}
+
+/// What has ended in this sitting.
+#[derive(Debug, Default)]
+pub struct Tally {
+    counts: [AtomicU64; Word::ALL.len()],
+    retried: AtomicU64,
+    ok_retried: AtomicU64,
+    errors: Mutex<HashMap<String, u64>>,
+}
+
+/// Classes of errors that are told apart; further ones count as "other".
+const CLASSES: usize = 1000;
+
+impl Tally {
+    /// Tasks by outcome, by `word as usize`.
+    pub fn counts(&self) -> [u64; Word::ALL.len()] {
+        std::array::from_fn(|word| self.counts[word].load(Ordering::Relaxed))
+    }
+
+    /// Tasks that needed more than one attempt, and those of them that ended well.
+    pub fn retried(&self) -> (u64, u64) {
+        (self.retried.load(Ordering::Relaxed), self.ok_retried.load(Ordering::Relaxed))
+    }
+
+    /// Failures by class.
+    pub fn errors(&self) -> Vec<(String, u64)> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(class, count)| (class.clone(), *count)).collect()
+    }
+
+    fn add(&self, finished: &Finished<Arc<Item>, Reply>) {
+        let outcome = &finished.outcome;
+        self.counts[outcome.word() as usize].fetch_add(1, Ordering::Relaxed);
+        if finished.task.attempt > 1 {
+            self.retried.fetch_add(1, Ordering::Relaxed);
+            if outcome.is_ok() {
+                self.ok_retried.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if let Some((kind, code)) = outcome.class() {
+            let class = code.map_or_else(|| kind.to_owned(), |code| format!("{kind} {code}"));
+            let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = errors.len() < CLASSES || errors.contains_key(&class);
+            *errors.entry(if known { class } else { "other".to_owned() }).or_default() += 1;
+        }
+    }
+}
+
+/// The sink of a run: results go to the journal, and from there to the output.
+pub struct Ledger {
+    /// The journal.
+    pub journal: Arc<Journal>,
+    /// Counts.
+    pub tally: Arc<Tally>,
+    /// Whether the output shows raw bytes, so that the journal has to keep them.
+    pub raw: bool,
+    /// `--save-output`.
+    pub save: Option<SaveOutput>,
+    /// Called after each batch, with the counts up to date: stop rules.
+    pub after: Box<dyn Fn(&Tally) + Send>,
+    /// Gets the stderr of commands whose stdout goes raw to ours.
+    pub stderr: Option<Box<dyn Fn(&[u8]) + Send>>,
+    /// A pair of readings, so that the engine's instants can be told as times of day.
+    pub epoch: (Instant, SystemTime),
+}
+
+impl Ledger {
+    fn line(&self, finished: Finished<Arc<Item>, Reply>) -> Option<ResultLine> {
+        let started = self.epoch.1 + finished.started.saturating_duration_since(self.epoch.0);
+        let (run, wait) = (finished.run(), finished.wait());
+        let item = finished.task.payload.as_ref()?;
+        let task = item.record.to_json().get().into();
+        let mut raw = None;
+        if self.raw {
+            raw = match &finished.outcome {
+                Outcome::Ok(reply) => Some(reply.raw()),
+                other => reply::command_output(other).map(|output| output.stdout.as_slice().into()),
+            };
+        }
+        let (value, error) = match &finished.outcome {
+            Outcome::Ok(reply) => (Some(reply.to_json()), None),
+            other => (None, other.error().map(|error| Box::new(ErrorLine::from(&error)))),
+        };
+        Some(ResultLine {
+            seq: finished.task.id,
+            key: item.key,
+            nth: item.nth,
+            task,
+            outcome: finished.outcome.word(),
+            attempts: finished.task.attempt,
+            wait_ms: millis(wait),
+            run_ms: millis(run),
+            started: Some(started),
+            slot: Some(finished.slot + 1),
+            value,
+            error,
+            raw,
+        })
+    }
+
+    fn keep_output(&self, finished: &Finished<Arc<Item>, Reply>) -> Result<(), SinkError> {
+        let Some(output) = reply::command_output(&finished.outcome) else { return Ok(()) };
+        if let Some(stderr) = self.stderr.as_ref().filter(|_| !output.stderr.is_empty()) {
+            stderr(&output.stderr);
+        }
+        if let Some(save) = &self.save {
+            save.save(finished.task.id, &output.stdout, &output.stderr)
+                .map_err(|error| SinkError::fatal(format!("--save-output, task #{}: {error}", finished.task.id)))?;
+        }
+        Ok(())
+    }
+}
+
+impl Sink<Arc<Item>, Reply> for Ledger {
+    fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<Arc<Item>, Reply>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
+        let count = batch.len();
+        for finished in &*batch {
+            if let Err(error) = self.keep_output(finished) {
+                return std::future::ready(Err(error)).boxed();
+            }
+            self.tally.add(finished);
+        }
+        let lines: Vec<ResultLine> = batch.drain(..).filter_map(|finished| self.line(finished)).collect();
+        let (tell, written) = oneshot::channel();
+        self.journal.results(
+            lines,
+            Box::new(move |result| {
+                let _ = tell.send(result);
+            }),
+        );
+        async move {
+            match written.await {
+                Ok(Ok(())) => {
+                    room.release(count);
+                    (self.after)(&self.tally);
+                    Ok(())
+                }
+                Ok(Err(error)) => Err(SinkError::fatal(error.to_string())),
+                Err(_) => Err(SinkError::fatal("the journal's thread ended")),
+            }
+        }
+        .boxed()
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, Result<(), SinkError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,133 @@
+//! What a task answers, and how that stands in a result line and in raw output.
+
+use std::sync::Arc;
+
+use longshore_core::{
+    Outcome, TaskError,
+    lane::child::{Exit, Output},
+};
+use serde::Serialize;
+
+use crate::run::{http::HttpReply, pipe::Answer};
+
+/// The answer of a task that ended well.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Nothing to say.
+    Null,
+    /// A command ended with 0.
+    Command(Arc<Output>),
+    /// A server answered.
+    Http(Arc<HttpReply>),
+    /// A child of `--pipe` answered.
+    Pipe(Arc<Answer>),
+}
+
+/// The value of a command: its exit code and what it wrote. Streams that are not UTF-8 stand as base64.
+#[derive(Serialize)]
+struct CommandValue<'a> {
+    exit: i32,
+    stdout: Stream<'a>,
+    #[serde(skip_serializing_if = "Stream::is_empty")]
+    stderr: Stream<'a>,
+    #[serde(skip_serializing_if = "is_zero")]
+    stdout_cut: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    stderr_cut: u64,
+    cpu_ms: u64,
+    max_rss: u64,
+}
+
+struct Stream<'a>(&'a [u8]);
+
+impl Stream<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Stream<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => {
+                use serde::ser::SerializeMap;
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("base64", &crate::run::record::base64(self.0))?;
+                map.end()
+            }
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl Reply {
+    /// The `value` of the result line, as JSON.
+    pub fn to_json(&self) -> Box<str> {
+        match self {
+            Reply::Null => "null".into(),
+            Reply::Command(output) => command_json(output).into(),
+            Reply::Http(reply) => {
+                let mut json = Vec::new();
+                reply.to_json(&mut json);
+                String::from_utf8(json).unwrap_or_default().into()
+            }
+            Reply::Pipe(answer) => match &**answer {
+                Answer::Json(json) => json.get().into(),
+                Answer::Text(text) => serde_json::Value::from(text.as_str()).to_string().into(),
+            },
+        }
+    }
+
+    /// The bytes of raw output.
+    pub fn raw(&self) -> Box<[u8]> {
+        match self {
+            Reply::Null => Box::default(),
+            Reply::Command(output) => output.stdout.as_slice().into(),
+            Reply::Http(reply) => reply.raw().into(),
+            Reply::Pipe(answer) => {
+                let mut line = match &**answer {
+                    Answer::Json(json) => json.get().as_bytes().to_vec(),
+                    Answer::Text(text) => text.as_bytes().to_vec(),
+                };
+                line.push(b'\n');
+                line.into()
+            }
+        }
+    }
+}
+
+fn command_json(output: &Output) -> String {
+    let exit = match output.exit {
+        Exit::Code(code) => code,
+        Exit::Signal(signal) => 128 + signal,
+    };
+    let value = CommandValue {
+        exit,
+        stdout: Stream(&output.stdout),
+        stderr: Stream(&output.stderr),
+        stdout_cut: output.stdout_cut,
+        stderr_cut: output.stderr_cut,
+        cpu_ms: u64::try_from(output.usage.cpu().as_millis()).unwrap_or(u64::MAX),
+        max_rss: output.usage.max_rss_bytes,
+    };
+    serde_json::to_string(&value).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// What a command wrote, whether it ended well or not.
+pub fn command_output(outcome: &Outcome<Reply>) -> Option<&Output> {
+    match outcome {
+        Outcome::Ok(Reply::Command(output)) => Some(output),
+        Outcome::Failed(error) => output_of(error),
+        _ => None,
+    }
+}
+
+/// What a command that failed wrote.
+pub fn output_of(error: &TaskError) -> Option<&Output> {
+    error.detail::<Output>()
+}

@@ -1,0 +1,522 @@
+//! What runs for each record: a command, an HTTP request, a line to a living child, or nothing.
+
+use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+
+use longshore_core::{
+    Clock, Context, LaneKind, Outcome, TaskError,
+    engine::Lanes,
+    lane::{
+        AsyncHandler, Lane, Outbox,
+        async_::AsyncLane,
+        blocking::BlockingLane,
+        child::{Children, Command, Stdin},
+        cpu::CpuLane,
+        process::{ProcessHandler, ProcessLane, exit_outcome},
+    },
+};
+
+use crate::run::{
+    args::RunArgs,
+    http::{Body, BodySpec, HttpClient, HttpOptions, HttpSpec, Request, parse_header},
+    intake::Item,
+    pipe::{self, Pipe},
+    record::Record,
+    reply::Reply,
+    template::{Expr, Shape, Template, Vars},
+};
+
+/// What runs for each record, with its templates compiled.
+pub enum What {
+    /// A child process per task.
+    Command(Arc<CommandPlan>),
+    /// A request per task.
+    Http(Arc<HttpPlan>),
+    /// A line to one of the children that stay alive.
+    Pipe(Arc<PipePlan>),
+    /// Nothing.
+    Noop,
+}
+
+/// A command's templates.
+pub struct CommandPlan {
+    argv: Vec<Template>,
+    /// Everything in one text for `sh -c`.
+    shell: Option<Template>,
+    stdin: Option<Expr>,
+    env: Vec<(OsString, Expr)>,
+    cwd: Option<PathBuf>,
+    kill_after: Duration,
+    max_output: usize,
+    /// What people call it.
+    text: String,
+}
+
+/// A request's templates.
+pub struct HttpPlan {
+    spec: HttpSpec,
+    url: Template,
+    headers: Vec<(String, Template)>,
+    body: Option<BodyPlan>,
+    options: HttpOptions,
+    save: Option<PathBuf>,
+}
+
+enum BodyPlan {
+    Json(Template),
+    Text(Template),
+    Form(Vec<(String, Template)>),
+}
+
+/// A child that stays alive.
+pub struct PipePlan {
+    argv: Vec<OsString>,
+    env: Vec<(OsString, Expr)>,
+    cwd: Option<PathBuf>,
+    limits: pipe::Limits,
+    text: String,
+}
+
+impl What {
+    /// Compiles what the command line says.
+    ///
+    /// # Errors
+    /// A sentence for people: not exactly one WHAT, a bad template, a field that cannot be there.
+    pub fn compile(args: &RunArgs, shape: &Shape) -> Result<Self, String> {
+        let given = [!args.command.is_empty(), args.http.is_some(), args.pipe.is_some(), args.noop];
+        match given.iter().filter(|given| **given).count() {
+            0 => return Err("nothing to run: write -- CMD ARG…, --http 'GET URL' or --pipe 'COMMAND'".to_owned()),
+            1 => {}
+            _ => return Err("more than one thing to run: -- CMD, --http and --pipe exclude each other".to_owned()),
+        }
+        if let Some(text) = &args.http {
+            return HttpPlan::compile(text, args, shape).map(|plan| What::Http(Arc::new(plan)));
+        }
+        let env = args.env.iter().map(|pair| env_pair(pair, shape)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(text) = &args.pipe {
+            return PipePlan::compile(text, env, args).map(|plan| What::Pipe(Arc::new(plan)));
+        }
+        if args.noop {
+            return Ok(What::Noop);
+        }
+        CommandPlan::compile(args, env, shape).map(|plan| What::Command(Arc::new(plan)))
+    }
+
+    /// The lane that tasks run on unless told otherwise, and the lanes that there are.
+    pub fn lanes(&self) -> (LaneKind, &'static [LaneKind]) {
+        match self {
+            What::Command(_) => (LaneKind::Process, &[LaneKind::Process]),
+            What::Http(_) => (LaneKind::Async, &[LaneKind::Async]),
+            What::Pipe(_) => (LaneKind::Blocking, &[LaneKind::Blocking]),
+            What::Noop => (LaneKind::Async, &[LaneKind::Async, LaneKind::Blocking, LaneKind::Cpu]),
+        }
+    }
+
+    /// How many tasks run at once unless told otherwise.
+    pub fn default_concurrency(&self) -> usize {
+        match self {
+            What::Command(_) | What::Pipe(_) => LaneKind::Process.default_workers(),
+            What::Http(_) | What::Noop => LaneKind::Async.default_workers(),
+        }
+    }
+
+    /// Whether it is an HTTP request.
+    pub fn is_http(&self) -> bool {
+        matches!(self, What::Http(_))
+    }
+
+    /// What people call it, without secrets.
+    pub fn text(&self) -> String {
+        match self {
+            What::Command(plan) => plan.text.clone(),
+            What::Http(plan) => format!("{} {}", plan.spec.effective_method(), crate::config::mask_urls(&plan.spec.url)),
+            What::Pipe(plan) => format!("--pipe {}", plan.text),
+            What::Noop => "--noop".to_owned(),
+        }
+    }
+
+    /// Everything that decides what a task does, for the journal's hash.
+    pub fn sources(&self) -> Vec<Vec<u8>> {
+        let mut all: Vec<Vec<u8>> = Vec::new();
+        let env = |all: &mut Vec<Vec<u8>>, env: &[(OsString, Expr)]| {
+            for (name, expr) in env {
+                all.extend([b"env".to_vec(), name.as_encoded_bytes().to_vec(), expr.source().to_vec()]);
+            }
+        };
+        let path = |path: &Option<PathBuf>| path.as_ref().map_or(Vec::new(), |path| path.as_os_str().as_encoded_bytes().to_vec());
+        match self {
+            What::Command(plan) => {
+                all.push(if plan.shell.is_some() { b"shell".to_vec() } else { b"command".to_vec() });
+                all.extend(plan.argv.iter().chain(&plan.shell).map(|template| template.source().to_vec()));
+                all.push(plan.stdin.as_ref().map_or(Vec::new(), |stdin| stdin.source().to_vec()));
+                all.push(path(&plan.cwd));
+                env(&mut all, &plan.env);
+            }
+            What::Http(plan) => {
+                all.extend([b"http".to_vec(), plan.spec.effective_method().as_str().into(), plan.url.source().to_vec()]);
+                for (name, value) in &plan.headers {
+                    all.extend([name.clone().into_bytes(), value.source().to_vec()]);
+                }
+                match &plan.body {
+                    None => {}
+                    Some(BodyPlan::Json(body)) => all.extend([b"json".to_vec(), body.source().to_vec()]),
+                    Some(BodyPlan::Text(body)) => all.extend([b"text".to_vec(), body.source().to_vec()]),
+                    Some(BodyPlan::Form(fields)) => {
+                        all.push(b"form".to_vec());
+                        all.extend(fields.iter().flat_map(|(name, value)| [name.clone().into_bytes(), value.source().to_vec()]));
+                    }
+                }
+            }
+            What::Pipe(plan) => {
+                all.push(b"pipe".to_vec());
+                all.extend(plan.argv.iter().map(|arg| arg.as_encoded_bytes().to_vec()));
+                all.push(path(&plan.cwd));
+                env(&mut all, &plan.env);
+            }
+            What::Noop => all.push(b"noop".to_vec()),
+        }
+        all
+    }
+
+    /// Fills every template in, as a task would, and says what it would do: for `--strict` and `--dry-run`.
+    ///
+    /// # Errors
+    /// What the task would fail with.
+    pub fn show(&self, record: &Record, slot: u32) -> Result<String, TaskError> {
+        record.check()?;
+        let vars = Vars { slot: slot as usize + 1, ..Vars::default() };
+        match self {
+            What::Command(plan) => {
+                let command = plan.command(record, &vars)?;
+                let words = std::iter::once(&command.program).chain(&command.args).map(|word| word.to_string_lossy().into_owned());
+                Ok(shell_words::join(words))
+            }
+            What::Http(plan) => {
+                let request = plan.request(record, &vars)?;
+                Ok(format!("{} {}", request.method, crate::config::mask_urls(&request.url)))
+            }
+            What::Pipe(plan) => Ok(format!("{} ← {}", plan.text, String::from_utf8_lossy(&line(record)?))),
+            What::Noop => Ok("nothing".to_owned()),
+        }
+    }
+
+    /// The host that a record's request goes to, for `--per host=N`.
+    pub fn host(&self, record: &Record) -> Option<String> {
+        let What::Http(plan) = self else { return None };
+        let url = plan.url.render_url(record, &Vars::default()).ok()?;
+        reqwest::Url::parse(&url).ok()?.host_str().map(str::to_owned)
+    }
+
+    /// Whether its children need a guardian.
+    pub fn has_children(&self) -> bool {
+        matches!(self, What::Command(_) | What::Pipe(_))
+    }
+}
+
+/// What lanes are made from.
+pub struct Lanebuilder {
+    /// Where they report to.
+    pub outbox: Outbox<Arc<Item>, Reply>,
+    /// The registry of their children.
+    pub children: Children,
+    /// The job's id, for children.
+    pub job: String,
+    /// Threads of the cpu lane.
+    pub cpu: usize,
+}
+
+impl Lanebuilder {
+    /// Makes the lanes on the current runtime, and a function that ends the children that stay alive.
+    ///
+    /// # Errors
+    /// A sentence for people.
+    pub fn build(self, what: &What) -> Result<(Lanes<Arc<Item>, Reply>, Box<dyn FnOnce() + Send>), String> {
+        let mut lanes: Lanes<Arc<Item>, Reply> = [const { None }; 4];
+        let clock = Clock::SYSTEM;
+        let runtime = tokio::runtime::Handle::current();
+        let outbox = self.outbox;
+        let mut end: Box<dyn FnOnce() + Send> = Box::new(|| ());
+        let mut put = |kind: LaneKind, lane: Arc<dyn Lane<Arc<Item>, Reply>>| lanes[kind as usize] = Some(lane);
+        match what {
+            What::Noop => {
+                let sync = |_: &Context, _: Arc<Item>| Outcome::Ok(Reply::Null);
+                let quick = AsyncHandler::Plain(Arc::new(|_| Box::pin(std::future::ready(Outcome::Ok(Reply::Null)))));
+                put(LaneKind::Async, Arc::new(AsyncLane::new(quick, outbox.clone(), clock, &runtime)));
+                put(LaneKind::Blocking, Arc::new(BlockingLane::new(Arc::new(sync), outbox.clone(), clock)));
+                put(LaneKind::Cpu, Arc::new(CpuLane::new(Arc::new(sync), self.cpu, outbox, clock)));
+            }
+            What::Http(plan) => {
+                let client = HttpClient::new(&plan.options)?;
+                let plan = plan.clone();
+                let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, item: Arc<Item>| {
+                    let (plan, client) = (plan.clone(), client.clone());
+                    Box::pin(async move {
+                        let request = match plan.request(&item.record, &vars(&context)) {
+                            Ok(request) => request,
+                            Err(error) => return Outcome::Failed(error),
+                        };
+                        // A request needs no time to end well: it is dropped when nobody wants it any more.
+                        tokio::select! {
+                            biased;
+                            () = context.cancel.cancelled() => Outcome::Cancelled,
+                            reply = client.send(request) => match reply {
+                                Ok(reply) => Outcome::Ok(Reply::Http(Arc::new(reply))),
+                                Err(error) => Outcome::Failed(error),
+                            }
+                        }
+                    })
+                }));
+                put(LaneKind::Async, Arc::new(AsyncLane::new(handler, outbox, clock, &runtime)));
+            }
+            What::Command(plan) => {
+                let (kill_after, max_output) = (plan.kill_after, plan.max_output);
+                let (job, plan) = (self.job, plan.clone());
+                let handler = ProcessHandler {
+                    command: Arc::new(move |context: &Context, item: &Arc<Item>| {
+                        let mut command = plan.command(&item.record, &vars(context))?;
+                        command.env.extend(told(&job, &item.record, context));
+                        Ok(command)
+                    }),
+                    answer: Arc::new(|context: &Context, _, output| match exit_outcome(output, context.timeout) {
+                        Outcome::Ok(output) => Outcome::Ok(Reply::Command(Arc::new(output))),
+                        other => other.map(|_| Reply::Null),
+                    }),
+                    kill_after,
+                    max_output,
+                };
+                put(LaneKind::Process, Arc::new(ProcessLane::new(handler, self.children, outbox, clock)));
+            }
+            What::Pipe(plan) => {
+                let mut env = vec![("LONGSHORE_JOB".into(), self.job.into())];
+                for (name, value) in &plan.env {
+                    // Children outlive records, so what they are told cannot depend on one.
+                    let text = String::from_utf8_lossy(value.source()).into_owned();
+                    let value = Expr::parse(&text, &Shape::lines())
+                        .ok()
+                        .filter(Expr::is_constant)
+                        .and_then(|expr| expr.eval_text(&crate::run::record::nobody(), &Vars::default()).ok())
+                        .ok_or_else(|| {
+                            format!("--env {}: a child of --pipe serves many records; write a constant: {{{{ 'x' }}}}", name.display())
+                        })?;
+                    env.push((name.clone(), value.into()));
+                }
+                let children = self.children.clone();
+                let pipe = Pipe::new(plan.argv.clone(), env, plan.cwd.clone(), plan.limits.clone(), self.children)
+                    .map_err(|error| error.message().to_owned())?;
+                let pipe = Arc::new(pipe);
+                let asked = pipe.clone();
+                let handler = move |context: &Context, item: Arc<Item>| {
+                    let line = match line(&item.record) {
+                        Ok(line) => line,
+                        Err(error) => return Outcome::Failed(error),
+                    };
+                    match asked.ask(context.slot, &line, context.timeout) {
+                        Ok(answer) => Outcome::Ok(Reply::Pipe(Arc::new(answer))),
+                        Err(failure) => failure.into_outcome(),
+                    }
+                };
+                put(LaneKind::Blocking, Arc::new(PipeLane { lane: BlockingLane::patient(Arc::new(handler), outbox, clock), children }));
+                end = Box::new(move || pipe.end());
+            }
+        }
+        Ok((lanes, end))
+    }
+}
+
+/// The blocking lane of children that stay alive: stopping it stops them.
+struct PipeLane {
+    lane: BlockingLane<Arc<Item>, Reply>,
+    children: Children,
+}
+
+impl Lane<Arc<Item>, Reply> for PipeLane {
+    fn start(&self, batch: &mut Vec<longshore_core::Attempt<Arc<Item>>>) {
+        self.lane.start(batch);
+    }
+
+    fn stop(&self, how: longshore_core::Stop) {
+        self.lane.stop(longshore_core::Stop::Soft);
+        self.children.stop(how);
+    }
+}
+
+fn vars(context: &Context) -> Vars<'static> {
+    Vars { slot: context.slot as usize + 1, attempt: context.attempt, extra: &[] }
+}
+
+/// What every child is told about its task.
+fn told(job: &str, record: &Record, context: &Context) -> [(OsString, OsString); 4] {
+    [
+        ("LONGSHORE_JOB".into(), job.into()),
+        ("LONGSHORE_TASK_ID".into(), record.seq().to_string().into()),
+        ("LONGSHORE_ATTEMPT".into(), context.attempt.to_string().into()),
+        ("LONGSHORE_SLOT".into(), (context.slot + 1).to_string().into()),
+    ]
+}
+
+/// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.
+fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
+    record.check()?;
+    if record.is_plain() {
+        return Ok(record.raw().to_vec());
+    }
+    let json = record.to_json();
+    let text = json.get();
+    if text.contains('\n') {
+        // The text of a record may be spread over lines inside; as a value it is the same on one.
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| record.invalid(error))?;
+        return Ok(value.to_string().into_bytes());
+    }
+    Ok(text.as_bytes().to_vec())
+}
+
+fn env_pair(pair: &str, shape: &Shape) -> Result<(OsString, Expr), String> {
+    let (name, expr) = pair.split_once('=').ok_or_else(|| format!("--env {pair}: write NAME=EXPR"))?;
+    if name.is_empty() || name.contains('\0') {
+        return Err(format!("--env {pair}: `{name}` is not a name of a variable"));
+    }
+    let expr = Expr::parse(expr, shape).map_err(|error| format!("--env {name}: {error}"))?;
+    Ok((name.into(), expr))
+}
+
+impl CommandPlan {
+    fn compile(args: &RunArgs, env: Vec<(OsString, Expr)>, shape: &Shape) -> Result<Self, String> {
+        let stdin = args.stdin.as_deref().map(|text| Expr::parse(text, shape)).transpose().map_err(|error| format!("--stdin: {error}"))?;
+        let mut words = args.command.clone();
+        let text = shell_words::join(words.iter().map(|word| word.to_string_lossy()));
+        let parse = |word: &OsString| Template::parse(word.as_encoded_bytes(), shape);
+        let mut argv = words.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(|error| format!("the command: {error}"))?;
+        // As xargs and parallel do it: a command that uses its record nowhere gets it as last argument.
+        let unused = argv.iter().all(Template::is_constant) && stdin.is_none() && env.iter().all(|(_, expr)| expr.is_constant());
+        if unused {
+            words.push("{}".into());
+            argv.push(parse(&"{}".into()).map_err(|error| error.to_string())?);
+        }
+        let shell = if args.shell {
+            let text = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+            Some(Template::parse(&text, shape).map_err(|error| format!("the command: {error}"))?)
+        } else {
+            None
+        };
+        if let Some(cwd) = args.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
+            return Err(format!("--cwd {}: no such directory", cwd.display()));
+        }
+        let max_output = usize::try_from(args.max_output).unwrap_or(usize::MAX);
+        Ok(Self { argv, shell, stdin, env, cwd: args.cwd.clone(), kill_after: args.kill_after, max_output, text })
+    }
+
+    fn command(&self, record: &Record, vars: &Vars<'_>) -> Result<Command, TaskError> {
+        record.check()?;
+        let (program, args) = match &self.shell {
+            Some(shell) => ("sh".into(), vec!["-c".into(), shell.render_shell(record, vars)?]),
+            None => {
+                let mut words =
+                    self.argv.iter().map(|template| template.render_arg(record, vars)).collect::<Result<Vec<_>, _>>()?.into_iter();
+                (words.next().unwrap_or_default(), words.collect())
+            }
+        };
+        if program.is_empty() {
+            return Err(record.invalid("the program's name is empty"));
+        }
+        let mut env = Vec::with_capacity(self.env.len() + 4);
+        for (name, expr) in &self.env {
+            let value = expr.eval_bytes(record, vars)?;
+            if value.contains(&0) {
+                return Err(record.invalid(format_args!("the variable {} would hold a NUL byte", name.display())));
+            }
+            env.push((name.clone(), os(value)));
+        }
+        let stdin = match &self.stdin {
+            Some(expr) => Stdin::Bytes(expr.eval_bytes(record, vars)?),
+            None => Stdin::Null,
+        };
+        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin })
+    }
+}
+
+#[cfg(unix)]
+fn os(bytes: Vec<u8>) -> OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(bytes)
+}
+
+impl HttpPlan {
+    fn compile(text: &str, args: &RunArgs, shape: &Shape) -> Result<Self, String> {
+        let mut spec = HttpSpec::parse(text).map_err(|error| format!("--http: {error}"))?;
+        let template = |what: &str, text: &str| Template::parse(text, shape).map_err(|error| format!("{what}: {error}"));
+        spec.headers =
+            args.header.iter().map(|header| parse_header(header)).collect::<Result<_, _>>().map_err(|error| format!("-H: {error}"))?;
+        let form = |pair: &String| {
+            let (name, value) = pair.split_once('=').ok_or_else(|| format!("--form {pair}: write NAME=VALUE"))?;
+            Ok::<_, String>((name.to_owned(), value.to_owned()))
+        };
+        spec.body = match (&args.body_json, &args.body, args.form.is_empty()) {
+            (Some(body), _, _) => Some(BodySpec::Json(body.clone())),
+            (_, Some(body), _) => Some(BodySpec::Text(body.clone())),
+            (_, _, false) => Some(BodySpec::Form(args.form.iter().map(form).collect::<Result<_, _>>()?)),
+            _ => None,
+        };
+        let url = template("--http", &spec.url)?;
+        let headers = spec.headers.iter().map(|(name, value)| Ok((name.clone(), template("-H", value)?))).collect::<Result<_, String>>()?;
+        let body = match &spec.body {
+            None => None,
+            Some(BodySpec::Json(body)) => Some(BodyPlan::Json(template("--body-json", body)?)),
+            Some(BodySpec::Text(body)) => Some(BodyPlan::Text(template("--body", body)?)),
+            Some(BodySpec::Form(fields)) => Some(BodyPlan::Form(
+                fields.iter().map(|(name, value)| Ok((name.clone(), template("--form", value)?))).collect::<Result<_, String>>()?,
+            )),
+        };
+        let options = HttpOptions {
+            ok: args.ok.clone(),
+            // The engine times attempts.
+            timeout: None,
+            connect_timeout: args.connect_timeout,
+            redirects: args.redirects,
+            http2: args.http2,
+            insecure: args.insecure,
+            proxy: args.proxy.clone(),
+            max_body: usize::try_from(args.max_output.max(1 << 20)).unwrap_or(usize::MAX),
+            retry_after: !args.no_retry_after,
+        };
+        if let Some(dir) = &args.save_body {
+            std::fs::create_dir_all(dir).map_err(|error| format!("--save-body {}: {error}", dir.display()))?;
+        }
+        Ok(Self { spec, url, headers, body, options, save: args.save_body.clone() })
+    }
+
+    fn request(&self, record: &Record, vars: &Vars<'_>) -> Result<Request, TaskError> {
+        record.check()?;
+        let mut request = Request::new(self.spec.effective_method(), self.url.render_url(record, vars)?);
+        for (name, value) in &self.headers {
+            request.headers.push((name.clone(), value.render_str(record, vars)?));
+        }
+        request.body = match &self.body {
+            None => None,
+            Some(BodyPlan::Json(body)) => Some(Body::Json(body.render_json(record, vars)?.into_bytes())),
+            Some(BodyPlan::Text(body)) => Some(Body::Text(body.render_bytes(record, vars)?)),
+            Some(BodyPlan::Form(fields)) => {
+                Some(Body::Form(fields.iter().map(|(name, value)| Ok((name.clone(), value.render_str(record, vars)?))).collect::<Result<
+                    _,
+                    TaskError,
+                >>(
+                )?))
+            }
+        };
+        request.save = self.save.as_ref().map(|dir| dir.join(format!("{}.body", record.seq())));
+        Ok(request)
+    }
+}
+
+impl PipePlan {
+    fn compile(text: &str, env: Vec<(OsString, Expr)>, args: &RunArgs) -> Result<Self, String> {
+        let argv: Vec<OsString> =
+            shell_words::split(text).map_err(|error| format!("--pipe: {error}"))?.into_iter().map(OsString::from).collect();
+        if argv.is_empty() {
+            return Err("--pipe needs a program to run".to_owned());
+        }
+        let limits = pipe::Limits {
+            max_answer: usize::try_from(args.max_record).unwrap_or(usize::MAX),
+            kill_after: args.kill_after,
+            ..pipe::Limits::default()
+        };
+        Ok(Self { argv, env, cwd: args.cwd.clone(), limits, text: text.to_owned() })
+    }
+}
