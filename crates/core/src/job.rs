@@ -368,7 +368,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// Capacity of the result queue. Default: 2 × workers. When it is full, workers wait.
+    /// Capacity of the result queue. Default: 2 × workers. When it is full, workers wait, each with one result in its hands: while the handler takes
+    /// nothing, exactly as many tasks run as there are workers and places.
     pub fn result_queue(mut self, capacity: usize) -> Self {
         self.results = Some(capacity);
         self
