@@ -136,8 +136,13 @@ impl Ready {
                 })
             },
         };
-        let output = Output::open(&self.plan.output, self.job.as_mut(), self.args.fresh, hooks)
-            .map_err(|error| RunError { code: error.exit_code(), message: error.to_string() })?;
+        let output = Output::open(&self.plan.output, self.job.as_mut(), self.args.fresh, hooks).map_err(|error| {
+            // A job that has only just begun never was: the next --resume is not about it.
+            if let Some(job) = self.job.take().filter(|job| !job.resumed) {
+                job.discard();
+            }
+            RunError { code: error.exit_code(), message: error.to_string() }
+        })?;
 
         let children = if self.plan.what.has_children() {
             let keep: Vec<_> = self.job.iter().map(|job| job.lock.as_fd()).collect();
