@@ -108,8 +108,13 @@ impl Ready {
                 })
             },
         };
-        let output = Output::open(&self.plan.output, self.job.as_mut(), self.args.fresh, hooks)
-            .map_err(|error| RunError { code: error.exit_code(), message: error.to_string() })?;
+        let output = Output::open(&self.plan.output, self.job.as_mut(), self.args.fresh, hooks).map_err(|error| {
+            // A job that has only just begun never was: the next --resume is not about it.
+            if let Some(job) = self.job.take().filter(|job| !job.resumed) {
+                job.discard();
+            }
+            RunError { code: error.exit_code(), message: error.to_string() }
+        })?;
 
         let children = if self.plan.what.has_children() {
             let keep: Vec<_> = self.job.iter().map(|job| job.lock.as_fd()).collect();
@@ -354,6 +359,9 @@ impl Ready {
                 summary.exit_code = i32::from(code);
             }
         }
+        // No child is left. A guardian that is told so goes at once, and the job is free with the end of this process and not a moment later.
+        let guard = children.clone();
+        let _ = tokio::task::spawn_blocking(move || guard.finish()).await;
         drop(lock);
         if let Some(progress) = progress.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let last = Snapshot {
