@@ -24,7 +24,7 @@ use crate::{
         args::{RunArgs, Timeout},
         checks,
         ending::Facts,
-        input::Input,
+        input::{Format, Input, count_records},
         intake::{Counts, Intake, Item, Window},
         journal::{Begin, Durability, End, Index, Journal, Occurrences, OpenJob, StateDir},
         ledger::{Journaled, Ledger, Tally},
@@ -139,6 +139,10 @@ impl Ready {
         let journal = Arc::new(journal);
 
         let show_on_stdout = self.plan.output.file.is_none() && self.plan.output.emit != Emit::None;
+        let mut estimate = {
+            let input = self.plan.input.clone();
+            tokio::task::spawn_blocking(move || input.estimate())
+        };
         let mode = match self.args.progress {
             // Results and a bar on one terminal would overwrite each other.
             progress::Mode::Auto if show_on_stdout && std::io::IsTerminal::is_terminal(&std::io::stdout()) => progress::Mode::None,
@@ -147,7 +151,11 @@ impl Ready {
         let name = before.as_ref().and_then(|before| before.name.clone()).unwrap_or_else(|| self.id.clone());
         let progress = Arc::new(Mutex::new(Some(Progress::new(mode, color, self.args.every))));
         if before.as_ref().is_some_and(|before| before.resumed) {
-            say(&progress, &resume_words(&name, &self.id, &index));
+            let total = tokio::time::timeout(PATIENCE / 10, &mut estimate).await.ok().and_then(Result::ok);
+            say(&progress, &resume_words(&name, &self.id, self.args.retry_failed.is_some(), &index, total.flatten()));
+            if let Some(total) = total {
+                estimate = tokio::spawn(std::future::ready(total));
+            }
         }
 
         let tally = Arc::new(Tally::default());
@@ -171,6 +179,7 @@ impl Ready {
             },
             counts: counts.clone(),
             gone: VecDeque::new(),
+            held: None,
         };
         let noted = intake_error.clone();
         let source = ThreadSource::new(intake.inspect(move |delivery| {
@@ -241,10 +250,6 @@ impl Ready {
         };
         let runtime = tokio::runtime::Handle::current();
         let running = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, None, &runtime);
-        let estimate = {
-            let input = self.plan.input.clone();
-            tokio::task::spawn_blocking(move || input.estimate())
-        };
         let keys_wanted = mode.resolve(std::io::IsTerminal::is_terminal(&std::io::stderr())) == progress::Mode::Bar;
         let watch = Watch {
             args: &self.args,
@@ -320,10 +325,11 @@ impl Ready {
         (summary.retried, summary.ok_retried) = tally.retried();
         summary.failed_by_error = tally.errors();
         summary.width = u32::try_from(self.plan.concurrency).unwrap_or(u32::MAX);
+        summary.durable = journaled;
         summary.pace = self.args.rate.map(|rate| rate.to_string());
         summary.waited.retain(|(waited, _)| *waited != Waited::Slots || what.is_http());
         summary.results = self.plan.output.file.clone().filter(|_| regular).map(|path| {
-            let lines = std::fs::read(&path).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count() as u64);
+            let lines = count_records(std::slice::from_ref(&path), Format::Lines).unwrap_or(0);
             progress::summary::ResultsFile { path, lines }
         });
         for failure in checks::evaluate(&self.args.check, &summary) {
@@ -397,12 +403,20 @@ struct Before {
     name: Option<String>,
 }
 
-fn resume_words(name: &str, id: &str, index: &Index) -> String {
+/// What a resumed job has behind it, and how much is left if that is known.
+fn resume_words(name: &str, id: &str, retry: bool, index: &Index, total: Option<u64>) -> String {
+    let who = if name == id { id.to_owned() } else { format!("{name} {id}") };
+    let (done, open) = (index.finished(), index.in_flight());
+    if retry {
+        return format!(" retry {who}: {} done, {} to try again", units::show_count(done), units::show_count(open));
+    }
+    let left = total.map_or(String::new(), |total| format!(", {} to go", units::show_count(total.saturating_sub(done))));
     format!(
-        " resume {name} {id}: {} done ({} failed), {} were in flight",
-        units::show_count(index.finished()),
+        " resume {who}: {} done ({} failed), {} {} in flight{left}",
+        units::show_count(done),
         units::show_count(index.failed()),
-        units::show_count(index.in_flight())
+        units::show_count(open),
+        if open == 1 { "was" } else { "were" },
     )
 }
 

@@ -273,7 +273,7 @@ impl Lanebuilder {
                 let handler = ProcessHandler {
                     command: Arc::new(move |context: &Context, item: &Arc<Item>| {
                         let mut command = plan.command(&item.record, &vars(context))?;
-                        command.env.extend(told(&job, &item.record, context));
+                        command.env.extend(told(&job, item, context));
                         Ok(command)
                     }),
                     answer: Arc::new(|context: &Context, _, output| match exit_outcome(output, context.timeout) {
@@ -343,11 +343,16 @@ fn vars(context: &Context) -> Vars<'static> {
     Vars { slot: context.slot as usize + 1, attempt: context.attempt, extra: &[] }
 }
 
-/// What every child is told about its task.
-fn told(job: &str, record: &Record, context: &Context) -> [(OsString, OsString); 4] {
+/// What every child is told about its task. The id is the task's own in every attempt and every sitting, wherever its record stands in the
+/// input: good for what must be done once only. Where a record comes again a number follows.
+fn told(job: &str, item: &Item, context: &Context) -> [(OsString, OsString); 4] {
+    let mut id = crate::run::record::key_hex(item.key).to_string();
+    if item.nth > 0 {
+        id += &format!("-{}", item.nth);
+    }
     [
         ("LONGSHORE_JOB".into(), job.into()),
-        ("LONGSHORE_TASK_ID".into(), record.seq().to_string().into()),
+        ("LONGSHORE_TASK_ID".into(), id.into()),
         ("LONGSHORE_ATTEMPT".into(), context.attempt.to_string().into()),
         ("LONGSHORE_SLOT".into(), (context.slot + 1).to_string().into()),
     ]
