@@ -25,6 +25,7 @@ pub mod pipe;
 pub mod plan;
 pub mod record;
 pub mod reply;
+mod signals;
 pub mod template;
 mod watch;
 pub mod what;

@@ -82,6 +82,8 @@ pub(crate) struct Mail<T, R> {
     pub(crate) broken: Option<Broken>,
     pub(crate) stalled: Vec<(u64, Duration)>,
     pub(crate) controls: Vec<Control>,
+    /// The loop has ended: nobody obeys any more.
+    pub(crate) over: bool,
 }
 
 /// What keeps a job from going on.
@@ -102,6 +104,7 @@ impl<T, R> Default for Mail<T, R> {
             broken: None,
             stalled: Vec::new(),
             controls: Vec::new(),
+            over: false,
         }
     }
 }
@@ -218,7 +221,18 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         };
         let handle = Handle::new({
             let mailbox = mailbox.clone();
-            move |control| mailbox.post(|mail| mail.controls.push(control))
+            move |control| {
+                // What comes too late is dropped, so that whoever waits for an answer is told.
+                let late = mailbox.post(|mail| {
+                    if mail.over {
+                        Some(control)
+                    } else {
+                        mail.controls.push(control);
+                        None
+                    }
+                });
+                drop(late);
+            }
         });
         let work = {
             let (pump, reports) = (pump.clone(), reports.clone());
@@ -251,7 +265,12 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         self.enter(Phase::Done);
         self.hand_out();
         self.reports.close();
-        self.stats.summary(self.config.clock.now())
+        let late = self.mailbox.post(|mail| {
+            mail.over = true;
+            std::mem::take(&mut mail.controls)
+        });
+        drop(late);
+        self.stats.summary(&self.reports.times(), self.config.clock.now())
     }
 
     /// Lets pass what the gate allows.
@@ -273,6 +292,9 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             if self.backoff.len() >= BACKOFF {
                 break Refusal { reason: Reason::Backoff { most: BACKOFF }, until: None };
             }
+            let before = self.passed.each_ref().map(Vec::len);
+            self.gate.pass_plain(now, &mut self.passed);
+            self.prepare_plain(before, now);
             match self.gate.next(now) {
                 Ok(attempt) => self.start_attempt(attempt, now),
                 Err(refusal) => break refusal,
@@ -289,14 +311,22 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         self.wake_at = [self.refusal.until, self.backoff.peek().map(|due| due.at)].into_iter().flatten().min();
     }
 
+    /// Prepares those that passed since the batches had these lengths, in their place.
+    fn prepare_plain(&mut self, before: [usize; 4], now: Instant) {
+        for (lane, before) in before.into_iter().enumerate() {
+            let mut passed = std::mem::take(&mut self.passed[lane]);
+            for attempt in &mut passed[before..] {
+                self.prepare(attempt, now);
+            }
+            self.passed[lane] = passed;
+        }
+    }
+
     #[inline]
-    fn start_attempt(&mut self, mut attempt: Attempt<T>, now: Instant) {
+    fn prepare(&mut self, attempt: &mut Attempt<T>, now: Instant) {
         let task = &mut attempt.task;
         let options = task.options();
-        let (retries, refused) = match options {
-            None => (self.config.retry.retries, None),
-            Some(options) => (options.retry.as_ref().unwrap_or(&self.config.retry).retries, options.refused.clone()),
-        };
+        let retries = options.and_then(|options| options.retry.as_ref()).unwrap_or(&self.config.retry).retries;
         task.timeout = options.and_then(|options| options.timeout).or(self.config.timeout);
         if self.config.keep_payloads || task.attempt <= retries {
             task.payload = self.config.copy.map(|copy| copy(&attempt.payload));
@@ -306,8 +336,12 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             let (id, attempt, lane, slot) = (task.id, task.attempt, task.lane, task.slot);
             self.happened.push(Event::Admitted { id, attempt, lane, slot, at: now });
         }
-        match refused {
-            None => self.passed[task.lane as usize].push(attempt),
+    }
+
+    fn start_attempt(&mut self, mut attempt: Attempt<T>, now: Instant) {
+        self.prepare(&mut attempt, now);
+        match attempt.task.options().and_then(|options| options.refused.clone()) {
+            None => self.passed[attempt.task.lane as usize].push(attempt),
             Some(error) => {
                 let finished = attempt.unstarted(Outcome::Failed(error));
                 self.mailbox.post(|mail| mail.finished.push(finished));
@@ -398,6 +432,11 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             if self.lanes[lane as usize].is_none() && options.refused.is_none() {
                 options.refused =
                     Some(crate::TaskError::new("lane", format!("this job has no {lane} lane")).with_again(crate::Again::Never));
+            }
+            if let Some((limit, value)) = options.limits.iter().find(|(limit, _)| *limit >= self.config.gate.limits.len()) {
+                let text = format!("this job has no limit number {limit} (for `{value}`)");
+                options.refused.get_or_insert(crate::TaskError::new("limit", text).with_again(crate::Again::Never));
+                options.limits.clear();
             }
             if options.refused.is_some() {
                 // It needs no lane; a place at the gate is all that it takes, and the job's own lane has one.
@@ -590,7 +629,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             rate: self.gate.rate(),
             concurrency: self.config.gate.concurrency,
             lanes: LaneKind::ALL.map(|lane| self.gate.slots(lane).size()),
-            summary: self.stats.summary(now),
+            summary: self.stats.summary(&self.reports.times(), now),
         }
     }
 }

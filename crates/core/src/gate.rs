@@ -5,6 +5,8 @@
 
 pub mod concurrency;
 pub mod pace;
+#[cfg(all(test, not(longshore_loom)))]
+mod tests;
 
 use std::{
     cmp::Reverse,
@@ -258,6 +260,32 @@ impl<T> Gate<T> {
     /// The slots of a lane.
     pub fn slots(&self, lane: LaneKind) -> &Slots {
         &self.slots[lane as usize]
+    }
+
+    /// Lets tasks that want nothing special pass, as many as may, each to the batch of its lane: what [`next`](Gate::next) does, without asking all of
+    /// its questions for each of them. Whatever it leaves is for `next`.
+    #[inline]
+    pub fn pass_plain(&mut self, now: Instant, passed: &mut [Vec<Attempt<T>>; 4]) {
+        if self.paused || self.pace.is_some() || self.parked > 0 || !self.again.is_empty() {
+            return;
+        }
+        let workers = self.workers();
+        let mut room = workers.saturating_sub(self.running);
+        if self.unreleased > 0 {
+            room = room.min(workers.saturating_add(self.results).saturating_sub(self.running + self.unreleased));
+        }
+        while room > 0
+            && let Some(first) = self.ready.front()
+            && first.task.options.is_none()
+            && let Some(slot) = self.slots[first.task.lane as usize].take()
+            && let Some(mut attempt) = self.ready.pop_front()
+        {
+            attempt.task.slot = slot;
+            attempt.task.admitted = now;
+            self.running += 1;
+            room -= 1;
+            passed[attempt.task.lane as usize].push(attempt);
+        }
     }
 
     /// Lets the next task pass, or says why none may.

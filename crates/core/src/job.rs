@@ -16,7 +16,15 @@ use crate::{
     error::TaskError,
     event::Event,
     gate::{GateConfig, Limit, pace::Rate},
-    lane::{Answer, AsyncHandler, Context, Lane, Outbox, SyncHandler, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane, panic_text},
+    lane::{
+        Answer, AsyncHandler, Context, Lane, Outbox, SyncHandler,
+        async_::AsyncLane,
+        blocking::BlockingLane,
+        child::{self, Command, Output},
+        cpu::CpuLane,
+        panic_text,
+        process::{ProcessHandler, ProcessLane, exit_outcome},
+    },
     outcome::{Outcome, Word},
     retry::RetryPolicy,
     sink::{
@@ -36,6 +44,7 @@ use crate::{
 const PARKING: usize = 1_000;
 
 type Produce<T> = Box<dyn FnOnce(Sender<T>) -> BoxFuture<'static, Result<(), TaskError>> + Send>;
+type OnJobComplete = Box<dyn FnOnce(&Report) + Send>;
 type MakeLane<T, R> = Box<dyn FnOnce(&Outbox<T, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<T, R>> + Send>;
 
 enum Producer<T> {
@@ -81,7 +90,7 @@ pub struct Job<T, R> {
     clock: Clock,
     seed: Option<u64>,
     on_task_complete: Option<OnTaskComplete<T, R>>,
-    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+    on_job_complete: Option<OnJobComplete>,
     events: Option<mpsc::Sender<Vec<Event>>>,
 }
 
@@ -94,7 +103,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         Fut: Future<Output = A> + Send + 'static,
         A: Answer<R>,
     {
-        Self::empty(LaneKind::Async).on_async(function)
+        Self::on_lane(LaneKind::Async).on_async(function)
     }
 
     /// A job that runs an async function which wants to know its attempt: which task, which attempt, which slot, and a token that says when nobody
@@ -110,7 +119,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             let future = function(context, payload);
             async move { future.await.into_outcome() }.boxed()
         }));
-        Self::empty(LaneKind::Async).async_handler(handler)
+        Self::on_lane(LaneKind::Async).async_handler(handler)
     }
 
     /// A job that runs a plain function on the blocking lane, a thread for each running task.
@@ -119,7 +128,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         F: Fn(T) -> A + Send + Sync + 'static,
         A: Answer<R>,
     {
-        Self::empty(LaneKind::Blocking).on_blocking(move |_, payload| function(payload))
+        Self::on_lane(LaneKind::Blocking).on_blocking(move |_, payload| function(payload))
     }
 
     /// A job that runs a plain function on the cpu lane: as many threads as cores, at a lower priority.
@@ -128,10 +137,10 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         F: Fn(T) -> A + Send + Sync + 'static,
         A: Answer<R>,
     {
-        Self::empty(LaneKind::Cpu).on_cpu(move |_, payload| function(payload))
+        Self::on_lane(LaneKind::Cpu).on_cpu(move |_, payload| function(payload))
     }
 
-    fn empty(lane: LaneKind) -> Self {
+    fn on_lane(lane: LaneKind) -> Self {
         Self {
             lanes: [None, None, None, None],
             lane,
@@ -202,7 +211,37 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// What tasks wants differently from the job, told from their payload: another lane, a key, a timeout, a retry policy.
+    /// What tasks on the process lane run: a child process each, and what is made of its end
+    /// ([`exit_outcome`](crate::lane::process::exit_outcome) is the usual choice).
+    ///
+    /// A command that passes its timeout gets TERM, ten seconds later KILL, its whole group with it; of each of its streams the first MiB is kept. If
+    /// this program is killed, its children go on, unless its `main` begins with [`init`](crate::init).
+    pub fn on_process<C, A>(mut self, command: C, answer: A) -> Self
+    where
+        C: Fn(&T) -> Command + Send + Sync + 'static,
+        A: Fn(&Context, T, Output) -> Outcome<R> + Send + Sync + 'static,
+    {
+        let limits = child::Limits::default();
+        let handler = ProcessHandler {
+            command: Arc::new(move |_, payload| Ok(command(payload))),
+            answer: Arc::new(answer),
+            kill_after: limits.kill_after,
+            max_output: limits.max_output,
+        };
+        self.lanes[LaneKind::Process as usize] =
+            Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, _| match crate::init::children() {
+                Ok(children) => Arc::new(ProcessLane::new(handler, children, outbox.clone(), clock)) as Arc<dyn Lane<T, R>>,
+                Err(error) => {
+                    // Without descriptors no child can be had: that is what every task of this lane says.
+                    let why = format!("no children can be started: {error}");
+                    let handler: SyncHandler<T, R> = Arc::new(move |_, _| Outcome::Failed(TaskError::new("spawn", why.clone())));
+                    Arc::new(BlockingLane::new(handler, outbox.clone(), clock))
+                }
+            }));
+        self
+    }
+
+    /// What tasks want differently from the job, told from their payload: another lane, a key, a timeout, a retry policy.
     pub fn options_of(mut self, options: impl Fn(&T) -> Options + Send + Sync + 'static) -> Self {
         self.options = Some(Box::new(move |payload| Some(Box::new(options(payload)))));
         self
@@ -409,7 +448,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         let running = self.start_with_sink(|handlers, panics| Box::new(Callbacks::new(callback, Some(then), handlers, panics)));
         async move {
             let report = running.join().await;
-            Collected { outcomes: collector.into_ordered().into_iter().map(|(_, outcome)| outcome).collect(), report }
+            Collected { outcomes: collector.into_ordered(), report }
         }
     }
 
@@ -461,6 +500,21 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     }
 }
 
+impl<T: Send + 'static> Job<T, Output> {
+    /// A job that runs a command for each parameter, as a child process of its own. A task ends well when its command ends with 0.
+    ///
+    /// ```
+    /// use longshore_core::{Job, lane::child::Command};
+    ///
+    /// let job = Job::commands(|n: &u32| Command { program: "echo".into(), args: vec![n.to_string().into()], ..Command::default() });
+    /// let outputs = job.params(1..=3).collect().results().expect("echo ends with 0");
+    /// assert_eq!(outputs[2].stdout, b"3\n");
+    /// ```
+    pub fn commands(command: impl Fn(&T) -> Command + Send + Sync + 'static) -> Self {
+        Self::on_lane(LaneKind::Process).on_process(command, |context, _, output| exit_outcome(output, context.timeout))
+    }
+}
+
 /// What producers said when they failed.
 #[derive(Clone, Default)]
 struct Failures(Arc<Mutex<Vec<String>>>);
@@ -483,54 +537,46 @@ fn source<T: Send + 'static>(
     match single {
         Some(Producer::Iter(iter)) => return Arc::new(IterSource::new(iter, options)),
         Some(Producer::Stream(stream)) => return Arc::new(StreamSource::new(stream, options)),
-        Some(Producer::Queue(source)) if options.is_none() => return Arc::new(source),
+        Some(Producer::Queue(source)) => return Arc::new(source.with_options(options)),
         Some(other) => producers.push(other),
         None => {}
     }
     let (sender, source) = queue(capacity);
-    let options = options.map(Arc::new);
     for producer in producers {
-        let (sender, options, failures) = (sender.clone(), options.clone(), failures.clone());
+        let (sender, failures) = (sender.clone(), failures.clone());
         runtime.spawn(async move {
-            let produced = AssertUnwindSafe(feed(producer, sender, options)).catch_unwind().await;
+            // Keeps the job from ending before it is known how this producer did.
+            let open = sender.clone();
+            let produced = AssertUnwindSafe(async { feed(producer, sender).await }).catch_unwind().await;
             match produced {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => failures.add(error.to_string()),
                 Err(panic) => failures.add(format!("panicked: {}", panic_text(&*panic))),
             }
+            drop(open);
         });
     }
-    Arc::new(source)
+    // Told here, where tasks leave the queue, and not on the way in: what a producer's `drained` waits for is then the task, not its way.
+    Arc::new(source.with_options(options))
 }
 
-async fn feed<T: Send + 'static>(producer: Producer<T>, sender: Sender<T>, options: Option<Arc<OptionsOf<T>>>) -> Result<(), TaskError> {
+async fn feed<T: Send + 'static>(producer: Producer<T>, sender: Sender<T>) -> Result<(), TaskError> {
     let source: Box<dyn Source<T>> = match producer {
-        Producer::Function(produce) if options.is_none() => return produce(sender).await,
-        Producer::Function(produce) => {
-            // Its tasks get their options on the way from a queue of its own.
-            let (own, source) = queue(1);
-            let (produced, fed) = futures_util::future::join(produce(own), forward(Box::new(source), sender, options)).await;
-            return produced.and(fed);
-        }
+        Producer::Function(produce) => return produce(sender).await,
         Producer::Iter(iter) => Box::new(IterSource::new(iter, None)),
         Producer::Stream(stream) => Box::new(StreamSource::new(stream, None)),
         Producer::Queue(source) => Box::new(source),
     };
-    forward(source, sender, options).await
+    forward(source, sender).await
 }
 
 /// Moves what a source brings to a queue. Stops when the job does.
-async fn forward<T: Send + 'static>(
-    source: Box<dyn Source<T>>,
-    sender: Sender<T>,
-    options: Option<Arc<OptionsOf<T>>>,
-) -> Result<(), TaskError> {
+async fn forward<T: Send + 'static>(source: Box<dyn Source<T>>, sender: Sender<T>) -> Result<(), TaskError> {
     let mut batch = Vec::new();
     loop {
         let fetched = source.fetch(16, &mut batch).await.map_err(|error| TaskError::new("source", error.message))?;
         for delivery in batch.drain(..) {
-            let told = options.as_ref().and_then(|options| options(&delivery.payload));
-            let own = told.or(delivery.options).map(|options| *options);
+            let own = delivery.options.map(|options| *options);
             let settled = [crate::source::Settlement { receipt: delivery.receipt, verdict: crate::Verdict::Ack }];
             if sender.send_with(delivery.payload, own).await.is_err() {
                 source.close();
@@ -575,7 +621,7 @@ pub struct RunningJob {
     running: engine::Running,
     failures: Failures,
     panics: Arc<Panics>,
-    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+    on_job_complete: Option<OnJobComplete>,
 }
 
 impl RunningJob {

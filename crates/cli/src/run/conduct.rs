@@ -31,14 +31,12 @@ use crate::{
         output::{Emit, Hooks, Output, OutputError, save::SaveOutput},
         plan::Plan,
         reply::Reply,
+        signals::{Ending, PATIENCE, Signals},
         watch::{Pauses, Watch, Why, say},
         what::Lanebuilder,
     },
     units,
 };
-
-/// How long the reader of stdout may take for what is left after an interruption.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Everything about a job that is ready to run.
 pub struct Ready {
@@ -248,6 +246,8 @@ impl Ready {
             clock: Clock::SYSTEM,
             seed: fastrand::u64(..),
         };
+        // Before anything starts, so that no signal finds a run that does not hear it.
+        let mut signals = Signals::listen();
         let runtime = tokio::runtime::Handle::current();
         let running = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, None, &runtime);
         let keys_wanted = mode.resolve(std::io::IsTerminal::is_terminal(&std::io::stderr())) == progress::Mode::Bar;
@@ -275,25 +275,33 @@ impl Ready {
             facts: Facts { failures_checked: self.args.check.iter().any(checks::Check::is_on_failed), ..Facts::default() },
             words: Vec::new(),
             stopped: false,
+            feed: output.feed(),
         };
-        let mut left = watch.until_end(running, estimate, &mut told, keys_wanted).await;
+        let mut left = watch.until_end(running, estimate, &mut told, keys_wanted, &mut signals).await;
 
-        // The engine is done. What it wrote goes to the output, then the journal ends.
-        tokio::task::spawn_blocking(end_children).await.ok();
-        let interrupted = left.facts.signal.is_some() || left.facts.reader_gone;
+        // The engine is done. What it wrote goes to the output, then the journal ends. Children and a reader may take their time, but a signal is
+        // heard to the end.
+        let mut ending =
+            Ending { signals: &mut signals, children: &children, feed: output.feed(), signal: left.facts.signal, give_up: None };
+        ending.wait(end_children).await;
+        if left.facts.signal.is_some() || left.facts.reader_gone {
+            ending.give_up = Some(Instant::now() + PATIENCE);
+        }
         let flushed = {
             let journal = journal.clone();
-            tokio::task::spawn_blocking(move || journal.flush()).await
+            ending.wait(move || journal.flush()).await
         };
-        if let Ok(Err(error)) = flushed {
+        if let Some(Err(error)) = flushed {
             left.unwritable(error.to_string());
         }
         let (regular, missing) = (output.is_file(), output.missing());
-        match tokio::task::spawn_blocking(move || output.finish(interrupted.then_some(PATIENCE))).await {
-            Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(OutputError::ReaderGone)) => left.facts.reader_gone = true,
-            Ok(Err(error)) => left.unwritable(error.to_string()),
+        let finished = tokio::task::spawn_blocking(move || output.finish(None));
+        match ending.unless_given_up(finished).await {
+            Ok(_) => {}
+            Err(OutputError::ReaderGone) => left.facts.reader_gone = true,
+            Err(error) => left.unwritable(error.to_string()),
         }
+        left.facts.signal = ending.signal;
         if let Some(error) = intake_error.lock().unwrap_or_else(PoisonError::into_inner).take() {
             left.facts.unreadable = true;
             left.words.push(error);
@@ -435,7 +443,7 @@ async fn unshared(journal: Arc<Journal>) -> Option<Journal> {
 
 /// `--max-fail` and `--until-ok`, looked at after each batch of results.
 fn stop_rules(args: &RunArgs, index: &Arc<Index>, tell: mpsc::UnboundedSender<Why>) -> Box<dyn Fn(&Tally) + Send> {
-    let (max_fail, until_ok, index) = (args.max_fail.clone(), args.until_ok, index.clone());
+    let (max_fail, until_ok, index) = (args.max_fail, args.until_ok, index.clone());
     if max_fail.is_none() && until_ok.is_none() {
         return Box::new(|_| ());
     }

@@ -11,14 +11,23 @@ use longshore_core::{
     lane::child::Children,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::mpsc,
     time::{MissedTickBehavior, interval},
 };
 
 use crate::{
     progress::{self, Progress, RateMeter, Slow, Snapshot, Summary, summary::Waited, view::State},
-    run::{args::RunArgs, ending::Facts, intake::Counts, journal::Index, keys::Keys, ledger::Tally, machine},
+    run::{
+        args::RunArgs,
+        ending::Facts,
+        intake::Counts,
+        journal::Index,
+        keys::Keys,
+        ledger::Tally,
+        machine,
+        output::Feed,
+        signals::{PATIENCE, Signals, hear, sleep_or_never},
+    },
     units,
 };
 
@@ -74,6 +83,7 @@ pub(super) struct Watch<'a> {
     pub(super) facts: Facts,
     pub(super) words: Vec<String>,
     pub(super) stopped: bool,
+    pub(super) feed: Feed,
 }
 
 impl Watch<'_> {
@@ -83,13 +93,11 @@ impl Watch<'_> {
         estimate: tokio::task::JoinHandle<Option<u64>>,
         told: &mut mpsc::UnboundedReceiver<Why>,
         keys_wanted: bool,
+        signals: &mut Signals,
     ) -> Left {
         let began = Instant::now();
         let mut estimate = Some(estimate);
-        let listen = |kind| signal(kind).ok();
-        let (mut int, mut term, mut usr1) =
-            (listen(SignalKind::interrupt()), listen(SignalKind::terminate()), listen(SignalKind::user_defined1()));
-        let mut hup = listen(SignalKind::hangup());
+        let Signals { int, term, hup, usr1 } = signals;
         let (press, mut pressed) = mpsc::unbounded_channel();
         let _keys = if keys_wanted { Keys::start(press) } else { None };
         let mut tick = interval(LOOK);
@@ -98,23 +106,33 @@ impl Watch<'_> {
         let mut join = std::pin::pin!(running.join());
         let mut job_limit = std::pin::pin!(sleep_or_never(self.args.job_timeout));
         let mut grace = std::pin::pin!(sleep_or_never(None));
+        let mut reader = std::pin::pin!(sleep_or_never(None));
         let engine = loop {
             tokio::select! {
                 biased;
                 summary = &mut join => break summary,
                 Some(why) = told.recv() => self.stop_because(why),
-                Some(()) = hear(&mut int) => self.interrupt(),
-                Some(()) = hear(&mut term) => {
+                Some(()) = hear(int) => {
+                    if self.interrupt() {
+                        reader.set(sleep_or_never(Some(PATIENCE)));
+                    }
+                }
+                // Nothing runs any more, but results wait for a reader that takes none of them: they stay in the journal.
+                () = &mut reader => {
+                    reader.set(sleep_or_never(None));
+                    self.feed.close();
+                }
+                Some(()) = hear(term) => {
                     if self.terminate() {
                         grace.set(sleep_or_never(Some(self.args.grace)));
                     }
                 }
-                Some(()) = hear(&mut hup) => {
+                Some(()) = hear(hup) => {
                     if self.terminate() {
                         grace.set(sleep_or_never(Some(self.args.grace)));
                     }
                 }
-                Some(()) = hear(&mut usr1) => self.list_running().await,
+                Some(()) = hear(usr1) => self.list_running().await,
                 Some(key) = pressed.recv() => self.key(key).await,
                 () = &mut job_limit => {
                     job_limit.set(sleep_or_never(None));
@@ -129,6 +147,9 @@ impl Watch<'_> {
                     let how = if self.interrupts < 2 && !self.stopped { Stop::Soft } else { Stop::Hard };
                     self.stopped = true;
                     self.handle.stop(how);
+                    if how == Stop::Hard {
+                        reader.set(sleep_or_never(Some(PATIENCE)));
+                    }
                     grace.set(sleep_or_never((how == Stop::Soft).then_some(self.args.kill_after)));
                 }
                 _ = tick.tick() => {
@@ -230,7 +251,8 @@ impl Watch<'_> {
         }
     }
 
-    fn interrupt(&mut self) {
+    /// Ctrl-C. Returns whether this was the last that there is.
+    fn interrupt(&mut self) -> bool {
         self.interrupts += 1;
         self.facts.signal.get_or_insert(2);
         let running = self.children.running().len();
@@ -246,6 +268,7 @@ impl Watch<'_> {
             }
             _ => self.handle.stop(Stop::Hard),
         }
+        self.interrupts > 2
     }
 
     /// SIGTERM or SIGHUP: as one Ctrl-C, and as two after the grace. Returns whether this was the first.
@@ -277,7 +300,9 @@ impl Watch<'_> {
                 self.handle.set_concurrency(None, self.concurrency);
                 self.say(&format!(" concurrency {}", self.concurrency));
             }
-            'q' => self.interrupt(),
+            'q' => {
+                self.interrupt();
+            }
             _ => {}
         }
     }
@@ -320,20 +345,6 @@ impl Watch<'_> {
 
     fn say(&self, line: &str) {
         say(self.progress, line);
-    }
-}
-
-async fn sleep_or_never(time: Option<Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn hear(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
-    match signal {
-        Some(signal) => signal.recv().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -124,7 +124,11 @@ impl Running {
     pub async fn join(self) -> Summary {
         let mut summary = match self.engine.await {
             Ok(summary) => summary,
-            Err(error) => Summary::broken(format!("the engine ended: {error}")),
+            Err(error) => {
+                // Nobody will tell the reporter that this is the end.
+                self.reporter.abort();
+                return Summary::broken(format!("the engine ended: {error}"));
+            }
         };
         let sink = match self.reporter.await {
             Ok(result) => result.err().map(|error| error.message),

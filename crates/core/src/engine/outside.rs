@@ -2,7 +2,8 @@
 //!
 //! They share a task because each wake-up of another thread costs as much as dozens of tiny tasks. For the same reason this task looks around for a
 //! moment before it sleeps, as long as it has lately been woken within such a moment: while a job hands over batch after batch, none of them has to go
-//! through the operating system.
+//! through the operating system. Where other programs want the processor too, that would be a bad bargain (a thread that looks around is set aside
+//! for milliseconds, with work that another one could have taken over), so after such an experience it does without for a while.
 
 use std::{
     future::Future,
@@ -15,6 +16,10 @@ use futures_util::future::{MaybeDone, maybe_done};
 
 /// How long to look around. A wake-up costs about as much.
 const SPIN: Duration = Duration::from_micros(20);
+/// Looks are less than a microsecond apart. If so much time lies between two of them, the processor was with somebody else.
+const AWAY: Duration = Duration::from_micros(100);
+/// For how long not to look around then.
+const REST: Duration = Duration::from_millis(50);
 
 /// Runs both to their end; returns what `reporter` returns. `work` tells cheaply whether either has something to do; `spin` allows looking around
 /// (never on a single thread: there nobody else could bring work meanwhile).
@@ -23,9 +28,11 @@ pub(super) async fn run<O>(pump: impl Future<Output = ()>, reporter: impl Future
     let mut reporter = pin!(reporter);
     let mut slept: Option<Instant> = None;
     let mut busy = false;
+    let mut rested = Instant::now();
     std::future::poll_fn(move |cx| {
         if let Some(since) = slept.take() {
-            busy = since.elapsed() < SPIN * 2;
+            let now = Instant::now();
+            busy = now >= rested && now.duration_since(since) < SPIN;
         }
         loop {
             if !matches!(*pump, MaybeDone::Done(())) {
@@ -34,8 +41,16 @@ pub(super) async fn run<O>(pump: impl Future<Output = ()>, reporter: impl Future
             if let Poll::Ready(output) = reporter.as_mut().poll(cx) {
                 return Poll::Ready(output);
             }
-            if !(spin && busy && look_around(&work)) {
+            if !(spin && busy) {
                 break;
+            }
+            match look_around(&work) {
+                Found::Work => {}
+                Found::Nothing => break,
+                Found::Crowd => {
+                    busy = false;
+                    rested = Instant::now() + REST;
+                }
             }
         }
         slept = spin.then(Instant::now);
@@ -44,17 +59,31 @@ pub(super) async fn run<O>(pump: impl Future<Output = ()>, reporter: impl Future
     .await
 }
 
-fn look_around(work: &impl Fn() -> bool) -> bool {
+/// What comes of looking around.
+enum Found {
+    Work,
+    Nothing,
+    /// Others want the processor.
+    Crowd,
+}
+
+fn look_around(work: &impl Fn() -> bool) -> Found {
     let began = Instant::now();
+    let mut last = began;
     loop {
         for _ in 0..32 {
             if work() {
-                return true;
+                return Found::Work;
             }
             std::hint::spin_loop();
         }
-        if began.elapsed() > SPIN {
-            return false;
+        let now = Instant::now();
+        if now.duration_since(last) > AWAY {
+            return Found::Crowd;
+        }
+        last = now;
+        if now.duration_since(began) > SPIN {
+            return Found::Nothing;
         }
     }
 }

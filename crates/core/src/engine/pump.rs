@@ -1,11 +1,9 @@
 //! Fetches for the room that the loop grants. A fetch is never cancelled: closing wakes it, and it ends by itself.
 
 use std::{
+    future::Future,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::Poll,
 };
 
@@ -17,8 +15,11 @@ use crate::{
     lane::panic_text,
     mailbox::Mailbox,
     source::{Fetched, Source},
-    sync::AtomicWaker,
+    sync::{AtomicBool, AtomicUsize, AtomicWaker},
 };
+
+#[cfg(all(test, longshore_loom))]
+mod loom_tests;
 
 /// The loop's side of the pump.
 pub(super) struct Pump {
@@ -75,6 +76,13 @@ impl Pump {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Notes tasks that are about to be posted to the loop. They are enough until it says again that it runs low, after it has seen them: noted any later,
+    /// this would take back what the loop has said meanwhile.
+    fn send_off(&self, tasks: usize) {
+        self.low.store(false, Ordering::Release);
+        self.travelling.fetch_add(tasks, Ordering::AcqRel);
+    }
+
     async fn some_room(&self) -> usize {
         std::future::poll_fn(|cx| {
             self.waker.register(cx.waker());
@@ -93,6 +101,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
     mailbox: Arc<Mailbox<Mail<T, R>>>,
 ) {
     let mut fetched = Vec::new();
+    let mut told = false;
     let end = loop {
         let room = pump.some_room().await;
         if pump.is_closed() {
@@ -100,30 +109,34 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
         }
         pump.fetching.store(true, Ordering::Relaxed);
         let result = {
-            let mut fetch = AssertUnwindSafe(source.fetch(room, &mut fetched)).catch_unwind();
-            let mut told = false;
+            // The call itself may run user code (an iterator, say), not only the future that it returns.
+            let fetch = AssertUnwindSafe(async { source.fetch(room, &mut fetched).await }).catch_unwind();
+            let mut fetch = std::pin::pin!(fetch);
             std::future::poll_fn(|cx| {
                 pump.waker.register(cx.waker());
                 if pump.is_closed() && !std::mem::replace(&mut told, true) {
                     source.close();
                 }
-                fetch.poll_unpin(cx)
+                fetch.as_mut().poll(cx)
             })
             .await
         };
         pump.fetching.store(false, Ordering::Relaxed);
         let result = result.unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))));
         if !fetched.is_empty() {
-            pump.travelling.fetch_add(fetched.len(), Ordering::AcqRel);
+            pump.send_off(fetched.len());
             mailbox.post_quietly(|mail| crate::lane::append(&mut mail.fetched, &mut fetched));
         }
         match result {
-            // What was fetched is enough until the loop says again that it runs low.
-            Ok(Fetched::More) => pump.low.store(false, Ordering::Release),
+            Ok(Fetched::More) => {}
             Ok(Fetched::End) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
+    if pump.is_closed() && !told {
+        // Producers that wait for room learn that nobody will make any.
+        source.close();
+    }
     // There is no more work for the pump, whatever room there is.
     pump.fetching.store(true, Ordering::Relaxed);
     mailbox.post(|mail| mail.ended = Some(end));

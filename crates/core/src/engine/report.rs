@@ -13,13 +13,14 @@ use futures_util::FutureExt;
 
 use crate::{
     decide::Verdict,
-    engine::{Broken, Mail},
-    error::SinkError,
+    engine::{Broken, Mail, stats::Times},
+    error::{SinkError, SourceError},
     lane::{append, panic_text},
     mailbox::Mailbox,
     outcome::Outcome,
     sink::{Room, Sink},
     source::{Settlement, Source},
+    sync::{Mutex, MutexGuard},
     task::Finished,
 };
 
@@ -28,6 +29,10 @@ pub(super) struct Reports<T, R> {
     mailbox: Mailbox<Pile<T, R>>,
     /// Mail may be waiting: a hint for who looks around.
     mail: AtomicBool,
+    /// The reporter waits for mail, and not for its sink or its source: polling it helps.
+    waiting: AtomicBool,
+    /// Of the tasks that were handed over.
+    times: Mutex<Times>,
 }
 
 struct Pile<T, R> {
@@ -44,7 +49,7 @@ impl<T, R> Default for Pile<T, R> {
 
 impl<T, R> Reports<T, R> {
     pub(super) fn new() -> Self {
-        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false) }
+        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false), waiting: AtomicBool::new(false), times: Mutex::new(Times::new()) }
     }
 
     /// Takes finished tasks for the sink, and settlements of what goes back unfinished. Both are drained.
@@ -56,14 +61,20 @@ impl<T, R> Reports<T, R> {
         self.mail.store(true, Ordering::Release);
     }
 
-    /// Whether something may be waiting for the reporter.
+    /// Whether something may be waiting for the reporter, and the reporter for something.
     pub(super) fn has_mail(&self) -> bool {
-        self.mail.load(Ordering::Relaxed)
+        self.waiting.load(Ordering::Relaxed) && self.mail.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock()
     }
 
     fn poll_take(&self, pile: &mut Pile<T, R>, cx: &mut Context<'_>) -> Poll<()> {
         self.mail.store(false, Ordering::Relaxed);
-        self.mailbox.poll_take(pile, true, cx)
+        let taken = self.mailbox.poll_take(pile, true, cx);
+        self.waiting.store(taken.is_pending(), Ordering::Relaxed);
+        taken
     }
 
     pub(super) fn close(&self) {
@@ -88,11 +99,12 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
         settlements.append(&mut pile.back);
         let count = pile.done.len();
         if count > 0 {
+            reports.times().add(&pile.done);
             let first = settlements.len();
             settlements.extend(pile.done.iter().map(settlement));
             let accepted = match &broken {
                 Some(error) => Err(error.clone()),
-                None => guarded(sink.accept(&mut pile.done, &room)).await,
+                None => guarded(async { sink.accept(&mut pile.done, &room).await }).await,
             };
             if let Err(error) = accepted {
                 // Nobody answers for these results: the deliveries stay with the source, as if their tasks had not run.
@@ -110,7 +122,10 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
             }
         }
         if !settlements.is_empty() {
-            let settled = source.settle(&settlements).await;
+            let settled = AssertUnwindSafe(async { source.settle(&settlements).await })
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))));
             let count = settlements.len();
             settlements.clear();
             match settled {
@@ -125,7 +140,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
             break;
         }
     }
-    let closed = guarded(sink.close()).await;
+    let closed = guarded(async { sink.close().await }).await;
     match broken {
         Some(error) => Err(error),
         None => closed,
@@ -140,7 +155,7 @@ fn settlement<T, R>(finished: &Finished<T, R>) -> Settlement {
     Settlement { receipt: finished.task.receipt, verdict }
 }
 
-/// A sink that panics is a sink that failed.
+/// A sink that panics is a sink that failed. `work` makes its call inside: that may panic, too, before there is a future.
 async fn guarded(work: impl Future<Output = Result<(), SinkError>>) -> Result<(), SinkError> {
     AssertUnwindSafe(work)
         .catch_unwind()

@@ -20,10 +20,6 @@ pub(super) struct Stats {
     counts: [u64; Word::ALL.len()],
     retried: u64,
     retries: u64,
-    run: Histogram<u32>,
-    wait: Histogram<u32>,
-    longest_run: Duration,
-    longest_wait: Duration,
     slots: [Vec<SlotState>; 4],
     waited: Vec<(Reason, Duration)>,
     pub(super) handed_back: u64,
@@ -43,16 +39,11 @@ struct SlotState {
 
 impl Stats {
     pub(super) fn new(began: Instant) -> Self {
-        let histogram = || Histogram::new_with_bounds(1, LONGEST, 2).unwrap_or_else(|_| unreachable!("the bounds are constant and right"));
         Self {
             began,
             counts: [0; Word::ALL.len()],
             retried: 0,
             retries: 0,
-            run: histogram(),
-            wait: histogram(),
-            longest_run: Duration::ZERO,
-            longest_wait: Duration::ZERO,
             slots: std::array::from_fn(|_| Vec::new()),
             waited: Vec::new(),
             handed_back: 0,
@@ -79,13 +70,8 @@ impl Stats {
             self.retries += 1;
             return;
         }
-        let wait = one.wait();
         self.counts[one.outcome.word() as usize] += 1;
         self.retried += u64::from(one.task.attempt > 1);
-        self.run.saturating_record(micros(run));
-        self.wait.saturating_record(micros(wait));
-        self.longest_run = self.longest_run.max(run);
-        self.longest_wait = self.longest_wait.max(wait);
     }
 
     #[inline]
@@ -121,7 +107,7 @@ impl Stats {
         running
     }
 
-    pub(super) fn summary(&self, now: Instant) -> Summary {
+    pub(super) fn summary(&self, times: &Times, now: Instant) -> Summary {
         let wall = now.saturating_duration_since(self.began);
         let slots = LaneKind::ALL
             .iter()
@@ -140,8 +126,8 @@ impl Stats {
             retried: self.retried,
             retries: self.retries,
             wall,
-            run: quantiles(&self.run, self.longest_run),
-            wait: quantiles(&self.wait, self.longest_wait),
+            run: times.run.quantiles(),
+            wait: times.wait.quantiles(),
             slots,
             waited: self.waited.clone(),
             handed_back: self.handed_back,
@@ -152,13 +138,51 @@ impl Stats {
     }
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
+/// How long tasks ran and waited. The reporter keeps it, because the loop has enough to do.
+pub(super) struct Times {
+    run: Spread,
+    wait: Spread,
 }
 
-fn quantiles(histogram: &Histogram<u32>, max: Duration) -> Quantiles {
-    let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile)).min(max);
-    Quantiles { p50: at(0.50), p90: at(0.90), p95: at(0.95), p99: at(0.99), max }
+struct Spread {
+    histogram: Histogram<u32>,
+    longest: Duration,
+}
+
+impl Times {
+    pub(super) fn new() -> Self {
+        Self { run: Spread::new(), wait: Spread::new() }
+    }
+
+    /// Adds finished tasks.
+    pub(super) fn add<T, R>(&mut self, batch: &[Finished<T, R>]) {
+        for one in batch {
+            self.run.add(one.run());
+            self.wait.add(one.wait());
+        }
+    }
+}
+
+impl Spread {
+    fn new() -> Self {
+        let histogram = Histogram::new_with_bounds(1, LONGEST, 2).unwrap_or_else(|_| unreachable!("the bounds are constant and right"));
+        Self { histogram, longest: Duration::ZERO }
+    }
+
+    #[inline]
+    fn add(&mut self, time: Duration) {
+        self.histogram.saturating_record(micros(time));
+        self.longest = self.longest.max(time);
+    }
+
+    fn quantiles(&self) -> Quantiles {
+        let at = |quantile| Duration::from_micros(self.histogram.value_at_quantile(quantile)).min(self.longest);
+        Quantiles { p50: at(0.50), p90: at(0.90), p95: at(0.95), p99: at(0.99), max: self.longest }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }
 
 /// A task that runs.

@@ -8,6 +8,8 @@ pub struct Slots {
     running: u32,
     /// Slots that were used and given back; the last one first, because its worker is warm.
     free: Vec<u32>,
+    /// Free slots that were met beyond a size that has shrunk; they come back when it grows.
+    beyond: Vec<u32>,
     /// The first slot that was never used.
     fresh: u32,
 }
@@ -46,12 +48,15 @@ impl Slots {
         if !self.has_room() {
             return None;
         }
-        // Slots beyond a size that has shrunk stay here until it grows again.
-        let slot = match self.free.iter().rposition(|slot| *slot < self.size) {
-            Some(place) => self.free.swap_remove(place),
-            None => {
-                self.fresh += 1;
-                self.fresh - 1
+        let slot = loop {
+            match self.free.pop() {
+                Some(slot) if slot < self.size => break slot,
+                // Put aside, not looked at again and again: the cpu lane changes its size all the time.
+                Some(slot) => self.beyond.push(slot),
+                None => {
+                    self.fresh += 1;
+                    break self.fresh - 1;
+                }
             }
         };
         self.running += 1;
@@ -68,7 +73,11 @@ impl Slots {
 
     /// Changes the number of slots. Tasks in slots beyond a smaller size run to their end.
     pub fn resize(&mut self, size: usize) {
-        self.size = clamp(size);
+        let size = clamp(size);
+        if size > self.size {
+            self.free.append(&mut self.beyond);
+        }
+        self.size = size;
     }
 }
 

@@ -1,14 +1,17 @@
 //! The async lane: long-lived loops on the runtime, each polling many attempts.
 //!
-//! An attempt is one struct around the handler's boxed future, polled where it arrives; only what is still pending enters `FuturesUnordered`, so an
-//! attempt that ends at once costs one allocation, the handler's own. There is no spawn per task, no second box and no timer per attempt: deadlines
-//! are looked at when the earliest of a loop has come.
+//! An attempt is the handler's boxed future, polled where it arrives; only what is still pending is kept, in a place of the loop (`pending.rs`). So an
+//! attempt costs one allocation, the handler's own. There is no spawn per task, no second box and no timer per attempt: deadlines are looked at when
+//! the earliest of a loop has come.
 //!
 //! All loops draw from one queue. While one loop is enough it is the one that stays awake, because waking another thread costs more than a no-op task;
 //! the others are woken when work piles up or when a loop is held up by a handler that computes or blocks.
 
+mod pending;
+#[cfg(test)]
+mod tests;
+
 use std::{
-    cell::RefCell,
     collections::VecDeque,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,14 +20,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context as TaskContext, Poll, Waker},
+    task::{Context as TaskContext, Poll},
     time::{Duration, Instant},
 };
 
-use futures_util::{
-    future::BoxFuture,
-    stream::{FuturesUnordered, StreamExt},
-};
+use futures_util::future::BoxFuture;
 use tokio::{runtime::Handle, time::Sleep};
 
 use crate::{
@@ -35,11 +35,15 @@ use crate::{
     sync::{AtomicWaker, Mutex},
     task::{Attempt, Finished, LaneKind, Task},
 };
+use pending::Pending;
 
-/// Attempts that a loop takes from the queue at once.
+/// Attempts that a loop starts in one turn, and that it polls.
 const TAKE: usize = 64;
-/// Attempts that wait behind a full take before a second loop is woken for them.
-const SPREAD: usize = 64;
+/// Attempts that a loop takes from the queue at once. Few, because those behind one that computes or blocks wait for it; what is still in the queue,
+/// another loop may take.
+const SIP: usize = 8;
+/// Attempts that wait in the queue before a second loop is woken for them.
+const SPREAD: usize = 120;
 /// A turn that lasts longer is held up; new work goes to another loop.
 const LONG_TURN: Duration = Duration::from_micros(50);
 /// Turns in one poll before a loop lets other tasks of its thread go on.
@@ -101,11 +105,6 @@ impl LoopState {
     }
 }
 
-thread_local! {
-    /// The loop that polls on this thread, for attempts that are polled inside of `FuturesUnordered`.
-    static POLLING: RefCell<Option<Arc<LoopState>>> = const { RefCell::new(None) };
-}
-
 impl<T: Send + 'static, R: Send + 'static> AsyncLane<T, R> {
     /// Starts the lane on this runtime, with a loop for each of its threads.
     pub fn new(handler: AsyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock, runtime: &Handle) -> Self {
@@ -123,8 +122,8 @@ impl<T: Send + 'static, R: Send + 'static> AsyncLane<T, R> {
                 shared: shared.clone(),
                 handler: handler.clone(),
                 clock,
-                fresh: Vec::with_capacity(TAKE),
-                pending: FuturesUnordered::new(),
+                fresh: VecDeque::with_capacity(TAKE),
+                pending: Pending::new(),
                 done: Vec::with_capacity(TAKE),
                 earliest: None,
                 sleep: None,
@@ -166,7 +165,7 @@ impl<T, R> Shared<T, R> {
     }
 
     /// Moves waiting attempts to a loop. `false`: there are none, and the loop may sleep (its waker is registered).
-    fn take(&self, index: usize, into: &mut Vec<Attempt<T>>, cx: &TaskContext<'_>) -> Taken {
+    fn take(&self, index: usize, into: &mut VecDeque<Attempt<T>>, cx: &TaskContext<'_>) -> Taken {
         let mut queue = self.queue.lock();
         let stop = queue.stop;
         if queue.attempts.is_empty() {
@@ -179,8 +178,12 @@ impl<T, R> Shared<T, R> {
             return Taken { stop, any: false, closed: false };
         }
         queue.idle[index] = false;
-        let count = queue.attempts.len().min(TAKE);
-        into.extend(queue.attempts.drain(..count));
+        if queue.attempts.len() <= SIP {
+            // For free: `into` is empty, and the buffers change places.
+            std::mem::swap(&mut queue.attempts, into);
+        } else {
+            into.extend(queue.attempts.drain(..SIP));
+        }
         let other = (queue.attempts.len() >= SPREAD).then(|| queue.idle.iter().position(|idle| *idle)).flatten();
         if let Some(other) = other {
             queue.idle[other] = false;
@@ -204,7 +207,13 @@ impl<T: Send + 'static, R: Send + 'static> Lane<T, R> for AsyncLane<T, R> {
         let Some(first) = batch.first() else { return };
         let now = first.task.admitted.saturating_duration_since(self.shared.epoch).as_nanos() as u64;
         let mut queue = self.shared.queue.lock();
-        queue.attempts.extend(batch.drain(..));
+        if queue.attempts.is_empty() {
+            // For free: the buffers change places.
+            let empty = std::mem::replace(&mut queue.attempts, VecDeque::from(std::mem::take(batch)));
+            *batch = Vec::from(empty);
+        } else {
+            queue.attempts.extend(batch.drain(..));
+        }
         // A loop that is awake looks here before it sleeps. Another one is woken only if none is, or if all of them are held up.
         let free = |index: usize| {
             let turn = self.shared.loops[index].state.turn.load(Ordering::Relaxed);
@@ -241,96 +250,83 @@ impl<T, R> Drop for AsyncLane<T, R> {
     }
 }
 
-/// One attempt that is being polled.
+/// How an attempt is ended from outside.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    TimedOut,
+    Cancelled,
+}
+
+/// One attempt that is pending.
 struct Running<T, R> {
+    /// Away as soon as it has ended.
     future: Option<BoxFuture<'static, Outcome<R>>>,
-    task: Option<Task<T>>,
+    task: Task<T>,
     started: Instant,
-    deadline: Option<Instant>,
-    /// Set from outside to end the attempt.
-    verdict: Option<Outcome<R>>,
-    /// Wakes this attempt inside of its `FuturesUnordered`.
-    waker: Option<Waker>,
+    /// It is to be ended at its next poll.
+    end: Option<End>,
     token: Option<CancelToken>,
     /// On-CPU time so far, for the few attempts where it is measured.
     cpu: Option<Duration>,
-    clock: Clock,
 }
 
-// Nothing in here is ever pinned: the handler's future is behind its own box.
-impl<T, R> Unpin for Running<T, R> {}
-
 impl<T, R> Running<T, R> {
-    #[inline]
-    fn poll_once(&mut self, cx: &mut TaskContext<'_>) -> Option<Outcome<R>> {
-        if let Some(verdict) = self.verdict.take() {
+    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Option<Outcome<R>> {
+        if let Some(end) = self.end {
+            let outcome = match end {
+                End::TimedOut => Outcome::TimedOut { limit: self.task.timeout.unwrap_or_default() },
+                End::Cancelled => Outcome::Cancelled,
+            };
             let future = self.future.take();
             return Some(match catch_unwind(AssertUnwindSafe(|| drop(future))) {
-                Ok(()) => verdict,
+                Ok(()) => outcome,
                 Err(panic) => Outcome::Panicked(panic_text(&*panic)),
             });
         }
-        let before = self.cpu.map(|_| longshore_sys::clock::thread_cpu_time());
-        let place = &mut self.future;
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            let polled = match place {
-                Some(future) => future.as_mut().poll(cx),
-                None => Poll::Ready(Outcome::Lost("polled after its end".to_owned())),
-            };
-            if polled.is_ready() {
-                // Dropped in here, so that a panicking destructor is this task's outcome too.
-                *place = None;
-            }
-            polled
-        }));
-        if let (Some(cpu), Some(before)) = (&mut self.cpu, before) {
-            *cpu += longshore_sys::clock::thread_cpu_time().saturating_sub(before);
-        }
-        match polled {
-            Ok(Poll::Pending) => None,
-            Ok(Poll::Ready(outcome)) => Some(outcome),
-            Err(panic) => {
-                let future = self.future.take();
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
-                Some(Outcome::Panicked(panic_text(&*panic)))
-            }
-        }
+        poll_future(&mut self.future, &mut self.cpu, |_| {}, cx)
     }
 
     #[inline]
-    fn finish(&mut self, outcome: Outcome<R>, ended: Instant) -> Option<Finished<T, R>> {
-        let task = self.task.take()?;
-        Some(Finished { slot: task.slot, task, outcome, started: self.started, ended, cpu: self.cpu })
+    fn finish(self, outcome: Outcome<R>, ended: Instant) -> Finished<T, R> {
+        Finished { slot: self.task.slot, task: self.task, outcome, started: self.started, ended, cpu: self.cpu }
     }
 
-    /// Ends the attempt from outside, at its next poll.
-    fn end(&mut self, verdict: Outcome<R>) {
-        self.verdict = Some(verdict);
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
+    fn deadline(&self) -> Option<Instant> {
+        self.task.timeout.and_then(|timeout| self.started.checked_add(timeout)).filter(|_| self.end.is_none())
     }
 }
 
-impl<T, R> Future for Running<T, R> {
-    type Output = Option<Finished<T, R>>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        if self.waker.is_none() {
-            self.waker = Some(cx.waker().clone());
+/// Polls a future that `make` may put there first; a panic is an outcome. What is ready is dropped.
+#[inline]
+fn poll_future<R>(
+    place: &mut Option<BoxFuture<'static, Outcome<R>>>,
+    cpu: &mut Option<Duration>,
+    make: impl FnOnce(&mut Option<BoxFuture<'static, Outcome<R>>>),
+    cx: &mut TaskContext<'_>,
+) -> Option<Outcome<R>> {
+    let before = cpu.map(|_| longshore_sys::clock::thread_cpu_time());
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        make(place);
+        let polled = match place {
+            Some(future) => future.as_mut().poll(cx),
+            None => Poll::Ready(Outcome::Lost("polled after its end".to_owned())),
+        };
+        if polled.is_ready() {
+            // Dropped in here, so that a panicking destructor is this task's outcome too.
+            *place = None;
         }
-        let id = self.task.as_ref().map_or(0, |task| task.id);
-        POLLING.with_borrow(|state| {
-            if let Some(state) = state {
-                state.enter(id);
-            }
-        });
-        match self.poll_once(cx) {
-            Some(outcome) => {
-                let ended = self.clock.now();
-                Poll::Ready(self.finish(outcome, ended))
-            }
-            None => Poll::Pending,
+        polled
+    }));
+    if let (Some(cpu), Some(before)) = (cpu, before) {
+        *cpu += longshore_sys::clock::thread_cpu_time().saturating_sub(before);
+    }
+    match polled {
+        Ok(Poll::Pending) => None,
+        Ok(Poll::Ready(outcome)) => Some(outcome),
+        Err(panic) => {
+            let future = place.take();
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
+            Some(Outcome::Panicked(panic_text(&*panic)))
         }
     }
 }
@@ -342,8 +338,8 @@ struct Loop<T, R> {
     shared: Arc<Shared<T, R>>,
     handler: AsyncHandler<T, R>,
     clock: Clock,
-    fresh: Vec<Attempt<T>>,
-    pending: FuturesUnordered<Running<T, R>>,
+    fresh: VecDeque<Attempt<T>>,
+    pending: Pending<Running<T, R>>,
     done: Vec<Finished<T, R>>,
     /// No pending attempt has a deadline before this.
     earliest: Option<Instant>,
@@ -358,94 +354,93 @@ impl<T: Send + 'static, R: Send + 'static> Future for Loop<T, R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let this = &mut *self;
-        let outer = POLLING.replace(Some(this.state.clone()));
-        let polled = this.turns(cx);
-        POLLING.set(outer);
-        polled
-    }
-}
-
-impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
-    fn turns(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
         for _ in 0..TURNS {
-            let taken = self.shared.take(self.index, &mut self.fresh, cx);
-            let mut now = self.clock.now();
-            self.state.turn.store(now.saturating_duration_since(self.shared.epoch).as_nanos() as u64, Ordering::Relaxed);
-            if taken.stop > self.stopped {
-                self.stopped = taken.stop;
-                self.end_pending(taken.stop);
+            let taken = this.shared.take(this.index, &mut this.fresh, cx);
+            let mut now = this.clock.now();
+            this.state.turn.store(now.saturating_duration_since(this.shared.epoch).as_nanos() as u64, Ordering::Relaxed);
+            if taken.stop > this.stopped {
+                this.stopped = taken.stop;
+                this.end_pending(taken.stop);
             }
-            self.start_fresh(&mut now, cx);
-            let went_on = self.poll_pending(cx);
-            self.look_at_deadlines(cx);
-            self.state.leave();
-            self.shared.outbox.finish(&mut self.done);
-            if !taken.any && !went_on {
-                return if taken.closed && self.pending.is_empty() { Poll::Ready(()) } else { Poll::Pending };
+            let mut started = 0;
+            while !this.fresh.is_empty() {
+                started += this.fresh.len();
+                this.start_fresh(&mut now);
+                if started < TAKE {
+                    this.shared.take(this.index, &mut this.fresh, cx);
+                }
+            }
+            let polled = this.poll_pending();
+            this.look_at_deadlines(cx);
+            this.state.leave();
+            this.shared.outbox.finish(&mut this.done);
+            if !taken.any && polled == 0 {
+                if taken.closed && this.pending.is_empty() {
+                    return Poll::Ready(());
+                }
+                if this.pending.sleep(cx) {
+                    return Poll::Pending;
+                }
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
+}
 
-    fn start_fresh(&mut self, now: &mut Instant, cx: &mut TaskContext<'_>) {
-        for attempt in self.fresh.drain(..) {
+impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
+    fn start_fresh(&mut self, now: &mut Instant) {
+        while let Some(attempt) = self.fresh.pop_front() {
             if self.stopped.is_some() {
                 self.done.push(attempt.unstarted(Outcome::Cancelled));
                 continue;
             }
             let Attempt { task, payload } = attempt;
             self.state.enter(task.id);
+            let place = self.pending.vacant();
+            let started = *now;
+            let mut future = None;
             let mut token = None;
-            let future = catch_unwind(AssertUnwindSafe(|| match &self.handler {
-                AsyncHandler::Plain(handler) => handler(payload),
-                AsyncHandler::WithContext(handler) => {
-                    let cancel = CancelToken::new();
-                    token = Some(cancel.clone());
-                    let (id, attempt, slot, timeout) = (task.id, task.attempt, task.slot, task.timeout);
-                    handler(Context { id, attempt, lane: LaneKind::Async, slot, timeout, cancel }, payload)
-                }
-            }));
-            let (future, verdict) = match future {
-                Ok(future) => (Some(future), None),
-                Err(panic) => (None, Some(Outcome::Panicked(panic_text(&*panic)))),
+            let mut cpu = task.id.is_multiple_of(SAMPLE).then_some(Duration::ZERO);
+            let make = |future: &mut Option<_>| {
+                *future = Some(match &self.handler {
+                    AsyncHandler::Plain(handler) => handler(payload),
+                    AsyncHandler::WithContext(handler) => {
+                        let cancel = CancelToken::new();
+                        token = Some(cancel.clone());
+                        let (id, attempt, slot, timeout) = (task.id, task.attempt, task.slot, task.timeout);
+                        handler(Context { id, attempt, lane: LaneKind::Async, slot, timeout, cancel }, payload)
+                    }
+                });
             };
-            let mut running = Running {
-                future,
-                started: *now,
-                deadline: task.timeout.and_then(|timeout| now.checked_add(timeout)),
-                verdict,
-                waker: None,
-                token,
-                cpu: task.id.is_multiple_of(SAMPLE).then_some(Duration::ZERO),
-                clock: self.clock,
-                task: Some(task),
-            };
-            match running.poll_once(cx) {
+            match poll_future(&mut future, &mut cpu, make, &mut TaskContext::from_waker(self.pending.waker(place))) {
                 Some(outcome) => {
+                    // The one reading of the clock for an attempt: its end is the start of the next.
                     *now = self.clock.now();
-                    self.done.extend(running.finish(outcome, *now));
+                    self.done.push(Finished { slot: task.slot, task, outcome, started, ended: *now, cpu });
                 }
                 None => {
-                    if let Some(deadline) = running.deadline {
+                    let running = Running { future, task, started, end: None, token, cpu };
+                    if let Some(deadline) = running.deadline() {
                         self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
                     }
-                    self.pending.push(running);
+                    self.pending.put(place, running);
                 }
             }
         }
     }
 
-    /// Polls what was woken. Returns whether anything ended.
-    fn poll_pending(&mut self, cx: &mut TaskContext<'_>) -> bool {
-        let before = self.done.len();
-        while self.done.len() < before + TAKE {
-            match self.pending.poll_next_unpin(cx) {
-                Poll::Ready(Some(finished)) => self.done.extend(finished),
-                Poll::Ready(None) | Poll::Pending => break,
-            }
-        }
-        self.done.len() > before
+    /// Polls what was woken. Returns how many were polled.
+    fn poll_pending(&mut self) -> usize {
+        let Self { pending, state, done, clock, .. } = self;
+        pending.poll_woken(
+            TAKE,
+            |running, cx| {
+                state.enter(running.task.id);
+                running.poll(cx)
+            },
+            |running, outcome| done.push(running.finish(outcome, clock.now())),
+        )
     }
 
     /// Ends attempts whose deadline has passed, if the earliest one has, and sleeps until the next.
@@ -464,34 +459,34 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
                 return;
             }
             let now = self.clock.now();
-            self.earliest = None;
-            for running in self.pending.iter_mut() {
-                let Some(deadline) = running.deadline else { continue };
-                if deadline <= now {
-                    let limit = deadline.duration_since(running.started);
-                    running.deadline = None;
-                    if let Some(token) = &running.token {
-                        token.cancel();
-                    }
-                    running.end(Outcome::TimedOut { limit });
-                } else {
-                    self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+            let mut next: Option<Instant> = None;
+            self.pending.look(|running| {
+                let Some(deadline) = running.deadline() else { return false };
+                if deadline > now {
+                    next = Some(next.map_or(deadline, |next| next.min(deadline)));
+                    return false;
                 }
-            }
-            self.poll_pending(cx);
+                if let Some(token) = &running.token {
+                    token.cancel();
+                }
+                running.end = Some(End::TimedOut);
+                true
+            });
+            self.earliest = next;
         }
     }
 
     fn end_pending(&mut self, how: Option<Stop>) {
-        for running in self.pending.iter_mut() {
+        self.pending.look(|running| {
             if let Some(token) = &running.token {
                 token.cancel();
                 if how == Some(Stop::Soft) {
-                    continue;
+                    return false;
                 }
             }
-            running.end(Outcome::Cancelled);
-        }
+            running.end = Some(End::Cancelled);
+            true
+        });
     }
 }
 
@@ -502,11 +497,11 @@ impl<T, R> Drop for Loop<T, R> {
         let lost = || Outcome::Lost("the async runtime ended".to_owned());
         let mut owed = std::mem::take(&mut self.done);
         owed.extend(self.fresh.drain(..).map(|attempt| attempt.unstarted(lost())));
-        for mut running in std::mem::take(&mut self.pending) {
+        for mut running in self.pending.drain() {
             let future = running.future.take();
             let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
             let ended = running.started;
-            owed.extend(running.finish(lost(), ended));
+            owed.push(running.finish(lost(), ended));
         }
         let last = self.shared.loops.iter().all(|seat| seat.state.gone.load(Ordering::Relaxed));
         if last {

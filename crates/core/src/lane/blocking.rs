@@ -149,6 +149,10 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                 break;
             }
         }
+        if state.threads == 0 && !state.queue.is_empty() {
+            // All threads hang, and there may be no more of them: what waits here ends at its timeout all the same.
+            self.wake_keeper(&mut state);
+        }
     }
 
     /// Starts one more thread. If the system has none left, the queue waits for those that there are; if there are none at all, its attempts fail.
@@ -229,8 +233,12 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             state = self.lock();
             let task = state.seats[seat.0].take().and_then(|seat| seat.task);
             let Some(task) = task else {
-                // Somebody else gave this attempt its outcome and let another thread take our place.
+                // Somebody else gave this attempt its outcome and let another thread take our place, if one could be had.
                 state.abandoned -= 1;
+                if state.idle == 0 && !state.queue.is_empty() {
+                    state.threads += 1;
+                    continue;
+                }
                 return;
             };
             drop(state);
@@ -253,13 +261,17 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
         });
         state.seats[place] = Some(Seat { task: None, started, deadline, token: token.clone() });
         if deadline.is_some() {
-            if !state.keeper {
-                let pool = self.clone();
-                state.keeper = thread::Builder::new().name("longshore-timeouts".to_owned()).spawn(move || pool.keep_time()).is_ok();
-            }
-            self.tick.notify_one();
+            self.wake_keeper(state);
         }
         (place, token, started)
+    }
+
+    fn wake_keeper(self: &Arc<Self>, state: &mut State<T>) {
+        if !state.keeper {
+            let pool = self.clone();
+            state.keeper = thread::Builder::new().name("longshore-timeouts".to_owned()).spawn(move || pool.keep_time()).is_ok();
+        }
+        self.tick.notify_one();
     }
 
     /// Ends attempts that pass their timeout. Runs on a thread of its own, as long as there are timeouts.
@@ -286,9 +298,25 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                     });
                 }
             }
+            state.abandoned += ended.len();
+            state.threads -= ended.len();
+            if state.threads == 0 && self.abandons {
+                // Nobody is left to start what waits, unless one of the abandoned threads comes back in time, or there may be a new one: that is tried
+                // below before anything more ends here.
+                for attempt in std::mem::take(&mut state.queue) {
+                    let deadline = attempt.task.timeout.and_then(|timeout| attempt.task.admitted.checked_add(timeout));
+                    match (deadline, attempt.task.timeout) {
+                        (Some(deadline), Some(limit)) if deadline <= now && ended.is_empty() => {
+                            ended.push(attempt.unstarted(Outcome::TimedOut { limit }));
+                        }
+                        (deadline, _) => {
+                            earliest = [earliest, deadline].into_iter().flatten().min();
+                            state.queue.push_back(attempt);
+                        }
+                    }
+                }
+            }
             if !ended.is_empty() {
-                state.abandoned += ended.len();
-                state.threads -= ended.len();
                 // Work that waits for one of these threads gets a new one.
                 for _ in state.idle..state.queue.len() {
                     if !self.grow(&mut state) {
@@ -306,7 +334,8 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             let rest = earliest.map_or(IDLE, |earliest| earliest.saturating_duration_since(now));
             let (back, _) = self.tick.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner);
             state = back;
-            if earliest.is_none() && state.seats.iter().flatten().all(|seat| seat.deadline.is_none()) {
+            let stuck = state.threads == 0 && !state.queue.is_empty();
+            if earliest.is_none() && !stuck && state.seats.iter().flatten().all(|seat| seat.deadline.is_none()) {
                 state.keeper = false;
                 return;
             }

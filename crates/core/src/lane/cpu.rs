@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The work that a thread takes at once, when items are tiny.
-const CHUNK: Duration = Duration::from_micros(100);
+const CHUNK: Duration = Duration::from_micros(200);
 /// The most items in a chunk.
 const MOST: usize = 512;
 /// Items that take longer than this are measured one by one; shorter ones share what their chunk took.
@@ -220,7 +220,8 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
         } else if chunk == 1 {
             2
         } else {
-            4 * chunk
+            // Rounded, so that it does not change with every chunk.
+            3 * chunk.next_power_of_two()
         };
         self.capacity.store(self.threads * ahead, Ordering::Relaxed);
     }

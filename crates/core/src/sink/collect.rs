@@ -13,11 +13,38 @@ use crate::{
 };
 
 /// Keeps every outcome. Memory grows with the number of tasks, as the answer does.
-pub struct Collector<R>(Arc<Mutex<Vec<(u64, Outcome<R>)>>>);
+pub struct Collector<R>(Arc<Mutex<Outcomes<R>>>);
+
+/// Outcomes by the number of their task. Tasks are numbered from 1, so nearly all of them have a place of their own, and nothing needs to be sorted.
+struct Outcomes<R> {
+    places: Vec<Option<Outcome<R>>>,
+    /// Those whose number is far beyond all others.
+    far: Vec<(u64, Outcome<R>)>,
+}
+
+/// A number that is this much beyond all others counts as far: a place for it would cost too much memory.
+const FAR: usize = 1 << 16;
+
+impl<R> Outcomes<R> {
+    fn add(&mut self, id: u64, outcome: Outcome<R>) {
+        match usize::try_from(id).ok().filter(|id| *id < self.places.len() * 2 + FAR) {
+            Some(place) => {
+                if place >= self.places.len() {
+                    self.places.resize_with(place + 1, || None);
+                }
+                if let Some(first) = self.places[place].replace(outcome) {
+                    // Not by the engine's sources, but nothing is lost: equal numbers stand beside each other.
+                    self.far.push((id, first));
+                }
+            }
+            None => self.far.push((id, outcome)),
+        }
+    }
+}
 
 impl<R: Send + 'static> Default for Collector<R> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self(Arc::new(Mutex::new(Outcomes { places: Vec::new(), far: Vec::new() })))
     }
 }
 
@@ -26,15 +53,21 @@ impl<R: Send + 'static> Collector<R> {
     pub fn then<T>(&self) -> Then<T, R> {
         let all = self.0.clone();
         Arc::new(move |finished: Finished<T, R>| {
-            all.lock().unwrap_or_else(PoisonError::into_inner).push((finished.task.id, finished.outcome));
+            all.lock().unwrap_or_else(PoisonError::into_inner).add(finished.task.id, finished.outcome);
         })
     }
 
     /// The outcomes, in the order of their tasks.
-    pub fn into_ordered(self) -> Vec<(u64, Outcome<R>)> {
-        let mut all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        all.sort_unstable_by_key(|(id, _)| *id);
-        all
+    pub fn into_ordered(self) -> Vec<Outcome<R>> {
+        let mut outcomes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (places, mut far) = (std::mem::take(&mut outcomes.places), std::mem::take(&mut outcomes.far));
+        drop(outcomes);
+        if far.is_empty() {
+            return places.into_iter().flatten().collect();
+        }
+        far.extend(places.into_iter().enumerate().filter_map(|(id, outcome)| Some((id as u64, outcome?))));
+        far.sort_by_key(|(id, _)| *id);
+        far.into_iter().map(|(_, outcome)| outcome).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::{
     error::SourceError,
-    source::{Fetched, Settlement, Source},
+    source::{Fetched, Settlement, Source, iter::OptionsOf},
     task::{Delivery, Options},
 };
 
@@ -28,12 +28,20 @@ use crate::{
 pub fn queue<T>(capacity: usize) -> (Sender<T>, QueueSource<T>) {
     assert!(capacity > 0, "a queue needs a capacity of at least 1");
     let shared = Arc::new(Shared {
-        state: Mutex::new(State { items: VecDeque::new(), senders: 1, closed: false, next: 1, counts: Counts::default() }),
+        state: Mutex::new(State {
+            items: VecDeque::new(),
+            senders: 1,
+            closed: false,
+            gone: false,
+            over: 0,
+            next: 1,
+            counts: Counts::default(),
+        }),
         space: Semaphore::new(capacity),
         fetcher: AtomicWaker::new(),
         settled: Notify::new(),
     });
-    (Sender { shared: shared.clone() }, QueueSource { shared })
+    (Sender { shared: shared.clone() }, QueueSource { shared, options: None })
 }
 
 struct Shared<T> {
@@ -49,6 +57,10 @@ struct State<T> {
     senders: usize,
     /// The source takes no more.
     closed: bool,
+    /// There is no source any more: what it has lent will not be settled.
+    gone: bool,
+    /// Tasks for which there was no free place when they were sent; the next places that become free are theirs.
+    over: usize,
     next: u64,
     counts: Counts,
 }
@@ -185,23 +197,25 @@ impl<T> Sender<T> {
     /// # Errors
     /// [`SendError::Closed`] with the task, if the job has stopped.
     pub fn send_displacing(&self, task: T) -> Result<Option<T>, SendError<T>> {
-        loop {
-            match self.try_acquire_quietly() {
-                Ok(()) => return self.shared.push(task, None).map(|()| None),
-                Err(true) => return Err(SendError::Closed(task)),
-                Err(false) => {}
-            }
-            let mut state = self.shared.lock();
-            if let Some((oldest, _)) = state.items.pop_front() {
-                // The newcomer takes the place of the oldest; no permit changes hands.
-                state.counts.displaced += 1;
-                drop(state);
-                return self.shared.push(task, None).map(|()| Some(oldest));
-            }
-            // Its places are all promised to senders that are about to fill them.
-            drop(state);
-            std::thread::yield_now();
+        match self.try_acquire_quietly() {
+            Ok(()) => return self.shared.push(task, None).map(|()| None),
+            Err(true) => return Err(SendError::Closed(task)),
+            Err(false) => {}
         }
+        let mut state = self.shared.lock();
+        if state.closed {
+            return Err(SendError::Closed(task));
+        }
+        let oldest = state.items.pop_front().map(|(oldest, _)| oldest);
+        match oldest {
+            // The newcomer takes the place of the oldest; no permit changes hands.
+            Some(_) => state.counts.displaced += 1,
+            // All places are promised to senders that are about to fill them, perhaps on this very thread: to wait here could be for ever. For a
+            // moment the queue holds one more.
+            None => state.over += 1,
+        }
+        drop(state);
+        self.shared.push(task, None).map(|()| oldest)
     }
 
     /// `Err(true)`: closed; `Err(false)`: full.
@@ -229,7 +243,7 @@ impl<T> Sender<T> {
                 if outstanding == 0 {
                     return Ok(());
                 }
-                if state.closed && outstanding <= state.items.len() as u64 {
+                if state.gone || (state.closed && outstanding <= state.items.len() as u64) {
                     return Err(Unsettled(outstanding));
                 }
             }
@@ -286,6 +300,16 @@ impl<T> Shared<T> {
 /// The source side of a [`queue`].
 pub struct QueueSource<T> {
     shared: Arc<Shared<T>>,
+    options: Option<OptionsOf<T>>,
+}
+
+impl<T> QueueSource<T> {
+    /// Tells the options of tasks that were sent without any.
+    #[must_use]
+    pub fn with_options(mut self, options: Option<OptionsOf<T>>) -> Self {
+        self.options = options;
+        self
+    }
 }
 
 impl<T: Send + 'static> Source<T> for QueueSource<T> {
@@ -300,13 +324,26 @@ impl<T: Send + 'static> Source<T> for QueueSource<T> {
             if count == 0 {
                 return if state.senders == 0 { Poll::Ready(Ok(Fetched::End)) } else { Poll::Pending };
             }
+            let first = into.len();
             for _ in 0..count {
                 let Some((item, options)) = state.items.pop_front() else { break };
                 into.push(Delivery { options, ..Delivery::new(state.next, item) });
                 state.next += 1;
             }
+            let owed = state.over.min(count);
+            state.over -= owed;
             drop(state);
-            self.shared.space.add_permits(count);
+            self.shared.space.add_permits(count - owed);
+            if let Some(tell) = &self.options {
+                // User code: should it panic, nothing is lent without its options.
+                let mut silent = into.split_off(first);
+                for delivery in &mut silent {
+                    if delivery.options.is_none() {
+                        delivery.options = tell(&delivery.payload);
+                    }
+                }
+                into.append(&mut silent);
+            }
             Poll::Ready(Ok(Fetched::More))
         })
         .boxed()
@@ -329,7 +366,10 @@ impl<T: Send + 'static> Source<T> for QueueSource<T> {
 /// An engine that is dropped settles nothing more; whoever waits is told.
 impl<T> Drop for QueueSource<T> {
     fn drop(&mut self) {
-        self.shared.lock().closed = true;
+        {
+            let mut state = self.shared.lock();
+            (state.closed, state.gone) = (true, true);
+        }
         self.shared.space.close();
         self.shared.settled.notify_waiters();
     }

@@ -18,7 +18,7 @@ use hdrhistogram::Histogram;
 use longshore::Job;
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::harness::{Args, table, way};
+use crate::harness::{Args, on, runtime, table, way};
 
 /// Suspends once, if asked to.
 struct Once(bool);
@@ -43,27 +43,21 @@ async fn task(n: u64, suspend: bool) -> Result<u64, String> {
 type Boxed = Pin<Box<dyn Future<Output = Result<u64, String>> + Send>>;
 type Handler = Arc<dyn Fn(u64) -> Boxed + Send + Sync>;
 
-pub fn run(args: &Args) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+pub(crate) fn run(args: &Args) {
+    let runtime = runtime();
     let n = args.tasks;
     for suspend in [false, true] {
         for at_once in [50, 500] {
             let title = format!("{n} async tasks, {}, {at_once} at once", if suspend { "suspending once" } else { "no-op" });
-            let on = |future: Pin<Box<dyn Future<Output = u64> + Send>>| {
-                let sum = runtime.block_on(async { tokio::spawn(future).await.expect("no panic") });
-                assert_eq!(sum, n * (n + 1) / 2);
-            };
-            let mut ways = vec![
-                way("bare `buffer_unordered`", || on(Box::pin(bare(n, at_once, suspend)))),
-                way("by hand on `buffer_unordered`, same features", || on(Box::pin(by_hand(n, at_once, suspend)))),
-                way("`JoinSet` + semaphore, bare", || on(Box::pin(join_set(n, at_once, suspend)))),
+            let on = |future: Pin<Box<dyn Future<Output = u64> + Send>>| assert_eq!(on(&runtime, future), n * (n + 1) / 2);
+            let plain = way("bare `buffer_unordered`", || on(Box::pin(bare(n, at_once, suspend))));
+            let ways = vec![
+                if suspend { plain } else { plain.limit(2.5) },
+                way("by hand on `buffer_unordered`, same features", || on(Box::pin(by_hand(n, at_once, suspend)))).limit(0.8),
+                way("`JoinSet` + semaphore, bare", || on(Box::pin(join_set(n, at_once, suspend)))).limit(0.33),
                 way("longshore", || on(Box::pin(ours(n, at_once, suspend)))),
             ];
-            if let Some(only) = std::env::var_os("ONLY_OURS") {
-                let _ = only;
-                ways.drain(..3);
-            }
-            table(&title, &mut ways, args.rounds, n);
+            table(&title, ways, args, n);
         }
     }
 }

@@ -1,53 +1,85 @@
 //! Rounds, medians, tables.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use tokio::runtime::Runtime;
 
 /// What the command line says.
-pub struct Args {
+pub(crate) struct Args {
     names: Vec<String>,
-    pub rounds: usize,
-    pub tasks: u64,
+    only: Option<String>,
+    pub(crate) rounds: usize,
+    pub(crate) tasks: u64,
 }
 
 impl Args {
-    pub fn parse() -> Self {
-        let mut this = Self { names: Vec::new(), rounds: 9, tasks: 1_000_000 };
+    pub(crate) fn parse() -> Self {
+        let mut this = Self { names: Vec::new(), only: None, rounds: 9, tasks: 1_000_000 };
         let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
         while let Some(arg) = args.next() {
-            let mut number = |name: &str| args.next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{name} wants a number"));
+            let mut value = || args.next().unwrap_or_else(|| panic!("{arg} wants a value"));
+            let number = |text: String| text.parse::<usize>().unwrap_or_else(|_| panic!("{text} is not a number"));
             match arg.as_str() {
-                "--rounds" => this.rounds = number("--rounds"),
-                "--tasks" => this.tasks = number("--tasks") as u64,
+                "--rounds" => this.rounds = number(value()).max(1),
+                "--tasks" => this.tasks = number(value()) as u64,
+                "--only" => this.only = Some(value()),
                 name => this.names.push(name.to_owned()),
             }
         }
         this
     }
 
-    pub fn wants(&self, name: &str) -> bool {
+    pub(crate) fn wants(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
     }
 }
 
 /// One way of doing the work.
-pub struct Way<'a> {
-    pub name: &'static str,
-    pub run: Box<dyn FnMut() + 'a>,
+pub(crate) struct Way<'a> {
+    name: &'static str,
+    run: Box<dyn FnMut() + 'a>,
+    limit: Option<f64>,
 }
 
-pub fn way<'a>(name: &'static str, run: impl FnMut() + 'a) -> Way<'a> {
-    Way { name, run: Box::new(run) }
+pub(crate) fn way<'a>(name: &'static str, run: impl FnMut() + 'a) -> Way<'a> {
+    Way { name, run: Box::new(run), limit: None }
 }
 
-pub fn median(mut values: Vec<f64>) -> f64 {
+impl Way<'_> {
+    /// Ours may take this many times as long at most.
+    pub(crate) fn limit(mut self, limit: f64) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+}
+
+/// Two runtime threads, as every workload here has them.
+pub(crate) fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// Runs a future on the runtime's threads (a future that is only blocked on runs beside them).
+pub(crate) fn on<O: Send + 'static>(runtime: &Runtime, future: impl Future<Output = O> + Send + 'static) -> O {
+    runtime.block_on(async { tokio::spawn(future).await.expect("no panic") })
+}
+
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// Runs all ways in turn, `rounds` times after one that is not counted; returns the times of each.
-pub fn rounds(ways: &mut [Way<'_>], rounds: usize) -> Vec<Vec<f64>> {
+pub(crate) fn holds(held: bool) -> &'static str {
+    if held { "yes" } else { "**no**" }
+}
+
+/// Runs all ways in turn, some rounds after one that is not counted, and prints each way's median time an item and the median of ours divided by it,
+/// round by round. The last way is ours.
+pub(crate) fn table(title: &str, mut ways: Vec<Way<'_>>, args: &Args, items: u64) {
+    if let Some(only) = &args.only {
+        ways.retain(|way| way.name == only);
+    }
     let mut times = vec![Vec::new(); ways.len()];
-    for round in 0..=rounds {
+    for round in 0..=args.rounds {
         for (way, times) in ways.iter_mut().zip(&mut times) {
             let began = Instant::now();
             (way.run)();
@@ -56,23 +88,11 @@ pub fn rounds(ways: &mut [Way<'_>], rounds: usize) -> Vec<Vec<f64>> {
             }
         }
     }
-    times
-}
-
-/// Prints each way's median time an item, and the median of ours divided by it, pair by pair. The last way is ours.
-pub fn table(title: &str, ways: &mut [Way<'_>], count: usize, items: u64) -> Vec<f64> {
-    let times = rounds(ways, count);
-    println!("\n{title}");
-    println!("| way | ns an item | ours ÷ this |\n|---|---|---|");
-    let ours = times.last().expect("at least one way");
-    let mut ratios = Vec::new();
+    println!("\n{title}\n\n| way | ns an item | ours ÷ this | limit | holds |\n|---|---|---|---|---|");
+    let Some(ours) = times.last() else { return };
     for (way, times) in ways.iter().zip(&times) {
         let ratio = median(times.iter().zip(ours).map(|(time, ours)| ours / time).collect());
-        println!("| {} | {:.0} | {ratio:.2} |", way.name, median(times.clone()) * 1e9 / items as f64);
-        ratios.push(ratio);
+        let (limit, held) = way.limit.map_or((String::new(), ""), |limit| (format!("{limit:.2}"), holds(ratio <= limit)));
+        println!("| {} | {:.0} | {ratio:.2} | {limit} | {held} |", way.name, median(times.clone()) * 1e9 / items as f64);
     }
-    ratios
 }
-
-#[allow(dead_code, reason = "not every workload waits")]
-pub const MS: Duration = Duration::from_millis(1);
