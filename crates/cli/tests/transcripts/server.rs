@@ -53,7 +53,7 @@ impl Server {
             .route("/slow/{ms}", any(slow))
             .route("/most", get(most))
             .route("/flaky/{n}", any(flaky))
-            .route("/retry-after", any(retry_after))
+            .route("/retry-after/{n}", any(retry_after))
             .route("/moved/{n}", get(moved))
             .with_state(Arc::new(Shared::default()));
         runtime.spawn(async move { axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), app).await });
@@ -128,8 +128,8 @@ async fn flaky(State(shared): State<Arc<Shared>>, Path(n): Path<String>) -> Resp
 }
 
 /// Asks for a second of patience, then answers.
-async fn retry_after(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.before("retry-after".to_owned()) {
+async fn retry_after(State(shared): State<Arc<Shared>>, Path(n): Path<String>) -> Response {
+    match shared.before(format!("retry-after {n}")) {
         0 => (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")]).into_response(),
         _ => "thank you".into_response(),
     }
