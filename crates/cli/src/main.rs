@@ -201,7 +201,11 @@ fn jobs_command(command: JobsCommand, json: bool) -> Result<u8, JobError> {
         }
         JobsCommand::Prune { older_than, state } => {
             let gone = jobs::prune(&open(&state)?, older_than)?;
-            if json { jobs::print_json(&gone, &mut out) } else { writeln!(out, "{} jobs removed", gone.len()) }
+            if json {
+                jobs::print_json(&gone, &mut out)
+            } else {
+                writeln!(out, "{} {} removed", gone.len(), if gone.len() == 1 { "job" } else { "jobs" })
+            }
         }
     };
     Ok(match printed {

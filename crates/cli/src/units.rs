@@ -222,7 +222,8 @@ pub fn show_duration(duration: Duration) -> String {
     }
     if nanos < 59_950_000_000 {
         let tenths = (nanos + 50_000_000) / 100_000_000;
-        return format!("{}.{}s", tenths / 10, tenths % 10);
+        // A limit that somebody wrote is mostly a whole number.
+        return if nanos.is_multiple_of(1_000_000_000) { format!("{}s", tenths / 10) } else { format!("{}.{}s", tenths / 10, tenths % 10) };
     }
     let seconds = (nanos + 500_000_000) / 1_000_000_000;
     match seconds {

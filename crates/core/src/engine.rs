@@ -23,7 +23,7 @@ use std::{
 use tokio::{runtime::Handle as Runtime, sync::mpsc, time::Sleep};
 
 pub use handle::{Handle, Running, Snapshot};
-pub use stats::{Quantiles, SlotUse, Summary};
+pub use stats::{Quantiles, RunningTask, SlotUse, Summary};
 
 use crate::{
     clock::Clock,
@@ -33,7 +33,7 @@ use crate::{
     gate::{Gate, GateConfig, Reason, Refusal},
     lane::{Lane, Outbox},
     mailbox::Mailbox,
-    outcome::Outcome,
+    outcome::{Outcome, Word},
     retry::RetryPolicy,
     sink::{Room, Sink},
     source::{Settlement, Source},
@@ -67,7 +67,12 @@ pub struct EngineConfig<T> {
     pub clock: Clock,
     /// The seed of the jitter.
     pub seed: u64,
+    /// Asked about each task that has ended for good, in the loop: after the first `true` nothing more starts, as after [`Handle::drain`].
+    pub enough: Option<Enough>,
 }
+
+/// Says whether a job has seen enough.
+pub type Enough = Box<dyn FnMut(Word) -> bool + Send>;
 
 /// What reaches the loop.
 pub(crate) struct Mail<T, R> {
@@ -465,6 +470,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         }
         let mut finished = std::mem::take(&mut self.mail.finished);
         let mut next = 0;
+        let mut enough = false;
         while next < finished.len() {
             let one = &finished[next];
             self.gate.end(&one.task);
@@ -473,6 +479,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 _ => self.judge(one),
             };
             self.stats.ended(one, verdict);
+            let word = one.outcome.word();
             if self.events.is_some() {
                 self.happened.push(ended_event(one, verdict));
             }
@@ -480,6 +487,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 Verdict::Ack | Verdict::Reject => {
                     self.gate.done(&one.task);
                     next += 1;
+                    enough |= self.config.enough.as_mut().is_some_and(|enough| enough(word));
                 }
                 Verdict::Requeue { after } => {
                     // Its place in the result queue is free at once: there is no result.
@@ -491,6 +499,9 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         }
         crate::lane::append(&mut self.done, &mut finished);
         self.mail.finished = finished;
+        if enough {
+            self.drain();
+        }
     }
 
     /// What becomes of a task that did not end well.

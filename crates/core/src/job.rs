@@ -545,6 +545,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             keep_payloads: self.keep,
             clock: self.clock,
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..)),
+            enough: None,
         };
         let sink = sink(self.handlers, panics.clone());
         let running = Engine::start(config, source, lanes, sink, outbox, self.events, &runtime);

@@ -7,7 +7,10 @@ use clap_complete::Shell;
 
 /// Writes the completion script of a shell.
 pub fn completions(shell: Shell, mut command: Command, out: &mut dyn Write) {
-    clap_complete::generate(shell, &mut command, "longshore", out);
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, "longshore", &mut script);
+    // A reader that goes away has read enough.
+    let _ = out.write_all(&script);
 }
 
 /// Writes a manual page for each command to a directory.

@@ -45,6 +45,8 @@ pub struct Summary {
     pub slots: Vec<SlotSummary>,
     /// Where the results are.
     pub results: Option<ResultsFile>,
+    /// There is a journal, so that the job can go on and its failures can be retried.
+    pub durable: bool,
     /// What the process is going to exit with.
     pub exit_code: i32,
 }
@@ -183,8 +185,8 @@ impl Summary {
             out.push('\n');
         }
         if !self.failed_by_error.is_empty() {
-            let _ =
-                writeln!(out, "   failed by error:  {}      retry them: longshore run --retry-failed {}", self.errors_text(), self.name);
+            let again = if self.durable { format!("      retry them: longshore run --retry-failed {}", self.name) } else { String::new() };
+            let _ = writeln!(out, "   failed by error:  {}{again}", self.errors_text());
         }
         if let Some(results) = &self.results {
             let _ =
@@ -195,14 +197,14 @@ impl Summary {
 
     fn heading(&self, color: bool) -> String {
         if self.remaining > 0 {
+            let again = if self.durable { format!("  continue: longshore run --resume {}", self.name) } else { String::new() };
             return format!(
-                " {}  {} of {} done; {} {}.  continue: longshore run --resume {}\n",
+                " {}  {} of {} done; {} {}.{again}\n",
                 paint(color, BOLD, "stopped"),
                 text::count(self.finished()),
                 text::count(self.finished() + self.remaining),
                 text::count(self.remaining),
                 if self.remaining == 1 { "remains" } else { "remain" },
-                self.name,
             );
         }
         let sittings = match self.sittings {

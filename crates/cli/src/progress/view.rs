@@ -178,6 +178,8 @@ pub struct Progress {
     form: Form,
     every: Duration,
     next: Option<Instant>,
+    /// Whether a line tells how it ended. Who did not ask for lines gets that one only behind others: the summary says the same.
+    last: bool,
 }
 
 #[derive(Debug)]
@@ -196,7 +198,7 @@ impl Progress {
             Mode::Json => Form::Lines(plain::json),
             Mode::None => Form::None,
         };
-        Self { form, every, next: None }
+        Self { form, every, next: None, last: mode != Mode::Auto }
     }
 
     /// Takes what is the case now. Cheap when there is nothing to draw.
@@ -209,6 +211,7 @@ impl Progress {
                 if now >= due {
                     // Not `due + every`: after a pause of the whole process one line is enough.
                     self.next = Some(now + self.every);
+                    self.last = true;
                     let _ = writeln!(io::stderr(), "{}", render(snapshot));
                 }
             }
@@ -233,14 +236,15 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away. Plain and JSON forms end with one more line, so that the last one tells how it ended.
+    /// Takes the bar away. Plain and JSON forms end with one more line, so that the last one tells how it ended; not for `auto` when none came before.
     pub fn finish(self, last: &Snapshot) {
         match self.form {
             Form::None => {}
             Form::Bar(bar) => bar.clear(),
-            Form::Lines(render) => {
+            Form::Lines(render) if self.last => {
                 let _ = writeln!(io::stderr(), "{}", render(last));
             }
+            Form::Lines(_) => {}
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 
 /// `longshore run`: run a job, many tasks from a file, stdin or arguments.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = AFTER)]
+#[command(after_help = AFTER, args_override_self = true)]
 pub struct RunArgs {
     /// Input files; `-` is stdin. `@name` is a job of the configuration
     #[arg(value_name = "INPUT", value_hint = ValueHint::FilePath)]

@@ -10,7 +10,7 @@ use std::{
 
 use longshore_core::{
     Clock, LaneKind, Word,
-    engine::{self, Engine, EngineConfig, Lanes},
+    engine::{self, Engine, EngineConfig, Enough, Lanes},
     gate::GateConfig,
     lane::child::Children,
     source::thread::ThreadSource,
@@ -24,11 +24,12 @@ use crate::{
         args::{RunArgs, Timeout},
         checks,
         ending::Facts,
-        input::Input,
+        input::{Format, Input, count_records},
         intake::{Counts, Intake, Item, Window},
         journal::{Begin, Durability, End, Index, Journal, Occurrences, OpenJob, StateDir},
         ledger::{Journaled, Ledger, Tally},
-        output::{Emit, Hooks, Output, OutputError, save::SaveOutput},
+        output::{Around, Emit, Hooks, Output, OutputError, save::SaveOutput},
+        overdue::Overdue,
         plan::Plan,
         reply::Reply,
         signals::{Ending, PATIENCE, Signals},
@@ -89,6 +90,9 @@ impl Ready {
         let (tell, mut told) = mpsc::unbounded_channel::<Why>();
         let counts = Arc::new(Counts::default());
         let window = self.plan.output.ordered_from.map(|first| Arc::new(Window::new(self.args.order_window, first)));
+        let show_on_stdout = self.plan.output.file.is_none() && self.plan.output.emit != Emit::None;
+        let bar = self.args.progress.resolve(std::io::IsTerminal::is_terminal(&std::io::stderr())) == progress::Mode::Bar;
+        let progress = Arc::new(Mutex::new(Some(Progress::new(self.args.progress, color, self.args.every))));
         let hooks = Hooks {
             failed: {
                 let tell = tell.clone();
@@ -107,6 +111,14 @@ impl Ready {
                     }
                 })
             },
+            // Results and a bar on one terminal would overwrite each other.
+            around: (bar && show_on_stdout && std::io::IsTerminal::is_terminal(&std::io::stdout())).then(|| {
+                let progress = progress.clone();
+                Box::new(move |write: &mut dyn FnMut()| match &*progress.lock().unwrap_or_else(PoisonError::into_inner) {
+                    Some(progress) => progress.suspend(write),
+                    None => write(),
+                }) as Around
+            }),
         };
         let output = Output::open(&self.plan.output, self.job.as_mut(), self.args.fresh, hooks).map_err(|error| {
             // A job that has only just begun never was: the next --resume is not about it.
@@ -141,16 +153,17 @@ impl Ready {
             .map_err(|error| broken(format!("no thread for the journal: {error}")))?;
         let journal = Arc::new(journal);
 
-        let show_on_stdout = self.plan.output.file.is_none() && self.plan.output.emit != Emit::None;
-        let mode = match self.args.progress {
-            // Results and a bar on one terminal would overwrite each other.
-            progress::Mode::Auto if show_on_stdout && std::io::IsTerminal::is_terminal(&std::io::stdout()) => progress::Mode::None,
-            mode => mode,
+        let mut estimate = {
+            let input = self.plan.input.clone();
+            tokio::task::spawn_blocking(move || input.estimate())
         };
         let name = before.as_ref().and_then(|before| before.name.clone()).unwrap_or_else(|| self.id.clone());
-        let progress = Arc::new(Mutex::new(Some(Progress::new(mode, color, self.args.every))));
         if before.as_ref().is_some_and(|before| before.resumed) {
-            say(&progress, &resume_words(&name, &self.id, &index));
+            let total = tokio::time::timeout(PATIENCE / 10, &mut estimate).await.ok().and_then(Result::ok);
+            say(&progress, &resume_words(&name, &self.id, self.args.retry_failed.is_some(), &index, total.flatten()));
+            if let Some(total) = total {
+                estimate = tokio::spawn(std::future::ready(total));
+            }
         }
 
         let tally = Arc::new(Tally::default());
@@ -174,6 +187,7 @@ impl Ready {
             },
             counts: counts.clone(),
             gone: VecDeque::new(),
+            held: None,
         };
         let noted = intake_error.clone();
         let source = ThreadSource::new(intake.inspect(move |delivery| {
@@ -181,7 +195,12 @@ impl Ready {
                 *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.message.clone());
             }
         }));
+        let median = match self.plan.timeout {
+            Some(Timeout::OfMedian(share)) => Some((share, Arc::new(Overdue::default()))),
+            _ => None,
+        };
         let builder = Lanebuilder {
+            overdue: median.as_ref().map(|(_, overdue)| overdue.clone()),
             outbox: outbox.clone(),
             children: children.clone(),
             job: self.id.clone(),
@@ -206,7 +225,6 @@ impl Ready {
                 .map(SaveOutput::open)
                 .transpose()
                 .map_err(|error| broken(format!("--save-output: {error}")))?,
-            after: stop_rules(&self.args, &index, tell.clone()),
             stderr: (emits_raw && show_on_stdout).then(|| {
                 let progress = progress.clone();
                 Box::new(move |bytes: &[u8]| {
@@ -241,16 +259,12 @@ impl Ready {
             keep_payloads: true,
             clock: Clock::SYSTEM,
             seed: fastrand::u64(..),
+            enough: stop_rules(&self.args, &index, tell.clone()),
         };
         // Before anything starts, so that no signal finds a run that does not hear it.
         let mut signals = Signals::listen();
         let runtime = tokio::runtime::Handle::current();
         let running = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, None, &runtime);
-        let estimate = {
-            let input = self.plan.input.clone();
-            tokio::task::spawn_blocking(move || input.estimate())
-        };
-        let keys_wanted = mode.resolve(std::io::IsTerminal::is_terminal(&std::io::stderr())) == progress::Mode::Bar;
         let watch = Watch {
             args: &self.args,
             handle: running.handle(),
@@ -262,10 +276,7 @@ impl Ready {
             name: &name,
             id: &self.id,
             concurrency: self.plan.concurrency,
-            median: match self.plan.timeout {
-                Some(Timeout::OfMedian(share)) => Some(share),
-                _ => None,
-            },
+            median,
             total: None,
             meter: RateMeter::default(),
             interrupts: 0,
@@ -277,7 +288,7 @@ impl Ready {
             stopped: false,
             feed: output.feed(),
         };
-        let mut left = watch.until_end(running, estimate, &mut told, keys_wanted, &mut signals).await;
+        let mut left = watch.until_end(running, estimate, &mut told, bar, &mut signals).await;
 
         // The engine is done. What it wrote goes to the output, then the journal ends. Children and a reader may take their time, but a signal is
         // heard to the end.
@@ -333,10 +344,11 @@ impl Ready {
         (summary.retried, summary.ok_retried) = tally.retried();
         summary.failed_by_error = tally.errors();
         summary.width = u32::try_from(self.plan.concurrency).unwrap_or(u32::MAX);
+        summary.durable = journaled;
         summary.pace = self.args.rate.map(|rate| rate.to_string());
         summary.waited.retain(|(waited, _)| *waited != Waited::Slots || what.is_http());
         summary.results = self.plan.output.file.clone().filter(|_| regular).map(|path| {
-            let lines = std::fs::read(&path).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count() as u64);
+            let lines = count_records(std::slice::from_ref(&path), Format::Lines).unwrap_or(0);
             progress::summary::ResultsFile { path, lines }
         });
         for failure in checks::evaluate(&self.args.check, &summary) {
@@ -413,12 +425,20 @@ struct Before {
     name: Option<String>,
 }
 
-fn resume_words(name: &str, id: &str, index: &Index) -> String {
+/// What a resumed job has behind it, and how much is left if that is known.
+fn resume_words(name: &str, id: &str, retry: bool, index: &Index, total: Option<u64>) -> String {
+    let who = if name == id { id.to_owned() } else { format!("{name} {id}") };
+    let (done, open) = (index.finished(), index.in_flight());
+    if retry {
+        return format!(" retry {who}: {} done, {} to try again", units::show_count(done), units::show_count(open));
+    }
+    let left = total.map_or(String::new(), |total| format!(", {} to go", units::show_count(total.saturating_sub(done))));
     format!(
-        " resume {name} {id}: {} done ({} failed), {} were in flight",
-        units::show_count(index.finished()),
+        " resume {who}: {} done ({} failed), {} {} in flight{left}",
+        units::show_count(done),
         units::show_count(index.failed()),
-        units::show_count(index.in_flight())
+        units::show_count(open),
+        if open == 1 { "was" } else { "were" },
     )
 }
 
@@ -435,27 +455,30 @@ async fn unshared(journal: Arc<Journal>) -> Option<Journal> {
     None
 }
 
-/// `--max-fail` and `--until-ok`, looked at after each batch of results.
-fn stop_rules(args: &RunArgs, index: &Arc<Index>, tell: mpsc::UnboundedSender<Why>) -> Box<dyn Fn(&Tally) + Send> {
-    let (max_fail, until_ok, index) = (args.max_fail, args.until_ok, index.clone());
+/// `--max-fail` and `--until-ok`, looked at when a task ends, so that not one more starts.
+fn stop_rules(args: &RunArgs, index: &Index, tell: mpsc::UnboundedSender<Why>) -> Option<Enough> {
+    let (max_fail, until_ok) = (args.max_fail.clone(), args.until_ok);
     if max_fail.is_none() && until_ok.is_none() {
-        return Box::new(|_| ());
+        return None;
     }
-    let told = std::cell::Cell::new(false);
-    Box::new(move |tally| {
-        let (now, before) = (tally.counts(), index.counts());
-        let count = |word: Word| now[word as usize] + before[word as usize];
-        let failed = [Word::Failed, Word::Timeout, Word::Panicked, Word::Killed, Word::Lost].into_iter().map(count).sum();
-        let ok = count(Word::Ok);
-        if told.get() {
-            return;
+    let (mut failed, mut ok) = (index.failed(), index.counts()[Word::Ok as usize]);
+    let mut told = false;
+    Some(Box::new(move |word| {
+        match word {
+            Word::Ok => ok += 1,
+            Word::Cancelled | Word::Skipped => {}
+            _ => failed += 1,
+        }
+        if told {
+            return true;
         }
         if let Some(rule) = max_fail.as_ref().filter(|rule| rule.tripped(failed, failed + ok)) {
-            told.set(true);
+            told = true;
             let _ = tell.send(Why::MaxFail { now: rule.now });
         } else if until_ok.is_some_and(|rule| rule.reached(ok)) {
-            told.set(true);
+            told = true;
             let _ = tell.send(Why::UntilOk);
         }
-    })
+        told
+    }))
 }

@@ -94,6 +94,11 @@ impl Window {
         self.moved.notify_all();
     }
 
+    /// Whether this place may be taken in.
+    fn is_open(&self, seq: u64) -> bool {
+        seq < self.lowest.lock().unwrap_or_else(PoisonError::into_inner).saturating_add(self.size)
+    }
+
     /// Waits until this place may be taken in.
     fn wait_for(&self, seq: u64) {
         let mut lowest = self.lowest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,6 +128,8 @@ pub struct Intake {
     pub counts: Arc<Counts>,
     /// Places that will not come and that have not been told yet.
     pub gone: VecDeque<(u64, Option<u64>)>,
+    /// A record that has to wait for the window.
+    pub held: Option<Record>,
 }
 
 /// Places that are told at once.
@@ -245,29 +252,39 @@ impl Intake {
 }
 
 impl Iterator for Intake {
-    type Item = Result<Delivery<Arc<Item>>, SourceError>;
+    type Item = Result<Option<Delivery<Arc<Item>>>, SourceError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let record = match self.input.next() {
-                None => {
-                    self.tell();
-                    self.counts.ended.store(true, Ordering::Release);
-                    return None;
+            let record = match self.held.take() {
+                Some(record) => {
+                    if let Some(window) = &self.window {
+                        window.wait_for(record.seq());
+                    }
+                    record
                 }
-                Some(Err(error)) => return Some(Err(SourceError::fatal(error.to_string()))),
-                Some(Ok(record)) => record,
+                None => match self.input.next() {
+                    None => {
+                        self.tell();
+                        self.counts.ended.store(true, Ordering::Release);
+                        return None;
+                    }
+                    Some(Err(error)) => return Some(Err(SourceError::fatal(error.to_string()))),
+                    Some(Ok(record)) => {
+                        self.counts.read.fetch_add(1, Ordering::Relaxed);
+                        if self.window.as_ref().is_some_and(|window| !window.is_open(record.seq())) {
+                            // What was told late and what was delivered just now may be what moves the window.
+                            self.tell();
+                            self.held = Some(record);
+                            return Some(Ok(None));
+                        }
+                        record
+                    }
+                },
             };
-            self.counts.read.fetch_add(1, Ordering::Relaxed);
-            if let Some(window) = &self.window {
-                let (seq, window) = (record.seq(), window.clone());
-                // What waits to be told may be what moves the window.
-                self.tell();
-                window.wait_for(seq);
-            }
             match self.deliver(record) {
                 Ok(None) => {}
-                Ok(Some(delivery)) => return Some(Ok(delivery)),
+                Ok(Some(delivery)) => return Some(Ok(Some(delivery))),
                 Err(error) => return Some(Err(error)),
             }
         }

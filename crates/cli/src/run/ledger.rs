@@ -126,8 +126,6 @@ pub struct Ledger {
     pub raw: bool,
     /// `--save-output`.
     pub save: Option<SaveOutput>,
-    /// Called after each batch, with the counts up to date: stop rules.
-    pub after: Box<dyn Fn(&Tally) + Send>,
     /// Gets the stderr of commands whose stdout goes raw to ours.
     pub stderr: Option<Box<dyn Fn(&[u8]) + Send>>,
     /// A pair of readings, so that the engine's instants can be told as times of day.
@@ -202,7 +200,6 @@ impl Sink<Arc<Item>, Reply> for Ledger {
             match written.await {
                 Ok(Ok(())) => {
                     room.release(count);
-                    (self.after)(&self.tally);
                     Ok(())
                 }
                 Ok(Err(error)) => Err(SinkError::fatal(error.to_string())),

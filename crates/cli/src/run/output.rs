@@ -146,7 +146,12 @@ pub struct Hooks {
     pub failed: Box<dyn FnOnce(&OutputError) + Send>,
     /// With `-k`: the lowest unwritten place has moved, so that more of the input may be taken in.
     pub advanced: Box<dyn Fn(u64) + Send>,
+    /// Makes room on the terminal that stdout is, calls its argument, and draws again what was there.
+    pub around: Option<Around>,
 }
+
+/// Calls a function at a moment when it may write to the terminal.
+pub type Around = Box<dyn Fn(&mut dyn FnMut()) + Send>;
 
 impl std::fmt::Debug for Hooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -157,7 +162,7 @@ impl std::fmt::Debug for Hooks {
 impl Default for Hooks {
     /// Nothing is told.
     fn default() -> Self {
-        Self { failed: Box::new(|_| ()), advanced: Box::new(|_| ()) }
+        Self { failed: Box::new(|_| ()), advanced: Box::new(|_| ()), around: None }
     }
 }
 
@@ -193,7 +198,7 @@ impl Output {
             // Also when nothing is shown: with `-k` this is what moves the window on.
             let fail = |error: std::io::Error| JobError::io(Path::new("stdout"), "cannot open", &error);
             let file = File::from(std::io::stdout().as_fd().try_clone_to_owned().map_err(fail)?);
-            sinks.push(Sink { file, path: None, regular: false, render, order: None, out: Vec::new(), shown: 0 });
+            sinks.push(Sink { file, path: None, regular: false, render, order: None, out: Vec::new(), shown: 0, around: hooks.around });
         }
         if let Some(path) = &spec.failed_out {
             let render = Render { only: Some(Only::Failed), ..Render::default() };
@@ -270,7 +275,16 @@ impl Output {
 }
 
 fn sink(opened: Opened, render: Render) -> Sink {
-    Sink { file: opened.file, path: Some(opened.path), regular: opened.regular, render, order: None, out: Vec::new(), shown: 0 }
+    Sink {
+        file: opened.file,
+        path: Some(opened.path),
+        regular: opened.regular,
+        render,
+        order: None,
+        out: Vec::new(),
+        shown: 0,
+        around: None,
+    }
 }
 
 fn stored(job: &OpenJob) -> Result<Stored, JobError> {

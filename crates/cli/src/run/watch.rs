@@ -1,7 +1,7 @@
 //! A job while it runs: draws progress, hears signals and keys, stops when a rule says so.
 
 use std::{
-    sync::{Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,7 @@ use crate::{
         ledger::Tally,
         machine,
         output::Feed,
+        overdue::Overdue,
         signals::{PATIENCE, Signals, hear, sleep_or_never},
     },
     units,
@@ -73,7 +74,8 @@ pub(super) struct Watch<'a> {
     pub(super) name: &'a str,
     pub(super) id: &'a str,
     pub(super) concurrency: usize,
-    pub(super) median: Option<f64>,
+    /// With `--timeout 300%`: the share, and who ends what runs already.
+    pub(super) median: Option<(f64, Arc<Overdue>)>,
     pub(super) total: Option<u64>,
     pub(super) meter: RateMeter,
     pub(super) interrupts: u32,
@@ -164,15 +166,22 @@ impl Watch<'_> {
                 }
             }
         };
+        // What came last came as the engine ended.
+        while let Ok(why) = told.try_recv() {
+            self.stop_because(why);
+        }
         Left { engine, facts: self.facts, wall: began.elapsed(), words: self.words }
     }
 
     async fn look(&mut self) {
         let Some(snapshot) = self.handle.snapshot().await else { return };
-        if let Some(share) = self.median
+        if let Some((share, overdue)) = &self.median
             && snapshot.summary.done() >= MEDIAN_OF
         {
-            self.handle.set_timeout(Some(snapshot.summary.run.p50.mul_f64(share)));
+            let limit = snapshot.summary.run.p50.mul_f64(*share);
+            self.handle.set_timeout(Some(limit));
+            overdue.set(limit);
+            overdue.end_children(&snapshot.running, self.children, self.args.kill_after);
         }
         let view = self.view(&snapshot, Instant::now());
         if let Some(progress) = &mut *self.progress.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -19,6 +19,7 @@ use crate::run::{
     args::RunArgs,
     http::{Body, BodySpec, HttpClient, HttpOptions, HttpSpec, Request, parse_header},
     intake::Item,
+    overdue::Overdue,
     pipe::{self, Pipe},
     record::Record,
     reply::Reply,
@@ -222,6 +223,8 @@ pub struct Lanebuilder {
     pub job: String,
     /// Threads of the cpu lane.
     pub cpu: usize,
+    /// The limit of running attempts, with `--timeout 300%`.
+    pub overdue: Option<Arc<Overdue>>,
 }
 
 impl Lanebuilder {
@@ -234,6 +237,7 @@ impl Lanebuilder {
         let clock = Clock::SYSTEM;
         let runtime = tokio::runtime::Handle::current();
         let outbox = self.outbox;
+        let overdue = self.overdue;
         let mut end: Box<dyn FnOnce() + Send> = Box::new(|| ());
         let mut put = |kind: LaneKind, lane: Arc<dyn Lane<Arc<Item>, Reply>>| lanes[kind as usize] = Some(lane);
         match what {
@@ -248,7 +252,7 @@ impl Lanebuilder {
                 let client = HttpClient::new(&plan.options)?;
                 let plan = plan.clone();
                 let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, item: Arc<Item>| {
-                    let (plan, client) = (plan.clone(), client.clone());
+                    let (plan, client, overdue) = (plan.clone(), client.clone(), overdue.clone());
                     Box::pin(async move {
                         let request = match plan.request(&item.record, &vars(&context)) {
                             Ok(request) => request,
@@ -258,6 +262,7 @@ impl Lanebuilder {
                         tokio::select! {
                             biased;
                             () = context.cancel.cancelled() => Outcome::Cancelled,
+                            limit = passed(overdue.as_deref()) => Outcome::TimedOut { limit },
                             reply = client.send(request) => match reply {
                                 Ok(reply) => Outcome::Ok(Reply::Http(Arc::new(reply))),
                                 Err(error) => Outcome::Failed(error),
@@ -273,12 +278,12 @@ impl Lanebuilder {
                 let handler = ProcessHandler {
                     command: Arc::new(move |context: &Context, item: &Arc<Item>| {
                         let mut command = plan.command(&item.record, &vars(context))?;
-                        command.env.extend(told(&job, &item.record, context));
+                        command.env.extend(told(&job, item, context));
                         Ok(command)
                     }),
-                    answer: Arc::new(|context: &Context, _, output| match exit_outcome(output, context.timeout) {
+                    answer: Arc::new(move |context: &Context, _, output| match exit_outcome(output, context.timeout) {
                         Outcome::Ok(output) => Outcome::Ok(Reply::Command(Arc::new(output))),
-                        other => other.map(|_| Reply::Null),
+                        other => late(overdue.as_deref(), context).unwrap_or_else(|| other.map(|_| Reply::Null)),
                     }),
                     kill_after,
                     max_output,
@@ -311,7 +316,7 @@ impl Lanebuilder {
                     };
                     match asked.ask(context.slot, &line, context.timeout) {
                         Ok(answer) => Outcome::Ok(Reply::Pipe(Arc::new(answer))),
-                        Err(failure) => failure.into_outcome(),
+                        Err(failure) => late(overdue.as_deref(), context).unwrap_or_else(|| failure.into_outcome()),
                     }
                 };
                 put(LaneKind::Blocking, Arc::new(PipeLane { lane: BlockingLane::patient(Arc::new(handler), outbox, clock), children }));
@@ -320,6 +325,20 @@ impl Lanebuilder {
         }
         Ok((lanes, end))
     }
+}
+
+/// Waits until an attempt that starts now passes a share of the median; for ever without one.
+async fn passed(overdue: Option<&Overdue>) -> Duration {
+    match overdue {
+        Some(overdue) => overdue.passed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The outcome of an attempt that was ended because it passed a share of the median.
+fn late(overdue: Option<&Overdue>, context: &Context) -> Option<Outcome<Reply>> {
+    let limit = overdue?.was_ended(context.id, context.attempt)?;
+    Some(Outcome::TimedOut { limit })
 }
 
 /// The blocking lane of children that stay alive: stopping it stops them.
@@ -343,11 +362,16 @@ fn vars(context: &Context) -> Vars<'static> {
     Vars { slot: context.slot as usize + 1, attempt: context.attempt, extra: &[] }
 }
 
-/// What every child is told about its task.
-fn told(job: &str, record: &Record, context: &Context) -> [(OsString, OsString); 4] {
+/// What every child is told about its task. The id is the task's own in every attempt and every sitting, wherever its record stands in the
+/// input: good for what must be done once only. Where a record comes again a number follows.
+fn told(job: &str, item: &Item, context: &Context) -> [(OsString, OsString); 4] {
+    let mut id = crate::run::record::key_hex(item.key).to_string();
+    if item.nth > 0 {
+        id += &format!("-{}", item.nth);
+    }
     [
         ("LONGSHORE_JOB".into(), job.into()),
-        ("LONGSHORE_TASK_ID".into(), record.seq().to_string().into()),
+        ("LONGSHORE_TASK_ID".into(), id.into()),
         ("LONGSHORE_ATTEMPT".into(), context.attempt.to_string().into()),
         ("LONGSHORE_SLOT".into(), (context.slot + 1).to_string().into()),
     ]

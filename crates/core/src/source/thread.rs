@@ -18,6 +18,8 @@ use crate::{
 const TURN: Duration = Duration::from_millis(2);
 
 /// Deliveries from an iterator that may block and may fail. The iterator numbers its deliveries itself; after an error it is not asked again.
+///
+/// `Ok(None)` says that what it gave goes on now, since asking for the next may block until that is done with.
 pub struct ThreadSource<I> {
     state: Mutex<State<I>>,
     closed: Notify,
@@ -38,14 +40,16 @@ impl<I> ThreadSource<I> {
 
 type Turn<I, T> = (I, Vec<Delivery<T>>, Result<Fetched, SourceError>);
 
-fn turn<T, I: Iterator<Item = Result<Delivery<T>, SourceError>>>(mut iter: I, room: usize) -> Turn<I, T> {
+fn turn<T, I: Iterator<Item = Result<Option<Delivery<T>>, SourceError>>>(mut iter: I, room: usize) -> Turn<I, T> {
     let began = Instant::now();
     let mut batch = Vec::new();
     while batch.len() < room {
         match iter.next() {
             None => return (iter, batch, Ok(Fetched::End)),
             Some(Err(error)) => return (iter, batch, Err(error)),
-            Some(Ok(delivery)) => batch.push(delivery),
+            Some(Ok(Some(delivery))) => batch.push(delivery),
+            Some(Ok(None)) if batch.is_empty() => {}
+            Some(Ok(None)) => break,
         }
         if (batch.len().is_power_of_two() || batch.len().is_multiple_of(64)) && began.elapsed() > TURN {
             break;
@@ -57,7 +61,7 @@ fn turn<T, I: Iterator<Item = Result<Delivery<T>, SourceError>>>(mut iter: I, ro
 impl<T, I> Source<T> for ThreadSource<I>
 where
     T: Send + 'static,
-    I: Iterator<Item = Result<Delivery<T>, SourceError>> + Send + 'static,
+    I: Iterator<Item = Result<Option<Delivery<T>>, SourceError>> + Send + 'static,
 {
     fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<T>>) -> BoxFuture<'a, Result<Fetched, SourceError>> {
         async move {

@@ -96,6 +96,7 @@ async fn run(sink: Box<dyn Sink<u64, u64>>, tasks: u64, workers: usize, results:
         keep_payloads: false,
         clock: Clock::SYSTEM,
         seed: 1,
+        enough: None,
     };
     let source = Arc::new(IterSource::new(0..tasks, None));
     let running = Engine::start(config, source, [Some(lane), None, None, None], sink, outbox, None, &runtime);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    OutputError,
+    Around, OutputError,
     project::each_current,
     render::{Render, Shown},
 };
@@ -30,6 +30,8 @@ pub(crate) struct Sink {
     pub(crate) out: Vec<u8>,
     /// Results shown.
     pub(crate) shown: u64,
+    /// For a terminal that something else is drawn on.
+    pub(crate) around: Option<Around>,
 }
 
 /// What is collected before it is written.
@@ -137,7 +139,24 @@ impl Sink {
         written
     }
 
-    fn write(&mut self, mut bytes: &[u8]) -> Result<(), OutputError> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let Some(around) = self.around.take() else { return self.write_all(bytes) };
+        let mut written = Ok(());
+        around(&mut || {
+            written = self.write_all(bytes);
+            // What is drawn below needs a line of its own.
+            if written.is_ok() && !bytes.ends_with(b"\n") {
+                written = self.write_all(b"\n");
+            }
+        });
+        self.around = Some(around);
+        written
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), OutputError> {
         while !bytes.is_empty() {
             match self.file.write(bytes) {
                 Ok(0) => return Err(self.error(&io::ErrorKind::WriteZero.into())),

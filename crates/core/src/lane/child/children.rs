@@ -130,6 +130,18 @@ impl Children {
         signalled
     }
 
+    /// Signals the one child that has this pid in this slot; its owner sees a child that was ended by somebody else. Nothing if it has gone.
+    pub fn end(&self, slot: u32, pid: i32, how: Stop) {
+        let entry = self.entry(slot);
+        let entry = lock(&entry);
+        if entry.live.is_some_and(|live| live.group == pid) {
+            let _ = match how {
+                Stop::Soft => terminate_group(pid),
+                Stop::Hard => kill_group(pid, SIGKILL),
+            };
+        }
+    }
+
     /// Whether [`stop`](Self::stop) has been called.
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::SeqCst)
