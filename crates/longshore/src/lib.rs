@@ -170,3 +170,8 @@ pub use longshore_core::{
     engine::{Handle, Quantiles, SlotUse, Snapshot, Summary},
     *,
 };
+
+/// The example of the read-me, so that it runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
