@@ -7,7 +7,7 @@
 //! - `what.rs`, `http.rs`, `pipe.rs`: what runs, as lanes of the engine; `reply.rs`: what it answers
 //! - `ledger.rs journal.rs`: start and result lines, before anything counts
 //! - `output.rs`: the projection of the journal that people read
-//! - `conduct.rs`: all of it put together and watched; `checks.rs ending.rs`: how it ends; `keys.rs machine.rs`
+//! - `conduct.rs`: all of it put together; `watch.rs`: watched until the end, with `keys.rs machine.rs`; `checks.rs ending.rs`: how it ends
 
 pub mod args;
 pub mod checks;
@@ -25,7 +25,9 @@ pub mod pipe;
 pub mod plan;
 pub mod record;
 pub mod reply;
+mod signals;
 pub mod template;
+mod watch;
 pub mod what;
 
 /// A run that cannot start, or that ends with more than an exit code.

@@ -5,6 +5,8 @@
 
 pub mod concurrency;
 pub mod pace;
+#[cfg(all(test, not(longshore_loom)))]
+mod tests;
 
 use std::{
     cmp::Reverse,

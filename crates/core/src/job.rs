@@ -45,6 +45,7 @@ const PARKING: usize = 1_000;
 
 type Choose<T, O> = Box<dyn Fn(&T) -> O + Send + Sync>;
 type Produce<T> = Box<dyn FnOnce(Sender<T>) -> BoxFuture<'static, Result<(), TaskError>> + Send>;
+type OnJobComplete = Box<dyn FnOnce(&Report) + Send>;
 type MakeLane<T, R> = Box<dyn FnOnce(&Outbox<T, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<T, R>> + Send>;
 
 enum Producer<T> {
@@ -92,7 +93,7 @@ pub struct Job<T, R> {
     clock: Clock,
     seed: Option<u64>,
     on_task_complete: Option<OnTaskComplete<T, R>>,
-    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+    on_job_complete: Option<OnJobComplete>,
     events: Option<mpsc::Sender<Vec<Event>>>,
 }
 
@@ -743,7 +744,7 @@ pub struct RunningJob {
     running: engine::Running,
     failures: Failures,
     panics: Arc<Panics>,
-    on_job_complete: Option<Box<dyn FnOnce(&Report) + Send>>,
+    on_job_complete: Option<OnJobComplete>,
 }
 
 impl RunningJob {

@@ -6,6 +6,9 @@
 use crate::sync::{AtomicWaker, Mutex};
 use std::task::{Context, Poll};
 
+#[cfg(all(test, longshore_loom))]
+pub(crate) mod loom_tests;
+
 /// Collects messages of one reader. `M` knows how to be empty.
 pub(crate) struct Mailbox<M> {
     mail: Mutex<Slot<M>>,

@@ -3,7 +3,10 @@
 #[cfg(not(longshore_loom))]
 mod imp {
     pub(crate) use futures_util::task::AtomicWaker;
-    pub(crate) use std::sync::MutexGuard;
+    pub(crate) use std::sync::{
+        MutexGuard,
+        atomic::{AtomicBool, AtomicUsize},
+    };
 
     /// A mutex whose poisoning does not matter: no user code runs under any lock of this crate.
     #[derive(Debug, Default)]
@@ -23,10 +26,13 @@ mod imp {
 
 #[cfg(longshore_loom)]
 mod imp {
-    pub(crate) use loom::future::AtomicWaker;
-    pub(crate) use loom::sync::MutexGuard;
+    pub(crate) use loom::sync::{
+        MutexGuard,
+        atomic::{AtomicBool, AtomicUsize},
+    };
+    use std::task::Waker;
 
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
     impl<T> Mutex<T> {
@@ -35,7 +41,25 @@ mod imp {
         }
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-            self.0.lock().unwrap()
+            self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        }
+    }
+
+    /// Loom's, with the signatures of futures-util's.
+    #[derive(Debug)]
+    pub(crate) struct AtomicWaker(loom::future::AtomicWaker);
+
+    impl AtomicWaker {
+        pub(crate) fn new() -> Self {
+            Self(loom::future::AtomicWaker::new())
+        }
+
+        pub(crate) fn register(&self, waker: &Waker) {
+            self.0.register_by_ref(waker);
+        }
+
+        pub(crate) fn wake(&self) {
+            self.0.wake();
         }
     }
 }

@@ -4,4 +4,5 @@
 //! - `simulator.rs`: random runs of the engine on a paused clock, with every invariant checked; `simulator/{plan,world,actors}.rs`
 //! - `conformance.rs`: what every source, sink and lane must do: `conformance/{source,sink,lane}.rs`
 
+pub mod conformance;
 pub mod simulator;

@@ -9,20 +9,16 @@ use std::{
 };
 
 use longshore_core::{
-    Clock, LaneKind, Phase, Reason, Stop, Word,
-    engine::{self, Engine, EngineConfig, Handle, Lanes},
+    Clock, LaneKind, Word,
+    engine::{self, Engine, EngineConfig, Lanes},
     gate::GateConfig,
     lane::child::Children,
     source::thread::ThreadSource,
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::sync::mpsc;
 
 use crate::{
-    progress::{self, ColorMode, Progress, RateMeter, Slow, Snapshot, Summary, summary::Waited, view::State},
+    progress::{self, ColorMode, Progress, RateMeter, Snapshot, summary::Waited, view::State},
     run::{
         RunError,
         args::{RunArgs, Timeout},
@@ -31,42 +27,16 @@ use crate::{
         input::Input,
         intake::{Counts, Intake, Item, Window},
         journal::{Begin, Durability, End, Index, Journal, Occurrences, OpenJob, StateDir},
-        keys::Keys,
         ledger::{Journaled, Ledger, Tally},
-        machine,
         output::{Emit, Hooks, Output, OutputError, save::SaveOutput},
         plan::Plan,
         reply::Reply,
+        signals::{Ending, PATIENCE, Signals},
+        watch::{Pauses, Watch, Why, say},
         what::Lanebuilder,
     },
     units,
 };
-
-/// Time between looks at the engine.
-const LOOK: Duration = Duration::from_millis(100);
-/// Runs that must have ended before `--timeout 300%` knows a median.
-const MEDIAN_OF: u64 = 5;
-/// How long the reader of stdout may take for what is left after an interruption.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Why a run stops before its input is at its end.
-enum Why {
-    MaxFail {
-        now: bool,
-    },
-    UntilOk,
-    ReaderGone,
-    /// The journal or the output; what they said.
-    Unwritable(String),
-}
-
-/// What is left of a job that ran: for the exit code, the summary and the last words.
-struct Left {
-    engine: engine::Summary,
-    facts: Facts,
-    wall: Duration,
-    words: Vec<String>,
-}
 
 /// Everything about a job that is ready to run.
 pub struct Ready {
@@ -267,6 +237,8 @@ impl Ready {
             clock: Clock::SYSTEM,
             seed: fastrand::u64(..),
         };
+        // Before anything starts, so that no signal finds a run that does not hear it.
+        let mut signals = Signals::listen();
         let runtime = tokio::runtime::Handle::current();
         let running = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, None, &runtime);
         let estimate = {
@@ -298,25 +270,33 @@ impl Ready {
             facts: Facts { failures_checked: self.args.check.iter().any(checks::Check::is_on_failed), ..Facts::default() },
             words: Vec::new(),
             stopped: false,
+            feed: output.feed(),
         };
-        let mut left = watch.until_end(running, estimate, &mut told, keys_wanted).await;
+        let mut left = watch.until_end(running, estimate, &mut told, keys_wanted, &mut signals).await;
 
-        // The engine is done. What it wrote goes to the output, then the journal ends.
-        tokio::task::spawn_blocking(end_children).await.ok();
-        let interrupted = left.facts.signal.is_some() || left.facts.reader_gone;
+        // The engine is done. What it wrote goes to the output, then the journal ends. Children and a reader may take their time, but a signal is
+        // heard to the end.
+        let mut ending =
+            Ending { signals: &mut signals, children: &children, feed: output.feed(), signal: left.facts.signal, give_up: None };
+        ending.wait(end_children).await;
+        if left.facts.signal.is_some() || left.facts.reader_gone {
+            ending.give_up = Some(Instant::now() + PATIENCE);
+        }
         let flushed = {
             let journal = journal.clone();
-            tokio::task::spawn_blocking(move || journal.flush()).await
+            ending.wait(move || journal.flush()).await
         };
-        if let Ok(Err(error)) = flushed {
+        if let Some(Err(error)) = flushed {
             left.unwritable(error.to_string());
         }
         let (regular, missing) = (output.is_file(), output.missing());
-        match tokio::task::spawn_blocking(move || output.finish(interrupted.then_some(PATIENCE))).await {
-            Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(OutputError::ReaderGone)) => left.facts.reader_gone = true,
-            Ok(Err(error)) => left.unwritable(error.to_string()),
+        let finished = tokio::task::spawn_blocking(move || output.finish(None));
+        match ending.unless_given_up(finished).await {
+            Ok(_) => {}
+            Err(OutputError::ReaderGone) => left.facts.reader_gone = true,
+            Err(error) => left.unwritable(error.to_string()),
         }
+        left.facts.signal = ending.signal;
         if let Some(error) = intake_error.lock().unwrap_or_else(PoisonError::into_inner).take() {
             left.facts.unreadable = true;
             left.words.push(error);
@@ -447,16 +427,9 @@ async fn unshared(journal: Arc<Journal>) -> Option<Journal> {
     None
 }
 
-fn say(progress: &Mutex<Option<Progress>>, line: &str) {
-    match &*progress.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some(progress) => progress.message(line),
-        None => eprintln!("{line}"),
-    }
-}
-
 /// `--max-fail` and `--until-ok`, looked at after each batch of results.
 fn stop_rules(args: &RunArgs, index: &Arc<Index>, tell: mpsc::UnboundedSender<Why>) -> Box<dyn Fn(&Tally) + Send> {
-    let (max_fail, until_ok, index) = (args.max_fail.clone(), args.until_ok, index.clone());
+    let (max_fail, until_ok, index) = (args.max_fail, args.until_ok, index.clone());
     if max_fail.is_none() && until_ok.is_none() {
         return Box::new(|_| ());
     }
@@ -476,362 +449,5 @@ fn stop_rules(args: &RunArgs, index: &Arc<Index>, tell: mpsc::UnboundedSender<Wh
             told.set(true);
             let _ = tell.send(Why::UntilOk);
         }
-    })
-}
-
-#[derive(Default)]
-struct Pauses {
-    user: bool,
-    load: bool,
-}
-
-/// Watches a job that runs: draws progress, hears signals and keys, stops when a rule says so.
-struct Watch<'a> {
-    args: &'a RunArgs,
-    handle: Handle,
-    children: &'a Children,
-    counts: &'a Counts,
-    tally: &'a Tally,
-    index: &'a Index,
-    progress: &'a Mutex<Option<Progress>>,
-    name: &'a str,
-    id: &'a str,
-    concurrency: usize,
-    median: Option<f64>,
-    total: Option<u64>,
-    meter: RateMeter,
-    interrupts: u32,
-    terminated: bool,
-    state: State,
-    paused_by: Pauses,
-    facts: Facts,
-    words: Vec<String>,
-    stopped: bool,
-}
-
-impl Watch<'_> {
-    async fn until_end(
-        mut self,
-        running: engine::Running,
-        estimate: tokio::task::JoinHandle<Option<u64>>,
-        told: &mut mpsc::UnboundedReceiver<Why>,
-        keys_wanted: bool,
-    ) -> Left {
-        let began = Instant::now();
-        let mut estimate = Some(estimate);
-        let listen = |kind| signal(kind).ok();
-        let (mut int, mut term, mut usr1) =
-            (listen(SignalKind::interrupt()), listen(SignalKind::terminate()), listen(SignalKind::user_defined1()));
-        let mut hup = listen(SignalKind::hangup());
-        let (press, mut pressed) = mpsc::unbounded_channel();
-        let _keys = if keys_wanted { Keys::start(press) } else { None };
-        let mut tick = interval(LOOK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut ticks = 0u64;
-        let mut join = std::pin::pin!(running.join());
-        let mut job_limit = std::pin::pin!(sleep_or_never(self.args.job_timeout));
-        let mut grace = std::pin::pin!(sleep_or_never(None));
-        let engine = loop {
-            tokio::select! {
-                biased;
-                summary = &mut join => break summary,
-                Some(why) = told.recv() => self.stop_because(why),
-                Some(()) = hear(&mut int) => self.interrupt(),
-                Some(()) = hear(&mut term) => {
-                    if self.terminate() {
-                        grace.set(sleep_or_never(Some(self.args.grace)));
-                    }
-                }
-                Some(()) = hear(&mut hup) => {
-                    if self.terminate() {
-                        grace.set(sleep_or_never(Some(self.args.grace)));
-                    }
-                }
-                Some(()) = hear(&mut usr1) => self.list_running().await,
-                Some(key) = pressed.recv() => self.key(key).await,
-                () = &mut job_limit => {
-                    job_limit.set(sleep_or_never(None));
-                    self.facts.stopped_early = true;
-                    self.words.push(format!("stopped after {} (--job-timeout)", units::show_duration(self.args.job_timeout.unwrap_or_default())));
-                    self.drain();
-                    self.handle.stop(Stop::Soft);
-                    grace.set(sleep_or_never(Some(self.args.kill_after)));
-                }
-                () = &mut grace => {
-                    // After the grace of SIGTERM softly, then by force.
-                    let how = if self.interrupts < 2 && !self.stopped { Stop::Soft } else { Stop::Hard };
-                    self.stopped = true;
-                    self.handle.stop(how);
-                    grace.set(sleep_or_never((how == Stop::Soft).then_some(self.args.kill_after)));
-                }
-                _ = tick.tick() => {
-                    ticks += 1;
-                    if estimate.as_ref().is_some_and(tokio::task::JoinHandle::is_finished) && let Some(done) = estimate.take() {
-                        self.total = done.await.ok().flatten();
-                    }
-                    if ticks.is_multiple_of(10) {
-                        self.look_at_machine();
-                    }
-                    self.look().await;
-                }
-            }
-        };
-        Left { engine, facts: self.facts, wall: began.elapsed(), words: self.words }
-    }
-
-    async fn look(&mut self) {
-        let Some(snapshot) = self.handle.snapshot().await else { return };
-        if let Some(share) = self.median
-            && snapshot.summary.done() >= MEDIAN_OF
-        {
-            self.handle.set_timeout(Some(snapshot.summary.run.p50.mul_f64(share)));
-        }
-        let view = self.view(&snapshot, Instant::now());
-        if let Some(progress) = &mut *self.progress.lock().unwrap_or_else(PoisonError::into_inner) {
-            progress.update(&view, Instant::now());
-        }
-    }
-
-    fn view(&mut self, snapshot: &engine::Snapshot, now: Instant) -> Snapshot {
-        let (mine, before) = (self.tally.counts(), self.index.counts());
-        let count = |word: Word| mine[word as usize] + before[word as usize];
-        let failed: u64 = [Word::Failed, Word::Timeout, Word::Panicked, Word::Killed, Word::Lost].into_iter().map(count).sum();
-        let done = count(Word::Ok) + failed + count(Word::Skipped);
-        let here: u64 = mine.iter().sum();
-        self.meter.update(now, here);
-        let left_out = self.counts.left_out.load(Ordering::Relaxed);
-        let total = if self.counts.ended.load(Ordering::Acquire) {
-            Some(self.counts.read.load(Ordering::Relaxed) - left_out)
-        } else {
-            let take = self.args.take.unwrap_or(u64::MAX);
-            self.total.map(|total| total.saturating_sub(self.args.skip).min(take).saturating_sub(left_out).max(done))
-        };
-        let slow = snapshot.running.first().filter(|task| task.age >= self.args.slow);
-        let gate = snapshot.waiting.iter().filter(|(reason, _)| *reason != Reason::Empty && !matches!(reason, Reason::Concurrency { .. }));
-        Snapshot {
-            name: self.name.to_owned(),
-            job: self.id.to_owned(),
-            done,
-            total,
-            ok: count(Word::Ok),
-            failed,
-            retrying: snapshot.retrying as u64,
-            active: snapshot.active as u64,
-            rate_per_s: self.meter.per_second(),
-            p50: (here > 0).then_some(snapshot.summary.run.p50),
-            p99: (here > 0).then_some(snapshot.summary.run.p99),
-            eta: total.and_then(|total| self.meter.eta(total.saturating_sub(done))),
-            gate: gate.map(|(reason, waiting)| (reason.to_string(), *waiting as u64)).collect(),
-            slow: slow.map(|task| Slow { seq: task.id, age: task.age, attempt: task.attempt }),
-            state: match snapshot.phase {
-                Phase::Paused => State::Paused,
-                Phase::Running => State::Running,
-                Phase::Draining | Phase::Cancelling | Phase::Done => State::Stopping,
-            },
-        }
-    }
-
-    fn drain(&mut self) {
-        self.state = State::Stopping;
-        self.handle.drain();
-    }
-
-    fn stop_because(&mut self, why: Why) {
-        match why {
-            Why::MaxFail { now } => {
-                self.facts.stopped_early = true;
-                if let Some(rule) = &self.args.max_fail {
-                    self.words.push(format!("stopped: too many tasks failed (--max-fail {rule})"));
-                }
-                self.drain();
-                if now {
-                    self.handle.stop(Stop::Soft);
-                }
-            }
-            Why::UntilOk => self.drain(),
-            Why::ReaderGone => {
-                self.facts.reader_gone = true;
-                self.drain();
-                self.handle.stop(Stop::Soft);
-            }
-            Why::Unwritable(text) => {
-                if !std::mem::replace(&mut self.facts.unwritable, true) {
-                    self.words.push(text);
-                }
-                self.drain();
-            }
-        }
-    }
-
-    fn interrupt(&mut self) {
-        self.interrupts += 1;
-        self.facts.signal.get_or_insert(2);
-        let running = self.children.running().len();
-        match self.interrupts {
-            1 => {
-                self.drain();
-                self.say(" stopping: no new tasks; waiting for those that run (Ctrl-C again to end them)");
-            }
-            2 => {
-                self.handle.stop(Stop::Soft);
-                let children = if running > 0 { format!(" {running} children") } else { String::new() };
-                self.say(&format!(" ending{children} what runs (Ctrl-C again to kill)").replace("  ", " "));
-            }
-            _ => self.handle.stop(Stop::Hard),
-        }
-    }
-
-    /// SIGTERM or SIGHUP: as one Ctrl-C, and as two after the grace. Returns whether this was the first.
-    fn terminate(&mut self) -> bool {
-        self.facts.signal.get_or_insert(15);
-        if std::mem::replace(&mut self.terminated, true) {
-            self.handle.stop(Stop::Soft);
-            return false;
-        }
-        self.drain();
-        self.say(&format!(" stopping: no new tasks; those that run have {}", units::show_duration(self.args.grace)));
-        true
-    }
-
-    async fn key(&mut self, key: char) {
-        match key {
-            's' => self.list_running().await,
-            'p' => {
-                self.paused_by.user = !self.paused_by.user;
-                self.apply_pause();
-            }
-            '+' | '-' => {
-                let step = (self.concurrency / 10).max(1);
-                self.concurrency = if key == '+' { self.concurrency + step } else { self.concurrency.saturating_sub(step).max(1) };
-                let Some(snapshot) = self.handle.snapshot().await else { return };
-                for lane in LaneKind::ALL.into_iter().filter(|lane| snapshot.lanes[*lane as usize] > 0 && *lane != LaneKind::Cpu) {
-                    self.handle.set_concurrency(Some(lane), self.concurrency);
-                }
-                self.handle.set_concurrency(None, self.concurrency);
-                self.say(&format!(" concurrency {}", self.concurrency));
-            }
-            'q' => self.interrupt(),
-            _ => {}
-        }
-    }
-
-    fn apply_pause(&self) {
-        if self.paused_by.user || self.paused_by.load { self.handle.pause() } else { self.handle.resume() }
-    }
-
-    fn look_at_machine(&mut self) {
-        let loaded = self.args.max_load.is_some_and(|most| machine::load().is_some_and(|load| load > most));
-        let low = self.args.min_free_mem.is_some_and(|least| machine::free_memory().is_some_and(|free| free < least));
-        if (loaded || low) != self.paused_by.load {
-            self.paused_by.load = loaded || low;
-            self.apply_pause();
-            self.say(match (loaded, low) {
-                (true, _) => " paused: the load is above --max-load",
-                (_, true) => " paused: less memory is free than --min-free-mem",
-                _ => " going on: the machine has room again",
-            });
-        }
-    }
-
-    async fn list_running(&self) {
-        let Some(snapshot) = self.handle.snapshot().await else { return };
-        let lines = self.children.running();
-        self.say(&format!(" {} running, {} waiting for another attempt", snapshot.active, snapshot.retrying));
-        for task in &snapshot.running {
-            let last = lines.iter().find(|child| child.slot == task.slot).map_or("", |child| &child.last_line);
-            let last = if last.is_empty() { String::new() } else { format!("   {}", last.escape_debug()) };
-            self.say(&format!(
-                " #{} {} attempt {} slot {}-{}{last}",
-                task.id,
-                units::show_duration(task.age),
-                task.attempt,
-                task.lane,
-                task.slot + 1
-            ));
-        }
-    }
-
-    fn say(&self, line: &str) {
-        say(self.progress, line);
-    }
-}
-
-async fn sleep_or_never(time: Option<Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn hear(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
-    match signal {
-        Some(signal) => signal.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-impl Left {
-    fn unwritable(&mut self, text: String) {
-        if !std::mem::replace(&mut self.facts.unwritable, true) {
-            self.words.push(text);
-        }
-    }
-
-    /// Tasks that have not run, as far as is known: those handed back, and the part of the input that was not read.
-    fn remaining(&self, read: u64, counts: &Counts, mine: [u64; Word::ALL.len()], ended: bool) -> u64 {
-        let done_here: u64 = Word::ALL.iter().filter(|word| **word != Word::Cancelled).map(|word| mine[*word as usize]).sum();
-        let known = read.saturating_sub(counts.finished.load(Ordering::Relaxed)).saturating_sub(done_here);
-        if ended { known } else { known.max(1) }
-    }
-
-    fn summary(&self, name: &str, id: &str, counts: [u64; Word::ALL.len()], sittings: u32, remaining: u64) -> Summary {
-        let engine = &self.engine;
-        let quantiles = |from: engine::Quantiles| progress::summary::Quantiles {
-            p50: from.p50,
-            p90: from.p90,
-            p95: from.p95,
-            p99: from.p99,
-            max: from.max,
-        };
-        let wall = self.wall.as_secs_f64().max(f64::EPSILON);
-        let mut waited: Vec<(Waited, f64)> = Vec::new();
-        for (reason, time) in &engine.waited {
-            let Some(kind) = waited_for(reason) else { continue };
-            let share = time.as_secs_f64() / wall;
-            match waited.iter_mut().find(|(known, _)| *known == kind) {
-                Some((_, sum)) => *sum += share,
-                None => waited.push((kind, share)),
-            }
-        }
-        Summary {
-            name: name.to_owned(),
-            job: id.to_owned(),
-            counts,
-            remaining,
-            sittings,
-            wall: self.wall,
-            rate_per_s: engine.done() as f64 / wall,
-            run: quantiles(engine.run),
-            wait: quantiles(engine.wait),
-            waited,
-            slots: engine
-                .slots
-                .iter()
-                .map(|slot| progress::SlotSummary { slot: slot.slot + 1, tasks: slot.tasks, busy: slot.busy, share: slot.share })
-                .collect(),
-            ..Summary::default()
-        }
-    }
-}
-
-fn waited_for(reason: &Reason) -> Option<Waited> {
-    Some(match reason {
-        Reason::Pace { .. } => Waited::Pace,
-        Reason::Concurrency { .. } | Reason::Lane { .. } | Reason::Limit { .. } => Waited::Slots,
-        Reason::Key { .. } => Waited::Key,
-        Reason::Results { .. } => Waited::Results,
-        Reason::Backoff { .. } => Waited::Backoff,
-        Reason::Paused => Waited::Load,
-        _ => return None,
     })
 }

@@ -32,7 +32,7 @@ pub(super) async fn run<O>(pump: impl Future<Output = ()>, reporter: impl Future
     std::future::poll_fn(move |cx| {
         if let Some(since) = slept.take() {
             let now = Instant::now();
-            busy = now >= rested && now.duration_since(since) < SPIN * 2;
+            busy = now >= rested && now.duration_since(since) < SPIN;
         }
         loop {
             if !matches!(*pump, MaybeDone::Done(())) {

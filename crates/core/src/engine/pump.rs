@@ -3,10 +3,7 @@
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::Poll,
 };
 
@@ -18,8 +15,11 @@ use crate::{
     lane::panic_text,
     mailbox::Mailbox,
     source::{Fetched, Source},
-    sync::AtomicWaker,
+    sync::{AtomicBool, AtomicUsize, AtomicWaker},
 };
+
+#[cfg(all(test, longshore_loom))]
+mod loom_tests;
 
 /// The loop's side of the pump.
 pub(super) struct Pump {
@@ -76,6 +76,13 @@ impl Pump {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Notes tasks that are about to be posted to the loop. They are enough until it says again that it runs low, after it has seen them: noted any later,
+    /// this would take back what the loop has said meanwhile.
+    fn send_off(&self, tasks: usize) {
+        self.low.store(false, Ordering::Release);
+        self.travelling.fetch_add(tasks, Ordering::AcqRel);
+    }
+
     async fn some_room(&self) -> usize {
         std::future::poll_fn(|cx| {
             self.waker.register(cx.waker());
@@ -117,9 +124,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
         pump.fetching.store(false, Ordering::Relaxed);
         let result = result.unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))));
         if !fetched.is_empty() {
-            // What was fetched is enough until the loop says again that it runs low: after it has seen this, hence the order.
-            pump.low.store(false, Ordering::Release);
-            pump.travelling.fetch_add(fetched.len(), Ordering::AcqRel);
+            pump.send_off(fetched.len());
             mailbox.post_quietly(|mail| crate::lane::append(&mut mail.fetched, &mut fetched));
         }
         match result {

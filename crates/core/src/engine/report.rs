@@ -29,8 +29,8 @@ pub(super) struct Reports<T, R> {
     mailbox: Mailbox<Pile<T, R>>,
     /// Mail may be waiting: a hint for who looks around.
     mail: AtomicBool,
-    /// The reporter is at work on what it took before: mail makes no difference to it now.
-    working: AtomicBool,
+    /// The reporter waits for mail, and not for its sink or its source: polling it helps.
+    waiting: AtomicBool,
     /// Of the tasks that were handed over.
     times: Mutex<Times>,
 }
@@ -49,7 +49,7 @@ impl<T, R> Default for Pile<T, R> {
 
 impl<T, R> Reports<T, R> {
     pub(super) fn new() -> Self {
-        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false), working: AtomicBool::new(false), times: Mutex::new(Times::new()) }
+        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false), waiting: AtomicBool::new(false), times: Mutex::new(Times::new()) }
     }
 
     /// Takes finished tasks for the sink, and settlements of what goes back unfinished. Both are drained.
@@ -61,9 +61,9 @@ impl<T, R> Reports<T, R> {
         self.mail.store(true, Ordering::Release);
     }
 
-    /// Whether something may be waiting for the reporter.
+    /// Whether something may be waiting for the reporter, and the reporter for something.
     pub(super) fn has_mail(&self) -> bool {
-        self.mail.load(Ordering::Relaxed) && !self.working.load(Ordering::Relaxed)
+        self.waiting.load(Ordering::Relaxed) && self.mail.load(Ordering::Relaxed)
     }
 
     pub(super) fn times(&self) -> MutexGuard<'_, Times> {
@@ -73,7 +73,7 @@ impl<T, R> Reports<T, R> {
     fn poll_take(&self, pile: &mut Pile<T, R>, cx: &mut Context<'_>) -> Poll<()> {
         self.mail.store(false, Ordering::Relaxed);
         let taken = self.mailbox.poll_take(pile, true, cx);
-        self.working.store(taken.is_ready(), Ordering::Relaxed);
+        self.waiting.store(taken.is_pending(), Ordering::Relaxed);
         taken
     }
 

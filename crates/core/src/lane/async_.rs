@@ -8,6 +8,8 @@
 //! the others are woken when work piles up or when a loop is held up by a handler that computes or blocks.
 
 mod pending;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
@@ -35,10 +37,13 @@ use crate::{
 };
 use pending::Pending;
 
-/// Attempts that a loop takes from the queue at once.
+/// Attempts that a loop starts in one turn, and that it polls.
 const TAKE: usize = 64;
-/// Attempts that wait behind a full take before a second loop is woken for them.
-const SPREAD: usize = 64;
+/// Attempts that a loop takes from the queue at once. Few, because those behind one that computes or blocks wait for it; what is still in the queue,
+/// another loop may take.
+const SIP: usize = 8;
+/// Attempts that wait in the queue before a second loop is woken for them.
+const SPREAD: usize = 120;
 /// A turn that lasts longer is held up; new work goes to another loop.
 const LONG_TURN: Duration = Duration::from_micros(50);
 /// Turns in one poll before a loop lets other tasks of its thread go on.
@@ -173,11 +178,11 @@ impl<T, R> Shared<T, R> {
             return Taken { stop, any: false, closed: false };
         }
         queue.idle[index] = false;
-        if queue.attempts.len() <= TAKE {
+        if queue.attempts.len() <= SIP {
             // For free: `into` is empty, and the buffers change places.
             std::mem::swap(&mut queue.attempts, into);
         } else {
-            into.extend(queue.attempts.drain(..TAKE));
+            into.extend(queue.attempts.drain(..SIP));
         }
         let other = (queue.attempts.len() >= SPREAD).then(|| queue.idle.iter().position(|idle| *idle)).flatten();
         if let Some(other) = other {
@@ -357,7 +362,14 @@ impl<T: Send + 'static, R: Send + 'static> Future for Loop<T, R> {
                 this.stopped = taken.stop;
                 this.end_pending(taken.stop);
             }
-            this.start_fresh(&mut now);
+            let mut started = 0;
+            while !this.fresh.is_empty() {
+                started += this.fresh.len();
+                this.start_fresh(&mut now);
+                if started < TAKE {
+                    this.shared.take(this.index, &mut this.fresh, cx);
+                }
+            }
             let polled = this.poll_pending();
             this.look_at_deadlines(cx);
             this.state.leave();

@@ -301,7 +301,8 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             state.abandoned += ended.len();
             state.threads -= ended.len();
             if state.threads == 0 && self.abandons {
-                // Nobody is left to start what waits, unless one of the abandoned threads comes back in time.
+                // Nobody is left to start what waits, unless one of the abandoned threads comes back in time, or there may be a new one: that is tried
+                // below before anything more ends here.
                 for attempt in std::mem::take(&mut state.queue) {
                     let deadline = attempt.task.timeout.and_then(|timeout| attempt.task.admitted.checked_add(timeout));
                     match (deadline, attempt.task.timeout) {

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The work that a thread takes at once, when items are tiny.
-const CHUNK: Duration = Duration::from_micros(100);
+const CHUNK: Duration = Duration::from_micros(200);
 /// The most items in a chunk.
 const MOST: usize = 512;
 /// Items that take longer than this are measured one by one; shorter ones share what their chunk took.

@@ -18,10 +18,8 @@ use crate::{
 /// What the process lane runs for a task, and what it makes of the end.
 pub struct ProcessHandler<T, R> {
     /// The command for a task.
-    #[expect(clippy::type_complexity, reason = "a function type says it best")]
     pub command: Arc<dyn Fn(&Context, &T) -> Result<Command, TaskError> + Send + Sync>,
     /// The outcome of a command that ended on time, by itself. [`exit_outcome`] is the usual choice.
-    #[expect(clippy::type_complexity, reason = "a function type says it best")]
     pub answer: Arc<dyn Fn(&Context, T, Output) -> Outcome<R> + Send + Sync>,
     /// Between TERM and KILL for a command that passes its timeout.
     pub kill_after: Duration,

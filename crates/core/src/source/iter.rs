@@ -12,6 +12,7 @@ use futures_util::{
 use tokio::sync::Notify;
 
 use crate::{
+    cancel::CancelToken,
     error::SourceError,
     source::{Fetched, Settlement, Source},
     task::{Delivery, Options},
@@ -135,13 +136,13 @@ where
 pub struct StreamSource<T> {
     state: tokio::sync::Mutex<(BoxStream<'static, T>, u64)>,
     options: Option<OptionsOf<T>>,
-    closed: Notify,
+    closed: CancelToken,
 }
 
 impl<T> StreamSource<T> {
     /// Lends the items of this stream, in order.
     pub fn new(stream: BoxStream<'static, T>, options: Option<OptionsOf<T>>) -> Self {
-        Self { state: tokio::sync::Mutex::new((stream, 1)), options, closed: Notify::new() }
+        Self { state: tokio::sync::Mutex::new((stream, 1)), options, closed: CancelToken::new() }
     }
 }
 
@@ -150,8 +151,10 @@ impl<T: Send + 'static> Source<T> for StreamSource<T> {
         async move {
             let mut state = self.state.lock().await;
             let (stream, next) = &mut *state;
-            let closed = self.closed.notified();
-            let mut closed = std::pin::pin!(closed);
+            if self.closed.is_cancelled() {
+                return Ok(Fetched::End);
+            }
+            let mut closed = std::pin::pin!(self.closed.cancelled());
             let before = into.len();
             std::future::poll_fn(|cx| {
                 loop {
@@ -180,6 +183,6 @@ impl<T: Send + 'static> Source<T> for StreamSource<T> {
     }
 
     fn close(&self) {
-        self.closed.notify_one();
+        self.closed.cancel();
     }
 }

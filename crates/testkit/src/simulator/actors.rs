@@ -36,7 +36,7 @@ fn panic_quietly() -> ! {
 
 /// Sleeps up to so many milliseconds, half of the time not at all.
 async fn dawdle(most: u64, draw: u64) {
-    if most > 0 && draw % 2 == 0 {
+    if most > 0 && draw.is_multiple_of(2) {
         tokio::time::sleep(Duration::from_micros(draw % (most * 1000))).await;
     }
 }

@@ -1,0 +1,276 @@
+//! Signals: what ends, how, with which exit code, and that the next run goes on from there.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::{
+    io::Read,
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{Place, alive_with, finish, lives, run, signal, text, until};
+use rustix::process::Signal;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A job of `tasks` commands that run for `$MS` thousandths of a second, four at once. What a command does on SIGTERM is `$TRAP`.
+struct Job {
+    place: Place,
+    input: std::path::PathBuf,
+    script: std::path::PathBuf,
+}
+
+impl Job {
+    fn new(tasks: u64, body: &str) -> Self {
+        let place = Place::new();
+        let input = place.write("in", (1..=tasks).map(|id| format!("{id}\n")).collect::<String>());
+        let head = "say() { echo \"$*\" >>\"$LEDGER\"; }\nsay start $1 $LONGSHORE_ATTEMPT $$\n";
+        let script = place.script("task.sh", &format!("{head}{body}\nsay end $1 $LONGSHORE_ATTEMPT $$"));
+        Self { place, input, script }
+    }
+
+    fn command(&self, flags: &[&str]) -> std::process::Command {
+        let mut command = self.place.run();
+        command.arg(&self.input).args(["--name", "job", "-j", "4", "--progress", "none"]);
+        command
+            .args(if flags.contains(&"--summary") { &[][..] } else { &["--summary", "none"] })
+            .args(flags)
+            .arg("--")
+            .arg(&self.script)
+            .env("LEDGER", self.place.path("ledger"));
+        command
+    }
+
+    fn count(&self, word: &str) -> usize {
+        self.place.read("ledger").lines().filter(|line| line.starts_with(word)).count()
+    }
+
+    /// A run of which `running` tasks have started.
+    fn started(&self, running: usize, flags: &[&str]) -> Child {
+        let child = self.command(flags).spawn().unwrap();
+        until("the start of the tasks", 10 * SECOND, || self.count("start") >= running);
+        child
+    }
+
+    /// Resumes to the end, with commands that end at once, and looks whether every task is there once.
+    fn resume(&self, tasks: u64, flags: &[&str]) {
+        let (code, _, stderr) = run(self.command(flags).env("QUICK", "1"));
+        assert_eq!(code, 0, "{stderr}");
+        let journal = self.place.journal();
+        assert!((1..=tasks).all(|seq| journal.outcome(seq) == "ok"), "{:?}", journal.results.keys());
+        assert!(journal.results.values().all(|lines| lines.len() == 1) && journal.started_again.is_empty());
+        for attempts in journal.starts.values() {
+            assert_eq!(*attempts, (1..=attempts.len() as u64).collect::<Vec<_>>());
+        }
+        assert_eq!(alive_with(&format!("LEDGER={}", self.place.path("ledger").display())), []);
+    }
+}
+
+const SLEEP: &str = "[ -n \"$QUICK\" ] || sleep 0.4";
+
+#[test]
+fn one_interrupt_waits_for_what_runs_and_resuming_repeats_nothing() {
+    let job = Job::new(12, SLEEP);
+    let child = job.started(4, &["-o", "out.jsonl"]);
+    signal(&child, Signal::INT);
+    let output = finish(child, 10 * SECOND);
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert_eq!((job.count("start"), job.count("end")), (4, 4));
+    assert_eq!(job.place.journal().results.len(), 4);
+    job.resume(12, &["-o", "out.jsonl"]);
+    assert_eq!((job.count("start"), job.count("end")), (12, 12), "nothing is repeated");
+    assert_eq!(common::results(&job.place.path("out.jsonl")).len(), 12);
+}
+
+#[test]
+fn two_interrupts_end_the_children_by_term() {
+    let job = Job::new(8, "trap 'say term $1; kill $!; exit 0' TERM\n[ -n \"$QUICK\" ] || { sleep 30 & wait $!; }");
+    let child = job.started(4, &[]);
+    signal(&child, Signal::INT);
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(job.count("term"), 0);
+    let began = Instant::now();
+    signal(&child, Signal::INT);
+    let output = finish(child, 10 * SECOND);
+    assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert_eq!((job.count("term"), job.count("end")), (4, 0));
+    assert_eq!(job.place.journal().results.len(), 0, "what we ended is not finished");
+    job.resume(8, &[]);
+    assert_eq!(job.count("start"), 12);
+}
+
+#[test]
+fn three_interrupts_kill_what_ignores_term_within_a_second() {
+    let job = Job::new(8, "trap '' TERM INT\n[ -n \"$QUICK\" ] || { sleep 30; sleep 30; }");
+    let child = job.started(4, &[]);
+    let began = Instant::now();
+    for _ in 0..3 {
+        signal(&child, Signal::INT);
+        thread::sleep(Duration::from_millis(100));
+    }
+    let output = finish(child, 10 * SECOND);
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert_eq!(job.place.journal().results.len(), 0);
+    job.resume(8, &[]);
+}
+
+#[test]
+fn sigterm_drains_then_ends_after_the_grace() {
+    let job = Job::new(8, "trap 'say term $1; kill $!; exit 1' TERM\n[ -n \"$QUICK\" ] || { sleep 30 & wait $!; }");
+    let child = job.started(4, &["--grace", "400ms"]);
+    let began = Instant::now();
+    signal(&child, Signal::TERM);
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(job.count("term"), 0, "within the grace they are left alone");
+    let output = finish(child, 10 * SECOND);
+    assert!((Duration::from_millis(400)..2 * SECOND).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert_eq!(output.status.code(), Some(143), "{}", text(&output.stderr));
+    assert_eq!((job.count("start"), job.count("term")), (4, 4));
+    job.resume(8, &[]);
+}
+
+#[test]
+fn sigterm_lets_what_runs_end_within_the_grace() {
+    let job = Job::new(8, SLEEP);
+    let child = job.started(4, &["--grace", "30s"]);
+    signal(&child, Signal::TERM);
+    let output = finish(child, 10 * SECOND);
+    assert_eq!(output.status.code(), Some(143), "{}", text(&output.stderr));
+    assert_eq!((job.count("start"), job.count("end")), (4, 4));
+    job.resume(8, &[]);
+    assert_eq!(job.count("start"), 8);
+}
+
+#[test]
+fn sigterm_kills_what_ignores_it_after_the_second_patience() {
+    let job = Job::new(4, "trap '' TERM\n[ -n \"$QUICK\" ] || { sleep 30; sleep 30; }");
+    let child = job.started(4, &["--grace", "200ms", "--kill-after", "200ms"]);
+    let began = Instant::now();
+    signal(&child, Signal::TERM);
+    let output = finish(child, 10 * SECOND);
+    assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
+    assert_eq!(output.status.code(), Some(143), "{}", text(&output.stderr));
+    job.resume(4, &[]);
+}
+
+#[test]
+fn a_run_whose_tasks_all_ended_is_complete_whatever_signal_came() {
+    for signals in [Signal::INT, Signal::TERM] {
+        let job = Job::new(4, SLEEP);
+        let child = job.started(4, &[]);
+        signal(&child, signals);
+        let output = finish(child, 10 * SECOND);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let journal = job.place.journal();
+        assert_eq!(journal.ends.last().unwrap()["complete"], true);
+    }
+}
+
+#[test]
+fn a_second_run_of_the_job_is_refused_with_the_first_ones_pid() {
+    let job = Job::new(4, SLEEP);
+    let child = job.started(4, &[]);
+    let (code, stdout, stderr) = run(&mut job.command(&[]));
+    assert_eq!((code, stdout.as_str()), (75, ""), "{stderr}");
+    assert!(stderr.contains(&format!("pid {}", child.id())), "{stderr}");
+    assert_eq!(finish(child, 10 * SECOND).status.code(), Some(0));
+    job.resume(4, &[]);
+    assert_eq!(job.count("start"), 4);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_run_without_a_word() {
+    let job = Job::new(400, "echo line $1; [ -n \"$QUICK\" ] || sleep 0.01");
+    let mut child = job.command(&["--summary", "text"]).spawn().unwrap();
+    let mut first = [0u8; 5];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    // Its stdout is closed now.
+    let output = finish(child, 10 * SECOND);
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(141), ""));
+    assert!(job.count("start") < 400);
+    job.resume(400, &["--emit", "none"]);
+}
+
+#[test]
+fn sigusr1_lists_what_runs() {
+    let job = Job::new(4, "echo hello; echo step $1 of 9; sleep 0.8");
+    let child = job.started(4, &["--emit", "none"]);
+    thread::sleep(Duration::from_millis(200));
+    signal(&child, Signal::USR1);
+    let output = finish(child, 10 * SECOND);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    for id in 1..=4 {
+        let line = stderr.lines().find(|line| line.contains(&format!("#{id} "))).unwrap_or_else(|| panic!("no #{id} in {stderr}"));
+        assert!(line.contains("attempt 1") && line.contains(&format!("step {id} of 9")) && line.contains("ms"), "{line}");
+    }
+}
+
+/// More than the pipe, the output's queue and the turn of the journal take.
+fn large() -> Job {
+    Job::new(60, "[ -n \"$QUICK\" ] || head -c 1000000 /dev/zero | tr '\\000' x")
+}
+
+#[test]
+fn a_reader_that_reads_nothing_does_not_keep_an_interrupted_run() {
+    let job = large();
+    let mut child = job.command(&["--max-output", "1MiB"]).spawn().unwrap();
+    let stdout = child.stdout.take();
+    // The queue fills up, and the run comes to a halt.
+    let mut before = 0;
+    until("the halt", 20 * SECOND, || {
+        thread::sleep(Duration::from_millis(400));
+        let now = job.count("end");
+        now > 0 && std::mem::replace(&mut before, now) == now
+    });
+    let began = Instant::now();
+    for _ in 0..3 {
+        signal(&child, Signal::INT);
+        thread::sleep(Duration::from_millis(50));
+    }
+    let output = finish(child, 10 * SECOND);
+    assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
+    assert!(matches!(output.status.code(), Some(74 | 130)), "{:?} {}", output.status, text(&output.stderr));
+    drop(stdout);
+}
+
+#[test]
+fn a_reader_that_reads_nothing_does_not_keep_a_finished_run_that_is_interrupted() {
+    let job = Job::new(4, "head -c 1000000 /dev/zero | tr '\\000' x");
+    let mut child = job.command(&["--max-output", "1MiB"]).spawn().unwrap();
+    let stdout = child.stdout.take();
+    until("the end of the tasks", 10 * SECOND, || job.count("end") == 4);
+    thread::sleep(Duration::from_millis(500));
+    assert!(lives(child.id().cast_signed()), "it waits for its reader");
+    let began = Instant::now();
+    signal(&child, Signal::INT);
+    let output = finish(child, 10 * SECOND);
+    assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
+    assert!(matches!(output.status.code(), Some(74 | 130)), "{:?} {}", output.status, text(&output.stderr));
+    drop(stdout);
+    assert_eq!(job.place.journal().results.len(), 4, "the journal has them all");
+}
+
+#[test]
+fn pipe_children_that_do_not_want_to_end_are_ended_by_interrupts() {
+    let place = Place::new();
+    let child = place.script("child.sh", "trap '' TERM INT\nwhile read -r x; do echo $x; done\necho >\"$MARK\"\nwhile :; do sleep 1; done");
+    let mut command = place.run();
+    command.args(["--pipe", child.to_str().unwrap(), "-j", "2", "--summary", "none", ":::", "1", "2", "3", "4"]);
+    command.env("MARK", place.path("mark")).stdout(Stdio::null());
+    let run = command.spawn().unwrap();
+    until("the end of the children's input", 10 * SECOND, || place.path("mark").exists());
+    let began = Instant::now();
+    for _ in 0..2 {
+        thread::sleep(Duration::from_millis(50));
+        signal(&run, Signal::INT);
+    }
+    let output = finish(run, 20 * SECOND);
+    assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(alive_with(&format!("MARK={}", place.path("mark").display())), []);
+}
