@@ -111,6 +111,23 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
 
     /// A job that runs an async function which wants to know its attempt: which task, which attempt, which slot, and a token that says when nobody
     /// wants the result any more.
+    /// ```
+    /// use longshore_core::{Context, Job};
+    ///
+    /// // A loop that cleans up when nobody wants its result any more.
+    /// let collected = Job::with_context(|context: Context, n: u64| async move {
+    ///     for step in 0..n {
+    ///         if context.cancel.is_cancelled() {
+    ///             return Err("not wanted any more");
+    ///         }
+    ///         assert_eq!((context.id, context.attempt), (1, 1), "step {step}");
+    ///     }
+    ///     Ok(n)
+    /// })
+    /// .params([10])
+    /// .collect();
+    /// assert_eq!(collected.results().unwrap(), [10]);
+    /// ```
     pub fn with_context<F, Fut, A>(function: F) -> Self
     where
         F: Fn(Context, T) -> Fut + Send + Sync + 'static,
@@ -324,6 +341,21 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     }
 
     /// Adds a producer: an async function with a sender. If it fails or panics, that stands in the report; the job goes on with the others.
+    /// ```
+    /// use longshore_core::{Job, Sender};
+    ///
+    /// let report = Job::new(|n: u32| async move { Ok::<_, String>(n) })
+    ///     .params(0..10)
+    ///     .produce(|sender: Sender<u32>| async move {
+    ///         for n in 10..20 {
+    ///             sender.send(n).await.map_err(|closed| closed.to_string())?;
+    ///         }
+    ///         Err("the second half is missing".to_owned())
+    ///     })
+    ///     .run();
+    /// assert_eq!(report.ok(), 20);
+    /// assert_eq!(report.failed_producers, ["error: the second half is missing"]);
+    /// ```
     pub fn produce<F, Fut, E>(mut self, produce: F) -> Self
     where
         F: FnOnce(Sender<T>) -> Fut + Send + 'static,
@@ -411,6 +443,17 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     }
 
     /// Lets the payload travel to `on_task_complete`, as `task.task.payload`.
+    /// ```
+    /// let report = longshore_core::Job::blocking(|name: String| if name.is_empty() { Err("no name") } else { Ok(name.len()) })
+    ///     .params(["anna".to_owned(), String::new()])
+    ///     .keep_params()
+    ///     .on_task_complete(|task| {
+    ///         let name = task.task.payload.as_deref().unwrap();
+    ///         assert_eq!(task.result().copied().unwrap_or(0), name.len());
+    ///     })
+    ///     .run();
+    /// assert_eq!((report.failed(), report.callback_panics), (1, 0));
+    /// ```
     pub fn keep_params(mut self) -> Self
     where
         T: Clone,
@@ -508,6 +551,18 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let (mut done, job) = longshore_core::Job::blocking(|n: u32| Ok::<_, String>(n + 1)).params(0..5).as_completed();
+    /// let mut seen = Vec::new();
+    /// while let Some(task) = done.next().await {
+    ///     seen.push((task.id(), *task.result().unwrap()));
+    /// }
+    /// seen.sort();
+    /// assert_eq!(seen, [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]);
+    /// assert!(job.join().await.is_clean());
+    /// # });
+    /// ```
     pub fn as_completed(self) -> (AsCompleted<T, R>, RunningJob) {
         let (sink, reader) = completions();
         (reader, self.start_with_sink(|_, _| Box::new(sink)))
@@ -721,6 +776,15 @@ impl RunningJob {
 }
 
 /// What a job did: the engine's summary, and what went wrong around it.
+/// ```
+/// let report = longshore_core::Job::blocking(|n: u32| if n == 3 { Err("three") } else { Ok(n) }).params(0..10).run();
+/// assert_eq!((report.ok(), report.failed(), report.done()), (9, 1, 10));
+/// assert!(!report.is_clean());
+/// println!("{:.0} tasks/s; run p50 {:?} p99 {:?}; waited p50 {:?}", report.throughput(), report.run.p50, report.run.p99, report.wait.p50);
+/// for (reason, time) in &report.waited {
+///     println!("nothing started for {time:?}: {reason}");
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Counts by outcome, wall time, quantiles of run and wait, slots, where the time went.

@@ -3,6 +3,17 @@
 use std::time::{Duration, Instant};
 
 /// How many tasks may start in how much time.
+/// ```
+/// use std::time::Duration;
+/// use longshore_core::{Job, Rate};
+///
+/// let rate = Rate::per_second(200.0);
+/// assert_eq!(rate.interval(), Duration::from_millis(5));
+///
+/// // The first starts at once, each of the others 5 ms after the one before.
+/// let report = Job::new(|n: u32| async move { Ok::<_, String>(n) }).params(0..11).rate(rate).run();
+/// assert!(report.wall >= Duration::from_millis(50));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     /// This many …
