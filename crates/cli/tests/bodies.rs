@@ -14,7 +14,13 @@ use serde_json::Value;
 
 /// Runs a shell text for each name, with three harmless tasks between them; the result lines by name.
 fn each(place: &Place, flags: &[&str], bodies: &[(&str, &str)]) -> (i32, BTreeMap<String, Value>) {
-    let script = place.script("body.sh", &format!("case $1 in\ngood*) echo fine; exit 0;;\n{}esac", bodies.iter().map(|(name, body)| format!("{name})\n{body}\n;;\n")).collect::<String>()));
+    let script = place.script(
+        "body.sh",
+        &format!(
+            "case $1 in\ngood*) echo fine; exit 0;;\n{}esac",
+            bodies.iter().map(|(name, body)| format!("{name})\n{body}\n;;\n")).collect::<String>()
+        ),
+    );
     let mut input = String::from("good0\n");
     for (at, (name, _)) in bodies.iter().enumerate() {
         input += &format!("{name}\ngood{}\n", at + 1);
@@ -23,10 +29,15 @@ fn each(place: &Place, flags: &[&str], bodies: &[(&str, &str)]) -> (i32, BTreeMa
     let mut command = place.run();
     command.args(["in", "-j", "8", "-o", "out.jsonl", "--summary", "none", "--progress", "none"]).args(flags).arg("--").arg(&script);
     let (code, _, stderr) = run(command.env("MARK", place.dir.path()));
-    let results: BTreeMap<String, Value> = results(&place.path("out.jsonl")).into_values().map(|line| (line["task"].as_str().unwrap().to_owned(), line)).collect();
+    let results: BTreeMap<String, Value> =
+        results(&place.path("out.jsonl")).into_values().map(|line| (line["task"].as_str().unwrap().to_owned(), line)).collect();
     assert_eq!(results.len(), 2 * bodies.len() + 1, "{stderr}");
     for (name, line) in results.iter().filter(|(name, _)| name.starts_with("good")) {
-        assert_eq!((&line["outcome"], &line["value"]["stdout"], &line["attempts"]), (&"ok".into(), &"fine\n".into(), &1.into()), "{name}: {line}");
+        assert_eq!(
+            (&line["outcome"], &line["value"]["stdout"], &line["attempts"]),
+            (&"ok".into(), &"fine\n".into(), &1.into()),
+            "{name}: {line}"
+        );
     }
     assert_eq!(alive_with(&format!("MARK={}", place.dir.path().display())), [], "nothing is left behind");
     (code, results)
@@ -34,7 +45,11 @@ fn each(place: &Place, flags: &[&str], bodies: &[(&str, &str)]) -> (i32, BTreeMa
 
 fn says(results: &BTreeMap<String, Value>, name: &str, outcome: &str, kind: &str, code: Option<i64>) {
     let line = &results[name];
-    assert_eq!((line["outcome"].as_str(), line["error"]["kind"].as_str(), line["error"]["code"].as_i64()), (Some(outcome), Some(kind), code), "{name}: {line}");
+    assert_eq!(
+        (line["outcome"].as_str(), line["error"]["kind"].as_str(), line["error"]["code"].as_i64()),
+        (Some(outcome), Some(kind), code),
+        "{name}: {line}"
+    );
 }
 
 #[test]
@@ -161,7 +176,8 @@ done"#,
     command.args(["--retries", "1", "--backoff", "fixed:10ms", "--pipe", child.to_str().unwrap()]);
     let (code, _, stderr) = run(command.env("MARK", place.dir.path()));
     assert_eq!(code, 1, "{stderr}");
-    let results: BTreeMap<String, Value> = results(&place.path("out.jsonl")).into_values().map(|line| (line["task"].as_str().unwrap().to_owned(), line)).collect();
+    let results: BTreeMap<String, Value> =
+        results(&place.path("out.jsonl")).into_values().map(|line| (line["task"].as_str().unwrap().to_owned(), line)).collect();
     assert_eq!(results.len(), 2 * bodies.len());
     for at in 0..bodies.len() {
         let line = &results[&format!("good{at}")];

@@ -86,7 +86,8 @@ fn can_trace() -> bool {
     if !has_tool("strace") {
         return false;
     }
-    let works = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    let works =
+        Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
     works || skipped("strace may not trace here")
 }
 
@@ -152,7 +153,9 @@ fn death_at_any_system_call_loses_nothing() {
         totals.2 += finished.len() as u64;
     });
     let (runs, died, finished) = totals.into_inner().unwrap();
-    println!("files: SIGKILL at {runs} system calls, {died} runs died of it, {finished} tasks had finished; 0 lost, 0 torn, 0 finished again");
+    println!(
+        "files: SIGKILL at {runs} system calls, {died} runs died of it, {finished} tasks had finished; 0 lost, 0 torn, 0 finished again"
+    );
     assert!(died > 0);
 }
 
@@ -236,7 +239,8 @@ echo $code $again"#;
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-c", script, "sh", &format!("{}k", 4 * pages), common::BIN]);
         command.current_dir(job.place.dir.path()).env("LEDGER", job.place.path("ledger")).env("HOME", job.place.dir.path());
-        let output = finish(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), Duration::from_secs(60));
+        let output =
+            finish(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), Duration::from_secs(60));
         let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
         let (code, again) = stdout.trim().split_once(' ').unwrap_or_else(|| panic!("{pages} pages: {stderr}"));
         assert_eq!(again, "0", "{pages} pages: {stderr}");
@@ -246,7 +250,11 @@ echo $code $again"#;
         }
         let journal = |name: &str| {
             let state = fs::read_dir(job.place.path(name).join("state")).into_iter().flatten().flatten().map(|entry| entry.path());
-            state.filter(|path| path.extension().is_some_and(|end| end == "jsonl")).map(|path| Journal::read(&path)).next().unwrap_or_default()
+            state
+                .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
+                .map(|path| Journal::read(&path))
+                .next()
+                .unwrap_or_default()
         };
         let (full, grown) = (journal("full"), journal("grown"));
         assert!(!full.torn, "{pages} pages: it was cut back to whole lines");
@@ -267,7 +275,23 @@ echo $code $again"#;
 fn a_device_that_is_full_ends_with_74_and_the_journal_has_what_ran() {
     let place = Place::new();
     let mut command = place.run();
-    command.args(["--name", "full", "-j", "2", "--summary", "none", "-o", "/dev/full", "--emit", "jsonl", "--", "sh", "-c", "sleep 0.05; echo {}", ":::"]);
+    command.args([
+        "--name",
+        "full",
+        "-j",
+        "2",
+        "--summary",
+        "none",
+        "-o",
+        "/dev/full",
+        "--emit",
+        "jsonl",
+        "--",
+        "sh",
+        "-c",
+        "sleep 0.05; echo {}",
+        ":::",
+    ]);
     command.args((0..40).map(|id| id.to_string()));
     let (code, _, stderr) = run(&mut command);
     assert_eq!(code, 74, "{stderr}");
@@ -298,7 +322,8 @@ mkdir disk; mount -t tmpfs none disk && mkdir disk/state && mount -o remount,ro 
 ls state"#;
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", script, "sh", common::BIN]).current_dir(place.dir.path()).env("HOME", place.dir.path());
-    let output = finish(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), Duration::from_secs(30));
+    let output =
+        finish(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(), Duration::from_secs(30));
     if output.status.code() == Some(99) {
         skipped("a disk cannot be mounted here");
         return;
@@ -337,7 +362,16 @@ fn the_refused_second_start_of_a_job_does_not_hide_it_from_resume() {
     let job = |flags: &[&str]| {
         let mut command = place.run();
         command.args(["-o", "out.jsonl", "-j", "1", "--summary", "none"]).args(flags);
-        command.args(["--", "sh", "-c", "[ {} = 2 ] && [ ! -e two ] && { : >two; kill -KILL $PPID; sleep 9; }; echo {} >>ran", ":::", "1", "2", "3"]);
+        command.args([
+            "--",
+            "sh",
+            "-c",
+            "[ {} = 2 ] && [ ! -e two ] && { : >two; kill -KILL $PPID; sleep 9; }; echo {} >>ran",
+            ":::",
+            "1",
+            "2",
+            "3",
+        ]);
         finish(command.spawn().unwrap(), Duration::from_secs(20))
     };
     assert_eq!(job(&[]).status.code(), None, "it kills its run");
@@ -359,7 +393,12 @@ fn a_job_that_is_another_one_now_is_refused() {
     };
     assert_eq!(job(&[], &["echo", "a{}"]).0, 0);
     let before = place.read("out.jsonl");
-    for (flags, words) in [(&[][..], &["echo", "b{}"][..]), (&["--shell"], &["echo", "a{}"]), (&["--key", "{}"], &["echo", "a{}"]), (&["--stdin", "{}"], &["echo", "a{}"])] {
+    for (flags, words) in [
+        (&[][..], &["echo", "b{}"][..]),
+        (&["--shell"], &["echo", "a{}"]),
+        (&["--key", "{}"], &["echo", "a{}"]),
+        (&["--stdin", "{}"], &["echo", "a{}"]),
+    ] {
         let (code, stdout, stderr) = job(flags, words);
         assert_eq!((code, stdout.as_str()), (7, ""), "{flags:?} {words:?}: {stderr}");
         assert!(stderr.contains("--fresh"), "{stderr}");

@@ -186,7 +186,12 @@ fn every_bad_record_fails_with_its_line_and_the_good_one_behind_it_runs() {
             let good = results.values().filter(|line| line["outcome"] == "ok" && line.to_string().contains("GOOD")).count();
             assert_eq!(good, records.len(), "{}: {stderr}", case.input);
             if !bad {
-                assert!(results.values().all(|line| line["outcome"] == "ok"), "{}: {:?}", case.input, results.values().find(|line| line["outcome"] != "ok"));
+                assert!(
+                    results.values().all(|line| line["outcome"] == "ok"),
+                    "{}: {:?}",
+                    case.input,
+                    results.values().find(|line| line["outcome"] != "ok")
+                );
                 continue;
             }
             let failed: Vec<_> = results.values().filter(|line| line["outcome"] != "ok").collect();
@@ -219,7 +224,9 @@ fn every_bad_record_fails_with_its_line_and_the_good_one_behind_it_runs() {
 
 #[test]
 fn a_byte_order_mark_at_the_beginning_is_none_of_the_record() {
-    for (name, input, words) in [("a.jsonl", "\u{feff}{\"id\":\"x\"}\n", "{id}"), ("a.csv", "\u{feff}id,n\nx,1\n", "{id}"), ("a.txt", "\u{feff}x\n", "{}")] {
+    for (name, input, words) in
+        [("a.jsonl", "\u{feff}{\"id\":\"x\"}\n", "{id}"), ("a.csv", "\u{feff}id,n\nx,1\n", "{id}"), ("a.txt", "\u{feff}x\n", "{}")]
+    {
         let place = Place::new();
         place.write(name, input);
         let (code, stdout, stderr) = run(place.run().args([name, "--summary", "none", "--", "printf", "%s", words]));
@@ -264,7 +271,22 @@ fn a_line_of_a_gigabyte_takes_no_memory() {
         let place = Place::new();
         let mut zero = Command::new("head").args(["-c", &(size << 20).to_string(), "/dev/zero"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut command = place.run();
-        command.args(["--format", format, "--max-record", "1MiB", "-o", "out.jsonl", "--summary", "none", "--progress", "none", "--", "printf", "%s", "{#}"]);
+        command.args([
+            "--format",
+            format,
+            "--max-record",
+            "1MiB",
+            "-o",
+            "out.jsonl",
+            "--summary",
+            "none",
+            "--progress",
+            "none",
+            "--",
+            "printf",
+            "%s",
+            "{#}",
+        ]);
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let (mut from, mut to) = (zero.stdout.take().unwrap(), child.stdin.take().unwrap());
         let feeder = thread::spawn(move || {

@@ -349,6 +349,7 @@ pub(crate) mod tests {
             retried: 330,
             ok_retried: 312,
             remaining: 0,
+            durable: true,
             sittings: 2,
             wall: Duration::from_secs(103),
             rate_per_s: 97.1,

@@ -168,6 +168,7 @@ impl Ready {
 
         let tally = Arc::new(Tally::default());
         let outbox = engine::outbox();
+        let (queue, results) = (self.plan.queue(), self.plan.result_queue());
         let what = Arc::new(self.plan.what);
         let intake_error = Arc::new(Mutex::new(None));
         let intake = Intake {
@@ -237,7 +238,6 @@ impl Ready {
             }),
             epoch,
         };
-        let queue = 2 * self.plan.concurrency;
         let fixed = match self.plan.timeout {
             Some(Timeout::Fixed(limit)) => Some(limit),
             _ => None,
@@ -249,7 +249,7 @@ impl Ready {
                 rate: self.plan.rate,
                 limits: self.plan.limits,
                 parking: 1000,
-                results: queue,
+                results,
             },
             lane: self.plan.lane,
             retry: Arc::new(self.plan.retry),
@@ -457,7 +457,7 @@ async fn unshared(journal: Arc<Journal>) -> Option<Journal> {
 
 /// `--max-fail` and `--until-ok`, looked at when a task ends, so that not one more starts.
 fn stop_rules(args: &RunArgs, index: &Index, tell: mpsc::UnboundedSender<Why>) -> Option<Enough> {
-    let (max_fail, until_ok) = (args.max_fail.clone(), args.until_ok);
+    let (max_fail, until_ok) = (args.max_fail, args.until_ok);
     if max_fail.is_none() && until_ok.is_none() {
         return None;
     }

@@ -326,13 +326,7 @@ impl Asked {
 
     fn poll_stdout(&self, timeout: Duration) -> std::io::Result<[bool; 2]> {
         let child = &self.child;
-        ready(
-            [
-                child.stdout.as_ref().map(|pipe| (pipe.as_fd(), Interest::Read)),
-                Some((child.end_fd(), Interest::Read)),
-            ],
-            Some(timeout),
-        )
+        ready([child.stdout.as_ref().map(|pipe| (pipe.as_fd(), Interest::Read)), Some((child.end_fd(), Interest::Read))], Some(timeout))
     }
 
     /// Ends the child, and says what became of the record.
