@@ -362,16 +362,7 @@ fn the_refused_second_start_of_a_job_does_not_hide_it_from_resume() {
     let job = |flags: &[&str]| {
         let mut command = place.run();
         command.args(["-o", "out.jsonl", "-j", "1", "--summary", "none"]).args(flags);
-        command.args([
-            "--",
-            "sh",
-            "-c",
-            "[ {} = 2 ] && [ ! -e two ] && { : >two; kill -KILL $PPID; sleep 9; }; echo {} >>ran",
-            ":::",
-            "1",
-            "2",
-            "3",
-        ]);
+        command.args(["--", "sh", "-c", "[ {} = 2 ] && [ ! -e two ] && { : >two; while [ ! -s out.jsonl ]; do sleep 0.01; done; kill -KILL $PPID; sleep 9; }; echo {} >>ran", ":::", "1", "2", "3"]);
         finish(command.spawn().unwrap(), Duration::from_secs(20))
     };
     assert_eq!(job(&[]).status.code(), None, "it kills its run");

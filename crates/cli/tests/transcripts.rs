@@ -7,6 +7,8 @@
 //!
 //! `LONGSHORE_BLESS=1` writes what was printed into the files, `LONGSHORE_CASES=jobs,config` runs only those.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "transcripts/server.rs"]
 mod server;
 

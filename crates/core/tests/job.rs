@@ -1,5 +1,7 @@
 //! What a job promises: producers, queues, callbacks, reports.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use std::{
