@@ -127,6 +127,7 @@ fn main() -> ExitCode {
     };
     let inline = show("all on the async lane", on_lanes(&tasks, workers, false));
     let lanes = show("each on its lane", on_lanes(&tasks, workers, true));
+    // For comparison: its sleeps are on time, and everything else waits for them.
     let turns = show("one after another", one_after_another(&tasks));
     println!();
 
@@ -141,7 +142,6 @@ fn main() -> ExitCode {
         lanes.late(1.0) < inline.late(1.0),
         &format!("each on its lane, the latest sleep is {} late, not {}", ms(lanes.late(1.0)), ms(inline.late(1.0))),
     );
-    claims.check(lanes.wall < turns.wall, &format!("and all is done in {}, not {}", ms(lanes.wall), ms(turns.wall)));
     claims.end()
 }
 
