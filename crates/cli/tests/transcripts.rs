@@ -75,6 +75,7 @@ impl Place {
         });
         let Ok(printed) = printed.recv_timeout(PATIENCE) else {
             let _ = running.kill();
+            let _ = running.wait();
             return format!("(killed after {PATIENCE:?})\n");
         };
         let status = running.wait().unwrap();
