@@ -27,7 +27,7 @@ use serde_json::value::RawValue;
 const TAIL: usize = 4096;
 
 /// How long the first answer of a child is held back, to see whether another line follows that nobody asked for.
-const GREETING: Duration = Duration::from_millis(20);
+const GREETING: Duration = Duration::from_millis(100);
 
 /// What a `--pipe` child may do.
 #[derive(Clone, Debug)]
