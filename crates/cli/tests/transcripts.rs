@@ -7,6 +7,8 @@
 //!
 //! `LONGSHORE_BLESS=1` writes what was printed into the files, `LONGSHORE_CASES=jobs,config` runs only those.
 
+#![expect(clippy::unwrap_used, reason = "all of it is a test")]
+
 #[path = "transcripts/server.rs"]
 mod server;
 

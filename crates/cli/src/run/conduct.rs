@@ -481,7 +481,7 @@ async fn unshared(journal: Arc<Journal>) -> Option<Journal> {
 
 /// `--max-fail` and `--until-ok`, looked at when a task ends, so that not one more starts.
 fn stop_rules(args: &RunArgs, index: &Index, tell: mpsc::UnboundedSender<Why>) -> Option<Enough> {
-    let (max_fail, until_ok) = (args.max_fail.clone(), args.until_ok);
+    let (max_fail, until_ok) = (args.max_fail, args.until_ok);
     if max_fail.is_none() && until_ok.is_none() {
         return None;
     }
