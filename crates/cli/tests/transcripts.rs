@@ -74,7 +74,7 @@ impl Place {
             let _ = send.send(bytes);
         });
         let Ok(printed) = printed.recv_timeout(PATIENCE) else {
-            let _ = running.kill();
+            let _ = running.kill().and_then(|()| running.wait());
             return format!("(killed after {PATIENCE:?})\n");
         };
         let status = running.wait().unwrap();
