@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, time::Duration};
 
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use longshore_cli::{
     commands::{bench, config as config_command, jobs, run, shell},
@@ -33,7 +34,7 @@ struct Global {
     /// Colours: auto, always or never
     #[arg(long, global = true, default_value = "auto", value_parser = ColorMode::parse)]
     color: ColorMode,
-    /// JSON instead of tables
+    /// JSON instead of tables and summaries
     #[arg(long, global = true)]
     json: bool,
 }
@@ -264,7 +265,7 @@ fn validate(name: &str, value: &str) -> Result<(), String> {
     let argv = ["longshore", "run", "--noop", &format!("--{name}={value}")].map(OsString::from);
     match Cli::command().try_get_matches_from(argv) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == clap::error::ErrorKind::ValueValidation => Err(error.to_string()),
+        Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) => Err(run::sentence(&error)),
         // Switches, unknown names and combinations are somebody else's business.
         Err(_) => Ok(()),
     }

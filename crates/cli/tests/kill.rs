@@ -200,9 +200,8 @@ fn round(number: u64, seed: u64, totals: &Mutex<Totals>) -> Place {
             }
         }
     }
-    // A kill meets as many as run at once, and as many again, twice at most, that have ended and whose result lines are not written yet. They may
-    // have to wait for a later sitting to be repeated.
-    if repeated > 3 * WIDE * kills {
+    // A slot is free when the result of its last task is in the journal, so a kill meets no more unwritten ones than run at once.
+    if repeated > WIDE * kills {
         fail(&format!("{repeated} repeated after {kills} kills"));
     }
     let journal = place.journal();

@@ -275,9 +275,7 @@ fn assert_blocked_callback(workers: usize, results: usize, handlers: usize) {
     });
 }
 
-/// Known: while the first callback blocks, it blocks the task that also fetches, so that no more run than the first fetch brought.
 #[test]
-#[ignore = "known: a callback that blocks at its first call stops fetching, too"]
 fn a_blocked_callback_holds_no_worker_although_the_result_queue_is_larger_than_the_work_queue() {
     assert_blocked_callback(2, 100, 1);
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::run::{
     journal::{
-        JobError, StateDir,
+        Index, JobError, StateDir,
         file::read,
         format::{Header, is_failure},
         state::{JobInfo, JobState},
@@ -102,33 +103,9 @@ pub fn list(state: &StateDir) -> Result<Vec<Row>, JobError> {
 /// # Errors
 /// When there is none, or its journal cannot be read.
 pub fn show(state: &StateDir, job: &str) -> Result<Details, JobError> {
-    #[derive(Deserialize)]
-    struct Failed {
-        error: Option<Kind>,
-        outcome: String,
-    }
-    #[derive(Deserialize)]
-    struct Kind {
-        kind: String,
-        code: Option<i64>,
-    }
     let info = state.find(job)?;
     let contents = read(&info.path)?;
-    let mut failures: BTreeMap<String, u64> = BTreeMap::new();
-    each_current(&info, |word, line| {
-        if is_failure(word)
-            && let Ok(failed) = serde_json::from_slice::<Failed>(line)
-        {
-            let class = match failed.error {
-                Some(Kind { kind, code: Some(code) }) => format!("{kind} {code}"),
-                Some(Kind { kind, code: None }) => kind,
-                None => failed.outcome,
-            };
-            *failures.entry(class).or_default() += 1;
-        }
-        Ok(())
-    })?;
-    let mut failures: Vec<_> = failures.into_iter().collect();
+    let mut failures = failures(&info.path, contents.len, &contents.index)?;
     failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     // The command line is left out: it may hold what nobody else should see, and `what` says the same without that.
     let Header { inputs, cwd, key_rule, .. } = info.header.clone();
@@ -140,6 +117,39 @@ pub fn show(state: &StateDir, job: &str) -> Result<Details, JobError> {
     }
     let journal = info.path.display().to_string();
     Ok(Details { row: row(&info), inputs, cwd, key_rule, sittings: contents.sittings, outputs, journal, failures })
+}
+
+/// Failed tasks of a journal by kind of error and number, in the order of their names.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn failures(journal: &Path, len: u64, index: &Index) -> Result<Vec<(String, u64)>, JobError> {
+    #[derive(Deserialize)]
+    struct Failed {
+        error: Option<Kind>,
+        outcome: String,
+    }
+    #[derive(Deserialize)]
+    struct Kind {
+        kind: String,
+        code: Option<i64>,
+    }
+    let mut failures: BTreeMap<String, u64> = BTreeMap::new();
+    let read = crate::run::output::each_current(journal, len, index, |_, head, line| {
+        if is_failure(head.outcome)
+            && let Ok(failed) = serde_json::from_slice::<Failed>(line)
+        {
+            let class = match failed.error {
+                Some(Kind { kind, code: Some(code) }) => format!("{kind} {code}"),
+                Some(Kind { kind, code: None }) => kind,
+                None => failed.outcome,
+            };
+            *failures.entry(class).or_default() += 1;
+        }
+        Ok(())
+    });
+    read.map_err(|error| JobError::Io { path: journal.to_owned(), cause: error.to_string() })?;
+    Ok(failures.into_iter().collect())
 }
 
 /// What to run so that a job's failed tasks run again.

@@ -2,10 +2,14 @@
 
 use std::{ffi::OsString, io::Write};
 
-use clap::{ArgMatches, FromArgMatches, parser::ValueSource};
+use clap::{
+    ArgMatches, FromArgMatches,
+    error::{ContextKind, ContextValue},
+    parser::ValueSource,
+};
 
 use crate::{
-    config::{Config, Sources},
+    config::{Config, RunSettings, Sources},
     progress::ColorMode,
     run::{
         RunError,
@@ -77,7 +81,10 @@ pub fn asked(
         rest.extend(command.iter().map(OsString::from));
     }
     full.extend(rest.iter().cloned());
-    let matches = parse(&full).map_err(usage)?;
+    let matches = match parse(&full) {
+        Ok(matches) => matches,
+        Err(error) => return Err(blame(error, &settings)),
+    };
     let matches = matches.subcommand_matches("run").ok_or_else(|| usage("this is not a run"))?;
     let mut args = RunArgs::from_arg_matches(matches).map_err(usage)?;
     let mut stored_words: Vec<String> = full[verb + 1..].iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -93,7 +100,30 @@ pub fn asked(
         }
     }
     args.words = words;
+    if matches.get_flag("json") && matches.value_source("summary") != Some(ValueSource::CommandLine) {
+        args.summary = "json".to_owned();
+    }
     Ok(Asked { args, config, words: stored_words })
+}
+
+/// A flag that clap does not take: where the configuration set it that is what the message names; else it is clap's own.
+fn blame(error: clap::Error, settings: &RunSettings) -> RunError {
+    let flag = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(flag)) => flag.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default().to_owned(),
+        _ => String::new(),
+    };
+    match settings.get(&flag) {
+        Some(setting) => usage(format!("{}: `{flag}`: {}", setting.origin, sentence(&error))),
+        None => error.exit(),
+    }
+}
+
+/// What is wrong with a flag's value, in one line.
+pub fn sentence(error: &clap::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => source.to_string(),
+        None => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+    }
 }
 
 /// The stored command line of a job, with the flags of this one behind.

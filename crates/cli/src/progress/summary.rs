@@ -23,6 +23,8 @@ pub struct Summary {
     pub ok_retried: u64,
     /// Tasks that have not run, when the run stopped early; 0 when it is complete.
     pub remaining: u64,
+    /// More may remain: the input was not read to its end, and nobody knows how long it is.
+    pub at_least: bool,
     /// How often the job was started.
     pub sittings: u32,
     /// Time that the sittings took together.
@@ -79,8 +81,8 @@ pub enum Waited {
     Results,
     /// The next attempt's time.
     Backoff,
-    /// The machine's load or memory.
-    Load,
+    /// Somebody's word, or the machine's load or memory.
+    Pause,
 }
 
 impl Waited {
@@ -92,7 +94,7 @@ impl Waited {
             Waited::Key => "key",
             Waited::Results => "result handling",
             Waited::Backoff => "backoff",
-            Waited::Load => "load",
+            Waited::Pause => "a pause",
         }
     }
 
@@ -104,7 +106,7 @@ impl Waited {
             Waited::Key => "a finer key lets more run at once; -j does not help",
             Waited::Results => "results are the bottleneck; a faster disk or --emit none, not -j",
             Waited::Backoff => "failures cost the time; see the errors",
-            Waited::Load => "the machine is full; -j does not help",
+            Waited::Pause => "it was paused, or the machine was full; -j does not help",
         }
     }
 }
@@ -168,7 +170,7 @@ impl Summary {
         if self.finished() > 0 {
             out += &self.outcomes(color);
         }
-        if self.ran() > 0 {
+        if self.run.max > Duration::ZERO {
             let run = &self.run;
             // Writing to a String cannot fail; so it is in the rest of this file.
             let _ = write!(
@@ -198,6 +200,10 @@ impl Summary {
     fn heading(&self, color: bool) -> String {
         if self.remaining > 0 {
             let again = if self.durable { format!("  continue: longshore run --resume {}", self.name) } else { String::new() };
+            if self.at_least {
+                let (done, left) = (text::count(self.finished()), text::count(self.remaining));
+                return format!(" {}  {done} done; at least {left} more to go.{again}\n", paint(color, BOLD, "stopped"));
+            }
             return format!(
                 " {}  {} of {} done; {} {}.{again}\n",
                 paint(color, BOLD, "stopped"),
@@ -351,6 +357,8 @@ pub(crate) mod tests {
             remaining: 0,
             durable: true,
             sittings: 2,
+            at_least: false,
+            durable: true,
             wall: Duration::from_secs(103),
             rate_per_s: 97.1,
             width: 50,

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     io::Write,
     os::fd::AsFd,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
@@ -18,6 +19,7 @@ use longshore_core::{
 use tokio::sync::mpsc;
 
 use crate::{
+    commands::jobs::failures,
     progress::{self, ColorMode, Progress, RateMeter, Snapshot, summary::Waited, view::State},
     run::{
         RunError,
@@ -138,7 +140,13 @@ impl Ready {
         let (index, before, lock, journal_file) = match self.job {
             None => (Arc::new(Index::default()), None, None, None),
             Some(job) => {
-                let before = Before { resumed: job.resumed, sitting: job.sitting, name: job.header.name.clone() };
+                let before = Before {
+                    resumed: job.resumed,
+                    sitting: job.sitting,
+                    name: job.header.name.clone(),
+                    spent: job.spent,
+                    errors: (job.journal.path().to_owned(), job.journal.len()),
+                };
                 (job.index, Some(before), Some(job.lock), Some(job.journal))
             }
         };
@@ -278,6 +286,7 @@ impl Ready {
             concurrency: self.plan.concurrency,
             median,
             total: None,
+            active: 0,
             meter: RateMeter::default(),
             interrupts: 0,
             terminated: false,
@@ -343,8 +352,18 @@ impl Ready {
         let mut summary = left.summary(&name, &self.id, all, sittings, remaining);
         (summary.retried, summary.ok_retried) = tally.retried();
         summary.failed_by_error = tally.errors();
+        if let Some(before) = before.as_ref().filter(|before| before.resumed) {
+            summary.wall += before.spent;
+            summary.rate_per_s = summary.finished() as f64 / summary.wall.as_secs_f64().max(f64::EPSILON);
+            if index.failed() > 0 {
+                let ((path, len), index) = (before.errors.clone(), index.clone());
+                let earlier = tokio::task::spawn_blocking(move || failures(&path, len, &index)).await;
+                add_up(&mut summary.failed_by_error, earlier.ok().and_then(Result::ok).unwrap_or_default());
+            }
+        }
         summary.width = u32::try_from(self.plan.concurrency).unwrap_or(u32::MAX);
         summary.durable = journaled;
+        summary.at_least = !ended && left.total.is_none();
         summary.pace = self.args.rate.map(|rate| rate.to_string());
         summary.waited.retain(|(waited, _)| *waited != Waited::Slots || what.is_http());
         summary.results = self.plan.output.file.clone().filter(|_| regular).map(|path| {
@@ -423,6 +442,10 @@ struct Before {
     resumed: bool,
     sitting: u32,
     name: Option<String>,
+    /// The time that earlier sittings took.
+    spent: Duration,
+    /// The journal, and how long it was before this sitting: what failed earlier is in there.
+    errors: (PathBuf, u64),
 }
 
 /// What a resumed job has behind it, and how much is left if that is known.
@@ -440,6 +463,15 @@ fn resume_words(name: &str, id: &str, retry: bool, index: &Index, total: Option<
         units::show_count(open),
         if open == 1 { "was" } else { "were" },
     )
+}
+
+fn add_up(sums: &mut Vec<(String, u64)>, more: Vec<(String, u64)>) {
+    for (class, count) in more {
+        match sums.iter_mut().find(|(known, _)| *known == class) {
+            Some((_, sum)) => *sum += count,
+            None => sums.push((class, count)),
+        }
+    }
 }
 
 /// The journal, once all others have let go of it.

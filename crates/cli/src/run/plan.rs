@@ -171,7 +171,7 @@ impl Plan {
             args: Vec::new(),
             cwd: std::env::current_dir().map_or_else(|_| String::new(), |dir| dir.display().to_string()),
         };
-        let output = output(args, &what);
+        let output = output(args, &what)?;
         let rules = Rules {
             condition,
             key,
@@ -267,7 +267,18 @@ fn input_options(args: &RunArgs) -> Result<InputOptions, RunError> {
     })
 }
 
-fn output(args: &RunArgs, what: &What) -> OutputSpec {
+/// The fields of a result line.
+const FIELDS: [&str; 13] =
+    ["job", "seq", "key", "n", "task", "outcome", "attempts", "wait_ms", "run_ms", "started", "slot", "value", "error"];
+
+fn output(args: &RunArgs, what: &What) -> Result<OutputSpec, RunError> {
+    for field in &args.fields {
+        let first = field.split('.').next().unwrap_or_default();
+        if !FIELDS.contains(&first) {
+            return Err(usage(format!("--fields: a result line has no `{first}`; it has {}", FIELDS.join(", "))));
+        }
+    }
+
     let jsonl_file = args.output.as_ref().is_some_and(|path| path.extension().is_some_and(|ext| ext == "jsonl"));
     let emit = match args.emit.as_deref() {
         Some("jsonl") => Emit::Jsonl,
@@ -276,7 +287,7 @@ fn output(args: &RunArgs, what: &What) -> OutputSpec {
         None if matches!(what, What::Command(_)) && !jsonl_file && args.fields.is_empty() => Emit::Raw,
         None => Emit::Jsonl,
     };
-    OutputSpec {
+    Ok(OutputSpec {
         file: args.output.clone(),
         emit,
         only: args.only.as_deref().map(|only| if only == "ok" { Only::Ok } else { Only::Failed }),
@@ -284,7 +295,7 @@ fn output(args: &RunArgs, what: &What) -> OutputSpec {
         tag: args.tag,
         ordered_from: args.ordered.then_some(args.skip + 1),
         failed_out: args.failed_out.clone(),
-    }
+    })
 }
 
 /// Checks every record before anything runs.

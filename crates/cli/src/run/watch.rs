@@ -54,6 +54,8 @@ pub(super) struct Left {
     pub(super) facts: Facts,
     pub(super) wall: Duration,
     pub(super) words: Vec<String>,
+    /// About how many records the input has.
+    pub(super) total: Option<u64>,
 }
 
 #[derive(Default)]
@@ -77,6 +79,8 @@ pub(super) struct Watch<'a> {
     /// With `--timeout 300%`: the share, and who ends what runs already.
     pub(super) median: Option<(f64, Arc<Overdue>)>,
     pub(super) total: Option<u64>,
+    /// Attempts that ran at the last look.
+    pub(super) active: usize,
     pub(super) meter: RateMeter,
     pub(super) interrupts: u32,
     pub(super) terminated: bool,
@@ -109,6 +113,7 @@ impl Watch<'_> {
         let mut job_limit = std::pin::pin!(sleep_or_never(self.args.job_timeout));
         let mut grace = std::pin::pin!(sleep_or_never(None));
         let mut reader = std::pin::pin!(sleep_or_never(None));
+        let mut giving_up = false;
         let engine = loop {
             tokio::select! {
                 biased;
@@ -116,7 +121,10 @@ impl Watch<'_> {
                 Some(why) = told.recv() => self.stop_because(why),
                 Some(()) = hear(int) => {
                     if self.interrupt() {
-                        reader.set(sleep_or_never(Some(PATIENCE)));
+                        // Once: further signals must not give the reader more time.
+                        if !std::mem::replace(&mut giving_up, true) {
+                            reader.set(sleep_or_never(Some(PATIENCE)));
+                        }
                     }
                 }
                 // Nothing runs any more, but results wait for a reader that takes none of them: they stay in the journal.
@@ -170,7 +178,10 @@ impl Watch<'_> {
         while let Ok(why) = told.try_recv() {
             self.stop_because(why);
         }
-        Left { engine, facts: self.facts, wall: began.elapsed(), words: self.words }
+        if let Some(estimate) = estimate.filter(tokio::task::JoinHandle::is_finished) {
+            self.total = estimate.await.ok().flatten();
+        }
+        Left { total: self.total, engine, facts: self.facts, wall: began.elapsed(), words: self.words }
     }
 
     async fn look(&mut self) {
@@ -183,6 +194,7 @@ impl Watch<'_> {
             overdue.set(limit);
             overdue.end_children(&snapshot.running, self.children, self.args.kill_after);
         }
+        self.active = snapshot.active;
         let view = self.view(&snapshot, Instant::now());
         if let Some(progress) = &mut *self.progress.lock().unwrap_or_else(PoisonError::into_inner) {
             progress.update(&view, Instant::now());
@@ -200,8 +212,7 @@ impl Watch<'_> {
         let total = if self.counts.ended.load(Ordering::Acquire) {
             Some(self.counts.read.load(Ordering::Relaxed) - left_out)
         } else {
-            let take = self.args.take.unwrap_or(u64::MAX);
-            self.total.map(|total| total.saturating_sub(self.args.skip).min(take).saturating_sub(left_out).max(done))
+            self.total.map(|total| total.saturating_sub(left_out).max(done))
         };
         let slow = snapshot.running.first().filter(|task| task.age >= self.args.slow);
         let gate = snapshot.waiting.iter().filter(|(reason, _)| {
@@ -270,12 +281,16 @@ impl Watch<'_> {
         match self.interrupts {
             1 => {
                 self.drain();
-                self.say(" stopping: no new tasks; waiting for those that run (Ctrl-C again to end them)");
+                self.say(&format!(" stopping: no new tasks, {} running (Ctrl-C again to end them)", self.active));
             }
             2 => {
                 self.handle.stop(Stop::Soft);
-                let children = if running > 0 { format!(" {running} children") } else { String::new() };
-                self.say(&format!(" ending{children} what runs (Ctrl-C again to kill)").replace("  ", " "));
+                let children = match running {
+                    0 => String::new(),
+                    1 => ": 1 child".to_owned(),
+                    _ => format!(": {running} children"),
+                };
+                self.say(&format!(" ending what runs{children} (Ctrl-C again to kill)"));
             }
             _ => self.handle.stop(Stop::Hard),
         }
@@ -377,7 +392,13 @@ impl Left {
     pub(super) fn remaining(&self, read: u64, counts: &Counts, mine: [u64; Word::ALL.len()], ended: bool) -> u64 {
         let done_here: u64 = Word::ALL.iter().filter(|word| **word != Word::Cancelled).map(|word| mine[*word as usize]).sum();
         let known = read.saturating_sub(counts.finished.load(Ordering::Relaxed)).saturating_sub(done_here);
-        if ended { known } else { known.max(1) }
+        if ended {
+            return known;
+        }
+        // What was not read is known from the estimate alone.
+        let left_out = counts.left_out.load(Ordering::Relaxed);
+        let rest = self.total.map_or(0, |total| total.saturating_sub(left_out + counts.finished.load(Ordering::Relaxed) + done_here));
+        known.max(rest).max(1)
     }
 
     pub(super) fn summary(&self, name: &str, id: &str, counts: [u64; Word::ALL.len()], sittings: u32, remaining: u64) -> Summary {
@@ -429,7 +450,7 @@ fn waited_for(reason: &Reason) -> Option<Waited> {
         Reason::Results { capacity: 0 } => Waited::Slots,
         Reason::Results { .. } => Waited::Results,
         Reason::Backoff { .. } => Waited::Backoff,
-        Reason::Paused => Waited::Load,
+        Reason::Paused => Waited::Pause,
         _ => return None,
     })
 }

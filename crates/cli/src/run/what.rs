@@ -417,7 +417,8 @@ fn env_pair(pair: &str, shape: &Shape) -> Result<(OsString, Expr), String> {
     if name.is_empty() || name.contains('\0') {
         return Err(format!("--env {pair}: `{name}` is not a name of a variable"));
     }
-    let expr = Expr::parse(expr, shape).map_err(|error| format!("--env {name}: {error}"))?;
+    let expr =
+        Expr::parse(expr, shape).map_err(|error| format!("--env {name}: {error} (a text of its own is written {{{{ '{expr}' }}}})"))?;
     Ok((name.into(), expr))
 }
 

@@ -1,7 +1,8 @@
 //! Result handlers: a callback for each finished task, behind the job's result queue.
 //!
-//! A quick callback is called where results arrive. One that turns out slow gets threads of its own (as many as there are handlers), so that it holds up
-//! neither the runtime nor settlement; the result queue then fills, and when it is full workers wait.
+//! Callbacks begin on threads of their own (as many as there are handlers), so that a slow one, even one that never returns, holds up neither the
+//! runtime nor fetching nor settlement; the result queue then fills, and when it is full workers wait. A single handler that has proved quick is
+//! called where results arrive, which saves handing them over; if it becomes slow it goes back to its thread.
 
 use std::{
     collections::VecDeque,
@@ -28,6 +29,10 @@ use crate::{
 const QUICK: Duration = Duration::from_millis(2);
 /// How many times in a row.
 const STRIKES: u32 = 3;
+/// So many callbacks in a row, none of which took longer than [`PROMPT`], prove that they are quick.
+const PROOF: u32 = 64;
+/// The longest that a callback may take for that. Longer than a thread is set aside for on a quiet machine would be no proof.
+const PROMPT: Duration = Duration::from_micros(200);
 
 /// Called for each finished task, once.
 pub type OnTaskComplete<T, R> = Arc<dyn Fn(&Finished<T, R>) + Send + Sync>;
@@ -81,19 +86,20 @@ struct State<T, R> {
     busy: usize,
     threads: usize,
     closed: bool,
+    /// Callbacks in a row that were prompt.
+    prompt: u32,
 }
 
 impl<T: Send + 'static, R: Send + 'static> Callbacks<T, R> {
     /// Calls `callback` for each finished task, with at most `handlers` calls at once (1: in turn, never overlapping), then hands the task to `then`.
-    /// With several handlers the callbacks start out on threads.
     pub fn new(callback: Option<OnTaskComplete<T, R>>, then: Option<Then<T, R>>, handlers: usize, panics: Arc<Panics>) -> Self {
-        let threaded = callback.is_some() && handlers > 1;
+        let threaded = callback.is_some();
         Self {
             shared: Arc::new(Shared {
                 callback,
                 then,
                 panics,
-                state: Mutex::new(State { queue: VecDeque::new(), room: None, busy: 0, threads: 0, closed: false }),
+                state: Mutex::new(State { queue: VecDeque::new(), room: None, busy: 0, threads: 0, closed: false, prompt: 0 }),
                 wake: Condvar::new(),
                 idle: Notify::new(),
             }),
@@ -174,18 +180,30 @@ impl<T, R> Shared<T, R> {
             state.busy += 1;
             let room = state.room.clone();
             drop(state);
+            let began = Instant::now();
             self.handle(finished);
+            let prompt = began.elapsed() <= PROMPT;
             if let Some(room) = room {
                 room.release(1);
             }
             state = self.lock();
             state.busy -= 1;
+            state.prompt = if prompt { state.prompt.saturating_add(1) } else { 0 };
         }
     }
 }
 
 impl<T: Send + 'static, R: Send + 'static> Sink<T, R> for Callbacks<T, R> {
     fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<T, R>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
+        if self.threaded && self.handlers == 1 {
+            let mut state = self.shared.lock();
+            // Only when nothing is left on the thread: callbacks stay in turn.
+            if state.prompt >= PROOF && state.queue.is_empty() && state.busy == 0 {
+                state.prompt = 0;
+                self.threaded = false;
+                self.strikes = 0;
+            }
+        }
         if self.threaded {
             self.accept_on_threads(batch, room);
         } else {

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     error::{JobError, JournalError, cause, free_bytes},
-    format::{End, Header, Line, OutputFile, Sitting, VERSION, parse},
+    format::{End, Header, Line, OutputFile, Sitting, VERSION, millis_between, parse, time_text},
     index::Index,
 };
 
@@ -46,6 +46,8 @@ pub struct Contents {
     pub end: Option<End>,
     /// Length of all whole lines.
     pub len: u64,
+    /// The time that all sittings took together, in milliseconds; the last one counts to the journal's last change if it did not end in order.
+    pub spent_ms: u64,
 }
 
 impl JournalFile {
@@ -143,6 +145,7 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
     let mut contents: Option<Contents> = None;
     let mut lines = Lines::open(path, 0).map_err(|error| JobError::io(path, "cannot open", &error))?;
     let mut number = 0;
+    let mut began = String::new();
     let broken = |line: u64, why: String| JobError::Broken { path: path.to_owned(), line, why };
     while let Some((at, line)) = lines.next().map_err(|error| JobError::io(path, "cannot read", &error))? {
         number += 1;
@@ -154,6 +157,7 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
                 return Err(broken(1, why));
             }
             let index = Index::default();
+            began.clone_from(&header.started);
             contents = Some(Contents {
                 header: *header,
                 index,
@@ -162,6 +166,7 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
                 outputs: Vec::new(),
                 end: None,
                 len: line.len() as u64,
+                spent_ms: 0,
             });
             continue;
         };
@@ -175,8 +180,13 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
             }
             Line::Result(head) => this.index.result(&head, at),
             Line::Output(output) => this.outputs.push(output),
-            Line::End(end) => this.end = Some(end),
+            Line::End(end) => {
+                this.spent_ms += millis_between(&began, &end.end);
+                this.end = Some(end);
+            }
             Line::Sitting(sitting) => {
+                this.spent_ms = sitting.spent_ms;
+                began = sitting.started;
                 this.sittings = sitting.sitting;
                 if sitting.retry {
                     this.retried = true;
@@ -184,6 +194,11 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
                 }
             }
         }
+    }
+    if let Some(this) = contents.as_mut().filter(|this| this.end.is_none())
+        && let Ok(changed) = path.metadata().and_then(|meta| meta.modified())
+    {
+        this.spent_ms += millis_between(&began, &time_text(changed));
     }
     contents.ok_or_else(|| broken(1, "the journal has no whole first line".to_owned()))
 }

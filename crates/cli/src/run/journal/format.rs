@@ -59,6 +59,9 @@ pub struct Sitting {
     /// Failed tasks became unfinished here (`--retry-failed`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retry: bool,
+    /// The time that the sittings before this one took together, in milliseconds.
+    #[serde(default)]
+    pub spent_ms: u64,
 }
 
 /// A line that says that a file belongs to the job.
@@ -178,9 +181,20 @@ pub fn is_failure(word: Word) -> bool {
 
 /// Now, as journals write it.
 pub fn now() -> String {
+    time_text(SystemTime::now())
+}
+
+/// A time, as journals write it.
+pub fn time_text(time: SystemTime) -> String {
     let mut text = Vec::with_capacity(24);
-    Stamp::default().push(&mut text, SystemTime::now());
+    Stamp::default().push(&mut text, time);
     String::from_utf8(text).unwrap_or_default()
+}
+
+/// The time between two texts of [`now`], in milliseconds; 0 if they are none.
+pub fn millis_between(from: &str, to: &str) -> u64 {
+    let at = |text: &str| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond);
+    at(from).zip(at(to)).and_then(|(from, to)| u64::try_from(to - from).ok()).unwrap_or(0)
 }
 
 /// Where a result line stands in a buffer, and what is needed to pass it on without reading it again.

@@ -86,6 +86,8 @@ pub struct OpenJob {
     pub outputs: Vec<OutputFile>,
     /// How the last sitting ended, if it did in order.
     pub end: Option<End>,
+    /// The time that earlier sittings took together.
+    pub spent: Duration,
 }
 
 impl OpenJob {
@@ -221,7 +223,18 @@ impl StateDir {
         };
         let journal = JournalFile::create(&self.path, &header)?;
         let index = Arc::new(Index::default());
-        Ok(OpenJob { header, lock, journal, index, sitting: 1, resumed: false, retried: false, outputs: Vec::new(), end: None })
+        Ok(OpenJob {
+            header,
+            lock,
+            journal,
+            index,
+            sitting: 1,
+            resumed: false,
+            retried: false,
+            outputs: Vec::new(),
+            end: None,
+            spent: Duration::ZERO,
+        })
     }
 
     fn resume(&self, id: &str, lock: JobLock, spec: &JobSpec, begin: &Begin) -> Result<OpenJob, JobError> {
@@ -244,9 +257,10 @@ impl StateDir {
         }
         let index = Arc::new(index);
         let sitting = contents.sittings + 1;
-        journal.stage(&Sitting { sitting, started: now(), retry });
+        journal.stage(&Sitting { sitting, started: now(), retry, spent_ms: contents.spent_ms });
+        let spent = Duration::from_millis(contents.spent_ms);
         let retried = contents.retried || retry;
-        Ok(OpenJob { header, lock, journal, index, sitting, resumed: true, retried, outputs: contents.outputs, end: contents.end })
+        Ok(OpenJob { header, lock, journal, index, sitting, resumed: true, retried, outputs: contents.outputs, end: contents.end, spent })
     }
 
     /// The existing job that a run goes on with; `None` for a new one.
