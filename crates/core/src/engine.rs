@@ -1,4 +1,4 @@
-//! The engine: source → gate → lane → sink → settle. **The hot loop is [`Engine::run`].**
+//! The engine: source → gate → lane → sink → settle. **The hot loop is `Engine::run`.**
 //!
 //! One loop owns all state. It awaits nothing but its mailbox and the next time at which the gate may open; it never runs user code, never touches
 //! the network and never waits for a sink. Around it: the pump (`engine/pump.rs`) fetches for the room that it is told, the reporter

@@ -6,6 +6,14 @@ use std::{any::Any, borrow::Cow, fmt, sync::Arc, time::Duration};
 ///
 /// The kind is a short lower-case word ("status", "exit", "connect", "invalid", …) that [`RetryOn`](crate::RetryOn) matches; the code is the number
 /// that belongs to it (an HTTP status, an exit code). One pointer wide, so that outcomes stay small.
+/// ```
+/// use longshore_core::{Again, TaskError};
+///
+/// let error = TaskError::new("status", "Service Unavailable").with_code(503).with_tail("try later");
+/// assert_eq!((error.kind(), error.code(), error.to_string().as_str()), ("status", Some(503), "status 503: Service Unavailable"));
+/// assert_eq!(TaskError::invalid("no price").again(), Again::Never);
+/// assert_eq!(TaskError::from("whatever").kind(), "error");
+/// ```
 #[derive(Clone)]
 pub struct TaskError(Box<Body>);
 

@@ -102,6 +102,19 @@ pub struct Refusal {
 }
 
 /// A limit by value: at most so many tasks of one value at once, and a pace for each value.
+/// ```
+/// use std::sync::Arc;
+/// use longshore_core::{Job, Limit, Options};
+///
+/// // At most two at a time of each host; the other hosts go on.
+/// let per_host = Limit { name: "host".into(), concurrency: Some(2), rate: None };
+/// let report = Job::new(|url: &'static str| async move { Ok::<_, String>(url.len()) })
+///     .limits(vec![per_host])
+///     .options_of(|url| Options { limits: vec![(0, Arc::from(url.split('/').next().unwrap_or("")))], ..Options::default() })
+///     .params(["a.example/1", "a.example/2", "a.example/3", "b.example/1"])
+///     .run();
+/// assert_eq!(report.ok(), 4);
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limit {
     /// Its name, for people.

@@ -43,6 +43,7 @@ use crate::{
 /// Tasks that may wait in the line of one busy lane, key or value while others pass.
 const PARKING: usize = 1_000;
 
+type Choose<T, O> = Box<dyn Fn(&T) -> O + Send + Sync>;
 type Produce<T> = Box<dyn FnOnce(Sender<T>) -> BoxFuture<'static, Result<(), TaskError>> + Send>;
 type OnJobComplete = Box<dyn FnOnce(&Report) + Send>;
 type MakeLane<T, R> = Box<dyn FnOnce(&Outbox<T, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<T, R>> + Send>;
@@ -80,7 +81,9 @@ pub struct Job<T, R> {
     results: Option<usize>,
     handlers: usize,
     producers: Vec<Producer<T>>,
-    options: Option<OptionsOf<T>>,
+    options: Option<Choose<T, Options>>,
+    lane_of: Option<Choose<T, LaneKind>>,
+    key_of: Option<Choose<T, Arc<str>>>,
     rate: Option<Rate>,
     limits: Vec<Limit>,
     retry: RetryPolicy,
@@ -108,6 +111,23 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
 
     /// A job that runs an async function which wants to know its attempt: which task, which attempt, which slot, and a token that says when nobody
     /// wants the result any more.
+    /// ```
+    /// use longshore_core::{Context, Job};
+    ///
+    /// // A loop that cleans up when nobody wants its result any more.
+    /// let collected = Job::with_context(|context: Context, n: u64| async move {
+    ///     for step in 0..n {
+    ///         if context.cancel.is_cancelled() {
+    ///             return Err("not wanted any more");
+    ///         }
+    ///         assert_eq!((context.id, context.attempt), (1, 1), "step {step}");
+    ///     }
+    ///     Ok(n)
+    /// })
+    /// .params([10])
+    /// .collect();
+    /// assert_eq!(collected.results().unwrap(), [10]);
+    /// ```
     pub fn with_context<F, Fut, A>(function: F) -> Self
     where
         F: Fn(Context, T) -> Fut + Send + Sync + 'static,
@@ -151,6 +171,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             handlers: 1,
             producers: Vec::new(),
             options: None,
+            lane_of: None,
+            key_of: None,
             rate: None,
             limits: Vec::new(),
             retry: RetryPolicy::NONE,
@@ -241,20 +263,65 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// What tasks want differently from the job, told from their payload: another lane, a key, a timeout, a retry policy.
+    /// What a task wants differently from the job, told from its payload: another lane, a key, a timeout, a retry policy.
+    ///
+    /// [`lane_of`](Job::lane_of) and [`order_by`](Job::order_by) set their field on top of it, whichever is called first.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use longshore_core::{Job, Options};
+    ///
+    /// // Large numbers get more time.
+    /// let report = Job::new(|n: u64| async move { Ok::<_, String>(n * 2) })
+    ///     .options_of(|n| Options { timeout: Some(Duration::from_millis(if *n > 5 { 500 } else { 100 })), ..Options::default() })
+    ///     .params(1..=10)
+    ///     .run();
+    /// assert_eq!(report.ok(), 10);
+    /// ```
     pub fn options_of(mut self, options: impl Fn(&T) -> Options + Send + Sync + 'static) -> Self {
-        self.options = Some(Box::new(move |payload| Some(Box::new(options(payload)))));
+        self.options = Some(Box::new(options));
         self
     }
 
     /// Which lane a task runs on. A lane that the job has no function for is that task's failure.
-    pub fn lane_of(self, lane: impl Fn(&T) -> LaneKind + Send + Sync + 'static) -> Self {
-        self.options_of(move |payload| Options { lane: Some(lane(payload)), ..Options::default() })
+    ///
+    /// ```
+    /// use longshore_core::{Job, LaneKind};
+    ///
+    /// // One queue, two lanes: even numbers wait, odd numbers compute.
+    /// let collected = Job::new(|n: u64| async move { Ok::<_, String>(n) })
+    ///     .on_cpu(|_, n| Ok::<_, String>((1..=n).product()))
+    ///     .lane_of(|n| if n % 2 == 0 { LaneKind::Async } else { LaneKind::Cpu })
+    ///     .params(1..=5)
+    ///     .collect();
+    /// assert_eq!(collected.results().unwrap(), [1, 2, 6, 4, 120]);
+    /// ```
+    pub fn lane_of(mut self, lane: impl Fn(&T) -> LaneKind + Send + Sync + 'static) -> Self {
+        self.lane_of = Some(Box::new(lane));
+        self
     }
 
     /// Tasks of equal keys never overlap and keep their order; others pass them.
-    pub fn order_by(self, key: impl Fn(&T) -> Arc<str> + Send + Sync + 'static) -> Self {
-        self.options_of(move |payload| Options { key: Some(key(payload)), ..Options::default() })
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use longshore_core::Job;
+    ///
+    /// let seen = Arc::new(Mutex::new(Vec::new()));
+    /// let log = seen.clone();
+    /// Job::blocking(move |(account, change): (&'static str, i32)| {
+    ///     log.lock().unwrap().push((account, change));
+    ///     Ok::<_, String>(())
+    /// })
+    /// .order_by(|(account, _)| (*account).into())
+    /// .params([("anna", 1), ("bert", 7), ("anna", 2), ("anna", 3)])
+    /// .run();
+    /// let anna: Vec<i32> = seen.lock().unwrap().iter().filter(|(who, _)| *who == "anna").map(|(_, change)| *change).collect();
+    /// assert_eq!(anna, [1, 2, 3]);
+    /// ```
+    pub fn order_by(mut self, key: impl Fn(&T) -> Arc<str> + Send + Sync + 'static) -> Self {
+        self.key_of = Some(Box::new(key));
+        self
     }
 
     /// Adds a producer: an iterator, lazy and, if it likes, without end. It is asked on the runtime's threads as long as it is quick.
@@ -274,6 +341,21 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     }
 
     /// Adds a producer: an async function with a sender. If it fails or panics, that stands in the report; the job goes on with the others.
+    /// ```
+    /// use longshore_core::{Job, Sender};
+    ///
+    /// let report = Job::new(|n: u32| async move { Ok::<_, String>(n) })
+    ///     .params(0..10)
+    ///     .produce(|sender: Sender<u32>| async move {
+    ///         for n in 10..20 {
+    ///             sender.send(n).await.map_err(|closed| closed.to_string())?;
+    ///         }
+    ///         Err("the second half is missing".to_owned())
+    ///     })
+    ///     .run();
+    /// assert_eq!(report.ok(), 20);
+    /// assert_eq!(report.failed_producers, ["error: the second half is missing"]);
+    /// ```
     pub fn produce<F, Fut, E>(mut self, produce: F) -> Self
     where
         F: FnOnce(Sender<T>) -> Fut + Send + 'static,
@@ -318,7 +400,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// Capacity of the result queue. Default: 2 × workers. When it is full, workers wait.
+    /// Capacity of the result queue. Default: 2 × workers. When it is full, workers wait, each with one result in its hands: while the handler takes
+    /// nothing, exactly as many tasks run as there are workers and places.
     pub fn result_queue(mut self, capacity: usize) -> Self {
         self.results = Some(capacity);
         self
@@ -360,6 +443,17 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     }
 
     /// Lets the payload travel to `on_task_complete`, as `task.task.payload`.
+    /// ```
+    /// let report = longshore_core::Job::blocking(|name: String| if name.is_empty() { Err("no name") } else { Ok(name.len()) })
+    ///     .params(["anna".to_owned(), String::new()])
+    ///     .keep_params()
+    ///     .on_task_complete(|task| {
+    ///         let name = task.task.payload.as_deref().unwrap();
+    ///         assert_eq!(task.result().copied().unwrap_or(0), name.len());
+    ///     })
+    ///     .run();
+    /// assert_eq!((report.failed(), report.callback_panics), (1, 0));
+    /// ```
     pub fn keep_params(mut self) -> Self
     where
         T: Clone,
@@ -457,6 +551,18 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let (mut done, job) = longshore_core::Job::blocking(|n: u32| Ok::<_, String>(n + 1)).params(0..5).as_completed();
+    /// let mut seen = Vec::new();
+    /// while let Some(task) = done.next().await {
+    ///     seen.push((task.id(), *task.result().unwrap()));
+    /// }
+    /// seen.sort();
+    /// assert_eq!(seen, [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]);
+    /// assert!(job.join().await.is_clean());
+    /// # });
+    /// ```
     pub fn as_completed(self) -> (AsCompleted<T, R>, RunningJob) {
         let (sink, reader) = completions();
         (reader, self.start_with_sink(|_, _| Box::new(sink)))
@@ -474,7 +580,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             make.map(|make| make(&outbox, self.clock, &runtime, size))
         });
         let failures = Failures::default();
-        let source = source(self.producers, self.options, queue_capacity.max(1), &failures, &runtime);
+        let options = options_of(self.options, self.lane_of, self.key_of);
+        let source = source(self.producers, options, queue_capacity.max(1), &failures, &runtime);
         let panics = Arc::new(Panics::default());
         let config = EngineConfig {
             gate: GateConfig {
@@ -499,6 +606,23 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         let running = Engine::start(config, source, lanes, sink, outbox, self.events, &runtime);
         RunningJob { running, failures, panics, on_job_complete: self.on_job_complete }
     }
+}
+
+/// One function from what a job was told about its tasks: the fields that stand alone on top of the rest.
+fn options_of<T: 'static>(
+    all: Option<Choose<T, Options>>,
+    lane: Option<Choose<T, LaneKind>>,
+    key: Option<Choose<T, Arc<str>>>,
+) -> Option<OptionsOf<T>> {
+    if all.is_none() && lane.is_none() && key.is_none() {
+        return None;
+    }
+    Some(Box::new(move |payload| {
+        let mut options = all.as_ref().map(|all| all(payload)).unwrap_or_default();
+        options.lane = lane.as_ref().map(|lane| lane(payload)).or(options.lane);
+        options.key = key.as_ref().map(|key| key(payload)).or(options.key);
+        Some(Box::new(options))
+    }))
 }
 
 impl<T: Send + 'static> Job<T, Output> {
@@ -652,6 +776,15 @@ impl RunningJob {
 }
 
 /// What a job did: the engine's summary, and what went wrong around it.
+/// ```
+/// let report = longshore_core::Job::blocking(|n: u32| if n == 3 { Err("three") } else { Ok(n) }).params(0..10).run();
+/// assert_eq!((report.ok(), report.failed(), report.done()), (9, 1, 10));
+/// assert!(!report.is_clean());
+/// println!("{:.0} tasks/s; run p50 {:?} p99 {:?}; waited p50 {:?}", report.throughput(), report.run.p50, report.run.p99, report.wait.p50);
+/// for (reason, time) in &report.waited {
+///     println!("nothing started for {time:?}: {reason}");
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Counts by outcome, wall time, quantiles of run and wait, slots, where the time went.
@@ -712,5 +845,72 @@ impl<R> Collected<R> {
                 other => Err((place, other.error().unwrap_or_else(|| TaskError::new("lost", "no outcome")))),
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lane_the_key_and_the_other_options_of_a_task_add_up_in_any_order() {
+        let limit = Duration::from_secs(7);
+        let all: Choose<u8, Options> =
+            Box::new(move |_| Options { timeout: Some(limit), lane: Some(LaneKind::Blocking), ..Options::default() });
+        let told = options_of(Some(all), None, Some(Box::new(|n| n.to_string().into()))).expect("something was told");
+        let options = told(&3).expect("each task has options");
+        assert_eq!((options.timeout, options.lane, options.key.as_deref()), (Some(limit), Some(LaneKind::Blocking), Some("3")));
+
+        for job in [
+            Job::blocking(|_: u8| Ok::<_, String>(LaneKind::Blocking)).lane_of(|_| LaneKind::Cpu).order_by(|_| "one".into()),
+            Job::blocking(|_: u8| Ok::<_, String>(LaneKind::Blocking)).order_by(|_| "one".into()).lane_of(|_| LaneKind::Cpu),
+        ] {
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let running = Arc::new(Mutex::new(()));
+            let log = seen.clone();
+            let report = job
+                .on_cpu(move |context, n| {
+                    let _alone = running.try_lock().map_err(|_| "two tasks of one key overlap")?;
+                    log.lock().unwrap().push(n);
+                    Ok::<_, &str>(context.lane)
+                })
+                .params(0..50)
+                .on_task_complete(|task| assert_eq!(task.result(), Some(&LaneKind::Cpu)))
+                .run();
+            assert!(report.is_clean(), "{report:?}");
+            assert_eq!(*seen.lock().unwrap(), (0..50).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_queue_holds_no_more_because_its_tasks_have_options() {
+        let (sender, job) = Job::blocking(|_: u8| Ok::<_, String>(())).lane_of(|_| LaneKind::Blocking).sender(2);
+        let rate = Rate { count: 1.0, per: Duration::from_secs(3600), burst: 1 };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let running = job.workers(1).queue(0).rate(rate).start();
+        let mut taken = 0;
+        // One runs, one waits for the gate with the free worker, two are in the queue; given time, no more.
+        for _ in 0..60 {
+            taken += u32::from(sender.try_send(0).is_ok());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(taken, 4);
+        drop(sender);
+        running.handle().drain();
+        assert_eq!(runtime.block_on(running.join()).ok(), 1);
+    }
+
+    #[test]
+    fn what_a_task_was_sent_with_stands_before_what_the_job_says() {
+        let (sender, job) = Job::blocking(|_: u8| Ok::<_, String>(LaneKind::Blocking)).lane_of(|_| LaneKind::Blocking).sender(2);
+        let job = job.on_cpu(|_, _| Ok::<_, String>(LaneKind::Cpu));
+        crate::block_on::block_on(async {
+            let cpu = Options { lane: Some(LaneKind::Cpu), ..Options::default() };
+            sender.send_with(1, Some(cpu)).await.unwrap();
+            sender.send(2).await.unwrap();
+        });
+        drop(sender);
+        assert_eq!(job.collect().results().unwrap(), [LaneKind::Cpu, LaneKind::Blocking]);
     }
 }

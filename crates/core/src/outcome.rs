@@ -5,6 +5,23 @@ use std::{fmt, time::Duration};
 use crate::error::TaskError;
 
 /// How one attempt ended. Every started attempt ends in exactly one of these.
+/// A handler may return one itself, for example to ask for another attempt:
+///
+/// ```
+/// use std::time::Duration;
+/// use longshore_core::{Context, Job, Outcome, RetryPolicy, TaskError};
+///
+/// let collected = Job::with_context(|context: Context, n: u32| async move {
+///     match context.attempt {
+///         1 => Outcome::Retry { after: Some(Duration::from_millis(1)), why: TaskError::new("status", "not yet").with_code(202) },
+///         attempt => Outcome::Ok(n * attempt),
+///     }
+/// })
+/// .params([21])
+/// .retry(RetryPolicy::times(3))
+/// .collect();
+/// assert_eq!(collected.results().unwrap(), [42]);
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Outcome<R> {

@@ -5,6 +5,24 @@ use std::time::Duration;
 use crate::outcome::Outcome;
 
 /// How often, how long after, and on which errors a task is tried again.
+/// ```
+/// use std::{sync::atomic::{AtomicU32, Ordering}, time::Duration};
+/// use longshore_core::{Backoff, ErrorClass, Job, RetryOn, RetryPolicy, TaskError};
+///
+/// let calls = AtomicU32::new(0);
+/// let report = Job::blocking(move |_: &str| match calls.fetch_add(1, Ordering::Relaxed) {
+///     0 | 1 => Err(TaskError::new("status", "busy").with_code(503)),
+///     _ => Ok("here you are"),
+/// })
+/// .params(["a page"])
+/// .retry(RetryPolicy {
+///     backoff: Backoff::Fixed(Duration::from_millis(1)),
+///     on: RetryOn::Only(vec![ErrorClass::parse("status:5xx").unwrap()]),
+///     ..RetryPolicy::times(5)
+/// })
+/// .run();
+/// assert_eq!((report.ok(), report.retries), (1, 2));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetryPolicy {
     /// Attempts after the first one.

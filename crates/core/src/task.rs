@@ -63,6 +63,8 @@ impl fmt::Display for LaneKind {
 pub struct Receipt(pub u64);
 
 /// What one task wants differently from its job. A task that wants nothing carries none.
+/// See [`Job::options_of`](crate::Job::options_of) for an example; a sender can say it for one task with
+/// [`Sender::send_with`](crate::Sender::send_with).
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The lane to run on; the job's when absent.

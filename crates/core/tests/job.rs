@@ -1,5 +1,7 @@
 //! What a job promises: producers, queues, callbacks, reports.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod common;
 
 use std::{
@@ -171,7 +173,7 @@ async fn drained_waits_for_all_that_was_sent_also_for_handlers_that_panic() {
     for ordered in [false, true] {
         let job = Job::new(|n: u32| async move {
             tokio::time::sleep(100 * MS).await;
-            assert!(n % 2 == 0, "odd");
+            assert!(n.is_multiple_of(2), "odd");
             Ok::<_, TaskError>(n)
         });
         let job = if ordered { job.order_by(|n| n.to_string().into()) } else { job };
@@ -187,6 +189,25 @@ async fn drained_waits_for_all_that_was_sent_also_for_handlers_that_panic() {
         let report = running.join().await;
         assert_eq!((report.ok(), report.count(Word::Panicked)), (2, 2));
     }
+}
+
+/// Known: with several producers a queue's tasks are moved to the job's own queue, and count as settled from then on.
+#[tokio::test(start_paused = true)]
+#[ignore = "known: with several producers `drained` waits only until the job has taken the tasks over"]
+async fn drained_waits_also_when_there_are_other_producers() {
+    let (sender, job) = Job::new(|n: u32| async move {
+        tokio::time::sleep(100 * MS).await;
+        Ok::<_, TaskError>(n)
+    })
+    .params(0..2)
+    .sender(10);
+    let began = tokio::time::Instant::now();
+    sender.send(2).await.unwrap();
+    let running = job.start();
+    sender.drained().await.unwrap();
+    assert_eq!(began.elapsed(), 100 * MS);
+    drop(sender);
+    assert_eq!(running.join().await.ok(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,31 +245,41 @@ async fn senders_of_a_stopped_job_are_told() {
 #[test]
 fn a_blocked_callback_holds_no_worker_until_the_result_queue_is_full() {
     for (workers, results, handlers) in [(4, 8, 1), (1, 0, 1), (2, 4, 1), (3, 5, 2), (2, 100, 2)] {
-        let signal = Arc::new(Signal::default());
-        let ran = Arc::new(AtomicUsize::new(0));
-        let total = workers + results + 50;
-        let (signal2, ran2, ran3) = (signal.clone(), ran.clone(), ran.clone());
-        ends(move || {
-            let open = OpenAtEnd(&signal);
-            let signal = signal2.clone();
-            let job = Job::new(move |n: usize| {
-                ran2.fetch_add(1, Ordering::SeqCst);
-                async move { Ok::<_, TaskError>(n) }
-            })
-            .params(0..total)
-            .workers(workers)
-            .result_queue(results)
-            .result_handlers(handlers)
-            .on_task_complete(move |_| signal.wait());
-            let job = std::thread::spawn(move || job.run());
-            let want = workers + results;
-            assert!(soon(|| ran3.load(Ordering::SeqCst) >= want), "{} of {want} ran", ran3.load(Ordering::SeqCst));
-            std::thread::sleep(50 * MS);
-            assert_eq!(ran3.load(Ordering::SeqCst), want, "W = {workers}, C = {results}");
-            drop(open);
-            assert_eq!(job.join().unwrap().ok(), total as u64);
-        });
+        assert_blocked_callback(workers, results, handlers);
     }
+}
+
+fn assert_blocked_callback(workers: usize, results: usize, handlers: usize) {
+    let signal = Arc::new(Signal::default());
+    let ran = Arc::new(AtomicUsize::new(0));
+    let total = workers + results + 50;
+    ends(move || {
+        let open = OpenAtEnd(&signal);
+        let (blocked, counter) = (signal.clone(), ran.clone());
+        let job = Job::new(move |n: usize| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            async move { Ok::<_, TaskError>(n) }
+        })
+        .params(0..total)
+        .workers(workers)
+        .result_queue(results)
+        .result_handlers(handlers)
+        .on_task_complete(move |_| blocked.wait());
+        let job = std::thread::spawn(move || job.run());
+        let want = workers + results;
+        assert!(soon(|| ran.load(Ordering::SeqCst) >= want), "{} of {want} ran", ran.load(Ordering::SeqCst));
+        std::thread::sleep(50 * MS);
+        assert_eq!(ran.load(Ordering::SeqCst), want, "W = {workers}, C = {results}");
+        drop(open);
+        assert_eq!(job.join().unwrap().ok(), total as u64);
+    });
+}
+
+/// Known: while the first callback blocks, it blocks the task that also fetches, so that no more run than the first fetch brought.
+#[test]
+#[ignore = "known: a callback that blocks at its first call stops fetching, too"]
+fn a_blocked_callback_holds_no_worker_although_the_result_queue_is_larger_than_the_work_queue() {
+    assert_blocked_callback(2, 100, 1);
 }
 
 #[test]

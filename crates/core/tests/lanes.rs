@@ -1,4 +1,5 @@
 //! What lanes promise through a job: timeouts, retries, panics, stalls, rates, keys.
+#![allow(clippy::unwrap_used, reason = "in tests; the lint knows only functions that are tests themselves")]
 
 mod common;
 

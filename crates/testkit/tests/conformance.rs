@@ -226,3 +226,128 @@ async fn the_process_lane_is_a_lane() {
     };
     lane::suite(MakeLane { kind: LaneKind::Process, make, many: 21, ends_late: false }).await;
 }
+
+/// A suite that cannot fail proves nothing: who breaks a contract is found out.
+mod planted {
+    use super::*;
+    use futures_util::future::BoxFuture;
+    use longshore_core::{
+        Attempt, Delivery, SinkError, SourceError, Stop,
+        sink::{Room, Sink},
+        source::{Fetched, Settlement},
+    };
+
+    /// Breaks one promise of the source inside.
+    struct Broken(Arc<dyn Source<u64>>, &'static str);
+
+    impl Source<u64> for Broken {
+        fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<u64>>) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+            let more = usize::from(self.1 == "room");
+            async move {
+                let fetched = self.0.fetch(room + more, into).await;
+                if self.1 == "order" {
+                    into.reverse();
+                }
+                fetched
+            }
+            .boxed()
+        }
+
+        fn settle<'a>(&'a self, batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>> {
+            self.0.settle(batch)
+        }
+
+        fn close(&self) {
+            if self.1 != "close" {
+                self.0.close();
+            }
+        }
+    }
+
+    struct MakeBroken(&'static str);
+
+    impl MakeSource for MakeBroken {
+        fn with(&self, tasks: u64, produced: Arc<AtomicUsize>) -> Arc<dyn Source<u64>> {
+            Arc::new(Broken(Stream.with(tasks, produced), self.0))
+        }
+
+        fn idle(&self) -> Option<Arc<dyn Source<u64>>> {
+            Stream.idle().map(|source| Arc::new(Broken(source, self.0)) as Arc<dyn Source<u64>>)
+        }
+
+        fn ahead(&self) -> usize {
+            0
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "lent, room for")]
+    async fn a_source_that_lends_more_than_there_is_room_for() {
+        source::suite(&MakeBroken("room")).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "order or number")]
+    async fn a_source_that_lends_out_of_order() {
+        source::suite(&MakeBroken("order")).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "a fetch does not end")]
+    async fn a_source_that_does_not_hear_close() {
+        source::suite(&MakeBroken("close")).await;
+    }
+
+    /// Releases some results twice, or never.
+    struct Careless(usize);
+
+    impl Sink<u64, u64> for Careless {
+        fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<u64, u64>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
+            for one in batch.drain(..) {
+                room.release(if one.id() == 1 { self.0 } else { 1 });
+            }
+            std::future::ready(Ok(())).boxed()
+        }
+
+        fn close(&mut self) -> BoxFuture<'_, Result<(), SinkError>> {
+            std::future::ready(Ok(())).boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "the job does not end")]
+    async fn a_sink_that_keeps_a_result_for_itself() {
+        sink::suite(|| Made { sink: Box::new(Careless(0)), reader: None }).await;
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "the sink panicked: more is released than was accepted")]
+    async fn a_sink_that_releases_a_result_twice() {
+        sink::suite(|| Made { sink: Box::new(Careless(2)), reader: None }).await;
+    }
+
+    /// Loses every seventh attempt.
+    struct Forgetful(Arc<dyn Lane<Ask, u32>>, AtomicUsize);
+
+    impl Lane<Ask, u32> for Forgetful {
+        fn start(&self, batch: &mut Vec<Attempt<Ask>>) {
+            batch.retain(|_| self.1.fetch_add(1, Ordering::SeqCst) % 7 != 6);
+            self.0.start(batch);
+        }
+
+        fn stop(&self, how: Stop) {
+            self.0.stop(how);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "the job does not end")]
+    async fn a_lane_that_loses_an_attempt() {
+        let make = |outbox: &_, runtime: &_| {
+            let handler = AsyncHandler::WithContext(Arc::new(|context, ask| perform_async(context, ask).boxed()));
+            let lane = Arc::new(AsyncLane::new(handler, Clone::clone(outbox), Clock::SYSTEM, runtime));
+            Arc::new(Forgetful(lane, AtomicUsize::new(0))) as Arc<dyn Lane<Ask, u32>>
+        };
+        lane::suite(MakeLane { kind: LaneKind::Async, make, many: 30, ends_late: false }).await;
+    }
+}

@@ -355,6 +355,7 @@ pub(crate) mod tests {
             retried: 330,
             ok_retried: 312,
             remaining: 0,
+            durable: true,
             sittings: 2,
             at_least: false,
             durable: true,

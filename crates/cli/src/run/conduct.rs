@@ -122,8 +122,13 @@ impl Ready {
                 }) as Around
             }),
         };
-        let output = Output::open(&self.plan.output, self.job.as_mut(), self.args.fresh, hooks)
-            .map_err(|error| RunError { code: error.exit_code(), message: error.to_string() })?;
+        let output = Output::open(&self.plan.output, self.job.as_mut(), self.args.fresh, hooks).map_err(|error| {
+            // A job that has only just begun never was: the next --resume is not about it.
+            if let Some(job) = self.job.take().filter(|job| !job.resumed) {
+                job.discard();
+            }
+            RunError { code: error.exit_code(), message: error.to_string() }
+        })?;
 
         let children = if self.plan.what.has_children() {
             let keep: Vec<_> = self.job.iter().map(|job| job.lock.as_fd()).collect();
@@ -171,6 +176,7 @@ impl Ready {
 
         let tally = Arc::new(Tally::default());
         let outbox = engine::outbox();
+        let (queue, results) = (self.plan.queue(), self.plan.result_queue());
         let what = Arc::new(self.plan.what);
         let intake_error = Arc::new(Mutex::new(None));
         let intake = Intake {
@@ -240,7 +246,6 @@ impl Ready {
             }),
             epoch,
         };
-        let queue = 2 * self.plan.concurrency;
         let fixed = match self.plan.timeout {
             Some(Timeout::Fixed(limit)) => Some(limit),
             _ => None,
@@ -252,7 +257,7 @@ impl Ready {
                 rate: self.plan.rate,
                 limits: self.plan.limits,
                 parking: 1000,
-                results: queue,
+                results,
             },
             lane: self.plan.lane,
             retry: Arc::new(self.plan.retry),
@@ -385,6 +390,9 @@ impl Ready {
                 summary.exit_code = i32::from(code);
             }
         }
+        // No child is left. A guardian that is told so goes at once, and the job is free with the end of this process and not a moment later.
+        let guard = children.clone();
+        let _ = tokio::task::spawn_blocking(move || guard.finish()).await;
         drop(lock);
         if let Some(progress) = progress.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let last = Snapshot {

@@ -26,6 +26,9 @@ use serde_json::value::RawValue;
 /// How much of a child's standard error is kept for an error.
 const TAIL: usize = 4096;
 
+/// How long the first answer of a child is held back, to see whether another line follows that nobody asked for.
+const GREETING: Duration = Duration::from_millis(20);
+
 /// What a `--pipe` child may do.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -150,7 +153,7 @@ impl Pipe {
             }
         }
         let mut new = Asked::start(self, slot)?;
-        match new.ask(line, timeout, self) {
+        match new.ask(line, timeout, self).and_then(|answer| new.only(answer)) {
             Ok(answer) => read_answer(answer, &place.insert(new).stderr),
             Err(trouble) => Err(new.fail(trouble)),
         }
@@ -310,6 +313,20 @@ impl Asked {
                 return Err(Trouble::TimedOut(limit));
             }
         }
+    }
+
+    /// The first answer of a child, if it is an answer: a program that greets its user writes that before it has read anything, and its own answer
+    /// comes right behind.
+    fn only(&mut self, answer: Vec<u8>) -> Result<Vec<u8>, Trouble> {
+        if let Ok([true, ..]) = self.poll_stdout(GREETING) {
+            self.read_stdout();
+        }
+        if self.answer.is_empty() { Ok(answer) } else { Err(Trouble::Wrong(unasked(&answer))) }
+    }
+
+    fn poll_stdout(&self, timeout: Duration) -> std::io::Result<[bool; 2]> {
+        let child = &self.child;
+        ready([child.stdout.as_ref().map(|pipe| (pipe.as_fd(), Interest::Read)), Some((child.end_fd(), Interest::Read))], Some(timeout))
     }
 
     /// Ends the child, and says what became of the record.

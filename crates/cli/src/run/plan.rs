@@ -185,9 +185,15 @@ impl Plan {
         Ok((Self { what, rules, input: input_options, lane, concurrency, lanes, rate, limits, retry, timeout, output, spec }, input))
     }
 
-    /// Capacity of the work queue and of the result queue: twice the workers.
+    /// Capacity of the work queue: twice the workers.
     pub fn queue(&self) -> usize {
         2 * self.concurrency
+    }
+
+    /// Capacity of the result queue: twice the workers. None for commands and pipes, where a slot is free only when the result of its last task is in the
+    /// journal: if the run is killed, no more tasks than run at once can have ended without the journal knowing it.
+    pub fn result_queue(&self) -> usize {
+        if self.what.has_children() { 0 } else { 2 * self.concurrency }
     }
 
     /// What the job is set to, for `--dry-run`.
@@ -196,7 +202,7 @@ impl Plan {
         for lane in LaneKind::ALL.into_iter().filter(|lane| self.lanes[*lane as usize] > 0) {
             text += &format!("   lane {lane} {}", self.lanes[lane as usize]);
         }
-        text += &format!("   work queue {}   result queue {}", self.queue(), self.queue());
+        text += &format!("   work queue {}   result queue {}", self.queue(), self.result_queue());
         if let Some(rate) = self.rate {
             text += &format!("   {}", longshore_core::Reason::Pace { rate });
         }

@@ -211,7 +211,9 @@ impl Watch<'_> {
             self.total.map(|total| total.saturating_sub(left_out).max(done))
         };
         let slow = snapshot.running.first().filter(|task| task.age >= self.args.slow);
-        let gate = snapshot.waiting.iter().filter(|(reason, _)| *reason != Reason::Empty && !matches!(reason, Reason::Concurrency { .. }));
+        let gate = snapshot.waiting.iter().filter(|(reason, _)| {
+            *reason != Reason::Empty && !matches!(reason, Reason::Concurrency { .. } | Reason::Results { capacity: 0 })
+        });
         Snapshot {
             name: self.name.to_owned(),
             job: self.id.to_owned(),
@@ -440,6 +442,8 @@ fn waited_for(reason: &Reason) -> Option<Waited> {
         Reason::Pace { .. } => Waited::Pace,
         Reason::Concurrency { .. } | Reason::Lane { .. } | Reason::Limit { .. } => Waited::Slots,
         Reason::Key { .. } => Waited::Key,
+        // Without a result queue a result holds its slot until it is written.
+        Reason::Results { capacity: 0 } => Waited::Slots,
         Reason::Results { .. } => Waited::Results,
         Reason::Backoff { .. } => Waited::Backoff,
         Reason::Paused => Waited::Pause,

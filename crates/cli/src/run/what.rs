@@ -292,6 +292,7 @@ impl Lanebuilder {
             }
             What::Pipe(plan) => {
                 let mut env = vec![("LONGSHORE_JOB".into(), self.job.into())];
+                env.extend(line_by_line());
                 for (name, value) in &plan.env {
                     // Children outlive records, so what they are told cannot depend on one.
                     let text = String::from_utf8_lossy(value.source()).into_owned();
@@ -375,6 +376,24 @@ fn told(job: &str, item: &Item, context: &Context) -> [(OsString, OsString); 4] 
         ("LONGSHORE_ATTEMPT".into(), context.attempt.to_string().into()),
         ("LONGSHORE_SLOT".into(), (context.slot + 1).to_string().into()),
     ]
+}
+
+/// Variables that let most programs write each line at once. Left to themselves they keep lines back when nobody looks at a terminal, and a child that
+/// answers line by line would never be heard: C programs through coreutils' libstdbuf where that is there, Python by its own switch.
+fn line_by_line() -> Vec<(OsString, OsString)> {
+    let mut env = vec![("PYTHONUNBUFFERED".into(), "1".into())];
+    let library = ["/usr/libexec/coreutils/libstdbuf.so", "/usr/lib/coreutils/libstdbuf.so"]
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists());
+    if let Some(library) = library {
+        let mut preload = OsString::from(library);
+        if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
+            preload.push(":");
+            preload.push(others);
+        }
+        env.extend([("LD_PRELOAD".into(), preload), ("_STDBUF_O".into(), "L".into())]);
+    }
+    env
 }
 
 /// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.

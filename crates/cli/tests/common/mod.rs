@@ -207,6 +207,10 @@ pub fn alive_with(entry: &str) -> Vec<(i32, String)> {
         let ours = environ.split(|byte| *byte == 0).any(|each| each == entry.as_bytes());
         if ours && lives(pid) {
             let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if words.is_empty() {
+                // It has just given its memory back: it is ending.
+                continue;
+            }
             found.push((pid, text(&words).replace('\0', " ")));
         }
     }

@@ -25,6 +25,28 @@ pub(crate) enum Control {
 }
 
 /// Changes and asks a running job. Clones are one handle; nothing here blocks. After the job's end it does nothing.
+/// ```
+/// use std::time::Duration;
+/// use longshore_core::{Job, Rate, Stop};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let job = Job::new(|n: u64| async move {
+///     tokio::time::sleep(Duration::from_millis(1)).await;
+///     Ok::<_, String>(n)
+/// })
+/// .params(0..) // without end
+/// .start();
+/// let handle = job.handle();
+/// handle.set_rate(Some(Rate::per_second(500.0)));
+/// handle.set_concurrency(None, 4);
+/// tokio::time::sleep(Duration::from_millis(50)).await;
+/// let now = handle.snapshot().await.expect("it runs");
+/// assert!(now.active <= 4);
+/// println!("{} done; nothing more starts now: {}", now.summary.done(), now.refusal.reason);
+/// handle.stop(Stop::Soft);
+/// assert!(job.join().await.done() > 0);
+/// # });
+/// ```
 #[derive(Clone)]
 pub struct Handle(Arc<dyn Fn(Control) + Send + Sync>);
 

@@ -3,6 +3,17 @@
 use std::time::{Duration, Instant};
 
 /// How many tasks may start in how much time.
+/// ```
+/// use std::time::Duration;
+/// use longshore_core::{Job, Rate};
+///
+/// let rate = Rate::per_second(200.0);
+/// assert_eq!(rate.interval(), Duration::from_millis(5));
+///
+/// // The first starts at once, each of the others 5 ms after the one before.
+/// let report = Job::new(|n: u32| async move { Ok::<_, String>(n) }).params(0..11).rate(rate).run();
+/// assert!(report.wall >= Duration::from_millis(50));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     /// This many …
@@ -27,9 +38,17 @@ impl Rate {
 
     /// The time between two starts.
     pub fn interval(self) -> Duration {
-        if self.count > 0.0 { self.per.div_f64(self.count) } else { Duration::MAX }
+        // A rate of nothing, or of next to nothing, has intervals whose sums must still fit an `Instant`.
+        if self.count > 0.0 {
+            Duration::try_from_secs_f64(self.per.as_secs_f64() / self.count).unwrap_or(LONGEST).min(LONGEST)
+        } else {
+            LONGEST
+        }
     }
 }
+
+/// The longest interval: for ever, for all that anybody will see.
+const LONGEST: Duration = Duration::from_secs(86_400 * 3650);
 
 /// How late a timer may wake us before the slots that it slept through are lost. Up to here the schedule holds: the slot's time lies in the past, its
 /// task starts late. Beyond, catching up would be a burst that nobody asked for.
@@ -161,6 +180,16 @@ mod tests {
         let later = base + MS * 8;
         pace.take(later);
         assert_eq!(pace.slot(later), later + MS);
+    }
+
+    #[test]
+    fn a_rate_of_next_to_nothing_gives_its_burst_and_no_more() {
+        for count in [0.0, -1.0, f64::NAN, 1e-300, 1e-9] {
+            for burst in [1, 2, 1000] {
+                let rate = Rate { count, per: Duration::from_secs(3600), burst };
+                assert_eq!(starts(rate, 1, 2000).len(), burst as usize, "{rate:?}");
+            }
+        }
     }
 
     #[test]

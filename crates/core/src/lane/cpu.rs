@@ -1,6 +1,6 @@
 //! The cpu lane: as many threads as cores, at a lower priority, so that work on the async lane stays on time.
 //!
-//! Tiny items must not pay for a hand-over each: a thread takes as many from the queue as make up about [`CHUNK`] of measured work, and reports them
+//! Tiny items must not pay for a hand-over each: a thread takes as many from the queue as make up about `CHUNK` of measured work, and reports them
 //! together. The lane tells the engine how much it wants to hold, so that long items are not taken before a thread is free for them.
 
 use std::{

@@ -119,6 +119,22 @@ impl<T: std::fmt::Debug> std::error::Error for SendError<T> {}
 pub struct Unsettled(pub u64);
 
 /// Sends tasks to a job. Clones are further producers; the queue ends when the last one is dropped.
+/// Four ways to send when the queue is full: wait, be refused, wait for a while, or displace the oldest.
+///
+/// ```
+/// use longshore_core::{Job, SendError};
+///
+/// let (sender, job) = Job::blocking(|n: u32| Ok::<_, String>(n)).sender(2);
+/// sender.blocking_send(1).unwrap();
+/// sender.try_send(2).unwrap();
+/// assert_eq!(sender.try_send(3), Err(SendError::Full(3)));
+/// assert_eq!(sender.send_displacing(4), Ok(Some(1)));
+/// let counts = sender.counts();
+/// assert_eq!((counts.sent, counts.refused, counts.displaced), (3, 1, 1));
+///
+/// drop(sender); // the last producer is gone: the job ends when what it sent is done
+/// assert_eq!(job.collect().results().unwrap(), [2, 4]);
+/// ```
 pub struct Sender<T> {
     shared: Arc<Shared<T>>,
 }

@@ -1,4 +1,5 @@
 //! What the tests of jobs share.
+#![allow(clippy::unwrap_used, reason = "in tests; the lint knows only functions that are tests themselves")]
 #![allow(dead_code, reason = "not every test file needs everything")]
 
 use std::{

@@ -50,13 +50,15 @@ pub(super) struct SimSource {
     sabotage: Sabotage,
 }
 
+type DrawOptions = dyn Fn(&mut Rng) -> Option<Options> + Send + Sync;
+
 struct SourcePlan {
     tasks: Option<u64>,
     fetch_ms: u64,
     settle_ms: u64,
     fetch_fails: Option<(u64, Fail)>,
     settle_fails: Option<(u64, Fail)>,
-    options: Box<dyn Fn(&mut Rng) -> Option<Options> + Send + Sync>,
+    options: Box<DrawOptions>,
 }
 
 #[derive(Default)]

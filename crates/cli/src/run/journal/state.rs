@@ -90,6 +90,15 @@ pub struct OpenJob {
     pub spent: Duration,
 }
 
+impl OpenJob {
+    /// Removes a job of which nothing has run. What cannot be removed stays, as a job with nothing done.
+    pub fn discard(self) {
+        let path = self.journal.path();
+        let _ = std::fs::remove_file(path);
+        let _ = std::fs::remove_file(path.with_extension("lock"));
+    }
+}
+
 /// Whether a job runs, and if not, whether it is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobState {
