@@ -7,7 +7,7 @@
 //!
 //! `LONGSHORE_BLESS=1` writes what was printed into the files, `LONGSHORE_CASES=jobs,config` runs only those.
 
-#![expect(clippy::unwrap_used, reason = "all of it is a test")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "transcripts/server.rs"]
 mod server;
@@ -74,7 +74,7 @@ impl Place {
             let _ = send.send(bytes);
         });
         let Ok(printed) = printed.recv_timeout(PATIENCE) else {
-            let _ = running.kill().and_then(|()| running.wait());
+            let _ = running.kill();
             let _ = running.wait();
             return format!("(killed after {PATIENCE:?})\n");
         };

@@ -358,7 +358,6 @@ pub(crate) mod tests {
             durable: true,
             sittings: 2,
             at_least: false,
-            durable: true,
             wall: Duration::from_secs(103),
             rate_per_s: 97.1,
             width: 50,
