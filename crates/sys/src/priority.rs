@@ -27,6 +27,49 @@ pub fn thread_nice() -> io::Result<i32> {
     Ok(rustix::process::getpriority_process(None)?)
 }
 
+/// Makes the calling thread one that computes behind all others: nice, and with a slice of its own that is longer than theirs.
+///
+/// The slice is what keeps others on time. Since Linux 6.6 a running thread is not preempted before its slice, or the shortest one that waits, is used up,
+/// whatever its nice value; since 6.12 a thread may ask for a slice, and one that wakes up with a shorter slice takes over at once
+/// (`sched_setattr(2)`, `sched_runtime`). Kernels that know no slices ignore it.
+///
+/// # Errors
+/// What the kernel says to the nice value.
+pub fn set_thread_background(nice: i32) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        /// `struct sched_attr` of sched_setattr(2), in its first version.
+        #[repr(C)]
+        struct Attributes {
+            size: u32,
+            policy: u32,
+            flags: u64,
+            nice: i32,
+            priority: u32,
+            runtime: u64,
+            deadline: u64,
+            period: u64,
+        }
+        const SLICE: u64 = 20_000_000;
+        let attributes = Attributes {
+            size: size_of::<Attributes>() as u32,
+            policy: libc::SCHED_OTHER as u32,
+            flags: 0,
+            nice,
+            priority: 0,
+            runtime: SLICE,
+            deadline: 0,
+            period: 0,
+        };
+        // SAFETY: the kernel reads `size` bytes from a live value of that size; 0 is the calling thread, and there are no flags.
+        let set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+        if set == 0 {
+            return Ok(());
+        }
+    }
+    set_thread_nice(nice)
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
@@ -39,6 +82,17 @@ mod tests {
             thread_nice().unwrap()
         });
         assert_eq!(niced.join().unwrap(), 7);
+        assert_eq!(thread_nice().unwrap(), before);
+    }
+
+    #[test]
+    fn a_background_thread_is_niced_alone() {
+        let before = thread_nice().unwrap();
+        let niced = std::thread::spawn(|| {
+            set_thread_background(9).unwrap();
+            thread_nice().unwrap()
+        });
+        assert_eq!(niced.join().unwrap(), 9);
         assert_eq!(thread_nice().unwrap(), before);
     }
 }

@@ -139,7 +139,7 @@ impl<T, R> Pool<T, R> {
 impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
     fn serve(self: Arc<Self>, index: u32) {
         // Without the right to be nicer (there is none in some sandboxes) the lane works all the same.
-        let _ = longshore_sys::priority::set_thread_nice(NICE);
+        let _ = longshore_sys::priority::set_thread_background(NICE);
         let mut chunk: Vec<Attempt<T>> = Vec::with_capacity(MOST);
         let mut done: Vec<Finished<T, R>> = Vec::with_capacity(MOST);
         // A mean of what an item takes, in nanoseconds; the first ones are taken one at a time.
