@@ -150,7 +150,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "CHECK", value_parser = Check::parse, help_heading = "Stop")]
     pub check: Vec<Check>,
 
-    /// Write results to this file [stdout]
+    /// Write results to this file (default: stdout)
     #[arg(short = 'o', long, value_name = "FILE", help_heading = "Output", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,
     /// What is written: jsonl, raw or none [commands to stdout: raw; else jsonl]
@@ -187,7 +187,7 @@ pub struct RunArgs {
     /// Run the command through `sh -c`, every value quoted
     #[arg(long, help_heading = "Commands")]
     pub shell: bool,
-    /// What the command reads from its stdin [nothing]
+    /// What the command reads from its stdin (default: nothing)
     #[arg(long, value_name = "EXPR", help_heading = "Commands")]
     pub stdin: Option<String>,
     /// Where the command runs

@@ -17,10 +17,11 @@ const LONGEST: u64 = 3_600_000_000;
 
 pub(super) struct Stats {
     began: Instant,
-    counts: [u64; Word::ALL.len()],
-    retried: u64,
     retries: u64,
-    slots: [Vec<SlotState>; 4],
+    /// What runs, by lane and by the gate's slot: task, attempt, since when.
+    running: [Vec<Option<(u64, u32, Instant)>>; 4],
+    /// The slots' share of attempts that were followed by another one.
+    again: Slots,
     waited: Vec<(Reason, Duration)>,
     pub(super) handed_back: u64,
     pub(super) stalled: u64,
@@ -28,23 +29,36 @@ pub(super) struct Stats {
     pub(super) broken: Option<Broken>,
 }
 
-#[derive(Clone, Default)]
-struct SlotState {
-    /// What runs here, by the gate's slot.
-    running: Option<(u64, u32, Instant)>,
-    /// What ran here, by the lane's slot.
-    tasks: u64,
-    busy: Duration,
+/// What ran, by lane and by the lane's slot: attempts, and how long they ran.
+#[derive(Default)]
+struct Slots([Vec<(u64, Duration)>; 4]);
+
+impl Slots {
+    #[inline]
+    fn add<T, R>(&mut self, one: &Finished<T, R>, run: Duration) {
+        let slot = place(&mut self.0[one.task.lane as usize], one.slot);
+        slot.0 += 1;
+        slot.1 += run;
+    }
+}
+
+/// The place of a slot, made if need be.
+#[inline]
+fn place<X: Clone + Default>(slots: &mut Vec<X>, slot: u32) -> &mut X {
+    let slot = slot as usize;
+    if slot >= slots.len() {
+        slots.resize(slot + 1, X::default());
+    }
+    &mut slots[slot]
 }
 
 impl Stats {
     pub(super) fn new(began: Instant) -> Self {
         Self {
             began,
-            counts: [0; Word::ALL.len()],
-            retried: 0,
             retries: 0,
-            slots: std::array::from_fn(|_| Vec::new()),
+            running: std::array::from_fn(|_| Vec::new()),
+            again: Slots::default(),
             waited: Vec::new(),
             handed_back: 0,
             stalled: 0,
@@ -55,33 +69,16 @@ impl Stats {
 
     #[inline]
     pub(super) fn admitted(&mut self, lane: LaneKind, slot: u32, id: u64, attempt: u32, now: Instant) {
-        self.slot(lane, slot).running = Some((id, attempt, now));
+        *place(&mut self.running[lane as usize], slot) = Some((id, attempt, now));
     }
 
     #[inline]
     pub(super) fn ended<T, R>(&mut self, one: &Finished<T, R>, verdict: Verdict) {
-        let run = one.run();
-        let lane = one.task.lane;
-        self.slot(lane, one.task.slot).running = None;
-        let slot = self.slot(lane, one.slot);
-        slot.tasks += 1;
-        slot.busy += run;
+        *place(&mut self.running[one.task.lane as usize], one.task.slot) = None;
         if matches!(verdict, Verdict::Requeue { .. }) {
             self.retries += 1;
-            return;
+            self.again.add(one, one.run());
         }
-        self.counts[one.outcome.word() as usize] += 1;
-        self.retried += u64::from(one.task.attempt > 1);
-    }
-
-    #[inline]
-    fn slot(&mut self, lane: LaneKind, slot: u32) -> &mut SlotState {
-        let slots = &mut self.slots[lane as usize];
-        let slot = slot as usize;
-        if slot >= slots.len() {
-            slots.resize(slot + 1, SlotState::default());
-        }
-        &mut slots[slot]
     }
 
     /// Tasks waited this long for this reason.
@@ -97,8 +94,8 @@ impl Stats {
         let mut running: Vec<_> = LaneKind::ALL
             .iter()
             .flat_map(|lane| {
-                self.slots[*lane as usize].iter().enumerate().filter_map(move |(slot, state)| {
-                    let (id, attempt, since) = state.running?;
+                self.running[*lane as usize].iter().enumerate().filter_map(move |(slot, running)| {
+                    let (id, attempt, since) = (*running)?;
                     Some(RunningTask { id, attempt, lane: *lane, slot: slot as u32, age: now.saturating_duration_since(since) })
                 })
             })
@@ -112,18 +109,18 @@ impl Stats {
         let slots = LaneKind::ALL
             .iter()
             .flat_map(|lane| {
-                self.slots[*lane as usize].iter().enumerate().filter(|(_, state)| state.tasks > 0).map(move |(slot, state)| SlotUse {
-                    lane: *lane,
-                    slot: slot as u32,
-                    tasks: state.tasks,
-                    busy: state.busy,
-                    share: if wall.is_zero() { 0.0 } else { state.busy.as_secs_f64() / wall.as_secs_f64() },
+                let (once, again) = (&times.slots.0[*lane as usize], &self.again.0[*lane as usize]);
+                (0..once.len().max(again.len())).filter_map(move |slot| {
+                    let of = |slots: &[(u64, Duration)]| slots.get(slot).copied().unwrap_or_default();
+                    let (tasks, busy) = (of(once).0 + of(again).0, of(once).1 + of(again).1);
+                    let share = if wall.is_zero() { 0.0 } else { busy.as_secs_f64() / wall.as_secs_f64() };
+                    (tasks > 0).then_some(SlotUse { lane: *lane, slot: slot as u32, tasks, busy, share })
                 })
             })
             .collect();
         Summary {
-            counts: self.counts,
-            retried: self.retried,
+            counts: times.counts,
+            retried: times.retried,
             retries: self.retries,
             wall,
             run: times.run.quantiles(),
@@ -138,8 +135,12 @@ impl Stats {
     }
 }
 
-/// How long tasks ran and waited. The reporter keeps it, because the loop has enough to do.
+/// What became of finished tasks, and how long they ran and waited. The reporter keeps it, because the loop has enough to do; in a snapshot it may be a
+/// batch behind.
 pub(super) struct Times {
+    counts: [u64; Word::ALL.len()],
+    retried: u64,
+    slots: Slots,
     run: Spread,
     wait: Spread,
 }
@@ -151,13 +152,17 @@ struct Spread {
 
 impl Times {
     pub(super) fn new() -> Self {
-        Self { run: Spread::new(), wait: Spread::new() }
+        Self { counts: [0; Word::ALL.len()], retried: 0, slots: Slots::default(), run: Spread::new(), wait: Spread::new() }
     }
 
     /// Adds finished tasks.
     pub(super) fn add<T, R>(&mut self, batch: &[Finished<T, R>]) {
         for one in batch {
-            self.run.add(one.run());
+            let run = one.run();
+            self.counts[one.outcome.word() as usize] += 1;
+            self.retried += u64::from(one.task.attempt > 1);
+            self.slots.add(one, run);
+            self.run.add(run);
             self.wait.add(one.wait());
         }
     }
