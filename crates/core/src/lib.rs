@@ -39,6 +39,6 @@ pub use job::{Collected, Job, Report, RunningJob};
 pub use lane::{Answer, Context, Stop};
 pub use outcome::{Outcome, Skip, Word};
 pub use retry::{Backoff, ErrorClass, RetryOn, RetryPolicy};
-pub use sink::collect::AsCompleted;
+pub use sink::collect::{AsCompleted, Late};
 pub use source::queue::{Counts, SendError, Sender, Unsettled};
 pub use task::{Attempt, Delivery, Finished, LaneKind, Options, Receipt, Task};

@@ -389,6 +389,22 @@ async fn results_come_as_they_complete() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reader_of_results_may_wait_for_a_time_and_then_again() {
+    let (mut results, running) = Job::new(|n: u32| async move {
+        tokio::time::sleep(MS * n).await;
+        Ok::<_, TaskError>(n)
+    })
+    .clock(Clock::TOKIO, 1)
+    .params([100])
+    .as_completed();
+    assert!(results.next_timeout(50 * MS).await.is_err(), "nothing has come yet");
+    let finished = results.next_timeout(60 * MS).await.expect("it comes now").expect("the job is not over");
+    assert_eq!(finished.result(), Some(&100));
+    assert!(results.next_timeout(60 * MS).await.expect("the end comes at once").is_none());
+    assert_eq!(running.join().await.ok(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reader_of_results_may_be_slow_or_leave() {
     let ran = Arc::new(AtomicUsize::new(0));
     let ran2 = ran.clone();

@@ -1,6 +1,9 @@
 //! Results gathered: all of them in the order of their tasks, or one after the other as they complete.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::mpsc;
@@ -110,12 +113,25 @@ impl<T: Send, R: Send> Sink<T, R> for Completions<T, R> {
     }
 }
 
+/// No result came in the time that its reader gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no result in time")]
+pub struct Late;
+
 impl<T, R> AsCompleted<T, R> {
     /// The next result; `None` when the job is over. Cancel safe.
     pub async fn next(&mut self) -> Option<Finished<T, R>> {
         let finished = self.receive.recv().await;
         self.release(finished.is_some());
         finished
+    }
+
+    /// The next result, if it comes within this time; `None` inside when the job is over. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Late`] when nothing came; the job goes on, and so may the reader.
+    pub async fn next_timeout(&mut self, limit: Duration) -> Result<Option<Finished<T, R>>, Late> {
+        tokio::time::timeout(limit, self.next()).await.map_err(|_| Late)
     }
 
     /// The next result, blocking this thread. Not for threads of an async runtime.
