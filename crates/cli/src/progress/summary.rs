@@ -4,6 +4,7 @@ use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
 use clap::builder::styling::{AnsiColor, Style};
 use longshore_core::Word;
+pub use longshore_core::engine::Quantiles;
 use serde_json::{Map, Value, json};
 
 use super::{plain::round, text, view::paint};
@@ -51,21 +52,6 @@ pub struct Summary {
     pub durable: bool,
     /// What the process is going to exit with.
     pub exit_code: i32,
-}
-
-/// The spread of times.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Quantiles {
-    /// Half took no longer.
-    pub p50: Duration,
-    /// 90 % took no longer.
-    pub p90: Duration,
-    /// 95 % took no longer.
-    pub p95: Duration,
-    /// 99 % took no longer.
-    pub p99: Duration,
-    /// The longest.
-    pub max: Duration,
 }
 
 /// What a ready task waits for.

@@ -68,17 +68,7 @@ pub struct Failure {
 impl Failure {
     /// The outcome, as one of a task with answers.
     pub fn into_outcome<R>(self) -> Outcome<R> {
-        match self.outcome {
-            Outcome::Ok(never) => match never {},
-            Outcome::Retry { after, why } => Outcome::Retry { after, why },
-            Outcome::Failed(error) => Outcome::Failed(error),
-            Outcome::TimedOut { limit } => Outcome::TimedOut { limit },
-            Outcome::Panicked(text) => Outcome::Panicked(text),
-            Outcome::Killed { signal } => Outcome::Killed { signal },
-            Outcome::Lost(why) => Outcome::Lost(why),
-            Outcome::Skipped(skip) => Outcome::Skipped(skip),
-            _ => Outcome::Cancelled,
-        }
+        self.outcome.map(|never| match never {})
     }
 }
 

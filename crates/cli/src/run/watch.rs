@@ -403,13 +403,6 @@ impl Left {
 
     pub(super) fn summary(&self, name: &str, id: &str, counts: [u64; Word::ALL.len()], sittings: u32, remaining: u64) -> Summary {
         let engine = &self.engine;
-        let quantiles = |from: engine::Quantiles| progress::summary::Quantiles {
-            p50: from.p50,
-            p90: from.p90,
-            p95: from.p95,
-            p99: from.p99,
-            max: from.max,
-        };
         let wall = self.wall.as_secs_f64().max(f64::EPSILON);
         let mut waited: Vec<(Waited, f64)> = Vec::new();
         for (reason, time) in &engine.waited {
@@ -428,8 +421,8 @@ impl Left {
             sittings,
             wall: self.wall,
             rate_per_s: engine.done() as f64 / wall,
-            run: quantiles(engine.run),
-            wait: quantiles(engine.wait),
+            run: engine.run,
+            wait: engine.wait,
             waited,
             slots: engine
                 .slots

@@ -206,7 +206,7 @@ pub struct RunningTask {
 }
 
 /// Quantiles of a time, within 1 %; microseconds at the finest.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quantiles {
     /// The median.
     pub p50: Duration,
