@@ -7,6 +7,7 @@
 //! - `source.rs`: where tasks come from in this process: `source/{iter,queue}.rs`
 //! - `sink.rs`: where finished tasks go in this process: `sink/{callbacks,collect}.rs`
 //! - `job.rs`: the API that people meet first
+//! - `executor.rs`: a pool of lanes for calls that are submitted one by one: `executor/{call,handle,map,gather}.rs`
 //! - `task.rs outcome.rs decide.rs retry.rs event.rs error.rs cancel.rs clock.rs`: the words
 
 pub(crate) mod block_on;
@@ -16,6 +17,7 @@ mod decide;
 pub mod engine;
 mod error;
 mod event;
+pub mod executor;
 pub mod gate;
 mod init;
 mod job;
@@ -33,6 +35,7 @@ pub use clock::Clock;
 pub use decide::{Verdict, decide};
 pub use error::{Again, ErrorKind, SinkError, SourceError, TaskError};
 pub use event::{Event, Phase};
+pub use executor::{Executor, InputError, TaskHandle, as_completed, gather, gather_all, pairs};
 pub use gate::{Limit, Reason, pace::Rate};
 pub use init::init;
 pub use job::{Collected, Job, Report, RunningJob};

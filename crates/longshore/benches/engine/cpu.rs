@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use longshore::Job;
+use longshore::{Executor, Job, LaneKind};
 use rayon::prelude::*;
 
 use crate::harness::{Args, on, runtime, table, way};
@@ -23,14 +23,18 @@ fn tiny(seed: u64) -> u64 {
 
 pub(crate) fn run(args: &Args) {
     let runtime = runtime();
+    let executor = Executor::builder().workers(LaneKind::Cpu, 2).build();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("threads");
     let ways = vec![
         way("rayon `par_iter`", || {
             black_box(pool.install(|| (0..CHUNKS).collect::<Vec<_>>().par_iter().map(|i| heavy(*i)).collect::<Vec<_>>()));
         })
         .limit(1.05),
-        way("longshore", || {
+        way("longshore `Job`, each item a task", || {
             black_box(on(&runtime, collect(CHUNKS, heavy)));
+        }),
+        way("longshore `map`", || {
+            black_box(executor.cpu().map(0..CHUNKS, heavy).results().expect("all ok"));
         }),
     ];
     table("64 heavy items on two threads, results collected", ways, args, CHUNKS);
@@ -46,8 +50,14 @@ pub(crate) fn run(args: &Args) {
             black_box(pool.install(|| (0..n).par_bridge().map(tiny).collect::<Vec<_>>()));
         })
         .limit(1.1),
-        way("longshore", || {
+        way("longshore `Job`, each item a task", || {
             black_box(on(&runtime, collect(n, tiny)));
+        }),
+        way("longshore `map`, not ordered", || {
+            black_box(executor.cpu().map(0..n, tiny).unordered().results().expect("all ok"));
+        }),
+        way("longshore `map`", || {
+            black_box(executor.cpu().map(0..n, tiny).results().expect("all ok"));
         }),
     ];
     table(&format!("{n} × sum(0..1000) on two threads, results collected"), ways, args, n);
