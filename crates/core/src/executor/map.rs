@@ -27,8 +27,12 @@ use crate::{
     task::LaneKind,
 };
 
-/// The work that a chunk should be. Handing one over costs a few microseconds.
-const CHUNK: Duration = Duration::from_micros(500);
+/// The least work that a chunk of tiny items should be. Handing one over costs some microseconds.
+const LEAST: Duration = Duration::from_micros(100);
+/// The most work in a chunk of several items.
+const CHUNK: Duration = Duration::from_millis(4);
+/// A chunk is at most this share of the time that the map has run: the first results come soon, and a long run pays for few hand-overs.
+const PATIENCE: u32 = 16;
 /// The most items in a chunk, however tiny.
 const MOST: usize = 1 << 16;
 /// By how much a chunk may outgrow the largest before it: what is known of the first items need not hold for the next.
@@ -97,6 +101,7 @@ pub struct Map<I: Iterator, R: Send + 'static> {
     ahead: Option<usize>,
     ordered: bool,
     sizes: Sizes,
+    began: Option<Instant>,
     exhausted: bool,
     drawn: usize,
     /// Chunks on their way, by the order of their start; those that have been read are taken out from the front.
@@ -130,10 +135,12 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn next(&self, left: Option<usize>, workers: usize) -> usize {
+    /// How many items the next chunk should have, after the map has run for `ran`, when `left` items are known to be left.
+    fn next(&self, ran: Duration, left: Option<usize>, workers: usize) -> usize {
         let Some(each) = self.each else { return 1 };
-        let wanted = (CHUNK.as_nanos() as f64 / each.max(0.5)) as usize;
-        let share = left.map_or(usize::MAX, |left| left.div_ceil(workers * SHARES));
+        let items = |work: Duration| (work.as_nanos() as f64 / each.max(0.5)) as usize;
+        let (least, wanted) = (items(LEAST), items((ran / PATIENCE).clamp(LEAST, CHUNK)));
+        let share = left.map_or(usize::MAX, |left| left.div_ceil(workers * SHARES).max(least));
         wanted.min(self.largest * GROWTH).min(share).clamp(1, MOST)
     }
 
@@ -203,6 +210,7 @@ where
             ahead: None,
             ordered: true,
             sizes: Sizes { each: None, largest: 1 },
+            began: None,
             exhausted: false,
             drawn: 0,
             flying: VecDeque::new(),
@@ -288,12 +296,13 @@ where
     /// Starts chunks until enough are on their way.
     fn fill(&mut self) {
         let ahead = self.ahead.unwrap_or(2 * self.workers);
+        let began = *self.began.get_or_insert_with(Instant::now);
         while !self.exhausted && self.flying.len() < ahead {
             let left = match self.inputs.size_hint() {
                 (low, Some(high)) if low == high => Some(low),
                 _ => None,
             };
-            let count = self.chunk.unwrap_or_else(|| self.sizes.next(left, self.workers));
+            let count = self.chunk.unwrap_or_else(|| self.sizes.next(began.elapsed(), left, self.workers));
             let mut items = Vec::with_capacity(count.min(left.unwrap_or(count)));
             items.extend(self.inputs.by_ref().take(count));
             self.exhausted = items.len() < count;
@@ -476,20 +485,23 @@ mod tests {
 
     #[test]
     fn a_chunk_grows_by_measured_time_up_to_its_share_of_what_remains() {
+        let (early, late) = (Duration::from_millis(1), Duration::from_secs(1));
         let mut sizes = Sizes { each: None, largest: 1 };
-        assert_eq!(sizes.next(Some(1_000_000), 2), 1, "nothing is known yet");
+        assert_eq!(sizes.next(early, Some(1_000_000), 2), 1, "nothing is known yet");
         sizes.learn(1, Duration::from_nanos(100));
-        assert_eq!(sizes.next(Some(1_000_000), 2), 8, "no more than eight times the largest so far");
-        sizes.learn(8, Duration::from_nanos(800));
-        sizes.learn(64, Duration::from_nanos(6_400));
-        sizes.learn(4_096, Duration::from_nanos(409_600));
-        assert_eq!(sizes.next(Some(1_000_000), 2), 5_000, "500 µs of 100 ns");
-        assert_eq!(sizes.next(Some(8_000), 2), 1_000, "an eighth of what remains, for each of two workers");
-        assert_eq!(sizes.next(None, 2), 5_000);
+        assert_eq!(sizes.next(early, Some(1_000_000), 2), 8, "no more than eight times the largest so far");
+        for count in [8, 64, 512, 4_096] {
+            sizes.learn(count, Duration::from_nanos(100) * count as u32);
+        }
+        assert_eq!(sizes.next(early, None, 2), 1_000, "100 µs of 100 ns at first");
+        assert_eq!(sizes.next(Duration::from_millis(16), None, 2), 10_000, "a sixteenth of the time that it has run");
+        assert_eq!(sizes.next(late, None, 2), 32_768, "as before, eight times the largest");
+        assert_eq!(sizes.next(late, Some(80_000), 2), 10_000, "a quarter of what remains for each of two workers");
+        assert_eq!(sizes.next(late, Some(50), 2), 1_000, "but at the end not less than is worth a hand-over");
         sizes.learn(5_000, Duration::from_millis(500));
-        assert_eq!(sizes.next(None, 2), 5, "longer items are believed at once");
+        assert_eq!(sizes.next(late, None, 2), 40, "longer items are believed at once: 4 ms of 100 µs");
         sizes.learn(1, Duration::from_secs(1));
-        assert_eq!(sizes.next(None, 2), 1);
+        assert_eq!(sizes.next(late, None, 2), 1);
     }
 
     #[test]
