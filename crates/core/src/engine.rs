@@ -30,7 +30,10 @@ use crate::{
     decide::{Verdict, decide},
     error::{SinkError, SourceError},
     event::{Event, Phase},
-    gate::{Gate, GateConfig, Reason, Refusal},
+    gate::{
+        Gate, GateConfig, Reason, Refusal,
+        adaptive::{self, Adaptive, Bounds},
+    },
     lane::{Lane, Outbox},
     mailbox::Mailbox,
     outcome::{Outcome, Word},
@@ -67,6 +70,8 @@ pub struct EngineConfig<T> {
     pub clock: Clock,
     /// The seed of the jitter.
     pub seed: u64,
+    /// Lets the most running over all lanes find itself, within these bounds, instead of [`GateConfig::concurrency`]. The lanes need slots for the ceiling.
+    pub adaptive: Option<Bounds>,
     /// Asked about each task that has ended for good, in the loop: after the first `true` nothing more starts, as after [`Handle::drain`].
     pub enough: Option<Enough>,
 }
@@ -147,6 +152,7 @@ pub struct Engine<T, R> {
     mailbox: Arc<Mailbox<Mail<T, R>>>,
     mail: Mail<T, R>,
     gate: Gate<T>,
+    adaptive: Option<Adaptive>,
     lanes: Lanes<T, R>,
     /// What passed the gate in this turn, by lane.
     passed: [Vec<Attempt<T>>; 4],
@@ -183,7 +189,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
     ///
     /// `outbox` is the one that the lanes report to; `events` gets every event, in batches, and misses those for which it has no room.
     pub fn start(
-        config: EngineConfig<T>,
+        mut config: EngineConfig<T>,
         source: Arc<dyn Source<T>>,
         lanes: Lanes<T, R>,
         sink: Box<dyn Sink<T, R>>,
@@ -199,8 +205,13 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             Room::new(move |results| mailbox.post_quietly(|mail| mail.released += results))
         };
         let now = config.clock.now();
+        let adaptive = config.adaptive.map(Adaptive::new);
+        if let Some(adaptive) = &adaptive {
+            config.gate.concurrency = Some(adaptive.limit());
+        }
         let engine = Engine {
             gate: Gate::new(config.gate.clone()),
+            adaptive,
             mailbox: mailbox.clone(),
             mail: Mail::default(),
             lanes,
@@ -473,6 +484,12 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let mut enough = false;
         while next < finished.len() {
             let one = &finished[next];
+            if let Some(adaptive) = &mut self.adaptive
+                && let Some(limit) = adaptive.observe(one.started, one.ended, self.gate.running(), adaptive::signal(&one.outcome))
+            {
+                self.gate.set_concurrency(None, limit);
+                self.config.gate.concurrency = Some(limit);
+            }
             self.gate.end(&one.task);
             let verdict = match &one.outcome {
                 Outcome::Ok(_) => Verdict::Ack,
@@ -569,7 +586,11 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                     self.gate.set_concurrency(lane, most);
                     match lane {
                         Some(lane) => self.config.gate.lanes[lane as usize] = most,
-                        None => self.config.gate.concurrency = Some(most),
+                        None => {
+                            // Whoever sets a number wants that number.
+                            self.adaptive = None;
+                            self.config.gate.concurrency = Some(most);
+                        }
                     }
                 }
                 Control::Rate(rate) => self.gate.set_rate(rate, now),

@@ -415,6 +415,7 @@ impl Pool {
             keep_payloads: true,
             clock: Clock::SYSTEM,
             seed: 0,
+            adaptive: None,
             enough: None,
         };
         let (sender, source) = queue(self.settings.queue);

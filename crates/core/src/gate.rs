@@ -3,6 +3,7 @@
 //! It lives in the engine's loop, so it is plain integers and maps. Every task waits in exactly one line: the ready line, or the line of the busy
 //! thing (a lane, a key, a limited value) that it met first. Whatever becomes free lets its own line pass before the ready line.
 
+pub mod adaptive;
 pub mod concurrency;
 pub mod pace;
 #[cfg(all(test, not(longshore_loom)))]

@@ -15,7 +15,7 @@ use crate::{
     engine::{self, Engine, EngineConfig, Handle, Lanes, Summary},
     error::TaskError,
     event::Event,
-    gate::{GateConfig, Limit, pace::Rate},
+    gate::{GateConfig, Limit, adaptive::Bounds, pace::Rate},
     lane::{
         Answer, AsyncHandler, Context, Lane, Outbox, SyncHandler,
         async_::AsyncLane,
@@ -77,6 +77,7 @@ pub struct Job<T, R> {
     lane: LaneKind,
     workers: [Option<usize>; 4],
     concurrency: Option<usize>,
+    adaptive: Option<Bounds>,
     queue: Option<usize>,
     results: Option<usize>,
     handlers: usize,
@@ -166,6 +167,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             lane,
             workers: [None; 4],
             concurrency: None,
+            adaptive: None,
             queue: None,
             results: None,
             handlers: 1,
@@ -394,6 +396,25 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
+    /// Lets the number of tasks that run at once find itself, between `floor` and `ceiling`: it grows as long as that serves more, and falls when the other
+    /// side queues, refuses (429, 503) or fails to answer in time. [How it is found](crate::gate::adaptive). Sets the workers of the job's lane to the
+    /// ceiling; [`Handle::set_concurrency`] ends it.
+    ///
+    /// ```
+    /// use longshore_core::Job;
+    ///
+    /// let report = Job::new(|n: u32| async move { Ok::<_, String>(n) }).adaptive(1, 100).params(0..1_000).run();
+    /// assert_eq!(report.ok(), 1_000);
+    /// ```
+    ///
+    /// # Panics
+    /// If the floor is 0 or above the ceiling.
+    pub fn adaptive(mut self, floor: usize, ceiling: usize) -> Self {
+        assert!(0 < floor && floor <= ceiling, "the floor must be at least 1 and not above the ceiling");
+        self.adaptive = Some(Bounds { floor, ceiling });
+        self.workers(ceiling)
+    }
+
     /// Capacity of the work queue: tasks fetched ahead of those that run. Default: 2 × workers.
     pub fn queue(mut self, capacity: usize) -> Self {
         self.queue = Some(capacity);
@@ -600,6 +621,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             keep_payloads: self.keep,
             clock: self.clock,
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..)),
+            adaptive: self.adaptive,
             enough: None,
         };
         let sink = sink(self.handlers, panics.clone());

@@ -511,3 +511,34 @@ async fn a_handle_changes_and_asks_and_does_nothing_when_all_is_over() {
     handle.stop(Stop::Hard);
     assert!(handle.snapshot().await.is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_concurrency_that_finds_itself_settles_where_the_server_begins_to_queue() {
+    // Twenty at once are served in 50 ms; more have to wait.
+    let running = Arc::new(AtomicUsize::new(0));
+    let job = Job::new(move |_: u64| {
+        let running = running.clone();
+        async move {
+            let load = (running.fetch_add(1, Ordering::Relaxed) + 1) as f64 / 20.0;
+            tokio::time::sleep((50 * MS).mul_f64(load.max(1.0))).await;
+            running.fetch_sub(1, Ordering::Relaxed);
+            Ok::<_, String>(())
+        }
+    });
+    let running = job.adaptive(2, 500).params(0u64..).clock(Clock::TOKIO, 1).start();
+    let handle = running.handle();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let before = handle.snapshot().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let after = handle.snapshot().await.unwrap();
+    let limit = after.concurrency.unwrap();
+    assert!((19..=27).contains(&limit), "{limit}");
+    let answered = after.summary.done() - before.summary.done();
+    assert!(answered > 7_200, "{answered} of 8000");
+    // Whoever sets a number gets that number.
+    handle.set_concurrency(None, 7);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(handle.snapshot().await.unwrap().concurrency, Some(7));
+    handle.stop(Stop::Hard);
+    running.join().await;
+}

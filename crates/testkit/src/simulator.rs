@@ -158,6 +158,7 @@ async fn run(plan: Plan, sabotage: Sabotage) -> Result<Tally, Violation> {
         keep_payloads: plan.keep_payloads,
         clock: Clock::TOKIO,
         seed: plan.seed,
+        adaptive: None,
         enough: None,
     };
     let running = Engine::start(config, source, lanes, sink, outbox, Some(events), &tokio::runtime::Handle::current());

@@ -83,6 +83,7 @@ fn run(tasks: u32, threads: usize, answers: usize, spawns: bool, delay: Duration
             keep_payloads: false,
             clock: Clock::SYSTEM,
             seed: 1,
+            adaptive: None,
             enough: None,
         };
         let source = Arc::new(IterSource::new(0..tasks, None));

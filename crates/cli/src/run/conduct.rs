@@ -267,6 +267,7 @@ impl Ready {
             keep_payloads: true,
             clock: Clock::SYSTEM,
             seed: fastrand::u64(..),
+            adaptive: None,
             enough: stop_rules(&self.args, &index, tell.clone()),
         };
         // Before anything starts, so that no signal finds a run that does not hear it.

@@ -200,6 +200,7 @@ async fn run<F: Fn(&Outbox<Ask, u32>, &Handle) -> Arc<dyn Lane<Ask, u32>>>(
         keep_payloads: false,
         clock: Clock::SYSTEM,
         seed: 1,
+        adaptive: None,
         enough: None,
     };
     let source = Arc::new(IterSource::new(asks.into_iter(), None));

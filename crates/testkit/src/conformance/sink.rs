@@ -96,6 +96,7 @@ async fn run(sink: Box<dyn Sink<u64, u64>>, tasks: u64, workers: usize, results:
         keep_payloads: false,
         clock: Clock::SYSTEM,
         seed: 1,
+        adaptive: None,
         enough: None,
     };
     let source = Arc::new(IterSource::new(0..tasks, None));
