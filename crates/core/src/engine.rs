@@ -40,6 +40,7 @@ use crate::{
     retry::RetryPolicy,
     sink::{Room, Sink},
     source::{Settlement, Source},
+    stamp::Span,
     task::{Attempt, Delivery, Finished, LaneKind, Task},
 };
 use handle::Control;
@@ -343,7 +344,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let task = &mut attempt.task;
         let options = task.options();
         let retries = options.and_then(|options| options.retry.as_ref()).unwrap_or(&self.config.retry).retries;
-        task.timeout = options.and_then(|options| options.timeout).or(self.config.timeout);
+        task.timeout = options.and_then(|options| options.timeout).or(self.config.timeout).map(Span::from);
         if self.config.keep_payloads || task.attempt <= retries {
             task.payload = self.config.copy.map(|copy| copy(&attempt.payload));
         }
@@ -465,8 +466,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             attempt: made + 1,
             lane,
             slot: 0,
-            queued: now,
-            admitted: now,
+            queued: now.into(),
+            admitted: now.into(),
             timeout: None,
             payload: None,
             options,
@@ -485,7 +486,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         while next < finished.len() {
             let one = &finished[next];
             if let Some(adaptive) = &mut self.adaptive
-                && let Some(limit) = adaptive.observe(one.started, one.ended, self.gate.running(), adaptive::signal(&one.outcome))
+                && let Some(limit) =
+                    adaptive.observe(one.started.into(), one.ended.into(), self.gate.running(), adaptive::signal(&one.outcome))
             {
                 self.gate.set_concurrency(None, limit);
                 self.config.gate.concurrency = Some(limit);
@@ -528,7 +530,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             return Verdict::Requeue { after: Duration::ZERO };
         }
         let policy = one.task.options().and_then(|options| options.retry.as_ref()).unwrap_or(&self.config.retry);
-        let age = one.ended.saturating_duration_since(one.task.queued);
+        let age = one.ended.since(one.task.queued);
         let verdict = decide(&one.outcome, policy, one.task.attempt, age, self.rng.f64());
         match verdict {
             Verdict::Requeue { .. } if one.task.payload.is_none() => Verdict::Ack,
@@ -544,7 +546,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         }
         let Some(payload) = task.payload.take() else { return };
         task.attempt += 1;
-        let at = one.ended.checked_add(after).unwrap_or(one.ended);
+        let at = Instant::from(one.ended);
+        let at = at.checked_add(after).unwrap_or(at);
         self.backoff.push(Due { at, attempt: Attempt { task, payload } });
     }
 
@@ -672,10 +675,10 @@ fn ended_event<T, R>(one: &Finished<T, R>, verdict: Verdict) -> Event {
         attempt: one.task.attempt,
         lane: one.task.lane,
         slot: one.slot,
-        started: one.started,
-        ended: one.ended,
+        started: one.started.into(),
+        ended: one.ended.into(),
         word: one.outcome.word(),
-        cpu: one.cpu,
+        cpu: one.cpu.map(Duration::from),
         again_after: match verdict {
             Verdict::Requeue { after } => Some(after),
             Verdict::Ack | Verdict::Reject => None,

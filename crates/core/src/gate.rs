@@ -295,7 +295,7 @@ impl<T> Gate<T> {
             && let Some(mut attempt) = self.ready.pop_front()
         {
             attempt.task.slot = slot;
-            attempt.task.admitted = now;
+            attempt.task.admitted = now.into();
             self.running += 1;
             room -= 1;
             passed[attempt.task.lane as usize].push(attempt);
@@ -591,7 +591,7 @@ impl<T> Gate<T> {
             return self.park(Place::Lane(lane), attempt, now, parked);
         };
         attempt.task.slot = slot;
-        attempt.task.admitted = now;
+        attempt.task.admitted = now.into();
         self.running += 1;
         if let Some((_, pace)) = &mut self.pace {
             pace.take(now);

@@ -27,6 +27,7 @@ mod outcome;
 mod retry;
 pub mod sink;
 pub mod source;
+mod stamp;
 pub(crate) mod sync;
 mod task;
 
@@ -44,4 +45,5 @@ pub use outcome::{Outcome, Skip, Word};
 pub use retry::{Backoff, ErrorClass, RetryOn, RetryPolicy};
 pub use sink::collect::{AsCompleted, Late};
 pub use source::queue::{Counts, SendError, Sender, Unsettled};
+pub use stamp::{Span, Stamp};
 pub use task::{Attempt, Delivery, Finished, LaneKind, Options, Receipt, Task};

@@ -1,12 +1,12 @@
 //! A task on its way: lent by a source, carried through the gate and a lane, settled at the end.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{outcome::Outcome, retry::RetryPolicy};
+use crate::{
+    outcome::Outcome,
+    retry::RetryPolicy,
+    stamp::{Span, Stamp},
+};
 
 /// Where a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -117,11 +117,11 @@ pub struct Task<T> {
     /// Its slot of the gate: no two running tasks of a lane share one.
     pub slot: u32,
     /// When it was fetched.
-    pub queued: Instant,
+    pub queued: Stamp,
     /// When the gate let this attempt pass.
-    pub admitted: Instant,
+    pub admitted: Stamp,
     /// The limit of this attempt.
-    pub timeout: Option<Duration>,
+    pub timeout: Option<Span>,
     /// A copy of the payload, where one is kept for another attempt or for the sink.
     pub payload: Option<T>,
     pub(crate) options: Option<Box<Options>>,
@@ -131,6 +131,12 @@ pub struct Task<T> {
 impl<T> Task<T> {
     pub(crate) fn options(&self) -> Option<&Options> {
         self.options.as_deref()
+    }
+
+    /// The limit of this attempt.
+    #[inline]
+    pub fn limit(&self) -> Option<Duration> {
+        self.timeout.map(Duration::from)
     }
 }
 
@@ -151,13 +157,13 @@ pub struct Finished<T, R> {
     /// How it ended.
     pub outcome: Outcome<R>,
     /// When the handler started; when it was admitted, if it never did.
-    pub started: Instant,
+    pub started: Stamp,
     /// When it ended.
-    pub ended: Instant,
+    pub ended: Stamp,
     /// The slot of the lane that ran it (a thread of the cpu lane, else the gate's slot).
     pub slot: u32,
     /// On-CPU time, where it was measured: always on the blocking and process lanes, a chunk's share on the cpu lane, a sample on the async lane.
-    pub cpu: Option<Duration>,
+    pub cpu: Option<Span>,
 }
 
 impl<T, R> Finished<T, R> {
@@ -168,12 +174,12 @@ impl<T, R> Finished<T, R> {
 
     /// How long the handler ran.
     pub fn run(&self) -> Duration {
-        self.ended.saturating_duration_since(self.started)
+        self.ended.since(self.started)
     }
 
     /// How long the task waited from being fetched until its last attempt started: in the queue, at the gate, in backoff.
     pub fn wait(&self) -> Duration {
-        self.started.saturating_duration_since(self.task.queued)
+        self.started.since(self.task.queued)
     }
 
     /// The result, if there is one.

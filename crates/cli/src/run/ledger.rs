@@ -134,7 +134,7 @@ pub struct Ledger {
 
 impl Ledger {
     fn line(&self, finished: Finished<Arc<Item>, Reply>) -> Option<ResultLine> {
-        let started = self.epoch.1 + finished.started.saturating_duration_since(self.epoch.0);
+        let started = self.epoch.1 + finished.started.since(self.epoch.0.into());
         let (run, wait) = (finished.run(), finished.wait());
         let item = finished.task.payload.as_ref()?;
         let task = item.record.to_json().get().into();

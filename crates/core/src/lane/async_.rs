@@ -21,7 +21,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context as TaskContext, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -32,6 +32,7 @@ use crate::{
     clock::Clock,
     lane::{AsyncHandler, Context, Lane, Outbox, Stop, panic_text, watchdog},
     outcome::Outcome,
+    stamp::{Span, Stamp},
     sync::{AtomicWaker, Mutex},
     task::{Attempt, Finished, LaneKind, Task},
 };
@@ -60,7 +61,7 @@ pub struct AsyncLane<T, R> {
 struct Shared<T, R> {
     queue: Mutex<Queue<T>>,
     loops: Vec<Seat>,
-    epoch: Instant,
+    epoch: Stamp,
     outbox: Outbox<T, R>,
 }
 
@@ -112,7 +113,7 @@ impl<T: Send + 'static, R: Send + 'static> AsyncLane<T, R> {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue { attempts: VecDeque::new(), stop: None, closed: false, idle: vec![false; loops] }),
             loops: (0..loops).map(|_| Seat { waker: AtomicWaker::new(), state: Arc::default() }).collect(),
-            epoch: clock.now(),
+            epoch: clock.now().into(),
             outbox,
         });
         for index in 0..loops {
@@ -205,7 +206,7 @@ struct Taken {
 impl<T: Send + 'static, R: Send + 'static> Lane<T, R> for AsyncLane<T, R> {
     fn start(&self, batch: &mut Vec<Attempt<T>>) {
         let Some(first) = batch.first() else { return };
-        let now = first.task.admitted.saturating_duration_since(self.shared.epoch).as_nanos() as u64;
+        let now = first.task.admitted.nanos_since(self.shared.epoch);
         let mut queue = self.shared.queue.lock();
         if queue.attempts.is_empty() {
             // For free: the buffers change places.
@@ -262,7 +263,7 @@ struct Running<T, R> {
     /// Away as soon as it has ended.
     future: Option<BoxFuture<'static, Outcome<R>>>,
     task: Task<T>,
-    started: Instant,
+    started: Stamp,
     /// It is to be ended at its next poll.
     end: Option<End>,
     token: Option<CancelToken>,
@@ -274,7 +275,7 @@ impl<T, R> Running<T, R> {
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Option<Outcome<R>> {
         if let Some(end) = self.end {
             let outcome = match end {
-                End::TimedOut => Outcome::TimedOut { limit: self.task.timeout.unwrap_or_default() },
+                End::TimedOut => Outcome::TimedOut { limit: self.task.limit().unwrap_or_default() },
                 End::Cancelled => Outcome::Cancelled,
             };
             let future = self.future.take();
@@ -287,12 +288,12 @@ impl<T, R> Running<T, R> {
     }
 
     #[inline]
-    fn finish(self, outcome: Outcome<R>, ended: Instant) -> Finished<T, R> {
-        Finished { slot: self.task.slot, task: self.task, outcome, started: self.started, ended, cpu: self.cpu }
+    fn finish(self, outcome: Outcome<R>, ended: Stamp) -> Finished<T, R> {
+        Finished { slot: self.task.slot, task: self.task, outcome, started: self.started, ended, cpu: self.cpu.map(Span::from) }
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        self.task.timeout.and_then(|timeout| self.started.checked_add(timeout)).filter(|_| self.end.is_none())
+    fn deadline(&self) -> Option<Stamp> {
+        self.task.limit().map(|limit| self.started + limit).filter(|_| self.end.is_none())
     }
 }
 
@@ -342,7 +343,7 @@ struct Loop<T, R> {
     pending: Pending<Running<T, R>>,
     done: Vec<Finished<T, R>>,
     /// No pending attempt has a deadline before this.
-    earliest: Option<Instant>,
+    earliest: Option<Stamp>,
     sleep: Option<Pin<Box<Sleep>>>,
     stopped: Option<Stop>,
 }
@@ -356,8 +357,8 @@ impl<T: Send + 'static, R: Send + 'static> Future for Loop<T, R> {
         let this = &mut *self;
         for _ in 0..TURNS {
             let taken = this.shared.take(this.index, &mut this.fresh, cx);
-            let mut now = this.clock.now();
-            this.state.turn.store(now.saturating_duration_since(this.shared.epoch).as_nanos() as u64, Ordering::Relaxed);
+            let mut now = Stamp::from(this.clock.now());
+            this.state.turn.store(now.nanos_since(this.shared.epoch), Ordering::Relaxed);
             if taken.stop > this.stopped {
                 this.stopped = taken.stop;
                 this.end_pending(taken.stop);
@@ -389,7 +390,7 @@ impl<T: Send + 'static, R: Send + 'static> Future for Loop<T, R> {
 }
 
 impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
-    fn start_fresh(&mut self, now: &mut Instant) {
+    fn start_fresh(&mut self, now: &mut Stamp) {
         while let Some(attempt) = self.fresh.pop_front() {
             if self.stopped.is_some() {
                 self.done.push(attempt.unstarted(Outcome::Cancelled));
@@ -408,7 +409,7 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
                     AsyncHandler::WithContext(handler) => {
                         let cancel = CancelToken::new();
                         token = Some(cancel.clone());
-                        let (id, attempt, slot, timeout) = (task.id, task.attempt, task.slot, task.timeout);
+                        let (id, attempt, slot, timeout) = (task.id, task.attempt, task.slot, task.limit());
                         handler(Context { id, attempt, lane: LaneKind::Async, slot, timeout, cancel }, payload)
                     }
                 });
@@ -416,8 +417,8 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
             match poll_future(&mut future, &mut cpu, make, &mut TaskContext::from_waker(self.pending.waker(place))) {
                 Some(outcome) => {
                     // The one reading of the clock for an attempt: its end is the start of the next.
-                    *now = self.clock.now();
-                    self.done.push(Finished { slot: task.slot, task, outcome, started, ended: *now, cpu });
+                    *now = self.clock.now().into();
+                    self.done.push(Finished { slot: task.slot, task, outcome, started, ended: *now, cpu: cpu.map(Span::from) });
                 }
                 None => {
                     let running = Running { future, task, started, end: None, token, cpu };
@@ -439,7 +440,7 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
                 state.enter(running.task.id);
                 running.poll(cx)
             },
-            |running, outcome| done.push(running.finish(outcome, clock.now())),
+            |running, outcome| done.push(running.finish(outcome, clock.now().into())),
         )
     }
 
@@ -450,7 +451,7 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
                 (self.earliest, self.sleep) = (None, None);
                 return;
             }
-            let at = tokio::time::Instant::from_std(earliest);
+            let at = tokio::time::Instant::from_std(earliest.into());
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
             if sleep.deadline() != at {
                 sleep.as_mut().reset(at);
@@ -458,8 +459,8 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
             if sleep.as_mut().poll(cx).is_pending() {
                 return;
             }
-            let now = self.clock.now();
-            let mut next: Option<Instant> = None;
+            let now = Stamp::from(self.clock.now());
+            let mut next: Option<Stamp> = None;
             self.pending.look(|running| {
                 let Some(deadline) = running.deadline() else { return false };
                 if deadline > now {

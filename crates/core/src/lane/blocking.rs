@@ -15,6 +15,7 @@ use crate::{
     clock::Clock,
     lane::{Context, Lane, Outbox, Stop, SyncHandler, caught},
     outcome::Outcome,
+    stamp::Span,
     task::{Attempt, Finished, Task},
 };
 
@@ -193,7 +194,14 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                 && let Some(task) = seat.task.take()
             {
                 left += 1;
-                ended.push(Finished { slot: task.slot, task, outcome: Outcome::Cancelled, started: seat.started, ended: now, cpu: None });
+                ended.push(Finished {
+                    slot: task.slot,
+                    task,
+                    outcome: Outcome::Cancelled,
+                    started: seat.started.into(),
+                    ended: now.into(),
+                    cpu: None,
+                });
             }
         }
         state.abandoned += left;
@@ -222,7 +230,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             let seat = self.sit_down(&mut state, &attempt.task);
             let Attempt { task, payload } = attempt;
             let context =
-                Context { id: task.id, attempt: task.attempt, lane: task.lane, slot: task.slot, timeout: task.timeout, cancel: seat.1 };
+                Context { id: task.id, attempt: task.attempt, lane: task.lane, slot: task.slot, timeout: task.limit(), cancel: seat.1 };
             let started = seat.2;
             if let Some(place) = state.seats[seat.0].as_mut() {
                 place.task = Some(task);
@@ -242,7 +250,14 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                 return;
             };
             drop(state);
-            self.outbox.finish_one(Finished { slot: task.slot, task, outcome, started, ended, cpu });
+            self.outbox.finish_one(Finished {
+                slot: task.slot,
+                task,
+                outcome,
+                started: started.into(),
+                ended: ended.into(),
+                cpu: cpu.map(Span::from),
+            });
             state = self.lock();
         }
         state.threads -= 1;
@@ -250,7 +265,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
 
     fn sit_down(self: &Arc<Self>, state: &mut State<T>, task: &Task<T>) -> (usize, CancelToken, Instant) {
         let started = self.clock.now();
-        let deadline = task.timeout.filter(|_| self.abandons).and_then(|timeout| started.checked_add(timeout));
+        let deadline = task.limit().filter(|_| self.abandons).and_then(|timeout| started.checked_add(timeout));
         let token = CancelToken::new();
         if state.stop.is_some() {
             token.cancel();
@@ -292,8 +307,8 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                         slot: task.slot,
                         task,
                         outcome: Outcome::TimedOut { limit },
-                        started: seat.started,
-                        ended: now,
+                        started: seat.started.into(),
+                        ended: now.into(),
                         cpu: None,
                     });
                 }
@@ -304,8 +319,9 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                 // Nobody is left to start what waits, unless one of the abandoned threads comes back in time, or there may be a new one: that is tried
                 // below before anything more ends here.
                 for attempt in std::mem::take(&mut state.queue) {
-                    let deadline = attempt.task.timeout.and_then(|timeout| attempt.task.admitted.checked_add(timeout));
-                    match (deadline, attempt.task.timeout) {
+                    let limit = attempt.task.limit();
+                    let deadline = limit.and_then(|limit| Instant::from(attempt.task.admitted).checked_add(limit));
+                    match (deadline, limit) {
                         (Some(deadline), Some(limit)) if deadline <= now && ended.is_empty() => {
                             ended.push(attempt.unstarted(Outcome::TimedOut { limit }));
                         }

@@ -18,6 +18,7 @@ use crate::{
     clock::Clock,
     lane::{Context, Lane, Outbox, Stop, SyncHandler, caught},
     outcome::Outcome,
+    stamp::Stamp,
     task::{Attempt, Finished},
 };
 
@@ -162,7 +163,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             drop(state);
 
             let cpu_before = longshore_sys::clock::thread_cpu_time();
-            let start = self.clock.now();
+            let start = Stamp::from(self.clock.now());
             let mut now = start;
             let tiny = each < TINY.as_nanos() as f64;
             let mut context: Option<Context> = None;
@@ -180,25 +181,25 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                     timeout: None,
                     cancel: token.clone(),
                 });
-                (context.id, context.attempt, context.timeout) = (task.id, task.attempt, task.timeout);
+                (context.id, context.attempt, context.timeout) = (task.id, task.attempt, task.limit());
                 let outcome = caught(|| (self.handler)(context, payload));
                 let started = now;
                 if !tiny {
-                    now = self.clock.now();
+                    now = self.clock.now().into();
                 }
-                let outcome = match task.timeout {
+                let outcome = match task.limit() {
                     // It cannot be ended, but it is not on time either.
-                    Some(limit) if !tiny && now.duration_since(started) > limit => Outcome::TimedOut { limit },
+                    Some(limit) if !tiny && now.since(started) > limit => Outcome::TimedOut { limit },
                     _ => outcome,
                 };
                 done.push(Finished { slot: index, task, outcome, started, ended: now, cpu: None });
             }
-            let end = self.clock.now();
+            let end = Stamp::from(self.clock.now());
             let count = done.len().max(1) as u32;
             let cpu = longshore_sys::clock::thread_cpu_time().saturating_sub(cpu_before) / count;
-            let mean = end.saturating_duration_since(start) / count;
+            let mean = end.since(start) / count;
             for (nth, finished) in done.iter_mut().enumerate() {
-                finished.cpu = Some(cpu);
+                finished.cpu = Some(cpu.into());
                 if tiny {
                     finished.started = start + mean * nth as u32;
                     finished.ended = finished.started + mean;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore::{Job, LaneKind};
+use longshore::{Job, LaneKind, Stamp};
 use tokio::time::sleep;
 
 use crate::harness::{Args, holds, median, on, runtime};
@@ -34,7 +34,7 @@ fn steps_of_a_chunk() -> u64 {
 #[derive(Default)]
 struct Seen {
     late: Vec<Duration>,
-    cpu: Option<(Instant, Instant)>,
+    cpu: Option<(Stamp, Stamp)>,
 }
 
 struct Round {
@@ -73,7 +73,7 @@ async fn round(sleeps: u64, chunks: u64, steps: u64) -> Round {
     let mut seen = std::mem::take(&mut *seen.lock().expect("no panic"));
     seen.late.sort_unstable();
     let at = |share: f64| seen.late.get((seen.late.len() as f64 * share) as usize).map_or(0.0, |late| late.as_secs_f64() * 1e3);
-    Round { p50: at(0.5), p99: at(0.99), cpu: seen.cpu.map_or(0.0, |(from, to)| (to - from).as_secs_f64()) }
+    Round { p50: at(0.5), p99: at(0.99), cpu: seen.cpu.map_or(0.0, |(from, to)| to.since(from).as_secs_f64()) }
 }
 
 pub(crate) fn run(args: &Args) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use longshore_core::{
-    Attempt, Clock, Event, LaneKind, Limit, Options, Outcome, Phase, Rate, Receipt, RetryPolicy, Verdict, Word, decide,
+    Attempt, Clock, Event, LaneKind, Limit, Options, Outcome, Phase, Rate, Receipt, RetryPolicy, Stamp, Verdict, Word, decide,
     engine::{Snapshot, Summary},
 };
 use tokio::sync::Notify;
@@ -466,8 +466,8 @@ impl Ledger {
             rule(Invariant::OneOutcome, now >= last.at + wait, "it starts again before its backoff is over")?;
         }
         let timeout = state.options.as_ref().and_then(|options| options.timeout).or(self.timeout);
-        rule(Invariant::OneOutcome, task.timeout == timeout, "it has another timeout")?;
-        rule(Invariant::OneOutcome, task.admitted == now, "it was admitted at another time")?;
+        rule(Invariant::OneOutcome, task.limit() == timeout, "it has another timeout")?;
+        rule(Invariant::OneOutcome, task.admitted == now.into(), "it was admitted at another time")?;
 
         // Who may run at once.
         let total: usize = self.running.iter().sum();
@@ -512,7 +512,7 @@ impl Ledger {
         }
         let policy = state.options.as_ref().and_then(|options| options.retry.clone()).unwrap_or_else(|| self.retry.clone());
         let now = Clock::TOKIO.now();
-        let age = now.saturating_duration_since(attempt.task.queued);
+        let age = Stamp::from(now).since(attempt.task.queued);
         let again = match decide(outcome, &policy, attempt.task.attempt, age, 0.0) {
             Verdict::Requeue { after } => Some(after),
             Verdict::Ack | Verdict::Reject => None,
