@@ -1,6 +1,7 @@
 //! The command line of longshore.
 pub mod commands;
 pub mod config;
+pub mod demo;
 pub mod progress;
 pub mod run;
 pub mod units;

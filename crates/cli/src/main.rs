@@ -5,7 +5,7 @@ use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, time::Dura
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use longshore_cli::{
-    commands::{bench, config as config_command, jobs, run, shell},
+    commands::{bench, config as config_command, demo, jobs, run, shell},
     config::{Config, Sources},
     progress::ColorMode,
     run::{
@@ -57,6 +57,8 @@ enum Command {
         #[arg(long, default_value_t = 1000.0)]
         rate: f64,
     },
+    /// The scenarios that people learn concurrency from, each several ways, measured
+    Demo(demo::DemoArgs),
     /// Write the completion script of a shell
     Completions {
         /// The shell
@@ -157,6 +159,7 @@ fn main() -> ExitCode {
         Command::Jobs(command) => jobs_command(command, cli.global.json).unwrap_or_else(|error| say(error.exit_code(), error)),
         Command::Config(command) => config_command_run(&command, &cli.global),
         Command::Bench { part, rate } => bench_command(part, rate, cli.global.json),
+        Command::Demo(args) => demo::run(&args, cli.global.json, &mut std::io::stdout().lock()),
         Command::Completions { shell } => {
             shell::completions(shell, Cli::command(), &mut std::io::stdout());
             0
