@@ -14,11 +14,12 @@ use crate::{
     run::{
         RunError,
         args::RunArgs,
+        batch::{Batching, Weight},
         conduct::Ready,
         input::Input,
         journal::StateDir,
         plan::{Plan, check_all},
-        record::key_hex,
+        record::{Record, key_hex, key_of},
     },
 };
 
@@ -230,10 +231,20 @@ pub fn run(asked: Asked, color: ColorMode) -> Result<u8, RunError> {
 
 fn dry_run(args: &RunArgs, plan: &Plan, input: Input, count: u64) -> Result<u8, RunError> {
     let mut out = std::io::stdout().lock();
-    let mut wrong = false;
-    let mut shown = 0;
+    let (mut wrong, mut shown) = (false, 0);
+    let mut group: Vec<Record> = Vec::new();
+    let mut weight = Weight::default();
+    let mut show = |group: &mut Vec<Record>| {
+        let line = call_line(args, plan, group);
+        group.clear();
+        shown += 1;
+        wrong |= line.is_err();
+        let line = line.unwrap_or_else(|error| error);
+        (writeln!(out, "{line}").is_ok(), shown >= count)
+    };
+    let mut enough = count == 0;
     for record in input {
-        if shown >= count {
+        if enough {
             break;
         }
         let record = record.map_err(|error| RunError { code: 3, message: error.to_string() })?;
@@ -242,28 +253,53 @@ fn dry_run(args: &RunArgs, plan: &Plan, input: Input, count: u64) -> Result<u8, 
         {
             continue;
         }
-        shown += 1;
-        let key = match &plan.rules.key {
-            None => Ok(record.key()),
-            Some(expr) => expr.eval_bytes(&record, &Default::default()).map(|bytes| crate::run::record::key_of(&bytes)),
-        };
-        let line = match key.and_then(|key| Ok((key, plan.what.show(&record, 0)?))) {
-            Ok((key, text)) => {
-                let lane = plan.lane;
-                let rest = plan.describe_task(&args.backoff.1);
-                format!(" #{} {text}   key {}…   lane {lane}   {rest}", record.seq(), &key_hex(key)[..4])
+        // As the intake groups them.
+        let more = plan.what.weigh(&record);
+        let batching = plan.batching.as_ref().filter(|_| more.is_ok());
+        let fits = batching.is_some_and(|batching| more.as_ref().is_ok_and(|more| batching.has_room(weight, *more)));
+        let mut written = true;
+        if !fits && !group.is_empty() {
+            (written, enough) = show(&mut group);
+            weight = Weight::default();
+        }
+        if written && !enough {
+            group.push(record);
+            weight = weight.with(more.unwrap_or_default());
+            if group.len() >= batching.map_or(1, Batching::size) {
+                (written, enough) = show(&mut group);
+                weight = Weight::default();
             }
-            Err(error) => {
-                wrong = true;
-                format!(" #{} invalid: {}", record.seq(), error.message())
-            }
-        };
-        if writeln!(out, "{line}").is_err() {
+        }
+        if !written {
             return Ok(141);
         }
     }
+    if !enough && !group.is_empty() && !show(&mut group).0 {
+        return Ok(141);
+    }
     let _ = writeln!(out, " {}", plan.describe());
     Ok(u8::from(wrong))
+}
+
+/// What a call would do, or why it cannot; for `--dry-run`.
+fn call_line(args: &RunArgs, plan: &Plan, group: &[Record]) -> Result<String, String> {
+    let places = match group {
+        [first, .., last] if group.len() > 3 => format!("#{} … #{} ({} records)", first.seq(), last.seq(), group.len()),
+        group => group.iter().map(|record| format!("#{}", record.seq())).collect::<Vec<_>>().join(" "),
+    };
+    let Some(first) = group.first() else { return Ok(String::new()) };
+    let records: Vec<&Record> = group.iter().collect();
+    let key = match &plan.rules.key {
+        None => Ok(first.key()),
+        Some(expr) => expr.eval_bytes(first, &Default::default()).map(|bytes| key_of(&bytes)),
+    };
+    match key.and_then(|key| Ok((key, plan.what.show(&records, 0)?))) {
+        Ok((key, text)) => {
+            let rest = plan.describe_task(&args.backoff.1);
+            Ok(format!(" {places} {text}   key {}…   lane {}   {rest}", &key_hex(key)[..4], plan.lane))
+        }
+        Err(error) => Err(format!(" {places} invalid: {}", error.message())),
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use longshore_core::{Backoff, ErrorClass, RetryOn};
 use crate::{
     progress,
     run::{
+        batch::BatchSize,
         checks::{Check, MaxFail, UntilOk},
         http::StatusRanges,
         input::Format,
@@ -69,6 +70,9 @@ pub struct RunArgs {
     /// Check every record before anything runs
     #[arg(long, help_heading = "Input")]
     pub strict: bool,
+    /// Records that share one call of the command, as with xargs -n. Each stays a task of its own; what the call wrote is the value of its first
+    #[arg(long, value_name = "N|auto", default_value = "1", value_parser = BatchSize::parse, help_heading = "Input")]
+    pub batch: BatchSize,
 
     /// Most tasks running at once: a number or a share of the cores [commands and pipes: cores; HTTP: 50]
     #[arg(short = 'j', long, value_name = "N|N%", help_heading = "Concurrency")]

@@ -27,7 +27,7 @@ use crate::{
         checks,
         ending::Facts,
         input::{Format, Input, count_records},
-        intake::{Counts, Intake, Item, Window},
+        intake::{Call, Counts, Group, Intake, Window},
         journal::{Begin, Durability, End, Index, Journal, Occurrences, OpenJob, StateDir},
         ledger::{Journaled, Ledger, Tally},
         output::{Around, Emit, Hooks, Output, OutputError, save::SaveOutput},
@@ -178,6 +178,7 @@ impl Ready {
         let outbox = engine::outbox();
         let (queue, results) = (self.plan.queue(), self.plan.result_queue());
         let what = Arc::new(self.plan.what);
+        let batching = self.plan.batching.map(Arc::new);
         let intake_error = Arc::new(Mutex::new(None));
         let intake = Intake {
             input: self.input,
@@ -197,6 +198,9 @@ impl Ready {
             counts: counts.clone(),
             gone: VecDeque::new(),
             held: None,
+            batching: batching.clone(),
+            group: Group::default(),
+            behind: None,
         };
         let noted = intake_error.clone();
         let source = ThreadSource::new(intake.inspect(move |delivery| {
@@ -214,9 +218,10 @@ impl Ready {
             children: children.clone(),
             job: self.id.clone(),
             cpu: self.plan.lanes[LaneKind::Cpu as usize].max(1),
+            batching,
         };
         let (lanes, end_children) = builder.build(&what).map_err(|message| RunError { code: 2, message })?;
-        let lanes: Lanes<Arc<Item>, Reply> = lanes.map(|lane| {
+        let lanes: Lanes<Call, Reply> = lanes.map(|lane| {
             lane.map(|lane| -> Arc<dyn longshore_core::lane::Lane<_, _>> {
                 if journaled { Arc::new(Journaled::new(lane, journal.clone(), outbox.clone())) } else { lane }
             })
@@ -355,13 +360,13 @@ impl Ready {
         summary.failed_by_error = tally.errors();
         if let Some(before) = before.as_ref().filter(|before| before.resumed) {
             summary.wall += before.spent;
-            summary.rate_per_s = summary.finished() as f64 / summary.wall.as_secs_f64().max(f64::EPSILON);
             if index.failed() > 0 {
                 let ((path, len), index) = (before.errors.clone(), index.clone());
                 let earlier = tokio::task::spawn_blocking(move || failures(&path, len, &index)).await;
                 add_up(&mut summary.failed_by_error, earlier.ok().and_then(Result::ok).unwrap_or_default());
             }
         }
+        summary.rate_per_s = summary.finished() as f64 / summary.wall.as_secs_f64().max(f64::EPSILON);
         summary.width = u32::try_from(self.plan.concurrency).unwrap_or(u32::MAX);
         summary.durable = journaled;
         summary.at_least = !ended && left.total.is_none();
@@ -489,18 +494,19 @@ async fn unshared(journal: Arc<Journal>) -> Option<Journal> {
 }
 
 /// `--max-fail` and `--until-ok`, looked at when a task ends, so that not one more starts.
-fn stop_rules(args: &RunArgs, index: &Index, tell: mpsc::UnboundedSender<Why>) -> Option<Enough> {
+fn stop_rules(args: &RunArgs, index: &Index, tell: mpsc::UnboundedSender<Why>) -> Option<Enough<Call>> {
     let (max_fail, until_ok) = (args.max_fail, args.until_ok);
     if max_fail.is_none() && until_ok.is_none() {
         return None;
     }
     let (mut failed, mut ok) = (index.failed(), index.counts()[Word::Ok as usize]);
     let mut told = false;
-    Some(Box::new(move |word| {
+    Some(Box::new(move |task, word| {
+        let count = task.payload.as_ref().map_or(1, |call| call.len() as u64);
         match word {
-            Word::Ok => ok += 1,
+            Word::Ok => ok += count,
             Word::Cancelled | Word::Skipped => {}
-            _ => failed += 1,
+            _ => failed += count,
         }
         if told {
             return true;

@@ -186,6 +186,15 @@ impl Template {
         !self.pieces.iter().any(|piece| matches!(piece, Piece::Hole(_)))
     }
 
+    /// True if what it gives may differ between two records: it has a placeholder that is not only of the slot or the attempt.
+    pub fn is_of_record(&self) -> bool {
+        self.holes().any(|hole| match &hole.what {
+            What::Slot => false,
+            What::Jinja(jinja) => jinja.names().iter().any(|name| name != "slot" && name != "attempt"),
+            _ => true,
+        })
+    }
+
     /// True if what it gives may differ between two attempts of one task (it names the slot or the attempt).
     pub fn varies_by_attempt(&self) -> bool {
         self.holes().any(|hole| match &hole.what {

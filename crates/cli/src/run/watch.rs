@@ -420,7 +420,6 @@ impl Left {
             remaining,
             sittings,
             wall: self.wall,
-            rate_per_s: engine.done() as f64 / wall,
             run: engine.run,
             wait: engine.wait,
             waited,
