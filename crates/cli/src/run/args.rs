@@ -49,6 +49,10 @@ pub struct RunArgs {
     /// The first row of a table is a record, not a header
     #[arg(long, help_heading = "Input")]
     pub no_header: bool,
+    /// Byte ranges of about this size, cut at records, of one large file: each is a record with path, start, end, len and hash. A command that names none
+    /// of them gets the range's bytes, behind the header of a table, on its stdin
+    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Input")]
+    pub split: Option<u64>,
     /// Skip the first N records
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Input")]
     pub skip: u64,

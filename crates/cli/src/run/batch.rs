@@ -119,6 +119,9 @@ impl Batching {
         if let Some(flag) = by_value {
             return Err(format!("{flag} and --batch exclude each other: the records of a call may differ in that value"));
         }
+        if args.split.is_some() {
+            return Err("--split and --batch exclude each other: make the ranges larger".to_owned());
+        }
         if args.tag {
             return Err("--tag and --batch exclude each other: what a call writes is of all its records".to_owned());
         }

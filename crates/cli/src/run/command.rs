@@ -4,14 +4,14 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use longshore_core::{
     Context, TaskError,
-    lane::child::{Command, Stdin},
+    lane::child::{Command, Stdin, Stream},
 };
 
 use crate::run::{
     args::RunArgs,
     batch::Weight,
     intake::Item,
-    record::{Record, key_hex},
+    record::{Range, Record, key_hex},
     template::{Expr, Shape, Template, Vars},
     what::surroundings,
 };
@@ -22,6 +22,8 @@ pub struct CommandPlan {
     /// Everything in one text for `sh -c`.
     shell: Option<Template>,
     stdin: Option<Expr>,
+    /// A range of a file goes to its stdin.
+    stream: bool,
     env: Vec<(OsString, Expr)>,
     cwd: Option<PathBuf>,
     /// A call may have several records.
@@ -36,14 +38,22 @@ pub struct CommandPlan {
 
 impl CommandPlan {
     pub(super) fn compile(args: &RunArgs, env: Vec<(OsString, Expr)>, shape: &Shape) -> Result<Self, String> {
-        let stdin = args.stdin.as_deref().map(|text| Expr::parse(text, shape)).transpose().map_err(|error| format!("--stdin: {error}"))?;
+        let mut stream = args.split.is_some() && args.stdin.as_deref().is_some_and(|text| text.trim() == "{}");
+        let stdin = args
+            .stdin
+            .as_deref()
+            .filter(|_| !stream)
+            .map(|text| Expr::parse(text, shape))
+            .transpose()
+            .map_err(|error| format!("--stdin: {error}"))?;
         let mut words = args.command.clone();
         let text = shell_words::join(words.iter().map(|word| word.to_string_lossy()));
         let parse = |word: &OsString| Template::parse(word.as_encoded_bytes(), shape);
         let mut argv = words.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(|error| format!("the command: {error}"))?;
-        // As xargs and parallel do it: a command that uses its record nowhere gets it as last argument.
-        let unused = argv.iter().all(Template::is_constant) && stdin.is_none() && env.iter().all(|(_, expr)| expr.is_constant());
-        if unused {
+        // As xargs and parallel do it: a command that uses its record nowhere gets it as last argument. A range of a file is too long for that.
+        let unused = argv.iter().all(Template::is_constant) && args.stdin.is_none() && env.iter().all(|(_, expr)| expr.is_constant());
+        stream |= unused && args.split.is_some();
+        if unused && !stream {
             words.push("{}".into());
             argv.push(parse(&"{}".into()).map_err(|error| error.to_string())?);
         }
@@ -58,7 +68,7 @@ impl CommandPlan {
         }
         let max_output = usize::try_from(args.max_output).unwrap_or(usize::MAX);
         let batch = args.batch.is_several();
-        Ok(Self { argv, shell, stdin, env, cwd: args.cwd.clone(), batch, kill_after: args.kill_after, max_output, text })
+        Ok(Self { argv, shell, stdin, stream, env, cwd: args.cwd.clone(), batch, kill_after: args.kill_after, max_output, text })
     }
 
     /// What people call it.
@@ -70,7 +80,8 @@ impl CommandPlan {
     pub(super) fn sources(&self) -> Vec<Vec<u8>> {
         let mut all = vec![if self.shell.is_some() { b"shell".to_vec() } else { b"command".to_vec() }];
         all.extend(self.argv.iter().chain(&self.shell).map(|template| template.source().to_vec()));
-        all.push(self.stdin.as_ref().map_or(Vec::new(), |stdin| stdin.source().to_vec()));
+        let stdin = self.stdin.as_ref().map_or(Vec::new(), |stdin| stdin.source().to_vec());
+        all.push(if self.stream { b"range".to_vec() } else { stdin });
         all.extend(surroundings(self.cwd.as_deref(), &self.env));
         all
     }
@@ -94,6 +105,9 @@ impl CommandPlan {
     /// Those of the first record that has any.
     pub(super) fn command(&self, records: &[&Record], vars: &Vars<'_>) -> Result<Command, TaskError> {
         records.iter().try_for_each(|record| record.check())?;
+        if !self.stream {
+            records.iter().filter_map(|record| record.as_range()).try_for_each(Range::check_unchanged)?;
+        }
         let Some(first) = records.first() else { return Err(TaskError::invalid("a call without a record")) };
         let (program, args) = match &self.shell {
             Some(shell) => ("sh".into(), vec!["-c".into(), shell.render_shell(first, vars)?]),
@@ -120,19 +134,30 @@ impl CommandPlan {
             }
             env.push((name.clone(), os(value)));
         }
-        let stdin = match &self.stdin {
+        let stdin = match (&self.stdin, first.as_range()) {
+            (_, Some(range)) if self.stream => {
+                let range = range.clone();
+                Stdin::Stream(Stream::new(move || range.open()))
+            }
+            (stdin, _) => self.bytes_for_stdin(stdin.as_ref(), records, vars)?,
+        };
+        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin })
+    }
+
+    fn bytes_for_stdin(&self, stdin: Option<&Expr>, records: &[&Record], vars: &Vars<'_>) -> Result<Stdin, TaskError> {
+        Ok(match stdin {
             None => Stdin::Null,
-            Some(expr) if !self.batch => Stdin::Bytes(expr.eval_bytes(first, vars)?),
             Some(expr) => {
                 let mut text = Vec::new();
                 for record in records {
                     text.extend(expr.eval_bytes(record, vars)?);
-                    text.push(b'\n');
+                    if self.batch {
+                        text.push(b'\n');
+                    }
                 }
                 Stdin::Bytes(text)
             }
-        };
-        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin })
+        })
     }
 
     /// What a record adds to a call that it shares.

@@ -169,7 +169,7 @@ impl Plan {
             name: args.name.clone(),
             what: what.text(),
             template: format!("{:032x}", hash_sources(what.sources())),
-            key_rule: args.key.clone().unwrap_or_else(|| "content".to_owned()),
+            key_rule: key_rule(args),
             inputs: input_options.sources.iter().map(source_name).collect(),
             args: Vec::new(),
             cwd: std::env::current_dir().map_or_else(|_| String::new(), |dir| dir.display().to_string()),
@@ -285,6 +285,7 @@ fn input_options(args: &RunArgs) -> Result<InputOptions, RunError> {
         skip: args.skip,
         take: args.take,
         max_record: usize::try_from(args.max_record).unwrap_or(usize::MAX),
+        split: args.split,
     })
 }
 
@@ -351,6 +352,15 @@ pub fn check_all(plan: &Plan, input: Input) -> Result<u64, RunError> {
         message += &format!("\n … and {more} more");
     }
     Err(RunError { code: 3, message })
+}
+
+/// How records are known again. Ranges of another size are other tasks.
+fn key_rule(args: &RunArgs) -> String {
+    let key = args.key.as_deref().unwrap_or("content");
+    match args.split {
+        None => key.to_owned(),
+        Some(size) => format!("{key} of ranges of {}", units::show_size(size)),
+    }
 }
 
 /// What each value of a limit may have.

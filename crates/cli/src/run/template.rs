@@ -49,6 +49,7 @@ pub struct Shape {
 enum Kind {
     Lines,
     Json,
+    Range,
     Table(Option<Arc<Columns>>),
 }
 
@@ -71,6 +72,9 @@ impl Shape {
     /// The shape of what this input gives.
     pub fn of(input: &super::input::Input) -> Self {
         use super::input::Format;
+        if input.is_split() {
+            return Self { kind: Kind::Range, extra: Vec::new() };
+        }
         match input.format() {
             Format::Jsonl => Self::json(),
             Format::Csv | Format::Tsv => Self::table(input.columns().cloned()),

@@ -14,7 +14,7 @@ use longshore_core::{
         AsyncHandler, Lane, Outbox,
         async_::AsyncLane,
         blocking::BlockingLane,
-        child::Children,
+        child::{Children, Stdin},
         cpu::CpuLane,
         process::{ProcessHandler, ProcessLane, exit_outcome},
     },
@@ -28,7 +28,7 @@ use crate::run::{
     intake::Call,
     overdue::Overdue,
     pipe::{self, Pipe},
-    record::Record,
+    record::{Range, Record},
     reply::Reply,
     template::{Expr, Shape, Template, Vars},
 };
@@ -170,7 +170,11 @@ impl What {
             What::Command(plan) => {
                 let command = plan.command(records, &vars)?;
                 let words = std::iter::once(&command.program).chain(&command.args).map(|word| word.to_string_lossy().into_owned());
-                Ok(shell_words::join(words))
+                let words = shell_words::join(words);
+                Ok(match (command.stdin, record.as_range()) {
+                    (Stdin::Stream(_), Some(range)) => format!("{words} < bytes {} to {} of {}", range.start, range.end, range.whole.path),
+                    _ => words,
+                })
             }
             What::Http(plan) => {
                 let request = plan.request(record, &vars)?;
@@ -386,6 +390,7 @@ fn line_by_line() -> Vec<(OsString, OsString)> {
 /// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.
 fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
     record.check()?;
+    record.as_range().map_or(Ok(()), Range::check_unchanged)?;
     if record.is_plain() {
         return Ok(record.raw().to_vec());
     }
@@ -464,6 +469,7 @@ impl HttpPlan {
 
     fn request(&self, record: &Record, vars: &Vars<'_>) -> Result<Request, TaskError> {
         record.check()?;
+        record.as_range().map_or(Ok(()), Range::check_unchanged)?;
         let mut request = Request::new(self.spec.effective_method(), self.url.render_url(record, vars)?);
         for (name, value) in &self.headers {
             request.headers.push((name.clone(), value.render_str(record, vars)?));
