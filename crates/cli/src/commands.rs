@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod config;
+pub mod global;
 pub mod jobs;
 pub mod run;
 pub mod shell;

@@ -9,8 +9,8 @@ use clap::{
 };
 
 use crate::{
+    commands::global::Global,
     config::{Config, RunSettings, Sources},
-    progress::ColorMode,
     run::{
         RunError,
         args::RunArgs,
@@ -27,6 +27,8 @@ use crate::{
 pub struct Asked {
     /// The arguments, the configuration's included.
     pub args: RunArgs,
+    /// The flags of every command.
+    pub global: Global,
     /// The configuration.
     pub config: Config,
     /// The words of the command line, so that `--resume JOB` needs no WHAT.
@@ -61,7 +63,10 @@ pub fn asked(
     parse: &dyn Fn(&[OsString]) -> Result<ArgMatches, clap::Error>,
 ) -> Result<Asked, RunError> {
     let config = Config::load(sources).map_err(usage)?;
-    let first = RunArgs::from_arg_matches(matches).map_err(usage)?;
+    let mut first = RunArgs::from_arg_matches(matches).map_err(usage)?;
+    if first.state_dir.is_none() {
+        first.state_dir = config.state_dir().map_err(usage)?;
+    }
     let verb = argv.iter().position(|word| word == "run").unwrap_or(0);
     let mut own: Vec<OsString> = argv[verb + 1..].to_vec();
     let mut words = words;
@@ -101,10 +106,18 @@ pub fn asked(
         }
     }
     args.words = words;
-    if matches.get_flag("json") && matches.value_source("summary") != Some(ValueSource::CommandLine) {
-        args.summary = "json".to_owned();
+    if args.state_dir.is_none() {
+        args.state_dir = first.state_dir;
     }
-    Ok(Asked { args, config, words: stored_words })
+    let global = Global::from_arg_matches(matches).map_err(usage)?;
+    if matches.value_source("summary") != Some(ValueSource::CommandLine) {
+        if let Some(summary) = global.voice().summary() {
+            args.summary = summary.to_owned();
+        } else if global.json {
+            args.summary = "json".to_owned();
+        }
+    }
+    Ok(Asked { args, global, config, words: stored_words })
 }
 
 /// A flag that clap does not take: where the configuration set it that is what the message names; else it is clap's own.
@@ -198,8 +211,8 @@ fn is_given(matches: &ArgMatches, long: &str) -> bool {
 ///
 /// # Errors
 /// Exit code and sentence.
-pub fn run(asked: Asked, color: ColorMode) -> Result<u8, RunError> {
-    let Asked { args, config, words } = asked;
+pub fn run(asked: Asked) -> Result<u8, RunError> {
+    let Asked { args, global, config, words } = asked;
     if let Some(nice) = args.nice {
         // Before any thread: they and their children inherit it.
         longshore_sys::priority::set_thread_nice(nice).map_err(|error| usage(format!("--nice {nice}: {error}")))?;
@@ -223,7 +236,7 @@ pub fn run(asked: Asked, color: ColorMode) -> Result<u8, RunError> {
         .thread_name("longshore")
         .build()
         .map_err(|error| RunError { code: 70, message: format!("no threads: {error}") })?;
-    let code = runtime.block_on(ready.run(color));
+    let code = runtime.block_on(ready.run(&global));
     // A thread that still reads a pipe must not keep us.
     runtime.shutdown_background();
     code

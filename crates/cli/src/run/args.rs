@@ -148,7 +148,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DUR", value_parser = units::duration, help_heading = "Time")]
     pub job_timeout: Option<Duration>,
 
-    /// Stop after this many failures, or above this share; `:now` ends what runs
+    /// Stop after this many failures, or above this share, earlier sittings included; `:now` ends what runs, `never` lifts a limit set elsewhere
     #[arg(long, value_name = "N|N%[:now]", value_parser = MaxFail::parse, help_heading = "Stop")]
     pub max_fail: Option<MaxFail>,
     /// Stop when this many tasks have ended well

@@ -19,8 +19,8 @@ use longshore_core::{
 use tokio::sync::mpsc;
 
 use crate::{
-    commands::jobs::failures,
-    progress::{self, ColorMode, Progress, RateMeter, Snapshot, summary::Waited, view::State},
+    commands::{global::Global, jobs::failures},
+    progress::{self, Progress, RateMeter, Snapshot, summary::Waited, view::State},
     run::{
         RunError,
         args::{RunArgs, Timeout},
@@ -87,14 +87,15 @@ impl Ready {
     ///
     /// # Errors
     /// Exit code and sentence, when it cannot even start.
-    pub async fn run(mut self, color: ColorMode) -> Result<u8, RunError> {
+    pub async fn run(mut self, global: &Global) -> Result<u8, RunError> {
+        let (color, voice) = (global.color, global.voice());
         let broken = |message: String| RunError { code: 74, message };
         let (tell, mut told) = mpsc::unbounded_channel::<Why>();
         let counts = Arc::new(Counts::default());
         let window = self.plan.output.ordered_from.map(|first| Arc::new(Window::new(self.args.order_window, first)));
         let show_on_stdout = self.plan.output.file.is_none() && self.plan.output.emit != Emit::None;
-        let bar = self.args.progress.resolve(std::io::IsTerminal::is_terminal(&std::io::stderr())) == progress::Mode::Bar;
-        let progress = Arc::new(Mutex::new(Some(Progress::new(self.args.progress, color, self.args.every))));
+        let bar = voice.progress(self.args.progress).resolve(std::io::IsTerminal::is_terminal(&std::io::stderr())) == progress::Mode::Bar;
+        let progress = Arc::new(Mutex::new(Some(Progress::new(self.args.progress, color, self.args.every, voice))));
         let hooks = Hooks {
             failed: {
                 let tell = tell.clone();
@@ -250,6 +251,15 @@ impl Ready {
                 }) as Box<dyn Fn(&[u8]) + Send>
             }),
             epoch,
+            voice,
+            tell: {
+                let progress = progress.clone();
+                Box::new(move |line: &str| {
+                    if let Some(progress) = &*progress.lock().unwrap_or_else(PoisonError::into_inner) {
+                        progress.message(line);
+                    }
+                })
+            },
         };
         let fixed = match self.plan.timeout {
             Some(Timeout::Fixed(limit)) => Some(limit),
@@ -300,7 +310,9 @@ impl Ready {
             paused_by: Pauses::default(),
             facts: Facts { failures_checked: self.args.check.iter().any(checks::Check::is_on_failed), ..Facts::default() },
             words: Vec::new(),
+            early: None,
             stopped: false,
+            deaf: global.no_input,
             feed: output.feed(),
         };
         let mut left = watch.until_end(running, estimate, &mut told, bar, &mut signals).await;
@@ -350,6 +362,9 @@ impl Ready {
         let remaining = left.remaining(read, &counts, mine, ended);
         let complete = remaining == 0 && ended && !left.facts.bug && !left.facts.unwritable;
         left.facts.stopped_early &= !complete;
+        if let Some(why) = left.early.take().filter(|_| !complete) {
+            left.words.insert(0, why);
+        }
         if complete {
             left.facts.signal = None;
         }
@@ -416,11 +431,12 @@ impl Ready {
             progress.finish(&last);
         }
         for word in &left.words {
-            eprintln!("longshore: {word}");
+            eprintln!("{}", voice.error(word));
         }
         let nothing_left = complete && mine.iter().sum::<u64>() == 0 && before.as_ref().is_some_and(|before| before.resumed);
         if nothing_left {
-            eprintln!(" {name}: nothing left to do, all {} tasks are finished", units::show_count(finished));
+            let line = format!(" {name}: nothing left to do, all {} tasks are finished", units::show_count(finished));
+            voice.note(&line).into_iter().for_each(|line| eprintln!("{line}"));
         }
         if code != 141 {
             match self.args.summary.as_str() {

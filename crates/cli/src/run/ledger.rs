@@ -17,11 +17,14 @@ use longshore_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::run::{
-    intake::{Call, Item},
-    journal::{ErrorLine, Journal, ResultLine, Shared, Start},
-    output::save::SaveOutput,
-    reply::{self, Reply},
+use crate::{
+    progress::voice::{Ended, Voice},
+    run::{
+        intake::{Call, Item},
+        journal::{ErrorLine, Journal, ResultLine, Shared, Start},
+        output::save::SaveOutput,
+        reply::{self, Reply},
+    },
 };
 
 /// A lane whose attempts start when their start lines have been written.
@@ -125,6 +128,10 @@ pub struct Ledger {
     pub stderr: Option<Box<dyn Fn(&[u8]) + Send>>,
     /// A pair of readings, so that the engine's instants can be told as times of day.
     pub epoch: (Instant, SystemTime),
+    /// Which tasks are told as they end.
+    pub voice: Voice,
+    /// Where they are told.
+    pub tell: Box<dyn Fn(&str) + Send>,
 }
 
 impl Ledger {
@@ -166,6 +173,23 @@ impl Ledger {
         }
     }
 
+    /// Says that a task has ended, with `-v`.
+    fn say(&self, finished: &Finished<Call, Reply>) {
+        let word = finished.outcome.word();
+        if self.voice.tells(word) {
+            let ended = Ended {
+                seq: finished.task.id,
+                records: finished.task.payload.as_ref().map_or(1, |call| call.len()),
+                word,
+                attempt: finished.task.attempt,
+                run: finished.run(),
+                slot: finished.slot + 1,
+                error: finished.outcome.error().map(|error| error.message().to_owned()),
+            };
+            (self.tell)(&self.voice.task(&ended));
+        }
+    }
+
     fn keep_output(&self, finished: &Finished<Call, Reply>) -> Result<(), SinkError> {
         let Some(output) = reply::command_output(&finished.outcome) else { return Ok(()) };
         if let Some(stderr) = self.stderr.as_ref().filter(|_| !output.stderr.is_empty()) {
@@ -187,6 +211,7 @@ impl Sink<Call, Reply> for Ledger {
                 return std::future::ready(Err(error)).boxed();
             }
             self.tally.add(finished);
+            self.say(finished);
         }
         let mut lines = Vec::with_capacity(count);
         batch.drain(..).for_each(|finished| self.lines(finished, &mut lines));
