@@ -154,7 +154,7 @@ fn main() -> ExitCode {
                 Err(error) => say(error.code, error),
             }
         }
-        Command::Jobs(command) => jobs_command(command, cli.global.json, state_dir).unwrap_or_else(|error| say(error.exit_code(), error)),
+        Command::Jobs(command) => jobs_command(command, &cli.global, state_dir).unwrap_or_else(|error| say(error.exit_code(), error)),
         Command::Config(command) => config_command_run(&command, &cli.global),
         Command::Bench { part, rate } => bench_command(part, rate, cli.global.json),
         Command::Completions { shell } => {
@@ -191,7 +191,8 @@ fn checked_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, S
     checked.collect()
 }
 
-fn jobs_command(command: JobsCommand, json: bool, state_dir: Option<PathBuf>) -> Result<u8, JobError> {
+fn jobs_command(command: JobsCommand, global: &Global, state_dir: Option<PathBuf>) -> Result<u8, JobError> {
+    let json = global.json;
     let mut out = std::io::stdout().lock();
     let open = |state: &State| StateDir::open(state.state_dir.as_deref().or(state_dir.as_deref()));
     let printed = match command {
@@ -210,7 +211,7 @@ fn jobs_command(command: JobsCommand, json: bool, state_dir: Option<PathBuf>) ->
                 return Ok(0);
             }
             drop(out);
-            return Ok(again(&retry.job, state.state_dir));
+            return Ok(again(&retry.job, state.state_dir.or(state_dir), global));
         }
         JobsCommand::Export { job, only, state } => {
             let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
@@ -234,15 +235,18 @@ fn jobs_command(command: JobsCommand, json: bool, state_dir: Option<PathBuf>) ->
 }
 
 /// `jobs retry JOB` is `run --retry-failed JOB`.
-fn again(job: &str, state_dir: Option<PathBuf>) -> u8 {
+fn again(job: &str, state_dir: Option<PathBuf>, global: &Global) -> u8 {
     let mut argv: Vec<OsString> = ["longshore", "run", "--retry-failed", job].map(OsString::from).to_vec();
+    argv.extend(global.words());
     if let Some(dir) = state_dir {
         argv.extend(["--state-dir".into(), dir.into_os_string()]);
     }
     let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
     let matches = parse(&argv).unwrap_or_else(|error| error.exit());
     let matches = matches.subcommand_matches("run").unwrap_or(&matches);
-    run::asked(&argv, None, matches, &Sources::of_process(None), &parse).and_then(run::run).unwrap_or_else(|error| say(error.code, error))
+    run::asked(&argv, None, matches, &Sources::of_process(global.config.clone()), &parse)
+        .and_then(run::run)
+        .unwrap_or_else(|error| say(error.code, error))
 }
 
 fn config_command_run(command: &ConfigCommand, global: &Global) -> u8 {

@@ -1,6 +1,6 @@
 //! The flags of every command.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{ArgAction, Args};
 
@@ -33,6 +33,20 @@ pub struct Global {
 }
 
 impl Global {
+    /// The flags again, for a command that stands for another.
+    pub fn words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(path) = &self.config {
+            words.extend(["--config".into(), path.clone().into_os_string()]);
+        }
+        words.push(format!("--color={}", self.color).into());
+        words.push(format!("--log-format={}", self.log_format).into());
+        let switches = [("--json", self.json), ("--quiet", self.quiet), ("--no-input", self.no_input)];
+        words.extend(switches.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.into()));
+        words.extend((0..self.verbose).map(|_| "-v".into()));
+        words
+    }
+
     /// What is said on stderr, and how.
     pub fn voice(&self) -> Voice {
         Voice::new(self.verbose, self.quiet, self.log_format)

@@ -132,6 +132,16 @@ pub enum ColorMode {
     Never,
 }
 
+impl std::fmt::Display for ColorMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        })
+    }
+}
+
 impl ColorMode {
     /// Parses the flag's word.
     ///

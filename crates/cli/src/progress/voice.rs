@@ -1,6 +1,6 @@
 //! How much a run says on stderr, and in which form: `-q`, `-v`, `--log-format`.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use longshore_core::Word;
 use serde_json::json;
@@ -30,6 +30,16 @@ impl LogFormat {
             "text" => Self::Text,
             "json" => Self::Json,
             _ => return Err(format!("`{text}` is not a form of log lines; write auto, text or json")),
+        })
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Text => "text",
+            Self::Json => "json",
         })
     }
 }

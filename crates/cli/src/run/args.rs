@@ -74,7 +74,8 @@ pub struct RunArgs {
     /// Check every record before anything runs
     #[arg(long, help_heading = "Input")]
     pub strict: bool,
-    /// Records that share one call of the command, as with xargs -n. Each stays a task of its own; what the call wrote is the value of its first
+    /// The most records that share one call of the command, as with xargs -n (fewer where its words would pass 128 KiB). Each stays a task of its own; what
+    /// the call wrote is the value of its first
     #[arg(long, value_name = "N|auto", default_value = "1", value_parser = BatchSize::parse, help_heading = "Input")]
     pub batch: BatchSize,
 
