@@ -285,6 +285,34 @@ impl Config {
         found.map(|setting| self.expanded(setting)).transpose()
     }
 
+    /// The settings of every command, as flags, but those that are given on the command line.
+    ///
+    /// # Errors
+    /// A `${VAR}` in one that is not set.
+    pub fn flags(&self, given: impl Fn(&str) -> bool) -> Result<Vec<(String, Setting)>, ConfigError> {
+        let mut flags = Vec::new();
+        for key in schema::TOP.iter().filter(|key| key.name != "state-dir" && !given(key.name)) {
+            let Some(setting) = self.get(key.name)? else { continue };
+            match &setting.value {
+                Value::Bool(true) => flags.push((format!("--{}", key.name), setting)),
+                Value::Text(text) => flags.push((format!("--{}={text}", key.name), setting)),
+                Value::Bool(false) | Value::List(_) => {}
+            }
+        }
+        Ok(flags)
+    }
+
+    /// Where journals are kept, if it is set.
+    ///
+    /// # Errors
+    /// A `${VAR}` in it that is not set.
+    pub fn state_dir(&self) -> Result<Option<PathBuf>, ConfigError> {
+        Ok(self.get("state-dir")?.and_then(|setting| match setting.value {
+            Value::Text(path) => Some(PathBuf::from(path)),
+            Value::Bool(_) | Value::List(_) => None,
+        }))
+    }
+
     /// The names of the jobs.
     pub fn jobs(&self) -> impl Iterator<Item = &str> {
         self.sections.keys().filter_map(|id| if let SectionId::Job(name) = id { Some(name.as_str()) } else { None })

@@ -1,13 +1,12 @@
 //! The binary: a table of commands.
 
-use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, time::Duration};
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, sync::OnceLock, time::Duration};
 
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
 use longshore_cli::{
-    commands::{bench, config as config_command, demo, jobs, run, shell},
+    commands::{bench, config as config_command, demo, global::Global, jobs, run, shell},
     config::{Config, Sources},
-    progress::ColorMode,
+    progress::Voice,
     run::{
         args::RunArgs,
         journal::{JobError, StateDir},
@@ -24,19 +23,6 @@ struct Cli {
     global: Global,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Args, Clone)]
-struct Global {
-    /// Read this configuration in place of the project's longshore.toml
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Colours: auto, always or never
-    #[arg(long, global = true, default_value = "auto", value_parser = ColorMode::parse)]
-    color: ColorMode,
-    /// JSON instead of tables and summaries
-    #[arg(long, global = true)]
-    json: bool,
 }
 
 #[derive(Subcommand)]
@@ -142,21 +128,35 @@ fn main() -> ExitCode {
     let mut argv: Vec<OsString> = std::env::args_os().collect();
     let is_run = argv.iter().skip(1).find(|word| !word.as_encoded_bytes().starts_with(b"-")).is_some_and(|word| word == "run");
     let words = if is_run { run::take_words(&mut argv) } else { None };
-    let matches = Cli::command().try_get_matches_from(&argv).unwrap_or_else(|error| error.exit());
+    let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
+    let first = parse(&argv).unwrap_or_else(|error| error.exit());
+    let (command, given) = first.subcommand().map_or(("", &first), |(name, matches)| (name, matches));
+    let sources = Sources::of_process(first.get_one::<PathBuf>("config").cloned());
+    // The other commands have to work with whatever a configuration says.
+    let config = if matches!(command, "run" | "jobs") { Config::load(&sources) } else { Ok(Config::default()) };
+    let settings = config.map_err(|errors| errors.to_string()).and_then(|config| {
+        let state_dir = config.state_dir().map_err(|error| error.to_string())?;
+        Ok((state_dir, checked_flags(&config, given)?))
+    });
+    let state_dir = match settings {
+        Ok((state_dir, flags)) => {
+            argv.splice(1..1, flags);
+            state_dir
+        }
+        Err(errors) => return ExitCode::from(say(2, errors)),
+    };
+    let matches = parse(&argv).unwrap_or_else(|error| error.exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let color = cli.global.color;
+    let _ = VOICE.set(cli.global.voice());
     let code = match cli.command {
         Command::Run(_) => {
             let matches = matches.subcommand_matches("run").unwrap_or(&matches);
-            let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
-            match run::asked(&argv, words, matches, &Sources::of_process(cli.global.config), &parse)
-                .and_then(|asked| run::run(asked, color))
-            {
+            match run::asked(&argv, words, matches, &sources, &parse).and_then(run::run) {
                 Ok(code) => code,
                 Err(error) => say(error.code, error),
             }
         }
-        Command::Jobs(command) => jobs_command(command, cli.global.json).unwrap_or_else(|error| say(error.exit_code(), error)),
+        Command::Jobs(command) => jobs_command(command, &cli.global, state_dir).unwrap_or_else(|error| say(error.exit_code(), error)),
         Command::Config(command) => config_command_run(&command, &cli.global),
         Command::Bench { part, rate } => bench_command(part, rate, cli.global.json),
         Command::Demo(args) => demo::run(&args, cli.global.json, &mut std::io::stdout().lock()),
@@ -172,14 +172,32 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// How errors are said, once that is known.
+static VOICE: OnceLock<Voice> = OnceLock::new();
+
 fn say(code: u8, error: impl std::fmt::Display) -> u8 {
-    eprintln!("longshore: {error}");
+    eprintln!("{}", VOICE.get().copied().unwrap_or_default().error(&error.to_string()));
     code
 }
 
-fn jobs_command(command: JobsCommand, json: bool) -> Result<u8, JobError> {
+/// The configuration's settings of every command, as flags that clap takes.
+fn checked_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, String> {
+    let is_given = |name: &str| given.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine);
+    let flags = config.flags(is_given).map_err(|error| error.to_string())?;
+    let checked = flags.into_iter().map(|(flag, setting)| match flag.trim_start_matches('-').split_once('=') {
+        Some((name, value)) => {
+            validate(name, value).map_err(|why| format!("{}: `{name}`: {why}", setting.origin))?;
+            Ok(OsString::from(flag))
+        }
+        None => Ok(OsString::from(flag)),
+    });
+    checked.collect()
+}
+
+fn jobs_command(command: JobsCommand, global: &Global, state_dir: Option<PathBuf>) -> Result<u8, JobError> {
+    let json = global.json;
     let mut out = std::io::stdout().lock();
-    let open = |state: &State| StateDir::open(state.state_dir.as_deref());
+    let open = |state: &State| StateDir::open(state.state_dir.as_deref().or(state_dir.as_deref()));
     let printed = match command {
         JobsCommand::List { state } => {
             let rows = jobs::list(&open(&state)?)?;
@@ -196,7 +214,7 @@ fn jobs_command(command: JobsCommand, json: bool) -> Result<u8, JobError> {
                 return Ok(0);
             }
             drop(out);
-            return Ok(again(&retry.job, state.state_dir));
+            return Ok(again(&retry.job, state.state_dir.or(state_dir), global));
         }
         JobsCommand::Export { job, only, state } => {
             let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
@@ -220,16 +238,17 @@ fn jobs_command(command: JobsCommand, json: bool) -> Result<u8, JobError> {
 }
 
 /// `jobs retry JOB` is `run --retry-failed JOB`.
-fn again(job: &str, state_dir: Option<PathBuf>) -> u8 {
+fn again(job: &str, state_dir: Option<PathBuf>, global: &Global) -> u8 {
     let mut argv: Vec<OsString> = ["longshore", "run", "--retry-failed", job].map(OsString::from).to_vec();
+    argv.extend(global.words());
     if let Some(dir) = state_dir {
         argv.extend(["--state-dir".into(), dir.into_os_string()]);
     }
     let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
     let matches = parse(&argv).unwrap_or_else(|error| error.exit());
     let matches = matches.subcommand_matches("run").unwrap_or(&matches);
-    run::asked(&argv, None, matches, &Sources::of_process(None), &parse)
-        .and_then(|asked| run::run(asked, ColorMode::Auto))
+    run::asked(&argv, None, matches, &Sources::of_process(global.config.clone()), &parse)
+        .and_then(run::run)
         .unwrap_or_else(|error| say(error.code, error))
 }
 

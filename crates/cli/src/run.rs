@@ -4,13 +4,16 @@
 //! - `args.rs plan.rs`: the command line, and everything that follows from it, compiled and checked before anything runs
 //! - `input.rs record.rs intake.rs`: bytes → records → deliveries
 //! - `template.rs`: what a user writes with braces
-//! - `what.rs`, `http.rs`, `pipe.rs`: what runs, as lanes of the engine; `reply.rs`: what it answers; `overdue.rs`: a timeout that is a share of the median
+//! - `batch.rs`: several records for one call of a command
+//! - `what.rs`, `command.rs`, `http.rs`, `pipe.rs`: what runs, as lanes of the engine; `reply.rs`: what it answers; `overdue.rs`: a timeout that is a share of the median
 //! - `ledger.rs journal.rs`: start and result lines, before anything counts
 //! - `output.rs`: the projection of the journal that people read
 //! - `conduct.rs`: all of it put together; `watch.rs`: watched until the end, with `keys.rs machine.rs`; `checks.rs ending.rs`: how it ends
 
 pub mod args;
+pub mod batch;
 pub mod checks;
+pub mod command;
 pub mod conduct;
 pub mod ending;
 pub mod http;

@@ -24,21 +24,31 @@ use rustix::process::Signal;
 const TASKS: u64 = 40;
 const WIDE: u64 = 4;
 
-/// Every seventh task leaves a child in the background that would write later; every fifth ignores SIGTERM; some fail.
+/// The records in a call with `--batch 3`.
+const BATCH: u64 = 3;
+
+/// Each word is a task. Every seventh leaves a child in the background that would write later; every fifth ignores SIGTERM; some fail.
 const TASK: &str = r#"
-set -- $*
 say() { echo "$*" >>"$LEDGER"; }
+code=0
+for task; do
+set -- $task
 say start $1 $LONGSHORE_ATTEMPT $$ $SITTING
 if [ $(($1 % 7)) = 0 ]; then (sleep 1.$(($1 % 10)); say orphan $1 0 0 $SITTING) & fi
 if [ $(($1 % 11)) = 0 ]; then (sleep 1.$(($1 % 10)); say orphan $1 0 0 $SITTING) >/dev/null 2>&1 & fi
 if [ $(($1 % 5)) = 0 ]; then trap '' TERM; fi
 sleep $2
 say end $1 $LONGSHORE_ATTEMPT $$ $SITTING
-exit $3"#;
+code=$3
+done
+exit $code"#;
 
 #[derive(Default, Debug)]
 struct Totals {
     rounds: u64,
+    /// Those with `--batch`, and the calls that several records shared.
+    batch_rounds: u64,
+    shared_calls: u64,
     tasks: u64,
     kills: u64,
     group_kills: u64,
@@ -94,11 +104,21 @@ fn round(number: u64, seed: u64, totals: &Mutex<Totals>) -> Place {
         2 => &["--durable", "batch:5ms"],
         _ => &[],
     };
+    // Not where a task fails, for that fails its whole call.
+    let batch: &[&str] = match number % 6 {
+        1 => &["--batch", "3"],
+        4 => &["--batch", "auto"],
+        _ => &[],
+    };
     let command = |sitting: u64| {
         let mut command = place.run();
-        command.arg(&input).args(["--name", "kill", "-j", &WIDE.to_string(), "-o", "out.jsonl", "--progress", "none"]).args(extra);
+        command
+            .arg(&input)
+            .args(["--name", "kill", "-j", &WIDE.to_string(), "-o", "out.jsonl", "--progress", "none"])
+            .args(extra)
+            .args(batch);
         if jsonl {
-            command.arg("--").arg(&script).args(["{id}", "{s}", "{code}"]);
+            command.arg("--").arg(&script).arg("{id} {s} {code}");
         } else {
             command.arg("--").arg(&script);
         }
@@ -200,8 +220,13 @@ fn round(number: u64, seed: u64, totals: &Mutex<Totals>) -> Place {
             }
         }
     }
-    // A slot is free when the result of its last task is in the journal, so a kill meets no more unwritten ones than run at once.
-    if repeated > WIDE * kills {
+    // A slot is free when the result of its last call is in the journal, so a kill meets no more unwritten ones than run at once.
+    let together = match batch {
+        [] => 1,
+        [_, "auto"] => TASKS,
+        _ => BATCH,
+    };
+    if repeated > WIDE * kills * together {
         fail(&format!("{repeated} repeated after {kills} kills"));
     }
     let journal = place.journal();
@@ -233,6 +258,8 @@ fn round(number: u64, seed: u64, totals: &Mutex<Totals>) -> Place {
     }
     let mut totals = totals.lock().unwrap();
     totals.rounds += 1;
+    totals.batch_rounds += u64::from(!batch.is_empty());
+    totals.shared_calls += journal.results.values().filter(|lines| lines[0]["call"] == lines[0]["seq"]).count() as u64;
     totals.tasks += TASKS;
     totals.kills += kills;
     totals.group_kills += group_kills;
@@ -280,4 +307,5 @@ fn killed_runs_lose_nothing_and_repeat_only_what_was_running() {
     }
     println!("kill test: {totals:?}");
     assert_eq!((totals.lost, totals.finished_again, totals.overlaps, totals.orphans), (0, 0, 0, 0));
+    assert!(rounds < 5 || totals.shared_calls > 0, "no call had several records");
 }

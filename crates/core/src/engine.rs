@@ -74,11 +74,11 @@ pub struct EngineConfig<T> {
     /// Lets the most running over all lanes find itself, within these bounds, instead of [`GateConfig::concurrency`]. The lanes need slots for the ceiling.
     pub adaptive: Option<Bounds>,
     /// Asked about each task that has ended for good, in the loop: after the first `true` nothing more starts, as after [`Handle::drain`].
-    pub enough: Option<Enough>,
+    pub enough: Option<Enough<T>>,
 }
 
-/// Says whether a job has seen enough.
-pub type Enough = Box<dyn FnMut(Word) -> bool + Send>;
+/// Says whether a job has seen enough. Gets the task, with its payload where a copy is kept, and how it ended.
+pub type Enough<T> = Box<dyn FnMut(&Task<T>, Word) -> bool + Send>;
 
 /// What reaches the loop.
 pub(crate) struct Mail<T, R> {
@@ -506,7 +506,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 Verdict::Ack | Verdict::Reject => {
                     self.gate.done(&one.task);
                     next += 1;
-                    enough |= self.config.enough.as_mut().is_some_and(|enough| enough(word));
+                    enough |= self.config.enough.as_mut().is_some_and(|enough| enough(&one.task, word));
                 }
                 Verdict::Requeue { after } => {
                     // Its place in the result queue is free at once: there is no result.

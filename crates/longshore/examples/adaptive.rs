@@ -149,7 +149,7 @@ fn svg(run: &Run, best: &[(usize, usize, usize)]) -> String {
             points
         })
     };
-    let mut out = format!(
+    let mut out = String::from(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 1000 560\" font-family=\"sans-serif\" font-size=\"13\">\n\
          <rect width=\"1000\" height=\"560\" fill=\"white\"/>\n\
          <text x=\"60\" y=\"22\">at once: adaptive(1, 300) in blue, the best fixed number of each phase in grey</text>\n\

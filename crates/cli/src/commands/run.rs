@@ -9,16 +9,17 @@ use clap::{
 };
 
 use crate::{
+    commands::global::Global,
     config::{Config, RunSettings, Sources},
-    progress::ColorMode,
     run::{
         RunError,
         args::RunArgs,
+        batch::{Batching, Weight},
         conduct::Ready,
         input::Input,
         journal::StateDir,
         plan::{Plan, check_all},
-        record::key_hex,
+        record::{Record, key_hex, key_of},
     },
 };
 
@@ -26,6 +27,8 @@ use crate::{
 pub struct Asked {
     /// The arguments, the configuration's included.
     pub args: RunArgs,
+    /// The flags of every command.
+    pub global: Global,
     /// The configuration.
     pub config: Config,
     /// The words of the command line, so that `--resume JOB` needs no WHAT.
@@ -60,7 +63,10 @@ pub fn asked(
     parse: &dyn Fn(&[OsString]) -> Result<ArgMatches, clap::Error>,
 ) -> Result<Asked, RunError> {
     let config = Config::load(sources).map_err(usage)?;
-    let first = RunArgs::from_arg_matches(matches).map_err(usage)?;
+    let mut first = RunArgs::from_arg_matches(matches).map_err(usage)?;
+    if first.state_dir.is_none() {
+        first.state_dir = config.state_dir().map_err(usage)?;
+    }
     let verb = argv.iter().position(|word| word == "run").unwrap_or(0);
     let mut own: Vec<OsString> = argv[verb + 1..].to_vec();
     let mut words = words;
@@ -100,10 +106,18 @@ pub fn asked(
         }
     }
     args.words = words;
-    if matches.get_flag("json") && matches.value_source("summary") != Some(ValueSource::CommandLine) {
-        args.summary = "json".to_owned();
+    if args.state_dir.is_none() {
+        args.state_dir = first.state_dir;
     }
-    Ok(Asked { args, config, words: stored_words })
+    let global = Global::from_arg_matches(matches).map_err(usage)?;
+    if matches.value_source("summary") != Some(ValueSource::CommandLine) {
+        if let Some(summary) = global.voice().summary() {
+            args.summary = summary.to_owned();
+        } else if global.json {
+            args.summary = "json".to_owned();
+        }
+    }
+    Ok(Asked { args, global, config, words: stored_words })
 }
 
 /// A flag that clap does not take: where the configuration set it that is what the message names; else it is clap's own.
@@ -197,8 +211,8 @@ fn is_given(matches: &ArgMatches, long: &str) -> bool {
 ///
 /// # Errors
 /// Exit code and sentence.
-pub fn run(asked: Asked, color: ColorMode) -> Result<u8, RunError> {
-    let Asked { args, config, words } = asked;
+pub fn run(asked: Asked) -> Result<u8, RunError> {
+    let Asked { args, global, config, words } = asked;
     if let Some(nice) = args.nice {
         // Before any thread: they and their children inherit it.
         longshore_sys::priority::set_thread_nice(nice).map_err(|error| usage(format!("--nice {nice}: {error}")))?;
@@ -222,7 +236,7 @@ pub fn run(asked: Asked, color: ColorMode) -> Result<u8, RunError> {
         .thread_name("longshore")
         .build()
         .map_err(|error| RunError { code: 70, message: format!("no threads: {error}") })?;
-    let code = runtime.block_on(ready.run(color));
+    let code = runtime.block_on(ready.run(&global));
     // A thread that still reads a pipe must not keep us.
     runtime.shutdown_background();
     code
@@ -230,10 +244,20 @@ pub fn run(asked: Asked, color: ColorMode) -> Result<u8, RunError> {
 
 fn dry_run(args: &RunArgs, plan: &Plan, input: Input, count: u64) -> Result<u8, RunError> {
     let mut out = std::io::stdout().lock();
-    let mut wrong = false;
-    let mut shown = 0;
+    let (mut wrong, mut shown) = (false, 0);
+    let mut group: Vec<Record> = Vec::new();
+    let mut weight = Weight::default();
+    let mut show = |group: &mut Vec<Record>| {
+        let line = call_line(args, plan, group);
+        group.clear();
+        shown += 1;
+        wrong |= line.is_err();
+        let line = line.unwrap_or_else(|error| error);
+        (writeln!(out, "{line}").is_ok(), shown >= count)
+    };
+    let mut enough = count == 0;
     for record in input {
-        if shown >= count {
+        if enough {
             break;
         }
         let record = record.map_err(|error| RunError { code: 3, message: error.to_string() })?;
@@ -242,28 +266,53 @@ fn dry_run(args: &RunArgs, plan: &Plan, input: Input, count: u64) -> Result<u8, 
         {
             continue;
         }
-        shown += 1;
-        let key = match &plan.rules.key {
-            None => Ok(record.key()),
-            Some(expr) => expr.eval_bytes(&record, &Default::default()).map(|bytes| crate::run::record::key_of(&bytes)),
-        };
-        let line = match key.and_then(|key| Ok((key, plan.what.show(&record, 0)?))) {
-            Ok((key, text)) => {
-                let lane = plan.lane;
-                let rest = plan.describe_task(&args.backoff.1);
-                format!(" #{} {text}   key {}…   lane {lane}   {rest}", record.seq(), &key_hex(key)[..4])
+        // As the intake groups them.
+        let more = plan.what.weigh(&record);
+        let batching = plan.batching.as_ref().filter(|_| more.is_ok());
+        let fits = batching.is_some_and(|batching| more.as_ref().is_ok_and(|more| batching.has_room(weight, *more)));
+        let mut written = true;
+        if !fits && !group.is_empty() {
+            (written, enough) = show(&mut group);
+            weight = Weight::default();
+        }
+        if written && !enough {
+            group.push(record);
+            weight = weight.with(more.unwrap_or_default());
+            if group.len() >= batching.map_or(1, Batching::size) {
+                (written, enough) = show(&mut group);
+                weight = Weight::default();
             }
-            Err(error) => {
-                wrong = true;
-                format!(" #{} invalid: {}", record.seq(), error.message())
-            }
-        };
-        if writeln!(out, "{line}").is_err() {
+        }
+        if !written {
             return Ok(141);
         }
     }
+    if !enough && !group.is_empty() && !show(&mut group).0 {
+        return Ok(141);
+    }
     let _ = writeln!(out, " {}", plan.describe());
     Ok(u8::from(wrong))
+}
+
+/// What a call would do, or why it cannot; for `--dry-run`.
+fn call_line(args: &RunArgs, plan: &Plan, group: &[Record]) -> Result<String, String> {
+    let places = match group {
+        [first, .., last] if group.len() > 3 => format!("#{} … #{} ({} records)", first.seq(), last.seq(), group.len()),
+        group => group.iter().map(|record| format!("#{}", record.seq())).collect::<Vec<_>>().join(" "),
+    };
+    let Some(first) = group.first() else { return Ok(String::new()) };
+    let records: Vec<&Record> = group.iter().collect();
+    let key = match &plan.rules.key {
+        None => Ok(first.key()),
+        Some(expr) => expr.eval_bytes(first, &Default::default()).map(|bytes| key_of(&bytes)),
+    };
+    match key.and_then(|key| Ok((key, plan.what.show(&records, 0)?))) {
+        Ok((key, text)) => {
+            let rest = plan.describe_task(&args.backoff.1);
+            Ok(format!(" {places} {text}   key {}…   lane {}   {rest}", &key_hex(key)[..4], plan.lane))
+        }
+        Err(error) => Err(format!(" {places} invalid: {}", error.message())),
+    }
 }
 
 #[cfg(test)]

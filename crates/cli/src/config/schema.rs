@@ -65,6 +65,7 @@ pub(super) const RUN: &[Key] = &[
     key("max-record", Text),
     key("strict", Bool),
     key("batch", Text),
+    of_job("split", Text),
     // Concurrency.
     key("concurrency", Text),
     key("per", Pairs),

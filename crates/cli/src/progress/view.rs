@@ -7,7 +7,7 @@ use std::{
 
 use clap::builder::styling::Style;
 
-use super::{bar::Bar, plain};
+use super::{Voice, bar::Bar, plain};
 
 /// A moment of a run. All counts are of tasks, those of earlier sittings included.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -132,6 +132,16 @@ pub enum ColorMode {
     Never,
 }
 
+impl std::fmt::Display for ColorMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        })
+    }
+}
+
 impl ColorMode {
     /// Parses the flag's word.
     ///
@@ -180,6 +190,7 @@ pub struct Progress {
     next: Option<Instant>,
     /// Whether a line tells how it ended. Who did not ask for lines gets that one only behind others: the summary says the same.
     last: bool,
+    voice: Voice,
 }
 
 #[derive(Debug)]
@@ -191,14 +202,16 @@ enum Form {
 
 impl Progress {
     /// A view of this form. `every` is the time between lines of the plain and JSON forms; the first one comes after that time.
-    pub fn new(mode: Mode, color: ColorMode, every: Duration) -> Self {
+    pub fn new(mode: Mode, color: ColorMode, every: Duration, voice: Voice) -> Self {
+        let asked = mode;
+        let mode = voice.progress(mode);
         let form = match mode.resolve(io::stderr().is_terminal()) {
             Mode::Bar | Mode::Auto => Form::Bar(Bar::new(color.on_stderr())),
             Mode::Plain => Form::Lines(plain::line),
             Mode::Json => Form::Lines(plain::json),
             Mode::None => Form::None,
         };
-        Self { form, every, next: None, last: mode != Mode::Auto }
+        Self { form, every, next: None, last: asked != Mode::Auto, voice }
     }
 
     /// Takes what is the case now. Cheap when there is nothing to draw.
@@ -218,7 +231,14 @@ impl Progress {
         }
     }
 
-    /// Writes a line of another origin (a log line, a notice) so that it does not run into the bar.
+    /// Says something about the run, if it is to be said, so that it does not run into the bar.
+    pub fn note(&self, line: &str) {
+        if let Some(line) = self.voice.note(line) {
+            self.message(&line);
+        }
+    }
+
+    /// Writes a line of another origin as it is, so that it does not run into the bar.
     pub fn message(&self, line: &str) {
         match &self.form {
             Form::Bar(bar) => bar.message(line),

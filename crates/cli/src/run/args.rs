@@ -8,6 +8,7 @@ use longshore_core::{Backoff, ErrorClass, RetryOn};
 use crate::{
     progress,
     run::{
+        batch::BatchSize,
         checks::{Check, MaxFail, UntilOk},
         http::StatusRanges,
         input::Format,
@@ -48,6 +49,10 @@ pub struct RunArgs {
     /// The first row of a table is a record, not a header
     #[arg(long, help_heading = "Input")]
     pub no_header: bool,
+    /// Byte ranges of about this size, cut at records, of one large file: each is a record with path, start, end, len and hash. A command that names none
+    /// of them gets the range's bytes, behind the header of a table, on its stdin
+    #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Input")]
+    pub split: Option<u64>,
     /// Skip the first N records
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Input")]
     pub skip: u64,
@@ -69,6 +74,10 @@ pub struct RunArgs {
     /// Check every record before anything runs
     #[arg(long, help_heading = "Input")]
     pub strict: bool,
+    /// The most records that share one call of the command, as with xargs -n (fewer where its words would pass 128 KiB). Each stays a task of its own; what
+    /// the call wrote is the value of its first
+    #[arg(long, value_name = "N|auto", default_value = "1", value_parser = BatchSize::parse, help_heading = "Input")]
+    pub batch: BatchSize,
 
     /// Most tasks running at once: a number or a share of the cores [commands and pipes: cores; HTTP: 50]
     #[arg(short = 'j', long, value_name = "N|N%", help_heading = "Concurrency")]
@@ -140,7 +149,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DUR", value_parser = units::duration, help_heading = "Time")]
     pub job_timeout: Option<Duration>,
 
-    /// Stop after this many failures, or above this share; `:now` ends what runs
+    /// Stop after this many failures, or above this share, earlier sittings included; `:now` ends what runs, `never` lifts a limit set elsewhere
     #[arg(long, value_name = "N|N%[:now]", value_parser = MaxFail::parse, help_heading = "Stop")]
     pub max_fail: Option<MaxFail>,
     /// Stop when this many tasks have ended well

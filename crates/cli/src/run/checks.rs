@@ -243,6 +243,7 @@ pub struct MaxFail {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum MaxFailLimit {
+    Never,
     Count(u64),
     Percent(f64),
 }
@@ -251,7 +252,7 @@ impl MaxFail {
     /// A percentage is judged once this many tasks have ended: before, one unlucky task would weigh too much.
     pub const PERCENT_AFTER: u64 = 20;
 
-    /// Parses `N`, `N%`, and either with `:now` behind it. `N` stops the run when N tasks have failed for good, so 1 stops at the first failure;
+    /// Parses `N`, `N%`, either with `:now` behind it, and `never`, which lifts the limit of a configuration or of a job that is resumed. `N` stops the run when N tasks have failed for good, so 1 stops at the first failure;
     /// `N%` when more than that share of the tasks that ended has failed, but not before [`PERCENT_AFTER`](Self::PERCENT_AFTER) of them.
     ///
     /// # Errors
@@ -263,19 +264,22 @@ impl MaxFail {
             None => (text, false),
         };
         let limit = match number.strip_suffix('%') {
+            None if text == "never" => Some(MaxFailLimit::Never),
             Some(number) => parse_percent(number).map(MaxFailLimit::Percent),
             None => match parse_whole(number) {
                 Some(0) => return Err("`--max-fail 0` would stop before the first task; write 1 to stop at the first failure".to_owned()),
                 number => number.map(MaxFailLimit::Count),
             },
         };
-        let limit = limit.ok_or_else(|| format!("`{text}` is not a limit of failures; write `10`, `5%`, or either with `:now`"))?;
+        let limit =
+            limit.ok_or_else(|| format!("`{text}` is not a limit of failures; write `10`, `5%`, either with `:now`, or `never`"))?;
         Ok(Self { limit, now })
     }
 
     /// Whether the run gives up: `failed` of the `ended` tasks (ended well or failed for good) have failed.
     pub fn tripped(&self, failed: u64, ended: u64) -> bool {
         match self.limit {
+            MaxFailLimit::Never => false,
             MaxFailLimit::Count(most) => failed >= most,
             MaxFailLimit::Percent(most) => ended >= Self::PERCENT_AFTER && failed as f64 * 100.0 > most * ended as f64,
         }
@@ -286,6 +290,7 @@ impl fmt::Display for MaxFail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let now = if self.now { ":now" } else { "" };
         match self.limit {
+            MaxFailLimit::Never => f.write_str("never"),
             MaxFailLimit::Count(most) => write!(f, "{most}{now}"),
             MaxFailLimit::Percent(most) => write!(f, "{most}%{now}"),
         }

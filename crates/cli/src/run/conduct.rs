@@ -19,15 +19,15 @@ use longshore_core::{
 use tokio::sync::mpsc;
 
 use crate::{
-    commands::jobs::failures,
-    progress::{self, ColorMode, Progress, RateMeter, Snapshot, summary::Waited, view::State},
+    commands::{global::Global, jobs::failures},
+    progress::{self, Progress, RateMeter, Snapshot, summary::Waited, view::State},
     run::{
         RunError,
         args::{RunArgs, Timeout},
         checks,
         ending::Facts,
         input::{Format, Input, count_records},
-        intake::{Counts, Intake, Item, Window},
+        intake::{Call, Counts, Group, Intake, Window},
         journal::{Begin, Durability, End, Index, Journal, Occurrences, OpenJob, StateDir},
         ledger::{Journaled, Ledger, Tally},
         output::{Around, Emit, Hooks, Output, OutputError, save::SaveOutput},
@@ -87,14 +87,15 @@ impl Ready {
     ///
     /// # Errors
     /// Exit code and sentence, when it cannot even start.
-    pub async fn run(mut self, color: ColorMode) -> Result<u8, RunError> {
+    pub async fn run(mut self, global: &Global) -> Result<u8, RunError> {
+        let (color, voice) = (global.color, global.voice());
         let broken = |message: String| RunError { code: 74, message };
         let (tell, mut told) = mpsc::unbounded_channel::<Why>();
         let counts = Arc::new(Counts::default());
         let window = self.plan.output.ordered_from.map(|first| Arc::new(Window::new(self.args.order_window, first)));
         let show_on_stdout = self.plan.output.file.is_none() && self.plan.output.emit != Emit::None;
-        let bar = self.args.progress.resolve(std::io::IsTerminal::is_terminal(&std::io::stderr())) == progress::Mode::Bar;
-        let progress = Arc::new(Mutex::new(Some(Progress::new(self.args.progress, color, self.args.every))));
+        let bar = voice.progress(self.args.progress).resolve(std::io::IsTerminal::is_terminal(&std::io::stderr())) == progress::Mode::Bar;
+        let progress = Arc::new(Mutex::new(Some(Progress::new(self.args.progress, color, self.args.every, voice))));
         let hooks = Hooks {
             failed: {
                 let tell = tell.clone();
@@ -178,6 +179,7 @@ impl Ready {
         let outbox = engine::outbox();
         let (queue, results) = (self.plan.queue(), self.plan.result_queue());
         let what = Arc::new(self.plan.what);
+        let batching = self.plan.batching.map(Arc::new);
         let intake_error = Arc::new(Mutex::new(None));
         let intake = Intake {
             input: self.input,
@@ -197,6 +199,9 @@ impl Ready {
             counts: counts.clone(),
             gone: VecDeque::new(),
             held: None,
+            batching: batching.clone(),
+            group: Group::default(),
+            behind: None,
         };
         let noted = intake_error.clone();
         let source = ThreadSource::new(intake.inspect(move |delivery| {
@@ -214,9 +219,10 @@ impl Ready {
             children: children.clone(),
             job: self.id.clone(),
             cpu: self.plan.lanes[LaneKind::Cpu as usize].max(1),
+            batching,
         };
         let (lanes, end_children) = builder.build(&what).map_err(|message| RunError { code: 2, message })?;
-        let lanes: Lanes<Arc<Item>, Reply> = lanes.map(|lane| {
+        let lanes: Lanes<Call, Reply> = lanes.map(|lane| {
             lane.map(|lane| -> Arc<dyn longshore_core::lane::Lane<_, _>> {
                 if journaled { Arc::new(Journaled::new(lane, journal.clone(), outbox.clone())) } else { lane }
             })
@@ -245,6 +251,15 @@ impl Ready {
                 }) as Box<dyn Fn(&[u8]) + Send>
             }),
             epoch,
+            voice,
+            tell: {
+                let progress = progress.clone();
+                Box::new(move |line: &str| {
+                    if let Some(progress) = &*progress.lock().unwrap_or_else(PoisonError::into_inner) {
+                        progress.message(line);
+                    }
+                })
+            },
         };
         let fixed = match self.plan.timeout {
             Some(Timeout::Fixed(limit)) => Some(limit),
@@ -295,7 +310,9 @@ impl Ready {
             paused_by: Pauses::default(),
             facts: Facts { failures_checked: self.args.check.iter().any(checks::Check::is_on_failed), ..Facts::default() },
             words: Vec::new(),
+            early: None,
             stopped: false,
+            deaf: global.no_input,
             feed: output.feed(),
         };
         let mut left = watch.until_end(running, estimate, &mut told, bar, &mut signals).await;
@@ -345,6 +362,9 @@ impl Ready {
         let remaining = left.remaining(read, &counts, mine, ended);
         let complete = remaining == 0 && ended && !left.facts.bug && !left.facts.unwritable;
         left.facts.stopped_early &= !complete;
+        if let Some(why) = left.early.take().filter(|_| !complete) {
+            left.words.insert(0, why);
+        }
         if complete {
             left.facts.signal = None;
         }
@@ -355,13 +375,13 @@ impl Ready {
         summary.failed_by_error = tally.errors();
         if let Some(before) = before.as_ref().filter(|before| before.resumed) {
             summary.wall += before.spent;
-            summary.rate_per_s = summary.finished() as f64 / summary.wall.as_secs_f64().max(f64::EPSILON);
             if index.failed() > 0 {
                 let ((path, len), index) = (before.errors.clone(), index.clone());
                 let earlier = tokio::task::spawn_blocking(move || failures(&path, len, &index)).await;
                 add_up(&mut summary.failed_by_error, earlier.ok().and_then(Result::ok).unwrap_or_default());
             }
         }
+        summary.rate_per_s = summary.finished() as f64 / summary.wall.as_secs_f64().max(f64::EPSILON);
         summary.width = u32::try_from(self.plan.concurrency).unwrap_or(u32::MAX);
         summary.durable = journaled;
         summary.at_least = !ended && left.total.is_none();
@@ -411,11 +431,12 @@ impl Ready {
             progress.finish(&last);
         }
         for word in &left.words {
-            eprintln!("longshore: {word}");
+            eprintln!("{}", voice.error(word));
         }
         let nothing_left = complete && mine.iter().sum::<u64>() == 0 && before.as_ref().is_some_and(|before| before.resumed);
         if nothing_left {
-            eprintln!(" {name}: nothing left to do, all {} tasks are finished", units::show_count(finished));
+            let line = format!(" {name}: nothing left to do, all {} tasks are finished", units::show_count(finished));
+            voice.note(&line).into_iter().for_each(|line| eprintln!("{line}"));
         }
         if code != 141 {
             match self.args.summary.as_str() {
@@ -489,18 +510,19 @@ async fn unshared(journal: Arc<Journal>) -> Option<Journal> {
 }
 
 /// `--max-fail` and `--until-ok`, looked at when a task ends, so that not one more starts.
-fn stop_rules(args: &RunArgs, index: &Index, tell: mpsc::UnboundedSender<Why>) -> Option<Enough> {
+fn stop_rules(args: &RunArgs, index: &Index, tell: mpsc::UnboundedSender<Why>) -> Option<Enough<Call>> {
     let (max_fail, until_ok) = (args.max_fail, args.until_ok);
     if max_fail.is_none() && until_ok.is_none() {
         return None;
     }
     let (mut failed, mut ok) = (index.failed(), index.counts()[Word::Ok as usize]);
     let mut told = false;
-    Some(Box::new(move |word| {
+    Some(Box::new(move |task, word| {
+        let count = task.payload.as_ref().map_or(1, |call| call.len() as u64);
         match word {
-            Word::Ok => ok += 1,
+            Word::Ok => ok += count,
             Word::Cancelled | Word::Skipped => {}
-            _ => failed += 1,
+            _ => failed += count,
         }
         if told {
             return true;

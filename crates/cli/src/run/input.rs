@@ -5,6 +5,7 @@
 //! input/options.rs    Options, Source, Format, InputError
 //! input/cut.rs        Cutter: pieces up to a line end or NUL, of bounded length, from any reader
 //! input/table.rs      Table: rows of CSV and TSV, which may go over several lines
+//! input/split.rs      Splitter: byte ranges of a large file, cut at records
 //! input/count.rs      about how many records there are, for the progress bar
 //! ```
 //!
@@ -17,6 +18,7 @@
 mod count;
 mod cut;
 mod options;
+mod split;
 mod table;
 
 pub use count::count_records;
@@ -25,6 +27,7 @@ pub use options::{Format, InputError, MAX_RECORD, Options, Source};
 use super::record::{Columns, Cut, Origin, Place, Record, Unit};
 use crate::units;
 use cut::{Cutter, Piece};
+use split::Splitter;
 use std::{
     collections::VecDeque,
     ffi::OsString,
@@ -47,6 +50,7 @@ pub struct Input {
     format: Format,
     header: bool,
     max_record: usize,
+    split: Option<u64>,
     columns: Option<Arc<Columns>>,
     first_table: String,
     seq: u64,
@@ -64,6 +68,7 @@ struct Reading {
 enum Kind {
     Cut(Cutter),
     Table(Box<Table>),
+    Split(Box<Splitter>),
     Words(std::vec::IntoIter<OsString>),
 }
 
@@ -77,6 +82,11 @@ impl Input {
         let sources = &options.sources;
         if sources.iter().filter(|source| **source == Source::Stdin).count() > 1 {
             return Err(InputError::StdinTwice);
+        }
+        if options.split.is_some() && !matches!(sources.as_slice(), [Source::File(_)]) {
+            let name =
+                sources.iter().find(|source| !matches!(source, Source::File(_))).or(sources.get(1)).map_or_else(String::new, Source::name);
+            return Err(InputError::Split { name, reason: "ranges are of one file: name it, and nothing else".to_owned() });
         }
         let mut stdin = None;
         let mut formats: Option<(String, Format)> = None;
@@ -138,12 +148,18 @@ impl Input {
             format,
             header: options.header,
             max_record: options.max_record,
+            split: options.split,
             columns: None,
             first_table: String::new(),
             seq: 0,
             skip: options.skip,
             left: options.take.unwrap_or(u64::MAX),
         }
+    }
+
+    /// Whether its records are ranges of a file.
+    pub fn is_split(&self) -> bool {
+        self.split.is_some()
     }
 
     /// The format that was found; never `Auto`.
@@ -184,6 +200,11 @@ impl Input {
             Some(Source::Stdin) => {
                 let reader = self.stdin.take().unwrap_or_else(|| Box::new(io::stdin()));
                 self.begin("stdin".into(), reader)?;
+            }
+            Some(Source::File(path)) if let Some(size) = self.split => {
+                let splitter = Splitter::open(&path, self.format, self.header, size, self.max_record)?;
+                let origin = Arc::new(Origin { name: path.display().to_string().into(), unit: Unit::Range });
+                self.reading = Some(Reading { origin, kind: Kind::Split(Box::new(splitter)), line: 0 });
             }
             Some(Source::File(path)) => {
                 let file = open(&path)?;
@@ -278,6 +299,12 @@ impl Input {
                         _ => Record::text(place(reading.line), bytes),
                     });
                 },
+                Kind::Split(splitter) => {
+                    let range = reading.line;
+                    reading.line += 1;
+                    let failed = |cause| InputError::Cut { name: reading.origin.name.to_string(), range, cause };
+                    splitter.next(place(reading.line)).map_err(failed)?
+                }
                 Kind::Table(table) => {
                     let line = table.line();
                     let row = table.next().map_err(|cause| failed(line, cause))?;

@@ -12,6 +12,7 @@ use longshore_core::{Delivery, LaneKind, Options, SourceError, TaskError};
 
 use crate::run::{
     args::Dups,
+    batch::{Batching, Weight},
     input::Input,
     journal::{Index, Occurrences, TaskState},
     record::Record,
@@ -29,6 +30,9 @@ pub struct Item {
     /// How many times the key stood before it in the input.
     pub nth: u32,
 }
+
+/// The records of one call, which the engine knows as one task: one, unless `--batch` is given.
+pub type Call = Arc<[Item]>;
 
 /// How the lane of a task is found.
 pub enum LaneRule {
@@ -130,6 +134,32 @@ pub struct Intake {
     pub gone: VecDeque<(u64, Option<u64>)>,
     /// A record that has to wait for the window.
     pub held: Option<Record>,
+    /// With `--batch`.
+    pub batching: Option<Arc<Batching>>,
+    /// What the next call has so far.
+    pub group: Group,
+    /// What has to come behind the call that was given last.
+    pub behind: Option<Given>,
+}
+
+/// What the engine is given: a call, `Ok(None)` for a pause, or an error.
+pub type Given = Result<Option<Delivery<Call>>, SourceError>;
+
+/// The records of a call that is not full yet. Attempts are of the whole call, so all have the same number of earlier ones.
+#[derive(Debug, Default)]
+pub struct Group {
+    items: Vec<Item>,
+    attempts_made: u32,
+    weight: Weight,
+}
+
+impl Group {
+    fn take(&mut self) -> Option<Delivery<Call>> {
+        let Self { items, attempts_made, .. } = std::mem::take(self);
+        let first = items.first()?.record.seq();
+        let options = (attempts_made > 0).then(|| Box::new(Options { attempts_made, ..Options::default() }));
+        Some(Delivery { options, ..Delivery::new(first, items.into()) })
+    }
 }
 
 /// Places that are told at once.
@@ -149,8 +179,8 @@ impl Intake {
         }
     }
 
-    /// The task of a record, or `None` if it does not run.
-    fn deliver(&mut self, record: Record) -> Result<Option<Delivery<Arc<Item>>>, SourceError> {
+    /// The call of a record, or `None` if it does not run or waits for others.
+    fn deliver(&mut self, record: Record) -> Given {
         let seq = record.seq();
         let mut refused: Option<TaskError> = None;
         if let Some(condition) = &self.rules.condition {
@@ -210,10 +240,44 @@ impl Intake {
         if let Err(error) = record.check() {
             refused.get_or_insert(error);
         }
+        let mut weight = Weight::default();
+        if self.batching.is_some() && refused.is_none() {
+            // A record that cannot run must not fail those beside it.
+            match self.what.weigh(&record) {
+                Ok(sum) => weight = sum,
+                Err(error) => refused = Some(error),
+            }
+        }
+        let alone = self.batching.is_none() || refused.is_some();
         let options = self.options(&record, attempts_made, refused);
         self.counts.taken.fetch_add(1, Ordering::Relaxed);
-        let item = Arc::new(Item { record, key, nth });
-        Ok(Some(Delivery { options, ..Delivery::new(seq, item) }))
+        let item = Item { record, key, nth };
+        if alone {
+            return Ok(Some(Delivery { options, ..Delivery::new(seq, Arc::new([item]) as Call) }));
+        }
+        Ok(self.gather(item, attempts_made, weight))
+    }
+
+    /// Adds a record to the next call; gives one that is full.
+    fn gather(&mut self, item: Item, attempts_made: u32, weight: Weight) -> Option<Delivery<Call>> {
+        let batching = self.batching.as_ref()?;
+        let fits = self.group.items.is_empty() || self.group.attempts_made == attempts_made && batching.has_room(self.group.weight, weight);
+        let full = if fits { None } else { self.group.take() };
+        self.group.attempts_made = attempts_made;
+        self.group.weight = self.group.weight.with(weight);
+        self.group.items.push(item);
+        if full.is_none() && self.group.items.len() >= batching.size() { self.group.take() } else { full }
+    }
+
+    /// Gives what the next call has so far, and this behind it.
+    fn last_before(&mut self, behind: Option<Given>) -> Option<Given> {
+        match self.group.take() {
+            None => behind,
+            Some(call) => {
+                self.behind = behind;
+                Some(Ok(Some(call)))
+            }
+        }
     }
 
     /// What the task wants differently from its job: `None` for nothing, which costs nothing.
@@ -252,9 +316,12 @@ impl Intake {
 }
 
 impl Iterator for Intake {
-    type Item = Result<Option<Delivery<Arc<Item>>>, SourceError>;
+    type Item = Given;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(behind) = self.behind.take() {
+            return Some(behind);
+        }
         loop {
             let record = match self.held.take() {
                 Some(record) => {
@@ -265,18 +332,21 @@ impl Iterator for Intake {
                 }
                 None => match self.input.next() {
                     None => {
+                        if let Some(call) = self.last_before(None) {
+                            return Some(call);
+                        }
                         self.tell();
                         self.counts.ended.store(true, Ordering::Release);
                         return None;
                     }
-                    Some(Err(error)) => return Some(Err(SourceError::fatal(error.to_string()))),
+                    Some(Err(error)) => return self.last_before(Some(Err(SourceError::fatal(error.to_string())))),
                     Some(Ok(record)) => {
                         self.counts.read.fetch_add(1, Ordering::Relaxed);
                         if self.window.as_ref().is_some_and(|window| !window.is_open(record.seq())) {
                             // What was told late and what was delivered just now may be what moves the window.
                             self.tell();
                             self.held = Some(record);
-                            return Some(Ok(None));
+                            return self.last_before(Some(Ok(None)));
                         }
                         record
                     }
@@ -285,7 +355,7 @@ impl Iterator for Intake {
             match self.deliver(record) {
                 Ok(None) => {}
                 Ok(Some(delivery)) => return Some(Ok(Some(delivery))),
-                Err(error) => return Some(Err(error)),
+                Err(error) => return self.last_before(Some(Err(error))),
             }
         }
     }

@@ -24,7 +24,7 @@ pub mod writer;
 
 pub use error::{JobError, JournalError};
 pub use file::JournalFile;
-pub use format::{End, ErrorLine, ResultLine, Start};
+pub use format::{End, ErrorLine, ResultLine, Shared, Start};
 pub use index::{Index, Occurrences, TaskState};
 pub use lock::JobLock;
 pub use state::{Begin, JobSpec, OpenJob, StateDir};

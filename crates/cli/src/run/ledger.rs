@@ -17,39 +17,35 @@ use longshore_core::{
 };
 use tokio::sync::oneshot;
 
-use crate::run::{
-    intake::Item,
-    journal::{ErrorLine, Journal, ResultLine, Start},
-    output::save::SaveOutput,
-    reply::{self, Reply},
+use crate::{
+    progress::voice::{Ended, Voice},
+    run::{
+        intake::{Call, Item},
+        journal::{ErrorLine, Journal, ResultLine, Shared, Start},
+        output::save::SaveOutput,
+        reply::{self, Reply},
+    },
 };
 
 /// A lane whose attempts start when their start lines have been written.
 pub struct Journaled {
-    lane: Arc<dyn Lane<Arc<Item>, Reply>>,
+    lane: Arc<dyn Lane<Call, Reply>>,
     journal: Arc<Journal>,
-    outbox: Outbox<Arc<Item>, Reply>,
+    outbox: Outbox<Call, Reply>,
 }
 
 impl Journaled {
     /// Puts the journal before a lane.
-    pub fn new(lane: Arc<dyn Lane<Arc<Item>, Reply>>, journal: Arc<Journal>, outbox: Outbox<Arc<Item>, Reply>) -> Self {
+    pub fn new(lane: Arc<dyn Lane<Call, Reply>>, journal: Arc<Journal>, outbox: Outbox<Call, Reply>) -> Self {
         Self { lane, journal, outbox }
     }
 }
 
-impl Lane<Arc<Item>, Reply> for Journaled {
-    fn start(&self, batch: &mut Vec<Attempt<Arc<Item>>>) {
+impl Lane<Call, Reply> for Journaled {
+    fn start(&self, batch: &mut Vec<Attempt<Call>>) {
         let mut batch = std::mem::take(batch);
-        let starts = batch
-            .iter()
-            .map(|attempt| Start {
-                seq: attempt.task.id,
-                key: attempt.payload.key,
-                nth: attempt.payload.nth,
-                attempt: attempt.task.attempt,
-            })
-            .collect();
+        let start = |attempt: u32, item: &Item| Start { seq: item.record.seq(), key: item.key, nth: item.nth, attempt };
+        let starts = batch.iter().flat_map(|attempt| attempt.payload.iter().map(move |item| start(attempt.task.attempt, item))).collect();
         let (lane, outbox) = (self.lane.clone(), self.outbox.clone());
         self.journal.starts(
             starts,
@@ -98,20 +94,22 @@ impl Tally {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(class, count)| (class.clone(), *count)).collect()
     }
 
-    fn add(&self, finished: &Finished<Arc<Item>, Reply>) {
+    fn add(&self, finished: &Finished<Call, Reply>) {
         let outcome = &finished.outcome;
-        self.counts[outcome.word() as usize].fetch_add(1, Ordering::Relaxed);
+        // Records are counted, however many of them shared a call.
+        let count = finished.task.payload.as_ref().map_or(1, |call| call.len() as u64);
+        self.counts[outcome.word() as usize].fetch_add(count, Ordering::Relaxed);
         if finished.task.attempt > 1 {
-            self.retried.fetch_add(1, Ordering::Relaxed);
+            self.retried.fetch_add(count, Ordering::Relaxed);
             if outcome.is_ok() {
-                self.ok_retried.fetch_add(1, Ordering::Relaxed);
+                self.ok_retried.fetch_add(count, Ordering::Relaxed);
             }
         }
         if let Some((kind, code)) = outcome.class() {
             let class = code.map_or_else(|| kind.to_owned(), |code| format!("{kind} {code}"));
             let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
             let known = errors.len() < CLASSES || errors.contains_key(&class);
-            *errors.entry(if known { class } else { "other".to_owned() }).or_default() += 1;
+            *errors.entry(if known { class } else { "other".to_owned() }).or_default() += count;
         }
     }
 }
@@ -130,43 +128,69 @@ pub struct Ledger {
     pub stderr: Option<Box<dyn Fn(&[u8]) + Send>>,
     /// A pair of readings, so that the engine's instants can be told as times of day.
     pub epoch: (Instant, SystemTime),
+    /// Which tasks are told as they end.
+    pub voice: Voice,
+    /// Where they are told.
+    pub tell: Box<dyn Fn(&str) + Send>,
 }
 
 impl Ledger {
-    fn line(&self, finished: Finished<Arc<Item>, Reply>) -> Option<ResultLine> {
+    /// A line for each record of a call. What the call wrote stands in the line of the first.
+    fn lines(&self, finished: Finished<Call, Reply>, lines: &mut Vec<ResultLine>) {
         let started = self.epoch.1 + finished.started.since(self.epoch.0.into());
-        let (run, wait) = (finished.run(), finished.wait());
-        let item = finished.task.payload.as_ref()?;
-        let task = item.record.to_json().get().into();
-        let mut raw = None;
-        if self.raw {
-            raw = match &finished.outcome {
+        let (run_ms, wait_ms) = (millis(finished.run()), millis(finished.wait()));
+        let Some(call) = &finished.task.payload else { return };
+        let shared = (call.len() > 1).then(|| Shared { records: call.len() as u64, call: finished.task.id });
+        for (place, item) in call.iter().enumerate() {
+            let first = place == 0;
+            let raw = match &finished.outcome {
+                _ if !self.raw => None,
+                _ if !first => Some(Box::default()),
                 Outcome::Ok(reply) => Some(reply.raw()),
                 other => reply::command_output(other).map(|output| output.stdout.as_slice().into()),
             };
+            let (value, error) = match &finished.outcome {
+                Outcome::Ok(reply) => (first.then(|| reply.to_json()), None),
+                other => (None, other.error().map(|error| Box::new(ErrorLine::from(&error)))),
+            };
+            let error = error.map(|error| if first { error } else { Box::new(ErrorLine { tail: None, ..*error }) });
+            lines.push(ResultLine {
+                seq: item.record.seq(),
+                key: item.key,
+                nth: item.nth,
+                task: item.record.to_json().get().into(),
+                outcome: finished.outcome.word(),
+                attempts: finished.task.attempt,
+                wait_ms,
+                run_ms,
+                started: Some(started),
+                slot: Some(finished.slot + 1),
+                shared,
+                value,
+                error,
+                raw,
+            });
         }
-        let (value, error) = match &finished.outcome {
-            Outcome::Ok(reply) => (Some(reply.to_json()), None),
-            other => (None, other.error().map(|error| Box::new(ErrorLine::from(&error)))),
-        };
-        Some(ResultLine {
-            seq: finished.task.id,
-            key: item.key,
-            nth: item.nth,
-            task,
-            outcome: finished.outcome.word(),
-            attempts: finished.task.attempt,
-            wait_ms: millis(wait),
-            run_ms: millis(run),
-            started: Some(started),
-            slot: Some(finished.slot + 1),
-            value,
-            error,
-            raw,
-        })
     }
 
-    fn keep_output(&self, finished: &Finished<Arc<Item>, Reply>) -> Result<(), SinkError> {
+    /// Says that a task has ended, with `-v`.
+    fn say(&self, finished: &Finished<Call, Reply>) {
+        let word = finished.outcome.word();
+        if self.voice.tells(word) {
+            let ended = Ended {
+                seq: finished.task.id,
+                records: finished.task.payload.as_ref().map_or(1, |call| call.len()),
+                word,
+                attempt: finished.task.attempt,
+                run: finished.run(),
+                slot: finished.slot + 1,
+                error: finished.outcome.error().map(|error| error.message().to_owned()),
+            };
+            (self.tell)(&self.voice.task(&ended));
+        }
+    }
+
+    fn keep_output(&self, finished: &Finished<Call, Reply>) -> Result<(), SinkError> {
         let Some(output) = reply::command_output(&finished.outcome) else { return Ok(()) };
         if let Some(stderr) = self.stderr.as_ref().filter(|_| !output.stderr.is_empty()) {
             stderr(&output.stderr);
@@ -179,16 +203,18 @@ impl Ledger {
     }
 }
 
-impl Sink<Arc<Item>, Reply> for Ledger {
-    fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<Arc<Item>, Reply>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
+impl Sink<Call, Reply> for Ledger {
+    fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<Call, Reply>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
         let count = batch.len();
         for finished in &*batch {
             if let Err(error) = self.keep_output(finished) {
                 return std::future::ready(Err(error)).boxed();
             }
             self.tally.add(finished);
+            self.say(finished);
         }
-        let lines: Vec<ResultLine> = batch.drain(..).filter_map(|finished| self.line(finished)).collect();
+        let mut lines = Vec::with_capacity(count);
+        batch.drain(..).for_each(|finished| self.lines(finished, &mut lines));
         let (tell, written) = oneshot::channel();
         self.journal.results(
             lines,

@@ -3,6 +3,9 @@
 //! Each slot has a child of its own, started when its first record comes. A record goes in as one line and its answer comes back as one line, in
 //! turn, so whatever a child says while it was not asked is a mistake that would shift every answer after it: such a child is ended and replaced.
 //! So is one that dies, keeps silent past the timeout, or answers without end.
+//!
+//! What cannot be seen: a line too many that is written after the child has read its next record. It counts as that record's answer; the true one comes
+//! behind it, and ends the child and fails the task that is then its.
 
 use std::{
     collections::BTreeMap,
@@ -275,6 +278,10 @@ impl Asked {
                 }
                 if self.answer.len() > at + 1 {
                     return Err(Trouble::Wrong(unasked(&self.answer[at + 1..])));
+                }
+                // It cannot be the answer of a line that lies in the pipe still: it came late for an earlier one.
+                if self.nothing_read(message.len()) {
+                    return Err(Trouble::Wrong(unasked(&self.answer)));
                 }
                 let mut answer = std::mem::take(&mut self.answer);
                 answer.truncate(at);

@@ -9,6 +9,7 @@ use crate::{
     run::{
         RunError,
         args::{Dups, RunArgs, Timeout},
+        batch::Batching,
         input::{Format, Input, Options as InputOptions, Source},
         intake::{LaneRule, Rules},
         journal::JobSpec,
@@ -48,6 +49,8 @@ pub struct Plan {
     pub timeout: Option<Timeout>,
     /// Where results go.
     pub output: OutputSpec,
+    /// With `--batch`: how many records share a call.
+    pub batching: Option<Batching>,
     /// The job, for the journal.
     pub spec: JobSpec,
 }
@@ -166,12 +169,21 @@ impl Plan {
             name: args.name.clone(),
             what: what.text(),
             template: format!("{:032x}", hash_sources(what.sources())),
-            key_rule: args.key.clone().unwrap_or_else(|| "content".to_owned()),
+            key_rule: key_rule(args),
             inputs: input_options.sources.iter().map(source_name).collect(),
             args: Vec::new(),
             cwd: std::env::current_dir().map_or_else(|_| String::new(), |dir| dir.display().to_string()),
         };
         let output = output(args, &what)?;
+        let by_value = [
+            ("--order-by", order_by.is_some()),
+            ("--per", !args.per.is_empty()),
+            ("--rate-by", args.rate_by.is_some()),
+            ("--limit with `by`", !limit_exprs.is_empty()),
+            ("--lane with an expression", matches!(lane_rule, LaneRule::Of(_))),
+        ];
+        let by_value = by_value.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag);
+        let batching = Batching::of(args, &what, by_value).map_err(usage)?;
         let rules = Rules {
             condition,
             key,
@@ -182,7 +194,10 @@ impl Plan {
             host: http,
             skip_in_flight: args.in_flight == "skip",
         };
-        Ok((Self { what, rules, input: input_options, lane, concurrency, lanes, rate, limits, retry, timeout, output, spec }, input))
+        Ok((
+            Self { what, rules, input: input_options, lane, concurrency, lanes, rate, limits, retry, timeout, output, batching, spec },
+            input,
+        ))
     }
 
     /// Capacity of the work queue: twice the workers.
@@ -202,9 +217,15 @@ impl Plan {
         for lane in LaneKind::ALL.into_iter().filter(|lane| self.lanes[*lane as usize] > 0) {
             text += &format!("   lane {lane} {}", self.lanes[lane as usize]);
         }
+        if let Some(batching) = &self.batching {
+            text += &format!("   {batching}");
+        }
         text += &format!("   work queue {}   result queue {}", self.queue(), self.result_queue());
         if let Some(rate) = self.rate {
             text += &format!("   {}", longshore_core::Reason::Pace { rate });
+        }
+        for limit in &self.limits {
+            text += &format!("   limit {} {}", limit.name, shown_limit(limit));
         }
         text
     }
@@ -264,12 +285,13 @@ fn input_options(args: &RunArgs) -> Result<InputOptions, RunError> {
         skip: args.skip,
         take: args.take,
         max_record: usize::try_from(args.max_record).unwrap_or(usize::MAX),
+        split: args.split,
     })
 }
 
 /// The fields of a result line.
-const FIELDS: [&str; 13] =
-    ["job", "seq", "key", "n", "task", "outcome", "attempts", "wait_ms", "run_ms", "started", "slot", "value", "error"];
+const FIELDS: [&str; 15] =
+    ["job", "seq", "key", "n", "task", "outcome", "attempts", "wait_ms", "run_ms", "started", "slot", "batch", "call", "value", "error"];
 
 fn output(args: &RunArgs, what: &What) -> Result<OutputSpec, RunError> {
     for field in &args.fields {
@@ -314,7 +336,7 @@ pub fn check_all(plan: &Plan, input: Input) -> Result<u64, RunError> {
         if left_out {
             continue;
         }
-        if let Err(error) = plan.what.show(&record, 0) {
+        if let Err(error) = plan.what.show(&[&record], 0) {
             if bad.len() < SHOWN {
                 bad.push(format!(" #{} {}", record.seq(), error.message()));
             } else {
@@ -330,6 +352,22 @@ pub fn check_all(plan: &Plan, input: Input) -> Result<u64, RunError> {
         message += &format!("\n … and {more} more");
     }
     Err(RunError { code: 3, message })
+}
+
+/// How records are known again. Ranges of another size are other tasks.
+fn key_rule(args: &RunArgs) -> String {
+    let key = args.key.as_deref().unwrap_or("content");
+    match args.split {
+        None => key.to_owned(),
+        Some(size) => format!("{key} of ranges of {}", units::show_size(size)),
+    }
+}
+
+/// What each value of a limit may have.
+fn shown_limit(limit: &Limit) -> String {
+    let most = limit.concurrency.map(|most| format!("{most} at once"));
+    let rate = limit.rate.map(|rate| longshore_core::Reason::Pace { rate }.to_string());
+    format!("({} for each value)", most.into_iter().chain(rate).collect::<Vec<_>>().join(", "))
 }
 
 /// Makes `What` shareable with the intake.

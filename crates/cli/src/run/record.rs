@@ -3,6 +3,7 @@
 //! ```text
 //! record.rs           Record: its place, its text, its fields, its key
 //! record/path.rs      Path: `user`, `a.b`, `args.0`, `1`; the way to a field of a JSON text
+//! record/range.rs     Range: a part of a large file
 //! record/columns.rs   Columns: the header of a table; did-you-mean
 //! ```
 //!
@@ -11,9 +12,11 @@
 
 mod columns;
 mod path;
+mod range;
 
 pub use columns::{Columns, nearest};
 pub use path::Path;
+pub use range::{RANGE_FIELDS, Range, Whole};
 
 use longshore_core::TaskError;
 use serde_json::value::{RawValue, to_raw_value};
@@ -41,6 +44,8 @@ pub enum Unit {
     Record,
     /// Words of the command line: "argument 3".
     Argument,
+    /// Byte ranges: "big.csv range 3".
+    Range,
 }
 
 /// One input record, valid or not.
@@ -60,6 +65,8 @@ enum Body {
     Text(Box<[u8]>),
     Json(Box<RawValue>),
     Row(Box<Row>),
+    /// With its JSON form.
+    Range(Box<(Range, Box<RawValue>)>),
     Bad(Box<Bad>),
 }
 
@@ -147,6 +154,19 @@ impl Record {
         Self::new(place, Body::Row(Box::new(Row { raw: raw.into(), fields, columns })))
     }
 
+    /// A range of a file.
+    pub(crate) fn range(place: Place, range: Range) -> Self {
+        let json = range.to_json();
+        Self::new(place, Body::Range(Box::new((range, json))))
+    }
+
+    /// A range that nobody can use.
+    pub(crate) fn bad_range(place: Place, range: &Range, reason: &str) -> Self {
+        let json = range.to_json();
+        let cut = Cut { bytes: range.end - range.start, key: range.key() };
+        Self::bad(place, json.get().as_bytes(), reason, Some(cut))
+    }
+
     /// An invalid record. The reason follows the place in the message: `: why`, or `, column 3: why`.
     pub(crate) fn bad(place: Place, raw: &[u8], reason: &str, cut: Option<Cut>) -> Self {
         let mut this = Self::new(place, Body::Text(Box::default()));
@@ -179,6 +199,7 @@ impl Record {
                     Unit::Line => write!(f, "{} line {line}", origin.name),
                     Unit::Record => write!(f, "{} record {line}", origin.name),
                     Unit::Argument => write!(f, "argument {line}"),
+                    Unit::Range => write!(f, "{} range {line}", origin.name),
                 }
             }
         }
@@ -207,6 +228,7 @@ impl Record {
         match &self.body {
             Body::Text(bytes) => bytes,
             Body::Json(raw) => raw.get().as_bytes(),
+            Body::Range(range) => range.1.get().as_bytes(),
             Body::Row(row) => &row.raw,
             Body::Bad(bad) => &bad.raw,
         }
@@ -237,7 +259,7 @@ impl Record {
         match &self.body {
             Body::Text(_) => true,
             Body::Json(raw) => raw.get().starts_with('"'),
-            Body::Row(_) | Body::Bad(_) => false,
+            Body::Row(_) | Body::Range(_) | Body::Bad(_) => false,
         }
     }
 
@@ -245,6 +267,15 @@ impl Record {
     pub fn as_json(&self) -> Option<&RawValue> {
         match &self.body {
             Body::Json(raw) => Some(raw),
+            Body::Range(range) => Some(&range.1),
+            _ => None,
+        }
+    }
+
+    /// The part of a file, if the record is one.
+    pub fn as_range(&self) -> Option<&Range> {
+        match &self.body {
+            Body::Range(range) => Some(&range.0),
             _ => None,
         }
     }
@@ -266,6 +297,7 @@ impl Record {
             Body::Bad(bad) => Err(bad.error.clone()),
             Body::Text(_) => Ok(None),
             Body::Json(raw) => path.find(raw).map(|found| found.map(Field::Json)).map_err(|reason| self.invalid(reason)),
+            Body::Range(range) => path.find(&range.1).map(|found| found.map(Field::Json)).map_err(|reason| self.invalid(reason)),
             Body::Row(row) => Ok(row.columns.position(path.as_str()).and_then(|at| row.fields.get(at)).map(Field::Cell)),
         }
     }
@@ -278,6 +310,7 @@ impl Record {
     pub fn to_json(&self) -> Cow<'_, RawValue> {
         let value = match &self.body {
             Body::Json(raw) => return Cow::Borrowed(raw),
+            Body::Range(range) => return Cow::Borrowed(&range.1),
             Body::Text(bytes) => bytes_json(bytes),
             Body::Bad(bad) => match bad.cut {
                 None => bytes_json(&bad.raw),
@@ -293,9 +326,10 @@ impl Record {
     }
 
     /// The hash of the content, by which a task is known again: of a plain record's bytes, of a JSON text without the spaces around it, of a row's fields
-    /// (however they are quoted). The same on every machine and in every version.
+    /// (however they are quoted), of a range's place and bytes. The same on every machine and in every version.
     pub fn key(&self) -> u128 {
         match &self.body {
+            Body::Range(range) => range.0.key(),
             Body::Bad(bad) => bad.cut.map_or_else(|| xxh3_128(&bad.raw), |cut| cut.key),
             Body::Row(row) => {
                 // Lengths keep ("ab", "c") and ("a", "bc") apart.

@@ -49,6 +49,7 @@ pub struct Shape {
 enum Kind {
     Lines,
     Json,
+    Range,
     Table(Option<Arc<Columns>>),
 }
 
@@ -71,6 +72,9 @@ impl Shape {
     /// The shape of what this input gives.
     pub fn of(input: &super::input::Input) -> Self {
         use super::input::Format;
+        if input.is_split() {
+            return Self { kind: Kind::Range, extra: Vec::new() };
+        }
         match input.format() {
             Format::Jsonl => Self::json(),
             Format::Csv | Format::Tsv => Self::table(input.columns().cloned()),
@@ -184,6 +188,15 @@ impl Template {
     /// True if it has no placeholder: it is the same for every record.
     pub fn is_constant(&self) -> bool {
         !self.pieces.iter().any(|piece| matches!(piece, Piece::Hole(_)))
+    }
+
+    /// True if what it gives may differ between two records: it has a placeholder that is not only of the slot or the attempt.
+    pub fn is_of_record(&self) -> bool {
+        self.holes().any(|hole| match &hole.what {
+            What::Slot => false,
+            What::Jinja(jinja) => jinja.names().iter().any(|name| name != "slot" && name != "attempt"),
+            _ => true,
+        })
     }
 
     /// True if what it gives may differ between two attempts of one task (it names the slot or the attempt).

@@ -54,6 +54,8 @@ pub(super) struct Left {
     pub(super) facts: Facts,
     pub(super) wall: Duration,
     pub(super) words: Vec<String>,
+    /// Why it stopped early; of no interest when nothing is left all the same.
+    pub(super) early: Option<String>,
     /// About how many records the input has.
     pub(super) total: Option<u64>,
 }
@@ -88,7 +90,11 @@ pub(super) struct Watch<'a> {
     pub(super) paused_by: Pauses,
     pub(super) facts: Facts,
     pub(super) words: Vec<String>,
+    /// Why it stopped early.
+    pub(super) early: Option<String>,
     pub(super) stopped: bool,
+    /// Reads no keys.
+    pub(super) deaf: bool,
     pub(super) feed: Feed,
 }
 
@@ -105,7 +111,7 @@ impl Watch<'_> {
         let mut estimate = Some(estimate);
         let Signals { int, term, hup, usr1 } = signals;
         let (press, mut pressed) = mpsc::unbounded_channel();
-        let _keys = if keys_wanted { Keys::start(press) } else { None };
+        let _keys = if keys_wanted && !self.deaf { Keys::start(press) } else { None };
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut ticks = 0u64;
@@ -147,7 +153,8 @@ impl Watch<'_> {
                 () = &mut job_limit => {
                     job_limit.set(sleep_or_never(None));
                     self.facts.stopped_early = true;
-                    self.words.push(format!("stopped after {} (--job-timeout)", units::show_duration(self.args.job_timeout.unwrap_or_default())));
+                    let limit = units::show_duration(self.args.job_timeout.unwrap_or_default());
+                    self.early = Some(format!("stopped after {limit} (--job-timeout)"));
                     self.drain();
                     self.handle.stop(Stop::Soft);
                     grace.set(sleep_or_never(Some(self.args.kill_after)));
@@ -181,7 +188,7 @@ impl Watch<'_> {
         if let Some(estimate) = estimate.filter(tokio::task::JoinHandle::is_finished) {
             self.total = estimate.await.ok().flatten();
         }
-        Left { total: self.total, engine, facts: self.facts, wall: began.elapsed(), words: self.words }
+        Left { total: self.total, engine, facts: self.facts, wall: began.elapsed(), words: self.words, early: self.early }
     }
 
     async fn look(&mut self) {
@@ -251,7 +258,15 @@ impl Watch<'_> {
             Why::MaxFail { now } => {
                 self.facts.stopped_early = true;
                 if let Some(rule) = &self.args.max_fail {
-                    self.words.push(format!("stopped: too many tasks failed (--max-fail {rule})"));
+                    // A resumed job brings its failures along, and its flags.
+                    let hint = match self.index.failed() {
+                        0 => String::new(),
+                        earlier => {
+                            let earlier = units::show_count(earlier);
+                            format!(", {earlier} of them in earlier sittings; another --max-fail, or --max-fail never, goes on")
+                        }
+                    };
+                    self.early = Some(format!("stopped: too many tasks failed (--max-fail {rule}){hint}"));
                 }
                 self.drain();
                 if now {
@@ -376,7 +391,7 @@ impl Watch<'_> {
 
 pub(super) fn say(progress: &Mutex<Option<Progress>>, line: &str) {
     match &*progress.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some(progress) => progress.message(line),
+        Some(progress) => progress.note(line),
         None => eprintln!("{line}"),
     }
 }
@@ -420,7 +435,6 @@ impl Left {
             remaining,
             sittings,
             wall: self.wall,
-            rate_per_s: engine.done() as f64 / wall,
             run: engine.run,
             wait: engine.wait,
             waited,

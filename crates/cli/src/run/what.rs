@@ -1,6 +1,11 @@
 //! What runs for each record: a command, an HTTP request, a line to a living child, or nothing.
 
-use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use longshore_core::{
     Clock, Context, LaneKind, Outcome, TaskError,
@@ -9,7 +14,7 @@ use longshore_core::{
         AsyncHandler, Lane, Outbox,
         async_::AsyncLane,
         blocking::BlockingLane,
-        child::{Children, Command, Stdin},
+        child::{Children, Stdin},
         cpu::CpuLane,
         process::{ProcessHandler, ProcessLane, exit_outcome},
     },
@@ -17,11 +22,13 @@ use longshore_core::{
 
 use crate::run::{
     args::RunArgs,
+    batch::{Batching, Weight},
+    command::{CommandPlan, told},
     http::{Body, BodySpec, HttpClient, HttpOptions, HttpSpec, Request, parse_header},
-    intake::Item,
+    intake::Call,
     overdue::Overdue,
     pipe::{self, Pipe},
-    record::Record,
+    record::{Range, Record},
     reply::Reply,
     template::{Expr, Shape, Template, Vars},
 };
@@ -36,20 +43,6 @@ pub enum What {
     Pipe(Arc<PipePlan>),
     /// Nothing.
     Noop,
-}
-
-/// A command's templates.
-pub struct CommandPlan {
-    argv: Vec<Template>,
-    /// Everything in one text for `sh -c`.
-    shell: Option<Template>,
-    stdin: Option<Expr>,
-    env: Vec<(OsString, Expr)>,
-    cwd: Option<PathBuf>,
-    kill_after: Duration,
-    max_output: usize,
-    /// What people call it.
-    text: String,
 }
 
 /// A request's templates.
@@ -128,7 +121,7 @@ impl What {
     /// What people call it, without secrets.
     pub fn text(&self) -> String {
         match self {
-            What::Command(plan) => plan.text.clone(),
+            What::Command(plan) => plan.text().to_owned(),
             What::Http(plan) => format!("{} {}", plan.spec.effective_method(), crate::config::mask_urls(&plan.spec.url)),
             What::Pipe(plan) => format!("--pipe {}", plan.text),
             What::Noop => "--noop".to_owned(),
@@ -138,20 +131,8 @@ impl What {
     /// Everything that decides what a task does, for the journal's hash.
     pub fn sources(&self) -> Vec<Vec<u8>> {
         let mut all: Vec<Vec<u8>> = Vec::new();
-        let env = |all: &mut Vec<Vec<u8>>, env: &[(OsString, Expr)]| {
-            for (name, expr) in env {
-                all.extend([b"env".to_vec(), name.as_encoded_bytes().to_vec(), expr.source().to_vec()]);
-            }
-        };
-        let path = |path: &Option<PathBuf>| path.as_ref().map_or(Vec::new(), |path| path.as_os_str().as_encoded_bytes().to_vec());
         match self {
-            What::Command(plan) => {
-                all.push(if plan.shell.is_some() { b"shell".to_vec() } else { b"command".to_vec() });
-                all.extend(plan.argv.iter().chain(&plan.shell).map(|template| template.source().to_vec()));
-                all.push(plan.stdin.as_ref().map_or(Vec::new(), |stdin| stdin.source().to_vec()));
-                all.push(path(&plan.cwd));
-                env(&mut all, &plan.env);
-            }
+            What::Command(plan) => all.extend(plan.sources()),
             What::Http(plan) => {
                 all.extend([b"http".to_vec(), plan.spec.effective_method().as_str().into(), plan.url.source().to_vec()]);
                 for (name, value) in &plan.headers {
@@ -170,26 +151,30 @@ impl What {
             What::Pipe(plan) => {
                 all.push(b"pipe".to_vec());
                 all.extend(plan.argv.iter().map(|arg| arg.as_encoded_bytes().to_vec()));
-                all.push(path(&plan.cwd));
-                env(&mut all, &plan.env);
+                all.extend(surroundings(plan.cwd.as_deref(), &plan.env));
             }
             What::Noop => all.push(b"noop".to_vec()),
         }
         all
     }
 
-    /// Fills every template in, as a task would, and says what it would do: for `--strict` and `--dry-run`.
+    /// Fills every template in, as a task would, and says what it would do: for `--strict` and `--dry-run`. Only a command takes several records at once.
     ///
     /// # Errors
     /// What the task would fail with.
-    pub fn show(&self, record: &Record, slot: u32) -> Result<String, TaskError> {
-        record.check()?;
+    pub fn show(&self, records: &[&Record], slot: u32) -> Result<String, TaskError> {
+        let Some(record) = records.first() else { return Ok(String::new()) };
+        records.iter().try_for_each(|record| record.check())?;
         let vars = Vars { slot: slot as usize + 1, ..Vars::default() };
         match self {
             What::Command(plan) => {
-                let command = plan.command(record, &vars)?;
+                let command = plan.command(records, &vars)?;
                 let words = std::iter::once(&command.program).chain(&command.args).map(|word| word.to_string_lossy().into_owned());
-                Ok(shell_words::join(words))
+                let words = shell_words::join(words);
+                Ok(match (command.stdin, record.as_range()) {
+                    (Stdin::Stream(_), Some(range)) => format!("{words} < bytes {} to {} of {}", range.start, range.end, range.whole.path),
+                    _ => words,
+                })
             }
             What::Http(plan) => {
                 let request = plan.request(record, &vars)?;
@@ -197,6 +182,17 @@ impl What {
             }
             What::Pipe(plan) => Ok(format!("{} ← {}", plan.text, String::from_utf8_lossy(&line(record)?))),
             What::Noop => Ok("nothing".to_owned()),
+        }
+    }
+
+    /// What a record adds to a call that it shares with others.
+    ///
+    /// # Errors
+    /// What a call of it alone would fail with.
+    pub fn weigh(&self, record: &Record) -> Result<Weight, TaskError> {
+        match self {
+            What::Command(plan) => plan.weigh(record),
+            _ => Ok(Weight::default()),
         }
     }
 
@@ -216,7 +212,7 @@ impl What {
 /// What lanes are made from.
 pub struct Lanebuilder {
     /// Where they report to.
-    pub outbox: Outbox<Arc<Item>, Reply>,
+    pub outbox: Outbox<Call, Reply>,
     /// The registry of their children.
     pub children: Children,
     /// The job's id, for children.
@@ -225,6 +221,8 @@ pub struct Lanebuilder {
     pub cpu: usize,
     /// The limit of running attempts, with `--timeout 300%`.
     pub overdue: Option<Arc<Overdue>>,
+    /// With `--batch`: told how long calls took.
+    pub batching: Option<Arc<Batching>>,
 }
 
 impl Lanebuilder {
@@ -232,17 +230,17 @@ impl Lanebuilder {
     ///
     /// # Errors
     /// A sentence for people.
-    pub fn build(self, what: &What) -> Result<(Lanes<Arc<Item>, Reply>, Box<dyn FnOnce() + Send>), String> {
-        let mut lanes: Lanes<Arc<Item>, Reply> = [const { None }; 4];
+    pub fn build(self, what: &What) -> Result<(Lanes<Call, Reply>, Box<dyn FnOnce() + Send>), String> {
+        let mut lanes: Lanes<Call, Reply> = [const { None }; 4];
         let clock = Clock::SYSTEM;
         let runtime = tokio::runtime::Handle::current();
         let outbox = self.outbox;
         let overdue = self.overdue;
         let mut end: Box<dyn FnOnce() + Send> = Box::new(|| ());
-        let mut put = |kind: LaneKind, lane: Arc<dyn Lane<Arc<Item>, Reply>>| lanes[kind as usize] = Some(lane);
+        let mut put = |kind: LaneKind, lane: Arc<dyn Lane<Call, Reply>>| lanes[kind as usize] = Some(lane);
         match what {
             What::Noop => {
-                let sync = |_: &Context, _: Arc<Item>| Outcome::Ok(Reply::Null);
+                let sync = |_: &Context, _: Call| Outcome::Ok(Reply::Null);
                 let quick = AsyncHandler::Plain(Arc::new(|_| Box::pin(std::future::ready(Outcome::Ok(Reply::Null)))));
                 put(LaneKind::Async, Arc::new(AsyncLane::new(quick, outbox.clone(), clock, &runtime)));
                 put(LaneKind::Blocking, Arc::new(BlockingLane::new(Arc::new(sync), outbox.clone(), clock)));
@@ -251,10 +249,10 @@ impl Lanebuilder {
             What::Http(plan) => {
                 let client = HttpClient::new(&plan.options)?;
                 let plan = plan.clone();
-                let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, item: Arc<Item>| {
+                let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, call: Call| {
                     let (plan, client, overdue) = (plan.clone(), client.clone(), overdue.clone());
                     Box::pin(async move {
-                        let request = match plan.request(&item.record, &vars(&context)) {
+                        let request = match plan.request(&call[0].record, &vars(&context)) {
                             Ok(request) => request,
                             Err(error) => return Outcome::Failed(error),
                         };
@@ -274,16 +272,24 @@ impl Lanebuilder {
             }
             What::Command(plan) => {
                 let (kill_after, max_output) = (plan.kill_after, plan.max_output);
-                let (job, plan) = (self.job, plan.clone());
+                let (job, plan, batching) = (self.job, plan.clone(), self.batching);
                 let handler = ProcessHandler {
-                    command: Arc::new(move |context: &Context, item: &Arc<Item>| {
-                        let mut command = plan.command(&item.record, &vars(context))?;
-                        command.env.extend(told(&job, item, context));
+                    command: Arc::new(move |context: &Context, call: &Call| {
+                        let records: Vec<&Record> = call.iter().map(|item| &item.record).collect();
+                        let mut command = plan.command(&records, &vars(context))?;
+                        command.env.extend(told(&job, call, context));
                         Ok(command)
                     }),
-                    answer: Arc::new(move |context: &Context, _, output| match exit_outcome(output, context.timeout) {
-                        Outcome::Ok(output) => Outcome::Ok(Reply::Command(Arc::new(output))),
-                        other => late(overdue.as_deref(), context).unwrap_or_else(|| other.map(|_| Reply::Null)),
+                    answer: Arc::new(move |context: &Context, call: Call, output| {
+                        let wall = output.wall;
+                        let outcome = match exit_outcome(output, context.timeout) {
+                            Outcome::Ok(output) => Outcome::Ok(Reply::Command(Arc::new(output))),
+                            other => late(overdue.as_deref(), context).unwrap_or_else(|| other.map(|_| Reply::Null)),
+                        };
+                        if let Some(batching) = &batching {
+                            batching.ended(call.len(), wall, outcome.is_ok());
+                        }
+                        outcome
                     }),
                     kill_after,
                     max_output,
@@ -310,8 +316,8 @@ impl Lanebuilder {
                     .map_err(|error| error.message().to_owned())?;
                 let pipe = Arc::new(pipe);
                 let asked = pipe.clone();
-                let handler = move |context: &Context, item: Arc<Item>| {
-                    let line = match line(&item.record) {
+                let handler = move |context: &Context, call: Call| {
+                    let line = match line(&call[0].record) {
                         Ok(line) => line,
                         Err(error) => return Outcome::Failed(error),
                     };
@@ -344,12 +350,12 @@ fn late(overdue: Option<&Overdue>, context: &Context) -> Option<Outcome<Reply>> 
 
 /// The blocking lane of children that stay alive: stopping it stops them.
 struct PipeLane {
-    lane: BlockingLane<Arc<Item>, Reply>,
+    lane: BlockingLane<Call, Reply>,
     children: Children,
 }
 
-impl Lane<Arc<Item>, Reply> for PipeLane {
-    fn start(&self, batch: &mut Vec<longshore_core::Attempt<Arc<Item>>>) {
+impl Lane<Call, Reply> for PipeLane {
+    fn start(&self, batch: &mut Vec<longshore_core::Attempt<Call>>) {
         self.lane.start(batch);
     }
 
@@ -361,21 +367,6 @@ impl Lane<Arc<Item>, Reply> for PipeLane {
 
 fn vars(context: &Context) -> Vars<'static> {
     Vars { slot: context.slot as usize + 1, attempt: context.attempt, extra: &[] }
-}
-
-/// What every child is told about its task. The id is the task's own in every attempt and every sitting, wherever its record stands in the
-/// input: good for what must be done once only. Where a record comes again a number follows.
-fn told(job: &str, item: &Item, context: &Context) -> [(OsString, OsString); 4] {
-    let mut id = crate::run::record::key_hex(item.key).to_string();
-    if item.nth > 0 {
-        id += &format!("-{}", item.nth);
-    }
-    [
-        ("LONGSHORE_JOB".into(), job.into()),
-        ("LONGSHORE_TASK_ID".into(), id.into()),
-        ("LONGSHORE_ATTEMPT".into(), context.attempt.to_string().into()),
-        ("LONGSHORE_SLOT".into(), (context.slot + 1).to_string().into()),
-    ]
 }
 
 /// Variables that let most programs write each line at once. Left to themselves they keep lines back when nobody looks at a terminal, and a child that
@@ -399,6 +390,7 @@ fn line_by_line() -> Vec<(OsString, OsString)> {
 /// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.
 fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
     record.check()?;
+    record.as_range().map_or(Ok(()), Range::check_unchanged)?;
     if record.is_plain() {
         return Ok(record.raw().to_vec());
     }
@@ -412,6 +404,15 @@ fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
     Ok(text.as_bytes().to_vec())
 }
 
+/// Where something runs and what it finds there, for the journal's hash.
+pub(super) fn surroundings(cwd: Option<&Path>, env: &[(OsString, Expr)]) -> Vec<Vec<u8>> {
+    let mut all = vec![cwd.map_or(Vec::new(), |path| path.as_os_str().as_encoded_bytes().to_vec())];
+    for (name, expr) in env {
+        all.extend([b"env".to_vec(), name.as_encoded_bytes().to_vec(), expr.source().to_vec()]);
+    }
+    all
+}
+
 fn env_pair(pair: &str, shape: &Shape) -> Result<(OsString, Expr), String> {
     let (name, expr) = pair.split_once('=').ok_or_else(|| format!("--env {pair}: write NAME=EXPR"))?;
     if name.is_empty() || name.contains('\0') {
@@ -420,66 +421,6 @@ fn env_pair(pair: &str, shape: &Shape) -> Result<(OsString, Expr), String> {
     let expr =
         Expr::parse(expr, shape).map_err(|error| format!("--env {name}: {error} (a text of its own is written {{{{ '{expr}' }}}})"))?;
     Ok((name.into(), expr))
-}
-
-impl CommandPlan {
-    fn compile(args: &RunArgs, env: Vec<(OsString, Expr)>, shape: &Shape) -> Result<Self, String> {
-        let stdin = args.stdin.as_deref().map(|text| Expr::parse(text, shape)).transpose().map_err(|error| format!("--stdin: {error}"))?;
-        let mut words = args.command.clone();
-        let text = shell_words::join(words.iter().map(|word| word.to_string_lossy()));
-        let parse = |word: &OsString| Template::parse(word.as_encoded_bytes(), shape);
-        let mut argv = words.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(|error| format!("the command: {error}"))?;
-        // As xargs and parallel do it: a command that uses its record nowhere gets it as last argument.
-        let unused = argv.iter().all(Template::is_constant) && stdin.is_none() && env.iter().all(|(_, expr)| expr.is_constant());
-        if unused {
-            words.push("{}".into());
-            argv.push(parse(&"{}".into()).map_err(|error| error.to_string())?);
-        }
-        let shell = if args.shell {
-            let text = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-            Some(Template::parse(&text, shape).map_err(|error| format!("the command: {error}"))?)
-        } else {
-            None
-        };
-        if let Some(cwd) = args.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
-            return Err(format!("--cwd {}: no such directory", cwd.display()));
-        }
-        let max_output = usize::try_from(args.max_output).unwrap_or(usize::MAX);
-        Ok(Self { argv, shell, stdin, env, cwd: args.cwd.clone(), kill_after: args.kill_after, max_output, text })
-    }
-
-    fn command(&self, record: &Record, vars: &Vars<'_>) -> Result<Command, TaskError> {
-        record.check()?;
-        let (program, args) = match &self.shell {
-            Some(shell) => ("sh".into(), vec!["-c".into(), shell.render_shell(record, vars)?]),
-            None => {
-                let mut words =
-                    self.argv.iter().map(|template| template.render_arg(record, vars)).collect::<Result<Vec<_>, _>>()?.into_iter();
-                (words.next().unwrap_or_default(), words.collect())
-            }
-        };
-        if program.is_empty() {
-            return Err(record.invalid("the program's name is empty"));
-        }
-        let mut env = Vec::with_capacity(self.env.len() + 4);
-        for (name, expr) in &self.env {
-            let value = expr.eval_bytes(record, vars)?;
-            if value.contains(&0) {
-                return Err(record.invalid(format_args!("the variable {} would hold a NUL byte", name.display())));
-            }
-            env.push((name.clone(), os(value)));
-        }
-        let stdin = match &self.stdin {
-            Some(expr) => Stdin::Bytes(expr.eval_bytes(record, vars)?),
-            None => Stdin::Null,
-        };
-        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin })
-    }
-}
-
-#[cfg(unix)]
-fn os(bytes: Vec<u8>) -> OsString {
-    std::os::unix::ffi::OsStringExt::from_vec(bytes)
 }
 
 impl HttpPlan {
@@ -528,6 +469,7 @@ impl HttpPlan {
 
     fn request(&self, record: &Record, vars: &Vars<'_>) -> Result<Request, TaskError> {
         record.check()?;
+        record.as_range().map_or(Ok(()), Range::check_unchanged)?;
         let mut request = Request::new(self.spec.effective_method(), self.url.render_url(record, vars)?);
         for (name, value) in &self.headers {
             request.headers.push((name.clone(), value.render_str(record, vars)?));

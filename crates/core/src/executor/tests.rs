@@ -64,10 +64,10 @@ fn a_panic_is_the_error_of_its_call_alone() {
     let first = pool.cpu().submit(|| panic!("boom {}", 7));
     let second = pool.cpu().submit(|| 2);
     let third = pool.futures().submit(async { panic!("in a future") });
-    let error: TaskError = first.wait().map(|()| ()).unwrap_err();
+    let error: TaskError = first.wait().unwrap_err();
     assert_eq!((error.kind(), error.message()), ("panicked", "boom 7"));
     assert_eq!(second.wait().unwrap(), 2);
-    let error: TaskError = third.wait().map(|()| ()).unwrap_err();
+    let error: TaskError = third.wait().unwrap_err();
     assert_eq!((error.kind(), error.message()), ("panicked", "in a future"));
 }
 

@@ -23,10 +23,12 @@ pub use longshore_sys::{Exit, Usage, child::Status};
 use std::{
     cell::RefCell,
     ffi::OsString,
+    fmt,
     io::{ErrorKind, Read, Write},
     os::fd::AsFd,
     path::PathBuf,
     process::ChildStdin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -62,6 +64,30 @@ pub enum Stdin {
     Bytes(Vec<u8>),
     /// A pipe that the owner of the [`Child`] writes to; [`run`] closes it at once.
     Open,
+    /// What this reads, a piece at a time, as fast as the command takes it.
+    Stream(Stream),
+}
+
+/// A command's input that is not held in memory: opened anew for each attempt, and read on the thread that waits for the command.
+///
+/// Reading should not wait for anybody, as a regular file does not. When opening fails, nothing is started. When reading fails, the command is killed before
+/// it sees an end of its input, and [`run`] returns the error.
+#[derive(Clone)]
+pub struct Stream(Arc<Opener>);
+
+type Opener = dyn Fn() -> Result<Box<dyn Read + Send>, TaskError> + Send + Sync;
+
+impl Stream {
+    /// An input that this opens.
+    pub fn new(open: impl Fn() -> Result<Box<dyn Read + Send>, TaskError> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(open))
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stream")
+    }
 }
 
 /// How far a command may go.
@@ -116,11 +142,16 @@ pub struct Output {
 ///
 /// # Errors
 /// Kind `spawn` when it could not be started, with the system's error number as code, never retried if another attempt cannot help (no such program,
-/// say); kind `invalid` for a NUL byte in an argument; kind `cancelled` after [`Children::stop`].
+/// say); kind `invalid` for a NUL byte in an argument; kind `cancelled` after [`Children::stop`]; of a [`Stream`] its own when it cannot be opened, and kind
+/// `stdin` when it cannot be read to its end.
 pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -> Result<Output, TaskError> {
     let start = Instant::now();
+    let stream = match &command.stdin {
+        Stdin::Stream(stream) => Some((stream.0)()?),
+        _ => None,
+    };
     let mut child = children.start(slot, command)?;
-    let mut input = Feed::new(child.stdin.take(), &command.stdin);
+    let mut input = Feed::new(child.stdin.take(), &command.stdin, stream);
     let mut stdout = Capture::new(child.stdout.take(), limits.max_output);
     let mut stderr = Capture::new(child.stderr.take(), limits.max_output);
 
@@ -131,7 +162,13 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
     let mut kill_at: Option<Instant> = None;
     let mut ended: Option<Instant> = None;
     let mut drained_at: Option<Instant> = None;
+    let mut unread: Option<std::io::Error> = None;
     while ended.is_none() || stdout.is_open() || stderr.is_open() {
+        if let Some(error) = input.failed.take() {
+            child.kill();
+            input.close();
+            unread = Some(error);
+        }
         let next = [timeout_at, kill_at, drained_at].into_iter().flatten().min();
         let [exited, out, err, space, stop] = ready(
             [
@@ -183,6 +220,9 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
     }
     let wall = ended.unwrap_or_else(Instant::now) - start;
     let end = child.reap()?;
+    if let Some(error) = unread {
+        return Err(TaskError::new("stdin", format!("its input could not be read to the end: {error}")));
+    }
     Ok(Output {
         exit: end.status.exit,
         core_dumped: end.status.core_dumped,
@@ -255,40 +295,70 @@ impl<P: Read + AsFd> Capture<P> {
 struct Feed<'a> {
     pipe: Option<ChildStdin>,
     rest: &'a [u8],
+    stream: Option<Box<dyn Read + Send>>,
+    /// What was read of the stream, and how much of it is written.
+    piece: Vec<u8>,
+    written: usize,
+    failed: Option<std::io::Error>,
 }
 
+/// What is read of a stream at once: as much as a pipe takes.
+const PIECE: usize = 64 << 10;
+
 impl<'a> Feed<'a> {
-    fn new(pipe: Option<ChildStdin>, stdin: &'a Stdin) -> Self {
+    fn new(pipe: Option<ChildStdin>, stdin: &'a Stdin, stream: Option<Box<dyn Read + Send>>) -> Self {
         let rest = match stdin {
             Stdin::Bytes(bytes) => bytes.as_slice(),
-            Stdin::Null | Stdin::Open => &[],
+            Stdin::Null | Stdin::Open | Stdin::Stream(_) => &[],
         };
-        let mut this = Self { pipe, rest };
+        let mut this = Self { pipe, rest, stream, piece: Vec::new(), written: 0, failed: None };
         // A short input fits into the pipe at once and needs no turn of the loop.
         this.write();
         this
     }
 
     fn fd(&self) -> Option<(std::os::fd::BorrowedFd<'_>, Interest)> {
-        self.pipe.as_ref().map(|pipe| (pipe.as_fd(), Interest::Write))
+        self.pipe.as_ref().filter(|_| self.failed.is_none()).map(|pipe| (pipe.as_fd(), Interest::Write))
     }
 
     fn write(&mut self) {
+        self.refill();
         let Some(pipe) = &mut self.pipe else { return };
-        if !self.rest.is_empty() {
-            match pipe.write(self.rest) {
+        let bytes = if self.stream.is_some() { &self.piece[self.written..] } else { self.rest };
+        if !bytes.is_empty() {
+            match pipe.write(bytes) {
+                Ok(count) if self.stream.is_some() => self.written += count,
                 Ok(count) => self.rest = &self.rest[count..],
                 Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 // Nobody reads any more, which is the command's right.
-                Err(_) => self.rest = &[],
+                Err(_) => (self.rest, self.stream) = (&[], None),
             }
         }
-        if self.rest.is_empty() {
+        if self.rest.is_empty() && self.stream.is_none() {
             self.pipe = None;
         }
     }
 
+    /// Reads on where all that was read is written. At its end the stream is let go; where it fails, the pipe stays open.
+    fn refill(&mut self) {
+        let Some(stream) = self.stream.as_mut().filter(|_| self.written == self.piece.len() && self.failed.is_none()) else { return };
+        self.written = 0;
+        self.piece.resize(PIECE, 0);
+        let read = loop {
+            match stream.read(&mut self.piece) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        self.piece.truncate(*read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => self.stream = None,
+            Ok(_) => {}
+            Err(error) => self.failed = Some(error),
+        }
+    }
+
     fn close(&mut self) {
-        self.pipe = None;
+        (self.pipe, self.stream) = (None, None);
     }
 }

@@ -110,11 +110,13 @@ pub struct Options {
     pub take: Option<u64>,
     /// The most bytes of a record.
     pub max_record: usize,
+    /// Ranges of about so many bytes are the records, instead of what is in them.
+    pub split: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { sources: Vec::new(), format: Format::Auto, header: true, skip: 0, take: None, max_record: MAX_RECORD }
+        Self { sources: Vec::new(), format: Format::Auto, header: true, skip: 0, take: None, max_record: MAX_RECORD, split: None }
     }
 }
 
@@ -125,6 +127,7 @@ impl Options {
         let mut total: u64 = 0;
         for source in &self.sources {
             total += match source {
+                Source::File(path) if let Some(size) = self.split => path.metadata().ok()?.len().div_ceil(size.max(1)),
                 Source::File(path) => {
                     let format = if self.format == Format::Auto { Format::of_path(path) } else { self.format };
                     let header = u64::from(self.header && format.is_table());
@@ -167,6 +170,16 @@ pub enum InputError {
         /// What the system says.
         cause: io::Error,
     },
+    /// Cutting a file into ranges failed midway.
+    #[error("cannot read {name} after range {range}: {cause}")]
+    Cut {
+        /// The input.
+        name: String,
+        /// The last range that was cut.
+        range: u64,
+        /// What the system says, or that the file has changed.
+        cause: io::Error,
+    },
     /// Inputs whose extensions mean different formats.
     #[error(
         "{first} is {} and {second} is {}: all inputs must have one format; name it with --format", first_format.name(), second_format.name()
@@ -206,6 +219,14 @@ pub enum InputError {
         /// The format.
         format: Format,
     },
+    /// A file that cannot be read in ranges.
+    #[error("--split {name}: {reason}")]
+    Split {
+        /// The input.
+        name: String,
+        /// Why, and what to do.
+        reason: String,
+    },
 }
 
 fn listed(what: &str, names: &[String]) -> String {
@@ -215,6 +236,6 @@ fn listed(what: &str, names: &[String]) -> String {
 impl InputError {
     /// True if the command line asks for something that cannot be, rather than a file that cannot be read.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::MixedFormats { .. } | Self::StdinTwice | Self::Words { .. })
+        matches!(self, Self::MixedFormats { .. } | Self::StdinTwice | Self::Words { .. } | Self::Split { .. })
     }
 }

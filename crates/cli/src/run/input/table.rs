@@ -171,7 +171,7 @@ impl Table {
 }
 
 /// Whether a place in a row is inside quotes: a quote opens only at the start of a field, and a doubled one inside is a quote.
-struct Quotes {
+pub(super) struct Quotes {
     delimiter: u8,
     inside: bool,
     /// At the start of a field, outside quotes.
@@ -181,11 +181,20 @@ struct Quotes {
 }
 
 impl Quotes {
-    fn new(delimiter: u8) -> Self {
+    pub(super) fn new(delimiter: u8) -> Self {
         Self { delimiter, inside: false, start: true, closed: false }
     }
 
-    fn feed(&mut self, bytes: &[u8]) {
+    /// At the start of a row.
+    pub(super) fn begin(&mut self) {
+        *self = Self::new(self.delimiter);
+    }
+
+    pub(super) fn is_inside(&self) -> bool {
+        self.inside
+    }
+
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
         for byte in bytes {
             if self.inside {
                 if *byte == b'"' {

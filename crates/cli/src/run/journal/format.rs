@@ -134,12 +134,23 @@ pub struct ResultLine {
     pub started: Option<SystemTime>,
     /// The slot in which it ran; absent if it never did.
     pub slot: Option<u32>,
+    /// With whom it shared its call, if with anybody.
+    pub shared: Option<Shared>,
     /// Its result, as one JSON value.
     pub value: Option<Box<str>>,
     /// Why it did not end well.
     pub error: Option<Box<ErrorLine>>,
     /// Bytes that `--emit raw` shows. Give them only then: they are written to the journal, so that the output can be made again from it.
     pub raw: Option<Box<[u8]>>,
+}
+
+/// A call that several records had together: their lines differ in the record alone, and what the call wrote stands in the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// How many records: `batch`.
+    pub records: u64,
+    /// The place of the call's first record in the input: `call`.
+    pub call: u64,
 }
 
 impl ResultLine {
@@ -264,6 +275,12 @@ impl Encoder {
         if let Some(slot) = line.slot {
             out.extend_from_slice(b",\"slot\":");
             push_u64(out, slot.into());
+        }
+        if let Some(shared) = &line.shared {
+            out.extend_from_slice(b",\"batch\":");
+            push_u64(out, shared.records);
+            out.extend_from_slice(b",\"call\":");
+            push_u64(out, shared.call);
         }
         if let Some(value) = &line.value {
             out.extend_from_slice(b",\"value\":");
@@ -431,6 +448,7 @@ mod tests {
             run_ms: 412,
             started: Some(UNIX_EPOCH + Duration::from_millis(1_795_262_467_412)),
             slot: Some(7),
+            shared: None,
             value: Some("{\"status\":200}".into()),
             error: None,
             raw: None,

@@ -248,7 +248,7 @@ impl StateDir {
             });
         }
         if header.key_rule != spec.key_rule {
-            return Err(changed("the rule for keys (--key)", &header.key_rule, &spec.key_rule));
+            return Err(changed("the rule for keys (--key, --split)", &header.key_rule, &spec.key_rule));
         }
         let mut index = contents.index;
         let retry = matches!(begin, Begin::RetryFailed(_));

@@ -53,6 +53,7 @@ pub(crate) fn result(seq: u64, key: u128, nth: u32, outcome: Word) -> ResultLine
         run_ms: 1,
         started: Some(UNIX_EPOCH),
         slot: Some(0),
+        shared: None,
         value: (outcome == Word::Ok).then(|| format!("{{\"double\":{}}}", key * 2).into()),
         error: (outcome != Word::Ok).then(|| Box::new(ErrorLine { kind: "exit".into(), code: Some(1), message: "no".into(), tail: None })),
         raw: None,

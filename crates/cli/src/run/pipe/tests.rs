@@ -185,6 +185,23 @@ fn a_line_that_nobody_asked_for_ends_the_child_and_fails_the_task() {
 }
 
 #[test]
+fn a_line_that_comes_late_is_not_taken_for_the_next_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = dir.path().join("gate");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &gate, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    // Its second line comes when the test says so, and it reads no further record.
+    let pipe = sh(&format!("read a; echo one; read go <{}; echo late; sleep 60", gate.display()));
+    assert_eq!(said(&pipe, "1"), "text one");
+    thread::scope(|scope| {
+        let second = scope.spawn(|| said(&pipe, "2"));
+        thread::yield_now();
+        std::fs::write(&gate, "go\n").unwrap();
+        assert_eq!(second.join().unwrap(), "failed answer: the child wrote a line that nobody asked for, and was ended: `late`");
+    });
+    assert_eq!(said(&pipe, "3"), "text one", "another child");
+}
+
+#[test]
 fn an_answer_without_end_fails_and_the_child_is_replaced() {
     let children = Children::new().unwrap();
     let limits = Limits { max_answer: 100_000, ..Limits::default() };

@@ -1,7 +1,7 @@
 //! What cannot be in the records is refused before anything runs.
 
 use super::{Hole, Kind, Shape, TemplateError, What, jinja::Jinja};
-use crate::run::record::{Columns, nearest};
+use crate::run::record::{Columns, RANGE_FIELDS, nearest};
 
 /// Names that an expression always has.
 pub(super) const ALWAYS: [&str; 4] = ["record", "seq", "slot", "attempt"];
@@ -10,6 +10,10 @@ pub(super) const ALWAYS: [&str; 4] = ["record", "seq", "slot", "attempt"];
 pub(super) fn hole(hole: &Hole, shape: &Shape) -> Result<(), TemplateError> {
     match &hole.what {
         What::Path(path) => name(path.as_str(), &hole.written, shape),
+        What::Part(_) if matches!(shape.kind, Kind::Range) => {
+            let message = "stands for a part of a file name, but the records are ranges of a file: its name is {path}";
+            Err(TemplateError::new(format!("`{}` {message}", hole.written)))
+        }
         What::Part(_) if matches!(shape.kind, Kind::Table(_)) => {
             let message =
                 "stands for a part of a file name, but the records are rows: take a column instead, as in {{ path|split('/')|last }}";
@@ -41,6 +45,8 @@ pub(super) fn name(name: &str, written: &str, shape: &Shape) -> Result<(), Templ
     let why = match &shape.kind {
         Kind::Json if name == "0" => "columns are counted from 1".to_string(),
         Kind::Json | Kind::Table(None) => return Ok(()),
+        Kind::Range if RANGE_FIELDS.contains(&name) => return Ok(()),
+        Kind::Range => format!("a range of a file has no `{name}`; it has {}", RANGE_FIELDS.join(", ")),
         Kind::Lines => {
             "the records are plain lines, which have no fields: `{}` is the line; for fields use --format csv, tsv or jsonl".to_string()
         }

@@ -42,6 +42,11 @@ impl Expr {
         self.0.is_constant()
     }
 
+    /// As of [`Template::is_of_record`].
+    pub fn is_of_record(&self) -> bool {
+        self.0.is_of_record()
+    }
+
     /// The text.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub(super) fn start(command: &Command, marker: Option<(&str, &str)>) -> Result<p
     }
     process.stdin(match command.stdin {
         Stdin::Null => process::Stdio::null(),
-        Stdin::Bytes(_) | Stdin::Open => process::Stdio::piped(),
+        Stdin::Bytes(_) | Stdin::Open | Stdin::Stream(_) => process::Stdio::piped(),
     });
     process.stdout(process::Stdio::piped()).stderr(process::Stdio::piped()).process_group(0);
     process.spawn().map_err(|why| error(command, &why))

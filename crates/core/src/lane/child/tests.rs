@@ -169,6 +169,39 @@ fn stdin_is_fed_as_the_child_takes_it() {
 }
 
 #[test]
+fn a_stream_goes_to_stdin_a_piece_at_a_time() {
+    let stream = |len: u64| Stdin::Stream(Stream::new(move || Ok(Box::new(std::io::repeat(b'x').take(len)))));
+    let feed = |script: &str, len: u64| ok(&Command { stdin: stream(len), ..sh(script) });
+    for len in [0, 1, 65_536, 65_537, 3_000_000] {
+        assert_eq!(feed("wc -c", len).stdout, format!("{len}\n").into_bytes());
+    }
+    assert_eq!(feed("true", 1 << 40).exit, Exit::Code(0), "a command that reads nothing is none the worse");
+    assert_eq!(feed("head -c 5", 1 << 40).stdout, b"xxxxx");
+}
+
+#[test]
+fn a_command_whose_input_cannot_be_read_never_sees_its_end() {
+    struct Torn(u64);
+    impl Read for Torn {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            let count = into.len().min(usize::try_from(self.0).unwrap());
+            self.0 -= count as u64;
+            if count == 0 { Err(std::io::Error::other("torn")) } else { Ok(count) }
+        }
+    }
+    let file = std::env::temp_dir().join(format!("longshore-torn-{}", std::process::id()));
+    for len in [0, 100, 1_000_000] {
+        let stdin = Stdin::Stream(Stream::new(move || Ok(Box::new(Torn(len)))));
+        let script = format!("cat >/dev/null; echo end >{}", file.display());
+        let error = run_once(&Command { stdin, ..sh(&script) }, &Limits::default()).unwrap_err();
+        assert_eq!((error.kind(), error.message()), ("stdin", "its input could not be read to the end: torn"), "after {len} bytes");
+        assert!(!file.exists());
+    }
+    let stdin = Stdin::Stream(Stream::new(|| Err(TaskError::new("changed", "no"))));
+    assert_eq!(run_once(&Command { stdin, ..sh("true") }, &Limits::default()).unwrap_err().kind(), "changed");
+}
+
+#[test]
 fn what_cannot_be_started_says_why_and_whether_to_try_again() {
     let folder = std::env::temp_dir().join(format!("longshore-child-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

@@ -1,0 +1,54 @@
+//! The flags of every command.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{ArgAction, Args};
+
+use crate::progress::{ColorMode, LogFormat, Voice};
+
+/// The flags of every command.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Read this configuration in place of the project's longshore.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Colours: auto, always or never
+    #[arg(long, global = true, default_value = "auto", value_parser = ColorMode::parse)]
+    pub color: ColorMode,
+    /// JSON instead of tables and summaries
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Also say which tasks failed, as they end; twice: every task
+    #[arg(short = 'v', long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing but errors: no progress, no notes, no summary
+    #[arg(short = 'q', long, global = true)]
+    pub quiet: bool,
+    /// What is said on stderr: auto, text or json (a JSON object a line, progress and summary included)
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "auto", value_parser = LogFormat::parse)]
+    pub log_format: LogFormat,
+    /// Read no keys from the terminal
+    #[arg(long, global = true)]
+    pub no_input: bool,
+}
+
+impl Global {
+    /// The flags again, for a command that stands for another.
+    pub fn words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(path) = &self.config {
+            words.extend(["--config".into(), path.clone().into_os_string()]);
+        }
+        words.push(format!("--color={}", self.color).into());
+        words.push(format!("--log-format={}", self.log_format).into());
+        let switches = [("--json", self.json), ("--quiet", self.quiet), ("--no-input", self.no_input)];
+        words.extend(switches.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.into()));
+        words.extend((0..self.verbose).map(|_| "-v".into()));
+        words
+    }
+
+    /// What is said on stderr, and how.
+    pub fn voice(&self) -> Voice {
+        Voice::new(self.verbose, self.quiet, self.log_format)
+    }
+}

@@ -1,0 +1,209 @@
+//! A command as its templates say it: its words, for one record or for the several of a `--batch`, its input and its surroundings.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use longshore_core::{
+    Context, TaskError,
+    lane::child::{Command, Stdin, Stream},
+};
+
+use crate::run::{
+    args::RunArgs,
+    batch::Weight,
+    intake::Item,
+    record::{Range, Record, key_hex},
+    template::{Expr, Shape, Template, Vars},
+    what::surroundings,
+};
+
+/// A command's templates.
+pub struct CommandPlan {
+    argv: Vec<Template>,
+    /// Everything in one text for `sh -c`.
+    shell: Option<Template>,
+    stdin: Option<Expr>,
+    /// A range of a file goes to its stdin.
+    stream: bool,
+    env: Vec<(OsString, Expr)>,
+    cwd: Option<PathBuf>,
+    /// A call may have several records.
+    batch: bool,
+    /// Between TERM and KILL.
+    pub(super) kill_after: Duration,
+    /// The most of each stream that is kept.
+    pub(super) max_output: usize,
+    /// What people call it.
+    text: String,
+}
+
+impl CommandPlan {
+    pub(super) fn compile(args: &RunArgs, env: Vec<(OsString, Expr)>, shape: &Shape) -> Result<Self, String> {
+        let mut stream = args.split.is_some() && args.stdin.as_deref().is_some_and(|text| text.trim() == "{}");
+        let stdin = args
+            .stdin
+            .as_deref()
+            .filter(|_| !stream)
+            .map(|text| Expr::parse(text, shape))
+            .transpose()
+            .map_err(|error| format!("--stdin: {error}"))?;
+        let mut words = args.command.clone();
+        let text = shell_words::join(words.iter().map(|word| word.to_string_lossy()));
+        let parse = |word: &OsString| Template::parse(word.as_encoded_bytes(), shape);
+        let mut argv = words.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(|error| format!("the command: {error}"))?;
+        // As xargs and parallel do it: a command that uses its record nowhere gets it as last argument. A range of a file is too long for that.
+        let unused = argv.iter().all(Template::is_constant) && args.stdin.is_none() && env.iter().all(|(_, expr)| expr.is_constant());
+        stream |= unused && args.split.is_some();
+        if unused && !stream {
+            words.push("{}".into());
+            argv.push(parse(&"{}".into()).map_err(|error| error.to_string())?);
+        }
+        let shell = if args.shell {
+            let text = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+            Some(Template::parse(&text, shape).map_err(|error| format!("the command: {error}"))?)
+        } else {
+            None
+        };
+        if let Some(cwd) = args.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
+            return Err(format!("--cwd {}: no such directory", cwd.display()));
+        }
+        let max_output = usize::try_from(args.max_output).unwrap_or(usize::MAX);
+        let batch = args.batch.is_several();
+        Ok(Self { argv, shell, stdin, stream, env, cwd: args.cwd.clone(), batch, kill_after: args.kill_after, max_output, text })
+    }
+
+    /// What people call it.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Everything that decides what a task does, for the journal's hash. How many records share a call does not: a job may go on in other groups.
+    pub(super) fn sources(&self) -> Vec<Vec<u8>> {
+        let mut all = vec![if self.shell.is_some() { b"shell".to_vec() } else { b"command".to_vec() }];
+        all.extend(self.argv.iter().chain(&self.shell).map(|template| template.source().to_vec()));
+        let stdin = self.stdin.as_ref().map_or(Vec::new(), |stdin| stdin.source().to_vec());
+        all.push(if self.stream { b"range".to_vec() } else { stdin });
+        all.extend(surroundings(self.cwd.as_deref(), &self.env));
+        all
+    }
+
+    /// Why a call of it cannot have several records, if so.
+    pub(super) fn takes_one_because(&self) -> Option<String> {
+        if self.shell.is_some() {
+            let hint = "write a script of its own that takes words: -- sh -c 'cat \"$@\" | wc -l' sh {}";
+            return Some(format!("--batch and --shell exclude each other, since a shell's text has no word to repeat; {hint}"));
+        }
+        if self.argv.first().is_some_and(Template::is_of_record) {
+            return Some("--batch: the program's name depends on the record, so that each record needs a call of its own".to_owned());
+        }
+        let (name, _) = self.env.iter().find(|(_, expr)| expr.is_of_record())?;
+        Some(format!("--env {}: a call of --batch has many records; write a constant: {{{{ 'x' }}}}", name.display()))
+    }
+
+    /// The command for these records. Words with a placeholder of the record come once for each, in order; all others once.
+    ///
+    /// # Errors
+    /// Those of the first record that has any.
+    pub(super) fn command(&self, records: &[&Record], vars: &Vars<'_>) -> Result<Command, TaskError> {
+        records.iter().try_for_each(|record| record.check())?;
+        if !self.stream {
+            records.iter().filter_map(|record| record.as_range()).try_for_each(Range::check_unchanged)?;
+        }
+        let Some(first) = records.first() else { return Err(TaskError::invalid("a call without a record")) };
+        let (program, args) = match &self.shell {
+            Some(shell) => ("sh".into(), vec!["-c".into(), shell.render_shell(first, vars)?]),
+            None => {
+                let mut words = Vec::with_capacity(self.argv.len() + records.len() - 1);
+                for template in &self.argv {
+                    let count = if template.is_of_record() { records.len() } else { 1 };
+                    for record in &records[..count] {
+                        words.push(template.render_arg(record, vars)?);
+                    }
+                }
+                let mut words = words.into_iter();
+                (words.next().unwrap_or_default(), words.collect())
+            }
+        };
+        if program.is_empty() {
+            return Err(first.invalid("the program's name is empty"));
+        }
+        let mut env = Vec::with_capacity(self.env.len() + 4);
+        for (name, expr) in &self.env {
+            let value = expr.eval_bytes(first, vars)?;
+            if value.contains(&0) {
+                return Err(first.invalid(format_args!("the variable {} would hold a NUL byte", name.display())));
+            }
+            env.push((name.clone(), os(value)));
+        }
+        let stdin = match (&self.stdin, first.as_range()) {
+            (_, Some(range)) if self.stream => {
+                let range = range.clone();
+                Stdin::Stream(Stream::new(move || range.open()))
+            }
+            (stdin, _) => self.bytes_for_stdin(stdin.as_ref(), records, vars)?,
+        };
+        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin })
+    }
+
+    fn bytes_for_stdin(&self, stdin: Option<&Expr>, records: &[&Record], vars: &Vars<'_>) -> Result<Stdin, TaskError> {
+        Ok(match stdin {
+            None => Stdin::Null,
+            Some(expr) => {
+                let mut text = Vec::new();
+                for record in records {
+                    text.extend(expr.eval_bytes(record, vars)?);
+                    if self.batch {
+                        text.push(b'\n');
+                    }
+                }
+                Stdin::Bytes(text)
+            }
+        })
+    }
+
+    /// What a record adds to a call that it shares.
+    ///
+    /// # Errors
+    /// What a call of it alone would fail with.
+    pub(super) fn weigh(&self, record: &Record) -> Result<Weight, TaskError> {
+        let command = self.command(&[record], &Vars::default())?;
+        let argv = command.args.iter().zip(&self.argv[1..]).filter(|(_, template)| template.is_of_record());
+        let stdin = if let Stdin::Bytes(bytes) = &command.stdin { bytes.len() } else { 0 };
+        // With its NUL and its pointer, as the kernel counts. The record's id goes into a variable.
+        Ok(Weight { argv: argv.map(|(word, _)| word.len() + 9).sum::<usize>() + ID, held: record.raw().len() + stdin })
+    }
+
+    /// What a call has in words before any record.
+    pub(super) fn base(&self) -> usize {
+        self.argv.iter().filter(|template| !template.is_of_record()).map(|template| template.source().len() + 9).sum()
+    }
+}
+
+/// A task's id with a number of times, and a space.
+const ID: usize = 32 + 12;
+
+/// What every child is told about its task. The id is the task's own in every attempt and every sitting, wherever its record stands in the
+/// input: good for what must be done once only. Where a record comes again a number follows. Records that share a call have one id each, with spaces
+/// between.
+pub(super) fn told(job: &str, call: &[Item], context: &Context) -> [(OsString, OsString); 4] {
+    let mut ids = String::with_capacity(call.len() * 33);
+    for item in call {
+        if !ids.is_empty() {
+            ids.push(' ');
+        }
+        ids += &key_hex(item.key);
+        if item.nth > 0 {
+            ids += &format!("-{}", item.nth);
+        }
+    }
+    [
+        ("LONGSHORE_JOB".into(), job.into()),
+        ("LONGSHORE_TASK_ID".into(), ids.into()),
+        ("LONGSHORE_ATTEMPT".into(), context.attempt.to_string().into()),
+        ("LONGSHORE_SLOT".into(), (context.slot + 1).to_string().into()),
+    ]
+}
+
+#[cfg(unix)]
+fn os(bytes: Vec<u8>) -> OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(bytes)
+}
