@@ -5,6 +5,8 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use longshore_core::gate::adaptive::Bounds;
+
 const NANOS: [(&str, u64); 8] = [
     ("ns", 1),
     ("us", 1_000),
@@ -204,6 +206,18 @@ pub fn count(text: &str) -> Result<Count, String> {
         Ok(0) => Err(format!("`{text}` is none at all: {hint}")),
         Ok(number) => Ok(Count::Exactly(number)),
         Err(_) => Err(format!("`{text}` is not a number: {hint}")),
+    }
+}
+
+/// Bounds of a concurrency that finds itself: `2..100`.
+///
+/// # Errors
+/// What is wrong, and how to write it.
+pub fn bounds(text: &str) -> Result<Bounds, String> {
+    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|number| *number > 0);
+    match text.split_once("..").map(|(floor, ceiling)| (number(floor), number(ceiling))) {
+        Some((Some(floor), Some(ceiling))) if floor <= ceiling => Ok(Bounds { floor, ceiling }),
+        _ => Err(format!("`{text}` is not MIN..MAX: write two numbers from 1, the smaller first, as in 2..100")),
     }
 }
 

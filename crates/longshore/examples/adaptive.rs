@@ -153,7 +153,7 @@ fn svg(run: &Run, best: &[(usize, usize, usize)]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 1000 560\" font-family=\"sans-serif\" font-size=\"13\">\n\
          <rect width=\"1000\" height=\"560\" fill=\"white\"/>\n\
          <text x=\"60\" y=\"22\">at once: adaptive(1, 300) in blue, the best fixed number of each phase in grey</text>\n\
-         <text x=\"60\" y=\"292\">answered a second</text>\n"
+         <text x=\"60\" y=\"292\">answered a second</text>\n",
     );
     for (top, most) in [(30.0, most_limit), (300.0, most_answered)] {
         let _ = writeln!(out, "<path d=\"M60 {top}v{high}h{wide}\" fill=\"none\" stroke=\"black\"/>");

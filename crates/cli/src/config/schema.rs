@@ -68,6 +68,7 @@ pub(super) const RUN: &[Key] = &[
     of_job("split", Text),
     // Concurrency.
     key("concurrency", Text),
+    key("adaptive", Text),
     key("per", Pairs),
     key("lane", Text),
     key("order-by", Text),

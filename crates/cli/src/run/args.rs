@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueHint};
-use longshore_core::{Backoff, ErrorClass, RetryOn};
+use longshore_core::{Backoff, ErrorClass, RetryOn, gate::adaptive::Bounds};
 
 use crate::{
     progress,
@@ -82,6 +82,10 @@ pub struct RunArgs {
     /// Most tasks running at once: a number or a share of the cores [commands and pipes: cores; HTTP: 50]
     #[arg(short = 'j', long, value_name = "N|N%", help_heading = "Concurrency")]
     pub concurrency: Option<units::Count>,
+    /// As many at once as the other side can use, between these two: it grows while that serves more, and falls when answers come late or are refused (429,
+    /// 503, time-outs, failed connections)
+    #[arg(long, value_name = "MIN..MAX", value_parser = units::bounds, conflicts_with = "concurrency", help_heading = "Concurrency")]
+    pub adaptive: Option<Bounds>,
     /// Most tasks of one value running at once: 'host=4'
     #[arg(long, value_name = "EXPR=N", help_heading = "Concurrency")]
     pub per: Vec<String>,

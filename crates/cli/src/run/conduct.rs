@@ -282,7 +282,7 @@ impl Ready {
             keep_payloads: true,
             clock: Clock::SYSTEM,
             seed: fastrand::u64(..),
-            adaptive: None,
+            adaptive: self.plan.adaptive,
             enough: stop_rules(&self.args, &index, tell.clone()),
         };
         // Before anything starts, so that no signal finds a run that does not hear it.
@@ -382,7 +382,7 @@ impl Ready {
             }
         }
         summary.rate_per_s = summary.finished() as f64 / summary.wall.as_secs_f64().max(f64::EPSILON);
-        summary.width = u32::try_from(self.plan.concurrency).unwrap_or(u32::MAX);
+        summary.width = u32::try_from(left.width).unwrap_or(u32::MAX);
         summary.durable = journaled;
         summary.at_least = !ended && left.total.is_none();
         summary.pace = self.args.rate.map(|rate| rate.to_string());

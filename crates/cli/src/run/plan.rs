@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_core::{LaneKind, Limit, Rate, RetryPolicy};
+use longshore_core::{LaneKind, Limit, Rate, RetryPolicy, gate::adaptive::Bounds};
 
 use crate::{
     config::Config,
@@ -37,6 +37,8 @@ pub struct Plan {
     pub lane: LaneKind,
     /// Most running at once.
     pub concurrency: usize,
+    /// Lets it find itself up to that.
+    pub adaptive: Option<Bounds>,
     /// The slots of each lane.
     pub lanes: [usize; 4],
     /// The pace of all starts.
@@ -136,7 +138,8 @@ impl Plan {
             },
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let asked = args.concurrency.map(|count| count.resolve(cores).max(1));
+        let ceiling = args.adaptive.map(|bounds| bounds.ceiling);
+        let asked = args.concurrency.map(|count| count.resolve(cores).max(1)).or(ceiling);
         let mut concurrency = asked.unwrap_or_else(|| what.default_concurrency());
         let mut lanes = [0; 4];
         for kind in there_are {
@@ -150,6 +153,7 @@ impl Plan {
             concurrency = lanes.iter().sum();
         }
         concurrency = concurrency.min(concurrency_limit.unwrap_or(usize::MAX));
+        let adaptive = args.adaptive.map(|bounds| Bounds { floor: bounds.floor.min(concurrency), ceiling: concurrency });
         let http = what.is_http();
         let retry = RetryPolicy {
             retries: args.retries.unwrap_or(if http { HTTP_RETRIES } else { 0 }),
@@ -195,7 +199,22 @@ impl Plan {
             skip_in_flight: args.in_flight == "skip",
         };
         Ok((
-            Self { what, rules, input: input_options, lane, concurrency, lanes, rate, limits, retry, timeout, output, batching, spec },
+            Self {
+                what,
+                rules,
+                input: input_options,
+                lane,
+                concurrency,
+                adaptive,
+                lanes,
+                rate,
+                limits,
+                retry,
+                timeout,
+                output,
+                batching,
+                spec,
+            },
             input,
         ))
     }
@@ -213,7 +232,10 @@ impl Plan {
 
     /// What the job is set to, for `--dry-run`.
     pub fn describe(&self) -> String {
-        let mut text = format!("concurrency {}", self.concurrency);
+        let mut text = match self.adaptive {
+            Some(bounds) => format!("concurrency {}..{} adaptive", bounds.floor, bounds.ceiling),
+            None => format!("concurrency {}", self.concurrency),
+        };
         for lane in LaneKind::ALL.into_iter().filter(|lane| self.lanes[*lane as usize] > 0) {
             text += &format!("   lane {lane} {}", self.lanes[lane as usize]);
         }

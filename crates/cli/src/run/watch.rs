@@ -53,6 +53,8 @@ pub(super) struct Left {
     pub(super) engine: engine::Summary,
     pub(super) facts: Facts,
     pub(super) wall: Duration,
+    /// How many might run at once at the end.
+    pub(super) width: usize,
     pub(super) words: Vec<String>,
     /// Why it stopped early; of no interest when nothing is left all the same.
     pub(super) early: Option<String>,
@@ -188,7 +190,15 @@ impl Watch<'_> {
         if let Some(estimate) = estimate.filter(tokio::task::JoinHandle::is_finished) {
             self.total = estimate.await.ok().flatten();
         }
-        Left { total: self.total, engine, facts: self.facts, wall: began.elapsed(), words: self.words, early: self.early }
+        Left {
+            total: self.total,
+            engine,
+            facts: self.facts,
+            wall: began.elapsed(),
+            width: self.concurrency,
+            words: self.words,
+            early: self.early,
+        }
     }
 
     async fn look(&mut self) {
@@ -202,6 +212,8 @@ impl Watch<'_> {
             overdue.end_children(&snapshot.running, self.children, self.args.kill_after);
         }
         self.active = snapshot.active;
+        // What it was set to, or what it has found.
+        self.concurrency = snapshot.concurrency.unwrap_or(self.concurrency);
         let view = self.view(&snapshot, Instant::now());
         if let Some(progress) = &mut *self.progress.lock().unwrap_or_else(PoisonError::into_inner) {
             progress.update(&view, Instant::now());
