@@ -672,7 +672,7 @@ impl Failures {
     }
 }
 
-/// One source for all producers: a single iterator, stream or queue is the source itself; several fill one queue.
+/// One source for all producers: a single iterator, stream or queue is the source itself; several fill one queue (of several queues, the first).
 fn source<T: Send + 'static>(
     mut producers: Vec<Producer<T>>,
     options: Option<OptionsOf<T>>,
@@ -688,7 +688,12 @@ fn source<T: Send + 'static>(
         Some(other) => producers.push(other),
         None => {}
     }
-    let (sender, source) = queue(capacity);
+    // A queue whose sender is with the user is the job's own, so that its `drained` waits for the tasks; further ones pour into it.
+    let own = producers.iter().position(|producer| matches!(producer, Producer::Queue(_))).map(|place| producers.remove(place));
+    let (sender, source) = match own {
+        Some(Producer::Queue(source)) => (source.sender(), source),
+        _ => queue(capacity),
+    };
     for producer in producers {
         let (sender, failures) = (sender.clone(), failures.clone());
         runtime.spawn(async move {

@@ -35,6 +35,7 @@ pub fn queue<T>(capacity: usize) -> (Sender<T>, QueueSource<T>) {
             gone: false,
             over: 0,
             next: 1,
+            settled: Watermark::default(),
             counts: Counts::default(),
         }),
         space: Semaphore::new(capacity),
@@ -62,7 +63,31 @@ struct State<T> {
     /// Tasks for which there was no free place when they were sent; the next places that become free are theirs.
     over: usize,
     next: u64,
+    settled: Watermark,
     counts: Counts,
+}
+
+/// Up to where everything is settled, though settlements come in any order. Memory goes with what is lent at once.
+#[derive(Default)]
+struct Watermark {
+    /// Everything up to this receipt.
+    upto: u64,
+    /// And which of those after it.
+    beyond: VecDeque<bool>,
+}
+
+impl Watermark {
+    fn add(&mut self, receipt: u64) {
+        let Some(place) = receipt.checked_sub(self.upto + 1).and_then(|place| usize::try_from(place).ok()) else { return };
+        if place >= self.beyond.len() {
+            self.beyond.resize(place + 1, false);
+        }
+        self.beyond[place] = true;
+        while self.beyond.front() == Some(&true) {
+            self.beyond.pop_front();
+            self.upto += 1;
+        }
+    }
 }
 
 /// What went through a queue.
@@ -251,12 +276,17 @@ impl<T> Sender<T> {
     /// # Errors
     /// [`Unsettled`] if the job ends before that.
     pub async fn drained(&self) -> Result<(), Unsettled> {
+        // What is in the queue now gets the next receipts (or fewer of them, if some of it is displaced).
+        let last = {
+            let state = self.shared.lock();
+            state.next - 1 + state.items.len() as u64
+        };
         loop {
             let settled = self.shared.settled.notified();
             {
                 let state = self.shared.lock();
                 let outstanding = state.counts.outstanding();
-                if outstanding == 0 {
+                if outstanding == 0 || state.settled.upto >= last {
                     return Ok(());
                 }
                 if state.gone || (state.closed && outstanding <= state.items.len() as u64) {
@@ -320,6 +350,12 @@ pub struct QueueSource<T> {
 }
 
 impl<T> QueueSource<T> {
+    /// A further sender.
+    pub(crate) fn sender(&self) -> Sender<T> {
+        self.shared.lock().senders += 1;
+        Sender { shared: self.shared.clone() }
+    }
+
     /// Tells the options of tasks that were sent without any.
     #[must_use]
     pub fn with_options(mut self, options: Option<OptionsOf<T>>) -> Self {
@@ -366,7 +402,12 @@ impl<T: Send + 'static> Source<T> for QueueSource<T> {
     }
 
     fn settle<'a>(&'a self, batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>> {
-        self.shared.lock().counts.settled += batch.len() as u64;
+        let mut state = self.shared.lock();
+        state.counts.settled += batch.len() as u64;
+        for settlement in batch {
+            state.settled.add(settlement.receipt.0);
+        }
+        drop(state);
         self.shared.settled.notify_waiters();
         std::future::ready(Ok(())).boxed()
     }
