@@ -154,6 +154,8 @@ pub struct Engine<T, R> {
     mail: Mail<T, R>,
     gate: Gate<T>,
     adaptive: Option<Adaptive>,
+    /// The slots of a lane that somebody has set while it runs.
+    set: [Option<usize>; 4],
     lanes: Lanes<T, R>,
     /// What passed the gate in this turn, by lane.
     passed: [Vec<Attempt<T>>; 4],
@@ -213,6 +215,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let engine = Engine {
             gate: Gate::new(config.gate.clone()),
             adaptive,
+            set: [None; 4],
             mailbox: mailbox.clone(),
             mail: Mail::default(),
             lanes,
@@ -302,7 +305,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         for lane in LaneKind::ALL {
             // Only the cpu lane knows better than its number of workers; asking costs one load.
             if let Some(capacity) = self.lanes[lane as usize].as_ref().and_then(|lane| lane.capacity()) {
-                self.gate.set_concurrency(Some(lane), capacity);
+                // Unless somebody has said so while it runs.
+                self.gate.set_concurrency(Some(lane), self.set[lane as usize].unwrap_or(capacity));
             }
         }
         self.refusal = loop {
@@ -372,7 +376,9 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             self.reports.post(&mut self.done, &mut self.back);
         }
         if self.phase < Phase::Draining && !self.source_ended {
-            let ahead = self.config.queue + self.gate.free_slots();
+            // What the pace will not let start soon waits with its source, whose capacity is the user's.
+            let burst = self.gate.rate().map_or(usize::MAX, |rate| rate.burst.max(1) as usize);
+            let ahead = self.config.queue + self.gate.free_slots().min(burst);
             self.pump.set_room(ahead.saturating_sub(self.gate.ready()), std::mem::take(&mut self.took), self.gate.ready() * 2 <= ahead);
         }
         if let Some(events) = &self.events
@@ -497,7 +503,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 Outcome::Ok(_) => Verdict::Ack,
                 _ => self.judge(one),
             };
-            self.stats.ended(one, verdict);
+            let draining = self.phase >= Phase::Draining;
+            self.stats.ended(one, verdict, draining);
             let word = one.outcome.word();
             if self.events.is_some() {
                 self.happened.push(ended_event(one, verdict));
@@ -588,7 +595,10 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 Control::Concurrency(lane, most) => {
                     self.gate.set_concurrency(lane, most);
                     match lane {
-                        Some(lane) => self.config.gate.lanes[lane as usize] = most,
+                        Some(lane) => {
+                            self.config.gate.lanes[lane as usize] = most;
+                            self.set[lane as usize] = Some(most);
+                        }
                         None => {
                             // Whoever sets a number wants that number.
                             self.adaptive = None;

@@ -167,7 +167,7 @@
 //! (a steady pace, and what happens on overflow) and `mixed_lanes` (waiting and computing side by side).
 
 pub use longshore_core::{
-    engine::{Handle, Quantiles, SlotUse, Snapshot, Summary},
+    engine::{Handle, Quantiles, RunningTask, SlotUse, Snapshot, Summary},
     *,
 };
 

@@ -73,10 +73,11 @@ impl Stats {
     }
 
     #[inline]
-    pub(super) fn ended<T, R>(&mut self, one: &Finished<T, R>, verdict: Verdict) {
+    pub(super) fn ended<T, R>(&mut self, one: &Finished<T, R>, verdict: Verdict, draining: bool) {
         *place(&mut self.running[one.task.lane as usize], one.task.slot) = None;
         if matches!(verdict, Verdict::Requeue { .. }) {
-            self.retries += 1;
+            // While the job drains nothing is tried again: it goes back.
+            self.retries += u64::from(!draining);
             self.again.add(one, one.run());
         }
     }

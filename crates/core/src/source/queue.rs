@@ -138,6 +138,17 @@ impl<T> std::fmt::Display for SendError<T> {
 
 impl<T: std::fmt::Debug> std::error::Error for SendError<T> {}
 
+impl<T> From<SendError<T>> for crate::error::TaskError {
+    /// Kind `closed` or `full`, so that a producer may pass it on with `?`.
+    fn from(error: SendError<T>) -> Self {
+        let kind = match error {
+            SendError::Full(_) => "full",
+            SendError::Closed(_) => "closed",
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 /// The job ended before everything that was sent was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the job ended with {0} tasks unsettled")]
