@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::{error::Again, outcome::Outcome};
 
-/// Attempts in a window at least: the median of so many is good to a few percent.
+/// Attempts in a window at least, once it no longer doubles: the median of so many is good to a few percent.
 const SAMPLES: usize = 64;
 /// Attempts in a window at most.
 const MOST_SAMPLES: usize = 512;
@@ -152,7 +152,9 @@ impl Adaptive {
         } else if signal == Signal::Answered && started >= since {
             self.used = self.used.max(running);
             self.samples.push(ended.saturating_duration_since(started).as_nanos() as u64);
-            if self.samples.len() >= SAMPLES.max(2 * before).min(MOST_SAMPLES) {
+            // While it doubles an error costs little, and waiting for certainty much.
+            let enough = if self.doubling { (4 * before).max(8) } else { SAMPLES.max(2 * before) };
+            if self.samples.len() >= enough.min(MOST_SAMPLES) {
                 self.close(ended);
             }
         }
