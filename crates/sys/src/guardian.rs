@@ -21,6 +21,8 @@ pub const MARKER: &str = "LONGSHORE_RUN";
 
 #[cfg(target_os = "linux")]
 pub use linux::{Guardian, main_if_asked};
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{receive, send};
 #[cfg(not(target_os = "linux"))]
 pub use other::{Guardian, main_if_asked};
 
@@ -235,7 +237,7 @@ mod linux {
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    fn send(socket: BorrowedFd<'_>, message: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let fds: Vec<_> = fd.into_iter().collect();
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -247,7 +249,7 @@ mod linux {
     }
 
     /// One message, and the descriptor that came with it; `UnexpectedEof` at the end.
-    fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
         let mut message = vec![0; 256];
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -7,16 +7,20 @@
 //! - [`poll`]: waiting for several descriptors at once.
 //! - [`table`]: the process groups that live, in memory shared with the guardian.
 //! - [`guardian`]: the process that kills those groups when their parent has died.
+//! - [`isolated`]: a child that runs functions of its own program. [`board`]: what it shares with its parent.
 //!
 //! Linux first. Elsewhere everything compiles; what is missing answers [`std::io::ErrorKind::Unsupported`].
 
+pub mod board;
 pub mod child;
 pub mod clock;
 pub mod guardian;
+pub mod isolated;
 pub mod poll;
 pub mod priority;
 pub mod table;
 
+pub use board::Board;
 pub use child::{Exit, Status, Usage};
 pub use guardian::Guardian;
 pub use table::SlotTable;

@@ -1,0 +1,224 @@
+//! What a child writes where its parent can read it after the child has died: how far it has come, and its short answers.
+
+use std::{
+    io,
+    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+};
+
+/// The bytes of answers that fit.
+pub const AREA: usize = 64 * 1024;
+
+/// Set in the claims when nothing more may be claimed.
+const REVOKED: u32 = 1 << 31;
+
+/// Memory that a parent shares with one child. Per batch of items the child claims one after the other ([`claim`](Self::claim)) and publishes answers
+/// ([`write`](Self::write)); the parent sees both whenever it likes ([`claimed`](Self::claimed), [`read`](Self::read)), also when the child is dead, and
+/// can take back what is not claimed yet ([`revoke`](Self::revoke)). All of it costs a few stores and no system call.
+///
+/// The child is not trusted: whatever it writes here, reading stays within the memory. What is read means what a possibly broken child says.
+#[derive(Debug)]
+pub struct Board {
+    #[cfg(target_os = "linux")]
+    memory: linux::Shared,
+    #[cfg(not(target_os = "linux"))]
+    memory: Box<Layout>,
+}
+
+/// What the memory looks like, all of it valid as zeros. What one side writes has cache lines of its own.
+#[derive(Debug)]
+#[repr(C)]
+struct Layout {
+    claims: AtomicU32,
+    _apart: [AtomicU32; 15],
+    published: AtomicU32,
+    _pad: AtomicU32,
+    cpu: AtomicU64,
+    area: [AtomicU8; AREA],
+}
+
+impl Board {
+    /// A new board, with nothing on it.
+    ///
+    /// # Errors
+    /// What memfd_create(2), ftruncate(2) or mmap(2) say; unsupported on other systems than Linux.
+    pub fn new() -> io::Result<Self> {
+        #[cfg(target_os = "linux")]
+        {
+            Ok(Self { memory: linux::Shared::new()? })
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            Err(crate::unsupported("a child that runs functions of this program"))
+        }
+    }
+
+    fn layout(&self) -> &Layout {
+        #[cfg(target_os = "linux")]
+        {
+            self.memory.layout()
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            &self.memory
+        }
+    }
+
+    /// Parent, while the child has no batch: wipes the board for the next one.
+    pub fn reset(&self) {
+        let layout = self.layout();
+        layout.published.store(0, Ordering::Relaxed);
+        layout.claims.store(0, Ordering::Release);
+    }
+
+    /// Child: takes the next item of the batch, by its number from 0; `None` when they have been taken back.
+    pub fn claim(&self) -> Option<u32> {
+        let next = self.layout().claims.fetch_add(1, Ordering::AcqRel);
+        (next & REVOKED == 0).then_some(next)
+    }
+
+    /// Parent: how many items were claimed. All but the last of them have ended.
+    pub fn claimed(&self) -> u32 {
+        self.layout().claims.load(Ordering::Acquire) & !REVOKED
+    }
+
+    /// Parent: takes back what is not claimed yet; how many items were.
+    pub fn revoke(&self) -> u32 {
+        self.layout().claims.fetch_or(REVOKED, Ordering::AcqRel) & !REVOKED
+    }
+
+    /// Child: writes behind what it wrote before (`at` bytes), and publishes both; the new end, or `None` if there is no room.
+    pub fn write(&self, at: usize, bytes: &[u8]) -> Option<usize> {
+        let layout = self.layout();
+        let end = at.checked_add(bytes.len())?;
+        for (place, byte) in layout.area.get(at..end)?.iter().zip(bytes) {
+            place.store(*byte, Ordering::Relaxed);
+        }
+        layout.published.store(end as u32, Ordering::Release);
+        Some(end)
+    }
+
+    /// Parent: appends what was published behind the first `at` bytes to `into`; the new end.
+    pub fn read(&self, at: usize, into: &mut Vec<u8>) -> usize {
+        let layout = self.layout();
+        let end = (layout.published.load(Ordering::Acquire) as usize).min(AREA);
+        let fresh = layout.area.get(at..end).unwrap_or_default();
+        into.extend(fresh.iter().map(|byte| byte.load(Ordering::Relaxed)));
+        at + fresh.len()
+    }
+
+    /// Child: the CPU time of its thread so far, in nanoseconds.
+    pub fn set_cpu(&self, nanos: u64) {
+        self.layout().cpu.store(nanos, Ordering::Relaxed);
+    }
+
+    /// Parent: what the child said last with [`set_cpu`](Self::set_cpu).
+    pub fn cpu(&self) -> u64 {
+        self.layout().cpu.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use super::{Board, Layout};
+    use rustix::{
+        fs::{MemfdFlags, fstat, ftruncate, memfd_create},
+        mm::{MapFlags, ProtFlags, mmap, munmap},
+    };
+    use std::{
+        io,
+        os::fd::{AsFd, BorrowedFd, OwnedFd},
+        ptr::NonNull,
+    };
+
+    const BYTES: usize = size_of::<Layout>();
+
+    /// A mapping of the file, and the file.
+    #[derive(Debug)]
+    pub(super) struct Shared {
+        start: NonNull<Layout>,
+        file: OwnedFd,
+    }
+
+    // SAFETY: the mapping belongs to this value until it is dropped, and is only ever seen as atomics.
+    unsafe impl Send for Shared {}
+    // SAFETY: as above; atomics may be shared.
+    unsafe impl Sync for Shared {}
+
+    impl Shared {
+        pub(super) fn new() -> io::Result<Self> {
+            let file = memfd_create("longshore-board", MemfdFlags::CLOEXEC)?;
+            ftruncate(&file, BYTES as u64)?;
+            Self::map(file)
+        }
+
+        fn map(file: OwnedFd) -> io::Result<Self> {
+            // A shorter file would end the process with SIGBUS at the first look beyond its end.
+            if u64::try_from(fstat(&file)?.st_size).unwrap_or(0) < BYTES as u64 {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the board of a child is too short"));
+            }
+            // SAFETY: a fresh mapping at an address that the kernel chooses aliases nothing of ours.
+            let start = unsafe { mmap(std::ptr::null_mut(), BYTES, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0)? };
+            let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+            Ok(Self { start, file })
+        }
+
+        pub(super) fn layout(&self) -> &Layout {
+            // SAFETY: the mapping is as long as a Layout (checked in `map`), aligned to a page, zero-filled, lives as long as `self`, and both
+            // processes touch it through atomics alone.
+            unsafe { self.start.as_ref() }
+        }
+    }
+
+    impl Drop for Shared {
+        fn drop(&mut self) {
+            // SAFETY: this is the mapping made in `map`, and no borrow of it outlives `self`. Should it fail, the mapping stays until exit.
+            let _ = unsafe { munmap(self.start.as_ptr().cast(), BYTES) };
+        }
+    }
+
+    impl Board {
+        /// The file behind the board, for the child.
+        pub(crate) fn file(&self) -> BorrowedFd<'_> {
+            self.memory.file.as_fd()
+        }
+
+        /// The board behind a file that another process made.
+        pub(crate) fn open(file: OwnedFd) -> io::Result<Self> {
+            Ok(Self { memory: Shared::map(file)? })
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_side_claims_and_writes_the_other_sees_and_can_take_back() {
+        let parent = Board::new().unwrap();
+        let child = Board::open(parent.file().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!((child.claim(), child.claim(), parent.claimed()), (Some(0), Some(1), 2));
+        let end = child.write(0, b"one").unwrap();
+        let end = child.write(end, b"two").unwrap();
+        let mut seen = Vec::new();
+        assert_eq!((parent.read(0, &mut seen), seen.as_slice(), end), (6, b"onetwo".as_slice(), 6));
+        assert_eq!(parent.read(6, &mut seen), 6, "nothing new");
+        assert_eq!((parent.revoke(), child.claim(), parent.claimed() >= 2), (2, None, true));
+        parent.reset();
+        assert_eq!((child.claim(), parent.read(0, &mut seen)), (Some(0), 0));
+        child.set_cpu(77);
+        assert_eq!(parent.cpu(), 77);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_written_and_a_wrong_end_is_not_followed() {
+        let board = Board::new().unwrap();
+        assert_eq!(board.write(AREA - 2, b"abc"), None);
+        assert_eq!(board.write(usize::MAX, b"abc"), None);
+        assert_eq!(board.write(AREA - 3, b"abc"), Some(AREA));
+        board.layout().published.store(u32::MAX, Ordering::Relaxed);
+        let mut seen = Vec::new();
+        assert_eq!((board.read(0, &mut seen), seen.len()), (AREA, AREA));
+        assert_eq!(board.read(AREA + 5, &mut seen), AREA + 5, "an end before the start is nothing new");
+    }
+}
