@@ -8,6 +8,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{runtime::Handle as Runtime, sync::mpsc};
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
         blocking::BlockingLane,
         child::{self, Command, Output},
         cpu::CpuLane,
+        isolated::{IsolatedLane, Isolation},
         panic_text,
         process::{ProcessHandler, ProcessLane, exit_outcome},
     },
@@ -255,13 +257,59 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self.lanes[LaneKind::Process as usize] =
             Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, _| match crate::init::children() {
                 Ok(children) => Arc::new(ProcessLane::new(handler, children, outbox.clone(), clock)) as Arc<dyn Lane<T, R>>,
-                Err(error) => {
-                    // Without descriptors no child can be had: that is what every task of this lane says.
-                    let why = format!("no children can be started: {error}");
-                    let handler: SyncHandler<T, R> = Arc::new(move |_, _| Outcome::Failed(TaskError::new("spawn", why.clone())));
-                    Arc::new(BlockingLane::new(handler, outbox.clone(), clock))
-                }
+                // Without descriptors no child can be had.
+                Err(error) => refusing(TaskError::new("spawn", format!("no children can be started: {error}")), outbox, clock),
             }));
+        self
+    }
+
+    /// A job that runs a function of this program in child processes, as many as cores unless [`workers`](Job::workers) says otherwise: a crash, an abort, a
+    /// stack overflow, memory without end or a loop without end ends its task, and nothing else. See [`on_isolated`](Job::on_isolated).
+    pub fn isolated<F, A>(function: F, isolation: Isolation) -> Self
+    where
+        F: Fn(T) -> A + 'static,
+        A: Answer<R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        Self::on_lane(LaneKind::Process).on_isolated(function, isolation)
+    }
+
+    /// What tasks on the process lane run: a function of this program, in child processes that serve many tasks each.
+    ///
+    /// `main` must begin with [`init_with`](crate::init_with), and add the function there; else every task fails with kind `setup`, which says so. The
+    /// children are this executable, started again: they share nothing with this process, neither its statics nor its open files but standard output and
+    /// error. Payload and result travel as bytes (serde, in the format of `postcard`, which cannot carry types that want to see what follows, such as
+    /// untagged enums).
+    ///
+    /// | what the function does | outcome |
+    /// |---|---|
+    /// | returns, panics | as on any other lane |
+    /// | passes its timeout | `TimedOut`; its child is killed at once, by SIGKILL |
+    /// | aborts, overflows the stack, is killed | `Killed`, with the signal |
+    /// | calls `exit` | `Lost`, with the code |
+    /// | holds more than [`Isolation::memory`] | `Failed`, kind `memory` |
+    ///
+    /// A child that ends is replaced. What else was sent to it and had not begun is run by another one; nothing that ran is run again but by the job's
+    /// retries. Processes that a function leaves behind are killed with its child, when that ends or is replaced, unless they left its process group. When
+    /// this program dies, by whatever death, so do its children. Linux alone.
+    ///
+    /// The bounds on `function` are those of [`Functions::with`](crate::Functions::with): it captures nothing.
+    pub fn on_isolated<F, A>(mut self, function: F, isolation: Isolation) -> Self
+    where
+        F: Fn(T) -> A + 'static,
+        A: Answer<R>,
+        T: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        // Its type says which one it is.
+        drop(function);
+        self.lanes[LaneKind::Process as usize] = Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, workers| {
+            match IsolatedLane::new::<F>(workers, isolation, outbox.clone(), clock) {
+                Ok(lane) => Arc::new(lane) as Arc<dyn Lane<T, R>>,
+                Err(error) => refusing(error, outbox, clock),
+            }
+        }));
         self
     }
 
@@ -628,6 +676,12 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         let running = Engine::start(config, source, lanes, sink, outbox, self.events, &runtime);
         RunningJob { running, failures, panics, on_job_complete: self.on_job_complete }
     }
+}
+
+/// A lane that cannot be had: that is what each of its tasks says.
+fn refusing<T: Send + 'static, R: Send + 'static>(error: TaskError, outbox: &Outbox<T, R>, clock: Clock) -> Arc<dyn Lane<T, R>> {
+    let handler: SyncHandler<T, R> = Arc::new(move |_, _| Outcome::Failed(error.clone()));
+    Arc::new(BlockingLane::new(handler, outbox.clone(), clock))
 }
 
 /// One function from what a job was told about its tasks: the fields that stand alone on top of the rest.

@@ -4,6 +4,7 @@ pub mod async_;
 pub mod blocking;
 pub mod child;
 pub mod cpu;
+pub mod isolated;
 pub mod process;
 pub(crate) mod watchdog;
 

@@ -3,7 +3,7 @@
 //! Layout:
 //! - `engine.rs`: the hot loop, `Engine::run`; around it `engine/{pump,report,handle,stats}.rs`
 //! - `gate.rs`: what may start now: `gate/{concurrency,pace}.rs`, order by key and limits by value
-//! - `lane.rs`: where handlers run: `lane/{async_,blocking,cpu,process}.rs`
+//! - `lane.rs`: where handlers run: `lane/{async_,blocking,cpu,process,isolated}.rs`
 //! - `source.rs`: where tasks come from in this process: `source/{iter,queue}.rs`
 //! - `sink.rs`: where finished tasks go in this process: `sink/{callbacks,collect}.rs`
 //! - `job.rs`: the API that people meet first
@@ -38,9 +38,12 @@ pub use error::{Again, ErrorKind, SinkError, SourceError, TaskError};
 pub use event::{Event, Phase};
 pub use executor::{Executor, InputError, TaskHandle, as_completed, gather, gather_all, pairs};
 pub use gate::{Limit, Reason, pace::Rate};
-pub use init::init;
+pub use init::{init, init_with};
 pub use job::{Collected, Job, Report, RunningJob};
-pub use lane::{Answer, Context, Stop};
+pub use lane::{
+    Answer, Context, Stop,
+    isolated::{Functions, Isolation},
+};
 pub use outcome::{Outcome, Skip, Word};
 pub use retry::{Backoff, ErrorClass, RetryOn, RetryPolicy};
 pub use sink::collect::{AsCompleted, Late};

@@ -193,21 +193,32 @@ impl Children {
         if self.is_stopping() {
             return Err(stopped());
         }
+        let process = start::start(command, self.marker())?;
+        let child = self.enter(slot, process).map_err(|error| start::error(command, &error))?;
+        if let Some(stdin) = &child.stdin {
+            longshore_sys::poll::set_nonblocking(stdin).map_err(|error| start::error(command, &error))?;
+        }
+        Ok(child)
+    }
+
+    /// What every child of this registry must carry in its environment.
+    pub(crate) fn marker(&self) -> Option<(&str, &str)> {
+        self.0.marker.as_ref().map(|(name, value)| (*name, value.as_str()))
+    }
+
+    /// Enters a process that was started just now, as the leader of a group of its own, in `slot`, which has no other child now.
+    ///
+    /// # Errors
+    /// When no descriptor is left; the process has been killed then.
+    pub(crate) fn enter(&self, slot: u32, mut process: std::process::Child) -> io::Result<Child> {
         let entry = self.entry(slot);
-        let mut process = start::start(command, self.0.marker.as_ref().map(|(name, value)| (*name, value.as_str())))?;
         let pid = process.id().cast_signed();
-        let ends = pidfd_open(pid).and_then(|fd| {
-            if let Some(stdin) = &process.stdin {
-                longshore_sys::poll::set_nonblocking(stdin)?;
-            }
-            Ok(fd)
-        });
-        let end = match ends {
+        let end = match pidfd_open(pid) {
             Ok(end) => end,
             Err(error) => {
                 let _ = kill_group(pid, SIGKILL);
                 let _ = wait4(pid, true);
-                return Err(start::error(command, &error));
+                return Err(error);
             }
         };
         {

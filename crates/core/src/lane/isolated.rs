@@ -1,0 +1,250 @@
+//! Functions of this program in child processes: a crash, an abort, a stack overflow, memory without end or a loop without end is that task's outcome.
+//!
+//! Layout:
+//! - `isolated.rs`: [`IsolatedLane`], its queue and its limits.
+//! - `seat.rs`: a thread for each child; it sends batches, takes answers, and finds out who was running when a child ends.
+//! - `blame.rs`: decisions without effects. `link.rs`: the parent's end of a child. `serve.rs`: the child's.
+//! - `registry.rs`: which function is meant. `wire.rs`: what travels.
+//!
+//! What holds:
+//! - A child runs one function for many tasks, one after the other. Tiny ones are sent in batches of about `CHUNK` of measured work, long ones alone.
+//! - The child claims each task of a batch before it begins it, and publishes its answer when it has ended, both in memory that its parent sees: whatever
+//!   ends the child, the tasks that have ended keep their answers, the one that ran has the blame, and those behind it go to another child. No task runs
+//!   twice unless the retries say so.
+//! - The parent takes tasks behind one that turns out long back, for other children.
+//! - A child is killed with its group, by SIGKILL at once: a function has no use for a TERM that it cannot hear.
+//! - A child dies with the thread that serves it, so with this process; the guardian kills what it has started, too.
+
+mod blame;
+mod link;
+mod registry;
+mod seat;
+pub(crate) mod serve;
+mod wire;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use longshore_sys::isolated::resident_bytes;
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use registry::Functions;
+pub(crate) use registry::add;
+
+use self::{registry::Function, seat::Seat};
+use crate::{
+    clock::Clock,
+    error::{Again, TaskError},
+    lane::{Lane, Outbox, Stop, child::Children},
+    outcome::Outcome,
+    task::Attempt,
+};
+
+/// The work that a child is given at once, when items are tiny.
+const CHUNK: Duration = Duration::from_micros(200);
+/// The most items that a child is given at once.
+const MOST: usize = 512;
+
+/// How far the child processes of isolated functions may go, and when they are replaced. Nothing is limited by default.
+///
+/// ```
+/// use longshore_core::Isolation;
+///
+/// let isolation = Isolation { memory: Some(256 << 20), max_tasks: Some(10_000), ..Isolation::default() };
+/// assert_eq!((isolation.max_age, isolation.batch), (None, None));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Isolation {
+    /// The most memory that a child may hold, in bytes (resident, shared pages of the program included; what the child itself starts is not counted). It
+    /// is looked at every 20 ms while a task runs: a child that holds more is killed, and its task has failed with kind `memory`. What it can take within
+    /// 20 ms comes on top. Between tasks, a child that holds more than half is replaced, so that no task pays for what others leaked.
+    pub memory: Option<u64>,
+    /// A child is replaced after this many tasks.
+    pub max_tasks: Option<u32>,
+    /// A child is replaced, between tasks, when it is older than this.
+    pub max_age: Option<Duration>,
+    /// A child is replaced, between tasks, when it holds more than this many bytes. Half of `memory` if that is less or this is absent.
+    pub max_size: Option<u64>,
+    /// How many tasks a child is given at once, 1 to 512. By default as many as make up 200 µs of measured work, so one if they take longer.
+    pub batch: Option<u32>,
+}
+
+/// The lane of functions in child processes.
+pub struct IsolatedLane<T, R>(Arc<Pool<T, R>>);
+
+struct Pool<T, R> {
+    function: Function,
+    isolation: Isolation,
+    size: usize,
+    children: Children,
+    outbox: Outbox<T, R>,
+    clock: Clock,
+    state: Mutex<State<T>>,
+    wake: Condvar,
+    /// What the lane wants to hold.
+    capacity: AtomicUsize,
+    /// Why there will never be a child.
+    broken: OnceLock<TaskError>,
+}
+
+struct State<T> {
+    queue: VecDeque<Attempt<T>>,
+    idle: usize,
+    seats: usize,
+    stop: Option<Stop>,
+    closed: bool,
+}
+
+impl<T, R> IsolatedLane<T, R>
+where
+    T: Serialize + Send + 'static,
+    R: DeserializeOwned + Send + 'static,
+{
+    /// A lane that runs the function `F` in this many child processes at most, which start when there is work.
+    ///
+    /// # Errors
+    /// Kind `setup` when no child could find `F`: [`init_with`](crate::init_with) has not been called first in `main`, or not with it, or this process is such
+    /// a child itself. Kind `spawn` when the guardian of the children cannot be started, on other systems than Linux for one.
+    pub fn new<F: 'static>(size: usize, isolation: Isolation, outbox: Outbox<T, R>, clock: Clock) -> Result<Self, TaskError> {
+        let function = registry::find::<F, T, R>()?;
+        let children = Children::guarded(&[])
+            .map_err(|error| TaskError::new("spawn", format!("no child processes for `{}`: {error}", function.name)))?;
+        if (isolation.memory.is_some() || isolation.max_size.is_some()) && resident_bytes(std::process::id().cast_signed()).is_none() {
+            let message =
+                format!("`{}` cannot have a limit of memory: /proc, which tells how much a process holds, is not there", function.name);
+            return Err(TaskError::new("setup", message).with_again(Again::Never));
+        }
+        let size = size.max(1);
+        Ok(Self(Arc::new(Pool {
+            function,
+            isolation,
+            size,
+            children,
+            outbox,
+            clock,
+            state: Mutex::new(State { queue: VecDeque::new(), idle: 0, seats: 0, stop: None, closed: false }),
+            wake: Condvar::new(),
+            capacity: AtomicUsize::new(size),
+            broken: OnceLock::new(),
+        })))
+    }
+}
+
+impl<T, R> Lane<T, R> for IsolatedLane<T, R>
+where
+    T: Serialize + Send + 'static,
+    R: DeserializeOwned + Send + 'static,
+{
+    fn start(&self, batch: &mut Vec<Attempt<T>>) {
+        let pool = &self.0;
+        let mut state = pool.lock();
+        state.queue.extend(batch.drain(..));
+        let waiting = state.queue.len();
+        let wake = waiting.min(state.idle);
+        for _ in state.idle..waiting.min(pool.size) {
+            if state.seats >= pool.size {
+                break;
+            }
+            let (own, slot) = (pool.clone(), state.seats as u32);
+            match thread::Builder::new().name(format!("isolated-{slot}")).spawn(move || Seat::new(own, slot).serve()) {
+                Ok(_) => state.seats += 1,
+                Err(error) => {
+                    if state.seats == 0 {
+                        let why = format!("no thread for the process lane: {error}");
+                        let mut lost = state.queue.drain(..).map(|attempt| attempt.unstarted(Outcome::Lost(why.clone()))).collect();
+                        pool.outbox.finish(&mut lost);
+                    }
+                    break;
+                }
+            }
+        }
+        drop(state);
+        for _ in 0..wake {
+            pool.wake.notify_one();
+        }
+    }
+
+    fn capacity(&self) -> Option<usize> {
+        Some(self.0.capacity.load(Ordering::Relaxed))
+    }
+
+    fn stop(&self, how: Stop) {
+        let mut state = self.0.lock();
+        state.stop = Some(how);
+        let mut ended = state.queue.drain(..).map(|attempt| attempt.unstarted(Outcome::Cancelled)).collect();
+        drop(state);
+        self.0.outbox.finish(&mut ended);
+        self.0.children.stop(how);
+    }
+}
+
+impl<T, R> Drop for IsolatedLane<T, R> {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.wake.notify_all();
+    }
+}
+
+impl<T, R> Pool<T, R> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back what a child did not begin, in order, in front of everything else.
+    fn put_back(&self, attempts: impl DoubleEndedIterator<Item = Attempt<T>>) {
+        let mut state = self.lock();
+        let before = state.queue.len();
+        for attempt in attempts.rev() {
+            state.queue.push_front(attempt);
+        }
+        let mut ended: Vec<_> = match state.stop {
+            Some(_) => state.queue.drain(..).map(|attempt| attempt.unstarted(Outcome::Cancelled)).collect(),
+            None => Vec::new(),
+        };
+        let wake = state.queue.len().saturating_sub(before).min(state.idle);
+        drop(state);
+        self.outbox.finish(&mut ended);
+        for _ in 0..wake {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Says how much the lane wants to hold when an item takes this many nanoseconds: what the children have and what waits for each; nothing but what
+    /// runs when items are long.
+    fn hold(&self, each: f64) {
+        self.capacity.store(self.size * ahead(each), Ordering::Relaxed);
+    }
+}
+
+/// The items that make up `CHUNK`.
+fn chunk(each: f64) -> usize {
+    ((CHUNK.as_nanos() as f64 / each) as usize).clamp(1, MOST)
+}
+
+fn ahead(each: f64) -> usize {
+    match chunk(each) {
+        1 if each > 10_000_000.0 => 1,
+        1 => 2,
+        // Rounded, so that it does not change with every chunk.
+        chunk => 3 * chunk.next_power_of_two(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiny_items_are_held_in_chunks_and_long_ones_only_while_they_run() {
+        for (nanos, together, held) in [(100.0, 512, 1536), (2_000.0, 100, 384), (90_000.0, 2, 6), (1e6, 1, 2), (1e8, 1, 1)] {
+            assert_eq!((chunk(nanos), ahead(nanos)), (together, held), "{nanos}");
+        }
+    }
+}

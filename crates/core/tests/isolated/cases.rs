@@ -1,0 +1,354 @@
+//! What the children do, and what is expected of it.
+
+use std::{
+    collections::HashSet,
+    fs,
+    hint::black_box,
+    io::{BufRead, BufReader, Write},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use longshore_core::{Backoff, Functions, Isolation, Job, Outcome, RetryPolicy, Stop, TaskError};
+use serde::{Deserialize, Serialize};
+
+/// What a child is asked to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Act {
+    /// Say who you are.
+    Pid,
+    /// Add a line to a file.
+    Note(PathBuf, u32),
+    Fail,
+    Panic,
+    Abort,
+    Overflow,
+    Exit(i32),
+    /// Be killed, as the kernel does when memory runs out.
+    Signal(i32),
+    Allocate,
+    Loop,
+    /// Wait until this file is there.
+    Wait(PathBuf),
+    /// Abort if this file is not there, and make it.
+    AbortOnce(PathBuf),
+    /// Leave a process behind; its pid.
+    Leave,
+    /// So many bytes back.
+    Bytes(Vec<u8>),
+    /// Start a child of your own.
+    Nest,
+    /// What can be read from standard input.
+    Stdin,
+}
+
+fn act(act: Act) -> Result<Vec<u8>, TaskError> {
+    let pid = || std::process::id().to_string().into_bytes();
+    match act {
+        Act::Pid => return Ok(pid()),
+        Act::Note(file, n) => {
+            let mut file = fs::File::options().append(true).create(true).open(file)?;
+            file.write_all(format!("{n}\n").as_bytes())?;
+        }
+        Act::Fail => return Err(TaskError::new("odd", "as asked").with_code(7).with_tail("the end")),
+        Act::Panic => panic!("as {}", "asked"),
+        Act::Abort => std::process::abort(),
+        Act::Overflow => return Ok(vec![overflow(1)]),
+        Act::Exit(code) => std::process::exit(code),
+        Act::Signal(signal) => {
+            Command::new("kill").args([format!("-{signal}"), std::process::id().to_string()]).status()?;
+            spin();
+        }
+        Act::Allocate => loop {
+            black_box(vec![1_u8; 1 << 20]).leak();
+        },
+        Act::Loop => spin(),
+        Act::Wait(file) => {
+            while !file.exists() {
+                thread::yield_now();
+            }
+        }
+        Act::AbortOnce(file) => {
+            if !file.exists() {
+                fs::write(file, "")?;
+                std::process::abort();
+            }
+        }
+        Act::Leave => return Ok(Command::new("sleep").arg("1000").spawn()?.id().to_string().into_bytes()),
+        Act::Bytes(bytes) => return Ok(bytes),
+        Act::Nest => {
+            let nested: Job<Act, Vec<u8>> = Job::isolated(self::act, Isolation::default());
+            return match nested.params([Act::Pid]).collect().outcomes.pop().unwrap() {
+                Outcome::Failed(error) => Ok(error.message().as_bytes().to_vec()),
+                other => Err(format!("{other:?}").into()),
+            };
+        }
+        Act::Stdin => return Ok(std::io::read_to_string(std::io::stdin())?.into_bytes()),
+    }
+    Ok(pid())
+}
+
+fn overflow(n: u64) -> u8 {
+    let frame = black_box([n; 512]);
+    if black_box(n) == 0 { 0 } else { overflow(n + 1).wrapping_add(frame[7] as u8) }
+}
+
+fn spin() {
+    loop {
+        black_box(0);
+        std::hint::spin_loop();
+    }
+}
+
+fn stranger(n: u64) -> Result<u64, String> {
+    Ok(n)
+}
+
+pub(crate) fn functions() -> Functions {
+    Functions::new().with(act)
+}
+
+fn job(isolation: Isolation) -> Job<Act, Vec<u8>> {
+    Job::isolated(act, isolation)
+}
+
+fn text(outcome: &Outcome<Vec<u8>>) -> String {
+    match outcome {
+        Outcome::Ok(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whether a process is there and has not ended.
+fn lives(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !matches!(stat.rsplit_once(')').unwrap().1.trim_start().chars().next(), Some('Z' | 'X')))
+}
+
+#[track_caller]
+fn soon(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what} within 20 s");
+        thread::yield_now();
+    }
+}
+
+pub(crate) const CASES: &[(&str, fn())] = &[
+    ("whatever_a_function_does_is_its_own_outcome", whatever_a_function_does_is_its_own_outcome),
+    ("what_ran_before_a_crash_keeps_its_answer_and_what_stood_behind_runs_once", what_ran_before_a_crash_keeps_its_answer),
+    ("tasks_behind_one_that_hangs_are_run_by_another_child", tasks_behind_one_that_hangs_are_run_by_another_child),
+    ("a_child_that_passes_the_limit_is_killed_in_time", a_child_that_passes_the_limit_is_killed_in_time),
+    ("only_the_task_that_hangs_in_a_batch_times_out", only_the_task_that_hangs_in_a_batch_times_out),
+    ("children_are_replaced_after_so_many_tasks", children_are_replaced_after_so_many_tasks),
+    ("payloads_and_results_may_be_large", payloads_and_results_may_be_large),
+    ("a_retry_runs_in_a_new_child", a_retry_runs_in_a_new_child),
+    ("what_a_function_leaves_behind_is_killed_with_its_child", what_a_function_leaves_behind_is_killed_with_its_child),
+    ("a_stopped_job_ends_its_children", a_stopped_job_ends_its_children),
+    ("children_die_with_their_parent", children_die_with_their_parent),
+    ("a_function_that_was_not_added_says_so", a_function_that_was_not_added_says_so),
+    ("a_child_cannot_have_children_of_this_kind_and_reads_nothing", a_child_cannot_have_children_of_this_kind),
+];
+
+fn whatever_a_function_does_is_its_own_outcome() {
+    let acts = [
+        (Act::Pid, "Ok("),
+        (Act::Fail, "Failed(TaskError { kind: \"odd\", code: Some(7), message: \"as asked\""),
+        (Act::Panic, "Panicked(\"as asked\")"),
+        (Act::Abort, "Killed { signal: 6 }"),
+        (Act::Overflow, "Killed { signal: 6 }"),
+        (Act::Exit(0), "Lost(\"its child process ended itself with exit code 0\")"),
+        (Act::Exit(3), "Lost(\"its child process ended itself with exit code 3\")"),
+        (Act::Signal(9), "Killed { signal: 9 }"),
+        (Act::Allocate, "Failed(TaskError { kind: \"memory\""),
+        (Act::Loop, "TimedOut { limit: 3s }"),
+        (Act::Pid, "Ok("),
+    ];
+    for batch in [None, Some(4)] {
+        let isolation = Isolation { memory: Some(256 << 20), batch, ..Isolation::default() };
+        let job = job(isolation).params(acts.clone().map(|(act, _)| act)).workers(2).timeout(Duration::from_secs(3));
+        let outcomes = job.collect().outcomes;
+        for (outcome, (act, want)) in outcomes.iter().zip(&acts) {
+            let told = format!("{outcome:?}");
+            assert!(told.starts_with(want), "{act:?} in batches of {batch:?}: {told}");
+        }
+        assert_eq!(outcomes.len(), acts.len());
+    }
+}
+
+fn what_ran_before_a_crash_keeps_its_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("notes");
+    let note = |n| Act::Note(file.clone(), n);
+    let mut acts: Vec<Act> = (0..16).map(note).collect();
+    (acts[3], acts[8], acts[15]) = (Act::Abort, Act::Exit(1), Act::Abort);
+    let outcomes = job(Isolation { batch: Some(16), ..Isolation::default() }).params(acts).workers(1).queue(64).collect().outcomes;
+    let bad: Vec<usize> = (0..16).filter(|n| !outcomes[*n].is_ok()).collect();
+    assert_eq!(bad, [3, 8, 15]);
+    let notes = fs::read_to_string(&file).unwrap();
+    let want: Vec<String> = (0..16).filter(|n| !bad.contains(n)).map(|n| n.to_string()).collect();
+    assert_eq!(notes.lines().collect::<Vec<_>>(), want, "each once, in order");
+}
+
+fn tasks_behind_one_that_hangs_are_run_by_another_child() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate");
+    let done = Arc::new(Mutex::new(0));
+    let (open, count) = (gate.clone(), done.clone());
+    let acts = [vec![Act::Pid; 8], vec![Act::Wait(gate)], vec![Act::Pid; 7]].concat();
+    // The hanging one ends only when all others have.
+    let report = job(Isolation { batch: Some(16), ..Isolation::default() })
+        .params(acts)
+        .workers(2)
+        .queue(64)
+        .on_task_complete(move |_| {
+            *count.lock().unwrap() += 1;
+            if *count.lock().unwrap() == 15 {
+                fs::write(&open, "").unwrap();
+            }
+        })
+        .run();
+    assert_eq!((report.ok(), *done.lock().unwrap()), (16, 16));
+}
+
+fn a_child_that_passes_the_limit_is_killed_in_time() {
+    let limit = Duration::from_millis(200);
+    // A machine that is busy with other things has five tries.
+    let mut late = (0..5).map(|_| {
+        let worst = Arc::new(Mutex::new(Duration::ZERO));
+        let seen = worst.clone();
+        let report = job(Isolation::default())
+            .params([Act::Loop, Act::Loop])
+            .workers(2)
+            .timeout(limit)
+            .on_task_complete(move |task| {
+                let mut worst = seen.lock().unwrap();
+                *worst = worst.max(task.run().checked_sub(limit).expect("not before the limit"));
+            })
+            .run();
+        assert_eq!(report.count(longshore_core::Word::Timeout), 2);
+        *worst.lock().unwrap()
+    });
+    assert!(late.any(|late| late < Duration::from_millis(100)));
+}
+
+fn only_the_task_that_hangs_in_a_batch_times_out() {
+    let acts = [vec![Act::Pid; 5], vec![Act::Loop], vec![Act::Pid; 10]].concat();
+    let isolation = Isolation { batch: Some(16), ..Isolation::default() };
+    let outcomes = job(isolation).params(acts).workers(1).queue(64).timeout(Duration::from_millis(300)).collect().outcomes;
+    let late: Vec<usize> = (0..16).filter(|n| !outcomes[*n].is_ok()).collect();
+    assert_eq!(late, [5]);
+    assert!(matches!(outcomes[5], Outcome::TimedOut { limit } if limit == Duration::from_millis(300)));
+}
+
+fn children_are_replaced_after_so_many_tasks() {
+    for batch in [None, Some(1), Some(100)] {
+        let isolation = Isolation { max_tasks: Some(3), batch, ..Isolation::default() };
+        let outcomes = job(isolation).params(vec![Act::Pid; 10]).workers(1).queue(64).collect().outcomes;
+        let pids: Vec<String> = outcomes.iter().map(text).collect();
+        assert_eq!(pids.iter().collect::<HashSet<_>>().len(), 4, "{pids:?} in batches of {batch:?}");
+        assert!(pids[0] == pids[2] && pids[2] != pids[3] && pids[3] == pids[5], "{pids:?} in batches of {batch:?}");
+    }
+    let kept = job(Isolation::default()).params(vec![Act::Pid; 10]).workers(1).collect().outcomes;
+    assert_eq!(kept.iter().map(text).collect::<HashSet<_>>().len(), 1);
+}
+
+fn payloads_and_results_may_be_large() {
+    let bytes = |n: usize| (0..n).map(|i| (i * 31 % 251) as u8).collect::<Vec<u8>>();
+    let sizes = [0, 1, 1000, 1024, 1025, 70_000, 3_000_000, 5, 0];
+    for batch in [None, Some(9)] {
+        let acts = sizes.map(|n| Act::Bytes(bytes(n)));
+        let results = job(Isolation { batch, ..Isolation::default() }).params(acts).workers(1).queue(64).collect().results().unwrap();
+        for (result, n) in results.iter().zip(sizes) {
+            assert!(*result == bytes(n), "{n} bytes in batches of {batch:?}");
+        }
+    }
+}
+
+fn a_retry_runs_in_a_new_child() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = RetryPolicy { backoff: Backoff::Fixed(Duration::from_millis(1)), ..RetryPolicy::times(2) };
+    let report = job(Isolation::default()).params([Act::AbortOnce(folder.path().join("once")), Act::Pid]).retry(policy).run();
+    assert_eq!((report.ok(), report.retries), (2, 1));
+}
+
+fn what_a_function_leaves_behind_is_killed_with_its_child() {
+    let outcomes = job(Isolation::default()).params([Act::Leave]).collect().outcomes;
+    let left = text(&outcomes[0]);
+    soon("the process that was left behind is gone", || !lives(&left));
+
+    // The second task waits for the end of what the first one left: its child has been replaced by then.
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate");
+    let (open, seen) = (gate.clone(), Arc::new(Mutex::new(String::new())));
+    let left = seen.clone();
+    let report = job(Isolation { max_tasks: Some(1), ..Isolation::default() })
+        .workers(1)
+        .params([Act::Leave, Act::Wait(gate)])
+        .on_task_complete(move |task| {
+            if task.id() == 1 {
+                *left.lock().unwrap() = text(&task.outcome);
+                soon("the process that was left behind is gone with its child", || !lives(&left.lock().unwrap()));
+                fs::write(&open, "").unwrap();
+            }
+        })
+        .run();
+    assert_eq!((report.ok(), report.callback_panics), (2, 0));
+}
+
+fn a_stopped_job_ends_its_children() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        for how in [Stop::Soft, Stop::Hard] {
+            let folder = tempfile::tempdir().unwrap();
+            let notes = folder.path().join("notes");
+            let acts = [Act::Note(notes.clone(), 1), Act::Loop, Act::Loop, Act::Pid];
+            let running = job(Isolation::default()).params(acts).workers(2).start();
+            let handle = running.handle().clone();
+            soon("the first task has run", || notes.exists());
+            handle.stop(how);
+            let report = running.join().await;
+            assert_eq!(report.failed(), 0, "{how:?}: {report:?}");
+        }
+    });
+}
+
+/// The part of the parent that is killed: it starts a child that loops, and one that has left something behind.
+pub(crate) fn parent_if_asked() {
+    if std::env::args().nth(1).is_none_or(|arg| arg != "part-of-the-parent") {
+        return;
+    }
+    let report = job(Isolation::default())
+        .params([Act::Pid, Act::Leave, Act::Loop])
+        .workers(1)
+        .on_task_complete(|task| println!("{}", text(&task.outcome)))
+        .run();
+    panic!("it should have been killed: {report:?}");
+}
+
+fn children_die_with_their_parent() {
+    let mut parent = Command::new("/proc/self/exe").arg("part-of-the-parent").stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(parent.stdout.take().unwrap()).lines();
+    let pids: [String; 2] = [lines.next().unwrap().unwrap(), lines.next().unwrap().unwrap()];
+    assert!(pids.iter().all(|pid| lives(pid)));
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    for pid in &pids {
+        soon("what the dead parent had started is gone", || !lives(pid));
+    }
+}
+
+fn a_function_that_was_not_added_says_so() {
+    let outcome = Job::isolated(stranger, Isolation::default()).params([1]).collect().outcomes.pop().unwrap();
+    let error = outcome.error().unwrap();
+    assert!(error.kind() == "setup" && error.message().contains("stranger") && error.message().contains("init_with"), "{error}");
+}
+
+fn a_child_cannot_have_children_of_this_kind() {
+    let outcomes = job(Isolation::default()).params([Act::Nest, Act::Stdin]).collect().outcomes;
+    assert!(text(&outcomes[0]).contains("child process of a child process"), "{outcomes:?}");
+    assert_eq!(text(&outcomes[1]), "");
+}
