@@ -76,9 +76,15 @@ fn what_computes_holds_up_no_sleep_on_a_lane_of_its_own() {
     assert!(holds("mixed_lanes", "--items 160 --cpu 3").contains("the watchdog named"));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn whatever_functions_do_in_children_is_their_own_outcome_and_nothing_is_left() {
+    assert!(holds("isolated", "--tasks 100 --late-ms 1000").contains("killed: signal 6"));
+}
+
 #[test]
 fn an_example_helps_and_refuses_what_it_does_not_know() {
-    for name in ["producer_consumer", "leaky_bucket", "mixed_lanes"] {
+    for name in ["producer_consumer", "leaky_bucket", "mixed_lanes", "isolated"] {
         let help = run(name, "--help");
         assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--help"), "{name}");
         assert_eq!(run(name, "--no-such-thing").status.code(), Some(2), "{name}");

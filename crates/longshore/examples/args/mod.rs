@@ -43,6 +43,7 @@ impl Args {
     }
 
     /// `--scale`: shrinks (or stretches) every duration of the example.
+    #[allow(dead_code, reason = "not every example has one")]
     pub(crate) fn scale(&self) -> f64 {
         self.get("--scale", 1.0)
     }
