@@ -1,0 +1,37 @@
+//! Functions in child processes against what a user would write instead: a loop over pipes by hand, and Python's pools of processes. The same no-op, medians
+//! of interleaved rounds, one child each unless said otherwise.
+//!
+//! `cargo bench -p longshore --bench isolated -- [pipe|python …] [--rounds 9] [--tasks 100000] [--only longshore]`
+//!
+//! `LONGSHORE_BENCH_PYTHON` names the Python to compare with (default `python3`); loky is measured if it can import it.
+
+#[path = "engine/harness.rs"]
+#[allow(dead_code, reason = "the other benchmark uses all of it")]
+mod harness;
+#[path = "isolated/pipe.rs"]
+mod pipe;
+#[path = "isolated/python.rs"]
+mod python;
+
+use longshore::{Functions, Isolation, Job};
+
+/// The least that a task can be.
+fn echo(n: u64) -> Result<u64, String> {
+    Ok(n)
+}
+
+/// The job that is measured: every number comes back.
+fn ours(tasks: u64, children: usize, batch: Option<u32>) -> longshore::Job<u64, u64> {
+    Job::isolated(echo, Isolation { batch, ..Isolation::default() }).params(0..tasks).workers(children)
+}
+
+fn main() {
+    pipe::child_if_asked();
+    longshore::init_with(Functions::new().with(echo));
+    let args = harness::Args::parse();
+    for (name, run) in [("pipe", pipe::run as fn(&harness::Args)), ("python", python::run)] {
+        if args.wants(name) {
+            run(&args);
+        }
+    }
+}
