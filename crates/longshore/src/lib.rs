@@ -118,8 +118,9 @@
 //! | blocking | calls that block: files, old drivers | is the task's outcome | is the outcome on time; the token is cancelled, and the thread, which cannot be ended, is left to itself and replaced |
 //! | cpu | computing, on as many threads as cores, at a lower priority so that async work stays on time | is the task's outcome | is the outcome when the function returns: it cannot be ended |
 //! | process | foreign programs; what may crash or leak | (of a child: whatever its exit says) | TERM to the child's process group, ten seconds later KILL; a child ended by a signal is `killed` |
+//! | process, [`Job::isolated`] | functions of this program that may crash, or must be limited: a stack overflow, an abort, memory or a loop without end | is the task's outcome | kills the child process at once |
 //!
-//! With `panic = "abort"` a panic ends the process, here as everywhere.
+//! With `panic = "abort"` a panic ends the process, here as everywhere; of an isolated function, its child process.
 //!
 //! # When a job ends
 //!
@@ -164,7 +165,8 @@
 //! # Examples
 //!
 //! In the folder `examples`: `job` (the first one), `producer_consumer` (HTTP calls, two producers, slow callbacks, the price of a queue), `leaky_bucket`
-//! (a steady pace, and what happens on overflow) and `mixed_lanes` (waiting and computing side by side).
+//! (a steady pace, and what happens on overflow), `mixed_lanes` (waiting and computing side by side) and `isolated` (functions that crash, in child
+//! processes).
 
 pub use longshore_core::{
     engine::{Handle, Quantiles, RunningTask, SlotUse, Snapshot, Summary},

@@ -30,6 +30,8 @@ enum Act {
     /// Be killed, as the kernel does when memory runs out.
     Signal(i32),
     Allocate,
+    /// Take so many MiB and keep them.
+    Leak(usize),
     Loop,
     /// Wait until this file is there.
     Wait(PathBuf),
@@ -65,6 +67,9 @@ fn act(act: Act) -> Result<Vec<u8>, TaskError> {
         Act::Allocate => loop {
             black_box(vec![1_u8; 1 << 20]).leak();
         },
+        Act::Leak(mib) => (0..mib).for_each(|_| {
+            black_box(vec![1_u8; 1 << 20]).leak();
+        }),
         Act::Loop => spin(),
         Act::Wait(file) => {
             while !file.exists() {
@@ -144,6 +149,7 @@ pub(crate) const CASES: &[(&str, fn())] = &[
     ("a_child_that_passes_the_limit_is_killed_in_time", a_child_that_passes_the_limit_is_killed_in_time),
     ("only_the_task_that_hangs_in_a_batch_times_out", only_the_task_that_hangs_in_a_batch_times_out),
     ("children_are_replaced_after_so_many_tasks", children_are_replaced_after_so_many_tasks),
+    ("children_are_replaced_when_they_are_old_or_large", children_are_replaced_when_they_are_old_or_large),
     ("payloads_and_results_may_be_large", payloads_and_results_may_be_large),
     ("a_retry_runs_in_a_new_child", a_retry_runs_in_a_new_child),
     ("what_a_function_leaves_behind_is_killed_with_its_child", what_a_function_leaves_behind_is_killed_with_its_child),
@@ -204,6 +210,7 @@ fn tasks_behind_one_that_hangs_are_run_by_another_child() {
         .params(acts)
         .workers(2)
         .queue(64)
+        .timeout(Duration::from_secs(30))
         .on_task_complete(move |_| {
             *count.lock().unwrap() += 1;
             if *count.lock().unwrap() == 15 {
@@ -254,6 +261,18 @@ fn children_are_replaced_after_so_many_tasks() {
     }
     let kept = job(Isolation::default()).params(vec![Act::Pid; 10]).workers(1).collect().outcomes;
     assert_eq!(kept.iter().map(text).collect::<HashSet<_>>().len(), 1);
+}
+
+fn children_are_replaced_when_they_are_old_or_large() {
+    let isolation = Isolation { max_age: Some(Duration::ZERO), batch: Some(1), ..Isolation::default() };
+    let outcomes = job(isolation).params(vec![Act::Pid; 4]).workers(1).collect().outcomes;
+    assert_eq!(outcomes.iter().map(text).collect::<HashSet<_>>().len(), 4);
+
+    // Together they leak more than the limit, and none of them does.
+    let isolation = Isolation { memory: Some(512 << 20), batch: Some(1), ..Isolation::default() };
+    let outcomes = job(isolation).params(vec![Act::Leak(80); 10]).workers(1).collect().outcomes;
+    let pids: HashSet<String> = outcomes.iter().map(text).collect();
+    assert!(pids.len() > 1, "{pids:?}");
 }
 
 fn payloads_and_results_may_be_large() {
