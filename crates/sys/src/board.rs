@@ -5,6 +5,9 @@ use std::{
     sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
+#[cfg(target_os = "linux")]
+use crate::shared::Shared;
+
 /// The bytes of answers that fit.
 pub const AREA: usize = 64 * 1024;
 
@@ -19,7 +22,7 @@ const REVOKED: u32 = 1 << 31;
 #[derive(Debug)]
 pub struct Board {
     #[cfg(target_os = "linux")]
-    memory: linux::Shared,
+    memory: Shared<Layout>,
     #[cfg(not(target_os = "linux"))]
     memory: Box<Layout>,
 }
@@ -44,7 +47,7 @@ impl Board {
     pub fn new() -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         {
-            Ok(Self { memory: linux::Shared::new()? })
+            Ok(Self { memory: Shared::new(c"longshore-board")? })
         }
         #[cfg(not(target_os = "linux"))]
         {
@@ -53,14 +56,7 @@ impl Board {
     }
 
     fn layout(&self) -> &Layout {
-        #[cfg(target_os = "linux")]
-        {
-            self.memory.layout()
-        }
-        #[cfg(not(target_os = "linux"))]
-        {
-            &self.memory
-        }
+        &self.memory
     }
 
     /// Parent, while the child has no batch: wipes the board for the next one.
@@ -117,75 +113,20 @@ impl Board {
     }
 }
 
+// SAFETY: nothing but atomics.
 #[cfg(target_os = "linux")]
-mod linux {
-    use super::{Board, Layout};
-    use rustix::{
-        fs::{MemfdFlags, fstat, ftruncate, memfd_create},
-        mm::{MapFlags, ProtFlags, mmap, munmap},
-    };
-    use std::{
-        io,
-        os::fd::{AsFd, BorrowedFd, OwnedFd},
-        ptr::NonNull,
-    };
+unsafe impl crate::shared::Atomics for Layout {}
 
-    const BYTES: usize = size_of::<Layout>();
-
-    /// A mapping of the file, and the file.
-    #[derive(Debug)]
-    pub(super) struct Shared {
-        start: NonNull<Layout>,
-        file: OwnedFd,
+#[cfg(target_os = "linux")]
+impl Board {
+    /// The file behind the board, for the child.
+    pub(crate) fn file(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.memory.file()
     }
 
-    // SAFETY: the mapping belongs to this value until it is dropped, and is only ever seen as atomics.
-    unsafe impl Send for Shared {}
-    // SAFETY: as above; atomics may be shared.
-    unsafe impl Sync for Shared {}
-
-    impl Shared {
-        pub(super) fn new() -> io::Result<Self> {
-            let file = memfd_create("longshore-board", MemfdFlags::CLOEXEC)?;
-            ftruncate(&file, BYTES as u64)?;
-            Self::map(file)
-        }
-
-        fn map(file: OwnedFd) -> io::Result<Self> {
-            // A shorter file would end the process with SIGBUS at the first look beyond its end.
-            if u64::try_from(fstat(&file)?.st_size).unwrap_or(0) < BYTES as u64 {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the board of a child is too short"));
-            }
-            // SAFETY: a fresh mapping at an address that the kernel chooses aliases nothing of ours.
-            let start = unsafe { mmap(std::ptr::null_mut(), BYTES, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0)? };
-            let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-            Ok(Self { start, file })
-        }
-
-        pub(super) fn layout(&self) -> &Layout {
-            // SAFETY: the mapping is as long as a Layout (checked in `map`), aligned to a page, zero-filled, lives as long as `self`, and both
-            // processes touch it through atomics alone.
-            unsafe { self.start.as_ref() }
-        }
-    }
-
-    impl Drop for Shared {
-        fn drop(&mut self) {
-            // SAFETY: this is the mapping made in `map`, and no borrow of it outlives `self`. Should it fail, the mapping stays until exit.
-            let _ = unsafe { munmap(self.start.as_ptr().cast(), BYTES) };
-        }
-    }
-
-    impl Board {
-        /// The file behind the board, for the child.
-        pub(crate) fn file(&self) -> BorrowedFd<'_> {
-            self.memory.file.as_fd()
-        }
-
-        /// The board behind a file that another process made.
-        pub(crate) fn open(file: OwnedFd) -> io::Result<Self> {
-            Ok(Self { memory: Shared::map(file)? })
-        }
+    /// The board behind a file that another process made.
+    pub(crate) fn open(file: std::os::fd::OwnedFd) -> io::Result<Self> {
+        Ok(Self { memory: Shared::open(file)? })
     }
 }
 

@@ -18,6 +18,8 @@ pub mod guardian;
 pub mod isolated;
 pub mod poll;
 pub mod priority;
+#[cfg(target_os = "linux")]
+pub(crate) mod shared;
 pub mod table;
 
 pub use board::Board;

@@ -5,6 +5,9 @@ use std::{
     sync::atomic::{AtomicI32, Ordering},
 };
 
+#[cfg(target_os = "linux")]
+use crate::shared::Shared;
+
 /// How many slots a table has room for; memory is taken a page at a time as slots are used (256 KiB if all are).
 pub const CAPACITY: usize = 65_536;
 
@@ -13,7 +16,7 @@ pub const CAPACITY: usize = 65_536;
 #[derive(Debug)]
 pub struct SlotTable {
     #[cfg(target_os = "linux")]
-    memory: linux::Shared,
+    memory: Shared<Entries>,
     #[cfg(not(target_os = "linux"))]
     memory: Box<[AtomicI32]>,
 }
@@ -26,7 +29,7 @@ impl SlotTable {
     pub fn new() -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         {
-            Ok(Self { memory: linux::Shared::new()? })
+            Ok(Self { memory: Shared::new(c"longshore-slots")? })
         }
         #[cfg(not(target_os = "linux"))]
         {
@@ -54,7 +57,7 @@ impl SlotTable {
     fn entries(&self) -> &[AtomicI32] {
         #[cfg(target_os = "linux")]
         {
-            self.memory.entries()
+            &self.memory.0
         }
         #[cfg(not(target_os = "linux"))]
         {
@@ -63,76 +66,26 @@ impl SlotTable {
     }
 }
 
+/// What the memory looks like.
+#[derive(Debug)]
+#[repr(transparent)]
 #[cfg(target_os = "linux")]
-pub(crate) mod linux {
-    use super::{CAPACITY, SlotTable};
-    use rustix::{
-        fs::{MemfdFlags, fstat, ftruncate, memfd_create},
-        mm::{MapFlags, ProtFlags, mmap, munmap},
-    };
-    use std::{
-        io,
-        os::fd::{AsFd, BorrowedFd, OwnedFd},
-        ptr::NonNull,
-        sync::atomic::AtomicI32,
-    };
+struct Entries([AtomicI32; CAPACITY]);
 
-    const BYTES: usize = CAPACITY * size_of::<AtomicI32>();
+// SAFETY: nothing but atomics.
+#[cfg(target_os = "linux")]
+unsafe impl crate::shared::Atomics for Entries {}
 
-    /// A mapping of the file, and the file.
-    #[derive(Debug)]
-    pub(crate) struct Shared {
-        start: NonNull<AtomicI32>,
-        file: OwnedFd,
+#[cfg(target_os = "linux")]
+impl SlotTable {
+    /// The file behind the table, for the guardian.
+    pub(crate) fn file(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.memory.file()
     }
 
-    // SAFETY: the mapping belongs to this value until it is dropped, and is only ever seen as atomics.
-    unsafe impl Send for Shared {}
-    // SAFETY: as above; atomics may be shared.
-    unsafe impl Sync for Shared {}
-
-    impl Shared {
-        pub(super) fn new() -> io::Result<Self> {
-            let file = memfd_create("longshore-slots", MemfdFlags::CLOEXEC)?;
-            ftruncate(&file, BYTES as u64)?;
-            Self::map(file)
-        }
-
-        fn map(file: OwnedFd) -> io::Result<Self> {
-            // A shorter file would end the process with SIGBUS at the first look beyond its end.
-            if u64::try_from(fstat(&file)?.st_size).unwrap_or(0) < BYTES as u64 {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the table of slots is too short"));
-            }
-            // SAFETY: a fresh mapping at an address that the kernel chooses aliases nothing of ours.
-            let start = unsafe { mmap(std::ptr::null_mut(), BYTES, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0)? };
-            let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-            Ok(Self { start, file })
-        }
-
-        pub(super) fn entries(&self) -> &[AtomicI32] {
-            // SAFETY: the mapping is CAPACITY entries long (checked in `map`), aligned to a page, zero-filled, lives as long as `self`, and both
-            // processes touch it through atomics alone.
-            unsafe { std::slice::from_raw_parts(self.start.as_ptr(), CAPACITY) }
-        }
-    }
-
-    impl Drop for Shared {
-        fn drop(&mut self) {
-            // SAFETY: this is the mapping made in `map`, and no borrow of it outlives `self`. Should it fail, the mapping stays until exit.
-            let _ = unsafe { munmap(self.start.as_ptr().cast(), BYTES) };
-        }
-    }
-
-    impl SlotTable {
-        /// The file behind the table, for the guardian.
-        pub(crate) fn file(&self) -> BorrowedFd<'_> {
-            self.memory.file.as_fd()
-        }
-
-        /// The table behind a file that another process made.
-        pub(crate) fn open(file: OwnedFd) -> io::Result<Self> {
-            Ok(Self { memory: Shared::map(file)? })
-        }
+    /// The table behind a file that another process made.
+    pub(crate) fn open(file: std::os::fd::OwnedFd) -> io::Result<Self> {
+        Ok(Self { memory: Shared::open(file)? })
     }
 }
 
