@@ -2,12 +2,13 @@
 //!
 //! Each lane that is used has an engine of its own, so that no lane holds up another before its queue. What travels through it is a call
 //! (`executor/call.rs`): the work, and a place for its result that a handle (`executor/handle.rs`) waits for. `executor/map.rs` runs a function over an
-//! input, in chunks where items are tiny; `executor/gather.rs` waits for many handles.
+//! input, in chunks where items are tiny; `executor/gather.rs` waits for many handles; `executor/isolated.rs` runs functions in child processes.
 
 mod call;
 mod gather;
 mod handle;
 mod inbox;
+mod isolated;
 mod map;
 mod pairs;
 #[cfg(test)]
@@ -22,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -43,6 +44,7 @@ use call::{Coming, Plain, Slot, Tally, Ticket, Work};
 
 pub use gather::{AsCompletedHandles, Gather, GatherAll, as_completed, gather, gather_all};
 pub use handle::TaskHandle;
+pub use isolated::Isolated;
 pub use map::{Combined, InputError, Map, MapStream};
 pub use pairs::{LengthsDiffer, Pairs, pairs};
 
@@ -90,15 +92,65 @@ struct Pool {
     runtime: Option<Runtime>,
     tally: Arc<Tally>,
     /// By `lane as usize`.
-    lanes: [OnceLock<Started>; 4],
+    lanes: [OnceLock<Started<Arc<Ticket>>>; 4],
+    /// Functions in child processes, each with an engine of its own.
+    isolated: Mutex<Vec<Arc<dyn Part>>>,
     closed: Mutex<bool>,
 }
 
-/// One lane of the pool, with its engine.
-struct Started {
-    sender: Mutex<Option<Sender<Arc<Ticket>>>>,
+/// An engine of the pool, and the way to it.
+struct Started<T> {
+    lane: LaneKind,
+    sender: Mutex<Option<Sender<T>>>,
     handle: engine::Handle,
     running: Mutex<Option<Running>>,
+}
+
+/// An engine of the pool, whatever it carries.
+trait Part: Send + Sync {
+    fn lane(&self) -> LaneKind;
+    /// How many calls it has got so far.
+    fn sent(&self) -> u64;
+    /// Resolves when everything sent so far is settled.
+    fn drained(&self) -> BoxFuture<'static, ()>;
+    /// Takes no more; what to wait for, once.
+    fn close(&self) -> Option<Running>;
+    fn stop(&self);
+}
+
+impl<T: Send + 'static> Started<T> {
+    fn sender(&self) -> Option<Sender<T>> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl<T: Send + 'static> Part for Started<T> {
+    fn lane(&self) -> LaneKind {
+        self.lane
+    }
+
+    fn sent(&self) -> u64 {
+        self.sender().map_or(0, |sender| sender.counts().sent)
+    }
+
+    fn drained(&self) -> BoxFuture<'static, ()> {
+        let sender = self.sender();
+        async move {
+            if let Some(sender) = sender {
+                let _ = sender.drained().await;
+            }
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> Option<Running> {
+        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn stop(&self) {
+        self.handle.stop(Stop::Soft);
+    }
 }
 
 /// What an executor is set to.
@@ -147,6 +199,7 @@ impl ExecutorBuilder {
             runtime: Some(runtime),
             tally: Arc::default(),
             lanes: Default::default(),
+            isolated: Mutex::default(),
             closed: Mutex::new(false),
         }))
     }
@@ -212,13 +265,11 @@ impl Executor {
     pub async fn finish(self) -> Closed {
         // A call may submit to another lane, so once through all lanes is not enough.
         loop {
-            let senders: Vec<_> = self.0.lanes.iter().filter_map(|lane| lane.get()?.sender()).collect();
-            let before: u64 = senders.iter().map(|sender| sender.counts().sent).sum();
-            for sender in &senders {
-                let _ = sender.drained().await;
+            let before = self.0.sent();
+            for drained in self.0.each(|part| part.drained()) {
+                drained.await;
             }
-            let senders: Vec<_> = self.0.lanes.iter().filter_map(|lane| lane.get()?.sender()).collect();
-            if senders.iter().map(|sender| sender.counts().sent).sum::<u64>() == before {
+            if self.0.sent() == before {
                 break;
             }
         }
@@ -240,17 +291,11 @@ impl Executor {
         let slot = Slot::new(pool.number, work, pool.tally.clone());
         let handle = TaskHandle::new(slot.clone(), pool.runtime().handle().clone());
         let ticket = Arc::new(Ticket(slot.clone()));
-        let sender = if *pool.closed.lock().unwrap_or_else(PoisonError::into_inner) { None } else { pool.lane(lane).sender() };
+        let sender = if pool.is_closed() { None } else { pool.lane(lane).sender() };
         let refused = match sender.as_ref().map(|sender| sender.try_send(ticket)) {
             Some(Ok(())) => return handle,
-            Some(Err(SendError::Full(_))) => TaskError::new(
-                "full",
-                format!(
-                    "{} calls wait for the {lane} lane already; wait for some, or let map() submit them as they are wanted",
-                    pool.settings.queue
-                ),
-            ),
-            Some(Err(SendError::Closed(_))) | None => TaskError::new("closed", "the executor is closed and takes no more calls"),
+            Some(Err(SendError::Full(_))) => pool.full(lane),
+            Some(Err(SendError::Closed(_))) | None => Pool::no_more(),
         };
         // The ticket has been dropped, and with it the work; this says why.
         slot.refuse(refused);
@@ -382,15 +427,31 @@ impl Pool {
         self.runtime.as_ref().unwrap_or_else(|| unreachable!("the runtime is taken only by drop"))
     }
 
+    fn is_closed(&self) -> bool {
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn full(&self, lane: LaneKind) -> TaskError {
+        let text = format!(
+            "{} calls wait for the {lane} lane already; wait for some, or let map() submit them as they are wanted",
+            self.settings.queue
+        );
+        TaskError::new("full", text)
+    }
+
+    fn no_more() -> TaskError {
+        TaskError::new("closed", "the executor is closed and takes no more calls")
+    }
+
     fn workers(&self, lane: LaneKind) -> usize {
         self.settings.workers[lane as usize].unwrap_or_else(|| lane.default_workers())
     }
 
-    fn lane(&self, lane: LaneKind) -> &Started {
+    fn lane(&self, lane: LaneKind) -> &Started<Arc<Ticket>> {
         self.lanes[lane as usize].get_or_init(|| self.start(lane))
     }
 
-    fn start(&self, lane: LaneKind) -> Started {
+    fn start(&self, lane: LaneKind) -> Started<Arc<Ticket>> {
         let (runtime, workers) = (self.runtime().handle(), self.workers(lane));
         let outbox = engine::outbox::<Arc<Ticket>, ()>();
         let plain: SyncHandler<Arc<Ticket>, ()> = Arc::new(|_, ticket| ticket.0.run());
@@ -425,19 +486,16 @@ impl Pool {
             let handle = handle.clone();
             self.tally.on_lend(move |lent| handle.set_concurrency(Some(LaneKind::Blocking), workers + lent));
         }
-        Started { sender: Mutex::new(Some(sender)), handle, running: Mutex::new(Some(running)) }
+        Started { lane, sender: Mutex::new(Some(sender)), handle, running: Mutex::new(Some(running)) }
     }
 
     /// Ends all engines, and waits for them.
     async fn end(&self) -> Closed {
         *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
         let mut lanes = Vec::new();
-        for (kind, lane) in LaneKind::ALL.into_iter().zip(&self.lanes) {
-            let Some(lane) = lane.get() else { continue };
-            drop(lane.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
-            let running = lane.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for (lane, running) in self.each(|part| (part.lane(), part.close())) {
             if let Some(running) = running {
-                lanes.push((kind, running.join().await));
+                lanes.push((lane, running.join().await));
             }
         }
         let (unread, first_unread) = self.tally.unread();
@@ -446,9 +504,18 @@ impl Pool {
 
     fn cancel(&self) {
         *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        for lane in self.lanes.iter().filter_map(OnceLock::get) {
-            lane.handle.stop(Stop::Soft);
-        }
+        self.each(|part| part.stop());
+    }
+
+    /// Asks every engine.
+    fn each<O>(&self, ask: impl Fn(&(dyn Part + 'static)) -> O) -> Vec<O> {
+        let isolated = self.isolated.lock().unwrap_or_else(PoisonError::into_inner);
+        let lanes = self.lanes.iter().filter_map(OnceLock::get).map(|lane| lane as &(dyn Part + 'static));
+        lanes.chain(isolated.iter().map(|part| &**part)).map(ask).collect()
+    }
+
+    fn sent(&self) -> u64 {
+        self.each(|part| part.sent()).into_iter().sum()
     }
 }
 
@@ -461,12 +528,6 @@ impl Drop for Pool {
     }
 }
 
-impl Started {
-    fn sender(&self) -> Option<Sender<Arc<Ticket>>> {
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
 /// Tells calls how they ended, where they do not know: timed out, cancelled, lost.
 struct Settle;
 
@@ -475,7 +536,7 @@ impl Sink<Arc<Ticket>, ()> for Settle {
         &'a mut self,
         batch: &'a mut Vec<crate::Finished<Arc<Ticket>, ()>>,
         room: &'a crate::sink::Room,
-    ) -> futures_util::future::BoxFuture<'a, Result<(), crate::SinkError>> {
+    ) -> BoxFuture<'a, Result<(), crate::SinkError>> {
         let count = batch.len();
         for finished in batch.drain(..) {
             if let (Some(error), Some(ticket)) = (finished.outcome.error(), &finished.task.payload) {
@@ -486,7 +547,7 @@ impl Sink<Arc<Ticket>, ()> for Settle {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn close(&mut self) -> futures_util::future::BoxFuture<'_, Result<(), crate::SinkError>> {
+    fn close(&mut self) -> BoxFuture<'_, Result<(), crate::SinkError>> {
         std::future::ready(Ok(())).boxed()
     }
 }

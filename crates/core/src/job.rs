@@ -637,7 +637,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         (reader, self.start_with_sink(|_, _| Box::new(sink)))
     }
 
-    fn start_with_sink(self, sink: impl FnOnce(usize, Arc<Panics>) -> Box<dyn Sink<T, R>>) -> RunningJob {
+    pub(crate) fn start_with_sink(self, sink: impl FnOnce(usize, Arc<Panics>) -> Box<dyn Sink<T, R>>) -> RunningJob {
         let runtime = Runtime::current();
         let workers = self.total_workers();
         let sizes = LaneKind::ALL.map(|lane| self.lane_size(lane));
@@ -831,6 +831,11 @@ pub struct RunningJob {
 }
 
 impl RunningJob {
+    /// The engine alone, for whoever has no use for callbacks and reports.
+    pub(crate) fn into_running(self) -> engine::Running {
+        self.running
+    }
+
     /// Changes and asks the running job.
     pub fn handle(&self) -> Handle {
         self.running.handle()

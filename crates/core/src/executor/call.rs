@@ -40,6 +40,8 @@ pub(super) type Coming<R> = BoxFuture<'static, Ended<R>>;
 pub(super) enum Work<R> {
     Plain(Plain<R>),
     Async(Coming<R>),
+    /// In a child process, or on its way there.
+    Elsewhere,
 }
 
 /// What the executor counts over all of its calls.
@@ -215,7 +217,7 @@ impl<R: Send + 'static> Slot<R> {
 
     /// Neither taken by anybody nor ended.
     pub(super) fn is_waiting(&self) -> bool {
-        self.lock().work.is_some()
+        matches!(self.lock().work, Some(Work::Plain(_) | Work::Async(_)))
     }
 
     /// The result, once; otherwise the waker is told when there is one.

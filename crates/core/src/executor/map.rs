@@ -62,11 +62,21 @@ impl std::error::Error for InputError {
 }
 
 /// What a chunk of inputs came to.
-struct Chunk<R> {
+pub(super) struct Chunk<R> {
     results: Vec<R>,
     /// Failures, by their place in the chunk.
     failed: Vec<(usize, TaskError)>,
     took: Duration,
+}
+
+impl<R> Chunk<R> {
+    pub(super) fn of_one(ended: Result<R, TaskError>) -> Self {
+        let (results, failed) = match ended {
+            Ok(result) => (vec![result], Vec::new()),
+            Err(error) => (Vec::new(), vec![(0, error)]),
+        };
+        Self { results, failed, took: Duration::ZERO }
+    }
 }
 
 type Start<T, R> = Box<dyn Fn(&Executor, Vec<T>) -> TaskHandle<Chunk<R>> + Send + Sync>;
@@ -179,7 +189,6 @@ where
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {
         let start = Box::new(move |pool: &Executor, mut items: Vec<I::Item>| {
-            let began = Instant::now();
             // A panic of the function itself, before there is a future, is that item's error as well.
             let future = catch_unwind(AssertUnwindSafe(|| items.pop().map(&function)));
             let work = async move {
@@ -188,16 +197,23 @@ where
                     Ok(None) => Err(TaskError::new("lost", "a call without an input")),
                     Err(panic) => Err(TaskError::new("panicked", panic_text(&*panic))),
                 };
-                let mut chunk = Chunk { results: Vec::new(), failed: Vec::new(), took: began.elapsed() };
-                match ended {
-                    Ok(result) => chunk.results.push(result),
-                    Err(error) => chunk.failed.push((0, error)),
-                }
-                Ok(chunk)
+                Ok(Chunk::of_one(ended))
             };
             pool.submit(LaneKind::Async, Work::Async(Box::pin(work)))
         });
         Self::new(pool, LaneKind::Async, inputs, start, Some(1))
+    }
+
+    /// A call for each item, made by `call`.
+    pub(super) fn calls(pool: Executor, inputs: I, call: impl Fn(I::Item) -> TaskHandle<Chunk<R>> + Send + Sync + 'static) -> Self {
+        let start = Box::new(move |pool: &Executor, mut items: Vec<I::Item>| match items.pop() {
+            Some(item) => call(item),
+            None => pool.submit(LaneKind::Blocking, Work::Plain(Box::new(|_| Err(TaskError::new("lost", "a call without an input"))))),
+        });
+        let mut map = Self::new(pool, LaneKind::Process, inputs, start, Some(1));
+        // Tiny calls reach a child together, if there are enough of them.
+        map.ahead = Some(map.workers * 512);
+        map
     }
 
     fn new(pool: Executor, lane: LaneKind, inputs: I, start: Start<I::Item, R>, chunk: Option<usize>) -> Self {

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_core::{Backoff, Functions, Isolation, Job, Outcome, RetryPolicy, Stop, TaskError};
+use longshore_core::{Backoff, Executor, Functions, Isolation, Job, LaneKind, Outcome, RetryPolicy, Stop, TaskError};
 use serde::{Deserialize, Serialize};
 
 /// What a child is asked to do.
@@ -156,8 +156,46 @@ pub(crate) const CASES: &[(&str, fn())] = &[
     ("a_stopped_job_ends_its_children", a_stopped_job_ends_its_children),
     ("children_die_with_their_parent", children_die_with_their_parent),
     ("a_function_that_was_not_added_says_so", a_function_that_was_not_added_says_so),
+    ("an_executor_calls_functions_in_children_one_by_one", an_executor_calls_functions_in_children_one_by_one),
+    ("a_cancelled_executor_ends_every_call_in_a_child", a_cancelled_executor_ends_every_call_in_a_child),
     ("a_child_cannot_have_children_of_this_kind_and_reads_nothing", a_child_cannot_have_children_of_this_kind),
 ];
+
+fn an_executor_calls_functions_in_children_one_by_one() {
+    let pool = Executor::builder().workers(LaneKind::Process, 2).build();
+    let calls = pool.isolated(act, Isolation::default());
+    let bad = calls.submit(Act::Abort);
+    let good = calls.submit(Act::Bytes(vec![7]));
+    assert_eq!(good.wait().unwrap(), [7]);
+    assert_eq!(bad.wait().unwrap_err().kind(), "signal");
+    // In order, although one of them fails, and more than are looked ahead at once.
+    let inputs = (0..3_000u32).map(|n| if n == 1_234 { Act::Panic } else { Act::Bytes(n.to_le_bytes().to_vec()) });
+    for (n, ended) in calls.map(inputs).enumerate() {
+        match ended {
+            Ok(bytes) => assert_eq!(bytes, (n as u32).to_le_bytes()),
+            Err(failed) => assert_eq!((failed.index, failed.error.kind()), (1_234, "panicked")),
+        }
+    }
+    // A handle outlives what it was made by, and closing waits for its call.
+    let last = pool.isolated(act, Isolation::default()).submit(Act::Bytes(vec![9]));
+    drop(calls);
+    let closed = pool.close();
+    assert_eq!(last.wait().unwrap(), [9]);
+    // What a map reports to its reader is no failure of a call.
+    assert_eq!((closed.ok(), closed.failed(), closed.lanes.len()), (3_002, 1, 2));
+}
+
+fn a_cancelled_executor_ends_every_call_in_a_child() {
+    let pool = Executor::builder().workers(LaneKind::Process, 1).build();
+    let calls = pool.isolated(act, Isolation::default());
+    let file = std::env::temp_dir().join(format!("longshore-never-{}", std::process::id()));
+    let handles: Vec<_> = (0..20).map(|_| calls.submit(Act::Wait(file.clone()))).collect();
+    pool.cancel();
+    for handle in handles {
+        assert!(handle.wait().is_err());
+    }
+    assert_eq!(calls.submit(Act::Pid).wait().unwrap_err().kind(), "closed");
+}
 
 fn whatever_a_function_does_is_its_own_outcome() {
     let acts = [
