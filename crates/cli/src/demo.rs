@@ -115,6 +115,11 @@ impl Stage {
     }
 }
 
+/// The functions that demos run in child processes.
+pub fn functions() -> longshore_core::Functions {
+    longshore_core::Functions::new().with(images::resize_in_child)
+}
+
 type Run = fn(&Settings) -> Result<Shown>;
 
 /// All scenarios, in the order of the lesson, and how much of their time `demo all` takes.

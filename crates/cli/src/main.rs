@@ -124,7 +124,8 @@ enum ConfigCommand {
 }
 
 fn main() -> ExitCode {
-    longshore_sys::guardian::main_if_asked();
+    // Also lets this program be started again as the guardian of its children, and as such a child.
+    longshore_core::init_with(longshore_cli::demo::functions());
     let mut argv: Vec<OsString> = std::env::args_os().collect();
     let is_run = argv.iter().skip(1).find(|word| !word.as_encoded_bytes().starts_with(b"-")).is_some_and(|word| word == "run");
     let words = if is_run { run::take_words(&mut argv) } else { None };

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use image::{ImageReader, RgbImage, imageops};
-use longshore_core::{Executor, LaneKind};
+use longshore_core::{Executor, Isolation, LaneKind};
 
 use super::{Settings, Shown, Stage};
 
@@ -44,6 +44,11 @@ pub(super) fn images(settings: &Settings) -> Result<Shown> {
     let target = to.clone();
     stage.way("   cpu lane, a thread a core", || Ok(pool.cpu().try_map(made.clone(), move |path| resize(&path, &target)).results()?))?;
     check(&to, count)?;
+    let to = out("processes")?;
+    let pairs: Vec<_> = made.iter().map(|path| (path.clone(), to.clone())).collect();
+    let resize = pool.isolated(resize_in_child, Isolation::default());
+    stage.way("C  process lane, a child a core", || Ok(resize.map(pairs).results()?.len()))?;
+    check(&to, count)?;
     Ok(stage.why("resizing computes, so cores decide; threads share memory and no lock, which spares what processes pay for starting and for sending"))
 }
 
@@ -78,6 +83,11 @@ fn make(dir: &Path, nth: usize, seed: u64) -> Result<PathBuf, String> {
 /// Reads, halves and writes one image; the error is for people.
 pub(super) fn resize(path: &Path, to: &Path) -> Result<(), String> {
     halve(path, to).map_err(|error| format!("{}: {error:#}", path.display()))
+}
+
+/// The same in a child process.
+pub(super) fn resize_in_child((path, to): (PathBuf, PathBuf)) -> Result<(), String> {
+    resize(&path, &to)
 }
 
 fn halve(path: &Path, to: &Path) -> Result<()> {
