@@ -1,0 +1,249 @@
+//! Which runs are made within the time that there is: 1, 2 and 4 workers in turns, then twice as many again and again, until more bring nothing.
+
+use std::time::Instant;
+
+use longshore_core::LaneKind;
+
+pub(crate) use super::runs::Ran;
+use crate::{
+    MeasureError,
+    decide::{Measured, Run, model},
+};
+
+/// What one run of tiny items should take at least.
+const RUN: f64 = 0.015;
+/// Runs with each number of workers, where there is time.
+const ROUNDS: usize = 3;
+/// Less more throughput than this is none.
+const RISES: f64 = 1.05;
+/// When slow tasks get about twice as slow, the throughput must rise by [`WORTH`] to go on.
+const SLOWER: f64 = 1.8;
+const WORTH: f64 = 1.3;
+/// What is measured in turns, so that a busy moment of the machine does not hit one of them alone.
+const SCALING: usize = 4;
+
+pub(crate) type RunFn<'a> = dyn FnMut(LaneKind, usize, usize, usize) -> Result<Ran, MeasureError> + 'a;
+
+pub(crate) struct Ladder {
+    /// Items that may run at once without meeting themselves.
+    pub(crate) sample: usize,
+    /// When all should be over.
+    pub(crate) until: Instant,
+}
+
+impl Ladder {
+    /// Makes the runs and adds them to what was measured.
+    pub(crate) fn climb(&self, measured: &mut Measured, run: &mut RunFn<'_>) -> Result<(), MeasureError> {
+        if !worth_a_run(measured) {
+            return Ok(());
+        }
+        let lanes: Vec<LaneKind> = model::lanes(measured).collect();
+        for (at, lane) in lanes.iter().enumerate() {
+            let left = self.until.saturating_duration_since(Instant::now()) / (lanes.len() - at) as u32;
+            let mut climb = Climb { measured, lane: *lane, until: Instant::now() + left, runs: Vec::new() };
+            climb.all(self.sample, run)?;
+            let mut runs = climb.runs;
+            runs.sort_by_key(|run| run.workers);
+            measured.runs.append(&mut runs);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a lane could help at all: not if starting one takes as long as the whole job, or there is one item.
+fn worth_a_run(measured: &Measured) -> bool {
+    let Some(count) = measured.count else { return true };
+    let start = measured.overheads.iter().map(|overhead| overhead.start).min().unwrap_or_default();
+    count > 1 && measured.item.alone() * count as f64 > start.as_secs_f64()
+}
+
+struct Climb<'a> {
+    measured: &'a Measured,
+    lane: LaneKind,
+    until: Instant,
+    runs: Vec<Run>,
+}
+
+impl Climb<'_> {
+    fn all(&mut self, sample: usize, run: &mut RunFn<'_>) -> Result<(), MeasureError> {
+        let levels = levels(self.measured, self.lane, sample);
+        let kept = self.that_fit(&levels);
+        let (small, large): (Vec<usize>, Vec<usize>) = kept.iter().partition(|level| **level <= SCALING || self.lane == LaneKind::Cpu);
+        let long: f64 = small.iter().map(|level| self.seconds(*level)).sum();
+        let rounds = if long * ROUNDS as f64 <= self.left() / 2.0 { ROUNDS } else { 1 };
+        for _ in 0..rounds {
+            for level in &small {
+                self.measure(*level, run)?;
+            }
+        }
+        let mut nothing = 0;
+        for level in large {
+            if self.seconds(level) > self.left() && !self.runs.is_empty() {
+                break;
+            }
+            let before = self.runs.iter().map(median).fold(0.0, f64::max);
+            let slow = self.runs.last().map(|run| run.p99);
+            let rounds = if self.seconds(level) * ROUNDS as f64 <= self.left() / 3.0 { ROUNDS } else { 1 };
+            for _ in 0..rounds {
+                self.measure(level, run)?;
+            }
+            let Some(last) = self.runs.last() else { break };
+            let gain = median(last) / before;
+            let slower = slow.is_some_and(|slow| last.p99.as_secs_f64() > SLOWER * slow.as_secs_f64());
+            nothing = if gain > RISES { 0 } else { nothing + 1 };
+            // One that brings nothing may be an accident; two are a knee.
+            if nothing >= 2 || slower && gain < WORTH {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, workers: usize, run: &mut RunFn<'_>) -> Result<(), MeasureError> {
+        let chunk = model::chunk_on(self.measured, self.lane, workers);
+        let items = self.items(workers, chunk);
+        let ran = run(self.lane, workers, chunk, items)?;
+        let rate = items as f64 / ran.wall.as_secs_f64().max(1e-9);
+        match self.runs.iter_mut().find(|run| run.workers == workers) {
+            Some(known) => {
+                known.rates.push(rate);
+                // Of three the middle one would be right; the least is what no accident of the machine has made larger.
+                known.p99 = known.p99.min(ran.p99);
+            }
+            None => self.runs.push(Run { lane: self.lane, workers, chunk, rates: vec![rate], p99: ran.p99 }),
+        }
+        Ok(())
+    }
+
+    fn left(&self) -> f64 {
+        self.until.saturating_duration_since(Instant::now()).as_secs_f64()
+    }
+
+    /// Two waves, or as many items as take a while; one wave where that takes long; never more than the job will have.
+    fn items(&self, workers: usize, chunk: usize) -> usize {
+        let wave = workers * chunk;
+        let rate = self.rate(workers);
+        let two = (2 * wave).max((rate * RUN) as usize);
+        let items = if two as f64 / rate > self.left() / 4.0 { wave } else { two };
+        items.min(self.measured.count.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX))).max(1)
+    }
+
+    /// What so many workers can do at best.
+    fn rate(&self, workers: usize) -> f64 {
+        let item = &self.measured.item;
+        (workers as f64 / item.alone()).min(self.measured.cores as f64 / item.cpu.as_secs_f64().max(1e-9))
+    }
+
+    fn seconds(&self, workers: usize) -> f64 {
+        let chunk = model::chunk_on(self.measured, self.lane, workers);
+        self.items(workers, chunk) as f64 / self.rate(workers)
+    }
+
+    /// All levels, if one wave of each can be run in the time; else those nearest to the one that is expected to be best.
+    fn that_fit(&self, levels: &[usize]) -> Vec<usize> {
+        let target = model::target(self.measured, self.lane).min(levels.last().copied().unwrap_or(1));
+        let wave = |level: usize| level as f64 / self.rate(level);
+        let mut left = self.left();
+        let far = |level: usize| (level as f64 / target as f64).log2().abs();
+        let mut nearest = levels.to_vec();
+        nearest.sort_by(|a, b| far(*a).total_cmp(&far(*b)));
+        let mut kept: Vec<usize> = nearest
+            .into_iter()
+            .take_while(|level| {
+                left -= wave(*level);
+                left >= 0.0
+            })
+            .collect();
+        kept.sort_unstable();
+        kept
+    }
+}
+
+fn median(run: &Run) -> f64 {
+    let mut rates = run.rates.clone();
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// The numbers of workers that are worth being tried on a lane, the smallest first.
+fn levels(measured: &Measured, lane: LaneKind, sample: usize) -> Vec<usize> {
+    let most = model::most_workers(measured);
+    let most = if lane == LaneKind::Cpu { most.min(measured.cores.max(SCALING)) } else { most.min(sample) };
+    let mut levels: Vec<usize> = std::iter::successors(Some(1), |level| Some(level * 2)).take_while(|level| *level <= most).collect();
+    levels.push(most);
+    if measured.cores <= most {
+        levels.push(measured.cores);
+    }
+    levels.sort_unstable();
+    levels.dedup();
+    levels
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::decide::{Item, Kind};
+
+    fn waits(millis: u64, share: f64) -> Measured {
+        let wall = Duration::from_millis(millis);
+        let item = Item { wall, cpu: wall.mul_f64(share), queued: Duration::ZERO, spread: 0.0, voluntary: 1.0, forced: 0.0, timed: 1 };
+        Measured {
+            kind: Kind::Plain,
+            cores: 2,
+            count: None,
+            most: 64,
+            payload: 0,
+            item,
+            memory: None,
+            overheads: Vec::new(),
+            runs: Vec::new(),
+        }
+    }
+
+    /// Climbs over a service that does `limit` items a second, in make-believe time. The levels that were measured on the blocking lane.
+    fn climb(measured: &mut Measured, sample: usize, limit: f64) -> Vec<usize> {
+        let (item, cores) = (measured.item.clone(), measured.cores as f64);
+        let until = Instant::now() + Duration::from_secs(3600);
+        Ladder { sample, until }
+            .climb(measured, &mut |_, workers, _, items| {
+                let rate = (workers as f64 / item.alone()).min(limit).min(cores / item.cpu.as_secs_f64().max(1e-9));
+                Ok(Ran {
+                    wall: Duration::from_secs_f64(items as f64 / rate),
+                    p99: Duration::from_secs_f64((workers as f64 / rate).max(item.alone())),
+                })
+            })
+            .unwrap();
+        measured.runs.iter().filter(|run| run.lane == LaneKind::Blocking).map(|run| run.workers).collect()
+    }
+
+    #[test]
+    fn the_climb_ends_one_or_two_steps_behind_the_knee() {
+        for (limit, want) in [(400.0, vec![1, 2, 4, 8]), (1_000.0, vec![1, 2, 4, 8, 16, 32]), (1e9, vec![1, 2, 4, 8, 16, 32, 64])] {
+            let got = climb(&mut waits(10, 0.0), 1_000, limit);
+            assert_eq!(got, want, "{limit}");
+        }
+    }
+
+    #[test]
+    fn no_more_run_at_once_than_the_sample_has_items() {
+        assert_eq!(climb(&mut waits(10, 0.0), 12, 1e9), [1, 2, 4, 8, 12]);
+        let mut few = waits(10, 0.0);
+        few.count = Some(5);
+        assert_eq!(climb(&mut few, 100, 1e9), [1, 2, 4, 5]);
+        let mut one = waits(10, 0.0);
+        one.count = Some(1);
+        assert_eq!(climb(&mut one, 100, 1e9), [0; 0]);
+    }
+
+    #[test]
+    fn where_time_is_short_the_numbers_that_matter_are_measured() {
+        for (share, left, want) in [(0.0, 2.5, vec![32, 64]), (0.5, 2.6, vec![8]), (0.0, 0.5, vec![])] {
+            let measured = waits(1_000, share);
+            let until = Instant::now() + Duration::from_secs_f64(left);
+            let climb = Climb { measured: &measured, lane: LaneKind::Blocking, until, runs: Vec::new() };
+            assert_eq!(climb.that_fit(&levels(&measured, LaneKind::Blocking, 64)), want, "{share} {left}");
+        }
+    }
+}
