@@ -55,8 +55,10 @@ pub struct CommandMeasurement {
     pub measurement: Measurement,
     /// How often it was run alone; these are what the item's numbers are means of, but for the first.
     pub alone: u64,
-    /// The most memory that one held, in bytes.
+    /// The most memory that one held, in bytes. Linux counts in what the starting process held, so that less than `least_rss` cannot be told.
     pub max_rss: u64,
+    /// The same of a program that does nothing; 0 where there is no `true`.
+    pub least_rss: u64,
     /// CPU time that this process took to start, watch and reap one.
     pub ours: Duration,
     /// CPU time of starting a program that does nothing, its own and ours; `None` where there is no `true`.
@@ -100,8 +102,9 @@ impl CommandSample {
             seen.remove(0);
         }
         let nothing = Command { program: "true".into(), ..Command::default() };
-        let spawns: Vec<Duration> =
-            (0..SPAWNS).map_while(|_| self.alone(&nothing, 0, children).ok()).map(|seen| seen.cpu + seen.ours).collect();
+        let nothings: Vec<Seen> = (0..SPAWNS).map_while(|_| self.alone(&nothing, 0, children).ok()).collect();
+        let spawns: Vec<Duration> = nothings.iter().map(|seen| seen.cpu + seen.ours).collect();
+        let least_rss = nothings.iter().map(|seen| seen.rss).max().unwrap_or(0);
         let spawn = (!spawns.is_empty()).then(|| mean(&spawns));
         let means = |of: fn(&Seen) -> Duration| mean(&seen.iter().map(of).collect::<Vec<_>>());
         let count = |of: fn(&Seen) -> u64| seen.iter().map(of).sum::<u64>() as f64 / seen.len() as f64;
@@ -126,7 +129,7 @@ impl CommandSample {
             most: self.most,
             payload: 0,
             item,
-            memory: memory::free().map(|free| Memory { growth: max_rss, free }),
+            memory: memory::free().map(|free| Memory { growth: if max_rss > least_rss { max_rss } else { 0 }, free }),
             overheads: Vec::new(),
             runs: Vec::new(),
         };
@@ -137,7 +140,7 @@ impl CommandSample {
         })?;
         let advice = decide(&measured);
         let measurement = Measurement { measured, advice, took: began.elapsed(), runs };
-        Ok(CommandMeasurement { measurement, alone, max_rss, ours, spawn })
+        Ok(CommandMeasurement { measurement, alone, max_rss, least_rss, ours, spawn })
     }
 
     fn alone(&self, command: &Command, nth: usize, children: &Children) -> Result<Seen, MeasureError> {

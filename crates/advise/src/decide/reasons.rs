@@ -126,8 +126,12 @@ fn knee(measured: &Measured, chosen: &Plan, lane: LaneKind) -> Option<String> {
     let runs: Vec<_> = measured.runs.iter().filter(|run| run.lane == lane).collect();
     let at = runs.iter().position(|run| run.workers == chosen.workers)?;
     let Some(next) = runs.get(at + 1) else {
-        return (chosen.workers < model::most_workers(measured))
-            .then(|| format!("nothing was measured beyond {}: with a larger sample or budget more may turn out better", chosen.workers));
+        return Some(if chosen.workers < model::most_workers(measured) {
+            format!("nothing was measured beyond {}: with a larger sample or budget more may turn out better", chosen.workers)
+        } else {
+            format!("it still got faster at {}, the most that was to be tried", chosen.workers)
+        })
+        .filter(|_| measured.count != Some(chosen.workers as u64));
     };
     let median = |rates: &[f64]| {
         let mut rates = rates.to_vec();
