@@ -131,7 +131,10 @@ impl CommandSample {
             item,
             memory: memory::free().map(|free| Memory { growth: if max_rss > least_rss { max_rss } else { 0 }, free }),
             overheads: Vec::new(),
+            sequential: Vec::new(),
             runs: Vec::new(),
+            // Its own children would count as others.
+            others: 0.0,
         };
         let ladder = Ladder { sample: self.most, until: began + self.budget };
         ladder.climb(&mut measured, &mut |_, workers, _, items| {

@@ -111,8 +111,12 @@ pub struct Measured {
     pub memory: Option<Memory>,
     /// The lanes' own costs.
     pub overheads: Vec<Overhead>,
+    /// Items a second one after another, timed in turns with the runs on lanes; empty where only the single item was timed.
+    pub sequential: Vec<f64>,
     /// Runs on lanes, in the order of their workers.
     pub runs: Vec<Run>,
+    /// The share of the machine's CPU time that others had meanwhile, from 0 to 1.
+    pub others: f64,
 }
 
 /// A way must be this much slower than the fastest before a simpler one is not taken instead.
@@ -140,8 +144,10 @@ const QUEUED_DATA: u64 = 64 << 20;
 ///     item: Item { wall: ms(10), cpu: ms(0), queued: ms(0), spread: 0.0, voluntary: 1.0, forced: 0.0, timed: 20 },
 ///     memory: None,
 ///     overheads: Vec::new(),
+///     sequential: Vec::new(),
 ///     // The other side takes 800 a second, whoever asks.
 ///     runs: vec![run(1, 99.0), run(2, 199.0), run(4, 398.0), run(8, 790.0), run(16, 800.0)],
+///     others: 0.0,
 /// });
 /// assert_eq!((advice.place, advice.workers), (Place::Lane(LaneKind::Blocking), 8));
 /// assert!((7.0..8.0).contains(&advice.speed_up.likely));

@@ -4,6 +4,7 @@
 
 pub(crate) mod ladder;
 pub(crate) mod memory;
+mod others;
 mod runs;
 mod solo;
 
@@ -19,10 +20,11 @@ use futures_util::FutureExt;
 use longshore_core::LaneKind;
 
 use crate::{
-    Advice,
+    Advice, Place,
     decide::{Kind, Measured, Overhead, decide},
 };
 use ladder::Ladder;
+pub use others::Moment;
 use runs::Work;
 
 /// How long measuring may take, unless told otherwise.
@@ -240,7 +242,7 @@ where
     }
 
     fn measure(self, kind: Kind, work: &Work) -> Result<Measurement, MeasureError> {
-        let began = Instant::now();
+        let (began, moment) = (Instant::now(), Moment::now());
         let items = self.sample.len();
         if items == 0 {
             return Err(MeasureError::Empty);
@@ -261,12 +263,18 @@ where
             item,
             memory,
             overheads,
+            sequential: Vec::new(),
             runs: Vec::new(),
+            others: 0.0,
         };
-        Ladder { sample: items, until }.climb(&mut measured, &mut |lane, workers, chunk, items| {
+        Ladder { sample: items, until }.climb(&mut measured, &mut |place, workers, chunk, items| {
             runs += items as u64;
-            runs::run(work, lane, workers, chunk, items)
+            match place {
+                Place::Sequential => solo::sequential(work, items),
+                Place::Lane(lane) => runs::run(work, lane, workers, chunk, items),
+            }
         })?;
+        measured.others = moment.others();
         let advice = decide(&measured);
         Ok(Measurement { measured, advice, took: began.elapsed(), runs })
     }

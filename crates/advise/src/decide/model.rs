@@ -17,6 +17,8 @@ const CHUNKS_A_WORKER: u64 = 4;
 const UNMEASURED: f64 = 0.5;
 /// How far a rate that was measured once can be off.
 const ONCE: f64 = 0.1;
+/// Others may have this share of the machine before it counts as busy.
+const BUSY: f64 = 0.15;
 /// Fewer waves of tasks than these are counted one by one.
 const FEW: u64 = 8;
 /// Of the memory that is free, what one job may take.
@@ -82,19 +84,32 @@ pub fn plans(measured: &Measured) -> Vec<Plan> {
     let rate = 1.0 / measured.item.alone();
     let mut plans = vec![Plan { place: Place::Sequential, workers: 1, chunk: 1, rate, low: rate, high: rate, start: 0.0, measured: true }];
     let most = most_workers(measured);
-    plans.extend(measured.runs.iter().filter(|run| run.workers <= most && !run.rates.is_empty()).map(|run| {
-        let mut rates = run.rates.clone();
-        rates.sort_by(f64::total_cmp);
-        let rate = rates[rates.len() / 2];
-        let (low, high) = (rates[0], rates[rates.len() - 1]);
-        let (low, high) = if rates.len() < 3 { (low * (1.0 - ONCE), high * (1.0 + ONCE)) } else { (low, high) };
+    let trusted = |lane: LaneKind| !(lane == LaneKind::Cpu && busy(measured));
+    plans.extend(measured.runs.iter().filter(|run| run.workers <= most && trusted(run.lane)).filter_map(|run| {
+        let (low, rate, high) = quantiles(&run.rates)?;
+        let (low, high) = if run.rates.len() < 3 { (low * (1.0 - ONCE), high * (1.0 + ONCE)) } else { (low, high) };
         let start = start_of(measured, run.lane);
-        Plan { place: Place::Lane(run.lane), workers: run.workers, chunk: run.chunk, rate, low, high, start, measured: true }
+        Some(Plan { place: Place::Lane(run.lane), workers: run.workers, chunk: run.chunk, rate, low, high, start, measured: true })
     }));
     plans.extend(
-        lanes(measured).filter(|lane| measured.runs.iter().all(|run| run.lane != *lane)).map(|lane| modelled(measured, lane, most)),
+        lanes(measured)
+            .filter(|lane| !trusted(*lane) || measured.runs.iter().all(|run| run.lane != *lane))
+            .map(|lane| modelled(measured, lane, most)),
     );
     plans
+}
+
+/// Whether others had so much of the machine that what the cpu lane did beside them says little: its threads stand behind all others, and would not
+/// on a free machine.
+pub(crate) fn busy(measured: &Measured) -> bool {
+    measured.others > BUSY
+}
+
+/// The least, the median and the most.
+pub(crate) fn quantiles(rates: &[f64]) -> Option<(f64, f64, f64)> {
+    let mut rates = rates.to_vec();
+    rates.sort_by(f64::total_cmp);
+    Some((*rates.first()?, rates[rates.len() / 2], *rates.last()?))
 }
 
 /// The lanes on which work of this kind can be run, and is worth being tried.

@@ -39,8 +39,14 @@ pub(super) fn reasons(measured: &Measured, plans: &[Plan], chosen: &Plan) -> Vec
         reasons.push(format!("an item's data is {}: a short queue", size(measured.payload)));
     }
     let item = &measured.item;
+    if model::busy(measured) {
+        reasons.push(format!(
+            "the machine was busy: others had {} of its CPU time; measure again when they are done",
+            percent(measured.others)
+        ));
+    }
     let queued = item.queued.as_secs_f64() / item.wall.as_secs_f64().max(1e-9);
-    if queued > BUSY {
+    if queued > BUSY && !model::busy(measured) {
         reasons.push(format!(
             "the machine was busy: {} of the time an item was ready and others ran; less sure than it looks",
             percent(queued)
@@ -100,6 +106,9 @@ fn scaling(measured: &Measured, plans: &[Plan], lane: LaneKind) -> Option<String
 
 fn lane_reason(measured: &Measured, chosen: &Plan, lane: LaneKind) -> String {
     let share = measured.item.share();
+    if !chosen.measured && model::busy(measured) && measured.runs.iter().any(|run| run.lane == lane) {
+        return format!("{} workers follow from a single item: what was measured says little on a busy machine", chosen.workers);
+    }
     if !chosen.measured {
         return format!(
             "{} workers follow from a single item: the time did not reach to measure more; a larger budget would",
@@ -133,11 +142,7 @@ fn knee(measured: &Measured, chosen: &Plan, lane: LaneKind) -> Option<String> {
         })
         .filter(|_| measured.count != Some(chosen.workers as u64));
     };
-    let median = |rates: &[f64]| {
-        let mut rates = rates.to_vec();
-        rates.sort_by(f64::total_cmp);
-        rates.get(rates.len() / 2).copied().unwrap_or(0.0)
-    };
+    let median = |rates: &[f64]| model::quantiles(rates).map_or(0.0, |(_, median, _)| median);
     let slower = next.p99.as_secs_f64() / runs[at].p99.as_secs_f64().max(1e-9);
     Some(format!(
         "knee measured at {}: {} at {}, {} at {}, p99 ×{slower:.1}",

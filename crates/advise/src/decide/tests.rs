@@ -17,7 +17,9 @@ fn measured(wall: Duration, share: f64, count: impl Into<Option<u64>>, runs: Vec
         item: item(wall, share),
         memory: None,
         overheads: vec![overhead(LaneKind::Cpu, 600), overhead(LaneKind::Blocking, 8_000), overhead(LaneKind::Async, 300)],
+        sequential: Vec::new(),
         runs,
+        others: 0.0,
     }
 }
 
@@ -135,4 +137,15 @@ fn the_reasons_tell_what_was_measured() {
     );
     let json = serde_json::to_value(&advice).unwrap();
     assert_eq!((json["place"].as_str(), json["workers"].as_u64(), json["bound"].as_str()), (Some("blocking"), Some(4), Some("io")));
+}
+
+#[test]
+fn on_a_busy_machine_the_cpu_lane_is_reckoned_not_measured() {
+    let mut busy = measured(10 * MS, 1.0, 1_000, runs(LaneKind::Cpu, &[(1, 40.0), (2, 45.0), (4, 44.0)]));
+    busy.sequential = vec![50.0, 51.0, 52.0];
+    assert_eq!(decide(&busy).place, Place::Sequential);
+    busy.others = 0.6;
+    let advice = decide(&busy);
+    assert_eq!((advice.place, advice.workers), (Place::Lane(LaneKind::Cpu), 2), "{advice:?}");
+    assert!(advice.reasons.iter().any(|reason| reason.contains("others had 60 % of its CPU time")), "{advice:?}");
 }

@@ -6,7 +6,7 @@ use longshore_core::LaneKind;
 
 pub(crate) use super::runs::Ran;
 use crate::{
-    MeasureError,
+    MeasureError, Place,
     decide::{Measured, Run, model},
 };
 
@@ -22,7 +22,7 @@ const WORTH: f64 = 1.3;
 /// What is measured in turns, so that a busy moment of the machine does not hit one of them alone.
 const SCALING: usize = 4;
 
-pub(crate) type RunFn<'a> = dyn FnMut(LaneKind, usize, usize, usize) -> Result<Ran, MeasureError> + 'a;
+pub(crate) type RunFn<'a> = dyn FnMut(Place, usize, usize, usize) -> Result<Ran, MeasureError> + 'a;
 
 pub(crate) struct Ladder {
     /// Items that may run at once without meeting themselves.
@@ -40,11 +40,12 @@ impl Ladder {
         let lanes: Vec<LaneKind> = model::lanes(measured).collect();
         for (at, lane) in lanes.iter().enumerate() {
             let left = self.until.saturating_duration_since(Instant::now()) / (lanes.len() - at) as u32;
-            let mut climb = Climb { measured, lane: *lane, until: Instant::now() + left, runs: Vec::new() };
+            let mut climb = Climb { measured, lane: *lane, until: Instant::now() + left, runs: Vec::new(), sequential: Vec::new() };
             climb.all(self.sample, run)?;
-            let mut runs = climb.runs;
+            let (mut runs, mut sequential) = (climb.runs, climb.sequential);
             runs.sort_by_key(|run| run.workers);
             measured.runs.append(&mut runs);
+            measured.sequential.append(&mut sequential);
         }
         Ok(())
     }
@@ -62,6 +63,8 @@ struct Climb<'a> {
     lane: LaneKind,
     until: Instant,
     runs: Vec<Run>,
+    /// One after another, timed in turns with the runs, so that a busy machine is busy for both.
+    sequential: Vec<f64>,
 }
 
 impl Climb<'_> {
@@ -72,6 +75,9 @@ impl Climb<'_> {
         let long: f64 = small.iter().map(|level| self.seconds(*level)).sum();
         let rounds = if long * ROUNDS as f64 <= self.left() / 2.0 { ROUNDS } else { 1 };
         for _ in 0..rounds {
+            if rounds == ROUNDS {
+                self.alone(run)?;
+            }
             for level in &small {
                 self.measure(*level, run)?;
             }
@@ -99,10 +105,17 @@ impl Climb<'_> {
         Ok(())
     }
 
+    fn alone(&mut self, run: &mut RunFn<'_>) -> Result<(), MeasureError> {
+        let items = self.items(1, 1);
+        let ran = run(Place::Sequential, 1, 1, items)?;
+        self.sequential.push(items as f64 / ran.wall.as_secs_f64().max(1e-9));
+        Ok(())
+    }
+
     fn measure(&mut self, workers: usize, run: &mut RunFn<'_>) -> Result<(), MeasureError> {
         let chunk = model::chunk_on(self.measured, self.lane, workers);
         let items = self.items(workers, chunk);
-        let ran = run(self.lane, workers, chunk, items)?;
+        let ran = run(Place::Lane(self.lane), workers, chunk, items)?;
         let rate = items as f64 / ran.wall.as_secs_f64().max(1e-9);
         match self.runs.iter_mut().find(|run| run.workers == workers) {
             Some(known) => {
@@ -160,9 +173,7 @@ impl Climb<'_> {
 }
 
 fn median(run: &Run) -> f64 {
-    let mut rates = run.rates.clone();
-    rates.sort_by(f64::total_cmp);
-    rates.get(rates.len() / 2).copied().unwrap_or(0.0)
+    model::quantiles(&run.rates).map_or(0.0, |(_, median, _)| median)
 }
 
 /// The numbers of workers that are worth being tried on a lane, the smallest first.
@@ -198,7 +209,9 @@ mod tests {
             item,
             memory: None,
             overheads: Vec::new(),
+            sequential: Vec::new(),
             runs: Vec::new(),
+            others: 0.0,
         }
     }
 
@@ -242,7 +255,7 @@ mod tests {
         for (share, left, want) in [(0.0, 2.5, vec![32, 64]), (0.5, 2.6, vec![8]), (0.0, 0.5, vec![])] {
             let measured = waits(1_000, share);
             let until = Instant::now() + Duration::from_secs_f64(left);
-            let climb = Climb { measured: &measured, lane: LaneKind::Blocking, until, runs: Vec::new() };
+            let climb = Climb { measured: &measured, lane: LaneKind::Blocking, until, runs: Vec::new(), sequential: Vec::new() };
             assert_eq!(climb.that_fit(&levels(&measured, LaneKind::Blocking, 64)), want, "{share} {left}");
         }
     }

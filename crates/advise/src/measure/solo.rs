@@ -8,7 +8,10 @@ use std::{
 
 use longshore_sys::clock::{thread_cpu_time, thread_queued_time, thread_usage};
 
-use super::{memory, runs::Work};
+use super::{
+    memory,
+    runs::{Ran, Work},
+};
 use crate::{
     MeasureError,
     decide::{Item, Memory},
@@ -42,6 +45,26 @@ pub(super) fn solo(work: &Work, sample: usize, time: Duration) -> Result<(Item, 
         let thread = timed.map_err(|error| MeasureError::System(format!("no thread: {error}")))?;
         thread.join().unwrap_or_else(|_| Err(MeasureError::System("the measuring thread panicked".into())))
     })
+}
+
+/// So many items one after another, timed as a whole.
+pub(super) fn sequential(work: &Work, items: usize) -> Result<Ran, MeasureError> {
+    let all = |item: &dyn Fn(usize) -> bool| {
+        let began = Instant::now();
+        let unexpected = (0..items).find(|index| !item(*index));
+        unexpected.map_or_else(|| Ok(began.elapsed()), |item| Err(MeasureError::Unexpected { item }))
+    };
+    let ran = match work {
+        Work::Plain(work) => catch_unwind(AssertUnwindSafe(|| all(&|index| work(index)))),
+        Work::Async(work) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| MeasureError::System(format!("no runtime: {error}")))?;
+            // A thread of its own: this one may belong to a runtime, which would not have another one block it.
+            thread::scope(|scope| scope.spawn(|| all(&|index| runtime.block_on(async { work(index).await }))).join())
+        }
+    };
+    let wall = ran.unwrap_or_else(|panic| Err(MeasureError::Panicked { item: 0, text: text(&*panic) }))?;
+    Ok(Ran { wall, p99: Duration::ZERO })
 }
 
 fn timed(item: &dyn Fn(usize) -> bool, sample: usize, time: Duration) -> Result<(Item, Option<Memory>), MeasureError> {
