@@ -136,7 +136,7 @@ impl CommandSample {
             // Its own children would count as others.
             others: 0.0,
         };
-        let ladder = Ladder { sample: self.most, until: began + self.budget };
+        let ladder = Ladder { now: &Instant::now, sample: self.most, until: began + self.budget };
         ladder.climb(&mut measured, &mut |_, workers, _, items| {
             runs += items as u64;
             self.together(workers, items, children)

@@ -267,7 +267,7 @@ where
             runs: Vec::new(),
             others: 0.0,
         };
-        Ladder { sample: items, until }.climb(&mut measured, &mut |place, workers, chunk, items| {
+        Ladder { now: &Instant::now, sample: items, until }.climb(&mut measured, &mut |place, workers, chunk, items| {
             runs += items as u64;
             match place {
                 Place::Sequential => solo::sequential(work, items),
