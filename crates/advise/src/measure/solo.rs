@@ -85,11 +85,11 @@ fn timed(item: &dyn Fn(usize) -> bool, sample: usize, time: Duration) -> Result<
     };
     let began = Instant::now();
     let peak = memory::Peak::begin();
+    let (queued, switches) = (thread_queued_time(), thread_usage().ok());
     // The first item is slower than all others (caches, connections), and counts only if there is no time for another.
     let first = turn(1)?;
     let growth = peak.map(memory::Peak::end);
     let mut turns = Vec::new();
-    let (queued, switches) = (thread_queued_time(), thread_usage().ok());
     let mut items = 1;
     // Every item of the sample once, if there is time: they may differ.
     while began.elapsed() + first.wall.min(time) < time
