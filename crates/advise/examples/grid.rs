@@ -87,7 +87,7 @@ impl Work {
     fn count(&self, cores: f64) -> u64 {
         let computed = cores / (self.cost * self.share).max(1e-9);
         let rate = (64.0 / self.cost).min(computed).min(if self.share < 1.0 { 60_000.0 } else { 1e6 });
-        (rate * (0.25_f64).max(4.0 * self.cost).min(1.0)).round().max(2.0) as u64
+        (rate * (0.2_f64).max(4.0 * self.cost).min(1.0)).round().max(2.0) as u64
     }
 }
 
@@ -188,13 +188,7 @@ fn cell(work: Work, cores: usize) -> Cell {
     let (ratio, took, best_took) = if same(&advised, &best) {
         (1.0, once, once)
     } else {
-        let pairs = if once < 0.1 {
-            9
-        } else if once < 0.6 {
-            5
-        } else {
-            1
-        };
+        let pairs = if once < 0.6 { 5 } else { 1 };
         let pairs: Vec<(f64, f64)> = (0..pairs).map(|_| (time(work, &advised, count), time(work, &best, count))).collect();
         let of = |which: fn(&(f64, f64)) -> f64| median(pairs.iter().map(which).collect());
         (of(|(advised, best)| advised / best), of(|pair| pair.0), of(|pair| pair.1))

@@ -17,6 +17,8 @@ const CHUNKS_A_WORKER: u64 = 4;
 const UNMEASURED: f64 = 0.5;
 /// How far a rate that was measured once can be off.
 const ONCE: f64 = 0.1;
+/// Work that is on a CPU for this share of its time gains nothing by more threads than cores.
+const COMPUTES: f64 = 0.95;
 /// Others may have this share of the machine before it counts as busy.
 const BUSY: f64 = 0.15;
 /// Fewer waves of tasks than these are counted one by one.
@@ -84,7 +86,7 @@ pub fn plans(measured: &Measured) -> Vec<Plan> {
     let rate = 1.0 / measured.item.alone();
     let mut plans = vec![Plan { place: Place::Sequential, workers: 1, chunk: 1, rate, low: rate, high: rate, start: 0.0, measured: true }];
     let most = most_workers(measured);
-    let trusted = |lane: LaneKind| !(lane == LaneKind::Cpu && busy(measured));
+    let trusted = |lane: LaneKind| !(lane == LaneKind::Cpu && reckoned(measured));
     plans.extend(measured.runs.iter().filter(|run| run.workers <= most && trusted(run.lane)).filter_map(|run| {
         let (low, rate, high) = quantiles(&run.rates)?;
         let (low, high) = if run.rates.len() < 3 { (low * (1.0 - ONCE), high * (1.0 + ONCE)) } else { (low, high) };
@@ -99,8 +101,13 @@ pub fn plans(measured: &Measured) -> Vec<Plan> {
     plans
 }
 
-/// Whether others had so much of the machine that what the cpu lane did beside them says little: its threads stand behind all others, and would not
-/// on a free machine.
+/// Whether what the cpu lane did says little, because others had the machine: its threads stand behind all others, and would not on a free one. Only for
+/// work that does nothing but compute: what that takes on a free machine can be reckoned.
+pub(crate) fn reckoned(measured: &Measured) -> bool {
+    busy(measured) && measured.item.share() >= COMPUTES
+}
+
+/// Whether others had so much of the machine that measuring again is better.
 pub(crate) fn busy(measured: &Measured) -> bool {
     measured.others > BUSY
 }
@@ -119,7 +126,7 @@ pub(crate) fn lanes(measured: &Measured) -> impl Iterator<Item = LaneKind> + use
         Kind::Async => [Some(LaneKind::Async), None],
         Kind::Command => [Some(LaneKind::Process), None],
         // Work that waits for half of its time leaves half of the cpu lane's threads idle; work that hardly waits gains nothing by more threads.
-        Kind::Plain => [(share >= 0.5).then_some(LaneKind::Cpu), (share < 0.95).then_some(LaneKind::Blocking)],
+        Kind::Plain => [(share >= 0.5).then_some(LaneKind::Cpu), (share < COMPUTES).then_some(LaneKind::Blocking)],
     };
     lanes.into_iter().flatten()
 }
@@ -139,7 +146,7 @@ pub(crate) fn by_memory(measured: &Measured) -> usize {
 /// What keeps all cores busy, with twice as many as that takes if all waited evenly; what a lane begins with where nothing computes.
 pub(crate) fn expected_workers(measured: &Measured, lane: LaneKind) -> usize {
     let share = measured.item.share();
-    if lane == LaneKind::Cpu || share >= 0.95 {
+    if lane == LaneKind::Cpu || share >= COMPUTES {
         return measured.cores;
     }
     let busy = (2.0 * measured.cores as f64 / share).ceil();
@@ -150,7 +157,7 @@ pub(crate) fn expected_workers(measured: &Measured, lane: LaneKind) -> usize {
 /// The number of workers that is expected to be best; the most where nothing computes.
 pub(crate) fn target(measured: &Measured, lane: LaneKind) -> usize {
     let share = measured.item.share();
-    if lane == LaneKind::Cpu || share >= 0.95 {
+    if lane == LaneKind::Cpu || share >= COMPUTES {
         return measured.cores;
     }
     // A float that is too large saturates in the cast.

@@ -106,7 +106,7 @@ fn scaling(measured: &Measured, plans: &[Plan], lane: LaneKind) -> Option<String
 
 fn lane_reason(measured: &Measured, chosen: &Plan, lane: LaneKind) -> String {
     let share = measured.item.share();
-    if !chosen.measured && model::busy(measured) && measured.runs.iter().any(|run| run.lane == lane) {
+    if !chosen.measured && model::reckoned(measured) && measured.runs.iter().any(|run| run.lane == lane) {
         return format!("{} workers follow from a single item: what was measured says little on a busy machine", chosen.workers);
     }
     if !chosen.measured {
