@@ -29,6 +29,7 @@ struct Turn {
     items: u32,
     wall: Duration,
     cpu: Duration,
+    queued: Duration,
 }
 
 /// Runs items of the sample alone, for about this long.
@@ -70,6 +71,7 @@ pub(super) fn sequential(work: &Work, items: usize) -> Result<Ran, MeasureError>
 fn timed(item: &dyn Fn(usize) -> bool, sample: usize, time: Duration) -> Result<(Item, Option<Memory>), MeasureError> {
     let mut next = 0;
     let mut turn = |items: u32| {
+        let queued = thread_queued_time();
         let (cpu, began) = (thread_cpu_time(), Instant::now());
         for _ in 0..items {
             let index = next % sample;
@@ -81,11 +83,13 @@ fn timed(item: &dyn Fn(usize) -> bool, sample: usize, time: Duration) -> Result<
             }
         }
         let wall = began.elapsed();
-        Ok(Turn { items, wall, cpu: thread_cpu_time().saturating_sub(cpu) })
+        let cpu = thread_cpu_time().saturating_sub(cpu);
+        let queued = thread_queued_time().zip(queued).map_or(Duration::ZERO, |(after, before)| after.saturating_sub(before));
+        Ok(Turn { items, wall, cpu, queued })
     };
     let began = Instant::now();
     let peak = memory::Peak::begin();
-    let (queued, switches) = (thread_queued_time(), thread_usage().ok());
+    let switches = thread_usage().ok();
     // The first item is slower than all others (caches, connections), and counts only if there is no time for another.
     let first = turn(1)?;
     let growth = peak.map(memory::Peak::end);
@@ -107,10 +111,6 @@ fn timed(item: &dyn Fn(usize) -> bool, sample: usize, time: Duration) -> Result<
         }
     }
     let all = next as f64;
-    let per_item = |before: Option<Duration>, after: Option<Duration>| {
-        after.zip(before).map_or(Duration::ZERO, |(after, before)| after.saturating_sub(before).div_f64(all))
-    };
-    let queued = per_item(queued, thread_queued_time());
     let count = |which: fn(&longshore_sys::Usage) -> u64| {
         let (before, after) = (switches.as_ref().map_or(0, which), thread_usage().as_ref().map_or(0, which));
         after.saturating_sub(before) as f64 / all
@@ -122,7 +122,10 @@ fn timed(item: &dyn Fn(usize) -> bool, sample: usize, time: Duration) -> Result<
     let timed: u32 = turns.iter().map(|turn| turn.items).sum();
     let mean = |of: fn(&Turn) -> Duration| turns.iter().map(of).sum::<Duration>().div_f64(f64::from(timed));
     let (wall, cpu) = (mean(|turn| turn.wall), mean(|turn| turn.cpu));
-    let item = Item { wall, cpu, queued: queued.min(wall), spread: spread(&turns), voluntary, forced, timed: u64::from(timed) };
+    // What never gave up the CPU never waited: it was kept from it.
+    let kept = switches.is_some() && voluntary == 0.0;
+    let queued = if kept { wall.saturating_sub(cpu) } else { mean(|turn| turn.queued).min(wall) };
+    let item = Item { wall, cpu, queued, spread: spread(&turns), voluntary, forced, timed: u64::from(timed) };
     let memory = growth.zip(memory::free()).map(|(growth, free)| Memory { growth, free });
     Ok((item, memory))
 }
