@@ -144,9 +144,11 @@ fn knee(measured: &Measured, chosen: &Plan, lane: LaneKind) -> Option<String> {
     };
     let median = |rates: &[f64]| model::quantiles(rates).map_or(0.0, |(_, median, _)| median);
     let slower = next.p99.as_secs_f64() / runs[at].p99.as_secs_f64().max(1e-9);
+    // Without a look below, nobody knows whether the knee is not further down.
+    let knee =
+        if at == 0 { "more bring little (fewer were not measured)".to_owned() } else { format!("knee measured at {}", chosen.workers) };
     Some(format!(
-        "knee measured at {}: {} at {}, {} at {}, p99 ×{slower:.1}",
-        chosen.workers,
+        "{knee}: {} at {}, {} at {}, p99 ×{slower:.1}",
         rate(chosen.rate),
         chosen.workers,
         rate(median(&next.rates)),
