@@ -159,7 +159,7 @@ fn main() -> ExitCode {
             }
         }
         Command::Jobs(command) => jobs_command(command, &cli.global, state_dir).unwrap_or_else(|error| say(error.exit_code(), error)),
-        Command::Advise(args) => match advise::advise(&args, cli.global.json, &mut std::io::stdout().lock()) {
+        Command::Advise(args) => match advise::advise(&args, cli.global.json, cli.global.voice(), &mut std::io::stdout().lock()) {
             Ok(()) => 0,
             Err((141, _)) => 141,
             Err((code, error)) => say(code, error),

@@ -19,6 +19,7 @@ use longshore_core::{
 };
 use serde_json::json;
 
+use crate::progress::Voice;
 use crate::units::{self, show_count, show_duration, show_size};
 
 /// Commands that take less time than this are mostly their own start.
@@ -67,22 +68,23 @@ fn data(text: &str) -> Result<DataSize, String> {
 /// # Errors
 /// Exit code and sentence: 1 when the command to measure cannot be started or fails, 70 when the system does not let it be measured, 74 when stdout
 /// cannot be written.
-pub fn advise(args: &AdviseArgs, json: bool, out: &mut impl Write) -> Result<(), (u8, String)> {
+pub fn advise(args: &AdviseArgs, json: bool, voice: Voice, out: &mut impl Write) -> Result<(), (u8, String)> {
     let printed = match args.command.split_first() {
         Some((program, rest)) if args.measure => {
             let command = Command { program: program.clone(), args: rest.to_vec(), ..Command::default() };
             let sample =
                 CommandSample { command, samples: args.samples.into(), budget: args.budget, most: args.most.into(), count: args.count };
-            eprintln!(
+            let note = |line: String| voice.note(&line).into_iter().for_each(|line| eprintln!("{line}"));
+            note(format!(
                 " measure  `{}` really runs: {} alone, then several at once, for about {}",
                 program.to_string_lossy(),
                 if args.samples == 1 { "once".to_owned() } else { format!("{} times", args.samples) },
                 show_duration(args.budget)
-            );
+            ));
             let children = Children::guarded(&[]).map_err(|error| (70, format!("no children can be started: {error}")))?;
             let measured = sample.measure(&children).map_err(refused)?;
             let _ = children.finish();
-            eprintln!(" measure  it ran {} times", show_count(measured.measurement.runs));
+            note(format!(" measure  it ran {} times", show_count(measured.measurement.runs)));
             if json { measured_json(&measured, args, out) } else { print_measured(&measured, args, out) }
         }
         _ => {
@@ -152,6 +154,12 @@ fn count(number: usize, what: &str) -> String {
 fn examples(guess: &Guess) -> (String, &'static str) {
     let workers = guess.advice.workers;
     let any = |words: &[&str]| guess.words.iter().any(|hit| words.iter().any(|word| hit.word.starts_with(word)));
+    if guess.data.is_some_and(|data| data.class() == DataSize::Large) && guess.advice.place != Place::Sequential {
+        return (
+            format!("longshore run big.csv --split 64MiB -j {workers} -- CMD   (each piece on stdin)"),
+            "longshore advise --measure -- CMD PIECE",
+        );
+    }
     if guess.advice.bound == Bound::Cpu && any(&["imag", "resiz", "thumbnail", "photo", "picture"]) {
         return (
             format!("longshore run imgs.txt -j {workers} -- convert {{}} -resize 50% out/{{/}}"),
