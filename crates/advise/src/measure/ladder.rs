@@ -79,7 +79,17 @@ struct Climb<'a> {
 impl Climb<'_> {
     fn all(&mut self, sample: usize, run: &mut RunFn<'_>) -> Result<(), MeasureError> {
         let levels = levels(self.measured, self.lane, sample);
-        let kept = self.that_fit(&levels);
+        let mut kept = self.that_fit(&levels);
+        if kept.len() < levels.len() {
+            // No time to climb: the number that is expected to be best goes first, and the others follow while time is left.
+            for level in kept {
+                if self.seconds(level) <= self.left() {
+                    self.measure(level, run)?;
+                }
+            }
+            return Ok(());
+        }
+        kept.sort_unstable();
         let (small, large): (Vec<usize>, Vec<usize>) = kept.iter().partition(|level| **level <= SCALING || self.lane == LaneKind::Cpu);
         let long: f64 = small.iter().map(|level| self.seconds(*level)).sum();
         let rounds = if long * ROUNDS as f64 <= self.left() / 2.0 { ROUNDS } else { 1 };
@@ -161,7 +171,7 @@ impl Climb<'_> {
         self.items(workers, chunk) as f64 / self.rate(workers)
     }
 
-    /// All levels, if one wave of each can be run in the time; else those nearest to the one that is expected to be best.
+    /// All levels, if one wave of each can be run in the time; else those nearest to the one that is expected to be best, that one first.
     fn that_fit(&self, levels: &[usize]) -> Vec<usize> {
         let target = model::target(self.measured, self.lane).min(levels.last().copied().unwrap_or(1));
         let wave = |level: usize| level as f64 / self.rate(level);
@@ -170,15 +180,13 @@ impl Climb<'_> {
         let far = |level: usize| (level as f64 / target as f64).log2().abs();
         let mut nearest = levels.to_vec();
         nearest.sort_by(|a, b| far(*a).total_cmp(&far(*b)));
-        let mut kept: Vec<usize> = nearest
+        nearest
             .into_iter()
             .take_while(|level| {
                 left -= wave(*level);
                 left >= 0.0
             })
-            .collect();
-        kept.sort_unstable();
-        kept
+            .collect()
     }
 }
 
