@@ -4,7 +4,7 @@ use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, sync::Once
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
 use longshore_cli::{
-    commands::{bench, config as config_command, demo, global::Global, jobs, run, shell},
+    commands::{advise, bench, config as config_command, demo, global::Global, jobs, run, shell},
     config::{Config, Sources},
     progress::Voice,
     run::{
@@ -32,6 +32,8 @@ enum Command {
     /// Jobs that were run: list, show, retry, export, prune
     #[command(subcommand)]
     Jobs(JobsCommand),
+    /// Which lane and how many workers: guessed from words, or measured
+    Advise(advise::AdviseArgs),
     /// The configuration: init, check, show
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -158,6 +160,11 @@ fn main() -> ExitCode {
             }
         }
         Command::Jobs(command) => jobs_command(command, &cli.global, state_dir).unwrap_or_else(|error| say(error.exit_code(), error)),
+        Command::Advise(args) => match advise::advise(&args, cli.global.json, cli.global.voice(), &mut std::io::stdout().lock()) {
+            Ok(()) => 0,
+            Err((141, _)) => 141,
+            Err((code, error)) => say(code, error),
+        },
         Command::Config(command) => config_command_run(&command, &cli.global),
         Command::Bench { part, rate } => bench_command(part, rate, cli.global.json),
         Command::Demo(args) => demo::run(&args, cli.global.json, &mut std::io::stdout().lock()),

@@ -121,7 +121,7 @@ fn status(raw: libc::c_int) -> Status {
     }
 }
 
-fn usage(used: &libc::rusage) -> Usage {
+pub(crate) fn usage(used: &libc::rusage) -> Usage {
     // The fields' widths differ between systems.
     let time = |time: libc::timeval| {
         Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))

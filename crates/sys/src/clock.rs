@@ -1,6 +1,6 @@
 //! CPU time, as the kernel accounts it.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -12,6 +12,35 @@ pub fn thread_cpu_time() -> Duration {
 /// The CPU time that all threads of this process have used since it started; its children are not in it.
 pub fn process_cpu_time() -> Duration {
     duration(clock_gettime(ClockId::ProcessCPUTime))
+}
+
+/// What the calling thread has used since it started; the memory is the whole process's.
+///
+/// # Errors
+/// Unsupported where the system accounts for processes alone.
+pub fn thread_usage() -> io::Result<crate::Usage> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: all zero bytes are a valid rusage.
+        let mut used: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: the pointer is to a value that lives until the call returns.
+        if unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut used) } == 0 {
+            return Ok(crate::child::usage(&used));
+        }
+        Err(io::Error::last_os_error())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        Err(crate::unsupported("what a thread has used"))
+    }
+}
+
+/// How long the calling thread has been ready to run while others had the CPU, since it started: on a busy machine this is what makes work that only
+/// computes look as if it waited for something. `None` where the system does not tell.
+pub fn thread_queued_time() -> Option<Duration> {
+    // On-CPU time, time in the line for a CPU, turns; the first two in nanoseconds.
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
 fn duration(time: Timespec) -> Duration {
@@ -32,5 +61,21 @@ mod tests {
             sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(1));
         }
         assert!(process_cpu_time() - process >= Duration::from_millis(5), "the process counts what its threads used");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_that_sleeps_gives_up_the_cpu_of_its_own_will() {
+        let used = std::thread::spawn(|| {
+            let before = thread_usage().unwrap();
+            for _ in 0..5 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let after = thread_usage().unwrap();
+            (after.voluntary_switches - before.voluntary_switches, thread_queued_time())
+        });
+        let (switches, queued) = used.join().unwrap();
+        assert!((5..50).contains(&switches), "{switches}");
+        assert!(queued.is_some());
     }
 }

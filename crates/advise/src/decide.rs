@@ -1,0 +1,200 @@
+//! From measurements to advice: a pure function.
+//!
+//! What is known is what one item takes, alone: its wall time, the part of it on a CPU, what the machine kept it waiting; and how many items a second
+//! went through a lane at some numbers of workers. Of every way that was measured, and of those that follow from the item alone, the time of the whole
+//! job is reckoned; the simplest of the fastest ones is advised.
+
+pub(crate) mod model;
+mod reasons;
+
+use std::time::Duration;
+
+use longshore_core::LaneKind;
+
+pub use model::{Plan, chunk_for, plans};
+
+use crate::{Advice, Bound, Place, SpeedUp};
+
+/// How the work can be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A plain function: the blocking or the cpu lane.
+    Plain,
+    /// An async function: the async lane.
+    Async,
+    /// A command: the process lane.
+    Command,
+}
+
+/// What one item takes when it has the machine for itself, as means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// From its start to its end.
+    pub wall: Duration,
+    /// On a CPU.
+    pub cpu: Duration,
+    /// Ready to run, while other programs had the CPU. Part of `wall`, and no property of the item.
+    pub queued: Duration,
+    /// How far items differ: half the distance of the outer quarters of their wall times, as a share of the median.
+    pub spread: f64,
+    /// How often it gave up the CPU to wait.
+    pub voluntary: f64,
+    /// How often the CPU was taken from it.
+    pub forced: f64,
+    /// How many were timed.
+    pub timed: u64,
+}
+
+impl Item {
+    /// What it would take if nobody else wanted the CPU, in seconds; never 0.
+    pub fn alone(&self) -> f64 {
+        self.wall.saturating_sub(self.queued).max(self.cpu).as_secs_f64().max(1e-9)
+    }
+
+    /// The share of that time that it is on a CPU, from 0 to 1.
+    pub fn share(&self) -> f64 {
+        (self.cpu.as_secs_f64() / self.alone()).min(1.0)
+    }
+}
+
+/// What a lane takes for itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Overhead {
+    /// The lane.
+    pub lane: LaneKind,
+    /// To start a job and to end it.
+    pub start: Duration,
+    /// For each task, in wall time with all workers busy.
+    pub each: Duration,
+}
+
+/// Timed runs with one number of workers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// The lane.
+    pub lane: LaneKind,
+    /// How many at once.
+    pub workers: usize,
+    /// Items that travelled together.
+    pub chunk: usize,
+    /// Items a second, of each run.
+    pub rates: Vec<f64>,
+    /// How long the slowest of a hundred tasks ran, of the median run.
+    pub p99: Duration,
+}
+
+/// Memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// What one item at once adds to the most that is held, in bytes.
+    pub growth: u64,
+    /// What the machine has to spare, in bytes.
+    pub free: u64,
+}
+
+/// All that was measured, and what was said beforehand.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// How the work can be run.
+    pub kind: Kind,
+    /// Cores of the machine.
+    pub cores: usize,
+    /// How many items the job will have; `None` for many.
+    pub count: Option<u64>,
+    /// The most workers that may be advised.
+    pub most: usize,
+    /// Bytes of an item's data.
+    pub payload: u64,
+    /// One item.
+    pub item: Item,
+    /// Memory, where the system tells it.
+    pub memory: Option<Memory>,
+    /// The lanes' own costs.
+    pub overheads: Vec<Overhead>,
+    /// Items a second one after another, timed in turns with the runs on lanes; empty where only the single item was timed.
+    pub sequential: Vec<f64>,
+    /// Runs on lanes, in the order of their workers.
+    pub runs: Vec<Run>,
+    /// The share of the machine's CPU time that others had meanwhile, from 0 to 1.
+    pub others: f64,
+}
+
+/// A way must be this much slower than the fastest before a simpler one is not taken instead.
+const SAME: f64 = 1.03;
+/// Speed-ups below this are not worth a lane.
+const WORTH_IT: f64 = 1.1;
+/// Data that may wait in a work queue.
+const QUEUED_DATA: u64 = 64 << 20;
+
+/// The advice that follows from what was measured. No clock, no I/O: equal measurements give equal advice.
+///
+/// ```
+/// use std::time::Duration;
+/// use longshore_advise::{Place, decide::{Item, Kind, Measured, Run, decide}};
+/// use longshore_core::LaneKind;
+///
+/// let ms = Duration::from_millis;
+/// let run = |workers, rate| Run { lane: LaneKind::Blocking, workers, chunk: 1, rates: vec![rate], p99: ms(10) };
+/// let advice = decide(&Measured {
+///     kind: Kind::Plain,
+///     cores: 2,
+///     count: Some(1_000),
+///     most: 64,
+///     payload: 8,
+///     item: Item { wall: ms(10), cpu: ms(0), queued: ms(0), spread: 0.0, voluntary: 1.0, forced: 0.0, timed: 20 },
+///     memory: None,
+///     overheads: Vec::new(),
+///     sequential: Vec::new(),
+///     // The other side takes 800 a second, whoever asks.
+///     runs: vec![run(1, 99.0), run(2, 199.0), run(4, 398.0), run(8, 790.0), run(16, 800.0)],
+///     others: 0.0,
+/// });
+/// assert_eq!((advice.place, advice.workers), (Place::Lane(LaneKind::Blocking), 8));
+/// assert!((7.0..8.0).contains(&advice.speed_up.likely));
+/// ```
+pub fn decide(measured: &Measured) -> Advice {
+    let plans = plans(measured);
+    let cost = |plan: &Plan| plan.cost(measured);
+    let sequential = plans.iter().find(|plan| plan.place == Place::Sequential);
+    let best = plans.iter().map(cost).fold(f64::INFINITY, f64::min);
+    let stay = sequential.filter(|plan| cost(plan) <= best * WORTH_IT);
+    let simplest = || {
+        let fast = plans.iter().filter(|plan| plan.place != Place::Sequential && cost(plan) <= best * SAME);
+        // The cpu lane leaves the others their time; it goes before an equally fast crowd of threads.
+        fast.min_by_key(|plan| (plan.place != Place::Lane(LaneKind::Cpu), plan.workers))
+    };
+    let Some(chosen) = stay.or_else(simplest).or(sequential) else { unreachable!("one after another is always a plan") };
+    let alone = sequential.map_or(cost(chosen), cost);
+    let speed_up = if chosen.place == Place::Sequential { SpeedUp::NONE } else { speed_up(measured, chosen, alone) };
+    let whole = |seconds: f64| measured.count.and_then(|_| Duration::try_from_secs_f64(seconds).ok());
+    Advice {
+        place: chosen.place,
+        workers: chosen.workers,
+        chunk: chosen.chunk,
+        queue_capacity: queue_capacity(measured, chosen),
+        bound: Bound::of_share(measured.item.share()),
+        speed_up,
+        sequential: whole(alone),
+        predicted: whole(cost(chosen)),
+        reasons: reasons::reasons(measured, &plans, chosen),
+    }
+}
+
+/// From the slowest and the fastest run, and from how far items differ.
+fn speed_up(measured: &Measured, plan: &Plan, alone: f64) -> SpeedUp {
+    let likely = alone / plan.cost(measured);
+    // Means of many items are surer than a single item.
+    let differ = (measured.item.spread / (measured.item.timed.max(1) as f64).sqrt()).min(0.5);
+    let of = |rate: f64| alone / Plan { rate, ..plan.clone() }.cost(measured);
+    SpeedUp { low: (of(plan.low) * (1.0 - differ)).min(likely), likely, high: (of(plan.high) * (1.0 + differ)).max(likely) }
+}
+
+/// Twice the workers, unless that would be too much data.
+fn queue_capacity(measured: &Measured, plan: &Plan) -> usize {
+    let task = measured.payload.saturating_mul(plan.chunk as u64).max(1);
+    let most = usize::try_from(QUEUED_DATA / task).unwrap_or(usize::MAX);
+    (2 * plan.workers).min(most).max(1)
+}
+
+#[cfg(test)]
+mod tests;
