@@ -11,6 +11,7 @@
 //! - `conduct.rs`: all of it put together; `watch.rs`: watched until the end, with `keys.rs machine.rs`; `checks.rs ending.rs`: how it ends
 
 pub mod args;
+pub mod auto;
 pub mod batch;
 pub mod checks;
 pub mod command;

@@ -161,13 +161,15 @@ pub fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A number of workers, or a share of the cores.
+/// A number of workers, a share of the cores, or `auto`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Count {
     /// This many; at least 1.
     Exactly(usize),
     /// This share of the cores: `50%` is 0.5.
     OfCores(f64),
+    /// As many as are found to be best.
+    Auto,
 }
 
 impl Count {
@@ -177,6 +179,8 @@ impl Count {
             Self::Exactly(count) => count.max(1),
             // A float that is too large or negative saturates in the cast.
             Self::OfCores(share) => ((cores as f64 * share).round() as usize).max(1),
+            // To begin with.
+            Self::Auto => cores.max(1),
         }
     }
 }
@@ -195,7 +199,10 @@ impl FromStr for Count {
 /// 0, `0%`, or anything that is neither a whole number nor a percentage.
 pub fn count(text: &str) -> Result<Count, String> {
     let text = text.trim();
-    let hint = "write a number from 1, or a share of the cores as in 50%";
+    let hint = "write a number from 1, a share of the cores as in 50%, or auto";
+    if text == "auto" {
+        return Ok(Count::Auto);
+    }
     if text.ends_with('%') {
         return match percent(text)? {
             share if share > 0.0 => Ok(Count::OfCores(share)),

@@ -79,8 +79,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N|auto", default_value = "1", value_parser = BatchSize::parse, help_heading = "Input")]
     pub batch: BatchSize,
 
-    /// Most tasks running at once: a number or a share of the cores [commands and pipes: cores; HTTP: 50]
-    #[arg(short = 'j', long, value_name = "N|N%", help_heading = "Concurrency")]
+    /// Most tasks running at once: a number, a share of the cores, or auto: measured while it runs [commands and pipes: cores; HTTP: 50]
+    #[arg(short = 'j', long, value_name = "N|N%|auto", help_heading = "Concurrency")]
     pub concurrency: Option<units::Count>,
     /// As many at once as the other side can use, between these two: it grows while that serves more, and falls when answers come late or are refused (429,
     /// 503, time-outs, failed connections)

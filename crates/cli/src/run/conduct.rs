@@ -267,7 +267,7 @@ impl Ready {
         };
         let config = EngineConfig {
             gate: GateConfig {
-                concurrency: Some(self.plan.concurrency),
+                concurrency: Some(self.plan.auto.as_ref().map_or(self.plan.concurrency, super::auto::Auto::start)),
                 lanes: self.plan.lanes,
                 rate: self.plan.rate,
                 limits: self.plan.limits,
@@ -300,6 +300,7 @@ impl Ready {
             name: &name,
             id: &self.id,
             concurrency: self.plan.concurrency,
+            auto: self.plan.auto,
             median,
             total: None,
             active: 0,

@@ -9,6 +9,7 @@ use crate::{
     run::{
         RunError,
         args::{Dups, RunArgs, Timeout},
+        auto::Auto,
         batch::Batching,
         input::{Format, Input, Options as InputOptions, Source},
         intake::{LaneRule, Rules},
@@ -39,6 +40,8 @@ pub struct Plan {
     pub concurrency: usize,
     /// Lets it find itself up to that.
     pub adaptive: Option<Bounds>,
+    /// Finds it by measuring, once, up to that.
+    pub auto: Option<Auto>,
     /// The slots of each lane.
     pub lanes: [usize; 4],
     /// The pace of all starts.
@@ -138,8 +141,9 @@ impl Plan {
             },
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let ceiling = args.adaptive.map(|bounds| bounds.ceiling);
-        let asked = args.concurrency.map(|count| count.resolve(cores).max(1)).or(ceiling);
+        let auto = args.concurrency == Some(units::Count::Auto);
+        let ceiling = args.adaptive.map(|bounds| bounds.ceiling).or(auto.then(|| Auto::most(&what)));
+        let asked = ceiling.or_else(|| args.concurrency.map(|count| count.resolve(cores).max(1)));
         let mut concurrency = asked.unwrap_or_else(|| what.default_concurrency());
         let mut lanes = [0; 4];
         for kind in there_are {
@@ -154,6 +158,7 @@ impl Plan {
         }
         concurrency = concurrency.min(concurrency_limit.unwrap_or(usize::MAX));
         let adaptive = args.adaptive.map(|bounds| Bounds { floor: bounds.floor.min(concurrency), ceiling: concurrency });
+        let auto = auto.then(|| Auto::new(cores, concurrency, lane));
         let http = what.is_http();
         let retry = RetryPolicy {
             retries: args.retries.unwrap_or(if http { HTTP_RETRIES } else { 0 }),
@@ -206,6 +211,7 @@ impl Plan {
                 lane,
                 concurrency,
                 adaptive,
+                auto,
                 lanes,
                 rate,
                 limits,
@@ -234,6 +240,7 @@ impl Plan {
     pub fn describe(&self) -> String {
         let mut text = match self.adaptive {
             Some(bounds) => format!("concurrency {}..{} adaptive", bounds.floor, bounds.ceiling),
+            None if self.auto.is_some() => format!("concurrency auto, {} at most", self.concurrency),
             None => format!("concurrency {}", self.concurrency),
         };
         for lane in LaneKind::ALL.into_iter().filter(|lane| self.lanes[*lane as usize] > 0) {

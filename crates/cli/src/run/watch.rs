@@ -19,6 +19,7 @@ use crate::{
     progress::{self, Progress, RateMeter, Slow, Snapshot, Summary, summary::Waited, view::State},
     run::{
         args::RunArgs,
+        auto::{Auto, Seen, Step},
         ending::Facts,
         intake::Counts,
         journal::Index,
@@ -83,6 +84,7 @@ pub(super) struct Watch<'a> {
     /// With `--timeout 300%`: the share, and who ends what runs already.
     pub(super) median: Option<(f64, Arc<Overdue>)>,
     pub(super) total: Option<u64>,
+    pub(super) auto: Option<Auto>,
     /// Attempts that ran at the last look.
     pub(super) active: usize,
     pub(super) meter: RateMeter,
@@ -190,6 +192,9 @@ impl Watch<'_> {
         if let Some(estimate) = estimate.filter(tokio::task::JoinHandle::is_finished) {
             self.total = estimate.await.ok().flatten();
         }
+        if let Some(outcome) = self.auto.as_ref().and_then(Auto::found).and_then(|found| found.outcome(Instant::now())) {
+            self.say(&format!(" {outcome}"));
+        }
         Left {
             total: self.total,
             engine,
@@ -214,9 +219,29 @@ impl Watch<'_> {
         self.active = snapshot.active;
         // What it was set to, or what it has found.
         self.concurrency = snapshot.concurrency.unwrap_or(self.concurrency);
+        self.find(&snapshot);
         let view = self.view(&snapshot, Instant::now());
         if let Some(progress) = &mut *self.progress.lock().unwrap_or_else(PoisonError::into_inner) {
             progress.update(&view, Instant::now());
+        }
+    }
+
+    /// `-j auto`: tries more at once as long as that brings something.
+    fn find(&mut self, snapshot: &engine::Snapshot) {
+        let Some(auto) = &mut self.auto else { return };
+        if snapshot.phase != Phase::Running {
+            return;
+        }
+        let known = if self.counts.ended.load(Ordering::Acquire) { Some(self.counts.read.load(Ordering::Relaxed)) } else { self.total };
+        let gone = self.counts.left_out.load(Ordering::Relaxed) + self.index.finished() + snapshot.summary.done();
+        let left = known.map(|total| total.saturating_sub(gone));
+        match auto.look(&Seen::of(&snapshot.summary, Instant::now()), left) {
+            Step::Wait => {}
+            Step::Try(workers) => self.handle.set_concurrency(None, workers),
+            Step::Settle(found) => {
+                self.handle.set_concurrency(None, found.workers);
+                self.say(&format!(" -j auto: {found}"));
+            }
         }
     }
 
@@ -344,6 +369,8 @@ impl Watch<'_> {
                 self.apply_pause();
             }
             '+' | '-' => {
+                // Whoever presses a key knows better.
+                self.auto = None;
                 let step = (self.concurrency / 10).max(1);
                 self.concurrency = if key == '+' { self.concurrency + step } else { self.concurrency.saturating_sub(step).max(1) };
                 let Some(snapshot) = self.handle.snapshot().await else { return };

@@ -127,6 +127,8 @@ impl Stats {
             run: times.run.quantiles(),
             wait: times.wait.quantiles(),
             slots,
+            on_cpu: times.on_cpu.0,
+            on_cpu_of: times.on_cpu.1,
             waited: self.waited.clone(),
             handed_back: self.handed_back,
             stalled: self.stalled,
@@ -142,6 +144,8 @@ pub(super) struct Times {
     counts: [u64; Word::ALL.len()],
     retried: u64,
     slots: Slots,
+    /// On-CPU time, and of how many tasks it is known.
+    on_cpu: (Duration, u64),
     run: Spread,
     wait: Spread,
 }
@@ -153,7 +157,14 @@ struct Spread {
 
 impl Times {
     pub(super) fn new() -> Self {
-        Self { counts: [0; Word::ALL.len()], retried: 0, slots: Slots::default(), run: Spread::new(), wait: Spread::new() }
+        Self {
+            counts: [0; Word::ALL.len()],
+            retried: 0,
+            slots: Slots::default(),
+            on_cpu: (Duration::ZERO, 0),
+            run: Spread::new(),
+            wait: Spread::new(),
+        }
     }
 
     /// Adds finished tasks.
@@ -163,6 +174,10 @@ impl Times {
             self.counts[one.outcome.word() as usize] += 1;
             self.retried += u64::from(one.task.attempt > 1);
             self.slots.add(one, run);
+            if let Some(cpu) = one.cpu {
+                self.on_cpu.0 += Duration::from(cpu);
+                self.on_cpu.1 += 1;
+            }
             self.run.add(run);
             self.wait.add(one.wait());
         }
@@ -253,6 +268,10 @@ pub struct Summary {
     pub wait: Quantiles,
     /// What each slot did.
     pub slots: Vec<SlotUse>,
+    /// Time on a CPU of the last attempts, of those of which it is known: all on the blocking, cpu and process lanes, a sample on the async lane.
+    pub on_cpu: Duration,
+    /// How many those are.
+    pub on_cpu_of: u64,
     /// For how long the gate let nothing pass while tasks waited, by reason.
     pub waited: Vec<(Reason, Duration)>,
     /// Tasks that went back to their source unfinished.
