@@ -16,9 +16,10 @@
 //! - `stage.rs`: what a user says of a stage; `post.rs`: what its workers share, and what becomes of a failure
 //! - `threads.rs`: workers on the blocking and cpu lanes (`threads/outlet.rs` puts their outputs in order, `threads/runner.rs` ends attempts on time)
 //! - `tasks.rs`: workers on the async lane
-//! - `parts.rs`: source, groups, branches
+//! - `parts.rs`: source, groups, branches; `crew.rs`: all that lives on the runtime, as one task
 //! - `run.rs`: a running pipeline, its stop and its end; `meter.rs`, `report.rs`: what it did and what held it up; `outputs.rs`: its reader
 
+mod crew;
 mod exit;
 mod meter;
 mod outputs;
@@ -33,7 +34,7 @@ mod threads;
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use tokio::runtime::Handle as Runtime;
 
 use crate::{
@@ -48,6 +49,7 @@ use crate::{
     },
     task::LaneKind,
 };
+use crew::Crew;
 use exit::{Door, door};
 use meter::Meter;
 use post::{Post, Rules};
@@ -64,12 +66,16 @@ pub use stage::{DeadLetter, OnError, Stage};
 /// What the parts of a pipeline are started with.
 struct Launch {
     run: Arc<Run>,
-    runtime: Runtime,
+    /// What shall live on the runtime.
+    loops: Loops,
     clock: Clock,
     seed: u64,
     /// What was started so far, for names and seeds.
     stages: usize,
 }
+
+/// Collects the loops of a pipeline until it is started.
+type Loops = Arc<crate::sync::Mutex<Vec<BoxFuture<'static, ()>>>>;
 
 type Open<T> = Box<dyn FnOnce(&mut Launch, Door<T>) + Send>;
 
@@ -217,7 +223,7 @@ impl<T: Send + 'static> Pipeline<T> {
             let meter = launch.meter(name, Kind::Lane(lane), workers, queue, rate.is_some());
             launch.run.add_stage(meter.clone(), Some(input.clone()));
             let post = launch.post(meter, input, rules);
-            start(Setup { post, runtime: launch.runtime.clone(), lane, workers, ordered, rate }, door);
+            start(Setup { post, loops: launch.loops.clone(), lane, workers, ordered, rate }, door);
         });
         Pipeline { open, settings }
     }
@@ -416,11 +422,12 @@ impl<T: Send + 'static> Pipeline<T> {
         let queue = Queue::last(settings.output_queue);
         run.set_outputs(queue.clone());
         let seed = settings.seed.unwrap_or_else(|| fastrand::u64(..));
-        let mut launch = Launch { run: run.clone(), runtime, clock: settings.clock, seed, stages: 0 };
+        let loops = Loops::default();
+        let mut launch = Launch { run: run.clone(), loops: loops.clone(), clock: settings.clock, seed, stages: 0 };
         open(&mut launch, door(queue.clone()));
         if let Some(token) = settings.cancel {
             let run = run.clone();
-            launch.runtime.spawn(async move {
+            runtime.spawn(async move {
                 let cancelled = std::pin::pin!(token.cancelled());
                 let ended = std::pin::pin!(run.ended());
                 if let futures_util::future::Either::Left(_) = futures_util::future::select(cancelled, ended).await {
@@ -428,6 +435,8 @@ impl<T: Send + 'static> Pipeline<T> {
                 }
             });
         }
+        let loops = std::mem::take(&mut *loops.lock());
+        runtime.spawn(Crew::new(loops, runtime.clone()));
         (Outputs::new(queue, run.clone()), RunningPipeline(run), starting)
     }
 }
@@ -521,12 +530,13 @@ impl Launch {
     /// Starts a part of the pipeline that is a task.
     fn spawn<T: Send + 'static>(&self, post: &Post<T>, work: impl Future<Output = ()> + Send + 'static) {
         let (part, mut guard) = (self.run.part(), post.guard());
-        self.runtime.spawn(async move {
+        let work = async move {
             work.await;
             guard.done();
             drop(guard);
             drop(part);
-        });
+        };
+        self.loops.lock().push(work.boxed());
     }
 }
 

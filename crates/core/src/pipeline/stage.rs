@@ -2,13 +2,12 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::runtime::Handle as Runtime;
-
 use crate::{
     error::TaskError,
     gate::pace::Rate,
     lane::{Answer, Context, SyncHandler},
     pipeline::{
+        Loops,
         exit::{Door, flat_door},
         post::{Post, Rules},
         tasks, threads,
@@ -48,7 +47,7 @@ pub struct DeadLetter<T> {
 /// What a stage is started with.
 pub(super) struct Setup<T> {
     pub(super) post: Arc<Post<T>>,
-    pub(super) runtime: Runtime,
+    pub(super) loops: Loops,
     pub(super) lane: LaneKind,
     pub(super) workers: usize,
     pub(super) ordered: bool,

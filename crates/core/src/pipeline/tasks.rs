@@ -44,9 +44,9 @@ where
     Fut: Future<Output = A> + Send + 'static,
     A: Answer<V> + 'static,
 {
-    let Setup { post, runtime, workers, ordered, rate, .. } = setup;
+    let Setup { post, loops, workers, ordered, rate, .. } = setup;
     let now = post.clock.now();
-    runtime.spawn(Loop {
+    let work = Loop {
         exit: Some(door(&post.meter)),
         bell: post.run.add_bell(),
         guard: post.guard(),
@@ -73,7 +73,8 @@ where
         sleep: None,
         closed: false,
         answer: std::marker::PhantomData,
-    });
+    };
+    loops.lock().push(Box::pin(work));
 }
 
 /// Outputs that are not next in line, by the index of their item.

@@ -1,0 +1,89 @@
+//! The loops of a pipeline that live on the runtime, as one task.
+//!
+//! They wake each other all the time: each batch that goes on wakes the stage behind, and the one in front. Were each of them a task, every other wake
+//! would call a second thread of the runtime to help, which costs more than a batch of tiny items, and the batches would wander from core to core. Here
+//! a wake is an entry in a list. A loop whose turns turn out long (its functions compute, after all) gets a task of its own, so that it holds up no other.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle as Runtime;
+
+use crate::lane::async_::pending::Pending;
+
+/// Polls of loops before other tasks of the thread go on.
+const POLLS: usize = 64;
+/// A turn that takes longer is long.
+const LONG: Duration = Duration::from_micros(100);
+/// A loop with so many strikes gets a task of its own: a long turn is four of them, a short one takes one back, since now and then a turn is long because
+/// the kernel let another thread go first.
+const STRIKES: u32 = 12;
+
+struct Member {
+    work: BoxFuture<'static, ()>,
+    strikes: u32,
+}
+
+pub(super) struct Crew {
+    members: Pending<Member>,
+    runtime: Runtime,
+}
+
+impl Crew {
+    pub(super) fn new(loops: Vec<BoxFuture<'static, ()>>, runtime: Runtime) -> Self {
+        let mut members = Pending::new();
+        for work in loops {
+            let place = members.vacant();
+            members.put(place, Member { work, strikes: 0 });
+            members.waker(place).wake_by_ref();
+        }
+        Self { members, runtime }
+    }
+}
+
+enum Over {
+    Ended,
+    Long,
+}
+
+impl Future for Crew {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { members, runtime } = &mut *self;
+        let mut left = POLLS;
+        let mut now = Instant::now();
+        while left > 0 {
+            let polled = members.poll_woken(
+                left,
+                |member, cx| {
+                    if member.work.as_mut().poll(cx).is_ready() {
+                        return Some(Over::Ended);
+                    }
+                    let began = std::mem::replace(&mut now, Instant::now());
+                    member.strikes = if now.duration_since(began) > LONG { member.strikes + 4 } else { member.strikes.saturating_sub(1) };
+                    (member.strikes >= STRIKES).then_some(Over::Long)
+                },
+                |member, over| {
+                    if let Over::Long = over {
+                        runtime.spawn(member.work);
+                    }
+                },
+            );
+            if members.is_empty() {
+                return Poll::Ready(());
+            }
+            if polled == 0 && members.sleep(cx) {
+                return Poll::Pending;
+            }
+            left -= polled.min(left);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
