@@ -32,7 +32,7 @@ mod stage;
 mod tasks;
 mod threads;
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use tokio::runtime::Handle as Runtime;
@@ -41,6 +41,7 @@ use crate::{
     cancel::CancelToken,
     clock::Clock,
     job::on_own_runtime,
+    lane::panic_text,
     retry::RetryPolicy,
     source::{
         Source,
@@ -360,14 +361,7 @@ impl<T: Send + 'static> Pipeline<T> {
     /// # Panics
     /// Outside of a tokio runtime; there use [`run`](Pipeline::run).
     pub fn start(self) -> RunningPipeline {
-        let runtime = Runtime::current();
-        // It has not ended before its outputs are dropped.
-        let (mut outputs, running, part) = self.launch(runtime.clone());
-        runtime.spawn(async move {
-            outputs.drain(drop).await;
-            drop(part);
-        });
-        running
+        self.start_for_each(drop)
     }
 
     /// Starts the pipeline on the current runtime; the future resolves to its outputs. Dropping the future cancels the pipeline.
@@ -375,21 +369,52 @@ impl<T: Send + 'static> Pipeline<T> {
     /// # Panics
     /// Outside of a tokio runtime; there use [`collect`](Pipeline::collect).
     pub fn start_collecting(self) -> impl Future<Output = Collected<T>> + Send {
-        let (mut outputs, running) = self.outputs();
-        let handle = running.handle();
-        // On a thread of the runtime, like the stages: a reader that is merely blocked on is woken at a higher price.
-        let reading = Runtime::current().spawn(async move {
-            let mut all = Vec::new();
-            outputs.drain(|output| all.push(output)).await;
-            all
-        });
+        let all = Arc::new(crate::sync::Mutex::new(Vec::new()));
+        let running = {
+            let all = all.clone();
+            self.start_for_each(move |output| all.lock().push(output))
+        };
+        let guard = CancelOnDrop(Some(running.handle()));
         async move {
-            let guard = CancelOnDrop(Some(handle));
-            let outputs = reading.await.unwrap_or_default();
             let report = running.join().await;
             guard.forget();
+            let outputs = std::mem::take(&mut *all.lock());
             Collected { outputs, report }
         }
+    }
+
+    /// Starts the pipeline on the current runtime; `with` is called for each output, in turn, on the runtime's threads. One that blocks belongs into a
+    /// stage of its own.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime; there use [`for_each`](Pipeline::for_each).
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// use longshore_core::{Pipeline, Stage};
+    ///
+    /// let (send, receive) = std::sync::mpsc::channel();
+    /// let double = Stage::new(|n: u32| async move { Ok::<_, String>(n * 2) });
+    /// let running = Pipeline::from_iter(1..=3).stage(double).start_for_each(move |output| send.send(output).unwrap());
+    /// assert!(running.join().await.is_clean());
+    /// assert_eq!(receive.iter().collect::<Vec<_>>(), [2, 4, 6]);
+    /// # });
+    /// ```
+    pub fn start_for_each(self, mut with: impl FnMut(T) + Send + 'static) -> RunningPipeline {
+        // The reader is one of the loops: stages and reader wake each other with every batch.
+        self.launch(&Runtime::current(), |mut outputs, part| {
+            Some(
+                async move {
+                    let drained = AssertUnwindSafe(outputs.drain(&mut with)).catch_unwind().await;
+                    if let Err(panic) = drained {
+                        let error = crate::TaskError::new("panicked", panic_text(&*panic));
+                        outputs.run().fail(Failure { stage: "reader".to_owned(), number: 0, attempts: 0, error });
+                    }
+                    // It has not ended before its outputs are read.
+                    drop((outputs, part));
+                }
+                .boxed(),
+            )
+        })
     }
 
     /// Starts the pipeline on the current runtime, and returns a reader of its outputs as they come.
@@ -410,12 +435,17 @@ impl<T: Send + 'static> Pipeline<T> {
     /// # });
     /// ```
     pub fn outputs(self) -> (Outputs<T>, RunningPipeline) {
-        let (outputs, running, _) = self.launch(Runtime::current());
+        let mut reader = None;
+        let running = self.launch(&Runtime::current(), |outputs, _| {
+            reader = Some(outputs);
+            None
+        });
+        let Some(outputs) = reader else { unreachable!("it was just made") };
         (outputs, running)
     }
 
-    /// Starts everything. The pipeline cannot end before the part that is returned is dropped.
-    fn launch(self, runtime: Runtime) -> (Outputs<T>, RunningPipeline, Part) {
+    /// Starts everything. The reader may become one of the loops; the pipeline does not end before its part is dropped.
+    fn launch(self, runtime: &Runtime, reader: impl FnOnce(Outputs<T>, Part) -> Option<BoxFuture<'static, ()>>) -> RunningPipeline {
         let Self { open, settings } = self;
         let run = Run::new(settings.clock);
         let starting = run.part();
@@ -435,9 +465,10 @@ impl<T: Send + 'static> Pipeline<T> {
                 }
             });
         }
-        let loops = std::mem::take(&mut *loops.lock());
+        let mut loops = std::mem::take(&mut *loops.lock());
+        loops.extend(reader(Outputs::new(queue, run.clone()), starting));
         runtime.spawn(Crew::new(loops, runtime.clone()));
-        (Outputs::new(queue, run.clone()), RunningPipeline(run), starting)
+        RunningPipeline(run)
     }
 }
 
@@ -466,7 +497,12 @@ impl<T: Send + 'static> IntoIterator for Pipeline<T> {
             .thread_name("longshore")
             .build()
             .unwrap_or_else(|error| panic!("no threads for an async runtime: {error}"));
-        let (outputs, ..) = self.launch(runtime.handle().clone());
+        let mut reader = None;
+        self.launch(runtime.handle(), |outputs, _| {
+            reader = Some(outputs);
+            None
+        });
+        let Some(outputs) = reader else { unreachable!("it was just made") };
         IntoIter::new(outputs, runtime)
     }
 }

@@ -88,7 +88,11 @@ fn main() -> ExitCode {
     println!("{report}\n");
     println!("  ideal              {:>10}", ms(line.ideal()));
     println!("  this pipeline      {:>10}", ms(took));
-    println!("  one after another  {:>10}   {:.2} times as long\n", ms(line.one_after_another()), line.one_after_another().as_secs_f64() / took.as_secs_f64());
+    println!(
+        "  one after another  {:>10}   {:.2} times as long\n",
+        ms(line.one_after_another()),
+        line.one_after_another().as_secs_f64() / took.as_secs_f64()
+    );
 
     let mut claims = Claims::default();
     claims.check(outputs == (0..line.items).collect::<Vec<_>>(), "every item came out, once, in order");

@@ -16,8 +16,10 @@ use tokio::runtime::Handle as Runtime;
 
 use crate::lane::async_::pending::Pending;
 
-/// Polls of loops before other tasks of the thread go on.
-const POLLS: usize = 64;
+/// Polls of loops in one go.
+const POLLS: usize = 16;
+/// The time after which other tasks of the thread go on.
+const TURN: Duration = Duration::from_micros(100);
 /// A turn that takes longer is long.
 const LONG: Duration = Duration::from_micros(100);
 /// A loop with so many strikes gets a task of its own: a long turn is four of them, a short one takes one back, since now and then a turn is long because
@@ -56,11 +58,12 @@ impl Future for Crew {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Self { members, runtime } = &mut *self;
-        let mut left = POLLS;
-        let mut now = Instant::now();
-        while left > 0 {
+        let began = Instant::now();
+        let mut now = began;
+        // A function that waits for something of tokio's may not be polled for ever without tokio having its turn.
+        while now.duration_since(began) < TURN && tokio::task::coop::has_budget_remaining() {
             let polled = members.poll_woken(
-                left,
+                POLLS,
                 |member, cx| {
                     if member.work.as_mut().poll(cx).is_ready() {
                         return Some(Over::Ended);
@@ -81,7 +84,6 @@ impl Future for Crew {
             if polled == 0 && members.sleep(cx) {
                 return Poll::Pending;
             }
-            left -= polled.min(left);
         }
         cx.waker().wake_by_ref();
         Poll::Pending

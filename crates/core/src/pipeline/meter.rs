@@ -62,6 +62,22 @@ pub(super) struct Times {
     pub(super) paused: Duration,
 }
 
+impl Times {
+    pub(super) fn sum(&self) -> Duration {
+        self.busy + self.waiting + self.blocked + self.paused
+    }
+
+    /// Moves these times to others.
+    #[inline]
+    pub(super) fn flush(&mut self, into: &mut Times) {
+        let Self { busy, waiting, blocked, paused } = std::mem::take(self);
+        into.busy += busy;
+        into.waiting += waiting;
+        into.blocked += blocked;
+        into.paused += paused;
+    }
+}
+
 impl Tally {
     /// So many items more run.
     #[inline]

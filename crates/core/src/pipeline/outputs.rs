@@ -44,6 +44,10 @@ impl<T> Outputs<T> {
         block_on(self.next())
     }
 
+    pub(super) fn run(&self) -> &Run {
+        &self.run
+    }
+
     fn poll_take(&mut self, waker: &Waker) -> Poll<Option<T>> {
         if let Some((_, output)) = self.buffer.pop_front() {
             return Poll::Ready(Some(output));
@@ -86,6 +90,7 @@ impl<T> Stream for Outputs<T> {
 
 impl<T> Drop for Outputs<T> {
     fn drop(&mut self) {
+        self.queue.put_back(self.buffer.len());
         if !self.run.has_ended() && !self.queue.has_ended() {
             self.run.stop(Halt::Hard);
         }

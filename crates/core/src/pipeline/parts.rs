@@ -61,15 +61,24 @@ impl<'a> Watch<'a> {
     }
 
     /// The time since the last call went into this.
-    fn lap(&mut self, into: impl FnOnce(&mut Times) -> &mut Duration) {
+    fn lap(&mut self, into: impl FnOnce(&mut Times) -> &mut Duration) -> Duration {
         let now = self.clock.now();
-        *into(&mut self.meter.tally.lock().times) += now.saturating_duration_since(self.since);
+        let time = now.saturating_duration_since(self.since);
+        *into(&mut self.meter.tally.lock().times) += time;
         self.since = now;
+        time
     }
 }
 
 /// An iterator's turn on the runtime's thread. One that takes longer gets a thread of its own.
 const TURN: Duration = Duration::from_millis(1);
+
+/// After so many items only whole turns are timed.
+const TRUSTED: u64 = 1_000;
+/// An item that comes within this time comes quickly.
+const PROMPT: Duration = Duration::from_micros(10);
+/// Items in a row that came quickly on a thread of their own, before the iterator goes back to the runtime; the next time eight times as many.
+const QUICK: u64 = 256;
 
 /// What stopped an iterator's turn.
 enum Turn {
@@ -87,7 +96,7 @@ fn turn<I: Iterator>(items: &mut I, room: usize, next: &mut u64, into: &mut Batc
             into.push_back((*next, item));
             *next += 1;
             // Looked at now and then: the clock costs more than a cheap item.
-            if (taken.is_power_of_two() || taken == room) && began.elapsed() > TURN {
+            if (taken.is_power_of_two() && *next < TRUSTED || taken == room) && began.elapsed() > TURN {
                 return Turn::Slow;
             }
         }
@@ -103,65 +112,93 @@ fn turn<I: Iterator>(items: &mut I, room: usize, next: &mut u64, into: &mut Batc
 /// before the next one is asked for, so that none waits for an iterator that waits.
 ///
 /// An iterator that knows nothing of its length (a channel, the lines of a pipe) has a thread from the beginning.
-pub(super) async fn iterate<I>(mut items: I, mut exit: Box<dyn Exit<I::Item>>, post: Arc<Post<I::Item>>)
+pub(super) async fn iterate<I>(items: I, exit: Box<dyn Exit<I::Item>>, post: Arc<Post<I::Item>>)
 where
     I: Iterator + Send + 'static,
     I::Item: Send + 'static,
 {
-    let mut next = 1;
-    let mut batch: Batch<I::Item> = VecDeque::new();
-    if items.size_hint() != (0, None) {
-        let mut watch = Watch::new(&post.meter, post.clock);
-        loop {
-            let room = wait_for_room(&mut *exit).await;
-            watch.lap(|times| &mut times.blocked);
-            let Some(room) = room else { return };
-            let turn = turn(&mut items, room.min(FETCH), &mut next, &mut batch, &post);
-            watch.lap(|times| &mut times.busy);
-            count_source(&post.meter, batch.len());
-            if !give(&mut *exit, &mut batch, &post.meter, post.clock).await {
-                return;
-            }
-            watch.since = post.clock.now();
-            match turn {
-                Turn::More => {}
-                Turn::End => return,
-                Turn::Slow => break,
-            }
+    let mut way = Way { items, next: 1, exit };
+    let mut patience = if way.items.size_hint() == (0, None) { u64::MAX } else { QUICK };
+    let mut slow = patience == u64::MAX;
+    loop {
+        if !slow && !iterate_quickly(&mut way, &post).await {
+            return;
         }
+        let (ended, end) = tokio::sync::oneshot::channel();
+        let own = post.clone();
+        let work = move || {
+            let _ = ended.send(iterate_here(way, patience, &own));
+        };
+        if let Err(error) = std::thread::Builder::new().name("source".to_owned()).spawn(work) {
+            post.broken("lost", format!("no thread for its iterator: {error}"));
+        }
+        // An iterator that blocks cannot be woken: when the pipeline stops it is left behind, with what it may still bring.
+        match futures_util::future::select(end, pin!(post.run.stopped.cancelled())).await {
+            futures_util::future::Either::Left((Ok(Some(back)), _)) => way = back,
+            _ => return,
+        }
+        // It was slow once, or another thread was let first by the kernel.
+        patience = patience.saturating_mul(8);
+        slow = false;
     }
-    let (ended, end) = tokio::sync::oneshot::channel::<()>();
-    let own = post.clone();
-    let work = move || {
-        iterate_here(items, next, exit, &own);
-        drop(ended);
-    };
-    if let Err(error) = std::thread::Builder::new().name("source".to_owned()).spawn(work) {
-        post.broken("lost", format!("no thread for its iterator: {error}"));
-    }
-    // An iterator that blocks cannot be woken: when the pipeline stops it is left behind, with what it may still bring.
-    futures_util::future::select(end, pin!(post.run.stopped.cancelled())).await;
 }
 
-/// Moves an iterator's items, one at a time, on this thread.
-fn iterate_here<I: Iterator>(mut items: I, mut next: u64, mut exit: Box<dyn Exit<I::Item>>, post: &Post<I::Item>) {
+/// An iterator, the number of its next item, and where its items go.
+struct Way<I: Iterator> {
+    items: I,
+    next: u64,
+    exit: Box<dyn Exit<I::Item>>,
+}
+
+/// Moves an iterator's items in batches, on a thread of the runtime. `true`: it turned out slow.
+async fn iterate_quickly<I: Iterator>(way: &mut Way<I>, post: &Post<I::Item>) -> bool {
+    let mut batch = VecDeque::new();
+    let mut watch = Watch::new(&post.meter, post.clock);
+    loop {
+        let room = wait_for_room(&mut *way.exit).await;
+        watch.lap(|times| &mut times.blocked);
+        let Some(room) = room else { return false };
+        let turn = turn(&mut way.items, room.min(FETCH), &mut way.next, &mut batch, post);
+        watch.lap(|times| &mut times.busy);
+        count_source(&post.meter, batch.len());
+        if !give(&mut *way.exit, &mut batch, &post.meter, post.clock).await {
+            return false;
+        }
+        match turn {
+            Turn::More => {}
+            Turn::End => return false,
+            Turn::Slow => return true,
+        }
+    }
+}
+
+/// Moves an iterator's items, one at a time, on this thread. Gives it back when so many came quickly in a row.
+fn iterate_here<I: Iterator>(mut way: Way<I>, patience: u64, post: &Post<I::Item>) -> Option<Way<I>> {
     let waker = thread_waker();
     let mut watch = Watch::new(&post.meter, post.clock);
     let mut batch = VecDeque::new();
+    let mut quick = 0;
     loop {
-        let turn = turn(&mut items, 1, &mut next, &mut batch, post);
-        watch.lap(|times| &mut times.busy);
+        let turn = turn(&mut way.items, 1, &mut way.next, &mut batch, post);
+        let took = watch.lap(|times| &mut times.busy);
+        quick = if took < PROMPT { quick + 1 } else { 0 };
         count_source(&post.meter, batch.len());
+        let mut blocked = false;
         loop {
-            match exit.give(&mut batch, &waker) {
+            match way.exit.give(&mut batch, &waker) {
                 Given::All => break,
-                Given::Stopped => return,
+                Given::Stopped => return None,
                 Given::Full => std::thread::park(),
             }
+            blocked = true;
         }
-        watch.lap(|times| &mut times.blocked);
-        if let Turn::End = turn {
-            return;
+        if blocked {
+            watch.lap(|times| &mut times.blocked);
+        }
+        match turn {
+            Turn::End => return None,
+            _ if quick >= patience => return Some(way),
+            _ => {}
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     outcome::Outcome,
     pipeline::{
         exit::{Door, Exit},
+        meter::Times,
         post::{Guard, Post, Tried},
         queue::{Ask, Batch, Given, Taken},
         run::{Halt, Part},
@@ -32,6 +33,8 @@ use crate::{
 
 /// Turns in one poll before the loop lets other tasks of its thread go on.
 const TURNS: usize = 8;
+/// Times that are worth telling before the next batch.
+const WORTH: Duration = Duration::from_millis(1);
 /// Futures polled in one turn.
 const POLLS: usize = 64;
 
@@ -70,6 +73,7 @@ where
         spare: Vec::new(),
         idle: Idle::Waiting,
         counted: now,
+        times: Times::default(),
         sleep: None,
         closed: false,
         answer: std::marker::PhantomData,
@@ -167,6 +171,8 @@ struct Loop<T, V, F, Fut, A> {
     idle: Idle,
     /// Up to here the workers' time has been counted.
     counted: Instant,
+    /// Counted and not told yet.
+    times: Times,
     sleep: Option<Pin<Box<Sleep>>>,
     /// Nothing more will be taken.
     closed: bool,
@@ -188,19 +194,23 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        for _ in 0..TURNS {
-            let now = this.post.clock.now();
+        let mut now = this.post.clock.now();
+        for turn in 0..TURNS {
+            if turn > 0 && this.running > 0 {
+                now = this.post.clock.now();
+            }
             this.count(now);
             if this.post.run.halt() != Halt::No {
                 this.halt();
             }
             let mut moved = this.poll_pending(now);
-            moved |= this.start_fresh(now, cx);
+            moved |= this.start_fresh(&mut now, cx);
             moved |= this.hand_on(cx);
             if moved {
                 continue;
             }
             if this.closed && this.running == 0 && this.fresh.is_empty() && this.ready.is_empty() && !this.held {
+                this.times.flush(&mut this.post.meter.tally.lock().times);
                 this.guard.done();
                 this.exit = None;
                 this.part = None;
@@ -212,6 +222,9 @@ where
                 continue;
             }
             if this.wait_for_due(now, cx) && this.pending.sleep(cx) {
+                if this.times.sum() > WORTH {
+                    this.times.flush(&mut this.post.meter.tally.lock().times);
+                }
                 return Poll::Pending;
             }
         }
@@ -236,13 +249,14 @@ where
             return;
         }
         let idle = time * (self.workers - self.running.min(self.workers)) as u32;
-        let mut tally = self.post.meter.tally.lock();
-        tally.times.busy += time * (self.running - self.resting) as u32;
-        tally.times.paused += time * self.resting as u32;
+        if self.running > 0 {
+            self.times.busy += time * (self.running - self.resting) as u32;
+            self.times.paused += time * self.resting as u32;
+        }
         match self.idle {
-            Idle::Waiting => tally.times.waiting += idle,
-            Idle::Blocked => tally.times.blocked += idle,
-            Idle::Paused => tally.times.paused += idle,
+            Idle::Waiting => self.times.waiting += idle,
+            Idle::Blocked => self.times.blocked += idle,
+            Idle::Paused => self.times.paused += idle,
         }
     }
 
@@ -277,7 +291,7 @@ where
         if self.running == 0 {
             return false;
         }
-        let Self { pending, post, function, rng, grip, resting, spare, line, ready, ok, running: count, .. } = self;
+        let Self { pending, post, function, rng, grip, resting, spare, line, ready, ok, pace, running: count, .. } = self;
         let mut ended = 0;
         pending.poll_woken(
             POLLS,
@@ -289,6 +303,15 @@ where
                     }
                     if running.due.is_some_and(|due| due > now) {
                         return None;
+                    }
+                    if let Some(pace) = pace.as_mut() {
+                        let slot = pace.slot(now);
+                        if slot > now {
+                            pace.wait();
+                            running.due = Some(slot);
+                            return None;
+                        }
+                        pace.take(now);
                     }
                     let item = post.rules.copy.zip(running.tried.copy.as_ref()).map(|(copy, item)| copy(item));
                     let Some(item) = item else { return Some(Outcome::Lost("no copy is left".to_owned())) };
@@ -332,15 +355,16 @@ where
     }
 
     /// Starts what may start. Returns whether something did.
-    fn start_fresh(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+    fn start_fresh(&mut self, now: &mut Instant, cx: &mut Context<'_>) -> bool {
         let blocked = self.held || !self.ready.is_empty();
         if self.closed || blocked {
             self.idle = if blocked { Idle::Blocked } else { Idle::Waiting };
             return false;
         }
-        let mut time = now;
-        let mut started = 0_u32;
+        let began = *now;
         let tiny = self.grip.is_tiny();
+        let plain = tiny && self.pace.is_none() && self.post.rules.copy.is_none();
+        let (mut taken, mut started) = (0, 0_u32);
         while self.running < self.workers {
             if self.line.as_ref().is_some_and(|line| self.next - line.base >= self.window) {
                 self.idle = Idle::Blocked;
@@ -351,44 +375,90 @@ where
                 if started > 0 || !self.take(cx) {
                     break;
                 }
-                self.post.meter.tally.lock().taken += self.fresh.len() as u64;
+                taken = self.fresh.len() as u64;
             }
             if let Some(pace) = &mut self.pace {
-                if pace.slot(now) > now {
+                if pace.slot(began) > began {
                     pace.wait();
                     self.idle = Idle::Paused;
                     break;
                 }
-                pace.take(now);
+                pace.take(began);
             }
-            let Some((number, item)) = self.fresh.pop_front() else { break };
-            started += 1;
-            self.start_one(number, item, time);
+            if plain && self.running == 0 {
+                started += self.start_plain(*now);
+            } else if let Some((number, item)) = self.fresh.pop_front() {
+                started += 1;
+                self.start_one(number, item, *now);
+            }
             if !tiny {
-                time = self.post.clock.now();
+                *now = self.post.clock.now();
             }
             if self.post.run.halt() != Halt::No {
                 break;
             }
         }
-        if started == 0 {
+        if started == 0 && taken == 0 {
             return false;
         }
         if tiny {
-            // Those that were ready at once share the time of all.
-            time = self.post.clock.now();
-            let each = time.saturating_duration_since(now);
-            self.grip.learn(each, started as usize);
-            self.post.meter.tally.lock().run.add_many(each / started, started);
+            *now = self.post.clock.now();
         }
+        let time = now.saturating_duration_since(began);
         let mut tally = self.post.meter.tally.lock();
-        tally.times.busy += time.saturating_duration_since(now);
-        tally.most = tally.most.max(self.running.max(1));
+        tally.taken += taken;
+        if started > 0 {
+            self.times.busy += time;
+            tally.most = tally.most.max(self.running.max(1));
+            if tiny {
+                // Those that were ready at once share the time of all.
+                self.grip.learn(time, started as usize);
+                tally.run.add_many(time / started, started);
+            }
+        }
         tally.ok += std::mem::take(&mut self.ok);
+        self.times.flush(&mut tally.times);
         drop(tally);
         // What ran while they were started is counted with the rest, for the others.
-        self.counted = self.counted.max(time);
-        true
+        self.counted = self.counted.max(*now);
+        started > 0
+    }
+
+    /// Starts fresh items that nothing is to be kept of, as long as their futures are ready at once. Returns how many it started.
+    fn start_plain(&mut self, now: Instant) -> u32 {
+        let place = self.pending.vacant();
+        let mut future = self.spare.pop().unwrap_or_else(|| Box::pin(None));
+        let mut started = 0;
+        let mut other = None;
+        {
+            let mut cx = Context::from_waker(self.pending.waker(place));
+            while let Some((number, item)) = self.fresh.pop_front() {
+                started += 1;
+                match poll_new(&mut future, &self.function, item, &mut cx) {
+                    Some(Outcome::Ok(output)) => {
+                        self.ok += 1;
+                        self.next += 1;
+                        match &mut self.line {
+                            // Nothing is pending: it is the next in line.
+                            Some(line) => {
+                                line.base += 1;
+                                self.ready.push_back((number, output));
+                            }
+                            None => self.ready.push_back((number, output)),
+                        }
+                    }
+                    polled => {
+                        other = Some((number, polled));
+                        break;
+                    }
+                }
+            }
+        }
+        match other {
+            None => self.spare.push(future),
+            Some((number, polled)) => self.started(place, Tried { number, attempts: 1, copy: None }, future, polled, now),
+        }
+        started
     }
 
     /// Takes items from the queue. `false`: there are none for now.
@@ -413,29 +483,28 @@ where
     }
 
     fn start_one(&mut self, number: u64, item: T, now: Instant) {
-        let index = self.next;
-        self.next += 1;
         let place = self.pending.vacant();
         let copy = self.post.rules.copy.map(|copy| copy(&item));
         let mut future = self.spare.pop().unwrap_or_else(|| Box::pin(None));
         let waker = self.pending.waker(place);
         let polled = poll_new(&mut future, &self.function, item, &mut Context::from_waker(waker));
-        let tried = Tried { number, attempts: 1, copy };
-        if let Some(Outcome::Ok(output)) = polled {
-            self.spare.push(future);
-            if !self.grip.is_tiny() {
-                let time = self.post.clock.now().saturating_duration_since(now);
-                self.grip.learn(time, 1);
-                self.post.meter.tally.lock().run.add(time);
-            }
-            let output = conclude(&self.post, tried, Outcome::Ok(output), &mut self.ok);
-            self.put(index, output);
-            return;
-        }
+        self.started(place, Tried { number, attempts: 1, copy }, future, polled, now);
+    }
+
+    /// The first poll of an item is over: it has ended, or it is pending.
+    fn started(&mut self, place: u32, tried: Tried<T>, future: Pin<Box<Option<Fut>>>, polled: Option<Outcome<V>>, now: Instant) {
+        let index = self.next;
+        self.next += 1;
         let due = self.post.rules.timeout.and_then(|limit| now.checked_add(limit));
         let mut running = Running { future, index, tried, taken: now, started: now, due, resting: false };
         let Self { post, grip, rng, resting, .. } = self;
-        let ended = polled.and_then(|outcome| settle(&mut running, outcome, post, grip, rng, resting, post.clock.now()));
+        let ended = polled.and_then(|outcome| {
+            if outcome.is_ok() && grip.is_tiny() {
+                // It shares the time of its batch.
+                return Some(outcome);
+            }
+            settle(&mut running, outcome, post, grip, rng, resting, post.clock.now())
+        });
         if let Some(outcome) = ended {
             self.spare.push(running.future);
             let output = conclude(&self.post, running.tried, outcome, &mut self.ok);

@@ -194,6 +194,7 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
     /// Waits for items. `None`: there will be no more.
     fn take(&mut self) -> Option<u64> {
         let mut waited: Option<(Instant, Taken)> = None;
+        let mut patience = Patience::new(self.grip.is_tiny());
         let careful = self.pace.is_some() || self.post.rules.timeout.is_some();
         let most = if careful { 1 } else { self.grip.count() };
         let ask = Ask { most, sharers: self.workers, eager: self.grip.is_long() };
@@ -203,7 +204,7 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
                 Taken::End | Taken::Stopped => break None,
                 why @ (Taken::Empty | Taken::Ahead) => {
                     self.count_wait(&mut waited, Some(why));
-                    thread::park();
+                    patience.wait();
                 }
             }
         };
@@ -360,12 +361,37 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
 
     /// Hands the outputs on: those of items `first..first + count` of the queue.
     fn hand_on(&mut self, first: u64, count: u64) {
+        let patience = Patience::new(self.grip.is_tiny());
         let blocked = match &mut self.way {
-            Way::Own(exit) => give(&mut **exit, &mut self.out, &self.waker, &self.post),
-            Way::Ordered(outlet) => outlet.hand_on(first, count, &mut self.out, &self.waker, &self.post),
+            Way::Own(exit) => give(&mut **exit, &mut self.out, &self.waker, patience, &self.post),
+            Way::Ordered(outlet) => outlet.hand_on(first, count, &mut self.out, &self.waker, patience, &self.post),
         };
         if !blocked.is_zero() {
             self.post.meter.tally.lock().times.blocked += blocked;
+        }
+    }
+}
+
+/// How a thread waits until it is called: where items are tiny it first lets others go on a few times, because what it waits for is about to come, and
+/// going to sleep and being woken costs more than a batch of such items.
+#[derive(Clone, Copy)]
+struct Patience(u32);
+
+/// Times that others go first.
+const YIELDS: u32 = 4;
+
+impl Patience {
+    fn new(tiny: bool) -> Self {
+        Self(if tiny { YIELDS } else { 0 })
+    }
+
+    fn wait(&mut self) {
+        match self.0.checked_sub(1) {
+            Some(left) => {
+                self.0 = left;
+                thread::yield_now();
+            }
+            None => thread::park(),
         }
     }
 }
@@ -381,11 +407,11 @@ struct Ran {
 }
 
 /// Gives a whole batch, blocking this thread while there is no room. Returns for how long there was none.
-fn give<T, V>(exit: &mut dyn Exit<V>, batch: &mut Batch<V>, waker: &Waker, post: &Post<T>) -> Duration {
+fn give<T, V>(exit: &mut dyn Exit<V>, batch: &mut Batch<V>, waker: &Waker, mut patience: Patience, post: &Post<T>) -> Duration {
     let mut since = None;
     while exit.give(batch, waker) == Given::Full {
         since.get_or_insert_with(|| post.clock.now());
-        thread::park();
+        patience.wait();
     }
     since.map_or(Duration::ZERO, |since| post.clock.now().saturating_duration_since(since))
 }

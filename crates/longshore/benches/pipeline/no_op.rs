@@ -1,6 +1,12 @@
 //! A million items through three stages that do nothing.
 
-use std::hint::black_box;
+use std::{
+    hint::black_box,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use longshore::{Pipeline, Stage};
 
@@ -19,13 +25,13 @@ fn plain_step(n: u64) -> Result<u64, String> {
 
 async fn ours(n: u64, queue: usize, stage: impl Fn() -> Stage<u64, u64>) -> u64 {
     let stage = || stage().queue(queue);
-    let (mut outputs, running) = Pipeline::from_iter(0..n).stage(stage()).stage(stage()).stage(stage()).output_queue(queue).outputs();
-    let mut sum = 0;
-    while let Some(item) = outputs.next().await {
-        sum += item;
-    }
+    let sum = Arc::new(AtomicU64::new(0));
+    let total = sum.clone();
+    let line = Pipeline::from_iter(0..n).stage(stage()).stage(stage()).stage(stage()).output_queue(queue);
+    // One writer, so a load and a store do.
+    let running = line.start_for_each(move |item| total.store(total.load(Ordering::Relaxed) + item, Ordering::Relaxed));
     assert!(running.join().await.is_clean());
-    sum
+    sum.load(Ordering::Relaxed)
 }
 
 /// Every way must be slower than ours.
@@ -33,11 +39,17 @@ fn faster(ways: Vec<Way<'_>>) -> Vec<Way<'_>> {
     ways.into_iter().map(|way| way.limit(1.0)).collect()
 }
 
+/// Both, or the one that is named.
+fn queues(args: &Args) -> impl Iterator<Item = usize> {
+    let named: Vec<_> = [("64", 64), ("3", 3)].into_iter().filter(|(name, _)| args.wants(name)).map(|(_, queue)| queue).collect();
+    if named.is_empty() { vec![64, 3] } else { named }.into_iter()
+}
+
 /// Tasks on an async runtime of two threads.
 pub(crate) fn tasks(args: &Args) {
     let runtime = runtime();
     let n = args.tasks;
-    for queue in [64, 3] {
+    for queue in queues(args) {
         let check = |sum: u64| assert_eq!(sum, n * (n - 1) / 2 + 3 * n);
         let mut ways = faster(vec![
             way("crossfire spsc, tasks", || check(on(&runtime, by_hand::crossfire_spsc(n, queue)))),
@@ -55,7 +67,7 @@ pub(crate) fn tasks(args: &Args) {
 pub(crate) fn threads(args: &Args) {
     let runtime = runtime();
     let n = args.tasks;
-    for queue in [64, 3] {
+    for queue in queues(args) {
         let check = |sum: u64| assert_eq!(sum, n * (n - 1) / 2 + 3 * n);
         let mut ways = faster(vec![
             way("crossbeam, threads", || check(by_hand::crossbeam_threads(n, queue))),

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use super::Patience;
 use crate::{
     pipeline::{exit::Exit, post::Post, queue::Batch},
     sync::Mutex,
@@ -33,7 +34,15 @@ impl<V> Outlet<V> {
     }
 
     /// Takes the outputs of the items `first..first + count`, and hands on what is next. Returns for how long this thread was held up.
-    pub(super) fn hand_on<T>(&self, first: u64, count: u64, out: &mut Batch<V>, waker: &Waker, post: &Post<T>) -> Duration {
+    pub(super) fn hand_on<T>(
+        &self,
+        first: u64,
+        count: u64,
+        out: &mut Batch<V>,
+        waker: &Waker,
+        patience: Patience,
+        post: &Post<T>,
+    ) -> Duration {
         let mut blocked = Duration::ZERO;
         let mut state = self.0.lock();
         let spare = std::mem::take(&mut state.spare);
@@ -59,7 +68,7 @@ impl<V> Outlet<V> {
                 return blocked;
             }
             drop(state);
-            blocked += super::give(&mut *exit, &mut run, waker, post);
+            blocked += super::give(&mut *exit, &mut run, waker, patience, post);
             post.input.release(handed);
             state = self.0.lock();
             state.exit = Some(exit);
