@@ -8,7 +8,7 @@ use super::{LANES, MS, Same, ends, plain, same};
 
 #[test]
 fn groups_are_full_but_the_last_one() {
-    let collected = ends(|| Pipeline::from_iter(0..10_u32).stage(plain(LaneKind::Async)).batch(4, 3600_000 * MS).collect());
+    let collected = ends(|| Pipeline::from_iter(0..10_u32).stage(plain(LaneKind::Async)).batch(4, 3_600_000 * MS).collect());
     assert_eq!(collected.outputs, [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
 }
 
@@ -76,7 +76,7 @@ fn branch(f: impl Fn(u32) -> Same + Send + Sync + 'static, name: &'static str) -
 #[test]
 fn each_item_goes_to_its_branch_and_each_branch_keeps_its_order() {
     let collected = ends(|| {
-        let branches = [branch(|n| Ok(n), "even"), branch(|n| Ok(n + 1000), "odd")];
+        let branches = [branch(Ok, "even"), branch(|n| Ok(n + 1000), "odd")];
         Pipeline::from_iter(0..100).route(|n| (*n % 2) as usize, branches).stage(plain(LaneKind::Async)).collect()
     });
     let (odd, even): (Vec<u32>, Vec<u32>) = collected.outputs.iter().partition(|n| **n >= 1000);
