@@ -15,7 +15,7 @@
 //! - `queue.rs`: the queue between two stages; `exit.rs`: the way into it, whole or taken apart
 //! - `stage.rs`: what a user says of a stage; `post.rs`: what its workers share, and what becomes of a failure
 //! - `threads.rs`: workers on the blocking and cpu lanes (`threads/outlet.rs` puts their outputs in order, `threads/runner.rs` ends attempts on time)
-//! - `tasks.rs`: workers on the async lane
+//! - `tasks.rs`: workers on the async lane (`tasks/line.rs` puts their outputs in order, `tasks/polls.rs` polls their futures)
 //! - `parts.rs`: source, groups, branches; `crew.rs`: all that lives on the runtime, as one task
 //! - `run.rs`: a running pipeline, its stop and its end; `meter.rs`, `report.rs`: what it did and what held it up; `outputs.rs`: its reader
 
@@ -467,7 +467,7 @@ impl<T: Send + 'static> Pipeline<T> {
         }
         let mut loops = std::mem::take(&mut *loops.lock());
         loops.extend(reader(Outputs::new(queue, run.clone()), starting));
-        runtime.spawn(Crew::new(loops, runtime.clone()));
+        runtime.spawn(Crew::new(loops, runtime.clone(), settings.clock));
         RunningPipeline(run)
     }
 }

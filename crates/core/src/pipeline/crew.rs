@@ -5,6 +5,7 @@
 //! a wake is an entry in a list. A loop whose turns turn out long (its functions compute, after all) gets a task of its own, so that it holds up no other.
 
 use std::{
+    cell::Cell,
     future::Future,
     pin::Pin,
     task::{Context, Poll},
@@ -14,7 +15,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle as Runtime;
 
-use crate::lane::async_::pending::Pending;
+use crate::{clock::Clock, lane::async_::pending::Pending};
 
 /// Polls of loops in one go.
 const POLLS: usize = 16;
@@ -34,17 +35,29 @@ struct Member {
 pub(super) struct Crew {
     members: Pending<Member>,
     runtime: Runtime,
+    clock: Clock,
+}
+
+thread_local! {
+    /// The crew of this thread read the clock just now: a reading costs as much as a tiny item.
+    static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// The time at which the crew of this thread let a member go on, which has done nothing since; elsewhere the time now.
+#[inline]
+pub(super) fn turn_began(clock: Clock) -> Instant {
+    NOW.take().unwrap_or_else(|| clock.now())
 }
 
 impl Crew {
-    pub(super) fn new(loops: Vec<BoxFuture<'static, ()>>, runtime: Runtime) -> Self {
+    pub(super) fn new(loops: Vec<BoxFuture<'static, ()>>, runtime: Runtime, clock: Clock) -> Self {
         let mut members = Pending::new();
         for work in loops {
             let place = members.vacant();
             members.put(place, Member { work, strikes: 0 });
             members.waker(place).wake_by_ref();
         }
-        Self { members, runtime }
+        Self { members, runtime, clock }
     }
 }
 
@@ -57,18 +70,21 @@ impl Future for Crew {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { members, runtime } = &mut *self;
-        let began = Instant::now();
+        let Self { members, runtime, clock } = &mut *self;
+        let began = clock.now();
         let mut now = began;
         // A function that waits for something of tokio's may not be polled for ever without tokio having its turn.
         while now.duration_since(began) < TURN && tokio::task::coop::has_budget_remaining() {
             let polled = members.poll_woken(
                 POLLS,
                 |member, cx| {
-                    if member.work.as_mut().poll(cx).is_ready() {
+                    NOW.set(Some(now));
+                    let polled = member.work.as_mut().poll(cx);
+                    NOW.set(None);
+                    if polled.is_ready() {
                         return Some(Over::Ended);
                     }
-                    let began = std::mem::replace(&mut now, Instant::now());
+                    let began = std::mem::replace(&mut now, clock.now());
                     member.strikes = if now.duration_since(began) > LONG { member.strikes + 4 } else { member.strikes.saturating_sub(1) };
                     (member.strikes >= STRIKES).then_some(Over::Long)
                 },

@@ -70,6 +70,9 @@ impl<'a> Watch<'a> {
     }
 }
 
+/// An iterator that was quick for so many items in a row is slow by chance.
+const LONG_QUICK: u64 = 16_384;
+
 /// An iterator's turn on the runtime's thread. One that takes longer gets a thread of its own.
 const TURN: Duration = Duration::from_millis(1);
 
@@ -88,15 +91,14 @@ enum Turn {
 }
 
 /// Asks an iterator for up to `room` items; a panic is a failure of the source.
-fn turn<I: Iterator>(items: &mut I, room: usize, next: &mut u64, into: &mut Batch<I::Item>, post: &Post<I::Item>) -> Turn {
-    let began = Instant::now();
+fn turn<I: Iterator>(items: &mut I, room: usize, next: &mut u64, into: &mut Batch<I::Item>, began: Instant, post: &Post<I::Item>) -> Turn {
     let asked = catch_unwind(AssertUnwindSafe(|| {
         for taken in 1..=room {
             let Some(item) = items.next() else { return Turn::End };
             into.push_back((*next, item));
             *next += 1;
-            // Looked at now and then: the clock costs more than a cheap item.
-            if (taken.is_power_of_two() && *next < TRUSTED || taken == room) && began.elapsed() > TURN {
+            // Looked at now and then: the clock costs more than a cheap item. Once it is known to be quick, only whole turns are timed, by the caller.
+            if taken.is_power_of_two() && *next < TRUSTED && post.clock.now().saturating_duration_since(began) > TURN {
                 return Turn::Slow;
             }
         }
@@ -118,11 +120,16 @@ where
     I::Item: Send + 'static,
 {
     let mut way = Way { items, next: 1, exit };
-    let mut patience = if way.items.size_hint() == (0, None) { u64::MAX } else { QUICK };
+    let mut patience = if way.items.size_hint() == (0, None) { u64::MAX } else { QUICK / 8 };
     let mut slow = patience == u64::MAX;
+    let mut back_at = 0;
     loop {
-        if !slow && !iterate_quickly(&mut way, &post).await {
-            return;
+        if !slow {
+            if !iterate_quickly(&mut way, &post).await {
+                return;
+            }
+            let quick_for = way.next - back_at;
+            patience = if quick_for > LONG_QUICK { QUICK } else { patience.saturating_mul(8) };
         }
         let (ended, end) = tokio::sync::oneshot::channel();
         let own = post.clone();
@@ -137,9 +144,8 @@ where
             futures_util::future::Either::Left((Ok(Some(back)), _)) => way = back,
             _ => return,
         }
-        // It was slow once, or another thread was let first by the kernel.
-        patience = patience.saturating_mul(8);
-        slow = false;
+        // It was slow once, or the kernel let another thread go first.
+        (slow, back_at) = (false, way.next);
     }
 }
 
@@ -158,16 +164,16 @@ async fn iterate_quickly<I: Iterator>(way: &mut Way<I>, post: &Post<I::Item>) ->
         let room = wait_for_room(&mut *way.exit).await;
         watch.lap(|times| &mut times.blocked);
         let Some(room) = room else { return false };
-        let turn = turn(&mut way.items, room.min(FETCH), &mut way.next, &mut batch, post);
-        watch.lap(|times| &mut times.busy);
+        let turn = turn(&mut way.items, room.min(FETCH), &mut way.next, &mut batch, watch.since, post);
+        let took = watch.lap(|times| &mut times.busy);
         count_source(&post.meter, batch.len());
         if !give(&mut *way.exit, &mut batch, &post.meter, post.clock).await {
             return false;
         }
         match turn {
-            Turn::More => {}
             Turn::End => return false,
-            Turn::Slow => return true,
+            Turn::More if took <= TURN => {}
+            Turn::More | Turn::Slow => return true,
         }
     }
 }
@@ -179,7 +185,7 @@ fn iterate_here<I: Iterator>(mut way: Way<I>, patience: u64, post: &Post<I::Item
     let mut batch = VecDeque::new();
     let mut quick = 0;
     loop {
-        let turn = turn(&mut way.items, 1, &mut way.next, &mut batch, post);
+        let turn = turn(&mut way.items, 1, &mut way.next, &mut batch, watch.since, post);
         let took = watch.lap(|times| &mut times.busy);
         quick = if took < PROMPT { quick + 1 } else { 0 };
         count_source(&post.meter, batch.len());

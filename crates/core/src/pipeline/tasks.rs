@@ -3,10 +3,12 @@
 //! A future is polled where its item arrives; only what is pending is kept, at most as many as there are workers, in boxes that are used again and again.
 //! So an item whose future is ready at once costs no allocation, and no item costs a spawn.
 
+mod line;
+mod polls;
+
 use std::{
     collections::VecDeque,
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -18,9 +20,10 @@ use tokio::time::Sleep;
 
 use crate::{
     gate::pace::Pace,
-    lane::{Answer, async_::pending::Pending, panic_text},
+    lane::{Answer, async_::pending::Pending},
     outcome::Outcome,
     pipeline::{
+        crew::turn_began,
         exit::{Door, Exit},
         meter::Times,
         post::{Guard, Post, Tried},
@@ -30,9 +33,15 @@ use crate::{
         threads::Grip,
     },
 };
+use line::Line;
+use polls::{conclude, drop_future, drop_in_place, poll_new, poll_on, settle};
 
 /// Turns in one poll before the loop lets other tasks of its thread go on.
 const TURNS: usize = 8;
+/// A batch of so many items is worth a look at the clock.
+const TIMED: u32 = 16;
+/// Of smaller ones, one in so many.
+const SAMPLE: u32 = 8;
 /// Times that are worth telling before the next batch.
 const WORTH: Duration = Duration::from_millis(1);
 /// Futures polled in one turn.
@@ -72,6 +81,7 @@ where
         held: false,
         spare: Vec::new(),
         idle: Idle::Waiting,
+        turns: 0,
         counted: now,
         times: Times::default(),
         sleep: None,
@@ -79,43 +89,6 @@ where
         answer: std::marker::PhantomData,
     };
     loops.lock().push(Box::pin(work));
-}
-
-/// Outputs that are not next in line, by the index of their item.
-struct Line<V> {
-    /// Of the items from `base` on: nothing yet, no output, or an output.
-    slots: VecDeque<Option<Option<(u64, V)>>>,
-    base: u64,
-}
-
-impl<V> Default for Line<V> {
-    fn default() -> Self {
-        Self { slots: VecDeque::new(), base: 0 }
-    }
-}
-
-impl<V> Line<V> {
-    /// An item has ended; what is next in line goes to `ready`.
-    #[inline]
-    fn put(&mut self, index: u64, output: Option<(u64, V)>, ready: &mut Batch<V>) {
-        let place = (index - self.base) as usize;
-        if place == 0 && self.slots.is_empty() {
-            self.base += 1;
-            ready.extend(output);
-            return;
-        }
-        if place >= self.slots.len() {
-            self.slots.resize_with(place + 1, || None);
-        }
-        self.slots[place] = Some(output);
-        while let Some(slot) = self.slots.front_mut()
-            && let Some(output) = slot.take()
-        {
-            self.slots.pop_front();
-            self.base += 1;
-            ready.extend(output);
-        }
-    }
 }
 
 /// Why workers have nothing to do.
@@ -168,6 +141,8 @@ struct Loop<T, V, F, Fut, A> {
     /// The exit holds more than there is room for.
     held: bool,
     spare: Vec<Pin<Box<Option<Fut>>>>,
+    /// Batches that were started.
+    turns: u32,
     idle: Idle,
     /// Up to here the workers' time has been counted.
     counted: Instant,
@@ -194,7 +169,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let mut now = this.post.clock.now();
+        let mut now = turn_began(this.post.clock);
         for turn in 0..TURNS {
             if turn > 0 && this.running > 0 {
                 now = this.post.clock.now();
@@ -244,10 +219,10 @@ where
     /// Adds up what the workers' time went into since the last look.
     fn count(&mut self, now: Instant) {
         let time = now.saturating_duration_since(self.counted);
-        self.counted = now;
         if time.is_zero() {
             return;
         }
+        self.counted = now;
         let idle = time * (self.workers - self.running.min(self.workers)) as u32;
         if self.running > 0 {
             self.times.busy += time * (self.running - self.resting) as u32;
@@ -401,8 +376,11 @@ where
         if started == 0 && taken == 0 {
             return false;
         }
+        // The clock costs as much as a tiny item: of small batches only some are timed, the others count as what such items took before.
+        self.turns = self.turns.wrapping_add(1);
+        let timed = started >= TIMED || self.turns.is_multiple_of(SAMPLE);
         if tiny {
-            *now = self.post.clock.now();
+            *now = if timed { self.post.clock.now() } else { began + self.grip.estimate(started as usize) };
         }
         let time = now.saturating_duration_since(began);
         let mut tally = self.post.meter.tally.lock();
@@ -410,7 +388,7 @@ where
         if started > 0 {
             self.times.busy += time;
             tally.most = tally.most.max(self.running.max(1));
-            if tiny {
+            if tiny && timed {
                 // Those that were ready at once share the time of all.
                 self.grip.learn(time, started as usize);
                 tally.run.add_many(time / started, started);
@@ -571,114 +549,5 @@ where
             sleep.as_mut().reset(due);
         }
         sleep.as_mut().poll(cx).is_pending()
-    }
-}
-
-/// Makes a future in this place and polls it; a panic is an outcome. What is ready is dropped.
-#[inline]
-fn poll_new<T, V, F, Fut, A>(place: &mut Pin<Box<Option<Fut>>>, function: &F, item: T, cx: &mut Context<'_>) -> Option<Outcome<V>>
-where
-    F: Fn(T) -> Fut,
-    Fut: Future<Output = A>,
-    A: Answer<V>,
-{
-    polled(
-        catch_unwind(AssertUnwindSafe(|| {
-            place.set(Some(function(item)));
-            poll_once(place, cx)
-        })),
-        place,
-    )
-}
-
-/// Polls the future in this place.
-#[inline]
-fn poll_on<V, Fut, A>(place: &mut Pin<Box<Option<Fut>>>, cx: &mut Context<'_>) -> Option<Outcome<V>>
-where
-    Fut: Future<Output = A>,
-    A: Answer<V>,
-{
-    polled(catch_unwind(AssertUnwindSafe(|| poll_once(place, cx))), place)
-}
-
-#[inline]
-fn poll_once<V, Fut, A>(place: &mut Pin<Box<Option<Fut>>>, cx: &mut Context<'_>) -> Poll<Outcome<V>>
-where
-    Fut: Future<Output = A>,
-    A: Answer<V>,
-{
-    let Some(future) = place.as_mut().as_pin_mut() else { return Poll::Ready(Outcome::Lost("polled after its end".to_owned())) };
-    let polled = future.poll(cx);
-    if polled.is_ready() {
-        // Dropped in here, so that a panicking destructor is this item's outcome too.
-        place.set(None);
-    }
-    polled.map(Answer::into_outcome)
-}
-
-#[inline]
-fn polled<V, Fut>(polled: std::thread::Result<Poll<Outcome<V>>>, place: &mut Pin<Box<Option<Fut>>>) -> Option<Outcome<V>> {
-    match polled {
-        Ok(Poll::Pending) => None,
-        Ok(Poll::Ready(outcome)) => Some(outcome),
-        Err(panic) => {
-            let text = panic_text(&*panic);
-            let _ = drop_in_place(place);
-            Some(Outcome::Panicked(text))
-        }
-    }
-}
-
-fn drop_in_place<Fut>(place: &mut Pin<Box<Option<Fut>>>) -> Result<(), String> {
-    catch_unwind(AssertUnwindSafe(|| place.set(None))).map_err(|panic| panic_text(&*panic))
-}
-
-fn drop_future<Fut>(future: Pin<Box<Option<Fut>>>) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
-}
-
-/// An attempt has ended: `None` if another one follows it.
-fn settle<T, V, Fut>(
-    running: &mut Running<T, Fut>,
-    outcome: Outcome<V>,
-    post: &Post<T>,
-    grip: &mut Grip,
-    rng: &mut fastrand::Rng,
-    resting: &mut usize,
-    now: Instant,
-) -> Option<Outcome<V>> {
-    let time = now.saturating_duration_since(running.started);
-    grip.learn(time, 1);
-    let mut tally = post.meter.tally.lock();
-    tally.run.add(time);
-    if outcome.is_ok() {
-        return Some(outcome);
-    }
-    drop(tally);
-    let age = now.saturating_duration_since(running.taken);
-    let Some(after) = post.again(&outcome, &running.tried, age, rng.f64()) else { return Some(outcome) };
-    post.meter.tally.lock().retries += 1;
-    *resting += 1;
-    running.resting = true;
-    running.due = now.checked_add(after.max(Duration::from_nanos(1)));
-    None
-}
-
-/// An item has ended; its output, if it has one.
-#[inline]
-fn conclude<T, V>(post: &Post<T>, tried: Tried<T>, outcome: Outcome<V>, ok: &mut u64) -> Option<(u64, V)> {
-    match outcome {
-        Outcome::Ok(output) => {
-            *ok += 1;
-            Some((tried.number, output))
-        }
-        Outcome::Cancelled if post.run.halt() != Halt::No => {
-            post.cancelled();
-            None
-        }
-        other => {
-            post.failed(&other, tried);
-            None
-        }
     }
 }

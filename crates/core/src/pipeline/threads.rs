@@ -67,6 +67,11 @@ impl Grip {
         self.each > LONG.as_nanos() as f64
     }
 
+    /// What so many items probably take.
+    pub(super) fn estimate(&self, count: usize) -> Duration {
+        Duration::from_nanos((self.each * count as f64) as u64)
+    }
+
     /// `count` items took this long together.
     #[inline]
     pub(super) fn learn(&mut self, time: Duration, count: usize) {
