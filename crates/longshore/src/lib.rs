@@ -187,10 +187,8 @@
 //! # Examples
 //!
 //! In the folder `examples`: `job` (the first one), `producer_consumer` (HTTP calls, two producers, slow callbacks, the price of a queue), `leaky_bucket`
-//! (a steady pace, and what happens on overflow), `mixed_lanes` (waiting and computing side by side) and `isolated` (functions that crash, in child
-//! processes).
-//! (a steady pace, and what happens on overflow), `mixed_lanes` (waiting and computing side by side) and `pipeline` (an assembly line, its ideal time and
-//! its bottleneck).
+//! (a steady pace, and what happens on overflow), `mixed_lanes` (waiting and computing side by side), `isolated` (functions that crash, in child
+//! processes) and `pipeline` (an assembly line, its ideal time and its bottleneck).
 
 pub use longshore_core::{
     engine::{Handle, Quantiles, RunningTask, SlotUse, Snapshot, Summary},

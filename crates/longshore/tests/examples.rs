@@ -91,8 +91,7 @@ fn a_pipeline_takes_what_its_slowest_stage_takes_and_names_it() {
 
 #[test]
 fn an_example_helps_and_refuses_what_it_does_not_know() {
-    for name in ["producer_consumer", "leaky_bucket", "mixed_lanes", "isolated"] {
-    for name in ["producer_consumer", "leaky_bucket", "mixed_lanes", "pipeline"] {
+    for name in ["producer_consumer", "leaky_bucket", "mixed_lanes", "isolated", "pipeline"] {
         let help = run(name, "--help");
         assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--help"), "{name}");
         assert_eq!(run(name, "--no-such-thing").status.code(), Some(2), "{name}");
