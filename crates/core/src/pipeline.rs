@@ -130,6 +130,9 @@ impl Settings {
 impl<T: Send + 'static> Pipeline<T> {
     /// A pipeline of the items of this iterator, which is lazy and, if it likes, without end. It is asked on the runtime's threads as long as it is quick,
     /// else on a thread of its own; one that knows nothing of its length (a channel, the lines of a pipe) from the beginning.
+    ///
+    /// A quick iterator that knows its length is asked for several items at a time. One whose next item waits for an output of this very pipeline must
+    /// not be asked so: give it as a [`std::iter::from_fn`], or send its items ([`from_sender`](Pipeline::from_sender)).
     #[expect(clippy::should_implement_trait, reason = "it is collected into nothing, and needs an iterator that can go to another thread")]
     pub fn from_iter<I>(items: I) -> Self
     where

@@ -164,7 +164,9 @@ async fn iterate_quickly<I: Iterator>(way: &mut Way<I>, post: &Post<I::Item>) ->
         let room = wait_for_room(&mut *way.exit).await;
         watch.lap(|times| &mut times.blocked);
         let Some(room) = room else { return false };
-        let turn = turn(&mut way.items, room.min(FETCH), &mut way.next, &mut batch, watch.since, post);
+        // The first items one, two, four at a time: none waits long for an iterator that turns out slow.
+        let most = room.min(FETCH).min(usize::try_from(way.next).unwrap_or(FETCH));
+        let turn = turn(&mut way.items, most, &mut way.next, &mut batch, watch.since, post);
         let took = watch.lap(|times| &mut times.busy);
         count_source(&post.meter, batch.len());
         if !give(&mut *way.exit, &mut batch, &post.meter, post.clock).await {

@@ -145,3 +145,15 @@ fn a_slow_source_hands_on_each_item_as_it_comes() {
     });
     assert_eq!(*gone.lock().unwrap(), (1..20).collect::<Vec<_>>());
 }
+
+#[test]
+fn the_first_item_does_not_wait_for_the_second_whatever_the_source_knows_of_its_length() {
+    let (left, seen) = mpsc::channel();
+    let source = (0..2).inspect(move |n: &u32| {
+        if *n > 0 {
+            seen.recv().unwrap();
+        }
+    });
+    let report = ends(move || Pipeline::from_iter(source).stage(plain(LaneKind::Blocking)).for_each(|_| left.send(()).unwrap_or_default()));
+    assert_eq!(report.outputs, 2);
+}
