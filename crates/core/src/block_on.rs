@@ -17,10 +17,15 @@ impl Wake for Unpark {
     }
 }
 
+/// Wakes this thread from its [`park`](thread::park).
+pub(crate) fn thread_waker() -> Waker {
+    Waker::from(Arc::new(Unpark(thread::current())))
+}
+
 /// Blocks this thread until the future is done. For futures that need no runtime (no timers, no I/O).
 pub(crate) fn block_on<O>(future: impl Future<Output = O>) -> O {
     let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let waker = thread_waker();
     let mut cx = Context::from_waker(&waker);
     loop {
         match future.as_mut().poll(&mut cx) {

@@ -23,6 +23,7 @@ use std::{
 use tokio::{runtime::Handle as Runtime, sync::mpsc, time::Sleep};
 
 pub use handle::{Handle, Running, Snapshot};
+pub(crate) use stats::Spread;
 pub use stats::{Quantiles, RunningTask, SlotUse, Summary};
 
 use crate::{

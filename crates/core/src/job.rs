@@ -798,7 +798,7 @@ async fn forward<T: Send + 'static>(source: Box<dyn Source<T>>, sender: Sender<T
 }
 
 /// Runs async work to its end, on a runtime of its own, from any thread.
-fn on_own_runtime<O, F, Fut>(work: F) -> O
+pub(crate) fn on_own_runtime<O, F, Fut>(work: F) -> O
 where
     O: Send,
     F: FnOnce() -> Fut + Send,

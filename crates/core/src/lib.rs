@@ -8,6 +8,7 @@
 //! - `sink.rs`: where finished tasks go in this process: `sink/{callbacks,collect}.rs`
 //! - `job.rs`: the API that people meet first
 //! - `executor.rs`: a pool of lanes for calls that are submitted one by one: `executor/{call,handle,map,gather}.rs`
+//! - `pipeline.rs`: stages joined by bounded queues; its head lists `pipeline/`
 //! - `task.rs outcome.rs decide.rs retry.rs event.rs error.rs cancel.rs clock.rs`: the words
 
 pub(crate) mod block_on;
@@ -24,6 +25,7 @@ mod job;
 pub mod lane;
 pub(crate) mod mailbox;
 mod outcome;
+pub mod pipeline;
 mod retry;
 pub mod sink;
 pub mod source;
@@ -45,6 +47,7 @@ pub use lane::{
     isolated::{Functions, Isolation},
 };
 pub use outcome::{Outcome, Skip, Word};
+pub use pipeline::{OnError, Pipeline, Stage};
 pub use retry::{Backoff, ErrorClass, RetryOn, RetryPolicy};
 pub use sink::collect::{AsCompleted, Late};
 pub use source::queue::{Counts, SendError, Sender, Unsettled};

@@ -42,6 +42,7 @@
 //! | Celery: a `group` with a callback for each task and one at the end (`chord`) | `.on_task_complete(each).on_job_complete(end)` |
 //! | Celery: `rate_limit="100/s"`, `max_retries=3` | `.rate(Rate::per_second(100.0))`, `.retry(RetryPolicy::times(3))` |
 //! | tokio: `JoinSet` and `Semaphore::new(50)` | `Job::new(f).params(xs).workers(50).start().join().await` |
+//! | threads with a `Queue(maxsize=3)` between them, `None` at the end | `Pipeline::from_iter(xs).stage(Stage::blocking(f).queue(3)).stage(Stage::blocking(g).queue(3)).collect()` |
 //! | `stream.map(f).buffer_unordered(50)` | `Job::new(f).stream(xs).workers(50).as_completed()` |
 //! | rayon: `xs.into_par_iter().map(f).collect()` | `Job::cpu(f).params(xs).collect().results()` |
 //! | `xargs -d '\n' -P 8 -n 1 CMD` | `longshore run -j 8 -- CMD {}` |
@@ -156,6 +157,27 @@
 //! assert_eq!(report.ok(), 200);
 //! ```
 //!
+//! # Pipelines
+//!
+//! A [`Pipeline`] joins [`Stage`]s by bounded queues: what comes out of one goes into the next. Each has its own lane, workers, queue, rate, retries and
+//! timeout. It ends when its source has ended and everything has gone through; no item has to say that it is the last.
+//!
+//! ```
+//! use longshore::{OnError, Pipeline, Rate, RetryPolicy, Stage};
+//!
+//! let fetch = |n: u32| async move { Ok::<_, String>(format!("page {n}")) };
+//! let parse = |page: String| page[5..].parse::<u32>().map_err(|error| error.to_string());
+//! let line = Pipeline::from_iter(1..=20)
+//!     .stage(Stage::new(fetch).name("fetch").workers(8).rate(Rate::per_second(1000.0)).retry(RetryPolicy::times(3)))
+//!     .stage(Stage::cpu(parse).name("parse").workers(2).on_error(OnError::Skip))
+//!     .batch(8, std::time::Duration::from_millis(100))
+//!     .stage(Stage::blocking(|rows: Vec<u32>| Ok::<_, String>(rows.len())).name("store").queue(2));
+//! let collected = line.collect();
+//! assert_eq!(collected.outputs.iter().sum::<usize>(), 20);
+//! assert!(collected.report.is_clean());
+//! println!("{}", collected.report); // a line for each stage; the last one names the bottleneck
+//! ```
+//!
 //! # Cancel safety
 //!
 //! [`Sender::send`] that is cancelled has sent nothing (its task is dropped). [`Sender::drained`], [`AsCompleted::next`] and [`CancelToken::cancelled`] may
@@ -165,8 +187,8 @@
 //! # Examples
 //!
 //! In the folder `examples`: `job` (the first one), `producer_consumer` (HTTP calls, two producers, slow callbacks, the price of a queue), `leaky_bucket`
-//! (a steady pace, and what happens on overflow), `mixed_lanes` (waiting and computing side by side) and `isolated` (functions that crash, in child
-//! processes).
+//! (a steady pace, and what happens on overflow), `mixed_lanes` (waiting and computing side by side), `isolated` (functions that crash, in child
+//! processes) and `pipeline` (an assembly line, its ideal time and its bottleneck).
 
 pub use longshore_core::{
     engine::{Handle, Quantiles, RunningTask, SlotUse, Snapshot, Summary},

@@ -83,8 +83,15 @@ fn whatever_functions_do_in_children_is_their_own_outcome_and_nothing_is_left() 
 }
 
 #[test]
+fn a_pipeline_takes_what_its_slowest_stage_takes_and_names_it() {
+    let text = holds("pipeline", "--scale 0.2");
+    assert!(text.contains("bottleneck: stage 2 `transform`: busy"), "{text}");
+    assert!(holds("pipeline", "--scale 0.2 --workers 2").contains("within 5 % of the ideal"));
+}
+
+#[test]
 fn an_example_helps_and_refuses_what_it_does_not_know() {
-    for name in ["producer_consumer", "leaky_bucket", "mixed_lanes", "isolated"] {
+    for name in ["producer_consumer", "leaky_bucket", "mixed_lanes", "isolated", "pipeline"] {
         let help = run(name, "--help");
         assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--help"), "{name}");
         assert_eq!(run(name, "--no-such-thing").status.code(), Some(2), "{name}");

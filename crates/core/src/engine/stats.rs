@@ -150,7 +150,8 @@ pub(super) struct Times {
     wait: Spread,
 }
 
-struct Spread {
+/// How a time is spread over many samples.
+pub(crate) struct Spread {
     histogram: Histogram<u32>,
     longest: Duration,
 }
@@ -185,18 +186,24 @@ impl Times {
 }
 
 impl Spread {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, LONGEST, 2).unwrap_or_else(|_| unreachable!("the bounds are constant and right"));
         Self { histogram, longest: Duration::ZERO }
     }
 
     #[inline]
-    fn add(&mut self, time: Duration) {
-        self.histogram.saturating_record(micros(time));
+    pub(crate) fn add(&mut self, time: Duration) {
+        self.add_many(time, 1);
+    }
+
+    /// Adds the same time so many times.
+    #[inline]
+    pub(crate) fn add_many(&mut self, time: Duration, count: u32) {
+        self.histogram.saturating_record_n(micros(time), count);
         self.longest = self.longest.max(time);
     }
 
-    fn quantiles(&self) -> Quantiles {
+    pub(crate) fn quantiles(&self) -> Quantiles {
         let at = |quantile| Duration::from_micros(self.histogram.value_at_quantile(quantile)).min(self.longest);
         Quantiles { p50: at(0.50), p90: at(0.90), p95: at(0.95), p99: at(0.99), max: self.longest }
     }

@@ -7,7 +7,7 @@
 //! All loops draw from one queue. While one loop is enough it is the one that stays awake, because waking another thread costs more than a no-op task;
 //! the others are woken when work piles up or when a loop is held up by a handler that computes or blocks.
 
-mod pending;
+pub(crate) mod pending;
 #[cfg(test)]
 mod tests;
 

@@ -29,7 +29,7 @@ const MOST: usize = 512;
 /// Items that take longer than this are measured one by one; shorter ones share what their chunk took.
 const TINY: Duration = Duration::from_micros(2);
 /// How much nicer the threads are than the rest of the program. At 5 and more, sleeps on the async lane come as punctually as on an idle machine.
-const NICE: i32 = 10;
+pub(crate) const NICE: i32 = 10;
 
 /// The cpu lane.
 pub struct CpuLane<T, R>(Arc<Pool<T, R>>);

@@ -15,7 +15,7 @@ use std::{
 use crate::sync::Mutex;
 
 /// Places for pending work `P`.
-pub(super) struct Pending<P> {
+pub(crate) struct Pending<P> {
     places: Vec<Place<P>>,
     /// Empty places; the last one first, because it is warm.
     free: Vec<u32>,
@@ -72,18 +72,18 @@ impl Wake for Bell {
 }
 
 impl<P> Pending<P> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let list = List { places: Vec::new(), sleeper: None, asleep: false };
         Self { places: Vec::new(), free: Vec::new(), woken: Arc::new(Woken { list: Mutex::new(list) }), turn: Vec::new(), had: 0 }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.places.len()
     }
 
     /// An empty place. It stays empty until work is [`put`](Pending::put) there.
     #[inline]
-    pub(super) fn vacant(&mut self) -> u32 {
+    pub(crate) fn vacant(&mut self) -> u32 {
         if let Some(place) = self.free.last() {
             return *place;
         }
@@ -96,13 +96,13 @@ impl<P> Pending<P> {
 
     /// What wakes the work in a place.
     #[inline]
-    pub(super) fn waker(&self, place: u32) -> &Waker {
+    pub(crate) fn waker(&self, place: u32) -> &Waker {
         &self.places[place as usize].waker
     }
 
     /// Puts work into the place that [`vacant`](Pending::vacant) named last.
     #[inline]
-    pub(super) fn put(&mut self, place: u32, work: P) {
+    pub(crate) fn put(&mut self, place: u32, work: P) {
         debug_assert_eq!(self.free.last(), Some(&place), "another place");
         self.free.pop();
         self.places[place as usize].work = Some(work);
@@ -110,7 +110,7 @@ impl<P> Pending<P> {
 
     /// Polls up to `most` of those that were woken, and hands over with its output what is over; then its place is free. Returns how many were polled.
     #[inline]
-    pub(super) fn poll_woken<O>(
+    pub(crate) fn poll_woken<O>(
         &mut self,
         most: usize,
         mut poll: impl FnMut(&mut P, &mut Context<'_>) -> Option<O>,
@@ -144,7 +144,7 @@ impl<P> Pending<P> {
     }
 
     /// Lets the loop sleep until one is woken; `false` if one has been.
-    pub(super) fn sleep(&mut self, cx: &Context<'_>) -> bool {
+    pub(crate) fn sleep(&mut self, cx: &Context<'_>) -> bool {
         if self.had < self.turn.len() {
             return false;
         }
@@ -161,7 +161,7 @@ impl<P> Pending<P> {
     }
 
     /// Calls `look` with all that is pending; where it returns `true`, the work is polled soon.
-    pub(super) fn look(&mut self, mut look: impl FnMut(&mut P) -> bool) {
+    pub(crate) fn look(&mut self, mut look: impl FnMut(&mut P) -> bool) {
         for place in &mut self.places {
             if let Some(work) = &mut place.work
                 && look(work)
@@ -172,7 +172,7 @@ impl<P> Pending<P> {
     }
 
     /// Takes everything out.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = P> + '_ {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = P> + '_ {
         self.free.clear();
         self.free.extend(0..self.places.len() as u32);
         self.places.iter_mut().filter_map(|place| place.work.take())

@@ -1,0 +1,141 @@
+//! What a stage counts, and for how long its workers ran, waited and were held up.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::{
+    engine::Spread,
+    pipeline::{report::StageReport, run::Failure},
+    sync::Mutex,
+    task::LaneKind,
+};
+
+/// The counters of one stage.
+pub(super) struct Meter {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) workers: usize,
+    pub(super) queue: usize,
+    pub(super) paced: bool,
+    /// Items handed on.
+    given: AtomicU64,
+    pub(super) tally: Mutex<Tally>,
+}
+
+/// What a stage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Where the items come from.
+    Source,
+    /// A function on a lane.
+    Lane(LaneKind),
+    /// Items are gathered into groups.
+    Batch,
+    /// Each item is sent to one of several branches.
+    Route,
+}
+
+/// What changes with every batch.
+pub(super) struct Tally {
+    pub(super) taken: u64,
+    pub(super) ok: u64,
+    pub(super) failed: u64,
+    pub(super) cancelled: u64,
+    pub(super) retries: u64,
+    /// Sums over the workers.
+    pub(super) times: Times,
+    pub(super) running: usize,
+    pub(super) most: usize,
+    pub(super) run: Spread,
+    /// The first item that failed and did not stop the pipeline.
+    pub(super) first: Option<Failure>,
+}
+
+/// What a worker's time went into.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Times {
+    pub(super) busy: Duration,
+    pub(super) waiting: Duration,
+    pub(super) blocked: Duration,
+    pub(super) paused: Duration,
+}
+
+impl Times {
+    pub(super) fn sum(&self) -> Duration {
+        self.busy + self.waiting + self.blocked + self.paused
+    }
+
+    /// Moves these times to others.
+    #[inline]
+    pub(super) fn flush(&mut self, into: &mut Times) {
+        let Self { busy, waiting, blocked, paused } = std::mem::take(self);
+        into.busy += busy;
+        into.waiting += waiting;
+        into.blocked += blocked;
+        into.paused += paused;
+    }
+}
+
+impl Tally {
+    /// So many items more run.
+    #[inline]
+    pub(super) fn begin(&mut self, workers: usize) {
+        self.running += workers;
+        self.most = self.most.max(self.running);
+    }
+}
+
+impl Meter {
+    pub(super) fn new(name: String, kind: Kind, workers: usize, queue: usize, paced: bool) -> Self {
+        let tally = Tally {
+            taken: 0,
+            ok: 0,
+            failed: 0,
+            cancelled: 0,
+            retries: 0,
+            times: Times::default(),
+            running: 0,
+            most: 0,
+            run: Spread::new(),
+            first: None,
+        };
+        Self { name, kind, workers, queue, paced, given: AtomicU64::new(0), tally: Mutex::new(tally) }
+    }
+
+    #[inline]
+    pub(super) fn gave(&self, count: usize) {
+        self.given.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn given(&self) -> u64 {
+        self.given.load(Ordering::Relaxed)
+    }
+
+    /// What it says now; `left`: what waits in front of it.
+    pub(super) fn report(&self, left: u64) -> StageReport {
+        let tally = self.tally.lock();
+        StageReport {
+            name: self.name.clone(),
+            kind: self.kind,
+            workers: self.workers,
+            queue: self.queue,
+            paced: self.paced,
+            items_in: tally.taken,
+            items_out: self.given(),
+            ok: tally.ok,
+            failed: tally.failed,
+            cancelled: tally.cancelled,
+            retries: tally.retries,
+            left,
+            busy: tally.times.busy,
+            waiting: tally.times.waiting,
+            blocked: tally.times.blocked,
+            paused: tally.times.paused,
+            run: tally.run.quantiles(),
+            most: tally.most,
+            first_failure: tally.first.clone(),
+        }
+    }
+}

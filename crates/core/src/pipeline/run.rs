@@ -1,0 +1,267 @@
+//! A pipeline that runs: what its parts share, how it is stopped, and how one waits for its end.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex as StdMutex, PoisonError,
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::task::AtomicWaker;
+
+use crate::{
+    cancel::CancelToken,
+    clock::Clock,
+    error::TaskError,
+    pipeline::{
+        meter::Meter,
+        queue::Queue,
+        report::{Report, bottleneck},
+    },
+    sync::Mutex,
+};
+
+/// Which item stopped a pipeline, or failed in it.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The stage's name.
+    pub stage: String,
+    /// The number of the source's item, from 1. Outputs of one item have its number, a group that of its first item; 0 when no item is to blame.
+    pub number: u64,
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// What went wrong.
+    pub error: TaskError,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { stage, number, attempts, error } = self;
+        match (number, attempts) {
+            (0, _) => write!(f, "stage `{stage}`: {error}"),
+            (_, 0 | 1) => write!(f, "stage `{stage}`, item {number}: {error}"),
+            _ => write!(f, "stage `{stage}`, item {number}, after {attempts} attempts: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// How far a pipeline is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Halt {
+    /// It runs.
+    No,
+    /// Nothing new starts, what runs ends.
+    Soft,
+    /// Nothing new starts, pending futures are dropped.
+    Hard,
+}
+
+/// What is stopped when the pipeline is.
+trait Stops: Send + Sync {
+    fn stop(&self);
+    fn left(&self) -> u64;
+}
+
+impl<T: Send> Stops for Queue<T> {
+    fn stop(&self) {
+        Queue::stop(self);
+    }
+
+    fn left(&self) -> u64 {
+        Queue::left(self)
+    }
+}
+
+/// What the parts of a running pipeline share.
+pub(super) struct Run {
+    halt: AtomicU8,
+    /// Cancelled when it stops for whatever reason; and when it is cancelled.
+    pub(super) stopped: CancelToken,
+    pub(super) cancelled: CancelToken,
+    /// Parts (tasks and threads) that have not ended, and who waits for that.
+    live: AtomicUsize,
+    ended: CancelToken,
+    clock: Clock,
+    began: Instant,
+    inner: Mutex<Inner>,
+    /// Threads that sleep out a pause.
+    pause: StdMutex<()>,
+    pauses: Condvar,
+}
+
+#[derive(Default)]
+struct Inner {
+    failure: Option<Failure>,
+    wall: Option<Duration>,
+    stages: Vec<(Arc<Meter>, Option<Arc<dyn Stops>>)>,
+    outputs: Option<Arc<dyn Stops>>,
+    /// Of the loops on the runtime.
+    bells: Vec<Arc<AtomicWaker>>,
+}
+
+/// A part of a running pipeline; the pipeline has ended when all of them are dropped.
+pub(super) struct Part(Arc<Run>);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if self.0.live.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let wall = self.0.clock.now().saturating_duration_since(self.0.began);
+            self.0.inner.lock().wall = Some(wall);
+            self.0.ended.cancel();
+        }
+    }
+}
+
+impl Run {
+    pub(super) fn new(clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            halt: AtomicU8::new(0),
+            stopped: CancelToken::new(),
+            cancelled: CancelToken::new(),
+            live: AtomicUsize::new(0),
+            ended: CancelToken::new(),
+            clock,
+            began: clock.now(),
+            inner: Mutex::default(),
+            pause: StdMutex::default(),
+            pauses: Condvar::new(),
+        })
+    }
+
+    pub(super) fn part(self: &Arc<Self>) -> Part {
+        self.live.fetch_add(1, Ordering::AcqRel);
+        Part(self.clone())
+    }
+
+    /// A stage, in the order of the pipeline, and the queue in front of it.
+    pub(super) fn add_stage<T: Send + 'static>(&self, meter: Arc<Meter>, queue: Option<Arc<Queue<T>>>) {
+        let queue = queue.map(|queue| queue as Arc<dyn Stops>);
+        self.inner.lock().stages.push((meter, queue.clone()));
+        if let Some(queue) = queue
+            && self.halt() != Halt::No
+        {
+            queue.stop();
+        }
+    }
+
+    pub(super) fn set_outputs<T: Send + 'static>(&self, queue: Arc<Queue<T>>) {
+        self.inner.lock().outputs = Some(queue);
+    }
+
+    pub(super) fn add_bell(&self) -> Arc<AtomicWaker> {
+        let bell = Arc::new(AtomicWaker::new());
+        self.inner.lock().bells.push(bell.clone());
+        bell
+    }
+
+    #[inline]
+    pub(super) fn halt(&self) -> Halt {
+        match self.halt.load(Ordering::Acquire) {
+            0 => Halt::No,
+            1 => Halt::Soft,
+            _ => Halt::Hard,
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Resolves when every part has ended.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Stops because of this failure; the first one counts.
+    pub(super) fn fail(&self, failure: Failure) {
+        self.inner.lock().failure.get_or_insert(failure);
+        self.stop(Halt::Soft);
+    }
+
+    pub(super) fn stop(&self, how: Halt) {
+        self.halt.fetch_max(how as u8, Ordering::AcqRel);
+        if how == Halt::Hard {
+            self.cancelled.cancel();
+        }
+        self.stopped.cancel();
+        let (queues, bells): (Vec<_>, Vec<_>) = {
+            let inner = self.inner.lock();
+            let queues = inner.stages.iter().filter_map(|(_, queue)| queue.clone()).chain(inner.outputs.clone());
+            (queues.collect(), inner.bells.clone())
+        };
+        queues.iter().for_each(|queue| queue.stop());
+        bells.iter().for_each(|bell| bell.wake());
+        drop(self.pause.lock().unwrap_or_else(PoisonError::into_inner));
+        self.pauses.notify_all();
+    }
+
+    /// Lets this thread sleep, until a stop at the longest. `false`: it was stopped.
+    pub(super) fn sleep(&self, time: Duration) -> bool {
+        let began = Instant::now();
+        let mut guard = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if self.halt() != Halt::No {
+                return false;
+            }
+            let Some(rest) = time.checked_sub(began.elapsed()).filter(|rest| !rest.is_zero()) else { return true };
+            guard = self.pauses.wait_timeout(guard, rest).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(super) fn report(&self) -> Report {
+        let inner = self.inner.lock();
+        let wall = inner.wall.unwrap_or_else(|| self.clock.now().saturating_duration_since(self.began));
+        let failure = inner.failure.clone();
+        let parts = inner.stages.clone();
+        let unread = inner.outputs.as_ref().map_or(0, |queue| queue.left());
+        drop(inner);
+        let stages: Vec<_> = parts.iter().map(|(meter, queue)| meter.report(queue.as_ref().map_or(0, |queue| queue.left()))).collect();
+        Report {
+            bottleneck: bottleneck(&stages, wall),
+            outputs: stages.last().map_or(0, |stage| stage.items_out),
+            unread,
+            cancelled: self.halt() == Halt::Hard,
+            failure,
+            stages,
+            wall,
+        }
+    }
+}
+
+/// Stops and asks a running pipeline. Clones are one handle.
+#[derive(Clone)]
+pub struct Handle(pub(super) Arc<Run>);
+
+impl Handle {
+    /// Ends the pipeline now: nothing new starts, pending futures are dropped, functions on threads run to their end and their outputs are dropped.
+    /// Does not wait. A pipeline that has ended is left as it is.
+    pub fn cancel(&self) {
+        if !self.0.has_ended() {
+            self.0.stop(Halt::Hard);
+        }
+    }
+
+    /// What the pipeline has done so far.
+    pub fn report(&self) -> Report {
+        self.0.report()
+    }
+}
+
+/// A pipeline that runs. Dropping it leaves the pipeline running.
+pub struct RunningPipeline(pub(super) Arc<Run>);
+
+impl RunningPipeline {
+    /// Stops and asks the running pipeline.
+    pub fn handle(&self) -> Handle {
+        Handle(self.0.clone())
+    }
+
+    /// Waits until every stage has ended, and says what they did. Dropping this future leaves the pipeline running.
+    pub async fn join(self) -> Report {
+        self.0.ended().await;
+        self.0.report()
+    }
+}
