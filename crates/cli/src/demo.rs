@@ -123,7 +123,7 @@ pub fn functions() -> longshore_core::Functions {
 type Run = fn(&Settings) -> Result<Shown>;
 
 /// All scenarios, in the order of the lesson, and how much of their time `demo all` takes.
-pub const SCENARIOS: [(&str, Run, f64); 13] = [
+pub const SCENARIOS: [(&str, Run, f64); 14] = [
     ("options", waits::options, 0.3),
     ("io-vs-cpu", computing::io_vs_cpu, 0.5),
     ("urls", waits::urls, 0.2),
@@ -134,6 +134,7 @@ pub const SCENARIOS: [(&str, Run, f64); 13] = [
     ("tiny", computing::tiny, 0.3),
     ("producer-consumer", queues::producer_consumer, 0.3),
     ("workers", queues::workers, 0.3),
+    ("pipeline", queues::pipeline, 0.3),
     ("mixed", queues::mixed, 0.5),
     ("leaky-bucket", queues::leaky_bucket, 0.5),
     ("images", images::images, 0.1),

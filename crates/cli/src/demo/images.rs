@@ -2,12 +2,15 @@
 
 use std::{
     fs,
+    io::Cursor,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use image::{ImageReader, RgbImage, imageops};
-use longshore_core::{Executor, Isolation, LaneKind};
+use longshore_advise::Measure;
+use longshore_core::{Executor, Isolation, LaneKind, Pipeline, Stage as PipelineStage};
 
 use super::{Settings, Shown, Stage};
 
@@ -46,10 +49,40 @@ pub(super) fn images(settings: &Settings) -> Result<Shown> {
     check(&to, count)?;
     let to = out("processes")?;
     let pairs: Vec<_> = made.iter().map(|path| (path.clone(), to.clone())).collect();
-    let resize = pool.isolated(resize_in_child, Isolation::default());
-    stage.way("C  process lane, a child a core", || Ok(resize.map(pairs).results()?.len()))?;
+    let in_child = pool.isolated(resize_in_child, Isolation::default());
+    stage.way("C  process lane, a child a core", || Ok(in_child.map(pairs).results()?.len()))?;
     check(&to, count)?;
-    Ok(stage.why("resizing computes, so cores decide; threads share memory and no lock, which spares what processes pay for starting and for sending"))
+    let to = out("pipeline")?;
+    let target = to.clone();
+    let cores = LaneKind::Cpu.default_workers();
+    let report = stage.way("D  pipeline: read → decode, resize, encode → write", || {
+        let read = PipelineStage::blocking(|path: PathBuf| fs::read(&path).map(|bytes| (path, bytes))).name("read");
+        let shrink = PipelineStage::cpu(|(path, bytes): (PathBuf, Vec<u8>)| Ok::<_, String>((encode(&path, &bytes)?, path)));
+        let shrink = shrink.name("resize").workers(cores);
+        let write = PipelineStage::blocking(move |(bytes, path): (Vec<u8>, PathBuf)| {
+            fs::write(target.join(path.file_name().unwrap_or_default()), bytes)
+        });
+        Ok(Pipeline::from_iter(made.clone()).stage(read).stage(shrink).stage(write.name("write")).run())
+    })?;
+    ensure!(report.is_clean(), "the pipeline: {report}");
+    check(&to, count)?;
+    if let Some(neck) = &report.bottleneck {
+        stage.fact(format!("D's bottleneck: {}", neck.reason));
+    }
+    let to = out("sample")?;
+    let sample: Vec<_> = made.iter().take(64).cloned().collect();
+    let measure = Measure::of(sample).count(count as u64).budget(Duration::from_millis(1_500));
+    let measured = measure.expect(|result: &Result<(), String>| result.is_ok()).run(move |path| resize(&path, &to))?;
+    let advice = &measured.advice;
+    let (place, workers) = (advice.place, advice.workers);
+    stage.fact(format!("advise, from {} measured resizes: {place}, {workers} at once, {}", measured.runs, advice.speed_up));
+    if let Some(reason) = advice.reasons.first() {
+        stage.fact(format!("because {reason}"));
+    }
+    Ok(stage.why(
+        "resizing computes, so cores decide. The lesson answers with processes, which Python needs to use two cores; threads here share memory and no lock, \
+         so they need not start, nor send anything",
+    ))
 }
 
 /// A directory that goes with the demo.
@@ -88,6 +121,19 @@ pub(super) fn resize(path: &Path, to: &Path) -> Result<(), String> {
 /// The same in a child process.
 pub(super) fn resize_in_child((path, to): (PathBuf, PathBuf)) -> Result<(), String> {
     resize(&path, &to)
+}
+
+/// Decodes, halves and encodes again, in memory.
+fn encode(path: &Path, bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let work = || -> Result<Vec<u8>> {
+        let format = image::ImageFormat::from_path(path)?;
+        let image = image::load_from_memory_with_format(bytes, format)?;
+        let small = imageops::resize(&image.to_rgb8(), WIDE / 2, HIGH / 2, imageops::FilterType::Triangle);
+        let mut out = Cursor::new(Vec::new());
+        small.write_to(&mut out, format)?;
+        Ok(out.into_inner())
+    };
+    work().map_err(|error| format!("{}: {error:#}", path.display()))
 }
 
 fn halve(path: &Path, to: &Path) -> Result<()> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use longshore_core::{Job, LaneKind, Rate, SendError, Sender, TaskError};
+use longshore_core::{Job, LaneKind, Pipeline, Rate, SendError, Sender, TaskError};
 
 use super::{Settings, Shown, Stage};
 
@@ -98,6 +98,39 @@ pub(super) fn workers(settings: &Settings) -> Result<Shown> {
     }
     ensure!(report.slots.len() == workers.min(count), "some worker had nothing to do");
     Ok(stage.why("whoever is free takes the next task, so that the workers are done at about the same time"))
+}
+
+/// Three stages with queues of three between them.
+pub(super) fn pipeline(settings: &Settings) -> Result<Shown> {
+    let (count, workers) = (settings.items(8) as u32, settings.workers(1));
+    let [load, transform, store, every] = [0.3, 0.4, 0.2, 0.1].map(|seconds| settings.time(seconds));
+    let title = format!("{count} items, one every {every:?}, through load {load:?}, transform {transform:?}, store {store:?}, queues of 3");
+    let mut stage = Stage::new(title);
+    stage.took("one after another (the stages' times, added)", (load + transform + store) * count);
+    let slowest = load.max(transform / workers as u32).max(store).max(every);
+    stage.took("the ideal: one item's way, and the slowest stage for each of the others", load + transform + store + slowest * (count - 1));
+    let line = |name: &'static str, takes: Duration| {
+        longshore_core::Stage::blocking(move |item: u32| {
+            sleep(takes);
+            Ok::<_, String>(item)
+        })
+        .name(name)
+        .queue(3)
+    };
+    let collected = stage.way("pipeline", || {
+        let items = (0..count).inspect(move |item| {
+            if *item > 0 {
+                sleep(every)
+            }
+        });
+        let second = line("transform", transform).workers(workers);
+        Ok(Pipeline::from_iter(items).stage(line("load", load)).stage(second).stage(line("store", store)).collect())
+    })?;
+    ensure!(collected.outputs == (0..count).collect::<Vec<_>>(), "not every item came out once, in order: {:?}", collected.outputs);
+    for line in collected.report.to_string().lines() {
+        stage.fact(line);
+    }
+    Ok(stage.why("all stages work at once on different items; the slowest sets the pace, and a full queue tells the one before to wait"))
 }
 
 /// Waiting and computing tasks in one queue: everything on one lane, each on its own, one after another.

@@ -150,7 +150,7 @@ pub(super) fn bottleneck(stages: &[StageReport], wall: Duration) -> Option<Bottl
         (_, true, true) => "a higher rate",
         (_, true, false) => "fewer failures, or shorter times between attempts",
         (Kind::Lane(LaneKind::Cpu), ..) if stage.workers >= LaneKind::Cpu.default_workers() => {
-            "its workers have all cores: a cheaper function"
+            "its workers have all cores: only a cheaper function helps"
         }
         _ => "give it more workers",
     };
