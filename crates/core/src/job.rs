@@ -1,19 +1,20 @@
 //! The API that people meet first: a function, its parameters, and what to do with the results.
+//!
+//! `job/producers.rs` is what fills its work queue, `job/report.rs` what it comes to.
 
-use std::{
-    future::Future,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+mod producers;
+mod report;
+mod runtime;
 
-use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, Stream, StreamExt};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{runtime::Handle as Runtime, sync::mpsc};
 
 use crate::{
     clock::Clock,
-    engine::{self, Engine, EngineConfig, Handle, Lanes, Summary},
+    engine::{self, Engine, EngineConfig, Lanes},
     error::TaskError,
     event::Event,
     gate::{GateConfig, Limit, adaptive::Bounds, pace::Rate},
@@ -24,10 +25,9 @@ use crate::{
         child::{self, Command, Output},
         cpu::CpuLane,
         isolated::{IsolatedLane, Isolation},
-        panic_text,
         process::{ProcessHandler, ProcessLane, exit_outcome},
     },
-    outcome::{Outcome, Word},
+    outcome::Outcome,
     retry::RetryPolicy,
     sink::{
         Sink,
@@ -35,28 +35,23 @@ use crate::{
         collect::{AsCompleted, Collector, completions},
     },
     source::{
-        Source,
-        iter::{IterSource, OptionsOf, StreamSource},
-        queue::{QueueSource, Sender, queue},
+        iter::OptionsOf,
+        queue::{Sender, queue},
     },
     task::{Finished, LaneKind, Options},
 };
+
+pub use report::{Collected, Report, RunningJob};
+pub(crate) use runtime::on_own_runtime;
+
+use producers::{Failures, Producer, source};
+use report::OnJobComplete;
 
 /// Tasks that may wait in the line of one busy lane, key or value while others pass.
 const PARKING: usize = 1_000;
 
 type Choose<T, O> = Box<dyn Fn(&T) -> O + Send + Sync>;
-type Produce<T> = Box<dyn FnOnce(Sender<T>) -> BoxFuture<'static, Result<(), TaskError>> + Send>;
-type OnJobComplete = Box<dyn FnOnce(&Report) + Send>;
 type MakeLane<T, R> = Box<dyn FnOnce(&Outbox<T, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<T, R>> + Send>;
-
-enum Producer<T> {
-    Iter(Box<dyn Iterator<Item = T> + Send>),
-    Stream(futures_util::stream::BoxStream<'static, T>),
-    Function(Produce<T>),
-    /// A queue whose senders are with the user.
-    Queue(QueueSource<T>),
-}
 
 /// One job: a function that is run for many parameters, by a bounded crowd of workers, with results handled behind a queue of their own.
 ///
@@ -716,226 +711,10 @@ impl<T: Send + 'static> Job<T, Output> {
     }
 }
 
-/// What producers said when they failed.
-#[derive(Clone, Default)]
-struct Failures(Arc<Mutex<Vec<String>>>);
-
-impl Failures {
-    fn add(&self, text: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
-    }
-}
-
-/// One source for all producers: a single iterator, stream or queue is the source itself; several fill one queue (of several queues, the first).
-fn source<T: Send + 'static>(
-    mut producers: Vec<Producer<T>>,
-    options: Option<OptionsOf<T>>,
-    capacity: usize,
-    failures: &Failures,
-    runtime: &Runtime,
-) -> Arc<dyn Source<T>> {
-    let single = if producers.len() == 1 { producers.pop() } else { None };
-    match single {
-        Some(Producer::Iter(iter)) => return Arc::new(IterSource::new(iter, options)),
-        Some(Producer::Stream(stream)) => return Arc::new(StreamSource::new(stream, options)),
-        Some(Producer::Queue(source)) => return Arc::new(source.with_options(options)),
-        Some(other) => producers.push(other),
-        None => {}
-    }
-    // A queue whose sender is with the user is the job's own, so that its `drained` waits for the tasks; further ones pour into it.
-    let own = producers.iter().position(|producer| matches!(producer, Producer::Queue(_))).map(|place| producers.remove(place));
-    let (sender, source) = match own {
-        Some(Producer::Queue(source)) => (source.sender(), source),
-        _ => queue(capacity),
-    };
-    for producer in producers {
-        let (sender, failures) = (sender.clone(), failures.clone());
-        runtime.spawn(async move {
-            // Keeps the job from ending before it is known how this producer did.
-            let open = sender.clone();
-            let produced = AssertUnwindSafe(async { feed(producer, sender).await }).catch_unwind().await;
-            match produced {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => failures.add(error.to_string()),
-                Err(panic) => failures.add(format!("panicked: {}", panic_text(&*panic))),
-            }
-            drop(open);
-        });
-    }
-    // Told here, where tasks leave the queue, and not on the way in: what a producer's `drained` waits for is then the task, not its way.
-    Arc::new(source.with_options(options))
-}
-
-async fn feed<T: Send + 'static>(producer: Producer<T>, sender: Sender<T>) -> Result<(), TaskError> {
-    let source: Box<dyn Source<T>> = match producer {
-        Producer::Function(produce) => return produce(sender).await,
-        Producer::Iter(iter) => Box::new(IterSource::new(iter, None)),
-        Producer::Stream(stream) => Box::new(StreamSource::new(stream, None)),
-        Producer::Queue(source) => Box::new(source),
-    };
-    forward(source, sender).await
-}
-
-/// Moves what a source brings to a queue. Stops when the job does.
-async fn forward<T: Send + 'static>(source: Box<dyn Source<T>>, sender: Sender<T>) -> Result<(), TaskError> {
-    let mut batch = Vec::new();
-    loop {
-        let fetched = source.fetch(16, &mut batch).await.map_err(|error| TaskError::new("source", error.message))?;
-        for delivery in batch.drain(..) {
-            let own = delivery.options.map(|options| *options);
-            let settled = [crate::source::Settlement { receipt: delivery.receipt, verdict: crate::Verdict::Ack }];
-            if sender.send_with(delivery.payload, own).await.is_err() {
-                source.close();
-                return Ok(());
-            }
-            // From here on the job's own queue answers for it.
-            source.settle(&settled).await.map_err(|error| TaskError::new("source", error.message))?;
-        }
-        if fetched == crate::source::Fetched::End {
-            return Ok(());
-        }
-    }
-}
-
-/// Runs async work to its end, on a runtime of its own, from any thread.
-pub(crate) fn on_own_runtime<O, F, Fut>(work: F) -> O
-where
-    O: Send,
-    F: FnOnce() -> Fut + Send,
-    Fut: Future<Output = O>,
-{
-    let run = move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .thread_name("longshore")
-            .build()
-            .unwrap_or_else(|error| panic!("no threads for an async runtime: {error}"));
-        let output = runtime.block_on(work());
-        // A source or handler that blocks for ever on a thread of the runtime must not keep us.
-        runtime.shutdown_background();
-        output
-    };
-    if Runtime::try_current().is_err() {
-        return run();
-    }
-    // Blocking a thread of a runtime from inside is refused by tokio; a thread of our own may.
-    std::thread::scope(|scope| scope.spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-}
-
-/// A job that runs.
-pub struct RunningJob {
-    running: engine::Running,
-    failures: Failures,
-    panics: Arc<Panics>,
-    on_job_complete: Option<OnJobComplete>,
-}
-
-impl RunningJob {
-    /// The engine alone, for whoever has no use for callbacks and reports.
-    pub(crate) fn into_running(self) -> engine::Running {
-        self.running
-    }
-
-    /// Changes and asks the running job.
-    pub fn handle(&self) -> Handle {
-        self.running.handle()
-    }
-
-    /// Waits for the end of the job, calls `on_job_complete` and returns the report. Dropping this future leaves the job running.
-    pub async fn join(self) -> Report {
-        let summary = self.running.join().await;
-        let mut report = Report {
-            summary,
-            failed_producers: std::mem::take(&mut *self.failures.0.lock().unwrap_or_else(PoisonError::into_inner)),
-            callback_panics: self.panics.count(),
-            first_callback_panic: self.panics.first(),
-        };
-        if let Some(callback) = self.on_job_complete {
-            let called = std::panic::catch_unwind(AssertUnwindSafe(|| callback(&report)));
-            if let Err(panic) = called {
-                report.callback_panics += 1;
-                report.first_callback_panic.get_or_insert(panic_text(&*panic));
-            }
-        }
-        report
-    }
-}
-
-/// What a job did: the engine's summary, and what went wrong around it.
-/// ```
-/// let report = longshore_core::Job::blocking(|n: u32| if n == 3 { Err("three") } else { Ok(n) }).params(0..10).run();
-/// assert_eq!((report.ok(), report.failed(), report.done()), (9, 1, 10));
-/// assert!(!report.is_clean());
-/// println!("{:.0} tasks/s; run p50 {:?} p99 {:?}; waited p50 {:?}", report.throughput(), report.run.p50, report.run.p99, report.wait.p50);
-/// for (reason, time) in &report.waited {
-///     println!("nothing started for {time:?}: {reason}");
-/// }
-/// ```
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Counts by outcome, wall time, quantiles of run and wait, slots, where the time went.
-    pub summary: Summary,
-    /// What producers said that failed or panicked.
-    pub failed_producers: Vec<String>,
-    /// Callbacks that panicked.
-    pub callback_panics: u64,
-    /// What the first of them said.
-    pub first_callback_panic: Option<String>,
-}
-
-impl Report {
-    /// Tasks that ended well.
-    pub fn ok(&self) -> u64 {
-        self.summary.count(Word::Ok)
-    }
-
-    /// Tasks that ended in any other way.
-    pub fn failed(&self) -> u64 {
-        self.summary.failed()
-    }
-
-    /// Whether every task ended well, every producer finished and no callback panicked.
-    pub fn is_clean(&self) -> bool {
-        self.failed() == 0 && self.failed_producers.is_empty() && self.callback_panics == 0 && self.summary.error.is_none()
-    }
-}
-
-impl std::ops::Deref for Report {
-    type Target = Summary;
-
-    fn deref(&self) -> &Summary {
-        &self.summary
-    }
-}
-
-/// Every outcome, in the order of the parameters, and the report.
-#[derive(Debug)]
-pub struct Collected<R> {
-    /// The outcomes.
-    pub outcomes: Vec<Outcome<R>>,
-    /// The report.
-    pub report: Report,
-}
-
-impl<R> Collected<R> {
-    /// All results, if every task ended well.
-    ///
-    /// # Errors
-    /// The place (from 0) and the error of the first task that did not.
-    pub fn results(self) -> Result<Vec<R>, (usize, TaskError)> {
-        self.outcomes
-            .into_iter()
-            .enumerate()
-            .map(|(place, outcome)| match outcome {
-                Outcome::Ok(result) => Ok(result),
-                other => Err((place, other.error().unwrap_or_else(|| TaskError::new("lost", "no outcome")))),
-            })
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]

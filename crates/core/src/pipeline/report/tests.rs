@@ -70,7 +70,9 @@ fn the_stage_that_the_others_wait_for_is_named_with_the_reason() {
         (
             "every core",
             vec![source(1, 0), cores],
-            Some("stage 1 `sum`: busy 90 %, its workers waited 1.00 s for input → its workers have all cores: a cheaper function"),
+            Some(
+                "stage 1 `sum`: busy 90 %, its workers waited 1.00 s for input → its workers have all cores: only a cheaper function helps",
+            ),
         ),
         ("nobody", vec![source(10, 0), load(20, 80, 0)], None),
         ("no stage at all", vec![], None),
