@@ -15,7 +15,7 @@ use std::{
 use futures_util::future::{MaybeDone, maybe_done};
 
 /// How long to look around. A wake-up costs about as much.
-const SPIN: Duration = Duration::from_micros(20);
+const SPIN: Duration = Duration::from_micros(40);
 /// Looks are less than a microsecond apart. If so much time lies between two of them, the processor was with somebody else.
 const AWAY: Duration = Duration::from_micros(100);
 /// For how long not to look around then.
