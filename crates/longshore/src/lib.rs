@@ -28,6 +28,8 @@
 //! [`start`](Job::start) (on your own tokio runtime) or [`as_completed`](Job::as_completed) (results one after the other, as they come). Functions return
 //! a `Result` whose error is text, an [`std::io::Error`] or a [`TaskError`], or else an [`Outcome`].
 //!
+//! The [guide] begins with three templates, and says what to run where, and why.
+//!
 //! # What you know, and what you write here
 //!
 //! | what you know | what you write here |
@@ -189,6 +191,8 @@
 //! In the folder `examples`: `job` (the first one), `producer_consumer` (HTTP calls, two producers, slow callbacks, the price of a queue), `leaky_bucket`
 //! (a steady pace, and what happens on overflow), `mixed_lanes` (waiting and computing side by side), `isolated` (functions that crash, in child
 //! processes) and `pipeline` (an assembly line, its ideal time and its bottleneck).
+
+pub mod guide;
 
 pub use longshore_core::{
     engine::{Handle, Quantiles, RunningTask, SlotUse, Snapshot, Summary},

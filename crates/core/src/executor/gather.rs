@@ -149,7 +149,7 @@ pub fn as_completed<R: Send + 'static>(handles: impl IntoIterator<Item = TaskHan
             handle.tell(&inbox, place);
         }
     }
-    AsCompletedHandles { left: handles.len(), handles, inbox }
+    AsCompletedHandles { left: handles.len(), handles, inbox, gone: 0 }
 }
 
 /// See [`as_completed`].
@@ -157,6 +157,8 @@ pub struct AsCompletedHandles<R: Send + 'static> {
     handles: Vec<Option<TaskHandle<R>>>,
     left: usize,
     inbox: Arc<Inbox>,
+    /// So many at the front are gone. Looked for from here on, or each poll would take longer than the one before.
+    gone: usize,
 }
 
 impl<R: Send + 'static> Unpin for AsCompletedHandles<R> {}
@@ -168,7 +170,7 @@ impl<R: Send + 'static> AsCompletedHandles<R> {
         }
         // Inside a call of the same pool nobody else may have a place for what this one waits for.
         if self.pool().is_some_and(|(pool, _)| Inside::of(pool).is_some()) {
-            let waiting = self.handles.iter().flatten().find(|handle| handle.is_waiting());
+            let waiting = self.handles[self.gone..].iter().flatten().find(|handle| handle.is_waiting());
             waiting.map(TaskHandle::help);
         }
         let place = std::task::ready!(self.inbox.poll_pop(cx));
@@ -177,8 +179,10 @@ impl<R: Send + 'static> AsCompletedHandles<R> {
         Poll::Ready(Some((place, handle.take())))
     }
 
-    fn pool(&self) -> Option<(u64, Arc<Tally>)> {
-        self.handles.iter().flatten().next().map(|handle| (handle.slot.pool, handle.slot.tally.clone()))
+    /// The executor of the first handle that is left.
+    fn pool(&mut self) -> Option<(u64, Arc<Tally>)> {
+        self.gone += self.handles[self.gone..].iter().take_while(|handle| handle.is_none()).count();
+        self.handles.get(self.gone)?.as_ref().map(|handle| (handle.slot.pool, handle.slot.tally.clone()))
     }
 
     fn cancel(&mut self) {
