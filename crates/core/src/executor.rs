@@ -40,7 +40,7 @@ use crate::{
     source::queue::{SendError, Sender, queue},
     task::LaneKind,
 };
-use call::{Coming, Plain, Slot, Tally, Ticket, Work};
+use call::{Coming, Inside, Plain, Slot, Tally, Ticket, Work};
 
 pub use gather::{AsCompletedHandles, Gather, GatherAll, as_completed, gather, gather_all};
 pub use handle::TaskHandle;
@@ -257,12 +257,24 @@ impl Executor {
 
     /// Takes no more calls, waits for those that were submitted, and says how they ended. Blocks this thread; in async code use
     /// [`finish`](Executor::finish). Calls that are submitted meanwhile by calls that run are waited for too.
+    ///
+    /// # Panics
+    /// In a call of the same executor, which would wait for itself.
     pub fn close(self) -> Closed {
+        self.assert_outside("close()");
         block_on(self.finish())
     }
 
+    fn assert_outside(&self, what: &str) {
+        assert!(Inside::of(self.0.number).is_none(), "{what} inside a call of the same executor would wait for that very call");
+    }
+
     /// As [`close`](Executor::close), for async code. Dropping the future leaves the calls running as long as a clone of the executor lives.
+    ///
+    /// # Panics
+    /// As [`close`](Executor::close).
     pub async fn finish(self) -> Closed {
+        self.assert_outside("finish()");
         // A call may submit to another lane, so once through all lanes is not enough.
         loop {
             let before = self.0.sent();

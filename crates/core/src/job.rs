@@ -441,7 +441,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
 
     /// Lets the number of tasks that run at once find itself, between `floor` and `ceiling`: it grows as long as that serves more, and falls when the other
     /// side queues, refuses (429, 503) or fails to answer in time. [How it is found](crate::gate::adaptive). Sets the workers of the job's lane to the
-    /// ceiling; [`Handle::set_concurrency`] ends it.
+    /// ceiling; [`Handle::set_concurrency`](crate::engine::Handle::set_concurrency) ends it.
     ///
     /// ```
     /// use longshore_core::Job;

@@ -194,6 +194,9 @@
 
 pub mod guide;
 
+/// Which lane and how many workers: guessed from words, or measured on a sample.
+pub use longshore_advise as advice;
+pub use longshore_advise::{Advice, advise};
 pub use longshore_core::{
     engine::{Handle, Quantiles, RunningTask, SlotUse, Snapshot, Summary},
     *,

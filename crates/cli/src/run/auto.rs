@@ -157,7 +157,8 @@ impl Auto {
         let item = self.item.get_or_insert_with(|| {
             let wall = (seen.ran - from.ran) / u32::try_from(done).unwrap_or(u32::MAX);
             let known = u32::try_from(seen.on_cpu.1 - from.on_cpu.1).unwrap_or(u32::MAX);
-            self.known_cpu = known > 0;
+            // Of requests there are samples, and of a child behind a pipe only what our own thread did.
+            self.known_cpu = known > 0 && self.lane == LaneKind::Process;
             let cpu = (seen.on_cpu.0 - from.on_cpu.0).checked_div(known).unwrap_or_default().min(wall);
             Item { wall, cpu, queued: Duration::ZERO, spread: 0.0, voluntary: 0.0, forced: 0.0, timed: done }
         });

@@ -84,7 +84,8 @@ type Start<T, R> = Box<dyn Fn(&Executor, Vec<T>) -> TaskHandle<Chunk<R>> + Send 
 /// A function over an input, not yet run: an iterator over its results (blocking), or a [stream](Map::stream).
 ///
 /// Results come in the order of the inputs, or [as they are done](Map::unordered). Inputs are drawn from their iterator only as far ahead as the lane can
-/// use, on the thread that asks for results; the input may be endless. Dropping it cancels what is on its way.
+/// use, on the thread that asks for results; the input may be endless. One whose items come slowly should go with [`chunk(1)`](Map::chunk): a chunk waits
+/// until it is full. Dropping it cancels what is on its way.
 ///
 /// ```
 /// use longshore_core::Executor;
@@ -244,7 +245,8 @@ where
         self
     }
 
-    /// How many chunks are on their way at once, those that are done and not read included (twice as many as the lane has workers).
+    /// How many chunks are on their way at once, those that are done and not read included (eight times as many as the lane has workers, so that one that
+    /// takes long does not leave the others without work while its result is waited for).
     pub fn ahead(mut self, chunks: usize) -> Self {
         self.ahead = Some(chunks.max(1));
         self
@@ -311,7 +313,7 @@ where
 
     /// Starts chunks until enough are on their way.
     fn fill(&mut self) {
-        let ahead = self.ahead.unwrap_or(2 * self.workers);
+        let ahead = self.ahead.unwrap_or(8 * self.workers);
         let began = *self.began.get_or_insert_with(Instant::now);
         while !self.exhausted && self.flying.len() < ahead {
             let left = match self.inputs.size_hint() {
