@@ -87,9 +87,7 @@ pub fn plans(measured: &Measured) -> Vec<Plan> {
     let mut plans = vec![Plan { place: Place::Sequential, workers: 1, chunk: 1, rate, low: rate, high: rate, start: 0.0, measured: true }];
     let most = most_workers(measured);
     let trusted = |lane: LaneKind| !(lane == LaneKind::Cpu && reckoned(measured));
-    // Where nothing waits, more threads than cores can only have been lucky.
-    let possible = |workers: usize| workers <= most && (workers <= measured.cores || measured.item.share() < COMPUTES);
-    plans.extend(measured.runs.iter().filter(|run| possible(run.workers) && trusted(run.lane)).filter_map(|run| {
+    plans.extend(measured.runs.iter().filter(|run| run.workers <= most && trusted(run.lane)).filter_map(|run| {
         let (low, rate, high) = quantiles(&run.rates)?;
         let (low, high) = if run.rates.len() < 3 { (low * (1.0 - ONCE), high * (1.0 + ONCE)) } else { (low, high) };
         let start = start_of(measured, run.lane);
