@@ -121,6 +121,8 @@ pub struct Measured {
 
 /// A way must be this much slower than the fastest before a simpler one is not taken instead.
 const SAME: f64 = 1.03;
+/// Where nothing waits, more workers than cores must be this much faster: less can only have been luck.
+const LUCK: f64 = 1.15;
 /// Speed-ups below this are not worth a lane.
 const WORTH_IT: f64 = 1.1;
 /// Data that may wait in a work queue.
@@ -156,10 +158,12 @@ pub fn decide(measured: &Measured) -> Advice {
     let plans = plans(measured);
     let cost = |plan: &Plan| plan.cost(measured);
     let sequential = plans.iter().find(|plan| plan.place == Place::Sequential);
-    let best = plans.iter().map(cost).fold(f64::INFINITY, f64::min);
-    let stay = sequential.filter(|plan| cost(plan) <= best * WORTH_IT);
+    let computes = measured.item.share() >= model::COMPUTES;
+    let weighed = |plan: &Plan| cost(plan) * if computes && plan.workers > measured.cores { LUCK } else { 1.0 };
+    let best = plans.iter().map(weighed).fold(f64::INFINITY, f64::min);
+    let stay = sequential.filter(|plan| weighed(plan) <= best * WORTH_IT);
     let simplest = || {
-        let fast = plans.iter().filter(|plan| plan.place != Place::Sequential && cost(plan) <= best * SAME);
+        let fast = plans.iter().filter(|plan| plan.place != Place::Sequential && weighed(plan) <= best * SAME);
         // The cpu lane leaves the others their time; it goes before an equally fast crowd of threads.
         fast.min_by_key(|plan| (plan.place != Place::Lane(LaneKind::Cpu), plan.workers))
     };

@@ -18,7 +18,7 @@ const UNMEASURED: f64 = 0.5;
 /// How far a rate that was measured once can be off.
 const ONCE: f64 = 0.1;
 /// Work that is on a CPU for this share of its time gains nothing by more threads than cores.
-const COMPUTES: f64 = 0.95;
+pub(super) const COMPUTES: f64 = 0.95;
 /// Others may have this share of the machine before it counts as busy.
 const BUSY: f64 = 0.15;
 /// Fewer waves of tasks than these are counted one by one.
