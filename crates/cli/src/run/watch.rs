@@ -192,8 +192,15 @@ impl Watch<'_> {
         if let Some(estimate) = estimate.filter(tokio::task::JoinHandle::is_finished) {
             self.total = estimate.await.ok().flatten();
         }
-        if let Some(outcome) = self.auto.as_ref().and_then(Auto::found).and_then(|found| found.outcome(Instant::now())) {
-            self.say(&format!(" {outcome}"));
+        if let Some(auto) = &self.auto {
+            match auto.found() {
+                Some(found) => {
+                    if let Some(outcome) = found.outcome(Instant::now()) {
+                        self.say(&format!(" {outcome}"));
+                    }
+                }
+                None => self.say(&format!(" -j auto: over before it was known what is best; {} at once in the end", self.concurrency)),
+            }
         }
         Left {
             total: self.total,
