@@ -44,7 +44,7 @@ impl<T> Outputs<T> {
         block_on(self.next())
     }
 
-    pub(super) fn run(&self) -> &Run {
+    pub(super) fn run(&self) -> &Arc<Run> {
         &self.run
     }
 

@@ -265,3 +265,53 @@ impl RunningPipeline {
         self.0.report()
     }
 }
+
+#[cfg(all(test, not(longshore_loom)))]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::{Pipeline, Stage};
+
+    /// The item in whose middle the pipeline is stopped. By then the worker takes several at a time, and there are more behind it.
+    const LAST: u32 = 5_000;
+
+    #[test]
+    fn a_worker_that_knows_of_a_stop_takes_nothing_more_although_its_queue_does_not_know_yet() {
+        let ((reached, reaches), (resume, resumes)) = (mpsc::channel(), mpsc::channel::<()>());
+        let resumes = StdMutex::new(resumes);
+        let stage = Stage::blocking(move |n: u32| {
+            if n == LAST {
+                reached.send(()).unwrap();
+                resumes.lock().unwrap().recv().unwrap();
+            }
+            Ok::<_, String>(n)
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let _inside = runtime.enter();
+        let (mut outputs, _running) = Pipeline::from_iter(1..).stage(stage.queue(64)).outputs();
+        let run = outputs.run().clone();
+        let (tell, told) = mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            // To the end, or to the first one that should not be there.
+            let read: Vec<u32> = std::iter::from_fn(|| outputs.blocking_next()).take(LAST as usize + 1).collect();
+            tell.send(read).unwrap();
+        });
+        reaches.recv().unwrap();
+        // Whoever stops the pipeline gets as far as the halt, and not to the queues.
+        let queues = run.inner.lock();
+        let stopping = {
+            let run = run.clone();
+            std::thread::spawn(move || run.stop(Halt::Soft))
+        };
+        while run.halt() == Halt::No {
+            std::thread::yield_now();
+        }
+        resume.send(()).unwrap();
+        let read = told.recv().unwrap();
+        drop(queues);
+        stopping.join().unwrap();
+        reader.join().unwrap();
+        assert!(read.into_iter().eq(1..=LAST), "something was started after the stop, or is missing");
+    }
+}

@@ -193,6 +193,10 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
                 self.chunk.clear();
             }
             self.hand_on(first, count as u64);
+            // A stop is known here before the queues have heard of it. To take more now would let later items pass those that were just put back.
+            if self.post.run.halt() != Halt::No {
+                break;
+            }
         }
     }
 
