@@ -186,13 +186,14 @@ impl Run {
         if how == Halt::Hard {
             self.cancelled.cancel();
         }
-        self.stopped.cancel();
         let (queues, bells): (Vec<_>, Vec<_>) = {
             let inner = self.inner.lock();
             let queues = inner.stages.iter().filter_map(|(_, queue)| queue.clone()).chain(inner.outputs.clone());
             (queues.collect(), inner.bells.clone())
         };
         queues.iter().for_each(|queue| queue.stop());
+        // After the queues: a source that is left behind on its thread brings nothing more once its part has ended, so that the report adds up.
+        self.stopped.cancel();
         bells.iter().for_each(|bell| bell.wake());
         drop(self.pause.lock().unwrap_or_else(PoisonError::into_inner));
         self.pauses.notify_all();
