@@ -1,0 +1,338 @@
+//! A system that holds queues, and a consumer of some of them.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::BoxFuture;
+use longshore_core::{Receipt, source::Fetched};
+use tokio::sync::mpsc;
+
+use crate::results::{ChordPart, PartState, Stored};
+
+/// Why a broker or a result backend could not do what it was asked. Its text says what, where, and what to do; never a password.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct BrokerError {
+    /// How bad it is. Adapters wait out what is transient by themselves (with backoff and jitter, and they say so) wherever waiting cannot double
+    /// anything; a transient error that reaches the caller means: unknown whether it was done.
+    pub kind: longshore_core::ErrorKind,
+    /// What happened, for people.
+    pub message: String,
+}
+
+/// A message on its way into a queue. Routing is done: the queue is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outgoing {
+    /// The queue.
+    pub queue: Arc<str>,
+    /// 0 to 9; 0 is served first.
+    pub priority: u8,
+    /// Not to be started before this time. Brokers that can hold it back do; the others lend it early, and the worker holds it.
+    pub due: Option<SystemTime>,
+    /// The message, encoded.
+    pub raw: Vec<u8>,
+}
+
+/// A message lent to a consumer until it is finished or handed back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    /// Its name at this consumer.
+    pub receipt: Receipt,
+    /// The queue that it came from.
+    pub queue: Arc<str>,
+    /// The message, as it stood in the queue.
+    pub raw: Vec<u8>,
+    /// How many workers died while it ran (or may have run) with them. From 1 it is a suspect, which runs alone and is [accused](Consumer::accuse) first.
+    pub crashes: u32,
+    /// Whether it was lent before.
+    pub redelivered: bool,
+}
+
+/// What becomes of a claimed message. One step: either all of it, or nothing but a prefix that repeats harmlessly.
+/// The order is: is it still ours? → `publish` → `results` → `part` → `end`.
+#[derive(Clone, Debug)]
+pub struct Finish {
+    /// The message.
+    pub receipt: Receipt,
+    /// What is sent on: callbacks, the next link of a chain, the next attempt.
+    pub publish: Vec<Outgoing>,
+    /// What is stored. Only where the result backend is [this broker's store](Broker::is_store_of).
+    pub results: Vec<Stored>,
+    /// The chord that it is a part of. Only where the result backend is this broker's store. When the chord is complete through this part, the message
+    /// stays claimed ([`Ended::Complete`]), so that the chord's body is sent before it is finished.
+    pub part: Option<ChordPart>,
+    /// What becomes of the message itself.
+    pub end: End,
+}
+
+/// How a claimed message ends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    /// It is done.
+    Ack,
+    /// It goes back, to be run by anybody: to the front of its queue, marked redelivered, or to the back.
+    Back {
+        /// To the front.
+        front: bool,
+    },
+    /// It goes to the dead letters.
+    Dead {
+        /// Why, for people.
+        reason: String,
+    },
+    /// It stays claimed.
+    Keep,
+}
+
+/// What came of a [`Finish`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ended {
+    /// All of it was done.
+    Done,
+    /// All of it was done but for the end: with this part the chord is complete, and its body is ours to send. The message is still claimed.
+    Complete(PartState),
+    /// Nothing was done: the message is not ours any more (it was rescued from us), so the result comes too late.
+    Refused,
+}
+
+/// What a consumer is opened for.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// The queues.
+    pub queues: Vec<Arc<str>>,
+    /// How long what we hold stays ours without a sign of life. Renewed every third of it from a thread of its own.
+    pub lease: Duration,
+    /// After this time Celery's own workers take what nobody acknowledged (Redis): at most the shortest of any Celery on the database.
+    pub visibility_timeout: Duration,
+    /// The worker's node name (`name@host`), for people.
+    pub node: String,
+}
+
+/// A system that holds queues. Cheap to share; all methods may be called at once.
+pub trait Broker: Send + Sync {
+    /// Its URL, with `***` in place of the password.
+    fn url(&self) -> &str;
+
+    /// Connects if need be; its name and version (`redis 7.0.15`), and the time of one round trip.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn ping(&self) -> BoxFuture<'_, Result<(String, Duration), BrokerError>>;
+
+    /// Whether this is the store of that result backend too (the same server and database, the same file), so that results travel in [`Finish`].
+    fn is_store_of(&self, results_url: &str) -> bool;
+
+    /// Opens a consumer. Queues come into being by being named.
+    ///
+    /// # Errors
+    /// It cannot be reached (after the patience that the URL gives it), or it refuses us.
+    fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>>;
+
+    /// Puts messages into their queues, in order, all or none of a call. Safe to await at once from many callers: what comes together is sent together.
+    ///
+    /// # Errors
+    /// Refused: nothing was sent. Transient: unknown whether it was.
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Sends to whoever listens now on a fanout or topic exchange (`celery.pidbox`, `celeryev`).
+    ///
+    /// # Errors
+    /// As `publish`.
+    fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Listens to an exchange: all whose routing key matches the pattern (`#` is everything, `worker.#` what begins so). Ends when it is dropped.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn subscribe<'a>(&'a self, exchange: &'a str, pattern: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>>;
+
+    /// Answers a remote-control request: to the queue that is bound to `reply.celery.pidbox` by this routing key.
+    ///
+    /// # Errors
+    /// As `publish`.
+    fn reply<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Takes replies as they come, for a client with this id. Binds its reply queue first; unbinds when it is dropped.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn replies<'a>(&'a self, oid: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>>;
+
+    /// The state of these queues, or of all that are known.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>>;
+
+    /// Up to `most` waiting messages, the next one first, without taking them.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn peek<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>>;
+
+    /// Throws away what waits in a queue; how many.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>>;
+
+    /// Moves what waits in a queue to another, in order, nothing being in neither; how many. Messages keep their bytes.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn transfer<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>>;
+
+    /// Pauses or resumes a queue for longshore's workers, with who did it; they take nothing from it while it is paused.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn pause<'a>(&'a self, queue: &'a str, by: Option<&'a str>) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Where tasks with this id are: waiting (the place in its queue), held, dead. Looks through the queues, so it costs their length.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn find<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>>;
+
+    /// The dead letters of a queue, or of all, the latest first.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>>;
+
+    /// Puts dead letters back into their queues (with their crashes forgotten), or throws them away; how many there were.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn bury<'a>(&'a self, letters: &'a [DeadLetter], retry: bool) -> BoxFuture<'a, Result<u64, BrokerError>>;
+}
+
+/// Takes messages from queues for one worker.
+pub trait Consumer: Send + Sync {
+    /// Waits for messages and appends at least one and at most `room`, or says that there will be no more (after [`close`](Consumer::close)).
+    /// Never cancelled by its caller. A broker that goes away is waited for.
+    ///
+    /// # Errors
+    /// Nothing more can come of this consumer.
+    fn claim<'a>(&'a self, room: usize, into: &'a mut Vec<Claimed>) -> BoxFuture<'a, Result<Fetched, BrokerError>>;
+
+    /// Wakes an idle claim, which returns at once with what it has; nothing is claimed afterwards.
+    fn close(&self);
+
+    /// The messages of these receipts once more (an ETA is due: its bytes were not kept in memory). `None` for one that is not ours any more.
+    ///
+    /// # Errors
+    /// Transient: try again.
+    fn load<'a>(&'a self, receipts: &'a [Receipt]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>>;
+
+    /// Ends messages, in order; one step for each message, one round trip for all. Waits for a broker that goes away, and then finds out what was done.
+    ///
+    /// # Errors
+    /// Nothing more can come of this consumer.
+    fn finish<'a>(&'a self, batch: &'a [Finish]) -> BoxFuture<'a, Result<Vec<Ended>, BrokerError>>;
+
+    /// Records that a suspect is about to start: should this worker die now, it is this one whose crashes count goes up.
+    ///
+    /// # Errors
+    /// Nothing more can come of this consumer.
+    fn accuse(&self, receipt: Receipt) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    /// Takes another queue into service, or (with `false`) one out of it.
+    fn serve(&self, queue: &str, on: bool);
+
+    /// Which queues are in service.
+    fn serving(&self) -> Vec<Arc<str>>;
+
+    /// After the last finish: gives up the lease, and hands back what is still held, to the front. A consumer that is dropped without it looks dead to the
+    /// others, which is what it is.
+    ///
+    /// # Errors
+    /// It could not be said; the others will take what was held when the lease is over.
+    fn leave(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
+}
+
+/// Messages of an exchange, or replies, as they come. Dropping it ends it.
+pub struct Subscription {
+    /// Routing key and message.
+    pub messages: mpsc::Receiver<(String, Vec<u8>)>,
+    /// What ends the subscription when it is dropped.
+    pub guard: Box<dyn Send + Sync>,
+}
+
+/// What is known of a queue.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct QueueState {
+    /// Its name.
+    pub name: String,
+    /// Waiting messages, by priority step where there are several.
+    pub waiting: u64,
+    /// Lent and not finished, ETA tasks that a worker holds included.
+    pub held: u64,
+    /// Held back by the broker itself until their time.
+    pub later: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// How old the oldest waiting message is, where the broker can say.
+    pub oldest: Option<Duration>,
+    /// Who paused it.
+    pub paused: Option<String>,
+}
+
+/// Where a task is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Its queue.
+    pub queue: String,
+    /// What it does there.
+    pub doing: Doing,
+    /// The message.
+    pub raw: Vec<u8>,
+}
+
+/// What a task does in a broker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Doing {
+    /// It waits: its place (from 1), and how many wait there.
+    Waiting {
+        /// Its place, from 1.
+        place: u64,
+        /// How many wait.
+        of: u64,
+    },
+    /// The broker holds it back until then.
+    Later {
+        /// When.
+        due: SystemTime,
+    },
+    /// It is lent to a worker; its node name, if it is one of ours.
+    Held {
+        /// The worker.
+        by: Option<String>,
+        /// Since when, or until when it is looked after, where the broker can say.
+        since: Option<SystemTime>,
+    },
+    /// It is a dead letter.
+    Dead {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A message that is run no more.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadLetter {
+    /// Names it in its queue.
+    pub key: String,
+    /// Its queue.
+    pub queue: String,
+    /// When it died.
+    pub at: SystemTime,
+    /// Why.
+    pub reason: String,
+    /// How many workers died of it.
+    pub crashes: u32,
+    /// The message.
+    pub raw: Vec<u8>,
+}

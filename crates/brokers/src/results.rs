@@ -1,0 +1,112 @@
+//! Where results, saved groups and chords are stored.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use crate::broker::BrokerError;
+
+/// Names a document.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// The result of a task (`celery-task-meta-<id>`).
+    Task(String),
+    /// A saved group (`celery-taskset-meta-<id>`).
+    Group(String),
+}
+
+/// A document to be stored and told to whoever waits for it, in one step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// Its name.
+    pub key: Key,
+    /// The document.
+    pub doc: Vec<u8>,
+    /// When it is forgotten; never, where absent.
+    pub expires: Option<Duration>,
+    /// A stored SUCCESS stays as it is.
+    pub keep_success: bool,
+}
+
+/// A part of a chord that has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChordPart {
+    /// The header group's id.
+    pub group: String,
+    /// The part's task id.
+    pub id: String,
+    /// Its place in the group.
+    pub index: Option<i64>,
+    /// `[1, "<id>", "<state>", <result>]`.
+    pub member: Vec<u8>,
+    /// How long the chord's keys live on.
+    pub expires: Duration,
+    /// Names whoever may send the body.
+    pub token: String,
+}
+
+/// How a chord stands after a part was counted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PartState {
+    /// Parts are missing, or another one has the right to send the body.
+    Waiting,
+    /// All are there, and the right to send the body is ours, under this token, for a short time ([`ResultBackend::chord_extend`]).
+    Ours {
+        /// The token.
+        token: String,
+    },
+    /// Its body was sent before.
+    Over,
+}
+
+/// Where results are stored. Cheap to share; all methods may be called at once. What is transient is waited out, as with [`Broker`](crate::Broker).
+///
+/// # Errors
+/// Every method: the backend cannot be reached, or it refuses us.
+pub trait ResultBackend: Send + Sync {
+    /// Its URL, with `***` in place of the password.
+    fn url(&self) -> &str;
+
+    /// Connects if need be; name and version, and the time of one round trip.
+    fn ping(&self) -> BoxFuture<'_, Result<(String, Duration), BrokerError>>;
+
+    /// Stores documents and tells whoever waits, in one step each, one round trip for all.
+    fn store<'a>(&'a self, batch: &'a [Stored]) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Documents, in the order asked for; `None` where there is none.
+    fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>>;
+
+    /// Forgets documents; how many there were.
+    fn forget<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<u64, BrokerError>>;
+
+    /// Listens for the results of these tasks. When this resolves the subscription stands: whatever is stored from now on arrives (a document may arrive
+    /// twice, and one that was stored before does not arrive: look once with `get` afterwards). After a lost connection it looks once by itself.
+    fn watch<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<Watch, BrokerError>>;
+
+    /// Says how many parts a chord has, before its last part is sent; clears what an earlier attempt left.
+    fn chord_start<'a>(&'a self, group: &'a str, size: u64, expires: Duration) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Counts a part, once however often it is told, and claims the right to send the body if it is the last: one atomic step.
+    fn chord_part<'a>(&'a self, part: &'a ChordPart) -> BoxFuture<'a, Result<PartState, BrokerError>>;
+
+    /// The parts of a chord in their order, each as it was told.
+    fn chord_parts<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>>;
+
+    /// Holds the right to send the body for so long. `false`: it is not ours any more.
+    fn chord_extend<'a>(&'a self, group: &'a str, token: &'a str, by: Duration) -> BoxFuture<'a, Result<bool, BrokerError>>;
+
+    /// The body was sent: the chord is over and its keys go. `false`: the right was not ours any more.
+    fn chord_over<'a>(&'a self, group: &'a str, token: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>>;
+
+    /// One more part (`add_to_chord`).
+    fn chord_grow<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<(), BrokerError>>;
+}
+
+/// Results as they are stored: id and document. Dropping it ends the subscription.
+pub struct Watch {
+    /// Id and document.
+    pub results: mpsc::Receiver<(String, Vec<u8>)>,
+    /// What ends the subscription when it is dropped.
+    pub guard: Box<dyn Send + Sync>,
+}

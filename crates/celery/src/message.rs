@@ -1,0 +1,139 @@
+//! A task as it travels.
+
+use std::time::{Duration, SystemTime};
+
+use crate::{
+    signature::Signature,
+    value::{Map, Value},
+};
+
+/// A task message: what its headers, its properties and its body say.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Message {
+    /// The task's name.
+    pub task: String,
+    /// The task's id.
+    pub id: String,
+    /// The first task of the tree that this one belongs to.
+    pub root_id: Option<String>,
+    /// The task that sent this one.
+    pub parent_id: Option<String>,
+    /// The group that it is a member of.
+    pub group: Option<String>,
+    /// Its place in the group. May be absent in a group.
+    pub group_index: Option<i64>,
+    /// How often it was retried.
+    pub retries: u32,
+    /// Not to be started before.
+    pub eta: Option<SystemTime>,
+    /// Not to be started after.
+    pub expires: Option<SystemTime>,
+    /// The soft limit of one attempt.
+    pub soft_time_limit: Option<Duration>,
+    /// The hard limit of one attempt.
+    pub time_limit: Option<Duration>,
+    /// Whether nobody wants the result; the task's own word where absent.
+    pub ignore_result: Option<bool>,
+    /// The name to show.
+    pub shadow: Option<String>,
+    /// Its arguments as Python shows them.
+    pub argsrepr: Option<String>,
+    /// Its keyword arguments as Python shows them.
+    pub kwargsrepr: Option<String>,
+    /// Who sent it.
+    pub origin: Option<String>,
+    /// How often it stands in for another task.
+    pub replaced_task_nesting: i64,
+    /// The names of its stamps.
+    pub stamped_headers: Vec<String>,
+    /// Its stamps.
+    pub stamps: Map,
+    /// All other headers: the user's own, `celery_beat_task`, ours.
+    pub headers: Map,
+    /// Where its result is awaited (of use to the rpc result backend).
+    pub reply_to: Option<String>,
+    /// `correlation_id`; the task's id where absent.
+    pub correlation_id: Option<String>,
+    /// 0 to 9. On Redis 0 is served first.
+    pub priority: Option<u8>,
+    /// Where it was sent: the exchange, empty for the default one.
+    pub exchange: String,
+    /// Where it was sent: the routing key, which is the queue's name where the exchange is empty.
+    pub routing_key: String,
+    /// Whether it was taken and given back before.
+    pub redelivered: bool,
+    /// The positional arguments.
+    pub args: Vec<Value>,
+    /// The keyword arguments.
+    pub kwargs: Map,
+    /// Sent with its result.
+    pub callbacks: Vec<Signature>,
+    /// Told of its failure.
+    pub errbacks: Vec<Signature>,
+    /// What comes after it, **the last first**. `Some` of nothing stands at the end of a chain.
+    pub chain: Option<Vec<Signature>>,
+    /// The chord that it is a part of.
+    pub chord: Option<Signature>,
+}
+
+/// How a message is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Encoding {
+    /// JSON.
+    #[default]
+    Json,
+    /// MessagePack.
+    MsgPack,
+}
+
+/// What is accepted of a message.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The longest message, in bytes.
+    pub message: usize,
+    /// The longest body, unpacked.
+    pub body: usize,
+    /// The deepest nesting.
+    pub depth: usize,
+    /// The most arguments.
+    pub args: usize,
+    /// Whether MessagePack bodies are accepted.
+    pub msgpack: bool,
+}
+
+impl Default for Limits {
+    /// 16 MiB, unpacked 64 MiB, 128 levels, 10 000 arguments, JSON only.
+    fn default() -> Self {
+        Self { message: 16 << 20, body: 64 << 20, depth: 128, args: 10_000, msgpack: false }
+    }
+}
+
+/// A message that cannot be run: why, and what could be read of it, so that whoever waits for it can be told.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{reason}")]
+pub struct BadMessage {
+    /// What is wrong with it.
+    pub wrong: Wrong,
+    /// The same for people: what, where, and what to do.
+    pub reason: String,
+    /// The task's name, where it could be read.
+    pub task: Option<String>,
+    /// The task's id, where it could be read.
+    pub id: Option<String>,
+}
+
+/// What can be wrong with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Wrong {
+    /// Not JSON, not base64, not what it says it is.
+    Unreadable,
+    /// Readable, but a part is missing or of the wrong type.
+    Malformed,
+    /// Its content type is refused (pickle, YAML, MessagePack where it is not accepted).
+    ContentType,
+    /// Its compression is refused.
+    Compression,
+    /// Larger or deeper than accepted.
+    TooLarge,
+}

@@ -1,0 +1,1 @@
+//! Tasks in Rust, served from a broker in Celery's wire format.
