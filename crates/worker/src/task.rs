@@ -1,0 +1,95 @@
+//! A registered task: its name, its policy, its handler.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use longshore_celery::{Map, Value};
+use longshore_core::{Backoff, LaneKind, Rate};
+
+use crate::{context::TaskContext, failure::Failure};
+
+/// A registered task.
+#[derive(Clone)]
+pub struct Task {
+    /// The name under which it is called, `tasks.add`.
+    pub name: Arc<str>,
+    /// Where it runs.
+    pub lane: LaneKind,
+    /// Retries, limits, acknowledgement.
+    pub policy: TaskPolicy,
+    /// What runs.
+    pub handler: Handler,
+}
+
+/// What a task is called with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Call {
+    /// Positional arguments.
+    pub args: Vec<Value>,
+    /// Keyword arguments.
+    pub kwargs: Map,
+}
+
+/// What runs a task.
+#[derive(Clone)]
+pub enum Handler {
+    /// For the async lane.
+    Async(Arc<dyn Fn(TaskContext, Call) -> BoxFuture<'static, Result<Value, Failure>> + Send + Sync>),
+    /// For the blocking, cpu and process lanes.
+    Sync(Arc<dyn Fn(TaskContext, Call) -> Result<Value, Failure> + Send + Sync>),
+}
+
+/// When a message is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Acks {
+    /// After its result is stored: nothing is lost, and what runs when its worker dies runs again. The default.
+    #[default]
+    Late,
+    /// Before it starts, as Celery does unless told otherwise: what runs when its worker dies is lost.
+    Early,
+}
+
+/// What is true of every call of a task, unless the call says otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskPolicy {
+    /// How often [`Failure::Retry`] is granted; for ever, where absent. Celery's default is 3.
+    pub max_retries: Option<u32>,
+    /// The time until the next attempt of a task that asks for a retry without saying when. Celery's default is 180 s.
+    pub retry_delay: Duration,
+    /// Retry after any error, with this backoff (full jitter), instead of failing at once.
+    pub autoretry: Option<Backoff>,
+    /// Where set, only errors of these types (`ValueError`, `ConnectError`, …) are retried by `autoretry`.
+    pub autoretry_for: Vec<String>,
+    /// The soft limit of one attempt: the handler is told; a future that does not listen is dropped.
+    pub soft_time_limit: Option<Duration>,
+    /// The hard limit of one attempt.
+    pub time_limit: Option<Duration>,
+    /// Most starts in a time, over this worker; limited calls wait in the broker and hold up nothing else.
+    pub rate_limit: Option<Rate>,
+    /// When a message is acknowledged.
+    pub acks: Acks,
+    /// Whether a task that failed or timed out is acknowledged too. Without it the message goes to the dead letters.
+    pub acks_on_failure: bool,
+    /// Whether results are not stored.
+    pub ignore_result: bool,
+    /// Whether STARTED is stored when an attempt begins.
+    pub track_started: bool,
+}
+
+impl Default for TaskPolicy {
+    fn default() -> Self {
+        Self {
+            max_retries: Some(3),
+            retry_delay: Duration::from_secs(180),
+            autoretry: None,
+            autoretry_for: Vec::new(),
+            soft_time_limit: None,
+            time_limit: None,
+            rate_limit: None,
+            acks: Acks::Late,
+            acks_on_failure: true,
+            ignore_result: false,
+            track_started: false,
+        }
+    }
+}
