@@ -1,10 +1,19 @@
 //! The registry of tasks, and the settings that clients and workers share.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use crate::task::Task;
+use crate::{built_in, task::Task};
 
 /// Named tasks with the settings that their clients and workers share.
+/// ```
+/// use longshore_worker::{App, Task};
+/// use longshore_celery::Value;
+///
+/// let ping = Task::plain("shop.ping", |_context, _call| Ok(Value::from("pong")));
+/// let app = App::new().broker("redis://127.0.0.1/0").route("mail.*", "mail").task(ping);
+/// assert!(app.task_named("shop.ping").is_some());
+/// assert_eq!(app.settings().queue_of("mail.send"), "mail");
+/// ```
 #[derive(Clone)]
 pub struct App {
     pub(crate) tasks: HashMap<Arc<str>, Arc<Task>>,
@@ -41,14 +50,144 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The result backend's URL.
+    pub fn results_url(&self) -> &str {
+        self.results.as_deref().unwrap_or(&self.broker)
+    }
+
+    /// The queue of this task's calls, unless they name another.
+    pub fn queue_of(&self, task: &str) -> &str {
+        let matches = |pattern: &str| match pattern.strip_suffix('*') {
+            Some(beginning) => task.starts_with(beginning),
+            None => task == pattern,
+        };
+        self.routes.iter().find(|(pattern, _)| matches(pattern)).map_or(&self.default_queue, |(_, queue)| queue)
+    }
+}
+
+impl Default for App {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl App {
+    /// An app with Celery's own tasks (`celery.map`, `celery.accumulate`, …), and tasks and results in the file `longshore.db` of the working directory.
+    pub fn new() -> Self {
+        let app = Self { tasks: HashMap::new(), settings: Settings::default() };
+        built_in::tasks().into_iter().fold(app, Self::task)
+    }
+
+    /// Where tasks wait: `redis://127.0.0.1/0`, `sqlite:shop.db`, `memory:`.
+    #[must_use]
+    pub fn broker(mut self, url: impl Into<String>) -> Self {
+        self.settings.broker = url.into();
+        self
+    }
+
+    /// Where results are stored, if not with the broker.
+    #[must_use]
+    pub fn results(mut self, url: impl Into<String>) -> Self {
+        self.settings.results = Some(url.into());
+        self
+    }
+
+    /// The queue of calls that name none, in place of `celery`.
+    #[must_use]
+    pub fn default_queue(mut self, queue: impl Into<String>) -> Self {
+        self.settings.default_queue = queue.into();
+        self
+    }
+
+    /// Sends the tasks of this name to this queue; `mail.*` matches what begins so. The first route that matches counts.
+    #[must_use]
+    pub fn route(mut self, task: impl Into<String>, queue: impl Into<String>) -> Self {
+        self.settings.routes.push((task.into(), queue.into()));
+        self
+    }
+
+    /// How long results are kept, in place of one day; `None`: for ever.
+    #[must_use]
+    pub fn result_expires(mut self, after: impl Into<Option<Duration>>) -> Self {
+        self.settings.result_expires = after.into();
+        self
+    }
+
+    /// Stores the task's name, arguments, worker and queue with each result.
+    #[must_use]
+    pub fn result_extended(mut self) -> Self {
+        self.settings.result_extended = true;
+        self
+    }
+
+    /// All settings at once.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Registers a task: the name of a function that stands under `#[longshore::task]`, or a [`Task`] made by hand.
+    ///
+    /// # Panics
+    /// There is a task of this name: whichever ran would be the wrong one for somebody.
+    #[must_use]
+    pub fn task(mut self, task: impl Into<Task>) -> Self {
+        let task = task.into();
+        let name = task.name.clone();
+        assert!(self.tasks.insert(name.clone(), Arc::new(task)).is_none(), "two tasks are named {name}: give one of them another `name`");
+        self
+    }
+
     /// The task of this name.
     pub fn task_named(&self, name: &str) -> Option<&Arc<Task>> {
         self.tasks.get(name)
     }
 
+    /// All tasks, in the order of their names, Celery's own included.
+    pub fn tasks(&self) -> Vec<&Arc<Task>> {
+        let mut tasks: Vec<_> = self.tasks.values().collect();
+        tasks.sort_by(|a, b| a.name.cmp(&b.name));
+        tasks
+    }
+
     /// The settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The settings, to be changed.
+    pub fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.tasks().iter().map(|task| &*task.name).collect();
+        f.debug_struct("App").field("tasks", &names).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use longshore_celery::Value;
+
+    #[test]
+    fn the_first_route_that_matches_counts() {
+        let app = App::new().route("mail.send", "fast").route("mail.*", "mail").route("*", "rest");
+        for (task, queue) in [("mail.send", "fast"), ("mail.sent", "mail"), ("mail", "rest"), ("x", "rest")] {
+            assert_eq!(app.settings().queue_of(task), queue, "{task}");
+        }
+        assert_eq!(Settings::default().queue_of("x"), "celery");
+    }
+
+    #[test]
+    #[should_panic(expected = "two tasks are named a.b")]
+    fn two_tasks_of_one_name_are_refused() {
+        let task = || Task::plain("a.b", |_, _| Ok(Value::Null));
+        let _ = App::new().task(task()).task(task());
     }
 }

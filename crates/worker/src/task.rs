@@ -1,8 +1,8 @@
 //! A registered task: its name, its policy, its handler.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use longshore_celery::{Map, Value};
 use longshore_core::{Backoff, LaneKind, Rate};
 
@@ -19,6 +19,50 @@ pub struct Task {
     pub policy: TaskPolicy,
     /// What runs.
     pub handler: Handler,
+}
+
+impl Task {
+    /// A task of the async lane, made by hand. `#[longshore::task]` makes one of a function.
+    pub fn future<F>(name: impl Into<Arc<str>>, handler: impl Fn(TaskContext, Call) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Value, Failure>> + Send + 'static,
+    {
+        let handler = Handler::Async(Arc::new(move |context, call| handler(context, call).boxed()));
+        Self { name: name.into(), lane: LaneKind::Async, policy: TaskPolicy::default(), handler }
+    }
+
+    /// A task of the blocking lane, made by hand; [`on`](Self::on) gives it another. `#[longshore::task]` makes one of a function.
+    pub fn plain(name: impl Into<Arc<str>>, handler: impl Fn(TaskContext, Call) -> Result<Value, Failure> + Send + Sync + 'static) -> Self {
+        Self { name: name.into(), lane: LaneKind::Blocking, policy: TaskPolicy::default(), handler: Handler::Sync(Arc::new(handler)) }
+    }
+
+    /// Runs it on this lane. A plain function on the async lane must never wait; a future has no other lane than that one.
+    #[must_use]
+    pub fn on(mut self, lane: LaneKind) -> Self {
+        self.handler = match (self.handler, lane) {
+            (Handler::Sync(plain), LaneKind::Async) => {
+                Handler::Async(Arc::new(move |context, call| std::future::ready(plain(context, call)).boxed()))
+            }
+            (handler, _) => handler,
+        };
+        if matches!(self.handler, Handler::Sync(_)) || lane == LaneKind::Async {
+            self.lane = lane;
+        }
+        self
+    }
+
+    /// Gives it this policy.
+    #[must_use]
+    pub fn policy(mut self, policy: TaskPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task").field("name", &self.name).field("lane", &self.lane).field("policy", &self.policy).finish_non_exhaustive()
+    }
 }
 
 /// What a task is called with.
