@@ -4,7 +4,9 @@
 //! - `value.rs`: JSON as Python writes it (NaN, huge integers, lone surrogates), tagged values
 //! - `message.rs`: a task as it travels: protocol 2 (and reading 1), body, compression
 //! - `signature.rs`: a task that is yet to be sent, alone or in a canvas
+//! - `canvas.rs`: chains, groups, chords: what is sent when, and when something fails
 
+pub mod canvas;
 mod message;
 mod signature;
 mod value;
