@@ -6,7 +6,9 @@
 //! - `result.rs`: what is stored of a task, and of a group
 //! - `repr.rs`: values as Python shows them
 //! - `signature.rs`: a task that is yet to be sent, alone or in a canvas
+//! - `canvas.rs`: chains, groups, chords: what is sent when, and when something fails
 
+pub mod canvas;
 mod message;
 mod repr;
 mod result;
