@@ -1,7 +1,6 @@
 //! Canvas: chains, groups and chords, as Celery's workers and clients send them. Pure: ids and the time come from the caller.
 //!
 //! Layout:
-//! - `canvas/signature_value.rs`: a signature as it stands in messages
 //! - `canvas/tree.rs`: a signature with its parts at hand
 //! - `canvas/freeze.rs`: giving everything its id, before anything is sent
 //! - `canvas/apply.rs`: a signature → what is sent
@@ -22,7 +21,6 @@ mod plan;
 mod replace;
 mod send;
 mod shown;
-mod signature_value;
 mod tree;
 
 pub use after::{FailedTask, FailurePlan, after_failure, after_success};

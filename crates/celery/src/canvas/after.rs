@@ -131,7 +131,7 @@ pub(super) fn failed_chain(chain: &[Signature]) -> Vec<FailedTask> {
         failed.extend(failed_task(&element));
         if element.subtask == Subtask::Chord
             && let Some(body) = element.kwargs.get("body")
-            && let Ok(body) = Signature::from_value(body)
+            && let Ok(body) = Signature::from_value(body.clone())
             && let Some(depth) = depth.checked_sub(1)
         {
             waiting.push_back((body, depth));
@@ -143,7 +143,7 @@ pub(super) fn failed_chain(chain: &[Signature]) -> Vec<FailedTask> {
 fn failed_task(element: &Signature) -> Option<FailedTask> {
     let options = &element.options;
     let group_id = text(options, "group_id").map(str::to_owned);
-    let chord = options.get("chord").filter(|_| group_id.is_some()).and_then(|chord| Signature::from_value(chord).ok());
+    let chord = options.get("chord").filter(|_| group_id.is_some()).and_then(|chord| Signature::from_value(chord.clone()).ok());
     Some(FailedTask {
         id: text(options, "task_id")?.to_owned(),
         group_id,

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::tree::{Shape, Tree};
 use crate::{
+    message::times,
     signature::{Signature, Subtask},
     value::{Map, Value},
 };
@@ -13,7 +14,7 @@ pub fn chain(tasks: impl IntoIterator<Item = Signature>) -> Signature {
     let tasks: Vec<Signature> = tasks.into_iter().collect();
     let trees: Result<Vec<Tree>, _> = tasks.iter().map(Tree::from_signature).collect();
     let folded = trees.map(|trees| trees.into_iter().fold(Tree::chain(Vec::new()), pipe));
-    folded.and_then(|tree| tree.to_signature()).unwrap_or_else(|_| plain("celery.chain", Subtask::Chain, tasks))
+    folded.map(|tree| tree.to_signature()).unwrap_or_else(|_| plain("celery.chain", Subtask::Chain, tasks))
 }
 
 /// Side by side.
@@ -77,7 +78,7 @@ impl Signature {
         match Tree::from_signature(&self) {
             Ok(mut tree) if self.subtask != Subtask::Task => {
                 set_immutable(&mut tree);
-                tree.to_signature().unwrap_or(self)
+                tree.to_signature()
             }
             _ => {
                 self.immutable = true;
@@ -104,7 +105,7 @@ impl Signature {
     #[must_use]
     pub fn then(self, next: Signature) -> Self {
         match (Tree::from_signature(&self), Tree::from_signature(&next)) {
-            (Ok(first), Ok(then)) => pipe(first, then).to_signature().unwrap_or(self),
+            (Ok(first), Ok(then)) => pipe(first, then).to_signature(),
             // What is wrong with them is said when the chain is applied.
             _ => plain("celery.chain", Subtask::Chain, vec![self, next]),
         }
@@ -137,7 +138,7 @@ impl Signature {
     /// Not to be started before.
     #[must_use]
     pub fn eta(self, eta: SystemTime) -> Self {
-        self.option("eta", iso(eta))
+        self.option("eta", times::format(eta))
     }
 
     /// Not to be started later than so long after it was sent.
@@ -149,7 +150,7 @@ impl Signature {
     /// Not to be started after.
     #[must_use]
     pub fn expires_at(self, expires: SystemTime) -> Self {
-        self.option("expires", iso(expires))
+        self.option("expires", times::format(expires))
     }
 
     /// The hard limit of one attempt.
@@ -192,7 +193,7 @@ impl Signature {
         match Tree::from_signature(&self) {
             Ok(mut tree) => {
                 change(&mut tree);
-                tree.to_signature().unwrap_or(self)
+                tree.to_signature()
             }
             // What is wrong with it is said when it is applied.
             Err(_) => self,
@@ -218,11 +219,6 @@ fn stamp(tree: &mut Tree, name: &str, value: &Value) {
             tree.options.set(name, value.clone());
         }
     }
-}
-
-fn iso(at: SystemTime) -> String {
-    // Beyond the years that can be written there is nothing to wait for.
-    jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
 /// First this, then that, as Celery's `|` puts them together.

@@ -105,11 +105,11 @@ pub fn chunks(kwargs: &Map) -> Result<Signature, CanvasError> {
         tree.immutable = true;
         tree
     };
-    Tree::group(items.chunks(size).map(part).collect()).to_signature()
+    Ok(Tree::group(items.chunks(size).map(part).collect()).to_signature())
 }
 
 fn mapped(kwargs: &Map) -> Result<(Signature, &[Value]), CanvasError> {
-    let task = Signature::from_value(kwargs.get("task").unwrap_or(&Value::Null))?;
+    let task = Signature::from_value(kwargs.get("task").cloned().unwrap_or_default())?;
     match kwargs.get("it") {
         Some(Value::List(items)) => Ok((task, items)),
         _ => Err(CanvasError::malformed("there is no list of items (it)")),
@@ -140,7 +140,7 @@ mod tests {
         let group = chunks(&kwargs).unwrap();
         let Some(Value::List(tasks)) = group.kwargs.get("tasks") else { panic!("no tasks") };
         let sizes: Vec<usize> =
-            tasks.iter().map(|task| map_calls(&Signature::from_value(task).unwrap().kwargs, true).unwrap().1.len()).collect();
+            tasks.iter().map(|task| map_calls(&Signature::from_value(task.clone()).unwrap().kwargs, true).unwrap().1.len()).collect();
         assert_eq!(sizes, [2, 2, 1]);
     }
 

@@ -159,7 +159,7 @@ impl Planner<'_> {
                         errbacks.push(errback.clone());
                     }
                 }
-                let errbacks = errbacks.iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
+                let errbacks = errbacks.into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
                 let here = self.errbacks(&errbacks, &id, &id, is_local)?;
                 call.extend(here.into_iter().map(|errback| (id.clone(), wrong.original.clone(), errback)));
                 failed.push((alone(id), wrong.original.clone()));
@@ -167,14 +167,14 @@ impl Planner<'_> {
             failed.push((alone(self.id_of(place).to_owned()), wrong.original.clone()));
         } else {
             let id = text(&body.options, "task_id").map_or_else(|| (self.ids)(), str::to_owned);
-            let errbacks = listed(&body.options, "link_error").iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
+            let errbacks = listed(&body.options, "link_error").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
             let here = self.errbacks(&errbacks, &id, &id, is_local)?;
             call.extend(here.into_iter().map(|errback| (id.clone(), error.clone(), errback)));
             // The body may itself be a part of a chord, or a chord with a body that somebody waits for.
             body.options.set("task_id", id);
-            failed.extend(failed_chain(&[body.to_signature()?]).into_iter().map(|task| (task, error.clone())));
+            failed.extend(failed_chain(&[body.to_signature()]).into_iter().map(|task| (task, error.clone())));
         }
-        let rest = listed(&body.options, "chain").iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
+        let rest = listed(&body.options, "chain").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
         failed.extend(failed_chain(&rest).into_iter().map(|task| (task, error.clone())));
         Ok(ChordFailure { failed, call, plan: self.plan(None) })
     }

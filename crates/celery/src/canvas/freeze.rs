@@ -386,6 +386,7 @@ fn flattened(tasks: Vec<Tree>) -> Vec<Tree> {
     flat
 }
 
+#[expect(clippy::result_large_err, reason = "what is not split is given back")]
 /// What a chain, or a chord whose body is a chain led by a task, consists of; or the task itself.
 fn split(task: Tree) -> Result<Vec<Tree>, Tree> {
     match task.shape {
@@ -395,6 +396,8 @@ fn split(task: Tree) -> Result<Vec<Tree>, Tree> {
     }
 }
 
+/// A chord whose body is a chain led by a task: the chord with that task as its body, and the rest; or what was given.
+#[expect(clippy::result_large_err, reason = "what is not split is given back")]
 pub(super) fn split_chord(mut task: Tree) -> Result<Vec<Tree>, Tree> {
     let Shape::Chord(chord) = &mut task.shape else { return Err(task) };
     let led = match chord.body.as_ref().map(|body| &body.shape) {

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::{
     message::Message,
-    value::{Map, Value},
+    value::{Map, Value, ValueError},
 };
 
 /// Who sends.
@@ -160,5 +160,11 @@ pub enum CanvasError {
 impl CanvasError {
     pub(crate) fn malformed(what: impl Into<String>) -> Self {
         Self::Malformed(what.into())
+    }
+}
+
+impl From<ValueError> for CanvasError {
+    fn from(error: ValueError) -> Self {
+        Self::Malformed(format!("a signature: {error}"))
     }
 }

@@ -9,7 +9,7 @@ use super::{
     tree::{listed, merged, text},
 };
 use crate::{
-    message::Message,
+    message::{Message, times},
     signature::Signature,
     value::{Map, Value},
 };
@@ -58,48 +58,49 @@ impl Planner<'_> {
             compression: own("compression"),
         };
         let now = self.context.now;
-        let eta = match options.get("countdown").and_then(seconds).filter(|seconds| *seconds != 0.0) {
+        let eta = match options.get("countdown").and_then(Value::as_f64).filter(|seconds| *seconds != 0.0) {
             Some(seconds) => Some(after(now, seconds).ok_or_else(|| wrong(task, "countdown"))?),
             None => options.get("eta").map(|eta| instant(eta).ok_or_else(|| wrong(task, "eta"))).transpose()?,
         };
         let expires = match options.get("expires") {
             None => None,
             Some(expires) => {
-                let at = seconds(expires).map_or_else(|| instant(expires), |seconds| after(now, seconds));
+                let at = expires.as_f64().map_or_else(|| instant(expires), |seconds| after(now, seconds));
                 Some(at.ok_or_else(|| wrong(task, "expires"))?)
             }
         };
-        let limit = |name: &str| options.get(name).and_then(seconds).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        let stamped_headers: Vec<String> = listed(&options, "stamped_headers").into_iter().filter_map(text_of).collect();
+        let limit = |name: &str| options.get(name).and_then(Value::as_f64).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let stamped_headers: Vec<String> =
+            listed(&options, "stamped_headers").into_iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
         let stamps = Map(stamped_headers.iter().filter_map(|name| Some((name.clone(), options.get(name)?.clone()))).collect());
         let headers = match options.get("headers") {
             Some(Value::Map(headers)) => Map(headers.0.iter().filter(|(name, _)| !FIELDS.contains(&name.as_str())).cloned().collect()),
             _ => Map::default(),
         };
-        let signatures = |name: &str| listed(&options, name).iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>();
+        let signatures = |name: &str| listed(&options, name).into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>();
         let message = Message {
             task: task.to_owned(),
             root_id: Some(root_id),
             parent_id: own("parent_id").or_else(|| parent.map(|parent| parent.id.to_owned())),
             group: own("group_id"),
-            group_index: options.get("group_index").and_then(whole),
-            retries: options.get("retries").and_then(whole).and_then(|retries| u32::try_from(retries).ok()).unwrap_or(0),
+            group_index: options.get("group_index").and_then(Value::as_i64),
+            retries: options.get("retries").and_then(Value::as_i64).and_then(|retries| u32::try_from(retries).ok()).unwrap_or(0),
             eta,
             expires,
             soft_time_limit: limit("soft_time_limit"),
             time_limit: limit("time_limit"),
-            ignore_result: options.get("ignore_result").and_then(truth),
+            ignore_result: options.get("ignore_result").and_then(Value::as_bool),
             shadow: own("shadow"),
             argsrepr: own("argsrepr"),
             kwargsrepr: own("kwargsrepr"),
             origin: own("origin").or_else(|| Some(self.context.origin.to_owned())),
-            replaced_task_nesting: options.get("replaced_task_nesting").and_then(whole).unwrap_or(0),
+            replaced_task_nesting: options.get("replaced_task_nesting").and_then(Value::as_i64).unwrap_or(0),
             stamped_headers,
             stamps,
             headers,
             reply_to: Some(own("reply_to").unwrap_or_else(|| self.context.oid.to_owned())),
-            correlation_id: Some(id.clone()),
-            priority: match options.get("priority").and_then(whole) {
+            correlation_id: None,
+            priority: match options.get("priority").and_then(Value::as_i64) {
                 Some(priority) => u8::try_from(priority.clamp(0, 255)).ok(),
                 None => parent.and_then(|parent| parent.priority),
             },
@@ -114,7 +115,7 @@ impl Planner<'_> {
                 Some(Value::List(_)) => Some(signatures("chain")?),
                 _ => None,
             },
-            chord: options.get("chord").map(Signature::from_value).transpose()?,
+            chord: options.get("chord").cloned().map(Signature::from_value).transpose()?,
             id,
         };
         let place = self.place(&message.id, None);
@@ -131,36 +132,6 @@ fn wrong(task: &str, option: &str) -> CanvasError {
     CanvasError::malformed(format!("{option} of the signature of {task} is no time"))
 }
 
-fn text_of(value: Value) -> Option<String> {
-    match value {
-        Value::Text(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn whole(value: &Value) -> Option<i64> {
-    match value {
-        Value::Int(number) => Some(*number),
-        _ => None,
-    }
-}
-
-fn truth(value: &Value) -> Option<bool> {
-    match value {
-        Value::Bool(is) => Some(*is),
-        _ => None,
-    }
-}
-
-fn seconds(value: &Value) -> Option<f64> {
-    match value {
-        // No loss that matters: a number of seconds.
-        Value::Int(number) => Some(*number as f64),
-        Value::Float(number) => Some(*number),
-        _ => None,
-    }
-}
-
 fn after(now: SystemTime, seconds: f64) -> Option<SystemTime> {
     let span = Duration::try_from_secs_f64(seconds.abs()).ok()?;
     if seconds < 0.0 { now.checked_sub(span) } else { now.checked_add(span) }
@@ -168,19 +139,11 @@ fn after(now: SystemTime, seconds: f64) -> Option<SystemTime> {
 
 /// A point in time: a text, or a tagged one. Without an offset it is UTC.
 pub(super) fn instant(value: &Value) -> Option<SystemTime> {
-    let text = match value {
-        Value::Text(text) => text,
-        Value::Map(map) => match (map.get("__type__"), map.get("__value__")) {
-            (Some(Value::Text(tag)), Some(Value::Text(text))) if tag == "datetime" => text,
-            _ => return None,
-        },
-        _ => return None,
+    let text = match value.tagged() {
+        Some(("datetime", text)) => text,
+        _ => value,
     };
-    if let Ok(at) = text.parse::<jiff::Timestamp>() {
-        return Some(at.into());
-    }
-    let local: jiff::civil::DateTime = text.parse().ok()?;
-    Some(local.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().into())
+    times::parse(text.as_str()?)
 }
 
 #[cfg(test)]

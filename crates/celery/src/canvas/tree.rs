@@ -1,6 +1,6 @@
 //! A signature with its parts at hand: the members of a chain or a group, a chord's header and body.
 
-use super::{CanvasError, DEEPEST, signature_value::written};
+use super::{CanvasError, DEEPEST};
 use crate::{
     signature::{Signature, Subtask},
     value::{Map, Value},
@@ -71,7 +71,7 @@ impl Tree {
                 let header = read_members(kwargs.remove("header"), depth)?;
                 let body = match kwargs.remove("body") {
                     None | Some(Value::Null) => None,
-                    Some(body) => Some(Self::read(Signature::from_value(&body)?, depth)?),
+                    Some(body) => Some(Self::read(Signature::from_value(body)?, depth)?),
                 };
                 Shape::Chord(Box::new(Chord { header, group: None, body }))
             }
@@ -86,38 +86,40 @@ impl Tree {
     }
 
     pub(super) fn to_value(&self) -> Value {
+        self.to_signature().to_value()
+    }
+
+    pub(super) fn to_signature(&self) -> Signature {
         let list = |members: &[Tree]| Value::List(members.iter().map(Tree::to_value).collect());
         let mut kwargs = self.kwargs.clone();
-        let word = match &self.shape {
-            Shape::Task => None,
-            Shape::Other(word) => Some(word.as_str()),
+        let subtask = match &self.shape {
+            Shape::Task => Subtask::Task,
+            Shape::Other(word) => Subtask::Other(word.clone()),
             Shape::Chain(tasks) => {
                 kwargs.set("tasks", list(tasks));
-                Some("chain")
+                Subtask::Chain
             }
             Shape::Group(tasks) => {
                 kwargs.set("tasks", list(tasks));
-                Some("group")
+                Subtask::Group
             }
             Shape::Chord(chord) => {
                 let header = match &chord.group {
                     None => list(&chord.header),
                     Some(options) => {
-                        let mut tasks = Map::default();
-                        tasks.set("tasks", list(&chord.header));
-                        written("celery.group", Vec::new(), tasks, options.clone(), Some("group"), false)
+                        let kwargs = Map::from_iter([("tasks", list(&chord.header))]);
+                        let group = "celery.group".to_owned();
+                        Signature { task: group, kwargs, options: options.clone(), subtask: Subtask::Group, ..Signature::default() }
+                            .to_value()
                     }
                 };
                 kwargs.set("header", header);
                 kwargs.set("body", chord.body.as_ref().map(Tree::to_value));
-                Some("chord")
+                Subtask::Chord
             }
         };
-        written(&self.task, self.args.clone(), kwargs, self.options.clone(), word, self.immutable)
-    }
-
-    pub(super) fn to_signature(&self) -> Result<Signature, CanvasError> {
-        Signature::from_value(&self.to_value())
+        let Self { task, args, options, immutable, .. } = self.clone();
+        Signature { task, args, kwargs, options, subtask, immutable }
     }
 
     /// A fresh copy, as Celery makes one before it freezes: a chord in it is no longer bound to the group that its header was frozen as.
@@ -249,9 +251,9 @@ impl Tree {
 fn read_members(value: Option<Value>, depth: usize) -> Result<Vec<Tree>, CanvasError> {
     match value {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::List(members)) => members.iter().map(|member| Tree::read(Signature::from_value(member)?, depth)).collect(),
+        Some(Value::List(members)) => members.into_iter().map(|member| Tree::read(Signature::from_value(member)?, depth)).collect(),
         Some(value @ Value::Map(_)) => {
-            let tree = Tree::read(Signature::from_value(&value)?, depth)?;
+            let tree = Tree::read(Signature::from_value(value)?, depth)?;
             Ok(match tree.shape {
                 Shape::Group(tasks) | Shape::Chain(tasks) => tasks,
                 _ => vec![tree],
