@@ -18,6 +18,7 @@ mod name;
 mod signature;
 mod task;
 mod values;
+mod worker;
 
 pub use app::{App, Settings};
 pub use args::{Arguments, Parameter};
@@ -37,3 +38,4 @@ pub mod private {
     };
     pub use longshore_core::{Backoff, LaneKind, Rate};
 }
+pub use worker::{Notice, Stopper, What, Worker, WorkerOptions, WorkerSummary};
