@@ -10,7 +10,7 @@ use std::{
 
 use longshore_brokers::{ChordPart, End, Key, Outgoing, Stored, crash::MOST_CRASHES};
 use longshore_celery::{
-    BadMessage, CRASHES, Encoding, Exception, Extended, Message, Signature, State, TaskResult, Value,
+    BadMessage, CRASHES, Encoding, Exception, Extended, Message, ResultTree, Signature, State, TaskResult, Value,
     canvas::{self, CanvasError, ChordStart, FailedTask, Plan},
     repr,
 };
@@ -202,7 +202,7 @@ impl Case<'_> {
         if !message.callbacks.is_empty() || message.chain.as_ref().is_some_and(|chain| !chain.is_empty()) {
             match self.shared.plan(|context, ids| canvas::after_success(message, &value, context, ids)) {
                 Ok(plan) => {
-                    self.children.extend(plan.children.iter().map(canvas::Node::to_value));
+                    self.children.extend(plan.children.iter().map(ResultTree::to_value));
                     conclusion.add(self.shared, plan);
                 }
                 Err(error) => return self.senseless(&error),
@@ -246,13 +246,13 @@ impl Case<'_> {
             Ok(follows) => follows,
             Err(error) => return self.senseless(&error),
         };
-        self.children.extend(follows.plan.children.iter().map(canvas::Node::to_value));
+        self.children.extend(follows.plan.children.iter().map(ResultTree::to_value));
         if !self.ignores_result {
             conclusion.results.push(self.document(State::Failure, result.clone(), traceback.clone()));
         }
         conclusion.parts.extend(self.part(&State::Failure, &result));
         for failed in &follows.failed {
-            self.shared.fail(failed, &result, &mut conclusion, self.now);
+            self.shared.fail(failed, exception, &mut conclusion, self.now);
         }
         conclusion.add(self.shared, follows.plan);
         self.count_failure(&mut conclusion, exception, traceback);
@@ -273,7 +273,7 @@ impl Case<'_> {
         let next = canvas::retry(self.message, Some(self.now + after), None);
         conclusion.publish.push(self.shared.to_queue(next, self.queue.clone()));
         if !self.ignores_result {
-            self.children.push(canvas::Node::task(self.message.id.as_str()).to_value());
+            self.children.push(ResultTree::task(self.message.id.as_str()).to_value());
             let traceback = traceback.unwrap_or_else(|| format!("Retry in {}s: {exception}\n", after.as_secs_f64()));
             conclusion.results.push(self.document(State::Retry, exception.to_value(), Some(traceback)));
         }
@@ -382,11 +382,12 @@ impl Shared {
     }
 
     /// Notes a task that will never run: whoever waits for it is told, and its chord.
-    pub(crate) fn fail(&self, failed: &FailedTask, exception: &Value, conclusion: &mut Conclusion, now: SystemTime) {
+    pub(crate) fn fail(&self, failed: &FailedTask, exception: &Exception, conclusion: &mut Conclusion, now: SystemTime) {
+        let result = exception.to_value();
         let document = TaskResult {
             task_id: failed.id.clone(),
             state: State::Failure,
-            result: exception.clone(),
+            result: result.clone(),
             date_done: Some(now),
             group_id: failed.group_id.clone(),
             parent_id: failed.parent_id.clone(),
@@ -395,9 +396,9 @@ impl Shared {
         };
         let key = Key::Task(failed.id.clone());
         conclusion.results.push(Stored { key, doc: document.encode(), expires: self.app.settings().result_expires, keep_success: true });
-        if let (Some(group), Some(chord)) = (&failed.group_id, &failed.chord) {
-            let part = self.chord_part(group, &failed.id, failed.group_index, &State::Failure, exception);
-            conclusion.parts.push((part, chord.clone()));
+        if let Some(part) = &failed.part {
+            let counted = self.chord_part(&part.group, &failed.id, part.index, &State::Failure, &result);
+            conclusion.parts.push((counted, part.chord.clone()));
         }
     }
 }
