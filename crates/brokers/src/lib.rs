@@ -18,6 +18,8 @@ pub mod memory;
 mod pattern;
 pub mod results;
 mod rotation;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 pub use broker::{
     Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, OpenOptions, Outgoing, QueueState, Subscription,

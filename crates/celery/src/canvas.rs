@@ -20,15 +20,14 @@ mod freeze;
 mod plan;
 mod replace;
 mod send;
-mod shown;
 mod tree;
 
-pub use after::{FailedTask, FailurePlan, after_failure, after_success};
+pub use after::{FailedPart, FailedTask, FailurePlan, after_failure, after_success};
 pub use apply::apply;
 pub use build::{chain, chord, group};
 pub use builtin::{Builtin, accumulate, chunks, map_calls};
 pub use chord::{ChordFailure, ChordOutcome, ChordParts, chord_complete, joined};
-pub use plan::{CanvasError, ChordStart, Context, Node, Parent, Plan, PlannedSend, Routing};
+pub use plan::{CanvasError, ChordStart, Context, Parent, Plan, PlannedSend, Routing};
 pub use replace::{add_to_chord, replace, retry};
 
 /// The deepest nesting of signatures in signatures that is followed.

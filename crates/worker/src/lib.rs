@@ -21,6 +21,7 @@ mod name;
 mod signature;
 mod task;
 mod values;
+mod worker;
 
 pub use answer::{Answer, AsCompleted};
 pub use app::{App, Settings};
@@ -42,3 +43,4 @@ pub mod private {
     };
     pub use longshore_core::{Backoff, LaneKind, Rate};
 }
+pub use worker::{Notice, Stopper, What, Worker, WorkerOptions, WorkerSummary};

@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 
 use super::{
-    plan::{ChordStart, Context, Node, Plan, PlannedSend},
+    plan::{ChordStart, Context, Plan, PlannedSend},
     tree::{Chord, Shape, Tree, text},
 };
-use crate::value::{Map, Value};
+use crate::{
+    result::ResultTree,
+    value::{Map, Value},
+};
 
 /// Makes a plan. Places of results are numbers here, because a place gets its parent after it was made.
 pub(super) struct Planner<'a> {
@@ -95,12 +98,12 @@ impl<'a> Planner<'a> {
         place
     }
 
-    pub(super) fn node(&self, place: usize) -> Node {
+    pub(super) fn node(&self, place: usize) -> ResultTree {
         let at = &self.places[place];
-        Node {
+        ResultTree {
             id: at.id.clone(),
             parent: at.parent.map(|parent| Box::new(self.node(parent))),
-            members: at.members.as_ref().map(|members| members.iter().map(|member| self.node(*member)).collect()),
+            children: at.members.as_ref().map(|members| members.iter().map(|member| self.node(*member)).collect()),
         }
     }
 
