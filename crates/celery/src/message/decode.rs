@@ -133,10 +133,10 @@ pub(super) fn header<'a>(scan: &mut Scan<'a>, name: Text<'a>, message: &mut Mess
         "parent_id" => string(scan).map(|text| m.parent_id = text),
         "group" => string(scan).map(|text| m.group = text),
         "group_index" => integer(scan).map(|index| m.group_index = index),
-        "shadow" => string(scan).map(|text| m.shadow = text),
-        "argsrepr" => string(scan).map(|text| m.argsrepr = text),
-        "kwargsrepr" => string(scan).map(|text| m.kwargsrepr = text),
-        "origin" => string(scan).map(|text| m.origin = text),
+        "shadow" => shown(scan).map(|text| m.shadow = text),
+        "argsrepr" => shown(scan).map(|text| m.argsrepr = text),
+        "kwargsrepr" => shown(scan).map(|text| m.kwargsrepr = text),
+        "origin" => shown(scan).map(|text| m.origin = text),
         "ignore_result" => boolean(scan).map(|is| m.ignore_result = is),
         "replaced_task_nesting" => integer(scan).map(|depth| m.replaced_task_nesting = depth.unwrap_or(0)),
         "retries" => integer(scan).and_then(|retries| {
@@ -243,6 +243,14 @@ fn string(scan: &mut Scan<'_>) -> Result<Option<String>, ValueError> {
         Some(b'n') if scan.word("null") => Ok(None),
         _ => Err(ValueError::expected("a text", &scan.value()?)),
     }
+}
+
+/// A text to be shown, or null: what has no form in Rust is replaced.
+fn shown(scan: &mut Scan<'_>) -> Result<Option<String>, ValueError> {
+    if scan.peek() != Some(b'"') {
+        return string(scan);
+    }
+    Ok(Some(scan.text()?.into_shown()))
 }
 
 /// A text or null, which is not kept.

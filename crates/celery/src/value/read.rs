@@ -34,6 +34,15 @@ impl Text<'_> {
         }
     }
 
+    /// The text, with lone surrogates replaced.
+    pub(crate) fn into_shown(self) -> String {
+        match self {
+            Text::Plain(text) => text.to_owned(),
+            Text::Unescaped(text) => text,
+            Text::Lone(escaped) => unescape(escaped).map_or_else(|_| escaped.to_owned(), |(text, _)| text),
+        }
+    }
+
     fn into_value(self) -> Value {
         match self {
             Text::Plain(text) => Value::Text(text.to_owned()),
@@ -233,8 +242,8 @@ impl<'a> Scan<'a> {
             return Ok(Text::Plain(span));
         }
         match unescape(span) {
-            Ok(Some(text)) => Ok(Text::Unescaped(text)),
-            Ok(None) => Ok(Text::Lone(span)),
+            Ok((text, false)) => Ok(Text::Unescaped(text)),
+            Ok((_, true)) => Ok(Text::Lone(span)),
             Err(at) => {
                 self.at = from + 1 + at;
                 Err(self.wrong("a known escape"))
@@ -276,8 +285,8 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// The text that an escaped one stands for; `None` if it has lone surrogates, an error with the place of an escape that is none.
-fn unescape(escaped: &str) -> Result<Option<String>, usize> {
+/// The text that an escaped one stands for, and whether lone surrogates had to be replaced; an error with the place of an escape that is none.
+fn unescape(escaped: &str) -> Result<(String, bool), usize> {
     let bytes = escaped.as_bytes();
     let hex = |at: usize| -> Result<u16, usize> {
         let digits = bytes.get(at..at + 4).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit)).ok_or(at)?;
@@ -318,5 +327,5 @@ fn unescape(escaped: &str) -> Result<Option<String>, usize> {
         text.push(plain);
     }
     text.push_str(&escaped[at..]);
-    Ok((!lone).then_some(text))
+    Ok((text, lone))
 }
