@@ -98,7 +98,7 @@ def staffed(kind, server, tmp_path_factory):
 
 @pytest.fixture
 def lab(staffed):
-    staffed.use()
+    staffed.use().forget_chords()
     yield staffed
 
 

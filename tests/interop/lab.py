@@ -132,14 +132,16 @@ class Lab:
         """How often each tag was started."""
         return Counter(words[1] for words in self.marks(path) if words[0] == "start")
 
-    def left(self):
-        """What lies in the broker: queues, messages that nobody acknowledged, keys of chords that are not over."""
+    def left(self, chords=True):
+        """What lies in the broker: queues, messages that nobody acknowledged, and (with `chords`) keys of chords that are not over."""
         left = {}
         for key in self.redis.keys("*"):
             name = key.decode(errors="replace")
             if name.startswith(("celery-task-meta-", "_kombu.", "longshore:", "unacked_mutex")):
                 continue
             if name.endswith(".reply.celery.pidbox"):
+                continue
+            if name.startswith("celery-taskset-meta-") and not chords:
                 continue
             if name.startswith("celery-taskset-meta-") and name.endswith(".c") and self.redis.get(key) == b"done":
                 continue
@@ -148,10 +150,15 @@ class Lab:
             left[name] = size
         return left
 
-    def wait_empty(self, seconds=10.0):
+    def wait_empty(self, seconds=10.0, chords=True):
         """Waits until nothing lies in the broker any more; what does, if it never is so."""
-        eventually(lambda: not self.left(), seconds, 0.05)
-        return self.left()
+        eventually(lambda: not self.left(chords), seconds, 0.02)
+        return self.left(chords)
+
+    def forget_chords(self):
+        """Removes the keys of chords. Celery leaves those of chords that failed, until they expire."""
+        for key in self.redis.keys("celery-taskset-meta-*"):
+            self.redis.delete(key)
 
     def dead(self):
         """longshore's dead letters, by queue."""

@@ -136,6 +136,12 @@ def register(app):
             raise self.retry(exc=KeyError("again"), countdown=delay)
         return [value, self.request.retries]
 
+    @task("flaky_value", bind=True, max_retries=5)
+    def flaky_value(self, times, delay, value):
+        if self.request.retries < times:
+            raise self.retry(countdown=delay)
+        return value
+
     @task("hopeless", bind=True, max_retries=2)
     def hopeless(self, delay=0.05):
         raise self.retry(exc=LookupError("never"), countdown=delay)
@@ -201,7 +207,7 @@ def register(app):
         time.sleep(10)
 
     @task("told")
-    def told(failed_id, path=None, tag="told"):
+    def told(failed_id, *, path=None, tag="told"):
         """An errback of the old kind: it is sent as a task, with the id of the task that failed."""
         if path:
             mark(path, tag, failed_id)
