@@ -8,6 +8,7 @@ import signal
 import subprocess
 
 import pytest
+from celery.result import AsyncResult
 
 from lab import LABAPP, LONG, Lab
 from procs import die_with_parent
@@ -44,6 +45,11 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("long") and not LONG:
             item.add_marker(pytest.mark.skip(reason="long: LONGSHORE_INTEROP_LONG=1"))
+
+
+def pytest_unconfigure():
+    """Results that outlive their server have nobody to unsubscribe from, and would say so at exit."""
+    AsyncResult.__del__ = lambda self: None
 
 
 @pytest.hookimpl(wrapper=True)

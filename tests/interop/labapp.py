@@ -206,6 +206,12 @@ def register(app):
         os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(10)
 
+    @task("dies_here")
+    def dies_here():
+        """Kills the worker."""
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(10)
+
     @task("told")
     def told(failed_id, *, path=None, tag="told"):
         """An errback of the old kind: it is sent as a task, with the id of the task that failed."""

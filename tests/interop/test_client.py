@@ -250,7 +250,7 @@ def test_get_wakes_when_the_result_is_published(lab):
 
 
 def test_get_with_a_timeout_ends_in_time(lab):
-    sent = lab.slow.delay(1.0)
+    sent = lab.slow.delay(1.8)
     with pytest.raises(NotInTime):
         sent.get(timeout=0.2)
     assert sent.get(timeout=10) is None
