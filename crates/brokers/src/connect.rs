@@ -37,7 +37,7 @@ const SQLITE: Option<Constructor> = Some(crate::sqlite::connect);
 const SQLITE: Option<Constructor> = None;
 
 #[cfg(feature = "redis")]
-const REDIS: Option<Constructor> = None;
+const REDIS: Option<Constructor> = Some(crate::redis::both);
 #[cfg(not(feature = "redis"))]
 const REDIS: Option<Constructor> = None;
 

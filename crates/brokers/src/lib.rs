@@ -16,6 +16,8 @@ pub mod crash;
 mod json;
 pub mod memory;
 mod pattern;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod results;
 mod rotation;
 #[cfg(feature = "sqlite")]

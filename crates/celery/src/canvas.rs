@@ -1,5 +1,9 @@
 //! Canvas: chains, groups and chords, as Celery's workers and clients send them. Pure: ids and the time come from the caller.
 //!
+//! What is sent is what Celery 5.7 sends, option by option, but for what would lose something there: a chord that fails inside another's header fails
+//! the outer one too (in Celery that waits for ever), as does the body of a chord that is a chord's body; the priority of a chord's body survives being
+//! the next link of a chain; arguments for a chain that begins with a group reach its members; canvases work as errbacks.
+//!
 //! Layout:
 //! - `canvas/tree.rs`: a signature with its parts at hand
 //! - `canvas/freeze.rs`: giving everything its id, before anything is sent

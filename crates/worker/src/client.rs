@@ -250,7 +250,7 @@ impl Client {
     async fn start(&self, start: &canvas::ChordStart) -> Result<(), BrokerError> {
         let expires = self.inner.settings.result_expires.unwrap_or(Settings::DAY);
         if let Some(saved) = &start.saved {
-            self.save(&start.group, saved.to_json()).await?;
+            self.save(&start.group, saved.encode()).await?;
         }
         self.inner.results.chord_start(&start.group, start.size, expires).await
     }

@@ -37,7 +37,7 @@ use tokio::runtime::Handle as Runtime;
 pub use notice::{Notice, What};
 
 use self::{close::Closer, handlers::Starter, intake::Intake, shared::Shared, sink::Results, work::Ticket};
-use crate::app::App;
+use crate::{app::App, client::Client};
 
 /// How a worker is set up. The defaults serve the app's default queue on all lanes.
 #[derive(Clone)]
@@ -126,7 +126,9 @@ impl Worker {
         };
         let consumer = broker.open(open).await?;
         let one_store = broker.is_store_of(settings.results.as_deref().unwrap_or(&settings.broker));
-        let shared = Arc::new(Shared::new(Arc::new(app), options.node.clone(), broker, consumer, results, one_store));
+        let client = Client::over(&app, broker.clone(), results.clone());
+        let node = Arc::from(options.node.as_str());
+        let shared = Arc::new(Shared::new(Arc::new(app), node, client, broker, consumer, results, one_store));
         for listener in options.listeners {
             shared.board.listen(listener);
         }
@@ -172,7 +174,7 @@ impl Worker {
 
     /// A handle that stops it, from anywhere.
     pub fn stopper(&self) -> Stopper {
-        Stopper { engine: self.engine.clone() }
+        Stopper { engine: self.engine.clone(), runtime: Runtime::current(), grace: self.grace }
     }
 
     /// Messages that it holds for their time.
@@ -203,17 +205,32 @@ impl Worker {
 #[derive(Clone)]
 pub struct Stopper {
     engine: Handle,
+    runtime: Runtime,
+    grace: Duration,
 }
 
+/// How long what was asked to end may take before it is dropped.
+const LAST: Duration = Duration::from_secs(5);
+
 impl Stopper {
-    /// Claims nothing more, hands back what has not started, lets running tasks end.
+    /// Claims nothing more, hands back what has not started, lets running tasks end. After the grace period it is a [cold](Self::cold) stop.
     pub fn warm(&self) {
         self.engine.drain();
+        let (own, grace) = (self.clone(), self.grace);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(grace).await;
+            own.cold();
+        });
     }
 
-    /// Also asks running tasks to end; they are handed back.
+    /// Also asks running tasks to end; they are handed back. What has not ended five seconds later is dropped.
     pub fn cold(&self) {
         self.engine.stop(Stop::Soft);
+        let own = self.clone();
+        self.runtime.spawn(async move {
+            tokio::time::sleep(LAST).await;
+            own.hard();
+        });
     }
 
     /// Also drops what does not listen.

@@ -278,3 +278,99 @@ async fn a_task_acknowledged_early_is_gone_from_the_broker_while_it_runs() {
     assert_eq!(*seen.lock().unwrap(), Some(0));
     bench.stop().await;
 }
+
+/// A message as a rescue gives it back.
+async fn send_again(bench: &Bench, message: Message, crashes: u32) -> String {
+    let id = format!("id-{}", fastrand::u64(..));
+    let raw = Message { id: id.clone(), routing_key: "celery".to_owned(), ..message }.encode(Encoding::Json);
+    let raw = longshore_celery::mark_redelivered(&raw, Some(crashes)).unwrap();
+    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn suspects_run_one_at_a_time_while_others_go_on() {
+    let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (counted, peak) = (running.clone(), most.clone());
+    let task = Task::future("suspect", move |_, _| {
+        let (counted, peak) = (counted.clone(), peak.clone());
+        async move {
+            peak.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            counted.fetch_sub(1, Ordering::SeqCst);
+            Ok(Value::Null)
+        }
+    });
+    let bench = Bench::new("suspects", [task, add()]).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(send_again(&bench, call("suspect", vec![]), 1).await);
+    }
+    let good = bench.send(call("add", vec![1.into()])).await;
+    assert_eq!(bench.result(&good).await.state, State::Success);
+    for id in ids {
+        assert_eq!(bench.result(&id).await.state, State::Success);
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn what_three_workers_died_of_is_not_run_but_buried_and_told() {
+    let bench = Bench::new("poison", [add()]).await;
+    let id = send_again(&bench, call("add", vec![]), 3).await;
+    let result = bench.result(&id).await;
+    assert_eq!(result.state, State::Failure);
+    assert_eq!(longshore_celery::Exception::from_value(&result.result).unwrap().exc_type, "WorkerLostError");
+    assert_eq!(bench.broker.dead(None).await.unwrap().len(), 1);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_has_succeeded_is_not_run_again_but_what_follows_it_is_sent() {
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = runs.clone();
+    let once = Task::plain("once", move |_, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok(Value::Int(1))
+    });
+    let (_, results) = connect("memory://again", None).unwrap();
+    let id = "done-before".to_owned();
+    let doc = TaskResult { task_id: id.clone(), state: State::Success, result: Value::Int(7), ..TaskResult::default() }.encode();
+    let stored = longshore_brokers::Stored { key: Key::Task(id.clone()), doc, expires: None, keep_success: false };
+    results.store(&[stored]).await.unwrap();
+    let bench = Bench::new("again", [once, add()]).await;
+    let mut link = longshore_celery::Signature { task: "add".to_owned(), args: vec![1.into()], ..Default::default() };
+    link.options.set("task_id", "follows");
+    let raw =
+        Message { id: id.clone(), routing_key: "celery".to_owned(), callbacks: vec![link], ..call("once", vec![]) }.encode(Encoding::Json);
+    let raw = longshore_celery::mark_redelivered(&raw, None).unwrap();
+    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+    assert_eq!(bench.result("follows").await.result, Value::Int(8));
+    assert_eq!(runs.load(Ordering::SeqCst), 0);
+    let broker = bench.broker.clone();
+    bench.stop().await;
+    assert_eq!(broker.find(&id).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_soft_limit_ends_a_future_that_does_not_listen_and_tells_one_that_does() {
+    let mut deaf = Task::future("deaf", |_, _| async { std::future::pending().await });
+    deaf.policy.soft_time_limit = Some(Duration::from_millis(20));
+    let mut listening = Task::future("listening", |context: TaskContext, _| async move {
+        context.soft_limit().cancelled().await;
+        Ok("in time".into())
+    });
+    listening.policy.soft_time_limit = Some(Duration::from_millis(20));
+    let mut endless = Task::future("endless", |_, _| async { std::future::pending().await });
+    endless.policy.time_limit = Some(Duration::from_millis(20));
+    let bench = Bench::new("limits", [deaf, listening, endless]).await;
+    let type_of = |result: TaskResult| longshore_celery::Exception::from_value(&result.result).map(|exception| exception.exc_type);
+    let id = bench.send(call("deaf", vec![])).await;
+    assert_eq!(type_of(bench.result(&id).await).as_deref(), Some("SoftTimeLimitExceeded"));
+    let id = bench.send(call("listening", vec![])).await;
+    assert_eq!(bench.result(&id).await.result, Value::from("in time"));
+    let id = bench.send(call("endless", vec![])).await;
+    assert_eq!(type_of(bench.result(&id).await).as_deref(), Some("TimeLimitExceeded"));
+    bench.stop().await;
+}

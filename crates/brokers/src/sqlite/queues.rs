@@ -274,8 +274,11 @@ pub(crate) fn pause(step: &mut Step<'_>, queue: &str, by: Option<&str>) -> rusql
 /// What waits, the next one first; what is due waits, whether or not anybody was there to see it.
 fn waiting(conn: &Connection, queue: &str, most: i64) -> rusqlite::Result<Vec<Vec<u8>>> {
     let mut all = conn.prepare_cached(
-        "SELECT raw FROM (SELECT priority, place, id FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL
-             UNION ALL SELECT priority, place, id FROM messages WHERE queue = ?1 AND owner IS NULL AND due <= ?2) AS next
+        "SELECT raw FROM (
+             SELECT * FROM (SELECT priority, place, id FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL
+                 ORDER BY priority, place, id LIMIT ?3)
+             UNION ALL SELECT * FROM (SELECT priority, place, id FROM messages WHERE queue = ?1 AND owner IS NULL AND due <= ?2
+                 ORDER BY priority, place, id LIMIT ?3)) AS next
          JOIN messages USING (id) ORDER BY next.priority, next.place, next.id LIMIT ?3",
     )?;
     all.query_map(params![queue, now(), most], |row| row.get(0))?.collect()

@@ -164,12 +164,12 @@ impl Planner<'_> {
         // The rest of a chain, and the chord that this one is a part of, are for the body alone.
         options.remove("chain");
         options.remove("chord");
-        let value = body.to_value();
+        let value = body.as_chord();
         let mut header = header;
-        let given = Given { group: Some(&group_id), chord: Some(&value), root: root.as_deref(), ..Given::default() };
+        let given = Given { group: Some(&group_id), chord: value.as_ref(), root: root.as_deref(), ..Given::default() };
         let (_, header_place) = self.freeze_group(&mut header, &mut header_options, given);
         let header_place = if header.is_empty() {
-            self.apply(body, &[Value::List(Vec::new())], &Map::default(), true)?;
+            self.apply(body, &[Value::List(Vec::new())], &Map::default(), trail)?;
             header_place
         } else {
             let nested = self.members_of(header_place).unwrap_or_default().iter().any(|member| self.members_of(*member).is_some());

@@ -81,7 +81,7 @@ pub fn chord_complete(
         }
         Err(wrong) => wrong,
     };
-    planner.chord_error(body, wrong, is_local_errback).map(ChordOutcome::Error)
+    planner.chord_error(body, *wrong, is_local_errback).map(ChordOutcome::Error)
 }
 
 /// Why a chord fails: its own exception, and that of the part that failed.
@@ -91,15 +91,17 @@ struct Wrong {
 }
 
 impl Wrong {
-    fn joining(original: Exception) -> Box<Self> {
-        Box::new(Self { error: celery("ChordError", &format!("Join error: {original}")), original })
+    /// Celery does not remember the exception behind this one.
+    fn joining(original: &Exception) -> Box<Self> {
+        let error = celery("ChordError", &format!("Join error: {original}"));
+        Box::new(Self { original: error.clone(), error })
     }
 }
 
 fn results(parts: &ChordParts<'_>) -> Result<Value, Box<Wrong>> {
     match parts {
         ChordParts::Joined(Ok(results)) => Ok(results.clone()),
-        ChordParts::Joined(Err(original)) => Err(Wrong::joining(original.clone())),
+        ChordParts::Joined(Err(original)) => Err(Wrong::joining(original)),
         ChordParts::Counted(parts) => parts.iter().map(part).collect::<Result<Vec<_>, _>>().map(Value::List),
     }
 }
@@ -111,7 +113,7 @@ fn part(part: &Value) -> Result<Value, Box<Wrong>> {
             Err(Box::new(Wrong { error: Exception::chord(id, &original), original }))
         }
         Some([_, Value::Text(_), Value::Text(_), result]) => Ok(result.clone()),
-        _ => Err(Wrong::joining(Exception::builtin("ValueError", format!("not a part of a chord: {}", repr(part))))),
+        _ => Err(Wrong::joining(&Exception::builtin("ValueError", format!("not a part of a chord: {}", repr(part))))),
     }
 }
 
@@ -129,8 +131,8 @@ fn celery(kind: &str, text: &str) -> Exception {
 }
 
 impl Planner<'_> {
-    fn chord_error(mut self, mut body: Tree, wrong: Box<Wrong>, is_local: &dyn Fn(&str) -> bool) -> Result<ChordFailure, CanvasError> {
-        let Wrong { error, original } = *wrong;
+    fn chord_error(mut self, mut body: Tree, wrong: Wrong, is_local: &dyn Fn(&str) -> bool) -> Result<ChordFailure, CanvasError> {
+        let Wrong { error, original } = wrong;
         let mut failed = Vec::new();
         let mut call = Vec::new();
         if matches!(body.shape, Shape::Group(_)) {

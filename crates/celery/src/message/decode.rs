@@ -176,15 +176,21 @@ pub(super) fn header<'a>(scan: &mut Scan<'a>, name: Text<'a>, message: &mut Mess
 
 fn properties<'a>(scan: &mut Scan<'a>, message: &mut Message, packing: &mut Packing<'a>) -> Result<(), ValueError> {
     object(scan, |scan, name| match known(&name) {
-        "correlation_id" => within(name, |_| string(scan).map(|id| message.correlation_id = id.filter(|id| !id.is_empty()))),
+        "correlation_id" => within(name, |name| {
+            // Nearly always the task's id, which was read before; then it is not kept.
+            let id = cow(scan, name)?.filter(|id| !id.is_empty() && *id != message.id);
+            message.correlation_id = id.map(Cow::into_owned);
+            Ok(())
+        }),
         "reply_to" => within(name, |_| string(scan).map(|to| message.reply_to = to.filter(|to| !to.is_empty()))),
+        "delivery_mode" => scan.skip().map(|_| ()),
         "priority" => within(name, |_| {
             // Kombu takes every number and keeps it between 0 and 9.
             integer(scan).map(|priority| message.priority = priority.map(|priority| priority.clamp(0, 9) as u8))
         }),
         "body_encoding" => within(name, |name| cow(scan, name).map(|text| packing.body_encoding = text)),
         "delivery_tag" => {
-            packing.delivery_tag = !scan.value()?.is_null();
+            packing.delivery_tag = scan.skip()? != "null";
             Ok(())
         }
         "delivery_info" => nullable(scan, |scan| {

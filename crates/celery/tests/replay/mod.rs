@@ -45,8 +45,13 @@ fn message(raw: &Value) -> Message {
 impl Recording {
     pub(crate) fn parse(line: &str) -> Self {
         let entry = Value::parse(line.as_bytes(), 500).unwrap();
+        let client = list(entry.get("client"));
+        let steps = list(entry.get("steps"));
+        let written = client.iter().cloned().chain(steps.iter().flat_map(|step| list(step.get("writes"))));
+        let sent: Vec<Value> = written.filter_map(|write| write.get("send").cloned()).collect();
+        let number = |value: Option<&Value>| usize::try_from(value.and_then(Value::as_i64).unwrap()).unwrap();
         let step = |step: &Value| Step {
-            input: message(step.get("input").unwrap()),
+            input: message(&sent[number(step.get("input"))]),
             notes: step.get("notes").unwrap().clone(),
             writes: list(step.get("writes")),
         };
@@ -55,8 +60,8 @@ impl Recording {
             oid: text(entry.get("oid")),
             signature: Signature::from_value(entry.get("signature").unwrap().clone()).unwrap(),
             result: entry.get("result").unwrap().clone(),
-            client: list(entry.get("client")),
-            steps: list(entry.get("steps")).iter().map(step).collect(),
+            steps: steps.iter().map(step).collect(),
+            client,
         }
     }
 
@@ -118,11 +123,11 @@ impl Recording {
             children.extend(plan.children.clone());
             out.plan(plan);
             if task.ignore_result != Some(true) {
-                out.store(&failed(task), "SUCCESS", result, Some(&children));
+                out.store(known, &failed(task), "SUCCESS", result, Some(&children));
             }
             self.part(task, &failed(task), "SUCCESS", result, known, fresh, &mut out);
         } else if let Some(exception) = notes.get("failure") {
-            out.store(&failed(task), "FAILURE", exception, Some(&children));
+            out.store(known, &failed(task), "FAILURE", exception, Some(&children));
             self.part(task, &failed(task), "FAILURE", exception, known, fresh, &mut out);
             let plan = after_failure(task, &context, &mut fresh.next(), &is_local).unwrap();
             for later in &plan.failed {
@@ -136,14 +141,14 @@ impl Recording {
             children.push(ResultTree::task(&task.id));
             out.send(&again);
             let exception = Exception::builtin("KeyError", "again").to_value();
-            out.store(&failed(task), "RETRY", &exception, Some(&children));
+            out.store(known, &failed(task), "RETRY", &exception, Some(&children));
         }
         out
     }
 
     fn fail(&self, task: &Message, later: &FailedTask, exception: &Value, known: &mut Known, fresh: &mut Fresh, out: &mut Written) {
         let already = known.results.get(&later.id).is_some_and(|(state, _)| *state == State::Failure);
-        out.store(later, "FAILURE", exception, None);
+        out.store(known, later, "FAILURE", exception, None);
         known.results.insert(later.id.clone(), (State::Failure, exception.clone()));
         if !already {
             self.part(task, later, "FAILURE", exception, known, fresh, out);
@@ -183,13 +188,35 @@ impl Recording {
             ChordOutcome::Body(plan) => out.plan(plan),
             ChordOutcome::Error(failure) => {
                 failure.call.iter().for_each(|(id, exception, errback)| out.call(&errback.task, id, &exception.to_string()));
+                let body = chord.options.get("task_id").and_then(Value::as_str);
+                // Celery does not tell whoever waits for the body of a chord that is this chord's body.
+                let nested = bodies(chord);
                 for (later, exception) in &failure.failed {
-                    self.fail(task, later, &exception.to_value(), known, fresh, out);
+                    let mut later = later.clone();
+                    if nested.contains(&later.id) {
+                        continue;
+                    }
+                    if Some(later.id.as_str()) == body {
+                        // Celery does not tell an outer chord of this, which then waits for ever.
+                        later.part = None;
+                    }
+                    self.fail(task, &later, &exception.to_value(), known, fresh, out);
                 }
                 out.plan(failure.plan);
             }
         }
     }
+}
+
+/// The ids of the bodies in a body.
+fn bodies(chord: &Signature) -> Vec<String> {
+    let mut ids = Vec::new();
+    let mut body = chord.kwargs.get("body").cloned();
+    while let Some(inner) = body {
+        ids.push(text(inner.get("options").and_then(|options| options.get("task_id"))));
+        body = inner.get("kwargs").and_then(|kwargs| kwargs.get("body")).cloned();
+    }
+    ids
 }
 
 fn is_local(errback: &str) -> bool {
@@ -350,7 +377,10 @@ impl Written {
         self.sends.push(Value::Map(Map::from_iter(fields)));
     }
 
-    fn store(&mut self, task: &FailedTask, state: &str, result: &Value, children: Option<&[ResultTree]>) {
+    fn store(&mut self, known: &Known, task: &FailedTask, state: &str, result: &Value, children: Option<&[ResultTree]>) {
+        if known.results.get(&task.id).is_some_and(|(state, _)| *state == State::Success) {
+            return;
+        }
         let mut doc: Map = Map::from_iter([("status", state.into()), ("result", result.clone())]);
         if let Some(children) = children {
             doc.set("children", children.iter().map(ResultTree::to_value).collect::<Vec<_>>());
@@ -419,7 +449,10 @@ fn difference(what: &str, given: &str, theirs: &Written, ours: &Written) -> Opti
     let longer = theirs.len().max(ours.len());
     let (nothing, at) = ("nothing".to_owned(), (0..longer).find(|at| theirs.get(*at) != ours.get(*at))?);
     let get = |lines: &[String]| lines.get(at).unwrap_or(&nothing).clone();
-    Some(format!("{what}, line {at}:\n  Celery: {}\n  here:   {}", get(&theirs), get(&ours)))
+    let (theirs, ours) = (get(&theirs), get(&ours));
+    let same = theirs.bytes().zip(ours.bytes()).take_while(|(one, other)| one == other).count().saturating_sub(40);
+    let part = |text: &str| String::from_utf8_lossy(&text.as_bytes()[same..text.len().min(same + 400)]).into_owned();
+    Some(format!("{what}, line {at}, from {same}:\n  Celery: {}\n  here:   {}", part(&theirs), part(&ours)))
 }
 
 fn named(given: &str, lines: &[String]) -> Vec<String> {

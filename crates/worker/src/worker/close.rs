@@ -7,8 +7,8 @@ use std::{
 
 use longshore_brokers::{BrokerError, ChordPart, End, Ended, Finish, Key, Outgoing, PartState, Stored};
 use longshore_celery::{
-    Message, Signature, State, TaskResult, Value,
-    canvas::{self, ChordOutcome, ChordParts, ChordStart, Node},
+    Exception, GroupResult, Message, ResultTree, Signature, State, TaskResult, Value,
+    canvas::{self, ChordOutcome, ChordParts, ChordStart},
 };
 use longshore_core::Receipt;
 
@@ -139,9 +139,7 @@ impl Closer {
     async fn start_chord(&self, start: &ChordStart) -> Result<(), BrokerError> {
         let expires = self.shared.app.settings().result_expires.unwrap_or(Duration::from_secs(86_400));
         if let Some(saved) = &start.saved {
-            let mut doc = Vec::new();
-            saved.write(&mut doc);
-            let stored = Stored { key: Key::Group(start.group.clone()), doc, expires: Some(expires), keep_success: false };
+            let stored = Stored { key: Key::Group(start.group.clone()), doc: saved.encode(), expires: Some(expires), keep_success: false };
             self.shared.results.store(&[stored]).await?;
         }
         self.shared.results.chord_start(&start.group, start.size, expires).await
@@ -176,10 +174,10 @@ impl Closer {
     async fn body(&self, group: &str, chord: &Signature, message: &Message) -> Result<Conclusion, BrokerError> {
         let shared = &self.shared;
         let saved = shared.results.get(&[Key::Group(group.to_owned())]).await?.pop().flatten();
-        let saved = saved.and_then(|doc| longshore_celery::GroupResult::decode(&doc, shared.limits.body).ok());
+        let saved = saved.and_then(|doc| GroupResult::decode(&doc, shared.limits.body).ok());
         let counted: Vec<Value>;
-        let parts = match saved.as_ref().and_then(|saved| Node::from_value(&saved.tree.to_value())) {
-            Some(node) => ChordParts::Joined(self.joined(&node).await?),
+        let parts = match saved {
+            Some(saved) => ChordParts::Joined(self.joined(&saved.tree).await?),
             None => {
                 let raw = shared.results.chord_parts(group).await?;
                 counted = raw.iter().map(|raw| Value::parse(raw, shared.limits.depth).unwrap_or_default()).collect();
@@ -198,16 +196,11 @@ impl Closer {
             }
             Err(error) => {
                 // Nobody can send such a body; whoever waits for it is told.
-                let exception = longshore_celery::Exception::builtin("ValueError", format!("the chord's body cannot be sent: {error}"));
+                let exception = Exception::builtin("ValueError", format!("the chord's body cannot be sent: {error}"));
                 if let Some(id) = chord.options.get("task_id").and_then(Value::as_str) {
-                    let failed = canvas::FailedTask {
-                        id: id.to_owned(),
-                        group_id: None,
-                        group_index: None,
-                        parent_id: Some(message.id.clone()),
-                        chord: None,
-                    };
-                    shared.fail(&failed, &exception.to_value(), &mut conclusion, now);
+                    let parent_id = Some(message.id.clone());
+                    let failed = canvas::FailedTask { id: id.to_owned(), group_id: None, parent_id, part: None };
+                    shared.fail(&failed, &exception, &mut conclusion, now);
                 }
             }
         }
@@ -215,7 +208,7 @@ impl Closer {
     }
 
     /// The results of a saved header, nested as it is.
-    async fn joined(&self, header: &Node) -> Result<Result<Value, Value>, BrokerError> {
+    async fn joined(&self, header: &ResultTree) -> Result<Result<Value, Exception>, BrokerError> {
         let mut ids = Vec::new();
         leaves(header, &mut ids);
         let keys: Vec<Key> = ids.iter().cloned().map(Key::Task).collect();
@@ -227,7 +220,7 @@ impl Closer {
             .collect();
         Ok(canvas::joined(header, &|id| {
             let result = results.get(id)?;
-            (result.state != State::Pending).then(|| (result.state.as_str().to_owned(), result.result.clone()))
+            (result.state != State::Pending).then(|| (result.state.clone(), result.result.clone()))
         }))
     }
 
@@ -252,8 +245,8 @@ impl Closer {
     }
 }
 
-fn leaves(node: &Node, into: &mut Vec<String>) {
-    match &node.members {
+fn leaves(node: &ResultTree, into: &mut Vec<String>) {
+    match &node.children {
         Some(members) => members.iter().for_each(|member| leaves(member, into)),
         None => into.push(node.id.clone()),
     }

@@ -10,7 +10,7 @@ use std::{
 
 use longshore_brokers::{ChordPart, End, Key, Outgoing, Stored, crash::MOST_CRASHES};
 use longshore_celery::{
-    BadMessage, CRASHES, Encoding, Exception, Extended, Message, Signature, State, TaskResult, Value,
+    BadMessage, CRASHES, Encoding, Exception, Extended, Message, ResultTree, Signature, State, TaskResult, Value,
     canvas::{self, CanvasError, ChordStart, FailedTask, Plan},
     repr,
 };
@@ -23,7 +23,7 @@ use super::{
     verdict::{Verdict, verdict},
     work::{Answer, Ticket, Work},
 };
-use crate::failure::Failure;
+use crate::{client::outgoing, failure::Failure};
 
 /// Why a task is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub(crate) enum Unrun {
     Revoked,
     /// Nobody here knows its task.
     Unknown,
+    /// So many workers died while it ran.
+    Crashed(u32),
 }
 
 /// What is stored and sent when a task ends, and what becomes of its message.
@@ -58,7 +60,7 @@ impl Conclusion {
         self.starts.extend(plan.starts);
         for send in plan.sends {
             self.starts.extend(send.before);
-            self.publish.push(shared.route(send.message, &send.routing));
+            self.publish.push(outgoing::of(shared.app.settings(), send.message, &send.routing));
         }
     }
 }
@@ -69,7 +71,7 @@ struct Case<'a> {
     message: &'a Message,
     queue: &'a Arc<str>,
     ignores_result: bool,
-    children: Vec<Value>,
+    children: Vec<ResultTree>,
     runtime: Option<Duration>,
     now: SystemTime,
 }
@@ -85,7 +87,7 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Opti
         message: &message,
         queue: &work.queue,
         ignores_result: message.ignore_result.unwrap_or(work.task.policy.ignore_result),
-        children: work.context.get().map(|context| context.take_children()).unwrap_or_default(),
+        children: work.context.get().map(|context| context.children()).unwrap_or_default(),
         runtime: work.started().map(|_| runtime),
         now: SystemTime::now(),
     };
@@ -130,8 +132,37 @@ pub(crate) fn unrun(shared: &Shared, message: Message, receipt: Receipt, queue: 
             let reason = format!("no task is named {} here: register it, or send it to a queue whose workers know it", message.task);
             case.failed(&Exception::not_registered(&message.task), None, End::Dead { reason })
         }
+        Unrun::Crashed(crashes) => {
+            let reason = format!("{crashes} workers died while it ran");
+            let exception = Exception::worker_lost(&format!("Worker exited prematurely: {reason}"));
+            case.failed(&exception, None, End::Dead { reason })
+        }
     };
     Closing { receipt: Some(receipt), queue, message: Some(Arc::new(message)), work: None, conclusion }
+}
+
+/// Concludes a message that was lent again although its task has succeeded: what followed its result may not have been sent.
+pub(crate) fn already(shared: &Shared, work: &Work, result: TaskResult) -> Closing {
+    let message = work.message.clone();
+    let case = Case {
+        shared,
+        message: &message,
+        queue: &work.queue,
+        ignores_result: true,
+        children: Vec::new(),
+        runtime: None,
+        now: SystemTime::now(),
+    };
+    let has_followed = result.children.as_list().is_some_and(|children| !children.is_empty());
+    let mut conclusion = if has_followed {
+        let mut conclusion = Conclusion::new(End::Ack);
+        conclusion.parts.extend(case.part(&State::Success, &result.result));
+        conclusion
+    } else {
+        case.success(result.result)
+    };
+    conclusion.what = None;
+    Closing { receipt: Some(work.receipt), queue: work.queue.clone(), message: Some(message), work: None, conclusion }
 }
 
 /// Concludes a message that cannot be read. Whoever waits for it is told, if its id could be read.
@@ -167,7 +198,7 @@ impl Case<'_> {
             state,
             result,
             traceback,
-            children: Value::List(self.children.clone()),
+            children: Value::List(self.children.iter().map(ResultTree::to_value).collect()),
             date_done: ready.then_some(self.now),
             group_id: message.group.clone(),
             parent_id: message.parent_id.clone(),
@@ -183,7 +214,7 @@ impl Case<'_> {
             name: Some(message.task.clone()),
             args: Value::List(message.args.clone()),
             kwargs: Value::Map(message.kwargs.clone()),
-            worker: Some(self.shared.node.clone()),
+            worker: Some(self.shared.node.to_string()),
             retries: Some(message.retries.into()),
             queue: Some(self.queue.to_string()),
             stamps: message.stamps.clone(),
@@ -202,7 +233,7 @@ impl Case<'_> {
         if !message.callbacks.is_empty() || message.chain.as_ref().is_some_and(|chain| !chain.is_empty()) {
             match self.shared.plan(|context, ids| canvas::after_success(message, &value, context, ids)) {
                 Ok(plan) => {
-                    self.children.extend(plan.children.iter().map(canvas::Node::to_value));
+                    self.children.extend(plan.children.iter().cloned());
                     conclusion.add(self.shared, plan);
                 }
                 Err(error) => return self.senseless(&error),
@@ -246,13 +277,13 @@ impl Case<'_> {
             Ok(follows) => follows,
             Err(error) => return self.senseless(&error),
         };
-        self.children.extend(follows.plan.children.iter().map(canvas::Node::to_value));
+        self.children.extend(follows.plan.children.iter().cloned());
         if !self.ignores_result {
             conclusion.results.push(self.document(State::Failure, result.clone(), traceback.clone()));
         }
         conclusion.parts.extend(self.part(&State::Failure, &result));
         for failed in &follows.failed {
-            self.shared.fail(failed, &result, &mut conclusion, self.now);
+            self.shared.fail(failed, exception, &mut conclusion, self.now);
         }
         conclusion.add(self.shared, follows.plan);
         self.count_failure(&mut conclusion, exception, traceback);
@@ -273,7 +304,7 @@ impl Case<'_> {
         let next = canvas::retry(self.message, Some(self.now + after), None);
         conclusion.publish.push(self.shared.to_queue(next, self.queue.clone()));
         if !self.ignores_result {
-            self.children.push(canvas::Node::task(self.message.id.as_str()).to_value());
+            self.children.push(ResultTree::task(self.message.id.as_str()));
             let traceback = traceback.unwrap_or_else(|| format!("Retry in {}s: {exception}\n", after.as_secs_f64()));
             conclusion.results.push(self.document(State::Retry, exception.to_value(), Some(traceback)));
         }
@@ -351,15 +382,6 @@ impl Shared {
         plan(&context, &mut || uuid::Uuid::new_v4().to_string())
     }
 
-    /// A message on its way, where its signature or the routes say.
-    pub(crate) fn route(&self, message: Message, routing: &canvas::Routing) -> Outgoing {
-        let settings = self.app.settings();
-        // A direct exchange is a queue by another name, as Celery has it.
-        let queue = routing.queue.as_deref().or(routing.routing_key.as_deref()).unwrap_or_else(|| settings.queue_of(&message.task));
-        let queue = Arc::from(queue);
-        self.to_queue(message, queue)
-    }
-
     /// A message on its way to this queue.
     pub(crate) fn to_queue(&self, mut message: Message, queue: Arc<str>) -> Outgoing {
         message.exchange.clear();
@@ -382,11 +404,12 @@ impl Shared {
     }
 
     /// Notes a task that will never run: whoever waits for it is told, and its chord.
-    pub(crate) fn fail(&self, failed: &FailedTask, exception: &Value, conclusion: &mut Conclusion, now: SystemTime) {
+    pub(crate) fn fail(&self, failed: &FailedTask, exception: &Exception, conclusion: &mut Conclusion, now: SystemTime) {
+        let result = exception.to_value();
         let document = TaskResult {
             task_id: failed.id.clone(),
             state: State::Failure,
-            result: exception.clone(),
+            result: result.clone(),
             date_done: Some(now),
             group_id: failed.group_id.clone(),
             parent_id: failed.parent_id.clone(),
@@ -395,9 +418,9 @@ impl Shared {
         };
         let key = Key::Task(failed.id.clone());
         conclusion.results.push(Stored { key, doc: document.encode(), expires: self.app.settings().result_expires, keep_success: true });
-        if let (Some(group), Some(chord)) = (&failed.group_id, &failed.chord) {
-            let part = self.chord_part(group, &failed.id, failed.group_index, &State::Failure, exception);
-            conclusion.parts.push((part, chord.clone()));
+        if let Some(part) = &failed.part {
+            let counted = self.chord_part(&part.group, &failed.id, part.index, &State::Failure, &result);
+            conclusion.parts.push((counted, part.chord.clone()));
         }
     }
 }

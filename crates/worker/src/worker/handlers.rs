@@ -65,6 +65,8 @@ impl Starter {
             slot: context.slot,
             cancel: context.cancel.clone(),
             soft: work.soft.clone(),
+            client: Some(self.shared.client.clone()),
+            node: self.shared.node.clone(),
         });
         let _ = work.context.set(own.clone());
         own

@@ -12,8 +12,8 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_brokers::{BrokerError, Claimed, End, Finish, Outgoing};
-use longshore_celery::{BadMessage, Encoding, Message};
+use longshore_brokers::{BrokerError, Claimed, End, Finish, Key, Outgoing, crash::MOST_CRASHES};
+use longshore_celery::{BadMessage, Encoding, Message, State, TaskResult, crashes_of};
 use longshore_core::{
     Delivery, LaneKind, Options, Receipt, SourceError, Verdict,
     source::{Fetched, Settlement, Source},
@@ -21,7 +21,7 @@ use longshore_core::{
 use tokio::sync::Notify;
 
 use super::{
-    close::Closer,
+    close::{Closer, Closing},
     conclude::{self, Unrun},
     held::{Entry, Held},
     notice::What,
@@ -43,14 +43,14 @@ const GLANCE: Duration = Duration::from_secs(30);
 pub(crate) struct Intake {
     shared: Arc<Shared>,
     closer: Arc<Closer>,
-    state: Mutex<State>,
+    state: Mutex<Hall>,
     /// Something may be ready, or a time has changed.
     wake: Notify,
     closed: AtomicBool,
 }
 
 #[derive(Default)]
-struct State {
+struct Hall {
     /// A claim that goes on while the engine is told of something else. Never dropped before it has ended: what it pops would be lost for a lease.
     claim: Option<BoxFuture<'static, Batch>>,
     held: Held,
@@ -86,7 +86,7 @@ impl Intake {
         Self { shared, closer, state: Mutex::default(), wake: Notify::new(), closed: AtomicBool::new(false) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Hall> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,23 +147,29 @@ impl Intake {
         let now = SystemTime::now();
         let mut closings = Vec::new();
         let mut works = Vec::with_capacity(claimed.len());
-        for Claimed { receipt, queue, raw, crashes, .. } in claimed {
+        let mut again = Vec::new();
+        for Claimed { receipt, queue, raw, crashes, redelivered } in claimed {
+            // A child that died of it is counted in the message itself.
+            let crashes = crashes.max(crashes_of(&raw));
             match self.sort(&raw, now, slots_taken) {
-                Sorted::Run(message, task) => works.push(Arc::new(Work::new(*message, task, receipt, queue, crashes))),
+                Sorted::Run(message, _) if crashes >= MOST_CRASHES => {
+                    closings.push(conclude::unrun(&self.shared, *message, receipt, queue, Unrun::Crashed(crashes)));
+                }
+                Sorted::Run(message, task) => {
+                    if redelivered || message.redelivered {
+                        again.push(works.len());
+                    }
+                    works.push(Arc::new(Work::new(*message, task, receipt, queue, crashes)));
+                }
                 Sorted::Later { due, paced } => self.state().held.push(Entry { due, receipt: receipt.0, queue, crashes, paced }),
                 Sorted::Unrun(message, why) => closings.push(conclude::unrun(&self.shared, *message, receipt, queue, why)),
                 Sorted::Bad(bad) => closings.push(conclude::bad(&self.shared, &bad, receipt, queue)),
             }
         }
-        if self.shared.board.wanted() {
-            let notices: Vec<_> = works.iter().map(|work| self.shared.notice(work, What::Received)).collect();
-            self.shared.board.post(&notices);
+        if !again.is_empty() {
+            closings.extend(self.take_out_finished(&mut works, again).await?);
         }
-        self.shared.counts.received(works.iter().map(|work| work.task.name.clone()));
-        {
-            let mut live = self.shared.live();
-            live.extend(works.iter().map(|work| (work.receipt.0, work.clone())));
-        }
+        self.note(&works);
         {
             let mut state = self.state();
             for work in works {
@@ -171,6 +177,31 @@ impl Intake {
             }
         }
         if closings.is_empty() { Ok(()) } else { self.closer.close(closings).await }
+    }
+
+    /// Takes out, of those that were lent before, the ones that have succeeded already: their worker died between result and acknowledgement.
+    async fn take_out_finished(&self, works: &mut Vec<Arc<Work>>, again: Vec<usize>) -> Result<Vec<Closing>, BrokerError> {
+        let keys: Vec<Key> = again.iter().map(|place| Key::Task(works[*place].message.id.clone())).collect();
+        let stored = self.shared.results.get(&keys).await?;
+        let mut closings = Vec::new();
+        for (place, doc) in again.into_iter().zip(stored).rev() {
+            let result = doc.and_then(|doc| TaskResult::decode(&doc, self.shared.limits.body).ok());
+            if let Some(result) = result.filter(|result| result.state == State::Success) {
+                let work = works.remove(place);
+                closings.push(conclude::already(&self.shared, &work, result));
+            }
+        }
+        Ok(closings)
+    }
+
+    /// Notes what was received.
+    fn note(&self, works: &[Arc<Work>]) {
+        if self.shared.board.wanted() {
+            let notices: Vec<_> = works.iter().map(|work| self.shared.notice(work, What::Received)).collect();
+            self.shared.board.post(&notices);
+        }
+        self.shared.counts.received(works.iter().map(|work| work.task.name.clone()));
+        self.shared.live().extend(works.iter().map(|work| (work.receipt.0, work.clone())));
     }
 
     /// Lets the next suspect run, if none does: accused first, so that should this worker die now, it alone is to blame.
@@ -216,6 +247,14 @@ impl Intake {
         Ok(true)
     }
 
+    fn delivery(&self, work: Arc<Work>) -> Delivery<Ticket> {
+        let lane = work.task.lane;
+        let hard = self.shared.overrides(&work.task.name).hard.or(work.message.time_limit).or(work.task.policy.time_limit);
+        let options = (lane != LaneKind::Async || hard.is_some())
+            .then(|| Box::new(Options { lane: Some(lane), timeout: hard, ..Options::default() }));
+        Delivery { id: work.receipt.0, receipt: work.receipt, payload: Ticket(work), options }
+    }
+
     /// Waits for a claim to end, for the next time that is held, or to be woken.
     async fn wait(&self, room: usize) -> Option<Batch> {
         let (mut claim, next) = {
@@ -255,7 +294,7 @@ impl Intake {
             {
                 let mut state = self.state();
                 let count = state.ready.len().min(room);
-                into.extend(state.ready.drain(..count).map(delivery));
+                into.extend(state.ready.drain(..count).map(|work| self.delivery(work)));
                 if !into.is_empty() {
                     return Ok(Fetched::More);
                 }
@@ -326,14 +365,6 @@ fn claim(consumer: Arc<dyn longshore_brokers::Consumer>, room: usize) -> BoxFutu
         let result = consumer.claim(room, &mut claimed).await;
         Batch { claimed, result }
     })
-}
-
-fn delivery(work: Arc<Work>) -> Delivery<Ticket> {
-    let lane = work.task.lane;
-    let hard = work.message.time_limit.or(work.task.policy.time_limit);
-    let options =
-        (lane != LaneKind::Async || hard.is_some()).then(|| Box::new(Options { lane: Some(lane), timeout: hard, ..Options::default() }));
-    Delivery { id: work.receipt.0, receipt: work.receipt, payload: Ticket(work), options }
 }
 
 fn source_error(error: BrokerError) -> SourceError {

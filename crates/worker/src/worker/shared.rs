@@ -18,13 +18,15 @@ use super::{
     revoked::Revoked,
     work::Work,
 };
-use crate::{app::App, task::Task};
+use crate::{app::App, client::Client, task::Task};
 
 /// What the parts of a worker share.
 pub(crate) struct Shared {
     pub(crate) app: Arc<App>,
     /// `name@host`.
-    pub(crate) node: String,
+    pub(crate) node: Arc<str>,
+    /// What handlers send with.
+    pub(crate) client: Client,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) consumer: Arc<dyn Consumer>,
     pub(crate) results: Arc<dyn ResultBackend>,
@@ -92,7 +94,8 @@ impl Counts {
 impl Shared {
     pub(crate) fn new(
         app: Arc<App>,
-        node: String,
+        node: Arc<str>,
+        client: Client,
         broker: Arc<dyn Broker>,
         consumer: Arc<dyn Consumer>,
         results: Arc<dyn ResultBackend>,
@@ -101,6 +104,7 @@ impl Shared {
         Self {
             app,
             node,
+            client,
             broker,
             consumer,
             results,
