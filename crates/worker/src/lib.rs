@@ -40,8 +40,12 @@ pub use task::{Acks, Call, Handler, Task, TaskPolicy};
 #[doc(hidden)]
 pub mod private {
     pub use crate::{
+        args::{Arguments, Parameter},
+        context::TaskContext,
         failure::convert,
         name::{name_bytes, name_length},
+        signature::Signature,
+        task::{Acks, Call, Handler, Task, TaskPolicy},
         values::reply,
     };
     pub use longshore_core::{Backoff, LaneKind, Rate};
