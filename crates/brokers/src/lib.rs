@@ -5,11 +5,25 @@
 //! - `results.rs`: where results, saved groups and chords are stored
 //! - `connect.rs`: URL → broker and result backend
 //! - `memory.rs`, `sqlite.rs`, `redis.rs`: one file or folder each, and `results/{memory,sqlite,redis}.rs`
+//! - `crash.rs`: what a dead worker's messages are held to; `rotation.rs`: whose turn it is; `pattern.rs`, `json.rs`: routing keys, members of JSON
+//! - `conformance.rs`: what every adapter must pass
 
 pub mod broker;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub mod connect;
+pub mod crash;
+mod json;
+pub mod memory;
+mod pattern;
 pub mod results;
+mod rotation;
 
 pub use broker::{
     Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, OpenOptions, Outgoing, QueueState, Subscription,
 };
+pub use connect::{Connected, connect, mask};
 pub use results::{ChordPart, Key, PartState, ResultBackend, Stored, Watch};
+
+/// The exchange of answers to remote control.
+pub(crate) const REPLIES: &str = "reply.celery.pidbox";

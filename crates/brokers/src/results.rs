@@ -7,6 +7,11 @@ use tokio::sync::mpsc;
 
 use crate::broker::BrokerError;
 
+pub(crate) mod memory;
+
+/// Who completes a chord has the right to send its body for so long, unless it is [extended](ResultBackend::chord_extend). Celery's time.
+pub(crate) const CHORD_CLAIM: Duration = Duration::from_secs(6);
+
 /// Names a document.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {

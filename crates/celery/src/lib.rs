@@ -9,6 +9,6 @@ mod message;
 mod signature;
 mod value;
 
-pub use message::{BadMessage, Encoding, Limits, Message, Wrong};
+pub use message::{BadMessage, CRASHES, Encoding, Limits, Message, Wrong, crashes_of, mark_redelivered};
 pub use signature::{Signature, Subtask};
-pub use value::{Map, Value};
+pub use value::{Map, Value, ValueError};

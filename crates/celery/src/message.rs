@@ -1,4 +1,15 @@
-//! A task as it travels.
+//! A task as it travels. `message/`: `decode.rs` reads the envelope, `body.rs` what is packed inside it, `encode.rs` writes both, `mark.rs` changes a
+//! message that is handed back without reading more of it than it must.
+
+mod body;
+mod decode;
+mod encode;
+mod mark;
+#[cfg(test)]
+mod tests;
+pub(crate) mod times;
+
+pub use mark::{crashes_of, mark_redelivered};
 
 use std::time::{Duration, SystemTime};
 
@@ -48,13 +59,13 @@ pub struct Message {
     pub stamped_headers: Vec<String>,
     /// Its stamps.
     pub stamps: Map,
-    /// All other headers: the user's own, `celery_beat_task`, ours.
+    /// All other headers: the user's own, `celery_beat_task`. Not `lang`, and not `longshore-crashes`, which is about the message, not the task.
     pub headers: Map,
     /// Where its result is awaited (of use to the rpc result backend).
     pub reply_to: Option<String>,
-    /// `correlation_id`; the task's id where absent.
+    /// `correlation_id`, where it is not the task's id.
     pub correlation_id: Option<String>,
-    /// 0 to 9. On Redis 0 is served first.
+    /// 0 to 9. On Redis 0 is served first. Absent is written as 0.
     pub priority: Option<u8>,
     /// Where it was sent: the exchange, empty for the default one.
     pub exchange: String,
@@ -76,13 +87,16 @@ pub struct Message {
     pub chord: Option<Signature>,
 }
 
+/// The header in which longshore counts the workers that died with a message.
+pub const CRASHES: &str = "longshore-crashes";
+
 /// How a message is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Encoding {
     /// JSON.
     #[default]
     Json,
-    /// MessagePack.
+    /// MessagePack; JSON all the same for a body with what MessagePack has no form for (longer integers, lone surrogates).
     MsgPack,
 }
 

@@ -1,0 +1,101 @@
+//! What every adapter must pass, each case a test of its own. An adapter's test module has one line:
+//! ```ignore
+//! crate::conformance!(memory, subject());
+//! ```
+//! where `subject()` makes a [`Subject`] on a store that is new and empty. Real clocks: the cases wait for what must happen, not for time.
+//!
+//! Layout: `conformance/kit.rs`: messages, and waiting with a limit; `conformance/{queues,endings,crashes,bus,results,chords}.rs`: the cases
+
+mod bus;
+mod chords;
+mod crashes;
+mod endings;
+mod kit;
+mod queues;
+mod results;
+
+use std::{any::Any, time::Duration};
+
+pub use self::{bus::*, chords::*, crashes::*, endings::*, kit::LEASE, queues::*, results::*};
+use crate::connect::Connected;
+
+/// One store, to be connected to several times.
+pub struct Subject {
+    /// Connects once more, as another process would: nothing shared but the store.
+    pub connect: Box<dyn Fn() -> Connected + Send + Sync>,
+    /// What must live as long as the store.
+    pub keep: Box<dyn Any + Send + Sync>,
+}
+
+/// Runs one case, which fails after a minute at the latest.
+///
+/// # Panics
+/// If the case fails.
+pub async fn run<F: Future<Output = ()>>(subject: Subject, case: impl FnOnce(std::sync::Arc<Subject>) -> F) {
+    let subject = std::sync::Arc::new(subject);
+    let done = tokio::time::timeout(Duration::from_secs(60), case(subject)).await;
+    assert!(done.is_ok(), "it takes more than a minute");
+}
+
+/// A module of this name with all cases, each on a [`Subject`] of its own, which the expression makes.
+#[macro_export]
+macro_rules! conformance {
+    ($name:ident, $subject:expr) => {
+        $crate::conformance! { @ $name, $subject,
+            messages_come_in_the_order_in_which_they_were_published
+            a_smaller_priority_is_served_first_whatever_its_queue
+            queues_take_turns
+            no_more_is_claimed_than_there_is_room_for
+            close_wakes_an_idle_claim_and_nothing_is_claimed_afterwards
+            a_publish_wakes_an_idle_claim
+            each_message_is_lent_once_to_many_consumers
+            what_is_due_later_is_not_run_before_and_soon_after
+            a_claimed_message_can_be_loaded_again
+            a_queue_can_be_taken_into_service_and_out_of_it
+            a_paused_queue_gives_nothing_until_it_is_resumed
+            a_look_takes_nothing
+            purge_throws_away_what_waits
+            transfer_moves_what_waits_in_order
+            a_task_is_found_where_it_is
+            a_ping_names_the_system_and_the_urls_agree
+            an_acknowledged_message_is_gone
+            a_message_goes_back_to_the_front_or_to_the_back
+            a_kept_message_stays_claimed
+            what_was_finished_is_refused
+            what_was_handed_back_is_refused_whole
+            one_finish_publishes_stores_and_ends
+            a_finish_that_completes_a_chord_keeps_its_message
+            the_endings_of_a_batch_are_told_in_order
+            dead_letters_are_shown_retried_and_thrown_away
+            a_consumer_that_leaves_hands_back_to_the_front
+            the_messages_of_a_dead_consumer_come_back
+            an_eta_ahead_is_innocent_of_a_crash
+            only_the_accused_of_a_second_crash_is_blamed
+            the_third_crash_makes_a_dead_letter
+            a_broadcast_reaches_those_who_listen_by_their_pattern
+            a_reply_reaches_the_client_that_asked
+            a_document_is_stored_read_and_forgotten
+            a_success_stays_if_it_is_asked_to
+            a_document_expires
+            what_is_stored_after_a_watch_arrives
+            a_chord_is_complete_once_and_its_parts_are_in_order
+            a_part_that_is_told_twice_counts_once
+            one_of_many_parts_at_once_has_the_right
+            a_right_that_runs_out_passes_on
+            a_chord_that_is_over_stays_over
+            a_chord_can_grow
+        }
+    };
+    (@ $name:ident, $subject:expr, $($case:ident)*) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expression may name what stands beside the module")]
+            use super::*;
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    $crate::conformance::run($subject, $crate::conformance::$case).await;
+                }
+            )*
+        }
+    };
+}

@@ -1,0 +1,195 @@
+//! How claimed messages end.
+
+use std::{sync::Arc, time::Duration};
+
+use longshore_core::Receipt;
+
+use super::{
+    Subject,
+    kit::{claim, claim_singly, end, finish, id, ids, message, nothing_comes, publish},
+};
+use crate::{
+    broker::{End, Ended, Finish},
+    results::{ChordPart, Key, PartState, Stored},
+};
+
+/// For good.
+pub async fn an_acknowledged_message_is_gone(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    publish(&*broker, "q", &["one"]).await;
+    let consumer = subject.consumer(&["q"]).await;
+    let claimed = claim(&*consumer, 1).await;
+    assert_eq!(end(&*consumer, &claimed, End::Ack).await, [Ended::Done]);
+    let state = broker.queues(&["q".into()]).await.expect("it answers").remove(0);
+    assert_eq!((state.waiting, state.held, state.dead), (0, 0, 0));
+    drop(consumer);
+    nothing_comes(subject.consumer(&["q"]).await).await;
+}
+
+/// To be run by anybody, marked as lent before.
+pub async fn a_message_goes_back_to_the_front_or_to_the_back(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    publish(&*broker, "q", &["back", "front", "third"]).await;
+    let consumer = subject.consumer(&["q"]).await;
+    let claimed = claim(&*consumer, 2).await;
+    assert_eq!(end(&*consumer, &claimed[..1], End::Back { front: false }).await, [Ended::Done]);
+    assert_eq!(end(&*consumer, &claimed[1..], End::Back { front: true }).await, [Ended::Done]);
+    let mut again = claim(&*consumer, 3).await;
+    assert_eq!(ids(&again), ["front", "third", "back"]);
+    assert!(again[0].redelivered && !again[1].redelivered && again.iter().all(|claimed| claimed.crashes == 0), "{again:?}");
+    again.extend(claimed);
+    let receipts: std::collections::BTreeSet<_> = again.iter().map(|claimed| claimed.receipt).collect();
+    assert_eq!(receipts.len(), 5, "a receipt names one lending");
+}
+
+/// As the last step of a finish that is not the last.
+pub async fn a_kept_message_stays_claimed(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    publish(&*broker, "q", &["one"]).await;
+    let consumer = subject.consumer(&["q"]).await;
+    let claimed = claim(&*consumer, 1).await;
+    let next = Finish { publish: vec![message("next", "two")], ..finish(claimed[0].receipt, End::Keep) };
+    assert_eq!(consumer.finish(&[next]).await.expect("it finishes"), [Ended::Done]);
+    assert_eq!(broker.queues(&["q".into()]).await.expect("it answers")[0].held, 1);
+    assert_eq!(broker.peek("next", 9).await.expect("it answers").len(), 1);
+    assert_eq!(end(&*consumer, &claimed, End::Ack).await, [Ended::Done]);
+}
+
+/// A second time, in another call or in the same.
+pub async fn what_was_finished_is_refused(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    publish(&*broker, "q", &["one", "two"]).await;
+    let consumer = subject.consumer(&["q"]).await;
+    let claimed = claim(&*consumer, 2).await;
+    let one = claimed[0].receipt;
+    assert_eq!(consumer.finish(&[finish(one, End::Ack), finish(one, End::Ack)]).await.expect("it finishes"), [Ended::Done, Ended::Refused]);
+    end(&*consumer, &claimed[1..], End::Back { front: true }).await;
+    let again = claim(&*consumer, 1).await;
+    assert_eq!(end(&*consumer, &claimed[1..], End::Ack).await, [Ended::Refused], "the old lending is over");
+    assert_eq!(end(&*consumer, &again, End::Ack).await, [Ended::Done]);
+    let unknown = finish(Receipt(u64::MAX), End::Ack);
+    assert_eq!(consumer.finish(&[unknown]).await.expect("it finishes"), [Ended::Refused]);
+}
+
+/// Nothing of it is done.
+pub async fn what_was_handed_back_is_refused_whole(subject: Arc<Subject>) {
+    let (broker, results) = (subject.connect)();
+    publish(&*broker, "q", &["one"]).await;
+    let late = subject.consumer(&["q"]).await;
+    let claimed = claim(&*late, 1).await;
+    late.leave().await.expect("it leaves");
+    let consumer = subject.consumer(&["q"]).await;
+    let again = claim(&*consumer, 1).await;
+    let doc = br#"{"status": "SUCCESS", "result": "late", "task_id": "one"}"#.to_vec();
+    let stored = Stored { key: Key::Task("one".to_owned()), doc, expires: None, keep_success: false };
+    let finish = Finish { publish: vec![message("next", "late")], results: vec![stored], ..finish(claimed[0].receipt, End::Ack) };
+    assert_eq!(late.finish(&[finish]).await.expect("it answers"), [Ended::Refused]);
+    assert!(broker.peek("next", 9).await.expect("it answers").is_empty());
+    assert_eq!(results.get(&[Key::Task("one".to_owned())]).await.expect("it answers"), [None]);
+    assert_eq!(end(&*consumer, &again, End::Ack).await, [Ended::Done]);
+}
+
+/// All of it.
+pub async fn one_finish_publishes_stores_and_ends(subject: Arc<Subject>) {
+    let (broker, results) = (subject.connect)();
+    publish(&*broker, "q", &["one"]).await;
+    results.chord_start("chord", 2, Duration::from_secs(60)).await.expect("it starts");
+    let consumer = subject.consumer(&["q"]).await;
+    let claimed = claim(&*consumer, 1).await;
+    let doc = br#"{"status": "SUCCESS", "result": 1, "task_id": "one"}"#.to_vec();
+    let finish = Finish {
+        receipt: claimed[0].receipt,
+        publish: vec![message("next", "callback"), message("other", "link")],
+        results: vec![Stored { key: Key::Task("one".to_owned()), doc: doc.clone(), expires: None, keep_success: false }],
+        part: Some(part("chord", "one", 0, "token")),
+        end: End::Ack,
+    };
+    assert_eq!(consumer.finish(&[finish]).await.expect("it finishes"), [Ended::Done]);
+    assert_eq!(broker.peek("next", 9).await.expect("it answers").iter().map(|raw| id(raw)).collect::<Vec<_>>(), ["callback"]);
+    assert_eq!(broker.peek("other", 9).await.expect("it answers").len(), 1);
+    assert_eq!(results.get(&[Key::Task("one".to_owned())]).await.expect("it answers"), [Some(doc)]);
+    assert_eq!(results.chord_parts("chord").await.expect("it answers").len(), 1);
+    assert_eq!(broker.queues(&["q".into()]).await.expect("it answers")[0].held, 0);
+}
+
+pub(super) fn part(group: &str, id: &str, index: i64, token: &str) -> ChordPart {
+    let member = format!(r#"[1, "{id}", "SUCCESS", {index}]"#).into_bytes();
+    let (group, id, token) = (group.to_owned(), id.to_owned(), token.to_owned());
+    ChordPart { group, id, index: Some(index), member, expires: Duration::from_secs(60), token }
+}
+
+/// So that its body is sent first.
+pub async fn a_finish_that_completes_a_chord_keeps_its_message(subject: Arc<Subject>) {
+    let (broker, results) = (subject.connect)();
+    publish(&*broker, "q", &["one", "two"]).await;
+    results.chord_start("chord", 2, Duration::from_secs(60)).await.expect("it starts");
+    let consumer = subject.consumer(&["q"]).await;
+    let claimed = claim(&*consumer, 2).await;
+    let parts: Vec<_> = (0..2_u8)
+        .map(|at| {
+            let (claimed, name) = (&claimed[usize::from(at)], format!("token-{at}"));
+            Finish { part: Some(part("chord", &id(&claimed.raw), at.into(), &name)), ..finish(claimed.receipt, End::Ack) }
+        })
+        .collect();
+    let ended = consumer.finish(&parts).await.expect("it finishes");
+    assert_eq!(ended, [Ended::Done, Ended::Complete(PartState::Ours { token: "token-1".to_owned() })]);
+    assert_eq!(broker.queues(&["q".into()]).await.expect("it answers")[0].held, 1);
+    let body = Finish { publish: vec![message("q", "body")], ..finish(claimed[1].receipt, End::Ack) };
+    assert_eq!(consumer.finish(&[body]).await.expect("it finishes"), [Ended::Done]);
+    assert!(results.chord_over("chord", "token-1").await.expect("it answers"));
+    assert_eq!(claim_singly(&*consumer, 1).await, ["body"]);
+}
+
+/// One answer for each, in their order.
+pub async fn the_endings_of_a_batch_are_told_in_order(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    publish(&*broker, "q", &["ack", "back", "dead", "keep", "gone"]).await;
+    let consumer = subject.consumer(&["q"]).await;
+    let claimed = claim(&*consumer, 5).await;
+    end(&*consumer, &claimed[4..], End::Ack).await;
+    let ends = [End::Ack, End::Back { front: true }, End::Dead { reason: "bad".to_owned() }, End::Keep, End::Ack];
+    let batch: Vec<_> = claimed.iter().zip(ends).map(|(claimed, end)| finish(claimed.receipt, end)).collect();
+    let ended = consumer.finish(&batch).await.expect("it finishes");
+    assert_eq!(ended, [Ended::Done, Ended::Done, Ended::Done, Ended::Done, Ended::Refused]);
+    let state = broker.queues(&["q".into()]).await.expect("it answers").remove(0);
+    assert_eq!((state.waiting, state.held, state.dead), (1, 1, 1));
+    assert_eq!(consumer.finish(&[]).await.expect("it finishes"), []);
+}
+
+/// The latest first.
+pub async fn dead_letters_are_shown_retried_and_thrown_away(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    publish(&*broker, "q", &["one", "two", "three"]).await;
+    publish(&*broker, "other", &["four"]).await;
+    let consumer = subject.consumer(&["q", "other"]).await;
+    for claimed in claim(&*consumer, 4).await {
+        let reason = format!("because of {}", id(&claimed.raw));
+        assert_eq!(end(&*consumer, &[claimed], End::Dead { reason }).await, [Ended::Done]);
+    }
+    assert_eq!(broker.dead(None).await.expect("it answers").len(), 4);
+    let letters = broker.dead(Some("q")).await.expect("it answers");
+    assert_eq!(letters.iter().map(|letter| id(&letter.raw)).collect::<Vec<_>>(), ["three", "two", "one"]);
+    assert_eq!((&*letters[2].queue, &*letters[2].reason, letters[2].crashes), ("q", "because of one", 0));
+    assert!(letters[2].at.elapsed().unwrap_or_default() < Duration::from_secs(60));
+    assert_eq!(broker.bury(&letters[..2], true).await.expect("it answers"), 2);
+    assert_eq!(broker.bury(&letters, false).await.expect("it answers"), 1, "two of them are dead no more");
+    assert_eq!(broker.dead(Some("q")).await.expect("it answers"), []);
+    assert_eq!(broker.dead(None).await.expect("it answers").len(), 1);
+    let mut again = ids(&claim(&*consumer, 2).await);
+    again.sort();
+    assert_eq!(again, ["three", "two"]);
+}
+
+/// In the order in which they were claimed, blaming nobody.
+pub async fn a_consumer_that_leaves_hands_back_to_the_front(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    publish(&*broker, "q", &["1", "2", "3", "4"]).await;
+    let leaves = subject.consumer(&["q"]).await;
+    let claimed = claim(&*leaves, 3).await;
+    end(&*leaves, &claimed[1..2], End::Ack).await;
+    leaves.leave().await.expect("it leaves");
+    let consumer = subject.consumer(&["q"]).await;
+    let again = claim(&*consumer, 3).await;
+    assert_eq!(ids(&again), ["1", "3", "4"]);
+    assert_eq!(again.iter().map(|claimed| (claimed.redelivered, claimed.crashes)).collect::<Vec<_>>(), [(true, 0), (true, 0), (false, 0)]);
+}

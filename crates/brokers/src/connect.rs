@@ -1,0 +1,196 @@
+//! From a URL to a broker and a result backend.
+//!
+//! | URL | what it is |
+//! |---|---|
+//! | `memory://NAME` | this process's memory, one for each name |
+//! | `sqlite:PATH`, `sqlite:///PATH`, or a path that ends in `.db`, `.sqlite` or `.sqlite3` | a file |
+//! | `redis://`, `rediss://` (TLS), `unix://` and `redis+socket://` (a Unix socket), `sentinel://` | a Redis or Valkey server |
+
+use std::sync::Arc;
+
+use longshore_core::ErrorKind;
+
+use crate::{
+    broker::{Broker, BrokerError},
+    memory::MemoryHandle,
+    results::ResultBackend,
+};
+
+/// A broker and a result backend.
+pub type Connected = (Arc<dyn Broker>, Arc<dyn ResultBackend>);
+
+type Constructor = fn(&str) -> Result<Connected, BrokerError>;
+
+struct Scheme {
+    /// What stands before the first colon.
+    name: &'static str,
+    /// How to write it, for people.
+    example: &'static str,
+    feature: &'static str,
+    /// `None`: its feature is off. One that opens nothing before it is used serves as either half alone.
+    connect: Option<Constructor>,
+}
+
+#[cfg(feature = "sqlite")]
+const SQLITE: Option<Constructor> = None;
+#[cfg(not(feature = "sqlite"))]
+const SQLITE: Option<Constructor> = None;
+
+#[cfg(feature = "redis")]
+const REDIS: Option<Constructor> = None;
+#[cfg(not(feature = "redis"))]
+const REDIS: Option<Constructor> = None;
+
+const SCHEMES: &[Scheme] = &[
+    Scheme { name: "sqlite", example: "sqlite:PATH", feature: "sqlite", connect: SQLITE },
+    Scheme { name: "redis", example: "redis://HOST:PORT/DB", feature: "redis", connect: REDIS },
+    Scheme { name: "rediss", example: "rediss://HOST:PORT/DB", feature: "redis", connect: REDIS },
+    Scheme { name: "unix", example: "unix://PATH", feature: "redis", connect: REDIS },
+    Scheme { name: "redis+socket", example: "redis+socket://PATH", feature: "redis", connect: REDIS },
+    Scheme { name: "sentinel", example: "sentinel://HOST:PORT", feature: "redis", connect: REDIS },
+    Scheme { name: "memory", example: "memory://NAME", feature: "", connect: Some(memory) },
+];
+
+fn memory(url: &str) -> Result<Connected, BrokerError> {
+    let handle = MemoryHandle::open(url.strip_prefix("memory:").unwrap_or(url).trim_start_matches('/'));
+    Ok((Arc::new(handle.clone()), Arc::new(handle)))
+}
+
+/// The broker of a URL, and the result backend of another; without the other the broker's store keeps the results too.
+///
+/// A server is connected to when it is first needed, and waited for as its URL says; a file is opened now.
+///
+/// # Errors
+/// Refused: no such scheme, or it was not built in, or the URL is wrong, or the file cannot be opened. No error shows a password.
+/// ```
+/// let (broker, results) = longshore_brokers::connect("memory://docs", None)?;
+/// assert!(broker.is_store_of(results.url()));
+/// # Ok::<(), longshore_brokers::BrokerError>(())
+/// ```
+pub fn connect(broker_url: &str, results_url: Option<&str>) -> Result<Connected, BrokerError> {
+    let (broker, results) = pair(broker_url)?;
+    match results_url {
+        Some(url) if !broker.is_store_of(url) => Ok((broker, pair(url)?.1)),
+        _ => Ok((broker, results)),
+    }
+}
+
+fn pair(url: &str) -> Result<Connected, BrokerError> {
+    let refused = |message: String| BrokerError { kind: ErrorKind::Refused, message };
+    let name = if is_file(url) { "sqlite" } else { url.split_once(':').map_or("", |(name, _)| name) };
+    let Some(scheme) = SCHEMES.iter().find(|scheme| scheme.name.eq_ignore_ascii_case(name)) else {
+        let known: Vec<_> = SCHEMES.iter().map(|scheme| scheme.example).collect();
+        return Err(refused(format!("{}: not a broker that is known; known are {}", mask(url), known.join(", "))));
+    };
+    let Some(connect) = scheme.connect else {
+        let (shown, feature) = (mask(url), scheme.feature);
+        return Err(refused(format!("{shown}: support for {name} is not built in; build with the cargo feature `{feature}`")));
+    };
+    connect(url)
+}
+
+/// A plain path to a database file.
+fn is_file(url: &str) -> bool {
+    let path = url.split('?').next().unwrap_or(url);
+    let ends = [".db", ".sqlite", ".sqlite3"].iter().any(|end| path.ends_with(end));
+    ends && !path.contains("://") && !SCHEMES.iter().any(|scheme| path.starts_with(&format!("{}:", scheme.name)))
+}
+
+/// A URL (or several, separated by `;`) for people: `***` in place of each password.
+/// ```
+/// use longshore_brokers::mask;
+///
+/// assert_eq!(mask("redis://me:p@ss/w@host:6379/0?password=x"), "redis://me:***@host:6379/0?password=***");
+/// assert_eq!(mask("sqlite:a:b@c.db"), "sqlite:a:b@c.db");
+/// ```
+pub fn mask(url: &str) -> String {
+    if is_file(url) || url.starts_with("sqlite:") || url.starts_with("memory:") {
+        return url.to_owned();
+    }
+    url.split(';').map(mask_one).collect::<Vec<_>>().join(";")
+}
+
+fn mask_one(url: &str) -> String {
+    let (head, query) = match url.split_once('?') {
+        // A question mark in a password is no query.
+        Some((head, query)) if !query.contains('@') => (head, Some(query)),
+        _ => (url, None),
+    };
+    let mut shown = match (head.split_once("://"), head.rsplit_once('@')) {
+        (Some((scheme, rest)), Some((_, host))) if rest.contains('@') => {
+            let user = rest.split(['@', ':']).next().unwrap_or_default();
+            let has_password = rest.split_once('@').is_some_and(|(begin, _)| begin.contains(':'));
+            if has_password { format!("{scheme}://{user}:***@{host}") } else { format!("{scheme}://***@{host}") }
+        }
+        _ => head.to_owned(),
+    };
+    for (at, pair) in query.into_iter().flat_map(|query| query.split('&')).enumerate() {
+        shown.push(if at == 0 { '?' } else { '&' });
+        match pair.split_once('=') {
+            Some((name, _)) if name.to_ascii_lowercase().contains("pass") => shown.extend([name, "=***"]),
+            _ => shown.push_str(pair),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{connect, is_file, mask};
+
+    fn refusal(url: &str) -> String {
+        connect(url, None).err().expect("it should be refused").to_string()
+    }
+
+    #[test]
+    fn no_password_is_ever_shown() {
+        let rows = [
+            ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+            ("redis://:secret@localhost/1", "redis://:***@localhost/1"),
+            ("redis://me:sec:ret@localhost", "redis://me:***@localhost"),
+            ("redis://me:se?cr@et@localhost", "redis://me:***@localhost"),
+            ("redis://secret@localhost", "redis://***@localhost"),
+            (
+                "sentinel://:secret@a:1;sentinel://:secret@b:2?sentinel_password=secret&x=1",
+                "sentinel://:***@a:1;sentinel://:***@b:2?sentinel_password=***&x=1",
+            ),
+            ("unix:///tmp/r.sock?db=1&password=secret", "unix:///tmp/r.sock?db=1&password=***"),
+            ("nonsense", "nonsense"),
+        ];
+        for (url, shown) in rows {
+            assert_eq!(mask(url), shown);
+        }
+    }
+
+    #[test]
+    fn a_path_is_a_file_by_its_end() {
+        for path in ["tasks.db", "./a/b.sqlite", "/x/y.sqlite3", "tasks.db?sync=normal", "odd:name.db"] {
+            assert!(is_file(path), "{path}");
+        }
+        for url in ["tasks.txt", "redis://host/x.db", "sqlite:x.db", "memory:x.db"] {
+            assert!(!is_file(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_scheme_is_told_the_known_ones_without_its_password() {
+        let text = refusal("amqp://me:secret@host//");
+        assert!(text.contains("amqp://me:***@host//") && text.contains("redis://HOST:PORT/DB") && text.contains("sqlite:PATH"), "{text}");
+        assert!(refusal("").contains("memory://NAME"));
+    }
+
+    #[cfg(not(feature = "redis"))]
+    #[test]
+    fn a_scheme_that_is_not_built_in_says_how_to_build_it_in() {
+        assert!(refusal("rediss://:secret@host").contains("cargo feature `redis`"));
+    }
+
+    #[test]
+    fn one_memory_is_broker_and_result_backend_and_another_name_is_another() {
+        let (broker, results) = connect("memory://one", None).unwrap();
+        assert!(broker.is_store_of(results.url()));
+        let (broker, results) = connect("memory://one", Some("memory://two")).unwrap();
+        assert_eq!((broker.url(), results.url()), ("memory://one", "memory://two"));
+        assert!(!broker.is_store_of(results.url()));
+    }
+}

@@ -1,0 +1,192 @@
+//! Writing messages: protocol 2, member by member in the order in which Celery writes them.
+
+use std::time::{Duration, SystemTime};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use uuid::Uuid;
+
+use super::{Encoding, Message, times};
+use crate::{
+    signature::Signature,
+    value::{Map, Value, msgpack, write},
+};
+
+/// The headers that are members of [`Message`] or none of the task's business: never written from its other headers.
+const KNOWN: [&str; 22] = [
+    "lang",
+    "task",
+    "id",
+    "shadow",
+    "eta",
+    "expires",
+    "group",
+    "group_index",
+    "retries",
+    "timelimit",
+    "root_id",
+    "parent_id",
+    "argsrepr",
+    "kwargsrepr",
+    "origin",
+    "ignore_result",
+    "replaced_task_nesting",
+    "stamped_headers",
+    "stamps",
+    "redelivered",
+    "compression",
+    super::CRASHES,
+];
+
+impl Message {
+    /// Writes it as it stands in a Redis list, under a fresh delivery tag.
+    pub fn encode(&self, encoding: Encoding) -> Vec<u8> {
+        self.encode_tagged(encoding, Uuid::new_v4())
+    }
+
+    /// Writes it under this delivery tag, which must be unique among all messages. Times are cut to microseconds, as Python's are.
+    pub fn encode_tagged(&self, encoding: Encoding, delivery_tag: Uuid) -> Vec<u8> {
+        let mut body = Vec::with_capacity(256);
+        let packed = encoding == Encoding::MsgPack && msgpack::write(&self.body_value(), &mut body).is_ok();
+        if !packed {
+            body.clear();
+            self.write_body(&mut body);
+        }
+        let mut out = Vec::with_capacity(900 + body.len() * 4 / 3 + self.task.len());
+        out.extend_from_slice(b"{\"body\": \"");
+        let from = out.len();
+        out.resize(from + body.len().div_ceil(3) * 4, 0);
+        let written = STANDARD.encode_slice(&body, &mut out[from..]).unwrap_or(0);
+        out.truncate(from + written);
+        out.extend_from_slice(if packed {
+            b"\", \"content-encoding\": \"binary\", \"content-type\": \"application/x-msgpack\", \"headers\": "
+        } else {
+            b"\", \"content-encoding\": \"utf-8\", \"content-type\": \"application/json\", \"headers\": "
+        });
+        self.write_headers(&mut out);
+        out.extend_from_slice(b", \"properties\": ");
+        self.write_properties(delivery_tag, &mut out);
+        out.push(b'}');
+        out
+    }
+
+    fn write_headers(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"lang\": \"rs\", \"task\": ");
+        write::text(&self.task, out);
+        text(", \"id\": ", Some(&self.id), out);
+        text(", \"shadow\": ", self.shadow.as_deref(), out);
+        time(", \"eta\": ", self.eta, out);
+        time(", \"expires\": ", self.expires, out);
+        text(", \"group\": ", self.group.as_deref(), out);
+        int(", \"group_index\": ", self.group_index, out);
+        int(", \"retries\": ", Some(self.retries.into()), out);
+        seconds(", \"timelimit\": [", self.time_limit, out);
+        seconds(", ", self.soft_time_limit, out);
+        text("], \"root_id\": ", self.root_id.as_deref(), out);
+        text(", \"parent_id\": ", self.parent_id.as_deref(), out);
+        // Absent ones are not written: Python shows a null as "None".
+        for (name, shown) in
+            [(", \"argsrepr\": ", &self.argsrepr), (", \"kwargsrepr\": ", &self.kwargsrepr), (", \"origin\": ", &self.origin)]
+        {
+            if shown.is_some() {
+                text(name, shown.as_deref(), out);
+            }
+        }
+        out.extend_from_slice(b", \"ignore_result\": ");
+        Value::from(self.ignore_result).write(out);
+        int(", \"replaced_task_nesting\": ", Some(self.replaced_task_nesting), out);
+        out.extend_from_slice(b", \"stamped_headers\": ");
+        if self.stamped_headers.is_empty() {
+            out.extend_from_slice(b"null");
+        } else {
+            write::list(&self.stamped_headers, out, |name, out| write::text(name, out));
+        }
+        out.extend_from_slice(b", \"stamps\": ");
+        self.stamps.write(out);
+        for (name, value) in self.headers.iter().filter(|(name, _)| !KNOWN.contains(name)) {
+            out.extend_from_slice(b", ");
+            write::text(name, out);
+            out.extend_from_slice(b": ");
+            value.write(out);
+        }
+        out.extend_from_slice(if self.redelivered { b", \"redelivered\": true}" } else { b"}" });
+    }
+
+    fn write_properties(&self, delivery_tag: Uuid, out: &mut Vec<u8>) {
+        text("{\"correlation_id\": ", Some(self.correlation_id.as_ref().unwrap_or(&self.id)), out);
+        text(", \"reply_to\": ", Some(self.reply_to.as_deref().unwrap_or_default()), out);
+        text(", \"delivery_mode\": 2, \"delivery_info\": {\"exchange\": ", Some(&self.exchange), out);
+        text(", \"routing_key\": ", Some(&self.routing_key), out);
+        out.extend_from_slice(if self.redelivered { b", \"redelivered\": true}" } else { b"}" });
+        int(", \"priority\": ", Some(self.priority.unwrap_or(0).into()), out);
+        out.extend_from_slice(b", \"body_encoding\": \"base64\", \"delivery_tag\": \"");
+        out.extend_from_slice(delivery_tag.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes());
+        out.extend_from_slice(b"\"}");
+    }
+
+    fn write_body(&self, out: &mut Vec<u8>) {
+        out.push(b'[');
+        write::list(&self.args, out, Value::write);
+        out.extend_from_slice(b", ");
+        self.kwargs.write(out);
+        for (name, list) in [(", {\"callbacks\": ", &self.callbacks), (", \"errbacks\": ", &self.errbacks)] {
+            out.extend_from_slice(name.as_bytes());
+            signatures(Some(list).filter(|list| !list.is_empty()), out);
+        }
+        out.extend_from_slice(b", \"chain\": ");
+        signatures(self.chain.as_ref(), out);
+        out.extend_from_slice(b", \"chord\": ");
+        match &self.chord {
+            Some(chord) => chord.write(out),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b"}]");
+    }
+
+    fn body_value(&self) -> Value {
+        let list = |signatures: &[Signature]| Value::List(signatures.iter().map(Signature::to_value).collect());
+        let some = |signatures: &[Signature]| if signatures.is_empty() { Value::Null } else { list(signatures) };
+        let embedded = Map::from_iter([
+            ("callbacks", some(&self.callbacks)),
+            ("errbacks", some(&self.errbacks)),
+            ("chain", self.chain.as_deref().map(list).into()),
+            ("chord", self.chord.as_ref().map(Signature::to_value).into()),
+        ]);
+        Value::List(vec![Value::List(self.args.clone()), Value::Map(self.kwargs.clone()), Value::Map(embedded)])
+    }
+}
+
+fn signatures(list: Option<&Vec<Signature>>, out: &mut Vec<u8>) {
+    match list {
+        Some(list) => write::list(list, out, Signature::write),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn text(name: &str, text: Option<&str>, out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    match text {
+        Some(text) => write::text(text, out),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn int(name: &str, number: Option<i64>, out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    match number {
+        Some(number) => write::int(number, out),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn time(name: &str, time: Option<SystemTime>, out: &mut Vec<u8>) {
+    text(name, time.map(times::format).as_deref(), out);
+}
+
+fn seconds(name: &str, limit: Option<Duration>, out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    let whole = |limit: Duration| i64::try_from(limit.as_secs()).ok().filter(|_| limit.subsec_nanos() == 0);
+    limit
+        .map(|limit| whole(limit).map_or_else(|| Value::Float(limit.as_secs_f64()), Value::Int))
+        .map_or(Value::Null, |value| value)
+        .write(out);
+}
