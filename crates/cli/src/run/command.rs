@@ -141,7 +141,7 @@ impl CommandPlan {
             }
             (stdin, _) => self.bytes_for_stdin(stdin.as_ref(), records, vars)?,
         };
-        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin })
+        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin, memory: None })
     }
 
     fn bytes_for_stdin(&self, stdin: Option<&Expr>, records: &[&Record], vars: &Vars<'_>) -> Result<Stdin, TaskError> {
