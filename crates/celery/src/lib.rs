@@ -3,12 +3,20 @@
 //! Layout:
 //! - `value.rs`: JSON as Python writes it (NaN, huge integers, lone surrogates), tagged values
 //! - `message.rs`: a task as it travels: protocol 2 (and reading 1), body, compression
+//! - `result.rs`: what is stored of a task, and of a group
+//! - `repr.rs`: values as Python shows them
 //! - `signature.rs`: a task that is yet to be sent, alone or in a canvas
+//! - `canvas.rs`: chains, groups, chords: what is sent when, and when something fails
 
+pub mod canvas;
 mod message;
+mod repr;
+mod result;
 mod signature;
 mod value;
 
 pub use message::{BadMessage, CRASHES, Encoding, Limits, Message, Wrong, crashes_of, mark_redelivered};
+pub use repr::{REPR_LENGTH, args_repr, kwargs_repr, repr, short_repr};
+pub use result::{Exception, Extended, GroupResult, ResultTree, State, TaskResult};
 pub use signature::{Signature, Subtask};
 pub use value::{Map, Value, ValueError};

@@ -9,6 +9,7 @@ mod mark;
 mod tests;
 pub(crate) mod times;
 
+pub(crate) use body::inflate_up_to;
 pub use mark::{crashes_of, mark_redelivered};
 
 use std::time::{Duration, SystemTime};

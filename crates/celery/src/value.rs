@@ -207,6 +207,13 @@ impl Map {
         Some(self.0.remove(at).1)
     }
 
+    /// Takes every member of this name out; the last one counts.
+    pub(crate) fn remove_all(&mut self, name: &str) -> Option<Value> {
+        let value = self.remove(name)?;
+        self.0.retain(|(other, _)| other != name);
+        Some(value)
+    }
+
     /// How many members it has.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -98,7 +98,7 @@ impl TaskContext {
         &self.message().kwargs
     }
 
-    /// A header that its sender has set (`apply_async(headers={…})`, [`Signature::header`](crate::Signature::header)).
+    /// A header that its sender has set (`apply_async(headers={…})`).
     pub fn header(&self, name: &str) -> Option<&Value> {
         self.message().headers.get(name)
     }

@@ -2,8 +2,10 @@
 //!
 //! Layout:
 //! - `task.rs`: a registered task: its name, its policy, its handler
+//! - `name.rs`: the name of a function's task
 //! - `args.rs`: positional and keyword arguments against parameters; `values.rs`: Rust's values and the wire's
 //! - `failure.rs`: how a task ends without a result
+//! - `signature.rs`: a task with its arguments and options, yet to be sent
 //! - `context.rs`: what a handler may know and do
 //! - `app.rs`: the registry of tasks and the settings that clients and workers share; `built_in.rs`: the tasks that are always there
 
@@ -12,6 +14,8 @@ mod args;
 mod built_in;
 mod context;
 mod failure;
+mod name;
+mod signature;
 mod task;
 mod values;
 
@@ -19,11 +23,17 @@ pub use app::{App, Settings};
 pub use args::{Arguments, Parameter};
 pub use context::{Parts, TaskContext};
 pub use failure::Failure;
+pub use longshore_macros::task;
+pub use signature::Signature;
 pub use task::{Acks, Call, Handler, Task, TaskPolicy};
 
 /// What generated code needs; nothing that a program should name.
 #[doc(hidden)]
 pub mod private {
-    pub use crate::{failure::convert, values::reply};
+    pub use crate::{
+        failure::convert,
+        name::{name_bytes, name_length},
+        values::reply,
+    };
     pub use longshore_core::{Backoff, LaneKind, Rate};
 }

@@ -108,3 +108,125 @@ fn a_tagged_value_is_known_by_its_two_members() {
     assert_eq!(parse(r#"{"__type__": "decimal", "__value__": "1.50", "x": 1}"#).tagged(), None);
     assert_eq!(parse(r#"{"__type__": 1, "__value__": "1.50"}"#).tagged(), None);
 }
+
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Order {
+    id: u32,
+    price: f64,
+    tags: Vec<String>,
+    note: Option<String>,
+    how: How,
+    #[serde(default)]
+    rest: Value,
+    by_number: std::collections::BTreeMap<i32, bool>,
+}
+
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+enum How {
+    Fast,
+    Weight(f32),
+    Between(i64, i64),
+    By { name: String },
+}
+
+#[test]
+fn rust_types_become_values_and_values_rust_types() {
+    let rest = parse(r#"[123456789012345678901234567890123456789012345, 18446744073709551615, "\ud800", NaN]"#);
+    for how in [How::Fast, How::Weight(1.5), How::Between(-1, i64::MAX), How::By { name: "ß".into() }] {
+        let order = Order { id: 7, price: 1.0, tags: vec!["a".into()], note: None, how, rest: Value::Null, by_number: [(-3, true)].into() };
+        let value = Value::from_serialize(&order).unwrap();
+        assert_eq!(value, parse(&serde_json::to_string(&order).unwrap()), "as JSON has it");
+        assert_eq!(value.to::<Order>().unwrap(), order);
+    }
+    // What JSON cannot say goes through both as it is (NaN is equal to nothing, so its text is compared).
+    let again: Value = Value::from_serialize(&rest).unwrap().to().unwrap();
+    assert_eq!(json(&again), json(&rest));
+    assert_eq!(Value::from_serialize(&u128::MAX).unwrap().to::<u128>().unwrap(), u128::MAX);
+    assert!(parse("NaN").to::<f64>().unwrap().is_nan());
+    assert_eq!(parse("3").to::<f64>().unwrap(), 3.0);
+    assert_eq!(parse("[1, \"a\", null]").to::<(u8, String, ())>().unwrap(), (1, "a".into(), ()));
+    let foreign: Value = serde_json::from_str(r#"{"a": [1, -2.5, null, true, 18446744073709551615]}"#).unwrap();
+    assert_eq!(serde_json::to_string(&foreign).unwrap(), r#"{"a":[1,-2.5,null,true,18446744073709551615]}"#);
+}
+
+#[test]
+fn a_name_that_comes_twice_counts_once_for_a_type() {
+    #[derive(serde::Deserialize)]
+    struct One {
+        a: i64,
+    }
+    assert_eq!(parse(r#"{"a": 1, "b": 0, "a": 2}"#).to::<One>().unwrap().a, 2);
+    let many = format!("{{{}\"a\": 2}}", "\"a\": 1, ".repeat(20));
+    assert_eq!(parse(&many).to::<One>().unwrap().a, 2);
+}
+
+#[test]
+fn bytes_travel_as_kombu_tags_them() {
+    struct Bytes(Vec<u8>);
+    impl serde::Serialize for Bytes {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_bytes(&self.0)
+        }
+    }
+    impl<'de> serde::Deserialize<'de> for Bytes {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Take;
+            impl serde::de::Visitor<'_> for Take {
+                type Value = Bytes;
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("bytes")
+                }
+                fn visit_byte_buf<E>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
+                    Ok(Bytes(bytes))
+                }
+            }
+            deserializer.deserialize_byte_buf(Take)
+        }
+    }
+    for (bytes, tagged) in [
+        (b"abc".to_vec(), r#"{"__type__": "bytes", "__value__": "abc"}"#),
+        (vec![0xff, 0], r#"{"__type__": "base64", "__value__": "/wA="}"#),
+    ] {
+        let value = Value::from_serialize(&Bytes(bytes.clone())).unwrap();
+        assert_eq!(json(&value), tagged);
+        assert_eq!(value.to::<Bytes>().unwrap().0, bytes);
+    }
+    assert!(parse("7").to::<Bytes>().is_err());
+}
+
+#[test]
+fn what_does_not_fit_a_type_is_an_error_with_its_place() {
+    let order = r#"{"id": 1, "price": 2, "tags": [], "how": "Fast", "by_number": {}}"#;
+    assert!(parse(order).to::<Order>().is_ok());
+    for (from, to, reason) in [
+        (r#""id": 1"#, r#""id": -1"#, "at id: invalid value: integer `-1`, expected u32"),
+        (r#""tags": []"#, r#""tags": ["a", 7]"#, "at tags[1]: invalid type: integer `7`, expected a string"),
+        (r#""tags": []"#, r#""tags": ["\ud800"]"#, "at tags[0]: expected a string, found a text with lone surrogates"),
+        (r#""how": "Fast""#, r#""how": "Slow""#, "at how: unknown variant `Slow`"),
+        (r#""how": "Fast""#, r#""how": {"Weight": "x"}"#, "at how.Weight: invalid type: string"),
+        (r#""how": "Fast""#, r#""how": 7"#, "at how: expected a variant"),
+        (r#""how": "Fast""#, r#""how": "By""#, "at how: expected an object under the variant \"By\""),
+        (r#""price": 2, "#, "", "missing field `price`"),
+        (r#""by_number": {}"#, r#""by_number": {"x": true}"#, "at by_number: invalid type: string \"x\", expected i32"),
+        (r#""id": 1"#, r#""id": 1e0"#, "at id: invalid type: floating point `1.0`, expected u32"),
+    ] {
+        let error = parse(&order.replace(from, to)).to::<Order>().unwrap_err().to_string();
+        assert!(error.starts_with(reason), "{to}: {error}");
+    }
+    assert_eq!(parse("[1, 2, 3]").to::<(u8, u8)>().unwrap_err().to_string(), "expected a list of 2, found 3");
+    assert_eq!(parse(&"9".repeat(60)).to::<i64>().unwrap_err().to_string(), "expected i64, found an integer of 60 digits");
+    let keys = std::collections::BTreeMap::from([(vec![1], 2)]);
+    assert!(Value::from_serialize(&[keys]).unwrap_err().to_string().contains("[0]: a map whose keys"));
+}
+
+#[test]
+fn a_type_that_nests_without_end_is_an_error() {
+    struct Endless;
+    impl serde::Serialize for Endless {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_seq([Endless])
+        }
+    }
+    let error = Value::from_serialize(&Endless).unwrap_err();
+    assert_eq!(error.reason, "nested more than 512 levels deep");
+}

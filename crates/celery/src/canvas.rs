@@ -1,0 +1,35 @@
+//! Canvas: chains, groups and chords, as Celery's workers and clients send them. Pure: ids and the time come from the caller.
+//!
+//! Layout:
+//! - `canvas/tree.rs`: a signature with its parts at hand
+//! - `canvas/freeze.rs`: giving everything its id, before anything is sent
+//! - `canvas/apply.rs`: a signature → what is sent
+//! - `canvas/send.rs`: options → one message
+//! - `canvas/after.rs`: what a finished task sends on, and whom its failure reaches
+//! - `canvas/chord.rs`: a complete chord
+//! - `canvas/replace.rs`: a task that puts another in its place, that adds to its chord, that is to run again
+//! - `canvas/builtin.rs`: the built-in tasks that are plain functions
+//! - `canvas/build.rs`: signatures in Rust
+
+mod after;
+mod apply;
+mod build;
+mod builtin;
+mod chord;
+mod freeze;
+mod plan;
+mod replace;
+mod send;
+mod shown;
+mod tree;
+
+pub use after::{FailedTask, FailurePlan, after_failure, after_success};
+pub use apply::apply;
+pub use build::{chain, chord, group};
+pub use builtin::{Builtin, accumulate, chunks, map_calls};
+pub use chord::{ChordFailure, ChordOutcome, ChordParts, chord_complete, joined};
+pub use plan::{CanvasError, ChordStart, Context, Node, Parent, Plan, PlannedSend, Routing};
+pub use replace::{add_to_chord, replace, retry};
+
+/// The deepest nesting of signatures in signatures that is followed.
+pub(crate) const DEEPEST: usize = 64;

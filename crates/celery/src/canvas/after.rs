@@ -1,0 +1,157 @@
+//! What a finished task sends on, and whom its failure reaches.
+
+use std::collections::VecDeque;
+
+use super::{
+    CanvasError, DEEPEST,
+    freeze::Planner,
+    plan::{Context, Parent, Plan},
+    tree::{Shape, Tree, text},
+};
+use crate::{
+    message::Message,
+    signature::{Signature, Subtask},
+    value::{Map, Value},
+};
+
+/// What a task's failure brings with it, beside its own result and its own part of a chord, which the caller stores and tells first.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct FailurePlan {
+    /// What comes after it and now never will: FAILURE with the same exception, in this order.
+    pub failed: Vec<FailedTask>,
+    /// Errbacks that are called here and now, with the failed task's request, its exception and its traceback.
+    pub call: Vec<Signature>,
+    /// Errbacks that are sent as tasks, with the failed task's id.
+    pub plan: Plan,
+}
+
+/// A task that has failed because something before it did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailedTask {
+    /// Its id.
+    pub id: String,
+    /// The group that it would have been in, for its result.
+    pub group_id: Option<String>,
+    /// Its place in the group.
+    pub group_index: Option<i64>,
+    /// What would have sent it, for its result.
+    pub parent_id: Option<String>,
+    /// The chord that it is a part of: the part is to be counted as failed, unless the task has a stored failure already.
+    pub chord: Option<Signature>,
+}
+
+/// Plans what a task sends when it has succeeded: its callbacks, then the next link of its chain. Sent before its result is stored, because the
+/// result holds the [children](Plan::children).
+///
+/// # Errors
+/// One of these signatures makes no sense.
+pub fn after_success(
+    message: &Message,
+    retval: &Value,
+    context: &Context<'_>,
+    ids: &mut dyn FnMut() -> String,
+) -> Result<Plan, CanvasError> {
+    let context = sent_by(message, context);
+    let mut planner = Planner::new(&context, ids);
+    let args = std::slice::from_ref(retval);
+    let mut call = lineage(&message.id, message.root_id.as_deref().unwrap_or(&message.id));
+    match &message.callbacks[..] {
+        [] => {}
+        [only] => _ = planner.apply(Tree::from_signature(only)?, args, &call, true)?,
+        several => {
+            let trees = several.iter().map(Tree::from_signature).collect::<Result<Vec<_>, _>>()?;
+            let (groups, tasks): (Vec<_>, Vec<_>) = trees.into_iter().partition(|tree| matches!(tree.shape, Shape::Group(_)));
+            for group in groups {
+                planner.apply(group, args, &call, true)?;
+            }
+            if !tasks.is_empty() {
+                planner.apply(Tree::group(tasks), args, &call, true)?;
+            }
+        }
+    }
+    if let Some((next, rest)) = message.chain.as_deref().and_then(<[_]>::split_last) {
+        call.set("chain", Value::List(rest.iter().map(Signature::to_value).collect()));
+        planner.apply(Tree::from_signature(next)?, args, &call, true)?;
+    }
+    Ok(planner.plan(None))
+}
+
+/// Plans what follows when a task has failed for good. `is_local_errback` says which errbacks (by name) are called in this process.
+///
+/// # Errors
+/// One of its errbacks makes no sense.
+pub fn after_failure(
+    message: &Message,
+    context: &Context<'_>,
+    ids: &mut dyn FnMut() -> String,
+    is_local_errback: &dyn Fn(&str) -> bool,
+) -> Result<FailurePlan, CanvasError> {
+    let context = sent_by(message, context);
+    let mut planner = Planner::new(&context, ids);
+    let root = message.root_id.as_deref().unwrap_or(&message.id);
+    let call = planner.errbacks(&message.errbacks, &message.id, root, is_local_errback)?;
+    let failed = failed_chain(message.chain.as_deref().unwrap_or_default());
+    Ok(FailurePlan { failed, call, plan: planner.plan(None) })
+}
+
+impl Planner<'_> {
+    /// Sends the errbacks that are tasks elsewhere; gives back those that are called here.
+    pub(super) fn errbacks(
+        &mut self,
+        errbacks: &[Signature],
+        failed: &str,
+        root: &str,
+        is_local: &dyn Fn(&str) -> bool,
+    ) -> Result<Vec<Signature>, CanvasError> {
+        let local = |errback: &&Signature| errback.subtask == Subtask::Task && is_local(&errback.task);
+        let (here, elsewhere): (Vec<&Signature>, Vec<&Signature>) = errbacks.iter().partition(local);
+        if !elsewhere.is_empty() {
+            let trees = elsewhere.into_iter().map(Tree::from_signature).collect::<Result<Vec<_>, _>>()?;
+            self.apply(Tree::group(trees), &[failed.into()], &lineage(failed, root), true)?;
+        }
+        Ok(here.into_iter().cloned().collect())
+    }
+}
+
+/// The context of what this task sends.
+pub(super) fn sent_by<'a>(message: &'a Message, context: &Context<'a>) -> Context<'a> {
+    let priority = context.parent.and_then(|parent| parent.priority);
+    Context { parent: Some(Parent { priority, ..Parent::of(message) }), ..*context }
+}
+
+fn lineage(parent: &str, root: &str) -> Map {
+    Map(vec![("parent_id".to_owned(), parent.into()), ("root_id".to_owned(), root.into())])
+}
+
+/// The elements of a chain that will never run, and the bodies of the chords among them: whoever waits for those has to be told.
+pub(super) fn failed_chain(chain: &[Signature]) -> Vec<FailedTask> {
+    let mut waiting: VecDeque<(Signature, usize)> = chain.iter().map(|element| (element.clone(), DEEPEST)).collect();
+    let mut failed = Vec::new();
+    while let Some((element, depth)) = waiting.pop_front() {
+        failed.extend(failed_task(&element));
+        if element.subtask == Subtask::Chord
+            && let Some(body) = element.kwargs.get("body")
+            && let Ok(body) = Signature::from_value(body.clone())
+            && let Some(depth) = depth.checked_sub(1)
+        {
+            waiting.push_back((body, depth));
+        }
+    }
+    failed
+}
+
+fn failed_task(element: &Signature) -> Option<FailedTask> {
+    let options = &element.options;
+    let group_id = text(options, "group_id").map(str::to_owned);
+    let chord = options.get("chord").filter(|_| group_id.is_some()).and_then(|chord| Signature::from_value(chord.clone()).ok());
+    Some(FailedTask {
+        id: text(options, "task_id")?.to_owned(),
+        group_id,
+        group_index: match options.get("group_index") {
+            Some(Value::Int(index)) => Some(*index),
+            _ => None,
+        },
+        parent_id: text(options, "parent_id").map(str::to_owned),
+        chord,
+    })
+}

@@ -1,0 +1,206 @@
+//! A chord all of whose parts have ended.
+
+use super::{
+    CanvasError,
+    after::{FailedTask, failed_chain, sent_by},
+    freeze::{Given, Planner},
+    plan::{Context, Node, Plan},
+    tree::{Shape, Tree, listed, text},
+};
+use crate::{
+    message::Message,
+    signature::Signature,
+    value::{Map, Value},
+};
+
+/// What the parts of a chord came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChordParts<'a> {
+    /// The parts as they were counted, in order, each `[1, "<id>", "<state>", <result>]`.
+    Counted(&'a [Value]),
+    /// The results in the nesting of the header, where that was [saved](super::ChordStart::saved): what [`joined`] gave.
+    Joined(Result<Value, Value>),
+}
+
+/// What follows when all parts of a chord have ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChordOutcome {
+    /// The body is sent.
+    Body(Plan),
+    /// A part has failed: the body never runs.
+    Error(ChordFailure),
+}
+
+/// A chord that has failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChordFailure {
+    /// Whoever would have run, each with its exception (`{"exc_type", "exc_message", "exc_module"}`): FAILURE, in this order.
+    pub failed: Vec<(FailedTask, Value)>,
+    /// Errbacks that are called here and now: the id of the task that failed, its exception, the errback.
+    pub call: Vec<(String, Value, Signature)>,
+    /// Errbacks that are sent as tasks, with the id of the task that failed.
+    pub plan: Plan,
+}
+
+/// The results of a saved header, nested as it is. `look` gives the state and the result (or the exception) that is stored under a task's id.
+///
+/// # Errors
+/// The exception of the first task that failed, or a `TimeoutError` where nothing is stored.
+pub fn joined(saved: &Node, look: &dyn Fn(&str) -> Option<(String, Value)>) -> Result<Value, Value> {
+    match &saved.members {
+        Some(members) => members.iter().map(|member| joined(member, look)).collect::<Result<Vec<_>, _>>().map(Value::List),
+        None => match look(&saved.id) {
+            Some((state, result)) if is_failure(&state) => Err(result),
+            Some((_, result)) => Ok(result),
+            None => Err(exception("TimeoutError", "The operation timed out.")),
+        },
+    }
+}
+
+/// Plans what follows when all parts of a chord have ended. `message` is the task whose end completed it, `chord` the body that it carries.
+///
+/// # Errors
+/// The body makes no sense.
+pub fn chord_complete(
+    message: &Message,
+    chord: &Signature,
+    parts: &ChordParts<'_>,
+    context: &Context<'_>,
+    ids: &mut dyn FnMut() -> String,
+    is_local_errback: &dyn Fn(&str) -> bool,
+) -> Result<ChordOutcome, CanvasError> {
+    let context = sent_by(message, context);
+    let mut planner = Planner::new(&context, ids);
+    let body = Tree::from_signature(chord)?;
+    let wrong = match results(parts) {
+        Ok(results) => {
+            planner.apply(body, &[results], &Map::default(), true)?;
+            return Ok(ChordOutcome::Body(planner.plan(None)));
+        }
+        Err(wrong) => wrong,
+    };
+    planner.chord_error(body, wrong, is_local_errback).map(ChordOutcome::Error)
+}
+
+/// Why a chord fails: the text of its ChordError, and the exception of the part that failed.
+struct Wrong {
+    text: String,
+    original: Value,
+}
+
+fn results(parts: &ChordParts<'_>) -> Result<Value, Wrong> {
+    match parts {
+        ChordParts::Joined(Ok(results)) => Ok(results.clone()),
+        ChordParts::Joined(Err(original)) => {
+            Err(Wrong { text: format!("Join error: {}", exception_repr(original)), original: original.clone() })
+        }
+        ChordParts::Counted(parts) => parts.iter().map(part).collect::<Result<Vec<_>, _>>().map(Value::List),
+    }
+}
+
+fn part(part: &Value) -> Result<Value, Wrong> {
+    let Value::List(members) = part else { return Err(unreadable(part)) };
+    match &members[..] {
+        [_, Value::Text(id), Value::Text(state), result] if is_failure(state) => {
+            Err(Wrong { text: format!("Dependency {id} raised {}", exception_repr(result)), original: result.clone() })
+        }
+        [_, Value::Text(_), Value::Text(_), result] => Ok(result.clone()),
+        _ => Err(unreadable(part)),
+    }
+}
+
+fn unreadable(part: &Value) -> Wrong {
+    let text = format!("Join error: a part of the chord is not [1, id, state, result] but {}", super::shown::repr(part));
+    let original = exception("ChordError", &text);
+    Wrong { text, original }
+}
+
+fn is_failure(state: &str) -> bool {
+    matches!(state, "FAILURE" | "REVOKED")
+}
+
+fn exception(kind: &str, text: &str) -> Value {
+    Value::Map(Map(vec![
+        ("exc_type".to_owned(), kind.into()),
+        ("exc_message".to_owned(), vec![text].into()),
+        ("exc_module".to_owned(), "celery.exceptions".into()),
+    ]))
+}
+
+/// How Python shows an exception that was stored: `ValueError('kaboom', 42)`.
+fn exception_repr(exception: &Value) -> String {
+    let Value::Map(map) = exception else { return super::shown::repr(exception) };
+    let kind = text(map, "exc_type").unwrap_or("Exception");
+    let args = match map.get("exc_message") {
+        Some(Value::List(args)) => args.iter().map(super::shown::repr).collect::<Vec<_>>().join(", "),
+        Some(one) => super::shown::repr(one),
+        None => String::new(),
+    };
+    format!("{kind}({args})")
+}
+
+impl Planner<'_> {
+    fn chord_error(mut self, mut body: Tree, wrong: Wrong, is_local: &dyn Fn(&str) -> bool) -> Result<ChordFailure, CanvasError> {
+        let error = exception("ChordError", &wrong.text);
+        let mut failed = Vec::new();
+        let mut call = Vec::new();
+        if matches!(body.shape, Shape::Group(_)) {
+            let place = self.freeze(&mut body, Given::default());
+            let group_errbacks = listed(&body.options, "link_error");
+            let Shape::Group(tasks) = &body.shape else { return Err(CanvasError::Refused("not a group")) };
+            let own: Vec<(Option<String>, Vec<Value>)> = tasks.iter().map(result_errbacks).collect();
+            let members = self.members_of(place).unwrap_or_default().to_vec();
+            for member in members {
+                let id = self.id_of(member).to_owned();
+                let mut errbacks: Vec<Value> = Vec::new();
+                let its = own.iter().find(|(own, _)| own.as_deref() == Some(&id)).map(|(_, errbacks)| errbacks.as_slice());
+                for errback in its.unwrap_or_default().iter().chain(&group_errbacks) {
+                    if !errbacks.contains(errback) {
+                        errbacks.push(errback.clone());
+                    }
+                }
+                let errbacks = errbacks.into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
+                let here = self.errbacks(&errbacks, &id, &id, is_local)?;
+                call.extend(here.into_iter().map(|errback| (id.clone(), wrong.original.clone(), errback)));
+                failed.push((alone(id), wrong.original.clone()));
+            }
+            failed.push((alone(self.id_of(place).to_owned()), wrong.original.clone()));
+        } else {
+            let id = text(&body.options, "task_id").map_or_else(|| (self.ids)(), str::to_owned);
+            let errbacks = listed(&body.options, "link_error").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
+            let here = self.errbacks(&errbacks, &id, &id, is_local)?;
+            call.extend(here.into_iter().map(|errback| (id.clone(), error.clone(), errback)));
+            // The body may itself be a part of a chord, or a chord with a body that somebody waits for.
+            body.options.set("task_id", id);
+            failed.extend(failed_chain(&[body.to_signature()]).into_iter().map(|task| (task, error.clone())));
+        }
+        let rest = listed(&body.options, "chain").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
+        failed.extend(failed_chain(&rest).into_iter().map(|task| (task, error.clone())));
+        Ok(ChordFailure { failed, call, plan: self.plan(None) })
+    }
+}
+
+fn alone(id: String) -> FailedTask {
+    FailedTask { id, group_id: None, group_index: None, parent_id: None, chord: None }
+}
+
+/// The id of what a member of a group comes to, and the errbacks that its failure is told to.
+fn result_errbacks(tree: &Tree) -> (Option<String>, Vec<Value>) {
+    let mut errbacks = listed(&tree.options, "link_error");
+    let id = || text(&tree.options, "task_id").map(str::to_owned);
+    match &tree.shape {
+        Shape::Chord(chord) => match &chord.body {
+            Some(body) => {
+                let (id, more) = result_errbacks(body);
+                errbacks.extend(more);
+                (id, errbacks)
+            }
+            None => (id(), errbacks),
+        },
+        Shape::Group(tasks) => {
+            tasks.iter().for_each(|task| errbacks.extend(result_errbacks(task).1));
+            (id(), errbacks)
+        }
+        _ => (id(), errbacks),
+    }
+}

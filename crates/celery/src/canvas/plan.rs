@@ -1,0 +1,170 @@
+//! What is to be sent, and in which order.
+
+use std::time::SystemTime;
+
+use crate::{
+    message::Message,
+    value::{Map, Value, ValueError},
+};
+
+/// Who sends.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Where the sender takes answers: `reply_to` of whatever has none.
+    pub oid: &'a str,
+    /// The sender, for people (`gen<pid>@<host>`).
+    pub origin: &'a str,
+    /// The time now: what `countdown` and a relative `expires` count from.
+    pub now: SystemTime,
+    /// The task that sends, if one does.
+    pub parent: Option<Parent<'a>>,
+    /// The options that a task of this name has by itself, under those of its signatures (`queue`, `ignore_result`, …). `None` for tasks that the
+    /// sender does not know.
+    pub defaults: &'a dyn Fn(&str) -> Option<Map>,
+}
+
+/// The task that sends.
+#[derive(Clone, Copy, Debug)]
+pub struct Parent<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// The id of the first task of its tree.
+    pub root_id: &'a str,
+    /// The priority that what it sends shall have too, if it shall.
+    pub priority: Option<u8>,
+}
+
+impl<'a> Parent<'a> {
+    /// The task of this message.
+    pub fn of(message: &'a Message) -> Self {
+        Self { id: &message.id, root_id: message.root_id.as_deref().unwrap_or(&message.id), priority: None }
+    }
+}
+
+/// What is to be sent, in this order, and the places where results will stand.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Plan {
+    /// The messages.
+    pub sends: Vec<PlannedSend>,
+    /// Chords to be started although none of the messages belongs to them. Seldom.
+    pub starts: Vec<ChordStart>,
+    /// Where the result of the whole will stand: the last task of a chain, the body of a chord, a group.
+    pub result: Option<Node>,
+    /// What the sending task has set off, for the `children` of its result.
+    pub children: Vec<Node>,
+    /// The chord that has now one more part (its group's id): to be told before anything is sent.
+    pub grown: Option<String>,
+}
+
+/// A message to be sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedSend {
+    /// The message. Its exchange and routing key stand as [`Routing`] says, empty where that says nothing.
+    pub message: Message,
+    /// What its signature says of the way there.
+    pub routing: Routing,
+    /// Chords to be started before it is sent.
+    pub before: Vec<ChordStart>,
+}
+
+/// What a signature says of the way of its message.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Routing {
+    /// The queue.
+    pub queue: Option<String>,
+    /// The exchange.
+    pub exchange: Option<String>,
+    /// The routing key.
+    pub routing_key: Option<String>,
+    /// How the arguments are to be written (`json`, `msgpack`, …).
+    pub serializer: Option<String>,
+    /// How the body is to be compressed (`gzip`, `zstd`, …).
+    pub compression: Option<String>,
+}
+
+/// A chord that is about to begin: its size has to be stored before its last part can end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChordStart {
+    /// The id of its header.
+    pub group: String,
+    /// How many parts it has.
+    pub size: u64,
+    /// The document of its header, to be saved under the group's id, where results have to keep the nesting of the header.
+    pub saved: Option<Value>,
+}
+
+/// A place where a result will stand, and what stands beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// The id of the task or of the group.
+    pub id: String,
+    /// What went before it.
+    pub parent: Option<Box<Node>>,
+    /// The members of a group; `None` for a task.
+    pub members: Option<Vec<Node>>,
+}
+
+impl Node {
+    /// A task.
+    pub fn task(id: impl Into<String>) -> Self {
+        Self { id: id.into(), parent: None, members: None }
+    }
+
+    /// `[[id, parent], members]`, as results and saved groups hold it.
+    pub fn to_value(&self) -> Value {
+        let parent = self.parent.as_ref().map(|parent| parent.to_value());
+        let members = self.members.as_ref().map(|members| Value::List(members.iter().map(Node::to_value).collect()));
+        Value::List(vec![Value::List(vec![self.id.as_str().into(), parent.into()]), members.into()])
+    }
+
+    /// Reads `[[id, parent], members]`. `None` if it is something else, or nested too deeply.
+    pub fn from_value(value: &Value) -> Option<Self> {
+        Self::read(value, super::DEEPEST)
+    }
+
+    fn read(value: &Value, depth: usize) -> Option<Self> {
+        let depth = depth.checked_sub(1)?;
+        let Value::List(pair) = value else { return None };
+        let (id, parent) = match pair.first()? {
+            Value::Text(id) => (id, None),
+            Value::List(inner) => match (inner.first()?, inner.get(1)) {
+                (Value::Text(id), None | Some(Value::Null)) => (id, None),
+                (Value::Text(id), Some(parent)) => (id, Some(Box::new(Self::read(parent, depth)?))),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let members = match pair.get(1) {
+            Some(Value::List(members)) => Some(members.iter().map(|member| Self::read(member, depth)).collect::<Option<Vec<_>>>()?),
+            _ => None,
+        };
+        Some(Self { id: id.clone(), parent, members })
+    }
+}
+
+/// Why a signature cannot be sent.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CanvasError {
+    /// A part of it is missing or of the wrong type.
+    #[error("{0}")]
+    Malformed(String),
+    /// Signatures in signatures, deeper than is followed.
+    #[error("signatures are nested deeper than {} levels", super::DEEPEST)]
+    TooDeep,
+    /// It makes no sense where it stands.
+    #[error("{0}")]
+    Refused(&'static str),
+}
+
+impl CanvasError {
+    pub(crate) fn malformed(what: impl Into<String>) -> Self {
+        Self::Malformed(what.into())
+    }
+}
+
+impl From<ValueError> for CanvasError {
+    fn from(error: ValueError) -> Self {
+        Self::Malformed(format!("a signature: {error}"))
+    }
+}

@@ -1,0 +1,129 @@
+//! A task that puts another in its place, that adds to its chord, that is to run again.
+
+use std::time::SystemTime;
+
+use super::{
+    CanvasError,
+    after::sent_by,
+    build::pipe,
+    builtin::ACCUMULATE,
+    freeze::{Given, Planner},
+    plan::{Context, Plan},
+    tree::{Shape, Tree, extend, listed},
+};
+use crate::{
+    message::Message,
+    signature::Signature,
+    value::{Map, Value},
+};
+
+/// Plans what is sent when a running task is replaced: the signature takes over its id, its group and chord, its callbacks, its errbacks and the rest
+/// of its chain. Nothing is stored for the task itself.
+///
+/// # Errors
+/// The signature makes no sense, is an empty chain, or is a part of a chord of its own.
+pub fn replace(
+    message: &Message,
+    signature: &Signature,
+    context: &Context<'_>,
+    ids: &mut dyn FnMut() -> String,
+) -> Result<Plan, CanvasError> {
+    let context = sent_by(message, context);
+    let mut planner = Planner::new(&context, ids);
+    let mut tree = Tree::from_signature(signature)?;
+    if tree.options.get("chord").is_some() {
+        return Err(CanvasError::Refused("a signature that replaces a task must not be part of a chord"));
+    }
+    match &mut tree.shape {
+        Shape::Chain(tasks) if tasks.is_empty() => return Err(CanvasError::Refused("a task cannot be replaced with an empty chain")),
+        Shape::Chain(tasks) => {
+            if let Some(last) = tasks.pop() {
+                let grouped = matches!(last.shape, Shape::Group(_));
+                tasks.push(if grouped { pipe(last, accumulated()) } else { last });
+            }
+        }
+        Shape::Group(_) => tree = pipe(tree, accumulated()),
+        _ => {}
+    }
+    message.callbacks.iter().for_each(|callback| tree.link(callback.to_value()));
+    message.errbacks.iter().for_each(|errback| tree.link_error(&errback.to_value()));
+    let nesting = message.replaced_task_nesting.saturating_add(1);
+    if let Shape::Chain(tasks) = &mut tree.shape
+        && tree.options.get("link").is_some()
+    {
+        // Down to the last task, so that they run at the right time whatever comes after the chain.
+        let links = listed(&tree.options, "link");
+        tree.options.remove("link");
+        if let Some(last) = tasks.last_mut() {
+            extend(&mut last.options, "link", &links);
+        }
+    }
+    planner.freeze(&mut tree, Given { id: Some(&message.id), ..Given::default() });
+    tree.options.set("chord", message.chord.as_ref().map(Signature::to_value));
+    tree.options.set("group_id", message.group.as_deref());
+    tree.options.set("group_index", message.group_index);
+    tree.options.set("root_id", message.root_id.as_deref());
+    tree.options.set("replaced_task_nesting", nesting);
+    if let Shape::Chain(tasks) = &mut tree.shape {
+        tasks.iter_mut().for_each(|task| task.options.set("replaced_task_nesting", nesting));
+    }
+    for next in message.chain.iter().flatten().rev() {
+        let mut next = Tree::from_signature(next)?;
+        next.options.set("replaced_task_nesting", nesting);
+        tree = pipe(tree, next);
+    }
+    let place = planner.apply(tree, &[], &Map::default(), true)?;
+    Ok(planner.plan(place))
+}
+
+/// What makes one result of a replacing group's results: the list of them.
+fn accumulated() -> Tree {
+    let mut tree = Tree::new(ACCUMULATE, Shape::Task);
+    tree.kwargs.set("index", 0);
+    tree
+}
+
+/// Plans what is sent when a running task adds one more part to the chord that it is a part of. The chord [grows](Plan::grown) first.
+///
+/// # Errors
+/// The task is in no chord, or the signature makes no sense.
+pub fn add_to_chord(
+    message: &Message,
+    signature: &Signature,
+    context: &Context<'_>,
+    ids: &mut dyn FnMut() -> String,
+) -> Result<Plan, CanvasError> {
+    let (Some(chord), Some(group)) = (&message.chord, &message.group) else {
+        return Err(CanvasError::Refused("the task is not a part of a chord"));
+    };
+    let context = sent_by(message, context);
+    let mut planner = Planner::new(&context, ids);
+    let mut tree = Tree::from_signature(signature)?;
+    tree.options.set("group_id", group.as_str());
+    tree.options.set("group_index", message.group_index);
+    tree.options.set("chord", chord.to_value());
+    tree.options.set("root_id", message.root_id.as_deref());
+    planner.freeze(&mut tree, Given::default());
+    planner.grown = Some(group.clone());
+    let place = planner.apply(tree, &[], &Map::default(), true)?;
+    Ok(planner.plan(place))
+}
+
+/// The message of a task's next attempt: the same task in every way, not to be started before `when`; with other arguments, where some are given.
+pub fn retry(message: &Message, when: Option<SystemTime>, arguments: Option<(Vec<Value>, Map)>) -> Message {
+    let mut next = message.clone();
+    next.retries = message.retries.saturating_add(1);
+    next.eta = when;
+    next.parent_id = message.parent_id.clone().or_else(|| Some(message.id.clone()));
+    next.root_id = message.root_id.clone().or_else(|| Some(message.id.clone()));
+    next.redelivered = false;
+    // What a broker noted of its way so far is not the task's.
+    next.headers
+        .0
+        .retain(|(name, _)| !name.starts_with("x-death") && !name.starts_with("x-first-death") && !name.starts_with("x-last-death"));
+    if let Some((args, kwargs)) = arguments {
+        (next.args, next.kwargs) = (args, kwargs);
+        (next.argsrepr, next.kwargsrepr) = (None, None);
+    }
+    next
+}

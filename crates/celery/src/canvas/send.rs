@@ -1,0 +1,167 @@
+//! One message, from a task's name, its arguments and its options.
+
+use std::time::{Duration, SystemTime};
+
+use super::{
+    CanvasError,
+    freeze::Planner,
+    plan::{PlannedSend, Routing},
+    tree::{listed, merged, text},
+};
+use crate::{
+    message::{Message, times},
+    signature::Signature,
+    value::{Map, Value},
+};
+
+/// Headers that are fields of a message: `headers` in options cannot set them.
+const FIELDS: [&str; 20] = [
+    "lang",
+    "task",
+    "id",
+    "shadow",
+    "eta",
+    "expires",
+    "group",
+    "group_index",
+    "retries",
+    "timelimit",
+    "root_id",
+    "parent_id",
+    "argsrepr",
+    "kwargsrepr",
+    "origin",
+    "ignore_result",
+    "replaced_task_nesting",
+    "stamped_headers",
+    "stamps",
+    "compression",
+];
+
+impl Planner<'_> {
+    /// Plans one message. Its place.
+    pub(super) fn send(&mut self, task: &str, args: Vec<Value>, kwargs: Map, call: &Map, trail: bool) -> Result<usize, CanvasError> {
+        let given = Map(call.0.iter().filter(|(_, value)| *value != Value::Null).cloned().collect());
+        let options = match (self.context.defaults)(task) {
+            Some(defaults) => merged(&defaults, &given),
+            None => given,
+        };
+        let id = text(&options, "task_id").map_or_else(|| (self.ids)(), str::to_owned);
+        let parent = self.context.parent;
+        let own = |name: &str| text(&options, name).map(str::to_owned);
+        let root_id = own("root_id").or_else(|| parent.map(|parent| parent.root_id.to_owned())).unwrap_or_else(|| id.clone());
+        let routing = Routing {
+            queue: own("queue"),
+            exchange: own("exchange"),
+            routing_key: own("routing_key"),
+            serializer: own("serializer"),
+            compression: own("compression"),
+        };
+        let now = self.context.now;
+        let eta = match options.get("countdown").and_then(Value::as_f64).filter(|seconds| *seconds != 0.0) {
+            Some(seconds) => Some(after(now, seconds).ok_or_else(|| wrong(task, "countdown"))?),
+            None => options.get("eta").map(|eta| instant(eta).ok_or_else(|| wrong(task, "eta"))).transpose()?,
+        };
+        let expires = match options.get("expires") {
+            None => None,
+            Some(expires) => {
+                let at = expires.as_f64().map_or_else(|| instant(expires), |seconds| after(now, seconds));
+                Some(at.ok_or_else(|| wrong(task, "expires"))?)
+            }
+        };
+        let limit = |name: &str| options.get(name).and_then(Value::as_f64).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let stamped_headers: Vec<String> =
+            listed(&options, "stamped_headers").into_iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+        let stamps = Map(stamped_headers.iter().filter_map(|name| Some((name.clone(), options.get(name)?.clone()))).collect());
+        let headers = match options.get("headers") {
+            Some(Value::Map(headers)) => Map(headers.0.iter().filter(|(name, _)| !FIELDS.contains(&name.as_str())).cloned().collect()),
+            _ => Map::default(),
+        };
+        let signatures = |name: &str| listed(&options, name).into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>();
+        let message = Message {
+            task: task.to_owned(),
+            root_id: Some(root_id),
+            parent_id: own("parent_id").or_else(|| parent.map(|parent| parent.id.to_owned())),
+            group: own("group_id"),
+            group_index: options.get("group_index").and_then(Value::as_i64),
+            retries: options.get("retries").and_then(Value::as_i64).and_then(|retries| u32::try_from(retries).ok()).unwrap_or(0),
+            eta,
+            expires,
+            soft_time_limit: limit("soft_time_limit"),
+            time_limit: limit("time_limit"),
+            ignore_result: options.get("ignore_result").and_then(Value::as_bool),
+            shadow: own("shadow"),
+            argsrepr: own("argsrepr"),
+            kwargsrepr: own("kwargsrepr"),
+            origin: own("origin").or_else(|| Some(self.context.origin.to_owned())),
+            replaced_task_nesting: options.get("replaced_task_nesting").and_then(Value::as_i64).unwrap_or(0),
+            stamped_headers,
+            stamps,
+            headers,
+            reply_to: Some(own("reply_to").unwrap_or_else(|| self.context.oid.to_owned())),
+            correlation_id: None,
+            priority: match options.get("priority").and_then(Value::as_i64) {
+                Some(priority) => u8::try_from(priority.clamp(0, 255)).ok(),
+                None => parent.and_then(|parent| parent.priority),
+            },
+            exchange: routing.exchange.clone().unwrap_or_default(),
+            routing_key: routing.routing_key.as_ref().or(routing.queue.as_ref()).cloned().unwrap_or_default(),
+            redelivered: false,
+            args,
+            kwargs,
+            callbacks: signatures("link")?,
+            errbacks: signatures("link_error")?,
+            chain: match options.get("chain") {
+                Some(Value::List(_)) => Some(signatures("chain")?),
+                _ => None,
+            },
+            chord: options.get("chord").cloned().map(Signature::from_value).transpose()?,
+            id,
+        };
+        let place = self.place(&message.id, None);
+        let before = std::mem::take(&mut self.starts);
+        self.sends.push(PlannedSend { message, routing, before });
+        if trail && self.context.parent.is_some() {
+            self.trail.push(place);
+        }
+        Ok(place)
+    }
+}
+
+fn wrong(task: &str, option: &str) -> CanvasError {
+    CanvasError::malformed(format!("{option} of the signature of {task} is no time"))
+}
+
+fn after(now: SystemTime, seconds: f64) -> Option<SystemTime> {
+    let span = Duration::try_from_secs_f64(seconds.abs()).ok()?;
+    if seconds < 0.0 { now.checked_sub(span) } else { now.checked_add(span) }
+}
+
+/// A point in time: a text, or a tagged one. Without an offset it is UTC.
+pub(super) fn instant(value: &Value) -> Option<SystemTime> {
+    let text = match value.tagged() {
+        Some(("datetime", text)) => text,
+        _ => value,
+    };
+    times::parse(text.as_str()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_in_every_way_in_which_celery_writes_them() {
+        let at = |text: &str| instant(&text.into());
+        let expected = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_219_333_500);
+        assert_eq!(at("2026-11-21T00:02:13.500000+00:00"), Some(expected));
+        assert_eq!(at("2026-11-21T00:02:13.500Z"), Some(expected));
+        assert_eq!(at("2026-11-21T00:02:13.5"), Some(expected));
+        let mut tagged = Map::default();
+        tagged.set("__type__", "datetime");
+        tagged.set("__value__", "2026-11-21T01:02:13.5+01:00");
+        assert_eq!(instant(&tagged.into()), Some(expected));
+        assert_eq!(at("tomorrow"), None);
+        assert_eq!(instant(&Value::Null), None);
+    }
+}

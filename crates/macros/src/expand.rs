@@ -1,0 +1,344 @@
+//! What is generated.
+
+use std::time::Duration;
+
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote, quote_spanned};
+use syn::{Error, ItemFn, Result, ext::IdentExt, spanned::Spanned};
+
+use crate::{
+    attributes::{self, Attributes, Lane},
+    function::{self, ContextAs, Function},
+    units::Backoff,
+};
+
+pub(crate) fn task(attributes: TokenStream, function: TokenStream) -> Result<TokenStream> {
+    let span = function.span();
+    let item: ItemFn = syn::parse2(function)
+        .map_err(|_| Error::new(span, "`#[task]` stands on a function: `async fn name(…) -> …`, or without `async`"))?;
+    let attributes = attributes::parse(attributes)?;
+    let function = function::read(item)?;
+    let is_async = function.item.sig.asyncness.is_some();
+    let lane = match attributes.lane {
+        None if is_async => Lane::Async,
+        None => Lane::Blocking,
+        Some((lane, span)) if is_async && lane != Lane::Async => {
+            return Err(Error::new(span, "an async fn runs on the async lane; for this one write a plain `fn`"));
+        }
+        Some((lane, _)) => lane,
+    };
+    Ok(generate(&attributes, &function, lane))
+}
+
+fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenStream {
+    let krate = attributes.krate.as_ref().map_or_else(|| quote!(::longshore), |path| quote!(#path));
+    let Function { item, parameters, returns, .. } = function;
+    let ident = &item.sig.ident;
+    let visibility = &item.vis;
+    let plain_name = ident.unraw().to_string();
+
+    // What describes the function describes the task; what steers the compiler stays with the body; `cfg` belongs to all.
+    let (docs, others): (Vec<_>, Vec<_>) = item.attrs.iter().partition(|attribute| attribute.path().is_ident("doc"));
+    let (cfgs, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|attribute| attribute.path().is_ident("cfg"));
+    let docs = if docs.is_empty() {
+        let text = format!("The task `{plain_name}`.");
+        quote!(#[doc = #text])
+    } else {
+        quote!(#(#docs)*)
+    };
+
+    let name = match &attributes.name {
+        Some(name) => quote!(#name),
+        None => quote! {{
+            const PATH: &str = ::core::concat!(::core::module_path!(), "::", #plain_name);
+            const BYTES: [u8; #krate::private::name_length(PATH)] = #krate::private::name_bytes(PATH);
+            match ::core::str::from_utf8(&BYTES) {
+                ::core::result::Result::Ok(name) => name,
+                ::core::result::Result::Err(_) => PATH,
+            }
+        }},
+    };
+
+    let inputs = &item.sig.inputs;
+    let output = &item.sig.output;
+    let body = &item.block;
+    let asyncness = &item.sig.asyncness;
+    let result = &returns.ty;
+
+    let call_inputs = parameters.iter().map(|parameter| {
+        let (ident, ty) = (&parameter.ident, &parameter.ty);
+        if parameter.is_string() { quote!(#ident: impl ::core::convert::Into<#ty>) } else { quote!(#ident: #ty) }
+    });
+    let call_arguments = parameters.iter().map(|parameter| {
+        let (ident, ty) = (&parameter.ident, &parameter.ty);
+        if parameter.is_string() { quote!(.arg::<#ty>(&::core::convert::Into::into(#ident))) } else { quote!(.arg::<#ty>(&#ident)) }
+    });
+
+    let handler = handler(&krate, function, &plain_name, lane);
+    let lane = match lane {
+        Lane::Async => quote!(Async),
+        Lane::Blocking => quote!(Blocking),
+        Lane::Cpu => quote!(Cpu),
+        Lane::Process => quote!(Process),
+    };
+    let policy = policy(&krate, attributes);
+    let call_doc = format!("A call of `{plain_name}` with these arguments, yet to be sent.");
+
+    quote! {
+        #(#cfgs)*
+        #docs
+        #[allow(non_camel_case_types, reason = "it stands where the function stood")]
+        #[derive(Clone, Copy, Debug)]
+        #visibility struct #ident;
+
+        #(#cfgs)*
+        impl #ident {
+            /// The name under which it is called.
+            #[allow(dead_code, reason = "a program need not name it")]
+            #visibility const NAME: &'static str = #name;
+
+            /// The function itself, called at once.
+            #(#others)*
+            #visibility #asyncness fn run(#inputs) #output #body
+
+            #[doc = #call_doc]
+            #[allow(dead_code, reason = "a program need not call its own tasks")]
+            #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "as many as the function has, and as it has them")]
+            #visibility fn call(#(#call_inputs),*) -> #krate::Signature<#result> {
+                #ident::signature() #(#call_arguments)*
+            }
+
+            /// A call without arguments, yet to be given some and to be sent.
+            #[allow(dead_code, reason = "a program need not call its own tasks")]
+            #visibility fn signature() -> #krate::Signature<#result> {
+                #krate::Signature::named(#ident::NAME).returns()
+            }
+        }
+
+        #(#cfgs)*
+        #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction, reason = "generated")]
+        impl ::core::convert::From<#ident> for #krate::Task {
+            fn from(_: #ident) -> Self {
+                #krate::Task {
+                    name: ::std::sync::Arc::from(#ident::NAME),
+                    lane: #krate::private::LaneKind::#lane,
+                    policy: #policy,
+                    handler: #handler,
+                }
+            }
+        }
+    }
+}
+
+/// What runs the function: arguments out of the message, the result into one.
+fn handler(krate: &TokenStream, function: &Function, plain_name: &str, lane: Lane) -> TokenStream {
+    let ident = &function.item.sig.ident;
+    let parameters = function.parameters.iter().map(|parameter| {
+        let name = parameter.name();
+        if parameter.default.is_some() { quote!(#krate::Parameter::optional(#name)) } else { quote!(#krate::Parameter::required(#name)) }
+    });
+    let names: Vec<_> = (0..function.parameters.len()).map(|place| format_ident!("argument_{place}")).collect();
+    let takes = function.parameters.iter().zip(&names).map(|(parameter, name)| {
+        let ty = &parameter.ty;
+        // Whatever is wrong with the type is said where it stands.
+        match &parameter.default {
+            Some(default) => quote_spanned!(ty.span()=> let #name: #ty = arguments.take_or::<#ty>(|| #default)?;),
+            None => quote_spanned!(ty.span()=> let #name: #ty = arguments.take::<#ty>()?;),
+        }
+    });
+    let context = match function.context {
+        Some(ContextAs::Value) => quote!(context.clone(),),
+        Some(ContextAs::Reference) => quote!(&context,),
+        None => quote!(),
+    };
+    let wait = function.item.sig.asyncness.map(|_| quote!(.await));
+    let ty = &function.returns.ty;
+    let reply = quote_spanned!(ty.span()=> #krate::private::reply::<#ty>(&result));
+    let answer = if function.returns.fallible {
+        quote! {
+            match result {
+                ::core::result::Result::Ok(result) => #reply,
+                ::core::result::Result::Err(error) => {
+                    #[allow(unused_imports, reason = "which of them is needed depends on the error's type")]
+                    use #krate::private::convert::{OfError as _, OfFailure as _, OfText as _, Wrong};
+                    ::core::result::Result::Err((&mut &mut &mut Wrong(::core::option::Option::Some(error))).failure())
+                }
+            }
+        }
+    } else {
+        reply
+    };
+    let mutable = if function.parameters.is_empty() { quote!() } else { quote!(mut) };
+    let steps = quote! {
+        const PARAMETERS: &[#krate::Parameter] = &[#(#parameters),*];
+        #[allow(unused_variables, reason = "a function without parameters has nothing to take")]
+        let #mutable arguments = #krate::Arguments::bind(#plain_name, PARAMETERS, call)?;
+        #(#takes)*
+        let result = #ident::run(#context #(#names),*) #wait;
+        #answer
+    };
+    let future = quote! {
+        #krate::Handler::Async(::std::sync::Arc::new(|context: #krate::TaskContext, call: #krate::Call| {
+            ::std::boxed::Box::pin(async move {
+                let _ = &context;
+                #steps
+            })
+        }))
+    };
+    let plain = quote! {
+        #krate::Handler::Sync(::std::sync::Arc::new(|context: #krate::TaskContext, call: #krate::Call| {
+            let _ = &context;
+            #steps
+        }))
+    };
+    if lane == Lane::Async { future } else { plain }
+}
+
+fn policy(krate: &TokenStream, attributes: &Attributes) -> TokenStream {
+    let mut fields = Vec::new();
+    let mut set = |field: &str, value: TokenStream| {
+        let field = format_ident!("{field}");
+        fields.push(quote!(#field: #value));
+    };
+    let some = |value: TokenStream| quote!(::core::option::Option::Some(#value));
+    match attributes.retries {
+        Some(Some(retries)) => set("max_retries", some(quote!(#retries))),
+        Some(None) => set("max_retries", quote!(::core::option::Option::None)),
+        None => {}
+    }
+    if let Some(delay) = attributes.retry_delay {
+        set("retry_delay", time(delay));
+    }
+    let backoff = attributes.backoff.clone().or_else(|| {
+        let (base, cap) = (Duration::from_secs(1), Duration::from_secs(600));
+        (!attributes.autoretry_for.is_empty()).then_some(Backoff::Exponential { base, cap })
+    });
+    if let Some(backoff) = backoff {
+        let value = match backoff {
+            Backoff::Exponential { base, cap } => {
+                let (base, cap) = (time(base), time(cap));
+                quote!(Exponential { base: #base, cap: #cap })
+            }
+            Backoff::Fixed(wait) => {
+                let wait = time(wait);
+                quote!(Fixed(#wait))
+            }
+            Backoff::List(waits) => {
+                let waits = waits.into_iter().map(time);
+                quote!(List(::std::vec![#(#waits),*]))
+            }
+        };
+        set("autoretry", some(quote!(#krate::private::Backoff::#value)));
+    }
+    if !attributes.autoretry_for.is_empty() {
+        let types = &attributes.autoretry_for;
+        set("autoretry_for", quote!(::std::vec![#(::std::string::String::from(#types)),*]));
+    }
+    if let Some(limit) = attributes.soft_timeout {
+        set("soft_time_limit", some(time(limit)));
+    }
+    if let Some(limit) = attributes.timeout {
+        set("time_limit", some(time(limit)));
+    }
+    if let Some(rate) = attributes.rate {
+        let (count, per) = (rate.count, time(rate.per));
+        set("rate_limit", some(quote!(#krate::private::Rate { count: #count, per: #per, burst: 1 })));
+    }
+    if let Some(early) = attributes.acks_early {
+        set("acks", if early { quote!(#krate::Acks::Early) } else { quote!(#krate::Acks::Late) });
+    }
+    for (field, value) in [
+        ("acks_on_failure", attributes.acks_on_failure),
+        ("ignore_result", attributes.ignore_result),
+        ("track_started", attributes.track_started),
+    ] {
+        if let Some(value) = value {
+            set(field, quote!(#value));
+        }
+    }
+    if fields.is_empty() {
+        quote!(<#krate::TaskPolicy as ::core::default::Default>::default())
+    } else {
+        quote!(#krate::TaskPolicy { #(#fields,)* ..<#krate::TaskPolicy as ::core::default::Default>::default() })
+    }
+}
+
+fn time(time: Duration) -> TokenStream {
+    let (seconds, nanos) = (time.as_secs(), time.subsec_nanos());
+    quote!(::core::time::Duration::new(#seconds, #nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the compiler would say, and the text that it would underline.
+    fn refused(attributes: &str, function: &str) -> (String, String) {
+        let error = match task(attributes.parse().unwrap(), function.parse().unwrap()) {
+            Ok(_) => panic!("accepted: #[task({attributes})] {function}"),
+            Err(error) => error,
+        };
+        (error.to_string(), error.span().source_text().unwrap_or_default())
+    }
+
+    #[test]
+    fn what_cannot_be_a_task_is_refused_where_it_stands() {
+        for (function, says, at) in [
+            ("struct X;", "`#[task]` stands on a function", "struct X;"),
+            ("fn f<T>(x: T) {}", "cannot be generic", "<T>"),
+            ("fn f<'a>(x: u8) {}", "cannot be generic", "<'a>"),
+            ("fn f(&self) {}", "no `self`", "&self"),
+            ("fn f(x: &str) {}", "take `String`", "&str"),
+            ("fn f(x: &[u8]) {}", "take a `Vec`", "&[u8]"),
+            ("fn f(x: &u8) {}", "take the type without `&`", "&u8"),
+            ("fn f(x: impl Sized) {}", "its type must be named", "impl Sized"),
+            ("fn f((a, b): (u8, u8)) {}", "a plain name", "(a, b)"),
+            ("fn f(x: u8, context: TaskContext) {}", "the context is the first parameter", "TaskContext"),
+            ("fn f(#[default(1)] x: u8, y: u8) {}", "`y` is required, but `x` before it is not", "y"),
+            ("fn f(x: Option<u8>, y: u8) {}", "`y` is required, but `x` before it is not", "y"),
+            ("fn f(#[default] #[default(1)] x: u8) {}", "one default is enough", "#[default(1)]"),
+            ("fn f() -> impl Sized {}", "its type must be named", "impl Sized"),
+            ("fn f() -> &'static str {}", "return an owned value", "&'static str"),
+            ("fn f() -> ! {}", "a task must end", "!"),
+            ("fn f() -> fmt::Result {}", "write out what comes back", "fmt::Result"),
+            ("unsafe fn f() {}", "cannot be unsafe", "unsafe"),
+            ("const fn f() {}", "cannot be const", "const"),
+        ] {
+            let (text, span) = refused("", function);
+            assert!(text.contains(says), "{function}: {text}");
+            assert_eq!(span, at, "{function}");
+        }
+    }
+
+    #[test]
+    fn words_that_are_wrong_are_refused_with_the_way_out() {
+        for (attributes, says, at) in [
+            ("retrys = 3", "did you mean `retries`?", "retrys"),
+            ("max_retries = 3", "did you mean `retries`?", "max_retries"),
+            ("soft_time_limit = 3", "did you mean `soft_timeout`?", "soft_time_limit"),
+            ("colour = 3", "there are name, lane, retries", "colour"),
+            ("retries = 3, retries = 4", "stands here twice", "retries"),
+            ("retries = \"many\"", "is a number, or \"forever\"", "\"many\""),
+            ("retries", "takes a number", "retries"),
+            ("timeout = 60", "takes a string", "60"),
+            ("timeout = \"60\"", "write a number and a unit", "\"60\""),
+            ("timeout = \"0s\"", "would end every attempt", "\"0s\""),
+            ("lane = \"gpu\"", "there are \"async\", \"blocking\", \"cpu\" and \"process\"", "\"gpu\""),
+            ("rate = \"10\"", "write how many in what time", "\"10\""),
+            ("acks = \"never\"", "is not when to acknowledge", "\"never\""),
+            ("backoff = \"1s\"", "is not a backoff", "\"1s\""),
+            ("autoretry_for = \"OSError\"", "takes a list of types", "\"OSError\""),
+            ("ignore_result = 1", "is true or false", "1"),
+            ("name = \"a b\"", "has no spaces", "\"a b\""),
+        ] {
+            let (text, span) = refused(attributes, "fn f() {}");
+            assert!(text.contains(says), "{attributes}: {text}");
+            assert_eq!(span, at, "{attributes}");
+        }
+        let (text, _) = refused("timeout = \"5s\", soft_timeout = \"5s\"", "fn f() {}");
+        assert!(text.contains("must be shorter"), "{text}");
+        let (text, span) = refused("lane = \"cpu\"", "async fn f() {}");
+        assert!(text.contains("an async fn runs on the async lane"), "{text}");
+        assert_eq!(span, "lane");
+    }
+}

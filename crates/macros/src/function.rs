@@ -1,0 +1,174 @@
+//! The function: what is refused, its parameters, what it returns.
+
+use syn::{
+    Attribute, Error, Expr, FnArg, GenericArgument, Ident, ItemFn, Pat, PathArguments, Result, ReturnType, Type, ext::IdentExt,
+    parse_quote, spanned::Spanned,
+};
+
+/// A function that can be a task.
+pub(crate) struct Function {
+    /// Without `#[default]`.
+    pub(crate) item: ItemFn,
+    pub(crate) context: Option<ContextAs>,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) returns: Returns,
+}
+
+/// How it takes its context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ContextAs {
+    Value,
+    Reference,
+}
+
+pub(crate) struct Parameter {
+    pub(crate) ident: Ident,
+    pub(crate) ty: Type,
+    pub(crate) default: Option<Expr>,
+}
+
+/// What it returns.
+pub(crate) struct Returns {
+    /// What comes back; of a `Result`, its `Ok` type.
+    pub(crate) ty: Type,
+    pub(crate) fallible: bool,
+}
+
+impl Parameter {
+    /// Its name in calls.
+    pub(crate) fn name(&self) -> String {
+        self.ident.unraw().to_string()
+    }
+
+    /// Whether calls from Rust may give whatever becomes a `String`.
+    pub(crate) fn is_string(&self) -> bool {
+        matches!(&self.ty, Type::Path(path) if path.qself.is_none() && path.path.is_ident("String"))
+    }
+}
+
+pub(crate) fn read(mut item: ItemFn) -> Result<Function> {
+    let signature = &item.sig;
+    if !signature.generics.params.is_empty() {
+        let message =
+            "a task is one function with one name: it cannot be generic; write a task for each type, or take a `longshore::Value`";
+        return Err(Error::new_spanned(&signature.generics, message));
+    }
+    if let syn::Safety::Unsafe(unsafety) = &signature.safety {
+        return Err(Error::new_spanned(unsafety, "a task is called by whoever can send a message: it cannot be unsafe"));
+    }
+    if let Some(constness) = &signature.constness {
+        return Err(Error::new_spanned(constness, "a task cannot be const: remove the word"));
+    }
+    if let Some(abi) = &signature.abi {
+        return Err(Error::new_spanned(abi, "a task is called from Rust alone: remove its ABI"));
+    }
+    if let Some(variadic) = &signature.variadic {
+        return Err(Error::new_spanned(variadic, "a task has a fixed number of parameters; take a `Vec`"));
+    }
+    let returns = returns(&signature.output)?;
+    let mut context = None;
+    let mut parameters: Vec<Parameter> = Vec::new();
+    for (place, argument) in item.sig.inputs.iter_mut().enumerate() {
+        let FnArg::Typed(argument) = argument else {
+            return Err(Error::new_spanned(argument, "a task has no `self`: put `#[task]` on a free function"));
+        };
+        if let Some(how) = context_as(&argument.ty) {
+            if place > 0 {
+                return Err(Error::new_spanned(&argument.ty, "the context is the first parameter"));
+            }
+            context = Some(how);
+            continue;
+        }
+        let parameter = parameter(&mut argument.attrs, &argument.pat, &argument.ty)?;
+        if let Some(before) = parameters.last()
+            && before.default.is_some()
+            && parameter.default.is_none()
+        {
+            let message = format!(
+                "`{}` is required, but `{}` before it is not: calls by place could not leave that out",
+                parameter.name(),
+                before.name()
+            );
+            return Err(Error::new_spanned(&argument.pat, message));
+        }
+        parameters.push(parameter);
+    }
+    Ok(Function { item, context, parameters, returns })
+}
+
+fn parameter(attributes: &mut Vec<Attribute>, pattern: &Pat, ty: &Type) -> Result<Parameter> {
+    let ident = match pattern {
+        Pat::Ident(name) if name.subpat.is_none() && name.by_ref.is_none() => name.ident.clone(),
+        other => return Err(Error::new_spanned(other, "callers give arguments by name: a parameter of a task is a plain name")),
+    };
+    match ty {
+        Type::Reference(reference) => {
+            let owned = match &*reference.elem {
+                Type::Path(path) if path.path.is_ident("str") => "`String`",
+                Type::Slice(_) => "a `Vec`",
+                _ => "the type without `&`",
+            };
+            return Err(Error::new_spanned(ty, format!("a task owns its arguments, which come out of a message: take {owned}")));
+        }
+        Type::ImplTrait(_) => return Err(Error::new_spanned(ty, "an argument comes out of a message: its type must be named")),
+        _ => {}
+    }
+    let (defaults, others): (Vec<_>, Vec<_>) =
+        std::mem::take(attributes).into_iter().partition(|attribute| attribute.path().is_ident("default"));
+    *attributes = others;
+    let mut default = match defaults.as_slice() {
+        [] => None,
+        [one] => Some(match &one.meta {
+            syn::Meta::Path(path) => syn::parse_quote_spanned!(path.span()=> ::core::default::Default::default()),
+            syn::Meta::List(list) => list.parse_args()?,
+            syn::Meta::NameValue(pair) => pair.value.clone(),
+        }),
+        [_, again, ..] => return Err(Error::new_spanned(again, "one default is enough")),
+    };
+    if default.is_none() && last_word(ty).is_some_and(|word| word == "Option") {
+        default = Some(parse_quote!(::core::option::Option::None));
+    }
+    Ok(Parameter { ident, ty: ty.clone(), default })
+}
+
+fn context_as(ty: &Type) -> Option<ContextAs> {
+    match ty {
+        Type::Reference(reference) if reference.mutability.is_none() => context_as(&reference.elem).map(|_| ContextAs::Reference),
+        _ => (last_word(ty)? == "TaskContext").then_some(ContextAs::Value),
+    }
+}
+
+fn returns(output: &ReturnType) -> Result<Returns> {
+    let ReturnType::Type(_, ty) = output else { return Ok(Returns { ty: parse_quote!(()), fallible: false }) };
+    if matches!(**ty, Type::ImplTrait(_)) {
+        return Err(Error::new_spanned(ty, "what a task returns goes into a message: its type must be named"));
+    }
+    if matches!(**ty, Type::Reference(_)) {
+        return Err(Error::new_spanned(ty, "what a task returns goes into a message: return an owned value"));
+    }
+    if matches!(**ty, Type::Never(_)) {
+        return Err(Error::new_spanned(ty, "a task must end"));
+    }
+    if last_word(ty).is_none_or(|word| word != "Result") {
+        return Ok(Returns { ty: (**ty).clone(), fallible: false });
+    }
+    let message = "write out what comes back, `Result<T, E>`: a caller's `get()` gives `T`";
+    let Type::Path(path) = &**ty else { return Err(Error::new_spanned(ty, message)) };
+    let Some(PathArguments::AngleBracketed(arguments)) = path.path.segments.last().map(|segment| &segment.arguments) else {
+        return Err(Error::new_spanned(ty, message));
+    };
+    match arguments.args.first() {
+        Some(GenericArgument::Type(ok)) => Ok(Returns { ty: ok.clone(), fallible: true }),
+        _ => Err(Error::new_spanned(ty, message)),
+    }
+}
+
+/// The last word of a type's path.
+fn last_word(ty: &Type) -> Option<&Ident> {
+    match ty {
+        Type::Path(path) if path.qself.is_none() => path.path.segments.last().map(|segment| &segment.ident),
+        Type::Group(group) => last_word(&group.elem),
+        Type::Paren(paren) => last_word(&paren.elem),
+        _ => None,
+    }
+}

@@ -1,0 +1,166 @@
+//! What `#[task]` makes of functions, as a program uses it.
+
+use std::{sync::Arc, time::Duration};
+
+use longshore_celery::{Map, Message, Value};
+use longshore_core::{Backoff, CancelToken, LaneKind, Rate};
+use longshore_worker::{Acks, App, Call, Failure, Handler, Parts, Task, TaskContext, TaskPolicy, task};
+use serde::{Deserialize, Serialize};
+
+/// Adds.
+#[task(crate = "longshore_worker", name = "tasks.add")]
+async fn add(x: i64, #[default(10)] y: i64) -> i64 {
+    x + y
+}
+
+#[task(crate = "longshore_worker")]
+fn greet(name: String, #[default] greeting: String, mark: Option<char>) -> Result<String, String> {
+    if name.is_empty() {
+        return Err("who is there?".to_owned());
+    }
+    Ok(format!("{greeting}{name}{}", mark.unwrap_or('.')))
+}
+
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+struct Car {
+    make: String,
+    price: Option<f64>,
+}
+
+mod shop {
+    use super::Car;
+    use longshore_worker::{Failure, TaskContext, task};
+
+    #[task(crate = "longshore_worker")]
+    pub(crate) async fn price(context: TaskContext, car: Car) -> Result<Car, Failure> {
+        if context.retries() == 0 {
+            return Err(context.retry());
+        }
+        Ok(Car { price: Some(car.make.parse()?), ..car })
+    }
+
+    #[task(
+        crate = "longshore_worker",
+        lane = "cpu",
+        retries = 7,
+        retry_delay = "10s",
+        backoff = "exp:1s..10m",
+        autoretry_for = ["OSError"],
+        timeout = "60s",
+        soft_timeout = "50s",
+        rate = "10/min",
+        acks = "early",
+        acks_on_failure = false,
+        ignore_result,
+        track_started
+    )]
+    pub(crate) fn everything(_context: &TaskContext) {}
+
+    #[task(crate = "longshore_worker", retries = "forever", autoretry_for = ["ConnectionError"], lane = "async")]
+    pub(crate) fn r#loop(r#type: u8) -> Result<(), std::io::Error> {
+        if r#type == 0 { Err(std::io::Error::from_raw_os_error(111)) } else { Ok(()) }
+    }
+}
+
+fn context(retries: u32) -> TaskContext {
+    TaskContext::new(Parts {
+        message: Arc::new(Message { retries, ..Message::default() }),
+        app: Arc::new(App::new()),
+        lane: LaneKind::Async,
+        slot: 1,
+        cancel: CancelToken::new(),
+        soft: CancelToken::new(),
+    })
+}
+
+async fn run(task: impl Into<Task>, retries: u32, args: Vec<Value>, kwargs: &[(&str, Value)]) -> Result<Value, Failure> {
+    let kwargs = Map(kwargs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect());
+    match task.into().handler {
+        Handler::Async(handler) => handler(context(retries), Call { args, kwargs }).await,
+        Handler::Sync(handler) => handler(context(retries), Call { args, kwargs }),
+    }
+}
+
+#[tokio::test]
+async fn a_task_is_run_with_arguments_by_place_by_name_and_by_default() {
+    assert_eq!(run(add, 0, vec![1.into(), 2.into()], &[]).await, Ok(3.into()));
+    assert_eq!(run(add, 0, vec![1.into()], &[("y", 5.into())]).await, Ok(6.into()));
+    assert_eq!(run(add, 0, vec![1.into()], &[]).await, Ok(11.into()));
+    assert_eq!(run(greet, 0, vec!["Ada".into()], &[]).await, Ok("Ada.".into()));
+    assert_eq!(run(greet, 0, vec![], &[("name", "Ada".into()), ("mark", "!".into())]).await, Ok("Ada!".into()));
+    assert_eq!(run(shop::r#loop, 0, vec![], &[("type", 1.into())]).await, Ok(Value::Null));
+}
+
+#[tokio::test]
+async fn what_goes_wrong_is_what_python_would_raise() {
+    let car = |make: &str| Value::Map(Map(vec![("make".to_owned(), make.into())]));
+    for (got, says) in [
+        (run(add, 0, vec![], &[]).await, "TypeError: add() missing 1 required positional argument: 'x'"),
+        (
+            run(add, 0, vec![1.into(), 2.into(), 3.into()], &[]).await,
+            "TypeError: add() takes from 1 to 2 positional arguments but 3 were given",
+        ),
+        (run(greet, 0, vec!["".into()], &[]).await, "RuntimeError: who is there?"),
+        (run(shop::price, 1, vec![car("x")], &[]).await, "ValueError: invalid float literal"),
+        (run(shop::price, 0, vec![car("x")], &[]).await, "another attempt is asked for"),
+        (run(shop::r#loop, 0, vec![0.into()], &[]).await, "ConnectionRefusedError: Connection refused"),
+        (run(shop::r#loop, 0, vec![], &[]).await, "TypeError: loop() missing 1 required positional argument: 'type'"),
+    ] {
+        assert_eq!(got.unwrap_err().to_string(), says);
+    }
+    let priced = Value::Map(Map(vec![("make".to_owned(), "7".into()), ("price".to_owned(), 7.0.into())]));
+    assert_eq!(run(shop::price, 1, vec![car("7")], &[]).await, Ok(priced));
+}
+
+#[tokio::test]
+async fn the_function_itself_is_still_there() {
+    assert_eq!(add::run(1, 2).await, 3);
+    assert_eq!(greet::run("Ada".to_owned(), String::new(), None), Ok("Ada.".to_owned()));
+}
+
+#[test]
+fn a_call_is_typed_and_knows_its_task() {
+    let sum: longshore_worker::Signature<i64> = add::call(1, 1);
+    assert_eq!(sum.task(), "tasks.add");
+    let car: longshore_worker::Signature<Car> = shop::price::call(Car { make: "vw".to_owned(), price: None });
+    assert_eq!(car.task(), "shop.price");
+    // Whatever becomes a String may be given for one.
+    let hello: longshore_worker::Signature<String> = greet::call("Ada", String::from("Hello, "), None);
+    assert_eq!(hello.task(), "task_macro.greet");
+    assert_eq!((greet::NAME, shop::r#loop::NAME), ("task_macro.greet", "shop.loop"));
+}
+
+#[test]
+fn the_attributes_are_the_policy() {
+    let seconds = Duration::from_secs;
+    let task = Task::from(shop::everything);
+    assert_eq!((&*task.name, task.lane), ("shop.everything", LaneKind::Cpu));
+    assert_eq!(
+        task.policy,
+        TaskPolicy {
+            max_retries: Some(7),
+            retry_delay: seconds(10),
+            autoretry: Some(Backoff::Exponential { base: seconds(1), cap: seconds(600) }),
+            autoretry_for: vec!["OSError".to_owned()],
+            soft_time_limit: Some(seconds(50)),
+            time_limit: Some(seconds(60)),
+            rate_limit: Some(Rate { count: 10.0, per: seconds(60), burst: 1 }),
+            acks: Acks::Early,
+            acks_on_failure: false,
+            ignore_result: true,
+            track_started: true,
+        }
+    );
+    let task = Task::from(shop::r#loop);
+    assert_eq!((task.policy.max_retries, task.lane), (None, LaneKind::Async));
+    assert_eq!(task.policy.autoretry, Some(Backoff::Exponential { base: seconds(1), cap: seconds(600) }));
+    assert_eq!((Task::from(add).lane, Task::from(greet).lane), (LaneKind::Async, LaneKind::Blocking));
+    assert_eq!(Task::from(add).policy, TaskPolicy::default());
+}
+
+#[test]
+fn an_app_has_what_was_registered() {
+    let app = App::new().task(add).task(greet).task(shop::price);
+    let ours: Vec<&str> = app.tasks().iter().map(|task| &*task.name).filter(|name| !name.starts_with("celery.")).collect();
+    assert_eq!(ours, ["shop.price", "task_macro.greet", "tasks.add"]);
+}
