@@ -69,7 +69,8 @@ impl What {
         if let Some(text) = &args.http {
             return http_plan(text, args, shape).map(|plan| What::Http(Arc::new(plan)));
         }
-        let env = args.env.iter().map(|pair| env_pair(pair, shape)).collect::<Result<Vec<_>, _>>()?;
+        let env =
+            args.env.iter().map(|pair| env_pair(pair, shape).map_err(|error| format!("--env {error}"))).collect::<Result<Vec<_>, _>>()?;
         if let Some(text) = &args.pipe {
             return PipePlan::compile(text, env, args).map(|plan| What::Pipe(Arc::new(plan)));
         }
@@ -268,18 +269,10 @@ impl Lanebuilder {
             What::Pipe(plan) => {
                 let mut env = vec![("LONGSHORE_JOB".into(), self.job.into())];
                 env.extend(line_by_line());
-                for (name, value) in &plan.env {
-                    // Children outlive records, so what they are told cannot depend on one.
-                    let text = String::from_utf8_lossy(value.source()).into_owned();
-                    let value = Expr::parse(&text, &Shape::lines())
-                        .ok()
-                        .filter(Expr::is_constant)
-                        .and_then(|expr| expr.eval_text(&crate::run::record::nobody(), &Vars::default()).ok())
-                        .ok_or_else(|| {
-                            format!("--env {}: a child of --pipe serves many records; write a constant: {{{{ 'x' }}}}", name.display())
-                        })?;
-                    env.push((name.clone(), value.into()));
-                }
+                env.extend(
+                    constants(&plan.env)
+                        .map_err(|name| format!("--env {name}: a child of --pipe serves many records; write a constant: {{{{ 'x' }}}}"))?,
+                );
                 let children = self.children.clone();
                 let pipe = Pipe::new(plan.argv.clone(), env, plan.cwd.clone(), plan.limits.clone(), self.children)
                     .map_err(|error| error.message().to_owned())?;
@@ -340,7 +333,7 @@ fn vars(context: &Context) -> Vars<'static> {
 
 /// Variables that let most programs write each line at once. Left to themselves they keep lines back when nobody looks at a terminal, and a child that
 /// answers line by line would never be heard: C programs through coreutils' libstdbuf where that is there, Python by its own switch.
-fn line_by_line() -> Vec<(OsString, OsString)> {
+pub(crate) fn line_by_line() -> Vec<(OsString, OsString)> {
     let mut env = vec![("PYTHONUNBUFFERED".into(), "1".into())];
     let library = ["/usr/libexec/coreutils/libstdbuf.so", "/usr/lib/coreutils/libstdbuf.so"]
         .into_iter()
@@ -354,6 +347,22 @@ fn line_by_line() -> Vec<(OsString, OsString)> {
         env.extend([("LD_PRELOAD".into(), preload), ("_STDBUF_O".into(), "L".into())]);
     }
     env
+}
+
+/// What children that stay are told: they outlive records, so it cannot depend on one.
+///
+/// # Errors
+/// The name of a variable that does.
+pub(crate) fn constants(env: &[(OsString, Expr)]) -> Result<Vec<(OsString, OsString)>, String> {
+    let constant = |(name, value): &(OsString, Expr)| {
+        let text = String::from_utf8_lossy(value.source()).into_owned();
+        let value = Expr::parse(&text, &Shape::lines())
+            .ok()
+            .filter(Expr::is_constant)
+            .and_then(|expr| expr.eval_text(&crate::run::record::nobody(), &Vars::default()).ok());
+        Ok((name.clone(), value.ok_or_else(|| name.to_string_lossy().into_owned())?.into()))
+    };
+    env.iter().map(constant).collect()
 }
 
 /// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.
@@ -382,13 +391,16 @@ pub(super) fn surroundings(cwd: Option<&Path>, env: &[(OsString, Expr)]) -> Vec<
     all
 }
 
-fn env_pair(pair: &str, shape: &Shape) -> Result<(OsString, Expr), String> {
-    let (name, expr) = pair.split_once('=').ok_or_else(|| format!("--env {pair}: write NAME=EXPR"))?;
+/// `NAME=EXPR`.
+///
+/// # Errors
+/// A sentence for people, without the flag's name.
+pub(crate) fn env_pair(pair: &str, shape: &Shape) -> Result<(OsString, Expr), String> {
+    let (name, expr) = pair.split_once('=').ok_or_else(|| format!("{pair}: write NAME=EXPR"))?;
     if name.is_empty() || name.contains('\0') {
-        return Err(format!("--env {pair}: `{name}` is not a name of a variable"));
+        return Err(format!("{pair}: `{name}` is not a name of a variable"));
     }
-    let expr =
-        Expr::parse(expr, shape).map_err(|error| format!("--env {name}: {error} (a text of its own is written {{{{ '{expr}' }}}})"))?;
+    let expr = Expr::parse(expr, shape).map_err(|error| format!("{name}: {error} (a text of its own is written {{{{ '{expr}' }}}})"))?;
     Ok((name.into(), expr))
 }
 

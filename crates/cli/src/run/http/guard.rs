@@ -52,7 +52,9 @@ impl Guard {
 }
 
 fn refused(host: &str, address: IpAddr) -> String {
-    format!("`{host}` is {address}, an address of this machine or of a private network: add the host to the task's `hosts`, or set `private = true`")
+    format!(
+        "`{host}` is {address}, an address of this machine or of a private network: add the host to the task's `hosts`, or set `private = true`"
+    )
 }
 
 /// Whether an address belongs to nobody's private network, this machine's least of all.
@@ -114,7 +116,8 @@ impl Resolve for Resolver {
         Box::pin(async move {
             let host = name.as_str().to_owned();
             let asked = host.clone();
-            let found = tokio::task::spawn_blocking(move || (asked.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>)).await;
+            let found =
+                tokio::task::spawn_blocking(move || (asked.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>)).await;
             let found = found.map_err(|error| Box::new(error) as Box<dyn Error + Send + Sync>)??;
             let free = guard.private || guard.is_listed(&host);
             let allowed: Vec<SocketAddr> = found.iter().copied().filter(|address| free || is_public(address.ip())).collect();

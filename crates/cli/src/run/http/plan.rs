@@ -45,13 +45,7 @@ impl HttpPlan {
     ///
     /// # Errors
     /// A sentence for people: a bad URL, header or template, a field that cannot be there.
-    pub fn compile(
-        text: &str,
-        words: &HttpWords<'_>,
-        shape: &Shape,
-        options: HttpOptions,
-        save: Option<PathBuf>,
-    ) -> Result<Self, String> {
+    pub fn compile(text: &str, words: &HttpWords<'_>, shape: &Shape, options: HttpOptions, save: Option<PathBuf>) -> Result<Self, String> {
         let called = |flag: &str| match words.dashes {
             true if flag == "header" => "-H".to_owned(),
             true => format!("--{flag}"),
@@ -72,7 +66,8 @@ impl HttpPlan {
             _ => None,
         };
         let url = template("http", &spec.url)?;
-        let headers = spec.headers.iter().map(|(name, value)| Ok((name.clone(), template("header", value)?))).collect::<Result<_, String>>()?;
+        let headers =
+            spec.headers.iter().map(|(name, value)| Ok((name.clone(), template("header", value)?))).collect::<Result<_, String>>()?;
         let body = match &spec.body {
             None => None,
             Some(BodySpec::Json(body)) => Some(BodyPlan::Json(template("body-json", body)?)),
