@@ -32,12 +32,12 @@ struct Scheme {
 }
 
 #[cfg(feature = "sqlite")]
-const SQLITE: Option<Constructor> = None;
+const SQLITE: Option<Constructor> = Some(crate::sqlite::connect);
 #[cfg(not(feature = "sqlite"))]
 const SQLITE: Option<Constructor> = None;
 
 #[cfg(feature = "redis")]
-const REDIS: Option<Constructor> = None;
+const REDIS: Option<Constructor> = Some(crate::redis::both);
 #[cfg(not(feature = "redis"))]
 const REDIS: Option<Constructor> = None;
 
@@ -90,7 +90,7 @@ fn pair(url: &str) -> Result<Connected, BrokerError> {
 }
 
 /// A plain path to a database file.
-fn is_file(url: &str) -> bool {
+pub(crate) fn is_file(url: &str) -> bool {
     let path = url.split('?').next().unwrap_or(url);
     let ends = [".db", ".sqlite", ".sqlite3"].iter().any(|end| path.ends_with(end));
     ends && !path.contains("://") && !SCHEMES.iter().any(|scheme| path.starts_with(&format!("{}:", scheme.name)))

@@ -16,8 +16,12 @@ pub mod crash;
 mod json;
 pub mod memory;
 mod pattern;
+#[cfg(feature = "redis")]
+pub mod redis;
 pub mod results;
 mod rotation;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 pub use broker::{
     Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, OpenOptions, Outgoing, QueueState, Subscription,

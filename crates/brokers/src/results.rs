@@ -8,6 +8,8 @@ use tokio::sync::mpsc;
 use crate::broker::BrokerError;
 
 pub(crate) mod memory;
+#[cfg(feature = "sqlite")]
+pub(crate) mod sqlite;
 
 /// Who completes a chord has the right to send its body for so long, unless it is [extended](ResultBackend::chord_extend). Celery's time.
 pub(crate) const CHORD_CLAIM: Duration = Duration::from_secs(6);

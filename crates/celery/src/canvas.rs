@@ -1,5 +1,9 @@
 //! Canvas: chains, groups and chords, as Celery's workers and clients send them. Pure: ids and the time come from the caller.
 //!
+//! What is sent is what Celery 5.7 sends, option by option, but for what would lose something there: a chord that fails inside another's header fails
+//! the outer one too (in Celery that waits for ever), as does the body of a chord that is a chord's body; the priority of a chord's body survives being
+//! the next link of a chain; arguments for a chain that begins with a group reach its members; canvases work as errbacks.
+//!
 //! Layout:
 //! - `canvas/tree.rs`: a signature with its parts at hand
 //! - `canvas/freeze.rs`: giving everything its id, before anything is sent
@@ -20,15 +24,14 @@ mod freeze;
 mod plan;
 mod replace;
 mod send;
-mod shown;
 mod tree;
 
-pub use after::{FailedTask, FailurePlan, after_failure, after_success};
+pub use after::{FailedPart, FailedTask, FailurePlan, after_failure, after_success};
 pub use apply::apply;
 pub use build::{chain, chord, group};
 pub use builtin::{Builtin, accumulate, chunks, map_calls};
 pub use chord::{ChordFailure, ChordOutcome, ChordParts, chord_complete, joined};
-pub use plan::{CanvasError, ChordStart, Context, Node, Parent, Plan, PlannedSend, Routing};
+pub use plan::{CanvasError, ChordStart, Context, Parent, Plan, PlannedSend, Routing};
 pub use replace::{add_to_chord, replace, retry};
 
 /// The deepest nesting of signatures in signatures that is followed.

@@ -2,7 +2,9 @@
 //!
 //! Layout:
 //! - `simulator.rs`: random runs of the engine on a paused clock, with every invariant checked; `simulator/{plan,world,actors}.rs`
+//! - `servers.rs`: real servers for tests
 //! - `conformance.rs`: what every source, sink and lane must do: `conformance/{source,sink,lane}.rs`
 
 pub mod conformance;
+pub mod servers;
 pub mod simulator;

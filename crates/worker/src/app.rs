@@ -44,13 +44,15 @@ impl Default for Settings {
             results: None,
             default_queue: "celery".to_owned(),
             routes: Vec::new(),
-            result_expires: Some(Duration::from_secs(86_400)),
+            result_expires: Some(Self::DAY),
             result_extended: false,
         }
     }
 }
 
 impl Settings {
+    pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+
     /// The result backend's URL.
     pub fn results_url(&self) -> &str {
         self.results.as_deref().unwrap_or(&self.broker)

@@ -144,6 +144,8 @@ mod tests {
             slot: 1,
             cancel: CancelToken::new(),
             soft: CancelToken::new(),
+            client: None,
+            node: "w@here".into(),
         })
     }
 

@@ -9,10 +9,19 @@ use std::{
     time::Duration,
 };
 
-use longshore_celery::{Map, Message, Signature, Value};
+use longshore_brokers::{Key, Stored};
+use longshore_celery::{Extended, Map, Message, ResultTree, State, TaskResult, Value, canvas};
 use longshore_core::{CancelToken, LaneKind};
+use serde::Serialize;
 
-use crate::{app::App, failure::Failure};
+use crate::{
+    answer::Answer,
+    app::App,
+    client::{self, Client, ClientError},
+    failure::Failure,
+    signature::Signature,
+    values,
+};
 
 /// What a handler knows of its attempt, and what it may do: cheap to clone.
 ///
@@ -27,8 +36,8 @@ pub(crate) struct Inner {
     parts: Parts,
     /// Whether the handler listens for its soft limit.
     listens: AtomicBool,
-    /// What it has sent: nodes as results name their children.
-    children: Mutex<Vec<Value>>,
+    /// What it has sent.
+    children: Mutex<Vec<ResultTree>>,
 }
 
 /// What a worker knows of an attempt.
@@ -45,6 +54,10 @@ pub struct Parts {
     pub cancel: CancelToken,
     /// The soft limit has passed.
     pub soft: CancelToken,
+    /// What it sends with, and stores its progress with; none in a child process.
+    pub client: Option<Client>,
+    /// The worker's node name (`name@host`).
+    pub node: Arc<str>,
 }
 
 impl TaskContext {
@@ -140,8 +153,106 @@ impl TaskContext {
     }
 
     /// Lets another signature take over this task's id, its place in a chain, group or chord, and its callbacks: `return Err(context.replace(other))`.
-    pub fn replace(&self, signature: impl Into<Signature>) -> Failure {
-        Failure::Replace(Box::new(signature.into()))
+    pub fn replace<R>(&self, signature: Signature<R>) -> Failure {
+        match signature.into_wire() {
+            Ok(wire) => Failure::Replace(Box::new(wire)),
+            Err(wrong) => Failure::error("TypeError", wrong),
+        }
+    }
+
+    /// Sends a task, or a whole canvas, as this task's child: it belongs to the same tree, and stands among the children of this task's result.
+    ///
+    /// # Errors
+    /// As [`Client::send`]; and there is no client in a child process.
+    pub async fn send<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
+        let client = self.client()?;
+        let wire = signature.into_wire().map_err(ClientError::Signature)?;
+        let plan = client.plan(&wire, Some(self.message()))?;
+        self.publish(client, plan).await
+    }
+
+    /// Adds a task to the chord that this one is a part of: the chord's body waits for it, too, and gets its result.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); and this task is no part of a chord.
+    pub async fn add_to_chord<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
+        let client = self.client()?;
+        let wire = signature.into_wire().map_err(ClientError::Signature)?;
+        let context = client.canvas(Some(self.message()));
+        let plan = canvas::add_to_chord(self.message(), &wire, &context, &mut client::fresh_id);
+        let plan = plan.map_err(|error| ClientError::Signature(error.to_string()))?;
+        self.publish(client, plan).await
+    }
+
+    async fn publish<R>(&self, client: &Client, plan: canvas::Plan) -> Result<Answer<R>, ClientError> {
+        let tree = client::place(&plan)?;
+        let children = client::children(&plan);
+        client.publish(plan).await?;
+        self.inner.children.lock().unwrap_or_else(PoisonError::into_inner).extend(children);
+        Ok(Answer::new(client.clone(), tree))
+    }
+
+    /// What this worker sends with. Tasks that are sent with it belong to no tree; [`send`](Self::send) is for children.
+    ///
+    /// # Errors
+    /// There is none in a child process.
+    pub fn client(&self) -> Result<&Client, ClientError> {
+        let none = "a task on the process lane has no client: send from a task on another lane";
+        self.inner.parts.client.as_ref().ok_or_else(|| ClientError::Signature(none.to_owned()))
+    }
+
+    /// Tells how far it is: stores the state `PROGRESS` with this value, which clients can read until the task ends.
+    ///
+    /// # Errors
+    /// The value cannot be written, or the result backend cannot be reached.
+    pub async fn progress<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), ClientError> {
+        self.set_state("PROGRESS", value).await
+    }
+
+    /// Stores a state of its own with this value (`update_state` in Celery).
+    ///
+    /// # Errors
+    /// As [`progress`](Self::progress).
+    pub async fn set_state<T: Serialize + ?Sized>(&self, state: &str, value: &T) -> Result<(), ClientError> {
+        let client = self.client()?;
+        let value =
+            values::from(value).map_err(|error| ClientError::Signature(format!("the value of {state} cannot be written: {error}")))?;
+        let doc = self.document(State::from(state), value).encode();
+        let stored = Stored { key: Key::Task(self.id().to_owned()), doc, expires: client.settings().result_expires, keep_success: true };
+        Ok(client.results().store(&[stored]).await?)
+    }
+
+    /// A document of this task, as results and states are stored. It says nothing yet of a traceback, nor when it was done.
+    pub fn document(&self, state: State, result: Value) -> TaskResult {
+        let message = self.message();
+        let settings = self.inner.parts.app.settings();
+        let extended = settings.result_extended.then(|| Extended {
+            name: Some(message.task.clone()),
+            args: Value::List(message.args.clone()),
+            kwargs: Value::Map(message.kwargs.clone()),
+            worker: Some(self.inner.parts.node.to_string()),
+            retries: Some(message.retries.into()),
+            queue: Some(message.routing_key.clone()).filter(|queue| !queue.is_empty()),
+            stamps: message.stamps.clone(),
+        });
+        TaskResult {
+            task_id: message.id.clone(),
+            state,
+            result,
+            children: Value::List(self.children().iter().map(ResultTree::to_value).collect()),
+            group_id: message.group.clone(),
+            parent_id: message.parent_id.clone(),
+            extended,
+            ..TaskResult::default()
+        }
+    }
+
+    /// Waits for a future from a plain function: `context.block_on(context.send(add::call(1, 1)))`. Futures have `.await`.
+    ///
+    /// # Panics
+    /// On a thread of the async lane, or outside a worker's runtime.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        tokio::runtime::Handle::current().block_on(future)
     }
 
     /// Whether nobody wants the result any more: revoked, past its hard limit, the worker is being stopped for good. Cheap enough to ask in a loop.
@@ -171,9 +282,9 @@ impl TaskContext {
         self.inner.listens.load(Ordering::Acquire)
     }
 
-    /// What the handler has sent so far, as results name their children: `[[id, null], null]`. For the worker, when the handler has ended.
-    pub fn take_children(&self) -> Vec<Value> {
-        std::mem::take(&mut *self.inner.children.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What the handler has sent so far.
+    pub fn children(&self) -> Vec<ResultTree> {
+        self.inner.children.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

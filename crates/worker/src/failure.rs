@@ -2,8 +2,10 @@
 
 use std::{any::Any, error::Error, fmt, io, time::Duration};
 
-use longshore_celery::{Signature, Value};
+use longshore_celery::{Exception, Signature, Value};
 use longshore_core::{Again, TaskError};
+
+use crate::client::ClientError;
 
 /// How a task ends without a result.
 ///
@@ -129,6 +131,20 @@ impl Failure {
         self
     }
 
+    /// An exception as it is stored.
+    pub fn from_exception(exception: Exception, traceback: Option<String>) -> Self {
+        let Exception { exc_type, exc_message, exc_module } = exception;
+        Self::Error { exc_type, exc_module, args: exc_message, traceback }
+    }
+
+    /// The exception, as it is stored; what else ends a task is none.
+    pub fn exception(&self) -> Option<Exception> {
+        match self {
+            Self::Error { exc_type, exc_module, args, .. } => Some(Exception::new(exc_module, exc_type, args.clone())),
+            _ => None,
+        }
+    }
+
     /// The type of the exception, without its module.
     pub fn exc_type(&self) -> Option<&str> {
         match self {
@@ -169,6 +185,10 @@ impl<E: Error + Send + Sync + 'static> From<E> for Failure {
         let any: &dyn Any = &error;
         if let Some(error) = any.downcast_ref::<TaskError>() {
             return of_task_error(error);
+        }
+        // What another task failed with passes through as it was.
+        if let Some(ClientError::Remote(remote)) = any.downcast_ref::<ClientError>() {
+            return Self::from_exception(remote.exception.clone(), remote.traceback.clone());
         }
         let failure = match any.downcast_ref::<io::Error>() {
             Some(error) => of_io(error),

@@ -6,25 +6,31 @@
 //! - `args.rs`: positional and keyword arguments against parameters; `values.rs`: Rust's values and the wire's
 //! - `failure.rs`: how a task ends without a result
 //! - `signature.rs`: a task with its arguments and options, yet to be sent
+//! - `client.rs`: sends tasks; `answer.rs`: waits for what comes back
 //! - `context.rs`: what a handler may know and do
 //! - `app.rs`: the registry of tasks and the settings that clients and workers share; `built_in.rs`: the tasks that are always there
 
+mod answer;
 mod app;
 mod args;
 mod built_in;
+mod client;
 mod context;
 mod failure;
 mod name;
 mod signature;
 mod task;
 mod values;
+mod worker;
 
+pub use answer::{Answer, AsCompleted};
 pub use app::{App, Settings};
 pub use args::{Arguments, Parameter};
+pub use client::{Client, ClientError, Refused, RemoteError, SendAll, Sent};
 pub use context::{Parts, TaskContext};
 pub use failure::Failure;
 pub use longshore_macros::task;
-pub use signature::Signature;
+pub use signature::{Signature, chain, chord, group};
 pub use task::{Acks, Call, Handler, Task, TaskPolicy};
 
 /// What generated code needs; nothing that a program should name.
@@ -37,3 +43,4 @@ pub mod private {
     };
     pub use longshore_core::{Backoff, LaneKind, Rate};
 }
+pub use worker::{Notice, Stopper, What, Worker, WorkerOptions, WorkerSummary};

@@ -1,32 +1,66 @@
-//! A task with its arguments and options, yet to be sent, that knows what comes back.
+//! A task with its arguments and options, yet to be sent, that knows what comes back; chains, groups and chords of such.
 
-use std::{fmt, marker::PhantomData};
+use std::{
+    fmt,
+    marker::PhantomData,
+    time::{Duration, SystemTime},
+};
 
-use longshore_celery::{Signature as Wire, Value};
+use longshore_celery::{Signature as Wire, Value, canvas};
 use serde::Serialize;
 
 use crate::values;
 
 /// A task with its arguments and options, yet to be sent. `R` is what comes back: `add::call(1, 1)` of `#[longshore::task] fn add(…) -> i64` is a
-/// `Signature<i64>`; a task that is only known by its name gives a [`Value`].
+/// `Signature<i64>`; a task that is only known by its name gives a [`Value`]. A chain, a [`group`] and a [`chord`] are signatures too.
 /// ```
-/// use longshore_worker::Signature;
+/// use std::time::Duration;
+/// use longshore_worker::{Signature, group};
 ///
-/// let add: Signature<i64> = Signature::named("tasks.add").arg(&1).kwarg("y", &2).returns();
-/// assert_eq!(add.task(), "tasks.add");
+/// let add = |x: i64| -> Signature<i64> { Signature::named("tasks.add").arg(&x).kwarg("y", &2).returns() };
+/// let sum: Signature<i64> = Signature::named("tasks.sum").returns();
+///
+/// let later = add(1).countdown(Duration::from_secs(60)).queue("slow").priority(3);
+/// assert_eq!(later.task(), "tasks.add");
+/// let sums: Signature<Vec<i64>> = group([add(1), add(2)]);
+/// let total: Signature<i64> = sums.then(sum); // a group that is followed by something is a chord
+/// # let _ = total;
 /// ```
 #[must_use = "a signature does nothing until it is sent"]
 pub struct Signature<R = Value> {
     wire: Wire,
-    /// The first argument that could not be written, told when it is sent.
+    /// The first thing that could not be written, told when it is sent.
     wrong: Option<String>,
     result: PhantomData<fn() -> R>,
+}
+
+/// Side by side; what comes back are the results of all, in order.
+pub fn group<R>(tasks: impl IntoIterator<Item = Signature<R>>) -> Signature<Vec<R>> {
+    let mut wrong = None;
+    let tasks: Vec<Wire> = tasks.into_iter().map(|task| task.part(&mut wrong)).collect();
+    Signature { wire: canvas::group(tasks), wrong, result: PhantomData }
+}
+
+/// Side by side, and then the body with the list of their results.
+pub fn chord<R, B>(header: impl IntoIterator<Item = Signature<R>>, body: Signature<B>) -> Signature<B> {
+    let mut wrong = None;
+    let header: Vec<Wire> = header.into_iter().map(|task| task.part(&mut wrong)).collect();
+    let body = body.part(&mut wrong);
+    Signature { wire: canvas::chord(header, body), wrong, result: PhantomData }
+}
+
+/// One after the other, each with the result of the one before as its first argument. What comes back is the last one's result. Where the types differ,
+/// [`Signature::then`] says the same.
+pub fn chain<R>(tasks: impl IntoIterator<Item = Signature<R>>) -> Signature<R> {
+    let mut wrong = None;
+    let tasks: Vec<Wire> = tasks.into_iter().map(|task| task.part(&mut wrong)).collect();
+    Signature { wire: canvas::chain(tasks), wrong, result: PhantomData }
 }
 
 impl Signature<Value> {
     /// A task by its name, without arguments.
     pub fn named(task: impl Into<String>) -> Self {
-        Wire { task: task.into(), ..Wire::default() }.into()
+        Wire::new(task).into()
     }
 
     /// The same, of which this comes back.
@@ -61,6 +95,129 @@ impl<R> Signature<R> {
         self
     }
 
+    /// The queue that it goes to, in place of the route of its task.
+    pub fn queue(self, queue: impl Into<String>) -> Self {
+        self.map(|wire| wire.queue(queue))
+    }
+
+    /// 0 to 9. On Redis and SQLite 0 is served first.
+    pub fn priority(self, priority: u8) -> Self {
+        self.map(|wire| wire.priority(priority))
+    }
+
+    /// Not to be started before so long after it was sent.
+    pub fn countdown(self, countdown: Duration) -> Self {
+        self.map(|wire| wire.countdown(countdown))
+    }
+
+    /// Not to be started before.
+    pub fn eta(self, eta: SystemTime) -> Self {
+        self.map(|wire| wire.eta(eta))
+    }
+
+    /// Not to be started later than so long after it was sent: whoever waits for it then finds it revoked.
+    pub fn expires_in(self, expires: Duration) -> Self {
+        self.map(|wire| wire.expires_in(expires))
+    }
+
+    /// Not to be started after.
+    pub fn expires_at(self, expires: SystemTime) -> Self {
+        self.map(|wire| wire.expires_at(expires))
+    }
+
+    /// The hard limit of one attempt, in place of the task's own.
+    pub fn time_limit(self, limit: Duration) -> Self {
+        self.map(|wire| wire.time_limit(limit))
+    }
+
+    /// The soft limit of one attempt, in place of the task's own.
+    pub fn soft_time_limit(self, limit: Duration) -> Self {
+        self.map(|wire| wire.soft_time_limit(limit))
+    }
+
+    /// Nobody wants its result: none is stored, and [`get`](crate::Answer::get) would wait for ever.
+    pub fn ignore_result(self) -> Self {
+        self.map(Wire::ignore_result)
+    }
+
+    /// A header of the sender's own; the task reads it with [`TaskContext::header`](crate::TaskContext::header).
+    pub fn header<T: Serialize + ?Sized>(mut self, name: &str, value: &T) -> Self {
+        match values::from(value) {
+            Ok(value) => self.map(|wire| wire.header(name, value)),
+            Err(error) => {
+                self.wrong(format!("the header {name} of {} cannot be written as JSON: {error}", self.wire.task));
+                self
+            }
+        }
+    }
+
+    /// Its id, instead of a fresh one. Two tasks of one id are one task to whoever asks for results.
+    pub fn task_id(self, id: impl Into<String>) -> Self {
+        self.map(|wire| wire.task_id(id))
+    }
+
+    /// The name to show in logs, instead of its own.
+    pub fn shadow(self, name: impl Into<String>) -> Self {
+        self.map(|wire| wire.option("shadow", name.into()))
+    }
+
+    /// An option by its name in Celery, for those that have no method here.
+    pub fn option(self, name: &str, value: impl Into<Value>) -> Self {
+        self.map(|wire| wire.option(name, value))
+    }
+
+    /// A stamp: a header that workers show, and by which tasks can be revoked. In a canvas, on every task in it.
+    pub fn stamp(self, name: &str, value: impl Into<Value>) -> Self {
+        self.map(|wire| wire.stamp(name, value))
+    }
+
+    /// It ignores the results of what went before it in a chain.
+    pub fn immutable(self) -> Self {
+        self.map(Wire::immutable)
+    }
+
+    /// Sends `callback`, with its result, when it has succeeded.
+    pub fn link<C>(mut self, callback: Signature<C>) -> Self {
+        let callback = callback.part(&mut self.wrong);
+        self.map(|wire| wire.link(callback))
+    }
+
+    /// Sends `errback`, with its id, when it has failed.
+    pub fn link_error<C>(mut self, errback: Signature<C>) -> Self {
+        let errback = errback.part(&mut self.wrong);
+        self.map(|wire| wire.link_error(errback))
+    }
+
+    /// Then `next`, with the result as its first argument (`|` in Python). What comes back is what `next` gives.
+    pub fn then<N>(mut self, next: Signature<N>) -> Signature<N> {
+        let next = next.part(&mut self.wrong);
+        Signature { wire: self.wire.then(next), wrong: self.wrong, result: PhantomData }
+    }
+
+    /// As it stands in messages.
+    ///
+    /// # Errors
+    /// An argument could not be written as JSON: which, and why.
+    pub fn into_wire(self) -> Result<Wire, String> {
+        match self.wrong {
+            Some(wrong) => Err(wrong),
+            None => Ok(self.wire),
+        }
+    }
+
+    /// As a part of another: what is wrong with it is wrong with the whole.
+    fn part(self, whole: &mut Option<String>) -> Wire {
+        if let Some(wrong) = self.wrong {
+            whole.get_or_insert(wrong);
+        }
+        self.wire
+    }
+
+    fn map(mut self, change: impl FnOnce(Wire) -> Wire) -> Self {
+        self.wire = change(self.wire);
+        self
+    }
+
     fn wrong(&mut self, text: String) {
         self.wrong.get_or_insert(text);
     }
@@ -81,5 +238,44 @@ impl<R> Clone for Signature<R> {
 impl<R> fmt::Debug for Signature<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.wire.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn what_cannot_be_written_is_told_when_it_is_sent_wherever_it_stands() {
+        let bad = || Signature::named("t").arg(&1).arg(&BTreeMap::from([((1, 2), 3)]));
+        let good = || Signature::named("t");
+        for signature in
+            [bad().arg(&2), good().then(bad()), good().link(bad()), group([good(), bad()]).then(good()), chord([bad()], good())]
+        {
+            let text = signature.into_wire().unwrap_err();
+            assert!(text.starts_with("argument 2 of t cannot be written as JSON: "), "{text}");
+        }
+        assert!(good().then(good()).into_wire().is_ok());
+    }
+
+    #[test]
+    fn options_are_celerys() {
+        let wire =
+            Signature::named("t").arg("x").kwarg("k", &Some(1)).queue("q").priority(3).countdown(Duration::from_secs(2)).ignore_result();
+        let wire = wire.header("h", &[1, 2]).shadow("s").task_id("i").into_wire().unwrap();
+        assert_eq!(wire.args, vec![Value::from("x")]);
+        assert_eq!(wire.kwargs.get("k"), Some(&Value::Int(1)));
+        for (name, value) in [
+            ("queue", "q".into()),
+            ("priority", 3.into()),
+            ("countdown", 2.0.into()),
+            ("ignore_result", true.into()),
+            ("shadow", "s".into()),
+            ("task_id", "i".into()),
+        ] {
+            assert_eq!(wire.options.get(name), Some(&value), "{name}");
+        }
+        assert_eq!(wire.options.get("headers").and_then(|headers| headers.get("h")), Some(&Value::from(vec![1_i64, 2])));
     }
 }

@@ -70,6 +70,8 @@ fn context(retries: u32) -> TaskContext {
         slot: 1,
         cancel: CancelToken::new(),
         soft: CancelToken::new(),
+        client: None,
+        node: "w@here".into(),
     })
 }
 

@@ -103,8 +103,8 @@ impl Consumer for MemoryConsumer {
     }
 
     fn accuse(&self, receipt: Receipt) -> BoxFuture<'_, Result<(), BrokerError>> {
-        if let Some(held) = self.memory.lock().held.get_mut(&receipt.0).filter(|held| held.owner == self.owner) {
-            held.accused = true;
+        for (number, held) in self.memory.lock().held.iter_mut().filter(|(_, held)| held.owner == self.owner) {
+            held.accused = *number == receipt.0;
         }
         ready(())
     }

@@ -32,12 +32,21 @@ pub struct FailedTask {
     pub id: String,
     /// The group that it would have been in, for its result.
     pub group_id: Option<String>,
-    /// Its place in the group.
-    pub group_index: Option<i64>,
     /// What would have sent it, for its result.
     pub parent_id: Option<String>,
-    /// The chord that it is a part of: the part is to be counted as failed, unless the task has a stored failure already.
-    pub chord: Option<Signature>,
+    /// What it would have been in a chord: to be counted as failed, unless the task has a stored failure already.
+    pub part: Option<FailedPart>,
+}
+
+/// A part of a chord that will never end otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailedPart {
+    /// The chord's header.
+    pub group: String,
+    /// The part's place in it.
+    pub index: Option<i64>,
+    /// The chord's body.
+    pub chord: Signature,
 }
 
 /// Plans what a task sends when it has succeeded: its callbacks, then the next link of its chain. Sent before its result is stored, because the
@@ -143,15 +152,9 @@ pub(super) fn failed_chain(chain: &[Signature]) -> Vec<FailedTask> {
 fn failed_task(element: &Signature) -> Option<FailedTask> {
     let options = &element.options;
     let group_id = text(options, "group_id").map(str::to_owned);
-    let chord = options.get("chord").filter(|_| group_id.is_some()).and_then(|chord| Signature::from_value(chord.clone()).ok());
-    Some(FailedTask {
-        id: text(options, "task_id")?.to_owned(),
-        group_id,
-        group_index: match options.get("group_index") {
-            Some(Value::Int(index)) => Some(*index),
-            _ => None,
-        },
-        parent_id: text(options, "parent_id").map(str::to_owned),
-        chord,
-    })
+    let chord = options.get("chord").and_then(|chord| Signature::from_value(chord.clone()).ok());
+    let index = options.get("group_index").and_then(Value::as_i64);
+    let part = group_id.clone().zip(chord).map(|(group, chord)| FailedPart { group, index, chord });
+    let parent_id = text(options, "parent_id").map(str::to_owned);
+    Some(FailedTask { id: text(options, "task_id")?.to_owned(), group_id, parent_id, part })
 }

@@ -7,6 +7,7 @@ use super::{
     tree::{Chord, Shape, Tree, append_once, extend, listed, merged, text},
 };
 use crate::{
+    result::GroupResult,
     signature::Signature,
     value::{Map, Value},
 };
@@ -82,7 +83,7 @@ impl Planner<'_> {
         options: Map,
         args: &[Value],
         call: &Map,
-        saved: Option<Value>,
+        saved: Option<GroupResult>,
         trail: bool,
     ) -> Result<usize, CanvasError> {
         if tasks.is_empty() {
@@ -163,20 +164,16 @@ impl Planner<'_> {
         // The rest of a chain, and the chord that this one is a part of, are for the body alone.
         options.remove("chain");
         options.remove("chord");
-        let value = body.to_value();
+        let value = body.as_chord();
         let mut header = header;
-        let given = Given { group: Some(&group_id), chord: Some(&value), root: root.as_deref(), ..Given::default() };
+        let given = Given { group: Some(&group_id), chord: value.as_ref(), root: root.as_deref(), ..Given::default() };
         let (_, header_place) = self.freeze_group(&mut header, &mut header_options, given);
         let header_place = if header.is_empty() {
-            self.apply(body, &[Value::List(Vec::new())], &Map::default(), true)?;
+            self.apply(body, &[Value::List(Vec::new())], &Map::default(), trail)?;
             header_place
         } else {
             let nested = self.members_of(header_place).unwrap_or_default().iter().any(|member| self.members_of(*member).is_some());
-            let saved = nested.then(|| {
-                let mut doc = Map::default();
-                doc.set("result", self.node(header_place).to_value());
-                Value::from(doc)
-            });
+            let saved = nested.then(|| GroupResult { tree: self.node(header_place) });
             delay.into_iter().for_each(|(name, value)| options.set(name, value));
             options.set("task_id", group_id.as_str());
             self.apply_group(header, header_options, &args, &options, saved, trail)?

@@ -4,11 +4,13 @@ use super::{
     CanvasError,
     after::{FailedTask, failed_chain, sent_by},
     freeze::{Given, Planner},
-    plan::{Context, Node, Plan},
+    plan::{Context, Plan},
     tree::{Shape, Tree, listed, text},
 };
 use crate::{
     message::Message,
+    repr::repr,
+    result::{Exception, ResultTree, State},
     signature::Signature,
     value::{Map, Value},
 };
@@ -19,7 +21,7 @@ pub enum ChordParts<'a> {
     /// The parts as they were counted, in order, each `[1, "<id>", "<state>", <result>]`.
     Counted(&'a [Value]),
     /// The results in the nesting of the header, where that was [saved](super::ChordStart::saved): what [`joined`] gave.
-    Joined(Result<Value, Value>),
+    Joined(Result<Value, Exception>),
 }
 
 /// What follows when all parts of a chord have ended.
@@ -34,10 +36,10 @@ pub enum ChordOutcome {
 /// A chord that has failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChordFailure {
-    /// Whoever would have run, each with its exception (`{"exc_type", "exc_message", "exc_module"}`): FAILURE, in this order.
-    pub failed: Vec<(FailedTask, Value)>,
+    /// Whoever would have run, each with its exception: FAILURE, in this order.
+    pub failed: Vec<(FailedTask, Exception)>,
     /// Errbacks that are called here and now: the id of the task that failed, its exception, the errback.
-    pub call: Vec<(String, Value, Signature)>,
+    pub call: Vec<(String, Exception, Signature)>,
     /// Errbacks that are sent as tasks, with the id of the task that failed.
     pub plan: Plan,
 }
@@ -46,13 +48,13 @@ pub struct ChordFailure {
 ///
 /// # Errors
 /// The exception of the first task that failed, or a `TimeoutError` where nothing is stored.
-pub fn joined(saved: &Node, look: &dyn Fn(&str) -> Option<(String, Value)>) -> Result<Value, Value> {
-    match &saved.members {
+pub fn joined(saved: &ResultTree, look: &dyn Fn(&str) -> Option<(State, Value)>) -> Result<Value, Exception> {
+    match &saved.children {
         Some(members) => members.iter().map(|member| joined(member, look)).collect::<Result<Vec<_>, _>>().map(Value::List),
         None => match look(&saved.id) {
-            Some((state, result)) if is_failure(&state) => Err(result),
+            Some((state, result)) if is_failure(&state) => Err(failure(&result)),
             Some((_, result)) => Ok(result),
-            None => Err(exception("TimeoutError", "The operation timed out.")),
+            None => Err(celery("TimeoutError", "The operation timed out.")),
         },
     }
 }
@@ -79,69 +81,58 @@ pub fn chord_complete(
         }
         Err(wrong) => wrong,
     };
-    planner.chord_error(body, wrong, is_local_errback).map(ChordOutcome::Error)
+    planner.chord_error(body, *wrong, is_local_errback).map(ChordOutcome::Error)
 }
 
-/// Why a chord fails: the text of its ChordError, and the exception of the part that failed.
+/// Why a chord fails: its own exception, and that of the part that failed.
 struct Wrong {
-    text: String,
-    original: Value,
+    error: Exception,
+    original: Exception,
 }
 
-fn results(parts: &ChordParts<'_>) -> Result<Value, Wrong> {
+impl Wrong {
+    /// Celery does not remember the exception behind this one.
+    fn joining(original: &Exception) -> Box<Self> {
+        let error = celery("ChordError", &format!("Join error: {original}"));
+        Box::new(Self { original: error.clone(), error })
+    }
+}
+
+fn results(parts: &ChordParts<'_>) -> Result<Value, Box<Wrong>> {
     match parts {
         ChordParts::Joined(Ok(results)) => Ok(results.clone()),
-        ChordParts::Joined(Err(original)) => {
-            Err(Wrong { text: format!("Join error: {}", exception_repr(original)), original: original.clone() })
-        }
+        ChordParts::Joined(Err(original)) => Err(Wrong::joining(original)),
         ChordParts::Counted(parts) => parts.iter().map(part).collect::<Result<Vec<_>, _>>().map(Value::List),
     }
 }
 
-fn part(part: &Value) -> Result<Value, Wrong> {
-    let Value::List(members) = part else { return Err(unreadable(part)) };
-    match &members[..] {
-        [_, Value::Text(id), Value::Text(state), result] if is_failure(state) => {
-            Err(Wrong { text: format!("Dependency {id} raised {}", exception_repr(result)), original: result.clone() })
+fn part(part: &Value) -> Result<Value, Box<Wrong>> {
+    match part.as_list() {
+        Some([_, Value::Text(id), Value::Text(state), result]) if is_failure(&state.as_str().into()) => {
+            let original = failure(result);
+            Err(Box::new(Wrong { error: Exception::chord(id, &original), original }))
         }
-        [_, Value::Text(_), Value::Text(_), result] => Ok(result.clone()),
-        _ => Err(unreadable(part)),
+        Some([_, Value::Text(_), Value::Text(_), result]) => Ok(result.clone()),
+        _ => Err(Wrong::joining(&Exception::builtin("ValueError", format!("not a part of a chord: {}", repr(part))))),
     }
 }
 
-fn unreadable(part: &Value) -> Wrong {
-    let text = format!("Join error: a part of the chord is not [1, id, state, result] but {}", super::shown::repr(part));
-    let original = exception("ChordError", &text);
-    Wrong { text, original }
+fn is_failure(state: &State) -> bool {
+    matches!(state, State::Failure | State::Revoked)
 }
 
-fn is_failure(state: &str) -> bool {
-    matches!(state, "FAILURE" | "REVOKED")
+/// The exception that is stored, or one that says what is stored instead.
+fn failure(stored: &Value) -> Exception {
+    Exception::from_value(stored).unwrap_or_else(|| Exception::builtin("Exception", stored.clone()))
 }
 
-fn exception(kind: &str, text: &str) -> Value {
-    Value::Map(Map(vec![
-        ("exc_type".to_owned(), kind.into()),
-        ("exc_message".to_owned(), vec![text].into()),
-        ("exc_module".to_owned(), "celery.exceptions".into()),
-    ]))
-}
-
-/// How Python shows an exception that was stored: `ValueError('kaboom', 42)`.
-fn exception_repr(exception: &Value) -> String {
-    let Value::Map(map) = exception else { return super::shown::repr(exception) };
-    let kind = text(map, "exc_type").unwrap_or("Exception");
-    let args = match map.get("exc_message") {
-        Some(Value::List(args)) => args.iter().map(super::shown::repr).collect::<Vec<_>>().join(", "),
-        Some(one) => super::shown::repr(one),
-        None => String::new(),
-    };
-    format!("{kind}({args})")
+fn celery(kind: &str, text: &str) -> Exception {
+    Exception::new("celery.exceptions", kind, vec![text.into()])
 }
 
 impl Planner<'_> {
     fn chord_error(mut self, mut body: Tree, wrong: Wrong, is_local: &dyn Fn(&str) -> bool) -> Result<ChordFailure, CanvasError> {
-        let error = exception("ChordError", &wrong.text);
+        let Wrong { error, original } = wrong;
         let mut failed = Vec::new();
         let mut call = Vec::new();
         if matches!(body.shape, Shape::Group(_)) {
@@ -161,10 +152,10 @@ impl Planner<'_> {
                 }
                 let errbacks = errbacks.into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
                 let here = self.errbacks(&errbacks, &id, &id, is_local)?;
-                call.extend(here.into_iter().map(|errback| (id.clone(), wrong.original.clone(), errback)));
-                failed.push((alone(id), wrong.original.clone()));
+                call.extend(here.into_iter().map(|errback| (id.clone(), original.clone(), errback)));
+                failed.push((alone(id), original.clone()));
             }
-            failed.push((alone(self.id_of(place).to_owned()), wrong.original.clone()));
+            failed.push((alone(self.id_of(place).to_owned()), original.clone()));
         } else {
             let id = text(&body.options, "task_id").map_or_else(|| (self.ids)(), str::to_owned);
             let errbacks = listed(&body.options, "link_error").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
@@ -172,7 +163,8 @@ impl Planner<'_> {
             call.extend(here.into_iter().map(|errback| (id.clone(), error.clone(), errback)));
             // The body may itself be a part of a chord, or a chord with a body that somebody waits for.
             body.options.set("task_id", id);
-            failed.extend(failed_chain(&[body.to_signature()]).into_iter().map(|task| (task, error.clone())));
+            let bodies = failed_chain(&[body.to_signature()]).into_iter();
+            failed.extend(bodies.map(|task| (FailedTask { group_id: None, parent_id: None, ..task }, error.clone())));
         }
         let rest = listed(&body.options, "chain").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
         failed.extend(failed_chain(&rest).into_iter().map(|task| (task, error.clone())));
@@ -181,7 +173,7 @@ impl Planner<'_> {
 }
 
 fn alone(id: String) -> FailedTask {
-    FailedTask { id, group_id: None, group_index: None, parent_id: None, chord: None }
+    FailedTask { id, group_id: None, parent_id: None, part: None }
 }
 
 /// The id of what a member of a group comes to, and the errbacks that its failure is told to.

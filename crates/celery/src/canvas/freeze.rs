@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 
 use super::{
-    plan::{ChordStart, Context, Node, Plan, PlannedSend},
+    plan::{ChordStart, Context, Plan, PlannedSend},
     tree::{Chord, Shape, Tree, text},
 };
-use crate::value::{Map, Value};
+use crate::{
+    result::ResultTree,
+    value::{Map, Value},
+};
 
 /// Makes a plan. Places of results are numbers here, because a place gets its parent after it was made.
 pub(super) struct Planner<'a> {
@@ -95,12 +98,12 @@ impl<'a> Planner<'a> {
         place
     }
 
-    pub(super) fn node(&self, place: usize) -> Node {
+    pub(super) fn node(&self, place: usize) -> ResultTree {
         let at = &self.places[place];
-        Node {
+        ResultTree {
             id: at.id.clone(),
             parent: at.parent.map(|parent| Box::new(self.node(parent))),
-            members: at.members.as_ref().map(|members| members.iter().map(|member| self.node(*member)).collect()),
+            children: at.members.as_ref().map(|members| members.iter().map(|member| self.node(*member)).collect()),
         }
     }
 
@@ -128,7 +131,7 @@ impl<'a> Planner<'a> {
                 let Chord { header, group, body } = chord.as_mut();
                 // The body goes first, because each task of the header carries it as it is when it is frozen.
                 let body_place = body.as_mut().map(|body| self.freeze(body, Given { parent: None, ..given }));
-                let value = body.as_ref().map(Tree::to_value);
+                let value = body.as_ref().and_then(Tree::as_chord);
                 let (id, header_place) = self.freeze_header(header, group, value.as_ref(), given);
                 tree.options.set("task_id", id);
                 self.behind(body_place, header_place)
@@ -242,8 +245,8 @@ impl<'a> Planner<'a> {
             Step::One(tree) => self.freeze(tree, given),
             Step::Chord { header, group, id, body } => {
                 let place = self.freeze_step(body, Given { parent: None, ..given });
-                let value = body.to_tree().to_value();
-                let (group_id, header_place) = self.freeze_header(header, group, Some(&value), given);
+                let value = body.to_tree().as_chord();
+                let (group_id, header_place) = self.freeze_header(header, group, value.as_ref(), given);
                 *id = Some(group_id);
                 self.behind(Some(place), header_place)
             }
@@ -318,12 +321,7 @@ impl Step<'_> {
     fn link_error(&mut self, errback: &Value) {
         match self {
             Step::One(tree) => tree.link_error(errback),
-            Step::Chord { header, body, .. } => {
-                for member in header.iter_mut().filter(|member| matches!(member.shape, Shape::Chord(_))) {
-                    member.link_error(errback);
-                }
-                body.link_error(errback);
-            }
+            Step::Chord { body, .. } => body.link_error(errback),
         }
     }
 

@@ -4,7 +4,8 @@ use std::time::SystemTime;
 
 use crate::{
     message::Message,
-    value::{Map, Value, ValueError},
+    result::{GroupResult, ResultTree},
+    value::{Map, ValueError},
 };
 
 /// Who sends.
@@ -49,9 +50,9 @@ pub struct Plan {
     /// Chords to be started although none of the messages belongs to them. Seldom.
     pub starts: Vec<ChordStart>,
     /// Where the result of the whole will stand: the last task of a chain, the body of a chord, a group.
-    pub result: Option<Node>,
+    pub result: Option<ResultTree>,
     /// What the sending task has set off, for the `children` of its result.
-    pub children: Vec<Node>,
+    pub children: Vec<ResultTree>,
     /// The chord that has now one more part (its group's id): to be told before anything is sent.
     pub grown: Option<String>,
 }
@@ -90,56 +91,7 @@ pub struct ChordStart {
     /// How many parts it has.
     pub size: u64,
     /// The document of its header, to be saved under the group's id, where results have to keep the nesting of the header.
-    pub saved: Option<Value>,
-}
-
-/// A place where a result will stand, and what stands beside it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    /// The id of the task or of the group.
-    pub id: String,
-    /// What went before it.
-    pub parent: Option<Box<Node>>,
-    /// The members of a group; `None` for a task.
-    pub members: Option<Vec<Node>>,
-}
-
-impl Node {
-    /// A task.
-    pub fn task(id: impl Into<String>) -> Self {
-        Self { id: id.into(), parent: None, members: None }
-    }
-
-    /// `[[id, parent], members]`, as results and saved groups hold it.
-    pub fn to_value(&self) -> Value {
-        let parent = self.parent.as_ref().map(|parent| parent.to_value());
-        let members = self.members.as_ref().map(|members| Value::List(members.iter().map(Node::to_value).collect()));
-        Value::List(vec![Value::List(vec![self.id.as_str().into(), parent.into()]), members.into()])
-    }
-
-    /// Reads `[[id, parent], members]`. `None` if it is something else, or nested too deeply.
-    pub fn from_value(value: &Value) -> Option<Self> {
-        Self::read(value, super::DEEPEST)
-    }
-
-    fn read(value: &Value, depth: usize) -> Option<Self> {
-        let depth = depth.checked_sub(1)?;
-        let Value::List(pair) = value else { return None };
-        let (id, parent) = match pair.first()? {
-            Value::Text(id) => (id, None),
-            Value::List(inner) => match (inner.first()?, inner.get(1)) {
-                (Value::Text(id), None | Some(Value::Null)) => (id, None),
-                (Value::Text(id), Some(parent)) => (id, Some(Box::new(Self::read(parent, depth)?))),
-                _ => return None,
-            },
-            _ => return None,
-        };
-        let members = match pair.get(1) {
-            Some(Value::List(members)) => Some(members.iter().map(|member| Self::read(member, depth)).collect::<Option<Vec<_>>>()?),
-            _ => None,
-        };
-        Some(Self { id: id.clone(), parent, members })
-    }
+    pub saved: Option<GroupResult>,
 }
 
 /// Why a signature cannot be sent.

@@ -152,6 +152,11 @@ impl Tree {
         merged(&self.options, call)
     }
 
+    /// What the tasks of a header carry when this is their body: nothing, if it is a group without members.
+    pub(super) fn as_chord(&self) -> Option<Value> {
+        (!self.is_empty_group()).then(|| self.to_value())
+    }
+
     pub(super) fn is_empty_group(&self) -> bool {
         matches!(&self.shape, Shape::Group(tasks) if tasks.is_empty())
     }
@@ -193,11 +198,12 @@ impl Tree {
         }
     }
 
-    /// Tells an errback of its failure: of each member of a group, of a chord's body.
+    /// Tells an errback of its failure: of each member of a group, of a chord's body, and of the chords in its header until that is frozen.
     pub(super) fn link_error(&mut self, errback: &Value) {
         match &mut self.shape {
             Shape::Chord(chord) => {
-                for member in chord.header.iter_mut().filter(|member| matches!(member.shape, Shape::Chord(_))) {
+                let frozen = chord.group.is_some();
+                for member in chord.header.iter_mut().filter(|member| !frozen && matches!(member.shape, Shape::Chord(_))) {
                     member.link_error(errback);
                 }
                 chord.body.iter_mut().for_each(|body| body.link_error(errback));

@@ -133,10 +133,10 @@ pub(super) fn header<'a>(scan: &mut Scan<'a>, name: Text<'a>, message: &mut Mess
         "parent_id" => string(scan).map(|text| m.parent_id = text),
         "group" => string(scan).map(|text| m.group = text),
         "group_index" => integer(scan).map(|index| m.group_index = index),
-        "shadow" => string(scan).map(|text| m.shadow = text),
-        "argsrepr" => string(scan).map(|text| m.argsrepr = text),
-        "kwargsrepr" => string(scan).map(|text| m.kwargsrepr = text),
-        "origin" => string(scan).map(|text| m.origin = text),
+        "shadow" => shown(scan).map(|text| m.shadow = text),
+        "argsrepr" => shown(scan).map(|text| m.argsrepr = text),
+        "kwargsrepr" => shown(scan).map(|text| m.kwargsrepr = text),
+        "origin" => shown(scan).map(|text| m.origin = text),
         "ignore_result" => boolean(scan).map(|is| m.ignore_result = is),
         "replaced_task_nesting" => integer(scan).map(|depth| m.replaced_task_nesting = depth.unwrap_or(0)),
         "retries" => integer(scan).and_then(|retries| {
@@ -176,15 +176,21 @@ pub(super) fn header<'a>(scan: &mut Scan<'a>, name: Text<'a>, message: &mut Mess
 
 fn properties<'a>(scan: &mut Scan<'a>, message: &mut Message, packing: &mut Packing<'a>) -> Result<(), ValueError> {
     object(scan, |scan, name| match known(&name) {
-        "correlation_id" => within(name, |_| string(scan).map(|id| message.correlation_id = id.filter(|id| !id.is_empty()))),
+        "correlation_id" => within(name, |name| {
+            // Nearly always the task's id, which was read before; then it is not kept.
+            let id = cow(scan, name)?.filter(|id| !id.is_empty() && *id != message.id);
+            message.correlation_id = id.map(Cow::into_owned);
+            Ok(())
+        }),
         "reply_to" => within(name, |_| string(scan).map(|to| message.reply_to = to.filter(|to| !to.is_empty()))),
+        "delivery_mode" => scan.skip().map(|_| ()),
         "priority" => within(name, |_| {
             // Kombu takes every number and keeps it between 0 and 9.
             integer(scan).map(|priority| message.priority = priority.map(|priority| priority.clamp(0, 9) as u8))
         }),
         "body_encoding" => within(name, |name| cow(scan, name).map(|text| packing.body_encoding = text)),
         "delivery_tag" => {
-            packing.delivery_tag = !scan.value()?.is_null();
+            packing.delivery_tag = scan.skip()? != "null";
             Ok(())
         }
         "delivery_info" => nullable(scan, |scan| {
@@ -243,6 +249,14 @@ fn string(scan: &mut Scan<'_>) -> Result<Option<String>, ValueError> {
         Some(b'n') if scan.word("null") => Ok(None),
         _ => Err(ValueError::expected("a text", &scan.value()?)),
     }
+}
+
+/// A text to be shown, or null: what has no form in Rust is replaced.
+fn shown(scan: &mut Scan<'_>) -> Result<Option<String>, ValueError> {
+    if scan.peek() != Some(b'"') {
+        return string(scan);
+    }
+    Ok(Some(scan.text()?.into_shown()))
 }
 
 /// A text or null, which is not kept.

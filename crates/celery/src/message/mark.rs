@@ -1,10 +1,12 @@
 //! Changes to a message that is handed back: made in its bytes, so that nothing else in it changes.
 
+use std::ops::Range;
+
 use super::{
     BadMessage, CRASHES, Wrong,
     decode::{Bad, known},
 };
-use crate::value::{Value, ValueError, read::Scan};
+use crate::value::{ValueError, read::Scan};
 
 /// How often a worker died with this message, as [`mark_redelivered`] has noted it; 0 where it says nothing. Cheap for those that say nothing.
 pub fn crashes_of(raw: &[u8]) -> u32 {
@@ -19,9 +21,9 @@ pub fn crashes_of(raw: &[u8]) -> u32 {
                 return scan.skip().map(|_| ());
             }
             scan.object(|scan, name| {
-                let value = scan.value()?;
+                let value = scan.skip()?;
                 if known(&name) == CRASHES {
-                    crashes = value.as_i64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+                    crashes = value.parse().unwrap_or(0);
                 }
                 Ok(())
             })
@@ -40,93 +42,116 @@ pub fn mark_redelivered(raw: &[u8], crashes: Option<u32>) -> Result<Vec<u8>, Bad
 }
 
 fn mark(raw: &[u8], crashes: Option<u32>) -> Result<Vec<u8>, Bad> {
-    let whole = Object::of(raw, 0)?;
+    let mut scan = Scan::new(raw, usize::MAX)?;
+    let (mut headers, mut properties, mut info) = (Member::Absent, Member::Absent, Member::Absent);
+    let whole = object(&mut scan, |scan, name| match name {
+        "headers" => member(scan, |scan| object(scan, |scan, name| marks(scan, name))).map(|found| headers = found),
+        "properties" => {
+            let inside = |scan: &mut Scan<'_>| {
+                object(scan, |scan, name| match name {
+                    "delivery_info" => member(scan, |scan| object(scan, |scan, name| marks(scan, name))).map(|found| info = found),
+                    _ => scan.skip().map(|_| ()),
+                })
+            };
+            member(scan, inside).map(|found| properties = found)
+        }
+        _ => scan.skip().map(|_| ()),
+    })?;
+    scan.end()?;
+    let Member::Object(properties) = properties else {
+        return Err(Bad(Wrong::Malformed, "the message has no properties".to_owned()));
+    };
+    let counted = crashes.map(|crashes| (CRASHES, crashes.to_string()));
+    let redelivered = ("redelivered", "true".to_owned());
     let mut edits = Vec::new();
-    let counted = crashes.map(|crashes| crashes.to_string());
-    let marks: [(&str, &str); 2] = [("redelivered", "true"), (CRASHES, counted.as_deref().unwrap_or(""))];
-    let marks = &marks[..if counted.is_some() { 2 } else { 1 }];
-    whole.inside(raw, "headers", marks, &mut edits)?;
-    let properties = whole.member("properties").filter(|member| raw[member.from] == b'{');
-    let properties = properties.ok_or_else(|| Bad(Wrong::Malformed, "the message has no properties".to_owned()))?;
-    Object::of(raw, properties.from)?.inside(raw, "delivery_info", &marks[..1], &mut edits)?;
-    edits.sort_by_key(|edit| edit.0);
+    headers.put("headers", &whole, [Some(&redelivered), counted.as_ref()], &mut edits)?;
+    info.put("delivery_info", &properties, [Some(&redelivered), None], &mut edits)?;
+    // Where something is put into the same place twice, the order stays.
+    edits.sort_by_key(|(place, _)| place.start);
     let mut marked = Vec::with_capacity(raw.len() + 96);
     let mut done = 0;
-    for (from, to, text) in edits {
-        marked.extend_from_slice(&raw[done..from]);
+    for (place, text) in edits {
+        marked.extend_from_slice(&raw[done..place.start]);
         marked.extend_from_slice(text.as_bytes());
-        done = to;
+        done = place.end;
     }
     marked.extend_from_slice(&raw[done..]);
     Ok(marked)
 }
 
-/// A replacement: from, to, by what.
-type Edit = (usize, usize, String);
+/// Where something stands in the raw message, and by what it is replaced.
+type Edit = (Range<usize>, String);
 
-/// Where the members of an object stand in the raw message.
+/// What is known of an object.
+#[derive(Default)]
 struct Object {
-    members: Vec<Member>,
+    empty: bool,
     /// Where its closing brace stands.
     end: usize,
+    /// The values of the marks that it has.
+    redelivered: Option<Range<usize>>,
+    crashes: Option<Range<usize>>,
 }
 
-struct Member {
-    name: String,
-    from: usize,
-    to: usize,
+/// What is known of a member. The last one of a name counts.
+enum Member {
+    Absent,
+    Null(Range<usize>),
+    Object(Object),
+    Other,
 }
 
-impl Object {
-    /// The object that begins here; if it is the whole message, nothing may follow.
-    fn of(raw: &[u8], start: usize) -> Result<Object, Bad> {
-        let mut scan = Scan::new(&raw[start..], usize::MAX)?;
-        let mut members = Vec::new();
-        scan.object(|scan, name| {
-            scan.peek();
-            let from = start + scan.at();
-            scan.skip()?;
-            members.push(Member { name: known(&name).to_owned(), from, to: start + scan.at() });
-            Ok::<_, ValueError>(())
-        })?;
-        let end = start + scan.at() - 1;
-        if start == 0 {
-            scan.end()?;
+fn object<'a>(scan: &mut Scan<'a>, mut each: impl FnMut(&mut Scan<'a>, &str) -> Result<(), ValueError>) -> Result<Object, ValueError> {
+    let mut object = Object { empty: true, ..Object::default() };
+    scan.object(|scan, name| {
+        object.empty = false;
+        scan.peek();
+        let from = scan.at();
+        let name = known(&name);
+        each(scan, name)?;
+        match name {
+            "redelivered" => object.redelivered = Some(from..scan.at()),
+            CRASHES => object.crashes = Some(from..scan.at()),
+            _ => {}
         }
-        Ok(Object { members, end })
-    }
+        Ok(())
+    })?;
+    object.end = scan.at() - 1;
+    Ok(object)
+}
 
-    /// The member that counts, if the name comes twice.
-    fn member(&self, name: &str) -> Option<&Member> {
-        self.members.iter().rev().find(|member| member.name == name)
-    }
+fn marks(scan: &mut Scan<'_>, _name: &str) -> Result<(), ValueError> {
+    scan.skip().map(|_| ())
+}
 
-    fn put(&self, name: &str, value: &str, edits: &mut Vec<Edit>) {
-        match self.member(name) {
-            Some(old) => edits.push((old.from, old.to, value.to_owned())),
-            None => edits.push((self.end, self.end, format!("{}\"{name}\": {value}", if self.members.is_empty() { "" } else { ", " }))),
-        }
+fn member<'a>(scan: &mut Scan<'a>, read: impl FnOnce(&mut Scan<'a>) -> Result<Object, ValueError>) -> Result<Member, ValueError> {
+    if scan.peek() == Some(b'{') {
+        return read(scan).map(Member::Object);
     }
+    let from = scan.at();
+    Ok(if scan.skip()? == "null" { Member::Null(from..scan.at()) } else { Member::Other })
+}
 
-    /// Puts marks into the object that is this member. Where it is absent or null, there is one with nothing but the marks.
-    fn inside(&self, raw: &[u8], name: &str, marks: &[(&str, &str)], edits: &mut Vec<Edit>) -> Result<(), Bad> {
-        match self.member(name) {
-            Some(member) if raw[member.from] == b'{' => {
-                let mut object = Object::of(raw, member.from)?;
-                for (mark, value) in marks {
-                    object.put(mark, value, edits);
-                    object.members.push(Member { name: String::new(), from: 0, to: 0 });
-                }
-                Ok(())
-            }
-            Some(member) if Value::parse(&raw[member.from..member.to], 1) != Ok(Value::Null) => {
-                Err(Bad(Wrong::Malformed, format!("{name} is no object")))
-            }
-            _ => {
-                let all: Vec<String> = marks.iter().map(|(mark, value)| format!("\"{mark}\": {value}")).collect();
-                self.put(name, &format!("{{{}}}", all.join(", ")), edits);
-                Ok(())
+impl Member {
+    /// Puts marks into this member of an object. Where it is absent or null, there is one with nothing but the marks.
+    fn put(&self, name: &str, around: &Object, marks: [Option<&(&str, String)>; 2], edits: &mut Vec<Edit>) -> Result<(), Bad> {
+        let mut added = Vec::new();
+        for (mark, value) in marks.into_iter().flatten() {
+            match self {
+                Member::Object(Object { redelivered: Some(old), .. }) if *mark == "redelivered" => edits.push((old.clone(), value.clone())),
+                Member::Object(Object { crashes: Some(old), .. }) if *mark == CRASHES => edits.push((old.clone(), value.clone())),
+                _ => added.push(format!("\"{mark}\": {value}")),
             }
         }
+        let added = added.join(", ");
+        let comma = |empty: bool| if empty { "" } else { ", " };
+        match self {
+            Member::Object(_) if added.is_empty() => {}
+            Member::Object(object) => edits.push((object.end..object.end, format!("{}{added}", comma(object.empty)))),
+            Member::Null(null) => edits.push((null.clone(), format!("{{{added}}}"))),
+            Member::Absent => edits.push((around.end..around.end, format!("{}\"{name}\": {{{added}}}", comma(around.empty)))),
+            Member::Other => return Err(Bad(Wrong::Malformed, format!("{name} is no object"))),
+        }
+        Ok(())
     }
 }

@@ -34,6 +34,15 @@ impl Text<'_> {
         }
     }
 
+    /// The text, with lone surrogates replaced.
+    pub(crate) fn into_shown(self) -> String {
+        match self {
+            Text::Plain(text) => text.to_owned(),
+            Text::Unescaped(text) => text,
+            Text::Lone(escaped) => unescape(escaped).map_or_else(|_| escaped.to_owned(), |(text, _)| text),
+        }
+    }
+
     fn into_value(self) -> Value {
         match self {
             Text::Plain(text) => Value::Text(text.to_owned()),
@@ -55,6 +64,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The next byte that is not blank, which stays.
+    #[inline]
     pub(crate) fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
         while let Some(byte) = bytes.get(self.at) {
@@ -74,6 +84,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Takes this byte if it is the next one.
+    #[inline]
     fn take(&mut self, byte: u8) -> bool {
         let is = self.peek() == Some(byte);
         self.at += usize::from(is);
@@ -186,6 +197,7 @@ impl<'a> Scan<'a> {
         let from = self.at;
         match self.peek() {
             Some(b'"') => self.text_span().map(|_| ())?,
+            Some(b'n') if self.word("null") => {}
             Some(b'{') => self.object(|scan, _| scan.skip().map(|_| ()))?,
             Some(b'[') => self.array(|scan, _| scan.skip().map(|_| ()))?,
             _ => self.value().map(|_| ())?,
@@ -202,11 +214,23 @@ impl<'a> Scan<'a> {
     }
 
     /// What stands between the quotes of a text, and whether anything in it is escaped.
+    #[inline]
     fn text_span(&mut self) -> Result<(&'a str, bool), ValueError> {
         let text = self.text;
         let from = self.at + 1;
         let mut to = from;
         let mut escaped = false;
+        // Names are short: for them looking at each byte is quicker than calling what is quick for long ones.
+        for (at, byte) in text.as_bytes()[from..].iter().take(16).enumerate() {
+            match byte {
+                b'"' => {
+                    self.at = from + at + 1;
+                    return Ok((&text[from..from + at], false));
+                }
+                b'\\' => break,
+                _ => to = from + at + 1,
+            }
+        }
         loop {
             match memchr2(b'"', b'\\', &text.as_bytes()[to..]) {
                 None => {
@@ -233,8 +257,8 @@ impl<'a> Scan<'a> {
             return Ok(Text::Plain(span));
         }
         match unescape(span) {
-            Ok(Some(text)) => Ok(Text::Unescaped(text)),
-            Ok(None) => Ok(Text::Lone(span)),
+            Ok((text, false)) => Ok(Text::Unescaped(text)),
+            Ok((_, true)) => Ok(Text::Lone(span)),
             Err(at) => {
                 self.at = from + 1 + at;
                 Err(self.wrong("a known escape"))
@@ -276,8 +300,8 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// The text that an escaped one stands for; `None` if it has lone surrogates, an error with the place of an escape that is none.
-fn unescape(escaped: &str) -> Result<Option<String>, usize> {
+/// The text that an escaped one stands for, and whether lone surrogates had to be replaced; an error with the place of an escape that is none.
+fn unescape(escaped: &str) -> Result<(String, bool), usize> {
     let bytes = escaped.as_bytes();
     let hex = |at: usize| -> Result<u16, usize> {
         let digits = bytes.get(at..at + 4).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit)).ok_or(at)?;
@@ -318,5 +342,5 @@ fn unescape(escaped: &str) -> Result<Option<String>, usize> {
         text.push(plain);
     }
     text.push_str(&escaped[at..]);
-    Ok((!lone).then_some(text))
+    Ok((text, lone))
 }

@@ -1,0 +1,222 @@
+//! Redis, and what speaks its protocol (Valkey): Celery's layout of keys at every instant, and no message ever in nobody's hands.
+//!
+//! Layout, in the order in which a message meets it:
+//! - `url.rs`: what a URL says; `layout.rs`: names of keys and channels
+//! - `resp.rs`: the protocol, without sockets; `connection.rs`, `tls.rs`, `sentinel.rs`: one connection; `fail.rs`: what a refusal means
+//! - `link.rs`: the connection for commands, and what happens when it is lost; `pubsub.rs`: the one for listening
+//! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message; `consumer.rs` joins them
+//! - `lease.rs`: the sign of life; `rescue.rs`: what the dead have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
+//! - `bus.rs`: remote control and events; `admin.rs`: looking at queues; `results.rs` (beside the other result backends)
+//! - `scripts.rs`, `scripts/*.lua`: what runs inside the server; `ACL.md`: what a user of the server must be allowed
+
+mod admin;
+mod bus;
+mod claim;
+mod connection;
+mod consumer;
+mod dead;
+mod fail;
+mod finish;
+mod layout;
+mod lease;
+mod link;
+mod marks;
+mod publish;
+mod pubsub;
+mod rescue;
+mod resp;
+mod results;
+mod scripts;
+mod sentinel;
+mod tls;
+mod url;
+mod wait;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+
+pub use self::link::Notice;
+use self::{
+    admin::Admin, consumer::RedisConsumer, fail::Fail, layout::Layout, link::Link, link::Wait, publish::Declared, pubsub::PubSub,
+    results::RedisResults, url::Config,
+};
+use crate::{
+    broker::{Broker, BrokerError, Consumer, DeadLetter, Found, OpenOptions, Outgoing, QueueState, Subscription},
+    results::ResultBackend,
+};
+
+/// A broker at this URL. It is connected to when it is first needed, on the runtime that is current then.
+///
+/// `redis://[user:password@]host[:6379][/db]`, `rediss://` with TLS, `unix:///path?db=0` or `redis+socket:///path?virtual_host=0`,
+/// `sentinel://host:26379/db;sentinel://host:26379/db?master_name=NAME`. Options: `visibility_timeout`, `sep`, `priority_steps`, `global_keyprefix` (as in
+/// Celery's transport options), `patience` (seconds that a call waits for a server that is away; 5), `ssl_ca_certs` (a file), `insecure` (the server's
+/// certificate is not looked at). A percent sign and two hexadecimal digits stand for any byte.
+///
+/// # Errors
+/// Refused: the URL cannot be read. The text has no password in it.
+pub fn broker(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
+    broker_with(url, Arc::new(|_| {}))
+}
+
+/// The same; the notice is told when the server goes away or comes back, and what was done about dead workers.
+///
+/// # Errors
+/// As [`broker`].
+pub fn broker_with(url: &str, notice: Notice) -> Result<Arc<dyn Broker>, BrokerError> {
+    Ok(Arc::new(RedisBroker::new(url, notice)?))
+}
+
+/// A result backend at this URL, as [`broker`] reads it.
+///
+/// # Errors
+/// As [`broker`].
+pub fn results(url: &str) -> Result<Arc<dyn ResultBackend>, BrokerError> {
+    let (link, pubsub) = ways(url, Arc::new(|_| {}))?;
+    Ok(Arc::new(RedisResults::new(link, pubsub)))
+}
+
+/// Both at one URL, on the same connections.
+///
+/// # Errors
+/// As [`broker`].
+pub fn both(url: &str) -> Result<crate::connect::Connected, BrokerError> {
+    both_with(url, Arc::new(|_| {}))
+}
+
+/// The same, with a notice as in [`broker_with`].
+///
+/// # Errors
+/// As [`broker`].
+pub fn both_with(url: &str, notice: Notice) -> Result<crate::connect::Connected, BrokerError> {
+    let broker = RedisBroker::new(url, notice)?;
+    let results = RedisResults::new(broker.link.clone(), broker.pubsub.clone());
+    Ok((Arc::new(broker), Arc::new(results)))
+}
+
+fn ways(url: &str, notice: Notice) -> Result<(Arc<Link>, Arc<PubSub>), BrokerError> {
+    let config = Arc::new(Config::parse(url)?);
+    if config.tls.as_ref().is_some_and(|tls| tls.insecure) {
+        notice(&format!("{}: the server's certificate is NOT looked at, anybody may listen and answer in its place", config.masked));
+    }
+    Ok((Arc::new(Link::new(config.clone(), notice.clone())), Arc::new(PubSub::new(config, notice))))
+}
+
+struct RedisBroker {
+    link: Arc<Link>,
+    pubsub: Arc<PubSub>,
+    layout: Layout,
+    declared: Arc<Declared>,
+}
+
+impl RedisBroker {
+    fn new(url: &str, notice: Notice) -> Result<Self, BrokerError> {
+        let (link, pubsub) = ways(url, notice)?;
+        let layout = Layout::new(link.config());
+        Ok(Self { link, pubsub, layout, declared: Arc::default() })
+    }
+
+    fn admin(&self) -> Admin<'_> {
+        Admin { link: &self.link, layout: &self.layout }
+    }
+}
+
+/// Name and version, and the time of a round trip.
+async fn ping(link: &Link) -> Result<(String, Duration), Fail> {
+    // The first may have to connect.
+    link.one(&[b"PING"], Wait::Patience).await?;
+    let begun = Instant::now();
+    link.one(&[b"PING"], Wait::Patience).await?;
+    let hello = link.hello();
+    Ok((format!("{} {}", hello.server, hello.version), begun.elapsed()))
+}
+
+impl Broker for RedisBroker {
+    fn url(&self) -> &str {
+        &self.link.config().masked
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(String, Duration), BrokerError>> {
+        Box::pin(async move { Ok(ping(&self.link).await?) })
+    }
+
+    fn is_store_of(&self, results_url: &str) -> bool {
+        // A URL of ours that was masked is ours.
+        results_url == self.link.config().masked || Config::parse(results_url).is_ok_and(|other| self.link.config().is_same_store(&other))
+    }
+
+    fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
+        Box::pin(async move {
+            let consumer = RedisConsumer::open(self.link.clone(), self.declared.clone(), options).await?;
+            Ok(Arc::new(consumer) as Arc<dyn Consumer>)
+        })
+    }
+
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.declared.say(&self.link, &self.layout, batch.iter().map(|message| &message.queue), Wait::Patience).await?;
+            self.link.call(publish::pack(&self.layout, batch), Wait::Patience).await?;
+            Ok(())
+        })
+    }
+
+    fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move { Ok(bus::broadcast(&self.link, &self.layout, exchange, routing_key, raw).await?) })
+    }
+
+    fn subscribe<'a>(&'a self, exchange: &'a str, pattern: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
+        Box::pin(async move { Ok(bus::subscribe(&self.pubsub, &self.layout, exchange, pattern).await?) })
+    }
+
+    fn reply<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move { Ok(bus::reply(&self.link, &self.layout, exchange, routing_key, raw).await?) })
+    }
+
+    fn replies<'a>(&'a self, oid: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
+        Box::pin(async move { Ok(bus::replies(&self.link, &self.layout, oid).await?) })
+    }
+
+    fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
+        Box::pin(async move { Ok(self.admin().queues(names).await?) })
+    }
+
+    fn peek<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
+        Box::pin(async move { Ok(self.admin().peek(queue, most).await?) })
+    }
+
+    fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        Box::pin(async move { Ok(self.admin().purge(queue).await?) })
+    }
+
+    fn transfer<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        Box::pin(async move {
+            self.declared.say(&self.link, &self.layout, std::iter::once(&Arc::from(to)), Wait::Patience).await?;
+            Ok(self.admin().transfer(from, to).await?)
+        })
+    }
+
+    fn pause<'a>(&'a self, queue: &'a str, by: Option<&'a str>) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move { Ok(self.admin().pause(queue, by).await?) })
+    }
+
+    fn find<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>> {
+        Box::pin(async move { Ok(self.admin().find(id).await?) })
+    }
+
+    fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>> {
+        Box::pin(async move { Ok(self.admin().dead(queue).await?) })
+    }
+
+    fn bury<'a>(&'a self, letters: &'a [DeadLetter], retry: bool) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        Box::pin(async move { Ok(self.admin().bury(letters, retry).await?) })
+    }
+}

@@ -1,0 +1,307 @@
+//! Looking at queues, and changing what waits in them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use super::{
+    dead,
+    fail::Fail,
+    layout::{Layout, bound, entry},
+    link::{Link, Wait},
+    marks,
+    resp::{Call, Pack, Reply, Script},
+    scripts,
+};
+use crate::{
+    REPLIES,
+    broker::{DeadLetter, Doing, Found, QueueState},
+    json,
+};
+
+/// So much is looked at in one go.
+const PAGE: i64 = 500;
+
+/// Looks at one server.
+pub(super) struct Admin<'a> {
+    pub(super) link: &'a Link,
+    pub(super) layout: &'a Layout,
+}
+
+impl Admin<'_> {
+    async fn one(&self, args: &[&[u8]]) -> Result<Reply, Fail> {
+        self.link.one(args, Wait::Patience).await
+    }
+
+    /// All keys that begin so.
+    async fn keys(&self, begin: &str) -> Result<BTreeSet<String>, Fail> {
+        let pattern: String =
+            begin.chars().flat_map(|character| "\\*?[]".contains(character).then_some('\\').into_iter().chain([character])).collect();
+        let pattern = format!("{pattern}*");
+        let mut keys = BTreeSet::new();
+        let mut cursor = b"0".to_vec();
+        loop {
+            let mut page = self.one(&[b"SCAN", &cursor, b"MATCH", pattern.as_bytes(), b"COUNT", b"1000"]).await?.into_list().into_iter();
+            cursor = page.next().and_then(Reply::into_bytes).unwrap_or_else(|| b"0".to_vec());
+            keys.extend(page.next().map(Reply::into_list).unwrap_or_default().iter().filter_map(Reply::text));
+            if cursor == b"0" {
+                return Ok(keys);
+            }
+        }
+    }
+
+    /// The queues that are bound to anything, or paused, or have dead letters.
+    async fn known(&self) -> Result<BTreeSet<String>, Fail> {
+        let mut queues = BTreeSet::new();
+        for key in self.keys(&self.layout.binding("")).await? {
+            let exchange = self.layout.exchange_of_binding(&key).unwrap_or_default();
+            // What is not for tasks.
+            if exchange == REPLIES || exchange == "celeryev" || exchange.ends_with(".pidbox") {
+                continue;
+            }
+            let members = self.one(&[b"SMEMBERS", key.as_bytes()]).await?.into_list();
+            queues.extend(members.iter().filter_map(Reply::text).filter_map(|member| Some(bound(&member)?.2.to_owned())));
+        }
+        for key in self.keys(&self.layout.dead("")).await? {
+            queues.extend(self.layout.queue_of_dead(&key).map(str::to_owned));
+        }
+        queues.extend(self.paused().await?.into_keys());
+        Ok(queues)
+    }
+
+    async fn paused(&self) -> Result<BTreeMap<String, String>, Fail> {
+        let pairs = self.one(&[b"HGETALL", self.layout.own("paused").as_bytes()]).await?.into_list();
+        Ok(pairs.chunks(2).filter_map(|pair| Some((pair[0].text()?, pair.get(1)?.text()?))).collect())
+    }
+
+    /// How much is held of each queue.
+    async fn held(&self) -> Result<BTreeMap<String, u64>, Fail> {
+        let mut held = BTreeMap::new();
+        let mut cursor = b"0".to_vec();
+        loop {
+            let page = self.page(&scripts::HELD, &[self.layout.unacked()], &[&cursor]).await?;
+            let mut page = page.into_iter();
+            cursor = page.next().and_then(Reply::into_bytes).unwrap_or_else(|| b"0".to_vec());
+            while let (Some(ending), Some(count)) = (page.next(), page.next()) {
+                let whole = [b"[0", ending.bytes().unwrap_or_default()].concat();
+                let Some((_, _, routing_key)) = entry(&whole) else { continue };
+                *held.entry(routing_key).or_default() += count.int().unwrap_or(0).unsigned_abs();
+            }
+            if cursor == b"0" {
+                return Ok(held);
+            }
+        }
+    }
+
+    async fn page(&self, script: &'static Script, keys: &[String], args: &[&[u8]]) -> Result<Vec<Reply>, Fail> {
+        let mut call = Call::new(script, &keys.iter().map(String::as_bytes).collect::<Vec<_>>());
+        args.iter().for_each(|arg| call.arg(arg));
+        let replies = self.link.ask(call.pack(), Wait::Patience).await?;
+        Ok(replies.into_iter().flat_map(Reply::into_list).collect())
+    }
+
+    pub(super) async fn queues(&self, names: &[Arc<str>]) -> Result<Vec<QueueState>, Fail> {
+        let names: Vec<String> =
+            if names.is_empty() { self.known().await?.into_iter().collect() } else { names.iter().map(ToString::to_string).collect() };
+        let mut pack = Pack::default();
+        for name in &names {
+            self.layout.lists(name).for_each(|list| pack.add(&[b"LLEN", list.as_bytes()]));
+            pack.add(&[b"LLEN", self.layout.dead(name).as_bytes()]);
+        }
+        if pack.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lengths = self.link.ask(pack, Wait::Patience).await?;
+        let (held, mut paused) = (self.held().await?, self.paused().await?);
+        let lengths: Vec<u64> = lengths.iter().map(|reply| reply.int().unwrap_or(0).unsigned_abs()).collect();
+        let state = |(name, lengths): (String, &[u64])| QueueState {
+            waiting: lengths[..self.layout.steps()].iter().sum(),
+            dead: lengths[self.layout.steps()],
+            held: held.get(&name).copied().unwrap_or(0),
+            paused: paused.remove(&name),
+            name,
+            ..QueueState::default()
+        };
+        Ok(names.into_iter().zip(lengths.chunks(self.layout.steps() + 1)).map(state).collect())
+    }
+
+    pub(super) async fn peek(&self, queue: &str, most: usize) -> Result<Vec<Vec<u8>>, Fail> {
+        let mut seen = Vec::new();
+        for list in self.layout.lists(queue) {
+            let mut from = 0;
+            while seen.len() < most {
+                let (next, some) = self.slice(&list, from, PAGE.min(i64::try_from(most - seen.len()).unwrap_or(PAGE))).await?;
+                if some.is_empty() {
+                    break;
+                }
+                seen.extend(some);
+                from = next;
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Messages from this place on, the next one first; and the place behind them.
+    async fn slice(&self, list: &str, from: i64, count: i64) -> Result<(i64, Vec<Vec<u8>>), Fail> {
+        let (first, last) = ((-from - count).to_string(), (-from - 1).to_string());
+        let found = self.one(&[b"LRANGE", list.as_bytes(), first.as_bytes(), last.as_bytes()]).await?.into_list();
+        let some: Vec<Vec<u8>> = found.into_iter().rev().filter_map(Reply::into_bytes).collect();
+        Ok((from + count, some))
+    }
+
+    pub(super) async fn purge(&self, queue: &str) -> Result<u64, Fail> {
+        let lists: Vec<String> = self.layout.lists(queue).collect();
+        let pack = Pack::transaction(|pack| {
+            lists.iter().for_each(|list| pack.add(&[b"LLEN", list.as_bytes()]));
+            let mut args: Vec<&[u8]> = vec![b"DEL"];
+            args.extend(lists.iter().map(String::as_bytes));
+            pack.add(&args);
+        });
+        let lengths = self.link.call(pack, Wait::Patience).await?.pop().unwrap_or(Reply::Nil).into_list();
+        Ok(lengths.iter().take(lists.len()).filter_map(Reply::int).sum::<i64>().unsigned_abs())
+    }
+
+    pub(super) async fn transfer(&self, from: &str, to: &str) -> Result<u64, Fail> {
+        if from == to {
+            return Ok(0);
+        }
+        let mut moved = 0;
+        for (from, to) in self.layout.lists(from).zip(self.layout.lists(to)) {
+            // What comes meanwhile is for the next call: it shall end.
+            let mut left = self.one(&[b"LLEN", from.as_bytes()]).await?.int().unwrap_or(0);
+            while left > 0 {
+                let mut call = Call::new(&scripts::TRANSFER, &[from.as_bytes(), to.as_bytes()]);
+                call.number(left.min(PAGE).unsigned_abs());
+                let some = self.link.call(call.pack(), Wait::Patience).await?[0].int().unwrap_or(0);
+                if some == 0 {
+                    break;
+                }
+                moved += some.unsigned_abs();
+                left -= some;
+            }
+        }
+        Ok(moved)
+    }
+
+    pub(super) async fn pause(&self, queue: &str, by: Option<&str>) -> Result<(), Fail> {
+        let key = self.layout.own("paused");
+        match by {
+            Some(by) => self.one(&[b"HSET", key.as_bytes(), queue.as_bytes(), by.as_bytes()]).await?,
+            None => self.one(&[b"HDEL", key.as_bytes(), queue.as_bytes()]).await?,
+        };
+        Ok(())
+    }
+
+    pub(super) async fn find(&self, id: &str) -> Result<Vec<Found>, Fail> {
+        let mut found = Vec::new();
+        for queue in self.known().await? {
+            self.find_waiting(&queue, id, &mut found).await?;
+            for letter in self.dead(Some(&queue)).await?.into_iter().filter(|letter| is(&letter.raw, id)) {
+                found.push(Found { queue: queue.clone(), doing: Doing::Dead { reason: letter.reason }, raw: letter.raw });
+            }
+        }
+        self.find_held(id, &mut found).await?;
+        Ok(found)
+    }
+
+    async fn find_waiting(&self, queue: &str, id: &str, found: &mut Vec<Found>) -> Result<(), Fail> {
+        let mut place = 0;
+        let mut here = Vec::new();
+        for list in self.layout.lists(queue) {
+            let mut from = 0;
+            loop {
+                let (next, some) = self.slice(&list, from, PAGE).await?;
+                if some.is_empty() {
+                    break;
+                }
+                for raw in some {
+                    place += 1;
+                    if is(&raw, id) {
+                        here.push((place, raw));
+                    }
+                }
+                from = next;
+            }
+        }
+        found.extend(here.into_iter().map(|(at, raw)| Found {
+            queue: queue.to_owned(),
+            doing: Doing::Waiting { place: at, of: place },
+            raw,
+        }));
+        Ok(())
+    }
+
+    async fn find_held(&self, id: &str, found: &mut Vec<Found>) -> Result<(), Fail> {
+        let mut cursor = b"0".to_vec();
+        loop {
+            let keys = [self.layout.unacked(), self.layout.unacked_index()];
+            let mut page = self.page(&scripts::FIND_HELD, &keys, &[&cursor, id.as_bytes()]).await?.into_iter();
+            cursor = page.next().and_then(Reply::into_bytes).unwrap_or_else(|| b"0".to_vec());
+            while let (Some(tag), Some(whole), Some(time)) = (page.next(), page.next(), page.next()) {
+                let Some((raw, _, queue)) = whole.bytes().and_then(entry) else { continue };
+                if !is(raw, id) {
+                    continue;
+                }
+                let tag = tag.text().unwrap_or_default();
+                let by = match tag.rsplit_once(':') {
+                    Some((boot, _)) => self.one(&[b"GET", self.layout.own(&format!("owner:{boot}")).as_bytes()]).await?.text(),
+                    None => None,
+                };
+                let since = time.text().and_then(|time| Duration::try_from_secs_f64(time.parse().ok()?).ok()).map(|time| UNIX_EPOCH + time);
+                found.push(Found { queue, doing: Doing::Held { by, since }, raw: raw.to_vec() });
+            }
+            if cursor == b"0" {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn letters(&self, queue: &str) -> Result<Vec<Vec<u8>>, Fail> {
+        let entries = self.one(&[b"LRANGE", self.layout.dead(queue).as_bytes(), b"0", b"-1"]).await?.into_list();
+        Ok(entries.into_iter().filter_map(Reply::into_bytes).collect())
+    }
+
+    pub(super) async fn dead(&self, queue: Option<&str>) -> Result<Vec<DeadLetter>, Fail> {
+        let queues: Vec<String> = match queue {
+            Some(queue) => vec![queue.to_owned()],
+            None => {
+                let keys = self.keys(&self.layout.dead("")).await?;
+                keys.iter().filter_map(|key| self.layout.queue_of_dead(key)).map(str::to_owned).collect()
+            }
+        };
+        let mut letters = Vec::new();
+        for queue in &queues {
+            letters.extend(self.letters(queue).await?.iter().filter_map(|entry| dead::decode(queue, entry)));
+        }
+        if queues.len() > 1 {
+            letters.sort_by_key(|letter| std::cmp::Reverse(letter.at));
+        }
+        Ok(letters)
+    }
+
+    pub(super) async fn bury(&self, letters: &[DeadLetter], retry: bool) -> Result<u64, Fail> {
+        let mut count = 0;
+        let queues: BTreeSet<&str> = letters.iter().map(|letter| letter.queue.as_str()).collect();
+        for queue in queues {
+            let entries = self.letters(queue).await?;
+            let by_key: BTreeMap<String, &Vec<u8>> =
+                entries.iter().filter_map(|entry| Some((dead::decode(queue, entry)?.key, entry))).collect();
+            for letter in letters.iter().filter(|letter| letter.queue == queue) {
+                let Some(entry) = by_key.get(&letter.key) else { continue };
+                let list = self.layout.list(queue, marks::priority_of(&letter.raw));
+                let mut call = Call::new(&scripts::BURY, &[self.layout.dead(queue).as_bytes(), list.as_bytes()]);
+                call.arg(entry);
+                call.arg(if retry { marks::mark_redelivered(&letter.raw, 0) } else { Vec::new() });
+                count += self.link.call(call.pack(), Wait::Patience).await?[0].int().unwrap_or(0).unsigned_abs();
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Whether it is the message of the task with this id.
+fn is(raw: &[u8], id: &str) -> bool {
+    memchr::memmem::find(raw, id.as_bytes()).is_some() && json::task_id(raw) == Some(id)
+}

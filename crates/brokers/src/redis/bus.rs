@@ -1,0 +1,146 @@
+//! Messages to whoever listens now, and answers to remote control.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+
+use super::{
+    fail::Fail,
+    layout::{Layout, binding, bound},
+    link::{Link, Wait},
+    pubsub::{Listener, PubSub, Topic},
+    resp::{Pack, Reply},
+    wait::Waiter,
+};
+use crate::{REPLIES, broker::Subscription};
+
+/// So many messages wait for a subscriber; what comes beyond is left out.
+const ROOM: usize = 4096;
+
+/// What a pattern of routing keys means in Redis.
+fn topics(layout: &Layout, exchange: &str, pattern: &str) -> Vec<Topic> {
+    let below = |begin: &str| Topic::Pattern(format!("{}*", glob(&layout.channel(exchange, begin))));
+    match pattern.strip_suffix('#') {
+        None => vec![Topic::Channel(layout.channel(exchange, pattern))],
+        Some("") => {
+            vec![Topic::Channel(layout.channel(exchange, "")), Topic::Pattern(format!("{}/*", glob(&layout.channel(exchange, ""))))]
+        }
+        Some(begin) => match begin.strip_suffix('.') {
+            Some(itself) => vec![Topic::Channel(layout.channel(exchange, itself)), below(begin)],
+            None => vec![below(begin)],
+        },
+    }
+}
+
+/// A text as a pattern that matches nothing else.
+fn glob(text: &str) -> String {
+    text.chars().flat_map(|character| "\\*?[]".contains(character).then_some('\\').into_iter().chain([character])).collect()
+}
+
+/// Listens to an exchange.
+pub(super) async fn subscribe(pubsub: &PubSub, layout: &Layout, exchange: &str, pattern: &str) -> Result<Subscription, Fail> {
+    let (sink, messages) = mpsc::channel(ROOM);
+    let channel = layout.channel(exchange, "");
+    let name = Box::new(move |full: &str| full.strip_prefix(channel.as_str()).unwrap_or(full).trim_start_matches('/').to_owned());
+    let topics = topics(layout, exchange, pattern);
+    let guard = pubsub.listen(Listener { topics, sink, name, missed: Arc::new(Notify::new()) }).await?;
+    Ok(Subscription { messages, guard: Box::new(guard) })
+}
+
+/// Sends to those who listen.
+pub(super) async fn broadcast(link: &Link, layout: &Layout, exchange: &str, routing_key: &str, raw: &[u8]) -> Result<(), Fail> {
+    link.call(Pack::of(&[b"PUBLISH", layout.channel(exchange, routing_key).as_bytes(), raw]), Wait::Patience).await?;
+    Ok(())
+}
+
+/// Puts an answer into the queues that are bound to this key. Whoever asked may be gone: that is no error.
+pub(super) async fn reply(link: &Link, layout: &Layout, exchange: &str, routing_key: &str, raw: &[u8]) -> Result<(), Fail> {
+    let members = link.one(&[b"SMEMBERS", layout.binding(exchange).as_bytes()], Wait::Patience).await?.into_list();
+    for member in members.iter().filter_map(Reply::text) {
+        if let Some((key, _, queue)) = bound(&member)
+            && key == routing_key
+        {
+            link.call(Pack::of(&[b"LPUSH", layout.list(queue, 0).as_bytes(), raw]), Wait::Patience).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Unbinds and empties the reply queue when it is dropped.
+struct Replies {
+    link: Arc<Link>,
+    task: JoinHandle<()>,
+    key: String,
+    member: String,
+    list: String,
+}
+
+impl Drop for Replies {
+    fn drop(&mut self) {
+        self.task.abort();
+        let mut pack = Pack::of(&[b"SREM", self.key.as_bytes(), self.member.as_bytes()]);
+        pack.add(&[b"DEL", self.list.as_bytes()]);
+        let link = self.link.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = link.ask(pack, Wait::Patience).await;
+            });
+        }
+    }
+}
+
+/// Takes answers for a client as they come.
+pub(super) async fn replies(link: &Arc<Link>, layout: &Layout, oid: &str) -> Result<Subscription, Fail> {
+    let queue: Arc<str> = format!("{oid}.{REPLIES}").into();
+    let (key, member, list) = (layout.binding(REPLIES), binding(oid, &queue), layout.list(&queue, 0));
+    link.one(&[b"SADD", key.as_bytes(), member.as_bytes()], Wait::Patience).await?;
+    let (sink, messages) = mpsc::channel(ROOM);
+    let task = tokio::spawn(take(link.clone(), queue, list.clone(), oid.to_owned(), sink));
+    Ok(Subscription { messages, guard: Box::new(Replies { link: link.clone(), task, key, member, list }) })
+}
+
+async fn take(link: Arc<Link>, queue: Arc<str>, list: String, oid: String, sink: mpsc::Sender<(String, Vec<u8>)>) {
+    let mut waiter = Waiter::new(link.config().clone());
+    loop {
+        // An answer that is lost on the way is not missed by anybody but a person, who asks again.
+        while let Ok(replies) = link.one(&[b"RPOP", list.as_bytes(), b"100"], Wait::Forever).await {
+            let replies = replies.into_list();
+            if replies.is_empty() {
+                break;
+            }
+            for raw in replies.into_iter().filter_map(Reply::into_bytes) {
+                if sink.send((oid.clone(), raw)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        if waiter.some(std::slice::from_ref(&queue)).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::url::Config, *};
+
+    #[test]
+    #[expect(clippy::unwrap_used, reason = "tests")]
+    fn patterns_of_routing_keys_become_channels_and_globs() {
+        let layout = Layout::new(&Config::parse("redis://h/1").unwrap());
+        let channel = |name: &str| Topic::Channel(name.to_owned());
+        let pattern = |name: &str| Topic::Pattern(name.to_owned());
+        for (exchange, asked, is) in [
+            ("celery.pidbox", "", vec![channel("/1.celery.pidbox")]),
+            ("celeryev", "worker.online", vec![channel("/1.celeryev/worker.online")]),
+            ("celeryev", "#", vec![channel("/1.celeryev"), pattern("/1.celeryev/*")]),
+            ("celeryev", "worker.#", vec![channel("/1.celeryev/worker"), pattern("/1.celeryev/worker.*")]),
+            ("a*[b", "#", vec![channel("/1.a*[b"), pattern("/1.a\\*\\[b/*")]),
+        ] {
+            assert_eq!(topics(&layout, exchange, asked), is, "{exchange} {asked}");
+        }
+    }
+}

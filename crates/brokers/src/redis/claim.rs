@@ -1,0 +1,108 @@
+//! Taking messages: one script a batch, and what to do when its answer is lost.
+
+use std::sync::Arc;
+
+use longshore_core::Receipt;
+
+use super::{
+    fail::Fail,
+    layout::{Layout, entry, entry_end},
+    link::{Link, Wait},
+    marks,
+    resp::{Call, Pack, Reply},
+    scripts,
+};
+use crate::broker::Claimed;
+
+/// The most that one script takes; more brought nothing.
+pub(super) const MOST: usize = 100;
+
+/// A batch to be taken.
+pub(super) struct Batch<'a> {
+    pub(super) layout: &'a Layout,
+    /// What stands before the number in our tags.
+    pub(super) boot: &'a str,
+    /// In the order of service.
+    pub(super) queues: &'a [Arc<str>],
+    /// The number of the first; the next `most` numbers are ours to use.
+    pub(super) first: u64,
+    pub(super) most: usize,
+}
+
+impl Batch<'_> {
+    /// Takes what there is. When the answer is lost, looks up what was parked under our numbers.
+    pub(super) async fn take(&self, link: &Link) -> Result<Vec<Claimed>, Fail> {
+        match link.call(self.call(), Wait::Forever).await {
+            Ok(mut replies) => Ok(self.read(replies.pop().unwrap_or(Reply::Nil))),
+            Err(Fail::Lost(_)) => self.look_up(link).await,
+            Err(fail) => Err(fail),
+        }
+    }
+
+    fn call(&self) -> Pack {
+        let Self { layout, queues, .. } = self;
+        let endings: Vec<Vec<u8>> = queues.iter().map(|queue| entry_end(queue)).collect();
+        let mut keys = vec![layout.unacked(), layout.unacked_index(), layout.own("paused")];
+        for place in 0..layout.steps() {
+            keys.extend(queues.iter().map(|queue| layout.list_at(queue, place)));
+        }
+        let mut call = Call::new(&scripts::CLAIM, &keys.iter().map(String::as_bytes).collect::<Vec<_>>());
+        call.number(self.most as u64);
+        call.number(self.first);
+        call.arg(self.boot);
+        for _ in 0..layout.steps() {
+            for (queue, ending) in queues.iter().zip(&endings) {
+                call.arg(queue.as_bytes());
+                call.arg(ending);
+            }
+        }
+        call.pack()
+    }
+
+    fn read(&self, reply: Reply) -> Vec<Claimed> {
+        let mut number = self.first;
+        let mut claimed = Vec::with_capacity(self.most);
+        let mut parts = reply.into_list().into_iter();
+        while let (Some(place), Some(messages)) = (parts.next(), parts.next()) {
+            let place = place.int().and_then(|place| usize::try_from(place).ok()).unwrap_or(0);
+            let queue = &self.queues[place % self.queues.len()];
+            for message in messages.into_list() {
+                claimed.push(lent(number, queue.clone(), message.into_bytes().unwrap_or_default()));
+                number += 1;
+            }
+        }
+        claimed
+    }
+
+    async fn look_up(&self, link: &Link) -> Result<Vec<Claimed>, Fail> {
+        let numbers: Vec<u64> = (self.first..self.first + self.most as u64).collect();
+        let found = entries(link, self.layout, self.boot, &numbers).await?;
+        let ours = numbers.into_iter().zip(found).filter_map(|(number, found)| {
+            let (raw, queue) = found?;
+            Some(lent(number, queue.into(), raw))
+        });
+        Ok(ours.collect())
+    }
+}
+
+fn lent(number: u64, queue: Arc<str>, raw: Vec<u8>) -> Claimed {
+    Claimed { receipt: Receipt(number), queue, crashes: longshore_celery::crashes_of(&raw), redelivered: marks::is_redelivered(&raw), raw }
+}
+
+/// Message and queue of what is parked under these numbers of ours. `None` where nothing is.
+pub(super) async fn entries(link: &Link, layout: &Layout, boot: &str, numbers: &[u64]) -> Result<Vec<Option<(Vec<u8>, String)>>, Fail> {
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let unacked = layout.unacked();
+    let tags: Vec<String> = numbers.iter().map(|number| format!("{boot}{number}")).collect();
+    let mut args: Vec<&[u8]> = vec![b"HMGET", unacked.as_bytes()];
+    args.extend(tags.iter().map(String::as_bytes));
+    let found = link.one(&args, Wait::Forever).await?.into_list();
+    let read = |reply: Reply| {
+        let whole = reply.into_bytes()?;
+        let (raw, _, queue) = entry(&whole)?;
+        Some((raw.to_vec(), queue))
+    };
+    Ok(found.into_iter().map(read).collect())
+}

@@ -1,0 +1,291 @@
+//! A consumer: waits, claims, holds, finishes.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::{BoxFuture, try_join_all};
+use longshore_core::{ErrorKind, Receipt, source::Fetched};
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::{
+    claim::{self, Batch},
+    fail::Fail,
+    finish::{self, Ending, Place},
+    layout::Layout,
+    lease::{Beat, Owner},
+    link::{Link, Wait, locked},
+    publish::Declared,
+    rescue,
+    resp::Pack,
+    wait::Waiter,
+};
+use crate::broker::{BrokerError, Claimed, Consumer, End, Ended, Finish, OpenOptions};
+
+pub(super) struct RedisConsumer {
+    link: Arc<Link>,
+    layout: Layout,
+    declared: Arc<Declared>,
+    owner: Owner,
+    /// What stands before the number in our tags: the owner and a colon.
+    boot: String,
+    /// The number of the next message.
+    next: AtomicU64,
+    /// The number of the next step of ending.
+    step: AtomicU64,
+    /// What was told to stay claimed.
+    kept: Mutex<HashSet<u64>>,
+    claiming: tokio::sync::Mutex<Claiming>,
+    /// What is served; a change wakes an idle claim.
+    served: watch::Sender<Served>,
+    rescue: JoinHandle<()>,
+    beat: Mutex<Option<Beat>>,
+}
+
+struct Claiming {
+    waiter: Waiter,
+    /// Whether the lists were empty when last taken from.
+    empty: bool,
+    /// In the order of service: the one just served goes last.
+    order: Vec<Arc<str>>,
+}
+
+#[derive(Default)]
+struct Served {
+    queues: Vec<Arc<str>>,
+    closed: bool,
+}
+
+/// Nothing more can come of this consumer.
+fn fatal(fail: Fail) -> BrokerError {
+    BrokerError { kind: ErrorKind::Fatal, message: fail.text().to_owned() }
+}
+
+impl RedisConsumer {
+    /// Says that it lives, and begins to look after what the dead have left.
+    pub(super) async fn open(link: Arc<Link>, declared: Arc<Declared>, options: OpenOptions) -> Result<Self, Fail> {
+        let config = link.config().clone();
+        let layout = Layout::new(&config);
+        let owner = Owner {
+            layout: layout.clone(),
+            boot: uuid::Uuid::new_v4().simple().to_string(),
+            node: options.node,
+            lease: options.lease.max(Duration::from_millis(30)),
+            visibility_timeout: config.visibility_timeout.unwrap_or(options.visibility_timeout),
+            held: Arc::default(),
+            config: config.clone(),
+        };
+        declared.say(&link, &layout, options.queues.iter(), Wait::Patience).await?;
+        link.ask(owner.sign(&mut 0), Wait::Patience).await?;
+        let beat = Beat::start(owner.clone()).map_err(|error| Fail::Unable(format!("no thread for the sign of life: {error}")))?;
+        let rescue = tokio::spawn(rescue::run(link.clone(), owner.clone()));
+        let claiming = Claiming { waiter: Waiter::new(config), empty: false, order: Vec::new() };
+        Ok(Self {
+            boot: format!("{}:", owner.boot),
+            link,
+            layout,
+            declared,
+            owner,
+            next: AtomicU64::new(1),
+            step: AtomicU64::new(1),
+            kept: Mutex::default(),
+            claiming: tokio::sync::Mutex::new(claiming),
+            served: watch::Sender::new(Served { queues: options.queues, closed: false }),
+            rescue,
+            beat: Mutex::new(Some(beat)),
+        })
+    }
+
+    async fn claim_some(&self, room: usize, into: &mut Vec<Claimed>) -> Result<Fetched, Fail> {
+        let mut claiming = self.claiming.lock().await;
+        let (mut served, mut closing) = (self.served.subscribe(), self.served.subscribe());
+        loop {
+            let is_new = {
+                let now = served.borrow_and_update();
+                if now.closed {
+                    return Ok(Fetched::End);
+                }
+                claiming.follow(&now.queues)
+            };
+            if is_new {
+                self.declared.say(&self.link, &self.layout, claiming.order.iter(), Wait::Forever).await?;
+            }
+            if claiming.order.is_empty() || room == 0 {
+                let _ = served.changed().await;
+                continue;
+            }
+            if !claiming.empty {
+                let most = room.min(claim::MOST);
+                let first = self.next.fetch_add(most as u64, Ordering::Relaxed);
+                let batch = Batch { layout: &self.layout, boot: &self.boot, queues: &claiming.order, first, most };
+                let closed = async {
+                    // An error would mean that this consumer is gone.
+                    let _ = closing.wait_for(|served| served.closed).await;
+                };
+                let taken = tokio::select! {
+                    biased;
+                    taken = batch.take(&self.link) => taken?,
+                    // A server that is away holds up no stop; whatever it still gives us is handed back by `leave`.
+                    () = closed => return Ok(Fetched::End),
+                };
+                claiming.empty = taken.len() < most;
+                if !taken.is_empty() {
+                    locked(&self.owner.held).extend(taken.iter().map(|claimed| claimed.receipt.0));
+                    claiming.served(&taken);
+                    into.extend(taken);
+                    return Ok(Fetched::More);
+                }
+            }
+            let Claiming { waiter, order, .. } = &mut *claiming;
+            tokio::select! {
+                waited = waiter.some(order) => waited?,
+                _ = served.changed() => {}
+            }
+            claiming.empty = false;
+        }
+    }
+
+    async fn end(&self, batch: &[Finish]) -> Result<Vec<Ended>, Fail> {
+        let mut once = HashSet::with_capacity(batch.len());
+        if let Some(again) = batch.iter().position(|finish| !once.insert(finish.receipt)) {
+            // Twice the same one: what the second finds is known after the first.
+            let mut ended = Box::pin(self.end(&batch[..again])).await?;
+            ended.extend(Box::pin(self.end(&batch[again..])).await?);
+            return Ok(ended);
+        }
+        self.declared
+            .say(&self.link, &self.layout, batch.iter().flat_map(|finish| &finish.publish).map(|message| &message.queue), Wait::Forever)
+            .await?;
+        let needs_entry = |finish: &Finish| matches!(finish.end, End::Back { .. } | End::Dead { .. });
+        let numbers: Vec<u64> = batch.iter().filter(|finish| needs_entry(finish)).map(|finish| finish.receipt.0).collect();
+        let mut entries = claim::entries(&self.link, &self.layout, &self.boot, &numbers).await?.into_iter();
+        let first = self.step.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        let endings: Vec<Ending<'_>> = {
+            let kept = locked(&self.kept);
+            let ending = |(finish, step): (_, u64)| {
+                let finish: &Finish = finish;
+                let entry = if needs_entry(finish) { entries.next().flatten() } else { None };
+                Ending { finish, step, entry, kept: !kept.is_empty() && kept.contains(&finish.receipt.0) }
+            };
+            batch.iter().zip(first..).map(ending).collect()
+        };
+        let place = Place { link: &self.link, layout: &self.layout, boot: &self.boot };
+        let ended = try_join_all(endings.chunks(finish::MOST).map(|chunk| place.end(chunk))).await?.concat();
+        let (mut held, mut kept) = (locked(&self.owner.held), locked(&self.kept));
+        for (finish, ended) in batch.iter().zip(&ended) {
+            let number = finish.receipt.0;
+            if matches!(ended, Ended::Complete(_)) || (*ended == Ended::Done && finish.end == End::Keep) {
+                kept.insert(number);
+            } else {
+                held.remove(&number);
+                if !kept.is_empty() {
+                    kept.remove(&number);
+                }
+            }
+        }
+        Ok(ended)
+    }
+
+    async fn give_back(&self) -> Result<(), Fail> {
+        self.rescue.abort();
+        rescue::give_back(&self.link, &self.owner).await?;
+        // The sign of life ends after what it stands for.
+        drop(locked(&self.beat).take());
+        let (owners, boot) = (self.layout.own("owners"), self.owner.boot.as_bytes());
+        let own = |name: &str| self.layout.own(&format!("{name}:{}", self.owner.boot));
+        let mut pack = Pack::of(&[b"SREM", owners.as_bytes(), boot]);
+        pack.add(&[b"DEL", own("owner").as_bytes(), own("accused").as_bytes(), own("kept").as_bytes(), own("rescued").as_bytes()]);
+        self.link.ask(pack, Wait::Patience).await?;
+        Ok(())
+    }
+}
+
+impl Claiming {
+    /// Takes up what is served now, in the order that it had. Whether that is something new.
+    fn follow(&mut self, queues: &[Arc<str>]) -> bool {
+        if self.order.len() == queues.len() && self.order.iter().all(|queue| queues.contains(queue)) {
+            return false;
+        }
+        self.order.retain(|queue| queues.contains(queue));
+        let new: Vec<_> = queues.iter().filter(|queue| !self.order.contains(queue)).cloned().collect();
+        self.order.extend(new);
+        self.empty = false;
+        true
+    }
+
+    /// The queues that were just served go last.
+    fn served(&mut self, taken: &[Claimed]) {
+        if self.order.len() > 1 {
+            let (served, rest): (Vec<_>, Vec<_>) =
+                self.order.drain(..).partition(|queue| taken.iter().any(|claimed| claimed.queue == *queue));
+            self.order = rest.into_iter().chain(served).collect();
+        }
+    }
+}
+
+impl Drop for RedisConsumer {
+    fn drop(&mut self) {
+        self.rescue.abort();
+    }
+}
+
+impl Consumer for RedisConsumer {
+    fn claim<'a>(&'a self, room: usize, into: &'a mut Vec<Claimed>) -> BoxFuture<'a, Result<Fetched, BrokerError>> {
+        Box::pin(async move { self.claim_some(room, into).await.map_err(fatal) })
+    }
+
+    fn close(&self) {
+        self.served.send_modify(|served| served.closed = true);
+    }
+
+    fn load<'a>(&'a self, receipts: &'a [Receipt]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>> {
+        Box::pin(async move {
+            let mut loaded = Vec::with_capacity(receipts.len());
+            for some in receipts.chunks(claim::MOST) {
+                let numbers: Vec<u64> = some.iter().map(|receipt| receipt.0).collect();
+                let entries = claim::entries(&self.link, &self.layout, &self.boot, &numbers).await.map_err(fatal)?;
+                loaded.extend(entries.into_iter().map(|entry| entry.map(|(raw, _)| raw)));
+            }
+            Ok(loaded)
+        })
+    }
+
+    fn finish<'a>(&'a self, batch: &'a [Finish]) -> BoxFuture<'a, Result<Vec<Ended>, BrokerError>> {
+        Box::pin(async move { self.end(batch).await.map_err(fatal) })
+    }
+
+    fn accuse(&self, receipt: Receipt) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            let key = self.layout.own(&format!("accused:{}", self.owner.boot));
+            // Outlives us; a day is long enough for others to see it.
+            let number = receipt.0.to_string();
+            self.link.one(&[b"SET", key.as_bytes(), number.as_bytes(), b"EX", b"86400"], Wait::Forever).await.map_err(fatal)?;
+            Ok(())
+        })
+    }
+
+    fn serve(&self, queue: &str, on: bool) {
+        self.served.send_if_modified(|served| {
+            let at = served.queues.iter().position(|known| &**known == queue);
+            match (at, on) {
+                (None, true) => served.queues.push(queue.into()),
+                (Some(at), false) => drop(served.queues.remove(at)),
+                _ => return false,
+            }
+            true
+        });
+    }
+
+    fn serving(&self) -> Vec<Arc<str>> {
+        self.served.borrow().queues.clone()
+    }
+
+    fn leave(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move { self.give_back().await.map_err(Into::into) })
+    }
+}

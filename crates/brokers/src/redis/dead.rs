@@ -1,0 +1,54 @@
+//! Dead letters: one list a queue, the latest first.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use longshore_celery::{Map, Value};
+
+use crate::broker::DeadLetter;
+
+/// The most that a queue keeps; the oldest go.
+pub(super) const MOST: u64 = 10_000;
+
+/// As it stands in its list: an object with `key`, `reason`, `at` (seconds since 1970), `crashes` and `raw` (base64).
+pub(super) fn encode(reason: &str, crashes: u32, raw: &[u8]) -> Vec<u8> {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let mut entry = Map::default();
+    entry.set("key", uuid::Uuid::new_v4().simple().to_string());
+    entry.set("reason", reason);
+    entry.set("at", at);
+    entry.set("crashes", i64::from(crashes));
+    entry.set("raw", STANDARD.encode(raw));
+    Value::Map(entry).to_json()
+}
+
+/// `None` where it is no entry of ours.
+pub(super) fn decode(queue: &str, entry: &[u8]) -> Option<DeadLetter> {
+    let entry = Value::parse(entry, 2).ok()?;
+    let text = |name: &str| entry.get(name)?.as_str();
+    Some(DeadLetter {
+        key: text("key")?.to_owned(),
+        queue: queue.to_owned(),
+        at: UNIX_EPOCH + Duration::try_from_secs_f64(entry.get("at")?.as_f64()?).ok()?,
+        reason: text("reason")?.to_owned(),
+        crashes: u32::try_from(entry.get("crashes")?.as_i64()?).ok()?,
+        raw: STANDARD.decode(text("raw")?).ok()?,
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_comes_back_as_it_went() {
+        let letter = decode("q", &encode("it \"died\"\n", 3, b"\xff raw")).unwrap();
+        assert_eq!(
+            (letter.queue.as_str(), letter.reason.as_str(), letter.crashes, letter.raw.as_slice()),
+            ("q", "it \"died\"\n", 3, &b"\xff raw"[..])
+        );
+        assert!(SystemTime::now().duration_since(letter.at).unwrap() < Duration::from_secs(60));
+        assert_eq!(decode("q", b"{}"), None);
+    }
+}

@@ -1,0 +1,371 @@
+//! Redis' own protocol, both versions: commands to bytes, bytes to replies. No sockets in here.
+
+use std::io::Write as _;
+
+/// What the server answers.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Reply {
+    /// Nothing.
+    Nil,
+    /// A number.
+    Int(i64),
+    /// A text of any bytes. Numbers with a fraction, truths and verbatim texts come as this too.
+    Bulk(Vec<u8>),
+    /// A list. Maps come as lists of key, value, key, value; sets as lists.
+    List(Vec<Reply>),
+    /// It refused.
+    Error(String),
+    /// Nobody asked for it: a message, an invalidation.
+    Push(Vec<Reply>),
+}
+
+impl Reply {
+    pub(super) fn int(&self) -> Option<i64> {
+        match self {
+            Reply::Int(number) => Some(*number),
+            Reply::Bulk(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Reply::Bulk(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    pub(super) fn into_bytes(self) -> Option<Vec<u8>> {
+        match self {
+            Reply::Bulk(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    pub(super) fn text(&self) -> Option<String> {
+        self.bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    pub(super) fn into_list(self) -> Vec<Reply> {
+        match self {
+            Reply::List(list) | Reply::Push(list) => list,
+            _ => Vec::new(),
+        }
+    }
+
+    /// The first error in it, at any depth.
+    pub(super) fn error(&self) -> Option<&str> {
+        match self {
+            Reply::Error(text) => Some(text),
+            Reply::List(list) => list.iter().find_map(Reply::error),
+            _ => None,
+        }
+    }
+}
+
+/// What reading a reply from the beginning of a buffer came to.
+#[derive(Debug, PartialEq)]
+pub(super) enum Parsed {
+    /// A reply, and how many bytes it took.
+    Whole(Reply, usize),
+    /// At least so many bytes are needed in all.
+    Short(usize),
+    /// This is not Redis' protocol.
+    Garbage,
+}
+
+const DEEPEST: usize = 32;
+/// The longest text that Redis itself allows.
+const LONGEST: usize = 512 << 20;
+
+/// Reads one reply. Attributes are skipped.
+pub(super) fn parse(bytes: &[u8]) -> Parsed {
+    let mut at = 0;
+    match value(bytes, &mut at, 0) {
+        Ok(reply) => Parsed::Whole(reply, at),
+        Err(Some(need)) => Parsed::Short(need),
+        Err(None) => Parsed::Garbage,
+    }
+}
+
+/// `Err(Some(n))`: n bytes are needed. `Err(None)`: garbage.
+type Step<T> = Result<T, Option<usize>>;
+
+fn value(bytes: &[u8], at: &mut usize, depth: usize) -> Step<Reply> {
+    if depth > DEEPEST {
+        return Err(None);
+    }
+    loop {
+        let kind = *bytes.get(*at).ok_or(Some(*at + 1))?;
+        *at += 1;
+        let line = line(bytes, at)?;
+        return Ok(match kind {
+            b'+' | b',' | b'(' => Reply::Bulk(line.to_vec()),
+            b'-' => Reply::Error(String::from_utf8_lossy(line).into_owned()),
+            b':' => Reply::Int(number(line)?),
+            b'#' => Reply::Int(i64::from(line == b"t")),
+            b'_' => Reply::Nil,
+            b'$' | b'!' | b'=' => {
+                let length = number(line)?;
+                if length < 0 {
+                    return Ok(Reply::Nil);
+                }
+                let length = usize::try_from(length).ok().filter(|length| *length <= LONGEST).ok_or(None)?;
+                let end = *at + length;
+                let tail = bytes.get(end..end + 2).ok_or(Some(end + 2))?;
+                if tail != b"\r\n" {
+                    return Err(None);
+                }
+                let text = &bytes[*at..end];
+                *at = end + 2;
+                match kind {
+                    b'!' => Reply::Error(String::from_utf8_lossy(text).into_owned()),
+                    b'=' => Reply::Bulk(text.get(4..).unwrap_or_default().to_vec()),
+                    _ => Reply::Bulk(text.to_vec()),
+                }
+            }
+            b'*' | b'~' | b'>' | b'%' | b'|' => {
+                let count = number(line)?;
+                if count < 0 {
+                    return Ok(Reply::Nil);
+                }
+                let mut count = usize::try_from(count).map_err(|_| None)?;
+                if matches!(kind, b'%' | b'|') {
+                    count = count.checked_mul(2).ok_or(None)?;
+                }
+                // What is announced is not believed before it is there.
+                let mut list = Vec::with_capacity(count.min(1024));
+                for _ in 0..count {
+                    list.push(value(bytes, at, depth + 1)?);
+                }
+                match kind {
+                    b'|' => continue,
+                    b'>' => Reply::Push(list),
+                    _ => Reply::List(list),
+                }
+            }
+            _ => return Err(None),
+        });
+    }
+}
+
+fn line<'a>(bytes: &'a [u8], at: &mut usize) -> Step<&'a [u8]> {
+    let rest = &bytes[*at..];
+    let Some(end) = rest.iter().position(|byte| *byte == b'\r') else {
+        // A line that does not end is no line of Redis.
+        return Err(if rest.len() > 64 << 10 { None } else { Some(bytes.len() + 1) });
+    };
+    match rest.get(end + 1) {
+        None => Err(Some(bytes.len() + 1)),
+        Some(b'\n') => {
+            *at += end + 2;
+            Ok(&rest[..end])
+        }
+        Some(_) => Err(None),
+    }
+}
+
+fn number(line: &[u8]) -> Step<i64> {
+    std::str::from_utf8(line).ok().and_then(|text| text.parse().ok()).ok_or(None)
+}
+
+/// Commands that travel together, and how many replies they bring.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pack {
+    head: Vec<u8>,
+    body: Vec<u8>,
+    replies: usize,
+    script: Option<&'static Script>,
+}
+
+/// A script, by its text. The server is asked to run it by its digest, and is given the text when it does not know it.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: &'static str,
+    digest: std::sync::OnceLock<String>,
+}
+
+impl Script {
+    pub(super) const fn new(text: &'static str) -> Self {
+        Self { text, digest: std::sync::OnceLock::new() }
+    }
+
+    fn digest(&self) -> &str {
+        self.digest.get_or_init(|| sha1_smol::Sha1::from(self.text).digest().to_string())
+    }
+}
+
+impl Pack {
+    /// Of one command.
+    pub(super) fn of(args: &[&[u8]]) -> Self {
+        let mut pack = Self::default();
+        pack.add(args);
+        pack
+    }
+
+    /// Of these commands as one transaction.
+    pub(super) fn transaction(fill: impl FnOnce(&mut Pack)) -> Self {
+        let mut pack = Self::of(&[b"MULTI"]);
+        fill(&mut pack);
+        pack.add(&[b"EXEC"]);
+        pack
+    }
+
+    pub(super) fn add(&mut self, args: &[&[u8]]) {
+        let _ = write!(self.body, "*{}\r\n", args.len());
+        args.iter().for_each(|arg| bulk(&mut self.body, arg));
+        self.replies += 1;
+    }
+
+    pub(super) fn replies(&self) -> usize {
+        self.replies
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.replies == 0
+    }
+
+    pub(super) fn write_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head);
+        out.extend_from_slice(&self.body);
+    }
+
+    /// The same, bringing the script's text along; one more reply comes, before the others. `None` if there is no script in it.
+    pub(super) fn with_script(&self) -> Option<Self> {
+        let mut pack = Self::of(&[b"SCRIPT", b"LOAD", self.script?.text.as_bytes()]);
+        self.write_to(&mut pack.body);
+        pack.replies += self.replies;
+        Some(pack)
+    }
+}
+
+/// A call of a script, being put together.
+pub(super) struct Call {
+    script: &'static Script,
+    keys: usize,
+    count: usize,
+    body: Vec<u8>,
+}
+
+impl Call {
+    /// Keys first, then arguments by [`arg`](Self::arg).
+    pub(super) fn new(script: &'static Script, keys: &[&[u8]]) -> Self {
+        let mut body = Vec::with_capacity(256);
+        keys.iter().for_each(|key| bulk(&mut body, key));
+        Self { script, keys: keys.len(), count: keys.len(), body }
+    }
+
+    pub(super) fn arg(&mut self, arg: impl AsRef<[u8]>) {
+        bulk(&mut self.body, arg.as_ref());
+        self.count += 1;
+    }
+
+    pub(super) fn number(&mut self, number: u64) {
+        let mut digits = [0; 20];
+        self.arg(decimal(number, &mut digits));
+    }
+
+    pub(super) fn pack(self) -> Pack {
+        let mut head = Vec::with_capacity(96);
+        let _ = write!(head, "*{}\r\n", self.count + 3);
+        bulk(&mut head, b"EVALSHA");
+        bulk(&mut head, self.script.digest().as_bytes());
+        bulk(&mut head, self.keys.to_string().as_bytes());
+        Pack { head, body: self.body, replies: 1, script: Some(self.script) }
+    }
+}
+
+fn bulk(out: &mut Vec<u8>, arg: &[u8]) {
+    let mut digits = [0; 20];
+    out.push(b'$');
+    out.extend_from_slice(decimal(arg.len() as u64, &mut digits));
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(arg);
+    out.extend_from_slice(b"\r\n");
+}
+
+pub(super) fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn all(bytes: &[u8]) -> Reply {
+        match parse(bytes) {
+            Parsed::Whole(reply, taken) => {
+                assert_eq!(taken, bytes.len());
+                reply
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_kind_of_reply_is_read() {
+        let bulk = |text: &str| Reply::Bulk(text.as_bytes().to_vec());
+        let cases: &[(&[u8], Reply)] = &[
+            (b"+OK\r\n", bulk("OK")),
+            (b"-ERR no\r\n", Reply::Error("ERR no".into())),
+            (b":-12\r\n", Reply::Int(-12)),
+            (b"$3\r\na\r\n\r\n", bulk("a\r\n")),
+            (b"$-1\r\n", Reply::Nil),
+            (b"*-1\r\n", Reply::Nil),
+            (b"_\r\n", Reply::Nil),
+            (b"#t\r\n", Reply::Int(1)),
+            (b",1.5\r\n", bulk("1.5")),
+            (b"=6\r\ntxt:ab\r\n", bulk("ab")),
+            (b"!5\r\nERR x\r\n", Reply::Error("ERR x".into())),
+            (b"*2\r\n:1\r\n*0\r\n", Reply::List(vec![Reply::Int(1), Reply::List(vec![])])),
+            (b"%1\r\n+a\r\n:2\r\n", Reply::List(vec![bulk("a"), Reply::Int(2)])),
+            (b"|1\r\n+a\r\n:2\r\n:7\r\n", Reply::Int(7)),
+            (b">2\r\n+invalidate\r\n*1\r\n$1\r\nq\r\n", Reply::Push(vec![bulk("invalidate"), Reply::List(vec![bulk("q")])])),
+        ];
+        for (bytes, reply) in cases {
+            assert_eq!(&all(bytes), reply, "{}", String::from_utf8_lossy(bytes));
+            for end in 0..bytes.len() {
+                assert!(matches!(parse(&bytes[..end]), Parsed::Short(need) if need > end && need <= bytes.len()), "{end} of {bytes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_protocol_is_garbage_and_never_a_panic() {
+        for bytes in [&b"HTTP/1.1 400\r\n"[..], b"$9999999999999\r\n", b":x\r\n", b"$1\r\nabc", b"+a\rb", b"*99999999999999999999\r\n"] {
+            assert_eq!(parse(bytes), Parsed::Garbage, "{}", String::from_utf8_lossy(bytes));
+        }
+        assert_eq!(parse(&b"*1\r\n".repeat(100)), Parsed::Garbage, "too deep");
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..100_000 {
+            let bytes: Vec<u8> = (0..random.usize(0..40)).map(|_| *random.choice(b"*$+-:_#,(!=%~|>0129\r\nab").unwrap()).collect();
+            let _ = parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn commands_and_calls_are_written_as_the_server_reads_them() {
+        static SCRIPT: Script = Script::new("return 1");
+        let mut call = Call::new(&SCRIPT, &[b"k"]);
+        call.number(120);
+        let pack = call.pack();
+        let mut out = Vec::new();
+        pack.write_to(&mut out);
+        // The digest is the one that `redis-cli script load "return 1"` prints.
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "*5\r\n$7\r\nEVALSHA\r\n$40\r\ne0e1f9fabfc9d4800c877a703b823ac0578ff8db\r\n$1\r\n1\r\n$1\r\nk\r\n$3\r\n120\r\n"
+        );
+        assert_eq!(pack.with_script().unwrap().replies(), 2);
+        assert_eq!(Pack::transaction(|pack| pack.add(&[b"PING"])).replies(), 3);
+    }
+}

@@ -1,0 +1,36 @@
+-- Takes the next messages from lists and parks each under a tag of ours, as kombu parks what it took.
+-- KEYS: unacked, unacked_index, the paused queues, then the lists in the order of service.
+-- ARGV: how many at most, the first number, what stands before the number in a tag; then for each list its queue and the end of its entries.
+-- A list of (place of a list, its messages).
+local most, number, boot = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local time = redis.call('TIME')
+local now = time[1] .. '.' .. string.format('%06d', time[2])
+local paused = {}
+for _, queue in ipairs(redis.call('HKEYS', KEYS[3])) do paused[queue] = true end
+local claimed = {}
+for place = 4, #KEYS do
+  if most == 0 then break end
+  if not paused[ARGV[place * 2 - 4]] then
+    local found = redis.call('LRANGE', KEYS[place], -most, -1)
+    local count = #found
+    if count > 0 then
+      local ending = ARGV[place * 2 - 3]
+      local entries, scores, messages = {}, {}, {}
+      for i = 1, count do
+        local message, tag = found[count + 1 - i], boot .. number
+        number = number + 1
+        entries[2 * i - 1], entries[2 * i] = tag, '[' .. message .. ending
+        scores[2 * i - 1], scores[2 * i] = now, tag
+        messages[i] = message
+      end
+      -- Parked before it is taken: an error in between leaves it twice, never nowhere.
+      redis.call('HSET', KEYS[1], unpack(entries))
+      redis.call('ZADD', KEYS[2], unpack(scores))
+      redis.call('LTRIM', KEYS[place], 0, -count - 1)
+      claimed[#claimed + 1] = place - 4
+      claimed[#claimed + 1] = messages
+      most = most - count
+    end
+  end
+end
+return claimed

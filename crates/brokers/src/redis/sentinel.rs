@@ -1,0 +1,44 @@
+//! The server behind sentinels: they are asked at every connection, because it may have moved.
+
+use super::{
+    connection::Connection,
+    fail::Fail,
+    resp::{Pack, Reply},
+    url::{Config, Place},
+};
+
+/// Asks one sentinel after the other, connects to the server that they name, and makes sure that it is a master.
+pub(super) async fn open(config: &Config, name: &str) -> Result<Connection, Fail> {
+    let mut last = String::from("no sentinel is named");
+    for place in &config.places {
+        match ask(config, place, name).await {
+            Ok(master) => {
+                let mut connection = Connection::open_at(config, &master).await?;
+                let lost = |error: std::io::Error| Fail::Unable(format!("redis at {master} ended the connection: {error}"));
+                let role = connection.call(&Pack::of(&[b"ROLE"])).await.map_err(lost)?.remove(0).into_list();
+                if role.first().and_then(Reply::bytes) == Some(b"master") {
+                    return Ok(connection);
+                }
+                last = format!("redis at {master}, which sentinel {place} names, is no master yet");
+            }
+            Err(text) => last = text,
+        }
+    }
+    Err(Fail::Unable(last))
+}
+
+async fn ask(config: &Config, place: &Place, name: &str) -> Result<Place, String> {
+    let lost = |error: std::io::Error| format!("sentinel {place}: {error}");
+    let mut sentinel = Connection::raw(config, place).await.map_err(|fail| fail.text().to_owned())?;
+    let reply = sentinel.call(&Pack::of(&[b"SENTINEL", b"get-master-addr-by-name", name.as_bytes()])).await.map_err(lost)?.remove(0);
+    if let Some(error) = reply.error() {
+        return Err(format!("sentinel {place}: {error}"));
+    }
+    match reply.into_list().as_slice() {
+        [host, port] => {
+            let port = port.int().and_then(|port| u16::try_from(port).ok()).ok_or_else(|| format!("sentinel {place} names no port"))?;
+            Ok(Place::Tcp { host: host.text().unwrap_or_default(), port })
+        }
+        _ => Err(format!("sentinel {place} knows no master `{name}`")),
+    }
+}

@@ -1,0 +1,287 @@
+//! What a URL says: where the server is, who we are there, and the transport options that Celery's users know.
+
+use std::time::Duration;
+
+use longshore_core::ErrorKind;
+
+use crate::broker::BrokerError;
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Place {
+    Tcp { host: String, port: u16 },
+    Unix { path: String },
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Place::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Place::Unix { path } => f.write_str(path),
+        }
+    }
+}
+
+/// What a URL says.
+#[derive(Clone)]
+pub(super) struct Config {
+    /// The URL without its password.
+    pub(super) masked: String,
+    /// The server, or the sentinels that know it.
+    pub(super) places: Vec<Place>,
+    /// The name under which sentinels know the server.
+    pub(super) sentinel: Option<String>,
+    pub(super) tls: Option<Tls>,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) db: u32,
+    /// Between a queue and its priority.
+    pub(super) sep: String,
+    /// Ascending; the first is 0.
+    pub(super) steps: Vec<u8>,
+    /// Before every key and channel.
+    pub(super) prefix: String,
+    pub(super) visibility_timeout: Option<Duration>,
+    /// How long a call waits for a server that does not answer.
+    pub(super) patience: Duration,
+}
+
+/// How far the other side is checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Tls {
+    /// Not at all.
+    pub(super) insecure: bool,
+    /// A file of authorities, in place of the system's.
+    pub(super) authorities: Option<String>,
+}
+
+/// Options of Celery's that mean nothing to us: connections are ours to look after.
+const IGNORED: &[&str] = &[
+    "socket_timeout",
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "health_check_interval",
+    "retry_on_timeout",
+    "max_connections",
+    "fanout_prefix",
+    "fanout_patterns",
+    "queue_order_strategy",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_check_hostname",
+    "protocol",
+];
+
+fn refused(message: String) -> BrokerError {
+    BrokerError { kind: ErrorKind::Refused, message }
+}
+
+/// The URL with `***` in place of every password.
+pub(super) fn masked(url: &str) -> String {
+    let one = |url: &str| {
+        let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let Some(at) = authority.rfind('@') else { return url.to_owned() };
+        match authority[..at].split_once(':') {
+            Some((user, _)) => format!("{scheme}://{user}:***@{}", &rest[at + 1..]),
+            None => url.to_owned(),
+        }
+    };
+    url.split(';').map(one).collect::<Vec<_>>().join(";")
+}
+
+impl Config {
+    /// Reads `redis://`, `rediss://`, `unix://`, `redis+socket://` and `sentinel://…;sentinel://…`.
+    pub(super) fn parse(url: &str) -> Result<Self, BrokerError> {
+        let masked = masked(url);
+        let wrong = |what: String| {
+            refused(format!("broker URL `{masked}`: {what}; expected redis://[user:password@]host[:6379][/0][?option=value]"))
+        };
+        let mut config = Self {
+            masked: masked.clone(),
+            places: Vec::new(),
+            sentinel: None,
+            tls: None,
+            user: None,
+            password: None,
+            db: 0,
+            sep: "\x06\x16".to_owned(),
+            steps: vec![0, 3, 6, 9],
+            prefix: String::new(),
+            visibility_timeout: None,
+            patience: Duration::from_secs(5),
+        };
+        let mut tls = false;
+        let (mut insecure, mut authorities) = (false, None);
+        let mut master = None;
+        let mut is_sentinel = false;
+        for part in url.split(';') {
+            let (scheme, rest) = part.split_once("://").ok_or_else(|| wrong("no `://` in it".into()))?;
+            match scheme {
+                "redis" | "unix" | "redis+socket" => {}
+                "rediss" => tls = true,
+                "sentinel" => is_sentinel = true,
+                other => return Err(wrong(format!("unknown scheme `{other}`"))),
+            }
+            let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+            let unix = matches!(scheme, "unix" | "redis+socket");
+            // A path of a socket begins with the first slash that is not in a password.
+            let cut = rest.rfind('@').map_or(0, |at| at + 1);
+            let (who, address) = (rest[..cut].strip_suffix('@'), &rest[cut..]);
+            if let Some(who) = who {
+                let (user, password) = who.split_once(':').map_or((who, None), |(user, password)| (user, Some(password)));
+                if !user.is_empty() {
+                    config.user = Some(decode(user).map_err(wrong)?);
+                }
+                config.password = password.map(decode).transpose().map_err(wrong)?;
+                if config.password.is_none() {
+                    return Err(wrong("a user without a password".into()));
+                }
+            }
+            if unix {
+                config.places.push(Place::Unix { path: decode(address).map_err(wrong)? });
+            } else {
+                let (host, db) = address.split_once('/').unwrap_or((address, ""));
+                if !db.is_empty() {
+                    config.db = number(db.trim_end_matches('/')).ok_or_else(|| wrong(format!("`{db}` is no number of a database")))?;
+                }
+                config.places.push(place(host, if is_sentinel { 26379 } else { 6379 }).map_err(wrong)?);
+            }
+            for option in query.split('&').filter(|option| !option.is_empty()) {
+                let (name, value) = option.split_once('=').unwrap_or((option, ""));
+                let value = decode(value).map_err(wrong)?;
+                let bad = || wrong(format!("option `{name}={value}` cannot be read"));
+                match name {
+                    "visibility_timeout" => config.visibility_timeout = Some(seconds(&value).ok_or_else(bad)?),
+                    "patience" => config.patience = seconds(&value).ok_or_else(bad)?,
+                    "sep" => config.sep = value,
+                    "global_keyprefix" => config.prefix = value,
+                    "priority_steps" => {
+                        let steps: Option<Vec<u8>> = value.split(',').map(|step| step.trim().parse().ok()).collect();
+                        let mut steps = steps.filter(|steps| !steps.is_empty() && steps.iter().all(|step| *step <= 9)).ok_or_else(bad)?;
+                        steps.sort_unstable();
+                        steps.dedup();
+                        config.steps = steps;
+                    }
+                    "db" | "virtual_host" => config.db = number(value.trim_start_matches('/')).ok_or_else(bad)?,
+                    "insecure" => insecure = value.is_empty() || matches!(value.as_str(), "1" | "true" | "yes"),
+                    "ssl_cert_reqs" => insecure = matches!(value.to_ascii_lowercase().trim_start_matches("cert_"), "none"),
+                    "ssl_ca_certs" => authorities = Some(value),
+                    "master_name" => master = Some(value),
+                    name if IGNORED.contains(&name) => {}
+                    name => return Err(wrong(format!("unknown option `{name}`"))),
+                }
+            }
+        }
+        if is_sentinel {
+            config.sentinel = Some(master.ok_or_else(|| wrong("sentinels need `?master_name=…`".into()))?);
+        } else if config.places.len() > 1 {
+            return Err(wrong("several servers (only sentinels may be several)".into()));
+        }
+        config.tls = tls.then_some(Tls { insecure, authorities });
+        Ok(config)
+    }
+
+    /// For people: where the server is.
+    pub(super) fn place(&self) -> String {
+        self.places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether scripts there reach the same keys.
+    pub(super) fn is_same_store(&self, other: &Self) -> bool {
+        self.places == other.places && self.sentinel == other.sentinel && self.db == other.db && self.prefix == other.prefix
+    }
+}
+
+fn place(host: &str, port: u16) -> Result<Place, String> {
+    let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) => (host, rest.strip_prefix(':').map_or(Some(port), number)),
+        None => match host.rsplit_once(':') {
+            Some((host, text)) => (host, number(text)),
+            None => (host, Some(port)),
+        },
+    };
+    let port = port.ok_or("the port is no number")?;
+    let host = if host.is_empty() { "localhost" } else { host };
+    Ok(Place::Tcp { host: decode(host)?, port })
+}
+
+fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
+    text.parse().ok()
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(text.trim_end_matches('s').parse().ok()?).ok()
+}
+
+fn decode(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let hex = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+        match (hex(rest.next()), hex(rest.next())) {
+            (Some(high), Some(low)) => bytes.push((high * 16 + low) as u8),
+            _ => return Err("a `%` that is not followed by two hexadecimal digits (write `%25`)".into()),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| "bytes that are no UTF-8".into())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_say_where_who_and_how() {
+        let config = Config::parse(
+            "redis://worker:s%40crt@db.example:7000/3?visibility_timeout=60&global_keyprefix=app1&priority_steps=0,5&sep=%3A&patience=0.5",
+        )
+        .unwrap();
+        assert_eq!(config.places, [Place::Tcp { host: "db.example".into(), port: 7000 }]);
+        assert_eq!((config.user.as_deref(), config.password.as_deref(), config.db), (Some("worker"), Some("s@crt"), 3));
+        assert_eq!((config.sep.as_str(), config.steps.as_slice(), config.prefix.as_str()), (":", &[0, 5][..], "app1"));
+        assert_eq!((config.visibility_timeout, config.patience), (Some(Duration::from_secs(60)), Duration::from_millis(500)));
+        assert_eq!(
+            config.masked,
+            "redis://worker:***@db.example:7000/3?visibility_timeout=60&global_keyprefix=app1&priority_steps=0,5&sep=%3A&patience=0.5"
+        );
+
+        let config = Config::parse("redis://").unwrap();
+        assert_eq!(config.place(), "localhost:6379");
+        let config = Config::parse("redis+socket:///run/redis.sock?virtual_host=2").unwrap();
+        assert_eq!((config.places.as_slice(), config.db), (&[Place::Unix { path: "/run/redis.sock".into() }][..], 2));
+        let config = Config::parse("redis://:only@[::1]:1/0").unwrap();
+        assert_eq!((config.place().as_str(), config.user, config.masked.as_str()), ("[::1]:1", None, "redis://:***@[::1]:1/0"));
+        let config = Config::parse("sentinel://a:1;sentinel://:pw@b/4?master_name=m").unwrap();
+        assert_eq!((config.place().as_str(), config.sentinel.as_deref(), config.db), ("a:1, b:26379", Some("m"), 4));
+        assert_eq!(config.masked, "sentinel://a:1;sentinel://:***@b/4?master_name=m");
+        assert!(Config::parse("rediss://h?ssl_cert_reqs=CERT_NONE").unwrap().tls.unwrap().insecure);
+        assert!(!Config::parse("rediss://h?ssl_cert_reqs=required").unwrap().tls.unwrap().insecure);
+    }
+
+    #[test]
+    fn a_wrong_url_is_refused_with_the_reason_and_without_the_password() {
+        for (url, word) in [
+            ("redis:/x", "://"),
+            ("amqp://u:S3CRET@h", "scheme"),
+            ("redis://u:S3CRET@h:port", "port"),
+            ("redis://u:S3CRET@h/x", "database"),
+            ("redis://u:S3CRET@h/0?nonsense=1", "nonsense"),
+            ("redis://u:S3CRET@h/0?priority_steps=0,77", "priority_steps"),
+            ("redis://u:S3CRET%zz@h", "%25"),
+            ("redis://user@h", "password"),
+            ("redis://a;redis://b", "sentinels"),
+            ("sentinel://a", "master_name"),
+        ] {
+            let error = Config::parse(url).err().unwrap();
+            assert!(error.message.contains(word) && !error.message.contains("S3CRET"), "{}", error.message);
+            assert_eq!(error.kind, ErrorKind::Refused);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Queues and results in an SQLite file: a task queue with no server. Any number of processes of one machine may have the file open.
+//!
+//! `sqlite:PATH`, with two parameters:
+//! - `?sync=full` (the default): a commit is on the disk before anybody is told; what was confirmed survives a loss of power. Everything that waits is
+//!   committed together, so that many wait for one write of the disk.
+//! - `?sync=normal`: a commit is with the system; what was confirmed survives the death of any process, but a loss of power or a crash of the system may
+//!   take the last moments back: tasks that were sent may be gone, tasks that were finished may run again. The file stays sound.
+//! - `?max_size=BYTES`: the file grows no larger; whoever wants to send more than it holds fails as with a full disk.
+//!
+//! After a commit that failed nothing is done with the file any more until it is opened anew: every call fails with
+//! [`ErrorKind::Fatal`], and nothing counts as done that is not in the file. The same if the file is taken away.
+//!
+//! A worker that died is noticed at once by the others on the same machine (its process is gone), or (it hangs, it runs in another container) when its
+//! heartbeat in the file has not changed for its lease, by the watch of who looks: no clock of another process counts, and none of the wall.
+//!
+//! Layout:
+//! - `sqlite/file.rs`: URL, tables, opening, what errors mean
+//! - `sqlite/store.rs`: an open file; `sqlite/writer.rs`: the thread that commits in groups; `sqlite/wake.rs`: waking across processes
+//! - `sqlite/queues.rs`: messages, in SQL; `sqlite/consumer.rs`: claiming and waiting
+//! - `sqlite/owners.rs`: leases and rescue; `sqlite/life.rs`: who is alive
+//! - `sqlite/bus.rs`: broadcasts, replies, waiting for results; `sqlite/sweep.rs`: what has expired
+//! - `results/sqlite.rs`: results and chords
+
+pub(crate) mod bus;
+mod consumer;
+mod file;
+mod life;
+mod owners;
+mod queues;
+mod store;
+mod sweep;
+mod wake;
+mod writer;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use longshore_core::ErrorKind;
+
+use self::{consumer::SqliteConsumer, store::Store};
+pub(crate) use self::{
+    queues::{millis, now},
+    writer::Step,
+};
+use crate::{
+    broker::{Broker, BrokerError, Consumer, DeadLetter, Found, OpenOptions, Outgoing, QueueState, Subscription},
+    connect::Connected,
+};
+
+/// SQLite holds no larger value than a thousand million bytes; half of it is enough for anybody.
+const MOST_BYTES: usize = 500_000_000;
+
+/// An open file: broker and result backend. A clone is the same one; the file is closed with the last of them.
+#[derive(Clone)]
+pub struct Sqlite(pub(crate) Arc<Store>);
+
+impl Sqlite {
+    /// Opens the file of this URL, and makes it if it is not there (its directory must be).
+    ///
+    /// # Errors
+    /// Refused: the URL is wrong, the file is not ours, was made by a newer version, or cannot be opened.
+    pub fn open(url: &str) -> Result<Self, BrokerError> {
+        Store::open(file::place(url)?).map(Self)
+    }
+}
+
+pub(crate) fn connect(url: &str) -> Result<Connected, BrokerError> {
+    let handle = Sqlite::open(url)?;
+    Ok((Arc::new(handle.clone()), Arc::new(handle)))
+}
+
+impl Broker for Sqlite {
+    fn url(&self) -> &str {
+        &self.0.shared.place.url
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(String, Duration), BrokerError>> {
+        async move {
+            let begun = Instant::now();
+            self.0.read(|conn| conn.query_row("SELECT count(*) FROM owners", [], |row| row.get::<_, i64>(0))).await?;
+            Ok((format!("sqlite {}", rusqlite::version()), begun.elapsed()))
+        }
+        .boxed()
+    }
+
+    fn is_store_of(&self, results_url: &str) -> bool {
+        let is_file = crate::connect::is_file(results_url) || results_url.starts_with("sqlite:");
+        is_file && file::place(results_url).is_ok_and(|place| file::same_file(&place.path, &self.0.shared.place.path))
+    }
+
+    fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
+        async move { Ok(Arc::new(SqliteConsumer::open(Arc::clone(&self.0), options).await?) as Arc<dyn Consumer>) }.boxed()
+    }
+
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        async move {
+            if let Some(message) = batch.iter().find(|message| message.raw.len() > MOST_BYTES) {
+                let text = format!("{}: a message of {} bytes; the most are {MOST_BYTES}", Broker::url(self), message.raw.len());
+                return Err(BrokerError { kind: ErrorKind::Refused, message: text });
+            }
+            let batch = batch.to_vec();
+            self.0.write(move |step| queues::publish(step, &batch)).await
+        }
+        .boxed()
+    }
+
+    fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let (exchange, key, raw) = (exchange.to_owned(), routing_key.to_owned(), raw.to_vec());
+        self.0.write(move |step| bus::tell(step, &exchange, &key, &raw)).boxed()
+    }
+
+    fn subscribe<'a>(&'a self, exchange: &'a str, pattern: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
+        bus::subscribe(&self.0.shared, exchange, pattern).boxed()
+    }
+
+    fn reply<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.broadcast(exchange, routing_key, raw)
+    }
+
+    fn replies<'a>(&'a self, oid: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
+        self.subscribe(crate::REPLIES, oid)
+    }
+
+    fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
+        let names = names.to_vec();
+        self.0.look_through(move |conn| queues::states(conn, &names)).boxed()
+    }
+
+    fn peek<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
+        let queue = queue.to_owned();
+        self.0.look_through(move |conn| queues::peek(conn, &queue, most)).boxed()
+    }
+
+    fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        let queue = queue.to_owned();
+        self.0.write(move |step| queues::purge(step.conn, &queue)).boxed()
+    }
+
+    fn transfer<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        self.0.write(move |step| queues::transfer(step, &from, &to)).boxed()
+    }
+
+    fn pause<'a>(&'a self, queue: &'a str, by: Option<&'a str>) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let (queue, by) = (queue.to_owned(), by.map(str::to_owned));
+        self.0.write(move |step| queues::pause(step, &queue, by.as_deref())).boxed()
+    }
+
+    fn find<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>> {
+        let id = id.to_owned();
+        self.0.look_through(move |conn| queues::find(conn, &id)).boxed()
+    }
+
+    fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>> {
+        let queue = queue.map(str::to_owned);
+        self.0.look_through(move |conn| queues::dead(conn, queue.as_deref())).boxed()
+    }
+
+    fn bury<'a>(&'a self, letters: &'a [DeadLetter], retry: bool) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        let keys: Vec<_> = letters.iter().map(|letter| letter.key.clone()).collect();
+        self.0.write(move |step| queues::settle_dead(step, &keys, retry)).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::conformance::Subject;
+
+    fn subject() -> Subject {
+        let directory = tempfile::tempdir().expect("a directory");
+        let url = format!("sqlite:{}?sync=normal", directory.path().join("tasks.db").display());
+        Subject { connect: Box::new(move || crate::connect(&url, None).expect("the file opens")), keep: Box::new(directory) }
+    }
+
+    crate::conformance!(conforms, subject());
+}

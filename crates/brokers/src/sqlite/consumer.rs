@@ -1,0 +1,157 @@
+//! Claiming from the file, and waiting for something to claim.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use longshore_core::{ErrorKind, Receipt, source::Fetched};
+
+use super::{
+    owners::{self, Owner},
+    queues::{self, Look},
+    store::Store,
+};
+use crate::{
+    broker::{BrokerError, Claimed, Consumer, Ended, Finish, OpenOptions},
+    rotation::Rotation,
+};
+
+/// An idle consumer looks so often, whoever may have forgotten to wake it.
+const SAFETY: Duration = Duration::from_secs(1);
+/// After the file was busy for longer than SQLite's patience.
+const AGAIN: Duration = Duration::from_millis(50);
+
+pub(crate) struct SqliteConsumer {
+    store: Arc<Store>,
+    owner: Arc<Owner>,
+    turns: Arc<Rotation>,
+    closed: AtomicBool,
+    /// The last claim left room: there may be nothing.
+    drained: AtomicBool,
+}
+
+impl SqliteConsumer {
+    /// Registers in the file, so that the lease runs.
+    pub(crate) async fn open(store: Arc<Store>, options: OpenOptions) -> Result<Self, BrokerError> {
+        let owner = Owner::new(options.node, options.lease);
+        let registering = Arc::clone(&owner);
+        store.write(move |step| owners::registered(step, &registering)).await?;
+        let turns = Arc::new(Rotation::new(options.queues));
+        Ok(Self { store, owner, turns, closed: AtomicBool::new(false), drained: AtomicBool::new(true) })
+    }
+
+    async fn take(&self, room: usize) -> Result<Vec<Claimed>, BrokerError> {
+        let (owner, turns) = (Arc::clone(&self.owner), Arc::clone(&self.turns));
+        let claim = self.store.write(move |step| match owners::registered(step, &owner)? {
+            Some(number) => queues::claim(step, number, &turns, room),
+            None => Ok(Vec::new()),
+        });
+        claim.await
+    }
+}
+
+/// A busy file is waited for: nothing was done.
+async fn patiently<T, F: Future<Output = Result<T, BrokerError>>>(mut step: impl FnMut() -> F) -> Result<T, BrokerError> {
+    loop {
+        match step().await {
+            Err(error) if error.kind == ErrorKind::Transient => tokio::time::sleep(AGAIN).await,
+            done => return done,
+        }
+    }
+}
+
+impl Consumer for SqliteConsumer {
+    fn claim<'a>(&'a self, room: usize, into: &'a mut Vec<Claimed>) -> BoxFuture<'a, Result<Fetched, BrokerError>> {
+        async move {
+            loop {
+                let changed = self.store.shared.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if self.closed.load(Ordering::Acquire) {
+                    return Ok(Fetched::End);
+                }
+                if room == 0 {
+                    return Ok(Fetched::More);
+                }
+                let mut wait = SAFETY;
+                let look = if self.drained.load(Ordering::Relaxed) {
+                    patiently(|| {
+                        let order = self.turns.order();
+                        self.store.read(move |conn| queues::look(conn, order))
+                    })
+                    .await?
+                } else {
+                    Look::Something
+                };
+                match look {
+                    Look::Nothing(due) => {
+                        // Times of the day may be set anew, so no wait is long.
+                        wait = wait.min(due.map_or(SAFETY, |due| due.duration_since(SystemTime::now()).unwrap_or_default()));
+                    }
+                    Look::Something => {
+                        let claimed = patiently(|| self.take(room)).await?;
+                        self.drained.store(claimed.len() < room, Ordering::Relaxed);
+                        if !claimed.is_empty() {
+                            into.extend(claimed);
+                            return Ok(Fetched::More);
+                        }
+                        // Another one was faster; the next look tells for how long to wait.
+                        continue;
+                    }
+                }
+                let _ = tokio::time::timeout(wait, changed).await;
+            }
+        }
+        .boxed()
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.store.shared.changed.notify_waiters();
+    }
+
+    fn load<'a>(&'a self, receipts: &'a [Receipt]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>> {
+        let (owner, receipts) = (self.owner.number(), receipts.to_vec());
+        self.store.read(move |conn| queues::load(conn, owner, &receipts)).boxed()
+    }
+
+    fn finish<'a>(&'a self, batch: &'a [Finish]) -> BoxFuture<'a, Result<Vec<Ended>, BrokerError>> {
+        async move {
+            let batch: Arc<[Finish]> = batch.into();
+            patiently(|| {
+                let (batch, owner) = (Arc::clone(&batch), Arc::clone(&self.owner));
+                self.store.write(move |step| batch.iter().map(|finish| queues::finish(step, owner.number(), finish)).collect())
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn accuse(&self, receipt: Receipt) -> BoxFuture<'_, Result<(), BrokerError>> {
+        patiently(move || {
+            let owner = Arc::clone(&self.owner);
+            self.store.write(move |step| queues::accuse(step.conn, owner.number(), receipt))
+        })
+        .boxed()
+    }
+
+    fn serve(&self, queue: &str, on: bool) {
+        self.turns.serve(queue, on);
+        self.store.shared.changed.notify_waiters();
+    }
+
+    fn serving(&self) -> Vec<Arc<str>> {
+        self.turns.order()
+    }
+
+    fn leave(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.close();
+        let owner = Arc::clone(&self.owner);
+        self.store.write(move |step| owners::leave(step, &owner)).boxed()
+    }
+}

@@ -1,0 +1,239 @@
+//! Which file, how it is opened, and what its errors mean.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use longshore_core::ErrorKind;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::broker::BrokerError;
+
+/// `lngs`: what `file` and other programs know the file by.
+const APPLICATION: i32 = 0x6c6e_6773;
+/// Raised with every change of the tables.
+const VERSION: i32 = 1;
+/// Whoever wants to write waits so long for another program that does.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The tables. Times are milliseconds since 1970. People may look at them with any SQLite tool at any time; they should not write.
+const SCHEMA: &str = "
+CREATE TABLE messages(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, -- the order within a priority of a queue
+    queue TEXT NOT NULL,
+    priority INTEGER NOT NULL,            -- 0 to 9; 0 is served first
+    place INTEGER NOT NULL DEFAULT 1,     -- 0: it was handed back, and goes before the others
+    due INTEGER,                          -- held back until then
+    sent INTEGER NOT NULL,                -- when it came into this queue
+    crashes INTEGER NOT NULL DEFAULT 0,   -- how many workers died while it ran
+    lent INTEGER NOT NULL DEFAULT 0,      -- how often it was claimed
+    owner INTEGER,                        -- who holds it: owners.number
+    accused INTEGER NOT NULL DEFAULT 0,   -- a suspect that was about to run
+    held_since INTEGER,
+    raw BLOB NOT NULL                     -- the message, as Celery writes it
+);
+CREATE INDEX messages_waiting ON messages(queue, priority, place) WHERE owner IS NULL AND due IS NULL;
+CREATE INDEX messages_later ON messages(due) WHERE owner IS NULL AND due IS NOT NULL;
+CREATE INDEX messages_held ON messages(owner) WHERE owner IS NOT NULL;
+CREATE TABLE owners(
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    node TEXT NOT NULL,                   -- the worker's name, for people
+    space TEXT NOT NULL,                  -- where pid means something: boot and pid namespace
+    pid INTEGER NOT NULL,
+    started INTEGER NOT NULL,             -- when the process started, in ticks since boot
+    lease INTEGER NOT NULL,               -- dead, when beat has not changed for so long as others saw it
+    beat INTEGER NOT NULL DEFAULT 0,
+    since INTEGER NOT NULL
+);
+CREATE TABLE queues(name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE paused(queue TEXT PRIMARY KEY, by TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE dead(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue TEXT NOT NULL, priority INTEGER NOT NULL, at INTEGER NOT NULL, reason TEXT NOT NULL, crashes INTEGER NOT NULL, raw BLOB NOT NULL
+);
+CREATE TABLE bus(id INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, exchange TEXT NOT NULL, routing_key TEXT NOT NULL, raw BLOB NOT NULL);
+-- A document that is stored again gets a new id: whoever waits for results reads on from the last one.
+CREATE TABLE results(id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, expires INTEGER, doc BLOB NOT NULL);
+CREATE INDEX results_expires ON results(expires) WHERE expires IS NOT NULL;
+CREATE TABLE chords(
+    group_id TEXT PRIMARY KEY, size INTEGER, grown INTEGER NOT NULL DEFAULT 0,
+    token TEXT, token_until INTEGER,      -- who may send the body, and until when
+    over INTEGER NOT NULL DEFAULT 0, expires INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE chord_parts(
+    group_id TEXT NOT NULL, task_id TEXT NOT NULL, place INTEGER NOT NULL, -- place: -1 without one
+    member BLOB NOT NULL, PRIMARY KEY(group_id, task_id, place)
+) WITHOUT ROWID;
+";
+
+/// How a file is to be used, as its URL says it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) path: PathBuf,
+    /// The URL, in one form.
+    pub(crate) url: String,
+    /// Whether a commit waits for the disk.
+    pub(crate) full: bool,
+    /// The largest size in bytes.
+    pub(crate) max_size: Option<u64>,
+}
+
+/// Reads `sqlite:PATH`, `sqlite:///PATH` or a plain path, each with `?sync=full|normal&max_size=BYTES`.
+pub(crate) fn place(url: &str) -> Result<Place, BrokerError> {
+    let refused = |why: String| BrokerError { kind: ErrorKind::Refused, message: format!("{url}: {why}") };
+    let rest = url.strip_prefix("sqlite:").unwrap_or(url);
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if path.is_empty() || path.starts_with(':') {
+        return Err(refused("a path is missing, as in sqlite:tasks.db; for queues in memory use memory://NAME".to_owned()));
+    }
+    let (mut full, mut max_size) = (true, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("sync", "full")) => full = true,
+            Some(("sync", "normal")) => full = false,
+            Some(("max_size", bytes)) if bytes.parse::<u64>().is_ok_and(|bytes| bytes > 0) => max_size = bytes.parse().ok(),
+            _ => return Err(refused(format!("{pair} is not known; known are sync=full, sync=normal and max_size=BYTES"))),
+        }
+    }
+    let path = PathBuf::from(path);
+    Ok(Place { url: format!("sqlite:{}", path.display()), path, full, max_size })
+}
+
+/// Whether two paths are one file.
+pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
+    one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Device and inode: what the path names now.
+#[cfg(unix)]
+pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
+    path.exists().then_some((0, 0))
+}
+
+/// Another connection to a file that [`create`] has seen.
+pub(crate) fn connect(place: &Place) -> rusqlite::Result<Connection> {
+    let mut conn = Connection::open_with_flags(&place.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.busy_handler(Some(wait_for_lock))?;
+    settle(&conn, place)?;
+    Ok(conn)
+}
+
+fn settle(conn: &Connection, place: &Place) -> rusqlite::Result<()> {
+    conn.set_prepared_statement_cache_capacity(64);
+    conn.pragma_update(None, "synchronous", if place.full { "FULL" } else { "NORMAL" })?;
+    conn.pragma_update(None, "cache_size", -16_384)?;
+    conn.pragma_update(None, "wal_autocheckpoint", 4_000)?;
+    conn.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    if let Some(bytes) = place.max_size {
+        let page: u32 = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
+        conn.query_row(&format!("PRAGMA max_page_count = {}", (bytes / u64::from(page.max(1))).max(1)), [], |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+/// SQLite's own waiting grows to a tenth of a second a look; another writer here is done within a millisecond.
+fn wait_for_lock(looks: i32) -> bool {
+    const PAUSE: Duration = Duration::from_micros(400);
+    std::thread::sleep(PAUSE.mul_f64(0.5 + fastrand::f64()));
+    PAUSE * u32::try_from(looks).unwrap_or(u32::MAX) < PATIENCE
+}
+
+/// Opens a file, makes its tables if it is new, and refuses what is not ours.
+pub(crate) fn create(place: &Place) -> Result<Connection, BrokerError> {
+    let failed = |error: rusqlite::Error| refusal(place, &error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut conn = Connection::open_with_flags(&place.path, flags).map_err(failed)?;
+    conn.busy_handler(Some(wait_for_lock)).map_err(failed)?;
+    // Looked at first, so that nothing is done to a stranger's file.
+    if tables(&conn).map_err(failed)? == 0 {
+        make(&conn).map_err(failed)?;
+    }
+    check(place, &conn)?;
+    wal(&conn).map_err(failed)?;
+    settle(&conn, place).map_err(failed)?;
+    Ok(conn)
+}
+
+fn tables(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+}
+
+fn make(conn: &Connection) -> rusqlite::Result<()> {
+    wal(conn)?;
+    conn.execute_batch("BEGIN IMMEDIATE")?;
+    // Another process may have been faster.
+    if tables(conn)? == 0 {
+        conn.execute_batch(SCHEMA)?;
+        conn.pragma_update(None, "application_id", APPLICATION)?;
+        conn.pragma_update(None, "user_version", VERSION)?;
+    }
+    conn.execute_batch("COMMIT")
+}
+
+/// Refuses a file that is not ours, or of a layout that we do not know.
+fn check(place: &Place, conn: &Connection) -> Result<(), BrokerError> {
+    let number = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(|error| refusal(place, &error));
+    let shown = place.path.display();
+    let message = if number("application_id")? != APPLICATION {
+        format!("{shown}: an SQLite file of another program; name a new file, or one of longshore's")
+    } else {
+        match number("user_version")? {
+            VERSION => return Ok(()),
+            newer if newer > VERSION => {
+                format!("{shown}: made by a newer longshore (layout {newer}, this one knows {VERSION}); update this one")
+            }
+            other => format!("{shown}: its layout {other} is not known; name a new file"),
+        }
+    };
+    Err(BrokerError { kind: ErrorKind::Refused, message })
+}
+
+/// Many may open a new file at once, and only one at a time may make this change, which waits for nobody by itself.
+fn wal(conn: &Connection) -> rusqlite::Result<()> {
+    let begun = std::time::Instant::now();
+    loop {
+        match conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0)) {
+            Ok(_) => return Ok(()),
+            Err(error) if is_busy(&error) && begun.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// What an error at opening means.
+fn refusal(place: &Place, error: &rusqlite::Error) -> BrokerError {
+    BrokerError { kind: if is_busy(error) { ErrorKind::Transient } else { ErrorKind::Refused }, message: explain(place, error) }
+}
+
+/// What an error means to people, and what to do.
+pub(crate) fn explain(place: &Place, error: &rusqlite::Error) -> String {
+    let advice = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) if place.max_size.is_some() => {
+            "the disk is full, or the file has reached its max_size; make room, then start again"
+        }
+        Some(ErrorCode::DiskFull) => "the disk is full; make room, then start again",
+        Some(ErrorCode::ReadOnly) => "it cannot be written; its directory must be writable too (SQLite keeps files beside it)",
+        Some(ErrorCode::CannotOpen) => "it cannot be opened; its directory must exist and be writable",
+        Some(ErrorCode::PermissionDenied) => "it may not be opened; see its permissions",
+        Some(ErrorCode::NotADatabase) => "not an SQLite file; name a new file, or one of longshore's",
+        Some(ErrorCode::DatabaseCorrupt) => {
+            "the file is damaged; stop all workers, keep a copy, and rescue it with `sqlite3 FILE .recover`"
+        }
+        Some(ErrorCode::SystemIoFailure) => "the disk fails, or the file was taken away; what was not confirmed may not be on it",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another program keeps it locked; nothing was done, try again",
+        _ => "SQLite refuses",
+    };
+    format!("{}: {advice} ({error})", place.path.display())
+}

@@ -1,0 +1,354 @@
+//! Messages in the file: each function is one step, within a transaction or (with a bare connection) a look.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use longshore_core::Receipt;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::writer::Step;
+use crate::{
+    broker::{Claimed, DeadLetter, Doing, End, Ended, Finish, Found, Outgoing, QueueState},
+    json,
+    results::{PartState, sqlite as documents},
+    rotation::Rotation,
+};
+
+/// A duration in milliseconds.
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A time as the file holds it. One that is not a whole millisecond is rounded up, so that nothing is run before it.
+pub(crate) fn stamp(at: SystemTime) -> i64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    millis(since).saturating_add((!since.subsec_nanos().is_multiple_of(1_000_000)).into())
+}
+
+pub(crate) fn now() -> i64 {
+    millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+fn time(stamp: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(stamp.try_into().unwrap_or(0))
+}
+
+/// A receipt names a message and one lending of it.
+fn receipt(id: i64, lent: i64) -> Receipt {
+    Receipt((id.cast_unsigned() << 16) | (lent.cast_unsigned() & 0xffff))
+}
+
+fn named(receipt: Receipt) -> (i64, i64) {
+    ((receipt.0 >> 16).cast_signed(), (receipt.0 & 0xffff).cast_signed())
+}
+
+/// Held under this receipt (?1, ?2) by this owner (?3).
+macro_rules! ours {
+    () => {
+        "id = ?1 AND owner = ?3 AND (lent & 65535) = ?2"
+    };
+}
+
+pub(crate) fn publish(step: &mut Step<'_>, batch: &[Outgoing]) -> rusqlite::Result<()> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let now = now();
+    let mut insert = step.conn.prepare_cached("INSERT INTO messages(queue, priority, due, sent, raw) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    let mut last = None;
+    for message in batch {
+        if last != Some(&message.queue) {
+            step.conn.prepare_cached("INSERT OR IGNORE INTO queues(name) VALUES (?1)")?.execute([&*message.queue])?;
+            last = Some(&message.queue);
+        }
+        let due = message.due.map(stamp).filter(|due| *due > now);
+        insert.execute(params![&*message.queue, message.priority, due, now, message.raw])?;
+    }
+    step.wake = true;
+    Ok(())
+}
+
+/// Which of these are not paused.
+fn open(conn: &Connection, order: Vec<Arc<str>>) -> rusqlite::Result<Vec<Arc<str>>> {
+    let mut paused = conn.prepare_cached("SELECT queue FROM paused")?;
+    let paused = paused.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(order.into_iter().filter(|queue| !paused.iter().any(|name| **name == **queue)).collect())
+}
+
+/// The best priority that waits in a queue.
+fn head(conn: &Connection, queue: &str) -> rusqlite::Result<Option<u8>> {
+    let mut head =
+        conn.prepare_cached("SELECT priority FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL ORDER BY priority LIMIT 1")?;
+    head.query_row([queue], |row| row.get(0)).optional()
+}
+
+/// What an idle consumer finds.
+pub(crate) enum Look {
+    /// There may be something: claim.
+    Something,
+    /// There is nothing before that time, if any.
+    Nothing(Option<SystemTime>),
+}
+
+/// Whether there is something to claim, without the lock of a writer.
+pub(crate) fn look(conn: &Connection, order: Vec<Arc<str>>) -> rusqlite::Result<Look> {
+    for queue in open(conn, order)? {
+        if head(conn, &queue)?.is_some() {
+            return Ok(Look::Something);
+        }
+    }
+    let next =
+        conn.prepare_cached("SELECT min(due) FROM messages WHERE owner IS NULL AND due IS NOT NULL")?.query_row([], |row| row.get(0))?;
+    Ok(match next {
+        Some(due) if due <= now() => Look::Something,
+        due => Look::Nothing(due.map(time)),
+    })
+}
+
+/// By priority, within it by turns, the queue just served going last.
+pub(crate) fn claim(step: &mut Step<'_>, owner: i64, turns: &Rotation, room: usize) -> rusqlite::Result<Vec<Claimed>> {
+    let (conn, now) = (step.conn, now());
+    conn.prepare_cached("UPDATE messages SET due = NULL WHERE owner IS NULL AND due <= ?1")?.execute([now])?;
+    let mut heads = Vec::new();
+    for queue in open(conn, turns.order())? {
+        let head = head(conn, &queue)?;
+        heads.push((queue, head));
+    }
+    let mut take = conn.prepare_cached(
+        "UPDATE messages SET owner = ?1, lent = lent + 1, held_since = ?2 WHERE id IN (
+             SELECT id FROM messages WHERE queue = ?3 AND priority = ?4 AND owner IS NULL AND due IS NULL ORDER BY place, id LIMIT ?5)
+         RETURNING id, place, lent, crashes, raw",
+    )?;
+    let mut claimed = Vec::new();
+    while claimed.len() < room {
+        let Some((queue, head_now)) = heads.iter_mut().filter(|(_, head)| head.is_some()).min_by_key(|(_, head)| *head) else { break };
+        let rows =
+            take.query_map(params![owner, now, &**queue, *head_now, i64::try_from(room - claimed.len()).unwrap_or(i64::MAX)], |row| {
+                let (id, place, lent): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                let message = Claimed {
+                    receipt: receipt(id, lent),
+                    queue: Arc::clone(queue),
+                    raw: row.get(4)?,
+                    crashes: row.get(3)?,
+                    redelivered: lent > 1,
+                };
+                Ok((place, id, message))
+            })?;
+        let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        rows.sort_unstable_by_key(|(place, id, _)| (*place, *id));
+        if !rows.is_empty() {
+            turns.served(queue);
+        }
+        claimed.extend(rows.into_iter().map(|(.., message)| message));
+        *head_now = head(conn, queue)?;
+    }
+    Ok(claimed)
+}
+
+pub(crate) fn load(conn: &Connection, owner: i64, receipts: &[Receipt]) -> rusqlite::Result<Vec<Option<Vec<u8>>>> {
+    let mut load = conn.prepare_cached(concat!("SELECT raw FROM messages WHERE ", ours!()))?;
+    let one = |receipt: &Receipt| {
+        let (id, lent) = named(*receipt);
+        load.query_row([id, lent, owner], |row| row.get(0)).optional()
+    };
+    receipts.iter().map(one).collect()
+}
+
+/// The one that is accused now, and no other of this owner.
+pub(crate) fn accuse(conn: &Connection, owner: i64, receipt: Receipt) -> rusqlite::Result<()> {
+    let (id, lent) = named(receipt);
+    conn.prepare_cached("UPDATE messages SET accused = 0 WHERE owner = ?1 AND accused = 1")?.execute([owner])?;
+    conn.prepare_cached(concat!("UPDATE messages SET accused = 1 WHERE ", ours!()))?.execute([id, lent, owner])?;
+    Ok(())
+}
+
+pub(crate) fn finish(step: &mut Step<'_>, owner: i64, finish: &Finish) -> rusqlite::Result<Ended> {
+    let (id, lent) = named(finish.receipt);
+    let conn = step.conn;
+    if finish.end == End::Ack && finish.part.is_none() {
+        // All in one transaction: the order within it is nobody's business.
+        if conn.prepare_cached(concat!("DELETE FROM messages WHERE ", ours!()))?.execute([id, lent, owner])? == 0 {
+            return Ok(Ended::Refused);
+        }
+    } else if !conn.prepare_cached(concat!("SELECT 1 FROM messages WHERE ", ours!()))?.exists([id, lent, owner])? {
+        return Ok(Ended::Refused);
+    }
+    publish(step, &finish.publish)?;
+    documents::store(step, &finish.results)?;
+    if let Some(part) = &finish.part {
+        if let ours @ PartState::Ours { .. } = documents::part(conn, part)? {
+            return Ok(Ended::Complete(ours));
+        }
+        if finish.end == End::Ack {
+            conn.prepare_cached("DELETE FROM messages WHERE id = ?1")?.execute([id])?;
+        }
+    }
+    match &finish.end {
+        End::Ack | End::Keep => {}
+        End::Back { front: true } => {
+            let back = "UPDATE messages SET owner = NULL, held_since = NULL, accused = 0, place = 0 WHERE id = ?1";
+            conn.prepare_cached(back)?.execute([id])?;
+            step.wake = true;
+        }
+        End::Back { front: false } => {
+            let back = "INSERT INTO messages(queue, priority, sent, crashes, lent, raw) SELECT queue, priority, ?2, crashes, lent, raw FROM messages WHERE id = ?1";
+            conn.prepare_cached(back)?.execute([id, now()])?;
+            conn.prepare_cached("DELETE FROM messages WHERE id = ?1")?.execute([id])?;
+            step.wake = true;
+        }
+        End::Dead { reason } => {
+            let crashes = conn.prepare_cached("SELECT crashes FROM messages WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
+            bury(conn, id, crashes, reason)?;
+        }
+    }
+    Ok(Ended::Done)
+}
+
+/// Makes a dead letter of a message.
+pub(crate) fn bury(conn: &Connection, id: i64, crashes: u32, reason: &str) -> rusqlite::Result<()> {
+    let insert =
+        "INSERT INTO dead(queue, priority, at, reason, crashes, raw) SELECT queue, priority, ?2, ?3, ?4, raw FROM messages WHERE id = ?1";
+    conn.prepare_cached(insert)?.execute(params![id, now(), reason, crashes])?;
+    conn.prepare_cached("DELETE FROM messages WHERE id = ?1")?.execute([id])?;
+    Ok(())
+}
+
+pub(crate) fn dead(conn: &Connection, queue: Option<&str>) -> rusqlite::Result<Vec<DeadLetter>> {
+    let mut dead =
+        conn.prepare_cached("SELECT id, queue, at, reason, crashes, raw FROM dead WHERE ?1 IS NULL OR queue = ?1 ORDER BY id DESC")?;
+    let letters = dead.query_map([queue], |row| {
+        Ok(DeadLetter {
+            key: row.get::<_, i64>(0)?.to_string(),
+            queue: row.get(1)?,
+            at: time(row.get(2)?),
+            reason: row.get(3)?,
+            crashes: row.get(4)?,
+            raw: row.get(5)?,
+        })
+    })?;
+    letters.collect()
+}
+
+/// Puts dead letters back into their queues, or throws them away.
+pub(crate) fn settle_dead(step: &mut Step<'_>, keys: &[String], retry: bool) -> rusqlite::Result<u64> {
+    let mut count = 0;
+    for key in keys.iter().filter_map(|key| key.parse::<i64>().ok()) {
+        if retry {
+            let back = "INSERT INTO messages(queue, priority, sent, lent, raw) SELECT queue, priority, ?2, 1, raw FROM dead WHERE id = ?1";
+            step.conn.prepare_cached(back)?.execute([key, now()])?;
+            step.wake = true;
+        }
+        count += step.conn.prepare_cached("DELETE FROM dead WHERE id = ?1")?.execute([key])? as u64;
+    }
+    Ok(count)
+}
+
+pub(crate) fn purge(conn: &Connection, queue: &str) -> rusqlite::Result<u64> {
+    conn.execute("DELETE FROM messages WHERE queue = ?1 AND owner IS NULL", [queue]).map(|count| count as u64)
+}
+
+pub(crate) fn transfer(step: &mut Step<'_>, from: &str, to: &str) -> rusqlite::Result<u64> {
+    if from == to {
+        return Ok(0);
+    }
+    let moved = "INSERT INTO messages(queue, priority, due, sent, crashes, lent, raw)
+        SELECT ?2, priority, due, sent, crashes, lent, raw FROM messages WHERE queue = ?1 AND owner IS NULL ORDER BY priority, place, id";
+    let count = step.conn.execute(moved, [from, to])?;
+    step.conn.execute("INSERT OR IGNORE INTO queues(name) VALUES (?1)", [to])?;
+    step.wake = true;
+    purge(step.conn, from)?;
+    Ok(count as u64)
+}
+
+pub(crate) fn pause(step: &mut Step<'_>, queue: &str, by: Option<&str>) -> rusqlite::Result<()> {
+    match by {
+        Some(by) => step.conn.execute("INSERT OR REPLACE INTO paused(queue, by, since) VALUES (?1, ?2, ?3)", params![queue, by, now()])?,
+        None => step.conn.execute("DELETE FROM paused WHERE queue = ?1", [queue])?,
+    };
+    step.wake = true;
+    Ok(())
+}
+
+/// What waits, the next one first; what is due waits, whether or not anybody was there to see it.
+fn waiting(conn: &Connection, queue: &str, most: i64) -> rusqlite::Result<Vec<Vec<u8>>> {
+    let mut all = conn.prepare_cached(
+        "SELECT raw FROM (
+             SELECT * FROM (SELECT priority, place, id FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL
+                 ORDER BY priority, place, id LIMIT ?3)
+             UNION ALL SELECT * FROM (SELECT priority, place, id FROM messages WHERE queue = ?1 AND owner IS NULL AND due <= ?2
+                 ORDER BY priority, place, id LIMIT ?3)) AS next
+         JOIN messages USING (id) ORDER BY next.priority, next.place, next.id LIMIT ?3",
+    )?;
+    all.query_map(params![queue, now(), most], |row| row.get(0))?.collect()
+}
+
+pub(crate) fn peek(conn: &Connection, queue: &str, most: usize) -> rusqlite::Result<Vec<Vec<u8>>> {
+    waiting(conn, queue, i64::try_from(most).unwrap_or(i64::MAX))
+}
+
+pub(crate) fn states(conn: &Connection, names: &[Arc<str>]) -> rusqlite::Result<Vec<QueueState>> {
+    if !names.is_empty() {
+        return names.iter().map(|name| state(conn, name)).collect();
+    }
+    let mut all = conn.prepare_cached("SELECT name FROM queues UNION SELECT queue FROM paused UNION SELECT queue FROM dead ORDER BY 1")?;
+    let names = all.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    names.iter().map(|name| state(conn, name)).collect()
+}
+
+fn state(conn: &Connection, name: &str) -> rusqlite::Result<QueueState> {
+    let now = now();
+    let count = |sql: &str| conn.prepare_cached(sql)?.query_row(params![name, now], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs);
+    // Each counts both parameters in, so that one closure serves all.
+    let ready = count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL AND ?2 > 0")?;
+    let overdue = count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL AND due <= ?2")?;
+    let oldest = "SELECT min(sent) FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL";
+    let oldest: Option<i64> = conn.prepare_cached(oldest)?.query_row([name], |row| row.get(0))?;
+    let paused = conn.prepare_cached("SELECT by FROM paused WHERE queue = ?1")?.query_row([name], |row| row.get(0)).optional()?;
+    Ok(QueueState {
+        name: name.to_owned(),
+        waiting: ready + overdue,
+        held: count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NOT NULL AND ?2 > 0")?,
+        later: count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL AND due > ?2")?,
+        dead: count("SELECT count(*) FROM dead WHERE queue = ?1 AND ?2 > 0")?,
+        oldest: oldest.map(|sent| Duration::from_millis(now.saturating_sub(sent).try_into().unwrap_or(0))),
+        paused,
+    })
+}
+
+pub(crate) fn find(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Found>> {
+    // The text may stand anywhere in a message; whether it is the id is looked at afterwards.
+    let is = |raw: &[u8]| json::task_id(raw) == Some(id);
+    let mut found = Vec::new();
+    let mut messages = conn.prepare_cached(
+        "SELECT queue, due, owner IS NOT NULL, node, held_since, raw FROM messages LEFT JOIN owners ON owner = number WHERE instr(raw, ?1) ORDER BY id",
+    )?;
+    let mut rows = messages.query([id.as_bytes()])?;
+    while let Some(row) = rows.next()? {
+        let (queue, raw): (String, Vec<u8>) = (row.get(0)?, row.get(5)?);
+        if !is(&raw) {
+            continue;
+        }
+        let doing = if row.get(2)? {
+            Doing::Held { by: row.get(3)?, since: row.get::<_, Option<i64>>(4)?.map(time) }
+        } else {
+            match row.get::<_, Option<i64>>(1)? {
+                Some(due) if due > now() => Doing::Later { due: time(due) },
+                _ => {
+                    let line = waiting(conn, &queue, i64::MAX)?;
+                    let place = line.iter().position(|other| *other == raw).map_or(0, |at| at as u64 + 1);
+                    Doing::Waiting { place, of: line.len() as u64 }
+                }
+            }
+        };
+        found.push(Found { queue, doing, raw });
+    }
+    let mut dead = conn.prepare_cached("SELECT queue, reason, raw FROM dead WHERE instr(raw, ?1) ORDER BY id")?;
+    let letters = dead
+        .query_map([id.as_bytes()], |row| Ok(Found { queue: row.get(0)?, doing: Doing::Dead { reason: row.get(1)? }, raw: row.get(2)? }))?;
+    for letter in letters {
+        found.extend(Some(letter?).filter(|letter| is(&letter.raw)));
+    }
+    Ok(found)
+}

@@ -1,0 +1,173 @@
+//! One file, opened: a writer thread that commits in groups, threads that read, and what tells of changes.
+
+use std::{
+    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc},
+    thread::JoinHandle,
+};
+
+use longshore_core::ErrorKind;
+use rusqlite::Connection;
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    bus::Bus,
+    file::{self, Place},
+    wake::{Bell, Listening},
+    writer::{self, Call, Op, Step},
+};
+use crate::broker::BrokerError;
+
+/// What all parts of an open file share.
+pub(crate) struct Shared {
+    pub(crate) place: Place,
+    /// Set once, when something failed that leaves us unsure of the file: nothing is done with it any more.
+    poison: OnceLock<BrokerError>,
+    /// There may be something to claim.
+    pub(crate) changed: Notify,
+    pub(crate) bell: Bell,
+    pub(crate) bus: Bus,
+}
+
+impl Shared {
+    pub(crate) fn poisoned(&self) -> Result<(), BrokerError> {
+        self.poison.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// The file is used no more. The first cause stays.
+    pub(crate) fn poison(&self, message: String) -> BrokerError {
+        let error =
+            BrokerError { kind: ErrorKind::Fatal, message: format!("{message}; nothing more is done with it until it is opened anew") };
+        let error = self.poison.get_or_init(|| error).clone();
+        self.changed.notify_waiters();
+        error
+    }
+
+    /// What an error of a step means: the file is busy, or it is used no more.
+    pub(crate) fn fault(&self, error: &rusqlite::Error) -> BrokerError {
+        let message = file::explain(&self.place, error);
+        if file::is_busy(error) { BrokerError { kind: ErrorKind::Transient, message } } else { self.poison(message) }
+    }
+}
+
+/// An open file. Closed when the last handle is dropped.
+pub(crate) struct Store {
+    pub(crate) shared: Arc<Shared>,
+    writes: Mutex<Option<std_mpsc::Sender<Box<dyn Op>>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    quick: Reader,
+    slow: Reader,
+    /// Ends with the store.
+    _listening: Listening,
+}
+
+impl Store {
+    pub(crate) fn open(place: Place) -> Result<Arc<Self>, BrokerError> {
+        let conn = file::create(&place)?;
+        let broken = |error: std::io::Error| BrokerError {
+            kind: ErrorKind::Refused,
+            message: format!("{}: what wakes others cannot be set up beside it: {error}", place.path.display()),
+        };
+        let bell = Bell::open(&place.path).map_err(broken)?;
+        let shared = Arc::new(Shared { poison: OnceLock::new(), changed: Notify::new(), bus: Bus::default(), bell, place: place.clone() });
+        let listening = Listening::start(Arc::clone(&shared)).map_err(broken)?;
+        let (sender, receiver) = std_mpsc::channel();
+        let writer = std::thread::Builder::new().name("longshore-sqlite".to_owned()).spawn({
+            let shared = Arc::clone(&shared);
+            move || writer::run(&shared, conn, &receiver)
+        });
+        let writer = writer.map_err(broken)?;
+        let (quick, slow) = (Reader::start(&shared), Reader::start(&shared));
+        let (writes, writer) = (Mutex::new(Some(sender)), Mutex::new(Some(writer)));
+        Ok(Arc::new(Self { shared, writes, writer, quick, slow, _listening: listening }))
+    }
+
+    /// Does a step in a transaction with whatever else is waiting; returns when it is committed.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        step: impl FnOnce(&mut Step<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        self.shared.poisoned()?;
+        let (reply, answer) = oneshot::channel();
+        let sent = self.writes.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|sender| sender.send(Call::boxed(step, reply)));
+        match sent {
+            Some(Ok(())) => answer.await.unwrap_or_else(|_| Err(self.gone())),
+            _ => Err(self.gone()),
+        }
+    }
+
+    /// Looks at the file, for microseconds.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        self.quick.read(&self.shared, look).await.unwrap_or_else(|| Err(self.gone()))
+    }
+
+    /// Looks through the file, which may take a while.
+    pub(crate) async fn look_through<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        self.slow.read(&self.shared, look).await.unwrap_or_else(|| Err(self.gone()))
+    }
+
+    fn gone(&self) -> BrokerError {
+        self.shared.poison(format!("{}: its thread ended", self.shared.place.path.display()))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // What was sent before is still done.
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && writer.thread().id() != std::thread::current().id()
+        {
+            let _ = writer.join();
+        }
+    }
+}
+
+type Look = Box<dyn FnOnce(&Connection) + Send>;
+
+/// A thread with a connection of its own, made when it is first needed.
+struct Reader {
+    looks: std_mpsc::Sender<Look>,
+    start: Mutex<Option<(std_mpsc::Receiver<Look>, Arc<Shared>)>>,
+}
+
+impl Reader {
+    fn start(shared: &Arc<Shared>) -> Self {
+        let (looks, receiver) = std_mpsc::channel();
+        Self { looks, start: Mutex::new(Some((receiver, Arc::clone(shared)))) }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        shared: &Arc<Shared>,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Option<Result<T, BrokerError>> {
+        if let Err(error) = shared.poisoned() {
+            return Some(Err(error));
+        }
+        let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((receiver, shared)) = start {
+            let thread = std::thread::Builder::new().name("longshore-sqlite-read".to_owned());
+            thread.spawn(move || Self::run(&shared, &receiver)).ok()?;
+        }
+        let (reply, answer) = oneshot::channel();
+        let shared = Arc::clone(shared);
+        let look: Look = Box::new(move |conn| {
+            let _ = reply.send(look(conn).map_err(|error| shared.fault(&error)));
+        });
+        self.looks.send(look).ok()?;
+        answer.await.ok()
+    }
+
+    fn run(shared: &Shared, looks: &std_mpsc::Receiver<Look>) {
+        match file::connect(&shared.place) {
+            Ok(conn) => looks.iter().for_each(|look| look(&conn)),
+            Err(error) => drop(shared.fault(&error)),
+        }
+    }
+}

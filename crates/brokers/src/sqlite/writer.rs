@@ -1,0 +1,236 @@
+//! The one thread that writes. Whatever waits for it is done in one transaction; nobody is told before the commit.
+//!
+//! It also renews the leases of our consumers, looks for dead ones, and sweeps what has expired: it is a thread of its own, so that no busy runtime
+//! keeps a lease from being renewed.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Weak,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::{
+    file,
+    life::{self, Watch},
+    owners::{self, Owner},
+    store::Shared,
+    sweep,
+};
+use crate::broker::BrokerError;
+
+/// The largest group of one transaction.
+const MOST: usize = 512;
+/// The longest time between two looks at the other owners.
+const LOOK: Duration = Duration::from_secs(1);
+/// What has expired is swept so often, if anything is written at all.
+const SWEEP: Duration = Duration::from_secs(10);
+/// Who had to wait so long for the lock knows that others had to wait, too.
+const SLOW: Duration = Duration::from_millis(500);
+
+/// What a step is done with.
+pub(crate) struct Step<'a> {
+    pub(crate) conn: &'a Connection,
+    /// Set it, and after the commit those who wait for messages, results and broadcasts look, in all processes.
+    pub(crate) wake: bool,
+    pub(crate) keeper: &'a mut Keeper,
+}
+
+/// Something to do in a transaction.
+pub(crate) trait Op: Send {
+    fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()>;
+    /// It is committed, or nothing of it was done (or nobody knows).
+    fn done(self: Box<Self>, result: Result<(), BrokerError>);
+}
+
+pub(crate) struct Call<F, T> {
+    step: Option<F>,
+    value: Option<T>,
+    reply: oneshot::Sender<Result<T, BrokerError>>,
+}
+
+impl<F, T> Call<F, T>
+where
+    F: FnOnce(&mut Step<'_>) -> rusqlite::Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    pub(crate) fn boxed(step: F, reply: oneshot::Sender<Result<T, BrokerError>>) -> Box<dyn Op> {
+        Box::new(Self { step: Some(step), value: None, reply })
+    }
+}
+
+impl<F, T> Op for Call<F, T>
+where
+    F: FnOnce(&mut Step<'_>) -> rusqlite::Result<T> + Send,
+    T: Send,
+{
+    fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()> {
+        if let Some(run) = self.step.take() {
+            self.value = Some(run(step)?);
+        }
+        Ok(())
+    }
+
+    fn done(self: Box<Self>, result: Result<(), BrokerError>) {
+        let answer = match (result, self.value) {
+            (Ok(()), Some(value)) => Ok(value),
+            (Ok(()), None) => return,
+            (Err(error), _) => Err(error),
+        };
+        // Whoever asked may have gone.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// Whose leases are renewed, and whose are watched.
+#[derive(Default)]
+pub(crate) struct Keeper {
+    ours: Vec<(Weak<Owner>, Instant)>,
+    watch: Watch,
+    next_look: Option<Instant>,
+}
+
+impl Keeper {
+    /// Renews this owner's lease from now on, until it is dropped or has left.
+    pub(crate) fn keep(&mut self, owner: &Arc<Owner>) {
+        self.ours.push((Arc::downgrade(owner), Instant::now() + owner.lease / 3));
+        self.next_look.get_or_insert_with(Instant::now);
+    }
+
+    fn next(&mut self) -> Option<Instant> {
+        self.ours.retain(|(owner, _)| owner.upgrade().is_some_and(|owner| owner.number() > 0));
+        if self.ours.is_empty() {
+            self.next_look = None;
+        }
+        self.ours.iter().map(|(_, next)| *next).chain(self.next_look).min()
+    }
+
+    /// Which of ours are due to show that they live.
+    fn beats(&mut self, now: Instant) -> Vec<Arc<Owner>> {
+        let mut due = Vec::new();
+        for (owner, next) in &mut self.ours {
+            if *next <= now
+                && let Some(owner) = owner.upgrade()
+            {
+                *next = now + owner.lease / 3;
+                due.push(owner);
+            }
+        }
+        due
+    }
+
+    /// Looks at all owners, if it is time; who is dead.
+    fn look(&mut self, conn: &Connection, now: Instant) -> rusqlite::Result<Vec<i64>> {
+        if self.next_look.is_none_or(|next| next > now) {
+            return Ok(Vec::new());
+        }
+        let shortest = self.ours.iter().filter_map(|(owner, _)| owner.upgrade()).map(|owner| owner.lease / 3).min();
+        let between = shortest.unwrap_or(LOOK).min(LOOK).max(Duration::from_millis(10));
+        // Not all at once in all processes.
+        self.next_look = Some(now + between.mul_f64(0.7 + 0.3 * fastrand::f64()));
+        let all = owners::all(conn)?;
+        let leases: Vec<_> = all.iter().map(|owner| (owner.number, owner.beat, owner.lease)).collect();
+        let mut dead = self.watch.look(&leases, now, 3 * between + SLOW);
+        dead.extend(all.iter().filter(|owner| life::surely_dead(&owner.who)).map(|owner| owner.number));
+        dead.sort_unstable();
+        dead.dedup();
+        Ok(dead)
+    }
+}
+
+/// Until all senders are gone.
+pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn Op>>) {
+    let opened = file::identity(&shared.place.path);
+    let (mut keeper, mut next_sweep) = (Keeper::default(), Instant::now() + SWEEP);
+    loop {
+        let mut group: Vec<Box<dyn Op>> = Vec::new();
+        match keeper.next() {
+            None => match ops.recv() {
+                Ok(op) => group.push(op),
+                Err(_) => break,
+            },
+            Some(next) => match ops.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(op) => group.push(op),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            },
+        }
+        while group.len() < MOST
+            && let Ok(op) = ops.try_recv()
+        {
+            group.push(op);
+        }
+        if let Err(error) = shared.poisoned() {
+            group.into_iter().for_each(|op| op.done(Err(error.clone())));
+            keeper = Keeper::default();
+            continue;
+        }
+        let now = Instant::now();
+        let beats = keeper.beats(now);
+        let dead = keeper.look(&conn, now).map_err(|error| shared.fault(&error)).unwrap_or_default();
+        if group.is_empty() && beats.is_empty() && dead.is_empty() {
+            continue;
+        }
+        let sweep = now >= next_sweep;
+        if sweep {
+            next_sweep = now + SWEEP;
+        }
+        let result = transaction(shared, &mut conn, &mut keeper, opened, |step| {
+            owners::beat(step.conn, &beats)?;
+            for number in dead {
+                step.wake |= owners::rescue(step.conn, number)?;
+            }
+            if sweep {
+                sweep::sweep(step.conn)?;
+            }
+            group.iter_mut().try_for_each(|op| op.run(step))
+        });
+        group.into_iter().for_each(|op| op.done(result.clone()));
+    }
+    // The last one to close a file tidies it up.
+    drop(conn);
+}
+
+fn transaction(
+    shared: &Shared,
+    conn: &mut Connection,
+    keeper: &mut Keeper,
+    opened: Option<(u64, u64)>,
+    all: impl FnOnce(&mut Step<'_>) -> rusqlite::Result<()>,
+) -> Result<(), BrokerError> {
+    let begun = Instant::now();
+    let begin = conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));
+    if begin.is_err() || begun.elapsed() > SLOW {
+        // Others could not show that they live, either.
+        keeper.watch.reset();
+    }
+    begin.map_err(|error| shared.fault(&error))?;
+    let mut step = Step { conn, wake: false, keeper };
+    let done = all(&mut step).and_then(|()| step.conn.prepare_cached("COMMIT")?.execute([]));
+    let wake = step.wake;
+    if let Err(error) = done {
+        // Whatever it was: what should be on the disk may not be, or not all of it.
+        let _ = conn.execute_batch("ROLLBACK");
+        return Err(shared.poison(file::explain(&shared.place, &error)));
+    }
+    still_there(&shared.place.path, opened).map_err(|text| shared.poison(text))?;
+    if wake {
+        shared.changed.notify_waiters();
+        shared.bell.ring();
+    }
+    Ok(())
+}
+
+/// A file that was taken away while it is open takes all writes without an error.
+fn still_there(path: &Path, opened: Option<(u64, u64)>) -> Result<(), String> {
+    match file::identity(path) {
+        now if now == opened && now.is_some() => Ok(()),
+        None => Err(format!("{}: the file was deleted while it was open", path.display())),
+        Some(_) => Err(format!("{}: another file was put in its place while it was open", path.display())),
+    }
+}

@@ -1,0 +1,367 @@
+//! SQLite between processes, under kill -9, and with files that are not as they should be.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use longshore_brokers::{Broker, Claimed, Consumer, End, Ended, Finish, Key, OpenOptions, Outgoing, Stored, connect, sqlite::Sqlite};
+use longshore_core::{ErrorKind, source::Fetched};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn message(queue: &str, id: &str) -> Outgoing {
+    Outgoing { queue: queue.into(), priority: 0, due: None, raw: format!(r#"{{"headers": {{"id": "{id}"}}}}"#).into_bytes() }
+}
+
+fn id(claimed: &Claimed) -> String {
+    let text = String::from_utf8(claimed.raw.clone()).unwrap();
+    text.split('"').nth(5).unwrap().to_owned()
+}
+
+async fn open(broker: &dyn Broker, queue: &str, lease: Duration) -> Arc<dyn Consumer> {
+    let visibility_timeout = Duration::from_secs(3600);
+    broker.open(OpenOptions { queues: vec![queue.into()], lease, visibility_timeout, node: "test@here".to_owned() }).await.unwrap()
+}
+
+async fn claim_one(consumer: &dyn Consumer) -> Claimed {
+    let mut claimed = Vec::new();
+    let fetched = tokio::time::timeout(SOON, consumer.claim(1, &mut claimed)).await.unwrap().unwrap();
+    assert_eq!(fetched, Fetched::More);
+    claimed.remove(0)
+}
+
+fn done(claimed: &Claimed) -> Finish {
+    let doc = br#"{"status": "SUCCESS"}"#.to_vec();
+    let results = vec![Stored { key: Key::Task(id(claimed)), doc, expires: None, keep_success: false }];
+    Finish { receipt: claimed.receipt, publish: Vec::new(), results, part: None, end: End::Ack }
+}
+
+fn url(directory: &Path) -> String {
+    format!("sqlite:{}?sync=normal", directory.join("tasks.db").display())
+}
+
+/// A process that does not outlive its test.
+struct Other(Child);
+
+impl Other {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// This test binary again, to be a process of its own.
+fn start(role: &str, url: &str) -> Other {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["another_process", "--exact", "--ignored", "--nocapture"]).env("SQLITE_ROLE", role).env("SQLITE_URL", url);
+    Other(command.stdout(Stdio::piped()).spawn().unwrap())
+}
+
+/// Waits for a line of the child that is this word.
+fn says(child: &mut Other, word: &str) {
+    let output = child.0.stdout.take().unwrap();
+    assert!(BufReader::new(output).lines().any(|line| line.unwrap().ends_with(word)), "it ended without saying {word}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a part of the others, which start it"]
+async fn another_process() {
+    let (broker, _) = connect(&std::env::var("SQLITE_URL").unwrap(), None).unwrap();
+    match &*std::env::var("SQLITE_ROLE").unwrap() {
+        "worker" => {
+            let consumer = open(&*broker, "q", Duration::from_secs(30)).await;
+            println!("\nready");
+            loop {
+                let mut claimed = Vec::new();
+                consumer.claim(7, &mut claimed).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                // Two calls at once, as an engine makes them.
+                let (one, other) = claimed.split_at(claimed.len() / 2);
+                let (one, other): (Vec<_>, Vec<_>) = (one.iter().map(done).collect(), other.iter().map(done).collect());
+                let (one, other) = tokio::join!(consumer.finish(&one), consumer.finish(&other));
+                assert!(one.unwrap().iter().chain(&other.unwrap()).all(|ended| *ended == Ended::Done));
+            }
+        }
+        "holder" => {
+            let consumer = open(&*broker, "q", Duration::from_secs(60)).await;
+            let _held = claim_one(&*consumer).await;
+            println!("\nholds");
+            std::future::pending::<()>().await;
+        }
+        "echo" => {
+            let consumer = open(&*broker, "ping", Duration::from_secs(30)).await;
+            println!("\nready");
+            loop {
+                let claimed = claim_one(&*consumer).await;
+                let publish = vec![message("pong", &id(&claimed))];
+                consumer.finish(&[Finish { publish, results: Vec::new(), ..done(&claimed) }]).await.unwrap();
+            }
+        }
+        role => panic!("{role} is not known"),
+    }
+}
+
+/// How many messages a process held, as the file says it before anybody took them from it.
+fn held_by(file: &Path, pid: u32) -> i64 {
+    let tool = rusqlite::Connection::open(file).unwrap();
+    tool.busy_timeout(SOON).unwrap();
+    let sql = "SELECT count(*) FROM messages JOIN owners ON owner = number WHERE pid = ?1";
+    tool.query_row(sql, [pid], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_when_workers_are_killed_in_the_midst() {
+    const ROUNDS: usize = 10;
+    const TASKS: usize = 150;
+    let directory = tempfile::tempdir().unwrap();
+    let url = url(directory.path());
+    let (broker, results) = connect(&url, None).unwrap();
+    let _stays = start("worker", &url);
+    let (mut in_the_midst, seed) = (0, fastrand::u64(..));
+    let mut random = fastrand::Rng::with_seed(seed);
+    for round in 0..ROUNDS {
+        let names: Vec<String> = (0..TASKS).map(|at| format!("r{round}-{at}")).collect();
+        let mut dies = start("worker", &url);
+        says(&mut dies, "ready");
+        for names in names.chunks(10) {
+            broker.publish(&names.iter().map(|name| message("q", name)).collect::<Vec<_>>()).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_micros(random.u64(0..25_000))).await;
+        let pid = dies.0.id();
+        dies.kill();
+        in_the_midst += held_by(&directory.path().join("tasks.db"), pid);
+        let keys: Vec<_> = names.iter().map(|name| Key::Task(name.clone())).collect();
+        let begun = Instant::now();
+        loop {
+            let missing = results.get(&keys).await.unwrap().iter().filter(|doc| doc.is_none()).count();
+            let state = broker.queues(&["q".into()]).await.unwrap().remove(0);
+            if missing == 0 && (state.waiting, state.held, state.dead) == (0, 0, 0) {
+                break;
+            }
+            assert!(begun.elapsed() < SOON, "round {round}, seed {seed}: {missing} lost, {state:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    println!("{ROUNDS} kills, {in_the_midst} tasks held by the killed, 0 lost");
+    assert!(in_the_midst > 0, "no worker was killed in the midst");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_was_killed_is_noticed_long_before_its_lease_is_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = url(directory.path());
+    let (broker, _) = connect(&url, None).unwrap();
+    broker.publish(&[message("q", "one")]).await.unwrap();
+    let mut holder = start("holder", &url);
+    says(&mut holder, "holds");
+    let consumer = open(&*broker, "q", Duration::from_secs(60)).await;
+    holder.kill();
+    let begun = Instant::now();
+    let claimed = claim_one(&*consumer).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+    assert_eq!((claimed.crashes, claimed.redelivered), (1, true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_wake_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = url(directory.path());
+    let (broker, _) = connect(&url, None).unwrap();
+    let consumer = open(&*broker, "pong", Duration::from_secs(30)).await;
+    let mut echo = start("echo", &url);
+    says(&mut echo, "ready");
+    let mut trips = Vec::new();
+    for at in 0..60 {
+        let begun = Instant::now();
+        broker.publish(&[message("ping", &at.to_string())]).await.unwrap();
+        let claimed = claim_one(&*consumer).await;
+        trips.push(begun.elapsed());
+        assert_eq!(id(&claimed), at.to_string());
+        consumer.finish(&[done(&claimed)]).await.unwrap();
+        // Long enough for both to fall asleep.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    trips.sort();
+    println!("round trip between two processes: p50 {:?}, p90 {:?}", trips[30], trips[54]);
+    assert!(trips[30] < Duration::from_millis(50), "{trips:?}");
+}
+
+#[tokio::test]
+async fn what_was_rescued_from_a_living_worker_is_refused_and_it_works_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = url(directory.path());
+    let (broker, results) = connect(&url, None).unwrap();
+    let slow = open(&*broker, "q", Duration::from_secs(60)).await;
+    broker.publish(&[message("q", "one")]).await.unwrap();
+    let claimed = claim_one(&*slow).await;
+    // As if it had been stopped for longer than its lease: the others believe it dead.
+    let path = directory.path().join("tasks.db");
+    rusqlite::Connection::open(&path).unwrap().execute("UPDATE owners SET pid = 4194303, started = 1", []).unwrap();
+    let (other, _) = connect(&url, None).unwrap();
+    let rescuer = open(&*other, "q", Duration::from_secs(60)).await;
+    let again = claim_one(&*rescuer).await;
+    assert_eq!((id(&again), again.crashes), ("one".to_owned(), 1));
+    assert_eq!(slow.finish(&[done(&claimed)]).await.unwrap(), [Ended::Refused]);
+    assert_eq!(slow.load(&[claimed.receipt]).await.unwrap(), [None]);
+    assert_eq!(results.get(&[Key::Task("one".to_owned())]).await.unwrap(), [None]);
+    assert_eq!(rescuer.finish(&[done(&again)]).await.unwrap(), [Ended::Done]);
+    rescuer.leave().await.unwrap();
+    broker.publish(&[message("q", "two")]).await.unwrap();
+    let next = claim_one(&*slow).await;
+    assert_eq!(slow.finish(&[done(&next)]).await.unwrap(), [Ended::Done]);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_ends_the_handle_and_loses_nothing_that_was_confirmed() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = url(directory.path());
+    let (broker, _) = connect(&format!("{url}&max_size=300000"), None).unwrap();
+    let idle = open(&*broker, "other", Duration::from_secs(60)).await;
+    let idle = tokio::spawn(async move { idle.claim(1, &mut Vec::new()).await });
+    let mut confirmed = 0;
+    let error = loop {
+        let batch: Vec<_> = (0..10).map(|at| message("q", &format!("{confirmed}-{at}-{}", "x".repeat(500)))).collect();
+        match broker.publish(&batch).await {
+            Ok(()) => confirmed += 10,
+            Err(error) => break error,
+        }
+        assert!(confirmed < 10_000, "it never gets full");
+    };
+    assert!(confirmed > 0);
+    assert_eq!(error.kind, ErrorKind::Fatal);
+    assert!(error.message.contains("tasks.db") && error.message.contains("full") && error.message.contains("make room"), "{error}");
+    let again = broker.queues(&[]).await.unwrap_err();
+    assert_eq!((again.kind, &again.message), (ErrorKind::Fatal, &error.message), "everything afterwards fails for the same cause");
+    let ended = tokio::time::timeout(SOON, idle).await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err().kind, ErrorKind::Fatal, "whoever waits is told");
+    let (broker, _) = connect(&url, None).unwrap();
+    assert_eq!(broker.queues(&["q".into()]).await.unwrap()[0].waiting, confirmed, "all that was confirmed, and nothing else");
+}
+
+#[tokio::test]
+async fn a_file_that_is_taken_away_while_it_is_open_is_noticed() {
+    for replaced in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let (broker, results) = connect(&url(directory.path()), None).unwrap();
+        broker.publish(&[message("q", "one")]).await.unwrap();
+        let path = directory.path().join("tasks.db");
+        std::fs::remove_file(&path).unwrap();
+        if replaced {
+            std::fs::write(&path, "something else").unwrap();
+        }
+        let error = broker.publish(&[message("q", "two")]).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Fatal);
+        assert!(error.message.contains("tasks.db") && error.message.contains("while it was open"), "{error}");
+        assert_eq!(results.get(&[Key::Task("x".to_owned())]).await.unwrap_err().kind, ErrorKind::Fatal);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let refusal = |name: &str| {
+        let url = format!("sqlite:{}", at(name).display());
+        let error = connect(&url, None).err().unwrap();
+        assert_eq!(error.kind, ErrorKind::Refused);
+        assert!(error.message.contains(name), "{error}");
+        error.message
+    };
+    std::fs::write(at("text.db"), "this is a text, and a long one at that. ".repeat(100)).unwrap();
+    assert!(refusal("text.db").contains("not an SQLite file"));
+    assert!(std::fs::read_to_string(at("text.db")).unwrap().starts_with("this is a text"));
+
+    rusqlite::Connection::open(at("foreign.db")).unwrap().execute_batch("CREATE TABLE customers(name TEXT)").unwrap();
+    let before = std::fs::read(at("foreign.db")).unwrap();
+    assert!(refusal("foreign.db").contains("another program"));
+    assert_eq!(std::fs::read(at("foreign.db")).unwrap(), before);
+
+    drop(Sqlite::open(&format!("sqlite:{}", at("newer.db").display())).unwrap());
+    rusqlite::Connection::open(at("newer.db")).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+    assert!(refusal("newer.db").contains("newer longshore"));
+
+    assert!(refusal("no/such/directory.db").contains("its directory must exist"));
+    assert!(connect("sqlite:x.db?sync=maybe", None).err().unwrap().message.contains("sync=maybe"));
+    assert!(connect("sqlite:", None).err().unwrap().message.contains("a path is missing"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_directory_that_cannot_be_written_is_said() {
+    let error = connect("sqlite:/proc/tasks.db", None).err().unwrap();
+    assert_eq!(error.kind, ErrorKind::Refused);
+    assert!(error.message.contains("/proc/tasks.db") && error.message.contains("writable"), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_said_and_nothing_is_made_of_it() {
+    use std::os::unix::fs::FileExt;
+    let directory = tempfile::tempdir().unwrap();
+    let url = url(directory.path());
+    let (broker, results) = connect(&url, None).unwrap();
+    let batch: Vec<_> = (0..500).map(|at| message("q", &format!("{at}-{}", "x".repeat(300)))).collect();
+    broker.publish(&batch).await.unwrap();
+    drop((broker, results));
+    let path = directory.path().join("tasks.db");
+    let length = path.metadata().unwrap().len();
+    assert!(length > 100_000, "the write-ahead log was written back when the file was closed: {length}");
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_at(&vec![0xa5; usize::try_from(length).unwrap() - 8192], 8192).unwrap();
+    let error = match connect(&url, None) {
+        Err(error) => error,
+        Ok((broker, _)) => broker.peek("q", 1000).await.unwrap_err(),
+    };
+    assert!(error.message.contains("tasks.db") && error.message.contains("damaged"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_open_a_new_file_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = url(directory.path());
+    let opening: Vec<_> = (0..8)
+        .map(|number| {
+            let url = url.clone();
+            tokio::task::spawn_blocking(move || (number, connect(&url, None).unwrap()))
+        })
+        .collect();
+    let mut all = BTreeSet::new();
+    let mut handles = Vec::new();
+    for opened in opening {
+        let (number, (broker, _)) = opened.await.unwrap();
+        broker.publish(&[message("q", &number.to_string())]).await.unwrap();
+        handles.push(broker);
+    }
+    let consumer = open(&*handles[3], "q", Duration::from_secs(60)).await;
+    for _ in 0..8 {
+        all.insert(id(&claim_one(&*consumer).await));
+    }
+    assert_eq!(all.len(), 8);
+}
+
+#[tokio::test]
+async fn the_file_can_be_read_with_any_tool_while_it_is_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let (broker, _) = connect(&url(directory.path()), None).unwrap();
+    let consumer = open(&*broker, "q", Duration::from_secs(60)).await;
+    broker.publish(&[message("q", "one"), message("q", "two")]).await.unwrap();
+    let held = claim_one(&*consumer).await;
+    let tool = rusqlite::Connection::open(directory.path().join("tasks.db")).unwrap();
+    let sql = "SELECT queue || ' ' || coalesce(node, '-') || ' ' || raw FROM messages LEFT JOIN owners ON owner = number ORDER BY id";
+    let mut rows = tool.prepare(sql).unwrap();
+    let rows: Vec<String> = rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(rows, [r#"q test@here {"headers": {"id": "one"}}"#, r#"q - {"headers": {"id": "two"}}"#]);
+    consumer.finish(&[done(&held)]).await.unwrap();
+}

@@ -1,0 +1,186 @@
+//! Real servers for tests: each on a free port of the loopback, in a directory of its own, ended when it is dropped and when its parent dies.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A `redis-server`. Nothing is written to disk unless it is asked to.
+pub struct Redis {
+    child: Option<Child>,
+    port: u16,
+    directory: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Redis {
+    /// Starts one, with these arguments beside ours (`["--appendonly", "yes"]`). `None` where it is not installed: then the test has said so, and is
+    /// over; with `CI` set that is a failure.
+    ///
+    /// # Panics
+    /// It does not start; or it is not installed, and `CI=true` says that it has to be.
+    pub fn start(arguments: &[&str]) -> Option<Self> {
+        if Command::new("redis-server").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+            let text = "redis-server is missing: install it (Debian and Ubuntu: the package `redis-server`; Fedora: `redis`; macOS: `brew install redis`)";
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "{text}");
+            eprintln!("skipped: {text}");
+            return None;
+        }
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("longshore-redis-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory for the server");
+        let mut server = Self { child: None, port: 0, directory, arguments: arguments.iter().map(ToString::to_string).collect() };
+        // Another process may take the port between our look and the server's bind.
+        for attempt in 0.. {
+            server.port = free_port();
+            server.launch();
+            if server.is_up() {
+                break;
+            }
+            server.kill();
+            assert!(attempt < 5, "redis-server does not start: {}", server.log());
+        }
+        Some(server)
+    }
+
+    /// `redis://127.0.0.1:PORT/0`
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process id.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it again on its port and in its directory, and waits until it answers.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.launch();
+        assert!(self.is_up(), "redis-server does not start again: {}", self.log());
+    }
+
+    /// Freezes it (`STOP`) or lets it go on (`CONT`).
+    ///
+    /// # Panics
+    /// There is no `kill` command.
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status().expect("there is a kill command");
+        assert!(status.success());
+    }
+
+    /// One command, and what the server answers, as it stands on the wire.
+    ///
+    /// # Panics
+    /// It does not answer.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        exchange(self.port, arguments).expect("redis-server answers")
+    }
+
+    fn launch(&mut self) {
+        let port = self.port.to_string();
+        let log = std::fs::File::create(self.directory.join("log")).expect("a log");
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(&self.directory);
+        command.args(&self.arguments).stdin(Stdio::null()).stderr(log.try_clone().expect("a log")).stdout(log);
+        self.child = Some(with_our_death(command));
+    }
+
+    fn is_up(&mut self) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) {
+            if let Some(child) = &mut self.child
+                && child.try_wait().is_ok_and(|ended| ended.is_some())
+            {
+                return false;
+            }
+            // Any word but that it still loads; one that asks for a password is up too.
+            match exchange(self.port, &["PING"]) {
+                Ok(answer) if !answer.contains("LOADING") => return true,
+                _ => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        false
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// Starts a command that ends when this process does, however that ends: a shell holds the end of a pipe whose other end is ours.
+fn with_our_death(mut command: Command) -> Child {
+    let child = command.spawn().expect("it starts");
+    let script = format!("read _; kill -9 {} 2>/dev/null", child.id());
+    let watch = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    if let Ok(mut watch) = watch {
+        // The end of the pipe stays open as long as this thread waits, which is until the server has ended or we have.
+        let id = child.id();
+        thread::spawn(move || {
+            while Path::new(&format!("/proc/{id}")).exists() {
+                thread::sleep(Duration::from_millis(200));
+            }
+            let _ = watch.kill();
+            let _ = watch.wait();
+        });
+    }
+    child
+}
+
+fn exchange(port: u16, arguments: &[&str]) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut text = format!("*{}\r\n", arguments.len());
+    for argument in arguments {
+        text += &format!("${}\r\n{argument}\r\n", argument.len());
+    }
+    text += "*1\r\n$4\r\nQUIT\r\n";
+    stream.write_all(text.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    Ok(answer.strip_suffix("+OK\r\n").unwrap_or(&answer).to_owned())
+}

@@ -1,0 +1,349 @@
+//! What comes back of a task that was sent.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    marker::PhantomData,
+    time::Duration,
+};
+
+use longshore_brokers::{Key, Watch};
+use longshore_celery::{Exception, GroupResult, ResultTree, State, TaskResult, Value};
+use serde::de::DeserializeOwned;
+
+use crate::client::{Client, ClientError, RemoteError};
+
+/// The longest stored result that is read, unpacked.
+pub(crate) const LONGEST: usize = 64 << 20;
+
+/// What comes back of a task that was sent: its state, and its result of type `R` once it has one. Of a group, the list of its members' results.
+///
+/// Cheap to clone. Nothing is subscribed to before a result is waited for: what was stored before is found all the same, as long as it is kept.
+pub struct Answer<R = Value> {
+    client: Client,
+    tree: ResultTree,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R> Answer<R> {
+    pub(crate) fn new(client: Client, tree: ResultTree) -> Self {
+        Self { client, tree, result: PhantomData }
+    }
+
+    /// The task's id, or the group's.
+    pub fn id(&self) -> &str {
+        &self.tree.id
+    }
+
+    /// The same, with a result of this type.
+    pub fn returns<T>(self) -> Answer<T> {
+        Answer::new(self.client, self.tree)
+    }
+
+    /// Of the last task of a chain, what went before it.
+    pub fn parent(&self) -> Option<Answer<Value>> {
+        self.tree.parent.as_ref().map(|parent| Answer::new(self.client.clone(), (**parent).clone()))
+    }
+
+    /// The id and what stands around it: what a group is made of, what went before in a chain.
+    pub fn tree(&self) -> &ResultTree {
+        &self.tree
+    }
+
+    /// What is stored of it now; `None` while nothing is (it waits, or there is no such task, or its result is kept no longer). Of a group, nothing ever.
+    ///
+    /// # Errors
+    /// The result backend cannot be reached, or what is stored is no result.
+    pub async fn stored(&self) -> Result<Option<TaskResult>, ClientError> {
+        let documents = self.client.results().get(&[Key::Task(self.tree.id.clone())]).await?;
+        documents.into_iter().next().flatten().map(|document| read(self.id(), &document)).transpose()
+    }
+
+    /// Its state now. Of a group: `FAILURE` as soon as a member has failed or was revoked, `SUCCESS` when all have succeeded, `PENDING` until then.
+    ///
+    /// # Errors
+    /// The result backend cannot be reached, or what is stored is no result.
+    pub async fn state(&self) -> Result<State, ClientError> {
+        if self.tree.children.is_none() {
+            return Ok(self.stored().await?.map_or(State::Pending, |stored| stored.state));
+        }
+        let ids = leaves(&self.tree);
+        let documents = self.client.results().get(&keys(&ids)).await?;
+        let mut all = true;
+        for (id, document) in ids.iter().zip(documents) {
+            match document.map(|document| read(id, &document)).transpose()?.map(|stored| stored.state) {
+                Some(State::Success) => {}
+                Some(State::Failure | State::Revoked) => return Ok(State::Failure),
+                _ => all = false,
+            }
+        }
+        Ok(if all { State::Success } else { State::Pending })
+    }
+
+    /// What the task has sent while it ran, and what was sent with its result. Empty while it runs.
+    ///
+    /// # Errors
+    /// The result backend cannot be reached, or what is stored is no result.
+    pub async fn children(&self) -> Result<Vec<Answer<Value>>, ClientError> {
+        let Some(stored) = self.stored().await? else { return Ok(Vec::new()) };
+        let trees = stored.children.as_list().unwrap_or_default().iter().map(ResultTree::from_value);
+        trees
+            .map(|tree| match tree {
+                Ok(tree) => Ok(Answer::new(self.client.clone(), tree)),
+                Err(error) => Err(unreadable(self.id(), &error)),
+            })
+            .collect()
+    }
+
+    /// Waits until it has ended, well or not. Cancel safe.
+    ///
+    /// # Errors
+    /// The result backend cannot be reached, or what is stored is no result.
+    pub async fn ended(&self) -> Result<(), ClientError> {
+        let mut waiting = Waiting::begin(&self.client, &self.tree, false).await?;
+        while waiting.next().await?.is_some() {}
+        Ok(())
+    }
+
+    /// Forgets its result; of a group, those of all members. Whoever waits for one then waits for ever.
+    ///
+    /// # Errors
+    /// The result backend cannot be reached.
+    pub async fn forget(&self) -> Result<(), ClientError> {
+        let mut keys = keys(&leaves(&self.tree));
+        if self.tree.children.is_some() {
+            keys.push(Key::Group(self.tree.id.clone()));
+        }
+        self.client.results().forget(&keys).await?;
+        Ok(())
+    }
+}
+
+impl<R: DeserializeOwned> Answer<R> {
+    /// Waits for the result. Cancel safe: it may be asked for again.
+    ///
+    /// A result is waited for, not asked for again and again. There is no limit: a task that nobody runs is waited for for ever ([`get_within`](Self::get_within)
+    /// has one).
+    ///
+    /// # Errors
+    /// [`ClientError::Remote`] as soon as the task has failed or was revoked, or a member of the group has, or what went before it in the chain; the result
+    /// backend cannot be reached; the result is not an `R`.
+    pub async fn get(&self) -> Result<R, ClientError> {
+        let mut waiting = Waiting::begin(&self.client, &self.tree, true).await?;
+        while let Some((id, _)) = waiting.next().await? {
+            waiting.fail_on(&id)?;
+        }
+        waiting.value(&self.tree)?.to().map_err(|error| unreadable(self.id(), &error))
+    }
+
+    /// [`get`](Self::get), for so long at most.
+    ///
+    /// # Errors
+    /// As `get`, and [`ClientError::TimedOut`].
+    pub async fn get_within(&self, limit: Duration) -> Result<R, ClientError> {
+        match tokio::time::timeout(limit, self.get()).await {
+            Ok(result) => result,
+            Err(_) => Err(ClientError::TimedOut { id: self.tree.id.clone(), waited: limit }),
+        }
+    }
+}
+
+/// What only groups have. Of anything else: no members.
+impl<T> Answer<Vec<T>> {
+    /// The members of the group, in order.
+    pub fn members(&self) -> Vec<Answer<T>> {
+        self.tree.children.iter().flatten().map(|tree| Answer::new(self.client.clone(), tree.clone())).collect()
+    }
+
+    /// Stores of what the group is made, so that any client, Celery's too, can [restore](Client::restore) it by its id.
+    ///
+    /// # Errors
+    /// The result backend cannot be reached.
+    pub async fn save(&self) -> Result<(), ClientError> {
+        Ok(self.client.save(&self.tree.id, GroupResult { tree: self.tree.clone() }.encode()).await?)
+    }
+
+    /// The members' results, in the order in which they come.
+    ///
+    /// # Errors
+    /// The result backend cannot be reached, or what is stored is no result.
+    pub async fn as_completed(&self) -> Result<AsCompleted<T>, ClientError> {
+        let members: Vec<ResultTree> = self.tree.children.iter().flatten().cloned().collect();
+        let waiting = Waiting::begin(&self.client, &self.tree, false).await?;
+        let open = (0..members.len()).collect();
+        Ok(AsCompleted { members, open, waiting, result: PhantomData })
+    }
+}
+
+/// The results of a group's members, in the order in which they come.
+pub struct AsCompleted<T> {
+    members: Vec<ResultTree>,
+    /// The places of those that have not come.
+    open: Vec<usize>,
+    waiting: Waiting,
+    result: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> AsCompleted<T> {
+    /// The next result with its place in the group, or how its member failed; `None` when all have come. Cancel safe.
+    ///
+    /// # Errors
+    /// The result backend cannot be reached (any more), or what is stored is no result.
+    pub async fn next(&mut self) -> Result<Option<(usize, Result<T, ClientError>)>, ClientError> {
+        loop {
+            let waiting = &self.waiting;
+            let members = &self.members;
+            if let Some(found) = self.open.iter().position(|&place| waiting.is_over(&members[place])) {
+                let place = self.open.remove(found);
+                let member = &self.members[place];
+                let result = self.waiting.value(member).and_then(|value| value.to().map_err(|error| unreadable(&member.id, &error)));
+                return Ok(Some((place, result)));
+            }
+            if self.open.is_empty() || self.waiting.next().await?.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// Tasks that are waited for.
+struct Waiting {
+    watch: Watch,
+    /// Those that have not ended.
+    open: HashSet<String>,
+    ended: HashMap<String, TaskResult>,
+    /// Those that had ended before, to be told one by one.
+    early: Vec<String>,
+    /// What went before them in a chain: only its failure matters.
+    before: HashSet<String>,
+}
+
+impl Waiting {
+    /// Subscribes, and then looks once: what is stored from now on arrives, what was stored before is found.
+    async fn begin(client: &Client, tree: &ResultTree, with_parents: bool) -> Result<Self, ClientError> {
+        let open = leaves(tree);
+        let mut before = HashSet::new();
+        if with_parents {
+            parents(tree, &mut before);
+        }
+        let ids: Vec<String> = open.iter().cloned().chain(before.iter().cloned()).collect();
+        let watch = client.results().watch(&ids).await?;
+        let documents = client.results().get(&keys(&ids)).await?;
+        let mut this = Self { watch, open: open.into_iter().collect(), ended: HashMap::new(), early: Vec::new(), before };
+        for (id, document) in ids.into_iter().zip(documents) {
+            if let Some(document) = document
+                && this.take(&id, &document)?
+            {
+                this.early.push(id);
+            }
+        }
+        Ok(this)
+    }
+
+    /// The next one that has ended; `None` when all have that are waited for. Cancel safe.
+    async fn next(&mut self) -> Result<Option<(String, &TaskResult)>, ClientError> {
+        let id = loop {
+            if let Some(id) = self.early.pop() {
+                break id;
+            }
+            if self.open.is_empty() {
+                return Ok(None);
+            }
+            let Some((id, document)) = self.watch.results.recv().await else {
+                let message = "the connection on which results were awaited has ended; ask again".to_owned();
+                return Err(longshore_brokers::BrokerError { kind: longshore_core::ErrorKind::Transient, message }.into());
+            };
+            if self.take(&id, &document)? {
+                break id;
+            }
+        };
+        Ok(self.ended.get(&id).map(|result| (id, result)))
+    }
+
+    /// Notes a document. Whether it is one that is waited for, and the first one that is final.
+    fn take(&mut self, id: &str, document: &[u8]) -> Result<bool, ClientError> {
+        if !self.open.contains(id) && !self.before.contains(id) {
+            return Ok(false);
+        }
+        let result = read(id, document)?;
+        if !result.state.is_ready() {
+            return Ok(false);
+        }
+        let news = self.open.remove(id) | self.before.remove(id);
+        self.ended.insert(id.to_owned(), result);
+        Ok(news)
+    }
+
+    /// Whether all of it has ended.
+    fn is_over(&self, tree: &ResultTree) -> bool {
+        leaves(tree).iter().all(|id| self.ended.contains_key(id))
+    }
+
+    fn fail_on(&self, id: &str) -> Result<(), ClientError> {
+        self.ended.get(id).map_or(Ok(()), |result| failure(id, result))
+    }
+
+    /// The result of a task, or the list of a group's.
+    fn value(&self, tree: &ResultTree) -> Result<Value, ClientError> {
+        match &tree.children {
+            Some(children) => children.iter().map(|child| self.value(child)).collect::<Result<_, _>>().map(Value::List),
+            None => {
+                self.fail_on(&tree.id)?;
+                Ok(self.ended.get(&tree.id).map(|result| result.result.clone()).unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// How it failed, if it did.
+fn failure(id: &str, result: &TaskResult) -> Result<(), ClientError> {
+    if !matches!(result.state, State::Failure | State::Revoked) {
+        return Ok(());
+    }
+    let exception = result.exception().unwrap_or_else(|| Exception::builtin("Exception", result.result.clone()));
+    let (id, state, traceback) = (id.to_owned(), result.state.clone(), result.traceback.clone());
+    Err(ClientError::Remote(Box::new(RemoteError { id, state, exception, traceback })))
+}
+
+/// The tasks whose results make up this one's.
+fn leaves(tree: &ResultTree) -> Vec<String> {
+    match &tree.children {
+        Some(children) => children.iter().flat_map(leaves).collect(),
+        None => vec![tree.id.clone()],
+    }
+}
+
+/// The tasks that went before it, and before its members.
+fn parents(tree: &ResultTree, into: &mut HashSet<String>) {
+    if let Some(parent) = &tree.parent {
+        into.extend(leaves(parent));
+        parents(parent, into);
+    }
+    for child in tree.children.iter().flatten() {
+        parents(child, into);
+    }
+}
+
+fn keys(ids: &[String]) -> Vec<Key> {
+    ids.iter().cloned().map(Key::Task).collect()
+}
+
+fn read(id: &str, document: &[u8]) -> Result<TaskResult, ClientError> {
+    TaskResult::decode(document, LONGEST).map_err(|error| unreadable(id, &error))
+}
+
+fn unreadable(id: &str, reason: &impl fmt::Display) -> ClientError {
+    ClientError::Unreadable { id: id.to_owned(), reason: reason.to_string() }
+}
+
+impl<R> Clone for Answer<R> {
+    fn clone(&self) -> Self {
+        Self::new(self.client.clone(), self.tree.clone())
+    }
+}
+
+impl<R> fmt::Debug for Answer<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Answer").field(&self.tree).finish()
+    }
+}

@@ -1,0 +1,56 @@
+//! From what is planned to what a broker takes.
+
+use longshore_brokers::Outgoing;
+use longshore_celery::{Encoding, Message, REPR_LENGTH, args_repr, canvas::Routing, kwargs_repr};
+
+use crate::app::Settings;
+
+/// A message on its way into its queue.
+pub(crate) fn of(settings: &Settings, mut message: Message, routing: &Routing) -> Outgoing {
+    // Celery turns a direct exchange and its key into the queue of that name, too.
+    let queue = routing.queue.as_ref().or(routing.routing_key.as_ref()).map_or_else(|| settings.queue_of(&message.task), String::as_str);
+    message.exchange.clear();
+    queue.clone_into(&mut message.routing_key);
+    message.argsrepr.get_or_insert_with(|| args_repr(&message.args, REPR_LENGTH));
+    message.kwargsrepr.get_or_insert_with(|| kwargs_repr(&message.kwargs, REPR_LENGTH));
+    // JSON is what every worker accepts; MessagePack is written for those who ask for it.
+    let encoding = if routing.serializer.as_deref() == Some("msgpack") { Encoding::MsgPack } else { Encoding::Json };
+    Outgoing { queue: queue.into(), priority: message.priority.unwrap_or(0).min(9), due: message.eta, raw: message.encode(encoding) }
+}
+
+/// This machine's name, as people know it.
+pub(crate) fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
+    name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use longshore_celery::Limits;
+
+    #[test]
+    fn a_message_goes_to_the_queue_that_it_names_or_to_its_tasks() {
+        let settings = Settings { routes: vec![("mail.*".to_owned(), "mail".to_owned())], ..Settings::default() };
+        let routing = |queue: Option<&str>, key: Option<&str>| Routing {
+            queue: queue.map(str::to_owned),
+            routing_key: key.map(str::to_owned),
+            exchange: Some("celery".to_owned()),
+            ..Routing::default()
+        };
+        for (task, routing, queue) in [
+            ("mail.send", routing(None, None), "mail"),
+            ("mail.send", routing(Some("q"), Some("k")), "q"),
+            ("add", routing(None, Some("k")), "k"),
+            ("add", routing(None, None), "celery"),
+        ] {
+            let message =
+                Message { task: task.to_owned(), id: "i".to_owned(), args: vec![1.into()], priority: Some(12), ..Message::default() };
+            let outgoing = of(&settings, message, &routing);
+            assert_eq!((&*outgoing.queue, outgoing.priority), (queue, 9));
+            let read = Message::decode(&outgoing.raw, &Limits::default()).unwrap();
+            assert_eq!((read.exchange.as_str(), read.routing_key.as_str()), ("", queue));
+            assert_eq!((read.argsrepr.as_deref(), read.kwargsrepr.as_deref()), (Some("(1,)"), Some("{}")));
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! A worker: claims tasks from queues, runs them on its lanes, stores their results, acknowledges them, and answers remote control.
+//!
+//! Layout:
+//! - `intake.rs`: from the broker to the engine; `held.rs`: what waits for its time
+//! - `handlers.rs`: what the lanes call; `work.rs`: a claimed task on its way
+//! - `verdict.rs`: how an attempt ended → what becomes of its task; `conclude.rs`: that, in Celery's words; `close.rs`: stores, sends, acknowledges
+//! - `sink.rs`: the engine's sink
+//! - `revoked.rs`, `notice.rs`, `shared.rs`: what the parts share
+//! - `control.rs`, `events.rs`: remote control and events
+
+mod close;
+mod conclude;
+mod handlers;
+mod held;
+mod intake;
+mod notice;
+mod revoked;
+mod shared;
+mod sink;
+mod verdict;
+mod work;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use longshore_brokers::{BrokerError, OpenOptions, connect};
+use longshore_core::{
+    Clock, LaneKind, RetryPolicy,
+    engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
+    gate::GateConfig,
+    lane::{Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
+};
+use tokio::runtime::Handle as Runtime;
+
+pub use notice::{Notice, What};
+
+use self::{close::Closer, handlers::Starter, intake::Intake, shared::Shared, sink::Results, work::Ticket};
+use crate::{app::App, client::Client};
+
+/// How a worker is set up. The defaults serve the app's default queue on all lanes.
+#[derive(Clone)]
+pub struct WorkerOptions {
+    /// Its name; `name@host`.
+    pub node: String,
+    /// The queues that it serves.
+    pub queues: Vec<String>,
+    /// The slots of each lane, by `lane as usize`.
+    pub lanes: [usize; 4],
+    /// Most claimed tasks that wait for a slot, so that tasks for other lanes pass those for a full one.
+    pub parking: usize,
+    /// How long what it holds stays its own without a sign of life.
+    pub lease: Duration,
+    /// After this time Celery's own workers take what nobody acknowledged: at most the shortest of any Celery on the database.
+    pub visibility_timeout: Duration,
+    /// How long running tasks may go on after a stop.
+    pub grace: Duration,
+    /// Called with what happens to tasks, in batches. Must not block.
+    pub listeners: Vec<Arc<dyn Fn(&[Notice]) + Send + Sync>>,
+}
+
+impl WorkerOptions {
+    /// The defaults of a worker with this name: 200 slots on the async lane, 32 on the blocking lane, as many as cores on the others; a lease of 5 s, a
+    /// visibility timeout of one hour, a grace of 30 s.
+    pub fn new(node: impl Into<String>) -> Self {
+        let cores = LaneKind::Cpu.default_workers();
+        Self {
+            node: node.into(),
+            queues: Vec::new(),
+            lanes: [200, 32, cores, cores],
+            parking: 100,
+            lease: Duration::from_secs(5),
+            visibility_timeout: Duration::from_secs(3600),
+            grace: Duration::from_secs(30),
+            listeners: Vec::new(),
+        }
+    }
+}
+
+/// A worker that runs. Dropping it leaves it running; [`join`](Self::join) waits for its end.
+pub struct Worker {
+    shared: Arc<Shared>,
+    intake: Arc<Intake>,
+    engine: Handle,
+    running: Running,
+    grace: Duration,
+}
+
+/// What a worker has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerSummary {
+    /// Tasks with a result.
+    pub ok: u64,
+    /// Tasks that failed for good.
+    pub failed: u64,
+    /// Tasks that were sent again.
+    pub retried: u64,
+    /// Tasks that were revoked or expired.
+    pub revoked: u64,
+    /// Dead letters made.
+    pub dead: u64,
+    /// Results that came too late and were refused.
+    pub late: u64,
+    /// Tasks handed back unfinished.
+    pub handed_back: u64,
+    /// Why it ended, if not because it was told to.
+    pub error: Option<String>,
+}
+
+impl Worker {
+    /// Connects, and begins to serve. Runs on the current tokio runtime.
+    ///
+    /// # Errors
+    /// The broker or the result backend cannot be reached, or refuses us.
+    pub async fn start(app: App, options: WorkerOptions) -> Result<Self, BrokerError> {
+        let runtime = Runtime::current();
+        let settings = app.settings().clone();
+        let (broker, results) = connect(&settings.broker, settings.results.as_deref())?;
+        let queues = if options.queues.is_empty() { vec![settings.default_queue.clone()] } else { options.queues.clone() };
+        let open = OpenOptions {
+            queues: queues.iter().map(|queue| Arc::from(queue.as_str())).collect(),
+            lease: options.lease,
+            visibility_timeout: options.visibility_timeout,
+            node: options.node.clone(),
+        };
+        let consumer = broker.open(open).await?;
+        let one_store = broker.is_store_of(settings.results.as_deref().unwrap_or(&settings.broker));
+        let client = Client::over(&app, broker.clone(), results.clone());
+        let node = Arc::from(options.node.as_str());
+        let shared = Arc::new(Shared::new(Arc::new(app), node, client, broker, consumer, results, one_store));
+        for listener in options.listeners {
+            shared.board.listen(listener);
+        }
+        let closer = Arc::new(Closer::new(shared.clone()));
+        let intake = Arc::new(Intake::new(shared.clone(), closer.clone()));
+        let (early, acknowledge) = tokio::sync::mpsc::unbounded_channel();
+        runtime.spawn(sink::acknowledge_early(shared.clone(), acknowledge));
+        let starter = Starter { shared: shared.clone(), early };
+
+        let outbox = engine::outbox();
+        let clock = Clock::default();
+        let lanes: Lanes<Ticket, work::Answer> = [
+            Some(Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime))),
+            Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
+            Some(Arc::new(CpuLane::new(starter.clone().on_thread(), options.lanes[LaneKind::Cpu as usize], outbox.clone(), clock))),
+            None,
+        ];
+        let config = EngineConfig {
+            gate: GateConfig {
+                concurrency: None,
+                lanes: options.lanes,
+                rate: None,
+                limits: Vec::new(),
+                parking: options.parking,
+                results: 2 * options.lanes.iter().sum::<usize>(),
+            },
+            lane: LaneKind::Async,
+            // A task queue's task is sent again with its next attempt; the engine sees each attempt as a task.
+            retry: Arc::new(RetryPolicy::NONE),
+            timeout: None,
+            queue: 0,
+            copy: Some(Ticket::clone),
+            keep_payloads: true,
+            clock,
+            seed: fastrand::u64(..),
+            adaptive: None,
+            enough: None,
+        };
+        let sink = Results::new(shared.clone(), closer);
+        let running = Engine::start(config, intake.clone(), lanes, Box::new(sink), outbox, None, &runtime);
+        Ok(Self { shared, intake, engine: running.handle(), running, grace: options.grace })
+    }
+
+    /// A handle that stops it, from anywhere.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { engine: self.engine.clone(), runtime: Runtime::current(), grace: self.grace }
+    }
+
+    /// Messages that it holds for their time.
+    pub fn held(&self) -> usize {
+        self.intake.held_count()
+    }
+
+    /// Waits for its end, hands back what is left, and gives up its lease.
+    pub async fn join(self) -> WorkerSummary {
+        let summary = self.running.join().await;
+        let left = self.shared.consumer.leave().await;
+        let counts = &self.shared.counts;
+        let read = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+        WorkerSummary {
+            ok: read(&counts.ok),
+            failed: read(&counts.failed),
+            retried: read(&counts.retried),
+            revoked: read(&counts.revoked),
+            dead: read(&counts.dead),
+            late: read(&counts.late),
+            handed_back: read(&counts.handed_back),
+            error: summary.error.or(left.err().map(|error| error.message)),
+        }
+    }
+}
+
+/// Stops a worker.
+#[derive(Clone)]
+pub struct Stopper {
+    engine: Handle,
+    runtime: Runtime,
+    grace: Duration,
+}
+
+/// How long what was asked to end may take before it is dropped.
+const LAST: Duration = Duration::from_secs(5);
+
+impl Stopper {
+    /// Claims nothing more, hands back what has not started, lets running tasks end. After the grace period it is a [cold](Self::cold) stop.
+    pub fn warm(&self) {
+        self.engine.drain();
+        let (own, grace) = (self.clone(), self.grace);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(grace).await;
+            own.cold();
+        });
+    }
+
+    /// Also asks running tasks to end; they are handed back. What has not ended five seconds later is dropped.
+    pub fn cold(&self) {
+        self.engine.stop(Stop::Soft);
+        let own = self.clone();
+        self.runtime.spawn(async move {
+            tokio::time::sleep(LAST).await;
+            own.hard();
+        });
+    }
+
+    /// Also drops what does not listen.
+    pub fn hard(&self) {
+        self.engine.stop(Stop::Hard);
+    }
+}

@@ -1,0 +1,456 @@
+//! What becomes of a task, in Celery's words: documents, follow-ups, parts of chords. Nothing is stored or sent in here.
+//!
+//! The order that clients count on is the finishing step's (`close.rs`): callbacks and the next link are sent, the result is stored, the chord's part is
+//! counted, the message is acknowledged.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use longshore_brokers::{ChordPart, End, Key, Outgoing, Stored, crash::MOST_CRASHES};
+use longshore_celery::{
+    BadMessage, CRASHES, Encoding, Exception, Extended, Message, ResultTree, Signature, State, TaskResult, Value,
+    canvas::{self, CanvasError, ChordStart, FailedTask, Plan},
+    repr,
+};
+use longshore_core::{Finished, Receipt};
+
+use super::{
+    close::Closing,
+    notice::What,
+    shared::Shared,
+    verdict::{Verdict, verdict},
+    work::{Answer, Ticket, Work},
+};
+use crate::{client::outgoing, failure::Failure};
+
+/// Why a task is not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unrun {
+    /// Its time is over.
+    Expired,
+    /// It was revoked.
+    Revoked,
+    /// Nobody here knows its task.
+    Unknown,
+    /// So many workers died while it ran.
+    Crashed(u32),
+}
+
+/// What is stored and sent when a task ends, and what becomes of its message.
+pub(crate) struct Conclusion {
+    /// Chords whose size must be known before anything is sent.
+    pub(crate) starts: Vec<ChordStart>,
+    pub(crate) publish: Vec<Outgoing>,
+    pub(crate) results: Vec<Stored>,
+    /// Its part of its chord, and those of tasks that will never run because it has failed.
+    pub(crate) parts: Vec<(ChordPart, Signature)>,
+    pub(crate) end: End,
+    /// What is said of it, if anybody listens.
+    pub(crate) what: Option<What>,
+}
+
+impl Conclusion {
+    pub(crate) fn new(end: End) -> Self {
+        Self { starts: Vec::new(), publish: Vec::new(), results: Vec::new(), parts: Vec::new(), end, what: None }
+    }
+
+    pub(crate) fn add(&mut self, shared: &Shared, plan: Plan) {
+        self.starts.extend(plan.starts);
+        for send in plan.sends {
+            self.starts.extend(send.before);
+            self.publish.push(outgoing::of(shared.app.settings(), send.message, &send.routing));
+        }
+    }
+}
+
+/// What is known of a task while it is concluded.
+struct Case<'a> {
+    shared: &'a Shared,
+    message: &'a Message,
+    queue: &'a Arc<str>,
+    ignores_result: bool,
+    children: Vec<ResultTree>,
+    runtime: Option<Duration>,
+    now: SystemTime,
+}
+
+/// Concludes an attempt that has ended.
+pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Option<Closing> {
+    let runtime = finished.run();
+    let Finished { task, outcome, .. } = finished;
+    let Ticket(work) = task.payload?;
+    let message = work.message.clone();
+    let case = Case {
+        shared,
+        message: &message,
+        queue: &work.queue,
+        ignores_result: message.ignore_result.unwrap_or(work.task.policy.ignore_result),
+        children: work.context.get().map(|context| context.children()).unwrap_or_default(),
+        runtime: work.started().map(|_| runtime),
+        now: SystemTime::now(),
+    };
+    let conclusion = match verdict(outcome, &work.task.policy, message.retries, fastrand::f64()) {
+        Verdict::Success(value) => case.success(value),
+        Verdict::Failure(failure) => case.failure(&failure, End::Ack),
+        Verdict::FailureKept(failure) => {
+            let reason = format!("failed, and its task acknowledges successes only: {failure}");
+            case.failure(&failure, End::Dead { reason })
+        }
+        Verdict::Retry { after, why } => case.retry(after, &why),
+        Verdict::Revoked(why) => case.revoked(why, work.signal()),
+        Verdict::Ignore => Conclusion { what: Some(What::Ignored), ..Conclusion::new(End::Ack) },
+        Verdict::Requeue => case.requeue(&work),
+        Verdict::Reject(reason) => {
+            let exception = Exception::reject(reason.as_str(), false);
+            case.failed(&exception, None, End::Dead { reason: format!("rejected by its task: {reason}") })
+        }
+        Verdict::Replace(signature) => case.replace(&signature),
+        Verdict::Crashed(reason) => case.crashed(&work, &reason),
+    };
+    let receipt = (!work.acked.load(Ordering::Acquire)).then_some(work.receipt);
+    Some(Closing { receipt, queue: work.queue.clone(), message: Some(message), work: Some(work), conclusion })
+}
+
+/// Concludes a message that is not run.
+pub(crate) fn unrun(shared: &Shared, message: Message, receipt: Receipt, queue: Arc<str>, why: Unrun) -> Closing {
+    let task = shared.app.task_named(&message.task);
+    let case = Case {
+        shared,
+        message: &message,
+        queue: &queue,
+        ignores_result: message.ignore_result.unwrap_or_else(|| task.is_some_and(|task| task.policy.ignore_result)),
+        children: Vec::new(),
+        runtime: None,
+        now: SystemTime::now(),
+    };
+    let conclusion = match why {
+        Unrun::Expired => case.revoked("expired", None),
+        Unrun::Revoked => case.revoked("revoked", None),
+        Unrun::Unknown => {
+            let reason = format!("no task is named {} here: register it, or send it to a queue whose workers know it", message.task);
+            case.failed(&Exception::not_registered(&message.task), None, End::Dead { reason })
+        }
+        Unrun::Crashed(crashes) => {
+            let reason = format!("{crashes} workers died while it ran");
+            let exception = Exception::worker_lost(&format!("Worker exited prematurely: {reason}"));
+            case.failed(&exception, None, End::Dead { reason })
+        }
+    };
+    Closing { receipt: Some(receipt), queue, message: Some(Arc::new(message)), work: None, conclusion }
+}
+
+/// Concludes a message that was lent again although its task has succeeded: what followed its result may not have been sent.
+pub(crate) fn already(shared: &Shared, work: &Work, result: TaskResult) -> Closing {
+    let message = work.message.clone();
+    let case = Case {
+        shared,
+        message: &message,
+        queue: &work.queue,
+        ignores_result: true,
+        children: Vec::new(),
+        runtime: None,
+        now: SystemTime::now(),
+    };
+    let has_followed = result.children.as_list().is_some_and(|children| !children.is_empty());
+    let mut conclusion = if has_followed {
+        let mut conclusion = Conclusion::new(End::Ack);
+        conclusion.parts.extend(case.part(&State::Success, &result.result));
+        conclusion
+    } else {
+        case.success(result.result)
+    };
+    conclusion.what = None;
+    Closing { receipt: Some(work.receipt), queue: work.queue.clone(), message: Some(message), work: None, conclusion }
+}
+
+/// Concludes a message that cannot be read. Whoever waits for it is told, if its id could be read.
+pub(crate) fn bad(shared: &Shared, bad: &BadMessage, receipt: Receipt, queue: Arc<str>) -> Closing {
+    let mut conclusion = Conclusion::new(End::Dead { reason: bad.reason.clone() });
+    if let Some(id) = &bad.id {
+        let message = Message { id: id.clone(), task: bad.task.clone().unwrap_or_default(), ..Message::default() };
+        let case = Case {
+            shared,
+            message: &message,
+            queue: &queue,
+            ignores_result: false,
+            children: Vec::new(),
+            runtime: None,
+            now: SystemTime::now(),
+        };
+        let exception = Exception::new("kombu.exceptions", "DecodeError", vec![bad.reason.as_str().into()]);
+        conclusion.results.push(case.document(State::Failure, exception.to_value(), None));
+    }
+    conclusion.what = Some(What::Dead { reason: bad.reason.clone() });
+    shared.counts.dead.fetch_add(1, Ordering::Relaxed);
+    Closing { receipt: Some(receipt), queue, message: None, work: None, conclusion }
+}
+
+impl Case<'_> {
+    /// The document of a result.
+    fn document(&self, state: State, result: Value, traceback: Option<String>) -> Stored {
+        let message = self.message;
+        let ready = state.is_ready();
+        let settings = self.shared.app.settings();
+        let document = TaskResult {
+            task_id: message.id.clone(),
+            state,
+            result,
+            traceback,
+            children: Value::List(self.children.iter().map(ResultTree::to_value).collect()),
+            date_done: ready.then_some(self.now),
+            group_id: message.group.clone(),
+            parent_id: message.parent_id.clone(),
+            extended: settings.result_extended.then(|| self.extended()),
+            ..TaskResult::default()
+        };
+        Stored { key: Key::Task(message.id.clone()), doc: document.encode(), expires: settings.result_expires, keep_success: true }
+    }
+
+    fn extended(&self) -> Extended {
+        let message = self.message;
+        Extended {
+            name: Some(message.task.clone()),
+            args: Value::List(message.args.clone()),
+            kwargs: Value::Map(message.kwargs.clone()),
+            worker: Some(self.shared.node.to_string()),
+            retries: Some(message.retries.into()),
+            queue: Some(self.queue.to_string()),
+            stamps: message.stamps.clone(),
+        }
+    }
+
+    /// Its part of its chord, with the body that follows.
+    fn part(&self, state: &State, result: &Value) -> Option<(ChordPart, Signature)> {
+        let (group, chord) = (self.message.group.as_ref()?, self.message.chord.as_ref()?);
+        Some((self.shared.chord_part(group, &self.message.id, self.message.group_index, state, result), chord.clone()))
+    }
+
+    fn success(mut self, value: Value) -> Conclusion {
+        let mut conclusion = Conclusion::new(End::Ack);
+        let message = self.message;
+        if !message.callbacks.is_empty() || message.chain.as_ref().is_some_and(|chain| !chain.is_empty()) {
+            match self.shared.plan(|context, ids| canvas::after_success(message, &value, context, ids)) {
+                Ok(plan) => {
+                    self.children.extend(plan.children.iter().cloned());
+                    conclusion.add(self.shared, plan);
+                }
+                Err(error) => return self.senseless(&error),
+            }
+        }
+        if !self.ignores_result {
+            conclusion.results.push(self.document(State::Success, value.clone(), None));
+        }
+        conclusion.parts.extend(self.part(&State::Success, &value));
+        if self.shared.board.wanted() {
+            conclusion.what = Some(What::Succeeded { runtime: self.runtime.unwrap_or_default(), result: repr(&value) });
+        }
+        self.shared.counts.ok.fetch_add(1, Ordering::Relaxed);
+        conclusion
+    }
+
+    /// What follows it makes no sense: that is its failure, since nothing of it can be sent.
+    fn senseless(self, error: &CanvasError) -> Conclusion {
+        let exception = Exception::builtin("ValueError", format!("what follows this task cannot be sent: {error}"));
+        let reason = format!("what follows it cannot be sent: {error}");
+        let mut conclusion = Conclusion::new(End::Dead { reason });
+        if !self.ignores_result {
+            conclusion.results.push(self.document(State::Failure, exception.to_value(), None));
+        }
+        conclusion.parts.extend(self.part(&State::Failure, &exception.to_value()));
+        self.count_failure(&mut conclusion, &exception, None);
+        conclusion
+    }
+
+    fn failure(self, failure: &Failure, end: End) -> Conclusion {
+        let (exception, traceback) = exception_of(failure);
+        self.failed(&exception, traceback, end)
+    }
+
+    fn failed(mut self, exception: &Exception, traceback: Option<String>, end: End) -> Conclusion {
+        let mut conclusion = Conclusion::new(end);
+        let message = self.message;
+        let result = exception.to_value();
+        let traceback = traceback.or_else(|| Some(format!("{exception}\n")));
+        let follows = match self.shared.plan(|context, ids| canvas::after_failure(message, context, ids, &|_| false)) {
+            Ok(follows) => follows,
+            Err(error) => return self.senseless(&error),
+        };
+        self.children.extend(follows.plan.children.iter().cloned());
+        if !self.ignores_result {
+            conclusion.results.push(self.document(State::Failure, result.clone(), traceback.clone()));
+        }
+        conclusion.parts.extend(self.part(&State::Failure, &result));
+        for failed in &follows.failed {
+            self.shared.fail(failed, exception, &mut conclusion, self.now);
+        }
+        conclusion.add(self.shared, follows.plan);
+        self.count_failure(&mut conclusion, exception, traceback);
+        conclusion
+    }
+
+    fn count_failure(&self, conclusion: &mut Conclusion, exception: &Exception, traceback: Option<String>) {
+        self.shared.counts.failed.fetch_add(1, Ordering::Relaxed);
+        if matches!(conclusion.end, End::Dead { .. }) {
+            self.shared.counts.dead.fetch_add(1, Ordering::Relaxed);
+        }
+        conclusion.what = Some(What::Failed { runtime: self.runtime, exception: exception.to_string(), traceback });
+    }
+
+    fn retry(mut self, after: Duration, why: &Failure) -> Conclusion {
+        let mut conclusion = Conclusion::new(End::Ack);
+        let (exception, traceback) = exception_of(why);
+        let next = canvas::retry(self.message, Some(self.now + after), None);
+        conclusion.publish.push(self.shared.to_queue(next, self.queue.clone()));
+        if !self.ignores_result {
+            self.children.push(ResultTree::task(self.message.id.as_str()));
+            let traceback = traceback.unwrap_or_else(|| format!("Retry in {}s: {exception}\n", after.as_secs_f64()));
+            conclusion.results.push(self.document(State::Retry, exception.to_value(), Some(traceback)));
+        }
+        conclusion.what = Some(What::Retried { exception: exception.to_string(), after });
+        self.shared.counts.retried.fetch_add(1, Ordering::Relaxed);
+        conclusion
+    }
+
+    fn revoked(self, why: &'static str, signal: Option<u8>) -> Conclusion {
+        let mut conclusion = Conclusion::new(End::Ack);
+        let result = Exception::revoked(why).to_value();
+        if !self.ignores_result {
+            conclusion.results.push(self.document(State::Revoked, result.clone(), None));
+        }
+        conclusion.parts.extend(self.part(&State::Revoked, &result));
+        conclusion.what = Some(What::Revoked { terminated: why == "terminated", signal, expired: why == "expired" });
+        self.shared.counts.revoked.fetch_add(1, Ordering::Relaxed);
+        conclusion
+    }
+
+    fn requeue(self, work: &Work) -> Conclusion {
+        let mut conclusion = Conclusion::new(End::Back { front: false });
+        if work.acked.load(Ordering::Acquire) {
+            conclusion.publish.push(self.shared.to_queue(self.message.clone(), self.queue.clone()));
+        }
+        conclusion.what = Some(What::Rejected { requeue: true });
+        conclusion
+    }
+
+    fn replace(self, signature: &Signature) -> Conclusion {
+        let message = self.message;
+        match self.shared.plan(|context, ids| canvas::replace(message, signature, context, ids)) {
+            Ok(plan) => {
+                let mut conclusion = Conclusion::new(End::Ack);
+                conclusion.add(self.shared, plan);
+                conclusion.what = Some(What::Replaced);
+                conclusion
+            }
+            Err(error) => self.senseless(&error),
+        }
+    }
+
+    fn crashed(self, work: &Work, reason: &str) -> Conclusion {
+        let crashes = work.crashes + 1;
+        if crashes >= MOST_CRASHES {
+            let exception = Exception::worker_lost(&format!("Worker exited prematurely: {reason}"));
+            return self.failed(&exception, None, End::Dead { reason: format!("what ran it died {crashes} times, last of {reason}") });
+        }
+        let mut again = self.message.clone();
+        again.redelivered = true;
+        again.headers.set(CRASHES, i64::from(crashes));
+        let mut conclusion = Conclusion::new(End::Ack);
+        conclusion.publish.push(self.shared.to_queue(again, self.queue.clone()));
+        conclusion.what = Some(What::Crashed { reason: reason.to_owned(), crashes });
+        self.shared.counts.retried.fetch_add(1, Ordering::Relaxed);
+        conclusion
+    }
+}
+
+impl Shared {
+    /// Plans with canvas: who sends, when, and ids.
+    pub(crate) fn plan<T>(
+        &self,
+        plan: impl FnOnce(&canvas::Context<'_>, &mut dyn FnMut() -> String) -> Result<T, CanvasError>,
+    ) -> Result<T, CanvasError> {
+        let defaults = |task: &str| {
+            let policy = &self.app.task_named(task)?.policy;
+            let mut options = longshore_celery::Map::default();
+            if policy.ignore_result {
+                options.set("ignore_result", true);
+            }
+            Some(options)
+        };
+        let context = canvas::Context { oid: &self.oid, origin: &self.node, now: SystemTime::now(), parent: None, defaults: &defaults };
+        plan(&context, &mut || uuid::Uuid::new_v4().to_string())
+    }
+
+    /// A message on its way to this queue.
+    pub(crate) fn to_queue(&self, mut message: Message, queue: Arc<str>) -> Outgoing {
+        message.exchange.clear();
+        message.routing_key = queue.to_string();
+        Outgoing { priority: message.priority.unwrap_or(0), due: message.eta, raw: message.encode(Encoding::Json), queue }
+    }
+
+    pub(crate) fn chord_part(&self, group: &str, id: &str, index: Option<i64>, state: &State, result: &Value) -> ChordPart {
+        let member = Value::List(vec![1.into(), id.into(), state.as_str().into(), result.clone()]);
+        let mut bytes = Vec::new();
+        member.write(&mut bytes);
+        ChordPart {
+            group: group.to_owned(),
+            id: id.to_owned(),
+            index,
+            member: bytes,
+            expires: self.app.settings().result_expires.unwrap_or(Duration::from_secs(86_400)),
+            token: uuid::Uuid::new_v4().simple().to_string(),
+        }
+    }
+
+    /// Notes a task that will never run: whoever waits for it is told, and its chord.
+    pub(crate) fn fail(&self, failed: &FailedTask, exception: &Exception, conclusion: &mut Conclusion, now: SystemTime) {
+        let result = exception.to_value();
+        let document = TaskResult {
+            task_id: failed.id.clone(),
+            state: State::Failure,
+            result: result.clone(),
+            date_done: Some(now),
+            group_id: failed.group_id.clone(),
+            parent_id: failed.parent_id.clone(),
+            children: Value::List(Vec::new()),
+            ..TaskResult::default()
+        };
+        let key = Key::Task(failed.id.clone());
+        conclusion.results.push(Stored { key, doc: document.encode(), expires: self.app.settings().result_expires, keep_success: true });
+        if let Some(part) = &failed.part {
+            let counted = self.chord_part(&part.group, &failed.id, part.index, &State::Failure, &result);
+            conclusion.parts.push((counted, part.chord.clone()));
+        }
+    }
+}
+
+/// A failure as Celery has it, with where it happened.
+fn exception_of(failure: &Failure) -> (Exception, Option<String>) {
+    match failure {
+        Failure::Error { exc_type, exc_module, args, traceback } => {
+            (Exception::new(exc_module.as_str(), exc_type.as_str(), args.clone()), traceback.clone())
+        }
+        other => (Exception::builtin("RuntimeError", other.to_string()), None),
+    }
+}
+
+fn failure_of(exception: Exception) -> Failure {
+    Failure::Error { exc_type: exception.exc_type, exc_module: exception.exc_module, args: exception.exc_message, traceback: None }
+}
+
+pub(crate) fn soft_time_limit() -> Failure {
+    failure_of(Exception::soft_time_limit_exceeded())
+}
+
+pub(crate) fn time_limit(limit: Duration) -> Failure {
+    failure_of(Exception::time_limit_exceeded(limit.as_secs_f64()))
+}
+
+pub(crate) fn max_retries_exceeded(retries: u32) -> Failure {
+    failure_of(Exception::max_retries_exceeded(&format!("retried {retries} times, as often as it may be")))
+}
+
+pub(crate) fn panicked(text: String) -> Failure {
+    failure_of(Exception::new("longshore", "Panic", vec![text.into()]))
+}

@@ -1,0 +1,146 @@
+//! What the lanes call: the task's handler, with its context, its soft limit, and the ways in which it is ended from outside.
+
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use longshore_celery::Value;
+use longshore_core::{
+    Outcome, Skip, TaskError,
+    lane::{AsyncHandler, Context, SyncHandler},
+};
+
+use super::{
+    conclude,
+    notice::What,
+    shared::Shared,
+    work::{Answer, Ticket, Work},
+};
+use crate::{
+    context::{Parts, TaskContext},
+    failure::Failure,
+    task::{Acks, Call, Handler},
+};
+
+/// What a worker does when a handler begins.
+#[derive(Clone)]
+pub(crate) struct Starter {
+    pub(crate) shared: Arc<Shared>,
+    /// Receipts of messages that are acknowledged as they start.
+    pub(crate) early: tokio::sync::mpsc::UnboundedSender<Arc<Work>>,
+}
+
+impl Starter {
+    /// Notes the start. `Some` says that it shall not run after all.
+    fn start(&self, work: &Arc<Work>, context: &Context) -> Option<Outcome<Answer>> {
+        // Before it is asked whether it is revoked: whoever revokes it from now on finds the token.
+        work.begin(context.lane, context.slot, context.cancel.clone());
+        if work.is_revoked() || self.shared.is_revoked(&work.message) {
+            work.revoke(None);
+            return Some(Outcome::Skipped(Skip::Revoked));
+        }
+        if let Some(expires) = work.message.expires
+            && expires <= std::time::SystemTime::now()
+        {
+            return Some(Outcome::Skipped(Skip::Expired));
+        }
+        if work.task.policy.acks == Acks::Early && !work.acked.swap(true, Ordering::AcqRel) {
+            let _ = self.early.send(work.clone());
+        }
+        if self.shared.board.wanted() {
+            self.shared.board.post(&[self.shared.notice(work, What::Started)]);
+        }
+        None
+    }
+
+    fn context(&self, work: &Arc<Work>, context: &Context) -> TaskContext {
+        let own = TaskContext::new(Parts {
+            message: work.message.clone(),
+            app: self.shared.app.clone(),
+            lane: context.lane,
+            slot: context.slot,
+            cancel: context.cancel.clone(),
+            soft: work.soft.clone(),
+            client: Some(self.shared.client.clone()),
+            node: self.shared.node.clone(),
+        });
+        let _ = work.context.set(own.clone());
+        own
+    }
+
+    /// The handler of the async lane.
+    pub(crate) fn on_async(self) -> AsyncHandler<Ticket, Answer> {
+        AsyncHandler::WithContext(Arc::new(move |context, Ticket(work)| {
+            if let Some(outcome) = self.start(&work, &context) {
+                return Box::pin(std::future::ready(outcome));
+            }
+            let own = self.context(&work, &context);
+            let call = Call { args: work.message.args.clone(), kwargs: work.message.kwargs.clone() };
+            let future = match &work.task.handler {
+                Handler::Async(handler) => handler(own.clone(), call),
+                // A plain function that was put here by its user.
+                Handler::Sync(handler) => {
+                    let handler = handler.clone();
+                    let own = own.clone();
+                    Box::pin(async move { handler(own, call) })
+                }
+            };
+            let soft = self.shared.overrides(&work.task.name).soft.or(work.message.soft_time_limit).or(work.task.policy.soft_time_limit);
+            Box::pin(bounded(future, work, own, context, soft))
+        }))
+    }
+
+    /// The handler of the blocking and cpu lanes.
+    pub(crate) fn on_thread(self) -> SyncHandler<Ticket, Answer> {
+        Arc::new(move |context, Ticket(work)| {
+            if let Some(outcome) = self.start(&work, context) {
+                return outcome;
+            }
+            let own = self.context(&work, context);
+            let call = Call { args: work.message.args.clone(), kwargs: work.message.kwargs.clone() };
+            match &work.task.handler {
+                Handler::Sync(handler) => Outcome::Ok(handler(own, call).map_err(Box::new)),
+                Handler::Async(_) => Outcome::Failed(TaskError::new("lane", "an async function runs on the async lane only")),
+            }
+        })
+    }
+}
+
+/// Runs a future until it ends, it is revoked by force, or its soft limit has passed and it does not listen for that.
+/// When it is cancelled for another reason (its hard limit, the end of the worker), its handler sees it, and the lane drops it in time.
+async fn bounded(
+    mut future: BoxFuture<'static, Result<Value, Failure>>,
+    work: Arc<Work>,
+    own: TaskContext,
+    context: Context,
+    soft: Option<Duration>,
+) -> Outcome<Answer> {
+    let mut soft = soft.map(|limit| Box::pin(tokio::time::sleep(limit)));
+    let mut cancelled = Some(Box::pin(context.cancel.cancelled()));
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(result) = future.as_mut().poll(cx) {
+            return Poll::Ready(Outcome::Ok(result.map_err(Box::new)));
+        }
+        if cancelled.as_mut().is_some_and(|cancelled| cancelled.as_mut().poll(cx).is_ready()) {
+            cancelled = None;
+            if work.is_revoked() {
+                return Poll::Ready(Outcome::Cancelled);
+            }
+        }
+        let over = soft.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+        if over {
+            soft = None;
+            // A handler that listens is woken by its token.
+            work.soft.cancel();
+            if !own.listens_for_soft_limit() {
+                return Poll::Ready(Outcome::Ok(Err(Box::new(conclude::soft_time_limit()))));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}

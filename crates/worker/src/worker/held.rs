@@ -1,0 +1,102 @@
+//! Claimed messages whose time has not come. Memory keeps the time and the receipt; the message stays in the broker.
+
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::SystemTime};
+
+use longshore_core::Receipt;
+
+/// Messages that are claimed and wait for their time. Dozens of bytes each.
+#[derive(Default)]
+pub(crate) struct Held {
+    heap: BinaryHeap<Reverse<Entry>>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Entry {
+    /// When it is due.
+    pub(crate) due: SystemTime,
+    /// Its name at the consumer.
+    pub(crate) receipt: u64,
+    /// Its queue.
+    pub(crate) queue: Arc<str>,
+    pub(crate) crashes: u32,
+    /// Waits for its task's rate, not for its ETA.
+    pub(crate) paced: bool,
+}
+
+impl Held {
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.heap.push(Reverse(entry));
+    }
+
+    /// When the first is due.
+    pub(crate) fn next(&self) -> Option<SystemTime> {
+        self.heap.peek().map(|entry| entry.0.due)
+    }
+
+    /// Takes up to `most` that are due.
+    pub(crate) fn due(&mut self, now: SystemTime, most: usize) -> Vec<Entry> {
+        let mut due = Vec::new();
+        while due.len() < most && self.next().is_some_and(|next| next <= now) {
+            due.extend(self.heap.pop().map(|entry| entry.0));
+        }
+        due
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// All that wait, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.heap.iter().map(|entry| &entry.0)
+    }
+
+    /// Takes out those that wait for a rate, for a new one has been set.
+    pub(crate) fn take_paced(&mut self) -> Vec<Entry> {
+        let (paced, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.heap).into_iter().partition(|entry| entry.0.paced);
+        self.heap = rest.into();
+        paced.into_iter().map(|entry| entry.0).collect()
+    }
+}
+
+impl Entry {
+    pub(crate) fn receipt(&self) -> Receipt {
+        Receipt(self.receipt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn entry(seconds: u64, receipt: u64) -> Entry {
+        Entry {
+            due: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+            receipt,
+            queue: "q".into(),
+            crashes: 0,
+            paced: receipt % 2 == 0,
+        }
+    }
+
+    #[test]
+    fn what_is_due_comes_in_the_order_of_its_time() {
+        let mut held = Held::default();
+        for (seconds, receipt) in [(30, 1), (10, 2), (20, 3), (40, 4)] {
+            held.push(entry(seconds, receipt));
+        }
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(30);
+        let receipts = |entries: Vec<Entry>| entries.iter().map(|entry| entry.receipt).collect::<Vec<_>>();
+        assert_eq!(receipts(held.due(now, 2)), [2, 3]);
+        assert_eq!(receipts(held.due(now, 2)), [1]);
+        assert_eq!((held.len(), receipts(held.take_paced())), (1, vec![4]));
+    }
+
+    #[test]
+    fn a_held_message_costs_little_memory() {
+        assert!(size_of::<Entry>() <= 64);
+    }
+}

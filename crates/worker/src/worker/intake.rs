@@ -1,0 +1,388 @@
+//! From the broker to the engine: claims, reads, sorts out, holds back what is not due.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::future::BoxFuture;
+use longshore_brokers::{BrokerError, Claimed, End, Finish, Key, Outgoing, crash::MOST_CRASHES};
+use longshore_celery::{BadMessage, Encoding, Message, State, TaskResult, crashes_of};
+use longshore_core::{
+    Delivery, LaneKind, Options, Receipt, SourceError, Verdict,
+    source::{Fetched, Settlement, Source},
+};
+use tokio::sync::Notify;
+
+use super::{
+    close::{Closer, Closing},
+    conclude::{self, Unrun},
+    held::{Entry, Held},
+    notice::What,
+    shared::Shared,
+    work::{Ticket, Work},
+};
+use crate::task::Task;
+
+/// Most messages that are held for their time. Beyond, nothing is claimed.
+const HELD: usize = 100_000;
+/// Most held messages that are loaded at once when they are due.
+const DUE: usize = 100;
+/// A slot of a rate that is this near is not waited for.
+const NEAR: Duration = Duration::from_micros(500);
+/// How often the wall clock is looked at while something is held: it may have been set.
+const GLANCE: Duration = Duration::from_secs(30);
+
+/// The engine's source: the consumer's messages, sorted out.
+pub(crate) struct Intake {
+    shared: Arc<Shared>,
+    closer: Arc<Closer>,
+    state: Mutex<Hall>,
+    /// Something may be ready, or a time has changed.
+    wake: Notify,
+    closed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Hall {
+    /// A claim that goes on while the engine is told of something else. Never dropped before it has ended: what it pops would be lost for a lease.
+    claim: Option<BoxFuture<'static, Batch>>,
+    held: Held,
+    /// Ready for the engine.
+    ready: VecDeque<Arc<Work>>,
+    /// May have killed a worker: one runs at a time.
+    suspects: VecDeque<Arc<Work>>,
+    /// The one that runs.
+    accused: Option<Receipt>,
+    ended: bool,
+}
+
+/// What a claim brought.
+struct Batch {
+    claimed: Vec<Claimed>,
+    result: Result<Fetched, BrokerError>,
+}
+
+/// What a message is, now.
+enum Sorted {
+    /// It may run.
+    Run(Box<Message>, Arc<Task>),
+    /// Not before then; for its task's rate (`paced`) or for its own ETA.
+    Later { due: SystemTime, paced: bool },
+    /// It shall not run.
+    Unrun(Box<Message>, Unrun),
+    /// It cannot be read.
+    Bad(BadMessage),
+}
+
+impl Intake {
+    pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>) -> Self {
+        Self { shared, closer, state: Mutex::default(), wake: Notify::new(), closed: AtomicBool::new(false) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Hall> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Messages held for their time, soonest first: receipt, time, and whether for a rate.
+    pub(crate) fn held(&self) -> Vec<(Receipt, SystemTime, bool)> {
+        let mut held: Vec<_> = self.state().held.iter().map(|entry| (entry.receipt(), entry.due, entry.paced)).collect();
+        held.sort_by_key(|(_, due, _)| *due);
+        held
+    }
+
+    /// How many messages are held for their time.
+    pub(crate) fn held_count(&self) -> usize {
+        self.state().held.len()
+    }
+
+    /// A task's rate was changed: what waits for the old one is looked at again.
+    pub(crate) fn rate_changed(&self, task: &str) {
+        self.shared.forget_pace(task);
+        let now = SystemTime::now();
+        {
+            let mut state = self.state();
+            for entry in state.held.take_paced() {
+                // Due at once; when it is read again, its task's rate says anew when.
+                state.held.push(Entry { due: now, paced: false, ..entry });
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// What a message is, now. One whose slot of a rate has come (`slot_taken`) does not ask for another.
+    fn sort(&self, raw: &[u8], now: SystemTime, slot_taken: bool) -> Sorted {
+        let message = match Message::decode(raw, &self.shared.limits) {
+            Ok(message) => Box::new(message),
+            Err(bad) => return Sorted::Bad(bad),
+        };
+        if self.shared.is_revoked(&message) {
+            return Sorted::Unrun(message, Unrun::Revoked);
+        }
+        if message.expires.is_some_and(|expires| expires <= now) {
+            return Sorted::Unrun(message, Unrun::Expired);
+        }
+        let Some(task) = self.shared.app.task_named(&message.task).cloned() else { return Sorted::Unrun(message, Unrun::Unknown) };
+        if let Some(due) = message.eta.filter(|eta| *eta > now) {
+            return Sorted::Later { due, paced: false };
+        }
+        let instant = Instant::now();
+        if !slot_taken
+            && let Some(slot) = self.shared.reserve(&task, instant)
+            && slot > instant + NEAR
+        {
+            return Sorted::Later { due: now + slot.duration_since(instant), paced: true };
+        }
+        Sorted::Run(message, task)
+    }
+
+    /// Sorts out what was claimed, and ends at once what shall not run.
+    async fn take(&self, claimed: Vec<Claimed>, slots_taken: bool) -> Result<(), BrokerError> {
+        let now = SystemTime::now();
+        let mut closings = Vec::new();
+        let mut works = Vec::with_capacity(claimed.len());
+        let mut again = Vec::new();
+        for Claimed { receipt, queue, raw, crashes, redelivered } in claimed {
+            // A child that died of it is counted in the message itself.
+            let crashes = crashes.max(crashes_of(&raw));
+            match self.sort(&raw, now, slots_taken) {
+                Sorted::Run(message, _) if crashes >= MOST_CRASHES => {
+                    closings.push(conclude::unrun(&self.shared, *message, receipt, queue, Unrun::Crashed(crashes)));
+                }
+                Sorted::Run(message, task) => {
+                    if redelivered || message.redelivered {
+                        again.push(works.len());
+                    }
+                    works.push(Arc::new(Work::new(*message, task, receipt, queue, crashes)));
+                }
+                Sorted::Later { due, paced } => self.state().held.push(Entry { due, receipt: receipt.0, queue, crashes, paced }),
+                Sorted::Unrun(message, why) => closings.push(conclude::unrun(&self.shared, *message, receipt, queue, why)),
+                Sorted::Bad(bad) => closings.push(conclude::bad(&self.shared, &bad, receipt, queue)),
+            }
+        }
+        if !again.is_empty() {
+            closings.extend(self.take_out_finished(&mut works, again).await?);
+        }
+        self.note(&works);
+        {
+            let mut state = self.state();
+            for work in works {
+                if work.crashes > 0 { state.suspects.push_back(work) } else { state.ready.push_back(work) }
+            }
+        }
+        if closings.is_empty() { Ok(()) } else { self.closer.close(closings).await }
+    }
+
+    /// Takes out, of those that were lent before, the ones that have succeeded already: their worker died between result and acknowledgement.
+    async fn take_out_finished(&self, works: &mut Vec<Arc<Work>>, again: Vec<usize>) -> Result<Vec<Closing>, BrokerError> {
+        let keys: Vec<Key> = again.iter().map(|place| Key::Task(works[*place].message.id.clone())).collect();
+        let stored = self.shared.results.get(&keys).await?;
+        let mut closings = Vec::new();
+        for (place, doc) in again.into_iter().zip(stored).rev() {
+            let result = doc.and_then(|doc| TaskResult::decode(&doc, self.shared.limits.body).ok());
+            if let Some(result) = result.filter(|result| result.state == State::Success) {
+                let work = works.remove(place);
+                closings.push(conclude::already(&self.shared, &work, result));
+            }
+        }
+        Ok(closings)
+    }
+
+    /// Notes what was received.
+    fn note(&self, works: &[Arc<Work>]) {
+        if self.shared.board.wanted() {
+            let notices: Vec<_> = works.iter().map(|work| self.shared.notice(work, What::Received)).collect();
+            self.shared.board.post(&notices);
+        }
+        self.shared.counts.received(works.iter().map(|work| work.task.name.clone()));
+        self.shared.live().extend(works.iter().map(|work| (work.receipt.0, work.clone())));
+    }
+
+    /// Lets the next suspect run, if none does: accused first, so that should this worker die now, it alone is to blame.
+    async fn try_suspect(&self) -> Result<(), BrokerError> {
+        let work = {
+            let mut state = self.state();
+            if state.accused.is_some() {
+                return Ok(());
+            }
+            let Some(work) = state.suspects.pop_front() else { return Ok(()) };
+            state.accused = Some(work.receipt);
+            work
+        };
+        self.shared.consumer.accuse(work.receipt).await?;
+        self.state().ready.push_back(work);
+        Ok(())
+    }
+
+    /// Reads what is due of what was held; whether there was any.
+    async fn take_due(&self, room: usize) -> Result<bool, BrokerError> {
+        let due = self.state().held.due(SystemTime::now(), room.min(DUE));
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let receipts: Vec<_> = due.iter().map(Entry::receipt).collect();
+        let raws = match self.shared.consumer.load(&receipts).await {
+            Ok(raws) => raws,
+            Err(error) => {
+                let mut state = self.state();
+                due.into_iter().for_each(|entry| state.held.push(entry));
+                return Err(error);
+            }
+        };
+        let (mut paced, mut others) = (Vec::new(), Vec::new());
+        for (entry, raw) in due.into_iter().zip(raws) {
+            // One that is not ours any more was rescued: somebody else runs it.
+            let Some(raw) = raw else { continue };
+            let claimed = Claimed { receipt: entry.receipt(), queue: entry.queue, raw, crashes: entry.crashes, redelivered: false };
+            if entry.paced { paced.push(claimed) } else { others.push(claimed) }
+        }
+        self.take(paced, true).await?;
+        self.take(others, false).await?;
+        Ok(true)
+    }
+
+    fn delivery(&self, work: Arc<Work>) -> Delivery<Ticket> {
+        let lane = work.task.lane;
+        let hard = self.shared.overrides(&work.task.name).hard.or(work.message.time_limit).or(work.task.policy.time_limit);
+        let options = (lane != LaneKind::Async || hard.is_some())
+            .then(|| Box::new(Options { lane: Some(lane), timeout: hard, ..Options::default() }));
+        Delivery { id: work.receipt.0, receipt: work.receipt, payload: Ticket(work), options }
+    }
+
+    /// Waits for a claim to end, for the next time that is held, or to be woken.
+    async fn wait(&self, room: usize) -> Option<Batch> {
+        let (mut claim, next) = {
+            let mut state = self.state();
+            let claim = state.claim.take().or_else(|| {
+                (!self.closed.load(Ordering::Acquire) && state.held.len() < HELD).then(|| claim(self.shared.consumer.clone(), room))
+            });
+            (claim, state.held.next())
+        };
+        let mut timer = next.map(|due| {
+            let left = due.duration_since(SystemTime::now()).unwrap_or_default();
+            Box::pin(tokio::time::sleep(left.min(GLANCE)))
+        });
+        let mut woken = std::pin::pin!(self.wake.notified());
+        let batch = std::future::poll_fn(|cx| {
+            if let Some(claim) = &mut claim
+                && let Poll::Ready(batch) = claim.as_mut().poll(cx)
+            {
+                return Poll::Ready(Some(batch));
+            }
+            let timed = timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+            if timed || woken.as_mut().poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await;
+        if batch.is_none() {
+            self.state().claim = claim;
+        }
+        batch
+    }
+
+    async fn fetch_some(&self, room: usize, into: &mut Vec<Delivery<Ticket>>) -> Result<Fetched, BrokerError> {
+        loop {
+            let closed = self.closed.load(Ordering::Acquire);
+            if !closed {
+                self.try_suspect().await?;
+            }
+            {
+                let mut state = self.state();
+                let count = state.ready.len().min(room);
+                into.extend(state.ready.drain(..count).map(|work| self.delivery(work)));
+                if !into.is_empty() {
+                    return Ok(Fetched::More);
+                }
+                if state.ended || (closed && state.claim.is_none()) {
+                    return Ok(Fetched::End);
+                }
+            }
+            if !closed && self.take_due(room).await? {
+                continue;
+            }
+            if let Some(batch) = self.wait(room).await {
+                self.take(batch.claimed, false).await?;
+                match batch.result {
+                    Ok(Fetched::More) => {}
+                    Ok(Fetched::End) => self.state().ended = true,
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+
+    /// Gives back what did not run; what has run is finished by the sink already.
+    async fn settle_all(&self, batch: &[Settlement]) -> Result<(), BrokerError> {
+        let mut finishes = Vec::new();
+        let mut again = Vec::new();
+        let mut acquitted = false;
+        for Settlement { receipt, verdict } in batch {
+            let work = self.shared.live().remove(&receipt.0);
+            {
+                let mut state = self.state();
+                if state.accused == Some(*receipt) {
+                    state.accused = None;
+                    acquitted = true;
+                }
+            }
+            let (Verdict::Requeue { .. }, Some(work)) = (verdict, work) else { continue };
+            self.shared.counts.handed_back.fetch_add(1, Ordering::Relaxed);
+            if work.acked.load(Ordering::Acquire) {
+                // Acknowledged as it started, and stopped by us: it is sent once more.
+                let raw = work.message.encode(Encoding::Json);
+                again.push(Outgoing { queue: work.queue.clone(), priority: work.message.priority.unwrap_or(0), due: None, raw });
+            } else {
+                finishes.push(Finish {
+                    receipt: *receipt,
+                    publish: Vec::new(),
+                    results: Vec::new(),
+                    part: None,
+                    end: End::Back { front: true },
+                });
+            }
+        }
+        if acquitted {
+            self.wake.notify_one();
+        }
+        if !again.is_empty() {
+            self.shared.broker.publish(&again).await?;
+        }
+        if !finishes.is_empty() {
+            self.shared.consumer.finish(&finishes).await?;
+        }
+        Ok(())
+    }
+}
+
+fn claim(consumer: Arc<dyn longshore_brokers::Consumer>, room: usize) -> BoxFuture<'static, Batch> {
+    Box::pin(async move {
+        let mut claimed = Vec::new();
+        let result = consumer.claim(room, &mut claimed).await;
+        Batch { claimed, result }
+    })
+}
+
+fn source_error(error: BrokerError) -> SourceError {
+    SourceError { kind: error.kind, message: error.message }
+}
+
+impl Source<Ticket> for Intake {
+    fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<Ticket>>) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        Box::pin(async move { self.fetch_some(room, into).await.map_err(source_error) })
+    }
+
+    fn settle<'a>(&'a self, batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(async move { self.settle_all(batch).await.map_err(source_error) })
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.shared.consumer.close();
+        self.wake.notify_one();
+    }
+}

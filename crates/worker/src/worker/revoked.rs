@@ -1,0 +1,77 @@
+//! Ids that must not run any more.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+/// As in Celery: so many ids, for so long.
+const MOST: usize = 50_000;
+const FOR: Duration = Duration::from_secs(3 * 3600);
+
+/// Ids that must not run any more: at most 50 000, each for three hours; the oldest are forgotten first.
+#[derive(Default)]
+pub(crate) struct Revoked {
+    since: HashMap<String, Instant>,
+    order: VecDeque<(Instant, String)>,
+    /// Stamps: name → values.
+    stamps: HashMap<String, Vec<String>>,
+}
+
+impl Revoked {
+    pub(crate) fn add(&mut self, id: &str, now: Instant) {
+        if self.since.insert(id.to_owned(), now).is_none() {
+            self.order.push_back((now, id.to_owned()));
+        }
+        while let Some((at, _)) = self.order.front()
+            && (self.order.len() > MOST || now.saturating_duration_since(*at) > FOR)
+        {
+            if let Some((_, id)) = self.order.pop_front() {
+                self.since.remove(&id);
+            }
+        }
+    }
+
+    pub(crate) fn add_stamp(&mut self, name: &str, values: impl IntoIterator<Item = String>) {
+        self.stamps.entry(name.to_owned()).or_default().extend(values);
+    }
+
+    pub(crate) fn has(&self, id: &str) -> bool {
+        !self.since.is_empty() && self.since.contains_key(id)
+    }
+
+    /// Whether a stamp of this name and one of these values is revoked.
+    pub(crate) fn has_stamp<'a>(&self, name: &str, mut values: impl Iterator<Item = &'a str>) -> bool {
+        !self.stamps.is_empty() && self.stamps.get(name).is_some_and(|revoked| values.any(|value| revoked.iter().any(|one| one == value)))
+    }
+
+    pub(crate) fn ids(&self) -> Vec<String> {
+        self.order.iter().map(|(_, id)| id.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revoked_ids_are_forgotten_after_three_hours_and_beyond_fifty_thousand() {
+        let mut revoked = Revoked::default();
+        let start = Instant::now();
+        revoked.add("first", start);
+        for n in 0..MOST {
+            revoked.add(&n.to_string(), start + Duration::from_secs(1));
+        }
+        assert!(!revoked.has("first") && revoked.has("0"));
+        revoked.add("late", start + FOR + Duration::from_secs(2));
+        assert_eq!(revoked.ids(), ["late"]);
+    }
+
+    #[test]
+    fn a_stamp_is_revoked_by_any_of_its_values() {
+        let mut revoked = Revoked::default();
+        revoked.add_stamp("tags", ["a".to_owned(), "b".to_owned()]);
+        assert!(revoked.has_stamp("tags", ["x", "b"].into_iter()));
+        assert!(!revoked.has_stamp("tags", ["x"].into_iter()) && !revoked.has_stamp("other", ["a"].into_iter()));
+    }
+}

@@ -1,0 +1,189 @@
+//! What the parts of a worker share.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use longshore_brokers::{Broker, Consumer, ResultBackend};
+use longshore_celery::{Limits, Message, Value};
+use longshore_core::{Rate, gate::pace::Pace};
+
+use super::{
+    notice::{Board, Notice, What},
+    revoked::Revoked,
+    work::Work,
+};
+use crate::{app::App, client::Client, task::Task};
+
+/// What the parts of a worker share.
+pub(crate) struct Shared {
+    pub(crate) app: Arc<App>,
+    /// `name@host`.
+    pub(crate) node: Arc<str>,
+    /// What handlers send with.
+    pub(crate) client: Client,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) consumer: Arc<dyn Consumer>,
+    pub(crate) results: Arc<dyn ResultBackend>,
+    /// Results are stored in the step that acknowledges.
+    pub(crate) one_store: bool,
+    pub(crate) limits: Limits,
+    pub(crate) board: Board,
+    pub(crate) counts: Counts,
+    /// Where what this worker sends takes answers.
+    pub(crate) oid: String,
+    pub(crate) started: Instant,
+    revoked: Mutex<Revoked>,
+    /// Claimed and not finished, by receipt; what is held for its ETA is not here.
+    live: Mutex<HashMap<u64, Arc<Work>>>,
+    paces: Mutex<HashMap<Arc<str>, (Rate, Pace)>>,
+    /// What remote control has set differently from the tasks' own policies.
+    set: Mutex<HashMap<Arc<str>, Override>>,
+}
+
+/// What remote control has set for a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Override {
+    /// `Some(None)`: no limit.
+    pub(crate) rate: Option<Option<Rate>>,
+    pub(crate) soft: Option<Duration>,
+    pub(crate) hard: Option<Duration>,
+}
+
+/// How many tasks ended how, in this worker.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) ok: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    pub(crate) revoked: AtomicU64,
+    pub(crate) dead: AtomicU64,
+    pub(crate) late: AtomicU64,
+    pub(crate) handed_back: AtomicU64,
+    by_task: Mutex<HashMap<Arc<str>, u64>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Counts {
+    pub(crate) fn received(&self, tasks: impl Iterator<Item = Arc<str>>) {
+        let mut by_task = lock(&self.by_task);
+        for task in tasks {
+            *by_task.entry(task).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn by_task(&self) -> Vec<(Arc<str>, u64)> {
+        let mut counts: Vec<_> = lock(&self.by_task).iter().map(|(task, count)| (task.clone(), *count)).collect();
+        counts.sort();
+        counts
+    }
+
+    pub(crate) fn processed(&self) -> u64 {
+        [&self.ok, &self.failed, &self.retried, &self.revoked, &self.dead].iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        app: Arc<App>,
+        node: Arc<str>,
+        client: Client,
+        broker: Arc<dyn Broker>,
+        consumer: Arc<dyn Consumer>,
+        results: Arc<dyn ResultBackend>,
+        one_store: bool,
+    ) -> Self {
+        Self {
+            app,
+            node,
+            client,
+            broker,
+            consumer,
+            results,
+            one_store,
+            limits: Limits::default(),
+            board: Board::default(),
+            counts: Counts::default(),
+            oid: uuid::Uuid::new_v4().to_string(),
+            started: Instant::now(),
+            revoked: Mutex::default(),
+            live: Mutex::default(),
+            paces: Mutex::default(),
+            set: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn revoked(&self) -> MutexGuard<'_, Revoked> {
+        lock(&self.revoked)
+    }
+
+    pub(crate) fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<Work>>> {
+        lock(&self.live)
+    }
+
+    /// What is claimed and not finished.
+    pub(crate) fn works(&self) -> Vec<Arc<Work>> {
+        self.live().values().cloned().collect()
+    }
+
+    /// Whether an id or one of its stamps is revoked.
+    pub(crate) fn is_revoked(&self, message: &Message) -> bool {
+        let revoked = self.revoked();
+        revoked.has(&message.id)
+            || message.stamped_headers.iter().any(|name| match message.stamps.get(name) {
+                Some(Value::List(values)) => revoked.has_stamp(name, values.iter().filter_map(|value| value.as_str())),
+                Some(value) => revoked.has_stamp(name, value.as_str().into_iter()),
+                None => false,
+            })
+    }
+
+    pub(crate) fn overrides(&self, task: &str) -> Override {
+        lock(&self.set).get(task).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn set_override(&self, task: &Arc<str>, set: impl FnOnce(&mut Override)) {
+        set(lock(&self.set).entry(task.clone()).or_default());
+    }
+
+    pub(crate) fn rate_of(&self, task: &Task) -> Option<Rate> {
+        self.overrides(&task.name).rate.unwrap_or(task.policy.rate_limit)
+    }
+
+    /// Reserves the next slot of a task's rate: now, or a time that lies ahead.
+    pub(crate) fn reserve(&self, task: &Task, now: Instant) -> Option<Instant> {
+        let rate = self.rate_of(task)?;
+        let mut paces = lock(&self.paces);
+        let (set, pace) = paces.entry(task.name.clone()).or_insert_with(|| (rate, Pace::new(rate)));
+        if *set != rate {
+            pace.set(rate, now);
+            *set = rate;
+        }
+        let slot = pace.slot(now).max(now);
+        pace.wait();
+        pace.take(slot);
+        Some(slot)
+    }
+
+    /// Forgets what was reserved, for a new rate.
+    pub(crate) fn forget_pace(&self, task: &str) {
+        lock(&self.paces).remove(task);
+    }
+
+    pub(crate) fn notice(&self, work: &Work, what: What) -> Notice {
+        Notice {
+            at: SystemTime::now(),
+            message: work.message.clone(),
+            queue: work.queue.clone(),
+            seat: work.started().map(|start| (start.lane, start.slot)),
+            what,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The engine's sink: ended attempts become results, follow-ups and acknowledgements.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use longshore_brokers::{End, Finish};
+use longshore_core::{
+    Finished, SinkError,
+    sink::{Room, Sink},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    close::{Closer, Closing},
+    conclude,
+    shared::Shared,
+    work::{Answer, Ticket, Work},
+};
+
+/// The engine's sink.
+pub(crate) struct Results {
+    shared: Arc<Shared>,
+    closer: Arc<Closer>,
+}
+
+impl Results {
+    pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>) -> Self {
+        Self { shared, closer }
+    }
+}
+
+impl Sink<Ticket, Answer> for Results {
+    fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<Ticket, Answer>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(async move {
+            let count = batch.len();
+            let closings: Vec<Closing> = batch.drain(..).filter_map(|finished| conclude::ended(&self.shared, finished)).collect();
+            let closed = self.closer.close(closings).await;
+            room.release(count);
+            closed.map_err(|error| SinkError { kind: error.kind, message: error.message })
+        })
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// Acknowledges, as they start, the messages of tasks that are acknowledged early. Ends when the worker has.
+pub(crate) async fn acknowledge_early(shared: Arc<Shared>, mut started: mpsc::UnboundedReceiver<Arc<Work>>) {
+    let mut works = Vec::new();
+    while started.recv_many(&mut works, 100).await > 0 {
+        let finishes: Vec<Finish> = works
+            .drain(..)
+            .map(|work| Finish { receipt: work.receipt, publish: Vec::new(), results: Vec::new(), part: None, end: End::Ack })
+            .collect();
+        // A consumer that is at its end says so to the engine, too.
+        let _ = shared.consumer.finish(&finishes).await;
+    }
+}

@@ -1,0 +1,103 @@
+//! From how an attempt ended to what becomes of its task: a pure function, tested as a table.
+
+use std::time::Duration;
+
+use longshore_celery::{Signature, Value};
+use longshore_core::{Backoff, Outcome, Skip};
+
+use super::{conclude, work::Answer};
+use crate::{failure::Failure, task::TaskPolicy};
+
+/// What becomes of a task whose attempt has ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Verdict {
+    /// It has a result.
+    Success(Value),
+    /// It has failed for good.
+    Failure(Failure),
+    /// It has failed, and its message goes to the dead letters, for its task wants only successes acknowledged.
+    FailureKept(Failure),
+    /// It is sent again.
+    Retry {
+        /// Not before this time has passed.
+        after: Duration,
+        /// Why.
+        why: Failure,
+    },
+    /// It was revoked: `revoked`, `expired`, `terminated`.
+    Revoked(&'static str),
+    /// No result, no follow-up.
+    Ignore,
+    /// Back to its queue.
+    Requeue,
+    /// To the dead letters, and its result says why.
+    Reject(String),
+    /// Something else takes its place.
+    Replace(Signature),
+    /// What ran it died.
+    Crashed(String),
+}
+
+/// Decides. `retries` were made before this attempt; `draw` is the jitter, in `[0, 1)`.
+pub(crate) fn verdict(outcome: Outcome<Answer>, policy: &TaskPolicy, retries: u32, draw: f64) -> Verdict {
+    let failed = |failure: Failure| {
+        let again = match (&policy.autoretry, &failure) {
+            (Some(backoff), Failure::Error { exc_type, .. })
+                if policy.autoretry_for.is_empty() || policy.autoretry_for.iter().any(|name| name == exc_type) =>
+            {
+                Some(backoff)
+            }
+            _ => None,
+        };
+        match again {
+            Some(backoff) if policy.max_retries.is_none_or(|most| retries < most) => {
+                Verdict::Retry { after: autoretry_after(backoff, retries, draw), why: failure }
+            }
+            _ if policy.acks_on_failure => Verdict::Failure(failure),
+            _ => Verdict::FailureKept(failure),
+        }
+    };
+    match outcome {
+        Outcome::Ok(Ok(value)) => Verdict::Success(value),
+        Outcome::Ok(Err(failure)) => match *failure {
+            Failure::Retry { after, why, max_retries } => {
+                let most = max_retries.or(policy.max_retries);
+                if most.is_none_or(|most| retries < most) {
+                    let why = why.map_or_else(|| Failure::text("another attempt was asked for"), |why| *why);
+                    Verdict::Retry { after: after.unwrap_or(policy.retry_delay), why }
+                } else {
+                    let failure = why.map_or_else(|| conclude::max_retries_exceeded(retries), |why| *why);
+                    if policy.acks_on_failure { Verdict::Failure(failure) } else { Verdict::FailureKept(failure) }
+                }
+            }
+            Failure::Ignore => Verdict::Ignore,
+            Failure::Reject { requeue: true, .. } => Verdict::Requeue,
+            Failure::Reject { reason, .. } => Verdict::Reject(reason),
+            Failure::Replace(signature) => Verdict::Replace(*signature),
+            failure @ Failure::Error { .. } => failed(failure),
+        },
+        Outcome::Retry { after, why } => {
+            let failure = Failure::from(why);
+            if policy.max_retries.is_none_or(|most| retries < most) {
+                Verdict::Retry { after: after.unwrap_or(policy.retry_delay), why: failure }
+            } else {
+                failed(failure)
+            }
+        }
+        Outcome::Failed(error) => failed(Failure::from(error)),
+        Outcome::TimedOut { limit } => failed(conclude::time_limit(limit)),
+        Outcome::Panicked(text) => failed(conclude::panicked(text)),
+        Outcome::Killed { signal } => Verdict::Crashed(format!("signal {signal}")),
+        Outcome::Lost(why) => Verdict::Crashed(why),
+        Outcome::Cancelled => Verdict::Revoked("terminated"),
+        Outcome::Skipped(Skip::Expired) => Verdict::Revoked("expired"),
+        Outcome::Skipped(_) => Verdict::Revoked("revoked"),
+        // A new outcome of the engine: whatever it is, it is no success.
+        other => failed(other.error().map_or_else(|| Failure::text("an outcome of no known kind"), Failure::from)),
+    }
+}
+
+/// The wait before the next attempt of an automatic retry: `retries` were made so far.
+fn autoretry_after(backoff: &Backoff, retries: u32, draw: f64) -> Duration {
+    backoff.wait(retries + 1, draw)
+}

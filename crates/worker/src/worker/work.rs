@@ -1,0 +1,105 @@
+//! A claimed task on its way through the engine.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    time::{Instant, SystemTime},
+};
+
+use longshore_celery::{Message, Value};
+use longshore_core::{CancelToken, LaneKind, Receipt};
+
+use crate::{context::TaskContext, failure::Failure, task::Task};
+
+/// A claimed task on its way through the engine: the payload of its attempts. Shared by the engine, the lane, remote control and the sink.
+pub(crate) struct Work {
+    pub(crate) message: Arc<Message>,
+    pub(crate) task: Arc<Task>,
+    pub(crate) receipt: Receipt,
+    pub(crate) queue: Arc<str>,
+    /// How many workers or children died of it, or may have.
+    pub(crate) crashes: u32,
+    pub(crate) received: Instant,
+    /// Of the attempt that runs: cancelled when nobody wants its result any more; the handler sees it.
+    cancel: OnceLock<CancelToken>,
+    /// Cancelled when the soft limit has passed.
+    pub(crate) soft: CancelToken,
+    /// Why it was cancelled, where remote control did it.
+    pub(crate) revoked: AtomicBool,
+    /// The signal that remote control ended it with.
+    pub(crate) signal: AtomicU8,
+    /// The message was acknowledged before it started.
+    pub(crate) acked: AtomicBool,
+    started: OnceLock<Start>,
+    /// What the handler was given; what it has sent is asked of it.
+    pub(crate) context: OnceLock<TaskContext>,
+}
+
+/// When and where an attempt began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    pub(crate) at: SystemTime,
+    pub(crate) instant: Instant,
+    pub(crate) lane: LaneKind,
+    pub(crate) slot: u32,
+}
+
+/// What travels through the engine: a shared [`Work`].
+#[derive(Clone)]
+pub(crate) struct Ticket(pub(crate) Arc<Work>);
+
+/// What an attempt ends with, if its handler came to an end.
+pub(crate) type Answer = Result<Value, Box<Failure>>;
+
+impl Work {
+    pub(crate) fn new(message: Message, task: Arc<Task>, receipt: Receipt, queue: Arc<str>, crashes: u32) -> Self {
+        Self {
+            message: Arc::new(message),
+            task,
+            receipt,
+            queue,
+            crashes,
+            received: Instant::now(),
+            cancel: OnceLock::new(),
+            soft: CancelToken::new(),
+            revoked: AtomicBool::new(false),
+            signal: AtomicU8::new(0),
+            acked: AtomicBool::new(false),
+            started: OnceLock::new(),
+            context: OnceLock::new(),
+        }
+    }
+
+    /// Notes that the handler begins.
+    pub(crate) fn begin(&self, lane: LaneKind, slot: u32, cancel: CancelToken) {
+        let _ = self.cancel.set(cancel);
+        let _ = self.started.set(Start { at: SystemTime::now(), instant: Instant::now(), lane, slot });
+    }
+
+    /// When and where it began, if it did.
+    pub(crate) fn started(&self) -> Option<Start> {
+        self.started.get().copied()
+    }
+
+    /// Flags it as revoked; what runs is told to end.
+    pub(crate) fn revoke(&self, signal: Option<u8>) {
+        self.revoked.store(true, Ordering::Release);
+        if let Some(signal) = signal {
+            self.signal.store(signal, Ordering::Release);
+            if let Some(cancel) = self.cancel.get() {
+                cancel.cancel();
+            }
+        }
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
+    }
+
+    /// The signal that remote control ended it with.
+    pub(crate) fn signal(&self) -> Option<u8> {
+        Some(self.signal.load(Ordering::Acquire)).filter(|signal| *signal > 0)
+    }
+}

@@ -1,0 +1,376 @@
+//! A worker on the memory broker: what becomes of messages.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use longshore_brokers::{Broker, Doing, Key, Outgoing, ResultBackend, connect};
+use longshore_celery::{Encoding, Limits, Message, State, TaskResult, Value};
+use longshore_worker::{Acks, App, Call, Failure, Task, TaskContext, Worker, WorkerOptions, WorkerSummary};
+
+/// A broker and a worker of its own for each test.
+struct Bench {
+    broker: Arc<dyn Broker>,
+    results: Arc<dyn ResultBackend>,
+    worker: Option<Worker>,
+}
+
+impl Bench {
+    async fn new(name: &str, tasks: impl IntoIterator<Item = Task>) -> Self {
+        Self::with(name, tasks, |_| {}).await
+    }
+
+    async fn with(name: &str, tasks: impl IntoIterator<Item = Task>, set: impl FnOnce(&mut WorkerOptions)) -> Self {
+        let url = format!("memory://{name}");
+        let (broker, results) = connect(&url, None).unwrap();
+        let app = tasks.into_iter().fold(App::new().broker(&url), App::task);
+        let mut options = WorkerOptions::new("w@test");
+        set(&mut options);
+        let worker = Worker::start(app, options).await.unwrap();
+        Self { broker, results, worker: Some(worker) }
+    }
+
+    async fn send(&self, message: Message) -> String {
+        let mut message = message;
+        if message.id.is_empty() {
+            message.id = format!("id-{}", fastrand::u64(..));
+        }
+        message.routing_key = "celery".to_owned();
+        let id = message.id.clone();
+        let raw = message.encode(Encoding::Json);
+        self.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: message.eta, raw }]).await.unwrap();
+        id
+    }
+
+    /// The result of a task, when it has a final one.
+    async fn result(&self, id: &str) -> TaskResult {
+        let mut watch = self.results.watch(&[id.to_owned()]).await.unwrap();
+        let stored = self.results.get(&[Key::Task(id.to_owned())]).await.unwrap().pop().flatten();
+        let mut doc = stored;
+        loop {
+            if let Some(doc) = doc {
+                let result = TaskResult::decode(&doc, 1 << 20).unwrap();
+                if result.state.is_ready() {
+                    return result;
+                }
+            }
+            doc = Some(tokio::time::timeout(Duration::from_secs(20), watch.results.recv()).await.unwrap().unwrap().1);
+        }
+    }
+
+    async fn stop(mut self) -> WorkerSummary {
+        let worker = self.worker.take().unwrap();
+        worker.stopper().warm();
+        tokio::time::timeout(Duration::from_secs(20), worker.join()).await.unwrap()
+    }
+}
+
+fn call(task: &str, args: Vec<Value>) -> Message {
+    Message { task: task.to_owned(), args, ..Message::default() }
+}
+
+fn add() -> Task {
+    Task::plain("add", |_, call: Call| {
+        let numbers: Vec<i64> = call.args.iter().filter_map(Value::as_i64).collect();
+        Ok(numbers.iter().sum::<i64>().into())
+    })
+}
+
+#[tokio::test]
+async fn a_task_is_run_its_result_stored_and_its_message_acknowledged() {
+    let bench = Bench::new("run", [add()]).await;
+    let id = bench.send(call("add", vec![2.into(), 3.into()])).await;
+    let result = bench.result(&id).await;
+    assert_eq!((result.state, result.result), (State::Success, Value::Int(5)));
+    let broker = bench.broker.clone();
+    let summary = bench.stop().await;
+    assert_eq!(summary, WorkerSummary { ok: 1, ..WorkerSummary::default() });
+    assert_eq!(broker.find(&id).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_failure_is_stored_with_its_type_and_arguments() {
+    let bench = Bench::new("failure", [Task::plain("fail", |_, _| Err(Failure::error("ValueError", "kaboom")))]).await;
+    let id = bench.send(call("fail", vec![])).await;
+    let result = bench.result(&id).await;
+    assert_eq!(result.state, State::Failure);
+    let exception = longshore_celery::Exception::from_value(&result.result).unwrap();
+    assert_eq!(exception.to_string(), "ValueError('kaboom')");
+    assert_eq!(bench.stop().await.failed, 1);
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_and_the_worker_goes_on() {
+    let bench = Bench::new("panic", [Task::plain("panic", |_, _| panic!("oh no")), add()]).await;
+    let bad = bench.send(call("panic", vec![])).await;
+    let good = bench.send(call("add", vec![1.into()])).await;
+    assert_eq!(bench.result(&bad).await.state, State::Failure);
+    assert_eq!(bench.result(&good).await.state, State::Success);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_nobody_knows_fails_and_is_a_dead_letter() {
+    let bench = Bench::new("unknown", [add()]).await;
+    let id = bench.send(call("no.such", vec![])).await;
+    let result = bench.result(&id).await;
+    assert_eq!(result.state, State::Failure);
+    assert_eq!(longshore_celery::Exception::from_value(&result.result).unwrap().exc_type, "NotRegistered");
+    let dead = bench.broker.dead(None).await.unwrap();
+    assert_eq!(dead.len(), 1);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_a_dead_letter_and_the_next_task_runs() {
+    let bench = Bench::new("bad", [add()]).await;
+    let bad = Outgoing { queue: "celery".into(), priority: 0, due: None, raw: b"{not json".to_vec() };
+    bench.broker.publish(&[bad]).await.unwrap();
+    let id = bench.send(call("add", vec![1.into()])).await;
+    assert_eq!(bench.result(&id).await.state, State::Success);
+    let dead = bench.broker.dead(None).await.unwrap();
+    assert_eq!((dead.len(), &dead[0].raw[..]), (1, &b"{not json"[..]));
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_retry_is_sent_again_until_no_attempt_is_left() {
+    let attempts = Arc::new(AtomicU32::new(0));
+    let counted = attempts.clone();
+    let task = Task::plain("flaky", move |context: TaskContext, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Err(context.retry_in(Duration::from_millis(10)).because(Failure::error("KeyError", "again")).at_most(2))
+    });
+    let bench = Bench::new("retry", [task]).await;
+    let id = bench.send(call("flaky", vec![])).await;
+    let result = bench.result(&id).await;
+    assert_eq!(result.state, State::Failure);
+    assert_eq!(longshore_celery::Exception::from_value(&result.result).unwrap().exc_type, "KeyError");
+    assert_eq!(attempts.load(Ordering::SeqCst), 3);
+    assert_eq!(bench.stop().await.retried, 2);
+}
+
+#[tokio::test]
+async fn an_expired_task_is_revoked_and_does_not_run() {
+    let bench = Bench::new("expired", [add()]).await;
+    let past = SystemTime::now() - Duration::from_secs(1);
+    let id = bench.send(Message { expires: Some(past), ..call("add", vec![]) }).await;
+    let result = bench.result(&id).await;
+    assert_eq!(result.state, State::Revoked);
+    assert_eq!(bench.stop().await.revoked, 1);
+}
+
+#[tokio::test]
+async fn an_eta_is_waited_for_without_a_slot() {
+    let bench = Bench::with("eta", [add()], |options| options.lanes = [1; 4]).await;
+    let due = SystemTime::now() + Duration::from_millis(300);
+    let later = bench.send(Message { eta: Some(due), ..call("add", vec![1.into()]) }).await;
+    let now = bench.send(call("add", vec![2.into()])).await;
+    assert_eq!(bench.result(&now).await.result, Value::Int(2));
+    assert!(SystemTime::now() < due, "the one without an ETA does not wait for the other");
+    let result = bench.result(&later).await;
+    assert!(SystemTime::now() >= due);
+    assert_eq!(result.result, Value::Int(1));
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn tasks_limited_to_a_rate_step_aside() {
+    let mut limited = add();
+    limited.name = "limited".into();
+    limited.policy.rate_limit = Some(longshore_core::Rate::per_second(5.0));
+    let bench = Bench::with("rate", [limited, add()], |options| options.parking = 4).await;
+    let start = SystemTime::now();
+    let mut slow = Vec::new();
+    for n in 0..6_i64 {
+        slow.push(bench.send(call("limited", vec![n.into()])).await);
+    }
+    let quick = bench.send(call("add", vec![1.into()])).await;
+    bench.result(&quick).await;
+    let quick_after = start.elapsed().unwrap();
+    for id in slow {
+        bench.result(&id).await;
+    }
+    let all = start.elapsed().unwrap();
+    assert!(all >= Duration::from_millis(1000), "six starts at five a second take a second: {all:?}");
+    assert!(quick_after < all / 2, "{quick_after:?} of {all:?}");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_chain_runs_link_by_link_and_a_callback_gets_the_result() {
+    let bench = Bench::new("chain", [add()]).await;
+    let link = |id: &str, n: i64| {
+        let mut signature = longshore_celery::Signature { task: "add".to_owned(), args: vec![n.into()], ..Default::default() };
+        signature.options.set("task_id", id);
+        signature
+    };
+    let message = Message {
+        chain: Some(vec![link("third", 100), link("second", 10)]),
+        callbacks: vec![link("callback", 1000)],
+        ..call("add", vec![1.into(), 1.into()])
+    };
+    bench.send(message).await;
+    assert_eq!(bench.result("third").await.result, Value::Int(112));
+    assert_eq!(bench.result("callback").await.result, Value::Int(1002));
+    assert_eq!(bench.stop().await.ok, 4);
+}
+
+#[tokio::test]
+async fn a_warm_stop_hands_back_what_has_not_started_and_lets_the_rest_end() {
+    let (started, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let open = gate.clone();
+    let task = Task::future("wait", move |_, _| {
+        let (started, gate) = (started.clone(), gate.clone());
+        async move {
+            let _ = started.send(());
+            gate.acquire().await.unwrap().forget();
+            Ok(Value::Null)
+        }
+    });
+    let mut bench = Bench::with("warm", [task], |options| options.lanes = [1; 4]).await;
+    let first = bench.send(call("wait", vec![])).await;
+    begun.recv().await.unwrap();
+    let second = bench.send(call("wait", vec![])).await;
+    let worker = bench.worker.take().unwrap();
+    worker.stopper().warm();
+    open.add_permits(1);
+    let summary = tokio::time::timeout(Duration::from_secs(20), worker.join()).await.unwrap();
+    assert_eq!(summary.ok, 1);
+    assert_eq!(bench.result(&first).await.state, State::Success);
+    let found = bench.broker.find(&second).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(matches!(found[0].doing, Doing::Waiting { place: 1, of: 1 }), "{found:?}");
+    let left = Message::decode(&found[0].raw, &Limits::default()).unwrap();
+    assert_eq!(left.id, second);
+}
+
+#[tokio::test]
+async fn a_task_acknowledged_early_is_gone_from_the_broker_while_it_runs() {
+    let seen = Arc::new(Mutex::new(None));
+    let (broker, _) = connect("memory://early", None).unwrap();
+    let looked = seen.clone();
+    let mut task = Task::future("early", move |context: TaskContext, _| {
+        let (broker, looked) = (broker.clone(), looked.clone());
+        async move {
+            let id = context.id().to_owned();
+            for _ in 0..200 {
+                let found = broker.find(&id).await.unwrap();
+                *looked.lock().unwrap() = Some(found.len());
+                if found.is_empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Ok(Value::Null)
+        }
+    });
+    task.policy.acks = Acks::Early;
+    let bench = Bench::new("early", [task]).await;
+    let id = bench.send(call("early", vec![])).await;
+    assert_eq!(bench.result(&id).await.state, State::Success);
+    assert_eq!(*seen.lock().unwrap(), Some(0));
+    bench.stop().await;
+}
+
+/// A message as a rescue gives it back.
+async fn send_again(bench: &Bench, message: Message, crashes: u32) -> String {
+    let id = format!("id-{}", fastrand::u64(..));
+    let raw = Message { id: id.clone(), routing_key: "celery".to_owned(), ..message }.encode(Encoding::Json);
+    let raw = longshore_celery::mark_redelivered(&raw, Some(crashes)).unwrap();
+    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn suspects_run_one_at_a_time_while_others_go_on() {
+    let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (counted, peak) = (running.clone(), most.clone());
+    let task = Task::future("suspect", move |_, _| {
+        let (counted, peak) = (counted.clone(), peak.clone());
+        async move {
+            peak.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            counted.fetch_sub(1, Ordering::SeqCst);
+            Ok(Value::Null)
+        }
+    });
+    let bench = Bench::new("suspects", [task, add()]).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(send_again(&bench, call("suspect", vec![]), 1).await);
+    }
+    let good = bench.send(call("add", vec![1.into()])).await;
+    assert_eq!(bench.result(&good).await.state, State::Success);
+    for id in ids {
+        assert_eq!(bench.result(&id).await.state, State::Success);
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn what_three_workers_died_of_is_not_run_but_buried_and_told() {
+    let bench = Bench::new("poison", [add()]).await;
+    let id = send_again(&bench, call("add", vec![]), 3).await;
+    let result = bench.result(&id).await;
+    assert_eq!(result.state, State::Failure);
+    assert_eq!(longshore_celery::Exception::from_value(&result.result).unwrap().exc_type, "WorkerLostError");
+    assert_eq!(bench.broker.dead(None).await.unwrap().len(), 1);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_has_succeeded_is_not_run_again_but_what_follows_it_is_sent() {
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = runs.clone();
+    let once = Task::plain("once", move |_, _| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok(Value::Int(1))
+    });
+    let (_, results) = connect("memory://again", None).unwrap();
+    let id = "done-before".to_owned();
+    let doc = TaskResult { task_id: id.clone(), state: State::Success, result: Value::Int(7), ..TaskResult::default() }.encode();
+    let stored = longshore_brokers::Stored { key: Key::Task(id.clone()), doc, expires: None, keep_success: false };
+    results.store(&[stored]).await.unwrap();
+    let bench = Bench::new("again", [once, add()]).await;
+    let mut link = longshore_celery::Signature { task: "add".to_owned(), args: vec![1.into()], ..Default::default() };
+    link.options.set("task_id", "follows");
+    let raw =
+        Message { id: id.clone(), routing_key: "celery".to_owned(), callbacks: vec![link], ..call("once", vec![]) }.encode(Encoding::Json);
+    let raw = longshore_celery::mark_redelivered(&raw, None).unwrap();
+    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+    assert_eq!(bench.result("follows").await.result, Value::Int(8));
+    assert_eq!(runs.load(Ordering::SeqCst), 0);
+    let broker = bench.broker.clone();
+    bench.stop().await;
+    assert_eq!(broker.find(&id).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_soft_limit_ends_a_future_that_does_not_listen_and_tells_one_that_does() {
+    let mut deaf = Task::future("deaf", |_, _| async { std::future::pending().await });
+    deaf.policy.soft_time_limit = Some(Duration::from_millis(20));
+    let mut listening = Task::future("listening", |context: TaskContext, _| async move {
+        context.soft_limit().cancelled().await;
+        Ok("in time".into())
+    });
+    listening.policy.soft_time_limit = Some(Duration::from_millis(20));
+    let mut endless = Task::future("endless", |_, _| async { std::future::pending().await });
+    endless.policy.time_limit = Some(Duration::from_millis(20));
+    let bench = Bench::new("limits", [deaf, listening, endless]).await;
+    let type_of = |result: TaskResult| longshore_celery::Exception::from_value(&result.result).map(|exception| exception.exc_type);
+    let id = bench.send(call("deaf", vec![])).await;
+    assert_eq!(type_of(bench.result(&id).await).as_deref(), Some("SoftTimeLimitExceeded"));
+    let id = bench.send(call("listening", vec![])).await;
+    assert_eq!(bench.result(&id).await.result, Value::from("in time"));
+    let id = bench.send(call("endless", vec![])).await;
+    assert_eq!(type_of(bench.result(&id).await).as_deref(), Some("TimeLimitExceeded"));
+    bench.stop().await;
+}

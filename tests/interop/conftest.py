@@ -1,0 +1,134 @@
+"""Who serves a test is a parameter: `python` (Celery's own worker, whose behaviour is the measured expectation), `longshore`, or `mixed` (one of each on the
+same queue). LONGSHORE_INTEROP_WORKERS chooses among them; LONGSHORE_INTEROP_LONG=1 runs everything at its full size.
+"""
+
+import itertools
+import os
+import signal
+import subprocess
+
+import pytest
+from celery.result import AsyncResult
+
+from lab import LABAPP, LONG, Lab
+from procs import die_with_parent
+from servers import RedisServer
+
+if os.environ.get("LONGSHORE_INTEROP_PARENT"):
+    die_with_parent(int(os.environ["LONGSHORE_INTEROP_PARENT"]))
+
+
+def _kinds():
+    chosen = os.environ.get("LONGSHORE_INTEROP_WORKERS")
+    if chosen:
+        return chosen.split(",")
+    if LABAPP and subprocess.run([LABAPP, "worker", "--help"], capture_output=True).returncode == 0:
+        return ["longshore", "mixed"]
+    return ["python"]
+
+
+KINDS = _kinds()
+OURS = [kind for kind in KINDS if kind != "python"]
+
+
+def pytest_generate_tests(metafunc):
+    """Tests that name `kind`, or a fixture that does, run once for each; those marked `ours` run for our workers alone."""
+    if "kind" in metafunc.fixturenames:
+        if metafunc.definition.get_closest_marker("ours"):
+            kinds = [kind for kind in KINDS if kind == "longshore"]
+        else:
+            kinds = KINDS
+        metafunc.parametrize("kind", kinds, scope="session")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.get_closest_marker("long") and not LONG:
+            item.add_marker(pytest.mark.skip(reason="long: LONGSHORE_INTEROP_LONG=1"))
+
+
+def pytest_unconfigure():
+    """Results that outlive their server have nobody to unsubscribe from, and would say so at exit."""
+    AsyncResult.__del__ = lambda self: None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A test that hangs is a failed test."""
+    marker = item.get_closest_marker("limit")
+    seconds = marker.args[0] if marker else 30
+
+    def too_long(*_):
+        raise TimeoutError(f"the test took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What the workers said stands beside a failure."""
+    report = yield
+    if report.failed:
+        for name in ("lab", "own_lab"):
+            lab = getattr(item, "funcargs", {}).get(name)
+            for worker in getattr(lab, "workers", []):
+                report.sections.append((f"{worker.node}", worker.text()[-3000:]))
+    return report
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """A redis-server for all tests that do not mistreat it."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+_DATABASES = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def staffed(kind, server, tmp_path_factory):
+    """A lab that is served by workers of this kind, for all tests that leave them as they were."""
+    lab = Lab(server, next(_DATABASES), tmp_path_factory.mktemp("lab"), kind).use()
+    lab.staff(concurrency=4)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def lab(staffed):
+    staffed.use().forget_chords()
+    yield staffed
+
+
+@pytest.fixture
+def own_lab(kind, server, tmp_path):
+    """A lab without workers, for this test alone."""
+    lab = Lab(server, next(_DATABASES), tmp_path / "lab", kind).use()
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    """A redis-server that may be mistreated: it appends to a file, and comes back with what it had."""
+    server = RedisServer(tmp_path / "redis", appendonly=True)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fragile_lab(kind, own_server, tmp_path):
+    """A lab on such a server."""
+    lab = Lab(own_server, 0, tmp_path / "lab", kind).use()
+    yield lab
+    lab.discard()
+
+

@@ -1,0 +1,180 @@
+"""A lab: a database of a redis-server, an application that sends to it, and the workers that serve it."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import labapp
+from procs import Process, eventually
+
+HERE = Path(__file__).parent
+LABAPP = os.environ.get("LONGSHORE_LABAPP", "")
+LONG = os.environ.get("LONGSHORE_INTEROP_LONG", "") not in ("", "0")
+# The Python whose Celery serves where an older one is asked for.
+OLDER = [path for path in os.environ.get("LONGSHORE_INTEROP_OLDER", "").split(":") if path]
+
+
+def pick(short, long):
+    """A number for each test run, and another one for the thorough ones."""
+    return long if LONG else short
+
+
+class Worker:
+    """A worker process; `kind` says whose."""
+
+    def __init__(self, lab, kind, name=None, queues="celery", concurrency=2, pool="prefork", conf=None, flags=(), python=None, wait=True,
+                 visibility_timeout=None, lease=None, broker=None, results=None):
+        self.lab, self.kind = lab, kind
+        self.node = f"{name or f'{kind}{len(lab.workers) + 1}'}@lab"
+        log = lab.folder / f"{self.node}-{len(lab.workers)}.log"
+        broker, results = broker or lab.broker_url, results or lab.results_url
+        if kind == "python":
+            conf = {**lab.conf, **(conf or {})}
+            if visibility_timeout is not None:
+                conf["broker_transport_options"] = {**conf.get("broker_transport_options", {}), "visibility_timeout": visibility_timeout}
+            env = {"LAB_BROKER": broker, "LAB_RESULTS": results, "LAB_CONF": json.dumps(conf)}
+            argv = [python or sys.executable, "-m", "celery", "-A", "labapp", "worker", "-l", "info", "-n", self.node, "-Q", queues, "-c", concurrency]
+            argv += ["-P", pool, "--without-mingle", *flags]
+            self.ready = r"\bready\."
+        else:
+            argv, env = [LABAPP, "worker", "-l", "info", "-n", self.node, "-Q", queues, "-c", concurrency], {"LONGSHORE_LOG_FORMAT": "text"}
+            argv += ["--broker", broker, "--results", results]
+            if visibility_timeout is not None:
+                argv += ["--visibility-timeout", f"{visibility_timeout}s"]
+            if lease is not None:
+                argv += ["--lease", f"{lease}s"]
+            argv += flags
+            self.ready = r"\bready\b"
+        self.process = Process(argv, log, env=env, cwd=HERE, name=self.node)
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, seconds=30.0):
+        self.process.wait_for(self.ready, seconds)
+        return self
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def text(self):
+        return self.process.text()
+
+    def alive(self):
+        return self.process.alive()
+
+    def stop(self, seconds=15.0):
+        return self.process.stop(seconds)
+
+    def kill(self):
+        self.process.kill()
+
+    def terminate(self):
+        self.process.signal(signal.SIGTERM)
+
+    def freeze(self):
+        self.process.signal_group(signal.SIGSTOP)
+
+    def thaw(self):
+        self.process.signal_group(signal.SIGCONT)
+
+
+class Lab:
+    def __init__(self, server, db, folder, kind=None, conf=None):
+        self.server, self.db, self.folder, self.kind, self.conf = server, db, folder, kind, conf or {}
+        folder.mkdir(parents=True, exist_ok=True)
+        self.broker_url = self.results_url = server.url(db)
+        self.workers = []
+        self.app = labapp.make_app(self.broker_url, self.results_url, self.conf)
+        self.redis = server.client(db)
+        self.made = 0
+
+    def __getattr__(self, name):
+        """The tasks of the application: `lab.add`."""
+        if name in ("app", "workers"):
+            raise AttributeError(name)
+        return self.app.lab[name]
+
+    def use(self):
+        """Makes its application the one that signatures find."""
+        self.app.set_current()
+        self.app.set_default()
+        return self
+
+    def worker(self, kind=None, **options):
+        worker = Worker(self, kind or self.kind, **options)
+        self.workers.append(worker)
+        return worker
+
+    def staff(self, **options):
+        """The workers that a kind stands for."""
+        kinds = ["python", "longshore"] if self.kind == "mixed" else [self.kind]
+        workers = [self.worker(kind, wait=False, **options) for kind in kinds]
+        for worker in workers:
+            worker.wait_ready()
+        return workers
+
+    def path(self, stem="marks"):
+        """A new file for tasks to write to."""
+        self.made += 1
+        return str(self.folder / f"{stem}-{self.made}")
+
+    @staticmethod
+    def marks(path):
+        """The lines that tasks wrote."""
+        return [line.split(" ") for line in Path(path).read_text().splitlines()] if Path(path).exists() else []
+
+    def starts(self, path):
+        """How often each tag was started."""
+        return Counter(words[1] for words in self.marks(path) if words[0] == "start")
+
+    def left(self, chords=True):
+        """What lies in the broker: queues, messages that nobody acknowledged, and (with `chords`) keys of chords that are not over."""
+        left = {}
+        for key in self.redis.keys("*"):
+            name = key.decode(errors="replace")
+            if name.startswith(("celery-task-meta-", "_kombu.", "longshore:", "unacked_mutex")):
+                continue
+            if name.endswith(".reply.celery.pidbox"):
+                continue
+            if name.startswith("celery-taskset-meta-") and not chords:
+                continue
+            if name.startswith("celery-taskset-meta-") and name.endswith(".c") and self.redis.get(key) == b"done":
+                continue
+            kind = self.redis.type(key).decode()
+            size = {"list": self.redis.llen, "hash": self.redis.hlen, "zset": self.redis.zcard, "set": self.redis.scard}.get(kind, lambda _: 1)(key)
+            left[name] = size
+        return left
+
+    def wait_empty(self, seconds=10.0, chords=True):
+        """Waits until nothing lies in the broker any more; what does, if it never is so."""
+        eventually(lambda: not self.left(chords), seconds, 0.02)
+        return self.left(chords)
+
+    def forget_chords(self):
+        """Removes the keys of chords. Celery leaves those of chords that failed, until they expire."""
+        for key in self.redis.keys("celery-taskset-meta-*"):
+            self.redis.delete(key)
+
+    def dead(self):
+        """longshore's dead letters, by queue."""
+        return {key.decode().removeprefix("longshore:dead:"): self.redis.lrange(key, 0, -1) for key in self.redis.keys("longshore:dead:*")}
+
+    def close(self):
+        for worker in self.workers:
+            worker.terminate()
+        for worker in self.workers:
+            worker.stop(5)
+        self.workers.clear()
+        self.app.close()
+
+    def discard(self):
+        for worker in self.workers:
+            worker.kill()
+        self.workers.clear()
+        self.app.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
