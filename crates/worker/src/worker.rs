@@ -144,7 +144,8 @@ impl Worker {
             Some(Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime))),
             Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
             Some(Arc::new(CpuLane::new(starter.clone().on_thread(), options.lanes[LaneKind::Cpu as usize], outbox.clone(), clock))),
-            None,
+            // Whoever runs children waits for them on a thread.
+            Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
         ];
         let config = EngineConfig {
             gate: GateConfig {
