@@ -1,8 +1,10 @@
 //! Canvas: chains, groups and chords, as Celery's workers and clients send them. Pure: ids and the time come from the caller.
 //!
 //! What is sent is what Celery 5.7 sends, option by option, but for what would lose something there: a chord that fails inside another's header fails
-//! the outer one too (in Celery that waits for ever), as does the body of a chord that is a chord's body; the priority of a chord's body survives being
+//! the outer one too (in Celery that waits for ever), as does the body of a chord that is a chord's body; a chord in a group that ends a chain in another
+//! chord's header stays a part of that one (in Celery that waits for ever, too); the priority of a chord's body survives being
 //! the next link of a chain; arguments for a chain that begins with a group reach its members; canvases work as errbacks.
+//! And as in Celery, a chord whose body ends in a group, followed by another chord in a chain, runs the rest once for each member of that group.
 //!
 //! Layout:
 //! - `canvas/tree.rs`: a signature with its parts at hand
