@@ -2,9 +2,10 @@
 
 use super::{
     CanvasError,
-    freeze::{Given, Planner, split_chords},
+    freeze::{Given, Planner},
     plan::{ChordStart, Context, Plan},
     size,
+    steps::split_chords,
     tree::{Chord, Shape, Tree, append_once, extend, listed, merged, text},
 };
 use crate::{
