@@ -35,7 +35,7 @@ fn canvas() -> impl Strategy<Value = Signature> {
         let task = Signature::new("add").arg(n);
         if immutable { task.immutable() } else { task }
     });
-    leaf.prop_recursive(4, 40, 4, |inner| {
+    leaf.prop_recursive(5, 60, 3, |inner| {
         prop_oneof![
             vec(inner.clone(), 1..4).prop_map(chain),
             vec(inner.clone(), 1..4).prop_map(group),
@@ -118,7 +118,7 @@ fn leaves(tree: &ResultTree, into: &mut Vec<String>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 700, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_id_that_is_promised_is_sent_exactly_once(canvas in canvas()) {
