@@ -29,8 +29,6 @@ const DEPTH: usize = 512;
 pub struct IsolatedCall {
     /// The message.
     pub message: Vec<u8>,
-    /// The worker's node name.
-    pub node: String,
     /// The slot of the process lane.
     pub slot: u32,
     /// The soft limit of this attempt.
@@ -91,11 +89,11 @@ pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
         app: app.clone(),
         lane: LaneKind::Process,
         slot: call.slot,
-        // Whoever wants its end kills the child.
+        // Nothing is stored from here, and whoever wants its end kills the child.
         cancel: CancelToken::new(),
         soft: soft.clone(),
         client: None,
-        node: call.node.into(),
+        node: "".into(),
     });
     let _over = call.soft.map(|limit| after(limit, soft));
     Ok(handler(context, arguments).into())
@@ -116,8 +114,8 @@ fn after(limit: Duration, token: CancelToken) -> mpsc::Sender<()> {
 
 impl IsolatedCall {
     /// A call of the task of this message.
-    pub fn new(message: &Message, node: &str, slot: u32, soft: Option<Duration>) -> Self {
-        Self { message: message.encode(Encoding::Json), node: node.to_owned(), slot, soft }
+    pub fn new(message: &Message, slot: u32, soft: Option<Duration>) -> Self {
+        Self { message: message.encode(Encoding::Json), slot, soft }
     }
 }
 
@@ -218,7 +216,7 @@ mod tests {
         let _ = APP.set(Arc::new(App::new().task(shout.on(LaneKind::Process))));
         let run = |task: &str, args: Vec<Value>| {
             let message = Message { task: task.to_owned(), id: "i".to_owned(), args, ..Message::default() };
-            isolated_entry(IsolatedCall::new(&message, "w@here", 3, Some(Duration::from_secs(60))))
+            isolated_entry(IsolatedCall::new(&message, 3, Some(Duration::from_secs(60))))
         };
         let result = |answer: Result<IsolatedAnswer, TaskError>| Result::<Value, Failure>::from(answer.unwrap());
         assert_eq!(result(run("t.shout", vec!["hey".into()])), Ok("HEY@3 Process".into()));
@@ -227,10 +225,7 @@ mod tests {
             let error = run(task, vec![]).unwrap_err();
             assert!(error.kind() == "setup" && error.message().contains(says), "{error}");
         }
-        assert_eq!(
-            isolated_entry(IsolatedCall { message: vec![b'x'], node: String::new(), slot: 0, soft: None }).unwrap_err().kind(),
-            "invalid"
-        );
+        assert_eq!(isolated_entry(IsolatedCall { message: vec![b'x'], slot: 0, soft: None }).unwrap_err().kind(), "invalid");
     }
 
     #[test]

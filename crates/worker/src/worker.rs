@@ -2,7 +2,7 @@
 //!
 //! Layout:
 //! - `intake.rs`: from the broker to the engine; `held.rs`: what waits for its time
-//! - `handlers.rs`: what the lanes call; `work.rs`: a claimed task on its way
+//! - `handlers.rs`: what the lanes call; `process.rs`: the process lane; `work.rs`: a claimed task on its way
 //! - `verdict.rs`: how an attempt ended → what becomes of its task; `conclude.rs`: that, in Celery's words; `close.rs`: stores, sends, acknowledges
 //! - `sink.rs`: the engine's sink
 //! - `revoked.rs`, `notice.rs`, `shared.rs`: what the parts share
@@ -14,6 +14,7 @@ mod handlers;
 mod held;
 mod intake;
 mod notice;
+mod process;
 mod revoked;
 mod shared;
 mod sink;
@@ -36,7 +37,7 @@ use tokio::runtime::Handle as Runtime;
 
 pub use notice::{Notice, What};
 
-use self::{close::Closer, handlers::Starter, intake::Intake, shared::Shared, sink::Results, work::Ticket};
+use self::{close::Closer, handlers::Starter, intake::Intake, process::ProcessLane, shared::Shared, sink::Results, work::Ticket};
 use crate::{app::App, client::Client};
 
 /// How a worker is set up. The defaults serve the app's default queue on all lanes.
@@ -144,7 +145,7 @@ impl Worker {
             Some(Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime))),
             Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
             Some(Arc::new(CpuLane::new(starter.clone().on_thread(), options.lanes[LaneKind::Cpu as usize], outbox.clone(), clock))),
-            None,
+            Some(Arc::new(ProcessLane::new(starter, options.lanes[LaneKind::Process as usize], outbox.clone(), clock))),
         ];
         let config = EngineConfig {
             gate: GateConfig {
