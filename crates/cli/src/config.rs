@@ -33,6 +33,16 @@ pub enum Value {
     List(Vec<String>),
 }
 
+impl Value {
+    /// One value.
+    pub fn into_text(self) -> Option<String> {
+        match self {
+            Value::Text(text) => Some(text),
+            Value::Bool(_) | Value::List(_) => None,
+        }
+    }
+}
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -75,6 +85,9 @@ enum SectionId {
     Job(String),
     Limit(String),
     Retry(String),
+    Connections,
+    Worker,
+    Task(String),
 }
 
 impl SectionId {
@@ -84,6 +97,9 @@ impl SectionId {
             SectionId::Run | SectionId::Job(_) => schema::RUN,
             SectionId::Limit(_) => schema::LIMIT,
             SectionId::Retry(_) => schema::RETRY,
+            SectionId::Connections => schema::CONNECTIONS,
+            SectionId::Worker => schema::WORKER,
+            SectionId::Task(_) => schema::TASK,
         }
     }
 
@@ -100,6 +116,9 @@ impl SectionId {
             SectionId::Job(name) => format!("job.{}", quoted(name)),
             SectionId::Limit(name) => format!("limits.{}", quoted(name)),
             SectionId::Retry(name) => format!("retry.{}", quoted(name)),
+            SectionId::Connections => "connections".to_owned(),
+            SectionId::Worker => "worker".to_owned(),
+            SectionId::Task(name) => format!("tasks.{}", quoted(name)),
         })
     }
 
@@ -121,14 +140,14 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn at(origin: &Origin, message: impl Into<String>) -> Self {
+    pub(crate) fn at(origin: &Origin, message: impl Into<String>) -> Self {
         match origin {
             Origin::Env(name) => Self { path: None, line: None, message: format!("{name}: {}", message.into()) },
             Origin::File { path, line } => Self { path: Some(path.clone()), line: Some(*line), message: message.into() },
         }
     }
 
-    fn nowhere(message: impl Into<String>) -> Self {
+    pub(crate) fn nowhere(message: impl Into<String>) -> Self {
         Self { path: None, line: None, message: message.into() }
     }
 }
@@ -384,6 +403,75 @@ impl Config {
         })
     }
 
+    /// The broker's URL, and the result backend's if it has one of its own: what stands here, else what the variables or `[connections]` say.
+    ///
+    /// # Errors
+    /// A `${VAR}` that is not set.
+    pub fn connections(&self, broker: Option<&str>, results: Option<&str>) -> Result<(Option<String>, Option<String>), ConfigError> {
+        let section = SectionId::Connections;
+        let find = |given: Option<&str>, variables: [&str; 2], key: &str| -> Result<Option<String>, ConfigError> {
+            let variable = || variables.iter().find_map(|name| self.vars.get(*name)).filter(|url| !url.is_empty()).cloned();
+            match given.map(str::to_owned).or_else(variable) {
+                Some(url) => Ok(Some(url)),
+                None => Ok(self.setting(&section, key)?.and_then(|setting| setting.value.into_text())),
+            }
+        };
+        let broker = find(broker, ["LONGSHORE_BROKER", "CELERY_BROKER_URL"], "broker")?;
+        Ok((broker, find(results, ["LONGSHORE_RESULTS", "CELERY_RESULT_BACKEND"], "results")?))
+    }
+
+    fn setting(&self, id: &SectionId, name: &str) -> Result<Option<Setting>, ConfigError> {
+        self.sections.get(id).and_then(|section| section.get(name)).map(|setting| self.expanded(setting)).transpose()
+    }
+
+    /// `[worker]`, `${VAR}` replaced, as flags of the command, but those that are given on the command line.
+    ///
+    /// # Errors
+    /// A `${VAR}` that is not set.
+    pub fn worker(&self, given: impl Fn(&str) -> bool) -> Result<Vec<(String, Setting)>, ConfigError> {
+        let mut flags = Vec::new();
+        for (name, setting) in self.sections.get(&SectionId::Worker).into_iter().flatten() {
+            let flag = if *name == "lanes" { "lane" } else { name };
+            if given(flag) {
+                continue;
+            }
+            let setting = self.expanded(setting)?;
+            match &setting.value {
+                Value::Bool(true) => flags.push((format!("--{flag}"), setting)),
+                Value::Bool(false) => {}
+                Value::Text(text) => flags.push((format!("--{flag}={text}"), setting)),
+                Value::List(list) => flags.extend(list.iter().map(|item| (format!("--{flag}={item}"), setting.clone()))),
+            }
+        }
+        Ok(flags)
+    }
+
+    /// The names of the tasks that programs serve.
+    pub fn tasks(&self) -> impl Iterator<Item = &str> {
+        self.sections.keys().filter_map(|id| if let SectionId::Task(name) = id { Some(name.as_str()) } else { None })
+    }
+
+    /// `[tasks.NAME]`, `${VAR}` replaced; where it names a `[retry.NAME]`, with what that says and it does not.
+    ///
+    /// # Errors
+    /// There is none of this name, or no such retry section; a `${VAR}` that is not set.
+    pub fn task(&self, name: &str) -> Result<Section, ConfigError> {
+        let section = self.sections.get(&SectionId::Task(name.to_owned())).ok_or_else(|| {
+            ConfigError::nowhere(format!("there is no [tasks.{name:?}] in {}{}", self.read_files(), hint(name, self.tasks())))
+        })?;
+        let mut found: Section =
+            section.iter().map(|(name, setting)| Ok((*name, self.expanded(setting)?))).collect::<Result<_, ConfigError>>()?;
+        if let Some(Setting { value: Value::Text(retry), origin }) = found.remove("retry") {
+            for (name, setting) in self.retry(&retry, &origin)? {
+                let name = if *name == "on" { "retry-on" } else { name };
+                if !found.contains_key(name) {
+                    found.insert(name, self.expanded(setting)?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
     fn expanded(&self, setting: &Setting) -> Result<Setting, ConfigError> {
         // What a variable says is taken as it is: the shell has had its turn.
         if matches!(setting.origin, Origin::Env(_)) {
@@ -421,11 +509,16 @@ impl Config {
             for (name, setting) in section {
                 match self.expanded(setting) {
                     Err(error) => problems.push(error),
+                    // What a flag of `run` of the same name takes says nothing about these.
+                    Ok(_) if matches!(id, SectionId::Connections | SectionId::Worker | SectionId::Task(_)) => {}
                     Ok(setting) => problems.extend(invalid(name, &place, &setting, validate)),
                 }
             }
             if let SectionId::Job(name) = id {
                 problems.extend(self.run(Some(name)).err());
+            }
+            if let SectionId::Task(name) = id {
+                problems.extend(crate::tasks::Spec::read(self, name).err());
             }
         }
         for (name, setting) in &self.env {

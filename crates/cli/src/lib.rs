@@ -4,4 +4,5 @@ pub mod config;
 pub mod demo;
 pub mod progress;
 pub mod run;
+pub mod tasks;
 pub mod units;

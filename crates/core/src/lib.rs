@@ -14,7 +14,7 @@
 pub(crate) mod block_on;
 mod cancel;
 mod clock;
-mod decide;
+pub mod decide;
 pub mod engine;
 mod error;
 mod event;

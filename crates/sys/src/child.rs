@@ -182,6 +182,27 @@ pub fn pidfd_open(_pid: i32) -> io::Result<std::os::fd::OwnedFd> {
     Err(crate::unsupported("waiting for a child through a descriptor"))
 }
 
+/// Limits the address space of a process, and of those that it starts from now on.
+///
+/// # Errors
+/// There is no such process, or it is not ours.
+#[cfg(target_os = "linux")]
+pub fn limit_memory(pid: i32, bytes: u64) -> io::Result<()> {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    prlimit(Some(pid), Resource::As, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+    Ok(())
+}
+
+/// Not to be had on this system.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn limit_memory(_pid: i32, _bytes: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use longshore_core::{
         AsyncHandler, Lane,
         async_::AsyncLane,
         blocking::BlockingLane,
-        child::{Children, Command, Stdin},
+        child::{Children, Command},
         cpu::CpuLane,
         process::{ProcessHandler, ProcessLane, exit_outcome},
     },
@@ -206,9 +206,7 @@ async fn the_process_lane_is_a_lane() {
                 Ok(Command {
                     program: "sh".into(),
                     args: vec!["-c".into(), script.into()],
-                    env: Vec::new(),
-                    cwd: None,
-                    stdin: Stdin::default(),
+                    ..Command::default()
                 })
             }),
             answer: Arc::new(|context, _, output| match exit_outcome(output, context.timeout) {

@@ -58,6 +58,12 @@ pub enum Failure {
     },
     /// Another signature takes over this task's id, its place in a chain, group or chord, and its callbacks.
     Replace(Box<Signature>),
+    /// What ran it died, and may die of it again (a child process that was killed or lost): it goes back to its queue with its crash count raised, and the
+    /// third time to the dead letters, with a `WorkerLostError` as its result.
+    Crashed {
+        /// How it died.
+        reason: String,
+    },
 }
 
 impl Failure {
@@ -168,6 +174,7 @@ impl fmt::Display for Failure {
             Self::Ignore => f.write_str("its result is ignored"),
             Self::Reject { reason, requeue } => write!(f, "rejected{}: {reason}", if *requeue { ", back to its queue" } else { "" }),
             Self::Replace(signature) => write!(f, "replaced by {}", signature.task),
+            Self::Crashed { reason } => write!(f, "what ran it died: {reason}"),
         }
     }
 }

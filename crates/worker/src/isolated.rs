@@ -57,6 +57,8 @@ pub enum IsolatedFailure {
     Reject(String, bool),
     /// [`Failure::Replace`]: the signature.
     Replace(Vec<u8>),
+    /// [`Failure::Crashed`]: how.
+    Crashed(String),
 }
 
 /// To be called first thing in `main` by programs whose tasks run on the process lane, before any thread and any open file: it lets this executable be
@@ -153,6 +155,7 @@ impl From<Failure> for IsolatedFailure {
             Failure::Ignore => Self::Ignore,
             Failure::Reject { reason, requeue } => Self::Reject(reason, requeue),
             Failure::Replace(signature) => Self::Replace(signature.to_value().to_json()),
+            Failure::Crashed { reason } => Self::Crashed(reason),
         }
     }
 }
@@ -170,6 +173,7 @@ impl From<IsolatedFailure> for Failure {
             }
             IsolatedFailure::Ignore => Self::Ignore,
             IsolatedFailure::Reject(reason, requeue) => Self::Reject { reason, requeue },
+            IsolatedFailure::Crashed(reason) => Self::Crashed { reason },
             IsolatedFailure::Replace(json) => {
                 let signature = parse(&json).and_then(|value| Signature::from_value(value).map_err(Self::from));
                 signature.map_or_else(|failure| failure, |signature| Self::Replace(Box::new(signature)))
@@ -196,6 +200,7 @@ mod tests {
             Err(error()),
             Err(Failure::retry_in(Duration::from_millis(1500)).because(std::fmt::Error).at_most(2)),
             Err(Failure::Ignore),
+            Err(Failure::Crashed { reason: "it died".to_owned() }),
             Err(Failure::Reject { reason: "no".to_owned(), requeue: true }),
             Err(Failure::Replace(Box::new(Signature::new("t").arg(1).countdown(Duration::from_secs(1))))),
         ] {

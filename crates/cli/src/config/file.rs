@@ -56,14 +56,21 @@ impl Reader<'_> {
                 ("job", Some(table)) => self.named(word, table, SectionId::Job),
                 ("limits", Some(table)) => self.named(word, table, SectionId::Limit),
                 ("retry", Some(table)) => self.named(word, table, SectionId::Retry),
+                ("connections", Some(table)) => self.section(SectionId::Connections, name.span(), table),
+                ("worker", Some(table)) => self.section(SectionId::Worker, name.span(), table),
+                ("tasks", Some(table)) => self.named(word, table, SectionId::Task),
                 (word, Some(_)) => {
                     let hint = meant(word, schema::SECTIONS.iter().copied(), |section| format!("[{section}]"));
                     self.error(
                         name.span(),
-                        format!("this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME]{hint}"),
+                        format!(
+                            "this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME], [connections], [worker], [tasks.NAME]{hint}"
+                        ),
                     );
                 }
-                ("run" | "job" | "limits" | "retry", None) => self.error(name.span(), format!("`{word}` is a section; write [{word}…]")),
+                ("run" | "job" | "limits" | "retry" | "connections" | "worker" | "tasks", None) => {
+                    self.error(name.span(), format!("`{word}` is a section; write [{word}…]"))
+                }
                 (_, None) => self.entry(&SectionId::Top, name, value),
             }
         }
@@ -97,6 +104,20 @@ impl Reader<'_> {
                     self.error(span, message);
                 }
             }
+            SectionId::Task(task) => {
+                let whats: Vec<&str> = ["exec", "pipe", "http"].into_iter().filter(|what| section.contains_key(*what)).collect();
+                let problem = match whats.len() {
+                    // A mistake in that very line has been told.
+                    0 if table.iter().any(|(name, _)| matches!(&**name.get_ref(), "exec" | "pipe" | "http")) => None,
+                    0 => Some("says nothing to run; give it one of exec, pipe, http".to_owned()),
+                    1 => None,
+                    _ => Some(format!("says {} at once; one thing runs", whats.join(" and "))),
+                };
+                if let Some(problem) = problem {
+                    let message = format!("[{}] {problem}", SectionId::Task(task.clone()).header().unwrap_or_default());
+                    self.error(span, message);
+                }
+            }
             SectionId::Limit(limit) if section.is_empty() => {
                 let message = format!("[limits.{limit}] limits nothing; give it a rate or a concurrency");
                 self.error(span, message);
@@ -107,6 +128,12 @@ impl Reader<'_> {
 
     fn entry(&mut self, id: &SectionId, name: &Spanned<toml::de::DeString<'_>>, value: &Spanned<DeValue<'_>>) {
         let written: &str = name.get_ref();
+        if let (SectionId::Task(task), Some(_)) = (id, value.get_ref().as_table())
+            && written != "env"
+            && written != "form"
+        {
+            return self.error(name.span(), format!("the name of a task that has a dot stands in quotes: [tasks.\"{task}.{written}\"]"));
+        }
         // TOML files like underscores, flags have dashes; both are read.
         let dashed = written.replace('_', "-");
         let keys = id.keys();

@@ -141,12 +141,89 @@ pub(super) const LIMIT: &[Key] = &[key("rate", Text), key("burst", Whole), key("
 /// Keys of `[retry.NAME]`.
 pub(super) const RETRY: &[Key] = &[key("retries", Whole), key("backoff", Text), key("on", Commas), key("give-up-after", Text)];
 
-/// The sections, for messages.
-pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry"];
+/// Keys of `[connections]`.
+pub(super) const CONNECTIONS: &[Key] = &[key("broker", Text), key("results", Text)];
 
-/// `LONGSHORE_…` variables that are no settings: the path of a config file, and what a child of `run` is told about its task.
-pub(super) const OTHER_VARIABLES: &[&str] =
-    &["LONGSHORE_CONFIG", "LONGSHORE_JOB", "LONGSHORE_TASK_ID", "LONGSHORE_ATTEMPT", "LONGSHORE_SLOT"];
+/// Keys of `[worker]`: the flags of `longshore worker`, and `lanes`, a table.
+pub(super) const WORKER: &[Key] = &[
+    key("hostname", Text),
+    key("queues", Commas),
+    key("exclude-queues", Commas),
+    key("concurrency", Text),
+    key("loglevel", Text),
+    key("lanes", Pairs),
+    key("prefetch", Whole),
+    key("acks", Text),
+    key("visibility-timeout", Text),
+    key("lease", Text),
+    key("time-limit", Text),
+    key("soft-time-limit", Text),
+    key("max-tasks-per-child", Whole),
+    key("max-memory-per-child", Text),
+    key("task-rate", Pairs),
+    key("grace", Text),
+    key("max-idle", Text),
+    key("pidfile", Text),
+    key("no-events", Bool),
+    key("no-remote-control", Bool),
+];
+
+/// Keys of `[tasks.NAME]`.
+pub(super) const TASK: &[Key] = &[
+    // What runs.
+    key("exec", Words),
+    key("pipe", Words),
+    key("http", Text),
+    // Its policy.
+    key("queue", Text),
+    key("timeout", Text),
+    key("soft-timeout", Text),
+    key("retries", Whole),
+    key("backoff", Text),
+    key("retry-on", Commas),
+    key("retry", Text),
+    key("rate", Text),
+    key("acks", Text),
+    key("ignore-result", Bool),
+    key("track-started", Bool),
+    key("max-output", Text),
+    // Commands and pipes.
+    key("memory", Text),
+    key("children", Whole),
+    key("max-tasks-per-child", Whole),
+    key("kill-after", Text),
+    key("stdin", Text),
+    key("cwd", Text),
+    key("env", Pairs),
+    // HTTP.
+    key("header", List),
+    key("body-json", Text),
+    key("body", Text),
+    key("form", Pairs),
+    key("ok", Commas),
+    key("redirects", Whole),
+    key("connect-timeout", Text),
+    key("http2", Bool),
+    key("insecure", Bool),
+    key("proxy", Text),
+    key("hosts", Commas),
+    key("private", Bool),
+];
+
+/// The sections, for messages.
+pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "worker", "tasks"];
+
+/// `LONGSHORE_…` variables that are no settings: the path of a config file, the connections, and what a child is told about its task.
+pub(super) const OTHER_VARIABLES: &[&str] = &[
+    "LONGSHORE_CONFIG",
+    "LONGSHORE_BROKER",
+    "LONGSHORE_RESULTS",
+    "LONGSHORE_JOB",
+    "LONGSHORE_TASK",
+    "LONGSHORE_TASK_ID",
+    "LONGSHORE_ATTEMPT",
+    "LONGSHORE_SLOT",
+];
 
 /// `max-fail` is `LONGSHORE_MAX_FAIL`.
 pub(super) fn variable(name: &str) -> String {
@@ -208,7 +285,7 @@ mod tests {
 
     #[test]
     fn no_key_stands_twice_and_no_variable_has_two_meanings() {
-        for keys in [TOP, RUN, LIMIT, RETRY] {
+        for keys in [TOP, RUN, LIMIT, RETRY, CONNECTIONS, WORKER, TASK] {
             for (index, key) in keys.iter().enumerate() {
                 assert!(!keys[..index].iter().any(|other| other.name == key.name), "{}", key.name);
             }

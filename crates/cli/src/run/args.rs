@@ -345,7 +345,11 @@ impl Default for BackoffArg {
     }
 }
 
-fn backoff(text: &str) -> Result<BackoffArg, String> {
+/// Reads `--backoff`.
+///
+/// # Errors
+/// A sentence for people.
+pub fn backoff(text: &str) -> Result<BackoffArg, String> {
     let bad = || format!("`{text}` is not a backoff; write exp:200ms..30s, fixed:1s or list:1s,5s,60s");
     let (kind, rest) = text.split_once(':').ok_or_else(bad)?;
     let backoff = match kind {
@@ -385,10 +389,12 @@ impl RunArgs {
         if !self.retry_on.is_empty() {
             return RetryOn::Only(self.retry_on.clone());
         }
-        if !http {
-            return RetryOn::default();
-        }
-        let classes = ["connect", "timeout", "status:429", "status:5xx"];
-        RetryOn::Only(classes.iter().filter_map(|class| ErrorClass::parse(class).ok()).collect())
+        if http { retry_on_http() } else { RetryOn::default() }
     }
+}
+
+/// The errors of a request that are retried unless told otherwise.
+pub fn retry_on_http() -> RetryOn {
+    let classes = ["connect", "timeout", "status:429", "status:5xx"];
+    RetryOn::Only(classes.iter().filter_map(|class| ErrorClass::parse(class).ok()).collect())
 }

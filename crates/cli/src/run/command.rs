@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use longshore_core::{
     Context, TaskError,
-    lane::child::{Command, Stdin, Stream},
+    lane::child::{Command, Limits, Stdin, Stream},
 };
 
 use crate::run::{
@@ -29,9 +29,11 @@ pub struct CommandPlan {
     /// A call may have several records.
     batch: bool,
     /// Between TERM and KILL.
-    pub(super) kill_after: Duration,
+    pub(crate) kill_after: Duration,
     /// The most of each stream that is kept.
-    pub(super) max_output: usize,
+    pub(crate) max_output: usize,
+    /// The most address space of a child, in bytes.
+    memory: Option<u64>,
     /// What people call it.
     text: String,
 }
@@ -68,11 +70,43 @@ impl CommandPlan {
         }
         let max_output = usize::try_from(args.max_output).unwrap_or(usize::MAX);
         let batch = args.batch.is_several();
-        Ok(Self { argv, shell, stdin, stream, env, cwd: args.cwd.clone(), batch, kill_after: args.kill_after, max_output, text })
+        Ok(Self {
+            argv,
+            shell,
+            stdin,
+            stream,
+            env,
+            cwd: args.cwd.clone(),
+            batch,
+            kill_after: args.kill_after,
+            max_output,
+            memory: None,
+            text,
+        })
+    }
+
+    /// A command for tasks of a queue: these words, and what `limits` says.
+    ///
+    /// # Errors
+    /// A sentence for people.
+    pub(crate) fn of_words(
+        words: &[String],
+        env: Vec<(OsString, Expr)>,
+        stdin: Option<Expr>,
+        cwd: Option<PathBuf>,
+        limits: &Limits,
+        memory: Option<u64>,
+        shape: &Shape,
+    ) -> Result<Self, String> {
+        let argv =
+            words.iter().map(|word| Template::parse(word, shape)).collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+        let text = shell_words::join(words);
+        let Limits { kill_after, max_output, .. } = *limits;
+        Ok(Self { argv, shell: None, stdin, stream: false, env, cwd, batch: false, kill_after, max_output, memory, text })
     }
 
     /// What people call it.
-    pub(super) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
@@ -103,7 +137,7 @@ impl CommandPlan {
     ///
     /// # Errors
     /// Those of the first record that has any.
-    pub(super) fn command(&self, records: &[&Record], vars: &Vars<'_>) -> Result<Command, TaskError> {
+    pub(crate) fn command(&self, records: &[&Record], vars: &Vars<'_>) -> Result<Command, TaskError> {
         records.iter().try_for_each(|record| record.check())?;
         if !self.stream {
             records.iter().filter_map(|record| record.as_range()).try_for_each(Range::check_unchanged)?;
@@ -141,7 +175,7 @@ impl CommandPlan {
             }
             (stdin, _) => self.bytes_for_stdin(stdin.as_ref(), records, vars)?,
         };
-        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin })
+        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin, memory: self.memory })
     }
 
     fn bytes_for_stdin(&self, stdin: Option<&Expr>, records: &[&Record], vars: &Vars<'_>) -> Result<Stdin, TaskError> {

@@ -1,7 +1,7 @@
 //! HTTP requests as tasks: what a request looks like, the client that sends it, and what is kept of the answer.
 //!
 //! Layout: [`HttpSpec`] is what the command line says (`spec`), [`HttpClient`] sends one request and sorts its failures into kinds (`client`),
-//! [`HttpReply`] is what becomes of an answer (`reply`). Templates are rendered elsewhere; here every text is final.
+//! [`HttpReply`] is what becomes of an answer (`reply`). [`HttpPlan`] renders the templates (`plan`), [`Guard`] says where requests may go (`guard`).
 //!
 //! Kinds of failure, as `--retry-on` names them:
 //!
@@ -11,15 +11,20 @@
 //! | `timeout` | no connection, or no complete answer, in time |
 //! | `status` | an answer whose status is not in `--ok`; the code is the status, the tail the end of its body |
 //! | `redirect` | more redirects than allowed, or a loop |
+//! | `forbidden` | the URL leads to where a task from a queue may not go; never tried again |
 //! | `body` | the answer's body broke off or could not be decoded |
 //! | `save` | the body could not be written to its file |
 //! | `invalid` | the URL, a header or the body that was to be sent is not valid; never tried again |
 
 mod client;
+mod guard;
+mod plan;
 mod reply;
 mod spec;
 
 pub use client::{Body, HttpClient, HttpOptions, Request};
+pub use guard::Guard;
+pub use plan::{HttpPlan, HttpWords};
 pub use reply::{HttpReply, ReplyBody};
 pub use spec::{BodySpec, HttpSpec, StatusRanges, encode_component, parse_header};
 

@@ -41,12 +41,14 @@ pub struct Limits {
     pub kill_after: Duration,
     /// The time that a child has at the end of the run, between the end of its input and SIGTERM.
     pub grace: Duration,
+    /// The most address space of a child, in bytes.
+    pub memory: Option<u64>,
 }
 
 impl Default for Limits {
-    /// 16 MiB, 10 s, 5 s.
+    /// 16 MiB, 10 s, 5 s, no limit of memory.
     fn default() -> Self {
-        Self { max_answer: 16 << 20, kill_after: Duration::from_secs(10), grace: Duration::from_secs(5) }
+        Self { max_answer: 16 << 20, kill_after: Duration::from_secs(10), grace: Duration::from_secs(5), memory: None }
     }
 }
 
@@ -106,7 +108,7 @@ impl Pipe {
     ) -> Result<Self, TaskError> {
         let mut argv = argv.into_iter();
         let program = argv.next().ok_or_else(|| TaskError::invalid("--pipe needs a program to run"))?;
-        let command = Command { program, args: argv.collect(), env, cwd, stdin: Stdin::Open };
+        let command = Command { program, args: argv.collect(), env, cwd, stdin: Stdin::Open, memory: limits.memory };
         Ok(Self { command, limits, children, slots: RwLock::new(Vec::new()) })
     }
 

@@ -46,6 +46,8 @@ pub enum Unit {
     Argument,
     /// Byte ranges: "big.csv range 3".
     Range,
+    /// Not counted: there is one, a task of a queue.
+    Task,
 }
 
 /// One input record, valid or not.
@@ -200,6 +202,7 @@ impl Record {
                     Unit::Record => write!(f, "{} record {line}", origin.name),
                     Unit::Argument => write!(f, "argument {line}"),
                     Unit::Range => write!(f, "{} range {line}", origin.name),
+                    Unit::Task => f.write_str(&origin.name),
                 }
             }
         }
@@ -414,6 +417,11 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// A task of a queue as a record: `{"id":…,"task":…,"args":[…],"kwargs":{…},"attempt":1}`.
+pub(crate) fn of_task(name: &Arc<Origin>, json: &[u8]) -> Record {
+    Record::json(Place { seq: 1, line: 1, origin: name.clone() }, json)
 }
 
 /// A record that stands for none, for expressions that do not look at theirs.

@@ -50,6 +50,7 @@ enum Kind {
     Lines,
     Json,
     Range,
+    Task,
     Table(Option<Arc<Columns>>),
 }
 
@@ -62,6 +63,11 @@ impl Shape {
     /// JSON values: any field may be there.
     pub fn json() -> Self {
         Self { kind: Kind::Json, extra: Vec::new() }
+    }
+
+    /// Tasks of a queue: `id`, `task`, `args`, `kwargs`, `attempt`.
+    pub fn task() -> Self {
+        Self { kind: Kind::Task, extra: Vec::new() }
     }
 
     /// Rows of a table with these columns; `None` if it is empty, so that nothing is known.

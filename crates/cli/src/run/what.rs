@@ -24,13 +24,13 @@ use crate::run::{
     args::RunArgs,
     batch::{Batching, Weight},
     command::{CommandPlan, told},
-    http::{Body, BodySpec, HttpClient, HttpOptions, HttpSpec, Request, parse_header},
+    http::{HttpClient, HttpOptions, HttpPlan, HttpWords},
     intake::Call,
     overdue::Overdue,
     pipe::{self, Pipe},
     record::{Range, Record},
     reply::Reply,
-    template::{Expr, Shape, Template, Vars},
+    template::{Expr, Shape, Vars},
 };
 
 /// What runs for each record, with its templates compiled.
@@ -43,22 +43,6 @@ pub enum What {
     Pipe(Arc<PipePlan>),
     /// Nothing.
     Noop,
-}
-
-/// A request's templates.
-pub struct HttpPlan {
-    spec: HttpSpec,
-    url: Template,
-    headers: Vec<(String, Template)>,
-    body: Option<BodyPlan>,
-    options: HttpOptions,
-    save: Option<PathBuf>,
-}
-
-enum BodyPlan {
-    Json(Template),
-    Text(Template),
-    Form(Vec<(String, Template)>),
 }
 
 /// A child that stays alive.
@@ -83,9 +67,10 @@ impl What {
             _ => return Err("more than one thing to run: -- CMD, --http and --pipe exclude each other".to_owned()),
         }
         if let Some(text) = &args.http {
-            return HttpPlan::compile(text, args, shape).map(|plan| What::Http(Arc::new(plan)));
+            return http_plan(text, args, shape).map(|plan| What::Http(Arc::new(plan)));
         }
-        let env = args.env.iter().map(|pair| env_pair(pair, shape)).collect::<Result<Vec<_>, _>>()?;
+        let env =
+            args.env.iter().map(|pair| env_pair(pair, shape).map_err(|error| format!("--env {error}"))).collect::<Result<Vec<_>, _>>()?;
         if let Some(text) = &args.pipe {
             return PipePlan::compile(text, env, args).map(|plan| What::Pipe(Arc::new(plan)));
         }
@@ -122,7 +107,7 @@ impl What {
     pub fn text(&self) -> String {
         match self {
             What::Command(plan) => plan.text().to_owned(),
-            What::Http(plan) => format!("{} {}", plan.spec.effective_method(), crate::config::mask_urls(&plan.spec.url)),
+            What::Http(plan) => plan.text(),
             What::Pipe(plan) => format!("--pipe {}", plan.text),
             What::Noop => "--noop".to_owned(),
         }
@@ -133,21 +118,7 @@ impl What {
         let mut all: Vec<Vec<u8>> = Vec::new();
         match self {
             What::Command(plan) => all.extend(plan.sources()),
-            What::Http(plan) => {
-                all.extend([b"http".to_vec(), plan.spec.effective_method().as_str().into(), plan.url.source().to_vec()]);
-                for (name, value) in &plan.headers {
-                    all.extend([name.clone().into_bytes(), value.source().to_vec()]);
-                }
-                match &plan.body {
-                    None => {}
-                    Some(BodyPlan::Json(body)) => all.extend([b"json".to_vec(), body.source().to_vec()]),
-                    Some(BodyPlan::Text(body)) => all.extend([b"text".to_vec(), body.source().to_vec()]),
-                    Some(BodyPlan::Form(fields)) => {
-                        all.push(b"form".to_vec());
-                        all.extend(fields.iter().flat_map(|(name, value)| [name.clone().into_bytes(), value.source().to_vec()]));
-                    }
-                }
-            }
+            What::Http(plan) => all.extend(plan.sources()),
             What::Pipe(plan) => {
                 all.push(b"pipe".to_vec());
                 all.extend(plan.argv.iter().map(|arg| arg.as_encoded_bytes().to_vec()));
@@ -199,8 +170,7 @@ impl What {
     /// The host that a record's request goes to, for `--per host=N`.
     pub fn host(&self, record: &Record) -> Option<String> {
         let What::Http(plan) = self else { return None };
-        let url = plan.url.render_url(record, &Vars::default()).ok()?;
-        reqwest::Url::parse(&url).ok()?.host_str().map(str::to_owned)
+        plan.host(record)
     }
 
     /// Whether its children need a guardian.
@@ -247,7 +217,7 @@ impl Lanebuilder {
                 put(LaneKind::Cpu, Arc::new(CpuLane::new(Arc::new(sync), self.cpu, outbox, clock)));
             }
             What::Http(plan) => {
-                let client = HttpClient::new(&plan.options)?;
+                let client = HttpClient::new(plan.options())?;
                 let plan = plan.clone();
                 let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, call: Call| {
                     let (plan, client, overdue) = (plan.clone(), client.clone(), overdue.clone());
@@ -299,18 +269,10 @@ impl Lanebuilder {
             What::Pipe(plan) => {
                 let mut env = vec![("LONGSHORE_JOB".into(), self.job.into())];
                 env.extend(line_by_line());
-                for (name, value) in &plan.env {
-                    // Children outlive records, so what they are told cannot depend on one.
-                    let text = String::from_utf8_lossy(value.source()).into_owned();
-                    let value = Expr::parse(&text, &Shape::lines())
-                        .ok()
-                        .filter(Expr::is_constant)
-                        .and_then(|expr| expr.eval_text(&crate::run::record::nobody(), &Vars::default()).ok())
-                        .ok_or_else(|| {
-                            format!("--env {}: a child of --pipe serves many records; write a constant: {{{{ 'x' }}}}", name.display())
-                        })?;
-                    env.push((name.clone(), value.into()));
-                }
+                env.extend(
+                    constants(&plan.env)
+                        .map_err(|name| format!("--env {name}: a child of --pipe serves many records; write a constant: {{{{ 'x' }}}}"))?,
+                );
                 let children = self.children.clone();
                 let pipe = Pipe::new(plan.argv.clone(), env, plan.cwd.clone(), plan.limits.clone(), self.children)
                     .map_err(|error| error.message().to_owned())?;
@@ -371,7 +333,7 @@ fn vars(context: &Context) -> Vars<'static> {
 
 /// Variables that let most programs write each line at once. Left to themselves they keep lines back when nobody looks at a terminal, and a child that
 /// answers line by line would never be heard: C programs through coreutils' libstdbuf where that is there, Python by its own switch.
-fn line_by_line() -> Vec<(OsString, OsString)> {
+pub(crate) fn line_by_line() -> Vec<(OsString, OsString)> {
     let mut env = vec![("PYTHONUNBUFFERED".into(), "1".into())];
     let library = ["/usr/libexec/coreutils/libstdbuf.so", "/usr/lib/coreutils/libstdbuf.so"]
         .into_iter()
@@ -385,6 +347,22 @@ fn line_by_line() -> Vec<(OsString, OsString)> {
         env.extend([("LD_PRELOAD".into(), preload), ("_STDBUF_O".into(), "L".into())]);
     }
     env
+}
+
+/// What children that stay are told: they outlive records, so it cannot depend on one.
+///
+/// # Errors
+/// The name of a variable that does.
+pub(crate) fn constants(env: &[(OsString, Expr)]) -> Result<Vec<(OsString, OsString)>, String> {
+    let constant = |(name, value): &(OsString, Expr)| {
+        let text = String::from_utf8_lossy(value.source()).into_owned();
+        let value = Expr::parse(&text, &Shape::lines())
+            .ok()
+            .filter(Expr::is_constant)
+            .and_then(|expr| expr.eval_text(&crate::run::record::nobody(), &Vars::default()).ok());
+        Ok((name.clone(), value.ok_or_else(|| name.to_string_lossy().into_owned())?.into()))
+    };
+    env.iter().map(constant).collect()
 }
 
 /// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.
@@ -413,82 +391,44 @@ pub(super) fn surroundings(cwd: Option<&Path>, env: &[(OsString, Expr)]) -> Vec<
     all
 }
 
-fn env_pair(pair: &str, shape: &Shape) -> Result<(OsString, Expr), String> {
-    let (name, expr) = pair.split_once('=').ok_or_else(|| format!("--env {pair}: write NAME=EXPR"))?;
+/// `NAME=EXPR`.
+///
+/// # Errors
+/// A sentence for people, without the flag's name.
+pub(crate) fn env_pair(pair: &str, shape: &Shape) -> Result<(OsString, Expr), String> {
+    let (name, expr) = pair.split_once('=').ok_or_else(|| format!("{pair}: write NAME=EXPR"))?;
     if name.is_empty() || name.contains('\0') {
-        return Err(format!("--env {pair}: `{name}` is not a name of a variable"));
+        return Err(format!("{pair}: `{name}` is not a name of a variable"));
     }
-    let expr =
-        Expr::parse(expr, shape).map_err(|error| format!("--env {name}: {error} (a text of its own is written {{{{ '{expr}' }}}})"))?;
+    let expr = Expr::parse(expr, shape).map_err(|error| format!("{name}: {error} (a text of its own is written {{{{ '{expr}' }}}})"))?;
     Ok((name.into(), expr))
 }
 
-impl HttpPlan {
-    fn compile(text: &str, args: &RunArgs, shape: &Shape) -> Result<Self, String> {
-        let mut spec = HttpSpec::parse(text).map_err(|error| format!("--http: {error}"))?;
-        let template = |what: &str, text: &str| Template::parse(text, shape).map_err(|error| format!("{what}: {error}"));
-        spec.headers =
-            args.header.iter().map(|header| parse_header(header)).collect::<Result<_, _>>().map_err(|error| format!("-H: {error}"))?;
-        let form = |pair: &String| {
-            let (name, value) = pair.split_once('=').ok_or_else(|| format!("--form {pair}: write NAME=VALUE"))?;
-            Ok::<_, String>((name.to_owned(), value.to_owned()))
-        };
-        spec.body = match (&args.body_json, &args.body, args.form.is_empty()) {
-            (Some(body), _, _) => Some(BodySpec::Json(body.clone())),
-            (_, Some(body), _) => Some(BodySpec::Text(body.clone())),
-            (_, _, false) => Some(BodySpec::Form(args.form.iter().map(form).collect::<Result<_, _>>()?)),
-            _ => None,
-        };
-        let url = template("--http", &spec.url)?;
-        let headers = spec.headers.iter().map(|(name, value)| Ok((name.clone(), template("-H", value)?))).collect::<Result<_, String>>()?;
-        let body = match &spec.body {
-            None => None,
-            Some(BodySpec::Json(body)) => Some(BodyPlan::Json(template("--body-json", body)?)),
-            Some(BodySpec::Text(body)) => Some(BodyPlan::Text(template("--body", body)?)),
-            Some(BodySpec::Form(fields)) => Some(BodyPlan::Form(
-                fields.iter().map(|(name, value)| Ok((name.clone(), template("--form", value)?))).collect::<Result<_, String>>()?,
-            )),
-        };
-        let options = HttpOptions {
-            ok: args.ok.clone(),
-            // The engine times attempts.
-            timeout: None,
-            connect_timeout: args.connect_timeout,
-            redirects: args.redirects,
-            http2: args.http2,
-            insecure: args.insecure,
-            proxy: args.proxy.clone(),
-            max_body: usize::try_from(args.max_output.max(1 << 20)).unwrap_or(usize::MAX),
-            retry_after: !args.no_retry_after,
-        };
-        if let Some(dir) = &args.save_body {
-            std::fs::create_dir_all(dir).map_err(|error| format!("--save-body {}: {error}", dir.display()))?;
-        }
-        Ok(Self { spec, url, headers, body, options, save: args.save_body.clone() })
+fn http_plan(text: &str, args: &RunArgs, shape: &Shape) -> Result<HttpPlan, String> {
+    let options = HttpOptions {
+        ok: args.ok.clone(),
+        // The engine times attempts.
+        timeout: None,
+        connect_timeout: args.connect_timeout,
+        redirects: args.redirects,
+        http2: args.http2,
+        insecure: args.insecure,
+        proxy: args.proxy.clone(),
+        max_body: usize::try_from(args.max_output.max(1 << 20)).unwrap_or(usize::MAX),
+        retry_after: !args.no_retry_after,
+        guard: None,
+    };
+    if let Some(dir) = &args.save_body {
+        std::fs::create_dir_all(dir).map_err(|error| format!("--save-body {}: {error}", dir.display()))?;
     }
-
-    fn request(&self, record: &Record, vars: &Vars<'_>) -> Result<Request, TaskError> {
-        record.check()?;
-        record.as_range().map_or(Ok(()), Range::check_unchanged)?;
-        let mut request = Request::new(self.spec.effective_method(), self.url.render_url(record, vars)?);
-        for (name, value) in &self.headers {
-            request.headers.push((name.clone(), value.render_str(record, vars)?));
-        }
-        request.body = match &self.body {
-            None => None,
-            Some(BodyPlan::Json(body)) => Some(Body::Json(body.render_json(record, vars)?.into_bytes())),
-            Some(BodyPlan::Text(body)) => Some(Body::Text(body.render_bytes(record, vars)?)),
-            Some(BodyPlan::Form(fields)) => {
-                Some(Body::Form(fields.iter().map(|(name, value)| Ok((name.clone(), value.render_str(record, vars)?))).collect::<Result<
-                    _,
-                    TaskError,
-                >>(
-                )?))
-            }
-        };
-        request.save = self.save.as_ref().map(|dir| dir.join(format!("{}.body", record.seq())));
-        Ok(request)
-    }
+    let words = HttpWords {
+        dashes: true,
+        headers: &args.header,
+        body_json: args.body_json.as_deref(),
+        body: args.body.as_deref(),
+        form: &args.form,
+    };
+    HttpPlan::compile(text, &words, shape, options, args.save_body.clone())
 }
 
 impl PipePlan {

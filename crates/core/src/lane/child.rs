@@ -52,6 +52,8 @@ pub struct Command {
     pub cwd: Option<PathBuf>,
     /// What it can read.
     pub stdin: Stdin,
+    /// The most address space that it may have, in bytes, and each of its own children (Linux; elsewhere it has no effect). Set as soon as it runs.
+    pub memory: Option<u64>,
 }
 
 /// What a command can read from its standard input.

@@ -103,10 +103,18 @@ impl Starter {
             let own = self.context(&work, context);
             let call = Call { args: work.message.args.clone(), kwargs: work.message.kwargs.clone() };
             match &work.task.handler {
-                Handler::Sync(handler) => Outcome::Ok(handler(own, call).map_err(Box::new)),
+                Handler::Sync(handler) => ended(handler(own, call), &work, context),
                 Handler::Async(_) => Outcome::Failed(TaskError::new("lane", "an async function runs on the async lane only")),
             }
         })
+    }
+}
+
+/// How a handler ended. One that gave up because its task was called off says so in its own way.
+fn ended(result: Result<Value, Failure>, work: &Work, context: &Context) -> Outcome<Answer> {
+    match result {
+        Err(_) if work.is_revoked() && context.cancel.is_cancelled() => Outcome::Cancelled,
+        result => Outcome::Ok(result.map_err(Box::new)),
     }
 }
 
@@ -123,7 +131,7 @@ async fn bounded(
     let mut cancelled = Some(Box::pin(context.cancel.cancelled()));
     std::future::poll_fn(|cx| {
         if let Poll::Ready(result) = future.as_mut().poll(cx) {
-            return Poll::Ready(Outcome::Ok(result.map_err(Box::new)));
+            return Poll::Ready(ended(result, &work, &context));
         }
         if cancelled.as_mut().is_some_and(|cancelled| cancelled.as_mut().poll(cx).is_ready()) {
             cancelled = None;

@@ -74,6 +74,7 @@ pub(crate) fn verdict(outcome: Outcome<Answer>, policy: &TaskPolicy, retries: u3
             Failure::Reject { requeue: true, .. } => Verdict::Requeue,
             Failure::Reject { reason, .. } => Verdict::Reject(reason),
             Failure::Replace(signature) => Verdict::Replace(*signature),
+            Failure::Crashed { reason } => Verdict::Crashed(reason),
             failure @ Failure::Error { .. } => failed(failure),
         },
         Outcome::Retry { after, why } => {

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
-    sync::Once,
+    sync::{Arc, Once},
     time::{Duration, SystemTime},
 };
 
@@ -17,6 +17,7 @@ use reqwest::{
 };
 
 use super::{
+    guard::{Guard, Resolver},
     reply::{HttpReply, ReplyBody},
     spec::StatusRanges,
 };
@@ -42,6 +43,8 @@ pub struct HttpOptions {
     pub max_body: usize,
     /// Wait as long as `Retry-After` of a 429 or 503 says.
     pub retry_after: bool,
+    /// Where requests may go, if their URLs are not the user's own words.
+    pub guard: Option<Arc<Guard>>,
 }
 
 impl Default for HttpOptions {
@@ -56,6 +59,7 @@ impl Default for HttpOptions {
             proxy: None,
             max_body: 16 << 20,
             retry_after: true,
+            guard: None,
         }
     }
 }
@@ -164,6 +168,9 @@ impl HttpClient {
     /// A [`TaskError`] of one of the kinds in the [module's table](super).
     pub async fn send(&self, request: Request) -> Result<HttpReply, TaskError> {
         let url = parse_url(&request.url)?;
+        if let Some(guard) = &self.options.guard {
+            guard.check(&url).map_err(forbidden)?;
+        }
         let target = authority(&url);
         let mut headers = HeaderMap::with_capacity(request.headers.len() + 1);
         for (name, value) in &request.headers {
@@ -271,6 +278,8 @@ impl HttpClient {
                 (false, None) => format!("no answer from {target}: {cause}"),
             };
             TaskError::new("timeout", message)
+        } else if self.options.guard.is_some() && cause.contains("of a private network") {
+            forbidden(cause)
         } else if error.is_connect() {
             let hint = match cause.contains("certificate") {
                 true if self.no_roots => " (no root certificates on this machine: install ca-certificates, or set SSL_CERT_FILE)",
@@ -279,6 +288,8 @@ impl HttpClient {
                 false => "",
             };
             TaskError::new("connect", format!("cannot connect to {target}: {cause}{hint}"))
+        } else if error.is_redirect() && self.options.guard.is_some() {
+            forbidden(cause)
         } else if error.is_redirect() {
             TaskError::new("redirect", format!("more than {} redirects from {target} (--redirects)", self.options.redirects))
         } else if error.is_builder() {
@@ -295,9 +306,10 @@ fn builder(options: &HttpOptions) -> Result<reqwest::ClientBuilder, String> {
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(options.connect_timeout)
-        .redirect(match options.redirects {
-            0 => redirect::Policy::none(),
-            most => redirect::Policy::limited(most as usize),
+        .redirect(match (options.redirects, &options.guard) {
+            (0, _) => redirect::Policy::none(),
+            (most, None) => redirect::Policy::limited(most as usize),
+            (most, Some(guard)) => guarded(most as usize, guard.clone()),
         })
         .tls_danger_accept_invalid_certs(options.insecure);
     if let Some(timeout) = options.timeout {
@@ -306,7 +318,12 @@ fn builder(options: &HttpOptions) -> Result<reqwest::ClientBuilder, String> {
     if options.http2 {
         builder = builder.http2_prior_knowledge();
     }
+    if let Some(guard) = &options.guard {
+        builder = builder.dns_resolver(Arc::new(Resolver(guard.clone())));
+    }
     match options.proxy.as_deref() {
+        // A proxy looks names up by itself, behind the guard's back.
+        None if options.guard.is_some() => builder = builder.no_proxy(),
         None => {}
         Some("none") => builder = builder.no_proxy(),
         // The URL is not repeated: it may hold a password.
@@ -316,6 +333,25 @@ fn builder(options: &HttpOptions) -> Result<reqwest::ClientBuilder, String> {
         },
     }
     Ok(builder)
+}
+
+/// Follows so many redirects, to where the guard allows.
+fn guarded(most: usize, guard: Arc<Guard>) -> redirect::Policy {
+    redirect::Policy::custom(move |attempt| match guard.check(attempt.url()) {
+        Err(why) => attempt.error(Forbidden(why)),
+        Ok(()) if attempt.previous().len() > most => attempt.error(Forbidden(format!("more than {most} redirects"))),
+        Ok(()) => attempt.follow(),
+    })
+}
+
+/// A redirect that is not followed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Forbidden(String);
+
+/// A request that is not sent, and would not be if it were tried again.
+fn forbidden(why: String) -> TaskError {
+    TaskError::new("forbidden", why).with_again(Again::Never)
 }
 
 fn parse_url(text: &str) -> Result<Url, TaskError> {

@@ -6,12 +6,19 @@ use crate::run::record::{Columns, RANGE_FIELDS, nearest};
 /// Names that an expression always has.
 pub(super) const ALWAYS: [&str; 4] = ["record", "seq", "slot", "attempt"];
 
+/// What a task of a queue has.
+const TASK_FIELDS: [&str; 5] = ["id", "task", "args", "kwargs", "attempt"];
+
 /// Checks a placeholder.
 pub(super) fn hole(hole: &Hole, shape: &Shape) -> Result<(), TemplateError> {
     match &hole.what {
         What::Path(path) => name(path.as_str(), &hole.written, shape),
         What::Part(_) if matches!(shape.kind, Kind::Range) => {
             let message = "stands for a part of a file name, but the records are ranges of a file: its name is {path}";
+            Err(TemplateError::new(format!("`{}` {message}", hole.written)))
+        }
+        What::Part(_) if matches!(shape.kind, Kind::Task) => {
+            let message = "stands for a part of a file name, but the record is a task: write {{ args[0]|split('/')|last }}";
             Err(TemplateError::new(format!("`{}` {message}", hole.written)))
         }
         What::Part(_) if matches!(shape.kind, Kind::Table(_)) => {
@@ -47,6 +54,9 @@ pub(super) fn name(name: &str, written: &str, shape: &Shape) -> Result<(), Templ
         Kind::Json | Kind::Table(None) => return Ok(()),
         Kind::Range if RANGE_FIELDS.contains(&name) => return Ok(()),
         Kind::Range => format!("a range of a file has no `{name}`; it has {}", RANGE_FIELDS.join(", ")),
+        Kind::Task if TASK_FIELDS.contains(&name.split('.').next().unwrap_or_default()) => return Ok(()),
+        Kind::Task if name.parse::<usize>().is_ok() => format!("the task's arguments count from 0: {{args.{name}}}"),
+        Kind::Task => format!("a task has {}; its keyword argument is {{kwargs.{name}}}", TASK_FIELDS.join(", ")),
         Kind::Lines => {
             "the records are plain lines, which have no fields: `{}` is the line; for fields use --format csv, tsv or jsonl".to_string()
         }

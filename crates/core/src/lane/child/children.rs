@@ -194,6 +194,10 @@ impl Children {
             return Err(stopped());
         }
         let process = start::start(command, self.marker())?;
+        if let Some(bytes) = command.memory {
+            // What has ended already needs no limit.
+            let _ = longshore_sys::child::limit_memory(process.id().cast_signed(), bytes);
+        }
         let child = self.enter(slot, process).map_err(|error| start::error(command, &error))?;
         if let Some(stdin) = &child.stdin {
             longshore_sys::poll::set_nonblocking(stdin).map_err(|error| start::error(command, &error))?;

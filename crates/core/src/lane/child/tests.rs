@@ -295,3 +295,11 @@ fn a_child_that_is_dropped_is_killed_with_its_group() {
     drop(child);
     assert!(children.running().is_empty() && gone(&pid) && gone(&leader));
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_child_gets_no_more_memory_than_it_is_granted() {
+    let command = |memory| Command { memory, ..sh("sleep 0.2; head -c 200000000 /dev/zero | tail -c 199999999 | wc -c") };
+    assert_eq!(ok(&command(None)).stdout, b"199999999\n");
+    assert_ne!(ok(&command(Some(64 << 20))).stdout, b"199999999\n");
+}

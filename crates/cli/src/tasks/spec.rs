@@ -1,0 +1,302 @@
+//! A section `[tasks.NAME]`, read and checked: what runs, and its policy.
+
+use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+
+use longshore_core::{Backoff, ErrorClass, LaneKind, RetryOn, RetryPolicy, lane::child::Limits};
+use longshore_worker::{Acks, TaskPolicy};
+
+use super::pipe;
+use crate::{
+    config::{Config, ConfigError, Section, Value},
+    run::{
+        args::{backoff, retry_on_http},
+        command::CommandPlan,
+        http::{Guard, HttpOptions, HttpPlan, HttpWords, StatusRanges},
+        pipe::Limits as PipeLimits,
+        template::{Expr, Shape},
+        what::{constants, env_pair},
+    },
+    units,
+};
+
+/// A task that a program serves.
+pub struct Spec {
+    /// The task's name.
+    pub name: String,
+    /// The queue that its calls go to, if it has one of its own.
+    pub queue: Option<String>,
+    pub(super) what: What,
+    pub(super) policy: TaskPolicy,
+    pub(super) retry: RetryPolicy,
+    text: String,
+}
+
+/// What runs.
+pub(super) enum What {
+    Exec(Box<CommandPlan>),
+    Pipe(Box<pipe::Plan>),
+    Http(Box<HttpPlan>),
+}
+
+impl Spec {
+    /// Reads the section of this task.
+    ///
+    /// # Errors
+    /// What is wrong in it, with its place.
+    pub fn read(config: &Config, name: &str) -> Result<Self, ConfigError> {
+        let section = config.task(name)?;
+        let keys = Keys { section: &section, name };
+        keys.spec()
+    }
+
+    /// The lane that it runs on.
+    pub fn lane(&self) -> LaneKind {
+        if self.has_children() { LaneKind::Process } else { LaneKind::Async }
+    }
+
+    /// What it runs, for people: `exec convert {args.0} …`.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn has_children(&self) -> bool {
+        !matches!(self.what, What::Http(_))
+    }
+}
+
+/// Keys of a section with their types.
+struct Keys<'a> {
+    section: &'a Section,
+    name: &'a str,
+}
+
+/// So much of a result is kept, unless something else is said.
+const MAX_OUTPUT: u64 = 1 << 20;
+
+impl Keys<'_> {
+    fn text(&self, key: &str) -> Option<&str> {
+        match &self.section.get(key)?.value {
+            Value::Text(text) => Some(text),
+            Value::Bool(_) | Value::List(_) => None,
+        }
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        match self.section.get(key).map(|setting| &setting.value) {
+            Some(Value::List(list)) => list.clone(),
+            Some(Value::Text(text)) => vec![text.clone()],
+            _ => Vec::new(),
+        }
+    }
+
+    fn is_on(&self, key: &str) -> bool {
+        self.section.get(key).is_some_and(|setting| setting.value == Value::Bool(true))
+    }
+
+    fn wrong(&self, key: &str, why: impl std::fmt::Display) -> ConfigError {
+        let message = format!("`{}` in [tasks.{:?}]: {why}", key.replace('-', "_"), self.name);
+        match self.section.get(key).or_else(|| self.section.values().next()) {
+            Some(setting) => ConfigError::at(&setting.origin, message),
+            None => ConfigError::nowhere(message),
+        }
+    }
+
+    fn read<T>(&self, key: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, ConfigError> {
+        self.text(key).map(|text| read(text).map_err(|why| self.wrong(key, why))).transpose()
+    }
+
+    fn duration(&self, key: &str) -> Result<Option<Duration>, ConfigError> {
+        self.read(key, units::duration)
+    }
+
+    fn whole(&self, key: &str) -> Result<Option<u64>, ConfigError> {
+        self.read(key, |text| text.parse().map_err(|_| format!("`{text}` is too large")))
+    }
+
+    fn max_output(&self) -> Result<usize, ConfigError> {
+        let most = self.read("max-output", units::size)?.unwrap_or(MAX_OUTPUT);
+        Ok(usize::try_from(most).unwrap_or(usize::MAX))
+    }
+
+    fn spec(&self) -> Result<Spec, ConfigError> {
+        let http = self.section.contains_key("http");
+        let foreign: &[&str] = match http {
+            true => &["memory", "children", "max-tasks-per-child", "kill-after", "stdin", "cwd", "env"],
+            false => &[
+                "header",
+                "body-json",
+                "body",
+                "form",
+                "ok",
+                "redirects",
+                "connect-timeout",
+                "http2",
+                "insecure",
+                "proxy",
+                "hosts",
+                "private",
+            ],
+        };
+        if let Some(key) = foreign.iter().find(|key| self.section.contains_key(**key)) {
+            return Err(self.wrong(key, if http { "belongs to exec and pipe" } else { "belongs to http" }));
+        }
+        let (what, text) = if let Some(text) = self.text("http") {
+            let plan = self.http(text)?;
+            let text = format!("http {}", plan.text());
+            (What::Http(Box::new(plan)), text)
+        } else {
+            let key = if self.section.contains_key("exec") { "exec" } else { "pipe" };
+            let words = self.list(key);
+            let text = format!("{key} {}", shell_words::join(&words));
+            let what = if key == "exec" { self.exec(&words)? } else { self.pipe(words)? };
+            (what, text)
+        };
+        Ok(Spec {
+            name: self.name.to_owned(),
+            queue: self.text("queue").map(str::to_owned),
+            what,
+            policy: self.policy(http)?,
+            retry: self.retry(http)?,
+            text,
+        })
+    }
+
+    fn policy(&self, http: bool) -> Result<TaskPolicy, ConfigError> {
+        let acks = self.read("acks", |text| match text {
+            "late" => Ok(Acks::Late),
+            "early" => Ok(Acks::Early),
+            _ => Err(format!("`{text}` is not late or early")),
+        })?;
+        let rate = self.read("rate", units::rate)?;
+        Ok(TaskPolicy {
+            // A request's own limit says more than the worker's: which host did not answer.
+            time_limit: if http { None } else { self.duration("timeout")? },
+            soft_time_limit: self.duration("soft-timeout")?,
+            rate_limit: rate.map(|rate| longshore_core::Rate::per_second(rate.per_second())),
+            acks: acks.unwrap_or_default(),
+            ignore_result: self.is_on("ignore-result"),
+            track_started: self.is_on("track-started"),
+            ..TaskPolicy::default()
+        })
+    }
+
+    fn retry(&self, http: bool) -> Result<RetryPolicy, ConfigError> {
+        let retries = self.whole("retries")?.map(|retries| u32::try_from(retries).unwrap_or(u32::MAX));
+        let on = self.read("retry-on", |list| list.split(',').map(|class| ErrorClass::parse(class.trim())).collect())?;
+        Ok(RetryPolicy {
+            retries: retries.unwrap_or(if http { 3 } else { 0 }),
+            backoff: self.read("backoff", backoff)?.map_or(Backoff::DEFAULT, |backoff| backoff.0),
+            on: on.map_or_else(|| if http { retry_on_http() } else { RetryOn::default() }, RetryOn::Only),
+            give_up_after: None,
+        })
+    }
+
+    fn env(&self, shape: &Shape) -> Result<Vec<(OsString, Expr)>, ConfigError> {
+        self.list("env").iter().map(|pair| env_pair(pair, shape).map_err(|why| self.wrong("env", why))).collect()
+    }
+
+    fn cwd(&self) -> Result<Option<PathBuf>, ConfigError> {
+        self.read("cwd", |path| match PathBuf::from(path) {
+            path if path.is_dir() => Ok(path),
+            path => Err(format!("{}: no such directory", path.display())),
+        })
+    }
+
+    fn exec(&self, words: &[String]) -> Result<What, ConfigError> {
+        for key in ["children", "max-tasks-per-child"] {
+            if self.section.contains_key(key) {
+                return Err(self.wrong(key, "belongs to pipe; a child of exec serves one task"));
+            }
+        }
+        let shape = Shape::task();
+        let limits = Limits {
+            timeout: None,
+            kill_after: self.duration("kill-after")?.unwrap_or(Duration::from_secs(10)),
+            max_output: self.max_output()?,
+        };
+        let stdin = self.read("stdin", |text| Expr::parse(text, &shape).map_err(|error| error.to_string()))?;
+        let memory = self.read("memory", units::size)?;
+        let plan = CommandPlan::of_words(words, self.env(&shape)?, stdin, self.cwd()?, &limits, memory, &shape);
+        Ok(What::Exec(Box::new(plan.map_err(|why| self.wrong("exec", why))?)))
+    }
+
+    fn pipe(&self, words: Vec<String>) -> Result<What, ConfigError> {
+        if self.section.contains_key("stdin") {
+            return Err(self.wrong("stdin", "belongs to exec; a child of pipe reads its tasks there"));
+        }
+        let limits = PipeLimits {
+            max_answer: self.max_output()?,
+            kill_after: self.duration("kill-after")?.unwrap_or(Duration::from_secs(10)),
+            memory: self.read("memory", units::size)?,
+            ..PipeLimits::default()
+        };
+        let env = constants(&self.env(&Shape::task())?);
+        let env =
+            env.map_err(|name| self.wrong("env", format!("{name}: a child of pipe serves many tasks; write a constant: {{{{ 'x' }}}}")))?;
+        let children = match self.whole("children")? {
+            Some(0) => return Err(self.wrong("children", "without a child nothing runs")),
+            Some(most) => usize::try_from(most).unwrap_or(usize::MAX),
+            None => LaneKind::Process.default_workers(),
+        };
+        let max_tasks = self.whole("max-tasks-per-child")?.filter(|most| *most > 0);
+        let argv = words.into_iter().map(OsString::from).collect();
+        Ok(What::Pipe(Box::new(pipe::Plan { argv, env, cwd: self.cwd()?, limits, children, max_tasks })))
+    }
+
+    fn http(&self, text: &str) -> Result<HttpPlan, ConfigError> {
+        let redirects = self.whole("redirects")?.map_or(5, |most| u32::try_from(most).unwrap_or(u32::MAX));
+        let options = HttpOptions {
+            ok: self.read("ok", StatusRanges::parse)?.unwrap_or_default(),
+            timeout: Some(self.duration("timeout")?.unwrap_or(Duration::from_secs(30))),
+            connect_timeout: self.duration("connect-timeout")?.unwrap_or(Duration::from_secs(5)),
+            redirects,
+            http2: self.is_on("http2"),
+            insecure: self.is_on("insecure"),
+            proxy: self.text("proxy").map(str::to_owned),
+            max_body: self.max_output()?,
+            retry_after: true,
+            guard: Some(Arc::new(self.guard(text))),
+        };
+        let (header, form) = (self.list("header"), self.list("form"));
+        let words = HttpWords { dashes: false, headers: &header, body_json: self.text("body-json"), body: self.text("body"), form: &form };
+        HttpPlan::compile(text, &words, &Shape::task(), options, None).map_err(|why| self.wrong("http", why))
+    }
+
+    /// Where requests may go: a host that stands in the configuration lies wherever it lies; one from a message is bounded.
+    fn guard(&self, text: &str) -> Guard {
+        let hosts = self.text("hosts").map(|hosts| hosts.split(',').map(|host| host.trim().to_owned()).collect()).unwrap_or_default();
+        Guard { hosts, own: own_host(text).into_iter().collect(), private: self.is_on("private") }
+    }
+}
+
+/// The host of a URL's template, if no placeholder has a part in it.
+fn own_host(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    if text.split("://").next().is_some_and(|before| before.contains('{')) || authority.contains('{') {
+        return None;
+    }
+    // The client's own reading of it, so that both mean the same host.
+    reqwest::Url::parse(&format!("http://{authority}/")).ok()?.host_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_host;
+
+    #[test]
+    fn a_host_is_the_configurations_own_when_no_placeholder_has_a_part_in_it() {
+        for (text, host) in [
+            ("GET http://127.0.0.1:8080/price/{args.0}", Some("127.0.0.1")),
+            ("https://API.example/{args.0}", Some("api.example")),
+            ("POST http://u:p@api.example?x={id}", Some("api.example")),
+            ("GET {args.0}", None),
+            ("GET http://{args.0}/x", None),
+            ("GET http://{kwargs.sub}.example/x", None),
+            ("GET {args.0}://api.example/x", None),
+            ("GET http://{args.0}@api.example/", None),
+        ] {
+            assert_eq!(own_host(text).as_deref(), host, "{text}");
+        }
+    }
+}
