@@ -2,7 +2,7 @@
 //!
 //! Layout:
 //! - `intake.rs`: from the broker to the engine; `held.rs`: what waits for its time
-//! - `handlers.rs`: what the lanes call; `work.rs`: a claimed task on its way
+//! - `handlers.rs`: what the lanes call; `process.rs`: the process lane; `work.rs`: a claimed task on its way
 //! - `verdict.rs`: how an attempt ended → what becomes of its task; `conclude.rs`: that, in Celery's words; `close.rs`: stores, sends, acknowledges
 //! - `sink.rs`: the engine's sink
 //! - `revoked.rs`, `notice.rs`, `shared.rs`: what the parts share
@@ -16,6 +16,7 @@ mod handlers;
 mod held;
 mod intake;
 mod notice;
+mod process;
 mod revoked;
 mod shared;
 mod sink;
@@ -39,7 +40,8 @@ use tokio::{runtime::Handle as Runtime, task::JoinHandle};
 pub use notice::{Notice, What};
 
 use self::{
-    close::Closer, control::Control, events::Events, handlers::Starter, intake::Intake, shared::Shared, sink::Results, work::Ticket,
+    close::Closer, control::Control, events::Events, handlers::Starter, intake::Intake, process::ProcessLane, shared::Shared,
+    sink::Results, work::Ticket,
 };
 use crate::{app::App, client::Client};
 
@@ -157,8 +159,7 @@ impl Worker {
             Some(Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime))),
             Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
             Some(Arc::new(CpuLane::new(starter.clone().on_thread(), options.lanes[LaneKind::Cpu as usize], outbox.clone(), clock))),
-            // Whoever runs children waits for them on a thread.
-            Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
+            Some(Arc::new(ProcessLane::new(starter, options.lanes[LaneKind::Process as usize], outbox.clone(), clock))),
         ];
         let config = EngineConfig {
             gate: GateConfig {

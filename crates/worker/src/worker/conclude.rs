@@ -10,9 +10,9 @@ use std::{
 
 use longshore_brokers::{ChordPart, End, Key, Outgoing, Stored, crash::MOST_CRASHES};
 use longshore_celery::{
-    BadMessage, CRASHES, Encoding, Exception, Extended, Message, ResultTree, Signature, State, TaskResult, Value,
+    BadMessage, Encoding, Exception, Extended, Message, ResultTree, Signature, State, TaskResult, Value,
     canvas::{self, CanvasError, ChordStart, FailedTask, Plan},
-    repr,
+    mark_redelivered, repr,
 };
 use longshore_core::{Finished, Receipt};
 
@@ -353,11 +353,13 @@ impl Case<'_> {
             let exception = Exception::worker_lost(&format!("Worker exited prematurely: {reason}"));
             return self.failed(&exception, None, End::Dead { reason: format!("what ran it died {crashes} times, last of {reason}") });
         }
-        let mut again = self.message.clone();
-        again.redelivered = true;
-        again.headers.set(CRASHES, i64::from(crashes));
+        let mut again = self.shared.to_queue(self.message.clone(), self.queue.clone());
+        // What was just written has properties; and no sender can set this header.
+        if let Ok(marked) = mark_redelivered(&again.raw, Some(crashes)) {
+            again.raw = marked;
+        }
         let mut conclusion = Conclusion::new(End::Ack);
-        conclusion.publish.push(self.shared.to_queue(again, self.queue.clone()));
+        conclusion.publish.push(again);
         conclusion.what = Some(What::Crashed { reason: reason.to_owned(), crashes });
         self.shared.counts.retried.fetch_add(1, Ordering::Relaxed);
         conclusion
