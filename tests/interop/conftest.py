@@ -22,7 +22,7 @@ def _kinds():
     chosen = os.environ.get("LONGSHORE_INTEROP_WORKERS")
     if chosen:
         return chosen.split(",")
-    if LABAPP and subprocess.run([LABAPP, "worker", "--help"], capture_output=True).returncode == 0:
+    if LABAPP and subprocess.run([LABAPP, "can"], capture_output=True).returncode == 0:
         return ["longshore", "mixed"]
     return ["python"]
 
