@@ -34,8 +34,11 @@ fn main() -> ExitCode {
     let code = match command.as_deref() {
         Some("worker") => runtime.block_on(worker::serve(options)),
         Some("client") => runtime.block_on(client::listen(options)),
-        // What can be asked for, for a harness that asks first.
-        Some("can") => 0,
+        // What the tests may ask for.
+        Some("can") => {
+            println!("worker client");
+            0
+        }
         _ => {
             eprintln!(
                 "labapp worker|client --broker URL [--results URL] [-n NODE] [-Q QUEUES] [-c N] [--lease 5s] [--visibility-timeout 3600s]"
