@@ -12,6 +12,8 @@ from celery.exceptions import MaxRetriesExceededError, TaskRevokedError, Timeout
 
 from procs import eventually
 
+pytestmark = pytest.mark.alone
+
 
 def seen(lab, *args, **options):
     """What a task sees of its message when it is sent with these options."""

@@ -90,6 +90,7 @@ def test_what_a_dead_worker_held_is_back_within_seconds_whatever_the_visibility_
     assert lab.wait_empty() == {}
 
 
+@pytest.mark.alone
 @pytest.mark.limit(60)
 def test_many_etas_are_held_and_run_in_time(own_lab):
     """They hold up nothing that comes after them, and nothing holds them up."""
