@@ -178,6 +178,7 @@ impl TaskContext {
     pub async fn add_to_chord<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
         let client = self.client()?;
         let wire = signature.into_wire().map_err(ClientError::Signature)?;
+        // The canvas's context must not be held while it is sent: the future would not be `Send`.
         let plan = canvas::add_to_chord(self.message(), &wire, &client.canvas(Some(self.message())), &mut client::fresh_id);
         let plan = plan.map_err(|error| ClientError::Signature(error.to_string()))?;
         self.publish(client, plan).await
