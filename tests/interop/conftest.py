@@ -28,7 +28,6 @@ def _kinds():
 
 
 KINDS = _kinds()
-OURS = [kind for kind in KINDS if kind != "python"]
 
 
 def pytest_generate_tests(metafunc):
@@ -36,12 +35,17 @@ def pytest_generate_tests(metafunc):
     if "kind" in metafunc.fixturenames:
         if metafunc.definition.get_closest_marker("ours"):
             kinds = [kind for kind in KINDS if kind == "longshore"]
+        elif metafunc.definition.get_closest_marker("alone"):
+            kinds = [kind for kind in KINDS if kind != "mixed"] or ["longshore"]
         else:
             kinds = KINDS
         metafunc.parametrize("kind", kinds, scope="session")
 
 
 def pytest_collection_modifyitems(config, items):
+    if "longshore" not in KINDS:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("ours")])
+        items[:] = [item for item in items if not item.get_closest_marker("ours")]
     for item in items:
         if item.get_closest_marker("long") and not LONG:
             item.add_marker(pytest.mark.skip(reason="long: LONGSHORE_INTEROP_LONG=1"))

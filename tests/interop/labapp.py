@@ -48,7 +48,8 @@ def make_app(broker, results=None, conf=None, main="labapp"):
 
 def register(app):
     def task(name, **options):
-        return app.task(name=f"lab.{name}", **options)
+        # Not shared: another application has tasks of its own under these names.
+        return app.task(name=f"lab.{name}", shared=False, **options)
 
     @task("add")
     def add(x, y):
@@ -259,3 +260,5 @@ def register(app):
 
 if os.environ.get("LAB_BROKER"):
     app = make_app(os.environ["LAB_BROKER"], os.environ.get("LAB_RESULTS"), json.loads(os.environ.get("LAB_CONF") or "{}"))
+    app.set_current()
+    app.set_default()

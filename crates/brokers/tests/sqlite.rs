@@ -3,9 +3,9 @@
 
 use std::{
     collections::BTreeSet,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -47,7 +47,7 @@ fn url(directory: &Path) -> String {
 }
 
 /// A process that does not outlive its test.
-struct Other(Child);
+struct Other(Child, BufReader<ChildStdout>);
 
 impl Other {
     fn kill(&mut self) {
@@ -67,13 +67,15 @@ impl Drop for Other {
 fn start(role: &str, url: &str) -> Other {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["another_process", "--exact", "--ignored", "--nocapture"]).env("SQLITE_ROLE", role).env("SQLITE_URL", url);
-    Other(command.stdout(Stdio::piped()).spawn().unwrap())
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    Other(child, output)
 }
 
 /// Waits for a line of the child that is this word.
 fn says(child: &mut Other, word: &str) {
-    let output = child.0.stdout.take().unwrap();
-    assert!(BufReader::new(output).lines().any(|line| line.unwrap().ends_with(word)), "it ended without saying {word}");
+    let mut lines = child.1.by_ref().lines();
+    assert!(lines.any(|line| line.unwrap().ends_with(word)), "it ended without saying {word}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,6 +102,19 @@ async fn another_process() {
             let _held = claim_one(&*consumer).await;
             println!("\nholds");
             std::future::pending::<()>().await;
+        }
+        "frozen" => {
+            let consumer = open(&*broker, "q", Duration::from_secs(1)).await;
+            let held = claim_one(&*consumer).await;
+            let still = [Finish { end: End::Keep, results: Vec::new(), ..done(&held) }];
+            println!("\nholds");
+            while consumer.finish(&still).await.unwrap() == [Ended::Done] {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            println!("\nrefused");
+            let next = claim_one(&*consumer).await;
+            assert_eq!(consumer.finish(&[done(&next)]).await.unwrap(), [Ended::Done]);
+            println!("\nworks on");
         }
         "echo" => {
             let consumer = open(&*broker, "ping", Duration::from_secs(30)).await;
@@ -173,6 +188,33 @@ async fn a_process_that_was_killed_is_noticed_long_before_its_lease_is_over() {
     let claimed = claim_one(&*consumer).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
     assert_eq!((claimed.crashes, claimed.redelivered), (1, true));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_frozen_loses_what_it_holds_after_its_lease_and_is_refused_when_it_thaws() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let directory = tempfile::tempdir().unwrap();
+    let url = url(directory.path());
+    let (broker, results) = connect(&url, None).unwrap();
+    broker.publish(&[message("q", "one")]).await.unwrap();
+    let mut frozen = start("frozen", &url);
+    says(&mut frozen, "holds");
+    let consumer = open(&*broker, "q", Duration::from_secs(1)).await;
+    // Longer than the lease: as long as it lives it holds.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(broker.queues(&["q".into()]).await.unwrap()[0].held, 1);
+    let pid = Pid::from_raw(frozen.0.id().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    let claimed = claim_one(&*consumer).await;
+    assert_eq!((id(&claimed), claimed.crashes), ("one".to_owned(), 1));
+    kill_process(pid, Signal::CONT).unwrap();
+    says(&mut frozen, "refused");
+    assert_eq!(consumer.finish(&[done(&claimed)]).await.unwrap(), [Ended::Done]);
+    consumer.leave().await.unwrap();
+    broker.publish(&[message("q", "two")]).await.unwrap();
+    says(&mut frozen, "works on");
+    assert!(results.get(&[Key::Task("two".to_owned())]).await.unwrap()[0].is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,6 +9,7 @@
 //! - `canvas/freeze.rs`: giving everything its id, before anything is sent
 //! - `canvas/apply.rs`: a signature → what is sent
 //! - `canvas/send.rs`: options → one message
+//! - `canvas/size.rs`: what would come to too much
 //! - `canvas/after.rs`: what a finished task sends on, and whom its failure reaches
 //! - `canvas/chord.rs`: a complete chord
 //! - `canvas/replace.rs`: a task that puts another in its place, that adds to its chord, that is to run again
@@ -24,6 +25,7 @@ mod freeze;
 mod plan;
 mod replace;
 mod send;
+mod size;
 mod tree;
 
 pub use after::{FailedPart, FailedTask, FailurePlan, after_failure, after_success};
@@ -36,3 +38,9 @@ pub use replace::{add_to_chord, replace, retry};
 
 /// The deepest nesting of signatures in signatures that is followed.
 pub(crate) const DEEPEST: usize = 64;
+
+/// About how many bytes of memory the copies in what is sent at once may take.
+pub(crate) const MOST_COPIED: u64 = 512 << 20;
+
+/// How many results before a result are named in its place.
+pub(crate) const MOST_PARENTS: usize = 100;

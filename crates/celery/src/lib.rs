@@ -7,8 +7,12 @@
 //! - `repr.rs`: values as Python shows them
 //! - `signature.rs`: a task that is yet to be sent, alone or in a canvas
 //! - `canvas.rs`: chains, groups, chords: what is sent when, and when something fails
+//! - `events.rs`: what workers tell of themselves and of tasks
+//! - `control.rs`: remote control: requests, commands, replies
 
 pub mod canvas;
+pub mod control;
+pub mod events;
 mod message;
 mod repr;
 mod result;

@@ -112,14 +112,16 @@ pub struct Limits {
     pub depth: usize,
     /// The most arguments.
     pub args: usize,
+    /// The most values in a message's headers, and in its body: each takes tens of bytes of memory, however short it is in the message.
+    pub values: usize,
     /// Whether MessagePack bodies are accepted.
     pub msgpack: bool,
 }
 
 impl Default for Limits {
-    /// 16 MiB, unpacked 64 MiB, 128 levels, 10 000 arguments, JSON only.
+    /// 16 MiB, unpacked 64 MiB, 128 levels, 10 000 arguments, a million values, JSON only.
     fn default() -> Self {
-        Self { message: 16 << 20, body: 64 << 20, depth: 128, args: 10_000, msgpack: false }
+        Self { message: 16 << 20, body: 64 << 20, depth: 128, args: 10_000, values: 1_000_000, msgpack: false }
     }
 }
 

@@ -193,7 +193,7 @@ impl Short {
 
     fn close(&mut self, token: &str) {
         self.out.push_str(token);
-        self.left -= if self.cut || self.left <= 0 { 0 } else { i64::try_from(token.len()).unwrap_or(0) };
+        self.left -= i64::try_from(token.len()).unwrap_or(0);
     }
 
     fn value(&mut self, value: &Value, level: usize) {

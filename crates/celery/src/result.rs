@@ -2,6 +2,8 @@
 
 mod document;
 mod exception;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::time::SystemTime;

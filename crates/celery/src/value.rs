@@ -2,6 +2,8 @@
 
 pub(crate) mod de;
 pub(crate) mod msgpack;
+#[cfg(test)]
+mod msgpack_tests;
 pub(crate) mod read;
 pub(crate) mod ser;
 #[cfg(test)]
@@ -49,6 +51,10 @@ impl ValueError {
 
     pub(crate) fn deep(limit: usize) -> Self {
         Self { path: String::new(), reason: format!("nested more than {limit} levels deep"), fault: Fault::Deep }
+    }
+
+    pub(crate) fn many(limit: usize, what: &str) -> Self {
+        Self { path: String::new(), reason: format!("more than {limit} {what}"), fault: Fault::Deep }
     }
 
     /// The same error as seen from the list around it.

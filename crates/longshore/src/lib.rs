@@ -180,6 +180,55 @@
 //! println!("{}", collected.report); // a line for each stage; the last one names the bottleneck
 //! ```
 //!
+//! # The task queue
+//!
+//! Functions become tasks, which any process calls by name and gets the results of: through an SQLite file with no server, or through Redis beside Celery's
+//! own workers and clients, whose wire this is. [`task`](macro@task) makes a task of a function, [`App`] holds them with the settings, a [`Worker`] serves
+//! them, a [`Client`] sends them.
+//!
+//! ```
+//! use longshore::{App, Client, Worker, WorkerOptions, chord, task};
+//!
+//! #[task(name = "tasks.add")]
+//! async fn add(x: i64, #[default(1)] y: i64) -> i64 {
+//!     x + y
+//! }
+//!
+//! #[task(name = "tasks.sum")]
+//! fn sum(numbers: Vec<i64>) -> i64 {
+//!     numbers.iter().sum()
+//! }
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let app = App::new().broker("memory://readme").task(add).task(sum);
+//! let worker = Worker::start(app.clone(), WorkerOptions::new("w1@here")).await?;
+//!
+//! let client = Client::of(&app)?;
+//! assert_eq!(client.send(add::call(1, 1)).await?.get().await?, 2);
+//! let total = chord([add::call(1, 1), add::call(2, 2)], sum::signature());
+//! assert_eq!(client.send(total).await?.get().await?, 6);
+//!
+//! worker.stopper().warm();
+//! assert_eq!(worker.join().await.ok, 4);
+//! # Ok::<(), longshore::ClientError>(())
+//! # }).unwrap();
+//! ```
+//!
+//! | Celery | here |
+//! |---|---|
+//! | `app = Celery("tasks", broker=url, backend=url)` | `App::new().broker(url).results(url)` |
+//! | `@app.task(bind=True, max_retries=5, rate_limit="10/m")` | `#[task(retries = 5, rate = "10/m")]`, with a first parameter of type [`TaskContext`] |
+//! | `raise self.retry(exc=e, countdown=5)` | `return Err(context.retry_in(Duration::from_secs(5)).because(e))` |
+//! | `self.update_state(state="PROGRESS", meta=m)` | `context.progress(&m).await?` |
+//! | `add.delay(1, 1).get()` | `client.send(add::call(1, 1)).await?.get().await?` |
+//! | `app.send_task("tasks.add", [1, 1])` | `client.send(Signature::named("tasks.add").arg(&1).arg(&1))` |
+//! | `add.apply_async((1, 1), countdown=60, queue="q", link=s)` | `add::call(1, 1).countdown(Duration::from_secs(60)).queue("q").link(s)` |
+//! | `add.s(1, 1) \| double.s()` | `add::call(1, 1).then(double::signature())` |
+//! | `group(…)().get()`, `chord(header)(body)` | `client.send(group(…)).await?.get().await?`, `chord(header, body)` |
+//! | `AsyncResult(id).state` | `client.result(id).state().await?` |
+//!
+//! Unlike Celery, a task is acknowledged after its result is stored: what runs when its worker dies runs again (`acks = "early"` for Celery's way).
+//!
 //! # Cancel safety
 //!
 //! [`Sender::send`] that is cancelled has sent nothing (its task is dropped). [`Sender::drained`], [`AsCompleted::next`] and [`CancelToken::cancelled`] may
@@ -190,9 +239,12 @@
 //!
 //! In the folder `examples`: `job` (the first one), `producer_consumer` (HTTP calls, two producers, slow callbacks, the price of a queue), `leaky_bucket`
 //! (a steady pace, and what happens on overflow), `mixed_lanes` (waiting and computing side by side), `isolated` (functions that crash, in child
-//! processes) and `pipeline` (an assembly line, its ideal time and its bottleneck).
+//! processes), `pipeline` (an assembly line, its ideal time and its bottleneck), `task_queue` (a worker and a client on one SQLite file), and
+//! `seed004_worker` with `seed004_client` (the same against Celery's own client and worker).
 
 pub mod guide;
+#[cfg(feature = "queue")]
+pub mod queue;
 
 /// Which lane and how many workers: guessed from words, or measured on a sample.
 pub use longshore_advise as advice;
@@ -200,6 +252,22 @@ pub use longshore_advise::{Advice, advise};
 pub use longshore_core::{
     engine::{Handle, Quantiles, RunningTask, SlotUse, Snapshot, Summary},
     *,
+};
+
+/// Where tasks wait and where results are stored.
+#[cfg(feature = "queue")]
+pub use longshore_brokers as brokers;
+/// Celery's wire format.
+#[cfg(feature = "queue")]
+pub use longshore_celery as celery;
+#[cfg(feature = "queue")]
+pub use longshore_celery::Value;
+#[cfg(feature = "queue")]
+#[doc(hidden)]
+pub use longshore_worker::private;
+#[cfg(feature = "queue")]
+pub use longshore_worker::{
+    Answer, App, Client, ClientError, Failure, Settings, Signature, TaskContext, Worker, WorkerOptions, chain, chord, group, init_app, task,
 };
 
 /// The example of the read-me, so that it runs.

@@ -104,22 +104,22 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
             #[doc = #call_doc]
             #[allow(dead_code, reason = "a program need not call its own tasks")]
             #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "as many as the function has, and as it has them")]
-            #visibility fn call(#(#call_inputs),*) -> #krate::Signature<#result> {
+            #visibility fn call(#(#call_inputs),*) -> #krate::private::Signature<#result> {
                 #ident::signature() #(#call_arguments)*
             }
 
             /// A call without arguments, yet to be given some and to be sent.
             #[allow(dead_code, reason = "a program need not call its own tasks")]
-            #visibility fn signature() -> #krate::Signature<#result> {
-                #krate::Signature::named(#ident::NAME).returns()
+            #visibility fn signature() -> #krate::private::Signature<#result> {
+                #krate::private::Signature::named(#ident::NAME).returns()
             }
         }
 
         #(#cfgs)*
         #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction, reason = "generated")]
-        impl ::core::convert::From<#ident> for #krate::Task {
+        impl ::core::convert::From<#ident> for #krate::private::Task {
             fn from(_: #ident) -> Self {
-                #krate::Task {
+                #krate::private::Task {
                     name: ::std::sync::Arc::from(#ident::NAME),
                     lane: #krate::private::LaneKind::#lane,
                     policy: #policy,
@@ -135,7 +135,11 @@ fn handler(krate: &TokenStream, function: &Function, plain_name: &str, lane: Lan
     let ident = &function.item.sig.ident;
     let parameters = function.parameters.iter().map(|parameter| {
         let name = parameter.name();
-        if parameter.default.is_some() { quote!(#krate::Parameter::optional(#name)) } else { quote!(#krate::Parameter::required(#name)) }
+        if parameter.default.is_some() {
+            quote!(#krate::private::Parameter::optional(#name))
+        } else {
+            quote!(#krate::private::Parameter::required(#name))
+        }
     });
     let names: Vec<_> = (0..function.parameters.len()).map(|place| format_ident!("argument_{place}")).collect();
     let takes = function.parameters.iter().zip(&names).map(|(parameter, name)| {
@@ -170,15 +174,15 @@ fn handler(krate: &TokenStream, function: &Function, plain_name: &str, lane: Lan
     };
     let mutable = if function.parameters.is_empty() { quote!() } else { quote!(mut) };
     let steps = quote! {
-        const PARAMETERS: &[#krate::Parameter] = &[#(#parameters),*];
+        const PARAMETERS: &[#krate::private::Parameter] = &[#(#parameters),*];
         #[allow(unused_variables, reason = "a function without parameters has nothing to take")]
-        let #mutable arguments = #krate::Arguments::bind(#plain_name, PARAMETERS, call)?;
+        let #mutable arguments = #krate::private::Arguments::bind(#plain_name, PARAMETERS, call)?;
         #(#takes)*
         let result = #ident::run(#context #(#names),*) #wait;
         #answer
     };
     let future = quote! {
-        #krate::Handler::Async(::std::sync::Arc::new(|context: #krate::TaskContext, call: #krate::Call| {
+        #krate::private::Handler::Async(::std::sync::Arc::new(|context: #krate::private::TaskContext, call: #krate::private::Call| {
             ::std::boxed::Box::pin(async move {
                 let _ = &context;
                 #steps
@@ -186,7 +190,7 @@ fn handler(krate: &TokenStream, function: &Function, plain_name: &str, lane: Lan
         }))
     };
     let plain = quote! {
-        #krate::Handler::Sync(::std::sync::Arc::new(|context: #krate::TaskContext, call: #krate::Call| {
+        #krate::private::Handler::Sync(::std::sync::Arc::new(|context: #krate::private::TaskContext, call: #krate::private::Call| {
             let _ = &context;
             #steps
         }))
@@ -245,7 +249,7 @@ fn policy(krate: &TokenStream, attributes: &Attributes) -> TokenStream {
         set("rate_limit", some(quote!(#krate::private::Rate { count: #count, per: #per, burst: 1 })));
     }
     if let Some(early) = attributes.acks_early {
-        set("acks", if early { quote!(#krate::Acks::Early) } else { quote!(#krate::Acks::Late) });
+        set("acks", if early { quote!(#krate::private::Acks::Early) } else { quote!(#krate::private::Acks::Late) });
     }
     for (field, value) in [
         ("acks_on_failure", attributes.acks_on_failure),
@@ -257,9 +261,9 @@ fn policy(krate: &TokenStream, attributes: &Attributes) -> TokenStream {
         }
     }
     if fields.is_empty() {
-        quote!(<#krate::TaskPolicy as ::core::default::Default>::default())
+        quote!(<#krate::private::TaskPolicy as ::core::default::Default>::default())
     } else {
-        quote!(#krate::TaskPolicy { #(#fields,)* ..<#krate::TaskPolicy as ::core::default::Default>::default() })
+        quote!(#krate::private::TaskPolicy { #(#fields,)* ..<#krate::private::TaskPolicy as ::core::default::Default>::default() })
     }
 }
 

@@ -273,13 +273,7 @@ impl fmt::Debug for Client {
 
 /// Where the result of a plan will stand.
 pub(crate) fn place(plan: &canvas::Plan) -> Result<ResultTree, ClientError> {
-    let tree = plan.result.as_ref().and_then(|node| ResultTree::from_value(&node.to_value()).ok());
-    tree.ok_or_else(|| ClientError::Signature("an empty chain or group: there is nothing to send".to_owned()))
-}
-
-/// What a plan adds to the children of the task that sends.
-pub(crate) fn children(plan: &canvas::Plan) -> Vec<ResultTree> {
-    plan.children.iter().filter_map(|node| ResultTree::from_value(&node.to_value()).ok()).collect()
+    plan.result.clone().ok_or_else(|| ClientError::Signature("an empty chain or group: there is nothing to send".to_owned()))
 }
 
 pub(crate) fn fresh_id() -> String {

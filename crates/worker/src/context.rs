@@ -186,7 +186,7 @@ impl TaskContext {
 
     async fn publish<R>(&self, client: &Client, plan: canvas::Plan) -> Result<Answer<R>, ClientError> {
         let tree = client::place(&plan)?;
-        let children = client::children(&plan);
+        let children = plan.children.clone();
         client.publish(plan).await?;
         self.inner.children.lock().unwrap_or_else(PoisonError::into_inner).extend(children);
         Ok(Answer::new(client.clone(), tree))

@@ -8,6 +8,7 @@
 //! - `signature.rs`: a task with its arguments and options, yet to be sent
 //! - `client.rs`: sends tasks; `answer.rs`: waits for what comes back
 //! - `context.rs`: what a handler may know and do
+//! - `isolated.rs`: tasks in child processes
 //! - `app.rs`: the registry of tasks and the settings that clients and workers share; `built_in.rs`: the tasks that are always there
 
 mod answer;
@@ -17,6 +18,7 @@ mod built_in;
 mod client;
 mod context;
 mod failure;
+mod isolated;
 mod name;
 mod signature;
 mod task;
@@ -29,6 +31,7 @@ pub use args::{Arguments, Parameter};
 pub use client::{Client, ClientError, Refused, RemoteError, SendAll, Sent};
 pub use context::{Parts, TaskContext};
 pub use failure::Failure;
+pub use isolated::{IsolatedAnswer, IsolatedCall, IsolatedFailure, init_app, isolated_entry};
 pub use longshore_macros::task;
 pub use signature::{Signature, chain, chord, group};
 pub use task::{Acks, Call, Handler, Task, TaskPolicy};
@@ -37,8 +40,12 @@ pub use task::{Acks, Call, Handler, Task, TaskPolicy};
 #[doc(hidden)]
 pub mod private {
     pub use crate::{
+        args::{Arguments, Parameter},
+        context::TaskContext,
         failure::convert,
         name::{name_bytes, name_length},
+        signature::Signature,
+        task::{Acks, Call, Handler, Task, TaskPolicy},
         values::reply,
     };
     pub use longshore_core::{Backoff, LaneKind, Rate};

@@ -128,7 +128,6 @@ mod tests {
     use super::{super::url::Config, *};
 
     #[test]
-    #[expect(clippy::unwrap_used, reason = "tests")]
     fn patterns_of_routing_keys_become_channels_and_globs() {
         let layout = Layout::new(&Config::parse("redis://h/1").unwrap());
         let channel = |name: &str| Topic::Channel(name.to_owned());

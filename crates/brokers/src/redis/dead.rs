@@ -37,7 +37,6 @@ pub(super) fn decode(queue: &str, entry: &[u8]) -> Option<DeadLetter> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -69,8 +69,8 @@ pub(super) fn explain(place: &str, error: &str) -> String {
         "NOAUTH" => "; put the password into the URL (redis://:password@host)",
         "WRONGPASS" => "; check user and password in the URL (`%` for what is special in them)",
         _ if error.contains("invalid password") => "; check user and password in the URL",
-        _ if error.contains("NOPERM") || error.contains("has no permissions") => {
-            "; allow it (ACL SETUSER): the broker's notes list what longshore needs"
+        _ if error.contains("NOPERM") || error.contains("has no permissions") || error.contains("can't run this command") => {
+            "; allow it with ACL SETUSER (ACL.md of longshore-brokers lists what is needed)"
         }
         "WRONGTYPE" => "; another program uses this key",
         "MISCONF" => "; free its disk, it waits for that",

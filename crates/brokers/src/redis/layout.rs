@@ -189,7 +189,6 @@ pub(super) fn entry(bytes: &[u8]) -> Option<(&[u8], String, String)> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

@@ -118,7 +118,7 @@ impl Link {
             };
             let text = explain(&self.shared.config.place(), error);
             match refusal(error) {
-                Refusal::Never => return Err(Fail::Refused(text)),
+                Refusal::Never => return Err(Fail::Refused(format!("{text} (asked to do {})", pack.describe()))),
                 Refusal::Unknown => match pack.with_script() {
                     Some(with) if brought == 0 => (pack, brought) = (Arc::new(with), 1),
                     _ => return Err(Fail::Refused(text)),
@@ -232,7 +232,7 @@ async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Request>
                 "the connection to redis at {place} was lost before it answered; unknown whether it was done"
             ))));
         });
-        let served = Serving::new(&shared.config, &mut connection, &mut requests, &mut in_doubt, first.take()).await;
+        let served = Serving::serve(&shared.config, &mut connection, &mut requests, &mut in_doubt, first.take()).await;
         let Err(error) = served else { return };
         let text = format!("redis at {place}: the connection was lost ({error}); connecting again");
         *locked(&shared.trouble) = Some(text.clone());
@@ -281,7 +281,7 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    async fn new(
+    async fn serve(
         config: &'a Arc<Config>,
         connection: &'a mut Connection,
         requests: &'a mut mpsc::UnboundedReceiver<Request>,

@@ -86,7 +86,6 @@ mod tests {
     use super::{super::url::Config, *};
 
     #[test]
-    #[expect(clippy::unwrap_used, reason = "tests")]
     fn a_batch_is_one_command_for_one_list_and_a_transaction_for_several() {
         let layout = Layout::new(&Config::parse("redis://").unwrap());
         let message = |queue: &str, priority, raw: &str| Outgoing { queue: queue.into(), priority, due: None, raw: raw.into() };

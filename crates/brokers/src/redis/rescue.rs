@@ -54,7 +54,7 @@ pub(super) async fn run(link: Arc<Link>, owner: Owner) {
 pub(super) async fn give_back(link: &Link, owner: &Owner) -> Result<(), Fail> {
     let rescuer = Rescuer { link, layout: &owner.layout, owner, missing: HashSet::new(), strays: HashSet::new() };
     let tags = rescuer.tags_of(&owner.boot).await?;
-    rescuer.put_back(&tags, "", |raw, _| AfterCrash::Back(crashes_of(raw))).await?;
+    rescuer.put_back(&tags, None, |raw, _| AfterCrash::Back(crashes_of(raw))).await?;
     locked(&owner.held).clear();
     Ok(())
 }
@@ -113,7 +113,7 @@ impl Rescuer<'_> {
         let accused = accused.map(|number| format!("{boot}:{number}"));
         let now = SystemTime::now();
         let fate = |raw: &[u8], tag: &str| after_crash(crashes_of(raw), accused.as_deref() == Some(tag), marks::lies_ahead(raw, now));
-        let count = self.put_back(&tags, &key("rescued"), fate).await?;
+        let count = self.put_back(&tags, Some(&key("rescued")), fate).await?;
         let mut pack = Pack::of(&[b"DEL", key("accused").as_bytes(), key("kept").as_bytes()]);
         pack.add(&[b"SREM", self.layout.own("owners").as_bytes(), boot.as_bytes()]);
         self.link.ask(pack, Wait::Forever).await?;
@@ -144,7 +144,7 @@ impl Rescuer<'_> {
     }
 
     /// Puts messages back where they came from, each in one step, if they are still there. How many were.
-    async fn put_back(&self, tags: &[String], rescued: &str, fate: impl Fn(&[u8], &str) -> AfterCrash) -> Result<u64, Fail> {
+    async fn put_back(&self, tags: &[String], rescued: Option<&str>, fate: impl Fn(&[u8], &str) -> AfterCrash) -> Result<u64, Fail> {
         let (unacked, index) = (self.layout.unacked(), self.layout.unacked_index());
         let mut count = 0;
         for some in tags.chunks(100) {
@@ -169,13 +169,14 @@ impl Rescuer<'_> {
                         (vec![self.layout.dead(&queues[0])], dead::encode(&reason, crashes, raw), "L", dead::MOST)
                     }
                 };
-                let mut keys: Vec<&[u8]> = vec![unacked.as_bytes(), index.as_bytes(), rescued.as_bytes()];
+                let mut keys: Vec<&[u8]> = vec![unacked.as_bytes(), index.as_bytes(), rescued.unwrap_or(&unacked).as_bytes()];
                 keys.extend(lists.iter().map(String::as_bytes));
                 let mut call = Call::new(&scripts::RESTORE, &keys);
                 call.arg(tag);
                 call.arg(message);
                 call.arg(side);
                 call.number(most);
+                call.number(rescued.is_some().into());
                 restores.push(self.link.ask(call.pack(), Wait::Forever));
             }
             let done = try_join_all(restores).await?;
@@ -219,7 +220,7 @@ impl Rescuer<'_> {
         let mut tags: Vec<String> = overdue.iter().filter_map(Reply::text).filter(|tag| !is_held(tag)).collect();
         // The oldest is put back last, so that it is served first.
         tags.reverse();
-        let count = self.put_back(&tags, "", |raw, _| AfterCrash::Back(crashes_of(raw))).await?;
+        let count = self.put_back(&tags, None, |raw, _| AfterCrash::Back(crashes_of(raw))).await?;
         if count > 0 {
             (self.link.notice())(&format!(
                 "{count} tasks that nobody acknowledged within {:?} were put back",
@@ -241,7 +242,7 @@ impl Rescuer<'_> {
         let twice: Vec<String> = strays.iter().filter(|tag| self.strays.contains(*tag)).cloned().collect();
         self.strays = strays.into_iter().collect();
         let rescued = self.layout.own(&format!("rescued:{}", self.owner.boot));
-        self.put_back(&twice, &rescued, |raw, _| AfterCrash::Back(crashes_of(raw))).await?;
+        self.put_back(&twice, Some(&rescued), |raw, _| AfterCrash::Back(crashes_of(raw))).await?;
         Ok(())
     }
 }

@@ -181,13 +181,14 @@ pub(super) struct Pack {
 /// A script, by its text. The server is asked to run it by its digest, and is given the text when it does not know it.
 #[derive(Debug)]
 pub(super) struct Script {
+    name: &'static str,
     text: &'static str,
     digest: std::sync::OnceLock<String>,
 }
 
 impl Script {
-    pub(super) const fn new(text: &'static str) -> Self {
-        Self { text, digest: std::sync::OnceLock::new() }
+    pub(super) const fn new(name: &'static str, text: &'static str) -> Self {
+        Self { name, text, digest: std::sync::OnceLock::new() }
     }
 
     fn digest(&self) -> &str {
@@ -225,6 +226,27 @@ impl Pack {
         self.replies == 0
     }
 
+    /// For people: the command and its key, or the script and its keys; of several commands the first.
+    pub(super) fn describe(&self) -> String {
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes);
+        let mut words = Vec::new();
+        let mut rest = bytes.as_slice();
+        while let Parsed::Whole(command, taken) = parse(rest) {
+            words = command.into_list().iter().filter_map(Reply::text).collect();
+            rest = &rest[taken..];
+            if !matches!(words.first().map(String::as_str), Some("MULTI" | "SCRIPT")) {
+                break;
+            }
+        }
+        match (self.script, words.get(2).and_then(|keys| keys.parse::<usize>().ok())) {
+            (Some(script), Some(keys)) => {
+                format!("the script `{}` on {}", script.name, words[3..].iter().take(keys.min(6)).cloned().collect::<Vec<_>>().join(", "))
+            }
+            _ => words.iter().take(2).cloned().collect::<Vec<_>>().join(" "),
+        }
+    }
+
     pub(super) fn write_to(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
         out.extend_from_slice(&self.body);
@@ -235,6 +257,7 @@ impl Pack {
         let mut pack = Self::of(&[b"SCRIPT", b"LOAD", self.script?.text.as_bytes()]);
         self.write_to(&mut pack.body);
         pack.replies += self.replies;
+        pack.script = self.script;
         Some(pack)
     }
 }
@@ -297,7 +320,6 @@ pub(super) fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 
@@ -354,7 +376,7 @@ mod tests {
 
     #[test]
     fn commands_and_calls_are_written_as_the_server_reads_them() {
-        static SCRIPT: Script = Script::new("return 1");
+        static SCRIPT: Script = Script::new("one", "return 1");
         let mut call = Call::new(&SCRIPT, &[b"k"]);
         call.number(120);
         let pack = call.pack();

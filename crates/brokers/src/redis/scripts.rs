@@ -2,16 +2,17 @@
 
 use super::resp::Script;
 
-pub(super) static CLAIM: Script = Script::new(include_str!("scripts/claim.lua"));
-pub(super) static FINISH: Script = Script::new(concat!(include_str!("scripts/chord_part.lua"), include_str!("scripts/finish.lua")));
-pub(super) static PART: Script = Script::new(concat!(include_str!("scripts/chord_part.lua"), "return count_part(unpack(ARGV))"));
-pub(super) static DOUBT: Script = Script::new(include_str!("scripts/doubt.lua"));
-pub(super) static BEAT: Script = Script::new(include_str!("scripts/beat.lua"));
-pub(super) static RESTORE: Script = Script::new(include_str!("scripts/restore.lua"));
-pub(super) static TRANSFER: Script = Script::new(include_str!("scripts/transfer.lua"));
-pub(super) static HELD: Script = Script::new(include_str!("scripts/held.lua"));
-pub(super) static FIND_HELD: Script = Script::new(include_str!("scripts/find_held.lua"));
-pub(super) static BURY: Script = Script::new(include_str!("scripts/bury.lua"));
-pub(super) static STORE: Script = Script::new(include_str!("scripts/store.lua"));
-pub(super) static CHORD_EXTEND: Script = Script::new(include_str!("scripts/chord_extend.lua"));
-pub(super) static CHORD_OVER: Script = Script::new(include_str!("scripts/chord_over.lua"));
+pub(super) static CLAIM: Script = Script::new("claim", include_str!("scripts/claim.lua"));
+pub(super) static FINISH: Script =
+    Script::new("finish", concat!(include_str!("scripts/chord_part.lua"), include_str!("scripts/finish.lua")));
+pub(super) static PART: Script = Script::new("part", concat!(include_str!("scripts/chord_part.lua"), "return count_part(unpack(ARGV))"));
+pub(super) static DOUBT: Script = Script::new("doubt", include_str!("scripts/doubt.lua"));
+pub(super) static BEAT: Script = Script::new("beat", include_str!("scripts/beat.lua"));
+pub(super) static RESTORE: Script = Script::new("restore", include_str!("scripts/restore.lua"));
+pub(super) static TRANSFER: Script = Script::new("transfer", include_str!("scripts/transfer.lua"));
+pub(super) static HELD: Script = Script::new("held", include_str!("scripts/held.lua"));
+pub(super) static FIND_HELD: Script = Script::new("find_held", include_str!("scripts/find_held.lua"));
+pub(super) static BURY: Script = Script::new("bury", include_str!("scripts/bury.lua"));
+pub(super) static STORE: Script = Script::new("store", include_str!("scripts/store.lua"));
+pub(super) static CHORD_EXTEND: Script = Script::new("chord_extend", include_str!("scripts/chord_extend.lua"));
+pub(super) static CHORD_OVER: Script = Script::new("chord_over", include_str!("scripts/chord_over.lua"));

@@ -1,18 +1,26 @@
 //! The suite on a real server, and what only Redis can get wrong.
 
+mod acl;
+mod faults;
+mod kit;
+mod layout;
+mod leases;
+mod speed;
+
 use longshore_testkit::servers::Redis;
-
-use crate::conformance::Subject;
-
-fn subject(server: Redis) -> Subject {
-    let url = server.url();
-    Subject { connect: Box::new(move || super::both(&url).expect("a good URL")), keep: Box::new(server) }
-}
 
 crate::conformance!(
     redis,
     match Redis::start(&[]) {
-        Some(server) => subject(server),
+        Some(server) => kit::subject(server, ""),
+        None => return,
+    }
+);
+
+crate::conformance!(
+    prefixed,
+    match Redis::start(&[]) {
+        Some(server) => kit::subject(server, "?global_keyprefix=app1&priority_steps=0,3,6,9&sep=%3A"),
         None => return,
     }
 );

@@ -107,15 +107,9 @@ pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
 }
 
 /// Device and inode: what the path names now.
-#[cfg(unix)]
 pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
-}
-
-#[cfg(not(unix))]
-pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
-    path.exists().then_some((0, 0))
 }
 
 /// Another connection to a file that [`create`] has seen.

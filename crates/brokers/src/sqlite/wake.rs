@@ -1,20 +1,26 @@
 //! Waking those who wait, in all processes that have the file open.
 //!
 //! Beside the file lies `<file>-wake`. Whoever has committed something that others may wait for writes a byte to it; all watch it (inotify). Without a
-//! message lost or a look too many: what was committed is there before the bell rings, and an idle process sleeps. Elsewhere than on Linux other
-//! processes look once a second.
+//! message lost or a look too many: what was committed is there before the bell rings, and an idle process sleeps. Elsewhere than on Linux, and where the
+//! system has no more watches to give, other processes look once a second.
 
 use std::{
     fs::File,
     io::{self, Read, Write},
     os::unix::{fs::FileExt, net::UnixStream},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 use super::{file, store::Shared};
 
@@ -27,7 +33,8 @@ const SOON: Duration = Duration::from_millis(20);
 pub(crate) struct Bell {
     path: PathBuf,
     file: Mutex<(File, Option<(u64, u64)>)>,
-    /// Our own listening thread.
+    /// The bell is not heard by our own thread, which is to be nudged.
+    deaf: AtomicBool,
     nudge: UnixStream,
     nudged: Mutex<Option<UnixStream>>,
 }
@@ -45,21 +52,24 @@ impl Bell {
         let (nudge, nudged) = UnixStream::pair()?;
         nudge.set_nonblocking(true)?;
         nudged.set_nonblocking(true)?;
-        Ok(Self { file: Mutex::new(open(&path)?), path, nudge, nudged: Mutex::new(Some(nudged)) })
+        Ok(Self { file: Mutex::new(open(&path)?), path, deaf: AtomicBool::new(true), nudge, nudged: Mutex::new(Some(nudged)) })
     }
 
     /// Wakes all. Whoever cannot be woken looks within a second.
     pub(crate) fn ring(&self) {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let rung = file.0.write_at(b"!", 0).is_ok();
-        if !rung || !cfg!(target_os = "linux") {
-            self.wake_ourselves();
+        if !rung || self.deaf.load(Ordering::Relaxed) {
+            // Full means that it is awake anyway.
+            let _ = (&self.nudge).write(b"!");
         }
     }
 
-    pub(crate) fn wake_ourselves(&self) {
-        // Full means that it is awake anyway.
-        let _ = (&self.nudge).write(b"!");
+    /// Listens to it, if the system lets us.
+    fn ear(&self) -> Ear {
+        let ear = Ear::new(&self.path);
+        self.deaf.store(ear.descriptor().is_none(), Ordering::Relaxed);
+        ear
     }
 
     /// Opens the bell anew if it was taken away. Whether it was.
@@ -82,7 +92,7 @@ impl Listening {
     pub(crate) fn start(shared: Arc<Shared>) -> io::Result<Self> {
         let nudged = shared.bell.nudged.lock().unwrap_or_else(PoisonError::into_inner).take();
         let nudged = nudged.ok_or_else(|| io::Error::other("it is listened to already"))?;
-        let ear = Ear::new(&shared.bell.path)?;
+        let ear = shared.bell.ear();
         let thread = std::thread::Builder::new().name("longshore-sqlite-wake".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || listen(&shared, &nudged, ear)
@@ -111,7 +121,7 @@ fn listen(shared: &Shared, nudged: &UnixStream, mut ear: Ear) {
             // Idle consumers look by themselves once a second.
             Heard::Silence => {
                 if wait == SAFETY && shared.bell.restore() {
-                    ear = Ear::new(&shared.bell.path).unwrap_or(ear);
+                    ear = shared.bell.ear();
                 }
             }
         }
@@ -149,42 +159,29 @@ fn heard(ear: &Ear, nudged: &UnixStream, wait: Duration) -> Heard {
     }
 }
 
-#[cfg(target_os = "linux")]
-struct Ear(rustix::fd::OwnedFd);
+/// Hears the bell: a watch of the system.
+struct Ear(Option<OwnedFd>);
 
-#[cfg(target_os = "linux")]
 impl Ear {
-    fn new(path: &Path) -> io::Result<Self> {
+    #[cfg(target_os = "linux")]
+    fn new(path: &Path) -> Self {
         use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
-        let ear = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        add_watch(&ear, path, WatchFlags::MODIFY)?;
-        Ok(Self(ear))
+        let ear = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
+        Self(ear.filter(|ear| add_watch(ear, path, WatchFlags::MODIFY).is_ok()))
     }
 
-    fn descriptor(&self) -> Option<rustix::fd::BorrowedFd<'_>> {
-        use rustix::fd::AsFd;
-        Some(self.0.as_fd())
+    #[cfg(not(target_os = "linux"))]
+    fn new(_: &Path) -> Self {
+        Self(None)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(AsFd::as_fd)
     }
 
     /// What was heard does not matter, only that something was.
     fn empty(&self) {
         let mut buffer = [0; 4096];
-        while rustix::io::read(&self.0, &mut buffer).is_ok_and(|length| length > 0) {}
+        while self.descriptor().is_some_and(|fd| rustix::io::read(fd, &mut buffer).is_ok_and(|length| length > 0)) {}
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-struct Ear;
-
-#[cfg(not(target_os = "linux"))]
-impl Ear {
-    fn new(_: &Path) -> io::Result<Self> {
-        Ok(Self)
-    }
-
-    fn descriptor(&self) -> Option<rustix::fd::BorrowedFd<'_>> {
-        None
-    }
-
-    fn empty(&self) {}
 }

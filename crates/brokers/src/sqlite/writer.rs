@@ -30,6 +30,8 @@ const MOST: usize = 512;
 const LOOK: Duration = Duration::from_secs(1);
 /// What has expired is swept so often, if anything is written at all.
 const SWEEP: Duration = Duration::from_secs(10);
+/// So late a thread may come on a busy machine.
+const LATE: Duration = Duration::from_millis(100);
 /// Who had to wait so long for the lock knows that others had to wait, too.
 const SLOW: Duration = Duration::from_millis(500);
 
@@ -38,6 +40,8 @@ pub(crate) struct Step<'a> {
     pub(crate) conn: &'a Connection,
     /// Set it, and after the commit those who wait for messages, results and broadcasts look, in all processes.
     pub(crate) wake: bool,
+    /// Others had to wait for the lock too, and could not show that they live.
+    slow: bool,
     pub(crate) keeper: &'a mut Keeper,
 }
 
@@ -134,8 +138,10 @@ impl Keeper {
         // Not all at once in all processes.
         self.next_look = Some(now + between.mul_f64(0.7 + 0.3 * fastrand::f64()));
         let all = owners::all(conn)?;
-        let leases: Vec<_> = all.iter().map(|owner| (owner.number, owner.beat, owner.lease)).collect();
-        let mut dead = self.watch.look(&leases, now, 3 * between + SLOW);
+        let ours: Vec<_> = self.ours.iter().filter_map(|(owner, _)| owner.upgrade()).map(|owner| owner.number()).collect();
+        let others = all.iter().filter(|owner| !ours.contains(&owner.number));
+        let leases: Vec<_> = others.map(|owner| (owner.number, owner.beat, owner.lease)).collect();
+        let mut dead = self.watch.look(&leases, now, 2 * between + LATE);
         dead.extend(all.iter().filter(|owner| life::surely_dead(&owner.who)).map(|owner| owner.number));
         dead.sort_unstable();
         dead.dedup();
@@ -182,8 +188,10 @@ pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn 
         }
         let result = transaction(shared, &mut conn, &mut keeper, opened, |step| {
             owners::beat(step.conn, &beats)?;
-            for number in dead {
-                step.wake |= owners::rescue(step.conn, number)?;
+            if !step.slow {
+                for number in dead {
+                    step.wake |= owners::rescue(step.conn, number)?;
+                }
             }
             if sweep {
                 sweep::sweep(step.conn)?;
@@ -205,12 +213,12 @@ fn transaction(
 ) -> Result<(), BrokerError> {
     let begun = Instant::now();
     let begin = conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));
-    if begin.is_err() || begun.elapsed() > SLOW {
-        // Others could not show that they live, either.
+    let slow = begin.is_err() || begun.elapsed() > SLOW;
+    if slow {
         keeper.watch.reset();
     }
     begin.map_err(|error| shared.fault(&error))?;
-    let mut step = Step { conn, wake: false, keeper };
+    let mut step = Step { conn, wake: false, slow, keeper };
     let done = all(&mut step).and_then(|()| step.conn.prepare_cached("COMMIT")?.execute([]));
     let wake = step.wake;
     if let Err(error) = done {

@@ -66,21 +66,21 @@ pub fn after_success(
     let mut call = lineage(&message.id, message.root_id.as_deref().unwrap_or(&message.id));
     match &message.callbacks[..] {
         [] => {}
-        [only] => _ = planner.apply(Tree::from_signature(only)?, args, &call, true)?,
+        [only] => _ = planner.begin(Tree::from_signature(only)?, args, &call, true)?,
         several => {
             let trees = several.iter().map(Tree::from_signature).collect::<Result<Vec<_>, _>>()?;
             let (groups, tasks): (Vec<_>, Vec<_>) = trees.into_iter().partition(|tree| matches!(tree.shape, Shape::Group(_)));
             for group in groups {
-                planner.apply(group, args, &call, true)?;
+                planner.begin(group, args, &call, true)?;
             }
             if !tasks.is_empty() {
-                planner.apply(Tree::group(tasks), args, &call, true)?;
+                planner.begin(Tree::group(tasks), args, &call, true)?;
             }
         }
     }
     if let Some((next, rest)) = message.chain.as_deref().and_then(<[_]>::split_last) {
         call.set("chain", Value::List(rest.iter().map(Signature::to_value).collect()));
-        planner.apply(Tree::from_signature(next)?, args, &call, true)?;
+        planner.begin(Tree::from_signature(next)?, args, &call, true)?;
     }
     Ok(planner.plan(None))
 }
@@ -116,7 +116,7 @@ impl Planner<'_> {
         let (here, elsewhere): (Vec<&Signature>, Vec<&Signature>) = errbacks.iter().partition(local);
         if !elsewhere.is_empty() {
             let trees = elsewhere.into_iter().map(Tree::from_signature).collect::<Result<Vec<_>, _>>()?;
-            self.apply(Tree::group(trees), &[failed.into()], &lineage(failed, root), true)?;
+            self.begin(Tree::group(trees), &[failed.into()], &lineage(failed, root), true)?;
         }
         Ok(here.into_iter().cloned().collect())
     }

@@ -4,6 +4,7 @@ use super::{
     CanvasError,
     freeze::{Given, Planner, split_chords},
     plan::{ChordStart, Context, Plan},
+    size,
     tree::{Chord, Shape, Tree, append_once, extend, listed, merged, text},
 };
 use crate::{
@@ -18,11 +19,17 @@ use crate::{
 /// The signature, or one in it, makes no sense.
 pub fn apply(signature: &Signature, args: &[Value], context: &Context<'_>, ids: &mut dyn FnMut() -> String) -> Result<Plan, CanvasError> {
     let mut planner = Planner::new(context, ids);
-    let result = planner.apply(Tree::from_signature(signature)?, args, &Map::default(), true)?;
+    let result = planner.begin(Tree::from_signature(signature)?, args, &Map::default(), true)?;
     Ok(planner.plan(result))
 }
 
 impl Planner<'_> {
+    /// Applies a signature that came from elsewhere.
+    pub(super) fn begin(&mut self, tree: Tree, args: &[Value], call: &Map, trail: bool) -> Result<Option<usize>, CanvasError> {
+        size::check(&tree, args, call)?;
+        self.apply(tree, args, call, trail)
+    }
+
     /// Applies a signature with the options of a call. Its place. With `trail` it counts among what the sending task has set off.
     pub(super) fn apply(&mut self, tree: Tree, args: &[Value], call: &Map, trail: bool) -> Result<Option<usize>, CanvasError> {
         match tree.shape {

@@ -76,7 +76,7 @@ pub fn chord_complete(
     let body = Tree::from_signature(chord)?;
     let wrong = match results(parts) {
         Ok(results) => {
-            planner.apply(body, &[results], &Map::default(), true)?;
+            planner.begin(body, &[results], &Map::default(), true)?;
             return Ok(ChordOutcome::Body(planner.plan(None)));
         }
         Err(wrong) => wrong,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{
+    MOST_PARENTS,
     plan::{ChordStart, Context, Plan, PlannedSend},
     tree::{Chord, Shape, Tree, text},
 };
@@ -99,11 +100,17 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn node(&self, place: usize) -> ResultTree {
+        self.node_within(place, MOST_PARENTS)
+    }
+
+    /// Chains have any length, and a node for each step in the last would go deeper than anybody reads.
+    fn node_within(&self, place: usize, parents: usize) -> ResultTree {
         let at = &self.places[place];
+        let parent = parents.checked_sub(1).and_then(|parents| Some((at.parent?, parents)));
         ResultTree {
             id: at.id.clone(),
-            parent: at.parent.map(|parent| Box::new(self.node(parent))),
-            children: at.members.as_ref().map(|members| members.iter().map(|member| self.node(*member)).collect()),
+            parent: parent.map(|(parent, parents)| Box::new(self.node_within(parent, parents))),
+            children: at.members.as_ref().map(|members| members.iter().map(|member| self.node_within(*member, parents)).collect()),
         }
     }
 

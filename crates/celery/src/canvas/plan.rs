@@ -49,7 +49,8 @@ pub struct Plan {
     pub sends: Vec<PlannedSend>,
     /// Chords to be started although none of the messages belongs to them. Seldom.
     pub starts: Vec<ChordStart>,
-    /// Where the result of the whole will stand: the last task of a chain, the body of a chord, a group.
+    /// Where the result of the whole will stand: the last task of a chain, the body of a chord, a group. What went before stands in its `parent`,
+    /// for the last hundred steps.
     pub result: Option<ResultTree>,
     /// What the sending task has set off, for the `children` of its result.
     pub children: Vec<ResultTree>,
@@ -104,6 +105,9 @@ pub enum CanvasError {
     /// Signatures in signatures, deeper than is followed.
     #[error("signatures are nested deeper than {} levels", super::DEEPEST)]
     TooDeep,
+    /// Bodies, errbacks and arguments would be copied onto so many tasks that it comes to more than is sent at once.
+    #[error("what it would send comes to more than {} MiB; make its parts fewer or smaller", super::MOST_COPIED >> 20)]
+    TooLarge,
     /// It makes no sense where it stands.
     #[error("{0}")]
     Refused(&'static str),

@@ -72,7 +72,7 @@ pub fn replace(
         next.options.set("replaced_task_nesting", nesting);
         tree = pipe(tree, next);
     }
-    let place = planner.apply(tree, &[], &Map::default(), true)?;
+    let place = planner.begin(tree, &[], &Map::default(), true)?;
     Ok(planner.plan(place))
 }
 
@@ -105,7 +105,7 @@ pub fn add_to_chord(
     tree.options.set("root_id", message.root_id.as_deref());
     planner.freeze(&mut tree, Given::default());
     planner.grown = Some(group.clone());
-    let place = planner.apply(tree, &[], &Map::default(), true)?;
+    let place = planner.begin(tree, &[], &Map::default(), true)?;
     Ok(planner.plan(place))
 }
 

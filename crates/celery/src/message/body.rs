@@ -46,7 +46,7 @@ fn json<'b>(packing: &'b Packing<'_>, limits: &Limits) -> Result<Cow<'b, [u8]>, 
     match packing.content_type.as_deref() {
         Some("application/json") => Ok(bytes),
         Some("application/x-msgpack" | "application/msgpack") if limits.msgpack => {
-            let value = msgpack::parse(&bytes, limits.depth).map_err(|error| Bad::from(error).within("the body"))?;
+            let value = msgpack::parse(&bytes, limits.depth, limits.values).map_err(|error| Bad::from(error).within("the body"))?;
             Ok(Cow::Owned(value.to_json()))
         }
         Some(name @ ("application/x-msgpack" | "application/msgpack")) => refused(&format!("{name} (MessagePack) is not accepted here")),
@@ -106,7 +106,7 @@ pub(crate) fn inflate_up_to(packed: &[u8], zstd: bool, limit: usize) -> Result<V
 }
 
 fn contents(json: &[u8], limits: &Limits, message: &mut Message) -> Result<(), Bad> {
-    let mut scan = Scan::new(json, limits.depth)?;
+    let mut scan = Scan::new(json, limits.depth)?.up_to(limits.values);
     if scan.peek() == Some(b'{') && message.task.is_empty() {
         protocol_1(&mut scan, limits, message)?;
     } else {
@@ -151,7 +151,7 @@ fn protocol_1(scan: &mut Scan<'_>, limits: &Limits, message: &mut Message) -> Re
 }
 
 fn too_many(limits: &Limits) -> ValueError {
-    ValueError { fault: crate::value::Fault::Deep, ..ValueError::new(format!("more than {} arguments", limits.args)) }
+    ValueError::many(limits.args, "arguments")
 }
 
 fn args(scan: &mut Scan<'_>, limits: &Limits, message: &mut Message) -> Result<(), ValueError> {

@@ -51,7 +51,7 @@ impl Message {
     /// Reads a message as it stands in a Redis list (and in the SQLite and memory brokers, which use the same form). Protocols 1 and 2.
     ///
     /// # Errors
-    /// Whatever is wrong with it. Nothing in `raw` can make this panic, use more than a few times the limits' memory, or overflow the stack.
+    /// Whatever is wrong with it. Nothing in `raw` can make this panic, overflow the stack, or use more memory than a few times what the limits allow.
     pub fn decode(raw: &[u8], limits: &Limits) -> Result<Message, BadMessage> {
         decode(raw, limits).map_err(|bad| bad.of(raw))
     }
@@ -88,7 +88,7 @@ fn decode(raw: &[u8], limits: &Limits) -> Result<Message, Bad> {
 }
 
 fn envelope<'a>(raw: &'a [u8], limits: &Limits, message: &mut Message, packing: &mut Packing<'a>) -> Result<(), ValueError> {
-    let mut scan = Scan::new(raw, limits.depth)?;
+    let mut scan = Scan::new(raw, limits.depth)?.up_to(limits.values);
     scan.object(|scan, name| match known(&name) {
         "body" => {
             if scan.peek() != Some(b'"') {

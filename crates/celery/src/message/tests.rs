@@ -207,6 +207,8 @@ fn a_message_that_cannot_be_run_says_why_and_whose_it_is() {
         ("deep arguments", TooLarge, body(&format!("[[{}], {{}}, {{}}]", deep(10_000))), "128 levels"),
         ("a deep header", TooLarge, header(&format!(r#""x": {}"#, deep(10_000))), "128 levels"),
         ("many arguments", TooLarge, body(&format!("[[{}0], {{}}, {{}}]", "0,".repeat(10_000))), "10000 arguments"),
+        ("many values", TooLarge, body(&format!("[[[{}0]], {{}}, {{}}]", "0,".repeat(1_000_000))), "1000000 values"),
+        ("many values in a header", TooLarge, header(&format!(r#""x": [{}0]"#, "0,".repeat(1_000_000))), "1000000 values"),
         ("50 MB", TooLarge, body(&format!("[[\"{}\"], {{}}, {{}}]", " ".repeat(50_000_000))), "bytes"),
     ];
     for (what, wrong, raw, reason) in table {
@@ -261,6 +263,9 @@ fn compressed_bodies_are_unpacked_up_to_the_limit() {
         let bad = bad(&packed(how, &bytes));
         assert_eq!(bad.wrong, Wrong::TooLarge, "{how}: {bad}");
         assert!(bad.reason.contains("67108864"), "{how}: {bad}");
+        // The limit is met on the way: what comes after it is not even looked at.
+        let cut = bytes.len() - bytes.len() / 50;
+        assert_eq!(self::bad(&packed(how, &bytes[..cut])).wrong, Wrong::TooLarge, "{how}, cut");
     }
 }
 

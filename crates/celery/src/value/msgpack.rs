@@ -6,8 +6,8 @@ use rmp::{Marker, encode};
 use super::{MOST_DEPTH, Map, Value, ValueError};
 
 /// Reads one value. Bytes become what kombu makes of them in JSON: `{"__type__": "bytes", "__value__": …}`.
-pub(crate) fn parse(packed: &[u8], depth: usize) -> Result<Value, ValueError> {
-    let mut reader = Reader { rest: packed, limit: depth.min(MOST_DEPTH) };
+pub(crate) fn parse(packed: &[u8], depth: usize, values: usize) -> Result<Value, ValueError> {
+    let mut reader = Reader { rest: packed, limit: depth.min(MOST_DEPTH), values, made: 0 };
     let value = reader.value(0)?;
     if reader.rest.is_empty() {
         Ok(value)
@@ -19,6 +19,9 @@ pub(crate) fn parse(packed: &[u8], depth: usize) -> Result<Value, ValueError> {
 struct Reader<'a> {
     rest: &'a [u8],
     limit: usize,
+    /// How many values may be made, and how many were.
+    values: usize,
+    made: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -39,6 +42,10 @@ impl<'a> Reader<'a> {
     }
 
     fn value(&mut self, depth: usize) -> Result<Value, ValueError> {
+        self.made += 1;
+        if self.made > self.values {
+            return Err(ValueError::many(self.values, "values"));
+        }
         Ok(match Marker::from_u8(self.take(1)?[0]) {
             Marker::Null => Value::Null,
             Marker::True => Value::Bool(true),

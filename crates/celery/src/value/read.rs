@@ -11,6 +11,8 @@ pub(crate) struct Scan<'a> {
     at: usize,
     depth: usize,
     limit: usize,
+    /// How many values may be made, and of these how many were.
+    values: (usize, usize),
 }
 
 /// A text as it was found.
@@ -55,7 +57,13 @@ impl Text<'_> {
 impl<'a> Scan<'a> {
     pub(crate) fn new(json: &'a [u8], depth: usize) -> Result<Self, ValueError> {
         let text = std::str::from_utf8(json).map_err(|wrong| ValueError::syntax(format!("not UTF-8 at byte {}", wrong.valid_up_to())))?;
-        Ok(Self { text, at: 0, depth: 0, limit: depth.min(MOST_DEPTH) })
+        Ok(Self { text, at: 0, depth: 0, limit: depth.min(MOST_DEPTH), values: (usize::MAX, 0) })
+    }
+
+    /// The same, making no more values than this.
+    pub(crate) fn up_to(mut self, values: usize) -> Self {
+        self.values.0 = values;
+        self
     }
 
     /// Where it stands.
@@ -151,6 +159,10 @@ impl<'a> Scan<'a> {
 
     /// Any value.
     pub(crate) fn value(&mut self) -> Result<Value, ValueError> {
+        self.values.1 += 1;
+        if self.values.1 > self.values.0 {
+            return Err(ValueError::many(self.values.0, "values"));
+        }
         match self.peek() {
             Some(b'"') => Ok(self.text()?.into_value()),
             Some(b'{') => Ok(Value::Map(self.map()?)),

@@ -1,6 +1,6 @@
 //! Writing JSON, byte for byte as Python's `json.dumps` does: `", "`, `": "`, everything outside ASCII escaped.
 
-use std::fmt;
+use std::{fmt, io::Write};
 
 use super::{Map, Value};
 
@@ -126,7 +126,8 @@ pub(crate) fn text(text: &str, into: &mut Vec<u8>) {
                 None if matches!(char, ' '..='~') => into.push(char as u8),
                 None => {
                     for unit in char.encode_utf16(&mut [0; 2]) {
-                        into.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
+                        // Writing to a vector does not fail.
+                        let _ = write!(into, "\\u{unit:04x}");
                     }
                 }
             }
@@ -140,7 +141,8 @@ pub(crate) fn int(number: i64, into: &mut Vec<u8>) {
     if let Ok(digit @ 0..=9) = u8::try_from(number) {
         into.push(b'0' + digit);
     } else {
-        into.extend_from_slice(number.to_string().as_bytes());
+        // Writing to a vector does not fail.
+        let _ = write!(into, "{number}");
     }
 }
 

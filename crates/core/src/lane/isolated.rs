@@ -38,7 +38,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use registry::Functions;
 pub(crate) use registry::add;
 
-use self::{registry::Function, seat::Seat};
+use self::{registry::Function, seat::Seat, wire::Batch};
 use crate::{
     clock::Clock,
     error::{Again, TaskError},
@@ -81,6 +81,10 @@ pub struct IsolatedLane<T, R>(Arc<Pool<T, R>>);
 
 struct Pool<T, R> {
     function: Function,
+    /// Appends a payload to a batch.
+    give: fn(&mut Batch, &T) -> Result<(), TaskError>,
+    /// Reads an outcome.
+    take: fn(&[u8]) -> Outcome<R>,
     isolation: Isolation,
     size: usize,
     children: Children,
@@ -104,16 +108,47 @@ struct State<T> {
 
 impl<T, R> IsolatedLane<T, R>
 where
-    T: Serialize + Send + 'static,
-    R: DeserializeOwned + Send + 'static,
+    T: Send + 'static,
+    R: Send + 'static,
 {
     /// A lane that runs the function `F` in this many child processes at most, which start when there is work.
     ///
     /// # Errors
     /// Kind `setup` when no child could find `F`: [`init_with`](crate::init_with) has not been called first in `main`, or not with it, or this process is such
     /// a child itself. Kind `spawn` when the guardian of the children cannot be started, on other systems than Linux for one.
-    pub fn new<F: 'static>(size: usize, isolation: Isolation, outbox: Outbox<T, R>, clock: Clock) -> Result<Self, TaskError> {
+    pub fn new<F: 'static>(size: usize, isolation: Isolation, outbox: Outbox<T, R>, clock: Clock) -> Result<Self, TaskError>
+    where
+        T: Serialize,
+        R: DeserializeOwned,
+    {
         let function = registry::find::<F, T, R>()?;
+        Self::with(function, |batch, payload| batch.push(payload), wire::outcome, size, isolation, outbox, clock)
+    }
+
+    /// [`new`](Self::new), for payloads and results that travel as other types: `F` takes a `C` made of each payload, and its answer `A` becomes the result.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn between<F, C, A>(size: usize, isolation: Isolation, outbox: Outbox<T, R>, clock: Clock) -> Result<Self, TaskError>
+    where
+        F: 'static,
+        C: Serialize + for<'a> From<&'a T> + 'static,
+        A: DeserializeOwned + Into<R> + 'static,
+    {
+        let function = registry::find::<F, C, A>()?;
+        let take = |bytes: &[u8]| wire::outcome::<A>(bytes).map(Into::into);
+        Self::with(function, |batch, payload| batch.push(&C::from(payload)), take, size, isolation, outbox, clock)
+    }
+
+    fn with(
+        function: Function,
+        give: fn(&mut Batch, &T) -> Result<(), TaskError>,
+        take: fn(&[u8]) -> Outcome<R>,
+        size: usize,
+        isolation: Isolation,
+        outbox: Outbox<T, R>,
+        clock: Clock,
+    ) -> Result<Self, TaskError> {
         let children = Children::guarded(&[])
             .map_err(|error| TaskError::new("spawn", format!("no child processes for `{}`: {error}", function.name)))?;
         if (isolation.memory.is_some() || isolation.max_size.is_some()) && resident_bytes(std::process::id().cast_signed()).is_none() {
@@ -124,6 +159,8 @@ where
         let size = size.max(1);
         Ok(Self(Arc::new(Pool {
             function,
+            give,
+            take,
             isolation,
             size,
             children,
@@ -139,8 +176,8 @@ where
 
 impl<T, R> Lane<T, R> for IsolatedLane<T, R>
 where
-    T: Serialize + Send + 'static,
-    R: DeserializeOwned + Send + 'static,
+    T: Send + 'static,
+    R: Send + 'static,
 {
     fn start(&self, batch: &mut Vec<Attempt<T>>) {
         let pool = &self.0;

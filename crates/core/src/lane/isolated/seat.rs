@@ -6,8 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Serialize, de::DeserializeOwned};
-
 use super::{
     CHUNK, Isolation, MOST, Pool,
     blame::{Progress, Why, blame},
@@ -57,8 +55,8 @@ pub(super) struct Seat<T, R> {
 
 impl<T, R> Seat<T, R>
 where
-    T: Serialize + Send + 'static,
-    R: DeserializeOwned + Send + 'static,
+    T: Send + 'static,
+    R: Send + 'static,
 {
     pub(super) fn new(pool: Arc<Pool<T, R>>, slot: u32) -> Self {
         let now = pool.clock.now();
@@ -123,7 +121,7 @@ where
                 self.finish(attempt, Outcome::Cancelled);
                 continue;
             }
-            match self.batch.push(&attempt.payload) {
+            match (self.pool.give)(&mut self.batch, &attempt.payload) {
                 Ok(()) => self.items.push(Some(attempt)),
                 Err(error) => self.finish(attempt, Outcome::Failed(error)),
             }
@@ -270,11 +268,11 @@ where
     /// Takes the answers that are there; whether the batch is done.
     fn collect(&mut self, link: &mut Link, mark: &mut Instant, now: Instant) -> Result<bool, &'static str> {
         let first = self.done.len();
-        let (items, done, slot) = (&mut self.items, &mut self.done, self.slot);
+        let (items, done, slot, take) = (&mut self.items, &mut self.done, self.slot, self.pool.take);
         let ended = link.receive(&mut self.scratch, |answer| {
             let (item, outcome) = wire::item(answer).ok_or("its answer is torn")?;
             let attempt = items.get_mut(item).and_then(Option::take).ok_or("it answered what it was not asked")?;
-            done.push(finished(attempt, wire::outcome(outcome), slot, now.into()));
+            done.push(finished(attempt, take(outcome), slot, now.into()));
             Ok(())
         });
         let fresh = &mut self.done[first..];

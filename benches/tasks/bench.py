@@ -1,0 +1,256 @@
+"""Task queues side by side: Celery's prefork pool and longshore on one Redis, in turn, the same tasks. Prints a table; `run.sh` prepares everything.
+
+D1 drains a backlog of no-op tasks, D2 publishes, D3 asks and waits one after the other, D4 runs 2 000 sleeps of 50 ms at 100 at once,
+D5 runs 8 computations of 100 ms and 50 sleeps of 20 ms a second in one queue and one worker, as plain functions.
+"""
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+import redis
+from celery import Celery
+
+PORT, BENCH, VENV, QUICK = int(sys.argv[1]), sys.argv[2], sys.argv[3], "quick" in sys.argv[4:]
+ONLY = [word for word in sys.argv[4:] if word != "quick"]
+URL = f"redis://127.0.0.1:{PORT}/0"
+HERE = os.path.dirname(os.path.abspath(__file__))
+QUEUE = "bench"
+server = redis.Redis(port=PORT)
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def tree(pid):
+    """A process and its descendants."""
+    pids = [pid]
+    for one in pids:
+        try:
+            for thread in os.listdir(f"/proc/{one}/task"):
+                with open(f"/proc/{one}/task/{thread}/children") as children:
+                    pids += [int(child) for child in children.read().split()]
+        except OSError:
+            pass
+    return pids
+
+
+def cpu_of(pids):
+    total = 0
+    for pid in pids:
+        try:
+            fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+        except OSError:
+            pass
+    return total / TICKS
+
+
+def pss_of(pids):
+    total = 0
+    for pid in pids:
+        try:
+            for line in open(f"/proc/{pid}/smaps_rollup"):
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+        except OSError:
+            pass
+    return total / 1024
+
+
+REDIS_PID = int(server.info("server")["process_id"])
+
+
+class Worker:
+    def __init__(self, system, early=False, noresult=False, slots=None):
+        self.system = system
+        if system == "celery":
+            env = dict(os.environ, BENCH_URL=URL, BENCH_QUEUE=QUEUE, BENCH_EARLY=str(int(early)), BENCH_NORESULT=str(int(noresult)))
+            command = [f"{VENV}/bin/celery", "-A", "lab", "worker", "-P", "prefork", "-c", str(slots or 2), "-Q", QUEUE, "-l", "warning",
+                       "--without-gossip", "--without-mingle"]
+            self.process = subprocess.Popen(command, cwd=HERE, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                            start_new_session=True)
+        else:
+            command = [BENCH, "worker", URL, QUEUE] + ["early"] * early + ["noresult"] * noresult + ([f"slots={slots}"] if slots else [])
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def pids(self):
+        return tree(self.process.pid)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def left():
+    # Waiting, held, and what a worker may have between the two.
+    return sum(server.llen(QUEUE + step) for step in ("", "\x06\x163", "\x06\x166", "\x06\x169")) + server.hlen("unacked")
+
+
+def publish(task, count, mode="bulk"):
+    out = subprocess.run([BENCH, "publish", URL, QUEUE, task, str(count), mode], check=True, capture_output=True, text=True)
+    return float(out.stdout)
+
+
+def client():
+    app = Celery("client", broker=URL, backend=URL)
+    app.conf.task_default_queue = QUEUE
+    return app
+
+
+def drain(system, count, early, noresult):
+    """Seconds from the first task that is gone to the last, without the worker's start."""
+    server.flushall()
+    publish("bench.noop", count)
+    worker = Worker(system, early=early, noresult=noresult)
+    try:
+        while (now := left()) >= count:
+            time.sleep(0.002)
+        start, begun = time.perf_counter(), now
+        cpu = cpu_of(worker.pids()) + cpu_of([REDIS_PID])
+        while left() > 0:
+            time.sleep(0.002)
+        wall = time.perf_counter() - start
+        spent = cpu_of(worker.pids()) + cpu_of([REDIS_PID]) - cpu
+        stored = 0 if noresult else server.dbsize()
+        assert noresult or stored >= count, f"{stored} results of {count}"
+        return {"rate": begun / wall, "cpu_us": spent / begun * 1e6, "pss": pss_of(worker.pids())}
+    finally:
+        worker.stop()
+
+
+def ask(system, count):
+    server.flushall()
+    worker = Worker(system)
+    try:
+        if system == "celery":
+            app, times = client(), []
+            app.send_task("bench.noop").get(timeout=30)
+            for _ in range(count):
+                start = time.perf_counter()
+                app.send_task("bench.noop").get(timeout=30)
+                times.append((time.perf_counter() - start) * 1e3)
+            times.sort()
+            return {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100]}
+        out = subprocess.run([BENCH, "roundtrip", URL, QUEUE, str(count)], check=True, capture_output=True, text=True).stdout.split()
+        return {"p50": float(out[0]), "p99": float(out[1])}
+    finally:
+        worker.stop()
+
+
+def send(system, count, mode):
+    server.flushall()
+    if system == "celery":
+        app, start = client(), time.perf_counter()
+        for _ in range(count):
+            app.send_task("bench.noop")
+        return {"rate": count / (time.perf_counter() - start)}
+    return {"rate": count / publish("bench.noop", count, mode)}
+
+
+def sleeps(system, count=2000, ms=50, slots=100):
+    server.flushall()
+    worker = Worker(system, slots=slots)
+    try:
+        client().send_task("bench.sleep", (1,)).get(timeout=60)
+        app = client()
+        with app.producer_pool.acquire() as producer:
+            # Held back by a paused worker would be nicer; the first half is sent before anything ends.
+            start = time.perf_counter()
+            for _ in range(count):
+                app.send_task("bench.sleep", (ms,), producer=producer)
+        while left() > 0:
+            time.sleep(0.002)
+        wall = time.perf_counter() - start
+        return {"wall": wall, "efficiency": count * ms / 1000 / slots / wall, "pss": pss_of(worker.pids())}
+    finally:
+        worker.stop()
+
+
+def mixed(system, seconds, slots=20):
+    """Sleeps of 20 ms, asked from one thread each, beside computations that ask for 0.8 of a core."""
+    server.flushall()
+    worker = Worker(system, slots=None if system == "longshore" else slots)
+    try:
+        app = client()
+        app.send_task("bench.sleep", (1,)).get(timeout=60)
+        times, lock, threads = [], threading.Lock(), []
+        end = time.perf_counter() + seconds
+
+        def computing():
+            while time.perf_counter() < end:
+                app.send_task("bench.cpu", (100,), ignore_result=True)
+                time.sleep(1 / 8)
+
+        def one():
+            start = time.perf_counter()
+            app.send_task("bench.sleep", (20,)).get(timeout=60)
+            with lock:
+                times.append((time.perf_counter() - start) * 1e3)
+
+        computer = threading.Thread(target=computing)
+        computer.start()
+        # Five askers a tenth of a second apart each: fifty sleeps a second, closed loop.
+        def asking():
+            while time.perf_counter() < end:
+                start = time.perf_counter()
+                one()
+                time.sleep(max(0, 0.1 - (time.perf_counter() - start)))
+
+        threads = [threading.Thread(target=asking) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.02)
+        for thread in threads:
+            thread.join()
+        computer.join()
+        times.sort()
+        return {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100], "pss": pss_of(worker.pids())}
+    finally:
+        worker.stop()
+
+
+SCALE = 0.2 if QUICK else 1.0
+ROUNDS = 1 if QUICK else 3
+
+
+def median(rows, key):
+    return statistics.median(row[key] for row in rows)
+
+
+def compare(name, ours, theirs, key, limit, higher=True, unit=""):
+    """Both in turn, medians of the rounds, their ratio."""
+    if ONLY and not any(word in name for word in ONLY):
+        return
+    rows = {"longshore": [], "celery": []}
+    for _ in range(ROUNDS):
+        rows["celery"].append(theirs())
+        rows["longshore"].append(ours())
+    a, b = median(rows["longshore"], key), median(rows["celery"], key)
+    ratio = a / b if higher else b / a
+    extra = {k: round(median(rows["longshore"], k), 3) for k in rows["longshore"][0] if k != key}
+    other = {k: round(median(rows["celery"], k), 3) for k in rows["celery"][0] if k != key}
+    verdict = "yes" if ratio >= limit else "**no**"
+    print(f"| {name} | {b:,.4g} {unit} | {a:,.4g} {unit} | {ratio:.1f} × | {limit} × | {verdict} | {json.dumps(extra)} / {json.dumps(other)} |", flush=True)
+
+
+def n(count):
+    return max(200, int(count * SCALE))
+
+
+print("| work | Celery | longshore | ratio | limit | holds | also (longshore / Celery) |")
+print("|---|---|---|---|---|---|---|")
+compare("D1 drain, results, late ack", lambda: drain("longshore", n(50000), False, False), lambda: drain("celery", n(3000), False, False), "rate", 45, unit="/s")
+compare("D1 drain, no results, early ack", lambda: drain("longshore", n(100000), True, True), lambda: drain("celery", n(3000), True, True), "rate", 145, unit="/s")
+compare("D2 publish, one by one", lambda: send("longshore", n(20000), "await"), lambda: send("celery", n(2000), ""), "rate", 18, unit="/s")
+compare("D2 publish, 64 at once", lambda: send("longshore", n(50000), "concurrent"), lambda: send("celery", n(2000), ""), "rate", 70, unit="/s")
+compare("D2 publish, bulk", lambda: send("longshore", n(100000), "bulk"), lambda: send("celery", n(2000), ""), "rate", 145, unit="/s")
+compare("D3 ask and wait", lambda: ask("longshore", n(2000)), lambda: ask("celery", n(300)), "p50", 22, higher=False, unit="ms")
+compare("D4 2000 sleeps of 50 ms, 100 at once", lambda: sleeps("longshore"), lambda: sleeps("celery"), "efficiency", 1)
+compare("D5 sleeps beside computations", lambda: mixed("longshore", 10 * SCALE), lambda: mixed("celery", 10 * SCALE), "p99", 1, higher=False, unit="ms")

@@ -1,0 +1,56 @@
+//! What stands in the server at each step, as a Python worker beside us finds it.
+
+use std::time::Duration;
+
+use longshore_testkit::servers::Redis;
+
+use super::kit::{message, open, raw};
+use crate::{
+    broker::{End, Finish, Outgoing},
+    redis::both,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_step_leaves_what_kombu_would() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let (ours, _) = both(&server.url()).unwrap();
+    ours.publish(&[message("a"), Outgoing { priority: 7, ..message("b") }]).await.unwrap();
+    assert!(server.command(&["LRANGE", "q", "0", "-1"]).contains(&String::from_utf8(raw("a")).unwrap()));
+    assert_eq!(server.command(&["LLEN", "q\x06\x166"]), ":1\r\n");
+    for key in ["_kombu.binding.q", "_kombu.binding_permanent.q"] {
+        assert_eq!(server.command(&["SMEMBERS", key]), "*1\r\n$6\r\nq\x06\x16\x06\x16q\r\n");
+    }
+    let consumer = open(&*ours, Duration::from_secs(5), Duration::from_secs(3600)).await;
+    let mut claimed = Vec::new();
+    while claimed.len() < 2 {
+        consumer.claim(9, &mut claimed).await.unwrap();
+    }
+    let entries = server.command(&["HVALS", "unacked"]);
+    assert!(entries.contains(&format!("\r\n[{},\"\",\"q\"]\r\n", String::from_utf8(raw("a")).unwrap())), "{entries}");
+    assert_eq!(server.command(&["ZCARD", "unacked_index"]), ":2\r\n");
+    assert_eq!(server.command(&["EXISTS", "q", "q\x06\x166"]), ":0\r\n");
+    let ends: Vec<Finish> = claimed
+        .iter()
+        .map(|claimed| Finish { receipt: claimed.receipt, publish: vec![], results: vec![], part: None, end: End::Ack })
+        .collect();
+    consumer.finish(&ends).await.unwrap();
+    assert_eq!(server.command(&["EXISTS", "unacked", "unacked_index"]), ":0\r\n");
+    consumer.leave().await.unwrap();
+    assert!(!server.command(&["KEYS", "*"]).contains("owner"), "nothing of a worker that left stays behind");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_script_cache_that_was_emptied_is_filled_again() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let (ours, _) = both(&server.url()).unwrap();
+    let consumer = open(&*ours, Duration::from_secs(5), Duration::from_secs(3600)).await;
+    for round in 0..3 {
+        server.command(&["SCRIPT", "FLUSH"]);
+        ours.publish(&[message(&round.to_string())]).await.unwrap();
+        let mut claimed = Vec::new();
+        consumer.claim(1, &mut claimed).await.unwrap();
+        server.command(&["SCRIPT", "FLUSH"]);
+        let end = Finish { receipt: claimed[0].receipt, publish: vec![], results: vec![], part: None, end: End::Ack };
+        assert_eq!(consumer.finish(&[end]).await.unwrap(), [crate::Ended::Done]);
+    }
+}

@@ -1,0 +1,239 @@
+//! A request, and whom it is for.
+
+use crate::{
+    events::envelope::{self, Sealed},
+    value::{Map, Value, ValueError},
+};
+
+/// A request to workers.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Request {
+    /// The command's name.
+    pub method: String,
+    /// Its arguments, by name.
+    pub arguments: Map,
+    /// The nodes that it is for; all that the pattern says, where absent or empty.
+    pub destination: Option<Vec<String>>,
+    /// Which nodes it is for.
+    pub pattern: Option<String>,
+    /// How the pattern is written: `glob` or `pcre`. Without one the pattern counts for nothing.
+    pub matcher: Option<String>,
+    /// Names the request in its replies.
+    pub ticket: Option<String>,
+    /// Where replies go; nobody waits for them, where absent.
+    pub reply_to: Option<ReplyTo>,
+    /// The client's logical time.
+    pub clock: u64,
+    /// Until when the client waits, in seconds since 1970; 0 is for ever.
+    pub expires: f64,
+}
+
+/// Where replies go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The exchange.
+    pub exchange: String,
+    /// The routing key: the client's id.
+    pub routing_key: String,
+}
+
+/// Whether a request is for a node.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Addressed {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+    /// It has a pattern that is not understood here: what to reply.
+    Unclear(Value),
+}
+
+impl Request {
+    /// A request to all nodes that nobody waits for.
+    pub fn new(method: impl Into<String>) -> Self {
+        Self { method: method.into(), ..Self::default() }
+    }
+
+    /// One more argument.
+    #[must_use]
+    pub fn argument(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.arguments.set(name, value);
+        self
+    }
+
+    /// Only for these nodes (all, if there are none).
+    #[must_use]
+    pub fn to<N: Into<String>>(mut self, nodes: impl IntoIterator<Item = N>) -> Self {
+        self.destination = Some(nodes.into_iter().map(Into::into).collect::<Vec<_>>()).filter(|nodes| !nodes.is_empty());
+        self
+    }
+
+    /// Only for nodes whose names match (`*`, `?`, `[a-z]`, `[!a-z]`).
+    #[must_use]
+    pub fn matching(mut self, glob: impl Into<String>) -> Self {
+        (self.pattern, self.matcher) = (Some(glob.into()), Some("glob".to_owned()));
+        self
+    }
+
+    /// Replies go to the client with this id, named by this ticket.
+    #[must_use]
+    pub fn answered(mut self, ticket: impl Into<String>, oid: impl Into<String>) -> Self {
+        self.ticket = Some(ticket.into());
+        self.reply_to = Some(ReplyTo { exchange: super::REPLY_EXCHANGE.to_owned(), routing_key: oid.into() });
+        self
+    }
+
+    /// Whether it is for this node.
+    pub fn is_for(&self, node: &str) -> Addressed {
+        if let Some(nodes) = self.destination.as_ref().filter(|nodes| !nodes.is_empty()) {
+            return if nodes.iter().any(|name| name == node) { Addressed::Yes } else { Addressed::No };
+        }
+        match (self.pattern.as_deref().unwrap_or_default(), self.matcher.as_deref().unwrap_or_default()) {
+            ("", _) | (_, "") => Addressed::Yes,
+            (pattern, "glob") => {
+                if glob(pattern, node) {
+                    Addressed::Yes
+                } else {
+                    Addressed::No
+                }
+            }
+            (_, other) => Addressed::Unclear(super::error(&format!("matcher {other} is not supported here; use glob"))),
+        }
+    }
+
+    /// Writes it as it is published. `tag` is a delivery tag, which must be unique.
+    pub fn encode(&self, tag: &str) -> Vec<u8> {
+        let mut body = Map::from_iter([("method", Value::from(self.method.as_str())), ("arguments", self.arguments.clone().into())]);
+        body.set("destination", self.destination.clone());
+        body.set("pattern", self.pattern.as_deref());
+        body.set("matcher", self.matcher.as_deref());
+        if let Some(ticket) = &self.ticket {
+            body.set("ticket", ticket.as_str());
+        }
+        if let Some(to) = &self.reply_to {
+            body.set("reply_to", Map::from_iter([("exchange", to.exchange.as_str()), ("routing_key", to.routing_key.as_str())]));
+        }
+        let expires = if self.expires == 0.0 { Value::Int(0) } else { self.expires.into() };
+        let headers = Map::from_iter([("clock", Value::from(self.clock)), ("expires", expires)]);
+        Sealed { body: body.into(), headers, exchange: super::EXCHANGE, routing_key: "", delivery_mode: 2, tag }.write()
+    }
+
+    /// Reads a request of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// It is no request.
+    pub fn decode(raw: &[u8], limit: usize) -> Result<Self, ValueError> {
+        let (body, headers) = envelope::open(raw, limit)?;
+        let Value::Map(mut body) = body else { return Err(ValueError::expected("a request (an object)", &body)) };
+        let Some(Value::Text(method)) = body.remove("method") else { return Err(ValueError::new("a request without a method")) };
+        let arguments = match body.remove("arguments") {
+            None | Some(Value::Null) => Map::default(),
+            Some(Value::Map(arguments)) => arguments,
+            Some(other) => return Err(ValueError::expected("arguments (an object)", &other).in_member("arguments")),
+        };
+        let destination = match body.remove("destination") {
+            Some(Value::List(nodes)) => Some(nodes.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
+            // Python asks whether the node's name is in it, and of a text that is as good as equal.
+            Some(Value::Text(node)) => Some(vec![node]),
+            _ => None,
+        };
+        let text = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_owned);
+        let reply_to = body.get("reply_to").and_then(|to| {
+            let text = |name: &str| to.get(name).and_then(Value::as_str).map(str::to_owned);
+            Some(ReplyTo { exchange: text("exchange")?, routing_key: text("routing_key")? })
+        });
+        Ok(Self {
+            method,
+            arguments,
+            destination,
+            pattern: text("pattern"),
+            matcher: text("matcher"),
+            ticket: text("ticket"),
+            reply_to,
+            clock: headers.get("clock").and_then(Value::as_i64).and_then(|clock| u64::try_from(clock).ok()).unwrap_or_default(),
+            expires: headers.get("expires").and_then(Value::as_f64).unwrap_or_default(),
+        })
+    }
+}
+
+/// Python's `fnmatch`, for whole names. Each `*` is tried once from where the last one stood, so that no pattern takes more than steps in the square.
+fn glob(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (mut p, mut n) = (0, 0);
+    let mut star = None;
+    while n < name.len() {
+        if pattern.get(p) == Some(&'*') {
+            star = Some((p + 1, n));
+            p += 1;
+        } else if let Some(next) = one(&pattern, p, name[n]) {
+            (p, n) = (next, n + 1);
+        } else if let Some((after, from)) = star {
+            star = Some((after, from + 1));
+            (p, n) = (after, from + 1);
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+/// Whether what stands at `p` matches this one character: where the pattern goes on.
+fn one(pattern: &[char], p: usize, c: char) -> Option<usize> {
+    match pattern.get(p)? {
+        '?' => Some(p + 1),
+        '[' => {
+            let from = p + 1 + usize::from(pattern.get(p + 1) == Some(&'!'));
+            // A bracket right behind the opening one is a member of the set.
+            let Some(end) = (from + 1..pattern.len()).find(|at| pattern[*at] == ']') else { return (c == '[').then_some(p + 1) };
+            let (mut at, mut found) = (from, false);
+            while at < end {
+                if at + 2 < end && pattern[at + 1] == '-' {
+                    found |= (pattern[at]..=pattern[at + 2]).contains(&c);
+                    at += 3;
+                } else {
+                    found |= pattern[at] == c;
+                    at += 1;
+                }
+            }
+            (found != (from > p + 1)).then_some(end + 1)
+        }
+        same => (*same == c).then_some(p + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_in_python() {
+        let rows = [
+            ("w*@lab", "w1@lab", true),
+            ("w*@lab", "w1@lab2", false),
+            ("*", "", true),
+            ("w?@*", "w1@lab", true),
+            ("w?@*", "w12@lab", false),
+            ("w[0-9]@lab", "w1@lab", true),
+            ("w[!0-9]@lab", "w1@lab", false),
+            ("w[]x]", "w]", true),
+            ("w[", "w[", true),
+            ("a*b*c", "aXbXbXc", true),
+            ("a*b*c", "aXbXbX", false),
+            ("", "w", false),
+        ];
+        for (pattern, name, expected) in rows {
+            assert_eq!(glob(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_for_the_nodes_that_it_names() {
+        let request = |request: Request| request.is_for("w1@lab");
+        assert_eq!(request(Request::new("ping")), Addressed::Yes);
+        assert_eq!(request(Request::new("ping").to(["w1@lab", "w2@lab"])), Addressed::Yes);
+        assert_eq!(request(Request::new("ping").to(["w2@lab"])), Addressed::No);
+        assert_eq!(request(Request::new("ping").matching("w2*")), Addressed::No);
+        let pcre = Request { pattern: Some("w.*".into()), matcher: Some("pcre".into()), ..Request::new("ping") };
+        assert!(matches!(request(pcre), Addressed::Unclear(reply) if reply.get("error").is_some()));
+    }
+}

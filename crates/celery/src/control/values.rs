@@ -1,0 +1,212 @@
+//! What replies say.
+
+use super::ok;
+use crate::{
+    message::Message,
+    repr::{REPR_LENGTH, args_repr, kwargs_repr, repr},
+    value::{Map, Value},
+};
+
+/// A task that a worker has.
+#[derive(Clone, Copy, Debug)]
+pub struct TaskView<'a> {
+    /// Its message.
+    pub message: &'a Message,
+    /// The node.
+    pub node: &'a str,
+    /// When it began, in seconds since 1970; absent if it has not.
+    pub time_start: Option<f64>,
+    /// Whether its message was acknowledged.
+    pub acknowledged: bool,
+    /// The process that runs it.
+    pub worker_pid: Option<i64>,
+}
+
+impl TaskView<'_> {
+    /// The task's entry in `active`, `reserved`, `scheduled` and `query_task`; with `safe` its arguments are texts.
+    pub fn to_value(&self, safe: bool) -> Value {
+        let message = self.message;
+        let (args, kwargs) = if safe {
+            let args = message.argsrepr.clone().unwrap_or_else(|| args_repr(&message.args, REPR_LENGTH));
+            let kwargs = message.kwargsrepr.clone().unwrap_or_else(|| kwargs_repr(&message.kwargs, REPR_LENGTH));
+            (args.into(), kwargs.into())
+        } else {
+            (Value::List(message.args.clone()), Value::Map(message.kwargs.clone()))
+        };
+        let delivery_info: [(&str, Value); 4] = [
+            ("exchange", message.exchange.as_str().into()),
+            ("routing_key", message.routing_key.as_str().into()),
+            ("priority", u32::from(message.priority.unwrap_or(0)).into()),
+            ("redelivered", message.redelivered.into()),
+        ];
+        let members: [(&str, Value); 10] = [
+            ("id", message.id.as_str().into()),
+            ("name", message.shadow.as_deref().filter(|shadow| !shadow.is_empty()).unwrap_or(&message.task).into()),
+            ("args", args),
+            ("kwargs", kwargs),
+            ("type", message.task.as_str().into()),
+            ("hostname", self.node.into()),
+            ("time_start", self.time_start.into()),
+            ("acknowledged", self.acknowledged.into()),
+            ("delivery_info", Map::from_iter(delivery_info).into()),
+            ("worker_pid", self.worker_pid.into()),
+        ];
+        Value::Map(Map::from_iter(members))
+    }
+}
+
+/// `scheduled`: a task that waits for its time.
+pub fn scheduled(task: &TaskView<'_>) -> Value {
+    let eta = task.message.eta.map(crate::message::times::format);
+    Value::Map(Map::from_iter([("eta", Value::from(eta)), ("priority", 6.into()), ("request", task.to_value(false))]))
+}
+
+/// `query_task`: each task with what it does (`active`, `reserved`, `scheduled`, `ready`).
+pub fn query_task<'a>(tasks: impl IntoIterator<Item = (&'a str, TaskView<'a>)>) -> Value {
+    let entry = |(doing, task): (&str, TaskView<'_>)| (task.message.id.clone(), Value::List(vec![doing.into(), task.to_value(false)]));
+    Value::Map(tasks.into_iter().map(entry).collect())
+}
+
+/// An entry of `registered`: `lab.limited [rate_limit=2/s]`, with those items that the task has.
+pub fn registered(task: &str, items: &[(&str, String)]) -> Value {
+    if items.is_empty() {
+        return task.into();
+    }
+    let items: Vec<String> = items.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    format!("{task} [{}]", items.join(" ")).into()
+}
+
+/// `hello` from another node: what is called off here, the oldest first, and the logical time. To itself a node replies null.
+pub fn hello(revoked: &[String], clock: u64) -> Value {
+    Value::Map(Map::from_iter([("revoked", Value::from(revoked.to_vec())), ("clock", clock.into())]))
+}
+
+/// `revoke`: these are called off.
+pub fn revoked(ids: &[String]) -> Value {
+    let shown: Vec<String> = ids.iter().map(|id| repr(&id.as_str().into())).collect();
+    let set = if shown.is_empty() { "set()".to_owned() } else { format!("{{{}}}", shown.join(", ")) };
+    ok(format!("tasks {set} flagged as revoked"))
+}
+
+/// `revoke` with `terminate`: these were running.
+pub fn terminated(ids: &[String]) -> Value {
+    if ids.is_empty() { ok("terminate: tasks unknown") } else { ok(format!("terminate: {}", ids.join(", "))) }
+}
+
+/// `revoke_by_stamped_headers` without `terminate`.
+pub fn stamps_revoked(headers: &Map) -> Value {
+    ok(format!("headers {} flagged as revoked, but not terminated", repr(&headers.clone().into())))
+}
+
+/// `revoke_by_stamped_headers` with `terminate`, where nothing with such a stamp runs.
+pub fn stamps_not_terminated(headers: &Map) -> Value {
+    ok(format!("headers {} were not terminated", repr(&headers.clone().into())))
+}
+
+/// A queue that a worker takes from. Clients compare it literally.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumed {
+    /// The queue.
+    pub name: String,
+    /// Its exchange; of type `direct` as a rule.
+    pub exchange: String,
+    /// The exchange's type.
+    pub exchange_type: String,
+    /// Its routing key.
+    pub routing_key: String,
+}
+
+impl Consumed {
+    /// A queue with an exchange and a routing key of its own name, as Celery declares queues that it is not told more of.
+    pub fn named(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self { exchange: name.clone(), exchange_type: "direct".to_owned(), routing_key: name.clone(), name }
+    }
+
+    /// Its entry in `active_queues`.
+    pub fn to_value(&self) -> Value {
+        let exchange: [(&str, Value); 8] = [
+            ("name", self.exchange.as_str().into()),
+            ("type", self.exchange_type.as_str().into()),
+            ("arguments", Value::Null),
+            ("durable", true.into()),
+            ("passive", false.into()),
+            ("auto_delete", false.into()),
+            ("delivery_mode", Value::Null),
+            ("no_declare", false.into()),
+        ];
+        let members: [(&str, Value); 18] = [
+            ("name", self.name.as_str().into()),
+            ("exchange", Map::from_iter(exchange).into()),
+            ("routing_key", self.routing_key.as_str().into()),
+            ("queue_arguments", Value::Null),
+            ("binding_arguments", Value::Null),
+            ("consumer_arguments", Value::Null),
+            ("durable", true.into()),
+            ("exclusive", false.into()),
+            ("auto_delete", false.into()),
+            ("no_ack", false.into()),
+            ("alias", Value::Null),
+            ("bindings", Value::List(Vec::new())),
+            ("no_declare", Value::Null),
+            ("expires", Value::Null),
+            ("message_ttl", Value::Null),
+            ("max_length", Value::Null),
+            ("max_length_bytes", Value::Null),
+            ("max_priority", Value::Null),
+        ];
+        Value::Map(Map::from_iter(members))
+    }
+}
+
+/// What a worker has done so far.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Stats {
+    /// How many tasks of each name it took.
+    pub total: Vec<(String, u64)>,
+    /// Its process.
+    pub pid: i64,
+    /// Its logical time.
+    pub clock: u64,
+    /// Seconds since it started.
+    pub uptime: u64,
+    /// What it calls its pool.
+    pub implementation: String,
+    /// How many tasks it runs at once.
+    pub concurrency: u64,
+    /// The processes of its pool.
+    pub processes: Vec<i64>,
+    /// How many messages it takes ahead.
+    pub prefetch_count: u64,
+    /// Its broker: `hostname`, `port`, `transport`, `virtual_host`, `userid`, `ssl`, …; never a password.
+    pub broker: Map,
+    /// What the system says that it used.
+    pub rusage: Map,
+}
+
+impl Stats {
+    /// The reply to `stats`.
+    pub fn to_value(&self) -> Value {
+        let pool: [(&str, Value); 7] = [
+            ("implementation", self.implementation.as_str().into()),
+            ("max-concurrency", self.concurrency.into()),
+            ("processes", self.processes.clone().into()),
+            ("max-tasks-per-child", "N/A".into()),
+            ("put-guarded-by-semaphore", false.into()),
+            ("timeouts", vec![0, 0].into()),
+            ("writes", Map::default().into()),
+        ];
+        let members: [(&str, Value); 8] = [
+            ("total", Value::Map(self.total.iter().map(|(task, count)| (task.as_str(), *count)).collect())),
+            ("pid", self.pid.into()),
+            // A text, for reasons of its own.
+            ("clock", self.clock.to_string().into()),
+            ("uptime", self.uptime.into()),
+            ("pool", Map::from_iter(pool).into()),
+            ("broker", self.broker.clone().into()),
+            ("prefetch_count", self.prefetch_count.into()),
+            ("rusage", self.rusage.clone().into()),
+        ];
+        Value::Map(Map::from_iter(members))
+    }
+}

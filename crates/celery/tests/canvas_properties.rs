@@ -1,0 +1,253 @@
+//! What holds for every canvas: nothing panics whatever comes in, and what is promised is sent, once.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    time::SystemTime,
+};
+
+use longshore_celery::{
+    Map, Message, ResultTree, Signature, Value,
+    canvas::{
+        CanvasError, ChordOutcome, ChordParts, ChordStart, Context, Plan, after_failure, after_success, apply, chain, chord,
+        chord_complete, group, replace,
+    },
+    control, events,
+};
+use proptest::{collection::vec, prelude::*};
+
+fn context() -> Context<'static> {
+    Context { oid: "oid", origin: "gen1@here", now: SystemTime::UNIX_EPOCH, parent: None, defaults: &|_| None }
+}
+
+fn ids() -> impl FnMut() -> String {
+    let mut last = 0;
+    move || {
+        last += 1;
+        format!("id{last}")
+    }
+}
+
+/// Canvases as people make them.
+fn canvas() -> impl Strategy<Value = Signature> {
+    let leaf = (0..9_i64, any::<bool>()).prop_map(|(n, immutable)| {
+        let task = Signature::new("add").arg(n);
+        if immutable { task.immutable() } else { task }
+    });
+    leaf.prop_recursive(4, 40, 4, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 1..4).prop_map(chain),
+            vec(inner.clone(), 1..4).prop_map(group),
+            (vec(inner.clone(), 1..4), inner.clone()).prop_map(|(header, body)| chord(header, body)),
+            (inner.clone(), inner).prop_map(|(first, next)| first.then(next)),
+        ]
+    })
+}
+
+/// A chord on its way: how many parts it has, and those that have ended.
+type Headers = HashMap<String, (u64, BTreeMap<(Option<i64>, String), Value>)>;
+
+/// Runs everything that comes of a canvas, each task with success: all the ids that were sent.
+fn run_all(plan: Plan, fresh: &mut dyn FnMut() -> String) -> Vec<String> {
+    let (mut sent, mut queue, mut headers) = (Vec::new(), VecDeque::new(), Headers::new());
+    let mut take = |plan: Plan, queue: &mut VecDeque<Message>, headers: &mut Headers| {
+        let mut start = |start: ChordStart| {
+            headers.insert(start.group, (start.size, BTreeMap::new()));
+        };
+        for send in plan.sends {
+            send.before.into_iter().for_each(&mut start);
+            sent.push(send.message.id.clone());
+            queue.push_back(send.message);
+        }
+        plan.starts.into_iter().for_each(start);
+    };
+    take(plan, &mut queue, &mut headers);
+    while let Some(message) = queue.pop_front() {
+        take(after_success(&message, &Value::Int(1), &context(), fresh).unwrap(), &mut queue, &mut headers);
+        let (Some(body), Some(id)) = (&message.chord, &message.group) else { continue };
+        let (size, parts) = headers.get_mut(id).unwrap_or_else(|| panic!("{id} was never started"));
+        let member = Value::List(vec![1.into(), message.id.as_str().into(), "SUCCESS".into(), 1.into()]);
+        assert!(parts.insert((message.group_index, message.id.clone()), member).is_none());
+        assert!(parts.len() as u64 <= *size, "{id} has more parts than {size}");
+        if parts.len() as u64 == *size {
+            let parts: Vec<Value> = parts.values().cloned().collect();
+            let outcome = chord_complete(&message, body, &ChordParts::Counted(&parts), &context(), fresh, &|_| false).unwrap();
+            let ChordOutcome::Body(plan) = outcome else { panic!("a chord failed without a failed part") };
+            take(plan, &mut queue, &mut headers);
+        }
+    }
+    // A group at the end of a chain inside a header names the header's chord under its own id too, as in Celery; such chords have no parts at all.
+    for (id, (size, parts)) in headers {
+        assert!(parts.is_empty() || parts.len() as u64 == size, "{id} is still waiting: {} of {size}", parts.len());
+    }
+    sent
+}
+
+fn leaves(tree: &ResultTree, into: &mut Vec<String>) {
+    match &tree.children {
+        Some(children) => children.iter().for_each(|child| leaves(child, into)),
+        None => into.push(tree.id.clone()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_id_that_is_promised_is_sent_exactly_once(canvas in canvas()) {
+        let mut fresh = ids();
+        let plan = apply(&canvas, &[], &context(), &mut fresh).unwrap();
+        let mut promised = Vec::new();
+        plan.result.iter().for_each(|tree| leaves(tree, &mut promised));
+        let sent = run_all(plan, &mut fresh);
+        let once: HashSet<&String> = sent.iter().collect();
+        prop_assert_eq!(once.len(), sent.len(), "an id was sent twice");
+        for id in promised {
+            prop_assert!(once.contains(&id), "{} was promised and never sent", id);
+        }
+    }
+
+    #[test]
+    fn whatever_a_signature_is_nothing_panics(value in anything()) {
+        let Ok(signature) = Signature::from_value(value) else { return Ok(()) };
+        let mut fresh = ids();
+        let message = Message {
+            id: "m".into(),
+            group: Some("g".into()),
+            callbacks: vec![signature.clone(), signature.clone()],
+            errbacks: vec![signature.clone()],
+            chain: Some(vec![signature.clone(), signature.clone()]),
+            chord: Some(signature.clone()),
+            ..Message::default()
+        };
+        let args = [Value::Int(1)];
+        for plan in [
+            apply(&signature, &args, &context(), &mut fresh),
+            after_success(&message, &args[0], &context(), &mut fresh),
+            replace(&message, &signature, &context(), &mut fresh),
+        ].into_iter().flatten() {
+            for send in plan.sends {
+                send.message.encode(longshore_celery::Encoding::Json);
+            }
+        }
+        let _ = after_failure(&message, &context(), &mut fresh, &|_| false);
+        let parts = [Value::List(vec![1.into(), "p".into(), "FAILURE".into(), Value::Null])];
+        let _ = chord_complete(&message, &signature, &ChordParts::Counted(&parts), &context(), &mut fresh, &|_| false);
+        let _ = signature.clone().then(signature.clone()).link(signature.clone()).link_error(signature.clone()).immutable().stamp("s", 1);
+    }
+
+    #[test]
+    fn whatever_bytes_come_nothing_panics(raw in vec(any::<u8>(), 0..200), body in anything()) {
+        let _ = events::decode(&raw, 1000);
+        let _ = control::Request::decode(&raw, 1000);
+        let envelope = Value::Map(Map::from_iter([("body", String::from_utf8_lossy(&body.to_json()).into_owned())])).to_json();
+        let _ = events::decode(&envelope, 1 << 20);
+        let _ = control::Reply::decode(&envelope, 1 << 20);
+        if let Ok(request) = control::Request::decode(&envelope, 1 << 20) {
+            let _ = control::Command::read(&request);
+            let _ = request.is_for("w1@lab");
+        }
+    }
+}
+
+/// Values that look like signatures, requests and events, and often are not quite.
+fn anything() -> impl Strategy<Value = Value> {
+    const WORDS: [&str; 34] = [
+        "task",
+        "args",
+        "kwargs",
+        "options",
+        "subtask_type",
+        "immutable",
+        "tasks",
+        "header",
+        "body",
+        "link",
+        "link_error",
+        "chord",
+        "chain",
+        "group_id",
+        "group_index",
+        "task_id",
+        "countdown",
+        "eta",
+        "expires",
+        "priority",
+        "stamped_headers",
+        "headers",
+        "root_id",
+        "group",
+        "celery.chord",
+        "add",
+        "method",
+        "arguments",
+        "revoke",
+        "n",
+        "rate_limit",
+        "time_limit",
+        "destination",
+        "type",
+    ];
+    let word = (0..WORDS.len()).prop_map(|at| WORDS[at]);
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        word.clone().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(7, 120, 6, move |inner| {
+        let signature = (
+            prop_oneof![Just(Value::Null), Just("chain".into()), Just("group".into()), Just("chord".into())],
+            vec(inner.clone(), 0..4),
+            inner.clone(),
+            vec((word.clone(), inner.clone()), 0..4),
+            vec(inner.clone(), 0..2),
+        );
+        prop_oneof![
+            1 => vec(inner.clone(), 0..5).prop_map(Value::List),
+            1 => vec((word.clone(), inner.clone()), 0..6).prop_map(|members| Value::Map(members.into_iter().collect())),
+            5 => signature.prop_map(|(kind, members, body, options, args)| {
+                let members = Value::List(members);
+                let kwargs = Map::from_iter([("tasks", members.clone()), ("header", members), ("body", body)]);
+                Value::Map(Map::from_iter([
+                    ("task", Value::from("add")),
+                    ("args", args.into()),
+                    ("kwargs", kwargs.into()),
+                    ("options", options.into_iter().collect::<Map>().into()),
+                    ("subtask_type", kind),
+                ]))
+            }),
+        ]
+    })
+}
+
+#[test]
+fn a_long_chain_is_sent_and_its_results_are_named_as_far_back_as_anybody_reads() {
+    let tasks = (0..20_000).map(|_| Signature::new("add").arg(1));
+    let sent = apply(&group([chain(tasks), Signature::new("add")]), &[], &context(), &mut ids()).unwrap();
+    let mut parents = 0;
+    let mut node = &sent.result.unwrap().children.unwrap()[0];
+    while let Some(parent) = &node.parent {
+        (node, parents) = (parent, parents + 1);
+    }
+    assert_eq!(parents, 100);
+    assert_eq!(sent.sends[0].message.chain.as_ref().unwrap().len(), 19_999);
+}
+
+#[test]
+fn what_would_come_to_gigabytes_is_refused() {
+    let header = (0..20_000).map(|_| Signature::new("add"));
+    let large = chord(header, Signature::new("sum").arg("x".repeat(100_000)));
+    assert_eq!(apply(&large, &[], &context(), &mut ids()), Err(CanvasError::TooLarge));
+}
+
+#[test]
+fn signatures_that_are_nested_too_deeply_are_refused() {
+    let mut deep = Signature::new("add");
+    for _ in 0..100 {
+        deep = Signature { kwargs: Map::from_iter([("tasks", Value::List(vec![deep.to_value()]))]), ..group([]) };
+    }
+    assert_eq!(apply(&deep, &[], &context(), &mut ids()), Err(CanvasError::TooDeep));
+}

@@ -1,0 +1,113 @@
+//! The worker and the client of `benches/tasks/run.sh`: the same tasks as its Python workers have.
+//!
+//! `bench worker URL QUEUE [early] [noresult]` · `bench publish URL QUEUE TASK COUNT await|concurrent|bulk` · `bench roundtrip URL QUEUE COUNT`
+#![expect(clippy::unwrap_used, reason = "a measuring program")]
+
+extern crate longshore_worker as longshore;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream};
+use longshore::{Acks, App, Client, Signature, Worker, WorkerOptions};
+
+#[longshore::task(name = "bench.noop")]
+async fn noop() {}
+
+/// Plain functions, as somebody writes them who thinks of nothing.
+#[longshore::task(name = "bench.sleep")]
+fn sleep(ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+}
+
+#[longshore::task(name = "bench.wait")]
+async fn wait(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+/// Computes for so many milliseconds of CPU.
+#[longshore::task(name = "bench.cpu")]
+fn cpu(ms: u64) -> u64 {
+    let limit = Duration::from_millis(ms);
+    let (start, mut x) = (longshore_sys::clock::thread_cpu_time(), 1_u64);
+    while longshore_sys::clock::thread_cpu_time() - start < limit {
+        for _ in 0..1_000 {
+            x = std::hint::black_box(x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+        }
+    }
+    x
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let has = |word: &str| args.iter().any(|arg| arg == word);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let app = App::new().broker(&args[1]).default_queue(&args[2]);
+        match args[0].as_str() {
+            "worker" => {
+                let tasks: [longshore::Task; 4] = [noop.into(), sleep.into(), wait.into(), cpu.into()];
+                let app = tasks.into_iter().fold(app, |app, mut task| {
+                    task.policy.acks = if has("early") { Acks::Early } else { Acks::Late };
+                    task.policy.ignore_result = has("noresult");
+                    app.task(task)
+                });
+                let mut options = WorkerOptions::new("bench@longshore");
+                if let Some(slots) = args.iter().find_map(|arg| arg.strip_prefix("slots=")) {
+                    let slots = slots.parse().unwrap();
+                    options.lanes = [slots, slots, 2, 2];
+                }
+                let worker = Worker::start(app, options).await.unwrap();
+                let stopper = worker.stopper();
+                tokio::spawn(async move {
+                    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+                    term.recv().await;
+                    stopper.warm();
+                });
+                println!("ready");
+                println!("{:?}", worker.join().await);
+            }
+            "publish" => {
+                let client = Client::of(&app).unwrap();
+                let (task, count) = (args[3].clone(), args[4].parse::<usize>().unwrap());
+                let signature = || Signature::named(&task);
+                let start = Instant::now();
+                match args[5].as_str() {
+                    "await" => {
+                        for _ in 0..count {
+                            client.send(signature()).await.unwrap();
+                        }
+                    }
+                    "concurrent" => {
+                        let client = Arc::new(client);
+                        let sends = stream::iter((0..count).map(|_| {
+                            let (client, signature) = (client.clone(), signature());
+                            async move { client.send(signature).await.map(drop).unwrap() }
+                        }));
+                        sends.buffer_unordered(64).collect::<Vec<()>>().await;
+                    }
+                    _ => {
+                        let mut sent = client.send_all(stream::iter((0..count).map(|_| signature())));
+                        while let Some(one) = sent.next().await {
+                            assert!(one.1.is_ok());
+                        }
+                    }
+                }
+                println!("{}", start.elapsed().as_secs_f64());
+            }
+            _ => {
+                let client = Client::of(&app).unwrap();
+                let mut times = Vec::new();
+                for _ in 0..args[3].parse::<usize>().unwrap() {
+                    let start = Instant::now();
+                    client.send(Signature::named("bench.noop")).await.unwrap().get().await.unwrap();
+                    times.push(start.elapsed().as_secs_f64() * 1e3);
+                }
+                times.sort_by(f64::total_cmp);
+                println!("{} {}", times[times.len() / 2], times[times.len() * 99 / 100]);
+            }
+        }
+    });
+}

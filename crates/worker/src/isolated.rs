@@ -1,0 +1,245 @@
+//! Tasks in child processes: what goes to a child, what it does, what comes back.
+//!
+//! One function is registered with the engine's isolated lane; it finds the task by its name in the app that [`init_app`] was given, which is the same in
+//! the child, because the child is the same program.
+
+use std::{
+    sync::{Arc, OnceLock, mpsc},
+    time::Duration,
+};
+
+use longshore_celery::{Encoding, Limits, Message, Signature, Value};
+use longshore_core::{Again, CancelToken, Functions, LaneKind, TaskError};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    app::App,
+    context::{Parts, TaskContext},
+    failure::Failure,
+    task::{Call, Handler},
+};
+
+static APP: OnceLock<Arc<App>> = OnceLock::new();
+
+/// The deepest nesting of a value that comes back.
+const DEPTH: usize = 512;
+
+/// What a child is given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IsolatedCall {
+    /// The message.
+    pub message: Vec<u8>,
+    /// The worker's node name.
+    pub node: String,
+    /// The slot of the process lane.
+    pub slot: u32,
+    /// The soft limit of this attempt.
+    pub soft: Option<Duration>,
+}
+
+/// How a task ended in a child.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum IsolatedAnswer {
+    /// With this result, as JSON.
+    Result(Vec<u8>),
+    /// Without.
+    Failure(IsolatedFailure),
+}
+
+/// A [`Failure`] on its way; values are JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum IsolatedFailure {
+    /// [`Failure::Error`]: type, module, arguments, traceback.
+    Error(String, String, Vec<u8>, Option<String>),
+    /// [`Failure::Retry`]: after, why, at most.
+    Retry(Option<Duration>, Option<Box<IsolatedFailure>>, Option<u32>),
+    /// [`Failure::Ignore`].
+    Ignore,
+    /// [`Failure::Reject`]: reason, requeue.
+    Reject(String, bool),
+    /// [`Failure::Replace`]: the signature.
+    Replace(Vec<u8>),
+}
+
+/// To be called first thing in `main` by programs whose tasks run on the process lane, before any thread and any open file: it lets this executable be
+/// started again as a child that runs them, which then never comes back from here. `longshore::main` does it.
+///
+/// Of several apps in one program the first one counts.
+pub fn init_app(app: &App) {
+    let _ = APP.set(Arc::new(app.clone()));
+    longshore_core::init_with(Functions::new().with(isolated_entry));
+}
+
+/// What a child does with a call: finds the task, and runs it. Registered by [`init_app`]; a lane for it is
+/// `IsolatedLane::between::<_, IsolatedCall, IsolatedAnswer>`, with this function's type.
+///
+/// # Errors
+/// Kind `setup`: there is no such task here, or it has no plain function. Kind `invalid`: the message cannot be read.
+pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
+    let setup = |text: String| TaskError::new("setup", text).with_again(Again::Never);
+    let app = APP.get().ok_or_else(|| setup("call longshore::init_app first in main".to_owned()))?;
+    let message = Message::decode(&call.message, &Limits { message: usize::MAX, body: usize::MAX, msgpack: true, ..Limits::default() })
+        .map_err(|error| TaskError::invalid(error.to_string()))?;
+    let task = app.task_named(&message.task).ok_or_else(|| setup(format!("no task {} in the child process", message.task)))?;
+    let Handler::Sync(handler) = &task.handler else {
+        return Err(setup(format!("{} is an async function: it runs on the async lane only", message.task)));
+    };
+    let soft = CancelToken::new();
+    let arguments = Call { args: message.args.clone(), kwargs: message.kwargs.clone() };
+    let context = TaskContext::new(Parts {
+        message: Arc::new(message),
+        app: app.clone(),
+        lane: LaneKind::Process,
+        slot: call.slot,
+        // Whoever wants its end kills the child.
+        cancel: CancelToken::new(),
+        soft: soft.clone(),
+        client: None,
+        node: call.node.into(),
+    });
+    let _over = call.soft.map(|limit| after(limit, soft));
+    Ok(handler(context, arguments).into())
+}
+
+/// Cancels a token after a time, unless what it gives back is dropped before.
+fn after(limit: Duration, token: CancelToken) -> mpsc::Sender<()> {
+    let (over, wait) = mpsc::channel();
+    let waiting = std::thread::Builder::new().name("soft-limit".to_owned()).spawn(move || {
+        if wait.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            token.cancel();
+        }
+    });
+    // Without a thread there is the hard limit.
+    drop(waiting);
+    over
+}
+
+impl IsolatedCall {
+    /// A call of the task of this message.
+    pub fn new(message: &Message, node: &str, slot: u32, soft: Option<Duration>) -> Self {
+        Self { message: message.encode(Encoding::Json), node: node.to_owned(), slot, soft }
+    }
+}
+
+impl From<Result<Value, Failure>> for IsolatedAnswer {
+    fn from(result: Result<Value, Failure>) -> Self {
+        match result {
+            Ok(value) => Self::Result(value.to_json()),
+            Err(failure) => Self::Failure(failure.into()),
+        }
+    }
+}
+
+impl From<IsolatedAnswer> for Result<Value, Failure> {
+    fn from(answer: IsolatedAnswer) -> Self {
+        match answer {
+            IsolatedAnswer::Result(json) => parse(&json),
+            IsolatedAnswer::Failure(failure) => Err(failure.into()),
+        }
+    }
+}
+
+impl From<IsolatedAnswer> for Result<Value, Box<Failure>> {
+    fn from(answer: IsolatedAnswer) -> Self {
+        Result::<Value, Failure>::from(answer).map_err(Box::new)
+    }
+}
+
+impl From<Failure> for IsolatedFailure {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Error { exc_type, exc_module, args, traceback } => {
+                Self::Error(exc_type, exc_module, Value::List(args).to_json(), traceback)
+            }
+            Failure::Retry { after, why, max_retries } => Self::Retry(after, why.map(|why| Box::new((*why).into())), max_retries),
+            Failure::Ignore => Self::Ignore,
+            Failure::Reject { reason, requeue } => Self::Reject(reason, requeue),
+            Failure::Replace(signature) => Self::Replace(signature.to_value().to_json()),
+        }
+    }
+}
+
+impl From<IsolatedFailure> for Failure {
+    fn from(failure: IsolatedFailure) -> Self {
+        match failure {
+            IsolatedFailure::Error(exc_type, exc_module, args, traceback) => match parse(&args) {
+                Ok(Value::List(args)) => Self::Error { exc_type, exc_module, args, traceback },
+                Ok(other) => Self::Error { exc_type, exc_module, args: vec![other], traceback },
+                Err(failure) => failure,
+            },
+            IsolatedFailure::Retry(after, why, max_retries) => {
+                Self::Retry { after, why: why.map(|why| Box::new((*why).into())), max_retries }
+            }
+            IsolatedFailure::Ignore => Self::Ignore,
+            IsolatedFailure::Reject(reason, requeue) => Self::Reject { reason, requeue },
+            IsolatedFailure::Replace(json) => {
+                let signature = parse(&json).and_then(|value| Signature::from_value(value).map_err(Self::from));
+                signature.map_or_else(|failure| failure, |signature| Self::Replace(Box::new(signature)))
+            }
+        }
+    }
+}
+
+fn parse(json: &[u8]) -> Result<Value, Failure> {
+    Value::parse(json, DEPTH).map_err(Failure::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Task;
+
+    #[test]
+    fn every_ending_comes_back_as_it_was() {
+        let error = || Failure::error("ValueError", "kaboom").with_traceback("there");
+        for result in [
+            Ok(Value::from(vec![1_i64, 2])),
+            Ok(Value::Float(f64::INFINITY)),
+            Err(error()),
+            Err(Failure::retry_in(Duration::from_millis(1500)).because(std::fmt::Error).at_most(2)),
+            Err(Failure::Ignore),
+            Err(Failure::Reject { reason: "no".to_owned(), requeue: true }),
+            Err(Failure::Replace(Box::new(Signature::new("t").arg(1).countdown(Duration::from_secs(1))))),
+        ] {
+            let sent = IsolatedAnswer::from(result.clone());
+            assert_eq!(Result::<Value, Failure>::from(sent), result);
+        }
+    }
+
+    #[test]
+    fn a_child_runs_the_task_that_the_message_names() {
+        let shout = Task::plain("t.shout", |context, mut call| {
+            context.soft_limit();
+            match call.args.pop() {
+                Some(Value::Text(text)) => Ok(format!("{}@{} {:?}", text.to_uppercase(), context.slot(), context.lane()).into()),
+                _ => Err(Failure::text("no text")),
+            }
+        });
+        let _ = APP.set(Arc::new(App::new().task(shout.on(LaneKind::Process))));
+        let run = |task: &str, args: Vec<Value>| {
+            let message = Message { task: task.to_owned(), id: "i".to_owned(), args, ..Message::default() };
+            isolated_entry(IsolatedCall::new(&message, "w@here", 3, Some(Duration::from_secs(60))))
+        };
+        let result = |answer: Result<IsolatedAnswer, TaskError>| Result::<Value, Failure>::from(answer.unwrap());
+        assert_eq!(result(run("t.shout", vec!["hey".into()])), Ok("HEY@3 Process".into()));
+        assert_eq!(result(run("t.shout", vec![])), Err(Failure::text("no text")));
+        for (task, says) in [("no.such", "no task no.such in the child process"), ("celery.map", "is an async function")] {
+            let error = run(task, vec![]).unwrap_err();
+            assert!(error.kind() == "setup" && error.message().contains(says), "{error}");
+        }
+        assert_eq!(
+            isolated_entry(IsolatedCall { message: vec![b'x'], node: String::new(), slot: 0, soft: None }).unwrap_err().kind(),
+            "invalid"
+        );
+    }
+
+    #[test]
+    fn the_soft_limit_is_told_in_a_child_too() {
+        let token = CancelToken::new();
+        let over = after(Duration::from_millis(1), token.clone());
+        while !token.is_cancelled() {
+            std::thread::yield_now();
+        }
+        drop(over);
+    }
+}
