@@ -10,9 +10,9 @@ use std::{
 
 use longshore_brokers::{ChordPart, End, Key, Outgoing, Stored, crash::MOST_CRASHES};
 use longshore_celery::{
-    BadMessage, CRASHES, Encoding, Exception, Extended, Message, ResultTree, Signature, State, TaskResult, Value,
+    BadMessage, Encoding, Exception, Extended, Message, ResultTree, Signature, State, TaskResult, Value,
     canvas::{self, CanvasError, ChordStart, FailedTask, Plan},
-    repr,
+    mark_redelivered, repr,
 };
 use longshore_core::{Finished, Receipt};
 
@@ -355,9 +355,13 @@ impl Case<'_> {
         }
         let mut again = self.message.clone();
         again.redelivered = true;
-        again.headers.set(CRASHES, i64::from(crashes));
+        let mut outgoing = self.shared.to_queue(again, self.queue.clone());
+        // The count is about the message, not the task, so that a task's own headers cannot say it.
+        if let Ok(marked) = mark_redelivered(&outgoing.raw, Some(crashes)) {
+            outgoing.raw = marked;
+        }
         let mut conclusion = Conclusion::new(End::Ack);
-        conclusion.publish.push(self.shared.to_queue(again, self.queue.clone()));
+        conclusion.publish.push(outgoing);
         conclusion.what = Some(What::Crashed { reason: reason.to_owned(), crashes });
         self.shared.counts.retried.fetch_add(1, Ordering::Relaxed);
         conclusion
