@@ -2,9 +2,17 @@
 
 pub mod advise;
 pub mod bench;
+pub mod call;
 pub mod config;
+pub mod dead;
 pub mod demo;
+pub mod enqueue;
 pub mod global;
 pub mod jobs;
+pub mod queues;
+pub mod result;
 pub mod run;
 pub mod shell;
+pub mod tasks;
+pub mod why;
+pub mod worker;

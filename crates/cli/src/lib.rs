@@ -2,7 +2,11 @@
 pub mod commands;
 pub mod config;
 pub mod demo;
+mod entry;
 pub mod progress;
+pub mod queue;
 pub mod run;
 pub mod tasks;
 pub mod units;
+
+pub use entry::main;

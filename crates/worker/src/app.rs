@@ -142,6 +142,11 @@ impl App {
         self
     }
 
+    /// Changes every task, for what a worker is told of all of them.
+    pub fn change_tasks(&mut self, mut change: impl FnMut(&mut Task)) {
+        self.tasks.values_mut().for_each(|task| change(Arc::make_mut(task)));
+    }
+
     /// The task of this name.
     pub fn task_named(&self, name: &str) -> Option<&Arc<Task>> {
         self.tasks.get(name)

@@ -12,6 +12,12 @@ pub struct Global {
     /// Read this configuration in place of the project's longshore.toml
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Where tasks wait: redis://HOST:PORT/DB, or sqlite:FILE [LONGSHORE_BROKER, CELERY_BROKER_URL, the configuration, sqlite:longshore.db]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Task queue")]
+    pub broker: Option<String>,
+    /// Where results are stored, if not with the broker [LONGSHORE_RESULTS, CELERY_RESULT_BACKEND, the configuration]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Task queue")]
+    pub results: Option<String>,
     /// Colours: auto, always or never
     #[arg(long, global = true, default_value = "auto", value_parser = ColorMode::parse)]
     pub color: ColorMode,
@@ -38,6 +44,9 @@ impl Global {
         let mut words: Vec<OsString> = Vec::new();
         if let Some(path) = &self.config {
             words.extend(["--config".into(), path.clone().into_os_string()]);
+        }
+        for (flag, url) in [("--broker", &self.broker), ("--results", &self.results)] {
+            words.extend(url.iter().flat_map(|url| [flag.into(), url.into()]));
         }
         words.push(format!("--color={}", self.color).into());
         words.push(format!("--log-format={}", self.log_format).into());

@@ -105,6 +105,11 @@ impl CommandPlan {
         Ok(Self { argv, shell: None, stdin, stream: false, env, cwd, batch: false, kill_after, max_output, memory, text })
     }
 
+    /// Limits its children's memory, unless that is limited already.
+    pub(crate) fn limit_memory(&mut self, memory: Option<u64>) {
+        self.memory = self.memory.or(memory);
+    }
+
     /// What people call it.
     pub(crate) fn text(&self) -> &str {
         &self.text

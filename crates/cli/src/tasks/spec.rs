@@ -59,6 +59,20 @@ impl Spec {
         &self.text
     }
 
+    /// With these limits of children, where it has none of its own.
+    #[must_use]
+    pub fn with_limits(mut self, max_tasks: Option<u64>, memory: Option<u64>) -> Self {
+        match &mut self.what {
+            What::Pipe(plan) => {
+                plan.max_tasks = plan.max_tasks.or(max_tasks);
+                plan.limits.memory = plan.limits.memory.or(memory);
+            }
+            What::Exec(plan) => plan.limit_memory(memory),
+            What::Http(_) => {}
+        }
+        self
+    }
+
     pub(super) fn has_children(&self) -> bool {
         !matches!(self.what, What::Http(_))
     }

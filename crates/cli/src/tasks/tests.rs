@@ -55,6 +55,8 @@ impl World {
         let context = TaskContext::new(Parts {
             message: Arc::new(message),
             app: self.app.clone(),
+            client: None,
+            node: "w@test".into(),
             lane: task.lane,
             slot: 0,
             cancel: self.cancel.clone(),

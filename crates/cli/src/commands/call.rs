@@ -1,0 +1,73 @@
+//! `longshore call`: send one task, and wait for its result if that is asked for.
+
+use std::io::Write;
+
+use clap::Args;
+use longshore_celery::State;
+use serde_json::json;
+
+use super::result::{Patience, patience};
+use crate::queue::{
+    Fault, Place,
+    send::{self, SendArgs},
+    wait,
+};
+
+/// `longshore call`.
+#[derive(Args, Clone, Debug)]
+pub struct CallArgs {
+    /// The task's name
+    #[arg(value_name = "TASK")]
+    pub task: String,
+    /// Its arguments, as a JSON array
+    #[arg(short = 'a', long, value_name = "JSON", default_value = "[]")]
+    pub args: String,
+    /// Its keyword arguments, as a JSON object
+    #[arg(short = 'k', long, value_name = "JSON", default_value = "{}")]
+    pub kwargs: String,
+    /// Wait for the result, for so long at most [for ever], and print it in place of the id
+    #[arg(short = 'w', long, value_name = "DUR", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = patience)]
+    pub wait: Option<Patience>,
+    /// The task's id [a new one]
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    /// How it is sent.
+    #[command(flatten)]
+    pub send: SendArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The arguments', the broker's, and those of `out`.
+pub async fn run(args: &CallArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+    let mut signature = args.send.signature(&args.task, send::args(&args.args)?, send::kwargs(&args.kwargs)?);
+    if let Some(id) = &args.id {
+        signature = signature.task_id(id);
+    }
+    if args.wait.is_some() && args.send.ignore_result {
+        return Err(Fault::usage("--wait waits for a result, and --ignore-result stores none"));
+    }
+    let answer = place.client.send(signature).await?;
+    let Some(Patience(limit)) = args.wait else {
+        match place.json {
+            true => writeln!(out, "{}", json!({ "task_id": answer.id() }))?,
+            false => writeln!(out, "{}", answer.id())?,
+        }
+        return Ok(0);
+    };
+    match wait::result(place, &answer, limit).await {
+        Ok(value) if !place.json => wait::print(&value, false, out)?,
+        Ok(_) | Err(longshore_worker::ClientError::Remote(_)) => {
+            let Some(stored) = answer.stored().await? else { return Err(super::why::unknown()) };
+            if place.json {
+                writeln!(out, "{}", wait::document(answer.id(), &stored))?;
+            } else {
+                eprintln!("longshore: {}", wait::failure(answer.id(), &stored, true));
+            }
+            return Ok(if stored.state == State::Success { 0 } else { 1 });
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(0)
+}

@@ -1,0 +1,424 @@
+//! `longshore enqueue`: send a task for each record, no faster than the broker keeps up, and say of every record that was not sent.
+
+use std::{
+    collections::VecDeque,
+    ffi::OsString,
+    fs::File,
+    io::{BufWriter, IsTerminal, Write},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use clap::{Args, ValueHint};
+use futures_util::stream;
+use longshore_celery::{Map, Value};
+use longshore_core::{CancelToken, ErrorKind, Rate, gate::pace::Pace};
+use longshore_worker::{ClientError, Signature};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::{
+    queue::{Fault, Place, send::SendArgs},
+    run::{
+        input::{Format, Input, Options, Source},
+        record::Record,
+        template::{Condition, Shape, Template, Vars},
+    },
+    units::{self, show_count},
+};
+
+/// How far the input is read ahead of the broker.
+const AHEAD: usize = 1024;
+
+/// So many of the records that were not sent are told one by one.
+const TOLD: usize = 20;
+
+/// `longshore enqueue`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = AFTER)]
+pub struct EnqueueArgs {
+    /// The task's name
+    #[arg(value_name = "TASK")]
+    pub task: String,
+    /// Input files; `-` is stdin
+    #[arg(short = 'i', long = "input", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub input: Vec<OsString>,
+    /// The task's arguments, a JSON array with placeholders of the record: '["{url}", {size}]'
+    #[arg(long, value_name = "TPL")]
+    pub args: Option<String>,
+    /// Its keyword arguments, a JSON object with placeholders
+    #[arg(long, value_name = "TPL")]
+    pub kwargs: Option<String>,
+    /// Sends per time: 100/s, 500/min, 10/h
+    #[arg(short = 'r', long, value_name = "RATE", value_parser = units::rate)]
+    pub rate: Option<units::Rate>,
+    /// Write the id of each task that was sent to this file, in the order of the input
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub ids: Option<PathBuf>,
+    /// Format of the input: auto, lines, jsonl, csv, tsv or nul
+    #[arg(long, default_value = "auto", help_heading = "Input")]
+    pub format: Format,
+    /// The first row of a table is a record, not a header
+    #[arg(long, help_heading = "Input")]
+    pub no_header: bool,
+    /// Skip the first N records
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Input")]
+    pub skip: u64,
+    /// Take no more than N records
+    #[arg(long, value_name = "N", help_heading = "Input")]
+    pub take: Option<u64>,
+    /// Take only records for which this expression is true
+    #[arg(long = "where", value_name = "EXPR", help_heading = "Input")]
+    pub where_: Option<String>,
+    /// How it is sent.
+    #[command(flatten)]
+    pub send: SendArgs,
+}
+
+const AFTER: &str = "\
+Without --args and --kwargs a line is the one argument, a JSON array is the arguments, and a JSON object or a table's row is the keyword arguments.
+
+Exit: 0 all sent · 1 some records cannot be sent (they are named) · 2 usage · 3 input unreadable · 6 broker unreachable: what was not sent is named, and
+`--skip N` goes on there";
+
+/// What is to be sent of each record.
+struct Plan {
+    args: EnqueueArgs,
+    shape_args: Option<Template>,
+    shape_kwargs: Option<Template>,
+    condition: Option<Condition>,
+}
+
+/// A record on its way: where it stood, and its task, or why it has none.
+struct Item {
+    seq: u64,
+    place: String,
+    signature: Result<Signature, String>,
+}
+
+impl Plan {
+    fn compile(args: &EnqueueArgs, shape: &Shape) -> Result<Self, Fault> {
+        let template = |flag: &str, text: &Option<String>| {
+            let parse = |text: &String| Template::parse(text, shape).map_err(|error| Fault::usage(format!("{flag}: {error}")));
+            text.as_ref().map(parse).transpose()
+        };
+        let condition =
+            args.where_.as_ref().map(|text| Condition::parse(text, shape).map_err(|error| Fault::usage(format!("--where: {error}"))));
+        Ok(Self {
+            shape_args: template("--args", &args.args)?,
+            shape_kwargs: template("--kwargs", &args.kwargs)?,
+            condition: condition.transpose()?,
+            args: args.clone(),
+        })
+    }
+
+    /// The task of a record; nothing for one that is left out.
+    fn signature(&self, record: &Record) -> Option<Result<Signature, String>> {
+        let read = || {
+            record.check().map_err(|error| error.message().to_owned())?;
+            if let Some(condition) = &self.condition
+                && !condition.holds(record, &Vars::default()).map_err(|error| error.message().to_owned())?
+            {
+                return Ok(None);
+            }
+            let (args, kwargs) = self.arguments(record)?;
+            Ok(Some(self.args.send.signature(&self.args.task, args, kwargs)))
+        };
+        read().transpose()
+    }
+
+    fn arguments(&self, record: &Record) -> Result<(Vec<Value>, Map), String> {
+        let fill = |flag: &str, template: &Template| {
+            let text = template.render_json(record, &Vars::default()).map_err(|error| error.message().to_owned())?;
+            Value::parse(text.as_bytes(), 128).map_err(|error| format!("{}: {flag} is not JSON when filled in: {error}", record.place()))
+        };
+        let (mut args, mut kwargs) = (Vec::new(), Map::default());
+        if self.shape_args.is_none() && self.shape_kwargs.is_none() {
+            if record.is_plain() {
+                let text = record.as_text().map_err(|error| error.message().to_owned())?;
+                return Ok((vec![Value::Text(text.into_owned())], kwargs));
+            }
+            let value = Value::parse(record.to_json().get().as_bytes(), 128).map_err(|error| format!("{}: {error}", record.place()))?;
+            match value {
+                Value::Map(map) => kwargs = map,
+                Value::List(list) => args = list,
+                value => args.push(value),
+            }
+        }
+        if let Some(template) = &self.shape_args {
+            match fill("--args", template)? {
+                Value::List(list) => args = list,
+                other => return Err(format!("{}: --args is {}, not an array", record.place(), other.kind())),
+            }
+        }
+        if let Some(template) = &self.shape_kwargs {
+            match fill("--kwargs", template)? {
+                Value::Map(map) => kwargs = map,
+                other => return Err(format!("{}: --kwargs is {}, not an object", record.place(), other.kind())),
+            }
+        }
+        Ok((args, kwargs))
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Usage, the input, the files; and 1 or 6 with what was not sent.
+pub async fn run(args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+    let mut sources: Vec<Source> = args.input.iter().map(Source::of_word).collect();
+    if sources.is_empty() {
+        if std::io::stdin().is_terminal() {
+            return Err(Fault::usage("no input: name a file with -i, or pipe records in"));
+        }
+        sources.push(Source::Stdin);
+    }
+    let options = Options { sources, format: args.format, header: !args.no_header, skip: args.skip, take: args.take, ..Options::default() };
+    let input = Input::open(&options).map_err(|error| Fault { code: if error.is_usage() { 2 } else { 3 }, message: error.to_string() })?;
+    let plan = Plan::compile(args, &Shape::of(&input))?;
+    let mut ids = match &args.ids {
+        None => None,
+        Some(path) => {
+            let file = File::create(path).map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })?;
+            Some((path.clone(), BufWriter::new(file)))
+        }
+    };
+    let (items, stop) = read_ahead(input, plan);
+    let mut report = Report::default();
+    send(args, place, items, &mut report, &mut ids).await?;
+    drop(stop);
+    if let Some((path, file)) = &mut ids {
+        file.flush().map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })?;
+    }
+    report.finish(args, place, out)
+}
+
+/// Reads records on a thread of its own, a little ahead of what is sent.
+fn read_ahead(input: Input, plan: Plan) -> (mpsc::Receiver<Result<Item, String>>, std::thread::JoinHandle<()>) {
+    let (give, items) = mpsc::channel(AHEAD);
+    let thread = std::thread::spawn(move || {
+        for record in input {
+            let item = match record {
+                Err(error) => Err(error.to_string()),
+                Ok(record) => match plan.signature(&record) {
+                    None => continue,
+                    Some(signature) => Ok(Item { seq: record.seq(), place: record.place().to_string(), signature }),
+                },
+            };
+            let last = item.is_err();
+            if give.blocking_send(item).is_err() || last {
+                return;
+            }
+        }
+    });
+    (items, thread)
+}
+
+/// What became of the records.
+#[derive(Default)]
+struct Report {
+    sent: u64,
+    /// Place and reason of what cannot be sent.
+    bad: Vec<(String, String)>,
+    bad_count: u64,
+    left: Option<Left>,
+    unreadable: Option<String>,
+}
+
+/// From where on nothing was sent.
+struct Left {
+    /// The exit code.
+    code: u8,
+    why: String,
+    /// The first record that was not sent, or of which that is unknown.
+    seq: u64,
+    place: String,
+    unknown: bool,
+}
+
+impl Report {
+    fn bad(&mut self, place: String, reason: String) {
+        self.bad_count += 1;
+        if self.bad.len() < TOLD {
+            self.bad.push((place, reason));
+        }
+    }
+
+    fn finish(self, args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+        if place.json {
+            writeln!(out, "{}", json!({ "sent": self.sent, "bad": self.bad_count, "stopped": self.left.as_ref().map(|left| &left.why) }))?;
+        } else {
+            eprintln!(" {} {} sent", show_count(self.sent), super::queues::tasks(self.sent));
+        }
+        for (place, reason) in &self.bad {
+            let reason = reason.strip_prefix(place.as_str()).map_or(reason.as_str(), |rest| rest.trim_start_matches(": "));
+            eprintln!("longshore: {place} not sent: {reason}");
+        }
+        if self.bad_count > self.bad.len() as u64 {
+            eprintln!("longshore: and {} more that cannot be sent", show_count(self.bad_count - self.bad.len() as u64));
+        }
+        if let Some(Left { code, why, seq, place, unknown }) = self.left {
+            let perhaps = if unknown { " (it and up to 255 behind it may have been sent)" } else { "" };
+            let message = format!(
+                "{why}\nnot sent: {place} and all behind it{perhaps}; to go on there: longshore enqueue {} --skip {} …",
+                args.task,
+                seq.saturating_sub(1)
+            );
+            return Err(Fault { code, message });
+        }
+        if let Some(why) = self.unreadable {
+            return Err(Fault { code: 3, message: format!("{why}; what stood before it was sent") });
+        }
+        Ok(u8::from(self.bad_count > 0))
+    }
+}
+
+/// What the stream of tasks has met with so far.
+#[derive(Default)]
+struct Met {
+    /// Records that were handed on, in order: number and place.
+    places: VecDeque<(u64, String)>,
+    bad: Vec<(String, String)>,
+    unreadable: Option<String>,
+    /// The first record that is left because of Ctrl-C.
+    stopped: Option<(u64, String)>,
+}
+
+/// Sends what is read, at the pace that is asked for.
+async fn send(
+    args: &EnqueueArgs,
+    place: &Place,
+    items: mpsc::Receiver<Result<Item, String>>,
+    report: &mut Report,
+    ids: &mut Option<(PathBuf, BufWriter<File>)>,
+) -> Result<(), Fault> {
+    let stop = CancelToken::new();
+    let ctrl_c = stop.clone();
+    // The stream ends then; what is on its way is waited for, else nobody would know whether it was sent.
+    let listener = tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            ctrl_c.cancel();
+        }
+    });
+    let met: Arc<Mutex<Met>> = Arc::default();
+    let lock = |met: &Arc<Mutex<Met>>, change: &mut dyn FnMut(&mut Met)| change(&mut met.lock().unwrap_or_else(PoisonError::into_inner));
+    let pace = args.rate.map(|rate| Pace::new(Rate::per_second(rate.per_second())));
+    let signatures = stream::unfold((items, pace, stop, met.clone()), move |(mut items, mut pace, stop, met)| async move {
+        loop {
+            let item = tokio::select! {
+                item = items.recv() => item?,
+                () = stop.cancelled() => items.try_recv().ok()?,
+            };
+            match item {
+                Err(error) => {
+                    lock(&met, &mut |met| met.unreadable = Some(error.clone()));
+                    return None;
+                }
+                Ok(Item { seq, place, .. }) if stop.is_cancelled() => {
+                    lock(&met, &mut |met| met.stopped = Some((seq, place.clone())));
+                    return None;
+                }
+                Ok(Item { place, signature: Err(reason), .. }) => lock(&met, &mut |met| met.bad.push((place.clone(), reason.clone()))),
+                Ok(Item { seq, place, signature: Ok(signature) }) => {
+                    let slot = wait_for_slot(pace.as_mut());
+                    tokio::select! {
+                        () = slot => {}
+                        () = stop.cancelled() => {
+                            lock(&met, &mut |met| met.stopped = Some((seq, place.clone())));
+                            return None;
+                        }
+                    }
+                    lock(&met, &mut |met| met.places.push_back((seq, place.clone())));
+                    return Some((signature, (items, pace, stop, met)));
+                }
+            }
+        }
+    });
+    let mut all = place.client.send_all(Box::pin(signatures));
+    while let Some((_, sent)) = all.next().await {
+        let (seq, at) = met.lock().unwrap_or_else(PoisonError::into_inner).places.pop_front().unwrap_or_default();
+        match sent {
+            Ok(answer) => {
+                report.sent += 1;
+                if let Some((path, file)) = ids {
+                    let written = writeln!(file, "{}", answer.id()).and_then(|()| if args.rate.is_some() { file.flush() } else { Ok(()) });
+                    written.map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })?;
+                }
+            }
+            Err(refused) => match refused.error {
+                ClientError::Broker(error) => {
+                    let unknown = error.kind == ErrorKind::Transient;
+                    report.left = Some(Left { code: 6, why: error.message, seq, place: at, unknown });
+                    break;
+                }
+                error => report.bad(at, error.to_string()),
+            },
+        }
+    }
+    listener.abort();
+    let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::take(&mut met.bad).into_iter().for_each(|(place, reason)| report.bad(place, reason));
+    report.unreadable = met.unreadable.take();
+    if let (None, Some((seq, place))) = (&report.left, met.stopped.take()) {
+        report.left = Some(Left { code: 130, why: "interrupted".to_owned(), seq, place, unknown: false });
+    }
+    Ok(())
+}
+
+async fn wait_for_slot(pace: Option<&mut Pace>) {
+    let Some(pace) = pace else { return };
+    let now = Instant::now();
+    let slot = pace.slot(now).max(now);
+    pace.wait();
+    pace.take(slot);
+    let left = slot.saturating_duration_since(now);
+    if left > Duration::ZERO {
+        tokio::time::sleep(left).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::record::testing::{json, line, row};
+
+    fn plan(args: Option<&str>, kwargs: Option<&str>, shape: &Shape) -> Plan {
+        #[derive(clap::Parser)]
+        struct Parse {
+            #[command(flatten)]
+            args: EnqueueArgs,
+        }
+        let mut words = vec!["x".to_owned(), "t".to_owned()];
+        words.extend(args.map(|args| format!("--args={args}")));
+        words.extend(kwargs.map(|kwargs| format!("--kwargs={kwargs}")));
+        let parsed = <Parse as clap::Parser>::parse_from(words);
+        Plan::compile(&parsed.args, shape).unwrap()
+    }
+
+    #[test]
+    fn records_become_arguments() {
+        let shown = |plan: Plan, record: Record| {
+            let (args, kwargs) = plan.arguments(&record).unwrap();
+            format!(
+                "{} {}",
+                String::from_utf8(Value::List(args).to_json()).unwrap(),
+                String::from_utf8(Value::Map(kwargs).to_json()).unwrap()
+            )
+        };
+        let columns = Shape::table(Some(Arc::new(crate::run::record::Columns::named(["id", "url"]))));
+        for (got, want) in [
+            (shown(plan(None, None, &Shape::lines()), line("a \"b")), r#"["a \"b"] {}"#),
+            (shown(plan(None, None, &Shape::json()), json(r#"{"x": 1}"#)), r#"[] {"x": 1}"#),
+            (shown(plan(None, None, &Shape::json()), json("[1, 2]")), "[1, 2] {}"),
+            (shown(plan(None, None, &Shape::json()), json("7")), "[7] {}"),
+            (shown(plan(Some(r#"["{url}", {n}]"#), None, &Shape::json()), json(r#"{"url": "a\"b", "n": 2.50}"#)), r#"["a\"b", 2.5] {}"#),
+            (shown(plan(Some("[{}]"), Some(r#"{"k": "{}"}"#), &Shape::lines()), line("x")), r#"["x"] {"k": "x"}"#),
+            (shown(plan(None, None, &columns), row(&["id", "url"], &[b"1", b"u"])), r#"[] {"id": "1", "url": "u"}"#),
+        ] {
+            assert_eq!(got, want);
+        }
+        let wrong = plan(Some("{}"), None, &Shape::json()).arguments(&json("3")).unwrap_err();
+        assert_eq!(wrong, "in.txt line 7: --args is an integer, not an array");
+    }
+}

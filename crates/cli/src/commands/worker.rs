@@ -1,0 +1,262 @@
+//! `longshore worker`: serves queues until it is told to stop, or there is nothing left to do.
+//!
+//! Layout: `args.rs`: the flags, and what they mean for the worker; `banner.rs`: what it says at its start; `log.rs`: what it says of tasks
+
+pub mod args;
+mod banner;
+mod log;
+
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use longshore_brokers::QueueState;
+use longshore_core::Stop;
+use longshore_worker::{App, Worker, WorkerSummary};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::{args::WorkerArgs, log::Log};
+use crate::{
+    commands::global::Global,
+    config::Config,
+    queue::{Fault, Place, block_on, show::clock},
+    tasks::Programs,
+    units::{show_count, show_duration},
+};
+
+/// How often it is looked whether there is anything left to do.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Queues have to be seen empty so often, one look after the other.
+const EMPTY: u32 = 2;
+
+/// Serves queues.
+///
+/// # Errors
+/// Usage and configuration (2); the broker cannot be reached (6); a pidfile of somebody who lives (75).
+pub fn run(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Result<u8, Fault> {
+    args.check()?;
+    let voice = global.voice();
+    for notice in args.notices() {
+        if voice.level >= 0 {
+            eprintln!("longshore: {notice}");
+        }
+    }
+    let _pidfile = args.pidfile.as_ref().map(Pidfile::write).transpose()?;
+    block_on(serve(args, app, config, global))
+}
+
+async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Result<u8, Fault> {
+    let mut place = Place::open(app, config, global)?;
+    let mut signals = Signals::listen()?;
+    let specs = std::mem::take(&mut place.specs);
+    let texts: Vec<(String, String)> = specs.iter().map(|spec| (spec.name.clone(), format!("{} {}", spec.lane(), spec.text()))).collect();
+    let specs = specs.into_iter().map(|spec| spec.with_limits(args.max_tasks_per_child, args.max_memory_per_child)).collect();
+    let (programs, tasks) = Programs::start(specs, true, &tokio::runtime::Handle::current())
+        .map_err(|error| Fault { code: 70, message: format!("the programs of tasks cannot be started: {error}") })?;
+    let mut app = place.app.clone();
+    for task in tasks {
+        if app.task_named(&task.name).is_some() {
+            return Err(Fault::usage(format!(
+                "[tasks.{:?}]: there is a task of this name in Rust already; give one of them another name",
+                task.name
+            )));
+        }
+        app = app.task(task);
+    }
+    args.apply(&mut app)?;
+    if app.tasks().iter().all(|task| task.name.starts_with("celery.")) {
+        return Err(Fault::usage(NO_TASKS));
+    }
+    let mut options = args.options(&app)?;
+    let log = Log::start(args.loglevel, global.voice());
+    options.listeners.push(log.listener());
+    let queues = options.queues.clone();
+    if args.purge {
+        for queue in &queues {
+            let gone = place.broker().purge(queue).await?;
+            log.say(format_args!("{queue}: {} thrown away (--purge)", show_count(gone)));
+        }
+    }
+    let (version, _) = place.broker().ping().await?;
+    if global.voice().level >= 0 {
+        let states = place.broker().queues(&queues.iter().map(|queue| Arc::from(queue.as_str())).collect::<Vec<_>>()).await?;
+        banner::write(
+            &banner::Facts { options: &options, place: &place, app: &app, version: &version, states: &states, programs: &texts },
+            &log,
+        );
+    }
+    let grace = options.grace;
+    let worker = Worker::start(app, options).await?;
+    log.say(format_args!("{} ready", clock(SystemTime::now())));
+    let stopper = worker.stopper();
+    let watch = Watch { args, place: &place, queues: &queues, log: &log, worker: &worker };
+    let mut asked = 0;
+    tokio::select! {
+        () = signals.next() => asked = 1,
+        why = watch.done() => log.say(format_args!("{} {why}", clock(SystemTime::now()))),
+    }
+    log.say(format_args!("{} stopping: {} running, grace {}", clock(SystemTime::now()), log.running(), show_duration(grace)));
+    stopper.warm();
+    if asked > 0 && signals.last_was_quit {
+        stopper.cold();
+    }
+    let mut joined = Box::pin(worker.join());
+    let summary = loop {
+        tokio::select! {
+            summary = &mut joined => break summary,
+            () = signals.next() => {
+                asked += 1;
+                if asked <= 2 {
+                    log.say(format_args!("{} {} running are ended and handed back (once more: killed)", clock(SystemTime::now()), log.running()));
+                    stopper.cold();
+                } else {
+                    log.say(format_args!("{} killed", clock(SystemTime::now())));
+                    programs.stop(Stop::Hard);
+                    stopper.hard();
+                    last_resort();
+                }
+            }
+        }
+    };
+    let _ = tokio::task::spawn_blocking(move || programs.end()).await;
+    log.say(format_args!("{} stopped: {}", clock(SystemTime::now()), summary_text(&summary)));
+    log.end();
+    match summary.error {
+        None => Ok(0),
+        Some(message) => Err(Fault { code: 6, message }),
+    }
+}
+
+const NO_TASKS: &str = "there are no tasks to serve: name one in longshore.toml, such as
+
+[tasks.\"shop.resize\"]
+exec = [\"convert\", \"{args.0}\", \"-resize\", \"{kwargs.size}\", \"{args.1}\"]
+
+or write one in Rust and call longshore::main(App::new().task(…)) from your program";
+
+fn summary_text(summary: &WorkerSummary) -> String {
+    let mut text = format!("{} ok, {} failed, 0 lost", show_count(summary.ok), show_count(summary.failed));
+    let more = [
+        (summary.retried, "retried"),
+        (summary.revoked, "revoked or expired"),
+        (summary.dead, "dead letters"),
+        (summary.late, "too late, refused"),
+        (summary.handed_back, "handed back"),
+    ];
+    for (count, what) in more.into_iter().filter(|(count, _)| *count > 0) {
+        text.push_str(&format!(", {} {what}", show_count(count)));
+    }
+    text
+}
+
+/// Ends the process in a few seconds, whatever hangs: no thread of the runtime is needed for it.
+fn last_resort() {
+    std::thread::spawn(|| {
+        std::thread::sleep(Duration::from_secs(3));
+        std::process::exit(1);
+    });
+}
+
+/// The signals that a worker hears.
+struct Signals {
+    int: Signal,
+    term: Signal,
+    hup: Signal,
+    quit: Signal,
+    last_was_quit: bool,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Fault> {
+        let listen = |kind| signal(kind).map_err(|error| Fault { code: 70, message: format!("signals: {error}") });
+        Ok(Self {
+            int: listen(SignalKind::interrupt())?,
+            term: listen(SignalKind::terminate())?,
+            hup: listen(SignalKind::hangup())?,
+            quit: listen(SignalKind::quit())?,
+            last_was_quit: false,
+        })
+    }
+
+    async fn next(&mut self) {
+        self.last_was_quit = false;
+        tokio::select! {
+            _ = self.int.recv() => {}
+            _ = self.term.recv() => {}
+            _ = self.hup.recv() => {}
+            _ = self.quit.recv() => self.last_was_quit = true,
+        }
+    }
+}
+
+/// Looks whether there is anything left to do.
+struct Watch<'a> {
+    args: &'a WorkerArgs,
+    place: &'a Place,
+    queues: &'a [String],
+    log: &'a Log,
+    worker: &'a Worker,
+}
+
+impl Watch<'_> {
+    /// Why it is time to stop; never, unless a flag says when.
+    async fn done(&self) -> String {
+        let WorkerArgs { until_empty, max_tasks, max_idle, .. } = *self.args;
+        if !until_empty && max_tasks.is_none() && max_idle.is_none() {
+            std::future::pending::<()>().await;
+        }
+        let names: Vec<Arc<str>> = self.queues.iter().map(|queue| Arc::from(queue.as_str())).collect();
+        let (mut empty, mut busy_at, mut ended) = (0, Instant::now(), 0);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Some(most) = max_tasks.filter(|most| self.log.ended() >= *most) {
+                return format!("--max-tasks {most} reached");
+            }
+            if self.log.ended() != ended || self.log.running() > 0 {
+                (ended, busy_at) = (self.log.ended(), Instant::now());
+            }
+            if let Some(limit) = max_idle.filter(|limit| busy_at.elapsed() >= *limit) {
+                return format!("nothing to do for {} (--max-idle)", show_duration(limit));
+            }
+            if until_empty {
+                let nothing = |state: &QueueState| state.waiting == 0 && state.held == 0 && state.later == 0;
+                let is_empty = self.worker.held() == 0
+                    && self.log.running() == 0
+                    && self.place.broker().queues(&names).await.is_ok_and(|states| states.iter().all(nothing));
+                empty = if is_empty { empty + 1 } else { 0 };
+                if empty >= EMPTY {
+                    return "the queues are empty (--until-empty)".to_owned();
+                }
+            }
+        }
+    }
+}
+
+/// A file with our pid, gone when it is dropped.
+struct Pidfile(PathBuf);
+
+impl Pidfile {
+    fn write(path: &PathBuf) -> Result<Self, Fault> {
+        if let Ok(text) = fs::read_to_string(path)
+            && let Ok(pid) = text.trim().parse::<u32>()
+            && pid != std::process::id()
+            && PathBuf::from(format!("/proc/{pid}")).exists()
+        {
+            return Err(Fault { code: 75, message: format!("{}: a worker with pid {pid} runs already", path.display()) });
+        }
+        let written = fs::File::create(path).and_then(|mut file| writeln!(file, "{}", std::process::id()));
+        written.map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })?;
+        Ok(Self(path.clone()))
+    }
+}
+
+impl Drop for Pidfile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

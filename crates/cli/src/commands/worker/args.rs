@@ -1,0 +1,347 @@
+//! The flags of `longshore worker`, and what they mean for the worker.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum, ValueHint};
+use longshore_core::{LaneKind, Rate};
+use longshore_worker::{Acks, App, WorkerOptions};
+
+use crate::{queue::Fault, units};
+
+/// `longshore worker`.
+#[derive(Args, Clone, Debug)]
+#[command(args_override_self = true, after_help = AFTER)]
+pub struct WorkerArgs {
+    /// Its node name: %h is this machine, %n the name, %% a percent sign
+    #[arg(short = 'n', long, value_name = "NAME@HOST", default_value = "longshore@%h")]
+    pub hostname: String,
+    /// The queues that it serves [celery]
+    #[arg(short = 'Q', long, value_name = "LIST", value_delimiter = ',')]
+    pub queues: Vec<String>,
+    /// Queues that it does not serve
+    #[arg(short = 'X', long, value_name = "LIST", value_delimiter = ',')]
+    pub exclude_queues: Vec<String>,
+
+    /// Slots of a lane: async=200, blocking=32, cpu=cores, process=cores
+    #[arg(long, value_name = "LANE=N", value_delimiter = ',', value_parser = lane, help_heading = "Concurrency")]
+    pub lane: Vec<(LaneKind, usize)>,
+    /// Slots of the lanes that --pool means; without it of the blocking, cpu and process lanes
+    #[arg(short = 'c', long, value_name = "N", value_parser = slots, help_heading = "Concurrency")]
+    pub concurrency: Option<usize>,
+    /// Celery's word for a lane: prefork is cpu and process, threads blocking, gevent and eventlet async, solo one slot each
+    #[arg(short = 'P', long, value_name = "POOL", help_heading = "Concurrency")]
+    pub pool: Option<Pool>,
+    /// MAX,MIN: MAX is taken as --concurrency, since an empty slot costs nothing
+    #[arg(long, value_name = "MAX,MIN", value_parser = autoscale, help_heading = "Concurrency")]
+    pub autoscale: Option<usize>,
+    /// Most tasks that it holds, waiting ones included [slots and 100]
+    #[arg(long, value_name = "N", help_heading = "Concurrency")]
+    pub prefetch: Option<usize>,
+    /// Starts per time of a task: shop.fetch=50/s
+    #[arg(long, value_name = "TASK=RATE", value_parser = task_rate, help_heading = "Concurrency")]
+    pub task_rate: Vec<(String, Rate)>,
+
+    /// When messages are acknowledged: late, after the result is stored, or early, before the start [the task's own, else late]
+    #[arg(long, value_name = "WHEN", help_heading = "Safety")]
+    pub acks: Option<AcksWord>,
+    /// How long what it holds stays its own without a sign of life
+    #[arg(long, value_name = "DUR", default_value = "5s", value_parser = units::duration, help_heading = "Safety")]
+    pub lease: Duration,
+    /// At most the shortest of any Celery on the broker (Redis)
+    #[arg(long, value_name = "DUR", default_value = "1h", value_parser = units::duration, help_heading = "Safety")]
+    pub visibility_timeout: Duration,
+    /// The limit of one attempt of tasks that have none of their own
+    #[arg(long, value_name = "DUR", value_parser = seconds, help_heading = "Safety")]
+    pub time_limit: Option<Duration>,
+    /// The same, of which the task is told first
+    #[arg(long, value_name = "DUR", value_parser = seconds, help_heading = "Safety")]
+    pub soft_time_limit: Option<Duration>,
+    /// A child of a pipe is replaced after so many tasks
+    #[arg(long, value_name = "N", help_heading = "Safety")]
+    pub max_tasks_per_child: Option<u64>,
+    /// The most memory of a child: 512MiB; a bare number is KiB
+    #[arg(long, value_name = "SIZE", value_parser = kibibytes, help_heading = "Safety")]
+    pub max_memory_per_child: Option<u64>,
+
+    /// How long running tasks may go on after SIGTERM
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = units::duration, help_heading = "Ending")]
+    pub grace: Duration,
+    /// Stop when the queues are empty
+    #[arg(long, help_heading = "Ending")]
+    pub until_empty: bool,
+    /// Stop after so many tasks
+    #[arg(long, value_name = "N", help_heading = "Ending")]
+    pub max_tasks: Option<u64>,
+    /// Stop when there was nothing to do for so long
+    #[arg(long, value_name = "DUR", value_parser = units::duration, help_heading = "Ending")]
+    pub max_idle: Option<Duration>,
+    /// Throw away what waits in the queues, first
+    #[arg(long, help_heading = "Ending")]
+    pub purge: bool,
+    /// Write its pid to this file while it runs
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Ending")]
+    pub pidfile: Option<PathBuf>,
+
+    /// What is said, in Celery's lines: debug, info, warning, error [retries, failures and dead letters, in short lines]
+    #[arg(short = 'l', long, value_name = "LEVEL", ignore_case = true, help_heading = "View")]
+    pub loglevel: Option<Level>,
+    /// Send no events
+    #[arg(long, help_heading = "View")]
+    pub no_events: bool,
+    /// Answer no remote control
+    #[arg(long, help_heading = "View")]
+    pub no_remote_control: bool,
+
+    /// A Celery application
+    #[arg(short = 'A', long, value_name = "PROJ", hide = true)]
+    pub app: Option<String>,
+    /// Of Celery, without a meaning here
+    #[arg(short = 'O', value_name = "WORD", hide = true)]
+    pub optimization: Option<String>,
+    /// Of Celery, without a meaning here
+    #[arg(short = 'E', long, hide = true)]
+    pub task_events: bool,
+    /// Of Celery, without a meaning here
+    #[arg(long, hide = true)]
+    pub without_gossip: bool,
+    /// Of Celery, without a meaning here
+    #[arg(long, hide = true)]
+    pub without_mingle: bool,
+    /// Of Celery, without a meaning here
+    #[arg(long, hide = true)]
+    pub without_heartbeat: bool,
+}
+
+const AFTER: &str = "\
+SIGTERM or Ctrl-C: once, takes nothing more, hands back what waits, lets running tasks end; twice, ends and hands them back; three times, kills.
+Exit: 0 stopped · 2 usage or configuration · 6 broker unreachable · 75 its pidfile's owner runs";
+
+/// Celery's pools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Pool {
+    /// Processes.
+    #[value(alias = "processes")]
+    Prefork,
+    /// Threads.
+    Threads,
+    /// One at a time.
+    Solo,
+    /// Green threads.
+    #[value(alias = "eventlet")]
+    Gevent,
+}
+
+/// `--acks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AcksWord {
+    /// After the result is stored.
+    Late,
+    /// Before the start.
+    Early,
+}
+
+/// `--loglevel`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Level {
+    /// Everything.
+    Debug,
+    /// What happens to tasks.
+    Info,
+    /// What may be wrong.
+    #[value(alias = "warn")]
+    Warning,
+    /// What failed.
+    Error,
+    /// Nothing of tasks.
+    #[value(alias = "fatal")]
+    Critical,
+}
+
+fn slots(text: &str) -> Result<usize, String> {
+    match text {
+        "cores" => Ok(LaneKind::Cpu.default_workers()),
+        text => match text.parse() {
+            Ok(0) | Err(_) => Err(format!("`{text}` is not a number of slots; write a number from 1, or cores")),
+            Ok(number) => Ok(number),
+        },
+    }
+}
+
+fn lane(text: &str) -> Result<(LaneKind, usize), String> {
+    let (name, number) = text.split_once('=').ok_or_else(|| format!("`{text}`: write LANE=N, such as async=200"))?;
+    let lane = LaneKind::parse(name.trim()).ok_or_else(|| format!("`{name}` is not a lane; there are async, blocking, cpu and process"))?;
+    Ok((lane, slots(number.trim())?))
+}
+
+fn autoscale(text: &str) -> Result<usize, String> {
+    slots(text.split(',').next().unwrap_or(text).trim())
+}
+
+fn task_rate(text: &str) -> Result<(String, Rate), String> {
+    let (task, rate) = text.rsplit_once('=').ok_or_else(|| format!("`{text}`: write TASK=RATE, such as shop.fetch=50/s"))?;
+    Ok((task.to_owned(), Rate::per_second(units::rate(rate)?.per_second())))
+}
+
+/// A duration; a bare number is seconds, as Celery has it.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(number) => Duration::try_from_secs_f64(number).map_err(|_| format!("`{text}` is no time")),
+        Err(_) => units::duration(text),
+    }
+}
+
+fn kibibytes(text: &str) -> Result<u64, String> {
+    match text.parse::<u64>() {
+        Ok(number) => Ok(number.saturating_mul(1024)),
+        Err(_) => units::size(text),
+    }
+}
+
+impl WorkerArgs {
+    /// What cannot be done.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        let Some(app) = &self.app else { return Ok(()) };
+        Err(Fault::usage(format!(
+            "-A {app}: this version does not serve the Python tasks of a Celery application. Run `celery -A {app} worker -Q …` for their queues, \
+             beside this worker on the same broker, and give this worker other queues with -Q; or serve a program as a task with [tasks.NAME] \
+             exec, pipe or http in longshore.toml"
+        )))
+    }
+
+    /// What is accepted and has no effect, in one sentence.
+    pub(super) fn notices(&self) -> Vec<String> {
+        let given = [
+            ("-O", self.optimization.is_some()),
+            ("-E", self.task_events),
+            ("--without-gossip", self.without_gossip),
+            ("--without-mingle", self.without_mingle),
+            ("--without-heartbeat", self.without_heartbeat),
+        ];
+        let given: Vec<&str> = given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect();
+        if given.is_empty() { Vec::new() } else { vec![format!("{} of Celery: without a meaning here, ignored", given.join(" "))] }
+    }
+
+    /// What is said of all tasks.
+    pub(super) fn apply(&self, app: &mut App) -> Result<(), Fault> {
+        for (name, _) in &self.task_rate {
+            if app.task_named(name).is_none() {
+                return Err(Fault::usage(format!("--task-rate {name}: there is no task of this name here (longshore tasks)")));
+            }
+        }
+        app.change_tasks(|task| {
+            let policy = &mut task.policy;
+            if let Some(acks) = self.acks {
+                policy.acks = if acks == AcksWord::Early { Acks::Early } else { Acks::Late };
+            }
+            policy.time_limit = policy.time_limit.or(self.time_limit);
+            policy.soft_time_limit = policy.soft_time_limit.or(self.soft_time_limit);
+            if let Some((_, rate)) = self.task_rate.iter().rev().find(|(name, _)| **name == *task.name) {
+                policy.rate_limit = Some(*rate);
+            }
+        });
+        Ok(())
+    }
+
+    /// How the worker is set up.
+    pub(super) fn options(&self, app: &App) -> Result<WorkerOptions, Fault> {
+        let mut options = WorkerOptions::new(node(&self.hostname)?);
+        let queues = if self.queues.is_empty() { vec![app.settings().default_queue.clone()] } else { self.queues.clone() };
+        for queue in queues {
+            let queue = queue.trim().to_owned();
+            if !queue.is_empty() && !self.exclude_queues.contains(&queue) && !options.queues.contains(&queue) {
+                options.queues.push(queue);
+            }
+        }
+        if options.queues.is_empty() {
+            return Err(Fault::usage("no queues to serve: name one with -Q"));
+        }
+        for (lane, slots) in lanes(self.pool, self.concurrency.or(self.autoscale)).into_iter().chain(self.lane.iter().copied()) {
+            options.lanes[lane as usize] = slots;
+        }
+        if let Some(prefetch) = self.prefetch {
+            options.parking = prefetch.saturating_sub(options.lanes.iter().sum());
+        }
+        options.lease = self.lease;
+        options.visibility_timeout = self.visibility_timeout;
+        options.grace = self.grace;
+        Ok(options)
+    }
+}
+
+/// The slots that Celery's words mean.
+fn lanes(pool: Option<Pool>, concurrency: Option<usize>) -> Vec<(LaneKind, usize)> {
+    use LaneKind::{Async, Blocking, Cpu, Process};
+    let lanes: &[LaneKind] = match pool {
+        Some(Pool::Solo) => return LaneKind::ALL.map(|lane| (lane, 1)).to_vec(),
+        Some(Pool::Prefork) => &[Cpu, Process],
+        Some(Pool::Threads) => &[Blocking],
+        Some(Pool::Gevent) => &[Async],
+        None => &[Blocking, Cpu, Process],
+    };
+    concurrency.map(|slots| lanes.iter().map(|lane| (*lane, slots)).collect()).unwrap_or_default()
+}
+
+/// The node name, with what stands for this machine filled in.
+fn node(pattern: &str) -> Result<String, Fault> {
+    let host = crate::queue::show::host();
+    let (short, domain) = host.split_once('.').unwrap_or((&host, ""));
+    let (mut name, mut chars) = (String::new(), pattern.chars());
+    while let Some(c) = chars.next() {
+        match (c, if c == '%' { chars.next() } else { None }) {
+            ('%', Some('h')) => name.push_str(&host),
+            ('%', Some('n')) => name.push_str(short),
+            ('%', Some('d')) => name.push_str(domain),
+            ('%', Some('%')) => name.push('%'),
+            ('%', Some(other)) => return Err(Fault::usage(format!("-n {pattern}: %{other} means nothing; there are %h, %n, %d and %%"))),
+            (c, _) => name.push(c),
+        }
+    }
+    if !name.contains('@') {
+        name = format!("{name}@{host}");
+    }
+    if name.chars().any(char::is_whitespace) {
+        return Err(Fault::usage(format!("-n {pattern}: a name has no spaces")));
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &str) -> WorkerArgs {
+        #[derive(clap::Parser)]
+        struct Parse {
+            #[command(flatten)]
+            args: WorkerArgs,
+        }
+        <Parse as clap::Parser>::try_parse_from(std::iter::once("worker").chain(words.split_whitespace())).unwrap().args
+    }
+
+    #[test]
+    fn celerys_words_become_slots_of_lanes() {
+        let cores = LaneKind::Cpu.default_workers();
+        for (words, want) in [
+            ("", [200, 32, cores, cores]),
+            ("-c 7", [200, 7, 7, 7]),
+            ("-P prefork -c 7", [200, 32, 7, 7]),
+            ("-P threads -c 7", [200, 7, cores, cores]),
+            ("-P gevent -c 700", [700, 32, cores, cores]),
+            ("-P solo", [1, 1, 1, 1]),
+            ("--autoscale 9,3", [200, 9, 9, 9]),
+            ("--lane async=5,cpu=cores --lane process=4", [5, 32, cores, 4]),
+        ] {
+            assert_eq!(parse(words).options(&App::new()).unwrap().lanes, want, "{words}");
+        }
+        let options = parse("--prefetch 10 -P solo -Q a,b -X b -n w1@%%h").options(&App::new()).unwrap();
+        assert_eq!((options.parking, options.queues, options.node.as_str()), (6, vec!["a".to_owned()], "w1@%h"));
+    }
+
+    #[test]
+    fn what_celery_has_and_we_have_not_is_said() {
+        assert_eq!(parse("-O fair -E").notices(), ["-O -E of Celery: without a meaning here, ignored"]);
+        let refusal = parse("-A proj").check().unwrap_err();
+        assert!(refusal.code == 2 && refusal.message.contains("celery -A proj worker"));
+        assert!(parse("--task-rate no.such=1/s").apply(&mut App::new()).unwrap_err().message.contains("no task of this name"));
+    }
+}

@@ -1,0 +1,58 @@
+//! What a worker says at its start.
+
+use longshore_brokers::QueueState;
+use longshore_core::LaneKind;
+use longshore_worker::{App, WorkerOptions};
+
+use super::log::Log;
+use crate::{
+    queue::{Place, show::plain},
+    units::show_count,
+};
+
+/// What it speaks of.
+pub(super) struct Facts<'a> {
+    pub(super) options: &'a WorkerOptions,
+    pub(super) place: &'a Place,
+    pub(super) app: &'a App,
+    pub(super) version: &'a str,
+    pub(super) states: &'a [QueueState],
+    /// Names of tasks that programs serve, and what runs.
+    pub(super) programs: &'a [(String, String)],
+}
+
+/// So many tasks are named.
+const NAMED: usize = 12;
+
+pub(super) fn write(facts: &Facts<'_>, log: &Log) {
+    let Facts { options, place, app, version, states, programs } = facts;
+    log.say(format_args!("longshore {}  {}  pid {}   celery protocol 2", env!("CARGO_PKG_VERSION"), options.node, std::process::id()));
+    let (broker, results) = (place.broker().url(), place.client.results().url());
+    let results = if place.broker().is_store_of(app.settings().results_url()) { String::new() } else { format!("   results {results}") };
+    // Whose broker it is the URL says already.
+    let version = version.split_once(' ').map_or(*version, |(_, number)| number);
+    log.say(format_args!("  broker  {broker} ({version}){results}"));
+    let waiting = |queue: &String| {
+        let state = states.iter().find(|state| state.name == *queue);
+        let paused = state.and_then(|state| state.paused.as_deref()).map(|by| format!(", paused by {}", plain(by))).unwrap_or_default();
+        format!("{} ({} waiting{paused})", plain(queue), show_count(state.map_or(0, |state| state.waiting)))
+    };
+    log.say(format_args!("  queues  {}", options.queues.iter().map(waiting).collect::<Vec<_>>().join("  ")));
+    let lanes = LaneKind::ALL.map(|lane| format!("{lane} {}", options.lanes[lane as usize]));
+    log.say(format_args!("  lanes   {}", lanes.join(" · ")));
+    let named: Vec<String> = app
+        .tasks()
+        .into_iter()
+        .filter(|task| !task.name.starts_with("celery."))
+        .map(|task| {
+            let program = programs.iter().find(|(name, _)| **name == *task.name).map(|(_, text)| plain(text));
+            format!("{} → {}", plain(&task.name), program.unwrap_or_else(|| task.lane.to_string()))
+        })
+        .collect();
+    for (at, task) in named.iter().take(NAMED).enumerate() {
+        log.say(format_args!("  {:<6}  {task}", if at == 0 { "tasks" } else { "" }));
+    }
+    if named.len() > NAMED {
+        log.say(format_args!("          and {} more (longshore tasks)", named.len() - NAMED));
+    }
+}

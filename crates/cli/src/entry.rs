@@ -1,0 +1,417 @@
+//! The table of commands, for the binary and for programs that bring tasks of their own.
+
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, sync::OnceLock, time::Duration};
+
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
+use longshore_worker::App;
+
+use crate::{
+    commands::{
+        advise, bench, call, config as config_command, dead, demo, enqueue,
+        global::Global,
+        jobs, queues, result, run, shell, tasks, why,
+        worker::{self, args::WorkerArgs},
+    },
+    config::{Config, Sources},
+    progress::Voice,
+    queue::{Fault, Place, block_on},
+    run::{
+        args::RunArgs,
+        journal::{JobError, StateDir},
+        output::Only,
+    },
+    units,
+};
+
+/// One engine for concurrent work: run a batch of commands, requests or records, fast, and lose nothing
+#[derive(Parser)]
+#[command(name = "longshore", version, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a job: many tasks from files, stdin or arguments
+    Run(Box<RunArgs>),
+    /// Jobs that were run: list, show, retry, export, prune
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// Serve queues: run the tasks that are sent, with Celery's wire format
+    Worker(Box<WorkerArgs>),
+    /// Send one task, and wait for its result if you like
+    Call(Box<call::CallArgs>),
+    /// Send a task for each record of a file
+    Enqueue(Box<enqueue::EnqueueArgs>),
+    /// The results of tasks: look up, or wait
+    Result(result::ResultArgs),
+    /// Why is this task not running?
+    Why {
+        /// The task's id
+        id: String,
+    },
+    /// The tasks that are known here
+    Tasks {
+        #[command(subcommand)]
+        command: Option<tasks::TasksCommand>,
+    },
+    /// Dead letters: list, show, retry, purge
+    Dead {
+        #[command(subcommand)]
+        command: Option<dead::DeadCommand>,
+    },
+    /// Queues: list, show, peek, pause, resume, purge, move
+    Queues {
+        #[command(subcommand)]
+        command: Option<queues::QueuesCommand>,
+    },
+    /// Which lane and how many workers: guessed from words, or measured
+    Advise(advise::AdviseArgs),
+    /// The configuration: init, check, show
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Measure the engine, its lanes, its pace, its children
+    Bench {
+        /// What to measure; everything when absent
+        part: Vec<bench::Part>,
+        /// For pace: starts a second
+        #[arg(long, default_value_t = 1000.0)]
+        rate: f64,
+    },
+    /// The scenarios that people learn concurrency from, each several ways, measured
+    Demo(demo::DemoArgs),
+    /// Write the completion script of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages to a directory
+    Man {
+        /// The directory
+        dir: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct State {
+    /// Where journals are kept [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum JobsCommand {
+    /// All jobs
+    List {
+        #[command(flatten)]
+        state: State,
+    },
+    /// One job
+    Show {
+        /// Its id or name
+        job: String,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Run its failed tasks again
+    Retry {
+        /// Its id or name
+        job: String,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Its result lines, from the journal to stdout
+    Export {
+        /// Its id or name
+        job: String,
+        /// Only these: ok or failed
+        #[arg(long, value_parser = ["ok", "failed"])]
+        only: Option<String>,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Remove finished jobs
+    Prune {
+        /// Those that ended longer ago
+        #[arg(long, value_name = "DUR", default_value = "720h", value_parser = units::duration)]
+        older_than: Duration,
+        #[command(flatten)]
+        state: State,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Write a commented longshore.toml
+    Init {
+        /// Overwrite an existing one
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check every file of the configuration
+    Check,
+    /// Show what is set
+    Show {
+        /// And where
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+/// What `longshore` does, with the tasks of this app beside those of the configuration. Call it first thing in `main`, and return what it returns.
+pub fn main(app: &App) -> ExitCode {
+    // Also lets this program be started again as the guardian of its children, and as such a child.
+    longshore_core::init_with(crate::demo::functions());
+    let mut argv: Vec<OsString> = std::env::args_os().collect();
+    let is_run = argv.iter().skip(1).find(|word| !word.as_encoded_bytes().starts_with(b"-")).is_some_and(|word| word == "run");
+    let words = if is_run { run::take_words(&mut argv) } else { None };
+    let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
+    let first = parse(&argv).unwrap_or_else(|error| error.exit());
+    let (command, given) = first.subcommand().map_or(("", &first), |(name, matches)| (name, matches));
+    let sources = Sources::of_process(first.get_one::<PathBuf>("config").cloned());
+    // The other commands have to work with whatever a configuration says.
+    let reads = matches!(command, "run" | "jobs") || OF_QUEUE.contains(&command);
+    let config = if reads { Config::load(&sources) } else { Ok(Config::default()) };
+    let settings = config.map_err(|errors| errors.to_string()).and_then(|config| {
+        let state_dir = config.state_dir().map_err(|error| error.to_string())?;
+        let flags = checked_flags(&config, given)?;
+        if command == "worker" {
+            // Behind the command's name, before the flags that are given, which win.
+            let own = worker_flags(&config, given)?;
+            let at = argv.iter().skip(1).position(|word| word == "worker").map_or(argv.len(), |at| at + 2);
+            argv.splice(at..at, own);
+        }
+        Ok((config, state_dir, flags))
+    });
+    let (config, state_dir) = match settings {
+        Ok((config, state_dir, flags)) => {
+            argv.splice(1..1, flags);
+            (config, state_dir)
+        }
+        Err(errors) => return ExitCode::from(say(2, errors)),
+    };
+    let matches = parse(&argv).unwrap_or_else(|error| error.exit());
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let _ = VOICE.set(cli.global.voice());
+    let code = match cli.command {
+        Command::Run(_) => {
+            let matches = matches.subcommand_matches("run").unwrap_or(&matches);
+            match run::asked(&argv, words, matches, &sources, &parse).and_then(run::run) {
+                Ok(code) => code,
+                Err(error) => say(error.code, error),
+            }
+        }
+        Command::Jobs(command) => jobs_command(command, &cli.global, state_dir).unwrap_or_else(|error| say(error.exit_code(), error)),
+        Command::Worker(args) => queue_code(worker::run(&args, app, &config, &cli.global)),
+        Command::Call(args) => with_queue(app, &config, &cli.global, async |place, out| call::run(&args, place, out).await),
+        Command::Enqueue(args) => with_queue(app, &config, &cli.global, async |place, out| enqueue::run(&args, place, out).await),
+        Command::Result(args) => with_queue(app, &config, &cli.global, async |place, out| result::run(&args, place, out).await),
+        Command::Why { id } => with_queue(app, &config, &cli.global, async |place, out| why::run(&id, place, out).await),
+        Command::Tasks { command } => with_queue(app, &config, &cli.global, async |place, out| tasks::run(command, place, out).await),
+        Command::Dead { command } => with_queue(app, &config, &cli.global, async |place, out| dead::run(command, place, out).await),
+        Command::Queues { command } => with_queue(app, &config, &cli.global, async |place, out| queues::run(command, place, out).await),
+        Command::Advise(args) => match advise::advise(&args, cli.global.json, cli.global.voice(), &mut std::io::stdout().lock()) {
+            Ok(()) => 0,
+            Err((141, _)) => 141,
+            Err((code, error)) => say(code, error),
+        },
+        Command::Config(command) => config_command_run(&command, &cli.global),
+        Command::Bench { part, rate } => bench_command(part, rate, cli.global.json),
+        Command::Demo(args) => demo::run(&args, cli.global.json, &mut std::io::stdout().lock()),
+        Command::Completions { shell } => {
+            shell::completions(shell, Cli::command(), &mut std::io::stdout());
+            0
+        }
+        Command::Man { dir } => match shell::man(&dir, Cli::command()) {
+            Ok(()) => 0,
+            Err(error) => say(74, format!("{}: {error}", dir.display())),
+        },
+    };
+    ExitCode::from(code)
+}
+
+/// The commands of the task queue.
+const OF_QUEUE: &[&str] = &["worker", "call", "enqueue", "result", "why", "tasks", "dead", "queues"];
+
+/// Runs a command of the task queue.
+fn with_queue(app: &App, config: &Config, global: &Global, command: impl AsyncFnOnce(&Place, &mut dyn Write) -> Result<u8, Fault>) -> u8 {
+    queue_code(block_on(async {
+        let place = Place::open(app, config, global)?;
+        let mut out = std::io::stdout();
+        let code = command(&place, &mut out).await?;
+        out.flush()?;
+        Ok(code)
+    }))
+}
+
+fn queue_code(ended: Result<u8, Fault>) -> u8 {
+    match ended {
+        Ok(code) => code,
+        // A reader that goes away has read enough.
+        Err(Fault { code: 141, .. }) => 141,
+        Err(fault) => say(fault.code, fault.message),
+    }
+}
+
+/// `[worker]` as flags, each checked so that a mistake is told with its place.
+fn worker_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, String> {
+    let is_given = |name: &str| {
+        given.try_get_raw(&name.replace('-', "_")).is_ok() && given.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine)
+    };
+    let flags = config.worker(is_given).map_err(|error| error.to_string())?;
+    let checked = flags.into_iter().map(|(flag, setting)| {
+        let argv = ["longshore", "worker", flag.as_str()].map(OsString::from);
+        match Cli::command().try_get_matches_from(argv) {
+            Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::UnknownArgument) => {
+                let name = flag.trim_start_matches('-').split('=').next().unwrap_or_default();
+                Err(format!("{}: `{}` in [worker]: {}", setting.origin, name.replace('-', "_"), run::sentence(&error)))
+            }
+            _ => Ok(OsString::from(flag)),
+        }
+    });
+    checked.collect()
+}
+
+/// How errors are said, once that is known.
+static VOICE: OnceLock<Voice> = OnceLock::new();
+
+fn say(code: u8, error: impl std::fmt::Display) -> u8 {
+    eprintln!("{}", VOICE.get().copied().unwrap_or_default().error(&error.to_string()));
+    code
+}
+
+/// The configuration's settings of every command, as flags that clap takes.
+fn checked_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, String> {
+    let is_given = |name: &str| given.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine);
+    let flags = config.flags(is_given).map_err(|error| error.to_string())?;
+    let checked = flags.into_iter().map(|(flag, setting)| match flag.trim_start_matches('-').split_once('=') {
+        Some((name, value)) => {
+            validate(name, value).map_err(|why| format!("{}: `{name}`: {why}", setting.origin))?;
+            Ok(OsString::from(flag))
+        }
+        None => Ok(OsString::from(flag)),
+    });
+    checked.collect()
+}
+
+fn jobs_command(command: JobsCommand, global: &Global, state_dir: Option<PathBuf>) -> Result<u8, JobError> {
+    let json = global.json;
+    let mut out = std::io::stdout().lock();
+    let open = |state: &State| StateDir::open(state.state_dir.as_deref().or(state_dir.as_deref()));
+    let printed = match command {
+        JobsCommand::List { state } => {
+            let rows = jobs::list(&open(&state)?)?;
+            if json { jobs::print_json(&rows, &mut out) } else { jobs::print_list(&rows, &mut out) }
+        }
+        JobsCommand::Show { job, state } => {
+            let details = jobs::show(&open(&state)?, &job)?;
+            if json { jobs::print_json(&[details], &mut out) } else { jobs::print_details(&details, &mut out) }
+        }
+        JobsCommand::Retry { job, state } => {
+            let retry = jobs::retry(&open(&state)?, &job)?;
+            if retry.failed == 0 {
+                eprintln!(" {job}: no task failed, nothing to retry");
+                return Ok(0);
+            }
+            drop(out);
+            return Ok(again(&retry.job, state.state_dir.or(state_dir), global));
+        }
+        JobsCommand::Export { job, only, state } => {
+            let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
+            jobs::export(&open(&state)?, &job, only, &mut std::io::BufWriter::new(&mut out))?;
+            out.flush()
+        }
+        JobsCommand::Prune { older_than, state } => {
+            let gone = jobs::prune(&open(&state)?, older_than)?;
+            if json {
+                jobs::print_json(&gone, &mut out)
+            } else {
+                writeln!(out, "{} {} removed", gone.len(), if gone.len() == 1 { "job" } else { "jobs" })
+            }
+        }
+    };
+    Ok(match printed {
+        Ok(()) => 0,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => 141,
+        Err(error) => say(74, format!("stdout: {error}")),
+    })
+}
+
+/// `jobs retry JOB` is `run --retry-failed JOB`.
+fn again(job: &str, state_dir: Option<PathBuf>, global: &Global) -> u8 {
+    let mut argv: Vec<OsString> = ["longshore", "run", "--retry-failed", job].map(OsString::from).to_vec();
+    argv.extend(global.words());
+    if let Some(dir) = state_dir {
+        argv.extend(["--state-dir".into(), dir.into_os_string()]);
+    }
+    let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
+    let matches = parse(&argv).unwrap_or_else(|error| error.exit());
+    let matches = matches.subcommand_matches("run").unwrap_or(&matches);
+    run::asked(&argv, None, matches, &Sources::of_process(global.config.clone()), &parse)
+        .and_then(run::run)
+        .unwrap_or_else(|error| say(error.code, error))
+}
+
+fn config_command_run(command: &ConfigCommand, global: &Global) -> u8 {
+    let mut out = std::io::stdout().lock();
+    let sources = Sources::of_process(global.config.clone());
+    match command {
+        ConfigCommand::Init { force } => match config_command::init(std::path::Path::new("."), *force) {
+            Ok(path) => {
+                let _ = writeln!(out, "wrote {}", path.display());
+                0
+            }
+            Err(error) => say(2, error),
+        },
+        ConfigCommand::Check => match config_command::check(&sources, &|name, value| validate(name, value), &mut out) {
+            Ok(true) => 0,
+            Ok(false) => 2,
+            Err(error) => say(74, error),
+        },
+        ConfigCommand::Show { origin } => match Config::load(&sources) {
+            Err(errors) => say(2, errors),
+            Ok(config) => {
+                let shown = if global.json {
+                    config_command::show_json(&config, &mut out)
+                } else {
+                    config_command::show(&config, *origin, &mut out)
+                };
+                shown.map_or_else(|error| say(74, error), |()| 0)
+            }
+        },
+    }
+}
+
+/// Whether a value of the configuration is one that the flag of that name takes.
+fn validate(name: &str, value: &str) -> Result<(), String> {
+    let argv = ["longshore", "run", "--noop", &format!("--{name}={value}")].map(OsString::from);
+    match Cli::command().try_get_matches_from(argv) {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) => Err(run::sentence(&error)),
+        // Switches, unknown names and combinations are somebody else's business.
+        Err(_) => Ok(()),
+    }
+}
+
+fn bench_command(parts: Vec<bench::Part>, rate: f64, json: bool) -> u8 {
+    let parts = if parts.is_empty() { vec![bench::Part::Engine, bench::Part::Lanes, bench::Part::Pace, bench::Part::Spawn] } else { parts };
+    for part in parts {
+        match bench::measure(part, rate) {
+            Err(error) => return say(70, error),
+            Ok(rows) if json => {
+                for row in rows {
+                    println!("{}", serde_json::to_string(&row).unwrap_or_default());
+                }
+            }
+            Ok(rows) => {
+                for row in rows {
+                    println!("{:<36} {:>12.2} {}", row.what, row.value, row.unit);
+                }
+            }
+        }
+    }
+    0
+}

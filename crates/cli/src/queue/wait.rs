@@ -1,0 +1,102 @@
+//! Waiting for a result, and saying why it takes long.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use longshore_celery::{State, TaskResult, Value};
+use longshore_worker::{Answer, ClientError};
+
+use super::{
+    Fault, Place,
+    show::{plain, whereabouts},
+};
+
+/// After this time it is looked whether anybody will run the task at all.
+const DOUBT: Duration = Duration::from_secs(2);
+
+/// Waits for a result, for so long at most. After two seconds it says what the task waits for, if that is known.
+///
+/// # Errors
+/// As [`Answer::get`], or 8: not in time.
+pub async fn result(place: &Place, answer: &Answer<Value>, limit: Option<Duration>) -> Result<Value, ClientError> {
+    let id = answer.id().to_owned();
+    let get = async {
+        tokio::select! {
+            result = answer.get() => result,
+            never = doubt(place, &id) => match never {},
+        }
+    };
+    match limit {
+        None => get.await,
+        Some(limit) => match tokio::time::timeout(limit, get).await {
+            Ok(result) => result,
+            Err(_) => Err(ClientError::TimedOut { id, waited: limit }),
+        },
+    }
+}
+
+/// Says after a while that nobody takes the task.
+async fn doubt(place: &Place, id: &str) -> std::convert::Infallible {
+    tokio::time::sleep(DOUBT).await;
+    if let Ok(found) = place.broker().find(id).await
+        && let Some(found) = found.iter().find(|found| matches!(found.doing, longshore_brokers::Doing::Waiting { .. }))
+    {
+        let state = place.broker().queues(&[Arc::from(found.queue.as_str())]).await.unwrap_or_default();
+        let state = state.iter().find(|state| state.name == found.queue);
+        let text = whereabouts(found, state, SystemTime::now());
+        let nobody = state.is_some_and(|state| state.held == 0 && state.paused.is_none());
+        let hint =
+            if nobody { format!("; no worker seems to serve it (longshore worker -Q {})", plain(&found.queue)) } else { String::new() };
+        eprintln!("longshore: it {text}{hint}; waiting on");
+    }
+    std::future::pending().await
+}
+
+/// Writes a result: text as it is, anything else as JSON.
+///
+/// # Errors
+/// Those of `out`.
+pub fn print(value: &Value, json: bool, out: &mut dyn Write) -> io::Result<()> {
+    match value {
+        Value::Text(text) if !json => writeln!(out, "{text}"),
+        value => {
+            out.write_all(&value.to_json())?;
+            writeln!(out)
+        }
+    }
+}
+
+/// What is stored of a task, for programs.
+pub fn document(id: &str, stored: &TaskResult) -> serde_json::Value {
+    let value = |value: &Value| serde_json::from_slice(&value.to_json()).unwrap_or(serde_json::Value::Null);
+    serde_json::json!({
+        "task_id": id,
+        "status": stored.state.as_str(),
+        "result": value(&stored.result),
+        "traceback": stored.traceback,
+        "date_done": stored.date_done.map(super::show::time),
+    })
+}
+
+/// How a task ended that gave no result, on one line and its traceback below.
+pub fn failure(id: &str, stored: &TaskResult, with_trace: bool) -> String {
+    let how = if stored.state == State::Revoked { "was revoked" } else { "failed" };
+    let exception =
+        stored.exception().map_or_else(|| String::from_utf8_lossy(&stored.result.to_json()).into_owned(), |error| error.to_string());
+    let mut text = format!("task {id} {how}: {}", plain(&exception));
+    if let Some(trace) = stored.traceback.as_deref().filter(|_| with_trace) {
+        for line in trace.trim_end().lines() {
+            text.push_str("\n  ");
+            text.push_str(&plain(line));
+        }
+    }
+    text
+}
+
+/// A fault that has been told already.
+pub fn silent(code: u8) -> Fault {
+    Fault { code, message: String::new() }
+}
