@@ -71,7 +71,7 @@ macro_rules! conformance {
             the_messages_of_a_dead_consumer_come_back
             an_eta_ahead_is_innocent_of_a_crash
             only_the_accused_of_a_second_crash_is_blamed
-            the_third_crash_makes_a_dead_letter
+            the_third_crash_comes_with_the_message_and_is_forgotten_by_a_retry
             a_broadcast_reaches_those_who_listen_by_their_pattern
             a_reply_reaches_the_client_that_asked
             a_document_is_stored_read_and_forgotten

@@ -19,7 +19,10 @@ use crate::{
 /// A broker and a result backend.
 pub type Connected = (Arc<dyn Broker>, Arc<dyn ResultBackend>);
 
-type Constructor = fn(&str) -> Result<Connected, BrokerError>;
+/// Is told, for people, what happens to connections: lost, back, tasks rescued from a dead worker. Must not block.
+pub type Notice = Arc<dyn Fn(&str) + Send + Sync>;
+
+type Constructor = fn(&str, Notice) -> Result<Connected, BrokerError>;
 
 struct Scheme {
     /// What stands before the first colon.
@@ -32,12 +35,12 @@ struct Scheme {
 }
 
 #[cfg(feature = "sqlite")]
-const SQLITE: Option<Constructor> = Some(crate::sqlite::connect);
+const SQLITE: Option<Constructor> = Some(|url, _| crate::sqlite::connect(url));
 #[cfg(not(feature = "sqlite"))]
 const SQLITE: Option<Constructor> = None;
 
 #[cfg(feature = "redis")]
-const REDIS: Option<Constructor> = Some(crate::redis::both);
+const REDIS: Option<Constructor> = Some(crate::redis::both_with);
 #[cfg(not(feature = "redis"))]
 const REDIS: Option<Constructor> = None;
 
@@ -51,7 +54,7 @@ const SCHEMES: &[Scheme] = &[
     Scheme { name: "memory", example: "memory://NAME", feature: "", connect: Some(memory) },
 ];
 
-fn memory(url: &str) -> Result<Connected, BrokerError> {
+fn memory(url: &str, _: Notice) -> Result<Connected, BrokerError> {
     let handle = MemoryHandle::open(url.strip_prefix("memory:").unwrap_or(url).trim_start_matches('/'));
     Ok((Arc::new(handle.clone()), Arc::new(handle)))
 }
@@ -68,14 +71,22 @@ fn memory(url: &str) -> Result<Connected, BrokerError> {
 /// # Ok::<(), longshore_brokers::BrokerError>(())
 /// ```
 pub fn connect(broker_url: &str, results_url: Option<&str>) -> Result<Connected, BrokerError> {
-    let (broker, results) = pair(broker_url)?;
+    connect_with(broker_url, results_url, Arc::new(|_| {}))
+}
+
+/// [`connect`], and what happens to the connections is told.
+///
+/// # Errors
+/// As `connect`.
+pub fn connect_with(broker_url: &str, results_url: Option<&str>, notice: Notice) -> Result<Connected, BrokerError> {
+    let (broker, results) = pair(broker_url, notice.clone())?;
     match results_url {
-        Some(url) if !broker.is_store_of(url) => Ok((broker, pair(url)?.1)),
+        Some(url) if !broker.is_store_of(url) => Ok((broker, pair(url, notice)?.1)),
         _ => Ok((broker, results)),
     }
 }
 
-fn pair(url: &str) -> Result<Connected, BrokerError> {
+fn pair(url: &str, notice: Notice) -> Result<Connected, BrokerError> {
     let refused = |message: String| BrokerError { kind: ErrorKind::Refused, message };
     let name = if is_file(url) { "sqlite" } else { url.split_once(':').map_or("", |(name, _)| name) };
     let Some(scheme) = SCHEMES.iter().find(|scheme| scheme.name.eq_ignore_ascii_case(name)) else {
@@ -86,7 +97,7 @@ fn pair(url: &str) -> Result<Connected, BrokerError> {
         let (shown, feature) = (mask(url), scheme.feature);
         return Err(refused(format!("{shown}: support for {name} is not built in; build with the cargo feature `{feature}`")));
     };
-    connect(url)
+    connect(url, notice)
 }
 
 /// A plain path to a database file.

@@ -26,7 +26,7 @@ pub mod sqlite;
 pub use broker::{
     Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, OpenOptions, Outgoing, QueueState, Subscription,
 };
-pub use connect::{Connected, connect, mask};
+pub use connect::{Connected, Notice, connect, connect_with, mask};
 pub use results::{ChordPart, Key, PartState, ResultBackend, Stored, Watch};
 
 /// The exchange of answers to remote control.

@@ -28,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::{BrokerError, OpenOptions, connect};
+use longshore_brokers::{BrokerError, OpenOptions, connect_with};
 use longshore_core::{
     Clock, LaneKind, RetryPolicy,
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
@@ -66,6 +66,8 @@ pub struct WorkerOptions {
     pub events: bool,
     /// Whether it answers remote control and sends its heartbeat.
     pub remote_control: bool,
+    /// Told, for people, what happens to the connections: lost, back, tasks rescued from a dead worker. Must not block.
+    pub told: Option<longshore_brokers::Notice>,
     /// Called with what happens to tasks, in batches. Must not block.
     pub listeners: Vec<Arc<dyn Fn(&[Notice]) + Send + Sync>>,
 }
@@ -85,6 +87,7 @@ impl WorkerOptions {
             grace: Duration::from_secs(30),
             events: false,
             remote_control: true,
+            told: None,
             listeners: Vec::new(),
         }
     }
@@ -131,7 +134,8 @@ impl Worker {
     pub async fn start(app: App, options: WorkerOptions) -> Result<Self, BrokerError> {
         let runtime = Runtime::current();
         let settings = app.settings().clone();
-        let (broker, results) = connect(&settings.broker, settings.results.as_deref())?;
+        let told = options.told.unwrap_or_else(|| Arc::new(|_: &str| {}));
+        let (broker, results) = connect_with(&settings.broker, settings.results.as_deref(), told)?;
         let queues = if options.queues.is_empty() { vec![settings.default_queue.clone()] } else { options.queues.clone() };
         let open = OpenOptions {
             queues: queues.iter().map(|queue| Arc::from(queue.as_str())).collect(),

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     broker::{Claimed, DeadLetter, Outgoing, QueueState},
-    crash::{AfterCrash, after_crash, crash_reason},
+    crash::after_crash,
     pattern::matches,
     results::memory::Documents,
     rotation::Rotation,
@@ -131,17 +131,10 @@ impl State {
         let receipts: Vec<u64> = self.held.iter().filter(|(_, held)| held.owner == owner).map(|(receipt, _)| *receipt).collect();
         for receipt in receipts.into_iter().rev() {
             let Some(Held { mut message, accused, .. }) = self.held.remove(&receipt) else { continue };
-            let after = if died { after_crash(message.crashes, accused, false) } else { AfterCrash::Back(message.crashes) };
-            match after {
-                AfterCrash::Back(crashes) => {
-                    message.crashes = crashes;
-                    self.back(message, true);
-                }
-                AfterCrash::Dead(crashes) => {
-                    message.crashes = crashes;
-                    self.bury(message, crash_reason(crashes));
-                }
+            if died {
+                message.crashes = after_crash(message.crashes, accused, false);
             }
+            self.back(message, true);
         }
     }
 

@@ -30,7 +30,7 @@ use super::{
 };
 
 /// Is told, in a sentence for people, when the server goes away, comes back, or cannot do what it should.
-pub type Notice = Arc<dyn Fn(&str) + Send + Sync>;
+pub use crate::connect::Notice;
 
 /// How long a caller waits for a server that is away or unable.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -11,7 +11,6 @@ use longshore_celery::crashes_of;
 use tokio::time::sleep;
 
 use super::{
-    dead,
     fail::Fail,
     layout::{Layout, bound, entry, matches},
     lease::Owner,
@@ -20,10 +19,7 @@ use super::{
     resp::{Call, Pack, Reply},
     scripts,
 };
-use crate::{
-    crash::{AfterCrash, after_crash, crash_reason},
-    json,
-};
+use crate::crash::after_crash;
 
 /// Between two rounds, with jitter. Someone has to be missing in two of them: a server that was away lets every sign expire.
 const ROUND: Duration = Duration::from_millis(800);
@@ -55,7 +51,7 @@ pub(super) async fn run(link: Arc<Link>, owner: Owner) {
 pub(super) async fn give_back(link: &Link, owner: &Owner) -> Result<(), Fail> {
     let rescuer = Rescuer { link, layout: &owner.layout, owner, missing: HashSet::new(), strays: HashSet::new(), seen: (0, 0) };
     let tags = rescuer.tags_of(&owner.boot).await?;
-    rescuer.put_back(&tags, None, |raw, _| AfterCrash::Back(crashes_of(raw))).await?;
+    rescuer.put_back(&tags, None, |raw, _| crashes_of(raw)).await?;
     locked(&owner.held).clear();
     Ok(())
 }
@@ -147,7 +143,7 @@ impl Rescuer<'_> {
     }
 
     /// Puts messages back where they came from, each in one step, if they are still there. How many were.
-    async fn put_back(&self, tags: &[String], rescued: Option<&str>, fate: impl Fn(&[u8], &str) -> AfterCrash) -> Result<u64, Fail> {
+    async fn put_back(&self, tags: &[String], rescued: Option<&str>, crashes_after: impl Fn(&[u8], &str) -> u32) -> Result<u64, Fail> {
         let (unacked, index) = (self.layout.unacked(), self.layout.unacked_index());
         let mut count = 0;
         for some in tags.chunks(100) {
@@ -159,26 +155,14 @@ impl Rescuer<'_> {
                 let Some(whole) = whole.into_bytes() else { continue };
                 let Some((raw, exchange, routing_key)) = entry(&whole) else { continue };
                 let queues = self.queues_of(&exchange, &routing_key).await?;
-                let (lists, message, side, most) = match fate(raw, tag) {
-                    AfterCrash::Back(crashes) => {
-                        let priority = marks::priority_of(raw);
-                        let lists: Vec<String> = queues.iter().map(|queue| self.layout.list(queue, priority)).collect();
-                        (lists, marks::mark_redelivered(raw, crashes), "R", 0)
-                    }
-                    AfterCrash::Dead(crashes) => {
-                        let reason = crash_reason(crashes);
-                        let text = format!("task {} is dead: {reason}", json::task_id(raw).unwrap_or("without an id"));
-                        (self.link.notice())(&text);
-                        (vec![self.layout.dead(&queues[0])], dead::encode(&reason, crashes, raw), "L", dead::MOST)
-                    }
-                };
+                let priority = marks::priority_of(raw);
+                let lists: Vec<String> = queues.iter().map(|queue| self.layout.list(queue, priority)).collect();
+                let message = marks::mark_redelivered(raw, crashes_after(raw, tag));
                 let mut keys: Vec<&[u8]> = vec![unacked.as_bytes(), index.as_bytes(), rescued.unwrap_or(&unacked).as_bytes()];
                 keys.extend(lists.iter().map(String::as_bytes));
                 let mut call = Call::new(&scripts::RESTORE, &keys);
                 call.arg(tag);
                 call.arg(message);
-                call.arg(side);
-                call.number(most);
                 call.number(rescued.is_some().into());
                 restores.push(self.link.ask(call.pack(), Wait::Forever));
             }
@@ -223,7 +207,7 @@ impl Rescuer<'_> {
         let mut tags: Vec<String> = overdue.iter().filter_map(Reply::text).filter(|tag| !is_held(tag)).collect();
         // The oldest is put back last, so that it is served first.
         tags.reverse();
-        let count = self.put_back(&tags, None, |raw, _| AfterCrash::Back(crashes_of(raw))).await?;
+        let count = self.put_back(&tags, None, |raw, _| crashes_of(raw)).await?;
         if count > 0 {
             (self.link.notice())(&format!(
                 "{count} tasks that nobody acknowledged within {:?} were put back",
@@ -253,7 +237,7 @@ impl Rescuer<'_> {
         let twice: Vec<String> = strays.iter().filter(|tag| self.strays.contains(*tag)).cloned().collect();
         self.strays = strays.into_iter().collect();
         let rescued = self.layout.own(&format!("rescued:{}", self.owner.boot));
-        self.put_back(&twice, Some(&rescued), |raw, _| AfterCrash::Back(crashes_of(raw))).await?;
+        self.put_back(&twice, Some(&rescued), |raw, _| crashes_of(raw)).await?;
         Ok(())
     }
 }

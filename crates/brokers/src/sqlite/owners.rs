@@ -12,10 +12,10 @@ use rusqlite::{Connection, params};
 
 use super::{
     life::{self, Identity},
-    queues::{self, millis, now},
+    queues::{millis, now},
     writer::Step,
 };
-use crate::crash::{AfterCrash, after_crash, crash_reason};
+use crate::crash::after_crash;
 
 /// A consumer, as the file knows it. Dropping it is dying.
 pub(crate) struct Owner {
@@ -105,10 +105,7 @@ pub(crate) fn rescue(conn: &Connection, number: i64) -> rusqlite::Result<bool> {
     let mut back =
         conn.prepare_cached("UPDATE messages SET owner = NULL, held_since = NULL, accused = 0, place = 0, crashes = ?2 WHERE id = ?1")?;
     for &(id, crashes, accused, ahead) in &messages {
-        match after_crash(crashes, accused, ahead) {
-            AfterCrash::Back(crashes) => drop(back.execute(params![id, crashes])?),
-            AfterCrash::Dead(crashes) => queues::bury(conn, id, crashes, &crash_reason(crashes))?,
-        }
+        back.execute(params![id, after_crash(crashes, accused, ahead)])?;
     }
     conn.prepare_cached("DELETE FROM owners WHERE number = ?1")?.execute([number])?;
     Ok(!messages.is_empty())

@@ -78,7 +78,7 @@ mod tests {
             receipt,
             queue: "q".into(),
             crashes: 0,
-            paced: receipt % 2 == 0,
+            paced: receipt.is_multiple_of(2),
         }
     }
 

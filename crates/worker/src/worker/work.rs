@@ -5,7 +5,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
 use longshore_celery::{Message, Value};
@@ -21,7 +21,6 @@ pub(crate) struct Work {
     pub(crate) queue: Arc<str>,
     /// How many workers or children died of it, or may have.
     pub(crate) crashes: u32,
-    pub(crate) received: Instant,
     /// Of the attempt that runs: cancelled when nobody wants its result any more; the handler sees it.
     cancel: OnceLock<CancelToken>,
     /// Cancelled when the soft limit has passed.
@@ -41,7 +40,6 @@ pub(crate) struct Work {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start {
     pub(crate) at: SystemTime,
-    pub(crate) instant: Instant,
     pub(crate) lane: LaneKind,
     pub(crate) slot: u32,
 }
@@ -61,7 +59,6 @@ impl Work {
             receipt,
             queue,
             crashes,
-            received: Instant::now(),
             cancel: OnceLock::new(),
             soft: CancelToken::new(),
             revoked: AtomicBool::new(false),
@@ -75,7 +72,7 @@ impl Work {
     /// Notes that the handler begins.
     pub(crate) fn begin(&self, lane: LaneKind, slot: u32, cancel: CancelToken) {
         let _ = self.cancel.set(cancel);
-        let _ = self.started.set(Start { at: SystemTime::now(), instant: Instant::now(), lane, slot });
+        let _ = self.started.set(Start { at: SystemTime::now(), lane, slot });
     }
 
     /// When and where it began, if it did.
