@@ -120,7 +120,9 @@ def staffed(kind, server, tmp_path_factory):
     lab = Lab(server, next(_DATABASES), tmp_path_factory.mktemp("lab"), kind).use()
     lab.staff(concurrency=4)
     yield lab
+    left = lab.wait_empty(chords=False)
     lab.close()
+    assert left == {}
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from procs import Process, eventually
 HERE = Path(__file__).parent
 LABAPP = os.environ.get("LONGSHORE_LABAPP", "")
 LONG = os.environ.get("LONGSHORE_INTEROP_LONG", "") not in ("", "0")
-# The Python whose Celery serves where an older one is asked for.
-OLDER = [path for path in os.environ.get("LONGSHORE_INTEROP_OLDER", "").split(":") if path]
 
 
 def pick(short, long):

@@ -38,6 +38,7 @@ class Sweeper:
         self.connection.release()
 
 
+@pytest.mark.alone
 @pytest.mark.limit(90)
 def test_a_long_task_and_a_far_eta_are_started_once(own_lab):
     lab = own_lab
@@ -72,7 +73,7 @@ def test_a_long_task_and_a_far_eta_are_started_once(own_lab):
 def test_what_a_dead_worker_held_is_back_within_seconds_whatever_the_visibility_timeout(own_lab):
     lab = own_lab
     path = lab.path()
-    dead = lab.worker(concurrency=1)
+    dead = lab.worker(concurrency=1, lease=pick(2, 5))
     held = lab.marked.delay(path, "held", 3)
     waiting = lab.marked.delay(path, "waiting")
     far = lab.marked.apply_async((path, "far"), countdown=3)

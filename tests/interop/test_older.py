@@ -1,0 +1,61 @@
+"""Celery 5.6 and 5.4, as worker beside ours (the two of them sharing chords), and as client before ours. On demand: each takes an environment from PyPI."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from lab import HERE
+from test_canvas import SHAPES
+
+pytestmark = [pytest.mark.long, pytest.mark.ours]
+VERSIONS = {
+    "5.6": ["celery==5.6.3", "kombu<5.7", "redis<7", "pytest"],
+    "5.4": ["celery==5.4.0", "kombu<5.5", "redis<6", "pytest"],
+}
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def older(request, tmp_path_factory):
+    """The Python of an environment with an older Celery; where LONGSHORE_INTEROP_VENVS names a folder, it stays there."""
+    folder = pathlib.Path(os.environ.get("LONGSHORE_INTEROP_VENVS") or tmp_path_factory.mktemp("venvs")) / f"celery-{request.param}"
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *VERSIONS[request.param]], check=True)
+        (folder / "complete").touch()
+    return str(python)
+
+
+@pytest.mark.limit(300)
+def test_canvases_are_shared_with_an_older_worker(own_lab, older):
+    lab = own_lab
+    lab.worker("python", name="older", python=older)
+    lab.worker(name="ours", concurrency=2)
+    wrong = {}
+    for shape, (make, expected) in SHAPES.items():
+        try:
+            got = make(lab).apply_async().get(timeout=20)
+        except Exception as error:  # noqa: BLE001
+            got = error
+        if got != expected:
+            wrong[shape] = got
+    served = {worker.node: worker.text().lower().count("succeeded") for worker in lab.workers}
+    print(served)
+    assert wrong == {} and min(served.values()) > 10
+    assert lab.wait_empty(chords=False) == {}
+
+
+@pytest.mark.limit(300)
+def test_an_older_client_finds_its_results(own_lab, older):
+    lab = own_lab
+    lab.worker(concurrency=4)
+    done = subprocess.run([older, "older_client.py", lab.broker_url], cwd=HERE, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    print(said["version"])
+    assert said["wrong"] == {}
+    assert lab.wait_empty(chords=False) == {}
