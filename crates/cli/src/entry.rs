@@ -7,9 +7,9 @@ use longshore_worker::App;
 
 use crate::{
     commands::{
-        advise, bench, call, config as config_command, dead, demo, enqueue,
+        advise, bench, call, config as config_command, dead, demo, enqueue, events,
         global::Global,
-        jobs, queues, result, run, shell, tasks, why,
+        jobs, queues, remote, result, run, shell, tasks, why,
         worker::{self, args::WorkerArgs},
     },
     config::{Config, Sources},
@@ -67,6 +67,24 @@ enum Command {
     Queues {
         #[command(subcommand)]
         command: Option<queues::QueuesCommand>,
+    },
+    /// Who is there: every worker that replies
+    Status(remote::Whom),
+    /// Workers that run: list, show
+    Workers {
+        #[command(subcommand)]
+        command: Option<remote::WorkersCommand>,
+    },
+    /// Ask running workers, as `celery inspect` does: active, reserved, scheduled, registered, stats, …
+    Inspect(remote::RemoteArgs),
+    /// Tell running workers, as `celery control` does: rate_limit, revoke, add_consumer, shutdown, …
+    Control(remote::RemoteArgs),
+    /// What workers tell, as it happens
+    Events(events::EventsArgs),
+    /// Limits: list, set
+    Limits {
+        #[command(subcommand)]
+        command: Option<remote::LimitsCommand>,
     },
     /// Which lane and how many workers: guessed from words, or measured
     Advise(advise::AdviseArgs),
@@ -213,6 +231,16 @@ pub fn main(app: &App) -> ExitCode {
         Command::Tasks { command } => with_queue(app, &config, &cli.global, async |place, out| tasks::run(command, place, out).await),
         Command::Dead { command } => with_queue(app, &config, &cli.global, async |place, out| dead::run(command, place, out).await),
         Command::Queues { command } => with_queue(app, &config, &cli.global, async |place, out| queues::run(command, place, out).await),
+        Command::Status(whom) => with_queue(app, &config, &cli.global, async |place, out| remote::status(&whom, place, out).await),
+        Command::Workers { command } => {
+            with_queue(app, &config, &cli.global, async |place, out| remote::workers(command, place, out).await)
+        }
+        Command::Inspect(args) => with_queue(app, &config, &cli.global, async |place, out| remote::inspect(&args, place, out).await),
+        Command::Control(args) => with_queue(app, &config, &cli.global, async |place, out| remote::control(&args, place, out).await),
+        Command::Events(args) => with_queue(app, &config, &cli.global, async |place, out| events::run(&args, place, out).await),
+        Command::Limits { command } => {
+            with_queue(app, &config, &cli.global, async |place, out| remote::limits(command, &config, place, out).await)
+        }
         Command::Advise(args) => match advise::advise(&args, cli.global.json, cli.global.voice(), &mut std::io::stdout().lock()) {
             Ok(()) => 0,
             Err((141, _)) => 141,
@@ -234,7 +262,9 @@ pub fn main(app: &App) -> ExitCode {
 }
 
 /// The commands of the task queue.
-const OF_QUEUE: &[&str] = &["worker", "call", "enqueue", "result", "why", "tasks", "dead", "queues"];
+const OF_QUEUE: &[&str] = &[
+    "worker", "call", "enqueue", "result", "why", "tasks", "dead", "queues", "status", "workers", "inspect", "control", "events", "limits",
+];
 
 /// Runs a command of the task queue.
 fn with_queue(app: &App, config: &Config, global: &Global, command: impl AsyncFnOnce(&Place, &mut dyn Write) -> Result<u8, Fault>) -> u8 {

@@ -155,6 +155,8 @@ impl From<Failure> for IsolatedFailure {
             Failure::Ignore => Self::Ignore,
             Failure::Reject { reason, requeue } => Self::Reject(reason, requeue),
             Failure::Replace(signature) => Self::Replace(signature.to_value().to_json()),
+            // Only whoever runs a child can see it die.
+            Failure::Crashed { reason } => Self::Error("RuntimeError".to_owned(), "builtins".to_owned(), Value::from(vec![reason]).to_json(), None),
         }
     }
 }
