@@ -18,13 +18,20 @@ if os.environ.get("LONGSHORE_INTEROP_PARENT"):
     die_with_parent(int(os.environ["LONGSHORE_INTEROP_PARENT"]))
 
 
+def _can():
+    """What our program says that it can do."""
+    asked = LABAPP and subprocess.run([LABAPP, "can"], capture_output=True, text=True)
+    return set(asked.stdout.split()) if asked and asked.returncode == 0 else set()
+
+
+CAN = _can()
+
+
 def _kinds():
     chosen = os.environ.get("LONGSHORE_INTEROP_WORKERS")
     if chosen:
         return chosen.split(",")
-    if LABAPP and subprocess.run([LABAPP, "worker", "--help"], capture_output=True).returncode == 0:
-        return ["longshore", "mixed"]
-    return ["python"]
+    return ["longshore", "mixed"] if "worker" in CAN else ["python"]
 
 
 KINDS = _kinds()
@@ -35,6 +42,8 @@ def pytest_generate_tests(metafunc):
     if "kind" in metafunc.fixturenames:
         if metafunc.definition.get_closest_marker("ours"):
             kinds = [kind for kind in KINDS if kind == "longshore"]
+        elif metafunc.definition.get_closest_marker("celerys"):
+            kinds = ["python"]
         elif metafunc.definition.get_closest_marker("alone"):
             kinds = [kind for kind in KINDS if kind != "mixed"] or ["longshore"]
         else:
@@ -43,10 +52,18 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    if "longshore" not in KINDS:
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("ours")])
-        items[:] = [item for item in items if not item.get_closest_marker("ours")]
+
+    def out_of_reach(item):
+        needs = item.get_closest_marker("needs")
+        ours = KINDS != ["python"]
+        return (item.get_closest_marker("ours") and not ours) or (needs and ours and not CAN.issuperset(needs.args))
+
+    config.hook.pytest_deselected(items=list(filter(out_of_reach, items)))
+    items[:] = [item for item in items if not out_of_reach(item)]
     for item in items:
+        known = item.get_closest_marker("known")
+        if known and item.callspec.params["kind"] != "python":
+            item.add_marker(pytest.mark.xfail(reason=known.args[0], strict=known.kwargs.get("strict", True)))
         if item.get_closest_marker("long") and not LONG:
             item.add_marker(pytest.mark.skip(reason="long: LONGSHORE_INTEROP_LONG=1"))
 

@@ -212,4 +212,8 @@ def test_canvases_at_random_come_to_their_results_and_leave_nothing(lab, record_
             wrong.append((seed, expected, got, str(signature)))
     print(f"{count} canvases from seed {first}, by shape: {json.dumps(shapes)}")
     assert not wrong, wrong[:5]
+    # All of the workers had a part in it.
+    served = {worker.node: worker.text().lower().count("succeeded") for worker in lab.workers}
+    print(served)
+    assert min(served.values()) > count, served
     assert lab.wait_empty() == {}

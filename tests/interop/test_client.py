@@ -12,6 +12,8 @@ from celery.exceptions import MaxRetriesExceededError, TaskRevokedError, Timeout
 
 from procs import eventually
 
+pytestmark = pytest.mark.alone
+
 
 def seen(lab, *args, **options):
     """What a task sees of its message when it is sent with these options."""
@@ -36,7 +38,7 @@ def test_defaults_are_filled_in(lab, args, kwargs, result):
     assert lab.defaults.apply_async(args, kwargs).get(timeout=10) == result
 
 
-@pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((1, 2, 3), {}), ((1,), {"z": 1}), ((1,), {"a": 2})])
+@pytest.mark.parametrize(("args", "kwargs"), [((), {}), ((1, 2, 3, 4), {}), ((1,), {"z": 1}), ((1,), {"a": 2})])
 def test_wrong_arguments_are_a_type_error_of_the_task(lab, args, kwargs):
     # By name, because a client that has the task would refuse to send it.
     with pytest.raises(TypeError):
@@ -213,6 +215,7 @@ def test_errors_are_retried_by_themselves_where_the_task_says_so(lab):
         lab.moody.delay(9).get(timeout=10)
 
 
+@pytest.mark.needs("started")
 def test_a_tracked_task_is_started_before_it_has_ended(lab):
     sent = lab.tracked.delay(0.6)
     assert eventually(lambda: sent.state == "STARTED", 5)

@@ -14,7 +14,7 @@ from celery.exceptions import TaskRevokedError
 from lab import HERE
 from procs import eventually
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.needs("control")]
 
 # Every field of a queue, as `inspect active_queues` has them.
 QUEUE = {

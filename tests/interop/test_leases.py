@@ -73,11 +73,12 @@ def test_what_a_dead_worker_held_is_back_within_seconds_whatever_the_visibility_
     lab = own_lab
     path = lab.path()
     dead = lab.worker(concurrency=1)
-    held = lab.marked.delay(path, "held", 60)
+    held = lab.marked.delay(path, "held", 3)
     waiting = lab.marked.delay(path, "waiting")
     far = lab.marked.apply_async((path, "far"), countdown=3)
     assert eventually(lambda: lab.starts(path)["held"] == 1, 10)
     time.sleep(0.3)
+    assert lab.starts(path) == {"held": 1}
     dead.kill()
     killed = time.monotonic()
     lab.worker(concurrency=4)
@@ -85,10 +86,11 @@ def test_what_a_dead_worker_held_is_back_within_seconds_whatever_the_visibility_
     took = time.monotonic() - killed
     print(f"back after {took:.1f} s")
     assert took < 10
-    assert waiting.get(timeout=10) == "waiting" and far.get(timeout=10) == "far"
-    lab.app.control.revoke(held.id, terminate=True)
+    assert waiting.get(timeout=10) == "waiting" and far.get(timeout=10) == "far" and held.get(timeout=10) == "held"
+    assert lab.wait_empty() == {}
 
 
+@pytest.mark.alone
 @pytest.mark.limit(60)
 def test_many_etas_are_held_and_run_in_time(own_lab):
     """They hold up nothing that comes after them, and nothing holds them up."""

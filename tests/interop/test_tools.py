@@ -43,6 +43,7 @@ class Flower:
         self.process.kill()
 
 
+@pytest.mark.needs("control")
 @pytest.mark.limit(60)
 def test_flower_shows_the_worker_its_tasks_and_its_numbers(own_lab):
     lab = own_lab

@@ -55,8 +55,10 @@ use crate::{
 /// A broker at this URL. It is connected to when it is first needed, on the runtime that is current then.
 ///
 /// `redis://[user:password@]host[:6379][/db]`, `rediss://` with TLS, `unix:///path?db=0` or `redis+socket:///path?virtual_host=0`,
-/// `sentinel://host:26379/db;sentinel://host:26379/db?master_name=NAME`. Options: `visibility_timeout`, `sep`, `priority_steps`, `global_keyprefix` (as in
-/// Celery's transport options), `patience` (seconds that a call waits for a server that is away; 5), `ssl_ca_certs` (a file), `insecure` (the server's
+/// `sentinel://host:26379/db;sentinel://host:26379/db?master_name=NAME` (`sentinel_password` where the sentinels want one). Options:
+/// `visibility_timeout`, `sep`, `priority_steps`, `global_keyprefix` (as in
+/// Celery's transport options), `patience` (seconds that a call waits for a server that is away; 5), `ssl_ca_certs` (a file), `insecure` (the
+/// server's
 /// certificate is not looked at). A percent sign and two hexadecimal digits stand for any byte.
 ///
 /// # Errors

@@ -108,7 +108,9 @@ async fn another_process() {
             let held = claim_one(&*consumer).await;
             let still = [Finish { end: End::Keep, results: Vec::new(), ..done(&held) }];
             println!("\nholds");
+            let begun = Instant::now();
             while consumer.finish(&still).await.unwrap() == [Ended::Done] {
+                assert!(begun.elapsed() < 3 * SOON, "it is never refused");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             println!("\nrefused");

@@ -1,12 +1,18 @@
 //! Canvas: chains, groups and chords, as Celery's workers and clients send them. Pure: ids and the time come from the caller.
 //!
-//! What is sent is what Celery 5.7 sends, option by option, but for what would lose something there: a chord that fails inside another's header fails
-//! the outer one too (in Celery that waits for ever), as does the body of a chord that is a chord's body; the priority of a chord's body survives being
-//! the next link of a chain; arguments for a chain that begins with a group reach its members; canvases work as errbacks.
+//! What is sent is what Celery 5.7 sends, option by option, but for what would lose something there:
+//! - a chord that fails in another's header fails that one too, as does the body of a chord that is a chord's body (there they wait for ever);
+//! - a chord in a group that ends a chain in another chord's header stays a part of that one (there it waits for ever, too);
+//! - the priority of a chord's body survives being the next link of a chain;
+//! - arguments for a chain that begins with a group reach its members;
+//! - canvases work as errbacks.
+//!
+//! And as in Celery, a chord whose body ends in a group, followed by another chord in a chain, runs the rest once for each member of that group.
 //!
 //! Layout:
 //! - `canvas/tree.rs`: a signature with its parts at hand
 //! - `canvas/freeze.rs`: giving everything its id, before anything is sent
+//! - `canvas/steps.rs`: the steps of a chain
 //! - `canvas/apply.rs`: a signature → what is sent
 //! - `canvas/send.rs`: options → one message
 //! - `canvas/size.rs`: what would come to too much
@@ -26,6 +32,7 @@ mod plan;
 mod replace;
 mod send;
 mod size;
+mod steps;
 mod tree;
 
 pub use after::{FailedPart, FailedTask, FailurePlan, after_failure, after_success};

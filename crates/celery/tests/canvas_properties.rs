@@ -35,7 +35,7 @@ fn canvas() -> impl Strategy<Value = Signature> {
         let task = Signature::new("add").arg(n);
         if immutable { task.immutable() } else { task }
     });
-    leaf.prop_recursive(4, 40, 4, |inner| {
+    leaf.prop_recursive(5, 60, 3, |inner| {
         prop_oneof![
             vec(inner.clone(), 1..4).prop_map(chain),
             vec(inner.clone(), 1..4).prop_map(group),
@@ -43,6 +43,32 @@ fn canvas() -> impl Strategy<Value = Signature> {
             (inner.clone(), inner).prop_map(|(first, next)| first.then(next)),
         ]
     })
+}
+
+/// Whether a chord whose body ends in a group is followed by another chord. There Celery, and so we, run the rest once for each member of the group.
+fn repeats(value: &Value) -> bool {
+    let members = |name: &str| value.get("kwargs").and_then(|kwargs| kwargs.get(name));
+    let list = |name: &str| members(name).and_then(Value::as_list).unwrap_or_default();
+    let here = list("tasks").split_last().is_some_and(|(_, before)| kind(value) == "chain" && before.iter().any(ends_in_group));
+    let all = list("tasks").iter().chain(list("header")).chain(members("body"));
+    here || all.into_iter().any(repeats)
+}
+
+fn kind(value: &Value) -> &str {
+    value.get("subtask_type").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn ends_in_group(value: &Value) -> bool {
+    let kwargs = value.get("kwargs");
+    let body = || kwargs.and_then(|kwargs| kwargs.get("body"));
+    match kind(value) {
+        "chord" => body().is_some_and(|body| kind(body) == "group" || ends_in_group(body)),
+        "chain" => {
+            let tasks = kwargs.and_then(|kwargs| kwargs.get("tasks")).and_then(Value::as_list);
+            tasks.and_then(<[_]>::last).is_some_and(|last| kind(last) == "group" || ends_in_group(last))
+        }
+        _ => false,
+    }
 }
 
 /// A chord on its way: how many parts it has, and those that have ended.
@@ -92,10 +118,11 @@ fn leaves(tree: &ResultTree, into: &mut Vec<String>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 700, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_id_that_is_promised_is_sent_exactly_once(canvas in canvas()) {
+        prop_assume!(!repeats(&canvas.to_value()));
         let mut fresh = ids();
         let plan = apply(&canvas, &[], &context(), &mut fresh).unwrap();
         let mut promised = Vec::new();

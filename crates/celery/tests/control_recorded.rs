@@ -1,5 +1,5 @@
-//! Remote control as Celery 5.7 did it (`fixtures/record_control.py`): requests are read and written again, commands are understood, and where a worker
-//! of Celery's replied with an error or with a fixed text, so is replied here.
+//! Remote control as Celery 5.7 did it (`fixtures/record_control.py`): requests are read and written again, commands are understood, and where a
+//! worker of Celery's replied with an error or with a fixed text, so is replied here.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

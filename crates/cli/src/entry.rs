@@ -217,12 +217,12 @@ pub fn main(app: &App) -> ExitCode {
     let code = match cli.command {
         Command::Run(_) => {
             let matches = matches.subcommand_matches("run").unwrap_or(&matches);
-            match run::asked(&argv, words, matches, &sources, &parse).and_then(run::run) {
+            match run::asked(&argv, words, matches, &sources, app, &parse).and_then(run::run) {
                 Ok(code) => code,
                 Err(error) => say(error.code, error),
             }
         }
-        Command::Jobs(command) => jobs_command(command, &cli.global, state_dir).unwrap_or_else(|error| say(error.exit_code(), error)),
+        Command::Jobs(command) => jobs_command(command, &cli.global, app, state_dir).unwrap_or_else(|error| say(error.exit_code(), error)),
         Command::Worker(args) => queue_code(worker::run(&args, app, &config, &cli.global)),
         Command::Call(args) => with_queue(app, &config, &cli.global, async |place, out| call::run(&args, place, out).await),
         Command::Enqueue(args) => with_queue(app, &config, &cli.global, async |place, out| enqueue::run(&args, place, out).await),
@@ -327,7 +327,7 @@ fn checked_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, S
     checked.collect()
 }
 
-fn jobs_command(command: JobsCommand, global: &Global, state_dir: Option<PathBuf>) -> Result<u8, JobError> {
+fn jobs_command(command: JobsCommand, global: &Global, app: &App, state_dir: Option<PathBuf>) -> Result<u8, JobError> {
     let json = global.json;
     let mut out = std::io::stdout().lock();
     let open = |state: &State| StateDir::open(state.state_dir.as_deref().or(state_dir.as_deref()));
@@ -347,7 +347,7 @@ fn jobs_command(command: JobsCommand, global: &Global, state_dir: Option<PathBuf
                 return Ok(0);
             }
             drop(out);
-            return Ok(again(&retry.job, state.state_dir.or(state_dir), global));
+            return Ok(again(&retry.job, state.state_dir.or(state_dir), global, app));
         }
         JobsCommand::Export { job, only, state } => {
             let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
@@ -371,7 +371,7 @@ fn jobs_command(command: JobsCommand, global: &Global, state_dir: Option<PathBuf
 }
 
 /// `jobs retry JOB` is `run --retry-failed JOB`.
-fn again(job: &str, state_dir: Option<PathBuf>, global: &Global) -> u8 {
+fn again(job: &str, state_dir: Option<PathBuf>, global: &Global, app: &App) -> u8 {
     let mut argv: Vec<OsString> = ["longshore", "run", "--retry-failed", job].map(OsString::from).to_vec();
     argv.extend(global.words());
     if let Some(dir) = state_dir {
@@ -380,7 +380,7 @@ fn again(job: &str, state_dir: Option<PathBuf>, global: &Global) -> u8 {
     let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
     let matches = parse(&argv).unwrap_or_else(|error| error.exit());
     let matches = matches.subcommand_matches("run").unwrap_or(&matches);
-    run::asked(&argv, None, matches, &Sources::of_process(global.config.clone()), &parse)
+    run::asked(&argv, None, matches, &Sources::of_process(global.config.clone()), app, &parse)
         .and_then(run::run)
         .unwrap_or_else(|error| say(error.code, error))
 }

@@ -7,11 +7,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use longshore_celery::{
-    Map, Signature, Value,
-    canvas::{chain, group},
-};
-use longshore_worker::{App, Call, Failure, Task, TaskContext, task};
+use longshore_celery::{Map, Value};
+use longshore_worker::{App, Call, Failure, Signature, Task, TaskContext, chain, group, task};
 
 /// All of them.
 pub(crate) fn app() -> App {
@@ -48,6 +45,8 @@ pub(crate) fn app() -> App {
         .task(replaced)
         .task(replaced_by_group)
         .task(replaced_by_chain)
+        .task(spawn)
+        .task(grows)
         .task(random_sleep)
 }
 
@@ -255,17 +254,34 @@ fn heard(value: Value, path: Option<String>, #[default("heard".to_owned())] tag:
 
 #[task(crate = "longshore_worker", name = "lab.replaced")]
 async fn replaced(context: &TaskContext, x: i64, y: i64) -> Result<i64, Failure> {
-    Err(context.replace(sum(vec![x, y])))
+    Err(context.replace(sum([x, y])))
 }
 
 #[task(crate = "longshore_worker", name = "lab.replaced_by_group")]
 async fn replaced_by_group(context: &TaskContext, x: i64) -> Result<Vec<i64>, Failure> {
-    Err(context.replace(group((0..3).map(|n| sum(vec![x, n])))))
+    Err(context.replace(group((0..3).map(|n| sum([x, n])))))
 }
 
 #[task(crate = "longshore_worker", name = "lab.replaced_by_chain")]
 async fn replaced_by_chain(context: &TaskContext, x: i64) -> Result<i64, Failure> {
-    Err(context.replace(chain([sum(vec![x, 1]), sum(vec![2])])))
+    Err(context.replace(chain([sum([x, 1]), sum([2])])))
+}
+
+/// Sends tasks of its own, which become its children.
+#[task(crate = "longshore_worker", name = "lab.spawn")]
+async fn spawn(context: TaskContext, count: i64) -> Result<Vec<String>, Failure> {
+    let mut ids = Vec::new();
+    for n in 0..count {
+        ids.push(context.send(sum([n, n])).await?.id().to_owned());
+    }
+    Ok(ids)
+}
+
+/// A member of a chord that adds another one to it.
+#[task(crate = "longshore_worker", name = "lab.grows")]
+async fn grows(context: TaskContext, x: i64) -> Result<i64, Failure> {
+    context.add_to_chord(sum([x, 1000])).await?;
+    Ok(x)
 }
 
 #[task(crate = "longshore_worker", name = "lab.random_sleep")]
@@ -276,8 +292,8 @@ async fn random_sleep(x: Value, #[default(0.01)] most: f64) -> Value {
 }
 
 /// `lab.add` with these arguments.
-fn sum(args: Vec<i64>) -> Signature {
-    Signature { task: "lab.add".to_owned(), args: args.into_iter().map(Value::from).collect(), ..Signature::default() }
+fn sum<const N: usize>(args: [i64; N]) -> Signature<i64> {
+    args.iter().fold(Signature::named("lab.add"), Signature::arg).returns()
 }
 
 fn map<const N: usize>(members: [(&str, Value); N]) -> Value {

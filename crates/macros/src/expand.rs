@@ -75,13 +75,14 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
     });
 
     let handler = handler(&krate, function, &plain_name, lane);
+    let is_process = lane == Lane::Process;
     let lane = match lane {
         Lane::Async => quote!(Async),
         Lane::Blocking => quote!(Blocking),
         Lane::Cpu => quote!(Cpu),
         Lane::Process => quote!(Process),
     };
-    let policy = policy(&krate, attributes);
+    let policy = policy(&krate, attributes, is_process);
     let call_doc = format!("A call of `{plain_name}` with these arguments, yet to be sent.");
 
     quote! {
@@ -198,7 +199,7 @@ fn handler(krate: &TokenStream, function: &Function, plain_name: &str, lane: Lan
     if lane == Lane::Async { future } else { plain }
 }
 
-fn policy(krate: &TokenStream, attributes: &Attributes) -> TokenStream {
+fn policy(krate: &TokenStream, attributes: &Attributes, isolated: bool) -> TokenStream {
     let mut fields = Vec::new();
     let mut set = |field: &str, value: TokenStream| {
         let field = format_ident!("{field}");
@@ -259,6 +260,9 @@ fn policy(krate: &TokenStream, attributes: &Attributes) -> TokenStream {
         if let Some(value) = value {
             set(field, quote!(#value));
         }
+    }
+    if isolated {
+        set("isolated", quote!(true));
     }
     if fields.is_empty() {
         quote!(<#krate::private::TaskPolicy as ::core::default::Default>::default())

@@ -49,6 +49,17 @@ impl Redis {
         Some(server)
     }
 
+    /// Starts a sentinel that watches this server under this name.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn sentinel(&self, name: &str) -> Self {
+        let configuration = self.directory.join(format!("sentinel-{name}.conf"));
+        std::fs::write(&configuration, format!("sentinel monitor {name} 127.0.0.1 {} 1\n", self.port)).expect("a file");
+        let path = configuration.display().to_string();
+        Self::start(&[&path, "--sentinel"]).expect("what has started once starts again")
+    }
+
     /// `redis://127.0.0.1:PORT/0`
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
@@ -111,8 +122,13 @@ impl Redis {
         let port = self.port.to_string();
         let log = std::fs::File::create(self.directory.join("log")).expect("a log");
         let mut command = Command::new("redis-server");
-        command.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(&self.directory);
-        command.args(&self.arguments).stdin(Stdio::null()).stderr(log.try_clone().expect("a log")).stdout(log);
+        // A file of settings stands first.
+        let (file, arguments) = self.arguments.split_at(usize::from(self.arguments.first().is_some_and(|first| !first.starts_with('-'))));
+        command.args(file).args(["--port", &port, "--bind", "127.0.0.1"]).args(arguments);
+        if file.is_empty() {
+            command.args(["--save", "", "--dir"]).arg(&self.directory);
+        }
+        command.stdin(Stdio::null()).stderr(log.try_clone().expect("a log")).stdout(log);
         self.child = Some(with_our_death(command));
     }
 
@@ -125,7 +141,7 @@ impl Redis {
                 return false;
             }
             // Any word but that it still loads; one that asks for a password is up too.
-            match exchange(self.port, &["PING"]) {
+            match ping(self.port) {
                 Ok(answer) if !answer.contains("LOADING") => return true,
                 _ => thread::sleep(Duration::from_millis(5)),
             }
@@ -168,6 +184,19 @@ fn with_our_death(mut command: Command) -> Child {
         });
     }
     child
+}
+
+/// The first words of the answer; a sentinel does not end the connection when it is asked to.
+fn ping(port: u16) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"*1\r\n$4\r\nPING\r\n")?;
+    let mut answer = [0; 64];
+    let count = stream.read(&mut answer)?;
+    if count == 0 {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(String::from_utf8_lossy(&answer[..count]).into_owned())
 }
 
 fn exchange(port: u16, arguments: &[&str]) -> std::io::Result<String> {

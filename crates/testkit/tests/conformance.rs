@@ -203,11 +203,7 @@ async fn the_process_lane_is_a_lane() {
                     Ask::Take(ms) => format!("sleep 0.{ms:03}"),
                     Ask::Hang => "sleep 1000".to_owned(),
                 };
-                Ok(Command {
-                    program: "sh".into(),
-                    args: vec!["-c".into(), script.into()],
-                    ..Command::default()
-                })
+                Ok(Command { program: "sh".into(), args: vec!["-c".into(), script.into()], ..Command::default() })
             }),
             answer: Arc::new(|context, _, output| match exit_outcome(output, context.timeout) {
                 Outcome::Ok(_) => Outcome::Ok(context.attempt),

@@ -46,6 +46,8 @@ struct Inner {
     origin: String,
     /// Options that tasks have by themselves, where they are known.
     defaults: Box<dyn Fn(&str) -> Option<Map> + Send + Sync>,
+    /// Where it was made, if on a runtime.
+    runtime: Option<tokio::runtime::Handle>,
 }
 
 /// Why a task could not be sent, or what came back in place of a result.
@@ -145,6 +147,7 @@ impl Client {
                 oid: Uuid::new_v4().to_string(),
                 origin,
                 defaults: Box::new(move |task| defaults.get(task).cloned()),
+                runtime: tokio::runtime::Handle::try_current().ok(),
             }),
         }
     }
@@ -182,6 +185,11 @@ impl Client {
     /// `futures_util::stream::iter`. Nothing happens until the answers are asked for.
     pub fn send_all<R, S: Stream<Item = Signature<R>> + Unpin>(&self, signatures: S) -> SendAll<S, R> {
         SendAll::new(self.clone(), signatures)
+    }
+
+    /// The runtime on which it was made.
+    pub(crate) fn runtime(&self) -> Option<&tokio::runtime::Handle> {
+        self.inner.runtime.as_ref()
     }
 
     /// The result of a task that was sent by anybody. Whether there is such a task is unknown until there is something of it.

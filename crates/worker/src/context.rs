@@ -178,8 +178,8 @@ impl TaskContext {
     pub async fn add_to_chord<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
         let client = self.client()?;
         let wire = signature.into_wire().map_err(ClientError::Signature)?;
-        let context = client.canvas(Some(self.message()));
-        let plan = canvas::add_to_chord(self.message(), &wire, &context, &mut client::fresh_id);
+        // The canvas's context must not be held while it is sent: the future would not be `Send`.
+        let plan = canvas::add_to_chord(self.message(), &wire, &client.canvas(Some(self.message())), &mut client::fresh_id);
         let plan = plan.map_err(|error| ClientError::Signature(error.to_string()))?;
         self.publish(client, plan).await
     }
@@ -250,9 +250,12 @@ impl TaskContext {
     /// Waits for a future from a plain function: `context.block_on(context.send(add::call(1, 1)))`. Futures have `.await`.
     ///
     /// # Panics
-    /// On a thread of the async lane, or outside a worker's runtime.
+    /// On a thread of the async lane, which would wait for itself; in a child process, which has no runtime.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
-        tokio::runtime::Handle::current().block_on(future)
+        match self.inner.parts.client.as_ref().and_then(Client::runtime) {
+            Some(runtime) => runtime.block_on(future),
+            None => panic!("a task on the process lane has no runtime to wait on: wait in a task on another lane"),
+        }
     }
 
     /// Whether nobody wants the result any more: revoked, past its hard limit, the worker is being stopped for good. Cheap enough to ask in a loop.

@@ -29,8 +29,6 @@ const DEPTH: usize = 512;
 pub struct IsolatedCall {
     /// The message.
     pub message: Vec<u8>,
-    /// The worker's node name.
-    pub node: String,
     /// The slot of the process lane.
     pub slot: u32,
     /// The soft limit of this attempt.
@@ -59,6 +57,8 @@ pub enum IsolatedFailure {
     Reject(String, bool),
     /// [`Failure::Replace`]: the signature.
     Replace(Vec<u8>),
+    /// [`Failure::Crashed`]: how.
+    Crashed(String),
 }
 
 /// To be called first thing in `main` by programs whose tasks run on the process lane, before any thread and any open file: it lets this executable be
@@ -91,11 +91,11 @@ pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
         app: app.clone(),
         lane: LaneKind::Process,
         slot: call.slot,
-        // Whoever wants its end kills the child.
+        // Nothing is stored from here, and whoever wants its end kills the child.
         cancel: CancelToken::new(),
         soft: soft.clone(),
         client: None,
-        node: call.node.into(),
+        node: "".into(),
     });
     let _over = call.soft.map(|limit| after(limit, soft));
     Ok(handler(context, arguments).into())
@@ -116,8 +116,8 @@ fn after(limit: Duration, token: CancelToken) -> mpsc::Sender<()> {
 
 impl IsolatedCall {
     /// A call of the task of this message.
-    pub fn new(message: &Message, node: &str, slot: u32, soft: Option<Duration>) -> Self {
-        Self { message: message.encode(Encoding::Json), node: node.to_owned(), slot, soft }
+    pub fn new(message: &Message, slot: u32, soft: Option<Duration>) -> Self {
+        Self { message: message.encode(Encoding::Json), slot, soft }
     }
 }
 
@@ -155,8 +155,7 @@ impl From<Failure> for IsolatedFailure {
             Failure::Ignore => Self::Ignore,
             Failure::Reject { reason, requeue } => Self::Reject(reason, requeue),
             Failure::Replace(signature) => Self::Replace(signature.to_value().to_json()),
-            // Only whoever runs a child can see it die.
-            Failure::Crashed { reason } => Self::Error("RuntimeError".to_owned(), "builtins".to_owned(), Value::from(vec![reason]).to_json(), None),
+            Failure::Crashed { reason } => Self::Crashed(reason),
         }
     }
 }
@@ -174,6 +173,7 @@ impl From<IsolatedFailure> for Failure {
             }
             IsolatedFailure::Ignore => Self::Ignore,
             IsolatedFailure::Reject(reason, requeue) => Self::Reject { reason, requeue },
+            IsolatedFailure::Crashed(reason) => Self::Crashed { reason },
             IsolatedFailure::Replace(json) => {
                 let signature = parse(&json).and_then(|value| Signature::from_value(value).map_err(Self::from));
                 signature.map_or_else(|failure| failure, |signature| Self::Replace(Box::new(signature)))
@@ -200,6 +200,7 @@ mod tests {
             Err(error()),
             Err(Failure::retry_in(Duration::from_millis(1500)).because(std::fmt::Error).at_most(2)),
             Err(Failure::Ignore),
+            Err(Failure::Crashed { reason: "it died".to_owned() }),
             Err(Failure::Reject { reason: "no".to_owned(), requeue: true }),
             Err(Failure::Replace(Box::new(Signature::new("t").arg(1).countdown(Duration::from_secs(1))))),
         ] {
@@ -220,7 +221,7 @@ mod tests {
         let _ = APP.set(Arc::new(App::new().task(shout.on(LaneKind::Process))));
         let run = |task: &str, args: Vec<Value>| {
             let message = Message { task: task.to_owned(), id: "i".to_owned(), args, ..Message::default() };
-            isolated_entry(IsolatedCall::new(&message, "w@here", 3, Some(Duration::from_secs(60))))
+            isolated_entry(IsolatedCall::new(&message, 3, Some(Duration::from_secs(60))))
         };
         let result = |answer: Result<IsolatedAnswer, TaskError>| Result::<Value, Failure>::from(answer.unwrap());
         assert_eq!(result(run("t.shout", vec!["hey".into()])), Ok("HEY@3 Process".into()));
@@ -229,10 +230,7 @@ mod tests {
             let error = run(task, vec![]).unwrap_err();
             assert!(error.kind() == "setup" && error.message().contains(says), "{error}");
         }
-        assert_eq!(
-            isolated_entry(IsolatedCall { message: vec![b'x'], node: String::new(), slot: 0, soft: None }).unwrap_err().kind(),
-            "invalid"
-        );
+        assert_eq!(isolated_entry(IsolatedCall { message: vec![b'x'], slot: 0, soft: None }).unwrap_err().kind(), "invalid");
     }
 
     #[test]

@@ -118,6 +118,9 @@ pub struct TaskPolicy {
     pub ignore_result: bool,
     /// Whether STARTED is stored when an attempt begins.
     pub track_started: bool,
+    /// On the process lane: whether the function itself runs in a child process of this program ([`init_app`](crate::init_app)), so that a crash is its own
+    /// outcome and it can be killed; without it, it runs on a thread, on which it may wait for a program of its own.
+    pub isolated: bool,
 }
 
 impl Default for TaskPolicy {
@@ -134,6 +137,7 @@ impl Default for TaskPolicy {
             acks_on_failure: true,
             ignore_result: false,
             track_started: false,
+            isolated: false,
         }
     }
 }

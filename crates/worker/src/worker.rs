@@ -2,7 +2,7 @@
 //!
 //! Layout:
 //! - `intake.rs`: from the broker to the engine; `held.rs`: what waits for its time
-//! - `handlers.rs`: what the lanes call; `work.rs`: a claimed task on its way
+//! - `handlers.rs`: what the lanes call; `process.rs`: the process lane; `work.rs`: a claimed task on its way
 //! - `verdict.rs`: how an attempt ended → what becomes of its task; `conclude.rs`: that, in Celery's words; `close.rs`: stores, sends, acknowledges
 //! - `sink.rs`: the engine's sink
 //! - `revoked.rs`, `notice.rs`, `shared.rs`: what the parts share
@@ -10,10 +10,13 @@
 
 mod close;
 mod conclude;
+mod control;
+mod events;
 mod handlers;
 mod held;
 mod intake;
 mod notice;
+mod process;
 mod revoked;
 mod shared;
 mod sink;
@@ -32,11 +35,14 @@ use longshore_core::{
     gate::GateConfig,
     lane::{Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
 };
-use tokio::runtime::Handle as Runtime;
+use tokio::{runtime::Handle as Runtime, task::JoinHandle};
 
 pub use notice::{Notice, What};
 
-use self::{close::Closer, handlers::Starter, intake::Intake, shared::Shared, sink::Results, work::Ticket};
+use self::{
+    close::Closer, control::Control, events::Events, handlers::Starter, intake::Intake, process::ProcessLane, shared::Shared,
+    sink::Results, work::Ticket,
+};
 use crate::{app::App, client::Client};
 
 /// How a worker is set up. The defaults serve the app's default queue on all lanes.
@@ -56,6 +62,10 @@ pub struct WorkerOptions {
     pub visibility_timeout: Duration,
     /// How long running tasks may go on after a stop.
     pub grace: Duration,
+    /// Whether it tells monitors of tasks from the start (`-E`); they can ask for it at any time.
+    pub events: bool,
+    /// Whether it answers remote control and sends its heartbeat.
+    pub remote_control: bool,
     /// Called with what happens to tasks, in batches. Must not block.
     pub listeners: Vec<Arc<dyn Fn(&[Notice]) + Send + Sync>>,
 }
@@ -73,6 +83,8 @@ impl WorkerOptions {
             lease: Duration::from_secs(5),
             visibility_timeout: Duration::from_secs(3600),
             grace: Duration::from_secs(30),
+            events: false,
+            remote_control: true,
             listeners: Vec::new(),
         }
     }
@@ -85,6 +97,9 @@ pub struct Worker {
     engine: Handle,
     running: Running,
     grace: Duration,
+    over: tokio::sync::watch::Sender<bool>,
+    beat: Option<JoinHandle<()>>,
+    control: Option<JoinHandle<()>>,
 }
 
 /// What a worker has done.
@@ -144,8 +159,7 @@ impl Worker {
             Some(Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime))),
             Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
             Some(Arc::new(CpuLane::new(starter.clone().on_thread(), options.lanes[LaneKind::Cpu as usize], outbox.clone(), clock))),
-            // Whoever runs children waits for them on a thread.
-            Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
+            Some(Arc::new(ProcessLane::new(starter, options.lanes[LaneKind::Process as usize], outbox.clone(), clock))),
         ];
         let config = EngineConfig {
             gate: GateConfig {
@@ -170,7 +184,19 @@ impl Worker {
         };
         let sink = Results::new(shared.clone(), closer);
         let running = Engine::start(config, intake.clone(), lanes, Box::new(sink), outbox, None, &runtime);
-        Ok(Self { shared, intake, engine: running.handle(), running, grace: options.grace })
+        let engine = running.handle();
+        let (over, ended) = tokio::sync::watch::channel(false);
+        let mut beat = None;
+        let mut control = None;
+        if options.remote_control {
+            let (events, sender) = Events::start(shared.clone(), options.events, ended);
+            let stopper = Stopper { engine: engine.clone(), runtime: runtime.clone(), grace: options.grace };
+            let (lanes, parking) = (options.lanes, options.parking);
+            let own = Control { shared: shared.clone(), intake: intake.clone(), engine: engine.clone(), events, stopper, lanes, parking };
+            control = Some(runtime.spawn(own.serve()));
+            beat = Some(sender);
+        }
+        Ok(Self { shared, intake, engine, running, grace: options.grace, over, beat, control })
     }
 
     /// A handle that stops it, from anywhere.
@@ -186,6 +212,14 @@ impl Worker {
     /// Waits for its end, hands back what is left, and gives up its lease.
     pub async fn join(self) -> WorkerSummary {
         let summary = self.running.join().await;
+        if let Some(control) = self.control {
+            control.abort();
+        }
+        if let Some(beat) = self.beat {
+            // Its last word: it goes.
+            let _ = self.over.send(true);
+            let _ = tokio::time::timeout(LAST, beat).await;
+        }
         let left = self.shared.consumer.leave().await;
         let counts = &self.shared.counts;
         let read = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);

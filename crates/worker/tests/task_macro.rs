@@ -56,6 +56,9 @@ mod shop {
     )]
     pub(crate) fn everything(_context: &TaskContext) {}
 
+    #[task(crate = "longshore_worker", lane = "process")]
+    pub(crate) fn apart() {}
+
     #[task(crate = "longshore_worker", retries = "forever", autoretry_for = ["ConnectionError"], lane = "async")]
     pub(crate) fn r#loop(r#type: u8) -> Result<(), std::io::Error> {
         if r#type == 0 { Err(std::io::Error::from_raw_os_error(111)) } else { Ok(()) }
@@ -151,8 +154,11 @@ fn the_attributes_are_the_policy() {
             acks_on_failure: false,
             ignore_result: true,
             track_started: true,
+            isolated: false,
         }
     );
+    let task = Task::from(shop::apart);
+    assert_eq!((task.lane, task.policy.isolated), (LaneKind::Process, true));
     let task = Task::from(shop::r#loop);
     assert_eq!((task.policy.max_retries, task.lane), (None, LaneKind::Async));
     assert_eq!(task.policy.autoretry, Some(Backoff::Exponential { base: seconds(1), cap: seconds(600) }));

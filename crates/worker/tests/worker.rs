@@ -374,3 +374,92 @@ async fn a_soft_limit_ends_a_future_that_does_not_listen_and_tells_one_that_does
     assert_eq!(type_of(bench.result(&id).await).as_deref(), Some("TimeLimitExceeded"));
     bench.stop().await;
 }
+
+/// Asks all workers on this broker, and gives back the first reply.
+async fn ask(bench: &Bench, request: longshore_celery::control::Request) -> Value {
+    let oid = format!("client-{}", fastrand::u64(..));
+    let mut replies = bench.broker.replies(&oid).await.unwrap();
+    let raw = request.answered("ticket", oid).encode("tag");
+    bench.broker.broadcast(longshore_celery::control::EXCHANGE, "", &raw).await.unwrap();
+    let (_, raw) = tokio::time::timeout(Duration::from_secs(10), replies.messages.recv()).await.unwrap().unwrap();
+    longshore_celery::control::Reply::decode(&raw, 1 << 20).unwrap().from.remove(0).1
+}
+
+#[tokio::test]
+async fn remote_control_pings_lists_limits_revokes_and_stops() {
+    tokio::time::timeout(Duration::from_secs(60), remote_control()).await.expect("every answer comes");
+}
+
+async fn remote_control() {
+    use longshore_celery::control::Request;
+    let task = Task::future("endless", |_, _| async { std::future::pending().await });
+    let bench = Bench::new("control", [task, add()]).await;
+    // The subscription stands a moment after the start.
+    let mut pong = Value::Null;
+    for _ in 0..50 {
+        let asked = tokio::time::timeout(Duration::from_millis(200), ask(&bench, Request::new("ping"))).await;
+        if let Ok(value) = asked {
+            pong = value;
+            break;
+        }
+    }
+    assert_eq!(pong.to_string(), r#"{"ok": "pong"}"#);
+    let running = bench.send(call("endless", vec![1.into()])).await;
+    let active = loop {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let active = ask(&bench, Request::new("active")).await;
+        if active.as_list().is_some_and(|list| !list.is_empty()) {
+            break active;
+        }
+    };
+    assert!(active.to_string().contains(&running), "{active}");
+    // As from a broker that cannot hold it back.
+    let later = "later".to_owned();
+    let eta = Some(SystemTime::now() + Duration::from_secs(600));
+    let raw = Message { id: later.clone(), eta, routing_key: "celery".to_owned(), ..call("add", vec![]) }.encode(Encoding::Json);
+    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+    let scheduled = loop {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let scheduled = ask(&bench, Request::new("scheduled")).await;
+        if scheduled.as_list().is_some_and(|list| !list.is_empty()) {
+            break scheduled;
+        }
+    };
+    assert!(scheduled.to_string().contains(&later), "{scheduled}");
+    let limited = ask(&bench, Request::new("rate_limit").argument("task_name", "add").argument("rate_limit", "10/m")).await;
+    assert_eq!(limited.to_string(), r#"{"ok": "new rate limit set successfully"}"#);
+    let registered = ask(&bench, Request::new("registered")).await.to_string();
+    assert!(registered.contains("add [rate_limit=") && registered.contains("endless") && !registered.contains("celery."), "{registered}");
+    let revoked = ask(&bench, Request::new("revoke").argument("task_id", running.as_str()).argument("terminate", true)).await;
+    assert_eq!(revoked.to_string(), format!(r#"{{"ok": "terminate: {running}"}}"#));
+    assert_eq!(bench.result(&running).await.state, State::Revoked);
+    ask(&bench, Request::new("revoke").argument("task_id", later.as_str())).await;
+    assert_eq!(bench.result(&later).await.state, State::Revoked, "whoever waits for it is told at once");
+    let unknown = ask(&bench, Request::new("nosuch")).await;
+    assert_eq!(unknown.to_string(), r#"{"error": "KeyError('nosuch')"}"#);
+    let raw = Request::new("shutdown").encode("tag");
+    bench.broker.broadcast(longshore_celery::control::EXCHANGE, "", &raw).await.unwrap();
+    let mut bench = bench;
+    let worker = bench.worker.take().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), worker.join()).await.unwrap();
+}
+
+#[tokio::test]
+async fn monitors_hear_the_heartbeat_and_of_tasks_when_they_ask() {
+    let (broker, _) = connect("memory://events", None).unwrap();
+    let mut heard = broker.subscribe(longshore_celery::events::EXCHANGE, "#").await.unwrap();
+    let bench = Bench::with("events", [add()], |options| options.events = true).await;
+    bench.send(call("add", vec![2.into()])).await;
+    let mut kinds = Vec::new();
+    while !kinds.iter().any(|kind| kind == "task-succeeded") {
+        let (_, raw) = tokio::time::timeout(Duration::from_secs(10), heard.messages.recv()).await.unwrap().unwrap();
+        kinds.extend(longshore_celery::events::decode(&raw, 1 << 20).unwrap().into_iter().map(|event| event.what.kind().to_owned()));
+    }
+    bench.stop().await;
+    while kinds.last().is_none_or(|kind| kind != "worker-offline") {
+        let (_, raw) = tokio::time::timeout(Duration::from_secs(10), heard.messages.recv()).await.unwrap().unwrap();
+        kinds.extend(longshore_celery::events::decode(&raw, 1 << 20).unwrap().into_iter().map(|event| event.what.kind().to_owned()));
+    }
+    kinds.retain(|kind| kind != "worker-heartbeat");
+    assert_eq!(kinds, ["worker-online", "task-received", "task-started", "task-succeeded", "worker-offline"]);
+}

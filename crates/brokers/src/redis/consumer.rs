@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, try_join_all};
 use longshore_core::{ErrorKind, Receipt, source::Fetched};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::{
     claim::{self, Batch},
@@ -286,6 +286,13 @@ impl Consumer for RedisConsumer {
     }
 
     fn leave(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
-        Box::pin(async move { self.give_back().await.map_err(Into::into) })
+        Box::pin(async move {
+            // A server that is away holds up no stop: what was held is taken by others when the lease is over.
+            let config = self.link.config();
+            let late = || Fail::Unable(format!("redis at {} is away; what was held comes back when the lease is over", config.place()));
+            let left = timeout(config.patience, self.give_back()).await.unwrap_or_else(|_| Err(late()));
+            drop(locked(&self.beat).take());
+            left.map_err(Into::into)
+        })
     }
 }

@@ -1,5 +1,6 @@
 //! The connection for commands: one task owns it, writes in one go whatever has gathered, and hands each caller its replies. Nothing on it has a
-//! response timeout. When it is lost, or silent while the server answers others, it is replaced; the server is told to end the old one, and only then do
+//! response timeout. When it is lost, or silent while the server answers others, it is replaced; the server is told to end the old one, and
+//! only then do
 //! those hear of it whose replies are missing: what they look up then stays as it is.
 
 use std::{

@@ -1,4 +1,5 @@
-//! Listening to channels: one connection for all who listen. After a lost one it listens again by itself, and says that something may have been missed.
+//! Listening to channels: one connection for all who listen. After a lost one it listens again by itself, and says that something may have been
+//! missed.
 
 use std::{
     collections::{HashMap, HashSet},

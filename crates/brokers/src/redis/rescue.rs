@@ -32,7 +32,8 @@ const SWEEP: u32 = 12;
 
 /// Looks after the dead, until it is aborted.
 pub(super) async fn run(link: Arc<Link>, owner: Owner) {
-    let mut rescuer = Rescuer { link: &link, layout: &owner.layout, owner: &owner, missing: HashSet::new(), strays: HashSet::new() };
+    let mut rescuer =
+        Rescuer { link: &link, layout: &owner.layout, owner: &owner, missing: HashSet::new(), strays: HashSet::new(), seen: (0, 0) };
     for round in 1.. {
         sleep(ROUND.mul_f64(0.85 + 0.3 * fastrand::f64())).await;
         let looked = async {
@@ -52,7 +53,7 @@ pub(super) async fn run(link: Arc<Link>, owner: Owner) {
 
 /// Hands back what this owner holds, to the front of its queues.
 pub(super) async fn give_back(link: &Link, owner: &Owner) -> Result<(), Fail> {
-    let rescuer = Rescuer { link, layout: &owner.layout, owner, missing: HashSet::new(), strays: HashSet::new() };
+    let rescuer = Rescuer { link, layout: &owner.layout, owner, missing: HashSet::new(), strays: HashSet::new(), seen: (0, 0) };
     let tags = rescuer.tags_of(&owner.boot).await?;
     rescuer.put_back(&tags, None, |raw, _| AfterCrash::Back(crashes_of(raw))).await?;
     locked(&owner.held).clear();
@@ -67,6 +68,8 @@ struct Rescuer<'a> {
     missing: HashSet<String>,
     /// What stood under our name in the sweep before, without being held by us.
     strays: HashSet<String>,
+    /// Which connection was there when strays were looked for, and how often they were since it is.
+    seen: (u64, u32),
 }
 
 impl Rescuer<'_> {
@@ -232,6 +235,14 @@ impl Rescuer<'_> {
 
     /// What stands under our name and is not held by us: a server that lost its last moments has it again.
     async fn look_for_strays(&mut self) -> Result<(), Fail> {
+        // Only a server that was away can have forgotten something; twice, because what is being claimed now is on its way to us.
+        if self.seen.0 != self.link.generation() {
+            self.seen = (self.link.generation(), 0);
+        }
+        if self.seen.1 == 3 {
+            return Ok(());
+        }
+        self.seen.1 += 1;
         let tags = self.tags_of(&self.owner.boot).await?;
         let strays: Vec<String> = {
             let held = locked(&self.owner.held);

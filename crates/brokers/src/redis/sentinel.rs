@@ -30,10 +30,17 @@ pub(super) async fn open(config: &Config, name: &str) -> Result<Connection, Fail
 async fn ask(config: &Config, place: &Place, name: &str) -> Result<Place, String> {
     let lost = |error: std::io::Error| format!("sentinel {place}: {error}");
     let mut sentinel = Connection::raw(config, place).await.map_err(|fail| fail.text().to_owned())?;
-    let reply = sentinel.call(&Pack::of(&[b"SENTINEL", b"get-master-addr-by-name", name.as_bytes()])).await.map_err(lost)?.remove(0);
-    if let Some(error) = reply.error() {
+    let mut pack = Pack::default();
+    if let Some(password) = &config.sentinel_password {
+        let user = config.sentinel_user.as_deref().unwrap_or("default");
+        pack.add(&[b"AUTH", user.as_bytes(), password.as_bytes()]);
+    }
+    pack.add(&[b"SENTINEL", b"get-master-addr-by-name", name.as_bytes()]);
+    let replies = sentinel.call(&pack).await.map_err(lost)?;
+    if let Some(error) = replies.iter().find_map(Reply::error) {
         return Err(format!("sentinel {place}: {error}"));
     }
+    let reply = replies.into_iter().next_back().unwrap_or(Reply::Nil);
     match reply.into_list().as_slice() {
         [host, port] => {
             let port = port.int().and_then(|port| u16::try_from(port).ok()).ok_or_else(|| format!("sentinel {place} names no port"))?;

@@ -6,6 +6,7 @@ mod kit;
 mod layout;
 mod leases;
 mod speed;
+mod ways;
 
 use longshore_testkit::servers::Redis;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use longshore_core::ErrorKind;
 
-use crate::broker::BrokerError;
+use crate::{broker::BrokerError, connect::mask};
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,9 @@ pub(super) struct Config {
     pub(super) places: Vec<Place>,
     /// The name under which sentinels know the server.
     pub(super) sentinel: Option<String>,
+    /// Who we are at the sentinels.
+    pub(super) sentinel_user: Option<String>,
+    pub(super) sentinel_password: Option<String>,
     pub(super) tls: Option<Tls>,
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
@@ -77,24 +80,10 @@ fn refused(message: String) -> BrokerError {
     BrokerError { kind: ErrorKind::Refused, message }
 }
 
-/// The URL with `***` in place of every password.
-pub(super) fn masked(url: &str) -> String {
-    let one = |url: &str| {
-        let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-        let authority = rest.split(['/', '?']).next().unwrap_or_default();
-        let Some(at) = authority.rfind('@') else { return url.to_owned() };
-        match authority[..at].split_once(':') {
-            Some((user, _)) => format!("{scheme}://{user}:***@{}", &rest[at + 1..]),
-            None => url.to_owned(),
-        }
-    };
-    url.split(';').map(one).collect::<Vec<_>>().join(";")
-}
-
 impl Config {
     /// Reads `redis://`, `rediss://`, `unix://`, `redis+socket://` and `sentinel://…;sentinel://…`.
     pub(super) fn parse(url: &str) -> Result<Self, BrokerError> {
-        let masked = masked(url);
+        let masked = mask(url);
         let wrong = |what: String| {
             refused(format!("broker URL `{masked}`: {what}; expected redis://[user:password@]host[:6379][/0][?option=value]"))
         };
@@ -102,6 +91,8 @@ impl Config {
             masked: masked.clone(),
             places: Vec::new(),
             sentinel: None,
+            sentinel_user: None,
+            sentinel_password: None,
             tls: None,
             user: None,
             password: None,
@@ -169,6 +160,10 @@ impl Config {
                     "ssl_cert_reqs" => insecure = matches!(value.to_ascii_lowercase().trim_start_matches("cert_"), "none"),
                     "ssl_ca_certs" => authorities = Some(value),
                     "master_name" => master = Some(value),
+                    "sentinel_username" => config.sentinel_user = Some(value),
+                    "sentinel_password" => config.sentinel_password = Some(value),
+                    "username" => config.user = Some(value),
+                    "password" => config.password = Some(value),
                     name if IGNORED.contains(&name) => {}
                     name => return Err(wrong(format!("unknown option `{name}`"))),
                 }

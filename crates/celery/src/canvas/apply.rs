@@ -2,9 +2,10 @@
 
 use super::{
     CanvasError,
-    freeze::{Given, Planner, split_chords},
+    freeze::{Given, Planner},
     plan::{ChordStart, Context, Plan},
     size,
+    steps::split_chords,
     tree::{Chord, Shape, Tree, append_once, extend, listed, merged, text},
 };
 use crate::{
@@ -159,7 +160,9 @@ impl Planner<'_> {
         body.options = body.merged_options(&bodys);
         let root = text(&body.options, "root_id").map(str::to_owned);
         add_callbacks(&mut body, &mut options);
-        for (name, value) in options.0.iter().filter(|(name, _)| name != "parent_id") {
+        // A body that is a part of an outer chord stays a part of that one, whatever group inside it sends this chord.
+        let part = text(&body.options, "group_id").is_some();
+        for (name, value) in options.0.iter().filter(|(name, _)| name != "parent_id" && !(part && name == "group_id")) {
             body.options.set(name.as_str(), value.clone());
         }
         split_chords(&mut body);

@@ -37,7 +37,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[derive(Args, Clone, Debug)]
 pub struct RemoteArgs {
     /// The command, and its arguments
-    #[arg(required = true, value_name = "COMMAND [ARG]", allow_hyphen_values = true)]
+    #[arg(required = true, value_name = "COMMAND [ARG]")]
     pub words: Vec<String>,
     /// Whom to ask.
     #[command(flatten)]

@@ -85,6 +85,8 @@ struct Pool<T, R> {
     give: fn(&mut Batch, &T) -> Result<(), TaskError>,
     /// Reads an outcome.
     take: fn(&[u8]) -> Outcome<R>,
+    /// Whether nobody wants the result any more.
+    called_off: Option<fn(&T) -> bool>,
     isolation: Isolation,
     size: usize,
     children: Children,
@@ -122,14 +124,21 @@ where
         R: DeserializeOwned,
     {
         let function = registry::find::<F, T, R>()?;
-        Self::with(function, |batch, payload| batch.push(payload), wire::outcome, size, isolation, outbox, clock)
+        Self::with(function, |batch, payload| batch.push(payload), wire::outcome, None, size, isolation, outbox, clock)
     }
 
     /// [`new`](Self::new), for payloads and results that travel as other types: `F` takes a `C` made of each payload, and its answer `A` becomes the result.
+    /// Of a payload that is `called_off` the child is killed, which is looked for every 20 ms.
     ///
     /// # Errors
     /// As `new`.
-    pub fn between<F, C, A>(size: usize, isolation: Isolation, outbox: Outbox<T, R>, clock: Clock) -> Result<Self, TaskError>
+    pub fn between<F, C, A>(
+        called_off: fn(&T) -> bool,
+        size: usize,
+        isolation: Isolation,
+        outbox: Outbox<T, R>,
+        clock: Clock,
+    ) -> Result<Self, TaskError>
     where
         F: 'static,
         C: Serialize + for<'a> From<&'a T> + 'static,
@@ -137,13 +146,15 @@ where
     {
         let function = registry::find::<F, C, A>()?;
         let take = |bytes: &[u8]| wire::outcome::<A>(bytes).map(Into::into);
-        Self::with(function, |batch, payload| batch.push(&C::from(payload)), take, size, isolation, outbox, clock)
+        Self::with(function, |batch, payload| batch.push(&C::from(payload)), take, Some(called_off), size, isolation, outbox, clock)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what the two ways to make one differ in, and what they have in common")]
     fn with(
         function: Function,
         give: fn(&mut Batch, &T) -> Result<(), TaskError>,
         take: fn(&[u8]) -> Outcome<R>,
+        called_off: Option<fn(&T) -> bool>,
         size: usize,
         isolation: Isolation,
         outbox: Outbox<T, R>,
@@ -161,6 +172,7 @@ where
             function,
             give,
             take,
+            called_off,
             isolation,
             size,
             children,

@@ -353,15 +353,13 @@ impl Case<'_> {
             let exception = Exception::worker_lost(&format!("Worker exited prematurely: {reason}"));
             return self.failed(&exception, None, End::Dead { reason: format!("what ran it died {crashes} times, last of {reason}") });
         }
-        let mut again = self.message.clone();
-        again.redelivered = true;
-        let mut outgoing = self.shared.to_queue(again, self.queue.clone());
-        // The count is about the message, not the task, so that a task's own headers cannot say it.
-        if let Ok(marked) = mark_redelivered(&outgoing.raw, Some(crashes)) {
-            outgoing.raw = marked;
+        let mut again = self.shared.to_queue(self.message.clone(), self.queue.clone());
+        // What was just written has properties; and no sender can set this header.
+        if let Ok(marked) = mark_redelivered(&again.raw, Some(crashes)) {
+            again.raw = marked;
         }
         let mut conclusion = Conclusion::new(End::Ack);
-        conclusion.publish.push(outgoing);
+        conclusion.publish.push(again);
         conclusion.what = Some(What::Crashed { reason: reason.to_owned(), crashes });
         self.shared.counts.retried.fetch_add(1, Ordering::Relaxed);
         conclusion

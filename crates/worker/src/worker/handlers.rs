@@ -36,7 +36,7 @@ pub(crate) struct Starter {
 
 impl Starter {
     /// Notes the start. `Some` says that it shall not run after all.
-    fn start(&self, work: &Arc<Work>, context: &Context) -> Option<Outcome<Answer>> {
+    pub(crate) fn start(&self, work: &Arc<Work>, context: &Context) -> Option<Outcome<Answer>> {
         // Before it is asked whether it is revoked: whoever revokes it from now on finds the token.
         work.begin(context.lane, context.slot, context.cancel.clone());
         if work.is_revoked() || self.shared.is_revoked(&work.message) {

@@ -96,13 +96,23 @@ type Listener = Arc<dyn Fn(&[Notice]) + Send + Sync>;
 #[derive(Default)]
 pub(crate) struct Board {
     any: AtomicBool,
-    listeners: Mutex<Vec<Listener>>,
+    listeners: Mutex<Vec<(Listener, Arc<AtomicBool>)>>,
 }
 
 impl Board {
     pub(crate) fn listen(&self, listener: Listener) {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
-        self.any.store(true, Ordering::Release);
+        self.listen_if(listener, Arc::new(AtomicBool::new(true)));
+    }
+
+    /// A listener that wants to hear something only while this is true. Whoever changes it says so by [`refresh`](Self::refresh).
+    pub(crate) fn listen_if(&self, listener: Listener, wants: Arc<AtomicBool>) {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push((listener, wants));
+        self.refresh();
+    }
+
+    pub(crate) fn refresh(&self) {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        self.any.store(listeners.iter().any(|(_, wants)| wants.load(Ordering::Acquire)), Ordering::Release);
     }
 
     pub(crate) fn wanted(&self) -> bool {
@@ -113,7 +123,8 @@ impl Board {
         if notices.is_empty() {
             return;
         }
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let listeners: Vec<Listener> =
+            self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(listener, _)| listener.clone()).collect();
         for listener in listeners {
             listener(notices);
         }

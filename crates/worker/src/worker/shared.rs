@@ -10,7 +10,7 @@ use std::{
 };
 
 use longshore_brokers::{Broker, Consumer, ResultBackend};
-use longshore_celery::{Limits, Message, Value};
+use longshore_celery::{Limits, Message, Value, events};
 use longshore_core::{Rate, gate::pace::Pace};
 
 use super::{
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     /// Where what this worker sends takes answers.
     pub(crate) oid: String,
     pub(crate) started: Instant,
+    /// The logical clock of all nodes.
+    clock: Mutex<events::Clock>,
     revoked: Mutex<Revoked>,
     /// Claimed and not finished, by receipt; what is held for its ETA is not here.
     live: Mutex<HashMap<u64, Arc<Work>>>,
@@ -65,6 +67,7 @@ pub(crate) struct Counts {
     pub(crate) dead: AtomicU64,
     pub(crate) late: AtomicU64,
     pub(crate) handed_back: AtomicU64,
+    pub(crate) events_dropped: AtomicU64,
     by_task: Mutex<HashMap<Arc<str>, u64>>,
 }
 
@@ -114,6 +117,7 @@ impl Shared {
             counts: Counts::default(),
             oid: uuid::Uuid::new_v4().to_string(),
             started: Instant::now(),
+            clock: Mutex::new(events::Clock::new()),
             revoked: Mutex::default(),
             live: Mutex::default(),
             paces: Mutex::default(),
@@ -127,6 +131,15 @@ impl Shared {
 
     pub(crate) fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<Work>>> {
         lock(&self.live)
+    }
+
+    pub(crate) fn clock(&self) -> MutexGuard<'_, events::Clock> {
+        lock(&self.clock)
+    }
+
+    /// How many tasks run.
+    pub(crate) fn running(&self) -> usize {
+        self.live().values().filter(|work| work.started().is_some()).count()
     }
 
     /// What is claimed and not finished.

@@ -94,6 +94,11 @@ impl Work {
         }
     }
 
+    /// Whether its running attempt was told to end.
+    pub(crate) fn is_called_off(&self) -> bool {
+        self.cancel.get().is_some_and(CancelToken::is_cancelled)
+    }
+
     pub(crate) fn is_revoked(&self) -> bool {
         self.revoked.load(Ordering::Acquire)
     }

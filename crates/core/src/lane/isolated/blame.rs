@@ -15,6 +15,8 @@ pub(super) enum Why {
     Late(Duration),
     /// It held this much memory.
     Large { held: u64, limit: u64 },
+    /// Nobody wants the item's result any more.
+    CalledOff,
     /// It said what no child of ours says.
     Broken(String),
 }
@@ -23,6 +25,7 @@ pub(super) enum Why {
 pub(super) fn blame<R>(why: Option<&Why>, end: &End) -> Outcome<R> {
     match (why, end.status.exit) {
         (_, _) if end.stopped => Outcome::Cancelled,
+        (Some(Why::CalledOff), _) => Outcome::Cancelled,
         (Some(Why::Late(limit)), _) => Outcome::TimedOut { limit: *limit },
         (Some(Why::Large { held, limit }), _) => Outcome::Failed(memory(*held, *limit)),
         (Some(Why::Broken(text)), _) => Outcome::Lost(format!("its child process was ended: {text}")),
@@ -86,6 +89,7 @@ mod tests {
             (Some(Why::Late(second)), Exit::Signal(9), false, "TimedOut { limit: 1s }"),
             // It was killed by the stop as well: nobody wants to hear of a limit then.
             (Some(Why::Late(second)), Exit::Signal(9), true, "Cancelled"),
+            (Some(Why::CalledOff), Exit::Signal(9), false, "Cancelled"),
             (Some(large), Exit::Signal(9), false, "300 MiB and was killed; the limit is 256 MiB"),
             (Some(broken), Exit::Signal(9), false, "no message"),
         ] {

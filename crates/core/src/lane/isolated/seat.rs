@@ -117,7 +117,7 @@ where
         while self.batch.len() < BATCH_BYTES
             && let Some(attempt) = taken.next()
         {
-            if stopped {
+            if stopped || pool.called_off.is_some_and(|called_off| called_off(&attempt.payload)) {
                 self.finish(attempt, Outcome::Cancelled);
                 continue;
             }
@@ -243,8 +243,9 @@ where
         let limit = self.limit(progress.item()).and_then(|limit| progress.since().checked_add(limit));
         let look = self.pool.isolation.memory.and_then(|_| self.looked.checked_add(LOOK));
         let tick = (self.items.len() > 1).then(|| now + TICK);
+        let called_off = self.pool.called_off.map(|_| now + LOOK);
         let held = (!self.done.is_empty()).then(|| self.held + CHUNK);
-        [limit, look, tick, held].into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
+        [limit, look, tick, called_off, held].into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
     }
 
     fn limit(&self, item: usize) -> Option<Duration> {
@@ -257,6 +258,11 @@ where
             && now.saturating_duration_since(progress.since()) >= limit
         {
             return Some(Why::Late(limit));
+        }
+        if let Some(called_off) = self.pool.called_off
+            && self.items.get(progress.item()).and_then(Option::as_ref).is_some_and(|attempt| called_off(&attempt.payload))
+        {
+            return Some(Why::CalledOff);
         }
         let limit = self.pool.isolation.memory?;
         if now.saturating_duration_since(self.looked) >= LOOK {

@@ -1,0 +1,405 @@
+//! Remote control: what Celery's `status`, `inspect` and `control`, Flower and our own commands ask of a worker.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use longshore_brokers::{Key, Stored, mask};
+use longshore_celery::{
+    Exception, Limits, Map, Message, State, TaskResult, Value,
+    control::{self, Addressed, Command, Consumed, Reply, Request, Stats, TaskView},
+};
+use longshore_core::{LaneKind, Rate, Receipt, engine::Handle};
+
+use super::{Stopper, events::Events, intake::Intake, shared::Shared, work::Work};
+
+/// Most held tasks that a reply tells of; it says so when there are more.
+const TOLD: usize = 1000;
+
+/// Answers remote control.
+pub(crate) struct Control {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) engine: Handle,
+    pub(crate) events: Events,
+    pub(crate) stopper: Stopper,
+    pub(crate) lanes: [usize; 4],
+    pub(crate) parking: usize,
+}
+
+impl Control {
+    /// Takes requests until it is dropped. A broker that is away is waited for.
+    pub(crate) async fn serve(mut self) {
+        loop {
+            let Ok(mut subscription) = self.shared.broker.subscribe(control::EXCHANGE, "#").await else {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            };
+            while let Some((_, raw)) = subscription.messages.recv().await {
+                // What is no request is nobody's: there is nobody to tell.
+                if let Ok(request) = Request::decode(&raw, Limits::default().message) {
+                    self.take(&request).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn take(&mut self, request: &Request) {
+        let clock = self.shared.clock().adjust(request.clock);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        if request.expires > 0.0 && request.expires < now {
+            return;
+        }
+        let value = match request.is_for(&self.shared.node) {
+            Addressed::No => return,
+            Addressed::Unclear(error) => error,
+            Addressed::Yes => match Command::read(request) {
+                Ok(command) => self.obey(command, clock).await,
+                Err(error) => error,
+            },
+        };
+        if let Some(to) = &request.reply_to {
+            let tag = uuid::Uuid::new_v4().to_string();
+            let raw = Reply::new(&*self.shared.node, value, request.ticket.as_deref(), clock).encode(to, &tag);
+            let _ = self.shared.broker.reply(&to.exchange, &to.routing_key, &raw).await;
+        }
+    }
+
+    async fn obey(&mut self, command: Command, clock: u64) -> Value {
+        let shared = self.shared.clone();
+        match command {
+            Command::Ping => control::ok("pong"),
+            Command::Active { safe } => {
+                let works = shared.works();
+                Value::List(works.iter().filter(|work| work.started().is_some()).map(|work| view(&shared, work).to_value(safe)).collect())
+            }
+            Command::Reserved => {
+                let works = shared.works();
+                Value::List(works.iter().filter(|work| work.started().is_none()).map(|work| view(&shared, work).to_value(false)).collect())
+            }
+            Command::Scheduled => {
+                let held = self.held_messages().await;
+                Value::List(held.iter().map(|message| control::scheduled(&waiting(&shared, message))).collect())
+            }
+            Command::Revoked => shared.revoked().ids().into(),
+            Command::Registered { items, builtins } => self.registered(&items, builtins),
+            Command::Stats => self.stats(clock),
+            Command::ActiveQueues => {
+                Value::List(shared.consumer.serving().iter().map(|queue| Consumed::named(queue.to_string()).to_value()).collect())
+            }
+            Command::Conf { with_defaults: _ } => self.conf(),
+            Command::Report => control::ok(format!(
+                "\nsoftware -> celery:5.7.0 (protocol 2, by longshore:{}) rust\nplatform -> system:Linux\nsettings -> transport:{} results:{}\n",
+                env!("CARGO_PKG_VERSION"),
+                mask(shared.broker.url()),
+                mask(shared.results.url()),
+            )),
+            Command::Clock => Value::Map(Map::from_iter([("clock", Value::from(clock))])),
+            Command::Hello { from_node, revoked } => {
+                if from_node == *shared.node {
+                    return Value::Null;
+                }
+                let now = Instant::now();
+                let mut own = shared.revoked();
+                revoked.iter().for_each(|id| own.add(id, now));
+                control::hello(&own.ids(), clock)
+            }
+            Command::Memsample => Value::Null,
+            Command::QueryTask { ids } => self.query(&ids).await,
+            Command::RateLimit { task_name, rate_limit } => {
+                let Some(task) = shared.app.task_named(&task_name) else { return control::error("unknown task") };
+                let rate = (rate_limit.per_second > 0.0).then(|| Rate::per_second(rate_limit.per_second));
+                shared.set_override(&task.name, |set| set.rate = Some(rate));
+                self.intake.rate_changed(&task_name);
+                control::ok(if rate.is_some() { "new rate limit set successfully" } else { "rate limit disabled successfully" })
+            }
+            Command::TimeLimit { task_name, soft, hard } => {
+                let Some(task) = task_name.and_then(|name| shared.app.task_named(&name).cloned()) else {
+                    return control::error("unknown task");
+                };
+                let limit = |seconds: Option<f64>| seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+                shared.set_override(&task.name, |set| (set.soft, set.hard) = (limit(soft), limit(hard)));
+                control::ok("time limits set successfully")
+            }
+            Command::PoolGrow { n } => self.grow(n, "pool will grow"),
+            Command::PoolShrink { n } => self.grow(-n, "pool will shrink"),
+            Command::PoolRestart => control::error("ValueError('Pool restarts not enabled')"),
+            Command::Autoscale { .. } => control::error("ValueError('Autoscale not enabled')"),
+            Command::AddConsumer { queue, .. } => {
+                if shared.consumer.serving().iter().any(|serving| **serving == *queue) {
+                    return control::ok(format!("already consuming from '{queue}'"));
+                }
+                shared.consumer.serve(&queue, true);
+                control::ok(format!("add consumer {queue}"))
+            }
+            Command::CancelConsumer { queue } => {
+                shared.consumer.serve(&queue, false);
+                control::ok(format!("no longer consuming from {queue}"))
+            }
+            Command::EnableEvents => control::ok(if self.events.set(true) { "task events enabled" } else { "task events already enabled" }),
+            Command::DisableEvents => {
+                control::ok(if self.events.set(false) { "task events disabled" } else { "task events already disabled" })
+            }
+            Command::Heartbeat => {
+                self.events.beat();
+                Value::Null
+            }
+            Command::Revoke { ids, terminate, signal } => self.revoke(&ids, terminate, signal.as_deref()).await,
+            Command::RevokeByStampedHeaders { headers, terminate, signal } => {
+                self.revoke_stamps(&headers, terminate, signal.as_deref()).await
+            }
+            Command::Shutdown => {
+                self.stopper.warm();
+                Value::Null
+            }
+            // Elections are gossip's; no node waits for us.
+            _ => Value::Null,
+        }
+    }
+
+    /// More or fewer slots on the lanes where a task takes a thread or a process, as one of Celery's pool would.
+    fn grow(&mut self, n: i64, said: &str) -> Value {
+        for lane in [LaneKind::Blocking, LaneKind::Process] {
+            let size = &mut self.lanes[lane as usize];
+            *size = usize::try_from(i64::try_from(*size).unwrap_or(i64::MAX).saturating_add(n).max(1)).unwrap_or(1);
+            self.engine.set_concurrency(Some(lane), *size);
+        }
+        control::ok(said)
+    }
+
+    async fn revoke(&self, ids: &[String], terminate: bool, signal: Option<&str>) -> Value {
+        let now = Instant::now();
+        {
+            let mut revoked = self.shared.revoked();
+            ids.iter().for_each(|id| revoked.add(id, now));
+        }
+        let mut running = Vec::new();
+        for work in self.shared.works() {
+            if ids.contains(&work.message.id) {
+                work.revoke(terminate.then(|| number_of(signal)));
+                if work.started().is_some() {
+                    running.push(work.message.id.clone());
+                }
+            }
+        }
+        let waiting: Vec<&String> = ids.iter().filter(|id| !running.contains(id)).collect();
+        self.tell_revoked(&waiting).await;
+        if terminate { control::terminated(&running) } else { control::revoked(ids) }
+    }
+
+    /// Whoever waits for a task that will not run is told at once.
+    async fn tell_revoked(&self, ids: &[&String]) {
+        let shared = &self.shared;
+        let keys: Vec<Key> = ids.iter().map(|id| Key::Task((*id).clone())).collect();
+        let Ok(stored) = shared.results.get(&keys).await else { return };
+        let expires = shared.app.settings().result_expires;
+        let documents: Vec<Stored> = keys
+            .into_iter()
+            .zip(stored)
+            .zip(ids)
+            .filter(|((_, doc), _)| {
+                let state = doc.as_ref().and_then(|doc| TaskResult::decode(doc, shared.limits.body).ok()).map(|result| result.state);
+                matches!(state, None | Some(State::Pending | State::Retry | State::Received))
+            })
+            .map(|((key, _), id)| {
+                let result = TaskResult {
+                    task_id: (*id).clone(),
+                    state: State::Revoked,
+                    result: Exception::revoked("revoked").to_value(),
+                    children: Value::List(Vec::new()),
+                    date_done: Some(SystemTime::now()),
+                    ..TaskResult::default()
+                };
+                Stored { key, doc: result.encode(), expires, keep_success: true }
+            })
+            .collect();
+        if !documents.is_empty() {
+            let _ = shared.results.store(&documents).await;
+        }
+    }
+
+    async fn revoke_stamps(&self, headers: &Map, terminate: bool, signal: Option<&str>) -> Value {
+        {
+            let mut revoked = self.shared.revoked();
+            for (name, values) in &headers.0 {
+                let values = match values {
+                    Value::List(values) => values.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+                    value => value.as_str().map(str::to_owned).into_iter().collect::<Vec<_>>(),
+                };
+                revoked.add_stamp(name, values);
+            }
+        }
+        let mut running = Vec::new();
+        for work in self.shared.works() {
+            if self.shared.is_revoked(&work.message) {
+                work.revoke(terminate.then(|| number_of(signal)));
+                if work.started().is_some() {
+                    running.push(work.message.id.clone());
+                }
+            }
+        }
+        match (terminate, running.is_empty()) {
+            (false, _) => control::stamps_revoked(headers),
+            (true, true) => control::stamps_not_terminated(headers),
+            (true, false) => control::terminated(&running),
+        }
+    }
+
+    /// The messages that are held for their time: they are not kept in memory, so the broker is asked.
+    async fn held_messages(&self) -> Vec<Message> {
+        let receipts: Vec<Receipt> = self.intake.held().into_iter().take(TOLD).map(|(receipt, _, _)| receipt).collect();
+        if receipts.is_empty() {
+            return Vec::new();
+        }
+        let raws = self.shared.consumer.load(&receipts).await.unwrap_or_default();
+        raws.into_iter().flatten().filter_map(|raw| Message::decode(&raw, &self.shared.limits).ok()).collect()
+    }
+
+    async fn query(&self, ids: &[String]) -> Value {
+        let shared = &self.shared;
+        let works: Vec<Arc<Work>> = shared.works().into_iter().filter(|work| ids.contains(&work.message.id)).collect();
+        let held = self.held_messages().await;
+        let doing = |work: &Arc<Work>| if work.started().is_some() { "active" } else { "reserved" };
+        let claimed = works.iter().map(|work| (doing(work), view(shared, work)));
+        let later = held.iter().filter(|message| ids.contains(&message.id)).map(|message| ("scheduled", waiting(shared, message)));
+        control::query_task(claimed.chain(later))
+    }
+
+    fn registered(&self, items: &[String], builtins: bool) -> Value {
+        let default = ["exchange".to_owned(), "routing_key".to_owned(), "rate_limit".to_owned()];
+        let items = if items.is_empty() { &default[..] } else { items };
+        let mut names: Vec<_> =
+            self.shared.app.tasks().iter().filter(|task| builtins || !task.name.starts_with("celery.")).cloned().collect();
+        names.sort_by(|a, b| a.name.cmp(&b.name));
+        let of = |task: &crate::task::Task| {
+            let rate = self.shared.rate_of(task);
+            let known: Vec<(&str, String)> = items
+                .iter()
+                .filter_map(|item| match item.as_str() {
+                    "rate_limit" => Some(("rate_limit", said(rate?))),
+                    "acks_late" => Some(("acks_late", if task.policy.acks == crate::Acks::Late { "True" } else { "False" }.to_owned())),
+                    "max_retries" => Some(("max_retries", task.policy.max_retries?.to_string())),
+                    "lane" => Some(("lane", task.lane.to_string())),
+                    _ => None,
+                })
+                .collect();
+            control::registered(&task.name, &known)
+        };
+        Value::List(names.iter().map(|task| of(task)).collect())
+    }
+
+    fn stats(&self, clock: u64) -> Value {
+        let shared = &self.shared;
+        let concurrency = self.lanes.iter().sum::<usize>() as u64;
+        let mut broker = Map::default();
+        broker.set("url", mask(shared.broker.url()));
+        broker.set("hostname", host_of(shared.broker.url()));
+        broker.set("transport", shared.broker.url().split(':').next().unwrap_or_default());
+        let mut lanes = Map::default();
+        for lane in LaneKind::ALL {
+            lanes.set(lane.as_str(), self.lanes[lane as usize] as i64);
+        }
+        let stats = Stats {
+            total: shared.counts.by_task().into_iter().map(|(task, count)| (task.to_string(), count)).collect(),
+            pid: std::process::id().into(),
+            clock,
+            uptime: shared.started.elapsed().as_secs(),
+            implementation: "longshore: lanes".to_owned(),
+            concurrency,
+            processes: vec![std::process::id().into()],
+            prefetch_count: concurrency + self.parking as u64,
+            broker,
+            rusage: rusage(),
+        };
+        let mut value = stats.to_value();
+        if let Value::Map(map) = &mut value {
+            map.set("lanes", lanes);
+            map.set("held", self.intake.held_count() as i64);
+        }
+        value
+    }
+
+    fn conf(&self) -> Value {
+        let settings = self.shared.app.settings();
+        let mut conf = Map::default();
+        conf.set("broker_url", mask(&settings.broker));
+        conf.set("result_backend", mask(settings.results_url()));
+        conf.set("task_default_queue", settings.default_queue.as_str());
+        conf.set("result_expires", settings.result_expires.map(|after| after.as_secs_f64()));
+        conf.set("result_extended", settings.result_extended);
+        conf.set("task_acks_late", true);
+        conf.set("accept_content", vec!["json"]);
+        conf.set("task_serializer", "json");
+        conf.set("result_serializer", "json");
+        conf.set("timezone", "UTC");
+        conf.set("enable_utc", true);
+        conf.set("worker_concurrency", self.lanes.iter().sum::<usize>() as i64);
+        conf.into()
+    }
+}
+
+/// A claimed task, for people.
+fn view<'a>(shared: &'a Shared, work: &'a Work) -> TaskView<'a> {
+    let start = work.started();
+    let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    TaskView {
+        message: &work.message,
+        node: &shared.node,
+        time_start: start.map(|start| seconds(start.at)),
+        acknowledged: work.acked.load(std::sync::atomic::Ordering::Acquire),
+        worker_pid: start.map(|_| std::process::id().into()),
+    }
+}
+
+/// A task that is held for its time.
+fn waiting<'a>(shared: &'a Shared, message: &'a Message) -> TaskView<'a> {
+    TaskView { message, node: &shared.node, time_start: None, acknowledged: false, worker_pid: None }
+}
+
+/// A rate as Celery says it.
+fn said(rate: Rate) -> String {
+    match rate.per.as_secs() {
+        60 => format!("{}/m", rate.count),
+        3600 => format!("{}/h", rate.count),
+        _ => format!("{}/s", rate.count / rate.per.as_secs_f64()),
+    }
+}
+
+/// The number of a signal: `SIGTERM` (the default), `KILL`, `9`.
+fn number_of(signal: Option<&str>) -> u8 {
+    let name = signal.unwrap_or("SIGTERM");
+    let name = name.strip_prefix("SIG").unwrap_or(name);
+    match name {
+        "HUP" => 1,
+        "INT" => 2,
+        "QUIT" => 3,
+        "KILL" => 9,
+        "USR1" => 10,
+        "USR2" => 12,
+        "TERM" => 15,
+        other => other.parse().unwrap_or(15),
+    }
+}
+
+fn host_of(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    rest.split(['/', ':', '?']).next().unwrap_or_default().to_owned()
+}
+
+/// What the system says that this process used.
+fn rusage() -> Map {
+    let mut map = Map::default();
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return map };
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
+    // Fields 14 and 15 of proc(5), in ticks of 10 ms; the first two stand before the bracket.
+    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default() / 100.0;
+    map.set("utime", ticks(11));
+    map.set("stime", ticks(12));
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse::<i64>().ok());
+    map.set("maxrss", peak);
+    map
+}

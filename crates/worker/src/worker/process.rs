@@ -1,0 +1,81 @@
+//! The process lane: functions of this program in child processes, and handlers that wait for programs of their own, which have a thread.
+
+use longshore_core::{
+    Attempt, CancelToken, Clock, Isolation, LaneKind, Outcome, TaskError,
+    lane::{Context, Lane, Outbox, Stop, blocking::BlockingLane, isolated::IsolatedLane},
+};
+
+use super::{
+    handlers::Starter,
+    work::{Answer, Ticket},
+};
+use crate::isolated::{IsolatedAnswer, IsolatedCall, isolated_entry};
+
+/// The process lane of a worker.
+pub(crate) struct ProcessLane {
+    starter: Starter,
+    threads: BlockingLane<Ticket, Answer>,
+    /// `Err`: why there can be no children.
+    children: Result<IsolatedLane<Ticket, Answer>, TaskError>,
+    outbox: Outbox<Ticket, Answer>,
+}
+
+impl ProcessLane {
+    /// A lane with so many children at most. Without `init_app` it has none, and says so to each task that wants one.
+    pub(crate) fn new(starter: Starter, size: usize, outbox: Outbox<Ticket, Answer>, clock: Clock) -> Self {
+        let threads = BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock);
+        let children = lane_of(isolated_entry, size, outbox.clone(), clock);
+        Self { starter, threads, children, outbox }
+    }
+}
+
+/// A lane of a function, whose type has no name.
+fn lane_of<F: 'static>(_: F, size: usize, outbox: Outbox<Ticket, Answer>, clock: Clock) -> Result<IsolatedLane<Ticket, Answer>, TaskError> {
+    // One at a time: what waits for its turn can still be revoked, and has not begun in anybody's eyes.
+    let isolation = Isolation { batch: Some(1), ..Isolation::default() };
+    IsolatedLane::between::<F, IsolatedCall, IsolatedAnswer>(|Ticket(work)| work.is_called_off(), size, isolation, outbox, clock)
+}
+
+impl Lane<Ticket, Answer> for ProcessLane {
+    fn start(&self, batch: &mut Vec<Attempt<Ticket>>) {
+        let (isolated, mut others): (Vec<_>, Vec<_>) = batch.drain(..).partition(|attempt| attempt.payload.0.task.policy.isolated);
+        if !others.is_empty() {
+            self.threads.start(&mut others);
+        }
+        let mut begun = Vec::with_capacity(isolated.len());
+        for attempt in isolated {
+            let context = Context {
+                id: attempt.task.id,
+                attempt: attempt.task.attempt,
+                lane: LaneKind::Process,
+                slot: attempt.task.slot,
+                timeout: attempt.task.limit(),
+                cancel: CancelToken::new(),
+            };
+            match (&self.children, self.starter.start(&attempt.payload.0, &context)) {
+                (_, Some(outcome)) => self.outbox.finish_one(attempt.unstarted(outcome)),
+                (Err(error), None) => self.outbox.finish_one(attempt.unstarted(Outcome::Failed(error.clone()))),
+                (Ok(_), None) => begun.push(attempt),
+            }
+        }
+        if let Ok(children) = &self.children
+            && !begun.is_empty()
+        {
+            children.start(&mut begun);
+        }
+    }
+
+    fn stop(&self, how: Stop) {
+        self.threads.stop(how);
+        if let Ok(children) = &self.children {
+            children.stop(how);
+        }
+    }
+}
+
+impl From<&Ticket> for IsolatedCall {
+    fn from(Ticket(work): &Ticket) -> Self {
+        let soft = work.message.soft_time_limit.or(work.task.policy.soft_time_limit);
+        Self::new(&work.message, work.started().map_or(0, |start| start.slot), soft)
+    }
+}
