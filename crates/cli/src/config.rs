@@ -446,6 +446,11 @@ impl Config {
         Ok(flags)
     }
 
+    /// The names of the limits.
+    pub fn limits(&self) -> impl Iterator<Item = &str> {
+        self.sections.keys().filter_map(|id| if let SectionId::Limit(name) = id { Some(name.as_str()) } else { None })
+    }
+
     /// The names of the tasks that programs serve.
     pub fn tasks(&self) -> impl Iterator<Item = &str> {
         self.sections.keys().filter_map(|id| if let SectionId::Task(name) = id { Some(name.as_str()) } else { None })

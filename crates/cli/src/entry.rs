@@ -7,9 +7,9 @@ use longshore_worker::App;
 
 use crate::{
     commands::{
-        advise, bench, call, config as config_command, dead, demo, enqueue,
+        advise, bench, call, config as config_command, dead, demo, enqueue, events,
         global::Global,
-        jobs, queues, result, run, shell, tasks, why,
+        jobs, queues, remote, result, run, shell, tasks, why,
         worker::{self, args::WorkerArgs},
     },
     config::{Config, Sources},
@@ -67,6 +67,24 @@ enum Command {
     Queues {
         #[command(subcommand)]
         command: Option<queues::QueuesCommand>,
+    },
+    /// Who is there: every worker that replies
+    Status(remote::Whom),
+    /// Workers that run: list, show
+    Workers {
+        #[command(subcommand)]
+        command: Option<remote::WorkersCommand>,
+    },
+    /// Ask running workers, as `celery inspect` does: active, reserved, scheduled, registered, stats, …
+    Inspect(remote::RemoteArgs),
+    /// Tell running workers, as `celery control` does: rate_limit, revoke, add_consumer, shutdown, …
+    Control(remote::RemoteArgs),
+    /// What workers tell, as it happens
+    Events(events::EventsArgs),
+    /// Limits: list, set
+    Limits {
+        #[command(subcommand)]
+        command: Option<remote::LimitsCommand>,
     },
     /// Which lane and how many workers: guessed from words, or measured
     Advise(advise::AdviseArgs),
@@ -199,12 +217,12 @@ pub fn main(app: &App) -> ExitCode {
     let code = match cli.command {
         Command::Run(_) => {
             let matches = matches.subcommand_matches("run").unwrap_or(&matches);
-            match run::asked(&argv, words, matches, &sources, &parse).and_then(run::run) {
+            match run::asked(&argv, words, matches, &sources, app, &parse).and_then(run::run) {
                 Ok(code) => code,
                 Err(error) => say(error.code, error),
             }
         }
-        Command::Jobs(command) => jobs_command(command, &cli.global, state_dir).unwrap_or_else(|error| say(error.exit_code(), error)),
+        Command::Jobs(command) => jobs_command(command, &cli.global, app, state_dir).unwrap_or_else(|error| say(error.exit_code(), error)),
         Command::Worker(args) => queue_code(worker::run(&args, app, &config, &cli.global)),
         Command::Call(args) => with_queue(app, &config, &cli.global, async |place, out| call::run(&args, place, out).await),
         Command::Enqueue(args) => with_queue(app, &config, &cli.global, async |place, out| enqueue::run(&args, place, out).await),
@@ -213,6 +231,16 @@ pub fn main(app: &App) -> ExitCode {
         Command::Tasks { command } => with_queue(app, &config, &cli.global, async |place, out| tasks::run(command, place, out).await),
         Command::Dead { command } => with_queue(app, &config, &cli.global, async |place, out| dead::run(command, place, out).await),
         Command::Queues { command } => with_queue(app, &config, &cli.global, async |place, out| queues::run(command, place, out).await),
+        Command::Status(whom) => with_queue(app, &config, &cli.global, async |place, out| remote::status(&whom, place, out).await),
+        Command::Workers { command } => {
+            with_queue(app, &config, &cli.global, async |place, out| remote::workers(command, place, out).await)
+        }
+        Command::Inspect(args) => with_queue(app, &config, &cli.global, async |place, out| remote::inspect(&args, place, out).await),
+        Command::Control(args) => with_queue(app, &config, &cli.global, async |place, out| remote::control(&args, place, out).await),
+        Command::Events(args) => with_queue(app, &config, &cli.global, async |place, out| events::run(&args, place, out).await),
+        Command::Limits { command } => {
+            with_queue(app, &config, &cli.global, async |place, out| remote::limits(command, &config, place, out).await)
+        }
         Command::Advise(args) => match advise::advise(&args, cli.global.json, cli.global.voice(), &mut std::io::stdout().lock()) {
             Ok(()) => 0,
             Err((141, _)) => 141,
@@ -234,7 +262,9 @@ pub fn main(app: &App) -> ExitCode {
 }
 
 /// The commands of the task queue.
-const OF_QUEUE: &[&str] = &["worker", "call", "enqueue", "result", "why", "tasks", "dead", "queues"];
+const OF_QUEUE: &[&str] = &[
+    "worker", "call", "enqueue", "result", "why", "tasks", "dead", "queues", "status", "workers", "inspect", "control", "events", "limits",
+];
 
 /// Runs a command of the task queue.
 fn with_queue(app: &App, config: &Config, global: &Global, command: impl AsyncFnOnce(&Place, &mut dyn Write) -> Result<u8, Fault>) -> u8 {
@@ -297,7 +327,7 @@ fn checked_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, S
     checked.collect()
 }
 
-fn jobs_command(command: JobsCommand, global: &Global, state_dir: Option<PathBuf>) -> Result<u8, JobError> {
+fn jobs_command(command: JobsCommand, global: &Global, app: &App, state_dir: Option<PathBuf>) -> Result<u8, JobError> {
     let json = global.json;
     let mut out = std::io::stdout().lock();
     let open = |state: &State| StateDir::open(state.state_dir.as_deref().or(state_dir.as_deref()));
@@ -317,7 +347,7 @@ fn jobs_command(command: JobsCommand, global: &Global, state_dir: Option<PathBuf
                 return Ok(0);
             }
             drop(out);
-            return Ok(again(&retry.job, state.state_dir.or(state_dir), global));
+            return Ok(again(&retry.job, state.state_dir.or(state_dir), global, app));
         }
         JobsCommand::Export { job, only, state } => {
             let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
@@ -341,7 +371,7 @@ fn jobs_command(command: JobsCommand, global: &Global, state_dir: Option<PathBuf
 }
 
 /// `jobs retry JOB` is `run --retry-failed JOB`.
-fn again(job: &str, state_dir: Option<PathBuf>, global: &Global) -> u8 {
+fn again(job: &str, state_dir: Option<PathBuf>, global: &Global, app: &App) -> u8 {
     let mut argv: Vec<OsString> = ["longshore", "run", "--retry-failed", job].map(OsString::from).to_vec();
     argv.extend(global.words());
     if let Some(dir) = state_dir {
@@ -350,7 +380,7 @@ fn again(job: &str, state_dir: Option<PathBuf>, global: &Global) -> u8 {
     let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
     let matches = parse(&argv).unwrap_or_else(|error| error.exit());
     let matches = matches.subcommand_matches("run").unwrap_or(&matches);
-    run::asked(&argv, None, matches, &Sources::of_process(global.config.clone()), &parse)
+    run::asked(&argv, None, matches, &Sources::of_process(global.config.clone()), app, &parse)
         .and_then(run::run)
         .unwrap_or_else(|error| say(error.code, error))
 }

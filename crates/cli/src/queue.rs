@@ -1,7 +1,8 @@
 //! What the commands of the task queue share: where the queue is, what goes wrong there, and how tasks are shown.
 //!
-//! Layout: `show.rs`: messages, ages, places for people; `send.rs`: what `call` and `enqueue` say of a task; `wait.rs`: waiting for a result
+//! Layout: `show.rs`: messages, ages, places for people; `remote.rs`: asking running workers; `send.rs`: what `call` and `enqueue` say of a task; `wait.rs`: waiting for a result
 
+pub mod remote;
 pub mod send;
 pub mod show;
 pub mod wait;

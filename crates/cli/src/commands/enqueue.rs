@@ -11,19 +11,21 @@ use std::{
 };
 
 use clap::{Args, ValueHint};
-use futures_util::stream;
-use longshore_celery::{Map, Value};
+use futures_util::{StreamExt, stream};
 use longshore_core::{CancelToken, ErrorKind, Rate, gate::pace::Pace};
 use longshore_worker::{ClientError, Signature};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::{
-    queue::{Fault, Place, send::SendArgs},
+    queue::{
+        Fault, Place,
+        send::{Filling, SendArgs},
+    },
     run::{
         input::{Format, Input, Options, Source},
         record::Record,
-        template::{Condition, Shape, Template, Vars},
+        template::{Condition, Shape, Vars},
     },
     units::{self, show_count},
 };
@@ -85,8 +87,7 @@ Exit: 0 all sent · 1 some records cannot be sent (they are named) · 2 usage ·
 /// What is to be sent of each record.
 struct Plan {
     args: EnqueueArgs,
-    shape_args: Option<Template>,
-    shape_kwargs: Option<Template>,
+    filling: Filling,
     condition: Option<Condition>,
 }
 
@@ -99,15 +100,10 @@ struct Item {
 
 impl Plan {
     fn compile(args: &EnqueueArgs, shape: &Shape) -> Result<Self, Fault> {
-        let template = |flag: &str, text: &Option<String>| {
-            let parse = |text: &String| Template::parse(text, shape).map_err(|error| Fault::usage(format!("{flag}: {error}")));
-            text.as_ref().map(parse).transpose()
-        };
         let condition =
             args.where_.as_ref().map(|text| Condition::parse(text, shape).map_err(|error| Fault::usage(format!("--where: {error}"))));
         Ok(Self {
-            shape_args: template("--args", &args.args)?,
-            shape_kwargs: template("--kwargs", &args.kwargs)?,
+            filling: Filling::compile(args.args.as_deref(), args.kwargs.as_deref(), shape).map_err(Fault::usage)?,
             condition: condition.transpose()?,
             args: args.clone(),
         })
@@ -122,43 +118,10 @@ impl Plan {
             {
                 return Ok(None);
             }
-            let (args, kwargs) = self.arguments(record)?;
+            let (args, kwargs) = self.filling.fill(record).map_err(|error| error.message().to_owned())?;
             Ok(Some(self.args.send.signature(&self.args.task, args, kwargs)))
         };
         read().transpose()
-    }
-
-    fn arguments(&self, record: &Record) -> Result<(Vec<Value>, Map), String> {
-        let fill = |flag: &str, template: &Template| {
-            let text = template.render_json(record, &Vars::default()).map_err(|error| error.message().to_owned())?;
-            Value::parse(text.as_bytes(), 128).map_err(|error| format!("{}: {flag} is not JSON when filled in: {error}", record.place()))
-        };
-        let (mut args, mut kwargs) = (Vec::new(), Map::default());
-        if self.shape_args.is_none() && self.shape_kwargs.is_none() {
-            if record.is_plain() {
-                let text = record.as_text().map_err(|error| error.message().to_owned())?;
-                return Ok((vec![Value::Text(text.into_owned())], kwargs));
-            }
-            let value = Value::parse(record.to_json().get().as_bytes(), 128).map_err(|error| format!("{}: {error}", record.place()))?;
-            match value {
-                Value::Map(map) => kwargs = map,
-                Value::List(list) => args = list,
-                value => args.push(value),
-            }
-        }
-        if let Some(template) = &self.shape_args {
-            match fill("--args", template)? {
-                Value::List(list) => args = list,
-                other => return Err(format!("{}: --args is {}, not an array", record.place(), other.kind())),
-            }
-        }
-        if let Some(template) = &self.shape_kwargs {
-            match fill("--kwargs", template)? {
-                Value::Map(map) => kwargs = map,
-                other => return Err(format!("{}: --kwargs is {}, not an object", record.place(), other.kind())),
-            }
-        }
-        Ok((args, kwargs))
     }
 }
 
@@ -335,7 +298,7 @@ async fn send(
             }
         }
     });
-    let mut all = place.client.send_all(Box::pin(signatures));
+    let mut all = place.client.send_all(Box::pin(signatures.fuse()));
     while let Some((_, sent)) = all.next().await {
         let (seq, at) = met.lock().unwrap_or_else(PoisonError::into_inner).places.pop_front().unwrap_or_default();
         match sent {
@@ -381,6 +344,8 @@ async fn wait_for_slot(pace: Option<&mut Pace>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use longshore_celery::Value;
+
     use crate::run::record::testing::{json, line, row};
 
     fn plan(args: Option<&str>, kwargs: Option<&str>, shape: &Shape) -> Plan {
@@ -399,7 +364,7 @@ mod tests {
     #[test]
     fn records_become_arguments() {
         let shown = |plan: Plan, record: Record| {
-            let (args, kwargs) = plan.arguments(&record).unwrap();
+            let (args, kwargs) = plan.filling.fill(&record).unwrap();
             format!(
                 "{} {}",
                 String::from_utf8(Value::List(args).to_json()).unwrap(),
@@ -418,7 +383,7 @@ mod tests {
         ] {
             assert_eq!(got, want);
         }
-        let wrong = plan(Some("{}"), None, &Shape::json()).arguments(&json("3")).unwrap_err();
+        let wrong = plan(Some("{}"), None, &Shape::json()).filling.fill(&json("3")).unwrap_err().message().to_owned();
         assert_eq!(wrong, "in.txt line 7: --args is an integer, not an array");
     }
 }

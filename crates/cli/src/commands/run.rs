@@ -8,6 +8,8 @@ use clap::{
     parser::ValueSource,
 };
 
+use longshore_worker::App;
+
 use crate::{
     commands::global::Global,
     config::{Config, RunSettings, Sources},
@@ -60,6 +62,7 @@ pub fn asked(
     words: Option<Vec<OsString>>,
     matches: &ArgMatches,
     sources: &Sources,
+    app: &App,
     parse: &dyn Fn(&[OsString]) -> Result<ArgMatches, clap::Error>,
 ) -> Result<Asked, RunError> {
     let config = Config::load(sources).map_err(usage)?;
@@ -110,6 +113,10 @@ pub fn asked(
         args.state_dir = first.state_dir;
     }
     let global = Global::from_arg_matches(matches).map_err(usage)?;
+    if args.task.is_some() {
+        let (app, _) = crate::queue::configured(app, &config, &global).map_err(|fault| RunError { code: fault.code, message: fault.message })?;
+        args.place = Some(app.settings().clone());
+    }
     if matches.value_source("summary") != Some(ValueSource::CommandLine) {
         if let Some(summary) = global.voice().summary() {
             args.summary = summary.to_owned();
@@ -183,7 +190,7 @@ fn drop_flags(argv: &mut Vec<OsString>, flags: &[&str]) {
 }
 
 fn has_what(args: &RunArgs) -> bool {
-    !args.command.is_empty() || args.http.is_some() || args.pipe.is_some() || args.noop
+    !args.command.is_empty() || args.http.is_some() || args.pipe.is_some() || args.task.is_some() || args.noop
 }
 
 /// Takes `@name` words out, as far as they are inputs.

@@ -144,7 +144,7 @@ fn summary_text(summary: &WorkerSummary) -> String {
     let more = [
         (summary.retried, "retried"),
         (summary.revoked, "revoked or expired"),
-        (summary.dead, "dead letters"),
+        (summary.dead, if summary.dead == 1 { "dead letter" } else { "dead letters" }),
         (summary.late, "too late, refused"),
         (summary.handed_back, "handed back"),
     ];

@@ -98,7 +98,7 @@ impl Reader<'_> {
         let section = &self.sections[&id];
         match &id {
             SectionId::Job(job) => {
-                let whats: Vec<&str> = ["http", "pipe", "command"].into_iter().filter(|what| section.contains_key(*what)).collect();
+                let whats: Vec<&str> = ["http", "pipe", "command", "task"].into_iter().filter(|what| section.contains_key(*what)).collect();
                 if whats.len() > 1 {
                     let message = format!("[job.{job}] says {} at once; one thing runs", whats.join(" and "));
                     self.error(span, message);

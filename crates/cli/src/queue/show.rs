@@ -120,13 +120,13 @@ pub fn whereabouts(found: &Found, queue: Option<&QueueState>, now: SystemTime) -
     let name = plain(&found.queue);
     let mut text = match &found.doing {
         Doing::Waiting { place, of } => format!("waits in queue {name}, {} of {of}", ordinal(*place)),
-        Doing::Later { due } => format!("held back in queue {name} until {}, {}", clock(*due), until(*due, now)),
+        Doing::Later { due } => format!("is held back in queue {name} until {}, {}", clock(*due), until(*due, now)),
         Doing::Held { by, since } => {
             let by = by.as_deref().map_or_else(|| "a worker".to_owned(), plain);
             let since = since.map(|since| format!(" since {}", clock(since))).unwrap_or_default();
-            format!("taken from queue {name} by {by}{since}: it runs there, or waits for a free slot or its time")
+            format!("was taken from queue {name} by {by}{since}: it runs there, or waits for a free slot or its time")
         }
-        Doing::Dead { reason } => format!("a dead letter of queue {name}: {}", plain(reason)),
+        Doing::Dead { reason } => format!("is a dead letter of queue {name}: {}", plain(reason)),
     };
     let brief = Brief::of(&found.raw);
     if let (Doing::Held { .. }, Some(eta)) = (&found.doing, brief.eta.filter(|eta| *eta > now)) {
@@ -183,7 +183,7 @@ mod tests {
         let later = whereabouts(&found(Doing::Later { due: now + Duration::from_secs(90) }), None, now);
         assert!(later.contains(", in 1m30s"), "{later}");
         let held = whereabouts(&found(Doing::Held { by: Some("w1@vm".into()), since: None }), Some(&paused), now);
-        assert_eq!(held, "taken from queue cpu by w1@vm: it runs there, or waits for a free slot or its time; retried 2 times");
-        assert_eq!(whereabouts(&found(Doing::Dead { reason: "x".into() }), None, now), "a dead letter of queue cpu: x");
+        assert_eq!(held, "was taken from queue cpu by w1@vm: it runs there, or waits for a free slot or its time; retried 2 times");
+        assert_eq!(whereabouts(&found(Doing::Dead { reason: "x".into() }), None, now), "is a dead letter of queue cpu: x");
     }
 }

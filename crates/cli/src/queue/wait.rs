@@ -87,7 +87,7 @@ pub fn failure(id: &str, stored: &TaskResult, with_trace: bool) -> String {
     let exception =
         stored.exception().map_or_else(|| String::from_utf8_lossy(&stored.result.to_json()).into_owned(), |error| error.to_string());
     let mut text = format!("task {id} {how}: {}", plain(&exception));
-    if let Some(trace) = stored.traceback.as_deref().filter(|_| with_trace) {
+    if let Some(trace) = stored.traceback.as_deref().filter(|trace| with_trace && trace.trim_end() != exception) {
         for line in trace.trim_end().lines() {
             text.push_str("\n  ");
             text.push_str(&plain(line));

@@ -33,6 +33,9 @@ pub struct RunArgs {
     /// Hand each record as a line to a child that stays alive, and read a line as its answer
     #[arg(long, value_name = "COMMAND", help_heading = "What")]
     pub pipe: Option<String>,
+    /// Send a task to a queue for each record, and take what its worker answers as the result
+    #[arg(long, value_name = "NAME", help_heading = "What")]
+    pub task: Option<String>,
     /// Answer null, for benchmarks
     #[arg(long, hide = true)]
     pub noop: bool,
@@ -210,6 +213,16 @@ pub struct RunArgs {
     #[arg(long, value_name = "K=EXPR", help_heading = "Commands")]
     pub env: Vec<String>,
 
+    /// The task's arguments, a JSON array with placeholders: '["{url}"]' [a line is the one argument, an array the arguments, an object the keywords]
+    #[arg(long = "args", value_name = "TPL", requires = "task", help_heading = "Task")]
+    pub task_args: Option<String>,
+    /// The task's keyword arguments, a JSON object with placeholders
+    #[arg(long = "kwargs", value_name = "TPL", requires = "task", help_heading = "Task")]
+    pub task_kwargs: Option<String>,
+    /// The task's queue [its own, else celery]
+    #[arg(long, value_name = "QUEUE", requires = "task", help_heading = "Task")]
+    pub queue: Option<String>,
+
     /// A request header: 'Name: value'
     #[arg(short = 'H', long = "header", value_name = "HEADER", help_heading = "HTTP")]
     pub header: Vec<String>,
@@ -283,13 +296,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", help_heading = "Durable", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
 
+    /// With `--task`: where the queue is.
+    #[arg(skip)]
+    pub place: Option<longshore_worker::Settings>,
+
     /// The words behind `:::`, which are records.
     #[arg(skip)]
     pub words: Option<Vec<OsString>>,
 }
 
 const AFTER: &str = "\
-WHAT is exactly one of: -- CMD ARG…, --http, --pipe. Records behind `:::` are arguments: longshore run -- gzip {} ::: a b c
+WHAT is exactly one of: -- CMD ARG…, --http, --pipe, --task. Records behind `:::` are arguments: longshore run -- gzip {} ::: a b c
 
 Templates: {} record · {1} column · {field} {a.b} · {/} base name · {//} directory · {.} without extension · {/.} · {#} number · {%} slot · {{ expression }}
 

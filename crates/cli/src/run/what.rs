@@ -30,6 +30,7 @@ use crate::run::{
     pipe::{self, Pipe},
     record::{Range, Record},
     reply::Reply,
+    task::TaskPlan,
     template::{Expr, Shape, Vars},
 };
 
@@ -41,6 +42,8 @@ pub enum What {
     Http(Arc<HttpPlan>),
     /// A line to one of the children that stay alive.
     Pipe(Arc<PipePlan>),
+    /// A task of a queue per task.
+    Task(Arc<TaskPlan>),
     /// Nothing.
     Noop,
 }
@@ -60,17 +63,19 @@ impl What {
     /// # Errors
     /// A sentence for people: not exactly one WHAT, a bad template, a field that cannot be there.
     pub fn compile(args: &RunArgs, shape: &Shape) -> Result<Self, String> {
-        let given = [!args.command.is_empty(), args.http.is_some(), args.pipe.is_some(), args.noop];
+        let given = [!args.command.is_empty(), args.http.is_some(), args.pipe.is_some(), args.task.is_some(), args.noop];
         match given.iter().filter(|given| **given).count() {
-            0 => return Err("nothing to run: write -- CMD ARG…, --http 'GET URL' or --pipe 'COMMAND'".to_owned()),
+            0 => return Err("nothing to run: write -- CMD ARG…, --http 'GET URL', --pipe 'COMMAND' or --task NAME".to_owned()),
             1 => {}
-            _ => return Err("more than one thing to run: -- CMD, --http and --pipe exclude each other".to_owned()),
+            _ => return Err("more than one thing to run: -- CMD, --http, --pipe and --task exclude each other".to_owned()),
         }
         if let Some(text) = &args.http {
             return http_plan(text, args, shape).map(|plan| What::Http(Arc::new(plan)));
         }
-        let env =
-            args.env.iter().map(|pair| env_pair(pair, shape).map_err(|error| format!("--env {error}"))).collect::<Result<Vec<_>, _>>()?;
+        if let Some(task) = &args.task {
+            return TaskPlan::compile(task, args, shape).map(|plan| What::Task(Arc::new(plan)));
+        }
+        let env = args.env.iter().map(|pair| env_pair(pair, shape).map_err(|error| format!("--env {error}"))).collect::<Result<Vec<_>, _>>()?;
         if let Some(text) = &args.pipe {
             return PipePlan::compile(text, env, args).map(|plan| What::Pipe(Arc::new(plan)));
         }
@@ -84,7 +89,7 @@ impl What {
     pub fn lanes(&self) -> (LaneKind, &'static [LaneKind]) {
         match self {
             What::Command(_) => (LaneKind::Process, &[LaneKind::Process]),
-            What::Http(_) => (LaneKind::Async, &[LaneKind::Async]),
+            What::Http(_) | What::Task(_) => (LaneKind::Async, &[LaneKind::Async]),
             What::Pipe(_) => (LaneKind::Blocking, &[LaneKind::Blocking]),
             What::Noop => (LaneKind::Async, &[LaneKind::Async, LaneKind::Blocking, LaneKind::Cpu]),
         }
@@ -94,7 +99,7 @@ impl What {
     pub fn default_concurrency(&self) -> usize {
         match self {
             What::Command(_) | What::Pipe(_) => LaneKind::Process.default_workers(),
-            What::Http(_) | What::Noop => LaneKind::Async.default_workers(),
+            What::Http(_) | What::Task(_) | What::Noop => LaneKind::Async.default_workers(),
         }
     }
 
@@ -109,6 +114,7 @@ impl What {
             What::Command(plan) => plan.text().to_owned(),
             What::Http(plan) => plan.text(),
             What::Pipe(plan) => format!("--pipe {}", plan.text),
+            What::Task(plan) => format!("--task {}", plan.text()),
             What::Noop => "--noop".to_owned(),
         }
     }
@@ -124,6 +130,7 @@ impl What {
                 all.extend(plan.argv.iter().map(|arg| arg.as_encoded_bytes().to_vec()));
                 all.extend(surroundings(plan.cwd.as_deref(), &plan.env));
             }
+            What::Task(plan) => all.extend(plan.sources()),
             What::Noop => all.push(b"noop".to_vec()),
         }
         all
@@ -152,6 +159,7 @@ impl What {
                 Ok(format!("{} {}", request.method, crate::config::mask_urls(&request.url)))
             }
             What::Pipe(plan) => Ok(format!("{} ← {}", plan.text, String::from_utf8_lossy(&line(record)?))),
+            What::Task(plan) => plan.show(record),
             What::Noop => Ok("nothing".to_owned()),
         }
     }
@@ -235,6 +243,21 @@ impl Lanebuilder {
                                 Ok(reply) => Outcome::Ok(Reply::Http(Arc::new(reply))),
                                 Err(error) => Outcome::Failed(error),
                             }
+                        }
+                    })
+                }));
+                put(LaneKind::Async, Arc::new(AsyncLane::new(handler, outbox, clock, &runtime)));
+            }
+            What::Task(plan) => {
+                let sender = Arc::new(plan.sender(self.job)?);
+                let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, call: Call| {
+                    let (sender, overdue) = (sender.clone(), overdue.clone());
+                    Box::pin(async move {
+                        tokio::select! {
+                            biased;
+                            () = context.cancel.cancelled() => Outcome::Cancelled,
+                            limit = passed(overdue.as_deref()) => Outcome::TimedOut { limit },
+                            ended = sender.run(&call[0], context.attempt) => ended.map(|answer| Reply::Pipe(Arc::new(answer))),
                         }
                     })
                 }));

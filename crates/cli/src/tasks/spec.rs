@@ -54,6 +54,11 @@ impl Spec {
         if self.has_children() { LaneKind::Process } else { LaneKind::Async }
     }
 
+    /// Its starts per time, for people.
+    pub fn rate(&self) -> Option<String> {
+        self.policy.rate_limit.map(|rate| format!("every {}", units::show_duration(rate.interval())))
+    }
+
     /// What it runs, for people: `exec convert {args.0} …`.
     pub fn text(&self) -> &str {
         &self.text
@@ -161,7 +166,7 @@ impl Keys<'_> {
         } else {
             let key = if self.section.contains_key("exec") { "exec" } else { "pipe" };
             let words = self.list(key);
-            let text = format!("{key} {}", shell_words::join(&words));
+            let text = format!("{key} {}", one_line(&shell_words::join(&words)));
             let what = if key == "exec" { self.exec(&words)? } else { self.pipe(words)? };
             (what, text)
         };
@@ -281,6 +286,12 @@ impl Keys<'_> {
         let hosts = self.text("hosts").map(|hosts| hosts.split(',').map(|host| host.trim().to_owned()).collect()).unwrap_or_default();
         Guard { hosts, own: own_host(text).into_iter().collect(), private: self.is_on("private") }
     }
+}
+
+/// A command for people: scripts have many lines.
+fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    crate::queue::show::cut(&line, 80)
 }
 
 /// The host of a URL's template, if no placeholder has a part in it.

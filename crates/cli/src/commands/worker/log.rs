@@ -232,7 +232,8 @@ fn celery(what: &What, task: &str, id: &str) -> String {
         What::Started => format!("Task accepted: {name}"),
         What::Succeeded { runtime, result } => format!("Task {name} succeeded in {}: {}", seconds(*runtime), text(result)),
         What::Failed { exception, traceback, .. } => {
-            let trace = traceback.as_deref().map(|trace| format!("\n{}", lines(trace))).unwrap_or_default();
+            let trace = traceback.as_deref().filter(|trace| trace.trim_end() != exception);
+            let trace = trace.map(|trace| format!("\n{}", lines(trace))).unwrap_or_default();
             format!("Task {name} raised unexpected: {}{trace}", text(exception))
         }
         What::Retried { exception, after } => format!("Task {name} retry: Retry in {}: {}", seconds(*after), text(exception)),

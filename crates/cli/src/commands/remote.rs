@@ -1,0 +1,422 @@
+//! `longshore status`, `inspect`, `control`, `workers`: what running workers say, longshore's and Celery's alike, in Celery's words.
+
+use std::{io::Write, time::Duration};
+
+use clap::{Args, Subcommand};
+use longshore_celery::{Map, Value, control::Request, repr};
+
+use crate::{
+    queue::{
+        Fault, Place,
+        remote::{PATIENCE, ask, nobody, tell},
+        show::{cut, plain},
+    },
+    units::{self, show_count, show_duration},
+};
+
+/// Whom to ask, and how long to wait.
+#[derive(Args, Clone, Debug)]
+pub struct Whom {
+    /// Wait so long for replies
+    #[arg(short = 't', long, value_name = "DUR", default_value = "1s", value_parser = seconds)]
+    pub timeout: Duration,
+    /// Only these nodes
+    #[arg(short = 'd', long, value_name = "NODES", value_delimiter = ',')]
+    pub destination: Vec<String>,
+}
+
+/// A duration; a bare number is seconds, as Celery has it.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(number) => Duration::try_from_secs_f64(number).map_err(|_| format!("`{text}` is no time")),
+        Err(_) => units::duration(text),
+    }
+}
+
+/// `inspect` and `control`.
+#[derive(Args, Clone, Debug)]
+pub struct RemoteArgs {
+    /// The command, and its arguments
+    #[arg(required = true, value_name = "COMMAND [ARG]")]
+    pub words: Vec<String>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub whom: Whom,
+}
+
+/// `longshore workers …`
+#[derive(Subcommand, Clone, Debug)]
+pub enum WorkersCommand {
+    /// All that reply (the default)
+    List,
+    /// One, with all that it says of itself
+    Show {
+        /// Its node name
+        node: String,
+    },
+}
+
+/// What a command takes.
+struct Known {
+    name: &'static str,
+    /// Names of arguments; `*` collects the rest in a list, `?` may be left out, `#` is a number.
+    args: &'static [&'static str],
+    help: &'static str,
+}
+
+const fn known(name: &'static str, args: &'static [&'static str], help: &'static str) -> Known {
+    Known { name, args, help }
+}
+
+const INSPECT: &[Known] = &[
+    known("active", &[], "tasks that run"),
+    known("active_queues", &[], "queues that are served"),
+    known("clock", &[], "the logical clock"),
+    known("conf", &["?with_defaults"], "settings"),
+    known("ping", &[], "who is there"),
+    known("query_task", &["*ids"], "where tasks are: ID…"),
+    known("registered", &["*taskinfoitems"], "tasks that are served"),
+    known("report", &[], "versions, for bug reports"),
+    known("reserved", &[], "tasks that wait at the worker"),
+    known("revoked", &[], "ids that were called off"),
+    known("scheduled", &[], "tasks that wait for their time"),
+    known("stats", &[], "numbers"),
+];
+
+const CONTROL: &[Known] = &[
+    known("add_consumer", &["queue", "?exchange", "?exchange_type", "?routing_key"], "serve a queue too: QUEUE"),
+    known("autoscale", &["?#max", "?#min"], "slots: MAX [MIN]"),
+    known("cancel_consumer", &["queue"], "serve a queue no more: QUEUE"),
+    known("disable_events", &[], "send no events of tasks"),
+    known("enable_events", &[], "send events of tasks"),
+    known("heartbeat", &[], "send a heartbeat now"),
+    known("pool_grow", &["?#n"], "more slots: [N]"),
+    known("pool_restart", &[], "start children anew"),
+    known("pool_shrink", &["?#n"], "fewer slots: [N]"),
+    known("rate_limit", &["task_name", "rate_limit"], "starts per time of a task: TASK RATE (0: no limit)"),
+    known("revoke", &["*task_id"], "call tasks off that have not started: ID…"),
+    known("revoke_by_stamped_headers", &["*headers"], "the same by stamp: KEY=VALUE…"),
+    known("shutdown", &[], "stop, warmly"),
+    known("terminate", &["signal", "*task_id"], "call tasks off that run, too: SIGNAL ID…"),
+    known("time_limit", &["task_name", "#soft", "?#hard"], "limits of a task: TASK SOFT [HARD]"),
+];
+
+/// `longshore status`.
+///
+/// # Errors
+/// 69: nobody has replied; the broker's, and those of `out`.
+pub async fn status(whom: &Whom, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+    let replies = ask(place.broker(), Request::new("ping").to(whom.destination.clone()), whom.timeout).await?;
+    say(&replies, place, false, true, out)?;
+    Ok(0)
+}
+
+/// `longshore inspect COMMAND`.
+///
+/// # Errors
+/// As [`status`].
+pub async fn inspect(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+    let request = request(args, INSPECT, "inspect")?;
+    let replies = ask(place.broker(), request.to(args.whom.destination.clone()), args.whom.timeout).await?;
+    say(&replies, place, true, true, out)?;
+    Ok(0)
+}
+
+/// `longshore control COMMAND`.
+///
+/// # Errors
+/// As [`status`].
+pub async fn control(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+    let request = request(args, CONTROL, "control")?.to(args.whom.destination.clone());
+    if request.method == "shutdown" {
+        // Who stops does not reply, so it is asked first who is there.
+        let there = ask(place.broker(), Request::new("ping").to(args.whom.destination.clone()), args.whom.timeout).await?;
+        if there.is_empty() {
+            return Err(nobody());
+        }
+        tell(place.broker(), request).await?;
+        for (node, _) in there {
+            if place.json {
+                writeln!(out, "{}", serde_json::json!({ "node": node, "told": "shutdown" }))?;
+            } else {
+                writeln!(out, "->  {}: told to shut down", plain(&node))?;
+            }
+        }
+        return Ok(0);
+    }
+    let replies = ask(place.broker(), request, args.whom.timeout).await?;
+    say(&replies, place, true, false, out)?;
+    Ok(0)
+}
+
+/// The request that the words mean.
+fn request(args: &RemoteArgs, known: &[Known], verb: &str) -> Result<Request, Fault> {
+    let (name, rest) = args.words.split_first().ok_or_else(|| Fault::usage(format!("{verb} what?")))?;
+    let Some(command) = known.iter().find(|command| command.name == name) else {
+        let names: Vec<String> = known.iter().map(|command| format!("  {:<26} {}", command.name, command.help)).collect();
+        return Err(Fault::usage(format!("`{name}` is no command of {verb}; there are\n{}", names.join("\n"))));
+    };
+    let wrong = || Fault::usage(format!("{verb} {name}: {}", command.help));
+    // `terminate` is `revoke` with a signal.
+    let mut request = Request::new(if command.name == "terminate" { "revoke" } else { command.name });
+    let mut rest = rest.iter();
+    for arg in command.args {
+        let (optional, arg) = arg.strip_prefix('?').map_or((false, *arg), |arg| (true, arg));
+        if let Some(list) = arg.strip_prefix('*') {
+            let words: Vec<Value> = rest.by_ref().map(|word| Value::from(word.as_str())).collect();
+            if words.is_empty() && list != "taskinfoitems" {
+                return Err(wrong());
+            }
+            if !words.is_empty() {
+                request = request.argument(list, Value::List(words));
+            }
+            continue;
+        }
+        let (number, arg) = arg.strip_prefix('#').map_or((false, arg), |arg| (true, arg));
+        match rest.next() {
+            None if optional => {}
+            None => return Err(wrong()),
+            Some(word) if number => {
+                let value = word.parse::<i64>().map(Value::Int).or_else(|_| word.parse::<f64>().map(Value::Float)).map_err(|_| wrong())?;
+                request = request.argument(arg, value);
+            }
+            Some(word) => request = request.argument(arg, word.as_str()),
+        }
+    }
+    if rest.next().is_some() {
+        return Err(wrong());
+    }
+    if command.name == "terminate" {
+        request = request.argument("terminate", true);
+    }
+    Ok(request)
+}
+
+/// Writes replies as Celery does.
+fn say(replies: &[(String, Value)], place: &Place, bodies: bool, count: bool, out: &mut dyn Write) -> Result<(), Fault> {
+    if replies.is_empty() {
+        return Err(nobody());
+    }
+    if place.json {
+        let all: Map = replies.iter().cloned().collect();
+        out.write_all(&Value::Map(all).to_json())?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    for (node, value) in replies {
+        let (word, body) = pretty(value);
+        writeln!(out, "->  {}: {word}", plain(node))?;
+        if bodies {
+            indented(&body, 4).lines().try_for_each(|line| writeln!(out, "{}", plain(line)))?;
+        }
+    }
+    if count {
+        writeln!(out, "\n{} {} online.", replies.len(), if replies.len() == 1 { "node" } else { "nodes" })?;
+    }
+    Ok(())
+}
+
+/// A reply's word and text, as Celery has them.
+fn pretty(value: &Value) -> (&'static str, String) {
+    match value {
+        Value::List(list) if list.is_empty() => ("OK", "- empty -".to_owned()),
+        Value::List(list) => ("OK", list.iter().map(|item| format!("* {}", python(item))).collect::<Vec<_>>().join("\n")),
+        Value::Map(map) => match (map.get("ok"), map.get("error")) {
+            (Some(ok), _) => ("OK", indented(&pretty(ok).1, 4)),
+            (None, Some(error)) => ("ERROR", indented(&pretty(error).1, 4)),
+            (None, None) => ("OK", document(value)),
+        },
+        Value::Text(text) => ("OK", text.clone()),
+        other => ("OK", repr(other)),
+    }
+}
+
+/// An item of a list: text as it is, all else as Python shows it.
+fn python(value: &Value) -> String {
+    match value {
+        Value::Text(text) => text.clone(),
+        other => repr(other),
+    }
+}
+
+/// JSON over several lines, its keys in order.
+fn document(value: &Value) -> String {
+    let json: serde_json::Value = serde_json::from_slice(&value.to_json()).unwrap_or_default();
+    let mut text = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
+    let written = serde::Serialize::serialize(&json, &mut serializer);
+    if written.is_err() { String::new() } else { String::from_utf8_lossy(&text).into_owned() }
+}
+
+fn indented(text: &str, by: usize) -> String {
+    text.lines().map(|line| format!("{:by$}{line}", "")).collect::<Vec<_>>().join("\n")
+}
+
+/// `longshore workers`.
+///
+/// # Errors
+/// As [`status`].
+pub async fn workers(command: Option<WorkersCommand>, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+    let broker = place.broker();
+    let one = |method: &str| Request::new(method);
+    match command.unwrap_or(WorkersCommand::List) {
+        WorkersCommand::Show { node } => {
+            let mut found = Map::default();
+            for method in ["stats", "active_queues", "registered", "active", "reserved", "scheduled"] {
+                let replies = ask(broker, one(method).to([node.as_str()]), PATIENCE).await?;
+                let Some((_, value)) = replies.into_iter().next() else { return Err(nobody()) };
+                found.set(method, value);
+            }
+            if place.json {
+                out.write_all(&Value::Map(found).to_json())?;
+                writeln!(out)?;
+            } else {
+                writeln!(out, "{}", plain(&node))?;
+                for (method, value) in found.iter() {
+                    writeln!(out, "{method}")?;
+                    indented(&pretty(value).1, 4).lines().try_for_each(|line| writeln!(out, "{}", plain(line)))?;
+                }
+            }
+        }
+        WorkersCommand::List => {
+            let (stats, queues) = tokio::join!(ask(broker, one("stats"), PATIENCE), ask(broker, one("active_queues"), PATIENCE));
+            let (stats, queues) = (stats?, queues?);
+            if stats.is_empty() {
+                return Err(nobody());
+            }
+            table(&stats, &queues, place.json, out)?;
+        }
+    }
+    Ok(0)
+}
+
+fn table(stats: &[(String, Value)], queues: &[(String, Value)], json: bool, out: &mut dyn Write) -> Result<(), Fault> {
+    let of = |value: &Value, name: &str| value.get(name).and_then(Value::as_i64).unwrap_or_default();
+    let wide = stats.iter().map(|(node, _)| node.chars().count()).max().unwrap_or(0).max(6);
+    if !json {
+        writeln!(out, "{:<wide$}  {:>7}  {:>6} {:>10}  {:>8}  QUEUES", "WORKER", "PID", "SLOTS", "PROCESSED", "UPTIME")?;
+    }
+    for (node, value) in stats {
+        let slots = value.get("pool").map_or(0, |pool| of(pool, "max-concurrency"));
+        let total: i64 =
+            value.get("total").and_then(Value::as_map).map_or(0, |map| map.iter().filter_map(|(_, count)| count.as_i64()).sum());
+        let own = queues.iter().find(|(other, _)| other == node).and_then(|(_, value)| value.as_list()).unwrap_or_default();
+        let names: Vec<&str> = own.iter().filter_map(|queue| queue.get("name")?.as_str()).collect();
+        let uptime = Duration::from_secs(u64::try_from(of(value, "uptime")).unwrap_or_default());
+        if json {
+            let row = serde_json::json!({ "node": node, "pid": of(value, "pid"), "slots": slots, "processed": total, "uptime": uptime.as_secs(), "queues": names });
+            writeln!(out, "{row}")?;
+        } else {
+            let (total, uptime) = (show_count(u64::try_from(total).unwrap_or_default()), show_duration(uptime));
+            let names = cut(&plain(&names.join(", ")), 60);
+            writeln!(out, "{:<wide$}  {:>7}  {slots:>6} {total:>10}  {uptime:>8}  {names}", plain(node), of(value, "pid"))?;
+        }
+    }
+    Ok(())
+}
+
+/// `longshore limits …`
+#[derive(Subcommand, Clone, Debug)]
+pub enum LimitsCommand {
+    /// The limits of the configuration, and the rates of tasks (the default)
+    List,
+    /// Set the rate of a task at all workers that run: 10/s, 100/m, or 0 for none
+    Set {
+        /// The task
+        task: String,
+        /// Starts per time
+        rate: String,
+    },
+}
+
+/// `longshore limits`.
+///
+/// # Errors
+/// As [`status`]; a mistake in the configuration.
+pub async fn limits(
+    command: Option<LimitsCommand>,
+    config: &crate::config::Config,
+    place: &Place,
+    out: &mut dyn Write,
+) -> Result<u8, Fault> {
+    if let Some(LimitsCommand::Set { task, rate }) = command {
+        let whom = Whom { timeout: PATIENCE, destination: Vec::new() };
+        let words = vec!["rate_limit".to_owned(), task, rate];
+        return control(&RemoteArgs { words, whom }, place, out).await;
+    }
+    let mut rows = Vec::new();
+    for name in config.limits() {
+        let limit = config.limit(name)?;
+        let rate = limit.rate.map(|rate| format!("{rate} burst {}", limit.burst)).unwrap_or_default();
+        let most = limit.concurrency.map(|most| format!("{most} at once")).unwrap_or_default();
+        let by = limit.by.map(|by| format!("by {by}")).unwrap_or_default();
+        rows.push((
+            format!("[limits.{name:?}]"),
+            [rate, most, by].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("   "),
+        ));
+    }
+    for spec in &place.specs {
+        rows.extend(spec.rate().map(|rate| (spec.name.clone(), rate)));
+    }
+    for task in place.app.tasks() {
+        rows.extend(task.policy.rate_limit.map(|rate| (task.name.to_string(), format!("every {}", show_duration(rate.interval())))));
+    }
+    if rows.is_empty() && !place.json {
+        writeln!(out, "no limits: write `rate` into a [tasks.NAME], or a [limits.NAME] for `run`")?;
+    }
+    for (name, text) in rows {
+        match place.json {
+            true => writeln!(out, "{}", serde_json::json!({ "limit": name, "is": text }))?,
+            false => writeln!(out, "{:<28}  {}", plain(&name), plain(&text))?,
+        }
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(words: &str) -> RemoteArgs {
+        let whom = Whom { timeout: PATIENCE, destination: Vec::new() };
+        RemoteArgs { words: words.split_whitespace().map(str::to_owned).collect(), whom }
+    }
+
+    #[test]
+    fn words_become_the_arguments_that_workers_know() {
+        for (known, words, method, want) in [
+            (INSPECT, "ping", "ping", "{}"),
+            (INSPECT, "query_task a b", "query_task", r#"{"ids": ["a", "b"]}"#),
+            (INSPECT, "registered", "registered", "{}"),
+            (CONTROL, "rate_limit tasks.add 10/m", "rate_limit", r#"{"task_name": "tasks.add", "rate_limit": "10/m"}"#),
+            (CONTROL, "pool_grow 3", "pool_grow", r#"{"n": 3}"#),
+            (CONTROL, "time_limit t 1.5", "time_limit", r#"{"task_name": "t", "soft": 1.5}"#),
+            (CONTROL, "revoke a", "revoke", r#"{"task_id": ["a"]}"#),
+            (CONTROL, "terminate KILL a", "revoke", r#"{"signal": "KILL", "task_id": ["a"], "terminate": true}"#),
+        ] {
+            let request = request(&args(words), known, "x").unwrap();
+            let got = String::from_utf8(Value::Map(request.arguments).to_json()).unwrap();
+            assert_eq!((request.method.as_str(), got.as_str()), (method, want), "{words}");
+        }
+        for words in ["rate_limit t", "pool_grow x", "pool_grow 1 2", "revoke", "nosuch"] {
+            assert_eq!(request(&args(words), CONTROL, "control").unwrap_err().code, 2, "{words}");
+        }
+    }
+
+    #[test]
+    fn replies_are_shown_as_celery_shows_them() {
+        let value = |json: &str| Value::parse(json.as_bytes(), 16).unwrap();
+        for (json, want) in [
+            (r#"{"ok": "pong"}"#, ("OK", "    pong")),
+            (r#"{"error": "unknown task"}"#, ("ERROR", "    unknown task")),
+            ("[]", ("OK", "- empty -")),
+            (r#"["tasks.add"]"#, ("OK", "* tasks.add")),
+            (r#"[{"id": "x", "args": [60], "t": null, "b": true}]"#, ("OK", "* {'id': 'x', 'args': [60], 't': None, 'b': True}")),
+            (r#"{"clock": 53}"#, ("OK", "{\n    \"clock\": 53\n}")),
+        ] {
+            let (word, text) = pretty(&value(json));
+            assert_eq!((word, text.as_str()), want);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! `--task`: a task of a queue for each record. Its worker's answer is the record's result.
+//!
+//! A task's id follows from the job and the record. So a job that is resumed finds what it sent before it died: what is on its way is waited for, what has
+//! ended is taken, and only what is not there is sent.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use longshore_celery::{State, Value};
+use longshore_core::{Again, ErrorKind, Outcome, TaskError};
+use longshore_worker::{Answer as Coming, Client, ClientError, Settings, Signature};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::{
+    queue::{send::Filling, show::cut},
+    run::{args::RunArgs, intake::Item, pipe::Answer, record::Record, template::Shape},
+};
+
+/// A broker that cannot be reached is asked again after this time.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A task with the templates of its arguments.
+pub struct TaskPlan {
+    task: String,
+    queue: Option<String>,
+    filling: Filling,
+    settings: Settings,
+    /// Results of an earlier sitting are failures that are to be tried again.
+    retries_failed: bool,
+}
+
+impl TaskPlan {
+    pub(super) fn compile(task: &str, args: &RunArgs, shape: &Shape) -> Result<Self, String> {
+        Ok(Self {
+            task: task.to_owned(),
+            queue: args.queue.clone(),
+            filling: Filling::compile(args.task_args.as_deref(), args.task_kwargs.as_deref(), shape)?,
+            settings: args.place.clone().unwrap_or_default(),
+            retries_failed: args.retry_failed.is_some(),
+        })
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.task
+    }
+
+    /// Everything that decides what a task does, for the journal's hash. Where the queue is does not: a broker may move.
+    pub(super) fn sources(&self) -> Vec<Vec<u8>> {
+        let mut all = vec![b"task".to_vec(), self.task.clone().into_bytes(), self.queue.clone().unwrap_or_default().into_bytes()];
+        all.extend(self.filling.sources().map(<[u8]>::to_vec));
+        all
+    }
+
+    pub(super) fn show(&self, record: &Record) -> Result<String, TaskError> {
+        let (args, kwargs) = self.filling.fill(record)?;
+        let json = |value: Value| String::from_utf8_lossy(&value.to_json()).into_owned();
+        Ok(format!("{} {} {}", self.task, json(Value::List(args)), json(Value::Map(kwargs))))
+    }
+
+    /// Connects.
+    pub(super) fn sender(self: &Arc<Self>, job: String) -> Result<Sender, String> {
+        let client = Client::connect(&self.settings).map_err(|error| error.to_string())?;
+        Ok(Sender { plan: self.clone(), client, job, failed: Mutex::default(), told: AtomicBool::new(false) })
+    }
+}
+
+/// Sends tasks and waits for them.
+pub(super) struct Sender {
+    plan: Arc<TaskPlan>,
+    client: Client,
+    job: String,
+    /// Tasks whose last attempt failed in this sitting.
+    failed: Mutex<HashSet<u128>>,
+    /// It was said that the broker is away.
+    told: AtomicBool,
+}
+
+/// How a task is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// Nobody has sent it yet.
+    First,
+    /// It was sent, and has failed.
+    Anew,
+    /// It may have been sent.
+    IfMissing,
+}
+
+impl Sender {
+    /// One attempt of a record's task: its answer, or how it failed. May be dropped; the task then runs on.
+    pub(super) async fn run(&self, item: &Item, attempt: u32) -> Outcome<Answer> {
+        let number = number(&self.job, item);
+        let (id, signature) = match self.signature(number, &item.record) {
+            Ok(signature) => signature,
+            Err(error) => return Outcome::Failed(error),
+        };
+        let has_failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).contains(&number);
+        let mut how = match attempt {
+            _ if has_failed || self.plan.retries_failed => How::Anew,
+            1 => How::First,
+            _ => How::IfMissing,
+        };
+        loop {
+            match self.once(id, &signature, &mut how).await {
+                Err(ClientError::Broker(error)) if error.kind != ErrorKind::Refused => {
+                    if !self.told.swap(true, Ordering::Relaxed) {
+                        eprintln!("longshore: {}; waiting for it", error.message);
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Ok(value) => {
+                    self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+                    return Outcome::Ok(answer(&value));
+                }
+                Err(error) => {
+                    self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+                    return Outcome::Failed(failure(&error));
+                }
+            }
+        }
+    }
+
+    fn signature(&self, number: u128, record: &Record) -> Result<(Uuid, Signature), TaskError> {
+        let (args, kwargs) = self.plan.filling.fill(record)?;
+        let id = uuid::Builder::from_random_bytes(number.to_be_bytes()).into_uuid();
+        let mut signature: Signature = Signature::named(&self.plan.task).task_id(id.to_string());
+        for arg in &args {
+            signature = signature.arg(arg);
+        }
+        for (name, value) in kwargs.iter() {
+            signature = signature.kwarg(name, value);
+        }
+        if let Some(queue) = &self.plan.queue {
+            signature = signature.queue(queue);
+        }
+        Ok((id, signature))
+    }
+
+    /// Sends it as far as that is needed, and waits. When the broker goes away on the way, `how` says how to go on.
+    async fn once(&self, id: Uuid, signature: &Signature, how: &mut How) -> Result<Value, ClientError> {
+        let coming: Coming<Value> = self.client.result(id.to_string());
+        let send = match *how {
+            How::First => true,
+            How::Anew => {
+                // Else the old failure would be taken for the new result.
+                coming.forget().await?;
+                true
+            }
+            How::IfMissing => coming.state().await? == State::Pending && self.client.broker().find(&id.to_string()).await?.is_empty(),
+        };
+        // What ended between the two looks has left its queue for its result.
+        let send = send && (*how != How::IfMissing || coming.state().await? == State::Pending);
+        // Whether it arrives may stay unknown, but its id is known: from here on it is looked for before it is sent.
+        *how = How::IfMissing;
+        if send {
+            self.client.send(signature.clone()).await?;
+        }
+        coming.get().await
+    }
+}
+
+/// What names a record's task, in every sitting of its job.
+fn number(job: &str, item: &Item) -> u128 {
+    let mut bytes = job.as_bytes().to_vec();
+    bytes.extend(item.key.to_le_bytes());
+    bytes.extend(item.nth.to_le_bytes());
+    xxh3_128(&bytes)
+}
+
+fn answer(value: &Value) -> Answer {
+    let text = String::from_utf8_lossy(&value.to_json()).into_owned();
+    match RawValue::from_string(text.clone()) {
+        Ok(json) => Answer::Json(json),
+        // What no JSON of ours can hold (NaN, half a surrogate pair) stands as its text.
+        Err(_) => Answer::Text(text),
+    }
+}
+
+/// A task that failed at its worker failed for good there: its worker has made its retries.
+fn failure(error: &ClientError) -> TaskError {
+    match error {
+        ClientError::Remote(remote) => {
+            let kind = if remote.state == State::Revoked { "revoked" } else { "task" };
+            let failure = TaskError::new(kind, cut(&remote.exception.to_string(), 1000));
+            match &remote.traceback {
+                Some(trace) => failure.with_tail(cut(trace, 4000)),
+                None => failure,
+            }
+        }
+        ClientError::Signature(why) => TaskError::invalid(why.clone()),
+        other => TaskError::new("broker", other.to_string()).with_again(Again::ByPolicy),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::record::testing::line;
+
+    #[test]
+    fn a_records_task_has_one_id_in_every_sitting_and_no_two_share_one() {
+        let item = |key, nth| Item { record: line("x"), key, nth };
+        assert_eq!(number("7f3a", &item(1, 0)), number("7f3a", &item(1, 0)));
+        let all = [number("7f3a", &item(1, 0)), number("7f3a", &item(1, 1)), number("7f3a", &item(2, 0)), number("7f3b", &item(1, 0))];
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), 4);
+    }
+}
