@@ -182,7 +182,7 @@ enum ConfigCommand {
 /// What `longshore` does, with the tasks of this app beside those of the configuration. Call it first thing in `main`, and return what it returns.
 pub fn main(app: &App) -> ExitCode {
     // Also lets this program be started again as the guardian of its children, and as such a child.
-    longshore_core::init_with(crate::demo::functions());
+    longshore_worker::init_app_with(app, crate::demo::functions());
     let mut argv: Vec<OsString> = std::env::args_os().collect();
     let is_run = argv.iter().skip(1).find(|word| !word.as_encoded_bytes().starts_with(b"-")).is_some_and(|word| word == "run");
     let words = if is_run { run::take_words(&mut argv) } else { None };

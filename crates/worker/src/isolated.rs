@@ -66,8 +66,13 @@ pub enum IsolatedFailure {
 ///
 /// Of several apps in one program the first one counts.
 pub fn init_app(app: &App) {
+    init_app_with(app, Functions::new());
+}
+
+/// [`init_app`] for a program that has isolated functions beside its tasks.
+pub fn init_app_with(app: &App, functions: Functions) {
     let _ = APP.set(Arc::new(app.clone()));
-    longshore_core::init_with(Functions::new().with(isolated_entry));
+    longshore_core::init_with(functions.with(isolated_entry));
 }
 
 /// What a child does with a call: finds the task, and runs it. Registered by [`init_app`]; a lane for it is

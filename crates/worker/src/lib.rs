@@ -31,7 +31,7 @@ pub use args::{Arguments, Parameter};
 pub use client::{Client, ClientError, Refused, RemoteError, SendAll, Sent};
 pub use context::{Parts, TaskContext};
 pub use failure::Failure;
-pub use isolated::{IsolatedAnswer, IsolatedCall, IsolatedFailure, init_app, isolated_entry};
+pub use isolated::{IsolatedAnswer, IsolatedCall, IsolatedFailure, init_app, init_app_with, isolated_entry};
 pub use longshore_macros::task;
 pub use signature::{Signature, chain, chord, group};
 pub use task::{Acks, Call, Handler, Task, TaskPolicy};

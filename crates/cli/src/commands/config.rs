@@ -41,6 +41,29 @@ const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` find
 # retries = 3
 # backoff = "exp:200ms..30s"
 # on      = ["connect", "timeout", "status:429", "status:5xx"]
+
+# [connections]                 # of the task queue; --broker, LONGSHORE_BROKER and CELERY_BROKER_URL win
+# broker  = "redis://127.0.0.1:6379/0"
+# results = "redis://127.0.0.1:6379/1"
+
+# [worker]                      # flags of `longshore worker`
+# queues = ["celery", "cpu"]
+# grace  = "30s"
+# lanes  = { async = 200, blocking = 32, cpu = "cores", process = 2 }
+
+# [tasks."shop.resize"]         # a task served by a program
+# exec    = ["convert", "{args.0}", "-resize", "{kwargs.size}", "{args.1}"]
+# timeout = "60s"
+# memory  = "512MiB"
+
+# [tasks."shop.score"]
+# pipe     = ["python3", "score.py"]
+# children = 2
+
+# [tasks."shop.fetch"]
+# http  = "GET {args.0}"
+# hosts = ["api.example"]
+# rate  = "500/min"
 "#;
 
 /// Writes a commented `longshore.toml` into this directory. An existing file is kept unless `force` is given.

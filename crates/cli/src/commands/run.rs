@@ -114,7 +114,8 @@ pub fn asked(
     }
     let global = Global::from_arg_matches(matches).map_err(usage)?;
     if args.task.is_some() {
-        let (app, _) = crate::queue::configured(app, &config, &global).map_err(|fault| RunError { code: fault.code, message: fault.message })?;
+        let (app, _) =
+            crate::queue::configured(app, &config, &global).map_err(|fault| RunError { code: fault.code, message: fault.message })?;
         args.place = Some(app.settings().clone());
     }
     if matches.value_source("summary") != Some(ValueSource::CommandLine) {

@@ -137,7 +137,7 @@ const NO_TASKS: &str = "there are no tasks to serve: name one in longshore.toml,
 [tasks.\"shop.resize\"]
 exec = [\"convert\", \"{args.0}\", \"-resize\", \"{kwargs.size}\", \"{args.1}\"]
 
-or write one in Rust and call longshore::main(App::new().task(…)) from your program";
+or write one in Rust and call longshore::main(&App::new().task(…)) from your program";
 
 fn summary_text(summary: &WorkerSummary) -> String {
     let mut text = format!("{} ok, {} failed, 0 lost", show_count(summary.ok), show_count(summary.failed));

@@ -117,7 +117,9 @@ impl Filling {
     /// # Errors
     /// A sentence for people: a bad template, a field that cannot be there.
     pub fn compile(args: Option<&str>, kwargs: Option<&str>, shape: &Shape) -> Result<Self, String> {
-        let template = |flag: &str, text: Option<&str>| text.map(|text| Template::parse(text, shape).map_err(|error| format!("{flag}: {error}"))).transpose();
+        let template = |flag: &str, text: Option<&str>| {
+            text.map(|text| Template::parse(text, shape).map_err(|error| format!("{flag}: {error}"))).transpose()
+        };
         Ok(Self { args: template("--args", args)?, kwargs: template("--kwargs", kwargs)? })
     }
 

@@ -111,6 +111,7 @@ impl Batching {
             What::Pipe(_) => {
                 return Err("--batch: the children of --pipe stay alive and answer record by record; leave --batch out".to_owned());
             }
+            What::Task(_) => return Err("--batch: a task of a queue has one record; leave --batch out".to_owned()),
             What::Noop => return Err("--batch: there is no call that records could share".to_owned()),
         };
         if let Some(because) = plan.takes_one_because() {

@@ -75,7 +75,8 @@ impl What {
         if let Some(task) = &args.task {
             return TaskPlan::compile(task, args, shape).map(|plan| What::Task(Arc::new(plan)));
         }
-        let env = args.env.iter().map(|pair| env_pair(pair, shape).map_err(|error| format!("--env {error}"))).collect::<Result<Vec<_>, _>>()?;
+        let env =
+            args.env.iter().map(|pair| env_pair(pair, shape).map_err(|error| format!("--env {error}"))).collect::<Result<Vec<_>, _>>()?;
         if let Some(text) = &args.pipe {
             return PipePlan::compile(text, env, args).map(|plan| What::Pipe(Arc::new(plan)));
         }
