@@ -133,7 +133,8 @@ pub async fn run(command: Option<DeadCommand>, place: &Place, out: &mut dyn Writ
 async fn bury(place: &Place, which: &Which, yes: bool, retry: bool, out: &mut dyn Write) -> Result<u8, Fault> {
     let found = which.find(place).await?;
     let count = found.len() as u64;
-    let (verb, done) = if retry { ("retry", "back in their queues") } else { ("throw away", "thrown away") };
+    let back = if count == 1 { "back in its queue" } else { "back in their queues" };
+    let (verb, done) = if retry { ("retry", back) } else { ("throw away", "thrown away") };
     if count > 0 && !place.confirm(&format!("{verb} {} {}?", show_count(count), tasks(count)), yes)? {
         return Ok(0);
     }

@@ -215,8 +215,10 @@ impl Report {
             eprintln!(" {} {} sent", show_count(self.sent), super::queues::tasks(self.sent));
         }
         for (place, reason) in &self.bad {
-            let reason = reason.strip_prefix(place.as_str()).map_or(reason.as_str(), |rest| rest.trim_start_matches(": "));
-            eprintln!("longshore: {place} not sent: {reason}");
+            match reason.starts_with(place.as_str()) {
+                true => eprintln!("longshore: not sent: {reason}"),
+                false => eprintln!("longshore: not sent: {place}: {reason}"),
+            }
         }
         if self.bad_count > self.bad.len() as u64 {
             eprintln!("longshore: and {} more that cannot be sent", show_count(self.bad_count - self.bad.len() as u64));

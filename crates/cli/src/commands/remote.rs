@@ -241,7 +241,8 @@ fn python(value: &Value) -> String {
 
 /// JSON over several lines, its keys in order.
 fn document(value: &Value) -> String {
-    let json: serde_json::Value = serde_json::from_slice(&value.to_json()).unwrap_or_default();
+    let mut json: serde_json::Value = serde_json::from_slice(&value.to_json()).unwrap_or_default();
+    json.sort_all_objects();
     let mut text = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
