@@ -34,7 +34,8 @@ class Maker:
             return lab.add.si(m, n), lambda _: m + n
         if kind == "retried":
             self.used.add("retried")
-            return lab.flaky_value.si(1, 0.01, n), lambda _: n
+            # Not sooner: Celery stores RETRY after it has sent the next attempt, over the SUCCESS of whoever was quicker.
+            return lab.flaky_value.si(1, 0.1, n), lambda _: n
         if kind == "replaced":
             self.used.add("replaced")
             m = self.number()
