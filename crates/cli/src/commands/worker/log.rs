@@ -84,6 +84,16 @@ impl Log {
         })
     }
 
+    /// What happens to its connections.
+    pub(super) fn teller(&self) -> longshore_brokers::Notice {
+        let (send, quiet) = (self.send.clone(), self.style.quiet);
+        Arc::new(move |text| {
+            if !quiet {
+                let _ = send.try_send(Message::Line(format!("{} {}", clock(SystemTime::now()), plain(text))));
+            }
+        })
+    }
+
     /// A line of the worker's own.
     pub(super) fn say(&self, line: fmt::Arguments<'_>) {
         if !self.style.quiet {
