@@ -75,6 +75,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     let mut options = args.options(&app)?;
     let log = Log::start(args.loglevel, global.voice());
     options.listeners.push(log.listener());
+    options.told = Some(log.teller());
     let queues = options.queues.clone();
     if args.purge {
         for queue in &queues {
@@ -124,7 +125,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
         }
     };
     let _ = tokio::task::spawn_blocking(move || programs.end()).await;
-    log.say(format_args!("{} stopped: {}", clock(SystemTime::now()), summary_text(&summary)));
+    log.say(format_args!("{} stopped: {}", clock(SystemTime::now()), summary_text(&summary, log.back())));
     log.end();
     match summary.error {
         None => Ok(0),
@@ -139,14 +140,14 @@ exec = [\"convert\", \"{args.0}\", \"-resize\", \"{kwargs.size}\", \"{args.1}\"]
 
 or write one in Rust and call longshore::main(&App::new().task(…)) from your program";
 
-fn summary_text(summary: &WorkerSummary) -> String {
+fn summary_text(summary: &WorkerSummary, back: u64) -> String {
     let mut text = format!("{} ok, {} failed, 0 lost", show_count(summary.ok), show_count(summary.failed));
     let more = [
         (summary.retried, "retried"),
         (summary.revoked, "revoked or expired"),
         (summary.dead, if summary.dead == 1 { "dead letter" } else { "dead letters" }),
         (summary.late, "too late, refused"),
-        (summary.handed_back, "handed back"),
+        (summary.handed_back + back, "handed back"),
     ];
     for (count, what) in more.into_iter().filter(|(count, _)| *count > 0) {
         text.push_str(&format!(", {} {what}", show_count(count)));

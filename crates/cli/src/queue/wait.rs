@@ -6,11 +6,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use longshore_celery::{State, TaskResult, Value};
+use longshore_brokers::Doing;
+use longshore_celery::{State, TaskResult, Value, control::Request};
 use longshore_worker::{Answer, ClientError};
 
 use super::{
-    Fault, Place,
+    Place,
+    remote::{PATIENCE, ask},
     show::{plain, whereabouts},
 };
 
@@ -38,19 +40,21 @@ pub async fn result(place: &Place, answer: &Answer<Value>, limit: Option<Duratio
     }
 }
 
-/// Says after a while that nobody takes the task.
+/// Says after a while what the task waits for, and whether anybody serves its queue.
 async fn doubt(place: &Place, id: &str) -> std::convert::Infallible {
-    tokio::time::sleep(DOUBT).await;
+    tokio::time::sleep(DOUBT.saturating_sub(PATIENCE)).await;
+    let workers = ask(place.broker(), Request::new("active_queues"), PATIENCE).await.unwrap_or_default();
     if let Ok(found) = place.broker().find(id).await
-        && let Some(found) = found.iter().find(|found| matches!(found.doing, longshore_brokers::Doing::Waiting { .. }))
+        && let Some(found) = found.iter().find(|found| matches!(found.doing, Doing::Waiting { .. }))
     {
         let state = place.broker().queues(&[Arc::from(found.queue.as_str())]).await.unwrap_or_default();
         let state = state.iter().find(|state| state.name == found.queue);
-        let text = whereabouts(found, state, SystemTime::now());
-        let nobody = state.is_some_and(|state| state.held == 0 && state.paused.is_none());
+        let is_it = |queue: &Value| queue.get("name").and_then(Value::as_str) == Some(found.queue.as_str());
+        let served = workers.iter().any(|(_, queues)| queues.as_list().unwrap_or_default().iter().any(is_it));
+        let paused = state.is_some_and(|state| state.paused.is_some());
         let hint =
-            if nobody { format!("; no worker seems to serve it (longshore worker -Q {})", plain(&found.queue)) } else { String::new() };
-        eprintln!("longshore: it {text}{hint}; waiting on");
+            if served || paused { String::new() } else { format!("; no worker serves it (longshore worker -Q {})", plain(&found.queue)) };
+        eprintln!("longshore: it {}{hint}; waiting on", whereabouts(found, state, SystemTime::now()));
     }
     std::future::pending().await
 }
@@ -94,9 +98,4 @@ pub fn failure(id: &str, stored: &TaskResult, with_trace: bool) -> String {
         }
     }
     text
-}
-
-/// A fault that has been told already.
-pub fn silent(code: u8) -> Fault {
-    Fault { code, message: String::new() }
 }

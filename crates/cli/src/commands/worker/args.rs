@@ -85,10 +85,13 @@ pub struct WorkerArgs {
     /// What is said, in Celery's lines: debug, info, warning, error [retries, failures and dead letters, in short lines]
     #[arg(short = 'l', long, value_name = "LEVEL", ignore_case = true, help_heading = "View")]
     pub loglevel: Option<Level>,
-    /// Send no events
+    /// Send events of tasks from the start [when a monitor asks for them]
+    #[arg(short = 'E', long, overrides_with = "no_events", help_heading = "View")]
+    pub task_events: bool,
+    /// Not before a monitor asks for them
     #[arg(long, help_heading = "View")]
     pub no_events: bool,
-    /// Answer no remote control
+    /// Answer no remote control, and send no heartbeat
     #[arg(long, help_heading = "View")]
     pub no_remote_control: bool,
 
@@ -98,9 +101,6 @@ pub struct WorkerArgs {
     /// Of Celery, without a meaning here
     #[arg(short = 'O', value_name = "WORD", hide = true)]
     pub optimization: Option<String>,
-    /// Of Celery, without a meaning here
-    #[arg(short = 'E', long, hide = true)]
-    pub task_events: bool,
     /// Of Celery, without a meaning here
     #[arg(long, hide = true)]
     pub without_gossip: bool,
@@ -212,7 +212,6 @@ impl WorkerArgs {
     pub(super) fn notices(&self) -> Vec<String> {
         let given = [
             ("-O", self.optimization.is_some()),
-            ("-E", self.task_events),
             ("--without-gossip", self.without_gossip),
             ("--without-mingle", self.without_mingle),
             ("--without-heartbeat", self.without_heartbeat),
@@ -264,6 +263,8 @@ impl WorkerArgs {
         options.lease = self.lease;
         options.visibility_timeout = self.visibility_timeout;
         options.grace = self.grace;
+        options.events = self.task_events && !self.no_events;
+        options.remote_control = !self.no_remote_control;
         Ok(options)
     }
 }
@@ -339,7 +340,7 @@ mod tests {
 
     #[test]
     fn what_celery_has_and_we_have_not_is_said() {
-        assert_eq!(parse("-O fair -E").notices(), ["-O -E of Celery: without a meaning here, ignored"]);
+        assert_eq!(parse("-O fair --without-gossip").notices(), ["-O --without-gossip of Celery: without a meaning here, ignored"]);
         let refusal = parse("-A proj").check().unwrap_err();
         assert!(refusal.code == 2 && refusal.message.contains("celery -A proj worker"));
         assert!(parse("--task-rate no.such=1/s").apply(&mut App::new()).unwrap_err().message.contains("no task of this name"));

@@ -26,7 +26,10 @@ const NAMED: usize = 12;
 
 pub(super) fn write(facts: &Facts<'_>, log: &Log) {
     let Facts { options, place, app, version, states, programs } = facts;
-    log.say(format_args!("longshore {}  {}  pid {}   celery protocol 2", env!("CARGO_PKG_VERSION"), options.node, std::process::id()));
+    let events = if options.events { ", events on" } else { "" };
+    let control = if options.remote_control { "" } else { ", no remote control" };
+    let (version_of_ours, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    log.say(format_args!("longshore {version_of_ours}  {}  pid {pid}   celery protocol 2{events}{control}", options.node));
     let (broker, results) = (place.broker().url(), place.client.results().url());
     let results = if place.broker().is_store_of(app.settings().results_url()) { String::new() } else { format!("   results {results}") };
     // Whose broker it is the URL says already.

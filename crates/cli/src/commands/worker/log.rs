@@ -48,6 +48,8 @@ struct Shared {
     running: AtomicU64,
     ended: AtomicU64,
     dropped: AtomicU64,
+    /// Tasks that ran and went back to their queues.
+    back: AtomicU64,
 }
 
 /// In which form lines are written.
@@ -82,6 +84,16 @@ impl Log {
         })
     }
 
+    /// What happens to its connections.
+    pub(super) fn teller(&self) -> longshore_brokers::Notice {
+        let (send, quiet) = (self.send.clone(), self.style.quiet);
+        Arc::new(move |text| {
+            if !quiet {
+                let _ = send.try_send(Message::Line(format!("{} {}", clock(SystemTime::now()), plain(text))));
+            }
+        })
+    }
+
     /// A line of the worker's own.
     pub(super) fn say(&self, line: fmt::Arguments<'_>) {
         if !self.style.quiet {
@@ -97,6 +109,11 @@ impl Log {
     /// Attempts that have ended.
     pub(super) fn ended(&self) -> u64 {
         self.shared.ended.load(Ordering::Acquire)
+    }
+
+    /// Attempts that ended with their task back in its queue.
+    pub(super) fn back(&self) -> u64 {
+        self.shared.back.load(Ordering::Acquire)
     }
 
     /// Writes what is left.
@@ -116,17 +133,21 @@ impl Shared {
                 What::Started => {
                     self.running.fetch_add(1, Ordering::AcqRel);
                 }
-                // Whatever else happens ends an attempt, or a task that never ran.
-                what => {
-                    if notice.seat.is_some() && !matches!(what, What::Dead { .. }) {
-                        let _ = self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, |running| running.checked_sub(1));
-                    }
-                    if !matches!(what, What::Dead { .. }) {
-                        self.ended.fetch_add(1, Ordering::AcqRel);
-                    }
+                What::Rejected { requeue: true } => {
+                    self.back.fetch_add(1, Ordering::AcqRel);
+                    self.end_one(notice);
                 }
+                // Whatever else happens ends an attempt, or a task that never ran.
+                _ => self.end_one(notice),
             }
         }
+    }
+
+    fn end_one(&self, notice: &Notice) {
+        if notice.seat.is_some() {
+            let _ = self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, |running| running.checked_sub(1));
+        }
+        self.ended.fetch_add(1, Ordering::AcqRel);
     }
 }
 
