@@ -112,7 +112,7 @@ impl Control {
                 let Some(task) = shared.app.task_named(&task_name) else { return control::error("unknown task") };
                 let rate = (rate_limit.per_second > 0.0).then(|| Rate::per_second(rate_limit.per_second));
                 shared.set_override(&task.name, |set| set.rate = Some(rate));
-                self.intake.rate_changed(&task_name);
+                self.intake.rate_changed(&task.name);
                 control::ok(if rate.is_some() { "new rate limit set successfully" } else { "rate limit disabled successfully" })
             }
             Command::TimeLimit { task_name, soft, hard } => {
