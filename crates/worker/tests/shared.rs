@@ -4,11 +4,11 @@
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use longshore_brokers::{Broker, Outgoing, connect};
-use longshore_celery::{Encoding, Message, Value, control};
+use longshore_brokers::{Broker, Key, Outgoing, connect};
+use longshore_celery::{Encoding, Map, Message, State, TaskResult, Value, control};
 use longshore_core::Rate;
 use longshore_worker::{App, RateScope, Task, Worker, WorkerOptions};
 use tokio::sync::mpsc;
@@ -30,7 +30,7 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        for end in ["", "-wal", "-shm", "-bell"] {
+        for end in ["", "-wal", "-shm", "-wake"] {
             let _ = std::fs::remove_file(format!("{}{end}", self.0.display()));
         }
     }
@@ -137,5 +137,88 @@ async fn a_shared_rate_that_is_changed_holds_for_what_waits_already() {
     let first = tokio::time::timeout(SOON, starts.recv()).await.unwrap().unwrap();
     let second = tokio::time::timeout(SOON, starts.recv()).await.unwrap().unwrap();
     assert!(second > first);
+    stop(worker).await;
+}
+
+/// A worker obeys a revocation and stops; its only successor takes up the queue.
+async fn what_was_revoked_stays_so(url: &str) {
+    let (task, mut starts) = limited(Rate::per_second(1000.0));
+    let (broker, results) = connect(url, None).unwrap();
+    let waiting = send(&*broker, "a", call("limited")).await;
+    let eta = Some(SystemTime::now() + Duration::from_secs(3600));
+    let later = send(&*broker, "a", Message { eta, ..call("limited") }).await;
+    let before = start(url, "before", "elsewhere", task.clone()).await;
+    let request = control::Request::new("revoke").argument("task_id", vec![waiting.as_str(), later.as_str()]);
+    assert!(ask(&broker, request).await.to_string().contains("flagged as revoked"));
+    stop(before).await;
+    let mut options = WorkerOptions::new("after@test");
+    options.queues = vec!["a".to_owned()];
+    // Nobody can tell it but the broker.
+    options.remote_control = false;
+    let after = Worker::start(App::new().broker(url).task(task), options).await.unwrap();
+    for id in [waiting, later] {
+        while !broker.find(&id).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let doc = results.get(&[Key::Task(id)]).await.unwrap().pop().flatten().unwrap();
+        assert_eq!(TaskResult::decode(&doc, 1 << 20).unwrap().state, State::Revoked);
+    }
+    after.stopper().warm();
+    let summary = tokio::time::timeout(SOON, after.join()).await.unwrap();
+    assert_eq!((summary.revoked, summary.ok), (2, 0));
+    assert!(starts.try_recv().is_err(), "nothing ran");
+}
+
+#[tokio::test]
+async fn what_was_revoked_stays_so_in_a_memory_when_its_only_worker_is_replaced() {
+    tokio::time::timeout(SOON * 2, what_was_revoked_stays_so("memory://shared-revoked")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_revoked_stays_so_in_a_file_when_its_only_worker_is_replaced() {
+    let file = File::new("revoked");
+    tokio::time::timeout(SOON * 2, what_was_revoked_stays_so(&file.url())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_learns_what_its_peers_have_revoked() {
+    let url = "memory://shared-mingle";
+    let (broker, _) = connect(url, None).unwrap();
+    // Two workers in Python, as they reply since 5.7 and before.
+    let mut requests = broker.subscribe(control::EXCHANGE, "#").await.unwrap();
+    let peer = broker.clone();
+    let peers = tokio::spawn(async move {
+        loop {
+            let (_, raw) = requests.messages.recv().await.unwrap();
+            let request = control::Request::decode(&raw, 1 << 20).unwrap();
+            if request.method != "hello" {
+                continue;
+            }
+            let (to, ticket) = (request.reply_to.unwrap(), request.ticket.unwrap());
+            let dated = Value::Map(Map::from_iter([("dict", Value::List(vec![1_700_000_000.5.into()]))]));
+            for (node, revoked) in [("old@lab", dated), ("new@lab", vec!["list"].into())] {
+                let said = Value::Map(Map::from_iter([("revoked", revoked), ("clock", 4000.into())]));
+                let raw = control::Reply::new(node, said, Some(&ticket), 1).encode(&to, "tag");
+                peer.reply(&to.exchange, &to.routing_key, &raw).await.unwrap();
+            }
+            return request.arguments;
+        }
+    });
+    broker.revoke(&["stored".to_owned()]).await.unwrap();
+    let worker = start(url, "young", "a", limited(Rate::per_second(1.0)).0).await;
+    let arguments = tokio::time::timeout(SOON, peers).await.unwrap().unwrap();
+    assert_eq!(arguments.get("from_node").and_then(Value::as_str), Some("young@test"));
+    assert_eq!(arguments.get("revoked"), Some(&vec!["stored"].into()));
+    let known = async {
+        loop {
+            let known = ask(&broker, control::Request::new("revoked")).await.to_string();
+            if known == r#"["stored", "dict", "list"]"# {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, known).await.unwrap();
+    let clock = ask(&broker, control::Request::new("clock")).await;
+    assert!(clock.get("clock").and_then(Value::as_i64).unwrap() > 4000, "{clock}");
     stop(worker).await;
 }
