@@ -44,7 +44,7 @@ fn by_hand(tasks: u64, batch: usize) {
     }
     drop(to);
     child.wait().expect("an end");
-    assert_eq!(sum, (0..tasks).sum());
+    assert_eq!(sum, (0..tasks).sum::<u64>());
 }
 
 pub(crate) fn run(args: &Args) {
