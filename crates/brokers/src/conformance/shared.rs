@@ -45,9 +45,9 @@ pub async fn a_rate_is_kept_by_all_who_share_it(subject: Arc<Subject>) {
     let (mut earliest, mut latest): (Vec<_>, Vec<_>) = slots.into_iter().unzip();
     earliest.sort();
     latest.sort();
-    for first in 0..earliest.len() {
-        for last in first + 3..latest.len() {
-            let (window, least) = (latest[last] - earliest[first], rate.interval() * u32::try_from(last - first - 2).expect("few"));
+    for (first, from) in earliest.iter().enumerate() {
+        for (last, to) in latest.iter().enumerate().skip(first + 3) {
+            let (window, least) = (*to - *from, rate.interval() * u32::try_from(last - first - 2).expect("few"));
             // A microsecond for each of both ends, which are rounded.
             assert!(window + Duration::from_micros(2) >= least, "{first} to {last}: {window:?}, not {least:?}");
         }
