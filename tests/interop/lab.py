@@ -40,7 +40,9 @@ class Worker:
             argv += ["-P", pool, "--without-mingle", *flags]
             self.ready = r"\bready\."
         else:
-            argv, env = [LABAPP, "worker", "-l", "info", "-n", self.node, "-Q", queues, "-c", concurrency], {"LONGSHORE_LOG_FORMAT": "text"}
+            argv, env = [LABAPP, "worker", "-l", "info", "-n", self.node, "-Q", queues, "-c", concurrency], {}
+            # As many on each lane, so that no task finds room where a Python worker had none.
+            argv += ["--lane", f"async={concurrency}"]
             argv += ["--broker", broker, "--results", results]
             if visibility_timeout is not None:
                 argv += ["--visibility-timeout", f"{visibility_timeout}s"]

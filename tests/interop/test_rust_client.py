@@ -21,7 +21,7 @@ class Client:
     def __init__(self, lab):
         me = os.getpid()
         self.popen = subprocess.Popen(
-            [LABAPP, "client", "--broker", lab.broker_url, "--results", lab.results_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [LABAPP, "client", lab.broker_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             start_new_session=True, preexec_fn=lambda: die_with_parent(me),
         )  # fmt: skip
         self.count, self.said, self.news = 0, {}, threading.Condition()

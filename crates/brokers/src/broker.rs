@@ -6,10 +6,18 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_core::{Receipt, source::Fetched};
+use longshore_core::{Rate, Receipt, source::Fetched};
 use tokio::sync::mpsc;
 
-use crate::results::{ChordPart, PartState, Stored};
+use crate::{
+    rates::Slot,
+    results::{ChordPart, PartState, Stored},
+};
+
+/// How long a broker remembers an id that was [revoked](Broker::revoke), as Celery's workers do.
+pub const REVOKED_FOR: Duration = Duration::from_secs(3 * 3600);
+/// The most revoked ids that a broker remembers; beyond, the oldest are forgotten.
+pub const MOST_REVOKED: usize = 50_000;
 
 /// Why a broker or a result backend could not do what it was asked. Its text says what, where, and what to do; never a password.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -207,6 +215,27 @@ pub trait Broker: Send + Sync {
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn bury<'a>(&'a self, letters: &'a [DeadLetter], retry: bool) -> BoxFuture<'a, Result<u64, BrokerError>>;
+
+    /// Asks for the next `count` slots of the leaky bucket of this name, which all who use this broker share: one answer for each, the soonest first.
+    /// In any window no more than burst + rate × window slots are given out, to all together; evenly spaced where the burst is 1; what nobody asked for is
+    /// not saved up. Nothing is reserved further than [`AHEAD`](crate::AHEAD) ahead: a slot beyond is to be asked for again. A rate that was changed holds
+    /// from the next call on, behind what is reserved. A slot that is not used passes.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us. Slots may have been reserved that pass unused.
+    fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>>;
+
+    /// Remembers ids of tasks that must not run any more, for workers that are not there yet: [so long](REVOKED_FOR), and [so many](MOST_REVOKED).
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us. Calling again does no harm.
+    fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// The ids that were revoked, the oldest first.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>>;
 }
 
 /// Takes messages from queues for one worker.

@@ -4,7 +4,7 @@
 //! ```
 //! where `subject()` makes a [`Subject`] on a store that is new and empty. Real clocks: the cases wait for what must happen, not for time.
 //!
-//! Layout: `conformance/kit.rs`: messages, and waiting with a limit; `conformance/{queues,endings,crashes,bus,results,chords}.rs`: the cases
+//! Layout: `conformance/kit.rs`: messages, and waiting with a limit; `conformance/{queues,endings,crashes,bus,results,chords,shared}.rs`: the cases
 
 mod bus;
 mod chords;
@@ -13,10 +13,11 @@ mod endings;
 mod kit;
 mod queues;
 mod results;
+mod shared;
 
 use std::{any::Any, time::Duration};
 
-pub use self::{bus::*, chords::*, crashes::*, endings::*, kit::LEASE, queues::*, results::*};
+pub use self::{bus::*, chords::*, crashes::*, endings::*, kit::LEASE, queues::*, results::*, shared::*};
 use crate::connect::Connected;
 
 /// One store, to be connected to several times.
@@ -84,6 +85,12 @@ macro_rules! conformance {
             a_right_that_runs_out_passes_on
             a_chord_that_is_over_stays_over
             a_chord_can_grow
+            a_rate_is_kept_by_all_who_share_it
+            the_slots_of_a_rate_are_evenly_spaced_and_not_far_ahead
+            a_changed_rate_holds_behind_what_is_reserved
+            an_idle_rate_saves_up_no_more_than_its_burst
+            revoked_ids_are_known_to_whoever_comes_later
+            the_oldest_of_too_many_revoked_ids_are_forgotten
         }
     };
     (@ $name:ident, $subject:expr, $($case:ident)*) => {

@@ -5,6 +5,7 @@
 //! - `results.rs`: where results, saved groups and chords are stored
 //! - `connect.rs`: URL → broker and result backend
 //! - `memory.rs`, `sqlite.rs`, `redis.rs`: one file or folder each, and `results/{memory,sqlite,redis}.rs`
+//! - `rates.rs`: a rate that all workers share
 //! - `crash.rs`: what a dead worker's messages are held to; `rotation.rs`: whose turn it is; `pattern.rs`, `json.rs`: routing keys, members of JSON
 //! - `conformance.rs`: what every adapter must pass
 
@@ -16,6 +17,7 @@ pub mod crash;
 mod json;
 pub mod memory;
 mod pattern;
+mod rates;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod results;
@@ -24,9 +26,11 @@ mod rotation;
 pub mod sqlite;
 
 pub use broker::{
-    Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, OpenOptions, Outgoing, QueueState, Subscription,
+    Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, MOST_REVOKED, OpenOptions, Outgoing, QueueState,
+    REVOKED_FOR, Subscription,
 };
 pub use connect::{Connected, Notice, connect, connect_with, mask};
+pub use rates::{AHEAD, Slot};
 pub use results::{ChordPart, Key, PartState, ResultBackend, Stored, Watch};
 
 /// The exchange of answers to remote control.

@@ -6,9 +6,11 @@
 //! Layout:
 //! - `memory/state.rs`: the state and its steps, without waiting
 //! - `memory/consumer.rs`: claiming and waiting
+//! - `memory/shared.rs`: rates and revoked ids
 //! - `results/memory.rs`: results and chords
 
 mod consumer;
+mod shared;
 pub(crate) mod state;
 
 use std::{
@@ -18,6 +20,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use longshore_core::Rate;
 use tokio::sync::{Notify, mpsc};
 
 use self::{
@@ -27,6 +30,7 @@ use self::{
 use crate::{
     broker::{Broker, BrokerError, Consumer, DeadLetter, Doing, Found, OpenOptions, Outgoing, QueueState, Subscription},
     json,
+    rates::{Bucket, Slot},
 };
 
 /// A subscription that does not keep up loses what comes after so many.
@@ -226,6 +230,19 @@ impl Broker for MemoryHandle {
             }
             count
         }))
+    }
+
+    fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>> {
+        ready(self.0.lock().shared.reserve(limit, Bucket::of(rate), count))
+    }
+
+    fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.0.lock().shared.revoke(ids);
+        ready(())
+    }
+
+    fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {
+        ready(self.0.lock().shared.revoked())
     }
 }
 

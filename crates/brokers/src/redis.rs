@@ -6,6 +6,7 @@
 //! - `link.rs`: the connection for commands, and what happens when it is lost; `pubsub.rs`: the one for listening
 //! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message; `consumer.rs` joins them
 //! - `lease.rs`: the sign of life; `rescue.rs`: what the dead have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
+//! - `shared.rs`: rates and revoked ids
 //! - `bus.rs`: remote control and events; `admin.rs`: looking at queues; `results.rs` (beside the other result backends)
 //! - `scripts.rs`, `scripts/*.lua`: what runs inside the server; `ACL.md`: what a user of the server must be allowed
 
@@ -28,6 +29,7 @@ mod resp;
 mod results;
 mod scripts;
 mod sentinel;
+mod shared;
 mod tls;
 mod url;
 mod wait;
@@ -41,6 +43,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use longshore_core::Rate;
 
 pub use self::link::Notice;
 use self::{
@@ -49,6 +52,7 @@ use self::{
 };
 use crate::{
     broker::{Broker, BrokerError, Consumer, DeadLetter, Found, OpenOptions, Outgoing, QueueState, Subscription},
+    rates::Slot,
     results::ResultBackend,
 };
 
@@ -220,5 +224,17 @@ impl Broker for RedisBroker {
 
     fn bury<'a>(&'a self, letters: &'a [DeadLetter], retry: bool) -> BoxFuture<'a, Result<u64, BrokerError>> {
         Box::pin(async move { Ok(self.admin().bury(letters, retry).await?) })
+    }
+
+    fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>> {
+        Box::pin(async move { Ok(shared::reserve(&self.link, &self.layout, limit, rate, count).await?) })
+    }
+
+    fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move { Ok(shared::revoke(&self.link, &self.layout, ids).await?) })
+    }
+
+    fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {
+        Box::pin(async move { Ok(shared::revoked(&self.link, &self.layout).await?) })
     }
 }

@@ -17,6 +17,7 @@
 //! - `sqlite/file.rs`: URL, tables, opening, what errors mean
 //! - `sqlite/store.rs`: an open file; `sqlite/writer.rs`: the thread that commits in groups; `sqlite/wake.rs`: waking across processes
 //! - `sqlite/queues.rs`: messages, in SQL; `sqlite/consumer.rs`: claiming and waiting
+//! - `sqlite/shared.rs`: rates and revoked ids
 //! - `sqlite/owners.rs`: leases and rescue; `sqlite/life.rs`: who is alive
 //! - `sqlite/bus.rs`: broadcasts, replies, waiting for results; `sqlite/sweep.rs`: what has expired
 //! - `results/sqlite.rs`: results and chords
@@ -27,6 +28,7 @@ mod file;
 mod life;
 mod owners;
 mod queues;
+mod shared;
 mod store;
 mod sweep;
 mod wake;
@@ -38,7 +40,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use longshore_core::ErrorKind;
+use longshore_core::{ErrorKind, Rate};
 
 use self::{consumer::SqliteConsumer, store::Store};
 pub(crate) use self::{
@@ -48,6 +50,7 @@ pub(crate) use self::{
 use crate::{
     broker::{Broker, BrokerError, Consumer, DeadLetter, Found, OpenOptions, Outgoing, QueueState, Subscription},
     connect::Connected,
+    rates::{Bucket, Slot},
 };
 
 /// SQLite holds no larger value than a thousand million bytes; half of it is enough for anybody.
@@ -162,6 +165,20 @@ impl Broker for Sqlite {
     fn bury<'a>(&'a self, letters: &'a [DeadLetter], retry: bool) -> BoxFuture<'a, Result<u64, BrokerError>> {
         let keys: Vec<_> = letters.iter().map(|letter| letter.key.clone()).collect();
         self.0.write(move |step| queues::settle_dead(step, &keys, retry)).boxed()
+    }
+
+    fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>> {
+        let limit = limit.to_owned();
+        self.0.write(move |step| shared::reserve(step, &limit, Bucket::of(rate), count)).boxed()
+    }
+
+    fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let ids = ids.to_vec();
+        self.0.write(move |step| shared::revoke(step, &ids)).boxed()
+    }
+
+    fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {
+        self.0.look_through(shared::revoked).boxed()
     }
 }
 

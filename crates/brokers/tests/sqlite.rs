@@ -409,3 +409,13 @@ async fn the_file_can_be_read_with_any_tool_while_it_is_used() {
     assert_eq!(rows, [r#"q test@here {"headers": {"id": "one"}}"#, r#"q - {"headers": {"id": "two"}}"#]);
     consumer.finish(&[done(&held)]).await.unwrap();
 }
+
+#[tokio::test]
+async fn what_was_revoked_is_forgotten_after_three_hours() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = Sqlite::open(&url(directory.path())).unwrap();
+    file.revoke(&["old".to_owned(), "young".to_owned()]).await.unwrap();
+    let tool = rusqlite::Connection::open(directory.path().join("tasks.db")).unwrap();
+    tool.execute("UPDATE revoked SET at = at - 3 * 3600 * 1000 WHERE id = 'old'", []).unwrap();
+    assert_eq!(file.revoked().await.unwrap(), ["young"]);
+}

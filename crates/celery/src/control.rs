@@ -17,7 +17,8 @@ pub use command::{Command, Rate};
 pub use reply::{Reply, error, ok};
 pub use request::{Addressed, ReplyTo, Request};
 pub use values::{
-    Consumed, Stats, TaskView, hello, query_task, registered, revoked, scheduled, stamps_not_terminated, stamps_revoked, terminated,
+    Consumed, Stats, TaskView, hello, query_task, read_hello, registered, revoked, scheduled, stamps_not_terminated, stamps_revoked,
+    terminated,
 };
 
 /// The exchange that requests are published on. Of type fanout, the routing key is empty.

@@ -6,8 +6,8 @@
 use longshore_celery::{
     Map, Message, Value,
     control::{
-        Addressed, Command, Consumed, Rate, Reply, ReplyTo, Request, TaskView, error, hello, ok, query_task, registered, revoked,
-        scheduled, stamps_not_terminated, stamps_revoked, terminated,
+        Addressed, Command, Consumed, Rate, Reply, ReplyTo, Request, TaskView, error, hello, ok, query_task, read_hello, registered,
+        revoked, scheduled, stamps_not_terminated, stamps_revoked, terminated,
     },
 };
 
@@ -179,4 +179,21 @@ fn what_is_no_request_is_an_error() {
     let bare = Request::decode(br#"{"body": "{\"method\": \"ping\"}"}"#, 1 << 20).unwrap();
     assert_eq!(bare, Request { arguments: Map::default(), ..Request::new("ping") });
     assert_eq!(bare.answered("t", "o").reply_to.unwrap(), ReplyTo { exchange: "reply.celery.pidbox".into(), routing_key: "o".into() });
+}
+
+#[test]
+fn what_a_node_replies_to_hello_is_read_as_it_is_now_and_as_it_was_up_to_5_6() {
+    let now = r#"{"revoked": ["a", "b"], "clock": 7}"#;
+    let before = r#"{"revoked": {"a": [1700000000.5], "b": [1700000001.5, 2]}, "clock": 7}"#;
+    for (said, expected) in [
+        (now, Some((vec!["a".to_owned(), "b".to_owned()], 7))),
+        (before, Some((vec!["a".to_owned(), "b".to_owned()], 7))),
+        (r#"{"revoked": [], "clock": "x"}"#, Some((vec![], 0))),
+        ("null", None),
+        (r#"{"error": "no"}"#, None),
+        (r#"{"revoked": 5}"#, None),
+    ] {
+        assert_eq!(read_hello(&Value::parse(said.as_bytes(), 8).unwrap()), expected, "{said}");
+    }
+    assert_eq!(read_hello(&hello(&["a".to_owned()], 9)), Some((vec!["a".to_owned()], 9)));
 }

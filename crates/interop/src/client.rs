@@ -3,30 +3,37 @@
 //! In: `{"n": 1, "send": {a signature as Celery serializes it}, "wait": 5.0}`, or `"get": "<id>"` in place of `send`.
 //! Out: `{"n": 1, "id": "…", "result": …}`, or `"error": {"type", "module", "args", "state"}`, or `"trouble": "…"`.
 
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
-use longshore_celery::{Map, Signature as Wire, Value};
-use longshore_worker::{Client, ClientError, Signature};
+use longshore::{
+    Client, ClientError, Signature, Value,
+    celery::{Map, Signature as Wire},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, stdin, stdout},
     sync::mpsc,
 };
 
-use crate::{Options, tasks};
+use crate::tasks;
 
-/// Sends until stdin ends; the exit code.
-pub(crate) async fn listen(options: Options) -> u8 {
-    let mut app = tasks::app().broker(options.broker);
-    if let Some(results) = options.results {
-        app = app.results(results);
-    }
-    let client = match Client::of(&app) {
-        Ok(client) => client,
+/// Sends to this broker until stdin ends.
+pub(crate) fn run(broker: &str) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let sent = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+        let client = runtime.block_on(async { Client::of(&tasks::app().broker(broker)) }).map_err(|error| error.to_string())?;
+        runtime.block_on(listen(client));
+        Ok(())
+    });
+    match sent {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("labapp: {error}");
-            return 6;
+            ExitCode::from(6)
         }
-    };
+    }
+}
+
+async fn listen(client: Client) {
     let (say, mut said) = mpsc::unbounded_channel::<Value>();
     let writer = tokio::spawn(async move {
         let mut out = stdout();
@@ -51,7 +58,6 @@ pub(crate) async fn listen(options: Options) -> u8 {
     }
     drop(say);
     let _ = writer.await;
-    0
 }
 
 async fn serve(client: &Client, request: &Value) -> Result<Map, String> {

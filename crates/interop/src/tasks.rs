@@ -7,8 +7,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use longshore_celery::{Map, Value};
-use longshore_worker::{App, Call, Failure, Signature, Task, TaskContext, chain, group, task};
+use longshore::{
+    App, Failure, Signature, TaskContext, Value,
+    celery::Map,
+    chain, group,
+    queue::{Call, Task},
+    task,
+};
 
 /// All of them.
 pub(crate) fn app() -> App {
@@ -50,18 +55,18 @@ pub(crate) fn app() -> App {
         .task(random_sleep)
 }
 
-#[task(crate = "longshore_worker", name = "lab.add")]
+#[task(name = "lab.add")]
 async fn add(x: i64, y: i64) -> i64 {
     x + y
 }
 
-#[task(crate = "longshore_worker", name = "lab.mul", lane = "cpu")]
+#[task(name = "lab.mul", lane = "cpu")]
 fn mul(x: i64, y: i64) -> i64 {
     x * y
 }
 
 /// The sum of numbers, however they are nested.
-#[task(crate = "longshore_worker", name = "lab.tsum")]
+#[task(name = "lab.tsum")]
 fn tsum(numbers: Value) -> i64 {
     total(&numbers)
 }
@@ -70,7 +75,7 @@ fn total(value: &Value) -> i64 {
     value.as_list().map_or_else(|| value.as_i64().unwrap_or_default(), |list| list.iter().map(total).sum())
 }
 
-#[task(crate = "longshore_worker", name = "lab.identity")]
+#[task(name = "lab.identity")]
 async fn identity(value: Value) -> Value {
     value
 }
@@ -79,12 +84,12 @@ fn echo(_: TaskContext, call: Call) -> Result<Value, Failure> {
     Ok(map([("args", Value::List(call.args)), ("kwargs", Value::Map(call.kwargs))]))
 }
 
-#[task(crate = "longshore_worker", name = "lab.defaults")]
+#[task(name = "lab.defaults")]
 fn defaults(a: i64, #[default(2)] b: i64, #[default(3)] c: i64) -> Vec<i64> {
     vec![a, b, c]
 }
 
-#[task(crate = "longshore_worker", name = "lab.nothing")]
+#[task(name = "lab.nothing")]
 async fn nothing() {}
 
 /// Which implementation served this.
@@ -120,7 +125,7 @@ fn request(context: TaskContext, _: Call) -> Result<Value, Failure> {
     ]))
 }
 
-#[task(crate = "longshore_worker", name = "lab.big")]
+#[task(name = "lab.big")]
 fn big(size: usize) -> String {
     "x".repeat(size)
 }
@@ -136,7 +141,7 @@ fn fail_as(_: TaskContext, mut call: Call) -> Result<Value, Failure> {
 }
 
 /// Asks for so many retries, then succeeds.
-#[task(crate = "longshore_worker", name = "lab.flaky", retries = 5)]
+#[task(name = "lab.flaky", retries = 5)]
 async fn flaky(
     context: &TaskContext,
     times: u32,
@@ -149,34 +154,34 @@ async fn flaky(
     Ok(vec![value, context.retries().into()])
 }
 
-#[task(crate = "longshore_worker", name = "lab.flaky_value", retries = 5)]
+#[task(name = "lab.flaky_value", retries = 5)]
 async fn flaky_value(context: &TaskContext, times: u32, delay: f64, value: Value) -> Result<Value, Failure> {
     if context.retries() < times { Err(context.retry_in(Duration::from_secs_f64(delay))) } else { Ok(value) }
 }
 
-#[task(crate = "longshore_worker", name = "lab.hopeless", retries = 2)]
+#[task(name = "lab.hopeless", retries = 2)]
 async fn hopeless(context: &TaskContext, #[default(0.05)] delay: f64) -> Result<(), Failure> {
     Err(context.retry_in(Duration::from_secs_f64(delay)).because(Failure::error("LookupError", "never")))
 }
 
-#[task(crate = "longshore_worker", name = "lab.exhausted", retries = 1)]
+#[task(name = "lab.exhausted", retries = 1)]
 async fn exhausted(context: &TaskContext, #[default(0.05)] delay: f64) -> Result<(), Failure> {
     Err(context.retry_in(Duration::from_secs_f64(delay)))
 }
 
-#[task(crate = "longshore_worker", name = "lab.moody", retries = 3, autoretry_for = ["ConnectionError"], backoff = "fixed:1ms")]
+#[task(name = "lab.moody", retries = 3, autoretry_for = ["ConnectionError"], backoff = "fixed:1ms")]
 async fn moody(context: &TaskContext, times: u32) -> Result<u32, Failure> {
     if context.retries() < times { Err(Failure::error("ConnectionError", "refused")) } else { Ok(context.retries()) }
 }
 
-#[task(crate = "longshore_worker", name = "lab.slow")]
+#[task(name = "lab.slow")]
 fn slow(seconds: f64, value: Option<Value>) -> Option<Value> {
     thread::sleep(Duration::from_secs_f64(seconds));
     value
 }
 
 /// Writes down when it starts and when it ends.
-#[task(crate = "longshore_worker", name = "lab.marked")]
+#[task(name = "lab.marked")]
 fn marked(context: &TaskContext, path: String, tag: Value, #[default] seconds: f64) -> Result<Value, Failure> {
     let line = |what: &str| mark(&path, &[what, &text(&tag), "longshore", &std::process::id().to_string(), &now(), context.id()]);
     line("start")?;
@@ -185,25 +190,25 @@ fn marked(context: &TaskContext, path: String, tag: Value, #[default] seconds: f
     Ok(tag)
 }
 
-#[task(crate = "longshore_worker", name = "lab.tracked", track_started)]
+#[task(name = "lab.tracked", track_started)]
 async fn tracked(seconds: f64) -> String {
     tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
     "done".to_owned()
 }
 
-#[task(crate = "longshore_worker", name = "lab.silent", ignore_result)]
+#[task(name = "lab.silent", ignore_result)]
 async fn silent(value: Value) -> Value {
     value
 }
 
-#[task(crate = "longshore_worker", name = "lab.limited", rate = "4/s")]
+#[task(name = "lab.limited", rate = "4/s")]
 fn limited(path: String, tag: Value) -> Result<Value, Failure> {
     mark(&path, &["start", &text(&tag), "longshore", &std::process::id().to_string(), &now()])?;
     Ok(tag)
 }
 
 /// Ends well when its soft limit strikes.
-#[task(crate = "longshore_worker", name = "lab.soft")]
+#[task(name = "lab.soft")]
 async fn soft(context: TaskContext, seconds: f64) -> String {
     tokio::select! {
         () = tokio::time::sleep(Duration::from_secs_f64(seconds)) => "done",
@@ -212,30 +217,30 @@ async fn soft(context: TaskContext, seconds: f64) -> String {
     .to_owned()
 }
 
-#[task(crate = "longshore_worker", name = "lab.ignored")]
+#[task(name = "lab.ignored")]
 async fn ignored() -> Result<(), Failure> {
     Err(Failure::Ignore)
 }
 
-#[task(crate = "longshore_worker", name = "lab.rejected")]
+#[task(name = "lab.rejected")]
 async fn rejected(#[default] requeue: bool) -> Result<(), Failure> {
     Err(Failure::Reject { reason: "no".to_owned(), requeue })
 }
 
 /// Kills the process that runs it, which is not the worker.
-#[task(crate = "longshore_worker", name = "lab.dies", lane = "process")]
+#[task(name = "lab.dies", lane = "process")]
 fn dies() {
     std::process::abort();
 }
 
 /// Kills the worker.
-#[task(crate = "longshore_worker", name = "lab.dies_here")]
+#[task(name = "lab.dies_here")]
 fn dies_here() {
     std::process::abort();
 }
 
 /// An errback of the old kind: it is sent as a task, with the id of the task that failed.
-#[task(crate = "longshore_worker", name = "lab.told")]
+#[task(name = "lab.told")]
 fn told(failed_id: String, path: Option<String>, #[default("told".to_owned())] tag: String) -> Result<String, Failure> {
     if let Some(path) = path {
         mark(&path, &[&tag, &failed_id])?;
@@ -244,7 +249,7 @@ fn told(failed_id: String, path: Option<String>, #[default("told".to_owned())] t
 }
 
 /// A callback: it is sent the result.
-#[task(crate = "longshore_worker", name = "lab.heard")]
+#[task(name = "lab.heard")]
 fn heard(value: Value, path: Option<String>, #[default("heard".to_owned())] tag: String) -> Result<Value, Failure> {
     if let Some(path) = path {
         mark(&path, &[&tag, &value.to_string()])?;
@@ -252,23 +257,23 @@ fn heard(value: Value, path: Option<String>, #[default("heard".to_owned())] tag:
     Ok(value)
 }
 
-#[task(crate = "longshore_worker", name = "lab.replaced")]
+#[task(name = "lab.replaced")]
 async fn replaced(context: &TaskContext, x: i64, y: i64) -> Result<i64, Failure> {
     Err(context.replace(sum([x, y])))
 }
 
-#[task(crate = "longshore_worker", name = "lab.replaced_by_group")]
+#[task(name = "lab.replaced_by_group")]
 async fn replaced_by_group(context: &TaskContext, x: i64) -> Result<Vec<i64>, Failure> {
     Err(context.replace(group((0..3).map(|n| sum([x, n])))))
 }
 
-#[task(crate = "longshore_worker", name = "lab.replaced_by_chain")]
+#[task(name = "lab.replaced_by_chain")]
 async fn replaced_by_chain(context: &TaskContext, x: i64) -> Result<i64, Failure> {
     Err(context.replace(chain([sum([x, 1]), sum([2])])))
 }
 
 /// Sends tasks of its own, which become its children.
-#[task(crate = "longshore_worker", name = "lab.spawn")]
+#[task(name = "lab.spawn")]
 async fn spawn(context: TaskContext, count: i64) -> Result<Vec<String>, Failure> {
     let mut ids = Vec::new();
     for n in 0..count {
@@ -278,13 +283,13 @@ async fn spawn(context: TaskContext, count: i64) -> Result<Vec<String>, Failure>
 }
 
 /// A member of a chord that adds another one to it.
-#[task(crate = "longshore_worker", name = "lab.grows")]
+#[task(name = "lab.grows")]
 async fn grows(context: TaskContext, x: i64) -> Result<i64, Failure> {
     context.add_to_chord(sum([x, 1000])).await?;
     Ok(x)
 }
 
-#[task(crate = "longshore_worker", name = "lab.random_sleep")]
+#[task(name = "lab.random_sleep")]
 async fn random_sleep(x: Value, #[default(0.01)] most: f64) -> Value {
     let draw = f64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos() % 1000) / 1000.0;
     tokio::time::sleep(Duration::from_secs_f64(draw * most)).await;

@@ -25,6 +25,7 @@ pub(crate) struct Attributes {
     pub(crate) timeout: Option<Duration>,
     pub(crate) soft_timeout: Option<Duration>,
     pub(crate) rate: Option<Rate>,
+    pub(crate) rate_shared: Option<bool>,
     pub(crate) acks_early: Option<bool>,
     pub(crate) acks_on_failure: Option<bool>,
     pub(crate) ignore_result: Option<bool>,
@@ -50,6 +51,7 @@ const WORDS: &[&str] = &[
     "timeout",
     "soft_timeout",
     "rate",
+    "rate_shared",
     "acks",
     "acks_on_failure",
     "ignore_result",
@@ -95,6 +97,7 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Attributes> {
             "timeout" => this.timeout = Some(entry.unit(positive)?),
             "soft_timeout" => this.soft_timeout = Some(entry.unit(positive)?),
             "rate" => this.rate = Some(entry.unit(units::rate)?),
+            "rate_shared" => this.rate_shared = Some(entry.flag()?),
             "acks" => {
                 this.acks_early = Some(entry.unit(|text| match text {
                     "early" => Ok(true),
@@ -119,6 +122,9 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Attributes> {
             Span::call_site(),
             "`soft_timeout` must be shorter than `timeout`: the task is told at the one and ended at the other",
         ));
+    }
+    if this.rate_shared.is_some() && this.rate.is_none() {
+        return Err(Error::new(Span::call_site(), "`rate_shared` says whose rate it is: write the rate too, rate = \"10/min\""));
     }
     Ok(this)
 }

@@ -249,6 +249,9 @@ fn policy(krate: &TokenStream, attributes: &Attributes, isolated: bool) -> Token
         let (count, per) = (rate.count, time(rate.per));
         set("rate_limit", some(quote!(#krate::private::Rate { count: #count, per: #per, burst: 1 })));
     }
+    if attributes.rate_shared == Some(true) {
+        set("rate_scope", quote!(#krate::private::RateScope::Shared));
+    }
     if let Some(early) = attributes.acks_early {
         set("acks", if early { quote!(#krate::private::Acks::Early) } else { quote!(#krate::private::Acks::Late) });
     }
@@ -336,6 +339,7 @@ mod tests {
             ("acks = \"never\"", "is not when to acknowledge", "\"never\""),
             ("backoff = \"1s\"", "is not a backoff", "\"1s\""),
             ("autoretry_for = \"OSError\"", "takes a list of types", "\"OSError\""),
+            ("rate_shared = \"yes\"", "is true or false", "\"yes\""),
             ("ignore_result = 1", "is true or false", "1"),
             ("name = \"a b\"", "has no spaces", "\"a b\""),
         ] {
@@ -345,6 +349,8 @@ mod tests {
         }
         let (text, _) = refused("timeout = \"5s\", soft_timeout = \"5s\"", "fn f() {}");
         assert!(text.contains("must be shorter"), "{text}");
+        let (text, _) = refused("rate_shared", "fn f() {}");
+        assert!(text.contains("write the rate too"), "{text}");
         let (text, span) = refused("lane = \"cpu\"", "async fn f() {}");
         assert!(text.contains("an async fn runs on the async lane"), "{text}");
         assert_eq!(span, "lane");

@@ -56,6 +56,7 @@ use proc_macro::TokenStream;
 /// | `timeout = "60s"` | the hard limit of one attempt |
 /// | `soft_timeout = "50s"` | the soft one: the function is told (`TaskContext::soft_limit`), a future that does not listen is dropped |
 /// | `rate = "10/min"` | most starts in a time, over one worker; also `100/s`, `10/h`, Celery's `10/m` |
+/// | `rate_shared` | that rate is kept by all workers on the broker together |
 /// | `acks = "early"` | acknowledged before it starts, as Celery does: lost if its worker dies. The default is `late`: after its result is stored |
 /// | `acks_on_failure = false` | when it fails, its message goes to the dead letters |
 /// | `ignore_result` | nobody wants its result: none is stored |

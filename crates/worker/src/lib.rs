@@ -34,7 +34,7 @@ pub use failure::Failure;
 pub use isolated::{IsolatedAnswer, IsolatedCall, IsolatedFailure, init_app, init_app_with, isolated_entry};
 pub use longshore_macros::task;
 pub use signature::{Signature, chain, chord, group};
-pub use task::{Acks, Call, Handler, Task, TaskPolicy};
+pub use task::{Acks, Call, Handler, RateScope, Task, TaskPolicy};
 
 /// What generated code needs; nothing that a program should name.
 #[doc(hidden)]
@@ -45,7 +45,7 @@ pub mod private {
         failure::convert,
         name::{name_bytes, name_length},
         signature::Signature,
-        task::{Acks, Call, Handler, Task, TaskPolicy},
+        task::{Acks, Call, Handler, RateScope, Task, TaskPolicy},
         values::reply,
     };
     pub use longshore_core::{Backoff, LaneKind, Rate};

@@ -93,6 +93,17 @@ pub enum Acks {
     Early,
 }
 
+/// Over what a task's rate holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RateScope {
+    /// Each worker by itself, as in Celery: two workers start twice as many. The default.
+    #[default]
+    Worker,
+    /// All workers on the broker together, by the task's name: the leaky bucket is in the broker. Slots of a worker that stops are lost for two seconds at
+    /// most, and a rate that was changed takes effect within two seconds. Python's workers know nothing of it.
+    Shared,
+}
+
 /// What is true of every call of a task, unless the call says otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskPolicy {
@@ -108,8 +119,10 @@ pub struct TaskPolicy {
     pub soft_time_limit: Option<Duration>,
     /// The hard limit of one attempt.
     pub time_limit: Option<Duration>,
-    /// Most starts in a time, over this worker; limited calls wait in the broker and hold up nothing else.
+    /// Most starts in a time; limited calls wait in the broker and hold up nothing else.
     pub rate_limit: Option<Rate>,
+    /// Over what that rate holds.
+    pub rate_scope: RateScope,
     /// When a message is acknowledged.
     pub acks: Acks,
     /// Whether a task that failed or timed out is acknowledged too. Without it the message goes to the dead letters.
@@ -133,6 +146,7 @@ impl Default for TaskPolicy {
             soft_time_limit: None,
             time_limit: None,
             rate_limit: None,
+            rate_scope: RateScope::Worker,
             acks: Acks::Late,
             acks_on_failure: true,
             ignore_result: false,

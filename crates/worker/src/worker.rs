@@ -6,7 +6,7 @@
 //! - `verdict.rs`: how an attempt ended → what becomes of its task; `conclude.rs`: that, in Celery's words; `close.rs`: stores, sends, acknowledges
 //! - `sink.rs`: the engine's sink
 //! - `revoked.rs`, `notice.rs`, `shared.rs`: what the parts share
-//! - `control.rs`, `events.rs`: remote control and events
+//! - `control.rs`, `events.rs`: remote control and events; `mingle.rs`: what was called off before
 
 mod close;
 mod conclude;
@@ -15,6 +15,7 @@ mod events;
 mod handlers;
 mod held;
 mod intake;
+mod mingle;
 mod notice;
 mod process;
 mod revoked;
@@ -148,6 +149,7 @@ impl Worker {
         let client = Client::over(&app, broker.clone(), results.clone());
         let node = Arc::from(options.node.as_str());
         let shared = Arc::new(Shared::new(Arc::new(app), node, client, broker, consumer, results, one_store));
+        shared.call_off(&shared.broker.revoked().await?);
         for listener in options.listeners {
             shared.board.listen(listener);
         }

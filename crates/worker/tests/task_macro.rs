@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use longshore_celery::{Map, Message, Value};
 use longshore_core::{Backoff, CancelToken, LaneKind, Rate};
-use longshore_worker::{Acks, App, Call, Failure, Handler, Parts, Task, TaskContext, TaskPolicy, task};
+use longshore_worker::{Acks, App, Call, Failure, Handler, Parts, RateScope, Task, TaskContext, TaskPolicy, task};
 use serde::{Deserialize, Serialize};
 
 /// Adds.
@@ -49,6 +49,7 @@ mod shop {
         timeout = "60s",
         soft_timeout = "50s",
         rate = "10/min",
+        rate_shared,
         acks = "early",
         acks_on_failure = false,
         ignore_result,
@@ -150,6 +151,7 @@ fn the_attributes_are_the_policy() {
             soft_time_limit: Some(seconds(50)),
             time_limit: Some(seconds(60)),
             rate_limit: Some(Rate { count: 10.0, per: seconds(60), burst: 1 }),
+            rate_scope: RateScope::Shared,
             acks: Acks::Early,
             acks_on_failure: false,
             ignore_result: true,

@@ -9,6 +9,7 @@ use std::{
 use longshore_core::Receipt;
 use tokio::sync::mpsc;
 
+use super::shared::Shared;
 use crate::{
     broker::{Claimed, DeadLetter, Outgoing, QueueState},
     crash::after_crash,
@@ -54,6 +55,7 @@ pub(crate) struct State {
     pub(crate) paused: HashMap<Arc<str>, String>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) documents: Documents,
+    pub(crate) shared: Shared,
 }
 
 impl State {

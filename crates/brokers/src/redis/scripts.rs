@@ -15,4 +15,7 @@ pub(super) static FIND_HELD: Script = Script::new("find_held", include_str!("scr
 pub(super) static BURY: Script = Script::new("bury", include_str!("scripts/bury.lua"));
 pub(super) static STORE: Script = Script::new("store", include_str!("scripts/store.lua"));
 pub(super) static CHORD_EXTEND: Script = Script::new("chord_extend", include_str!("scripts/chord_extend.lua"));
+pub(super) static RESERVE: Script = Script::new("reserve", include_str!("scripts/reserve.lua"));
+pub(super) static REVOKE: Script = Script::new("revoke", include_str!("scripts/revoke.lua"));
+pub(super) static REVOKED: Script = Script::new("revoked", include_str!("scripts/revoked.lua"));
 pub(super) static CHORD_OVER: Script = Script::new("chord_over", include_str!("scripts/chord_over.lua"));

@@ -13,7 +13,7 @@ use crate::broker::BrokerError;
 /// `lngs`: what `file` and other programs know the file by.
 const APPLICATION: i32 = 0x6c6e_6773;
 /// Raised with every change of the tables.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 /// Whoever wants to write waits so long for another program that does.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -65,6 +65,9 @@ CREATE TABLE chord_parts(
     group_id TEXT NOT NULL, task_id TEXT NOT NULL, place INTEGER NOT NULL, -- place: -1 without one
     member BLOB NOT NULL, PRIMARY KEY(group_id, task_id, place)
 ) WITHOUT ROWID;
+CREATE TABLE rates(name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID; -- next: in microseconds since 1970
+CREATE TABLE revoked(number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, at INTEGER NOT NULL);
+CREATE INDEX revoked_at ON revoked(at);
 ";
 
 /// How a file is to be used, as its URL says it.

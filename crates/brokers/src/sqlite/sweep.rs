@@ -2,7 +2,7 @@
 
 use rusqlite::Connection;
 
-use super::queues::now;
+use super::{queues::now, shared::forgotten};
 
 /// A broadcast is there for those who listen now.
 const BUS: i64 = 60_000;
@@ -19,5 +19,8 @@ pub(crate) fn sweep(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute(parts, [now, 100])?;
     let chords = "DELETE FROM chords WHERE group_id IN (SELECT group_id FROM chords WHERE expires <= ?1 LIMIT ?2)";
     conn.execute(chords, [now, 100])?;
+    // A bucket that is empty is as good as none.
+    conn.execute("DELETE FROM rates WHERE next < ?1", [now * 1000])?;
+    conn.execute("DELETE FROM revoked WHERE at <= ?1", [forgotten()])?;
     Ok(())
 }

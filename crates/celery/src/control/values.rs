@@ -81,6 +81,18 @@ pub fn hello(revoked: &[String], clock: u64) -> Value {
     Value::Map(Map::from_iter([("revoked", Value::from(revoked.to_vec())), ("clock", clock.into())]))
 }
 
+/// What another node replied to `hello`: the ids that are called off there (up to Celery 5.6 an object, id to times), and its logical time. `None` for
+/// anything else, such as what a node replies to itself.
+pub fn read_hello(reply: &Value) -> Option<(Vec<String>, u64)> {
+    let ids = match reply.get("revoked")? {
+        Value::List(ids) => ids.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Value::Map(ids) => ids.iter().map(|(id, _)| id.to_owned()).collect(),
+        _ => return None,
+    };
+    let clock = reply.get("clock").and_then(Value::as_i64).and_then(|clock| u64::try_from(clock).ok());
+    Some((ids, clock.unwrap_or_default()))
+}
+
 /// `revoke`: these are called off.
 pub fn revoked(ids: &[String]) -> Value {
     let shown: Vec<String> = ids.iter().map(|id| repr(&id.as_str().into())).collect();

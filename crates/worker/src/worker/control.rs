@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use longshore_brokers::{Key, Stored, mask};
@@ -12,7 +12,7 @@ use longshore_celery::{
 };
 use longshore_core::{LaneKind, Rate, Receipt, engine::Handle};
 
-use super::{Stopper, events::Events, intake::Intake, shared::Shared, work::Work};
+use super::{Stopper, events::Events, intake::Intake, mingle::mingle, shared::Shared, work::Work};
 
 /// Most held tasks that a reply tells of; it says so when there are more.
 const TOLD: usize = 1000;
@@ -36,7 +36,20 @@ impl Control {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             };
-            while let Some((_, raw)) = subscription.messages.recv().await {
+            // What was called off while nobody listened here. Meanwhile requests are answered: the others may be asking too.
+            let mut mingling = Some(Box::pin(mingle(self.shared.clone())));
+            loop {
+                let message = match &mut mingling {
+                    None => subscription.messages.recv().await,
+                    Some(asking) => tokio::select! {
+                        () = asking => {
+                            mingling = None;
+                            continue;
+                        }
+                        message = subscription.messages.recv() => message,
+                    },
+                };
+                let Some((_, raw)) = message else { break };
                 // What is no request is nobody's: there is nobody to tell.
                 if let Ok(request) = Request::decode(&raw, Limits::default().message) {
                     self.take(&request).await;
@@ -101,10 +114,8 @@ impl Control {
                 if from_node == *shared.node {
                     return Value::Null;
                 }
-                let now = Instant::now();
-                let mut own = shared.revoked();
-                revoked.iter().for_each(|id| own.add(id, now));
-                control::hello(&own.ids(), clock)
+                shared.call_off(&revoked);
+                control::hello(&shared.revoked().ids(), clock)
             }
             Command::Memsample => Value::Null,
             Command::QueryTask { ids } => self.query(&ids).await,
@@ -112,7 +123,7 @@ impl Control {
                 let Some(task) = shared.app.task_named(&task_name) else { return control::error("unknown task") };
                 let rate = (rate_limit.per_second > 0.0).then(|| Rate::per_second(rate_limit.per_second));
                 shared.set_override(&task.name, |set| set.rate = Some(rate));
-                self.intake.rate_changed(&task_name);
+                self.intake.rate_changed(&task.name);
                 control::ok(if rate.is_some() { "new rate limit set successfully" } else { "rate limit disabled successfully" })
             }
             Command::TimeLimit { task_name, soft, hard } => {
@@ -170,11 +181,9 @@ impl Control {
     }
 
     async fn revoke(&self, ids: &[String], terminate: bool, signal: Option<&str>) -> Value {
-        let now = Instant::now();
-        {
-            let mut revoked = self.shared.revoked();
-            ids.iter().for_each(|id| revoked.add(id, now));
-        }
+        self.shared.call_off(ids);
+        // For workers that are not there yet. Where the broker cannot take it now, those that are there still know.
+        let _ = self.shared.broker.revoke(ids).await;
         let mut running = Vec::new();
         for work in self.shared.works() {
             if ids.contains(&work.message.id) {

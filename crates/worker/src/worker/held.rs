@@ -20,8 +20,10 @@ pub(crate) struct Entry {
     /// Its queue.
     pub(crate) queue: Arc<str>,
     pub(crate) crashes: u32,
-    /// Waits for its task's rate, not for its ETA.
-    pub(crate) paced: bool,
+    /// Waits for the rate of this task, not for its ETA.
+    pub(crate) paced: Option<Arc<str>>,
+    /// Its slot of that rate is reserved: it runs when it is due. Otherwise it asks for one then.
+    pub(crate) slot: bool,
 }
 
 impl Held {
@@ -52,9 +54,10 @@ impl Held {
         self.heap.iter().map(|entry| &entry.0)
     }
 
-    /// Takes out those that wait for a rate, for a new one has been set.
-    pub(crate) fn take_paced(&mut self) -> Vec<Entry> {
-        let (paced, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.heap).into_iter().partition(|entry| entry.0.paced);
+    /// Takes out those that wait for the rate of this task, for a new one has been set.
+    pub(crate) fn take_paced(&mut self, task: &str) -> Vec<Entry> {
+        let (paced, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.heap).into_iter().partition(|entry| entry.0.paced.as_deref() == Some(task));
         self.heap = rest.into();
         paced.into_iter().map(|entry| entry.0).collect()
     }
@@ -78,7 +81,8 @@ mod tests {
             receipt,
             queue: "q".into(),
             crashes: 0,
-            paced: receipt.is_multiple_of(2),
+            paced: (receipt > 1).then(|| if receipt == 4 { "a".into() } else { "b".into() }),
+            slot: false,
         }
     }
 
@@ -92,7 +96,8 @@ mod tests {
         let receipts = |entries: Vec<Entry>| entries.iter().map(|entry| entry.receipt).collect::<Vec<_>>();
         assert_eq!(receipts(held.due(now, 2)), [2, 3]);
         assert_eq!(receipts(held.due(now, 2)), [1]);
-        assert_eq!((held.len(), receipts(held.take_paced())), (1, vec![4]));
+        held.push(entry(50, 5));
+        assert_eq!((receipts(held.take_paced("a")), held.len()), (vec![4], 1));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From the broker to the engine: claims, reads, sorts out, holds back what is not due.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,10 +12,10 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_brokers::{BrokerError, Claimed, End, Finish, Key, Outgoing, crash::MOST_CRASHES};
+use longshore_brokers::{BrokerError, Claimed, End, Finish, Key, Outgoing, Slot, crash::MOST_CRASHES};
 use longshore_celery::{BadMessage, Encoding, Message, State, TaskResult, crashes_of};
 use longshore_core::{
-    Delivery, LaneKind, Options, Receipt, SourceError, Verdict,
+    Delivery, ErrorKind, LaneKind, Options, Receipt, SourceError, Verdict,
     source::{Fetched, Settlement, Source},
 };
 use tokio::sync::Notify;
@@ -28,7 +28,7 @@ use super::{
     shared::Shared,
     work::{Ticket, Work},
 };
-use crate::task::Task;
+use crate::task::{RateScope, Task};
 
 /// Most messages that are held for their time. Beyond, nothing is claimed.
 const HELD: usize = 100_000;
@@ -36,6 +36,8 @@ const HELD: usize = 100_000;
 const DUE: usize = 100;
 /// A slot of a rate that is this near is not waited for.
 const NEAR: Duration = Duration::from_micros(500);
+/// A broker that is away is asked for slots again after this time.
+const AWAY: Duration = Duration::from_secs(1);
 /// How often the wall clock is looked at while something is held: it may have been set.
 const GLANCE: Duration = Duration::from_secs(30);
 
@@ -73,8 +75,10 @@ struct Batch {
 enum Sorted {
     /// It may run.
     Run(Box<Message>, Arc<Task>),
-    /// Not before then; for its task's rate (`paced`) or for its own ETA.
-    Later { due: SystemTime, paced: bool },
+    /// It may run when it has a slot of a rate that all workers share.
+    Ask(Box<Message>, Arc<Task>),
+    /// Not before then: its slot of the rate of this task, or (`None`) its own ETA.
+    Later { due: SystemTime, paced: Option<Arc<str>> },
     /// It shall not run.
     Unrun(Box<Message>, Unrun),
     /// It cannot be read.
@@ -92,7 +96,7 @@ impl Intake {
 
     /// Messages held for their time, soonest first: receipt, time, and whether for a rate.
     pub(crate) fn held(&self) -> Vec<(Receipt, SystemTime, bool)> {
-        let mut held: Vec<_> = self.state().held.iter().map(|entry| (entry.receipt(), entry.due, entry.paced)).collect();
+        let mut held: Vec<_> = self.state().held.iter().map(|entry| (entry.receipt(), entry.due, entry.paced.is_some())).collect();
         held.sort_by_key(|(_, due, _)| *due);
         held
     }
@@ -108,9 +112,9 @@ impl Intake {
         let now = SystemTime::now();
         {
             let mut state = self.state();
-            for entry in state.held.take_paced() {
+            for entry in state.held.take_paced(task) {
                 // Due at once; when it is read again, its task's rate says anew when.
-                state.held.push(Entry { due: now, paced: false, ..entry });
+                state.held.push(Entry { due: now, slot: false, ..entry });
             }
         }
         self.wake.notify_one();
@@ -130,14 +134,17 @@ impl Intake {
         }
         let Some(task) = self.shared.app.task_named(&message.task).cloned() else { return Sorted::Unrun(message, Unrun::Unknown) };
         if let Some(due) = message.eta.filter(|eta| *eta > now) {
-            return Sorted::Later { due, paced: false };
+            return Sorted::Later { due, paced: None };
+        }
+        if !slot_taken && task.policy.rate_scope == RateScope::Shared && self.shared.rate_of(&task).is_some() {
+            return Sorted::Ask(message, task);
         }
         let instant = Instant::now();
         if !slot_taken
             && let Some(slot) = self.shared.reserve(&task, instant)
             && slot > instant + NEAR
         {
-            return Sorted::Later { due: now + slot.duration_since(instant), paced: true };
+            return Sorted::Later { due: now + slot.duration_since(instant), paced: Some(task.name.clone()) };
         }
         Sorted::Run(message, task)
     }
@@ -148,11 +155,12 @@ impl Intake {
         let mut closings = Vec::new();
         let mut works = Vec::with_capacity(claimed.len());
         let mut again = Vec::new();
+        let mut asking = Vec::new();
         for Claimed { receipt, queue, raw, crashes, redelivered } in claimed {
             // A child that died of it is counted in the message itself.
             let crashes = crashes.max(crashes_of(&raw));
             match self.sort(&raw, now, slots_taken) {
-                Sorted::Run(message, _) if crashes >= MOST_CRASHES => {
+                Sorted::Run(message, _) | Sorted::Ask(message, _) if crashes >= MOST_CRASHES => {
                     closings.push(conclude::unrun(&self.shared, *message, receipt, queue, Unrun::Crashed(crashes)));
                 }
                 Sorted::Run(message, task) => {
@@ -161,10 +169,23 @@ impl Intake {
                     }
                     works.push(Arc::new(Work::new(*message, task, receipt, queue, crashes)));
                 }
-                Sorted::Later { due, paced } => self.state().held.push(Entry { due, receipt: receipt.0, queue, crashes, paced }),
+                Sorted::Ask(message, task) => {
+                    let redelivered = redelivered || message.redelivered;
+                    asking.push((Arc::new(Work::new(*message, task, receipt, queue, crashes)), redelivered));
+                }
+                Sorted::Later { due, paced } => {
+                    let slot = paced.is_some();
+                    self.state().held.push(Entry { due, receipt: receipt.0, queue, crashes, paced, slot });
+                }
                 Sorted::Unrun(message, why) => closings.push(conclude::unrun(&self.shared, *message, receipt, queue, why)),
                 Sorted::Bad(bad) => closings.push(conclude::bad(&self.shared, &bad, receipt, queue)),
             }
+        }
+        for (work, redelivered) in self.ask(asking).await? {
+            if redelivered {
+                again.push(works.len());
+            }
+            works.push(work);
         }
         if !again.is_empty() {
             closings.extend(self.take_out_finished(&mut works, again).await?);
@@ -177,6 +198,41 @@ impl Intake {
             }
         }
         if closings.is_empty() { Ok(()) } else { self.closer.close(closings).await }
+    }
+
+    /// Asks for slots of the rates that all workers share, in one call a task. Gives back whose slot has come, and holds the others.
+    async fn ask(&self, asking: Vec<(Arc<Work>, bool)>) -> Result<Vec<(Arc<Work>, bool)>, BrokerError> {
+        let mut by_task: BTreeMap<Arc<str>, Vec<_>> = BTreeMap::new();
+        for (work, redelivered) in asking {
+            by_task.entry(work.task.name.clone()).or_default().push((work, redelivered));
+        }
+        let mut ready = Vec::new();
+        for (task, works) in by_task {
+            let Some(rate) = works.first().and_then(|(work, _)| self.shared.rate_of(&work.task)) else {
+                ready.extend(works);
+                continue;
+            };
+            let slots = match self.shared.broker.reserve(&task, rate, works.len()).await {
+                Ok(slots) => slots,
+                Err(error) if error.kind == ErrorKind::Transient => vec![Slot::Ask(AWAY); works.len()],
+                Err(error) => return Err(error),
+            };
+            let now = SystemTime::now();
+            let mut state = self.state();
+            for ((work, redelivered), slot) in works.into_iter().zip(slots) {
+                let (wait, slot) = match slot {
+                    Slot::Reserved(wait) if wait <= NEAR => {
+                        ready.push((work, redelivered));
+                        continue;
+                    }
+                    Slot::Reserved(wait) => (wait, true),
+                    Slot::Ask(after) => (after, false),
+                };
+                let (receipt, queue, crashes) = (work.receipt.0, work.queue.clone(), work.crashes);
+                state.held.push(Entry { due: now + wait, receipt, queue, crashes, paced: Some(task.clone()), slot });
+            }
+        }
+        Ok(ready)
     }
 
     /// Takes out, of those that were lent before, the ones that have succeeded already: their worker died between result and acknowledgement.
@@ -235,14 +291,14 @@ impl Intake {
                 return Err(error);
             }
         };
-        let (mut paced, mut others) = (Vec::new(), Vec::new());
+        let (mut slots, mut others) = (Vec::new(), Vec::new());
         for (entry, raw) in due.into_iter().zip(raws) {
             // One that is not ours any more was rescued: somebody else runs it.
             let Some(raw) = raw else { continue };
             let claimed = Claimed { receipt: entry.receipt(), queue: entry.queue, raw, crashes: entry.crashes, redelivered: false };
-            if entry.paced { paced.push(claimed) } else { others.push(claimed) }
+            if entry.slot { slots.push(claimed) } else { others.push(claimed) }
         }
-        self.take(paced, true).await?;
+        self.take(slots, true).await?;
         self.take(others, false).await?;
         Ok(true)
     }

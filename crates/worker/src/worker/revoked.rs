@@ -2,12 +2,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-/// As in Celery: so many ids, for so long.
-const MOST: usize = 50_000;
-const FOR: Duration = Duration::from_secs(3 * 3600);
+use longshore_brokers::{MOST_REVOKED as MOST, REVOKED_FOR as FOR};
 
 /// Ids that must not run any more: at most 50 000, each for three hours; the oldest are forgotten first.
 #[derive(Default)]
@@ -52,6 +50,8 @@ impl Revoked {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

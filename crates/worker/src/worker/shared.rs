@@ -147,6 +147,13 @@ impl Shared {
         self.live().values().cloned().collect()
     }
 
+    /// These ids must not run any more. Whoever starts a task asks for them.
+    pub(crate) fn call_off(&self, ids: &[String]) {
+        let now = Instant::now();
+        let mut revoked = self.revoked();
+        ids.iter().for_each(|id| revoked.add(id, now));
+    }
+
     /// Whether an id or one of its stamps is revoked.
     pub(crate) fn is_revoked(&self, message: &Message) -> bool {
         let revoked = self.revoked();

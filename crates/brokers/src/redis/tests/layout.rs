@@ -54,3 +54,19 @@ async fn a_script_cache_that_was_emptied_is_filled_again() {
         assert_eq!(consumer.finish(&[end]).await.unwrap(), [crate::Ended::Done]);
     }
 }
+
+#[tokio::test]
+async fn rates_and_revoked_ids_do_not_stay_for_ever() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let (broker, _) = both(&server.url()).unwrap();
+    broker.reserve("t", longshore_core::Rate::per_second(10.0), 1).await.unwrap();
+    let left: i64 = server.command(&["PTTL", "longshore:rate:t"]).trim().trim_start_matches(':').parse().unwrap();
+    assert!((0..=102).contains(&left), "{left} ms");
+    broker.revoke(&["old".to_owned(), "young".to_owned()]).await.unwrap();
+    let left: i64 = server.command(&["TTL", "longshore:revoked"]).trim().trim_start_matches(':').parse().unwrap();
+    assert!((10_000..=10_800).contains(&left), "{left} s");
+    server.command(&["ZINCRBY", "longshore:revoked", "-10801000000", "old"]);
+    assert_eq!(broker.revoked().await.unwrap(), ["young"]);
+    broker.revoke(&["next".to_owned()]).await.unwrap();
+    assert_eq!(server.command(&["ZCARD", "longshore:revoked"]), ":2\r\n");
+}

@@ -1,0 +1,126 @@
+//! What all workers share beside messages: the slots of rates, and the ids that are called off.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use longshore_core::Rate;
+
+use super::{Subject, kit::SOON};
+use crate::{
+    broker::{Broker, MOST_REVOKED},
+    rates::{AHEAD, Slot},
+};
+
+/// Asks until so many slots are reserved; each with the earliest and the latest time that it may stand for.
+async fn collect(broker: &dyn Broker, rate: Rate, step: usize, count: usize) -> Vec<(Instant, Instant)> {
+    let mut slots = Vec::new();
+    while slots.len() < count {
+        let early = Instant::now();
+        let got = broker.reserve("shared", rate, step.min(count - slots.len())).await.expect("it answers");
+        let late = Instant::now();
+        let mut again = None;
+        for slot in got {
+            match slot {
+                Slot::Reserved(wait) => slots.push((early + wait, late + wait)),
+                Slot::Ask(after) => again = again.or(Some(after)),
+            }
+        }
+        if let Some(after) = again {
+            assert!(after < SOON, "{after:?}");
+            tokio::time::sleep(after).await;
+        }
+    }
+    slots
+}
+
+/// Two handles, as two workers have them: in no window more than burst + rate × window.
+pub async fn a_rate_is_kept_by_all_who_share_it(subject: Arc<Subject>) {
+    let (one, other) = (subject.broker(), subject.broker());
+    let rate = Rate::per_second(40.0).burst(3);
+    let (mut slots, more) = tokio::join!(collect(&*one, rate, 7, 75), collect(&*other, rate, 4, 75));
+    slots.extend(more);
+    // The true times lie between these, place by place.
+    let (mut earliest, mut latest): (Vec<_>, Vec<_>) = slots.into_iter().unzip();
+    earliest.sort();
+    latest.sort();
+    for first in 0..earliest.len() {
+        for last in first + 3..latest.len() {
+            let (window, least) = (latest[last] - earliest[first], rate.interval() * u32::try_from(last - first - 2).expect("few"));
+            // A microsecond for each of both ends, which are rounded.
+            assert!(window + Duration::from_micros(2) >= least, "{first} to {last}: {window:?}, not {least:?}");
+        }
+    }
+}
+
+/// To the microsecond; what is too far ahead is to be asked for again, in time.
+pub async fn the_slots_of_a_rate_are_evenly_spaced_and_not_far_ahead(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    let slots = broker.reserve("even", Rate::per_second(100.0), 500).await.expect("it answers");
+    assert_eq!(slots.len(), 500);
+    for (place, slot) in (0_u32..).zip(&slots) {
+        let wait = Duration::from_millis(10) * place;
+        match slot {
+            Slot::Reserved(ahead) => assert!(*ahead == wait && wait <= AHEAD, "{place}: {ahead:?}"),
+            Slot::Ask(after) => assert!(wait > AHEAD && *after > wait - AHEAD && *after < wait, "{place}: {after:?}"),
+        }
+    }
+    assert!(matches!(broker.reserve("other", Rate::per_second(100.0), 1).await.expect("it answers")[..], [Slot::Reserved(Duration::ZERO)]));
+    assert_eq!(broker.reserve("even", Rate::per_second(100.0), 0).await.expect("it answers"), []);
+}
+
+/// A slower one and a faster one.
+pub async fn a_changed_rate_holds_behind_what_is_reserved(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    let begun = Instant::now();
+    let first = broker.reserve("shared", Rate::per_second(10.0), 2).await.expect("it answers");
+    assert_eq!(first, [Slot::Reserved(Duration::ZERO), Slot::Reserved(Duration::from_millis(100))]);
+    let slow = Rate { count: 1.0, per: Duration::from_secs(3600), burst: 1 };
+    let slots = broker.reserve("shared", slow, 2).await.expect("it answers");
+    assert!(
+        matches!(slots[..], [Slot::Reserved(wait), Slot::Ask(after)] if wait <= Duration::from_millis(200) && after > SOON),
+        "{slots:?}"
+    );
+    let slots = collect(&*broker, Rate::per_second(10.0), 2, 2).await;
+    let (earliest, latest) = slots[0];
+    assert!(latest >= begun + Duration::from_millis(300), "it is behind what was reserved");
+    assert!(earliest <= Instant::now() + AHEAD, "it does not wait for an hour");
+}
+
+/// What nobody asked for is gone.
+pub async fn an_idle_rate_saves_up_no_more_than_its_burst(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    for (name, burst) in [("one", 1), ("three", 3)] {
+        let rate = Rate::per_second(100.0).burst(burst);
+        broker.reserve(name, rate, 1).await.expect("it answers");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let slots = broker.reserve(name, rate, 5).await.expect("it answers");
+        let expected = (0..5_u32).map(|place| Slot::Reserved(Duration::from_millis(10) * (place + 1).saturating_sub(burst)));
+        assert_eq!(slots, expected.collect::<Vec<_>>());
+    }
+}
+
+/// In their order, each once.
+pub async fn revoked_ids_are_known_to_whoever_comes_later(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    assert_eq!(broker.revoked().await.expect("it answers"), [""; 0]);
+    broker.revoke(&["a".to_owned(), "b".to_owned()]).await.expect("it is noted");
+    broker.revoke(&["c".to_owned(), "c".to_owned()]).await.expect("it is noted");
+    broker.revoke(&[]).await.expect("there is nothing to note");
+    drop(broker);
+    let later = subject.broker();
+    assert_eq!(later.revoked().await.expect("it answers"), ["a", "b", "c"]);
+    later.revoke(&["a".to_owned()]).await.expect("it is noted again");
+    assert_eq!(later.revoked().await.expect("it answers"), ["b", "c", "a"]);
+}
+
+/// Memory of them has a limit.
+pub async fn the_oldest_of_too_many_revoked_ids_are_forgotten(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    let ids: Vec<String> = (0..MOST_REVOKED + 10).map(|number| number.to_string()).collect();
+    broker.revoke(&ids[..20]).await.expect("it is noted");
+    broker.revoke(&ids[20..]).await.expect("it is noted");
+    let kept = broker.revoked().await.expect("it answers");
+    assert_eq!((kept.len(), kept.first(), kept.last()), (MOST_REVOKED, ids.get(10), ids.last()));
+}

@@ -1,0 +1,224 @@
+//! What workers on one broker share: the rates of tasks, and what was called off.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use longshore_brokers::{Broker, Key, Outgoing, connect};
+use longshore_celery::{Encoding, Map, Message, State, TaskResult, Value, control};
+use longshore_core::Rate;
+use longshore_worker::{App, RateScope, Task, Worker, WorkerOptions};
+use tokio::sync::mpsc;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A file that goes with its test.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("longshore-{name}-{}-{}.db", std::process::id(), fastrand::u64(..))))
+    }
+
+    fn url(&self) -> String {
+        format!("sqlite:{}?sync=normal", self.0.display())
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        for end in ["", "-wal", "-shm", "-wake"] {
+            let _ = std::fs::remove_file(format!("{}{end}", self.0.display()));
+        }
+    }
+}
+
+/// A task that says when it began, limited over all workers.
+fn limited(rate: Rate) -> (Task, mpsc::UnboundedReceiver<Instant>) {
+    let (began, starts) = mpsc::unbounded_channel();
+    let mut task = Task::plain("limited", move |_, _| {
+        let _ = began.send(Instant::now());
+        Ok(Value::Null)
+    });
+    task.policy.rate_limit = Some(rate);
+    task.policy.rate_scope = RateScope::Shared;
+    (task, starts)
+}
+
+async fn start(url: &str, name: &str, queue: &str, task: Task) -> Worker {
+    let mut options = WorkerOptions::new(format!("{name}@test"));
+    options.queues = vec![queue.to_owned()];
+    Worker::start(App::new().broker(url).task(task), options).await.unwrap()
+}
+
+async fn stop(worker: Worker) {
+    worker.stopper().warm();
+    tokio::time::timeout(SOON, worker.join()).await.unwrap();
+}
+
+async fn send(broker: &dyn Broker, queue: &str, message: Message) -> String {
+    let id = if message.id.is_empty() { format!("id-{}", fastrand::u64(..)) } else { message.id.clone() };
+    let message = Message { id: id.clone(), routing_key: queue.to_owned(), ..message };
+    // Not held back by the broker, so that a worker claims it at once and holds it, as with Redis.
+    let raw = message.encode(Encoding::Json);
+    broker.publish(&[Outgoing { queue: queue.into(), priority: 0, due: None, raw }]).await.unwrap();
+    id
+}
+
+fn call(task: &str) -> Message {
+    Message { task: task.to_owned(), ..Message::default() }
+}
+
+/// Asks all workers until one replies: a worker listens a moment after its start.
+async fn ask(broker: &Arc<dyn Broker>, request: control::Request) -> Value {
+    let oid = format!("client-{}", fastrand::u64(..));
+    let mut replies = broker.replies(&oid).await.unwrap();
+    let raw = request.answered("ticket", oid).encode("tag");
+    for _ in 0..100 {
+        broker.broadcast(control::EXCHANGE, "", &raw).await.unwrap();
+        if let Ok(reply) = tokio::time::timeout(Duration::from_millis(200), replies.messages.recv()).await {
+            return control::Reply::decode(&reply.unwrap().1, 1 << 20).unwrap().from.remove(0).1;
+        }
+    }
+    panic!("nobody replies")
+}
+
+async fn two_workers_keep_a_rate(url: &str) {
+    let (task, mut starts) = limited(Rate::per_second(20.0));
+    let workers = [start(url, "one", "a", task.clone()).await, start(url, "two", "b", task).await];
+    let (broker, _) = connect(url, None).unwrap();
+    let begin = Instant::now();
+    for _ in 0..32 {
+        send(&*broker, "a", call("limited")).await;
+        send(&*broker, "b", call("limited")).await;
+    }
+    let mut last = begin;
+    for _ in 0..64 {
+        last = last.max(tokio::time::timeout(SOON, starts.recv()).await.unwrap().unwrap());
+    }
+    let took = last - begin;
+    // A slot that is half a millisecond away is not waited for.
+    assert!(took >= Duration::from_millis(63 * 50 - 1), "64 starts at 20 a second take 3.15 s, whoever makes them: {took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    for worker in workers {
+        stop(worker).await;
+    }
+}
+
+#[tokio::test]
+async fn two_workers_on_a_memory_keep_a_shared_rate_together() {
+    two_workers_keep_a_rate("memory://shared-rate").await;
+}
+
+#[tokio::test]
+async fn two_workers_on_a_file_keep_a_shared_rate_together() {
+    let file = File::new("rate");
+    two_workers_keep_a_rate(&file.url()).await;
+}
+
+#[tokio::test]
+async fn a_shared_rate_that_is_changed_holds_for_what_waits_already() {
+    let url = "memory://shared-changed";
+    let (task, mut starts) = limited(Rate { count: 1.0, per: Duration::from_secs(3600), burst: 1 });
+    let worker = start(url, "one", "a", task).await;
+    let (broker, _) = connect(url, None).unwrap();
+    for _ in 0..3 {
+        send(&*broker, "a", call("limited")).await;
+    }
+    tokio::time::timeout(SOON, starts.recv()).await.unwrap().unwrap();
+    while worker.held() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let request = control::Request::new("rate_limit").argument("task_name", "limited").argument("rate_limit", "10/s");
+    assert_eq!(ask(&broker, request).await.to_string(), r#"{"ok": "new rate limit set successfully"}"#);
+    let first = tokio::time::timeout(SOON, starts.recv()).await.unwrap().unwrap();
+    let second = tokio::time::timeout(SOON, starts.recv()).await.unwrap().unwrap();
+    assert!(second > first);
+    stop(worker).await;
+}
+
+/// A worker obeys a revocation and stops; its only successor takes up the queue.
+async fn what_was_revoked_stays_so(url: &str) {
+    let (task, mut starts) = limited(Rate::per_second(1000.0));
+    let (broker, results) = connect(url, None).unwrap();
+    let waiting = send(&*broker, "a", call("limited")).await;
+    let eta = Some(SystemTime::now() + Duration::from_secs(3600));
+    let later = send(&*broker, "a", Message { eta, ..call("limited") }).await;
+    let before = start(url, "before", "elsewhere", task.clone()).await;
+    let request = control::Request::new("revoke").argument("task_id", vec![waiting.as_str(), later.as_str()]);
+    assert!(ask(&broker, request).await.to_string().contains("flagged as revoked"));
+    stop(before).await;
+    let mut options = WorkerOptions::new("after@test");
+    options.queues = vec!["a".to_owned()];
+    // Nobody can tell it but the broker.
+    options.remote_control = false;
+    let after = Worker::start(App::new().broker(url).task(task), options).await.unwrap();
+    for id in [waiting, later] {
+        while !broker.find(&id).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let doc = results.get(&[Key::Task(id)]).await.unwrap().pop().flatten().unwrap();
+        assert_eq!(TaskResult::decode(&doc, 1 << 20).unwrap().state, State::Revoked);
+    }
+    after.stopper().warm();
+    let summary = tokio::time::timeout(SOON, after.join()).await.unwrap();
+    assert_eq!((summary.revoked, summary.ok), (2, 0));
+    assert!(starts.try_recv().is_err(), "nothing ran");
+}
+
+#[tokio::test]
+async fn what_was_revoked_stays_so_in_a_memory_when_its_only_worker_is_replaced() {
+    tokio::time::timeout(SOON * 2, what_was_revoked_stays_so("memory://shared-revoked")).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_revoked_stays_so_in_a_file_when_its_only_worker_is_replaced() {
+    let file = File::new("revoked");
+    tokio::time::timeout(SOON * 2, what_was_revoked_stays_so(&file.url())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_learns_what_its_peers_have_revoked() {
+    let url = "memory://shared-mingle";
+    let (broker, _) = connect(url, None).unwrap();
+    // Two workers in Python, as they reply since 5.7 and before.
+    let mut requests = broker.subscribe(control::EXCHANGE, "#").await.unwrap();
+    let peer = broker.clone();
+    let peers = tokio::spawn(async move {
+        loop {
+            let (_, raw) = requests.messages.recv().await.unwrap();
+            let request = control::Request::decode(&raw, 1 << 20).unwrap();
+            if request.method != "hello" {
+                continue;
+            }
+            let (to, ticket) = (request.reply_to.unwrap(), request.ticket.unwrap());
+            let dated = Value::Map(Map::from_iter([("dict", Value::List(vec![1_700_000_000.5.into()]))]));
+            for (node, revoked) in [("old@lab", dated), ("new@lab", vec!["list"].into())] {
+                let said = Value::Map(Map::from_iter([("revoked", revoked), ("clock", 4000.into())]));
+                let raw = control::Reply::new(node, said, Some(&ticket), 1).encode(&to, "tag");
+                peer.reply(&to.exchange, &to.routing_key, &raw).await.unwrap();
+            }
+            return request.arguments;
+        }
+    });
+    broker.revoke(&["stored".to_owned()]).await.unwrap();
+    let worker = start(url, "young", "a", limited(Rate::per_second(1.0)).0).await;
+    let arguments = tokio::time::timeout(SOON, peers).await.unwrap().unwrap();
+    assert_eq!(arguments.get("from_node").and_then(Value::as_str), Some("young@test"));
+    assert_eq!(arguments.get("revoked"), Some(&vec!["stored"].into()));
+    let known = async {
+        loop {
+            let known = ask(&broker, control::Request::new("revoked")).await.to_string();
+            if known == r#"["stored", "dict", "list"]"# {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, known).await.unwrap();
+    let clock = ask(&broker, control::Request::new("clock")).await;
+    assert!(clock.get("clock").and_then(Value::as_i64).unwrap() > 4000, "{clock}");
+    stop(worker).await;
+}
