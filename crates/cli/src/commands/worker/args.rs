@@ -15,7 +15,7 @@ pub struct WorkerArgs {
     /// Its node name: %h is this machine, %n the name, %% a percent sign
     #[arg(short = 'n', long, value_name = "NAME@HOST", default_value = "longshore@%h")]
     pub hostname: String,
-    /// The queues that it serves [celery]
+    /// The queues that it serves [default: celery]
     #[arg(short = 'Q', long, value_name = "LIST", value_delimiter = ',')]
     pub queues: Vec<String>,
     /// Queues that it does not serve
