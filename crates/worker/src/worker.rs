@@ -31,7 +31,7 @@ use std::{
 
 use longshore_brokers::{BrokerError, OpenOptions, connect_with};
 use longshore_core::{
-    Clock, LaneKind, RetryPolicy,
+    CancelToken, Clock, LaneKind, RetryPolicy,
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
     gate::GateConfig,
     lane::{Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
@@ -157,7 +157,7 @@ impl Worker {
         let intake = Arc::new(Intake::new(shared.clone(), closer.clone()));
         let (early, acknowledge) = tokio::sync::mpsc::unbounded_channel();
         runtime.spawn(sink::acknowledge_early(shared.clone(), acknowledge));
-        let starter = Starter { shared: shared.clone(), early };
+        let starter = Starter { shared: shared.clone(), early, runtime: runtime.clone() };
 
         let outbox = engine::outbox();
         let clock = Clock::default();
@@ -196,7 +196,8 @@ impl Worker {
         let mut control = None;
         if options.remote_control {
             let (events, sender) = Events::start(shared.clone(), options.events, ended);
-            let stopper = Stopper { engine: engine.clone(), runtime: runtime.clone(), grace: options.grace };
+            let stopper =
+                Stopper { engine: engine.clone(), runtime: runtime.clone(), grace: options.grace, stopping: shared.stopping.clone() };
             let (lanes, parking) = (options.lanes, options.parking);
             let own = Control { shared: shared.clone(), intake: intake.clone(), engine: engine.clone(), events, stopper, lanes, parking };
             control = Some(runtime.spawn(own.serve()));
@@ -207,7 +208,12 @@ impl Worker {
 
     /// A handle that stops it, from anywhere.
     pub fn stopper(&self) -> Stopper {
-        Stopper { engine: self.engine.clone(), runtime: Runtime::current(), grace: self.grace }
+        Stopper { engine: self.engine.clone(), runtime: Runtime::current(), grace: self.grace, stopping: self.shared.stopping.clone() }
+    }
+
+    /// Cancelled when it begins to stop: somebody has asked for it, here or by remote control, or its broker is gone for good.
+    pub fn stopping(&self) -> CancelToken {
+        self.shared.stopping.clone()
     }
 
     /// Messages that it holds for their time.
@@ -248,6 +254,8 @@ pub struct Stopper {
     engine: Handle,
     runtime: Runtime,
     grace: Duration,
+    /// Cancelled when it stops, whoever asked for it.
+    stopping: CancelToken,
 }
 
 /// How long what was asked to end may take before it is dropped.
@@ -256,6 +264,7 @@ const LAST: Duration = Duration::from_secs(5);
 impl Stopper {
     /// Claims nothing more, hands back what has not started, lets running tasks end. After the grace period it is a [cold](Self::cold) stop.
     pub fn warm(&self) {
+        self.stopping.cancel();
         self.engine.drain();
         let (own, grace) = (self.clone(), self.grace);
         self.runtime.spawn(async move {
@@ -266,6 +275,7 @@ impl Stopper {
 
     /// Also asks running tasks to end; they are handed back. What has not ended five seconds later is dropped.
     pub fn cold(&self) {
+        self.stopping.cancel();
         self.engine.stop(Stop::Soft);
         let own = self.clone();
         self.runtime.spawn(async move {

@@ -441,6 +441,7 @@ async fn remote_control() {
     bench.broker.broadcast(longshore_celery::control::EXCHANGE, "", &raw).await.unwrap();
     let mut bench = bench;
     let worker = bench.worker.take().unwrap();
+    worker.stopping().cancelled().await;
     tokio::time::timeout(Duration::from_secs(20), worker.join()).await.unwrap();
 }
 
@@ -462,4 +463,20 @@ async fn monitors_hear_the_heartbeat_and_of_tasks_when_they_ask() {
     }
     kinds.retain(|kind| kind != "worker-heartbeat");
     assert_eq!(kinds, ["worker-online", "task-received", "task-started", "task-succeeded", "worker-offline"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_function_is_told_of_its_soft_limit_and_its_start_is_stored_first() {
+    let mut task = Task::plain("patient", |context: TaskContext, _| {
+        let client = context.client().unwrap().clone();
+        let stored = context.block_on(client.result(context.id()).state()).unwrap();
+        context.block_on(context.soft_limit().cancelled());
+        Ok(stored.as_str().into())
+    });
+    task.policy.soft_time_limit = Some(Duration::from_millis(20));
+    task.policy.track_started = true;
+    let bench = Bench::new("patient", [task]).await;
+    let id = bench.send(call("patient", vec![])).await;
+    assert_eq!(bench.result(&id).await.result, Value::from("STARTED"));
+    bench.stop().await;
 }

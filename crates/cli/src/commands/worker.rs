@@ -97,8 +97,11 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     let stopper = worker.stopper();
     let watch = Watch { args, place: &place, queues: &queues, log: &log, worker: &worker };
     let mut asked = 0;
+    let stopping = worker.stopping();
     tokio::select! {
         () = signals.next() => asked = 1,
+        // By remote control, or because the broker is gone for good.
+        () = stopping.cancelled() => {}
         why = watch.done() => log.say(format_args!("{} {why}", clock(SystemTime::now()))),
     }
     log.say(format_args!("{} stopping: {} running, grace {}", clock(SystemTime::now()), log.running(), show_duration(grace)));

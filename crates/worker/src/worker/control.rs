@@ -185,21 +185,24 @@ impl Control {
         // For workers that are not there yet. Where the broker cannot take it now, those that are there still know.
         let _ = self.shared.broker.revoke(ids).await;
         let mut running = Vec::new();
+        let mut on_threads = false;
         for work in self.shared.works() {
             if ids.contains(&work.message.id) {
                 work.revoke(terminate.then(|| number_of(signal)));
-                if work.started().is_some() {
+                if let Some(start) = work.started() {
                     running.push(work.message.id.clone());
+                    // A thread cannot be ended: its handler is told, and goes on if it does not listen. Nobody waits for that.
+                    on_threads |= terminate && matches!(start.lane, LaneKind::Blocking | LaneKind::Cpu);
                 }
             }
         }
-        let waiting: Vec<&String> = ids.iter().filter(|id| !running.contains(id)).collect();
-        self.tell_revoked(&waiting).await;
+        let waiting: Vec<&String> = ids.iter().filter(|id| on_threads || !running.contains(id)).collect();
+        self.tell_revoked(&waiting, on_threads).await;
         if terminate { control::terminated(&running) } else { control::revoked(ids) }
     }
 
-    /// Whoever waits for a task that will not run is told at once.
-    async fn tell_revoked(&self, ids: &[&String]) {
+    /// Whoever waits for a task whose result nobody will get is told at once.
+    async fn tell_revoked(&self, ids: &[&String], also_started: bool) {
         let shared = &self.shared;
         let keys: Vec<Key> = ids.iter().map(|id| Key::Task((*id).clone())).collect();
         let Ok(stored) = shared.results.get(&keys).await else { return };
@@ -211,6 +214,7 @@ impl Control {
             .filter(|((_, doc), _)| {
                 let state = doc.as_ref().and_then(|doc| TaskResult::decode(doc, shared.limits.body).ok()).map(|result| result.state);
                 matches!(state, None | Some(State::Pending | State::Retry | State::Received))
+                    || (also_started && state == Some(State::Started))
             })
             .map(|((key, _), id)| {
                 let result = TaskResult {
@@ -305,6 +309,7 @@ impl Control {
         let mut broker = Map::default();
         broker.set("url", mask(shared.broker.url()));
         broker.set("hostname", host_of(shared.broker.url()));
+        broker.set("port", port_of(shared.broker.url()));
         broker.set("transport", shared.broker.url().split(':').next().unwrap_or_default());
         let mut lanes = Map::default();
         for lane in LaneKind::ALL {
@@ -396,6 +401,13 @@ fn host_of(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     rest.split(['/', ':', '?']).next().unwrap_or_default().to_owned()
+}
+
+fn port_of(url: &str) -> Option<i64> {
+    let rest = url.split_once("://")?.1;
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let authority = rest.split(['/', '?']).next()?;
+    Some(authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(6379))
 }
 
 /// What the system says that this process used.

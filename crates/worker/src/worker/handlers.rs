@@ -32,6 +32,23 @@ pub(crate) struct Starter {
     pub(crate) shared: Arc<Shared>,
     /// Receipts of messages that are acknowledged as they start.
     pub(crate) early: tokio::sync::mpsc::UnboundedSender<Arc<Work>>,
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Stores STARTED. A result backend that is away is not a reason not to run: whoever looks sees PENDING.
+async fn tell_started(own: &TaskContext, node: &str) {
+    let mut value = longshore_celery::Map::default();
+    value.set("pid", i64::from(std::process::id()));
+    value.set("hostname", node);
+    let _ = own.set_state("STARTED", &Value::Map(value)).await;
 }
 
 impl Starter {
@@ -72,6 +89,18 @@ impl Starter {
         own
     }
 
+    fn soft_limit(&self, work: &Work) -> Option<Duration> {
+        self.shared.overrides(&work.task.name).soft.or(work.message.soft_time_limit).or(work.task.policy.soft_time_limit)
+    }
+
+    /// Tells a handler on a thread when its soft limit has passed; until what is returned is dropped.
+    fn tell_when_over(&self, limit: Duration, work: Arc<Work>) -> AbortOnDrop {
+        AbortOnDrop(self.runtime.spawn(async move {
+            tokio::time::sleep(limit).await;
+            work.soft.cancel();
+        }))
+    }
+
     /// The handler of the async lane.
     pub(crate) fn on_async(self) -> AsyncHandler<Ticket, Answer> {
         AsyncHandler::WithContext(Arc::new(move |context, Ticket(work)| {
@@ -89,8 +118,15 @@ impl Starter {
                     Box::pin(async move { handler(own, call) })
                 }
             };
-            let soft = self.shared.overrides(&work.task.name).soft.or(work.message.soft_time_limit).or(work.task.policy.soft_time_limit);
-            Box::pin(bounded(future, work, own, context, soft))
+            let soft = self.soft_limit(&work);
+            if !work.task.policy.track_started {
+                return Box::pin(bounded(future, work, own, context, soft));
+            }
+            let node = self.shared.node.clone();
+            Box::pin(async move {
+                tell_started(&own, &node).await;
+                bounded(future, work, own, context, soft).await
+            })
         }))
     }
 
@@ -102,6 +138,10 @@ impl Starter {
             }
             let own = self.context(&work, context);
             let call = Call { args: work.message.args.clone(), kwargs: work.message.kwargs.clone() };
+            if work.task.policy.track_started {
+                own.block_on(tell_started(&own, &self.shared.node));
+            }
+            let _over = self.soft_limit(&work).map(|limit| self.tell_when_over(limit, work.clone()));
             match &work.task.handler {
                 Handler::Sync(handler) => ended(handler(own, call), &work, context),
                 Handler::Async(_) => Outcome::Failed(TaskError::new("lane", "an async function runs on the async lane only")),

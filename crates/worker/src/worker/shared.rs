@@ -11,7 +11,7 @@ use std::{
 
 use longshore_brokers::{Broker, Consumer, ResultBackend};
 use longshore_celery::{Limits, Message, Value, events};
-use longshore_core::{Rate, gate::pace::Pace};
+use longshore_core::{CancelToken, Rate, gate::pace::Pace};
 
 use super::{
     notice::{Board, Notice, What},
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     /// Where what this worker sends takes answers.
     pub(crate) oid: String,
     pub(crate) started: Instant,
+    /// Cancelled when the worker begins to stop.
+    pub(crate) stopping: CancelToken,
     /// The logical clock of all nodes.
     clock: Mutex<events::Clock>,
     revoked: Mutex<Revoked>,
@@ -117,6 +119,7 @@ impl Shared {
             counts: Counts::default(),
             oid: uuid::Uuid::new_v4().to_string(),
             started: Instant::now(),
+            stopping: CancelToken::new(),
             clock: Mutex::new(events::Clock::new()),
             revoked: Mutex::default(),
             live: Mutex::default(),

@@ -41,6 +41,7 @@ impl Sink<Ticket, Answer> for Results {
     }
 
     fn close(&mut self) -> BoxFuture<'_, Result<(), SinkError>> {
+        self.shared.stopping.cancel();
         Box::pin(std::future::ready(Ok(())))
     }
 }
