@@ -64,6 +64,7 @@ const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` find
 # http  = "GET {args.0}"
 # hosts = ["api.example"]
 # rate  = "500/min"
+# rate_shared = true            # over all workers together
 "#;
 
 /// Writes a commented `longshore.toml` into this directory. An existing file is kept unless `force` is given.

@@ -187,6 +187,7 @@ pub(super) const TASK: &[Key] = &[
     key("retry-on", Commas),
     key("retry", Text),
     key("rate", Text),
+    key("rate-shared", Bool),
     key("acks", Text),
     key("ignore-result", Bool),
     key("track-started", Bool),

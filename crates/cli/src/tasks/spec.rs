@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use longshore_core::{Backoff, ErrorClass, LaneKind, RetryOn, RetryPolicy, lane::child::Limits};
-use longshore_worker::{Acks, TaskPolicy};
+use longshore_worker::{Acks, RateScope, TaskPolicy};
 
 use super::pipe;
 use crate::{
@@ -56,7 +56,8 @@ impl Spec {
 
     /// Its starts per time, for people.
     pub fn rate(&self) -> Option<String> {
-        self.policy.rate_limit.map(|rate| format!("every {}", units::show_duration(rate.interval())))
+        let over = if self.policy.rate_scope == RateScope::Shared { ", all workers together" } else { ", each worker" };
+        self.policy.rate_limit.map(|rate| format!("every {}{over}", units::show_duration(rate.interval())))
     }
 
     /// What it runs, for people: `exec convert {args.0} …`.
@@ -192,6 +193,7 @@ impl Keys<'_> {
             time_limit: if http { None } else { self.duration("timeout")? },
             soft_time_limit: self.duration("soft-timeout")?,
             rate_limit: rate.map(|rate| longshore_core::Rate::per_second(rate.per_second())),
+            rate_scope: if self.is_on("rate-shared") { RateScope::Shared } else { RateScope::Worker },
             acks: acks.unwrap_or_default(),
             ignore_result: self.is_on("ignore-result"),
             track_started: self.is_on("track-started"),
