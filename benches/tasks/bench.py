@@ -2,6 +2,7 @@
 
 D1 drains a backlog of no-op tasks, D2 publishes, D3 asks and waits one after the other, D4 runs 2 000 sleeps of 50 ms at 100 at once,
 D5 runs 8 computations of 100 ms and 50 sleeps of 20 ms a second in one queue and one worker, as plain functions.
+`memory` shows what longshore's worker has resident: idle, after no-ops, and with messages that it holds for their ETA.
 """
 import json
 import os
@@ -105,7 +106,8 @@ def client():
 
 
 def drain(system, count, early, noresult):
-    """Seconds from the first task that is gone to the last, without the worker's start."""
+    """Seconds from the first task that is gone to the last, without the worker's start. Acknowledged early, what longshore has claimed ahead is gone
+    before it has run: about a thousand tasks at most."""
     server.flushall()
     publish("bench.noop", count)
     worker = Worker(system, early=early, noresult=noresult)
@@ -123,6 +125,50 @@ def drain(system, count, early, noresult):
         return {"rate": begun / wall, "cpu_us": spent / begun * 1e6, "pss": pss_of(worker.pids())}
     finally:
         worker.stop()
+
+
+def resident(worker):
+    """MB of the worker's own process."""
+    for line in open(f"/proc/{worker.process.pid}/status"):
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+
+
+def memory(tasks, more, held):
+    """Resident MB of our worker at rest: idle, after tasks, after many more, and what messages add that are held for an ETA an hour ahead."""
+    server.flushall()
+    worker = Worker("longshore")
+    try:
+        while not server.exists("longshore:owners"):
+            time.sleep(0.01)
+        time.sleep(1)
+        rows = [("idle", 10, resident(worker))]
+        for count, limit in ((tasks, 15), (more, 15)):
+            publish("bench.noop", count)
+            while left() > 0:
+                time.sleep(0.05)
+            time.sleep(1)
+            rows.append((f"after {count:,} more no-ops", limit, resident(worker)))
+            # Results are not what is looked at here.
+            server.flushdb()
+    finally:
+        worker.stop()
+    server.flushall()
+    worker = Worker("longshore")
+    try:
+        while not server.exists("longshore:owners"):
+            time.sleep(0.01)
+        time.sleep(1)
+        before = resident(worker)
+        publish("bench.noop", held, "later")
+        while server.hlen("unacked") < held or server.llen(QUEUE) > 0:
+            time.sleep(0.05)
+        time.sleep(1)
+        rows.append((f"added by {held:,} held messages", 20, resident(worker) - before))
+    finally:
+        worker.stop()
+    for what, limit, mb in rows:
+        print(f"| memory, {what} | | {mb:.1f} MB | | {limit} MB | {'yes' if mb <= limit else '**no**'} | |", flush=True)
 
 
 def ask(system, count):
@@ -254,3 +300,5 @@ compare("D2 publish, bulk", lambda: send("longshore", n(100000), "bulk"), lambda
 compare("D3 ask and wait", lambda: ask("longshore", n(2000)), lambda: ask("celery", n(300)), "p50", 22, higher=False, unit="ms")
 compare("D4 2000 sleeps of 50 ms, 100 at once", lambda: sleeps("longshore"), lambda: sleeps("celery"), "efficiency", 1)
 compare("D5 sleeps beside computations", lambda: mixed("longshore", 10 * SCALE), lambda: mixed("celery", 10 * SCALE), "p99", 1, higher=False, unit="ms")
+if not ONLY or any(word in "memory" for word in ONLY):
+    memory(n(100000), n(1000000), 100000)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Task queues side by side: sets up what is needed, runs bench.py, prints its table. Arguments: `quick`, and words of the rows to run (D1, D3, …).
+# Task queues side by side: sets up what is needed, runs bench.py, prints its table. Arguments: `quick`, and words of the rows to run (D1, D3, memory, …).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 for tool in redis-server python3; do

@@ -162,6 +162,7 @@ impl Ours {
             lease: Duration::from_secs(5),
             visibility_timeout: Duration::from_secs(3600),
             node: "bench".to_owned(),
+            early: false,
         };
         self.runtime.block_on(async {
             let consumer = self.broker.open(options).await?;

@@ -56,6 +56,9 @@ pub struct Claimed {
     pub crashes: u32,
     /// Whether it was lent before.
     pub redelivered: bool,
+    /// Given, not lent ([`OpenOptions::early`]): the broker has forgotten it, nothing has to be said at its end, and it cannot be finished or loaded unless
+    /// it is [held](Consumer::hold).
+    pub given: bool,
 }
 
 /// What becomes of a claimed message. One step: either all of it, or nothing but a prefix that repeats harmlessly.
@@ -116,6 +119,9 @@ pub struct OpenOptions {
     pub visibility_timeout: Duration,
     /// The worker's node name (`name@host`), for people.
     pub node: String,
+    /// Messages are acknowledged as they are claimed, so that each runs at most once: a broker that can (Redis) [gives](Claimed::given) them, which costs less
+    /// than half of what lending does; the others lend them as ever. A consumer that dies loses what it was given and did not hold.
+    pub early: bool,
 }
 
 /// A system that holds queues. Cheap to share; all methods may be called at once.
@@ -261,6 +267,17 @@ pub trait Consumer: Send + Sync {
     /// # Errors
     /// Nothing more can come of this consumer.
     fn finish<'a>(&'a self, batch: &'a [Finish]) -> BoxFuture<'a, Result<Vec<Ended>, BrokerError>>;
+
+    /// Takes back what was [given](Claimed::given): from now on these messages are lent like others, under the same receipts. Harmless when it is done twice,
+    /// and for what is lent already. Waits for a broker that goes away.
+    ///
+    /// # Errors
+    /// Nothing more can come of this consumer.
+    fn hold<'a>(&'a self, given: &'a [Claimed]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        // A broker that gives nothing has nothing to take back.
+        let _ = given;
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Records that a suspect is about to start: should this worker die now, it is this one whose crashes count goes up.
     ///

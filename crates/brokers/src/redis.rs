@@ -4,7 +4,7 @@
 //! - `url.rs`: what a URL says; `layout.rs`: names of keys and channels
 //! - `resp.rs`: the protocol, without sockets; `connection.rs`, `tls.rs`, `sentinel.rs`: one connection; `fail.rs`: what a refusal means
 //! - `link.rs`: the connection for commands, and what happens when it is lost; `pubsub.rs`: the one for listening
-//! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message; `consumer.rs` joins them
+//! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `early.rs`: of one that is given; `consumer.rs` joins them
 //! - `lease.rs`: the sign of life; `rescue.rs`: what the dead have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
 //! - `shared.rs`: rates and revoked ids
 //! - `bus.rs`: remote control and events; `admin.rs`: looking at queues; `results.rs` (beside the other result backends)
@@ -16,6 +16,7 @@ mod claim;
 mod connection;
 mod consumer;
 mod dead;
+mod early;
 mod fail;
 mod finish;
 mod layout;

@@ -26,7 +26,10 @@ fn id(claimed: &Claimed) -> String {
 
 async fn open(broker: &dyn Broker, queue: &str, lease: Duration) -> Arc<dyn Consumer> {
     let visibility_timeout = Duration::from_secs(3600);
-    broker.open(OpenOptions { queues: vec![queue.into()], lease, visibility_timeout, node: "test@here".to_owned() }).await.unwrap()
+    broker
+        .open(OpenOptions { queues: vec![queue.into()], lease, visibility_timeout, node: "test@here".to_owned(), early: false })
+        .await
+        .unwrap()
 }
 
 async fn claim_one(consumer: &dyn Consumer) -> Claimed {

@@ -1,6 +1,6 @@
 //! The worker and the client of `benches/tasks/run.sh`: the same tasks as its Python workers have.
 //!
-//! `bench worker URL QUEUE [early] [noresult]` · `bench publish URL QUEUE TASK COUNT await|concurrent|bulk` · `bench roundtrip URL QUEUE COUNT`
+//! `bench worker URL QUEUE [early] [noresult]` · `bench publish URL QUEUE TASK COUNT await|concurrent|bulk|later` · `bench roundtrip URL QUEUE COUNT`
 #![expect(clippy::unwrap_used, reason = "a measuring program")]
 
 extern crate longshore_worker as longshore;
@@ -72,7 +72,11 @@ fn main() {
             "publish" => {
                 let client = Client::of(&app).unwrap();
                 let (task, count) = (args[3].clone(), args[4].parse::<usize>().unwrap());
-                let signature = || Signature::named(&task);
+                let later = args[5] == "later";
+                let signature = || {
+                    let signature = Signature::named(&task);
+                    if later { signature.countdown(Duration::from_secs(3600)) } else { signature }
+                };
                 let start = Instant::now();
                 match args[5].as_str() {
                     "await" => {

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use crate::{built_in, task::Task};
+use crate::{
+    built_in,
+    task::{Acks, Task},
+};
 
 /// Named tasks with the settings that their clients and workers share.
 /// ```
@@ -157,6 +160,12 @@ impl App {
         let mut tasks: Vec<_> = self.tasks.values().collect();
         tasks.sort_by(|a, b| a.name.cmp(&b.name));
         tasks
+    }
+
+    /// Whether every task is acknowledged early, Celery's own aside: then a broker can give messages away as they are claimed.
+    pub(crate) fn is_early(&self) -> bool {
+        let mut own = self.tasks.values().filter(|task| !task.name.starts_with("celery.")).peekable();
+        own.peek().is_some() && own.all(|task| task.policy.acks == Acks::Early)
     }
 
     /// The settings.

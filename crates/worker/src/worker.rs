@@ -138,11 +138,13 @@ impl Worker {
         let told = options.told.unwrap_or_else(|| Arc::new(|_: &str| {}));
         let (broker, results) = connect_with(&settings.broker, settings.results.as_deref(), told)?;
         let queues = if options.queues.is_empty() { vec![settings.default_queue.clone()] } else { options.queues.clone() };
+        let early = app.is_early();
         let open = OpenOptions {
             queues: queues.iter().map(|queue| Arc::from(queue.as_str())).collect(),
             lease: options.lease,
             visibility_timeout: options.visibility_timeout,
             node: options.node.clone(),
+            early,
         };
         let consumer = broker.open(open).await?;
         let one_store = broker.is_store_of(settings.results.as_deref().unwrap_or(&settings.broker));
@@ -154,10 +156,10 @@ impl Worker {
             shared.board.listen(listener);
         }
         let closer = Arc::new(Closer::new(shared.clone()));
-        let intake = Arc::new(Intake::new(shared.clone(), closer.clone()));
-        let (early, acknowledge) = tokio::sync::mpsc::unbounded_channel();
+        let intake = Arc::new(Intake::new(shared.clone(), closer.clone(), early));
+        let (acks, acknowledge) = tokio::sync::mpsc::unbounded_channel();
         runtime.spawn(sink::acknowledge_early(shared.clone(), acknowledge));
-        let starter = Starter { shared: shared.clone(), early, runtime: runtime.clone() };
+        let starter = Starter { shared: shared.clone(), early: acks, runtime: runtime.clone() };
 
         let outbox = engine::outbox();
         let clock = Clock::default();
@@ -232,7 +234,8 @@ impl Worker {
             let _ = self.over.send(true);
             let _ = tokio::time::timeout(LAST, beat).await;
         }
-        let left = self.shared.consumer.leave().await;
+        let cleared = tokio::time::timeout(LAST, self.intake.clear()).await.unwrap_or(Ok(()));
+        let left = self.shared.consumer.leave().await.and(cleared);
         let counts = &self.shared.counts;
         let read = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         WorkerSummary {

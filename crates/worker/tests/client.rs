@@ -21,6 +21,7 @@ async fn consumer(client: &Client, queue: &str) -> Arc<dyn Consumer> {
         lease: Duration::from_secs(30),
         visibility_timeout: Duration::from_secs(3600),
         node: "test@here".to_owned(),
+        early: false,
     };
     client.broker().open(options).await.unwrap()
 }

@@ -6,7 +6,7 @@ use longshore_core::Receipt;
 
 use super::{
     Subject,
-    kit::{claim, claim_singly, end, finish, id, ids, message, nothing_comes, publish},
+    kit::{claim, claim_singly, end, finish, id, ids, message, nothing_comes, open_early, publish},
 };
 use crate::{
     broker::{End, Ended, Finish},
@@ -192,4 +192,30 @@ pub async fn a_consumer_that_leaves_hands_back_to_the_front(subject: Arc<Subject
     let again = claim(&*consumer, 3).await;
     assert_eq!(ids(&again), ["1", "3", "4"]);
     assert_eq!(again.iter().map(|claimed| (claimed.redelivered, claimed.crashes)).collect::<Vec<_>>(), [(true, 0), (true, 0), (false, 0)]);
+}
+
+/// A broker that gives messages has nothing more to do with them until they are held: then they are lent like others. The rest lend them as ever.
+pub async fn what_is_given_is_forgotten_unless_it_is_held(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    publish(&*broker, "q", &["a", "b", "c", "d"]).await;
+    let consumer = open_early(&*broker, &["q"]).await;
+    let claimed = claim(&*consumer, 4).await;
+    assert_eq!(ids(&claimed), ["a", "b", "c", "d"]);
+    let gives = claimed[0].given;
+    assert!(claimed.iter().all(|claimed| claimed.given == gives));
+    let held = async || broker.queues(&["q".into()]).await.expect("it answers").remove(0).held;
+    assert_eq!(held().await, if gives { 0 } else { 4 });
+    consumer.hold(&claimed[1..]).await.expect("they are held");
+    consumer.hold(&claimed[2..]).await.expect("twice is as good as once");
+    assert_eq!(held().await, if gives { 3 } else { 4 });
+    let loaded = consumer.load(&[claimed[2].receipt]).await.expect("it is there");
+    assert_eq!(loaded, [Some(claimed[2].raw.clone())]);
+    assert_eq!(end(&*consumer, &claimed[1..2], End::Ack).await, [Ended::Done]);
+    assert_eq!(end(&*consumer, &claimed[2..3], End::Back { front: true }).await, [Ended::Done]);
+    assert_eq!(ids(&claim(&*consumer, 1).await), ["c"]);
+    consumer.close();
+    consumer.leave().await.expect("it leaves");
+    let state = broker.queues(&["q".into()]).await.expect("it answers").remove(0);
+    // "d" was held; "c" was given once more and not held, "a" never was.
+    assert_eq!((state.waiting, state.held), (if gives { 1 } else { 3 }, 0));
 }

@@ -36,8 +36,17 @@ impl Subject {
 }
 
 pub(super) async fn open(broker: &dyn Broker, queues: &[&str]) -> Arc<dyn Consumer> {
+    open_with(broker, queues, false).await
+}
+
+/// One whose messages are acknowledged as they are claimed.
+pub(super) async fn open_early(broker: &dyn Broker, queues: &[&str]) -> Arc<dyn Consumer> {
+    open_with(broker, queues, true).await
+}
+
+async fn open_with(broker: &dyn Broker, queues: &[&str], early: bool) -> Arc<dyn Consumer> {
     let queues = queues.iter().map(|&queue| queue.into()).collect();
-    let options = OpenOptions { queues, lease: LEASE, visibility_timeout: Duration::from_secs(3600), node: "suite@here".to_owned() };
+    let options = OpenOptions { queues, lease: LEASE, visibility_timeout: Duration::from_secs(3600), node: "suite@here".to_owned(), early };
     broker.open(options).await.expect("the broker opens a consumer")
 }
 

@@ -113,6 +113,7 @@ impl State {
                         raw: message.raw.clone(),
                         crashes: message.crashes,
                         redelivered: message.lent,
+                        given: false,
                     });
                     let message = Message { lent: true, ..message };
                     self.held.insert(receipt, Held { message, owner, node: Arc::clone(node), accused: false, since: SystemTime::now() });

@@ -85,8 +85,10 @@ impl Batch<'_> {
     }
 }
 
-fn lent(number: u64, queue: Arc<str>, raw: Vec<u8>) -> Claimed {
-    Claimed { receipt: Receipt(number), queue, crashes: longshore_celery::crashes_of(&raw), redelivered: marks::is_redelivered(&raw), raw }
+/// A message as it is lent.
+pub(super) fn lent(number: u64, queue: Arc<str>, raw: Vec<u8>) -> Claimed {
+    let (crashes, redelivered) = (longshore_celery::crashes_of(&raw), marks::is_redelivered(&raw));
+    Claimed { receipt: Receipt(number), queue, crashes, redelivered, given: false, raw }
 }
 
 /// Message and queue of what is parked under these numbers of ours. `None` where nothing is.

@@ -15,6 +15,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
 use super::{
     claim::{self, Batch},
+    early,
     fail::Fail,
     finish::{self, Ending, Place},
     layout::Layout,
@@ -32,6 +33,8 @@ pub(super) struct RedisConsumer {
     layout: Layout,
     declared: Arc<Declared>,
     owner: Owner,
+    /// Messages are given, not lent; the key of our copy of those that were given last.
+    early: Option<String>,
     /// What stands before the number in our tags: the owner and a colon.
     boot: String,
     /// The number of the next message.
@@ -87,6 +90,7 @@ impl RedisConsumer {
         let claiming = Claiming { waiter: Waiter::new(config), empty: false, order: Vec::new() };
         Ok(Self {
             boot: format!("{}:", owner.boot),
+            early: options.early.then(|| layout.own(&format!("given:{}", owner.boot))),
             link,
             layout,
             declared,
@@ -120,22 +124,26 @@ impl RedisConsumer {
                 continue;
             }
             if !claiming.empty {
-                let most = room.min(claim::MOST);
-                let first = self.next.fetch_add(most as u64, Ordering::Relaxed);
-                let batch = Batch { layout: &self.layout, boot: &self.boot, queues: &claiming.order, first, most };
+                let most = room.min(if self.early.is_some() { early::MOST } else { claim::MOST });
                 let closed = async {
                     // An error would mean that this consumer is gone.
                     let _ = closing.wait_for(|served| served.closed).await;
+                    if self.early.is_some() {
+                        // What is given and not heard of is lost.
+                        tokio::time::sleep(self.link.config().patience).await;
+                    }
                 };
                 let taken = tokio::select! {
                     biased;
-                    taken = batch.take(&self.link) => taken?,
-                    // A server that is away holds up no stop; whatever it still gives us is handed back by `leave`.
+                    taken = self.take(most, &claiming.order) => taken?,
+                    // A server that is away holds up no stop; whatever it still lends us is handed back by `leave`.
                     () = closed => return Ok(Fetched::End),
                 };
                 claiming.empty = taken.len() < most;
                 if !taken.is_empty() {
-                    locked(&self.owner.held).extend(taken.iter().map(|claimed| claimed.receipt.0));
+                    if self.early.is_none() {
+                        locked(&self.owner.held).extend(taken.iter().map(|claimed| claimed.receipt.0));
+                    }
                     claiming.served(&taken);
                     into.extend(taken);
                     return Ok(Fetched::More);
@@ -150,9 +158,17 @@ impl RedisConsumer {
         }
     }
 
+    /// Takes what there is now, at most so many.
+    async fn take(&self, most: usize, queues: &[Arc<str>]) -> Result<Vec<Claimed>, Fail> {
+        let first = self.next.fetch_add(most as u64, Ordering::Relaxed);
+        match &self.early {
+            Some(copy) => early::Batch { layout: &self.layout, copy, queues, first, most }.take(&self.link).await,
+            None => Batch { layout: &self.layout, boot: &self.boot, queues, first, most }.take(&self.link).await,
+        }
+    }
+
     async fn end(&self, batch: &[Finish]) -> Result<Vec<Ended>, Fail> {
-        let mut once = HashSet::with_capacity(batch.len());
-        if let Some(again) = batch.iter().position(|finish| !once.insert(finish.receipt)) {
+        if let Some(again) = again(batch) {
             // Twice the same one: what the second finds is known after the first.
             let mut ended = Box::pin(self.end(&batch[..again])).await?;
             ended.extend(Box::pin(self.end(&batch[again..])).await?);
@@ -200,9 +216,23 @@ impl RedisConsumer {
         let own = |name: &str| self.layout.own(&format!("{name}:{}", self.owner.boot));
         let mut pack = Pack::of(&[b"SREM", owners.as_bytes(), boot]);
         pack.add(&[b"DEL", own("owner").as_bytes(), own("accused").as_bytes(), own("kept").as_bytes(), own("rescued").as_bytes()]);
+        if let Some(copy) = &self.early {
+            pack.add(&[b"DEL", copy.as_bytes()]);
+        }
         self.link.ask(pack, Wait::Patience).await?;
         Ok(())
     }
+}
+
+/// The place of the first that ends what one before it ends, too.
+fn again(batch: &[Finish]) -> Option<usize> {
+    let mut numbers: Vec<u64> = batch.iter().map(|finish| finish.receipt.0).collect();
+    numbers.sort_unstable();
+    if numbers.windows(2).all(|pair| pair[0] < pair[1]) {
+        return None;
+    }
+    let mut once = HashSet::new();
+    batch.iter().position(|finish| !once.insert(finish.receipt))
 }
 
 impl Claiming {
@@ -257,6 +287,14 @@ impl Consumer for RedisConsumer {
 
     fn finish<'a>(&'a self, batch: &'a [Finish]) -> BoxFuture<'a, Result<Vec<Ended>, BrokerError>> {
         Box::pin(async move { self.end(batch).await.map_err(fatal) })
+    }
+
+    fn hold<'a>(&'a self, given: &'a [Claimed]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            // Noted first: what stands under our name and is not noted is taken for a stray.
+            locked(&self.owner.held).extend(given.iter().map(|claimed| claimed.receipt.0));
+            early::hold(&self.link, &self.layout, &self.boot, given).await.map_err(fatal)
+        })
     }
 
     fn accuse(&self, receipt: Receipt) -> BoxFuture<'_, Result<(), BrokerError>> {

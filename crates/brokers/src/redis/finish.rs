@@ -9,7 +9,7 @@ use super::{
     layout::Layout,
     link::{Link, Wait},
     marks,
-    resp::{Call, Pack, Reply},
+    resp::{Call, Pack, Reply, decimal},
     scripts,
 };
 use crate::{
@@ -142,7 +142,8 @@ impl Place<'_> {
 
 /// Our name for a message in `unacked`.
 pub(super) fn tag(boot: &str, receipt: Receipt) -> String {
-    format!("{boot}{}", receipt.0)
+    let mut digits = [0; 20];
+    [boot, std::str::from_utf8(decimal(receipt.0, &mut digits)).unwrap_or_default()].concat()
 }
 
 fn complete(finish: &Finish) -> Ended {

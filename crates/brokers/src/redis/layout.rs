@@ -95,7 +95,7 @@ impl Layout {
 
     pub(super) fn document(&self, key: &Key) -> String {
         match key {
-            Key::Task(id) => format!("{}celery-task-meta-{id}", self.results),
+            Key::Task(id) => [self.results.as_str(), "celery-task-meta-", id].concat(),
             Key::Group(id) => self.group(id),
         }
     }

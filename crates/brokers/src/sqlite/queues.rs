@@ -133,6 +133,7 @@ pub(crate) fn claim(step: &mut Step<'_>, owner: i64, turns: &Rotation, room: usi
                     raw: row.get(4)?,
                     crashes: row.get(3)?,
                     redelivered: lent > 1,
+                    given: false,
                 };
                 Ok((place, id, message))
             })?;

@@ -109,8 +109,7 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Opti
         Verdict::Replace(signature) => case.replace(&signature),
         Verdict::Crashed(reason) => case.crashed(&work, &reason),
     };
-    let receipt = (!work.acked.load(Ordering::Acquire)).then_some(work.receipt);
-    Some(Closing { receipt, queue: work.queue.clone(), message: Some(message), work: Some(work), conclusion })
+    Some(Closing { receipt: work.owed(), queue: work.queue.clone(), message: Some(message), work: Some(work), conclusion })
 }
 
 /// Concludes a message that is not run.
@@ -162,7 +161,7 @@ pub(crate) fn already(shared: &Shared, work: &Work, result: TaskResult) -> Closi
         case.success(result.result)
     };
     conclusion.what = None;
-    Closing { receipt: Some(work.receipt), queue: work.queue.clone(), message: Some(message), work: None, conclusion }
+    Closing { receipt: work.owed(), queue: work.queue.clone(), message: Some(message), work: None, conclusion }
 }
 
 /// Concludes a message that cannot be read. Whoever waits for it is told, if its id could be read.

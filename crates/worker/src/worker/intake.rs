@@ -18,7 +18,7 @@ use longshore_core::{
     Delivery, ErrorKind, LaneKind, Options, Receipt, SourceError, Verdict,
     source::{Fetched, Settlement, Source},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{
     close::{Closer, Closing},
@@ -34,6 +34,10 @@ use crate::task::{RateScope, Task};
 const HELD: usize = 100_000;
 /// Most held messages that are loaded at once when they are due.
 const DUE: usize = 100;
+/// Where messages are given, so many are claimed ahead at most, and no more than have ended lately in this time (or the engine has room for): what one worker
+/// was given, no other can run.
+const GIVEN: usize = 500;
+const AHEAD: Duration = Duration::from_millis(10);
 /// A slot of a rate that is this near is not waited for.
 const NEAR: Duration = Duration::from_micros(500);
 /// A broker that is away is asked for slots again after this time.
@@ -49,6 +53,8 @@ pub(crate) struct Intake {
     /// Something may be ready, or a time has changed.
     wake: Notify,
     closed: AtomicBool,
+    /// Messages are given, not lent: they are claimed ahead.
+    early: bool,
 }
 
 #[derive(Default)]
@@ -63,6 +69,11 @@ struct Hall {
     /// The one that runs.
     accused: Option<Receipt>,
     ended: bool,
+    /// What was ready and never reached the engine goes back.
+    leaving: Option<JoinHandle<()>>,
+    /// When the last claim began, and how many have ended since.
+    last: Option<Instant>,
+    ended_since: usize,
 }
 
 /// What a claim brought.
@@ -86,8 +97,8 @@ enum Sorted {
 }
 
 impl Intake {
-    pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>) -> Self {
-        Self { shared, closer, state: Mutex::default(), wake: Notify::new(), closed: AtomicBool::new(false) }
+    pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>, early: bool) -> Self {
+        Self { shared, closer, state: Mutex::default(), wake: Notify::new(), closed: AtomicBool::new(false), early }
     }
 
     fn state(&self) -> MutexGuard<'_, Hall> {
@@ -155,11 +166,20 @@ impl Intake {
         let mut closings = Vec::new();
         let mut works = Vec::with_capacity(claimed.len());
         let mut again = Vec::new();
-        let mut asking = Vec::new();
-        for Claimed { receipt, queue, raw, crashes, redelivered } in claimed {
+        let (mut to_hold, mut later, mut asking) = (Vec::new(), Vec::new(), Vec::new());
+        for mut claimed in claimed {
             // A child that died of it is counted in the message itself.
-            let crashes = crashes.max(crashes_of(&raw));
-            match self.sort(&raw, now, slots_taken) {
+            let crashes = claimed.crashes.max(crashes_of(&claimed.raw));
+            claimed.crashes = crashes;
+            let sorted = self.sort(&claimed.raw, now, slots_taken);
+            if claimed.given && (crashes > 0 || !matches!(sorted, Sorted::Run(..))) {
+                // It does not run at once, or not at all.
+                claimed.given = false;
+                to_hold.push(claimed.clone());
+            }
+            let Claimed { receipt, redelivered, .. } = claimed;
+            let queue = claimed.queue.clone();
+            match sorted {
                 Sorted::Run(message, _) | Sorted::Ask(message, _) if crashes >= MOST_CRASHES => {
                     closings.push(conclude::unrun(&self.shared, *message, receipt, queue, Unrun::Crashed(crashes)));
                 }
@@ -167,19 +187,22 @@ impl Intake {
                     if redelivered || message.redelivered {
                         again.push(works.len());
                     }
-                    works.push(Arc::new(Work::new(*message, task, receipt, queue, crashes)));
+                    works.push(Arc::new(Work::new(*message, task, claimed)));
                 }
                 Sorted::Ask(message, task) => {
                     let redelivered = redelivered || message.redelivered;
-                    asking.push((Arc::new(Work::new(*message, task, receipt, queue, crashes)), redelivered));
+                    asking.push((Arc::new(Work::new(*message, task, claimed)), redelivered));
                 }
                 Sorted::Later { due, paced } => {
                     let slot = paced.is_some();
-                    self.state().held.push(Entry { due, receipt: receipt.0, queue, crashes, paced, slot });
+                    later.push(Entry { due, receipt: receipt.0, queue, crashes, paced, slot });
                 }
                 Sorted::Unrun(message, why) => closings.push(conclude::unrun(&self.shared, *message, receipt, queue, why)),
                 Sorted::Bad(bad) => closings.push(conclude::bad(&self.shared, &bad, receipt, queue)),
             }
+        }
+        if !to_hold.is_empty() {
+            self.shared.consumer.hold(&to_hold).await?;
         }
         for (work, redelivered) in self.ask(asking).await? {
             if redelivered {
@@ -193,6 +216,7 @@ impl Intake {
         self.note(&works);
         {
             let mut state = self.state();
+            later.into_iter().for_each(|entry| state.held.push(entry));
             for work in works {
                 if work.crashes > 0 { state.suspects.push_back(work) } else { state.ready.push_back(work) }
             }
@@ -295,7 +319,8 @@ impl Intake {
         for (entry, raw) in due.into_iter().zip(raws) {
             // One that is not ours any more was rescued: somebody else runs it.
             let Some(raw) = raw else { continue };
-            let claimed = Claimed { receipt: entry.receipt(), queue: entry.queue, raw, crashes: entry.crashes, redelivered: false };
+            let claimed =
+                Claimed { receipt: entry.receipt(), queue: entry.queue, raw, crashes: entry.crashes, redelivered: false, given: false };
             if entry.slot { slots.push(claimed) } else { others.push(claimed) }
         }
         self.take(slots, true).await?;
@@ -315,9 +340,7 @@ impl Intake {
     async fn wait(&self, room: usize) -> Option<Batch> {
         let (mut claim, next) = {
             let mut state = self.state();
-            let claim = state.claim.take().or_else(|| {
-                (!self.closed.load(Ordering::Acquire) && state.held.len() < HELD).then(|| claim(self.shared.consumer.clone(), room))
-            });
+            let claim = state.claim.take().or_else(|| self.may_claim(&state).then(|| self.claim(&mut state, room)));
             (claim, state.held.next())
         };
         let mut timer = next.map(|due| {
@@ -341,6 +364,58 @@ impl Intake {
         batch
     }
 
+    fn may_claim(&self, state: &Hall) -> bool {
+        !self.closed.load(Ordering::Acquire) && !state.ended && state.held.len() < HELD
+    }
+
+    fn claim(&self, state: &mut Hall, room: usize) -> BoxFuture<'static, Batch> {
+        let consumer = self.shared.consumer.clone();
+        let claim = move |room| async move {
+            let mut claimed = Vec::new();
+            let result = consumer.claim(room, &mut claimed).await;
+            Batch { claimed, result }
+        };
+        if !self.early {
+            return Box::pin(claim(room));
+        }
+        // What is given is lost with whoever does not listen; and it comes while the batch before is worked on.
+        let now = Instant::now();
+        let since = state.last.replace(now).map_or(Duration::ZERO, |last| now.duration_since(last));
+        let claim = tokio::spawn(claim(ahead(std::mem::take(&mut state.ended_since), since).clamp(room.min(GIVEN), GIVEN)));
+        Box::pin(async move {
+            let lost = |error: tokio::task::JoinError| Batch {
+                claimed: Vec::new(),
+                result: Err(BrokerError {
+                    kind: longshore_core::ErrorKind::Fatal,
+                    message: format!("a claim has ended in the middle: {error}"),
+                }),
+            };
+            claim.await.unwrap_or_else(lost)
+        })
+    }
+
+    /// At the end: whatever was claimed and did not reach the engine is held, so that the consumer hands it back as it leaves.
+    pub(crate) async fn clear(&self) -> Result<(), BrokerError> {
+        let (claim, leaving) = {
+            let mut state = self.state();
+            (state.claim.take(), state.leaving.take())
+        };
+        if let Some(claim) = claim {
+            let mut given = claim.await.claimed;
+            given.retain(|claimed| claimed.given);
+            self.shared.consumer.hold(&given).await?;
+        }
+        if let Some(leaving) = leaving {
+            let _ = leaving.await;
+        }
+        let ready: Vec<Arc<Work>> = {
+            let mut state = self.state();
+            let ready = std::mem::take(&mut state.ready);
+            ready.into_iter().collect()
+        };
+        give_back(&self.shared, ready).await
+    }
+
     async fn fetch_some(&self, room: usize, into: &mut Vec<Delivery<Ticket>>) -> Result<Fetched, BrokerError> {
         loop {
             let closed = self.closed.load(Ordering::Acquire);
@@ -351,6 +426,9 @@ impl Intake {
                 let mut state = self.state();
                 let count = state.ready.len().min(room);
                 into.extend(state.ready.drain(..count).map(|work| self.delivery(work)));
+                if self.early && state.claim.is_none() && self.may_claim(&state) && state.ready.len() < state.ahead() / 2 {
+                    state.claim = Some(self.claim(&mut state, room));
+                }
                 if !into.is_empty() {
                     return Ok(Fetched::More);
                 }
@@ -374,32 +452,26 @@ impl Intake {
 
     /// Gives back what did not run; what has run is finished by the sink already.
     async fn settle_all(&self, batch: &[Settlement]) -> Result<(), BrokerError> {
-        let mut finishes = Vec::new();
+        let mut back = Vec::new();
         let mut again = Vec::new();
-        let mut acquitted = false;
-        for Settlement { receipt, verdict } in batch {
-            let work = self.shared.live().remove(&receipt.0);
-            {
-                let mut state = self.state();
-                if state.accused == Some(*receipt) {
-                    state.accused = None;
-                    acquitted = true;
-                }
-            }
+        let works: Vec<Option<Arc<Work>>> = {
+            let mut live = self.shared.live();
+            batch.iter().map(|settlement| live.remove(&settlement.receipt.0)).collect()
+        };
+        let acquitted = {
+            let mut state = self.state();
+            state.ended_since += batch.len();
+            state.accused.take_if(|accused| batch.iter().any(|settlement| settlement.receipt == *accused)).is_some()
+        };
+        for (Settlement { verdict, .. }, work) in batch.iter().zip(works) {
             let (Verdict::Requeue { .. }, Some(work)) = (verdict, work) else { continue };
-            self.shared.counts.handed_back.fetch_add(1, Ordering::Relaxed);
-            if work.acked.load(Ordering::Acquire) {
+            if work.acked.load(Ordering::Acquire) && work.to_hold().is_none() {
                 // Acknowledged as it started, and stopped by us: it is sent once more.
+                self.shared.counts.handed_back.fetch_add(1, Ordering::Relaxed);
                 let raw = work.message.encode(Encoding::Json);
                 again.push(Outgoing { queue: work.queue.clone(), priority: work.message.priority.unwrap_or(0), due: None, raw });
             } else {
-                finishes.push(Finish {
-                    receipt: *receipt,
-                    publish: Vec::new(),
-                    results: Vec::new(),
-                    part: None,
-                    end: End::Back { front: true },
-                });
+                back.push(work);
             }
         }
         if acquitted {
@@ -408,19 +480,41 @@ impl Intake {
         if !again.is_empty() {
             self.shared.broker.publish(&again).await?;
         }
-        if !finishes.is_empty() {
-            self.shared.consumer.finish(&finishes).await?;
-        }
-        Ok(())
+        give_back(&self.shared, back).await
     }
 }
 
-fn claim(consumer: Arc<dyn longshore_brokers::Consumer>, room: usize) -> BoxFuture<'static, Batch> {
-    Box::pin(async move {
-        let mut claimed = Vec::new();
-        let result = consumer.claim(room, &mut claimed).await;
-        Batch { claimed, result }
-    })
+impl Hall {
+    /// How many messages may be claimed ahead now.
+    fn ahead(&self) -> usize {
+        self.last.map_or(0, |last| ahead(self.ended_since, last.elapsed()))
+    }
+}
+
+/// How many messages may be claimed ahead when so many have ended in this time.
+fn ahead(ended: usize, since: Duration) -> usize {
+    let many = ended as f64 * AHEAD.as_secs_f64() / since.as_secs_f64().max(1e-6);
+    (many as usize).min(GIVEN)
+}
+
+/// Hands back what never started, to the front of its queue.
+async fn give_back(shared: &Shared, works: Vec<Arc<Work>>) -> Result<(), BrokerError> {
+    if works.is_empty() {
+        return Ok(());
+    }
+    let to_hold: Vec<Claimed> = works.iter().filter_map(|work| work.to_hold()).collect();
+    if !to_hold.is_empty() {
+        shared.consumer.hold(&to_hold).await?;
+    }
+    shared.counts.handed_back.fetch_add(works.len() as u64, Ordering::Relaxed);
+    let back = |work: &Arc<Work>| {
+        let end = End::Back { front: true };
+        Finish { receipt: work.receipt, publish: Vec::new(), results: Vec::new(), part: None, end }
+    };
+    // The first of them last, so that it is served first.
+    let finishes: Vec<Finish> = works.iter().rev().map(back).collect();
+    shared.consumer.finish(&finishes).await?;
+    Ok(())
 }
 
 fn source_error(error: BrokerError) -> SourceError {
@@ -440,5 +534,38 @@ impl Source<Ticket> for Intake {
         self.closed.store(true, Ordering::Release);
         self.shared.consumer.close();
         self.wake.notify_one();
+        let mut state = self.state();
+        if self.early && state.leaving.is_none() && !state.ready.is_empty() {
+            // Up to a whole batch, which shall not wait here until everything that runs has ended.
+            let (shared, ready) = (self.shared.clone(), std::mem::take(&mut state.ready).into_iter().collect::<Vec<_>>());
+            ready.iter().for_each(|work| drop(shared.live().remove(&work.receipt.0)));
+            state.leaving = Some(tokio::spawn(async move {
+                // A consumer that is at its end says so to the engine, too.
+                let _ = give_back(&shared, ready).await;
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_much_is_claimed_ahead_as_has_ended_lately_in_ten_milliseconds() {
+        let micros = Duration::from_micros;
+        for (ended, since, many) in [
+            (0, micros(0), 0),
+            (0, micros(1_000_000), 0),
+            // Fifty a second, and fifty thousand.
+            (50, micros(1_000_000), 0),
+            (500, micros(10_000), 500),
+            (250, micros(10_000), 250),
+            // A clock that has not moved gives no more than the most.
+            (9, micros(0), GIVEN),
+            (100_000, micros(1_000_000), GIVEN),
+        ] {
+            assert_eq!(ahead(ended, since), many, "{ended} in {since:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::{
     time::SystemTime,
 };
 
+use longshore_brokers::Claimed;
 use longshore_celery::{Message, Value};
 use longshore_core::{CancelToken, LaneKind, Receipt};
 
@@ -31,6 +32,8 @@ pub(crate) struct Work {
     pub(crate) signal: AtomicU8,
     /// The message was acknowledged before it started.
     pub(crate) acked: AtomicBool,
+    /// The message as it was given: whatever does not start is held after all.
+    given: Option<Vec<u8>>,
     started: OnceLock<Start>,
     /// What the handler was given; what it has sent is asked of it.
     pub(crate) context: OnceLock<TaskContext>,
@@ -52,7 +55,8 @@ pub(crate) struct Ticket(pub(crate) Arc<Work>);
 pub(crate) type Answer = Result<Value, Box<Failure>>;
 
 impl Work {
-    pub(crate) fn new(message: Message, task: Arc<Task>, receipt: Receipt, queue: Arc<str>, crashes: u32) -> Self {
+    pub(crate) fn new(message: Message, task: Arc<Task>, claimed: Claimed) -> Self {
+        let Claimed { receipt, queue, raw, crashes, given, .. } = claimed;
         Self {
             message: Arc::new(message),
             task,
@@ -63,7 +67,8 @@ impl Work {
             soft: CancelToken::new(),
             revoked: AtomicBool::new(false),
             signal: AtomicU8::new(0),
-            acked: AtomicBool::new(false),
+            acked: AtomicBool::new(given),
+            given: given.then_some(raw),
             started: OnceLock::new(),
             context: OnceLock::new(),
         }
@@ -73,6 +78,18 @@ impl Work {
     pub(crate) fn begin(&self, lane: LaneKind, slot: u32, cancel: CancelToken) {
         let _ = self.cancel.set(cancel);
         let _ = self.started.set(Start { at: SystemTime::now(), lane, slot });
+    }
+
+    /// The receipt that has to be acknowledged at its end, unless it is already.
+    pub(crate) fn owed(&self) -> Option<Receipt> {
+        (!self.acked.load(Ordering::Acquire)).then_some(self.receipt)
+    }
+
+    /// What has to be held before it can go back, if anything has: a given message that never started.
+    pub(crate) fn to_hold(&self) -> Option<Claimed> {
+        let raw = self.given.as_ref().filter(|_| self.started.get().is_none())?.clone();
+        let (receipt, queue) = (self.receipt, self.queue.clone());
+        Some(Claimed { receipt, queue, raw, crashes: self.crashes, redelivered: false, given: true })
     }
 
     /// When and where it began, if it did.

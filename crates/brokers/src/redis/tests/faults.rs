@@ -9,9 +9,9 @@ use std::{
 use longshore_core::ErrorKind;
 use longshore_testkit::{proxy::Proxy, servers::Redis};
 
-use super::kit::{Ledger, at, message, open, work};
+use super::kit::{Ledger, at, id, message, open, work};
 use crate::{
-    broker::Broker,
+    broker::{Broker, OpenOptions},
     redis::{both, broker},
     results::{Key, ResultBackend},
 };
@@ -75,6 +75,43 @@ async fn a_connection_that_is_cut_in_the_middle_of_an_answer_loses_and_repeats_n
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_never_comes_loses_and_repeats_nothing() {
     thirty_times(|proxy, _| proxy.swallow()).await;
+}
+
+/// What is given is in nobody's hands while its answer travels, but for the copy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_given_in_an_answer_that_is_lost_is_read_from_its_copy() {
+    const EACH: usize = 40;
+    let Some(server) = Redis::start(&[]) else { return };
+    let proxy = Proxy::start(server.port());
+    let (direct, _) = both(&server.url()).unwrap();
+    let worker = broker(&at(proxy.port())).unwrap();
+    let options =
+        OpenOptions { queues: vec!["q".into()], lease: LEASE, visibility_timeout: HOUR, node: "test@here".to_owned(), early: true };
+    let consumer = worker.open(options).await.unwrap();
+    let working = tokio::spawn(async move {
+        let mut claimed = Vec::new();
+        while claimed.len() < 30 * EACH {
+            consumer.claim(25, &mut claimed).await.unwrap();
+        }
+        claimed
+    });
+    let mut random = fastrand::Rng::with_seed(7);
+    for round in 0..30 {
+        if round % 2 == 0 {
+            proxy.cut_after(random.usize(1..4000))
+        } else {
+            proxy.swallow()
+        }
+        publish(&*direct, round as usize * EACH, (round as usize + 1) * EACH).await;
+        let begun = Instant::now();
+        while proxy.happened() <= round || direct.queues(&["q".into()]).await.unwrap()[0].waiting > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "round {round}: {} faults happened", proxy.happened());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let claimed = tokio::time::timeout(Duration::from_secs(30), working).await.unwrap().unwrap();
+    let different: BTreeSet<String> = claimed.iter().map(id).collect();
+    assert_eq!((claimed.len(), different.len()), (30 * EACH, 30 * EACH), "lost or repeated");
 }
 
 /// A server that dies five times under load, with all that it promised on its disk.

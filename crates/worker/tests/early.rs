@@ -1,0 +1,167 @@
+//! A worker on a real Redis whose tasks are all acknowledged early: messages are given to it, and what does not run goes back.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use longshore_brokers::{Broker, Outgoing, connect};
+use longshore_celery::{Encoding, Limits, Message, Value};
+use longshore_testkit::servers::Redis;
+use longshore_worker::{Acks, App, Task, Worker, WorkerOptions};
+use tokio::sync::{Semaphore, mpsc};
+
+const SOON: Duration = Duration::from_secs(20);
+
+struct Bench {
+    server: Redis,
+    broker: Arc<dyn Broker>,
+    app: App,
+}
+
+impl Bench {
+    fn new(tasks: impl IntoIterator<Item = Task>) -> Option<Self> {
+        let server = Redis::start(&[])?;
+        let (broker, _) = connect(&server.url(), None).unwrap();
+        let early = |mut task: Task| {
+            task.policy.acks = Acks::Early;
+            task
+        };
+        let app = tasks.into_iter().map(early).fold(App::new().broker(server.url()), App::task);
+        Some(Self { server, broker, app })
+    }
+
+    async fn worker(&self, slots: usize) -> Worker {
+        let mut options = WorkerOptions::new("w@test");
+        options.lanes = [slots; 4];
+        Worker::start(self.app.clone(), options).await.unwrap()
+    }
+
+    async fn send(&self, task: &str, ids: impl IntoIterator<Item = String>, eta: Option<SystemTime>) {
+        let outgoing = |id: String| {
+            let message = Message { task: task.to_owned(), id, eta, routing_key: "celery".to_owned(), ..Message::default() };
+            Outgoing { queue: "celery".into(), priority: 0, due: eta, raw: message.encode(Encoding::Json) }
+        };
+        self.broker.publish(&ids.into_iter().map(outgoing).collect::<Vec<_>>()).await.unwrap();
+    }
+
+    /// Waiting, and parked by a worker.
+    fn lengths(&self) -> (String, String) {
+        let number = |arguments: &[&str]| self.server.command(arguments).trim().trim_start_matches(':').to_owned();
+        (number(&["LLEN", "celery"]), number(&["HLEN", "unacked"]))
+    }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < SOON, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A task that counts how often it ran.
+fn counting() -> (Task, Arc<AtomicU32>) {
+    let count = Arc::new(AtomicU32::new(0));
+    let counted = count.clone();
+    let task = Task::future("count", move |_, _| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async { Ok(Value::Null) }
+    });
+    (task, count)
+}
+
+/// A task that says that it runs, and ends when it is let.
+fn gated() -> (Task, mpsc::UnboundedReceiver<String>, Arc<Semaphore>) {
+    let (started, begun) = mpsc::unbounded_channel();
+    let gate = Arc::new(Semaphore::new(0));
+    let open = gate.clone();
+    let task = Task::future("wait", move |context, _| {
+        let (started, gate) = (started.clone(), gate.clone());
+        async move {
+            let _ = started.send(context.id().to_owned());
+            gate.acquire().await.unwrap().forget();
+            Ok(Value::Null)
+        }
+    });
+    (task, begun, open)
+}
+
+#[tokio::test]
+async fn an_eta_survives_a_warm_stop_and_runs_once() {
+    let (task, count) = counting();
+    let Some(bench) = Bench::new([task]) else { return };
+    let first = bench.worker(2).await;
+    bench.send("count", ["later".to_owned()], Some(SystemTime::now() + Duration::from_secs(2))).await;
+    until("it is held", || first.held() == 1).await;
+    assert_eq!(bench.lengths(), ("0".to_owned(), "1".to_owned()), "the broker has what waits for its time");
+    first.stopper().warm();
+    tokio::time::timeout(SOON, first.join()).await.unwrap();
+    assert_eq!(bench.lengths(), ("1".to_owned(), "0".to_owned()));
+    assert_eq!(count.load(Ordering::Relaxed), 0);
+    let second = bench.worker(2).await;
+    until("it runs", || count.load(Ordering::Relaxed) > 0 && bench.lengths() == ("0".to_owned(), "0".to_owned())).await;
+    second.stopper().warm();
+    assert_eq!(tokio::time::timeout(SOON, second.join()).await.unwrap().ok, 1);
+    assert_eq!(count.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_warm_stop_hands_back_what_has_not_started() {
+    let (task, mut begun, gate) = gated();
+    let Some(bench) = Bench::new([task]) else { return };
+    let worker = bench.worker(1).await;
+    bench.send("wait", (0..300).map(|n| format!("m{n:03}")), None).await;
+    assert_eq!(begun.recv().await.unwrap(), "m000");
+    // So many at once that it claims ahead.
+    gate.add_permits(40);
+    while begun.recv().await.unwrap() != "m040" {}
+    assert_eq!(bench.lengths().1, "0", "what was given is not parked");
+    worker.stopper().warm();
+    gate.add_permits(1);
+    let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
+    assert_eq!((summary.ok, summary.error), (41, None));
+    assert_eq!(bench.lengths(), ("259".to_owned(), "0".to_owned()), "nothing is lost");
+    let left = bench.broker.peek("celery", 300).await.unwrap();
+    let ids: Vec<String> = left.iter().map(|raw| Message::decode(raw, &Limits::default()).unwrap().id).collect();
+    let mut sorted = ids.clone();
+    sorted.sort();
+    sorted.dedup();
+    assert_eq!(sorted.len(), 259, "nothing is doubled");
+}
+
+#[tokio::test]
+async fn tasks_of_a_limited_rate_wait_in_the_broker() {
+    let (mut task, count) = counting();
+    task.policy.rate_limit = Some(longshore_core::Rate::per_second(5.0));
+    let Some(bench) = Bench::new([task]) else { return };
+    let worker = bench.worker(4).await;
+    let begun = Instant::now();
+    bench.send("count", (0..6).map(|n| format!("m{n}")), None).await;
+    until("five wait", || bench.lengths() == ("0".to_owned(), "5".to_owned())).await;
+    until("all run", || count.load(Ordering::Relaxed) == 6 && bench.lengths().1 == "0").await;
+    assert!(begun.elapsed() >= Duration::from_secs(1), "six starts at five a second take a second");
+    worker.stopper().warm();
+    assert_eq!(tokio::time::timeout(SOON, worker.join()).await.unwrap().ok, 6);
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_is_a_dead_letter() {
+    let (task, _) = counting();
+    let Some(bench) = Bench::new([task]) else { return };
+    let worker = bench.worker(2).await;
+    bench.send("no.such", ["a".to_owned()], None).await;
+    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw: b"{not json".to_vec() }]).await.unwrap();
+    let begun = Instant::now();
+    while bench.broker.dead(None).await.unwrap().len() < 2 {
+        assert!(begun.elapsed() < SOON);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(bench.lengths(), ("0".to_owned(), "0".to_owned()));
+    worker.stopper().warm();
+    assert_eq!(tokio::time::timeout(SOON, worker.join()).await.unwrap().dead, 2);
+}
