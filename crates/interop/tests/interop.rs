@@ -30,7 +30,11 @@ fn celerys_clients_workers_and_tools_find_nothing_strange_beside_ours() {
     pytest.args(std::env::var("LONGSHORE_INTEROP_ARGS").unwrap_or_default().split_whitespace());
     // Pytest ends with us, and what it started with it: also when we are killed.
     pytest.env("LONGSHORE_INTEROP_PARENT", std::process::id().to_string());
-    pytest.env("LONGSHORE_LABAPP", env!("CARGO_BIN_EXE_labapp")).env("PYTHONDONTWRITEBYTECODE", "1").env("LONGSHORE_INTEROP_VENVS", env!("CARGO_TARGET_TMPDIR")).current_dir(SUITE);
+    pytest
+        .env("LONGSHORE_LABAPP", env!("CARGO_BIN_EXE_labapp"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("LONGSHORE_INTEROP_VENVS", env!("CARGO_TARGET_TMPDIR"))
+        .current_dir(SUITE);
     let mut pytest = pytest.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let mut said = Vec::new();
     for line in BufReader::new(pytest.stdout.take().unwrap()).lines() {

@@ -257,15 +257,15 @@ pub use longshore_core::{
 /// Where tasks wait and where results are stored.
 #[cfg(feature = "queue")]
 pub use longshore_brokers as brokers;
-/// The command line with an app's tasks: `fn main() -> std::process::ExitCode { longshore::main(&App::new().task(add)) }` makes a program that is
-/// `longshore` itself, `worker` included, and serves these tasks beside those of the configuration. To be called first thing in `main`.
-#[cfg(feature = "cli")]
-pub use longshore_cli::main;
 /// Celery's wire format.
 #[cfg(feature = "queue")]
 pub use longshore_celery as celery;
 #[cfg(feature = "queue")]
 pub use longshore_celery::Value;
+/// The command line with an app's tasks: `fn main() -> std::process::ExitCode { longshore::main(&App::new().task(add)) }` makes a program that is
+/// `longshore` itself, `worker` included, and serves these tasks beside those of the configuration. To be called first thing in `main`.
+#[cfg(feature = "cli")]
+pub use longshore_cli::main;
 #[cfg(feature = "queue")]
 #[doc(hidden)]
 pub use longshore_worker::private;

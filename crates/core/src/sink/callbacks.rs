@@ -85,7 +85,7 @@ struct State<T, R> {
     queue: VecDeque<Finished<T, R>>,
     room: Option<Room>,
     busy: usize,
-    threads: usize,
+    threads: Vec<thread::JoinHandle<()>>,
     closed: bool,
     /// Callbacks in a row that were prompt.
     prompt: u32,
@@ -100,7 +100,7 @@ impl<T: Send + 'static, R: Send + 'static> Callbacks<T, R> {
                 callback,
                 then,
                 panics,
-                state: Mutex::new(State { queue: VecDeque::new(), room: None, busy: 0, threads: 0, closed: false, prompt: 0 }),
+                state: Mutex::new(State { queue: VecDeque::new(), room: None, busy: 0, threads: Vec::new(), closed: false, prompt: 0 }),
                 wake: Condvar::new(),
                 idle: Notify::new(),
             }),
@@ -124,15 +124,15 @@ impl<T: Send + 'static, R: Send + 'static> Callbacks<T, R> {
         let mut state = self.shared.lock();
         state.room.get_or_insert_with(|| room.clone());
         state.queue.extend(batch.drain(..));
-        while state.threads < self.handlers.min(state.queue.len() + state.busy) {
+        while state.threads.len() < self.handlers.min(state.queue.len() + state.busy) {
             let shared = self.shared.clone();
-            let name = format!("results-{}", state.threads);
+            let name = format!("results-{}", state.threads.len());
             match thread::Builder::new().name(name).spawn(move || shared.serve()) {
-                Ok(_) => state.threads += 1,
+                Ok(thread) => state.threads.push(thread),
                 Err(_) => break,
             }
         }
-        if state.threads == 0 {
+        if state.threads.is_empty() {
             // No thread to be had: better here than not at all.
             batch.extend(state.queue.drain(..));
             drop(state);
@@ -241,6 +241,9 @@ impl<T: Send + 'static, R: Send + 'static> Sink<T, R> for Callbacks<T, R> {
                 idle.await;
             }
             self.shared.wake.notify_all();
+            // They wait for nothing but this. When the job is over, so is the callback: what it holds has been dropped.
+            let threads = std::mem::take(&mut self.shared.lock().threads);
+            threads.into_iter().for_each(|thread| drop(thread.join()));
             Ok(())
         }
         .boxed()
