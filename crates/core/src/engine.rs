@@ -5,6 +5,7 @@
 //! (`engine/report.rs`) hands finished tasks to the sink and settles what the sink has accepted. All of it travels in batches.
 
 mod handle;
+pub(crate) mod helm;
 mod outside;
 mod pump;
 mod report;
@@ -41,10 +42,12 @@ use crate::{
     retry::RetryPolicy,
     sink::{Room, Sink},
     source::{Settlement, Source},
-    stamp::Span,
+    stamp::{Span, Stamp},
+    sync::AtomicBool,
     task::{Attempt, Delivery, Finished, LaneKind, Task},
 };
 use handle::Control;
+use helm::{Crew, Helm};
 use pump::Pump;
 use report::Reports;
 use stats::Stats;
@@ -173,6 +176,8 @@ pub struct Engine<T, R> {
     source_ended: bool,
     phase: Phase,
     refusal: Refusal,
+    /// The time of this turn.
+    now: Instant,
     since: Instant,
     timer: Option<Pin<Box<Sleep>>>,
     /// When the loop wants to be woken without any mail.
@@ -185,7 +190,7 @@ pub struct Engine<T, R> {
 
 /// Makes the box through which lanes report to an engine that is made afterwards.
 pub fn outbox<T, R>() -> Outbox<T, R> {
-    Outbox(Arc::new(Mailbox::new()))
+    Outbox { mailbox: Arc::new(Mailbox::new()), crew: Arc::default() }
 }
 
 impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
@@ -201,7 +206,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         events: Option<mpsc::Sender<Vec<Event>>>,
         runtime: &Runtime,
     ) -> Running {
-        let mailbox = outbox.0;
+        let Outbox { mailbox, crew } = outbox;
         let pump = Arc::new(Pump::new());
         let reports = Arc::new(Reports::new());
         let room = {
@@ -231,6 +236,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             source_ended: false,
             phase: Phase::Running,
             refusal: Refusal { reason: Reason::Empty, until: None },
+            now,
             since: now,
             timer: None,
             wake_at: None,
@@ -259,14 +265,18 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             let (pump, reports) = (pump.clone(), reports.clone());
             move || reports.has_mail() || pump.has_work()
         };
-        let reporter = runtime.spawn(outside::run(
+        let in_passing = Arc::new(AtomicBool::new(false));
+        let outside = Helm::new(outside::run(
             pump::run(pump, source.clone(), mailbox.clone()),
             report::run(reports, source, sink, mailbox, room),
             work,
             runtime.metrics().num_workers() > 1,
+            in_passing.clone(),
         ));
-        let engine = runtime.spawn(engine.run());
-        Running::new(handle, engine, reporter)
+        let engine = Helm::new(engine.run());
+        let running = Running::new(handle, runtime.spawn(engine.task()), runtime.spawn(outside.task()));
+        let _ = crew.set(Crew::new(engine, outside, in_passing));
+        running
     }
 
     /// The loop.
@@ -278,6 +288,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 break;
             }
             self.wait().await;
+            // The one reading of the clock for a turn.
+            self.now = self.config.clock.now();
             self.obey();
             self.take_fetched();
             self.take_finished();
@@ -296,7 +308,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
 
     /// Lets pass what the gate allows.
     fn admit(&mut self) {
-        let now = self.config.clock.now();
+        let now = self.now;
         self.account_for_waiting(now);
         while self.backoff.peek().is_some_and(|due| due.at <= now) {
             if let Some(due) = self.backoff.pop() {
@@ -314,9 +326,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             if self.backoff.len() >= BACKOFF {
                 break Refusal { reason: Reason::Backoff { most: BACKOFF }, until: None };
             }
-            let before = self.passed.each_ref().map(Vec::len);
-            self.gate.pass_plain(now, &mut self.passed);
-            self.prepare_plain(before, now);
+            self.pass_plain(now);
             match self.gate.next(now) {
                 Ok(attempt) => self.start_attempt(attempt, now),
                 Err(refusal) => break refusal,
@@ -333,35 +343,28 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         self.wake_at = [self.refusal.until, self.backoff.peek().map(|due| due.at)].into_iter().flatten().min();
     }
 
-    /// Prepares those that passed since the batches had these lengths, in their place.
-    fn prepare_plain(&mut self, before: [usize; 4], now: Instant) {
-        for (lane, before) in before.into_iter().enumerate() {
-            let mut passed = std::mem::take(&mut self.passed[lane]);
-            for attempt in &mut passed[before..] {
-                self.prepare(attempt, now);
-            }
-            self.passed[lane] = passed;
-        }
-    }
-
-    #[inline]
-    fn prepare(&mut self, attempt: &mut Attempt<T>, now: Instant) {
-        let task = &mut attempt.task;
-        let options = task.options();
-        let retries = options.and_then(|options| options.retry.as_ref()).unwrap_or(&self.config.retry).retries;
-        task.timeout = options.and_then(|options| options.timeout).or(self.config.timeout).map(Span::from);
-        if self.config.keep_payloads || task.attempt <= retries {
-            task.payload = self.config.copy.map(|copy| copy(&attempt.payload));
-        }
-        self.stats.admitted(task.lane, task.slot, task.id, task.attempt, now);
-        if self.events.is_some() {
-            let (id, attempt, lane, slot) = (task.id, task.attempt, task.lane, task.slot);
-            self.happened.push(Event::Admitted { id, attempt, lane, slot, at: now });
-        }
+    /// Lets those pass that want nothing but what the job gives to all.
+    fn pass_plain(&mut self, now: Instant) {
+        let Self { config, gate, passed, stats, events, happened, .. } = self;
+        let timeout = config.timeout.map(Span::from);
+        let admitted_at = Stamp::from(now);
+        gate.pass_plain(|attempt, lane, slot| {
+            // First moved, then written to: what was just written in pieces, a processor cannot read in one without waiting.
+            let passed = &mut passed[lane as usize];
+            passed.push(attempt);
+            let Some(attempt) = passed.last_mut() else { return };
+            (attempt.task.slot, attempt.task.admitted) = (slot, admitted_at);
+            prepare(attempt, timeout, config.retry.retries, config);
+            admitted(&attempt.task, now, stats, events.is_some().then_some(&mut *happened));
+        });
     }
 
     fn start_attempt(&mut self, mut attempt: Attempt<T>, now: Instant) {
-        self.prepare(&mut attempt, now);
+        let options = attempt.task.options();
+        let retries = options.and_then(|options| options.retry.as_ref()).unwrap_or(&self.config.retry).retries;
+        let timeout = options.and_then(|options| options.timeout).or(self.config.timeout).map(Span::from);
+        prepare(&mut attempt, timeout, retries, &self.config);
+        admitted(&attempt.task, now, &mut self.stats, self.events.is_some().then_some(&mut self.happened));
         match attempt.task.options().and_then(|options| options.refused.clone()) {
             None => self.passed[attempt.task.lane as usize].push(attempt),
             Some(error) => {
@@ -423,7 +426,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
 
     fn take_fetched(&mut self) {
         if !self.mail.fetched.is_empty() {
-            let now = self.config.clock.now();
+            let now = self.now.into();
             self.unsettled += self.mail.fetched.len();
             let mut fetched = std::mem::take(&mut self.mail.fetched);
             self.took += fetched.len();
@@ -446,7 +449,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
     }
 
     #[inline]
-    fn accept_delivery(&mut self, delivery: Delivery<T>, now: Instant) -> Attempt<T> {
+    fn accept_delivery(&mut self, delivery: Delivery<T>, now: Stamp) -> Attempt<T> {
         let Delivery { id, payload, receipt, mut options } = delivery;
         let mut lane = self.config.lane;
         let mut made = 0;
@@ -473,8 +476,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             attempt: made + 1,
             lane,
             slot: 0,
-            queued: now.into(),
-            admitted: now.into(),
+            queued: now,
+            admitted: now,
             timeout: None,
             payload: None,
             options,
@@ -578,7 +581,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
 
     fn obey(&mut self) {
         for control in std::mem::take(&mut self.mail.controls) {
-            let now = self.config.clock.now();
+            let now = self.now;
             match control {
                 Control::Drain => self.drain(),
                 Control::Stop(how) => {
@@ -677,6 +680,27 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             lanes: LaneKind::ALL.map(|lane| self.gate.slots(lane).size()),
             summary: self.stats.summary(&self.reports.times(), now),
         }
+    }
+}
+
+/// Gives an attempt its limit, and a copy of its payload where one will be needed.
+#[inline]
+fn prepare<T>(attempt: &mut Attempt<T>, timeout: Option<Span>, retries: u32, config: &EngineConfig<T>) {
+    let task = &mut attempt.task;
+    task.timeout = timeout;
+    if let Some(copy) = config.copy
+        && (config.keep_payloads || task.attempt <= retries)
+    {
+        task.payload = Some(copy(&attempt.payload));
+    }
+}
+
+/// Notes that a task passed the gate.
+#[inline(always)]
+fn admitted<T>(task: &Task<T>, now: Instant, stats: &mut Stats, happened: Option<&mut Vec<Event>>) {
+    stats.admitted(task);
+    if let Some(happened) = happened {
+        happened.push(Event::Admitted { id: task.id, attempt: task.attempt, lane: task.lane, slot: task.slot, at: now });
     }
 }
 

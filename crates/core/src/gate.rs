@@ -276,10 +276,10 @@ impl<T> Gate<T> {
         &self.slots[lane as usize]
     }
 
-    /// Lets tasks that want nothing special pass, as many as may, each to the batch of its lane: what [`next`](Gate::next) does, without asking all of
-    /// its questions for each of them. Whatever it leaves is for `next`.
+    /// Lets tasks that want nothing special pass, as many as may: what [`next`](Gate::next) does, without asking all of its questions for each of
+    /// them. Whatever it leaves is for `next`. The slot is not yet in the attempt.
     #[inline]
-    pub fn pass_plain(&mut self, now: Instant, passed: &mut [Vec<Attempt<T>>; 4]) {
+    pub(crate) fn pass_plain(&mut self, mut passed: impl FnMut(Attempt<T>, LaneKind, u32)) {
         if self.paused || self.pace.is_some() || self.parked > 0 || !self.again.is_empty() {
             return;
         }
@@ -291,14 +291,17 @@ impl<T> Gate<T> {
         while room > 0
             && let Some(first) = self.ready.front()
             && first.task.options.is_none()
-            && let Some(slot) = self.slots[first.task.lane as usize].take()
-            && let Some(mut attempt) = self.ready.pop_front()
         {
-            attempt.task.slot = slot;
-            attempt.task.admitted = now.into();
+            // Read here, because an attempt is moved the quicker the less it is looked into on the way.
+            let lane = first.task.lane;
+            if !self.slots[lane as usize].has_room() {
+                break;
+            }
+            let Some(attempt) = self.ready.pop_front() else { break };
+            let slot = self.slots[lane as usize].take_one();
             self.running += 1;
             room -= 1;
-            passed[attempt.task.lane as usize].push(attempt);
+            passed(attempt, lane, slot);
         }
     }
 
@@ -356,9 +359,12 @@ impl<T> Gate<T> {
     /// A task is done, or handed back: its key is free.
     #[inline]
     pub fn done(&mut self, task: &Task<T>) {
-        if !task.holds_key {
-            return;
+        if task.holds_key {
+            self.free_key(task);
         }
+    }
+
+    fn free_key(&mut self, task: &Task<T>) {
         let Some(key) = task.options().and_then(|options| options.key.as_ref()) else { return };
         if let Some(entry) = self.keys.get_mut(key) {
             entry.held = false;

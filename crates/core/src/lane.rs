@@ -8,13 +8,18 @@ pub mod isolated;
 pub mod process;
 pub(crate) mod watchdog;
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 
 use crate::{
     cancel::CancelToken,
-    engine::Mail,
+    engine::{Mail, helm::Crew},
     error::TaskError,
     mailbox::Mailbox,
     outcome::Outcome,
@@ -45,11 +50,15 @@ pub enum Stop {
 }
 
 /// Where a lane reports its outcomes.
-pub struct Outbox<T, R>(pub(crate) Arc<Mailbox<Mail<T, R>>>);
+pub struct Outbox<T, R> {
+    pub(crate) mailbox: Arc<Mailbox<Mail<T, R>>>,
+    /// The engine, once it has been started.
+    pub(crate) crew: Arc<OnceLock<Crew>>,
+}
 
 impl<T, R> Clone for Outbox<T, R> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { mailbox: self.mailbox.clone(), crew: self.crew.clone() }
     }
 }
 
@@ -57,17 +66,32 @@ impl<T, R> Outbox<T, R> {
     /// Reports ended attempts; the batch is drained.
     pub fn finish(&self, batch: &mut Vec<Finished<T, R>>) {
         if !batch.is_empty() {
-            self.0.post(|mail| append(&mut mail.finished, batch));
+            self.mailbox.post(|mail| append(&mut mail.finished, batch));
+        }
+    }
+
+    /// As [`finish`](Outbox::finish), from a task of the engine's runtime, which does the engine's work in place of waking it; with `all`, that of its
+    /// outside too ([`Crew::turn`]).
+    pub(crate) fn finish_in_passing(&self, batch: &mut Vec<Finished<T, R>>, all: bool) {
+        if batch.is_empty() {
+            return;
+        }
+        match self.crew.get() {
+            Some(crew) => {
+                self.mailbox.post_asleep(|mail| append(&mut mail.finished, batch));
+                crew.turn(all);
+            }
+            None => self.finish(batch),
         }
     }
 
     /// Reports one ended attempt.
     pub fn finish_one(&self, finished: Finished<T, R>) {
-        self.0.post(|mail| mail.finished.push(finished));
+        self.mailbox.post(|mail| mail.finished.push(finished));
     }
 
     pub(crate) fn stalled(&self, id: u64, held: Duration) {
-        self.0.post(|mail| mail.stalled.push((id, held)));
+        self.mailbox.post(|mail| mail.stalled.push((id, held)));
     }
 }
 

@@ -32,26 +32,36 @@ impl<M: Default> Mailbox<M> {
 
     /// Adds to the mail and wakes the reader. Never blocks for long, callable from anywhere.
     pub(crate) fn post<O>(&self, add: impl FnOnce(&mut M) -> O) -> O {
-        self.add(add, true)
+        let (out, wake) = self.add(add, true);
+        if wake {
+            self.waker.wake();
+        }
+        out
+    }
+
+    /// Adds to the mail, and leaves it to the caller to have it read soon.
+    pub(crate) fn post_asleep<O>(&self, add: impl FnOnce(&mut M) -> O) -> O {
+        self.add(add, true).0
     }
 
     /// Adds to the mail, for the reader to find when it wakes for something else, unless it is hungry.
     pub(crate) fn post_quietly<O>(&self, add: impl FnOnce(&mut M) -> O) -> O {
-        self.add(add, false)
+        let (out, wake) = self.add(add, false);
+        if wake {
+            self.waker.wake();
+        }
+        out
     }
 
+    /// Says also whether the reader is to be woken.
     #[inline]
-    fn add<O>(&self, add: impl FnOnce(&mut M) -> O, urgent: bool) -> O {
+    fn add<O>(&self, add: impl FnOnce(&mut M) -> O, urgent: bool) -> (O, bool) {
         let mut slot = self.mail.lock();
         let out = add(&mut slot.mail);
         slot.full = true;
         // Only the first urgent message of a filling box needs to wake: the reader empties the box whole.
         let wake = (urgent || slot.hungry) && !std::mem::replace(&mut slot.urgent, true);
-        drop(slot);
-        if wake {
-            self.waker.wake();
-        }
-        out
+        (out, wake)
     }
 
     /// Exchanges the mail with an emptied `into`, when there is urgent mail, or any if the reader is hungry. One reader only.

@@ -8,11 +8,14 @@
 use std::{
     future::Future,
     pin::pin,
+    sync::{Arc, atomic::Ordering},
     task::Poll,
     time::{Duration, Instant},
 };
 
 use futures_util::future::{MaybeDone, maybe_done};
+
+use crate::sync::AtomicBool;
 
 /// How long to look around. A wake-up costs about as much.
 const SPIN: Duration = Duration::from_micros(40);
@@ -23,7 +26,14 @@ const REST: Duration = Duration::from_millis(50);
 
 /// Runs both to their end; returns what `reporter` returns. `work` tells cheaply whether either has something to do; `spin` allows looking around
 /// (never on a single thread: there nobody else could bring work meanwhile).
-pub(super) async fn run<O>(pump: impl Future<Output = ()>, reporter: impl Future<Output = O>, work: impl Fn() -> bool, spin: bool) -> O {
+/// What is done `in_passing`, by one who will be back, needs no looking around.
+pub(super) async fn run<O>(
+    pump: impl Future<Output = ()>,
+    reporter: impl Future<Output = O>,
+    work: impl Fn() -> bool,
+    spin: bool,
+    in_passing: Arc<AtomicBool>,
+) -> O {
     let mut pump = pin!(maybe_done(pump));
     let mut reporter = pin!(reporter);
     let mut slept: Option<Instant> = None;
@@ -40,6 +50,9 @@ pub(super) async fn run<O>(pump: impl Future<Output = ()>, reporter: impl Future
             }
             if let Poll::Ready(output) = reporter.as_mut().poll(cx) {
                 return Poll::Ready(output);
+            }
+            if in_passing.load(Ordering::Relaxed) {
+                return Poll::Pending;
             }
             if !(spin && busy) {
                 break;

@@ -9,7 +9,8 @@ use crate::{
     engine::Broken,
     gate::Reason,
     outcome::Word,
-    task::{Finished, LaneKind},
+    stamp::Stamp,
+    task::{Finished, LaneKind, Task},
 };
 
 /// Histograms know microseconds up to an hour, within 1 %; longer counts as an hour, and `max` is exact.
@@ -18,8 +19,8 @@ const LONGEST: u64 = 3_600_000_000;
 pub(super) struct Stats {
     began: Instant,
     retries: u64,
-    /// What runs, by lane and by the gate's slot: task, attempt, since when.
-    running: [Vec<Option<(u64, u32, Instant)>>; 4],
+    /// What runs, by lane and by the gate's slot: task (they count from 1; 0 is none), attempt, since when.
+    running: [Vec<(u64, u32, Stamp)>; 4],
     /// The slots' share of attempts that were followed by another one.
     again: Slots,
     waited: Vec<(Reason, Duration)>,
@@ -29,25 +30,25 @@ pub(super) struct Stats {
     pub(super) broken: Option<Broken>,
 }
 
-/// What ran, by lane and by the lane's slot: attempts, and how long they ran.
+/// What ran, by lane and by the lane's slot: attempts, and for how many nanoseconds they ran.
 #[derive(Default)]
-struct Slots([Vec<(u64, Duration)>; 4]);
+struct Slots([Vec<(u64, u64)>; 4]);
 
 impl Slots {
     #[inline]
-    fn add<T, R>(&mut self, one: &Finished<T, R>, run: Duration) {
-        let slot = place(&mut self.0[one.task.lane as usize], one.slot);
+    fn add<T, R>(&mut self, one: &Finished<T, R>) {
+        let slot = place(&mut self.0[one.task.lane as usize], one.slot, (0, 0));
         slot.0 += 1;
-        slot.1 += run;
+        slot.1 += one.ended.nanos_since(one.started);
     }
 }
 
 /// The place of a slot, made if need be.
 #[inline]
-fn place<X: Clone + Default>(slots: &mut Vec<X>, slot: u32) -> &mut X {
+fn place<X: Clone>(slots: &mut Vec<X>, slot: u32, empty: X) -> &mut X {
     let slot = slot as usize;
     if slot >= slots.len() {
-        slots.resize(slot + 1, X::default());
+        slots.resize(slot + 1, empty);
     }
     &mut slots[slot]
 }
@@ -68,17 +69,20 @@ impl Stats {
     }
 
     #[inline]
-    pub(super) fn admitted(&mut self, lane: LaneKind, slot: u32, id: u64, attempt: u32, now: Instant) {
-        *place(&mut self.running[lane as usize], slot) = Some((id, attempt, now));
+    pub(super) fn admitted<T>(&mut self, task: &Task<T>) {
+        let since = (task.id, task.attempt, task.admitted);
+        *place(&mut self.running[task.lane as usize], task.slot, since) = since;
     }
 
     #[inline]
     pub(super) fn ended<T, R>(&mut self, one: &Finished<T, R>, verdict: Verdict, draining: bool) {
-        *place(&mut self.running[one.task.lane as usize], one.task.slot) = None;
+        if let Some(slot) = self.running[one.task.lane as usize].get_mut(one.task.slot as usize) {
+            slot.0 = 0;
+        }
         if matches!(verdict, Verdict::Requeue { .. }) {
             // While the job drains nothing is tried again: it goes back.
             self.retries += u64::from(!draining);
-            self.again.add(one, one.run());
+            self.again.add(one);
         }
     }
 
@@ -92,12 +96,13 @@ impl Stats {
     }
 
     pub(super) fn running(&self, now: Instant) -> Vec<RunningTask> {
+        let now = Stamp::from(now);
         let mut running: Vec<_> = LaneKind::ALL
             .iter()
             .flat_map(|lane| {
                 self.running[*lane as usize].iter().enumerate().filter_map(move |(slot, running)| {
-                    let (id, attempt, since) = (*running)?;
-                    Some(RunningTask { id, attempt, lane: *lane, slot: slot as u32, age: now.saturating_duration_since(since) })
+                    let (id, attempt, since) = *running;
+                    (id > 0).then(|| RunningTask { id, attempt, lane: *lane, slot: slot as u32, age: now.since(since) })
                 })
             })
             .collect();
@@ -112,8 +117,8 @@ impl Stats {
             .flat_map(|lane| {
                 let (once, again) = (&times.slots.0[*lane as usize], &self.again.0[*lane as usize]);
                 (0..once.len().max(again.len())).filter_map(move |slot| {
-                    let of = |slots: &[(u64, Duration)]| slots.get(slot).copied().unwrap_or_default();
-                    let (tasks, busy) = (of(once).0 + of(again).0, of(once).1 + of(again).1);
+                    let of = |slots: &[(u64, u64)]| slots.get(slot).copied().unwrap_or_default();
+                    let (tasks, busy) = (of(once).0 + of(again).0, Duration::from_nanos(of(once).1 + of(again).1));
                     let share = if wall.is_zero() { 0.0 } else { busy.as_secs_f64() / wall.as_secs_f64() };
                     (tasks > 0).then_some(SlotUse { lane: *lane, slot: slot as u32, tasks, busy, share })
                 })
@@ -171,17 +176,16 @@ impl Times {
     /// Adds finished tasks.
     pub(super) fn add<T, R>(&mut self, batch: &[Finished<T, R>]) {
         for one in batch {
-            let run = one.run();
             self.counts[one.outcome.word() as usize] += 1;
             self.retried += u64::from(one.task.attempt > 1);
-            self.slots.add(one, run);
+            self.slots.add(one);
             if let Some(cpu) = one.cpu {
                 self.on_cpu.0 += Duration::from(cpu);
                 self.on_cpu.1 += 1;
             }
-            self.run.add(run);
-            self.wait.add(one.wait());
         }
+        self.run.add_all(batch.iter().map(|one| one.ended.nanos_since(one.started)));
+        self.wait.add_all(batch.iter().map(|one| one.started.nanos_since(one.task.queued)));
     }
 }
 
@@ -201,6 +205,26 @@ impl Spread {
     pub(crate) fn add_many(&mut self, time: Duration, count: u32) {
         self.histogram.saturating_record_n(micros(time), count);
         self.longest = self.longest.max(time);
+    }
+
+    /// Adds times in nanoseconds. Tiny tasks take the same number of microseconds one after another: the histogram hears of them together.
+    fn add_all(&mut self, times: impl Iterator<Item = u64>) {
+        let (mut same, mut count, mut longest) = (0, 0, 0);
+        for nanos in times {
+            longest = longest.max(nanos);
+            let micros = (nanos / 1_000).max(1);
+            if micros != same {
+                if count > 0 {
+                    self.histogram.saturating_record_n(same, count);
+                }
+                (same, count) = (micros, 0);
+            }
+            count += 1;
+        }
+        if count > 0 {
+            self.histogram.saturating_record_n(same, count);
+        }
+        self.longest = self.longest.max(Duration::from_nanos(longest));
     }
 
     pub(crate) fn quantiles(&self) -> Quantiles {

@@ -45,9 +45,13 @@ impl Slots {
     /// Takes a free slot.
     #[inline]
     pub fn take(&mut self) -> Option<u32> {
-        if !self.has_room() {
-            return None;
-        }
+        self.has_room().then(|| self.take_one())
+    }
+
+    /// Takes a slot, where there is room.
+    #[inline]
+    pub(super) fn take_one(&mut self) -> u32 {
+        debug_assert!(self.has_room(), "no slot is free");
         let slot = loop {
             match self.free.pop() {
                 Some(slot) if slot < self.size => break slot,
@@ -60,7 +64,7 @@ impl Slots {
             }
         };
         self.running += 1;
-        Some(slot)
+        slot
     }
 
     /// Gives a slot back.

@@ -47,8 +47,12 @@ const SIP: usize = 8;
 const SPREAD: usize = 120;
 /// A turn that lasts longer is held up; new work goes to another loop.
 const LONG_TURN: Duration = Duration::from_micros(50);
-/// Turns in one poll before a loop lets other tasks of its thread go on.
-const TURNS: usize = 8;
+/// Turns in one poll, and the time, after which a loop lets other tasks of its thread go on. (For that the runtime wakes another thread, if one sleeps:
+/// not too often.)
+const TURNS: usize = 64;
+const POLL: Duration = Duration::from_micros(200);
+/// Stands for a task while a loop does the work of others in passing.
+pub(crate) const IN_PASSING: u64 = u64::MAX;
 /// One attempt in so many has its on-CPU time measured.
 const SAMPLE: u64 = 256;
 
@@ -183,7 +187,11 @@ impl<T, R> Shared<T, R> {
             // For free: `into` is empty, and the buffers change places.
             std::mem::swap(&mut queue.attempts, into);
         } else {
-            into.extend(queue.attempts.drain(..SIP));
+            // One by one: much quicker than to extend by a drain.
+            for _ in 0..SIP {
+                let Some(attempt) = queue.attempts.pop_front() else { break };
+                into.push_back(attempt);
+            }
         }
         let other = (queue.attempts.len() >= SPREAD).then(|| queue.idle.iter().position(|idle| *idle)).flatten();
         if let Some(other) = other {
@@ -284,7 +292,9 @@ impl<T, R> Running<T, R> {
                 Err(panic) => Outcome::Panicked(panic_text(&*panic)),
             });
         }
-        poll_future(&mut self.future, &mut self.cpu, |_| {}, cx)
+        let mut ended = None;
+        poll_future(&mut self.future, &mut self.cpu, |_| {}, |_, outcome| ended = Some(outcome), cx);
+        ended
     }
 
     #[inline]
@@ -297,38 +307,45 @@ impl<T, R> Running<T, R> {
     }
 }
 
-/// Polls a future that `make` may put there first; a panic is an outcome. What is ready is dropped.
+/// Polls a future that `make` may put there first; a panic is an outcome. What is ready is dropped, and `over` gets its outcome.
 #[inline]
 fn poll_future<R>(
     place: &mut Option<BoxFuture<'static, Outcome<R>>>,
     cpu: &mut Option<Duration>,
     make: impl FnOnce(&mut Option<BoxFuture<'static, Outcome<R>>>),
+    mut over: impl FnMut(&Option<Duration>, Outcome<R>),
     cx: &mut TaskContext<'_>,
-) -> Option<Outcome<R>> {
+) {
     let before = cpu.map(|_| longshore_sys::clock::thread_cpu_time());
+    let count = |cpu: &mut Option<Duration>| {
+        if let (Some(cpu), Some(before)) = (cpu, before) {
+            *cpu += longshore_sys::clock::thread_cpu_time().saturating_sub(before);
+        }
+    };
     let polled = catch_unwind(AssertUnwindSafe(|| {
         make(place);
         let polled = match place {
             Some(future) => future.as_mut().poll(cx),
             None => Poll::Ready(Outcome::Lost("polled after its end".to_owned())),
         };
-        if polled.is_ready() {
-            // Dropped in here, so that a panicking destructor is this task's outcome too.
-            *place = None;
+        let Poll::Ready(outcome) = polled else {
+            count(cpu);
+            return;
+        };
+        // Dropped in here, so that a panicking destructor is this task's outcome too.
+        *place = None;
+        count(cpu);
+        match outcome {
+            // Not the same as to hand on the outcome: what was just written in pieces, a processor cannot read in one without waiting.
+            Outcome::Ok(result) => over(cpu, Outcome::Ok(result)),
+            other => over(cpu, other),
         }
-        polled
     }));
-    if let (Some(cpu), Some(before)) = (cpu, before) {
-        *cpu += longshore_sys::clock::thread_cpu_time().saturating_sub(before);
-    }
-    match polled {
-        Ok(Poll::Pending) => None,
-        Ok(Poll::Ready(outcome)) => Some(outcome),
-        Err(panic) => {
-            let future = place.take();
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
-            Some(Outcome::Panicked(panic_text(&*panic)))
-        }
+    if let Err(panic) = polled {
+        let future = place.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
+        count(cpu);
+        over(cpu, Outcome::Panicked(panic_text(&*panic)));
     }
 }
 
@@ -355,9 +372,11 @@ impl<T: Send + 'static, R: Send + 'static> Future for Loop<T, R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let this = &mut *self;
+        let mut began = None;
         for _ in 0..TURNS {
             let taken = this.shared.take(this.index, &mut this.fresh, cx);
             let mut now = Stamp::from(this.clock.now());
+            let began = *began.get_or_insert(now);
             this.state.turn.store(now.nanos_since(this.shared.epoch), Ordering::Relaxed);
             if taken.stop > this.stopped {
                 this.stopped = taken.stop;
@@ -373,8 +392,11 @@ impl<T: Send + 'static, R: Send + 'static> Future for Loop<T, R> {
             }
             let polled = this.poll_pending();
             this.look_at_deadlines(cx);
+            this.state.turn.store(now.nanos_since(this.shared.epoch), Ordering::Relaxed);
+            // User code may be done in passing only while nothing of ours waits to be polled; what is in the queue others take, if it lasts.
+            this.state.enter(IN_PASSING);
+            this.shared.outbox.finish_in_passing(&mut this.done, this.pending.is_empty());
             this.state.leave();
-            this.shared.outbox.finish(&mut this.done);
             if !taken.any && polled == 0 {
                 if taken.closed && this.pending.is_empty() {
                     return Poll::Ready(());
@@ -382,6 +404,10 @@ impl<T: Send + 'static, R: Send + 'static> Future for Loop<T, R> {
                 if this.pending.sleep(cx) {
                     return Poll::Pending;
                 }
+            }
+            // Without budget what tokio has for the attempts stays pending, and is woken again and again.
+            if now.since(began) > POLL || !tokio::task::coop::has_budget_remaining() {
+                break;
             }
         }
         cx.waker().wake_by_ref();
@@ -400,33 +426,36 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
             self.state.enter(task.id);
             let place = self.pending.vacant();
             let started = *now;
+            let (id, attempt, slot, timeout) = (task.id, task.attempt, task.slot, task.timeout);
             let mut future = None;
             let mut token = None;
-            let mut cpu = task.id.is_multiple_of(SAMPLE).then_some(Duration::ZERO);
+            let mut cpu = id.is_multiple_of(SAMPLE).then_some(Duration::ZERO);
             let make = |future: &mut Option<_>| {
                 *future = Some(match &self.handler {
                     AsyncHandler::Plain(handler) => handler(payload),
                     AsyncHandler::WithContext(handler) => {
                         let cancel = CancelToken::new();
                         token = Some(cancel.clone());
-                        let (id, attempt, slot, timeout) = (task.id, task.attempt, task.slot, task.limit());
+                        let timeout = timeout.map(Duration::from);
                         handler(Context { id, attempt, lane: LaneKind::Async, slot, timeout, cancel }, payload)
                     }
                 });
             };
-            match poll_future(&mut future, &mut cpu, make, &mut TaskContext::from_waker(self.pending.waker(place))) {
-                Some(outcome) => {
-                    // The one reading of the clock for an attempt: its end is the start of the next.
-                    *now = self.clock.now().into();
-                    self.done.push(Finished { slot: task.slot, task, outcome, started, ended: *now, cpu: cpu.map(Span::from) });
+            let mut waiting = Some(task);
+            let over = |cpu: &Option<Duration>, outcome| {
+                // The one reading of the clock for an attempt: its end is the start of the next.
+                *now = self.clock.now().into();
+                if let Some(task) = waiting.take() {
+                    self.done.push(Finished { slot, task, outcome, started, ended: *now, cpu: cpu.map(Span::from) });
                 }
-                None => {
-                    let running = Running { future, task, started, end: None, token, cpu };
-                    if let Some(deadline) = running.deadline() {
-                        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
-                    }
-                    self.pending.put(place, running);
+            };
+            poll_future(&mut future, &mut cpu, make, over, &mut TaskContext::from_waker(self.pending.waker(place)));
+            if let Some(task) = waiting {
+                let running = Running { future, task, started, end: None, token, cpu };
+                if let Some(deadline) = running.deadline() {
+                    self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
                 }
+                self.pending.put(place, running);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::lane::async_::LoopState;
+use crate::lane::async_::{IN_PASSING, LoopState};
 
 /// A task that holds a loop for longer is named.
 pub(crate) const STALL: Duration = Duration::from_millis(100);
@@ -45,7 +45,7 @@ impl Watchdog {
                         }
                         nudge();
                         let held = since.elapsed();
-                        if held >= STALL && !*named {
+                        if held >= STALL && *task != IN_PASSING && !*named {
                             *named = true;
                             stalled(*task, held);
                         }

@@ -5,6 +5,7 @@
 //! called where results arrive, which saves handing them over; if it becomes slow it goes back to its thread.
 
 use std::{
+    any::Any,
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -84,7 +85,7 @@ struct State<T, R> {
     queue: VecDeque<Finished<T, R>>,
     room: Option<Room>,
     busy: usize,
-    threads: usize,
+    threads: Vec<thread::JoinHandle<()>>,
     closed: bool,
     /// Callbacks in a row that were prompt.
     prompt: u32,
@@ -99,7 +100,7 @@ impl<T: Send + 'static, R: Send + 'static> Callbacks<T, R> {
                 callback,
                 then,
                 panics,
-                state: Mutex::new(State { queue: VecDeque::new(), room: None, busy: 0, threads: 0, closed: false, prompt: 0 }),
+                state: Mutex::new(State { queue: VecDeque::new(), room: None, busy: 0, threads: Vec::new(), closed: false, prompt: 0 }),
                 wake: Condvar::new(),
                 idle: Notify::new(),
             }),
@@ -112,9 +113,7 @@ impl<T: Send + 'static, R: Send + 'static> Callbacks<T, R> {
     fn accept_inline(&mut self, batch: &mut Vec<Finished<T, R>>, room: &Room) {
         let count = batch.len();
         let began = Instant::now();
-        for finished in batch.drain(..) {
-            self.shared.handle(finished);
-        }
+        self.shared.handle_all(batch);
         room.release(count);
         let took = began.elapsed();
         self.strikes = if took > QUICK { self.strikes + 1 } else { 0 };
@@ -125,15 +124,15 @@ impl<T: Send + 'static, R: Send + 'static> Callbacks<T, R> {
         let mut state = self.shared.lock();
         state.room.get_or_insert_with(|| room.clone());
         state.queue.extend(batch.drain(..));
-        while state.threads < self.handlers.min(state.queue.len() + state.busy) {
+        while state.threads.len() < self.handlers.min(state.queue.len() + state.busy) {
             let shared = self.shared.clone();
-            let name = format!("results-{}", state.threads);
+            let name = format!("results-{}", state.threads.len());
             match thread::Builder::new().name(name).spawn(move || shared.serve()) {
-                Ok(_) => state.threads += 1,
+                Ok(thread) => state.threads.push(thread),
                 Err(_) => break,
             }
         }
-        if state.threads == 0 {
+        if state.threads.is_empty() {
             // No thread to be had: better here than not at all.
             batch.extend(state.queue.drain(..));
             drop(state);
@@ -152,17 +151,31 @@ impl<T, R> Shared<T, R> {
 
     #[inline]
     fn handle(&self, finished: Finished<T, R>) {
-        let called = catch_unwind(AssertUnwindSafe(|| {
-            if let Some(callback) = &self.callback {
-                callback(&finished);
+        if let Some(callback) = &self.callback {
+            callback(&finished);
+        }
+        if let Some(then) = &self.then {
+            then(finished);
+        }
+    }
+
+    /// Handles a batch, which is drained. What panics is counted, and the next one follows.
+    fn handle_all(&self, batch: &mut Vec<Finished<T, R>>) {
+        let count = |panic: Box<dyn Any + Send>| self.panics.add(panic_text(&*panic));
+        if let (Some(callback), None) = (&self.callback, &self.then) {
+            // Where they are: to move each would take longer than a quick callback.
+            let mut rest = batch.iter();
+            while let Err(panic) = catch_unwind(AssertUnwindSafe(|| rest.by_ref().for_each(|finished| callback(finished)))) {
+                count(panic);
             }
-            match &self.then {
-                Some(then) => then(finished),
-                None => drop(finished),
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| batch.clear())) {
+                count(panic);
             }
-        }));
-        if let Err(panic) = called {
-            self.panics.add(panic_text(&*panic));
+            return;
+        }
+        let mut rest = batch.drain(..);
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| rest.by_ref().for_each(|finished| self.handle(finished)))) {
+            count(panic);
         }
     }
 
@@ -181,7 +194,9 @@ impl<T, R> Shared<T, R> {
             let room = state.room.clone();
             drop(state);
             let began = Instant::now();
-            self.handle(finished);
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.handle(finished))) {
+                self.panics.add(panic_text(&*panic));
+            }
             let prompt = began.elapsed() <= PROMPT;
             if let Some(room) = room {
                 room.release(1);
@@ -226,6 +241,9 @@ impl<T: Send + 'static, R: Send + 'static> Sink<T, R> for Callbacks<T, R> {
                 idle.await;
             }
             self.shared.wake.notify_all();
+            // They wait for nothing but this. When the job is over, so is the callback: what it holds has been dropped.
+            let threads = std::mem::take(&mut self.shared.lock().threads);
+            threads.into_iter().for_each(|thread| drop(thread.join()));
             Ok(())
         }
         .boxed()

@@ -20,6 +20,10 @@ use crate::{
 
 /// An iterator's turn on the runtime's thread. One that takes longer gets a thread of its own for its next turns.
 const TURN: Duration = Duration::from_millis(1);
+/// So many quick turns in a row there bring it back: perhaps the thread had only been set aside for others. Each further time it takes twice as many.
+const QUICK_TURNS: u32 = 16;
+/// Items between two looks at the clock, which costs more than a cheap item.
+const LOOK: usize = 64;
 
 /// What a task wants differently from its job, told from its payload.
 pub type OptionsOf<T> = Box<dyn Fn(&T) -> Option<Box<Options>> + Send + Sync>;
@@ -27,7 +31,7 @@ pub type OptionsOf<T> = Box<dyn Fn(&T) -> Option<Box<Options>> + Send + Sync>;
 /// An iterator as a source.
 ///
 /// While its items come quickly it is asked on the runtime's threads. If a turn takes longer than a millisecond (it reads a pipe, say), it goes on on a
-/// thread for blocking work, so that it holds up nobody.
+/// thread for blocking work, so that it holds up nobody, until it has been quick there for long enough.
 pub struct IterSource<I: Iterator> {
     state: Mutex<State<I>>,
     options: Option<std::sync::Arc<OptionsOf<I::Item>>>,
@@ -39,40 +43,68 @@ struct State<I> {
     iter: Option<I>,
     next: u64,
     slow: bool,
+    /// Quick turns since it became slow, and how many bring it back.
+    quick: u32,
+    proof: u32,
+    /// Items between two looks at the clock: few, until it has proved quick.
+    look: usize,
     closed: bool,
+}
+
+impl<I: Iterator> State<I> {
+    /// Notes how a turn went.
+    fn note(&mut self, took: Duration) {
+        if took > TURN {
+            if !self.slow {
+                self.proof = self.proof.saturating_mul(2);
+            }
+            (self.slow, self.quick, self.look) = (true, 0, 1);
+            return;
+        }
+        self.look = LOOK.min(self.look * 2);
+        if self.slow {
+            self.quick += 1;
+            self.slow = self.quick < self.proof;
+        }
+    }
 }
 
 impl<I: Iterator> IterSource<I> {
     /// Lends the items of this iterator, in order.
     pub fn new(iter: I, options: Option<OptionsOf<I::Item>>) -> Self {
         Self {
-            state: Mutex::new(State { iter: Some(iter), next: 1, slow: false, closed: false }),
+            state: Mutex::new(State { iter: Some(iter), next: 1, slow: false, quick: 0, proof: QUICK_TURNS / 2, look: 1, closed: false }),
             options: options.map(std::sync::Arc::new),
             closed: Notify::new(),
         }
     }
 }
 
-/// Takes up to `room` items in one turn.
+/// Takes up to `room` items in one turn. Says how long that took.
 fn turn<I: Iterator>(
     iter: &mut I,
     room: usize,
+    look: usize,
     next: &mut u64,
     options: Option<&OptionsOf<I::Item>>,
     into: &mut Vec<Delivery<I::Item>>,
-) -> (Fetched, bool) {
+) -> (Fetched, Duration) {
     let began = Instant::now();
+    let mut look_at = look;
     for taken in 1..=room {
-        let Some(item) = iter.next() else { return (Fetched::End, false) };
+        let Some(item) = iter.next() else { return (Fetched::End, began.elapsed()) };
         let options = options.and_then(|options| options(&item));
         into.push(Delivery { options, ..Delivery::new(*next, item) });
         *next += 1;
-        // Looked at now and then: the clock costs more than a cheap item.
-        if (taken.is_power_of_two() || taken % 64 == 0) && began.elapsed() > TURN {
-            return (Fetched::More, true);
+        if taken == look_at && taken < room {
+            look_at += LOOK.min(look_at);
+            let took = began.elapsed();
+            if took > TURN {
+                return (Fetched::More, took);
+            }
         }
     }
-    (Fetched::More, began.elapsed() > TURN)
+    (Fetched::More, began.elapsed())
 }
 
 impl<I> Source<I::Item> for IterSource<I>
@@ -89,29 +121,30 @@ where
                 return std::future::ready(Ok(Fetched::End)).boxed();
             }
             if let (Some(iter), false) = (&mut state.iter, state.slow) {
-                let (fetched, slow) = turn(iter, room, &mut state.next, self.options.as_deref(), into);
-                state.slow = slow;
+                let (fetched, took) = turn(iter, room, state.look, &mut state.next, self.options.as_deref(), into);
+                state.note(took);
                 return std::future::ready(Ok(fetched)).boxed();
             }
         }
         async move {
-            let (iter, mut next) = {
+            let (iter, mut next, look) = {
                 let mut state = lock();
-                (state.iter.take(), state.next)
+                (state.iter.take(), state.next, state.look)
             };
             let Some(mut iter) = iter else { return Err(SourceError::fatal("the iterator panicked")) };
             let options = self.options.clone();
             // A blocking iterator cannot be woken. When the job closes we leave it behind with what it may still bring.
             let blocked = tokio::task::spawn_blocking(move || {
                 let mut batch = Vec::new();
-                let (fetched, _) = turn(&mut iter, room, &mut next, options.as_deref(), &mut batch);
-                (iter, next, batch, fetched)
+                let (fetched, took) = turn(&mut iter, room, look, &mut next, options.as_deref(), &mut batch);
+                (iter, next, batch, fetched, took)
             });
             let closed = self.closed.notified();
             match futures_util::future::select(std::pin::pin!(blocked), std::pin::pin!(closed)).await {
-                futures_util::future::Either::Left((Ok((iter, next, mut batch, fetched)), _)) => {
+                futures_util::future::Either::Left((Ok((iter, next, mut batch, fetched, took)), _)) => {
                     let mut state = lock();
                     (state.iter, state.next) = (Some(iter), next);
+                    state.note(took);
                     into.append(&mut batch);
                     Ok(fetched)
                 }
@@ -184,5 +217,42 @@ impl<T: Send + 'static> Source<T> for StreamSource<T> {
 
     fn close(&self) {
         self.closed.cancel();
+    }
+}
+
+#[cfg(all(test, not(longshore_loom)))]
+mod tests {
+    use std::thread::{self, ThreadId};
+
+    use super::*;
+
+    /// The threads on which the items of such an iterator are made, one item a turn; `slow` says which of them take longer than a turn may.
+    fn threads(items: u64, slow: fn(u64) -> bool) -> Vec<ThreadId> {
+        let source = IterSource::new(
+            (0..items).map(move |n| {
+                if slow(n) {
+                    thread::sleep(TURN * 3);
+                }
+                thread::current().id()
+            }),
+            None,
+        );
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let mut all = Vec::new();
+            while source.fetch(1, &mut all).await.expect("no panic") == Fetched::More {}
+            all.into_iter().map(|delivery| delivery.payload).collect()
+        })
+    }
+
+    #[test]
+    fn an_iterator_that_was_slow_once_comes_back_and_one_that_is_slow_does_not() {
+        let here = thread::current().id();
+        let once = threads(2_000, |n| n == 3);
+        assert_eq!(once[0], here);
+        assert!(once[4..4 + QUICK_TURNS as usize].iter().all(|thread| *thread != here));
+        assert!(once.iter().filter(|thread| **thread == here).count() > 1_000, "it comes back");
+        let often = threads(60, |n| n % 5 == 0);
+        assert!(often[1..].iter().all(|thread| *thread != here));
     }
 }

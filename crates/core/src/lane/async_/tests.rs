@@ -126,3 +126,20 @@ fn sleeps_go_on_while_a_handler_of_the_same_lane_blocks() {
     let before = ends[1..].iter().filter(|end| **end < ends[0]).count();
     assert!(before > 1_980, "{before} of 1999 ended while one blocked");
 }
+
+/// Also where a loop had called it in passing: what that loop would have run next, another one runs.
+#[test]
+fn attempts_do_not_wait_for_a_callback_that_was_quick_and_blocks() {
+    let report = Job::new(|n: u64| async move { Ok::<_, String>(n) })
+        .params(0..100_000)
+        .workers(50)
+        .result_queue(10_000)
+        .on_task_complete(|task| {
+            if task.id() == 50_000 {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        })
+        .run();
+    assert_eq!(report.ok(), 100_000);
+    assert!(report.wait.max < Duration::from_millis(700), "an attempt waited for {:?}", report.wait.max);
+}
