@@ -3,6 +3,7 @@
 use std::{io::Write, time::Duration};
 
 use clap::{Args, Subcommand};
+use longshore_brokers::mask;
 use longshore_celery::{Map, Value, control::Request, repr};
 
 use crate::{
@@ -106,6 +107,16 @@ const CONTROL: &[Known] = &[
 /// # Errors
 /// 69: nobody has replied; the broker's, and those of `out`.
 pub async fn status(whom: &Whom, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+    if !place.json {
+        let client = &place.client;
+        for (what, url, pinged) in [
+            ("broker", client.broker().url(), client.broker().ping().await),
+            ("results", client.results().url(), client.results().ping().await),
+        ] {
+            let (version, took) = pinged?;
+            writeln!(out, "{what:<8} {}  {version}  round trip {:.2} ms", mask(url), took.as_secs_f64() * 1e3)?;
+        }
+    }
     let replies = ask(place.broker(), Request::new("ping").to(whom.destination.clone()), whom.timeout).await?;
     say(&replies, place, false, true, out)?;
     Ok(0)
@@ -143,6 +154,13 @@ pub async fn control(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> R
             }
         }
         return Ok(0);
+    }
+    if request.method == "revoke"
+        && let Some(ids) = request.arguments.get("task_id").and_then(Value::as_list)
+    {
+        // For workers that start later, too.
+        let ids: Vec<String> = ids.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        place.broker().revoke(&ids).await?;
     }
     let replies = ask(place.broker(), request, args.whom.timeout).await?;
     say(&replies, place, true, false, out)?;

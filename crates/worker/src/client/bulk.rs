@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, pin::Pin, task::Poll};
 
-use futures_util::{Stream, StreamExt, future::poll_fn};
+use futures_util::{Stream, StreamExt, future::poll_fn, stream::Fuse};
 use longshore_celery::canvas::Plan;
 use longshore_core::ErrorKind;
 
@@ -16,7 +16,7 @@ const BATCH: usize = 256;
 #[must_use = "nothing is sent until the answers are asked for: `next` or `finish`"]
 pub struct SendAll<S, R> {
     client: Client,
-    signatures: S,
+    signatures: Fuse<S>,
     /// How many were taken from the stream.
     taken: u64,
     sent: VecDeque<(u64, Result<Answer<R>, Refused<R>>)>,
@@ -49,7 +49,7 @@ struct Planned<R> {
 
 impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
     pub(super) fn new(client: Client, signatures: S) -> Self {
-        Self { client, signatures, taken: 0, sent: VecDeque::new() }
+        Self { client, signatures: signatures.fuse(), taken: 0, sent: VecDeque::new() }
     }
 
     /// The next one that was sent or refused, with its place in the stream (from 0); `None` when all have been. In order.
