@@ -85,13 +85,13 @@ struct Batch {
 /// What a message is, now.
 enum Sorted {
     /// It may run.
-    Run(Box<Message>, Arc<Task>),
+    Run(Arc<Message>, Arc<Task>),
     /// It may run when it has a slot of a rate that all workers share.
-    Ask(Box<Message>, Arc<Task>),
+    Ask(Arc<Message>, Arc<Task>),
     /// Not before then: its slot of the rate of this task, or (`None`) its own ETA.
     Later { due: SystemTime, paced: Option<Arc<str>> },
     /// It shall not run.
-    Unrun(Box<Message>, Unrun),
+    Unrun(Arc<Message>, Unrun),
     /// It cannot be read.
     Bad(BadMessage),
 }
@@ -134,7 +134,7 @@ impl Intake {
     /// What a message is, now. One whose slot of a rate has come (`slot_taken`) does not ask for another.
     fn sort(&self, raw: &[u8], now: SystemTime, slot_taken: bool) -> Sorted {
         let message = match Message::decode(raw, &self.shared.limits) {
-            Ok(message) => Box::new(message),
+            Ok(message) => Arc::new(message),
             Err(bad) => return Sorted::Bad(bad),
         };
         if self.shared.is_revoked(&message) {
@@ -181,23 +181,23 @@ impl Intake {
             let queue = claimed.queue.clone();
             match sorted {
                 Sorted::Run(message, _) | Sorted::Ask(message, _) if crashes >= MOST_CRASHES => {
-                    closings.push(conclude::unrun(&self.shared, *message, receipt, queue, Unrun::Crashed(crashes)));
+                    closings.push(conclude::unrun(&self.shared, message, receipt, queue, Unrun::Crashed(crashes)));
                 }
                 Sorted::Run(message, task) => {
                     if redelivered || message.redelivered {
                         again.push(works.len());
                     }
-                    works.push(Arc::new(Work::new(*message, task, claimed)));
+                    works.push(Arc::new(Work::new(message, task, claimed)));
                 }
                 Sorted::Ask(message, task) => {
                     let redelivered = redelivered || message.redelivered;
-                    asking.push((Arc::new(Work::new(*message, task, claimed)), redelivered));
+                    asking.push((Arc::new(Work::new(message, task, claimed)), redelivered));
                 }
                 Sorted::Later { due, paced } => {
                     let slot = paced.is_some();
                     later.push(Entry { due, receipt: receipt.0, queue, crashes, paced, slot });
                 }
-                Sorted::Unrun(message, why) => closings.push(conclude::unrun(&self.shared, *message, receipt, queue, why)),
+                Sorted::Unrun(message, why) => closings.push(conclude::unrun(&self.shared, message, receipt, queue, why)),
                 Sorted::Bad(bad) => closings.push(conclude::bad(&self.shared, &bad, receipt, queue)),
             }
         }
