@@ -144,13 +144,14 @@ def memory(tasks, more, held):
         time.sleep(1)
         rows = [("idle", 10, resident(worker))]
         for count, limit in ((tasks, 15), (more, 15)):
-            publish("bench.noop", count)
-            while left() > 0:
-                time.sleep(0.05)
+            for part in range(0, count, 50_000):
+                publish("bench.noop", min(50_000, count - part))
+                while left() > 0:
+                    time.sleep(0.05)
+                # Results are not what is looked at here.
+                server.flushdb()
             time.sleep(1)
             rows.append((f"after {count:,} more no-ops", limit, resident(worker)))
-            # Results are not what is looked at here.
-            server.flushdb()
     finally:
         worker.stop()
     server.flushall()

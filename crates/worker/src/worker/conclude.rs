@@ -113,7 +113,7 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Opti
 }
 
 /// Concludes a message that is not run.
-pub(crate) fn unrun(shared: &Shared, message: Message, receipt: Receipt, queue: Arc<str>, why: Unrun) -> Closing {
+pub(crate) fn unrun(shared: &Shared, message: Arc<Message>, receipt: Receipt, queue: Arc<str>, why: Unrun) -> Closing {
     let task = shared.app.task_named(&message.task);
     let case = Case {
         shared,
@@ -137,7 +137,7 @@ pub(crate) fn unrun(shared: &Shared, message: Message, receipt: Receipt, queue: 
             case.failed(&exception, None, End::Dead { reason })
         }
     };
-    Closing { receipt: Some(receipt), queue, message: Some(Arc::new(message)), work: None, conclusion }
+    Closing { receipt: Some(receipt), queue, message: Some(message), work: None, conclusion }
 }
 
 /// Concludes a message that was lent again although its task has succeeded: what followed its result may not have been sent.

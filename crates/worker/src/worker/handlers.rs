@@ -168,13 +168,14 @@ async fn bounded(
     soft: Option<Duration>,
 ) -> Outcome<Answer> {
     let mut soft = soft.map(|limit| Box::pin(tokio::time::sleep(limit)));
-    let mut cancelled = Some(Box::pin(context.cancel.cancelled()));
+    // Most end at once, and need nobody who listens.
+    let (mut cancelled, mut listens) = (None, true);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(result) = future.as_mut().poll(cx) {
             return Poll::Ready(ended(result, &work, &context));
         }
-        if cancelled.as_mut().is_some_and(|cancelled| cancelled.as_mut().poll(cx).is_ready()) {
-            cancelled = None;
+        if listens && cancelled.get_or_insert_with(|| Box::pin(context.cancel.cancelled())).as_mut().poll(cx).is_ready() {
+            listens = false;
             if work.is_revoked() {
                 return Poll::Ready(Outcome::Cancelled);
             }

@@ -55,10 +55,10 @@ pub(crate) struct Ticket(pub(crate) Arc<Work>);
 pub(crate) type Answer = Result<Value, Box<Failure>>;
 
 impl Work {
-    pub(crate) fn new(message: Message, task: Arc<Task>, claimed: Claimed) -> Self {
+    pub(crate) fn new(message: Arc<Message>, task: Arc<Task>, claimed: Claimed) -> Self {
         let Claimed { receipt, queue, raw, crashes, given, .. } = claimed;
         Self {
-            message: Arc::new(message),
+            message,
             task,
             receipt,
             queue,
