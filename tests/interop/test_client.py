@@ -216,7 +216,6 @@ def test_errors_are_retried_by_themselves_where_the_task_says_so(lab):
 
 
 @pytest.mark.needs("started")
-@pytest.mark.known("STARTED is not stored")
 def test_a_tracked_task_is_started_before_it_has_ended(lab):
     sent = lab.tracked.delay(0.6)
     assert eventually(lambda: sent.state == "STARTED", 5)

@@ -124,7 +124,6 @@ def test_the_registered_tasks_are_named_with_what_was_asked_of_them(lab):
     assert "lab.limited" in {name.split(" ")[0] for name in ask(lab, "registered", taskinfoitems=["max_retries"])}
 
 
-@pytest.mark.known("the broker's port is missing")
 def test_stats_have_what_celery_and_flower_read(lab):
     lab.add.delay(1, 1).get(timeout=10)
     stats = ask(lab, "stats")
@@ -242,7 +241,6 @@ def test_a_task_that_waits_is_revoked(served):
     assert lab.wait_empty() == {}
 
 
-@pytest.mark.known("a function on a thread that is terminated stays unanswered until it returns")
 def test_a_task_that_runs_is_terminated(served):
     lab, path = served, served.path()
     runs = lab.marked.delay(path, "runs", 20)
@@ -293,7 +291,6 @@ def test_a_task_whose_process_dies_fails_or_is_buried_and_the_worker_goes_on(ser
     assert lab.add.delay(1, 1).get(timeout=15) == 2
 
 
-@pytest.mark.known("the worker ends, and its process waits for a signal")
 def test_shutdown_lets_what_runs_end_and_the_worker_with_it(served):
     lab = served
     runs = lab.slow.delay(1.0, "ended")

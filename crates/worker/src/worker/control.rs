@@ -184,25 +184,30 @@ impl Control {
         self.shared.call_off(ids);
         // For workers that are not there yet. Where the broker cannot take it now, those that are there still know.
         let _ = self.shared.broker.revoke(ids).await;
-        let mut running = Vec::new();
-        let mut on_threads = false;
+        let (mut running, mut on_threads) = (Vec::new(), Vec::new());
         for work in self.shared.works() {
             if ids.contains(&work.message.id) {
                 work.revoke(terminate.then(|| number_of(signal)));
                 if let Some(start) = work.started() {
                     running.push(work.message.id.clone());
                     // A thread cannot be ended: its handler is told, and goes on if it does not listen. Nobody waits for that.
-                    on_threads |= terminate && matches!(start.lane, LaneKind::Blocking | LaneKind::Cpu);
+                    if terminate && matches!(start.lane, LaneKind::Blocking | LaneKind::Cpu) {
+                        on_threads.push(work.message.id.clone());
+                    }
                 }
             }
         }
-        let waiting: Vec<&String> = ids.iter().filter(|id| on_threads || !running.contains(id)).collect();
-        self.tell_revoked(&waiting, on_threads).await;
+        let waiting: Vec<&String> = ids.iter().filter(|id| !running.contains(id)).collect();
+        self.tell_revoked(&waiting, "revoked").await;
+        self.tell_revoked(&on_threads.iter().collect::<Vec<_>>(), "terminated").await;
         if terminate { control::terminated(&running) } else { control::revoked(ids) }
     }
 
     /// Whoever waits for a task whose result nobody will get is told at once.
-    async fn tell_revoked(&self, ids: &[&String], also_started: bool) {
+    async fn tell_revoked(&self, ids: &[&String], why: &str) {
+        if ids.is_empty() {
+            return;
+        }
         let shared = &self.shared;
         let keys: Vec<Key> = ids.iter().map(|id| Key::Task((*id).clone())).collect();
         let Ok(stored) = shared.results.get(&keys).await else { return };
@@ -214,13 +219,13 @@ impl Control {
             .filter(|((_, doc), _)| {
                 let state = doc.as_ref().and_then(|doc| TaskResult::decode(doc, shared.limits.body).ok()).map(|result| result.state);
                 matches!(state, None | Some(State::Pending | State::Retry | State::Received))
-                    || (also_started && state == Some(State::Started))
+                    || (why == "terminated" && state == Some(State::Started))
             })
             .map(|((key, _), id)| {
                 let result = TaskResult {
                     task_id: (*id).clone(),
                     state: State::Revoked,
-                    result: Exception::revoked("revoked").to_value(),
+                    result: Exception::revoked(why).to_value(),
                     children: Value::List(Vec::new()),
                     date_done: Some(SystemTime::now()),
                     ..TaskResult::default()

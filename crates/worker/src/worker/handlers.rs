@@ -150,9 +150,11 @@ impl Starter {
     }
 }
 
-/// How a handler ended. One that gave up because its task was called off says so in its own way.
+/// How a handler ended. One that gave up because its task was called off says so in its own way; and of one that was to be ended by force and did not listen,
+/// nobody wants the result: whoever waited has been told.
 fn ended(result: Result<Value, Failure>, work: &Work, context: &Context) -> Outcome<Answer> {
     match result {
+        _ if work.signal().is_some() => Outcome::Cancelled,
         Err(_) if work.is_revoked() && context.cancel.is_cancelled() => Outcome::Cancelled,
         result => Outcome::Ok(result.map_err(Box::new)),
     }
