@@ -9,34 +9,10 @@ use super::{
     tree::{listed, merged, text},
 };
 use crate::{
-    message::{Message, times},
+    message::{Message, is_known_header, times},
     signature::Signature,
     value::{Map, Value},
 };
-
-/// Headers that are fields of a message: `headers` in options cannot set them.
-const FIELDS: [&str; 20] = [
-    "lang",
-    "task",
-    "id",
-    "shadow",
-    "eta",
-    "expires",
-    "group",
-    "group_index",
-    "retries",
-    "timelimit",
-    "root_id",
-    "parent_id",
-    "argsrepr",
-    "kwargsrepr",
-    "origin",
-    "ignore_result",
-    "replaced_task_nesting",
-    "stamped_headers",
-    "stamps",
-    "compression",
-];
 
 impl Planner<'_> {
     /// Plans one message. Its place.
@@ -74,7 +50,7 @@ impl Planner<'_> {
             listed(&options, "stamped_headers").into_iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
         let stamps = Map(stamped_headers.iter().filter_map(|name| Some((name.clone(), options.get(name)?.clone()))).collect());
         let headers = match options.get("headers") {
-            Some(Value::Map(headers)) => Map(headers.0.iter().filter(|(name, _)| !FIELDS.contains(&name.as_str())).cloned().collect()),
+            Some(Value::Map(headers)) => Map(headers.0.iter().filter(|(name, _)| !is_known_header(name)).cloned().collect()),
             _ => Map::default(),
         };
         let signatures = |name: &str| listed(&options, name).into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>();

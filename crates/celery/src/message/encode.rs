@@ -40,6 +40,11 @@ const KNOWN: [&str; 22] = [
     super::CRASHES,
 ];
 
+/// Whether a header is written from elsewhere, or not at all, so that no sender can set it.
+pub(crate) fn is_known(header: &str) -> bool {
+    KNOWN.contains(&header)
+}
+
 impl Message {
     /// Writes it as it stands in a Redis list, under a fresh delivery tag.
     pub fn encode(&self, encoding: Encoding) -> Vec<u8> {
@@ -105,7 +110,7 @@ impl Message {
         }
         out.extend_from_slice(b", \"stamps\": ");
         self.stamps.write(out);
-        for (name, value) in self.headers.iter().filter(|(name, _)| !KNOWN.contains(name)) {
+        for (name, value) in self.headers.iter().filter(|(name, _)| !is_known(name)) {
             out.extend_from_slice(b", ");
             write::text(name, out);
             out.extend_from_slice(b": ");
