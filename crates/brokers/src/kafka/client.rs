@@ -18,12 +18,13 @@ use rdkafka::{
     ClientContext, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
-    error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
+    error::{KafkaError, RDKafkaErrorCode as Code},
     message::Message as _,
     types::RDKafkaRespErr,
 };
 
 use super::{
+    commit::Committer,
     consumer::{Order, Start},
     dead::{Dead, Exhausted},
     heard::{Heard, plain},
@@ -67,10 +68,10 @@ impl ClientContext for Hooks {
         self.heard.heard(facility, message);
     }
 
-    fn error(&self, _: KafkaError, reason: &str) {
-        self.heard.heard("ERROR", reason);
-        if let Some(desk) = &mut *self.desk() {
-            desk.note(self.heard.last().unwrap_or_else(|| reason.to_owned()));
+    /// Called from polls of partitions' queues too, with the desk in use. What an error means is said where it is polled.
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(Code::PartitionEOF) {
+            self.heard.heard("ERROR", reason);
         }
     }
 
@@ -89,12 +90,6 @@ impl ConsumerContext for Hooks {
     fn rebalance(&self, _: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         if let Some(desk) = &mut *self.desk() {
             desk.rebalance(what, partitions);
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        if let Some(desk) = &mut *self.desk() {
-            desk.committed(&result, offsets);
         }
     }
 }
@@ -125,6 +120,7 @@ pub(super) struct Desk {
     pub(super) counts: Counts,
     /// Most characters that the broker takes as metadata, as far as we know.
     pub(super) most_characters: usize,
+    pub(super) committer: Committer,
     pub(super) last_commit: Option<Instant>,
     pub(super) next_commit: Instant,
     /// Something was assigned once, be it nothing.
@@ -162,7 +158,7 @@ pub(super) fn serve(consumer: Arc<BaseConsumer<Hooks>>, exchange: &Exchange) -> 
     }
     // Desk and client hold each other.
     let desk = consumer.context().desk().take();
-    let counts = desk.map_or_else(Counts::default, |desk| desk.counts);
+    let counts = desk.map_or_else(Counts::default, Desk::close);
     // The last one closes it.
     drop(consumer);
     counts
@@ -227,6 +223,7 @@ impl Desk {
         gate: Gate,
         dead: Option<Dead>,
         most_characters: usize,
+        committer: Committer,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -241,6 +238,7 @@ impl Desk {
             dead,
             counts: Counts::default(),
             most_characters,
+            committer,
             last_commit: None,
             assigned: false,
             finishing: false,
@@ -304,6 +302,7 @@ impl Desk {
                 Command::View(answer) => {
                     let _ = answer.send(self.partial(Instant::now()));
                 }
+                Command::Committed(result, offsets) => self.committed(&result, &offsets),
                 Command::Finish => self.finishing = true,
             }
         }
@@ -370,6 +369,8 @@ impl Desk {
             }
         }
         self.first = (self.first + 1) % count;
+        // It closes now, not when the next one would be read.
+        room = self.gate.room(self.lent.in_flight(), self.lent.parked(), now);
         if !self.lending.is_empty() {
             self.exchange.lend(&mut self.lending);
         }
@@ -517,6 +518,12 @@ impl Desk {
             }
         }
         self.commit_now(|_| true);
+    }
+
+    /// Lets go of the client.
+    fn close(self) -> Counts {
+        self.committer.close();
+        self.counts
     }
 
     fn partial(&self, now: Instant) -> super::source::Partial {

@@ -1,28 +1,93 @@
 //! Commits: position and map of each partition in one step, only of what is ours, never back.
+//!
+//! The client tells nobody what became of a commit that it was not waited for. So a thread waits for each, one at a time, and the client's thread goes on.
 
-use std::time::Instant;
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
 
 use rdkafka::{
     Offset, TopicPartitionList,
-    consumer::{CommitMode, Consumer as _},
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::{KafkaResult, RDKafkaErrorCode as Code},
 };
 
-use super::{client::Desk, heard::plain};
+use super::{
+    client::{Desk, Hooks},
+    heard::plain,
+    source::{Command, Exchange},
+};
+
+/// The thread that waits for commits.
+pub(super) struct Committer {
+    lists: SyncSender<TopicPartitionList>,
+    answers: Receiver<()>,
+    thread: JoinHandle<()>,
+    /// A commit is on its way.
+    busy: bool,
+}
+
+impl Committer {
+    pub(super) fn new(consumer: Arc<BaseConsumer<Hooks>>, exchange: Arc<Exchange>) -> std::io::Result<Self> {
+        let (lists, wanted) = sync_channel::<TopicPartitionList>(1);
+        let (done, answers) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("kafka-commits".to_owned()).spawn(move || {
+            for list in wanted {
+                let result = consumer.commit(&list, CommitMode::Sync);
+                exchange.command(Command::Committed(result, list));
+                if done.send(()).is_err() {
+                    break;
+                }
+            }
+        })?;
+        Ok(Self { lists, answers, thread, busy: false })
+    }
+
+    /// Whether a commit is on its way.
+    fn is_busy(&mut self) -> bool {
+        self.busy = self.busy && self.answers.try_recv().is_err();
+        self.busy
+    }
+
+    fn send(&mut self, list: TopicPartitionList) {
+        self.busy = self.lists.send(list).is_ok();
+    }
+
+    /// Waits for the one that is on its way, so that none overtakes another.
+    fn wait(&mut self) {
+        if std::mem::take(&mut self.busy) {
+            let _ = self.answers.recv();
+        }
+    }
+
+    /// Ends the thread, which then holds the client no more.
+    pub(super) fn close(self) {
+        drop(self.lists);
+        drop(self.answers);
+        let _ = self.thread.join();
+    }
+}
 
 impl Desk {
     /// Sends what has been done since the last commit, and does not wait.
     pub(super) fn commit_what_is_new(&mut self) {
+        if self.committer.is_busy() {
+            return;
+        }
         let list = self.to_commit(|_| true);
-        if list.count() > 0
-            && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
-        {
-            self.refused(&list, &error.to_string());
+        if list.count() > 0 {
+            self.committer.send(list);
         }
     }
 
     /// Commits what these seats have done, and waits for the broker.
     pub(super) fn commit_now(&mut self, seats: impl Fn(usize) -> bool) {
+        self.committer.wait();
         let list = self.to_commit(seats);
         if list.count() == 0 {
             return;

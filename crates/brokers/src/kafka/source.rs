@@ -14,6 +14,7 @@ use longshore_core::{
     Delivery, Receipt, SourceError, TaskError,
     source::{Fetched, Settlement, Source},
 };
+use rdkafka::{TopicPartitionList, error::KafkaResult};
 use tokio::sync::oneshot;
 
 use super::{intake::Limits, record::Record, view::View};
@@ -59,6 +60,8 @@ pub(super) struct Failed {
 pub(super) enum Command {
     Limits(Limits),
     View(oneshot::Sender<Partial>),
+    /// What the broker said to a commit.
+    Committed(KafkaResult<()>, TopicPartitionList),
     /// The engine has ended: commit, leave the group, end.
     Finish,
 }

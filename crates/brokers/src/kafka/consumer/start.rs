@@ -27,6 +27,7 @@ use crate::{
     broker::BrokerError,
     kafka::{
         client::{Desk, Hooks, Rules, serve},
+        commit::Committer,
         dead::{Dead, Exhausted},
         handler::Handler,
         heard::{Heard, plain},
@@ -89,7 +90,9 @@ impl Consumer {
             },
         };
         let gate = Gate::new(consumer.limits(consumer.max_threads));
-        let desk = Desk::new(rules, exchange.clone(), client.clone(), gate, dead, MOST_CHARACTERS);
+        let no_thread = |error: std::io::Error| refused(format!("no thread for Kafka's client: {error}"));
+        let committer = Committer::new(client.clone(), exchange.clone()).map_err(no_thread)?;
+        let desk = Desk::new(rules, exchange.clone(), client.clone(), gate, dead, MOST_CHARACTERS, committer);
         *client.context().desk() = Some(desk);
         let topics: Vec<&str> = consumer.topics.iter().map(String::as_str).collect();
         client.subscribe(&topics).map_err(|error| refused(format!("group `{}`: {error}", consumer.group)))?;
@@ -102,7 +105,7 @@ impl Consumer {
                 own.served_by(std::thread::current());
                 let _ = closed.send(serve(client, &own));
             })
-            .map_err(|error| refused(format!("no thread for Kafka's client: {error}")))?;
+            .map_err(no_thread)?;
 
         let Handler { lane, make, on_end } = handler;
         let outbox = engine::outbox();

@@ -1,0 +1,192 @@
+//! Bad days of one member.
+
+use std::{sync::Arc, time::Duration};
+
+use longshore_brokers::kafka::{Consumer, DeadLetter, Handler, Order, Record, Settings};
+use longshore_core::{Backoff, Outcome, RetryPolicy, TaskError};
+use rdkafka::{
+    Message as _,
+    consumer::{BaseConsumer, Consumer as _},
+    message::Headers as _,
+};
+
+use crate::help::{Log, Topic, wait_for};
+
+fn quickly(retries: u32) -> RetryPolicy {
+    RetryPolicy { backoff: Backoff::Fixed(Duration::from_millis(5)), ..RetryPolicy::times(retries) }
+}
+
+#[test]
+fn what_fails_for_good_is_buried_with_its_story_and_holds_up_nobody() {
+    let Some(topic) = Topic::new(2) else { return };
+    topic.produce(200, 20);
+    let log = Log::default();
+    let seen = log.clone();
+    let handler = Handler::<()>::new(move |record: Record| {
+        let seen = seen.clone();
+        async move {
+            match seen.add(&record) {
+                13 => Outcome::Failed(TaskError::new("status", "the shop is closed").with_code(503)),
+                14 => panic!("a handler panics"),
+                15 => std::future::pending().await,
+                16 => Outcome::Failed(TaskError::invalid("no price")),
+                _ => Outcome::Ok(()),
+            }
+        }
+    });
+    let summary = topic.consumer().retry(quickly(2)).timeout(Duration::from_millis(300)).until_end().run(handler).unwrap();
+    assert_eq!((summary.error, summary.counts.done, summary.counts.dead), (None, 200, 4));
+    let numbers = log.numbers();
+    let attempts = |n| numbers.iter().filter(|number| **number == n).count();
+    assert_eq!([13, 14, 15, 16, 17].map(attempts), [3, 3, 3, 1, 1]);
+    assert_eq!(topic.committed(2).values().map(|(offset, _)| offset).sum::<i64>(), 200);
+
+    let reader: BaseConsumer = topic.config().set("group.id", "reader").set("auto.offset.reset", "earliest").create().unwrap();
+    let mut list = rdkafka::TopicPartitionList::new();
+    list.add_partition_range(&format!("{}-dlt", topic.name), 0, 1);
+    reader.assign(&list).unwrap();
+    let mut letters = Vec::new();
+    wait_for("four letters", || {
+        while let Some(letter) = reader.poll(Duration::from_millis(50)) {
+            letters.push(letter.unwrap().detach());
+        }
+        letters.len() >= 4
+    });
+    let mut told: Vec<_> = letters
+        .iter()
+        .map(|letter| {
+            let headers = letter.headers().unwrap();
+            let get =
+                |name: &str| headers.iter().find(|header| header.key == name).and_then(|header| header.value).unwrap_or_default().to_vec();
+            let text = |name: &str| String::from_utf8(get(name)).unwrap();
+            assert_eq!(
+                (text("kafka_dlt-original-topic"), text("kafka_dlt-original-consumer-group")),
+                (topic.name.clone(), topic.group.clone())
+            );
+            assert_eq!(get("kafka_dlt-original-partition"), letter.partition().to_be_bytes(), "the same partition");
+            let value = String::from_utf8(letter.payload().unwrap().to_vec()).unwrap();
+            let seen = log.seen();
+            let offset = seen.iter().find(|seen| seen.number.to_string() == value).unwrap().offset;
+            assert_eq!(get("kafka_dlt-original-offset"), offset.to_be_bytes());
+            (value, text("kafka_dlt-exception-fqcn"), text("longshore-attempts"), text("kafka_dlt-exception-message"))
+        })
+        .collect();
+    told.sort();
+    let told: Vec<_> = told.iter().map(|(value, kind, attempts, text)| (&**value, &**kind, &**attempts, &**text)).collect();
+    assert_eq!(told[0], ("13", "status", "3", "status 503: the shop is closed"));
+    assert_eq!((told[1].1, told[1].2), ("panicked", "3"));
+    assert_eq!((told[2].1, told[2].2), ("timeout", "3"));
+    assert_eq!(told[3], ("16", "invalid", "1", "invalid: no price"));
+}
+
+#[test]
+fn told_to_skip_it_skips_and_told_to_stop_it_stops_with_the_record_undone() {
+    let Some(topic) = Topic::new(1) else { return };
+    topic.produce(50, 0);
+    let failing = || {
+        Handler::<()>::new(|record: Record| async move { if record.offset() == 20 { Err(TaskError::new("error", "no")) } else { Ok(()) } })
+    };
+    let consumer = topic.consumer().order(Order::Partition).retry(quickly(1)).dead_letter(DeadLetter::Stop).until_end();
+    let summary = consumer.run(failing()).unwrap();
+    let error = summary.error.unwrap();
+    assert!(error.contains(&format!("{}[0]@20 failed after 2 attempts: error: no", topic.name)), "{error}");
+    assert_eq!(topic.committed(1)[&0].0, 20, "it comes again");
+    let summary = topic.consumer().retry(quickly(0)).dead_letter(DeadLetter::Skip).until_end().run(failing()).unwrap();
+    assert_eq!((summary.error, summary.counts.skipped), (None, 1));
+    assert_eq!(topic.committed(1)[&0].0, 50);
+}
+
+/// Half of the keys fail until they give up. That must not stop the others.
+#[test]
+fn records_in_backoff_do_not_close_the_gate() {
+    let Some(topic) = Topic::new(2) else { return };
+    topic.produce(2_000, 100);
+    let log = Log::default();
+    let seen = log.clone();
+    let handler = Handler::<()>::new(move |record: Record| {
+        let bad = record.key().unwrap().ends_with(b"7");
+        if !bad {
+            seen.add(&record);
+        }
+        async move { if bad { Err(TaskError::new("error", "not yet")) } else { Ok(()) } }
+    });
+    let retry = RetryPolicy { backoff: Backoff::Fixed(Duration::from_millis(20)), ..RetryPolicy::times(5) };
+    let summary = topic.consumer().max_threads(4).max_in_flight(40).retry(retry).until_end().run(handler).unwrap();
+    assert_eq!((summary.error, summary.counts.dead, log.len()), (None, 200, 1_800));
+}
+
+#[test]
+fn what_cannot_work_is_refused_in_plain_words() {
+    let Some(topic) = Topic::new(1) else { return };
+    let handler = || Handler::<()>::new(|_: Record| async { Ok::<_, TaskError>(()) });
+    let nobody = Consumer::new(Settings::parse("127.0.0.1:1").unwrap(), "g", ["orders"]).run(handler()).unwrap_err();
+    assert!(nobody.message.contains("cannot read topic `orders`") && nobody.message.contains("Connection refused"), "{nobody}");
+    let unknown = Consumer::new(Settings::parse(&topic.address).unwrap(), "g", ["no-such-topic"]).run(handler()).unwrap_err();
+    assert!(unknown.message.contains("cannot read topic `no-such-topic`: there is no such topic"), "{unknown}");
+    let none = Consumer::new(Settings::parse(&topic.address).unwrap(), "g", [""; 0]).run(handler()).unwrap_err();
+    assert!(none.message.contains("reads no topic"), "{none}");
+}
+
+#[test]
+fn metadata_of_others_is_no_obstacle() {
+    let Some(topic) = Topic::new(3) else { return };
+    topic.produce(300, 30);
+    for (partition, metadata) in [(0, "AgAAAYx"), (1, "not base64 at all €"), (2, "bwAAAAD/////")] {
+        topic.commit(partition, 2, metadata);
+    }
+    let log = Log::default();
+    let seen = log.clone();
+    let handler = Handler::<()>::new(move |record: Record| {
+        seen.add(&record);
+        async { Ok::<_, TaskError>(()) }
+    });
+    let summary = topic.consumer().until_end().run(handler).unwrap();
+    assert_eq!((summary.error, summary.counts.done), (None, 300 - 6));
+    assert!(log.seen().iter().all(|seen| seen.offset >= 2));
+}
+
+/// With a limit that no map fits into, the position alone is committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_takes_no_metadata_gets_none() {
+    let Some(node) =
+        tokio::task::spawn_blocking(|| longshore_testkit::kafka::Kafka::start(&[("offset.metadata.max.bytes", "4")])).await.unwrap()
+    else {
+        return;
+    };
+    let address = node.address();
+    let topic = Arc::new(tokio::task::spawn_blocking(move || Topic::at(address, 1)).await.unwrap().unwrap());
+    let producing = topic.clone();
+    tokio::task::spawn_blocking(move || producing.produce(100, 0)).await.unwrap();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let open = gate.clone();
+    let handler = Handler::<()>::new(move |record: Record| {
+        let open = open.clone();
+        async move {
+            if record.offset() == 5 {
+                drop(open.acquire().await);
+            }
+            Ok::<_, TaskError>(())
+        }
+    });
+    let running = topic.consumer().order(Order::None).start(handler).await.unwrap();
+    let asking = topic.clone();
+    tokio::task::spawn_blocking(move || {
+        wait_for("the position is committed", || asking.committed(1).get(&0).is_some_and(|(at, _)| *at == 5))
+    })
+    .await
+    .unwrap();
+    gate.add_permits(1);
+    let handle = running.handle();
+    for _ in 0..500 {
+        if handle.snapshot().await.unwrap().counts.done == 100 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    handle.stop();
+    let summary = running.join().await;
+    assert!(summary.counts.commits_failed > 0, "it was tried once");
+    let committed = tokio::task::spawn_blocking(move || topic.committed(1)).await.unwrap();
+    assert_eq!(committed[&0].0, 100);
+    drop(node);
+}

@@ -1,0 +1,8 @@
+//! Consumers of Kafka, against a real broker.
+#![cfg(feature = "kafka")]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod consume;
+mod faults;
+mod help;
+mod members;
