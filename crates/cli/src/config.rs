@@ -527,7 +527,7 @@ impl Config {
                 match self.expanded(setting) {
                     Err(error) => problems.push(error),
                     // What a flag of `run` of the same name takes says nothing about these.
-                    Ok(_) if matches!(id, SectionId::Connections | SectionId::Worker | SectionId::Task(_)) => {}
+                    Ok(_) if matches!(id, SectionId::Connections | SectionId::Worker | SectionId::Task(_) | SectionId::Kafka(_)) => {}
                     Ok(setting) => problems.extend(invalid(name, &place, &setting, validate)),
                 }
             }

@@ -1,4 +1,4 @@
-//! `longshore kafka`: create-topic, produce, topics, lag.
+//! `longshore kafka`: consume, create-topic, produce, topics, lag.
 
 use std::io::Write;
 
@@ -9,6 +9,8 @@ use crate::{commands::global::Global, config::Config, kafka, queue::Fault};
 /// `longshore kafka …`
 #[derive(Subcommand, Clone, Debug)]
 pub enum KafkaCommand {
+    /// Run something for each record of topics: a command, a request, a line to a child that stays; or print them
+    Consume(Box<kafka::consume::args::ConsumeArgs>),
     /// Make a topic
     CreateTopic(kafka::topics::CreateArgs),
     /// Send records: fake ones, or lines and JSON from a file or stdin
@@ -27,6 +29,7 @@ impl KafkaCommand {
     pub fn run(&self, config: &Config, global: &Global) -> Result<u8, Fault> {
         let mut out = std::io::stdout();
         let code = match self {
+            Self::Consume(args) => kafka::consume::run(args, config, global, &mut out),
             Self::CreateTopic(args) => kafka::topics::create(args, config, global, &mut out),
             Self::Produce(args) => kafka::produce::run(args, config, global, &mut out),
             Self::Topics(args) => kafka::topics::list(args, config, global, &mut out),

@@ -216,7 +216,41 @@ pub(super) const TASK: &[Key] = &[
 ];
 
 /// Keys of `[kafka.TOPIC]`: flags of `longshore kafka`.
-pub(super) const KAFKA: &[Key] = &[key("bootstrap", Text), key("setting", Pairs)];
+pub(super) const KAFKA: &[Key] = &[
+    key("bootstrap", Text),
+    key("setting", Pairs),
+    // Of `consume` alone.
+    key("http", Text),
+    key("pipe", Text),
+    key("group", Text),
+    key("member", Text),
+    key("from", Text),
+    key("commit-every", Text),
+    key("drain", Text),
+    key("max-threads", Whole),
+    key("max-in-flight", Whole),
+    key("resume-at", Text),
+    key("pause-interval", Text),
+    key("max-parked", Whole),
+    key("order", Text),
+    key("buffers", Text),
+    key("rate", Text),
+    key("burst", Whole),
+    key("retries", Whole),
+    key("backoff", Text),
+    key("retry-on", Commas),
+    key("timeout", Text),
+    key("dead-letter", Text),
+    key("grace", Text),
+    key("emit", Text),
+    key("shell", Bool),
+    key("stdin", Text),
+    key("cwd", Text),
+    key("env", Pairs),
+    key("header", List),
+    key("body-json", Text),
+    key("body", Text),
+];
 
 /// The sections, for messages.
 pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "worker", "tasks", "kafka"];

@@ -96,7 +96,7 @@ pub(super) async fn sleep_or_never(time: Option<Duration>) {
     }
 }
 
-pub(super) async fn hear(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
+pub(crate) async fn hear(signal: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
     match signal {
         Some(signal) => signal.recv().await,
         None => std::future::pending().await,
