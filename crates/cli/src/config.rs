@@ -88,6 +88,7 @@ enum SectionId {
     Connections,
     Worker,
     Task(String),
+    Kafka(String),
 }
 
 impl SectionId {
@@ -100,6 +101,7 @@ impl SectionId {
             SectionId::Connections => schema::CONNECTIONS,
             SectionId::Worker => schema::WORKER,
             SectionId::Task(_) => schema::TASK,
+            SectionId::Kafka(_) => schema::KAFKA,
         }
     }
 
@@ -119,6 +121,7 @@ impl SectionId {
             SectionId::Connections => "connections".to_owned(),
             SectionId::Worker => "worker".to_owned(),
             SectionId::Task(name) => format!("tasks.{}", quoted(name)),
+            SectionId::Kafka(name) => format!("kafka.{}", quoted(name)),
         })
     }
 
@@ -372,6 +375,15 @@ impl Config {
         Ok(settings)
     }
 
+    /// `[kafka.TOPIC]`, empty where there is none.
+    ///
+    /// # Errors
+    /// A `${VAR}` that is not set.
+    pub fn kafka(&self, topic: &str) -> Result<Section, ConfigError> {
+        let section = self.sections.get(&SectionId::Kafka(topic.to_owned())).into_iter().flatten();
+        section.map(|(name, setting)| Ok((*name, self.expanded(setting)?))).collect()
+    }
+
     fn retry(&self, name: &str, origin: &Origin) -> Result<&Section, ConfigError> {
         self.sections.get(&SectionId::Retry(name.to_owned())).ok_or_else(|| {
             let names = self.sections.keys().filter_map(|id| if let SectionId::Retry(name) = id { Some(name.as_str()) } else { None });
@@ -515,7 +527,7 @@ impl Config {
                 match self.expanded(setting) {
                     Err(error) => problems.push(error),
                     // What a flag of `run` of the same name takes says nothing about these.
-                    Ok(_) if matches!(id, SectionId::Connections | SectionId::Worker | SectionId::Task(_)) => {}
+                    Ok(_) if matches!(id, SectionId::Connections | SectionId::Worker | SectionId::Task(_) | SectionId::Kafka(_)) => {}
                     Ok(setting) => problems.extend(invalid(name, &place, &setting, validate)),
                 }
             }

@@ -86,6 +86,17 @@ enum Command {
         #[command(subcommand)]
         command: Option<remote::LimitsCommand>,
     },
+    /// Kafka: consume and produce records, make topics, see how far groups are behind
+    #[cfg(feature = "kafka")]
+    #[command(subcommand)]
+    Kafka(crate::commands::kafka::KafkaCommand),
+    /// Kafka: consume and produce records, make topics, see how far groups are behind
+    #[cfg(not(feature = "kafka"))]
+    #[command(disable_help_flag = true)]
+    Kafka {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        words: Vec<OsString>,
+    },
     /// Which lane and how many workers: guessed from words, or measured
     Advise(advise::AdviseArgs),
     /// The configuration: init, check, show
@@ -191,7 +202,7 @@ pub fn main(app: &App) -> ExitCode {
     let (command, given) = first.subcommand().map_or(("", &first), |(name, matches)| (name, matches));
     let sources = Sources::of_process(first.get_one::<PathBuf>("config").cloned());
     // The other commands have to work with whatever a configuration says.
-    let reads = matches!(command, "run" | "jobs") || OF_QUEUE.contains(&command);
+    let reads = matches!(command, "run" | "jobs" | "kafka") || OF_QUEUE.contains(&command);
     let config = if reads { Config::load(&sources) } else { Ok(Config::default()) };
     let settings = config.map_err(|errors| errors.to_string()).and_then(|config| {
         let state_dir = config.state_dir().map_err(|error| error.to_string())?;
@@ -200,6 +211,12 @@ pub fn main(app: &App) -> ExitCode {
             // Behind the command's name, before the flags that are given, which win.
             let own = worker_flags(&config, given)?;
             let at = argv.iter().skip(1).position(|word| word == "worker").map_or(argv.len(), |at| at + 2);
+            argv.splice(at..at, own);
+        }
+        #[cfg(feature = "kafka")]
+        if let Some(("consume", given)) = given.subcommand().filter(|_| command == "kafka") {
+            let own = consume_flags(&config, given)?;
+            let at = argv.iter().skip(1).position(|word| word == "consume").map_or(argv.len(), |at| at + 2);
             argv.splice(at..at, own);
         }
         Ok((config, state_dir, flags))
@@ -240,6 +257,12 @@ pub fn main(app: &App) -> ExitCode {
         Command::Events(args) => with_queue(app, &config, &cli.global, async |place, out| events::run(&args, place, out).await),
         Command::Limits { command } => {
             with_queue(app, &config, &cli.global, async |place, out| remote::limits(command, &config, place, out).await)
+        }
+        #[cfg(feature = "kafka")]
+        Command::Kafka(command) => queue_code(command.run(&config, &cli.global)),
+        #[cfg(not(feature = "kafka"))]
+        Command::Kafka { words: _ } => {
+            say(2, "Kafka is not built in, because its client is a C library: cargo build --release --features kafka (with TLS: kafka-tls)")
         }
         Command::Advise(args) => match advise::advise(&args, cli.global.json, cli.global.voice(), &mut std::io::stdout().lock()) {
             Ok(()) => 0,
@@ -303,6 +326,40 @@ fn worker_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, St
         }
     });
     checked.collect()
+}
+
+/// `[kafka.TOPIC]` of the first topic as flags, each checked so that a mistake is told with its place.
+#[cfg(feature = "kafka")]
+fn consume_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, String> {
+    let Some(topic) = given.get_many::<String>("topics").and_then(|mut topics| topics.next()) else { return Ok(Vec::new()) };
+    let is_given = |name: &str| {
+        let id = name.replace('-', "_");
+        given.try_get_raw(&id).is_ok() && given.value_source(&id) == Some(ValueSource::CommandLine)
+    };
+    let runs = ["command", "http", "pipe", "sleep"].iter().any(|what| is_given(what));
+    let mut flags = Vec::new();
+    for (name, setting) in config.kafka(topic).map_err(|error| error.to_string())? {
+        // Where Kafka is is looked up for every command.
+        if matches!(name, "bootstrap" | "setting") || is_given(name) || (runs && matches!(name, "http" | "pipe")) {
+            continue;
+        }
+        let values = match setting.value {
+            crate::config::Value::Bool(true) => vec![format!("--{name}")],
+            crate::config::Value::Bool(false) => Vec::new(),
+            crate::config::Value::Text(text) => vec![format!("--{name}={text}")],
+            crate::config::Value::List(list) => list.iter().map(|text| format!("--{name}={text}")).collect(),
+        };
+        for flag in values {
+            let argv = ["longshore", "kafka", "consume", topic, &flag].map(OsString::from);
+            match Cli::command().try_get_matches_from(argv) {
+                Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::UnknownArgument) => {
+                    return Err(format!("{}: `{}` in [kafka.{topic}]: {}", setting.origin, name.replace('-', "_"), run::sentence(&error)));
+                }
+                _ => flags.push(OsString::from(flag)),
+            }
+        }
+    }
+    Ok(flags)
 }
 
 /// How errors are said, once that is known.

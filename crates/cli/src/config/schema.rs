@@ -215,14 +215,52 @@ pub(super) const TASK: &[Key] = &[
     key("private", Bool),
 ];
 
+/// Keys of `[kafka.TOPIC]`: flags of `longshore kafka`.
+pub(super) const KAFKA: &[Key] = &[
+    key("bootstrap", Text),
+    key("setting", Pairs),
+    // Of `consume` alone.
+    key("http", Text),
+    key("pipe", Text),
+    key("group", Text),
+    key("member", Text),
+    key("from", Text),
+    key("commit-every", Text),
+    key("drain", Text),
+    key("max-threads", Whole),
+    key("max-in-flight", Whole),
+    key("resume-at", Text),
+    key("pause-interval", Text),
+    key("max-parked", Whole),
+    key("order", Text),
+    key("buffers", Text),
+    key("rate", Text),
+    key("burst", Whole),
+    key("retries", Whole),
+    key("backoff", Text),
+    key("retry-on", Commas),
+    key("timeout", Text),
+    key("dead-letter", Text),
+    key("grace", Text),
+    key("emit", Text),
+    key("shell", Bool),
+    key("stdin", Text),
+    key("cwd", Text),
+    key("env", Pairs),
+    key("header", List),
+    key("body-json", Text),
+    key("body", Text),
+];
+
 /// The sections, for messages.
-pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "worker", "tasks"];
+pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "worker", "tasks", "kafka"];
 
 /// `LONGSHORE_…` variables that are no settings: the path of a config file, the connections, and what a child is told about its task.
 pub(super) const OTHER_VARIABLES: &[&str] = &[
     "LONGSHORE_CONFIG",
     "LONGSHORE_BROKER",
     "LONGSHORE_RESULTS",
+    "LONGSHORE_KAFKA",
     "LONGSHORE_JOB",
     "LONGSHORE_TASK",
     "LONGSHORE_TASK_ID",
@@ -290,7 +328,7 @@ mod tests {
 
     #[test]
     fn no_key_stands_twice_and_no_variable_has_two_meanings() {
-        for keys in [TOP, RUN, LIMIT, RETRY, CONNECTIONS, WORKER, TASK] {
+        for keys in [TOP, RUN, LIMIT, RETRY, CONNECTIONS, WORKER, TASK, KAFKA] {
             for (index, key) in keys.iter().enumerate() {
                 assert!(!keys[..index].iter().any(|other| other.name == key.name), "{}", key.name);
             }

@@ -22,7 +22,7 @@ const BAR_LEAST: usize = 8;
 const NAME_MOST: usize = 24;
 
 /// Two lines on stderr.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Bar {
     inner: ProgressBar,
     color: bool,
@@ -45,6 +45,11 @@ impl Bar {
         self.inner.set_message(format!("{first}\n{second}"));
     }
 
+    /// Draws these lines, which fit the terminal.
+    pub fn show(&self, lines: &[String]) {
+        self.inner.set_message(lines.join("\n"));
+    }
+
     /// Writes a line above the bar.
     pub fn message(&self, line: &str) {
         self.suspend(|| {
@@ -63,7 +68,8 @@ impl Bar {
     }
 }
 
-fn terminal_width() -> usize {
+/// The columns that there are now.
+pub fn terminal_width() -> usize {
     match rustix::termios::tcgetwinsize(io::stderr()) {
         Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
         _ => 80,

@@ -424,6 +424,25 @@ pub(crate) fn of_task(name: &Arc<Origin>, json: &[u8]) -> Record {
     Record::json(Place { seq: 1, line: 1, origin: name.clone() }, json)
 }
 
+/// A record that comes from somewhere else, whose place is told by this name: a JSON object or array has fields, anything else is plain.
+#[cfg(feature = "kafka")]
+pub(crate) fn lent(name: String, bytes: &[u8]) -> Record {
+    let place = Place { seq: 1, line: 1, origin: Arc::new(Origin { name: name.into(), unit: Unit::Task }) };
+    if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) {
+        let record = Record::json(place.clone(), bytes);
+        if record.check().is_ok() {
+            return record;
+        }
+    }
+    Record::text(place, bytes)
+}
+
+/// The name of an input that is made up: its records are `name record 3`.
+#[cfg(feature = "kafka")]
+pub(crate) fn named(name: &str) -> Arc<Origin> {
+    Arc::new(Origin { name: name.into(), unit: Unit::Record })
+}
+
 /// A record that stands for none, for expressions that do not look at theirs.
 pub(crate) fn nobody() -> Record {
     Record::text(Place { seq: 0, line: 0, origin: Arc::new(Origin { name: "nowhere".into(), unit: Unit::Line }) }, b"")

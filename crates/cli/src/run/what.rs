@@ -291,16 +291,8 @@ impl Lanebuilder {
                 put(LaneKind::Process, Arc::new(ProcessLane::new(handler, self.children, outbox, clock)));
             }
             What::Pipe(plan) => {
-                let mut env = vec![("LONGSHORE_JOB".into(), self.job.into())];
-                env.extend(line_by_line());
-                env.extend(
-                    constants(&plan.env)
-                        .map_err(|name| format!("--env {name}: a child of --pipe serves many records; write a constant: {{{{ 'x' }}}}"))?,
-                );
                 let children = self.children.clone();
-                let pipe = Pipe::new(plan.argv.clone(), env, plan.cwd.clone(), plan.limits.clone(), self.children)
-                    .map_err(|error| error.message().to_owned())?;
-                let pipe = Arc::new(pipe);
+                let pipe = Arc::new(plan.open(self.job, self.children)?);
                 let asked = pipe.clone();
                 let handler = move |context: &Context, call: Call| {
                     let line = match line(&call[0].record) {
@@ -390,7 +382,7 @@ pub(crate) fn constants(env: &[(OsString, Expr)]) -> Result<Vec<(OsString, OsStr
 }
 
 /// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.
-fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
+pub(crate) fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
     record.check()?;
     record.as_range().map_or(Ok(()), Range::check_unchanged)?;
     if record.is_plain() {
@@ -468,5 +460,19 @@ impl PipePlan {
             ..pipe::Limits::default()
         };
         Ok(Self { argv, env, cwd: args.cwd.clone(), limits, text: text.to_owned() })
+    }
+
+    /// The children, none of which is started yet.
+    ///
+    /// # Errors
+    /// A variable of theirs that depends on a record.
+    pub(crate) fn open(&self, job: String, children: Children) -> Result<Pipe, String> {
+        let mut env = vec![("LONGSHORE_JOB".into(), job.into())];
+        env.extend(line_by_line());
+        env.extend(
+            constants(&self.env)
+                .map_err(|name| format!("--env {name}: a child of --pipe serves many records; write a constant: {{{{ 'x' }}}}"))?,
+        );
+        Pipe::new(self.argv.clone(), env, self.cwd.clone(), self.limits.clone(), children).map_err(|error| error.message().to_owned())
     }
 }

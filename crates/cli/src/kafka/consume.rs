@@ -1,0 +1,86 @@
+//! `longshore kafka consume`: a handler for each record, in order where that is asked for, committed when done.
+//!
+//! Layout: `consume/args.rs`: the command line; `what.rs`: what runs; `incoming.rs`: a record as that sees it; `out.rs`: stdout; `watch.rs`: keys and signals
+//! while it runs; `view.rs`, `screen.rs`, `machine.rs`: what is shown; `fates.rs`: what failed; `ending.rs`: how it ends
+
+pub mod args;
+mod ending;
+mod fates;
+mod incoming;
+mod machine;
+mod out;
+mod screen;
+mod view;
+mod watch;
+mod what;
+
+use std::{
+    io::{IsTerminal, Write},
+    sync::Arc,
+};
+
+use longshore_core::lane::child::Children;
+
+use self::{
+    args::ConsumeArgs,
+    ending::Ended,
+    fates::Fates,
+    out::{Emit, Out},
+    screen::Screen,
+    watch::Watch,
+    what::Plan,
+};
+use crate::{
+    commands::global::Global,
+    config::Config,
+    queue::{Fault, block_on},
+};
+
+/// Consumes until the end, or until it is told to stop.
+///
+/// # Errors
+/// Exit code and sentence: a mistake in the command line, or Kafka.
+pub fn run(args: &ConsumeArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<u8, Fault> {
+    let plan = Plan::compile(args).map_err(Fault::usage)?;
+    let settings = args.link.settings(config, args.topics.first().map(String::as_str))?;
+    block_on(async { consume(args, plan, args.consumer(settings), global, out).await })
+}
+
+async fn consume(
+    args: &ConsumeArgs,
+    plan: Plan,
+    consumer: longshore_brokers::kafka::Consumer,
+    global: &Global,
+    out: &mut dyn Write,
+) -> Result<u8, Fault> {
+    let emit = match args.emit.as_deref() {
+        Some("jsonl") => Emit::Jsonl,
+        Some("raw") => Emit::Raw,
+        Some(_) => Emit::None,
+        None if !plan.prints() => Emit::None,
+        None if global.json => Emit::Jsonl,
+        None => Emit::Raw,
+    };
+    let prints = emit != Emit::None && std::io::stdout().is_terminal();
+    let quiet = prints && matches!(plan, Plan::Print);
+    let screen = Screen::new(args.progress, global.color, args.every, global.voice(), quiet);
+    let stdout = Arc::new(Out::new(emit, Box::new(std::io::stdout()), screen.bar().filter(|_| prints)));
+    let children = if plan.has_children() { Children::guarded(&[]) } else { Children::new() };
+    let children = children.map_err(|error| Fault { code: 70, message: format!("no guardian for the children: {error}") })?;
+    let text = plan.text();
+    let (handler, pipe) = plan.handler(args.group(), &children, &stdout).map_err(Fault::usage)?;
+    let fates = Arc::new(Fates::new(global.voice()));
+    let told = fates.clone();
+    let running = consumer.start(handler.on_end(move |finished| told.ended(finished))).await?;
+    let handle = running.handle();
+    let stopper = handle.clone();
+    stdout.on_broken(move || stopper.stop_now());
+    screen.note(&format!(" {}  group {}   {text}", args.topics.join(" "), args.group()));
+    let watch = Watch::new(args, handle, &children, fates.clone(), screen, global.no_input);
+    let watched = watch.until_end(running).await;
+    if let Some(pipe) = pipe {
+        let _ = tokio::task::spawn_blocking(move || pipe.end()).await;
+    }
+    let ended = Ended { args, watched, by_error: fates.by_error(), broken: stdout.broken() };
+    ended.say(global, out)
+}

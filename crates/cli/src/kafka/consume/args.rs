@@ -1,0 +1,348 @@
+//! What the command line of `kafka consume` says, as clap reads it.
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use clap::{Args, FromArgMatches, ValueHint};
+use longshore_brokers::kafka::{Consumer, DeadLetter, Order, Settings, Start};
+use longshore_core::{ErrorClass, RetryOn, RetryPolicy};
+
+use crate::{
+    kafka::{link::LinkArgs, topics::topic_name},
+    progress,
+    run::{
+        args::{BackoffArg, RunArgs, backoff, retry_on_http},
+        http::StatusRanges,
+    },
+    units,
+};
+
+/// `longshore kafka consume`
+#[derive(Args, Clone, Debug)]
+#[command(after_help = AFTER, args_override_self = true)]
+pub struct ConsumeArgs {
+    /// The topics
+    #[arg(value_name = "TOPIC", required = true, value_parser = topic_name)]
+    pub topics: Vec<String>,
+
+    /// Run this command for each record, its value on stdin: a program and its arguments, no shell
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+    /// Send this HTTP request for each record: 'POST https://h/x/{id}'
+    #[arg(long, value_name = "[METHOD] URL", help_heading = "What")]
+    pub http: Option<String>,
+    /// Hand each value as a line to a child that stays alive, and read a line as its answer
+    #[arg(long, value_name = "COMMAND", help_heading = "What")]
+    pub pipe: Option<String>,
+    /// Wait so long for each record, and do nothing: 10ms, or 5ms..50ms
+    #[arg(long, value_name = "DUR[..DUR]", value_parser = Sleep::parse, help_heading = "What")]
+    pub sleep: Option<Sleep>,
+
+    /// The group: its members share the partitions, and what it has done is kept under its name [longshore-TOPIC]
+    #[arg(short = 'g', long, value_name = "NAME", help_heading = "Group")]
+    pub group: Option<String>,
+    /// A name of this member that stays the same over restarts: a short absence then moves no partitions
+    #[arg(long, value_name = "NAME", help_heading = "Group")]
+    pub member: Option<String>,
+    /// Where a new group starts: earliest, latest, a time (2026-01-31T12:00:00Z), or so long ago (2h)
+    #[arg(long, value_name = "WHERE", default_value = "earliest", value_parser = start, help_heading = "Group")]
+    pub from: Start,
+    /// End when the ends of all partitions are reached and everything is done
+    #[arg(long, help_heading = "Group")]
+    pub until_end: bool,
+    /// Time between commits: a member that dies repeats what was finished since, and what was in work
+    #[arg(long, value_name = "DUR", default_value = "1s", value_parser = units::duration, help_heading = "Group")]
+    pub commit_every: Duration,
+    /// How long records in work may take when their partition is taken away
+    #[arg(long, value_name = "DUR", default_value = "5s", value_parser = units::duration, help_heading = "Group")]
+    pub drain: Duration,
+
+    /// Most records in work at once
+    #[arg(long, value_name = "N", default_value_t = 75, value_parser = at_least_one, help_heading = "Concurrency")]
+    pub max_threads: usize,
+    /// Most records in work or waiting for it; at this number the gate closes, and nothing is read [twice --max-threads, ten times with order by key]
+    #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "Concurrency")]
+    pub max_in_flight: Option<usize>,
+    /// A closed gate opens again at this share of it
+    #[arg(long, value_name = "PERCENT", default_value = "75%", value_parser = units::percent, help_heading = "Concurrency")]
+    pub resume_at: f64,
+    /// Longest time between two looks at the gate, at most 100ms
+    #[arg(long, value_name = "DUR", default_value = "100ms", value_parser = units::duration, help_heading = "Concurrency")]
+    pub pause_interval: Duration,
+    /// Most records that wait for another attempt, or behind one that does; they are not in flight
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_least_one, help_heading = "Concurrency")]
+    pub max_parked: usize,
+    /// Which records wait for each other: those of one key, of one partition, or none
+    #[arg(long, value_name = "ORDER", default_value = "key", value_parser = order, help_heading = "Concurrency")]
+    pub order: Order,
+    /// The most bytes that the client reads ahead, over all partitions
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = units::size, help_heading = "Concurrency")]
+    pub buffers: u64,
+    /// Starts per time: 100/s, 500/min, 10/h
+    #[arg(short = 'r', long, value_name = "RATE", value_parser = units::rate, help_heading = "Concurrency")]
+    pub rate: Option<units::Rate>,
+    /// Starts at once after a pause; 1 spaces all starts evenly
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Concurrency")]
+    pub burst: u32,
+
+    /// Further attempts for a record that failed
+    #[arg(long, value_name = "N", default_value_t = 4, help_heading = "Failures")]
+    pub retries: u32,
+    /// Time between attempts: exp:200ms..30s, fixed:1s or list:1s,5s,60s
+    #[arg(long, value_name = "BACKOFF", default_value = "exp:200ms..30s", value_parser = backoff, help_heading = "Failures")]
+    pub backoff: BackoffArg,
+    /// Errors worth another attempt: connect, timeout, status:5xx, exit:75, signal … [HTTP: connect,timeout,status:429,status:5xx; else any but invalid]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = ErrorClass::parse, help_heading = "Failures")]
+    pub retry_on: Vec<ErrorClass>,
+    /// Limit of one attempt [HTTP: 30s]
+    #[arg(short = 't', long, value_name = "DUR", value_parser = units::duration, help_heading = "Failures")]
+    pub timeout: Option<Duration>,
+    /// Where a record goes whose last attempt failed: a topic (made if it is missing), `skip`, or `stop` [TOPIC-dlt]
+    #[arg(long, value_name = "TOPIC|skip|stop", value_parser = dead_letter, help_heading = "Failures")]
+    pub dead_letter: Option<DeadLetter>,
+    /// How long records in work may go on after Ctrl-C or SIGTERM
+    #[arg(long, value_name = "DUR", default_value = "30s", value_parser = units::duration, help_heading = "Failures")]
+    pub grace: Duration,
+
+    /// What is written to stdout: raw (values, or what commands and children write), jsonl or none [raw; HTTP: none]
+    #[arg(long, value_name = "FORM", value_parser = ["raw", "jsonl", "none"], help_heading = "Output")]
+    pub emit: Option<String>,
+    /// The most of each stream of a command that is kept
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = units::size, help_heading = "Output")]
+    pub max_output: u64,
+
+    /// Run the command through `sh -c`, every value quoted
+    #[arg(long, help_heading = "Commands")]
+    pub shell: bool,
+    /// What the command reads from its stdin [the value]
+    #[arg(long, value_name = "EXPR", help_heading = "Commands")]
+    pub stdin: Option<String>,
+    /// Where the command runs
+    #[arg(long, value_name = "DIR", help_heading = "Commands", value_hint = ValueHint::DirPath)]
+    pub cwd: Option<PathBuf>,
+    /// A variable of the command's environment
+    #[arg(long, value_name = "K=EXPR", help_heading = "Commands")]
+    pub env: Vec<String>,
+    /// From TERM to KILL
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration, help_heading = "Commands")]
+    pub kill_after: Duration,
+
+    /// A request header: 'Name: value'
+    #[arg(short = 'H', long = "header", value_name = "HEADER", help_heading = "HTTP")]
+    pub header: Vec<String>,
+    /// The request's body, as JSON
+    #[arg(long, value_name = "TPL", conflicts_with_all = ["body", "form"], help_heading = "HTTP")]
+    pub body_json: Option<String>,
+    /// The request's body: '{}' is the value
+    #[arg(long, value_name = "TPL", conflicts_with = "form", help_heading = "HTTP")]
+    pub body: Option<String>,
+    /// A field of a form as the request's body
+    #[arg(long, value_name = "K=TPL", help_heading = "HTTP")]
+    pub form: Vec<String>,
+    /// Statuses that count as ok
+    #[arg(long, value_name = "RANGES", default_value = "200-299", value_parser = StatusRanges::parse, help_heading = "HTTP")]
+    pub ok: StatusRanges,
+    /// Limit for connecting
+    #[arg(long, value_name = "DUR", default_value = "5s", value_parser = units::duration, help_heading = "HTTP")]
+    pub connect_timeout: Duration,
+    /// Accept any certificate of the HTTP server
+    #[arg(long, help_heading = "HTTP")]
+    pub insecure: bool,
+    /// A proxy, or `none` [the proxy variables]
+    #[arg(long, value_name = "URL", help_heading = "HTTP")]
+    pub proxy: Option<String>,
+
+    /// Where Kafka is.
+    #[command(flatten)]
+    pub link: LinkArgs,
+
+    /// Progress: auto, bar, plain, json or none
+    #[arg(long, default_value = "auto", value_parser = progress::Mode::parse, help_heading = "View")]
+    pub progress: progress::Mode,
+    /// Time between plain lines
+    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration, help_heading = "View")]
+    pub every: Duration,
+    /// The summary: text, json or none
+    #[arg(long, default_value = "text", value_parser = ["text", "json", "none"], help_heading = "View")]
+    pub summary: String,
+}
+
+const AFTER: &str = "\
+WHAT is one of: -- CMD ARG…, --http, --pipe, --sleep; without any the values are printed. Each record is processed at least once, and committed when it is done.
+
+Templates: {} value · {field} {a.b} of a JSON value · {key} {topic} {partition} {offset} {timestamp}, where the value has no such field · {{ expression }}
+Commands also find LONGSHORE_TOPIC, _PARTITION, _OFFSET, _TIMESTAMP (ms), _KEY, _HEADER_NAME, _GROUP, _ATTEMPT, _SLOT, and _TASK_ID (topic[partition]@offset).
+
+Keys on a terminal: + - most in work, by a tenth · > < most in flight · p pause · s what runs · q stop. Ctrl-C: once, read no more; twice, end what runs; three times, kill it.
+
+Exit: 0 all done · 1 some failed for good (dead letters, skipped) · 2 usage · 6 Kafka · 74 output · 130/143 interrupted, what was done is committed";
+
+/// `--sleep`: a time, or between two.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sleep(pub Duration, pub Duration);
+
+impl Sleep {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (from, to) = text.split_once("..").unwrap_or((text, text));
+        let (from, to) = (units::duration(from)?, units::duration(to)?);
+        if from > to { Err(format!("the first time of `{text}` is longer than the second")) } else { Ok(Self(from, to)) }
+    }
+
+    /// The time for one record.
+    pub fn draw(self) -> Duration {
+        self.0 + (self.1 - self.0).mul_f64(fastrand::f64())
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|number| (1..=10_000_000).contains(number))
+        .ok_or_else(|| format!("`{text}` is not a number from 1 to 10000000"))
+}
+
+fn order(text: &str) -> Result<Order, String> {
+    match text {
+        "key" => Ok(Order::Key),
+        "partition" => Ok(Order::Partition),
+        "none" => Ok(Order::None),
+        _ => Err(format!("`{text}` is not an order; write key, partition or none")),
+    }
+}
+
+fn start(text: &str) -> Result<Start, String> {
+    match text {
+        "earliest" => Ok(Start::Earliest),
+        "latest" => Ok(Start::Latest),
+        _ => {
+            let bad = || format!("`{text}` is not a place to start; write earliest, latest, 2026-01-31T12:00:00Z or 2h");
+            if let Ok(ago) = units::duration(text) {
+                return SystemTime::now().checked_sub(ago).map(Start::At).ok_or_else(bad);
+            }
+            text.parse::<jiff::Timestamp>().map(|at| Start::At(at.into())).map_err(|_| bad())
+        }
+    }
+}
+
+fn dead_letter(text: &str) -> Result<DeadLetter, String> {
+    match text {
+        "skip" => Ok(DeadLetter::Skip),
+        "stop" => Ok(DeadLetter::Stop),
+        topic => topic_name(topic).map(DeadLetter::Topic),
+    }
+}
+
+impl ConsumeArgs {
+    /// The group's name.
+    pub fn group(&self) -> String {
+        self.group.clone().unwrap_or_else(|| format!("longshore-{}", self.topics.join("-")))
+    }
+
+    /// How many things it says to run.
+    pub fn whats(&self) -> usize {
+        [!self.command.is_empty(), self.http.is_some(), self.pipe.is_some(), self.sleep.is_some()]
+            .into_iter()
+            .filter(|given| *given)
+            .count()
+    }
+
+    /// The consumer that follows.
+    pub fn consumer(&self, settings: Settings) -> Consumer {
+        let mut consumer = Consumer::new(settings, self.group(), self.topics.iter().cloned())
+            .order(self.order)
+            .from(self.from)
+            .max_threads(self.max_threads)
+            .max_parked(self.max_parked)
+            .resume_at(self.resume_at)
+            .pause_interval(self.pause_interval)
+            .retry(self.retry())
+            .dead_letter(self.dead_letter.clone().unwrap_or_default())
+            .commit_every(self.commit_every)
+            .drain(self.drain)
+            .grace(self.grace)
+            .buffers(usize::try_from(self.buffers).unwrap_or(usize::MAX));
+        if let Some(most) = self.max_in_flight {
+            consumer = consumer.max_in_flight(most);
+        }
+        if let Some(member) = &self.member {
+            consumer = consumer.member(member);
+        }
+        if let Some(rate) = &self.rate {
+            consumer = consumer.rate(longshore_core::Rate { count: rate.count, per: rate.per, burst: self.burst });
+        }
+        if let Some(limit) = self.timeout.or(self.http.is_some().then_some(Duration::from_secs(30))) {
+            consumer = consumer.timeout(limit);
+        }
+        if self.until_end { consumer.until_end() } else { consumer }
+    }
+
+    fn retry(&self) -> RetryPolicy {
+        let on = match (self.retry_on.is_empty(), self.http.is_some()) {
+            (false, _) => RetryOn::Only(self.retry_on.clone()),
+            (true, true) => retry_on_http(),
+            (true, false) => RetryOn::default(),
+        };
+        RetryPolicy { retries: self.retries, backoff: self.backoff.0.clone(), on, give_up_after: None }
+    }
+
+    /// The arguments of `run` that say the same of what runs for a record, so that it is compiled there.
+    ///
+    /// # Errors
+    /// Never, unless `run` has come to need an argument.
+    pub fn as_run(&self) -> Result<RunArgs, String> {
+        let matches = RunArgs::augment_args(clap::Command::new("run")).try_get_matches_from(["run"]);
+        let mut args = matches.and_then(|matches| RunArgs::from_arg_matches(&matches)).map_err(|error| error.to_string())?;
+        args.command.clone_from(&self.command);
+        args.http.clone_from(&self.http);
+        args.pipe.clone_from(&self.pipe);
+        args.shell = self.shell;
+        // A command that uses its record nowhere would get it as an argument; here it has it on stdin.
+        args.stdin = Some(self.stdin.clone().unwrap_or_else(|| "{}".to_owned()));
+        args.cwd.clone_from(&self.cwd);
+        args.env.clone_from(&self.env);
+        args.kill_after = self.kill_after;
+        args.max_output = self.max_output;
+        args.header.clone_from(&self.header);
+        args.body_json.clone_from(&self.body_json);
+        args.body.clone_from(&self.body);
+        args.form.clone_from(&self.form);
+        args.ok = self.ok.clone();
+        args.connect_timeout = self.connect_timeout;
+        args.insecure = self.insecure;
+        args.proxy.clone_from(&self.proxy);
+        Ok(args)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use longshore_brokers::kafka::Start;
+
+    use super::{Sleep, start};
+
+    #[test]
+    fn a_place_to_start_is_a_word_a_time_or_so_long_ago() {
+        assert_eq!((start("earliest"), start("latest")), (Ok(Start::Earliest), Ok(Start::Latest)));
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        assert_eq!(start("2023-11-14T22:13:20Z"), Ok(Start::At(at)));
+        let Ok(Start::At(ago)) = start("2h") else { panic!("a time") };
+        let ago = ago.elapsed().expect("it has passed");
+        assert!(ago >= Duration::from_secs(7_200) && ago < Duration::from_secs(7_260));
+        assert!(start("yesterday").is_err_and(|error| error.contains("earliest, latest")));
+    }
+
+    #[test]
+    fn a_sleep_is_a_time_or_between_two() {
+        assert_eq!(Sleep::parse("10ms"), Ok(Sleep(Duration::from_millis(10), Duration::from_millis(10))));
+        let sleep = Sleep::parse("5ms..50ms").expect("two times");
+        for _ in 0..100 {
+            assert!((Duration::from_millis(5)..=Duration::from_millis(50)).contains(&sleep.draw()));
+        }
+        assert!(Sleep::parse("50ms..5ms").is_err() && Sleep::parse("10").is_err());
+    }
+}

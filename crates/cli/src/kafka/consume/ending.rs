@@ -1,0 +1,133 @@
+//! How a consumer ends: the exit code, and the summary.
+
+use std::{io::Write, time::Duration};
+
+use serde_json::json;
+
+use super::{args::ConsumeArgs, watch::Watched};
+use crate::{
+    commands::global::Global,
+    kafka::topics::many,
+    progress::text::{self, count, precise, short},
+    queue::Fault,
+};
+
+/// All that is known at the end.
+pub(super) struct Ended<'a> {
+    pub(super) args: &'a ConsumeArgs,
+    pub(super) watched: Watched,
+    /// Records that failed for good, by error.
+    pub(super) by_error: Vec<(String, u64)>,
+    /// Why stdout took no more.
+    pub(super) broken: Option<std::io::ErrorKind>,
+}
+
+impl Ended<'_> {
+    fn code(&self) -> u8 {
+        let (counts, error) = (&self.watched.summary.counts, &self.watched.summary.error);
+        match (self.broken, self.watched.signal) {
+            (Some(std::io::ErrorKind::BrokenPipe), _) => 141,
+            (Some(_), _) => 74,
+            (None, Some(signal)) => 128 + signal,
+            (None, None) if error.is_some() => 6,
+            (None, None) if counts.dead + counts.skipped > 0 => 1,
+            (None, None) => 0,
+        }
+    }
+
+    /// Says how it ended, and returns the exit code.
+    ///
+    /// # Errors
+    /// What ended it, if that was an error.
+    pub(super) fn say(self, global: &Global, out: &mut dyn Write) -> Result<u8, Fault> {
+        let code = self.code();
+        let form = match (self.args.summary.as_str(), global.voice().summary()) {
+            ("text", Some(other)) => other,
+            ("text", None) if global.json => "json",
+            (form, _) => form,
+        };
+        match form {
+            "none" => {}
+            "json" => writeln!(std::io::stderr(), "{}", self.json(code))?,
+            _ => write!(std::io::stderr(), "{}", self.text())?,
+        }
+        out.flush().ok();
+        match (&self.watched.summary.error, code) {
+            (Some(error), 6) => Err(Fault { code, message: error.clone() }),
+            (_, 74) => Err(Fault { code, message: "stdout: cannot be written; what could not be written was not committed".to_owned() }),
+            _ => Ok(code),
+        }
+    }
+
+    fn rate(&self) -> f64 {
+        self.watched.summary.counts.done as f64 / self.watched.wall.as_secs_f64().max(0.001)
+    }
+
+    fn closings(&self) -> (u64, Duration) {
+        self.watched.last.as_ref().map_or((0, Duration::ZERO), |last| (last.view.closings, last.view.closed_for))
+    }
+
+    fn text(&self) -> String {
+        let Watched { summary, wall, signal, last, most_active } = &self.watched;
+        let counts = &summary.counts;
+        let name = self.args.topics.join(" ");
+        let records = many(usize::try_from(counts.done).unwrap_or(usize::MAX), "record", "records");
+        let stopped = if signal.is_some() { "stopped: " } else { "" };
+        let mut lines = vec![format!(" {name}  {stopped}{records} done in {}   {}", precise(*wall), text::rate(self.rate()))];
+        let (closings, closed) = self.closings();
+        let most = last.as_ref().map_or(self.args.max_threads, |last| last.view.max_threads);
+        lines.push(format!(
+            "   active at most {} of {}   gate closed {}× for {}   rebalances {}   commits {}",
+            count(*most_active as u64),
+            count(most as u64),
+            count(closings),
+            short(closed),
+            count(counts.rebalances),
+            count(counts.commits),
+        ));
+        let run = &summary.engine.run;
+        if !run.max.is_zero() {
+            let times = [("p50", run.p50), ("p90", run.p90), ("p99", run.p99), ("max", run.max)]
+                .map(|(name, time)| format!("{name} {}", precise(time)));
+            lines.push(format!("   run   {}", times.join("  ")));
+        }
+        let mut odd = Vec::new();
+        for (number, what) in [
+            (counts.dead, "to the dead letters"),
+            (counts.skipped, "failed and skipped"),
+            (summary.engine.retried, "needed another attempt"),
+            (counts.known, "known to be done already"),
+            (counts.abandoned, "abandoned to another member"),
+            (counts.lost, "times thrown out of the group"),
+            (counts.commits_failed, "commits failed"),
+        ] {
+            if number > 0 {
+                odd.push(format!("{} {what}", count(number)));
+            }
+        }
+        if !odd.is_empty() {
+            lines.push(format!("   {}", odd.join("   ")));
+        }
+        if !self.by_error.is_empty() {
+            let errors = self.by_error.iter().take(6).map(|(kind, number)| format!("{} {kind}", count(*number)));
+            lines.push(format!("   failed by error:  {}", errors.collect::<Vec<_>>().join("   ")));
+        }
+        lines.join("\n") + "\n"
+    }
+
+    fn json(&self, code: u8) -> serde_json::Value {
+        let Watched { summary, wall, most_active, .. } = &self.watched;
+        let (counts, run) = (&summary.counts, &summary.engine.run);
+        let (closings, closed) = self.closings();
+        let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        json!({
+            "topics": self.args.topics, "group": self.args.group(), "done": counts.done, "dead": counts.dead, "skipped": counts.skipped,
+            "retried": summary.engine.retried, "known": counts.known, "abandoned": counts.abandoned, "lost": counts.lost, "rebalances": counts.rebalances,
+            "commits": counts.commits, "commits_failed": counts.commits_failed, "most_active": most_active, "closings": closings,
+            "closed_ms": millis(closed), "wall_ms": millis(*wall), "rate_per_s": (self.rate() * 10.0).round() / 10.0,
+            "run": { "p50_ms": millis(run.p50), "p90_ms": millis(run.p90), "p99_ms": millis(run.p99), "max_ms": millis(run.max) },
+            "failed_by_error": self.by_error.iter().map(|(kind, number)| (kind.clone(), (*number).into())).collect::<serde_json::Map<_, _>>(),
+            "error": summary.error, "exit_code": code,
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! Where moments are shown: redrawn in place on a terminal, a line now and then elsewhere.
+
+use std::{
+    io::{IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use super::view::Moment;
+use crate::progress::{
+    ColorMode, Mode, Voice,
+    bar::{Bar, terminal_width},
+};
+
+/// A consumer's view on stderr.
+pub(super) struct Screen {
+    form: Form,
+    every: Duration,
+    next: Option<Instant>,
+    color: bool,
+    voice: Voice,
+}
+
+enum Form {
+    Bar(Bar),
+    Plain,
+    Json,
+    None,
+}
+
+impl Screen {
+    /// `quiet_terminal`: values are printed on the terminal, where a view that redraws itself would be in the way unless it was asked for.
+    pub(super) fn new(mode: Mode, color: ColorMode, every: Duration, voice: Voice, quiet_terminal: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let form = match voice.progress(mode) {
+            Mode::Auto if quiet_terminal => Form::None,
+            mode => match mode.resolve(terminal) {
+                Mode::Bar | Mode::Auto => Form::Bar(Bar::new(color.on_stderr())),
+                Mode::Plain => Form::Plain,
+                Mode::Json => Form::Json,
+                Mode::None => Form::None,
+            },
+        };
+        Self { form, every, next: None, color: color.on_stderr(), voice }
+    }
+
+    /// What redraws itself, for whoever writes to the same terminal.
+    pub(super) fn bar(&self) -> Option<Bar> {
+        if let Form::Bar(bar) = &self.form { Some(bar.clone()) } else { None }
+    }
+
+    /// Takes what is the case now.
+    pub(super) fn update(&mut self, moment: &Moment, now: Instant) {
+        if let Form::Bar(bar) = &self.form {
+            return bar.show(&moment.lines(terminal_width(), self.color));
+        }
+        let due = *self.next.get_or_insert(now + self.every);
+        if now >= due {
+            self.next = Some(now + self.every);
+            self.line(moment);
+        }
+    }
+
+    fn line(&self, moment: &Moment) {
+        let line = match &self.form {
+            Form::Plain => moment.plain(),
+            Form::Json => moment.json().to_string(),
+            Form::Bar(_) | Form::None => return,
+        };
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+
+    /// Says something, unless nothing is to be said.
+    pub(super) fn note(&self, line: &str) {
+        let Some(line) = self.voice.note(line) else { return };
+        match &self.form {
+            Form::Bar(bar) => bar.message(&line),
+            _ => {
+                let _ = writeln!(std::io::stderr(), "{line}");
+            }
+        }
+    }
+
+    /// Takes the view away; the last moment stays behind as a line, where lines were shown.
+    pub(super) fn finish(self, last: Option<&Moment>) {
+        match (self.form, last) {
+            (Form::Bar(bar), _) => bar.clear(),
+            (form, Some(last)) if self.next.is_some() => Self { form, ..self }.line(last),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! A consumer at one moment, as lines for a terminal, as a plain line, and as JSON. Rendering only.
+
+use clap::builder::styling::{AnsiColor, Style};
+use longshore_brokers::kafka::{GateState, Intake, PartitionView, View};
+use serde_json::{Value as Json, json};
+
+use super::machine::Cost;
+use crate::{
+    progress::{
+        text::{self, columns, count, short},
+        view::{State, paint},
+    },
+    units::show_size,
+};
+
+const GREEN: Style = AnsiColor::Green.on_default();
+const RED: Style = AnsiColor::Red.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+
+/// The widest bar worth drawing, and the least.
+const BAR: (usize, usize) = (30, 8);
+/// The most lines of partitions.
+const LINES: usize = 8;
+
+/// A consumer at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Moment {
+    /// Its topics.
+    pub(super) name: String,
+    pub(super) group: String,
+    pub(super) view: View,
+    /// Records done per second, smoothed.
+    pub(super) rate: f64,
+    pub(super) cost: Cost,
+    pub(super) state: State,
+}
+
+impl Moment {
+    /// Records that are not committed, in the partitions that we have; `None` while no broker has told.
+    pub(super) fn lag(&self) -> Option<u64> {
+        let lags: Vec<i64> = self.view.partitions.iter().filter_map(|partition| partition.lag).collect();
+        (!lags.is_empty()).then(|| lags.iter().map(|lag| u64::try_from(*lag).unwrap_or(0)).sum())
+    }
+
+    fn failed(&self) -> u64 {
+        self.view.counts.dead + self.view.counts.skipped
+    }
+
+    /// The lines of this moment, none wider than `width` columns: the threads and the gate, what was done, what it costs, the partitions.
+    pub(super) fn lines(&self, width: usize, color: bool) -> Vec<String> {
+        let room = width.saturating_sub(1);
+        let view = &self.view;
+        let active = format!("{}/{} active", count(view.engine.active as u64), count(view.max_threads as u64));
+        let flight = format!("{}/{} in flight", count(view.in_flight as u64), count(view.max_in_flight as u64));
+        let head = format!(" {}  ", paint(color, BOLD, &self.name));
+        let rest = [paint(color, if view.engine.active >= view.max_threads { YELLOW } else { GREEN }, &active), flight, self.gate(color)];
+        let used = columns(&head) + rest.iter().map(|piece| columns(piece) + 2).sum::<usize>();
+        let bar = match room.saturating_sub(used) {
+            cells if cells < BAR.1 => String::new(),
+            cells => bar(view.in_flight, view.max_in_flight, view.reopen_at, cells.min(BAR.0), color) + "  ",
+        };
+        let indent = " ".repeat(columns(&head).min(room / 3));
+        let mut lines = vec![fit(vec![format!("{head}{bar}{}", rest.join("  "))], room)];
+        let mut done =
+            vec![format!("{indent}{}", paint(color, GREEN, &format!("done {}", count(view.counts.done)))), text::rate(self.rate)];
+        if let Some(lag) = self.lag() {
+            done.push(format!("lag {}", count(lag)));
+        }
+        let run = &view.engine.summary.run;
+        if !run.max.is_zero() {
+            done.push(format!("p50 {} p99 {}", short(run.p50), short(run.p99)));
+        }
+        if self.failed() > 0 {
+            done.push(paint(color, RED, &format!("failed {}", count(self.failed()))));
+        }
+        if view.parked > 0 {
+            done.push(paint(color, YELLOW, &format!("parked {}", count(view.parked as u64))));
+        }
+        match self.state {
+            State::Running => {}
+            State::Paused => done.push(paint(color, YELLOW, "paused (p goes on)")),
+            State::Stopping => done.push(paint(color, YELLOW, "stopping")),
+        }
+        lines.push(fit(done, room));
+        let mut cost = vec![format!("{indent}cpu {:.0}%", self.cost.cpu * 100.0)];
+        cost.push(format!("mem {}", show_size(self.cost.memory)));
+        cost.push(format!("threads {}", count(self.cost.threads)));
+        cost.push(format!("gate closed {}× for {}", count(view.closings), short(view.closed_for)));
+        cost.push(view.committed_ago.map_or_else(|| "nothing committed yet".to_owned(), |ago| format!("committed {} ago", short(ago))));
+        if view.counts.rebalances > 1 {
+            cost.push(format!("rebalances {}", count(view.counts.rebalances)));
+        }
+        if view.counts.lost > 0 {
+            cost.push(paint(color, RED, &format!("lost the group {}×", count(view.counts.lost))));
+        }
+        lines.push(fit(cost, room));
+        if let Some((trouble, ago)) = view.trouble.as_ref().filter(|(_, ago)| ago.as_secs() < 30) {
+            lines.push(cut(&paint(color, RED, &format!("{indent}{trouble} ({} ago)", short(*ago))), room));
+        }
+        lines.extend(self.partitions(&indent, room, color));
+        lines
+    }
+
+    fn gate(&self, color: bool) -> String {
+        match self.view.gate {
+            GateState::Open => paint(color, GREEN, "gate open"),
+            GateState::Closed { since } => {
+                paint(color, YELLOW, &format!("gate closed {} (reopens at {})", short(since), count(self.view.reopen_at as u64)))
+            }
+            GateState::Parked { since } => {
+                paint(color, YELLOW, &format!("gate closed {}: too many wait for another attempt", short(since)))
+            }
+        }
+    }
+
+    /// `lag 0:4,812  1:4,790 (hot key)  …`, as many a line as fit.
+    fn partitions(&self, indent: &str, room: usize, color: bool) -> Vec<String> {
+        let partitions = &self.view.partitions;
+        if partitions.is_empty() {
+            return vec![format!("{indent}{}", paint(color, DIM, "no partitions yet"))];
+        }
+        let several = partitions.iter().any(|partition| partition.topic != partitions[0].topic);
+        let mut sorted: Vec<&PartitionView> = partitions.iter().collect();
+        sorted.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        let mut lines = Vec::new();
+        let mut line = format!("{indent}{}", paint(color, DIM, "lag"));
+        let mut left = sorted.len();
+        for partition in sorted {
+            let topic = if several { format!("{} ", partition.topic) } else { String::new() };
+            let lag = partition.lag.map_or_else(|| "?".to_owned(), |lag| count(u64::try_from(lag).unwrap_or(0)));
+            let mut cell = format!("  {topic}{}:{lag}", partition.partition);
+            if !matches!(partition.state, Intake::Open | Intake::AtEnd) {
+                cell += &paint(color, YELLOW, &format!(" ({})", partition.state.as_str()));
+            }
+            if columns(&line) + columns(&cell) > room {
+                if lines.len() + 1 == LINES {
+                    lines.push(cut(&format!("{line}  … {left} more"), room));
+                    return lines;
+                }
+                lines.push(std::mem::replace(&mut line, format!("{indent}   ")));
+            }
+            line += &cell;
+            left -= 1;
+        }
+        lines.push(cut(&line, room));
+        lines
+    }
+
+    /// One line for logs: `longshore kafka=orders group=demo active=75/75 …`.
+    pub(super) fn plain(&self) -> String {
+        let view = &self.view;
+        let (gate, since) = self.gate_word();
+        let mut line = format!(
+            "longshore kafka={} group={} active={}/{} in_flight={}/{} gate={gate} closings={} done={} failed={} rate={}",
+            self.name.replace(' ', ","),
+            self.group.replace(char::is_whitespace, "_"),
+            view.engine.active,
+            view.max_threads,
+            view.in_flight,
+            view.max_in_flight,
+            view.closings,
+            view.counts.done,
+            self.failed(),
+            text::rate(self.rate).replace(',', ""),
+        );
+        if let Some(since) = since {
+            line += &format!(" closed_for={}", short(since));
+        }
+        if let Some(lag) = self.lag() {
+            line += &format!(" lag={lag}");
+        }
+        let run = &view.engine.summary.run;
+        if !run.max.is_zero() {
+            line += &format!(" p50={} p99={}", short(run.p50), short(run.p99));
+        }
+        if view.parked > 0 {
+            line += &format!(" parked={}", view.parked);
+        }
+        if let Some(ago) = view.committed_ago {
+            line += &format!(" committed={}", short(ago));
+        }
+        line += &format!(
+            " partitions={} cpu={:.0}% mem={} threads={}",
+            view.partitions.len(),
+            self.cost.cpu * 100.0,
+            show_size(self.cost.memory),
+            self.cost.threads
+        );
+        for partition in view.partitions.iter().filter(|partition| matches!(partition.state, Intake::HotKey | Intake::TooFar)) {
+            line += &format!(" waits[{}/{}]={}", partition.topic, partition.partition, partition.state.as_str().replace(' ', "_"));
+        }
+        if self.state != State::Running {
+            line += &format!(" state={}", self.state.as_str());
+        }
+        line
+    }
+
+    fn gate_word(&self) -> (&'static str, Option<std::time::Duration>) {
+        match self.view.gate {
+            GateState::Open => ("open", None),
+            GateState::Closed { since } => ("closed", Some(since)),
+            GateState::Parked { since } => ("parked", Some(since)),
+        }
+    }
+
+    /// The same with each partition. Times are in milliseconds.
+    pub(super) fn json(&self) -> Json {
+        let view = &self.view;
+        let (gate, since) = self.gate_word();
+        let millis = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let partition = |partition: &PartitionView| {
+            json!({
+                "topic": &*partition.topic, "partition": partition.partition, "position": partition.position, "committed": partition.committed,
+                "lag": partition.lag, "incomplete": partition.incomplete, "oldest": partition.oldest, "metadata": partition.metadata,
+                "state": partition.state.as_str(),
+            })
+        };
+        let (run, counts) = (&view.engine.summary.run, &view.counts);
+        json!({
+            "topics": self.name, "group": self.group, "state": self.state.as_str(),
+            "active": view.engine.active, "max_threads": view.max_threads, "in_flight": view.in_flight, "max_in_flight": view.max_in_flight,
+            "gate": gate, "gate_closed_ms": since.map(millis), "closings": view.closings, "closed_ms": millis(view.closed_for),
+            "done": counts.done, "read": counts.read, "known": counts.known, "dead": counts.dead, "skipped": counts.skipped, "parked": view.parked,
+            "withdrawn": counts.withdrawn, "abandoned": counts.abandoned, "commits": counts.commits, "commits_failed": counts.commits_failed,
+            "rebalances": counts.rebalances, "lost": counts.lost, "pauses": counts.pauses,
+            "rate_per_s": (self.rate * 1e3).round() / 1e3, "p50_ms": millis(run.p50), "p99_ms": millis(run.p99), "lag": self.lag(),
+            "committed_ago_ms": view.committed_ago.map(millis), "cpu": (self.cost.cpu * 1e3).round() / 1e3, "memory": self.cost.memory,
+            "threads": self.cost.threads, "partitions": view.partitions.iter().map(partition).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// `━━━━━━┃━━━━━`: what is in flight, and the mark at which a closed gate opens again.
+fn bar(in_flight: usize, most: usize, reopen: usize, cells: usize, color: bool) -> String {
+    let cell = |number: usize| (number.min(most) * cells).checked_div(most).unwrap_or(0);
+    let (filled, mark) = (cell(in_flight), cell(reopen).min(cells - 1));
+    let full = if in_flight >= most { YELLOW } else { GREEN };
+    let piece = |from: usize, to: usize| {
+        let (from, to) = (from.min(to), to);
+        let part = filled.clamp(from, to);
+        let empty = "━".repeat(to - part);
+        paint(color, full, &"━".repeat(part - from)) + &if color { paint(color, DIM, &empty) } else { empty.replace('━', "╌") }
+    };
+    format!("{}{}{}", piece(0, mark), paint(color, DIM, "┃"), piece(mark + 1, cells))
+}
+
+/// The pieces with two spaces between them, as many from the front as fit.
+fn fit(pieces: Vec<String>, room: usize) -> String {
+    let mut line = String::new();
+    for piece in pieces {
+        let gap = if line.is_empty() { "" } else { "  " };
+        if columns(&line) + gap.len() + columns(&piece) > room {
+            if line.is_empty() {
+                return cut(&piece, room);
+            }
+            break;
+        }
+        line += gap;
+        line += &piece;
+    }
+    line
+}
+
+/// A line that is not wider than that; without its colours if it was.
+fn cut(line: &str, room: usize) -> String {
+    if columns(line) <= room {
+        return line.to_owned();
+    }
+    let mut plain = String::new();
+    let mut escape = false;
+    for letter in line.chars() {
+        match letter {
+            '\u{1b}' => escape = true,
+            _ if escape => escape = !letter.is_ascii_alphabetic(),
+            _ => plain.push(letter),
+        }
+    }
+    plain.chars().take(room).collect()
+}

@@ -1,0 +1,201 @@
+//! A consumer while it runs: shown, and steered by keys and signals.
+
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use longshore_brokers::kafka::{ConsumerHandle, ConsumerSummary, RunningConsumer};
+use longshore_core::{Stop, lane::child::Children};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{args::ConsumeArgs, fates::Fates, machine::Machine, screen::Screen, view::Moment};
+use crate::{
+    progress::{RateMeter, text::short, view::State},
+    run::{
+        keys::Keys,
+        signals::{Signals, hear},
+    },
+    units::show_duration,
+};
+
+/// Time between looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What is left of a consumer.
+pub(super) struct Watched {
+    pub(super) summary: ConsumerSummary,
+    pub(super) wall: Duration,
+    /// The signal that ended it.
+    pub(super) signal: Option<u8>,
+    /// The last moment that was seen.
+    pub(super) last: Option<Moment>,
+    /// The most that ran at once, as far as it was seen.
+    pub(super) most_active: usize,
+}
+
+/// Watches a consumer.
+pub(super) struct Watch<'a> {
+    args: &'a ConsumeArgs,
+    handle: ConsumerHandle,
+    children: &'a Children,
+    fates: Arc<Fates>,
+    screen: Screen,
+    deaf: bool,
+    meter: RateMeter,
+    machine: Machine,
+    state: State,
+    interrupts: u32,
+    signal: Option<u8>,
+    last: Option<Moment>,
+    most_active: usize,
+}
+
+impl<'a> Watch<'a> {
+    pub(super) fn new(
+        args: &'a ConsumeArgs,
+        handle: ConsumerHandle,
+        children: &'a Children,
+        fates: Arc<Fates>,
+        screen: Screen,
+        deaf: bool,
+    ) -> Self {
+        Self {
+            args,
+            handle,
+            children,
+            fates,
+            screen,
+            deaf,
+            meter: RateMeter::over(Duration::from_secs(3)),
+            machine: Machine::default(),
+            state: State::Running,
+            interrupts: 0,
+            signal: None,
+            last: None,
+            most_active: 0,
+        }
+    }
+
+    /// Until nothing is left to do.
+    pub(super) async fn until_end(mut self, running: RunningConsumer) -> Watched {
+        let begun = Instant::now();
+        let Signals { mut int, mut term, mut hup, mut usr1 } = Signals::listen();
+        let (press, mut pressed) = mpsc::unbounded_channel();
+        let keys = if self.screen.bar().is_some() && !self.deaf { Keys::start(press) } else { None };
+        let mut tick = interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut joined = pin!(running.join());
+        let summary = loop {
+            tokio::select! {
+                summary = &mut joined => break summary,
+                Some(()) = hear(&mut int) => self.interrupt(),
+                Some(()) = hear(&mut term) => self.terminate(),
+                Some(()) = hear(&mut hup) => self.terminate(),
+                Some(()) = hear(&mut usr1) => self.list().await,
+                Some(key) = pressed.recv() => self.key(key).await,
+                _ = tick.tick() => self.look().await,
+            }
+        };
+        drop(keys);
+        self.tell();
+        self.screen.finish(self.last.as_ref());
+        Watched { summary, wall: begun.elapsed(), signal: self.signal, last: self.last, most_active: self.most_active }
+    }
+
+    fn tell(&self) {
+        self.fates.told().iter().for_each(|line| self.screen.note(line));
+    }
+
+    async fn look(&mut self) {
+        self.tell();
+        // It answers at once, unless it has ended: then `join` is about to say so.
+        let Ok(Some(view)) = tokio::time::timeout(LOOK, self.handle.snapshot()).await else { return };
+        let now = Instant::now();
+        let rate = self.meter.update(now, view.counts.done);
+        self.most_active = self.most_active.max(view.engine.active);
+        let (name, group) = (self.args.topics.join(" "), self.args.group());
+        let moment = Moment { name, group, view, rate, cost: self.machine.look(now), state: self.state };
+        self.screen.update(&moment, now);
+        self.last = Some(moment);
+    }
+
+    fn interrupt(&mut self) {
+        self.interrupts += 1;
+        self.signal.get_or_insert(2);
+        match self.interrupts {
+            1 => {
+                self.stop();
+                let grace = show_duration(self.args.grace);
+                self.screen.note(&format!(" stopping: nothing more is read; what is in work has {grace} (Ctrl-C again to end it)"));
+            }
+            2 => {
+                self.handle.stop_now();
+                self.children.stop(Stop::Soft);
+                self.screen.note(" ending what is in work (Ctrl-C again to kill)");
+            }
+            _ => {
+                self.handle.engine().stop(Stop::Hard);
+                self.children.stop(Stop::Hard);
+            }
+        }
+    }
+
+    fn terminate(&mut self) {
+        self.signal.get_or_insert(15);
+        self.stop();
+        self.screen.note(&format!(" stopping: nothing more is read; what is in work has {}", show_duration(self.args.grace)));
+    }
+
+    fn stop(&mut self) {
+        self.state = State::Stopping;
+        self.handle.stop();
+    }
+
+    async fn key(&mut self, key: char) {
+        let Some(view) = self.last.as_ref().map(|moment| &moment.view) else { return };
+        let tenth = |number: usize, up: bool| {
+            let step = (number / 10).max(1);
+            if up { number + step } else { number.saturating_sub(step).max(1) }
+        };
+        match key {
+            '+' | '-' => {
+                let most = tenth(view.max_threads, key == '+');
+                self.handle.set_max_threads(most);
+                self.look().await;
+            }
+            '>' | '<' => {
+                let most = tenth(view.max_in_flight, key == '>');
+                self.handle.set_max_in_flight(most);
+                self.look().await;
+            }
+            'p' if self.state == State::Running => {
+                self.state = State::Paused;
+                self.handle.engine().pause();
+            }
+            'p' if self.state == State::Paused => {
+                self.state = State::Running;
+                self.handle.engine().resume();
+            }
+            's' => self.list().await,
+            'q' => self.interrupt(),
+            _ => {}
+        }
+    }
+
+    /// What runs, the oldest first.
+    async fn list(&self) {
+        const MOST: usize = 20;
+        let Some(view) = self.handle.snapshot().await else { return };
+        let children = self.children.running();
+        self.screen.note(&format!(" {} in work, {} waiting for another attempt", view.engine.active, view.engine.retrying));
+        for task in view.engine.running.iter().take(MOST) {
+            let last = children.iter().find(|child| child.slot == task.slot).map_or("", |child| &child.last_line);
+            self.screen.note(&format!("   {} attempt {}  {last}", short(task.age), task.attempt));
+        }
+    }
+}
