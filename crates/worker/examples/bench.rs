@@ -43,8 +43,14 @@ fn cpu(ms: u64) -> u64 {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let has = |word: &str| args.iter().any(|arg| arg == word);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
+    let runtime = if has("current") {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    } else {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    };
+    let spawned = has("spawned");
+    let main = async move {
+        let has = |word: &str| args.iter().any(|arg| arg == word);
         let app = App::new().broker(&args[1]).default_queue(&args[2]);
         match args[0].as_str() {
             "worker" => {
@@ -113,5 +119,10 @@ fn main() {
                 println!("{} {}", times[times.len() / 2], times[times.len() * 99 / 100]);
             }
         }
-    });
+    };
+    if spawned {
+        runtime.block_on(async { tokio::spawn(main).await.unwrap() });
+    } else {
+        runtime.block_on(main);
+    }
 }
