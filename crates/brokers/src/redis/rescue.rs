@@ -166,8 +166,12 @@ impl Rescuer<'_> {
                 call.number(rescued.is_some().into());
                 restores.push(self.link.ask(call.pack(), Wait::Forever));
             }
+            // The first one alone: where the server does not know the script, it is brought, and no other one overtakes it meanwhile.
+            let mut restores = restores.into_iter();
+            let Some(first) = restores.next() else { continue };
+            let first = first.await?;
             let done = try_join_all(restores).await?;
-            count += done.iter().flatten().filter_map(Reply::int).sum::<i64>().unsigned_abs();
+            count += done.iter().chain([&first]).flatten().filter_map(Reply::int).sum::<i64>().unsigned_abs();
         }
         Ok(count)
     }
