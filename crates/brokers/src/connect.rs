@@ -145,6 +145,25 @@ fn mask_one(url: &str) -> String {
     shown
 }
 
+/// A part of a URL, its `%XX` read.
+#[cfg(any(feature = "redis", feature = "kafka"))]
+pub(crate) fn decode(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let hex = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+        match (hex(rest.next()), hex(rest.next())) {
+            (Some(high), Some(low)) => bytes.push((high * 16 + low) as u8),
+            _ => return Err("a `%` that is not followed by two hexadecimal digits (write `%25`)".into()),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| "bytes that are no UTF-8".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::{connect, is_file, mask};

@@ -6,6 +6,7 @@
 //! - `connect.rs`: URL → broker and result backend
 //! - `memory.rs`, `sqlite.rs`, `redis.rs`: one file or folder each, and `results/{memory,sqlite,redis}.rs`
 //! - `rates.rs`: a rate that all workers share
+//! - `kafka.rs`: records of Kafka as a source (feature `kafka`)
 //! - `crash.rs`: what a dead worker's messages are held to; `rotation.rs`: whose turn it is; `pattern.rs`, `json.rs`: routing keys, members of JSON
 //! - `conformance.rs`: what every adapter must pass
 
@@ -15,6 +16,8 @@ pub mod conformance;
 pub mod connect;
 pub mod crash;
 mod json;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod memory;
 mod pattern;
 mod rates;

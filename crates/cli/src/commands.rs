@@ -10,6 +10,8 @@ pub mod enqueue;
 pub mod events;
 pub mod global;
 pub mod jobs;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod queues;
 pub mod remote;
 pub mod result;

@@ -88,6 +88,7 @@ enum SectionId {
     Connections,
     Worker,
     Task(String),
+    Kafka(String),
 }
 
 impl SectionId {
@@ -100,6 +101,7 @@ impl SectionId {
             SectionId::Connections => schema::CONNECTIONS,
             SectionId::Worker => schema::WORKER,
             SectionId::Task(_) => schema::TASK,
+            SectionId::Kafka(_) => schema::KAFKA,
         }
     }
 
@@ -119,6 +121,7 @@ impl SectionId {
             SectionId::Connections => "connections".to_owned(),
             SectionId::Worker => "worker".to_owned(),
             SectionId::Task(name) => format!("tasks.{}", quoted(name)),
+            SectionId::Kafka(name) => format!("kafka.{}", quoted(name)),
         })
     }
 
@@ -370,6 +373,15 @@ impl Config {
             self.limit(name).map_err(|error| if error.path.is_some() { error } else { ConfigError::at(origin, error.message) })?;
         }
         Ok(settings)
+    }
+
+    /// `[kafka.TOPIC]`, empty where there is none.
+    ///
+    /// # Errors
+    /// A `${VAR}` that is not set.
+    pub fn kafka(&self, topic: &str) -> Result<Section, ConfigError> {
+        let section = self.sections.get(&SectionId::Kafka(topic.to_owned())).into_iter().flatten();
+        section.map(|(name, setting)| Ok((*name, self.expanded(setting)?))).collect()
     }
 
     fn retry(&self, name: &str, origin: &Origin) -> Result<&Section, ConfigError> {

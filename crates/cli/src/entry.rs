@@ -86,6 +86,17 @@ enum Command {
         #[command(subcommand)]
         command: Option<remote::LimitsCommand>,
     },
+    /// Kafka: make topics, send records, see how far groups are behind
+    #[cfg(feature = "kafka")]
+    #[command(subcommand)]
+    Kafka(crate::commands::kafka::KafkaCommand),
+    /// Kafka: make topics, send records, see how far groups are behind
+    #[cfg(not(feature = "kafka"))]
+    #[command(disable_help_flag = true)]
+    Kafka {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        words: Vec<OsString>,
+    },
     /// Which lane and how many workers: guessed from words, or measured
     Advise(advise::AdviseArgs),
     /// The configuration: init, check, show
@@ -191,7 +202,7 @@ pub fn main(app: &App) -> ExitCode {
     let (command, given) = first.subcommand().map_or(("", &first), |(name, matches)| (name, matches));
     let sources = Sources::of_process(first.get_one::<PathBuf>("config").cloned());
     // The other commands have to work with whatever a configuration says.
-    let reads = matches!(command, "run" | "jobs") || OF_QUEUE.contains(&command);
+    let reads = matches!(command, "run" | "jobs" | "kafka") || OF_QUEUE.contains(&command);
     let config = if reads { Config::load(&sources) } else { Ok(Config::default()) };
     let settings = config.map_err(|errors| errors.to_string()).and_then(|config| {
         let state_dir = config.state_dir().map_err(|error| error.to_string())?;
@@ -240,6 +251,12 @@ pub fn main(app: &App) -> ExitCode {
         Command::Events(args) => with_queue(app, &config, &cli.global, async |place, out| events::run(&args, place, out).await),
         Command::Limits { command } => {
             with_queue(app, &config, &cli.global, async |place, out| remote::limits(command, &config, place, out).await)
+        }
+        #[cfg(feature = "kafka")]
+        Command::Kafka(command) => queue_code(command.run(&config, &cli.global)),
+        #[cfg(not(feature = "kafka"))]
+        Command::Kafka { words: _ } => {
+            say(2, "Kafka is not built in, because its client is a C library: cargo build --release --features kafka (with TLS: kafka-tls)")
         }
         Command::Advise(args) => match advise::advise(&args, cli.global.json, cli.global.voice(), &mut std::io::stdout().lock()) {
             Ok(()) => 0,

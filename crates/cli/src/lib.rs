@@ -3,6 +3,8 @@ pub mod commands;
 pub mod config;
 pub mod demo;
 mod entry;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod progress;
 pub mod queue;
 pub mod run;

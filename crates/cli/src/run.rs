@@ -30,7 +30,7 @@ pub mod pipe;
 pub mod plan;
 pub mod record;
 pub mod reply;
-mod signals;
+pub(crate) mod signals;
 pub mod task;
 pub mod template;
 mod watch;

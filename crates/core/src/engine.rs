@@ -164,6 +164,7 @@ pub struct Engine<T, R> {
     /// What passed the gate in this turn, by lane.
     passed: [Vec<Attempt<T>>; 4],
     backoff: BinaryHeap<Due<T>>,
+    source: Arc<dyn Source<T>>,
     pump: Arc<Pump>,
     reports: Arc<Reports<T, R>>,
     /// What goes to the sink after this turn, and what goes back to the source unfinished.
@@ -227,6 +228,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             lanes,
             passed: std::array::from_fn(|_| Vec::new()),
             backoff: BinaryHeap::new(),
+            source: source.clone(),
             pump: pump.clone(),
             reports: reports.clone(),
             done: Vec::new(),
@@ -312,6 +314,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         self.account_for_waiting(now);
         while self.backoff.peek().is_some_and(|due| due.at <= now) {
             if let Some(due) = self.backoff.pop() {
+                self.source.backing_off(due.attempt.task.receipt, false);
                 self.gate.push_again(due.attempt);
             }
         }
@@ -450,7 +453,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
 
     #[inline]
     fn accept_delivery(&mut self, delivery: Delivery<T>, now: Stamp) -> Attempt<T> {
-        let Delivery { id, payload, receipt, mut options } = delivery;
+        let Delivery { id, payload, receipt, mut options, key } = delivery;
         let mut lane = self.config.lane;
         let mut made = 0;
         if let Some(options) = &mut options {
@@ -481,6 +484,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             timeout: None,
             payload: None,
             options,
+            key,
             holds_key: false,
         };
         Attempt { task, payload }
@@ -559,6 +563,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         task.attempt += 1;
         let at = Instant::from(one.ended);
         let at = at.checked_add(after).unwrap_or(at);
+        self.source.backing_off(task.receipt, true);
         self.backoff.push(Due { at, attempt: Attempt { task, payload } });
     }
 

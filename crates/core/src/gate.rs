@@ -13,6 +13,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
     fmt,
+    num::NonZeroU32,
     sync::Arc,
     time::Instant,
 };
@@ -153,6 +154,8 @@ type Line<T> = VecDeque<Attempt<T>>;
 enum Place {
     Lane(LaneKind),
     Key(Arc<str>),
+    /// A key that its source has numbered.
+    Number(NonZeroU32),
     Value(usize, Arc<str>),
 }
 
@@ -186,6 +189,8 @@ pub struct Gate<T> {
     slots: [Slots; 4],
     lane_lines: [Line<T>; 4],
     keys: HashMap<Arc<str>, Key<T>>,
+    /// The keys that have numbers, by number.
+    numbers: Vec<Key<T>>,
     rules: Vec<Rule<T>>,
     /// Places that became free while tasks stood in their line.
     freed: VecDeque<Place>,
@@ -220,6 +225,7 @@ impl<T> Gate<T> {
             slots: config.lanes.map(Slots::new),
             lane_lines: std::array::from_fn(|_| Line::new()),
             keys: HashMap::new(),
+            numbers: Vec::new(),
             rules: config.limits.into_iter().map(|limit| Rule { limit, values: HashMap::new(), sweep_at: 1024 }).collect(),
             freed: VecDeque::new(),
             lane_freed: [false; 4],
@@ -291,6 +297,7 @@ impl<T> Gate<T> {
         while room > 0
             && let Some(first) = self.ready.front()
             && first.task.options.is_none()
+            && first.task.key.is_none()
         {
             // Read here, because an attempt is moved the quicker the less it is looked into on the way.
             let lane = first.task.lane;
@@ -365,6 +372,15 @@ impl<T> Gate<T> {
     }
 
     fn free_key(&mut self, task: &Task<T>) {
+        if let Some(number) = task.key {
+            if let Some(entry) = self.numbers.get_mut(number.get() as usize) {
+                entry.held = false;
+                if !entry.line.is_empty() {
+                    self.free(Place::Number(number));
+                }
+            }
+            return;
+        }
         let Some(key) = task.options().and_then(|options| options.key.as_ref()) else { return };
         if let Some(entry) = self.keys.get_mut(key) {
             entry.held = false;
@@ -434,6 +450,9 @@ impl<T> Gate<T> {
             all.extend(key.line.drain(..));
         }
         self.keys.retain(|_, key| key.held);
+        for key in &mut self.numbers {
+            all.extend(key.line.drain(..));
+        }
         for rule in &mut self.rules {
             for value in rule.values.values_mut() {
                 all.extend(value.line.drain(..));
@@ -465,6 +484,11 @@ impl<T> Gate<T> {
         if let Some((key, _)) = busiest.filter(|(_, key)| !key.line.is_empty()) {
             let parked = self.keys.values().map(|key| key.line.len()).sum();
             waiting.push((Reason::Key { key: key.clone() }, parked));
+        }
+        let busiest = self.numbers.iter().enumerate().max_by_key(|(_, key)| key.line.len());
+        if let Some((number, _)) = busiest.filter(|(_, key)| !key.line.is_empty()) {
+            let parked = self.numbers.iter().map(|key| key.line.len()).sum();
+            waiting.push((Reason::Key { key: format!("#{number}").into() }, parked));
         }
         for rule in &self.rules {
             let busiest = rule.values.iter().max_by_key(|(_, value)| value.line.len());
@@ -534,7 +558,7 @@ impl<T> Gate<T> {
     /// here twice.
     fn free(&mut self, place: Place) {
         let known = match &place {
-            Place::Key(_) => false,
+            Place::Key(_) | Place::Number(_) => false,
             Place::Lane(lane) => std::mem::replace(&mut self.lane_freed[*lane as usize], true),
             Place::Value(rule, value) => match self.rules[*rule].values.get_mut(value) {
                 Some(value) => std::mem::replace(&mut value.freed, true),
@@ -553,6 +577,9 @@ impl<T> Gate<T> {
             let attempt = match place {
                 Place::Lane(lane) if self.slots[*lane as usize].has_room() => self.lane_lines[*lane as usize].pop_front(),
                 Place::Key(key) => self.keys.get_mut(key).filter(|key| !key.held).and_then(|key| key.line.pop_front()),
+                Place::Number(number) => {
+                    self.numbers.get_mut(number.get() as usize).filter(|key| !key.held).and_then(|key| key.line.pop_front())
+                }
                 Place::Value(rule, value) => {
                     let rule = &mut self.rules[*rule];
                     let most = rule.limit.concurrency.unwrap_or(usize::MAX);
@@ -577,7 +604,7 @@ impl<T> Gate<T> {
                     }
                     self.set_timer(rule, &value, now);
                 }
-                Some(Place::Key(_)) | None => {}
+                Some(Place::Key(_) | Place::Number(_)) | None => {}
             }
         }
         None
@@ -587,7 +614,7 @@ impl<T> Gate<T> {
     /// room in another one, whatever its limit, since that makes none longer than all were.
     #[inline]
     fn pass(&mut self, mut attempt: Attempt<T>, now: Instant, parked: bool) -> Passage<T> {
-        if attempt.task.options.is_some()
+        if (attempt.task.options.is_some() || attempt.task.key.is_some())
             && let Some(place) = self.busy(&mut attempt.task, now)
         {
             return self.park(place, attempt, now, parked);
@@ -618,6 +645,16 @@ impl<T> Gate<T> {
     /// The first thing that this task needs and that is busy. Takes the key, if that is free, and keeps it: a task that then waits for something else
     /// stays ahead of its successors.
     fn busy(&mut self, task: &mut Task<T>, now: Instant) -> Option<Place> {
+        if let Some(number) = task.key.filter(|_| !task.holds_key) {
+            let at = number.get() as usize;
+            if at >= self.numbers.len() {
+                self.numbers.resize_with(at + 1, || Key { held: false, line: Line::new() });
+            }
+            if std::mem::replace(&mut self.numbers[at].held, true) {
+                return Some(Place::Number(number));
+            }
+            task.holds_key = true;
+        }
         let options = task.options.as_deref()?;
         if let Some(key) = options.key.as_ref().filter(|_| !task.holds_key) {
             match self.keys.get_mut(key) {
@@ -641,16 +678,18 @@ impl<T> Gate<T> {
     }
 
     fn park(&mut self, place: Place, attempt: Attempt<T>, now: Instant, parked: bool) -> Passage<T> {
-        let full = |line: &Line<T>| !parked && (line.len() >= self.parking || self.parked >= self.parking * LINES);
+        let full = |line: &Line<T>| !parked && (line.len() >= self.parking || self.parked >= self.parking.saturating_mul(LINES));
         let line = match &place {
             Place::Lane(lane) => Some(&mut self.lane_lines[*lane as usize]),
             Place::Key(key) => self.keys.get_mut(key).map(|key| &mut key.line),
+            Place::Number(number) => self.numbers.get_mut(number.get() as usize).map(|key| &mut key.line),
             Place::Value(rule, value) => self.rules[*rule].values.get_mut(value).map(|value| &mut value.line),
         };
         let Some(line) = line.filter(|line| !full(line)) else {
             let reason = match place {
                 Place::Lane(lane) => Reason::Lane { lane },
                 Place::Key(key) => Reason::Key { key },
+                Place::Number(number) => Reason::Key { key: format!("#{number}").into() },
                 Place::Value(rule, value) => Reason::Limit { name: self.rules[rule].limit.name.clone(), value },
             };
             return Passage::Refused(attempt, reason);

@@ -40,6 +40,12 @@ pub trait Source<T>: Send + Sync {
     /// Settles deliveries; each exactly once, and only after the sink has accepted its result (or when it is handed back).
     fn settle<'a>(&'a self, batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>>;
 
+    /// A task that this source has lent waits for its next attempt (`away`), or waits no more. For sources that bound what waits to run and what backs
+    /// off apart from each other; called from the engine's loop, so it returns at once.
+    fn backing_off(&self, receipt: Receipt, away: bool) {
+        let _ = (receipt, away);
+    }
+
     /// Wakes an idle fetch, which returns at once with what it has; nothing is fetched afterwards.
     fn close(&self);
 }

@@ -1,6 +1,6 @@
 //! A task on its way: lent by a source, carried through the gate and a lane, settled at the end.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use crate::{
     outcome::Outcome,
@@ -94,12 +94,16 @@ pub struct Delivery<T> {
     pub receipt: Receipt,
     /// What it wants differently from its job.
     pub options: Option<Box<Options>>,
+    /// The number of its key, where the source numbers keys: tasks of one number never overlap and keep their order, as those of one
+    /// [`Options::key`] do, which then counts for nothing. The gate keeps a line for each number up to the highest, so numbers are to be small and used
+    /// again. It costs no allocation and no hash.
+    pub key: Option<NonZeroU32>,
 }
 
 impl<T> Delivery<T> {
     /// A delivery whose receipt is its number, with the job's options.
     pub fn new(id: u64, payload: T) -> Self {
-        Self { id, payload, receipt: Receipt(id), options: None }
+        Self { id, payload, receipt: Receipt(id), options: None, key: None }
     }
 }
 
@@ -125,6 +129,7 @@ pub struct Task<T> {
     /// A copy of the payload, where one is kept for another attempt or for the sink.
     pub payload: Option<T>,
     pub(crate) options: Option<Box<Options>>,
+    pub(crate) key: Option<NonZeroU32>,
     pub(crate) holds_key: bool,
 }
 

@@ -2,10 +2,11 @@
 //!
 //! Layout:
 //! - `simulator.rs`: random runs of the engine on a paused clock, with every invariant checked; `simulator/{plan,world,actors}.rs`
-//! - `servers.rs`: real servers for tests; `proxy.rs`: a relay that loses what it carries
+//! - `servers.rs`, `kafka.rs`: real servers for tests; `proxy.rs`: a relay that loses what it carries
 //! - `conformance.rs`: what every source, sink and lane must do: `conformance/{source,sink,lane}.rs`
 
 pub mod conformance;
+pub mod kafka;
 pub mod proxy;
 pub mod servers;
 pub mod simulator;

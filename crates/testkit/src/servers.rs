@@ -106,8 +106,7 @@ impl Redis {
     /// # Panics
     /// There is no `kill` command.
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status().expect("there is a kill command");
-        assert!(status.success());
+        self::signal(self.pid(), signal);
     }
 
     /// One command, and what the server answers, as it stands on the wire.
@@ -129,7 +128,7 @@ impl Redis {
             command.args(["--save", "", "--dir"]).arg(&self.directory);
         }
         command.stdin(Stdio::null()).stderr(log.try_clone().expect("a log")).stdout(log);
-        self.child = Some(with_our_death(command));
+        self.child = Some(with_our_death(command, None));
     }
 
     fn is_up(&mut self) -> bool {
@@ -162,16 +161,25 @@ impl Drop for Redis {
 }
 
 /// A port that nobody listens on now.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("an address").port()
 }
 
-/// Starts a command that ends when this process does, however that ends: a shell holds the end of a pipe whose other end is ours.
-fn with_our_death(mut command: Command) -> Child {
+/// Sends a signal by its name.
+pub(crate) fn signal(process: u32, signal: &str) {
+    let status = Command::new("kill").args([&format!("-{signal}"), &process.to_string()]).status().expect("there is a kill command");
+    assert!(status.success());
+}
+
+/// Starts a command that ends when this process does, however that ends, and whose directory goes then too: a shell holds the end of a pipe whose
+/// other end is ours.
+pub(crate) fn with_our_death(mut command: Command, directory: Option<&Path>) -> Child {
     let child = command.spawn().expect("it starts");
-    let script = format!("read _; kill -9 {} 2>/dev/null", child.id());
-    let watch = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let script = r#"read _; kill -9 "$1" 2>/dev/null; [ -z "$2" ] || { sleep 0.2; rm -rf "$2"; }"#;
+    let mut watch = Command::new("sh");
+    watch.args(["-c", script, "sh", &child.id().to_string()]).arg(directory.unwrap_or(Path::new("")));
+    let watch = watch.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     if let Ok(mut watch) = watch {
         // The end of the pipe stays open as long as this thread waits, which is until the server has ended or we have.
         let id = child.id();

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use longshore_core::ErrorKind;
 
-use crate::{broker::BrokerError, connect::mask};
+use crate::{
+    broker::BrokerError,
+    connect::{decode, mask},
+};
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq)]
@@ -208,23 +211,6 @@ fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
 
 fn seconds(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(text.trim_end_matches('s').parse().ok()?).ok()
-}
-
-fn decode(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let hex = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        match (hex(rest.next()), hex(rest.next())) {
-            (Some(high), Some(low)) => bytes.push((high * 16 + low) as u8),
-            _ => return Err("a `%` that is not followed by two hexadecimal digits (write `%25`)".into()),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| "bytes that are no UTF-8".into())
 }
 
 #[cfg(test)]

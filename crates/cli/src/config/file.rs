@@ -59,16 +59,17 @@ impl Reader<'_> {
                 ("connections", Some(table)) => self.section(SectionId::Connections, name.span(), table),
                 ("worker", Some(table)) => self.section(SectionId::Worker, name.span(), table),
                 ("tasks", Some(table)) => self.named(word, table, SectionId::Task),
+                ("kafka", Some(table)) => self.named(word, table, SectionId::Kafka),
                 (word, Some(_)) => {
                     let hint = meant(word, schema::SECTIONS.iter().copied(), |section| format!("[{section}]"));
                     self.error(
                         name.span(),
                         format!(
-                            "this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME], [connections], [worker], [tasks.NAME]{hint}"
+                            "this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME], [connections], [worker], [tasks.NAME], [kafka.TOPIC]{hint}"
                         ),
                     );
                 }
-                ("run" | "job" | "limits" | "retry" | "connections" | "worker" | "tasks", None) => {
+                ("run" | "job" | "limits" | "retry" | "connections" | "worker" | "tasks" | "kafka", None) => {
                     self.error(name.span(), format!("`{word}` is a section; write [{word}…]"))
                 }
                 (_, None) => self.entry(&SectionId::Top, name, value),

@@ -215,14 +215,18 @@ pub(super) const TASK: &[Key] = &[
     key("private", Bool),
 ];
 
+/// Keys of `[kafka.TOPIC]`: flags of `longshore kafka`.
+pub(super) const KAFKA: &[Key] = &[key("bootstrap", Text), key("setting", Pairs)];
+
 /// The sections, for messages.
-pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "worker", "tasks"];
+pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "worker", "tasks", "kafka"];
 
 /// `LONGSHORE_…` variables that are no settings: the path of a config file, the connections, and what a child is told about its task.
 pub(super) const OTHER_VARIABLES: &[&str] = &[
     "LONGSHORE_CONFIG",
     "LONGSHORE_BROKER",
     "LONGSHORE_RESULTS",
+    "LONGSHORE_KAFKA",
     "LONGSHORE_JOB",
     "LONGSHORE_TASK",
     "LONGSHORE_TASK_ID",
@@ -290,7 +294,7 @@ mod tests {
 
     #[test]
     fn no_key_stands_twice_and_no_variable_has_two_meanings() {
-        for keys in [TOP, RUN, LIMIT, RETRY, CONNECTIONS, WORKER, TASK] {
+        for keys in [TOP, RUN, LIMIT, RETRY, CONNECTIONS, WORKER, TASK, KAFKA] {
             for (index, key) in keys.iter().enumerate() {
                 assert!(!keys[..index].iter().any(|other| other.name == key.name), "{}", key.name);
             }

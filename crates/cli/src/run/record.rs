@@ -424,6 +424,12 @@ pub(crate) fn of_task(name: &Arc<Origin>, json: &[u8]) -> Record {
     Record::json(Place { seq: 1, line: 1, origin: name.clone() }, json)
 }
 
+/// The name of an input that is made up: its records are `name record 3`.
+#[cfg(feature = "kafka")]
+pub(crate) fn named(name: &str) -> Arc<Origin> {
+    Arc::new(Origin { name: name.into(), unit: Unit::Record })
+}
+
 /// A record that stands for none, for expressions that do not look at theirs.
 pub(crate) fn nobody() -> Record {
     Record::text(Place { seq: 0, line: 0, origin: Arc::new(Origin { name: "nowhere".into(), unit: Unit::Line }) }, b"")

@@ -11,15 +11,15 @@ use crate::run::output::{Feed, OutputError};
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The signals that a run hears.
-pub(super) struct Signals {
-    pub(super) int: Option<Signal>,
-    pub(super) term: Option<Signal>,
-    pub(super) hup: Option<Signal>,
-    pub(super) usr1: Option<Signal>,
+pub(crate) struct Signals {
+    pub(crate) int: Option<Signal>,
+    pub(crate) term: Option<Signal>,
+    pub(crate) hup: Option<Signal>,
+    pub(crate) usr1: Option<Signal>,
 }
 
 impl Signals {
-    pub(super) fn listen() -> Self {
+    pub(crate) fn listen() -> Self {
         let listen = |kind| signal(kind).ok();
         Self {
             int: listen(SignalKind::interrupt()),
@@ -30,7 +30,7 @@ impl Signals {
     }
 
     /// The next that asks for an end: 2 or 15.
-    async fn next(&mut self) -> u8 {
+    pub(crate) async fn next(&mut self) -> u8 {
         tokio::select! {
             Some(()) = hear(&mut self.int) => 2,
             Some(()) = hear(&mut self.term) => 15,

@@ -130,9 +130,12 @@ impl Model {
     }
 
     fn attempt(&self, id: u64, wants: &Wants) -> Attempt<u64> {
-        let options = (wants.key.is_some() || !wants.values.is_empty()).then(|| {
+        // One of the keys has a number, as those of a source that numbers them.
+        let number = wants.key.filter(|key| *key == 2).map(u32::from).and_then(NonZeroU32::new);
+        let text = wants.key.filter(|_| number.is_none());
+        let options = (text.is_some() || !wants.values.is_empty()).then(|| {
             Box::new(Options {
-                key: wants.key.map(|key| key.to_string().into()),
+                key: text.map(|key| key.to_string().into()),
                 limits: wants.values.iter().map(|(rule, value)| (*rule, value.to_string().into())).collect(),
                 ..Options::default()
             })
@@ -149,6 +152,7 @@ impl Model {
             timeout: None,
             payload: None,
             options,
+            key: number,
             holds_key: false,
         };
         Attempt { task, payload: id }
@@ -237,7 +241,8 @@ impl Model {
             Reason::Pace { rate } => Some(*rate) == self.config.rate && refusal.until.is_some_and(|until| until > self.now),
             Reason::Lane { lane } => self.running_on(*lane) >= self.config.lanes[*lane as usize],
             Reason::Key { key } => {
-                self.keys.contains_key(&key.parse().unwrap()) || self.waiting.iter().any(|(_, wants)| wants.key.is_some())
+                self.keys.contains_key(&key.trim_start_matches('#').parse().unwrap())
+                    || self.waiting.iter().any(|(_, wants)| wants.key.is_some())
             }
             Reason::Limit { .. } => !self.config.limits.is_empty(),
             other => panic!("the gate does not know {other:?}"),
@@ -405,6 +410,7 @@ proptest! {
         model.finish();
         prop_assert_eq!(model.gate.waiting_count(), 0);
         prop_assert!(model.gate.keys.is_empty(), "keys are kept for ever");
+        prop_assert!(model.gate.numbers.iter().all(|key| !key.held && key.line.is_empty()), "a numbered key is held for ever");
     }
 
     #[test]

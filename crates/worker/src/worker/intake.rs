@@ -334,7 +334,7 @@ impl Intake {
         let hard = self.shared.overrides(&work.task.name).hard.or(work.message.time_limit).or(work.task.policy.time_limit);
         let options = (lane != LaneKind::Async || hard.is_some())
             .then(|| Box::new(Options { lane: Some(lane), timeout: hard, ..Options::default() }));
-        Delivery { id: work.receipt.0, receipt: work.receipt, payload: Ticket(work), options }
+        Delivery { id: work.receipt.0, receipt: work.receipt, payload: Ticket(work), options, key: None }
     }
 
     /// Waits for a claim to end, for the next time that is held, or to be woken.

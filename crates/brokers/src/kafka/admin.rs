@@ -1,0 +1,445 @@
+//! Topics, groups and how far these are behind.
+
+use std::{
+    collections::BTreeMap,
+    pin::pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::Duration,
+};
+
+use longshore_core::ErrorKind;
+use rdkafka::{
+    ClientContext, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
+};
+
+use super::{
+    Settings,
+    heard::{Heard, plain},
+};
+use crate::broker::BrokerError;
+
+/// Asks and tells a cluster. Its methods block, each at most as long as the patience that it was opened with: not for an async thread.
+pub struct Admin {
+    settings: Settings,
+    patience: Duration,
+    probe: Probe,
+}
+
+/// A topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// How many partitions it has.
+    pub partitions: usize,
+    /// How many brokers have each of them; the fewest, if partitions differ.
+    pub replicas: usize,
+    /// Partitions that miss a replica in sync, or a leader.
+    pub ailing: usize,
+    /// Kafka's own (`__consumer_offsets`).
+    pub internal: bool,
+}
+
+/// What is in one partition: offsets from the first to before the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The first record that is still there.
+    pub begin: i64,
+    /// Where the next one will be.
+    pub end: i64,
+}
+
+/// A group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// `Stable`, `Empty`, `PreparingRebalance`, …
+    pub state: String,
+    /// How many members it has.
+    pub members: usize,
+}
+
+/// How far a group is behind in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lag {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// What the group has committed: the first record that may be unprocessed. `None`: nothing yet.
+    pub committed: Option<i64>,
+    /// The commit's metadata: with longshore and Parallel Consumer what is done beyond it.
+    pub metadata: String,
+    /// What is there.
+    pub extent: Extent,
+    /// The member that has it (its client id), if one has.
+    pub member: Option<String>,
+}
+
+impl Lag {
+    /// Records that are not committed: from the commit, or from the begin where nothing is committed or it has been deleted, to the end.
+    pub fn records(&self) -> u64 {
+        let from = self.committed.unwrap_or(self.extent.begin).max(self.extent.begin);
+        u64::try_from(self.extent.end - from).unwrap_or(0)
+    }
+}
+
+#[derive(Default)]
+struct Context(Arc<Heard>);
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Context {}
+
+/// A client that asks, and never joins a group.
+struct Probe {
+    client: BaseConsumer<Context>,
+    heard: Arc<Heard>,
+}
+
+impl Probe {
+    fn open(settings: &Settings, group: Option<&str>) -> Result<Self, BrokerError> {
+        let heard = Arc::new(Heard::default());
+        let mut config = settings.config();
+        // Named in no group's list as long as it does not subscribe.
+        config.set("group.id", group.unwrap_or("longshore-asks")).set("enable.auto.commit", "false");
+        settings.finish(&mut config);
+        let client = config.create_with_context(Context(heard.clone())).map_err(|error| heard.explain(&error, "ask Kafka"))?;
+        Ok(Self { client, heard })
+    }
+
+    /// What the log says is only heard by whoever polls.
+    fn explain(&self, error: &KafkaError, doing: &str) -> BrokerError {
+        for _ in 0..20 {
+            if self.client.poll(Duration::from_millis(1)).is_none() && self.heard.last().is_some() {
+                break;
+            }
+        }
+        self.heard.explain(error, doing)
+    }
+}
+
+impl Admin {
+    /// Prepares to ask. Nothing is connected to before the first question.
+    ///
+    /// # Errors
+    /// Settings that do not go together.
+    pub fn open(settings: &Settings, patience: Duration) -> Result<Self, BrokerError> {
+        Ok(Self { settings: settings.clone(), patience, probe: Probe::open(settings, None)? })
+    }
+
+    /// Makes a topic. `replication` `None`: as many as the cluster's setting says. `settings` are the topic's own (`retention.ms`).
+    ///
+    /// # Errors
+    /// It exists already, a name or setting that the broker does not take, no permission, or nobody answers.
+    pub fn create_topic(
+        &self,
+        name: &str,
+        partitions: usize,
+        replication: Option<usize>,
+        settings: &[(&str, &str)],
+    ) -> Result<(), BrokerError> {
+        let doing = format!("create topic `{name}`");
+        let refused = |text: String| BrokerError { kind: ErrorKind::Refused, message: format!("cannot {doing}: {text}") };
+        check_name(name).map_err(refused)?;
+        // Its log goes unheard, so whether somebody answers is asked with the other client first.
+        self.metadata(None, &doing)?;
+        let mut config = self.settings.config();
+        self.settings.finish(&mut config);
+        let explain = |error: KafkaError| self.probe.explain(&error, &doing);
+        let admin: AdminClient<DefaultClientContext> = config.create().map_err(explain)?;
+        let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        let mut topic = NewTopic::new(name, count(partitions), TopicReplication::Fixed(replication.map_or(-1, count)));
+        topic.config.extend(settings);
+        let options = AdminOptions::new().request_timeout(Some(self.patience)).operation_timeout(Some(self.patience));
+        let results = wait_for(admin.create_topics([&topic], &options)).map_err(explain)?;
+        for result in results {
+            result.map_err(|(_, code)| BrokerError { kind: ErrorKind::Refused, message: format!("cannot {doing}: {}", plain(code)) })?;
+        }
+        self.await_leaders(name, partitions)
+    }
+
+    /// Waits until a new topic's partitions can be written: others may still be told.
+    fn await_leaders(&self, name: &str, partitions: usize) -> Result<(), BrokerError> {
+        for _ in 0..50 {
+            let led = self.topic(name).ok().flatten().is_some_and(|topic| topic.partitions == partitions && topic.ailing == 0);
+            if led {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        // It has been made; who writes to it waits for its leaders anyway.
+        Ok(())
+    }
+
+    /// All topics that we may see, by name.
+    ///
+    /// # Errors
+    /// No permission, or nobody answers.
+    pub fn topics(&self) -> Result<Vec<Topic>, BrokerError> {
+        let mut topics: Vec<_> =
+            self.metadata(None, "list topics")?.topics().iter().filter(|topic| topic.error().is_none()).map(describe).collect();
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(topics)
+    }
+
+    /// One topic, `None` if there is none.
+    ///
+    /// # Errors
+    /// No permission, or nobody answers.
+    pub fn topic(&self, name: &str) -> Result<Option<Topic>, BrokerError> {
+        let doing = format!("look at topic `{name}`");
+        check_name(name).map_err(|text| BrokerError { kind: ErrorKind::Refused, message: format!("cannot {doing}: {text}") })?;
+        let metadata = self.metadata(Some(name), &doing)?;
+        let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else { return Ok(None) };
+        match topic.error().map(Code::from) {
+            None => Ok(Some(describe(topic))),
+            Some(Code::UnknownTopic | Code::UnknownTopicOrPartition) => Ok(None),
+            Some(code) => Err(self.probe.heard.explain(&KafkaError::MetadataFetch(code), &doing)),
+        }
+    }
+
+    /// What is in each partition of a topic.
+    ///
+    /// # Errors
+    /// No such topic, no permission, or nobody answers.
+    pub fn extents(&self, topic: &str) -> Result<BTreeMap<i32, Extent>, BrokerError> {
+        let Some(found) = self.topic(topic)? else {
+            let message = format!("cannot look at topic `{topic}`: {}", plain(Code::UnknownTopic));
+            return Err(BrokerError { kind: ErrorKind::Refused, message });
+        };
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(topic, 0, i32::try_from(found.partitions).unwrap_or(i32::MAX) - 1);
+        let extents = self.extents_of(&list)?;
+        Ok(extents.into_iter().map(|((_, partition), extent)| (partition, extent)).collect())
+    }
+
+    /// All groups that we may see, by name.
+    ///
+    /// # Errors
+    /// No permission, or nobody answers.
+    pub fn groups(&self) -> Result<Vec<Group>, BrokerError> {
+        let list = self.probe.client.fetch_group_list(None, self.patience).map_err(|error| self.probe.explain(&error, "list groups"))?;
+        let group = |group: &rdkafka::groups::GroupInfo| Group {
+            name: group.name().to_owned(),
+            state: group.state().to_owned(),
+            members: group.members().len(),
+        };
+        let mut groups: Vec<_> = list.groups().iter().map(group).collect();
+        groups.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(groups)
+    }
+
+    /// How far a group is behind: in all partitions in which it has committed or has a member, and in all of the topics that are named.
+    ///
+    /// # Errors
+    /// No such topic, no permission, or nobody answers.
+    pub fn lag(&self, group: &str, topics: &[String]) -> Result<Vec<Lag>, BrokerError> {
+        let doing = format!("look at group `{group}`");
+        let probe = Probe::open(&self.settings, Some(group))?;
+        let explain = |error: KafkaError| probe.explain(&error, &doing);
+        let known = self.metadata(None, &doing)?;
+        let mut list = TopicPartitionList::new();
+        for topic in known.topics().iter().filter(|topic| topics.is_empty() || topics.iter().any(|name| name == topic.name())) {
+            for partition in topic.partitions() {
+                list.add_partition(topic.name(), partition.id());
+            }
+        }
+        for name in topics {
+            if list.elements_for_topic(name).is_empty() {
+                // Says why: no such topic, or no permission.
+                self.extents(name)?;
+            }
+        }
+        if list.count() == 0 {
+            return Ok(Vec::new());
+        }
+        let committed = probe.client.committed_offsets(list, self.patience).map_err(explain)?;
+        let members = self.members(&probe, group, &doing)?;
+        let mut shown = TopicPartitionList::new();
+        let mut rows = Vec::new();
+        for element in committed.elements() {
+            let offset = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            let member = members.get(&(element.topic().to_owned(), element.partition())).cloned();
+            if let Err(error) = element.error() {
+                return Err(explain(error));
+            }
+            if offset.is_some() || member.is_some() || !topics.is_empty() {
+                shown.add_partition(element.topic(), element.partition());
+                let (topic, partition) = (element.topic().to_owned(), element.partition());
+                let extent = Extent { begin: 0, end: 0 };
+                rows.push(Lag { topic, partition, committed: offset, metadata: element.metadata().to_owned(), extent, member });
+            }
+        }
+        let extents = self.extents_of(&shown)?;
+        rows.retain_mut(|row| match extents.get(&(row.topic.clone(), row.partition)) {
+            Some(extent) => {
+                row.extent = *extent;
+                true
+            }
+            None => false,
+        });
+        rows.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        Ok(rows)
+    }
+
+    /// Who has which partition.
+    fn members(&self, probe: &Probe, group: &str, doing: &str) -> Result<BTreeMap<(String, i32), String>, BrokerError> {
+        let list = probe.client.fetch_group_list(Some(group), self.patience).map_err(|error| probe.explain(&error, doing))?;
+        let mut owners = BTreeMap::new();
+        for member in list.groups().iter().filter(|found| found.name() == group).flat_map(|found| found.members()) {
+            for place in member.assignment().and_then(assignment).unwrap_or_default() {
+                owners.insert(place, member.client_id().to_owned());
+            }
+        }
+        Ok(owners)
+    }
+
+    /// Begins and ends: two questions for all partitions together.
+    fn extents_of(&self, list: &TopicPartitionList) -> Result<BTreeMap<(String, i32), Extent>, BrokerError> {
+        if list.count() == 0 {
+            return Ok(BTreeMap::new());
+        }
+        let ask = |at: Offset| -> KafkaResult<TopicPartitionList> {
+            let mut list = list.clone();
+            list.set_all_offsets(at)?;
+            self.probe.client.offsets_for_times(list, self.patience)
+        };
+        let explain = |error| self.probe.explain(&error, "look at partitions");
+        let (begins, ends) = (ask(Offset::Beginning).map_err(explain)?, ask(Offset::End).map_err(explain)?);
+        let ends = ends.to_topic_map();
+        let mut extents = BTreeMap::new();
+        for begin in begins.elements() {
+            begin.error().map_err(explain)?;
+            let key = (begin.topic().to_owned(), begin.partition());
+            if let (Offset::Offset(begin), Some(Offset::Offset(end))) = (begin.offset(), ends.get(&key)) {
+                extents.insert(key, Extent { begin, end: *end });
+            }
+        }
+        Ok(extents)
+    }
+
+    fn metadata(&self, topic: Option<&str>, doing: &str) -> Result<rdkafka::metadata::Metadata, BrokerError> {
+        self.probe.client.fetch_metadata(topic, self.patience).map_err(|error| self.probe.explain(&error, doing))
+    }
+}
+
+/// What Kafka takes as a topic's name: said here, because brokers and clients answer with anything but that.
+///
+/// # Errors
+/// What a name is.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    if name.is_empty() || name.len() > 249 || matches!(name, "." | "..") || !name.chars().all(fits) {
+        return Err(plain(Code::InvalidTopic));
+    }
+    Ok(())
+}
+
+fn describe(topic: &rdkafka::metadata::MetadataTopic) -> Topic {
+    let partitions = topic.partitions();
+    Topic {
+        name: topic.name().to_owned(),
+        partitions: partitions.len(),
+        replicas: partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or(0),
+        ailing: partitions.iter().filter(|partition| partition.leader() < 0 || partition.isr().len() < partition.replicas().len()).count(),
+        internal: topic.name().starts_with("__"),
+    }
+}
+
+/// The partitions of a member: `version i16, [topic string, [partition i32]], …`. `None`: of another protocol, or damaged.
+fn assignment(bytes: &[u8]) -> Option<Vec<(String, i32)>> {
+    fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+        let (head, tail) = rest.split_at_checked(len)?;
+        *rest = tail;
+        Some(head)
+    }
+    fn number(rest: &mut &[u8]) -> Option<usize> {
+        usize::try_from(i32::from_be_bytes(take(rest, 4)?.try_into().ok()?)).ok()
+    }
+    let mut rest = bytes;
+    take(&mut rest, 2)?;
+    let mut places = Vec::new();
+    for _ in 0..number(&mut rest)? {
+        let len = usize::from(u16::from_be_bytes(take(&mut rest, 2)?.try_into().ok()?));
+        let topic = std::str::from_utf8(take(&mut rest, len)?).ok()?;
+        for _ in 0..number(&mut rest)? {
+            places.push((topic.to_owned(), i32::try_from(number(&mut rest)?).ok()?));
+        }
+    }
+    Some(places)
+}
+
+/// Waits for a future of the client, which its own thread completes.
+fn wait_for<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut TaskContext::from_waker(&waker)) {
+            return value;
+        }
+        thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Extent, Lag, assignment, check_name};
+
+    #[test]
+    fn lag_counts_what_is_there_and_not_committed() {
+        for (committed, begin, end, want) in
+            [(Some(5), 0, 20, 15), (None, 0, 20, 20), (Some(3), 10, 20, 10), (Some(20), 0, 20, 0), (Some(500), 0, 20, 0)]
+        {
+            let lag =
+                Lag { topic: "t".into(), partition: 0, committed, metadata: String::new(), extent: Extent { begin, end }, member: None };
+            assert_eq!(lag.records(), want, "{lag:?}");
+        }
+    }
+
+    #[test]
+    fn an_assignment_is_read_and_a_damaged_one_is_none() {
+        let bytes = b"\0\x01\0\0\0\x01\0\x02ab\0\0\0\x02\0\0\0\0\0\0\0\x07\0\0\0\0";
+        assert_eq!(assignment(bytes), Some(vec![("ab".to_owned(), 0), ("ab".to_owned(), 7)]));
+        for len in 0..bytes.len() - 4 {
+            assert_eq!(assignment(&bytes[..len]), None, "{len}");
+        }
+        assert_eq!(assignment(b"\0\x01\xff\xff\xff\xff"), None);
+        assert_eq!(assignment(b"\0\x01\x7f\xff\xff\xff"), None, "a count beyond the bytes");
+    }
+
+    #[test]
+    fn names_of_topics_are_checked() {
+        for name in ["orders", "a.b_c-1", &"x".repeat(249)] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", ".", "..", "a b", "ä", "a/b", &"x".repeat(250)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,562 @@
+//! The one thread that owns the client: it polls, reads, lends, takes back and commits. **Its loop is [`serve`], what it does in a turn [`Desk::turn`].**
+//!
+//! Partitions have queues of their own, so that a partition, or all of them, can be left unread without the client's `pause()`, which throws away what was
+//! fetched. The main queue is served all the time, so that the group never misses us. Rebalances come inside of `poll` (`rebalance.rs`).
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use longshore_core::{Delivery, Receipt, SourceError, Verdict};
+use rdkafka::{
+    ClientContext, Statistics, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
+    message::Message as _,
+    types::RDKafkaRespErr,
+};
+
+use super::{
+    consumer::{Order, Start},
+    dead::{Dead, Exhausted},
+    heard::{Heard, plain},
+    intake::{Gate, Keys, Lent, share},
+    record::Record,
+    seat::{Reading, Seat},
+    source::{Back, Command, Exchange, Failed},
+    view::{Counts, PartitionView, View},
+};
+
+/// The main queue is served at least so often; the client is silent for as long at most.
+const SERVE: Duration = Duration::from_millis(100);
+/// Events of the main queue served in one go.
+const EVENTS: usize = 16;
+/// A gate that has been closed for so long has the client itself pause, which gives its buffers back.
+const PAUSE_AFTER: Duration = Duration::from_secs(5);
+/// Leaving the group may take so long.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// What the client calls back.
+pub(super) struct Hooks {
+    pub(super) heard: Heard,
+    /// The main queue has something.
+    pub(super) events: Arc<AtomicBool>,
+    pub(super) desk: Mutex<Option<Desk>>,
+}
+
+impl Hooks {
+    pub(super) fn new() -> Self {
+        Self { heard: Heard::default(), events: Arc::default(), desk: Mutex::new(None) }
+    }
+
+    /// Never held while the main queue is polled: that calls back.
+    pub(super) fn desk(&self) -> MutexGuard<'_, Option<Desk>> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Hooks {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.heard.heard(facility, message);
+    }
+
+    fn error(&self, _: KafkaError, reason: &str) {
+        self.heard.heard("ERROR", reason);
+        if let Some(desk) = &mut *self.desk() {
+            desk.note(self.heard.last().unwrap_or_else(|| reason.to_owned()));
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        if let Some(desk) = &mut *self.desk() {
+            for seat in desk.seats.iter_mut().flatten() {
+                let topic = statistics.topics.get(&*seat.lease.topic);
+                let told = topic.and_then(|topic| topic.partitions.get(&seat.lease.partition)).map(|partition| partition.ls_offset);
+                seat.high = told.filter(|end| *end >= 0).or(seat.high);
+            }
+        }
+    }
+}
+
+impl ConsumerContext for Hooks {
+    fn rebalance(&self, _: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        if let Some(desk) = &mut *self.desk() {
+            desk.rebalance(what, partitions);
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        if let Some(desk) = &mut *self.desk() {
+            desk.committed(&result, offsets);
+        }
+    }
+}
+
+/// What a desk is set to.
+pub(super) struct Rules {
+    pub(super) group: String,
+    pub(super) order: Order,
+    pub(super) start: Start,
+    pub(super) until_end: bool,
+    pub(super) commit_every: Duration,
+    pub(super) pause_interval: Duration,
+    /// How long records in work may take when their partition is taken from us.
+    pub(super) drain: Duration,
+    pub(super) exhausted: Exhausted,
+}
+
+/// All that the client's thread knows.
+pub(super) struct Desk {
+    pub(super) rules: Rules,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) consumer: Arc<BaseConsumer<Hooks>>,
+    pub(super) seats: Vec<Option<Seat>>,
+    pub(super) keys: Keys,
+    pub(super) lent: Lent,
+    pub(super) gate: Gate,
+    pub(super) dead: Option<Dead>,
+    pub(super) counts: Counts,
+    /// Most characters that the broker takes as metadata, as far as we know.
+    pub(super) most_characters: usize,
+    pub(super) last_commit: Option<Instant>,
+    pub(super) next_commit: Instant,
+    /// Something was assigned once, be it nothing.
+    pub(super) assigned: bool,
+    /// The engine has ended.
+    pub(super) finishing: bool,
+    failed: HashMap<Receipt, Failed>,
+    back: Back,
+    reading: Reading,
+    lending: Vec<Delivery<Record>>,
+    /// The number of the last record lent.
+    number: u64,
+    /// Which seat is read first.
+    first: usize,
+    /// When all queues are looked into, whatever they have told.
+    next_look: Instant,
+    paused: bool,
+    last_pause: Option<Instant>,
+    trouble: Option<(Arc<str>, Instant)>,
+}
+
+/// What the thread does after a turn.
+enum Then {
+    /// Another turn.
+    Again,
+    /// Sleeps until it is woken, for so long at most.
+    Sleep(Duration),
+}
+
+/// Serves until it is told to finish. In the end the group is left and the client closed.
+pub(super) fn serve(consumer: Arc<BaseConsumer<Hooks>>, exchange: &Exchange) -> Counts {
+    let served = catch_unwind(AssertUnwindSafe(|| turns(&consumer)));
+    if served.is_err() {
+        exchange.end(Err(SourceError::fatal("the thread of Kafka's client panicked")));
+    }
+    // Desk and client hold each other.
+    let desk = consumer.context().desk().take();
+    let counts = desk.map_or_else(Counts::default, |desk| desk.counts);
+    // The last one closes it.
+    drop(consumer);
+    counts
+}
+
+fn turns(consumer: &BaseConsumer<Hooks>) {
+    let hooks = consumer.context().clone();
+    let mut served: Option<Instant> = None;
+    loop {
+        let now = Instant::now();
+        if hooks.events.swap(false, Ordering::AcqRel) || served.is_none_or(|served| now.duration_since(served) >= SERVE) {
+            served = Some(now);
+            poll(consumer, &hooks);
+        }
+        let then = match &mut *hooks.desk() {
+            None => return,
+            Some(desk) if desk.finishing => break,
+            Some(desk) => desk.turn(Instant::now()),
+        };
+        if let Then::Sleep(most) = then {
+            std::thread::park_timeout(most.min(SERVE));
+        }
+    }
+    if let Some(desk) = &mut *hooks.desk() {
+        desk.last_words();
+    }
+    consumer.unsubscribe();
+    let until = Instant::now() + LEAVE;
+    while Instant::now() < until && hooks.desk().as_ref().is_some_and(|desk| desk.seats.iter().any(Option::is_some)) {
+        poll(consumer, &hooks);
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// Serves the main queue: rebalances, commits, statistics and complaints come in here.
+fn poll(consumer: &BaseConsumer<Hooks>, hooks: &Hooks) {
+    // One call serves one event, and does not tell whether it did.
+    for _ in 0..EVENTS {
+        match consumer.poll(Duration::ZERO) {
+            None => {}
+            Some(Err(error)) => {
+                if let Some(desk) = &mut *hooks.desk() {
+                    desk.complain(&error);
+                }
+            }
+            Some(Ok(message)) => {
+                // None comes this way, since queues are split off before their partition is assigned.
+                if let Some(desk) = &mut *hooks.desk() {
+                    let place = format!("{}[{}]@{}", message.topic(), message.partition(), message.offset());
+                    desk.exchange.end(Err(SourceError::fatal(format!("{place} came by the wrong way; this is a fault of longshore"))));
+                }
+            }
+        }
+    }
+}
+
+impl Desk {
+    pub(super) fn new(
+        rules: Rules,
+        exchange: Arc<Exchange>,
+        consumer: Arc<BaseConsumer<Hooks>>,
+        gate: Gate,
+        dead: Option<Dead>,
+        most_characters: usize,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            next_commit: now + rules.commit_every,
+            rules,
+            exchange,
+            consumer,
+            seats: Vec::new(),
+            keys: Keys::default(),
+            lent: Lent::default(),
+            gate,
+            dead,
+            counts: Counts::default(),
+            most_characters,
+            last_commit: None,
+            assigned: false,
+            finishing: false,
+            failed: HashMap::new(),
+            back: Back::default(),
+            reading: Reading::default(),
+            lending: Vec::new(),
+            number: 0,
+            first: 0,
+            next_look: now,
+            paused: false,
+            last_pause: None,
+            trouble: None,
+        }
+    }
+
+    /// Takes back, reads, lends, commits.
+    fn turn(&mut self, now: Instant) -> Then {
+        self.take_back();
+        if self.finishing {
+            return Then::Again;
+        }
+        let more = self.read_and_lend(now);
+        self.pause_after_long(now);
+        if now >= self.next_commit {
+            self.next_commit = now + self.rules.commit_every;
+            self.commit_what_is_new();
+        }
+        if self.rules.until_end && self.is_at_end() {
+            self.exchange.end(Ok(()));
+        }
+        if more || !self.exchange.sleep_until(self.wake_at()) {
+            return Then::Again;
+        }
+        let commit = self.next_commit.saturating_duration_since(now);
+        Then::Sleep(self.rules.pause_interval.min(commit).max(Duration::from_millis(1)))
+    }
+
+    /// Takes what the engine has settled, and what it asks.
+    pub(super) fn take_back(&mut self) {
+        let mut back = std::mem::take(&mut self.back);
+        self.exchange.take_back(&mut back, usize::MAX);
+        for (receipt, away) in back.away.drain(..) {
+            self.lent.back_off(&mut self.keys, receipt, away);
+        }
+        for failed in back.failed.drain(..) {
+            if self.lent.get(failed.receipt).is_some() {
+                self.failed.insert(failed.receipt, failed);
+            }
+        }
+        for settled in back.settled.drain(..) {
+            match settled.verdict {
+                // Handed back: the engine stops.
+                Verdict::Requeue { .. } => drop(self.lent.end(&mut self.keys, settled.receipt)),
+                Verdict::Ack | Verdict::Reject => self.ended(settled.receipt),
+            }
+        }
+        for command in back.commands.drain(..) {
+            match command {
+                Command::Limits(limits) => self.gate.set_limits(limits),
+                Command::View(answer) => {
+                    let _ = answer.send(self.partial(Instant::now()));
+                }
+                Command::Finish => self.finishing = true,
+            }
+        }
+        back.clear();
+        self.back = back;
+        let Some(dead) = &mut self.dead else { return };
+        for receipt in dead.turn(Instant::now()) {
+            self.counts.dead += 1;
+            self.done(receipt);
+        }
+        if let Some(trouble) = self.dead.as_mut().and_then(Dead::trouble) {
+            self.note(trouble);
+        }
+    }
+
+    /// A record has ended for good.
+    fn ended(&mut self, receipt: Receipt) {
+        // Most records do not fail, and then there is nothing to look up.
+        let failed = if self.failed.is_empty() { None } else { self.failed.remove(&receipt) };
+        let Some(failed) = failed else { return self.done(receipt) };
+        match (&self.rules.exhausted, &mut self.dead) {
+            (Exhausted::Stop, _) => {
+                let _ = self.lent.end(&mut self.keys, receipt);
+                let Failed { record, error, attempts, .. } = failed;
+                let text = format!("{record} failed after {attempts} attempts: {error}; told to stop then");
+                self.exchange.end(Err(SourceError { kind: longshore_core::ErrorKind::Refused, message: text }));
+            }
+            (Exhausted::Skip, _) | (_, None) => {
+                self.counts.skipped += 1;
+                self.done(receipt);
+            }
+            // It is done when the dead-letter topic has it.
+            (_, Some(dead)) => dead.bury(failed),
+        }
+    }
+
+    fn done(&mut self, receipt: Receipt) {
+        let Some(loan) = self.lent.end(&mut self.keys, receipt) else { return };
+        if let Some(Some(seat)) = self.seats.get_mut(loan.seat as usize) {
+            self.counts.done += u64::from(seat.ledger.done(loan.offset));
+        }
+    }
+
+    /// Reads as much as there is room for; says whether there is more.
+    pub(super) fn read_and_lend(&mut self, now: Instant) -> bool {
+        if now >= self.next_look {
+            self.next_look = now + SERVE;
+            self.seats.iter().flatten().for_each(Seat::look);
+        }
+        let limits = *self.gate.limits();
+        let mut room = self.gate.room(self.lent.in_flight(), self.lent.parked(), now);
+        if room == 0 || self.seats.is_empty() || self.exchange.is_closed() {
+            return false;
+        }
+        let Self { seats, keys, .. } = &mut *self;
+        let open = seats.iter_mut().flatten().filter_map(|seat| seat.is_readable(keys, &limits).then_some(())).count();
+        let share = share(room, open);
+        let count = self.seats.len();
+        let first = self.first;
+        for at in (0..count).map(|step| (first + step) % count) {
+            room -= self.read(at, share.min(room));
+            if room == 0 {
+                break;
+            }
+        }
+        self.first = (self.first + 1) % count;
+        if !self.lending.is_empty() {
+            self.exchange.lend(&mut self.lending);
+        }
+        let Self { seats, keys, .. } = &mut *self;
+        room > 0 && seats.iter_mut().flatten().any(|seat| seat.is_readable(keys, &limits))
+    }
+
+    /// Reads up to so many records of one partition; says how many.
+    fn read(&mut self, at: usize, most: usize) -> usize {
+        let limits = *self.gate.limits();
+        let mut total = 0;
+        while total < most {
+            let Some(Some(seat)) = self.seats.get_mut(at) else { break };
+            if !seat.is_readable(&self.keys, &limits) {
+                break;
+            }
+            let reading = &mut self.reading;
+            seat.read(most - total, self.rules.order, &mut self.keys, &limits, reading);
+            self.counts.read += std::mem::take(&mut reading.read);
+            self.counts.known += std::mem::take(&mut reading.known);
+            let (trouble, backwards) = (reading.trouble.take(), reading.backwards.take());
+            let count = reading.gather.len();
+            if count > 0 {
+                let batch = reading.gather.finish(&seat.lease);
+                seat.remember(&batch);
+                for (place, (offset, key)) in reading.fresh.drain(..).enumerate() {
+                    let receipt = self.lent.lend(&self.keys, at as u32, key, offset);
+                    self.number += 1;
+                    self.lending.push(Delivery { id: self.number, payload: batch.record(place as u32), receipt, options: None, key });
+                }
+            }
+            total += count;
+            if let Some(offset) = backwards {
+                self.begin_anew(at, offset);
+            }
+            if let Some(trouble) = trouble {
+                self.note(trouble);
+            }
+            if count == 0 {
+                break;
+            }
+        }
+        total
+    }
+
+    /// The log of a partition was cut, or its topic made again: what is in work of the old one is nobody's.
+    fn begin_anew(&mut self, at: usize, offset: i64) {
+        self.forget_loans(at, true);
+        if let Some(Some(seat)) = self.seats.get_mut(at) {
+            let text = format!(
+                "{}[{}] goes back to {offset}, from {}: the log was cut or the topic made again; it is read from there",
+                seat.lease.topic, seat.lease.partition, seat.position
+            );
+            seat.begin_anew(offset, self.most_characters);
+            // The record itself was read already: it comes again when the partition is read from there.
+            let _ = self.consumer.seek(&seat.lease.topic, seat.lease.partition, rdkafka::Offset::Offset(offset), Duration::from_secs(1));
+            self.note(text);
+        }
+    }
+
+    /// When the thread has to be woken for settlements.
+    pub(super) fn wake_at(&self) -> usize {
+        let limits = self.gate.limits();
+        let gate = self.gate.to_reopen(self.lent.in_flight());
+        if gate > 0 {
+            return gate;
+        }
+        self.seats.iter().flatten().filter_map(|seat| seat.waits_for(&self.keys, limits)).min().unwrap_or(usize::MAX)
+    }
+
+    /// After seconds behind a closed gate what the client holds ready is given back; once more records are wanted, it goes on.
+    fn pause_after_long(&mut self, now: Instant) {
+        let closed = self.gate.closed_since().is_some_and(|since| now.duration_since(since) >= PAUSE_AFTER);
+        let recently = self.last_pause.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1));
+        if closed == self.paused || recently && closed {
+            return;
+        }
+        let all = self.all();
+        let result = if closed { self.consumer.pause(&all) } else { self.consumer.resume(&all) };
+        match result {
+            Ok(()) => {
+                self.paused = closed;
+                self.last_pause = Some(now);
+                self.counts.pauses += u64::from(closed);
+                self.seats.iter_mut().flatten().for_each(|seat| seat.paused = closed);
+            }
+            Err(error) => self.note(error.to_string()),
+        }
+    }
+
+    /// All partitions that are assigned to us.
+    fn all(&self) -> TopicPartitionList {
+        let mut all = TopicPartitionList::new();
+        for seat in self.seats.iter().flatten() {
+            all.add_partition(&seat.lease.topic, seat.lease.partition);
+        }
+        all
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.assigned && self.lent.len() == 0 && self.seats.iter().flatten().all(Seat::is_at_end)
+    }
+
+    /// What goes wrong, for the view.
+    pub(super) fn note(&mut self, text: String) {
+        self.trouble = Some((text.into(), Instant::now()));
+    }
+
+    /// An error of the client: most pass by themselves.
+    fn complain(&mut self, error: &KafkaError) {
+        let heard = self.consumer.context().heard.last();
+        let text = match (error.rdkafka_error_code(), heard) {
+            (Some(Code::AllBrokersDown | Code::BrokerTransportFailure), Some(heard)) => heard,
+            (Some(code), _) => plain(code),
+            (None, _) => error.to_string(),
+        };
+        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_))
+            || matches!(
+                error.rdkafka_error_code(),
+                Some(
+                    Code::GroupAuthorizationFailed
+                        | Code::TopicAuthorizationFailed
+                        | Code::ClusterAuthorizationFailed
+                        | Code::SaslAuthenticationFailed
+                        | Code::Authentication
+                )
+            );
+        if matches!(error.rdkafka_error_code(), Some(Code::PollExceeded)) {
+            self.counts.lost += 1;
+        }
+        if fatal {
+            let text = format!("group `{}`: {text}", self.rules.group);
+            self.exchange.end(Err(SourceError { kind: longshore_core::ErrorKind::Refused, message: text }));
+        } else {
+            self.note(text);
+        }
+    }
+
+    /// Before the group is left: dead letters on their way, and the last commit.
+    fn last_words(&mut self) {
+        if let Some(dead) = &mut self.dead {
+            for receipt in dead.flush(LEAVE) {
+                self.counts.dead += 1;
+                self.done(receipt);
+            }
+        }
+        self.commit_now(|_| true);
+    }
+
+    fn partial(&self, now: Instant) -> super::source::Partial {
+        let partitions = self.seats.iter().flatten().map(|seat| {
+            let committed = seat.commit.offset;
+            PartitionView {
+                topic: seat.lease.topic.clone(),
+                partition: seat.lease.partition,
+                position: seat.position,
+                committed,
+                lag: seat.high.map(|end| (end - committed.unwrap_or_else(|| seat.ledger.position())).max(0)),
+                incomplete: seat.ledger.incomplete(),
+                oldest: seat.ledger.oldest(),
+                metadata: seat.commit.metadata,
+                state: seat.intake(),
+            }
+        });
+        let partitions: Vec<_> = partitions.collect();
+        let (limits, gate) = (*self.gate.limits(), self.gate.state(now));
+        let (closings, closed_for) = (self.gate.closings(), self.gate.closed_for(now));
+        let (in_flight, parked) = (self.lent.in_flight(), self.lent.parked());
+        let burying = self.dead.as_ref().map_or(0, Dead::len);
+        let committed_ago = self.last_commit.map(|at| now.duration_since(at));
+        let trouble = self.trouble.clone().map(|(text, at)| (text, now.duration_since(at)));
+        let counts = self.counts;
+        Box::new(move |engine, max_threads| View {
+            engine,
+            max_threads,
+            in_flight,
+            max_in_flight: limits.in_flight,
+            reopen_at: limits.reopen_at(),
+            gate,
+            closings,
+            closed_for,
+            parked,
+            burying,
+            partitions,
+            counts,
+            committed_ago,
+            trouble,
+        })
+    }
+}

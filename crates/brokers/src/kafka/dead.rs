@@ -1,0 +1,215 @@
+//! Where records go that failed for good: a topic of their own, with the reason, the attempts and the origin in headers.
+//!
+//! A record is done only when that topic has it. Until then it is sent again and again, once a second, and counts as in flight: where the topic takes
+//! nothing, the consumer comes to a stop with nothing lost.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use longshore_core::Receipt;
+use rdkafka::{
+    ClientContext,
+    config::{ClientConfig, RDKafkaLogLevel},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext},
+};
+
+use super::{
+    heard::{Heard, plain},
+    source::Failed,
+};
+
+/// What becomes of a record that failed for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Exhausted {
+    Bury,
+    Skip,
+    Stop,
+}
+
+/// A record that was not taken is sent again after this time.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The longest text of an error in a header, in bytes.
+const TEXT: usize = 4_000;
+
+/// The dead-letter topics of one consumer.
+pub(super) struct Dead {
+    producer: BaseProducer<Hears>,
+    group: String,
+    /// By topic: its dead-letter topic and how many partitions that has.
+    topics: HashMap<String, (String, i32)>,
+    /// On their way, by receipt.
+    graves: HashMap<usize, Grave>,
+    /// Something waits to be sent again; not before this time.
+    again: Option<Instant>,
+    trouble: Option<String>,
+}
+
+struct Grave {
+    failed: Failed,
+    /// It is with the client.
+    sent: bool,
+    /// It was too large with its value.
+    bare: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Hears {
+    heard: Heard,
+    reports: Mutex<Vec<(usize, Option<Code>)>>,
+}
+
+impl ClientContext for Hears {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.heard.heard(facility, message);
+    }
+
+    fn error(&self, _: KafkaError, reason: &str) {
+        self.heard.heard("ERROR", reason);
+    }
+}
+
+impl ProducerContext for Hears {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, receipt: usize) {
+        let code = result.as_ref().err().map(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Fail));
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner).push((receipt, code));
+    }
+}
+
+impl Dead {
+    /// `topics`: for each topic its dead-letter topic and how many partitions that has.
+    pub(super) fn new(config: &ClientConfig, group: String, topics: HashMap<String, (String, i32)>) -> Result<Self, KafkaError> {
+        let producer = config.create_with_context(Hears::default())?;
+        Ok(Self { producer, group, topics, graves: HashMap::new(), again: None, trouble: None })
+    }
+
+    /// Records that are not there yet.
+    pub(super) fn len(&self) -> usize {
+        self.graves.len()
+    }
+
+    /// What went wrong since the last question.
+    pub(super) fn trouble(&mut self) -> Option<String> {
+        self.trouble.take()
+    }
+
+    pub(super) fn bury(&mut self, failed: Failed) {
+        let receipt = failed.receipt.0 as usize;
+        self.graves.insert(receipt, Grave { failed, sent: false, bare: false });
+        self.send(receipt);
+    }
+
+    /// Serves the producer; says which records the topic has now.
+    pub(super) fn turn(&mut self, now: Instant) -> Vec<Receipt> {
+        if self.graves.is_empty() {
+            return Vec::new();
+        }
+        let _ = self.producer.poll(Duration::ZERO);
+        let reports = std::mem::take(&mut *self.producer.context().reports.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut done = Vec::new();
+        for (receipt, code) in reports {
+            match code {
+                None => done.extend(self.graves.remove(&receipt).map(|grave| grave.failed.receipt)),
+                Some(code) => self.refused(receipt, code),
+            }
+        }
+        if self.again.is_some_and(|at| at <= now) {
+            self.again = None;
+            let waiting: Vec<usize> = self.graves.iter().filter(|(_, grave)| !grave.sent).map(|(receipt, _)| *receipt).collect();
+            waiting.into_iter().for_each(|receipt| self.send(receipt));
+        }
+        done
+    }
+
+    /// Waits until the topic has all of them, for so long at most.
+    pub(super) fn flush(&mut self, most: Duration) -> Vec<Receipt> {
+        let until = Instant::now() + most;
+        let mut done = Vec::new();
+        while !self.graves.is_empty() && Instant::now() < until {
+            let _ = self.producer.poll(Duration::from_millis(20));
+            done.extend(self.turn(Instant::now()));
+        }
+        done
+    }
+
+    fn refused(&mut self, receipt: usize, code: Code) {
+        let Some(grave) = self.graves.get_mut(&receipt) else { return };
+        grave.sent = false;
+        if code == Code::MessageSizeTooLarge && !grave.bare {
+            grave.bare = true;
+            return self.send(receipt);
+        }
+        let topic = grave.failed.record.topic();
+        let name = self.topics.get(topic).map_or(topic, |(name, _)| name.as_str());
+        let heard = self.producer.context().heard.last().filter(|_| matches!(code, Code::MessageTimedOut | Code::BrokerTransportFailure));
+        self.trouble = Some(format!("dead-letter topic `{name}`: {}", heard.unwrap_or_else(|| plain(code))));
+        self.again.get_or_insert_with(|| Instant::now() + AGAIN);
+    }
+
+    fn send(&mut self, receipt: usize) {
+        let Some(grave) = self.graves.get_mut(&receipt) else { return };
+        let record = &grave.failed.record;
+        let Some((topic, partitions)) = self.topics.get(record.topic()) else { return };
+        let headers = headers(&grave.failed, &self.group, grave.bare);
+        let mut letter: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(topic, receipt).headers(headers);
+        if record.partition() < *partitions {
+            letter = letter.partition(record.partition());
+        }
+        if let Some(timestamp) = record.timestamp() {
+            letter = letter.timestamp(timestamp);
+        }
+        if let Some(key) = record.key() {
+            letter = letter.key(key);
+        }
+        if let Some(value) = record.value().filter(|_| !grave.bare) {
+            letter = letter.payload(value);
+        }
+        grave.sent = true;
+        if let Err((error, _)) = self.producer.send(letter) {
+            let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+            self.refused(receipt, code);
+        }
+    }
+}
+
+/// The record's own headers, and those that Spring's recoverer writes, in its encodings (numbers are big-endian), with `longshore-attempts`.
+fn headers(failed: &Failed, group: &str, bare: bool) -> OwnedHeaders {
+    let Failed { record, error, attempts, .. } = failed;
+    let mut headers = OwnedHeaders::new();
+    for (name, value) in record.headers() {
+        headers = headers.insert(Header { key: name, value });
+    }
+    let add = |headers: OwnedHeaders, key: &str, value: &[u8]| headers.insert(Header { key, value: Some(value) });
+    headers = add(headers, "kafka_dlt-original-topic", record.topic().as_bytes());
+    headers = add(headers, "kafka_dlt-original-partition", &record.partition().to_be_bytes());
+    headers = add(headers, "kafka_dlt-original-offset", &record.offset().to_be_bytes());
+    if let Some(timestamp) = record.timestamp() {
+        headers = add(headers, "kafka_dlt-original-timestamp", &timestamp.to_be_bytes());
+    }
+    headers = add(headers, "kafka_dlt-original-consumer-group", group.as_bytes());
+    headers = add(headers, "kafka_dlt-exception-fqcn", error.kind().as_bytes());
+    headers = add(headers, "kafka_dlt-exception-message", cut(&error.to_string()).as_bytes());
+    if let Some(tail) = error.tail() {
+        headers = add(headers, "kafka_dlt-exception-stacktrace", cut(tail).as_bytes());
+    }
+    headers = add(headers, "longshore-attempts", attempts.to_string().as_bytes());
+    if bare {
+        let bytes = record.value().map_or(0, <[u8]>::len);
+        headers = add(headers, "longshore-value-left-out", format!("{bytes} bytes, more than the dead-letter topic takes").as_bytes());
+    }
+    headers
+}
+
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}

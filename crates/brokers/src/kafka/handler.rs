@@ -1,0 +1,139 @@
+//! What runs for each record, and on which lane.
+
+use std::{future::Future, sync::Arc};
+
+use futures_util::FutureExt;
+use longshore_core::{
+    Answer, Clock, Context, Finished, LaneKind, Outcome, Skip, TaskError,
+    lane::{
+        AsyncHandler, Lane, Outbox, SyncHandler,
+        async_::AsyncLane,
+        blocking::BlockingLane,
+        child::Children,
+        cpu::CpuLane,
+        process::{ProcessHandler, ProcessLane},
+    },
+};
+use tokio::runtime::Handle as Runtime;
+
+use super::record::Record;
+
+pub(super) type OnEnd<R> = Box<dyn Fn(&Finished<Record, R>) + Send + Sync>;
+type Make<R> = Box<dyn FnOnce(&Outbox<Record, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<Record, R>> + Send>;
+
+/// What runs for each record, and on which lane. Its result says that the record is done; an error has it tried again, and at last buried in the
+/// dead-letter topic.
+///
+/// A record that was read, and whose partition is then taken from us before the handler begins with it, never reaches the handler.
+pub struct Handler<R> {
+    pub(super) lane: LaneKind,
+    pub(super) make: Make<R>,
+    pub(super) on_end: Option<OnEnd<R>>,
+}
+
+impl<R: Send + 'static> Handler<R> {
+    /// An async function, on the async lane: for handlers that wait.
+    pub fn new<F, Fut, A>(function: F) -> Self
+    where
+        F: Fn(Record) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = A> + Send + 'static,
+        A: Answer<R>,
+    {
+        Self::of_async(AsyncHandler::Plain(Arc::new(move |record| {
+            let future = function(record);
+            Box::pin(async move { future.await.into_outcome() })
+        })))
+    }
+
+    /// A plain function on the blocking lane, a thread for each record that is in work.
+    pub fn blocking<F, A>(function: F) -> Self
+    where
+        F: Fn(&Context, Record) -> A + Send + Sync + 'static,
+        A: Answer<R>,
+    {
+        Self::of_blocking(Arc::new(move |context, record| function(context, record).into_outcome()))
+    }
+
+    /// A plain function on the cpu lane: for handlers that compute.
+    pub fn cpu<F, A>(function: F) -> Self
+    where
+        F: Fn(&Context, Record) -> A + Send + Sync + 'static,
+        A: Answer<R>,
+    {
+        let handler = guarded(Arc::new(move |context: &Context, record| function(context, record).into_outcome()));
+        Self {
+            lane: LaneKind::Cpu,
+            make: Box::new(move |outbox, clock, _, workers| Arc::new(CpuLane::new(handler, workers, outbox.clone(), clock))),
+            on_end: None,
+        }
+    }
+
+    /// A handler of the async lane, as the engine knows it.
+    pub fn of_async(handler: AsyncHandler<Record, R>) -> Self {
+        let handler = match handler {
+            AsyncHandler::Plain(handler) => {
+                AsyncHandler::Plain(Arc::new(
+                    move |record: Record| {
+                        if record.begin() { handler(record) } else { std::future::ready(withdrawn()).boxed() }
+                    },
+                ))
+            }
+            AsyncHandler::WithContext(handler) => AsyncHandler::WithContext(Arc::new(move |context, record: Record| {
+                if record.begin() { handler(context, record) } else { std::future::ready(withdrawn()).boxed() }
+            })),
+        };
+        Self {
+            lane: LaneKind::Async,
+            make: Box::new(move |outbox, clock, runtime, _| Arc::new(AsyncLane::new(handler, outbox.clone(), clock, runtime))),
+            on_end: None,
+        }
+    }
+
+    /// A handler of the blocking lane, as the engine knows it.
+    pub fn of_blocking(handler: SyncHandler<Record, R>) -> Self {
+        let handler = guarded(handler);
+        Self {
+            lane: LaneKind::Blocking,
+            make: Box::new(move |outbox, clock, _, _| Arc::new(BlockingLane::new(handler, outbox.clone(), clock))),
+            on_end: None,
+        }
+    }
+
+    /// A command for each record, on the process lane; the children are entered in this registry.
+    pub fn of_process(handler: ProcessHandler<Record, R>, children: Children) -> Self {
+        let ProcessHandler { command, answer, kill_after, max_output } = handler;
+        let command: Arc<dyn Fn(&Context, &Record) -> _ + Send + Sync> =
+            Arc::new(
+                move |context, record: &Record| {
+                    if record.begin() { command(context, record) } else { Err(TaskError::invalid("its partition was taken from us")) }
+                },
+            );
+        let handler = ProcessHandler { command, answer, kill_after, max_output };
+        Self {
+            lane: LaneKind::Process,
+            make: Box::new(move |outbox, clock, _, _| Arc::new(ProcessLane::new(handler, children, outbox.clone(), clock))),
+            on_end: None,
+        }
+    }
+
+    /// Is told of each record that has ended for good, well or badly, before it counts as done. To be quick: what comes next waits for it.
+    #[must_use]
+    pub fn on_end(mut self, on_end: impl Fn(&Finished<Record, R>) + Send + Sync + 'static) -> Self {
+        self.on_end = Some(Box::new(on_end));
+        self
+    }
+
+    /// The lane.
+    pub fn lane(&self) -> LaneKind {
+        self.lane
+    }
+}
+
+fn guarded<R: Send + 'static>(handler: SyncHandler<Record, R>) -> SyncHandler<Record, R> {
+    Arc::new(move |context, record| if record.begin() { handler(context, record) } else { withdrawn() })
+}
+
+/// Nobody hears of it: its receipt was taken back before.
+fn withdrawn<R>() -> Outcome<R> {
+    Outcome::Skipped(Skip::Revoked)
+}

@@ -1,0 +1,193 @@
+//! What the client complains of, and its errors in plain words.
+
+use std::sync::{Mutex, PoisonError};
+
+use longshore_core::ErrorKind;
+use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode as Code},
+};
+
+use crate::broker::BrokerError;
+
+/// Keeps the client's last complaint. Operations alone only say that time ran out; the reason (a wrong password, a certificate) is in its log.
+///
+/// A context of another client calls [`heard`](Self::heard) from its own `log` and `error`.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    last: Mutex<Option<String>>,
+}
+
+impl Heard {
+    /// A line of the client's log. Facility `FAIL` is what ended a connection.
+    pub(crate) fn heard(&self, facility: &str, message: &str) {
+        if matches!(facility, "FAIL" | "ERROR" | "SSL" | "SASL" | "CERTVERIFY") {
+            let text = reason(message);
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            // What a connection died of says more than that there is none any more.
+            if !text.contains("brokers are down") || last.is_none() {
+                *last = Some(text);
+            }
+        }
+    }
+
+    /// What was complained of last.
+    pub(crate) fn last(&self) -> Option<String> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// An error of an operation, with what was complained of where that tells more. `doing` says what could not be done: "create topic `x`".
+    pub(crate) fn explain(&self, error: &KafkaError, doing: &str) -> BrokerError {
+        let code = code_of(error);
+        let unreached = matches!(
+            code,
+            Some(
+                Code::BrokerTransportFailure
+                    | Code::AllBrokersDown
+                    | Code::OperationTimedOut
+                    | Code::MessageTimedOut
+                    | Code::Authentication
+                    | Code::Resolve
+            )
+        );
+        let text = match (code, self.last()) {
+            (Some(_), Some(last)) if unreached => last,
+            (Some(code), _) => plain(code),
+            (None, _) => error.to_string(),
+        };
+        BrokerError { kind: kind(code), message: format!("cannot {doing}: {text}") }
+    }
+}
+
+impl ClientContext for Heard {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.heard(facility, message);
+    }
+
+    fn error(&self, _: KafkaError, reason: &str) {
+        self.heard("ERROR", reason);
+    }
+}
+
+/// The code in an error.
+pub(crate) fn code_of(error: &KafkaError) -> Option<Code> {
+    match error {
+        KafkaError::AdminOp(code) | KafkaError::MetadataFetch(code) | KafkaError::GroupListFetch(code) | KafkaError::OffsetFetch(code) => {
+            Some(*code)
+        }
+        other => other.rdkafka_error_code(),
+    }
+}
+
+/// Whether trying again may help.
+fn kind(code: Option<Code>) -> ErrorKind {
+    match code {
+        Some(
+            Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::OperationTimedOut
+            | Code::MessageTimedOut
+            | Code::RequestTimedOut
+            | Code::QueueFull
+            | Code::NotEnoughReplicas
+            | Code::NotEnoughReplicasAfterAppend
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator,
+        ) => ErrorKind::Transient,
+        _ => ErrorKind::Refused,
+    }
+}
+
+/// An error of Kafka for people: what it is, and what to do about it.
+pub(crate) fn plain(code: Code) -> String {
+    let text = match code {
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
+            "there is no such topic or partition; `longshore kafka create-topic` makes one"
+        }
+        Code::TopicAlreadyExists => "it exists already",
+        Code::TopicAuthorizationFailed => "no permission for this topic; an administrator has to allow it to the user that we are",
+        Code::GroupAuthorizationFailed => "no permission for this group; an administrator has to allow it to the user that we are",
+        Code::ClusterAuthorizationFailed => {
+            "no permission for this on the cluster; an administrator has to allow it to the user that we are"
+        }
+        Code::TransactionalIdAuthorizationFailed => "no permission for this transactional id",
+        Code::SaslAuthenticationFailed | Code::Authentication => "user or password is wrong",
+        Code::MessageSizeTooLarge => "the record is larger than the topic (`max.message.bytes`) or the client (`message.max.bytes`) takes",
+        Code::InvalidTopic => "a topic's name has 1 to 249 letters, digits, `.`, `_` and `-`",
+        Code::InvalidReplicationFactor => "there are not that many brokers; use a smaller --replication",
+        Code::InvalidPartitions => "a topic has one partition or more",
+        Code::InvalidConfig => "a setting of the topic is unknown, or its value is wrong",
+        Code::BrokerTransportFailure | Code::AllBrokersDown => "no broker can be reached there",
+        Code::OperationTimedOut | Code::RequestTimedOut => "no answer in time",
+        Code::MessageTimedOut => "no broker has taken it in time",
+        Code::QueueFull => "the client's queue is full",
+        Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => "too few replicas are there",
+        Code::InvalidRecord => "the broker does not take such a record (a compacted topic needs keys)",
+        Code::OffsetMetadataTooLarge => "the commit's metadata is larger than the broker takes (`offset.metadata.max.bytes`)",
+        Code::UnsupportedSASLMechanism => "the broker does not know this SASL mechanism",
+        Code::UnsupportedCompressionType => "the broker does not know this compression",
+        other => return other.to_string(),
+    };
+    text.to_owned()
+}
+
+/// A line of the client's log for people: without its threads and repetitions, with what to do where that is known.
+fn reason(message: &str) -> String {
+    let mut text = message;
+    // "[thrd:…]: host:port/bootstrap: Connect to … failed: …"
+    while let Some((head, rest)) = text.split_once("]: ")
+        && head.starts_with('[')
+    {
+        text = rest;
+    }
+    // "… (after 3ms in state CONNECT, 4 identical error(s) suppressed)"
+    let text = text.split(" (after ").next().unwrap_or(text).trim();
+    let advice = if text.contains("certificate verify failed") {
+        " → name the certificate of the authority that signed the broker's: ?ca=FILE"
+    } else if text.contains("Authentication failed") || text.contains("authentication error") {
+        " → user or password is wrong"
+    } else if text.contains("Connection refused") {
+        " → nothing listens there: is Kafka running, and is the address right?"
+    } else if text.contains("connecting to a SSL listener")
+        || text.contains("wrong version number")
+        || text.contains("SSL handshake failed")
+    {
+        " → TLS on one side only? kafkas:// speaks TLS, kafka:// does not"
+    } else if text.contains("Disconnected while requesting ApiVersion") {
+        " → the listener may want TLS (kafkas://) or a user"
+    } else {
+        ""
+    };
+    format!("{text}{advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_core::ErrorKind;
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+    use super::Heard;
+
+    #[test]
+    fn a_time_out_is_explained_by_what_the_log_said_and_a_refusal_by_itself() {
+        let heard = Heard::default();
+        let timed_out = KafkaError::MetadataFetch(Code::BrokerTransportFailure);
+        assert_eq!(heard.explain(&timed_out, "list topics").message, "cannot list topics: no broker can be reached there");
+        heard.heard("FAIL", "[thrd:127.0.0.1:1/bootstrap]: 127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)");
+        heard.heard("ERROR", "1/1 brokers are down");
+        let error = heard.explain(&timed_out, "list topics");
+        assert_eq!(error.kind, ErrorKind::Transient);
+        assert_eq!(
+            error.message,
+            "cannot list topics: 127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused → nothing listens there: is Kafka running, \
+             and is the address right?"
+        );
+        let refused = heard.explain(&KafkaError::AdminOp(Code::TopicAuthorizationFailed), "create topic `x`");
+        assert_eq!(refused.kind, ErrorKind::Refused);
+        assert!(refused.message.starts_with("cannot create topic `x`: no permission for this topic"), "{}", refused.message);
+    }
+}

@@ -1,0 +1,396 @@
+//! What may be read now: pure, without a clock of its own and without a client.
+//!
+//! - [`Gate`]: how many records may be in flight, with a lower mark at which it reopens
+//! - [`Keys`]: which number a key has in the engine, how many of its records are in flight, and which of them back off
+//! - [`Lent`]: the records that are with the engine, by receipt
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use longshore_core::Receipt;
+
+use super::view::GateState;
+
+/// What the intake is set to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Limits {
+    /// Records that run or wait to run, at most.
+    pub(super) in_flight: usize,
+    /// The part of it at which a closed gate reopens.
+    pub(super) reopen: f64,
+    /// Records that back off, and those behind them, at most.
+    pub(super) parked: usize,
+}
+
+impl Limits {
+    /// A closed gate reopens when no more than this are in flight.
+    pub(super) fn reopen_at(&self) -> usize {
+        let at = (self.in_flight as f64 * self.reopen.clamp(0.0, 1.0)) as usize;
+        at.min(self.in_flight.saturating_sub(1))
+    }
+
+    /// Records of one key in flight, at most; beyond, its partition waits.
+    pub(super) fn of_key(&self) -> usize {
+        (self.in_flight / 4).max(1)
+    }
+
+    /// The partition goes on when no more than this are.
+    pub(super) fn of_key_again(&self) -> usize {
+        let at = (self.of_key() as f64 * self.reopen.clamp(0.0, 1.0)) as usize;
+        at.min(self.of_key() - 1)
+    }
+}
+
+/// Decides whether records are read, with hysteresis: it closes when all places are taken, and reopens at a lower mark.
+#[derive(Debug)]
+pub(super) struct Gate {
+    limits: Limits,
+    /// When it closed, and whether for what is parked.
+    closed: Option<(Instant, bool)>,
+    closings: u64,
+    closed_for: Duration,
+}
+
+impl Gate {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, closed: None, closings: 0, closed_for: Duration::ZERO }
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// How many records may be read now. `in_flight` run or wait to run, `parked` back off or wait behind one that does.
+    pub(super) fn room(&mut self, in_flight: usize, parked: usize, now: Instant) -> usize {
+        let Limits { in_flight: most, parked: most_parked, .. } = self.limits;
+        let full = in_flight >= most;
+        let too_many = parked >= most_parked;
+        match self.closed {
+            None if full || too_many => {
+                self.closed = Some((now, !full));
+                self.closings += 1;
+            }
+            Some((since, _)) if in_flight <= self.limits.reopen_at() && !too_many => {
+                self.closed = None;
+                self.closed_for += now.saturating_duration_since(since);
+            }
+            None | Some(_) => {}
+        }
+        if self.closed.is_some() { 0 } else { most - in_flight }
+    }
+
+    /// How many records must end before it can reopen; 0 while it is open.
+    pub(super) fn to_reopen(&self, in_flight: usize) -> usize {
+        if self.closed.is_some() { in_flight.saturating_sub(self.limits.reopen_at()).max(1) } else { 0 }
+    }
+
+    pub(super) fn closed_since(&self) -> Option<Instant> {
+        self.closed.map(|(since, _)| since)
+    }
+
+    pub(super) fn closings(&self) -> u64 {
+        self.closings
+    }
+
+    pub(super) fn closed_for(&self, now: Instant) -> Duration {
+        self.closed_for + self.closed.map_or(Duration::ZERO, |(since, _)| now.saturating_duration_since(since))
+    }
+
+    pub(super) fn state(&self, now: Instant) -> GateState {
+        match self.closed {
+            None => GateState::Open,
+            Some((since, parked)) => {
+                let since = now.saturating_duration_since(since);
+                if parked { GateState::Parked { since } } else { GateState::Closed { since } }
+            }
+        }
+    }
+}
+
+/// The numbers of keys: small, and used again once none of a key's records is in flight.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    /// By number; the first is nobody's.
+    states: Vec<KeyState>,
+    free: Vec<NonZeroU32>,
+}
+
+#[derive(Debug, Default)]
+struct KeyState {
+    in_flight: usize,
+    /// How many of them back off: one in truth, since the others wait for it.
+    away: usize,
+}
+
+/// The keys of one partition that have numbers.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    numbers: HashMap<Arc<[u8]>, NonZeroU32>,
+    /// The count at which those without records are next forgotten.
+    sweep_at: usize,
+}
+
+/// Keys without records that a partition remembers, since the next record of theirs may be near.
+const REMEMBERED: usize = 1024;
+
+impl Keys {
+    /// A number that nobody has.
+    pub(super) fn number(&mut self) -> NonZeroU32 {
+        if let Some(number) = self.free.pop() {
+            return number;
+        }
+        if self.states.is_empty() {
+            self.states.push(KeyState::default());
+        }
+        self.states.push(KeyState::default());
+        u32::try_from(self.states.len() - 1).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
+    }
+
+    /// The number of a partition's key.
+    pub(super) fn number_of(&mut self, names: &mut Names, key: &[u8]) -> NonZeroU32 {
+        if let Some(number) = names.numbers.get(key) {
+            return *number;
+        }
+        if names.numbers.len() >= names.sweep_at {
+            names.numbers.retain(|_, number| {
+                let used = self.states[number.get() as usize].in_flight > 0;
+                if !used {
+                    self.free.push(*number);
+                }
+                used
+            });
+            names.sweep_at = (names.numbers.len() * 2).max(REMEMBERED);
+        }
+        let number = self.number();
+        names.numbers.insert(key.into(), number);
+        number
+    }
+
+    /// Gives back a partition's numbers. None of its records is in flight any more.
+    pub(super) fn forget(&mut self, names: Names, own: Option<NonZeroU32>) {
+        for number in names.numbers.into_values().chain(own) {
+            self.states[number.get() as usize] = KeyState::default();
+            self.free.push(number);
+        }
+    }
+
+    /// A record of it is in flight; says how many there are then.
+    pub(super) fn add(&mut self, number: NonZeroU32) -> usize {
+        let state = &mut self.states[number.get() as usize];
+        state.in_flight += 1;
+        state.in_flight
+    }
+
+    pub(super) fn in_flight(&self, number: NonZeroU32) -> usize {
+        self.states[number.get() as usize].in_flight
+    }
+
+    /// Whether one of its records backs off.
+    pub(super) fn is_away(&self, number: NonZeroU32) -> bool {
+        self.states[number.get() as usize].away > 0
+    }
+}
+
+/// A record that is with the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Loan {
+    /// Where its partition sits.
+    pub(super) seat: u32,
+    /// Its key's number, if it has to keep an order.
+    pub(super) key: Option<NonZeroU32>,
+    pub(super) offset: i64,
+    /// It backs off.
+    pub(super) away: bool,
+}
+
+/// The records that are with the engine. A receipt whose record was called back is nobody's, however late it comes.
+#[derive(Debug, Default)]
+pub(super) struct Lent {
+    slots: Vec<(u32, Option<Loan>)>,
+    free: Vec<u32>,
+    /// Records that back off, and those in flight behind them.
+    parked: usize,
+}
+
+impl Lent {
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Records that back off, and those that wait behind one of their key.
+    pub(super) fn parked(&self) -> usize {
+        self.parked
+    }
+
+    /// Records that run or wait to run.
+    pub(super) fn in_flight(&self) -> usize {
+        self.len() - self.parked
+    }
+
+    /// Lends a record, whose key has been [added](Keys::add).
+    pub(super) fn lend(&mut self, keys: &Keys, seat: u32, key: Option<NonZeroU32>, offset: i64) -> Receipt {
+        self.parked += usize::from(key.is_some_and(|key| keys.is_away(key)));
+        let loan = Some(Loan { seat, key, offset, away: false });
+        let slot = if let Some(slot) = self.free.pop() {
+            self.slots[slot as usize].1 = loan;
+            slot
+        } else {
+            self.slots.push((0, loan));
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        };
+        Receipt(u64::from(self.slots[slot as usize].0) << 32 | u64::from(slot))
+    }
+
+    pub(super) fn get(&self, receipt: Receipt) -> Option<&Loan> {
+        let (age, loan) = self.slots.get(receipt.0 as u32 as usize)?;
+        loan.as_ref().filter(|_| u64::from(*age) == receipt.0 >> 32)
+    }
+
+    /// Takes a record back. `None`: it was called back before.
+    pub(super) fn end(&mut self, keys: &mut Keys, receipt: Receipt) -> Option<Loan> {
+        let slot = receipt.0 as u32;
+        let (age, loan) = self.slots.get_mut(slot as usize)?;
+        if u64::from(*age) != receipt.0 >> 32 {
+            return None;
+        }
+        let loan = loan.take()?;
+        *age = age.wrapping_add(1);
+        self.free.push(slot);
+        self.set_away(keys, &loan, false);
+        self.parked -= usize::from(loan.key.is_some_and(|key| keys.is_away(key)));
+        if let Some(key) = loan.key {
+            keys.states[key.get() as usize].in_flight -= 1;
+        }
+        Some(loan)
+    }
+
+    /// A record backs off, or does so no more.
+    pub(super) fn back_off(&mut self, keys: &mut Keys, receipt: Receipt, away: bool) {
+        let Some(before) = self.get(receipt).copied() else { return };
+        self.set_away(keys, &before, away);
+        if let Some(loan) = &mut self.slots[receipt.0 as u32 as usize].1 {
+            loan.away = away;
+        }
+    }
+
+    fn set_away(&mut self, keys: &mut Keys, loan: &Loan, away: bool) {
+        if loan.away == away {
+            return;
+        }
+        let held = match loan.key {
+            None => 1,
+            Some(key) => {
+                let state = &mut keys.states[key.get() as usize];
+                let before = state.away;
+                state.away = if away { before + 1 } else { before - 1 };
+                if before.min(state.away) == 0 { state.in_flight } else { 0 }
+            }
+        };
+        self.parked = if away { self.parked + held } else { self.parked - held };
+    }
+
+    /// The receipts of a seat's records.
+    pub(super) fn of_seat(&self, seat: u32) -> impl Iterator<Item = (Receipt, &Loan)> {
+        self.slots.iter().enumerate().filter_map(move |(slot, (age, loan))| {
+            let loan = loan.as_ref().filter(|loan| loan.seat == seat)?;
+            Some((Receipt(u64::from(*age) << 32 | slot as u64), loan))
+        })
+    }
+}
+
+/// How many records one of `open` partitions may bring in a turn, so that the first does not take all the room.
+pub(super) fn share(room: usize, open: usize) -> usize {
+    (room / open.max(1)).max(16).min(room)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limits(in_flight: usize) -> Limits {
+        Limits { in_flight, reopen: 0.75, parked: 20 }
+    }
+
+    #[test]
+    fn the_gate_closes_when_all_places_are_taken_and_reopens_at_the_lower_mark() {
+        let start = Instant::now();
+        let mut gate = Gate::new(limits(150));
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!((gate.limits().reopen_at(), gate.limits().of_key(), gate.limits().of_key_again()), (112, 37, 27));
+        for (ms, in_flight, parked, room, to_reopen, closings) in [
+            (0, 0, 0, 150, 0, 0),
+            (1, 149, 0, 1, 0, 0),
+            (2, 150, 0, 0, 38, 1),
+            (3, 149, 0, 0, 37, 1),
+            (4, 113, 0, 0, 1, 1),
+            (5, 112, 0, 38, 0, 1),
+            (6, 10, 20, 0, 1, 2),
+            (7, 10, 19, 140, 0, 2),
+            (8, 200, 0, 0, 88, 3),
+        ] {
+            assert_eq!(gate.room(in_flight, parked, at(ms)), room, "at {ms} ms");
+            assert_eq!((gate.to_reopen(in_flight), gate.closings()), (to_reopen, closings), "at {ms} ms");
+        }
+        assert_eq!(gate.closed_for(at(10)), Duration::from_millis(3 + 1 + 2));
+        assert_eq!(gate.state(at(10)), GateState::Closed { since: Duration::from_millis(2) });
+        gate.set_limits(limits(1_000));
+        assert_eq!(gate.room(200, 0, at(11)), 800, "a higher limit opens it");
+        gate.set_limits(limits(1));
+        assert_eq!((gate.room(1, 0, at(12)), gate.room(0, 0, at(13))), (0, 1), "the smallest gate can reopen");
+    }
+
+    #[test]
+    fn keys_that_nobody_uses_give_their_numbers_back() {
+        let (mut keys, mut names) = (Keys::default(), Names::default());
+        for key in 0..100_000u32 {
+            let number = keys.number_of(&mut names, &key.to_be_bytes());
+            assert_eq!(keys.number_of(&mut names, &key.to_be_bytes()), number);
+        }
+        assert!(keys.states.len() <= 2 * REMEMBERED + 2, "{}", keys.states.len());
+        keys.forget(names, None);
+        assert_eq!(keys.free.len(), keys.states.len() - 1);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_parked_is_always_what_a_recount_finds(steps in prop::collection::vec((0..4u8, 0..4u8, any::<prop::sample::Index>()), 0..200)) {
+            let (mut keys, mut names, mut lent) = (Keys::default(), Names::default(), Lent::default());
+            let mut out: Vec<Receipt> = Vec::new();
+            let mut stale = Vec::new();
+            for (step, key, which) in steps {
+                match step {
+                    0 => {
+                        let key = (key > 0).then(|| keys.number_of(&mut names, &[key]));
+                        if let Some(key) = key {
+                            keys.add(key);
+                        }
+                        out.push(lent.lend(&keys, 0, key, 0));
+                    }
+                    1 if !out.is_empty() => {
+                        let receipt = out.swap_remove(which.index(out.len()));
+                        prop_assert!(lent.end(&mut keys, receipt).is_some());
+                        stale.push(receipt);
+                    }
+                    2 | 3 if !out.is_empty() => lent.back_off(&mut keys, out[which.index(out.len())], step == 2),
+                    _ => {}
+                }
+                let loans: Vec<&Loan> = out.iter().filter_map(|receipt| lent.get(*receipt)).collect();
+                prop_assert_eq!(loans.len(), lent.len());
+                let is_parked = |loan: &Loan| loan.away || loan.key.is_some_and(|key| loans.iter().any(|other| other.key == Some(key) && other.away));
+                let parked = loans.iter().filter(|loan| is_parked(loan)).count();
+                prop_assert_eq!(parked, lent.parked());
+                prop_assert!(stale.iter().all(|receipt| lent.get(*receipt).is_none()), "a receipt that came back is nobody's");
+            }
+        }
+    }
+}

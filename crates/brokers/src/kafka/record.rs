@@ -1,0 +1,292 @@
+//! A record as a handler sees it, and the batch that it travels in.
+//!
+//! What is read from one partition in one go is copied into one batch: one buffer for all keys and values. A record is a place in it, sixteen bytes wide,
+//! and costs no allocation. A record that stays long keeps its batch, which is why a batch is small ([`BATCH_BYTES`]).
+
+use std::{
+    fmt, str,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+};
+
+use longshore_core::TaskError;
+
+/// A batch ends when it holds so many bytes, so that the last record of it that is still in work pins little.
+pub(super) const BATCH_BYTES: usize = 16 * 1024;
+/// A batch ends when it holds so many records.
+pub(super) const BATCH_RECORDS: usize = 128;
+
+/// One record, lent by its partition until it is done. Clones are the same record.
+#[derive(Clone)]
+pub struct Record {
+    batch: Arc<Batch>,
+    at: u32,
+}
+
+/// A partition, for as long as it is assigned to us without a break.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+    /// It belongs to somebody else now.
+    pub(super) revoked: AtomicBool,
+}
+
+/// Records of one partition that were read together.
+pub(super) struct Batch {
+    lease: Arc<Lease>,
+    data: Vec<u8>,
+    entries: Vec<Entry>,
+    headers: Vec<HeaderAt>,
+}
+
+struct Entry {
+    offset: i64,
+    timestamp: i64,
+    /// Where its key begins; the value follows.
+    at: u32,
+    /// [`NONE`]: it has none.
+    key: u32,
+    value: u32,
+    headers: (u32, u32),
+    state: AtomicU8,
+}
+
+struct HeaderAt {
+    at: u32,
+    name: u32,
+    value: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// It waits for its first attempt.
+const WAITING: u8 = 0;
+/// An attempt has begun.
+const BEGUN: u8 = 1;
+/// Nobody wants it any more.
+const WITHDRAWN: u8 = 2;
+
+impl Record {
+    fn entry(&self) -> &Entry {
+        &self.batch.entries[self.at as usize]
+    }
+
+    /// Its topic.
+    pub fn topic(&self) -> &str {
+        &self.batch.lease.topic
+    }
+
+    /// Its partition.
+    pub fn partition(&self) -> i32 {
+        self.batch.lease.partition
+    }
+
+    /// Its place in the partition.
+    pub fn offset(&self) -> i64 {
+        self.entry().offset
+    }
+
+    /// When it was produced, or appended (the topic's setting), in milliseconds since 1970.
+    pub fn timestamp(&self) -> Option<i64> {
+        Some(self.entry().timestamp).filter(|at| *at >= 0)
+    }
+
+    /// Its key, if it has one.
+    pub fn key(&self) -> Option<&[u8]> {
+        let entry = self.entry();
+        self.batch.bytes(entry.at, entry.key)
+    }
+
+    /// Its value; a record without one is a tombstone.
+    pub fn value(&self) -> Option<&[u8]> {
+        let entry = self.entry();
+        let key = if entry.key == NONE { 0 } else { entry.key };
+        self.batch.bytes(entry.at + key, entry.value)
+    }
+
+    /// Its value as text; empty if there is none.
+    ///
+    /// # Errors
+    /// It is not UTF-8: an error of kind `invalid`, which no retry can help.
+    pub fn text(&self) -> Result<&str, TaskError> {
+        let value = self.value().unwrap_or_default();
+        str::from_utf8(value).map_err(|error| TaskError::invalid(format!("the value of {self} is not UTF-8: {error}")))
+    }
+
+    /// Its headers, in their order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        let (first, count) = self.entry().headers;
+        let headers = &self.batch.headers[first as usize..(first + count) as usize];
+        headers.iter().map(|header| {
+            let name = self.batch.bytes(header.at, header.name).unwrap_or_default();
+            (str::from_utf8(name).unwrap_or_default(), self.batch.bytes(header.at + header.name, header.value))
+        })
+    }
+
+    /// Whether its partition was taken from us meanwhile: another member will process this record, whatever becomes of it here.
+    pub fn is_revoked(&self) -> bool {
+        self.batch.lease.revoked.load(Ordering::Relaxed)
+    }
+
+    /// Marks the begin of an attempt; `false`: it was withdrawn, and must not be run.
+    #[inline]
+    pub(super) fn begin(&self) -> bool {
+        let state = &self.entry().state;
+        match state.load(Ordering::Acquire) {
+            WAITING => state.compare_exchange(WAITING, BEGUN, Ordering::AcqRel, Ordering::Acquire).is_ok(),
+            state => state == BEGUN,
+        }
+    }
+
+    /// Whether it was withdrawn.
+    pub(super) fn is_withdrawn(&self) -> bool {
+        self.entry().state.load(Ordering::Acquire) == WITHDRAWN
+    }
+
+    /// Withdraws it if no attempt has begun, or also if none runs now (`again`: it waits for another one).
+    pub(super) fn withdraw(&self, again: bool) -> bool {
+        let state = &self.entry().state;
+        if again {
+            state.store(WITHDRAWN, Ordering::Release);
+            return true;
+        }
+        state.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+/// `topic[partition]@offset`, as in messages.
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]@{}", self.topic(), self.partition(), self.offset())
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Record({self})")
+    }
+}
+
+impl Batch {
+    fn bytes(&self, at: u32, len: u32) -> Option<&[u8]> {
+        if len == NONE { None } else { self.data.get(at as usize..at as usize + len as usize) }
+    }
+
+    /// The first offset in it.
+    pub(super) fn first(&self) -> i64 {
+        self.entries.first().map_or(0, |entry| entry.offset)
+    }
+
+    /// The record at this offset.
+    pub(super) fn find(self: &Arc<Self>, offset: i64) -> Option<Record> {
+        let at = self.entries.binary_search_by_key(&offset, |entry| entry.offset).ok()?;
+        Some(Record { batch: self.clone(), at: u32::try_from(at).ok()? })
+    }
+
+    pub(super) fn record(self: &Arc<Self>, at: u32) -> Record {
+        Record { batch: self.clone(), at }
+    }
+}
+
+/// Gathers what is read.
+#[derive(Default)]
+pub(super) struct Gather {
+    data: Vec<u8>,
+    entries: Vec<Entry>,
+    headers: Vec<HeaderAt>,
+}
+
+impl Gather {
+    /// Adds a record; its headers follow with [`header`](Gather::header).
+    pub(super) fn push(&mut self, offset: i64, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+        let at = size(self.data.len());
+        self.data.extend_from_slice(key.unwrap_or_default());
+        self.data.extend_from_slice(value.unwrap_or_default());
+        let len = |bytes: Option<&[u8]>| bytes.map_or(NONE, |bytes| size(bytes.len()));
+        let headers = (size(self.headers.len()), 0);
+        self.entries.push(Entry { offset, timestamp, at, key: len(key), value: len(value), headers, state: AtomicU8::new(WAITING) });
+    }
+
+    /// Adds a header to the last record.
+    pub(super) fn header(&mut self, name: &str, value: Option<&[u8]>) {
+        let Some(entry) = self.entries.last_mut() else { return };
+        entry.headers.1 += 1;
+        let at = size(self.data.len());
+        self.data.extend_from_slice(name.as_bytes());
+        self.data.extend_from_slice(value.unwrap_or_default());
+        self.headers.push(HeaderAt { at, name: size(name.len()), value: value.map_or(NONE, |value| size(value.len())) });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.entries.len() >= BATCH_RECORDS || self.data.len() >= BATCH_BYTES
+    }
+
+    /// What was gathered, and begins anew.
+    pub(super) fn finish(&mut self, lease: &Arc<Lease>) -> Arc<Batch> {
+        let (records, bytes) = (self.entries.len(), self.data.len());
+        let batch = Batch {
+            lease: lease.clone(),
+            data: std::mem::replace(&mut self.data, Vec::with_capacity(bytes)),
+            entries: std::mem::replace(&mut self.entries, Vec::with_capacity(records)),
+            headers: std::mem::take(&mut self.headers),
+        };
+        Arc::new(batch)
+    }
+}
+
+/// A batch is far from 4 GiB: one record more than [`BATCH_BYTES`], and a record has at most 2 GiB, half of what the wire allows.
+fn size(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(NONE - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease() -> Arc<Lease> {
+        Arc::new(Lease { topic: "orders".into(), partition: 3, revoked: AtomicBool::new(false) })
+    }
+
+    #[test]
+    fn a_batch_gives_back_what_was_put_into_it() {
+        let mut gather = Gather::default();
+        gather.push(7, 1_000, Some(b"anna"), Some(b"{}"));
+        gather.header("trace", Some(b"\xff"));
+        gather.header("empty", None);
+        gather.push(9, -1, None, None);
+        gather.push(12, 3, Some(b""), Some(b"\xff\xfe"));
+        let batch = gather.finish(&lease());
+        assert_eq!((batch.first(), gather.len()), (7, 0));
+        let first = batch.record(0);
+        assert_eq!((first.topic(), first.partition(), first.offset(), first.timestamp()), ("orders", 3, 7, Some(1_000)));
+        assert_eq!((first.key(), first.text().expect("text")), (Some(&b"anna"[..]), "{}"));
+        assert_eq!(first.headers().collect::<Vec<_>>(), [("trace", Some(&b"\xff"[..])), ("empty", None)]);
+        let tombstone = batch.find(9).expect("it is there");
+        assert_eq!((tombstone.key(), tombstone.value(), tombstone.timestamp(), tombstone.headers().count()), (None, None, None, 0));
+        let last = batch.find(12).expect("it is there");
+        assert_eq!((last.key(), last.value()), (Some(&b""[..]), Some(&b"\xff\xfe"[..])));
+        let error = last.text().expect_err("that is no text");
+        assert_eq!((error.kind(), error.again()), ("invalid", longshore_core::Again::Never));
+        assert!(error.message().contains("orders[3]@12"), "{error}");
+        assert!(batch.find(8).is_none());
+    }
+
+    #[test]
+    fn what_is_withdrawn_does_not_begin_and_what_has_begun_is_not_withdrawn() {
+        let mut gather = Gather::default();
+        (0..3).for_each(|offset| gather.push(offset, 0, None, None));
+        let batch = gather.finish(&lease());
+        let [a, b, c] = [0, 1, 2].map(|at| batch.record(at));
+        assert!(a.begin() && a.begin(), "an attempt, and another one");
+        assert!(!a.withdraw(false));
+        assert!(b.withdraw(false) && !b.begin());
+        assert!(c.begin() && c.withdraw(true) && !c.begin(), "it waited for another attempt");
+    }
+}

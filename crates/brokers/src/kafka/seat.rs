@@ -1,0 +1,264 @@
+//! One partition that is assigned to us: its queue, its ledger, and what is read of it.
+
+use std::{
+    collections::VecDeque,
+    num::NonZeroU32,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rdkafka::{
+    consumer::base_consumer::PartitionQueue,
+    error::KafkaError,
+    message::{BorrowedMessage, Headers as _, Message as _},
+};
+
+use super::{
+    client::Hooks,
+    consumer::Order,
+    intake::{Keys, Limits, Names},
+    ledger::{Ledger, Taken},
+    record::{Batch, Gather, Lease, Record},
+    view::Intake,
+};
+
+/// One partition that is assigned to us.
+pub(super) struct Seat {
+    pub(super) lease: Arc<Lease>,
+    pub(super) ledger: Ledger,
+    queue: PartitionQueue<Hooks>,
+    /// Set by the client when something comes into an empty queue.
+    nonempty: Arc<AtomicBool>,
+    pub(super) names: Names,
+    /// The number of the partition itself, where its records keep one order.
+    pub(super) own: Option<NonZeroU32>,
+    /// The offset of the next record.
+    pub(super) position: i64,
+    /// A record that was read and may not be started yet.
+    held: Option<(i64, Record)>,
+    /// A key of which too many stand in line.
+    hot: Option<NonZeroU32>,
+    /// What may still be in work, oldest first.
+    batches: VecDeque<Weak<Batch>>,
+    pub(super) commit: Committed,
+    /// The end of the partition, as the broker told it last.
+    pub(super) high: Option<i64>,
+    pub(super) at_end: bool,
+    pub(super) paused: bool,
+    /// It is being taken from us, and not read any more.
+    pub(super) leaving: bool,
+}
+
+/// What is committed, and what was sent for it.
+#[derive(Debug, Default)]
+pub(super) struct Committed {
+    /// What the broker has accepted.
+    pub(super) offset: Option<i64>,
+    /// What the ledger had finished when a commit was last sent.
+    pub(super) sent: u64,
+    /// Characters of the metadata then.
+    pub(super) metadata: usize,
+}
+
+/// What reading brought beside records.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// Of the records gathered: offset and key.
+    pub(super) fresh: Vec<(i64, Option<NonZeroU32>)>,
+    pub(super) gather: Gather,
+    pub(super) read: u64,
+    pub(super) known: u64,
+    pub(super) trouble: Option<String>,
+    /// The partition begins anew: the log was cut, or the topic made again.
+    pub(super) backwards: Option<i64>,
+}
+
+impl Seat {
+    pub(super) fn new(
+        lease: Arc<Lease>,
+        ledger: Ledger,
+        queue: PartitionQueue<Hooks>,
+        nonempty: Arc<AtomicBool>,
+        own: Option<NonZeroU32>,
+        committed: Option<i64>,
+    ) -> Self {
+        Self {
+            position: committed.unwrap_or_default(),
+            commit: Committed { offset: committed, ..Committed::default() },
+            lease,
+            ledger,
+            queue,
+            nonempty,
+            names: Names::default(),
+            own,
+            held: None,
+            hot: None,
+            batches: VecDeque::new(),
+            high: None,
+            at_end: false,
+            paused: false,
+            leaving: false,
+        }
+    }
+
+    /// Whether there may be something to read that may be read.
+    pub(super) fn is_readable(&mut self, keys: &Keys, limits: &Limits) -> bool {
+        if let Some(key) = self.hot {
+            if keys.in_flight(key) > limits.of_key_again() {
+                return false;
+            }
+            self.hot = None;
+        }
+        !self.leaving && (self.held.is_some() || self.nonempty.load(Ordering::Acquire))
+    }
+
+    /// Has it looked into at the next turn, whatever its queue has told.
+    pub(super) fn look(&self) {
+        self.nonempty.store(true, Ordering::Release);
+    }
+
+    /// How many of its hot key's records must end before it goes on.
+    pub(super) fn waits_for(&self, keys: &Keys, limits: &Limits) -> Option<usize> {
+        self.hot.map(|key| keys.in_flight(key).saturating_sub(limits.of_key_again()).max(1))
+    }
+
+    /// Reads up to `room` records into a batch of their own.
+    pub(super) fn read(&mut self, room: usize, order: Order, keys: &mut Keys, limits: &Limits, into: &mut Reading) {
+        if let Some((offset, record)) = self.held.take() {
+            match self.ledger.take(offset) {
+                Taken::TooFar => {
+                    self.held = Some((offset, record));
+                    return;
+                }
+                Taken::New => {
+                    into.gather.push(offset, record.timestamp().unwrap_or(-1), record.key(), record.value());
+                    record.headers().for_each(|(name, value)| into.gather.header(name, value));
+                    let key = number(order, record.key(), self.own, keys, &mut self.names);
+                    into.fresh.push((offset, key));
+                    enter(&mut self.hot, key, keys, limits);
+                }
+                Taken::AlreadyDone | Taken::Backwards => {}
+            }
+        }
+        while into.gather.len() < room && !into.gather.is_full() && self.hot.is_none() {
+            let Some(message) = self.queue.poll(Duration::ZERO) else {
+                // What came between that look and this store is found by another look.
+                if self.nonempty.swap(false, Ordering::AcqRel) {
+                    continue;
+                }
+                break;
+            };
+            let message = match message {
+                Err(KafkaError::PartitionEOF(_)) => {
+                    self.at_end = true;
+                    continue;
+                }
+                Err(error) => {
+                    into.trouble = Some(error.to_string());
+                    continue;
+                }
+                Ok(message) => message,
+            };
+            let offset = message.offset();
+            match self.ledger.take(offset) {
+                Taken::New => {
+                    copy(&message, &mut into.gather, &mut into.trouble);
+                    let key = number(order, message.key(), self.own, keys, &mut self.names);
+                    into.fresh.push((offset, key));
+                    into.read += 1;
+                    enter(&mut self.hot, key, keys, limits);
+                }
+                Taken::AlreadyDone => into.known += 1,
+                Taken::TooFar => {
+                    let mut alone = Gather::default();
+                    copy(&message, &mut alone, &mut into.trouble);
+                    self.held = Some((offset, alone.finish(&self.lease).record(0)));
+                    into.read += 1;
+                }
+                Taken::Backwards => into.backwards = Some(offset),
+            }
+            self.position = offset + 1;
+            self.at_end = false;
+            if self.held.is_some() || into.backwards.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Remembers a batch for as long as something of it may be in work.
+    pub(super) fn remember(&mut self, batch: &Arc<Batch>) {
+        while self.batches.front().is_some_and(|batch| batch.strong_count() == 0) {
+            self.batches.pop_front();
+        }
+        self.batches.push_back(Arc::downgrade(batch));
+    }
+
+    /// The record at this offset, if it is still in work.
+    pub(super) fn find(&self, offset: i64) -> Option<Record> {
+        self.batches.iter().rev().filter_map(Weak::upgrade).find(|batch| batch.first() <= offset).and_then(|batch| batch.find(offset))
+    }
+
+    /// Begins anew at this offset: what is in work belongs to a log that is no more.
+    pub(super) fn begin_anew(&mut self, offset: i64, most_characters: usize) {
+        self.lease.revoked.store(true, Ordering::Relaxed);
+        self.lease = Arc::new(Lease { topic: self.lease.topic.clone(), partition: self.lease.partition, revoked: AtomicBool::new(false) });
+        self.ledger = Ledger::with_limit(offset, None, most_characters);
+        self.commit.sent = 0;
+        self.batches.clear();
+        (self.held, self.hot) = (None, None);
+    }
+
+    /// Nothing is left to read, as far as is known.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.at_end && self.held.is_none() && !self.nonempty.load(Ordering::Acquire)
+    }
+
+    /// Why it is or is not read.
+    pub(super) fn intake(&self) -> Intake {
+        match () {
+            () if self.paused => Intake::Paused,
+            () if self.held.is_some() => Intake::TooFar,
+            () if self.hot.is_some() => Intake::HotKey,
+            () if self.is_at_end() => Intake::AtEnd,
+            () => Intake::Open,
+        }
+    }
+}
+
+/// A record enters the crowd of its key; when that is as large as may be, the partition waits for it.
+fn enter(hot: &mut Option<NonZeroU32>, key: Option<NonZeroU32>, keys: &mut Keys, limits: &Limits) {
+    if let Some(key) = key
+        && keys.add(key) >= limits.of_key()
+    {
+        *hot = Some(key);
+    }
+}
+
+/// The number under which a record keeps its order. Records without a key keep none.
+fn number(order: Order, key: Option<&[u8]>, own: Option<NonZeroU32>, keys: &mut Keys, names: &mut Names) -> Option<NonZeroU32> {
+    match order {
+        Order::None => None,
+        Order::Partition => own,
+        Order::Key => key.map(|key| keys.number_of(names, key)),
+    }
+}
+
+fn copy(message: &BorrowedMessage<'_>, into: &mut Gather, trouble: &mut Option<String>) {
+    into.push(message.offset(), message.timestamp().to_millis().unwrap_or(-1), message.key(), message.payload());
+    if let Some(headers) = message.headers() {
+        // The client crate panics where a header's name is not UTF-8.
+        let copied = catch_unwind(AssertUnwindSafe(|| headers.iter().for_each(|header| into.header(header.key, header.value))));
+        if copied.is_err() {
+            *trouble = Some(format!(
+                "{}[{}]@{}: the name of a header is not UTF-8; it and those behind it were left out",
+                message.topic(),
+                message.partition(),
+                message.offset()
+            ));
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Between the client's thread and the engine: records go one way, settlements the other, each batch under one lock.
+//!
+//! The client's thread is woken only when it has said that so many settlements would let it go on.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    task::Poll,
+    thread::Thread,
+};
+
+use futures_util::{FutureExt, future::BoxFuture, task::AtomicWaker};
+use longshore_core::{
+    Delivery, Receipt, SourceError, TaskError,
+    source::{Fetched, Settlement, Source},
+};
+use tokio::sync::oneshot;
+
+use super::{intake::Limits, record::Record, view::View};
+
+/// What the client's thread and the engine share.
+#[derive(Default)]
+pub(super) struct Exchange {
+    ready: Mutex<Ready>,
+    fetcher: AtomicWaker,
+    back: Mutex<Back>,
+    thread: OnceLock<Thread>,
+}
+
+/// On the way to the engine.
+#[derive(Default)]
+struct Ready {
+    records: VecDeque<Delivery<Record>>,
+    end: Option<Result<(), SourceError>>,
+    closed: bool,
+}
+
+/// On the way to the client's thread.
+#[derive(Default)]
+pub(super) struct Back {
+    pub(super) settled: Vec<Settlement>,
+    /// What ended badly for good; told before it is settled.
+    pub(super) failed: Vec<Failed>,
+    pub(super) away: Vec<(Receipt, bool)>,
+    pub(super) commands: Vec<Command>,
+    /// The thread is to be woken when so many are settled.
+    wake_at: usize,
+}
+
+/// A record whose last attempt failed.
+pub(super) struct Failed {
+    pub(super) receipt: Receipt,
+    pub(super) record: Record,
+    pub(super) error: TaskError,
+    pub(super) attempts: u32,
+}
+
+/// What the client's thread is asked.
+pub(super) enum Command {
+    Limits(Limits),
+    View(oneshot::Sender<Partial>),
+    /// The engine has ended: commit, leave the group, end.
+    Finish,
+}
+
+/// The client's part of a [`View`].
+pub(super) type Partial = Box<dyn FnOnce(longshore_core::engine::Snapshot, usize) -> View + Send>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Exchange {
+    /// The thread that is woken.
+    pub(super) fn served_by(&self, thread: Thread) {
+        let _ = self.thread.set(thread);
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Hands records to the engine; the batch is drained.
+    pub(super) fn lend(&self, batch: &mut Vec<Delivery<Record>>) {
+        lock(&self.ready).records.extend(batch.drain(..));
+        self.fetcher.wake();
+    }
+
+    /// There will be no more.
+    pub(super) fn end(&self, end: Result<(), SourceError>) {
+        lock(&self.ready).end.get_or_insert(end);
+        self.fetcher.wake();
+    }
+
+    /// Whether the engine wants no more.
+    pub(super) fn is_closed(&self) -> bool {
+        let ready = lock(&self.ready);
+        ready.closed || ready.end.is_some()
+    }
+
+    /// Takes back records that the engine has not fetched.
+    pub(super) fn call_back(&self, unwanted: impl Fn(&Record) -> bool) {
+        lock(&self.ready).records.retain(|delivery| !unwanted(&delivery.payload));
+    }
+
+    /// Exchanges what has come back with an emptied `into`, and says when to be woken for more.
+    pub(super) fn take_back(&self, into: &mut Back, wake_at: usize) {
+        let mut back = lock(&self.back);
+        std::mem::swap(&mut *back, into);
+        back.wake_at = wake_at;
+    }
+
+    /// Wakes the thread when so many are settled. `false`: they are already.
+    pub(super) fn sleep_until(&self, wake_at: usize) -> bool {
+        let mut back = lock(&self.back);
+        back.wake_at = wake_at;
+        back.settled.len() < wake_at && back.commands.is_empty()
+    }
+
+    pub(super) fn command(&self, command: Command) {
+        lock(&self.back).commands.push(command);
+        self.wake();
+    }
+
+    /// Tells of records that failed for good, before they are settled.
+    pub(super) fn failed(&self, batch: &mut Vec<Failed>) {
+        if !batch.is_empty() {
+            lock(&self.back).failed.append(batch);
+        }
+    }
+}
+
+impl Back {
+    pub(super) fn clear(&mut self) {
+        self.settled.clear();
+        self.failed.clear();
+        self.away.clear();
+        self.commands.clear();
+    }
+}
+
+/// Records of Kafka as deliveries.
+impl Source<Record> for Exchange {
+    fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<Record>>) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        std::future::poll_fn(move |cx| {
+            for registered in [false, true] {
+                let mut ready = lock(&self.ready);
+                if ready.closed {
+                    return Poll::Ready(Ok(Fetched::End));
+                }
+                let count = ready.records.len().min(room);
+                if count > 0 {
+                    into.extend(ready.records.drain(..count));
+                    return Poll::Ready(Ok(Fetched::More));
+                }
+                if let Some(end) = &ready.end {
+                    return Poll::Ready(end.clone().map(|()| Fetched::End));
+                }
+                drop(ready);
+                if !registered {
+                    self.fetcher.register(cx.waker());
+                }
+            }
+            Poll::Pending
+        })
+        .boxed()
+    }
+
+    fn settle<'a>(&'a self, batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>> {
+        let mut back = lock(&self.back);
+        back.settled.extend_from_slice(batch);
+        let wake = back.settled.len() >= back.wake_at;
+        if wake {
+            back.wake_at = usize::MAX;
+        }
+        drop(back);
+        if wake {
+            self.wake();
+        }
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn backing_off(&self, receipt: Receipt, away: bool) {
+        lock(&self.back).away.push((receipt, away));
+    }
+
+    fn close(&self) {
+        lock(&self.ready).closed = true;
+        self.fetcher.wake();
+    }
+}

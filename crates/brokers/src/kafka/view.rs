@@ -1,0 +1,135 @@
+//! What a consumer looks like at one moment: for live views, metrics and tests.
+
+use std::{sync::Arc, time::Duration};
+
+use longshore_core::engine::Snapshot;
+
+/// A consumer at one moment.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The engine: attempts that run, what waits and for what, how long handlers take.
+    pub engine: Snapshot,
+    /// Most running (`max_threads`).
+    pub max_threads: usize,
+    /// Records that run or wait to run.
+    pub in_flight: usize,
+    /// Most of them.
+    pub max_in_flight: usize,
+    /// The gate opens again at so many.
+    pub reopen_at: usize,
+    /// Whether records are read now.
+    pub gate: GateState,
+    /// How often the gate has closed.
+    pub closings: u64,
+    /// For how long it was closed, in all.
+    pub closed_for: Duration,
+    /// Records that back off, and those that wait behind one of their key.
+    pub parked: usize,
+    /// Records that wait until the dead-letter topic has them.
+    pub burying: usize,
+    /// What is assigned to us.
+    pub partitions: Vec<PartitionView>,
+    /// Counts since the start.
+    pub counts: Counts,
+    /// How long ago the broker last accepted a commit.
+    pub committed_ago: Option<Duration>,
+    /// What went wrong last with the broker, and how long ago.
+    pub trouble: Option<(Arc<str>, Duration)>,
+}
+
+/// Whether records are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateState {
+    /// They are.
+    Open,
+    /// As many are in flight as may be; it reopens at the lower mark.
+    Closed {
+        /// For how long.
+        since: Duration,
+    },
+    /// Too many wait for another attempt, or behind one that does.
+    Parked {
+        /// For how long.
+        since: Duration,
+    },
+}
+
+/// What a consumer has done since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records read.
+    pub read: u64,
+    /// Records that were read and skipped: they had been done before the last rebalance or restart.
+    pub known: u64,
+    /// Records that are done.
+    pub done: u64,
+    /// Records that the dead-letter topic has.
+    pub dead: u64,
+    /// Records that failed for good and were skipped, as told.
+    pub skipped: u64,
+    /// Records that were given back because their partition was taken from us before they began.
+    pub withdrawn: u64,
+    /// Attempts that ran when their partition was taken from us and did not end in time.
+    pub abandoned: u64,
+    /// Commits that the broker accepted.
+    pub commits: u64,
+    /// Commits that it did not.
+    pub commits_failed: u64,
+    /// Assignments and revocations.
+    pub rebalances: u64,
+    /// Times that we were thrown out of the group, or lost it.
+    pub lost: u64,
+    /// Times that the client's own `pause()` was used, after a long closed gate.
+    pub pauses: u64,
+}
+
+/// A partition that is assigned to us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionView {
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// Its number.
+    pub partition: i32,
+    /// The offset of the next record to be read.
+    pub position: i64,
+    /// The committed offset, as far as we know.
+    pub committed: Option<i64>,
+    /// Records behind the end of the partition, counted from what is committed. `None` until the broker has told the end.
+    pub lag: Option<i64>,
+    /// Records read and not done.
+    pub incomplete: usize,
+    /// The oldest of them.
+    pub oldest: Option<i64>,
+    /// Characters of the commit's metadata.
+    pub metadata: usize,
+    /// Whether it is read now.
+    pub state: Intake,
+}
+
+/// Whether a partition is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// It is, while the gate is open.
+    Open,
+    /// So many records of one key stand in line that it waits for them.
+    HotKey,
+    /// What is done beyond its oldest record could not be committed any more: it waits for that record.
+    TooFar,
+    /// The client's own `pause()`: the gate has been closed for long.
+    Paused,
+    /// Its end has been reached.
+    AtEnd,
+}
+
+impl Intake {
+    /// As people read it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Intake::Open => "open",
+            Intake::HotKey => "hot key",
+            Intake::TooFar => "waits for its oldest",
+            Intake::Paused => "paused",
+            Intake::AtEnd => "at its end",
+        }
+    }
+}

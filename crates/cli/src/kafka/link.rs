@@ -1,0 +1,58 @@
+//! Where Kafka is: `-b`, `LONGSHORE_KAFKA`, `[kafka.TOPIC]`, else this machine.
+
+use std::time::Duration;
+
+use clap::Args;
+use longshore_brokers::kafka::{Admin, Settings};
+
+use crate::{
+    config::{Config, Value},
+    queue::Fault,
+};
+
+/// How long a question may take.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+/// Where nobody says otherwise.
+const HERE: &str = "127.0.0.1:9092";
+
+/// Where Kafka is, and what its client is set to.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LinkArgs {
+    /// Where Kafka is: HOST:PORT[,…], kafka://USER:PASSWORD@HOST:PORT, or kafkas:// for TLS, with ?ca=FILE and other options [LONGSHORE_KAFKA, the
+    /// configuration, 127.0.0.1:9092]
+    #[arg(short = 'b', long, value_name = "ADDRESS", help_heading = "Kafka")]
+    pub bootstrap: Option<String>,
+    /// Any setting of Kafka's client (librdkafka): fetch.wait.max.ms=50
+    #[arg(short = 'X', long = "setting", value_name = "KEY=VALUE", help_heading = "Kafka")]
+    pub setting: Vec<String>,
+}
+
+impl LinkArgs {
+    /// The settings that follow from flags, variables and the configuration of this topic.
+    ///
+    /// # Errors
+    /// An address or a setting that cannot be.
+    pub fn settings(&self, config: &Config, topic: Option<&str>) -> Result<Settings, Fault> {
+        let section = topic.map_or(Ok(Default::default()), |topic| config.kafka(topic))?;
+        let text = |name: &str| section.get(name).and_then(|setting| setting.value.clone().into_text());
+        let variable = std::env::var("LONGSHORE_KAFKA").ok().filter(|address| !address.is_empty());
+        let address = self.bootstrap.clone().or(variable).or(text("bootstrap"));
+        let mut settings = Settings::parse(address.as_deref().unwrap_or(HERE)).map_err(|error| Fault::usage(error.message))?;
+        let configured = match section.get("setting").map(|setting| &setting.value) {
+            Some(Value::List(list)) => list.clone(),
+            _ => Vec::new(),
+        };
+        for setting in configured.iter().chain(&self.setting) {
+            settings = settings.with(setting).map_err(|error| Fault::usage(format!("-X {}", error.message)))?;
+        }
+        Ok(settings)
+    }
+
+    /// A client for questions.
+    ///
+    /// # Errors
+    /// As [`settings`](Self::settings).
+    pub fn admin(&self, config: &Config, topic: Option<&str>) -> Result<Admin, Fault> {
+        Ok(Admin::open(&self.settings(config, topic)?, PATIENCE)?)
+    }
+}
