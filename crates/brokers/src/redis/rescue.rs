@@ -31,7 +31,6 @@ pub(super) async fn run(link: Arc<Link>, owner: Owner) {
     let mut rescuer =
         Rescuer { link: &link, layout: &owner.layout, owner: &owner, missing: HashSet::new(), strays: HashSet::new(), seen: (0, 0) };
     for round in 1.. {
-        sleep(ROUND.mul_f64(0.85 + 0.3 * fastrand::f64())).await;
         let looked = async {
             rescuer.look_for_the_dead().await?;
             if round % SWEEP == 1 {
@@ -44,6 +43,8 @@ pub(super) async fn run(link: Arc<Link>, owner: Owner) {
             (link.notice())(&format!("cannot look after dead workers: {}", fail.text()));
             sleep(Duration::from_secs(10)).await;
         }
+        // Looked first, then waited: where workers do not live long, the next one needs but one more look.
+        sleep(ROUND.mul_f64(0.85 + 0.3 * fastrand::f64())).await;
     }
 }
 
