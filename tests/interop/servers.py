@@ -9,8 +9,8 @@ from procs import Process, free_port
 
 
 class RedisServer:
-    def __init__(self, folder, appendonly=False, extra=()):
-        self.folder, self.appendonly, self.extra = folder, appendonly, extra
+    def __init__(self, folder, appendonly=False, extra=(), env=None):
+        self.folder, self.appendonly, self.extra, self.env = folder, appendonly, extra, env
         folder.mkdir(parents=True, exist_ok=True)
         self.process = None
         self.start()
@@ -23,7 +23,7 @@ class RedisServer:
                 self.port = free_port()
             argv = ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", "--databases", "64"]
             argv += ["--appendonly", "yes" if self.appendonly else "no", "--appendfsync", "everysec", *self.extra]
-            self.process = Process(argv, self.folder / "redis.log")
+            self.process = Process(argv, self.folder / "redis.log", env=self.env)
             if self._answers():
                 return self
             self.process.kill()

@@ -12,12 +12,13 @@ class Store:
         self.lab, self.broker = lab, broker
         self.client = Client(broker)
 
-    def send(self, task, calls):
+    def send(self, task, calls, **options):
         """Sends the calls, and gives their ids."""
         ids = [str(uuid.uuid4()) for _ in calls]
         said = []
         for id, args in zip(ids, calls):
-            signature = {"task": f"lab.{task}", "args": list(args), "kwargs": {}, "options": {"task_id": id}, "subtask_type": None, "immutable": False}
+            options = {**options, "task_id": id}
+            signature = {"task": f"lab.{task}", "args": list(args), "kwargs": {}, "options": options, "subtask_type": None, "immutable": False}
             said.append(self.client.tell(send=signature))
         for n in said:
             answer = self.client.told(n)
