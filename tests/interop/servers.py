@@ -57,3 +57,29 @@ class RedisServer:
 
     def stop(self):
         self.process.kill()
+
+
+class Sentinel:
+    """A sentinel that watches a server under the name `lab`, and makes its replica the master when it is gone."""
+
+    def __init__(self, folder, master):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        settings = [f"monitor lab 127.0.0.1 {master.port} 1", "down-after-milliseconds lab 500", "failover-timeout lab 3000"]
+        (folder / "sentinel.conf").write_text("".join(f"sentinel {line}\n" for line in settings))
+        argv = ["redis-server", folder / "sentinel.conf", "--sentinel", "--port", self.port, "--bind", "127.0.0.1", "--dir", folder]
+        self.process = Process(argv, folder / "sentinel.log")
+        self.client = redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=5)
+
+    def url(self, db=0):
+        return f"sentinel://127.0.0.1:{self.port}/{db}?master_name=lab"
+
+    def knows(self):
+        """The port of the master, and how many replicas it is known to have; None as long as nobody answers."""
+        try:
+            return self.client.sentinel_master("lab")["port"], len(self.client.sentinel_slaves("lab"))
+        except redis.RedisError:
+            return None
+
+    def stop(self):
+        self.process.kill()

@@ -6,9 +6,11 @@ from collections import Counter
 
 import pytest
 
-from lab import pick
+from lab import Lab, pick
+from ourclient import Client
 from procs import eventually, free_port
 from proxy import Cutter
+from servers import RedisServer, Sentinel
 
 pytestmark = pytest.mark.alone
 
@@ -129,10 +131,41 @@ def test_a_worker_waits_for_a_broker_that_is_not_there_yet(fragile_lab, own_serv
 
 
 @pytest.mark.ours
+@pytest.mark.limit(90)
+def test_a_sentinel_makes_a_replica_the_master_and_the_worker_goes_on_there(own_server, kind, tmp_path):
+    replica = RedisServer(tmp_path / "replica", extra=["--replicaof", "127.0.0.1", own_server.port])
+    sentinel = Sentinel(tmp_path / "sentinel", own_server)
+    lab = Lab(own_server, 0, tmp_path / "lab", kind).use()
+    moved = Lab(replica, 0, tmp_path / "moved", kind)
+    try:
+        assert eventually(lambda: sentinel.knows() == (own_server.port, 1), 20, 0.1)
+        worker = lab.worker(concurrency=4, broker=sentinel.url(), results=sentinel.url())
+        client = Client(sentinel.url())
+        load = Load(lab, 150, 0.03)
+        load.wait_for(15)
+        # What the replica has not heard of yet is lost with the master, whoever sent it.
+        assert own_server.client().wait(1, 5000) == 1
+        own_server.kill()
+        assert eventually(lambda: sentinel.knows() and sentinel.knows()[0] == replica.port, 20, 0.1)
+        load.lab = moved
+        moved.redis = replica.client()
+        lost, repeats = load.finish()
+        print(f"the master killed, the replica made master: lost {lost}, repeated {repeats}")
+        # What had ended and not reached the replica is done again.
+        assert lost == 0 and repeats <= 8 and worker.alive()
+        assert client.call({"task": "lab.add", "args": [1, 1], "kwargs": {}, "options": {}, "subtask_type": None})["result"] == 2
+        client.close()
+        assert moved.wait_empty() == {}
+    finally:
+        moved.close()
+        lab.discard()
+        sentinel.stop()
+        replica.stop()
+
+
+@pytest.mark.ours
 @pytest.mark.limit(60)
 def test_a_result_backend_that_is_down_holds_results_back_and_loses_none(own_lab, tmp_path):
-    from servers import RedisServer
-
     results = RedisServer(tmp_path / "results", appendonly=True)
     try:
         lab = own_lab
