@@ -10,7 +10,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 
 import redis
@@ -94,8 +93,9 @@ def left():
     return sum(server.llen(QUEUE + step) for step in ("", "\x06\x163", "\x06\x166", "\x06\x169")) + server.hlen("unacked")
 
 
-def publish(task, count, mode="bulk"):
-    out = subprocess.run([BENCH, "publish", URL, QUEUE, task, str(count), mode], check=True, capture_output=True, text=True)
+def publish(task, count, mode="bulk", arg=None):
+    args = [task, str(count), mode] + ([str(arg)] if arg is not None else [])
+    out = subprocess.run([BENCH, "publish", URL, QUEUE, *args], check=True, capture_output=True, text=True)
     return float(out.stdout)
 
 
@@ -201,17 +201,19 @@ def send(system, count, mode):
     return {"rate": count / publish("bench.noop", count, mode)}
 
 
-def sleeps(system, count=2000, ms=50, slots=100):
+def warmed(system, slots):
+    """A worker that has run a task."""
     server.flushall()
     worker = Worker(system, slots=slots)
+    client().send_task("bench.sleep", (1,)).get(timeout=60)
+    return worker
+
+
+def sleeps(system, count=2000, ms=50, slots=100):
+    worker = warmed(system, slots)
     try:
-        client().send_task("bench.sleep", (1,)).get(timeout=60)
-        app = client()
-        with app.producer_pool.acquire() as producer:
-            # Held back by a paused worker would be nicer; the first half is sent before anything ends.
-            start = time.perf_counter()
-            for _ in range(count):
-                app.send_task("bench.sleep", (ms,), producer=producer)
+        start = time.perf_counter()
+        publish("bench.sleep", count, arg=ms)
         while left() > 0:
             time.sleep(0.002)
         wall = time.perf_counter() - start
@@ -221,44 +223,11 @@ def sleeps(system, count=2000, ms=50, slots=100):
 
 
 def mixed(system, seconds, slots=20):
-    """Sleeps of 20 ms, asked from one thread each, beside computations that ask for 0.8 of a core."""
-    server.flushall()
-    worker = Worker(system, slots=None if system == "longshore" else slots)
+    """Sleeps of 20 ms beside computations that ask for 0.8 of a core, asked for by one and the same client."""
+    worker = warmed(system, None if system == "longshore" else slots)
     try:
-        app = client()
-        app.send_task("bench.sleep", (1,)).get(timeout=60)
-        times, lock, threads = [], threading.Lock(), []
-        end = time.perf_counter() + seconds
-
-        def computing():
-            while time.perf_counter() < end:
-                app.send_task("bench.cpu", (100,), ignore_result=True)
-                time.sleep(1 / 8)
-
-        def one():
-            start = time.perf_counter()
-            app.send_task("bench.sleep", (20,)).get(timeout=60)
-            with lock:
-                times.append((time.perf_counter() - start) * 1e3)
-
-        computer = threading.Thread(target=computing)
-        computer.start()
-        # Five askers a tenth of a second apart each: fifty sleeps a second, closed loop.
-        def asking():
-            while time.perf_counter() < end:
-                start = time.perf_counter()
-                one()
-                time.sleep(max(0, 0.1 - (time.perf_counter() - start)))
-
-        threads = [threading.Thread(target=asking) for _ in range(5)]
-        for thread in threads:
-            thread.start()
-            time.sleep(0.02)
-        for thread in threads:
-            thread.join()
-        computer.join()
-        times.sort()
-        return {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100], "pss": pss_of(worker.pids())}
+        out = subprocess.run([BENCH, "mixed", URL, QUEUE, str(seconds)], check=True, capture_output=True, text=True).stdout.split()
+        return {"p50": float(out[0]), "p99": float(out[1]), "pss": pss_of(worker.pids())}
     finally:
         worker.stop()
 

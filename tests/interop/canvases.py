@@ -8,6 +8,13 @@ import random
 
 from celery import chain, chord, group
 
+from lab import pick
+
+# Seconds until the next attempt. Not sooner: Celery stores RETRY after it has sent the next attempt, over the SUCCESS of whoever was quicker, and then its
+# caller waits for ever. With hundreds of canvases at once its worker was seen to take a tenth of a second for that.
+RETRY = pick(0.2, 1.0)
+
+
 def total(value):
     return sum(total(each) for each in value) if isinstance(value, list) else value
 
@@ -34,8 +41,7 @@ class Maker:
             return lab.add.si(m, n), lambda _: m + n
         if kind == "retried":
             self.used.add("retried")
-            # Not sooner: Celery stores RETRY after it has sent the next attempt, over the SUCCESS of whoever was quicker.
-            return lab.flaky_value.si(1, 0.1, n), lambda _: n
+            return lab.flaky_value.si(1, RETRY, n), lambda _: n
         if kind == "replaced":
             self.used.add("replaced")
             m = self.number()

@@ -26,7 +26,7 @@ class Worker:
     """A worker process; `kind` says whose."""
 
     def __init__(self, lab, kind, name=None, queues="celery", concurrency=2, pool="prefork", conf=None, flags=(), python=None, wait=True,
-                 visibility_timeout=None, lease=None, broker=None, results=None):
+                 visibility_timeout=None, lease=None, broker=None, results=None, env=None):
         self.lab, self.kind = lab, kind
         self.node = f"{name or f'{kind}{len(lab.workers) + 1}'}@lab"
         log = lab.folder / f"{self.node}-{len(lab.workers)}.log"
@@ -35,12 +35,12 @@ class Worker:
             conf = {**lab.conf, **(conf or {})}
             if visibility_timeout is not None:
                 conf["broker_transport_options"] = {**conf.get("broker_transport_options", {}), "visibility_timeout": visibility_timeout}
-            env = {"LAB_BROKER": broker, "LAB_RESULTS": results, "LAB_CONF": json.dumps(conf)}
+            env = {"LAB_BROKER": broker, "LAB_RESULTS": results, "LAB_CONF": json.dumps(conf), **(env or {})}
             argv = [python or sys.executable, "-m", "celery", "-A", "labapp", "worker", "-l", "info", "-n", self.node, "-Q", queues, "-c", concurrency]
             argv += ["-P", pool, "--without-mingle", *flags]
             self.ready = r"\bready\."
         else:
-            argv, env = [LABAPP, "worker", "-l", "info", "-n", self.node, "-Q", queues, "-c", concurrency], {}
+            argv, env = [LABAPP, "worker", "-l", "info", "-n", self.node, "-Q", queues, "-c", concurrency], env
             # As many on each lane, so that no task finds room where a Python worker had none.
             argv += ["--lane", f"async={concurrency}"]
             argv += ["--broker", broker, "--results", results]

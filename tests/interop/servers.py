@@ -9,8 +9,8 @@ from procs import Process, free_port
 
 
 class RedisServer:
-    def __init__(self, folder, appendonly=False, extra=()):
-        self.folder, self.appendonly, self.extra = folder, appendonly, extra
+    def __init__(self, folder, appendonly=False, extra=(), env=None):
+        self.folder, self.appendonly, self.extra, self.env = folder, appendonly, extra, env
         folder.mkdir(parents=True, exist_ok=True)
         self.process = None
         self.start()
@@ -23,7 +23,7 @@ class RedisServer:
                 self.port = free_port()
             argv = ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", "--databases", "64"]
             argv += ["--appendonly", "yes" if self.appendonly else "no", "--appendfsync", "everysec", *self.extra]
-            self.process = Process(argv, self.folder / "redis.log")
+            self.process = Process(argv, self.folder / "redis.log", env=self.env)
             if self._answers():
                 return self
             self.process.kill()
@@ -54,6 +54,32 @@ class RedisServer:
 
     def thaw(self):
         self.process.signal(signal.SIGCONT)
+
+    def stop(self):
+        self.process.kill()
+
+
+class Sentinel:
+    """A sentinel that watches a server under the name `lab`, and makes its replica the master when it is gone."""
+
+    def __init__(self, folder, master):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        settings = [f"monitor lab 127.0.0.1 {master.port} 1", "down-after-milliseconds lab 500", "failover-timeout lab 3000"]
+        (folder / "sentinel.conf").write_text("".join(f"sentinel {line}\n" for line in settings))
+        argv = ["redis-server", folder / "sentinel.conf", "--sentinel", "--port", self.port, "--bind", "127.0.0.1", "--dir", folder]
+        self.process = Process(argv, folder / "sentinel.log")
+        self.client = redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=5)
+
+    def url(self, db=0):
+        return f"sentinel://127.0.0.1:{self.port}/{db}?master_name=lab"
+
+    def knows(self):
+        """The port of the master, and how many replicas it is known to have; None as long as nobody answers."""
+        try:
+            return self.client.sentinel_master("lab")["port"], len(self.client.sentinel_slaves("lab"))
+        except redis.RedisError:
+            return None
 
     def stop(self):
         self.process.kill()

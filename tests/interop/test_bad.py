@@ -13,15 +13,6 @@ from procs import eventually
 from wire import BAD, FINE, STRANGE
 
 pytestmark = pytest.mark.alone
-# What our worker does not do as it should, and why; the mark falls when it does.
-KNOWN = {
-    "expires in the year 9999": "the codec refuses the time",
-    "chain an object": "the codec takes it for no chain",
-}
-
-
-def known(table):
-    return [pytest.param(what, marks=[pytest.mark.known(KNOWN[what])] if what in KNOWN else []) for what in table]
 
 
 def state(lab, id):
@@ -58,7 +49,7 @@ def after_all(bad_lab):
     assert bad_lab.wait_empty(5, chords=False) == {}
 
 
-@pytest.mark.parametrize("what", known(FINE))
+@pytest.mark.parametrize("what", FINE)
 def test_an_unusual_message_is_run(bad_lab, after_all, what):
     id = str(uuid.uuid4())
     bad_lab.redis.lpush("celery", FINE[what](id))
@@ -67,7 +58,7 @@ def test_an_unusual_message_is_run(bad_lab, after_all, what):
 
 @pytest.mark.ours
 @pytest.mark.limit(60)
-@pytest.mark.parametrize("what", known(BAD))
+@pytest.mark.parametrize("what", BAD)
 def test_a_bad_message_is_a_failure_or_a_dead_letter(bad_lab, after_all, what):
     id = str(uuid.uuid4())
     raw = BAD[what](id)
@@ -99,7 +90,6 @@ def test_a_strange_message_holds_up_nothing(bad_lab, after_all, what):
 
 
 @pytest.mark.ours
-@pytest.mark.known("connections keep the buffers that a large message made them grow", strict=False)
 def test_after_all_of_them_the_worker_is_as_small_as_before(bad_lab):
     assert not os.path.exists("/tmp/longshore-was-here")
     assert resident(bad_lab.workers[0].pid) - bad_lab.rss < 64, "MiB more than before"

@@ -195,9 +195,15 @@ def test_a_callback_of_a_chain_comes_after_its_last_link(lab):
 
 
 @pytest.mark.limit(pick(60, 900))
-def test_canvases_at_random_come_to_their_results_and_leave_nothing(lab, record_property):
+def test_canvases_at_random_come_to_their_results_and_leave_nothing(own_lab):
     """All at once, so that their tasks mix on the queue; seeds are printed, and any of them can be made again."""
-    count, first = pick(60, 1000), pick(1, int(time.time()))
+    lab, count, first = own_lab, pick(60, 1000), pick(1, int(time.time()))
+    for kind in ["python", "python", "longshore"] if lab.kind == "mixed" else [lab.kind]:
+        # Ours takes no more at once than one of Celery's, so that they have their share.
+        flags = ["--prefetch", "2"] if kind == "longshore" and lab.kind == "mixed" else []
+        lab.worker(kind, concurrency=2 if flags else 4, flags=flags, wait=False)
+    for worker in lab.workers:
+        worker.wait_ready()
     shapes, pending = collections.Counter(), []
     for seed in range(first, first + count):
         maker = Maker(lab, seed)
@@ -207,15 +213,15 @@ def test_canvases_at_random_come_to_their_results_and_leave_nothing(lab, record_
     wrong = []
     for seed, signature, expected, result in pending:
         try:
-            got = result.get(timeout=30)
+            got = result.get(timeout=60)
         except Exception as error:  # noqa: BLE001
             got = error
         if got != expected and got != [expected]:
             wrong.append((seed, expected, got, str(signature)))
-    print(f"{count} canvases from seed {first}, by shape: {json.dumps(shapes)}")
+    served = {worker.node: worker.text().lower().count("succeeded") for worker in lab.workers}
+    left = lab.wait_empty()
+    print(f"{count} canvases from seed {first}, by shape: {json.dumps(shapes)}; tasks served: {served}; wrong {len(wrong)}, left {left}")
     assert not wrong, wrong[:5]
     # All of the workers had a part in it.
-    served = {worker.node: worker.text().lower().count("succeeded") for worker in lab.workers}
-    print(served)
-    assert min(served.values()) > count, served
-    assert lab.wait_empty() == {}
+    assert min(served.values()) > count / 4, served
+    assert left == {}

@@ -62,6 +62,9 @@ def test_a_long_task_and_a_far_eta_are_started_once(own_lab):
         assert long.get(timeout=seconds + 10) == "long" and far.get(timeout=seconds + 10) == "far"
     finally:
         sweeper.close()
+    workers = f"{len(lab.workers)} workers ({len(lab.workers) - 1} of them Celery's)"
+    print(f"{seconds} s of task and an ETA {seconds} s ahead, visibility timeout {visibility} s, {workers}, {sweeper.sweeps} sweeps: "
+          f"starts {dict(lab.starts(path))}")  # fmt: skip
     assert sweeper.error is None and sweeper.sweeps > seconds
     assert lab.starts(path) == {"long": 1, "far": 1}
     assert {words[2] for words in lab.marks(path)} == {"longshore"} and ours.alive()

@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from lab import HERE, LONG
+from lab import HERE, LONG, pick
 from procs import Process, eventually, free_port
 
 pytestmark = pytest.mark.alone
@@ -44,7 +44,7 @@ class Flower:
 
 
 @pytest.mark.needs("control")
-@pytest.mark.limit(60)
+@pytest.mark.limit(pick(60, 240))
 def test_flower_shows_the_worker_its_tasks_and_its_numbers(own_lab):
     lab = own_lab
     flower = Flower(lab)
@@ -90,12 +90,14 @@ def test_flower_shows_the_worker_its_tasks_and_its_numbers(own_lab):
 
 
 def screenshots(flower, node, task):
-    """The pages as a browser shows them, into the folder LONGSHORE_INTEROP_SCREENSHOTS; the browser is LONGSHORE_INTEROP_CHROMIUM."""
+    """The pages as a browser shows them, and the metrics, into the folder LONGSHORE_INTEROP_SCREENSHOTS; the browser is LONGSHORE_INTEROP_CHROMIUM."""
     folder = os.environ.get("LONGSHORE_INTEROP_SCREENSHOTS", ".")
-    for name, page in {"workers": "/workers", "worker": f"/worker/{node}", "tasks": "/tasks", "task": f"/task/{task}"}.items():
-        argv = [os.environ["LONGSHORE_INTEROP_CHROMIUM"], "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1400,900"]
-        argv += ["--virtual-time-budget=4000", f"--screenshot={folder}/flower-{name}.png", f"http://127.0.0.1:{flower.port}{page}"]
-        assert Process(argv, f"{folder}/chromium.log").wait(60) == 0
+    for name, page in {"workers": "/workers", "worker": f"/worker/{node}", "tasks": "/tasks", "task": f"/task/{task}", "broker": "/broker"}.items():
+        argv = [os.environ["LONGSHORE_INTEROP_CHROMIUM"], "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1500,1000"]
+        argv += ["--virtual-time-budget=8000", f"--user-data-dir={folder}/profile", f"--screenshot={folder}/flower-{name}.png"]
+        assert Process([*argv, f"http://127.0.0.1:{flower.port}{page}"], f"{folder}/chromium.log").wait(60) == 0
+    with open(f"{folder}/flower-metrics.txt", "w") as metrics:
+        metrics.write(flower.get("/metrics")[1])
 
 
 @pytest.mark.limit(40)

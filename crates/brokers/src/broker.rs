@@ -186,6 +186,15 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn peek<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>>;
 
+    /// Up to `most` messages of these queues that the broker itself holds back until their time, the soonest first. None where workers hold them (Redis).
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn later<'a>(&'a self, queues: &'a [Arc<str>], most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
+        let _ = (queues, most);
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     /// Throws away what waits in a queue; how many.
     ///
     /// # Errors

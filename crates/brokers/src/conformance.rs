@@ -79,7 +79,7 @@ macro_rules! conformance {
             a_document_is_stored_read_and_forgotten
             a_success_stays_if_it_is_asked_to
             a_document_expires
-            what_is_stored_after_a_watch_arrives
+            what_is_stored_before_and_after_a_watch_arrives
             a_chord_is_complete_once_and_its_parts_are_in_order
             a_part_that_is_told_twice_counts_once
             one_of_many_parts_at_once_has_the_right

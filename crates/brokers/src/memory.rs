@@ -159,6 +159,14 @@ impl Broker for MemoryHandle {
         ready(state.waiting(queue).take(most).map(|message| message.raw.clone()).collect())
     }
 
+    fn later<'a>(&'a self, queues: &'a [Arc<str>], most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
+        let mut state = self.0.lock();
+        state.promote(SystemTime::now());
+        ready(
+            state.later.values().filter(|message| queues.contains(&message.queue)).take(most).map(|message| message.raw.clone()).collect(),
+        )
+    }
+
     fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
         ready(self.0.lock().take_all(queue).len() as u64)
     }

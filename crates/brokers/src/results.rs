@@ -87,8 +87,8 @@ pub trait ResultBackend: Send + Sync {
     /// Forgets documents; how many there were.
     fn forget<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<u64, BrokerError>>;
 
-    /// Listens for the results of these tasks. When this resolves the subscription stands: whatever is stored from now on arrives (a document may arrive
-    /// twice, and one that was stored before does not arrive: look once with `get` afterwards). After a lost connection it looks once by itself.
+    /// Listens for the results of these tasks, and looks once at what is stored already, in one round trip. When this resolves the subscription stands:
+    /// whatever is stored from now on arrives (a document may arrive twice). After a lost connection it looks again by itself.
     fn watch<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<Watch, BrokerError>>;
 
     /// Says how many parts a chord has, before its last part is sent; clears what an earlier attempt left.
@@ -112,6 +112,8 @@ pub trait ResultBackend: Send + Sync {
 
 /// Results as they are stored: id and document. Dropping it ends the subscription.
 pub struct Watch {
+    /// What was stored when the subscription began, in the order of the ids.
+    pub stored: Vec<Option<Vec<u8>>>,
     /// Id and document.
     pub results: mpsc::Receiver<(String, Vec<u8>)>,
     /// What ends the subscription when it is dropped.

@@ -137,6 +137,11 @@ impl Broker for Sqlite {
         self.0.look_through(move |conn| queues::peek(conn, &queue, most)).boxed()
     }
 
+    fn later<'a>(&'a self, queues: &'a [Arc<str>], most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
+        let names = queues.to_vec();
+        self.0.look_through(move |conn| queues::later(conn, &names, most)).boxed()
+    }
+
     fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
         let queue = queue.to_owned();
         self.0.write(move |step| queues::purge(step.conn, &queue)).boxed()

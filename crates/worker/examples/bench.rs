@@ -1,6 +1,7 @@
 //! The worker and the client of `benches/tasks/run.sh`: the same tasks as its Python workers have.
 //!
-//! `bench worker URL QUEUE [early] [noresult]` · `bench publish URL QUEUE TASK COUNT await|concurrent|bulk|later` · `bench roundtrip URL QUEUE COUNT`
+//! `bench worker URL QUEUE [early] [noresult] [slots=N]` · `bench publish URL QUEUE TASK COUNT await|concurrent|bulk|later [ARG]` ·
+//! `bench roundtrip URL QUEUE COUNT` · `bench mixed URL QUEUE SECONDS`; `current` runs any of them on a runtime of one thread
 #![expect(clippy::unwrap_used, reason = "a measuring program")]
 
 extern crate longshore_worker as longshore;
@@ -43,8 +44,13 @@ fn cpu(ms: u64) -> u64 {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let has = |word: &str| args.iter().any(|arg| arg == word);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
+    let runtime = if has("current") {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    } else {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    };
+    let main = async move {
+        let has = |word: &str| args.iter().any(|arg| arg == word);
         let app = App::new().broker(&args[1]).default_queue(&args[2]);
         match args[0].as_str() {
             "worker" => {
@@ -75,6 +81,7 @@ fn main() {
                 let later = args[5] == "later";
                 let signature = || {
                     let signature = Signature::named(&task);
+                    let signature = args.get(6).and_then(|arg| arg.parse::<u64>().ok()).iter().fold(signature, Signature::arg);
                     if later { signature.countdown(Duration::from_secs(3600)) } else { signature }
                 };
                 let start = Instant::now();
@@ -101,6 +108,7 @@ fn main() {
                 }
                 println!("{}", start.elapsed().as_secs_f64());
             }
+            "mixed" => mixed(Client::of(&app).unwrap(), Duration::from_secs_f64(args[3].parse().unwrap())).await,
             _ => {
                 let client = Client::of(&app).unwrap();
                 let mut times = Vec::new();
@@ -109,9 +117,47 @@ fn main() {
                     client.send(Signature::named("bench.noop")).await.unwrap().get().await.unwrap();
                     times.push(start.elapsed().as_secs_f64() * 1e3);
                 }
-                times.sort_by(f64::total_cmp);
-                println!("{} {}", times[times.len() / 2], times[times.len() * 99 / 100]);
+                tell(times);
+            }
+        }
+    };
+    runtime.block_on(main);
+}
+
+/// Fifty sleeps of 20 ms a second, each asked for and waited for, beside eight computations of 100 ms.
+async fn mixed(client: Client, time: Duration) {
+    let end = Instant::now() + time;
+    let computing = tokio::spawn({
+        let client = client.clone();
+        async move {
+            let mut tick = tokio::time::interval(Duration::from_millis(125));
+            while Instant::now() < end {
+                tick.tick().await;
+                client.send(Signature::named("bench.cpu").arg(&100).ignore_result()).await.unwrap();
             }
         }
     });
+    let askers = (0..5).map(|number| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(20 * number)).await;
+            let (mut tick, mut times) = (tokio::time::interval(Duration::from_millis(100)), Vec::new());
+            while Instant::now() < end {
+                tick.tick().await;
+                let start = Instant::now();
+                client.send(Signature::named("bench.sleep").arg(&20)).await.unwrap().get().await.unwrap();
+                times.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+            times
+        })
+    });
+    let times = futures_util::future::join_all(askers.collect::<Vec<_>>()).await.into_iter().flat_map(Result::unwrap).collect();
+    computing.await.unwrap();
+    tell(times);
+}
+
+/// The median and the 99th of a hundred, in ms.
+fn tell(mut times: Vec<f64>) {
+    times.sort_by(f64::total_cmp);
+    println!("{} {}", times[times.len() / 2], times[times.len() * 99 / 100]);
 }

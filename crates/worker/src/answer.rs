@@ -219,7 +219,6 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Subscribes, and then looks once: what is stored from now on arrives, what was stored before is found.
     async fn begin(client: &Client, tree: &ResultTree, with_parents: bool) -> Result<Self, ClientError> {
         let open = leaves(tree);
         let mut before = HashSet::new();
@@ -227,8 +226,8 @@ impl Waiting {
             parents(tree, &mut before);
         }
         let ids: Vec<String> = open.iter().cloned().chain(before.iter().cloned()).collect();
-        let watch = client.results().watch(&ids).await?;
-        let documents = client.results().get(&keys(&ids)).await?;
+        let mut watch = client.results().watch(&ids).await?;
+        let documents = std::mem::take(&mut watch.stored);
         let mut this = Self { watch, open: open.into_iter().collect(), ended: HashMap::new(), early: Vec::new(), before };
         for (id, document) in ids.into_iter().zip(documents) {
             if let Some(document) = document

@@ -21,8 +21,10 @@ use crate::{
 
 static APP: OnceLock<Arc<App>> = OnceLock::new();
 
-/// The deepest nesting of a value that comes back.
+/// The deepest nesting of a value that goes there or comes back.
 const DEPTH: usize = 512;
+/// A child reads what its worker has read already, within the worker's limits: it has none of its own but the stack.
+const READ: Limits = Limits { message: usize::MAX, body: usize::MAX, depth: DEPTH, args: usize::MAX, values: usize::MAX, msgpack: true };
 
 /// What a child is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,8 +85,7 @@ pub fn init_app_with(app: &App, functions: Functions) {
 pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
     let setup = |text: String| TaskError::new("setup", text).with_again(Again::Never);
     let app = APP.get().ok_or_else(|| setup("call longshore::init_app first in main".to_owned()))?;
-    let message = Message::decode(&call.message, &Limits { message: usize::MAX, body: usize::MAX, msgpack: true, ..Limits::default() })
-        .map_err(|error| TaskError::invalid(error.to_string()))?;
+    let message = Message::decode(&call.message, &READ).map_err(|error| TaskError::invalid(error.to_string()))?;
     let task = app.task_named(&message.task).ok_or_else(|| setup(format!("no task {} in the child process", message.task)))?;
     let Handler::Sync(handler) = &task.handler else {
         return Err(setup(format!("{} is an async function: it runs on the async lane only", message.task)));

@@ -12,7 +12,7 @@ use std::{
 use longshore_brokers::{Broker, Outgoing, connect};
 use longshore_celery::{Encoding, Limits, Message, Value};
 use longshore_testkit::servers::Redis;
-use longshore_worker::{Acks, App, Task, Worker, WorkerOptions};
+use longshore_worker::{Acks, App, RateScope, Task, Worker, WorkerOptions};
 use tokio::sync::{Semaphore, mpsc};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -147,6 +147,27 @@ async fn tasks_of_a_limited_rate_wait_in_the_broker() {
     assert!(begun.elapsed() >= Duration::from_secs(1), "six starts at five a second take a second");
     worker.stopper().warm();
     assert_eq!(tokio::time::timeout(SOON, worker.join()).await.unwrap().ok, 6);
+}
+
+#[tokio::test]
+async fn two_workers_keep_a_shared_rate_and_lose_nothing_when_one_of_them_leaves() {
+    let (mut task, count) = counting();
+    task.policy.rate_limit = Some(longshore_core::Rate::per_second(20.0));
+    task.policy.rate_scope = RateScope::Shared;
+    let Some(bench) = Bench::new([task]) else { return };
+    let (one, two) = (bench.worker(4).await, bench.worker(4).await);
+    let begun = Instant::now();
+    bench.send("count", (0..40).map(|n| format!("m{n}")), None).await;
+    // What waits for its slot is held, not given: it lies in the broker.
+    until("they wait", || bench.lengths().0 == "0" && bench.lengths().1 != "0").await;
+    until("a quarter has run", || count.load(Ordering::Relaxed) >= 10).await;
+    two.stopper().warm();
+    let two = tokio::time::timeout(SOON, two.join()).await.unwrap();
+    until("all run", || count.load(Ordering::Relaxed) >= 40 && bench.lengths() == ("0".to_owned(), "0".to_owned())).await;
+    assert!(begun.elapsed() >= Duration::from_secs_f64(39.0 / 20.0 - 0.1), "40 starts at 20 a second took {:?}", begun.elapsed());
+    one.stopper().warm();
+    let one = tokio::time::timeout(SOON, one.join()).await.unwrap();
+    assert_eq!((one.ok + two.ok, count.load(Ordering::Relaxed)), (40, 40), "each once");
 }
 
 #[tokio::test]

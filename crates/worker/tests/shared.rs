@@ -150,13 +150,19 @@ async fn what_was_revoked_stays_so(url: &str) {
     let before = start(url, "before", "elsewhere", task.clone()).await;
     let request = control::Request::new("revoke").argument("task_id", vec![waiting.as_str(), later.as_str()]);
     assert!(ask(&broker, request).await.to_string().contains("flagged as revoked"));
+    let stamps = Map(vec![("batch".to_owned(), vec!["b7"].into())]);
+    let stamped_headers = vec!["batch".to_owned()];
+    let stamped = send(&*broker, "a", Message { stamps: stamps.clone(), stamped_headers, ..call("limited") }).await;
+    let request = control::Request::new("revoke_by_stamped_headers").argument("headers", Value::Map(stamps));
+    assert!(ask(&broker, request).await.to_string().contains("flagged as revoked"));
+    assert_eq!(ask(&broker, control::Request::new("revoked")).await, vec![waiting.as_str(), later.as_str()].into(), "stamps are no ids");
     stop(before).await;
     let mut options = WorkerOptions::new("after@test");
     options.queues = vec!["a".to_owned()];
     // Nobody can tell it but the broker.
     options.remote_control = false;
     let after = Worker::start(App::new().broker(url).task(task), options).await.unwrap();
-    for id in [waiting, later] {
+    for id in [waiting, later, stamped] {
         while !broker.find(&id).await.unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -165,7 +171,7 @@ async fn what_was_revoked_stays_so(url: &str) {
     }
     after.stopper().warm();
     let summary = tokio::time::timeout(SOON, after.join()).await.unwrap();
-    assert_eq!((summary.revoked, summary.ok), (2, 0));
+    assert_eq!((summary.revoked, summary.ok), (3, 0));
     assert!(starts.try_recv().is_err(), "nothing ran");
 }
 
@@ -178,6 +184,49 @@ async fn what_was_revoked_stays_so_in_a_memory_when_its_only_worker_is_replaced(
 async fn what_was_revoked_stays_so_in_a_file_when_its_only_worker_is_replaced() {
     let file = File::new("revoked");
     tokio::time::timeout(SOON * 2, what_was_revoked_stays_so(&file.url())).await.unwrap();
+}
+
+/// Whoever holds a task back until its time, `inspect scheduled` and `query_task` know it.
+async fn what_waits_for_its_time_is_scheduled(url: &str, due: bool) {
+    let (task, _starts) = limited(Rate::per_second(1000.0));
+    let (broker, _) = connect(url, None).unwrap();
+    let eta = Some(SystemTime::now() + Duration::from_secs(3600));
+    let message = |id: &str, queue: &str| Message { eta, id: id.to_owned(), routing_key: queue.to_owned(), ..call("limited") };
+    let outgoing = |id: &str, queue: &str| {
+        let raw = message(id, queue).encode(Encoding::Json);
+        Outgoing { queue: queue.into(), priority: 0, due: eta.filter(|_| due), raw }
+    };
+    broker.publish(&[outgoing("mine", "a"), outgoing("not-mine", "b")]).await.unwrap();
+    let worker = start(url, "one", "a", task).await;
+    let known = async {
+        loop {
+            let scheduled = ask(&broker, control::Request::new("scheduled")).await;
+            let entries = scheduled.as_list().unwrap();
+            if let [only] = entries {
+                return only.get("request").and_then(|request| request.get("id")).cloned();
+            }
+            assert!(entries.is_empty(), "{scheduled}");
+        }
+    };
+    assert_eq!(tokio::time::timeout(SOON, known).await.unwrap(), Some("mine".into()));
+    let queried = ask(&broker, control::Request::new("query_task").argument("ids", vec!["mine", "not-mine"])).await.to_string();
+    assert!(queried.contains(r#""mine": ["scheduled""#) && !queried.contains("not-mine"), "{queried}");
+    stop(worker).await;
+}
+
+#[tokio::test]
+async fn what_waits_for_its_time_in_a_file_is_scheduled() {
+    for due in [true, false] {
+        let file = File::new("scheduled");
+        tokio::time::timeout(SOON * 2, what_waits_for_its_time_is_scheduled(&file.url(), due)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_its_time_in_a_memory_is_scheduled() {
+    for (url, due) in [("memory://scheduled-there", true), ("memory://scheduled-here", false)] {
+        tokio::time::timeout(SOON * 2, what_waits_for_its_time_is_scheduled(url, due)).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -50,8 +50,7 @@ impl Bench {
     /// The result of a task, when it has a final one.
     async fn result(&self, id: &str) -> TaskResult {
         let mut watch = self.results.watch(&[id.to_owned()]).await.unwrap();
-        let stored = self.results.get(&[Key::Task(id.to_owned())]).await.unwrap().pop().flatten();
-        let mut doc = stored;
+        let mut doc = watch.stored.pop().flatten();
         loop {
             if let Some(doc) = doc {
                 let result = TaskResult::decode(&doc, 1 << 20).unwrap();

@@ -167,6 +167,10 @@ pub async fn what_is_due_later_is_not_run_before_and_soon_after(subject: Arc<Sub
         return; // It is lent early.
     }
     assert_eq!((state.waiting, state.later, state.held), (2, 1, 0));
+    let later = broker.later(&["other".into(), "q".into()], 9).await.expect("it answers");
+    assert_eq!(later.iter().map(|raw| id(raw)).collect::<Vec<_>>(), ["later"]);
+    assert!(broker.later(&["other".into()], 9).await.expect("it answers").is_empty());
+    assert!(broker.later(&["q".into()], 0).await.expect("it answers").is_empty());
     let found = broker.find("later").await.expect("it answers");
     assert_eq!(found.iter().map(|found| found.doing.clone()).collect::<Vec<_>>(), [Doing::Later { due: at }]);
     let consumer = subject.consumer(&["q"]).await;

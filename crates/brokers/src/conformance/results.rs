@@ -74,10 +74,11 @@ async fn until(watch: &mut Watch, id: &str, doc: &str) -> Duration {
 }
 
 /// From another process, too; what nobody asked for does not.
-pub async fn what_is_stored_after_a_watch_arrives(subject: Arc<Subject>) {
+pub async fn what_is_stored_before_and_after_a_watch_arrives(subject: Arc<Subject>) {
     let (watches, stores) = (subject.results(), subject.results());
     stores.store(&[stored(task("before"), "0")]).await.expect("it is stored");
     let mut watch = watches.watch(&["before".to_owned(), "a".to_owned(), "b".to_owned()]).await.expect("it watches");
+    assert_eq!(watch.stored, [Some(b"0".to_vec()), None, None]);
     let mut other = stores.watch(&["c".to_owned()]).await.expect("it watches");
     stores.store(&[stored(task("unasked"), "0"), stored(task("a"), "1")]).await.expect("it is stored");
     let took = until(&mut watch, "a", "1").await;

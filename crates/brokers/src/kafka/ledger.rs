@@ -94,6 +94,13 @@ impl Ledger {
         ledger
     }
 
+    /// Changes the limit for the metadata. Where a lower one does not hold what is done already, the end of that is left out of commits (and would be
+    /// done again), and nothing more is taken until it fits.
+    pub fn set_limit(&mut self, most_characters: usize) {
+        self.most_characters = most_characters;
+        (self.room, self.full_at) = (0, None);
+    }
+
     fn restore(&mut self, beyond: &Beyond) {
         let Some(last) = self.start.checked_add(beyond.len() as i64 - 1) else { return };
         self.reach(self.start, last);

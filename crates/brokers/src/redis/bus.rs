@@ -46,7 +46,7 @@ pub(super) async fn subscribe(pubsub: &PubSub, layout: &Layout, exchange: &str, 
     let channel = layout.channel(exchange, "");
     let name = Box::new(move |full: &str| full.strip_prefix(channel.as_str()).unwrap_or(full).trim_start_matches('/').to_owned());
     let topics = topics(layout, exchange, pattern);
-    let guard = pubsub.listen(Listener { topics, sink, name, missed: Arc::new(Notify::new()) }).await?;
+    let guard = pubsub.listen(Listener { topics, keys: Vec::new(), sink, name, missed: Arc::new(Notify::new()) }).await?.0;
     Ok(Subscription { messages, guard: Box::new(guard) })
 }
 

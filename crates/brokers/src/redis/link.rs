@@ -1,5 +1,5 @@
-//! The connection for commands: one task owns it, writes in one go whatever has gathered, and hands each caller its replies. Nothing on it has a
-//! response timeout. When it is lost, or silent while the server answers others, it is replaced; the server is told to end the old one, and
+//! The connection for commands: one task writes in one go whatever has gathered, and hands each caller its replies. A caller that finds nothing under
+//! way writes by itself, which spares it the switch to the task. Nothing on it has a response timeout. When it is lost, or silent while the server answers others, it is replaced; the server is told to end the old one, and
 //! only then do
 //! those hear of it whose replies are missing: what they look up then stays as it is.
 
@@ -10,12 +10,13 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -73,11 +74,33 @@ struct Shared {
     hello: Mutex<Hello>,
     /// How often it was connected.
     generation: AtomicU64,
+    /// While it serves.
+    wire: Mutex<Option<Wire>>,
+    /// Requests on their way to the task.
+    queued: AtomicUsize,
+    /// The task.
+    task: AtomicWaker,
+}
+
+/// A connection, and those whose replies it owes.
+struct Wire {
+    connection: Connection,
+    waiting: VecDeque<Waiting>,
+    heard: Instant,
 }
 
 impl Link {
     pub(super) fn new(config: Arc<Config>, notice: Notice) -> Self {
-        let shared = Shared { config, notice, trouble: Mutex::default(), hello: Mutex::default(), generation: AtomicU64::new(0) };
+        let shared = Shared {
+            config,
+            notice,
+            trouble: Mutex::default(),
+            hello: Mutex::default(),
+            generation: AtomicU64::new(0),
+            wire: Mutex::default(),
+            queued: AtomicUsize::new(0),
+            task: AtomicWaker::new(),
+        };
         Self { shared: Arc::new(shared), requests: Mutex::new(None) }
     }
 
@@ -161,7 +184,12 @@ impl Link {
     }
 
     fn enqueue(&self, mut request: Request) {
+        match self.shared.write_now(request) {
+            None => return,
+            Some(back) => request = back,
+        }
         let mut requests = locked(&self.requests);
+        self.shared.queued.fetch_add(1, Ordering::AcqRel);
         if let Some(sender) = &*requests {
             match sender.send(request) {
                 Ok(()) => return,
@@ -169,6 +197,7 @@ impl Link {
                 Err(back) => request = back.0,
             }
         }
+        self.shared.queued.store(1, Ordering::Release);
         let (sender, receiver) = mpsc::unbounded_channel();
         let _ = sender.send(request);
         *requests = Some(sender);
@@ -186,6 +215,25 @@ impl Link {
     }
 }
 
+impl Shared {
+    /// Writes a request if nothing is under way and no other one waits; else gives it back.
+    fn write_now(&self, request: Request) -> Option<Request> {
+        if self.queued.load(Ordering::Acquire) > 0 {
+            return Some(request);
+        }
+        let mut wire = locked(&self.wire);
+        let Some(wire) = wire.as_mut().filter(|wire| wire.waiting.is_empty() && wire.connection.out.is_empty()) else {
+            return Some(request);
+        };
+        wire.admit(request);
+        // What could not be written, and what went wrong, is for the task.
+        if !matches!(wire.connection.poll_flush(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(()))) {
+            self.task.wake();
+        }
+        None
+    }
+}
+
 struct Waiting {
     request: Request,
     replies: Vec<Reply>,
@@ -194,13 +242,13 @@ struct Waiting {
 /// The task: connects when there is something to do, and again whenever that is lost, until no caller is left.
 async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Request>) {
     let place = shared.config.place();
-    let mut first = requests.recv().await;
-    let mut in_doubt = VecDeque::new();
+    let mut first = shared.next(&mut requests).await;
+    let mut in_doubt: VecDeque<Waiting> = VecDeque::new();
     let mut old: Option<Hello> = None;
     let mut attempt = 0;
     while !(requests.is_closed() && requests.is_empty()) || first.is_some() {
         first = first.filter(|request| !request.done.is_closed());
-        let mut connection = match connect(&shared.config, old.as_ref()).await {
+        let connection = match connect(&shared.config, old.as_ref()).await {
             Ok(connection) => connection,
             Err(fail) => {
                 let text = fail.text().to_owned();
@@ -209,11 +257,12 @@ async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Request>
                 }
                 if matches!(fail, Fail::Refused(_)) {
                     // Whoever waits hears it; the next request tries again.
-                    in_doubt.drain(..).chain(first.take().map(Waiting::new)).for_each(|waiting: Waiting| waiting.end(Err(fail.clone())));
+                    in_doubt.drain(..).chain(first.take().map(Waiting::new)).for_each(|waiting| waiting.end(Err(fail.clone())));
                     while let Ok(request) = requests.try_recv() {
+                        shared.queued.fetch_sub(1, Ordering::AcqRel);
                         let _ = request.done.send(Err(fail.clone()));
                     }
-                    first = requests.recv().await;
+                    first = shared.next(&mut requests).await;
                 } else {
                     sleep(pause(attempt)).await;
                 }
@@ -228,12 +277,13 @@ async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Request>
         old = Some(connection.hello.clone());
         *locked(&shared.hello) = connection.hello.clone();
         shared.generation.fetch_add(1, Ordering::AcqRel);
-        in_doubt.drain(..).for_each(|waiting: Waiting| {
+        in_doubt.drain(..).for_each(|waiting| {
             waiting.end(Err(Fail::Lost(format!(
                 "the connection to redis at {place} was lost before it answered; unknown whether it was done"
             ))));
         });
-        let served = Serving::serve(&shared.config, &mut connection, &mut requests, &mut in_doubt, first.take()).await;
+        let (served, waiting) = Serving::serve(&shared, connection, &mut requests, first.take()).await;
+        in_doubt = waiting;
         let Err(error) = served else { return };
         let text = format!("redis at {place}: the connection was lost ({error}); connecting again");
         *locked(&shared.trouble) = Some(text.clone());
@@ -269,32 +319,7 @@ impl Waiting {
     }
 }
 
-/// One connection's time of service. Ends well when no caller is left.
-struct Serving<'a> {
-    config: &'a Arc<Config>,
-    connection: &'a mut Connection,
-    requests: &'a mut mpsc::UnboundedReceiver<Request>,
-    waiting: &'a mut VecDeque<Waiting>,
-    heard: Instant,
-    tick: Pin<Box<Sleep>>,
-    probe: Option<JoinHandle<bool>>,
-    closed: bool,
-}
-
-impl<'a> Serving<'a> {
-    async fn serve(
-        config: &'a Arc<Config>,
-        connection: &'a mut Connection,
-        requests: &'a mut mpsc::UnboundedReceiver<Request>,
-        waiting: &'a mut VecDeque<Waiting>,
-        first: Option<Request>,
-    ) -> io::Result<()> {
-        let tick = Box::pin(sleep(SILENCE));
-        let mut serving = Self { config, connection, requests, waiting, heard: Instant::now(), tick, probe: None, closed: false };
-        first.into_iter().for_each(|request| serving.admit(request));
-        poll_fn(|cx| serving.poll(cx)).await
-    }
-
+impl Wire {
     fn admit(&mut self, request: Request) {
         // Its caller has given up, so it is not done at all.
         if request.done.is_closed() {
@@ -305,25 +330,6 @@ impl<'a> Serving<'a> {
         }
         request.pack.write_to(&mut self.connection.out);
         self.waiting.push_back(Waiting::new(request));
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.closed {
-            match self.requests.poll_recv(cx) {
-                Poll::Ready(Some(request)) => self.admit(request),
-                Poll::Ready(None) => self.closed = true,
-                Poll::Pending => break,
-            }
-        }
-        if self.closed && self.waiting.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        let _ = self.connection.poll_flush(cx)?;
-        self.read(cx)?;
-        if self.closed && self.waiting.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        self.poll_silence(cx)
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
@@ -357,23 +363,85 @@ impl<'a> Serving<'a> {
             }
         }
     }
+}
+
+impl Shared {
+    async fn next(&self, requests: &mut mpsc::UnboundedReceiver<Request>) -> Option<Request> {
+        let request = requests.recv().await?;
+        self.queued.fetch_sub(1, Ordering::AcqRel);
+        Some(request)
+    }
+}
+
+/// One connection's time of service. Ends well when no caller is left.
+struct Serving<'a> {
+    shared: &'a Shared,
+    requests: &'a mut mpsc::UnboundedReceiver<Request>,
+    tick: Pin<Box<Sleep>>,
+    probe: Option<JoinHandle<bool>>,
+    closed: bool,
+}
+
+impl<'a> Serving<'a> {
+    /// How it ended, and whose replies are missing.
+    async fn serve(
+        shared: &'a Shared,
+        connection: Connection,
+        requests: &'a mut mpsc::UnboundedReceiver<Request>,
+        first: Option<Request>,
+    ) -> (io::Result<()>, VecDeque<Waiting>) {
+        let mut wire = Wire { connection, waiting: VecDeque::new(), heard: Instant::now() };
+        first.into_iter().for_each(|request| wire.admit(request));
+        *locked(&shared.wire) = Some(wire);
+        let mut serving = Self { shared, requests, tick: Box::pin(sleep(SILENCE)), probe: None, closed: false };
+        let served = poll_fn(|cx| serving.poll(cx)).await;
+        // Before anybody writes on it again.
+        let wire = locked(&shared.wire).take();
+        (served, wire.map(|wire| wire.waiting).unwrap_or_default())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shared = self.shared;
+        shared.task.register(cx.waker());
+        let mut wire = locked(&shared.wire);
+        let Some(wire) = wire.as_mut() else { return Poll::Ready(Ok(())) };
+        while !self.closed {
+            match self.requests.poll_recv(cx) {
+                Poll::Ready(Some(request)) => {
+                    shared.queued.fetch_sub(1, Ordering::AcqRel);
+                    wire.admit(request);
+                }
+                Poll::Ready(None) => self.closed = true,
+                Poll::Pending => break,
+            }
+        }
+        if self.closed && wire.waiting.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let _ = wire.connection.poll_flush(cx)?;
+        wire.read(cx)?;
+        if self.closed && wire.waiting.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_silence(wire, cx)
+    }
 
     /// A server that says nothing may be busy, or frozen, or the connection may be dead without a word. It is asked over another one: if it answers
     /// there and still not here, this connection is given up.
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_silence(&mut self, wire: &Wire, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(probe) = &mut self.probe
             && let Poll::Ready(answered) = Pin::new(probe).poll(cx)
         {
             self.probe = None;
-            if answered.unwrap_or(false) && !self.waiting.is_empty() && self.heard.elapsed() >= SILENCE {
+            if answered.unwrap_or(false) && !wire.waiting.is_empty() && wire.heard.elapsed() >= SILENCE {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "it answers others, but not here")));
             }
         }
         while self.tick.as_mut().poll(cx).is_ready() {
             self.tick.as_mut().reset(Instant::now() + SILENCE / 2);
-            let silent = !self.waiting.is_empty() && self.heard.elapsed() >= SILENCE;
+            let silent = !wire.waiting.is_empty() && wire.heard.elapsed() >= SILENCE;
             if silent && self.probe.is_none() {
-                let config = self.config.clone();
+                let config = self.shared.config.clone();
                 let mut probe = tokio::spawn(async move { probe(&config).await });
                 // Registers for its end.
                 if pin!(&mut probe).poll(cx).is_pending() {
@@ -390,6 +458,8 @@ impl Drop for Serving<'_> {
         if let Some(probe) = self.probe.take() {
             probe.abort();
         }
+        // Where the runtime ends in the middle: whoever waits hears of it.
+        locked(&self.shared.wire).take();
     }
 }
 

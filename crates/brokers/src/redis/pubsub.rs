@@ -1,5 +1,5 @@
 //! Listening to channels: one connection for all who listen. After a lost one it listens again by itself, and says that something may have been
-//! missed.
+//! missed. Whoever listens to documents is told what is stored already on the same way: asked for behind the subscription, it can miss nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -42,6 +42,8 @@ impl Topic {
 /// Who listens.
 pub(super) struct Listener {
     pub(super) topics: Vec<Topic>,
+    /// What is to be looked up once, when the topics are subscribed to.
+    pub(super) keys: Vec<String>,
     /// What a channel is called there, and what came on it. Never waited for: what finds no room is left out, and `missed` told.
     pub(super) sink: mpsc::Sender<(String, Vec<u8>)>,
     pub(super) name: Box<dyn Fn(&str) -> String + Send>,
@@ -49,9 +51,14 @@ pub(super) struct Listener {
     pub(super) missed: Arc<Notify>,
 }
 
-enum Ask {
-    Listen(u64, Listener, oneshot::Sender<Result<(), Fail>>),
-    Quit(u64),
+/// What was found of each key.
+type Found = Vec<Option<Vec<u8>>>;
+
+/// Who wants to listen, and is told when it does.
+struct Ask {
+    id: u64,
+    listener: Listener,
+    ready: oneshot::Sender<Result<Found, Fail>>,
 }
 
 /// The way to the connection.
@@ -59,31 +66,41 @@ pub(super) struct PubSub {
     config: Arc<Config>,
     notice: Notice,
     asks: Mutex<Option<mpsc::UnboundedSender<Ask>>>,
+    gone: Arc<Gone>,
     next: AtomicU64,
 }
+
+/// Those who listen no more. The server hears of it with the next thing that it is told: nobody is woken for that.
+type Gone = Mutex<Vec<u64>>;
 
 /// Ends the listening when it is dropped.
 pub(super) struct Guard {
     id: u64,
-    asks: mpsc::UnboundedSender<Ask>,
+    gone: Arc<Gone>,
+    /// Keeps the connection.
+    _asks: mpsc::UnboundedSender<Ask>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let _ = self.asks.send(Ask::Quit(self.id));
+        locked(&self.gone).push(self.id);
     }
 }
 
 /// A server that does not answer for so long is given up.
 const SILENCE: Duration = Duration::from_secs(2);
+/// For so many of these times a connection is kept that nobody listens on: who waits for one result often waits for the next.
+const LINGERS: u32 = 5;
+/// Keys of one look.
+const LOOK: usize = 500;
 
 impl PubSub {
     pub(super) fn new(config: Arc<Config>, notice: Notice) -> Self {
-        Self { config, notice, asks: Mutex::new(None), next: AtomicU64::new(0) }
+        Self { config, notice, asks: Mutex::new(None), gone: Arc::default(), next: AtomicU64::new(0) }
     }
 
-    /// Resolves when the server has confirmed all topics.
-    pub(super) async fn listen(&self, listener: Listener) -> Result<Guard, Fail> {
+    /// Resolves when the server has confirmed all topics, with what was stored then under the listener's keys.
+    pub(super) async fn listen(&self, listener: Listener) -> Result<(Guard, Found), Fail> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (ready, confirmed) = oneshot::channel();
         let asks = {
@@ -92,16 +109,16 @@ impl PubSub {
                 Some(asks) => asks.clone(),
                 None => {
                     let (sender, receiver) = mpsc::unbounded_channel();
-                    tokio::spawn(run(self.config.clone(), self.notice.clone(), receiver));
+                    tokio::spawn(run(self.config.clone(), self.notice.clone(), receiver, self.gone.clone()));
                     asks.insert(sender).clone()
                 }
             }
         };
-        let guard = Guard { id, asks: asks.clone() };
-        let _ = asks.send(Ask::Listen(id, listener, ready));
+        let guard = Guard { id, gone: self.gone.clone(), _asks: asks.clone() };
+        let _ = asks.send(Ask { id, listener, ready });
         let place = self.config.place();
         match timeout(self.config.patience, confirmed).await {
-            Ok(Ok(result)) => result.map(|()| guard),
+            Ok(Ok(result)) => result.map(|found| (guard, found)),
             Ok(Err(_)) => Err(Fail::Unable("the runtime ended".into())),
             Err(_) => {
                 Err(Fail::Unable(format!("redis at {place} did not let us listen within {:?}; is it running?", self.config.patience)))
@@ -115,14 +132,27 @@ struct State {
     listeners: HashMap<u64, Listener>,
     by_topic: HashMap<Topic, Vec<u64>>,
     confirmed: HashSet<Topic>,
-    /// Those that wait for topics to be confirmed.
-    pending: Vec<(u64, HashSet<Topic>, oneshot::Sender<Result<(), Fail>>)>,
+    /// Those that wait for the server's word.
+    pending: Vec<Pending>,
+    /// Whose documents come next.
+    looking: Option<u64>,
+    gone: Arc<Gone>,
 }
 
-async fn run(config: Arc<Config>, notice: Notice, mut asks: mpsc::UnboundedReceiver<Ask>) {
-    let mut state = State::default();
+/// Waits for topics to be confirmed and keys to be looked up.
+struct Pending {
+    id: u64,
+    topics: HashSet<Topic>,
+    keys: Vec<String>,
+    found: Found,
+    ready: oneshot::Sender<Result<Found, Fail>>,
+}
+
+async fn run(config: Arc<Config>, notice: Notice, mut asks: mpsc::UnboundedReceiver<Ask>, gone: Arc<Gone>) {
+    let mut state = State { gone, ..State::default() };
     let mut attempt = 0;
     loop {
+        state.forget();
         if state.listeners.is_empty() {
             // Nobody listens: no connection is kept.
             match asks.recv().await {
@@ -142,6 +172,10 @@ async fn run(config: Arc<Config>, notice: Notice, mut asks: mpsc::UnboundedRecei
             }
             Err(fail) => fail.text().to_owned(),
         };
+        state.forget();
+        if state.listeners.is_empty() {
+            continue;
+        }
         if attempt == 0 {
             notice(&error);
         }
@@ -162,51 +196,64 @@ async fn run(config: Arc<Config>, notice: Notice, mut asks: mpsc::UnboundedRecei
 
 impl State {
     /// What is to be said to the server because of this.
-    fn take(&mut self, ask: Ask) -> Pack {
+    fn take(&mut self, Ask { id, listener, ready }: Ask) -> Pack {
         let mut pack = Pack::default();
-        match ask {
-            Ask::Listen(id, listener, ready) => {
-                let mut new = Vec::new();
-                for topic in &listener.topics {
-                    let listeners = self.by_topic.entry(topic.clone()).or_default();
-                    if listeners.is_empty() {
-                        new.push(topic.clone());
-                    }
-                    listeners.push(id);
-                }
-                let waits: HashSet<Topic> = listener.topics.iter().filter(|topic| !self.confirmed.contains(*topic)).cloned().collect();
-                self.listeners.insert(id, listener);
-                say(&mut pack, true, &new);
-                if waits.is_empty() {
-                    let _ = ready.send(Ok(()));
-                } else {
-                    self.pending.push((id, waits, ready));
-                }
+        let mut new = Vec::new();
+        for topic in &listener.topics {
+            let listeners = self.by_topic.entry(topic.clone()).or_default();
+            if listeners.is_empty() {
+                new.push(topic.clone());
             }
-            Ask::Quit(id) => {
-                let Some(listener) = self.listeners.remove(&id) else { return pack };
-                self.pending.retain(|pending| pending.0 != id);
-                let mut old = Vec::new();
-                for topic in listener.topics {
-                    if let Some(listeners) = self.by_topic.get_mut(&topic) {
-                        listeners.retain(|other| *other != id);
-                        if listeners.is_empty() {
-                            self.by_topic.remove(&topic);
-                            self.confirmed.remove(&topic);
-                            old.push(topic);
-                        }
-                    }
-                }
-                say(&mut pack, false, &old);
-            }
+            listeners.push(id);
         }
+        say(&mut pack, true, &new);
+        let topics: HashSet<Topic> = listener.topics.iter().filter(|topic| !self.confirmed.contains(*topic)).cloned().collect();
+        let pending = Pending { id, topics, keys: listener.keys.clone(), found: Found::new(), ready };
+        self.listeners.insert(id, listener);
+        pending.look(&mut pack);
+        self.pending.push(pending);
+        self.settle();
         pack
     }
 
+    /// Those who listen no more, and what is to be said to the server because of that.
+    fn forget(&mut self) -> Pack {
+        let mut old = Vec::new();
+        let gone = std::mem::take(&mut *locked(&self.gone));
+        for id in gone {
+            self.remove(id, &mut old);
+        }
+        let mut pack = Pack::default();
+        say(&mut pack, false, &old);
+        pack
+    }
+
+    fn remove(&mut self, id: u64, old: &mut Vec<Topic>) {
+        let Some(listener) = self.listeners.remove(&id) else { return };
+        self.pending.retain(|pending| pending.id != id);
+        for topic in listener.topics {
+            if let Some(listeners) = self.by_topic.get_mut(&topic) {
+                listeners.retain(|other| *other != id);
+                if listeners.is_empty() {
+                    self.by_topic.remove(&topic);
+                    self.confirmed.remove(&topic);
+                    old.push(topic);
+                }
+            }
+        }
+    }
+
+    /// Tells those that wait for nothing more.
+    fn settle(&mut self) {
+        for pending in self.pending.extract_if(.., |pending| pending.is_complete()) {
+            let _ = pending.ready.send(Ok(pending.found));
+        }
+    }
+
     fn refuse(&mut self, fail: &Fail) {
-        for (id, _, ready) in std::mem::take(&mut self.pending) {
-            let _ = ready.send(Err(fail.clone()));
-            self.take(Ask::Quit(id));
+        for pending in std::mem::take(&mut self.pending) {
+            let _ = pending.ready.send(Err(fail.clone()));
+            self.remove(pending.id, &mut Vec::new());
         }
     }
 
@@ -221,9 +268,14 @@ impl State {
         self.confirmed.clear();
         let mut pack = Pack::default();
         say(&mut pack, true, &self.by_topic.keys().cloned().collect::<Vec<_>>());
+        for pending in &mut self.pending {
+            pending.found.clear();
+            pending.look(&mut pack);
+        }
         pack.write_to(&mut connection.out);
         let mut tick = interval(SILENCE);
         let mut asked = false;
+        let mut alone = 0;
         let mut again = *attempt > 0;
         loop {
             if again && self.by_topic.len() == self.confirmed.len() {
@@ -239,22 +291,28 @@ impl State {
                     }
                     match reply? {
                         Reply::Push(push) => self.heard(push),
-                        reply => if let Some(error) = reply.error() {
-                            self.refuse(&Fail::Refused(explain(&config.place(), error)));
+                        // Says whose documents come next.
+                        Reply::Bulk(text) => self.looking = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()),
+                        reply => match reply.error() {
+                            Some(error) => self.refuse(&Fail::Refused(explain(&config.place(), error))),
+                            None => self.found(reply.into_list()),
                         },
                     }
                 }
                 ask = asks.recv() => {
                     let Some(ask) = ask else { return Ok(()) };
+                    self.forget().write_to(&mut connection.out);
                     self.take(ask).write_to(&mut connection.out);
-                    if self.listeners.is_empty() {
-                        return Ok(());
-                    }
                 }
                 _ = tick.tick() => {
                     if asked {
                         *attempt = 1;
                         return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    self.forget().write_to(&mut connection.out);
+                    alone = if self.listeners.is_empty() { alone + 1 } else { 0 };
+                    if alone > LINGERS {
+                        return Ok(());
                     }
                     asked = true;
                     Pack::of(&[b"PING"]).write_to(&mut connection.out);
@@ -291,17 +349,34 @@ impl State {
         if !self.by_topic.contains_key(&topic) {
             return;
         }
-        let mut waiting = Vec::new();
-        for (id, mut waits, ready) in std::mem::take(&mut self.pending) {
-            waits.remove(&topic);
-            if waits.is_empty() {
-                let _ = ready.send(Ok(()));
-            } else {
-                waiting.push((id, waits, ready));
-            }
+        for pending in &mut self.pending {
+            pending.topics.remove(&topic);
         }
-        self.pending = waiting;
         self.confirmed.insert(topic);
+        self.settle();
+    }
+
+    fn found(&mut self, documents: Vec<Reply>) {
+        if let Some(pending) = self.pending.iter_mut().find(|pending| Some(pending.id) == self.looking) {
+            pending.found.extend(documents.into_iter().map(Reply::into_bytes));
+            self.settle();
+        }
+    }
+}
+
+impl Pending {
+    /// Asks for the documents, each list of them behind the listener's number: an answer that is an error leaves no doubt whose the next one is.
+    fn look(&self, pack: &mut Pack) {
+        for some in self.keys.chunks(LOOK) {
+            pack.add(&[b"PING", self.id.to_string().as_bytes()]);
+            let mut args: Vec<&[u8]> = vec![b"MGET"];
+            args.extend(some.iter().map(String::as_bytes));
+            pack.add(&args);
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.topics.is_empty() && self.found.len() == self.keys.len()
     }
 }
 

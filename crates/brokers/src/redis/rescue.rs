@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::future::try_join_all;
@@ -25,17 +25,22 @@ use crate::crash::after_crash;
 const ROUND: Duration = Duration::from_millis(800);
 /// So many rounds between two looks for what nobody of ours holds.
 const SWEEP: u32 = 12;
+/// Between two looks no more time passes, here or on the server's clock; or something stood still, or that clock was set, and signs have expired whose givers
+/// live. Until these have been able to give them again, nobody is dead.
+const MOST_GAP: Duration = Duration::from_secs(3);
 
 /// Looks after the dead, until it is aborted.
 pub(super) async fn run(link: Arc<Link>, owner: Owner) {
-    let mut rescuer =
-        Rescuer { link: &link, layout: &owner.layout, owner: &owner, missing: HashSet::new(), strays: HashSet::new(), seen: (0, 0) };
+    let mut rescuer = Rescuer::new(&link, &owner);
     for round in 1.. {
-        sleep(ROUND.mul_f64(0.85 + 0.3 * fastrand::f64())).await;
         let looked = async {
-            rescuer.look_for_the_dead().await?;
+            if rescuer.signs_can_be_trusted().await? {
+                rescuer.look_for_the_dead().await?;
+                if round % SWEEP == 1 {
+                    rescuer.look_for_the_overdue().await?;
+                }
+            }
             if round % SWEEP == 1 {
-                rescuer.look_for_the_overdue().await?;
                 rescuer.look_for_strays().await?;
             }
             Ok::<_, Fail>(())
@@ -44,12 +49,14 @@ pub(super) async fn run(link: Arc<Link>, owner: Owner) {
             (link.notice())(&format!("cannot look after dead workers: {}", fail.text()));
             sleep(Duration::from_secs(10)).await;
         }
+        // Looked first, then waited: where workers do not live long, the next one needs but one more look.
+        sleep(ROUND.mul_f64(0.85 + 0.3 * fastrand::f64())).await;
     }
 }
 
 /// Hands back what this owner holds, to the front of its queues.
 pub(super) async fn give_back(link: &Link, owner: &Owner) -> Result<(), Fail> {
-    let rescuer = Rescuer { link, layout: &owner.layout, owner, missing: HashSet::new(), strays: HashSet::new(), seen: (0, 0) };
+    let rescuer = Rescuer::new(link, owner);
     let tags = rescuer.tags_of(&owner.boot).await?;
     rescuer.put_back(&tags, None, |raw, _| crashes_of(raw)).await?;
     locked(&owner.held).clear();
@@ -66,14 +73,36 @@ struct Rescuer<'a> {
     strays: HashSet<String>,
     /// Which connection was there when strays were looked for, and how often they were since it is.
     seen: (u64, u32),
+    /// When the last look was, on the server's clock and on ours.
+    looked: Option<(Duration, Instant)>,
+    /// Until then no missing sign is believed.
+    doubtful: Option<Instant>,
 }
 
-impl Rescuer<'_> {
+/// Whether no more time has passed than there should between two looks, each on the server's clock and on ours.
+fn steady(before: (Duration, Instant), now: (Duration, Instant)) -> bool {
+    now.1.saturating_duration_since(before.1) < MOST_GAP && now.0.saturating_sub(before.0) < MOST_GAP
+}
+
+impl<'a> Rescuer<'a> {
+    fn new(link: &'a Link, owner: &'a Owner) -> Self {
+        Self {
+            link,
+            layout: &owner.layout,
+            owner,
+            missing: HashSet::new(),
+            strays: HashSet::new(),
+            seen: (0, 0),
+            looked: None,
+            doubtful: None,
+        }
+    }
+
     async fn look_for_the_dead(&mut self) -> Result<(), Fail> {
         let now_missing = self.owners(false).await?;
         let dead: Vec<String> = now_missing.iter().filter(|boot| self.missing.contains(*boot)).cloned().collect();
         self.missing = now_missing;
-        if dead.is_empty() || !self.signs_can_be_trusted().await? {
+        if dead.is_empty() || !self.server_is_no_newcomer().await? {
             return Ok(());
         }
         for boot in dead {
@@ -98,8 +127,25 @@ impl Rescuer<'_> {
         Ok(picked.map(|(boot, _)| boot).collect())
     }
 
+    async fn server_time(&self) -> Result<Duration, Fail> {
+        let time = self.link.one(&[b"TIME"], Wait::Forever).await?.into_list();
+        let part = |place: usize| time.get(place).and_then(Reply::int).unwrap_or(0).unsigned_abs();
+        Ok(Duration::from_secs(part(0)) + Duration::from_micros(part(1)))
+    }
+
+    /// A server that stood still, or whose clock was set, lets signs expire whose givers live; nobody can see it who stood still himself.
+    async fn signs_can_be_trusted(&mut self) -> Result<bool, Fail> {
+        let now = (self.server_time().await?, Instant::now());
+        let before = self.looked.replace(now);
+        if before.is_some_and(|before| !steady(before, now)) {
+            self.doubtful = Some(now.1 + self.owner.lease / 2 + Duration::from_secs(1));
+            self.missing.clear();
+        }
+        Ok(self.doubtful.is_none_or(|until| now.1 >= until))
+    }
+
     /// A server that was just started may have let signs expire whose givers live.
-    async fn signs_can_be_trusted(&self) -> Result<bool, Fail> {
+    async fn server_is_no_newcomer(&self) -> Result<bool, Fail> {
         let facts = self.link.one(&[b"INFO", b"server"], Wait::Forever).await?.text().unwrap_or_default();
         let uptime = facts.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:")?.trim().parse().ok());
         Ok(Duration::from_secs(uptime.unwrap_or(0)) > self.owner.lease.min(Duration::from_secs(30)) / 2)
@@ -166,8 +212,12 @@ impl Rescuer<'_> {
                 call.number(rescued.is_some().into());
                 restores.push(self.link.ask(call.pack(), Wait::Forever));
             }
+            // The first one alone: where the server does not know the script, it is brought, and no other one overtakes it meanwhile.
+            let mut restores = restores.into_iter();
+            let Some(first) = restores.next() else { continue };
+            let first = first.await?;
             let done = try_join_all(restores).await?;
-            count += done.iter().flatten().filter_map(Reply::int).sum::<i64>().unsigned_abs();
+            count += done.iter().chain([&first]).flatten().filter_map(Reply::int).sum::<i64>().unsigned_abs();
         }
         Ok(count)
     }
@@ -193,9 +243,8 @@ impl Rescuer<'_> {
 
     /// What nobody of ours holds, and nobody acknowledged within the visibility timeout: Celery's, as Celery itself does it.
     async fn look_for_the_overdue(&self) -> Result<(), Fail> {
-        let time = self.link.one(&[b"TIME"], Wait::Forever).await?.into_list();
-        let now = time.first().and_then(Reply::int).unwrap_or(0);
-        let until = (now as f64 - self.owner.visibility_timeout.as_secs_f64()).to_string();
+        let until = self.server_time().await?.as_secs_f64() - self.owner.visibility_timeout.as_secs_f64();
+        let until = until.to_string();
         let index = self.layout.unacked_index();
         let args: [&[u8]; 7] = [b"ZRANGEBYSCORE", index.as_bytes(), b"-inf", until.as_bytes(), b"LIMIT", b"0", b"1000"];
         let overdue = self.link.one(&args, Wait::Forever).await?.into_list();
@@ -239,5 +288,29 @@ impl Rescuer<'_> {
         let rescued = self.layout.own(&format!("rescued:{}", self.owner.boot));
         self.put_back(&twice, Some(&rescued), |raw, _| crashes_of(raw)).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_stood_still_or_was_told_another_time_believes_no_missing_sign() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let at = |there: u64, here: u64| (ms(1_000_000 + there), start + ms(here));
+        for (there, here, expected) in [
+            (800, 800, true),
+            (2000, 2000, true),
+            // The server's clock was set back: signs live longer, and none is missing for that.
+            (0, 800, true),
+            // It was set forward.
+            (60_000, 800, false),
+            // The server or we stood still.
+            (8000, 8000, false),
+            (800, 8000, false),
+        ] {
+            assert_eq!(steady(at(0, 0), at(there, here)), expected, "{there} {here}");
+        }
     }
 }

@@ -98,17 +98,18 @@ impl RedisResults {
     async fn watch_all(&self, ids: &[String]) -> Result<Watch, Fail> {
         let (sink, results) = mpsc::channel((ids.len() * 2).clamp(64, 4096));
         let missed = Arc::new(Notify::new());
-        let channels = ids.iter().map(|id| Topic::Channel(self.layout.document(&Key::Task(id.clone()))));
+        let keys: Vec<String> = ids.iter().map(|id| self.layout.document(&Key::Task(id.clone()))).collect();
         let layout = self.layout.clone();
         let listener = Listener {
-            topics: channels.collect(),
+            topics: keys.iter().cloned().map(Topic::Channel).collect(),
+            keys,
             sink: sink.clone(),
             name: Box::new(move |channel| layout.task_of_document(channel).unwrap_or(channel).to_owned()),
             missed: missed.clone(),
         };
-        let guard = self.pubsub.listen(listener).await?;
+        let (guard, stored) = self.pubsub.listen(listener).await?;
         let task = tokio::spawn(look_again(self.link.clone(), self.layout.clone(), ids.to_vec(), sink, missed));
-        Ok(Watch { results, guard: Box::new(Watching { _guard: guard, task }) })
+        Ok(Watch { stored, results, guard: Box::new(Watching { _guard: guard, task }) })
     }
 }
 

@@ -163,6 +163,9 @@ impl ResultBackend for MemoryHandle {
         let mut state = self.0.lock();
         let number = state.number();
         state.documents.watchers.push(Watcher { number, ids: ids.iter().cloned().collect(), sender });
+        state.documents.prune();
+        let documents = &state.documents.all;
+        let already = ids.iter().map(|id| documents.get(&Key::Task(id.clone())).map(|document| document.bytes.clone())).collect();
         drop(state);
         async move {
             let (out, results) = mpsc::channel(64);
@@ -173,7 +176,7 @@ impl ResultBackend for MemoryHandle {
                     }
                 }
             });
-            Ok(Watch { results, guard: Box::new(Watching { memory: Arc::clone(&self.0), number }) })
+            Ok(Watch { stored: already, results, guard: Box::new(Watching { memory: Arc::clone(&self.0), number }) })
         }
         .boxed()
     }

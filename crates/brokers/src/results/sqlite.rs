@@ -50,7 +50,7 @@ pub(crate) fn store(step: &mut Step<'_>, batch: &[Stored]) -> rusqlite::Result<(
     Ok(())
 }
 
-fn get(conn: &Connection, keys: &[Key]) -> rusqlite::Result<Vec<Option<Vec<u8>>>> {
+pub(crate) fn get(conn: &Connection, keys: &[Key]) -> rusqlite::Result<Vec<Option<Vec<u8>>>> {
     let mut get = conn.prepare_cached("SELECT doc FROM results WHERE key = ?1 AND (expires IS NULL OR expires > ?2)")?;
     let now = now();
     keys.iter().map(|key| get.query_row(params![name(key), now], |row| row.get(0)).optional()).collect()

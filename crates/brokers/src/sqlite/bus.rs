@@ -73,8 +73,16 @@ impl State {
         Ok((self.last, messages))
     }
 
-    fn watch(&mut self, shared: &Shared, ids: &[String]) -> rusqlite::Result<(u64, mpsc::Receiver<(String, Vec<u8>)>)> {
-        let from = last(Self::conn(&mut self.conn, shared)?, "results")?;
+    /// The subscription's number, what is stored, what will be.
+    fn watch(
+        &mut self,
+        shared: &Shared,
+        ids: &[String],
+    ) -> rusqlite::Result<(u64, Vec<Option<Vec<u8>>>, mpsc::Receiver<(String, Vec<u8>)>)> {
+        let conn = Self::conn(&mut self.conn, shared)?;
+        let from = last(conn, "results")?;
+        let keys: Vec<Key> = ids.iter().cloned().map(Key::Task).collect();
+        let stored = documents::get(conn, &keys)?;
         if self.watchers.is_empty() {
             self.results = from;
         }
@@ -82,7 +90,7 @@ impl State {
         self.last += 1;
         let ids = ids.iter().cloned().collect();
         self.watchers.push(Watcher { number: self.last, ids, from, sender, behind: BTreeSet::new() });
-        Ok((self.last, results))
+        Ok((self.last, stored, results))
     }
 
     /// Whether nobody is behind.
@@ -206,8 +214,8 @@ pub(crate) async fn subscribe(shared: &Arc<Shared>, exchange: &str, pattern: &st
 pub(crate) async fn watch(shared: &Arc<Shared>, ids: &[String]) -> Result<Watch, BrokerError> {
     let ids = ids.to_vec();
     off_the_runtime(shared, move |shared| {
-        let (number, results) = shared.bus.lock().watch(shared, &ids)?;
-        Ok(Watch { results, guard: Box::new(Guard { shared: Arc::clone(shared), number }) })
+        let (number, stored, results) = shared.bus.lock().watch(shared, &ids)?;
+        Ok(Watch { stored, results, guard: Box::new(Guard { shared: Arc::clone(shared), number }) })
     })
     .await
 }

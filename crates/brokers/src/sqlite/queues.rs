@@ -289,6 +289,22 @@ pub(crate) fn peek(conn: &Connection, queue: &str, most: usize) -> rusqlite::Res
     waiting(conn, queue, i64::try_from(most).unwrap_or(i64::MAX))
 }
 
+/// What is held back in these queues, the soonest first.
+pub(crate) fn later(conn: &Connection, names: &[Arc<str>], most: usize) -> rusqlite::Result<Vec<Vec<u8>>> {
+    let mut later = conn.prepare_cached("SELECT queue, raw FROM messages WHERE owner IS NULL AND due > ?1 ORDER BY due, id")?;
+    let mut rows = later.query([now()])?;
+    let mut found = Vec::new();
+    while found.len() < most
+        && let Some(row) = rows.next()?
+    {
+        let queue = row.get_ref(0)?.as_str()?;
+        if names.iter().any(|name| **name == *queue) {
+            found.push(row.get(1)?);
+        }
+    }
+    Ok(found)
+}
+
 pub(crate) fn states(conn: &Connection, names: &[Arc<str>]) -> rusqlite::Result<Vec<QueueState>> {
     if !names.is_empty() {
         return names.iter().map(|name| state(conn, name)).collect();

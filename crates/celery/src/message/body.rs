@@ -177,7 +177,13 @@ fn embedded(scan: &mut Scan<'_>, name: &str, message: &mut Message) -> Result<()
     match name {
         "callbacks" => message.callbacks = signatures(scan.value()?)?.unwrap_or_default(),
         "errbacks" => message.errbacks = signatures(scan.value()?)?.unwrap_or_default(),
-        "chain" => message.chain = signatures(scan.value()?)?,
+        "chain" => {
+            message.chain = match scan.value()? {
+                // Celery takes its last one off, so one alone is none.
+                one @ Value::Map(_) => return Err(ValueError::expected("a list of signatures", &one)),
+                list => signatures(list)?,
+            }
+        }
         "chord" => {
             message.chord = match scan.value()? {
                 Value::Null => None,

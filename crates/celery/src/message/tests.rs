@@ -129,6 +129,28 @@ fn times_and_limits_are_read_in_every_form() {
 }
 
 #[test]
+fn pythons_last_times_are_read() {
+    let year_9999 = SystemTime::UNIX_EPOCH + Duration::from_secs(8029 * 365 * 86_400);
+    for expires in ["9999-12-31T23:59:59.999999+00:00", "9999-12-31T23:59:59.999999", "9999-12-31T23:59:59Z", "9999-12-31T23:59:59-11:00"] {
+        let message = decode(&around(&format!(r#", "expires": "{expires}""#), "[[], {}, {}]")).unwrap();
+        assert!(message.expires.is_some_and(|at| at > year_9999), "{expires}: {:?}", message.expires);
+        // It travels on with a retry, to the microsecond.
+        let again = decode(std::str::from_utf8(&message.encode(Encoding::Json)).unwrap()).unwrap();
+        assert!(again.expires.is_some_and(|at| at > year_9999));
+    }
+    assert!(decode(&around(r#", "expires": "10000-01-01T00:00:00""#, "[[], {}, {}]")).is_err());
+}
+
+#[test]
+fn one_signature_alone_is_a_callback_and_no_chain() {
+    let link = r#"{"task": "labapp.add", "args": [1]}"#;
+    let of = |name: &str| decode(&around("", &format!(r#"[[], {{}}, {{"{name}": {link}}}]"#)));
+    assert_eq!(of("callbacks").unwrap().callbacks.len(), 1);
+    let bad = of("chain").unwrap_err();
+    assert!(bad.reason.contains("chain") && bad.reason.contains("a list of signatures"), "{bad}");
+}
+
+#[test]
 fn a_message_of_protocol_1_is_read() {
     let body = r#"{"task": "old.add", "id": "11", "args": [1], "kwargs": {"b": 2}, "retries": 3, "eta": "2026-11-21T00:02:13", "expires": null, "utc": true,
         "taskset": "g", "timelimit": [null, 5], "errbacks": null, "chord": null, "callbacks": [{"task": "labapp.add"}]}"#;

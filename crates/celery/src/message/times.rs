@@ -4,10 +4,16 @@ use std::time::SystemTime;
 
 use jiff::{Timestamp, civil::DateTime, tz::Offset};
 
-/// ISO 8601; without an offset it is UTC.
+/// ISO 8601; without an offset it is UTC. What lies beyond the last instant that can be told in every time zone (Python's `datetime.max`, which people
+/// send for "never") is that instant.
 pub(crate) fn parse(iso: &str) -> Option<SystemTime> {
     let iso = iso.trim();
-    let instant = iso.parse::<Timestamp>().ok().or_else(|| Offset::UTC.to_timestamp(iso.parse::<DateTime>().ok()?).ok())?;
+    let in_utc = || {
+        let at = iso.strip_suffix(['Z', 'z']).unwrap_or(iso).parse::<DateTime>().ok()?;
+        let beyond = (at.year() == DateTime::MAX.year()).then_some(Timestamp::MAX);
+        Offset::UTC.to_timestamp(at).ok().or(beyond)
+    };
+    let instant = iso.parse::<Timestamp>().ok().or_else(in_utc)?;
     Some(instant.into())
 }
 

@@ -12,7 +12,7 @@ use longshore_celery::{
 };
 use longshore_core::{LaneKind, Rate, Receipt, engine::Handle};
 
-use super::{Stopper, events::Events, intake::Intake, mingle::mingle, shared::Shared, work::Work};
+use super::{Stopper, events::Events, intake::Intake, mingle::mingle, revoked::stamp, shared::Shared, work::Work};
 
 /// Most held tasks that a reply tells of; it says so when there are more.
 const TOLD: usize = 1000;
@@ -239,16 +239,17 @@ impl Control {
     }
 
     async fn revoke_stamps(&self, headers: &Map, terminate: bool, signal: Option<&str>) -> Value {
-        {
-            let mut revoked = self.shared.revoked();
-            for (name, values) in &headers.0 {
-                let values = match values {
-                    Value::List(values) => values.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-                    value => value.as_str().map(str::to_owned).into_iter().collect::<Vec<_>>(),
-                };
-                revoked.add_stamp(name, values);
-            }
-        }
+        let stamps: Vec<String> = headers
+            .0
+            .iter()
+            .flat_map(|(name, values)| {
+                let values = values.as_list().unwrap_or(std::slice::from_ref(values));
+                values.iter().filter_map(Value::as_str).map(move |value| stamp(name, value))
+            })
+            .collect();
+        self.shared.call_off(&stamps);
+        // As with ids: for workers that are not there yet.
+        let _ = self.shared.broker.revoke(&stamps).await;
         let mut running = Vec::new();
         for work in self.shared.works() {
             if self.shared.is_revoked(&work.message) {
@@ -265,14 +266,14 @@ impl Control {
         }
     }
 
-    /// The messages that are held for their time: they are not kept in memory, so the broker is asked.
+    /// The messages that wait for their time: they are not kept in memory, so the broker is asked. Those that it holds back itself are nobody's yet: each
+    /// worker that serves their queue tells of them.
     async fn held_messages(&self) -> Vec<Message> {
         let receipts: Vec<Receipt> = self.intake.held().into_iter().take(TOLD).map(|(receipt, _, _)| receipt).collect();
-        if receipts.is_empty() {
-            return Vec::new();
-        }
-        let raws = self.shared.consumer.load(&receipts).await.unwrap_or_default();
-        raws.into_iter().flatten().filter_map(|raw| Message::decode(&raw, &self.shared.limits).ok()).collect()
+        let consumer = &self.shared.consumer;
+        let held = if receipts.is_empty() { Vec::new() } else { consumer.load(&receipts).await.unwrap_or_default() };
+        let later = self.shared.broker.later(&consumer.serving(), TOLD - receipts.len()).await.unwrap_or_default();
+        held.into_iter().flatten().chain(later).filter_map(|raw| Message::decode(&raw, &self.shared.limits).ok()).collect()
     }
 
     async fn query(&self, ids: &[String]) -> Value {

@@ -43,7 +43,7 @@ const NEAR: Duration = Duration::from_micros(500);
 /// A broker that is away is asked for slots again after this time.
 const AWAY: Duration = Duration::from_secs(1);
 /// How often the wall clock is looked at while something is held: it may have been set.
-const GLANCE: Duration = Duration::from_secs(30);
+const GLANCE: Duration = Duration::from_secs(5);
 
 /// The engine's source: the consumer's messages, sorted out.
 pub(crate) struct Intake {

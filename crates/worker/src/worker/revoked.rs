@@ -7,13 +7,21 @@ use std::{
 
 use longshore_brokers::{MOST_REVOKED as MOST, REVOKED_FOR as FOR};
 
-/// Ids that must not run any more: at most 50 000, each for three hours; the oldest are forgotten first.
+/// Ids and stamps that must not run any more: at most 50 000, each for three hours; the oldest are forgotten first. A stamp stands among the ids, here and in
+/// the broker, as a text that no id is.
 #[derive(Default)]
 pub(crate) struct Revoked {
     since: HashMap<String, Instant>,
     order: VecDeque<(Instant, String)>,
-    /// Stamps: name → values.
-    stamps: HashMap<String, Vec<String>>,
+}
+
+/// What a stamp begins with among ids, and what parts its name from its value.
+const STAMP: &str = "stamp\u{1f}";
+const PART: char = '\u{1f}';
+
+/// A stamp's value, among ids.
+pub(crate) fn stamp(name: &str, value: &str) -> String {
+    format!("{STAMP}{name}{PART}{value}")
 }
 
 impl Revoked {
@@ -30,21 +38,18 @@ impl Revoked {
         }
     }
 
-    pub(crate) fn add_stamp(&mut self, name: &str, values: impl IntoIterator<Item = String>) {
-        self.stamps.entry(name.to_owned()).or_default().extend(values);
-    }
-
     pub(crate) fn has(&self, id: &str) -> bool {
         !self.since.is_empty() && self.since.contains_key(id)
     }
 
     /// Whether a stamp of this name and one of these values is revoked.
     pub(crate) fn has_stamp<'a>(&self, name: &str, mut values: impl Iterator<Item = &'a str>) -> bool {
-        !self.stamps.is_empty() && self.stamps.get(name).is_some_and(|revoked| values.any(|value| revoked.iter().any(|one| one == value)))
+        !self.since.is_empty() && values.any(|value| self.since.contains_key(&stamp(name, value)))
     }
 
+    /// The ids, without stamps: what Celery's workers tell each other.
     pub(crate) fn ids(&self) -> Vec<String> {
-        self.order.iter().map(|(_, id)| id.clone()).collect()
+        self.order.iter().filter(|(_, id)| !id.starts_with(STAMP)).map(|(_, id)| id.clone()).collect()
     }
 }
 
@@ -70,7 +75,8 @@ mod tests {
     #[test]
     fn a_stamp_is_revoked_by_any_of_its_values() {
         let mut revoked = Revoked::default();
-        revoked.add_stamp("tags", ["a".to_owned(), "b".to_owned()]);
+        ["a", "b"].into_iter().for_each(|value| revoked.add(&stamp("tags", value), Instant::now()));
+        assert!(revoked.ids().is_empty());
         assert!(revoked.has_stamp("tags", ["x", "b"].into_iter()));
         assert!(!revoked.has_stamp("tags", ["x"].into_iter()) && !revoked.has_stamp("other", ["a"].into_iter()));
     }

@@ -1,0 +1,153 @@
+"""Workers that are killed, and workers that are told to go, again and again under load, on each broker. Three ledgers know what happened: what was started and
+what was ended (lines that the tasks write), and the results in the store. With LONGSHORE_INTEROP_LONG=1 there are 200 rounds of each.
+"""
+
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from lab import pick
+from procs import eventually
+from stores import STORES
+
+pytestmark = [pytest.mark.alone, pytest.mark.ours]
+
+LEASE = 1
+SLOTS = 4
+# So many tasks are sent in each round, each of so many seconds.
+LOAD, SECONDS = 120, 0.01
+
+
+class Ledgers:
+    """What was sent, started, ended and stored."""
+
+    def __init__(self, lab, store):
+        self.store, self.path = store, lab.path("rounds")
+        self.sent, self.pending = 0, {}
+        self.file, self.rest = None, b""
+        # By tag: the processes that started it, in order; how often it ended.
+        self.started, self.ended, self.outcomes = {}, Counter(), Counter()
+
+    def send(self):
+        tags = range(self.sent, self.sent + LOAD)
+        ids = self.store.send("marked", [(self.path, tag, SECONDS) for tag in tags])
+        self.sent += len(tags)
+        self.pending.update(zip(map(str, tags), ids))
+
+    def read(self):
+        """Reads what the tasks have written since."""
+        if self.file is None:
+            try:
+                self.file = open(self.path, "rb")
+            except FileNotFoundError:
+                return
+        *lines, self.rest = (self.rest + self.file.read()).split(b"\n")
+        for line in lines:
+            what, tag, _, pid, *_ = line.decode().split(" ")
+            if what == "start":
+                self.started.setdefault(tag, []).append(int(pid))
+            else:
+                self.ended[tag] += 1
+
+    def settle(self):
+        """Forgets what has a result; how many have none."""
+        tags = list(self.pending)
+        for tag, state in zip(tags, self.store.states([self.pending[tag] for tag in tags])):
+            if state in ("SUCCESS", "FAILURE"):
+                self.outcomes[state] += 1
+                del self.pending[tag]
+        return len(self.pending)
+
+    def running_in(self, pid):
+        """What a process had started, and has stored no result of. It runs no more."""
+        self.settle()
+        self.read()
+        return {tag for tag in self.pending if self.started.get(tag, [0])[-1] == pid}
+
+    def repeats(self):
+        """For each start that was not the first: the task, and the process that had started it before."""
+        return [(tag, before) for tag, pids in self.started.items() for before in pids[:-1]]
+
+
+@pytest.fixture(params=STORES)
+def store(request, own_lab):
+    store = STORES[request.param](own_lab)
+    yield store
+    store.close()
+
+
+def another(lab, store):
+    return lab.worker(concurrency=SLOTS, lease=LEASE, broker=store.broker, results=store.broker)
+
+
+def finish(ledgers, seconds):
+    """Waits for the last results. What is without one then is lost."""
+    eventually(lambda: ledgers.settle() == 0, seconds, 0.05)
+    ledgers.read()
+    return len(ledgers.pending)
+
+
+def nothing_is_left(store):
+    return eventually(lambda: not store.left(), 10) or store.left()
+
+
+def rounds_of(count):
+    draw = random.Random(pick(1, time.time_ns()))
+    for _ in range(count):
+        yield draw.random() * 0.1
+
+
+@pytest.mark.limit(pick(90, 1800))
+def test_kill_9_of_the_worker_loses_nothing_and_repeats_only_what_ran(own_lab, store):
+    ledgers, rounds = Ledgers(own_lab, store), pick(8, 200)
+    workers = [another(own_lab, store) for _ in range(2)]
+    running, ended = {}, 0
+    for pause in rounds_of(rounds):
+        ledgers.send()
+        time.sleep(pause)
+        victim = workers.pop(0)
+        victim.kill()
+        running[victim.pid] = ledgers.running_in(victim.pid)
+        ended += sum(ledgers.ended[tag] for tag in running[victim.pid])
+        workers.append(another(own_lab, store))
+        ledgers.settle()
+    lost = finish(ledgers, pick(60, 180))
+    repeats, dead = ledgers.repeats(), store.dead()
+    strange = [(tag, pid) for tag, pid in repeats if tag not in running.get(pid, ())]
+    print(f"{rounds} times kill -9, {ledgers.sent} tasks: lost {lost}, started again {len(repeats)}, "
+          f"of {sum(map(len, running.values()))} that ran when their worker was killed ({ended} of them at their end, and not yet stored); "
+          f"buried {len(dead)}")  # fmt: skip
+    assert (lost, strange) == (0, [])
+    # Three workers of its own were killed while one and the same task ran alone: nobody can tell it from one that kills them.
+    assert all(letter["crashes"] == 3 for letter in dead) and len(dead) <= rounds / 50
+    assert ledgers.outcomes == Counter(SUCCESS=ledgers.sent - len(dead), FAILURE=len(dead))
+    # It was under load.
+    assert sum(map(bool, running.values())) > rounds / 2
+    assert nothing_is_left(store) is True
+
+
+@pytest.mark.limit(pick(90, 1800))
+def test_sigterm_of_the_worker_loses_nothing_repeats_nothing_and_hangs_nowhere(own_lab, store):
+    ledgers, rounds, hung, codes, busy = Ledgers(own_lab, store), pick(8, 200), 0, Counter(), 0
+    workers = [another(own_lab, store) for _ in range(2)]
+    for pause in rounds_of(rounds):
+        ledgers.send()
+        time.sleep(pause)
+        leaving = workers.pop(0)
+        leaving.terminate()
+        busy += bool(ledgers.running_in(leaving.pid))
+        code = leaving.process.wait(10)
+        hung += code is None
+        codes[code] += 1
+        leaving.kill()
+        workers.append(another(own_lab, store))
+        ledgers.settle()
+    lost = finish(ledgers, 30)
+    repeats = len(ledgers.repeats())
+    print(f"{rounds} times SIGTERM, {ledgers.sent} tasks: lost {lost}, started again {repeats}, hung {hung}; exit codes {dict(codes)}")
+    assert (lost, repeats, hung, dict(codes)) == (0, 0, 0, {0: rounds})
+    assert ledgers.outcomes == {"SUCCESS": ledgers.sent}
+    assert busy > rounds / 2
+    assert nothing_is_left(store) is True
