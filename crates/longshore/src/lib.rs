@@ -240,7 +240,8 @@
 //! In the folder `examples`: `job` (the first one), `producer_consumer` (HTTP calls, two producers, slow callbacks, the price of a queue), `leaky_bucket`
 //! (a steady pace, and what happens on overflow), `mixed_lanes` (waiting and computing side by side), `isolated` (functions that crash, in child
 //! processes), `pipeline` (an assembly line, its ideal time and its bottleneck), `task_queue` (a worker and a client on one SQLite file), and
-//! `seed004_worker` with `seed004_client` (the same against Celery's own client and worker).
+//! `seed004_worker` with `seed004_client` (the same against Celery's own client and worker). With the feature `kafka`, `mtc75` (a producer and a consumer
+//! whose knobs are turned while it runs).
 
 pub mod guide;
 #[cfg(feature = "queue")]
@@ -257,6 +258,10 @@ pub use longshore_core::{
 /// Where tasks wait and where results are stored.
 #[cfg(feature = "queue")]
 pub use longshore_brokers as brokers;
+/// Records of Kafka's topics as tasks: [`Consumer`](kafka::Consumer) is a member of a group whose records are handled by a bounded crowd, in order by key,
+/// and committed when they are done.
+#[cfg(feature = "kafka")]
+pub use longshore_brokers::kafka;
 /// Celery's wire format.
 #[cfg(feature = "queue")]
 pub use longshore_celery as celery;

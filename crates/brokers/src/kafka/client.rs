@@ -27,6 +27,7 @@ use super::{
     commit::Committer,
     consumer::{Order, Start},
     dead::{Dead, Exhausted},
+    exactly_once::{Output, Staged},
     heard::{Heard, plain},
     intake::{Gate, Keys, Lent, share},
     record::Record,
@@ -41,6 +42,12 @@ const SERVE: Duration = Duration::from_millis(100);
 const EVENTS: usize = 16;
 /// A gate that has been closed for so long has the client itself pause, which gives its buffers back.
 const PAUSE_AFTER: Duration = Duration::from_secs(5);
+/// So many outputs are a transaction, however early.
+const STAGED: usize = 1_000;
+/// With so many that wait for a transaction nothing more is read.
+const MOST_STAGED: usize = 10_000;
+/// A member that has been assigned nothing for so long is at the end of it.
+const NOTHING: Duration = Duration::from_secs(5);
 /// Leaving the group may take so long.
 const LEAVE: Duration = Duration::from_secs(5);
 
@@ -105,6 +112,8 @@ pub(super) struct Rules {
     /// How long records in work may take when their partition is taken from us.
     pub(super) drain: Duration,
     pub(super) exhausted: Exhausted,
+    /// Commits are transactions.
+    pub(super) transactional: bool,
 }
 
 /// All that the client's thread knows.
@@ -121,13 +130,18 @@ pub(super) struct Desk {
     /// Most characters that the broker takes as metadata, as far as we know.
     pub(super) most_characters: usize,
     pub(super) committer: Committer,
+    /// Commits that were refused, one after the other.
+    pub(super) refusals: u32,
+    /// What is to be written in the next transaction.
+    pub(super) staged: Vec<Staged>,
     pub(super) last_commit: Option<Instant>,
     pub(super) next_commit: Instant,
-    /// Something was assigned once, be it nothing.
-    pub(super) assigned: bool,
+    /// When partitions last came or went.
+    pub(super) rebalanced: Option<Instant>,
     /// The engine has ended.
     pub(super) finishing: bool,
     failed: HashMap<Receipt, Failed>,
+    outputs: HashMap<Receipt, Vec<Output>>,
     back: Back,
     reading: Reading,
     lending: Vec<Delivery<Record>>,
@@ -239,10 +253,13 @@ impl Desk {
             counts: Counts::default(),
             most_characters,
             committer,
+            refusals: 0,
+            staged: Vec::new(),
             last_commit: None,
-            assigned: false,
+            rebalanced: None,
             finishing: false,
             failed: HashMap::new(),
+            outputs: HashMap::new(),
             back: Back::default(),
             reading: Reading::default(),
             lending: Vec::new(),
@@ -263,11 +280,11 @@ impl Desk {
         }
         let more = self.read_and_lend(now);
         self.pause_after_long(now);
-        if now >= self.next_commit {
+        if now >= self.next_commit || self.staged.len() >= STAGED {
             self.next_commit = now + self.rules.commit_every;
             self.commit_what_is_new();
         }
-        if self.rules.until_end && self.is_at_end() {
+        if self.rules.until_end && self.is_at_end(now) {
             self.exchange.end(Ok(()));
         }
         if more || !self.exchange.sleep_until(self.wake_at()) {
@@ -289,6 +306,11 @@ impl Desk {
                 self.failed.insert(failed.receipt, failed);
             }
         }
+        for (receipt, outputs) in back.outputs.drain(..) {
+            if self.lent.get(receipt).is_some() {
+                self.outputs.insert(receipt, outputs);
+            }
+        }
         for settled in back.settled.drain(..) {
             match settled.verdict {
                 // Handed back: the engine stops.
@@ -302,7 +324,7 @@ impl Desk {
                 Command::View(answer) => {
                     let _ = answer.send(self.partial(Instant::now()));
                 }
-                Command::Committed(result, offsets) => self.committed(&result, &offsets),
+                Command::Committed(result, work) => self.committed(result, work),
                 Command::Finish => self.finishing = true,
             }
         }
@@ -322,6 +344,10 @@ impl Desk {
     fn ended(&mut self, receipt: Receipt) {
         // Most records do not fail, and then there is nothing to look up.
         let failed = if self.failed.is_empty() { None } else { self.failed.remove(&receipt) };
+        let outputs = if self.outputs.is_empty() { None } else { self.outputs.remove(&receipt) };
+        if let Some(outputs) = outputs {
+            self.stage(receipt, outputs);
+        }
         let Some(failed) = failed else { return self.done(receipt) };
         match (&self.rules.exhausted, &mut self.dead) {
             (Exhausted::Stop, _) => {
@@ -334,9 +360,24 @@ impl Desk {
                 self.counts.skipped += 1;
                 self.done(receipt);
             }
+            // Exactly once is for dead letters too.
+            (_, Some(dead)) if self.rules.transactional => {
+                let letter = dead.letter(&failed);
+                self.stage(receipt, letter.into_iter().collect());
+                self.counts.dead += 1;
+                self.done(receipt);
+            }
             // It is done when the dead-letter topic has it.
             (_, Some(dead)) => dead.bury(failed),
         }
+    }
+
+    /// What is written with the commit that says that this record is done.
+    fn stage(&mut self, receipt: Receipt, outputs: Vec<Output>) {
+        let Some(loan) = self.lent.get(receipt) else { return };
+        let Some(Some(seat)) = self.seats.get(loan.seat as usize) else { return };
+        let lease = &seat.lease;
+        self.staged.extend(outputs.into_iter().map(|output| Staged { output, lease: lease.clone() }));
     }
 
     fn done(&mut self, receipt: Receipt) {
@@ -354,7 +395,7 @@ impl Desk {
         }
         let limits = *self.gate.limits();
         let mut room = self.gate.room(self.lent.in_flight(), self.lent.parked(), now);
-        if room == 0 || self.seats.is_empty() || self.exchange.is_closed() {
+        if room == 0 || self.seats.is_empty() || self.staged.len() >= MOST_STAGED || self.exchange.is_closed() {
             return false;
         }
         let Self { seats, keys, .. } = &mut *self;
@@ -470,8 +511,11 @@ impl Desk {
         all
     }
 
-    fn is_at_end(&self) -> bool {
-        self.assigned && self.lent.len() == 0 && self.seats.iter().flatten().all(Seat::is_at_end)
+    fn is_at_end(&self, now: Instant) -> bool {
+        let Some(rebalanced) = self.rebalanced else { return false };
+        // Who comes later gets nothing at first, until others have given some up.
+        let something = self.seats.iter().any(Option::is_some) || now.duration_since(rebalanced) >= NOTHING;
+        something && self.lent.len() == 0 && self.seats.iter().flatten().all(Seat::is_at_end)
     }
 
     /// What goes wrong, for the view.

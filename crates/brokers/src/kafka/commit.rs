@@ -11,21 +11,50 @@ use std::{
     time::Instant,
 };
 
+use longshore_core::SourceError;
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer as _},
-    error::{KafkaResult, RDKafkaErrorCode as Code},
+    error::RDKafkaErrorCode as Code,
 };
 
 use super::{
     client::{Desk, Hooks},
+    exactly_once::Staged,
     heard::plain,
     source::{Command, Exchange},
 };
 
+/// A commit on its way, with the outputs that belong to it, if it is a transaction.
+pub(super) struct Work {
+    pub(super) list: TopicPartitionList,
+    pub(super) outputs: Vec<Staged>,
+}
+
+/// Why a commit was not accepted.
+pub(super) struct Refusal {
+    pub(super) code: Option<Code>,
+    pub(super) text: String,
+    /// No later one will be either.
+    pub(super) fatal: bool,
+}
+
+/// Makes a commit, and waits for the broker.
+pub(super) type Make = Box<dyn FnMut(&Work) -> Result<(), Refusal> + Send>;
+
+/// The plain way.
+pub(super) fn plainly(consumer: Arc<BaseConsumer<Hooks>>) -> Make {
+    Box::new(move |work| {
+        consumer.commit(&work.list, CommitMode::Sync).map_err(|error| {
+            let code = error.rdkafka_error_code();
+            Refusal { code, text: code.map_or_else(|| error.to_string(), plain), fatal: false }
+        })
+    })
+}
+
 /// The thread that waits for commits.
 pub(super) struct Committer {
-    lists: SyncSender<TopicPartitionList>,
+    work: SyncSender<Work>,
     answers: Receiver<()>,
     thread: JoinHandle<()>,
     /// A commit is on its way.
@@ -33,19 +62,19 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn new(consumer: Arc<BaseConsumer<Hooks>>, exchange: Arc<Exchange>) -> std::io::Result<Self> {
-        let (lists, wanted) = sync_channel::<TopicPartitionList>(1);
+    pub(super) fn new(mut make: Make, exchange: Arc<Exchange>) -> std::io::Result<Self> {
+        let (work, wanted) = sync_channel::<Work>(1);
         let (done, answers) = sync_channel(1);
         let thread = std::thread::Builder::new().name("kafka-commits".to_owned()).spawn(move || {
-            for list in wanted {
-                let result = consumer.commit(&list, CommitMode::Sync);
-                exchange.command(Command::Committed(result, list));
+            for work in wanted {
+                let result = make(&work);
+                exchange.command(Command::Committed(result, work));
                 if done.send(()).is_err() {
                     break;
                 }
             }
         })?;
-        Ok(Self { lists, answers, thread, busy: false })
+        Ok(Self { work, answers, thread, busy: false })
     }
 
     /// Whether a commit is on its way.
@@ -54,8 +83,8 @@ impl Committer {
         self.busy
     }
 
-    fn send(&mut self, list: TopicPartitionList) {
-        self.busy = self.lists.send(list).is_ok();
+    fn send(&mut self, work: Work) {
+        self.busy = self.work.send(work).is_ok();
     }
 
     /// Waits for the one that is on its way, so that none overtakes another.
@@ -67,7 +96,7 @@ impl Committer {
 
     /// Ends the thread, which then holds the client no more.
     pub(super) fn close(self) {
-        drop(self.lists);
+        drop(self.work);
         drop(self.answers);
         let _ = self.thread.join();
     }
@@ -76,24 +105,29 @@ impl Committer {
 impl Desk {
     /// Sends what has been done since the last commit, and does not wait.
     pub(super) fn commit_what_is_new(&mut self) {
-        if self.committer.is_busy() {
-            return;
-        }
-        let list = self.to_commit(|_| true);
-        if list.count() > 0 {
-            self.committer.send(list);
+        if !self.committer.is_busy() {
+            self.send_commit(|_| true);
         }
     }
 
-    /// Commits what these seats have done, and waits for the broker.
+    /// Commits what these seats have done, and waits for the broker. Of a transaction all outputs go along.
     pub(super) fn commit_now(&mut self, seats: impl Fn(usize) -> bool) {
         self.committer.wait();
+        // What became of the one before.
+        self.take_back();
+        let transactional = !self.staged.is_empty();
+        self.send_commit(|at| transactional || seats(at));
+        self.committer.wait();
+        self.take_back();
+    }
+
+    fn send_commit(&mut self, seats: impl Fn(usize) -> bool) {
         let list = self.to_commit(seats);
-        if list.count() == 0 {
-            return;
+        if list.count() > 0 {
+            let mut outputs = std::mem::take(&mut self.staged);
+            outputs.retain(Staged::is_ours);
+            self.committer.send(Work { list, outputs });
         }
-        let result = self.consumer.commit(&list, CommitMode::Sync);
-        self.committed(&result, &list);
     }
 
     fn to_commit(&mut self, wanted: impl Fn(usize) -> bool) -> TopicPartitionList {
@@ -114,12 +148,11 @@ impl Desk {
     }
 
     /// What the broker said to a commit.
-    pub(super) fn committed(&mut self, result: &KafkaResult<()>, offsets: &TopicPartitionList) {
-        match result {
+    pub(super) fn committed(&mut self, result: Result<(), Refusal>, mut work: Work) {
+        let refusal = match result {
             Ok(()) => {
-                for element in offsets.elements() {
-                    if let (Ok(()), Offset::Offset(offset), Some(at)) =
-                        (element.error(), element.offset(), self.seat_of(element.topic(), element.partition()))
+                for element in work.list.elements() {
+                    if let (Offset::Offset(offset), Some(at)) = (element.offset(), self.seat_of(element.topic(), element.partition()))
                         && let Some(Some(seat)) = self.seats.get_mut(at)
                     {
                         seat.commit.offset = seat.commit.offset.max(Some(offset));
@@ -127,31 +160,35 @@ impl Desk {
                 }
                 self.last_commit = Some(Instant::now());
                 self.counts.commits += 1;
+                self.refusals = 0;
+                return;
             }
-            // Nothing was to be committed.
-            Err(error) if error.rdkafka_error_code() == Some(Code::NoOffset) => {}
-            Err(error) => {
-                let code = error.rdkafka_error_code();
-                if code == Some(Code::OffsetMetadataTooLarge) {
-                    let longest = self.seats.iter().flatten().map(|seat| seat.commit.metadata).max().unwrap_or_default();
-                    self.most_characters = self.most_characters.min(longest / 2);
-                }
-                let why = code.map_or_else(|| error.to_string(), plain);
-                self.refused(offsets, &why);
-            }
+            Err(refusal) => refusal,
+        };
+        if refusal.code == Some(Code::OffsetMetadataTooLarge) {
+            let longest = self.seats.iter().flatten().map(|seat| seat.commit.metadata).max().unwrap_or_default();
+            self.most_characters = self.most_characters.min(longest / 2);
         }
-    }
-
-    /// It is sent again with the next one.
-    fn refused(&mut self, offsets: &TopicPartitionList, why: &str) {
         self.counts.commits_failed += 1;
-        for element in offsets.elements() {
+        self.refusals += 1;
+        for element in work.list.elements() {
             if let Some(at) = self.seat_of(element.topic(), element.partition())
                 && let Some(Some(seat)) = self.seats.get_mut(at)
             {
+                // It is sent again with the next one.
                 seat.commit.sent = u64::MAX;
             }
         }
-        self.note(format!("a commit was refused: {why}; it is sent again"));
+        let transaction = !work.outputs.is_empty();
+        work.outputs.append(&mut self.staged);
+        self.staged = work.outputs;
+        // Of a plain commit nothing depends; a transaction that fails again and again has something in it that cannot be written.
+        if refusal.fatal || transaction && self.refusals >= REFUSALS {
+            self.exchange.end(Err(SourceError::fatal(format!("group `{}`: {}", self.rules.group, refusal.text))));
+        }
+        self.note(format!("a commit was refused: {}; it is sent again", refusal.text));
     }
 }
+
+/// A transaction is tried so often.
+const REFUSALS: u32 = 5;

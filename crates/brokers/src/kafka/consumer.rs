@@ -15,13 +15,14 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use longshore_core::{
-    Finished, LaneKind, Outcome, Rate, RetryPolicy, SinkError, Stop, TaskError,
+    Finished, LaneKind, Outcome, Rate, Receipt, RetryPolicy, SinkError, Stop, TaskError,
     engine::{Handle, Running, Summary},
     sink::{Room, Sink},
 };
 use tokio::{runtime::Handle as Runtime, sync::oneshot};
 
 use super::{
+    exactly_once::Output,
     handler::{Handler, OnEnd},
     intake::Limits,
     record::Record,
@@ -254,6 +255,10 @@ impl Consumer {
         self
     }
 
+    pub(super) fn most(&self) -> usize {
+        self.max_threads
+    }
+
     /// Its group.
     pub fn group(&self) -> &str {
         &self.group
@@ -407,7 +412,10 @@ impl ConsumerHandle {
 struct Outcomes<R> {
     exchange: Arc<Exchange>,
     failed: Vec<Failed>,
+    outputs: Vec<(Receipt, Vec<Output>)>,
     on_end: Option<OnEnd<R>>,
+    /// What of a result is written in the transaction.
+    take: Option<fn(R) -> Vec<Output>>,
 }
 
 impl<R: Send + 'static> Sink<Record, R> for Outcomes<R> {
@@ -417,15 +425,22 @@ impl<R: Send + 'static> Sink<Record, R> for Outcomes<R> {
             if let Some(on_end) = &self.on_end {
                 on_end(&finished);
             }
-            if matches!(finished.outcome, Outcome::Ok(_) | Outcome::Skipped(_)) {
-                continue;
-            }
-            let error = finished.outcome.error().unwrap_or_else(|| TaskError::new("lost", "it ended without an outcome"));
+            let outcome = match finished.outcome {
+                Outcome::Ok(result) => {
+                    if let Some(take) = self.take {
+                        self.outputs.push((finished.task.receipt, take(result)));
+                    }
+                    continue;
+                }
+                Outcome::Skipped(_) => continue,
+                other => other,
+            };
+            let error = outcome.error().unwrap_or_else(|| TaskError::new("lost", "it ended without an outcome"));
             if let Some(record) = finished.task.payload {
                 self.failed.push(Failed { receipt: finished.task.receipt, record, error, attempts: finished.task.attempt });
             }
         }
-        self.exchange.failed(&mut self.failed);
+        self.exchange.tell(&mut self.failed, &mut self.outputs);
         Box::pin(std::future::ready(Ok(())))
     }
 

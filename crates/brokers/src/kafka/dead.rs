@@ -19,6 +19,7 @@ use rdkafka::{
 };
 
 use super::{
+    exactly_once::Output,
     heard::{Heard, plain},
     source::Failed,
 };
@@ -105,6 +106,20 @@ impl Dead {
         self.send(receipt);
     }
 
+    /// A dead letter as an output, for a transaction.
+    pub(super) fn letter(&self, failed: &Failed) -> Option<Output> {
+        let record = &failed.record;
+        let (topic, partitions) = self.topics.get(record.topic())?;
+        Some(Output {
+            topic: topic.clone(),
+            partition: Some(record.partition()).filter(|partition| partition < partitions),
+            key: record.key().map(<[u8]>::to_vec),
+            value: record.value().map(<[u8]>::to_vec),
+            headers: headers(failed, &self.group, false),
+            timestamp: record.timestamp(),
+        })
+    }
+
     /// Serves the producer; says which records the topic has now.
     pub(super) fn turn(&mut self, now: Instant) -> Vec<Receipt> {
         if self.graves.is_empty() {
@@ -156,7 +171,10 @@ impl Dead {
         let Some(grave) = self.graves.get_mut(&receipt) else { return };
         let record = &grave.failed.record;
         let Some((topic, partitions)) = self.topics.get(record.topic()) else { return };
-        let headers = headers(&grave.failed, &self.group, grave.bare);
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in &self::headers(&grave.failed, &self.group, grave.bare) {
+            headers = headers.insert(Header { key, value: value.as_deref() });
+        }
         let mut letter: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(topic, receipt).headers(headers);
         if record.partition() < *partitions {
             letter = letter.partition(record.partition());
@@ -179,29 +197,27 @@ impl Dead {
 }
 
 /// The record's own headers, and those that Spring's recoverer writes, in its encodings (numbers are big-endian), with `longshore-attempts`.
-fn headers(failed: &Failed, group: &str, bare: bool) -> OwnedHeaders {
+fn headers(failed: &Failed, group: &str, bare: bool) -> Vec<(String, Option<Vec<u8>>)> {
     let Failed { record, error, attempts, .. } = failed;
-    let mut headers = OwnedHeaders::new();
-    for (name, value) in record.headers() {
-        headers = headers.insert(Header { key: name, value });
-    }
-    let add = |headers: OwnedHeaders, key: &str, value: &[u8]| headers.insert(Header { key, value: Some(value) });
-    headers = add(headers, "kafka_dlt-original-topic", record.topic().as_bytes());
-    headers = add(headers, "kafka_dlt-original-partition", &record.partition().to_be_bytes());
-    headers = add(headers, "kafka_dlt-original-offset", &record.offset().to_be_bytes());
+    let mut headers: Vec<(String, Option<Vec<u8>>)> =
+        record.headers().map(|(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec))).collect();
+    let mut add = |name: &str, value: &[u8]| headers.push((name.to_owned(), Some(value.to_vec())));
+    add("kafka_dlt-original-topic", record.topic().as_bytes());
+    add("kafka_dlt-original-partition", &record.partition().to_be_bytes());
+    add("kafka_dlt-original-offset", &record.offset().to_be_bytes());
     if let Some(timestamp) = record.timestamp() {
-        headers = add(headers, "kafka_dlt-original-timestamp", &timestamp.to_be_bytes());
+        add("kafka_dlt-original-timestamp", &timestamp.to_be_bytes());
     }
-    headers = add(headers, "kafka_dlt-original-consumer-group", group.as_bytes());
-    headers = add(headers, "kafka_dlt-exception-fqcn", error.kind().as_bytes());
-    headers = add(headers, "kafka_dlt-exception-message", cut(&error.to_string()).as_bytes());
+    add("kafka_dlt-original-consumer-group", group.as_bytes());
+    add("kafka_dlt-exception-fqcn", error.kind().as_bytes());
+    add("kafka_dlt-exception-message", cut(&error.to_string()).as_bytes());
     if let Some(tail) = error.tail() {
-        headers = add(headers, "kafka_dlt-exception-stacktrace", cut(tail).as_bytes());
+        add("kafka_dlt-exception-stacktrace", cut(tail).as_bytes());
     }
-    headers = add(headers, "longshore-attempts", attempts.to_string().as_bytes());
+    add("longshore-attempts", attempts.to_string().as_bytes());
     if bare {
         let bytes = record.value().map_or(0, <[u8]>::len);
-        headers = add(headers, "longshore-value-left-out", format!("{bytes} bytes, more than the dead-letter topic takes").as_bytes());
+        add("longshore-value-left-out", format!("{bytes} bytes, more than the dead-letter topic takes").as_bytes());
     }
     headers
 }

@@ -35,8 +35,8 @@ impl Desk {
     pub(super) fn rebalance(&mut self, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         let cooperative = matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         self.counts.rebalances += 1;
+        self.rebalanced = Some(Instant::now());
         let agreed = if what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.assigned = true;
             match self.assign(partitions) {
                 Ok(starts) if cooperative => self.consumer.incremental_assign(&starts).and_then(|()| self.consumer.resume(&starts)),
                 // The client keeps its pause beyond a revocation.

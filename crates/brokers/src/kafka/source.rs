@@ -14,10 +14,15 @@ use longshore_core::{
     Delivery, Receipt, SourceError, TaskError,
     source::{Fetched, Settlement, Source},
 };
-use rdkafka::{TopicPartitionList, error::KafkaResult};
 use tokio::sync::oneshot;
 
-use super::{intake::Limits, record::Record, view::View};
+use super::{
+    commit::{Refusal, Work},
+    exactly_once::Output,
+    intake::Limits,
+    record::Record,
+    view::View,
+};
 
 /// What the client's thread and the engine share.
 #[derive(Default)]
@@ -42,6 +47,8 @@ pub(super) struct Back {
     pub(super) settled: Vec<Settlement>,
     /// What ended badly for good; told before it is settled.
     pub(super) failed: Vec<Failed>,
+    /// What handlers returned, to be written in a transaction; told before it is settled.
+    pub(super) outputs: Vec<(Receipt, Vec<Output>)>,
     pub(super) away: Vec<(Receipt, bool)>,
     pub(super) commands: Vec<Command>,
     /// The thread is to be woken when so many are settled.
@@ -61,7 +68,7 @@ pub(super) enum Command {
     Limits(Limits),
     View(oneshot::Sender<Partial>),
     /// What the broker said to a commit.
-    Committed(KafkaResult<()>, TopicPartitionList),
+    Committed(Result<(), Refusal>, Work),
     /// The engine has ended: commit, leave the group, end.
     Finish,
 }
@@ -127,10 +134,12 @@ impl Exchange {
         self.wake();
     }
 
-    /// Tells of records that failed for good, before they are settled.
-    pub(super) fn failed(&self, batch: &mut Vec<Failed>) {
-        if !batch.is_empty() {
-            lock(&self.back).failed.append(batch);
+    /// Tells of records that failed for good, and of outputs, before they are settled.
+    pub(super) fn tell(&self, failed: &mut Vec<Failed>, outputs: &mut Vec<(Receipt, Vec<Output>)>) {
+        if !failed.is_empty() || !outputs.is_empty() {
+            let mut back = lock(&self.back);
+            back.failed.append(failed);
+            back.outputs.append(outputs);
         }
     }
 }
@@ -139,6 +148,7 @@ impl Back {
     pub(super) fn clear(&mut self) {
         self.settled.clear();
         self.failed.clear();
+        self.outputs.clear();
         self.away.clear();
         self.commands.clear();
     }

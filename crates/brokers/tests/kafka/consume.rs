@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::kafka::{Handler, Order, Record};
-use longshore_core::{Stop, TaskError};
+use longshore_brokers::kafka::{Handler, Lent, Order, Record};
+use longshore_core::{Backoff, Job, RetryPolicy, Stop, TaskError};
 
 use crate::help::{Log, Topic, wait_for};
 
@@ -198,4 +198,29 @@ async fn a_hot_key_stops_its_partition_and_no_other() {
     log.check_keys();
     handle.stop();
     running.join().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_lent_one_by_one_feed_a_job_and_are_done_when_it_says_so() {
+    let Some(topic) = tokio::task::spawn_blocking(|| Topic::new(2)).await.unwrap() else { return };
+    let topic = Arc::new(topic);
+    let producing = topic.clone();
+    tokio::task::spawn_blocking(move || producing.produce(300, 20)).await.unwrap();
+    let retry = RetryPolicy { backoff: Backoff::Fixed(Duration::from_millis(1)), ..RetryPolicy::times(1) };
+    let (records, running) = topic.consumer().max_threads(10).retry(retry).until_end().lend().await.unwrap();
+    let log = Log::default();
+    let seen = log.clone();
+    let job = Job::blocking(move |lent: Lent| {
+        match seen.add(&lent) {
+            7 => drop(lent),
+            8 => lent.failed("no"),
+            _ => lent.done(),
+        }
+        Ok::<_, TaskError>(())
+    })
+    .stream(records)
+    .start();
+    let summary = running.join().await;
+    assert_eq!((summary.error, summary.counts.done, summary.counts.dead), (None, 300, 2));
+    assert_eq!((job.join().await.ok(), log.check_all(300)), (302, 2));
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod consume;
+mod exactly_once;
 mod faults;
 mod help;
 mod members;

@@ -16,7 +16,6 @@ use longshore_core::{
 };
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     consumer::{BaseConsumer, Consumer as _},
     error::RDKafkaErrorCode as Code,
 };
@@ -26,17 +25,28 @@ use super::{Consumer, ConsumerHandle, DeadLetter, Outcomes, RunningConsumer};
 use crate::{
     broker::BrokerError,
     kafka::{
+        admin::Admin,
         client::{Desk, Hooks, Rules, serve},
-        commit::Committer,
+        commit::{Committer, plainly},
         dead::{Dead, Exhausted},
+        exactly_once::{Output, Transactor},
         handler::Handler,
-        heard::{Heard, plain},
+        heard::plain,
         intake::Gate,
         metadata::MOST_CHARACTERS,
         record::Record,
         source::Exchange,
     },
 };
+
+/// By topic: its dead-letter topic and how many partitions that has.
+type Graves = HashMap<String, (String, i32)>;
+
+/// The transactional id, and what of a result is written.
+type ExactlyOnce<R> = (String, fn(R) -> Vec<Output>);
+
+/// How often a transaction is made.
+const TRANSACTION: Duration = Duration::from_millis(100);
 
 /// A broker has to answer within this time.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -51,26 +61,43 @@ impl Consumer {
     /// # Errors
     /// No broker can be reached, it refuses us, a topic does not exist, or the dead-letter topic can be neither found nor created.
     pub async fn start<R: Send + 'static>(self, handler: Handler<R>) -> Result<RunningConsumer, BrokerError> {
+        self.launch(handler, None).await
+    }
+
+    /// Starts with transactions: what the handler returns for a record is written exactly once, together with the commit that says that the record is
+    /// done. A reader of those topics has to read what is committed alone (`isolation.level=read_committed`, which is librdkafka's default).
+    ///
+    /// `id` is the transactional id: one for each member, and the same again after a restart, so that what a dead member left open is ended at once. A
+    /// transaction is made every 100 ms unless [`commit_every`](Consumer::commit_every) says less. Dead letters are outputs like any other.
+    ///
+    /// What handlers do elsewhere (a request, a file) is done at least once, as ever: no transaction of Kafka holds it.
+    ///
+    /// # Errors
+    /// As of `start`; and no permission for this transactional id.
+    pub async fn start_exactly_once(mut self, id: &str, handler: Handler<Vec<Output>>) -> Result<RunningConsumer, BrokerError> {
+        self.commit_every = self.commit_every.min(TRANSACTION);
+        self.launch(handler, Some((id.to_owned(), |outputs| outputs))).await
+    }
+
+    async fn launch<R: Send + 'static>(self, handler: Handler<R>, exactly: Option<ExactlyOnce<R>>) -> Result<RunningConsumer, BrokerError> {
         let runtime = Runtime::current();
         if self.topics.is_empty() {
             return Err(refused(format!("group `{}` reads no topic; name one", self.group)));
         }
         let consumer = Arc::new(self);
         let asking = consumer.clone();
-        let partitions = runtime
-            .spawn_blocking(move || asking.look())
-            .await
-            .unwrap_or_else(|_| Err(refused("the look at the topics panicked".into())))?;
-        let graves = consumer.graves(&partitions).await?;
+        let look = runtime.spawn_blocking(move || asking.look()).await;
+        let (partitions, graves) = look.unwrap_or_else(|_| Err(refused("the look at the topics panicked".into())))?;
 
         let exchange = Arc::new(Exchange::default());
-        let client = consumer.client(partitions.iter().map(|(_, count)| count).sum(), &exchange)?;
+        let client = consumer.client(partitions, &exchange)?;
         let dead = match graves {
             None => None,
             Some(topics) => {
                 let mut config = consumer.settings.config();
                 // What was read may be written, whatever this side's limit; the topic's own counts.
                 config.set("enable.idempotence", "true").set("message.max.bytes", "1000000000").set("linger.ms", "5");
+                consumer.settings.finish(&mut config);
                 let dead = Dead::new(&config, consumer.group.clone(), topics);
                 Some(dead.map_err(|error| refused(format!("no producer for dead letters: {error}")))?)
             }
@@ -88,10 +115,21 @@ impl Consumer {
                 DeadLetter::Skip => Exhausted::Skip,
                 DeadLetter::Stop => Exhausted::Stop,
             },
+            transactional: exactly.is_some(),
         };
         let gate = Gate::new(consumer.limits(consumer.max_threads));
         let no_thread = |error: std::io::Error| refused(format!("no thread for Kafka's client: {error}"));
-        let committer = Committer::new(client.clone(), exchange.clone()).map_err(no_thread)?;
+        let take = exactly.as_ref().map(|(_, take)| *take);
+        let make = match exactly {
+            None => plainly(client.clone()),
+            Some((id, _)) => {
+                let (mut config, client) = (consumer.settings.config(), client.clone());
+                consumer.settings.finish(&mut config);
+                let opened = runtime.spawn_blocking(move || Transactor::open(&mut config, &id, client)).await;
+                opened.unwrap_or_else(|_| Err(refused("the begin of transactions panicked".into())))?.into_make()
+            }
+        };
+        let committer = Committer::new(make, exchange.clone()).map_err(no_thread)?;
         let desk = Desk::new(rules, exchange.clone(), client.clone(), gate, dead, MOST_CHARACTERS, committer);
         *client.context().desk() = Some(desk);
         let topics: Vec<&str> = consumer.topics.iter().map(String::as_str).collect();
@@ -136,7 +174,7 @@ impl Consumer {
             adaptive: None,
             enough: None,
         };
-        let sink = Outcomes { exchange: exchange.clone(), failed: Vec::new(), on_end };
+        let sink = Outcomes { exchange: exchange.clone(), failed: Vec::new(), outputs: Vec::new(), on_end, take };
         let running = Engine::start(config, exchange.clone(), lanes, Box::new(sink), outbox, None, &runtime);
         let handle = ConsumerHandle {
             lane,
@@ -150,72 +188,39 @@ impl Consumer {
         Ok(RunningConsumer { handle, running, client: counts })
     }
 
-    /// Asks how many partitions each topic has. Finds out on the way whether anybody is there and knows us.
-    fn look(&self) -> Result<Vec<(String, usize)>, BrokerError> {
-        let mut config = self.settings.config();
-        self.settings.finish(&mut config);
-        let client: BaseConsumer<Hooks> =
-            config.create_with_context(Hooks::new()).map_err(|error| refused(format!("Kafka's client cannot be made: {error}")))?;
-        let mut found = Vec::new();
+    /// Asks how many partitions each topic has, and sees to the dead-letter topics, which are created where they are missing. Finds out on the way
+    /// whether anybody is there and knows us.
+    fn look(&self) -> Result<(usize, Option<Graves>), BrokerError> {
+        let admin = Admin::open(&self.settings, ANSWER)?;
+        let (mut total, mut graves) = (0, Graves::new());
         for topic in &self.topics {
-            let doing = format!("read topic `{topic}`");
-            let metadata = client.fetch_metadata(Some(topic), ANSWER).map_err(|error| {
-                // What the client complained of waits to be polled.
-                (0..20).for_each(|_| drop(client.poll(Duration::ZERO)));
-                client.context().heard.explain(&error, &doing)
-            })?;
-            let told = metadata.topics().iter().find(|told| told.name() == topic);
-            if let Some(code) = told.and_then(|told| told.error()) {
-                return Err(refused(format!("cannot {doing}: {}", plain(code.into()))));
-            }
-            match told.map_or(0, |told| told.partitions().len()) {
-                0 => return Err(refused(format!("cannot {doing}: {}", plain(Code::UnknownTopicOrPartition)))),
-                partitions => found.push((topic.clone(), partitions)),
-            }
-        }
-        Ok(found)
-    }
-
-    /// The dead-letter topic of each topic and its partitions, created where it is missing.
-    async fn graves(&self, topics: &[(String, usize)]) -> Result<Option<HashMap<String, (String, i32)>>, BrokerError> {
-        let name = |topic: &str| match &self.dead_letter {
-            DeadLetter::Suffix(suffix) => Some(format!("{topic}{suffix}")),
-            DeadLetter::Topic(name) => Some(name.clone()),
-            DeadLetter::Skip | DeadLetter::Stop => None,
-        };
-        let mut graves = HashMap::new();
-        let mut config = self.settings.config();
-        self.settings.finish(&mut config);
-        let admin: AdminClient<Heard> =
-            config.create_with_context(Heard::default()).map_err(|error| refused(format!("Kafka's client cannot be made: {error}")))?;
-        let admin = Arc::new(admin);
-        for (topic, partitions) in topics {
-            let Some(grave) = name(topic) else { return Ok(None) };
-            let partitions = i32::try_from(*partitions).unwrap_or(i32::MAX);
-            let doing = format!("create dead-letter topic `{grave}` (another one, skipping and stopping are the alternatives)");
-            let asking = (admin.clone(), grave.clone());
-            let known = tokio::task::spawn_blocking(move || {
-                let (admin, grave) = asking;
-                let metadata = admin.inner().fetch_metadata(Some(&grave), ANSWER).ok()?;
-                let told = metadata.topics().iter().find(|told| told.name() == grave && told.error().is_none())?;
-                Some(told.partitions().len()).filter(|count| *count > 0)
-            });
-            if let Ok(Some(count)) = known.await {
-                graves.insert(topic.clone(), (grave, i32::try_from(count).unwrap_or(i32::MAX)));
-                continue;
-            }
-            let new = NewTopic::new(&grave, partitions, TopicReplication::Fixed(-1));
-            let made = admin.create_topics(&[new], &AdminOptions::new().operation_timeout(Some(ANSWER))).await;
-            let made = made.map_err(|error| admin.inner().context().explain(&error, &doing))?;
-            for result in made {
-                match result {
-                    Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
-                    Err((_, code)) => return Err(refused(format!("cannot {doing}: {}", plain(code)))),
+            let found =
+                admin.topic(topic)?.ok_or_else(|| refused(format!("cannot read topic `{topic}`: {}", plain(Code::UnknownTopic))))?;
+            total += found.partitions;
+            let grave = match &self.dead_letter {
+                DeadLetter::Suffix(suffix) => format!("{topic}{suffix}"),
+                DeadLetter::Topic(name) => name.clone(),
+                DeadLetter::Skip | DeadLetter::Stop => continue,
+            };
+            let partitions = match admin.topic(&grave)? {
+                Some(grave) => grave.partitions,
+                None => {
+                    let made = admin.create_topic(&grave, found.partitions, None, &[]);
+                    // Another member may have been quicker.
+                    match (made, admin.topic(&grave)) {
+                        (_, Ok(Some(grave))) => grave.partitions,
+                        (Err(error), _) => {
+                            let advice =
+                                "records that fail for good need another dead-letter topic, or are to be skipped, or to stop the consumer";
+                            return Err(BrokerError { message: format!("{}; {advice}", error.message), ..error });
+                        }
+                        (Ok(()), _) => found.partitions,
+                    }
                 }
-            }
-            graves.insert(topic.clone(), (grave, partitions));
+            };
+            graves.insert(topic.clone(), (grave, i32::try_from(partitions).unwrap_or(i32::MAX)));
         }
-        Ok(Some(graves))
+        Ok((total, Some(graves).filter(|graves| !graves.is_empty())))
     }
 
     fn config(&self, partitions: usize) -> ClientConfig {
