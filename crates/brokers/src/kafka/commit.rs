@@ -122,7 +122,7 @@ impl Desk {
     }
 
     fn send_commit(&mut self, seats: impl Fn(usize) -> bool) {
-        let list = self.to_commit(seats);
+        let list = self.what_is_new(seats);
         if list.count() > 0 {
             let mut outputs = std::mem::take(&mut self.staged);
             outputs.retain(Staged::is_ours);
@@ -130,7 +130,7 @@ impl Desk {
         }
     }
 
-    fn to_commit(&mut self, wanted: impl Fn(usize) -> bool) -> TopicPartitionList {
+    fn what_is_new(&mut self, wanted: impl Fn(usize) -> bool) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
         for (at, seat) in self.seats.iter_mut().enumerate() {
             let Some(seat) = seat.as_mut().filter(|seat| wanted(at) && seat.ledger.finished() != seat.commit.sent) else { continue };

@@ -125,7 +125,7 @@ impl Dead {
         if self.graves.is_empty() {
             return Vec::new();
         }
-        let _ = self.producer.poll(Duration::ZERO);
+        self.producer.poll(Duration::ZERO);
         let reports = std::mem::take(&mut *self.producer.context().reports.lock().unwrap_or_else(PoisonError::into_inner));
         let mut done = Vec::new();
         for (receipt, code) in reports {
@@ -147,7 +147,7 @@ impl Dead {
         let until = Instant::now() + most;
         let mut done = Vec::new();
         while !self.graves.is_empty() && Instant::now() < until {
-            let _ = self.producer.poll(Duration::from_millis(20));
+            self.producer.poll(Duration::from_millis(20));
             done.extend(self.turn(Instant::now()));
         }
         done

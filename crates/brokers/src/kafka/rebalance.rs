@@ -68,7 +68,9 @@ impl Desk {
         }
         let list = || {
             let mut list = TopicPartitionList::new();
-            places.iter().for_each(|(topic, partition)| drop(list.add_partition(topic, *partition)));
+            for (topic, partition) in &places {
+                list.add_partition(topic, *partition);
+            }
             list
         };
         if places.is_empty() {
