@@ -10,6 +10,7 @@ pub mod enqueue;
 pub mod events;
 pub mod global;
 pub mod jobs;
+pub mod limits;
 pub mod queues;
 pub mod remote;
 pub mod result;
