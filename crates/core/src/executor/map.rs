@@ -37,6 +37,8 @@ const PATIENCE: u32 = 16;
 const MOST: usize = 1 << 16;
 /// By how much a chunk may outgrow the largest before it: what is known of the first items need not hold for the next.
 const GROWTH: usize = 8;
+/// Chunks on their way for each child process.
+const AHEAD: usize = 32;
 /// The shares into which what is known to remain is divided for each worker, so that all are done at about the same time.
 const SHARES: usize = 4;
 
@@ -226,6 +228,8 @@ where
     ) -> Self {
         let mut map = Self::new(pool, LaneKind::Process, inputs, Box::new(move |_, items| call(items)), chunk);
         map.sizes.most = BATCH;
+        // A child takes them faster than a round by way of the engine and this map lasts, so there are enough for both directions.
+        map.ahead = Some(AHEAD * map.workers);
         map
     }
 
