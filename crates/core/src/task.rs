@@ -140,8 +140,8 @@ impl<T> Task<T> {
 
     /// The same task again, for a part of its payload. Whoever makes one sees to it that only one of them ends.
     pub(crate) fn twin(&self) -> Self {
-        let Self { id, receipt, attempt, lane, slot, queued, admitted, timeout, payload: _, ref options, holds_key } = *self;
-        Self { id, receipt, attempt, lane, slot, queued, admitted, timeout, payload: None, options: options.clone(), holds_key }
+        let Self { id, receipt, attempt, lane, slot, queued, admitted, timeout, payload: _, ref options, holds_key, key } = *self;
+        Self { id, receipt, attempt, lane, slot, queued, admitted, timeout, payload: None, options: options.clone(), holds_key, key }
     }
 
     /// The limit of this attempt.
