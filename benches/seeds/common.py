@@ -10,6 +10,11 @@ import json
 import sys
 import time
 
+try:
+    import loky
+except ImportError:
+    loky = None
+
 _options = None
 
 

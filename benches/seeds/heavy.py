@@ -3,7 +3,7 @@
 import concurrent.futures
 import math
 
-from common import amount, check, items, options, say, way
+from common import amount, check, items, loky, options, say, way
 
 options("heavy")
 
@@ -45,6 +45,8 @@ if __name__ == "__main__":
     alone = way("one after another", sequential)
     for name, pool in [
         ("processes", concurrent.futures.ProcessPoolExecutor),
+        # not in the lesson: what people take who know these pools well, where it is installed
+        *([("loky", loky.ProcessPoolExecutor)] if loky else []),
         ("threads (the gotcha)", concurrent.futures.ThreadPoolExecutor),
     ]:
         check(way(name, pooled(pool)) == alone, f"{name}: other totals")

@@ -4,7 +4,7 @@
 # bash benches/seeds/run.sh [--scale X] [--rounds N] [--only "NAME …"] [--workers N] [--items N]
 #
 # --scale 1 (the default) is the lesson's own size and takes about three minutes a round; of several rounds the table has medians. Needs python3 and its
-# standard library. Builds longshore in release mode, unless LONGSHORE names an executable.
+# standard library; PYTHON names another one, and one that has loky measures that too. Builds longshore in release mode, unless LONGSHORE names an executable.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 scale=1 rounds=1 only= settings=() items=()
@@ -19,7 +19,8 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-command -v python3 > /dev/null || { echo "run.sh: python3 is not here" >&2; exit 2; }
+python=${PYTHON:-python3}
+command -v "$python" > /dev/null || { echo "run.sh: $python is not here" >&2; exit 2; }
 if [ -z "${LONGSHORE:-}" ]; then
     cargo build --release --quiet --manifest-path "$here/../../Cargo.toml" -p longshore-cli
     LONGSHORE=${CARGO_TARGET_DIR:-$here/../../target}/release/longshore
@@ -32,10 +33,10 @@ trap 'rm -rf "$dir"' EXIT
 for ((round = 1; round <= rounds; round++)); do
     for name in ${only:-options io-vs-cpu urls files services heavy chunks tiny producer-consumer workers pipeline}; do
         echo "round $round of $rounds: $name" >&2
-        python3 "$here/${name//-/_}.py" --scale "$scale" "${settings[@]}" >> "$dir/python"
+        "$python" "$here/${name//-/_}.py" --scale "$scale" "${settings[@]}" >> "$dir/python"
         # A scenario that this build does not have ends with 2; the table says so.
         "$LONGSHORE" demo "$name" --json --scale "$scale" "${settings[@]}" >> "$dir/ours" || [ $? = 2 ]
     done
 done
-printf '%s cores, Linux %s, %s, scale %s, rounds: %s\n\n' "$(nproc)" "$(uname -r)" "$(python3 --version)" "$scale" "$rounds"
+printf '%s cores, Linux %s, %s, scale %s, rounds: %s\n\n' "$(nproc)" "$(uname -r)" "$("$python" --version)" "$scale" "$rounds"
 python3 "$here/table.py" --scale "$scale" "${items[@]}" "$dir/python" "$dir/ours"

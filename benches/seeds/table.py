@@ -18,7 +18,10 @@ STEPS = (r"chunks of (\d+) steps", 500_000)
 VALUES = (r"chunks of (\d+) values", 100_000)
 SUMS = (r"then (\d+) of them", 200_000)
 
-# scenario, way in Python, our way (the beginning of its name, or of a line among the facts), and what its time is divided by
+# scenario, way in Python, our way (the beginning of its name), and what its time is divided by
+# Ways of which a Python without the module that they need has none.
+OPTIONAL = {"loky", "many, loky, in batches"}
+
 ROWS = [
     ("options", "one after another", "one after another", None),
     ("options", "threads, map over two inputs", "blocking lane, map over two inputs", None),
@@ -35,6 +38,7 @@ ROWS = [
     ("services", "threads, all at once", "blocking lane", None),
     ("heavy", "one after another", "one after another", STEPS),
     ("heavy", "processes", "cpu lane", STEPS),
+    ("heavy", "loky", "cpu lane", STEPS),
     ("heavy", "threads (the gotcha)", "cpu lane", STEPS),
     ("chunks", "one after another", "one after another", VALUES),
     ("chunks", "processes, combined as completed", "cpu lane", VALUES),
@@ -42,12 +46,11 @@ ROWS = [
     ("tiny", "10, processes (the gotcha)", "10, each submitted", None),
     ("tiny", "many, one after another", r"\d+, one after another", SUMS),
     ("tiny", "many, processes, in batches", r"\d+, in chunks", SUMS),
+    ("tiny", "many, loky, in batches", r"\d+, in chunks", SUMS),
     ("producer-consumer", "producer beside consumer", "producer beside consumer", None),
     ("workers", "threads, with a collector", "blocking lane", None),
     ("pipeline", "a thread for each stage", "pipeline", None),
 ]
-DURATION = re.compile(r"([\d.]+)(ns|µs|ms|s)\b")
-SECONDS = {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 def main():
@@ -67,6 +70,8 @@ def main():
             continue
         spent = [line["seconds"] for line in python if (line["scenario"], line["way"]) == (scenario, theirs)]
         found = [way for line in ours if line["scenario"] == scenario for way in ours_of(line, own, unit, args)]
+        if not spent and theirs in OPTIONAL:
+            continue
         if not spent or not found:
             lost.append(f"{scenario}: {theirs if not spent else own}")
             continue
@@ -96,14 +101,10 @@ def ours_of(line, own, unit, args):
             sys.exit(f"table.py: {line['scenario']}: how much is computed does not stand in its title: {line['title']}")
         of_python = args.items if unit is SUMS and args.items else lesson * args.scale
         times = int(meant[1]) / max(1, int(of_python))
-    # The many of `tiny` are facts; its ten are ways, which begin with a number as well.
-    ways = [] if own.startswith(r"\d") else [(way["name"], way["seconds"]) for way in line["ways"]]
-    for fact in line["facts"]:
-        if took := DURATION.search(fact):
-            ways.append((re.sub(r"\s+$", "", fact[: took.start()]), float(took[1]) * SECONDS[took[2]]))
-    for name, seconds in ways:
-        if re.match(own, name):
-            return [(name, seconds / times, round(times, 2))]
+    for way in line["ways"]:
+        # The many of `tiny` are a second comparison; its ten begin with a number as well.
+        if re.match(own, way["name"]) and (way["group"] > 0 or not own.startswith(r"\d")):
+            return [(way["name"], way["seconds"] / times, round(times, 2))]
     return []
 
 

@@ -219,6 +219,13 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn find<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>>;
 
+    /// What lies in a queue, or in all: what is lent, what waits (the next one first), what is held back (the first to come first), up to `most` of each in
+    /// each queue. Dead letters are told by [`dead`](Broker::dead).
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn list<'a>(&'a self, queue: Option<&'a str>, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>>;
+
     /// The dead letters of a queue, or of all, the latest first.
     ///
     /// # Errors
@@ -234,11 +241,24 @@ pub trait Broker: Send + Sync {
     /// Asks for the next `count` slots of the leaky bucket of this name, which all who use this broker share: one answer for each, the soonest first.
     /// In any window no more than burst + rate × window slots are given out, to all together; evenly spaced where the burst is 1; what nobody asked for is
     /// not saved up. Nothing is reserved further than [`AHEAD`](crate::AHEAD) ahead: a slot beyond is to be asked for again. A rate that was changed holds
-    /// from the next call on, behind what is reserved. A slot that is not used passes.
+    /// from the next call on, behind what is reserved. A slot that is not used passes. A rate that was [set](Broker::set_limit) for the limit holds in
+    /// place of this one; buckets of one limit are told apart by what stands behind [`BUCKET`](crate::BUCKET) in their names.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us. Slots may have been reserved that pass unused.
     fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>>;
+
+    /// Sets the rate of a limit for all who share it, in place of what they ask with, from their next call on; with `None` theirs holds again.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn set_limit<'a>(&'a self, limit: &'a str, rate: Option<Rate>) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// The limits that somebody uses now, or that have a rate set, in the order of their names.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn limits(&self) -> BoxFuture<'_, Result<Vec<LimitState>, BrokerError>>;
 
     /// Remembers ids of tasks that must not run any more, for workers that are not there yet: [so long](REVOKED_FOR), and [so many](MOST_REVOKED).
     ///
@@ -333,6 +353,19 @@ pub struct QueueState {
     pub oldest: Option<Duration>,
     /// Who paused it.
     pub paused: Option<String>,
+    /// When it was paused.
+    pub paused_since: Option<SystemTime>,
+}
+
+/// What is known of a bucket of a limit that is shared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LimitState {
+    /// The limit, and behind [`BUCKET`](crate::BUCKET) which of its buckets.
+    pub name: String,
+    /// The rate that was [set](Broker::set_limit) for all.
+    pub set: Option<Rate>,
+    /// So far ahead its slots are reserved: how long whoever asks now would wait.
+    pub ahead: Duration,
 }
 
 /// Where a task is.

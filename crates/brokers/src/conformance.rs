@@ -58,6 +58,7 @@ macro_rules! conformance {
             purge_throws_away_what_waits
             transfer_moves_what_waits_in_order
             a_task_is_found_where_it_is
+            all_that_lies_in_the_queues_is_listed
             a_ping_names_the_system_and_the_urls_agree
             an_acknowledged_message_is_gone
             a_message_goes_back_to_the_front_or_to_the_back
@@ -79,6 +80,7 @@ macro_rules! conformance {
             a_document_is_stored_read_and_forgotten
             a_success_stays_if_it_is_asked_to
             a_document_expires
+            what_is_stored_is_read_page_by_page
             what_is_stored_before_and_after_a_watch_arrives
             a_chord_is_complete_once_and_its_parts_are_in_order
             a_part_that_is_told_twice_counts_once
@@ -90,6 +92,7 @@ macro_rules! conformance {
             the_slots_of_a_rate_are_evenly_spaced_and_not_far_ahead
             a_changed_rate_holds_behind_what_is_reserved
             an_idle_rate_saves_up_no_more_than_its_burst
+            a_rate_that_is_set_holds_for_all_buckets_of_its_limit
             revoked_ids_are_known_to_whoever_comes_later
             the_oldest_of_too_many_revoked_ids_are_forgotten
         }

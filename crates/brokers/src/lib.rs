@@ -29,12 +29,12 @@ mod rotation;
 pub mod sqlite;
 
 pub use broker::{
-    Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, MOST_REVOKED, OpenOptions, Outgoing, QueueState,
-    REVOKED_FOR, Subscription,
+    Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, LimitState, MOST_REVOKED, OpenOptions, Outgoing,
+    QueueState, REVOKED_FOR, Subscription,
 };
 pub use connect::{Connected, Notice, connect, connect_with, mask};
-pub use rates::{AHEAD, Slot};
-pub use results::{ChordPart, Key, PartState, ResultBackend, Stored, Watch};
+pub use rates::{AHEAD, BUCKET, Slot};
+pub use results::{ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch};
 
 /// The exchange of answers to remote control.
 pub(crate) const REPLIES: &str = "reply.celery.pidbox";

@@ -28,7 +28,7 @@ use self::{
     state::{Listener, Message, State},
 };
 use crate::{
-    broker::{Broker, BrokerError, Consumer, DeadLetter, Doing, Found, OpenOptions, Outgoing, QueueState, Subscription},
+    broker::{Broker, BrokerError, Consumer, DeadLetter, Doing, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
     json,
     rates::{Bucket, Slot},
 };
@@ -185,7 +185,7 @@ impl Broker for MemoryHandle {
         self.0.step(|state| {
             state.paused.remove(queue);
             if let Some(by) = by {
-                state.paused.insert(queue.into(), by.to_owned());
+                state.paused.insert(queue.into(), (by.to_owned(), SystemTime::now()));
             }
         });
         ready(())
@@ -216,6 +216,27 @@ impl Broker for MemoryHandle {
         ready(found)
     }
 
+    fn list<'a>(&'a self, queue: Option<&'a str>, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>> {
+        let mut state = self.0.lock();
+        state.promote(SystemTime::now());
+        let names = queue.map_or_else(|| state.names(), |name| vec![name.into()]);
+        let mut found = Vec::new();
+        for name in names {
+            let mut add = |doing, raw: &Vec<u8>| found.push(Found { queue: name.to_string(), doing, raw: raw.clone() });
+            for held in state.held.values().filter(|held| held.message.queue == name).take(most) {
+                add(Doing::Held { by: Some(held.node.to_string()), since: Some(held.since) }, &held.message.raw);
+            }
+            let of = state.waiting(&name).count() as u64;
+            for (place, message) in (1_u64..).zip(state.waiting(&name)).take(most) {
+                add(Doing::Waiting { place, of }, &message.raw);
+            }
+            for ((due, _), message) in state.later.iter().filter(|(_, message)| message.queue == name).take(most) {
+                add(Doing::Later { due: *due }, &message.raw);
+            }
+        }
+        ready(found)
+    }
+
     fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>> {
         let state = self.0.lock();
         ready(state.dead.iter().rev().filter(|dead| queue.is_none_or(|name| name == dead.queue)).cloned().collect())
@@ -242,6 +263,15 @@ impl Broker for MemoryHandle {
 
     fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>> {
         ready(self.0.lock().shared.reserve(limit, Bucket::of(rate), count))
+    }
+
+    fn set_limit<'a>(&'a self, limit: &'a str, rate: Option<Rate>) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.0.lock().shared.set_limit(limit, rate);
+        ready(())
+    }
+
+    fn limits(&self) -> BoxFuture<'_, Result<Vec<LimitState>, BrokerError>> {
+        ready(self.0.lock().shared.limits())
     }
 
     fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {

@@ -11,6 +11,14 @@ use longshore_core::Rate;
 /// Slots are reserved at most so far ahead.
 pub const AHEAD: Duration = Duration::from_secs(2);
 
+/// In a limit's name, what stands before which of its buckets is meant (`by`): `api.example\u{1f}host-1`.
+pub const BUCKET: char = '\u{1f}';
+
+/// The limit whose bucket it is.
+pub(crate) fn limit_of(name: &str) -> &str {
+    name.split(BUCKET).next().unwrap_or(name)
+}
+
 /// Who asked in vain asks again at such steps: together with others, so that one call serves many.
 const STEP: u64 = 250_000;
 /// The longest interval in microseconds, ten years: sums of it are still exact in a double, which is what scripts count with.
@@ -39,6 +47,17 @@ impl Bucket {
         // Rounded up, so that the rate is never exceeded; a million a second is the most.
         let interval = u64::try_from(rate.interval().as_nanos().div_ceil(1000)).unwrap_or(LONGEST).clamp(1, LONGEST);
         Self { interval, span: interval.saturating_mul(u64::from(rate.burst.max(1)) - 1).min(LONGEST) }
+    }
+
+    /// A bucket that was stored, of two numbers that may be anything.
+    pub(crate) fn stored(interval: u64, span: u64) -> Self {
+        Self { interval: interval.clamp(1, LONGEST), span: span.min(LONGEST) }
+    }
+
+    /// The rate that it keeps.
+    pub(crate) fn rate(self) -> Rate {
+        let burst = (self.span / self.interval).saturating_add(1).try_into().unwrap_or(u32::MAX);
+        Rate { count: 1.0, per: Duration::from_micros(self.interval), burst }
     }
 
     /// How far ahead, from now, the even series may be reserved.
@@ -116,6 +135,18 @@ mod tests {
         let (next, slots) = quick.reserve(next, NOW, 1);
         assert_eq!((next, slots[0]), (NOW + 2_100_000, Slot::Ask(Duration::from_millis(250))));
         assert_eq!(waits(&quick.reserve(next, NOW + 250_000, 2).1), [1850, 1950]);
+    }
+
+    #[test]
+    fn a_bucket_that_was_stored_keeps_its_rate() {
+        for (rate, per_second, burst) in [(Rate::per_second(10.0).burst(3), 10.0, 3), (Rate::per_second(0.5), 0.5, 1)] {
+            let bucket = Bucket::of(rate);
+            let again = Bucket::stored(bucket.interval, bucket.span);
+            let rate = again.rate();
+            assert_eq!((again, rate.count / rate.per.as_secs_f64(), rate.burst), (bucket, per_second, burst));
+        }
+        assert_eq!(Bucket::stored(0, u64::MAX).interval, 1);
+        assert_eq!((limit_of("a.b\u{1f}host"), limit_of("a.b")), ("a.b", "a.b"));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `early.rs`: of one that is given; `consumer.rs` joins them
 //! - `lease.rs`: the sign of life; `rescue.rs`: what the dead have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
 //! - `shared.rs`: rates and revoked ids
-//! - `bus.rs`: remote control and events; `admin.rs`: looking at queues; `results.rs` (beside the other result backends)
+//! - `bus.rs`: remote control and events; `admin.rs`: looking at queues, `admin/find.rs`: at what lies in them; `results.rs` (beside the other result backends)
 //! - `scripts.rs`, `scripts/*.lua`: what runs inside the server; `ACL.md`: what a user of the server must be allowed
 
 mod admin;
@@ -52,7 +52,7 @@ use self::{
     results::RedisResults, url::Config,
 };
 use crate::{
-    broker::{Broker, BrokerError, Consumer, DeadLetter, Found, OpenOptions, Outgoing, QueueState, Subscription},
+    broker::{Broker, BrokerError, Consumer, DeadLetter, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
     rates::Slot,
     results::ResultBackend,
 };
@@ -219,6 +219,10 @@ impl Broker for RedisBroker {
         Box::pin(async move { Ok(self.admin().find(id).await?) })
     }
 
+    fn list<'a>(&'a self, queue: Option<&'a str>, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>> {
+        Box::pin(async move { Ok(self.admin().list(queue, most).await?) })
+    }
+
     fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>> {
         Box::pin(async move { Ok(self.admin().dead(queue).await?) })
     }
@@ -229,6 +233,14 @@ impl Broker for RedisBroker {
 
     fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>> {
         Box::pin(async move { Ok(shared::reserve(&self.link, &self.layout, limit, rate, count).await?) })
+    }
+
+    fn set_limit<'a>(&'a self, limit: &'a str, rate: Option<Rate>) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move { Ok(shared::set_limit(&self.link, &self.layout, limit, rate).await?) })
+    }
+
+    fn limits(&self) -> BoxFuture<'_, Result<Vec<LimitState>, BrokerError>> {
+        Box::pin(async move { Ok(shared::limits(&self.link, &self.layout).await?) })
     }
 
     fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {

@@ -87,6 +87,10 @@ pub trait ResultBackend: Send + Sync {
     /// Forgets documents; how many there were.
     fn forget<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<u64, BrokerError>>;
 
+    /// A part of what is stored of tasks: from the beginning, or from where another [`Page`] ended. The latest come first where the store knows an order
+    /// (SQLite); what is stored meanwhile may be missing or come twice.
+    fn page<'a>(&'a self, from: Option<&'a str>) -> BoxFuture<'a, Result<Page, BrokerError>>;
+
     /// Listens for the results of these tasks, and looks once at what is stored already, in one round trip. When this resolves the subscription stands:
     /// whatever is stored from now on arrives (a document may arrive twice). After a lost connection it looks again by itself.
     fn watch<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<Watch, BrokerError>>;
@@ -108,6 +112,15 @@ pub trait ResultBackend: Send + Sync {
 
     /// One more part (`add_to_chord`).
     fn chord_grow<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<(), BrokerError>>;
+}
+
+/// A part of what is stored of tasks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// Id and document.
+    pub results: Vec<(String, Vec<u8>)>,
+    /// Where the next one begins; there is none where absent.
+    pub next: Option<String>,
 }
 
 /// Results as they are stored: id and document. Dropping it ends the subscription.

@@ -17,6 +17,7 @@
 //! - `sqlite/file.rs`: URL, tables, opening, what errors mean
 //! - `sqlite/store.rs`: an open file; `sqlite/writer.rs`: the thread that commits in groups; `sqlite/wake.rs`: waking across processes
 //! - `sqlite/queues.rs`: messages, in SQL; `sqlite/consumer.rs`: claiming and waiting
+//! - `sqlite/list.rs`: what lies there, for people
 //! - `sqlite/shared.rs`: rates and revoked ids
 //! - `sqlite/owners.rs`: leases and rescue; `sqlite/life.rs`: who is alive
 //! - `sqlite/bus.rs`: broadcasts, replies, waiting for results; `sqlite/sweep.rs`: what has expired
@@ -26,6 +27,7 @@ pub(crate) mod bus;
 mod consumer;
 mod file;
 mod life;
+mod list;
 mod owners;
 mod queues;
 mod shared;
@@ -48,7 +50,7 @@ pub(crate) use self::{
     writer::Step,
 };
 use crate::{
-    broker::{Broker, BrokerError, Consumer, DeadLetter, Found, OpenOptions, Outgoing, QueueState, Subscription},
+    broker::{Broker, BrokerError, Consumer, DeadLetter, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
     connect::Connected,
     rates::{Bucket, Slot},
 };
@@ -129,17 +131,17 @@ impl Broker for Sqlite {
 
     fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
         let names = names.to_vec();
-        self.0.look_through(move |conn| queues::states(conn, &names)).boxed()
+        self.0.look_through(move |conn| list::states(conn, &names)).boxed()
     }
 
     fn peek<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
         let queue = queue.to_owned();
-        self.0.look_through(move |conn| queues::peek(conn, &queue, most)).boxed()
+        self.0.look_through(move |conn| list::peek(conn, &queue, most)).boxed()
     }
 
     fn later<'a>(&'a self, queues: &'a [Arc<str>], most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
         let names = queues.to_vec();
-        self.0.look_through(move |conn| queues::later(conn, &names, most)).boxed()
+        self.0.look_through(move |conn| list::later(conn, &names, most)).boxed()
     }
 
     fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
@@ -159,7 +161,12 @@ impl Broker for Sqlite {
 
     fn find<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>> {
         let id = id.to_owned();
-        self.0.look_through(move |conn| queues::find(conn, &id)).boxed()
+        self.0.look_through(move |conn| list::find(conn, &id)).boxed()
+    }
+
+    fn list<'a>(&'a self, queue: Option<&'a str>, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>> {
+        let queue = queue.map(str::to_owned);
+        self.0.look_through(move |conn| list::list(conn, queue.as_deref(), most)).boxed()
     }
 
     fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>> {
@@ -175,6 +182,15 @@ impl Broker for Sqlite {
     fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>> {
         let limit = limit.to_owned();
         self.0.write(move |step| shared::reserve(step, &limit, Bucket::of(rate), count)).boxed()
+    }
+
+    fn set_limit<'a>(&'a self, limit: &'a str, rate: Option<Rate>) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let limit = limit.to_owned();
+        self.0.write(move |step| shared::set_limit(step, &limit, rate.map(Bucket::of))).boxed()
+    }
+
+    fn limits(&self) -> BoxFuture<'_, Result<Vec<LimitState>, BrokerError>> {
+        self.0.look_through(shared::limits).boxed()
     }
 
     fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {

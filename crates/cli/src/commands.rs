@@ -12,6 +12,7 @@ pub mod global;
 pub mod jobs;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod limits;
 pub mod queues;
 pub mod remote;
 pub mod result;

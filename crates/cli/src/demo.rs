@@ -10,6 +10,7 @@ mod server;
 mod waits;
 
 use std::{
+    collections::BTreeMap,
     io::Write,
     time::{Duration, Instant},
 };
@@ -56,8 +57,16 @@ pub struct Way {
     pub name: String,
     /// How long it took, in seconds.
     pub seconds: f64,
-    /// How many times faster than the first way.
+    /// How many times faster than the first way of its group.
     pub speed_up: f64,
+    /// Which comparison it belongs to, from 0: a scenario may have several, each with a first way of its own.
+    pub group: usize,
+    /// By how many seconds, at most, a timer beside it was late, where that was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timer_late: Option<f64>,
+    /// Of how many items the time was measured, where it was done for a part of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured_items: Option<usize>,
 }
 
 /// What came of a scenario.
@@ -67,8 +76,11 @@ pub struct Shown {
     pub scenario: &'static str,
     /// What it does.
     pub title: String,
-    /// The ways; the first one is what the others are compared with.
+    /// The ways; the first one of a group is what the others are compared with.
     pub ways: Vec<Way>,
+    /// What the measurements advise, by number of items.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub verdicts: BTreeMap<usize, &'static str>,
     /// What else was measured.
     pub facts: Vec<String>,
     /// One line of why.
@@ -78,11 +90,19 @@ pub struct Shown {
 /// Collects the ways of a scenario.
 struct Stage {
     shown: Shown,
+    group: usize,
 }
 
 impl Stage {
     fn new(title: impl Into<String>) -> Self {
-        Self { shown: Shown { scenario: "", title: title.into(), ways: Vec::new(), facts: Vec::new(), why: String::new() } }
+        let shown =
+            Shown { scenario: "", title: title.into(), ways: Vec::new(), verdicts: BTreeMap::new(), facts: Vec::new(), why: String::new() };
+        Self { shown, group: 0 }
+    }
+
+    /// What comes now is compared with the way that comes next.
+    fn another_comparison(&mut self) {
+        self.group += 1;
     }
 
     /// Runs and measures one way.
@@ -96,8 +116,29 @@ impl Stage {
     /// Notes a way whose time is known.
     fn took(&mut self, name: impl Into<String>, took: Duration) {
         let seconds = took.as_secs_f64();
-        let first = self.shown.ways.first().map_or(seconds, |way| way.seconds);
-        self.shown.ways.push(Way { name: name.into(), seconds, speed_up: if seconds > 0.0 { first / seconds } else { 1.0 } });
+        let first = self.shown.ways.iter().find(|way| way.group == self.group).map_or(seconds, |way| way.seconds);
+        let speed_up = if seconds > 0.0 { first / seconds } else { 1.0 };
+        self.shown.ways.push(Way { name: name.into(), seconds, speed_up, group: self.group, timer_late: None, measured_items: None });
+    }
+
+    /// Notes a way whose time is known, and how late a timer beside it was.
+    fn took_beside(&mut self, name: impl Into<String>, took: Duration, late: Duration) {
+        self.took(name, took);
+        if let Some(way) = self.shown.ways.last_mut() {
+            way.timer_late = Some(late.as_secs_f64());
+        }
+    }
+
+    /// Notes the time that a way would have taken, known from `part` of its items.
+    fn would_take(&mut self, name: impl Into<String>, took: Duration, part: usize) {
+        self.took(name, took);
+        if let Some(way) = self.shown.ways.last_mut() {
+            way.measured_items = Some(part);
+        }
+    }
+
+    fn verdict(&mut self, items: usize, verdict: &'static str) {
+        self.shown.verdicts.insert(items, verdict);
     }
 
     fn fact(&mut self, fact: impl Into<String>) {
@@ -109,7 +150,7 @@ impl Stage {
         self.shown
     }
 
-    /// How many times faster than the first way the last one was.
+    /// How many times faster than the first way of its group the last one was.
     fn last_speed_up(&self) -> f64 {
         self.shown.ways.last().map_or(1.0, |way| way.speed_up)
     }
@@ -177,9 +218,20 @@ pub fn run(name: &str, settings: &Settings, json: bool, out: &mut dyn Write) -> 
 fn print(shown: &Shown, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "{}: {}", shown.scenario, shown.title)?;
     let wide = shown.ways.iter().map(|way| way.name.chars().count()).max().unwrap_or(0);
-    for (nth, way) in shown.ways.iter().enumerate() {
-        let speed = if nth == 0 { String::new() } else { format!("  ×{:.1}", way.speed_up) };
-        writeln!(out, "  {:<wide$}  {:>9}{speed}", way.name, seconds(way.seconds))?;
+    let mut group = None;
+    for way in &shown.ways {
+        let first = group.replace(way.group) != Some(way.group);
+        let speed = match way.speed_up {
+            _ if first => String::new(),
+            slow if slow < 0.95 => format!("  ×{slow:.2}"),
+            speed => format!("  ×{speed:.1}"),
+        };
+        let late = way.timer_late.map(|late| format!("   a timer beside it was late by {} at most", seconds(late))).unwrap_or_default();
+        let part = way.measured_items.map(|part| format!(" (from {part} of them)")).unwrap_or_default();
+        writeln!(out, "  {:<wide$}  {:>9}{speed}{part}{late}", way.name, seconds(way.seconds))?;
+    }
+    for (items, verdict) in &shown.verdicts {
+        writeln!(out, "  verdict for {items}: {verdict}")?;
     }
     for fact in &shown.facts {
         writeln!(out, "  {fact}")?;

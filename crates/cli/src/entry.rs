@@ -9,7 +9,7 @@ use crate::{
     commands::{
         advise, bench, call, config as config_command, dead, demo, enqueue, events,
         global::Global,
-        jobs, queues, remote, result, run, shell, tasks, why,
+        jobs, limits, queues, remote, result, run, shell, tasks, why,
         worker::{self, args::WorkerArgs},
     },
     config::{Config, Sources},
@@ -53,7 +53,7 @@ enum Command {
         /// The task's id
         id: String,
     },
-    /// The tasks that are known here
+    /// Tasks: list, show, retry, cancel; names: those that are known here
     Tasks {
         #[command(subcommand)]
         command: Option<tasks::TasksCommand>,
@@ -84,7 +84,7 @@ enum Command {
     /// Limits: list, set
     Limits {
         #[command(subcommand)]
-        command: Option<remote::LimitsCommand>,
+        command: Option<limits::LimitsCommand>,
     },
     /// Kafka: consume and produce records, make topics, see how far groups are behind
     #[cfg(feature = "kafka")]
@@ -195,7 +195,7 @@ pub fn main(app: &App) -> ExitCode {
     // Also lets this program be started again as the guardian of its children, and as such a child.
     longshore_worker::init_app_with(app, crate::demo::functions());
     let mut argv: Vec<OsString> = std::env::args_os().collect();
-    let is_run = argv.iter().skip(1).find(|word| !word.as_encoded_bytes().starts_with(b"-")).is_some_and(|word| word == "run");
+    let is_run = verb_of(&argv).is_some_and(|word| word == "run");
     let words = if is_run { run::take_words(&mut argv) } else { None };
     let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
     let first = parse(&argv).unwrap_or_else(|error| error.exit());
@@ -256,7 +256,7 @@ pub fn main(app: &App) -> ExitCode {
         Command::Control(args) => with_queue(app, &config, &cli.global, async |place, out| remote::control(&args, place, out).await),
         Command::Events(args) => with_queue(app, &config, &cli.global, async |place, out| events::run(&args, place, out).await),
         Command::Limits { command } => {
-            with_queue(app, &config, &cli.global, async |place, out| remote::limits(command, &config, place, out).await)
+            with_queue(app, &config, &cli.global, async |place, out| limits::run(command, &config, place, out).await)
         }
         #[cfg(feature = "kafka")]
         Command::Kafka(command) => queue_code(command.run(&config, &cli.global)),
@@ -282,6 +282,20 @@ pub fn main(app: &App) -> ExitCode {
         },
     };
     ExitCode::from(code)
+}
+
+/// The command's name: the first word that is neither a flag nor the value of one.
+fn verb_of(argv: &[OsString]) -> Option<&OsString> {
+    const WITH_VALUE: [&str; 5] = ["--config", "--broker", "--results", "--log-format", "--color"];
+    let mut words = argv.iter().skip(1);
+    while let Some(word) = words.next() {
+        if WITH_VALUE.iter().any(|flag| word == flag) {
+            words.next();
+        } else if !word.as_encoded_bytes().starts_with(b"-") {
+            return Some(word);
+        }
+    }
+    None
 }
 
 /// The commands of the task queue.

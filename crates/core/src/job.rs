@@ -24,7 +24,7 @@ use crate::{
         blocking::BlockingLane,
         child::{self, Command, Output},
         cpu::CpuLane,
-        isolated::{IsolatedLane, Isolation},
+        isolated::{IsolatedLane, Isolation, Parcel},
         process::{ProcessHandler, ProcessLane, exit_outcome},
     },
     outcome::Outcome,
@@ -694,6 +694,29 @@ fn options_of<T: 'static>(
         options.key = key.as_ref().map(|key| key(payload)).or(options.key);
         Some(Box::new(options))
     }))
+}
+
+impl<T, R> Job<Parcel<T, R>, Vec<Outcome<R>>>
+where
+    T: Serialize + DeserializeOwned + Send + 'static,
+    R: Serialize + DeserializeOwned + Send + 'static,
+{
+    /// As [`isolated`](Job::isolated), for tasks that are several items.
+    pub(crate) fn isolated_parcels<F, A>(function: F, isolation: Isolation) -> Self
+    where
+        F: Fn(T) -> A + 'static,
+        A: Answer<R>,
+    {
+        drop(function);
+        let mut job = Self::on_lane(LaneKind::Process);
+        job.lanes[LaneKind::Process as usize] = Some(Box::new(move |outbox, clock, _, workers| {
+            match IsolatedLane::of_parcels::<F>(workers, isolation, outbox.clone(), clock) {
+                Ok(lane) => Arc::new(lane) as Arc<dyn Lane<_, _>>,
+                Err(error) => refusing(error, outbox, clock),
+            }
+        }));
+        job
+    }
 }
 
 impl<T: Send + 'static> Job<T, Output> {

@@ -138,6 +138,12 @@ impl<T> Task<T> {
         self.options.as_deref()
     }
 
+    /// The same task again, for a part of its payload. Whoever makes one sees to it that only one of them ends.
+    pub(crate) fn twin(&self) -> Self {
+        let Self { id, receipt, attempt, lane, slot, queued, admitted, timeout, payload: _, ref options, holds_key, key } = *self;
+        Self { id, receipt, attempt, lane, slot, queued, admitted, timeout, payload: None, options: options.clone(), holds_key, key }
+    }
+
     /// The limit of this attempt.
     #[inline]
     pub fn limit(&self) -> Option<Duration> {

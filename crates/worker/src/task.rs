@@ -126,6 +126,8 @@ pub struct TaskPolicy {
     pub rate_limit: Option<Rate>,
     /// Over what that rate holds.
     pub rate_scope: RateScope,
+    /// With [`RateScope::Shared`]: the limit that it is a part of, with whoever else names it, in place of one of its own.
+    pub limit: Option<Arc<str>>,
     /// When a message is acknowledged.
     pub acks: Acks,
     /// Whether a task that failed or timed out is acknowledged too. Without it the message goes to the dead letters.
@@ -150,6 +152,7 @@ impl Default for TaskPolicy {
             time_limit: None,
             rate_limit: None,
             rate_scope: RateScope::Worker,
+            limit: None,
             acks: Acks::Late,
             acks_on_failure: true,
             ignore_result: false,

@@ -223,6 +223,8 @@ pub async fn a_paused_queue_gives_nothing_until_it_is_resumed(subject: Arc<Subje
     nothing_comes(subject.consumer(&["q"]).await).await;
     let state = broker.queues(&["q".into()]).await.expect("it answers").remove(0);
     assert_eq!((state.waiting, state.paused), (1, Some("ann".to_owned())));
+    let since = state.paused_since.expect("it says since when");
+    assert!(since.elapsed().unwrap_or_default() < Duration::from_secs(60), "{since:?}");
     let consumer = subject.consumer(&["q"]).await;
     let idle = tokio::spawn(async move { ids(&claim(&*consumer, 1).await) });
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -297,6 +299,33 @@ pub async fn a_task_is_found_where_it_is(subject: Arc<Subject>) {
     let held = doing("held").await;
     assert!(matches!(&held[..], [Doing::Held { by: Some(node), .. }] if node == "suite@here"), "{held:?}");
     assert_eq!(doing("w").await, []);
+}
+
+/// What is lent, what waits, what is held back; of each no more than is wanted.
+pub async fn all_that_lies_in_the_queues_is_listed(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    publish(&*broker, "q", &["held", "w1", "w2", "w3"]).await;
+    publish(&*broker, "other", &["x"]).await;
+    let far = SystemTime::now() + Duration::from_secs(86_400);
+    broker.publish(&[due("next", "eta", far, &iso(far))]).await.expect("it is published");
+    let consumer = subject.consumer(&["q"]).await;
+    let _held = claim(&*consumer, 1).await;
+    let all = async |queue, most| {
+        let found = broker.list(queue, most).await.expect("it answers");
+        let mut seen: Vec<_> = found.into_iter().map(|found| (found.queue, id(&found.raw), found.doing)).collect();
+        seen.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        seen
+    };
+    let seen = all(Some("q"), 2).await;
+    assert!(
+        matches!(&seen[0], (queue, id, Doing::Held { by: Some(node), since: Some(_) }) if queue == "q" && id == "held" && node == "suite@here")
+    );
+    let waits = |id: &str, place| ("q".to_owned(), id.to_owned(), Doing::Waiting { place, of: 3 });
+    assert_eq!(seen[1..], [waits("w1", 1), waits("w2", 2)], "two of each");
+    let seen = all(None, 100).await;
+    assert_eq!(seen.iter().map(|(_, id, _)| id.as_str()).collect::<Vec<_>>(), ["eta", "x", "held", "w1", "w2", "w3"]);
+    assert!(matches!(seen[0].2, Doing::Later { .. } | Doing::Waiting { .. }), "held back, or by its worker");
+    assert!(all(Some("unknown"), 10).await.is_empty());
 }
 
 /// Name, version, URL.

@@ -62,6 +62,26 @@ pub async fn a_document_expires(subject: Arc<Subject>) {
     assert_eq!(results.forget(&[task("brief")]).await.expect("it answers"), 0);
 }
 
+/// All of it, groups aside.
+pub async fn what_is_stored_is_read_page_by_page(subject: Arc<Subject>) {
+    let results = subject.results();
+    assert_eq!(results.page(None).await.expect("it answers").results, []);
+    let mut batch: Vec<Stored> = (0..250).map(|number| stored(task(&number.to_string()), "1")).collect();
+    batch.push(stored(Key::Group("g".to_owned()), "2"));
+    results.store(&batch).await.expect("it is stored");
+    let (mut seen, mut from) = (std::collections::BTreeSet::new(), None);
+    loop {
+        let page = results.page(from.as_deref()).await.expect("it answers");
+        assert!(page.results.iter().all(|(_, doc)| doc == b"1"));
+        seen.extend(page.results.into_iter().map(|(id, _)| id));
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, (0..250).map(|number| number.to_string()).collect());
+}
+
 async fn until(watch: &mut Watch, id: &str, doc: &str) -> Duration {
     let begun = Instant::now();
     loop {

@@ -101,6 +101,29 @@ pub async fn an_idle_rate_saves_up_no_more_than_its_burst(subject: Arc<Subject>)
     }
 }
 
+/// Wherever it was set; until that is taken back.
+pub async fn a_rate_that_is_set_holds_for_all_buckets_of_its_limit(subject: Arc<Subject>) {
+    let (one, other) = (subject.broker(), subject.broker());
+    assert_eq!(one.limits().await.expect("it answers"), []);
+    let quick = Rate::per_second(1000.0);
+    let millis = Duration::from_millis;
+    one.set_limit("api", Some(Rate::per_second(10.0).burst(2))).await.expect("it is set");
+    let slots = other.reserve("api\u{1f}host", quick, 4).await.expect("it answers");
+    assert_eq!(slots, [0, 0, 100, 200].map(|wait| Slot::Reserved(millis(wait))), "ten a second, two at once");
+    assert_eq!(other.reserve("free", quick, 2).await.expect("it answers"), [0, 1].map(|wait| Slot::Reserved(millis(wait))));
+    let known = one.limits().await.expect("it answers");
+    let names: Vec<_> = known.iter().map(|limit| limit.name.as_str()).filter(|name| *name != "free").collect();
+    assert_eq!(names, ["api", "api\u{1f}host"]);
+    for limit in known.iter().filter(|limit| limit.name != "free") {
+        let rate = limit.set.expect("it is set");
+        assert_eq!((rate.count / rate.per.as_secs_f64(), rate.burst), (10.0, 2), "{limit:?}");
+        assert!(limit.ahead <= millis(400) && (limit.name == "api") == limit.ahead.is_zero(), "{limit:?}");
+    }
+    other.set_limit("api", None).await.expect("it is taken back");
+    let slots = one.reserve("api", quick, 2).await.expect("it answers");
+    assert_eq!(slots, [0, 1].map(|wait| Slot::Reserved(millis(wait))));
+}
+
 /// In their order, each once.
 pub async fn revoked_ids_are_known_to_whoever_comes_later(subject: Arc<Subject>) {
     let broker = subject.broker();

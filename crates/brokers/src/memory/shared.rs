@@ -1,27 +1,51 @@
 //! What all workers share beside messages: the slots of rates, and the ids that are called off.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    time::Instant,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    time::{Duration, Instant},
 };
 
+use longshore_core::Rate;
+
 use crate::{
-    broker::{MOST_REVOKED, REVOKED_FOR},
+    broker::{LimitState, MOST_REVOKED, REVOKED_FOR},
     rates::{self, Bucket, Slot},
 };
 
 #[derive(Default)]
 pub(crate) struct Shared {
     rates: HashMap<String, u64>,
+    /// What was set for a limit.
+    set: BTreeMap<String, Bucket>,
     revoked: VecDeque<(Instant, String)>,
 }
 
 impl Shared {
     pub(crate) fn reserve(&mut self, limit: &str, bucket: Bucket, count: usize) -> Vec<Slot> {
+        let bucket = self.set.get(rates::limit_of(limit)).copied().unwrap_or(bucket);
         let stored = self.rates.entry(limit.to_owned()).or_default();
         let (next, slots) = bucket.reserve(*stored, rates::now(), count);
         *stored = next;
         slots
+    }
+
+    pub(crate) fn set_limit(&mut self, limit: &str, rate: Option<Rate>) {
+        match rate {
+            Some(rate) => drop(self.set.insert(limit.to_owned(), Bucket::of(rate))),
+            None => drop(self.set.remove(limit)),
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Vec<LimitState> {
+        let now = rates::now();
+        let used = self.rates.iter().filter(|(_, next)| **next > now).map(|(name, _)| name);
+        let names: BTreeSet<&String> = used.chain(self.set.keys()).collect();
+        let state = |name: &String| LimitState {
+            name: name.clone(),
+            set: self.set.get(rates::limit_of(name)).map(|bucket| bucket.rate()),
+            ahead: Duration::from_micros(self.rates.get(name).copied().unwrap_or(0).saturating_sub(now)),
+        };
+        names.into_iter().map(state).collect()
     }
 
     pub(crate) fn revoke(&mut self, ids: &[String]) {

@@ -52,7 +52,8 @@ pub(crate) struct State {
     pub(crate) held: BTreeMap<u64, Held>,
     pub(crate) dead: Vec<DeadLetter>,
     pub(crate) dead_priority: HashMap<String, u8>,
-    pub(crate) paused: HashMap<Arc<str>, String>,
+    /// Who paused it, and when.
+    pub(crate) paused: HashMap<Arc<str>, (String, SystemTime)>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) documents: Documents,
     pub(crate) shared: Shared,
@@ -176,7 +177,8 @@ impl State {
             later: self.later.values().filter(|message| &*message.queue == name).count() as u64,
             dead: self.dead.iter().filter(|dead| dead.queue == name).count() as u64,
             oldest: self.waiting(name).map(|message| message.at.elapsed()).max(),
-            paused: self.paused.get(name).cloned(),
+            paused: self.paused.get(name).map(|(by, _)| by.clone()),
+            paused_since: self.paused.get(name).map(|(_, since)| *since),
         }
     }
 }

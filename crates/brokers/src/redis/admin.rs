@@ -1,9 +1,11 @@
 //! Looking at queues, and changing what waits in them.
 
+mod find;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -17,8 +19,7 @@ use super::{
 };
 use crate::{
     REPLIES,
-    broker::{DeadLetter, Doing, Found, QueueState},
-    json,
+    broker::{DeadLetter, QueueState},
 };
 
 /// So much is looked at in one go.
@@ -36,10 +37,8 @@ impl Admin<'_> {
     }
 
     /// All keys that begin so.
-    async fn keys(&self, begin: &str) -> Result<BTreeSet<String>, Fail> {
-        let pattern: String =
-            begin.chars().flat_map(|character| "\\*?[]".contains(character).then_some('\\').into_iter().chain([character])).collect();
-        let pattern = format!("{pattern}*");
+    pub(super) async fn keys(&self, begin: &str) -> Result<BTreeSet<String>, Fail> {
+        let pattern = beginning(begin);
         let mut keys = BTreeSet::new();
         let mut cursor = b"0".to_vec();
         loop {
@@ -71,9 +70,10 @@ impl Admin<'_> {
         Ok(queues)
     }
 
-    async fn paused(&self) -> Result<BTreeMap<String, String>, Fail> {
+    /// The queues that are paused, by whom and since when.
+    async fn paused(&self) -> Result<BTreeMap<String, (String, Option<SystemTime>)>, Fail> {
         let pairs = self.one(&[b"HGETALL", self.layout.own("paused").as_bytes()]).await?.into_list();
-        Ok(pairs.chunks(2).filter_map(|pair| Some((pair[0].text()?, pair.get(1)?.text()?))).collect())
+        Ok(pairs.chunks(2).filter_map(|pair| Some((pair[0].text()?, read_pause(&pair.get(1)?.text()?)))).collect())
     }
 
     /// How much is held of each queue.
@@ -120,7 +120,8 @@ impl Admin<'_> {
             waiting: lengths[..self.layout.steps()].iter().sum(),
             dead: lengths[self.layout.steps()],
             held: held.get(&name).copied().unwrap_or(0),
-            paused: paused.remove(&name),
+            paused_since: paused.get(&name).and_then(|(_, since)| *since),
+            paused: paused.remove(&name).map(|(by, _)| by),
             name,
             ..QueueState::default()
         };
@@ -188,74 +189,10 @@ impl Admin<'_> {
     pub(super) async fn pause(&self, queue: &str, by: Option<&str>) -> Result<(), Fail> {
         let key = self.layout.own("paused");
         match by {
-            Some(by) => self.one(&[b"HSET", key.as_bytes(), queue.as_bytes(), by.as_bytes()]).await?,
+            Some(by) => self.one(&[b"HSET", key.as_bytes(), queue.as_bytes(), write_pause(by).as_bytes()]).await?,
             None => self.one(&[b"HDEL", key.as_bytes(), queue.as_bytes()]).await?,
         };
         Ok(())
-    }
-
-    pub(super) async fn find(&self, id: &str) -> Result<Vec<Found>, Fail> {
-        let mut found = Vec::new();
-        for queue in self.known().await? {
-            self.find_waiting(&queue, id, &mut found).await?;
-            for letter in self.dead(Some(&queue)).await?.into_iter().filter(|letter| is(&letter.raw, id)) {
-                found.push(Found { queue: queue.clone(), doing: Doing::Dead { reason: letter.reason }, raw: letter.raw });
-            }
-        }
-        self.find_held(id, &mut found).await?;
-        Ok(found)
-    }
-
-    async fn find_waiting(&self, queue: &str, id: &str, found: &mut Vec<Found>) -> Result<(), Fail> {
-        let mut place = 0;
-        let mut here = Vec::new();
-        for list in self.layout.lists(queue) {
-            let mut from = 0;
-            loop {
-                let (next, some) = self.slice(&list, from, PAGE).await?;
-                if some.is_empty() {
-                    break;
-                }
-                for raw in some {
-                    place += 1;
-                    if is(&raw, id) {
-                        here.push((place, raw));
-                    }
-                }
-                from = next;
-            }
-        }
-        found.extend(here.into_iter().map(|(at, raw)| Found {
-            queue: queue.to_owned(),
-            doing: Doing::Waiting { place: at, of: place },
-            raw,
-        }));
-        Ok(())
-    }
-
-    async fn find_held(&self, id: &str, found: &mut Vec<Found>) -> Result<(), Fail> {
-        let mut cursor = b"0".to_vec();
-        loop {
-            let keys = [self.layout.unacked(), self.layout.unacked_index()];
-            let mut page = self.page(&scripts::FIND_HELD, &keys, &[&cursor, id.as_bytes()]).await?.into_iter();
-            cursor = page.next().and_then(Reply::into_bytes).unwrap_or_else(|| b"0".to_vec());
-            while let (Some(tag), Some(whole), Some(time)) = (page.next(), page.next(), page.next()) {
-                let Some((raw, _, queue)) = whole.bytes().and_then(entry) else { continue };
-                if !is(raw, id) {
-                    continue;
-                }
-                let tag = tag.text().unwrap_or_default();
-                let by = match tag.rsplit_once(':') {
-                    Some((boot, _)) => self.one(&[b"GET", self.layout.own(&format!("owner:{boot}")).as_bytes()]).await?.text(),
-                    None => None,
-                };
-                let since = time.text().and_then(|time| Duration::try_from_secs_f64(time.parse().ok()?).ok()).map(|time| UNIX_EPOCH + time);
-                found.push(Found { queue, doing: Doing::Held { by, since }, raw: raw.to_vec() });
-            }
-            if cursor == b"0" {
-                return Ok(());
-            }
-        }
     }
 
     async fn letters(&self, queue: &str) -> Result<Vec<Vec<u8>>, Fail> {
@@ -301,7 +238,39 @@ impl Admin<'_> {
     }
 }
 
-/// Whether it is the message of the task with this id.
-fn is(raw: &[u8], id: &str) -> bool {
-    memchr::memmem::find(raw, id.as_bytes()).is_some() && json::task_id(raw) == Some(id)
+/// The pattern of all keys that begin so.
+pub(super) fn beginning(begin: &str) -> String {
+    let escaped: String =
+        begin.chars().flat_map(|character| "\\*?[]".contains(character).then_some('\\').into_iter().chain([character])).collect();
+    format!("{escaped}*")
+}
+
+/// Who paused a queue, as it is stored: milliseconds since 1970, a space, who.
+fn write_pause(by: &str) -> String {
+    format!("{} {by}", SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis())
+}
+
+fn read_pause(text: &str) -> (String, Option<SystemTime>) {
+    match text.split_once(' ').map(|(at, by)| (at.parse().map(Duration::from_millis), by)) {
+        Some((Ok(at), by)) => (by.to_owned(), UNIX_EPOCH.checked_add(at)),
+        _ => (text.to_owned(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_paused_a_queue_and_when_comes_back() {
+        let (by, since) = read_pause(&write_pause("ops team@laptop"));
+        assert_eq!(by, "ops team@laptop");
+        assert!(since.unwrap().elapsed().unwrap() < Duration::from_secs(60));
+        assert_eq!(read_pause("ops@laptop"), ("ops@laptop".to_owned(), None));
+    }
+
+    #[test]
+    fn a_beginning_stands_for_itself() {
+        assert_eq!(beginning("a*[b]?\\"), "a\\*\\[b\\]\\?\\\\*");
+    }
 }

@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{
+    admin::beginning,
     fail::Fail,
     finish,
     layout::Layout,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     broker::BrokerError,
-    results::{ChordPart, Key, PartState, ResultBackend, Stored, Watch},
+    results::{ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch},
 };
 
 pub(super) struct RedisResults {
@@ -93,6 +94,26 @@ impl RedisResults {
         call.arg(token);
         call.number(u64::try_from(by.as_millis()).unwrap_or(u64::MAX).max(1));
         Ok(self.link.ask(call.pack(), Wait::Patience).await?[0].int() == Some(1))
+    }
+
+    /// What is stored of tasks, from this cursor on.
+    async fn some(&self, cursor: &str) -> Result<Page, Fail> {
+        let pattern = beginning(&self.layout.document(&Key::Task(String::new())));
+        let scan: [&[u8]; 6] = [b"SCAN", cursor.as_bytes(), b"MATCH", pattern.as_bytes(), b"COUNT", b"500"];
+        let mut scanned = self.link.one(&scan, Wait::Patience).await?.into_list().into_iter();
+        let next = scanned.next().and_then(|next| next.text()).filter(|next| next != "0");
+        let keys = scanned.next().map(Reply::into_list).unwrap_or_default();
+        let ids = keys.iter().filter_map(|key| Some(self.layout.task_of_document(&key.text()?)?.to_owned()));
+        let keys: Vec<Key> = ids.map(Key::Task).collect();
+        let mut results = Vec::with_capacity(keys.len());
+        for some in keys.chunks(100) {
+            for (key, doc) in some.iter().zip(get(&self.link, &self.layout, some, Wait::Patience).await?) {
+                if let (Key::Task(id), Some(doc)) = (key, doc) {
+                    results.push((id.clone(), doc));
+                }
+            }
+        }
+        Ok(Page { results, next })
     }
 
     async fn watch_all(&self, ids: &[String]) -> Result<Watch, Fail> {
@@ -179,6 +200,10 @@ impl ResultBackend for RedisResults {
             }
             Ok(count)
         })
+    }
+
+    fn page<'a>(&'a self, from: Option<&'a str>) -> BoxFuture<'a, Result<Page, BrokerError>> {
+        Box::pin(async move { Ok(self.some(from.unwrap_or("0")).await?) })
     }
 
     fn watch<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<Watch, BrokerError>> {

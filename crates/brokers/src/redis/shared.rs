@@ -1,8 +1,11 @@
 //! What all workers share beside messages: the slots of rates, and the ids that are called off.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use longshore_core::Rate;
 
 use super::{
+    admin::Admin,
     fail::Fail,
     layout::Layout,
     link::{Link, Wait},
@@ -10,9 +13,14 @@ use super::{
     scripts,
 };
 use crate::{
-    broker::{MOST_REVOKED, REVOKED_FOR},
-    rates::{Bucket, Slot},
+    broker::{LimitState, MOST_REVOKED, REVOKED_FOR},
+    rates::{self, AHEAD, Bucket, Slot},
 };
+
+/// Before the names of buckets.
+const RATE: &str = "rate:";
+/// The rates that were set for all: for each limit interval and span in microseconds.
+const LIMITS: &str = "limits";
 
 /// The most ids that one script notes.
 const PAGE: usize = 500;
@@ -22,13 +30,62 @@ pub(super) async fn reserve(link: &Link, layout: &Layout, limit: &str, rate: Rat
         return Ok(Vec::new());
     }
     let bucket = Bucket::of(rate);
-    let mut call = Call::new(&scripts::RESERVE, &[layout.own(&format!("rate:{limit}")).as_bytes()]);
-    [bucket.interval, bucket.reach(), count as u64].into_iter().for_each(|number| call.number(number));
+    let keys = [layout.own(&format!("{RATE}{limit}")), layout.own(LIMITS)];
+    let mut call = Call::new(&scripts::RESERVE, &keys.each_ref().map(|key| key.as_bytes()));
+    [bucket.interval, bucket.span, AHEAD.as_micros() as u64, count as u64].into_iter().for_each(|number| call.number(number));
+    call.arg(rates::limit_of(limit));
     // Asked once more if the answer is lost: slots that were reserved for nobody pass, and the rate is kept.
     let mut replies = link.ask(call.pack(), Wait::Patience).await?.swap_remove(0).into_list().into_iter();
     let from = replies.next().and_then(|from| from.text()?.parse().ok()).unwrap_or(0);
     let given = replies.next().and_then(|given| given.int()).unwrap_or(0);
+    // The rate that was set for all, if one was.
+    let mut number = || replies.next().and_then(|number| number.text()?.parse().ok());
+    let bucket = match (number(), number()) {
+        (Some(interval), Some(span)) => Bucket::stored(interval, span),
+        _ => bucket,
+    };
     Ok(bucket.slots(from, given.unsigned_abs(), count))
+}
+
+pub(super) async fn set_limit(link: &Link, layout: &Layout, limit: &str, rate: Option<Rate>) -> Result<(), Fail> {
+    let key = layout.own(LIMITS);
+    match rate.map(Bucket::of) {
+        Some(Bucket { interval, span }) => {
+            link.one(&[b"HSET", key.as_bytes(), limit.as_bytes(), format!("{interval} {span}").as_bytes()], Wait::Patience).await?
+        }
+        None => link.one(&[b"HDEL", key.as_bytes(), limit.as_bytes()], Wait::Patience).await?,
+    };
+    Ok(())
+}
+
+pub(super) async fn limits(link: &Link, layout: &Layout) -> Result<Vec<LimitState>, Fail> {
+    let pairs = link.one(&[b"HGETALL", layout.own(LIMITS).as_bytes()], Wait::Patience).await?.into_list();
+    let pair = |pair: &[Reply]| {
+        let (interval, span) =
+            pair.get(1)?.text()?.split_once(' ').and_then(|(one, other)| Some((one.parse().ok()?, other.parse().ok()?)))?;
+        Some((pair[0].text()?, Bucket::stored(interval, span).rate()))
+    };
+    let set: BTreeMap<String, Rate> = pairs.chunks(2).filter_map(pair).collect();
+    let begin = layout.own(RATE);
+    let keys: Vec<String> = Admin { link, layout }.keys(&begin).await?.into_iter().collect();
+    let mut names: BTreeMap<String, u64> = set.keys().map(|name| (name.clone(), 0)).collect();
+    for some in keys.chunks(PAGE) {
+        let mut args: Vec<&[u8]> = vec![b"MGET"];
+        args.extend(some.iter().map(String::as_bytes));
+        let next = link.one(&args, Wait::Patience).await?.into_list();
+        let known =
+            some.iter().zip(next).filter_map(|(key, next)| Some((key.strip_prefix(&begin)?.to_owned(), next.text()?.parse().ok()?)));
+        names.extend(known);
+    }
+    let time = link.one(&[b"TIME"], Wait::Patience).await?.into_list();
+    let part = |at: usize| time.get(at).and_then(Reply::int).map_or(0, i64::unsigned_abs);
+    let now = part(0) * 1_000_000 + part(1);
+    let state = |(name, next): (String, u64)| LimitState {
+        set: set.get(rates::limit_of(&name)).copied(),
+        ahead: Duration::from_micros(next.saturating_sub(now)),
+        name,
+    };
+    Ok(names.into_iter().map(state).collect())
 }
 
 pub(super) async fn revoke(link: &Link, layout: &Layout, ids: &[String]) -> Result<(), Fail> {

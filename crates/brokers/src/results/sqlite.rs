@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, future::BoxFuture};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{CHORD_CLAIM, ChordPart, Key, PartState, ResultBackend, Stored, Watch};
+use super::{CHORD_CLAIM, ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch};
 use crate::{
     broker::{Broker, BrokerError},
     json,
@@ -16,6 +16,8 @@ use crate::{
 const OVER: i64 = 300_000;
 /// The life of a chord that nobody has started yet.
 const DAY: i64 = 86_400_000;
+/// So many documents are shown at a time.
+const PAGE: u32 = 100;
 const TASK: &str = "celery-task-meta-";
 
 /// The name of a document in the file: as Celery would call it.
@@ -54,6 +56,19 @@ pub(crate) fn get(conn: &Connection, keys: &[Key]) -> rusqlite::Result<Vec<Optio
     let mut get = conn.prepare_cached("SELECT doc FROM results WHERE key = ?1 AND (expires IS NULL OR expires > ?2)")?;
     let now = now();
     keys.iter().map(|key| get.query_row(params![name(key), now], |row| row.get(0)).optional()).collect()
+}
+
+/// What is stored of tasks before this row, the latest first.
+fn page(conn: &Connection, before: i64) -> rusqlite::Result<Page> {
+    // A prefix of the key is a range of it; the rows are read in the order of their numbers all the same.
+    let mut rows = conn.prepare_cached(
+        "SELECT id, key, doc FROM results WHERE id < ?1 AND key GLOB 'celery-task-meta-*' AND (expires IS NULL OR expires > ?2)
+         ORDER BY id DESC LIMIT ?3",
+    )?;
+    let rows = rows.query_map(params![before, now(), PAGE], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get(2)?)))?;
+    let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let next = rows.last().filter(|_| rows.len() >= PAGE as usize).map(|(id, ..)| id.to_string());
+    Ok(Page { results: rows.into_iter().filter_map(|(_, key, doc)| Some((task(&key)?.to_owned(), doc))).collect(), next })
 }
 
 fn forget(conn: &Connection, keys: &[Key]) -> rusqlite::Result<u64> {
@@ -153,6 +168,11 @@ impl ResultBackend for Sqlite {
     fn forget<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<u64, BrokerError>> {
         let keys = keys.to_vec();
         self.0.write(move |step| forget(step.conn, &keys)).boxed()
+    }
+
+    fn page<'a>(&'a self, from: Option<&'a str>) -> BoxFuture<'a, Result<Page, BrokerError>> {
+        let from = from.and_then(|from| from.parse().ok()).unwrap_or(i64::MAX);
+        self.0.look_through(move |conn| page(conn, from)).boxed()
     }
 
     fn watch<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<Watch, BrokerError>> {

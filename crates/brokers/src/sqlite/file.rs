@@ -13,7 +13,7 @@ use crate::broker::BrokerError;
 /// `lngs`: what `file` and other programs know the file by.
 const APPLICATION: i32 = 0x6c6e_6773;
 /// Raised with every change of the tables.
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 /// Whoever wants to write waits so long for another program that does.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -66,6 +66,7 @@ CREATE TABLE chord_parts(
     member BLOB NOT NULL, PRIMARY KEY(group_id, task_id, place)
 ) WITHOUT ROWID;
 CREATE TABLE rates(name TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID; -- next: in microseconds since 1970
+CREATE TABLE limits(name TEXT PRIMARY KEY, interval INTEGER NOT NULL, span INTEGER NOT NULL) WITHOUT ROWID; -- set for all; in microseconds
 CREATE TABLE revoked(number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, at INTEGER NOT NULL);
 CREATE INDEX revoked_at ON revoked(at);
 ";
@@ -184,6 +185,7 @@ fn check(place: &Place, conn: &Connection) -> Result<(), BrokerError> {
     } else {
         match number("user_version")? {
             VERSION => return Ok(()),
+            2 => return grow(conn).map_err(|error| refusal(place, &error)),
             newer if newer > VERSION => {
                 format!("{shown}: made by a newer longshore (layout {newer}, this one knows {VERSION}); update this one")
             }
@@ -191,6 +193,16 @@ fn check(place: &Place, conn: &Connection) -> Result<(), BrokerError> {
         }
     };
     Err(BrokerError { kind: ErrorKind::Refused, message })
+}
+
+/// Layout 2 had no rates that are set for all.
+fn grow(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(
+        "BEGIN IMMEDIATE;
+         CREATE TABLE IF NOT EXISTS limits(name TEXT PRIMARY KEY, interval INTEGER NOT NULL, span INTEGER NOT NULL) WITHOUT ROWID;
+         PRAGMA user_version = 3;
+         COMMIT",
+    )
 }
 
 /// Many may open a new file at once, and only one at a time may make this change, which waits for nobody by itself.

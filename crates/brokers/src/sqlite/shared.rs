@@ -1,5 +1,7 @@
 //! What all workers share beside messages: the slots of rates, and the ids that are called off.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
@@ -7,15 +9,53 @@ use super::{
     writer::Step,
 };
 use crate::{
-    broker::{MOST_REVOKED, REVOKED_FOR},
+    broker::{LimitState, MOST_REVOKED, REVOKED_FOR},
     rates::{self, Bucket, Slot},
 };
 
 pub(crate) fn reserve(step: &mut Step<'_>, limit: &str, bucket: Bucket, count: usize) -> rusqlite::Result<Vec<Slot>> {
+    let bucket = set_for(step.conn, limit)?.unwrap_or(bucket);
     let next = step.conn.prepare_cached("SELECT next FROM rates WHERE name = ?1")?.query_row([limit], |row| row.get(0)).optional()?;
     let (next, slots) = bucket.reserve(u64::try_from(next.unwrap_or(0_i64)).unwrap_or(0), rates::now(), count);
     step.conn.prepare_cached("INSERT OR REPLACE INTO rates(name, next) VALUES (?1, ?2)")?.execute(params![limit, next.cast_signed()])?;
     Ok(slots)
+}
+
+/// What was set for the limit of this bucket.
+fn set_for(conn: &Connection, name: &str) -> rusqlite::Result<Option<Bucket>> {
+    let mut set = conn.prepare_cached("SELECT interval, span FROM limits WHERE name = ?1")?;
+    set.query_row([rates::limit_of(name)], |row| Ok(Bucket::stored(number(row.get(0)?), number(row.get(1)?)))).optional()
+}
+
+fn number(stored: i64) -> u64 {
+    stored.try_into().unwrap_or(0)
+}
+
+pub(crate) fn set_limit(step: &mut Step<'_>, limit: &str, bucket: Option<Bucket>) -> rusqlite::Result<()> {
+    match bucket {
+        Some(Bucket { interval, span }) => step.conn.execute(
+            "INSERT OR REPLACE INTO limits(name, interval, span) VALUES (?1, ?2, ?3)",
+            params![limit, interval.cast_signed(), span.cast_signed()],
+        )?,
+        None => step.conn.execute("DELETE FROM limits WHERE name = ?1", [limit])?,
+    };
+    Ok(())
+}
+
+pub(crate) fn limits(conn: &Connection) -> rusqlite::Result<Vec<LimitState>> {
+    let now = rates::now();
+    let mut known = conn.prepare_cached(
+        "SELECT name, next FROM rates WHERE next > ?1 UNION ALL SELECT name, 0 FROM limits
+         WHERE name NOT IN (SELECT name FROM rates WHERE next > ?1) ORDER BY 1",
+    )?;
+    let known = known.query_map([now.cast_signed()], |row| Ok((row.get::<_, String>(0)?, number(row.get(1)?))))?;
+    known
+        .map(|row| {
+            let (name, next) = row?;
+            let set = set_for(conn, &name)?.map(Bucket::rate);
+            Ok(LimitState { name, set, ahead: Duration::from_micros(next.saturating_sub(now)) })
+        })
+        .collect()
 }
 
 pub(crate) fn revoke(step: &mut Step<'_>, ids: &[String]) -> rusqlite::Result<()> {

@@ -1,28 +1,41 @@
 //! `longshore queues`: list, show, peek, pause, resume, purge, move.
+//!
+//! Layout: `flow.rs`: what comes and goes; `table.rs`: how it is shown
 
-use std::{io::Write, sync::Arc};
+mod flow;
+mod table;
 
-use clap::Subcommand;
+use std::{io::Write, sync::Arc, time::Duration};
+
+use clap::{Args, Subcommand};
 use longshore_brokers::QueueState;
 use serde_json::{Value as Json, json};
 
+use self::flow::Flows;
 use crate::{
     queue::{
         Fault, Place,
         show::{Brief, plain, who},
     },
-    units::{show_count, show_duration},
+    units::{self, show_count},
 };
 
 /// `longshore queues …`
 #[derive(Subcommand, Clone, Debug)]
 pub enum QueuesCommand {
     /// All queues (the default)
-    List,
+    List {
+        /// How long it is measured.
+        #[command(flatten)]
+        measure: Measure,
+    },
     /// One queue
     Show {
         /// The queue
         queue: String,
+        /// How long it is measured.
+        #[command(flatten)]
+        measure: Measure,
     },
     /// The tasks that are next, without taking them
     Peek {
@@ -62,35 +75,41 @@ pub enum QueuesCommand {
     },
 }
 
+/// How long it is measured what comes and goes.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Measure {
+    /// What comes and goes is counted for so long, from the workers that answer; 0s: not at all
+    #[arg(long, value_name = "DUR", default_value = "1s", value_parser = units::duration)]
+    pub window: Duration,
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// The broker's, and those of `out`.
 pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
     let broker = place.broker();
-    match command.unwrap_or(QueuesCommand::List) {
-        QueuesCommand::List => {
-            let mut states = broker.queues(&[]).await?;
+    match command.unwrap_or(QueuesCommand::List { measure: Measure { window: Duration::from_secs(1) } }) {
+        QueuesCommand::List { measure } => {
+            let (mut states, flows) = flow::measure(place, &[], measure.window).await?;
             states.sort_by(|a, b| a.name.cmp(&b.name));
-            if place.json {
-                states.iter().try_for_each(|state| writeln!(out, "{}", json(state)))?;
-            } else {
-                table(&states, out)?;
-            }
+            show(&states, &flows, place, out)?;
         }
-        QueuesCommand::Show { queue } => {
-            let state = state(place, &queue).await?;
-            if place.json {
-                writeln!(out, "{}", json(&state))?;
-            } else {
-                table(std::slice::from_ref(&state), out)?;
+        QueuesCommand::Show { queue, measure } => {
+            let (states, flows) = flow::measure(place, &[Arc::from(queue.as_str())], measure.window).await?;
+            show(&states, &flows, place, out)?;
+            if !place.json {
                 for raw in broker.peek(&queue, 1).await? {
                     writeln!(out, "next    {}", Brief::of(&raw).text())?;
                 }
             }
         }
         QueuesCommand::Peek { queue, count } => {
-            for (at, raw) in broker.peek(&queue, count).await?.iter().enumerate() {
+            let next = broker.peek(&queue, count).await?;
+            if next.is_empty() && !place.json {
+                writeln!(out, "nothing waits in {}", plain(&queue))?;
+            }
+            for (at, raw) in next.iter().enumerate() {
                 let brief = Brief::of(raw);
                 match place.json {
                     true => writeln!(out, "{}", brief.json())?,
@@ -113,7 +132,9 @@ pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Wr
         }
         QueuesCommand::Purge { queues, yes } => {
             for queue in &queues {
-                let waiting = state(place, queue).await?.waiting;
+                let state = state(place, queue).await?;
+                // What is held back until its time goes too.
+                let waiting = state.waiting + state.later;
                 if !place.confirm(&format!("throw away {} waiting {} of {}?", show_count(waiting), tasks(waiting), plain(queue)), yes)? {
                     continue;
                 }
@@ -134,6 +155,14 @@ pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Wr
     Ok(0)
 }
 
+fn show(states: &[QueueState], flows: &Flows, place: &Place, out: &mut dyn Write) -> Result<(), Fault> {
+    match place.json {
+        true => states.iter().try_for_each(|state| writeln!(out, "{}", table::json(state, flows)))?,
+        false => table::write(states, flows, out)?,
+    }
+    Ok(())
+}
+
 fn said(place: &Place, out: &mut dyn Write, json: Json, text: std::fmt::Arguments<'_>) -> std::io::Result<()> {
     if place.json { writeln!(out, "{json}") } else { writeln!(out, "{text}") }
 }
@@ -147,31 +176,4 @@ pub(super) fn tasks(count: u64) -> &'static str {
 async fn state(place: &Place, queue: &str) -> Result<QueueState, Fault> {
     let found = place.broker().queues(&[Arc::from(queue)]).await?.into_iter().find(|state| state.name == queue);
     Ok(found.unwrap_or_else(|| QueueState { name: queue.to_owned(), ..QueueState::default() }))
-}
-
-fn json(state: &QueueState) -> Json {
-    json!({
-        "queue": state.name,
-        "waiting": state.waiting,
-        "held": state.held,
-        "later": state.later,
-        "dead": state.dead,
-        "oldest_seconds": state.oldest.map(|age| age.as_secs_f64()),
-        "paused_by": state.paused,
-    })
-}
-
-fn table(states: &[QueueState], out: &mut dyn Write) -> std::io::Result<()> {
-    if states.is_empty() {
-        return writeln!(out, "no queues yet: a task that is sent makes one");
-    }
-    let wide = states.iter().map(|state| state.name.chars().count()).max().unwrap_or(0).max(5);
-    writeln!(out, "{:<wide$}  {:>9} {:>7} {:>7} {:>6} {:>8}  STATE", "QUEUE", "WAITING", "HELD", "LATER", "DEAD", "OLDEST")?;
-    for state in states {
-        let oldest = state.oldest.map_or_else(|| "–".to_owned(), show_duration);
-        let doing = state.paused.as_deref().map_or_else(|| "running".to_owned(), |by| format!("paused by {}", plain(by)));
-        let [waiting, held, later, dead] = [state.waiting, state.held, state.later, state.dead].map(show_count);
-        writeln!(out, "{:<wide$}  {waiting:>9} {held:>7} {later:>7} {dead:>6} {oldest:>8}  {doing}", plain(&state.name))?;
-    }
-    Ok(())
 }

@@ -335,64 +335,6 @@ fn table(stats: &[(String, Value)], queues: &[(String, Value)], json: bool, out:
     Ok(())
 }
 
-/// `longshore limits …`
-#[derive(Subcommand, Clone, Debug)]
-pub enum LimitsCommand {
-    /// The limits of the configuration, and the rates of tasks (the default)
-    List,
-    /// Set the rate of a task at all workers that run: 10/s, 100/m, or 0 for none
-    Set {
-        /// The task
-        task: String,
-        /// Starts per time
-        rate: String,
-    },
-}
-
-/// `longshore limits`.
-///
-/// # Errors
-/// As [`status`]; a mistake in the configuration.
-pub async fn limits(
-    command: Option<LimitsCommand>,
-    config: &crate::config::Config,
-    place: &Place,
-    out: &mut dyn Write,
-) -> Result<u8, Fault> {
-    if let Some(LimitsCommand::Set { task, rate }) = command {
-        let whom = Whom { timeout: PATIENCE, destination: Vec::new() };
-        let words = vec!["rate_limit".to_owned(), task, rate];
-        return control(&RemoteArgs { words, whom }, place, out).await;
-    }
-    let mut rows = Vec::new();
-    for name in config.limits() {
-        let limit = config.limit(name)?;
-        let rate = limit.rate.map(|rate| format!("{rate} burst {}", limit.burst)).unwrap_or_default();
-        let most = limit.concurrency.map(|most| format!("{most} at once")).unwrap_or_default();
-        let by = limit.by.map(|by| format!("by {by}")).unwrap_or_default();
-        rows.push((
-            format!("[limits.{name:?}]"),
-            [rate, most, by].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("   "),
-        ));
-    }
-    for spec in &place.specs {
-        rows.extend(spec.rate().map(|rate| (spec.name.clone(), rate)));
-    }
-    for task in place.app.tasks() {
-        rows.extend(task.policy.rate_limit.map(|rate| (task.name.to_string(), format!("every {}", show_duration(rate.interval())))));
-    }
-    if rows.is_empty() && !place.json {
-        writeln!(out, "no limits: write `rate` into a [tasks.NAME], or a [limits.NAME] for `run`")?;
-    }
-    for (name, text) in rows {
-        match place.json {
-            true => writeln!(out, "{}", serde_json::json!({ "limit": name, "is": text }))?,
-            false => writeln!(out, "{:<28}  {}", plain(&name), plain(&text))?,
-        }
-    }
-    Ok(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -113,7 +113,12 @@ pub fn asked(
         args.state_dir = first.state_dir;
     }
     let global = Global::from_arg_matches(matches).map_err(usage)?;
-    if args.task.is_some() {
+    // A limit is shared where a broker is named; the default one is for tasks.
+    let shares = match &args.limit {
+        Some(_) => config.connections(global.broker.as_deref(), None).map_err(usage)?.0.is_some(),
+        None => false,
+    };
+    if args.task.is_some() || shares {
         let (app, _) =
             crate::queue::configured(app, &config, &global).map_err(|fault| RunError { code: fault.code, message: fault.message })?;
         args.place = Some(app.settings().clone());

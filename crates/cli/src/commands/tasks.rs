@@ -1,4 +1,10 @@
-//! `longshore tasks`: the tasks that are known here, and where one is.
+//! `longshore tasks`: what is sent, runs and has run, and the tasks that are known here.
+//!
+//! Layout: here the table of sub-commands, and `names`; `which.rs`: which tasks are meant, and where they are; `list.rs`, `act.rs`: what is done with them
+
+mod act;
+mod list;
+mod which;
 
 use std::io::Write;
 
@@ -6,6 +12,7 @@ use clap::Subcommand;
 use longshore_worker::{Acks, Task};
 use serde_json::{Value as Json, json};
 
+use self::which::Which;
 use crate::{
     queue::{Fault, Place, show::plain},
     units::show_duration,
@@ -20,10 +27,43 @@ pub enum TasksCommand {
         #[arg(long)]
         all: bool,
     },
-    /// Where a task is (as `why`)
+    /// What waits, runs, is dead or has ended, as far as the broker and the results know it
+    List {
+        /// Which ones.
+        #[command(flatten)]
+        which: Which,
+        /// Most that are shown
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// One task: where it is, its arguments, its result
     Show {
         /// Its id
         id: String,
+    },
+    /// Send again what has failed, was called off (under a new id) or is a dead letter
+    Retry {
+        /// Which ones.
+        #[command(flatten)]
+        which: Which,
+        /// Do not ask
+        #[arg(short = 'y', long)]
+        yes: bool,
+    },
+    /// Call off what has not ended: it is not started any more
+    Cancel {
+        /// Which ones.
+        #[command(flatten)]
+        which: Which,
+        /// End those that run, too
+        #[arg(long)]
+        terminate: bool,
+        /// With --terminate: the signal of their processes
+        #[arg(long, value_name = "SIGNAL", default_value = "SIGTERM", requires = "terminate")]
+        signal: String,
+        /// Do not ask
+        #[arg(short = 'y', long)]
+        yes: bool,
     },
 }
 
@@ -33,7 +73,12 @@ pub enum TasksCommand {
 /// The broker's, and those of `out`.
 pub async fn run(command: Option<TasksCommand>, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
     let all = match command.unwrap_or(TasksCommand::Names { all: false }) {
-        TasksCommand::Show { id } => return super::why::run(&id, place, out).await,
+        TasksCommand::List { which, limit } => return list::list(&which, limit, place, out).await,
+        TasksCommand::Show { id } => return list::show(&id, place, out).await,
+        TasksCommand::Retry { which, yes } => return act::retry(&which, yes, place, out).await,
+        TasksCommand::Cancel { which, terminate, signal, yes } => {
+            return act::cancel(&which, terminate.then_some(signal.as_str()), yes, place, out).await;
+        }
         TasksCommand::Names { all } => all,
     };
     let mut rows: Vec<(String, String, Json)> = Vec::new();

@@ -170,6 +170,11 @@ pub(super) const WORKER: &[Key] = &[
     key("pidfile", Text),
     key("no-events", Bool),
     key("no-remote-control", Bool),
+    key("pool", Text),
+    key("autoscale", Text),
+    key("max-tasks", Whole),
+    key("task-events", Bool),
+    key("result-extended", Bool),
 ];
 
 /// Keys of `[tasks.NAME]`.
@@ -188,6 +193,7 @@ pub(super) const TASK: &[Key] = &[
     key("retry", Text),
     key("rate", Text),
     key("rate-shared", Bool),
+    key("limit", Text),
     key("acks", Text),
     key("ignore-result", Bool),
     key("track-started", Bool),

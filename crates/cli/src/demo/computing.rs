@@ -53,22 +53,17 @@ pub(super) fn io_vs_cpu(settings: &Settings) -> Result<Shown> {
     let narrow = Executor::builder().workers(LaneKind::Async, 2).build();
     let wrong = computed(&narrow, LaneKind::Async)?;
     let late_beside_wrong = lateness(&narrow, || computed(&narrow, LaneKind::Async))?;
-    let speed = |took: Duration| alone.as_secs_f64() / took.as_secs_f64();
-    stage.fact(format!("sums, one after another    {alone:>8.1?}"));
-    stage.fact(format!(
-        "sums, cpu lane             {cpu:>8.1?}  ×{:.1}   a timer beside it was late by {late_beside_cpu:.1?} at most",
-        speed(cpu)
-    ));
-    stage.fact(format!(
-        "sums, async lane (wrong)   {wrong:>8.1?}  ×{:.1}   a timer beside it was late by {late_beside_wrong:.1?} at most",
-        speed(wrong)
-    ));
+    stage.another_comparison();
+    stage.took("sums, one after another", alone);
+    stage.took_beside("sums, cpu lane", cpu, late_beside_cpu);
+    stage.took_beside("sums, async lane (wrong)", wrong, late_beside_wrong);
     match python(settings.amount(1_000_000)) {
-        Some((alone, threads)) => stage.fact(format!(
-            "sums, Python threads       {threads:>8.1?}  ×{:.1}   of its own {alone:.1?} one after another, for a {MORE}th of the work",
-            alone.as_secs_f64() / threads.as_secs_f64()
-        )),
-        None => stage.fact("sums, Python threads       python3 is not there, so not measured"),
+        Some((alone, threads)) => {
+            stage.another_comparison();
+            stage.took(format!("a {MORE}th of them in Python, one after another"), alone);
+            stage.took(format!("a {MORE}th of them in Python, threads"), threads);
+        }
+        None => stage.fact("Python threads: python3 is not there, so not measured"),
     }
     Ok(stage.why(format!(
         "waits overlap whoever waits (×{waits:.1}); computing needs cores, which Python's threads share one of, and a lane of its own, or timers are late"
@@ -202,8 +197,10 @@ pub(super) fn tiny(settings: &Settings) -> Result<Shown> {
     let wanted = stage.way(format!("{few}, one after another"), || Ok(once(few)))?;
     let got = stage.way(format!("{few}, each submitted to the cpu lane"), || Ok(each(few)?))?;
     ensure!(wanted == got, "the sums differ");
-    let verdict = if stage.last_speed_up() < 1.0 { "stay sequential" } else { "submit them" };
-    stage.fact(format!("verdict for {few}: {verdict} (handing one over costs more than it takes)"));
+    stage.verdict(
+        few,
+        if stage.last_speed_up() < 1.0 { "stay sequential: handing one over costs more than it takes" } else { "submit them" },
+    );
 
     let began = Instant::now();
     let wanted = once(many);
@@ -217,11 +214,10 @@ pub(super) fn tiny(settings: &Settings) -> Result<Shown> {
     let began = Instant::now();
     each(part)?;
     let single = began.elapsed().mul_f64(many as f64 / part as f64);
-    let speed = |took: Duration| alone.as_secs_f64() / took.as_secs_f64();
-    stage.fact(format!("{many}, one after another            {alone:>8.1?}"));
-    stage.fact(format!("{many}, each submitted               {single:>8.1?}  ×{:.2} (from {part} of them)", speed(single)));
-    stage.fact(format!("{many}, in chunks found by measuring {batched:>8.1?}  ×{:.2}", speed(batched)));
-    let best = if batched < alone { "chunks" } else { "stay sequential" };
-    stage.fact(format!("verdict for {many}: {best}"));
+    stage.another_comparison();
+    stage.took(format!("{many}, one after another"), alone);
+    stage.would_take(format!("{many}, each submitted"), single, part);
+    stage.took(format!("{many}, in chunks found by measuring"), batched);
+    stage.verdict(many, if batched < alone { "chunks" } else { "stay sequential" });
     Ok(stage.why("a hand-over costs microseconds: ten tiny tasks are done before, a million pay for it only in chunks"))
 }

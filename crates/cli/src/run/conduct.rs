@@ -221,10 +221,18 @@ impl Ready {
             cpu: self.plan.lanes[LaneKind::Cpu as usize].max(1),
             batching,
         };
+        let pacer = match self.plan.shared {
+            Some(limit) => Some(limit.connect(what.clone(), outbox.clone()).await?),
+            None => None,
+        };
         let (lanes, end_children) = builder.build(&what).map_err(|message| RunError { code: 2, message })?;
         let lanes: Lanes<Call, Reply> = lanes.map(|lane| {
             lane.map(|lane| -> Arc<dyn longshore_core::lane::Lane<_, _>> {
-                if journaled { Arc::new(Journaled::new(lane, journal.clone(), outbox.clone())) } else { lane }
+                let lane = if journaled { Arc::new(Journaled::new(lane, journal.clone(), outbox.clone())) } else { lane };
+                match &pacer {
+                    Some(pacer) => Arc::new(pacer.before(lane)),
+                    None => lane,
+                }
             })
         });
         let epoch = (Instant::now(), SystemTime::now());

@@ -15,6 +15,7 @@ use crate::{
         intake::{LaneRule, Rules},
         journal::JobSpec,
         output::{Emit, Only, OutputSpec},
+        shared_limit::SharedLimit,
         template::{Condition, Expr, Shape, hash_sources},
         what::What,
     },
@@ -48,6 +49,8 @@ pub struct Plan {
     pub rate: Option<Rate>,
     /// Limits by value.
     pub limits: Vec<Limit>,
+    /// The limit of the configuration that is shared with other processes.
+    pub shared: Option<SharedLimit>,
     /// When to try again.
     pub retry: RetryPolicy,
     /// The limit of one attempt.
@@ -103,7 +106,7 @@ impl Plan {
             limit_exprs.push(expr("--rate-by", text)?);
             limits.push(Limit { name: text.as_str().into(), concurrency: None, rate: rate.take() });
         }
-        let mut concurrency_limit = None;
+        let (mut concurrency_limit, mut shared) = (None, None);
         if let Some(name) = &args.limit {
             let limit = config.limit(name).map_err(|error| usage(error.to_string()))?;
             let limit_rate = match &limit.rate {
@@ -114,13 +117,23 @@ impl Plan {
                 }
             };
             let most = limit.concurrency.map(|most| usize::try_from(most).unwrap_or(usize::MAX).max(1));
+            if rate.is_some() && limit_rate.is_some() && limit.by.is_none() {
+                return Err(usage(format!("--rate and --limit {name} both set a pace; leave one out")));
+            }
+            let by = limit.by.as_ref().map(|by| expr(&format!("limit {name}, by"), by)).transpose()?;
+            // Where a broker is configured its bucket is shared; how many run at once is counted here alone.
+            let limit_rate = match (&args.place, limit_rate) {
+                (Some(place), Some(rate)) => {
+                    shared = Some(SharedLimit { name: name.clone(), rate, by, broker: place.broker.clone(), host: args.http.is_some() });
+                    None
+                }
+                (_, rate) => rate,
+            };
             match &limit.by {
+                Some(_) if shared.is_some() && most.is_none() => {}
                 Some(by) => {
                     limit_exprs.push(expr(&format!("limit {name}, by"), by)?);
                     limits.push(Limit { name: name.as_str().into(), concurrency: most, rate: limit_rate });
-                }
-                None if rate.is_some() && limit_rate.is_some() => {
-                    return Err(usage(format!("--rate and --limit {name} both set a pace; leave one out")));
                 }
                 None => {
                     rate = rate.or(limit_rate);
@@ -188,7 +201,7 @@ impl Plan {
             ("--order-by", order_by.is_some()),
             ("--per", !args.per.is_empty()),
             ("--rate-by", args.rate_by.is_some()),
-            ("--limit with `by`", !limit_exprs.is_empty()),
+            ("--limit with `by`", !limit_exprs.is_empty() || shared.as_ref().is_some_and(|shared| shared.by.is_some())),
             ("--lane with an expression", matches!(lane_rule, LaneRule::Of(_))),
         ];
         let by_value = by_value.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag);
@@ -215,6 +228,7 @@ impl Plan {
                 lanes,
                 rate,
                 limits,
+                shared,
                 retry,
                 timeout,
                 output,

@@ -45,7 +45,7 @@ impl Spec {
     /// What is wrong in it, with its place.
     pub fn read(config: &Config, name: &str) -> Result<Self, ConfigError> {
         let section = config.task(name)?;
-        let keys = Keys { section: &section, name };
+        let keys = Keys { config, section: &section, name };
         keys.spec()
     }
 
@@ -56,6 +56,9 @@ impl Spec {
 
     /// Its starts per time, for people.
     pub fn rate(&self) -> Option<String> {
+        if let (Some(limit), Some(rate)) = (&self.policy.limit, self.policy.rate_limit) {
+            return Some(format!("limit {limit}, every {}, with all that name it", units::show_duration(rate.interval())));
+        }
         let over = if self.policy.rate_scope == RateScope::Shared { ", all workers together" } else { ", each worker" };
         self.policy.rate_limit.map(|rate| format!("every {}{over}", units::show_duration(rate.interval())))
     }
@@ -86,6 +89,7 @@ impl Spec {
 
 /// Keys of a section with their types.
 struct Keys<'a> {
+    config: &'a Config,
     section: &'a Section,
     name: &'a str,
 }
@@ -187,18 +191,38 @@ impl Keys<'_> {
             "early" => Ok(Acks::Early),
             _ => Err(format!("`{text}` is not late or early")),
         })?;
-        let rate = self.read("rate", units::rate)?;
+        let rate = self.read("rate", units::rate)?.map(|rate| longshore_core::Rate::per_second(rate.per_second()));
+        let limit = self.text("limit").map(|name| self.limit(name)).transpose()?;
+        if rate.is_some() && limit.is_some() {
+            return Err(self.wrong("limit", "`rate` and `limit` both set a pace; leave one out"));
+        }
+        let is_shared = self.is_on("rate-shared") || limit.is_some();
         Ok(TaskPolicy {
             // A request's own limit says more than the worker's: which host did not answer.
             time_limit: if http { None } else { self.duration("timeout")? },
             soft_time_limit: self.duration("soft-timeout")?,
-            rate_limit: rate.map(|rate| longshore_core::Rate::per_second(rate.per_second())),
-            rate_scope: if self.is_on("rate-shared") { RateScope::Shared } else { RateScope::Worker },
+            rate_limit: rate.or(limit),
+            rate_scope: if is_shared { RateScope::Shared } else { RateScope::Worker },
+            limit: self.text("limit").map(Arc::from),
             acks: acks.unwrap_or_default(),
             ignore_result: self.is_on("ignore-result"),
             track_started: self.is_on("track-started"),
             ..TaskPolicy::default()
         })
+    }
+
+    /// The rate of a `[limits.NAME]`, which its tasks share with whoever else names it.
+    fn limit(&self, name: &str) -> Result<longshore_core::Rate, ConfigError> {
+        let limit =
+            self.config.limit(name).map_err(|error| if error.path.is_some() { error } else { self.wrong("limit", error.message) })?;
+        if limit.by.is_some() {
+            return Err(self.wrong("limit", format!("[limits.{name:?}] has `by`, which is for the records of `run`")));
+        }
+        let Some(rate) = limit.rate else {
+            return Err(self.wrong("limit", format!("[limits.{name:?}] has no `rate`; how many run at once is the lane's business")));
+        };
+        let rate = units::rate(&rate).map_err(|why| self.wrong("limit", format!("[limits.{name:?}]: {why}")))?;
+        Ok(longshore_core::Rate::per_second(rate.per_second()).burst(u32::try_from(limit.burst).unwrap_or(u32::MAX)))
     }
 
     fn retry(&self, http: bool) -> Result<RetryPolicy, ConfigError> {

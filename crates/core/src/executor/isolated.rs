@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -17,7 +18,11 @@ use super::{
 use crate::{
     error::{SinkError, TaskError},
     job::Job,
-    lane::{Answer, isolated::Isolation},
+    lane::{
+        Answer,
+        isolated::{Isolation, Parcel},
+    },
+    outcome::Outcome,
     sink::{Room, Sink},
     source::queue::SendError,
     task::{Finished, LaneKind},
@@ -26,13 +31,15 @@ use crate::{
 /// A function of an [`Executor`] that runs in child processes: whatever it does to its process, it does to its own call alone. Clones are one.
 pub struct Isolated<T, R: Send + 'static> {
     pool: Executor,
-    engine: Arc<Started<T>>,
+    engine: Arc<Started<Parcel<T, R>>>,
     calls: Arc<Mutex<Calls<R>>>,
+    /// Items that a child may have at once, if the user says so.
+    batch: Option<usize>,
 }
 
 impl<T, R: Send + 'static> Clone for Isolated<T, R> {
     fn clone(&self) -> Self {
-        Self { pool: self.pool.clone(), engine: self.engine.clone(), calls: self.calls.clone() }
+        Self { pool: self.pool.clone(), engine: self.engine.clone(), calls: self.calls.clone(), batch: self.batch }
     }
 }
 
@@ -42,18 +49,24 @@ struct Calls<R> {
     waiting: HashMap<u64, Tell<R>>,
 }
 
-type Tell<R> = Box<dyn FnOnce(Ended<R>) + Send>;
+/// Gets how each item of the call ended, and how long they took; or why the call as a whole has no such answer.
+type Tell<R> = Box<dyn FnOnce(Ended<(Vec<Outcome<R>>, Duration)>) + Send>;
 
 /// Tells each call how it ended, and at the end those that never will.
 struct Answers<R>(Arc<Mutex<Calls<R>>>);
 
-impl<T: Send, R: Send> Sink<T, R> for Answers<R> {
-    fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<T, R>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
+impl<T: Send, R: Send> Sink<Parcel<T, R>, Vec<Outcome<R>>> for Answers<R> {
+    fn accept<'a>(
+        &'a mut self,
+        batch: &'a mut Vec<Finished<Parcel<T, R>, Vec<Outcome<R>>>>,
+        room: &'a Room,
+    ) -> BoxFuture<'a, Result<(), SinkError>> {
         let count = batch.len();
         for finished in batch.drain(..) {
             let tell = lock(&self.0).waiting.remove(&finished.task.id);
             if let Some(tell) = tell {
-                tell(into_ended(finished.outcome));
+                let took = finished.run();
+                tell(into_ended(finished.outcome).map(|outcomes: Vec<Outcome<R>>| (outcomes, took)));
             }
         }
         room.release(count);
@@ -111,9 +124,10 @@ impl Executor {
         T: Serialize + DeserializeOwned + Send + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
+        let batch = isolation.batch.map(|batch| batch as usize);
         let calls = Arc::new(Mutex::new(Calls { sent: 0, waiting: HashMap::new() }));
         let workers = self.0.workers(LaneKind::Process);
-        let job = Job::isolated(function, isolation).workers(workers).result_queue(usize::MAX / 4);
+        let job = Job::isolated_parcels(function, isolation).workers(workers).result_queue(usize::MAX / 4);
         let job = match self.0.settings.timeout {
             Some(limit) => job.timeout(limit),
             None => job,
@@ -130,7 +144,7 @@ impl Executor {
             running: Mutex::new(Some(running)),
         });
         self.0.isolated.lock().unwrap_or_else(PoisonError::into_inner).push(engine.clone() as Arc<dyn Part>);
-        Isolated { pool: self.clone(), engine, calls }
+        Isolated { pool: self.clone(), engine, calls, batch }
     }
 }
 
@@ -141,10 +155,17 @@ fn lock<R>(calls: &Mutex<Calls<R>>) -> MutexGuard<'_, Calls<R>> {
 impl<T: Send + 'static, R: Send + 'static> Isolated<T, R> {
     /// Submits a call; never blocks. A cancelled call gives up its result; its child goes on to the end of it.
     pub fn submit(&self, input: T) -> TaskHandle<R> {
-        self.call(input, |ended| ended)
+        self.call(vec![input], |ended| {
+            let (outcomes, _) = ended?;
+            outcomes.into_iter().next().map_or_else(|| Err(TaskError::new("lost", "no outcome")), into_ended)
+        })
     }
 
-    fn call<X: Send + 'static>(&self, input: T, answer: impl FnOnce(Ended<R>) -> Ended<X> + Send + 'static) -> TaskHandle<X> {
+    fn call<X: Send + 'static>(
+        &self,
+        inputs: Vec<T>,
+        answer: impl FnOnce(Ended<(Vec<Outcome<R>>, Duration)>) -> Ended<X> + Send + 'static,
+    ) -> TaskHandle<X> {
         let pool = &self.pool.0;
         let slot = Slot::new(pool.number, Work::Elsewhere, pool.tally.clone());
         let handle = TaskHandle::new(slot.clone(), pool.runtime().handle().clone());
@@ -154,7 +175,7 @@ impl<T: Send + 'static, R: Send + 'static> Isolated<T, R> {
         let number = calls.sent + 1;
         let own = slot.clone();
         calls.waiting.insert(number, Box::new(move |ended| own.complete(answer(ended))));
-        let refused = match sender.map(|sender| sender.try_send(input)) {
+        let refused = match sender.map(|sender| sender.try_send(Parcel::new(inputs))) {
             Some(Ok(())) => {
                 calls.sent = number;
                 return handle;
@@ -168,13 +189,15 @@ impl<T: Send + 'static, R: Send + 'static> Isolated<T, R> {
         handle
     }
 
-    /// Runs the function over an input: lazily, in order, looking ahead no further than the children can use. A call for each item; the lane hands tiny
-    /// ones to a child together.
+    /// Runs the function over an input: lazily, in order, looking ahead no further than the children can use. Tiny items travel in chunks, which are one
+    /// call each; what happens to one of them is its own outcome all the same, and a limit of time is the limit of each.
     pub fn map<I>(&self, inputs: I) -> Map<I::IntoIter, R>
     where
         I: IntoIterator<Item = T>,
     {
         let own = self.clone();
-        Map::calls(self.pool.clone(), inputs.into_iter(), move |input| own.call(input, |ended| Ok(Chunk::of_one(ended))))
+        let start =
+            move |inputs| own.call(inputs, |ended| ended.map(|(outcomes, took)| Chunk::of(outcomes.into_iter().map(into_ended), took)));
+        Map::in_parcels(self.pool.clone(), inputs.into_iter(), self.batch, start)
     }
 }

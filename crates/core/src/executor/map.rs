@@ -23,7 +23,7 @@ use crate::{
         call::{Work, block_for},
         inbox::Inbox,
     },
-    lane::panic_text,
+    lane::{isolated::MOST as BATCH, panic_text},
     task::LaneKind,
 };
 
@@ -37,6 +37,8 @@ const PATIENCE: u32 = 16;
 const MOST: usize = 1 << 16;
 /// By how much a chunk may outgrow the largest before it: what is known of the first items need not hold for the next.
 const GROWTH: usize = 8;
+/// Chunks on their way for each child process.
+const AHEAD: usize = 32;
 /// The shares into which what is known to remain is divided for each worker, so that all are done at about the same time.
 const SHARES: usize = 4;
 
@@ -70,6 +72,17 @@ pub(super) struct Chunk<R> {
 }
 
 impl<R> Chunk<R> {
+    pub(super) fn of(ends: impl Iterator<Item = Result<R, TaskError>>, took: Duration) -> Self {
+        let mut chunk = Self { results: Vec::with_capacity(ends.size_hint().0), failed: Vec::new(), took };
+        for (place, ended) in ends.enumerate() {
+            match ended {
+                Ok(result) => chunk.results.push(result),
+                Err(error) => chunk.failed.push((place, error)),
+            }
+        }
+        chunk
+    }
+
     pub(super) fn of_one(ended: Result<R, TaskError>) -> Self {
         let (results, failed) = match ended {
             Ok(result) => (vec![result], Vec::new()),
@@ -143,6 +156,7 @@ struct Sizes {
     /// What an item takes, in nanoseconds, once one is known.
     each: Option<f64>,
     largest: usize,
+    most: usize,
 }
 
 impl Sizes {
@@ -152,7 +166,7 @@ impl Sizes {
         let items = |work: Duration| (work.as_nanos() as f64 / each.max(0.5)) as usize;
         let (least, wanted) = (items(LEAST), items((ran / PATIENCE).clamp(LEAST, CHUNK)));
         let share = left.map_or(usize::MAX, |left| left.div_ceil(workers * SHARES).max(least));
-        wanted.min(self.largest * GROWTH).min(share).clamp(1, MOST)
+        wanted.min(self.largest * GROWTH).min(share).clamp(1, self.most)
     }
 
     fn learn(&mut self, count: usize, took: Duration) {
@@ -205,15 +219,17 @@ where
         Self::new(pool, LaneKind::Async, inputs, start, Some(1))
     }
 
-    /// A call for each item, made by `call`.
-    pub(super) fn calls(pool: Executor, inputs: I, call: impl Fn(I::Item) -> TaskHandle<Chunk<R>> + Send + Sync + 'static) -> Self {
-        let start = Box::new(move |pool: &Executor, mut items: Vec<I::Item>| match items.pop() {
-            Some(item) => call(item),
-            None => pool.submit(LaneKind::Blocking, Work::Plain(Box::new(|_| Err(TaskError::new("lost", "a call without an input"))))),
-        });
-        let mut map = Self::new(pool, LaneKind::Process, inputs, start, Some(1));
-        // Tiny calls reach a child together, if there are enough of them.
-        map.ahead = Some(map.workers * 512);
+    /// A call for each chunk, made by `call`.
+    pub(super) fn in_parcels(
+        pool: Executor,
+        inputs: I,
+        chunk: Option<usize>,
+        call: impl Fn(Vec<I::Item>) -> TaskHandle<Chunk<R>> + Send + Sync + 'static,
+    ) -> Self {
+        let mut map = Self::new(pool, LaneKind::Process, inputs, Box::new(move |_, items| call(items)), chunk);
+        map.sizes.most = BATCH;
+        // A child takes them faster than a round by way of the engine and this map lasts, so there are enough for both directions.
+        map.ahead = Some(AHEAD * map.workers);
         map
     }
 
@@ -226,7 +242,7 @@ where
             chunk,
             ahead: None,
             ordered: true,
-            sizes: Sizes { each: None, largest: 1 },
+            sizes: Sizes { each: None, largest: 1, most: MOST },
             began: None,
             exhausted: false,
             drawn: 0,
@@ -504,7 +520,7 @@ mod tests {
     #[test]
     fn a_chunk_grows_by_measured_time_up_to_its_share_of_what_remains() {
         let (early, late) = (Duration::from_millis(1), Duration::from_secs(1));
-        let mut sizes = Sizes { each: None, largest: 1 };
+        let mut sizes = Sizes { each: None, largest: 1, most: MOST };
         assert_eq!(sizes.next(early, Some(1_000_000), 2), 1, "nothing is known yet");
         sizes.learn(1, Duration::from_nanos(100));
         assert_eq!(sizes.next(early, Some(1_000_000), 2), 8, "no more than eight times the largest so far");

@@ -3,7 +3,7 @@
 //! Layout:
 //! - `isolated.rs`: [`IsolatedLane`], its queue and its limits.
 //! - `seat.rs`: a thread for each child; it sends batches, takes answers, and finds out who was running when a child ends.
-//! - `blame.rs`: decisions without effects. `link.rs`: the parent's end of a child. `serve.rs`: the child's.
+//! - `parcel.rs`: payloads that are several items. `blame.rs`: decisions without effects. `link.rs`: the parent's end of a child. `serve.rs`: the child's.
 //! - `registry.rs`: which function is meant. `wire.rs`: what travels.
 //!
 //! What holds:
@@ -17,6 +17,7 @@
 
 mod blame;
 mod link;
+mod parcel;
 mod registry;
 mod seat;
 pub(crate) mod serve;
@@ -24,6 +25,8 @@ mod wire;
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
+    io,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -38,19 +41,25 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use registry::Functions;
 pub(crate) use registry::add;
 
-use self::{registry::Function, seat::Seat, wire::Batch};
+pub(crate) use parcel::Parcel;
+
+use self::{
+    parcel::{Ends, Items, Said},
+    registry::Function,
+    seat::Seat,
+};
 use crate::{
     clock::Clock,
     error::{Again, TaskError},
     lane::{Lane, Outbox, Stop, child::Children},
     outcome::Outcome,
-    task::Attempt,
+    task::{Attempt, Finished},
 };
 
 /// The work that a child is given at once, when items are tiny.
 const CHUNK: Duration = Duration::from_micros(200);
 /// The most items that a child is given at once.
-const MOST: usize = 512;
+pub(crate) const MOST: usize = 512;
 
 /// How far the child processes of isolated functions may go, and when they are replaced. Nothing is limited by default.
 ///
@@ -81,10 +90,7 @@ pub struct IsolatedLane<T, R>(Arc<Pool<T, R>>);
 
 struct Pool<T, R> {
     function: Function,
-    /// Appends a payload to a batch.
-    give: fn(&mut Batch, &T) -> Result<(), TaskError>,
-    /// Reads an outcome.
-    take: fn(&[u8]) -> Outcome<R>,
+    items: Items<T, R>,
     /// Whether nobody wants the result any more.
     called_off: Option<fn(&T) -> bool>,
     isolation: Isolation,
@@ -124,7 +130,8 @@ where
         R: DeserializeOwned,
     {
         let function = registry::find::<F, T, R>()?;
-        Self::with(function, |batch, payload| batch.push(payload), wire::outcome, None, size, isolation, outbox, clock)
+        let items = Items::single(|payload, _, batch| batch.push(payload).map(|()| true), |_, _, said| Ends::All(said.outcome()));
+        Self::with(function, items, None, size, isolation, outbox, clock)
     }
 
     /// [`new`](Self::new), for payloads and results that travel as other types: `F` takes a `C` made of each payload, and its answer `A` becomes the result.
@@ -145,15 +152,16 @@ where
         A: DeserializeOwned + Into<R> + 'static,
     {
         let function = registry::find::<F, C, A>()?;
-        let take = |bytes: &[u8]| wire::outcome::<A>(bytes).map(Into::into);
-        Self::with(function, |batch, payload| batch.push(&C::from(payload)), take, Some(called_off), size, isolation, outbox, clock)
+        let items = Items::single(
+            |payload, _, batch| batch.push(&C::from(payload)).map(|()| true),
+            |_, _, said| Ends::All(said.outcome::<A>().map(Into::into)),
+        );
+        Self::with(function, items, Some(called_off), size, isolation, outbox, clock)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what the two ways to make one differ in, and what they have in common")]
     fn with(
         function: Function,
-        give: fn(&mut Batch, &T) -> Result<(), TaskError>,
-        take: fn(&[u8]) -> Outcome<R>,
+        items: Items<T, R>,
         called_off: Option<fn(&T) -> bool>,
         size: usize,
         isolation: Isolation,
@@ -170,8 +178,7 @@ where
         let size = size.max(1);
         Ok(Self(Arc::new(Pool {
             function,
-            give,
-            take,
+            items,
             called_off,
             isolation,
             size,
@@ -195,24 +202,13 @@ where
         let pool = &self.0;
         let mut state = pool.lock();
         state.queue.extend(batch.drain(..));
-        let waiting = state.queue.len();
-        let wake = waiting.min(state.idle);
-        for _ in state.idle..waiting.min(pool.size) {
-            if state.seats >= pool.size {
-                break;
-            }
-            let (own, slot) = (pool.clone(), state.seats as u32);
-            match thread::Builder::new().name(format!("isolated-{slot}")).spawn(move || Seat::new(own, slot).serve()) {
-                Ok(_) => state.seats += 1,
-                Err(error) => {
-                    if state.seats == 0 {
-                        let why = format!("no thread for the process lane: {error}");
-                        let mut lost = state.queue.drain(..).map(|attempt| attempt.unstarted(Outcome::Lost(why.clone()))).collect();
-                        pool.outbox.finish(&mut lost);
-                    }
-                    break;
-                }
-            }
+        let wake = state.queue.len().min(state.idle);
+        if let Err(error) = pool.staff(&mut state)
+            && state.seats == 0
+        {
+            let why = Outcome::Lost(format!("no thread for the process lane: {error}"));
+            let mut lost = state.queue.drain(..).filter_map(|attempt| pool.unstarted(attempt, &why)).collect();
+            pool.outbox.finish(&mut lost);
         }
         drop(state);
         for _ in 0..wake {
@@ -227,7 +223,7 @@ where
     fn stop(&self, how: Stop) {
         let mut state = self.0.lock();
         state.stop = Some(how);
-        let mut ended = state.queue.drain(..).map(|attempt| attempt.unstarted(Outcome::Cancelled)).collect();
+        let mut ended = state.queue.drain(..).filter_map(|attempt| self.0.unstarted(attempt, &Outcome::Cancelled)).collect();
         drop(state);
         self.0.outbox.finish(&mut ended);
         self.0.children.stop(how);
@@ -241,34 +237,94 @@ impl<T, R> Drop for IsolatedLane<T, R> {
     }
 }
 
+impl<T, R> IsolatedLane<Parcel<T, R>, Vec<Outcome<R>>>
+where
+    T: Serialize + Send + 'static,
+    R: DeserializeOwned + Send + 'static,
+{
+    /// As [`new`](Self::new), for tasks that are several items: limits and blame are those of each.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub(crate) fn of_parcels<F: 'static>(
+        size: usize,
+        isolation: Isolation,
+        outbox: ParcelOutbox<T, R>,
+        clock: Clock,
+    ) -> Result<Self, TaskError> {
+        Self::with(registry::find::<F, T, R>()?, Parcel::items(), None, size, isolation, outbox, clock)
+    }
+}
+
+type ParcelOutbox<T, R> = Outbox<Parcel<T, R>, Vec<Outcome<R>>>;
+
 impl<T, R> Pool<T, R> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends what no child will begin, all of its items alike. Nothing if what was taken off it has yet to end.
+    fn unstarted(&self, mut attempt: Attempt<T>, outcome: &Outcome<Infallible>) -> Option<Finished<T, R>> {
+        for place in 0..(self.items.count)(&attempt.payload) {
+            match (self.items.end)(&mut attempt.payload, place, Said::Nothing(outcome.clone())) {
+                Ends::Open => {}
+                Ends::Part => break,
+                Ends::All(outcome) => {
+                    let (at, slot, Attempt { task, payload }) = (attempt.task.admitted, attempt.task.slot, attempt);
+                    seat::discard(payload);
+                    return Some(Finished { slot, task, outcome, started: at, ended: at, cpu: None });
+                }
+            }
+        }
+        None
     }
 
-    /// Gives back what a child did not begin, in order, in front of everything else.
-    fn put_back(&self, attempts: impl DoubleEndedIterator<Item = Attempt<T>>) {
-        let mut state = self.lock();
-        let before = state.queue.len();
-        for attempt in attempts.rev() {
-            state.queue.push_front(attempt);
-        }
-        let mut ended: Vec<_> = match state.stop {
-            Some(_) => state.queue.drain(..).map(|attempt| attempt.unstarted(Outcome::Cancelled)).collect(),
-            None => Vec::new(),
-        };
-        let wake = state.queue.len().saturating_sub(before).min(state.idle);
-        drop(state);
-        self.outbox.finish(&mut ended);
-        for _ in 0..wake {
-            self.wake.notify_one();
-        }
+    /// Takes off the items of an attempt from this one on; and whether what stays has ended by that.
+    fn split(&self, attempt: &mut Attempt<T>, place: usize) -> (Attempt<T>, Ends<R>) {
+        let (payload, ends) = (self.items.split)(&mut attempt.payload, place);
+        (Attempt { task: attempt.task.twin(), payload }, ends)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says how much the lane wants to hold when an item takes this many nanoseconds: what the children have and what waits for each; nothing but what
     /// runs when items are long.
     fn hold(&self, each: f64) {
         self.capacity.store(self.size * ahead(each), Ordering::Relaxed);
+    }
+}
+
+impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
+    /// Starts threads for what waits beyond those that have nothing to do.
+    fn staff(self: &Arc<Self>, state: &mut State<T>) -> io::Result<()> {
+        for _ in state.idle..state.queue.len().min(self.size) {
+            if state.seats >= self.size {
+                break;
+            }
+            let (own, slot) = (self.clone(), state.seats as u32);
+            thread::Builder::new().name(format!("isolated-{slot}")).spawn(move || Seat::new(own, slot).serve())?;
+            state.seats += 1;
+        }
+        Ok(())
+    }
+
+    /// Gives back what a child did not begin, in order, in front of everything else.
+    fn put_back(self: &Arc<Self>, attempts: impl DoubleEndedIterator<Item = Attempt<T>>) {
+        let mut state = self.lock();
+        let before = state.queue.len();
+        for attempt in attempts.rev() {
+            state.queue.push_front(attempt);
+        }
+        let mut ended: Vec<_> = match state.stop {
+            Some(_) => state.queue.drain(..).filter_map(|attempt| self.unstarted(attempt, &Outcome::Cancelled)).collect(),
+            None => Vec::new(),
+        };
+        let wake = state.queue.len().saturating_sub(before).min(state.idle);
+        // If no more can be had, those that are there come to it.
+        let _ = self.staff(&mut state);
+        drop(state);
+        self.outbox.finish(&mut ended);
+        for _ in 0..wake {
+            self.wake.notify_one();
+        }
     }
 }
 

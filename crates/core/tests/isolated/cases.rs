@@ -157,6 +157,12 @@ pub(crate) const CASES: &[(&str, fn())] = &[
     ("children_die_with_their_parent", children_die_with_their_parent),
     ("a_function_that_was_not_added_says_so", a_function_that_was_not_added_says_so),
     ("an_executor_calls_functions_in_children_one_by_one", an_executor_calls_functions_in_children_one_by_one),
+    ("whatever_happens_to_one_of_a_chunk_is_its_own_outcome", whatever_happens_to_one_of_a_chunk_is_its_own_outcome),
+    ("those_behind_one_that_hangs_in_a_chunk_are_run_by_another_child", those_behind_one_that_hangs_in_a_chunk_are_run_by_another_child),
+    (
+        "only_the_one_of_a_chunk_that_passes_the_limit_is_killed_and_in_time",
+        only_the_one_of_a_chunk_that_passes_the_limit_is_killed_and_in_time,
+    ),
     ("a_cancelled_executor_ends_every_call_in_a_child", a_cancelled_executor_ends_every_call_in_a_child),
     ("a_child_cannot_have_children_of_this_kind_and_reads_nothing", a_child_cannot_have_children_of_this_kind),
 ];
@@ -181,8 +187,72 @@ fn an_executor_calls_functions_in_children_one_by_one() {
     drop(calls);
     let closed = pool.close();
     assert_eq!(last.wait().unwrap(), [9]);
-    // What a map reports to its reader is no failure of a call.
-    assert_eq!((closed.ok(), closed.failed(), closed.lanes.len()), (3_002, 1, 2));
+    // What a map reports to its reader is no failure of a call. Its chunks are calls.
+    assert_eq!((closed.failed(), closed.lanes.len()), (1, 2));
+    assert!((3..=3_002).contains(&closed.ok()), "{}", closed.ok());
+}
+
+/// One chunk of these, and how each ended: its result, or the kind of its error.
+fn mapped(acts: Vec<Act>, workers: usize, isolation: Isolation, timeout: Option<Duration>) -> Vec<Result<Vec<u8>, String>> {
+    let builder = Executor::builder().workers(LaneKind::Process, workers);
+    let pool = timeout.map_or_else(|| builder.clone(), |limit| builder.clone().timeout(limit)).build();
+    let (count, calls) = (acts.len(), pool.isolated(act, isolation));
+    let ended =
+        calls.map(acts).chunk(count).map(|ended| ended.map_err(|failed| format!("{} {}", failed.index, failed.error.kind()))).collect();
+    assert_eq!(pool.close().ok(), 1, "one call");
+    ended
+}
+
+fn whatever_happens_to_one_of_a_chunk_is_its_own_outcome() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("notes");
+    for (isolation, children) in [
+        (Isolation::default(), 1),
+        (Isolation { batch: Some(16), ..Isolation::default() }, 2),
+        (Isolation { batch: Some(3), ..Isolation::default() }, 1),
+        (Isolation { max_tasks: Some(5), ..Isolation::default() }, 2),
+    ] {
+        let mut acts: Vec<Act> = (0..16).map(|n| Act::Note(file.clone(), n)).collect();
+        (acts[3], acts[8], acts[9], acts[15]) = (Act::Abort, Act::Exit(1), Act::Fail, Act::Panic);
+        let ended = mapped(acts, children, isolation.clone(), None);
+        let bad: Vec<&str> = ended.iter().filter_map(|ended| ended.as_ref().err()).map(String::as_str).collect();
+        assert_eq!((ended.len(), bad.as_slice()), (16, ["3 signal", "8 lost", "9 odd", "15 panicked"].as_slice()), "{isolation:?}");
+        let notes = fs::read_to_string(&file).unwrap();
+        let mut ran: Vec<u32> = notes.lines().map(|line| line.parse().unwrap()).collect();
+        ran.sort_unstable();
+        assert_eq!(ran, [0, 1, 2, 4, 5, 6, 7, 10, 11, 12, 13, 14], "each once, {isolation:?}");
+        fs::remove_file(&file).unwrap();
+    }
+    // None of them can be sent, or found.
+    let pool = Executor::builder().workers(LaneKind::Process, 1).build();
+    let kinds =
+        |calls: Vec<_>| calls.into_iter().map(|ended: Result<u64, longshore_core::InputError>| ended.unwrap_err().error.kind().to_owned());
+    assert_eq!(kinds(pool.isolated(stranger, Isolation::default()).map(0..3).chunk(3).collect()).collect::<Vec<_>>(), ["setup"; 3]);
+}
+
+fn those_behind_one_that_hangs_in_a_chunk_are_run_by_another_child() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate");
+    // What opens the gate stands behind who waits for it.
+    let acts = [vec![Act::Pid; 8], vec![Act::Wait(gate.clone())], vec![Act::Pid; 6], vec![Act::Note(gate, 1)]].concat();
+    let ended = mapped(acts, 2, Isolation::default(), Some(Duration::from_secs(30)));
+    let pids: Vec<String> = ended.into_iter().map(|ended| String::from_utf8(ended.unwrap()).unwrap()).collect();
+    assert!(pids[0] == pids[8] && pids[8] != pids[9] && pids[9] == pids[15], "{pids:?}");
+}
+
+fn only_the_one_of_a_chunk_that_passes_the_limit_is_killed_and_in_time() {
+    let limit = Duration::from_millis(200);
+    // A machine that is busy with other things has five tries.
+    let mut took = (0..5).map(|_| {
+        let acts = [vec![Act::Pid; 5], vec![Act::Loop], vec![Act::Pid; 10]].concat();
+        let began = Instant::now();
+        let ended = mapped(acts, 1, Isolation::default(), Some(limit));
+        let late: Vec<&str> = ended.iter().filter_map(|ended| ended.as_ref().err()).map(String::as_str).collect();
+        assert_eq!(late, ["5 timeout"]);
+        began.elapsed()
+    });
+    // Two starts of a child, and the end of the executor, are in it.
+    assert!(took.any(|took| took >= limit && took < limit + Duration::from_millis(100)));
 }
 
 fn a_cancelled_executor_ends_every_call_in_a_child() {

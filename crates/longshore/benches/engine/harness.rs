@@ -72,27 +72,37 @@ pub(crate) fn holds(held: bool) -> &'static str {
     if held { "yes" } else { "**no**" }
 }
 
-/// Runs all ways in turn, some rounds after one that is not counted, and prints each way's median time an item and the median of ours divided by it,
+/// What this process and its ended children have used of the processors so far, in seconds; zero where /proc does not say.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let behind_the_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    // utime, stime, cutime, cstime, in ticks of 10 ms.
+    behind_the_name.split_whitespace().skip(11).take(4).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// Runs all ways in turn, some rounds after one that is not counted, and prints each way's median time and CPU time an item and the median of ours divided by it,
 /// round by round. The last way is ours.
 pub(crate) fn table(title: &str, mut ways: Vec<Way<'_>>, args: &Args, items: u64) {
     if let Some(only) = &args.only {
         ways.retain(|way| way.name == only);
     }
-    let mut times = vec![Vec::new(); ways.len()];
+    let (mut times, mut cpus) = (vec![Vec::new(); ways.len()], vec![Vec::new(); ways.len()]);
     for round in 0..=args.rounds {
-        for (way, times) in ways.iter_mut().zip(&mut times) {
-            let began = Instant::now();
+        for ((way, times), cpus) in ways.iter_mut().zip(&mut times).zip(&mut cpus) {
+            let (began, used) = (Instant::now(), cpu());
             (way.run)();
             if round > 0 {
                 times.push(began.elapsed().as_secs_f64());
+                cpus.push(cpu() - used);
             }
         }
     }
-    println!("\n{title}\n\n| way | ns an item | ours ÷ this | limit | holds |\n|---|---|---|---|---|");
+    println!("\n{title}\n\n| way | ns an item | CPU ns | ours ÷ this | limit | holds |\n|---|---|---|---|---|---|");
     let Some(ours) = times.last() else { return };
-    for (way, times) in ways.iter().zip(&times) {
+    for ((way, times), cpus) in ways.iter().zip(&times).zip(&cpus) {
         let ratio = median(times.iter().zip(ours).map(|(time, ours)| ours / time).collect());
         let (limit, held) = way.limit.map_or((String::new(), ""), |limit| (format!("{limit:.2}"), holds(ratio <= limit)));
-        println!("| {} | {:.0} | {ratio:.2} | {limit} | {held} |", way.name, median(times.clone()) * 1e9 / items as f64);
+        let each = |values: &[f64]| median(values.to_vec()) * 1e9 / items as f64;
+        println!("| {} | {:.0} | {:.0} | {ratio:.2} | {limit} | {held} |", way.name, each(times), each(cpus));
     }
 }

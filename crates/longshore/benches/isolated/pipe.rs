@@ -49,24 +49,29 @@ fn by_hand(tasks: u64, batch: usize) {
 
 pub(crate) fn run(args: &Args) {
     let runtime = runtime();
-    for (batch, tasks) in [(1, args.tasks.min(100_000)), (100, args.tasks)] {
-        let tasks = tasks / 100 * 100;
-        let ways = vec![
-            way("a loop over pipes", || by_hand(tasks, batch)).limit(1.5),
-            way("longshore", || {
-                let job = crate::ours(tasks, 1, Some(batch as u32));
-                assert_eq!(on(&runtime, async { job.start().join().await }).ok(), tasks);
-            }),
-        ];
-        table(&format!("{tasks} no-ops of 8 bytes in a child process, {batch} at a time"), ways, args, tasks);
-    }
+    let job = |tasks, children, batch| {
+        let job = crate::job(tasks, children, batch);
+        assert_eq!(on(&runtime, async { job.start().join().await }).ok(), tasks);
+    };
+    let tasks = args.tasks.min(100_000);
+    let ways = vec![
+        way("a loop over pipes", || by_hand(tasks, 1)).limit(1.5),
+        way("longshore `map`", || crate::map(tasks, 1, Some(1))),
+        way("longshore `Job`", || job(tasks, 1, Some(1))),
+    ];
+    table(&format!("{tasks} no-ops of 8 bytes in a child process, 1 at a time"), ways, args, tasks);
+    let tasks = args.tasks / 100 * 100;
+    let ways = vec![
+        way("a loop over pipes", || by_hand(tasks, 100)).limit(1.5),
+        way("longshore `Job`, each item a task", || job(tasks, 1, Some(100))),
+        way("longshore `map`", || crate::map(tasks, 1, Some(100))),
+    ];
+    table(&format!("{tasks} no-ops of 8 bytes in a child process, 100 at a time"), ways, args, tasks);
     let tasks = args.tasks;
     let ways = vec![
         way("a loop over pipes, 512 at a time", || by_hand(tasks / 512 * 512, 512)),
-        way("longshore", || {
-            let job = crate::ours(tasks, 2, None);
-            assert_eq!(on(&runtime, async { job.start().join().await }).ok(), tasks);
-        }),
+        way("longshore `Job`, each item a task", || job(tasks, 2, None)),
+        way("longshore `map`", || crate::map(tasks, 2, None)),
     ];
     table(&format!("{tasks} no-ops, two children, batches as the lane chooses"), ways, args, tasks);
 }

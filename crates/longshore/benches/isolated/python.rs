@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args) {
             }
         }
         ways.push(way("longshore", || {
-            let job = crate::ours(tasks, children, None);
+            let job = crate::job(tasks, children, None);
             assert_eq!(on(&runtime, async { job.start().join().await }).ok(), tasks);
         }));
         table(&format!("{tasks} no-ops in two child processes; ours starts and ends its children each time"), ways, args, tasks);

@@ -228,6 +228,9 @@ impl Closer {
     fn tell(&self, batch: Vec<Closing>, late: &[usize]) {
         let shared = &self.shared;
         shared.counts.late.fetch_add(late.len() as u64, Ordering::Relaxed);
+        let is_over = |end: &End| matches!(end, End::Ack | End::Dead { .. });
+        let over = batch.iter().enumerate().filter(|(place, closing)| is_over(&closing.conclusion.end) && !late.contains(place));
+        shared.counts.ended(over.map(|(_, closing)| &closing.queue));
         if !shared.board.wanted() {
             return;
         }

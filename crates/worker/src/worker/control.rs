@@ -337,6 +337,9 @@ impl Control {
         if let Value::Map(map) = &mut value {
             map.set("lanes", lanes);
             map.set("held", self.intake.held_count() as i64);
+            // How many messages of each queue have come to their end here.
+            let ended = shared.counts.by_queue();
+            map.set("queues", ended.iter().map(|(queue, count)| (&**queue, *count)).collect::<Map>());
         }
         value
     }

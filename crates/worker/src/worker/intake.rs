@@ -233,11 +233,13 @@ impl Intake {
         }
         let mut ready = Vec::new();
         for (task, works) in by_task {
-            let Some(rate) = works.first().and_then(|(work, _)| self.shared.rate_of(&work.task)) else {
+            let first = works.first().map(|(work, _)| work.task.clone());
+            let Some((of, rate)) = first.and_then(|of| self.shared.rate_of(&of).map(|rate| (of, rate))) else {
                 ready.extend(works);
                 continue;
             };
-            let slots = match self.shared.broker.reserve(&task, rate, works.len()).await {
+            let limit = of.policy.limit.as_ref().unwrap_or(&task);
+            let slots = match self.shared.broker.reserve(limit, rate, works.len()).await {
                 Ok(slots) => slots,
                 Err(error) if error.kind == ErrorKind::Transient => vec![Slot::Ask(AWAY); works.len()],
                 Err(error) => return Err(error),

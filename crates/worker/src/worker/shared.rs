@@ -71,6 +71,8 @@ pub(crate) struct Counts {
     pub(crate) handed_back: AtomicU64,
     pub(crate) events_dropped: AtomicU64,
     by_task: Mutex<HashMap<Arc<str>, u64>>,
+    /// Messages that came to their end here, by queue.
+    by_queue: Mutex<HashMap<Arc<str>, u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -83,6 +85,23 @@ impl Counts {
         for task in tasks {
             *by_task.entry(task).or_default() += 1;
         }
+    }
+
+    /// Messages of these queues have come to their end.
+    pub(crate) fn ended<'a>(&self, queues: impl Iterator<Item = &'a Arc<str>>) {
+        let mut by_queue = lock(&self.by_queue);
+        for queue in queues {
+            match by_queue.get_mut(queue) {
+                Some(count) => *count += 1,
+                None => drop(by_queue.insert(queue.clone(), 1)),
+            }
+        }
+    }
+
+    pub(crate) fn by_queue(&self) -> Vec<(Arc<str>, u64)> {
+        let mut counts: Vec<_> = lock(&self.by_queue).iter().map(|(queue, count)| (queue.clone(), *count)).collect();
+        counts.sort();
+        counts
     }
 
     pub(crate) fn by_task(&self) -> Vec<(Arc<str>, u64)> {

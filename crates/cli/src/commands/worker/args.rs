@@ -37,6 +37,9 @@ pub struct WorkerArgs {
     /// Most tasks that it holds, waiting ones included [slots and 100]
     #[arg(long, value_name = "N", help_heading = "Concurrency")]
     pub prefetch: Option<usize>,
+    /// Store name, arguments, worker and queue with each result, so that `tasks` can tell, filter and retry what has ended
+    #[arg(long, help_heading = "View")]
+    pub result_extended: bool,
     /// Starts per time of a task: shop.fetch=50/s
     #[arg(long, value_name = "TASK=RATE", value_parser = task_rate, help_heading = "Concurrency")]
     pub task_rate: Vec<(String, Rate)>,
@@ -226,6 +229,9 @@ impl WorkerArgs {
             if app.task_named(name).is_none() {
                 return Err(Fault::usage(format!("--task-rate {name}: there is no task of this name here (longshore tasks)")));
             }
+        }
+        if self.result_extended {
+            app.settings_mut().result_extended = true;
         }
         app.change_tasks(|task| {
             let policy = &mut task.policy;

@@ -1,6 +1,9 @@
 //! What an attempt's outcome is when its child has ended, and since when an item has been running: decisions without effects.
 
-use std::time::{Duration, Instant};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
 use crate::{
     error::TaskError,
@@ -22,7 +25,7 @@ pub(super) enum Why {
 }
 
 /// The outcome of the item that a child was running when it ended.
-pub(super) fn blame<R>(why: Option<&Why>, end: &End) -> Outcome<R> {
+pub(super) fn blame(why: Option<&Why>, end: &End) -> Outcome<Infallible> {
     match (why, end.status.exit) {
         (_, _) if end.stopped => Outcome::Cancelled,
         (Some(Why::CalledOff), _) => Outcome::Cancelled,
@@ -93,7 +96,7 @@ mod tests {
             (Some(large), Exit::Signal(9), false, "300 MiB and was killed; the limit is 256 MiB"),
             (Some(broken), Exit::Signal(9), false, "no message"),
         ] {
-            let outcome: Outcome<()> = blame(why.as_ref(), &end(exit, stopped));
+            let outcome = blame(why.as_ref(), &end(exit, stopped));
             let told = format!("{outcome:?}");
             assert!(told.contains(want), "{why:?} {exit:?} {stopped}: {told}");
         }

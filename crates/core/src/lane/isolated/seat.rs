@@ -1,6 +1,7 @@
 //! The thread that serves one child: it takes tasks from the lane's queue, sends them, and sees to it that each gets one outcome, whatever happens.
 
 use std::{
+    convert::Infallible,
     io,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
@@ -11,6 +12,7 @@ use super::{
     blame::{Progress, Why, blame},
     chunk,
     link::{Link, Sending},
+    parcel::{Ends, Said},
     wire::{self, Batch},
 };
 use crate::{
@@ -38,9 +40,13 @@ pub(super) struct Seat<T, R> {
     slot: u32,
     link: Option<Link>,
     batch: Batch,
+    /// The attempts that the batch's items belong to; those that have their outcome, or none of their own, are gone.
+    parts: Vec<Option<Part<T>>>,
     /// The batch's items by number; those that have their outcome are gone.
-    items: Vec<Option<Attempt<T>>>,
+    items: Vec<Option<Item>>,
     done: Vec<Finished<T, R>>,
+    /// Of what has just been put into `done`: the place of its last item among the answers, from 1, and how many items it has.
+    places: Vec<(u32, u32)>,
     /// Since when there is something in `done`.
     held: Instant,
     /// When the item that runs was begun, as far as is known.
@@ -51,6 +57,23 @@ pub(super) struct Seat<T, R> {
     looked: Instant,
     resident: u64,
     fruitless: u32,
+}
+
+/// An attempt that has items in the batch.
+struct Part<T> {
+    attempt: Attempt<T>,
+    /// The number of its first item, and how many there are.
+    first: usize,
+    count: usize,
+    /// When that was begun, once an answer has come.
+    began: Option<Instant>,
+}
+
+/// An item of the batch: whose it is, and its place there.
+#[derive(Clone, Copy)]
+struct Item {
+    part: u32,
+    place: u32,
 }
 
 impl<T, R> Seat<T, R>
@@ -65,8 +88,10 @@ where
             slot,
             link: None,
             batch: Batch::new(),
+            parts: Vec::new(),
             items: Vec::new(),
             done: Vec::with_capacity(MOST),
+            places: Vec::new(),
             held: now,
             running_since: now,
             scratch: Vec::new(),
@@ -91,6 +116,7 @@ where
     fn take(&mut self) -> bool {
         self.batch.clear();
         self.items.clear();
+        self.parts.clear();
         let pool = self.pool.clone();
         let mut state = pool.lock();
         while state.queue.is_empty() {
@@ -108,28 +134,72 @@ where
             state.idle -= 1;
         }
         let want = pool.isolation.batch.map_or_else(|| chunk(self.each), |batch| (batch as usize).clamp(1, MOST));
-        // Never more than a fair share: the last items of a job are for all children.
-        let share = if pool.isolation.batch.is_some() { want } else { want.min(state.queue.len().div_ceil(pool.size)) };
-        let count = share.min(self.rest()).max(1).min(state.queue.len());
-        let mut taken = state.queue.drain(..count).collect::<Vec<_>>().into_iter();
+        // Never more than a fair share: the last attempts of a job are for all children.
+        let fair = if pool.isolation.batch.is_some() { MOST } else { state.queue.len().div_ceil(pool.size) };
+        let room = self.rest().clamp(1, MOST);
+        let mut taken = Vec::with_capacity(want.min(fair).min(state.queue.len()));
+        let mut count = 0;
+        while taken.len() < fair
+            && let Some(next) = state.queue.front()
+        {
+            let items = (pool.items.count)(&next.payload);
+            if !taken.is_empty() && count + items > want.min(room) {
+                break;
+            }
+            count += items;
+            taken.extend(state.queue.pop_front());
+        }
         let stopped = state.stop.is_some();
         drop(state);
-        while self.batch.len() < BATCH_BYTES
+        let most = if pool.isolation.batch.is_some() { want.min(room) } else { room };
+        let (mut taken, mut rest) = (taken.into_iter(), None);
+        while rest.is_none()
             && let Some(attempt) = taken.next()
         {
             if stopped || pool.called_off.is_some_and(|called_off| called_off(&attempt.payload)) {
-                self.finish(attempt, Outcome::Cancelled);
-                continue;
-            }
-            match (self.pool.give)(&mut self.batch, &attempt.payload) {
-                Ok(()) => self.items.push(Some(attempt)),
-                Err(error) => self.finish(attempt, Outcome::Failed(error)),
+                self.finish(attempt, &Outcome::Cancelled);
+            } else {
+                rest = self.pack(attempt, most);
             }
         }
-        if taken.len() > 0 {
-            pool.put_back(taken);
+        if rest.is_some() || taken.len() > 0 {
+            pool.put_back(rest.into_iter().chain(taken));
         }
         true
+    }
+
+    /// Puts the items of an attempt into the batch, as long as it has fewer than `most`; what is left over comes back.
+    fn pack(&mut self, mut attempt: Attempt<T>, most: usize) -> Option<Attempt<T>> {
+        let pool = self.pool.clone();
+        let (part, first) = (self.parts.len() as u32, self.items.len());
+        let mut rest = None;
+        for place in 0..(pool.items.count)(&attempt.payload) {
+            if self.items.len() >= most || self.batch.len() >= BATCH_BYTES {
+                if place == 0 {
+                    return Some(attempt);
+                }
+                let (behind, ends) = pool.split(&mut attempt, place);
+                rest = Some(behind);
+                if !matches!(ends, Ends::Open) {
+                    return rest;
+                }
+                break;
+            }
+            match (pool.items.give)(&attempt.payload, place, &mut self.batch) {
+                Ok(true) => self.items.push(Some(Item { part, place: place as u32 })),
+                Ok(false) => {}
+                Err(error) => match (pool.items.end)(&mut attempt.payload, place, Said::Nothing(Outcome::Failed(error))) {
+                    Ends::Open => {}
+                    Ends::Part => return None,
+                    Ends::All(outcome) => {
+                        self.report(attempt.unstarted(outcome));
+                        return None;
+                    }
+                },
+            }
+        }
+        self.parts.push(Some(Part { attempt, first, count: self.items.len() - first, began: None }));
+        rest
     }
 
     /// How many more tasks the child may be given.
@@ -188,7 +258,7 @@ where
     /// Sends the batch and takes its answers until it is done. `Err` when the child has to be buried: why it was killed, or nothing if it ended by itself.
     fn exchange(&mut self, link: &mut Link) -> Result<(), Option<Why>> {
         let sent = self.pool.clock.now();
-        let all = self.items.len();
+        let (all, attempts) = (self.items.len(), self.parts.len());
         let mut progress = Progress::new(sent);
         let mut mark = sent;
         self.running_since = sent;
@@ -213,7 +283,7 @@ where
                 let mean = now.saturating_duration_since(sent).as_nanos().max(1) as f64 / all as f64;
                 // Quick to believe in longer items, slower to believe in shorter ones: a batch that is too long holds up those behind.
                 self.each = if mean > self.each { mean } else { self.each * 0.5 + mean * 0.5 };
-                self.pool.hold(self.each);
+                self.pool.hold(self.each * all as f64 / attempts as f64);
                 return Ok(());
             }
             if news.ended {
@@ -231,7 +301,8 @@ where
             // Not before the first one has been begun, for that one stays here, with its limit.
             if running >= STUCK && link.begun() > 0 && self.items.len() > progress.item() + 1 {
                 let begun = link.take_back().min(self.items.len());
-                self.pool.put_back(self.items.drain(begun..).flatten());
+                let behind = self.unload(begun);
+                self.pool.put_back(behind.into_iter());
                 self.each = self.each.max(running.as_nanos() as f64);
             }
         }
@@ -249,7 +320,35 @@ where
     }
 
     fn limit(&self, item: usize) -> Option<Duration> {
-        self.items.get(item)?.as_ref()?.task.limit()
+        self.attempt(item)?.task.limit()
+    }
+
+    /// The attempt that an item belongs to, unless the item has its outcome.
+    fn attempt(&self, item: usize) -> Option<&Attempt<T>> {
+        let item = (*self.items.get(item)?)?;
+        self.parts.get(item.part as usize)?.as_ref().map(|part| &part.attempt)
+    }
+
+    /// Takes the items from this one on out of the batch: the attempts, or their parts, that are left.
+    fn unload(&mut self, from: usize) -> Vec<Attempt<T>> {
+        let mut back = Vec::new();
+        for item in self.items.drain(from..).flatten() {
+            let held = &mut self.parts[item.part as usize];
+            let Some(part) = held else { continue };
+            if part.first >= from {
+                back.extend(held.take().map(|part| part.attempt));
+            } else if part.first + part.count > from {
+                part.count = from - part.first;
+                let (behind, ends) = self.pool.split(&mut part.attempt, item.place as usize);
+                back.push(behind);
+                if !matches!(ends, Ends::Open)
+                    && let Some(part) = held.take()
+                {
+                    discard(part.attempt.payload);
+                }
+            }
+        }
+        back
     }
 
     /// Whether the child has passed a limit.
@@ -260,7 +359,7 @@ where
             return Some(Why::Late(limit));
         }
         if let Some(called_off) = self.pool.called_off
-            && self.items.get(progress.item()).and_then(Option::as_ref).is_some_and(|attempt| called_off(&attempt.payload))
+            && self.attempt(progress.item()).is_some_and(|attempt| called_off(&attempt.payload))
         {
             return Some(Why::CalledOff);
         }
@@ -274,26 +373,37 @@ where
     /// Takes the answers that are there; whether the batch is done.
     fn collect(&mut self, link: &mut Link, mark: &mut Instant, now: Instant) -> Result<bool, &'static str> {
         let first = self.done.len();
-        let (items, done, slot, take) = (&mut self.items, &mut self.done, self.slot, self.pool.take);
-        let ended = link.receive(&mut self.scratch, |answer| {
-            let (item, outcome) = wire::item(answer).ok_or("its answer is torn")?;
-            let attempt = items.get_mut(item).and_then(Option::take).ok_or("it answered what it was not asked")?;
-            done.push(finished(attempt, take(outcome), slot, now.into()));
+        self.places.clear();
+        let Self { items, parts, done, places, slot, pool, scratch, .. } = self;
+        let mut answers = 0_u32;
+        let ended = link.receive(scratch, |answer| {
+            let (item, answer) = wire::item(answer).ok_or("its answer is torn")?;
+            let unasked = "it answered what it was not asked";
+            let item = items.get_mut(item).and_then(Option::take).ok_or(unasked)?;
+            let held = parts.get_mut(item.part as usize).ok_or(unasked)?;
+            let part = held.as_mut().ok_or(unasked)?;
+            answers += 1;
+            part.began.get_or_insert(*mark);
+            let ends = (pool.items.end)(&mut part.attempt.payload, item.place as usize, Said::Answer(answer));
+            if let Some((part, outcome)) = resolve(held, ends) {
+                places.push((answers, part.count as u32));
+                done.push(finished(part.attempt, outcome, *slot, part.began.unwrap_or(*mark).into(), now.into()));
+            }
             Ok(())
         });
-        let fresh = &mut self.done[first..];
-        if !fresh.is_empty() {
+        if answers > 0 {
             if first == 0 {
                 self.held = now;
             }
             // Which of them took how long is not known: they share the time since the last answers.
-            let count = fresh.len() as u32;
-            let mean = now.saturating_duration_since(*mark) / count;
-            let cpu = link.cpu_of_each(count);
-            for (nth, finished) in (0_u32..).zip(fresh) {
-                finished.started = Stamp::from(*mark) + mean * nth;
-                finished.ended = finished.started + mean;
-                finished.cpu = cpu.map(Into::into);
+            let mean = now.saturating_duration_since(*mark) / answers;
+            let cpu = link.cpu_of_each(answers);
+            for (finished, &(last, count)) in self.done[first..].iter_mut().zip(&self.places) {
+                finished.ended = Stamp::from(*mark) + mean * last;
+                if count == 1 {
+                    finished.started = Stamp::from(*mark) + mean * (last - 1);
+                }
+                finished.cpu = cpu.map(|cpu| (cpu * count).into());
             }
             *mark = now;
         }
@@ -310,25 +420,27 @@ where
         let end = link.end();
         let now = self.pool.clock.now();
         let why = why.or_else(|| last_words.ok().flatten().map(|text| Why::Broken(text.to_owned())));
-        let back: Vec<_> = self.items.drain(begun..).flatten().collect();
+        let back = self.unload(begun);
         self.fruitless = if begun == 0 { self.fruitless + 1 } else { 0 };
-        for attempt in std::mem::take(&mut self.items).into_iter().flatten() {
+        for item in std::mem::take(&mut self.items).into_iter().flatten() {
             let outcome = match &end {
                 Ok(end) => blame(why.as_ref(), end),
                 Err(error) => Outcome::Lost(format!("its child process cannot be waited for: {error}")),
             };
-            let mut finished = finished(attempt, outcome, self.slot, now.into());
-            finished.started = self.running_since.min(now).into();
-            self.done.push(finished);
+            let held = &mut self.parts[item.part as usize];
+            let Some(part) = held else { continue };
+            let ends = (self.pool.items.end)(&mut part.attempt.payload, item.place as usize, Said::Nothing(outcome));
+            if let Some((part, outcome)) = resolve(held, ends) {
+                let started = part.began.unwrap_or(self.running_since).min(now);
+                self.done.push(finished(part.attempt, outcome, self.slot, started.into(), now.into()));
+            }
         }
         if self.fruitless >= FRUITLESS {
             self.fruitless = 0;
             let told = end.map_or_else(|error| error.to_string(), |end| end.status.exit.to_string());
+            let lost = format!("{FRUITLESS} child processes in a row ended before they began it, the last one with {told}");
             for attempt in back {
-                self.finish(
-                    attempt,
-                    Outcome::Lost(format!("{FRUITLESS} child processes in a row ended before they began it, the last one with {told}")),
-                );
+                self.finish(attempt, &Outcome::Lost(lost.clone()));
             }
         } else {
             self.pool.put_back(back.into_iter());
@@ -338,19 +450,25 @@ where
 
     /// No child could be had.
     fn fail(&mut self, error: &TaskError) {
-        for attempt in std::mem::take(&mut self.items).into_iter().flatten() {
-            self.finish(attempt, if error.kind() == "cancelled" { Outcome::Cancelled } else { Outcome::Failed(error.clone()) });
+        let outcome = if error.kind() == "cancelled" { Outcome::Cancelled } else { Outcome::Failed(error.clone()) };
+        for part in std::mem::take(&mut self.parts).into_iter().flatten() {
+            self.finish(part.attempt, &outcome);
         }
         self.flush();
     }
 
-    /// An attempt that no child has begun.
-    fn finish(&mut self, attempt: Attempt<T>, outcome: Outcome<R>) {
+    /// An attempt, or what is left of it, that no child has begun.
+    fn finish(&mut self, attempt: Attempt<T>, outcome: &Outcome<Infallible>) {
+        if let Some(finished) = self.pool.unstarted(attempt, outcome) {
+            self.report(finished);
+        }
+    }
+
+    fn report(&mut self, finished: Finished<T, R>) {
         if self.done.is_empty() {
             self.held = self.pool.clock.now();
         }
-        let (slot, at) = (attempt.task.slot, attempt.task.admitted);
-        self.done.push(finished(attempt, outcome, slot, at));
+        self.done.push(finished);
     }
 
     fn held_long(&self, now: Instant) -> bool {
@@ -362,14 +480,33 @@ where
     }
 }
 
-/// An attempt that ran until now. Its payload goes here: a drop that panics is nobody else's business.
-fn finished<T, R>(attempt: Attempt<T>, outcome: Outcome<R>, slot: u32, now: Stamp) -> Finished<T, R> {
+/// What the end of an item makes of its attempt, which is gone if all of it has ended: the outcome, if that is here.
+fn resolve<T, R>(held: &mut Option<Part<T>>, ends: Ends<R>) -> Option<(Part<T>, Outcome<R>)> {
+    if matches!(ends, Ends::Open) {
+        return None;
+    }
+    let part = held.take()?;
+    match ends {
+        Ends::All(outcome) => Some((part, outcome)),
+        Ends::Open | Ends::Part => {
+            discard(part.attempt.payload);
+            None
+        }
+    }
+}
+
+fn finished<T, R>(attempt: Attempt<T>, outcome: Outcome<R>, slot: u32, started: Stamp, ended: Stamp) -> Finished<T, R> {
     let Attempt { task, payload } = attempt;
+    discard(payload);
+    Finished { slot, task, outcome, started, ended, cpu: None }
+}
+
+/// A drop that panics is nobody else's business.
+pub(super) fn discard<T>(payload: T) {
     let _: Outcome<()> = caught(|| {
         drop(payload);
         Outcome::Cancelled
     });
-    Finished { slot, task, outcome, started: now, ended: now, cpu: None }
 }
 
 fn broken(error: &io::Error) -> Why {

@@ -1,0 +1,154 @@
+//! What comes into queues and goes out of them: measured over a window, from the workers that answer. What cannot be known is said to be unknown.
+//!
+//! A worker of longshore says how many messages of each queue it has ended. The sum of all workers of a queue is what went out; that, and how much more
+//! lies there than before, is what came in. A worker that does not say it (Celery's), or none at all while something is held, makes both unknown.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use longshore_brokers::QueueState;
+use longshore_celery::{Value, control::Request};
+
+use crate::queue::{Fault, Place, remote::ask};
+
+/// What is known of a queue's traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Flow {
+    /// Messages a second.
+    pub(super) incoming: Option<f64>,
+    /// Messages a second that have come to their end.
+    pub(super) outgoing: Option<f64>,
+    /// Workers that serve it, and answer.
+    pub(super) workers: Option<usize>,
+}
+
+/// The traffic of queues by name.
+#[derive(Debug, Default)]
+pub(super) struct Flows {
+    /// How long it was measured.
+    pub(super) window: Duration,
+    queues: BTreeMap<String, Flow>,
+}
+
+impl Flows {
+    pub(super) fn of(&self, queue: &str) -> Flow {
+        self.queues.get(queue).copied().unwrap_or_default()
+    }
+}
+
+/// One look at everything.
+#[derive(Debug)]
+struct Sample {
+    at: Instant,
+    states: Vec<QueueState>,
+    /// What each worker has ended by queue; `None` for one that does not count so.
+    ended: BTreeMap<String, Option<BTreeMap<String, u64>>>,
+}
+
+/// The states of queues as they are after the window, and what came and went in it.
+pub(super) async fn measure(place: &Place, names: &[Arc<str>], window: Duration) -> Result<(Vec<QueueState>, Flows), Fault> {
+    let broker = place.broker();
+    let at = Instant::now();
+    let states = broker.queues(names).await?;
+    if window.is_zero() {
+        return Ok((states, Flows::default()));
+    }
+    // Who is there is found out while it is measured.
+    let (stats, queues) = tokio::join!(ask(broker, Request::new("stats"), window), ask(broker, Request::new("active_queues"), window));
+    let (stats, queues) = (stats?, queues?);
+    let before = Sample { at, states, ended: ended(&stats) };
+    let at = Instant::now();
+    let states = broker.queues(names).await?;
+    let nodes: Vec<String> = before.ended.keys().cloned().collect();
+    let stats = if nodes.is_empty() { Vec::new() } else { ask(broker, Request::new("stats").to(nodes), window).await? };
+    let after = Sample { at, states, ended: ended(&stats) };
+    let served = serving(&queues);
+    let flows = after.states.iter().map(|state| (state.name.clone(), flow(&state.name, &before, &after, &served))).collect();
+    Ok((after.states, Flows { window: after.at - before.at, queues: flows }))
+}
+
+fn ended(stats: &[(String, Value)]) -> BTreeMap<String, Option<BTreeMap<String, u64>>> {
+    let counts = |value: &Value| {
+        let counts = value.get("queues")?.as_map()?;
+        Some(counts.iter().filter_map(|(queue, count)| Some((queue.to_owned(), u64::try_from(count.as_i64()?).ok()?))).collect())
+    };
+    stats.iter().map(|(node, value)| (node.clone(), counts(value))).collect()
+}
+
+/// Which queues each worker serves.
+fn serving(replies: &[(String, Value)]) -> BTreeMap<String, Vec<String>> {
+    let names = |value: &Value| {
+        let queues = value.as_list().unwrap_or_default();
+        queues.iter().filter_map(|queue| Some(queue.get("name")?.as_str()?.to_owned())).collect()
+    };
+    replies.iter().map(|(node, value)| (node.clone(), names(value))).collect()
+}
+
+fn flow(queue: &str, before: &Sample, after: &Sample, served: &BTreeMap<String, Vec<String>>) -> Flow {
+    let seconds = (after.at - before.at).as_secs_f64();
+    let nodes: Vec<&String> = served.iter().filter(|(_, queues)| queues.iter().any(|name| name == queue)).map(|(node, _)| node).collect();
+    let state = |sample: &Sample| sample.states.iter().find(|state| state.name == queue).cloned().unwrap_or_default();
+    let (was, is) = (state(before), state(after));
+    // Who serves it and does not answer may have ended something.
+    let unseen = nodes.is_empty() && (was.held > 0 || is.held > 0);
+    let count = |sample: &Sample, node: &String| Some(sample.ended.get(node)?.as_ref()?.get(queue).copied().unwrap_or(0));
+    let ended = |node: &&String| Some(count(after, node)?.checked_sub(count(before, node)?)?);
+    let out = if unseen { None } else { nodes.iter().map(ended).sum::<Option<u64>>() };
+    let depth = |state: &QueueState| (state.waiting + state.held + state.later) as f64;
+    Flow {
+        incoming: out.map(|out| ((out as f64 + depth(&is) - depth(&was)) / seconds).max(0.0)),
+        outgoing: out.map(|out| out as f64 / seconds),
+        workers: Some(nodes.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(at: Instant, waiting: u64, held: u64, ended: &[(&str, Option<u64>)]) -> Sample {
+        let counts = |count: &Option<u64>| count.map(|count| BTreeMap::from([("q".to_owned(), count)]));
+        Sample {
+            at,
+            states: vec![QueueState { name: "q".to_owned(), waiting, held, ..QueueState::default() }],
+            ended: ended.iter().map(|(node, count)| ((*node).to_owned(), counts(count))).collect(),
+        }
+    }
+
+    #[test]
+    fn what_came_in_is_what_went_out_and_what_lies_there_beyond() {
+        let (then, window) = (Instant::now(), Duration::from_secs(2));
+        let now = then + window;
+        let serve = |nodes: &[&str]| nodes.iter().map(|node| ((*node).to_owned(), vec!["q".to_owned()])).collect::<BTreeMap<_, _>>();
+        let (two, none) = (serve(&["a", "b"]), serve(&[]));
+        let flow = |before: &Sample, after: &Sample, served| {
+            let flow = flow("q", before, after, served);
+            (flow.incoming, flow.outgoing, flow.workers)
+        };
+        let before = sample(then, 10, 5, &[("a", Some(100)), ("b", Some(0))]);
+        let after = sample(now, 14, 5, &[("a", Some(108)), ("b", Some(2))]);
+        assert_eq!(flow(&before, &after, &two), (Some(7.0), Some(5.0), Some(2)));
+        // One that does not count, and one that has begun anew.
+        let after = sample(now, 14, 5, &[("a", Some(108)), ("b", None)]);
+        assert_eq!(flow(&before, &after, &two), (None, None, Some(2)));
+        let after = sample(now, 14, 5, &[("a", Some(3)), ("b", Some(2))]);
+        assert_eq!(flow(&before, &after, &two), (None, None, Some(2)));
+        // Nobody answers: somebody holds something, or nobody does.
+        assert_eq!(flow(&before, &after, &none), (None, None, Some(0)));
+        let (before, after) = (sample(then, 10, 0, &[]), sample(now, 14, 0, &[]));
+        assert_eq!(flow(&before, &after, &none), (Some(2.0), Some(0.0), Some(0)));
+    }
+
+    #[test]
+    fn replies_are_read_as_far_as_they_can_be() {
+        let value = |json: &str| Value::parse(json.as_bytes(), 16).unwrap();
+        let stats = vec![("a".to_owned(), value(r#"{"queues": {"q": 3}}"#)), ("celery".to_owned(), value(r#"{"total": {}}"#))];
+        let ended = ended(&stats);
+        assert_eq!((ended["a"].as_ref().unwrap()["q"], &ended["celery"]), (3, &None));
+        let replies = vec![("a".to_owned(), value(r#"[{"name": "q"}, {"name": "r"}]"#)), ("b".to_owned(), value("null"))];
+        assert_eq!(serving(&replies)["a"], ["q", "r"]);
+    }
+}

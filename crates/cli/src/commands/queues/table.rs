@@ -1,0 +1,74 @@
+//! Queues for people, and for programs.
+
+use std::{io::Write, time::SystemTime};
+
+use longshore_brokers::QueueState;
+use serde_json::{Value as Json, json};
+
+use super::flow::Flows;
+use crate::{
+    queue::show::{clock, plain, time},
+    units::{show_count, show_duration},
+};
+
+/// What nobody knows.
+const UNKNOWN: &str = "–";
+/// A pause that is older is told with its day.
+const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+pub(super) fn json(state: &QueueState, flows: &Flows) -> Json {
+    let flow = flows.of(&state.name);
+    json!({
+        "queue": state.name,
+        "waiting": state.waiting,
+        "held": state.held,
+        "later": state.later,
+        "dead": state.dead,
+        "oldest_seconds": state.oldest.map(|age| age.as_secs_f64()),
+        "in_per_second": flow.incoming,
+        "out_per_second": flow.outgoing,
+        "workers": flow.workers,
+        "window_seconds": flows.window.as_secs_f64(),
+        "paused_by": state.paused,
+        "paused_since": state.paused_since.map(time),
+    })
+}
+
+pub(super) fn write(states: &[QueueState], flows: &Flows, out: &mut dyn Write) -> std::io::Result<()> {
+    if states.is_empty() {
+        return writeln!(out, "no queues yet: a task that is sent makes one");
+    }
+    let wide = states.iter().map(|state| state.name.chars().count()).max().unwrap_or(0).max(5);
+    writeln!(
+        out,
+        "{:<wide$}  {:>9} {:>7} {:>7} {:>6} {:>8} {:>8} {:>8} {:>8}  STATE",
+        "QUEUE", "WAITING", "HELD", "LATER", "DEAD", "OLDEST", "IN/s", "OUT/s", "WORKERS"
+    )?;
+    for state in states {
+        let oldest = state.oldest.map_or_else(|| UNKNOWN.to_owned(), show_duration);
+        let [waiting, held, later, dead] = [state.waiting, state.held, state.later, state.dead].map(show_count);
+        let flow = flows.of(&state.name);
+        let rate = |rate: Option<f64>| rate.map_or_else(|| UNKNOWN.to_owned(), |rate| format!("{rate:.1}"));
+        let workers = flow.workers.map_or_else(|| UNKNOWN.to_owned(), |count| count.to_string());
+        writeln!(
+            out,
+            "{:<wide$}  {waiting:>9} {held:>7} {later:>7} {dead:>6} {oldest:>8} {:>8} {:>8} {workers:>8}  {}",
+            plain(&state.name),
+            rate(flow.incoming),
+            rate(flow.outgoing),
+            standing(state, SystemTime::now())
+        )?;
+    }
+    Ok(())
+}
+
+/// `running`, or `paused by ops@laptop 12:00:41`.
+pub(super) fn standing(state: &QueueState, now: SystemTime) -> String {
+    let Some(by) = &state.paused else { return "running".to_owned() };
+    let since = match state.paused_since {
+        None => String::new(),
+        Some(since) if now.duration_since(since).unwrap_or_default() < DAY => format!(" {}", clock(since)),
+        Some(since) => format!(" {}", time(since)),
+    };
+    format!("paused by {}{since}", plain(by))
+}
