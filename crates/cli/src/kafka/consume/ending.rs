@@ -112,6 +112,9 @@ impl Ended<'_> {
             let errors = self.by_error.iter().take(6).map(|(kind, number)| format!("{} {kind}", count(*number)));
             lines.push(format!("   failed by error:  {}", errors.collect::<Vec<_>>().join("   ")));
         }
+        if let Some(error) = summary.error.as_ref().filter(|_| self.code() != 6) {
+            lines.push(format!("   {error}"));
+        }
         lines.join("\n") + "\n"
     }
 
