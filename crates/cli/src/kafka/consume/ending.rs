@@ -71,7 +71,9 @@ impl Ended<'_> {
         let Watched { summary, wall, signal, last, most_active } = &self.watched;
         let counts = &summary.counts;
         let name = self.args.topics.join(" ");
-        let records = many(usize::try_from(counts.done).unwrap_or(usize::MAX), "record", "records");
+        // What failed for good is done as well, but that is said apart.
+        let well = counts.done.saturating_sub(counts.dead + counts.skipped);
+        let records = many(usize::try_from(well).unwrap_or(usize::MAX), "record", "records");
         let stopped = if signal.is_some() { "stopped: " } else { "" };
         let mut lines = vec![format!(" {name}  {stopped}{records} done in {}   {}", precise(*wall), text::rate(self.rate()))];
         let (closings, closed) = self.closings();
