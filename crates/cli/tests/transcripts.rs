@@ -5,6 +5,9 @@
 //! `sh` (lines with `> ` go on with it), and the lines below are what it must print, to stdout and stderr together. `[..]` stands for
 //! anything within a line, a line `...` for any number of lines; `[exit N]` follows when the command ends with anything but 0.
 //!
+//! A file that mentions `$RUN` is about Kafka: it needs that feature, and finds a broker in `LONGSHORE_KAFKA`; `$RUN` is a word that no other run has,
+//! for the names of topics.
+//!
 //! `LONGSHORE_BLESS=1` writes what was printed into the files, `LONGSHORE_CASES=jobs,config` runs only those.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -48,6 +51,8 @@ struct Place {
     dir: tempfile::TempDir,
     state: tempfile::TempDir,
     server: Option<server::Server>,
+    /// Kafka's address, and the word of this run.
+    kafka: Option<(String, String)>,
 }
 
 impl Place {
@@ -63,6 +68,9 @@ impl Place {
         child.env("LC_ALL", "C.UTF-8");
         if let Some(server) = &self.server {
             child.env("SERVER", server.url()).env("SERVER_PORT", server.port().to_string());
+        }
+        if let Some((address, run)) = &self.kafka {
+            child.env("LONGSHORE_KAFKA", address).env("RUN", run);
         }
         child.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
         let mut running = child.spawn().unwrap();
@@ -86,6 +94,9 @@ impl Place {
         if let Some(server) = &self.server {
             text = text.replace(&server.url(), "$SERVER").replace(&format!(":{}", server.port()), ":$SERVER_PORT");
         }
+        if let Some((address, run)) = &self.kafka {
+            text = text.replace(run, "$RUN").replace(address, "$KAFKA");
+        }
         text = text.replace(&*self.dir.path().to_string_lossy(), "$DIR").replace(&*self.state.path().to_string_lossy(), "$STATE");
         match status.code() {
             Some(0) => {}
@@ -99,7 +110,12 @@ impl Place {
 /// Runs one file. The error says what differs.
 fn transcript(path: &Path) -> Result<(), String> {
     let text = fs::read_to_string(path).unwrap();
+    let kafka = if text.contains("$RUN") { Some(kafka()) } else { None };
+    if let Some(None) = kafka {
+        return Ok(());
+    }
     let place = Place {
+        kafka: kafka.flatten(),
         dir: tempfile::tempdir().unwrap(),
         state: tempfile::tempdir().unwrap(),
         server: text.contains("$SERVER").then(server::Server::start),
@@ -157,6 +173,17 @@ fn transcript(path: &Path) -> Result<(), String> {
         return Ok(());
     }
     Err(differences)
+}
+
+/// Where Kafka is, if this build knows it.
+#[cfg(feature = "kafka")]
+fn kafka() -> Option<(String, String)> {
+    Some((longshore_testkit::kafka::shared()?, longshore_testkit::kafka::name("run")))
+}
+
+#[cfg(not(feature = "kafka"))]
+fn kafka() -> Option<(String, String)> {
+    None
 }
 
 /// The lines up to the end of a block, and not those behind it.

@@ -21,7 +21,7 @@ use rdkafka::{
 
 use super::{
     Settings,
-    heard::{Heard, plain},
+    heard::{Heard, patiently, plain},
 };
 use crate::broker::BrokerError;
 
@@ -124,13 +124,17 @@ impl Probe {
         Ok(Self { client, heard })
     }
 
-    /// What the log says is only heard by whoever polls.
-    fn explain(&self, error: &KafkaError, doing: &str) -> BrokerError {
+    /// What the log says is only heard by whoever polls. Bounded, because it may say something all the time.
+    fn hear(&self) {
         for _ in 0..20 {
             if self.client.poll(Duration::from_millis(1)).is_none() && self.heard.last().is_some() {
                 break;
             }
         }
+    }
+
+    fn explain(&self, error: &KafkaError, doing: &str) -> BrokerError {
+        self.hear();
         self.heard.explain(error, doing)
     }
 }
@@ -339,7 +343,9 @@ impl Admin {
     }
 
     fn metadata(&self, topic: Option<&str>, doing: &str) -> Result<rdkafka::metadata::Metadata, BrokerError> {
-        self.probe.client.fetch_metadata(topic, self.patience).map_err(|error| self.probe.explain(&error, doing))
+        let Probe { client, heard } = &self.probe;
+        let answer = patiently(heard, self.patience, |slice| client.fetch_metadata(topic, slice), || self.probe.hear());
+        answer.map_err(|error| heard.explain(&error, doing))
     }
 }
 

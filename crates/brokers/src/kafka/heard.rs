@@ -1,6 +1,12 @@
 //! What the client complains of, and its errors in plain words.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use longshore_core::ErrorKind;
 use rdkafka::{
@@ -17,6 +23,7 @@ use crate::broker::BrokerError;
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     last: Mutex<Option<String>>,
+    down: AtomicBool,
 }
 
 impl Heard {
@@ -24,12 +31,20 @@ impl Heard {
     pub(crate) fn heard(&self, facility: &str, message: &str) {
         if matches!(facility, "FAIL" | "ERROR" | "SSL" | "SASL" | "CERTVERIFY") {
             let text = reason(message);
+            if text.contains("brokers are down") {
+                self.down.store(true, Ordering::Relaxed);
+            }
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
             // What a connection died of says more than that there is none any more.
             if !text.contains("brokers are down") || last.is_none() {
                 *last = Some(text);
             }
         }
+    }
+
+    /// Whether no broker could be reached at all.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
     }
 
     /// What was complained of last.
@@ -40,17 +55,7 @@ impl Heard {
     /// An error of an operation, with what was complained of where that tells more. `doing` says what could not be done: "create topic `x`".
     pub(crate) fn explain(&self, error: &KafkaError, doing: &str) -> BrokerError {
         let code = code_of(error);
-        let unreached = matches!(
-            code,
-            Some(
-                Code::BrokerTransportFailure
-                    | Code::AllBrokersDown
-                    | Code::OperationTimedOut
-                    | Code::MessageTimedOut
-                    | Code::Authentication
-                    | Code::Resolve
-            )
-        );
+        let unreached = is_unreached(code);
         let text = match (code, self.last()) {
             (Some(_), Some(last)) if unreached => last,
             (Some(code), _) => plain(code),
@@ -58,6 +63,49 @@ impl Heard {
         };
         BrokerError { kind: kind(code), message: format!("cannot {doing}: {text}") }
     }
+}
+
+/// Asks again and again within this time; who finds nobody there at all waits for [`AT_LEAST`] and no longer. `ask` is told how long to wait, `hear`
+/// takes in what the client complains of.
+pub(crate) fn patiently<T>(
+    heard: &Heard,
+    patience: Duration,
+    mut ask: impl FnMut(Duration) -> Result<T, KafkaError>,
+    hear: impl Fn(),
+) -> Result<T, KafkaError> {
+    let begun = Instant::now();
+    let mut slice = Duration::from_secs(1);
+    loop {
+        let left = patience.saturating_sub(begun.elapsed());
+        let error = match ask(slice.min(left).max(Duration::from_millis(1))) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        hear();
+        let waited = begun.elapsed();
+        if !is_unreached(code_of(&error)) || waited >= patience || (heard.is_down() && waited >= AT_LEAST) {
+            return Err(error);
+        }
+        slice *= 2;
+    }
+}
+
+/// A broker that is just being started is waited for so long.
+const AT_LEAST: Duration = Duration::from_secs(2);
+
+/// Nobody was there, or nobody answered.
+fn is_unreached(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::OperationTimedOut
+                | Code::MessageTimedOut
+                | Code::Authentication
+                | Code::Resolve
+        )
+    )
 }
 
 impl ClientContext for Heard {

@@ -14,7 +14,10 @@ use rdkafka::{
     producer::{BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
 };
 
-use super::{Settings, heard::Heard};
+use super::{
+    Settings,
+    heard::{Heard, patiently},
+};
 use crate::broker::BrokerError;
 
 /// Who has to have a record before it counts as delivered.
@@ -207,7 +210,9 @@ impl Producer {
     pub fn partitions(&self, topic: &str, patience: Duration) -> Result<usize, BrokerError> {
         let doing = format!("send to topic `{topic}`");
         let explain = |error: &KafkaError| self.heard.explain(error, &doing);
-        let metadata = self.client.client().fetch_metadata(Some(topic), patience).map_err(|error| explain(&error))?;
+        let ask = |slice| self.client.client().fetch_metadata(Some(topic), slice);
+        // Its complaints are heard by the client's own thread.
+        let metadata = patiently(&self.heard, patience, ask, || ()).map_err(|error| explain(&error))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.map(|found| (found.error(), found.partitions().len())) {
             Some((None, partitions)) if partitions > 0 => Ok(partitions),

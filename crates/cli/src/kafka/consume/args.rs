@@ -100,7 +100,7 @@ pub struct ConsumeArgs {
     /// Limit of one attempt [HTTP: 30s]
     #[arg(short = 't', long, value_name = "DUR", value_parser = units::duration, help_heading = "Failures")]
     pub timeout: Option<Duration>,
-    /// Where a record goes whose last attempt failed: a topic (made if it is missing), `skip`, or `stop` [TOPIC-dlt]
+    /// Where a record goes whose last attempt failed: a topic (made if it is missing), `skip`, or `stop` [TOPIC-dlt; where nothing can fail: none]
     #[arg(long, value_name = "TOPIC|skip|stop", value_parser = dead_letter, help_heading = "Failures")]
     pub dead_letter: Option<DeadLetter>,
     /// How long records in work may go on after Ctrl-C or SIGTERM
@@ -249,6 +249,11 @@ impl ConsumeArgs {
             .count()
     }
 
+    /// Whether a record can fail: printing and sleeping cannot, so that no topic is made for what fails.
+    fn can_fail(&self) -> bool {
+        self.whats() > 0 && self.sleep.is_none()
+    }
+
     /// The consumer that follows.
     pub fn consumer(&self, settings: Settings) -> Consumer {
         let mut consumer = Consumer::new(settings, self.group(), self.topics.iter().cloned())
@@ -259,7 +264,7 @@ impl ConsumeArgs {
             .resume_at(self.resume_at)
             .pause_interval(self.pause_interval)
             .retry(self.retry())
-            .dead_letter(self.dead_letter.clone().unwrap_or_default())
+            .dead_letter(self.dead_letter.clone().unwrap_or_else(|| if self.can_fail() { DeadLetter::default() } else { DeadLetter::Skip }))
             .commit_every(self.commit_every)
             .drain(self.drain)
             .grace(self.grace)

@@ -71,7 +71,9 @@ impl Ended<'_> {
         let Watched { summary, wall, signal, last, most_active } = &self.watched;
         let counts = &summary.counts;
         let name = self.args.topics.join(" ");
-        let records = many(usize::try_from(counts.done).unwrap_or(usize::MAX), "record", "records");
+        // What failed for good is done as well, but that is said apart.
+        let well = counts.done.saturating_sub(counts.dead + counts.skipped);
+        let records = many(usize::try_from(well).unwrap_or(usize::MAX), "record", "records");
         let stopped = if signal.is_some() { "stopped: " } else { "" };
         let mut lines = vec![format!(" {name}  {stopped}{records} done in {}   {}", precise(*wall), text::rate(self.rate()))];
         let (closings, closed) = self.closings();
@@ -111,6 +113,9 @@ impl Ended<'_> {
         if !self.by_error.is_empty() {
             let errors = self.by_error.iter().take(6).map(|(kind, number)| format!("{} {kind}", count(*number)));
             lines.push(format!("   failed by error:  {}", errors.collect::<Vec<_>>().join("   ")));
+        }
+        if let Some(error) = summary.error.as_ref().filter(|_| self.code() != 6) {
+            lines.push(format!("   {error}"));
         }
         lines.join("\n") + "\n"
     }

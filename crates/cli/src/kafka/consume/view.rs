@@ -63,8 +63,10 @@ impl Moment {
         };
         let indent = " ".repeat(columns(&head).min(room / 3));
         let mut lines = vec![fit(vec![format!("{head}{bar}{}", rest.join("  "))], room)];
-        let mut done =
-            vec![format!("{indent}{}", paint(color, GREEN, &format!("done {}", count(view.counts.done)))), text::rate(self.rate)];
+        let mut done = vec![
+            format!("{indent}{}", paint(color, GREEN, &format!("done {}", count(view.counts.done - self.failed().min(view.counts.done))))),
+            text::rate(self.rate),
+        ];
         if let Some(lag) = self.lag() {
             done.push(format!("lag {}", count(lag)));
         }
