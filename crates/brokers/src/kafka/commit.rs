@@ -136,8 +136,7 @@ impl Desk {
             let Some(seat) = seat.as_mut().filter(|seat| wanted(at) && seat.ledger.finished() != seat.commit.sent) else { continue };
             let commit = seat.ledger.commit();
             seat.commit.sent = seat.ledger.finished();
-            // What the broker does not take is left out; records beyond are then done again after a restart.
-            let metadata = if commit.metadata.len() <= self.most_characters { commit.metadata.as_str() } else { "" };
+            let metadata = commit.metadata.as_str();
             seat.commit.metadata = metadata.len();
             let mut element = list.add_partition(&seat.lease.topic, seat.lease.partition);
             if element.set_offset(Offset::Offset(commit.offset)).is_ok() && !metadata.is_empty() {
@@ -168,6 +167,7 @@ impl Desk {
         if refusal.code == Some(Code::OffsetMetadataTooLarge) {
             let longest = self.seats.iter().flatten().map(|seat| seat.commit.metadata).max().unwrap_or_default();
             self.most_characters = self.most_characters.min(longest / 2);
+            self.seats.iter_mut().flatten().for_each(|seat| seat.ledger.set_limit(self.most_characters));
         }
         self.counts.commits_failed += 1;
         self.refusals += 1;
