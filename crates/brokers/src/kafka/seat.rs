@@ -40,6 +40,8 @@ pub(super) struct Seat {
     pub(super) position: i64,
     /// A record that was read and may not be started yet.
     held: Option<(i64, Record)>,
+    /// What the ledger had finished when it refused that one: until more is, it need not be asked.
+    refused_at: u64,
     /// A key of which too many stand in line.
     hot: Option<NonZeroU32>,
     /// What may still be in work, oldest first.
@@ -96,6 +98,7 @@ impl Seat {
             names: Names::default(),
             own,
             held: None,
+            refused_at: 0,
             hot: None,
             batches: VecDeque::new(),
             high: None,
@@ -113,7 +116,8 @@ impl Seat {
             }
             self.hot = None;
         }
-        !self.leaving && (self.held.is_some() || self.nonempty.load(Ordering::Acquire))
+        let ready = if self.held.is_some() { self.ledger.finished() != self.refused_at } else { self.nonempty.load(Ordering::Acquire) };
+        !self.leaving && ready
     }
 
     /// Has it looked into at the next turn, whatever its queue has told.
@@ -121,8 +125,11 @@ impl Seat {
         self.nonempty.store(true, Ordering::Release);
     }
 
-    /// How many of its hot key's records must end before it goes on.
+    /// How many records, of its hot key or of any, must end before it goes on.
     pub(super) fn waits_for(&self, keys: &Keys, limits: &Limits) -> Option<usize> {
+        if self.held.is_some() && !self.leaving {
+            return Some(1);
+        }
         self.hot.map(|key| keys.in_flight(key).saturating_sub(limits.of_key_again()).max(1))
     }
 
@@ -131,6 +138,7 @@ impl Seat {
         if let Some((offset, record)) = self.held.take() {
             match self.ledger.take(offset) {
                 Taken::TooFar => {
+                    self.refused_at = self.ledger.finished();
                     self.held = Some((offset, record));
                     return;
                 }
@@ -177,6 +185,7 @@ impl Seat {
                     let mut alone = Gather::default();
                     copy(&message, &mut alone, &mut into.trouble);
                     self.held = Some((offset, alone.finish(&self.lease).record(0)));
+                    self.refused_at = self.ledger.finished();
                     into.read += 1;
                 }
                 Taken::Backwards => into.backwards = Some(offset),

@@ -58,7 +58,6 @@ fn a_thousand_keys_keep_their_order_while_many_more_run_than_there_are_partition
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let summary = runtime.block_on(async {
         let running = consumer.order(Order::Key).max_threads(200).until_end().start(handler).await.unwrap();
-        let handle = running.handle();
         let joined = tokio::time::timeout(Duration::from_secs(120), running.join()).await;
         joined.unwrap_or_else(|_| panic!("it does not end"))
     });
