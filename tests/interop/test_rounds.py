@@ -145,7 +145,7 @@ def test_kill_9_of_the_worker_loses_nothing_and_repeats_only_what_ran(own_lab, s
 
 @pytest.mark.limit(pick(90, 1800))
 def test_workers_that_are_killed_before_they_are_over_the_last_kill_lose_nothing_either(own_lab, store):
-    """What runs alone, as a suspect, and is killed with its worker thrice is buried: nobody can tell it from what kills its worker."""
+    """What a third worker is killed with, while it runs alone as a suspect or is about to, is buried: nobody can tell it from what kills its worker."""
     killer, rounds = Killer(own_lab, store), pick(8, 200)
     for pause in rounds_of(rounds):
         killer.strike(pause)
@@ -154,10 +154,10 @@ def test_workers_that_are_killed_before_they_are_over_the_last_kill_lose_nothing
     dead, ledgers = store.dead(), killer.ledgers
     assert all(letter["crashes"] == 3 for letter in dead)
     assert ledgers.outcomes == Counter(SUCCESS=ledgers.sent - len(dead), FAILURE=len(dead))
-    # Each of them was running when a worker was killed, at least twice, and never ended.
+    # Each of them was running, or about to, when its workers were killed.
     assert len(ledgers.failed) == len(dead)
     for tag in ledgers.failed:
-        assert len(ledgers.started[tag]) >= 2 and all(tag in killer.running[pid] for pid in ledgers.started[tag]), tag
+        assert all(tag in killer.running[pid] for pid in ledgers.started.get(tag, [])), tag
 
 
 @pytest.mark.limit(pick(90, 1800))
