@@ -152,6 +152,7 @@ fn the_attributes_are_the_policy() {
             time_limit: Some(seconds(60)),
             rate_limit: Some(Rate { count: 10.0, per: seconds(60), burst: 1 }),
             rate_scope: RateScope::Shared,
+            limit: None,
             acks: Acks::Early,
             acks_on_failure: false,
             ignore_result: true,

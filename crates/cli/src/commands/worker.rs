@@ -132,7 +132,8 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     log.end();
     match summary.error {
         None => Ok(0),
-        Some(message) => Err(Fault { code: 6, message }),
+        // A file that cannot be written is no broker that is away.
+        Some(message) => Err(Fault { code: if place.broker().url().starts_with("sqlite:") { 74 } else { 6 }, message }),
     }
 }
 
