@@ -46,7 +46,7 @@ impl Fault {
 }
 
 /// 74 where a store cannot be written (of what a client asks for, only a file fails so), else 6: out of reach, or it refuses us.
-fn code_of(error: &BrokerError) -> u8 {
+pub(crate) fn code_of(error: &BrokerError) -> u8 {
     if error.kind == ErrorKind::Fatal { 74 } else { 6 }
 }
 
@@ -99,6 +99,8 @@ pub struct Place {
     pub client: Client,
     /// JSON in place of tables.
     pub json: bool,
+    /// Nothing but results and errors.
+    pub quiet: bool,
     no_input: bool,
 }
 
@@ -110,7 +112,7 @@ impl Place {
     pub fn open(app: &App, config: &Config, global: &Global) -> Result<Self, Fault> {
         let (app, specs) = configured(app, config, global)?;
         let client = Client::of(&app)?;
-        Ok(Self { app, specs, client, json: global.json, no_input: global.no_input })
+        Ok(Self { app, specs, client, json: global.json, quiet: global.voice().level < 0, no_input: global.no_input })
     }
 
     /// Where tasks wait.

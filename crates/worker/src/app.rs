@@ -42,7 +42,8 @@ pub struct Settings {
     pub result_extended: bool,
     /// Whether workers take bodies in MessagePack too. What is sent is JSON all the same, unless a call asks for MessagePack.
     pub accept_msgpack: bool,
-    /// How the bodies of what is sent are compressed, unless a call says otherwise; not at all, where absent. Every worker unpacks them.
+    /// How the bodies of what is sent are compressed, unless a call says otherwise; not at all, where absent. Celery's workers unpack
+    /// zlib; for zstd they need a module of Python's.
     pub compression: Option<Compression>,
 }
 

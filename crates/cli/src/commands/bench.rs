@@ -128,7 +128,7 @@ fn write(row: &Row, was: Option<f64>, change: Option<baseline::Change>, json: bo
         }
         _ => String::new(),
     };
-    writeln!(out, "{:<44} {value:>12.2} {unit:<6}{compared}", what)
+    writeln!(out, "{}", format!("{what:<44} {value:>12.2} {unit:<6}{compared}").trim_end())
 }
 
 fn row(what: &'static str, value: f64, unit: &'static str) -> Row {

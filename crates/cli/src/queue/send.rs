@@ -44,7 +44,7 @@ pub struct SendArgs {
     /// Store no result
     #[arg(long)]
     pub ignore_result: bool,
-    /// Compress its arguments: zlib or zstd; every worker unpacks them
+    /// Compress its arguments: zlib, or zstd (a worker in Python needs a module for it)
     #[arg(long, value_name = "HOW", value_parser = ["zlib", "zstd"])]
     pub compress: Option<String>,
 }

@@ -168,7 +168,7 @@ async fn work(url: &str, early: bool, count: u64) -> Result<Instant, Fault> {
     worker.stopper().warm();
     match worker.join().await.error {
         None => Ok(began),
-        Some(message) => Err(Fault { code: 6, message }),
+        Some(message) => Err(Fault { code: if is_sqlite(url) { 74 } else { 6 }, message }),
     }
 }
 
