@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         Some("client") => client::run(&words.next().unwrap_or_default()),
         // What the tests may ask for.
         Some("can") => {
-            println!("worker client started control");
+            println!("worker client started control msgpack autoscale");
             ExitCode::SUCCESS
         }
         _ => longshore::main(&tasks::app()),
