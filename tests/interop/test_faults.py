@@ -252,6 +252,23 @@ def test_a_task_with_an_id_that_was_served_before_does_not_overwrite_its_result(
 
 
 @pytest.mark.ours
+def test_two_messages_of_one_id_both_end_and_a_revoked_one_does_not_come_back(lab):
+    path = lab.path()
+    for tag in ("one", "two"):
+        lab.marked.apply_async((path, tag, 0.2), task_id="twins")
+    assert lab.app.AsyncResult("twins").get(timeout=10) in ("one", "two")
+    assert lab.wait_empty() == {}
+    assert all(count == 1 for count in lab.starts(path).values()) and lab.app.AsyncResult("twins").state == "SUCCESS"
+    lab.app.control.revoke("gone")
+    time.sleep(0.3)
+    for _ in range(2):
+        lab.marked.apply_async((path, "gone"), task_id="gone")
+        assert eventually(lambda: lab.app.AsyncResult("gone").state == "REVOKED", 10)
+    assert lab.wait_empty() == {} and not lab.starts(path)["gone"]
+    lab.app.AsyncResult("twins").forget()
+
+
+@pytest.mark.ours
 @pytest.mark.long
 @pytest.mark.limit(120)
 def test_a_broker_where_nobody_answers_is_said_and_waited_for(own_lab):

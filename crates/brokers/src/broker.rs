@@ -52,7 +52,7 @@ pub struct Claimed {
     pub queue: Arc<str>,
     /// The message, as it stood in the queue.
     pub raw: Vec<u8>,
-    /// How many workers died while it ran (or may have run) with them. From 1 it is a suspect, which runs alone and is [accused](Consumer::accuse) first.
+    /// How many workers died while it ran (or may have run) with them. From 1 it is a suspect, which starts alone and is [accused](Consumer::accuse) first.
     pub crashes: u32,
     /// Whether it was lent before.
     pub redelivered: bool,
@@ -308,11 +308,12 @@ pub trait Consumer: Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Records that a suspect is about to start: should this worker die now, it is this one whose crashes count goes up.
+    /// Records the suspects that run, one that is about to start among them: should this worker die now, it is these whose crashes count goes up. Whoever was
+    /// accused before and is not any more has ended.
     ///
     /// # Errors
     /// Nothing more can come of this consumer.
-    fn accuse(&self, receipt: Receipt) -> BoxFuture<'_, Result<(), BrokerError>>;
+    fn accuse<'a>(&'a self, running: &'a [Receipt]) -> BoxFuture<'a, Result<(), BrokerError>>;
 
     /// Takes another queue into service, or (with `false`) one out of it.
     fn serve(&self, queue: &str, on: bool);

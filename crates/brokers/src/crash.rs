@@ -5,8 +5,8 @@
 pub const MOST_CRASHES: u32 = 3;
 
 /// How many workers have died, as far as a message that a dead worker held is to blame. The first crash makes a suspect of everything that the worker held,
-/// but for what it could not have begun (its ETA lay ahead). From then on only the accused one's count goes up, so that the innocent finish and the guilty
-/// is found.
+/// but for what it could not have begun (its ETA lay ahead). From then on only the count of those goes up that had been accused, so that the innocent finish and
+/// the guilty is found.
 pub fn after_crash(crashes: u32, accused: bool, lies_ahead: bool) -> u32 {
     let counts = if crashes == 0 { !lies_ahead } else { accused };
     crashes.saturating_add(counts.into())

@@ -1,7 +1,7 @@
 //! A worker: claims tasks from queues, runs them on its lanes, stores their results, acknowledges them, and answers remote control.
 //!
 //! Layout:
-//! - `intake.rs`: from the broker to the engine; `held.rs`: what waits for its time
+//! - `intake.rs`: from the broker to the engine; `held.rs`: what waits for its time; `suspects.rs`: what may have killed a worker
 //! - `handlers.rs`: what the lanes call; `process.rs`: the process lane; `work.rs`: a claimed task on its way
 //! - `verdict.rs`: how an attempt ended → what becomes of its task; `conclude.rs`: that, in Celery's words; `close.rs`: stores, sends, acknowledges
 //! - `sink.rs`: the engine's sink
@@ -21,6 +21,7 @@ mod process;
 mod revoked;
 mod shared;
 mod sink;
+mod suspects;
 mod verdict;
 mod work;
 

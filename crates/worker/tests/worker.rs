@@ -6,12 +6,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use longshore_brokers::{Broker, Doing, Key, Outgoing, ResultBackend, connect};
 use longshore_celery::{Encoding, Limits, Message, State, TaskResult, Value};
 use longshore_worker::{Acks, App, Call, Failure, Task, TaskContext, Worker, WorkerOptions, WorkerSummary};
+use tokio::sync::{Semaphore, mpsc};
 
 /// A broker and a worker of its own for each test.
 struct Bench {
@@ -311,6 +312,40 @@ async fn suspects_run_one_at_a_time_while_others_go_on() {
         assert_eq!(bench.result(&id).await.state, State::Success);
     }
     assert_eq!(most.load(Ordering::SeqCst), 1);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_suspect_that_takes_long_does_not_keep_the_others_waiting_but_who_is_blamed_twice_is_alone() {
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let gate = Arc::new(Semaphore::new(0));
+    let open = gate.clone();
+    let task = Task::future("suspect", move |context, _| {
+        let (started, gate) = (started.clone(), gate.clone());
+        async move {
+            let _ = started.send((context.id().to_owned(), Instant::now()));
+            gate.acquire().await.unwrap().forget();
+            Ok(Value::Null)
+        }
+    });
+    let bench = Bench::new("long-suspects", [task]).await;
+    let mut ids = Vec::new();
+    for crashes in [1, 1, 2, 1] {
+        ids.push(send_again(&bench, call("suspect", vec![]), crashes).await);
+    }
+    let (first, second) = (starts.recv().await.unwrap(), starts.recv().await.unwrap());
+    assert_eq!([&first.0, &second.0], [&ids[0], &ids[1]]);
+    assert!(second.1 - first.1 >= Duration::from_millis(990), "{:?}", second.1 - first.1);
+    assert!(tokio::time::timeout(Duration::from_millis(1200), starts.recv()).await.is_err(), "the third is alone");
+    open.add_permits(2);
+    assert_eq!(starts.recv().await.unwrap().0, ids[2]);
+    assert!(tokio::time::timeout(Duration::from_millis(1200), starts.recv()).await.is_err(), "beside it nobody starts");
+    open.add_permits(1);
+    assert_eq!(starts.recv().await.unwrap().0, ids[3]);
+    open.add_permits(1);
+    for id in ids {
+        assert_eq!(bench.result(&id).await.state, State::Success);
+    }
     bench.stop().await;
 }
 

@@ -102,9 +102,9 @@ impl Consumer for MemoryConsumer {
         ready(batch.iter().map(|finish| self.finish_one(finish)).collect())
     }
 
-    fn accuse(&self, receipt: Receipt) -> BoxFuture<'_, Result<(), BrokerError>> {
+    fn accuse<'a>(&'a self, running: &'a [Receipt]) -> BoxFuture<'a, Result<(), BrokerError>> {
         for (number, held) in self.memory.lock().held.iter_mut().filter(|(_, held)| held.owner == self.owner) {
-            held.accused = *number == receipt.0;
+            held.accused = running.contains(&Receipt(*number));
         }
         ready(())
     }

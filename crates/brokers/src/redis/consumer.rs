@@ -297,12 +297,12 @@ impl Consumer for RedisConsumer {
         })
     }
 
-    fn accuse(&self, receipt: Receipt) -> BoxFuture<'_, Result<(), BrokerError>> {
+    fn accuse<'a>(&'a self, running: &'a [Receipt]) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move {
             let key = self.layout.own(&format!("accused:{}", self.owner.boot));
             // Outlives us; a day is long enough for others to see it.
-            let number = receipt.0.to_string();
-            self.link.one(&[b"SET", key.as_bytes(), number.as_bytes(), b"EX", b"86400"], Wait::Forever).await.map_err(fatal)?;
+            let numbers: Vec<String> = running.iter().map(|receipt| receipt.0.to_string()).collect();
+            self.link.one(&[b"SET", key.as_bytes(), numbers.join(" ").as_bytes(), b"EX", b"86400"], Wait::Forever).await.map_err(fatal)?;
             Ok(())
         })
     }

@@ -155,9 +155,10 @@ impl<'a> Rescuer<'a> {
         let key = |name: &str| self.layout.own(&format!("{name}:{boot}"));
         let accused = self.link.one(&[b"GET", key("accused").as_bytes()], Wait::Forever).await?.text();
         let tags = self.tags_of(boot).await?;
-        let accused = accused.map(|number| format!("{boot}:{number}"));
+        let accused: Vec<String> = accused.iter().flat_map(|numbers| numbers.split(' ')).map(|number| format!("{boot}:{number}")).collect();
         let now = SystemTime::now();
-        let fate = |raw: &[u8], tag: &str| after_crash(crashes_of(raw), accused.as_deref() == Some(tag), marks::lies_ahead(raw, now));
+        let fate =
+            |raw: &[u8], tag: &str| after_crash(crashes_of(raw), accused.iter().any(|accused| accused == tag), marks::lies_ahead(raw, now));
         let count = self.put_back(&tags, Some(&key("rescued")), fate).await?;
         let mut pack = Pack::of(&[b"DEL", key("accused").as_bytes(), key("kept").as_bytes()]);
         pack.add(&[b"SREM", self.layout.own("owners").as_bytes(), boot.as_bytes()]);

@@ -132,10 +132,10 @@ impl Consumer for SqliteConsumer {
         .boxed()
     }
 
-    fn accuse(&self, receipt: Receipt) -> BoxFuture<'_, Result<(), BrokerError>> {
+    fn accuse<'a>(&'a self, running: &'a [Receipt]) -> BoxFuture<'a, Result<(), BrokerError>> {
         patiently(move || {
-            let owner = Arc::clone(&self.owner);
-            self.store.write(move |step| queues::accuse(step.conn, owner.number(), receipt))
+            let (owner, running) = (Arc::clone(&self.owner), running.to_vec());
+            self.store.write(move |step| queues::accuse(step.conn, owner.number(), &running))
         })
         .boxed()
     }

@@ -156,12 +156,11 @@ pub(crate) fn load(conn: &Connection, owner: i64, receipts: &[Receipt]) -> rusql
     receipts.iter().map(one).collect()
 }
 
-/// The one that is accused now, and no other of this owner.
-pub(crate) fn accuse(conn: &Connection, owner: i64, receipt: Receipt) -> rusqlite::Result<()> {
-    let (id, lent) = named(receipt);
+/// Those that are accused now, and no others of this owner.
+pub(crate) fn accuse(conn: &Connection, owner: i64, running: &[Receipt]) -> rusqlite::Result<()> {
     conn.prepare_cached("UPDATE messages SET accused = 0 WHERE owner = ?1 AND accused = 1")?.execute([owner])?;
-    conn.prepare_cached(concat!("UPDATE messages SET accused = 1 WHERE ", ours!()))?.execute([id, lent, owner])?;
-    Ok(())
+    let mut accuse = conn.prepare_cached(concat!("UPDATE messages SET accused = 1 WHERE ", ours!()))?;
+    running.iter().map(|receipt| named(*receipt)).try_for_each(|(id, lent)| accuse.execute([id, lent, owner]).map(drop))
 }
 
 pub(crate) fn finish(step: &mut Step<'_>, owner: i64, finish: &Finish) -> rusqlite::Result<Ended> {

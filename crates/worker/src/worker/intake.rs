@@ -26,6 +26,7 @@ use super::{
     held::{Entry, Held},
     notice::What,
     shared::Shared,
+    suspects::{Accused, may_start},
     work::{Ticket, Work},
 };
 use crate::task::{RateScope, Task};
@@ -64,10 +65,10 @@ struct Hall {
     held: Held,
     /// Ready for the engine.
     ready: VecDeque<Arc<Work>>,
-    /// May have killed a worker: one runs at a time.
+    /// May have killed a worker: one starts at a time.
     suspects: VecDeque<Arc<Work>>,
-    /// The one that runs.
-    accused: Option<Receipt>,
+    /// Those that run.
+    accused: Vec<Accused>,
     ended: bool,
     /// What was ready and never reached the engine goes back.
     leaving: Option<JoinHandle<()>>,
@@ -287,18 +288,19 @@ impl Intake {
         self.shared.live().extend(works.iter().map(|work| (work.receipt.0, work.clone())));
     }
 
-    /// Lets the next suspect run, if none does: accused first, so that should this worker die now, it alone is to blame.
+    /// Lets the next suspect start, if it may: accused first, so that should this worker die now, those that run are to blame.
     async fn try_suspect(&self) -> Result<(), BrokerError> {
-        let work = {
+        let (work, accused) = {
             let mut state = self.state();
-            if state.accused.is_some() {
+            let now = Instant::now();
+            if state.next_suspect(now).is_none_or(|at| at > now) {
                 return Ok(());
             }
             let Some(work) = state.suspects.pop_front() else { return Ok(()) };
-            state.accused = Some(work.receipt);
-            work
+            state.accused.push(Accused { receipt: work.receipt, crashes: work.crashes, since: now });
+            (work, state.accused.iter().map(|accused| accused.receipt).collect::<Vec<_>>())
         };
-        self.shared.consumer.accuse(work.receipt).await?;
+        self.shared.consumer.accuse(&accused).await?;
         self.state().ready.push_back(work);
         Ok(())
     }
@@ -341,15 +343,14 @@ impl Intake {
 
     /// Waits for a claim to end, for the next time that is held, or to be woken.
     async fn wait(&self, room: usize) -> Option<Batch> {
-        let (mut claim, next) = {
+        let (mut claim, next, suspect) = {
             let mut state = self.state();
             let claim = state.claim.take().or_else(|| self.may_claim(&state).then(|| self.claim(&mut state, room)));
-            (claim, state.held.next())
+            let now = Instant::now();
+            (claim, state.held.next(), state.next_suspect(now).map(|at| at.duration_since(now)))
         };
-        let mut timer = next.map(|due| {
-            let left = due.duration_since(SystemTime::now()).unwrap_or_default();
-            Box::pin(tokio::time::sleep(left.min(GLANCE)))
-        });
+        let due = next.map(|due| due.duration_since(SystemTime::now()).unwrap_or_default().min(GLANCE));
+        let mut timer = due.into_iter().chain(suspect).min().map(|left| Box::pin(tokio::time::sleep(left)));
         let mut woken = std::pin::pin!(self.wake.notified());
         let batch = std::future::poll_fn(|cx| {
             if let Some(claim) = &mut claim
@@ -462,7 +463,11 @@ impl Intake {
         let acquitted = {
             let mut state = self.state();
             state.ended_since += batch.len();
-            state.accused.take_if(|accused| batch.iter().any(|settlement| settlement.receipt == *accused)).is_some()
+            let before = state.accused.len();
+            if before > 0 {
+                state.accused.retain(|accused| batch.iter().all(|settlement| settlement.receipt != accused.receipt));
+            }
+            state.accused.len() < before
         };
         for (Settlement { verdict, .. }, work) in batch.iter().zip(works) {
             let (Verdict::Requeue { .. }, Some(work)) = (verdict, work) else { continue };
@@ -486,6 +491,11 @@ impl Intake {
 }
 
 impl Hall {
+    /// When the next suspect may start; `None`: there is none, or one that runs has to end first.
+    fn next_suspect(&self, now: Instant) -> Option<Instant> {
+        self.suspects.front().and_then(|work| may_start(work.crashes, &self.accused, now))
+    }
+
     /// How many messages may be claimed ahead now.
     fn look_ahead(&mut self, now: Instant) -> usize {
         let since = now.duration_since(*self.since.get_or_insert(now));
