@@ -51,10 +51,12 @@ impl Args {
 
 /// What the example claims, checked: each claim is printed, and one that does not hold makes the example fail.
 #[derive(Default)]
+#[allow(dead_code, reason = "not every example claims something")]
 pub(crate) struct Claims {
     broken: usize,
 }
 
+#[allow(dead_code, reason = "not every example claims something")]
 impl Claims {
     /// Prints a claim and whether it holds.
     pub(crate) fn check(&mut self, holds: bool, claim: &str) {

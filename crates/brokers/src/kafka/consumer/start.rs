@@ -39,6 +39,9 @@ use crate::{
     },
 };
 
+/// What a record costs the client beside its bytes, about.
+const OVERHEAD: usize = 512;
+
 /// By topic: its dead-letter topic and how many partitions that has.
 type Graves = HashMap<String, (String, i32)>;
 
@@ -225,9 +228,10 @@ impl Consumer {
 
     fn config(&self, partitions: usize) -> ClientConfig {
         let mut config = self.settings.config();
-        let ahead = (4 * self.in_flight(self.max_threads)).clamp(1_000, 100_000);
-        // With queues of their own, this is for each partition.
-        let kilobytes = (self.buffers / 1024 / partitions.max(1)).clamp(64, 1 << 20);
+        let partitions = partitions.max(1);
+        // What follows is for each partition, since they have queues of their own. Small records cost the client more than their bytes.
+        let ahead = (4 * self.in_flight(self.max_threads)).max(1_000).min(self.buffers / OVERHEAD / partitions).clamp(100, 100_000);
+        let kilobytes = (self.buffers / 1024 / partitions).clamp(64, 1 << 20);
         let fetch = (kilobytes * 1024 / 4).clamp(16 << 10, 1 << 20);
         config
             .set("group.id", &self.group)
