@@ -5,6 +5,7 @@ what was ended (lines that the tasks write), and the results in the store. With 
 import random
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +102,21 @@ def rounds_of(count):
         yield draw.random() * 0.1
 
 
+def stand_still(worker):
+    """Freezes it, and waits until the last of its threads has left the kernel: what it was writing is written."""
+    worker.freeze()
+    threads = Path(f"/proc/{worker.pid}/task")
+
+    def still():
+        try:
+            return all(each.read_text().rsplit(")")[-1].split()[0] == "T" for each in threads.glob("*/stat"))
+        except OSError:
+            # One has just ended.
+            return False
+
+    assert eventually(still, 5, 0.001)
+
+
 class Killer:
     """Two workers, of which one is killed and replaced at a time; and what ran in those that were killed."""
 
@@ -114,7 +130,7 @@ class Killer:
         time.sleep(pause)
         victim = self.workers.pop(0)
         # It stands still while we look at what it runs: the moment it is dead, others take that over.
-        victim.freeze()
+        stand_still(victim)
         running = self.running[victim.pid] = self.ledgers.running_in(victim.pid)
         victim.kill()
         self.ended += sum(self.ledgers.ended[tag] for tag in running)
@@ -170,7 +186,7 @@ def test_sigterm_of_the_worker_loses_nothing_repeats_nothing_and_hangs_nowhere(o
         ledgers.send()
         time.sleep(pause)
         leaving = workers.pop(0)
-        leaving.freeze()
+        stand_still(leaving)
         busy += bool(ledgers.running_in(leaving.pid))
         leaving.terminate()
         leaving.thaw()
