@@ -105,11 +105,11 @@ def test_the_broker_freezes_and_thaws(fragile_lab, own_server):
     worker = lab.worker(concurrency=4)
     load = Load(lab, 150, 0.03)
     load.wait_for(15)
+    before = len(load.done())
     own_server.freeze()
     time.sleep(3.0)
     own_server.thaw()
     thawed = time.monotonic()
-    before = len(load.done())
     assert eventually(lambda: len(load.done()) > before, 5)
     assert time.monotonic() - thawed < 3
     lost, repeats = load.finish()
