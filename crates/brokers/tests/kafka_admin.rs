@@ -115,7 +115,7 @@ fn nobody_there_is_told_with_the_reason() {
 fn a_wrong_certificate_a_wrong_password_and_no_permission_are_told_apart() {
     let Some(node) = kafka::Kafka::start_secure(&[]) else { return };
     let (address, ca) = (node.secure_address(), node.ca().display().to_string());
-    let ask = |url: String| Admin::open(&Settings::parse(&url).unwrap(), Duration::from_secs(5)).unwrap();
+    let ask = |url: String| Admin::open(&Settings::parse(&url).unwrap(), PATIENCE).unwrap();
     let right = ask(format!("kafkas://admin:admin-secret@{address}/?ca={ca}"));
     right.create_topic("till", 1, None, &[]).unwrap();
     let error = ask(format!("kafkas://admin:wrong@{address}/?ca={ca}")).topics().unwrap_err().to_string();

@@ -207,6 +207,9 @@ fn reason(message: &str) -> String {
         " → TLS on one side only? kafkas:// speaks TLS, kafka:// does not"
     } else if text.contains("Disconnected while requesting ApiVersion") {
         " → the listener may want TLS (kafkas://) or a user"
+    } else if text.contains("brokers are down") {
+        // Said only where no connection has told why it ended.
+        " → nobody talks to us there: does the listener want TLS (kafkas://), or a user?"
     } else {
         ""
     };
