@@ -22,6 +22,7 @@ use rdkafka::{
     message::Message as _,
     types::RDKafkaRespErr,
 };
+use tokio::sync::oneshot;
 
 use super::{
     commit::Committer,
@@ -32,7 +33,7 @@ use super::{
     intake::{Gate, Keys, Lent, share},
     record::Record,
     seat::{Reading, Seat},
-    source::{Back, Command, Exchange, Failed},
+    source::{Back, Command, Exchange, Failed, Partial},
     view::{Counts, PartitionView, View},
 };
 
@@ -142,6 +143,8 @@ pub(super) struct Desk {
     pub(super) finishing: bool,
     failed: HashMap<Receipt, Failed>,
     outputs: HashMap<Receipt, Vec<Output>>,
+    /// Who waits for a view.
+    asked: Vec<oneshot::Sender<Partial>>,
     back: Back,
     reading: Reading,
     lending: Vec<Delivery<Record>>,
@@ -260,6 +263,7 @@ impl Desk {
             finishing: false,
             failed: HashMap::new(),
             outputs: HashMap::new(),
+            asked: Vec::new(),
             back: Back::default(),
             reading: Reading::default(),
             lending: Vec::new(),
@@ -283,6 +287,9 @@ impl Desk {
         if now >= self.next_commit || self.staged.len() >= STAGED {
             self.next_commit = now + self.rules.commit_every;
             self.commit_what_is_new();
+        }
+        for answer in std::mem::take(&mut self.asked) {
+            let _ = answer.send(self.partial(now));
         }
         if self.rules.until_end && self.is_at_end(now) {
             self.exchange.end(Ok(()));
@@ -321,9 +328,7 @@ impl Desk {
         for command in back.commands.drain(..) {
             match command {
                 Command::Limits(limits) => self.gate.set_limits(limits),
-                Command::View(answer) => {
-                    let _ = answer.send(self.partial(Instant::now()));
-                }
+                Command::View(answer) => self.asked.push(answer),
                 Command::Committed(result, work) => self.committed(result, work),
                 Command::Finish => self.finishing = true,
             }
@@ -570,7 +575,7 @@ impl Desk {
         self.counts
     }
 
-    fn partial(&self, now: Instant) -> super::source::Partial {
+    fn partial(&self, now: Instant) -> Partial {
         let partitions = self.seats.iter().flatten().map(|seat| {
             let committed = seat.commit.offset;
             PartitionView {
