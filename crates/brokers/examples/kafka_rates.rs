@@ -18,7 +18,7 @@ use std::{
 use longshore_brokers::kafka::{Consumer, Handler, Order, Record, Settings};
 use longshore_core::TaskError;
 use rdkafka::{
-    ClientConfig, Message,
+    ClientConfig, Message as _,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},

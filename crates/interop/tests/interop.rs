@@ -35,6 +35,10 @@ fn celerys_clients_workers_and_tools_find_nothing_strange_beside_ours() {
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("LONGSHORE_INTEROP_VENVS", env!("CARGO_TARGET_TMPDIR"))
         .current_dir(SUITE);
+    #[cfg(feature = "kafka")]
+    if let Some(address) = longshore_testkit::kafka::shared() {
+        pytest.env("LONGSHORE_KAFKA", address);
+    }
     let mut pytest = pytest.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let mut said = Vec::new();
     for line in BufReader::new(pytest.stdout.take().unwrap()).lines() {
