@@ -79,7 +79,7 @@ impl Ended<'_> {
         let (closings, closed) = self.closings();
         let most = last.as_ref().map_or(self.args.max_threads, |last| last.view.max_threads);
         lines.push(format!(
-            "   active at most {} of {}   gate closed {}× for {}   rebalances {}   commits {}",
+            "   active at most {} (limit {})   gate closed {}× for {}   rebalances {}   commits {}",
             count(*most_active as u64),
             count(most as u64),
             count(closings),

@@ -4,7 +4,11 @@ use std::{ffi::OsString, os::unix::ffi::OsStringExt};
 
 use longshore_brokers::kafka;
 use longshore_core::{Context, TaskError};
-use serde_json::{Map, Value as Json, json, value::RawValue};
+use serde::Serialize;
+use serde_json::{
+    Map, Value as Json, json,
+    value::{RawValue, to_raw_value},
+};
 
 use crate::run::{
     record::{self, Record},
@@ -90,21 +94,44 @@ fn variable(header: &str) -> String {
     format!("LONGSHORE_HEADER_{}", header.chars().map(letter).collect::<String>())
 }
 
-/// A record as one line of JSON, with what was answered for it. A value that is JSON stands as such, other text as a string, bytes as base64.
+/// A record as one line of JSON, with what was answered for it. A value that is JSON stands as it is, digit for digit; other text as a string, bytes as
+/// base64.
 pub(super) fn line(from: &kafka::Record, reply: Option<&RawValue>) -> String {
-    let headers: Map<String, Json> = from.headers().map(|(name, value)| (name.to_owned(), value.map_or(Json::Null, text))).collect();
-    let mut object = json!({
-        "topic": from.topic(), "partition": from.partition(), "offset": from.offset(), "timestamp": from.timestamp(),
-        "key": from.key().map(text), "headers": headers,
-    });
-    object["value"] = match from.value() {
-        None => Json::Null,
-        Some(bytes) => serde_json::from_slice(bytes).unwrap_or_else(|_| text(bytes)),
-    };
-    if let Some(reply) = reply {
-        object["reply"] = serde_json::from_str(reply.get()).unwrap_or(Json::Null);
+    #[derive(Serialize)]
+    struct Line<'a> {
+        topic: &'a str,
+        partition: i32,
+        offset: i64,
+        timestamp: Option<i64>,
+        key: Option<Json>,
+        headers: Map<String, Json>,
+        value: Option<Box<RawValue>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reply: Option<&'a RawValue>,
     }
-    object.to_string()
+    let headers = from.headers().map(|(name, value)| (name.to_owned(), value.map_or(Json::Null, text))).collect();
+    let line = Line {
+        topic: from.topic(),
+        partition: from.partition(),
+        offset: from.offset(),
+        timestamp: from.timestamp(),
+        key: from.key().map(text),
+        headers,
+        value: from.value().map(value),
+        reply,
+    };
+    // Texts, numbers and JSON that was read as such always serialize.
+    serde_json::to_string(&line).unwrap_or_default()
+}
+
+fn value(bytes: &[u8]) -> Box<RawValue> {
+    if let Ok(raw) = serde_json::from_slice::<&RawValue>(bytes)
+        && !raw.get().contains('\n')
+    {
+        return raw.to_owned();
+    }
+    let value = serde_json::from_slice(bytes).unwrap_or_else(|_| text(bytes));
+    to_raw_value(&value).unwrap_or_default()
 }
 
 fn text(bytes: &[u8]) -> Json {
@@ -113,7 +140,21 @@ fn text(bytes: &[u8]) -> Json {
 
 #[cfg(test)]
 mod tests {
-    use super::variable;
+    use super::{value, variable};
+
+    #[test]
+    fn a_value_that_is_json_keeps_its_digits_and_anything_else_becomes_json() {
+        for (bytes, want) in [
+            (&b"{\"n\": 1.50}"[..], "{\"n\": 1.50}"),
+            (b"123456789012345678901234567890", "123456789012345678901234567890"),
+            (b"{\n\"a\":1}", "{\"a\":1}"),
+            (b"plain", "\"plain\""),
+            (b"", "\"\""),
+            (b"\xff", "{\"base64\":\"/w==\"}"),
+        ] {
+            assert_eq!(value(bytes).get(), want);
+        }
+    }
 
     #[test]
     fn headers_become_names_of_variables() {

@@ -116,7 +116,8 @@ impl<'a> Watch<'a> {
         // It answers at once, unless it has ended: then `join` is about to say so.
         let Ok(Some(view)) = tokio::time::timeout(LOOK, self.handle.snapshot()).await else { return };
         let now = Instant::now();
-        let rate = self.meter.update(now, view.counts.done);
+        // What is left of a rate after a minute without records is none.
+        let rate = Some(self.meter.update(now, view.counts.done)).filter(|rate| *rate >= 0.01).unwrap_or(0.0);
         self.most_active = self.most_active.max(view.engine.active);
         let (name, group) = (self.args.topics.join(" "), self.args.group());
         let moment = Moment { name, group, view, rate, cost: self.machine.look(now), state: self.state };

@@ -83,7 +83,7 @@ impl Feed {
     /// # Errors
     /// The input could not be read to its end.
     pub(super) fn run(mut self) -> Result<(), String> {
-        let origin = record::named("fake record");
+        let origin = record::named("fake");
         for at in 0..self.count {
             if self.is_stopped() {
                 break;
