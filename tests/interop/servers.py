@@ -21,7 +21,7 @@ class RedisServer:
         for _ in range(5):
             if not again:
                 self.port = free_port()
-            argv = ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", "--databases", "64"]
+            argv = ["redis-server", "--port", self.port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", "", "--databases", "256"]
             argv += ["--appendonly", "yes" if self.appendonly else "no", "--appendfsync", "everysec", *self.extra]
             self.process = Process(argv, self.folder / "redis.log", env=self.env)
             if self._answers():

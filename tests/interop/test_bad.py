@@ -32,7 +32,7 @@ def resident(pid):
 @pytest.fixture(scope="module")
 def bad_lab(kind, server, tmp_path_factory):
     """A worker for all bad messages: what one of them does to it, the next one finds."""
-    lab = Lab(server, 40 + ["python", "longshore", "mixed"].index(kind), tmp_path_factory.mktemp("bad"), kind)
+    lab = Lab(server, 240 + ["python", "longshore", "mixed"].index(kind), tmp_path_factory.mktemp("bad"), kind)
     lab.worker(concurrency=2)
     lab.rss = resident(lab.workers[0].pid)
     yield lab

@@ -156,6 +156,15 @@ def test_the_rest_answers_as_celery_does(lab):
     assert "Autoscale not enabled" in ask(lab, "autoscale", max=5, min=1)["error"]
 
 
+@pytest.mark.needs("autoscale")
+def test_autoscale_has_bounds_that_can_be_changed(own_lab):
+    own_lab.worker(flags=["--autoscale", "5,2"])
+    assert ask(own_lab, "stats")["autoscaler"]["max"] == 5
+    assert ask(own_lab, "autoscale", max=4, min=3) == {"ok": "autoscale now max=4 min=3"}
+    told = ask(own_lab, "stats")["autoscaler"]
+    assert (told["max"], told["min"], told["current"]) == (4, 3, 3)
+
+
 def test_events_are_switched_on_and_off(served):
     assert ask(served, "enable_events") == {"ok": "task events enabled"}
     assert ask(served, "enable_events") == {"ok": "task events already enabled"}

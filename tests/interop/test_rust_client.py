@@ -35,6 +35,17 @@ def test_values_go_there_and_back(lab, client, value):
     assert client.call(lab.identity.s(value))["result"] == value
 
 
+@pytest.mark.parametrize(("compression", "named"), [("zlib", "application/x-gzip"), ("zstd", "application/zstd")])
+def test_a_compressed_body_is_read_by_celerys_worker(lab, client, compression, named):
+    text = "many words " * 5_000
+    signature = lab.identity.s(text).set(compression=compression)
+    assert client.call(signature)["result"] == text
+    # Where nobody takes it, it can be looked at.
+    assert "id" in client.told(client.tell(send=signature.set(queue="nobodys")))
+    message = json.loads(lab.redis.lpop("nobodys"))
+    assert message["headers"]["compression"] == named and len(message["body"]) < 2_000
+
+
 def test_an_error_is_read_with_its_type_and_arguments(lab, client):
     error = client.call(lab.fail.s("oh"))["error"]
     assert error == {"type": "ValueError", "module": "builtins", "args": ["oh", 42], "state": "FAILURE"}

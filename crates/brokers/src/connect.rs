@@ -91,7 +91,8 @@ fn pair(url: &str, notice: Notice) -> Result<Connected, BrokerError> {
     let name = if is_file(url) { "sqlite" } else { url.split_once(':').map_or("", |(name, _)| name) };
     let Some(scheme) = SCHEMES.iter().find(|scheme| scheme.name.eq_ignore_ascii_case(name)) else {
         let known: Vec<_> = SCHEMES.iter().map(|scheme| scheme.example).collect();
-        return Err(refused(format!("{}: not a broker that is known; known are {}", mask(url), known.join(", "))));
+        let hint = if url.is_empty() || url.contains(':') { String::new() } else { format!("; the file of this name is sqlite:{url}") };
+        return Err(refused(format!("{}: not a broker that is known; known are {}{hint}", mask(url), known.join(", "))));
     };
     let Some(connect) = scheme.connect else {
         let (shown, feature) = (mask(url), scheme.feature);

@@ -102,6 +102,15 @@ pub enum Encoding {
     MsgPack,
 }
 
+/// How a body is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// zlib, which Celery has always read.
+    Zlib,
+    /// Zstandard; Python reads it where it has the module for it.
+    Zstd,
+}
+
 /// What is accepted of a message.
 #[derive(Clone, Debug)]
 pub struct Limits {

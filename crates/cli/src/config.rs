@@ -4,193 +4,31 @@
 //! `longshore.toml` in the working directory (or the file that `--config` or `LONGSHORE_CONFIG` names, in its place), `LONGSHORE_…` variables, flags.
 //! Files are merged key by key. Within one run a job's own keys are stronger than its `[retry.NAME]`, and that is stronger than `[run]`.
 //!
-//! Layout: `schema` lists the keys, `file` reads one file, `expand` replaces `${VAR}` and hides secrets; here the layers are put together.
+//! Layout: `setting` and `section` are the words, `error` the mistakes; `schema` lists the keys, `file` reads one file, `expand` replaces `${VAR}` and hides secrets; `run` makes flags of them; here the layers
+//! are put together.
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
+mod error;
 mod expand;
 mod file;
+mod run;
 mod schema;
+mod section;
+mod setting;
 #[cfg(test)]
 mod tests;
 
+pub use error::{ConfigError, ConfigErrors};
 pub use expand::mask_urls;
+pub use run::RunSettings;
 use schema::{Key, Kind, nearest};
-
-/// A value as it was written; numbers are text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// A switch.
-    Bool(bool),
-    /// One value.
-    Text(String),
-    /// A flag that was given more than once, or the words of a command.
-    List(Vec<String>),
-}
-
-impl Value {
-    /// One value.
-    pub fn into_text(self) -> Option<String> {
-        match self {
-            Value::Text(text) => Some(text),
-            Value::Bool(_) | Value::List(_) => None,
-        }
-    }
-}
-
-/// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// This variable.
-    Env(String),
-    /// This line of this file.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-    },
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Origin::Env(name) => write!(f, "env {name}"),
-            Origin::File { path, line } => write!(f, "{}:{line}", path.display()),
-        }
-    }
-}
-
-/// A value and where it came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// The value.
-    pub value: Value,
-    /// Where it came from.
-    pub origin: Origin,
-}
-
-/// Settings by their names, which are the flags' long names.
-pub type Section = BTreeMap<&'static str, Setting>;
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum SectionId {
-    Top,
-    Run,
-    Job(String),
-    Limit(String),
-    Retry(String),
-    Connections,
-    Worker,
-    Task(String),
-    Kafka(String),
-}
-
-impl SectionId {
-    fn keys(&self) -> &'static [Key] {
-        match self {
-            SectionId::Top => schema::TOP,
-            SectionId::Run | SectionId::Job(_) => schema::RUN,
-            SectionId::Limit(_) => schema::LIMIT,
-            SectionId::Retry(_) => schema::RETRY,
-            SectionId::Connections => schema::CONNECTIONS,
-            SectionId::Worker => schema::WORKER,
-            SectionId::Task(_) => schema::TASK,
-            SectionId::Kafka(_) => schema::KAFKA,
-        }
-    }
-
-    /// The header's text.
-    fn header(&self) -> Option<String> {
-        // Names with other characters need quotes, which TOML writes as JSON does.
-        let quoted = |name: &str| match name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)) && !name.is_empty() {
-            true => name.to_owned(),
-            false => serde_json::Value::from(name).to_string(),
-        };
-        Some(match self {
-            SectionId::Top => return None,
-            SectionId::Run => "run".to_owned(),
-            SectionId::Job(name) => format!("job.{}", quoted(name)),
-            SectionId::Limit(name) => format!("limits.{}", quoted(name)),
-            SectionId::Retry(name) => format!("retry.{}", quoted(name)),
-            SectionId::Connections => "connections".to_owned(),
-            SectionId::Worker => "worker".to_owned(),
-            SectionId::Task(name) => format!("tasks.{}", quoted(name)),
-            SectionId::Kafka(name) => format!("kafka.{}", quoted(name)),
-        })
-    }
-
-    /// ` in [job.prices]`, for messages.
-    fn place(&self) -> String {
-        self.header().map(|header| format!(" in [{header}]")).unwrap_or_default()
-    }
-}
-
-/// A mistake in a config file or in a variable. Shown as `longshore.toml:7: …`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    /// The file, if it is in one.
-    pub path: Option<PathBuf>,
-    /// The line, from 1.
-    pub line: Option<usize>,
-    /// What is wrong and what to do.
-    pub message: String,
-}
-
-impl ConfigError {
-    pub(crate) fn at(origin: &Origin, message: impl Into<String>) -> Self {
-        match origin {
-            Origin::Env(name) => Self { path: None, line: None, message: format!("{name}: {}", message.into()) },
-            Origin::File { path, line } => Self { path: Some(path.clone()), line: Some(*line), message: message.into() },
-        }
-    }
-
-    pub(crate) fn nowhere(message: impl Into<String>) -> Self {
-        Self { path: None, line: None, message: message.into() }
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(path) = &self.path {
-            write!(f, "{}:", path.display())?;
-            if let Some(line) = self.line {
-                write!(f, "{line}:")?;
-            }
-            f.write_str(" ")?;
-        }
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-/// All mistakes that were found, one a line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigErrors(pub Vec<ConfigError>);
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
-            let newline = if index > 0 { "\n" } else { "" };
-            write!(f, "{newline}{error}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
-
-impl From<ConfigError> for ConfigErrors {
-    fn from(error: ConfigError) -> Self {
-        Self(vec![error])
-    }
-}
+use section::SectionId;
+pub use setting::{Origin, Section, Setting, Value};
 
 /// Where settings are looked for.
 #[derive(Clone, Debug, Default)]
@@ -612,41 +450,5 @@ fn read_variable(key: &Key, text: &str) -> Result<Value, &'static str> {
         Kind::Text | Kind::Commas => Ok(Value::Text(text.to_owned())),
         // One variable is one use of the flag: any separator could be part of a value.
         Kind::List | Kind::Pairs | Kind::Words => Ok(Value::List(vec![text.to_owned()])),
-    }
-}
-
-/// The settings of one run, `${VAR}` replaced.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RunSettings {
-    settings: Section,
-}
-
-impl RunSettings {
-    /// A setting by its flag's long name.
-    pub fn get(&self, name: &str) -> Option<&Setting> {
-        self.settings.get(name)
-    }
-
-    /// The program and arguments of a job's `command`.
-    pub fn command(&self) -> Option<&[String]> {
-        match &self.get("command")?.value {
-            Value::List(words) => Some(words),
-            _ => None,
-        }
-    }
-
-    /// The settings as flags, to be put before those of the command line and parsed with them: `--rate=100/s`. `given` says whether the command
-    /// line has a flag (by its long name), which then wins as a whole. A switch that is `false` and the job's command are left out.
-    pub fn args(&self, given: impl Fn(&str) -> bool) -> Vec<OsString> {
-        let mut args = Vec::new();
-        for (name, setting) in self.settings.iter().filter(|(name, _)| **name != "command" && !given(name)) {
-            match &setting.value {
-                Value::Bool(true) => args.push(format!("--{name}").into()),
-                Value::Bool(false) => {}
-                Value::Text(text) => args.push(format!("--{name}={text}").into()),
-                Value::List(list) => args.extend(list.iter().map(|text| OsString::from(format!("--{name}={text}")))),
-            }
-        }
-        args
     }
 }

@@ -102,14 +102,8 @@ enum Command {
     /// The configuration: init, check, show
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Measure the engine, its lanes, its pace, its children
-    Bench {
-        /// What to measure; everything when absent
-        part: Vec<bench::Part>,
-        /// For pace: starts a second
-        #[arg(long, default_value_t = 1000.0)]
-        rate: f64,
-    },
+    /// Measure the engine, its lanes, its pace, its children, or the task queue on a broker
+    Bench(bench::BenchArgs),
     /// The scenarios that people learn concurrency from, each several ways, measured
     Demo(demo::DemoArgs),
     /// Write the completion script of a shell
@@ -202,7 +196,7 @@ pub fn main(app: &App) -> ExitCode {
     let (command, given) = first.subcommand().map_or(("", &first), |(name, matches)| (name, matches));
     let sources = Sources::of_process(first.get_one::<PathBuf>("config").cloned());
     // The other commands have to work with whatever a configuration says.
-    let reads = matches!(command, "run" | "jobs" | "kafka") || OF_QUEUE.contains(&command);
+    let reads = matches!(command, "run" | "jobs" | "bench" | "kafka") || OF_QUEUE.contains(&command);
     let config = if reads { Config::load(&sources) } else { Ok(Config::default()) };
     let settings = config.map_err(|errors| errors.to_string()).and_then(|config| {
         let state_dir = config.state_dir().map_err(|error| error.to_string())?;
@@ -270,7 +264,7 @@ pub fn main(app: &App) -> ExitCode {
             Err((code, error)) => say(code, error),
         },
         Command::Config(command) => config_command_run(&command, &cli.global),
-        Command::Bench { part, rate } => bench_command(part, rate, cli.global.json),
+        Command::Bench(args) => queue_code(bench::run(&args, &config, &cli.global, state_dir.as_deref(), &mut std::io::stdout().lock())),
         Command::Demo(args) => demo::run(&args, cli.global.json, &mut std::io::stdout().lock()),
         Command::Completions { shell } => {
             shell::completions(shell, Cli::command(), &mut std::io::stdout());
@@ -495,24 +489,4 @@ fn validate(name: &str, value: &str) -> Result<(), String> {
         // Switches, unknown names and combinations are somebody else's business.
         Err(_) => Ok(()),
     }
-}
-
-fn bench_command(parts: Vec<bench::Part>, rate: f64, json: bool) -> u8 {
-    let parts = if parts.is_empty() { vec![bench::Part::Engine, bench::Part::Lanes, bench::Part::Pace, bench::Part::Spawn] } else { parts };
-    for part in parts {
-        match bench::measure(part, rate) {
-            Err(error) => return say(70, error),
-            Ok(rows) if json => {
-                for row in rows {
-                    println!("{}", serde_json::to_string(&row).unwrap_or_default());
-                }
-            }
-            Ok(rows) => {
-                for row in rows {
-                    println!("{:<36} {:>12.2} {}", row.what, row.value, row.unit);
-                }
-            }
-        }
-    }
-    0
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use longshore_brokers::{Broker, BrokerError};
+use longshore_core::ErrorKind;
 use longshore_worker::{App, Client, ClientError};
 
 use crate::{
@@ -33,15 +34,25 @@ pub struct Fault {
 }
 
 impl Fault {
+    /// The same once more.
+    pub(crate) fn again(fault: &Self) -> Self {
+        Self { code: fault.code, message: fault.message.clone() }
+    }
+
     /// A mistake of the user's.
     pub fn usage(message: impl std::fmt::Display) -> Self {
         Self { code: 2, message: message.to_string() }
     }
 }
 
+/// 74 where a store cannot be written (of what a client asks for, only a file fails so), else 6: out of reach, or it refuses us.
+pub(crate) fn code_of(error: &BrokerError) -> u8 {
+    if error.kind == ErrorKind::Fatal { 74 } else { 6 }
+}
+
 impl From<BrokerError> for Fault {
     fn from(error: BrokerError) -> Self {
-        Self { code: 6, message: error.message }
+        Self { code: code_of(&error), message: error.message }
     }
 }
 
@@ -51,6 +62,7 @@ impl From<ClientError> for Fault {
             ClientError::Signature(_) => 2,
             ClientError::Remote(_) => 1,
             ClientError::TimedOut { .. } => 8,
+            ClientError::Broker(error) => code_of(error),
             _ => 6,
         };
         Self { code, message: error.to_string() }
@@ -87,6 +99,8 @@ pub struct Place {
     pub client: Client,
     /// JSON in place of tables.
     pub json: bool,
+    /// Nothing but results and errors.
+    pub quiet: bool,
     no_input: bool,
 }
 
@@ -98,7 +112,7 @@ impl Place {
     pub fn open(app: &App, config: &Config, global: &Global) -> Result<Self, Fault> {
         let (app, specs) = configured(app, config, global)?;
         let client = Client::of(&app)?;
-        Ok(Self { app, specs, client, json: global.json, no_input: global.no_input })
+        Ok(Self { app, specs, client, json: global.json, quiet: global.voice().level < 0, no_input: global.no_input })
     }
 
     /// Where tasks wait.

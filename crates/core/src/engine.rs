@@ -6,13 +6,14 @@
 
 mod handle;
 pub(crate) mod helm;
+mod mail;
+mod obey;
 mod outside;
 mod pump;
 mod report;
 mod stats;
 
 use std::{
-    cmp::Ordering,
     collections::BinaryHeap,
     future::Future,
     pin::Pin,
@@ -24,13 +25,13 @@ use std::{
 use tokio::{runtime::Handle as Runtime, sync::mpsc, time::Sleep};
 
 pub use handle::{Handle, Running, Snapshot};
+pub(crate) use mail::{Broken, Mail};
 pub(crate) use stats::Spread;
 pub use stats::{Quantiles, RunningTask, SlotUse, Summary};
 
 use crate::{
     clock::Clock,
     decide::{Verdict, decide},
-    error::{SinkError, SourceError},
     event::{Event, Phase},
     gate::{
         Gate, GateConfig, Reason, Refusal,
@@ -46,8 +47,8 @@ use crate::{
     sync::AtomicBool,
     task::{Attempt, Delivery, Finished, LaneKind, Task},
 };
-use handle::Control;
 use helm::{Crew, Helm};
+use mail::Due;
 use pump::Pump;
 use report::Reports;
 use stats::Stats;
@@ -83,70 +84,6 @@ pub struct EngineConfig<T> {
 
 /// Says whether a job has seen enough. Gets the task, with its payload where a copy is kept, and how it ended.
 pub type Enough<T> = Box<dyn FnMut(&Task<T>, Word) -> bool + Send>;
-
-/// What reaches the loop.
-pub(crate) struct Mail<T, R> {
-    pub(crate) fetched: Vec<Delivery<T>>,
-    /// The pump will fetch no more.
-    pub(crate) ended: Option<Result<(), SourceError>>,
-    pub(crate) finished: Vec<Finished<T, R>>,
-    /// Results that left the result queue.
-    pub(crate) released: usize,
-    /// Deliveries that were settled.
-    pub(crate) settled: usize,
-    pub(crate) broken: Option<Broken>,
-    pub(crate) stalled: Vec<(u64, Duration)>,
-    pub(crate) controls: Vec<Control>,
-    /// The loop has ended: nobody obeys any more.
-    pub(crate) over: bool,
-}
-
-/// What keeps a job from going on.
-#[derive(Clone, Debug)]
-pub(crate) enum Broken {
-    Sink(SinkError),
-    Source(SourceError),
-}
-
-impl<T, R> Default for Mail<T, R> {
-    fn default() -> Self {
-        Self {
-            fetched: Vec::new(),
-            ended: None,
-            finished: Vec::new(),
-            released: 0,
-            settled: 0,
-            broken: None,
-            stalled: Vec::new(),
-            controls: Vec::new(),
-            over: false,
-        }
-    }
-}
-
-/// A task that waits for its next attempt.
-struct Due<T> {
-    at: Instant,
-    attempt: Attempt<T>,
-}
-
-// Reversed: the heap's greatest is the earliest. Equal times go by number, so that a simulation repeats.
-impl<T> Ord for Due<T> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.at.cmp(&self.at).then_with(|| other.attempt.task.id.cmp(&self.attempt.task.id))
-    }
-}
-impl<T> PartialOrd for Due<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl<T> PartialEq for Due<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl<T> Eq for Due<T> {}
 
 /// The lanes of an engine, by `lane as usize`.
 pub type Lanes<T, R> = [Option<Arc<dyn Lane<T, R>>>; 4];
@@ -583,109 +520,6 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             }
         }
     }
-
-    fn obey(&mut self) {
-        for control in std::mem::take(&mut self.mail.controls) {
-            let now = self.now;
-            match control {
-                Control::Drain => self.drain(),
-                Control::Stop(how) => {
-                    self.drain();
-                    self.enter(Phase::Cancelling);
-                    for lane in self.lanes.iter().flatten() {
-                        lane.stop(how);
-                    }
-                }
-                Control::Pause(paused) if self.phase < Phase::Draining => {
-                    self.gate.set_paused(paused);
-                    self.enter(if paused { Phase::Paused } else { Phase::Running });
-                }
-                Control::Pause(_) => {}
-                Control::Concurrency(lane, most) => {
-                    self.gate.set_concurrency(lane, most);
-                    match lane {
-                        Some(lane) => {
-                            self.config.gate.lanes[lane as usize] = most;
-                            self.set[lane as usize] = Some(most);
-                        }
-                        None => {
-                            // Whoever sets a number wants that number.
-                            self.adaptive = None;
-                            self.config.gate.concurrency = Some(most);
-                        }
-                    }
-                }
-                Control::Rate(rate) => self.gate.set_rate(rate, now),
-                Control::Timeout(timeout) => self.config.timeout = timeout,
-                Control::Snapshot(answer) => {
-                    let _ = answer.send(self.snapshot(now));
-                }
-            }
-        }
-    }
-
-    /// Fetches no more, starts no more, gives back what waits.
-    fn drain(&mut self) {
-        if self.phase >= Phase::Draining {
-            return;
-        }
-        self.enter(Phase::Draining);
-        self.pump.close();
-        for attempt in self.gate.take_all() {
-            self.give_back(attempt);
-        }
-        while let Some(due) = self.backoff.pop() {
-            self.give_back(due.attempt);
-        }
-    }
-
-    fn give_back(&mut self, attempt: Attempt<T>) {
-        self.hand_back(&attempt.task);
-    }
-
-    fn hand_back(&mut self, task: &Task<T>) {
-        self.gate.done(task);
-        self.stats.handed_back += 1;
-        self.back.push(Settlement { receipt: task.receipt, verdict: Verdict::Requeue { after: Duration::ZERO } });
-        if self.events.is_some() {
-            self.happened.push(Event::HandedBack { id: task.id });
-        }
-    }
-
-    fn enter(&mut self, phase: Phase) {
-        if self.phase != phase {
-            self.phase = phase;
-            if self.events.is_some() {
-                self.happened.push(Event::Job { phase });
-            }
-        }
-    }
-
-    /// Adds the time since the last turn to the reason for which tasks waited in it.
-    fn account_for_waiting(&mut self, now: Instant) {
-        let waited = now.saturating_duration_since(self.since);
-        self.since = now;
-        if self.gate.waiting_count() > 0 || self.refusal.reason != Reason::Empty {
-            self.stats.waited(&self.refusal.reason, waited);
-        }
-    }
-
-    fn snapshot(&self, now: Instant) -> Snapshot {
-        let mut waiting = self.gate.waiting(&self.refusal.reason);
-        waiting.retain(|(reason, _)| *reason != Reason::Empty);
-        Snapshot {
-            phase: self.phase,
-            active: self.gate.running(),
-            retrying: self.backoff.len(),
-            waiting,
-            refusal: self.refusal.clone(),
-            running: self.stats.running(now),
-            rate: self.gate.rate(),
-            concurrency: self.config.gate.concurrency,
-            lanes: LaneKind::ALL.map(|lane| self.gate.slots(lane).size()),
-            summary: self.stats.summary(&self.reports.times(), now),
-        }
-    }
 }
 
 /// Gives an attempt its limit, and a copy of its payload where one will be needed.
@@ -723,15 +557,5 @@ fn ended_event<T, R>(one: &Finished<T, R>, verdict: Verdict) -> Event {
             Verdict::Requeue { after } => Some(after),
             Verdict::Ack | Verdict::Reject => None,
         },
-    }
-}
-
-/// The error that ended a job early, if one did, as text.
-impl std::fmt::Display for Broken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Broken::Sink(error) => write!(f, "{error}"),
-            Broken::Source(error) => write!(f, "{error}"),
-        }
     }
 }

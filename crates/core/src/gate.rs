@@ -5,14 +5,15 @@
 
 pub mod adaptive;
 pub mod concurrency;
+mod lines;
 pub mod pace;
+mod refusal;
 #[cfg(all(test, not(longshore_loom)))]
 mod tests;
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
-    fmt,
     num::NonZeroU32,
     sync::Arc,
     time::Instant,
@@ -20,88 +21,9 @@ use std::{
 
 use concurrency::Slots;
 use pace::{Pace, Rate};
+pub use refusal::{Reason, Refusal};
 
 use crate::task::{Attempt, LaneKind, Task};
-
-/// Why the gate lets nothing (more) pass.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Reason {
-    /// Nothing waits that could start.
-    Empty,
-    /// The job is paused.
-    Paused,
-    /// The job is stopping.
-    Stopping,
-    /// As many tasks run as may.
-    Concurrency {
-        /// The limit.
-        most: usize,
-    },
-    /// The result queue is full: its handler is slower than the workers.
-    Results {
-        /// Its capacity.
-        capacity: usize,
-    },
-    /// The next slot of the leaky bucket lies ahead.
-    Pace {
-        /// The rate.
-        rate: Rate,
-    },
-    /// A lane is full, and so is its parking line.
-    Lane {
-        /// The lane.
-        lane: LaneKind,
-    },
-    /// A key is busy, and its parking line is full.
-    Key {
-        /// The key.
-        key: Arc<str>,
-    },
-    /// A limited value is busy, and its parking line is full.
-    Limit {
-        /// The limit's name.
-        name: Arc<str>,
-        /// The value.
-        value: Arc<str>,
-    },
-    /// Too many tasks wait for another attempt.
-    Backoff {
-        /// The limit.
-        most: usize,
-    },
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reason::Empty => f.write_str("nothing waits"),
-            Reason::Paused => f.write_str("paused"),
-            Reason::Stopping => f.write_str("stopping"),
-            Reason::Concurrency { most } => write!(f, "all {most} workers busy"),
-            Reason::Results { capacity } => write!(f, "result queue full ({capacity})"),
-            Reason::Pace { rate } => match rate.per.as_secs() {
-                1 => write!(f, "pace {}/s", rate.count),
-                60 => write!(f, "pace {}/min", rate.count),
-                3600 => write!(f, "pace {}/h", rate.count),
-                _ => write!(f, "pace {}/{:?}", rate.count, rate.per),
-            },
-            Reason::Lane { lane } => write!(f, "lane {lane} full"),
-            Reason::Key { key } => write!(f, "key {key} busy"),
-            Reason::Limit { name, value } => write!(f, "limit {name}={value} busy"),
-            Reason::Backoff { most } => write!(f, "{most} tasks wait for another attempt"),
-        }
-    }
-}
-
-/// The gate's "not now".
-#[derive(Clone, Debug, PartialEq)]
-pub struct Refusal {
-    /// Why.
-    pub reason: Reason,
-    /// The next time at which something may pass, where the gate knows it; otherwise something must end first.
-    pub until: Option<Instant>,
-}
 
 /// A limit by value: at most so many tasks of one value at once, and a pace for each value.
 /// ```
@@ -537,79 +459,6 @@ impl<T> Gate<T> {
         Refusal { reason: Reason::Empty, until: self.next_timer() }
     }
 
-    fn next_timer(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((at, ..))| *at)
-    }
-
-    /// Frees the values whose bucket has a slot again.
-    #[inline]
-    fn ring(&mut self, now: Instant) {
-        while self.timers.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
-            if let Some(Reverse((_, rule, value))) = self.timers.pop() {
-                if let Some(entry) = self.rules[rule].values.get_mut(&value) {
-                    entry.timed = false;
-                }
-                self.free(Place::Value(rule, value));
-            }
-        }
-    }
-
-    /// Notes that the line of a place may pass. A key is freed once for each time that it was held; lanes and values are marked, so that no place stands
-    /// here twice.
-    fn free(&mut self, place: Place) {
-        let known = match &place {
-            Place::Key(_) | Place::Number(_) => false,
-            Place::Lane(lane) => std::mem::replace(&mut self.lane_freed[*lane as usize], true),
-            Place::Value(rule, value) => match self.rules[*rule].values.get_mut(value) {
-                Some(value) => std::mem::replace(&mut value.freed, true),
-                None => true,
-            },
-        };
-        if !known {
-            self.freed.push_back(place);
-        }
-    }
-
-    /// The first task of the first line whose place is free.
-    #[inline]
-    fn pop_freed(&mut self, now: Instant) -> Option<Attempt<T>> {
-        while let Some(place) = self.freed.front() {
-            let attempt = match place {
-                Place::Lane(lane) if self.slots[*lane as usize].has_room() => self.lane_lines[*lane as usize].pop_front(),
-                Place::Key(key) => self.keys.get_mut(key).filter(|key| !key.held).and_then(|key| key.line.pop_front()),
-                Place::Number(number) => {
-                    self.numbers.get_mut(number.get() as usize).filter(|key| !key.held).and_then(|key| key.line.pop_front())
-                }
-                Place::Value(rule, value) => {
-                    let rule = &mut self.rules[*rule];
-                    let most = rule.limit.concurrency.unwrap_or(usize::MAX);
-                    match rule.values.get_mut(value) {
-                        Some(value) if value.running < most && value.pace.as_ref().is_none_or(|pace| pace.slot(now) <= now) => {
-                            value.line.pop_front()
-                        }
-                        _ => None,
-                    }
-                }
-                Place::Lane(_) => None,
-            };
-            if attempt.is_some() {
-                self.parked -= 1;
-                return attempt;
-            }
-            match self.freed.pop_front() {
-                Some(Place::Lane(lane)) => self.lane_freed[lane as usize] = false,
-                Some(Place::Value(rule, value)) => {
-                    if let Some(value) = self.rules[rule].values.get_mut(&value) {
-                        value.freed = false;
-                    }
-                    self.set_timer(rule, &value, now);
-                }
-                Some(Place::Key(_) | Place::Number(_)) | None => {}
-            }
-        }
-        None
-    }
-
     /// Lets a task take all that it needs, or parks it at the first thing that is busy. `parked` tells that it stood in a line before: then it finds
     /// room in another one, whatever its limit, since that makes none longer than all were.
     #[inline]
@@ -675,76 +524,5 @@ impl<T> Gate<T> {
             }
         }
         None
-    }
-
-    fn park(&mut self, place: Place, attempt: Attempt<T>, now: Instant, parked: bool) -> Passage<T> {
-        let full = |line: &Line<T>| !parked && (line.len() >= self.parking || self.parked >= self.parking.saturating_mul(LINES));
-        let line = match &place {
-            Place::Lane(lane) => Some(&mut self.lane_lines[*lane as usize]),
-            Place::Key(key) => self.keys.get_mut(key).map(|key| &mut key.line),
-            Place::Number(number) => self.numbers.get_mut(number.get() as usize).map(|key| &mut key.line),
-            Place::Value(rule, value) => self.rules[*rule].values.get_mut(value).map(|value| &mut value.line),
-        };
-        let Some(line) = line.filter(|line| !full(line)) else {
-            let reason = match place {
-                Place::Lane(lane) => Reason::Lane { lane },
-                Place::Key(key) => Reason::Key { key },
-                Place::Number(number) => Reason::Key { key: format!("#{number}").into() },
-                Place::Value(rule, value) => Reason::Limit { name: self.rules[rule].limit.name.clone(), value },
-            };
-            return Passage::Refused(attempt, reason);
-        };
-        line.push_back(attempt);
-        self.parked += 1;
-        if let Place::Value(rule, value) = &place {
-            self.set_timer(*rule, value, now);
-        }
-        Passage::Parked
-    }
-
-    /// Sets a timer for the next slot of a value's bucket, if tasks wait for it.
-    fn set_timer(&mut self, rule: usize, value: &Arc<str>, now: Instant) {
-        let most = self.rules[rule].limit.concurrency.unwrap_or(usize::MAX);
-        let Some(state) = self.rules[rule].values.get_mut(value) else { return };
-        if state.line.is_empty() || state.timed || state.running >= most {
-            return;
-        }
-        if let Some(pace) = &mut state.pace {
-            let slot = pace.slot(now);
-            if slot > now {
-                pace.wait();
-                state.timed = true;
-                self.timers.push(Reverse((slot, rule, value.clone())));
-            }
-        }
-    }
-
-    fn end_value(&mut self, rule: usize, value: &Arc<str>) {
-        let Some(state) = self.rules[rule].values.get_mut(value) else { return };
-        state.running -= 1;
-        if !state.line.is_empty() {
-            self.free(Place::Value(rule, value.clone()));
-        } else if state.running == 0 && state.pace.is_none() {
-            self.rules[rule].values.remove(value);
-        }
-    }
-}
-
-impl<T> Rule<T> {
-    /// Makes sure that a value is known. Values whose bucket has leaked empty are forgotten now and then, so that memory goes with the values in use.
-    fn value(&mut self, value: &Arc<str>, now: Instant) -> &mut Value<T> {
-        if self.values.len() >= self.sweep_at {
-            self.values.retain(|_, value| {
-                value.running > 0 || !value.line.is_empty() || value.pace.as_ref().is_some_and(|pace| pace.level(now) > 0.0)
-            });
-            self.sweep_at = (self.values.len() * 2).max(1024);
-        }
-        self.values.entry(value.clone()).or_insert_with(|| Value {
-            running: 0,
-            pace: self.limit.rate.map(Pace::new),
-            line: Line::new(),
-            timed: false,
-            freed: false,
-        })
     }
 }

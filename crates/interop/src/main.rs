@@ -12,7 +12,7 @@ fn main() -> ExitCode {
         Some("client") => client::run(&words.next().unwrap_or_default()),
         // What the tests may ask for.
         Some("can") => {
-            println!("worker client started control{}", if cfg!(feature = "kafka") { " kafka" } else { "" });
+            println!("worker client started control msgpack autoscale{}", if cfg!(feature = "kafka") { " kafka" } else { "" });
             ExitCode::SUCCESS
         }
         _ => longshore::main(&tasks::app()),

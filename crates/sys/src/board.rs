@@ -8,13 +8,15 @@ use std::{
 #[cfg(target_os = "linux")]
 use crate::shared::Shared;
 
-/// The bytes of answers that fit.
+/// The sides of a board. A batch uses one, the next batch the other.
+pub const SIDES: usize = 2;
+/// The bytes of answers that fit on a side.
 pub const AREA: usize = 64 * 1024;
 
 /// Set in the claims when nothing more may be claimed.
 const REVOKED: u32 = 1 << 31;
 
-/// Memory that a parent shares with one child. Per batch of items the child claims one after the other ([`claim`](Self::claim)) and publishes answers
+/// Memory that a parent shares with one child. It has two sides, so that there may be two batches at once. Per batch of items the child claims one after the other ([`claim`](Self::claim)) and publishes answers
 /// ([`write`](Self::write)); the parent sees both whenever it likes ([`claimed`](Self::claimed), [`read`](Self::read)), also when the child is dead, and
 /// can take back what is not claimed yet ([`revoke`](Self::revoke)). All of it costs a few stores and no system call.
 ///
@@ -31,11 +33,18 @@ pub struct Board {
 #[derive(Debug)]
 #[repr(C)]
 struct Layout {
+    cpu: AtomicU64,
+    _apart: [AtomicU64; 7],
+    sides: [Side; SIDES],
+}
+
+#[derive(Debug)]
+#[repr(C)]
+struct Side {
     claims: AtomicU32,
     _apart: [AtomicU32; 15],
     published: AtomicU32,
-    _pad: AtomicU32,
-    cpu: AtomicU64,
+    _pad: [AtomicU32; 15],
     area: [AtomicU8; AREA],
 }
 
@@ -59,45 +68,49 @@ impl Board {
         &self.memory
     }
 
-    /// Parent, while the child has no batch: wipes the board for the next one.
-    pub fn reset(&self) {
-        let layout = self.layout();
-        layout.published.store(0, Ordering::Relaxed);
-        layout.claims.store(0, Ordering::Release);
+    fn side(&self, side: usize) -> &Side {
+        &self.layout().sides[side % SIDES]
+    }
+
+    /// Parent, while the child has no batch there: wipes a side for the next one.
+    pub fn reset(&self, side: usize) {
+        let side = self.side(side);
+        side.published.store(0, Ordering::Relaxed);
+        side.claims.store(0, Ordering::Release);
     }
 
     /// Child: takes the next item of the batch, by its number from 0; `None` when they have been taken back.
-    pub fn claim(&self) -> Option<u32> {
-        let next = self.layout().claims.fetch_add(1, Ordering::AcqRel);
+    pub fn claim(&self, side: usize) -> Option<u32> {
+        let next = self.side(side).claims.fetch_add(1, Ordering::AcqRel);
         (next & REVOKED == 0).then_some(next)
     }
 
     /// Parent: how many items were claimed. All but the last of them have ended.
-    pub fn claimed(&self) -> u32 {
-        self.layout().claims.load(Ordering::Acquire) & !REVOKED
+    pub fn claimed(&self, side: usize) -> u32 {
+        self.side(side).claims.load(Ordering::Acquire) & !REVOKED
     }
 
     /// Parent: takes back what is not claimed yet; how many items were.
-    pub fn revoke(&self) -> u32 {
-        self.layout().claims.fetch_or(REVOKED, Ordering::AcqRel) & !REVOKED
+    pub fn revoke(&self, side: usize) -> u32 {
+        self.side(side).claims.fetch_or(REVOKED, Ordering::AcqRel) & !REVOKED
     }
 
     /// Child: writes behind what it wrote before (`at` bytes), and publishes both; the new end, or `None` if there is no room.
-    pub fn write(&self, at: usize, bytes: &[u8]) -> Option<usize> {
-        let layout = self.layout();
+    pub fn write(&self, side: usize, at: usize, bytes: &[u8]) -> Option<usize> {
+        let side = self.side(side);
         let end = at.checked_add(bytes.len())?;
-        for (place, byte) in layout.area.get(at..end)?.iter().zip(bytes) {
+        for (place, byte) in side.area.get(at..end)?.iter().zip(bytes) {
             place.store(*byte, Ordering::Relaxed);
         }
-        layout.published.store(end as u32, Ordering::Release);
+        side.published.store(end as u32, Ordering::Release);
         Some(end)
     }
 
     /// Parent: appends what was published behind the first `at` bytes to `into`; the new end.
-    pub fn read(&self, at: usize, into: &mut Vec<u8>) -> usize {
-        let layout = self.layout();
-        let end = (layout.published.load(Ordering::Acquire) as usize).min(AREA);
-        let fresh = layout.area.get(at..end).unwrap_or_default();
+    pub fn read(&self, side: usize, at: usize, into: &mut Vec<u8>) -> usize {
+        let side = self.side(side);
+        let end = (side.published.load(Ordering::Acquire) as usize).min(AREA);
+        let fresh = side.area.get(at..end).unwrap_or_default();
         into.extend(fresh.iter().map(|byte| byte.load(Ordering::Relaxed)));
         at + fresh.len()
     }
@@ -138,15 +151,19 @@ mod tests {
     fn what_one_side_claims_and_writes_the_other_sees_and_can_take_back() {
         let parent = Board::new().unwrap();
         let child = Board::open(parent.file().try_clone_to_owned().unwrap()).unwrap();
-        assert_eq!((child.claim(), child.claim(), parent.claimed()), (Some(0), Some(1), 2));
-        let end = child.write(0, b"one").unwrap();
-        let end = child.write(end, b"two").unwrap();
+        for side in [0, 1] {
+            assert_eq!((child.claim(side), child.claim(side), parent.claimed(side)), (Some(0), Some(1), 2));
+            let end = child.write(side, 0, b"one").unwrap();
+            let end = child.write(side, end, b"two").unwrap();
+            let mut seen = Vec::new();
+            assert_eq!((parent.read(side, 0, &mut seen), seen.as_slice(), end), (6, b"onetwo".as_slice(), 6));
+            assert_eq!(parent.read(side, 6, &mut seen), 6, "nothing new");
+            assert_eq!((parent.revoke(side), child.claim(side), parent.claimed(side) >= 2), (2, None, true));
+        }
+        parent.reset(0);
         let mut seen = Vec::new();
-        assert_eq!((parent.read(0, &mut seen), seen.as_slice(), end), (6, b"onetwo".as_slice(), 6));
-        assert_eq!(parent.read(6, &mut seen), 6, "nothing new");
-        assert_eq!((parent.revoke(), child.claim(), parent.claimed() >= 2), (2, None, true));
-        parent.reset();
-        assert_eq!((child.claim(), parent.read(0, &mut seen)), (Some(0), 0));
+        assert_eq!((child.claim(0), parent.read(0, 0, &mut seen)), (Some(0), 0));
+        assert_eq!((child.claim(1), parent.read(1, 0, &mut seen)), (None, 6), "the other side is as it was");
         child.set_cpu(77);
         assert_eq!(parent.cpu(), 77);
     }
@@ -154,12 +171,12 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_not_written_and_a_wrong_end_is_not_followed() {
         let board = Board::new().unwrap();
-        assert_eq!(board.write(AREA - 2, b"abc"), None);
-        assert_eq!(board.write(usize::MAX, b"abc"), None);
-        assert_eq!(board.write(AREA - 3, b"abc"), Some(AREA));
-        board.layout().published.store(u32::MAX, Ordering::Relaxed);
+        assert_eq!(board.write(0, AREA - 2, b"abc"), None);
+        assert_eq!(board.write(0, usize::MAX, b"abc"), None);
+        assert_eq!(board.write(0, AREA - 3, b"abc"), Some(AREA));
+        board.side(0).published.store(u32::MAX, Ordering::Relaxed);
         let mut seen = Vec::new();
-        assert_eq!((board.read(0, &mut seen), seen.len()), (AREA, AREA));
-        assert_eq!(board.read(AREA + 5, &mut seen), AREA + 5, "an end before the start is nothing new");
+        assert_eq!((board.read(0, 0, &mut seen), seen.len()), (AREA, AREA));
+        assert_eq!(board.read(0, AREA + 5, &mut seen), AREA + 5, "an end before the start is nothing new");
     }
 }

@@ -22,7 +22,7 @@ pub mod priority;
 pub(crate) mod shared;
 pub mod table;
 
-pub use board::Board;
+pub use board::{Board, SIDES};
 pub use child::{Exit, Status, Usage};
 pub use guardian::Guardian;
 pub use table::SlotTable;

@@ -1,10 +1,11 @@
 //! The engine under random circumstances, on a paused clock, from a seed.
 //!
 //! A run is the real engine with a random source, random lanes and a random sink (`actors.rs`), set to random options and disturbed by random control
-//! (`plan.rs`). All of them report to one ledger (`world.rs`), which knows the invariants and blames whoever breaks one. One thread, no real time: a
+//! (`plan.rs`). All of them report to one ledger (`world.rs`; of paces, `pace.rs`), which knows the invariants and blames whoever breaks one. One thread, no real time: a
 //! seed is a run, and [`simulate`] with the same seed is the same run.
 
 mod actors;
+mod pace;
 mod plan;
 mod world;
 

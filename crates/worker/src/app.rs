@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
+use longshore_celery::Compression;
+
 use crate::{
     built_in,
     task::{Acks, Task},
@@ -38,6 +40,11 @@ pub struct Settings {
     pub result_expires: Option<Duration>,
     /// Whether results carry the task's name, arguments, worker and queue.
     pub result_extended: bool,
+    /// Whether workers take bodies in MessagePack too. What is sent is JSON all the same, unless a call asks for MessagePack.
+    pub accept_msgpack: bool,
+    /// How the bodies of what is sent are compressed, unless a call says otherwise; not at all, where absent. Celery's workers unpack
+    /// zlib; for zstd they need a module of Python's.
+    pub compression: Option<Compression>,
 }
 
 impl Default for Settings {
@@ -49,6 +56,8 @@ impl Default for Settings {
             routes: Vec::new(),
             result_expires: Some(Self::DAY),
             result_extended: false,
+            accept_msgpack: false,
+            compression: None,
         }
     }
 }
@@ -123,6 +132,20 @@ impl App {
     #[must_use]
     pub fn result_extended(mut self) -> Self {
         self.settings.result_extended = true;
+        self
+    }
+
+    /// Lets workers take bodies in MessagePack too.
+    #[must_use]
+    pub fn accept_msgpack(mut self) -> Self {
+        self.settings.accept_msgpack = true;
+        self
+    }
+
+    /// Compresses the bodies of what is sent.
+    #[must_use]
+    pub fn compression(mut self, how: impl Into<Option<Compression>>) -> Self {
+        self.settings.compression = how.into();
         self
     }
 

@@ -1,5 +1,7 @@
 //! The tasks that every Celery worker has. What a canvas needs of them is sent by name, also by Python clients.
 
+mod chord_unlock;
+
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -22,10 +24,18 @@ pub(crate) fn tasks() -> Vec<Task> {
         Task::future("celery.map", |context, call| async move { map(context, call, false).await }),
         Task::future("celery.starmap", |context, call| async move { map(context, call, true).await }),
         Task::future("celery.chunks", chunks),
+        chord_unlock(),
         stub("celery.group"),
         stub("celery.chain"),
         stub("celery.chord"),
     ]
+}
+
+/// As often as it takes, and nobody waits for its result.
+fn chord_unlock() -> Task {
+    let mut task = Task::future("celery.chord_unlock", chord_unlock::unlock);
+    (task.policy.max_retries, task.policy.ignore_result) = (None, true);
+    task
 }
 
 /// Celery's tasks of these names fail likewise when a worker is given them: a canvas is taken apart before it is sent.

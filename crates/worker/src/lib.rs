@@ -50,4 +50,4 @@ pub mod private {
     };
     pub use longshore_core::{Backoff, LaneKind, Rate};
 }
-pub use worker::{Notice, Stopper, What, Worker, WorkerOptions, WorkerSummary};
+pub use worker::{Autoscale, Notice, Stopper, What, Worker, WorkerOptions, WorkerSummary};

@@ -5,7 +5,7 @@
 //! - `handlers.rs`: what the lanes call; `process.rs`: the process lane; `work.rs`: a claimed task on its way
 //! - `verdict.rs`: how an attempt ended → what becomes of its task; `conclude.rs`: that, in Celery's words; `close.rs`: stores, sends, acknowledges
 //! - `sink.rs`: the engine's sink
-//! - `revoked.rs`, `notice.rs`, `shared.rs`: what the parts share
+//! - `revoked.rs`, `notice.rs`, `shared.rs`: what the parts share; `slots.rs`: the slots of lanes, and autoscale
 //! - `control.rs`, `events.rs`: remote control and events; `mingle.rs`: what was called off before
 
 mod close;
@@ -21,6 +21,7 @@ mod process;
 mod revoked;
 mod shared;
 mod sink;
+mod slots;
 mod suspects;
 mod verdict;
 mod work;
@@ -32,7 +33,7 @@ use std::{
 
 use longshore_brokers::{BrokerError, OpenOptions, connect_with};
 use longshore_core::{
-    CancelToken, Clock, LaneKind, RetryPolicy,
+    CancelToken, Clock, Isolation, LaneKind, RetryPolicy,
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
     gate::GateConfig,
     lane::{Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
@@ -40,10 +41,11 @@ use longshore_core::{
 use tokio::{runtime::Handle as Runtime, task::JoinHandle};
 
 pub use notice::{Notice, What};
+pub use slots::Autoscale;
 
 use self::{
     close::Closer, control::Control, events::Events, handlers::Starter, intake::Intake, process::ProcessLane, shared::Shared,
-    sink::Results, work::Ticket,
+    sink::Results, slots::Slots, work::Ticket,
 };
 use crate::{app::App, client::Client};
 
@@ -56,6 +58,12 @@ pub struct WorkerOptions {
     pub queues: Vec<String>,
     /// The slots of each lane, by `lane as usize`.
     pub lanes: [usize; 4],
+    /// Lets the slots of some lanes follow the load; they begin with the fewest.
+    pub autoscale: Option<Autoscale>,
+    /// A child process of functions of this program is replaced after so many tasks.
+    pub max_tasks_per_child: Option<u32>,
+    /// It is replaced, after the task that it runs, when it holds more memory than this, in bytes.
+    pub max_memory_per_child: Option<u64>,
     /// Most claimed tasks that wait for a slot, so that tasks for other lanes pass those for a full one.
     pub parking: usize,
     /// How long what it holds stays its own without a sign of life.
@@ -83,6 +91,9 @@ impl WorkerOptions {
             node: node.into(),
             queues: Vec::new(),
             lanes: [200, 32, cores, cores],
+            autoscale: None,
+            max_tasks_per_child: None,
+            max_memory_per_child: None,
             parking: 100,
             lease: Duration::from_secs(5),
             visibility_timeout: Duration::from_secs(3600),
@@ -105,6 +116,7 @@ pub struct Worker {
     over: tokio::sync::watch::Sender<bool>,
     beat: Option<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
+    scaling: Option<JoinHandle<()>>,
 }
 
 /// What a worker has done.
@@ -164,20 +176,29 @@ impl Worker {
 
         let outbox = engine::outbox();
         let clock = Clock::default();
+        // As many children as there may ever be; how many there are is the gate's business.
+        let mut sizes = options.lanes;
+        let mut children = sizes[LaneKind::Process as usize];
+        if let Some(scale) = &options.autoscale {
+            scale.lanes.iter().for_each(|lane| sizes[*lane as usize] = scale.min.max(1));
+            children = children.max(scale.max);
+        }
+        let isolation =
+            Isolation { max_tasks: options.max_tasks_per_child, max_size: options.max_memory_per_child, ..Isolation::default() };
         let lanes: Lanes<Ticket, work::Answer> = [
             Some(Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime))),
             Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
             Some(Arc::new(CpuLane::new(starter.clone().on_thread(), options.lanes[LaneKind::Cpu as usize], outbox.clone(), clock))),
-            Some(Arc::new(ProcessLane::new(starter, options.lanes[LaneKind::Process as usize], outbox.clone(), clock))),
+            Some(Arc::new(ProcessLane::new(starter, children, isolation, outbox.clone(), clock))),
         ];
         let config = EngineConfig {
             gate: GateConfig {
                 concurrency: None,
-                lanes: options.lanes,
+                lanes: sizes,
                 rate: None,
                 limits: Vec::new(),
                 parking: options.parking,
-                results: 2 * options.lanes.iter().sum::<usize>(),
+                results: 2 * options.lanes.iter().sum::<usize>().max(sizes.iter().sum()),
             },
             lane: LaneKind::Async,
             // A task queue's task is sent again with its next attempt; the engine sees each attempt as a task.
@@ -194,6 +215,8 @@ impl Worker {
         let sink = Results::new(shared.clone(), closer);
         let running = Engine::start(config, intake.clone(), lanes, Box::new(sink), outbox, None, &runtime);
         let engine = running.handle();
+        let slots = Arc::new(Slots::new(engine.clone(), sizes, options.autoscale));
+        let scaling = slots.scale().map(|_| runtime.spawn(slots.clone().follow(shared.clone())));
         let (over, ended) = tokio::sync::watch::channel(false);
         let mut beat = None;
         let mut control = None;
@@ -201,12 +224,12 @@ impl Worker {
             let (events, sender) = Events::start(shared.clone(), options.events, ended);
             let stopper =
                 Stopper { engine: engine.clone(), runtime: runtime.clone(), grace: options.grace, stopping: shared.stopping.clone() };
-            let (lanes, parking) = (options.lanes, options.parking);
-            let own = Control { shared: shared.clone(), intake: intake.clone(), engine: engine.clone(), events, stopper, lanes, parking };
+            let parking = options.parking;
+            let own = Control { shared: shared.clone(), intake: intake.clone(), events, stopper, slots, parking };
             control = Some(runtime.spawn(own.serve()));
             beat = Some(sender);
         }
-        Ok(Self { shared, intake, engine, running, grace: options.grace, over, beat, control })
+        Ok(Self { shared, intake, engine, running, grace: options.grace, over, beat, control, scaling })
     }
 
     /// A handle that stops it, from anywhere.
@@ -227,8 +250,8 @@ impl Worker {
     /// Waits for its end, hands back what is left, and gives up its lease.
     pub async fn join(self) -> WorkerSummary {
         let summary = self.running.join().await;
-        if let Some(control) = self.control {
-            control.abort();
+        for serving in [self.control, self.scaling].into_iter().flatten() {
+            serving.abort();
         }
         if let Some(beat) = self.beat {
             // Its last word: it goes.

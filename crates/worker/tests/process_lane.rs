@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use longshore_celery::{State, Value};
+use longshore_core::LaneKind;
 use longshore_worker::{App, Client, ClientError, Failure, Signature, TaskContext, Worker, WorkerOptions, init_app, task};
 
 #[task(crate = "longshore_worker", lane = "process", name = "t.pid")]
@@ -66,6 +67,7 @@ fn main() {
         worker.stopper().warm();
         let summary = worker.join().await;
         assert_eq!(summary.error, None, "{summary:?}");
+        children_are_replaced(&app).await;
     });
     println!("the process lane: ok");
 }
@@ -93,6 +95,23 @@ async fn ends_as_it_ends(client: &Client) {
     assert_eq!(get(client, aborts::call(0)).await.unwrap(), 0);
     let error = doomed.get_within(Duration::from_secs(60)).await.unwrap_err();
     assert_eq!(error.exception().map(|exception| exception.exc_type.as_str()), Some("WorkerLostError"), "{error}");
+}
+
+/// One child at a time: the same one for all tasks, unless it is replaced after so many, or when it holds too much.
+async fn children_are_replaced(app: &App) {
+    for (place, (tasks, memory, anew)) in [(None, None, false), (Some(1), None, true), (None, Some(1), true)].into_iter().enumerate() {
+        let app = app.clone().broker(format!("memory://replaced-{place}"));
+        let mut options = WorkerOptions::new("w@test");
+        options.lanes[LaneKind::Process as usize] = 1;
+        (options.max_tasks_per_child, options.max_memory_per_child) = (tasks, memory);
+        let worker = Worker::start(app.clone(), options).await.unwrap();
+        let client = Client::of(&app).unwrap();
+        let first = get(&client, pid::call(0)).await.unwrap();
+        let second = get(&client, pid::call(0)).await.unwrap();
+        assert_eq!(first != second, anew, "{tasks:?} {memory:?}: {first} {second}");
+        worker.stopper().warm();
+        worker.join().await;
+    }
 }
 
 async fn is_killed_at_its_limit(client: &Client) {

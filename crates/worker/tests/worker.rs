@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use longshore_brokers::{Broker, Doing, Key, Outgoing, ResultBackend, connect};
-use longshore_celery::{Encoding, Limits, Message, State, TaskResult, Value};
-use longshore_worker::{Acks, App, Call, Failure, Task, TaskContext, Worker, WorkerOptions, WorkerSummary};
+use longshore_brokers::{Broker, Doing, Key, Outgoing, ResultBackend, Stored, connect};
+use longshore_celery::{Compression, Encoding, Limits, Message, State, TaskResult, Value};
+use longshore_core::LaneKind;
+use longshore_worker::{Acks, App, Autoscale, Call, Failure, Task, TaskContext, Worker, WorkerOptions, WorkerSummary};
 use tokio::sync::{Semaphore, mpsc};
 
 /// A broker and a worker of its own for each test.
@@ -513,4 +514,82 @@ async fn a_plain_function_is_told_of_its_soft_limit_and_its_start_is_stored_firs
     let id = bench.send(call("patient", vec![])).await;
     assert_eq!(bench.result(&id).await.result, Value::from("STARTED"));
     bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_autoscale_slots_come_with_the_load() {
+    // Nobody gets through before three are there.
+    let gate = Arc::new(std::sync::Barrier::new(3));
+    let task = Task::plain("meet", move |_, _| {
+        gate.wait();
+        Ok(Value::Null)
+    });
+    let scale = Autoscale { max: 3, min: 1, lanes: vec![LaneKind::Blocking] };
+    let mut bench = Bench::with("autoscale", [task], |options| options.autoscale = Some(scale)).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(bench.send(Message { task: "meet".to_owned(), ..Message::default() }).await);
+    }
+    for id in &ids {
+        let ended = tokio::time::timeout(Duration::from_secs(20), bench.result(id)).await;
+        assert_eq!(ended.expect("three run at once").state, State::Success);
+    }
+    let worker = bench.worker.take().unwrap();
+    worker.stopper().warm();
+    assert_eq!(worker.join().await.ok, 3);
+}
+
+#[tokio::test]
+async fn messagepack_is_taken_where_it_is_accepted() {
+    let (broker, results) = connect("memory://msgpack", None).unwrap();
+    for (accepts, want) in [(false, State::Failure), (true, State::Success)] {
+        let app = App::new().broker("memory://msgpack").task(Task::plain("t", |_, _| Ok(Value::Null)));
+        let worker = Worker::start(if accepts { app.accept_msgpack() } else { app }, WorkerOptions::new("w@test")).await.unwrap();
+        let bench = Bench { broker: broker.clone(), results: results.clone(), worker: Some(worker) };
+        let message = Message { task: "t".to_owned(), id: format!("accepts-{accepts}"), args: vec![1.into()], ..Message::default() };
+        let raw = message.encode_as(Encoding::MsgPack, Some(Compression::Zstd));
+        broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+        assert_eq!(bench.result(&message.id).await.state, want);
+        let worker = bench.worker.unwrap();
+        worker.stopper().warm();
+        worker.join().await;
+    }
+}
+
+#[tokio::test]
+async fn a_chord_that_its_client_counts_is_unlocked_when_all_parts_have_ended() {
+    let sum = Task::plain("sum", |_, call| {
+        let list = call.args.first().and_then(Value::as_list).unwrap_or_default();
+        Ok(Value::Int(list.iter().filter_map(Value::as_i64).sum()))
+    });
+    let mut bench = Bench::new("unlock", [sum]).await;
+    let store = async |bench: &Bench, id: &str, state: State, result: Value| {
+        let result = TaskResult { task_id: id.to_owned(), state, result, ..TaskResult::default() };
+        let stored = Stored { key: Key::Task(id.to_owned()), doc: result.encode(), expires: None, keep_success: false };
+        bench.results.store(&[stored]).await.unwrap();
+    };
+    let unlock = |body: &str, parts: &str| {
+        let callback = format!(
+            r#"{{"task": "sum", "args": [], "kwargs": {{}}, "options": {{"task_id": "{body}"}}, "subtask_type": null, "immutable": false}}"#
+        );
+        let args = format!(r#"["group", {callback}, 0.02, null, {parts}]"#);
+        let Value::List(args) = Value::parse(args.as_bytes(), 16).unwrap() else { unreachable!() };
+        Message { task: "celery.chord_unlock".to_owned(), args, ..Message::default() }
+    };
+    store(&bench, "one", State::Success, 1.into()).await;
+    store(&bench, "four", State::Success, 4.into()).await;
+    bench.send(unlock("body", r#"[[["one", null], null], [["two", null], null]]"#)).await;
+    bench.send(unlock("nested", r#"[[["one", null], null], [["four", null], null]]"#)).await;
+    assert_eq!(bench.result("nested").await.result, Value::Int(5));
+    assert_eq!(bench.results.get(&[Key::Task("body".to_owned())]).await.unwrap(), [None], "a part is missing");
+    store(&bench, "two", State::Success, 2.into()).await;
+    assert_eq!(bench.result("body").await.result, Value::Int(3));
+    store(&bench, "bad", State::Failure, longshore_celery::Exception::builtin("ValueError", "oh").to_value()).await;
+    bench.send(unlock("failed", r#"[[["one", null], null], [["bad", null], null]]"#)).await;
+    let failed = bench.result("failed").await;
+    assert_eq!(failed.state, State::Failure);
+    assert_eq!(failed.exception().unwrap().to_string(), "ChordError(\"Dependency bad raised ValueError('oh')\")");
+    let worker = bench.worker.take().unwrap();
+    worker.stopper().warm();
+    assert_eq!(worker.join().await.error, None);
 }

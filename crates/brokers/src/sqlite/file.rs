@@ -223,7 +223,13 @@ pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
 
 /// What an error at opening means.
 fn refusal(place: &Place, error: &rusqlite::Error) -> BrokerError {
-    BrokerError { kind: if is_busy(error) { ErrorKind::Transient } else { ErrorKind::Refused }, message: explain(place, error) }
+    let kind = match error.sqlite_error_code() {
+        _ if is_busy(error) => ErrorKind::Transient,
+        // As a commit that fails so: what is to be written cannot be.
+        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => ErrorKind::Fatal,
+        _ => ErrorKind::Refused,
+    };
+    BrokerError { kind, message: explain(place, error) }
 }
 
 /// What an error means to people, and what to do.

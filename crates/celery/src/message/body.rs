@@ -1,12 +1,18 @@
 //! What is packed inside a message: base64, compression, and under them arguments and what comes after the task.
 
-use std::{borrow::Cow, io::Read};
+use std::{
+    borrow::Cow,
+    io::{Read, Write},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use flate2::bufread::{GzDecoder, ZlibDecoder};
+use flate2::{
+    bufread::{GzDecoder, ZlibDecoder},
+    write::ZlibEncoder,
+};
 
 use super::{
-    Limits, Message, Wrong,
+    Compression, Limits, Message, Wrong,
     decode::{Bad, Packing, array, header, known, map, nullable, object, within},
 };
 use crate::{
@@ -66,6 +72,36 @@ pub(super) fn unpack_base64(text: &str) -> Result<Vec<u8>, Bad> {
             if lines { STANDARD.decode(text.split_ascii_whitespace().collect::<String>()) } else { Err(wrong) }
         })
         .map_err(|wrong| Bad(Wrong::Unreadable, format!("the body is not base64, though body_encoding says so: {wrong}")))
+}
+
+impl Compression {
+    /// The one of this name: `zlib` or `gzip`, `zstd` or `zstandard`, or as it stands in a header.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "zlib" | "gzip" | "application/x-gzip" => Some(Self::Zlib),
+            "zstd" | "zstandard" | "application/zstd" => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    /// As kombu names it in a message.
+    pub(super) fn header(self) -> &'static str {
+        match self {
+            Self::Zlib => "application/x-gzip",
+            Self::Zstd => "application/zstd",
+        }
+    }
+
+    pub(super) fn pack(self, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+        match self {
+            Self::Zlib => {
+                let mut encoder = ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+                encoder.write_all(bytes)?;
+                encoder.finish()
+            }
+            Self::Zstd => zstd::encode_all(bytes, zstd::DEFAULT_COMPRESSION_LEVEL),
+        }
+    }
 }
 
 /// Unpacks what was compressed, and stops at the limit.

@@ -8,7 +8,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use uuid::Uuid;
 
-use super::{Encoding, Message, times};
+use super::{Compression, Encoding, Message, times};
 use crate::{
     signature::Signature,
     value::{Map, Value, msgpack, write},
@@ -51,14 +51,27 @@ impl Message {
         self.encode_tagged(encoding, fresh_tag())
     }
 
+    /// The same, its body compressed, if it is to be.
+    pub fn encode_as(&self, encoding: Encoding, compression: Option<Compression>) -> Vec<u8> {
+        self.write_all(encoding, compression, fresh_tag())
+    }
+
     /// Writes it under this delivery tag, which must be unique among all messages. Times are cut to microseconds, as Python's are.
     pub fn encode_tagged(&self, encoding: Encoding, delivery_tag: Uuid) -> Vec<u8> {
+        self.write_all(encoding, None, delivery_tag)
+    }
+
+    fn write_all(&self, encoding: Encoding, compression: Option<Compression>, delivery_tag: Uuid) -> Vec<u8> {
         let mut body = Vec::with_capacity(256);
         let packed = encoding == Encoding::MsgPack && msgpack::write(&self.body_value(), &mut body).is_ok();
         if !packed {
             body.clear();
             self.write_body(&mut body);
         }
+        // Writing to memory cannot fail; were it to, the body is sent as it is.
+        let compressed = compression.and_then(|how| Some((how, how.pack(&body).ok()?)));
+        let compression = compressed.as_ref().map(|(how, _)| *how);
+        let body = compressed.map_or(body, |(_, packed)| packed);
         let mut out = Vec::with_capacity(900 + body.len() * 4 / 3 + self.task.len());
         out.extend_from_slice(b"{\"body\": \"");
         let from = out.len();
@@ -70,14 +83,14 @@ impl Message {
         } else {
             b"\", \"content-encoding\": \"utf-8\", \"content-type\": \"application/json\", \"headers\": "
         });
-        self.write_headers(&mut out);
+        self.write_headers(compression, &mut out);
         out.extend_from_slice(b", \"properties\": ");
         self.write_properties(delivery_tag, &mut out);
         out.push(b'}');
         out
     }
 
-    fn write_headers(&self, out: &mut Vec<u8>) {
+    fn write_headers(&self, compression: Option<Compression>, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"lang\": \"rs\", \"task\": ");
         write::text(&self.task, out);
         text(", \"id\": ", Some(&self.id), out);
@@ -110,6 +123,9 @@ impl Message {
         }
         out.extend_from_slice(b", \"stamps\": ");
         self.stamps.write(out);
+        if let Some(how) = compression {
+            text(", \"compression\": ", Some(how.header()), out);
+        }
         for (name, value) in self.headers.iter().filter(|(name, _)| !is_known(name)) {
             out.extend_from_slice(b", ");
             write::text(name, out);

@@ -5,7 +5,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{BadMessage, Encoding, Limits, Message, Wrong, crashes_of, mark_redelivered};
+use super::{BadMessage, Compression, Encoding, Limits, Message, Wrong, crashes_of, mark_redelivered};
 use crate::{Map, Signature, Value};
 
 const EMBED: &str = r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#;
@@ -258,6 +258,21 @@ fn what_can_be_read_of_a_message_is_told() {
     for (what, raw, task, id) in table {
         let bad = bad(&raw);
         assert_eq!((bad.task.as_deref(), bad.id.as_deref()), (task, id), "{what}: {bad}");
+    }
+}
+
+#[test]
+fn a_body_that_is_compressed_when_it_is_written_is_read_again() {
+    let message = Message { task: "t".into(), id: "i".into(), args: vec!["x".repeat(10_000).as_str().into()], ..Message::default() };
+    let plain = message.encode(Encoding::Json);
+    for (how, name) in [(Compression::Zlib, "application/x-gzip"), (Compression::Zstd, "application/zstd")] {
+        assert_eq!((Compression::named(name), Compression::named("bzip2")), (Some(how), None));
+        for encoding in [Encoding::Json, Encoding::MsgPack] {
+            let raw = message.encode_as(encoding, Some(how));
+            assert!(raw.len() < plain.len() / 5 && memchr::memmem::find(&raw, name.as_bytes()).is_some());
+            let read = Message::decode(&raw, &Limits { msgpack: true, ..Limits::default() }).unwrap();
+            assert_eq!(read.args, message.args);
+        }
     }
 }
 

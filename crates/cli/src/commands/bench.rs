@@ -1,7 +1,14 @@
-//! `longshore bench`: what the engine, its lanes, its pace and its children reach on this machine.
+//! `longshore bench`: what the engine, its lanes, its pace and its children reach on this machine, and the task queue on a broker.
+//!
+//! Layout: here what is measured within the process; `queue.rs`: the task queue; `baseline.rs`: what was measured before, and what is worse
+
+mod baseline;
+mod queue;
 
 use std::{
     hint::black_box,
+    io::Write,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -9,14 +16,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::Args;
 use longshore_core::{
     Job, Rate,
     lane::child::{self, Children, Command, Limits},
 };
 use serde::Serialize;
 
+use super::global::Global;
+use crate::{config::Config, queue::Fault, run::journal::StateDir};
+
 /// One measured row.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Row {
     /// What was measured.
     pub what: &'static str,
@@ -24,6 +35,22 @@ pub struct Row {
     pub value: f64,
     /// Its unit.
     pub unit: &'static str,
+}
+
+/// `longshore bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// What to measure; without a word the engine, its lanes, its pace and its children
+    pub part: Vec<Part>,
+    /// For pace: starts a second
+    #[arg(long, default_value_t = 1000.0)]
+    pub rate: f64,
+    /// For sqlite and redis: so many tasks
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1000..=10_000_000))]
+    pub tasks: u32,
+    /// Compare with what was measured before: last, or a file that `--json` wrote; 4 if anything is worse by more than 10 %
+    #[arg(long, value_name = "last|FILE")]
+    pub baseline: Option<String>,
 }
 
 /// Which part is measured.
@@ -37,19 +64,71 @@ pub enum Part {
     Pace,
     /// The cost of a child process.
     Spawn,
+    /// The task queue on a file of its own, or on the one that --broker names.
+    Sqlite,
+    /// The task queue on the server that --broker names, under keys of its own.
+    Redis,
 }
 
-/// Measures a part.
+/// Measures, compares if that is asked for, and keeps what was measured for the next comparison.
 ///
 /// # Errors
-/// What kept it from being measured.
-pub fn measure(part: Part, rate: f64) -> Result<Vec<Row>, String> {
-    match part {
-        Part::Engine => Ok(engine()),
-        Part::Lanes => Ok(lanes()),
-        Part::Pace => Ok(pace(rate)),
-        Part::Spawn => spawn(),
+/// What kept it from being measured, or compared; 6: the broker is out of reach.
+pub fn run(args: &BenchArgs, config: &Config, global: &Global, state_dir: Option<&Path>, out: &mut dyn Write) -> Result<u8, Fault> {
+    let parts = if args.part.is_empty() { vec![Part::Engine, Part::Lanes, Part::Pace, Part::Spawn] } else { args.part.clone() };
+    let state = StateDir::open(state_dir).map_err(|error| Fault { code: error.exit_code(), message: error.to_string() });
+    let kept = state.map(|state| state.path().join("bench.jsonl"));
+    let before = match &args.baseline {
+        None => None,
+        Some(word) if word == "last" => Some(baseline::read(kept.as_ref().map_err(Fault::again)?, true)?),
+        Some(file) => Some(baseline::read(Path::new(file), false)?),
+    };
+    let (mut all, mut worse) = (Vec::new(), Vec::new());
+    for part in parts {
+        let rows = match part {
+            Part::Engine => engine(),
+            Part::Lanes => lanes(),
+            Part::Pace => pace(args.rate),
+            Part::Spawn => spawn().map_err(|message| Fault { code: 70, message })?,
+            Part::Sqlite | Part::Redis => queue::measure(part == Part::Sqlite, args.tasks, config, global)?,
+        };
+        for row in rows {
+            let was = before.as_ref().and_then(|before| before.get(row.what).copied());
+            let change = was.and_then(|was| baseline::change(&row, was));
+            worse.extend(change.filter(|change| change.is_worse).map(|_| row.what));
+            write(&row, was, change, global.json, out)?;
+            all.push(row);
+        }
+        out.flush()?;
     }
+    // What cannot be kept is no reason to have measured in vain.
+    match kept.and_then(|kept| baseline::keep(&kept, &all)) {
+        Ok(()) => {}
+        Err(fault) => eprintln!("longshore: not kept for `--baseline last`: {fault}"),
+    }
+    if before.is_some_and(|before| before.is_empty()) {
+        eprintln!("longshore: nothing was measured before; this is the baseline now");
+    }
+    if worse.is_empty() {
+        return Ok(0);
+    }
+    eprintln!("longshore: worse by more than 10 %: {}", worse.join(", "));
+    Ok(4)
+}
+
+fn write(row: &Row, was: Option<f64>, change: Option<baseline::Change>, json: bool, out: &mut dyn Write) -> std::io::Result<()> {
+    let Row { what, value, unit } = row;
+    if json {
+        let share = change.map(|change| change.share);
+        return writeln!(out, "{}", serde_json::json!({ "what": what, "value": value, "unit": unit, "baseline": was, "change": share }));
+    }
+    let compared = match (was, change) {
+        (Some(was), Some(change)) => {
+            format!("   was {was:.2}, {:+.1} %{}", change.share * 100.0, if change.is_worse { "  worse" } else { "" })
+        }
+        _ => String::new(),
+    };
+    writeln!(out, "{}", format!("{what:<44} {value:>12.2} {unit:<6}{compared}").trim_end())
 }
 
 fn row(what: &'static str, value: f64, unit: &'static str) -> Row {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     queue::{
-        Fault, Place,
+        Fault, Place, code_of,
         send::{Filling, SendArgs},
     },
     run::{
@@ -211,7 +211,7 @@ impl Report {
     fn finish(self, args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
         if place.json {
             writeln!(out, "{}", json!({ "sent": self.sent, "bad": self.bad_count, "stopped": self.left.as_ref().map(|left| &left.why) }))?;
-        } else {
+        } else if !place.quiet {
             eprintln!(" {} {} sent", show_count(self.sent), super::queues::tasks(self.sent));
         }
         for (place, reason) in &self.bad {
@@ -314,7 +314,7 @@ async fn send(
             Err(refused) => match refused.error {
                 ClientError::Broker(error) => {
                     let unknown = error.kind == ErrorKind::Transient;
-                    report.left = Some(Left { code: 6, why: error.message, seq, place: at, unknown });
+                    report.left = Some(Left { code: code_of(&error), why: error.message, seq, place: at, unknown });
                     break;
                 }
                 error => report.bad(at, error.to_string()),

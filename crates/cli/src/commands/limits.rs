@@ -45,11 +45,25 @@ pub async fn run(command: Option<LimitsCommand>, config: &Config, place: &Place,
             if is_limit {
                 return set(&name, &rate, burst, place, out).await;
             }
+            let rate = of_task(&rate)?;
             let whom = Whom { timeout: PATIENCE, destination: Vec::new() };
             let words = vec!["rate_limit".to_owned(), name, rate];
             control(&RemoteArgs { words, whom }, place, out).await
         }
     }
+}
+
+/// A task's rate as workers read it: Celery's `10/m`, too.
+fn of_task(text: &str) -> Result<String, Fault> {
+    let celerys = match text.split_once('/') {
+        Some((count, "s" | "m" | "h")) => count.parse::<f64>().is_ok(),
+        None => text.parse::<f64>().is_ok(),
+        _ => false,
+    };
+    if celerys {
+        return Ok(text.to_owned());
+    }
+    Ok(format!("{}/s", units::rate(text).map_err(Fault::usage)?.per_second()))
 }
 
 async fn set(name: &str, text: &str, burst: u32, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
@@ -129,6 +143,14 @@ fn standing(state: &LimitState) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tasks_rate_is_told_to_workers_in_their_words() {
+        for (text, want) in [("10/m", "10/m"), ("0", "0"), ("120/min", "2/s"), ("5/s", "5/s")] {
+            assert_eq!(of_task(text).unwrap(), want);
+        }
+        assert_eq!(of_task("lots").unwrap_err().code, 2);
+    }
 
     #[test]
     fn rates_are_said_in_the_unit_that_people_would_take() {

@@ -24,7 +24,7 @@ use crate::{
     commands::global::Global,
     config::Config,
     queue::{Fault, Place, block_on, show::clock},
-    tasks::Programs,
+    tasks::{Programs, Spec},
     units::{show_count, show_duration},
 };
 
@@ -54,7 +54,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     let mut place = Place::open(app, config, global)?;
     let mut signals = Signals::listen()?;
     let specs = std::mem::take(&mut place.specs);
-    let texts: Vec<(String, String)> = specs.iter().map(|spec| (spec.name.clone(), format!("{} {}", spec.lane(), spec.text()))).collect();
+    let texts: Vec<(String, String)> = specs.iter().map(|spec| (spec.name.clone(), described(spec))).collect();
     let specs = specs.into_iter().map(|spec| spec.with_limits(args.max_tasks_per_child, args.max_memory_per_child)).collect();
     let (programs, tasks) = Programs::start(specs, true, &tokio::runtime::Handle::current())
         .map_err(|error| Fault { code: 70, message: format!("the programs of tasks cannot be started: {error}") })?;
@@ -132,8 +132,15 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     log.end();
     match summary.error {
         None => Ok(0),
-        Some(message) => Err(Fault { code: 6, message }),
+        // A file that cannot be written is no broker that is away.
+        Some(message) => Err(Fault { code: if place.broker().url().starts_with("sqlite:") { 74 } else { 6 }, message }),
     }
+}
+
+/// What serves a task, for the banner: `process exec convert {args.0}, every 20ms, each worker`.
+fn described(spec: &Spec) -> String {
+    let rate = spec.rate().map(|rate| format!(", {rate}")).unwrap_or_default();
+    format!("{} {}{rate}", spec.lane(), spec.text())
 }
 
 const NO_TASKS: &str = "there are no tasks to serve: name one in longshore.toml, such as

@@ -172,6 +172,7 @@ pub(super) const WORKER: &[Key] = &[
     key("no-remote-control", Bool),
     key("pool", Text),
     key("autoscale", Text),
+    key("accept", Commas),
     key("max-tasks", Whole),
     key("task-events", Bool),
     key("result-extended", Bool),

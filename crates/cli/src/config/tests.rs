@@ -1,5 +1,7 @@
 //! Layers, origins, mistakes.
 
+use std::fmt;
+
 use super::*;
 
 /// A project's file, a user's file, variables.

@@ -44,6 +44,9 @@ pub struct SendArgs {
     /// Store no result
     #[arg(long)]
     pub ignore_result: bool,
+    /// Compress its arguments: zlib, or zstd (a worker in Python needs a module for it)
+    #[arg(long, value_name = "HOW", value_parser = ["zlib", "zstd"])]
+    pub compress: Option<String>,
 }
 
 /// A duration; a bare number is seconds, as Celery has it.
@@ -99,6 +102,9 @@ impl SendArgs {
         }
         if let Some(limit) = self.soft_time_limit {
             signature = signature.soft_time_limit(limit);
+        }
+        if let Some(how) = &self.compress {
+            signature = signature.option("compression", how.as_str());
         }
         if self.ignore_result { signature.ignore_result() } else { signature }
     }

@@ -135,10 +135,12 @@ pub fn whereabouts(found: &Found, queue: Option<&QueueState>, now: SystemTime) -
     if brief.retries > 0 && !matches!(found.doing, Doing::Dead { .. }) {
         text.push_str(&format!("; retried {} {}", brief.retries, if brief.retries == 1 { "time" } else { "times" }));
     }
-    if let Some(by) =
-        queue.and_then(|queue| queue.paused.as_deref()).filter(|_| matches!(found.doing, Doing::Waiting { .. } | Doing::Later { .. }))
+    if let Some((queue, by)) = queue
+        .and_then(|queue| Some((queue, queue.paused.as_deref()?)))
+        .filter(|_| matches!(found.doing, Doing::Waiting { .. } | Doing::Later { .. }))
     {
-        text.push_str(&format!("; the queue is paused by {}", plain(by)));
+        let since = queue.paused_since.map(|since| format!(" since {}", clock(since))).unwrap_or_default();
+        text.push_str(&format!("; the queue is paused by {}{since}", plain(by)));
     }
     text
 }

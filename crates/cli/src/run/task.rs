@@ -110,7 +110,7 @@ impl Sender {
         };
         loop {
             match self.once(id, &signature, &mut how).await {
-                Err(ClientError::Broker(error)) if error.kind != ErrorKind::Refused => {
+                Err(ClientError::Broker(error)) if error.kind == ErrorKind::Transient => {
                     if !self.told.swap(true, Ordering::Relaxed) {
                         eprintln!("longshore: {}; waiting for it", error.message);
                     }

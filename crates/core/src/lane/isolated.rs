@@ -3,11 +3,13 @@
 //! Layout:
 //! - `isolated.rs`: [`IsolatedLane`], its queue and its limits.
 //! - `seat.rs`: a thread for each child; it sends batches, takes answers, and finds out who was running when a child ends.
-//! - `parcel.rs`: payloads that are several items. `blame.rs`: decisions without effects. `link.rs`: the parent's end of a child. `serve.rs`: the child's.
+//! - `load.rs`: a batch, and whose items it has. `parcel.rs`: payloads that are several items. `blame.rs`: decisions without effects. `link.rs`: the parent's end of a child. `serve.rs`: the child's.
 //! - `registry.rs`: which function is meant. `wire.rs`: what travels.
 //!
 //! What holds:
-//! - A child runs one function for many tasks, one after the other. Tiny ones are sent in batches of about `CHUNK` of measured work, long ones alone.
+//! - A child runs one function for many tasks, one after the other. Tiny ones are sent in batches of about `CHUNK` of measured work, and the next batch
+//!   before one is done (on the other side of the board), so that parent and child need not sleep for each other; long ones are sent alone.
+//! - A task may be several items (a chunk of an executor's `map`): limits, blame and outcomes are those of each item.
 //! - The child claims each task of a batch before it begins it, and publishes its answer when it has ended, both in memory that its parent sees: whatever
 //!   ends the child, the tasks that have ended keep their answers, the one that ran has the blame, and those behind it go to another child. No task runs
 //!   twice unless the retries say so.
@@ -17,6 +19,7 @@
 
 mod blame;
 mod link;
+mod load;
 mod parcel;
 mod registry;
 mod seat;
@@ -81,7 +84,8 @@ pub struct Isolation {
     pub max_age: Option<Duration>,
     /// A child is replaced, between tasks, when it holds more than this many bytes. Half of `memory` if that is less or this is absent.
     pub max_size: Option<u64>,
-    /// How many tasks a child is given at once, 1 to 512. By default as many as make up 200 µs of measured work, so one if they take longer.
+    /// How many tasks a child is given at once, 1 to 512. By default as many as make up 200 µs of measured work, so one if they take longer. While a child
+    /// works on a batch that takes less than that, it has the next one already.
     pub batch: Option<u32>,
 }
 
@@ -267,7 +271,7 @@ impl<T, R> Pool<T, R> {
                 Ends::Part => break,
                 Ends::All(outcome) => {
                     let (at, slot, Attempt { task, payload }) = (attempt.task.admitted, attempt.task.slot, attempt);
-                    seat::discard(payload);
+                    load::discard(payload);
                     return Some(Finished { slot, task, outcome, started: at, ended: at, cpu: None });
                 }
             }

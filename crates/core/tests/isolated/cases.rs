@@ -145,6 +145,10 @@ fn soon(what: &str, holds: impl Fn() -> bool) {
 pub(crate) const CASES: &[(&str, fn())] = &[
     ("whatever_a_function_does_is_its_own_outcome", whatever_a_function_does_is_its_own_outcome),
     ("what_ran_before_a_crash_keeps_its_answer_and_what_stood_behind_runs_once", what_ran_before_a_crash_keeps_its_answer),
+    (
+        "a_crash_among_batches_that_follow_each_other_closely_is_one_tasks_alone",
+        a_crash_among_batches_that_follow_each_other_closely_is_one_tasks_alone,
+    ),
     ("tasks_behind_one_that_hangs_are_run_by_another_child", tasks_behind_one_that_hangs_are_run_by_another_child),
     ("a_child_that_passes_the_limit_is_killed_in_time", a_child_that_passes_the_limit_is_killed_in_time),
     ("only_the_task_that_hangs_in_a_batch_times_out", only_the_task_that_hangs_in_a_batch_times_out),
@@ -305,6 +309,30 @@ fn what_ran_before_a_crash_keeps_its_answer() {
     let notes = fs::read_to_string(&file).unwrap();
     let want: Vec<String> = (0..16).filter(|n| !bad.contains(n)).map(|n| n.to_string()).collect();
     assert_eq!(notes.lines().collect::<Vec<_>>(), want, "each once, in order");
+}
+
+fn a_crash_among_batches_that_follow_each_other_closely_is_one_tasks_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    // Tiny ones: a child has the next batch before it is done with one.
+    for batch in [1, 4, 64] {
+        let file = folder.path().join(batch.to_string());
+        let act_of = |n: u32| match n {
+            n if n % 97 == 50 => Act::Abort,
+            n if n % 3 == 0 => Act::Note(file.clone(), n),
+            n => Act::Bytes(n.to_le_bytes().to_vec()),
+        };
+        let isolation = Isolation { batch: Some(batch), ..Isolation::default() };
+        let outcomes = job(isolation).params((0..600).map(act_of).collect::<Vec<_>>()).workers(1).queue(1_000).collect().outcomes;
+        for (n, outcome) in (0..600).zip(&outcomes) {
+            match (act_of(n), outcome) {
+                (Act::Abort, Outcome::Killed { signal: 6 }) | (Act::Note(..), Outcome::Ok(_)) => {}
+                (Act::Bytes(sent), Outcome::Ok(back)) if sent == *back => {}
+                (act, other) => panic!("{n} in batches of {batch}: {act:?} ended with {other:?}"),
+            }
+        }
+        let ran: Vec<u32> = fs::read_to_string(&file).unwrap().lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(ran, (0..600).filter(|n| n % 3 == 0 && n % 97 != 50).collect::<Vec<_>>(), "each once, in order, in batches of {batch}");
+    }
 }
 
 fn tasks_behind_one_that_hangs_are_run_by_another_child() {

@@ -1,7 +1,7 @@
 //! From what is planned to what a broker takes.
 
 use longshore_brokers::Outgoing;
-use longshore_celery::{Encoding, Message, REPR_LENGTH, args_repr, canvas::Routing, kwargs_repr};
+use longshore_celery::{Compression, Encoding, Message, REPR_LENGTH, args_repr, canvas::Routing, kwargs_repr};
 
 use crate::app::Settings;
 
@@ -15,7 +15,13 @@ pub(crate) fn of(settings: &Settings, mut message: Message, routing: &Routing) -
     message.kwargsrepr.get_or_insert_with(|| kwargs_repr(&message.kwargs, REPR_LENGTH));
     // JSON is what every worker accepts; MessagePack is written for those who ask for it.
     let encoding = if routing.serializer.as_deref() == Some("msgpack") { Encoding::MsgPack } else { Encoding::Json };
-    Outgoing { queue: queue.into(), priority: message.priority.unwrap_or(0).min(9), due: message.eta, raw: message.encode(encoding) }
+    let compression = routing.compression.as_deref().and_then(Compression::named).or(settings.compression);
+    Outgoing {
+        queue: queue.into(),
+        priority: message.priority.unwrap_or(0).min(9),
+        due: message.eta,
+        raw: message.encode_as(encoding, compression),
+    }
 }
 
 /// This machine's name, as people know it.

@@ -10,9 +10,9 @@ use longshore_celery::{
     Exception, Limits, Map, Message, State, TaskResult, Value,
     control::{self, Addressed, Command, Consumed, Reply, Request, Stats, TaskView},
 };
-use longshore_core::{LaneKind, Rate, Receipt, engine::Handle};
+use longshore_core::{LaneKind, Rate, Receipt};
 
-use super::{Stopper, events::Events, intake::Intake, mingle::mingle, revoked::stamp, shared::Shared, work::Work};
+use super::{Stopper, events::Events, intake::Intake, mingle::mingle, revoked::stamp, shared::Shared, slots::Slots, work::Work};
 
 /// Most held tasks that a reply tells of; it says so when there are more.
 const TOLD: usize = 1000;
@@ -21,10 +21,9 @@ const TOLD: usize = 1000;
 pub(crate) struct Control {
     pub(crate) shared: Arc<Shared>,
     pub(crate) intake: Arc<Intake>,
-    pub(crate) engine: Handle,
     pub(crate) events: Events,
     pub(crate) stopper: Stopper,
-    pub(crate) lanes: [usize; 4],
+    pub(crate) slots: Arc<Slots>,
     pub(crate) parking: usize,
 }
 
@@ -137,7 +136,7 @@ impl Control {
             Command::PoolGrow { n } => self.grow(n, "pool will grow"),
             Command::PoolShrink { n } => self.grow(-n, "pool will shrink"),
             Command::PoolRestart => control::error("ValueError('Pool restarts not enabled')"),
-            Command::Autoscale { .. } => control::error("ValueError('Autoscale not enabled')"),
+            Command::Autoscale { max, min } => self.rescale(max, min),
             Command::AddConsumer { queue, .. } => {
                 if shared.consumer.serving().iter().any(|serving| **serving == *queue) {
                     return control::ok(format!("already consuming from '{queue}'"));
@@ -170,14 +169,18 @@ impl Control {
         }
     }
 
-    /// More or fewer slots on the lanes where a task takes a thread or a process, as one of Celery's pool would.
-    fn grow(&mut self, n: i64, said: &str) -> Value {
-        for lane in [LaneKind::Blocking, LaneKind::Process] {
-            let size = &mut self.lanes[lane as usize];
-            *size = usize::try_from(i64::try_from(*size).unwrap_or(i64::MAX).saturating_add(n).max(1)).unwrap_or(1);
-            self.engine.set_concurrency(Some(lane), *size);
-        }
+    fn grow(&self, n: i64, said: &str) -> Value {
+        self.slots.grow(n);
         control::ok(said)
+    }
+
+    /// New bounds of autoscale; those that are absent stay.
+    fn rescale(&self, max: Option<i64>, min: Option<i64>) -> Value {
+        let whole = |number: i64| usize::try_from(number).unwrap_or(0);
+        match self.slots.rescale(max.map(whole), min.map(whole)) {
+            Some((max, min)) => control::ok(format!("autoscale now max={max} min={min}")),
+            None => control::error("ValueError('Autoscale not enabled')"),
+        }
     }
 
     async fn revoke(&self, ids: &[String], terminate: bool, signal: Option<&str>) -> Value {
@@ -311,7 +314,8 @@ impl Control {
 
     fn stats(&self, clock: u64) -> Value {
         let shared = &self.shared;
-        let concurrency = self.lanes.iter().sum::<usize>() as u64;
+        let sizes = self.slots.sizes();
+        let concurrency = sizes.iter().sum::<usize>() as u64;
         let mut broker = Map::default();
         broker.set("url", mask(shared.broker.url()));
         broker.set("hostname", host_of(shared.broker.url()));
@@ -319,7 +323,7 @@ impl Control {
         broker.set("transport", shared.broker.url().split(':').next().unwrap_or_default());
         let mut lanes = Map::default();
         for lane in LaneKind::ALL {
-            lanes.set(lane.as_str(), self.lanes[lane as usize] as i64);
+            lanes.set(lane.as_str(), sizes[lane as usize] as i64);
         }
         let stats = Stats {
             total: shared.counts.by_task().into_iter().map(|(task, count)| (task.to_string(), count)).collect(),
@@ -337,6 +341,10 @@ impl Control {
         if let Value::Map(map) = &mut value {
             map.set("lanes", lanes);
             map.set("held", self.intake.held_count() as i64);
+            if let Some((scale, current)) = self.slots.scale() {
+                let bounds = [("max", scale.max), ("min", scale.min), ("current", current), ("qty", shared.live().len())];
+                map.set("autoscaler", bounds.into_iter().map(|(name, number)| (name, number as i64)).collect::<Map>());
+            }
             // How many messages of each queue have come to their end here.
             let ended = shared.counts.by_queue();
             map.set("queues", ended.iter().map(|(queue, count)| (&**queue, *count)).collect::<Map>());
@@ -353,12 +361,12 @@ impl Control {
         conf.set("result_expires", settings.result_expires.map(|after| after.as_secs_f64()));
         conf.set("result_extended", settings.result_extended);
         conf.set("task_acks_late", true);
-        conf.set("accept_content", vec!["json"]);
+        conf.set("accept_content", if settings.accept_msgpack { vec!["json", "msgpack"] } else { vec!["json"] });
         conf.set("task_serializer", "json");
         conf.set("result_serializer", "json");
         conf.set("timezone", "UTC");
         conf.set("enable_utc", true);
-        conf.set("worker_concurrency", self.lanes.iter().sum::<usize>() as i64);
+        conf.set("worker_concurrency", self.slots.sizes().iter().sum::<usize>() as i64);
         conf.into()
     }
 }

@@ -1,4 +1,9 @@
 //! From the broker to the engine: claims, reads, sorts out, holds back what is not due.
+//!
+//! Layout: `ahead.rs`: how many are claimed ahead where messages are given; `back.rs`: what goes back unrun
+
+mod ahead;
+mod back;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,14 +17,15 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_brokers::{BrokerError, Claimed, End, Finish, Key, Outgoing, Slot, crash::MOST_CRASHES};
-use longshore_celery::{BadMessage, Encoding, Message, State, TaskResult, crashes_of};
+use longshore_brokers::{BrokerError, Claimed, Key, Slot, crash::MOST_CRASHES};
+use longshore_celery::{BadMessage, Message, State, TaskResult, crashes_of};
 use longshore_core::{
-    Delivery, ErrorKind, LaneKind, Options, Receipt, SourceError, Verdict,
+    Delivery, ErrorKind, LaneKind, Options, Receipt, SourceError,
     source::{Fetched, Settlement, Source},
 };
 use tokio::{sync::Notify, task::JoinHandle};
 
+use self::ahead::Ahead;
 use super::{
     close::{Closer, Closing},
     conclude::{self, Unrun},
@@ -35,10 +41,6 @@ use crate::task::{RateScope, Task};
 const HELD: usize = 100_000;
 /// Most held messages that are loaded at once when they are due.
 const DUE: usize = 100;
-/// Where messages are given, so many are claimed ahead at most, and no more than have ended lately in this time (or the engine has room for): what one worker
-/// was given, no other can run.
-const GIVEN: usize = 500;
-const AHEAD: Duration = Duration::from_millis(10);
 /// A slot of a rate that is this near is not waited for.
 const NEAR: Duration = Duration::from_micros(500);
 /// A broker that is away is asked for slots again after this time.
@@ -72,10 +74,7 @@ struct Hall {
     ended: bool,
     /// What was ready and never reached the engine goes back.
     leaving: Option<JoinHandle<()>>,
-    /// How many may be claimed ahead, as the last look at what has ended says; since when it is counted anew, and how many have ended since.
-    ahead: usize,
-    since: Option<Instant>,
-    ended_since: usize,
+    ahead: Ahead,
 }
 
 /// What a claim brought.
@@ -383,7 +382,7 @@ impl Intake {
             return Box::pin(claim(room));
         }
         // What is given is lost with whoever does not listen; and it comes while the batch before is worked on.
-        let claim = tokio::spawn(claim(state.look_ahead(Instant::now()).clamp(room.min(GIVEN), GIVEN)));
+        let claim = tokio::spawn(claim(state.ahead.look(Instant::now()).clamp(room.min(ahead::MOST), ahead::MOST)));
         Box::pin(async move {
             let lost = |error: tokio::task::JoinError| Batch {
                 claimed: Vec::new(),
@@ -396,28 +395,6 @@ impl Intake {
         })
     }
 
-    /// At the end: whatever was claimed and did not reach the engine is held, so that the consumer hands it back as it leaves.
-    pub(crate) async fn clear(&self) -> Result<(), BrokerError> {
-        let (claim, leaving) = {
-            let mut state = self.state();
-            (state.claim.take(), state.leaving.take())
-        };
-        if let Some(claim) = claim {
-            let mut given = claim.await.claimed;
-            given.retain(|claimed| claimed.given);
-            self.shared.consumer.hold(&given).await?;
-        }
-        if let Some(leaving) = leaving {
-            let _ = leaving.await;
-        }
-        let ready: Vec<Arc<Work>> = {
-            let mut state = self.state();
-            let ready = std::mem::take(&mut state.ready);
-            ready.into_iter().collect()
-        };
-        give_back(&self.shared, ready).await
-    }
-
     async fn fetch_some(&self, room: usize, into: &mut Vec<Delivery<Ticket>>) -> Result<Fetched, BrokerError> {
         loop {
             let closed = self.closed.load(Ordering::Acquire);
@@ -428,7 +405,7 @@ impl Intake {
                 let mut state = self.state();
                 let count = state.ready.len().min(room);
                 into.extend(state.ready.drain(..count).map(|work| self.delivery(work)));
-                if self.early && state.claim.is_none() && self.may_claim(&state) && state.ready.len() < state.look_ahead(Instant::now()) {
+                if self.early && state.claim.is_none() && self.may_claim(&state) && state.ready.len() < state.ahead.look(Instant::now()) {
                     state.claim = Some(self.claim(&mut state, room));
                 }
                 if !into.is_empty() {
@@ -451,43 +428,6 @@ impl Intake {
             }
         }
     }
-
-    /// Gives back what did not run; what has run is finished by the sink already.
-    async fn settle_all(&self, batch: &[Settlement]) -> Result<(), BrokerError> {
-        let mut back = Vec::new();
-        let mut again = Vec::new();
-        let works: Vec<Option<Arc<Work>>> = {
-            let mut live = self.shared.live();
-            batch.iter().map(|settlement| live.remove(&settlement.receipt.0)).collect()
-        };
-        let acquitted = {
-            let mut state = self.state();
-            state.ended_since += batch.len();
-            let before = state.accused.len();
-            if before > 0 {
-                state.accused.retain(|accused| batch.iter().all(|settlement| settlement.receipt != accused.receipt));
-            }
-            state.accused.len() < before
-        };
-        for (Settlement { verdict, .. }, work) in batch.iter().zip(works) {
-            let (Verdict::Requeue { .. }, Some(work)) = (verdict, work) else { continue };
-            if work.acked.load(Ordering::Acquire) && work.to_hold().is_none() {
-                // Acknowledged as it started, and stopped by us: it is sent once more.
-                self.shared.counts.handed_back.fetch_add(1, Ordering::Relaxed);
-                let raw = work.message.encode(Encoding::Json);
-                again.push(Outgoing { queue: work.queue.clone(), priority: work.message.priority.unwrap_or(0), due: None, raw });
-            } else {
-                back.push(work);
-            }
-        }
-        if acquitted {
-            self.wake.notify_one();
-        }
-        if !again.is_empty() {
-            self.shared.broker.publish(&again).await?;
-        }
-        give_back(&self.shared, back).await
-    }
 }
 
 impl Hall {
@@ -495,42 +435,6 @@ impl Hall {
     fn next_suspect(&self, now: Instant) -> Option<Instant> {
         self.suspects.front().and_then(|work| may_start(work.crashes, &self.accused, now))
     }
-
-    /// How many messages may be claimed ahead now.
-    fn look_ahead(&mut self, now: Instant) -> usize {
-        let since = now.duration_since(*self.since.get_or_insert(now));
-        if since >= AHEAD {
-            self.ahead = ahead(std::mem::take(&mut self.ended_since), since);
-            self.since = Some(now);
-        }
-        self.ahead
-    }
-}
-
-/// How many messages may be claimed ahead when so many have ended in this time.
-fn ahead(ended: usize, since: Duration) -> usize {
-    let many = ended as f64 * AHEAD.as_secs_f64() / since.as_secs_f64().max(1e-6);
-    (many as usize).min(GIVEN)
-}
-
-/// Hands back what never started, to the front of its queue.
-async fn give_back(shared: &Shared, works: Vec<Arc<Work>>) -> Result<(), BrokerError> {
-    if works.is_empty() {
-        return Ok(());
-    }
-    let to_hold: Vec<Claimed> = works.iter().filter_map(|work| work.to_hold()).collect();
-    if !to_hold.is_empty() {
-        shared.consumer.hold(&to_hold).await?;
-    }
-    shared.counts.handed_back.fetch_add(works.len() as u64, Ordering::Relaxed);
-    let back = |work: &Arc<Work>| {
-        let end = End::Back { front: true };
-        Finish { receipt: work.receipt, publish: Vec::new(), results: Vec::new(), part: None, end }
-    };
-    // The first of them last, so that it is served first.
-    let finishes: Vec<Finish> = works.iter().rev().map(back).collect();
-    shared.consumer.finish(&finishes).await?;
-    Ok(())
 }
 
 fn source_error(error: BrokerError) -> SourceError {
@@ -550,36 +454,6 @@ impl Source<Ticket> for Intake {
         self.closed.store(true, Ordering::Release);
         self.shared.consumer.close();
         self.wake.notify_one();
-        let mut state = self.state();
-        if self.early && state.leaving.is_none() && !state.ready.is_empty() {
-            // Up to a whole batch, which shall not wait here until everything that runs has ended.
-            let (shared, ready) = (self.shared.clone(), std::mem::take(&mut state.ready).into_iter().collect::<Vec<_>>());
-            ready.iter().for_each(|work| drop(shared.live().remove(&work.receipt.0)));
-            state.leaving = Some(tokio::spawn(async move {
-                // A consumer that is at its end says so to the engine, too.
-                let _ = give_back(&shared, ready).await;
-            }));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn as_much_is_claimed_ahead_as_has_ended_lately_in_ten_milliseconds() {
-        let micros = Duration::from_micros;
-        for (ended, since, many) in [
-            (0, micros(0), 0),
-            (0, micros(1_000_000), 0),
-            // Fifty a second, and fifty thousand.
-            (50, micros(1_000_000), 0),
-            (500, micros(10_000), 500),
-            (250, micros(10_000), 250),
-            (100_000, micros(1_000_000), GIVEN),
-        ] {
-            assert_eq!(ahead(ended, since), many, "{ended} in {since:?}");
-        }
+        self.let_go();
     }
 }

@@ -22,17 +22,23 @@ pub(crate) struct ProcessLane {
 
 impl ProcessLane {
     /// A lane with so many children at most. Without `init_app` it has none, and says so to each task that wants one.
-    pub(crate) fn new(starter: Starter, size: usize, outbox: Outbox<Ticket, Answer>, clock: Clock) -> Self {
+    pub(crate) fn new(starter: Starter, size: usize, isolation: Isolation, outbox: Outbox<Ticket, Answer>, clock: Clock) -> Self {
         let threads = BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock);
-        let children = lane_of(isolated_entry, size, outbox.clone(), clock);
+        let children = lane_of(isolated_entry, size, isolation, outbox.clone(), clock);
         Self { starter, threads, children, outbox }
     }
 }
 
 /// A lane of a function, whose type has no name.
-fn lane_of<F: 'static>(_: F, size: usize, outbox: Outbox<Ticket, Answer>, clock: Clock) -> Result<IsolatedLane<Ticket, Answer>, TaskError> {
+fn lane_of<F: 'static>(
+    _: F,
+    size: usize,
+    isolation: Isolation,
+    outbox: Outbox<Ticket, Answer>,
+    clock: Clock,
+) -> Result<IsolatedLane<Ticket, Answer>, TaskError> {
     // One at a time: what waits for its turn can still be revoked, and has not begun in anybody's eyes.
-    let isolation = Isolation { batch: Some(1), ..Isolation::default() };
+    let isolation = Isolation { batch: Some(1), ..isolation };
     IsolatedLane::between::<F, IsolatedCall, IsolatedAnswer>(|Ticket(work)| work.is_called_off(), size, isolation, outbox, clock)
 }
 

@@ -125,6 +125,7 @@ impl Shared {
         results: Arc<dyn ResultBackend>,
         one_store: bool,
     ) -> Self {
+        let limits = Limits { msgpack: app.settings().accept_msgpack, ..Limits::default() };
         Self {
             app,
             node,
@@ -133,7 +134,7 @@ impl Shared {
             consumer,
             results,
             one_store,
-            limits: Limits::default(),
+            limits,
             board: Board::default(),
             counts: Counts::default(),
             oid: uuid::Uuid::new_v4().to_string(),

@@ -35,7 +35,10 @@ impl Sink<Ticket, Answer> for Results {
             let count = batch.len();
             let closings: Vec<Closing> = batch.drain(..).filter_map(|finished| conclude::ended(&self.shared, finished)).collect();
             let closed = self.closer.close(closings).await;
-            room.release(count);
+            // Of what was not accepted the engine has its own count.
+            if closed.is_ok() {
+                room.release(count);
+            }
             closed.map_err(|error| SinkError { kind: error.kind, message: error.message })
         })
     }

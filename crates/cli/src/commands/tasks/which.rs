@@ -233,8 +233,8 @@ impl Row {
         match (self.standing, says.standing) {
             (Standing::Held, Standing::Started) => self.standing = Standing::Started,
             (Standing::Waiting | Standing::Later, Standing::Retry) => self.standing = Standing::Retry,
-            // It is dropped when its turn comes.
-            (Standing::Waiting | Standing::Later, Standing::Revoked) => self.standing = Standing::Revoked,
+            // It is dropped when its turn or its time comes.
+            (Standing::Waiting | Standing::Later | Standing::Held, Standing::Revoked) => self.standing = Standing::Revoked,
             _ => {}
         }
         self.error = self.error.take().or(says.error);

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, ValueHint};
 use longshore_core::{LaneKind, Rate};
-use longshore_worker::{Acks, App, WorkerOptions};
+use longshore_worker::{Acks, App, Autoscale, WorkerOptions};
 
 use crate::{queue::Fault, units};
 
@@ -31,12 +31,15 @@ pub struct WorkerArgs {
     /// Celery's word for a lane: prefork is cpu and process, threads blocking, gevent and eventlet async, solo one slot each
     #[arg(short = 'P', long, value_name = "POOL", help_heading = "Concurrency")]
     pub pool: Option<Pool>,
-    /// MAX,MIN: MAX is taken as --concurrency, since an empty slot costs nothing
+    /// In place of -c: the slots of those lanes (but cpu's) follow the load, MAX at most, MIN at least [MIN: 1]
     #[arg(long, value_name = "MAX,MIN", value_parser = autoscale, help_heading = "Concurrency")]
-    pub autoscale: Option<usize>,
+    pub autoscale: Option<(usize, usize)>,
     /// Most tasks that it holds, waiting ones included [slots and 100]
     #[arg(long, value_name = "N", help_heading = "Concurrency")]
     pub prefetch: Option<usize>,
+    /// Bodies that it takes, as Celery's accept_content: json, msgpack [json]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = ["json", "msgpack"], help_heading = "Safety")]
+    pub accept: Vec<String>,
     /// Store name, arguments, worker and queue with each result, so that `tasks` can tell, filter and retry what has ended
     #[arg(long, help_heading = "View")]
     pub result_extended: bool,
@@ -59,10 +62,10 @@ pub struct WorkerArgs {
     /// The same, of which the task is told first
     #[arg(long, value_name = "DUR", value_parser = seconds, help_heading = "Safety")]
     pub soft_time_limit: Option<Duration>,
-    /// A child of a pipe is replaced after so many tasks
-    #[arg(long, value_name = "N", help_heading = "Safety")]
+    /// A child of a pipe, or of functions in Rust, is replaced after so many tasks
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Safety")]
     pub max_tasks_per_child: Option<u64>,
-    /// The most memory of a child: 512MiB; a bare number is KiB
+    /// A child of functions in Rust that holds more is replaced after its task; a program (exec, pipe) gets no more. 512MiB; a bare number is KiB
     #[arg(long, value_name = "SIZE", value_parser = kibibytes, help_heading = "Safety")]
     pub max_memory_per_child: Option<u64>,
 
@@ -117,7 +120,7 @@ pub struct WorkerArgs {
 
 const AFTER: &str = "\
 SIGTERM or Ctrl-C: once, takes nothing more, hands back what waits, lets running tasks end; twice, ends and hands them back; three times, kills.
-Exit: 0 stopped · 2 usage or configuration · 6 broker unreachable · 75 its pidfile's owner runs";
+Exit: 0 stopped · 2 usage or configuration · 6 broker unreachable · 74 its file cannot be written · 75 its pidfile's owner runs";
 
 /// Celery's pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -176,8 +179,12 @@ fn lane(text: &str) -> Result<(LaneKind, usize), String> {
     Ok((lane, slots(number.trim())?))
 }
 
-fn autoscale(text: &str) -> Result<usize, String> {
-    slots(text.split(',').next().unwrap_or(text).trim())
+fn autoscale(text: &str) -> Result<(usize, usize), String> {
+    let (max, min) = text.split_once(',').unwrap_or((text, "1"));
+    let max = slots(max.trim())?;
+    // Celery's 0 is one here: a lane without a slot would see no load.
+    let min = if min.trim() == "0" { 1 } else { slots(min.trim())? };
+    if min > max { Err(format!("`{text}`: the most stands first, as in 10,3")) } else { Ok((max, min)) }
 }
 
 fn task_rate(text: &str) -> Result<(String, Rate), String> {
@@ -230,6 +237,9 @@ impl WorkerArgs {
                 return Err(Fault::usage(format!("--task-rate {name}: there is no task of this name here (longshore tasks)")));
             }
         }
+        if self.accept.iter().any(|body| body == "msgpack") {
+            app.settings_mut().accept_msgpack = true;
+        }
         if self.result_extended {
             app.settings_mut().result_extended = true;
         }
@@ -260,9 +270,14 @@ impl WorkerArgs {
         if options.queues.is_empty() {
             return Err(Fault::usage("no queues to serve: name one with -Q"));
         }
-        for (lane, slots) in lanes(self.pool, self.concurrency.or(self.autoscale)).into_iter().chain(self.lane.iter().copied()) {
+        for (lane, slots) in lanes(self.pool, self.concurrency).into_iter().chain(self.lane.iter().copied()) {
             options.lanes[lane as usize] = slots;
         }
+        if let Some((max, min)) = self.autoscale {
+            options.autoscale = Some(Autoscale { max, min, lanes: self.scaled()? });
+        }
+        options.max_tasks_per_child = self.max_tasks_per_child.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
+        options.max_memory_per_child = self.max_memory_per_child;
         if let Some(prefetch) = self.prefetch {
             options.parking = prefetch.saturating_sub(options.lanes.iter().sum());
         }
@@ -272,6 +287,23 @@ impl WorkerArgs {
         options.events = self.task_events && !self.no_events;
         options.remote_control = !self.no_remote_control;
         Ok(options)
+    }
+}
+
+impl WorkerArgs {
+    /// The lanes that follow the load: where a task takes a thread or a process, but for the cpu lane, which has as many slots as there are cores.
+    fn scaled(&self) -> Result<Vec<LaneKind>, Fault> {
+        let lanes = match self.pool {
+            None => vec![LaneKind::Blocking, LaneKind::Process],
+            Some(Pool::Prefork) => vec![LaneKind::Process],
+            Some(Pool::Threads) => vec![LaneKind::Blocking],
+            Some(Pool::Gevent) => vec![LaneKind::Async],
+            Some(Pool::Solo) => return Err(Fault::usage("--autoscale: the pool solo has one slot")),
+        };
+        match self.lane.iter().find(|(lane, _)| lanes.contains(lane)) {
+            Some((lane, _)) => Err(Fault::usage(format!("--autoscale and --lane {lane}=… both set its slots; leave one out"))),
+            None => Ok(lanes),
+        }
     }
 }
 
@@ -335,11 +367,22 @@ mod tests {
             ("-P threads -c 7", [200, 7, cores, cores]),
             ("-P gevent -c 700", [700, 32, cores, cores]),
             ("-P solo", [1, 1, 1, 1]),
-            ("--autoscale 9,3", [200, 9, 9, 9]),
             ("--lane async=5,cpu=cores --lane process=4", [5, 32, cores, 4]),
         ] {
             assert_eq!(parse(words).options(&App::new()).unwrap().lanes, want, "{words}");
         }
+        for (words, lanes, bounds) in [
+            ("--autoscale 9,3", vec![LaneKind::Blocking, LaneKind::Process], (9, 3)),
+            ("--autoscale 9 -P prefork", vec![LaneKind::Process], (9, 1)),
+            ("--autoscale 9,0 -P threads --lane async=7", vec![LaneKind::Blocking], (9, 1)),
+        ] {
+            let (max, min) = bounds;
+            assert_eq!(parse(words).options(&App::new()).unwrap().autoscale, Some(Autoscale { max, min, lanes }), "{words}");
+        }
+        for words in ["--autoscale 9,3 -P solo", "--autoscale 9,3 --lane process=4"] {
+            assert_eq!(parse(words).options(&App::new()).err().map(|fault| fault.code), Some(2), "{words}");
+        }
+        assert!(autoscale("3,9").unwrap_err().contains("10,3"));
         let options = parse("--prefetch 10 -P solo -Q a,b -X b -n w1@%%h").options(&App::new()).unwrap();
         assert_eq!((options.parking, options.queues, options.node.as_str()), (6, vec!["a".to_owned()], "w1@%h"));
     }

@@ -41,7 +41,11 @@ pub(super) fn write(facts: &Facts<'_>, log: &Log) {
         format!("{} ({} waiting{paused})", plain(queue), show_count(state.map_or(0, |state| state.waiting)))
     };
     log.say(format_args!("  queues  {}", options.queues.iter().map(waiting).collect::<Vec<_>>().join("  ")));
-    let lanes = LaneKind::ALL.map(|lane| format!("{lane} {}", options.lanes[lane as usize]));
+    let slots = |lane: LaneKind| match options.autoscale.as_ref().filter(|scale| scale.lanes.contains(&lane)) {
+        Some(scale) => format!("{lane} {} to {}", scale.min, scale.max),
+        None => format!("{lane} {}", options.lanes[lane as usize]),
+    };
+    let lanes = LaneKind::ALL.map(slots);
     log.say(format_args!("  lanes   {}", lanes.join(" · ")));
     let named: Vec<String> = app
         .tasks()

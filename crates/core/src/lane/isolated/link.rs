@@ -13,7 +13,7 @@ use std::{
 };
 
 use longshore_sys::{
-    Board, isolated,
+    Board, SIDES, isolated,
     poll::{Interest, ready, set_nonblocking},
 };
 
@@ -41,8 +41,11 @@ pub(super) struct Link {
     answers: PipeReader,
     board: Board,
     inbox: Inbox,
-    /// How much of the board's area has been read.
-    seen: usize,
+    /// How much of each side of the board has been read.
+    seen: [usize; SIDES],
+    /// Batches that were sent, and those of them that are done.
+    sent: usize,
+    done: usize,
     /// The child's CPU time that has been given to tasks already, in nanoseconds.
     cpu: u64,
     /// How many tasks have ended since it last said its CPU time.
@@ -122,7 +125,9 @@ impl Link {
             answers,
             board,
             inbox: Inbox::new(),
-            seen: 0,
+            seen: [0; SIDES],
+            sent: 0,
+            done: 0,
             cpu: 0,
             unpaid: 0,
             born: now,
@@ -151,10 +156,12 @@ impl Link {
         Ok(News { said, ended })
     }
 
-    /// Sends a batch of `count` items, once the last one is done; waits for a child that is slow to take it.
+    /// Sends a batch of `count` items, with no more than one before it that is not done; waits for a child that is slow to take it.
     pub(super) fn send(&mut self, mut batch: &[u8], count: u32, limit: Option<Duration>) -> io::Result<Sending> {
-        self.board.reset();
-        self.seen = 0;
+        let side = self.sent % SIDES;
+        self.board.reset(side);
+        self.seen[side] = 0;
+        self.sent += 1;
         self.tasks = self.tasks.saturating_add(count);
         let began = Instant::now();
         while !batch.is_empty() {
@@ -162,8 +169,18 @@ impl Link {
                 Ok(count) => batch = &batch[count..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let rest = limit.map(|limit| limit.saturating_sub(began.elapsed()));
-                    let [_, ended] =
-                        ready([Some((self.requests.as_fd(), Interest::Write)), Some((self.child.end_fd(), Interest::Read))], rest)?;
+                    let [_, ended, said] = ready(
+                        [
+                            Some((self.requests.as_fd(), Interest::Write)),
+                            Some((self.child.end_fd(), Interest::Read)),
+                            Some((self.answers.as_fd(), Interest::Read)),
+                        ],
+                        rest,
+                    )?;
+                    if said {
+                        // It may have answers of the batch before that it wants to be rid of first.
+                        self.inbox.fill(&self.answers)?;
+                    }
                     if ended {
                         return Ok(Sending::Ended);
                     }
@@ -181,7 +198,7 @@ impl Link {
         Ok(Sending::Done)
     }
 
-    /// Takes every answer that there is, and gives each to `answer`; whether the batch is done.
+    /// Takes every answer of the first batch that is not done, as far as there are, and gives each to `answer`; whether that batch is done now.
     ///
     /// # Errors
     /// What the child did that no child of ours does.
@@ -195,13 +212,18 @@ impl Link {
         while let Some((kind, body)) = self.inbox.next()? {
             match kind {
                 ANSWER => answer(body)?,
-                DONE => done = true,
+                DONE => {
+                    done = true;
+                    break;
+                }
                 _ => return Err("it sent what is no answer"),
             }
         }
         // Last, for all that was published before "done" is on the board by now.
         scratch.clear();
-        self.seen = self.board.read(self.seen, scratch);
+        let side = self.done % SIDES;
+        self.seen[side] = self.board.read(side, self.seen[side], scratch);
+        self.done += usize::from(done);
         let mut rest = scratch.as_slice();
         while !rest.is_empty() {
             let (body, behind) = super::wire::entry(rest).ok_or("what it published is torn")?;
@@ -211,14 +233,24 @@ impl Link {
         Ok(done)
     }
 
-    /// How many items of the batch have been begun.
-    pub(super) fn begun(&self) -> usize {
-        self.board.claimed() as usize
+    /// How many batches it has that are not done.
+    pub(super) fn flying(&self) -> usize {
+        self.sent - self.done
     }
 
-    /// Takes back the items that have not been begun; how many have been.
-    pub(super) fn take_back(&self) -> usize {
-        self.board.revoke() as usize
+    /// Whether it has said something that was not taken yet, so that there is nothing to wait for.
+    pub(super) fn has_said(&self) -> bool {
+        self.inbox.has_next()
+    }
+
+    /// How many items have been begun of a batch that is not done, the first (0) or the second (1).
+    pub(super) fn begun(&self, batch: usize) -> usize {
+        self.board.claimed((self.done + batch) % SIDES) as usize
+    }
+
+    /// Takes back the items of such a batch that have not been begun; how many have been.
+    pub(super) fn take_back(&self, batch: usize) -> usize {
+        self.board.revoke((self.done + batch) % SIDES) as usize
     }
 
     /// What each of the last `count` tasks used of the CPU; `None` when the child has not said: for many tiny ones it says so only now and then, and

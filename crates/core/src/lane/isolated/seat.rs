@@ -12,12 +12,12 @@ use super::{
     blame::{Progress, Why, blame},
     chunk,
     link::{Link, Sending},
+    load::{Item, Load, Part, finished, resolve},
     parcel::{Ends, Said},
-    wire::{self, Batch},
+    wire::{self},
 };
 use crate::{
     error::TaskError,
-    lane::caught,
     outcome::Outcome,
     stamp::Stamp,
     task::{Attempt, Finished},
@@ -31,6 +31,8 @@ const TICK: Duration = Duration::from_millis(10);
 const STUCK: Duration = Duration::from_millis(20);
 /// Bytes in a batch, beyond which no further item joins it.
 const BATCH_BYTES: usize = 64 * 1024;
+/// Bytes in each of two batches that a child has at once: they are in the pipe at once, with room to spare, for nobody wants to wait for it.
+const SHORT_BYTES: usize = 16 * 1024;
 /// So many children in a row that end before they begin anything, and their tasks are lost.
 const FRUITLESS: u32 = 3;
 
@@ -39,41 +41,21 @@ pub(super) struct Seat<T, R> {
     pool: Arc<Pool<T, R>>,
     slot: u32,
     link: Option<Link>,
-    batch: Batch,
-    /// The attempts that the batch's items belong to; those that have their outcome, or none of their own, are gone.
-    parts: Vec<Option<Part<T>>>,
-    /// The batch's items by number; those that have their outcome are gone.
-    items: Vec<Option<Item>>,
+    /// What the child works on.
+    front: Load<T>,
+    /// What it gets next, or has got already.
+    next: Load<T>,
     done: Vec<Finished<T, R>>,
     /// Of what has just been put into `done`: the place of its last item among the answers, from 1, and how many items it has.
     places: Vec<(u32, u32)>,
     /// Since when there is something in `done`.
     held: Instant,
-    /// When the item that runs was begun, as far as is known.
-    running_since: Instant,
     scratch: Vec<u8>,
     /// A mean of what an item takes, in nanoseconds; the first ones are sent one at a time.
     each: f64,
     looked: Instant,
     resident: u64,
     fruitless: u32,
-}
-
-/// An attempt that has items in the batch.
-struct Part<T> {
-    attempt: Attempt<T>,
-    /// The number of its first item, and how many there are.
-    first: usize,
-    count: usize,
-    /// When that was begun, once an answer has come.
-    began: Option<Instant>,
-}
-
-/// An item of the batch: whose it is, and its place there.
-#[derive(Clone, Copy)]
-struct Item {
-    part: u32,
-    place: u32,
 }
 
 impl<T, R> Seat<T, R>
@@ -87,13 +69,11 @@ where
             pool,
             slot,
             link: None,
-            batch: Batch::new(),
-            parts: Vec::new(),
-            items: Vec::new(),
+            front: Load::new(now),
+            next: Load::new(now),
             done: Vec::with_capacity(MOST),
             places: Vec::new(),
             held: now,
-            running_since: now,
             scratch: Vec::new(),
             each: CHUNK.as_nanos() as f64,
             looked: now,
@@ -103,7 +83,11 @@ where
     }
 
     pub(super) fn serve(mut self) {
-        while self.take() {
+        loop {
+            let given = self.link.as_ref().map_or(0, |link| link.tasks);
+            if !self.take(given, BATCH_BYTES, true) {
+                break;
+            }
             self.run();
         }
         self.flush();
@@ -112,14 +96,15 @@ where
         }
     }
 
-    /// Waits for tasks and makes a batch of them; `false` when there will be no more.
-    fn take(&mut self) -> bool {
-        self.batch.clear();
-        self.items.clear();
-        self.parts.clear();
+    /// Makes the next batch of tasks from the lane's queue, for a child that has been given so many; waits for some if it may. `false` when there are none.
+    fn take(&mut self, given: u32, bytes: usize, wait: bool) -> bool {
+        self.next.clear();
         let pool = self.pool.clone();
         let mut state = pool.lock();
         while state.queue.is_empty() {
+            if !wait {
+                return false;
+            }
             if !self.done.is_empty() {
                 drop(state);
                 self.flush();
@@ -136,7 +121,7 @@ where
         let want = pool.isolation.batch.map_or_else(|| chunk(self.each), |batch| (batch as usize).clamp(1, MOST));
         // Never more than a fair share: the last attempts of a job are for all children.
         let fair = if pool.isolation.batch.is_some() { MOST } else { state.queue.len().div_ceil(pool.size) };
-        let room = self.rest().clamp(1, MOST);
+        let room = self.rest(given).clamp(1, MOST);
         let mut taken = Vec::with_capacity(want.min(fair).min(state.queue.len()));
         let mut count = 0;
         while taken.len() < fair
@@ -159,7 +144,7 @@ where
             if stopped || pool.called_off.is_some_and(|called_off| called_off(&attempt.payload)) {
                 self.finish(attempt, &Outcome::Cancelled);
             } else {
-                rest = self.pack(attempt, most);
+                rest = self.pack(attempt, most, bytes);
             }
         }
         if rest.is_some() || taken.len() > 0 {
@@ -168,13 +153,14 @@ where
         true
     }
 
-    /// Puts the items of an attempt into the batch, as long as it has fewer than `most`; what is left over comes back.
-    fn pack(&mut self, mut attempt: Attempt<T>, most: usize) -> Option<Attempt<T>> {
+    /// Puts the items of an attempt into the batch, as long as it has fewer than `most` and not these bytes; what is left over comes back.
+    fn pack(&mut self, mut attempt: Attempt<T>, most: usize, bytes: usize) -> Option<Attempt<T>> {
         let pool = self.pool.clone();
-        let (part, first) = (self.parts.len() as u32, self.items.len());
+        let load = &mut self.next;
+        let (part, first) = (load.parts.len() as u32, load.items.len());
         let mut rest = None;
         for place in 0..(pool.items.count)(&attempt.payload) {
-            if self.items.len() >= most || self.batch.len() >= BATCH_BYTES {
+            if load.items.len() >= most || load.batch.len() >= bytes {
                 if place == 0 {
                     return Some(attempt);
                 }
@@ -185,8 +171,8 @@ where
                 }
                 break;
             }
-            match (pool.items.give)(&attempt.payload, place, &mut self.batch) {
-                Ok(true) => self.items.push(Some(Item { part, place: place as u32 })),
+            match (pool.items.give)(&attempt.payload, place, &mut load.batch) {
+                Ok(true) => load.items.push(Some(Item { part, place: place as u32 })),
                 Ok(false) => {}
                 Err(error) => match (pool.items.end)(&mut attempt.payload, place, Said::Nothing(Outcome::Failed(error))) {
                     Ends::Open => {}
@@ -198,13 +184,12 @@ where
                 },
             }
         }
-        self.parts.push(Some(Part { attempt, first, count: self.items.len() - first, began: None }));
+        load.parts.push(Some(Part { attempt, first, count: load.items.len() - first, began: None }));
         rest
     }
 
     /// How many more tasks the child may be given.
-    fn rest(&self) -> usize {
-        let given = self.link.as_ref().map_or(0, |link| link.tasks);
+    fn rest(&self, given: u32) -> usize {
         match self.pool.isolation.max_tasks {
             // A child that has had its last is replaced before the next batch.
             Some(most) if given < most => (most - given) as usize,
@@ -213,9 +198,9 @@ where
         }
     }
 
-    /// Runs the batch: afterwards each of its items has its outcome or is back in the lane's queue.
+    /// Runs the batch, and others as long as there is no pause: afterwards each of their items has its outcome or is back in the lane's queue.
     fn run(&mut self) {
-        if self.items.is_empty() {
+        if self.next.items.is_empty() {
             return;
         }
         let mut link = match self.child() {
@@ -255,111 +240,132 @@ where
         })
     }
 
-    /// Sends the batch and takes its answers until it is done. `Err` when the child has to be buried: why it was killed, or nothing if it ended by itself.
+    /// Sends the batch and takes its answers until it is done, and others behind it. `Err` when the child has to be buried: why it was killed, or nothing if
+    /// it ended by itself.
     fn exchange(&mut self, link: &mut Link) -> Result<(), Option<Why>> {
-        let sent = self.pool.clock.now();
-        let (all, attempts) = (self.items.len(), self.parts.len());
-        let mut progress = Progress::new(sent);
-        let mut mark = sent;
-        self.running_since = sent;
-        let limit = self.limit(0);
-        match link.send(self.batch.finish(), all as u32, limit).map_err(|error| Some(broken(&error)))? {
-            Sending::Done => {}
-            Sending::Ended => return Err(None),
-            Sending::Late => return Err(limit.map(Why::Late)),
-        }
-        // The child has something to do: now is the time to report what is done.
-        if self.held_long(self.pool.clock.now()) {
-            self.flush();
-        }
+        self.advance();
+        Self::send(&mut self.front, link)?;
         loop {
-            let news = link.wait(self.patience(&progress)).map_err(|error| Some(broken(&error)))?;
-            let now = self.pool.clock.now();
-            let done = self.collect(link, &mut mark, now).map_err(|why| Some(Why::Broken(why.to_owned())))?;
-            if done {
-                if self.items.iter().any(Option::is_some) {
-                    return Err(Some(Why::Broken("it did not answer all that it was asked".to_owned())));
+            // A child that will soon be done gets the next batch before it is: neither waits for the other then.
+            if self.may_follow(link) && self.take(link.tasks, SHORT_BYTES, false) {
+                if self.next.batch.len() > 2 * SHORT_BYTES {
+                    let back = self.next.unload(&self.pool, 0);
+                    self.pool.put_back(back.into_iter());
+                } else if !self.next.items.is_empty() {
+                    Self::send(&mut self.next, link)?;
                 }
-                let mean = now.saturating_duration_since(sent).as_nanos().max(1) as f64 / all as f64;
-                // Quick to believe in longer items, slower to believe in shorter ones: a batch that is too long holds up those behind.
-                self.each = if mean > self.each { mean } else { self.each * 0.5 + mean * 0.5 };
-                self.pool.hold(self.each * all as f64 / attempts as f64);
+            }
+            // The child has something to do: now is the time to report what is done.
+            if self.held_long(self.pool.clock.now()) {
+                self.flush();
+            }
+            self.attend(link)?;
+            if link.flying() == 0 {
                 return Ok(());
             }
-            if news.ended {
+            self.advance();
+        }
+    }
+
+    /// The next batch is what the child works on from now on.
+    fn advance(&mut self) {
+        std::mem::swap(&mut self.front, &mut self.next);
+        self.next.clear();
+        let now = self.pool.clock.now();
+        let front = &mut self.front;
+        (front.since, front.progress, front.mark) = (now, Progress::new(now), now);
+    }
+
+    fn send(load: &mut Load<T>, link: &mut Link) -> Result<(), Option<Why>> {
+        load.all = (load.items.len(), load.parts.len());
+        let limit = load.limit(0);
+        match link.send(load.batch.finish(), load.items.len() as u32, limit).map_err(|error| Some(broken(&error)))? {
+            Sending::Done => Ok(()),
+            Sending::Ended => Err(None),
+            Sending::Late => Err(limit.map(Why::Late)),
+        }
+    }
+
+    /// Whether the child should have another batch now: if it will soon be done, and nothing has to be looked at between the two.
+    fn may_follow(&self, link: &Link) -> bool {
+        let (front, isolation) = (&self.front, &self.pool.isolation);
+        link.flying() == 1
+            && self.each * (front.all.0 as f64) < CHUNK.as_nanos() as f64
+            && front.batch.len() <= SHORT_BYTES
+            && self.pool.called_off.is_none()
+            && isolation.max_size().is_none()
+            && !isolation.is_worn(link.tasks, self.pool.clock.now().saturating_duration_since(link.born), 0)
+    }
+
+    /// Takes the answers of the first batch until it is done.
+    fn attend(&mut self, link: &mut Link) -> Result<(), Option<Why>> {
+        loop {
+            let ended = !link.has_said() && link.wait(self.patience(link)).map_err(|error| Some(broken(&error)))?.ended;
+            let now = self.pool.clock.now();
+            let done = self.collect(link, now).map_err(|why| Some(Why::Broken(why.to_owned())))?;
+            let front = &mut self.front;
+            if done {
+                if front.items.iter().any(Option::is_some) {
+                    return Err(Some(Why::Broken("it did not answer all that it was asked".to_owned())));
+                }
+                if !front.items.is_empty() {
+                    let (items, attempts) = front.all;
+                    let mean = now.saturating_duration_since(front.since).as_nanos().max(1) as f64 / items as f64;
+                    // Quick to believe in longer items, slower to believe in shorter ones: a batch that is too long holds up those behind.
+                    self.each = if mean > self.each { mean } else { self.each * 0.5 + mean * 0.5 };
+                    self.pool.hold(self.each * items as f64 / attempts as f64);
+                }
+                return Ok(());
+            }
+            if ended {
                 return Err(None);
             }
+            front.progress.see(link.begun(0), now);
             if self.held_long(now) {
                 self.flush();
             }
-            progress.see(link.begun(), now);
-            self.running_since = progress.since();
-            if let Some(why) = self.too_far(link, &progress, now) {
+            if let Some(why) = self.too_far(link, now) {
                 return Err(Some(why));
             }
-            let running = now.saturating_duration_since(progress.since());
+            let front = &mut self.front;
+            let running = now.saturating_duration_since(front.progress.since());
+            let others = front.items.len() > front.progress.item() + 1 || !self.next.items.is_empty();
             // Not before the first one has been begun, for that one stays here, with its limit.
-            if running >= STUCK && link.begun() > 0 && self.items.len() > progress.item() + 1 {
-                let begun = link.take_back().min(self.items.len());
-                let behind = self.unload(begun);
-                self.pool.put_back(behind.into_iter());
+            if running >= STUCK && link.begun(0) > 0 && others {
+                let begun = link.take_back(0);
+                let mut back = front.unload(&self.pool, begun);
+                if link.flying() > 1 {
+                    let begun = link.take_back(1);
+                    back.append(&mut self.next.unload(&self.pool, begun));
+                }
+                self.pool.put_back(back.into_iter());
                 self.each = self.each.max(running.as_nanos() as f64);
             }
         }
     }
 
     /// How long the child may be left alone.
-    fn patience(&self, progress: &Progress) -> Option<Duration> {
+    fn patience(&self, link: &Link) -> Option<Duration> {
         let now = self.pool.clock.now();
-        let limit = self.limit(progress.item()).and_then(|limit| progress.since().checked_add(limit));
+        let progress = &self.front.progress;
+        let limit = self.front.limit(progress.item()).and_then(|limit| progress.since().checked_add(limit));
         let look = self.pool.isolation.memory.and_then(|_| self.looked.checked_add(LOOK));
-        let tick = (self.items.len() > 1).then(|| now + TICK);
+        let tick = (self.front.items.len() > 1 || link.flying() > 1).then(|| now + TICK);
         let called_off = self.pool.called_off.map(|_| now + LOOK);
         let held = (!self.done.is_empty()).then(|| self.held + CHUNK);
         [limit, look, tick, called_off, held].into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
     }
 
-    fn limit(&self, item: usize) -> Option<Duration> {
-        self.attempt(item)?.task.limit()
-    }
-
-    /// The attempt that an item belongs to, unless the item has its outcome.
-    fn attempt(&self, item: usize) -> Option<&Attempt<T>> {
-        let item = (*self.items.get(item)?)?;
-        self.parts.get(item.part as usize)?.as_ref().map(|part| &part.attempt)
-    }
-
-    /// Takes the items from this one on out of the batch: the attempts, or their parts, that are left.
-    fn unload(&mut self, from: usize) -> Vec<Attempt<T>> {
-        let mut back = Vec::new();
-        for item in self.items.drain(from..).flatten() {
-            let held = &mut self.parts[item.part as usize];
-            let Some(part) = held else { continue };
-            if part.first >= from {
-                back.extend(held.take().map(|part| part.attempt));
-            } else if part.first + part.count > from {
-                part.count = from - part.first;
-                let (behind, ends) = self.pool.split(&mut part.attempt, item.place as usize);
-                back.push(behind);
-                if !matches!(ends, Ends::Open)
-                    && let Some(part) = held.take()
-                {
-                    discard(part.attempt.payload);
-                }
-            }
-        }
-        back
-    }
-
     /// Whether the child has passed a limit.
-    fn too_far(&mut self, link: &Link, progress: &Progress, now: Instant) -> Option<Why> {
-        if let Some(limit) = self.limit(progress.item())
+    fn too_far(&mut self, link: &Link, now: Instant) -> Option<Why> {
+        let progress = self.front.progress;
+        if let Some(limit) = self.front.limit(progress.item())
             && now.saturating_duration_since(progress.since()) >= limit
         {
             return Some(Why::Late(limit));
         }
         if let Some(called_off) = self.pool.called_off
-            && self.attempt(progress.item()).is_some_and(|attempt| called_off(&attempt.payload))
+            && self.front.attempt(progress.item()).is_some_and(|attempt| called_off(&attempt.payload))
         {
             return Some(Why::CalledOff);
         }
@@ -370,13 +376,14 @@ where
         (self.resident > limit).then_some(Why::Large { held: self.resident, limit })
     }
 
-    /// Takes the answers that are there; whether the batch is done.
-    fn collect(&mut self, link: &mut Link, mark: &mut Instant, now: Instant) -> Result<bool, &'static str> {
+    /// Takes the answers of the first batch that are there; whether it is done.
+    fn collect(&mut self, link: &mut Link, now: Instant) -> Result<bool, &'static str> {
         let first = self.done.len();
         self.places.clear();
-        let Self { items, parts, done, places, slot, pool, scratch, .. } = self;
+        let Self { front, done, places, slot, pool, scratch, .. } = self;
+        let Load { items, parts, mark, .. } = front;
         let mut answers = 0_u32;
-        let ended = link.receive(scratch, |answer| {
+        let done_with = link.receive(scratch, |answer| {
             let (item, answer) = wire::item(answer).ok_or("its answer is torn")?;
             let unasked = "it answered what it was not asked";
             let item = items.get_mut(item).and_then(Option::take).ok_or(unasked)?;
@@ -407,34 +414,42 @@ where
             }
             *mark = now;
         }
-        ended
+        self.front.done = done_with?;
+        Ok(self.front.done)
     }
 
-    /// Ends a child, if it has not ended, and finds out what that means for each item of the batch.
+    /// Ends a child, if it has not ended, and finds out what that means for each item that it had.
     fn bury(&mut self, mut link: Link, why: Option<Why>) {
         link.kill();
         // What it has said and published counts, whatever ended it.
-        let mut mark = self.running_since;
-        let last_words = link.wait_for_end().map(|()| self.collect(&mut link, &mut mark, self.pool.clock.now()).err());
-        let begun = link.begun().min(self.items.len());
+        let last_words = link.wait_for_end().map(|()| self.last_words(&mut link));
+        let (now, flying, over) = (self.pool.clock.now(), link.flying(), usize::from(self.front.done));
+        let begun = [0, 1].map(|load: usize| match load.checked_sub(over) {
+            // What it calls done was begun, all of it.
+            None => usize::MAX,
+            Some(batch) if batch < flying => link.begun(batch),
+            Some(_) => 0,
+        });
         let end = link.end();
-        let now = self.pool.clock.now();
         let why = why.or_else(|| last_words.ok().flatten().map(|text| Why::Broken(text.to_owned())));
-        let back = self.unload(begun);
-        self.fruitless = if begun == 0 { self.fruitless + 1 } else { 0 };
-        for item in std::mem::take(&mut self.items).into_iter().flatten() {
-            let outcome = match &end {
-                Ok(end) => blame(why.as_ref(), end),
-                Err(error) => Outcome::Lost(format!("its child process cannot be waited for: {error}")),
-            };
-            let held = &mut self.parts[item.part as usize];
-            let Some(part) = held else { continue };
-            let ends = (self.pool.items.end)(&mut part.attempt.payload, item.place as usize, Said::Nothing(outcome));
-            if let Some((part, outcome)) = resolve(held, ends) {
-                let started = part.began.unwrap_or(self.running_since).min(now);
-                self.done.push(finished(part.attempt, outcome, self.slot, started.into(), now.into()));
+        let mut back = Vec::new();
+        for (load, begun) in [&mut self.front, &mut self.next].into_iter().zip(begun) {
+            back.append(&mut load.unload(&self.pool, begun));
+            for item in std::mem::take(&mut load.items).into_iter().flatten() {
+                let outcome = match &end {
+                    Ok(end) => blame(why.as_ref(), end),
+                    Err(error) => Outcome::Lost(format!("its child process cannot be waited for: {error}")),
+                };
+                let held = &mut load.parts[item.part as usize];
+                let Some(part) = held else { continue };
+                let ends = (self.pool.items.end)(&mut part.attempt.payload, item.place as usize, Said::Nothing(outcome));
+                if let Some((part, outcome)) = resolve(held, ends) {
+                    let started = part.began.unwrap_or(load.progress.since()).min(now);
+                    self.done.push(finished(part.attempt, outcome, self.slot, started.into(), now.into()));
+                }
             }
         }
+        self.fruitless = if begun == [0, 0] { self.fruitless + 1 } else { 0 };
         if self.fruitless >= FRUITLESS {
             self.fruitless = 0;
             let told = end.map_or_else(|error| error.to_string(), |end| end.status.exit.to_string());
@@ -448,10 +463,26 @@ where
         self.flush();
     }
 
+    /// Takes all answers of a child that has ended; what it did that no child of ours does.
+    fn last_words(&mut self, link: &mut Link) -> Option<&'static str> {
+        while !self.front.done {
+            if let Err(text) = self.collect(link, self.pool.clock.now()) {
+                return Some(text);
+            }
+            // What it left out of a batch that it calls done has to be found there.
+            if self.front.done && link.flying() > 0 && self.front.items.iter().all(Option::is_none) {
+                self.advance();
+            } else {
+                break;
+            }
+        }
+        None
+    }
+
     /// No child could be had.
     fn fail(&mut self, error: &TaskError) {
         let outcome = if error.kind() == "cancelled" { Outcome::Cancelled } else { Outcome::Failed(error.clone()) };
-        for part in std::mem::take(&mut self.parts).into_iter().flatten() {
+        for part in std::mem::take(&mut self.next.parts).into_iter().flatten() {
             self.finish(part.attempt, &outcome);
         }
         self.flush();
@@ -478,35 +509,6 @@ where
     fn flush(&mut self) {
         self.pool.outbox.finish(&mut self.done);
     }
-}
-
-/// What the end of an item makes of its attempt, which is gone if all of it has ended: the outcome, if that is here.
-fn resolve<T, R>(held: &mut Option<Part<T>>, ends: Ends<R>) -> Option<(Part<T>, Outcome<R>)> {
-    if matches!(ends, Ends::Open) {
-        return None;
-    }
-    let part = held.take()?;
-    match ends {
-        Ends::All(outcome) => Some((part, outcome)),
-        Ends::Open | Ends::Part => {
-            discard(part.attempt.payload);
-            None
-        }
-    }
-}
-
-fn finished<T, R>(attempt: Attempt<T>, outcome: Outcome<R>, slot: u32, started: Stamp, ended: Stamp) -> Finished<T, R> {
-    let Attempt { task, payload } = attempt;
-    discard(payload);
-    Finished { slot, task, outcome, started, ended, cpu: None }
-}
-
-/// A drop that panics is nobody else's business.
-pub(super) fn discard<T>(payload: T) {
-    let _: Outcome<()> = caught(|| {
-        drop(payload);
-        Outcome::Cancelled
-    });
 }
 
 fn broken(error: &io::Error) -> Why {

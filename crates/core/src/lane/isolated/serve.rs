@@ -8,7 +8,7 @@ use std::{
 };
 
 use longshore_sys::{
-    Board,
+    Board, SIDES,
     clock::process_cpu_time,
     isolated::{self, Original},
 };
@@ -56,10 +56,11 @@ fn serve(name: &str, run: &Run, board: &Board, requests: &PipeReader, answers: &
     let mut answer = Vec::new();
     say(answers, HELLO, name.as_bytes());
     // The end, in whatever way, means that nobody wants anything any more.
+    let mut side = 0;
     while let Ok(Some((count, batch))) = batches.next(requests) {
         let mut written = 0;
         for (item, payload) in (0..count).zip(wire::payloads(batch)) {
-            if board.claim().is_none() {
+            if board.claim(side).is_none() {
                 break;
             }
             answer.clear();
@@ -73,7 +74,7 @@ fn serve(name: &str, run: &Run, board: &Board, requests: &PipeReader, answers: &
             }
             let length = answer.len() - 4;
             answer[..4].copy_from_slice(&(length as u32).to_ne_bytes());
-            match (length <= SHORT).then(|| board.write(written, &answer)).flatten() {
+            match (length <= SHORT).then(|| board.write(side, written, &answer)).flatten() {
                 Some(end) => written = end,
                 None => say(answers, ANSWER, &answer[4..]),
             }
@@ -85,6 +86,8 @@ fn serve(name: &str, run: &Run, board: &Board, requests: &PipeReader, answers: &
             cpu_at = Instant::now();
         }
         say(answers, DONE, &[]);
+        // The next batch may be there already.
+        side = (side + 1) % SIDES;
     }
     process::exit(0)
 }

@@ -127,38 +127,50 @@ impl Batch {
 }
 
 /// Child: where batches are read into.
-pub(super) struct Reader(Vec<u8>);
+pub(super) struct Reader {
+    bytes: Vec<u8>,
+    /// How many bytes have been read, and how many of them are the last batch.
+    have: usize,
+    batch: usize,
+}
 
 impl Reader {
+    const ROOM: usize = 16 * 1024;
+
     pub(super) fn new() -> Self {
-        Self(vec![0; 16 * 1024])
+        Self { bytes: vec![0; Self::ROOM], have: 0, batch: 0 }
     }
 
     /// Waits for the next batch: the number of its items, and the batch; `None` when nobody wants anything any more.
     pub(super) fn next(&mut self, mut requests: impl Read) -> io::Result<Option<(u32, &[u8])>> {
-        let buffer = &mut self.0;
-        if buffer.len() > 1 << 20 {
+        // What was read of the next one already.
+        self.bytes.copy_within(self.batch..self.have, 0);
+        self.have -= std::mem::take(&mut self.batch);
+        if self.bytes.len() > 1 << 20 && self.have <= Self::ROOM {
             // One large payload does not keep its memory.
-            *buffer = vec![0; 16 * 1024];
+            self.bytes.truncate(Self::ROOM);
+            self.bytes.shrink_to_fit();
         }
-        let mut have = 0;
+        let bytes = &mut self.bytes;
         // Nearly always one read brings a whole batch of tiny items.
-        while have < Batch::HEAD {
-            match requests.read(&mut buffer[have..]) {
+        while self.have < Batch::HEAD {
+            match requests.read(&mut bytes[self.have..]) {
                 Ok(0) => return Ok(None),
-                Ok(count) => have += count,
+                Ok(count) => self.have += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        let (total, count) = (number(buffer) as usize + 4, number(&buffer[4..]));
-        if buffer.len() < total {
-            buffer.resize(total, 0);
+        let (total, count) = (number(bytes) as usize + 4, number(&bytes[4..]));
+        if bytes.len() < total {
+            bytes.resize(total, 0);
         }
-        if have < total {
-            requests.read_exact(&mut buffer[have..total])?;
+        if self.have < total {
+            requests.read_exact(&mut bytes[self.have..total])?;
+            self.have = total;
         }
-        Ok(Some((count, &buffer[..total])))
+        self.batch = total;
+        Ok(Some((count, &bytes[..total])))
     }
 }
 
@@ -335,6 +347,11 @@ impl Inbox {
         }
     }
 
+    /// Whether there is a message that is complete.
+    pub(super) fn has_next(&self) -> bool {
+        self.bytes[self.taken..].get(1..).is_some_and(|behind| entry(behind).is_some())
+    }
+
     /// The next message that is complete: its kind and its body. `Err` for what no child of ours sends.
     pub(super) fn next(&mut self) -> Result<Option<(u8, &[u8])>, &'static str> {
         let rest = &self.bytes[self.taken..];
@@ -375,7 +392,8 @@ mod tests {
         for payload in ["one", "", "three"] {
             batch.push(&payload.to_owned()).unwrap();
         }
-        let sent = batch.finish().to_vec();
+        // Two of them may be there at once.
+        let sent = batch.finish().repeat(2);
         struct Trickle<'a>(&'a [u8], usize);
         impl Read for Trickle<'_> {
             fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
@@ -388,9 +406,11 @@ mod tests {
         for step in [1, 3, 1000] {
             let mut reader = Reader::new();
             let mut from = Trickle(&sent, step);
-            let (count, batch) = reader.next(&mut from).unwrap().unwrap();
-            let payloads: Vec<String> = payloads(batch).map(|bytes| payload(bytes).unwrap()).collect();
-            assert_eq!((count, payloads), (3, vec!["one".to_owned(), String::new(), "three".to_owned()]));
+            for _ in 0..2 {
+                let (count, batch) = reader.next(&mut from).unwrap().unwrap();
+                let payloads: Vec<String> = payloads(batch).map(|bytes| payload(bytes).unwrap()).collect();
+                assert_eq!((count, payloads), (3, vec!["one".to_owned(), String::new(), "three".to_owned()]));
+            }
             assert!(reader.next(&mut from).unwrap().is_none());
         }
     }

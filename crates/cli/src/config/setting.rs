@@ -1,0 +1,59 @@
+//! A setting: its value, and where it came from.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+/// A value as it was written; numbers are text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// A switch.
+    Bool(bool),
+    /// One value.
+    Text(String),
+    /// A flag that was given more than once, or the words of a command.
+    List(Vec<String>),
+}
+
+impl Value {
+    /// One value.
+    pub fn into_text(self) -> Option<String> {
+        match self {
+            Value::Text(text) => Some(text),
+            Value::Bool(_) | Value::List(_) => None,
+        }
+    }
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This variable.
+    Env(String),
+    /// This line of this file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Env(name) => write!(f, "env {name}"),
+            Origin::File { path, line } => write!(f, "{}:{line}", path.display()),
+        }
+    }
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The value.
+    pub value: Value,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// Settings by their names, which are the flags' long names.
+pub type Section = BTreeMap<&'static str, Setting>;

@@ -1,0 +1,107 @@
+//! What goes back unrun: what the engine did not start, and at the end whatever is left here.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use longshore_brokers::{BrokerError, Claimed, End, Finish, Outgoing};
+use longshore_celery::Encoding;
+use longshore_core::{Verdict, source::Settlement};
+
+use super::{
+    super::{shared::Shared, work::Work},
+    Intake,
+};
+
+impl Intake {
+    /// At the end: whatever was claimed and did not reach the engine is held, so that the consumer hands it back as it leaves.
+    pub(crate) async fn clear(&self) -> Result<(), BrokerError> {
+        let (claim, leaving) = {
+            let mut state = self.state();
+            (state.claim.take(), state.leaving.take())
+        };
+        if let Some(claim) = claim {
+            let mut given = claim.await.claimed;
+            given.retain(|claimed| claimed.given);
+            self.shared.consumer.hold(&given).await?;
+        }
+        if let Some(leaving) = leaving {
+            let _ = leaving.await;
+        }
+        let ready: Vec<Arc<Work>> = {
+            let mut state = self.state();
+            let ready = std::mem::take(&mut state.ready);
+            ready.into_iter().collect()
+        };
+        give_back(&self.shared, ready).await
+    }
+
+    /// At a stop, where messages are given: what is ready here, up to a whole batch, does not wait until everything that runs has ended.
+    pub(super) fn let_go(&self) {
+        let mut state = self.state();
+        if !self.early || state.leaving.is_some() || state.ready.is_empty() {
+            return;
+        }
+        let (shared, ready) = (self.shared.clone(), std::mem::take(&mut state.ready).into_iter().collect::<Vec<_>>());
+        ready.iter().for_each(|work| drop(shared.live().remove(&work.receipt.0)));
+        state.leaving = Some(tokio::spawn(async move {
+            // A consumer that is at its end says so to the engine, too.
+            let _ = give_back(&shared, ready).await;
+        }));
+    }
+
+    /// Gives back what did not run; what has run is finished by the sink already.
+    pub(super) async fn settle_all(&self, batch: &[Settlement]) -> Result<(), BrokerError> {
+        let mut back = Vec::new();
+        let mut again = Vec::new();
+        let works: Vec<Option<Arc<Work>>> = {
+            let mut live = self.shared.live();
+            batch.iter().map(|settlement| live.remove(&settlement.receipt.0)).collect()
+        };
+        let acquitted = {
+            let mut state = self.state();
+            state.ahead.ended(batch.len());
+            let before = state.accused.len();
+            if before > 0 {
+                state.accused.retain(|accused| batch.iter().all(|settlement| settlement.receipt != accused.receipt));
+            }
+            state.accused.len() < before
+        };
+        for (Settlement { verdict, .. }, work) in batch.iter().zip(works) {
+            let (Verdict::Requeue { .. }, Some(work)) = (verdict, work) else { continue };
+            if work.acked.load(Ordering::Acquire) && work.to_hold().is_none() {
+                // Acknowledged as it started, and stopped by us: it is sent once more.
+                self.shared.counts.handed_back.fetch_add(1, Ordering::Relaxed);
+                let raw = work.message.encode(Encoding::Json);
+                again.push(Outgoing { queue: work.queue.clone(), priority: work.message.priority.unwrap_or(0), due: None, raw });
+            } else {
+                back.push(work);
+            }
+        }
+        if acquitted {
+            self.wake.notify_one();
+        }
+        if !again.is_empty() {
+            self.shared.broker.publish(&again).await?;
+        }
+        give_back(&self.shared, back).await
+    }
+}
+
+/// Hands back what never started, to the front of its queue.
+async fn give_back(shared: &Shared, works: Vec<Arc<Work>>) -> Result<(), BrokerError> {
+    if works.is_empty() {
+        return Ok(());
+    }
+    let to_hold: Vec<Claimed> = works.iter().filter_map(|work| work.to_hold()).collect();
+    if !to_hold.is_empty() {
+        shared.consumer.hold(&to_hold).await?;
+    }
+    shared.counts.handed_back.fetch_add(works.len() as u64, Ordering::Relaxed);
+    let back = |work: &Arc<Work>| {
+        let end = End::Back { front: true };
+        Finish { receipt: work.receipt, publish: Vec::new(), results: Vec::new(), part: None, end }
+    };
+    // The first of them last, so that it is served first.
+    let finishes: Vec<Finish> = works.iter().rev().map(back).collect();
+    shared.consumer.finish(&finishes).await?;
+    Ok(())
+}
