@@ -18,8 +18,8 @@ use rdkafka::{
 };
 
 use super::{
-    client::Desk,
     consumer::{Order, Start},
+    desk::Desk,
     ledger::Ledger,
     metadata,
     record::Lease,
