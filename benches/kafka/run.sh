@@ -2,8 +2,9 @@
 # Records of 60 bytes, 8 partitions, 1 000 keys: Kafka's bare client, longshore, Confluent's Parallel Consumer, and the same sleeps without Kafka, in turn,
 # on one broker. The last column is a row's rate as a part of the one that its table names.
 #
-# LONGSHORE_KAFKA=127.0.0.1:9092 [PARALLEL_CONSUMER=DIR] bash benches/kafka/run.sh [noop|waits|gate|memory|published]…
+# LONGSHORE_KAFKA=127.0.0.1:9092 [PARALLEL_CONSUMER=DIR] [ROUNDS=3] bash benches/kafka/run.sh [noop|waits|gate|memory|published]…
 #
+# Of ROUNDS runs the one in the middle is shown (of a backlog and of the published experiment there is one).
 # PARALLEL_CONSUMER: a folder with PcBench.java and libs/*.jar (Parallel Consumer, its dependencies; Java 17's JDK); without it its rows are missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -26,6 +27,14 @@ theirs() {
         2> /dev/null | sed -E 's| rate=([0-9]+)/s| rate=\1|' > "$dir/last"
     sed -i "s/\$/ cpu_us=$(awk -v cpu="$(field cpu | tr -d s)" -v n="$3" 'BEGIN { printf "%.2f", cpu * 1e6 / n }')/" "$dir/last"
 }
+# median COMMAND…: the run in the middle of three, by its rate.
+median() {
+    for ((round = 0; round < ${ROUNDS:-3}; round++)); do
+        "$@" || return 1
+        echo "$(field rate) $(cat "$dir/last")"
+    done | sort -n > "$dir/rounds"
+    sed -n "$((${ROUNDS:-3} / 2 + 1))p" "$dir/rounds" | sed -E 's/^[0-9]+ //' > "$dir/last"
+}
 fill() { "$rates" fill "$LONGSHORE_KAFKA" "$1" "${@:2}" > /dev/null; }
 # row WHAT BASE
 row() {
@@ -38,27 +47,27 @@ noop() {
     local topic=noop-$run bare
     fill "$topic" records=500000
     title 'No-op handlers, 500 000 records' 'the bare client'
-    ours bare "$topic"
+    median ours bare "$topic"
     bare=$(field rate)
     row 'bare client' "$bare"
     for order in none key; do
-        ours longshore "$topic" order="$order"
+        median ours longshore "$topic" order="$order"
         row "longshore, order $order" "$bare"
     done
     for order in unordered key; do
-        if theirs "$order" "$topic" 500000 0 100; then row "Parallel Consumer, $order" "$bare"; fi
+        if median theirs "$order" "$topic" 500000 0 100; then row "Parallel Consumer, $order" "$bare"; fi
     done
 }
 
 # waited TOPIC RECORDS MICROSECONDS AT_ONCE: key order.
 waited() {
     local alone
-    sleeps records="$2" wait="$3" at_once="$4"
+    median sleeps records="$2" wait="$3" at_once="$4"
     alone=$(field rate)
     row "$3 µs, $4 at once: sleeps alone" "$alone"
-    ours longshore "$1" records="$2" wait="$3" at_once="$4"
+    median ours longshore "$1" records="$2" wait="$3" at_once="$4"
     row "$3 µs, $4 at once: longshore, key" "$alone"
-    if theirs key "$1" "$2" "$3" "$4"; then row "$3 µs, $4 at once: Parallel Consumer, key" "$alone"; fi
+    if median theirs key "$1" "$2" "$3" "$4"; then row "$3 µs, $4 at once: Parallel Consumer, key" "$alone"; fi
 }
 
 waits() {
@@ -76,13 +85,13 @@ gate() {
     local topic=gate-$run open
     fill "$topic" records=100000 partitions=3
     title '500 at once over 3 partitions, 10 ms, key order' 'a gate that never closes'
-    ours longshore "$topic" records=100000 wait=10000 at_once=500 in_flight=1000000
+    median ours longshore "$topic" records=100000 wait=10000 at_once=500 in_flight=1000000
     open=$(field rate)
     row 'a gate that never closes' "$open"
     for resume in 75 99; do
-        ours longshore "$topic" records=100000 wait=10000 at_once=500 resume="$resume"
+        median ours longshore "$topic" records=100000 wait=10000 at_once=500 resume="$resume"
         row "the default limit, reopens at $resume %" "$open"
-        ours longshore "$topic" records=100000 wait=10000 at_once=500 in_flight=2000 resume="$resume"
+        median ours longshore "$topic" records=100000 wait=10000 at_once=500 in_flight=2000 resume="$resume"
         row "2 000 in flight, reopens at $resume %" "$open"
     done
 }

@@ -1,6 +1,6 @@
 //! What `benches/kafka/run.sh` measures, one figure a process: Kafka's bare client, longshore, sleeps without Kafka.
 //!
-//! `kafka_rates fill|bare|plain|longshore ADDRESS TOPIC [name=value]…` and `kafka_rates sleeps [name=value]…`; each prints one line.
+//! `kafka_rates fill|bare|plain|longshore ADDRESS TOPIC [name=value]…` and `kafka_rates sleeps|ledger [name=value]…`; each prints one line.
 //! Values: `records`, `partitions`, `keys`, `bytes`, `order` (key, partition, none), `wait` (microseconds, or `0-5000` for any between),
 //! `at_once`, `in_flight`, `resume` (percent), `skip` (what an earlier run has committed is not waited for), `view` (seconds between snapshots).
 
@@ -15,10 +15,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{Consumer, Handler, Order, Record, Settings};
+use longshore_brokers::kafka::{
+    Consumer, Handler, Order, Record, Settings,
+    ledger::{Ledger, Taken},
+};
 use longshore_core::TaskError;
 use rdkafka::{
-    ClientConfig, Message as _,
+    ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _},
@@ -38,6 +41,7 @@ fn main() {
         ["plain", address, topic] => bare(address, topic, &options, true),
         ["longshore", address, topic] => longshore(address, topic, &options),
         ["sleeps"] => sleeps(&options),
+        ["ledger"] => ledger(&options),
         _ => panic!("see the head of this program"),
     };
     let (cpu, resident) = used();
@@ -161,6 +165,27 @@ fn sleeps(options: &Options) -> Done {
         }
     });
     Done { records, time: began.elapsed(), peak: at_once, more: String::new() }
+}
+
+/// Offsets taken and done at random among so many in flight, with a commit for each ten thousand.
+fn ledger(options: &Options) -> Done {
+    let (records, in_flight) = (options.records(), options.number("in_flight", 1_000));
+    let mut random = fastrand::Rng::with_seed(1);
+    let picks: Vec<usize> = (0..1 << 16).map(|_| random.usize(0..in_flight)).collect();
+    let (mut ledger, mut flying, mut next, mut longest) = (Ledger::new(0, None), Vec::with_capacity(in_flight), 0, 0);
+    let began = Instant::now();
+    while (next as usize) < records {
+        while flying.len() < in_flight && ledger.take(next) == Taken::New {
+            flying.push(next);
+            next += 1;
+        }
+        let pick = picks[next as usize % picks.len()] % flying.len();
+        ledger.done(flying.swap_remove(pick));
+        if next % 10_000 == 0 {
+            longest = longest.max(ledger.commit().metadata.len());
+        }
+    }
+    Done { records, time: began.elapsed(), peak: in_flight, more: format!(" longest_metadata={longest}") }
 }
 
 /// When the first record began and the last one ended.

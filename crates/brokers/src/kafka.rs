@@ -5,7 +5,7 @@
 //! - `produce.rs`: sending records; `admin.rs`: topics, groups and their lag
 //! - `consumer.rs`: a member of a group, as people use it; `consumer/start.rs`: how it starts; `handler.rs`: what runs for each record;
 //!   `lent.rs`: records lent one by one instead
-//! - `client.rs`: the one thread that owns the client; `seat.rs`: one partition; `rebalance.rs`, `commit.rs`, `dead.rs`: what happens to them
+//! - `client.rs`: the one thread that owns the client; `desk.rs`: what it does in a turn; `seat.rs`: one partition; `rebalance.rs`, `commit.rs`, `dead.rs`: what happens to them
 //! - `exactly_once.rs`: outputs and commits in transactions
 //! - `source.rs`: between that thread and the engine; `intake.rs`: what may be read now; `record.rs`: records and their batches
 //! - `ledger.rs`: which offsets are done; `metadata.rs`: how a commit tells of them
@@ -16,6 +16,7 @@ mod client;
 mod commit;
 pub mod consumer;
 mod dead;
+mod desk;
 pub mod exactly_once;
 pub mod handler;
 mod heard;

@@ -19,7 +19,8 @@ use rdkafka::{
 };
 
 use super::{
-    client::{Desk, Hooks},
+    client::Hooks,
+    desk::Desk,
     exactly_once::Staged,
     heard::plain,
     source::{Command, Exchange},

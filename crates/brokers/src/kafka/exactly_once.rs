@@ -107,6 +107,8 @@ impl Transactor {
     pub(super) fn open(config: &mut ClientConfig, id: &str, consumer: Arc<BaseConsumer<Hooks>>) -> Result<Self, crate::BrokerError> {
         let doing = format!("begin transactions as `{id}`");
         config.set("transactional.id", id).set("linger.ms", "5").set("message.max.bytes", "1000000000");
+        // What a dead member leaves open holds up readers for so long, unless a member with its id ends it before.
+        config.set("transaction.timeout.ms", "30000");
         let producer: ThreadedProducer<Hears> =
             config.create_with_context(Hears::default()).map_err(|error| Heard::default().explain(&error, &doing))?;
         producer.init_transactions(STEP).map_err(|error| producer.context().heard.explain(&error, &doing))?;

@@ -116,7 +116,8 @@ impl<R: Send + 'static> Handler<R> {
         }
     }
 
-    /// Is told of each record that has ended for good, well or badly, before it counts as done. To be quick: what comes next waits for it.
+    /// Is told of each record that has ended for good, well or badly, before it counts as done. To be quick, since what comes next waits
+    /// for it; a panic stops the consumer.
     #[must_use]
     pub fn on_end(mut self, on_end: impl Fn(&Finished<Record, R>) + Send + Sync + 'static) -> Self {
         self.on_end = Some(Box::new(on_end));

@@ -18,17 +18,17 @@ use rdkafka::{
 };
 
 use super::{
-    client::Desk,
     consumer::{Order, Start},
+    desk::Desk,
     ledger::Ledger,
     metadata,
     record::Lease,
     seat::Seat,
 };
 
-/// The broker is asked for what is committed, and as often.
+/// The broker is asked for what is committed, and as often. It answers when no transaction of a dead member is open any more.
 const ASK: Duration = Duration::from_secs(10);
-const ASKS: usize = 3;
+const ASKS: usize = 6;
 
 impl Desk {
     /// Takes what is given, and gives what is taken.

@@ -1,7 +1,7 @@
 //! A record as a handler sees it, and the batch that it travels in.
 //!
 //! What is read from one partition in one go is copied into one batch: one buffer for all keys and values. A record is a place in it, sixteen bytes wide,
-//! and costs no allocation. A record that stays long keeps its batch, which is why a batch is small ([`BATCH_BYTES`]).
+//! and costs no allocation. A record that stays long keeps its batch, which is why a batch is small (16 KiB).
 
 use std::{
     fmt, str,

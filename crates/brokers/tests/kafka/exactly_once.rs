@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::kafka::{Handler, Order, Output, Record};
+use longshore_brokers::kafka::{Handler, Order, Output, Record, RunningConsumer};
 use longshore_core::{Backoff, RetryPolicy, Stop, TaskError};
 use rdkafka::{
     Message as _, TopicPartitionList,
@@ -102,4 +102,73 @@ async fn what_cannot_be_written_stops_the_consumer_with_a_reason_and_commits_not
     assert!(error.contains("the transaction was aborted") && error.contains("larger than the topic"), "{error}");
     let committed = tokio::task::spawn_blocking(move || topic.committed(1)).await.unwrap();
     assert!(committed.is_empty(), "{committed:?}");
+}
+
+/// Where a member of another process finds its work.
+const MEMBER: &str = "LONGSHORE_TEST_MEMBER";
+
+/// The member that [`outputs_are_written_once_by_members_that_are_killed`] starts and kills; by itself, nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn member() {
+    let Ok(place) = std::env::var(MEMBER) else { return };
+    let words: Vec<String> = place.split(' ').map(str::to_owned).collect();
+    let [address, name, group, out] = <[String; 4]>::try_from(words).unwrap();
+    let topic = Topic { address, name, group };
+    copying(&topic, &out, 0).await.join().await;
+}
+
+/// A member that copies records to another topic, out of order.
+async fn copying(topic: &Topic, out: &str, until_end: u64) -> RunningConsumer {
+    let to = out.to_owned();
+    let handler = Handler::new(move |record: Record| {
+        let to = to.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(record.offset().unsigned_abs() * 7 % 20)).await;
+            Ok::<_, TaskError>(vec![Output::new(to, record.key(), record.text()?)])
+        }
+    });
+    let consumer = topic.consumer().order(Order::None).member("the-member").max_threads(30).commit_every(Duration::from_millis(15));
+    let consumer = if until_end > 0 { consumer.until_end() } else { consumer };
+    consumer.start_exactly_once(&format!("{out}-writer"), handler).await.unwrap()
+}
+
+/// By signal 9, in the middle of transactions. The next one has the same name in the group, and the same transactional id.
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_are_written_once_by_members_that_are_killed() {
+    let Some(topic) = tokio::task::spawn_blocking(|| Topic::new(3)).await.unwrap() else { return };
+    let topic = Arc::new(topic);
+    let out = format!("{}-out", topic.name);
+    let (producing, making) = (topic.clone(), out.clone());
+    let killed = tokio::task::spawn_blocking(move || {
+        create(&producing.address, &making, 2);
+        producing.produce(8_000, 0);
+        let mut random = fastrand::Rng::with_seed(75);
+        let mut killed = Vec::new();
+        for _ in 0..6 {
+            let place = format!("{} {} {} {making}", producing.address, producing.name, producing.group);
+            let before = done(&producing);
+            let program = std::env::current_exe().unwrap();
+            let mut child =
+                std::process::Command::new(program).args(["exactly_once::member", "--exact"]).env(MEMBER, place).spawn().unwrap();
+            wait_for("the member commits", || done(&producing) > before);
+            std::thread::sleep(Duration::from_millis(random.u64(0..100)));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            killed.push(done(&producing));
+        }
+        killed
+    })
+    .await
+    .unwrap();
+    assert!(killed.last().is_some_and(|done| *done < 8_000), "all were killed at work: {killed:?}");
+    let summary = copying(&topic, &out, 1).await.join().await;
+    assert_eq!(summary.error, None);
+    let reading = topic.clone();
+    let found = tokio::task::spawn_blocking(move || values(&reading, &out, 2, 8_000)).await.unwrap();
+    assert_eq!(found, (0..8_000).collect::<Vec<_>>());
+}
+
+/// How far the group is.
+fn done(topic: &Topic) -> i64 {
+    topic.committed(3).values().map(|(offset, _)| offset).sum()
 }

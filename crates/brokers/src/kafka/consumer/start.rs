@@ -26,9 +26,10 @@ use crate::{
     broker::BrokerError,
     kafka::{
         admin::Admin,
-        client::{Desk, Hooks, Rules, serve},
+        client::{Hooks, serve},
         commit::{Committer, plainly},
         dead::{Dead, Exhausted},
+        desk::{Desk, Rules},
         exactly_once::{Output, Transactor},
         handler::Handler,
         heard::plain,

@@ -1,0 +1,488 @@
+//! What the client's thread knows, and what it does in a turn: take back, read, lend, commit.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use longshore_core::{Delivery, Receipt, SourceError, Verdict};
+use rdkafka::{
+    TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+};
+use tokio::sync::oneshot;
+
+use super::{
+    client::{Hooks, LEAVE, SERVE},
+    commit::Committer,
+    consumer::{Order, Start},
+    dead::{Dead, Exhausted},
+    exactly_once::{Output, Staged},
+    heard::plain,
+    intake::{Gate, Keys, Lent, share},
+    record::Record,
+    seat::{Reading, Seat},
+    source::{Back, Command, Exchange, Failed, Partial},
+    view::{Counts, PartitionView, View},
+};
+
+/// A gate that has been closed for so long has the client itself pause, which gives its buffers back.
+const PAUSE_AFTER: Duration = Duration::from_secs(5);
+/// So many outputs are a transaction, however early.
+const STAGED: usize = 1_000;
+/// With so many that wait for a transaction nothing more is read.
+const MOST_STAGED: usize = 10_000;
+/// A member that has been assigned nothing for so long is at the end of it.
+const NOTHING: Duration = Duration::from_secs(5);
+
+/// What a desk is set to.
+pub(super) struct Rules {
+    pub(super) group: String,
+    pub(super) order: Order,
+    pub(super) start: Start,
+    pub(super) until_end: bool,
+    pub(super) commit_every: Duration,
+    pub(super) pause_interval: Duration,
+    /// How long records in work may take when their partition is taken from us.
+    pub(super) drain: Duration,
+    pub(super) exhausted: Exhausted,
+    /// Commits are transactions.
+    pub(super) transactional: bool,
+}
+
+/// All that the client's thread knows.
+pub(super) struct Desk {
+    pub(super) rules: Rules,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) consumer: Arc<BaseConsumer<Hooks>>,
+    pub(super) seats: Vec<Option<Seat>>,
+    pub(super) keys: Keys,
+    pub(super) lent: Lent,
+    pub(super) gate: Gate,
+    pub(super) dead: Option<Dead>,
+    pub(super) counts: Counts,
+    /// Most characters that the broker takes as metadata, as far as we know.
+    pub(super) most_characters: usize,
+    pub(super) committer: Committer,
+    /// Commits that were refused, one after the other.
+    pub(super) refusals: u32,
+    /// What is to be written in the next transaction.
+    pub(super) staged: Vec<Staged>,
+    pub(super) last_commit: Option<Instant>,
+    pub(super) next_commit: Instant,
+    /// When partitions last came or went.
+    pub(super) rebalanced: Option<Instant>,
+    /// The engine has ended.
+    pub(super) finishing: bool,
+    failed: HashMap<Receipt, Failed>,
+    outputs: HashMap<Receipt, Vec<Output>>,
+    /// Who waits for a view.
+    asked: Vec<oneshot::Sender<Partial>>,
+    back: Back,
+    reading: Reading,
+    lending: Vec<Delivery<Record>>,
+    /// The number of the last record lent.
+    number: u64,
+    /// Which seat is read first.
+    first: usize,
+    /// When all queues are looked into, whatever they have told.
+    next_look: Instant,
+    paused: bool,
+    last_pause: Option<Instant>,
+    trouble: Option<(Arc<str>, Instant)>,
+}
+
+/// What the thread does after a turn.
+pub(super) enum Then {
+    /// Another turn.
+    Again,
+    /// Sleeps until it is woken, for so long at most.
+    Sleep(Duration),
+}
+
+impl Desk {
+    pub(super) fn new(
+        rules: Rules,
+        exchange: Arc<Exchange>,
+        consumer: Arc<BaseConsumer<Hooks>>,
+        gate: Gate,
+        dead: Option<Dead>,
+        most_characters: usize,
+        committer: Committer,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            next_commit: now + rules.commit_every,
+            rules,
+            exchange,
+            consumer,
+            seats: Vec::new(),
+            keys: Keys::default(),
+            lent: Lent::default(),
+            gate,
+            dead,
+            counts: Counts::default(),
+            most_characters,
+            committer,
+            refusals: 0,
+            staged: Vec::new(),
+            last_commit: None,
+            rebalanced: None,
+            finishing: false,
+            failed: HashMap::new(),
+            outputs: HashMap::new(),
+            asked: Vec::new(),
+            back: Back::default(),
+            reading: Reading::default(),
+            lending: Vec::new(),
+            number: 0,
+            first: 0,
+            next_look: now,
+            paused: false,
+            last_pause: None,
+            trouble: None,
+        }
+    }
+
+    /// Takes back, reads, lends, commits.
+    pub(super) fn turn(&mut self, now: Instant) -> Then {
+        self.take_back();
+        if self.finishing {
+            return Then::Again;
+        }
+        let more = self.read_and_lend(now);
+        self.pause_after_long(now);
+        if now >= self.next_commit || self.staged.len() >= STAGED {
+            self.next_commit = now + self.rules.commit_every;
+            self.commit_what_is_new();
+        }
+        for answer in std::mem::take(&mut self.asked) {
+            let _ = answer.send(self.partial(now));
+        }
+        if self.rules.until_end && self.is_at_end(now) {
+            self.exchange.end(Ok(()));
+        }
+        if more || !self.exchange.sleep_until(self.wake_at()) {
+            return Then::Again;
+        }
+        let commit = self.next_commit.saturating_duration_since(now);
+        Then::Sleep(self.rules.pause_interval.min(commit).max(Duration::from_millis(1)))
+    }
+
+    /// Takes what the engine has settled, and what it asks.
+    pub(super) fn take_back(&mut self) {
+        let mut back = std::mem::take(&mut self.back);
+        self.exchange.take_back(&mut back, usize::MAX);
+        for (receipt, away) in back.away.drain(..) {
+            self.lent.back_off(&mut self.keys, receipt, away);
+        }
+        for failed in back.failed.drain(..) {
+            if self.lent.get(failed.receipt).is_some() {
+                self.failed.insert(failed.receipt, failed);
+            }
+        }
+        for (receipt, outputs) in back.outputs.drain(..) {
+            if self.lent.get(receipt).is_some() {
+                self.outputs.insert(receipt, outputs);
+            }
+        }
+        for settled in back.settled.drain(..) {
+            match settled.verdict {
+                // Handed back: the engine stops.
+                Verdict::Requeue { .. } => drop(self.lent.end(&mut self.keys, settled.receipt)),
+                Verdict::Ack | Verdict::Reject => self.ended(settled.receipt),
+            }
+        }
+        for command in back.commands.drain(..) {
+            match command {
+                Command::Limits(limits) => self.gate.set_limits(limits),
+                Command::View(answer) => self.asked.push(answer),
+                Command::Committed(result, work) => self.committed(result, work),
+                Command::Finish => self.finishing = true,
+            }
+        }
+        back.clear();
+        self.back = back;
+        let Some(dead) = &mut self.dead else { return };
+        for receipt in dead.turn(Instant::now()) {
+            self.counts.dead += 1;
+            self.done(receipt);
+        }
+        if let Some(trouble) = self.dead.as_mut().and_then(Dead::trouble) {
+            self.note(trouble);
+        }
+    }
+
+    /// A record has ended for good.
+    fn ended(&mut self, receipt: Receipt) {
+        // Most records do not fail, and then there is nothing to look up.
+        let failed = if self.failed.is_empty() { None } else { self.failed.remove(&receipt) };
+        let outputs = if self.outputs.is_empty() { None } else { self.outputs.remove(&receipt) };
+        if let Some(outputs) = outputs {
+            self.stage(receipt, outputs);
+        }
+        let Some(failed) = failed else { return self.done(receipt) };
+        match (&self.rules.exhausted, &mut self.dead) {
+            (Exhausted::Stop, _) => {
+                let _ = self.lent.end(&mut self.keys, receipt);
+                let Failed { record, error, attempts, .. } = failed;
+                let text = format!("{record} failed after {attempts} attempts: {error}; told to stop then");
+                self.exchange.end(Err(SourceError { kind: longshore_core::ErrorKind::Refused, message: text }));
+            }
+            (Exhausted::Skip, _) | (_, None) => {
+                self.counts.skipped += 1;
+                self.done(receipt);
+            }
+            // Exactly once is for dead letters too.
+            (_, Some(dead)) if self.rules.transactional => {
+                let letter = dead.letter(&failed);
+                self.stage(receipt, letter.into_iter().collect());
+                self.counts.dead += 1;
+                self.done(receipt);
+            }
+            // It is done when the dead-letter topic has it.
+            (_, Some(dead)) => dead.bury(failed),
+        }
+    }
+
+    /// What is written with the commit that says that this record is done.
+    fn stage(&mut self, receipt: Receipt, outputs: Vec<Output>) {
+        let Some(loan) = self.lent.get(receipt) else { return };
+        let Some(Some(seat)) = self.seats.get(loan.seat as usize) else { return };
+        let lease = &seat.lease;
+        self.staged.extend(outputs.into_iter().map(|output| Staged { output, lease: lease.clone() }));
+    }
+
+    fn done(&mut self, receipt: Receipt) {
+        let Some(loan) = self.lent.end(&mut self.keys, receipt) else { return };
+        if let Some(Some(seat)) = self.seats.get_mut(loan.seat as usize) {
+            self.counts.done += u64::from(seat.ledger.done(loan.offset));
+        }
+    }
+
+    /// Reads as much as there is room for; says whether there is more.
+    pub(super) fn read_and_lend(&mut self, now: Instant) -> bool {
+        if now >= self.next_look {
+            self.next_look = now + SERVE;
+            self.seats.iter().flatten().for_each(Seat::look);
+        }
+        let limits = *self.gate.limits();
+        let mut room = self.gate.room(self.lent.in_flight(), self.lent.parked(), now);
+        if room == 0 || self.seats.is_empty() || self.staged.len() >= MOST_STAGED || self.exchange.is_closed() {
+            return false;
+        }
+        let Self { seats, keys, .. } = &mut *self;
+        let open = seats.iter_mut().flatten().filter_map(|seat| seat.is_readable(keys, &limits).then_some(())).count();
+        let share = share(room, open);
+        let count = self.seats.len();
+        let first = self.first;
+        for at in (0..count).map(|step| (first + step) % count) {
+            room -= self.read(at, share.min(room));
+            if room == 0 {
+                break;
+            }
+        }
+        self.first = (self.first + 1) % count;
+        // It closes now, not when the next one would be read.
+        room = self.gate.room(self.lent.in_flight(), self.lent.parked(), now);
+        if !self.lending.is_empty() {
+            self.exchange.lend(&mut self.lending);
+        }
+        let Self { seats, keys, .. } = &mut *self;
+        room > 0 && seats.iter_mut().flatten().any(|seat| seat.is_readable(keys, &limits))
+    }
+
+    /// Reads up to so many records of one partition; says how many.
+    fn read(&mut self, at: usize, most: usize) -> usize {
+        let limits = *self.gate.limits();
+        let mut total = 0;
+        while total < most {
+            let Some(Some(seat)) = self.seats.get_mut(at) else { break };
+            if !seat.is_readable(&self.keys, &limits) {
+                break;
+            }
+            let reading = &mut self.reading;
+            seat.read(most - total, self.rules.order, &mut self.keys, &limits, reading);
+            self.counts.read += std::mem::take(&mut reading.read);
+            self.counts.known += std::mem::take(&mut reading.known);
+            let (trouble, backwards) = (reading.trouble.take(), reading.backwards.take());
+            let count = reading.gather.len();
+            if count > 0 {
+                let batch = reading.gather.finish(&seat.lease);
+                seat.remember(&batch);
+                for (place, (offset, key)) in reading.fresh.drain(..).enumerate() {
+                    let receipt = self.lent.lend(&self.keys, at as u32, key, offset);
+                    self.number += 1;
+                    self.lending.push(Delivery { id: self.number, payload: batch.record(place as u32), receipt, options: None, key });
+                }
+            }
+            total += count;
+            if let Some(offset) = backwards {
+                self.begin_anew(at, offset);
+            }
+            if let Some(trouble) = trouble {
+                self.note(trouble);
+            }
+            if count == 0 {
+                break;
+            }
+        }
+        total
+    }
+
+    /// The log of a partition was cut, or its topic made again: what is in work of the old one is nobody's.
+    fn begin_anew(&mut self, at: usize, offset: i64) {
+        self.forget_loans(at, true);
+        if let Some(Some(seat)) = self.seats.get_mut(at) {
+            let text = format!(
+                "{}[{}] goes back to {offset}, from {}: the log was cut or the topic made again; it is read from there",
+                seat.lease.topic, seat.lease.partition, seat.position
+            );
+            seat.begin_anew(offset, self.most_characters);
+            // The record itself was read already: it comes again when the partition is read from there.
+            let _ = self.consumer.seek(&seat.lease.topic, seat.lease.partition, rdkafka::Offset::Offset(offset), Duration::from_secs(1));
+            self.note(text);
+        }
+    }
+
+    /// When the thread has to be woken for settlements.
+    pub(super) fn wake_at(&self) -> usize {
+        let limits = self.gate.limits();
+        let gate = self.gate.to_reopen(self.lent.in_flight());
+        if gate > 0 {
+            return gate;
+        }
+        self.seats.iter().flatten().filter_map(|seat| seat.waits_for(&self.keys, limits)).min().unwrap_or(usize::MAX)
+    }
+
+    /// After seconds behind a closed gate what the client holds ready is given back; once more records are wanted, it goes on.
+    fn pause_after_long(&mut self, now: Instant) {
+        let closed = self.gate.closed_since().is_some_and(|since| now.duration_since(since) >= PAUSE_AFTER);
+        let recently = self.last_pause.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1));
+        if closed == self.paused || recently && closed {
+            return;
+        }
+        let all = self.all();
+        let result = if closed { self.consumer.pause(&all) } else { self.consumer.resume(&all) };
+        match result {
+            Ok(()) => {
+                self.paused = closed;
+                self.last_pause = Some(now);
+                self.counts.pauses += u64::from(closed);
+                self.seats.iter_mut().flatten().for_each(|seat| seat.paused = closed);
+            }
+            Err(error) => self.note(error.to_string()),
+        }
+    }
+
+    /// All partitions that are assigned to us.
+    fn all(&self) -> TopicPartitionList {
+        let mut all = TopicPartitionList::new();
+        for seat in self.seats.iter().flatten() {
+            all.add_partition(&seat.lease.topic, seat.lease.partition);
+        }
+        all
+    }
+
+    fn is_at_end(&self, now: Instant) -> bool {
+        let Some(rebalanced) = self.rebalanced else { return false };
+        // Who comes later gets nothing at first, until others have given some up.
+        let something = self.seats.iter().any(Option::is_some) || now.duration_since(rebalanced) >= NOTHING;
+        something && self.lent.len() == 0 && self.seats.iter().flatten().all(Seat::is_at_end)
+    }
+
+    /// What goes wrong, for the view.
+    pub(super) fn note(&mut self, text: String) {
+        self.trouble = Some((text.into(), Instant::now()));
+    }
+
+    /// An error of the client: most pass by themselves.
+    pub(super) fn complain(&mut self, error: &KafkaError) {
+        let heard = self.consumer.context().heard.last();
+        let text = match (error.rdkafka_error_code(), heard) {
+            (Some(Code::AllBrokersDown | Code::BrokerTransportFailure), Some(heard)) => heard,
+            (Some(code), _) => plain(code),
+            (None, _) => error.to_string(),
+        };
+        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_))
+            || matches!(
+                error.rdkafka_error_code(),
+                Some(
+                    Code::GroupAuthorizationFailed
+                        | Code::TopicAuthorizationFailed
+                        | Code::ClusterAuthorizationFailed
+                        | Code::SaslAuthenticationFailed
+                        | Code::Authentication
+                )
+            );
+        if matches!(error.rdkafka_error_code(), Some(Code::PollExceeded)) {
+            self.counts.lost += 1;
+        }
+        if fatal {
+            let text = format!("group `{}`: {text}", self.rules.group);
+            self.exchange.end(Err(SourceError { kind: longshore_core::ErrorKind::Refused, message: text }));
+        } else {
+            self.note(text);
+        }
+    }
+
+    /// Before the group is left: dead letters on their way, and the last commit.
+    pub(super) fn last_words(&mut self) {
+        if let Some(dead) = &mut self.dead {
+            for receipt in dead.flush(LEAVE) {
+                self.counts.dead += 1;
+                self.done(receipt);
+            }
+        }
+        self.commit_now(|_| true);
+    }
+
+    /// Lets go of the client.
+    pub(super) fn close(self) -> Counts {
+        self.committer.close();
+        self.counts
+    }
+
+    fn partial(&self, now: Instant) -> Partial {
+        let partitions = self.seats.iter().flatten().map(|seat| {
+            let committed = seat.commit.offset;
+            PartitionView {
+                topic: seat.lease.topic.clone(),
+                partition: seat.lease.partition,
+                position: seat.position,
+                committed,
+                lag: seat.high.map(|end| (end - committed.unwrap_or_else(|| seat.ledger.position())).max(0)),
+                incomplete: seat.ledger.incomplete(),
+                oldest: seat.ledger.oldest(),
+                metadata: seat.commit.metadata,
+                state: seat.intake(),
+            }
+        });
+        let partitions: Vec<_> = partitions.collect();
+        let (limits, gate) = (*self.gate.limits(), self.gate.state(now));
+        let (closings, closed_for) = (self.gate.closings(), self.gate.closed_for(now));
+        let (in_flight, parked) = (self.lent.in_flight(), self.lent.parked());
+        let burying = self.dead.as_ref().map_or(0, Dead::len);
+        let committed_ago = self.last_commit.map(|at| now.duration_since(at));
+        let trouble = self.trouble.clone().map(|(text, at)| (text, now.duration_since(at)));
+        let counts = self.counts;
+        Box::new(move |engine, max_threads| View {
+            engine,
+            max_threads,
+            in_flight,
+            max_in_flight: limits.in_flight,
+            reopen_at: limits.reopen_at(),
+            gate,
+            closings,
+            closed_for,
+            parked,
+            burying,
+            partitions,
+            counts,
+            committed_ago,
+            trouble,
+        })
+    }
+}
