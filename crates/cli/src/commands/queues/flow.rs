@@ -95,7 +95,7 @@ fn flow(queue: &str, before: &Sample, after: &Sample, served: &BTreeMap<String, 
     // Who serves it and does not answer may have ended something.
     let unseen = nodes.is_empty() && (was.held > 0 || is.held > 0);
     let count = |sample: &Sample, node: &String| Some(sample.ended.get(node)?.as_ref()?.get(queue).copied().unwrap_or(0));
-    let ended = |node: &&String| Some(count(after, node)?.checked_sub(count(before, node)?)?);
+    let ended = |node: &&String| count(after, node)?.checked_sub(count(before, node)?);
     let out = if unseen { None } else { nodes.iter().map(ended).sum::<Option<u64>>() };
     let depth = |state: &QueueState| (state.waiting + state.held + state.later) as f64;
     Flow {
