@@ -51,7 +51,7 @@ def amount(count):
 
 
 def say(*what):
-    if _options.v:
+    if _options is not None and _options.v:  # a process that was not forked has not read them
         print(*what, file=sys.stderr)
 
 

@@ -85,7 +85,7 @@ pub struct Isolation {
     /// A child is replaced, between tasks, when it holds more than this many bytes. Half of `memory` if that is less or this is absent.
     pub max_size: Option<u64>,
     /// How many tasks a child is given at once, 1 to 512. By default as many as make up 200 µs of measured work, so one if they take longer. While a child
-    /// works on a batch that takes less than that, it has the next one already.
+    /// works on a batch that takes less than a millisecond, it has the next one already.
     pub batch: Option<u32>,
 }
 

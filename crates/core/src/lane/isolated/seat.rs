@@ -33,6 +33,8 @@ const STUCK: Duration = Duration::from_millis(20);
 const BATCH_BYTES: usize = 64 * 1024;
 /// Bytes in each of two batches that a child has at once: they are in the pipe at once, with room to spare, for nobody wants to wait for it.
 const SHORT_BYTES: usize = 16 * 1024;
+/// A child that will be done sooner than this has the next batch already. More than a chunk: on a busy machine a batch takes longer than its work.
+const SOON: Duration = Duration::from_millis(1);
 /// So many children in a row that end before they begin anything, and their tasks are lost.
 const FRUITLESS: u32 = 3;
 
@@ -290,7 +292,7 @@ where
     fn may_follow(&self, link: &Link) -> bool {
         let (front, isolation) = (&self.front, &self.pool.isolation);
         link.flying() == 1
-            && self.each * (front.all.0 as f64) < CHUNK.as_nanos() as f64
+            && self.each * (front.all.0 as f64) < SOON.as_nanos() as f64
             && front.batch.len() <= SHORT_BYTES
             && self.pool.called_off.is_none()
             && isolation.max_size().is_none()
