@@ -50,6 +50,7 @@ impl Bucket {
     }
 
     /// A bucket that was stored, of two numbers that may be anything.
+    #[cfg(any(feature = "sqlite", feature = "redis"))]
     pub(crate) fn stored(interval: u64, span: u64) -> Self {
         Self { interval: interval.clamp(1, LONGEST), span: span.min(LONGEST) }
     }
