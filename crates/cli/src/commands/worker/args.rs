@@ -37,7 +37,7 @@ pub struct WorkerArgs {
     /// Most tasks that it holds, waiting ones included [slots and 100]
     #[arg(long, value_name = "N", help_heading = "Concurrency")]
     pub prefetch: Option<usize>,
-    /// Bodies that it takes, as Celery's accept_content: json, msgpack [json]
+    /// Bodies that it takes, as Celery's accept_content: json (the default), msgpack
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = ["json", "msgpack"], help_heading = "Safety")]
     pub accept: Vec<String>,
     /// Store name, arguments, worker and queue with each result, so that `tasks` can tell, filter and retry what has ended
