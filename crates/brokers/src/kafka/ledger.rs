@@ -61,8 +61,12 @@ pub struct Ledger {
 
 /// Smallest ring.
 const FEWEST_WORDS: usize = 16;
+/// Maps of fewer characters say too little about what others would take.
+const WORTH_MEASURING: usize = 1_000;
 /// What an offset more adds to a compressed map at most, in characters, with some to spare.
 const GROWTH: usize = 6;
+/// Measuring takes as long as some thousand offsets, so it must not be for a few.
+const LEAST_ROOM: usize = 32;
 
 impl Ledger {
     /// A ledger that begins at a committed offset (0 where there is none) with what the commit's metadata says is done beyond it.
@@ -220,6 +224,9 @@ impl Ledger {
             (self.room, self.full_at) = (0, None);
             return true;
         }
+        if self.most_characters < WORTH_MEASURING {
+            return false;
+        }
         if self.room == 0 && self.full_at.is_none_or(|then| self.incomplete < then - then / 32) {
             self.measure();
         }
@@ -228,15 +235,17 @@ impl Ledger {
         fits
     }
 
-    /// Compressed maps have no bound that a formula gives. So the map is tried out as it would be if the newest offset ended now, and as it would be
-    /// if besides it half of those that are incomplete had ended, anywhere: that is the most that there can be to tell. What both leave free
-    /// of seven eighths of the limit is room for more.
+    /// Compressed maps have no bound that a formula gives. So the map is tried out as it would be if the newest offset ended now, and as it would be if
+    /// besides it a quarter or half of those that are incomplete had ended, anywhere: there is most to tell when about half of all are done.
+    /// What the longest leaves free of seven eighths of the limit is room for more.
     fn measure(&mut self) {
         let most = self.most_characters / 8 * 7;
-        let newest = self.beyond(self.seen, |word, _| word);
-        let mixed = self.beyond(self.seen, |word, index| word & mixed_bits(index));
-        let length = |beyond| metadata::encode(beyond, most).map_or(usize::MAX, |map| map.len());
-        self.room = most.saturating_sub(length(&newest).max(length(&mixed))) / GROWTH;
+        let longest = [|_| u64::MAX, |index| mixed_bits(index) | mixed_bits(!index), mixed_bits].map(|left: fn(u64) -> u64| {
+            let map = self.beyond(self.seen, |word, index| word & left(index));
+            metadata::encode(&map, most).map_or(usize::MAX, |written| written.len())
+        });
+        let room = longest.into_iter().map(|length| most.saturating_sub(length) / GROWTH).min().unwrap_or(0);
+        self.room = if room < LEAST_ROOM { 0 } else { room };
         self.full_at = (self.room == 0).then_some(self.incomplete);
     }
 

@@ -92,7 +92,7 @@ fn mistakes_have_their_line_and_a_way_out() {
         ("[run]\nxyzzy = 1", "2: unknown key `xyzzy` in [run]"),
         ("colour = \"never\"", "1: unknown key `colour`; did you mean `color`?"),
         ("[jobs.a]\ninput = \"x\"", "did you mean [job]?"),
-        ("[kafka]\ngroup = 1", "this version knows no section [kafka]; there are [run]"),
+        ("[kafka]\ngroup = 1", "2: [kafka] holds named sections only; put `group` into [kafka.NAME]"),
         ("run = 1", "1: `run` is a section"),
         ("[job]\ninput = \"x\"", "2: [job] holds named sections only; put `input` into [job.NAME]"),
         ("[run]\ninput = \"x\"", "2: `input` belongs to one job"),
