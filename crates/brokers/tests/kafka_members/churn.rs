@@ -80,8 +80,13 @@ fn members_that_come_and_go_skip_nothing_repeat_nothing_and_keep_each_keys_order
         let mut by_guests = 0;
         for _ in 0..rounds {
             let guest = member(&topic, &group).start(handler(&seen)).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(1_500..3_500))).await;
-            guest.handle().stop();
+            // Until it has had something to do, as long as there is anything.
+            let handle = guest.handle();
+            while handle.snapshot().await.is_some_and(|view| view.counts.done == 0) && seen.lock().unwrap().done.len() < records {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(200..1_500))).await;
+            handle.stop();
             let summary = guest.join().await;
             assert_eq!((summary.error, summary.counts.abandoned), (None, 0));
             by_guests += summary.counts.done;
