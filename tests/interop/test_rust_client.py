@@ -1,5 +1,7 @@
 """Our client before Celery's workers: what is built with Celery's own canvas is sent by ours, and its results are read by ours."""
 
+import json
+
 import pytest
 
 from canvases import Maker
