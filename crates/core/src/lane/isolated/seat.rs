@@ -222,7 +222,9 @@ where
     fn child(&mut self) -> Result<Link, TaskError> {
         let now = self.pool.clock.now();
         if let Some(link) = self.link.take() {
-            if self.pool.isolation.max_size().is_some() && now.saturating_duration_since(self.looked) >= LOOK {
+            // A child that was never looked at is, however soon it is asked again.
+            let due = self.resident == 0 || now.saturating_duration_since(self.looked) >= LOOK;
+            if self.pool.isolation.max_size().is_some() && due {
                 (self.looked, self.resident) = (now, link.resident());
             }
             if !self.pool.isolation.is_worn(link.tasks, now.saturating_duration_since(link.born), self.resident) {
