@@ -184,7 +184,7 @@ pub(super) fn entry(bytes: &[u8]) -> Option<(&[u8], String, String)> {
     };
     let routing_key = text(&mut rest)?;
     let exchange = text(&mut rest)?;
-    trim(&mut rest);
+    // The message as it came, to the last byte: one that cannot be read is shown as it was sent.
     Some((rest, exchange, routing_key))
 }
 
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn entries_of_unacked_are_read_from_their_end() {
-        for (queue, raw) in [("celery", r#"{"a": "]\"[,"}"#), ("q\"u\\e\n", "{}"), ("größe", "not json, at all")] {
+        for (queue, raw) in [("celery", r#"{"a": "]\"[,"}"#), ("q\"u\\e\n", "{}"), ("größe", "not json, at all"), ("celery", "cut here: ")] {
             let mut whole = b"[".to_vec();
             whole.extend(raw.as_bytes());
             whole.extend(entry_end(queue));
