@@ -1,5 +1,6 @@
 """Task queues side by side: Celery's prefork pool and longshore on one Redis, in turn, the same tasks. Prints a table; `run.sh` prepares everything.
 
+The clients are programs of one thread, both.
 D1 drains a backlog of no-op tasks, D2 publishes, D3 asks and waits one after the other, D4 runs 2 000 sleeps of 50 ms at 100 at once,
 D5 runs 8 computations of 100 ms and 50 sleeps of 20 ms a second in one queue and one worker, as plain functions.
 `memory` shows what longshore's worker has resident: idle, after no-ops, and with messages that it holds for their ETA.
@@ -89,12 +90,15 @@ class Worker:
 
 
 def left():
-    # Waiting, held, and what a worker may have between the two.
-    return sum(server.llen(QUEUE + step) for step in ("", "\x06\x163", "\x06\x166", "\x06\x169")) + server.hlen("unacked")
+    # Waiting, held, and what a worker may have between the two. Asked in one go: whoever watches takes little from those who work.
+    ask = server.pipeline(transaction=False)
+    for step in ("", "\x06\x163", "\x06\x166", "\x06\x169"):
+        ask.llen(QUEUE + step)
+    return sum(ask.hlen("unacked").execute())
 
 
 def publish(task, count, mode="bulk", arg=None):
-    args = [task, str(count), mode] + ([str(arg)] if arg is not None else [])
+    args = [task, str(count), mode] + ([str(arg)] if arg is not None else []) + ["current"]
     out = subprocess.run([BENCH, "publish", URL, QUEUE, *args], check=True, capture_output=True, text=True)
     return float(out.stdout)
 
@@ -117,7 +121,7 @@ def drain(system, count, early, noresult):
         start, begun = time.perf_counter(), now
         cpu = cpu_of(worker.pids()) + cpu_of([REDIS_PID])
         while left() > 0:
-            time.sleep(0.002)
+            time.sleep(0.005)
         wall = time.perf_counter() - start
         spent = cpu_of(worker.pids()) + cpu_of([REDIS_PID]) - cpu
         stored = 0 if noresult else server.dbsize()
@@ -185,7 +189,7 @@ def ask(system, count):
                 times.append((time.perf_counter() - start) * 1e3)
             times.sort()
             return {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100]}
-        out = subprocess.run([BENCH, "roundtrip", URL, QUEUE, str(count)], check=True, capture_output=True, text=True).stdout.split()
+        out = subprocess.run([BENCH, "roundtrip", URL, QUEUE, str(count), "current"], check=True, capture_output=True, text=True).stdout.split()
         return {"p50": float(out[0]), "p99": float(out[1])}
     finally:
         worker.stop()

@@ -52,7 +52,8 @@ pub struct Claimed {
     pub queue: Arc<str>,
     /// The message, as it stood in the queue.
     pub raw: Vec<u8>,
-    /// How many workers died while it ran (or may have run) with them. From 1 it is a suspect, which starts alone and is [accused](Consumer::accuse) first.
+    /// How many workers, and children of workers, died while it ran (or may have run) with them: as the broker counts or as the message says, whichever is
+    /// more. From 1 it is a suspect, which starts alone and is [accused](Consumer::accuse) first.
     pub crashes: u32,
     /// Whether it was lent before.
     pub redelivered: bool,

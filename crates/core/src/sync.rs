@@ -5,7 +5,7 @@ mod imp {
     pub(crate) use futures_util::task::AtomicWaker;
     pub(crate) use std::sync::{
         MutexGuard,
-        atomic::{AtomicBool, AtomicUsize},
+        atomic::{AtomicBool, AtomicUsize, fence},
     };
 
     /// A mutex whose poisoning does not matter: no user code runs under any lock of this crate.
@@ -28,7 +28,7 @@ mod imp {
 mod imp {
     pub(crate) use loom::sync::{
         MutexGuard,
-        atomic::{AtomicBool, AtomicUsize},
+        atomic::{AtomicBool, AtomicUsize, fence},
     };
     use std::task::Waker;
 

@@ -6,6 +6,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use longshore_celery::crashes_of;
 use longshore_core::Receipt;
 use tokio::sync::mpsc;
 
@@ -112,7 +113,7 @@ impl State {
                         receipt: Receipt(receipt),
                         queue: Arc::clone(queue),
                         raw: message.raw.clone(),
-                        crashes: message.crashes,
+                        crashes: crashes_of(&message.raw).max(message.crashes),
                         redelivered: message.lent,
                         given: false,
                     });

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::RecvFlags;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -23,8 +24,24 @@ use super::{
 };
 
 /// Bytes, wherever they come from.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for S {}
+pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {
+    /// Reads what has come, past the runtime, which learns of it only when it is asked; `WouldBlock` where nothing has, or where it cannot be told.
+    fn read_now(&self, _into: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+impl Socket for TcpStream {
+    fn read_now(&self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(self, into, RecvFlags::DONTWAIT)?.0)
+    }
+}
+
+impl Socket for UnixStream {
+    fn read_now(&self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::net::recv(self, into, RecvFlags::DONTWAIT)?.0)
+    }
+}
 
 /// How long a server may take to accept a connection and to introduce itself.
 const INTRODUCTION: Duration = Duration::from_secs(3);
@@ -210,6 +227,24 @@ impl Connection {
 
     /// Reads what there is, at least a byte.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.make_room();
+        let mut room = ReadBuf::new(&mut self.input[self.to..]);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut room))?;
+        let count = room.filled().len();
+        Poll::Ready(self.filled(count))
+    }
+
+    /// The same without the runtime: pending means that nothing has come, and nobody is woken when it does.
+    pub(super) fn fill_now(&mut self) -> Poll<io::Result<()>> {
+        self.make_room();
+        match self.socket.read_now(&mut self.input[self.to..]) {
+            Ok(count) => Poll::Ready(self.filled(count)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    fn make_room(&mut self) {
         if self.from == self.to {
             (self.from, self.to) = (0, 0);
             if self.input.len() > 16 * ROOM {
@@ -226,15 +261,14 @@ impl Connection {
                 self.input.resize(wanted.next_multiple_of(ROOM), 0);
             }
         }
-        let mut room = ReadBuf::new(&mut self.input[self.to..]);
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut room))?;
-        match room.filled().len() {
-            0 => Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server ended the connection"))),
-            count => {
-                self.to += count;
-                Poll::Ready(Ok(()))
-            }
+    }
+
+    fn filled(&mut self, count: usize) -> io::Result<()> {
+        if count == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server ended the connection"));
         }
+        self.to += count;
+        Ok(())
     }
 
     /// The next whole reply of what was read.

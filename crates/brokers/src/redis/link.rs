@@ -10,7 +10,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -26,6 +26,7 @@ use tokio::{
 use super::{
     connection::{Connection, Hello},
     fail::{Fail, Refusal, explain, refusal},
+    luck::{Advice, Luck},
     resp::{Pack, Reply},
     url::Config,
 };
@@ -44,6 +45,9 @@ pub(super) enum Wait {
 
 /// After so long without a word, while a reply is due, the server is asked over another connection whether it lives.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long a caller looks for its answer before it sleeps.
+const GLANCE: Duration = Duration::from_micros(50);
 
 /// How long to wait before the next try, with jitter.
 pub(super) fn pause(attempt: u32) -> Duration {
@@ -80,13 +84,23 @@ struct Shared {
     queued: AtomicUsize,
     /// The task.
     task: AtomicWaker,
+    luck: Luck,
+    /// [`WATCHED`] and [`SKIPPED`].
+    watch: AtomicU8,
 }
+
+/// A caller reads; the task keeps its hands off meanwhile.
+const WATCHED: u8 = 1;
+/// The task did so, and is not told of what comes in until it is woken.
+const SKIPPED: u8 = 2;
 
 /// A connection, and those whose replies it owes.
 struct Wire {
     connection: Connection,
     waiting: VecDeque<Waiting>,
     heard: Instant,
+    /// What a caller found when it looked for its answer.
+    broken: Option<io::Error>,
 }
 
 impl Link {
@@ -100,6 +114,8 @@ impl Link {
             wire: Mutex::default(),
             queued: AtomicUsize::new(0),
             task: AtomicWaker::new(),
+            luck: Luck::default(),
+            watch: AtomicU8::new(0),
         };
         Self { shared: Arc::new(shared), requests: Mutex::new(None) }
     }
@@ -179,20 +195,28 @@ impl Link {
 
     async fn send(&self, pack: Arc<Pack>) -> Result<Vec<Reply>, Fail> {
         let (done, replies) = oneshot::channel();
-        self.enqueue(Request { pack, done });
+        if self.enqueue(Request { pack, done }) == Way::Direct {
+            let advice = self.shared.luck.advice();
+            if advice == Advice::LookAfterOthers {
+                tokio::task::yield_now().await;
+            }
+            if advice == Advice::Sleep || !self.shared.watch() {
+                self.shared.leave_to_task();
+            }
+        }
         replies.await.unwrap_or_else(|_| Err(Fail::Lost("the runtime ended in the middle of a request".into())))
     }
 
-    fn enqueue(&self, mut request: Request) {
+    fn enqueue(&self, mut request: Request) -> Way {
         match self.shared.write_now(request) {
-            None => return,
+            None => return Way::Direct,
             Some(back) => request = back,
         }
         let mut requests = locked(&self.requests);
         self.shared.queued.fetch_add(1, Ordering::AcqRel);
         if let Some(sender) = &*requests {
             match sender.send(request) {
-                Ok(()) => return,
+                Ok(()) => return Way::Task,
                 // Its task has ended with the runtime that it lived on.
                 Err(back) => request = back.0,
             }
@@ -202,6 +226,7 @@ impl Link {
         let _ = sender.send(request);
         *requests = Some(sender);
         tokio::spawn(run(self.shared.clone(), receiver));
+        Way::Task
     }
 
     fn late(&self) -> Fail {
@@ -232,6 +257,52 @@ impl Shared {
         }
         None
     }
+
+    /// Looks for the answer to what was just written for a moment, as long as nothing else is under way: to be put to sleep and woken takes longer
+    /// than many an answer does. Whether it came.
+    fn watch(&self) -> bool {
+        self.watch.fetch_or(WATCHED, Ordering::AcqRel);
+        let start = std::time::Instant::now();
+        loop {
+            {
+                let mut wire = locked(&self.wire);
+                let Some(wire) = wire.as_mut() else { return false };
+                if wire.waiting.len() > 1 || self.queued.load(Ordering::Acquire) > 0 {
+                    self.luck.crowd();
+                    return false;
+                }
+                if let Err(error) = wire.read(Connection::fill_now) {
+                    wire.broken = Some(error);
+                    self.watch.fetch_or(SKIPPED, Ordering::AcqRel);
+                    return false;
+                }
+                if wire.waiting.is_empty() {
+                    self.luck.was(true);
+                    self.watch.fetch_and(!WATCHED, Ordering::AcqRel);
+                    return true;
+                }
+            }
+            if start.elapsed() > GLANCE {
+                self.luck.was(false);
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// What comes in from now on is for the task.
+    fn leave_to_task(&self) {
+        if self.watch.swap(0, Ordering::AcqRel) & SKIPPED != 0 {
+            self.task.wake();
+        }
+    }
+}
+
+/// Which way a request went.
+#[derive(PartialEq)]
+enum Way {
+    Direct,
+    Task,
 }
 
 struct Waiting {
@@ -332,7 +403,8 @@ impl Wire {
         self.waiting.push_back(Waiting::new(request));
     }
 
-    fn read(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    /// Hands out the replies that are there, and those that `fill` brings.
+    fn read(&mut self, mut fill: impl FnMut(&mut Connection) -> Poll<io::Result<()>>) -> io::Result<()> {
         loop {
             while let Some(reply) = self.connection.next()? {
                 self.heard = Instant::now();
@@ -354,7 +426,7 @@ impl Wire {
                     return Err(io::Error::other("it is a replica now"));
                 }
             }
-            match self.connection.poll_fill(cx) {
+            match fill(&mut self.connection) {
                 Poll::Ready(read) => {
                     read?;
                     self.heard = Instant::now();
@@ -390,7 +462,7 @@ impl<'a> Serving<'a> {
         requests: &'a mut mpsc::UnboundedReceiver<Request>,
         first: Option<Request>,
     ) -> (io::Result<()>, VecDeque<Waiting>) {
-        let mut wire = Wire { connection, waiting: VecDeque::new(), heard: Instant::now() };
+        let mut wire = Wire { connection, waiting: VecDeque::new(), heard: Instant::now(), broken: None };
         first.into_iter().for_each(|request| wire.admit(request));
         *locked(&shared.wire) = Some(wire);
         let mut serving = Self { shared, requests, tick: Box::pin(sleep(SILENCE)), probe: None, closed: false };
@@ -403,6 +475,13 @@ impl<'a> Serving<'a> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shared = self.shared;
         shared.task.register(cx.waker());
+        if shared.watch.fetch_or(SKIPPED, Ordering::AcqRel) & WATCHED != 0 {
+            while self.tick.as_mut().poll(cx).is_ready() {
+                self.tick.as_mut().reset(Instant::now() + SILENCE / 2);
+            }
+            return Poll::Pending;
+        }
+        shared.watch.fetch_and(!SKIPPED, Ordering::AcqRel);
         let mut wire = locked(&shared.wire);
         let Some(wire) = wire.as_mut() else { return Poll::Ready(Ok(())) };
         while !self.closed {
@@ -419,7 +498,10 @@ impl<'a> Serving<'a> {
             return Poll::Ready(Ok(()));
         }
         let _ = wire.connection.poll_flush(cx)?;
-        wire.read(cx)?;
+        if let Some(error) = wire.broken.take() {
+            return Poll::Ready(Err(error));
+        }
+        wire.read(|connection| connection.poll_fill(cx))?;
         if self.closed && wire.waiting.is_empty() {
             return Poll::Ready(Ok(()));
         }

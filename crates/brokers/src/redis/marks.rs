@@ -1,14 +1,16 @@
 //! What is read of a message, and written into it, while it is handed on.
 
-use std::time::SystemTime;
+use std::{sync::LazyLock, time::SystemTime};
 
 use longshore_celery::{Limits, Message};
+use memchr::memmem::Finder;
 
 use crate::json;
 
 /// Whether it was taken and put back before.
 pub(super) fn is_redelivered(raw: &[u8]) -> bool {
-    memchr::memmem::find(raw, b"redelivered").is_some()
+    static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("redelivered"));
+    NAME.find(raw).is_some()
         && [&["headers", "redelivered"][..], &["properties", "delivery_info", "redelivered"]]
             .iter()
             .any(|path| json::member(raw, path) == Some(b"true"))

@@ -9,9 +9,12 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
 };
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{connection::Socket, url::Tls};
+
+/// What has come may be half of a record: nothing can be told before the runtime is asked.
+impl Socket for TlsStream<TcpStream> {}
 
 /// Shakes hands.
 pub(super) async fn wrap(stream: TcpStream, host: &str, how: &Tls) -> io::Result<Box<dyn Socket>> {

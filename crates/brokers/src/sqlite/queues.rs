@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use longshore_celery::crashes_of;
 use longshore_core::Receipt;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -126,11 +127,12 @@ pub(crate) fn claim(step: &mut Step<'_>, owner: i64, turns: &Rotation, room: usi
         let rows =
             take.query_map(params![owner, now, &**queue, *head_now, i64::try_from(room - claimed.len()).unwrap_or(i64::MAX)], |row| {
                 let (id, place, lent): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                let raw: Vec<u8> = row.get(4)?;
                 let message = Claimed {
                     receipt: receipt(id, lent),
                     queue: Arc::clone(queue),
-                    raw: row.get(4)?,
-                    crashes: row.get(3)?,
+                    crashes: crashes_of(&raw).max(row.get(3)?),
+                    raw,
                     redelivered: lent > 1,
                     given: false,
                 };

@@ -1,6 +1,8 @@
 //! Changes to a message that is handed back: made in its bytes, so that nothing else in it changes.
 
-use std::ops::Range;
+use std::{ops::Range, sync::LazyLock};
+
+use memchr::memmem::Finder;
 
 use super::{
     BadMessage, CRASHES, Wrong,
@@ -10,7 +12,8 @@ use crate::value::{ValueError, read::Scan};
 
 /// How often a worker died with this message, as [`mark_redelivered`] has noted it; 0 where it says nothing. Cheap for those that say nothing.
 pub fn crashes_of(raw: &[u8]) -> u32 {
-    if memchr::memmem::find(raw, CRASHES.as_bytes()).is_none() {
+    static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(CRASHES));
+    if NAME.find(raw).is_none() {
         return 0;
     }
     let mut crashes = 0;

@@ -15,11 +15,14 @@ use crate::{
     lane::panic_text,
     mailbox::Mailbox,
     source::{Fetched, Source},
-    sync::{AtomicBool, AtomicUsize, AtomicWaker},
+    sync::{AtomicBool, AtomicUsize, AtomicWaker, fence},
 };
 
 #[cfg(all(test, longshore_loom))]
 mod loom_tests;
+
+/// As long as this part of the room is free, the pump fetches on without being told: a wake-up for every one of a few tasks costs each a switch of threads.
+const FEW: usize = 4;
 
 /// The loop's side of the pump.
 pub(super) struct Pump {
@@ -53,7 +56,9 @@ impl Pump {
         self.room.store(room, Ordering::Release);
         self.low.store(low, Ordering::Release);
         let travelling = self.travelling.fetch_sub(took, Ordering::AcqRel) - took;
-        if low && room > travelling {
+        // A fetch on its way looks for itself when it is back; against the fence there: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        if low && room > travelling && !self.fetching.load(Ordering::Relaxed) {
             self.waker.wake();
         }
     }
@@ -76,10 +81,13 @@ impl Pump {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Notes tasks that are about to be posted to the loop. They are enough until it says again that it runs low, after it has seen them: noted any later,
-    /// this would take back what the loop has said meanwhile.
+    /// Notes tasks that are about to be posted to the loop. Unless they are few for the room there is, they are enough until it says again that it runs
+    /// low, after it has seen them: noted any later, this would take back what the loop has said meanwhile.
     fn send_off(&self, tasks: usize) {
-        self.low.store(false, Ordering::Release);
+        let travelling = self.travelling.load(Ordering::Acquire) + tasks;
+        if travelling.saturating_mul(FEW) > self.room.load(Ordering::Acquire) {
+            self.low.store(false, Ordering::Release);
+        }
         self.travelling.fetch_add(tasks, Ordering::AcqRel);
     }
 
@@ -122,6 +130,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
             .await
         };
         pump.fetching.store(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         let result = result.unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))));
         if !fetched.is_empty() {
             pump.send_off(fetched.len());

@@ -18,7 +18,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use longshore_brokers::{BrokerError, Claimed, Key, Slot, crash::MOST_CRASHES};
-use longshore_celery::{BadMessage, Message, State, TaskResult, crashes_of};
+use longshore_celery::{BadMessage, Message, State, TaskResult};
 use longshore_core::{
     Delivery, ErrorKind, LaneKind, Options, Receipt, SourceError,
     source::{Fetched, Settlement, Source},
@@ -169,9 +169,7 @@ impl Intake {
         let mut again = Vec::new();
         let (mut to_hold, mut later, mut asking) = (Vec::new(), Vec::new(), Vec::new());
         for mut claimed in claimed {
-            // A child that died of it is counted in the message itself.
-            let crashes = claimed.crashes.max(crashes_of(&claimed.raw));
-            claimed.crashes = crashes;
+            let crashes = claimed.crashes;
             let sorted = self.sort(&claimed.raw, now, slots_taken);
             if claimed.given && (crashes > 0 || !matches!(sorted, Sorted::Run(..))) {
                 // It does not run at once, or not at all.
