@@ -3,10 +3,10 @@
 mod bulk;
 pub(crate) mod outgoing;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, fmt, sync::Arc};
 
 use futures_util::Stream;
-use longshore_brokers::{Broker, BrokerError, Key, ResultBackend, Stored};
+use longshore_brokers::{Broker, BrokerError, Key, Outgoing, ResultBackend, Stored};
 use longshore_celery::{Exception, Map, Message, ResultTree, Signature as Wire, State, Value, canvas};
 use uuid::Uuid;
 
@@ -181,7 +181,7 @@ impl Client {
         Ok(Answer::new(self.clone(), tree))
     }
 
-    /// Sends many, in order, in batches of up to 256: no more is taken from the stream than the broker keeps up with. An iterator becomes a stream with
+    /// Sends many, in order, in batches of up to 128: one is on its way to the broker while the next is taken from the stream, and no more. An iterator becomes a stream with
     /// `futures_util::stream::iter`. Nothing happens until the answers are asked for.
     pub fn send_all<R, S: Stream<Item = Signature<R>> + Unpin>(&self, signatures: S) -> SendAll<S, R> {
         SendAll::new(self.clone(), signatures)
@@ -237,22 +237,25 @@ impl Client {
         for send in plan.sends {
             if !send.before.is_empty() {
                 // What was planned before it goes before it.
-                self.flush(&mut batch).await?;
+                self.put(&batch).await?;
+                batch.clear();
                 for start in &send.before {
                     self.start(start).await?;
                 }
             }
-            batch.push(outgoing::of(&self.inner.settings, send.message, &send.routing));
+            batch.push(self.outgoing(send));
         }
-        self.flush(&mut batch).await
+        self.put(&batch).await
     }
 
-    async fn flush(&self, batch: &mut Vec<longshore_brokers::Outgoing>) -> Result<(), BrokerError> {
-        if !batch.is_empty() {
-            self.inner.broker.publish(batch).await?;
-            batch.clear();
-        }
-        Ok(())
+    /// What the broker takes.
+    fn outgoing(&self, send: canvas::PlannedSend) -> Outgoing {
+        outgoing::of(&self.inner.settings, send.message, &send.routing)
+    }
+
+    /// All or none.
+    async fn put(&self, batch: &[Outgoing]) -> Result<(), BrokerError> {
+        if batch.is_empty() { Ok(()) } else { self.inner.broker.publish(batch).await }
     }
 
     async fn start(&self, start: &canvas::ChordStart) -> Result<(), BrokerError> {
@@ -284,6 +287,20 @@ pub(crate) fn place(plan: &canvas::Plan) -> Result<ResultTree, ClientError> {
     plan.result.clone().ok_or_else(|| ClientError::Signature("an empty chain or group: there is nothing to send".to_owned()))
 }
 
+/// A random UUID. The kernel is asked for sixteen at once: asking takes about as long as writing a message.
 pub(crate) fn fresh_id() -> String {
-    Uuid::new_v4().to_string()
+    const SIZE: usize = size_of::<uuid::Bytes>();
+    thread_local! {
+        static RANDOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    RANDOM.with_borrow_mut(|random| {
+        if random.is_empty() {
+            random.resize(16 * SIZE, 0);
+            getrandom::fill(random).expect("the system has random numbers");
+        }
+        let mut id = uuid::Bytes::default();
+        id.copy_from_slice(&random[random.len() - SIZE..]);
+        random.truncate(random.len() - SIZE);
+        uuid::Builder::from_random_bytes(id).into_uuid().to_string()
+    })
 }

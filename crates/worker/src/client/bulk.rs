@@ -2,7 +2,12 @@
 
 use std::{collections::VecDeque, pin::Pin, task::Poll};
 
-use futures_util::{Stream, StreamExt, future::poll_fn, stream::Fuse};
+use futures_util::{
+    Stream, StreamExt,
+    future::{join, poll_fn},
+    stream::Fuse,
+};
+use longshore_brokers::{BrokerError, Outgoing};
 use longshore_celery::canvas::Plan;
 use longshore_core::ErrorKind;
 
@@ -10,7 +15,7 @@ use super::{Client, ClientError, place};
 use crate::{answer::Answer, signature::Signature};
 
 /// The most that go to the broker in one call.
-const BATCH: usize = 256;
+const BATCH: usize = 128;
 
 /// Sends what a stream gives, in order. See [`Client::send_all`].
 #[must_use = "nothing is sent until the answers are asked for: `next` or `finish`"]
@@ -19,6 +24,8 @@ pub struct SendAll<S, R> {
     signatures: Fuse<S>,
     /// How many were taken from the stream.
     taken: u64,
+    /// Written out while those before were on their way.
+    ahead: Vec<Planned<R>>,
     sent: VecDeque<(u64, Result<Answer<R>, Refused<R>>)>,
 }
 
@@ -40,16 +47,24 @@ pub struct Sent<R> {
     pub refused: Vec<(u64, Refused<R>)>,
 }
 
+/// What a signature comes to.
 struct Planned<R> {
     place: u64,
     signature: Signature<R>,
-    answer: Answer<R>,
-    plan: Plan,
+    plan: Result<(Answer<R>, Way), ClientError>,
+}
+
+/// How it goes to the broker.
+enum Way {
+    /// As these messages, with others.
+    Messages(Vec<Outgoing>),
+    /// With chords that are to be begun between its messages: by itself.
+    Chords(Box<Plan>),
 }
 
 impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
     pub(super) fn new(client: Client, signatures: S) -> Self {
-        Self { client, signatures: signatures.fuse(), taken: 0, sent: VecDeque::new() }
+        Self { client, signatures: signatures.fuse(), taken: 0, ahead: Vec::new(), sent: VecDeque::new() }
     }
 
     /// The next one that was sent or refused, with its place in the stream (from 0); `None` when all have been. In order.
@@ -57,8 +72,21 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
     /// Not cancel safe: of what was on its way when the future was dropped, nobody is told.
     pub async fn next(&mut self) -> Option<(u64, Result<Answer<R>, Refused<R>>)> {
         if self.sent.is_empty() {
-            let batch = self.batch().await;
-            self.send(batch).await;
+            let batch = match std::mem::take(&mut self.ahead) {
+                ahead if ahead.is_empty() => self.some().await,
+                ahead => ahead,
+            };
+            let client = self.client.clone();
+            // The next ones are written out while the broker takes these.
+            let (sent, ahead) = join(send(&client, batch), self.ready()).await;
+            self.ahead = ahead;
+            self.sent = sent;
+            if let Some((_, Err(Refused { error: ClientError::Broker(error), .. }))) = self.sent.back()
+                && error.kind != ErrorKind::Refused
+            {
+                let error = error.clone();
+                self.sent.extend(std::mem::take(&mut self.ahead).into_iter().map(|planned| planned.refused(error.clone().into())));
+            }
         }
         self.sent.pop_front()
     }
@@ -81,74 +109,119 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
     }
 
     /// What the stream has ready, one at least unless it has ended.
-    async fn batch(&mut self) -> Vec<Signature<R>> {
-        let mut batch: Vec<Signature<R>> = self.signatures.next().await.into_iter().collect();
+    async fn some(&mut self) -> Vec<Planned<R>> {
+        let Some(first) = self.signatures.next().await else { return Vec::new() };
+        let mut batch = vec![self.plan(first)];
+        self.fill(&mut batch).await;
+        batch
+    }
+
+    /// What the stream has ready.
+    async fn ready(&mut self) -> Vec<Planned<R>> {
+        let mut batch = Vec::new();
+        self.fill(&mut batch).await;
+        batch
+    }
+
+    async fn fill(&mut self, batch: &mut Vec<Planned<R>>) {
         poll_fn(|context| {
-            while !batch.is_empty() && batch.len() < BATCH {
+            while batch.len() < BATCH {
                 match Pin::new(&mut self.signatures).poll_next(context) {
-                    Poll::Ready(Some(signature)) => batch.push(signature),
+                    Poll::Ready(Some(signature)) => batch.push(self.plan(signature)),
                     Poll::Ready(None) | Poll::Pending => break,
                 }
             }
             Poll::Ready(())
         })
         .await;
-        batch
     }
 
-    async fn send(&mut self, batch: Vec<Signature<R>>) {
-        let mut group: Vec<Planned<R>> = Vec::with_capacity(batch.len());
-        for signature in batch {
-            let place = self.taken;
-            self.taken += 1;
-            match self.plan(&signature) {
-                Ok((answer, plan)) => group.push(Planned { place, signature, answer, plan }),
-                Err(error) => {
-                    // Answers come in order: what stands before it goes first.
-                    self.publish(std::mem::take(&mut group)).await;
-                    self.sent.push_back((place, Err(Refused { signature, error })));
-                }
-            }
-        }
-        self.publish(group).await;
+    fn plan(&mut self, signature: Signature<R>) -> Planned<R> {
+        let place = self.taken;
+        self.taken += 1;
+        let plan = self.way(&signature);
+        Planned { place, signature, plan }
     }
 
-    fn plan(&self, signature: &Signature<R>) -> Result<(Answer<R>, Plan), ClientError> {
+    fn way(&self, signature: &Signature<R>) -> Result<(Answer<R>, Way), ClientError> {
         let wire = signature.clone().into_wire().map_err(ClientError::Signature)?;
         let plan = self.client.plan(&wire, None)?;
-        Ok((Answer::new(self.client.clone(), place(&plan)?), plan))
-    }
-
-    /// All in one call; if the broker refuses that, one after the other, so that one bad one does not hold up the others.
-    async fn publish(&mut self, group: Vec<Planned<R>>) {
-        if group.is_empty() {
-            return;
-        }
-        let mut whole = Plan::default();
-        for planned in &group {
-            whole.sends.extend(planned.plan.sends.iter().cloned());
-            whole.starts.extend(planned.plan.starts.iter().cloned());
-        }
-        let refused = match self.client.publish(whole).await {
-            Ok(()) => None,
-            Err(error) if error.kind == ErrorKind::Refused && group.len() > 1 => {
-                for planned in group {
-                    let outcome = self.client.publish(planned.plan).await;
-                    self.sent.push_back(match outcome {
-                        Ok(()) => (planned.place, Ok(planned.answer)),
-                        Err(error) => (planned.place, Err(Refused { signature: planned.signature, error: error.into() })),
-                    });
-                }
-                return;
-            }
-            Err(error) => Some(error),
+        let answer = Answer::new(self.client.clone(), place(&plan)?);
+        let begins = plan.grown.is_some() || !plan.starts.is_empty() || plan.sends.iter().any(|send| !send.before.is_empty());
+        let way = if begins {
+            Way::Chords(Box::new(plan))
+        } else {
+            Way::Messages(plan.sends.into_iter().map(|send| self.client.outgoing(send)).collect())
         };
-        for planned in group {
-            let outcome = match &refused {
-                None => Ok(planned.answer),
-                Some(error) => Err(Refused { signature: planned.signature, error: error.clone().into() }),
-            };
-            self.sent.push_back((planned.place, outcome));
+        Ok((answer, way))
+    }
+}
+
+type Outcomes<R> = VecDeque<(u64, Result<Answer<R>, Refused<R>>)>;
+
+impl<R> Planned<R> {
+    fn refused(self, error: ClientError) -> (u64, Result<Answer<R>, Refused<R>>) {
+        (self.place, Err(Refused { signature: self.signature, error }))
+    }
+}
+
+/// A signature whose messages go with others.
+struct Going<R> {
+    place: u64,
+    signature: Signature<R>,
+    answer: Answer<R>,
+    messages: usize,
+}
+
+impl<R> Going<R> {
+    fn ended(self, sent: Result<(), BrokerError>) -> (u64, Result<Answer<R>, Refused<R>>) {
+        let Self { place, signature, answer, .. } = self;
+        (place, sent.map(|()| answer).map_err(|error| Refused { signature, error: error.into() }))
+    }
+}
+
+/// Sends them in order, in as few calls as may be.
+async fn send<R>(client: &Client, batch: Vec<Planned<R>>) -> Outcomes<R> {
+    let mut outcomes = VecDeque::with_capacity(batch.len());
+    let (mut going, mut messages) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+    for Planned { place, signature, plan } in batch {
+        match plan {
+            Ok((answer, Way::Messages(some))) => {
+                going.push(Going { place, signature, answer, messages: some.len() });
+                messages.extend(some);
+                continue;
+            }
+            // Answers come in order: what stands before it goes first.
+            Ok((answer, Way::Chords(plan))) => {
+                publish(client, &mut going, &mut messages, &mut outcomes).await;
+                let alone = Going { place, signature, answer, messages: 0 };
+                outcomes.push_back(alone.ended(client.publish(*plan).await));
+            }
+            Err(error) => {
+                publish(client, &mut going, &mut messages, &mut outcomes).await;
+                outcomes.push_back((place, Err(Refused { signature, error })));
+            }
         }
     }
+    publish(client, &mut going, &mut messages, &mut outcomes).await;
+    outcomes
+}
+
+/// All in one call; if the broker refuses that, one after the other, so that one bad one does not hold up the others.
+async fn publish<R>(client: &Client, going: &mut Vec<Going<R>>, messages: &mut Vec<Outgoing>, outcomes: &mut Outcomes<R>) {
+    if going.is_empty() {
+        return;
+    }
+    match client.put(messages).await {
+        Err(error) if error.kind == ErrorKind::Refused && going.len() > 1 => {
+            let mut rest = messages.as_slice();
+            for one in going.drain(..) {
+                let (its, others) = rest.split_at(one.messages);
+                outcomes.push_back(one.ended(client.put(its).await));
+                rest = others;
+            }
+        }
+        sent => outcomes.extend(going.drain(..).map(|one| one.ended(sent.clone()))),
+    }
+    messages.clear();
 }
