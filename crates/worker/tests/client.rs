@@ -234,6 +234,18 @@ async fn many_are_sent_in_order_and_refused_ones_come_back_with_their_place() {
 }
 
 #[tokio::test]
+async fn what_was_written_out_when_the_broker_went_away_is_refused_with_it() {
+    let settings = Settings { broker: "redis://127.0.0.1:1/0?patience=0.2".to_owned(), ..Settings::default() };
+    let client = Client::connect(&settings).unwrap();
+    let mut taken = 0;
+    let signatures = (0..1000).map(|n| add(n, 0)).inspect(|_| taken += 1);
+    let report = client.send_all(futures_util::stream::iter(signatures)).finish().await;
+    assert_eq!((report.sent, taken), (0, 256), "nothing is taken any more");
+    let places: Vec<u64> = report.refused.iter().map(|(place, _)| *place).collect();
+    assert_eq!(places, (0..256).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn no_more_is_taken_from_a_stream_than_is_asked_for() {
     let client = client("back-pressure");
     let mut taken = 0;
@@ -243,6 +255,7 @@ async fn no_more_is_taken_from_a_stream_than_is_asked_for() {
         assert_eq!(sending.next().await.map(|(place, sent)| (place, sent.is_ok())), Some((place, true)));
     }
     drop(sending);
-    assert_eq!(taken, 256);
+    // What was sent, and what was written out meanwhile.
+    assert_eq!(taken, 256 + 128);
     assert_eq!(client.broker().queues(&["celery".into()]).await.unwrap()[0].waiting, 256);
 }
