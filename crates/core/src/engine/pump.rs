@@ -56,7 +56,7 @@ impl Pump {
         self.room.store(room, Ordering::Release);
         self.low.store(low, Ordering::Release);
         let travelling = self.travelling.fetch_sub(took, Ordering::AcqRel) - took;
-        // A fetch on its way looks for itself when it is back; against the fence there: one of the two sees the other.
+        // A fetch on its way looks for itself when it is back. With the fence in `came_back`: one of the two sees the other.
         fence(Ordering::SeqCst);
         if low && room > travelling && !self.fetching.load(Ordering::Relaxed) {
             self.waker.wake();
@@ -89,6 +89,12 @@ impl Pump {
             self.low.store(false, Ordering::Release);
         }
         self.travelling.fetch_add(tasks, Ordering::AcqRel);
+    }
+
+    /// The fetch is over: from now on the pump is woken again.
+    fn came_back(&self) {
+        self.fetching.store(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
     async fn some_room(&self) -> usize {
@@ -129,8 +135,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
             })
             .await
         };
-        pump.fetching.store(false, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        pump.came_back();
         let result = result.unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))));
         if !fetched.is_empty() {
             pump.send_off(fetched.len());

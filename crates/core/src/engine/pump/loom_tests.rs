@@ -50,6 +50,21 @@ fn a_pump_is_woken_for_every_room_it_is_granted() {
     model(|| two_rounds(true));
 }
 
+#[test]
+fn room_granted_while_a_fetch_comes_back_is_seen() {
+    model(|| {
+        let pump = Arc::new(Pump::new());
+        pump.fetching.store(true, Ordering::Relaxed);
+        let looping = {
+            let pump = pump.clone();
+            thread::spawn(move || pump.set_room(1, 0, true))
+        };
+        pump.came_back();
+        assert_eq!(block_on(pump.some_room()), 1);
+        looping.join().unwrap();
+    });
+}
+
 /// A planted bug, found by reading at first: the pump says that the loop does not run low after it has posted, and so takes back what the loop has said
 /// meanwhile.
 #[test]
