@@ -16,51 +16,14 @@ import time
 import redis
 from celery import Celery
 
+from processes import cpu_of, pss_of, tree
+
 PORT, BENCH, VENV, QUICK = int(sys.argv[1]), sys.argv[2], sys.argv[3], "quick" in sys.argv[4:]
 ONLY = [word for word in sys.argv[4:] if word != "quick"]
 URL = f"redis://127.0.0.1:{PORT}/0"
 HERE = os.path.dirname(os.path.abspath(__file__))
 QUEUE = "bench"
 server = redis.Redis(port=PORT)
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def tree(pid):
-    """A process and its descendants."""
-    pids = [pid]
-    for one in pids:
-        try:
-            for thread in os.listdir(f"/proc/{one}/task"):
-                with open(f"/proc/{one}/task/{thread}/children") as children:
-                    pids += [int(child) for child in children.read().split()]
-        except OSError:
-            pass
-    return pids
-
-
-def cpu_of(pids):
-    total = 0
-    for pid in pids:
-        try:
-            fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-            total += int(fields[11]) + int(fields[12])
-        except OSError:
-            pass
-    return total / TICKS
-
-
-def pss_of(pids):
-    total = 0
-    for pid in pids:
-        try:
-            for line in open(f"/proc/{pid}/smaps_rollup"):
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1])
-        except OSError:
-            pass
-    return total / 1024
-
-
 REDIS_PID = int(server.info("server")["process_id"])
 
 

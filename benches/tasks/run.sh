@@ -2,6 +2,7 @@
 # Task queues side by side: sets up what is needed, runs bench.py, prints its table. Arguments: `quick`, and words of the rows to run (D1, D3, memory, …).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+export PYTHONDONTWRITEBYTECODE=1
 for tool in redis-server python3; do
     command -v "$tool" >/dev/null || { echo "$tool is missing: apt-get install redis-server python3-venv" >&2; exit 1; }
 done
