@@ -107,9 +107,10 @@ class Apalis:
 
 
 class ApalisTuned(Apalis):
-    """Batches of 100 and no locks: what makes it fastest without losing what a dead worker had."""
+    """Batches of 100 and no locks: what makes it fastest. It loses nothing so, but of 2 000 tasks 478 ran twice when their worker was killed in the middle:
+    not the same safety, so nothing is promised."""
 
-    name, count, default = "apalis-redis, tuned", 50_000, False
+    name, limit, count, default = "apalis-redis without locks, batches of 100", None, 50_000, False
 
     def __init__(self, results):
         super().__init__(results, "tuned")
@@ -207,8 +208,8 @@ def compare(mode):
         theirs = rows[system.name]
         b = median(theirs, "rate")
         name = f"{system.name}, {mode}" + " (its default)" * system.default
-        verdict = "yes" if a / b >= system.limit else "**no**"
-        print(f"| D1 drain, {name} | {b:,.0f} /s | {a:,.0f} /s | {a / b:.1f} × | {system.limit} × | {verdict} | {json.dumps(shown(ours))} / {json.dumps(shown(theirs))} |", flush=True)
+        limit, verdict = ("", "") if system.limit is None else (f"{system.limit} ×", "yes" if a / b >= system.limit else "**no**")
+        print(f"| D1 drain, {name} | {b:,.0f} /s | {a:,.0f} /s | {a / b:.1f} × | {limit} | {verdict} | {json.dumps(shown(ours))} / {json.dumps(shown(theirs))} |", flush=True)
 
 
 print("| work, peer | peer | longshore, late ack | ratio | limit | holds | also (longshore / peer) |")
