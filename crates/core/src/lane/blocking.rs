@@ -1,12 +1,13 @@
 //! The blocking lane: a thread for each running attempt, for calls that block.
 //!
-//! Threads are started when they are needed and kept; the gate's slots bound their number. A thread cannot be ended from outside: an attempt that
-//! passes its timeout gets its outcome at once, its token is cancelled, and its thread is left to itself and replaced.
+//! There are never more threads than attempts were in hand at once, so the gate's slots bound their number. The thread that was idle last is called first:
+//! its memory is still near, and those that are not needed idle for long and end. A thread cannot be ended from outside: an attempt that passes its timeout
+//! gets its outcome at once, its token is cancelled, and its thread is left to itself and replaced.
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread,
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -38,15 +39,20 @@ pub(crate) struct Pool<T, R> {
     clock: Clock,
     /// Whether the pool ends attempts that pass their timeout. The process lane does that itself, by killing the child.
     abandons: bool,
+    /// An idle thread ends after this time.
+    idle: Duration,
     state: Mutex<State<T>>,
-    wake: Condvar,
     tick: Condvar,
 }
 
 struct State<T> {
     queue: VecDeque<Attempt<T>>,
     seats: Vec<Option<Seat<T>>>,
-    idle: usize,
+    /// Attempts that run and have no outcome yet.
+    running: usize,
+    /// Threads that wait to be called, the last to come last. Whoever calls one takes it out.
+    idle: Vec<Thread>,
+    /// All but the abandoned.
     threads: usize,
     abandoned: usize,
     most: usize,
@@ -62,6 +68,20 @@ struct Seat<T> {
     started: Instant,
     deadline: Option<Instant>,
     token: CancelToken,
+}
+
+impl<T> State<T> {
+    /// Whether there are fewer threads than attempts in hand.
+    fn is_short(&self) -> bool {
+        self.threads < self.queue.len() + self.running
+    }
+
+    /// So many running attempts were given their outcomes, and their threads are left to themselves.
+    fn abandon(&mut self, count: usize) {
+        self.running -= count;
+        self.threads -= count;
+        self.abandoned += count;
+    }
 }
 
 impl<T: Send + 'static, R: Send + 'static> BlockingLane<T, R> {
@@ -108,8 +128,12 @@ impl<T, R> Pool<T, R> {
 
     /// Threads end when the queue is empty.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
-        self.wake.notify_all();
+        let idle = {
+            let mut state = self.lock();
+            state.closed = true;
+            std::mem::take(&mut state.idle)
+        };
+        idle.iter().for_each(Thread::unpark);
         self.tick.notify_all();
     }
 }
@@ -122,10 +146,12 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             outbox,
             clock,
             abandons,
+            idle: IDLE,
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 seats: Vec::new(),
-                idle: 0,
+                running: 0,
+                idle: Vec::new(),
                 threads: 0,
                 abandoned: 0,
                 most: 0,
@@ -133,27 +159,28 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                 stop: None,
                 closed: false,
             }),
-            wake: Condvar::new(),
             tick: Condvar::new(),
         })
     }
 
     pub(crate) fn start(self: &Arc<Self>, batch: &mut Vec<Attempt<T>>) {
         let mut state = self.lock();
+        let called = state.idle.len().saturating_sub(batch.len());
+        let called = state.idle.split_off(called);
         state.queue.extend(batch.drain(..));
-        let waiting = state.queue.len();
-        for _ in 0..waiting.min(state.idle) {
-            self.wake.notify_one();
-        }
-        for _ in state.idle..waiting {
-            if !self.grow(&mut state) {
-                break;
-            }
-        }
+        self.staff(&mut state);
         if state.threads == 0 && !state.queue.is_empty() {
             // All threads hang, and there may be no more of them: what waits here ends at its timeout all the same.
             self.wake_keeper(&mut state);
         }
+        drop(state);
+        called.iter().for_each(Thread::unpark);
+    }
+
+    /// Starts threads until each attempt in hand has one. A thread that is on its way, newly started or back from an attempt that has its outcome, counts:
+    /// it finds the queue.
+    fn staff(self: &Arc<Self>, state: &mut State<T>) {
+        while state.is_short() && self.grow(state) {}
     }
 
     /// Starts one more thread. If the system has none left, the queue waits for those that there are; if there are none at all, its attempts fail.
@@ -204,26 +231,31 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                 });
             }
         }
-        state.abandoned += left;
-        state.threads -= left;
+        state.abandon(left);
         drop(state);
         self.outbox.finish(&mut ended);
     }
 
     /// What a thread does.
     fn serve(self: Arc<Self>) {
+        let me = thread::current();
         let mut state = self.lock();
         loop {
             let Some(attempt) = state.queue.pop_front() else {
                 if state.closed {
                     break;
                 }
-                state.idle += 1;
-                let (back, waited) = self.wake.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
-                state = back;
-                state.idle -= 1;
-                if waited.timed_out() && state.queue.is_empty() {
-                    break;
+                state.idle.push(me.clone());
+                drop(state);
+                let since = Instant::now();
+                thread::park_timeout(self.idle);
+                state = self.lock();
+                // Still in its place: nobody called it.
+                if let Some(place) = state.idle.iter().position(|idle| idle.id() == me.id()) {
+                    state.idle.remove(place);
+                    if since.elapsed() >= self.idle && state.queue.is_empty() {
+                        break;
+                    }
                 }
                 continue;
             };
@@ -235,6 +267,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             if let Some(place) = state.seats[seat.0].as_mut() {
                 place.task = Some(task);
             }
+            state.running += 1;
             drop(state);
             let (outcome, cpu) = (self.work)(&context, payload);
             let ended = self.clock.now();
@@ -243,12 +276,14 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             let Some(task) = task else {
                 // Somebody else gave this attempt its outcome and let another thread take our place, if one could be had.
                 state.abandoned -= 1;
-                if state.idle == 0 && !state.queue.is_empty() {
+                if state.is_short() {
                     state.threads += 1;
                     continue;
                 }
                 return;
             };
+            // From here on the thread counts as free: the outcome makes room for the next attempt, which is not to start another thread.
+            state.running -= 1;
             drop(state);
             self.outbox.finish_one(Finished {
                 slot: task.slot,
@@ -313,8 +348,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                     });
                 }
             }
-            state.abandoned += ended.len();
-            state.threads -= ended.len();
+            state.abandon(ended.len());
             if state.threads == 0 && self.abandons {
                 // Nobody is left to start what waits, unless one of the abandoned threads comes back in time, or there may be a new one: that is tried
                 // below before anything more ends here.
@@ -334,11 +368,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             }
             if !ended.is_empty() {
                 // Work that waits for one of these threads gets a new one.
-                for _ in state.idle..state.queue.len() {
-                    if !self.grow(&mut state) {
-                        break;
-                    }
-                }
+                self.staff(&mut state);
                 drop(state);
                 self.outbox.finish(&mut ended);
                 state = self.lock();
@@ -361,3 +391,91 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
 
 /// Handlers may recurse, as on std's own threads.
 const STACK: usize = 2 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::Mail,
+        mailbox::Mailbox,
+        task::{LaneKind, Receipt},
+    };
+
+    /// A pool, and its engine: what has ended makes room for the next.
+    struct Bench {
+        pool: Arc<Pool<u64, ()>>,
+        mailbox: Arc<Mailbox<Mail<u64, ()>>>,
+        mail: Mail<u64, ()>,
+    }
+
+    impl Bench {
+        fn new(idle: Duration) -> Self {
+            let mailbox = Arc::new(Mailbox::new());
+            let outbox = Outbox { mailbox: mailbox.clone(), crew: Arc::default() };
+            let mut pool = Pool::new("test", Box::new(|_, _| (Outcome::Ok(()), None)), outbox, Clock::SYSTEM, false);
+            Arc::get_mut(&mut pool).expect("nobody has it yet").idle = idle;
+            Self { pool, mailbox, mail: Mail::default() }
+        }
+
+        fn attempt(&self, id: u64) -> Attempt<u64> {
+            let now = self.pool.clock.now().into();
+            let task = Task {
+                id,
+                receipt: Receipt(id),
+                attempt: 1,
+                lane: LaneKind::Blocking,
+                slot: 0,
+                queued: now,
+                admitted: now,
+                timeout: None,
+                payload: None,
+                options: None,
+                key: None,
+                holds_key: false,
+            };
+            Attempt { task, payload: id }
+        }
+
+        /// Runs so many attempts, and always has as many in hand as there are slots. The most threads that there were.
+        fn run(&mut self, count: usize, slots: usize) -> usize {
+            let (mut begun, mut ended, mut most) = (0, 0, 0);
+            while ended < count {
+                let until = count.min(ended + slots);
+                let mut batch: Vec<_> = (begun..until).map(|n| self.attempt(n as u64)).collect();
+                begun = until;
+                self.pool.start(&mut batch);
+                most = most.max(self.pool.lock().threads);
+                while !self.mailbox.try_take(&mut self.mail, true) {
+                    thread::yield_now();
+                }
+                ended += self.mail.finished.drain(..).count();
+            }
+            most
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            self.pool.close();
+        }
+    }
+
+    #[test]
+    fn there_are_never_more_threads_than_attempts_in_hand() {
+        for slots in [1, 2, 75] {
+            let most = Bench::new(IDLE).run(20_000, slots);
+            assert!(most <= slots, "{most} threads with {slots} slots");
+        }
+    }
+
+    #[test]
+    fn threads_that_are_not_needed_end_although_there_is_always_something_to_do() {
+        let mut bench = Bench::new(Duration::from_millis(200));
+        bench.run(20_000, 40);
+        let begun = Instant::now();
+        while bench.pool.lock().threads > 10 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "threads that nobody needs stay");
+            bench.run(1, 1);
+        }
+    }
+}

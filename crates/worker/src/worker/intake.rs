@@ -32,7 +32,7 @@ use super::{
     held::{Entry, Held},
     notice::What,
     shared::Shared,
-    suspects::{Accused, may_start},
+    suspects::{self, Accused},
     work::{Ticket, Work},
 };
 use crate::task::{RateScope, Task};
@@ -71,6 +71,8 @@ struct Hall {
     suspects: VecDeque<Arc<Work>>,
     /// Those that run.
     accused: Vec<Accused>,
+    /// Whom the next death would bury starts not before then.
+    calm: Option<Instant>,
     ended: bool,
     /// What was ready and never reached the engine goes back.
     leaving: Option<JoinHandle<()>>,
@@ -99,7 +101,8 @@ enum Sorted {
 
 impl Intake {
     pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>, early: bool) -> Self {
-        Self { shared, closer, state: Mutex::default(), wake: Notify::new(), closed: AtomicBool::new(false), early }
+        let state = Mutex::new(Hall { calm: Some(suspects::calm(shared.started)), ..Hall::default() });
+        Self { shared, closer, state, wake: Notify::new(), closed: AtomicBool::new(false), early }
     }
 
     fn state(&self) -> MutexGuard<'_, Hall> {
@@ -290,10 +293,8 @@ impl Intake {
         let (work, accused) = {
             let mut state = self.state();
             let now = Instant::now();
-            if state.next_suspect(now).is_none_or(|at| at > now) {
-                return Ok(());
-            }
-            let Some(work) = state.suspects.pop_front() else { return Ok(()) };
+            let Some((place, _)) = state.next_suspect(now).filter(|(_, at)| *at <= now) else { return Ok(()) };
+            let Some(work) = state.suspects.remove(place) else { return Ok(()) };
             state.accused.push(Accused { receipt: work.receipt, crashes: work.crashes, since: now });
             (work, state.accused.iter().map(|accused| accused.receipt).collect::<Vec<_>>())
         };
@@ -344,7 +345,7 @@ impl Intake {
             let mut state = self.state();
             let claim = state.claim.take().or_else(|| self.may_claim(&state).then(|| self.claim(&mut state, room)));
             let now = Instant::now();
-            (claim, state.held.next(), state.next_suspect(now).map(|at| at.duration_since(now)))
+            (claim, state.held.next(), state.next_suspect(now).map(|(_, at)| at.duration_since(now)))
         };
         let due = next.map(|due| due.duration_since(SystemTime::now()).unwrap_or_default().min(GLANCE));
         let mut timer = due.into_iter().chain(suspect).min().map(|left| Box::pin(tokio::time::sleep(left)));
@@ -429,9 +430,9 @@ impl Intake {
 }
 
 impl Hall {
-    /// When the next suspect may start; `None`: there is none, or one that runs has to end first.
-    fn next_suspect(&self, now: Instant) -> Option<Instant> {
-        self.suspects.front().and_then(|work| may_start(work.crashes, &self.accused, now))
+    /// The place of the suspect that starts next, and when; `None`: there is none, or one that runs has to end first.
+    fn next_suspect(&self, now: Instant) -> Option<(usize, Instant)> {
+        suspects::next(self.suspects.iter().map(|work| work.crashes), &self.accused, self.calm.unwrap_or(now), now)
     }
 }
 

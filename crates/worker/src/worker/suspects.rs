@@ -2,10 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use longshore_brokers::crash::MOST_CRASHES;
 use longshore_core::Receipt;
 
 /// What kills its worker mostly does so at once: a suspect that has run for so long does not keep the next one from starting beside it.
 const TRIED: Duration = Duration::from_secs(1);
+/// Whom the next death would bury waits until its worker has lived for so long. Workers that are killed from outside again and again, which nobody can tell from
+/// those that a task kills, do not come to run it: it waits until that is over.
+const CALM: Duration = Duration::from_secs(10);
+/// And when one of them has come to its end, the next one waits for so many times as long as that took, up to `CALM`: a kill from outside mostly meets a worker that
+/// runs none of them, however many wait.
+const REST: u32 = 9;
 
 /// A suspect that runs.
 #[derive(Clone, Copy, Debug)]
@@ -15,40 +22,43 @@ pub(crate) struct Accused {
     pub(crate) since: Instant,
 }
 
+/// When a worker that lives since then may run whom the next death would bury.
+pub(crate) fn calm(born: Instant) -> Instant {
+    born + CALM
+}
+
+/// When it may run the next of them, after one that has ended now; `None` if this was none.
+pub(crate) fn rested(ended: &Accused, now: Instant) -> Option<Instant> {
+    is_last(ended.crashes).then(|| now + (REST * now.duration_since(ended.since)).min(CALM))
+}
+
+/// Whether the next death would bury it.
+fn is_last(crashes: u32) -> bool {
+    crashes.saturating_add(1) >= MOST_CRASHES
+}
+
+/// Which of those in line (their crashes) starts next, and when: at once, or later. Whom the next death would bury starts when it is `calm`, and holds up nobody
+/// until then. `None`: nobody is in line, or one of those that run has to end first.
+pub(crate) fn next(line: impl Iterator<Item = u32>, running: &[Accused], calm: Instant, now: Instant) -> Option<(usize, Instant)> {
+    let mut waits = None;
+    for (place, crashes) in line.enumerate() {
+        if now >= calm || !is_last(crashes) {
+            return may_start(crashes, running, now).map(|at| (place, at));
+        }
+        waits.get_or_insert((place, calm));
+    }
+    waits
+}
+
 /// When a suspect may start beside those that run: at once, then, or (`None`) when one of them has ended.
 ///
 /// One starts at a time. Should the worker die of a later one all that run are to blame, so whoever is blamed for the second time runs all alone: nobody is
 /// buried for another's crash.
-pub(crate) fn may_start(crashes: u32, running: &[Accused], now: Instant) -> Option<Instant> {
+fn may_start(crashes: u32, running: &[Accused], now: Instant) -> Option<Instant> {
     let Some(last) = running.iter().map(|accused| accused.since).max() else { return Some(now) };
     let alone = crashes > 1 || running.iter().any(|accused| accused.crashes > 1);
     (!alone).then(|| (last + TRIED).max(now))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_starts_at_a_time_and_who_is_blamed_twice_is_alone() {
-        let start = Instant::now();
-        let ms = Duration::from_millis;
-        let running = |rows: &[(u32, u64)]| -> Vec<Accused> {
-            rows.iter().map(|&(crashes, at)| Accused { receipt: Receipt(at), crashes, since: start + ms(at) }).collect()
-        };
-        // Its crashes; crashes and start of those that run; when it may start, at 5 s.
-        let rows: &[(u32, &[(u32, u64)], Option<u64>)] = &[
-            (1, &[], Some(5000)),
-            (2, &[], Some(5000)),
-            (1, &[(1, 4900)], Some(5900)),
-            (1, &[(1, 1000)], Some(5000)),
-            (1, &[(1, 1000), (1, 4500)], Some(5500)),
-            (1, &[(2, 1000)], None),
-            (2, &[(1, 1000)], None),
-        ];
-        for &(crashes, others, expected) in rows {
-            let expected = expected.map(|at| start + ms(at));
-            assert_eq!(may_start(crashes, &running(others), start + ms(5000)), expected, "{crashes} beside {others:?}");
-        }
-    }
-}
+mod tests;

@@ -1,13 +1,16 @@
 //! What goes back unrun: what the engine did not start, and at the end whatever is left here.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use longshore_brokers::{BrokerError, Claimed, End, Finish, Outgoing};
 use longshore_celery::Encoding;
 use longshore_core::{Verdict, source::Settlement};
 
 use super::{
-    super::{shared::Shared, work::Work},
+    super::{shared::Shared, suspects::rested, work::Work},
     Intake,
 };
 
@@ -61,7 +64,10 @@ impl Intake {
             state.ahead.ended(batch.len());
             let before = state.accused.len();
             if before > 0 {
-                state.accused.retain(|accused| batch.iter().all(|settlement| settlement.receipt != accused.receipt));
+                let now = Instant::now();
+                let ended = state.accused.extract_if(.., |accused| batch.iter().any(|settlement| settlement.receipt == accused.receipt));
+                let rested = ended.filter_map(|ended| rested(&ended, now)).max();
+                state.calm = state.calm.max(rested);
             }
             state.accused.len() < before
         };

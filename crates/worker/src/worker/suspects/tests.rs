@@ -1,0 +1,253 @@
+//! The table of when a suspect starts, and what comes of it: storms of kills from outside, and poison.
+
+use std::collections::VecDeque;
+
+use longshore_brokers::crash::after_crash;
+
+use super::*;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[test]
+fn one_starts_at_a_time_and_who_is_blamed_twice_is_alone() {
+    let start = Instant::now();
+    let running = |rows: &[(u32, u64)]| -> Vec<Accused> {
+        rows.iter().map(|&(crashes, at)| Accused { receipt: Receipt(at), crashes, since: start + ms(at) }).collect()
+    };
+    // Its crashes; crashes and start of those that run; when it may start, at 5 s.
+    let rows: &[(u32, &[(u32, u64)], Option<u64>)] = &[
+        (1, &[], Some(5000)),
+        (2, &[], Some(5000)),
+        (1, &[(1, 4900)], Some(5900)),
+        (1, &[(1, 1000)], Some(5000)),
+        (1, &[(1, 1000), (1, 4500)], Some(5500)),
+        (1, &[(2, 1000)], None),
+        (2, &[(1, 1000)], None),
+    ];
+    for &(crashes, others, expected) in rows {
+        let expected = expected.map(|at| start + ms(at));
+        assert_eq!(may_start(crashes, &running(others), start + ms(5000)), expected, "{crashes} beside {others:?}");
+    }
+}
+
+#[test]
+fn whom_the_next_death_would_bury_waits_until_it_is_calm_and_holds_up_nobody() {
+    let now = Instant::now();
+    // The crashes of those in line; when it is calm; who starts, and when.
+    let rows: &[(&[u32], u64, Option<(usize, u64)>)] = &[
+        (&[], 10, None),
+        (&[1, 2], 10, Some((0, 0))),
+        (&[2, 2, 1], 10, Some((2, 0))),
+        (&[2, 2], 10, Some((0, 10))),
+        (&[2, 1], 0, Some((0, 0))),
+    ];
+    for &(line, calm, expected) in rows {
+        let expected = expected.map(|(place, at)| (place, now + ms(at)));
+        assert_eq!(next(line.iter().copied(), &[], now + ms(calm), now), expected, "{line:?}, calm in {calm} ms");
+    }
+}
+
+#[test]
+fn after_one_of_them_the_next_waits_for_longer_than_it_ran() {
+    let since = Instant::now();
+    for (crashes, ran, rest) in [(1, 10, None), (2, 10, Some(90)), (2, 1000, Some(9000)), (2, 60_000, Some(10_000))] {
+        let now = since + ms(ran);
+        let ended = Accused { receipt: Receipt(1), crashes, since };
+        assert_eq!(rested(&ended, now), rest.map(|rest| now + ms(rest)), "{crashes} crashes, {ran} ms");
+    }
+}
+
+/// A message of the model: how long it runs, and when it kills its worker, if it does.
+struct Message {
+    takes: u64,
+    kills: Option<u64>,
+    crashes: u32,
+}
+
+struct Worker {
+    born: Instant,
+    /// What it runs, and since when.
+    runs: Vec<(usize, Instant)>,
+    /// What waits for a slot.
+    parked: VecDeque<usize>,
+    suspects: VecDeque<usize>,
+    accused: Vec<Accused>,
+    calm: Instant,
+}
+
+/// A queue and workers, a millisecond at a time. What a worker held comes back a moment after its death; a new worker is there soon.
+struct Model {
+    now: Instant,
+    messages: Vec<Message>,
+    queue: VecDeque<usize>,
+    workers: Vec<Worker>,
+    /// Back then, at the front.
+    coming: VecDeque<(Instant, Vec<usize>)>,
+    buried: Vec<usize>,
+    done: usize,
+    deaths: u32,
+    /// Whether it has to be calm for whom the next death would bury.
+    calm: bool,
+}
+
+const SLOTS: usize = 4;
+const PARKED: usize = 100;
+const BACK: u64 = 200;
+const NEW: u64 = 200;
+
+impl Model {
+    fn new(workers: usize, calm: bool) -> Self {
+        let now = Instant::now();
+        let mut model = Self {
+            now,
+            messages: Vec::new(),
+            queue: VecDeque::new(),
+            workers: Vec::new(),
+            coming: VecDeque::new(),
+            buried: Vec::new(),
+            done: 0,
+            deaths: 0,
+            calm,
+        };
+        for _ in 0..workers {
+            model.start_worker(0);
+        }
+        model
+    }
+
+    fn start_worker(&mut self, after: u64) {
+        let born = self.now + ms(after);
+        let (runs, parked, suspects, accused) = Default::default();
+        let calm = if self.calm { calm(born) } else { born };
+        self.workers.push(Worker { born, runs, parked, suspects, accused, calm });
+    }
+
+    fn send(&mut self, count: usize, takes: u64, kills: Option<u64>) {
+        for _ in 0..count {
+            self.queue.push_back(self.messages.len());
+            self.messages.push(Message { takes, kills, crashes: 0 });
+        }
+    }
+
+    fn kill(&mut self, place: usize) {
+        let worker = self.workers.remove(place);
+        self.deaths += 1;
+        let mut back: Vec<usize> = worker.runs.iter().map(|(message, _)| *message).chain(worker.suspects).chain(worker.parked).collect();
+        back.sort_unstable();
+        for &message in &back {
+            let accused = worker.accused.iter().any(|accused| accused.receipt.0 == message as u64);
+            let crashes = &mut self.messages[message].crashes;
+            *crashes = after_crash(*crashes, accused, false);
+        }
+        self.coming.push_back((self.now + ms(BACK), back));
+        self.start_worker(NEW);
+    }
+
+    fn step(&mut self) {
+        self.now += ms(1);
+        while self.coming.front().is_some_and(|(at, _)| *at <= self.now) {
+            for message in self.coming.pop_front().into_iter().flat_map(|(_, back)| back).rev() {
+                self.queue.push_front(message);
+            }
+        }
+        let mut killed = None;
+        for (place, worker) in self.workers.iter_mut().enumerate().filter(|(_, worker)| worker.born <= self.now) {
+            let now = self.now;
+            let ran = |since: Instant| now.duration_since(since).as_millis() as u64;
+            let messages = &mut self.messages;
+            if worker.runs.iter().any(|&(message, since)| messages[message].kills.is_some_and(|after| ran(since) >= after)) {
+                killed = Some(place);
+                continue;
+            }
+            let before = worker.runs.len();
+            worker.runs.retain(|&(message, since)| ran(since) < messages[message].takes);
+            self.done += before - worker.runs.len();
+            let here: Vec<usize> = worker.runs.iter().map(|(message, _)| *message).chain(worker.parked.iter().copied()).collect();
+            let (stay, ended): (Vec<_>, Vec<_>) = worker.accused.iter().partition(|accused| here.contains(&(accused.receipt.0 as usize)));
+            worker.accused = stay;
+            if self.calm
+                && let Some(rested) = ended.iter().filter_map(|ended| rested(ended, now)).max()
+            {
+                worker.calm = worker.calm.max(rested);
+            }
+            while worker.parked.len() + worker.suspects.len() < PARKED
+                && let Some(message) = self.queue.pop_front()
+            {
+                match messages[message].crashes {
+                    0 => worker.parked.push_back(message),
+                    crashes if crashes >= MOST_CRASHES => self.buried.push(message),
+                    _ => worker.suspects.push_back(message),
+                }
+            }
+            let line = worker.suspects.iter().map(|message| messages[*message].crashes);
+            if let Some((place, at)) = next(line, &worker.accused, worker.calm, now)
+                && at <= now
+                && let Some(message) = worker.suspects.remove(place)
+            {
+                worker.accused.push(Accused { receipt: Receipt(message as u64), crashes: messages[message].crashes, since: now });
+                worker.parked.push_front(message);
+            }
+            while worker.runs.len() < SLOTS
+                && let Some(message) = worker.parked.pop_front()
+            {
+                worker.runs.push((message, now));
+            }
+        }
+        if let Some(place) = killed {
+            self.kill(place);
+        }
+    }
+
+    fn run(&mut self, millis: u64) {
+        (0..millis).for_each(|_| self.step());
+    }
+
+    fn finish(&mut self) {
+        for _ in 0..6_000_000 {
+            if self.done + self.buried.len() == self.messages.len() {
+                return;
+            }
+            self.step();
+        }
+        panic!("{} of {} are done, {} buried", self.done, self.messages.len(), self.buried.len());
+    }
+}
+
+/// Two workers, of which one is killed every 50 to `pause` ms: how many innocents were buried.
+fn storm(calm: bool, takes: u64, pause: u64) -> usize {
+    let mut draw = fastrand::Rng::with_seed(7);
+    let mut model = Model::new(2, calm);
+    for _ in 0..200 {
+        model.send((pause * 2 / takes).clamp(4, 120) as usize, takes, None);
+        model.run(draw.u64(50..=pause));
+        model.kill(0);
+    }
+    model.finish();
+    model.buried.len()
+}
+
+#[test]
+fn a_storm_of_kills_from_outside_buries_nobody() {
+    // It would, if nobody waited until it is over.
+    assert!(storm(false, 10, 150) > 5 && storm(false, 300, 400) > 20);
+    for (takes, pause) in [(10, 150), (10, 400), (300, 400), (300, 4000)] {
+        assert_eq!(storm(true, takes, pause), 0, "{takes} ms each, a kill every 50 to {pause} ms");
+    }
+}
+
+#[test]
+fn poison_is_buried_after_three_crashes_whenever_it_kills_and_its_neighbours_are_spared() {
+    for workers in [1, 2] {
+        for kills in [0, 300, 3000, 30_000] {
+            let mut model = Model::new(workers, true);
+            model.send(50, 20, None);
+            model.send(1, kills + 1000, Some(kills));
+            model.send(50, 20, None);
+            model.finish();
+            assert_eq!(model.buried, [50], "{workers} workers, it kills after {kills} ms");
+            assert_eq!(model.deaths, 3, "{workers} workers, it kills after {kills} ms");
+        }
+    }
+}
