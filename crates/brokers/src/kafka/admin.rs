@@ -11,17 +11,16 @@ use std::{
 
 use longshore_core::ErrorKind;
 use rdkafka::{
-    ClientContext, Offset, TopicPartitionList,
+    Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
-    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
 };
 
 use super::{
     Settings,
-    heard::{Heard, patiently, plain},
+    heard::{Heard, Hears, Own, patiently, plain},
 };
 use crate::broker::BrokerError;
 
@@ -93,41 +92,35 @@ impl Lag {
 }
 
 #[derive(Default)]
-struct Context(Arc<Heard>);
+struct Asks;
 
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.log(level, facility, message);
-    }
+impl Own for Asks {}
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Context {}
+impl ConsumerContext for Hears<Asks> {}
 
 /// A client that asks, and never joins a group.
 struct Probe {
-    client: BaseConsumer<Context>,
-    heard: Arc<Heard>,
+    client: BaseConsumer<Hears<Asks>>,
 }
 
 impl Probe {
     fn open(settings: &Settings, group: Option<&str>) -> Result<Self, BrokerError> {
-        let heard = Arc::new(Heard::default());
         let mut config = settings.config();
         // Named in no group's list as long as it does not subscribe.
         config.set("group.id", group.unwrap_or("longshore-asks")).set("enable.auto.commit", "false");
         settings.finish(&mut config);
-        let client = config.create_with_context(Context(heard.clone())).map_err(|error| heard.explain(&error, "ask Kafka"))?;
-        Ok(Self { client, heard })
+        let client = config.create_with_context(Hears::default()).map_err(|error| Heard::default().explain(&error, "ask Kafka"))?;
+        Ok(Self { client })
+    }
+
+    fn heard(&self) -> &Heard {
+        &self.client.context().heard
     }
 
     /// What the log says is only heard by whoever polls. Bounded, because it may say something all the time.
     fn hear(&self) {
         for _ in 0..20 {
-            if self.client.poll(Duration::from_millis(1)).is_none() && self.heard.last().is_some() {
+            if self.client.poll(Duration::from_millis(1)).is_none() && self.heard().last().is_some() {
                 break;
             }
         }
@@ -135,7 +128,7 @@ impl Probe {
 
     fn explain(&self, error: &KafkaError, doing: &str) -> BrokerError {
         self.hear();
-        self.heard.explain(error, doing)
+        self.heard().explain(error, doing)
     }
 }
 
@@ -215,7 +208,7 @@ impl Admin {
         match topic.error().map(Code::from) {
             None => Ok(Some(describe(topic))),
             Some(Code::UnknownTopic | Code::UnknownTopicOrPartition) => Ok(None),
-            Some(code) => Err(self.probe.heard.explain(&KafkaError::MetadataFetch(code), &doing)),
+            Some(code) => Err(self.probe.heard().explain(&KafkaError::MetadataFetch(code), &doing)),
         }
     }
 
@@ -343,7 +336,7 @@ impl Admin {
     }
 
     fn metadata(&self, topic: Option<&str>, doing: &str) -> Result<rdkafka::metadata::Metadata, BrokerError> {
-        let Probe { client, heard } = &self.probe;
+        let (client, heard) = (&self.probe.client, self.probe.heard());
         let answer = patiently(heard, self.patience, |slice| client.fetch_metadata(topic, slice), || self.probe.hear());
         answer.map_err(|error| heard.explain(&error, doing))
     }

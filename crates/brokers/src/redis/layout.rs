@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn entries_of_unacked_are_read_from_their_end() {
-        for (queue, raw) in [("celery", r#"{"a": "]\"[,"}"#), ("q\"u\\e\n", "{}"), ("größe", "not json, at all"), ("celery", "cut here: ")] {
+        for (queue, raw) in [("celery", r#"{"a": "]\"[,"}"#), ("q\"u\\e\n", "{}"), ("größe", "not json, at all"), ("celery", "cut here: ")]
+        {
             let mut whole = b"[".to_vec();
             whole.extend(raw.as_bytes());
             whole.extend(entry_end(queue));

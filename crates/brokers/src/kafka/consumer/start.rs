@@ -135,7 +135,7 @@ impl Consumer {
         };
         let committer = Committer::new(make, exchange.clone()).map_err(no_thread)?;
         let desk = Desk::new(rules, exchange.clone(), client.clone(), gate, dead, MOST_CHARACTERS, committer);
-        *client.context().desk() = Some(desk);
+        *client.context().own.desk() = Some(desk);
         let topics: Vec<&str> = consumer.topics.iter().map(String::as_str).collect();
         client.subscribe(&topics).map_err(|error| refused(format!("group `{}`: {error}", consumer.group)))?;
 
@@ -258,8 +258,8 @@ impl Consumer {
     }
 
     fn client(&self, partitions: usize, exchange: &Arc<Exchange>) -> Result<Arc<BaseConsumer<Hooks>>, BrokerError> {
-        let hooks = Hooks::new();
-        let (events, woken) = (hooks.events.clone(), exchange.clone());
+        let hooks = Hooks::default();
+        let (events, woken) = (hooks.own.events.clone(), exchange.clone());
         let mut client: BaseConsumer<Hooks> = self
             .config(partitions)
             .create_with_context(hooks)
