@@ -63,7 +63,7 @@ async fn consume(
     };
     let prints = emit != Emit::None && std::io::stdout().is_terminal();
     let quiet = prints && matches!(plan, Plan::Print);
-    let screen = Screen::new(args.progress, global.color, args.every, global.voice(), quiet);
+    let screen = Screen::new(args.view.progress, global.color, args.view.every, global.voice(), quiet);
     let stdout = Arc::new(Out::new(emit, Box::new(std::io::stdout()), screen.bar().filter(|_| prints)));
     let children = if plan.has_children() { Children::guarded(&[]) } else { Children::new() };
     let children = children.map_err(|error| Fault { code: 70, message: format!("no guardian for the children: {error}") })?;

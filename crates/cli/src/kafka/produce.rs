@@ -98,7 +98,7 @@ async fn watch(
     out: &mut dyn Write,
 ) -> Result<u8, Fault> {
     let mut signals = Signals::listen();
-    let mut progress = Progress::new(args.progress, global.color, args.every, global.voice());
+    let mut progress = Progress::new(args.view.progress, global.color, args.view.every, global.voice());
     let (begun, mut meter) = (Instant::now(), RateMeter::default());
     let topic = args.topic.clone();
     let mut snapshot = |state: State| tally.snapshot(&topic, total, state, &mut meter);
