@@ -76,7 +76,7 @@ async fn consume(
     let stopper = handle.clone();
     stdout.on_broken(move || stopper.stop_now());
     screen.note(&format!(" {}  group {}   {text}", args.topics.join(" "), args.group()));
-    let watch = Watch::new(args, handle, &children, fates.clone(), screen, global.no_input);
+    let watch = Watch { args, handle, children: &children, fates: &fates, screen, deaf: global.no_input, seen: Default::default() };
     let watched = watch.until_end(running).await;
     if let Some(pipe) = pipe {
         let _ = tokio::task::spawn_blocking(move || pipe.end()).await;
