@@ -12,7 +12,7 @@ use std::{
 use longshore_core::ErrorKind;
 use rdkafka::{
     Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
@@ -157,19 +157,40 @@ impl Admin {
         check_name(name).map_err(refused)?;
         // Its log goes unheard, so whether somebody answers is asked with the other client first.
         self.metadata(None, &doing)?;
-        let mut config = self.settings.config();
-        self.settings.finish(&mut config);
         let explain = |error: KafkaError| self.probe.explain(&error, &doing);
-        let admin: AdminClient<DefaultClientContext> = config.create().map_err(explain)?;
+        let (admin, options) = self.client().map_err(explain)?;
         let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let mut topic = NewTopic::new(name, count(partitions), TopicReplication::Fixed(replication.map_or(-1, count)));
         topic.config.extend(settings);
-        let options = AdminOptions::new().request_timeout(Some(self.patience)).operation_timeout(Some(self.patience));
         let results = wait_for(admin.create_topics([&topic], &options)).map_err(explain)?;
         for result in results {
             result.map_err(|(_, code)| BrokerError { kind: ErrorKind::Refused, message: format!("cannot {doing}: {}", plain(code)) })?;
         }
         self.await_leaders(name, partitions)
+    }
+
+    fn client(&self) -> KafkaResult<(AdminClient<DefaultClientContext>, AdminOptions)> {
+        let mut config = self.settings.config();
+        self.settings.finish(&mut config);
+        let options = AdminOptions::new().request_timeout(Some(self.patience)).operation_timeout(Some(self.patience));
+        Ok((config.create()?, options))
+    }
+
+    /// The most bytes that a topic takes in one piece: a record, or a batch of them ([`Sending::max_batch`](super::Sending::max_batch)).
+    ///
+    /// # Errors
+    /// There is no such topic, no permission to look at its settings, or nobody answers.
+    pub fn max_message_bytes(&self, topic: &str) -> Result<usize, BrokerError> {
+        let doing = format!("look at the settings of topic `{topic}`");
+        let explain = |error: KafkaError| self.probe.explain(&error, &doing);
+        // As above; and of a topic that is not there it is said that it has no settings.
+        self.topic(topic)?.ok_or_else(|| explain(KafkaError::MetadataFetch(Code::UnknownTopic)))?;
+        let (admin, options) = self.client().map_err(explain)?;
+        let told = wait_for(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options)).map_err(explain)?;
+        let told = told.into_iter().next().unwrap_or(Err(Code::InvalidConfig)).map_err(|code| explain(KafkaError::AdminOp(code)))?;
+        let most = told.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse().ok());
+        // Of a topic that may be seen and not be looked into.
+        most.ok_or_else(|| explain(KafkaError::AdminOp(Code::TopicAuthorizationFailed)))
     }
 
     /// Waits until a new topic's partitions can be written: others may still be told.

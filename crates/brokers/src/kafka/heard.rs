@@ -181,7 +181,9 @@ pub(crate) fn plain(code: Code) -> String {
         }
         Code::TransactionalIdAuthorizationFailed => "no permission for this transactional id",
         Code::SaslAuthenticationFailed | Code::Authentication => "user or password is wrong",
-        Code::MessageSizeTooLarge => "the record is larger than the topic (`max.message.bytes`) or the client (`message.max.bytes`) takes",
+        Code::MessageSizeTooLarge => {
+            "the record is larger than the topic (`max.message.bytes`) or the client (`message.max.bytes`) takes; raise that, or make it smaller"
+        }
         Code::InvalidTopic => "a topic's name has 1 to 249 letters, digits, `.`, `_` and `-`",
         Code::InvalidReplicationFactor => "there are not that many brokers; use a smaller --replication",
         Code::InvalidPartitions => "a topic has one partition or more",

@@ -15,7 +15,7 @@ use rdkafka::{
 
 use super::{
     Settings,
-    heard::{Heard, Hears, Own, patiently},
+    heard::{Heard, Hears, Own, code_of, patiently},
 };
 use crate::broker::BrokerError;
 
@@ -44,12 +44,22 @@ pub struct Sending {
     pub max_waiting: usize,
     /// Their most bytes. One record may be larger than this only up to the client's `message.max.bytes`.
     pub max_bytes: usize,
+    /// The most bytes that travel together to one partition. A topic that takes less than that (its `max.message.bytes`,
+    /// [`Admin::max_message_bytes`](super::Admin::max_message_bytes)) refuses records that are small enough with the others of their batch.
+    pub max_batch: usize,
 }
 
 impl Default for Sending {
-    /// To all replicas, 2 minutes, 100 000 records, 32 MiB.
+    /// To all replicas, 2 minutes, 100 000 records, a megabyte together, 32 MiB.
     fn default() -> Self {
-        Self { acks: Acks::All, compression: None, patience: Duration::from_secs(120), max_waiting: 100_000, max_bytes: 32 << 20 }
+        Self {
+            acks: Acks::All,
+            compression: None,
+            patience: Duration::from_secs(120),
+            max_waiting: 100_000,
+            max_batch: 1_000_000,
+            max_bytes: 32 << 20,
+        }
     }
 }
 
@@ -130,8 +140,19 @@ impl ProducerContext for Hears<Told> {
         let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done(match result {
             Ok(record) => Ok(Placed { partition: record.partition(), offset: record.offset() }),
-            Err((error, record)) => Err(self.heard.explain(error, &format!("deliver a record to `{}`", record.topic()))),
+            Err((error, record)) => {
+                let bytes = record.key_len() + record.payload_len();
+                Err(self.heard.explain(error, &doing("deliver", error, bytes, record.topic())))
+            }
         });
+    }
+}
+
+/// What was to be done with a record; its size, where that is what is wrong.
+fn doing(verb: &str, error: &KafkaError, bytes: usize, topic: &str) -> String {
+    match code_of(error) {
+        Some(Code::MessageSizeTooLarge) => format!("{verb} a record of {bytes} bytes to `{topic}`"),
+        _ => format!("{verb} a record to `{topic}`"),
     }
 }
 
@@ -155,6 +176,7 @@ impl Producer {
             .set("delivery.timeout.ms", sending.patience.as_millis().clamp(1, i32::MAX as u128).to_string())
             .set("queue.buffering.max.messages", sending.max_waiting.max(1).to_string())
             .set("queue.buffering.max.kbytes", (sending.max_bytes >> 10).max(1).to_string())
+            .set("batch.size", sending.max_batch.clamp(1, i32::MAX as usize).to_string())
             // As Java's clients do, so that a key has its partition whoever sends it.
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "5");
@@ -179,7 +201,10 @@ impl Producer {
             KafkaError::MessageProduction(Code::QueueFull) => {
                 NotTaken::Full(new.delivery_opaque.into_inner().unwrap_or_else(PoisonError::into_inner))
             }
-            error => NotTaken::Refused(self.heard().explain(&error, &format!("send a record to `{}`", record.topic))),
+            error => {
+                let bytes = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+                NotTaken::Refused(self.heard().explain(&error, &doing("send", &error, bytes, record.topic)))
+            }
         })
     }
 

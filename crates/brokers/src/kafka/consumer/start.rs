@@ -99,8 +99,9 @@ impl Consumer {
             None => None,
             Some(topics) => {
                 let mut config = consumer.settings.config();
-                // What was read may be written, whatever this side's limit; the topic's own counts.
-                config.set("enable.idempotence", "true").set("message.max.bytes", "1000000000").set("linger.ms", "5");
+                // What was read may be written, whatever this side's limit; the topic's own counts. Each alone: a topic that finds one too large refuses
+                // its whole batch, and the others would lose their values with it.
+                config.set("enable.idempotence", "true").set("message.max.bytes", "1000000000").set("batch.num.messages", "1");
                 consumer.settings.finish(&mut config);
                 let dead = Dead::new(&config, consumer.group.clone(), topics);
                 Some(dead.map_err(|error| refused(format!("no producer for dead letters: {error}")))?)
