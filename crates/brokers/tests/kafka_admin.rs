@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use longshore_brokers::BrokerError;
 use longshore_brokers::kafka::{Admin, NewRecord, Placed, Producer, Sending, Settings, produce::NotTaken};
 use longshore_testkit::kafka;
 
@@ -15,6 +16,49 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 fn admin(address: &str) -> Admin {
     Admin::open(&Settings::parse(address).unwrap(), PATIENCE).unwrap()
+}
+
+/// What became of each of these values, in their order; the error as people read it.
+fn fates(producer: &Producer, topic: &str, values: &[Vec<u8>]) -> Vec<Result<i64, String>> {
+    let fates: Arc<Mutex<BTreeMap<usize, Result<i64, String>>>> = Arc::default();
+    for (at, value) in values.iter().enumerate() {
+        let told = fates.clone();
+        let done = Box::new(move |result: Result<Placed, BrokerError>| {
+            told.lock().unwrap().insert(at, result.map(|placed| placed.offset).map_err(|error| error.to_string()));
+        });
+        match producer.send(&NewRecord { topic, value: Some(value), ..NewRecord::default() }, done) {
+            Ok(()) => {}
+            Err(NotTaken::Refused(error)) => drop(fates.lock().unwrap().insert(at, Err(error.to_string()))),
+            Err(NotTaken::Full(_)) => panic!("there is room for {}", values.len()),
+        }
+    }
+    assert!(producer.flush(PATIENCE), "{topic}: {} wait, told: {:?}", producer.waiting(), fates.lock().unwrap());
+    std::mem::take(&mut *fates.lock().unwrap()).into_values().collect()
+}
+
+#[test]
+fn a_record_that_is_too_large_is_told_so_and_the_others_are_delivered() {
+    let Some(address) = kafka::shared() else { return };
+    let (admin, settings) = (admin(&address), Settings::parse(&address).unwrap());
+    let (narrow, wide) = (kafka::name("narrow"), kafka::name("wide"));
+    admin.create_topic(&narrow, 1, None, &[("max.message.bytes", "2000")]).unwrap();
+    admin.create_topic(&wide, 1, None, &[]).unwrap();
+    let values = |large: usize| -> Vec<Vec<u8>> { (0..100).map(|at| vec![b'x'; if at == 7 { large } else { 90 }]).collect() };
+    let most = admin.max_message_bytes(&narrow).unwrap();
+    assert_eq!((most, admin.max_message_bytes(&wide).unwrap()), (2_000, 1_048_588));
+    // Larger than the topic takes; and larger than the client does, which knows that at once.
+    let careful = Producer::open(&settings, &Sending { max_batch: most, ..Sending::default() }).unwrap();
+    let usual = Producer::open(&settings, &Sending::default()).unwrap();
+    for (producer, topic, large, verb) in [(careful, &narrow, 5_000, "deliver"), (usual, &wide, 2_000_000, "send")] {
+        let fates = fates(&producer, topic, &values(large));
+        let delivered: Vec<i64> = fates.iter().filter_map(|fate| fate.as_ref().ok().copied()).collect();
+        assert_eq!(delivered, (0..99).collect::<Vec<_>>());
+        let error = fates[7].as_ref().unwrap_err();
+        assert!(error.starts_with(&format!("cannot {verb} a record of {large} bytes to `{topic}`: the record is larger than")), "{error}");
+        assert!(error.contains("max.message.bytes") && error.ends_with("raise that, or make it smaller"), "{error}");
+    }
+    let missing = admin.max_message_bytes(&kafka::name("missing")).unwrap_err().to_string();
+    assert!(missing.contains("there is no such topic"), "{missing}");
 }
 
 #[test]

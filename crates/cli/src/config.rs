@@ -27,6 +27,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use expand::mask_urls;
 pub use run::RunSettings;
 use schema::{Key, Kind, nearest};
+pub use section::RUN_WORDS;
 use section::SectionId;
 pub use setting::{Origin, Section, Setting, Value};
 
@@ -63,6 +64,9 @@ impl Sources {
         files
     }
 }
+
+/// Judges the value of a flag of a command: the command's words, the flag's long name, the value.
+pub type Validate<'a> = &'a dyn Fn(&[&str], &str, &str) -> Result<(), String>;
 
 /// All settings outside the command line.
 #[derive(Clone, Debug, Default)]
@@ -145,21 +149,13 @@ impl Config {
         found.map(|setting| self.expanded(setting)).transpose()
     }
 
-    /// The settings of every command, as flags, but those that are given on the command line.
+    /// The settings of every command that are flags.
     ///
     /// # Errors
     /// A `${VAR}` in one that is not set.
-    pub fn flags(&self, given: impl Fn(&str) -> bool) -> Result<Vec<(String, Setting)>, ConfigError> {
-        let mut flags = Vec::new();
-        for key in schema::TOP.iter().filter(|key| key.name != "state-dir" && !given(key.name)) {
-            let Some(setting) = self.get(key.name)? else { continue };
-            match &setting.value {
-                Value::Bool(true) => flags.push((format!("--{}", key.name), setting)),
-                Value::Text(text) => flags.push((format!("--{}={text}", key.name), setting)),
-                Value::Bool(false) | Value::List(_) => {}
-            }
-        }
-        Ok(flags)
+    pub fn top(&self) -> Result<Section, ConfigError> {
+        let names = schema::all(schema::TOP).map(|key| key.name).filter(|name| *name != "state-dir");
+        names.filter_map(|name| self.get(name).transpose().map(|setting| Ok((name, setting?)))).collect()
     }
 
     /// Where journals are kept, if it is set.
@@ -218,8 +214,18 @@ impl Config {
     /// # Errors
     /// A `${VAR}` that is not set.
     pub fn kafka(&self, topic: &str) -> Result<Section, ConfigError> {
-        let section = self.sections.get(&SectionId::Kafka(topic.to_owned())).into_iter().flatten();
-        section.map(|(name, setting)| Ok((*name, self.expanded(setting)?))).collect()
+        self.section(&SectionId::Kafka(topic.to_owned()))
+    }
+
+    /// ` in [kafka.TOPIC]`, for messages.
+    pub fn kafka_place(topic: &str) -> String {
+        SectionId::Kafka(topic.to_owned()).place()
+    }
+
+    /// A section, `${VAR}` replaced, by the names of its flags.
+    fn section(&self, id: &SectionId) -> Result<Section, ConfigError> {
+        let section = self.sections.get(id).into_iter().flatten();
+        section.map(|(name, setting)| Ok((id.flag(name), self.expanded(setting)?))).collect()
     }
 
     fn retry(&self, name: &str, origin: &Origin) -> Result<&Section, ConfigError> {
@@ -274,26 +280,12 @@ impl Config {
         self.sections.get(id).and_then(|section| section.get(name)).map(|setting| self.expanded(setting)).transpose()
     }
 
-    /// `[worker]`, `${VAR}` replaced, as flags of the command, but those that are given on the command line.
+    /// `[worker]`, by the names of its flags.
     ///
     /// # Errors
     /// A `${VAR}` that is not set.
-    pub fn worker(&self, given: impl Fn(&str) -> bool) -> Result<Vec<(String, Setting)>, ConfigError> {
-        let mut flags = Vec::new();
-        for (name, setting) in self.sections.get(&SectionId::Worker).into_iter().flatten() {
-            let flag = if *name == "lanes" { "lane" } else { name };
-            if given(flag) {
-                continue;
-            }
-            let setting = self.expanded(setting)?;
-            match &setting.value {
-                Value::Bool(true) => flags.push((format!("--{flag}"), setting)),
-                Value::Bool(false) => {}
-                Value::Text(text) => flags.push((format!("--{flag}={text}"), setting)),
-                Value::List(list) => flags.extend(list.iter().map(|item| (format!("--{flag}={item}"), setting.clone()))),
-            }
-        }
-        Ok(flags)
+    pub fn worker(&self) -> Result<Section, ConfigError> {
+        self.section(&SectionId::Worker)
     }
 
     /// The names of the limits.
@@ -356,17 +348,19 @@ impl Config {
     }
 
     /// Everything that is wrong although the files could be read: names that lead nowhere, variables that are not set, and what `validate` says
-    /// about a flag's value (its long name, its value).
-    pub fn problems(&self, validate: &dyn Fn(&str, &str) -> Result<(), String>) -> Vec<ConfigError> {
+    /// about a flag's value.
+    pub fn problems(&self, validate: Validate<'_>) -> Vec<ConfigError> {
         let mut problems = Vec::new();
         for (id, section) in &self.sections {
-            let place = id.place();
             for (name, setting) in section {
                 match self.expanded(setting) {
                     Err(error) => problems.push(error),
-                    // What a flag of `run` of the same name takes says nothing about these.
-                    Ok(_) if matches!(id, SectionId::Connections | SectionId::Worker | SectionId::Task(_) | SectionId::Kafka(_)) => {}
-                    Ok(setting) => problems.extend(invalid(name, &place, &setting, validate)),
+                    Ok(setting) => {
+                        let valid = |value: &str| id.command().map_or(Ok(()), |words| validate(&words, id.flag(name), value));
+                        problems.extend(
+                            setting.values().iter().filter_map(|value| Some(setting.wrong(name, &id.place(), &valid(value).err()?))),
+                        );
+                    }
                 }
             }
             if let SectionId::Job(name) = id {
@@ -377,7 +371,8 @@ impl Config {
             }
         }
         for (name, setting) in &self.env {
-            problems.extend(invalid(name, "", setting, validate));
+            let valid = |value: &str| validate(RUN_WORDS, name, value);
+            problems.extend(setting.values().iter().filter_map(|value| Some(setting.wrong(name, "", &valid(value).err()?))));
         }
         // A job's unset variable is found twice: in its section, and in its run.
         let mut seen = Vec::new();
@@ -421,18 +416,8 @@ impl Config {
     }
 }
 
-fn invalid(name: &str, place: &str, setting: &Setting, validate: &dyn Fn(&str, &str) -> Result<(), String>) -> Vec<ConfigError> {
-    let values: Vec<&String> = match &setting.value {
-        Value::Bool(_) => Vec::new(),
-        Value::Text(text) => vec![text],
-        Value::List(list) => list.iter().collect(),
-    };
-    let errors = values.into_iter().filter_map(|value| validate(name, value).err());
-    errors.map(|error| ConfigError::at(&setting.origin, format!("`{name}`{place}: {error}"))).collect()
-}
-
 fn is_run(name: &str) -> bool {
-    schema::RUN.iter().any(|key| key.name == name)
+    schema::all(schema::RUN).any(|key| key.name == name)
 }
 
 fn hint<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> String {

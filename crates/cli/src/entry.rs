@@ -12,7 +12,7 @@ use crate::{
         jobs, limits, queues, remote, result, run, shell, tasks, why,
         worker::{self, args::WorkerArgs},
     },
-    config::{Config, Sources},
+    config::{Config, ConfigError, RUN_WORDS, Section, Sources},
     progress::Voice,
     queue::{Fault, Place, block_on},
     run::{
@@ -200,10 +200,10 @@ pub fn main(app: &App) -> ExitCode {
     let config = if reads { Config::load(&sources) } else { Ok(Config::default()) };
     let settings = config.map_err(|errors| errors.to_string()).and_then(|config| {
         let state_dir = config.state_dir().map_err(|error| error.to_string())?;
-        let flags = checked_flags(&config, given)?;
+        let flags = section_flags(config.top(), RUN_WORDS, "", given)?;
         if command == "worker" {
             // Behind the command's name, before the flags that are given, which win.
-            let own = worker_flags(&config, given)?;
+            let own = section_flags(config.worker(), &["worker"], " in [worker]", given)?;
             let at = argv.iter().skip(1).position(|word| word == "worker").map_or(argv.len(), |at| at + 2);
             argv.splice(at..at, own);
         }
@@ -317,57 +317,36 @@ fn queue_code(ended: Result<u8, Fault>) -> u8 {
     }
 }
 
-/// `[worker]` as flags, each checked so that a mistake is told with its place.
-fn worker_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, String> {
-    let is_given = |name: &str| {
-        given.try_get_raw(&name.replace('-', "_")).is_ok() && given.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine)
-    };
-    let flags = config.worker(is_given).map_err(|error| error.to_string())?;
-    let checked = flags.into_iter().map(|(flag, setting)| {
-        let argv = ["longshore", "worker", flag.as_str()].map(OsString::from);
-        match Cli::command().try_get_matches_from(argv) {
-            Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::UnknownArgument) => {
-                let name = flag.trim_start_matches('-').split('=').next().unwrap_or_default();
-                Err(format!("{}: `{}` in [worker]: {}", setting.origin, name.replace('-', "_"), run::sentence(&error)))
-            }
-            _ => Ok(OsString::from(flag)),
-        }
-    });
-    checked.collect()
+/// Whether the command line itself says this flag, by its long name.
+fn is_given(given: &ArgMatches, name: &str) -> bool {
+    let id = name.replace('-', "_");
+    given.try_get_raw(&id).is_ok() && given.value_source(&id) == Some(ValueSource::CommandLine)
 }
 
-/// `[kafka.TOPIC]` of the first topic as flags, each checked so that a mistake is told with its place.
+/// Settings of a command as its flags, but those that are given; each is checked, so that a mistake is told with its place.
+fn section_flags(section: Result<Section, ConfigError>, words: &[&str], place: &str, given: &ArgMatches) -> Result<Vec<OsString>, String> {
+    let mut flags = Vec::new();
+    for (name, setting) in section.map_err(|error| error.to_string())?.iter().filter(|(name, _)| !is_given(given, name)) {
+        let mut wrong = setting.values().iter().filter_map(|value| validate(words, name, value).err());
+        if let Some(why) = wrong.next() {
+            return Err(setting.wrong(name, place, &why).to_string());
+        }
+        flags.extend(setting.flags(name).into_iter().map(OsString::from));
+    }
+    Ok(flags)
+}
+
+/// `[kafka.TOPIC]` of the first topic as flags.
 #[cfg(feature = "kafka")]
 fn consume_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, String> {
     let Some(topic) = given.get_many::<String>("topics").and_then(|mut topics| topics.next()) else { return Ok(Vec::new()) };
-    let is_given = |name: &str| {
-        let id = name.replace('-', "_");
-        given.try_get_raw(&id).is_ok() && given.value_source(&id) == Some(ValueSource::CommandLine)
-    };
-    let runs = ["command", "http", "pipe", "sleep"].iter().any(|what| is_given(what));
-    let mut flags = Vec::new();
-    for (name, setting) in config.kafka(topic).map_err(|error| error.to_string())? {
+    let runs = ["command", "http", "pipe", "sleep"].iter().any(|what| is_given(given, what));
+    let section = config.kafka(topic).map(|mut section| {
         // Where Kafka is is looked up for every command.
-        if matches!(name, "bootstrap" | "setting") || is_given(name) || (runs && matches!(name, "http" | "pipe")) {
-            continue;
-        }
-        let values = match setting.value {
-            crate::config::Value::Bool(true) => vec![format!("--{name}")],
-            crate::config::Value::Bool(false) => Vec::new(),
-            crate::config::Value::Text(text) => vec![format!("--{name}={text}")],
-            crate::config::Value::List(list) => list.iter().map(|text| format!("--{name}={text}")).collect(),
-        };
-        for flag in values {
-            let argv = ["longshore", "kafka", "consume", topic, &flag].map(OsString::from);
-            match Cli::command().try_get_matches_from(argv) {
-                Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::UnknownArgument) => {
-                    return Err(format!("{}: `{}` in [kafka.{topic}]: {}", setting.origin, name.replace('-', "_"), run::sentence(&error)));
-                }
-                _ => flags.push(OsString::from(flag)),
-            }
-        }
-    }
-    Ok(flags)
+        section.retain(|name, _| !matches!(*name, "bootstrap" | "setting") && !(runs && matches!(*name, "http" | "pipe")));
+        section
+    });
+    section_flags(section, &["kafka", "consume", topic], &Config::kafka_place(topic), given)
 }
 
 /// How errors are said, once that is known.
@@ -376,20 +355,6 @@ static VOICE: OnceLock<Voice> = OnceLock::new();
 fn say(code: u8, error: impl std::fmt::Display) -> u8 {
     eprintln!("{}", VOICE.get().copied().unwrap_or_default().error(&error.to_string()));
     code
-}
-
-/// The configuration's settings of every command, as flags that clap takes.
-fn checked_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, String> {
-    let is_given = |name: &str| given.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine);
-    let flags = config.flags(is_given).map_err(|error| error.to_string())?;
-    let checked = flags.into_iter().map(|(flag, setting)| match flag.trim_start_matches('-').split_once('=') {
-        Some((name, value)) => {
-            validate(name, value).map_err(|why| format!("{}: `{name}`: {why}", setting.origin))?;
-            Ok(OsString::from(flag))
-        }
-        None => Ok(OsString::from(flag)),
-    });
-    checked.collect()
 }
 
 fn jobs_command(command: JobsCommand, global: &Global, app: &App, state_dir: Option<PathBuf>) -> Result<u8, JobError> {
@@ -461,7 +426,7 @@ fn config_command_run(command: &ConfigCommand, global: &Global) -> u8 {
             }
             Err(error) => say(2, error),
         },
-        ConfigCommand::Check => match config_command::check(&sources, &|name, value| validate(name, value), &mut out) {
+        ConfigCommand::Check => match config_command::check(&sources, &validate, &mut out) {
             Ok(true) => 0,
             Ok(false) => 2,
             Err(error) => say(74, error),
@@ -481,8 +446,13 @@ fn config_command_run(command: &ConfigCommand, global: &Global) -> u8 {
 }
 
 /// Whether a value of the configuration is one that the flag of that name takes.
-fn validate(name: &str, value: &str) -> Result<(), String> {
-    let argv = ["longshore", "run", "--noop", &format!("--{name}={value}")].map(OsString::from);
+fn validate(words: &[&str], name: &str, value: &str) -> Result<(), String> {
+    #[cfg(feature = "kafka")]
+    if words.first() == Some(&"kafka") {
+        crate::kafka::link::check(name, value)?;
+    }
+    let flag = format!("--{name}={value}");
+    let argv = [&["longshore"], words, &[flag.as_str()]].concat();
     match Cli::command().try_get_matches_from(argv) {
         Ok(_) => Ok(()),
         Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) => Err(run::sentence(&error)),

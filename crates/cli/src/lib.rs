@@ -3,6 +3,7 @@ pub mod commands;
 pub mod config;
 pub mod demo;
 mod entry;
+pub mod flags;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod progress;

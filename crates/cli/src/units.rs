@@ -96,6 +96,11 @@ impl Rate {
     pub fn per_second(&self) -> f64 {
         self.count / self.per.as_secs_f64()
     }
+
+    /// The leaky bucket with this rate that lets so many start at once.
+    pub fn with_burst(self, burst: u32) -> longshore_core::Rate {
+        longshore_core::Rate { count: self.count, per: self.per, burst }
+    }
 }
 
 impl fmt::Display for Rate {

@@ -7,8 +7,9 @@ use std::{
     fs,
     io::{Read as _, Seek as _, SeekFrom},
     net::{Ipv4Addr, TcpStream},
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -17,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::servers::{free_port, signal, with_our_death};
+use crate::{process::Process, servers::free_port};
 
 /// What to set where no Kafka can be found.
 const WHAT_TO_SET: &str = "no Kafka: set KAFKA_HOME to a folder with libs/*.jar (any download of Kafka 4; Java 17 or newer is needed: Debian's package \
@@ -26,12 +27,11 @@ const WHAT_TO_SET: &str = "no Kafka: set KAFKA_HOME to a folder with libs/*.jar 
 const START_WITHIN: Duration = Duration::from_secs(90);
 const CLUSTER: &str = "bG9uZ3Nob3JlLXRlc3QtMQ";
 
-/// One node. Ends when it is dropped and when this process does, however that ends; its directory goes with it.
+/// One node, with the log `server.log`.
 ///
 /// Topics are not made by being named (`auto.create.topics.enable` is off), groups rebalance without a delay, sessions may be as short as a second.
 pub struct Kafka {
-    child: Option<Child>,
-    directory: PathBuf,
+    process: Process,
     port: u16,
     secure_port: Option<u16>,
 }
@@ -62,13 +62,9 @@ impl Kafka {
             eprintln!("skipped: {text}");
             return None;
         };
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         // Another process may take a port between our look and the node's bind.
         for attempt in 1.. {
-            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-            let directory = std::env::temp_dir().join(format!("longshore-kafka-{}-{number}", std::process::id()));
-            fs::create_dir_all(&directory).expect("a directory for the node");
-            let mut node = Self { child: None, directory, port: free_port(), secure_port: secure.then(free_port) };
+            let mut node = Self { process: Process::new("kafka"), port: free_port(), secure_port: secure.then(free_port) };
             node.configure(settings);
             node.format(&home);
             match node.launch(&home) {
@@ -99,36 +95,7 @@ impl Kafka {
 
     /// The certificate that signed the node's own.
     pub fn ca(&self) -> PathBuf {
-        self.directory.join("ca.pem")
-    }
-
-    /// Its process id.
-    ///
-    /// # Panics
-    /// It does not run.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
-    }
-
-    /// Its directory: settings, data, `server.log`.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// Ends it at once, as a crash would.
-    pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    /// Ends it as an administrator would, and waits until it has.
-    pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            signal(child.id(), "TERM");
-            let _ = child.wait();
-        }
+        self.directory().join("ca.pem")
     }
 
     /// Starts it again on its ports, with its data and its settings, and waits until it serves.
@@ -143,31 +110,15 @@ impl Kafka {
         }
     }
 
-    /// It stays, and does nothing any more, until [`thaw`](Self::thaw).
-    ///
-    /// # Panics
-    /// It does not run.
-    pub fn freeze(&self) {
-        signal(self.pid(), "STOP");
-    }
-
-    /// It goes on.
-    ///
-    /// # Panics
-    /// It does not run.
-    pub fn thaw(&self) {
-        signal(self.pid(), "CONT");
-    }
-
     fn configure(&self, settings: &[(&str, &str)]) {
         let mut text = String::new();
         let mut listeners = format!("PLAINTEXT://127.0.0.1:{}", self.port);
         if let Some(port) = self.secure_port {
-            certificates(&self.directory);
+            certificates(self.directory());
             listeners += &format!(",SASL_SSL://127.0.0.1:{port}");
             let plain = "org.apache.kafka.common.security.plain.PlainLoginModule";
             text += "sasl.enabled.mechanisms=PLAIN\nssl.keystore.type=PEM\n";
-            text += &format!("ssl.keystore.location={}\n", self.directory.join("node.pem").display());
+            text += &format!("ssl.keystore.location={}\n", self.directory().join("node.pem").display());
             text += &format!(
                 "listener.name.sasl_ssl.plain.sasl.jaas.config={plain} required user_admin=\"admin-secret\" user_guest=\"guest-secret\";\n"
             );
@@ -176,18 +127,18 @@ impl Kafka {
         }
         let controller = free_port();
         text += &format!("advertised.listeners={listeners}\nlisteners={listeners},CONTROLLER://127.0.0.1:{controller}\n");
-        text += &format!("controller.quorum.voters=1@127.0.0.1:{controller}\nlog.dirs={}\n", self.directory.join("data").display());
+        text += &format!("controller.quorum.voters=1@127.0.0.1:{controller}\nlog.dirs={}\n", self.directory().join("data").display());
         text += FIXED;
         for (name, value) in settings {
             text += &format!("{name}={value}\n");
         }
-        fs::write(self.directory.join("server.properties"), text).expect("settings");
-        fs::write(self.directory.join("log4j2.properties"), LOGGING.replace("DIRECTORY", &self.directory.display().to_string()))
+        fs::write(self.directory().join("server.properties"), text).expect("settings");
+        fs::write(self.directory().join("log4j2.properties"), LOGGING.replace("DIRECTORY", &self.directory().display().to_string()))
             .expect("settings");
     }
 
     fn format(&self, home: &Path) {
-        let settings = self.directory.join("server.properties");
+        let settings = self.directory().join("server.properties");
         let mut command = self.java(home, "128m", "kafka.tools.StorageTool");
         command.args(["format", "-t", CLUSTER, "-c"]).arg(settings).stdin(Stdio::null());
         let output = command.output().expect("there is a java");
@@ -198,25 +149,23 @@ impl Kafka {
     fn java(&self, home: &Path, heap: &str, main: &str) -> Command {
         let mut command = Command::new("java");
         command.args([format!("-Xms{heap}"), format!("-Xmx{heap}"), "-XX:+UseSerialGC".to_owned()]);
-        command.arg(format!("-Dlog4j2.configurationFile={}", self.directory.join("log4j2.properties").display()));
+        command.arg(format!("-Dlog4j2.configurationFile={}", self.directory().join("log4j2.properties").display()));
         command.arg("-cp").arg(home.join("libs/*")).arg(main);
         command
     }
 
     /// Starts the process and waits until it serves.
     fn launch(&mut self, home: &Path) -> Result<(), String> {
-        let log = self.directory.join("server.log");
+        let log = self.directory().join("server.log");
         let seen = fs::metadata(&log).map_or(0, |log| log.len());
-        let output = fs::File::options().create(true).append(true).open(self.directory.join("stdout.log")).expect("a log");
         let mut command = self.java(home, "512m", "kafka.Kafka");
-        command.arg(self.directory.join("server.properties"));
-        command.stdin(Stdio::null()).stderr(output.try_clone().expect("a log")).stdout(output);
-        let child = self.child.insert(with_our_death(command, Some(&self.directory)));
+        command.arg(self.directory().join("server.properties"));
+        self.process.start(command, "stdout.log");
         let begun = Instant::now();
         while begun.elapsed() < START_WITHIN {
-            if let Ok(Some(status)) = child.try_wait() {
-                self.child = None;
-                return Err(format!("{status}: {}", last_lines(&log) + &last_lines(&self.directory.join("stdout.log"))));
+            if let Some(status) = self.process.ended() {
+                self.kill();
+                return Err(format!("{status}: {}", last_lines(&log) + &last_lines(&self.directory().join("stdout.log"))));
             }
             let accepts = |port: u16| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
             if since(&log, seen).contains("Kafka Server started") && accepts(self.port) && self.secure_port.is_none_or(accepts) {
@@ -228,10 +177,17 @@ impl Kafka {
     }
 }
 
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = fs::remove_dir_all(&self.directory);
+impl Deref for Kafka {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Kafka {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 }
 

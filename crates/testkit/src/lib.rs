@@ -2,11 +2,12 @@
 //!
 //! Layout:
 //! - `simulator.rs`: random runs of the engine on a paused clock, with every invariant checked; `simulator/{plan,world,actors}.rs`
-//! - `servers.rs`, `kafka.rs`: real servers for tests; `proxy.rs`: a relay that loses what it carries
+//! - `servers.rs` (Redis), `kafka.rs`: real servers for tests, each a `process.rs`; `proxy.rs`: a relay that loses what it carries
 //! - `conformance.rs`: what every source, sink and lane must do: `conformance/{source,sink,lane}.rs`
 
 pub mod conformance;
 pub mod kafka;
+pub mod process;
 pub mod proxy;
 pub mod servers;
 pub mod simulator;

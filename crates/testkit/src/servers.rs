@@ -1,20 +1,20 @@
-//! Real servers for tests: each on a free port of the loopback, in a directory of its own, ended when it is dropped and when its parent dies.
+//! Redis for tests, on a free port of the loopback.
 
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    ops::{Deref, DerefMut},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use crate::process::Process;
+
 /// A `redis-server`. Nothing is written to disk unless it is asked to.
 pub struct Redis {
-    child: Option<Child>,
+    process: Process,
     port: u16,
-    directory: PathBuf,
     arguments: Vec<String>,
 }
 
@@ -31,11 +31,7 @@ impl Redis {
             eprintln!("skipped: {text}");
             return None;
         }
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("longshore-redis-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("a directory for the server");
-        let mut server = Self { child: None, port: 0, directory, arguments: arguments.iter().map(ToString::to_string).collect() };
+        let mut server = Self { process: Process::new("redis"), port: 0, arguments: arguments.iter().map(ToString::to_string).collect() };
         // Another process may take the port between our look and the server's bind.
         for attempt in 0.. {
             server.port = free_port();
@@ -54,7 +50,7 @@ impl Redis {
     /// # Panics
     /// It does not start.
     pub fn sentinel(&self, name: &str) -> Self {
-        let configuration = self.directory.join(format!("sentinel-{name}.conf"));
+        let configuration = self.directory().join(format!("sentinel-{name}.conf"));
         std::fs::write(&configuration, format!("sentinel monitor {name} 127.0.0.1 {} 1\n", self.port)).expect("a file");
         let path = configuration.display().to_string();
         Self::start(&[&path, "--sentinel"]).expect("what has started once starts again")
@@ -70,27 +66,6 @@ impl Redis {
         self.port
     }
 
-    /// Its process id.
-    ///
-    /// # Panics
-    /// It does not run.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("it runs").id()
-    }
-
-    /// Its directory.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// Ends it at once, as a crash would.
-    pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
     /// Starts it again on its port and in its directory, and waits until it answers.
     ///
     /// # Panics
@@ -99,14 +74,6 @@ impl Redis {
         self.kill();
         self.launch();
         assert!(self.is_up(), "redis-server does not start again: {}", self.log());
-    }
-
-    /// Freezes it (`STOP`) or lets it go on (`CONT`).
-    ///
-    /// # Panics
-    /// There is no `kill` command.
-    pub fn signal(&self, signal: &str) {
-        self::signal(self.pid(), signal);
     }
 
     /// One command, and what the server answers, as it stands on the wire.
@@ -119,24 +86,20 @@ impl Redis {
 
     fn launch(&mut self) {
         let port = self.port.to_string();
-        let log = std::fs::File::create(self.directory.join("log")).expect("a log");
         let mut command = Command::new("redis-server");
         // A file of settings stands first.
         let (file, arguments) = self.arguments.split_at(usize::from(self.arguments.first().is_some_and(|first| !first.starts_with('-'))));
         command.args(file).args(["--port", &port, "--bind", "127.0.0.1"]).args(arguments);
         if file.is_empty() {
-            command.args(["--save", "", "--dir"]).arg(&self.directory);
+            command.args(["--save", "", "--dir"]).arg(self.directory());
         }
-        command.stdin(Stdio::null()).stderr(log.try_clone().expect("a log")).stdout(log);
-        self.child = Some(with_our_death(command, None));
+        self.process.start(command, "log");
     }
 
     fn is_up(&mut self) -> bool {
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(20) {
-            if let Some(child) = &mut self.child
-                && child.try_wait().is_ok_and(|ended| ended.is_some())
-            {
+            if self.process.ended().is_some() {
                 return false;
             }
             // Any word but that it still loads; one that asks for a password is up too.
@@ -149,14 +112,21 @@ impl Redis {
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.directory().join("log")).unwrap_or_default()
     }
 }
 
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_dir_all(&self.directory);
+impl Deref for Redis {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Redis {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 }
 
@@ -164,34 +134,6 @@ impl Drop for Redis {
 pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("an address").port()
-}
-
-/// Sends a signal by its name.
-pub(crate) fn signal(process: u32, signal: &str) {
-    let status = Command::new("kill").args([&format!("-{signal}"), &process.to_string()]).status().expect("there is a kill command");
-    assert!(status.success());
-}
-
-/// Starts a command that ends when this process does, however that ends, and whose directory goes then too: a shell holds the end of a pipe whose
-/// other end is ours.
-pub(crate) fn with_our_death(mut command: Command, directory: Option<&Path>) -> Child {
-    let child = command.spawn().expect("it starts");
-    let script = r#"read _; kill -9 "$1" 2>/dev/null; [ -z "$2" ] || { sleep 0.2; rm -rf "$2"; }"#;
-    let mut watch = Command::new("sh");
-    watch.args(["-c", script, "sh", &child.id().to_string()]).arg(directory.unwrap_or(Path::new("")));
-    let watch = watch.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    if let Ok(mut watch) = watch {
-        // The end of the pipe stays open as long as this thread waits, which is until the server has ended or we have.
-        let id = child.id();
-        thread::spawn(move || {
-            while Path::new(&format!("/proc/{id}")).exists() {
-                thread::sleep(Duration::from_millis(200));
-            }
-            let _ = watch.kill();
-            let _ = watch.wait();
-        });
-    }
-    child
 }
 
 /// The first words of the answer; a sentinel does not end the connection when it is asked to.

@@ -11,17 +11,16 @@ use std::{
 
 use longshore_core::ErrorKind;
 use rdkafka::{
-    ClientContext, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
-    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
 };
 
 use super::{
     Settings,
-    heard::{Heard, patiently, plain},
+    heard::{Heard, Hears, Own, patiently, plain},
 };
 use crate::broker::BrokerError;
 
@@ -93,41 +92,35 @@ impl Lag {
 }
 
 #[derive(Default)]
-struct Context(Arc<Heard>);
+struct Asks;
 
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.log(level, facility, message);
-    }
+impl Own for Asks {}
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Context {}
+impl ConsumerContext for Hears<Asks> {}
 
 /// A client that asks, and never joins a group.
 struct Probe {
-    client: BaseConsumer<Context>,
-    heard: Arc<Heard>,
+    client: BaseConsumer<Hears<Asks>>,
 }
 
 impl Probe {
     fn open(settings: &Settings, group: Option<&str>) -> Result<Self, BrokerError> {
-        let heard = Arc::new(Heard::default());
         let mut config = settings.config();
         // Named in no group's list as long as it does not subscribe.
         config.set("group.id", group.unwrap_or("longshore-asks")).set("enable.auto.commit", "false");
         settings.finish(&mut config);
-        let client = config.create_with_context(Context(heard.clone())).map_err(|error| heard.explain(&error, "ask Kafka"))?;
-        Ok(Self { client, heard })
+        let client = config.create_with_context(Hears::default()).map_err(|error| Heard::default().explain(&error, "ask Kafka"))?;
+        Ok(Self { client })
+    }
+
+    fn heard(&self) -> &Heard {
+        &self.client.context().heard
     }
 
     /// What the log says is only heard by whoever polls. Bounded, because it may say something all the time.
     fn hear(&self) {
         for _ in 0..20 {
-            if self.client.poll(Duration::from_millis(1)).is_none() && self.heard.last().is_some() {
+            if self.client.poll(Duration::from_millis(1)).is_none() && self.heard().last().is_some() {
                 break;
             }
         }
@@ -135,7 +128,7 @@ impl Probe {
 
     fn explain(&self, error: &KafkaError, doing: &str) -> BrokerError {
         self.hear();
-        self.heard.explain(error, doing)
+        self.heard().explain(error, doing)
     }
 }
 
@@ -164,19 +157,40 @@ impl Admin {
         check_name(name).map_err(refused)?;
         // Its log goes unheard, so whether somebody answers is asked with the other client first.
         self.metadata(None, &doing)?;
-        let mut config = self.settings.config();
-        self.settings.finish(&mut config);
         let explain = |error: KafkaError| self.probe.explain(&error, &doing);
-        let admin: AdminClient<DefaultClientContext> = config.create().map_err(explain)?;
+        let (admin, options) = self.client().map_err(explain)?;
         let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let mut topic = NewTopic::new(name, count(partitions), TopicReplication::Fixed(replication.map_or(-1, count)));
         topic.config.extend(settings);
-        let options = AdminOptions::new().request_timeout(Some(self.patience)).operation_timeout(Some(self.patience));
         let results = wait_for(admin.create_topics([&topic], &options)).map_err(explain)?;
         for result in results {
             result.map_err(|(_, code)| BrokerError { kind: ErrorKind::Refused, message: format!("cannot {doing}: {}", plain(code)) })?;
         }
         self.await_leaders(name, partitions)
+    }
+
+    fn client(&self) -> KafkaResult<(AdminClient<DefaultClientContext>, AdminOptions)> {
+        let mut config = self.settings.config();
+        self.settings.finish(&mut config);
+        let options = AdminOptions::new().request_timeout(Some(self.patience)).operation_timeout(Some(self.patience));
+        Ok((config.create()?, options))
+    }
+
+    /// The most bytes that a topic takes in one piece: a record, or a batch of them ([`Sending::max_batch`](super::Sending::max_batch)).
+    ///
+    /// # Errors
+    /// There is no such topic, no permission to look at its settings, or nobody answers.
+    pub fn max_message_bytes(&self, topic: &str) -> Result<usize, BrokerError> {
+        let doing = format!("look at the settings of topic `{topic}`");
+        let explain = |error: KafkaError| self.probe.explain(&error, &doing);
+        // As above; and of a topic that is not there it is said that it has no settings.
+        self.topic(topic)?.ok_or_else(|| explain(KafkaError::MetadataFetch(Code::UnknownTopic)))?;
+        let (admin, options) = self.client().map_err(explain)?;
+        let told = wait_for(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options)).map_err(explain)?;
+        let told = told.into_iter().next().unwrap_or(Err(Code::InvalidConfig)).map_err(|code| explain(KafkaError::AdminOp(code)))?;
+        let most = told.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse().ok());
+        // Of a topic that may be seen and not be looked into.
+        most.ok_or_else(|| explain(KafkaError::AdminOp(Code::TopicAuthorizationFailed)))
     }
 
     /// Waits until a new topic's partitions can be written: others may still be told.
@@ -215,7 +229,7 @@ impl Admin {
         match topic.error().map(Code::from) {
             None => Ok(Some(describe(topic))),
             Some(Code::UnknownTopic | Code::UnknownTopicOrPartition) => Ok(None),
-            Some(code) => Err(self.probe.heard.explain(&KafkaError::MetadataFetch(code), &doing)),
+            Some(code) => Err(self.probe.heard().explain(&KafkaError::MetadataFetch(code), &doing)),
         }
     }
 
@@ -343,7 +357,7 @@ impl Admin {
     }
 
     fn metadata(&self, topic: Option<&str>, doing: &str) -> Result<rdkafka::metadata::Metadata, BrokerError> {
-        let Probe { client, heard } = &self.probe;
+        let (client, heard) = (&self.probe.client, self.probe.heard());
         let answer = patiently(heard, self.patience, |slice| client.fetch_metadata(topic, slice), || self.probe.hear());
         answer.map_err(|error| heard.explain(&error, doing))
     }

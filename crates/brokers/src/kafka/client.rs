@@ -14,17 +14,15 @@ use std::{
 
 use longshore_core::SourceError;
 use rdkafka::{
-    ClientContext, Statistics, TopicPartitionList,
-    config::RDKafkaLogLevel,
+    Statistics, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
-    error::{KafkaError, RDKafkaErrorCode as Code},
     message::Message as _,
     types::RDKafkaRespErr,
 };
 
 use super::{
     desk::{Desk, Then},
-    heard::Heard,
+    heard::{Hears, Own},
     source::Exchange,
     view::Counts,
 };
@@ -37,37 +35,25 @@ const EVENTS: usize = 16;
 pub(super) const LEAVE: Duration = Duration::from_secs(5);
 
 /// What the client calls back.
-pub(super) struct Hooks {
-    pub(super) heard: Heard,
+pub(super) type Hooks = Hears<Shared>;
+
+/// What those calls find.
+#[derive(Default)]
+pub(super) struct Shared {
     /// The main queue has something.
     pub(super) events: Arc<AtomicBool>,
     pub(super) desk: Mutex<Option<Desk>>,
 }
 
-impl Hooks {
-    pub(super) fn new() -> Self {
-        Self { heard: Heard::default(), events: Arc::default(), desk: Mutex::new(None) }
-    }
-
+impl Shared {
     /// Never held while the main queue is polled: that calls back.
     pub(super) fn desk(&self) -> MutexGuard<'_, Option<Desk>> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ClientContext for Hooks {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.heard.heard(facility, message);
-    }
-
-    /// Called from polls of partitions' queues too, with the desk in use. What an error means is said where it is polled.
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() != Some(Code::PartitionEOF) {
-            self.heard.heard("ERROR", reason);
-        }
-    }
-
-    fn stats(&self, statistics: Statistics) {
+impl Own for Shared {
+    fn stats(&self, statistics: &Statistics) {
         if let Some(desk) = &mut *self.desk() {
             for seat in desk.seats.iter_mut().flatten() {
                 let topic = statistics.topics.get(&*seat.lease.topic);
@@ -80,7 +66,7 @@ impl ClientContext for Hooks {
 
 impl ConsumerContext for Hooks {
     fn rebalance(&self, _: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        if let Some(desk) = &mut *self.desk() {
+        if let Some(desk) = &mut *self.own.desk() {
             desk.rebalance(what, partitions);
         }
     }
@@ -93,7 +79,7 @@ pub(super) fn serve(consumer: Arc<BaseConsumer<Hooks>>, exchange: &Exchange) -> 
         exchange.end(Err(SourceError::fatal("the thread of Kafka's client panicked")));
     }
     // Desk and client hold each other.
-    let desk = consumer.context().desk().take();
+    let desk = consumer.context().own.desk().take();
     let counts = desk.map_or_else(Counts::default, Desk::close);
     // The last one closes it.
     drop(consumer);
@@ -105,11 +91,11 @@ fn turns(consumer: &BaseConsumer<Hooks>) {
     let mut served: Option<Instant> = None;
     loop {
         let now = Instant::now();
-        if hooks.events.swap(false, Ordering::AcqRel) || served.is_none_or(|served| now.duration_since(served) >= SERVE) {
+        if hooks.own.events.swap(false, Ordering::AcqRel) || served.is_none_or(|served| now.duration_since(served) >= SERVE) {
             served = Some(now);
             poll(consumer, &hooks);
         }
-        let then = match &mut *hooks.desk() {
+        let then = match &mut *hooks.own.desk() {
             None => return,
             Some(desk) if desk.finishing => break,
             Some(desk) => desk.turn(Instant::now()),
@@ -118,12 +104,12 @@ fn turns(consumer: &BaseConsumer<Hooks>) {
             std::thread::park_timeout(most.min(SERVE));
         }
     }
-    if let Some(desk) = &mut *hooks.desk() {
+    if let Some(desk) = &mut *hooks.own.desk() {
         desk.last_words();
     }
     consumer.unsubscribe();
     let until = Instant::now() + LEAVE;
-    while Instant::now() < until && hooks.desk().as_ref().is_some_and(|desk| desk.seats.iter().any(Option::is_some)) {
+    while Instant::now() < until && hooks.own.desk().as_ref().is_some_and(|desk| desk.seats.iter().any(Option::is_some)) {
         poll(consumer, &hooks);
         std::thread::park_timeout(Duration::from_millis(5));
     }
@@ -136,13 +122,13 @@ fn poll(consumer: &BaseConsumer<Hooks>, hooks: &Hooks) {
         match consumer.poll(Duration::ZERO) {
             None => {}
             Some(Err(error)) => {
-                if let Some(desk) = &mut *hooks.desk() {
+                if let Some(desk) = &mut *hooks.own.desk() {
                     desk.complain(&error);
                 }
             }
             Some(Ok(message)) => {
                 // None comes this way, since queues are split off before their partition is assigned.
-                if let Some(desk) = &mut *hooks.desk() {
+                if let Some(desk) = &mut *hooks.own.desk() {
                     let place = format!("{}[{}]@{}", message.topic(), message.partition(), message.offset());
                     desk.exchange.end(Err(SourceError::fatal(format!("{place} came by the wrong way; this is a fault of longshore"))));
                 }

@@ -5,22 +5,21 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use longshore_core::Receipt;
 use rdkafka::{
-    ClientContext,
-    config::{ClientConfig, RDKafkaLogLevel},
+    config::ClientConfig,
     error::{KafkaError, RDKafkaErrorCode as Code},
-    message::{Header, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext},
+    producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext},
 };
 
 use super::{
     exactly_once::Output,
-    heard::{Heard, plain},
+    heard::{Hears, Own, plain},
+    produce::NewRecord,
     source::Failed,
 };
 
@@ -39,7 +38,7 @@ const TEXT: usize = 4_000;
 
 /// The dead-letter topics of one consumer.
 pub(super) struct Dead {
-    producer: BaseProducer<Hears>,
+    producer: BaseProducer<Hears<Reports>>,
     group: String,
     /// By topic: its dead-letter topic and how many partitions that has.
     topics: HashMap<String, (String, i32)>,
@@ -58,28 +57,24 @@ struct Grave {
     bare: bool,
 }
 
+/// What became of letters, by receipt; with a code they were not taken.
 #[derive(Default)]
-pub(super) struct Hears {
-    heard: Heard,
-    reports: Mutex<Vec<(usize, Option<Code>)>>,
-}
+struct Reports(Mutex<Vec<(usize, Option<Code>)>>);
 
-impl ClientContext for Hears {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.heard.heard(facility, message);
-    }
-
-    fn error(&self, _: KafkaError, reason: &str) {
-        self.heard.heard("ERROR", reason);
+impl Reports {
+    fn get(&self) -> MutexGuard<'_, Vec<(usize, Option<Code>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ProducerContext for Hears {
+impl Own for Reports {}
+
+impl ProducerContext for Hears<Reports> {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, receipt: usize) {
         let code = result.as_ref().err().map(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Fail));
-        self.reports.lock().unwrap_or_else(PoisonError::into_inner).push((receipt, code));
+        self.own.get().push((receipt, code));
     }
 }
 
@@ -126,7 +121,7 @@ impl Dead {
             return Vec::new();
         }
         self.producer.poll(Duration::ZERO);
-        let reports = std::mem::take(&mut *self.producer.context().reports.lock().unwrap_or_else(PoisonError::into_inner));
+        let reports = std::mem::take(&mut *self.producer.context().own.get());
         let mut done = Vec::new();
         for (receipt, code) in reports {
             match code {
@@ -171,25 +166,18 @@ impl Dead {
         let Some(grave) = self.graves.get_mut(&receipt) else { return };
         let record = &grave.failed.record;
         let Some((topic, partitions)) = self.topics.get(record.topic()) else { return };
-        let mut headers = OwnedHeaders::new();
-        for (key, value) in &self::headers(&grave.failed, &self.group, grave.bare) {
-            headers = headers.insert(Header { key, value: value.as_deref() });
-        }
-        let mut letter: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(topic, receipt).headers(headers);
-        if record.partition() < *partitions {
-            letter = letter.partition(record.partition());
-        }
-        if let Some(timestamp) = record.timestamp() {
-            letter = letter.timestamp(timestamp);
-        }
-        if let Some(key) = record.key() {
-            letter = letter.key(key);
-        }
-        if let Some(value) = record.value().filter(|_| !grave.bare) {
-            letter = letter.payload(value);
-        }
+        let headers = headers(&grave.failed, &self.group, grave.bare);
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        let letter = NewRecord {
+            topic,
+            partition: Some(record.partition()).filter(|partition| partition < partitions),
+            key: record.key(),
+            value: record.value().filter(|_| !grave.bare),
+            headers: &headers,
+            timestamp: record.timestamp(),
+        };
         grave.sent = true;
-        if let Err((error, _)) = self.producer.send(letter) {
+        if let Err((error, _)) = self.producer.send(letter.for_client(receipt)) {
             let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
             self.refused(receipt, code);
         }

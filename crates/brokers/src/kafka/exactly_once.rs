@@ -6,23 +6,22 @@
 //! made again from the same outputs; handlers do not run again for it.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use rdkafka::{
-    ClientContext,
-    config::{ClientConfig, RDKafkaLogLevel},
+    config::ClientConfig,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
-    message::{Header, OwnedHeaders},
-    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
+    producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
 
 use super::{
     client::Hooks,
     commit::{Make, Refusal, Work},
-    heard::{Heard, plain},
+    heard::{Heard, Hears, Own, plain},
+    produce::NewRecord,
     record::Lease,
 };
 
@@ -67,38 +66,33 @@ impl Staged {
 /// A step of a transaction may take so long.
 const STEP: Duration = Duration::from_secs(30);
 
-/// Hears what became of outputs.
+/// Why the first output of a transaction was not taken.
 #[derive(Default)]
-pub(super) struct Hears {
-    heard: Heard,
-    refused: Mutex<Option<Code>>,
-}
+struct Refused(Mutex<Option<Code>>);
 
-impl ClientContext for Hears {
-    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.heard.heard(facility, message);
-    }
-
-    fn error(&self, _: KafkaError, reason: &str) {
-        self.heard.heard("ERROR", reason);
+impl Refused {
+    fn get(&self) -> MutexGuard<'_, Option<Code>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ProducerContext for Hears {
+impl Own for Refused {}
+
+impl ProducerContext for Hears<Refused> {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, _)) = result
             && let Some(code) = error.rdkafka_error_code().filter(|code| *code != Code::PurgeQueue && *code != Code::PurgeInflight)
         {
-            self.refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(code);
+            self.own.get().get_or_insert(code);
         }
     }
 }
 
 /// Writes outputs and commits in transactions.
 pub(super) struct Transactor {
-    producer: ThreadedProducer<Hears>,
+    producer: ThreadedProducer<Hears<Refused>>,
     consumer: Arc<BaseConsumer<Hooks>>,
 }
 
@@ -109,7 +103,7 @@ impl Transactor {
         config.set("transactional.id", id).set("linger.ms", "5").set("message.max.bytes", "1000000000");
         // What a dead member leaves open holds up readers for so long, unless a member with its id ends it before.
         config.set("transaction.timeout.ms", "30000");
-        let producer: ThreadedProducer<Hears> =
+        let producer: ThreadedProducer<Hears<Refused>> =
             config.create_with_context(Hears::default()).map_err(|error| Heard::default().explain(&error, &doing))?;
         producer.init_transactions(STEP).map_err(|error| producer.context().heard.explain(&error, &doing))?;
         Ok(Self { producer, consumer })
@@ -117,7 +111,7 @@ impl Transactor {
 
     pub(super) fn into_make(self) -> Make {
         Box::new(move |work| {
-            *self.producer.context().refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.producer.context().own.get() = None;
             self.transact(work).map_err(|error| self.refusal(&error))
         })
     }
@@ -133,23 +127,16 @@ impl Transactor {
     }
 
     fn write(&self, output: &Output) -> Result<(), KafkaError> {
-        let mut headers = OwnedHeaders::new();
-        for (key, value) in &output.headers {
-            headers = headers.insert(Header { key: &key.replace('\0', ""), value: value.as_deref() });
-        }
-        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&output.topic).headers(headers);
-        if let Some(partition) = output.partition {
-            record = record.partition(partition);
-        }
-        if let Some(key) = &output.key {
-            record = record.key(key);
-        }
-        if let Some(value) = &output.value {
-            record = record.payload(value);
-        }
-        if let Some(timestamp) = output.timestamp {
-            record = record.timestamp(timestamp);
-        }
+        let headers: Vec<_> = output.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        let record = NewRecord {
+            topic: &output.topic,
+            partition: output.partition,
+            key: output.key.as_deref(),
+            value: output.value.as_deref(),
+            headers: &headers,
+            timestamp: output.timestamp,
+        };
+        let mut record = record.for_client(());
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -166,7 +153,7 @@ impl Transactor {
     fn refusal(&self, error: &KafkaError) -> Refusal {
         let fatal = matches!(error, KafkaError::Transaction(error) if error.is_fatal());
         let aborted = if fatal { Ok(()) } else { patiently(|| self.producer.abort_transaction(STEP)) };
-        let code = *self.producer.context().refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let code = *self.producer.context().own.get();
         let code = code.or(error.rdkafka_error_code());
         let text = match code {
             Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {

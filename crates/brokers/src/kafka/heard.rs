@@ -10,7 +10,7 @@ use std::{
 
 use longshore_core::ErrorKind;
 use rdkafka::{
-    ClientContext,
+    ClientContext, Statistics,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
@@ -18,8 +18,6 @@ use rdkafka::{
 use crate::broker::BrokerError;
 
 /// Keeps the client's last complaint. Operations alone only say that time ran out; the reason (a wrong password, a certificate) is in its log.
-///
-/// A context of another client calls [`heard`](Self::heard) from its own `log` and `error`.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     last: Mutex<Option<String>>,
@@ -108,14 +106,33 @@ fn is_unreached(code: Option<Code>) -> bool {
     )
 }
 
-impl ClientContext for Heard {
+/// What a client calls back: its complaints are heard, the rest is its owner's.
+#[derive(Default)]
+pub(crate) struct Hears<T> {
+    pub(crate) heard: Heard,
+    pub(crate) own: T,
+}
+
+impl<T: Own> ClientContext for Hears<T> {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.heard(facility, message);
+        self.heard.heard(facility, message);
     }
 
-    fn error(&self, _: KafkaError, reason: &str) {
-        self.heard("ERROR", reason);
+    /// Called from polls of partitions' queues too. What an error means is said where it is polled; the end of a partition is none.
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(Code::PartitionEOF) {
+            self.heard.heard("ERROR", reason);
+        }
     }
+
+    fn stats(&self, statistics: Statistics) {
+        self.own.stats(&statistics);
+    }
+}
+
+/// What else one kind of client is told.
+pub(crate) trait Own: Send + Sync + 'static {
+    fn stats(&self, _: &Statistics) {}
 }
 
 /// The code in an error.
@@ -164,7 +181,9 @@ pub(crate) fn plain(code: Code) -> String {
         }
         Code::TransactionalIdAuthorizationFailed => "no permission for this transactional id",
         Code::SaslAuthenticationFailed | Code::Authentication => "user or password is wrong",
-        Code::MessageSizeTooLarge => "the record is larger than the topic (`max.message.bytes`) or the client (`message.max.bytes`) takes",
+        Code::MessageSizeTooLarge => {
+            "the record is larger than the topic (`max.message.bytes`) or the client (`message.max.bytes`) takes; raise that, or make it smaller"
+        }
         Code::InvalidTopic => "a topic's name has 1 to 249 letters, digits, `.`, `_` and `-`",
         Code::InvalidReplicationFactor => "there are not that many brokers; use a smaller --replication",
         Code::InvalidPartitions => "a topic has one partition or more",

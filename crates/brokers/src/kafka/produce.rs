@@ -1,22 +1,21 @@
 //! Sending records.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use longshore_core::ErrorKind;
 use rdkafka::{
-    ClientContext,
-    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode as Code},
     message::{DeliveryResult, Header, Message as _, OwnedHeaders},
-    producer::{BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
+    producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
+    util::IntoOpaque,
 };
 
 use super::{
     Settings,
-    heard::{Heard, patiently},
+    heard::{Heard, Hears, Own, code_of, patiently},
 };
 use crate::broker::BrokerError;
 
@@ -45,12 +44,22 @@ pub struct Sending {
     pub max_waiting: usize,
     /// Their most bytes. One record may be larger than this only up to the client's `message.max.bytes`.
     pub max_bytes: usize,
+    /// The most bytes that travel together to one partition. A topic that takes less than that (its `max.message.bytes`,
+    /// [`Admin::max_message_bytes`](super::Admin::max_message_bytes)) refuses records that are small enough with the others of their batch.
+    pub max_batch: usize,
 }
 
 impl Default for Sending {
-    /// To all replicas, 2 minutes, 100 000 records, 32 MiB.
+    /// To all replicas, 2 minutes, 100 000 records, a megabyte together, 32 MiB.
     fn default() -> Self {
-        Self { acks: Acks::All, compression: None, patience: Duration::from_secs(120), max_waiting: 100_000, max_bytes: 32 << 20 }
+        Self {
+            acks: Acks::All,
+            compression: None,
+            patience: Duration::from_secs(120),
+            max_waiting: 100_000,
+            max_batch: 1_000_000,
+            max_bytes: 32 << 20,
+        }
     }
 }
 
@@ -69,6 +78,23 @@ pub struct NewRecord<'a> {
     pub headers: &'a [(&'a str, Option<&'a [u8]>)],
     /// In milliseconds since 1970; `None`: now.
     pub timestamp: Option<i64>,
+}
+
+impl<'a> NewRecord<'a> {
+    /// As the client takes it, with what it gives back when it has told of it.
+    pub(super) fn for_client<T: IntoOpaque>(&self, opaque: T) -> BaseRecord<'a, [u8], [u8], T> {
+        let mut record = BaseRecord::with_opaque_to(self.topic, opaque);
+        record.partition = self.partition;
+        record.key = self.key;
+        record.payload = self.value;
+        record.timestamp = self.timestamp;
+        if !self.headers.is_empty() {
+            let empty = OwnedHeaders::new_with_capacity(self.headers.len());
+            let insert = |headers: OwnedHeaders, (key, value): &(&str, Option<&[u8]>)| headers.insert(Header { key, value: *value });
+            record.headers = Some(self.headers.iter().fold(empty, insert));
+        }
+        record
+    }
 }
 
 /// Where a record is. Without acknowledgements (`Acks::None`) the offset is -1.
@@ -97,25 +123,16 @@ pub enum NotTaken {
 /// been delivered fails: [`flush`](Self::flush) first.
 #[derive(Clone)]
 pub struct Producer {
-    client: ThreadedProducer<Context>,
-    heard: Arc<Heard>,
+    client: ThreadedProducer<Hears<Told>>,
 }
 
-struct Context {
-    heard: Arc<Heard>,
-}
+/// Each record knows who is told of it.
+#[derive(Default)]
+struct Told;
 
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.heard.log(level, facility, message);
-    }
+impl Own for Told {}
 
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.heard.error(error, reason);
-    }
-}
-
-impl ProducerContext<NoCustomPartitioner> for Context {
+impl ProducerContext for Hears<Told> {
     // A mutex, because the client wants what may be shared; nobody ever waits for it.
     type DeliveryOpaque = Box<Mutex<Done>>;
 
@@ -123,8 +140,19 @@ impl ProducerContext<NoCustomPartitioner> for Context {
         let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done(match result {
             Ok(record) => Ok(Placed { partition: record.partition(), offset: record.offset() }),
-            Err((error, record)) => Err(self.heard.explain(error, &format!("deliver a record to `{}`", record.topic()))),
+            Err((error, record)) => {
+                let bytes = record.key_len() + record.payload_len();
+                Err(self.heard.explain(error, &doing("deliver", error, bytes, record.topic())))
+            }
         });
+    }
+}
+
+/// What was to be done with a record; its size, where that is what is wrong.
+fn doing(verb: &str, error: &KafkaError, bytes: usize, topic: &str) -> String {
+    match code_of(error) {
+        Some(Code::MessageSizeTooLarge) => format!("{verb} a record of {bytes} bytes to `{topic}`"),
+        _ => format!("{verb} a record to `{topic}`"),
     }
 }
 
@@ -134,7 +162,6 @@ impl Producer {
     /// # Errors
     /// Settings that do not go together.
     pub fn open(settings: &Settings, sending: &Sending) -> Result<Self, BrokerError> {
-        let heard = Arc::new(Heard::default());
         let mut config = settings.config();
         config
             .set("enable.idempotence", (sending.acks == Acks::All).to_string())
@@ -149,6 +176,7 @@ impl Producer {
             .set("delivery.timeout.ms", sending.patience.as_millis().clamp(1, i32::MAX as u128).to_string())
             .set("queue.buffering.max.messages", sending.max_waiting.max(1).to_string())
             .set("queue.buffering.max.kbytes", (sending.max_bytes >> 10).max(1).to_string())
+            .set("batch.size", sending.max_batch.clamp(1, i32::MAX as usize).to_string())
             // As Java's clients do, so that a key has its partition whoever sends it.
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "5");
@@ -156,8 +184,12 @@ impl Producer {
             config.set("compression.type", compression);
         }
         settings.finish(&mut config);
-        let client = config.create_with_context(Context { heard: heard.clone() }).map_err(|error| heard.explain(&error, "send records"))?;
-        Ok(Self { client, heard })
+        let client = config.create_with_context(Hears::default()).map_err(|error| Heard::default().explain(&error, "send records"))?;
+        Ok(Self { client })
+    }
+
+    fn heard(&self) -> &Heard {
+        &self.client.context().heard
     }
 
     /// Takes a record, unless as many wait as may. Never waits.
@@ -165,21 +197,14 @@ impl Producer {
     /// # Errors
     /// See [`NotTaken`]; `done` is not called then.
     pub fn send(&self, record: &NewRecord<'_>, done: Done) -> Result<(), NotTaken> {
-        let mut new = BaseRecord::<[u8], [u8], Box<Mutex<Done>>>::with_opaque_to(record.topic, Box::new(Mutex::new(done)));
-        new.partition = record.partition;
-        new.key = record.key;
-        new.payload = record.value;
-        new.timestamp = record.timestamp;
-        if !record.headers.is_empty() {
-            let empty = OwnedHeaders::new_with_capacity(record.headers.len());
-            let insert = |headers: OwnedHeaders, (key, value): &(&str, Option<&[u8]>)| headers.insert(Header { key, value: *value });
-            new.headers = Some(record.headers.iter().fold(empty, insert));
-        }
-        self.client.send(new).map_err(|(error, new)| match error {
+        self.client.send(record.for_client(Box::new(Mutex::new(done)))).map_err(|(error, new)| match error {
             KafkaError::MessageProduction(Code::QueueFull) => {
                 NotTaken::Full(new.delivery_opaque.into_inner().unwrap_or_else(PoisonError::into_inner))
             }
-            error => NotTaken::Refused(self.heard.explain(&error, &format!("send a record to `{}`", record.topic))),
+            error => {
+                let bytes = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+                NotTaken::Refused(self.heard().explain(&error, &doing("send", &error, bytes, record.topic)))
+            }
         })
     }
 
@@ -209,10 +234,10 @@ impl Producer {
     /// There is no such topic, no permission, or nobody answers.
     pub fn partitions(&self, topic: &str, patience: Duration) -> Result<usize, BrokerError> {
         let doing = format!("send to topic `{topic}`");
-        let explain = |error: &KafkaError| self.heard.explain(error, &doing);
+        let explain = |error: &KafkaError| self.heard().explain(error, &doing);
         let ask = |slice| self.client.client().fetch_metadata(Some(topic), slice);
         // Its complaints are heard by the client's own thread.
-        let metadata = patiently(&self.heard, patience, ask, || ()).map_err(|error| explain(&error))?;
+        let metadata = patiently(self.heard(), patience, ask, || ()).map_err(|error| explain(&error))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.map(|found| (found.error(), found.partitions().len())) {
             Some((None, partitions)) if partitions > 0 => Ok(partitions),

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::config::{Config, ConfigErrors, Sources, Value};
+use crate::config::{Config, ConfigErrors, Sources, Validate, Value};
 
 /// What `config init` writes: a file that does nothing until its lines lose their `#`.
 const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` finds mistakes, `longshore config show --origin` says what holds.
@@ -90,7 +90,7 @@ pub fn init(dir: &Path, force: bool) -> Result<PathBuf, String> {
 ///
 /// # Errors
 /// Those of `out`.
-pub fn check(sources: &Sources, validate: &dyn Fn(&str, &str) -> Result<(), String>, out: &mut dyn Write) -> io::Result<bool> {
+pub fn check(sources: &Sources, validate: Validate<'_>, out: &mut dyn Write) -> io::Result<bool> {
     let (problems, config) = match Config::load(sources) {
         Ok(config) => (ConfigErrors(config.problems(validate)), Some(config)),
         Err(errors) => (errors, None),
@@ -183,7 +183,7 @@ mod tests {
         Sources { dir: dir.to_owned(), ..Sources::default() }
     }
 
-    fn checked(text: &str, validate: &dyn Fn(&str, &str) -> Result<(), String>) -> (bool, String) {
+    fn checked(text: &str, validate: Validate<'_>) -> (bool, String) {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("longshore.toml"), text).unwrap();
         let mut out = Vec::new();
@@ -198,17 +198,17 @@ mod tests {
         assert!(init(dir.path(), false).unwrap_err().contains("--force"));
         init(dir.path(), true).unwrap();
         let template = fs::read_to_string(path).unwrap();
-        assert!(checked(&template, &|_, _| Ok(())).0);
+        assert!(checked(&template, &|_, _, _| Ok(())).0);
         let (prose, body) = template.split_once("\n\n").unwrap();
         assert!(prose.starts_with('#'));
         let active = body.replace("# [", "[").lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
-        let (well, out) = checked(&active, &|_, _| Ok(()));
+        let (well, out) = checked(&active, &|_, _, _| Ok(()));
         assert!(!well && out.contains("TOKEN") && out.ends_with("1 mistake\n"), "only the variable is missing: {out}");
     }
 
     #[test]
     fn check_lists_all_mistakes_with_their_lines() {
-        let (well, out) = checked("[job.a]\ninput = \"x\"\nrat = 1\n[limit.b]\nrate = 1\n", &|_, _| Ok(()));
+        let (well, out) = checked("[job.a]\ninput = \"x\"\nrat = 1\n[limit.b]\nrate = 1\n", &|_, _, _| Ok(()));
         assert!(!well);
         let lines: Vec<&str> = out.lines().collect();
         assert_eq!(lines[0], "longshore.toml:3: unknown key `rat` in [job.a]; did you mean `rate`?");
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn check_asks_about_values() {
-        let validate = |name: &str, value: &str| match (name, value) {
+        let validate = |_: &[&str], name: &str, value: &str| match (name, value) {
             ("rate", "fast") => Err("`fast` is not a rate".to_owned()),
             _ => Ok(()),
         };

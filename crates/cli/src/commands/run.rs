@@ -196,7 +196,7 @@ fn drop_flags(argv: &mut Vec<OsString>, flags: &[&str]) {
 }
 
 fn has_what(args: &RunArgs) -> bool {
-    !args.command.is_empty() || args.http.is_some() || args.pipe.is_some() || args.task.is_some() || args.noop
+    !args.what.command.is_empty() || args.what.http.is_some() || args.what.pipe.is_some() || args.task.is_some() || args.noop
 }
 
 /// Takes `@name` words out, as far as they are inputs.
@@ -321,7 +321,7 @@ fn call_line(args: &RunArgs, plan: &Plan, group: &[Record]) -> Result<String, St
     };
     match key.and_then(|key| Ok((key, plan.what.show(&records, 0)?))) {
         Ok((key, text)) => {
-            let rest = plan.describe_task(&args.backoff.1);
+            let rest = plan.describe_task(&args.retry.backoff.1);
             Ok(format!(" {places} {text}   key {}…   lane {}   {rest}", &key_hex(key)[..4], plan.lane))
         }
         Err(error) => Err(format!(" {places} invalid: {}", error.message())),

@@ -137,9 +137,9 @@ impl Reader<'_> {
         }
         // TOML files like underscores, flags have dashes; both are read.
         let dashed = written.replace('_', "-");
-        let keys = id.keys();
-        let Some(key) = keys.iter().find(|key| key.name == dashed) else {
-            let hint = meant(&dashed, keys.iter().map(|key| key.name), |key| format!("`{}`", like(written, key)));
+        let keys = || schema::all(id.keys());
+        let Some(key) = keys().find(|key| key.name == dashed) else {
+            let hint = meant(&dashed, keys().map(|key| key.name), |key| format!("`{}`", like(written, key)));
             return self.error(name.span(), format!("unknown key `{written}`{}{hint}", id.place()));
         };
         if key.one_job && *id == SectionId::Run {

@@ -27,15 +27,7 @@ impl RunSettings {
     /// The settings as flags, to be put before those of the command line and parsed with them: `--rate=100/s`. `given` says whether the command
     /// line has a flag (by its long name), which then wins as a whole. A switch that is `false` and the job's command are left out.
     pub fn args(&self, given: impl Fn(&str) -> bool) -> Vec<OsString> {
-        let mut args = Vec::new();
-        for (name, setting) in self.settings.iter().filter(|(name, _)| **name != "command" && !given(name)) {
-            match &setting.value {
-                Value::Bool(true) => args.push(format!("--{name}").into()),
-                Value::Bool(false) => {}
-                Value::Text(text) => args.push(format!("--{name}={text}").into()),
-                Value::List(list) => args.extend(list.iter().map(|text| OsString::from(format!("--{name}={text}")))),
-            }
-        }
-        args
+        let own = self.settings.iter().filter(|(name, _)| **name != "command" && !given(name));
+        own.flat_map(|(name, setting)| setting.flags(name)).map(OsString::from).collect()
     }
 }

@@ -39,12 +39,42 @@ const fn of_job(name: &'static str, kind: Kind) -> Key {
 
 use Kind::{Bool, Commas, List, Pairs, Text, Whole, Words};
 
-/// Keys outside any section: the flags of every command.
-pub(super) const TOP: &[Key] =
-    &[key("color", Text), key("log-format", Text), key("state-dir", Text), key("json", Bool), key("no-input", Bool)];
+/// The keys of a section: its own, and lists that others have too.
+pub(super) type Keys = &'static [&'static [Key]];
 
-/// Keys of `[run]` and `[job.NAME]`, in the order of the flags' documentation.
-pub(super) const RUN: &[Key] = &[
+/// All keys of a section.
+pub(super) fn all(keys: Keys) -> impl Iterator<Item = &'static Key> {
+    keys.iter().copied().flatten()
+}
+
+/// After which errors another attempt follows, and when.
+const RETRIES: &[Key] = &[key("retries", Whole), key("backoff", Text), key("retry-on", Commas)];
+
+/// How a child is run.
+const CHILD: &[Key] = &[key("stdin", Text), key("cwd", Text), key("env", Pairs), key("kill-after", Text)];
+
+/// What an HTTP request is made of, and which answers are good.
+const REQUEST: &[Key] = &[
+    key("header", List),
+    key("body-json", Text),
+    key("body", Text),
+    key("form", Pairs),
+    key("ok", Commas),
+    key("connect-timeout", Text),
+    key("redirects", Whole),
+    key("http2", Bool),
+    key("insecure", Bool),
+    key("proxy", Text),
+];
+
+/// Keys outside any section: the flags of every command.
+pub(super) const TOP: Keys =
+    &[&[key("color", Text), key("log-format", Text), key("state-dir", Text), key("json", Bool), key("no-input", Bool)]];
+
+/// Keys of `[run]` and `[job.NAME]`.
+pub(super) const RUN: Keys = &[RUN_ALONE, RETRIES, CHILD, REQUEST];
+
+const RUN_ALONE: &[Key] = &[
     // What runs, over which input.
     of_job("http", Text),
     of_job("pipe", Text),
@@ -86,14 +116,9 @@ pub(super) const RUN: &[Key] = &[
     key("limit", Text),
     key("no-retry-after", Bool),
     // Retries.
-    key("retries", Whole),
-    key("backoff", Text),
-    key("retry-on", Commas),
     key("give-up-after", Text),
     // Time.
     key("timeout", Text),
-    key("connect-timeout", Text),
-    key("kill-after", Text),
     key("grace", Text),
     key("slow", Text),
     key("job-timeout", Text),
@@ -114,20 +139,8 @@ pub(super) const RUN: &[Key] = &[
     key("tag", Bool),
     // Commands.
     key("shell", Bool),
-    key("stdin", Text),
-    key("cwd", Text),
-    key("env", Pairs),
     // HTTP.
-    key("header", List),
-    key("body-json", Text),
-    key("body", Text),
-    key("form", Pairs),
-    key("ok", Commas),
     of_job("save-body", Text),
-    key("redirects", Whole),
-    key("http2", Bool),
-    key("insecure", Bool),
-    key("proxy", Text),
     // Durability.
     key("durable", Text),
     key("in-flight", Text),
@@ -140,16 +153,16 @@ pub(super) const RUN: &[Key] = &[
 ];
 
 /// Keys of `[limits.NAME]`.
-pub(super) const LIMIT: &[Key] = &[key("rate", Text), key("burst", Whole), key("concurrency", Whole), key("by", Text)];
+pub(super) const LIMIT: Keys = &[&[key("rate", Text), key("burst", Whole), key("concurrency", Whole), key("by", Text)]];
 
 /// Keys of `[retry.NAME]`.
-pub(super) const RETRY: &[Key] = &[key("retries", Whole), key("backoff", Text), key("on", Commas), key("give-up-after", Text)];
+pub(super) const RETRY: Keys = &[&[key("retries", Whole), key("backoff", Text), key("on", Commas), key("give-up-after", Text)]];
 
 /// Keys of `[connections]`.
-pub(super) const CONNECTIONS: &[Key] = &[key("broker", Text), key("results", Text)];
+pub(super) const CONNECTIONS: Keys = &[&[key("broker", Text), key("results", Text)]];
 
 /// Keys of `[worker]`: the flags of `longshore worker`, and `lanes`, a table.
-pub(super) const WORKER: &[Key] = &[
+pub(super) const WORKER: Keys = &[&[
     key("hostname", Text),
     key("queues", Commas),
     key("exclude-queues", Commas),
@@ -176,10 +189,12 @@ pub(super) const WORKER: &[Key] = &[
     key("max-tasks", Whole),
     key("task-events", Bool),
     key("result-extended", Bool),
-];
+]];
 
 /// Keys of `[tasks.NAME]`.
-pub(super) const TASK: &[Key] = &[
+pub(super) const TASK: Keys = &[TASK_ALONE, RETRIES, CHILD, REQUEST];
+
+const TASK_ALONE: &[Key] = &[
     // What runs.
     key("exec", Words),
     key("pipe", Words),
@@ -188,9 +203,6 @@ pub(super) const TASK: &[Key] = &[
     key("queue", Text),
     key("timeout", Text),
     key("soft-timeout", Text),
-    key("retries", Whole),
-    key("backoff", Text),
-    key("retry-on", Commas),
     key("retry", Text),
     key("rate", Text),
     key("rate-shared", Bool),
@@ -203,27 +215,15 @@ pub(super) const TASK: &[Key] = &[
     key("memory", Text),
     key("children", Whole),
     key("max-tasks-per-child", Whole),
-    key("kill-after", Text),
-    key("stdin", Text),
-    key("cwd", Text),
-    key("env", Pairs),
     // HTTP.
-    key("header", List),
-    key("body-json", Text),
-    key("body", Text),
-    key("form", Pairs),
-    key("ok", Commas),
-    key("redirects", Whole),
-    key("connect-timeout", Text),
-    key("http2", Bool),
-    key("insecure", Bool),
-    key("proxy", Text),
     key("hosts", Commas),
     key("private", Bool),
 ];
 
 /// Keys of `[kafka.TOPIC]`: flags of `longshore kafka`.
-pub(super) const KAFKA: &[Key] = &[
+pub(super) const KAFKA: Keys = &[KAFKA_ALONE, RETRIES, CHILD, REQUEST];
+
+const KAFKA_ALONE: &[Key] = &[
     key("bootstrap", Text),
     key("setting", Pairs),
     // Of `consume` alone.
@@ -243,20 +243,12 @@ pub(super) const KAFKA: &[Key] = &[
     key("buffers", Text),
     key("rate", Text),
     key("burst", Whole),
-    key("retries", Whole),
-    key("backoff", Text),
-    key("retry-on", Commas),
     key("timeout", Text),
     key("dead-letter", Text),
     key("grace", Text),
     key("emit", Text),
+    key("max-output", Text),
     key("shell", Bool),
-    key("stdin", Text),
-    key("cwd", Text),
-    key("env", Pairs),
-    key("header", List),
-    key("body-json", Text),
-    key("body", Text),
 ];
 
 /// The sections, for messages.
@@ -282,7 +274,7 @@ pub(super) fn variable(name: &str) -> String {
 
 /// Keys that a `LONGSHORE_…` variable sets.
 pub(super) fn variables() -> impl Iterator<Item = &'static Key> {
-    TOP.iter().chain(RUN).filter(|key| !key.one_job)
+    all(TOP).chain(all(RUN)).filter(|key| !key.one_job)
 }
 
 /// The candidate that was probably meant: the nearest one, if it is near enough for its length.
@@ -329,16 +321,18 @@ mod tests {
             ("outptu", Some("output")),
             ("xyzzy", None),
         ] {
-            assert_eq!(nearest(word, RUN.iter().map(|key| key.name)), want, "{word}");
+            assert_eq!(nearest(word, all(RUN).map(|key| key.name)), want, "{word}");
         }
     }
 
     #[test]
     fn no_key_stands_twice_and_no_variable_has_two_meanings() {
         for keys in [TOP, RUN, LIMIT, RETRY, CONNECTIONS, WORKER, TASK, KAFKA] {
-            for (index, key) in keys.iter().enumerate() {
-                assert!(!keys[..index].iter().any(|other| other.name == key.name), "{}", key.name);
-            }
+            let mut names: Vec<_> = all(keys).map(|key| key.name).collect();
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), count, "{names:?}");
         }
         let names: Vec<String> = variables().map(|key| variable(key.name)).collect();
         for name in OTHER_VARIABLES {

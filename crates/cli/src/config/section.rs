@@ -1,6 +1,9 @@
 //! The sections of a config file.
 
-use super::schema::{self, Key};
+use super::schema::{self, Keys};
+
+/// A run of nothing: it takes what a flag of `run` takes.
+pub const RUN_WORDS: &[&str] = &["run", "--noop"];
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum SectionId {
@@ -16,7 +19,7 @@ pub(super) enum SectionId {
 }
 
 impl SectionId {
-    pub(super) fn keys(&self) -> &'static [Key] {
+    pub(super) fn keys(&self) -> Keys {
         match self {
             SectionId::Top => schema::TOP,
             SectionId::Run | SectionId::Job(_) => schema::RUN,
@@ -27,6 +30,21 @@ impl SectionId {
             SectionId::Task(_) => schema::TASK,
             SectionId::Kafka(_) => schema::KAFKA,
         }
+    }
+
+    /// The command whose flags the keys are; none where they are no flags.
+    pub(super) fn command(&self) -> Option<Vec<&str>> {
+        match self {
+            SectionId::Top | SectionId::Run | SectionId::Job(_) | SectionId::Limit(_) | SectionId::Retry(_) => Some(RUN_WORDS.to_vec()),
+            SectionId::Worker => Some(vec!["worker"]),
+            SectionId::Kafka(topic) => Some(vec!["kafka", "consume", topic]),
+            SectionId::Connections | SectionId::Task(_) => None,
+        }
+    }
+
+    /// The long name of a key's flag.
+    pub(super) fn flag(&self, name: &'static str) -> &'static str {
+        if *self == SectionId::Worker && name == "lanes" { "lane" } else { name }
     }
 
     /// The header's text.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
+use super::error::ConfigError;
+
 /// A value as it was written; numbers are text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
@@ -53,6 +55,30 @@ pub struct Setting {
     pub value: Value,
     /// Where it came from.
     pub origin: Origin,
+}
+
+impl Setting {
+    /// What is wrong with it, where it stands: as the key `name` in this place (` in [run]`).
+    pub fn wrong(&self, name: &str, place: &str, why: &str) -> ConfigError {
+        ConfigError::at(&self.origin, format!("`{}`{place}: {why}", name.replace('-', "_")))
+    }
+
+    /// Its values: none of a switch, several of a list.
+    pub fn values(&self) -> &[String] {
+        match &self.value {
+            Value::Bool(_) => &[],
+            Value::Text(text) => std::slice::from_ref(text),
+            Value::List(list) => list,
+        }
+    }
+
+    /// As uses of this flag. A switch that is `false` is none.
+    pub fn flags(&self, name: &str) -> Vec<String> {
+        match &self.value {
+            Value::Bool(true) => vec![format!("--{name}")],
+            _ => self.values().iter().map(|value| format!("--{name}={value}")).collect(),
+        }
+    }
 }
 
 /// Settings by their names, which are the flags' long names.

@@ -63,7 +63,7 @@ async fn consume(
     };
     let prints = emit != Emit::None && std::io::stdout().is_terminal();
     let quiet = prints && matches!(plan, Plan::Print);
-    let screen = Screen::new(args.progress, global.color, args.every, global.voice(), quiet);
+    let screen = Screen::new(args.view.progress, global.color, args.view.every, global.voice(), quiet);
     let stdout = Arc::new(Out::new(emit, Box::new(std::io::stdout()), screen.bar().filter(|_| prints)));
     let children = if plan.has_children() { Children::guarded(&[]) } else { Children::new() };
     let children = children.map_err(|error| Fault { code: 70, message: format!("no guardian for the children: {error}") })?;
@@ -76,7 +76,7 @@ async fn consume(
     let stopper = handle.clone();
     stdout.on_broken(move || stopper.stop_now());
     screen.note(&format!(" {}  group {}   {text}", args.topics.join(" "), args.group()));
-    let watch = Watch::new(args, handle, &children, fates.clone(), screen, global.no_input);
+    let watch = Watch { args, handle, children: &children, fates: &fates, screen, deaf: global.no_input, seen: Default::default() };
     let watched = watch.until_end(running).await;
     if let Some(pipe) = pipe {
         let _ = tokio::task::spawn_blocking(move || pipe.end()).await;

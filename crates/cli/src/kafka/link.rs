@@ -6,7 +6,7 @@ use clap::Args;
 use longshore_brokers::kafka::{Admin, Settings};
 
 use crate::{
-    config::{Config, Value},
+    config::{Config, Setting},
     queue::Fault,
 };
 
@@ -14,6 +14,19 @@ use crate::{
 pub const PATIENCE: Duration = Duration::from_secs(15);
 /// Where nobody says otherwise.
 const HERE: &str = "127.0.0.1:9092";
+
+/// What is wrong with an address or a setting of `[kafka.TOPIC]`, which is read here and not by clap: that would show a password. Of other keys nothing.
+///
+/// # Errors
+/// A sentence for people.
+pub fn check(name: &str, value: &str) -> Result<(), String> {
+    let wrong = match name {
+        "bootstrap" => Settings::parse(value).err(),
+        "setting" => Settings::parse(HERE).and_then(|settings| settings.with(value)).err(),
+        _ => None,
+    };
+    wrong.map_or(Ok(()), |error| Err(error.message))
+}
 
 /// Where Kafka is, and what its client is set to.
 #[derive(Args, Clone, Debug, Default)]
@@ -34,15 +47,18 @@ impl LinkArgs {
     /// An address or a setting that cannot be.
     pub fn settings(&self, config: &Config, topic: Option<&str>) -> Result<Settings, Fault> {
         let section = topic.map_or(Ok(Default::default()), |topic| config.kafka(topic))?;
-        let text = |name: &str| section.get(name).and_then(|setting| setting.value.clone().into_text());
+        for (name, setting) in &section {
+            for value in setting.values() {
+                let place = || Config::kafka_place(topic.unwrap_or_default());
+                check(name, value).map_err(|why| Fault::usage(setting.wrong(name, &place(), &why).to_string()))?;
+            }
+        }
+        let configured = |name: &str| section.get(name).map_or(&[][..], Setting::values);
         let variable = std::env::var("LONGSHORE_KAFKA").ok().filter(|address| !address.is_empty());
-        let address = self.bootstrap.clone().or(variable).or(text("bootstrap"));
-        let mut settings = Settings::parse(address.as_deref().unwrap_or(HERE)).map_err(|error| Fault::usage(error.message))?;
-        let configured = match section.get("setting").map(|setting| &setting.value) {
-            Some(Value::List(list)) => list.clone(),
-            _ => Vec::new(),
-        };
-        for setting in configured.iter().chain(&self.setting) {
+        let address = self.bootstrap.clone().or(variable);
+        let address = address.as_ref().or(configured("bootstrap").first()).map_or(HERE, String::as_str);
+        let mut settings = Settings::parse(address).map_err(|error| Fault::usage(error.message))?;
+        for setting in configured("setting").iter().chain(&self.setting) {
             settings = settings.with(setting).map_err(|error| Fault::usage(format!("-X {}", error.message)))?;
         }
         Ok(settings)

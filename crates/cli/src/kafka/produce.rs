@@ -13,7 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{Producer, Sending};
+use longshore_brokers::kafka::{Admin, Producer, Sending};
+use longshore_core::ErrorKind;
 use serde_json::json;
 
 use self::{
@@ -46,7 +47,14 @@ const TICK: Duration = Duration::from_millis(100);
 pub fn run(args: &ProduceArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<u8, Fault> {
     let (records, plan, total) = prepare(args)?;
     let settings = args.link.settings(config, Some(&args.topic))?;
-    let sending = Sending { acks: args.acks, compression: args.compression.clone(), patience: args.delivery_timeout, ..Sending::default() };
+    let mut sending =
+        Sending { acks: args.acks, compression: args.compression.clone(), patience: args.delivery_timeout, ..Sending::default() };
+    match Admin::open(&settings, PATIENCE)?.max_message_bytes(&args.topic) {
+        Ok(most) => sending.max_batch = sending.max_batch.min(most),
+        Err(error) if error.kind == ErrorKind::Transient => return Err(error.into()),
+        // Who may not look at the topic's settings sends as to most topics.
+        Err(_) => {}
+    }
     let producer = Producer::open(&settings, &sending)?;
     let partitions = producer.partitions(&args.topic, PATIENCE)?;
     if let Some(partition) = args.partition.filter(|partition| *partition as usize >= partitions) {
@@ -98,7 +106,7 @@ async fn watch(
     out: &mut dyn Write,
 ) -> Result<u8, Fault> {
     let mut signals = Signals::listen();
-    let mut progress = Progress::new(args.progress, global.color, args.every, global.voice());
+    let mut progress = Progress::new(args.view.progress, global.color, args.view.every, global.voice());
     let (begun, mut meter) = (Instant::now(), RateMeter::default());
     let topic = args.topic.clone();
     let mut snapshot = |state: State| tally.snapshot(&topic, total, state, &mut meter);

@@ -3,14 +3,13 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueHint};
-use longshore_core::{Backoff, ErrorClass, RetryOn, gate::adaptive::Bounds};
+use longshore_core::gate::adaptive::Bounds;
 
 use crate::{
-    progress,
+    flags::{ChildArgs, LimitArgs, PaceArgs, RequestArgs, RetryArgs, ViewArgs, WhatArgs},
     run::{
         batch::BatchSize,
         checks::{Check, MaxFail, UntilOk},
-        http::StatusRanges,
         input::Format,
     },
     units,
@@ -24,15 +23,9 @@ pub struct RunArgs {
     #[arg(value_name = "INPUT", value_hint = ValueHint::FilePath)]
     pub inputs: Vec<OsString>,
 
-    /// Run this command for each record: a program and its arguments, no shell. Without any placeholder the record becomes the last argument
-    #[arg(last = true, value_name = "CMD")]
-    pub command: Vec<OsString>,
-    /// Send this HTTP request for each record: 'POST https://h/x/{id}'
-    #[arg(long, value_name = "[METHOD] URL", help_heading = "What")]
-    pub http: Option<String>,
-    /// Hand each record as a line to a child that stays alive, and read a line as its answer
-    #[arg(long, value_name = "COMMAND", help_heading = "What")]
-    pub pipe: Option<String>,
+    /// What runs.
+    #[command(flatten)]
+    pub what: WhatArgs,
     /// Send a task to a queue for each record, and take what its worker answers as the result
     #[arg(long, value_name = "NAME", help_heading = "What")]
     pub task: Option<String>,
@@ -108,12 +101,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Concurrency")]
     pub nice: Option<i32>,
 
-    /// Starts per time: 100/s, 500/min, 10/h
-    #[arg(short = 'r', long, value_name = "RATE", value_parser = units::rate, help_heading = "Pace")]
-    pub rate: Option<units::Rate>,
-    /// Starts at once after a pause; 1 spaces all starts evenly
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Pace")]
-    pub burst: u32,
+    /// How fast.
+    #[command(flatten, next_help_heading = "Pace")]
+    pub pace: PaceArgs,
     /// One rate for each value of this expression
     #[arg(long, value_name = "EXPR", requires = "rate", help_heading = "Pace")]
     pub rate_by: Option<String>,
@@ -127,12 +117,9 @@ pub struct RunArgs {
     /// Further attempts for a task that failed [HTTP: 3, else 0]
     #[arg(long, value_name = "N", help_heading = "Retries")]
     pub retries: Option<u32>,
-    /// Time between attempts: exp:200ms..30s, fixed:1s or list:1s,5s,60s
-    #[arg(long, value_name = "BACKOFF", default_value = "exp:200ms..30s", value_parser = backoff, help_heading = "Retries")]
-    pub backoff: BackoffArg,
-    /// Errors worth another attempt: connect, timeout, status:5xx, exit:75, signal … [HTTP: connect,timeout,status:429,status:5xx; else any but invalid]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = ErrorClass::parse, help_heading = "Retries")]
-    pub retry_on: Vec<ErrorClass>,
+    /// After which errors, and when.
+    #[command(flatten, next_help_heading = "Retries")]
+    pub retry: RetryArgs,
     /// Start no further attempt of a task that is older
     #[arg(long, value_name = "DUR", value_parser = units::duration, help_heading = "Retries")]
     pub give_up_after: Option<Duration>,
@@ -140,12 +127,9 @@ pub struct RunArgs {
     /// Limit of one attempt: a time, or a share of the median: 300% [HTTP: 30s]
     #[arg(short = 't', long, value_name = "DUR|PERCENT", value_parser = Timeout::parse, help_heading = "Time")]
     pub timeout: Option<Timeout>,
-    /// Limit for connecting
-    #[arg(long, value_name = "DUR", default_value = "5s", value_parser = units::duration, help_heading = "Time")]
-    pub connect_timeout: Duration,
-    /// From TERM to KILL
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration, help_heading = "Time")]
-    pub kill_after: Duration,
+    /// Limits of its parts.
+    #[command(flatten, next_help_heading = "Time")]
+    pub limits: LimitArgs,
     /// How long running tasks may go on after SIGTERM
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = units::duration, help_heading = "Time")]
     pub grace: Duration,
@@ -200,18 +184,9 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Output")]
     pub tag: bool,
 
-    /// Run the command through `sh -c`, every value quoted
-    #[arg(long, help_heading = "Commands")]
-    pub shell: bool,
-    /// What the command reads from its stdin (default: nothing)
-    #[arg(long, value_name = "EXPR", help_heading = "Commands")]
-    pub stdin: Option<String>,
-    /// Where the command runs
-    #[arg(long, value_name = "DIR", help_heading = "Commands", value_hint = ValueHint::DirPath)]
-    pub cwd: Option<PathBuf>,
-    /// A variable of the command's environment
-    #[arg(long, value_name = "K=EXPR", help_heading = "Commands")]
-    pub env: Vec<String>,
+    /// How a command is run.
+    #[command(flatten)]
+    pub child: ChildArgs,
 
     /// The task's arguments, a JSON array with placeholders: '["{url}"]' [a line is the one argument, an array the arguments, an object the keywords]
     #[arg(long = "args", value_name = "TPL", requires = "task", help_heading = "Task")]
@@ -223,36 +198,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "QUEUE", requires = "task", help_heading = "Task")]
     pub queue: Option<String>,
 
-    /// A request header: 'Name: value'
-    #[arg(short = 'H', long = "header", value_name = "HEADER", help_heading = "HTTP")]
-    pub header: Vec<String>,
-    /// The request's body, as JSON
-    #[arg(long, value_name = "TPL", conflicts_with_all = ["body", "form"], help_heading = "HTTP")]
-    pub body_json: Option<String>,
-    /// The request's body
-    #[arg(long, value_name = "TPL", conflicts_with = "form", help_heading = "HTTP")]
-    pub body: Option<String>,
-    /// A field of a form as the request's body
-    #[arg(long, value_name = "K=TPL", help_heading = "HTTP")]
-    pub form: Vec<String>,
-    /// Statuses that count as ok
-    #[arg(long, value_name = "RANGES", default_value = "200-299", value_parser = StatusRanges::parse, help_heading = "HTTP")]
-    pub ok: StatusRanges,
+    /// What a request is made of.
+    #[command(flatten)]
+    pub request: RequestArgs,
     /// Write each answer's body to a file in this directory
     #[arg(long, value_name = "DIR", help_heading = "HTTP", value_hint = ValueHint::DirPath)]
     pub save_body: Option<PathBuf>,
-    /// Most redirects to follow
-    #[arg(long, value_name = "N", default_value_t = 5, help_heading = "HTTP")]
-    pub redirects: u32,
-    /// Always speak HTTP/2
-    #[arg(long, help_heading = "HTTP")]
-    pub http2: bool,
-    /// Accept any certificate
-    #[arg(long, help_heading = "HTTP")]
-    pub insecure: bool,
-    /// A proxy, or `none` [the proxy variables]
-    #[arg(long, value_name = "URL", help_heading = "HTTP")]
-    pub proxy: Option<String>,
 
     /// A name: the job goes on where it stopped when it is run again
     #[arg(long, value_name = "NAME", help_heading = "Durable")]
@@ -273,12 +224,9 @@ pub struct RunArgs {
     #[arg(long, default_value = "rerun", value_parser = ["rerun", "skip"], help_heading = "Durable")]
     pub in_flight: String,
 
-    /// Progress: auto, bar, plain, json or none
-    #[arg(long, default_value = "auto", value_parser = progress::Mode::parse, help_heading = "View")]
-    pub progress: progress::Mode,
-    /// Time between plain lines
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration, help_heading = "View")]
-    pub every: Duration,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub view: ViewArgs,
     /// The summary: text, json or none
     #[arg(long, default_value = "text", value_parser = ["text", "json", "none"], help_heading = "View")]
     pub summary: String,
@@ -352,39 +300,6 @@ impl Timeout {
     }
 }
 
-/// `--backoff`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BackoffArg(pub Backoff, pub String);
-
-impl Default for BackoffArg {
-    fn default() -> Self {
-        Self(Backoff::DEFAULT, "exp:200ms..30s".to_owned())
-    }
-}
-
-/// Reads `--backoff`.
-///
-/// # Errors
-/// A sentence for people.
-pub fn backoff(text: &str) -> Result<BackoffArg, String> {
-    let bad = || format!("`{text}` is not a backoff; write exp:200ms..30s, fixed:1s or list:1s,5s,60s");
-    let (kind, rest) = text.split_once(':').ok_or_else(bad)?;
-    let backoff = match kind {
-        "exp" => {
-            let (base, cap) = rest.split_once("..").ok_or_else(bad)?;
-            let (base, cap) = (units::duration(base)?, units::duration(cap)?);
-            if base > cap {
-                return Err(format!("the first wait of `{text}` is longer than its longest one"));
-            }
-            Backoff::Exponential { base, cap }
-        }
-        "fixed" => Backoff::Fixed(units::duration(rest)?),
-        "list" => Backoff::List(rest.split(',').map(units::duration).collect::<Result<_, _>>()?),
-        _ => return Err(bad()),
-    };
-    Ok(BackoffArg(backoff, text.to_owned()))
-}
-
 /// `--durable`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DurableArg(pub crate::run::journal::Durability);
@@ -398,20 +313,4 @@ fn durable(text: &str) -> Result<DurableArg, String> {
         Some(("batch", time)) => Durability::Batch(units::duration(time)?),
         _ => return Err(format!("`{text}` is not a mode of the journal; write off, batch:50ms or each")),
     }))
-}
-
-impl RunArgs {
-    /// Which errors are retried, given what runs.
-    pub fn retry_on(&self, http: bool) -> RetryOn {
-        if !self.retry_on.is_empty() {
-            return RetryOn::Only(self.retry_on.clone());
-        }
-        if http { retry_on_http() } else { RetryOn::default() }
-    }
-}
-
-/// The errors of a request that are retried unless told otherwise.
-pub fn retry_on_http() -> RetryOn {
-    let classes = ["connect", "timeout", "status:429", "status:5xx"];
-    RetryOn::Only(classes.iter().filter_map(|class| ErrorClass::parse(class).ok()).collect())
 }

@@ -40,32 +40,33 @@ pub struct CommandPlan {
 
 impl CommandPlan {
     pub(super) fn compile(args: &RunArgs, env: Vec<(OsString, Expr)>, shape: &Shape) -> Result<Self, String> {
-        let mut stream = args.split.is_some() && args.stdin.as_deref().is_some_and(|text| text.trim() == "{}");
+        let mut stream = args.split.is_some() && args.child.stdin.as_deref().is_some_and(|text| text.trim() == "{}");
         let stdin = args
+            .child
             .stdin
             .as_deref()
             .filter(|_| !stream)
             .map(|text| Expr::parse(text, shape))
             .transpose()
             .map_err(|error| format!("--stdin: {error}"))?;
-        let mut words = args.command.clone();
+        let mut words = args.what.command.clone();
         let text = shell_words::join(words.iter().map(|word| word.to_string_lossy()));
         let parse = |word: &OsString| Template::parse(word.as_encoded_bytes(), shape);
         let mut argv = words.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(|error| format!("the command: {error}"))?;
         // As xargs and parallel do it: a command that uses its record nowhere gets it as last argument. A range of a file is too long for that.
-        let unused = argv.iter().all(Template::is_constant) && args.stdin.is_none() && env.iter().all(|(_, expr)| expr.is_constant());
+        let unused = argv.iter().all(Template::is_constant) && args.child.stdin.is_none() && env.iter().all(|(_, expr)| expr.is_constant());
         stream |= unused && args.split.is_some();
         if unused && !stream {
             words.push("{}".into());
             argv.push(parse(&"{}".into()).map_err(|error| error.to_string())?);
         }
-        let shell = if args.shell {
+        let shell = if args.child.shell {
             let text = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
             Some(Template::parse(&text, shape).map_err(|error| format!("the command: {error}"))?)
         } else {
             None
         };
-        if let Some(cwd) = args.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
+        if let Some(cwd) = args.child.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
             return Err(format!("--cwd {}: no such directory", cwd.display()));
         }
         let max_output = usize::try_from(args.max_output).unwrap_or(usize::MAX);
@@ -76,9 +77,9 @@ impl CommandPlan {
             stdin,
             stream,
             env,
-            cwd: args.cwd.clone(),
+            cwd: args.child.cwd.clone(),
             batch,
-            kill_after: args.kill_after,
+            kill_after: args.limits.kill_after,
             max_output,
             memory: None,
             text,

@@ -94,8 +94,9 @@ impl Ready {
         let counts = Arc::new(Counts::default());
         let window = self.plan.output.ordered_from.map(|first| Arc::new(Window::new(self.args.order_window, first)));
         let show_on_stdout = self.plan.output.file.is_none() && self.plan.output.emit != Emit::None;
-        let bar = voice.progress(self.args.progress).resolve(std::io::IsTerminal::is_terminal(&std::io::stderr())) == progress::Mode::Bar;
-        let progress = Arc::new(Mutex::new(Some(Progress::new(self.args.progress, color, self.args.every, voice))));
+        let bar =
+            voice.progress(self.args.view.progress).resolve(std::io::IsTerminal::is_terminal(&std::io::stderr())) == progress::Mode::Bar;
+        let progress = Arc::new(Mutex::new(Some(Progress::new(self.args.view.progress, color, self.args.view.every, voice))));
         let hooks = Hooks {
             failed: {
                 let tell = tell.clone();
@@ -394,7 +395,7 @@ impl Ready {
         summary.width = u32::try_from(left.width).unwrap_or(u32::MAX);
         summary.durable = journaled;
         summary.at_least = !ended && left.total.is_none();
-        summary.pace = self.args.rate.map(|rate| rate.to_string());
+        summary.pace = self.args.pace.rate.map(|rate| rate.to_string());
         summary.waited.retain(|(waited, _)| *waited != Waited::Slots || what.is_http());
         summary.results = self.plan.output.file.clone().filter(|_| regular).map(|path| {
             let lines = count_records(std::slice::from_ref(&path), Format::Lines).unwrap_or(0);

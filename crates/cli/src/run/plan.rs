@@ -77,7 +77,7 @@ impl Plan {
         let input = Input::open(&input_options)
             .map_err(|error| RunError { code: if error.is_usage() { 2 } else { 3 }, message: error.to_string() })?;
         let mut shape = Shape::of(&input);
-        if args.http.is_some() {
+        if args.what.http.is_some() {
             shape = shape.with_extra(&["host"]);
         }
         let what = What::compile(args, &Shape::of(&input)).map_err(usage)?;
@@ -101,7 +101,7 @@ impl Plan {
             limit_exprs.push(expr("--per", text)?);
             limits.push(Limit { name: text.into(), concurrency: Some(most), rate: None });
         }
-        let mut rate = args.rate.map(|rate| core_rate(rate, args.burst));
+        let mut rate = args.pace.bucket();
         if let Some(text) = &args.rate_by {
             limit_exprs.push(expr("--rate-by", text)?);
             limits.push(Limit { name: text.as_str().into(), concurrency: None, rate: rate.take() });
@@ -113,7 +113,7 @@ impl Plan {
                 None => None,
                 Some(text) => {
                     let rate = units::rate(text).map_err(|error| usage(format!("limit {name}: {error}")))?;
-                    Some(core_rate(rate, u32::try_from(limit.burst).unwrap_or(u32::MAX)))
+                    Some(rate.with_burst(u32::try_from(limit.burst).unwrap_or(u32::MAX)))
                 }
             };
             let most = limit.concurrency.map(|most| usize::try_from(most).unwrap_or(usize::MAX).max(1));
@@ -124,7 +124,8 @@ impl Plan {
             // Where a broker is configured its bucket is shared; how many run at once is counted here alone.
             let limit_rate = match (&args.place, limit_rate) {
                 (Some(place), Some(rate)) => {
-                    shared = Some(SharedLimit { name: name.clone(), rate, by, broker: place.broker.clone(), host: args.http.is_some() });
+                    shared =
+                        Some(SharedLimit { name: name.clone(), rate, by, broker: place.broker.clone(), host: args.what.http.is_some() });
                     None
                 }
                 (_, rate) => rate,
@@ -175,8 +176,8 @@ impl Plan {
         let http = what.is_http();
         let retry = RetryPolicy {
             retries: args.retries.unwrap_or(if http { HTTP_RETRIES } else { 0 }),
-            backoff: args.backoff.0.clone(),
-            on: args.retry_on(http),
+            backoff: args.retry.backoff.0.clone(),
+            on: args.retry.on(http),
             give_up_after: args.give_up_after,
         };
         let timeout = args.timeout.or(http.then_some(Timeout::Fixed(HTTP_TIMEOUT)));
@@ -291,10 +292,6 @@ impl Plan {
     pub fn counts_keys(&self) -> bool {
         self.rules.dups != Dups::Run
     }
-}
-
-fn core_rate(rate: units::Rate, burst: u32) -> Rate {
-    Rate { count: rate.count, per: rate.per, burst }
 }
 
 fn source_name(source: &Source) -> String {

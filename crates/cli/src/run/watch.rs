@@ -161,7 +161,7 @@ impl Watch<'_> {
                     self.early = Some(format!("stopped after {limit} (--job-timeout)"));
                     self.drain();
                     self.handle.stop(Stop::Soft);
-                    grace.set(sleep_or_never(Some(self.args.kill_after)));
+                    grace.set(sleep_or_never(Some(self.args.limits.kill_after)));
                 }
                 () = &mut grace => {
                     // After the grace of SIGTERM softly, then by force.
@@ -171,7 +171,7 @@ impl Watch<'_> {
                     if how == Stop::Hard {
                         reader.set(sleep_or_never(Some(PATIENCE)));
                     }
-                    grace.set(sleep_or_never((how == Stop::Soft).then_some(self.args.kill_after)));
+                    grace.set(sleep_or_never((how == Stop::Soft).then_some(self.args.limits.kill_after)));
                 }
                 _ = tick.tick() => {
                     ticks += 1;
@@ -221,7 +221,7 @@ impl Watch<'_> {
             let limit = snapshot.summary.run.p50.mul_f64(*share);
             self.handle.set_timeout(Some(limit));
             overdue.set(limit);
-            overdue.end_children(&snapshot.running, self.children, self.args.kill_after);
+            overdue.end_children(&snapshot.running, self.children, self.args.limits.kill_after);
         }
         self.active = snapshot.active;
         // What it was set to, or what it has found.

@@ -63,21 +63,25 @@ impl What {
     /// # Errors
     /// A sentence for people: not exactly one WHAT, a bad template, a field that cannot be there.
     pub fn compile(args: &RunArgs, shape: &Shape) -> Result<Self, String> {
-        let given = [!args.command.is_empty(), args.http.is_some(), args.pipe.is_some(), args.task.is_some(), args.noop];
+        let given = [!args.what.command.is_empty(), args.what.http.is_some(), args.what.pipe.is_some(), args.task.is_some(), args.noop];
         match given.iter().filter(|given| **given).count() {
             0 => return Err("nothing to run: write -- CMD ARG…, --http 'GET URL', --pipe 'COMMAND' or --task NAME".to_owned()),
             1 => {}
             _ => return Err("more than one thing to run: -- CMD, --http, --pipe and --task exclude each other".to_owned()),
         }
-        if let Some(text) = &args.http {
+        if let Some(text) = &args.what.http {
             return http_plan(text, args, shape).map(|plan| What::Http(Arc::new(plan)));
         }
         if let Some(task) = &args.task {
             return TaskPlan::compile(task, args, shape).map(|plan| What::Task(Arc::new(plan)));
         }
-        let env =
-            args.env.iter().map(|pair| env_pair(pair, shape).map_err(|error| format!("--env {error}"))).collect::<Result<Vec<_>, _>>()?;
-        if let Some(text) = &args.pipe {
+        let env = args
+            .child
+            .env
+            .iter()
+            .map(|pair| env_pair(pair, shape).map_err(|error| format!("--env {error}")))
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(text) = &args.what.pipe {
             return PipePlan::compile(text, env, args).map(|plan| What::Pipe(Arc::new(plan)));
         }
         if args.noop {
@@ -422,14 +426,14 @@ pub(crate) fn env_pair(pair: &str, shape: &Shape) -> Result<(OsString, Expr), St
 
 fn http_plan(text: &str, args: &RunArgs, shape: &Shape) -> Result<HttpPlan, String> {
     let options = HttpOptions {
-        ok: args.ok.clone(),
+        ok: args.request.ok.clone(),
         // The engine times attempts.
         timeout: None,
-        connect_timeout: args.connect_timeout,
-        redirects: args.redirects,
-        http2: args.http2,
-        insecure: args.insecure,
-        proxy: args.proxy.clone(),
+        connect_timeout: args.limits.connect_timeout,
+        redirects: args.request.redirects,
+        http2: args.request.http2,
+        insecure: args.request.insecure,
+        proxy: args.request.proxy.clone(),
         max_body: usize::try_from(args.max_output.max(1 << 20)).unwrap_or(usize::MAX),
         retry_after: !args.no_retry_after,
         guard: None,
@@ -439,10 +443,10 @@ fn http_plan(text: &str, args: &RunArgs, shape: &Shape) -> Result<HttpPlan, Stri
     }
     let words = HttpWords {
         dashes: true,
-        headers: &args.header,
-        body_json: args.body_json.as_deref(),
-        body: args.body.as_deref(),
-        form: &args.form,
+        headers: &args.request.header,
+        body_json: args.request.body_json.as_deref(),
+        body: args.request.body.as_deref(),
+        form: &args.request.form,
     };
     HttpPlan::compile(text, &words, shape, options, args.save_body.clone())
 }
@@ -456,10 +460,10 @@ impl PipePlan {
         }
         let limits = pipe::Limits {
             max_answer: usize::try_from(args.max_record).unwrap_or(usize::MAX),
-            kill_after: args.kill_after,
+            kill_after: args.limits.kill_after,
             ..pipe::Limits::default()
         };
-        Ok(Self { argv, env, cwd: args.cwd.clone(), limits, text: text.to_owned() })
+        Ok(Self { argv, env, cwd: args.child.cwd.clone(), limits, text: text.to_owned() })
     }
 
     /// The children, none of which is started yet.

@@ -2,14 +2,14 @@
 
 use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
-use longshore_core::{Backoff, ErrorClass, LaneKind, RetryOn, RetryPolicy, lane::child::Limits};
+use longshore_core::{Backoff, ErrorClass, LaneKind, RetryPolicy, lane::child::Limits};
 use longshore_worker::{Acks, RateScope, TaskPolicy};
 
 use super::pipe;
 use crate::{
     config::{Config, ConfigError, Section, Value},
+    flags::{BackoffArg, retry_on},
     run::{
-        args::{backoff, retry_on_http},
         command::CommandPlan,
         http::{Guard, HttpOptions, HttpPlan, HttpWords, StatusRanges},
         pipe::Limits as PipeLimits,
@@ -227,11 +227,11 @@ impl Keys<'_> {
 
     fn retry(&self, http: bool) -> Result<RetryPolicy, ConfigError> {
         let retries = self.whole("retries")?.map(|retries| u32::try_from(retries).unwrap_or(u32::MAX));
-        let on = self.read("retry-on", |list| list.split(',').map(|class| ErrorClass::parse(class.trim())).collect())?;
+        let on: Option<Vec<_>> = self.read("retry-on", |list| list.split(',').map(|class| ErrorClass::parse(class.trim())).collect())?;
         Ok(RetryPolicy {
             retries: retries.unwrap_or(if http { 3 } else { 0 }),
-            backoff: self.read("backoff", backoff)?.map_or(Backoff::DEFAULT, |backoff| backoff.0),
-            on: on.map_or_else(|| if http { retry_on_http() } else { RetryOn::default() }, RetryOn::Only),
+            backoff: self.read("backoff", BackoffArg::parse)?.map_or(Backoff::DEFAULT, |backoff| backoff.0),
+            on: retry_on(&on.unwrap_or_default(), http),
             give_up_after: None,
         })
     }

@@ -99,8 +99,9 @@ impl Consumer {
             None => None,
             Some(topics) => {
                 let mut config = consumer.settings.config();
-                // What was read may be written, whatever this side's limit; the topic's own counts.
-                config.set("enable.idempotence", "true").set("message.max.bytes", "1000000000").set("linger.ms", "5");
+                // What was read may be written, whatever this side's limit; the topic's own counts. Each alone: a topic that finds one too large refuses
+                // its whole batch, and the others would lose their values with it.
+                config.set("enable.idempotence", "true").set("message.max.bytes", "1000000000").set("batch.num.messages", "1");
                 consumer.settings.finish(&mut config);
                 let dead = Dead::new(&config, consumer.group.clone(), topics);
                 Some(dead.map_err(|error| refused(format!("no producer for dead letters: {error}")))?)
@@ -135,7 +136,7 @@ impl Consumer {
         };
         let committer = Committer::new(make, exchange.clone()).map_err(no_thread)?;
         let desk = Desk::new(rules, exchange.clone(), client.clone(), gate, dead, MOST_CHARACTERS, committer);
-        *client.context().desk() = Some(desk);
+        *client.context().own.desk() = Some(desk);
         let topics: Vec<&str> = consumer.topics.iter().map(String::as_str).collect();
         client.subscribe(&topics).map_err(|error| refused(format!("group `{}`: {error}", consumer.group)))?;
 
@@ -258,8 +259,8 @@ impl Consumer {
     }
 
     fn client(&self, partitions: usize, exchange: &Arc<Exchange>) -> Result<Arc<BaseConsumer<Hooks>>, BrokerError> {
-        let hooks = Hooks::new();
-        let (events, woken) = (hooks.events.clone(), exchange.clone());
+        let hooks = Hooks::default();
+        let (events, woken) = (hooks.own.events.clone(), exchange.clone());
         let mut client: BaseConsumer<Hooks> = self
             .config(partitions)
             .create_with_context(hooks)

@@ -176,11 +176,11 @@ async fn a_server_that_freezes_is_waited_for_and_goes_on_at_once() {
     other.serve("q", false);
     let working = tokio::spawn(async move { work(&*consumer, 200).await });
     publish(&*direct, 0, 100).await;
-    server.signal("STOP");
+    server.freeze();
     // Longer than the lease.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let resumed = Instant::now();
-    server.signal("CONT");
+    server.thaw();
     publish(&*direct, 100, 200).await;
     let ledger = tokio::time::timeout(Duration::from_secs(20), working).await.unwrap().unwrap();
     assert!(resumed.elapsed() < Duration::from_secs(2), "it went on after {:?}", resumed.elapsed());

@@ -1,42 +1,40 @@
 //! What the command line of `kafka consume` says, as clap reads it.
 
-use std::{
-    ffi::OsString,
-    path::PathBuf,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use clap::{Args, FromArgMatches, ValueHint};
+use clap::{Args, FromArgMatches};
 use longshore_brokers::kafka::{Consumer, DeadLetter, Order, Settings, Start};
-use longshore_core::{ErrorClass, RetryOn, RetryPolicy};
+use longshore_core::RetryPolicy;
 
 use crate::{
+    flags::{ChildArgs, LimitArgs, PaceArgs, RequestArgs, RetryArgs, ViewArgs, WhatArgs},
     kafka::{link::LinkArgs, topics::topic_name},
-    progress,
-    run::{
-        args::{BackoffArg, RunArgs, backoff, retry_on_http},
-        http::StatusRanges,
-    },
+    run::args::RunArgs,
     units,
 };
 
 /// `longshore kafka consume`
 #[derive(Args, Clone, Debug)]
-#[command(after_help = AFTER, args_override_self = true)]
+#[command(
+    after_help = AFTER,
+    args_override_self = true,
+    // What is said otherwise than for `run`.
+    mut_arg("command", |arg| arg.help("Run this command for each record, its value on stdin: a program and its arguments, no shell")),
+    mut_arg("pipe", |arg| arg.help("Hand each value as a line to a child that stays alive, and read a line as its answer")),
+    mut_arg("stdin", |arg| arg.help("What the command reads from its stdin [the value]")),
+    mut_arg("body", |arg| arg.help("The request's body: '{}' is the value")),
+    mut_arg("insecure", |arg| arg.help("Accept any certificate of the HTTP server")),
+    mut_arg("connect_timeout", |arg| arg.help_heading("HTTP")),
+    mut_arg("kill_after", |arg| arg.help_heading("Commands"))
+)]
 pub struct ConsumeArgs {
     /// The topics
     #[arg(value_name = "TOPIC", required = true, value_parser = topic_name)]
     pub topics: Vec<String>,
 
-    /// Run this command for each record, its value on stdin: a program and its arguments, no shell
-    #[arg(last = true, value_name = "CMD")]
-    pub command: Vec<OsString>,
-    /// Send this HTTP request for each record: 'POST https://h/x/{id}'
-    #[arg(long, value_name = "[METHOD] URL", help_heading = "What")]
-    pub http: Option<String>,
-    /// Hand each value as a line to a child that stays alive, and read a line as its answer
-    #[arg(long, value_name = "COMMAND", help_heading = "What")]
-    pub pipe: Option<String>,
+    /// What runs.
+    #[command(flatten)]
+    pub what: WhatArgs,
     /// Wait so long for each record, and do nothing: 10ms, or 5ms..50ms
     #[arg(long, value_name = "DUR[..DUR]", value_parser = Sleep::parse, help_heading = "What")]
     pub sleep: Option<Sleep>,
@@ -81,22 +79,16 @@ pub struct ConsumeArgs {
     /// The most bytes that the client reads ahead, over all partitions
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = units::size, help_heading = "Concurrency")]
     pub buffers: u64,
-    /// Starts per time: 100/s, 500/min, 10/h
-    #[arg(short = 'r', long, value_name = "RATE", value_parser = units::rate, help_heading = "Concurrency")]
-    pub rate: Option<units::Rate>,
-    /// Starts at once after a pause; 1 spaces all starts evenly
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Concurrency")]
-    pub burst: u32,
+    /// How fast.
+    #[command(flatten, next_help_heading = "Concurrency")]
+    pub pace: PaceArgs,
 
     /// Further attempts for a record that failed
     #[arg(long, value_name = "N", default_value_t = 4, help_heading = "Failures")]
     pub retries: u32,
-    /// Time between attempts: exp:200ms..30s, fixed:1s or list:1s,5s,60s
-    #[arg(long, value_name = "BACKOFF", default_value = "exp:200ms..30s", value_parser = backoff, help_heading = "Failures")]
-    pub backoff: BackoffArg,
-    /// Errors worth another attempt: connect, timeout, status:5xx, exit:75, signal … [HTTP: connect,timeout,status:429,status:5xx; else any but invalid]
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = ErrorClass::parse, help_heading = "Failures")]
-    pub retry_on: Vec<ErrorClass>,
+    /// After which errors, and when.
+    #[command(flatten, next_help_heading = "Failures")]
+    pub retry: RetryArgs,
     /// Limit of one attempt [HTTP: 30s]
     #[arg(short = 't', long, value_name = "DUR", value_parser = units::duration, help_heading = "Failures")]
     pub timeout: Option<Duration>,
@@ -114,57 +106,23 @@ pub struct ConsumeArgs {
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = units::size, help_heading = "Output")]
     pub max_output: u64,
 
-    /// Run the command through `sh -c`, every value quoted
-    #[arg(long, help_heading = "Commands")]
-    pub shell: bool,
-    /// What the command reads from its stdin [the value]
-    #[arg(long, value_name = "EXPR", help_heading = "Commands")]
-    pub stdin: Option<String>,
-    /// Where the command runs
-    #[arg(long, value_name = "DIR", help_heading = "Commands", value_hint = ValueHint::DirPath)]
-    pub cwd: Option<PathBuf>,
-    /// A variable of the command's environment
-    #[arg(long, value_name = "K=EXPR", help_heading = "Commands")]
-    pub env: Vec<String>,
-    /// From TERM to KILL
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration, help_heading = "Commands")]
-    pub kill_after: Duration,
-
-    /// A request header: 'Name: value'
-    #[arg(short = 'H', long = "header", value_name = "HEADER", help_heading = "HTTP")]
-    pub header: Vec<String>,
-    /// The request's body, as JSON
-    #[arg(long, value_name = "TPL", conflicts_with_all = ["body", "form"], help_heading = "HTTP")]
-    pub body_json: Option<String>,
-    /// The request's body: '{}' is the value
-    #[arg(long, value_name = "TPL", conflicts_with = "form", help_heading = "HTTP")]
-    pub body: Option<String>,
-    /// A field of a form as the request's body
-    #[arg(long, value_name = "K=TPL", help_heading = "HTTP")]
-    pub form: Vec<String>,
-    /// Statuses that count as ok
-    #[arg(long, value_name = "RANGES", default_value = "200-299", value_parser = StatusRanges::parse, help_heading = "HTTP")]
-    pub ok: StatusRanges,
-    /// Limit for connecting
-    #[arg(long, value_name = "DUR", default_value = "5s", value_parser = units::duration, help_heading = "HTTP")]
-    pub connect_timeout: Duration,
-    /// Accept any certificate of the HTTP server
-    #[arg(long, help_heading = "HTTP")]
-    pub insecure: bool,
-    /// A proxy, or `none` [the proxy variables]
-    #[arg(long, value_name = "URL", help_heading = "HTTP")]
-    pub proxy: Option<String>,
+    /// How a command is run.
+    #[command(flatten)]
+    pub child: ChildArgs,
+    /// What a request is made of.
+    #[command(flatten)]
+    pub request: RequestArgs,
+    /// Limits of its parts.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 
     /// Where Kafka is.
     #[command(flatten)]
     pub link: LinkArgs,
 
-    /// Progress: auto, bar, plain, json or none
-    #[arg(long, default_value = "auto", value_parser = progress::Mode::parse, help_heading = "View")]
-    pub progress: progress::Mode,
-    /// Time between plain lines
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration, help_heading = "View")]
-    pub every: Duration,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub view: ViewArgs,
     /// The summary: text, json or none
     #[arg(long, default_value = "text", value_parser = ["text", "json", "none"], help_heading = "View")]
     pub summary: String,
@@ -243,7 +201,7 @@ impl ConsumeArgs {
 
     /// How many things it says to run.
     pub fn whats(&self) -> usize {
-        [!self.command.is_empty(), self.http.is_some(), self.pipe.is_some(), self.sleep.is_some()]
+        [!self.what.command.is_empty(), self.what.http.is_some(), self.what.pipe.is_some(), self.sleep.is_some()]
             .into_iter()
             .filter(|given| *given)
             .count()
@@ -263,7 +221,12 @@ impl ConsumeArgs {
             .max_parked(self.max_parked)
             .resume_at(self.resume_at)
             .pause_interval(self.pause_interval)
-            .retry(self.retry())
+            .retry(RetryPolicy {
+                retries: self.retries,
+                backoff: self.retry.backoff.0.clone(),
+                on: self.retry.on(self.what.http.is_some()),
+                give_up_after: None,
+            })
             .dead_letter(self.dead_letter.clone().unwrap_or_else(|| if self.can_fail() { DeadLetter::default() } else { DeadLetter::Skip }))
             .commit_every(self.commit_every)
             .drain(self.drain)
@@ -275,22 +238,13 @@ impl ConsumeArgs {
         if let Some(member) = &self.member {
             consumer = consumer.member(member);
         }
-        if let Some(rate) = &self.rate {
-            consumer = consumer.rate(longshore_core::Rate { count: rate.count, per: rate.per, burst: self.burst });
+        if let Some(rate) = self.pace.bucket() {
+            consumer = consumer.rate(rate);
         }
-        if let Some(limit) = self.timeout.or(self.http.is_some().then_some(Duration::from_secs(30))) {
+        if let Some(limit) = self.timeout.or(self.what.http.is_some().then_some(Duration::from_secs(30))) {
             consumer = consumer.timeout(limit);
         }
         if self.until_end { consumer.until_end() } else { consumer }
-    }
-
-    fn retry(&self) -> RetryPolicy {
-        let on = match (self.retry_on.is_empty(), self.http.is_some()) {
-            (false, _) => RetryOn::Only(self.retry_on.clone()),
-            (true, true) => retry_on_http(),
-            (true, false) => RetryOn::default(),
-        };
-        RetryPolicy { retries: self.retries, backoff: self.backoff.0.clone(), on, give_up_after: None }
     }
 
     /// The arguments of `run` that say the same of what runs for a record, so that it is compiled there.
@@ -300,24 +254,13 @@ impl ConsumeArgs {
     pub fn as_run(&self) -> Result<RunArgs, String> {
         let matches = RunArgs::augment_args(clap::Command::new("run")).try_get_matches_from(["run"]);
         let mut args = matches.and_then(|matches| RunArgs::from_arg_matches(&matches)).map_err(|error| error.to_string())?;
-        args.command.clone_from(&self.command);
-        args.http.clone_from(&self.http);
-        args.pipe.clone_from(&self.pipe);
-        args.shell = self.shell;
+        args.what.clone_from(&self.what);
+        args.child.clone_from(&self.child);
         // A command that uses its record nowhere would get it as an argument; here it has it on stdin.
-        args.stdin = Some(self.stdin.clone().unwrap_or_else(|| "{}".to_owned()));
-        args.cwd.clone_from(&self.cwd);
-        args.env.clone_from(&self.env);
-        args.kill_after = self.kill_after;
+        args.child.stdin.get_or_insert_with(|| "{}".to_owned());
+        args.request.clone_from(&self.request);
+        args.limits.clone_from(&self.limits);
         args.max_output = self.max_output;
-        args.header.clone_from(&self.header);
-        args.body_json.clone_from(&self.body_json);
-        args.body.clone_from(&self.body);
-        args.form.clone_from(&self.form);
-        args.ok = self.ok.clone();
-        args.connect_timeout = self.connect_timeout;
-        args.insecure = self.insecure;
-        args.proxy.clone_from(&self.proxy);
         Ok(args)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     pin::pin,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -40,12 +39,18 @@ pub(super) struct Watched {
 
 /// Watches a consumer.
 pub(super) struct Watch<'a> {
-    args: &'a ConsumeArgs,
-    handle: ConsumerHandle,
-    children: &'a Children,
-    fates: Arc<Fates>,
-    screen: Screen,
-    deaf: bool,
+    pub(super) args: &'a ConsumeArgs,
+    pub(super) handle: ConsumerHandle,
+    pub(super) children: &'a Children,
+    pub(super) fates: &'a Fates,
+    pub(super) screen: Screen,
+    /// Keys are not listened to.
+    pub(super) deaf: bool,
+    pub(super) seen: Seen,
+}
+
+/// What was seen and asked for so far.
+pub(super) struct Seen {
     meter: RateMeter,
     machine: Machine,
     state: State,
@@ -55,22 +60,9 @@ pub(super) struct Watch<'a> {
     most_active: usize,
 }
 
-impl<'a> Watch<'a> {
-    pub(super) fn new(
-        args: &'a ConsumeArgs,
-        handle: ConsumerHandle,
-        children: &'a Children,
-        fates: Arc<Fates>,
-        screen: Screen,
-        deaf: bool,
-    ) -> Self {
+impl Default for Seen {
+    fn default() -> Self {
         Self {
-            args,
-            handle,
-            children,
-            fates,
-            screen,
-            deaf,
             meter: RateMeter::over(Duration::from_secs(3)),
             machine: Machine::default(),
             state: State::Running,
@@ -80,7 +72,9 @@ impl<'a> Watch<'a> {
             most_active: 0,
         }
     }
+}
 
+impl Watch<'_> {
     /// Until nothing is left to do.
     pub(super) async fn until_end(mut self, running: RunningConsumer) -> Watched {
         let begun = Instant::now();
@@ -103,8 +97,9 @@ impl<'a> Watch<'a> {
         };
         drop(keys);
         self.tell();
-        self.screen.finish(self.last.as_ref());
-        Watched { summary, wall: begun.elapsed(), signal: self.signal, last: self.last, most_active: self.most_active }
+        let Seen { signal, last, most_active, .. } = self.seen;
+        self.screen.finish(last.as_ref());
+        Watched { summary, wall: begun.elapsed(), signal, last, most_active }
     }
 
     fn tell(&self) {
@@ -117,18 +112,18 @@ impl<'a> Watch<'a> {
         let Ok(Some(view)) = tokio::time::timeout(LOOK, self.handle.snapshot()).await else { return };
         let now = Instant::now();
         // What is left of a rate after a minute without records is none.
-        let rate = Some(self.meter.update(now, view.counts.done)).filter(|rate| *rate >= 0.01).unwrap_or(0.0);
-        self.most_active = self.most_active.max(view.engine.active);
+        let rate = Some(self.seen.meter.update(now, view.counts.done)).filter(|rate| *rate >= 0.01).unwrap_or(0.0);
+        self.seen.most_active = self.seen.most_active.max(view.engine.active);
         let (name, group) = (self.args.topics.join(" "), self.args.group());
-        let moment = Moment { name, group, view, rate, cost: self.machine.look(now), state: self.state };
+        let moment = Moment { name, group, view, rate, cost: self.seen.machine.look(now), state: self.seen.state };
         self.screen.update(&moment, now);
-        self.last = Some(moment);
+        self.seen.last = Some(moment);
     }
 
     fn interrupt(&mut self) {
-        self.interrupts += 1;
-        self.signal.get_or_insert(2);
-        match self.interrupts {
+        self.seen.interrupts += 1;
+        self.seen.signal.get_or_insert(2);
+        match self.seen.interrupts {
             1 => {
                 self.stop();
                 let grace = show_duration(self.args.grace);
@@ -147,18 +142,18 @@ impl<'a> Watch<'a> {
     }
 
     fn terminate(&mut self) {
-        self.signal.get_or_insert(15);
+        self.seen.signal.get_or_insert(15);
         self.stop();
         self.screen.note(&format!(" stopping: nothing more is read; what is in work has {}", show_duration(self.args.grace)));
     }
 
     fn stop(&mut self) {
-        self.state = State::Stopping;
+        self.seen.state = State::Stopping;
         self.handle.stop();
     }
 
     async fn key(&mut self, key: char) {
-        let Some(view) = self.last.as_ref().map(|moment| &moment.view) else { return };
+        let Some(view) = self.seen.last.as_ref().map(|moment| &moment.view) else { return };
         let tenth = |number: usize, up: bool| {
             let step = (number / 10).max(1);
             if up { number + step } else { number.saturating_sub(step).max(1) }
@@ -174,12 +169,12 @@ impl<'a> Watch<'a> {
                 self.handle.set_max_in_flight(most);
                 self.look().await;
             }
-            'p' if self.state == State::Running => {
-                self.state = State::Paused;
+            'p' if self.seen.state == State::Running => {
+                self.seen.state = State::Paused;
                 self.handle.engine().pause();
             }
-            'p' if self.state == State::Paused => {
-                self.state = State::Running;
+            'p' if self.seen.state == State::Paused => {
+                self.seen.state = State::Running;
                 self.handle.engine().resume();
             }
             's' => self.list().await,

@@ -46,7 +46,7 @@ impl Plan {
             None if args.whats() == 0 => Ok(Self::Print),
             None => {
                 let what = What::compile(&args.as_run()?, &Shape::json().with_extra(NAMES))?;
-                Ok(Self::Run(Box::new(what), args.stdin.is_none()))
+                Ok(Self::Run(Box::new(what), args.child.stdin.is_none()))
             }
         }
     }

@@ -6,15 +6,20 @@ use clap::{Args, ValueHint};
 use longshore_brokers::kafka::Acks;
 
 use crate::{
+    flags::{PaceArgs, ViewArgs},
     kafka::{fake::Kind, link::LinkArgs, topics::topic_name},
-    progress,
     run::input::Format,
     units,
 };
 
 /// `longshore kafka produce`
 #[derive(Args, Clone, Debug)]
-#[command(after_help = AFTER)]
+#[command(
+    after_help = AFTER,
+    // Records are no attempts that start.
+    mut_arg("rate", |arg| arg.help("Records per time: 2000/s, 500/min")),
+    mut_arg("burst", |arg| arg.help("Records at once after a pause; 1 spaces all of them evenly"))
+)]
 pub struct ProduceArgs {
     /// The topic
     #[arg(value_parser = topic_name)]
@@ -54,12 +59,9 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = units::size, help_heading = "Records")]
     pub max_record: u64,
 
-    /// Records per time: 2000/s, 500/min
-    #[arg(short = 'r', long, value_name = "RATE", value_parser = units::rate, help_heading = "Sending")]
-    pub rate: Option<units::Rate>,
-    /// Records at once after a pause; 1 spaces all of them evenly
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Sending")]
-    pub burst: u32,
+    /// How fast.
+    #[command(flatten, next_help_heading = "Sending")]
+    pub pace: PaceArgs,
     /// Everything into this partition [by the key, as Java's clients do it; without a key any]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..), help_heading = "Sending")]
     pub partition: Option<i32>,
@@ -76,12 +78,9 @@ pub struct ProduceArgs {
     #[command(flatten)]
     pub link: LinkArgs,
 
-    /// Progress: auto, bar, plain, json or none
-    #[arg(long, default_value = "auto", value_parser = progress::Mode::parse, help_heading = "View")]
-    pub progress: progress::Mode,
-    /// Time between plain lines
-    #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration, help_heading = "View")]
-    pub every: Duration,
+    /// How progress is shown.
+    #[command(flatten)]
+    pub view: ViewArgs,
 }
 
 const AFTER: &str = "\

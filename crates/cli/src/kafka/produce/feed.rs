@@ -55,7 +55,7 @@ const NAP: Duration = Duration::from_millis(50);
 
 impl Feed {
     pub(super) fn new(args: &ProduceArgs, records: Records, plan: Plan, producer: Producer, tally: Arc<Tally>) -> Self {
-        let pace = args.rate.map(|rate| Pace::new(longshore_core::Rate { count: rate.count, per: rate.per, burst: args.burst }));
+        let pace = args.pace.bucket().map(Pace::new);
         Self {
             topic: args.topic.clone(),
             records,
