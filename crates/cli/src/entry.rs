@@ -343,7 +343,7 @@ fn consume_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, S
     let runs = ["command", "http", "pipe", "sleep"].iter().any(|what| is_given(given, what));
     let section = config.kafka(topic).map(|mut section| {
         // Where Kafka is is looked up for every command.
-        section.retain(|name, _| !matches!(*name, "bootstrap" | "setting") && !(runs && matches!(*name, "http" | "pipe")));
+        section.retain(|name, _| !(matches!(*name, "bootstrap" | "setting") || runs && matches!(*name, "http" | "pipe")));
         section
     });
     section_flags(section, &["kafka", "consume", topic], &Config::kafka_place(topic), given)

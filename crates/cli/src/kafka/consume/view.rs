@@ -138,10 +138,11 @@ impl Moment {
             }
             if columns(&line) + columns(&cell) > room {
                 if lines.len() + 1 == LINES {
-                    lines.push(cut(&format!("{line}  … {left} more"), room));
+                    let more = format!("  … {left} more");
+                    lines.push(cut(&(cut(&line, room.saturating_sub(columns(&more))) + &more), room));
                     return lines;
                 }
-                lines.push(std::mem::replace(&mut line, format!("{indent}   ")));
+                lines.push(cut(&std::mem::replace(&mut line, format!("{indent}   ")), room));
             }
             line += &cell;
             left -= 1;
@@ -343,7 +344,7 @@ mod tests {
             busy().lines(120, false),
             [
                 " orders  ━━━━━━━━━━━━━━━━━━━━━━┃━━━━━━━  75/75 active  150/150 in flight  gate closed 1.5s (reopens at 112)",
-                "         done 1,232  10/s  lag 4,812  p50 20ms p99 1.0s  failed 2",
+                "         done 1,232  10.0/s  lag 4,812  p50 20ms p99 1.0s  failed 2",
                 "         cpu 25%  mem 64MiB  threads 12  gate closed 4× for 9.0s  committed 1.0s ago",
                 "         lag  0:4,812 (hot key)  1:?",
             ]
@@ -386,7 +387,7 @@ mod tests {
         let moment = busy();
         assert_eq!(
             moment.plain(),
-            "longshore kafka=orders group=demo active=75/75 in_flight=150/150 gate=closed closings=4 done=1234 failed=2 rate=10/s closed_for=1.5s \
+            "longshore kafka=orders group=demo active=75/75 in_flight=150/150 gate=closed closings=4 done=1234 failed=2 rate=10.0/s closed_for=1.5s \
              lag=4812 p50=20ms p99=1.0s committed=1.0s partitions=2 cpu=25% mem=64MiB threads=12 waits[orders/0]=hot_key"
         );
         let json = moment.json();
