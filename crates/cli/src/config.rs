@@ -416,6 +416,17 @@ impl Config {
     }
 }
 
+/// Each key of `[worker]` and `[kafka.TOPIC]`: the words of its command, and its flag.
+#[cfg(all(test, feature = "kafka"))]
+pub(crate) fn flags_of_sections() -> Vec<(Vec<String>, &'static str)> {
+    let mut flags = Vec::new();
+    for id in [SectionId::Worker, SectionId::Kafka("orders".to_owned())] {
+        let words: Vec<String> = id.command().into_iter().flatten().map(str::to_owned).collect();
+        flags.extend(schema::all(id.keys()).map(|key| (words.clone(), id.flag(key.name))));
+    }
+    flags
+}
+
 fn is_run(name: &str) -> bool {
     schema::all(schema::RUN).any(|key| key.name == name)
 }

@@ -343,7 +343,7 @@ fn consume_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, S
     let runs = ["command", "http", "pipe", "sleep"].iter().any(|what| is_given(given, what));
     let section = config.kafka(topic).map(|mut section| {
         // Where Kafka is is looked up for every command.
-        section.retain(|name, _| !matches!(*name, "bootstrap" | "setting") && !(runs && matches!(*name, "http" | "pipe")));
+        section.retain(|name, _| !(matches!(*name, "bootstrap" | "setting") || runs && matches!(*name, "http" | "pipe")));
         section
     });
     section_flags(section, &["kafka", "consume", topic], &Config::kafka_place(topic), given)
@@ -458,5 +458,30 @@ fn validate(words: &[&str], name: &str, value: &str) -> Result<(), String> {
         Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) => Err(run::sentence(&error)),
         // Switches, unknown names and combinations are somebody else's business.
         Err(_) => Ok(()),
+    }
+}
+
+#[cfg(all(test, feature = "kafka"))]
+mod tests {
+    use super::{Cli, CommandFactory, ErrorKind, validate};
+    use crate::config::flags_of_sections;
+
+    #[test]
+    fn every_key_of_a_section_is_a_flag_of_its_command() {
+        for (words, flag) in flags_of_sections() {
+            let argv = [vec!["longshore".to_owned()], words, vec![format!("--{flag}=?")]].concat();
+            let unknown = Cli::command().try_get_matches_from(&argv).is_err_and(|error| error.kind() == ErrorKind::UnknownArgument);
+            assert!(!unknown, "{argv:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_judged_by_the_command_that_takes_it_and_an_address_without_its_password() {
+        let of_kafka = |name: &str, value: &str| validate(&["kafka", "consume", "orders"], name, value);
+        assert!(of_kafka("order", "any").is_err_and(|why| why.contains("key, partition or none")));
+        assert_eq!((of_kafka("order", "key"), of_kafka("rate", "100/s"), of_kafka("bootstrap", "h:1")), (Ok(()), Ok(()), Ok(())));
+        assert!(of_kafka("setting", "group.id=x").is_err_and(|why| why.contains("an option of its own")));
+        assert!(of_kafka("bootstrap", "http://me:secret@h").is_err_and(|why| why.contains("unknown scheme") && !why.contains("secret")));
+        assert!(validate(&["worker"], "grace", "soon").is_err_and(|why| why.contains("is not a duration")));
     }
 }

@@ -138,10 +138,11 @@ impl Moment {
             }
             if columns(&line) + columns(&cell) > room {
                 if lines.len() + 1 == LINES {
-                    lines.push(cut(&format!("{line}  … {left} more"), room));
+                    let more = format!("  … {left} more");
+                    lines.push(cut(&(cut(&line, room.saturating_sub(columns(&more))) + &more), room));
                     return lines;
                 }
-                lines.push(std::mem::replace(&mut line, format!("{indent}   ")));
+                lines.push(cut(&std::mem::replace(&mut line, format!("{indent}   ")), room));
             }
             line += &cell;
             left -= 1;
@@ -280,4 +281,122 @@ fn cut(line: &str, room: usize) -> String {
         }
     }
     plain.chars().take(room).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use longshore_brokers::kafka::{Counts, GateState, Intake, PartitionView, View};
+    use longshore_core::{
+        Phase,
+        engine::{Quantiles, Snapshot, Summary},
+        gate::{Reason, Refusal},
+    };
+
+    use super::{Cost, Moment, State, columns};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn partition(topic: &str, partition: i32, lag: Option<i64>, state: Intake) -> PartitionView {
+        let (position, committed, incomplete, oldest, metadata) = (10, Some(5), 5, Some(5), 3);
+        PartitionView { topic: Arc::from(topic), partition, position, committed, lag, incomplete, oldest, metadata, state }
+    }
+
+    /// 75 of 75 run, 150 of 150 are in flight, the gate is closed.
+    fn busy() -> Moment {
+        let run = Quantiles { p50: 20 * SECOND / 1_000, p99: SECOND, max: 2 * SECOND, ..Quantiles::default() };
+        let engine = Snapshot {
+            phase: Phase::Running,
+            active: 75,
+            retrying: 0,
+            waiting: Vec::new(),
+            refusal: Refusal { reason: Reason::Empty, until: None },
+            running: Vec::new(),
+            rate: None,
+            concurrency: Some(75),
+            lanes: [75, 0, 0, 0],
+            summary: Summary { run, ..Summary::default() },
+        };
+        let view = View {
+            engine,
+            max_threads: 75,
+            in_flight: 150,
+            max_in_flight: 150,
+            reopen_at: 112,
+            gate: GateState::Closed { since: 3 * SECOND / 2 },
+            closings: 4,
+            closed_for: 9 * SECOND,
+            parked: 0,
+            burying: 0,
+            partitions: vec![partition("orders", 1, None, Intake::Open), partition("orders", 0, Some(4_812), Intake::HotKey)],
+            counts: Counts { done: 1_234, dead: 2, ..Counts::default() },
+            committed_ago: Some(SECOND),
+            trouble: None,
+        };
+        let cost = Cost { cpu: 0.25, memory: 64 << 20, threads: 12 };
+        Moment { name: "orders".to_owned(), group: "demo".to_owned(), view, rate: 10.0, cost, state: State::Running }
+    }
+
+    #[test]
+    fn a_moment_says_what_runs_what_is_in_flight_whether_the_gate_is_open_and_the_lag_of_each_partition() {
+        assert_eq!(
+            busy().lines(120, false),
+            [
+                " orders  ━━━━━━━━━━━━━━━━━━━━━━┃━━━━━━━  75/75 active  150/150 in flight  gate closed 1.5s (reopens at 112)",
+                "         done 1,232  10.0/s  lag 4,812  p50 20ms p99 1.0s  failed 2",
+                "         cpu 25%  mem 64MiB  threads 12  gate closed 4× for 9.0s  committed 1.0s ago",
+                "         lag  0:4,812 (hot key)  1:?",
+            ]
+        );
+        let mut moment = busy();
+        moment.view.engine.active = 3;
+        moment.view.in_flight = 30;
+        moment.view.gate = GateState::Open;
+        moment.state = State::Stopping;
+        moment.view.committed_ago = None;
+        let lines = moment.lines(120, false);
+        assert_eq!(lines[0], " orders  ━━━━━━╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌┃╌╌╌╌╌╌╌  3/75 active  30/150 in flight  gate open");
+        assert!(lines[1].ends_with("failed 2  stopping") && lines[2].ends_with("nothing committed yet"), "{lines:?}");
+        moment.view.gate = GateState::Parked { since: 61 * SECOND };
+        assert!(moment.lines(120, false)[0].ends_with("gate closed 61s: too many wait for another attempt"));
+        moment.view.partitions.clear();
+        assert!(moment.lines(120, false)[3].ends_with("no partitions yet"));
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal_and_colours_take_no_room() {
+        let mut moment = busy();
+        moment.view.trouble = Some((Arc::from("a broker cannot be reached, for reasons that take a long sentence to say"), SECOND));
+        moment.view.partitions =
+            (0..200).map(|number| partition(["orders", "käufe"][number as usize % 2], number, Some(7), Intake::Open)).collect();
+        for width in [1, 10, 40, 80, 200] {
+            let (plain, coloured) = (moment.lines(width, false), moment.lines(width, true));
+            for line in plain.iter().chain(&coloured) {
+                assert!(columns(line) < width.max(2), "{width}: {line}");
+            }
+            assert_eq!(plain.len(), coloured.len(), "{width}");
+        }
+        let lines = moment.lines(80, false);
+        assert!(lines[3].contains("a broker cannot be reached"), "{lines:?}");
+        assert!(lines.len() == 12 && lines[11].contains(" more"), "eight lines of partitions, and how many are not shown: {lines:?}");
+    }
+
+    #[test]
+    fn a_plain_line_and_json_say_the_same() {
+        let moment = busy();
+        assert_eq!(
+            moment.plain(),
+            "longshore kafka=orders group=demo active=75/75 in_flight=150/150 gate=closed closings=4 done=1234 failed=2 rate=10.0/s closed_for=1.5s \
+             lag=4812 p50=20ms p99=1.0s committed=1.0s partitions=2 cpu=25% mem=64MiB threads=12 waits[orders/0]=hot_key"
+        );
+        let json = moment.json();
+        for (key, want) in
+            [("active", 75), ("max_threads", 75), ("in_flight", 150), ("max_in_flight", 150), ("lag", 4_812), ("closings", 4)]
+        {
+            assert_eq!(json[key], want, "{key}");
+        }
+        assert_eq!((json["gate"].as_str(), json["gate_closed_ms"].as_f64()), (Some("closed"), Some(1_500.0)));
+        assert_eq!((json["partitions"][1]["lag"].as_i64(), json["partitions"][1]["state"].as_str()), (Some(4_812), Some("hot key")));
+    }
 }
