@@ -97,4 +97,4 @@ def test_after_all_of_them_the_worker_is_as_small_as_before(bad_lab):
         return resident(bad_lab.workers[0].pid) - bad_lab.rss
 
     # What came last may still be on its way out.
-    assert eventually(lambda: growth() < 64), f"{growth():.0f} MiB more than before"
+    assert eventually(lambda: growth() < 32), f"{growth():.0f} MiB more than before"

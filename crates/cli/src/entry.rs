@@ -188,6 +188,7 @@ enum ConfigCommand {
 pub fn main(app: &App) -> ExitCode {
     // Also lets this program be started again as the guardian of its children, and as such a child.
     longshore_worker::init_app_with(app, crate::demo::functions());
+    longshore_sys::heap::give_back();
     let mut argv: Vec<OsString> = std::env::args_os().collect();
     let is_run = verb_of(&argv).is_some_and(|word| word == "run");
     let words = if is_run { run::take_words(&mut argv) } else { None };

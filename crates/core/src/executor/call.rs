@@ -305,7 +305,9 @@ impl<R: Send + 'static> Slot<R> {
         };
         let _inside = Inside::enter(self.pool, Place::Thread);
         let ended = catch_unwind(AssertUnwindSafe(|| plain(&token)));
-        self.complete(ended.unwrap_or_else(|panic| Err(TaskError::new("panicked", panic_text(&*panic)))));
+        let ended = ended.unwrap_or_else(|panic| Err(TaskError::new("panicked", panic_text(&*panic))));
+        // With whatever error a function stops that was asked to.
+        self.complete(ended.map_err(|error| if token.is_cancelled() { TaskError::new("cancelled", error.message()) } else { error }));
         true
     }
 

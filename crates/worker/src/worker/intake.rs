@@ -32,7 +32,7 @@ use super::{
     held::{Entry, Held},
     notice::What,
     shared::Shared,
-    suspects::{self, Accused},
+    suspects::{self, Accused, Suspect},
     work::{Ticket, Work},
 };
 use crate::task::{RateScope, Task};
@@ -295,7 +295,7 @@ impl Intake {
             let now = Instant::now();
             let Some((place, _)) = state.next_suspect(now).filter(|(_, at)| *at <= now) else { return Ok(()) };
             let Some(work) = state.suspects.remove(place) else { return Ok(()) };
-            state.accused.push(Accused { receipt: work.receipt, crashes: work.crashes, since: now });
+            state.accused.push(Accused { receipt: work.receipt, suspect: suspect(&work), since: now });
             (work, state.accused.iter().map(|accused| accused.receipt).collect::<Vec<_>>())
         };
         self.shared.consumer.accuse(&accused).await?;
@@ -429,10 +429,14 @@ impl Intake {
     }
 }
 
+fn suspect(work: &Work) -> Suspect {
+    Suspect { crashes: work.crashes, apart: work.task.lane == LaneKind::Process }
+}
+
 impl Hall {
     /// The place of the suspect that starts next, and when; `None`: there is none, or one that runs has to end first.
     fn next_suspect(&self, now: Instant) -> Option<(usize, Instant)> {
-        suspects::next(self.suspects.iter().map(|work| work.crashes), &self.accused, self.calm.unwrap_or(now), now)
+        suspects::next(self.suspects.iter().map(|work| suspect(work)), &self.accused, self.calm.unwrap_or(now), now)
     }
 }
 

@@ -14,11 +14,26 @@ const CALM: Duration = Duration::from_secs(10);
 /// runs none of them, however many wait.
 const REST: u32 = 9;
 
+/// A message with crashes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suspect {
+    pub(crate) crashes: u32,
+    /// It runs in a child of its own. If that dies, its worker knows of what.
+    pub(crate) apart: bool,
+}
+
+impl Suspect {
+    /// Whether the next death would bury it, and nobody could tell that from a kill from outside.
+    fn is_last(self) -> bool {
+        !self.apart && self.crashes.saturating_add(1) >= MOST_CRASHES
+    }
+}
+
 /// A suspect that runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Accused {
     pub(crate) receipt: Receipt,
-    pub(crate) crashes: u32,
+    pub(crate) suspect: Suspect,
     pub(crate) since: Instant,
 }
 
@@ -29,21 +44,16 @@ pub(crate) fn calm(born: Instant) -> Instant {
 
 /// When it may run the next of them, after one that has ended now; `None` if this was none.
 pub(crate) fn rested(ended: &Accused, now: Instant) -> Option<Instant> {
-    is_last(ended.crashes).then(|| now + (REST * now.duration_since(ended.since)).min(CALM))
+    ended.suspect.is_last().then(|| now + (REST * now.duration_since(ended.since)).min(CALM))
 }
 
-/// Whether the next death would bury it.
-fn is_last(crashes: u32) -> bool {
-    crashes.saturating_add(1) >= MOST_CRASHES
-}
-
-/// Which of those in line (their crashes) starts next, and when: at once, or later. Whom the next death would bury starts when it is `calm`, and holds up nobody
+/// Which of those in line starts next, and when: at once, or later. Whom the next death would bury starts when it is `calm`, and holds up nobody
 /// until then. `None`: nobody is in line, or one of those that run has to end first.
-pub(crate) fn next(line: impl Iterator<Item = u32>, running: &[Accused], calm: Instant, now: Instant) -> Option<(usize, Instant)> {
+pub(crate) fn next(line: impl Iterator<Item = Suspect>, running: &[Accused], calm: Instant, now: Instant) -> Option<(usize, Instant)> {
     let mut waits = None;
-    for (place, crashes) in line.enumerate() {
-        if now >= calm || !is_last(crashes) {
-            return may_start(crashes, running, now).map(|at| (place, at));
+    for (place, suspect) in line.enumerate() {
+        if now >= calm || !suspect.is_last() {
+            return may_start(suspect.crashes, running, now).map(|at| (place, at));
         }
         waits.get_or_insert((place, calm));
     }
@@ -56,7 +66,7 @@ pub(crate) fn next(line: impl Iterator<Item = u32>, running: &[Accused], calm: I
 /// buried for another's crash.
 fn may_start(crashes: u32, running: &[Accused], now: Instant) -> Option<Instant> {
     let Some(last) = running.iter().map(|accused| accused.since).max() else { return Some(now) };
-    let alone = crashes > 1 || running.iter().any(|accused| accused.crashes > 1);
+    let alone = crashes > 1 || running.iter().any(|accused| accused.suspect.crashes > 1);
     (!alone).then(|| (last + TRIED).max(now))
 }
 

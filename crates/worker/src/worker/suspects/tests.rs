@@ -6,6 +6,10 @@ use longshore_brokers::crash::after_crash;
 
 use super::*;
 
+fn here(crashes: u32) -> Suspect {
+    Suspect { crashes, apart: false }
+}
+
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -14,7 +18,7 @@ fn ms(ms: u64) -> Duration {
 fn one_starts_at_a_time_and_who_is_blamed_twice_is_alone() {
     let start = Instant::now();
     let running = |rows: &[(u32, u64)]| -> Vec<Accused> {
-        rows.iter().map(|&(crashes, at)| Accused { receipt: Receipt(at), crashes, since: start + ms(at) }).collect()
+        rows.iter().map(|&(crashes, at)| Accused { receipt: Receipt(at), suspect: here(crashes), since: start + ms(at) }).collect()
     };
     // Its crashes; crashes and start of those that run; when it may start, at 5 s.
     let rows: &[(u32, &[(u32, u64)], Option<u64>)] = &[
@@ -45,8 +49,15 @@ fn whom_the_next_death_would_bury_waits_until_it_is_calm_and_holds_up_nobody() {
     ];
     for &(line, calm, expected) in rows {
         let expected = expected.map(|(place, at)| (place, now + ms(at)));
-        assert_eq!(next(line.iter().copied(), &[], now + ms(calm), now), expected, "{line:?}, calm in {calm} ms");
+        assert_eq!(next(line.iter().copied().map(here), &[], now + ms(calm), now), expected, "{line:?}, calm in {calm} ms");
     }
+}
+
+#[test]
+fn what_runs_in_a_child_of_its_own_waits_for_no_calm() {
+    let now = Instant::now();
+    let line = [here(2), Suspect { crashes: 2, apart: true }];
+    assert_eq!(next(line.into_iter(), &[], now + ms(10), now), Some((1, now)));
 }
 
 #[test]
@@ -54,7 +65,7 @@ fn after_one_of_them_the_next_waits_for_longer_than_it_ran() {
     let since = Instant::now();
     for (crashes, ran, rest) in [(1, 10, None), (2, 10, Some(90)), (2, 1000, Some(9000)), (2, 60_000, Some(10_000))] {
         let now = since + ms(ran);
-        let ended = Accused { receipt: Receipt(1), crashes, since };
+        let ended = Accused { receipt: Receipt(1), suspect: here(crashes), since };
         assert_eq!(rested(&ended, now), rest.map(|rest| now + ms(rest)), "{crashes} crashes, {ran} ms");
     }
 }
@@ -164,8 +175,8 @@ impl Model {
             let before = worker.runs.len();
             worker.runs.retain(|&(message, since)| ran(since) < messages[message].takes);
             self.done += before - worker.runs.len();
-            let here: Vec<usize> = worker.runs.iter().map(|(message, _)| *message).chain(worker.parked.iter().copied()).collect();
-            let (stay, ended): (Vec<_>, Vec<_>) = worker.accused.iter().partition(|accused| here.contains(&(accused.receipt.0 as usize)));
+            let held: Vec<usize> = worker.runs.iter().map(|(message, _)| *message).chain(worker.parked.iter().copied()).collect();
+            let (stay, ended): (Vec<_>, Vec<_>) = worker.accused.iter().partition(|accused| held.contains(&(accused.receipt.0 as usize)));
             worker.accused = stay;
             if self.calm
                 && let Some(rested) = ended.iter().filter_map(|ended| rested(ended, now)).max()
@@ -181,12 +192,12 @@ impl Model {
                     _ => worker.suspects.push_back(message),
                 }
             }
-            let line = worker.suspects.iter().map(|message| messages[*message].crashes);
+            let line = worker.suspects.iter().map(|message| here(messages[*message].crashes));
             if let Some((place, at)) = next(line, &worker.accused, worker.calm, now)
                 && at <= now
                 && let Some(message) = worker.suspects.remove(place)
             {
-                worker.accused.push(Accused { receipt: Receipt(message as u64), crashes: messages[message].crashes, since: now });
+                worker.accused.push(Accused { receipt: Receipt(message as u64), suspect: here(messages[message].crashes), since: now });
                 worker.parked.push_front(message);
             }
             while worker.runs.len() < SLOTS
