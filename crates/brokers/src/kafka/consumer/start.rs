@@ -247,7 +247,10 @@ impl Consumer {
             .set("queued.max.messages.kbytes", kilobytes.to_string())
             .set("fetch.message.max.bytes", fetch.to_string())
             // A full queue otherwise makes the fetcher sleep for a second.
-            .set("fetch.queue.backoff.ms", "5");
+            .set("fetch.queue.backoff.ms", "5")
+            // A broker is asked one thing at a time. A request that only asks for partitions with nothing new, since the queues of the others were full just then,
+            // keeps those waiting for so long: half a second where it is left alone.
+            .set("fetch.wait.max.ms", "50");
         if !self.settings.has("group.protocol") {
             config.set("partition.assignment.strategy", "cooperative-sticky");
         }
