@@ -278,7 +278,11 @@ impl Shared {
                 }
                 if wire.waiting.is_empty() {
                     self.luck.was(true);
-                    self.watch.fetch_and(!WATCHED, Ordering::AcqRel);
+                    // What came for the task since the look above, and found it with its hands off.
+                    let skipped = self.watch.fetch_and(!WATCHED, Ordering::AcqRel) & SKIPPED != 0;
+                    if skipped && self.queued.load(Ordering::Acquire) > 0 {
+                        self.task.wake();
+                    }
                     return true;
                 }
             }
