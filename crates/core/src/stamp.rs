@@ -25,6 +25,13 @@ impl Stamp {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
+    /// The time so many nanoseconds later.
+    #[inline]
+    #[must_use]
+    pub(crate) fn plus_nanos(self, nanos: u64) -> Stamp {
+        Stamp(self.0.saturating_add(nanos))
+    }
+
     /// As [`since`](Stamp::since), in nanoseconds.
     #[inline]
     #[must_use]

@@ -29,7 +29,7 @@ use tokio::{runtime::Handle, time::Sleep};
 
 use crate::{
     cancel::CancelToken,
-    clock::Clock,
+    clock::{Clock, Stopwatch},
     lane::{AsyncHandler, Context, Lane, Outbox, Stop, panic_text, watchdog},
     outcome::Outcome,
     stamp::{Span, Stamp},
@@ -126,7 +126,7 @@ impl<T: Send + 'static, R: Send + 'static> AsyncLane<T, R> {
                 state: shared.loops[index].state.clone(),
                 shared: shared.clone(),
                 handler: handler.clone(),
-                clock,
+                watch: Stopwatch::new(clock),
                 fresh: VecDeque::with_capacity(TAKE),
                 pending: Pending::new(),
                 done: Vec::with_capacity(TAKE),
@@ -355,7 +355,7 @@ struct Loop<T, R> {
     state: Arc<LoopState>,
     shared: Arc<Shared<T, R>>,
     handler: AsyncHandler<T, R>,
-    clock: Clock,
+    watch: Stopwatch,
     fresh: VecDeque<Attempt<T>>,
     pending: Pending<Running<T, R>>,
     done: Vec<Finished<T, R>>,
@@ -372,10 +372,11 @@ impl<T: Send + 'static, R: Send + 'static> Future for Loop<T, R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         let this = &mut *self;
+        let _near = this.pending.near();
         let mut began = None;
         for _ in 0..TURNS {
             let taken = this.shared.take(this.index, &mut this.fresh, cx);
-            let mut now = Stamp::from(this.clock.now());
+            let mut now = this.watch.read_clock();
             let began = *began.get_or_insert(now);
             this.state.turn.store(now.nanos_since(this.shared.epoch), Ordering::Relaxed);
             if taken.stop > this.stopped {
@@ -444,7 +445,7 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
             let mut waiting = Some(task);
             let over = |cpu: &Option<Duration>, outcome| {
                 // The one reading of the clock for an attempt: its end is the start of the next.
-                *now = self.clock.now().into();
+                *now = self.watch.now();
                 if let Some(task) = waiting.take() {
                     self.done.push(Finished { slot, task, outcome, started, ended: *now, cpu: cpu.map(Span::from) });
                 }
@@ -462,14 +463,14 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
 
     /// Polls what was woken. Returns how many were polled.
     fn poll_pending(&mut self) -> usize {
-        let Self { pending, state, done, clock, .. } = self;
+        let Self { pending, state, done, watch, .. } = self;
         pending.poll_woken(
             TAKE,
             |running, cx| {
                 state.enter(running.task.id);
                 running.poll(cx)
             },
-            |running, outcome| done.push(running.finish(outcome, clock.now().into())),
+            |running, outcome| done.push(running.finish(outcome, watch.now())),
         )
     }
 
@@ -488,7 +489,7 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
             if sleep.as_mut().poll(cx).is_pending() {
                 return;
             }
-            let now = Stamp::from(self.clock.now());
+            let now = self.watch.read_clock();
             let mut next: Option<Stamp> = None;
             self.pending.look(|running| {
                 let Some(deadline) = running.deadline() else { return false };
