@@ -39,6 +39,8 @@ use crate::task::{RateScope, Task};
 
 /// Most messages that are held for their time. Beyond, nothing is claimed.
 const HELD: usize = 100_000;
+/// Most messages that are read before the engine gets the first of them.
+const READ: usize = 100;
 /// Most held messages that are loaded at once when they are due.
 const DUE: usize = 100;
 /// A slot of a rate that is this near is not waited for.
@@ -65,6 +67,8 @@ struct Hall {
     /// A claim that goes on while the engine is told of something else. Never dropped before it has ended: what it pops would be lost for a lease.
     claim: Option<BoxFuture<'static, Batch>>,
     held: Held,
+    /// Claimed, and not read yet: the first of a batch run while the others are read.
+    unread: VecDeque<Claimed>,
     /// Ready for the engine.
     ready: VecDeque<Arc<Work>>,
     /// May have killed a worker: one starts at a time.
@@ -394,6 +398,27 @@ impl Intake {
         })
     }
 
+    /// Reads the next of what was claimed; whether there was any.
+    async fn read_some(&self) -> Result<bool, BrokerError> {
+        let some: Vec<Claimed> = {
+            let mut state = self.state();
+            let count = state.unread.len().min(READ);
+            state.unread.drain(..count).collect()
+        };
+        let any = !some.is_empty();
+        if any {
+            self.take(some, false).await?;
+        }
+        Ok(any)
+    }
+
+    /// Claims while there is still something to run, where messages are given.
+    fn claim_ahead(&self, state: &mut Hall, room: usize) {
+        if self.early && state.claim.is_none() && self.may_claim(state) && state.ready.len() + state.unread.len() < state.ahead.look(Instant::now()) {
+            state.claim = Some(self.claim(state, room));
+        }
+    }
+
     async fn fetch_some(&self, room: usize, into: &mut Vec<Delivery<Ticket>>) -> Result<Fetched, BrokerError> {
         loop {
             let closed = self.closed.load(Ordering::Acquire);
@@ -404,9 +429,7 @@ impl Intake {
                 let mut state = self.state();
                 let count = state.ready.len().min(room);
                 into.extend(state.ready.drain(..count).map(|work| self.delivery(work)));
-                if self.early && state.claim.is_none() && self.may_claim(&state) && state.ready.len() < state.ahead.look(Instant::now()) {
-                    state.claim = Some(self.claim(&mut state, room));
-                }
+                self.claim_ahead(&mut state, room);
                 if !into.is_empty() {
                     return Ok(Fetched::More);
                 }
@@ -414,14 +437,19 @@ impl Intake {
                     return Ok(Fetched::End);
                 }
             }
+            if !closed && self.read_some().await? {
+                continue;
+            }
             if !closed && self.take_due(room).await? {
                 continue;
             }
             if let Some(batch) = self.wait(room).await {
-                self.take(batch.claimed, false).await?;
+                let mut state = self.state();
+                state.unread.extend(batch.claimed);
                 match batch.result {
-                    Ok(Fetched::More) => {}
-                    Ok(Fetched::End) => self.state().ended = true,
+                    // Before these are read: the broker looks for the next ones meanwhile.
+                    Ok(Fetched::More) => self.claim_ahead(&mut state, room),
+                    Ok(Fetched::End) => state.ended = true,
                     Err(error) => return Err(error),
                 }
             }

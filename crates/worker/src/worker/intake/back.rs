@@ -7,7 +7,7 @@ use std::{
 
 use longshore_brokers::{BrokerError, Claimed, End, Finish, Outgoing};
 use longshore_celery::Encoding;
-use longshore_core::{Verdict, source::Settlement};
+use longshore_core::{Receipt, Verdict, source::Settlement};
 
 use super::{
     super::{shared::Shared, suspects::rested, work::Work},
@@ -29,25 +29,25 @@ impl Intake {
         if let Some(leaving) = leaving {
             let _ = leaving.await;
         }
-        let ready: Vec<Arc<Work>> = {
+        let (ready, unread) = {
             let mut state = self.state();
-            let ready = std::mem::take(&mut state.ready);
-            ready.into_iter().collect()
+            (std::mem::take(&mut state.ready), std::mem::take(&mut state.unread))
         };
-        give_back(&self.shared, ready).await
+        give_back(&self.shared, ready.into(), unread.into()).await
     }
 
     /// At a stop, where messages are given: what is ready here, up to a whole batch, does not wait until everything that runs has ended.
     pub(super) fn let_go(&self) {
         let mut state = self.state();
-        if !self.early || state.leaving.is_some() || state.ready.is_empty() {
+        if !self.early || state.leaving.is_some() || (state.ready.is_empty() && state.unread.is_empty()) {
             return;
         }
-        let (shared, ready) = (self.shared.clone(), std::mem::take(&mut state.ready).into_iter().collect::<Vec<_>>());
+        let shared = self.shared.clone();
+        let (ready, unread) = (Vec::from(std::mem::take(&mut state.ready)), Vec::from(std::mem::take(&mut state.unread)));
         ready.iter().for_each(|work| drop(shared.live().remove(&work.receipt.0)));
         state.leaving = Some(tokio::spawn(async move {
             // A consumer that is at its end says so to the engine, too.
-            let _ = give_back(&shared, ready).await;
+            let _ = give_back(&shared, ready, unread).await;
         }));
     }
 
@@ -88,26 +88,25 @@ impl Intake {
         if !again.is_empty() {
             self.shared.broker.publish(&again).await?;
         }
-        give_back(&self.shared, back).await
+        give_back(&self.shared, back, Vec::new()).await
     }
 }
 
-/// Hands back what never started, to the front of its queue.
-async fn give_back(shared: &Shared, works: Vec<Arc<Work>>) -> Result<(), BrokerError> {
-    if works.is_empty() {
+/// Hands back what never started, and after that what was not even read, to the front of its queue.
+async fn give_back(shared: &Shared, works: Vec<Arc<Work>>, unread: Vec<Claimed>) -> Result<(), BrokerError> {
+    let receipts: Vec<Receipt> = works.iter().map(|work| work.receipt).chain(unread.iter().map(|claimed| claimed.receipt)).collect();
+    if receipts.is_empty() {
         return Ok(());
     }
-    let to_hold: Vec<Claimed> = works.iter().filter_map(|work| work.to_hold()).collect();
+    let mut to_hold: Vec<Claimed> = works.iter().filter_map(|work| work.to_hold()).collect();
+    to_hold.extend(unread.into_iter().filter(|claimed| claimed.given));
     if !to_hold.is_empty() {
         shared.consumer.hold(&to_hold).await?;
     }
-    shared.counts.handed_back.fetch_add(works.len() as u64, Ordering::Relaxed);
-    let back = |work: &Arc<Work>| {
-        let end = End::Back { front: true };
-        Finish { receipt: work.receipt, publish: Vec::new(), results: Vec::new(), part: None, end }
-    };
+    shared.counts.handed_back.fetch_add(receipts.len() as u64, Ordering::Relaxed);
+    let back = |receipt| Finish { receipt, publish: Vec::new(), results: Vec::new(), part: None, end: End::Back { front: true } };
     // The first of them last, so that it is served first.
-    let finishes: Vec<Finish> = works.iter().rev().map(back).collect();
+    let finishes: Vec<Finish> = receipts.into_iter().rev().map(back).collect();
     shared.consumer.finish(&finishes).await?;
     Ok(())
 }
