@@ -50,10 +50,15 @@ noop() {
     median ours bare "$topic"
     bare=$(field rate)
     row 'bare client' "$bare"
+    median ours bare "$topic" eager=yes
+    row 'bare client, set as longshore sets it' "$bare"
     for order in none key; do
         median ours longshore "$topic" order="$order"
         row "longshore, order $order" "$bare"
     done
+    # As many as by key: twice what runs is the default without an order.
+    median ours longshore "$topic" order=none in_flight=1000
+    row 'longshore, order none, 1 000 in flight' "$bare"
     for order in unordered key; do
         if median theirs "$order" "$topic" 500000 0 100; then row "Parallel Consumer, $order" "$bare"; fi
     done

@@ -2,7 +2,7 @@
 //!
 //! `kafka_rates fill|bare|plain|longshore ADDRESS TOPIC [name=value]…` and `kafka_rates sleeps|ledger [name=value]…`; each prints one line.
 //! Values: `records`, `partitions`, `keys`, `bytes`, `order` (key, partition, none), `wait` (microseconds, or `0-5000` for any between),
-//! `at_once`, `in_flight`, `resume` (percent), `skip` (what an earlier run has committed is not waited for), `view` (seconds between snapshots).
+//! `at_once`, `in_flight`, `eager` (the bare client is set as longshore sets it), `resume` (percent), `skip` (what an earlier run has committed is not waited for), `view` (seconds between snapshots).
 
 #![expect(clippy::unwrap_used, reason = "a figure that cannot be measured is none")]
 
@@ -127,6 +127,10 @@ fn bare(address: &str, topic: &str, options: &Options, commits: bool) -> Done {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", address).set("group.id", &group).set("auto.offset.reset", "earliest");
     config.set("enable.auto.commit", commits.to_string());
+    if options.0.contains_key("eager") {
+        // What longshore sets: else the client waits a second before it fetches on, once it has a partition's fill.
+        config.set("fetch.wait.max.ms", "50").set("fetch.queue.backoff.ms", "5");
+    }
     let consumer: BaseConsumer = config.create().unwrap();
     consumer.subscribe(&[topic]).unwrap();
     let (wait, mut began, mut count, mut bytes) = (options.wait(), None, 0, 0);
