@@ -208,9 +208,9 @@ def median(rows, key):
 
 
 def compare(name, ours, theirs, key, limit, higher=True, unit=""):
-    """Both in turn, medians of the rounds, their ratio."""
+    """Both in turn, medians of the rounds, their ratio. Returns Celery's figure."""
     if ONLY and not any(word in name for word in ONLY):
-        return
+        return None
     rows = {"longshore": [], "celery": []}
     for _ in range(ROUNDS):
         rows["celery"].append(theirs())
@@ -221,6 +221,30 @@ def compare(name, ours, theirs, key, limit, higher=True, unit=""):
     other = {k: round(median(rows["celery"], k), 3) for k in rows["celery"][0] if k != key}
     verdict = "yes" if ratio >= limit else "**no**"
     print(f"| {name} | {b:,.4g} {unit} | {a:,.4g} {unit} | {ratio:.1f} × | {limit} × | {verdict} | {json.dumps(extra)} / {json.dumps(other)} |", flush=True)
+    return b
+
+
+def bare(name, celery, figure, higher=True, unit=""):
+    """What the machine allows, beside Celery's figure of the row before."""
+    if celery is None:
+        return
+    server.flushall()
+    value = statistics.median(figure() for _ in range(ROUNDS))
+    ratio = value / celery if higher else celery / value
+    print(f"| {name} | | {value:,.4g} {unit} | {ratio:.1f} × | | | |", flush=True)
+
+
+def bare_publish(count):
+    return count / float(subprocess.run([BENCH, "bare-publish", str(PORT), str(count)], check=True, capture_output=True, text=True).stdout)
+
+
+def bare_ask(count):
+    worker = subprocess.Popen([BENCH, "bare-worker", str(PORT)])
+    try:
+        return float(subprocess.run([BENCH, "bare-ask", str(PORT), str(count)], check=True, capture_output=True, text=True).stdout.split()[0])
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def n(count):
@@ -231,10 +255,12 @@ print("| work | Celery | longshore | ratio | limit | holds | also (longshore / C
 print("|---|---|---|---|---|---|---|")
 compare("D1 drain, results, late ack", lambda: drain("longshore", n(50000), False, False), lambda: drain("celery", n(3000), False, False), "rate", 45, unit="/s")
 compare("D1 drain, no results, early ack", lambda: drain("longshore", n(100000), True, True), lambda: drain("celery", n(3000), True, True), "rate", 145, unit="/s")
-compare("D2 publish, one by one", lambda: send("longshore", n(20000), "await"), lambda: send("celery", n(2000), ""), "rate", 18, unit="/s")
+celery = compare("D2 publish, one by one", lambda: send("longshore", n(20000), "await"), lambda: send("celery", n(2000), ""), "rate", 18, unit="/s")
+bare("… the limit: LPUSH, bare, by a loop that never sleeps", celery, lambda: bare_publish(n(20000)), unit="/s")
 compare("D2 publish, 64 at once", lambda: send("longshore", n(50000), "concurrent"), lambda: send("celery", n(2000), ""), "rate", 70, unit="/s")
 compare("D2 publish, bulk", lambda: send("longshore", n(100000), "bulk"), lambda: send("celery", n(2000), ""), "rate", 145, unit="/s")
-compare("D3 ask and wait", lambda: ask("longshore", n(2000)), lambda: ask("celery", n(300)), "p50", 22, higher=False, unit="ms")
+celery = compare("D3 ask and wait", lambda: ask("longshore", n(2000)), lambda: ask("celery", n(300)), "p50", 22, higher=False, unit="ms")
+bare("… the limit: LPUSH, BRPOP, SET and PUBLISH, bare", celery, lambda: bare_ask(n(2000)), higher=False, unit="ms")
 compare("D4 2000 sleeps of 50 ms, 100 at once", lambda: sleeps("longshore"), lambda: sleeps("celery"), "efficiency", 1)
 compare("D5 sleeps beside computations", lambda: mixed("longshore", 10 * SCALE), lambda: mixed("celery", 10 * SCALE), "p99", 1, higher=False, unit="ms")
 if not ONLY or any(word in "memory" for word in ONLY):

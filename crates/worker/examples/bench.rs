@@ -2,11 +2,15 @@
 //!
 //! `bench worker URL QUEUE [early] [noresult] [slots=N]` · `bench publish URL QUEUE TASK COUNT await|concurrent|bulk|later [ARG]` ·
 //! `bench roundtrip URL QUEUE COUNT` · `bench mixed URL QUEUE SECONDS`; `current` runs any of them on a runtime of one thread
+//!
+//! What the machine allows, with commands to Redis and nothing else: `bench bare-publish PORT COUNT` · `bench bare-worker PORT` · `bench bare-ask PORT COUNT`
 #![expect(clippy::unwrap_used, reason = "a measuring program")]
 
 extern crate longshore_worker as longshore;
 
 use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -43,6 +47,13 @@ fn cpu(ms: u64) -> u64 {
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |place: usize| args[place].parse::<usize>().unwrap();
+    match args[0].as_str() {
+        "bare-publish" => return println!("{}", bare_publish(number(1), number(2))),
+        "bare-worker" => return bare_worker(number(1)),
+        "bare-ask" => return bare_ask(number(1), number(2)),
+        _ => {}
+    }
     let has = |word: &str| args.iter().any(|arg| arg == word);
     let runtime = if has("current") {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
@@ -153,6 +164,85 @@ async fn mixed(client: Client, time: Duration) {
     });
     let times = futures_util::future::join_all(askers.collect::<Vec<_>>()).await.into_iter().flat_map(Result::unwrap).collect();
     computing.await.unwrap();
+    tell(times);
+}
+
+/// A connection to Redis that knows how to write a command and to read whatever comes.
+struct Bare(TcpStream);
+
+impl Bare {
+    fn to(port: usize) -> Self {
+        let socket = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        socket.set_nodelay(true).unwrap();
+        Self(socket)
+    }
+
+    fn say(&mut self, commands: &[&[&[u8]]]) {
+        let mut out = Vec::new();
+        for command in commands {
+            write!(out, "*{}\r\n", command.len()).unwrap();
+            for word in *command {
+                write!(out, "${}\r\n", word.len()).unwrap();
+                out.extend_from_slice(word);
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        self.0.write_all(&out).unwrap();
+    }
+
+    /// Reads until so many lines have come.
+    fn lines(&mut self, count: usize) {
+        let (mut seen, mut buffer) = (0, [0; 8192]);
+        while seen < count {
+            match self.0.read(&mut buffer) {
+                Ok(0) => std::process::exit(0),
+                Ok(read) => seen += buffer[..read].iter().filter(|byte| **byte == b'\n').count(),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// As long as Celery's messages are.
+const MESSAGE: &[u8] = &[b'x'; 930];
+
+/// Seconds for messages pushed one after the other by a loop that never sleeps.
+fn bare_publish(port: usize, count: usize) -> f64 {
+    let mut redis = Bare::to(port);
+    redis.0.set_nonblocking(true).unwrap();
+    let start = Instant::now();
+    for _ in 0..count {
+        redis.say(&[&[b"LPUSH", b"bare", MESSAGE]]);
+        redis.lines(1);
+    }
+    start.elapsed().as_secs_f64()
+}
+
+/// Pops, stores, tells.
+fn bare_worker(port: usize) {
+    let mut redis = Bare::to(port);
+    loop {
+        redis.say(&[&[b"BRPOP", b"bare", b"0"]]);
+        redis.lines(5);
+        redis.say(&[&[b"SET", b"result", b"x"], &[b"PUBLISH", b"done", b"x"]]);
+        redis.lines(2);
+    }
+}
+
+/// Pushes a message and waits until it is told that the result is stored.
+fn bare_ask(port: usize, count: usize) {
+    let (mut redis, mut told) = (Bare::to(port), Bare::to(port));
+    told.say(&[&[b"SUBSCRIBE", b"done"]]);
+    told.lines(6);
+    let mut times = Vec::new();
+    for _ in 0..count {
+        let start = Instant::now();
+        redis.say(&[&[b"LPUSH", b"bare", MESSAGE]]);
+        redis.lines(1);
+        told.lines(7);
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
     tell(times);
 }
 
