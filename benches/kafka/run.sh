@@ -51,7 +51,7 @@ noop() {
     bare=$(field rate)
     row 'bare client' "$bare"
     median ours bare "$topic" eager=yes
-    row 'bare client, set as longshore sets it' "$bare"
+    row 'bare client, its waits set as ours' "$bare"
     for order in none key; do
         median ours longshore "$topic" order="$order"
         row "longshore, order $order" "$bare"

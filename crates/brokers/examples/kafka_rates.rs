@@ -2,7 +2,8 @@
 //!
 //! `kafka_rates fill|bare|plain|longshore ADDRESS TOPIC [name=value]…` and `kafka_rates sleeps|ledger [name=value]…`; each prints one line.
 //! Values: `records`, `partitions`, `keys`, `bytes`, `order` (key, partition, none), `wait` (microseconds, or `0-5000` for any between),
-//! `at_once`, `in_flight`, `eager` (the bare client is set as longshore sets it), `resume` (percent), `skip` (what an earlier run has committed is not waited for), `view` (seconds between snapshots).
+//! `at_once`, `in_flight`, `eager` (the bare client's waits are set as longshore sets them), `resume` (percent), `skip` (what an earlier run has committed
+//! is not waited for), `view` (seconds between snapshots).
 
 #![expect(clippy::unwrap_used, reason = "a figure that cannot be measured is none")]
 

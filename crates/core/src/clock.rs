@@ -10,7 +10,7 @@ use crate::stamp::Stamp;
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     read: fn() -> Instant,
-    /// It goes on by itself, at the pace of the processor's counter.
+    /// Nobody can pause it, so that the processor's ticks may stand for it.
     steady: bool,
 }
 
@@ -33,16 +33,19 @@ impl Default for Clock {
     }
 }
 
-/// Ticks after which the clock itself is read again: about a millisecond.
+/// Ticks after which the clock itself is read again: one or two milliseconds.
 const NEAR: u64 = 1 << 22;
-/// The clock and the counter were not read in one go if this many ticks (less than a microsecond) lie between: the thread was interrupted.
+/// The clock and the counter were not read in one go if this many ticks (about a microsecond) lie between: the thread was interrupted.
 const APART: u64 = 1 << 11;
 /// How long to watch clock and counter for the first estimate of a tick, and for the next ones.
 const FIRST_ESTIMATE: Duration = Duration::from_millis(10);
 const ESTIMATE: Duration = Duration::from_secs(1);
+/// Two estimates of a tick that differ by more than this part of it are not of the same clock: the machine was suspended, say.
+const ALIKE: u64 = 500;
 
-/// Reads a clock once for every attempt. What lies between two readings of the clock itself, at most a millisecond apart, it counts in the processor's
-/// ticks, where those can be trusted, because to read a clock takes a fifth of a no-op's time. It is at most a microsecond off, and does not drift.
+/// Tells the time for every attempt. What lies between two readings of the clock itself it counts in the processor's ticks, where those can be trusted,
+/// because to read a clock takes a fifth of a no-op's time. It is mostly well below a microsecond off, never by more than the time between two readings,
+/// and does not drift. The clock's next reading may lie as little before what was counted last.
 pub(crate) struct Stopwatch {
     clock: Clock,
     ticks: Option<Ticks>,
@@ -65,12 +68,15 @@ impl Stopwatch {
     /// The time now, from the clock.
     #[inline]
     pub(crate) fn read_clock(&mut self) -> Stamp {
+        let Some(ticks) = self.ticks else { return Stamp::from(self.clock.now()) };
+        let before = ticks.read();
         let now = Stamp::from(self.clock.now());
-        if let Some(ticks) = self.ticks {
-            self.last = (now, ticks.read());
-            if now >= self.due {
-                self.estimate(ticks);
-            }
+        let after = ticks.read();
+        // Interrupted in between: until the next reading the clock itself is asked.
+        let apart = after.wrapping_sub(before) > APART;
+        self.last = (now, if apart { after.wrapping_sub(NEAR) } else { after });
+        if now >= self.due && !apart {
+            self.estimate(now, after);
         }
         now
     }
@@ -89,21 +95,22 @@ impl Stopwatch {
 
     /// How long a tick lasts, from what the clock and the counter say has passed.
     #[cold]
-    fn estimate(&mut self, ticks: Ticks) {
-        let before = ticks.read();
-        let now = Stamp::from(self.clock.now());
-        let after = ticks.read();
-        if after.wrapping_sub(before) > APART {
-            return;
+    fn estimate(&mut self, now: Stamp, count: u64) {
+        let before = self.scale;
+        self.scale = self.began.map_or(0, |(since, from)| scale(now.nanos_since(since), count.wrapping_sub(from)));
+        let alike = before == 0 || self.scale.abs_diff(before) <= before / ALIKE;
+        if !alike {
+            self.scale = 0;
         }
-        if let Some((since, from)) = self.began {
-            let scale = (u128::from(now.nanos_since(since)) << 32) / u128::from(after.wrapping_sub(from).max(1));
-            // What `now` could not multiply is no counter of time.
-            self.scale = u64::try_from(scale).ok().filter(|scale| scale.checked_mul(NEAR).is_some()).unwrap_or(0);
-        }
-        self.due = now + if self.began.is_some() { ESTIMATE } else { FIRST_ESTIMATE };
-        self.began = Some((now, after));
+        self.due = now + if self.scale == 0 { FIRST_ESTIMATE } else { ESTIMATE };
+        self.began = Some((now, count));
     }
+}
+
+/// Nanoseconds a tick lasts, times 2³²; 0 for what is no counter of time, or none that can be multiplied.
+fn scale(nanos: u64, ticks: u64) -> u64 {
+    let scale = (u128::from(nanos) << 32) / u128::from(ticks.max(1));
+    u64::try_from(scale).ok().filter(|scale| scale.checked_mul(NEAR).is_some()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -134,6 +141,24 @@ mod tests {
         assert!(off[off.len() * 9 / 10] < Duration::from_micros(5), "worst {worst:?}");
         assert!(worst < Duration::from_millis(50), "worst {worst:?}");
         assert!(watch.ticks.is_none() || counted > off.len() / 2, "{counted} of {} were counted", off.len());
+    }
+
+    #[test]
+    fn an_estimate_that_is_not_like_the_one_before_is_not_believed() {
+        let mut watch = Stopwatch::new(Clock::SYSTEM);
+        let start = watch.last.0;
+        let (mut now, mut count) = (start, 0);
+        let mut estimate = |nanos: u64, ticks: u64| {
+            (now, count) = (now.plus_nanos(nanos), count + ticks);
+            watch.estimate(now, count);
+            (watch.scale, watch.due.since(now))
+        };
+        assert_eq!(estimate(0, 0), (0, FIRST_ESTIMATE));
+        assert_eq!(estimate(10_000_000, 20_000_000), (1 << 31, ESTIMATE));
+        assert_eq!(estimate(1_000_000_000, 2_000_000_000), (1 << 31, ESTIMATE));
+        assert_eq!(estimate(1_000_000_000, 9_000_000_000), (0, FIRST_ESTIMATE), "suspended: the counter went on, the clock did not");
+        assert_eq!(estimate(10_000_000, 20_000_000), (1 << 31, ESTIMATE));
+        assert_eq!(scale(u64::MAX, 1), 0, "no counter of time");
     }
 
     #[test]

@@ -48,7 +48,8 @@ pub fn thread_queued_time() -> Option<Duration> {
 pub struct Ticks(());
 
 impl Ticks {
-    /// The counter, if it runs steadily and alike on all processors. Linux has looked at that, and says so: its own clock runs on it.
+    /// The counter, if it runs steadily and alike on all processors. Linux has looked at that, and says so: its own clock runs on it. It is asked once, and
+    /// may think better of it later: whoever counts ticks reads a clock now and then, and counts few of them in between.
     pub fn trusted() -> Option<Self> {
         static TRUSTED: LazyLock<bool> = LazyLock::new(|| {
             let source = std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
@@ -62,7 +63,8 @@ impl Ticks {
     pub fn read(self) -> u64 {
         #[cfg(target_arch = "x86_64")]
         {
-            // SAFETY: every x86-64 processor has this instruction, and Linux uses it in this very process's clock.
+            // SAFETY: every x86-64 processor has this instruction, and Linux uses it in this very process's clock:
+            // where a process is forbidden it, its clock fails too.
             unsafe { std::arch::x86_64::_rdtsc() }
         }
         #[cfg(not(target_arch = "x86_64"))]

@@ -115,23 +115,24 @@ async fn a_warm_stop_hands_back_what_has_not_started() {
     let (task, mut begun, gate) = gated();
     let Some(bench) = Bench::new([task]) else { return };
     let worker = bench.worker(1).await;
-    bench.send("wait", (0..300).map(|n| format!("m{n:03}")), None).await;
-    assert_eq!(begun.recv().await.unwrap(), "m000");
-    // So many at once that it claims ahead.
-    gate.add_permits(40);
-    while begun.recv().await.unwrap() != "m040" {}
+    bench.send("wait", (0..3000).map(|n| format!("m{n:04}")), None).await;
+    assert_eq!(begun.recv().await.unwrap(), "m0000");
+    // So many at once that it claims ahead, more than it reads in one go.
+    gate.add_permits(1000);
+    while begun.recv().await.unwrap() != "m1000" {}
     assert_eq!(bench.lengths().1, "0", "what was given is not parked");
     worker.stopper().warm();
+    until("all but the one that runs are back before it has ended", || bench.lengths() == ("1999".to_owned(), "0".to_owned())).await;
     gate.add_permits(1);
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((summary.ok, summary.error), (41, None));
-    assert_eq!(bench.lengths(), ("259".to_owned(), "0".to_owned()), "nothing is lost");
-    let left = bench.broker.peek("celery", 300).await.unwrap();
+    assert_eq!((summary.ok, summary.error), (1001, None));
+    assert_eq!(bench.lengths(), ("1999".to_owned(), "0".to_owned()), "nothing is lost");
+    let left = bench.broker.peek("celery", 3000).await.unwrap();
     let ids: Vec<String> = left.iter().map(|raw| Message::decode(raw, &Limits::default()).unwrap().id).collect();
     let mut sorted = ids.clone();
     sorted.sort();
     sorted.dedup();
-    assert_eq!(sorted.len(), 259, "nothing is doubled");
+    assert_eq!(sorted.len(), 1999, "nothing is doubled");
 }
 
 #[tokio::test]

@@ -444,7 +444,7 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
             };
             let mut waiting = Some(task);
             let over = |cpu: &Option<Duration>, outcome| {
-                // The one reading of the clock for an attempt: its end is the start of the next.
+                // The time is asked for once an attempt: its end is the start of the next.
                 *now = self.watch.now();
                 if let Some(task) = waiting.take() {
                     self.done.push(Finished { slot, task, outcome, started, ended: *now, cpu: cpu.map(Span::from) });

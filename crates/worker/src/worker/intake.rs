@@ -67,7 +67,7 @@ struct Hall {
     /// A claim that goes on while the engine is told of something else. Never dropped before it has ended: what it pops would be lost for a lease.
     claim: Option<BoxFuture<'static, Batch>>,
     held: Held,
-    /// Claimed, and not read yet: the first of a batch run while the others are read.
+    /// Claimed, and not read yet: the first of a batch run while the others are read. Not in any list of what is reserved, since nothing is known of them.
     unread: VecDeque<Claimed>,
     /// Ready for the engine.
     ready: VecDeque<Arc<Work>>,
@@ -79,7 +79,7 @@ struct Hall {
     calm: Option<Instant>,
     ended: bool,
     /// What was ready and never reached the engine goes back.
-    leaving: Option<JoinHandle<()>>,
+    leaving: Option<JoinHandle<Result<(), BrokerError>>>,
     ahead: Ahead,
 }
 
@@ -414,8 +414,9 @@ impl Intake {
 
     /// Claims while there is still something to run, where messages are given.
     fn claim_ahead(&self, state: &mut Hall, room: usize) {
-        if self.early && state.claim.is_none() && self.may_claim(state) && state.ready.len() + state.unread.len() < state.ahead.look(Instant::now()) {
-            state.claim = Some(self.claim(state, room));
+        let here = state.ready.len() + state.unread.len();
+        if self.early && state.claim.is_none() && self.may_claim(state) && here < state.ahead.look(Instant::now()) {
+            state.claim = Some(self.claim(state, room.saturating_sub(here).max(1)));
         }
     }
 
@@ -424,6 +425,9 @@ impl Intake {
             let closed = self.closed.load(Ordering::Acquire);
             if !closed {
                 self.try_suspect().await?;
+            }
+            if closed {
+                self.let_go();
             }
             {
                 let mut state = self.state();
@@ -449,7 +453,10 @@ impl Intake {
                 match batch.result {
                     // Before these are read: the broker looks for the next ones meanwhile.
                     Ok(Fetched::More) => self.claim_ahead(&mut state, room),
-                    Ok(Fetched::End) => state.ended = true,
+                    Ok(Fetched::End) => {
+                        debug_assert!(state.unread.is_empty(), "the end of a consumer brings nothing");
+                        state.ended = true;
+                    }
                     Err(error) => return Err(error),
                 }
             }

@@ -9,6 +9,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    marker::PhantomData,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -59,7 +60,7 @@ struct Bell {
     place: u32,
     /// The place stands in the list.
     listed: AtomicBool,
-    /// The place stands in the list of the thread that polls the loop; only that thread looks at this.
+    /// The polling thread has woken it, and it has not had its turn since. Only whoever polls the loop looks at this.
     near: AtomicBool,
     woken: Arc<Woken>,
 }
@@ -77,19 +78,26 @@ thread_local! {
 }
 
 /// While it lives, this thread polls this loop: what it wakes there it remembers for itself.
-pub(crate) struct Near(Option<Arc<Woken>>);
+/// Not to be sent elsewhere.
+pub(crate) struct Near(Option<Arc<Woken>>, PhantomData<*const ()>);
 
 impl Drop for Near {
     /// What was woken and not polled any more goes where every thread finds it.
     fn drop(&mut self) {
         let Some(woken) = &self.0 else { return };
-        HERE.with(|here| {
+        let sleeper = HERE.with(|here| {
             here.woken.set(0);
             let mut places = here.places.borrow_mut();
-            if !places.is_empty() {
-                woken.list.lock().places.append(&mut places);
+            if places.is_empty() {
+                return None;
             }
+            let mut list = woken.list.lock();
+            list.places.append(&mut places);
+            if std::mem::take(&mut list.asleep) { list.sleeper.take() } else { None }
         });
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
     }
 }
 
@@ -135,7 +143,7 @@ impl<P> Pending<P> {
             if free {
                 here.woken.set(self.woken.address());
             }
-            Near(free.then(|| self.woken.clone()))
+            Near(free.then(|| self.woken.clone()), PhantomData)
         })
     }
 

@@ -15,39 +15,38 @@ use super::{
 };
 
 impl Intake {
-    /// At the end: whatever was claimed and did not reach the engine is held, so that the consumer hands it back as it leaves.
+    /// At the end: whatever was claimed and did not reach the engine goes back, also when the last fetch has failed and nobody has closed anything.
     pub(crate) async fn clear(&self) -> Result<(), BrokerError> {
-        let (claim, leaving) = {
-            let mut state = self.state();
-            (state.claim.take(), state.leaving.take())
-        };
-        if let Some(claim) = claim {
-            let mut given = claim.await.claimed;
-            given.retain(|claimed| claimed.given);
-            self.shared.consumer.hold(&given).await?;
+        self.closed.store(true, Ordering::Release);
+        self.shared.consumer.close();
+        self.let_go();
+        let leaving = self.state().leaving.take();
+        match leaving {
+            Some(leaving) => leaving.await.unwrap_or(Ok(())),
+            None => Ok(()),
         }
-        if let Some(leaving) = leaving {
-            let _ = leaving.await;
-        }
-        let (ready, unread) = {
-            let mut state = self.state();
-            (std::mem::take(&mut state.ready), std::mem::take(&mut state.unread))
-        };
-        give_back(&self.shared, ready.into(), unread.into()).await
     }
 
-    /// At a stop, where messages are given: what is ready here, up to a whole batch, does not wait until everything that runs has ended.
+    /// After the consumer is closed: what is ready here, what is not read yet and what a claim on its way still brings goes back at once, and does not
+    /// wait until everything that runs has ended.
     pub(super) fn let_go(&self) {
         let mut state = self.state();
-        if !self.early || state.leaving.is_some() || (state.ready.is_empty() && state.unread.is_empty()) {
+        let (claim, ready) = (state.claim.take(), Vec::from(std::mem::take(&mut state.ready)));
+        let mut unread = Vec::from(std::mem::take(&mut state.unread));
+        if claim.is_none() && ready.is_empty() && unread.is_empty() {
             return;
         }
-        let shared = self.shared.clone();
-        let (ready, unread) = (Vec::from(std::mem::take(&mut state.ready)), Vec::from(std::mem::take(&mut state.unread)));
-        ready.iter().for_each(|work| drop(shared.live().remove(&work.receipt.0)));
+        ready.iter().for_each(|work| drop(self.shared.live().remove(&work.receipt.0)));
+        let (before, shared) = (state.leaving.take(), self.shared.clone());
         state.leaving = Some(tokio::spawn(async move {
-            // A consumer that is at its end says so to the engine, too.
-            let _ = give_back(&shared, ready, unread).await;
+            let before = match before {
+                Some(before) => before.await.unwrap_or(Ok(())),
+                None => Ok(()),
+            };
+            if let Some(claim) = claim {
+                unread.extend(claim.await.claimed);
+            }
+            before.and(give_back(&shared, ready, unread).await)
         }));
     }
 
