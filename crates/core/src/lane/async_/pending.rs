@@ -10,14 +10,14 @@
 use std::{
     cell::{Cell, RefCell},
     marker::PhantomData,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     task::{Context, Wake, Waker},
 };
 
-use crate::sync::Mutex;
+use crate::sync::{AtomicBool, Mutex};
+
+#[cfg(all(test, longshore_loom))]
+mod loom_tests;
 
 /// Places for pending work `P`.
 pub(crate) struct Pending<P> {
@@ -73,8 +73,19 @@ struct Here {
     places: RefCell<Vec<u32>>,
 }
 
+impl Here {
+    const fn new() -> Self {
+        Self { woken: Cell::new(0), places: RefCell::new(Vec::new()) }
+    }
+}
+
+#[cfg(not(longshore_loom))]
 thread_local! {
-    static HERE: Here = const { Here { woken: Cell::new(0), places: RefCell::new(Vec::new()) } };
+    static HERE: Here = const { Here::new() };
+}
+#[cfg(longshore_loom)]
+loom::thread_local! {
+    static HERE: Here = Here::new();
 }
 
 /// While it lives, this thread polls this loop: what it wakes there it remembers for itself.
