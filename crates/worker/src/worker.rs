@@ -212,10 +212,12 @@ impl Worker {
             adaptive: None,
             enough: None,
         };
+        // Before the first claim; autoscale's bounds follow with `Slots`.
+        shared.hands.set_slots(sizes);
         let sink = Results::new(shared.clone(), closer);
         let running = Engine::start(config, intake.clone(), lanes, Box::new(sink), outbox, None, &runtime);
         let engine = running.handle();
-        let slots = Arc::new(Slots::new(engine.clone(), sizes, options.autoscale));
+        let slots = Arc::new(Slots::new(engine.clone(), shared.clone(), sizes, options.autoscale));
         let scaling = slots.scale().map(|_| runtime.spawn(slots.clone().follow(shared.clone())));
         let (over, ended) = tokio::sync::watch::channel(false);
         let mut beat = None;

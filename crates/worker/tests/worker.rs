@@ -224,17 +224,7 @@ async fn a_chain_runs_link_by_link_and_a_callback_gets_the_result() {
 
 #[tokio::test]
 async fn a_warm_stop_hands_back_what_has_not_started_and_lets_the_rest_end() {
-    let (started, mut begun) = tokio::sync::mpsc::unbounded_channel();
-    let gate = Arc::new(tokio::sync::Semaphore::new(0));
-    let open = gate.clone();
-    let task = Task::future("wait", move |_, _| {
-        let (started, gate) = (started.clone(), gate.clone());
-        async move {
-            let _ = started.send(());
-            gate.acquire().await.unwrap().forget();
-            Ok(Value::Null)
-        }
-    });
+    let (task, mut begun, open) = gated("wait");
     let mut bench = Bench::with("warm", [task], |options| options.lanes = [1; 4]).await;
     let first = bench.send(call("wait", vec![])).await;
     begun.recv().await.unwrap();
@@ -250,6 +240,65 @@ async fn a_warm_stop_hands_back_what_has_not_started_and_lets_the_rest_end() {
     assert!(matches!(found[0].doing, Doing::Waiting { place: 1, of: 1 }), "{found:?}");
     let left = Message::decode(&found[0].raw, &Limits::default()).unwrap();
     assert_eq!(left.id, second);
+}
+
+/// A task that says that it runs, and ends when it is let.
+fn gated(name: &str) -> (Task, mpsc::UnboundedReceiver<()>, Arc<Semaphore>) {
+    let (started, begun) = mpsc::unbounded_channel();
+    let gate = Arc::new(Semaphore::new(0));
+    let open = gate.clone();
+    let task = Task::future(name, move |_, _| {
+        let (started, gate) = (started.clone(), gate.clone());
+        async move {
+            let _ = started.send(());
+            gate.acquire().await.unwrap().forget();
+            Ok(Value::Null)
+        }
+    });
+    (task, begun, open)
+}
+
+#[tokio::test]
+async fn a_worker_whose_slots_are_taken_leaves_the_rest_to_others() {
+    let (task, mut begun, open) = gated("wait");
+    let bench = Bench::with("share", [task.clone()], |options| options.lanes = [2, 32, 2, 2]).await;
+    let mut ids = Vec::new();
+    for _ in 0..8 {
+        ids.push(bench.send(call("wait", vec![])).await);
+    }
+    for _ in 0..2 {
+        begun.recv().await.unwrap();
+    }
+    // It would have claimed them by now: there is room in its other lanes, which none of its tasks uses.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(bench.broker.peek("celery", 10).await.unwrap().len(), 6, "what it cannot start stays in the queue");
+    let mut options = WorkerOptions::new("second@test");
+    options.lanes = [6, 32, 2, 2];
+    let second = Worker::start(App::new().broker("memory://share").task(task), options).await.unwrap();
+    for _ in 0..6 {
+        tokio::time::timeout(Duration::from_secs(20), begun.recv()).await.unwrap().unwrap();
+    }
+    open.add_permits(8);
+    for id in ids {
+        assert_eq!(bench.result(&id).await.state, State::Success);
+    }
+    second.stopper().warm();
+    let ok = tokio::time::timeout(Duration::from_secs(20), second.join()).await.unwrap().ok;
+    assert_eq!((bench.stop().await.ok, ok), (2, 6));
+}
+
+#[tokio::test]
+async fn tasks_of_a_full_lane_do_not_hold_up_those_of_another_behind_them() {
+    let (task, mut begun, open) = gated("wait");
+    let bench = Bench::with("behind", [task, add()], |options| options.lanes = [2, 32, 2, 2]).await;
+    for _ in 0..20 {
+        bench.send(call("wait", vec![])).await;
+    }
+    begun.recv().await.unwrap();
+    let id = bench.send(call("add", vec![1.into()])).await;
+    assert_eq!(bench.result(&id).await.state, State::Success, "it runs while the others wait");
+    open.add_permits(20);
+    assert_eq!(bench.stop().await.failed, 0);
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! From the broker to the engine: claims, reads, sorts out, holds back what is not due.
 //!
-//! Layout: `ahead.rs`: how many are claimed ahead where messages are given; `back.rs`: what goes back unrun
+//! Layout: `ahead.rs`: how many are claimed ahead; `share.rs`: how many are this worker's share; `back.rs`: what goes back unrun
 
 mod ahead;
 mod back;
+mod share;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,7 +26,10 @@ use longshore_core::{
 };
 use tokio::{sync::Notify, task::JoinHandle};
 
-use self::ahead::Ahead;
+use self::{
+    ahead::Ahead,
+    share::{Load, Mix, Share},
+};
 use super::{
     close::{Closer, Closing},
     conclude::{self, Unrun},
@@ -62,7 +66,6 @@ pub(crate) struct Intake {
     early: bool,
 }
 
-#[derive(Default)]
 struct Hall {
     /// A claim that goes on while the engine is told of something else. Never dropped before it has ended: what it pops would be lost for a lease.
     claim: Option<BoxFuture<'static, Batch>>,
@@ -81,6 +84,9 @@ struct Hall {
     /// What was ready and never reached the engine goes back.
     leaving: Option<JoinHandle<Result<(), BrokerError>>>,
     ahead: Ahead,
+    mix: Mix,
+    /// Nothing was claimed because a lane is full.
+    full: bool,
 }
 
 /// What a claim brought.
@@ -105,7 +111,21 @@ enum Sorted {
 
 impl Intake {
     pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>, early: bool) -> Self {
-        let state = Mutex::new(Hall { calm: Some(suspects::calm(shared.started)), ..Hall::default() });
+        let own = shared.app.tasks.values().filter(|task| !task.name.starts_with("celery."));
+        let state = Mutex::new(Hall {
+            claim: None,
+            held: Held::default(),
+            unread: VecDeque::new(),
+            ready: VecDeque::new(),
+            suspects: VecDeque::new(),
+            accused: Vec::new(),
+            calm: Some(suspects::calm(shared.started)),
+            ended: false,
+            leaving: None,
+            ahead: Ahead::default(),
+            mix: Mix::new(own.map(|task| task.lane)),
+            full: false,
+        });
         Self { shared, closer, state, wake: Notify::new(), closed: AtomicBool::new(false), early }
     }
 
@@ -224,7 +244,8 @@ impl Intake {
             let mut state = self.state();
             later.into_iter().for_each(|entry| state.held.push(entry));
             for work in works {
-                if work.crashes > 0 { state.suspects.push_back(work) } else { state.ready.push_back(work) }
+                state.mix.saw(work.task.lane);
+                if work.crashes > 0 { state.suspects.push_back(work) } else { self.make_ready(&mut state, work) }
             }
         }
         if closings.is_empty() { Ok(()) } else { self.closer.close(closings).await }
@@ -292,6 +313,11 @@ impl Intake {
         self.shared.live().extend(works.iter().map(|work| (work.receipt.0, work.clone())));
     }
 
+    fn make_ready(&self, state: &mut Hall, work: Arc<Work>) {
+        self.shared.hands.add(work.task.lane, 1);
+        state.ready.push_back(work);
+    }
+
     /// Lets the next suspect start, if it may: accused first, so that should this worker die now, those that run are to blame.
     async fn try_suspect(&self) -> Result<(), BrokerError> {
         let (work, accused) = {
@@ -303,7 +329,7 @@ impl Intake {
             (work, state.accused.iter().map(|accused| accused.receipt).collect::<Vec<_>>())
         };
         self.shared.consumer.accuse(&accused).await?;
-        self.state().ready.push_back(work);
+        self.make_ready(&mut self.state(), work);
         Ok(())
     }
 
@@ -345,14 +371,20 @@ impl Intake {
 
     /// Waits for a claim to end, for the next time that is held, or to be woken.
     async fn wait(&self, room: usize) -> Option<Batch> {
-        let (mut claim, next, suspect) = {
+        let (mut claim, look, next, suspect) = {
             let mut state = self.state();
-            let claim = state.claim.take().or_else(|| self.may_claim(&state).then(|| self.claim(&mut state, room)));
             let now = Instant::now();
-            (claim, state.held.next(), state.next_suspect(now).map(|(_, at)| at.duration_since(now)))
+            let (claim, look) = match state.claim.take() {
+                None if self.may_claim(&state) => match self.share(&mut state, room, now) {
+                    Share::UpTo(room) => (Some(self.claim(&mut state, room)), None),
+                    Share::Later(at) => (None, at.map(|at| at.duration_since(now))),
+                },
+                claim => (claim, None),
+            };
+            (claim, look, state.held.next(), state.next_suspect(now).map(|(_, at)| at.duration_since(now)))
         };
         let due = next.map(|due| due.duration_since(SystemTime::now()).unwrap_or_default().min(GLANCE));
-        let mut timer = due.into_iter().chain(suspect).min().map(|left| Box::pin(tokio::time::sleep(left)));
+        let mut timer = due.into_iter().chain(suspect).chain(look).min().map(|left| Box::pin(tokio::time::sleep(left)));
         let mut woken = std::pin::pin!(self.wake.notified());
         let batch = std::future::poll_fn(|cx| {
             if let Some(claim) = &mut claim
@@ -416,8 +448,21 @@ impl Intake {
     fn claim_ahead(&self, state: &mut Hall, room: usize) {
         let here = state.ready.len() + state.unread.len();
         if self.early && state.claim.is_none() && self.may_claim(state) && here < state.ahead.look(Instant::now()) {
-            state.claim = Some(self.claim(state, room.saturating_sub(here).max(1)));
+            let room = match self.share(state, room.saturating_sub(here), Instant::now()) {
+                Share::UpTo(room) => room.max(1),
+                Share::Later(_) => 1,
+            };
+            state.claim = Some(self.claim(state, room));
         }
+    }
+
+    /// How many may be claimed, where the engine has room for so many.
+    fn share(&self, state: &mut Hall, room: usize, now: Instant) -> Share {
+        let (slots, busy) = (self.shared.hands.slots(), self.shared.hands.busy());
+        let load = Load { slots, busy, unread: state.unread.len(), ahead: state.ahead.look(now) };
+        let share = state.mix.share(room, &load, now);
+        state.full = matches!(share, Share::Later(_));
+        share
     }
 
     async fn fetch_some(&self, room: usize, into: &mut Vec<Delivery<Ticket>>) -> Result<Fetched, BrokerError> {

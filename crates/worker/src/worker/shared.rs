@@ -4,14 +4,14 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
 
 use longshore_brokers::{Broker, Consumer, ResultBackend};
 use longshore_celery::{Limits, Message, Value, events};
-use longshore_core::{CancelToken, Rate, gate::pace::Pace};
+use longshore_core::{CancelToken, LaneKind, Rate, gate::pace::Pace};
 
 use super::{
     notice::{Board, Notice, What},
@@ -45,9 +45,38 @@ pub(crate) struct Shared {
     revoked: Mutex<Revoked>,
     /// Claimed and not finished, by receipt; what is held for its ETA is not here.
     live: Mutex<HashMap<u64, Arc<Work>>>,
+    pub(crate) hands: Hands,
     paces: Mutex<HashMap<Arc<str>, (Rate, Pace)>>,
     /// What remote control has set differently from the tasks' own policies.
     set: Mutex<HashMap<Arc<str>, Override>>,
+}
+
+/// How many tasks the lanes of a worker can run, and how many they have, by `lane as usize`.
+#[derive(Default)]
+pub(crate) struct Hands {
+    /// Slots; with autoscale as many as there may be.
+    slots: [AtomicUsize; 4],
+    /// Running, and waiting to run.
+    busy: [AtomicIsize; 4],
+}
+
+impl Hands {
+    pub(crate) fn set_slots(&self, slots: [usize; 4]) {
+        self.slots.iter().zip(slots).for_each(|(place, slots)| place.store(slots, Ordering::Relaxed));
+    }
+
+    /// So many more are for this lane; fewer, where they have ended or gone back.
+    pub(crate) fn add(&self, lane: LaneKind, count: isize) {
+        self.busy[lane as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn slots(&self) -> [usize; 4] {
+        self.slots.each_ref().map(|slots| slots.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn busy(&self) -> [usize; 4] {
+        self.busy.each_ref().map(|busy| usize::try_from(busy.load(Ordering::Relaxed)).unwrap_or(0))
+    }
 }
 
 /// What remote control has set for a task.
@@ -143,6 +172,7 @@ impl Shared {
             clock: Mutex::new(events::Clock::new()),
             revoked: Mutex::default(),
             live: Mutex::default(),
+            hands: Hands::default(),
             paces: Mutex::default(),
             set: Mutex::default(),
         }

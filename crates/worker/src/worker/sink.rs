@@ -33,6 +33,7 @@ impl Sink<Ticket, Answer> for Results {
     fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<Ticket, Answer>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async move {
             let count = batch.len();
+            batch.iter().for_each(|finished| self.shared.hands.add(finished.task.lane, -1));
             let closings: Vec<Closing> = batch.drain(..).filter_map(|finished| conclude::ended(&self.shared, finished)).collect();
             let closed = self.closer.close(closings).await;
             // Of what was not accepted the engine has its own count.

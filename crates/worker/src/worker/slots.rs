@@ -53,6 +53,7 @@ impl Load {
 /// The slots of a worker's lanes.
 pub(crate) struct Slots {
     engine: Handle,
+    shared: Arc<Shared>,
     state: Mutex<State>,
 }
 
@@ -62,10 +63,23 @@ struct State {
     loads: [Load; 4],
 }
 
+impl State {
+    /// The slots that each lane may have: what is claimed for them is what lets them grow.
+    fn most(&self) -> [usize; 4] {
+        let mut most = self.sizes;
+        if let Some(scale) = &self.scale {
+            scale.lanes.iter().for_each(|lane| most[*lane as usize] = scale.max.max(1));
+        }
+        most
+    }
+}
+
 impl Slots {
-    pub(crate) fn new(engine: Handle, sizes: [usize; 4], scale: Option<Autoscale>) -> Self {
+    pub(crate) fn new(engine: Handle, shared: Arc<Shared>, sizes: [usize; 4], scale: Option<Autoscale>) -> Self {
         let loads = [Load { peak: 0, since: Instant::now() }; 4];
-        Self { engine, state: Mutex::new(State { sizes, scale, loads }) }
+        let state = State { sizes, scale, loads };
+        shared.hands.set_slots(state.most());
+        Self { engine, shared, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -119,6 +133,7 @@ impl Slots {
             state.sizes[lane as usize] = size;
             self.engine.set_concurrency(Some(lane), size);
         }
+        self.shared.hands.set_slots(state.most());
     }
 
     /// Lets the slots follow the load until it is dropped.

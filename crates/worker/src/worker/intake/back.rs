@@ -36,7 +36,10 @@ impl Intake {
         if claim.is_none() && ready.is_empty() && unread.is_empty() {
             return;
         }
-        ready.iter().for_each(|work| drop(self.shared.live().remove(&work.receipt.0)));
+        for work in &ready {
+            self.shared.live().remove(&work.receipt.0);
+            self.shared.hands.add(work.task.lane, -1);
+        }
         let (before, shared) = (state.leaving.take(), self.shared.clone());
         state.leaving = Some(tokio::spawn(async move {
             let before = match before {
@@ -58,9 +61,10 @@ impl Intake {
             let mut live = self.shared.live();
             batch.iter().map(|settlement| live.remove(&settlement.receipt.0)).collect()
         };
-        let acquitted = {
+        let (acquitted, full) = {
             let mut state = self.state();
             state.ahead.ended(batch.len());
+            let full = std::mem::take(&mut state.full);
             let before = state.accused.len();
             if before > 0 {
                 let now = Instant::now();
@@ -68,10 +72,11 @@ impl Intake {
                 let rested = ended.filter_map(|ended| rested(&ended, now)).max();
                 state.calm = state.calm.max(rested);
             }
-            state.accused.len() < before
+            (state.accused.len() < before, full)
         };
         for (Settlement { verdict, .. }, work) in batch.iter().zip(works) {
             let (Verdict::Requeue { .. }, Some(work)) = (verdict, work) else { continue };
+            self.shared.hands.add(work.task.lane, -1);
             if work.acked.load(Ordering::Acquire) && work.to_hold().is_none() {
                 // Acknowledged as it started, and stopped by us: it is sent once more.
                 self.shared.counts.handed_back.fetch_add(1, Ordering::Relaxed);
@@ -81,7 +86,7 @@ impl Intake {
                 back.push(work);
             }
         }
-        if acquitted {
+        if acquitted || full {
             self.wake.notify_one();
         }
         if !again.is_empty() {

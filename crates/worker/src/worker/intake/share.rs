@@ -1,0 +1,156 @@
+//! This worker's share of what lies in the broker: no more than it can start soon, so that workers beside it get theirs. A lane that is full must not hold
+//! up the others, and nobody can see which lane the next message is for, so a look ahead is allowed: what nobody else wanted for a while.
+
+use std::time::{Duration, Instant};
+
+use longshore_core::LaneKind;
+
+/// How long others have the first choice of what a full worker would only look at.
+const LOOK: Duration = Duration::from_millis(50);
+/// How many it then takes.
+const FEW: usize = 8;
+/// A lane that this part of the latest messages was for is the one that the next ones are expected for.
+const MOST: f64 = 0.75;
+/// The weight of the latest message.
+const LATEST: f64 = 1.0 / 16.0;
+
+/// How many messages may be claimed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    UpTo(usize),
+    /// None, before this time, or before something has ended.
+    Later(Option<Instant>),
+}
+
+/// What a worker has in hand, by lane.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    pub(super) slots: [usize; 4],
+    /// Running, and waiting to run.
+    pub(super) busy: [usize; 4],
+    /// Claimed, and not read.
+    pub(super) unread: usize,
+    /// May be claimed ahead: as many as have ended lately in a moment.
+    pub(super) ahead: usize,
+}
+
+/// What the latest messages were for.
+pub(super) struct Mix {
+    /// The lanes of the tasks that this worker has.
+    used: [bool; 4],
+    /// The part of the latest messages that was for each lane.
+    parts: [f64; 4],
+    seen: bool,
+    look_at: Option<Instant>,
+}
+
+impl Mix {
+    pub(super) fn new(lanes: impl IntoIterator<Item = LaneKind>) -> Self {
+        let mut used = [false; 4];
+        lanes.into_iter().for_each(|lane| used[lane as usize] = true);
+        Self { used, parts: [0.0; 4], seen: false, look_at: None }
+    }
+
+    /// A message was for this lane.
+    pub(super) fn saw(&mut self, lane: LaneKind) {
+        let weight = if std::mem::replace(&mut self.seen, true) { LATEST } else { 1.0 };
+        for (place, part) in self.parts.iter_mut().enumerate() {
+            *part += (f64::from(u8::from(place == lane as usize)) - *part) * weight;
+        }
+    }
+
+    fn lanes(&self) -> impl Iterator<Item = usize> {
+        let used = self.used;
+        (0..4).filter(move |lane| used[*lane])
+    }
+
+    /// The lane that the next messages are expected for, if it is one.
+    fn expected(&self) -> Option<usize> {
+        let only = self.lanes().next().filter(|_| self.lanes().count() == 1);
+        only.or_else(|| (0..4).find(|lane| self.parts[*lane] >= MOST))
+    }
+
+    /// How many may be claimed, where the engine has room for so many.
+    pub(super) fn share(&mut self, room: usize, load: &Load, now: Instant) -> Share {
+        let Some(lane) = self.expected() else {
+            // Nothing is known yet: what any lane could start.
+            let fewest = self.lanes().map(|lane| load.slots[lane]).min().unwrap_or(room);
+            return Share::UpTo(if self.seen { room } else { room.min(fewest) }.max(1));
+        };
+        let free = (load.slots[lane] + load.ahead).saturating_sub(load.busy[lane] + load.unread);
+        if free > 0 {
+            self.look_at = None;
+            return Share::UpTo(room.min(free));
+        }
+        if self.lanes().count() <= 1 {
+            return Share::Later(None);
+        }
+        let at = *self.look_at.get_or_insert(now + LOOK);
+        if at > now {
+            return Share::Later(Some(at));
+        }
+        self.look_at = None;
+        Share::UpTo(room.min(FEW))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOTS: [usize; 4] = [200, 32, 2, 2];
+
+    fn load(lane: LaneKind, busy: usize) -> Load {
+        let mut load = Load { slots: SLOTS, busy: [0; 4], unread: 0, ahead: 0 };
+        load.busy[lane as usize] = busy;
+        load
+    }
+
+    fn after(mut mix: Mix, messages: &[LaneKind]) -> Mix {
+        messages.iter().for_each(|lane| mix.saw(*lane));
+        mix
+    }
+
+    #[test]
+    fn a_worker_of_one_lane_takes_what_that_lane_can_start() {
+        let (mut mix, now) = (Mix::new([LaneKind::Process]), Instant::now());
+        for (busy, share) in [(0, Share::UpTo(2)), (1, Share::UpTo(1)), (2, Share::Later(None)), (3, Share::Later(None))] {
+            assert_eq!(mix.share(236, &load(LaneKind::Process, busy), now), share, "{busy} busy");
+            mix.saw(LaneKind::Process);
+        }
+        // Quick ones may be claimed ahead, and those on their way count.
+        let quick = Load { ahead: 20, unread: 5, ..load(LaneKind::Process, 2) };
+        assert_eq!(mix.share(236, &quick, now), Share::UpTo(15));
+        assert_eq!(mix.share(3, &quick, now), Share::UpTo(3), "no more than the engine has room for");
+    }
+
+    #[test]
+    fn the_first_claim_is_what_any_lane_could_start() {
+        let (mut mix, now) = (Mix::new([LaneKind::Async, LaneKind::Blocking]), Instant::now());
+        assert_eq!(mix.share(236, &load(LaneKind::Async, 0), now), Share::UpTo(32));
+        assert_eq!(Mix::new([]).share(5, &load(LaneKind::Async, 0), now), Share::UpTo(5));
+    }
+
+    #[test]
+    fn while_all_are_for_one_lane_that_is_full_a_look_ahead_waits_until_others_had_their_choice() {
+        let (now, full) = (Instant::now(), load(LaneKind::Blocking, 32));
+        let mut mix = after(Mix::new([LaneKind::Async, LaneKind::Blocking]), &[LaneKind::Blocking]);
+        assert_eq!(mix.share(200, &full, now), Share::Later(Some(now + LOOK)));
+        assert_eq!(mix.share(200, &full, now + LOOK / 2), Share::Later(Some(now + LOOK)));
+        assert_eq!(mix.share(200, &full, now + LOOK), Share::UpTo(FEW));
+        assert_eq!(mix.share(200, &full, now + LOOK), Share::Later(Some(now + 2 * LOOK)), "and again");
+        assert_eq!(mix.share(200, &load(LaneKind::Blocking, 31), now + LOOK), Share::UpTo(1), "a slot is free");
+    }
+
+    #[test]
+    fn where_messages_are_for_several_lanes_a_full_one_holds_up_none() {
+        let (now, full) = (Instant::now(), load(LaneKind::Blocking, 32));
+        let lanes = [LaneKind::Async, LaneKind::Blocking].repeat(20);
+        assert_eq!(after(Mix::new(lanes.clone()), &lanes).share(200, &full, now), Share::UpTo(200));
+        // What comes after many of one kind is soon known.
+        let turned: Vec<_> = [[LaneKind::Blocking; 50], [LaneKind::Async; 50]].concat();
+        assert_eq!(after(Mix::new(lanes.clone()), &turned[..53]).share(200, &full, now), Share::Later(Some(now + LOOK)));
+        assert_eq!(after(Mix::new(lanes.clone()), &turned[..60]).share(200, &full, now), Share::UpTo(200));
+        assert_eq!(after(Mix::new(lanes), &turned).share(200, &full, now), Share::UpTo(200));
+    }
+}
