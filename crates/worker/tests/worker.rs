@@ -288,6 +288,30 @@ async fn a_worker_whose_slots_are_taken_leaves_the_rest_to_others() {
 }
 
 #[tokio::test]
+async fn what_was_left_in_the_queue_is_claimed_when_the_worker_gets_more_slots() {
+    let (started, mut begun) = mpsc::unbounded_channel();
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let task = Task::plain("hold", move |_, _| {
+        let _ = started.send(());
+        // Under the lock: one after the other is let go.
+        let _ = gate.lock().unwrap().recv();
+        Ok(Value::Null)
+    });
+    let bench = Bench::with("grow", [task], |options| options.lanes = [2, 1, 2, 2]).await;
+    for _ in 0..3 {
+        bench.send(call("hold", vec![])).await;
+    }
+    begun.recv().await.unwrap();
+    ask(&bench, longshore_celery::control::Request::new("pool_grow").argument("n", 2)).await;
+    for _ in 0..2 {
+        tokio::time::timeout(Duration::from_secs(20), begun.recv()).await.unwrap().unwrap();
+    }
+    (0..3).for_each(|_| open.send(()).unwrap());
+    assert_eq!(bench.stop().await.ok, 3);
+}
+
+#[tokio::test]
 async fn tasks_of_a_full_lane_do_not_hold_up_those_of_another_behind_them() {
     let (task, mut begun, open) = gated("wait");
     let bench = Bench::with("behind", [task, add()], |options| options.lanes = [2, 32, 2, 2]).await;

@@ -191,8 +191,9 @@ impl Intake {
     /// Sorts out what was claimed, and ends at once what shall not run.
     async fn take(&self, claimed: Vec<Claimed>, slots_taken: bool) -> Result<(), BrokerError> {
         let now = SystemTime::now();
+        let count = claimed.len();
         let mut closings = Vec::new();
-        let mut works = Vec::with_capacity(claimed.len());
+        let mut works = Vec::with_capacity(count);
         let mut again = Vec::new();
         let (mut to_hold, mut later, mut asking) = (Vec::new(), Vec::new(), Vec::new());
         for mut claimed in claimed {
@@ -243,6 +244,9 @@ impl Intake {
         {
             let mut state = self.state();
             later.into_iter().for_each(|entry| state.held.push(entry));
+            if count > 0 {
+                state.mix.read(works.len());
+            }
             for work in works {
                 state.mix.saw(work.task.lane);
                 if work.crashes > 0 { state.suspects.push_back(work) } else { self.make_ready(&mut state, work) }
@@ -386,14 +390,16 @@ impl Intake {
         let due = next.map(|due| due.duration_since(SystemTime::now()).unwrap_or_default().min(GLANCE));
         let mut timer = due.into_iter().chain(suspect).chain(look).min().map(|left| Box::pin(tokio::time::sleep(left)));
         let mut woken = std::pin::pin!(self.wake.notified());
+        let mut grown = std::pin::pin!(self.shared.hands.changed.notified());
         let batch = std::future::poll_fn(|cx| {
             if let Some(claim) = &mut claim
                 && let Poll::Ready(batch) = claim.as_mut().poll(cx)
             {
                 return Poll::Ready(Some(batch));
             }
+            let grown = grown.as_mut().poll(cx).is_ready();
             let timed = timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
-            if timed || woken.as_mut().poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
+            if timed || grown || woken.as_mut().poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
         })
         .await;
         if batch.is_none() {

@@ -12,6 +12,7 @@ use std::{
 use longshore_brokers::{Broker, Consumer, ResultBackend};
 use longshore_celery::{Limits, Message, Value, events};
 use longshore_core::{CancelToken, LaneKind, Rate, gate::pace::Pace};
+use tokio::sync::Notify;
 
 use super::{
     notice::{Board, Notice, What},
@@ -58,11 +59,14 @@ pub(crate) struct Hands {
     slots: [AtomicUsize; 4],
     /// Running, and waiting to run.
     busy: [AtomicIsize; 4],
+    /// Is told when there are other slots.
+    pub(crate) changed: Notify,
 }
 
 impl Hands {
     pub(crate) fn set_slots(&self, slots: [usize; 4]) {
         self.slots.iter().zip(slots).for_each(|(place, slots)| place.store(slots, Ordering::Relaxed));
+        self.changed.notify_one();
     }
 
     /// So many more are for this lane; fewer, where they have ended or gone back.

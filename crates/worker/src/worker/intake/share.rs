@@ -22,6 +22,9 @@ pub(super) enum Share {
     Later(Option<Instant>),
 }
 
+/// The most that a share is multiplied by.
+const TIMES: usize = 64;
+
 /// What a worker has in hand, by lane.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
@@ -42,13 +45,15 @@ pub(super) struct Mix {
     parts: [f64; 4],
     seen: bool,
     look_at: Option<Instant>,
+    /// How many times the share is claimed: more than once while what comes does not run now.
+    times: usize,
 }
 
 impl Mix {
     pub(super) fn new(lanes: impl IntoIterator<Item = LaneKind>) -> Self {
         let mut used = [false; 4];
         lanes.into_iter().for_each(|lane| used[lane as usize] = true);
-        Self { used, parts: [0.0; 4], seen: false, look_at: None }
+        Self { used, parts: [0.0; 4], seen: false, look_at: None, times: 1 }
     }
 
     /// A message was for this lane.
@@ -57,6 +62,11 @@ impl Mix {
         for (place, part) in self.parts.iter_mut().enumerate() {
             *part += (f64::from(u8::from(place == lane as usize)) - *part) * weight;
         }
+    }
+
+    /// So many of the messages that were read just now may run. What has to wait for its time takes no slot, however many there are.
+    pub(super) fn read(&mut self, run: usize) {
+        self.times = if run == 0 { (self.times * 2).min(TIMES) } else { 1 };
     }
 
     fn lanes(&self) -> impl Iterator<Item = usize> {
@@ -80,7 +90,7 @@ impl Mix {
         let free = (load.slots[lane] + load.ahead).saturating_sub(load.busy[lane] + load.unread);
         if free > 0 {
             self.look_at = None;
-            return Share::UpTo(room.min(free));
+            return Share::UpTo(room.min(free.saturating_mul(self.times)));
         }
         if self.lanes().count() <= 1 {
             return Share::Later(None);
@@ -122,6 +132,11 @@ mod tests {
         let quick = Load { ahead: 20, unread: 5, ..load(LaneKind::Process, 2) };
         assert_eq!(mix.share(236, &quick, now), Share::UpTo(15));
         assert_eq!(mix.share(3, &quick, now), Share::UpTo(3), "no more than the engine has room for");
+        // What waits for its time takes no slot: many of that are soon through.
+        (0..3).for_each(|_| mix.read(0));
+        assert_eq!(mix.share(236, &load(LaneKind::Process, 1), now), Share::UpTo(8));
+        mix.read(1);
+        assert_eq!(mix.share(236, &load(LaneKind::Process, 1), now), Share::UpTo(1));
     }
 
     #[test]
