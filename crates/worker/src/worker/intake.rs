@@ -85,12 +85,16 @@ struct Hall {
     leaving: Option<JoinHandle<Result<(), BrokerError>>>,
     ahead: Ahead,
     mix: Mix,
-    /// Nothing was claimed because a lane is full.
+    /// A claim waits until something has ended.
     full: bool,
+    /// The last claim found less than it asked for.
+    drained: bool,
 }
 
 /// What a claim brought.
 struct Batch {
+    /// How many were asked for.
+    asked: usize,
     claimed: Vec<Claimed>,
     result: Result<Fetched, BrokerError>,
 }
@@ -125,6 +129,7 @@ impl Intake {
             ahead: Ahead::default(),
             mix: Mix::new(own.map(|task| task.lane)),
             full: false,
+            drained: false,
         });
         Self { shared, closer, state, wake: Notify::new(), closed: AtomicBool::new(false), early }
     }
@@ -188,12 +193,11 @@ impl Intake {
         Sorted::Run(message, task)
     }
 
-    /// Sorts out what was claimed, and ends at once what shall not run.
-    async fn take(&self, claimed: Vec<Claimed>, slots_taken: bool) -> Result<(), BrokerError> {
+    /// Sorts out what was claimed, and ends at once what shall not run. Says how many may run.
+    async fn take(&self, claimed: Vec<Claimed>, slots_taken: bool) -> Result<usize, BrokerError> {
         let now = SystemTime::now();
-        let count = claimed.len();
         let mut closings = Vec::new();
-        let mut works = Vec::with_capacity(count);
+        let mut works = Vec::with_capacity(claimed.len());
         let mut again = Vec::new();
         let (mut to_hold, mut later, mut asking) = (Vec::new(), Vec::new(), Vec::new());
         for mut claimed in claimed {
@@ -241,18 +245,19 @@ impl Intake {
             closings.extend(self.take_out_finished(&mut works, again).await?);
         }
         self.note(&works);
+        let run = works.len();
         {
             let mut state = self.state();
             later.into_iter().for_each(|entry| state.held.push(entry));
-            if count > 0 {
-                state.mix.read(works.len());
-            }
             for work in works {
                 state.mix.saw(work.task.lane);
                 if work.crashes > 0 { state.suspects.push_back(work) } else { self.make_ready(&mut state, work) }
             }
         }
-        if closings.is_empty() { Ok(()) } else { self.closer.close(closings).await }
+        if !closings.is_empty() {
+            self.closer.close(closings).await?;
+        }
+        Ok(run)
     }
 
     /// Asks for slots of the rates that all workers share, in one call a task. Gives back whose slot has come, and holds the others.
@@ -417,15 +422,17 @@ impl Intake {
         let claim = move |room| async move {
             let mut claimed = Vec::new();
             let result = consumer.claim(room, &mut claimed).await;
-            Batch { claimed, result }
+            Batch { asked: room, claimed, result }
         };
         if !self.early {
             return Box::pin(claim(room));
         }
         // What is given is lost with whoever does not listen; and it comes while the batch before is worked on.
-        let claim = tokio::spawn(claim(state.ahead.look(Instant::now()).clamp(room.min(ahead::MOST), ahead::MOST)));
+        let ahead = if state.drained { 0 } else { state.ahead.of_all(Instant::now()) };
+        let claim = tokio::spawn(claim(ahead.clamp(room.min(ahead::MOST), ahead::MOST)));
         Box::pin(async move {
             let lost = |error: tokio::task::JoinError| Batch {
+                asked: 0,
                 claimed: Vec::new(),
                 result: Err(BrokerError {
                     kind: longshore_core::ErrorKind::Fatal,
@@ -443,21 +450,25 @@ impl Intake {
             let count = state.unread.len().min(READ);
             state.unread.drain(..count).collect()
         };
-        let any = !some.is_empty();
-        if any {
-            self.take(some, false).await?;
+        if some.is_empty() {
+            return Ok(false);
         }
-        Ok(any)
+        let run = self.take(some, false).await?;
+        let mut state = self.state();
+        let drained = state.drained;
+        state.mix.read(run, drained);
+        Ok(true)
     }
 
     /// Claims while there is still something to run, where messages are given.
     fn claim_ahead(&self, state: &mut Hall, room: usize) {
         let here = state.ready.len() + state.unread.len();
-        if self.early && state.claim.is_none() && self.may_claim(state) && here < state.ahead.look(Instant::now()) {
+        if self.early && state.claim.is_none() && self.may_claim(state) && here < state.ahead.of_all(Instant::now()) {
             let room = match self.share(state, room.saturating_sub(here), Instant::now()) {
                 Share::UpTo(room) => room.max(1),
                 Share::Later(_) => 1,
             };
+            state.full = false;
             state.claim = Some(self.claim(state, room));
         }
     }
@@ -465,7 +476,7 @@ impl Intake {
     /// How many may be claimed, where the engine has room for so many.
     fn share(&self, state: &mut Hall, room: usize, now: Instant) -> Share {
         let (slots, busy) = (self.shared.hands.slots(), self.shared.hands.busy());
-        let load = Load { slots, busy, unread: state.unread.len(), ahead: state.ahead.look(now) };
+        let load = Load { slots, busy, unread: state.unread.len(), ended: state.ahead.look(now), drained: state.drained };
         let share = state.mix.share(room, &load, now);
         state.full = matches!(share, Share::Later(_));
         share
@@ -500,6 +511,8 @@ impl Intake {
             }
             if let Some(batch) = self.wait(room).await {
                 let mut state = self.state();
+                // Brokers give at least so many at once, where they have them.
+                state.drained = batch.claimed.len() < batch.asked.min(READ);
                 state.unread.extend(batch.claimed);
                 match batch.result {
                     // Before these are read: the broker looks for the next ones meanwhile.

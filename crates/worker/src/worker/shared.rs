@@ -65,8 +65,10 @@ pub(crate) struct Hands {
 
 impl Hands {
     pub(crate) fn set_slots(&self, slots: [usize; 4]) {
-        self.slots.iter().zip(slots).for_each(|(place, slots)| place.store(slots, Ordering::Relaxed));
-        self.changed.notify_one();
+        let differ = |(place, slots): (&AtomicUsize, usize)| place.swap(slots, Ordering::Relaxed) != slots;
+        if self.slots.iter().zip(slots).filter(|(place, slots)| differ((place, *slots))).count() > 0 {
+            self.changed.notify_one();
+        }
     }
 
     /// So many more are for this lane; fewer, where they have ended or gone back.

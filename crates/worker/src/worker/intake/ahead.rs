@@ -1,37 +1,43 @@
-//! How many messages are claimed ahead where they are given, not lent: no more than have ended lately in some milliseconds, since what one worker was given, no
-//! other can run.
+//! How many messages are claimed ahead: no more than have ended lately in some milliseconds, since what one worker has claimed, no other can run.
 
 use std::time::{Duration, Instant};
+
+use longshore_core::LaneKind;
 
 /// The most, whatever has ended.
 pub(super) const MOST: usize = 500;
 /// What has ended in this time may be claimed ahead.
 const AHEAD: Duration = Duration::from_millis(10);
 
-/// Counts what ends.
+/// Counts what ends, by lane.
 #[derive(Default)]
 pub(super) struct Ahead {
     /// How many may be claimed ahead, as the last look says.
-    many: usize,
+    many: [usize; 4],
     /// Since when it is counted anew, and how many have ended since.
     since: Option<Instant>,
-    ended: usize,
+    ended: [usize; 4],
 }
 
 impl Ahead {
-    /// So many have ended.
-    pub(super) fn ended(&mut self, count: usize) {
-        self.ended += count;
+    /// One has ended on this lane.
+    pub(super) fn ended(&mut self, lane: LaneKind) {
+        self.ended[lane as usize] += 1;
     }
 
-    /// How many messages may be claimed ahead now.
-    pub(super) fn look(&mut self, now: Instant) -> usize {
+    /// How many messages may be claimed ahead now, for each lane.
+    pub(super) fn look(&mut self, now: Instant) -> [usize; 4] {
         let since = now.duration_since(*self.since.get_or_insert(now));
         if since >= AHEAD {
-            self.many = ahead(std::mem::take(&mut self.ended), since);
+            self.many = std::mem::take(&mut self.ended).map(|ended| ahead(ended, since));
             self.since = Some(now);
         }
         self.many
+    }
+
+    /// For all lanes together.
+    pub(super) fn of_all(&mut self, now: Instant) -> usize {
+        self.look(now).iter().sum::<usize>().min(MOST)
     }
 }
 

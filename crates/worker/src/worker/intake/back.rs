@@ -63,7 +63,7 @@ impl Intake {
         };
         let (acquitted, full) = {
             let mut state = self.state();
-            state.ahead.ended(batch.len());
+            works.iter().flatten().for_each(|work| state.ahead.ended(work.task.lane));
             let full = std::mem::take(&mut state.full);
             let before = state.accused.len();
             if before > 0 {

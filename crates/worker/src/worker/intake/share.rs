@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 
 use longshore_core::LaneKind;
 
-/// How long others have the first choice of what a full worker would only look at.
+/// How long others have the first choice of what a full worker would only look at; from look to look twice as long, up to the second.
 const LOOK: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(5);
 /// How many it then takes.
 const FEW: usize = 8;
+/// So many times what has ended in a moment is claimed ahead: what will be done in 50 ms.
+const MOMENTS: usize = 5;
 /// A lane that this part of the latest messages was for is the one that the next ones are expected for.
 const MOST: f64 = 0.75;
 /// The weight of the latest message.
@@ -33,8 +36,10 @@ pub(super) struct Load {
     pub(super) busy: [usize; 4],
     /// Claimed, and not read.
     pub(super) unread: usize,
-    /// May be claimed ahead: as many as have ended lately in a moment.
-    pub(super) ahead: usize,
+    /// As many as have ended lately in a moment (10 ms).
+    pub(super) ended: [usize; 4],
+    /// The last claim found less than it asked for.
+    pub(super) drained: bool,
 }
 
 /// What the latest messages were for.
@@ -45,6 +50,7 @@ pub(super) struct Mix {
     parts: [f64; 4],
     seen: bool,
     look_at: Option<Instant>,
+    pause: Duration,
     /// How many times the share is claimed: more than once while what comes does not run now.
     times: usize,
 }
@@ -53,20 +59,24 @@ impl Mix {
     pub(super) fn new(lanes: impl IntoIterator<Item = LaneKind>) -> Self {
         let mut used = [false; 4];
         lanes.into_iter().for_each(|lane| used[lane as usize] = true);
-        Self { used, parts: [0.0; 4], seen: false, look_at: None, times: 1 }
+        Self { used, parts: [0.0; 4], seen: false, look_at: None, pause: LOOK, times: 1 }
     }
 
     /// A message was for this lane.
     pub(super) fn saw(&mut self, lane: LaneKind) {
+        if self.expected() != Some(lane as usize) {
+            self.pause = LOOK;
+        }
         let weight = if std::mem::replace(&mut self.seen, true) { LATEST } else { 1.0 };
         for (place, part) in self.parts.iter_mut().enumerate() {
             *part += (f64::from(u8::from(place == lane as usize)) - *part) * weight;
         }
     }
 
-    /// So many of the messages that were read just now may run. What has to wait for its time takes no slot, however many there are.
-    pub(super) fn read(&mut self, run: usize) {
-        self.times = if run == 0 { (self.times * 2).min(TIMES) } else { 1 };
+    /// Of the messages that were read just now so many may run; `drained`: there were no more. What has to wait for its time takes no slot, however many
+    /// there are.
+    pub(super) fn read(&mut self, run: usize, drained: bool) {
+        self.times = if run == 0 && !drained { (self.times * 2).min(TIMES) } else { 1 };
     }
 
     fn lanes(&self) -> impl Iterator<Item = usize> {
@@ -83,23 +93,30 @@ impl Mix {
     /// How many may be claimed, where the engine has room for so many.
     pub(super) fn share(&mut self, room: usize, load: &Load, now: Instant) -> Share {
         let Some(lane) = self.expected() else {
-            // Nothing is known yet: what any lane could start.
-            let fewest = self.lanes().map(|lane| load.slots[lane]).min().unwrap_or(room);
-            return Share::UpTo(if self.seen { room } else { room.min(fewest) }.max(1));
-        };
-        let free = (load.slots[lane] + load.ahead).saturating_sub(load.busy[lane] + load.unread);
-        if free > 0 {
             self.look_at = None;
+            // Nothing is known yet: what any lane could start.
+            let fewest = self.lanes().map(|lane| load.slots[lane]).min().unwrap_or(room).max(1);
+            return Share::UpTo(if self.seen { room } else { room.min(fewest.saturating_mul(self.times)) });
+        };
+        // Where there was nothing left, the next ones may be of another kind, and take longer.
+        let ahead = if load.drained { 0 } else { load.ended[lane] * MOMENTS };
+        let free = (load.slots[lane] + ahead).saturating_sub(load.busy[lane] + load.unread);
+        if free >= (ahead / 2).max(1) {
+            (self.look_at, self.pause) = (None, LOOK);
             return Share::UpTo(room.min(free.saturating_mul(self.times)));
+        }
+        if free > 0 {
+            // A batch is worth waiting for, as long as tasks end.
+            return Share::Later(Some(now + LOOK));
         }
         if self.lanes().count() <= 1 {
             return Share::Later(None);
         }
-        let at = *self.look_at.get_or_insert(now + LOOK);
+        let at = *self.look_at.get_or_insert(now + self.pause);
         if at > now {
             return Share::Later(Some(at));
         }
-        self.look_at = None;
+        (self.look_at, self.pause) = (None, (self.pause * 2).min(LONGEST));
         Share::UpTo(room.min(FEW))
     }
 }
@@ -111,7 +128,7 @@ mod tests {
     const SLOTS: [usize; 4] = [200, 32, 2, 2];
 
     fn load(lane: LaneKind, busy: usize) -> Load {
-        let mut load = Load { slots: SLOTS, busy: [0; 4], unread: 0, ahead: 0 };
+        let mut load = Load { slots: SLOTS, busy: [0; 4], unread: 0, ended: [0; 4], drained: false };
         load.busy[lane as usize] = busy;
         load
     }
@@ -128,15 +145,33 @@ mod tests {
             assert_eq!(mix.share(236, &load(LaneKind::Process, busy), now), share, "{busy} busy");
             mix.saw(LaneKind::Process);
         }
-        // Quick ones may be claimed ahead, and those on their way count.
-        let quick = Load { ahead: 20, unread: 5, ..load(LaneKind::Process, 2) };
-        assert_eq!(mix.share(236, &quick, now), Share::UpTo(15));
-        assert_eq!(mix.share(3, &quick, now), Share::UpTo(3), "no more than the engine has room for");
-        // What waits for its time takes no slot: many of that are soon through.
-        (0..3).for_each(|_| mix.read(0));
-        assert_eq!(mix.share(236, &load(LaneKind::Process, 1), now), Share::UpTo(8));
-        mix.read(1);
-        assert_eq!(mix.share(236, &load(LaneKind::Process, 1), now), Share::UpTo(1));
+        assert_eq!(mix.share(1, &load(LaneKind::Process, 0), now), Share::UpTo(1), "no more than the engine has room for");
+    }
+
+    #[test]
+    fn quick_tasks_are_claimed_ahead_in_batches_while_there_are_more_of_them() {
+        let (mut mix, now) = (after(Mix::new([LaneKind::Process]), &[LaneKind::Process]), Instant::now());
+        let quick = |busy| Load { ended: [500, 0, 0, 4], unread: 5, ..load(LaneKind::Process, busy) };
+        assert_eq!(mix.share(236, &quick(2), now), Share::UpTo(15), "those of its own lane count, and those on their way");
+        assert_eq!(mix.share(236, &quick(7), now), Share::UpTo(10));
+        assert_eq!(mix.share(236, &quick(8), now), Share::Later(Some(now + LOOK)), "for nine a claim is not worth it yet");
+        assert_eq!(mix.share(236, &quick(17), now), Share::Later(None));
+        assert_eq!(mix.share(236, &Load { drained: true, unread: 0, ..quick(1) }, now), Share::UpTo(1), "who knows what comes next");
+    }
+
+    #[test]
+    fn what_waits_for_its_time_takes_no_slot_and_is_soon_through() {
+        let (now, lanes) = (Instant::now(), [LaneKind::Async, LaneKind::Process]);
+        for (mut mix, one) in [(Mix::new([LaneKind::Process]), 1), (Mix::new(lanes), 2)] {
+            let one_busy = load(LaneKind::Process, 1);
+            (0..3).for_each(|_| mix.read(0, false));
+            assert_eq!(mix.share(236, &one_busy, now), Share::UpTo(8 * one));
+            mix.read(0, true);
+            assert_eq!(mix.share(236, &one_busy, now), Share::UpTo(one), "no more of them lie there");
+            (0..3).for_each(|_| mix.read(0, false));
+            mix.read(1, false);
+            assert_eq!(mix.share(236, &one_busy, now), Share::UpTo(one), "others lie between");
+        }
     }
 
     #[test]
@@ -147,14 +182,17 @@ mod tests {
     }
 
     #[test]
-    fn while_all_are_for_one_lane_that_is_full_a_look_ahead_waits_until_others_had_their_choice() {
+    fn while_all_are_for_one_lane_that_is_full_looks_ahead_wait_until_others_had_their_choice() {
         let (now, full) = (Instant::now(), load(LaneKind::Blocking, 32));
         let mut mix = after(Mix::new([LaneKind::Async, LaneKind::Blocking]), &[LaneKind::Blocking]);
         assert_eq!(mix.share(200, &full, now), Share::Later(Some(now + LOOK)));
         assert_eq!(mix.share(200, &full, now + LOOK / 2), Share::Later(Some(now + LOOK)));
         assert_eq!(mix.share(200, &full, now + LOOK), Share::UpTo(FEW));
-        assert_eq!(mix.share(200, &full, now + LOOK), Share::Later(Some(now + 2 * LOOK)), "and again");
-        assert_eq!(mix.share(200, &load(LaneKind::Blocking, 31), now + LOOK), Share::UpTo(1), "a slot is free");
+        assert_eq!(mix.share(200, &full, now + LOOK), Share::Later(Some(now + 3 * LOOK)), "twice as long");
+        mix.saw(LaneKind::Async);
+        assert_eq!(mix.share(200, &full, now + 3 * LOOK), Share::UpTo(FEW));
+        assert_eq!(mix.share(200, &full, now + 3 * LOOK), Share::Later(Some(now + 5 * LOOK)), "there are others, so looking pays");
+        assert_eq!(mix.share(200, &load(LaneKind::Blocking, 31), now + 3 * LOOK), Share::UpTo(1), "a slot is free");
     }
 
     #[test]
