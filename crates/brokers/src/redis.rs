@@ -2,7 +2,7 @@
 //!
 //! Layout, in the order in which a message meets it:
 //! - `url.rs`: what a URL says; `layout.rs`: names of keys and channels
-//! - `resp.rs`: the protocol, without sockets; `connection.rs`, `tls.rs`, `sentinel.rs`: one connection; `fail.rs`: what a refusal means
+//! - `resp.rs`: the protocol, without sockets; `connection.rs`, `socket.rs`, `tls.rs`, `sentinel.rs`: one connection; `fail.rs`: what a refusal means
 //! - `link.rs`: the connection for commands, and what happens when it is lost, `luck.rs`: whether its callers look for their answers themselves; `pubsub.rs`: the one for listening
 //! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `early.rs`: of one that is given; `consumer.rs` joins them
 //! - `lease.rs`: the sign of life; `rescue.rs`: what the dead have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
@@ -32,6 +32,7 @@ mod results;
 mod scripts;
 mod sentinel;
 mod shared;
+mod socket;
 mod tls;
 mod url;
 mod wait;

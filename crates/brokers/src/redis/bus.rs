@@ -13,7 +13,7 @@ use super::{
     link::{Link, Wait},
     pubsub::{Listener, PubSub, Topic},
     resp::{Pack, Reply},
-    wait::Waiter,
+    wait::Lists,
 };
 use crate::{REPLIES, broker::Subscription};
 
@@ -103,21 +103,27 @@ pub(super) async fn replies(link: &Arc<Link>, layout: &Layout, oid: &str) -> Res
 }
 
 async fn take(link: Arc<Link>, queue: Arc<str>, list: String, oid: String, sink: mpsc::Sender<(String, Vec<u8>)>) {
-    let mut waiter = Waiter::new(link.config().clone());
+    let (mut lists, queues) = (Lists::new(link.config().clone()), [queue]);
     loop {
-        // An answer that is lost on the way is not missed by anybody but a person, who asks again.
-        while let Ok(replies) = link.one(&[b"RPOP", list.as_bytes(), b"100"], Wait::Forever).await {
-            let replies = replies.into_list();
-            if replies.is_empty() {
-                break;
-            }
-            for raw in replies.into_iter().filter_map(Reply::into_bytes) {
-                if sink.send((oid.clone(), raw)).await.is_err() {
-                    return;
-                }
+        let open = lists.open(&queues);
+        if open.is_empty() {
+            match lists.wait(&queues).await {
+                Ok(()) => continue,
+                Err(_) => return,
             }
         }
-        if waiter.some(std::slice::from_ref(&queue)).await.is_err() {
+        // An answer that is lost on the way is not missed by anybody but a person, who asks again.
+        let taken = match lists.call(Pack::of(&[b"RPOP", list.as_bytes(), b"100"]), &open).await {
+            Ok(replies) => replies.into_iter().flat_map(Reply::into_list),
+            Err(Fail::Lost(_)) => continue,
+            Err(_) => return,
+        };
+        for raw in taken.filter_map(Reply::into_bytes) {
+            if sink.send((oid.clone(), raw)).await.is_err() {
+                return;
+            }
+        }
+        if lists.settle().await.is_err() {
             return;
         }
     }

@@ -11,6 +11,7 @@ use super::{
     marks,
     resp::{Call, Pack, Reply},
     scripts,
+    wait::{List, Lists},
 };
 use crate::broker::Claimed;
 
@@ -23,7 +24,7 @@ pub(super) struct Batch<'a> {
     /// What stands before the number in our tags.
     pub(super) boot: &'a str,
     /// In the order of service.
-    pub(super) queues: &'a [Arc<str>],
+    pub(super) lists: &'a [List],
     /// The number of the first; the next `most` numbers are ours to use.
     pub(super) first: u64,
     pub(super) most: usize,
@@ -31,30 +32,25 @@ pub(super) struct Batch<'a> {
 
 impl Batch<'_> {
     /// Takes what there is. When the answer is lost, looks up what was parked under our numbers.
-    pub(super) async fn take(&self, link: &Link) -> Result<Vec<Claimed>, Fail> {
-        match link.call(self.call(), Wait::Forever).await {
+    pub(super) async fn take(&self, from: &mut Lists) -> Result<Vec<Claimed>, Fail> {
+        match from.call(self.call(), self.lists).await {
             Ok(mut replies) => Ok(self.read(replies.pop().unwrap_or(Reply::Nil))),
-            Err(Fail::Lost(_)) => self.look_up(link).await,
+            Err(Fail::Lost(_)) => self.look_up(from.link()).await,
             Err(fail) => Err(fail),
         }
     }
 
     fn call(&self) -> Pack {
-        let Self { layout, queues, .. } = self;
-        let endings: Vec<Vec<u8>> = queues.iter().map(|queue| entry_end(queue)).collect();
-        let mut keys = vec![layout.unacked(), layout.unacked_index(), layout.own("paused")];
-        for place in 0..layout.steps() {
-            keys.extend(queues.iter().map(|queue| layout.list_at(queue, place)));
-        }
-        let mut call = Call::new(&scripts::CLAIM, &keys.iter().map(String::as_bytes).collect::<Vec<_>>());
+        let Self { layout, lists, .. } = self;
+        let ours = [layout.unacked(), layout.unacked_index(), layout.own("paused")];
+        let keys: Vec<&[u8]> = ours.iter().chain(lists.iter().map(|list| &list.key)).map(String::as_bytes).collect();
+        let mut call = Call::new(&scripts::CLAIM, &keys);
         call.number(self.most as u64);
         call.number(self.first);
         call.arg(self.boot);
-        for _ in 0..layout.steps() {
-            for (queue, ending) in queues.iter().zip(&endings) {
-                call.arg(queue.as_bytes());
-                call.arg(ending);
-            }
+        for list in *lists {
+            call.arg(list.queue.as_bytes());
+            call.arg(entry_end(&list.queue));
         }
         call.pack()
     }
@@ -65,7 +61,7 @@ impl Batch<'_> {
         let mut parts = reply.into_list().into_iter();
         while let (Some(place), Some(messages)) = (parts.next(), parts.next()) {
             let place = place.int().and_then(|place| usize::try_from(place).ok()).unwrap_or(0);
-            let queue = &self.queues[place % self.queues.len()];
+            let Some(List { queue, .. }) = self.lists.get(place) else { continue };
             for message in messages.into_list() {
                 claimed.push(lent(number, queue.clone(), message.into_bytes().unwrap_or_default()));
                 number += 1;

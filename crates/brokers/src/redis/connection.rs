@@ -9,9 +9,8 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::RecvFlags;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
@@ -19,29 +18,11 @@ use tokio::{
 use super::{
     fail::{Fail, Refusal, explain, refusal},
     resp::{Pack, Parsed, Reply, parse},
-    sentinel, tls,
+    sentinel,
+    socket::{Plain, Socket},
+    tls,
     url::{Config, Place},
 };
-
-/// Bytes, wherever they come from.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {
-    /// Reads what has come, past the runtime, which learns of it only when it is asked; `WouldBlock` where nothing has, or where it cannot be told.
-    fn read_now(&self, _into: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-}
-
-impl Socket for TcpStream {
-    fn read_now(&self, into: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::net::recv(self, into, RecvFlags::DONTWAIT)?.0)
-    }
-}
-
-impl Socket for UnixStream {
-    fn read_now(&self, into: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::net::recv(self, into, RecvFlags::DONTWAIT)?.0)
-    }
-}
 
 /// How long a server may take to accept a connection and to introduce itself.
 const INTRODUCTION: Duration = Duration::from_secs(3);
@@ -99,12 +80,12 @@ impl Connection {
         let unable =
             |error: io::Error| Fail::Unable(format!("redis at {place} cannot be reached: {error}; is it running, and is the URL right?"));
         let socket: Box<dyn Socket> = match place {
-            Place::Unix { path } => Box::new(UnixStream::connect(path).await.map_err(unable)?),
+            Place::Unix { path } => Box::new(Plain::Known(UnixStream::connect(path).await.map_err(unable)?)),
             Place::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unable)?;
                 stream.set_nodelay(true).map_err(unable)?;
                 match &config.tls {
-                    None => Box::new(stream),
+                    None => Box::new(Plain::Known(stream)),
                     Some(how) => tls::wrap(stream, host, how).await.map_err(|error| match error.kind() {
                         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
                             Fail::Refused(format!("redis at {place}: TLS: {error}"))
@@ -242,6 +223,15 @@ impl Connection {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Poll::Pending,
             Err(error) => Poll::Ready(Err(error)),
         }
+    }
+
+    /// What comes from now on is looked for by [`fill_now`](Self::fill_now), or waited for by [`poll_fill`](Self::poll_fill) first.
+    pub(super) fn hide(&mut self) {
+        self.socket.hide();
+    }
+
+    pub(super) fn is_hidden(&self) -> bool {
+        self.socket.is_hidden()
     }
 
     fn make_room(&mut self) {

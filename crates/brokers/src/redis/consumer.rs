@@ -24,7 +24,7 @@ use super::{
     publish::Declared,
     rescue,
     resp::Pack,
-    wait::Waiter,
+    wait::{List, Lists},
 };
 use crate::broker::{BrokerError, Claimed, Consumer, End, Ended, Finish, OpenOptions};
 
@@ -44,6 +44,8 @@ pub(super) struct RedisConsumer {
     /// What was told to stay claimed.
     kept: Mutex<HashSet<u64>>,
     claiming: tokio::sync::Mutex<Claiming>,
+    /// The way on which messages are claimed: what is said on it is done after what is being claimed.
+    claims: Arc<Link>,
     /// What is served; a change wakes an idle claim.
     served: watch::Sender<Served>,
     rescue: JoinHandle<()>,
@@ -51,9 +53,7 @@ pub(super) struct RedisConsumer {
 }
 
 struct Claiming {
-    waiter: Waiter,
-    /// Whether the lists were empty when last taken from.
-    empty: bool,
+    lists: Lists,
     /// In the order of service: the one just served goes last.
     order: Vec<Arc<str>>,
 }
@@ -87,7 +87,7 @@ impl RedisConsumer {
         link.ask(owner.sign(&mut 0), Wait::Patience).await?;
         let beat = Beat::start(owner.clone()).map_err(|error| Fail::Unable(format!("no thread for the sign of life: {error}")))?;
         let rescue = tokio::spawn(rescue::run(link.clone(), owner.clone()));
-        let claiming = Claiming { waiter: Waiter::new(config), empty: false, order: Vec::new() };
+        let claiming = Claiming { lists: Lists::new(config), order: Vec::new() };
         Ok(Self {
             boot: format!("{}:", owner.boot),
             early: options.early.then(|| layout.own(&format!("given:{}", owner.boot))),
@@ -98,6 +98,7 @@ impl RedisConsumer {
             next: AtomicU64::new(1),
             step: AtomicU64::new(1),
             kept: Mutex::default(),
+            claims: claiming.lists.link().clone(),
             claiming: tokio::sync::Mutex::new(claiming),
             served: watch::Sender::new(Served { queues: options.queues, closed: false }),
             rescue,
@@ -123,7 +124,9 @@ impl RedisConsumer {
                 let _ = served.changed().await;
                 continue;
             }
-            if !claiming.empty {
+            let Claiming { lists, order } = &mut *claiming;
+            let open = lists.open(order);
+            if !open.is_empty() {
                 let most = room.min(if self.early.is_some() { early::MOST } else { claim::MOST });
                 let closed = async {
                     // An error would mean that this consumer is gone.
@@ -135,11 +138,10 @@ impl RedisConsumer {
                 };
                 let taken = tokio::select! {
                     biased;
-                    taken = self.take(most, &claiming.order) => taken?,
+                    taken = self.take(most, &open, lists) => taken?,
                     // A server that is away holds up no stop; whatever it still lends us is handed back by `leave`.
                     () = closed => return Ok(Fetched::End),
                 };
-                claiming.empty = taken.len() < most;
                 if !taken.is_empty() {
                     if self.early.is_none() {
                         locked(&self.owner.held).extend(taken.iter().map(|claimed| claimed.receipt.0));
@@ -148,22 +150,22 @@ impl RedisConsumer {
                     into.extend(taken);
                     return Ok(Fetched::More);
                 }
+                lists.settle().await?;
+                continue;
             }
-            let Claiming { waiter, order, .. } = &mut *claiming;
             tokio::select! {
-                waited = waiter.some(order) => waited?,
+                waited = lists.wait(order) => waited?,
                 _ = served.changed() => {}
             }
-            claiming.empty = false;
         }
     }
 
     /// Takes what there is now, at most so many.
-    async fn take(&self, most: usize, queues: &[Arc<str>]) -> Result<Vec<Claimed>, Fail> {
+    async fn take(&self, most: usize, lists: &[List], from: &mut Lists) -> Result<Vec<Claimed>, Fail> {
         let first = self.next.fetch_add(most as u64, Ordering::Relaxed);
         match &self.early {
-            Some(copy) => early::Batch { layout: &self.layout, copy, queues, first, most }.take(&self.link).await,
-            None => Batch { layout: &self.layout, boot: &self.boot, queues, first, most }.take(&self.link).await,
+            Some(copy) => early::Batch { layout: &self.layout, copy, lists, first, most }.take(from).await,
+            None => Batch { layout: &self.layout, boot: &self.boot, lists, first, most }.take(from).await,
         }
     }
 
@@ -209,7 +211,7 @@ impl RedisConsumer {
 
     async fn give_back(&self) -> Result<(), Fail> {
         self.rescue.abort();
-        rescue::give_back(&self.link, &self.owner).await?;
+        rescue::give_back(&self.claims, &self.owner).await?;
         // The sign of life ends after what it stands for.
         drop(locked(&self.beat).take());
         let (owners, boot) = (self.layout.own("owners"), self.owner.boot.as_bytes());
@@ -244,7 +246,6 @@ impl Claiming {
         self.order.retain(|queue| queues.contains(queue));
         let new: Vec<_> = queues.iter().filter(|queue| !self.order.contains(queue)).cloned().collect();
         self.order.extend(new);
-        self.empty = false;
         true
     }
 

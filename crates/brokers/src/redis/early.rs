@@ -1,8 +1,6 @@
 //! Messages that are given, not lent: one script takes a batch for good, and nothing has to be said when they end. What a worker cannot run at once, or
 //! not at all, is parked after all.
 
-use std::sync::Arc;
-
 use longshore_core::Receipt;
 
 use super::{
@@ -13,6 +11,7 @@ use super::{
     link::{Link, Wait},
     resp::{Call, Pack, Reply},
     scripts,
+    wait::{List, Lists},
 };
 use crate::broker::Claimed;
 
@@ -27,7 +26,7 @@ pub(super) struct Batch<'a> {
     /// The key of our copy of the batch that was taken last.
     pub(super) copy: &'a str,
     /// In the order of service.
-    pub(super) queues: &'a [Arc<str>],
+    pub(super) lists: &'a [List],
     /// The number of the first; the next `most` numbers are ours to use.
     pub(super) first: u64,
     pub(super) most: usize,
@@ -35,11 +34,11 @@ pub(super) struct Batch<'a> {
 
 impl Batch<'_> {
     /// Takes what there is. When the answer is lost, looks at the copy.
-    pub(super) async fn take(&self, link: &Link) -> Result<Vec<Claimed>, Fail> {
-        match link.call(self.call(), Wait::Forever).await {
+    pub(super) async fn take(&self, from: &mut Lists) -> Result<Vec<Claimed>, Fail> {
+        match from.call(self.call(), self.lists).await {
             Ok(mut replies) => Ok(self.read(replies.pop().unwrap_or(Reply::Nil))),
             Err(Fail::Lost(_)) => {
-                let copy = link.one(&[b"LRANGE", self.copy.as_bytes(), b"0", b"-1"], Wait::Forever).await?;
+                let copy = from.link().one(&[b"LRANGE", self.copy.as_bytes(), b"0", b"-1"], Wait::Forever).await?;
                 Ok(self.read_copy(copy))
             }
             Err(fail) => Err(fail),
@@ -47,15 +46,13 @@ impl Batch<'_> {
     }
 
     fn call(&self) -> Pack {
-        let Self { layout, queues, .. } = self;
-        let mut keys = vec![self.copy.to_owned(), layout.own("paused")];
-        for place in 0..layout.steps() {
-            keys.extend(queues.iter().map(|queue| layout.list_at(queue, place)));
-        }
-        let mut call = Call::new(&scripts::CLAIM_EARLY, &keys.iter().map(String::as_bytes).collect::<Vec<_>>());
+        let paused = self.layout.own("paused");
+        let mut keys = vec![self.copy.as_bytes(), paused.as_bytes()];
+        keys.extend(self.lists.iter().map(|list| list.key.as_bytes()));
+        let mut call = Call::new(&scripts::CLAIM_EARLY, &keys);
         call.number(self.most as u64);
         call.number(self.first);
-        (0..layout.steps()).flat_map(|_| *queues).for_each(|queue| call.arg(queue.as_bytes()));
+        self.lists.iter().for_each(|list| call.arg(list.queue.as_bytes()));
         call.pack()
     }
 
@@ -85,7 +82,7 @@ impl Batch<'_> {
 
     fn add(&self, place: &Reply, messages: Vec<Reply>, claimed: &mut Vec<Claimed>) {
         let place = place.int().and_then(|place| usize::try_from(place).ok()).unwrap_or(0);
-        let queue = &self.queues[place % self.queues.len()];
+        let Some(List { queue, .. }) = self.lists.get(place) else { return };
         for message in messages.into_iter().rev() {
             let number = self.first + claimed.len() as u64;
             claimed.push(Claimed { given: true, ..lent(number, queue.clone(), message.into_bytes().unwrap_or_default()) });

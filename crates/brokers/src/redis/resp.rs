@@ -175,6 +175,7 @@ pub(super) struct Pack {
     head: Vec<u8>,
     body: Vec<u8>,
     replies: usize,
+    asides: usize,
     script: Option<&'static Script>,
 }
 
@@ -218,6 +219,17 @@ impl Pack {
         self.replies += 1;
     }
 
+    /// Asks for something behind all the rest, whose answer does not decide whether the rest was done.
+    pub(super) fn aside(&mut self, args: &[&[u8]]) {
+        self.add(args);
+        self.asides += 1;
+    }
+
+    /// How many of the last replies are to what was asked aside.
+    pub(super) fn asides(&self) -> usize {
+        self.asides
+    }
+
     pub(super) fn replies(&self) -> usize {
         self.replies
     }
@@ -257,6 +269,7 @@ impl Pack {
         let mut pack = Self::of(&[b"SCRIPT", b"LOAD", self.script?.text.as_bytes()]);
         self.write_to(&mut pack.body);
         pack.replies += self.replies;
+        pack.asides = self.asides;
         pack.script = self.script;
         Some(pack)
     }
@@ -294,7 +307,7 @@ impl Call {
         bulk(&mut head, b"EVALSHA");
         bulk(&mut head, self.script.digest().as_bytes());
         bulk(&mut head, self.keys.to_string().as_bytes());
-        Pack { head, body: self.body, replies: 1, script: Some(self.script) }
+        Pack { head, body: self.body, replies: 1, asides: 0, script: Some(self.script) }
     }
 }
 

@@ -11,7 +11,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{connection::Socket, url::Tls};
+use super::{socket::Socket, url::Tls};
 
 /// What has come may be half of a record: nothing can be told before the runtime is asked.
 impl Socket for TlsStream<TcpStream> {}

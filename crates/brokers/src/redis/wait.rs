@@ -1,127 +1,167 @@
-//! Waiting without taking anything: the server tracks the lengths that this connection asked for, and tells when one of the lists changed.
+//! Waiting without taking anything: the server tracks the lengths that this connection asked for, and tells when one of the lists changed. They are asked
+//! for behind the command that takes from them, on the same way: what takes the last message is told so, and nothing has to be asked before the wait.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::{sleep, timeout};
 
 use super::{
-    connection::Connection,
     fail::{Fail, Refusal, explain, refusal},
     layout::Layout,
-    link::pause,
+    link::{Link, Wait, pause},
     resp::{Pack, Reply},
     url::Config,
 };
 
-/// How long an answer may take before the connection is replaced.
-const LATE: Duration = Duration::from_secs(2);
 /// How long a change may be missed: then the lengths are asked for again.
 const SAFETY: Duration = Duration::from_secs(1);
 
-/// A connection that waits for lists to fill.
-pub(super) struct Waiter {
-    config: Arc<Config>,
+/// One of the lists of a queue.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct List {
+    pub(super) queue: Arc<str>,
+    pub(super) key: String,
+}
+
+/// The lists that are served, and what is known of them.
+pub(super) struct Lists {
+    link: Arc<Link>,
     layout: Layout,
-    connection: Option<Connection>,
+    known: Known,
+    /// What answers to lengths have said that were no lengths.
+    trouble: Option<String>,
     attempt: u32,
 }
 
-impl Waiter {
+/// What the server has told and not taken back.
+#[derive(Default)]
+struct Known {
+    lengths: HashMap<String, i64>,
+    paused: Option<HashSet<Vec<u8>>>,
+}
+
+impl Known {
+    /// Whether there may be something to take. What is not known may be anything.
+    fn may_have(&self, list: &List) -> bool {
+        match self.lengths.get(&list.key) {
+            None => true,
+            Some(0) => false,
+            Some(_) => self.paused.as_ref().is_none_or(|paused| !paused.contains(list.queue.as_bytes())),
+        }
+    }
+}
+
+impl Lists {
     pub(super) fn new(config: Arc<Config>) -> Self {
         let layout = Layout::new(&config);
-        Self { config, layout, connection: None, attempt: 0 }
+        Self { link: Arc::new(Link::tracking(config)), layout, known: Known::default(), trouble: None, attempt: 0 }
     }
 
-    /// Resolves when one of these queues, if it is not paused, may have something, and at the latest after a second. May be dropped at any point.
+    /// The way on which all of it is asked.
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    fn paused_key(&self) -> String {
+        self.layout.own("paused")
+    }
+
+    fn all(&self, queues: &[Arc<str>]) -> Vec<List> {
+        let lists = |place| queues.iter().map(move |queue| List { queue: queue.clone(), key: self.layout.list_at(queue, place) });
+        (0..self.layout.steps()).flat_map(lists).collect()
+    }
+
+    /// Those lists of these queues that may have something to take, in the order of service.
+    pub(super) fn open(&mut self, queues: &[Arc<str>]) -> Vec<List> {
+        let changed = self.link.changes();
+        if changed.all {
+            self.known = Known::default();
+        }
+        for key in changed.keys {
+            if key == self.paused_key().as_bytes() {
+                self.known.paused = None;
+            } else if let Ok(key) = std::str::from_utf8(&key) {
+                self.known.lengths.remove(key);
+            }
+        }
+        let mut lists = self.all(queues);
+        lists.retain(|list| self.known.may_have(list));
+        lists
+    }
+
+    /// Does this, which takes from these lists, and learns what it leaves there. Dropped, it leaves nothing known of them.
     ///
     /// # Errors
-    /// The server refuses us.
-    pub(super) async fn some(&mut self, queues: &[Arc<str>]) -> Result<(), Fail> {
-        // Dropped in the middle of an exchange, it would take old answers for new ones: only a whole exchange leaves the connection behind.
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => match self.connect().await? {
-                Some(connection) => connection,
-                None => return Ok(()),
-            },
-        };
-        match self.wait(connection, queues).await {
-            Ok(connection) => {
-                self.attempt = 0;
-                self.connection = Some(connection);
-                Ok(())
-            }
-            Err(Fail::Refused(text)) => Err(Fail::Refused(text)),
-            Err(_) => {
-                self.rest().await;
-                Ok(())
+    /// As [`Link::call`].
+    pub(super) async fn call(&mut self, mut pack: Pack, lists: &[List]) -> Result<Vec<Reply>, Fail> {
+        let (own, paused_key) = (pack.replies(), self.paused_key());
+        let asks_paused = self.known.paused.is_none();
+        let keys = lists.iter().map(|list| [&b"LLEN"[..], list.key.as_bytes()]);
+        for ask in keys.chain(asks_paused.then_some([&b"HKEYS"[..], paused_key.as_bytes()])) {
+            pack.aside(&[b"CLIENT", b"CACHING", b"YES"]);
+            pack.aside(&ask);
+        }
+        for list in lists {
+            self.known.lengths.remove(&list.key);
+        }
+        let mut replies = self.link.call(pack, Wait::Forever).await?;
+        let mut answers = replies.split_off(own).into_iter();
+        for list in lists {
+            match (answers.next(), answers.next()) {
+                (Some(Reply::Bulk(_)), Some(Reply::Int(length))) => drop(self.known.lengths.insert(list.key.clone(), length)),
+                (said, length) => self.note([said, length]),
             }
         }
-    }
-
-    async fn connect(&mut self) -> Result<Option<Connection>, Fail> {
-        let mut connection = match Connection::open(&self.config).await {
-            Ok(connection) => connection,
-            Err(Fail::Refused(text)) => return Err(Fail::Refused(text)),
-            Err(_) => {
-                self.rest().await;
-                return Ok(None);
+        if asks_paused {
+            match (answers.next(), answers.next()) {
+                (Some(Reply::Bulk(_)), Some(Reply::List(names))) => {
+                    self.known.paused = Some(names.into_iter().filter_map(Reply::into_bytes).collect());
+                }
+                (said, names) => self.note([said, names]),
             }
-        };
-        match self.ask(&mut connection, &Pack::of(&[b"CLIENT", b"TRACKING", b"ON"])).await {
-            Ok(_) => Ok(Some(connection)),
-            Err(Fail::Refused(text)) => Err(Fail::Refused(text)),
-            Err(_) => Ok(None),
         }
+        Ok(replies)
     }
 
-    async fn rest(&mut self) {
+    fn note(&mut self, answers: [Option<Reply>; 2]) {
+        let error = answers.iter().flatten().find_map(Reply::error).unwrap_or("an answer is missing");
+        self.trouble = Some(error.to_owned());
+    }
+
+    /// When nothing was there to take: whether lists that it cannot learn the lengths of are to be asked again, which it leaves time for.
+    ///
+    /// # Errors
+    /// They never will be told: we may not ask.
+    pub(super) async fn settle(&mut self) -> Result<(), Fail> {
+        let Some(trouble) = self.trouble.take() else {
+            self.attempt = 0;
+            return Ok(());
+        };
+        if refusal(&trouble) == Refusal::Never {
+            return Err(Fail::Refused(explain(&self.link.config().place(), &trouble)));
+        }
         sleep(pause(self.attempt)).await;
         self.attempt += 1;
+        Ok(())
     }
 
-    async fn ask(&self, connection: &mut Connection, pack: &Pack) -> Result<Vec<Reply>, Fail> {
-        let place = self.config.place();
-        let lost = |error: io::Error| Fail::Unable(format!("redis at {place}: {error}"));
-        let replies = timeout(LATE, connection.call(pack)).await.map_err(|_| lost(io::ErrorKind::TimedOut.into()))?.map_err(lost)?;
-        match replies.iter().find_map(Reply::error) {
-            None => Ok(replies),
-            Some(error) if refusal(error) == Refusal::Never => Err(Fail::Refused(explain(&place, error))),
-            Some(error) => Err(Fail::Unable(error.to_owned())),
+    /// Resolves when [`open`](Self::open) may find something, and at the latest after a second. May be dropped at any point.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle).
+    pub(super) async fn wait(&mut self, queues: &[Arc<str>]) -> Result<(), Fail> {
+        if timeout(SAFETY, self.link.changed()).await.is_ok() {
+            return Ok(());
         }
-    }
-
-    async fn wait(&self, mut connection: Connection, queues: &[Arc<str>]) -> Result<Connection, Fail> {
-        let mut pack = Pack::of(&[b"HKEYS", self.layout.own("paused").as_bytes()]);
-        for queue in queues {
-            for list in self.layout.lists(queue) {
-                pack.add(&[b"LLEN", list.as_bytes()]);
-            }
+        // Asked, not taken: this is for a change that was never told, which is not to be expected.
+        self.known = Known::default();
+        match self.call(Pack::default(), &self.all(queues)).await {
+            Err(fail @ Fail::Refused(_)) => Err(fail),
+            Err(_) | Ok(_) => self.settle().await,
         }
-        // What changed before is in the lengths that come now.
-        connection.pushes.clear();
-        let mut replies = self.ask(&mut connection, &pack).await?.into_iter();
-        let paused: Vec<Vec<u8>> =
-            replies.next().map(Reply::into_list).unwrap_or_default().into_iter().filter_map(Reply::into_bytes).collect();
-        let lengths: Vec<i64> = replies.map(|reply| reply.int().unwrap_or(0)).collect();
-        let filled = queues
-            .iter()
-            .zip(lengths.chunks(self.layout.steps()))
-            .any(|(queue, lengths)| lengths.iter().any(|length| *length > 0) && !paused.iter().any(|name| name == queue.as_bytes()));
-        if !filled {
-            let changed = async {
-                loop {
-                    if let Reply::Push(push) = connection.any().await?
-                        && push.first().and_then(Reply::bytes) == Some(b"invalidate")
-                    {
-                        return io::Result::Ok(());
-                    }
-                }
-            };
-            if let Ok(Err(error)) = timeout(SAFETY, changed).await {
-                return Err(Fail::Unable(error.to_string()));
-            }
-        }
-        Ok(connection)
     }
 }

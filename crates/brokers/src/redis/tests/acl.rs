@@ -65,3 +65,18 @@ async fn who_may_not_is_told_what_and_where_and_nobody_is_told_the_password() {
     assert!(denied.message.contains("claim") && denied.message.contains("ACL SETUSER"), "{denied}");
     assert_eq!(server.command(&["LLEN", "q"]), ":1\r\n", "what cannot be claimed stays where it is");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_claim_and_not_count_gets_what_there_is_and_is_told_what_is_missing() {
+    let Some(server) = server() else { return };
+    let ours = broker(&url(&server)).unwrap();
+    let consumer = open(&*ours, Duration::from_secs(5), Duration::from_secs(60)).await;
+    ours.publish(&[super::kit::message("a"), super::kit::message("b")]).await.unwrap();
+    server.command(&["ACL", "SETUSER", "longshore", "-llen"]);
+    let mut claimed = Vec::new();
+    consumer.claim(10, &mut claimed).await.unwrap();
+    assert_eq!(claimed.len(), 2, "it was taken, so it is ours");
+    let denied = tokio::time::timeout(Duration::from_secs(5), consumer.claim(1, &mut claimed)).await.unwrap().unwrap_err();
+    assert_eq!(denied.kind, ErrorKind::Fatal);
+    assert!(denied.message.contains("llen") && denied.message.contains("ACL SETUSER"), "{denied}");
+}
