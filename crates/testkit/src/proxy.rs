@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 /// What is to go wrong.
@@ -21,6 +22,8 @@ struct Faults {
     hold: bool,
     /// How many of these happened.
     happened: u32,
+    /// How long each way takes.
+    way: Duration,
 }
 
 struct Shared {
@@ -84,6 +87,11 @@ impl Proxy {
         self.shared.changed.notify_all();
     }
 
+    /// As if the server were far away: whatever is read at once takes so long, there and back again each.
+    pub fn far(&self, way: Duration) {
+        self.shared.faults().way = way;
+    }
+
     /// How many connections were cut and answers thrown away.
     pub fn happened(&self) -> u32 {
         self.shared.faults().happened
@@ -134,7 +142,9 @@ fn carry(shared: &Shared, mut from: TcpStream, mut to: TcpStream, answers: bool)
                 None => {}
             }
         }
+        let way = faults.way;
         drop(faults);
+        thread::sleep(way);
         if to.write_all(&buffer[..carried]).is_err() || cut {
             break;
         }

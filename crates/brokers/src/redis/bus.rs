@@ -103,7 +103,7 @@ pub(super) async fn replies(link: &Arc<Link>, layout: &Layout, oid: &str) -> Res
 }
 
 async fn take(link: Arc<Link>, queue: Arc<str>, list: String, oid: String, sink: mpsc::Sender<(String, Vec<u8>)>) {
-    let (mut lists, queues) = (Lists::new(link.config().clone()), [queue]);
+    let (mut lists, queues) = (Lists::new(Arc::new(Link::tracking(link.config().clone(), Arc::new(|_| {})))), [queue]);
     loop {
         let open = lists.open(&queues);
         if open.is_empty() {

@@ -49,6 +49,8 @@ pub(super) struct Connection {
     need: usize,
     pub(super) out: Vec<u8>,
     written: usize,
+    /// Some of it may still be with the socket.
+    flushing: bool,
     /// What came that nobody asked for.
     pub(super) pushes: VecDeque<Vec<Reply>>,
     pub(super) hello: Hello,
@@ -96,7 +98,18 @@ impl Connection {
             }
         };
         let input = vec![0; ROOM];
-        Ok(Self { socket, input, from: 0, to: 0, need: 1, out: Vec::new(), written: 0, pushes: VecDeque::new(), hello: Hello::default() })
+        Ok(Self {
+            socket,
+            input,
+            from: 0,
+            to: 0,
+            need: 1,
+            out: Vec::new(),
+            written: 0,
+            flushing: false,
+            pushes: VecDeque::new(),
+            hello: Hello::default(),
+        })
     }
 
     async fn introduce(&mut self, config: &Config, place: &Place) -> Result<(), Fail> {
@@ -188,7 +201,7 @@ impl Connection {
 
     /// Writes what is in `out`. Ready when all of it is written.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.out.is_empty() {
+        if self.out.is_empty() && !self.flushing {
             return Poll::Ready(Ok(()));
         }
         while self.written < self.out.len() {
@@ -203,7 +216,11 @@ impl Connection {
         if self.out.capacity() > 16 * ROOM {
             self.out.shrink_to(ROOM);
         }
-        Pin::new(&mut self.socket).poll_flush(cx)
+        // What is encrypted may be written in part.
+        self.flushing = true;
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        self.flushing = false;
+        Poll::Ready(Ok(()))
     }
 
     /// Reads what there is, at least a byte.

@@ -20,7 +20,7 @@ use super::{
     finish::{self, Ending, Place},
     layout::Layout,
     lease::{Beat, Owner},
-    link::{Link, Wait, locked},
+    link::{Link, Notice, Wait, locked},
     publish::Declared,
     rescue,
     resp::Pack,
@@ -54,6 +54,8 @@ pub(super) struct RedisConsumer {
 
 struct Claiming {
     lists: Lists,
+    /// The other way's connection, when it was looked at last.
+    generation: u64,
     /// In the order of service: the one just served goes last.
     order: Vec<Arc<str>>,
 }
@@ -86,8 +88,18 @@ impl RedisConsumer {
         declared.say(&link, &layout, options.queues.iter(), Wait::Patience).await?;
         link.ask(owner.sign(&mut 0), Wait::Patience).await?;
         let beat = Beat::start(owner.clone()).map_err(|error| Fail::Unable(format!("no thread for the sign of life: {error}")))?;
-        let rescue = tokio::spawn(rescue::run(link.clone(), owner.clone()));
-        let claiming = Claiming { lists: Lists::new(config), order: Vec::new() };
+        let notice: Notice = {
+            let link = link.clone();
+            // What both ways suffer from is told by one.
+            Arc::new(move |text| {
+                if link.trouble().as_deref() != Some(text) {
+                    (link.notice())(text)
+                }
+            })
+        };
+        let lists = Lists::new(Arc::new(Link::tracking(config, notice)));
+        let rescue = tokio::spawn(rescue::run(link.clone(), lists.link().clone(), owner.clone()));
+        let claiming = Claiming { lists, order: Vec::new(), generation: link.generation() };
         Ok(Self {
             boot: format!("{}:", owner.boot),
             early: options.early.then(|| layout.own(&format!("given:{}", owner.boot))),
@@ -124,7 +136,12 @@ impl RedisConsumer {
                 let _ = served.changed().await;
                 continue;
             }
-            let Claiming { lists, order } = &mut *claiming;
+            let Claiming { lists, order, generation } = &mut *claiming;
+            let now = self.link.generation();
+            if std::mem::replace(generation, now) != now {
+                // It may be another server now: what is claimed is claimed where it is finished.
+                self.claims.renew();
+            }
             let open = lists.open(order);
             if !open.is_empty() {
                 let most = room.min(if self.early.is_some() { early::MOST } else { claim::MOST });
@@ -211,6 +228,8 @@ impl RedisConsumer {
 
     async fn give_back(&self) -> Result<(), Fail> {
         self.rescue.abort();
+        // What was said on the other way is done before.
+        self.link.one(&[b"PING"], Wait::Forever).await?;
         rescue::give_back(&self.claims, &self.owner).await?;
         // The sign of life ends after what it stands for.
         drop(locked(&self.beat).take());

@@ -12,6 +12,7 @@ mod tests;
 mod wire;
 
 use std::{
+    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -106,10 +107,10 @@ impl Link {
         Self::with(config, notice, None)
     }
 
-    /// A way of its own, on which the server tracks what is asked for behind `CLIENT CACHING YES`.
-    pub(super) fn tracking(config: Arc<Config>) -> Self {
-        // Whoever tracks has another way, too, on which it is told that the server is away.
-        Self::with(config, Arc::new(|_| {}), Some(Arc::default()))
+    /// A way beside another one, which tells when the server goes away and comes back: of that this one is silent, unless it is away for long. On this one
+    /// the server tracks what is asked for behind `CLIENT CACHING YES`, until somebody else changes it.
+    pub(super) fn tracking(config: Arc<Config>, notice: Notice) -> Self {
+        Self::with(config, notice, Some(Arc::default()))
     }
 
     fn with(config: Arc<Config>, notice: Notice, changes: Option<Arc<Changes>>) -> Self {
@@ -212,6 +213,19 @@ impl Link {
         }
     }
 
+    /// Gives the connection up for another one.
+    pub(super) fn renew(&self) {
+        if let Some(wire) = &mut *locked(&self.shared.wire) {
+            wire.broken = Some(io::Error::other("it is to be another one"));
+        }
+        self.shared.wake();
+    }
+
+    /// Why it is away, while it is.
+    pub(super) fn trouble(&self) -> Option<String> {
+        locked(&self.shared.trouble).clone()
+    }
+
     /// What has changed since this was asked the last time.
     pub(super) fn changes(&self) -> Changed {
         self.shared.changes.as_ref().map(|changes| changes.take()).unwrap_or_default()
@@ -222,6 +236,8 @@ impl Link {
         if self.enqueue(Request { pack, done }) == Way::Direct {
             let advice = self.shared.luck.advice();
             if advice == Advice::LookAfterOthers {
+                // For the case that this is dropped here.
+                self.shared.arm();
                 tokio::task::yield_now().await;
             }
             if advice == Advice::Sleep || !self.shared.watch() {
@@ -283,6 +299,8 @@ impl Shared {
             return Some(request);
         }
         wire.admit(request);
+        let runtime = wire.runtime.clone();
+        let _there = runtime.enter();
         // What could not be written, and what went wrong, is for the task.
         if !matches!(wire.connection.poll_flush(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(()))) {
             self.wake();
@@ -305,6 +323,10 @@ impl Shared {
                 let Some(wire) = wire.as_mut() else { return false };
                 if wire.waiting.len() > 1 || self.queued.load(Ordering::Acquire) > 0 {
                     self.luck.crowd();
+                    return false;
+                }
+                if !wire.connection.out.is_empty() {
+                    // The server cannot answer half of it, and the task waits to write the rest.
                     return false;
                 }
                 wire.connection.hide();

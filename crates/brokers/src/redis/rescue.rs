@@ -30,7 +30,7 @@ const SWEEP: u32 = 12;
 const MOST_GAP: Duration = Duration::from_secs(3);
 
 /// Looks after the dead, until it is aborted.
-pub(super) async fn run(link: Arc<Link>, owner: Owner) {
+pub(super) async fn run(link: Arc<Link>, claims: Arc<Link>, owner: Owner) {
     let mut rescuer = Rescuer::new(&link, &owner);
     for round in 1.. {
         let looked = async {
@@ -41,7 +41,7 @@ pub(super) async fn run(link: Arc<Link>, owner: Owner) {
                 }
             }
             if round % SWEEP == 1 {
-                rescuer.look_for_strays().await?;
+                rescuer.look_for_strays(claims.generation()).await?;
             }
             Ok::<_, Fail>(())
         };
@@ -71,7 +71,7 @@ struct Rescuer<'a> {
     missing: HashSet<String>,
     /// What stood under our name in the sweep before, without being held by us.
     strays: HashSet<String>,
-    /// Which connection was there when strays were looked for, and how often they were since it is.
+    /// Which connections were there when strays were looked for, and how often they were since it is.
     seen: (u64, u32),
     /// When the last look was, on the server's clock and on ours.
     looked: Option<(Duration, Instant)>,
@@ -268,22 +268,23 @@ impl<'a> Rescuer<'a> {
     }
 
     /// What stands under our name and is not held by us: a server that lost its last moments has it again.
-    async fn look_for_strays(&mut self) -> Result<(), Fail> {
+    async fn look_for_strays(&mut self, claims: u64) -> Result<(), Fail> {
         // Only a server that was away can have forgotten something; twice, because what is being claimed now is on its way to us.
-        if self.seen.0 != self.link.generation() {
-            self.seen = (self.link.generation(), 0);
+        let generations = self.link.generation() + claims;
+        if self.seen.0 != generations {
+            self.seen = (generations, 0);
+            self.strays.clear();
         }
         if self.seen.1 == 3 {
             return Ok(());
         }
         self.seen.1 += 1;
-        let tags = self.tags_of(&self.owner.boot).await?;
-        let strays: Vec<String> = {
+        let mut strays = self.tags_of(&self.owner.boot).await?;
+        {
             let held = locked(&self.owner.held);
-            let is_held =
-                |tag: &String| tag.rsplit(':').next().and_then(|number| number.parse().ok()).is_none_or(|number| held.contains(&number));
-            tags.into_iter().filter(|tag| !is_held(tag)).collect()
-        };
+            strays
+                .retain(|tag| tag.rsplit(':').next().and_then(|number| number.parse().ok()).is_some_and(|number| !held.contains(&number)));
+        }
         let twice: Vec<String> = strays.iter().filter(|tag| self.strays.contains(*tag)).cloned().collect();
         self.strays = strays.into_iter().collect();
         let rescued = self.layout.own(&format!("rescued:{}", self.owner.boot));

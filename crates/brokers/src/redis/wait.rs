@@ -7,18 +7,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     fail::{Fail, Refusal, explain, refusal},
     layout::Layout,
     link::{Link, Wait, pause},
     resp::{Pack, Reply},
-    url::Config,
 };
 
 /// How long a change may be missed: then the lengths are asked for again.
 const SAFETY: Duration = Duration::from_secs(1);
+/// The same for a list that is waited for while there is always something in another one.
+const RARELY: Duration = Duration::from_secs(10);
 
 /// One of the lists of a queue.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +33,8 @@ pub(super) struct Lists {
     link: Arc<Link>,
     layout: Layout,
     known: Known,
+    /// When nothing was known for certain last.
+    looked: Instant,
     /// What answers to lengths have said that were no lengths.
     trouble: Option<String>,
     attempt: u32,
@@ -47,18 +50,16 @@ struct Known {
 impl Known {
     /// Whether there may be something to take. What is not known may be anything.
     fn may_have(&self, list: &List) -> bool {
-        match self.lengths.get(&list.key) {
-            None => true,
-            Some(0) => false,
-            Some(_) => self.paused.as_ref().is_none_or(|paused| !paused.contains(list.queue.as_bytes())),
-        }
+        let is_paused = || self.paused.as_ref().is_some_and(|paused| paused.contains(list.queue.as_bytes()));
+        self.lengths.get(&list.key) != Some(&0) && !is_paused()
     }
 }
 
 impl Lists {
-    pub(super) fn new(config: Arc<Config>) -> Self {
-        let layout = Layout::new(&config);
-        Self { link: Arc::new(Link::tracking(config)), layout, known: Known::default(), trouble: None, attempt: 0 }
+    /// The link must be one that [tracks](Link::tracking).
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        let layout = Layout::new(link.config());
+        Self { link, layout, known: Known::default(), looked: Instant::now(), trouble: None, attempt: 0 }
     }
 
     /// The way on which all of it is asked.
@@ -78,8 +79,8 @@ impl Lists {
     /// Those lists of these queues that may have something to take, in the order of service.
     pub(super) fn open(&mut self, queues: &[Arc<str>]) -> Vec<List> {
         let changed = self.link.changes();
-        if changed.all {
-            self.known = Known::default();
+        if changed.all || self.looked.elapsed() > RARELY {
+            (self.known, self.looked) = (Known::default(), Instant::now());
         }
         for key in changed.keys {
             if key == self.paused_key().as_bytes() {

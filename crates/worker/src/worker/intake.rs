@@ -97,6 +97,7 @@ struct Batch {
     asked: usize,
     claimed: Vec<Claimed>,
     result: Result<Fetched, BrokerError>,
+    took: Duration,
 }
 
 /// What a message is, now.
@@ -420,20 +421,24 @@ impl Intake {
     fn claim(&self, state: &mut Hall, room: usize) -> BoxFuture<'static, Batch> {
         let consumer = self.shared.consumer.clone();
         let claim = move |room| async move {
-            let mut claimed = Vec::new();
+            let (mut claimed, began) = (Vec::new(), Instant::now());
             let result = consumer.claim(room, &mut claimed).await;
-            Batch { asked: room, claimed, result }
+            Batch { asked: room, claimed, result, took: began.elapsed() }
         };
-        if !self.early {
-            return Box::pin(claim(room));
-        }
         // What is given is lost with whoever does not listen; and it comes while the batch before is worked on.
-        let ahead = if state.drained { 0 } else { state.ahead.of_all(Instant::now()) };
-        let claim = tokio::spawn(claim(ahead.clamp(room.min(ahead::MOST), ahead::MOST)));
+        let claim = if self.early {
+            let ahead = if state.drained { 0 } else { state.ahead.given(Instant::now()) };
+            tokio::spawn(claim(ahead.clamp(room.min(ahead::MOST), ahead::MOST)))
+        } else if state.ahead.is_far() {
+            tokio::spawn(claim(room))
+        } else {
+            return Box::pin(claim(room));
+        };
         Box::pin(async move {
             let lost = |error: tokio::task::JoinError| Batch {
                 asked: 0,
                 claimed: Vec::new(),
+                took: Duration::ZERO,
                 result: Err(BrokerError {
                     kind: longshore_core::ErrorKind::Fatal,
                     message: format!("a claim has ended in the middle: {error}"),
@@ -460,15 +465,24 @@ impl Intake {
         Ok(true)
     }
 
-    /// Claims while there is still something to run, where messages are given.
+    /// Claims while there is still something to run, where messages are given, or come from far away.
     fn claim_ahead(&self, state: &mut Hall, room: usize) {
         let here = state.ready.len() + state.unread.len();
-        if self.early && state.claim.is_none() && self.may_claim(state) && here < state.ahead.of_all(Instant::now()) {
-            let room = match self.share(state, room.saturating_sub(here), Instant::now()) {
+        if state.claim.is_some() || !self.may_claim(state) {
+            return;
+        }
+        let now = Instant::now();
+        if self.early && here < state.ahead.given(now) {
+            let room = match self.share(state, room.saturating_sub(here), now) {
                 Share::UpTo(room) => room.max(1),
                 Share::Later(_) => 1,
             };
             state.full = false;
+            state.claim = Some(self.claim(state, room));
+        } else if !self.early
+            && state.ahead.is_far()
+            && let Share::UpTo(room) = self.share(state, room, now)
+        {
             state.claim = Some(self.claim(state, room));
         }
     }
@@ -476,7 +490,11 @@ impl Intake {
     /// How many may be claimed, where the engine has room for so many.
     fn share(&self, state: &mut Hall, room: usize, now: Instant) -> Share {
         let (slots, busy) = (self.shared.hands.slots(), self.shared.hands.busy());
-        let load = Load { slots, busy, unread: state.unread.len(), ended: state.ahead.look(now), drained: state.drained };
+        let soon = state.ahead.lent(now);
+        // What comes from far away may lie here for a while.
+        let most = if state.ahead.is_far() { soon.iter().sum::<usize>().saturating_sub(state.unread.len()) } else { 0 };
+        let room = room.max(most);
+        let load = Load { slots, busy, unread: state.unread.len(), soon, drained: state.drained };
         let share = state.mix.share(room, &load, now);
         state.full = matches!(share, Share::Later(_));
         share
@@ -513,6 +531,9 @@ impl Intake {
                 let mut state = self.state();
                 // Brokers give at least so many at once, where they have them.
                 state.drained = batch.claimed.len() < batch.asked.min(READ);
+                if !state.drained {
+                    state.ahead.claim_took(batch.claimed.len(), batch.took);
+                }
                 state.unread.extend(batch.claimed);
                 match batch.result {
                     // Before these are read: the broker looks for the next ones meanwhile.

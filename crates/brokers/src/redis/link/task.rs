@@ -28,6 +28,8 @@ use super::{
     wire::{Until, Waiting, Wire},
 };
 
+/// So many tries, which is about ten seconds, until one that is beside another says that it cannot connect.
+const LONG: u32 = 16;
 /// After so long without a word, while a reply is due, the server is asked over another connection whether it lives.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -44,7 +46,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiv
             Ok(connection) => connection,
             Err(fail) => {
                 let text = fail.text().to_owned();
-                if locked(&shared.trouble).replace(text.clone()).is_none() {
+                let is_new = locked(&shared.trouble).replace(text.clone()).is_none();
+                let is_news = if shared.is_beside() { attempt == LONG } else { is_new };
+                if is_news {
                     (shared.notice)(&text);
                 }
                 if matches!(fail, Fail::Refused(_)) {
@@ -62,7 +66,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiv
                 continue;
             }
         };
-        if locked(&shared.trouble).take().is_some() {
+        if locked(&shared.trouble).take().is_some() && !shared.is_beside() {
             (shared.notice)(&format!("redis at {place} answers again"));
         }
         attempt = 0;
@@ -80,7 +84,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiv
         let Err(error) = served else { return };
         let text = format!("redis at {place}: the connection was lost ({error}); connecting again");
         *locked(&shared.trouble) = Some(text.clone());
-        (shared.notice)(&text);
+        if !shared.is_beside() {
+            (shared.notice)(&text);
+        }
     }
 }
 
@@ -92,7 +98,7 @@ async fn connect(Shared { config, changes, .. }: &Shared, old: Option<&Hello>) -
         pack.add(&[b"CLIENT", b"KILL", b"ID", old.id.to_string().as_bytes(), b"ADDR", old.address.as_bytes()]);
     }
     if changes.is_some() {
-        pack.add(&[b"CLIENT", b"TRACKING", b"ON", b"OPTIN"]);
+        pack.add(&[b"CLIENT", b"TRACKING", b"ON", b"OPTIN", b"NOLOOP"]);
     }
     if !pack.is_empty() {
         let lost = |text: String| Fail::Unable(format!("redis at {} was lost again: {text}", config.place()));
@@ -108,6 +114,11 @@ async fn connect(Shared { config, changes, .. }: &Shared, old: Option<&Hello>) -
 }
 
 impl Shared {
+    /// There is another one, which tells how the server is.
+    fn is_beside(&self) -> bool {
+        self.changes.is_some()
+    }
+
     async fn next(&self, requests: &mut mpsc::UnboundedReceiver<Request>) -> Option<Request> {
         let request = requests.recv().await?;
         self.queued.fetch_sub(1, Ordering::AcqRel);

@@ -65,7 +65,7 @@ async fn what_is_asked_aside_and_refused_does_not_repeat_what_was_done() {
 #[tokio::test]
 async fn what_changes_behind_the_back_of_who_asked_is_told_once() {
     let Some(server) = Redis::start(&[]) else { return };
-    let link = Link::tracking(Arc::new(Config::parse(&server.url()).unwrap()));
+    let link = Link::tracking(Arc::new(Config::parse(&server.url()).unwrap()), Arc::new(|_| {}));
     let mut pack = Pack::of(&[b"CLIENT", b"CACHING", b"YES"]);
     pack.add(&[b"LLEN", b"list"]);
     pack.add(&[b"LLEN", b"other"]);
@@ -79,4 +79,18 @@ async fn what_changes_behind_the_back_of_who_asked_is_told_once() {
     server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     timeout(Duration::from_secs(5), link.changed()).await.unwrap();
     assert!(link.changes().all, "so does the one that replaces it");
+}
+
+#[tokio::test]
+async fn what_a_server_may_not_do_any_more_is_tried_again_in_time_and_not_at_once() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let config = Config::parse(&format!("{}?patience=1", server.url())).unwrap();
+    let link = Link::new(Arc::new(config), Arc::new(|_| {}));
+    link.one(&[b"PING"], Wait::Patience).await.unwrap();
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let mut pack = Pack::of(&[b"RPUSH", b"list", b"x"]);
+    pack.aside(&[b"LLEN", b"list"]);
+    let refused = link.call(pack, Wait::Patience).await.unwrap_err();
+    assert!(matches!(&refused, Fail::Unable(text) if text.contains("READONLY")), "{refused:?}");
+    assert!(link.generation() < 30, "connected {} times in a second", link.generation());
 }

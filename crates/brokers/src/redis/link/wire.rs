@@ -40,11 +40,13 @@ pub(super) enum Until {
 pub(super) struct Waiting {
     request: Request,
     replies: Vec<Reply>,
+    /// One of them says that the server may not do it any more.
+    moved: bool,
 }
 
 impl Waiting {
     pub(super) fn new(request: Request) -> Self {
-        Self { request, replies: Vec::new() }
+        Self { request, replies: Vec::new(), moved: false }
     }
 
     pub(super) fn end(self, result: Result<Vec<Reply>, Fail>) {
@@ -83,16 +85,17 @@ impl Wire {
                 let Some(waiting) = self.waiting.front_mut() else {
                     return Err(io::Error::other(reply.error().unwrap_or("a reply that nobody asked for").to_owned()));
                 };
-                let moved = reply.error().is_some_and(|error| refusal(error) == Refusal::NotThere);
+                waiting.moved |= reply.error().is_some_and(|error| refusal(error) == Refusal::NotThere);
                 waiting.replies.push(reply);
                 if waiting.replies.len() == waiting.request.pack.replies()
                     && let Some(mut waiting) = self.waiting.pop_front()
                 {
-                    let replies = std::mem::take(&mut waiting.replies);
+                    let (moved, replies) = (waiting.moved, std::mem::take(&mut waiting.replies));
+                    // Whole, so that its caller takes his time.
                     waiting.end(Ok(replies));
-                }
-                if moved {
-                    return Err(io::Error::other("it is a replica now"));
+                    if moved {
+                        return Err(io::Error::other("it is a replica now"));
+                    }
                 }
             }
             if until == Until::Answered && self.waiting.is_empty() {

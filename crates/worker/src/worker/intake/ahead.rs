@@ -1,22 +1,39 @@
-//! How many messages are claimed ahead: no more than have ended lately in some milliseconds, since what one worker has claimed, no other can run.
+//! How many messages are claimed ahead: about as many as will have ended before the next ones can be here, and no more, since what one worker has claimed,
+//! no other can run.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use longshore_core::LaneKind;
 
-/// The most, whatever has ended.
+/// The most that are claimed for good before they are needed.
 pub(super) const MOST: usize = 500;
-/// What has ended in this time may be claimed ahead.
-const AHEAD: Duration = Duration::from_millis(10);
+/// Where messages are given: what ends in this time may be claimed for good, or in the time that a claim takes.
+const GIVEN: Duration = Duration::from_millis(10);
+/// Where they are lent: what ends in this time may be claimed, or in so many times of what a claim takes: it has to go there and back, then what it brings has
+/// to end, and that has to be told, before there is room for the next.
+const LENT: Duration = Duration::from_millis(50);
+const CLAIMS: u32 = 4;
+/// Of a claim's time, what a message takes.
+const EACH: Duration = Duration::from_micros(20);
+/// As long as a few tasks of the shortest kind.
+const FAR: Duration = Duration::from_millis(2);
+/// However far away the broker is.
+const LONGEST: Duration = Duration::from_secs(1);
+/// The quickest of so many claims tells how far away it is: the others were held up.
+const LATEST: usize = 8;
 
-/// Counts what ends, by lane.
+/// Counts what ends, by lane, and knows how long a claim takes.
 #[derive(Default)]
 pub(super) struct Ahead {
-    /// How many may be claimed ahead, as the last look says.
-    many: [usize; 4],
+    /// So many end in a second, as the last look says.
+    rates: [f64; 4],
     /// Since when it is counted anew, and how many have ended since.
     since: Option<Instant>,
     ended: [usize; 4],
+    claims: VecDeque<Duration>,
 }
 
 impl Ahead {
@@ -25,45 +42,100 @@ impl Ahead {
         self.ended[lane as usize] += 1;
     }
 
-    /// How many messages may be claimed ahead now, for each lane.
-    pub(super) fn look(&mut self, now: Instant) -> [usize; 4] {
+    /// A claim that brought all that it asked for took so long.
+    pub(super) fn claim_took(&mut self, brought: usize, time: Duration) {
+        if time > LONGEST / 2 {
+            // It waited for something to come.
+            return;
+        }
+        let time = time.saturating_sub(EACH * u32::try_from(brought).unwrap_or(u32::MAX));
+        if self.claims.len() == LATEST {
+            self.claims.pop_front();
+        }
+        self.claims.push_back(time);
+    }
+
+    /// Whether the broker is so far away that the next messages are to be claimed while there are some left.
+    pub(super) fn is_far(&self) -> bool {
+        self.claim() >= FAR
+    }
+
+    fn claim(&self) -> Duration {
+        self.claims.iter().min().copied().unwrap_or_default().min(LONGEST / CLAIMS)
+    }
+
+    fn look(&mut self, now: Instant) {
         let since = now.duration_since(*self.since.get_or_insert(now));
-        if since >= AHEAD {
-            self.many = std::mem::take(&mut self.ended).map(|ended| ahead(ended, since));
+        // Where the broker is far away they end in batches.
+        if since >= GIVEN.max(self.claim() * 2) {
+            // It is told that they ended when the broker has heard of it: from far away many at once, and then none for a while.
+            let least = if self.is_far() { 0.5 } else { 0.0 };
+            for (rate, ended) in self.rates.iter_mut().zip(std::mem::take(&mut self.ended)) {
+                *rate = (ended as f64 / since.as_secs_f64()).max(*rate * least);
+            }
             self.since = Some(now);
         }
-        self.many
     }
 
-    /// For all lanes together.
-    pub(super) fn of_all(&mut self, now: Instant) -> usize {
-        self.look(now).iter().sum::<usize>().min(MOST)
+    /// How many messages may be lent to us ahead now, for each lane.
+    pub(super) fn lent(&mut self, now: Instant) -> [usize; 4] {
+        self.look(now);
+        let time = LENT.max(self.claim() * CLAIMS).as_secs_f64();
+        self.rates.map(|rate| (rate * time) as usize)
     }
-}
 
-/// How many messages may be claimed ahead when so many have ended in this time.
-fn ahead(ended: usize, since: Duration) -> usize {
-    let many = ended as f64 * AHEAD.as_secs_f64() / since.as_secs_f64().max(1e-6);
-    (many as usize).min(MOST)
+    /// How many may be given to us ahead now, for all lanes together.
+    pub(super) fn given(&mut self, now: Instant) -> usize {
+        self.look(now);
+        let time = GIVEN.max(self.claim()).as_secs_f64();
+        ((self.rates.iter().sum::<f64>() * time) as usize).min(MOST)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MS: Duration = Duration::from_millis(1);
+
+    fn after(ended: usize, time: Duration, claims: &[Duration]) -> (Ahead, Instant) {
+        let (mut ahead, start) = (Ahead::default(), Instant::now());
+        claims.iter().for_each(|claim| ahead.claim_took(0, *claim));
+        ahead.look(start);
+        (0..ended).for_each(|_| ahead.ended(LaneKind::Cpu));
+        (ahead, start + time)
+    }
+
     #[test]
-    fn as_much_is_claimed_ahead_as_has_ended_lately_in_ten_milliseconds() {
-        let micros = Duration::from_micros;
-        for (ended, since, many) in [
-            (0, micros(0), 0),
-            (0, micros(1_000_000), 0),
+    fn as_much_is_claimed_ahead_as_ends_in_a_moment() {
+        for (ended, time, given, lent) in [
+            (0, Duration::ZERO, 0, 0),
+            (0, 1000 * MS, 0, 0),
             // Fifty a second, and fifty thousand.
-            (50, micros(1_000_000), 0),
-            (500, micros(10_000), 500),
-            (250, micros(10_000), 250),
-            (100_000, micros(1_000_000), MOST),
+            (50, 1000 * MS, 0, 2),
+            (500, 10 * MS, 500, 2500),
+            (250, 10 * MS, 250, 1250),
+            // Not counted yet.
+            (250, 5 * MS, 0, 0),
+            (100_000, 1000 * MS, MOST, 5000),
         ] {
-            assert_eq!(ahead(ended, since), many, "{ended} in {since:?}");
+            let (mut ahead, now) = after(ended, time, &[MS / 10]);
+            assert_eq!(ahead.given(now), given, "{ended} in {time:?}");
+            assert_eq!(ahead.lent(now)[LaneKind::Cpu as usize], lent, "{ended} in {time:?}");
+            assert_eq!(ahead.lent(now)[LaneKind::Async as usize], 0);
         }
+    }
+
+    #[test]
+    fn where_a_claim_takes_longer_than_the_tasks_more_is_claimed_ahead() {
+        let (mut ahead, now) = after(80, 100 * MS, &[40 * MS, 900 * MS, 41 * MS]);
+        assert_eq!((ahead.given(now), ahead.lent(now)[LaneKind::Cpu as usize]), (32, 128), "the quickest claim counts");
+        let (mut ahead, now) = after(80, 100 * MS, &[400 * MS]);
+        assert_eq!(ahead.lent(now)[LaneKind::Cpu as usize], 0, "what ends in batches is counted over more than one");
+        let now = now + 400 * MS;
+        assert_eq!(ahead.lent(now)[LaneKind::Cpu as usize], 160, "never for more than a second");
+        assert!(ahead.is_far());
+        ahead.claim_took(100, 3 * MS);
+        assert!(!ahead.is_far(), "it took so long because of the messages");
     }
 }

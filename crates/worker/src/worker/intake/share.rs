@@ -10,8 +10,6 @@ const LOOK: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 /// How many it then takes.
 const FEW: usize = 8;
-/// So many times what has ended in a moment is claimed ahead: what will be done in 50 ms.
-const MOMENTS: usize = 5;
 /// A lane that this part of the latest messages was for is the one that the next ones are expected for.
 const MOST: f64 = 0.75;
 /// The weight of the latest message.
@@ -36,8 +34,8 @@ pub(super) struct Load {
     pub(super) busy: [usize; 4],
     /// Claimed, and not read.
     pub(super) unread: usize,
-    /// As many as have ended lately in a moment (10 ms).
-    pub(super) ended: [usize; 4],
+    /// As many as may be claimed ahead, because they will soon be done.
+    pub(super) soon: [usize; 4],
     /// The last claim found less than it asked for.
     pub(super) drained: bool,
 }
@@ -99,7 +97,7 @@ impl Mix {
             return Share::UpTo(if self.seen { room } else { room.min(fewest.saturating_mul(self.times)) });
         };
         // Where there was nothing left, the next ones may be of another kind, and take longer.
-        let ahead = if load.drained { 0 } else { load.ended[lane] * MOMENTS };
+        let ahead = if load.drained { 0 } else { load.soon[lane] };
         let free = (load.slots[lane] + ahead).saturating_sub(load.busy[lane] + load.unread);
         if free >= (ahead / 2).max(1) {
             (self.look_at, self.pause) = (None, LOOK);
@@ -128,7 +126,7 @@ mod tests {
     const SLOTS: [usize; 4] = [200, 32, 2, 2];
 
     fn load(lane: LaneKind, busy: usize) -> Load {
-        let mut load = Load { slots: SLOTS, busy: [0; 4], unread: 0, ended: [0; 4], drained: false };
+        let mut load = Load { slots: SLOTS, busy: [0; 4], unread: 0, soon: [0; 4], drained: false };
         load.busy[lane as usize] = busy;
         load
     }
@@ -151,7 +149,7 @@ mod tests {
     #[test]
     fn quick_tasks_are_claimed_ahead_in_batches_while_there_are_more_of_them() {
         let (mut mix, now) = (after(Mix::new([LaneKind::Process]), &[LaneKind::Process]), Instant::now());
-        let quick = |busy| Load { ended: [500, 0, 0, 4], unread: 5, ..load(LaneKind::Process, busy) };
+        let quick = |busy| Load { soon: [2500, 0, 0, 20], unread: 5, ..load(LaneKind::Process, busy) };
         assert_eq!(mix.share(236, &quick(2), now), Share::UpTo(15), "those of its own lane count, and those on their way");
         assert_eq!(mix.share(236, &quick(7), now), Share::UpTo(10));
         assert_eq!(mix.share(236, &quick(8), now), Share::Later(Some(now + LOOK)), "for nine a claim is not worth it yet");
