@@ -283,6 +283,12 @@ pub trait Consumer: Send + Sync {
     /// Nothing more can come of this consumer.
     fn claim<'a>(&'a self, room: usize, into: &'a mut Vec<Claimed>) -> BoxFuture<'a, Result<Fetched, BrokerError>>;
 
+    /// How long the way to the broker and back took for the last claim, with what it does there and without the wait for something to come. `None` where
+    /// there is no way to speak of.
+    fn trip(&self) -> Option<Duration> {
+        None
+    }
+
     /// Wakes an idle claim, which returns at once with what it has; nothing is claimed afterwards.
     fn close(&self);
 

@@ -1,47 +1,107 @@
-//! A worker whose broker is far away: the next messages are asked for while there is still something to do.
+//! A worker whose broker is far away: the next messages are asked for while there is still something to do, and go back at once when it stops.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use longshore_brokers::{Outgoing, connect};
 use longshore_celery::{Encoding, Message, Value};
 use longshore_testkit::{proxy::Proxy, servers::Redis};
 use longshore_worker::{App, Task, Worker, WorkerOptions};
+use tokio::sync::Semaphore;
 
-const TASKS: usize = 600;
 const SLOTS: usize = 4;
+
+struct Far {
+    server: Redis,
+    proxy: Proxy,
+}
+
+impl Far {
+    async fn with(tasks: &[&str]) -> Option<Self> {
+        let server = Redis::start(&[])?;
+        let (broker, _) = connect(&server.url(), None).expect("a good URL");
+        let outgoing = |(number, task): (usize, &&str)| {
+            let message =
+                Message { task: (*task).to_owned(), id: number.to_string(), routing_key: "celery".to_owned(), ..Message::default() };
+            Outgoing { queue: "celery".into(), priority: 0, due: None, raw: message.encode(Encoding::Json) }
+        };
+        broker.publish(&tasks.iter().enumerate().map(outgoing).collect::<Vec<_>>()).await.expect("published");
+        let proxy = Proxy::start(server.port());
+        proxy.far(Duration::from_millis(10));
+        Some(Self { server, proxy })
+    }
+
+    async fn worker(&self, tasks: impl IntoIterator<Item = Task>) -> Worker {
+        let mut options = WorkerOptions::new("w@test");
+        options.lanes = [SLOTS; 4];
+        let app = App::new().broker(format!("redis://127.0.0.1:{}/0", self.proxy.port()));
+        Worker::start(tasks.into_iter().fold(app, App::task), options).await.expect("a worker")
+    }
+
+    /// Waiting, and claimed.
+    fn lengths(&self) -> (usize, usize) {
+        let number = |command: &[&str]| self.server.command(command).trim().trim_start_matches(':').parse().expect("a number");
+        (number(&["LLEN", "celery"]), number(&["HLEN", "unacked"]))
+    }
+
+    async fn until(&self, what: &str, mut holds: impl FnMut(usize, usize) -> bool) {
+        let begun = Instant::now();
+        loop {
+            let (waiting, claimed) = self.lengths();
+            if holds(waiting, claimed) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{what}: {waiting} are waiting, {claimed} claimed");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+fn short() -> Task {
+    Task::future("short", |_, _| async {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        Ok(Value::Null)
+    })
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_the_way_is_longer_than_the_tasks_more_is_claimed_than_can_start() {
-    let Some(server) = Redis::start(&[]) else { return };
-    let (broker, _) = connect(&server.url(), None).unwrap();
-    let outgoing = |number: usize| {
-        let message = Message { task: "short".to_owned(), id: number.to_string(), routing_key: "celery".to_owned(), ..Message::default() };
-        Outgoing { queue: "celery".into(), priority: 0, due: None, raw: message.encode(Encoding::Json) }
-    };
-    broker.publish(&(0..TASKS).map(outgoing).collect::<Vec<_>>()).await.unwrap();
-    let proxy = Proxy::start(server.port());
-    proxy.far(Duration::from_millis(10));
-    let short = Task::future("short", |_, _| async {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-        Ok(Value::Null)
-    });
-    let mut options = WorkerOptions::new("w@test");
-    options.lanes = [SLOTS; 4];
-    let app = App::new().broker(format!("redis://127.0.0.1:{}/0", proxy.port())).task(short);
-    let worker = Worker::start(app, options).await.unwrap();
-    let length = |command: &str, key: &str| -> usize { server.command(&[command, key]).trim().trim_start_matches(':').parse().unwrap() };
-    let (begun, mut most) = (Instant::now(), 0);
-    loop {
-        let held = length("HLEN", "unacked");
-        most = most.max(held);
-        if held + length("LLEN", "celery") == 0 {
-            break;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(60), "all are run");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    const TASKS: usize = 600;
+    let Some(far) = Far::with(&["short"; TASKS]).await else { return };
+    let worker = far.worker([short()]).await;
+    let mut most = 0;
+    far.until("all are run", |waiting, claimed| {
+        most = most.max(claimed);
+        waiting + claimed == 0
+    })
+    .await;
     // What can start, and what ends while a claim is on its way, four times over: a hundred, as fast as this machine is, and by far not all.
     assert!((10 * SLOTS..TASKS / 2).contains(&most), "{most} were claimed at a time");
     worker.stopper().warm();
     worker.join().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_claimed_ahead_goes_back_while_others_still_run() {
+    let tasks = [&["long"][..], &["short"; 3000]].concat();
+    let Some(far) = Far::with(&tasks).await else { return };
+    let end = Arc::new(Semaphore::new(0));
+    let permit = end.clone();
+    let long = Task::future("long", move |_, _| {
+        let permit = permit.clone();
+        async move {
+            permit.acquire().await.expect("open").forget();
+            Ok(Value::Null)
+        }
+    });
+    let worker = far.worker([short(), long]).await;
+    far.until("more is claimed than can start", |_, claimed| claimed > 10 * SLOTS).await;
+    worker.stopper().warm();
+    far.until("all but the one that runs go back", |waiting, claimed| waiting > 0 && claimed == 1).await;
+    end.add_permits(1);
+    worker.join().await;
+    let (waiting, claimed) = far.lengths();
+    assert!(waiting > 0 && claimed == 0, "{waiting} are waiting, {claimed} claimed");
 }

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::{BoxFuture, try_join_all};
@@ -28,6 +28,9 @@ use super::{
 };
 use crate::broker::{BrokerError, Claimed, Consumer, End, Ended, Finish, OpenOptions};
 
+/// A stop waits so long for what is being claimed, so that it goes back at once.
+const LAST_CLAIM: Duration = Duration::from_secs(1);
+
 pub(super) struct RedisConsumer {
     link: Arc<Link>,
     layout: Layout,
@@ -41,10 +44,12 @@ pub(super) struct RedisConsumer {
     next: AtomicU64,
     /// The number of the next step of ending.
     step: AtomicU64,
+    /// Microseconds that the last claim took, there and back; 0 before the first.
+    trip: AtomicU64,
     /// What was told to stay claimed.
     kept: Mutex<HashSet<u64>>,
     claiming: tokio::sync::Mutex<Claiming>,
-    /// The way on which messages are claimed: what is said on it is done after what is being claimed.
+    /// The way on which messages are claimed.
     claims: Arc<Link>,
     /// What is served; a change wakes an idle claim.
     served: watch::Sender<Served>,
@@ -83,6 +88,7 @@ impl RedisConsumer {
             lease: options.lease.max(Duration::from_millis(30)),
             visibility_timeout: config.visibility_timeout.unwrap_or(options.visibility_timeout),
             held: Arc::default(),
+            claiming: Arc::default(),
             config: config.clone(),
         };
         declared.say(&link, &layout, options.queues.iter(), Wait::Patience).await?;
@@ -109,6 +115,7 @@ impl RedisConsumer {
             owner,
             next: AtomicU64::new(1),
             step: AtomicU64::new(1),
+            trip: AtomicU64::new(0),
             kept: Mutex::default(),
             claims: claiming.lists.link().clone(),
             claiming: tokio::sync::Mutex::new(claiming),
@@ -138,9 +145,9 @@ impl RedisConsumer {
             }
             let Claiming { lists, order, generation } = &mut *claiming;
             let now = self.link.generation();
-            if std::mem::replace(generation, now) != now {
-                // It may be another server now: what is claimed is claimed where it is finished.
-                self.claims.renew();
+            // It may be another server now: what is claimed is claimed where it is finished.
+            if *generation != now && self.claims.renew() {
+                *generation = now;
             }
             let open = lists.open(order);
             if !open.is_empty() {
@@ -148,10 +155,9 @@ impl RedisConsumer {
                 let closed = async {
                     // An error would mean that this consumer is gone.
                     let _ = closing.wait_for(|served| served.closed).await;
-                    if self.early.is_some() {
-                        // What is given and not heard of is lost.
-                        tokio::time::sleep(self.link.config().patience).await;
-                    }
+                    // What is given and not heard of is lost; what is lent would go back late.
+                    let patience = self.link.config().patience;
+                    tokio::time::sleep(if self.early.is_some() { patience } else { patience.min(LAST_CLAIM) }).await;
                 };
                 let taken = tokio::select! {
                     biased;
@@ -180,10 +186,14 @@ impl RedisConsumer {
     /// Takes what there is now, at most so many.
     async fn take(&self, most: usize, lists: &[List], from: &mut Lists) -> Result<Vec<Claimed>, Fail> {
         let first = self.next.fetch_add(most as u64, Ordering::Relaxed);
-        match &self.early {
+        self.owner.claiming.store(first, Ordering::Release);
+        let begun = Instant::now();
+        let taken = match &self.early {
             Some(copy) => early::Batch { layout: &self.layout, copy, lists, first, most }.take(from).await,
             None => Batch { layout: &self.layout, boot: &self.boot, lists, first, most }.take(from).await,
-        }
+        };
+        self.trip.store(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        taken
     }
 
     async fn end(&self, batch: &[Finish]) -> Result<Vec<Ended>, Fail> {
@@ -228,9 +238,9 @@ impl RedisConsumer {
 
     async fn give_back(&self) -> Result<(), Fail> {
         self.rescue.abort();
-        // What was said on the other way is done before.
-        self.link.one(&[b"PING"], Wait::Forever).await?;
-        rescue::give_back(&self.claims, &self.owner).await?;
+        // What was being claimed on the other way is claimed before.
+        let _ = timeout(self.link.config().patience / 2, self.claims.one(&[b"PING"], Wait::Forever)).await;
+        rescue::give_back(&self.link, &self.owner).await?;
         // The sign of life ends after what it stands for.
         drop(locked(&self.beat).take());
         let (owners, boot) = (self.layout.own("owners"), self.owner.boot.as_bytes());
@@ -287,6 +297,10 @@ impl Drop for RedisConsumer {
 impl Consumer for RedisConsumer {
     fn claim<'a>(&'a self, room: usize, into: &'a mut Vec<Claimed>) -> BoxFuture<'a, Result<Fetched, BrokerError>> {
         Box::pin(async move { self.claim_some(room, into).await.map_err(fatal) })
+    }
+
+    fn trip(&self) -> Option<Duration> {
+        Some(self.trip.load(Ordering::Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
     }
 
     fn close(&self) {

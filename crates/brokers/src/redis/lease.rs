@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     ops::Bound,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
     thread,
     time::Duration,
 };
@@ -38,6 +38,8 @@ pub(super) struct Owner {
     pub(super) lease: Duration,
     pub(super) visibility_timeout: Duration,
     pub(super) held: Held,
+    /// The number of the first message of the latest claim: what has this number or a later one may still be on its way to us.
+    pub(super) claiming: Arc<AtomicU64>,
 }
 
 impl Owner {

@@ -213,12 +213,13 @@ impl Link {
         }
     }
 
-    /// Gives the connection up for another one.
-    pub(super) fn renew(&self) {
-        if let Some(wire) = &mut *locked(&self.shared.wire) {
-            wire.broken = Some(io::Error::other("it is to be another one"));
-        }
+    /// Gives the connection up for another one; false where there is none now.
+    pub(super) fn renew(&self) -> bool {
+        let mut wire = locked(&self.shared.wire);
+        let Some(wire) = wire.as_mut() else { return false };
+        wire.broken = Some(io::Error::other("it is to be another one"));
         self.shared.wake();
+        true
     }
 
     /// Why it is away, while it is.
@@ -287,7 +288,8 @@ impl Shared {
             return Some(request);
         }
         let mut wire = locked(&self.wire);
-        let Some(wire) = wire.as_mut().filter(|wire| wire.waiting.is_empty() && wire.connection.out.is_empty()) else {
+        let Some(wire) = wire.as_mut().filter(|wire| wire.waiting.is_empty() && wire.connection.out.is_empty() && wire.broken.is_none())
+        else {
             return Some(request);
         };
         // What nobody has looked at for a while may have ended.
@@ -339,7 +341,7 @@ impl Shared {
                     self.luck.was(true);
                     // What came for the task since the look above, and found it with its hands off.
                     let skipped = self.watch.fetch_and(!WATCHED, Ordering::AcqRel) & SKIPPED != 0;
-                    if skipped && self.queued.load(Ordering::Acquire) > 0 {
+                    if skipped && (self.queued.load(Ordering::Acquire) > 0 || wire.broken.is_some()) {
                         self.wake();
                     }
                     return true;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -282,8 +282,9 @@ impl<'a> Rescuer<'a> {
         let mut strays = self.tags_of(&self.owner.boot).await?;
         {
             let held = locked(&self.owner.held);
-            strays
-                .retain(|tag| tag.rsplit(':').next().and_then(|number| number.parse().ok()).is_some_and(|number| !held.contains(&number)));
+            let claiming = self.owner.claiming.load(Ordering::Acquire);
+            let is_stray = |number: u64| number < claiming && !held.contains(&number);
+            strays.retain(|tag| tag.rsplit(':').next().and_then(|number| number.parse().ok()).is_some_and(is_stray));
         }
         let twice: Vec<String> = strays.iter().filter(|tag| self.strays.contains(*tag)).cloned().collect();
         self.strays = strays.into_iter().collect();

@@ -97,7 +97,6 @@ struct Batch {
     asked: usize,
     claimed: Vec<Claimed>,
     result: Result<Fetched, BrokerError>,
-    took: Duration,
 }
 
 /// What a message is, now.
@@ -421,9 +420,9 @@ impl Intake {
     fn claim(&self, state: &mut Hall, room: usize) -> BoxFuture<'static, Batch> {
         let consumer = self.shared.consumer.clone();
         let claim = move |room| async move {
-            let (mut claimed, began) = (Vec::new(), Instant::now());
+            let mut claimed = Vec::new();
             let result = consumer.claim(room, &mut claimed).await;
-            Batch { asked: room, claimed, result, took: began.elapsed() }
+            Batch { asked: room, claimed, result }
         };
         // What is given is lost with whoever does not listen; and it comes while the batch before is worked on.
         let claim = if self.early {
@@ -438,7 +437,6 @@ impl Intake {
             let lost = |error: tokio::task::JoinError| Batch {
                 asked: 0,
                 claimed: Vec::new(),
-                took: Duration::ZERO,
                 result: Err(BrokerError {
                     kind: longshore_core::ErrorKind::Fatal,
                     message: format!("a claim has ended in the middle: {error}"),
@@ -479,22 +477,29 @@ impl Intake {
             };
             state.full = false;
             state.claim = Some(self.claim(state, room));
-        } else if !self.early
-            && state.ahead.is_far()
+            return;
+        }
+        let room = self.far(state, now);
+        if room > 0
             && let Share::UpTo(room) = self.share(state, room, now)
         {
             state.claim = Some(self.claim(state, room));
         }
     }
 
+    /// How many from a far broker may lie here while the engine has no room for them.
+    fn far(&self, state: &mut Hall, now: Instant) -> usize {
+        if self.early || state.drained || !state.ahead.is_far() {
+            return 0;
+        }
+        state.ahead.lent(now).iter().sum::<usize>().saturating_sub(state.ready.len() + state.unread.len())
+    }
+
     /// How many may be claimed, where the engine has room for so many.
     fn share(&self, state: &mut Hall, room: usize, now: Instant) -> Share {
         let (slots, busy) = (self.shared.hands.slots(), self.shared.hands.busy());
-        let soon = state.ahead.lent(now);
-        // What comes from far away may lie here for a while.
-        let most = if state.ahead.is_far() { soon.iter().sum::<usize>().saturating_sub(state.unread.len()) } else { 0 };
-        let room = room.max(most);
-        let load = Load { slots, busy, unread: state.unread.len(), soon, drained: state.drained };
+        let room = room.max(self.far(state, now));
+        let load = Load { slots, busy, unread: state.unread.len(), soon: state.ahead.lent(now), drained: state.drained };
         let share = state.mix.share(room, &load, now);
         state.full = matches!(share, Share::Later(_));
         share
@@ -531,8 +536,8 @@ impl Intake {
                 let mut state = self.state();
                 // Brokers give at least so many at once, where they have them.
                 state.drained = batch.claimed.len() < batch.asked.min(READ);
-                if !state.drained {
-                    state.ahead.claim_took(batch.claimed.len(), batch.took);
+                if let Some(trip) = self.shared.consumer.trip() {
+                    state.ahead.claim_took(batch.claimed.len(), trip);
                 }
                 state.unread.extend(batch.claimed);
                 match batch.result {

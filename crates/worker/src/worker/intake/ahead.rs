@@ -42,12 +42,8 @@ impl Ahead {
         self.ended[lane as usize] += 1;
     }
 
-    /// A claim that brought all that it asked for took so long.
+    /// A claim brought so many; to the broker and back it took so long.
     pub(super) fn claim_took(&mut self, brought: usize, time: Duration) {
-        if time > LONGEST / 2 {
-            // It waited for something to come.
-            return;
-        }
         let time = time.saturating_sub(EACH * u32::try_from(brought).unwrap_or(u32::MAX));
         if self.claims.len() == LATEST {
             self.claims.pop_front();
@@ -67,9 +63,10 @@ impl Ahead {
     fn look(&mut self, now: Instant) {
         let since = now.duration_since(*self.since.get_or_insert(now));
         // Where the broker is far away they end in batches.
-        if since >= GIVEN.max(self.claim() * 2) {
+        let span = GIVEN.max(self.claim() * 2);
+        if since >= span {
             // It is told that they ended when the broker has heard of it: from far away many at once, and then none for a while.
-            let least = if self.is_far() { 0.5 } else { 0.0 };
+            let least = if self.is_far() { 0.5_f64.powf(since.div_duration_f64(span)) } else { 0.0 };
             for (rate, ended) in self.rates.iter_mut().zip(std::mem::take(&mut self.ended)) {
                 *rate = (ended as f64 / since.as_secs_f64()).max(*rate * least);
             }
@@ -124,6 +121,15 @@ mod tests {
             assert_eq!(ahead.lent(now)[LaneKind::Cpu as usize], lent, "{ended} in {time:?}");
             assert_eq!(ahead.lent(now)[LaneKind::Async as usize], 0);
         }
+    }
+
+    #[test]
+    fn from_far_away_what_ended_is_forgotten_by_halves() {
+        let (mut ahead, now) = after(800, 100 * MS, &[10 * MS]);
+        assert_eq!(ahead.lent(now)[LaneKind::Cpu as usize], 400);
+        let now = now + 20 * MS;
+        assert_eq!(ahead.lent(now)[LaneKind::Cpu as usize], 200);
+        assert_eq!(ahead.lent(now + 1000 * MS)[LaneKind::Cpu as usize], 0, "by time, not by looks");
     }
 
     #[test]
