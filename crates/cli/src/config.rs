@@ -68,11 +68,17 @@ impl Sources {
 /// Judges the value of a flag of a command: the command's words, the flag's long name, the value.
 pub type Validate<'a> = &'a dyn Fn(&[&str], &str, &str) -> Result<(), String>;
 
+/// The keys of `[connections]` that variables set, and these, the strongest first.
+const CONNECTIONS: [(&str, [&str; 2]); 2] =
+    [("broker", ["LONGSHORE_BROKER", "CELERY_BROKER_URL"]), ("results", ["LONGSHORE_RESULTS", "CELERY_RESULT_BACKEND"])];
+
 /// All settings outside the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
     sections: BTreeMap<SectionId, Section>,
     env: Section,
+    /// What variables say of sections that are no defaults of `run`: `[worker]`, `[connections]`.
+    env_of: BTreeMap<SectionId, Section>,
     vars: BTreeMap<String, String>,
     /// The files that were read, the strongest first.
     pub files: Vec<PathBuf>,
@@ -117,14 +123,31 @@ impl Config {
             }
             config.files.push(path);
         }
-        for key in schema::variables() {
+        // An empty variable is how a shell script says "none".
+        let var = |name: &str| sources.vars.get(name).filter(|text| !text.is_empty());
+        // A name that `run` and `worker` share means both.
+        let worker = schema::all(schema::WORKER).map(|key| (Some(SectionId::Worker), key));
+        for (of, key) in schema::variables().map(|key| (None, key)).chain(worker) {
             let name = schema::variable(key.name);
-            // An empty variable is how a shell script says "none".
-            let Some(text) = sources.vars.get(&name).filter(|text| !text.is_empty()) else { continue };
+            let Some(text) = var(&name) else { continue };
             let origin = Origin::Env(name);
             match read_variable(key, text) {
-                Ok(value) => drop(config.env.insert(key.name, Setting { value, origin })),
-                Err(wanted) => errors.push(ConfigError::at(&origin, format!("`{text}` is not {wanted}"))),
+                Ok(value) => {
+                    let section = of.map_or(&mut config.env, |id| config.env_of.entry(id).or_default());
+                    section.insert(key.name, Setting { value, origin });
+                }
+                Err(wanted) => {
+                    let error = ConfigError::at(&origin, format!("`{text}` is not {wanted}"));
+                    if !errors.contains(&error) {
+                        errors.push(error);
+                    }
+                }
+            }
+        }
+        for (key, names) in CONNECTIONS {
+            if let Some((name, url)) = names.into_iter().find_map(|name| Some((name, var(name)?))) {
+                let setting = Setting { value: Value::Text(url.clone()), origin: Origin::Env(name.to_owned()) };
+                config.env_of.entry(SectionId::Connections).or_default().insert(key, setting);
             }
         }
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
@@ -224,8 +247,9 @@ impl Config {
 
     /// A section, `${VAR}` replaced, by the names of its flags.
     fn section(&self, id: &SectionId) -> Result<Section, ConfigError> {
-        let section = self.sections.get(id).into_iter().flatten();
-        section.map(|(name, setting)| Ok((id.flag(name), self.expanded(setting)?))).collect()
+        // What comes later wins.
+        let settings = [self.sections.get(id), self.env_of.get(id)].into_iter().flatten().flatten();
+        settings.map(|(name, setting)| Ok((id.flag(name), self.expanded(setting)?))).collect()
     }
 
     fn retry(&self, name: &str, origin: &Origin) -> Result<&Section, ConfigError> {
@@ -264,20 +288,16 @@ impl Config {
     /// # Errors
     /// A `${VAR}` that is not set.
     pub fn connections(&self, broker: Option<&str>, results: Option<&str>) -> Result<(Option<String>, Option<String>), ConfigError> {
-        let section = SectionId::Connections;
-        let find = |given: Option<&str>, variables: [&str; 2], key: &str| -> Result<Option<String>, ConfigError> {
-            let variable = || variables.iter().find_map(|name| self.vars.get(*name)).filter(|url| !url.is_empty()).cloned();
-            match given.map(str::to_owned).or_else(variable) {
-                Some(url) => Ok(Some(url)),
-                None => Ok(self.setting(&section, key)?.and_then(|setting| setting.value.into_text())),
-            }
+        let find = |given: Option<&str>, key: &str| match given {
+            Some(url) => Ok(Some(url.to_owned())),
+            None => Ok(self.setting(&SectionId::Connections, key)?.and_then(|setting| setting.value.into_text())),
         };
-        let broker = find(broker, ["LONGSHORE_BROKER", "CELERY_BROKER_URL"], "broker")?;
-        Ok((broker, find(results, ["LONGSHORE_RESULTS", "CELERY_RESULT_BACKEND"], "results")?))
+        Ok((find(broker, "broker")?, find(results, "results")?))
     }
 
     fn setting(&self, id: &SectionId, name: &str) -> Result<Option<Setting>, ConfigError> {
-        self.sections.get(id).and_then(|section| section.get(name)).map(|setting| self.expanded(setting)).transpose()
+        let places = [self.env_of.get(id), self.sections.get(id)];
+        places.into_iter().flatten().find_map(|section| section.get(name)).map(|setting| self.expanded(setting)).transpose()
     }
 
     /// `[worker]`, by the names of its flags.
@@ -374,6 +394,12 @@ impl Config {
             let valid = |value: &str| validate(RUN_WORDS, name, value);
             problems.extend(setting.values().iter().filter_map(|value| Some(setting.wrong(name, "", &valid(value).err()?))));
         }
+        for (id, section) in &self.env_of {
+            for (name, setting) in section {
+                let valid = |value: &str| id.command().map_or(Ok(()), |words| validate(&words, id.flag(name), value));
+                problems.extend(setting.values().iter().filter_map(|value| Some(setting.wrong(name, "", &valid(value).err()?))));
+            }
+        }
         // A job's unset variable is found twice: in its section, and in its run.
         let mut seen = Vec::new();
         problems.retain(|problem| {
@@ -386,7 +412,7 @@ impl Config {
 
     /// `LONGSHORE_…` variables that mean nothing here, each with a guess at what was meant.
     pub fn unknown_variables(&self) -> Vec<String> {
-        let known: Vec<String> = schema::variables().map(|key| schema::variable(key.name)).collect();
+        let known: Vec<String> = schema::variables().chain(schema::all(schema::WORKER)).map(|key| schema::variable(key.name)).collect();
         let ours = self.vars.keys().filter(|name| name.starts_with("LONGSHORE_"));
         let unknown = ours.filter(|name| !known.contains(name) && !schema::OTHER_VARIABLES.contains(&name.as_str()));
         unknown.map(|name| format!("{name} is no setting{}", hint(name, known.iter().map(String::as_str)))).collect()
@@ -405,6 +431,9 @@ impl Config {
             for (_, section) in merged.iter_mut().filter(|(id, section)| matches!(id, SectionId::Job(_)) && section.contains_key(name)) {
                 section.insert(name, setting);
             }
+        }
+        for (id, section) in &self.env_of {
+            merged.entry(id).or_default().extend(section.iter().map(|(name, setting)| (*name, setting)));
         }
         let mut out = Vec::new();
         for (id, section) in merged {

@@ -21,8 +21,9 @@ use proc_macro::TokenStream;
 ///     x + y
 /// }
 ///
-/// longshore::main(longshore::App::new().task(add)); // a worker and a client, the whole command line
-/// let sum: i64 = client.send(add::call(1, 1)).await?.get().await?;
+/// let app = longshore::App::new().task(add);
+/// let sum: i64 = app.send(add::call(1, 1)).await?.get().await?;
+/// longshore::main(&app) // a worker and a client, the whole command line
 /// ```
 ///
 /// In place of the function stands a type and a constant of its name:

@@ -1,11 +1,19 @@
 //! The registry of tasks, and the settings that clients and workers share.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use longshore_celery::Compression;
 
 use crate::{
+    answer::Answer,
     built_in,
+    client::{Client, ClientError},
+    signature::Signature,
     task::{Acks, Task},
 };
 
@@ -23,6 +31,8 @@ use crate::{
 pub struct App {
     pub(crate) tasks: HashMap<Arc<str>, Arc<Task>>,
     pub(crate) settings: Settings,
+    /// What it sends with, once it has sent something. Shared by clones until one of them is changed.
+    client: Arc<Mutex<Option<Client>>>,
 }
 
 /// What clients and workers must agree on. The defaults are Celery's.
@@ -89,70 +99,70 @@ impl Default for App {
 impl App {
     /// An app with Celery's own tasks (`celery.map`, `celery.accumulate`, …), and tasks and results in the file `longshore.db` of the working directory.
     pub fn new() -> Self {
-        let app = Self { tasks: HashMap::new(), settings: Settings::default() };
+        let app = Self { tasks: HashMap::new(), settings: Settings::default(), client: Arc::default() };
         built_in::tasks().into_iter().fold(app, Self::task)
     }
 
     /// Where tasks wait: `redis://127.0.0.1/0`, `sqlite:shop.db`, `memory:`.
     #[must_use]
     pub fn broker(mut self, url: impl Into<String>) -> Self {
-        self.settings.broker = url.into();
+        self.settings_mut().broker = url.into();
         self
     }
 
     /// Where results are stored, if not with the broker.
     #[must_use]
     pub fn results(mut self, url: impl Into<String>) -> Self {
-        self.settings.results = Some(url.into());
+        self.settings_mut().results = Some(url.into());
         self
     }
 
     /// The queue of calls that name none, in place of `celery`.
     #[must_use]
     pub fn default_queue(mut self, queue: impl Into<String>) -> Self {
-        self.settings.default_queue = queue.into();
+        self.settings_mut().default_queue = queue.into();
         self
     }
 
     /// Sends the tasks of this name to this queue; `mail.*` matches what begins so. The first route that matches counts.
     #[must_use]
     pub fn route(mut self, task: impl Into<String>, queue: impl Into<String>) -> Self {
-        self.settings.routes.push((task.into(), queue.into()));
+        self.settings_mut().routes.push((task.into(), queue.into()));
         self
     }
 
     /// How long results are kept, in place of one day; `None`: for ever.
     #[must_use]
     pub fn result_expires(mut self, after: impl Into<Option<Duration>>) -> Self {
-        self.settings.result_expires = after.into();
+        self.settings_mut().result_expires = after.into();
         self
     }
 
     /// Stores the task's name, arguments, worker and queue with each result.
     #[must_use]
     pub fn result_extended(mut self) -> Self {
-        self.settings.result_extended = true;
+        self.settings_mut().result_extended = true;
         self
     }
 
     /// Lets workers take bodies in MessagePack too.
     #[must_use]
     pub fn accept_msgpack(mut self) -> Self {
-        self.settings.accept_msgpack = true;
+        self.settings_mut().accept_msgpack = true;
         self
     }
 
     /// Compresses the bodies of what is sent.
     #[must_use]
     pub fn compression(mut self, how: impl Into<Option<Compression>>) -> Self {
-        self.settings.compression = how.into();
+        self.settings_mut().compression = how.into();
         self
     }
 
     /// All settings at once.
     #[must_use]
     pub fn with_settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
+        *self.settings_mut() = settings;
         self
     }
 
@@ -164,12 +174,14 @@ impl App {
     pub fn task(mut self, task: impl Into<Task>) -> Self {
         let task = task.into();
         let name = task.name.clone();
+        self.client = Arc::default();
         assert!(self.tasks.insert(name.clone(), Arc::new(task)).is_none(), "two tasks are named {name}: give one of them another `name`");
         self
     }
 
     /// Changes every task, for what a worker is told of all of them.
     pub fn change_tasks(&mut self, mut change: impl FnMut(&mut Task)) {
+        self.client = Arc::default();
         self.tasks.values_mut().for_each(|task| change(Arc::make_mut(task)));
     }
 
@@ -198,7 +210,41 @@ impl App {
 
     /// The settings, to be changed.
     pub fn settings_mut(&mut self) -> &mut Settings {
+        self.client = Arc::default();
         &mut self.settings
+    }
+
+    /// The client of this app: the same one each time, as long as the app is not changed and the runtime is the same.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn client(&self) -> Result<Client, ClientError> {
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was made on a runtime that has ended cannot wait for results.
+        let here = tokio::runtime::Handle::try_current().ok().map(|runtime| runtime.id());
+        if let Some(client) = client.as_ref().filter(|client| client.runtime().map(|runtime| runtime.id()) == here) {
+            return Ok(client.clone());
+        }
+        Ok(client.insert(Client::of(self)?).clone())
+    }
+
+    /// Sends a task, or a whole canvas, as [`Client::send`] does.
+    /// ```
+    /// use longshore_worker::{App, Signature};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let app = App::new().broker("memory://app");
+    /// let sum: Signature<i64> = Signature::named("tasks.add").arg(&1).arg(&1).returns();
+    /// let answer = app.send(sum).await?; // answer.get().await? would wait for the 2
+    /// # assert_eq!(app.client()?.result(answer.id()).id(), answer.id());
+    /// # Ok::<(), longshore_worker::ClientError>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Client::connect`] and [`Client::send`].
+    pub async fn send<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
+        self.client()?.send(signature).await
     }
 }
 

@@ -196,3 +196,30 @@ fn variables_are_checked_and_strange_ones_noted() {
         assert_eq!(errors, format!("{name}: `{value}` is not {want}"));
     }
 }
+
+#[test]
+fn variables_of_the_worker_and_of_the_connections_win_over_the_file_and_are_listed() {
+    let file = "[worker]\nqueues = \"a\"\nprefetch = 5\n[connections]\nbroker = \"sqlite:x.db\"\n";
+    let vars = [
+        ("LONGSHORE_QUEUES", "b,c"),
+        ("LONGSHORE_GRACE", "9s"),
+        ("LONGSHORE_BROKER", ""),
+        ("CELERY_BROKER_URL", "redis://me:S3CRET@host/0"),
+        ("LONGSHORE_RESULTS", "sqlite:r.db"),
+    ];
+    let config = World::new(file, "", &vars).load();
+    let worker = config.worker().unwrap();
+    let text = |name: &str| worker.get(name).map(|setting| setting.values().join(","));
+    assert_eq!((text("queues"), text("prefetch"), text("grace")), (Some("b,c".into()), Some("5".into()), Some("9s".into())));
+    let both = |broker: &str| (Some(broker.to_owned()), Some("sqlite:r.db".to_owned()));
+    assert_eq!(config.connections(None, None).unwrap(), both("redis://me:S3CRET@host/0"));
+    assert_eq!(config.connections(Some("memory:"), None).unwrap(), both("memory:"));
+    let listed: Vec<String> =
+        config.listing().iter().map(|(section, name, value, origin)| format!("{section:?} {name} {value:?} {origin}")).collect();
+    let line = |name: &str| listed.iter().find(|line| line.contains(&format!(" {name} "))).unwrap();
+    assert!(line("broker").contains("CELERY_BROKER_URL") && !line("broker").contains("S3CRET"), "{listed:?}");
+    assert!(line("queues").contains("LONGSHORE_QUEUES"), "{listed:?}");
+    assert!(config.unknown_variables().is_empty());
+    let wrong = World::new("", "", &[("LONGSHORE_PREFETCH", "few")]);
+    assert_eq!(Config::load(&wrong.sources).unwrap_err().to_string(), "LONGSHORE_PREFETCH: `few` is not a whole number");
+}
