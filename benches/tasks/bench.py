@@ -3,7 +3,7 @@
 The clients are programs of one thread, both.
 D1 drains a backlog of no-op tasks, D2 publishes, D3 asks and waits one after the other, D4 runs 2 000 sleeps of 50 ms at 100 at once,
 D5 runs 8 computations of 100 ms and 50 sleeps of 20 ms a second in one queue and one worker, as plain functions.
-`memory` shows what longshore's worker has resident: idle, after no-ops, and with messages that it holds for their ETA.
+`far` drains waits of 10 ms from a server that is far away. `memory` shows what longshore's worker has resident: idle, after no-ops, and with messages that it holds for their ETA.
 """
 import json
 import os
@@ -17,6 +17,7 @@ import redis
 from celery import Celery
 
 from processes import cpu_of, pss_of, tree
+from relay import Relay
 
 PORT, BENCH, VENV, QUICK = int(sys.argv[1]), sys.argv[2], sys.argv[3], "quick" in sys.argv[4:]
 ONLY = [word for word in sys.argv[4:] if word != "quick"]
@@ -28,7 +29,7 @@ REDIS_PID = int(server.info("server")["process_id"])
 
 
 class Worker:
-    def __init__(self, system, early=False, noresult=False, slots=None):
+    def __init__(self, system, early=False, noresult=False, slots=None, url=URL):
         self.system = system
         if system == "celery":
             env = dict(os.environ, BENCH_URL=URL, BENCH_QUEUE=QUEUE, BENCH_EARLY=str(int(early)), BENCH_NORESULT=str(int(noresult)))
@@ -37,7 +38,7 @@ class Worker:
             self.process = subprocess.Popen(command, cwd=HERE, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                             start_new_session=True)
         else:
-            command = [BENCH, "worker", URL, QUEUE] + ["early"] * early + ["noresult"] * noresult + ([f"slots={slots}"] if slots else [])
+            command = [BENCH, "worker", url, QUEUE] + ["early"] * early + ["noresult"] * noresult + ([f"slots={slots}"] if slots else [])
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def pids(self):
@@ -199,6 +200,23 @@ def mixed(system, seconds, slots=20):
         worker.stop()
 
 
+def far(task, slots, count, trip):
+    """Tasks of 10 ms a second, from the first that is gone, where a round trip to the server takes so many ms."""
+    server.flushall()
+    publish(task, count, arg=10)
+    worker = Worker("longshore", slots=slots, url=f"redis://127.0.0.1:{Relay(PORT, trip / 2000).port}/0")
+    try:
+        while left() >= count:
+            time.sleep(0.002)
+        start = time.perf_counter()
+        while left() > 0:
+            time.sleep(0.005)
+        rate, ideal = count / (time.perf_counter() - start), slots * 100
+        print(f"| {task} of 10 ms, {slots} slots, {trip} ms to the broker and back | | {rate:,.0f} /s | {rate / ideal:.2f} of the ideal | | | |", flush=True)
+    finally:
+        worker.stop()
+
+
 SCALE = 0.2 if QUICK else 1.0
 ROUNDS = 1 if QUICK else 3
 
@@ -263,5 +281,9 @@ celery = compare("D3 ask and wait", lambda: ask("longshore", n(2000)), lambda: a
 bare("… the limit: LPUSH, BRPOP, SET and PUBLISH, bare", celery, lambda: bare_ask(n(2000)), higher=False, unit="ms")
 compare("D4 2000 sleeps of 50 ms, 100 at once", lambda: sleeps("longshore"), lambda: sleeps("celery"), "efficiency", 1)
 compare("D5 sleeps beside computations", lambda: mixed("longshore", 10 * SCALE), lambda: mixed("celery", 10 * SCALE), "p99", 1, higher=False, unit="ms")
+if not ONLY or "far" in ONLY:
+    for trip in (0.1, 10, 30, 80):
+        far("bench.sleep", 8, n(4000), trip)
+        far("bench.wait", 50, n(10000), trip)
 if not ONLY or any(word in "memory" for word in ONLY):
     memory(n(100000), n(1000000), 100000)
