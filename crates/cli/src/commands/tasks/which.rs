@@ -20,7 +20,7 @@ use crate::{
 /// So many messages of each queue and kind are looked at.
 const LOOK: usize = 10_000;
 /// The longest stored result that is read, unpacked.
-const LONGEST: usize = 64 << 20;
+pub(super) const LONGEST: usize = 64 << 20;
 /// So much of arguments and results is shown.
 const SHOWN: usize = 128;
 
