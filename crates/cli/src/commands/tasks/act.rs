@@ -10,7 +10,7 @@ use longshore_celery::{Exception, State, TaskResult, Value, control::Request};
 use longshore_worker::Signature;
 use serde_json::json;
 
-use super::which::{LONGEST, Row, Standing, Which, one};
+use super::which::{LONGEST, Row, Standing, Which, each};
 use crate::{
     commands::{dead::put_back, queues::tasks, why::unknown},
     queue::{
@@ -29,11 +29,7 @@ const AT_ONCE: usize = 500;
 /// The rows that are meant: of ids each one, else those that stand so.
 async fn meant(which: &Which, standing: &[Standing], verb: &str, yes: bool, place: &Place) -> Result<Option<Vec<Row>>, Fault> {
     if !which.ids.is_empty() {
-        let mut rows = Vec::new();
-        for id in &which.ids {
-            rows.extend(one(id, place).await?);
-        }
-        return Ok(Some(rows));
+        return Ok(Some(each(&which.ids, place).await?));
     }
     let mut which = which.clone();
     match which.state.iter().find(|state| !standing.contains(state)) {
