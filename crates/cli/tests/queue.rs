@@ -67,6 +67,25 @@ fn a_job_that_is_killed_and_resumed_sends_no_task_twice() {
 }
 
 #[test]
+fn a_job_that_is_resumed_waits_for_what_was_acknowledged_before_it_began() {
+    let place = Place::new();
+    place.write("longshore.toml", format!("{TASKS}\n[worker]\nacks = \"early\"\n"));
+    place.write("n", "1\n2\n");
+    let mut worker = worker(&place);
+    let words = ["n", "--task", "mark", "--args", "[{}, 5]", "--name", "marks", "-j", "2", "-o", "out.jsonl", "-q"];
+    let mut run = place.run().args(words).spawn().unwrap();
+    until("both tasks", PATIENCE, || said(&place, "start") == 2);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let resumed = place.run().args(["--resume", "marks", "-q"]).output().unwrap();
+    assert_eq!(resumed.status.code(), Some(0), "{}", String::from_utf8_lossy(&resumed.stderr));
+    assert_eq!(place.read("out.jsonl").lines().count(), 2);
+    assert_eq!((said(&place, "start"), said(&place, "end")), (2, 2));
+    signal(&worker, Signal::TERM);
+    assert!(wait(&mut worker, PATIENCE).unwrap().success());
+}
+
+#[test]
 fn what_ran_when_its_worker_was_killed_is_ended_and_runs_again_at_another() {
     let place = Place::new();
     place.write("longshore.toml", TASKS);

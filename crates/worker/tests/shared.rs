@@ -10,7 +10,7 @@ use std::{
 use longshore_brokers::{Broker, Key, Outgoing, connect};
 use longshore_celery::{Encoding, Map, Message, State, TaskResult, Value, control};
 use longshore_core::Rate;
-use longshore_worker::{App, RateScope, Task, Worker, WorkerOptions};
+use longshore_worker::{Acks, App, RateScope, Task, Worker, WorkerOptions};
 use tokio::sync::mpsc;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -226,6 +226,20 @@ async fn what_waits_for_its_time_in_a_file_is_scheduled() {
 async fn what_waits_for_its_time_in_a_memory_is_scheduled() {
     for (url, due) in [("memory://scheduled-there", true), ("memory://scheduled-here", false)] {
         tokio::time::timeout(SOON * 2, what_waits_for_its_time_is_scheduled(url, due)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn settings_that_are_asked_for_say_whether_messages_are_acknowledged_late() {
+    for (acks, late) in [(Acks::Late, true), (Acks::Early, false)] {
+        let url = format!("memory://shared-conf-{late}");
+        let (mut task, _starts) = limited(Rate::per_second(1000.0));
+        task.policy.acks = acks;
+        let worker = start(&url, "one", "a", task).await;
+        let (broker, _) = connect(&url, None).unwrap();
+        let conf = ask(&broker, control::Request::new("conf")).await;
+        assert_eq!(conf.get("task_acks_late"), Some(&late.into()), "{conf}");
+        stop(worker).await;
     }
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use longshore_brokers::DeadLetter;
 use serde_json::{Value as Json, json};
 
-use super::queues::tasks;
+use super::{queues::tasks, tasks::again_from_now};
 use crate::{
     queue::{
         Fault, Place,
@@ -139,7 +139,11 @@ async fn bury(place: &Place, which: &Which, yes: bool, retry: bool, out: &mut dy
         return Ok(0);
     }
     let letters: Vec<DeadLetter> = found.into_iter().map(|(letter, _)| letter).collect();
-    let buried = if letters.is_empty() { 0 } else { place.broker().bury(&letters, retry).await? };
+    let buried = match (letters.is_empty(), retry) {
+        (true, _) => 0,
+        (false, true) => put_back(&letters, place).await?,
+        (false, false) => place.broker().bury(&letters, false).await?,
+    };
     match place.json {
         true => writeln!(out, "{}", json!({ if retry { "retried" } else { "purged" }: buried }))?,
         false => writeln!(out, "{} {} {done}", show_count(buried), tasks(buried))?,
@@ -147,8 +151,23 @@ async fn bury(place: &Place, which: &Which, yes: bool, retry: bool, out: &mut dy
     Ok(0)
 }
 
+/// Puts letters back into their queues. Before that, whoever looks for their results sees that it is not over.
+pub(super) async fn put_back(letters: &[DeadLetter], place: &Place) -> Result<u64, Fault> {
+    let ids = letters.iter().map(|letter| Brief::of(&letter.raw).id).filter(|id| !id.is_empty());
+    let before = again_from_now(ids, place).await?;
+    match place.broker().bury(letters, true).await {
+        Ok(back) => Ok(back),
+        Err(error) => {
+            // As it was: nobody shall wait for what was not sent.
+            place.client.results().store(&before).await?;
+            Err(error.into())
+        }
+    }
+}
+
 fn json(letter: &DeadLetter, brief: &Brief) -> Json {
     json!({
+        "key": letter.key,
         "id": brief.id,
         "task": brief.task,
         "queue": letter.queue,
@@ -168,8 +187,36 @@ fn table(found: &[(DeadLetter, Brief)], out: &mut dyn Write) -> std::io::Result<
     writeln!(out, "{:<36}  {:<wide$}  {:<10}  {:>8}  REASON", "ID", "TASK", "QUEUE", "AGE")?;
     for (letter, brief) in found {
         let age = show_duration(now.duration_since(letter.at).unwrap_or_default());
-        let [id, task, queue, reason] = [&brief.id, &brief.task, &letter.queue, &letter.reason].map(|text| plain(text));
+        // What cannot be read has no id, but can be named all the same.
+        let id = if brief.id.is_empty() { &letter.key } else { &brief.id };
+        let [id, task, queue, reason] = [id, &brief.task, &letter.queue, &letter.reason].map(|text| plain(text));
         writeln!(out, "{id:<36}  {task:<wide$}  {queue:<10}  {age:>8}  {}", cut(&reason, 120))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_that_cannot_be_read_has_a_name_all_the_same() {
+        let letter = DeadLetter {
+            key: "17".to_owned(),
+            queue: "q".to_owned(),
+            at: SystemTime::now(),
+            reason: "no task".to_owned(),
+            crashes: 0,
+            raw: b"nonsense".to_vec(),
+        };
+        let brief = Brief::of(&letter.raw);
+        let document = json(&letter, &brief);
+        assert_eq!((document["key"].as_str(), document["id"].as_str()), (Some("17"), Some("")));
+        let which = Which { ids: vec!["17".to_owned()], ..Which::default() };
+        assert!(which.matches(&letter, &brief, SystemTime::now()));
+        let mut out = Vec::new();
+        table(&[(letter, brief)], &mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.lines().nth(1).is_some_and(|line| line.starts_with("17 ") && line.ends_with("no task")), "{text}");
+    }
 }

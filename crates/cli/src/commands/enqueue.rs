@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     ffi::OsString,
-    fs::File,
+    fs::{File, OpenOptions},
     io::{BufWriter, IsTerminal, Write},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -55,7 +55,7 @@ pub struct EnqueueArgs {
     /// Sends per time: 100/s, 500/min, 10/h
     #[arg(short = 'r', long, value_name = "RATE", value_parser = units::rate)]
     pub rate: Option<units::Rate>,
-    /// Write the id of each task that was sent to this file, in the order of the input
+    /// Write the id of each task that was sent to this file, in the order of the input; with --skip, behind what stands there
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub ids: Option<PathBuf>,
     /// Format of the input: auto, lines, jsonl, csv, tsv or nul
@@ -143,7 +143,16 @@ pub async fn run(args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Resu
     let mut ids = match &args.ids {
         None => None,
         Some(path) => {
-            let file = File::create(path).map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })?;
+            // Whoever goes on where it stopped keeps the ids of what was sent before.
+            let goes_on = args.skip > 0;
+            let mut how = OpenOptions::new();
+            let file = how
+                .create(true)
+                .write(true)
+                .append(goes_on)
+                .truncate(!goes_on)
+                .open(path)
+                .map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })?;
             Some((path.clone(), BufWriter::new(file)))
         }
     };

@@ -107,17 +107,27 @@ const CONTROL: &[Known] = &[
 /// # Errors
 /// 69: nobody has replied; the broker's, and those of `out`.
 pub async fn status(whom: &Whom, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
-    if !place.json {
-        let client = &place.client;
-        for (what, url, pinged) in [
-            ("broker", client.broker().url(), client.broker().ping().await),
-            ("results", client.results().url(), client.results().ping().await),
-        ] {
-            let (version, took) = pinged?;
-            writeln!(out, "{what:<8} {}  {version}  round trip {:.2} ms", mask(url), took.as_secs_f64() * 1e3)?;
+    let client = &place.client;
+    let mut stores = serde_json::Map::new();
+    for (what, url, pinged) in [
+        ("broker", client.broker().url(), client.broker().ping().await),
+        ("results", client.results().url(), client.results().ping().await),
+    ] {
+        let (version, took) = pinged?;
+        let (url, took) = (mask(url), took.as_secs_f64() * 1e3);
+        match place.json {
+            true => drop(stores.insert(what.to_owned(), serde_json::json!({ "url": url, "version": version, "round_trip_ms": took }))),
+            false => writeln!(out, "{what:<8} {url}  {version}  round trip {took:.2} ms")?,
         }
     }
     let replies = ask(place.broker(), Request::new("ping").to(whom.destination.clone()), whom.timeout).await?;
+    if place.json {
+        let nodes = replies.iter().map(|(node, value)| (node.clone(), serde_json::from_slice(&value.to_json()).unwrap_or_default()));
+        stores.insert("nodes".to_owned(), serde_json::Value::Object(nodes.collect()));
+        writeln!(out, "{}", serde_json::Value::Object(stores))?;
+        // Also where nobody is there: the stores have answered.
+        return if replies.is_empty() { Err(nobody()) } else { Ok(0) };
+    }
     say(&replies, place, false, true, out)?;
     Ok(0)
 }

@@ -1,14 +1,25 @@
 //! `longshore result`: look up, or wait for, the results of tasks.
 
-use std::{io::Write, time::Duration};
+use std::{
+    collections::HashMap,
+    io::Write,
+    time::{Duration, Instant, SystemTime},
+};
 
 use clap::Args;
-use longshore_celery::State;
+use longshore_brokers::Found;
+use longshore_celery::{State, TaskResult};
+use longshore_worker::ClientError;
 use serde_json::json;
 
 use super::why::unknown;
 use crate::{
-    queue::{Fault, Place, show::whereabouts, wait},
+    queue::{
+        Fault, Place,
+        remote::{AtWorker, at_workers},
+        show::whereabouts,
+        wait,
+    },
     units,
 };
 
@@ -18,7 +29,7 @@ pub struct ResultArgs {
     /// Ids of tasks
     #[arg(required = true, value_name = "ID")]
     pub ids: Vec<String>,
-    /// Wait for them, for so long at most [for ever]
+    /// Wait for them, for so long at most, all together [for ever]
     #[arg(short = 'w', long, value_name = "DUR", num_args = 0..=1, require_equals = true, default_missing_value = "", value_parser = patience)]
     pub wait: Option<Patience>,
     /// Also show the traceback of a failure
@@ -35,19 +46,67 @@ pub(super) fn patience(text: &str) -> Result<Patience, String> {
     if text.is_empty() { Ok(Patience(None)) } else { units::duration(text).map(|limit| Patience(Some(limit))) }
 }
 
+/// What is known of a task.
+struct Look {
+    stored: Option<TaskResult>,
+    found: Vec<Found>,
+}
+
+impl Look {
+    async fn at(id: &str, place: &Place) -> Result<Self, Fault> {
+        let answer = place.client.result(id);
+        let mut stored = answer.stored().await?;
+        let mut found = Vec::new();
+        if !stored.as_ref().is_some_and(|stored| stored.state.is_ready()) {
+            found = place.broker().find(id).await?;
+            if found.is_empty() {
+                // It may have ended between the two looks.
+                stored = answer.stored().await?;
+            }
+        }
+        Ok(Self { stored, found })
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.stored.is_none() && self.found.is_empty()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.stored.as_ref().is_some_and(|stored| stored.state.is_ready())
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// The backend's, and those of `out`.
 pub async fn run(args: &ResultArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+    // One limit for all of them together.
+    let until = args.wait.and_then(|Patience(limit)| Instant::now().checked_add(limit?));
     let mut worst = 0;
     let several = args.ids.len() > 1;
-    for id in &args.ids {
-        match one(id, args, place, several, out).await {
+    let mut known = None;
+    for (n, id) in args.ids.iter().enumerate() {
+        let mut look = Look::at(id, place).await?;
+        if look.is_unknown() {
+            if known.is_none() {
+                known = Some(known_of(&args.ids[n..], place).await?);
+            }
+            // It may have ended since, or been sent by another that was waited for.
+            look = Look::at(id, place).await?;
+        }
+        let known = known.as_ref().and_then(|known| known.get(id));
+        if look.is_unknown() && known.is_none() {
+            worst = worst.max(9);
+            tell(several, id, &unknown().message);
+            continue;
+        }
+        let asked = Asked { id, at: known.and_then(Option::as_ref), until, several, args, place };
+        match asked.answer(look, out).await {
             Ok(code) => worst = worst.max(code),
             Err(Fault { code: code @ (1 | 8 | 9), message }) => {
                 worst = worst.max(code);
-                eprintln!("longshore: {}{message}", if several { format!("{id}: ") } else { String::new() });
+                tell(several, id, &message);
             }
             Err(fault) => return Err(fault),
         }
@@ -55,51 +114,75 @@ pub async fn run(args: &ResultArgs, place: &Place, out: &mut dyn Write) -> Resul
     Ok(worst)
 }
 
-async fn one(id: &str, args: &ResultArgs, place: &Place, several: bool, out: &mut dyn Write) -> Result<u8, Fault> {
-    let answer = place.client.result(id);
-    let mut stored = answer.stored().await?;
-    if !stored.as_ref().is_some_and(|stored| stored.state.is_ready()) {
-        let found = place.broker().find(id).await?;
-        if found.is_empty() {
-            // It may have ended between the two looks.
-            stored = answer.stored().await?;
-            if stored.is_none() {
-                return Err(unknown());
-            }
+/// Those of the ids that somebody knows, with what workers say of those that nobody else knows. All are asked for at once: where nobody answers, that
+/// takes its time.
+async fn known_of(ids: &[String], place: &Place) -> Result<HashMap<String, Option<AtWorker>>, Fault> {
+    let (mut known, mut missing) = (HashMap::new(), Vec::new());
+    for id in ids {
+        match Look::at(id, place).await {
+            Ok(look) if look.is_unknown() => missing.push(id.as_str()),
+            // What goes wrong is told when it is its turn.
+            _ => drop(known.insert(id.clone(), None)),
         }
-        match args.wait {
-            Some(Patience(limit)) if !stored.as_ref().is_some_and(|stored| stored.state.is_ready()) => {
-                match wait::result(place, &answer, limit).await {
-                    Ok(_) | Err(longshore_worker::ClientError::Remote(_)) => stored = answer.stored().await?,
-                    Err(error) => return Err(error.into()),
+    }
+    let at = at_workers(place.broker(), &missing).await?;
+    known.extend(at.into_iter().map(|(id, at)| (id, Some(at))));
+    Ok(known)
+}
+
+fn tell(several: bool, id: &str, message: &str) {
+    eprintln!("longshore: {}{message}", if several { format!("{id}: ") } else { String::new() });
+}
+
+/// An id that was asked for, and that somebody knows.
+struct Asked<'a> {
+    id: &'a str,
+    /// What a worker says of it, if nobody else knows it.
+    at: Option<&'a AtWorker>,
+    until: Option<Instant>,
+    several: bool,
+    args: &'a ResultArgs,
+    place: &'a Place,
+}
+
+impl Asked<'_> {
+    async fn answer(&self, mut look: Look, out: &mut dyn Write) -> Result<u8, Fault> {
+        let Self { id, until, several, args, place, .. } = *self;
+        let answer = place.client.result(id);
+        if !look.is_ready() {
+            let Some(Patience(limit)) = args.wait else { return self.not_ready(&look, out) };
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            match wait::result(place, &answer, left).await {
+                Ok(_) | Err(ClientError::Remote(_)) => look.stored = answer.stored().await?,
+                Err(ClientError::TimedOut { id, .. }) => {
+                    return Err(ClientError::TimedOut { id, waited: limit.unwrap_or_default() }.into());
                 }
+                Err(error) => return Err(error.into()),
             }
-            _ if !stored.as_ref().is_some_and(|stored| stored.state.is_ready()) => {
-                let state = stored.as_ref().map_or(State::Pending, |stored| stored.state.clone());
-                if place.json {
-                    writeln!(out, "{}", json!({ "task_id": id, "status": state.as_str() }))?;
-                    return Ok(8);
-                }
-                let place = found.first().map(|found| whereabouts(found, None, std::time::SystemTime::now()));
-                return Err(Fault {
-                    code: 8,
-                    message: place.map_or_else(|| format!("not ready: {state}"), |place| format!("not ready: it {place}")),
-                });
+        }
+        let Some(stored) = look.stored else { return Err(unknown()) };
+        if place.json {
+            writeln!(out, "{}", wait::document(id, &stored))?;
+            return Ok(if stored.state == State::Success { 0 } else { 1 });
+        }
+        if stored.state == State::Success {
+            if several {
+                write!(out, "{id}  ")?;
             }
-            _ => {}
+            wait::print(&stored.result, false, out)?;
+            return Ok(0);
         }
+        Err(Fault { code: 1, message: wait::failure(id, &stored, args.traceback) })
     }
-    let Some(stored) = stored else { return Err(unknown()) };
-    if place.json {
-        writeln!(out, "{}", wait::document(id, &stored))?;
-        return Ok(if stored.state == State::Success { 0 } else { 1 });
-    }
-    if stored.state == State::Success {
-        if several {
-            write!(out, "{id}  ")?;
+
+    fn not_ready(&self, look: &Look, out: &mut dyn Write) -> Result<u8, Fault> {
+        let state = look.stored.as_ref().map_or(State::Pending, |stored| stored.state.clone());
+        if self.place.json {
+            writeln!(out, "{}", json!({ "task_id": self.id, "status": state.as_str() }))?;
+            return Ok(8);
         }
-        wait::print(&stored.result, false, out)?;
-        return Ok(0);
+        let place = look.found.first().map(|found| whereabouts(found, None, SystemTime::now()));
+        let place = place.or_else(|| self.at.filter(|_| look.stored.is_none()).map(ToString::to_string));
+        Err(Fault { code: 8, message: place.map_or_else(|| format!("not ready: {state}"), |place| format!("not ready: it {place}")) })
     }
-    Err(Fault { code: 1, message: wait::failure(id, &stored, args.traceback) })
 }

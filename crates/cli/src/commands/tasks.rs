@@ -12,6 +12,7 @@ use clap::Subcommand;
 use longshore_worker::{Acks, Task};
 use serde_json::{Value as Json, json};
 
+pub(super) use self::act::again_from_now;
 use self::which::Which;
 use crate::{
     queue::{Fault, Place, show::plain},

@@ -1,19 +1,14 @@
 //! `longshore why`: why is this task not running?
 
-use std::{
-    io::Write,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{io::Write, sync::Arc, time::SystemTime};
 
 use longshore_brokers::{Doing, Found};
-use longshore_celery::{Value, control::Request};
 use serde_json::{Value as Json, json};
 
 use crate::queue::{
     Fault, Place,
-    remote::{PATIENCE, ask},
-    show::{Brief, clock, plain, time, whereabouts},
+    remote::at_workers,
+    show::{Brief, time, whereabouts},
 };
 
 /// Says where a task is, and what holds it up. 9 for one that nobody knows.
@@ -51,24 +46,7 @@ pub async fn run(id: &str, place: &Place, out: &mut dyn Write) -> Result<u8, Fau
 
 /// What the worker that has it says of it.
 async fn at_worker(id: &str, place: &Place) -> Option<String> {
-    let request = Request::new("query_task").argument("ids", vec![id]);
-    let replies = ask(place.broker(), request, PATIENCE).await.ok()?;
-    let (node, state, info) = replies.iter().find_map(|(node, reply)| {
-        let known = reply.get(id)?.as_list()?;
-        Some((node, known.first()?.as_str()?, known.get(1)?))
-    })?;
-    let node = plain(node);
-    let started = info.get("time_start").and_then(Value::as_f64).and_then(|at| Duration::try_from_secs_f64(at).ok());
-    Some(match state {
-        "active" => {
-            let since =
-                started.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(at)).map(|at| format!(" since {}", clock(at))).unwrap_or_default();
-            format!("runs at {node}{since}")
-        }
-        "reserved" => format!("waits for a free slot at {node}"),
-        "scheduled" => format!("waits for its time at {node}"),
-        _ => format!("has ended at {node}, which is about to say so"),
-    })
+    at_workers(place.broker(), &[id]).await.ok()?.get(id).map(ToString::to_string)
 }
 
 /// Nobody knows it.

@@ -151,7 +151,7 @@ exec = [\"convert\", \"{args.0}\", \"-resize\", \"{kwargs.size}\", \"{args.1}\"]
 or write one in Rust and call longshore::main(&App::new().task(…)) from your program";
 
 fn summary_text(summary: &WorkerSummary, back: u64) -> String {
-    let mut text = format!("{} ok, {} failed, 0 lost", show_count(summary.ok), show_count(summary.failed));
+    let mut text = format!("{} ok, {} failed", show_count(summary.ok), show_count(summary.failed));
     let more = [
         (summary.retried, "retried"),
         (summary.revoked, "revoked or expired"),

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    queue::{send::Filling, show::cut},
+    queue::{remote::at_workers, send::Filling, show::cut},
     run::{args::RunArgs, intake::Item, pipe::Answer, record::Record, template::Shape},
 };
 
@@ -154,9 +154,16 @@ impl Sender {
                 coming.forget().await?;
                 true
             }
-            How::IfMissing => coming.state().await? == State::Pending && self.client.broker().find(&id.to_string()).await?.is_empty(),
+            How::IfMissing => {
+                let id = id.to_string();
+                let broker = self.client.broker();
+                // What was acknowledged before it began is known to its worker alone.
+                coming.state().await? == State::Pending
+                    && broker.find(&id).await?.is_empty()
+                    && at_workers(broker, &[&id]).await?.is_empty()
+            }
         };
-        // What ended between the two looks has left its queue for its result.
+        // What ended between the looks has left its queue for its result.
         let send = send && (*how != How::IfMissing || coming.state().await? == State::Pending);
         // Whether it arrives may stay unknown, but its id is known: from here on it is looked for before it is sent.
         *how = How::IfMissing;

@@ -360,7 +360,7 @@ impl Control {
         conf.set("task_default_queue", settings.default_queue.as_str());
         conf.set("result_expires", settings.result_expires.map(|after| after.as_secs_f64()));
         conf.set("result_extended", settings.result_extended);
-        conf.set("task_acks_late", true);
+        conf.set("task_acks_late", !self.shared.app.is_early());
         conf.set("accept_content", if settings.accept_msgpack { vec!["json", "msgpack"] } else { vec!["json"] });
         conf.set("task_serializer", "json");
         conf.set("result_serializer", "json");

@@ -10,9 +10,9 @@ use longshore_celery::{Exception, State, TaskResult, Value, control::Request};
 use longshore_worker::Signature;
 use serde_json::json;
 
-use super::which::{Row, Standing, Which, one};
+use super::which::{LONGEST, Row, Standing, Which, each};
 use crate::{
-    commands::{queues::tasks, why::unknown},
+    commands::{dead::put_back, queues::tasks, why::unknown},
     queue::{
         Fault, Place,
         remote::{PATIENCE, ask},
@@ -23,15 +23,13 @@ use crate::{
 
 /// The most that are changed by one command; the rest by the next.
 const MOST: usize = 10_000;
+/// So many results are read in one step.
+const AT_ONCE: usize = 500;
 
 /// The rows that are meant: of ids each one, else those that stand so.
 async fn meant(which: &Which, standing: &[Standing], verb: &str, yes: bool, place: &Place) -> Result<Option<Vec<Row>>, Fault> {
     if !which.ids.is_empty() {
-        let mut rows = Vec::new();
-        for id in &which.ids {
-            rows.extend(one(id, place).await?);
-        }
-        return Ok(Some(rows));
+        return Ok(Some(each(&which.ids, place).await?));
     }
     let mut which = which.clone();
     match which.state.iter().find(|state| !standing.contains(state)) {
@@ -91,8 +89,7 @@ pub(super) async fn retry(which: &Which, yes: bool, place: &Place, out: &mut dyn
 async fn again(row: &Row, place: &Place) -> Result<Result<String, String>, Fault> {
     let to_queue = row.queue.as_ref().map(|queue| format!(" to queue {queue}")).unwrap_or_default();
     if let Some(letter) = &row.letter {
-        again_from_now(row, place).await?;
-        let back = place.broker().bury(std::slice::from_ref(letter), true).await?;
+        let back = put_back(std::slice::from_ref(letter), place).await?;
         return Ok(if back == 1 { Ok(to_queue) } else { Err("somebody else was faster".to_owned()) });
     }
     if let Some(found) = &row.found {
@@ -128,26 +125,41 @@ async fn again(row: &Row, place: &Place) -> Result<Result<String, String>, Fault
         let answer = place.client.send(signature).await?;
         return Ok(Ok(format!("{to_queue} as {}", answer.id())));
     }
-    again_from_now(row, place).await?;
+    let before = again_from_now([row.id.clone()], place).await?;
     if let Err(error) = place.client.send(signature).await {
         // As it was: nobody shall wait for what was not sent.
-        place.client.results().store(&[document(row, stored.encode())]).await?;
+        place.client.results().store(&before).await?;
         return Err(error.into());
     }
     Ok(Ok(to_queue))
 }
 
-fn document(row: &Row, doc: Vec<u8>) -> Stored {
-    Stored { key: Key::Task(row.id.clone()), doc, expires: Some(Duration::from_secs(86_400)), keep_success: true }
+fn document(id: String, doc: Vec<u8>) -> Stored {
+    Stored { key: Key::Task(id), doc, expires: Some(Duration::from_secs(86_400)), keep_success: true }
 }
 
-/// Whoever looks sees that it is not over.
-async fn again_from_now(row: &Row, place: &Place) -> Result<(), Fault> {
-    if let Some(stored) = row.stored.as_ref().filter(|stored| stored.state.is_ready()) {
-        let again = TaskResult { state: State::Retry, date_done: None, ..stored.clone() };
-        place.client.results().store(&[document(row, again.encode())]).await?;
+/// Whoever looks for these sees that it is not over. Gives what was stored before, for the case that nothing comes of it.
+pub(in crate::commands) async fn again_from_now(ids: impl IntoIterator<Item = String>, place: &Place) -> Result<Vec<Stored>, Fault> {
+    let ids: Vec<String> = ids.into_iter().collect();
+    let (mut before, mut again) = (Vec::new(), Vec::new());
+    for ids in ids.chunks(AT_ONCE) {
+        let keys: Vec<Key> = ids.iter().cloned().map(Key::Task).collect();
+        let documents = place.client.results().get(&keys).await?;
+        for (id, doc) in ids.iter().zip(documents) {
+            // What cannot be read says nothing that would have to be taken back.
+            let Some((doc, stored)) = doc.and_then(|doc| TaskResult::decode(&doc, LONGEST).ok().map(|stored| (doc, stored))) else {
+                continue;
+            };
+            if stored.state.is_ready() {
+                again.push(document(id.clone(), TaskResult { state: State::Retry, date_done: None, ..stored }.encode()));
+                before.push(document(id.clone(), doc));
+            }
+        }
     }
-    Ok(())
+    if !again.is_empty() {
+        place.client.results().store(&again).await?;
+    }
+    Ok(before)
 }
 
 pub(super) async fn cancel(which: &Which, signal: Option<&str>, yes: bool, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
@@ -174,7 +186,7 @@ pub(super) async fn cancel(which: &Which, signal: Option<&str>, yes: bool, place
                 date_done: Some(SystemTime::now()),
                 ..known
             };
-            documents.push(document(row, revoked.encode()));
+            documents.push(document(row.id.clone(), revoked.encode()));
         }
         off.push(row);
     }

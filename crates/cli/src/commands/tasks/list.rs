@@ -5,7 +5,7 @@ use std::{io::Write, sync::Arc, time::SystemTime};
 use longshore_celery::{State, repr};
 use serde_json::{Value as Json, json};
 
-use super::which::{Row, Which, one};
+use super::which::{Row, Which, each};
 use crate::{
     commands::why::unknown,
     queue::{
@@ -85,7 +85,7 @@ fn json(row: &Row) -> Json {
 }
 
 pub(super) async fn show(id: &str, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
-    let Some(row) = one(id, place).await? else { return Err(unknown()) };
+    let Some(row) = each(std::slice::from_ref(&id.to_owned()), place).await?.pop() else { return Err(unknown()) };
     if place.json {
         let mut document = json(&row);
         if let Some(stored) = &row.stored {
@@ -105,6 +105,9 @@ pub(super) async fn show(id: &str, place: &Place, out: &mut dyn Write) -> Result
         let states = place.broker().queues(&[Arc::from(found.queue.as_str())]).await?;
         let state = states.iter().find(|state| state.name == found.queue);
         writeln!(out, "  where    it {}", whereabouts(found, state, SystemTime::now()))?;
+    }
+    if let Some(at) = &row.at_worker {
+        writeln!(out, "  where    it {at}")?;
     }
     for (name, value) in [("queue", &row.queue), ("worker", &row.worker)] {
         if let Some(value) = value {

@@ -7,11 +7,12 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use longshore_brokers::{DeadLetter, Doing, Found};
-use longshore_celery::{State, TaskResult, args_repr, kwargs_repr, repr};
+use longshore_celery::{State, TaskResult, Value, args_repr, kwargs_repr, repr};
 
 use crate::{
     queue::{
         Fault, Place,
+        remote::{AtWorker, at_workers},
         show::{Brief, cut},
     },
     units,
@@ -20,7 +21,7 @@ use crate::{
 /// So many messages of each queue and kind are looked at.
 const LOOK: usize = 10_000;
 /// The longest stored result that is read, unpacked.
-const LONGEST: usize = 64 << 20;
+pub(super) const LONGEST: usize = 64 << 20;
 /// So much of arguments and results is shown.
 const SHOWN: usize = 128;
 
@@ -122,6 +123,8 @@ pub(super) struct Row {
     pub(super) stored: Option<TaskResult>,
     pub(super) found: Option<Found>,
     pub(super) letter: Option<DeadLetter>,
+    /// What a worker says of it, if nobody else knows it.
+    pub(super) at_worker: Option<AtWorker>,
 }
 
 /// What a look has brought.
@@ -176,6 +179,7 @@ impl Row {
             stored: None,
             found: None,
             letter: None,
+            at_worker: None,
         }
     }
 
@@ -223,7 +227,30 @@ impl Row {
             error: stored.exception().map(|error| error.to_string()),
             found: None,
             letter: None,
+            at_worker: None,
             stored: Some(stored),
+        }
+    }
+
+    /// What was acknowledged before it began: its message is nowhere any more, and nothing is stored yet.
+    fn at_worker(id: String, at: AtWorker) -> Self {
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned).filter(|text| !text.is_empty());
+        let args = at.info.get("args").and_then(Value::as_list).map(|args| args_repr(args, SHOWN));
+        let kwargs = at.info.get("kwargs").and_then(Value::as_map).filter(|kwargs| !kwargs.0.is_empty());
+        let kwargs = kwargs.map(|kwargs| format!(" {}", kwargs_repr(kwargs, SHOWN))).unwrap_or_default();
+        Self {
+            id,
+            standing: if at.is_running() { Standing::Started } else { Standing::Held },
+            task: text(at.info.get("type")).or_else(|| text(at.info.get("name"))),
+            queue: text(at.info.get("delivery_info").and_then(|info| info.get("routing_key"))),
+            worker: Some(at.node.clone()),
+            at: at.since,
+            args: args.map(|args| cut(&format!("{args}{kwargs}"), SHOWN)),
+            error: None,
+            stored: None,
+            found: None,
+            letter: None,
+            at_worker: Some(at),
         }
     }
 
@@ -347,20 +374,31 @@ impl Which {
     /// Each by its id.
     async fn look_up(&self, place: &Place) -> Result<Seen, Fault> {
         let (mut seen, now) = (Seen::default(), SystemTime::now());
-        for id in &self.ids {
-            if let Some(row) = one(id, place).await?
-                && self.means(&row, now) == Some(true)
-            {
-                seen.rows.push(row);
-            }
-        }
+        let rows = each(&self.ids, place).await?;
+        seen.rows = rows.into_iter().filter(|row| self.means(row, now) == Some(true)).collect();
         seen.matched = seen.rows.len();
         Ok(seen)
     }
 }
 
-/// Everything that is known of one task; `None`: nobody knows it.
-pub(super) async fn one(id: &str, place: &Place) -> Result<Option<Row>, Fault> {
+/// Everything that is known of each, in their order, without those that nobody knows.
+pub(super) async fn each(ids: &[String], place: &Place) -> Result<Vec<Row>, Fault> {
+    let mut rows = Vec::new();
+    for id in ids {
+        rows.push(one(id, place).await?);
+    }
+    let missing: Vec<&str> = ids.iter().zip(&rows).filter(|(_, row)| row.is_none()).map(|(id, _)| id.as_str()).collect();
+    // All are asked for at once: where nobody answers, that takes its time.
+    let mut at = at_workers(place.broker(), &missing).await?;
+    for (id, row) in ids.iter().zip(&mut rows).filter(|(_, row)| row.is_none()) {
+        // What has ended since, or went back, is known by now.
+        *row = one(id, place).await?.or_else(|| at.remove(id).map(|at| Row::at_worker(id.clone(), at)));
+    }
+    Ok(rows.into_iter().flatten().collect())
+}
+
+/// What the broker and the results know of one task.
+async fn one(id: &str, place: &Place) -> Result<Option<Row>, Fault> {
     let mut row = place.broker().find(id).await?.into_iter().map(Row::found).min_by_key(|row| row.standing);
     if row.as_ref().is_none_or(|row| row.standing == Standing::Dead) {
         let letters = place.broker().dead(row.as_ref().and_then(|row| row.queue.as_deref())).await?;
