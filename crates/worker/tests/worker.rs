@@ -237,7 +237,7 @@ async fn a_warm_stop_hands_back_what_has_not_started_and_lets_the_rest_end() {
     assert_eq!(bench.result(&first).await.state, State::Success);
     let found = bench.broker.find(&second).await.unwrap();
     assert_eq!(found.len(), 1);
-    assert!(matches!(found[0].doing, Doing::Waiting { place: 1, of: 1 }), "{found:?}");
+    assert!(matches!(found[0].doing, Doing::Waiting { place: 1, of: 1, .. }), "{found:?}");
     let left = Message::decode(&found[0].raw, &Limits::default()).unwrap();
     assert_eq!(left.id, second);
 }

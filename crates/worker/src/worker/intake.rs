@@ -138,11 +138,16 @@ impl Intake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Messages held for their time, soonest first: receipt, time, and whether for a rate.
-    pub(crate) fn held(&self) -> Vec<(Receipt, SystemTime, bool)> {
-        let mut held: Vec<_> = self.state().held.iter().map(|entry| (entry.receipt(), entry.due, entry.paced.is_some())).collect();
-        held.sort_by_key(|(_, due, _)| *due);
+    /// Messages held for their time, soonest first.
+    pub(crate) fn held(&self) -> Vec<Entry> {
+        let mut held: Vec<_> = self.state().held.iter().cloned().collect();
+        held.sort();
         held
+    }
+
+    /// Suspects that may not start yet.
+    pub(crate) fn waiting_suspects(&self) -> Vec<Receipt> {
+        self.state().suspects.iter().map(|work| work.receipt).collect()
     }
 
     /// How many messages are held for their time.
