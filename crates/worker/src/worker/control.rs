@@ -36,6 +36,7 @@ pub(crate) struct Control {
     pub(crate) stopper: Stopper,
     pub(crate) slots: Arc<Slots>,
     pub(crate) parking: usize,
+    pub(crate) prefetch: Option<usize>,
 }
 
 impl Control {
@@ -148,7 +149,10 @@ impl Control {
             Command::PoolShrink { n } => self.grow(-n, "pool will shrink"),
             Command::PoolRestart => control::error("ValueError('Pool restarts not enabled')"),
             Command::Autoscale { max, min } => self.rescale(max, min),
-            Command::AddConsumer { queue, .. } => {
+            Command::AddConsumer { queue, exchange, exchange_type, routing_key } => {
+                if let Some(error) = not_bound(&queue, exchange.as_deref(), exchange_type.as_deref(), routing_key.as_deref()) {
+                    return error;
+                }
                 if shared.consumer.serving().iter().any(|serving| **serving == *queue) {
                     return control::ok(format!("already consuming from '{queue}'"));
                 }
@@ -407,7 +411,7 @@ impl Control {
             implementation: "longshore: lanes".to_owned(),
             concurrency,
             processes: vec![std::process::id().into()],
-            prefetch_count: concurrency + self.parking as u64,
+            prefetch_count: (concurrency + self.parking as u64).min(self.prefetch.map_or(u64::MAX, |most| most as u64)),
             broker,
             rusage: rusage(),
         };
@@ -462,6 +466,20 @@ fn view<'a>(shared: &'a Shared, work: &'a Work) -> TaskView<'a> {
 /// A task that is held for its time.
 fn waiting<'a>(shared: &'a Shared, message: &'a Message) -> TaskView<'a> {
     TaskView { message, node: &shared.node, time_start: None, acknowledged: false, worker_pid: None }
+}
+
+/// Why a queue is not served with a binding that is not its own: a worker of ours binds each queue to the exchange of its name, and whoever is told that all is well
+/// would wait for what is sent elsewhere. An empty text is as good as none.
+fn not_bound(queue: &str, exchange: Option<&str>, kind: Option<&str>, key: Option<&str>) -> Option<Value> {
+    let own = |said: Option<&str>, own: &str| said.is_none_or(|said| said.is_empty() || said == own);
+    if own(exchange, queue) && own(kind, "direct") && own(key, queue) {
+        return None;
+    }
+    let text = format!(
+        "add_consumer: queue {queue} is not bound to another exchange or routing key here, nor with a type but direct; bind it where its tasks are sent, then \
+         add it by its name alone"
+    );
+    Some(control::error(&format!("NotImplementedError({})", longshore_celery::repr(&text.into()))))
 }
 
 /// A rate as Celery says it.
