@@ -396,6 +396,8 @@ pub enum Doing {
         place: u64,
         /// How many wait.
         of: u64,
+        /// Since when, where the broker can say.
+        since: Option<SystemTime>,
     },
     /// The broker holds it back until then.
     Later {

@@ -103,6 +103,10 @@ pub(crate) fn version() -> (String, Duration) {
     (format!("memory {}", env!("CARGO_PKG_VERSION")), Duration::ZERO)
 }
 
+fn waits(place: u64, of: u64, message: &Message) -> Doing {
+    Doing::Waiting { place, of, since: SystemTime::now().checked_sub(message.at.elapsed()) }
+}
+
 fn ready<'a, T: Send + 'a>(value: T) -> BoxFuture<'a, Result<T, BrokerError>> {
     std::future::ready(Ok(value)).boxed()
 }
@@ -199,7 +203,7 @@ impl Broker for MemoryHandle {
         for name in state.names() {
             let of = state.waiting(&name).count() as u64;
             for (place, message) in (1_u64..).zip(state.waiting(&name)).filter(|(_, message)| is(&message.raw)) {
-                found.push(Found { queue: name.to_string(), doing: Doing::Waiting { place, of }, raw: message.raw.clone() });
+                found.push(Found { queue: name.to_string(), doing: waits(place, of, message), raw: message.raw.clone() });
             }
         }
         for ((due, _), message) in state.later.iter().filter(|(_, message)| is(&message.raw)) {
@@ -228,7 +232,7 @@ impl Broker for MemoryHandle {
             }
             let of = state.waiting(&name).count() as u64;
             for (place, message) in (1_u64..).zip(state.waiting(&name)).take(most) {
-                add(Doing::Waiting { place, of }, &message.raw);
+                add(waits(place, of, message), &message.raw);
             }
             for ((due, _), message) in state.later.iter().filter(|(_, message)| message.queue == name).take(most) {
                 add(Doing::Later { due: *due }, &message.raw);

@@ -151,8 +151,9 @@ fn what_is_told_of_tasks_and_queues_is_what_celery_tells() {
     let eta = waiting.get("eta").and_then(Value::as_str).unwrap().parse::<jiff::Timestamp>().unwrap();
     let later = Message { eta: Some(eta.into()), ..message(request) };
     let later = TaskView { message: &later, node: "w1@lab", time_start: None, acknowledged: false, worker_pid: None };
-    assert_eq!(&scheduled(&later), waiting);
-    assert_eq!(query_task([("scheduled", later)]), find("query_task", 1));
+    assert_eq!(&scheduled(&later, None), waiting);
+    assert_eq!(&scheduled(&TaskView { message: &Message { eta: None, ..later.message.clone() }, ..later }, Some(eta.into())), waiting);
+    assert_eq!(query_task([("scheduled", later, None)]), find("query_task", 1));
     let queues = find("active_queues", 1);
     for (queue, name) in queues.as_list().unwrap().iter().zip(["celery", "images", "images2"]) {
         assert_eq!(queue.get("name").and_then(Value::as_str), Some(name));

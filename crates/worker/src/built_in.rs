@@ -154,6 +154,7 @@ mod tests {
             slot: 1,
             cancel: CancelToken::new(),
             soft: CancelToken::new(),
+            time_limit: None,
             client: None,
             node: "w@here".into(),
         })

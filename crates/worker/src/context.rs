@@ -54,6 +54,8 @@ pub struct Parts {
     pub cancel: CancelToken,
     /// The soft limit has passed.
     pub soft: CancelToken,
+    /// How long this attempt may take: what its message says, or else remote control, or else the task's policy.
+    pub time_limit: Option<Duration>,
     /// What it sends with, and stores its progress with; none in a child process.
     pub client: Option<Client>,
     /// The worker's node name (`name@host`).
@@ -134,6 +136,11 @@ impl TaskContext {
     /// The slot: no two running tasks of a lane share one.
     pub fn slot(&self) -> u32 {
         self.inner.parts.slot
+    }
+
+    /// How long this attempt may take before it is ended.
+    pub fn time_limit(&self) -> Option<Duration> {
+        self.inner.parts.time_limit
     }
 
     /// The app that the task is registered in.

@@ -91,6 +91,8 @@ pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
         return Err(setup(format!("{} is an async function: it runs on the async lane only", message.task)));
     };
     let soft = CancelToken::new();
+    // The worker ends the child when it is over; what remote control has set is known there alone.
+    let time_limit = message.time_limit.or(task.policy.time_limit);
     let arguments = Call { args: message.args.clone(), kwargs: message.kwargs.clone() };
     let context = TaskContext::new(Parts {
         message: Arc::new(message),
@@ -100,6 +102,7 @@ pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
         // Nothing is stored from here, and whoever wants its end kills the child.
         cancel: CancelToken::new(),
         soft: soft.clone(),
+        time_limit,
         client: None,
         node: "".into(),
     });

@@ -66,6 +66,9 @@ pub struct WorkerOptions {
     pub max_memory_per_child: Option<u64>,
     /// Most claimed tasks that wait for a slot, so that tasks for other lanes pass those for a full one.
     pub parking: usize,
+    /// Most tasks that it has at once, whether they run, wait for a slot or are not read yet; also fewer than it has slots. What it holds for its time does not
+    /// count, however much that is.
+    pub prefetch: Option<usize>,
     /// How long what it holds stays its own without a sign of life.
     pub lease: Duration,
     /// After this time Celery's own workers take what nobody acknowledged: at most the shortest of any Celery on the database.
@@ -95,6 +98,7 @@ impl WorkerOptions {
             max_tasks_per_child: None,
             max_memory_per_child: None,
             parking: 100,
+            prefetch: None,
             lease: Duration::from_secs(5),
             visibility_timeout: Duration::from_secs(3600),
             grace: Duration::from_secs(30),
@@ -169,7 +173,7 @@ impl Worker {
             shared.board.listen(listener);
         }
         let closer = Arc::new(Closer::new(shared.clone()));
-        let intake = Arc::new(Intake::new(shared.clone(), closer.clone(), early));
+        let intake = Arc::new(Intake::new(shared.clone(), closer.clone(), early, options.prefetch));
         let (acks, acknowledge) = tokio::sync::mpsc::unbounded_channel();
         runtime.spawn(sink::acknowledge_early(shared.clone(), acknowledge));
         let starter = Starter { shared: shared.clone(), early: acks, runtime: runtime.clone() };
@@ -226,8 +230,8 @@ impl Worker {
             let (events, sender) = Events::start(shared.clone(), options.events, ended);
             let stopper =
                 Stopper { engine: engine.clone(), runtime: runtime.clone(), grace: options.grace, stopping: shared.stopping.clone() };
-            let parking = options.parking;
-            let own = Control { shared: shared.clone(), intake: intake.clone(), events, stopper, slots, parking };
+            let (parking, prefetch) = (options.parking, options.prefetch);
+            let own = Control { shared: shared.clone(), intake: intake.clone(), events, stopper, slots, parking, prefetch };
             control = Some(runtime.spawn(own.serve()));
             beat = Some(sender);
         }

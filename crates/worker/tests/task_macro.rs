@@ -74,6 +74,7 @@ fn context(retries: u32) -> TaskContext {
         slot: 1,
         cancel: CancelToken::new(),
         soft: CancelToken::new(),
+        time_limit: None,
         client: None,
         node: "w@here".into(),
     })

@@ -237,7 +237,7 @@ async fn a_warm_stop_hands_back_what_has_not_started_and_lets_the_rest_end() {
     assert_eq!(bench.result(&first).await.state, State::Success);
     let found = bench.broker.find(&second).await.unwrap();
     assert_eq!(found.len(), 1);
-    assert!(matches!(found[0].doing, Doing::Waiting { place: 1, of: 1 }), "{found:?}");
+    assert!(matches!(found[0].doing, Doing::Waiting { place: 1, of: 1, .. }), "{found:?}");
     let left = Message::decode(&found[0].raw, &Limits::default()).unwrap();
     assert_eq!(left.id, second);
 }
@@ -285,6 +285,33 @@ async fn a_worker_whose_slots_are_taken_leaves_the_rest_to_others() {
     second.stopper().warm();
     let ok = tokio::time::timeout(Duration::from_secs(20), second.join()).await.unwrap().ok;
     assert_eq!((bench.stop().await.ok, ok), (2, 6));
+}
+
+#[tokio::test]
+async fn a_worker_has_no_more_tasks_at_once_than_it_may_also_if_it_has_more_slots() {
+    for (name, acks) in [("most-late", Acks::Late), ("most-early", Acks::Early)] {
+        let (mut task, mut begun, open) = gated("wait");
+        task.policy.acks = acks;
+        let bench = Bench::with(name, [task], |options| options.prefetch = Some(2)).await;
+        let mut ids = Vec::new();
+        for _ in 0..7 {
+            ids.push(bench.send(call("wait", vec![])).await);
+        }
+        for step in 0..3 {
+            for _ in 0..2 {
+                tokio::time::timeout(Duration::from_secs(20), begun.recv()).await.unwrap().unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(begun.try_recv().is_err(), "{name}");
+            assert_eq!(bench.broker.peek("celery", 10).await.unwrap().len(), 5 - 2 * step, "{name}: the rest is for others");
+            open.add_permits(2);
+        }
+        open.add_permits(1);
+        for id in ids {
+            assert_eq!(bench.result(&id).await.state, State::Success);
+        }
+        bench.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -554,6 +581,115 @@ async fn remote_control() {
     let worker = bench.worker.take().unwrap();
     worker.stopping().cancelled().await;
     tokio::time::timeout(Duration::from_secs(20), worker.join()).await.unwrap();
+}
+
+/// Asks until the answer is as it is wanted.
+async fn ask_until(bench: &Bench, request: impl Fn() -> longshore_celery::control::Request, wanted: impl Fn(&str) -> bool) -> String {
+    let mut last = String::new();
+    for _ in 0..200 {
+        // The subscription stands a moment after the start.
+        if let Ok(value) = tokio::time::timeout(Duration::from_millis(500), ask(bench, request())).await {
+            last = value.to_string();
+            if wanted(&last) {
+                return last;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{last}");
+}
+
+#[tokio::test]
+async fn a_worker_says_what_each_task_waits_for() {
+    use longshore_celery::control::Request;
+    let (task, mut begun, _open) = gated("wait");
+    let mut limited = add();
+    limited.name = "limited".into();
+    limited.policy.rate_limit = Some(longshore_core::Rate::per_second(1.0 / 60.0));
+    let bench = Bench::with("waits", [task, limited], |options| {
+        options.lanes = [1, 2, 2, 2];
+        options.grace = Duration::from_millis(10);
+    })
+    .await;
+    let of = |id: &str| {
+        let id = id.to_owned();
+        move || Request::new("query_task").argument("ids", vec![id.as_str()])
+    };
+    let first = bench.send(call("limited", vec![1.into()])).await;
+    bench.result(&first).await;
+    let paced = bench.send(call("limited", vec![2.into()])).await;
+    let said = ask_until(&bench, of(&paced), |said| said.contains("waits")).await;
+    assert!(said.contains(r#""scheduled""#) && said.contains(r#""for": "rate""#) && said.contains(r#""rate": "0.0166"#), "{said}");
+    let scheduled = ask(&bench, Request::new("scheduled")).await;
+    let eta = scheduled.as_list().unwrap()[0].get("eta").and_then(Value::as_str).unwrap().to_owned();
+    assert!(eta.starts_with("20") && eta.contains('T'), "{eta}");
+    let raw = Message { id: "eta".into(), eta: Some(SystemTime::now() + Duration::from_secs(600)), ..call("wait", vec![]) };
+    let raw = raw.encode(Encoding::Json);
+    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+    let said = ask_until(&bench, of("eta"), |said| said.contains("waits")).await;
+    assert!(said.contains(r#""for": "eta", "until": "#), "{said}");
+    for id in ["a", "b"] {
+        bench.send(Message { id: id.into(), ..call("wait", vec![]) }).await;
+    }
+    begun.recv().await.unwrap();
+    let said = ask_until(&bench, of("b"), |said| said.contains("waits")).await;
+    assert!(said.contains(r#""reserved""#), "{said}");
+    assert!(said.contains(r#"{"for": "slot", "lane": "async", "slots": 1, "running": 1}"#), "{said}");
+    let stats = ask(&bench, Request::new("stats")).await;
+    assert!(stats.to_string().contains(r#""running": {"async": 1, "#), "{stats}");
+    let suspect = send_again(&bench, call("wait", vec![]), 2).await;
+    let said = ask_until(&bench, of(&suspect), |said| said.contains("waits")).await;
+    assert!(said.contains(r#"{"for": "alone", "crashes": 2}"#), "{said}");
+    bench.worker.as_ref().unwrap().stopper().cold();
+}
+
+#[tokio::test]
+async fn a_queue_is_added_as_it_is_and_not_with_a_binding_that_nobody_would_make() {
+    use longshore_celery::control::Request;
+    let bench = Bench::new("bindings", [add()]).await;
+    let add = |names: &[(&'static str, &'static str)]| {
+        let names = names.to_vec();
+        move || {
+            names
+                .iter()
+                .fold(Request::new("add_consumer").argument("queue", "images"), |request, (name, value)| request.argument(*name, *value))
+        }
+    };
+    for names in [("exchange", "media"), ("exchange_type", "topic"), ("routing_key", "media.#")] {
+        let said = ask_until(&bench, add(&[names]), |_| true).await;
+        assert!(said.starts_with(r#"{"error": "NotImplementedError('add_consumer: queue images is not bound to"#), "{said}");
+    }
+    let served = ask(&bench, Request::new("active_queues")).await.to_string();
+    assert!(!served.contains("images"), "{served}");
+    let own = [("exchange", "images"), ("exchange_type", "direct"), ("routing_key", "images")];
+    assert_eq!(ask_until(&bench, add(&own), |_| true).await, r#"{"ok": "add consumer images"}"#);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_limit_of_remote_control_goes_before_the_policys_and_after_the_messages_own() {
+    use longshore_celery::control::Request;
+    let wait = |name: &'static str| {
+        let mut task = Task::future(name, |_, _| async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            Ok(Value::Null)
+        });
+        task.policy.time_limit = Some(Duration::from_millis(50));
+        task
+    };
+    let bench = Bench::new("limits", [wait("short")]).await;
+    let soon = bench.send(call("short", vec![])).await;
+    assert_eq!(bench.result(&soon).await.state, State::Failure, "the policy's");
+    let set = || Request::new("time_limit").argument("task_name", "short").argument("hard", 30.0).argument("soft", 20.0);
+    ask_until(&bench, set, |said| said.contains("time limits set successfully")).await;
+    let longer = bench.send(call("short", vec![])).await;
+    assert_eq!(bench.result(&longer).await.state, State::Success, "remote control's");
+    let own = bench.send(Message { time_limit: Some(Duration::from_millis(50)), ..call("short", vec![]) }).await;
+    assert_eq!(bench.result(&own).await.state, State::Failure, "the message's own");
+    let soft = bench.send(Message { soft_time_limit: Some(Duration::from_millis(50)), ..call("short", vec![]) }).await;
+    let exception = longshore_celery::Exception::from_value(&bench.result(&soft).await.result).unwrap();
+    assert_eq!(exception.exc_type, "SoftTimeLimitExceeded");
+    bench.stop().await;
 }
 
 #[tokio::test]

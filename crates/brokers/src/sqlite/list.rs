@@ -85,7 +85,7 @@ pub(crate) fn find(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Found>> 
     let is = |raw: &[u8]| json::task_id(raw) == Some(id);
     let mut found = Vec::new();
     let mut messages = conn.prepare_cached(
-        "SELECT queue, due, owner IS NOT NULL, node, held_since, raw FROM messages LEFT JOIN owners ON owner = number WHERE instr(raw, ?1) ORDER BY id",
+        "SELECT queue, due, owner IS NOT NULL, node, held_since, raw, sent FROM messages LEFT JOIN owners ON owner = number WHERE instr(raw, ?1) ORDER BY id",
     )?;
     let mut rows = messages.query([id.as_bytes()])?;
     while let Some(row) = rows.next()? {
@@ -101,7 +101,7 @@ pub(crate) fn find(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Found>> 
                 _ => {
                     let line = waiting(conn, &queue, i64::MAX)?;
                     let place = line.iter().position(|other| *other == raw).map_or(0, |at| at as u64 + 1);
-                    Doing::Waiting { place, of: line.len() as u64 }
+                    Doing::Waiting { place, of: line.len() as u64, since: Some(time(row.get(6)?)) }
                 }
             }
         };
@@ -134,7 +134,8 @@ pub(crate) fn list(conn: &Connection, queue: Option<&str>, most: usize) -> rusql
         found.extend(lent.collect::<rusqlite::Result<Vec<_>>>()?);
         let of = state(conn, &queue)?.waiting;
         let line = (1_u64..).zip(waiting(conn, &queue, limit)?);
-        found.extend(line.map(|(place, raw)| Found { queue: queue.clone(), doing: Doing::Waiting { place, of: of.max(place) }, raw }));
+        let waits = |place: u64| Doing::Waiting { place, of: of.max(place), since: None };
+        found.extend(line.map(|(place, raw)| Found { queue: queue.clone(), doing: waits(place), raw }));
         let back = later.query_map(params![queue, limit, now()], |row| {
             Ok(Found { queue: queue.clone(), doing: Doing::Later { due: time(row.get(0)?) }, raw: row.get(1)? })
         })?;

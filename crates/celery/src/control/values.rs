@@ -1,5 +1,7 @@
 //! What replies say.
 
+use std::time::SystemTime;
+
 use super::ok;
 use crate::{
     message::Message,
@@ -55,15 +57,22 @@ impl TaskView<'_> {
     }
 }
 
-/// `scheduled`: a task that waits for its time.
-pub fn scheduled(task: &TaskView<'_>) -> Value {
-    let eta = task.message.eta.map(crate::message::times::format);
+/// `scheduled`: a task that waits for its time: `due`, or where that is absent its ETA.
+pub fn scheduled(task: &TaskView<'_>, due: Option<SystemTime>) -> Value {
+    let eta = due.or(task.message.eta).map(crate::message::times::format);
     Value::Map(Map::from_iter([("eta", Value::from(eta)), ("priority", 6.into()), ("request", task.to_value(false))]))
 }
 
-/// `query_task`: each task with what it does (`active`, `reserved`, `scheduled`, `ready`).
-pub fn query_task<'a>(tasks: impl IntoIterator<Item = (&'a str, TaskView<'a>)>) -> Value {
-    let entry = |(doing, task): (&str, TaskView<'_>)| (task.message.id.clone(), Value::List(vec![doing.into(), task.to_value(false)]));
+/// `query_task`: each task with what it does (`active`, `reserved`, `scheduled`, `ready`). What it waits for, where that is given, is a member `waits` of its
+/// entry: Celery's clients pass over what they do not know.
+pub fn query_task<'a>(tasks: impl IntoIterator<Item = (&'a str, TaskView<'a>, Option<Map>)>) -> Value {
+    let entry = |(doing, task, waits): (&str, TaskView<'_>, Option<Map>)| {
+        let mut info = task.to_value(false);
+        if let (Value::Map(info), Some(waits)) = (&mut info, waits) {
+            info.set("waits", waits);
+        }
+        (task.message.id.clone(), Value::List(vec![doing.into(), info]))
+    };
     Value::Map(tasks.into_iter().map(entry).collect())
 }
 

@@ -119,7 +119,7 @@ pub fn host() -> String {
 pub fn whereabouts(found: &Found, queue: Option<&QueueState>, now: SystemTime) -> String {
     let name = plain(&found.queue);
     let mut text = match &found.doing {
-        Doing::Waiting { place, of } => format!("waits in queue {name}, {} of {of}", ordinal(*place)),
+        Doing::Waiting { place, of, .. } => format!("waits in queue {name}, {} of {of}", ordinal(*place)),
         Doing::Later { due } => format!("is held back in queue {name} until {}, {}", clock(*due), until(*due, now)),
         Doing::Held { by, since } => {
             let by = by.as_deref().map_or_else(|| "a worker".to_owned(), plain);
@@ -146,7 +146,7 @@ pub fn whereabouts(found: &Found, queue: Option<&QueueState>, now: SystemTime) -
 }
 
 /// `in 2m3s`, or `now`.
-fn until(due: SystemTime, now: SystemTime) -> String {
+pub fn until(due: SystemTime, now: SystemTime) -> String {
     due.duration_since(now)
         .ok()
         .filter(|left| *left > Duration::ZERO)
@@ -177,7 +177,7 @@ mod tests {
         let raw = Message { id: "i".into(), task: "t".into(), retries: 2, ..Message::default() }.encode(longshore_celery::Encoding::Json);
         let found = |doing| Found { queue: "cpu".into(), doing, raw: raw.clone() };
         let paused = QueueState { paused: Some("ops@laptop".into()), ..QueueState::default() };
-        let waiting = found(Doing::Waiting { place: 14, of: 689 });
+        let waiting = found(Doing::Waiting { place: 14, of: 689, since: None });
         assert_eq!(
             whereabouts(&waiting, Some(&paused), now),
             "waits in queue cpu, 14th of 689; retried 2 times; the queue is paused by ops@laptop"

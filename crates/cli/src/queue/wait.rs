@@ -49,14 +49,22 @@ async fn doubt(place: &Place, id: &str) -> std::convert::Infallible {
     {
         let state = place.broker().queues(&[Arc::from(found.queue.as_str())]).await.unwrap_or_default();
         let state = state.iter().find(|state| state.name == found.queue);
-        let is_it = |queue: &Value| queue.get("name").and_then(Value::as_str) == Some(found.queue.as_str());
-        let served = workers.iter().any(|(_, queues)| queues.as_list().unwrap_or_default().iter().any(is_it));
+        let served = workers.iter().any(|(_, queues)| serves(queues, &found.queue));
         let paused = state.is_some_and(|state| state.paused.is_some());
-        let hint =
-            if served || paused { String::new() } else { format!("; no worker serves it (longshore worker -Q {})", plain(&found.queue)) };
+        let hint = if served || paused { String::new() } else { unserved(&found.queue) };
         eprintln!("longshore: it {}{hint}; waiting on", whereabouts(found, state, SystemTime::now()));
     }
     std::future::pending().await
+}
+
+/// Whether a worker that replied this to `active_queues` serves a queue.
+pub fn serves(queues: &Value, name: &str) -> bool {
+    queues.as_list().unwrap_or_default().iter().any(|queue| queue.get("name").and_then(Value::as_str) == Some(name))
+}
+
+/// What is said of a task in a queue that nobody serves.
+pub fn unserved(queue: &str) -> String {
+    format!("; no worker serves it (longshore worker -Q {})", plain(queue))
 }
 
 /// Writes a result: text as it is, anything else as JSON.

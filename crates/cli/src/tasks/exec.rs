@@ -1,6 +1,6 @@
 //! `exec`: a child process for each attempt. Its stdout is the result.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use longshore_celery::Value;
 use longshore_core::{
@@ -33,7 +33,7 @@ impl Exec {
         let record = record::record(&self.origin, context, call);
         let mut command = self.plan.command(&[&record], &vars(context)).map_err(|error| failed(Outcome::Failed(error)))?;
         command.env.extend(told(context));
-        let limit = limit(context);
+        let limit = context.time_limit();
         let limits = Limits { timeout: limit, kill_after: self.plan.kill_after, max_output: self.plan.max_output };
         let slot = self.nursery.slot();
         let watch = self.nursery.watch(slot.number, context, self.plan.kill_after);
@@ -66,9 +66,4 @@ fn ended_well(output: &Output) -> bool {
 /// What could not be started because everything stops is handed back.
 pub(super) fn outcome_of(error: TaskError) -> Outcome<()> {
     if error.kind() == "cancelled" { Outcome::Cancelled } else { Outcome::Failed(error) }
-}
-
-/// The limit of this attempt: the message's, or the task's.
-pub(super) fn limit(context: &TaskContext) -> Option<Duration> {
-    context.message().time_limit.or_else(|| context.app().task_named(context.task())?.policy.time_limit)
 }

@@ -15,7 +15,6 @@ use longshore_worker::{Call, Failure, TaskContext};
 use super::{
     answer::{self, Told},
     children::{GivenUp, Nursery, Slot},
-    exec::limit,
     record,
 };
 use crate::run::{
@@ -111,7 +110,7 @@ impl Pool {
         let line = record::json(context, call);
         let slot = self.take();
         let watch = self.nursery.watch(slot.number, context, self.kill_after);
-        let answer = pipe.ask(slot.number, &line, limit(context));
+        let answer = pipe.ask(slot.number, &line, context.time_limit());
         let given_up = watch.given_up();
         drop(watch);
         self.give(slot, pipe);

@@ -30,6 +30,8 @@ struct World {
     app: Arc<App>,
     cancel: CancelToken,
     soft: CancelToken,
+    /// What the worker says instead of the task's policy.
+    limit: Option<Duration>,
 }
 
 impl World {
@@ -38,7 +40,7 @@ impl World {
         let specs = specs(&config(text, dir.path()).unwrap()).unwrap();
         let (programs, tasks) = Programs::start(specs, false, &tokio::runtime::Handle::current()).unwrap();
         let app = tasks.iter().cloned().fold(App::new(), App::task);
-        Self { programs, tasks, app: Arc::new(app), cancel: CancelToken::new(), soft: CancelToken::new() }
+        Self { programs, tasks, app: Arc::new(app), cancel: CancelToken::new(), soft: CancelToken::new(), limit: None }
     }
 
     async fn call(&self, args: Vec<Value>, kwargs: &[(&str, Value)], retries: u32) -> Result<Value, Failure> {
@@ -61,6 +63,7 @@ impl World {
             slot: 0,
             cancel: self.cancel.clone(),
             soft: self.soft.clone(),
+            time_limit: self.limit.or(task.policy.time_limit),
         });
         let call = Call { args, kwargs };
         match task.handler {
@@ -120,6 +123,18 @@ async fn exit_75_asks_for_a_retry_and_any_other_exit_is_an_exception_with_the_la
     assert_eq!(exception(world.of("echo one >&2; echo two >&2; exit 3").await), "RuntimeError: exit status 3: two");
     let Err(Failure::Crashed { reason }) = world.of("kill -KILL $$").await else { panic!() };
     assert_eq!(reason, "signal 9 (SIGKILL)");
+}
+
+#[tokio::test]
+async fn the_limit_that_the_worker_says_is_the_one_that_counts() {
+    let mut world = World::new(&format!("{SH}timeout = \"100ms\"\n"));
+    world.limit = Some(Duration::from_secs(60));
+    assert_eq!(world.of("sleep 0.4; echo 1").await, Ok(Value::Int(1)));
+    let line = "[tasks.t]\npipe = [\"sh\", \"-c\", \"while read -r line; do sleep 0.4; echo 2; done\"]\ntimeout = \"100ms\"\n";
+    let mut world = World::new(line);
+    assert_eq!(exception(world.of("a").await), "TimeLimitExceeded");
+    world.limit = Some(Duration::from_secs(60));
+    assert_eq!(world.of("a").await, Ok(Value::Int(2)));
 }
 
 #[tokio::test]

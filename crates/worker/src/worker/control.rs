@@ -12,10 +12,23 @@ use longshore_celery::{
 };
 use longshore_core::{LaneKind, Rate, Receipt};
 
-use super::{Stopper, events::Events, intake::Intake, mingle::mingle, revoked::stamp, shared::Shared, slots::Slots, work::Work};
+use super::{
+    Stopper, events::Events, held::Entry, intake::Intake, mingle::mingle, revoked::stamp, shared::Shared, slots::Slots, work::Work,
+};
 
 /// Most held tasks that a reply tells of; it says so when there are more.
 const TOLD: usize = 1000;
+/// Most held tasks that are looked through for those that somebody asks for.
+const LOOKED_THROUGH: usize = 10 * TOLD;
+
+/// A task that is held for its time.
+struct Later {
+    message: Message,
+    /// When it is due, where that is not its ETA.
+    due: Option<SystemTime>,
+    /// Of this task's rate it waits for a slot.
+    paced: Option<Arc<str>>,
+}
 
 /// Answers remote control.
 pub(crate) struct Control {
@@ -25,6 +38,7 @@ pub(crate) struct Control {
     pub(crate) stopper: Stopper,
     pub(crate) slots: Arc<Slots>,
     pub(crate) parking: usize,
+    pub(crate) prefetch: Option<usize>,
 }
 
 impl Control {
@@ -93,7 +107,7 @@ impl Control {
             }
             Command::Scheduled => {
                 let held = self.held_messages().await;
-                Value::List(held.iter().map(|message| control::scheduled(&waiting(&shared, message))).collect())
+                Value::List(held.iter().map(|later| control::scheduled(&waiting(&shared, &later.message), later.due)).collect())
             }
             Command::Revoked => shared.revoked().ids().into(),
             Command::Registered { items, builtins } => self.registered(&items, builtins),
@@ -137,7 +151,10 @@ impl Control {
             Command::PoolShrink { n } => self.grow(-n, "pool will shrink"),
             Command::PoolRestart => control::error("ValueError('Pool restarts not enabled')"),
             Command::Autoscale { max, min } => self.rescale(max, min),
-            Command::AddConsumer { queue, .. } => {
+            Command::AddConsumer { queue, exchange, exchange_type, routing_key } => {
+                if let Some(error) = not_bound(&queue, exchange.as_deref(), exchange_type.as_deref(), routing_key.as_deref()) {
+                    return error;
+                }
                 if shared.consumer.serving().iter().any(|serving| **serving == *queue) {
                     return control::ok(format!("already consuming from '{queue}'"));
                 }
@@ -271,22 +288,87 @@ impl Control {
 
     /// The messages that wait for their time: they are not kept in memory, so the broker is asked. Those that it holds back itself are nobody's yet: each
     /// worker that serves their queue tells of them.
-    async fn held_messages(&self) -> Vec<Message> {
-        let receipts: Vec<Receipt> = self.intake.held().into_iter().take(TOLD).map(|(receipt, _, _)| receipt).collect();
-        let consumer = &self.shared.consumer;
-        let held = if receipts.is_empty() { Vec::new() } else { consumer.load(&receipts).await.unwrap_or_default() };
-        let later = self.shared.broker.later(&consumer.serving(), TOLD - receipts.len()).await.unwrap_or_default();
-        held.into_iter().flatten().chain(later).filter_map(|raw| Message::decode(&raw, &self.shared.limits).ok()).collect()
+    async fn held_messages(&self) -> Vec<Later> {
+        let entries: Vec<Entry> = self.intake.held().into_iter().take(TOLD).collect();
+        let mut held = self.load(&entries).await;
+        held.extend(self.held_back(TOLD - entries.len()).await);
+        held
+    }
+
+    /// What the broker holds back of the queues that are served here.
+    async fn held_back(&self, most: usize) -> impl Iterator<Item = Later> + use<'_> {
+        let raws = self.shared.broker.later(&self.shared.consumer.serving(), most).await.unwrap_or_default();
+        let limits = &self.shared.limits;
+        raws.into_iter().filter_map(move |raw| Message::decode(&raw, limits).ok()).map(|message| Later { message, due: None, paced: None })
+    }
+
+    /// The messages of what is held here.
+    async fn load(&self, entries: &[Entry]) -> Vec<Later> {
+        if entries.is_empty() {
+            return Vec::new();
+        }
+        let receipts: Vec<Receipt> = entries.iter().map(Entry::receipt).collect();
+        let raws = self.shared.consumer.load(&receipts).await.unwrap_or_default();
+        let read = |(entry, raw): (&Entry, Option<Vec<u8>>)| {
+            let message = Message::decode(&raw?, &self.shared.limits).ok()?;
+            Some(Later { message, due: Some(entry.due), paced: entry.paced.clone() })
+        };
+        entries.iter().zip(raws).filter_map(read).collect()
+    }
+
+    /// Those of these tasks that are held here, or by the broker.
+    async fn held_of(&self, ids: &[String]) -> Vec<Later> {
+        let entries: Vec<Entry> = self.intake.held().into_iter().take(LOOKED_THROUGH).collect();
+        let mut found: Vec<Later> = self.held_back(TOLD).await.filter(|later| ids.contains(&later.message.id)).collect();
+        for some in entries.chunks(TOLD) {
+            if found.len() >= ids.len() {
+                break;
+            }
+            found.extend(self.load(some).await.into_iter().filter(|later| ids.contains(&later.message.id)));
+        }
+        found
     }
 
     async fn query(&self, ids: &[String]) -> Value {
         let shared = &self.shared;
         let works: Vec<Arc<Work>> = shared.works().into_iter().filter(|work| ids.contains(&work.message.id)).collect();
-        let held = self.held_messages().await;
-        let doing = |work: &Arc<Work>| if work.started().is_some() { "active" } else { "reserved" };
-        let claimed = works.iter().map(|work| (doing(work), view(shared, work)));
-        let later = held.iter().filter(|message| ids.contains(&message.id)).map(|message| ("scheduled", waiting(shared, message)));
+        let held = if works.len() < ids.len() { self.held_of(ids).await } else { Vec::new() };
+        let suspects = self.intake.waiting_suspects();
+        let claimed = works.iter().map(|work| match work.started() {
+            Some(_) => ("active", view(shared, work), None),
+            None => ("reserved", view(shared, work), Some(self.waits(work, suspects.contains(&work.receipt)))),
+        });
+        let later = held.iter().map(|later| ("scheduled", waiting(shared, &later.message), Some(self.waits_for_time(later))));
         control::query_task(claimed.chain(later))
+    }
+
+    /// What a claimed task waits for that has not started.
+    fn waits(&self, work: &Work, suspect: bool) -> Map {
+        if suspect {
+            return Map::from_iter([("for", Value::from("alone")), ("crashes", work.crashes.into())]);
+        }
+        let lane = work.task.lane;
+        let of = |count: usize| Value::from(count as i64);
+        let (slots, running) = (self.slots.sizes()[lane as usize], self.running()[lane as usize]);
+        Map::from_iter([("for", Value::from("slot")), ("lane", lane.as_str().into()), ("slots", of(slots)), ("running", of(running))])
+    }
+
+    /// What a task waits for that is held for its time.
+    fn waits_for_time(&self, later: &Later) -> Map {
+        let due = later.due.or(later.message.eta).map(|due| due.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        let mut waits = Map::from_iter([("for", Value::from(if later.paced.is_some() { "rate" } else { "eta" })), ("until", due.into())]);
+        let task = later.paced.as_ref().and_then(|task| self.shared.app.task_named(task));
+        if let Some(rate) = task.and_then(|task| self.shared.rate_of(task)) {
+            waits.set("rate", said(rate));
+        }
+        waits
+    }
+
+    /// How many tasks run on each lane, by `lane as usize`.
+    fn running(&self) -> [usize; 4] {
+        let mut running = [0; 4];
+        self.shared.works().iter().filter_map(|work| work.started()).for_each(|start| running[start.lane as usize] += 1);
+        running
     }
 
     fn registered(&self, items: &[String], builtins: bool) -> Value {
@@ -321,10 +403,9 @@ impl Control {
         broker.set("hostname", host_of(shared.broker.url()));
         broker.set("port", port_of(shared.broker.url()));
         broker.set("transport", shared.broker.url().split(':').next().unwrap_or_default());
-        let mut lanes = Map::default();
-        for lane in LaneKind::ALL {
-            lanes.set(lane.as_str(), sizes[lane as usize] as i64);
-        }
+        let running = self.running();
+        let of_lanes =
+            |counts: [usize; 4]| LaneKind::ALL.iter().map(|lane| (lane.as_str(), counts[*lane as usize] as i64)).collect::<Map>();
         let stats = Stats {
             total: shared.counts.by_task().into_iter().map(|(task, count)| (task.to_string(), count)).collect(),
             pid: std::process::id().into(),
@@ -333,13 +414,14 @@ impl Control {
             implementation: "longshore: lanes".to_owned(),
             concurrency,
             processes: vec![std::process::id().into()],
-            prefetch_count: concurrency + self.parking as u64,
+            prefetch_count: (concurrency + self.parking as u64).min(self.prefetch.map_or(u64::MAX, |most| most as u64)),
             broker,
             rusage: rusage(),
         };
         let mut value = stats.to_value();
         if let Value::Map(map) = &mut value {
-            map.set("lanes", lanes);
+            map.set("lanes", of_lanes(sizes));
+            map.set("running", of_lanes(running));
             map.set("held", self.intake.held_count() as i64);
             if let Some((scale, current)) = self.slots.scale() {
                 let bounds = [("max", scale.max), ("min", scale.min), ("current", current), ("qty", shared.live().len())];
@@ -387,6 +469,20 @@ fn view<'a>(shared: &'a Shared, work: &'a Work) -> TaskView<'a> {
 /// A task that is held for its time.
 fn waiting<'a>(shared: &'a Shared, message: &'a Message) -> TaskView<'a> {
     TaskView { message, node: &shared.node, time_start: None, acknowledged: false, worker_pid: None }
+}
+
+/// Why a queue is not served with a binding that is not its own: a worker of ours binds each queue to the exchange of its name, and whoever is told that all is well
+/// would wait for what is sent elsewhere. An empty text is as good as none.
+fn not_bound(queue: &str, exchange: Option<&str>, kind: Option<&str>, key: Option<&str>) -> Option<Value> {
+    let own = |said: Option<&str>, own: &str| said.is_none_or(|said| said.is_empty() || said == own);
+    if own(exchange, queue) && own(kind, "direct") && own(key, queue) {
+        return None;
+    }
+    let text = format!(
+        "add_consumer: queue {queue} is not bound to another exchange or routing key here, nor with a type but direct; bind it where its tasks are sent, then \
+         add it by its name alone"
+    );
+    Some(control::error(&format!("NotImplementedError({})", longshore_celery::repr(&text.into()))))
 }
 
 /// A rate as Celery says it.

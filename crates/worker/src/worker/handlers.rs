@@ -55,7 +55,7 @@ impl Starter {
     /// Notes the start. `Some` says that it shall not run after all.
     pub(crate) fn start(&self, work: &Arc<Work>, context: &Context) -> Option<Outcome<Answer>> {
         // Before it is asked whether it is revoked: whoever revokes it from now on finds the token.
-        work.begin(context.lane, context.slot, context.cancel.clone());
+        work.begin(context.lane, context.slot, context.cancel.clone(), self.shared.soft_time_limit(work));
         if work.is_revoked() || self.shared.is_revoked(&work.message) {
             work.revoke(None);
             return Some(Outcome::Skipped(Skip::Revoked));
@@ -82,15 +82,12 @@ impl Starter {
             slot: context.slot,
             cancel: context.cancel.clone(),
             soft: work.soft.clone(),
+            time_limit: self.shared.time_limit(work),
             client: Some(self.shared.client.clone()),
             node: self.shared.node.clone(),
         });
         let _ = work.context.set(own.clone());
         own
-    }
-
-    fn soft_limit(&self, work: &Work) -> Option<Duration> {
-        self.shared.overrides(&work.task.name).soft.or(work.message.soft_time_limit).or(work.task.policy.soft_time_limit)
     }
 
     /// Tells a handler on a thread when its soft limit has passed; until what is returned is dropped.
@@ -118,7 +115,7 @@ impl Starter {
                     Box::pin(async move { handler(own, call) })
                 }
             };
-            let soft = self.soft_limit(&work);
+            let soft = self.shared.soft_time_limit(&work);
             if !work.task.policy.track_started {
                 return Box::pin(bounded(future, work, own, context, soft));
             }
@@ -141,7 +138,7 @@ impl Starter {
             if work.task.policy.track_started {
                 own.block_on(tell_started(&own, &self.shared.node));
             }
-            let _over = self.soft_limit(&work).map(|limit| self.tell_when_over(limit, work.clone()));
+            let _over = self.shared.soft_time_limit(&work).map(|limit| self.tell_when_over(limit, work.clone()));
             match &work.task.handler {
                 Handler::Sync(handler) => ended(handler(own, call), &work, context),
                 Handler::Async(_) => Outcome::Failed(TaskError::new("lane", "an async function runs on the async lane only")),

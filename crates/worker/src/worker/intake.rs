@@ -64,6 +64,8 @@ pub(crate) struct Intake {
     closed: AtomicBool,
     /// Messages are given, not lent: they are claimed ahead.
     early: bool,
+    /// Most that are claimed at once: running, waiting to run, and not read yet.
+    most: usize,
 }
 
 struct Hall {
@@ -114,7 +116,7 @@ enum Sorted {
 }
 
 impl Intake {
-    pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>, early: bool) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>, early: bool, most: Option<usize>) -> Self {
         let own = shared.app.tasks.values().filter(|task| !task.name.starts_with("celery."));
         let state = Mutex::new(Hall {
             claim: None,
@@ -131,18 +133,23 @@ impl Intake {
             full: false,
             drained: false,
         });
-        Self { shared, closer, state, wake: Notify::new(), closed: AtomicBool::new(false), early }
+        Self { shared, closer, state, wake: Notify::new(), closed: AtomicBool::new(false), early, most: most.unwrap_or(usize::MAX) }
     }
 
     fn state(&self) -> MutexGuard<'_, Hall> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Messages held for their time, soonest first: receipt, time, and whether for a rate.
-    pub(crate) fn held(&self) -> Vec<(Receipt, SystemTime, bool)> {
-        let mut held: Vec<_> = self.state().held.iter().map(|entry| (entry.receipt(), entry.due, entry.paced.is_some())).collect();
-        held.sort_by_key(|(_, due, _)| *due);
+    /// Messages held for their time, soonest first.
+    pub(crate) fn held(&self) -> Vec<Entry> {
+        let mut held: Vec<_> = self.state().held.iter().cloned().collect();
+        held.sort();
         held
+    }
+
+    /// Suspects that may not start yet.
+    pub(crate) fn waiting_suspects(&self) -> Vec<Receipt> {
+        self.state().suspects.iter().map(|work| work.receipt).collect()
     }
 
     /// How many messages are held for their time.
@@ -372,7 +379,7 @@ impl Intake {
 
     fn delivery(&self, work: Arc<Work>) -> Delivery<Ticket> {
         let lane = work.task.lane;
-        let hard = self.shared.overrides(&work.task.name).hard.or(work.message.time_limit).or(work.task.policy.time_limit);
+        let hard = self.shared.time_limit(&work);
         let options = (lane != LaneKind::Async || hard.is_some())
             .then(|| Box::new(Options { lane: Some(lane), timeout: hard, ..Options::default() }));
         Delivery { id: work.receipt.0, receipt: work.receipt, payload: Ticket(work), options, key: None }
@@ -413,12 +420,23 @@ impl Intake {
         batch
     }
 
+    /// How many more may be claimed.
+    fn left(&self, state: &Hall) -> usize {
+        if self.most == usize::MAX {
+            return self.most;
+        }
+        let here = self.shared.hands.busy().iter().sum::<usize>() + state.unread.len() + state.suspects.len();
+        self.most.saturating_sub(here)
+    }
+
     fn may_claim(&self, state: &Hall) -> bool {
         !self.closed.load(Ordering::Acquire) && !state.ended && state.held.len() < HELD
     }
 
     fn claim(&self, state: &mut Hall, room: usize) -> BoxFuture<'static, Batch> {
         let consumer = self.shared.consumer.clone();
+        let left = self.left(state);
+        let room = room.min(left);
         let claim = move |room| async move {
             let mut claimed = Vec::new();
             let result = consumer.claim(room, &mut claimed).await;
@@ -427,7 +445,7 @@ impl Intake {
         // What is given is lost with whoever does not listen; and it comes while the batch before is worked on.
         let claim = if self.early {
             let ahead = if state.drained { 0 } else { state.ahead.given(Instant::now()) };
-            tokio::spawn(claim(ahead.clamp(room.min(ahead::MOST), ahead::MOST)))
+            tokio::spawn(claim(ahead.clamp(room.min(ahead::MOST), ahead::MOST).min(left)))
         } else if state.ahead.is_far() {
             tokio::spawn(claim(room))
         } else {
@@ -466,7 +484,7 @@ impl Intake {
     /// Claims while there is still something to run, where messages are given, or come from far away.
     fn claim_ahead(&self, state: &mut Hall, room: usize) {
         let here = state.ready.len() + state.unread.len();
-        if state.claim.is_some() || !self.may_claim(state) {
+        if state.claim.is_some() || !self.may_claim(state) || self.left(state) == 0 {
             return;
         }
         let now = Instant::now();
@@ -498,7 +516,12 @@ impl Intake {
     /// How many may be claimed, where the engine has room for so many.
     fn share(&self, state: &mut Hall, room: usize, now: Instant) -> Share {
         let (slots, busy) = (self.shared.hands.slots(), self.shared.hands.busy());
-        let room = room.max(self.far(state, now));
+        let left = self.left(state);
+        if left == 0 {
+            state.full = true;
+            return Share::Later(None);
+        }
+        let room = room.max(self.far(state, now)).min(left);
         let load = Load { slots, busy, unread: state.unread.len(), soon: state.ahead.lent(now), drained: state.drained };
         let share = state.mix.share(room, &load, now);
         state.full = matches!(share, Share::Later(_));

@@ -81,7 +81,7 @@ impl Lane<Ticket, Answer> for ProcessLane {
 
 impl From<&Ticket> for IsolatedCall {
     fn from(Ticket(work): &Ticket) -> Self {
-        let soft = work.message.soft_time_limit.or(work.task.policy.soft_time_limit);
-        Self::new(&work.message, work.started().map_or(0, |start| start.slot), soft)
+        let start = work.started();
+        Self::new(&work.message, start.map_or(0, |start| start.slot), start.and_then(|start| start.soft))
     }
 }

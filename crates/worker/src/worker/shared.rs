@@ -232,6 +232,16 @@ impl Shared {
         set(lock(&self.set).entry(task.clone()).or_default());
     }
 
+    /// How long an attempt may take. What its sender says of this one message goes before what is said of all of its task, as in Celery.
+    pub(crate) fn time_limit(&self, work: &Work) -> Option<Duration> {
+        work.message.time_limit.or_else(|| self.overrides(&work.task.name).hard).or(work.task.policy.time_limit)
+    }
+
+    /// After how long an attempt is told to end; in the same order.
+    pub(crate) fn soft_time_limit(&self, work: &Work) -> Option<Duration> {
+        work.message.soft_time_limit.or_else(|| self.overrides(&work.task.name).soft).or(work.task.policy.soft_time_limit)
+    }
+
     pub(crate) fn rate_of(&self, task: &Task) -> Option<Rate> {
         self.overrides(&task.name).rate.unwrap_or(task.policy.rate_limit)
     }

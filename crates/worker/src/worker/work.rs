@@ -5,7 +5,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use longshore_brokers::Claimed;
@@ -45,6 +45,8 @@ pub(crate) struct Start {
     pub(crate) at: SystemTime,
     pub(crate) lane: LaneKind,
     pub(crate) slot: u32,
+    /// After how long it is told to end.
+    pub(crate) soft: Option<Duration>,
 }
 
 /// What travels through the engine: a shared [`Work`].
@@ -75,9 +77,9 @@ impl Work {
     }
 
     /// Notes that the handler begins.
-    pub(crate) fn begin(&self, lane: LaneKind, slot: u32, cancel: CancelToken) {
+    pub(crate) fn begin(&self, lane: LaneKind, slot: u32, cancel: CancelToken, soft: Option<Duration>) {
         let _ = self.cancel.set(cancel);
-        let _ = self.started.set(Start { at: SystemTime::now(), lane, slot });
+        let _ = self.started.set(Start { at: SystemTime::now(), lane, slot, soft });
     }
 
     /// The receipt that has to be acknowledged at its end, unless it is already.

@@ -62,7 +62,7 @@ impl Admin<'_> {
         }
         found.extend(here.into_iter().map(|(at, raw)| Found {
             queue: queue.to_owned(),
-            doing: Doing::Waiting { place: at, of: place },
+            doing: Doing::Waiting { place: at, of: place, since: None },
             raw,
         }));
         Ok(())
@@ -145,7 +145,8 @@ impl Admin<'_> {
             let lengths = self.link.ask(pack, Wait::Patience).await?;
             let of = lengths.iter().filter_map(Reply::int).sum::<i64>().unsigned_abs();
             let line = (1_u64..).zip(self.peek(&queue, most).await?);
-            found.extend(line.map(|(place, raw)| Found { queue: queue.clone(), doing: Doing::Waiting { place, of: of.max(place) }, raw }));
+            let waits = |place: u64| Doing::Waiting { place, of: of.max(place), since: None };
+            found.extend(line.map(|(place, raw)| Found { queue: queue.clone(), doing: waits(place), raw }));
         }
         Ok(found)
     }

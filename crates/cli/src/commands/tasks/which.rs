@@ -466,10 +466,10 @@ mod tests {
         let row = |doing| Row::found(Found { queue: "q".into(), doing, raw: raw.clone() });
         for (doing, state, want) in [
             (Doing::Held { by: None, since: None }, State::Started, Standing::Started),
-            (Doing::Waiting { place: 1, of: 1 }, State::Retry, Standing::Retry),
+            (Doing::Waiting { place: 1, of: 1, since: None }, State::Retry, Standing::Retry),
             (Doing::Later { due: SystemTime::now() }, State::Retry, Standing::Retry),
-            (Doing::Waiting { place: 1, of: 1 }, State::Failure, Standing::Waiting),
-            (Doing::Waiting { place: 1, of: 1 }, State::Revoked, Standing::Revoked),
+            (Doing::Waiting { place: 1, of: 1, since: None }, State::Failure, Standing::Waiting),
+            (Doing::Waiting { place: 1, of: 1, since: None }, State::Revoked, Standing::Revoked),
             (Doing::Held { by: None, since: None }, State::Success, Standing::Held),
         ] {
             let mut row = row(doing);

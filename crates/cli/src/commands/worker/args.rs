@@ -34,7 +34,7 @@ pub struct WorkerArgs {
     /// In place of -c: the slots of those lanes (but cpu's) follow the load, MAX at most, MIN at least [MIN: 1]
     #[arg(long, value_name = "MAX,MIN", value_parser = autoscale, help_heading = "Concurrency")]
     pub autoscale: Option<(usize, usize)>,
-    /// Most tasks that it holds, waiting ones included [slots and 100]
+    /// Most tasks that it has at once, waiting ones included, but not those for later [slots and 100]
     #[arg(long, value_name = "N", help_heading = "Concurrency")]
     pub prefetch: Option<usize>,
     /// Bodies that it takes, as Celery's accept_content: json (the default), msgpack
@@ -279,6 +279,10 @@ impl WorkerArgs {
         options.max_tasks_per_child = self.max_tasks_per_child.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
         options.max_memory_per_child = self.max_memory_per_child;
         if let Some(prefetch) = self.prefetch {
+            if prefetch == 0 {
+                return Err(Fault::usage("--prefetch 0: it could take no task; the fewest is 1"));
+            }
+            options.prefetch = Some(prefetch);
             options.parking = prefetch.saturating_sub(options.lanes.iter().sum());
         }
         options.lease = self.lease;
@@ -384,7 +388,9 @@ mod tests {
         }
         assert!(autoscale("3,9").unwrap_err().contains("10,3"));
         let options = parse("--prefetch 10 -P solo -Q a,b -X b -n w1@%%h").options(&App::new()).unwrap();
-        assert_eq!((options.parking, options.queues, options.node.as_str()), (6, vec!["a".to_owned()], "w1@%h"));
+        assert_eq!((options.parking, options.prefetch), (6, Some(10)));
+        assert_eq!((options.queues, options.node.as_str()), (vec!["a".to_owned()], "w1@%h"));
+        assert!(parse("--prefetch 0").options(&App::new()).err().unwrap().message.contains("the fewest is 1"));
     }
 
     #[test]
