@@ -62,11 +62,17 @@ use crate::{
 /// A broker at this URL. It is connected to when it is first needed, on the runtime that is current then.
 ///
 /// `redis://[user:password@]host[:6379][/db]`, `rediss://` with TLS, `unix:///path?db=0` or `redis+socket:///path?virtual_host=0`,
-/// `sentinel://host:26379/db;sentinel://host:26379/db?master_name=NAME` (`sentinel_password` where the sentinels want one). Options:
-/// `visibility_timeout`, `sep`, `priority_steps`, `global_keyprefix` (as in
-/// Celery's transport options), `patience` (seconds that a call waits for a server that is away; 5), `ssl_ca_certs` (a file), `insecure` (the
-/// server's
-/// certificate is not looked at). A percent sign and two hexadecimal digits stand for any byte.
+/// `sentinel://host:26379/db;sentinel://host:26379/db?master_name=NAME` (`sentinel_password` where the sentinels want one). A percent sign and two
+/// hexadecimal digits stand for any byte. Options:
+/// - `visibility_timeout`, `sep`, `priority_steps`, `global_keyprefix`: as in Celery's transport options
+/// - `patience`: seconds that a call waits for a server that is away; 5
+/// - with `rediss://`, files in the PEM format: `ssl_ca_certs`, who may vouch for the server, in place of the system's authorities; `ssl_certfile` and
+///   `ssl_keyfile`, our own certificate and its key, for a server that wants to know its clients. `insecure`, or `ssl_cert_reqs=none`: the server's
+///   certificate is not looked at
+/// - `fanout_prefix`, `fanout_patterns`, `queue_order_strategy`, `ssl_check_hostname`: accepted with Celery's default (`true`, `true`, `round_robin`,
+///   `true`), which is what is done here; any other value is refused
+/// - `socket_timeout`, `socket_connect_timeout`, `socket_keepalive`, `health_check_interval`, `retry_on_timeout`, `max_connections`, `protocol`: accepted,
+///   and mean nothing here
 ///
 /// # Errors
 /// Refused: the URL cannot be read. The text has no password in it.
