@@ -7,7 +7,7 @@
 //! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `early.rs`: of one that is given; `consumer.rs` joins them
 //! - `lease.rs`: the sign of life; `rescue.rs`: what the dead have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
 //! - `shared.rs`: rates and revoked ids
-//! - `bus.rs`: remote control and events; `admin.rs`: looking at queues, `admin/find.rs`: at what lies in them; `results.rs` (beside the other result backends)
+//! - `bus.rs`: remote control and events; `admin.rs`: looking at queues, `admin/find.rs`: at what lies in them, `admin/oldest.rs`: how long it has; `results.rs` (beside the other result backends)
 //! - `scripts.rs`, `scripts/*.lua`: what runs inside the server; `ACL.md`: what a user of the server must be allowed
 
 mod admin;
