@@ -359,6 +359,8 @@ pub struct QueueState {
     pub dead: u64,
     /// How old the oldest waiting message is, where the broker can say.
     pub oldest: Option<Duration>,
+    /// It may be older: nobody has noted when it was sent, and so long ago somebody looked and it was there.
+    pub oldest_at_least: bool,
     /// Who paused it.
     pub paused: Option<String>,
     /// When it was paused.

@@ -11,6 +11,7 @@ pub(crate) mod times;
 
 pub(crate) use body::inflate_up_to;
 pub(crate) use encode::is_known as is_known_header;
+pub use encode::sent_at;
 pub use mark::{crashes_of, mark_redelivered};
 
 use std::time::{Duration, SystemTime};

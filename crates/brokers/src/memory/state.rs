@@ -178,6 +178,7 @@ impl State {
             later: self.later.values().filter(|message| &*message.queue == name).count() as u64,
             dead: self.dead.iter().filter(|dead| dead.queue == name).count() as u64,
             oldest: self.waiting(name).map(|message| message.at.elapsed()).max(),
+            oldest_at_least: false,
             paused: self.paused.get(name).map(|(by, _)| by.clone()),
             paused_since: self.paused.get(name).map(|(_, since)| *since),
         }

@@ -1,6 +1,7 @@
 //! Looking at queues, and changing what waits in them.
 
 mod find;
+mod oldest;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,6 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use self::oldest::Age;
 use super::{
     dead,
     fail::Fail,
@@ -116,16 +118,29 @@ impl Admin<'_> {
         let lengths = self.link.ask(pack, Wait::Patience).await?;
         let (held, mut paused) = (self.held().await?, self.paused().await?);
         let lengths: Vec<u64> = lengths.iter().map(|reply| reply.int().unwrap_or(0).unsigned_abs()).collect();
-        let state = |(name, lengths): (String, &[u64])| QueueState {
-            waiting: lengths[..self.layout.steps()].iter().sum(),
-            dead: lengths[self.layout.steps()],
+        let steps = self.layout.steps();
+        // Only those that have something in them have something old in them.
+        let full = |(name, lengths): (&String, &[u64])| -> Vec<String> {
+            self.layout.lists(name).zip(&lengths[..steps]).filter(|(_, length)| **length > 0).map(|(list, _)| list).collect()
+        };
+        let ages = self.ages(names.iter().zip(lengths.chunks(steps + 1)).flat_map(full).collect()).await?;
+        let oldest = |name: &str| {
+            let known: Vec<&Age> = self.layout.lists(name).filter_map(|list| ages.get(&list)).collect();
+            (known.iter().map(|age| age.age).max(), known.iter().any(|age| age.at_least))
+        };
+        let oldest: Vec<(Option<Duration>, bool)> = names.iter().map(|name| oldest(name)).collect();
+        let state = |((name, lengths), (oldest, oldest_at_least)): ((String, &[u64]), (Option<Duration>, bool))| QueueState {
+            waiting: lengths[..steps].iter().sum(),
+            dead: lengths[steps],
             held: held.get(&name).copied().unwrap_or(0),
             paused_since: paused.get(&name).and_then(|(_, since)| *since),
             paused: paused.remove(&name).map(|(by, _)| by),
+            later: 0,
+            oldest,
+            oldest_at_least,
             name,
-            ..QueueState::default()
         };
-        Ok(names.into_iter().zip(lengths.chunks(self.layout.steps() + 1)).map(state).collect())
+        Ok(names.into_iter().zip(lengths.chunks(steps + 1)).zip(oldest).map(state).collect())
     }
 
     pub(super) async fn peek(&self, queue: &str, most: usize) -> Result<Vec<Vec<u8>>, Fail> {

@@ -113,7 +113,10 @@ impl Connection {
     }
 
     async fn introduce(&mut self, config: &Config, place: &Place) -> Result<(), Fail> {
-        let lost = |error: io::Error| Fail::Unable(format!("redis at {place} ended the connection at once: {error}"));
+        let lost = |error: io::Error| match tls::objection(&error) {
+            Some(objection) => Fail::Refused(format!("redis at {place}: {objection}")),
+            None => Fail::Unable(format!("redis at {place} ended the connection at once: {error}")),
+        };
         let db = config.db.to_string();
         let mut pack = Pack::default();
         match (&config.user, &config.password) {

@@ -3,10 +3,10 @@
 use std::{io, sync::Arc};
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    AlertDescription, ClientConfig, RootCertStore,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -25,22 +25,39 @@ pub(super) async fn wrap(stream: TcpStream, host: &str, how: &Tls) -> io::Result
 }
 
 fn client(how: &Tls) -> io::Result<ClientConfig> {
-    let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| wrong(error.to_string()))?;
-    if how.insecure {
-        return Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))).with_no_client_auth());
-    }
+    let builder = if how.insecure {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+    } else {
+        builder.with_root_certificates(roots(how)?)
+    };
+    let Some((certificate, key)) = &how.identity else { return Ok(builder.with_no_client_auth()) };
+    let chain = certificates(certificate)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(format!("`ssl_keyfile` {key}: {error}")))?;
+    builder.with_client_auth_cert(chain, key).map_err(|error| wrong(format!("`ssl_certfile` {certificate} and its key: {error}")))
+}
+
+fn wrong(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// The certificates in a file; at least one.
+fn certificates(path: &str) -> io::Result<Vec<CertificateDer<'static>>> {
+    let bad = |error| wrong(format!("{path}: {error}"));
+    let found: Vec<_> = CertificateDer::pem_file_iter(path).map_err(bad)?.collect::<Result<_, _>>().map_err(bad)?;
+    if found.is_empty() { Err(wrong(format!("{path}: no certificate in it"))) } else { Ok(found) }
+}
+
+/// Who may vouch for the server.
+fn roots(how: &Tls) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     match &how.authorities {
         Some(path) => {
-            let certificates = CertificateDer::pem_file_iter(path).map_err(|error| wrong(format!("{path}: {error}")))?;
-            for certificate in certificates {
-                roots
-                    .add(certificate.map_err(|error| wrong(format!("{path}: {error}")))?)
-                    .map_err(|error| wrong(format!("{path}: {error}")))?;
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| wrong(format!("{path}: {error}")))?;
             }
         }
         None => {
@@ -50,7 +67,19 @@ fn client(how: &Tls) -> io::Result<ClientConfig> {
     if roots.is_empty() {
         return Err(wrong("this system has no certificate authorities; name some with `?ssl_ca_certs=/path/ca.pem`".into()));
     }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(roots)
+}
+
+/// What the other side had against us, if it was a matter of TLS. It says so after its own part of the handshake: the first read hears it.
+pub(super) fn objection(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let wants = match error {
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure) => {
+            "; the server wants a certificate of ours: `?ssl_certfile=/path/client.pem&ssl_keyfile=/path/client.key`"
+        }
+        _ => "",
+    };
+    Some(format!("TLS: {error}{wants}"))
 }
 
 /// Takes anybody for the server: what `?insecure` asks for.

@@ -60,6 +60,8 @@ pub(super) struct Tls {
     pub(super) insecure: bool,
     /// A file of authorities, in place of the system's.
     pub(super) authorities: Option<String>,
+    /// Who we are, for a server that wants to know: files of a certificate and of its key.
+    pub(super) identity: Option<(String, String)>,
 }
 
 /// Options of Celery's that mean nothing to us: connections are ours to look after.
@@ -70,13 +72,15 @@ const IGNORED: &[&str] = &[
     "health_check_interval",
     "retry_on_timeout",
     "max_connections",
-    "fanout_prefix",
-    "fanout_patterns",
-    "queue_order_strategy",
-    "ssl_certfile",
-    "ssl_keyfile",
-    "ssl_check_hostname",
     "protocol",
+];
+
+/// Options of Celery's that have one value here, its default: the option, the ways to write that value, and why there is no other.
+const FIXED: &[(&str, &[&str], &str)] = &[
+    ("fanout_prefix", &["true", "1", "yes", "/{db}."], "remote control and events go over the channels `/<database>.<exchange>`"),
+    ("fanout_patterns", &["true", "1", "yes"], "remote control and events are told apart by their routing keys"),
+    ("queue_order_strategy", &["round_robin"], "queues are served in turn"),
+    ("ssl_check_hostname", &["true", "1", "yes"], "a certificate is good for its host only; `insecure` does not look at it at all"),
 ];
 
 fn refused(message: String) -> BrokerError {
@@ -108,6 +112,7 @@ impl Config {
         };
         let mut tls = false;
         let (mut insecure, mut authorities) = (false, None);
+        let (mut certificate, mut key) = (None, None);
         let mut master = None;
         let mut is_sentinel = false;
         for part in url.split(';') {
@@ -162,13 +167,21 @@ impl Config {
                     "insecure" => insecure = value.is_empty() || matches!(value.as_str(), "1" | "true" | "yes"),
                     "ssl_cert_reqs" => insecure = matches!(value.to_ascii_lowercase().trim_start_matches("cert_"), "none"),
                     "ssl_ca_certs" => authorities = Some(value),
+                    "ssl_certfile" => certificate = Some(value),
+                    "ssl_keyfile" => key = Some(value),
                     "master_name" => master = Some(value),
                     "sentinel_username" => config.sentinel_user = Some(value),
                     "sentinel_password" => config.sentinel_password = Some(value),
                     "username" => config.user = Some(value),
                     "password" => config.password = Some(value),
                     name if IGNORED.contains(&name) => {}
-                    name => return Err(wrong(format!("unknown option `{name}`"))),
+                    name => match FIXED.iter().find(|(fixed, ..)| *fixed == name) {
+                        Some((_, same, _)) if same.contains(&value.to_ascii_lowercase().as_str()) => {}
+                        Some((_, same, why)) => {
+                            return Err(wrong(format!("option `{name}={value}` is not there: {why}; only `{name}={}`", same[0])));
+                        }
+                        None => return Err(wrong(format!("unknown option `{name}`"))),
+                    },
                 }
             }
         }
@@ -177,7 +190,17 @@ impl Config {
         } else if config.places.len() > 1 {
             return Err(wrong("several servers (only sentinels may be several)".into()));
         }
-        config.tls = tls.then_some(Tls { insecure, authorities });
+        let identity = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => return Err(wrong("`ssl_certfile` without `ssl_keyfile`: a certificate needs its key".into())),
+            (None, Some(_)) => return Err(wrong("`ssl_keyfile` without `ssl_certfile`: a key needs its certificate".into())),
+        };
+        // Whoever names files for TLS believes that there is TLS.
+        if !tls && (identity.is_some() || authorities.is_some()) {
+            return Err(wrong("files for TLS (`ssl_…`) without TLS; that begins with `rediss://`".into()));
+        }
+        config.tls = tls.then_some(Tls { insecure, authorities, identity });
         Ok(config)
     }
 
@@ -258,10 +281,30 @@ mod tests {
             ("redis://user@h", "password"),
             ("redis://a;redis://b", "sentinels"),
             ("sentinel://a", "master_name"),
+            ("rediss://u:S3CRET@h?ssl_certfile=c.pem", "without `ssl_keyfile`"),
+            ("rediss://u:S3CRET@h?ssl_keyfile=c.key", "without `ssl_certfile`"),
+            ("redis://u:S3CRET@h?ssl_certfile=c.pem&ssl_keyfile=c.key", "rediss://"),
+            ("redis://u:S3CRET@h?ssl_ca_certs=ca.pem", "rediss://"),
         ] {
             let error = Config::parse(url).err().unwrap();
             assert!(error.message.contains(word) && !error.message.contains("S3CRET"), "{}", error.message);
             assert_eq!(error.kind, ErrorKind::Refused);
         }
+    }
+    #[test]
+    fn an_option_that_has_one_value_here_is_refused_with_any_other() {
+        for (name, same, other) in [
+            ("fanout_prefix", "True", "false"),
+            ("fanout_prefix", "/{db}.", "app."),
+            ("fanout_patterns", "true", "0"),
+            ("queue_order_strategy", "round_robin", "priority"),
+            ("ssl_check_hostname", "1", "False"),
+        ] {
+            Config::parse(&format!("rediss://h/0?{name}={same}")).unwrap();
+            let error = Config::parse(&format!("rediss://h/0?{name}={other}")).err().unwrap();
+            assert!(error.message.contains(&format!("`{name}={other}` is not there")), "{}", error.message);
+        }
+        // What only says how connections are looked after may say anything.
+        Config::parse("redis://h/0?socket_timeout=3&health_check_interval=25&protocol=2").unwrap();
     }
 }

@@ -179,7 +179,8 @@ impl Message {
     }
 }
 
-/// A random UUID for each thread, and from there on as many others as there are messages: asking the kernel every time takes longer than all the rest.
+/// A UUID of version 7: the time, which says how long the message waits, and random bits. These are a random number for each thread, and from there on as
+/// many others as there are messages: asking the kernel every time takes longer than all the rest.
 fn fresh_tag() -> Uuid {
     /// Odd, so that all numbers come before one comes again, and far from any small multiple of a power of two.
     const STRIDE: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
@@ -188,7 +189,16 @@ fn fresh_tag() -> Uuid {
     }
     let next = LAST.get().wrapping_add(STRIDE);
     LAST.set(next);
-    uuid::Builder::from_random_bytes(next.to_be_bytes()).into_uuid()
+    let [.., a, b, c, d, e, f, g, h, i, j] = next.to_be_bytes();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(now.as_millis()).unwrap_or(0), &[a, b, c, d, e, f, g, h, i, j]).into_uuid()
+}
+
+/// When a message with this delivery tag was written, by the clock of who wrote it, if the tag says so. Ours do; those of Celery's clients are random.
+pub fn sent_at(delivery_tag: &str) -> Option<SystemTime> {
+    let tag = Uuid::try_parse(delivery_tag).ok().filter(|tag| tag.get_version_num() == 7)?;
+    let millis = u64::try_from(tag.as_u128() >> 80).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }
 
 fn signatures(list: Option<&Vec<Signature>>, out: &mut Vec<u8>) {

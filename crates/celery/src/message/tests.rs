@@ -5,7 +5,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{BadMessage, Compression, Encoding, Limits, Message, Wrong, crashes_of, mark_redelivered};
+use super::{BadMessage, Compression, Encoding, Limits, Message, Wrong, crashes_of, mark_redelivered, sent_at};
 use crate::{Map, Signature, Value};
 
 const EMBED: &str = r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#;
@@ -45,6 +45,24 @@ fn a_message_is_read() {
     assert_eq!(message.reply_to.as_deref(), Some("34eb1bf0"));
     assert_eq!(message.correlation_id, None, "it is the id");
     assert_eq!(message.chain, None);
+}
+
+#[test]
+fn a_delivery_tag_of_ours_says_when_it_was_written_and_comes_once() {
+    let tag = || {
+        let raw = Message { task: "t".into(), id: "i".into(), ..Message::default() }.encode(Encoding::Json);
+        let envelope = Value::parse(&raw, 16).unwrap();
+        envelope.get("properties").unwrap().get("delivery_tag").unwrap().as_str().unwrap().to_owned()
+    };
+    let age = sent_at(&tag()).unwrap().elapsed().unwrap();
+    assert!(age < Duration::from_secs(5), "{age:?}");
+    let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(move || (0..2000).map(|_| tag()).collect::<Vec<_>>())).collect();
+    let tags: std::collections::HashSet<String> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    assert_eq!(tags.len(), 8000);
+    // Celery's say nothing, and what is no tag does neither.
+    for tag in ["677a26e5-fb2f-4634-8a24-e432329fb97b", "", "nonsense"] {
+        assert_eq!(sent_at(tag), None, "{tag}");
+    }
 }
 
 #[test]

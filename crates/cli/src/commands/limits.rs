@@ -1,17 +1,28 @@
-//! `longshore limits`: the limits of the configuration, the rates of tasks, and what is set of them for all who share them.
+//! `longshore limits`: the limits of the configuration, the rates of tasks, and what is set of them: for all who share them, or at workers that run.
+//!
+//! Layout: `row.rs`: what is known of one limit or task, for people and for programs; `told.rs`: the rates that workers say they keep
 
-use std::{io::Write, time::Duration};
+mod row;
+mod told;
+
+use std::io::Write;
 
 use clap::Subcommand;
 use longshore_brokers::{BUCKET, LimitState};
+use longshore_celery::control::Request;
 use longshore_core::Rate;
 use serde_json::json;
 
+use self::row::{Row, fields};
 use super::remote::{RemoteArgs, Whom, control};
 use crate::{
     config::Config,
-    queue::{Fault, Place, remote::PATIENCE, show::plain},
-    units::{self, show_duration},
+    queue::{
+        Fault, Place,
+        remote::{PATIENCE, ask},
+        show::plain,
+    },
+    units,
 };
 
 /// `longshore limits …`
@@ -36,10 +47,15 @@ pub enum LimitsCommand {
 /// # Errors
 /// The broker's, and those of `out`; a mistake in the configuration; 69: it is a task's, and no worker has replied.
 pub async fn run(command: Option<LimitsCommand>, config: &Config, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
-    let known = place.broker().limits().await?;
     match command.unwrap_or(LimitsCommand::List) {
-        LimitsCommand::List => list(config, &known, place, out),
+        LimitsCommand::List => {
+            // What remote control has set is known to the workers alone.
+            let replies = ask(place.broker(), Request::new("registered"), PATIENCE).await?;
+            let known = place.broker().limits().await?;
+            list(&rows(config, &known, &told::rates(&replies), place)?, place, out)
+        }
         LimitsCommand::Set { name, rate, burst } => {
+            let known = place.broker().limits().await?;
             let is_task = place.app.task_named(&name).is_some() || place.specs.iter().any(|spec| spec.name == name);
             let is_limit = config.limits().any(|limit| limit == name) || (!is_task && known.iter().any(|limit| limit_of(limit) == name));
             if is_limit {
@@ -73,7 +89,7 @@ async fn set(name: &str, text: &str, burst: u32, place: &Place, out: &mut dyn Wr
     };
     place.broker().set_limit(name, rate).await?;
     match place.json {
-        true => writeln!(out, "{}", json!({ "limit": name, "set": rate.map(said) }))?,
+        true => writeln!(out, "{}", json!({ "limit": name, "set": fields(rate) }))?,
         false if rate.is_some() => writeln!(out, "{}: {text} burst {burst}, for all that share it on this broker", plain(name))?,
         false => writeln!(out, "{}: what the configuration says holds again", plain(name))?,
     }
@@ -85,59 +101,49 @@ fn limit_of(state: &LimitState) -> &str {
     state.name.split(BUCKET).next().unwrap_or(&state.name)
 }
 
-/// A rate for people: `10/s burst 2`.
-fn said(rate: Rate) -> String {
-    let per_second = rate.count / rate.per.as_secs_f64();
-    let text = [(1.0, "s"), (60.0, "min"), (3600.0, "h")].into_iter().find_map(|(seconds, word)| {
-        let count = per_second * seconds;
-        (count >= 1.0 || word == "h").then(|| format!("{}/{word}", (count * 1000.0).round() / 1000.0))
-    });
-    format!("{} burst {}", text.unwrap_or_default(), rate.burst)
-}
-
-fn list(config: &Config, known: &[LimitState], place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
-    let mut rows: Vec<(String, String)> = Vec::new();
-    let join = |parts: Vec<String>| parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("   ");
+/// The limits of the configuration, those that only others know, and the tasks that have a rate: by their own policy, or because a worker was told so.
+fn rows(config: &Config, known: &[LimitState], told: &[told::Told], place: &Place) -> Result<Vec<Row>, Fault> {
+    let mut rows: Vec<Row> = Vec::new();
     for name in config.limits() {
         let limit = config.limit(name)?;
-        let rate = limit.rate.map(|rate| format!("{rate} burst {}", limit.burst)).unwrap_or_default();
-        let most = limit.concurrency.map(|most| format!("{most} at once, each process")).unwrap_or_default();
-        let by = limit.by.map(|by| format!("by {by}")).unwrap_or_default();
         let state = known.iter().find(|state| state.name == name);
-        rows.push((format!("[limits.{name:?}]"), join(vec![rate, most, by, state.map(standing).unwrap_or_default()])));
+        rows.push(Row::of_limit(limit, state)?);
     }
     // The buckets of limits by value, and limits that only others know.
     let own: Vec<&str> = config.limits().collect();
-    for state in known.iter().filter(|state| !own.contains(&state.name.as_str())) {
-        let text = match state.name.split_once(BUCKET) {
-            Some((limit, value)) => (format!("{limit} = {value}"), standing(state)),
-            None => (state.name.clone(), standing(state)),
-        };
-        rows.push(text);
-    }
+    rows.extend(known.iter().filter(|state| !own.contains(&state.name.as_str())).map(Row::of_state));
+    let mut tasks: Vec<Row> = Vec::new();
     for spec in &place.specs {
-        rows.extend(spec.rate().map(|rate| (spec.name.clone(), rate)));
+        tasks.push(Row::of_task(&spec.name, spec.pace(), spec.rate(), "configuration"));
     }
     for task in place.app.tasks() {
-        rows.extend(task.policy.rate_limit.map(|rate| (task.name.to_string(), format!("every {}", show_duration(rate.interval())))));
+        tasks.push(Row::of_task(&task.name, task.policy.rate_limit.map(|rate| (rate, None)), None, "program"));
     }
+    for one in told {
+        match tasks.iter_mut().find(|row| row.task.as_deref() == Some(one.task.as_str())) {
+            Some(row) => row.hear(one),
+            None => {
+                let mut row = Row::of_task(&one.task, None, None, "configuration");
+                row.hear(one);
+                tasks.push(row);
+            }
+        }
+    }
+    rows.extend(tasks.into_iter().filter(Row::has_rate));
+    Ok(rows)
+}
+
+fn list(rows: &[Row], place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
     if rows.is_empty() && !place.json {
         writeln!(out, "no limits: write `rate` into a [tasks.NAME], or a [limits.NAME] for `run`")?;
     }
-    for (name, text) in rows {
+    for row in rows {
         match place.json {
-            true => writeln!(out, "{}", json!({ "limit": name, "is": text }))?,
-            false => writeln!(out, "{:<28}  {}", plain(&name), plain(&text))?,
+            true => writeln!(out, "{}", row.json())?,
+            false => writeln!(out, "{:<28}  {}", plain(&row.name()), plain(&row.text()))?,
         }
     }
     Ok(0)
-}
-
-/// What the broker knows of a bucket, for people.
-fn standing(state: &LimitState) -> String {
-    let set = state.set.map(|rate| format!("set to {} for all", said(rate)));
-    let ahead = (state.ahead > Duration::from_millis(1)).then(|| format!("in use, the next slot in {}", show_duration(state.ahead)));
-    set.into_iter().chain(ahead).collect::<Vec<_>>().join("   ")
 }
 
 #[cfg(test)]
@@ -150,14 +156,5 @@ mod tests {
             assert_eq!(of_task(text).unwrap(), want);
         }
         assert_eq!(of_task("lots").unwrap_err().code, 2);
-    }
-
-    #[test]
-    fn rates_are_said_in_the_unit_that_people_would_take() {
-        for (per_second, want) in
-            [(10.0, "10/s burst 1"), (0.5, "30/min burst 1"), (1.0 / 360.0, "10/h burst 1"), (1000.0 / 3.0, "333.333/s burst 1")]
-        {
-            assert_eq!(said(Rate::per_second(per_second)), want);
-        }
     }
 }

@@ -63,6 +63,11 @@ impl Spec {
         self.policy.rate_limit.map(|rate| format!("every {}{over}", units::show_duration(rate.interval())))
     }
 
+    /// The rate of its starts, and the limit that it has it from.
+    pub fn pace(&self) -> Option<(longshore_core::Rate, Option<&str>)> {
+        self.policy.rate_limit.map(|rate| (rate, self.policy.limit.as_deref()))
+    }
+
     /// What it runs, for people: `exec convert {args.0} …`.
     pub fn text(&self) -> &str {
         &self.text
@@ -217,6 +222,11 @@ impl Keys<'_> {
             self.config.limit(name).map_err(|error| if error.path.is_some() { error } else { self.wrong("limit", error.message) })?;
         if limit.by.is_some() {
             return Err(self.wrong("limit", format!("[limits.{name:?}] has `by`, which is for the records of `run`")));
+        }
+        // Beside a rate it would be kept by `run` and not by workers: whoever wrote it believes that it holds.
+        if limit.concurrency.is_some() && limit.rate.is_some() {
+            let why = "which is for `run`; how many of a task run at once is its lane's business: give it a limit of its own, with a `rate` alone";
+            return Err(self.wrong("limit", format!("[limits.{name:?}] has `concurrency`, {why}")));
         }
         let Some(rate) = limit.rate else {
             return Err(self.wrong("limit", format!("[limits.{name:?}] has no `rate`; how many run at once is the lane's business")));

@@ -220,6 +220,10 @@ fn mistakes_in_a_section_say_where_they_are_and_what_to_do() {
         ("[tasks.a]\nexec = \"x {1}\"\n", "count from 0: {args.1}"),
         ("[tasks.a]\nexec = \"x\"\nchildren = 2\n", "belongs to pipe"),
         ("[tasks.a]\nexec = \"x\"\ntimeout = \"soon\"\n", "longshore.toml:3: `timeout` in [tasks.\"a\"]: "),
+        (
+            "[limits.l]\nrate = \"1/s\"\nconcurrency = 2\n[tasks.a]\nexec = \"x\"\nlimit = \"l\"\n",
+            "longshore.toml:6: `limit` in [tasks.\"a\"]: [limits.\"l\"] has `concurrency`",
+        ),
         ("[tasks.a]\nhttp = \"GET ftp://h\"\n", "`ftp` in `ftp://h` is not supported"),
         ("[tasks.a]\npipe = \"x\"\nenv = { A = \"{id}\" }\n", "write a constant"),
         ("[worker]\nqueue = \"x\"\n", "unknown key `queue` in [worker]; did you mean `queues`?"),

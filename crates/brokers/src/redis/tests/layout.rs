@@ -6,7 +6,7 @@ use longshore_testkit::servers::Redis;
 
 use super::kit::{message, open, raw};
 use crate::{
-    broker::{End, Finish, Outgoing},
+    broker::{End, Finish, Outgoing, QueueState},
     redis::both,
 };
 
@@ -69,4 +69,39 @@ async fn rates_and_revoked_ids_do_not_stay_for_ever() {
     assert_eq!(broker.revoked().await.unwrap(), ["young"]);
     broker.revoke(&["next".to_owned()]).await.unwrap();
     assert_eq!(server.command(&["ZCARD", "longshore:revoked"]), ":2\r\n");
+}
+
+#[tokio::test]
+async fn a_queues_oldest_message_says_when_it_was_sent_or_is_known_since_somebody_looked() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let (broker, _) = both(&server.url()).unwrap();
+    let state = async || -> QueueState { broker.queues(&["q".into()]).await.unwrap().remove(0) };
+    assert_eq!(state().await.oldest, None);
+    // Ours: a tag with a time in it, of a minute ago.
+    let sent = std::time::SystemTime::now() - Duration::from_secs(60);
+    let millis = u64::try_from(sent.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let tag = uuid::Builder::from_unix_timestamp_millis(millis, &[7; 10]).into_uuid().to_string();
+    let tagged = |id: &str, tag: &str| {
+        let raw = String::from_utf8(raw(id)).unwrap().replace(&format!("d-{id}"), tag).into_bytes();
+        Outgoing { raw, ..message(id) }
+    };
+    broker.publish(&[tagged("a", &tag)]).await.unwrap();
+    let ours = state().await;
+    let age = ours.oldest.unwrap();
+    assert!(age >= Duration::from_secs(60) && age < Duration::from_secs(70), "{age:?}");
+    assert!(!ours.oldest_at_least);
+    // Celery's, of a random tag, in a list of its own: what is known is since when it lies there.
+    broker.purge("q").await.unwrap();
+    broker.publish(&[Outgoing { priority: 6, ..tagged("b", "677a26e5-fb2f-4634-8a24-e432329fb97b") }]).await.unwrap();
+    let theirs = state().await;
+    assert!(theirs.oldest_at_least && theirs.oldest.unwrap() < Duration::from_secs(5), "{theirs:?}");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let later = state().await;
+    assert!(later.oldest.unwrap() >= Duration::from_millis(300), "{later:?}");
+    let left: i64 = server.command(&["TTL", "longshore:next:q\x06\x166"]).trim().trim_start_matches(':').parse().unwrap();
+    assert!((86_000..=86_400).contains(&left), "{left} s");
+    // The next one begins anew.
+    broker.purge("q").await.unwrap();
+    broker.publish(&[Outgoing { priority: 6, ..tagged("c", "00000000-fb2f-4634-8a24-e432329fb97b") }]).await.unwrap();
+    assert!(state().await.oldest.unwrap() < Duration::from_millis(300));
 }

@@ -25,6 +25,7 @@ pub(super) fn json(state: &QueueState, flows: &Flows) -> Json {
         "later": state.later,
         "dead": state.dead,
         "oldest_seconds": state.oldest.map(|age| age.as_secs_f64()),
+        "oldest_at_least": state.oldest_at_least,
         "in_per_second": flow.incoming,
         "out_per_second": flow.outgoing,
         "workers": flow.workers,
@@ -45,7 +46,8 @@ pub(super) fn write(states: &[QueueState], flows: &Flows, out: &mut dyn Write) -
         "QUEUE", "WAITING", "HELD", "LATER", "DEAD", "OLDEST", "IN/s", "OUT/s", "WORKERS"
     )?;
     for state in states {
-        let oldest = state.oldest.map_or_else(|| UNKNOWN.to_owned(), show_duration);
+        let least = if state.oldest_at_least { "≥" } else { "" };
+        let oldest = state.oldest.map_or_else(|| UNKNOWN.to_owned(), |age| format!("{least}{}", show_duration(age)));
         let [waiting, held, later, dead] = [state.waiting, state.held, state.later, state.dead].map(show_count);
         let flow = flows.of(&state.name);
         let rate = |rate: Option<f64>| rate.map_or_else(|| UNKNOWN.to_owned(), |rate| format!("{rate:.1}"));
