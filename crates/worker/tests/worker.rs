@@ -649,7 +649,11 @@ async fn a_queue_is_added_as_it_is_and_not_with_a_binding_that_nobody_would_make
     let bench = Bench::new("bindings", [add()]).await;
     let add = |names: &[(&'static str, &'static str)]| {
         let names = names.to_vec();
-        move || names.iter().fold(Request::new("add_consumer").argument("queue", "images"), |request, (name, value)| request.argument(*name, *value))
+        move || {
+            names
+                .iter()
+                .fold(Request::new("add_consumer").argument("queue", "images"), |request, (name, value)| request.argument(*name, *value))
+        }
     };
     for names in [("exchange", "media"), ("exchange_type", "topic"), ("routing_key", "media.#")] {
         let said = ask_until(&bench, add(&[names]), |_| true).await;

@@ -106,8 +106,7 @@ async fn in_line(found: &Found, place: &Place) -> (String, &'static str) {
         ask(place.broker(), lane, PATIENCE),
     );
     let queues = queues.unwrap_or_default();
-    let serving: Vec<&str> =
-        queues.iter().filter(|(_, queues)| serves(queues, &found.queue)).map(|(node, _)| node.as_str()).collect();
+    let serving: Vec<&str> = queues.iter().filter(|(_, queues)| serves(queues, &found.queue)).map(|(node, _)| node.as_str()).collect();
     if serving.is_empty() {
         return (unserved(&found.queue), "unserved");
     }
@@ -266,7 +265,8 @@ mod tests {
         let registered = Value::parse(br#"["shop.add [lane=process]", "shop.adder [lane=async]"]"#, 8).unwrap();
         assert_eq!(lane_of(&registered, "shop.add").as_deref(), Some("process"));
         assert_eq!(lane_of(&registered, "shop"), None);
-        let stats = |running| Value::parse(format!(r#"{{"lanes": {{"process": 2}}, "running": {{"process": {running}}}}}"#).as_bytes(), 8).unwrap();
+        let stats =
+            |running| Value::parse(format!(r#"{{"lanes": {{"process": 2}}, "running": {{"process": {running}}}}}"#).as_bytes(), 8).unwrap();
         assert_eq!((full(&stats(2), "process"), full(&stats(1), "process"), full(&stats(2), "cpu")), (Some((2, 2)), None, None));
     }
 }

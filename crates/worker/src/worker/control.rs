@@ -12,7 +12,9 @@ use longshore_celery::{
 };
 use longshore_core::{LaneKind, Rate, Receipt};
 
-use super::{Stopper, events::Events, held::Entry, intake::Intake, mingle::mingle, revoked::stamp, shared::Shared, slots::Slots, work::Work};
+use super::{
+    Stopper, events::Events, held::Entry, intake::Intake, mingle::mingle, revoked::stamp, shared::Shared, slots::Slots, work::Work,
+};
 
 /// Most held tasks that a reply tells of; it says so when there are more.
 const TOLD: usize = 1000;
@@ -402,7 +404,8 @@ impl Control {
         broker.set("port", port_of(shared.broker.url()));
         broker.set("transport", shared.broker.url().split(':').next().unwrap_or_default());
         let running = self.running();
-        let of_lanes = |counts: [usize; 4]| LaneKind::ALL.iter().map(|lane| (lane.as_str(), counts[*lane as usize] as i64)).collect::<Map>();
+        let of_lanes =
+            |counts: [usize; 4]| LaneKind::ALL.iter().map(|lane| (lane.as_str(), counts[*lane as usize] as i64)).collect::<Map>();
         let stats = Stats {
             total: shared.counts.by_task().into_iter().map(|(task, count)| (task.to_string(), count)).collect(),
             pid: std::process::id().into(),
