@@ -390,7 +390,7 @@ mod tests {
         let options = parse("--prefetch 10 -P solo -Q a,b -X b -n w1@%%h").options(&App::new()).unwrap();
         assert_eq!((options.parking, options.prefetch), (6, Some(10)));
         assert_eq!((options.queues, options.node.as_str()), (vec!["a".to_owned()], "w1@%h"));
-        assert!(parse("--prefetch 0").options(&App::new()).err().unwrap().message.contains("the fewest is 1"));
+        assert_eq!(parse("--prefetch 0").options(&App::new()).err().map(|fault| fault.code), Some(2));
     }
 
     #[test]
