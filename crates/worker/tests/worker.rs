@@ -652,7 +652,7 @@ async fn a_queue_is_added_as_it_is_and_not_with_a_binding_that_nobody_would_make
         move || {
             names
                 .iter()
-                .fold(Request::new("add_consumer").argument("queue", "images"), |request, (name, value)| request.argument(*name, *value))
+                .fold(Request::new("add_consumer").argument("queue", "images"), |request, (name, value)| request.argument(name, *value))
         }
     };
     for names in [("exchange", "media"), ("exchange_type", "topic"), ("routing_key", "media.#")] {

@@ -62,7 +62,7 @@ impl Admin<'_> {
         }
         found.extend(here.into_iter().map(|(at, raw)| Found {
             queue: queue.to_owned(),
-            doing: Doing::Waiting { place: at, of: place, since: None },
+            doing: Doing::Waiting { place: at, of: place, since: sent_at(&raw) },
             raw,
         }));
         Ok(())
@@ -145,8 +145,8 @@ impl Admin<'_> {
             let lengths = self.link.ask(pack, Wait::Patience).await?;
             let of = lengths.iter().filter_map(Reply::int).sum::<i64>().unsigned_abs();
             let line = (1_u64..).zip(self.peek(&queue, most).await?);
-            let waits = |place: u64| Doing::Waiting { place, of: of.max(place), since: None };
-            found.extend(line.map(|(place, raw)| Found { queue: queue.clone(), doing: waits(place), raw }));
+            let waits = |place: u64, raw: &[u8]| Doing::Waiting { place, of: of.max(place), since: sent_at(raw) };
+            found.extend(line.map(|(place, raw)| Found { queue: queue.clone(), doing: waits(place, &raw), raw }));
         }
         Ok(found)
     }
@@ -155,4 +155,9 @@ impl Admin<'_> {
 /// Whether it is the message of the task with this id.
 fn is(raw: &[u8], id: &str) -> bool {
     memchr::memmem::find(raw, id.as_bytes()).is_some() && json::task_id(raw) == Some(id)
+}
+
+/// When it was sent, if it says so.
+fn sent_at(raw: &[u8]) -> Option<SystemTime> {
+    longshore_celery::sent_at(json::text(raw, &["properties", "delivery_tag"])?)
 }

@@ -74,8 +74,11 @@ impl Admin<'_> {
             pack.add(&[b"SET", key.as_bytes(), format!("{since} {tag}").as_bytes(), b"EX", NOTED]);
             ages.push((list, Age { age: Duration::from_millis(now.saturating_sub(since)), at_least: true }));
         }
-        self.link.ask(pack, Wait::Patience).await?;
-        Ok(ages)
+        // A server that takes no writes now still has its lengths told.
+        match self.link.ask(pack, Wait::Patience).await {
+            Ok(_) | Err(Fail::Unable(_)) => Ok(ages),
+            Err(fail) => Err(fail),
+        }
     }
 }
 
