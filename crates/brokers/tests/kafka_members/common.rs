@@ -43,7 +43,10 @@ impl Topic {
     }
 
     pub(crate) fn fill(&self, numbers: std::ops::Range<usize>, keys: usize) {
-        let producer: ThreadedProducer<DefaultProducerContext> = config(&self.address).set("linger.ms", "5").create().unwrap();
+        // Idempotent: where a broker is frozen, a record that is sent once more is there once.
+        let mut config = config(&self.address);
+        let producer: ThreadedProducer<DefaultProducerContext> =
+            config.set("linger.ms", "5").set("enable.idempotence", "true").create().unwrap();
         for number in numbers {
             let (key, value) = (format!("k{}", number % keys), number.to_string());
             let mut record = BaseRecord::to(&self.name).key(&key).payload(&value);
