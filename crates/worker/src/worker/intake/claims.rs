@@ -1,0 +1,121 @@
+//! When messages are claimed, and how many.
+
+use std::{sync::atomic::Ordering, time::Instant};
+
+use futures_util::future::BoxFuture;
+use longshore_brokers::{BrokerError, Claimed};
+
+use super::{
+    Batch, HELD, Hall, Intake, READ, ahead,
+    share::{Load, Share},
+};
+
+impl Intake {
+    /// How many more may be claimed.
+    fn left(&self, state: &Hall) -> usize {
+        if self.most == usize::MAX {
+            return self.most;
+        }
+        let here = self.shared.hands.busy().iter().sum::<usize>() + state.unread.len() + state.suspects.len();
+        self.most.saturating_sub(here)
+    }
+
+    pub(super) fn may_claim(&self, state: &Hall) -> bool {
+        !self.closed.load(Ordering::Acquire) && !state.ended && state.held.len() < HELD
+    }
+
+    pub(super) fn claim(&self, state: &mut Hall, room: usize) -> BoxFuture<'static, Batch> {
+        let consumer = self.shared.consumer.clone();
+        let left = self.left(state);
+        let room = room.min(left);
+        let claim = move |room| async move {
+            let mut claimed = Vec::new();
+            let result = consumer.claim(room, &mut claimed).await;
+            Batch { asked: room, claimed, result }
+        };
+        // What is given is lost with whoever does not listen; and it comes while the batch before is worked on.
+        let claim = if self.early {
+            let ahead = if state.drained { 0 } else { state.ahead.given(Instant::now()) };
+            tokio::spawn(claim(ahead.clamp(room.min(ahead::MOST), ahead::MOST).min(left)))
+        } else if state.ahead.is_far() {
+            tokio::spawn(claim(room))
+        } else {
+            return Box::pin(claim(room));
+        };
+        Box::pin(async move {
+            let lost = |error: tokio::task::JoinError| Batch {
+                asked: 0,
+                claimed: Vec::new(),
+                result: Err(BrokerError {
+                    kind: longshore_core::ErrorKind::Fatal,
+                    message: format!("a claim has ended in the middle: {error}"),
+                }),
+            };
+            claim.await.unwrap_or_else(lost)
+        })
+    }
+
+    /// Reads the next of what was claimed; whether there was any.
+    pub(super) async fn read_some(&self) -> Result<bool, BrokerError> {
+        let some: Vec<Claimed> = {
+            let mut state = self.state();
+            let count = state.unread.len().min(READ);
+            state.unread.drain(..count).collect()
+        };
+        if some.is_empty() {
+            return Ok(false);
+        }
+        let run = self.take(some, false).await?;
+        let mut state = self.state();
+        let drained = state.drained;
+        state.mix.read(run, drained);
+        Ok(true)
+    }
+
+    /// Claims while there is still something to run, where messages are given, or come from far away.
+    pub(super) fn claim_ahead(&self, state: &mut Hall, room: usize) {
+        let here = state.ready.len() + state.unread.len();
+        if state.claim.is_some() || !self.may_claim(state) || self.left(state) == 0 {
+            return;
+        }
+        let now = Instant::now();
+        if self.early && here < state.ahead.given(now) {
+            let room = match self.share(state, room.saturating_sub(here), now) {
+                Share::UpTo(room) => room.max(1),
+                Share::Later(_) => 1,
+            };
+            state.full = false;
+            state.claim = Some(self.claim(state, room));
+            return;
+        }
+        let room = self.far(state, now);
+        if room > 0
+            && let Share::UpTo(room) = self.share(state, room, now)
+        {
+            state.claim = Some(self.claim(state, room));
+        }
+    }
+
+    /// How many from a far broker may lie here while the engine has no room for them.
+    fn far(&self, state: &mut Hall, now: Instant) -> usize {
+        if self.early || state.drained || !state.ahead.is_far() {
+            return 0;
+        }
+        state.ahead.lent(now).iter().sum::<usize>().saturating_sub(state.ready.len() + state.unread.len())
+    }
+
+    /// How many may be claimed, where the engine has room for so many.
+    pub(super) fn share(&self, state: &mut Hall, room: usize, now: Instant) -> Share {
+        let (slots, busy) = (self.shared.hands.slots(), self.shared.hands.busy());
+        let left = self.left(state);
+        if left == 0 {
+            state.full = true;
+            return Share::Later(None);
+        }
+        let room = room.max(self.far(state, now)).min(left);
+        let load = Load { slots, busy, unread: state.unread.len(), soon: state.ahead.lent(now), drained: state.drained };
+        let share = state.mix.share(room, &load, now);
+        state.full = matches!(share, Share::Later(_));
+        share
+    }
+}
