@@ -251,7 +251,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         self.account_for_waiting(now);
         while self.backoff.peek().is_some_and(|due| due.at <= now) {
             if let Some(due) = self.backoff.pop() {
-                self.source.backing_off(due.attempt.task.receipt, false);
+                self.source.backing_off(due.attempt.task.receipt, &due.attempt.payload, false);
                 self.gate.push_again(due.attempt);
             }
         }
@@ -500,7 +500,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         task.attempt += 1;
         let at = Instant::from(one.ended);
         let at = at.checked_add(after).unwrap_or(at);
-        self.source.backing_off(task.receipt, true);
+        self.source.backing_off(task.receipt, &payload, true);
         self.backoff.push(Due { at, attempt: Attempt { task, payload } });
     }
 

@@ -311,7 +311,7 @@ impl Desk {
             let count = reading.gather.len();
             if count > 0 {
                 let batch = reading.gather.finish(&seat.lease);
-                seat.remember(&batch);
+                seat.batches.push(&batch);
                 for (place, (offset, key)) in reading.fresh.drain(..).enumerate() {
                     let receipt = self.lent.lend(&self.keys, at as u32, key, offset);
                     self.number += 1;

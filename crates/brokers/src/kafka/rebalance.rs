@@ -216,12 +216,12 @@ impl Desk {
         }
     }
 
-    /// Takes the loans of a seat back: those that have not begun, or `all` of them.
+    /// Takes the loans of a seat back: those that wait for an attempt, or `all` of them.
     pub(super) fn forget_loans(&mut self, at: usize, all: bool) {
         let Some(Some(seat)) = self.seats.get(at) else { return };
         let loans: Vec<_> = self.lent.of_seat(at as u32).map(|(receipt, loan)| (receipt, *loan)).collect();
         for (receipt, loan) in loans {
-            let withdrawn = seat.find(loan.offset).is_none_or(|record| record.withdraw(loan.away));
+            let withdrawn = seat.batches.withdraw(loan.offset);
             if withdrawn || all {
                 let _ = self.lent.end(&mut self.keys, receipt);
                 *(if withdrawn { &mut self.counts.withdrawn } else { &mut self.counts.abandoned }) += 1;

@@ -4,9 +4,10 @@
 //! and costs no allocation. A record that stays long keeps its batch, which is why a batch is small (16 KiB).
 
 use std::{
+    collections::VecDeque,
     fmt, str,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
@@ -62,9 +63,9 @@ struct HeaderAt {
 
 const NONE: u32 = u32::MAX;
 
-/// It waits for its first attempt.
+/// It waits for an attempt.
 const WAITING: u8 = 0;
-/// An attempt has begun.
+/// An attempt has begun, and no other one is waited for yet.
 const BEGUN: u8 = 1;
 /// Nobody wants it any more.
 const WITHDRAWN: u8 = 2;
@@ -146,14 +147,14 @@ impl Record {
         self.entry().state.load(Ordering::Acquire) == WITHDRAWN
     }
 
-    /// Withdraws it if no attempt has begun, or also if none runs now (`again`: it waits for another one).
-    pub(super) fn withdraw(&self, again: bool) -> bool {
-        let state = &self.entry().state;
-        if again {
-            state.store(WITHDRAWN, Ordering::Release);
-            return true;
-        }
-        state.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    /// It waits for its next attempt, and nothing of it runs.
+    pub(super) fn rest(&self) {
+        let _ = self.entry().state.compare_exchange(BEGUN, WAITING, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Withdraws it if it waits for an attempt.
+    fn withdraw(&self) -> bool {
+        self.entry().state.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
 
@@ -188,6 +189,30 @@ impl Batch {
 
     pub(super) fn record(self: &Arc<Self>, at: u32) -> Record {
         Record { batch: self.clone(), at }
+    }
+}
+
+/// The batches of a partition of which something may still be in work, oldest first.
+#[derive(Default)]
+pub(super) struct Batches(VecDeque<Weak<Batch>>);
+
+impl Batches {
+    pub(super) fn push(&mut self, batch: &Arc<Batch>) {
+        while self.0.front().is_some_and(|batch| batch.strong_count() == 0) {
+            self.0.pop_front();
+        }
+        self.0.push_back(Arc::downgrade(batch));
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Withdraws the record at this offset, if it waits for an attempt. One whose batch nobody holds any more has ended, and what became of it is on its
+    /// way: to withdraw that would be to do it again.
+    pub(super) fn withdraw(&self, offset: i64) -> bool {
+        let batch = self.0.iter().rev().filter_map(Weak::upgrade).find(|batch| batch.first() <= offset);
+        batch.and_then(|batch| batch.find(offset)).is_some_and(|record| record.withdraw())
     }
 }
 
@@ -285,8 +310,34 @@ mod tests {
         let batch = gather.finish(&lease());
         let [a, b, c] = [0, 1, 2].map(|at| batch.record(at));
         assert!(a.begin() && a.begin(), "an attempt, and another one");
-        assert!(!a.withdraw(false));
-        assert!(b.withdraw(false) && !b.begin());
-        assert!(c.begin() && c.withdraw(true) && !c.begin(), "it waited for another attempt");
+        assert!(!a.withdraw());
+        assert!(b.withdraw() && !b.begin());
+        assert!(c.begin());
+        c.rest();
+        assert!(c.withdraw() && !c.begin(), "it waited for another attempt");
+        b.rest();
+        assert!(b.is_withdrawn(), "for good");
+        let [_, _, again] = [0, 1, 2].map(|at| batch.record(at));
+        assert!(!again.begin(), "clones are the same record");
+    }
+
+    #[test]
+    fn what_has_ended_and_is_not_settled_yet_is_not_withdrawn() {
+        let mut gather = Gather::default();
+        let mut batches = Batches::default();
+        gather.push(0, 0, None, None);
+        gather.push(1, 0, None, None);
+        let first = gather.finish(&lease());
+        gather.push(2, 0, None, None);
+        let second = gather.finish(&lease());
+        batches.push(&first);
+        batches.push(&second);
+        assert!(first.record(0).begin());
+        assert!(!batches.withdraw(0), "it runs");
+        assert!(batches.withdraw(1), "it waits");
+        assert!(second.record(0).begin());
+        drop(second);
+        assert!(!batches.withdraw(2), "it has run, nobody holds it any more, and its settlement comes");
+        assert!(!batches.withdraw(7), "there is none");
     }
 }

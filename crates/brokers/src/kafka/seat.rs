@@ -1,11 +1,10 @@
 //! One partition that is assigned to us: its queue, its ledger, and what is read of it.
 
 use std::{
-    collections::VecDeque,
     num::NonZeroU32,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -22,7 +21,7 @@ use super::{
     consumer::Order,
     intake::{Keys, Limits, Names},
     ledger::{Ledger, Taken},
-    record::{Batch, Gather, Lease, Record},
+    record::{Batches, Gather, Lease, Record},
     view::Intake,
 };
 
@@ -44,8 +43,7 @@ pub(super) struct Seat {
     refused_at: u64,
     /// A key of which too many stand in line.
     hot: Option<NonZeroU32>,
-    /// What may still be in work, oldest first.
-    batches: VecDeque<Weak<Batch>>,
+    pub(super) batches: Batches,
     pub(super) commit: Committed,
     /// The end of the partition, as the broker told it last.
     pub(super) high: Option<i64>,
@@ -100,7 +98,7 @@ impl Seat {
             held: None,
             refused_at: 0,
             hot: None,
-            batches: VecDeque::new(),
+            batches: Batches::default(),
             high: None,
             at_end: false,
             paused: false,
@@ -196,19 +194,6 @@ impl Seat {
                 return;
             }
         }
-    }
-
-    /// Remembers a batch for as long as something of it may be in work.
-    pub(super) fn remember(&mut self, batch: &Arc<Batch>) {
-        while self.batches.front().is_some_and(|batch| batch.strong_count() == 0) {
-            self.batches.pop_front();
-        }
-        self.batches.push_back(Arc::downgrade(batch));
-    }
-
-    /// The record at this offset, if it is still in work.
-    pub(super) fn find(&self, offset: i64) -> Option<Record> {
-        self.batches.iter().rev().filter_map(Weak::upgrade).find(|batch| batch.first() <= offset).and_then(|batch| batch.find(offset))
     }
 
     /// Begins anew at this offset: what is in work belongs to a log that is no more.

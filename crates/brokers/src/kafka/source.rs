@@ -195,7 +195,11 @@ impl Source<Record> for Exchange {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn backing_off(&self, receipt: Receipt, away: bool) {
+    fn backing_off(&self, receipt: Receipt, record: &Record, away: bool) {
+        if away {
+            // Here, where nothing of it can run: what the client's thread reads of `away` may be old by then.
+            record.rest();
+        }
         lock(&self.back).away.push((receipt, away));
     }
 
