@@ -353,6 +353,8 @@ pub struct QueueState {
     pub waiting: u64,
     /// Lent and not finished, ETA tasks that a worker holds included.
     pub held: u64,
+    /// Those of the held ones whose time (ETA) is still to come.
+    pub held_for_later: u64,
     /// Held back by the broker itself until their time.
     pub later: u64,
     /// Dead letters.

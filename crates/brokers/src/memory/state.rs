@@ -175,6 +175,8 @@ impl State {
             name: name.to_owned(),
             waiting: self.waiting(name).count() as u64,
             held: self.held.values().filter(|held| &*held.message.queue == name).count() as u64,
+            // A message is lent when it is due, not before.
+            held_for_later: 0,
             later: self.later.values().filter(|message| &*message.queue == name).count() as u64,
             dead: self.dead.iter().filter(|dead| dead.queue == name).count() as u64,
             oldest: self.waiting(name).map(|message| message.at.elapsed()).max(),

@@ -78,18 +78,20 @@ impl Admin<'_> {
         Ok(pairs.chunks(2).filter_map(|pair| Some((pair[0].text()?, read_pause(&pair.get(1)?.text()?)))).collect())
     }
 
-    /// How much is held of each queue.
-    async fn held(&self) -> Result<BTreeMap<String, u64>, Fail> {
+    /// How much is held of each queue, and how much of that until its time.
+    async fn held(&self) -> Result<BTreeMap<String, (u64, u64)>, Fail> {
         let mut held = BTreeMap::new();
         let mut cursor = b"0".to_vec();
         loop {
             let page = self.page(&scripts::HELD, &[self.layout.unacked()], &[&cursor]).await?;
             let mut page = page.into_iter();
             cursor = page.next().and_then(Reply::into_bytes).unwrap_or_else(|| b"0".to_vec());
-            while let (Some(ending), Some(count)) = (page.next(), page.next()) {
+            while let (Some(ending), Some(count), Some(later)) = (page.next(), page.next(), page.next()) {
                 let whole = [b"[0", ending.bytes().unwrap_or_default()].concat();
                 let Some((_, _, routing_key)) = entry(&whole) else { continue };
-                *held.entry(routing_key).or_default() += count.int().unwrap_or(0).unsigned_abs();
+                let (all, to_come): &mut (u64, u64) = held.entry(routing_key).or_default();
+                *all += count.int().unwrap_or(0).unsigned_abs();
+                *to_come += later.int().unwrap_or(0).unsigned_abs();
             }
             if cursor == b"0" {
                 return Ok(held);
@@ -132,7 +134,8 @@ impl Admin<'_> {
         let state = |((name, lengths), (oldest, oldest_at_least)): ((String, &[u64]), (Option<Duration>, bool))| QueueState {
             waiting: lengths[..steps].iter().sum(),
             dead: lengths[steps],
-            held: held.get(&name).copied().unwrap_or(0),
+            held: held.get(&name).map_or(0, |(all, _)| *all),
+            held_for_later: held.get(&name).map_or(0, |(_, later)| *later),
             paused_since: paused.get(&name).and_then(|(_, since)| *since),
             paused: paused.remove(&name).map(|(by, _)| by),
             later: 0,

@@ -72,6 +72,8 @@ fn state(conn: &Connection, name: &str) -> rusqlite::Result<QueueState> {
         name: name.to_owned(),
         waiting: ready + overdue,
         held: count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NOT NULL AND ?2 > 0")?,
+        // A message is lent when it is due, not before.
+        held_for_later: 0,
         later: count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL AND due > ?2")?,
         dead: count("SELECT count(*) FROM dead WHERE queue = ?1 AND ?2 > 0")?,
         oldest: oldest.map(|sent| Duration::from_millis(now.saturating_sub(sent).try_into().unwrap_or(0))),

@@ -24,12 +24,15 @@ use crate::{
 #[derive(Subcommand, Clone, Debug)]
 pub enum QueuesCommand {
     /// All queues (the default)
+    ///
+    /// WAITING: for a worker. HELD: lent to workers, to be run as soon as may be. RUNNING: of those, what runs now, as the workers say. ETA: for a time
+    /// that is still to come. DEAD: dead letters. OLDEST: how long the oldest has waited. What nobody can say is `–`.
     List {
         /// How long it is measured.
         #[command(flatten)]
         measure: Measure,
     },
-    /// One queue
+    /// One queue, and what is next in it
     Show {
         /// The queue
         queue: String,

@@ -1,4 +1,4 @@
-//! What comes into queues and goes out of them: measured over a window, from the workers that answer. What cannot be known is said to be unknown.
+//! What comes into queues, runs, and goes out of them: measured over a window, from the workers that answer. What cannot be known is said to be unknown.
 //!
 //! A worker of longshore says how many messages of each queue it has ended. The sum of all workers of a queue is what went out; that, and how much more
 //! lies there than before, is what came in. A worker that does not say it (Celery's), or none at all while something is held, makes both unknown.
@@ -21,6 +21,8 @@ pub(super) struct Flow {
     pub(super) incoming: Option<f64>,
     /// Messages a second that have come to their end.
     pub(super) outgoing: Option<f64>,
+    /// Tasks that run now.
+    pub(super) running: Option<u64>,
     /// Workers that serve it, and answer.
     pub(super) workers: Option<usize>,
 }
@@ -63,10 +65,16 @@ pub(super) async fn measure(place: &Place, names: &[Arc<str>], window: Duration)
     let at = Instant::now();
     let states = broker.queues(names).await?;
     let nodes: Vec<String> = before.ended.keys().cloned().collect();
-    let stats = if nodes.is_empty() { Vec::new() } else { ask(broker, Request::new("stats").to(nodes), window).await? };
+    let (stats, active) = if nodes.is_empty() {
+        (Vec::new(), Vec::new())
+    } else {
+        let to = |command: &str| Request::new(command).to(nodes.clone());
+        let (stats, active) = tokio::join!(ask(broker, to("stats"), window), ask(broker, to("active"), window));
+        (stats?, active?)
+    };
     let after = Sample { at, states, ended: ended(&stats) };
-    let served = serving(&queues);
-    let flows = after.states.iter().map(|state| (state.name.clone(), flow(&state.name, &before, &after, &served))).collect();
+    let (served, running) = (serving(&queues), running(&active));
+    let flows = after.states.iter().map(|state| (state.name.clone(), flow(&state.name, &before, &after, &served, &running))).collect();
     Ok((after.states, Flows { window: after.at - before.at, queues: flows }))
 }
 
@@ -87,7 +95,27 @@ fn serving(replies: &[(String, Value)]) -> BTreeMap<String, Vec<String>> {
     replies.iter().map(|(node, value)| (node.clone(), names(value))).collect()
 }
 
-fn flow(queue: &str, before: &Sample, after: &Sample, served: &BTreeMap<String, Vec<String>>) -> Flow {
+/// How many tasks of each queue each worker runs.
+fn running(replies: &[(String, Value)]) -> BTreeMap<String, BTreeMap<String, u64>> {
+    let count = |value: &Value| {
+        let mut counts = BTreeMap::new();
+        for task in value.as_list().unwrap_or_default() {
+            if let Some(queue) = task.get("delivery_info").and_then(|info| info.get("routing_key")).and_then(Value::as_str) {
+                *counts.entry(queue.to_owned()).or_default() += 1;
+            }
+        }
+        counts
+    };
+    replies.iter().map(|(node, value)| (node.clone(), count(value))).collect()
+}
+
+fn flow(
+    queue: &str,
+    before: &Sample,
+    after: &Sample,
+    served: &BTreeMap<String, Vec<String>>,
+    running: &BTreeMap<String, BTreeMap<String, u64>>,
+) -> Flow {
     let seconds = (after.at - before.at).as_secs_f64();
     let nodes: Vec<&String> = served.iter().filter(|(_, queues)| queues.iter().any(|name| name == queue)).map(|(node, _)| node).collect();
     let state = |sample: &Sample| sample.states.iter().find(|state| state.name == queue).cloned().unwrap_or_default();
@@ -101,6 +129,7 @@ fn flow(queue: &str, before: &Sample, after: &Sample, served: &BTreeMap<String, 
     Flow {
         incoming: out.map(|out| ((out as f64 + depth(&is) - depth(&was)) / seconds).max(0.0)),
         outgoing: out.map(|out| out as f64 / seconds),
+        running: if unseen { None } else { nodes.iter().map(|node| Some(running.get(*node)?.get(queue).copied().unwrap_or(0))).sum() },
         workers: Some(nodes.len()),
     }
 }
@@ -125,7 +154,7 @@ mod tests {
         let serve = |nodes: &[&str]| nodes.iter().map(|node| ((*node).to_owned(), vec!["q".to_owned()])).collect::<BTreeMap<_, _>>();
         let (two, none) = (serve(&["a", "b"]), serve(&[]));
         let flow = |before: &Sample, after: &Sample, served| {
-            let flow = flow("q", before, after, served);
+            let flow = flow("q", before, after, served, &BTreeMap::new());
             (flow.incoming, flow.outgoing, flow.workers)
         };
         let before = sample(then, 10, 5, &[("a", Some(100)), ("b", Some(0))]);
@@ -150,5 +179,15 @@ mod tests {
         assert_eq!((ended["a"].as_ref().unwrap()["q"], &ended["celery"]), (3, &None));
         let replies = vec![("a".to_owned(), value(r#"[{"name": "q"}, {"name": "r"}]"#)), ("b".to_owned(), value("null"))];
         assert_eq!(serving(&replies)["a"], ["q", "r"]);
+        let task = r#"{"id": "1", "delivery_info": {"exchange": "", "routing_key": "q"}}"#;
+        let replies = vec![("a".to_owned(), value(&format!("[{task}, {task}, {{}}]"))), ("b".to_owned(), value("null"))];
+        let running = running(&replies);
+        assert_eq!((&running["a"], running["b"].len()), (&BTreeMap::from([("q".to_owned(), 2)]), 0));
+        let (now, serve) = (Instant::now(), |nodes: &[&str]| nodes.iter().map(|node| ((*node).to_owned(), vec!["q".to_owned()])).collect());
+        let runs =
+            |nodes: &[&str], held| flow("q", &sample(now, 0, held, &[]), &sample(now, 0, held, &[]), &serve(nodes), &running).running;
+        assert_eq!((runs(&["a", "b"], 3), runs(&["b"], 3), runs(&[], 0)), (Some(2), Some(0), Some(0)));
+        // Somebody who does not answer holds something; and one that serves did not say what it runs.
+        assert_eq!((runs(&[], 3), runs(&["a", "silent"], 3)), (None, None));
     }
 }
