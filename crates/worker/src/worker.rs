@@ -26,10 +26,7 @@ mod suspects;
 mod verdict;
 mod work;
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use longshore_brokers::{BrokerError, OpenOptions, connect_with};
 use longshore_core::{
@@ -140,6 +137,10 @@ pub struct WorkerSummary {
     pub late: u64,
     /// Tasks handed back unfinished.
     pub handed_back: u64,
+    /// Tasks that nobody knows of any more: acknowledged as they started, and neither their end nor that they did not end could be told.
+    pub lost: u64,
+    /// Tasks that the broker could not be told of, done or not: it takes them for running, and they come again when the lease is over.
+    pub untold: u64,
     /// Why it ended, if not because it was told to.
     pub error: Option<String>,
 }
@@ -228,8 +229,7 @@ impl Worker {
         let mut control = None;
         if options.remote_control {
             let (events, sender) = Events::start(shared.clone(), options.events, ended);
-            let stopper =
-                Stopper { engine: engine.clone(), runtime: runtime.clone(), grace: options.grace, stopping: shared.stopping.clone() };
+            let stopper = Stopper { engine: engine.clone(), runtime: runtime.clone(), grace: options.grace, shared: shared.clone() };
             let (parking, prefetch) = (options.parking, options.prefetch);
             let own = Control { shared: shared.clone(), intake: intake.clone(), events, stopper, slots, parking, prefetch };
             control = Some(runtime.spawn(own.serve()));
@@ -240,7 +240,7 @@ impl Worker {
 
     /// A handle that stops it, from anywhere.
     pub fn stopper(&self) -> Stopper {
-        Stopper { engine: self.engine.clone(), runtime: Runtime::current(), grace: self.grace, stopping: self.shared.stopping.clone() }
+        Stopper { engine: self.engine.clone(), runtime: Runtime::current(), grace: self.grace, shared: self.shared.clone() }
     }
 
     /// Cancelled when it begins to stop: somebody has asked for it, here or by remote control, or its broker is gone for good.
@@ -253,12 +253,23 @@ impl Worker {
         self.intake.held_count()
     }
 
-    /// Waits for its end, hands back what is left, and gives up its lease.
+    /// Waits for its end, hands back what is left, and gives up its lease. A broker that is away is waited for as long as the grace period says, and ten
+    /// seconds more; what it could not be told of by then is [counted](WorkerSummary::untold).
     pub async fn join(self) -> WorkerSummary {
-        let summary = self.running.join().await;
+        let given_up = async {
+            self.shared.dropped.cancelled().await;
+            tokio::time::sleep(LAST).await;
+        };
+        let ended = tokio::select! {
+            summary = self.running.join() => Some(summary.error),
+            () = given_up => None,
+        };
         for serving in [self.control, self.scaling].into_iter().flatten() {
             serving.abort();
         }
+        let Some(error) = ended else {
+            return self.shared.summary(Some("the broker could not be told of everything before the end".to_owned()));
+        };
         if let Some(beat) = self.beat {
             // Its last word: it goes.
             let _ = self.over.send(true);
@@ -266,18 +277,7 @@ impl Worker {
         }
         let cleared = tokio::time::timeout(LAST, self.intake.clear()).await.unwrap_or(Ok(()));
         let left = self.shared.consumer.leave().await.and(cleared);
-        let counts = &self.shared.counts;
-        let read = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-        WorkerSummary {
-            ok: read(&counts.ok),
-            failed: read(&counts.failed),
-            retried: read(&counts.retried),
-            revoked: read(&counts.revoked),
-            dead: read(&counts.dead),
-            late: read(&counts.late),
-            handed_back: read(&counts.handed_back),
-            error: summary.error.or(left.err().map(|error| error.message)),
-        }
+        self.shared.summary(error.or(left.err().map(|error| error.message)))
     }
 }
 
@@ -287,8 +287,7 @@ pub struct Stopper {
     engine: Handle,
     runtime: Runtime,
     grace: Duration,
-    /// Cancelled when it stops, whoever asked for it.
-    stopping: CancelToken,
+    shared: Arc<Shared>,
 }
 
 /// How long what was asked to end may take before it is dropped.
@@ -297,7 +296,7 @@ const LAST: Duration = Duration::from_secs(5);
 impl Stopper {
     /// Claims nothing more, hands back what has not started, lets running tasks end. After the grace period it is a [cold](Self::cold) stop.
     pub fn warm(&self) {
-        self.stopping.cancel();
+        self.shared.stopping.cancel();
         self.engine.drain();
         let (own, grace) = (self.clone(), self.grace);
         self.runtime.spawn(async move {
@@ -308,7 +307,7 @@ impl Stopper {
 
     /// Also asks running tasks to end; they are handed back. What has not ended five seconds later is dropped.
     pub fn cold(&self) {
-        self.stopping.cancel();
+        self.shared.stopping.cancel();
         self.engine.stop(Stop::Soft);
         let own = self.clone();
         self.runtime.spawn(async move {
@@ -320,5 +319,6 @@ impl Stopper {
     /// Also drops what does not listen.
     pub fn hard(&self) {
         self.engine.stop(Stop::Hard);
+        self.shared.dropped.cancel();
     }
 }

@@ -187,3 +187,21 @@ async fn what_cannot_be_run_is_a_dead_letter() {
     worker.stopper().warm();
     assert_eq!(tokio::time::timeout(SOON, worker.join()).await.unwrap().dead, 2);
 }
+
+#[tokio::test]
+async fn a_stop_ends_while_the_broker_is_away_and_counts_what_it_could_not_tell() {
+    let (early, mut begun, _gate) = gated();
+    let mut late = early.clone();
+    late.name = "late".into();
+    let Some(mut bench) = Bench::new([early]) else { return };
+    bench.app = bench.app.task(late);
+    let worker = bench.worker(2).await;
+    bench.send("late", ["comes again".to_owned()], None).await;
+    bench.send("wait", ["acknowledged".to_owned()], None).await;
+    (begun.recv().await.unwrap(), begun.recv().await.unwrap());
+    until("the one is acknowledged, the other is not", || bench.lengths() == ("0".to_owned(), "1".to_owned())).await;
+    drop(bench);
+    worker.stopper().cold();
+    let summary = tokio::time::timeout(SOON, worker.join()).await.expect("it ends");
+    assert_eq!((summary.lost, summary.untold, summary.handed_back, summary.error.is_some()), (1, 1, 0, true), "{summary:?}");
+}

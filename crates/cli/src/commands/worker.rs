@@ -151,13 +151,14 @@ exec = [\"convert\", \"{args.0}\", \"-resize\", \"{kwargs.size}\", \"{args.1}\"]
 or write one in Rust and call longshore::main(&App::new().task(…)) from your program";
 
 fn summary_text(summary: &WorkerSummary, back: u64) -> String {
-    let mut text = format!("{} ok, {} failed", show_count(summary.ok), show_count(summary.failed));
+    let mut text = format!("{} ok, {} failed, {} lost", show_count(summary.ok), show_count(summary.failed), show_count(summary.lost));
     let more = [
         (summary.retried, "retried"),
         (summary.revoked, "revoked or expired"),
         (summary.dead, if summary.dead == 1 { "dead letter" } else { "dead letters" }),
         (summary.late, "too late, refused"),
         (summary.handed_back + back, "handed back"),
+        (summary.untold, "that the broker could not be told of (they come again)"),
     ];
     for (count, what) in more.into_iter().filter(|(count, _)| *count > 0) {
         text.push_str(&format!(", {} {what}", show_count(count)));

@@ -15,6 +15,7 @@ use longshore_core::{CancelToken, LaneKind, Rate, gate::pace::Pace};
 use tokio::sync::Notify;
 
 use super::{
+    WorkerSummary,
     notice::{Board, Notice, What},
     revoked::Revoked,
     work::Work,
@@ -41,10 +42,12 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     /// Cancelled when the worker begins to stop.
     pub(crate) stopping: CancelToken,
+    /// Cancelled when what still runs is dropped.
+    pub(crate) dropped: CancelToken,
     /// The logical clock of all nodes.
     clock: Mutex<events::Clock>,
     revoked: Mutex<Revoked>,
-    /// Claimed and not finished, by receipt; what is held for its ETA is not here.
+    /// Claimed and neither finished nor handed back, as far as the broker knows, by receipt; what is held for its ETA is not here.
     live: Mutex<HashMap<u64, Arc<Work>>>,
     pub(crate) hands: Hands,
     paces: Mutex<HashMap<Arc<str>, (Rate, Pace)>>,
@@ -175,6 +178,7 @@ impl Shared {
             oid: uuid::Uuid::new_v4().to_string(),
             started: Instant::now(),
             stopping: CancelToken::new(),
+            dropped: CancelToken::new(),
             clock: Mutex::new(events::Clock::new()),
             revoked: Mutex::default(),
             live: Mutex::default(),
@@ -204,6 +208,26 @@ impl Shared {
     /// What is claimed and not finished.
     pub(crate) fn works(&self) -> Vec<Arc<Work>> {
         self.live().values().cloned().collect()
+    }
+
+    /// What was done, and what is left: called at the end, when nobody adds to it any more.
+    pub(crate) fn summary(&self, error: Option<String>) -> WorkerSummary {
+        let counts = &self.counts;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let left = self.works();
+        let lost = left.iter().filter(|work| work.is_gone()).count() as u64;
+        WorkerSummary {
+            ok: read(&counts.ok),
+            failed: read(&counts.failed),
+            retried: read(&counts.retried),
+            revoked: read(&counts.revoked),
+            dead: read(&counts.dead),
+            late: read(&counts.late),
+            handed_back: read(&counts.handed_back),
+            lost,
+            untold: left.len() as u64 - lost,
+            error,
+        }
     }
 
     /// These ids must not run any more. Whoever starts a task asks for them.

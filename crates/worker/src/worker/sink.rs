@@ -1,6 +1,6 @@
 //! The engine's sink: ended attempts become results, follow-ups and acknowledgements.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use futures_util::future::BoxFuture;
 use longshore_brokers::{End, Finish};
@@ -55,10 +55,13 @@ pub(crate) async fn acknowledge_early(shared: Arc<Shared>, mut started: mpsc::Un
     let mut works = Vec::new();
     while started.recv_many(&mut works, 100).await > 0 {
         let finishes: Vec<Finish> = works
-            .drain(..)
+            .iter()
             .map(|work| Finish { receipt: work.receipt, publish: Vec::new(), results: Vec::new(), part: None, end: End::Ack })
             .collect();
         // A consumer that is at its end says so to the engine, too.
-        let _ = shared.consumer.finish(&finishes).await;
+        if shared.consumer.finish(&finishes).await.is_ok() {
+            works.iter().for_each(|work| work.gone.store(true, Ordering::Release));
+        }
+        works.clear();
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Work {
     pub(crate) signal: AtomicU8,
     /// The message was acknowledged before it started.
     pub(crate) acked: AtomicBool,
+    /// And the broker has heard it.
+    pub(crate) gone: AtomicBool,
     /// The message as it was given: whatever does not start is held after all.
     given: Option<Vec<u8>>,
     started: OnceLock<Start>,
@@ -70,6 +72,7 @@ impl Work {
             revoked: AtomicBool::new(false),
             signal: AtomicU8::new(0),
             acked: AtomicBool::new(given),
+            gone: AtomicBool::new(given),
             given: given.then_some(raw),
             started: OnceLock::new(),
             context: OnceLock::new(),
@@ -92,6 +95,11 @@ impl Work {
         let raw = self.given.as_ref().filter(|_| self.started.get().is_none())?.clone();
         let (receipt, queue) = (self.receipt, self.queue.clone());
         Some(Claimed { receipt, queue, raw, crashes: self.crashes, redelivered: false, given: true })
+    }
+
+    /// Whether the broker has nothing of it any more that could come again.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire) && self.to_hold().is_none()
     }
 
     /// When and where it began, if it did.

@@ -36,10 +36,7 @@ impl Intake {
         if claim.is_none() && ready.is_empty() && unread.is_empty() {
             return;
         }
-        for work in &ready {
-            self.shared.live().remove(&work.receipt.0);
-            self.shared.hands.add(work.task.lane, -1);
-        }
+        ready.iter().for_each(|work| self.shared.hands.add(work.task.lane, -1));
         let (before, shared) = (state.leaving.take(), self.shared.clone());
         state.leaving = Some(tokio::spawn(async move {
             let before = match before {
@@ -56,10 +53,15 @@ impl Intake {
     /// Gives back what did not run; what has run is finished by the sink already.
     pub(super) async fn settle_all(&self, batch: &[Settlement]) -> Result<(), BrokerError> {
         let mut back = Vec::new();
-        let mut again = Vec::new();
+        let (mut again, mut sent) = (Vec::new(), Vec::new());
         let works: Vec<Option<Arc<Work>>> = {
             let mut live = self.shared.live();
-            batch.iter().map(|settlement| live.remove(&settlement.receipt.0)).collect()
+            let work = |settlement: &Settlement| match settlement.verdict {
+                // It is ours until the broker knows.
+                Verdict::Requeue { .. } => live.get(&settlement.receipt.0).cloned(),
+                Verdict::Ack | Verdict::Reject => live.remove(&settlement.receipt.0),
+            };
+            batch.iter().map(work).collect()
         };
         let (acquitted, full) = {
             let mut state = self.state();
@@ -79,7 +81,7 @@ impl Intake {
             self.shared.hands.add(work.task.lane, -1);
             if work.acked.load(Ordering::Acquire) && work.to_hold().is_none() {
                 // Acknowledged as it started, and stopped by us: it is sent once more.
-                self.shared.counts.handed_back.fetch_add(1, Ordering::Relaxed);
+                sent.push(work.receipt);
                 let raw = work.message.encode(Encoding::Json);
                 again.push(Outgoing { queue: work.queue.clone(), priority: work.message.priority.unwrap_or(0), due: None, raw });
             } else {
@@ -91,6 +93,7 @@ impl Intake {
         }
         if !again.is_empty() {
             self.shared.broker.publish(&again).await?;
+            gone_back(&self.shared, &sent);
         }
         give_back(&self.shared, back, Vec::new()).await
     }
@@ -107,10 +110,17 @@ async fn give_back(shared: &Shared, works: Vec<Arc<Work>>, unread: Vec<Claimed>)
     if !to_hold.is_empty() {
         shared.consumer.hold(&to_hold).await?;
     }
-    shared.counts.handed_back.fetch_add(receipts.len() as u64, Ordering::Relaxed);
     let back = |receipt| Finish { receipt, publish: Vec::new(), results: Vec::new(), part: None, end: End::Back { front: true } };
     // The first of them last, so that it is served first.
-    let finishes: Vec<Finish> = receipts.into_iter().rev().map(back).collect();
+    let finishes: Vec<Finish> = receipts.iter().copied().rev().map(back).collect();
     shared.consumer.finish(&finishes).await?;
+    gone_back(shared, &receipts);
     Ok(())
+}
+
+/// The broker has them again.
+fn gone_back(shared: &Shared, receipts: &[Receipt]) {
+    let mut live = shared.live();
+    receipts.iter().for_each(|receipt| drop(live.remove(&receipt.0)));
+    shared.counts.handed_back.fetch_add(receipts.len() as u64, Ordering::Relaxed);
 }
