@@ -111,7 +111,8 @@ impl Place {
     /// A mistake in the configuration, or a URL that leads nowhere.
     pub fn open(app: &App, config: &Config, global: &Global) -> Result<Self, Fault> {
         let (app, specs) = configured(app, config, global)?;
-        let client = Client::of(&app)?;
+        // Commands say themselves what they wait for.
+        let client = Client::of(&app.clone().told(None))?;
         Ok(Self { app, specs, client, json: global.json, quiet: global.voice().level < 0, no_input: global.no_input })
     }
 

@@ -1,5 +1,7 @@
 //! What comes back of a task that was sent.
 
+pub(crate) mod doubt;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt,
@@ -123,12 +125,19 @@ impl<R: DeserializeOwned> Answer<R> {
     /// Waits for the result. Cancel safe: it may be asked for again.
     ///
     /// A result is waited for, not asked for again and again. There is no limit: a task that nobody runs is waited for for ever ([`get_within`](Self::get_within)
-    /// has one).
+    /// has one). When it waits after two seconds in a queue that no worker serves, that is [told](crate::App::told), on stderr unless the app says otherwise.
     ///
     /// # Errors
     /// [`ClientError::Remote`] as soon as the task has failed or was revoked, or a member of the group has, or what went before it in the chain; the result
     /// backend cannot be reached; the result is not an `R`.
     pub async fn get(&self) -> Result<R, ClientError> {
+        tokio::select! {
+            result = self.wait() => result,
+            never = doubt::doubt(&self.client, &self.tree) => match never {},
+        }
+    }
+
+    async fn wait(&self) -> Result<R, ClientError> {
         let mut waiting = Waiting::begin(&self.client, &self.tree, true).await?;
         while let Some((id, _)) = waiting.next().await? {
             waiting.fail_on(&id)?;

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use longshore_brokers::Notice;
 use longshore_celery::Compression;
 
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
 pub struct App {
     pub(crate) tasks: HashMap<Arc<str>, Arc<Task>>,
     pub(crate) settings: Settings,
+    pub(crate) told: Option<Notice>,
     /// What it sends with, once it has sent something. Shared by clones until one of them is changed.
     client: Arc<Mutex<Option<Client>>>,
 }
@@ -99,7 +101,8 @@ impl Default for App {
 impl App {
     /// An app with Celery's own tasks (`celery.map`, `celery.accumulate`, …), and tasks and results in the file `longshore.db` of the working directory.
     pub fn new() -> Self {
-        let app = Self { tasks: HashMap::new(), settings: Settings::default(), client: Arc::default() };
+        let told: Notice = Arc::new(|text: &str| eprintln!("longshore: {text}"));
+        let app = Self { tasks: HashMap::new(), settings: Settings::default(), told: Some(told), client: Arc::default() };
         built_in::tasks().into_iter().fold(app, Self::task)
     }
 
@@ -156,6 +159,22 @@ impl App {
     #[must_use]
     pub fn compression(mut self, how: impl Into<Option<Compression>>) -> Self {
         self.settings_mut().compression = how.into();
+        self
+    }
+
+    /// Who is told, for people, what happens to the connections of its clients and workers (lost, back, tasks rescued from a dead worker), and that no worker serves
+    /// the queue of a task that is waited for. It must not block. Default: stderr, a line each; `None`: nobody.
+    /// ```
+    /// use std::sync::Arc;
+    /// use longshore_worker::App;
+    ///
+    /// let app = App::new().told(Arc::new(|text: &str| println!("the queue says: {text}")) as longshore_brokers::Notice);
+    /// # let _ = app;
+    /// ```
+    #[must_use]
+    pub fn told(mut self, told: impl Into<Option<Notice>>) -> Self {
+        self.client = Arc::default();
+        self.told = told.into();
         self
     }
 

@@ -3,17 +3,23 @@
 mod bulk;
 pub(crate) mod outgoing;
 
-use std::{cell::RefCell, collections::HashMap, fmt, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::Stream;
-use longshore_brokers::{Broker, BrokerError, Key, Outgoing, ResultBackend, Stored};
+use longshore_brokers::{Broker, BrokerError, Key, Notice, Outgoing, ResultBackend, Stored};
 use longshore_celery::{Exception, Map, Message, ResultTree, Signature as Wire, State, Value, canvas};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use bulk::{Refused, SendAll, Sent};
 
 use crate::{
-    answer::Answer,
+    answer::{Answer, doubt::AGAIN},
     app::{App, Settings},
     signature::Signature,
 };
@@ -48,6 +54,9 @@ struct Inner {
     defaults: Box<dyn Fn(&str) -> Option<Map> + Send + Sync>,
     /// Where it was made, if on a runtime.
     runtime: Option<tokio::runtime::Handle>,
+    told: Option<Notice>,
+    /// When it was last looked whether anybody serves a queue.
+    doubted: Mutex<Option<Instant>>,
 }
 
 /// Why a task could not be sent, or what came back in place of a result.
@@ -117,8 +126,7 @@ impl Client {
     /// # Errors
     /// A URL is wrong or names what is not built in, or a file cannot be opened.
     pub fn connect(settings: &Settings) -> Result<Self, ClientError> {
-        let (broker, results) = longshore_brokers::connect(&settings.broker, settings.results.as_deref())?;
-        Ok(Self::with(settings.clone(), broker, results, HashMap::new()))
+        Self::of(&App::new().with_settings(settings.clone()))
     }
 
     /// A client for an app's tasks.
@@ -126,28 +134,28 @@ impl Client {
     /// # Errors
     /// As [`connect`](Self::connect).
     pub fn of(app: &App) -> Result<Self, ClientError> {
-        let (broker, results) = longshore_brokers::connect(&app.settings.broker, app.settings.results.as_deref())?;
+        let told = app.told.clone().unwrap_or_else(|| Arc::new(|_: &str| {}));
+        let (broker, results) = longshore_brokers::connect_with(&app.settings.broker, app.settings.results.as_deref(), told)?;
         Ok(Self::over(app, broker, results))
     }
 
     /// A client for an app's tasks, over connections that are there already.
     pub fn over(app: &App, broker: Arc<dyn Broker>, results: Arc<dyn ResultBackend>) -> Self {
         let ignores = |ignore: bool| Map(vec![("ignore_result".to_owned(), ignore.into())]);
-        let defaults = app.tasks.values().map(|task| (task.name.clone(), ignores(task.policy.ignore_result))).collect();
-        Self::with(app.settings.clone(), broker, results, defaults)
-    }
-
-    fn with(settings: Settings, broker: Arc<dyn Broker>, results: Arc<dyn ResultBackend>, defaults: HashMap<Arc<str>, Map>) -> Self {
+        let defaults: HashMap<Arc<str>, Map> =
+            app.tasks.values().map(|task| (task.name.clone(), ignores(task.policy.ignore_result))).collect();
         let origin = format!("gen{}@{}", std::process::id(), outgoing::hostname());
         Self {
             inner: Arc::new(Inner {
-                settings,
+                settings: app.settings.clone(),
                 broker,
                 results,
                 oid: Uuid::new_v4().to_string(),
                 origin,
                 defaults: Box::new(move |task| defaults.get(task).cloned()),
                 runtime: tokio::runtime::Handle::try_current().ok(),
+                told: app.told.clone(),
+                doubted: Mutex::default(),
             }),
         }
     }
@@ -190,6 +198,26 @@ impl Client {
     /// The runtime on which it was made.
     pub(crate) fn runtime(&self) -> Option<&tokio::runtime::Handle> {
         self.inner.runtime.as_ref()
+    }
+
+    /// Tells, for people, what happens.
+    pub(crate) fn tell(&self, text: &str) {
+        if let Some(told) = &self.inner.told {
+            told(text);
+        }
+    }
+
+    /// Whether it may be looked whether anybody serves a queue: somebody would be told, and nobody has looked just now.
+    pub(crate) fn may_doubt(&self) -> bool {
+        if self.inner.told.is_none() {
+            return false;
+        }
+        let mut doubted = self.inner.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = doubted.is_none_or(|at| at.elapsed() >= AGAIN);
+        if may {
+            *doubted = Some(Instant::now());
+        }
+        may
     }
 
     /// The result of a task that was sent by anybody. Whether there is such a task is unknown until there is something of it.

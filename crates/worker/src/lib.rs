@@ -6,7 +6,7 @@
 //! - `args.rs`: positional and keyword arguments against parameters; `values.rs`: Rust's values and the wire's
 //! - `failure.rs`: how a task ends without a result
 //! - `signature.rs`: a task with its arguments and options, yet to be sent
-//! - `client.rs`: sends tasks; `answer.rs`: waits for what comes back
+//! - `client.rs`: sends tasks; `answer.rs`: waits for what comes back; `remote.rs`: asks running workers
 //! - `context.rs`: what a handler may know and do
 //! - `isolated.rs`: tasks in child processes
 //! - `app.rs`: the registry of tasks and the settings that clients and workers share; `built_in.rs`: the tasks that are always there
@@ -20,6 +20,7 @@ mod context;
 mod failure;
 mod isolated;
 mod name;
+pub mod remote;
 mod signature;
 mod task;
 mod values;

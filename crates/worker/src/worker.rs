@@ -76,8 +76,6 @@ pub struct WorkerOptions {
     pub events: bool,
     /// Whether it answers remote control and sends its heartbeat.
     pub remote_control: bool,
-    /// Told, for people, what happens to the connections: lost, back, tasks rescued from a dead worker. Must not block.
-    pub told: Option<longshore_brokers::Notice>,
     /// Called with what happens to tasks, in batches. Must not block.
     pub listeners: Vec<Arc<dyn Fn(&[Notice]) + Send + Sync>>,
 }
@@ -101,7 +99,6 @@ impl WorkerOptions {
             grace: Duration::from_secs(30),
             events: false,
             remote_control: true,
-            told: None,
             listeners: Vec::new(),
         }
     }
@@ -153,7 +150,7 @@ impl Worker {
     pub async fn start(app: App, options: WorkerOptions) -> Result<Self, BrokerError> {
         let runtime = Runtime::current();
         let settings = app.settings().clone();
-        let told = options.told.unwrap_or_else(|| Arc::new(|_: &str| {}));
+        let told = app.told.clone().unwrap_or_else(|| Arc::new(|_: &str| {}));
         let (broker, results) = connect_with(&settings.broker, settings.results.as_deref(), told)?;
         let queues = if options.queues.is_empty() { vec![settings.default_queue.clone()] } else { options.queues.clone() };
         let early = app.is_early();

@@ -1,11 +1,15 @@
 //! A client and what it gets back, over the broker in memory; the test stands in for the worker.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use longshore_brokers::{Claimed, Consumer, End, Finish, Key, OpenOptions, Stored};
+use longshore_brokers::{Claimed, Consumer, End, Finish, Key, Notice, OpenOptions, Stored};
 use longshore_celery::{Exception, Limits, Message, State, TaskResult, Value};
-use longshore_worker::{Client, ClientError, Settings, Signature, chain, chord, group};
+use longshore_worker::{App, Client, ClientError, Settings, Signature, Task, Worker, WorkerOptions, chain, chord, group};
 
 fn client(name: &str) -> Client {
     Client::connect(&Settings { broker: format!("memory://{name}"), ..Settings::default() }).unwrap()
@@ -108,6 +112,43 @@ async fn waiting_has_the_limit_that_it_is_given() {
     let answer = client("a-limit").send(add(1, 1)).await.unwrap();
     let error = answer.get_within(Duration::from_secs(5)).await.unwrap_err();
     assert!(matches!(&error, ClientError::TimedOut { waited, .. } if *waited == Duration::from_secs(5)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_what_nobody_will_run_is_told_after_two_seconds_and_waits_on() {
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = told.clone();
+    let app = App::new().broker("memory://doubt").told(Arc::new(move |text: &str| heard.lock().unwrap().push(text.to_owned())) as Notice);
+    let client = Client::of(&app).unwrap();
+    let seconds = Duration::from_secs;
+    let answer = client.send(add(1, 1).queue("nobodys")).await.unwrap();
+    answer.get_within(Duration::from_millis(1_900)).await.unwrap_err();
+    assert!(told.lock().unwrap().is_empty(), "not yet");
+    // It looks again when some time has gone by.
+    tokio::time::sleep(seconds(30)).await;
+    answer.get_within(Duration::from_millis(2_100)).await.unwrap_err();
+    let text = format!("task {} waits in queue nobodys, and no worker serves it (longshore worker -Q nobodys); waiting on", answer.id());
+    assert_eq!(*told.lock().unwrap(), [text.as_str()]);
+    // Of a chain it is the first that waits.
+    tokio::time::sleep(seconds(30)).await;
+    let chained = client.send(chain([add(1, 1).queue("nobodys"), add(2, 2)])).await.unwrap();
+    chained.get_within(seconds(3)).await.unwrap_err();
+    assert!(told.lock().unwrap()[1].contains(chained.parent().unwrap().id()));
+    // A worker serves the queue, and is slow.
+    let mut options = WorkerOptions::new("w@test");
+    options.queues = vec!["served".to_owned()];
+    let slow = Task::future("tasks.add", |_, _| async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        Ok(Value::Null)
+    });
+    options.lanes = [1; 4];
+    let worker = Worker::start(app.clone().task(slow), options).await.unwrap();
+    tokio::time::sleep(seconds(30)).await;
+    let both = client.send(group([add(1, 1).queue("served"), add(2, 2).queue("served")])).await.unwrap();
+    both.get_within(seconds(5)).await.unwrap_err();
+    assert_eq!(told.lock().unwrap().len(), 2, "{told:?}");
+    worker.stopper().cold();
+    worker.join().await;
 }
 
 #[tokio::test]

@@ -198,7 +198,8 @@ async fn a_stop_ends_while_the_broker_is_away_and_counts_what_it_could_not_tell(
     let worker = bench.worker(2).await;
     bench.send("late", ["comes again".to_owned()], None).await;
     bench.send("wait", ["acknowledged".to_owned()], None).await;
-    (begun.recv().await.unwrap(), begun.recv().await.unwrap());
+    begun.recv().await.unwrap();
+    begun.recv().await.unwrap();
     until("the one is acknowledged, the other is not", || bench.lengths() == ("0".to_owned(), "1".to_owned())).await;
     drop(bench);
     worker.stopper().cold();

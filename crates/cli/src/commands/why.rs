@@ -13,9 +13,9 @@ use serde_json::{Value as Json, json};
 use crate::{
     queue::{
         Fault, Place,
-        remote::{PATIENCE, ask, at_workers},
+        remote::{PATIENCE, ask, at_workers, serves},
         show::{Brief, clock, plain, time, until, whereabouts},
-        wait::{serves, unserved},
+        wait::unserved,
     },
     units::show_duration,
 };

@@ -75,7 +75,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     let mut options = args.options(&app)?;
     let log = Log::start(args.loglevel, global.voice());
     options.listeners.push(log.listener());
-    options.told = Some(log.teller());
+    let app = app.told(log.teller());
     let queues = options.queues.clone();
     if args.purge {
         for queue in &queues {

@@ -12,7 +12,7 @@ use longshore_worker::{Answer, ClientError};
 
 use super::{
     Place,
-    remote::{PATIENCE, ask},
+    remote::{PATIENCE, ask, serves},
     show::{plain, whereabouts},
 };
 
@@ -55,11 +55,6 @@ async fn doubt(place: &Place, id: &str) -> std::convert::Infallible {
         eprintln!("longshore: it {}{hint}; waiting on", whereabouts(found, state, SystemTime::now()));
     }
     std::future::pending().await
-}
-
-/// Whether a worker that replied this to `active_queues` serves a queue.
-pub fn serves(queues: &Value, name: &str) -> bool {
-    queues.as_list().unwrap_or_default().iter().any(|queue| queue.get("name").and_then(Value::as_str) == Some(name))
 }
 
 /// What is said of a task in a queue that nobody serves.

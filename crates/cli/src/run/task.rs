@@ -14,7 +14,7 @@ use std::{
 
 use longshore_celery::{State, Value};
 use longshore_core::{Again, ErrorKind, Outcome, TaskError};
-use longshore_worker::{Answer as Coming, Client, ClientError, Settings, Signature};
+use longshore_worker::{Answer as Coming, App, Client, ClientError, Settings, Signature};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
@@ -67,7 +67,9 @@ impl TaskPlan {
 
     /// Connects.
     pub(super) fn sender(self: &Arc<Self>, job: String) -> Result<Sender, String> {
-        let client = Client::connect(&self.settings).map_err(|error| error.to_string())?;
+        // The view says what becomes of it.
+        let app = App::new().with_settings(self.settings.clone()).told(None);
+        let client = Client::of(&app).map_err(|error| error.to_string())?;
         Ok(Sender { plan: self.clone(), client, job, failed: Mutex::default(), told: AtomicBool::new(false) })
     }
 }

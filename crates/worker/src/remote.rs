@@ -1,0 +1,87 @@
+//! Remote control from the other side: a request to all workers or some, Celery's included, and the replies that come in time.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use longshore_brokers::{Broker, BrokerError};
+use longshore_celery::{
+    Value,
+    control::{EXCHANGE, Reply, Request},
+};
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+/// So long replies are waited for, as Celery does.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The longest reply that is read.
+const LONGEST: usize = 16 << 20;
+
+/// Sends a request, and collects what workers reply within this time, or until as many have replied as it was for. In the order of the nodes' names. Cancel safe:
+/// what was asked is asked.
+///
+/// # Errors
+/// The broker cannot be reached, or refuses us.
+/// ```
+/// use longshore_worker::{Client, Settings, remote};
+/// use longshore_celery::control::Request;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
+/// let client = Client::connect(&Settings { broker: "memory://remote".to_owned(), ..Settings::default() })?;
+/// let replies = remote::ask(client.broker(), Request::new("active_queues"), remote::PATIENCE).await?;
+/// assert!(replies.is_empty(), "no worker is there");
+/// # Ok::<(), longshore_worker::ClientError>(())
+/// # }).unwrap();
+/// ```
+pub async fn ask(broker: &Arc<dyn Broker>, request: Request, within: Duration) -> Result<Vec<(String, Value)>, BrokerError> {
+    let wanted = request.destination.as_ref().map(Vec::len);
+    ask_until(broker, request, within, |from| wanted.is_some_and(|wanted| from.len() >= wanted)).await
+}
+
+/// [`ask`], but what has come may be enough.
+///
+/// # Errors
+/// As `ask`.
+pub async fn ask_until(
+    broker: &Arc<dyn Broker>,
+    request: Request,
+    within: Duration,
+    enough: impl Fn(&[(String, Value)]) -> bool,
+) -> Result<Vec<(String, Value)>, BrokerError> {
+    let (oid, ticket) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
+    // Before the request goes out, so that no reply is missed.
+    let mut replies = broker.replies(&oid).await?;
+    let expires = SystemTime::now().checked_add(within).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let request = Request { expires: expires.map_or(0.0, |at| at.as_secs_f64()), clock: 1, ..request }.answered(&ticket, &oid);
+    broker.broadcast(EXCHANGE, "", &request.encode(&Uuid::new_v4().to_string())).await?;
+    let mut from: Vec<(String, Value)> = Vec::new();
+    let until = Instant::now() + within;
+    while let Ok(Some((_, raw))) = timeout_at(until, replies.messages.recv()).await {
+        // Whatever else lies in our queue is no reply to us.
+        if let Ok(reply) = Reply::decode(&raw, LONGEST)
+            && reply.ticket.as_ref().is_none_or(|other| *other == ticket)
+        {
+            from.extend(reply.from);
+        }
+        if enough(&from) {
+            break;
+        }
+    }
+    from.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(from)
+}
+
+/// Sends a request that nobody replies to.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn tell(broker: &Arc<dyn Broker>, request: Request) -> Result<(), BrokerError> {
+    broker.broadcast(EXCHANGE, "", &Request { clock: 1, ..request }.encode(&Uuid::new_v4().to_string())).await
+}
+
+/// Whether a worker that replied this to `active_queues` serves a queue.
+pub fn serves(queues: &Value, name: &str) -> bool {
+    queues.as_list().unwrap_or_default().iter().any(|queue| queue.get("name").and_then(Value::as_str) == Some(name))
+}
