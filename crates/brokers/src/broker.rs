@@ -359,6 +359,8 @@ pub struct QueueState {
     pub later: u64,
     /// Dead letters.
     pub dead: u64,
+    /// Dead letters that were dropped since there were none, the oldest first: a server keeps ten thousand of a queue.
+    pub dead_dropped: u64,
     /// How old the oldest waiting message is, where the broker can say.
     pub oldest: Option<Duration>,
     /// It may be older: nobody has noted when it was sent, and so long ago somebody looked and it was there.

@@ -179,6 +179,7 @@ impl State {
             held_for_later: 0,
             later: self.later.values().filter(|message| &*message.queue == name).count() as u64,
             dead: self.dead.iter().filter(|dead| dead.queue == name).count() as u64,
+            dead_dropped: 0,
             oldest: self.waiting(name).map(|message| message.at.elapsed()).max(),
             oldest_at_least: false,
             paused: self.paused.get(name).map(|(by, _)| by.clone()),

@@ -78,6 +78,12 @@ impl Admin<'_> {
         Ok(pairs.chunks(2).filter_map(|pair| Some((pair[0].text()?, read_pause(&pair.get(1)?.text()?)))).collect())
     }
 
+    /// How many dead letters of each queue were dropped.
+    async fn dropped(&self) -> Result<BTreeMap<String, u64>, Fail> {
+        let pairs = self.one(&[b"HGETALL", self.layout.dropped().as_bytes()]).await?.into_list();
+        Ok(pairs.chunks(2).filter_map(|pair| Some((pair[0].text()?, pair.get(1)?.text()?.parse().ok()?))).collect())
+    }
+
     /// How much is held of each queue, and how much of that until its time.
     async fn held(&self) -> Result<BTreeMap<String, (u64, u64)>, Fail> {
         let mut held = BTreeMap::new();
@@ -118,7 +124,7 @@ impl Admin<'_> {
             return Ok(Vec::new());
         }
         let lengths = self.link.ask(pack, Wait::Patience).await?;
-        let (held, mut paused) = (self.held().await?, self.paused().await?);
+        let (held, mut paused, dropped) = (self.held().await?, self.paused().await?, self.dropped().await?);
         let lengths: Vec<u64> = lengths.iter().map(|reply| reply.int().unwrap_or(0).unsigned_abs()).collect();
         let steps = self.layout.steps();
         // Only those that have something in them have something old in them.
@@ -134,6 +140,7 @@ impl Admin<'_> {
         let state = |((name, lengths), (oldest, oldest_at_least)): ((String, &[u64]), (Option<Duration>, bool))| QueueState {
             waiting: lengths[..steps].iter().sum(),
             dead: lengths[steps],
+            dead_dropped: dropped.get(&name).copied().unwrap_or(0),
             held: held.get(&name).map_or(0, |(all, _)| *all),
             held_for_later: held.get(&name).map_or(0, |(_, later)| *later),
             paused_since: paused.get(&name).and_then(|(_, since)| *since),
@@ -250,6 +257,10 @@ impl Admin<'_> {
                 call.arg(entry);
                 call.arg(if retry { marks::mark_redelivered(&letter.raw, 0) } else { Vec::new() });
                 count += self.link.call(call.pack(), Wait::Patience).await?[0].int().unwrap_or(0).unsigned_abs();
+            }
+            // The count is of what was dropped before those that are there.
+            if self.one(&[b"EXISTS", self.layout.dead(queue).as_bytes()]).await?.int() == Some(0) {
+                self.one(&[b"HDEL", self.layout.dropped().as_bytes(), queue.as_bytes()]).await?;
             }
         }
         Ok(count)

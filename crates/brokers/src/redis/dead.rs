@@ -7,7 +7,7 @@ use longshore_celery::{Map, Value};
 
 use crate::broker::DeadLetter;
 
-/// The most that a queue keeps; the oldest go.
+/// The most that a queue keeps; the oldest go, and are counted.
 pub(super) const MOST: u64 = 10_000;
 
 /// As it stands in its list: an object with `key`, `reason`, `at` (seconds since 1970), `crashes` and `raw` (base64).

@@ -118,6 +118,8 @@ impl Place<'_> {
                 call.arg(self.layout.dead(queue));
                 call.arg(dead::encode(reason, crashes_of(raw), raw));
                 call.number(dead::MOST);
+                call.arg(self.layout.dropped());
+                call.arg(queue);
             }
             // Without its entry it is not there any more, which the script finds too.
             (End::Ack | End::Back { .. } | End::Dead { .. }, _) => {}

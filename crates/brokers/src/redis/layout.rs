@@ -83,6 +83,11 @@ impl Layout {
         self.own(&format!("dead:{queue}"))
     }
 
+    /// How many dead letters were dropped, by queue.
+    pub(super) fn dropped(&self) -> String {
+        self.own("dropped")
+    }
+
     /// The queue whose dead letters this key holds.
     pub(super) fn queue_of_dead<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(self.own("dead:").as_str())

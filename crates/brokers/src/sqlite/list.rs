@@ -76,6 +76,7 @@ fn state(conn: &Connection, name: &str) -> rusqlite::Result<QueueState> {
         held_for_later: 0,
         later: count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL AND due > ?2")?,
         dead: count("SELECT count(*) FROM dead WHERE queue = ?1 AND ?2 > 0")?,
+        dead_dropped: 0,
         oldest: oldest.map(|sent| Duration::from_millis(now.saturating_sub(sent).try_into().unwrap_or(0))),
         oldest_at_least: false,
         paused_since: paused.as_ref().map(|(_, since)| time(*since)),

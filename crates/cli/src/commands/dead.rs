@@ -1,7 +1,9 @@
 //! `longshore dead`: list, show, retry, purge.
 
 use std::{
+    collections::BTreeSet,
     io::Write,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -104,6 +106,7 @@ pub async fn run(command: Option<DeadCommand>, place: &Place, out: &mut dyn Writ
     match command.unwrap_or(DeadCommand::List { which: Which::default() }) {
         DeadCommand::List { which } => {
             let found = which.find(place).await?;
+            say_what_was_dropped(place, &found).await?;
             if place.json {
                 found.iter().try_for_each(|(letter, brief)| writeln!(out, "{}", json(letter, brief)))?;
             } else {
@@ -128,6 +131,21 @@ pub async fn run(command: Option<DeadCommand>, place: &Place, out: &mut dyn Writ
         DeadCommand::Purge { which, yes } => return bury(place, &which, yes, false, out).await,
     }
     Ok(0)
+}
+
+/// A list that is not whole says so.
+async fn say_what_was_dropped(place: &Place, found: &[(DeadLetter, Brief)]) -> Result<(), Fault> {
+    let names: BTreeSet<Arc<str>> = found.iter().map(|(letter, _)| Arc::from(letter.queue.as_str())).collect();
+    if names.is_empty() || place.quiet {
+        return Ok(());
+    }
+    for state in place.broker().queues(&names.into_iter().collect::<Vec<_>>()).await? {
+        if state.dead_dropped > 0 {
+            let (dropped, kept) = (show_count(state.dead_dropped), show_count(state.dead));
+            eprintln!("longshore: {dropped} older dead letters of {} were dropped; the latest {kept} are kept", plain(&state.name));
+        }
+    }
+    Ok(())
 }
 
 async fn bury(place: &Place, which: &Which, yes: bool, retry: bool, out: &mut dyn Write) -> Result<u8, Fault> {

@@ -1,6 +1,6 @@
 //! `http`: a request for each attempt. What a 2xx answer carries is the result.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use longshore_celery::Value;
@@ -23,6 +23,9 @@ pub(super) struct Http {
     told: Told,
     origin: Arc<Origin>,
 }
+
+/// The worker's own limit is to be the first.
+const SPARE: Duration = Duration::from_secs(1);
 
 type Handler = Arc<dyn Fn(TaskContext, Call) -> BoxFuture<'static, Result<Value, Failure>> + Send + Sync>;
 
@@ -59,6 +62,8 @@ impl Http {
     fn request(&self, context: &TaskContext, call: &Call) -> Result<Request, TaskError> {
         let record = record::record(&self.origin, context, call);
         let mut request = self.plan.request(&record, &vars(context))?;
+        // A limit of the message's or of remote control goes before the section's `timeout`; it is the worker who ends the attempt then.
+        request.timeout = context.time_limit().map(|limit| limit + SPARE);
         if request.body.is_none() && !matches!(request.method, Method::GET | Method::HEAD | Method::DELETE) {
             request.body = Some(Body::Json(record::json(context, call)));
         }

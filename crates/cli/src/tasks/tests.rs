@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use longshore_celery::{Map, Message, Value};
 use longshore_core::{CancelToken, LaneKind};
 use longshore_worker::{App, Call, Failure, Handler, Parts, Task, TaskContext};
+use tokio::io::AsyncWriteExt as _;
 
 use super::{Programs, specs};
 use crate::config::{Config, Sources};
@@ -207,6 +208,25 @@ async fn a_request_whose_host_comes_from_the_message_does_not_reach_this_machine
     let own = World::new(&format!("[tasks.t]\nhttp = \"GET http://127.0.0.1:{port}/{{args.0}}\"\nretries = 0\n"));
     let text = exception(own.of("x").await);
     assert!(text.starts_with("ConnectionError: "), "{text}");
+}
+
+#[tokio::test]
+async fn a_limit_of_the_messages_own_goes_before_a_requests_timeout() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = server.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = server.accept().await {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n42").await.unwrap();
+            });
+        }
+    });
+    let mut world =
+        World::new(&format!("[tasks.t]\nhttp = \"GET http://127.0.0.1:{port}/{{args.0}}\"\ntimeout = \"200ms\"\nretries = 0\n"));
+    assert!(exception(world.of("x").await).contains("no complete answer"));
+    world.limit = Some(Duration::from_secs(20));
+    assert_eq!(world.of("x").await, Ok(Value::Int(42)));
 }
 
 #[test]

@@ -6,12 +6,12 @@
 --   S key seconds doc   store and tell; for ever with 0
 --   K key seconds doc   the same, unless a success is stored
 --   C key id score member seconds token step    count a part of the chord
---   D list entry most   a dead letter
+--   D list entry most dropped queue    a dead letter; beyond so many the oldest go, and are counted
 --   U                   nothing is written down of it any more
 --   E                   the end: it is removed
 --   P step              the end: it stays claimed; the step is written down, so that it is known to be done
 -- For each: 0 not ours, 1 done, 2 done, and the chord is complete through it (the message stays claimed).
-local skip = { L = 2, R = 2, S = 3, K = 3, C = 7, D = 3, U = 0, E = 0, P = 1 }
+local skip = { L = 2, R = 2, S = 3, K = 3, C = 7, D = 5, U = 0, E = 0, P = 1 }
 local count = tonumber(ARGV[1])
 local tags = {}
 for i = 1, count do tags[i] = ARGV[i + 1] end
@@ -60,9 +60,13 @@ for i = 1, count do
       end
       at = at + 8
     elseif op == 'D' then
-      redis.call('LPUSH', ARGV[at + 1], ARGV[at + 2])
-      redis.call('LTRIM', ARGV[at + 1], 0, tonumber(ARGV[at + 3]) - 1)
-      at = at + 4
+      local list, most, dropped, queue = ARGV[at + 1], tonumber(ARGV[at + 3]), ARGV[at + 4], ARGV[at + 5]
+      local over = redis.call('LPUSH', list, ARGV[at + 2]) - most
+      if over > 0 then
+        redis.call('LTRIM', list, 0, most - 1)
+        redis.call('HSET', dropped, queue, (tonumber(redis.call('HGET', dropped, queue)) or 0) + over)
+      end
+      at = at + 6
     elseif op == 'U' then
       redis.call('HDEL', KEYS[3], tags[i])
       at = at + 1

@@ -105,3 +105,33 @@ async fn a_queues_oldest_message_says_when_it_was_sent_or_is_known_since_somebod
     broker.publish(&[Outgoing { priority: 6, ..tagged("c", "00000000-fb2f-4634-8a24-e432329fb97b") }]).await.unwrap();
     assert!(state().await.oldest.unwrap() < Duration::from_millis(300));
 }
+
+#[tokio::test]
+async fn dead_letters_that_are_dropped_are_counted_until_there_are_none() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let (broker, _) = both(&server.url()).unwrap();
+    let consumer = open(&*broker, Duration::from_secs(5), Duration::from_secs(3600)).await;
+    broker.publish(&[message("a"), message("b")]).await.unwrap();
+    let mut claimed = Vec::new();
+    while claimed.len() < 2 {
+        consumer.claim(9, &mut claimed).await.unwrap();
+    }
+    // One fewer than are kept.
+    let full: Vec<String> = (0..9_999).map(|number| format!("old {number}")).collect();
+    let fill: Vec<&str> = ["LPUSH", "longshore:dead:q"].into_iter().chain(full.iter().map(String::as_str)).collect();
+    server.command(&fill);
+    let states = async || -> (u64, u64) {
+        let state = broker.queues(&["q".into()]).await.unwrap().remove(0);
+        (state.dead, state.dead_dropped)
+    };
+    for (claimed, counted) in claimed.iter().zip([(10_000, 0), (10_000, 1)]) {
+        let end = End::Dead { reason: "bad".to_owned() };
+        consumer.finish(&[Finish { receipt: claimed.receipt, publish: vec![], results: vec![], part: None, end }]).await.unwrap();
+        assert_eq!(states().await, counted);
+    }
+    assert_eq!(server.command(&["LINDEX", "longshore:dead:q", "-1"]), "$5\r\nold 1\r\n", "the oldest has gone");
+    let letters = broker.dead(Some("q")).await.unwrap();
+    server.command(&["LTRIM", "longshore:dead:q", "0", "1"]);
+    assert_eq!(broker.bury(&letters, false).await.unwrap(), 2);
+    assert_eq!(states().await, (0, 0));
+}

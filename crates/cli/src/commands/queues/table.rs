@@ -35,6 +35,7 @@ pub(super) fn json(state: &QueueState, flows: &Flows) -> Json {
         "running": flow.running,
         "eta": eta(state),
         "dead": state.dead,
+        "dead_dropped": state.dead_dropped,
         "oldest_seconds": state.oldest.map(|age| age.as_secs_f64()),
         "oldest_at_least": state.oldest_at_least,
         "in_per_second": flow.incoming,

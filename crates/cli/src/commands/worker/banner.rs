@@ -7,7 +7,7 @@ use longshore_worker::{App, WorkerOptions};
 use super::log::Log;
 use crate::{
     queue::{Place, show::plain},
-    units::show_count,
+    units::{show_count, show_duration},
 };
 
 /// What it speaks of.
@@ -41,6 +41,11 @@ pub(super) fn write(facts: &Facts<'_>, log: &Log) {
         format!("{} ({} waiting{paused})", plain(queue), show_count(state.map_or(0, |state| state.waiting)))
     };
     log.say(format_args!("  queues  {}", options.queues.iter().map(waiting).collect::<Vec<_>>().join("  ")));
+    // Elsewhere no workers of Celery's are beside us.
+    if !["sqlite:", "memory:"].iter().any(|scheme| broker.starts_with(scheme)) {
+        let (lease, timeout) = (show_duration(options.lease), show_duration(options.visibility_timeout));
+        log.say(format_args!("  leases  {lease}   visibility timeout {timeout}: no Celery on this database may have a shorter one"));
+    }
     let slots = |lane: LaneKind| match options.autoscale.as_ref().filter(|scale| scale.lanes.contains(&lane)) {
         Some(scale) => format!("{lane} {} to {}", scale.min, scale.max),
         None => format!("{lane} {}", options.lanes[lane as usize]),

@@ -78,12 +78,14 @@ pub struct Request {
     /// Where a successful answer's body goes, whole and unbounded, instead of into the reply. The directory must exist; a file of that name is
     /// replaced once the body is complete.
     pub save: Option<PathBuf>,
+    /// How long the complete answer may take, where that is not what the client's options say.
+    pub timeout: Option<Duration>,
 }
 
 impl Request {
     /// A request without headers and body.
     pub fn new(method: Method, url: impl Into<String>) -> Self {
-        Self { method, url: url.into(), headers: Vec::new(), body: None, save: None }
+        Self { method, url: url.into(), headers: Vec::new(), body: None, save: None, timeout: None }
     }
 }
 
@@ -184,6 +186,9 @@ impl HttpClient {
             let (content_type, bytes) = body.encode()?;
             headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static(content_type));
             builder = builder.body(bytes);
+        }
+        if let Some(timeout) = request.timeout {
+            builder = builder.timeout(timeout);
         }
         let response = builder.headers(headers).send().await.map_err(|error| self.classify(&error, &target))?;
         let status = response.status().as_u16();
