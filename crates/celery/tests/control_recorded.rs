@@ -132,7 +132,8 @@ fn what_is_told_of_tasks_and_queues_is_what_celery_tells() {
     let view = |message: &Message, info: &Value, safe: bool| {
         let time_start = number(info, "time_start");
         let pid = info.get("worker_pid").and_then(Value::as_i64);
-        TaskView { message, node: "w1@lab", time_start, acknowledged: time_start.is_some(), worker_pid: pid }.to_value(safe)
+        TaskView { message, queue: &message.routing_key, node: "w1@lab", time_start, acknowledged: time_start.is_some(), worker_pid: pid }
+            .to_value(safe)
     };
     for info in find("active", 0).as_list().unwrap().iter().chain(find("reserved", 0).as_list().unwrap()) {
         assert_eq!(&view(&message(info), info, false), info);
@@ -150,9 +151,12 @@ fn what_is_told_of_tasks_and_queues_is_what_celery_tells() {
     let request = waiting.get("request").unwrap();
     let eta = waiting.get("eta").and_then(Value::as_str).unwrap().parse::<jiff::Timestamp>().unwrap();
     let later = Message { eta: Some(eta.into()), ..message(request) };
-    let later = TaskView { message: &later, node: "w1@lab", time_start: None, acknowledged: false, worker_pid: None };
+    let later =
+        TaskView { message: &later, queue: &later.routing_key, node: "w1@lab", time_start: None, acknowledged: false, worker_pid: None };
     assert_eq!(&scheduled(&later, None), waiting);
     assert_eq!(&scheduled(&TaskView { message: &Message { eta: None, ..later.message.clone() }, ..later }, Some(eta.into())), waiting);
+    let moved = TaskView { queue: "elsewhere", ..later }.to_value(false);
+    assert_eq!(moved.get("queue").and_then(Value::as_str), Some("elsewhere"), "Celery has no word for that");
     assert_eq!(query_task([("scheduled", later, None)]), find("query_task", 1));
     let queues = find("active_queues", 1);
     for (queue, name) in queues.as_list().unwrap().iter().zip(["celery", "images", "images2"]) {

@@ -40,7 +40,7 @@ pub trait Source<T>: Send + Sync {
     /// Settles deliveries; each exactly once, and only after the sink has accepted its result (or when it is handed back).
     fn settle<'a>(&'a self, batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>>;
 
-    /// A task that this source has lent waits for its next attempt (`away`), or waits no more; no attempt of it runs in either moment. For sources that bound what waits to run and what backs
+    /// A task that this source has lent waits for its next attempt (`away`), or waits no more; in either moment the engine has no attempt of it under way. For sources that bound what waits to run and what backs
     /// off apart from each other; called from the engine's loop, so it returns at once.
     fn backing_off(&self, receipt: Receipt, payload: &T, away: bool) {
         let _ = (receipt, payload, away);

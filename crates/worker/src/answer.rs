@@ -6,6 +6,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     marker::PhantomData,
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,12 +25,19 @@ pub(crate) const LONGEST: usize = 64 << 20;
 pub struct Answer<R = Value> {
     client: Client,
     tree: ResultTree,
+    /// Where it was sent (of several, the first), if this client has sent it.
+    queue: Option<Arc<str>>,
     result: PhantomData<fn() -> R>,
 }
 
 impl<R> Answer<R> {
     pub(crate) fn new(client: Client, tree: ResultTree) -> Self {
-        Self { client, tree, result: PhantomData }
+        Self { client, tree, queue: None, result: PhantomData }
+    }
+
+    /// The same, sent to this queue.
+    pub(crate) fn sent_to(self, queue: Option<Arc<str>>) -> Self {
+        Self { queue, ..self }
     }
 
     /// The task's id, or the group's.
@@ -39,7 +47,7 @@ impl<R> Answer<R> {
 
     /// The same, with a result of this type.
     pub fn returns<T>(self) -> Answer<T> {
-        Answer::new(self.client, self.tree)
+        Answer::new(self.client, self.tree).sent_to(self.queue)
     }
 
     /// Of the last task of a chain, what went before it.
@@ -125,7 +133,8 @@ impl<R: DeserializeOwned> Answer<R> {
     /// Waits for the result. Cancel safe: it may be asked for again.
     ///
     /// A result is waited for, not asked for again and again. There is no limit: a task that nobody runs is waited for for ever ([`get_within`](Self::get_within)
-    /// has one). When it waits after two seconds in a queue that no worker serves, that is [told](crate::App::told), on stderr unless the app says otherwise.
+    /// has one). When there is none after two seconds, and no worker that answers serves the queue that this client has sent it to, that is
+    /// [told](crate::App::told), on stderr unless the app says otherwise.
     ///
     /// # Errors
     /// [`ClientError::Remote`] as soon as the task has failed or was revoked, or a member of the group has, or what went before it in the chain; the result
@@ -133,7 +142,7 @@ impl<R: DeserializeOwned> Answer<R> {
     pub async fn get(&self) -> Result<R, ClientError> {
         tokio::select! {
             result = self.wait() => result,
-            never = doubt::doubt(&self.client, &self.tree) => match never {},
+            never = doubt::doubt(&self.client, self.queue.as_ref(), self.id()) => match never {},
         }
     }
 

@@ -3,23 +3,17 @@
 mod bulk;
 pub(crate) mod outgoing;
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{cell::RefCell, collections::HashMap, fmt, sync::Arc};
 
 use futures_util::Stream;
 use longshore_brokers::{Broker, BrokerError, Key, Notice, Outgoing, ResultBackend, Stored};
 use longshore_celery::{Exception, Map, Message, ResultTree, Signature as Wire, State, Value, canvas};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use bulk::{Refused, SendAll, Sent};
 
 use crate::{
-    answer::{Answer, doubt::AGAIN},
+    answer::{Answer, doubt::Doubts},
     app::{App, Settings},
     signature::Signature,
 };
@@ -55,8 +49,7 @@ struct Inner {
     /// Where it was made, if on a runtime.
     runtime: Option<tokio::runtime::Handle>,
     told: Option<Notice>,
-    /// When it was last looked whether anybody serves a queue.
-    doubted: Mutex<Option<Instant>>,
+    doubts: Doubts,
 }
 
 /// Why a task could not be sent, or what came back in place of a result.
@@ -155,7 +148,7 @@ impl Client {
                 defaults: Box::new(move |task| defaults.get(task).cloned()),
                 runtime: tokio::runtime::Handle::try_current().ok(),
                 told: app.told.clone(),
-                doubted: Mutex::default(),
+                doubts: Doubts::default(),
             }),
         }
     }
@@ -185,8 +178,8 @@ impl Client {
         let wire = signature.into_wire().map_err(ClientError::Signature)?;
         let plan = self.plan(&wire, None)?;
         let tree = place(&plan)?;
-        self.publish(plan).await?;
-        Ok(Answer::new(self.clone(), tree))
+        let queue = self.publish(plan).await?;
+        Ok(Answer::new(self.clone(), tree).sent_to(queue))
     }
 
     /// Sends many, in order, in batches of up to 128: one is on its way to the broker while the next is taken from the stream, and no more. An iterator becomes a stream with
@@ -200,24 +193,13 @@ impl Client {
         self.inner.runtime.as_ref()
     }
 
-    /// Tells, for people, what happens.
-    pub(crate) fn tell(&self, text: &str) {
-        if let Some(told) = &self.inner.told {
-            told(text);
-        }
+    /// Who is told, for people, what happens.
+    pub(crate) fn told(&self) -> Option<&Notice> {
+        self.inner.told.as_ref()
     }
 
-    /// Whether it may be looked whether anybody serves a queue: somebody would be told, and nobody has looked just now.
-    pub(crate) fn may_doubt(&self) -> bool {
-        if self.inner.told.is_none() {
-            return false;
-        }
-        let mut doubted = self.inner.doubted.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = doubted.is_none_or(|at| at.elapsed() >= AGAIN);
-        if may {
-            *doubted = Some(Instant::now());
-        }
-        may
+    pub(crate) fn doubts(&self) -> &Doubts {
+        &self.inner.doubts
     }
 
     /// The result of a task that was sent by anybody. Whether there is such a task is unknown until there is something of it.
@@ -253,15 +235,16 @@ impl Client {
         }
     }
 
-    /// Sends what is planned, chords begun first.
-    pub(crate) async fn publish(&self, plan: canvas::Plan) -> Result<(), BrokerError> {
+    /// Sends what is planned, chords begun first. The queue of the first.
+    pub(crate) async fn publish(&self, plan: canvas::Plan) -> Result<Option<Arc<str>>, BrokerError> {
         if let Some(group) = &plan.grown {
             self.inner.results.chord_grow(group).await?;
         }
         for start in &plan.starts {
             self.start(start).await?;
         }
-        let mut batch = Vec::with_capacity(plan.sends.len());
+        let mut batch: Vec<Outgoing> = Vec::with_capacity(plan.sends.len());
+        let mut queue = None;
         for send in plan.sends {
             if !send.before.is_empty() {
                 // What was planned before it goes before it.
@@ -271,9 +254,11 @@ impl Client {
                     self.start(start).await?;
                 }
             }
-            batch.push(self.outgoing(send));
+            let outgoing = self.outgoing(send);
+            queue.get_or_insert_with(|| outgoing.queue.clone());
+            batch.push(outgoing);
         }
-        self.put(&batch).await
+        self.put(&batch).await.map(|()| queue)
     }
 
     /// What the broker takes.

@@ -134,7 +134,7 @@ pub struct WorkerSummary {
     pub late: u64,
     /// Tasks handed back unfinished.
     pub handed_back: u64,
-    /// Tasks that nobody knows of any more: acknowledged as they started, and neither their end nor that they did not end could be told.
+    /// Tasks that nobody knows of any more: acknowledged before their end, and neither that end nor that they did not end could be told.
     pub lost: u64,
     /// Tasks that the broker could not be told of, done or not: it takes them for running, and they come again when the lease is over.
     pub untold: u64,
@@ -226,7 +226,7 @@ impl Worker {
         let mut control = None;
         if options.remote_control {
             let (events, sender) = Events::start(shared.clone(), options.events, ended);
-            let stopper = Stopper { engine: engine.clone(), runtime: runtime.clone(), grace: options.grace, shared: shared.clone() };
+            let stopper = Stopper::new(&engine, &runtime, options.grace, &shared);
             let (parking, prefetch) = (options.parking, options.prefetch);
             let own = Control { shared: shared.clone(), intake: intake.clone(), events, stopper, slots, parking, prefetch };
             control = Some(runtime.spawn(own.serve()));
@@ -237,7 +237,7 @@ impl Worker {
 
     /// A handle that stops it, from anywhere.
     pub fn stopper(&self) -> Stopper {
-        Stopper { engine: self.engine.clone(), runtime: Runtime::current(), grace: self.grace, shared: self.shared.clone() }
+        Stopper::new(&self.engine, &Runtime::current(), self.grace, &self.shared)
     }
 
     /// Cancelled when it begins to stop: somebody has asked for it, here or by remote control, or its broker is gone for good.
@@ -250,31 +250,41 @@ impl Worker {
         self.intake.held_count()
     }
 
-    /// Waits for its end, hands back what is left, and gives up its lease. A broker that is away is waited for as long as the grace period says, and ten
-    /// seconds more; what it could not be told of by then is [counted](WorkerSummary::untold).
+    /// Waits for its end, hands back what is left, and gives up its lease. A broker that is away, or a thread that cannot be ended, is waited for no longer than
+    /// fifteen seconds after the grace period; what the broker could not be told of by then is [counted](WorkerSummary::untold).
     pub async fn join(self) -> WorkerSummary {
+        let Self { shared, intake, running, over, beat, control, scaling, .. } = self;
         let given_up = async {
-            self.shared.dropped.cancelled().await;
+            shared.dropped.cancelled().await;
             tokio::time::sleep(LAST).await;
         };
         let ended = tokio::select! {
-            summary = self.running.join() => Some(summary.error),
+            summary = running.join() => Some(summary.error),
             () = given_up => None,
         };
-        for serving in [self.control, self.scaling].into_iter().flatten() {
-            serving.abort();
-        }
-        let Some(error) = ended else {
-            return self.shared.summary(Some("the broker could not be told of everything before the end".to_owned()));
+        [control, scaling].into_iter().flatten().for_each(|serving| serving.abort());
+        let last_word = async {
+            if let Some(beat) = beat {
+                // It goes.
+                let _ = over.send(true);
+                let _ = tokio::time::timeout(LAST, beat).await;
+            }
         };
-        if let Some(beat) = self.beat {
-            // Its last word: it goes.
-            let _ = self.over.send(true);
-            let _ = tokio::time::timeout(LAST, beat).await;
-        }
-        let cleared = tokio::time::timeout(LAST, self.intake.clear()).await.unwrap_or(Ok(()));
-        let left = self.shared.consumer.leave().await.and(cleared);
-        self.shared.summary(error.or(left.err().map(|error| error.message)))
+        let (leaving, clears) = (shared.clone(), ended.is_some());
+        // In a program that goes on it goes on, too, so that the lease ends whenever that is.
+        let leave = tokio::spawn(async move {
+            let cleared = match clears {
+                true => tokio::time::timeout(LAST, intake.clear()).await.unwrap_or(Ok(())),
+                false => Ok(()),
+            };
+            leaving.consumer.leave().await.and(cleared)
+        });
+        let ((), left) = tokio::join!(last_word, tokio::time::timeout(2 * LAST, leave));
+        let left = match left {
+            Ok(left) => left.unwrap_or(Ok(())).map_err(|error| error.message),
+            Err(_) => Err("the broker did not answer when it was told that this worker leaves".to_owned()),
+        };
+        shared.summary(left.is_ok(), ended.flatten().or(left.err()))
     }
 }
 
@@ -284,16 +294,22 @@ pub struct Stopper {
     engine: Handle,
     runtime: Runtime,
     grace: Duration,
-    shared: Arc<Shared>,
+    stopping: CancelToken,
+    dropped: CancelToken,
 }
 
 /// How long what was asked to end may take before it is dropped.
 const LAST: Duration = Duration::from_secs(5);
 
 impl Stopper {
+    fn new(engine: &Handle, runtime: &Runtime, grace: Duration, shared: &Shared) -> Self {
+        let (stopping, dropped) = (shared.stopping.clone(), shared.dropped.clone());
+        Self { engine: engine.clone(), runtime: runtime.clone(), grace, stopping, dropped }
+    }
+
     /// Claims nothing more, hands back what has not started, lets running tasks end. After the grace period it is a [cold](Self::cold) stop.
     pub fn warm(&self) {
-        self.shared.stopping.cancel();
+        self.stopping.cancel();
         self.engine.drain();
         let (own, grace) = (self.clone(), self.grace);
         self.runtime.spawn(async move {
@@ -304,7 +320,7 @@ impl Stopper {
 
     /// Also asks running tasks to end; they are handed back. What has not ended five seconds later is dropped.
     pub fn cold(&self) {
-        self.shared.stopping.cancel();
+        self.stopping.cancel();
         self.engine.stop(Stop::Soft);
         let own = self.clone();
         self.runtime.spawn(async move {
@@ -316,6 +332,6 @@ impl Stopper {
     /// Also drops what does not listen.
     pub fn hard(&self) {
         self.engine.stop(Stop::Hard);
-        self.shared.dropped.cancel();
+        self.dropped.cancel();
     }
 }

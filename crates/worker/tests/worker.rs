@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -92,6 +92,30 @@ async fn a_task_is_run_its_result_stored_and_its_message_acknowledged() {
     let summary = bench.stop().await;
     assert_eq!(summary, WorkerSummary { ok: 1, ..WorkerSummary::default() });
     assert_eq!(broker.find(&id).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_thread_that_cannot_be_ended_holds_up_no_stop_and_its_task_goes_back() {
+    let (spins, begun) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let (goes_on, begins) = (spins.clone(), begun.clone());
+    let task = Task::plain("spin", move |_, _| {
+        begins.store(true, Ordering::Release);
+        while goes_on.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(Value::Null)
+    });
+    let mut bench = Bench::new("spin", [task.on(LaneKind::Cpu)]).await;
+    bench.send(call("spin", vec![])).await;
+    while !begun.load(Ordering::Acquire) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let worker = bench.worker.take().unwrap();
+    worker.stopper().hard();
+    let summary = tokio::time::timeout(Duration::from_secs(20), worker.join()).await.expect("it ends");
+    assert_eq!(summary, WorkerSummary { handed_back: 1, ..WorkerSummary::default() });
+    assert_eq!(bench.broker.queues(&["celery".into()]).await.unwrap()[0].waiting, 1);
+    spins.store(false, Ordering::Release);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The scripts that run inside the server. They move bytes and never read messages: what a message says is read in Rust.
+//! The scripts that run inside the server. They move bytes: what a message says is read in Rust, but for the queue and the time by which what is parked is counted.
 
 use super::resp::Script;
 

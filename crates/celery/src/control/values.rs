@@ -14,6 +14,8 @@ use crate::{
 pub struct TaskView<'a> {
     /// Its message.
     pub message: &'a Message,
+    /// The queue that it came from.
+    pub queue: &'a str,
     /// The node.
     pub node: &'a str,
     /// When it began, in seconds since 1970; absent if it has not.
@@ -25,7 +27,8 @@ pub struct TaskView<'a> {
 }
 
 impl TaskView<'_> {
-    /// The task's entry in `active`, `reserved`, `scheduled` and `query_task`; with `safe` its arguments are texts.
+    /// The task's entry in `active`, `reserved`, `scheduled` and `query_task`; with `safe` its arguments are texts. Where its queue is not its routing key (it
+    /// was moved), the queue is a member of its own.
     pub fn to_value(&self, safe: bool) -> Value {
         let message = self.message;
         let (args, kwargs) = if safe {
@@ -53,7 +56,11 @@ impl TaskView<'_> {
             ("delivery_info", Map::from_iter(delivery_info).into()),
             ("worker_pid", self.worker_pid.into()),
         ];
-        Value::Map(Map::from_iter(members))
+        let mut entry = Map::from_iter(members);
+        if self.queue != message.routing_key {
+            entry.set("queue", self.queue);
+        }
+        Value::Map(entry)
     }
 }
 

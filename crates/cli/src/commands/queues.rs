@@ -25,7 +25,7 @@ use crate::{
 pub enum QueuesCommand {
     /// All queues (the default)
     ///
-    /// WAITING: for a worker. HELD: lent to workers, to be run as soon as may be. RUNNING: of those, what runs now, as the workers say. ETA: for a time
+    /// WAITING: for a worker. HELD: lent to workers, to be run as soon as may be. RUNNING: what runs now, as the workers say, acknowledged or not. ETA: for a time
     /// that is still to come. DEAD: dead letters. OLDEST: how long the oldest has waited. What nobody can say is `–`.
     List {
         /// How long it is measured.

@@ -1,50 +1,79 @@
-//! Whether anybody will run what is waited for: whoever waits for a result that does not come is told once when no worker serves the queue.
+//! Whether anybody will run what is waited for: whoever waits for a result that does not come is told when no worker serves the queue that it was sent to.
 
-use std::{convert::Infallible, time::Duration};
-
-use longshore_brokers::Doing;
-use longshore_celery::{ResultTree, control::Request};
-
-use super::leaves;
-use crate::{
-    client::Client,
-    remote::{PATIENCE, ask, serves},
+use std::{
+    collections::{HashMap, HashSet},
+    convert::Infallible,
+    sync::Arc,
+    time::Duration,
 };
 
-/// After this time it is looked whether anybody will run the task at all.
-const DOUBT: Duration = Duration::from_secs(2);
-/// Of many that wait at once, one looks in so long: it costs the length of the queues.
-pub(crate) const AGAIN: Duration = Duration::from_secs(30);
-/// Of a canvas so many tasks are looked for.
-const LOOKED_FOR: usize = 3;
+use longshore_celery::{Value, control::Request};
+use tokio::{sync::Mutex, time::Instant};
 
-/// Says after a while that nobody serves the queue of a task, and never ends.
-pub(super) async fn doubt(client: &Client, tree: &ResultTree) -> Infallible {
+use crate::{
+    client::Client,
+    remote::{PATIENCE, ask},
+};
+
+/// After this time workers have been asked whether they serve the queue.
+const DOUBT: Duration = Duration::from_secs(2);
+/// What they said counts for so long; and nobody is told of one queue more often.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// What all who wait have in common, so that a thousand of them ask once.
+#[derive(Default)]
+pub(crate) struct Doubts {
+    shared: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    asked: Option<Instant>,
+    served: HashSet<String>,
+    /// Queues that nobody serves, and when that was told.
+    told: HashMap<Arc<str>, Instant>,
+}
+
+/// Says after a while that nobody serves a queue, and never ends.
+pub(super) async fn doubt(client: &Client, queue: Option<&Arc<str>>, id: &str) -> Infallible {
+    let (Some(queue), Some(told)) = (queue, client.told()) else { return std::future::pending().await };
     tokio::time::sleep(DOUBT - PATIENCE).await;
-    if client.may_doubt()
-        && let Some(text) = unserved(client, tree).await
-    {
-        client.tell(&text);
+    if is_unserved(client, queue).await {
+        let shown: String = queue.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect();
+        told(&format!(
+            "no worker that answers serves queue {shown}, which task {id} was sent to (longshore worker -Q {shown}); waiting on"
+        ));
     }
     std::future::pending().await
 }
 
-/// `None`: it does not wait, or somebody serves its queue, or that cannot be told.
-async fn unserved(client: &Client, tree: &ResultTree) -> Option<String> {
-    let broker = client.broker();
-    let workers = ask(broker, Request::new("active_queues"), PATIENCE).await.ok()?;
-    for id in begins(tree).into_iter().take(LOOKED_FOR) {
-        let found = broker.find(&id).await.ok()?;
-        let waiting = found.iter().find(|found| matches!(found.doing, Doing::Waiting { .. }));
-        if let Some(found) = waiting.filter(|found| !workers.iter().any(|(_, queues)| serves(queues, &found.queue))) {
-            let queue = &found.queue;
-            return Some(format!("task {id} waits in queue {queue}, and no worker serves it (longshore worker -Q {queue}); waiting on"));
-        }
+/// Whether somebody is to be told that no worker serves this queue.
+async fn is_unserved(client: &Client, queue: &Arc<str>) -> bool {
+    // Whoever comes while it is asked waits for the same answer.
+    let mut known = client.doubts().shared.lock().await;
+    let fresh = |at: &Instant, within: Duration| at.elapsed() < within;
+    if known.told.get(queue).is_some_and(|at| fresh(at, AGAIN)) {
+        return false;
     }
-    None
+    let may_be_old = if known.served.contains(&**queue) { AGAIN } else { PATIENCE };
+    if !known.asked.is_some_and(|at| fresh(&at, may_be_old)) {
+        // On its own: its reply queue is taken down when it has ended, and not only half when the result comes meanwhile.
+        let broker = client.broker().clone();
+        let asked = tokio::spawn(async move { ask(&broker, Request::new("active_queues"), PATIENCE).await }).await;
+        // A broker that cannot be asked tells nothing.
+        let Ok(Ok(replies)) = asked else { return false };
+        known.served = replies.iter().flat_map(|(_, queues)| names(queues)).collect();
+        known.asked = Some(Instant::now());
+    }
+    let unserved = !known.served.contains(&**queue);
+    if unserved {
+        known.told.insert(queue.clone(), Instant::now());
+    }
+    unserved
 }
 
-/// The tasks with which it begins: of a chain the first, of a group all.
-fn begins(tree: &ResultTree) -> Vec<String> {
-    tree.parent.as_deref().map_or_else(|| leaves(tree), begins)
+/// The queues of a worker that replied this to `active_queues`.
+fn names(queues: &Value) -> impl Iterator<Item = String> {
+    let names = queues.as_list().unwrap_or_default().iter();
+    names.filter_map(|queue| Some(queue.get("name")?.as_str()?.to_owned()))
 }

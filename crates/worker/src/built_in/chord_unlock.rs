@@ -54,7 +54,7 @@ pub(super) async fn unlock(context: TaskContext, mut call: Call) -> Result<Value
     let parts = ChordParts::Counted(&results);
     let outcome = canvas::chord_complete(message, &body, &parts, &client.canvas(Some(message)), &mut client::fresh_id, &|_| false);
     match outcome.map_err(|error| Failure::error("ValueError", format!("the chord's body cannot be sent: {error}")))? {
-        ChordOutcome::Body(plan) => client.publish(plan).await.map_err(client::ClientError::from)?,
+        ChordOutcome::Body(plan) => drop(client.publish(plan).await.map_err(client::ClientError::from)?),
         ChordOutcome::Error(failure) => {
             for (failed, exception) in &failure.failed {
                 fail(failed, exception, client).await?;

@@ -148,12 +148,12 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
         let plan = self.client.plan(&wire, None)?;
         let answer = Answer::new(self.client.clone(), place(&plan)?);
         let begins = plan.grown.is_some() || !plan.starts.is_empty() || plan.sends.iter().any(|send| !send.before.is_empty());
-        let way = if begins {
-            Way::Chords(Box::new(plan))
-        } else {
-            Way::Messages(plan.sends.into_iter().map(|send| self.client.outgoing(send)).collect())
-        };
-        Ok((answer, way))
+        if begins {
+            return Ok((answer, Way::Chords(Box::new(plan))));
+        }
+        let messages: Vec<Outgoing> = plan.sends.into_iter().map(|send| self.client.outgoing(send)).collect();
+        let queue = messages.first().map(|message| message.queue.clone());
+        Ok((answer.sent_to(queue), Way::Messages(messages)))
     }
 }
 
@@ -195,7 +195,7 @@ async fn send<R>(client: &Client, batch: Vec<Planned<R>>) -> Outcomes<R> {
             Ok((answer, Way::Chords(plan))) => {
                 publish(client, &mut going, &mut messages, &mut outcomes).await;
                 let alone = Going { place, signature, answer, messages: 0 };
-                outcomes.push_back(alone.ended(client.publish(*plan).await));
+                outcomes.push_back(alone.ended(client.publish(*plan).await.map(drop)));
             }
             Err(error) => {
                 publish(client, &mut going, &mut messages, &mut outcomes).await;

@@ -459,6 +459,7 @@ fn view<'a>(shared: &'a Shared, work: &'a Work) -> TaskView<'a> {
     let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     TaskView {
         message: &work.message,
+        queue: &work.queue,
         node: &shared.node,
         time_start: start.map(|start| seconds(start.at)),
         acknowledged: work.acked.load(std::sync::atomic::Ordering::Acquire),
@@ -468,7 +469,7 @@ fn view<'a>(shared: &'a Shared, work: &'a Work) -> TaskView<'a> {
 
 /// A task that is held for its time.
 fn waiting<'a>(shared: &'a Shared, message: &'a Message) -> TaskView<'a> {
-    TaskView { message, node: &shared.node, time_start: None, acknowledged: false, worker_pid: None }
+    TaskView { message, queue: &message.routing_key, node: &shared.node, time_start: None, acknowledged: false, worker_pid: None }
 }
 
 /// Why a queue is not served with a binding that is not its own: a worker of ours binds each queue to the exchange of its name, and whoever is told that all is well

@@ -107,6 +107,8 @@ pub(crate) struct Counts {
     pub(crate) dead: AtomicU64,
     pub(crate) late: AtomicU64,
     pub(crate) handed_back: AtomicU64,
+    /// Messages that were given, not read, and are not held yet.
+    pub(crate) given_unread: AtomicU64,
     pub(crate) events_dropped: AtomicU64,
     by_task: Mutex<HashMap<Arc<str>, u64>>,
     /// Messages that came to their end here, by queue.
@@ -210,12 +212,14 @@ impl Shared {
         self.live().values().cloned().collect()
     }
 
-    /// What was done, and what is left: called at the end, when nobody adds to it any more.
-    pub(crate) fn summary(&self, error: Option<String>) -> WorkerSummary {
+    /// What was done, and what is left: called at the end, when nobody adds to it any more. `gone_back`: the broker has taken back whatever was left.
+    pub(crate) fn summary(&self, gone_back: bool, error: Option<String>) -> WorkerSummary {
         let counts = &self.counts;
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let left = self.works();
-        let lost = left.iter().filter(|work| work.is_gone()).count() as u64;
+        let gone = left.iter().filter(|work| work.is_gone()).count() as u64;
+        let rest = left.len() as u64 - gone;
+        let (returned, untold) = if gone_back { (rest, 0) } else { (0, rest) };
         WorkerSummary {
             ok: read(&counts.ok),
             failed: read(&counts.failed),
@@ -223,9 +227,9 @@ impl Shared {
             revoked: read(&counts.revoked),
             dead: read(&counts.dead),
             late: read(&counts.late),
-            handed_back: read(&counts.handed_back),
-            lost,
-            untold: left.len() as u64 - lost,
+            handed_back: read(&counts.handed_back) + returned,
+            lost: gone + read(&counts.given_unread),
+            untold,
             error,
         }
     }

@@ -32,7 +32,7 @@ pub(crate) struct Work {
     pub(crate) signal: AtomicU8,
     /// The message was acknowledged before it started.
     pub(crate) acked: AtomicBool,
-    /// And the broker has heard it.
+    /// And the broker has heard it, and holds nothing of it.
     pub(crate) gone: AtomicBool,
     /// The message as it was given: whatever does not start is held after all.
     given: Option<Vec<u8>>,
@@ -99,7 +99,7 @@ impl Work {
 
     /// Whether the broker has nothing of it any more that could come again.
     pub(crate) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Acquire) && self.to_hold().is_none()
+        self.gone.load(Ordering::Acquire)
     }
 
     /// When and where it began, if it did.

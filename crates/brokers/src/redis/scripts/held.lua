@@ -24,7 +24,9 @@ for i = 2, #page[2], 2 do
   local entry = page[2][i]
   local ending = string.match(string.sub(entry, -1024), ',%s*"[^"]*",%s*"[^"]*"%]$') or ''
   counts[ending] = (counts[ending] or 0) + 1
-  local eta = string.match(entry, '"eta":%s*"([^"]*)"')
+  -- A plain search first: patterns are slow, and entries may be long.
+  local at = string.find(entry, '"eta":', 1, true)
+  local eta = at and string.match(entry, '^"eta":%s*"([^"]*)"', at)
   if eta and seconds(eta) > now then
     later[ending] = (later[ending] or 0) + 1
   end

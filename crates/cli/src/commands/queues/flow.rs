@@ -69,7 +69,7 @@ pub(super) async fn measure(place: &Place, names: &[Arc<str>], window: Duration)
         (Vec::new(), Vec::new())
     } else {
         let to = |command: &str| Request::new(command).to(nodes.clone());
-        let (stats, active) = tokio::join!(ask(broker, to("stats"), window), ask(broker, to("active"), window));
+        let (stats, active) = tokio::join!(ask(broker, to("stats"), window), ask(broker, to("active").argument("safe", true), window));
         (stats?, active?)
     };
     let after = Sample { at, states, ended: ended(&stats) };
@@ -95,12 +95,13 @@ fn serving(replies: &[(String, Value)]) -> BTreeMap<String, Vec<String>> {
     replies.iter().map(|(node, value)| (node.clone(), names(value))).collect()
 }
 
-/// How many tasks of each queue each worker runs.
+/// How many tasks of each queue each worker runs. Workers of ours say which queue it came from; Celery's say the routing key, which is mostly the same.
 fn running(replies: &[(String, Value)]) -> BTreeMap<String, BTreeMap<String, u64>> {
     let count = |value: &Value| {
         let mut counts = BTreeMap::new();
         for task in value.as_list().unwrap_or_default() {
-            if let Some(queue) = task.get("delivery_info").and_then(|info| info.get("routing_key")).and_then(Value::as_str) {
+            let queue = task.get("queue").or_else(|| task.get("delivery_info")?.get("routing_key"));
+            if let Some(queue) = queue.and_then(Value::as_str) {
                 *counts.entry(queue.to_owned()).or_default() += 1;
             }
         }
@@ -129,7 +130,12 @@ fn flow(
     Flow {
         incoming: out.map(|out| ((out as f64 + depth(&is) - depth(&was)) / seconds).max(0.0)),
         outgoing: out.map(|out| out as f64 / seconds),
-        running: if unseen { None } else { nodes.iter().map(|node| Some(running.get(*node)?.get(queue).copied().unwrap_or(0))).sum() },
+        // One that serves it no more may still run what it had.
+        running: if unseen || nodes.iter().any(|node| !running.contains_key(*node)) {
+            None
+        } else {
+            Some(running.values().filter_map(|queues| queues.get(queue)).sum())
+        },
         workers: Some(nodes.len()),
     }
 }
@@ -180,13 +186,14 @@ mod tests {
         let replies = vec![("a".to_owned(), value(r#"[{"name": "q"}, {"name": "r"}]"#)), ("b".to_owned(), value("null"))];
         assert_eq!(serving(&replies)["a"], ["q", "r"]);
         let task = r#"{"id": "1", "delivery_info": {"exchange": "", "routing_key": "q"}}"#;
-        let replies = vec![("a".to_owned(), value(&format!("[{task}, {task}, {{}}]"))), ("b".to_owned(), value("null"))];
+        let moved = r#"{"id": "2", "queue": "q", "delivery_info": {"exchange": "", "routing_key": "before"}}"#;
+        let replies = vec![("a".to_owned(), value(&format!("[{task}, {moved}, {{}}]"))), ("b".to_owned(), value("null"))];
         let running = running(&replies);
         assert_eq!((&running["a"], running["b"].len()), (&BTreeMap::from([("q".to_owned(), 2)]), 0));
         let (now, serve) = (Instant::now(), |nodes: &[&str]| nodes.iter().map(|node| ((*node).to_owned(), vec!["q".to_owned()])).collect());
         let runs =
             |nodes: &[&str], held| flow("q", &sample(now, 0, held, &[]), &sample(now, 0, held, &[]), &serve(nodes), &running).running;
-        assert_eq!((runs(&["a", "b"], 3), runs(&["b"], 3), runs(&[], 0)), (Some(2), Some(0), Some(0)));
+        assert_eq!((runs(&["a", "b"], 3), runs(&["b"], 3), runs(&[], 0)), (Some(2), Some(2), Some(2)));
         // Somebody who does not answer holds something; and one that serves did not say what it runs.
         assert_eq!((runs(&[], 3), runs(&["a", "silent"], 3)), (None, None));
     }

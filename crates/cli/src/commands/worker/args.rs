@@ -69,7 +69,7 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "SIZE", value_parser = kibibytes, help_heading = "Safety")]
     pub max_memory_per_child: Option<u64>,
 
-    /// How long running tasks may go on after SIGTERM; a broker that is away is waited for 10s longer, then what it could not be told of is counted
+    /// How long running tasks may go on after SIGTERM; a broker that is away is waited for 15s longer, then what it could not be told of is counted
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = units::duration, help_heading = "Ending")]
     pub grace: Duration,
     /// Stop when the queues are empty

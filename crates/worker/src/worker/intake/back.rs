@@ -38,13 +38,16 @@ impl Intake {
         }
         ready.iter().for_each(|work| self.shared.hands.add(work.task.lane, -1));
         let (before, shared) = (state.leaving.take(), self.shared.clone());
+        count_given(&shared, &unread);
         state.leaving = Some(tokio::spawn(async move {
             let before = match before {
                 Some(before) => before.await.unwrap_or(Ok(())),
                 None => Ok(()),
             };
             if let Some(claim) = claim {
-                unread.extend(claim.await.claimed);
+                let claimed = claim.await.claimed;
+                count_given(&shared, &claimed);
+                unread.extend(claimed);
             }
             before.and(give_back(&shared, ready, unread).await)
         }));
@@ -91,24 +94,34 @@ impl Intake {
         if acquitted || full {
             self.wake.notify_one();
         }
-        if !again.is_empty() {
-            self.shared.broker.publish(&again).await?;
+        let published = if again.is_empty() { Ok(()) } else { self.shared.broker.publish(&again).await };
+        if published.is_ok() {
             gone_back(&self.shared, &sent);
         }
-        give_back(&self.shared, back, Vec::new()).await
+        // Each whether the other can be done or not.
+        give_back(&self.shared, back, Vec::new()).await.and(published)
     }
 }
 
-/// Hands back what never started, and after that what was not even read, to the front of its queue.
+/// Counts what was given and is read by nobody: until it is held nobody else has it.
+fn count_given(shared: &Shared, unread: &[Claimed]) {
+    let given = unread.iter().filter(|claimed| claimed.given).count() as u64;
+    shared.counts.given_unread.fetch_add(given, Ordering::Relaxed);
+}
+
+/// Hands back what never started, and after that what was not even read (and has been [counted](count_given)), to the front of its queue.
 async fn give_back(shared: &Shared, works: Vec<Arc<Work>>, unread: Vec<Claimed>) -> Result<(), BrokerError> {
     let receipts: Vec<Receipt> = works.iter().map(|work| work.receipt).chain(unread.iter().map(|claimed| claimed.receipt)).collect();
     if receipts.is_empty() {
         return Ok(());
     }
     let mut to_hold: Vec<Claimed> = works.iter().filter_map(|work| work.to_hold()).collect();
+    let of_works = to_hold.len();
     to_hold.extend(unread.into_iter().filter(|claimed| claimed.given));
     if !to_hold.is_empty() {
         shared.consumer.hold(&to_hold).await?;
+        shared.counts.given_unread.fetch_sub((to_hold.len() - of_works) as u64, Ordering::Relaxed);
+        works.iter().filter(|work| work.to_hold().is_some()).for_each(|work| work.gone.store(false, Ordering::Release));
     }
     let back = |receipt| Finish { receipt, publish: Vec::new(), results: Vec::new(), part: None, end: End::Back { front: true } };
     // The first of them last, so that it is served first.
