@@ -209,6 +209,8 @@ impl Intake {
         let mut works = Vec::with_capacity(claimed.len());
         let mut again = Vec::new();
         let (mut to_hold, mut later, mut asking) = (Vec::new(), Vec::new(), Vec::new());
+        // Until they are held or live, an error here loses them; then that is counted.
+        let given = back::count_given(&self.shared, &claimed);
         for mut claimed in claimed {
             let crashes = claimed.crashes;
             let sorted = self.sort(&claimed.raw, now, slots_taken);
@@ -244,6 +246,7 @@ impl Intake {
         if !to_hold.is_empty() {
             self.shared.consumer.hold(&to_hold).await?;
         }
+        back::are_ours(&self.shared, to_hold.len() as u64);
         for (work, redelivered) in self.ask(asking).await? {
             if redelivered {
                 again.push(works.len());
@@ -254,6 +257,7 @@ impl Intake {
             closings.extend(self.take_out_finished(&mut works, again).await?);
         }
         self.note(&works);
+        back::are_ours(&self.shared, given - to_hold.len() as u64);
         let run = works.len();
         {
             let mut state = self.state();

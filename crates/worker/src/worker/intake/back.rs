@@ -103,10 +103,20 @@ impl Intake {
     }
 }
 
-/// Counts what was given and is read by nobody: until it is held nobody else has it.
-fn count_given(shared: &Shared, unread: &[Claimed]) {
+/// Counts what was given and is read by nobody: until it is held or live nobody else has it. How many.
+pub(super) fn count_given(shared: &Shared, unread: &[Claimed]) -> u64 {
     let given = unread.iter().filter(|claimed| claimed.given).count() as u64;
-    shared.counts.given_unread.fetch_add(given, Ordering::Relaxed);
+    if given > 0 {
+        shared.counts.given_unread.fetch_add(given, Ordering::Relaxed);
+    }
+    given
+}
+
+/// So many of them are held or live.
+pub(super) fn are_ours(shared: &Shared, given: u64) {
+    if given > 0 {
+        shared.counts.given_unread.fetch_sub(given, Ordering::Relaxed);
+    }
 }
 
 /// Hands back what never started, and after that what was not even read (and has been [counted](count_given)), to the front of its queue.
@@ -120,7 +130,7 @@ async fn give_back(shared: &Shared, works: Vec<Arc<Work>>, unread: Vec<Claimed>)
     to_hold.extend(unread.into_iter().filter(|claimed| claimed.given));
     if !to_hold.is_empty() {
         shared.consumer.hold(&to_hold).await?;
-        shared.counts.given_unread.fetch_sub((to_hold.len() - of_works) as u64, Ordering::Relaxed);
+        are_ours(shared, (to_hold.len() - of_works) as u64);
         works.iter().filter(|work| work.to_hold().is_some()).for_each(|work| work.gone.store(false, Ordering::Release));
     }
     let back = |receipt| Finish { receipt, publish: Vec::new(), results: Vec::new(), part: None, end: End::Back { front: true } };
