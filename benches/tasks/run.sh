@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Task queues side by side: sets up what is needed, runs bench.py, prints its table. Arguments: `quick`, and words of the rows to run (D1, D3, memory, …).
+# `run.sh canvas [NAME=BENCH…] [WIDTHxGROUPS…]` runs canvas.py instead: chains of groups, also with other builds of the bench beside this one.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PYTHONDONTWRITEBYTECODE=1
@@ -15,4 +16,8 @@ redis-server --port "$port" --bind 127.0.0.1 --save '' --dir "$data" >/dev/null 
 server=$!
 trap 'kill $server; wait $server 2>/dev/null || true; rm -rf "$data"' EXIT
 until redis-cli -p "$port" ping >/dev/null 2>&1; do sleep 0.1; done
+if [ "${1:-}" = canvas ]; then
+    "$venv/bin/python" benches/tasks/canvas.py "$port" "$PWD/$venv" longshore="$PWD/target/release/examples/bench" "${@:2}"
+    exit
+fi
 "$venv/bin/python" benches/tasks/bench.py "$port" "$PWD/target/release/examples/bench" "$PWD/$venv" "$@"

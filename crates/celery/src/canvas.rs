@@ -46,7 +46,7 @@ pub use replace::{add_to_chord, replace, retry};
 /// The deepest nesting of signatures in signatures that is followed.
 pub(crate) const DEEPEST: usize = 64;
 
-/// About how many bytes of memory the copies in what is sent at once may take.
+/// Most bytes, about, that several messages sent at once may have in common.
 pub(crate) const MOST_COPIED: u64 = 512 << 20;
 
 /// How many results before a result are named in its place.

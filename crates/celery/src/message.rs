@@ -14,7 +14,10 @@ pub(crate) use encode::is_known as is_known_header;
 pub use encode::sent_at;
 pub use mark::{crashes_of, mark_redelivered};
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     signature::Signature,
@@ -86,8 +89,8 @@ pub struct Message {
     pub errbacks: Vec<Signature>,
     /// What comes after it, **the last first**. `Some` of nothing stands at the end of a chain.
     pub chain: Option<Vec<Signature>>,
-    /// The chord that it is a part of.
-    pub chord: Option<Signature>,
+    /// The body of the chord that it is a part of. Shared: a chord has many parts, and its body may be large.
+    pub chord: Option<Arc<Signature>>,
 }
 
 /// The header in which longshore counts the workers that died with a message.

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -145,7 +146,7 @@ proptest! {
             callbacks: vec![signature.clone(), signature.clone()],
             errbacks: vec![signature.clone()],
             chain: Some(vec![signature.clone(), signature.clone()]),
-            chord: Some(signature.clone()),
+            chord: Some(signature.clone().into()),
             ..Message::default()
         };
         let args = [Value::Int(1)];
@@ -267,7 +268,56 @@ fn a_long_chain_is_sent_and_its_results_are_named_as_far_back_as_anybody_reads()
 fn what_would_come_to_gigabytes_is_refused() {
     let header = (0..20_000).map(|_| Signature::new("add"));
     let large = chord(header, Signature::new("sum").arg("x".repeat(100_000)));
-    assert_eq!(apply(&large, &[], &context(), &mut ids()), Err(CanvasError::TooLarge));
+    let refused = apply(&large, &[], &context(), &mut ids()).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "what it would send at once comes to about 1910 MiB, and 512 MiB are sent at most; make its parts fewer or smaller"
+    );
+}
+
+/// A task, and then groups of it, each as wide as the others.
+fn groups(width: usize, levels: usize) -> Signature {
+    let wide = || group(vec![Signature::new("add").immutable(); width]);
+    chain(std::iter::once(Signature::new("add")).chain(std::iter::repeat_with(wide).take(levels)))
+}
+
+#[test]
+fn a_chain_of_groups_takes_no_more_than_the_bytes_that_are_sent() {
+    // What is not shared, or carried by tasks that are yet to come, would be 25 to the power of 10 of it.
+    for (width, levels) in [(2, 2), (3, 10), (5, 8), (25, 10)] {
+        let mut fresh = ids();
+        let first = apply(&groups(width, levels), &[], &context(), &mut fresh).unwrap().sends.remove(0).message;
+        let next = after_success(&first, &Value::Int(1), &context(), &mut fresh).unwrap().sends;
+        assert_eq!(next.len(), width);
+        let body = next[0].message.chord.as_ref().unwrap();
+        for send in &next {
+            assert!(Arc::ptr_eq(body, send.message.chord.as_ref().unwrap()), "each part has a body of its own");
+            let bytes = send.message.encode(longshore_celery::Encoding::Json).len();
+            assert!(bytes < 1_500 + 400 * width * levels, "{bytes} bytes for {levels} groups of {width}");
+        }
+        let sent = run_all(apply(&groups(width, levels), &[], &context(), &mut fresh).unwrap(), &mut fresh);
+        assert_eq!(sent.len(), width * levels + 1);
+    }
+}
+
+#[test]
+fn what_multiplies_is_seen_before_it_is_made() {
+    let long = || Signature::new("add").arg("x".repeat(1_000)).immutable();
+    let wide = |width| group((0..width).map(|_| long()));
+    let rows = [
+        ("a group, and what follows it", chain([long(), wide(1_000), wide(1_000)])),
+        ("a chord, and what follows it", chain([chord(vec![long(); 1_000], long()), chain(vec![long(); 1_000])])),
+        ("a chord in a chord's header", chord(vec![chord(vec![long(); 30], long()); 30], long().arg("x".repeat(1_000_000)))),
+        ("late in a chain", chain([wide(1), wide(1), wide(1_000), wide(1_000), long()])),
+        ("late in a body", chord([long()], chain([wide(1), wide(1_000), wide(1_000)]))),
+    ];
+    for (name, canvas) in rows {
+        let refused = apply(&canvas, &[], &context(), &mut ids());
+        assert!(matches!(refused, Err(CanvasError::TooLarge { bytes }) if bytes > 512 << 20), "{name}");
+    }
+    // As many tasks one group after the other, each of which is sent alone.
+    let fits = chain(std::iter::repeat_with(|| wide(50)).take(20));
+    assert!(apply(&fits, &[], &context(), &mut ids()).is_ok());
 }
 
 #[test]

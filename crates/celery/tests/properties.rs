@@ -80,7 +80,7 @@ fn message() -> impl Strategy<Value = Message> {
             callbacks: links.0,
             errbacks: links.1,
             chain: links.2,
-            chord: links.3,
+            chord: links.3.map(Into::into),
         },
     )
 }

@@ -1,6 +1,6 @@
 //! What a finished task sends on, and whom its failure reaches.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     CanvasError, DEEPEST,
@@ -46,7 +46,7 @@ pub struct FailedPart {
     /// The part's place in it.
     pub index: Option<i64>,
     /// The chord's body.
-    pub chord: Signature,
+    pub chord: Arc<Signature>,
 }
 
 /// Plans what a task sends when it has succeeded: its callbacks, then the next link of its chain. Sent before its result is stored, because the
@@ -152,7 +152,7 @@ pub(super) fn failed_chain(chain: &[Signature]) -> Vec<FailedTask> {
 fn failed_task(element: &Signature) -> Option<FailedTask> {
     let options = &element.options;
     let group_id = text(options, "group_id").map(str::to_owned);
-    let chord = options.get("chord").and_then(|chord| Signature::from_value(chord.clone()).ok());
+    let chord = options.get("chord").and_then(|chord| Signature::from_value(chord.clone()).ok()).map(Arc::new);
     let index = options.get("group_index").and_then(Value::as_i64);
     let part = group_id.clone().zip(chord).map(|(group, chord)| FailedPart { group, index, chord });
     let parent_id = text(options, "parent_id").map(str::to_owned);

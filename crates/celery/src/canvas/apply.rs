@@ -38,22 +38,16 @@ impl Planner<'_> {
                 let options = tree.merged_options(call);
                 let mut tree = tree;
                 tree.prepend(args);
-                self.send(&tree.task, tree.args, tree.kwargs, &options, trail).map(Some)
+                self.send(&tree.task, tree.args, tree.kwargs, &options, tree.chord, trail).map(Some)
             }
-            Shape::Chain(tasks) => self.apply_chain(tasks, tree.options, args, call, trail),
-            Shape::Group(tasks) => self.apply_group(tasks, tree.options, args, call, None, trail).map(Some),
+            Shape::Chain(_) => self.apply_chain(tree, args, call, trail),
+            Shape::Group(_) => self.apply_group(tree, args, call, None, trail).map(Some),
             Shape::Chord(_) => self.apply_chord(tree, args, call, trail).map(Some),
         }
     }
 
-    fn apply_chain(
-        &mut self,
-        tasks: Vec<Tree>,
-        mut options: Map,
-        args: &[Value],
-        call: &Map,
-        trail: bool,
-    ) -> Result<Option<usize>, CanvasError> {
+    fn apply_chain(&mut self, tree: Tree, args: &[Value], call: &Map, trail: bool) -> Result<Option<usize>, CanvasError> {
+        let Tree { mut options, chord, shape: Shape::Chain(tasks), .. } = tree else { return Err(CanvasError::Refused("not a chain")) };
         override_with(&mut options, call);
         let group = take_text(&mut options, "group_id");
         let id = take_text(&mut options, "task_id");
@@ -64,7 +58,6 @@ impl Planner<'_> {
             Some(Value::Int(index)) => Some(index),
             _ => None,
         };
-        let chord = options.remove("chord").filter(|chord| *chord != Value::Null);
         let callbacks = listed(&options, "link");
         let errbacks = listed(&options, "link_error");
         options.remove("link");
@@ -87,13 +80,13 @@ impl Planner<'_> {
     /// Sends the members of a group. Its place.
     fn apply_group(
         &mut self,
-        mut tasks: Vec<Tree>,
-        options: Map,
+        tree: Tree,
         args: &[Value],
         call: &Map,
         saved: Option<GroupResult>,
         trail: bool,
     ) -> Result<usize, CanvasError> {
+        let Tree { options, chord, shape: Shape::Group(mut tasks), .. } = tree else { return Err(CanvasError::Refused("not a group")) };
         if tasks.is_empty() {
             let mut options = options;
             return Ok(self.freeze_group(&mut tasks, &mut options, Given::default()).1);
@@ -103,7 +96,6 @@ impl Planner<'_> {
         options.set("group_id", id.as_str());
         options.remove("group_index");
         let root = text(&options, "root_id").map(str::to_owned);
-        let chord = options.remove("chord").filter(|chord| *chord != Value::Null);
         let mut members = Vec::new();
         dissolve(tasks, &mut members);
         let (mut size, count) = (0, members.len());
@@ -114,15 +106,13 @@ impl Planner<'_> {
             let given = Given { group: Some(&id), root: root.as_deref(), index: Some(index), ..Given::default() };
             let place = self.freeze(&mut task, given);
             size += task.size();
-            let chord = chord.as_ref().or_else(|| task.options.get("chord").filter(|chord| **chord != Value::Null)).cloned();
-            if nth + 1 == count && chord.is_some() {
+            if let Some(chord) = &chord {
+                task.chord = Some(chord.clone());
+            }
+            if nth + 1 == count && task.chord.is_some() {
                 self.starts.push(ChordStart { group: id.clone(), size, saved: saved.take() });
             }
-            let mut call = options.clone();
-            if let Some(chord) = chord {
-                call.set("chord", chord);
-            }
-            self.apply(task, args, &call, false)?;
+            self.apply(task, args, &options, false)?;
             places.push(place);
         }
         // A group of one chain that ends in a group is that group.
@@ -138,7 +128,7 @@ impl Planner<'_> {
 
     fn apply_chord(&mut self, mut tree: Tree, args: &[Value], call: &Map, trail: bool) -> Result<usize, CanvasError> {
         tree.prepend(args);
-        let Tree { args, kwargs: _, options: own, shape: Shape::Chord(chord), .. } = tree else {
+        let Tree { args, options: own, chord: outer, shape: Shape::Chord(chord), .. } = tree else {
             return Err(CanvasError::Refused("not a chord"));
         };
         let Chord { header, group, body } = *chord;
@@ -165,18 +155,20 @@ impl Planner<'_> {
         for (name, value) in options.0.iter().filter(|(name, _)| name != "parent_id" && !(part && name == "group_id")) {
             body.options.set(name.as_str(), value.clone());
         }
+        // The chord that this one is a part of waits for the body.
+        if outer.is_some() {
+            body.chord = outer;
+        }
         split_chords(&mut body);
         let id = id.unwrap_or_else(|| (self.ids)());
         let given = Given { id: Some(&id), group: Some(&group_id), root: root.as_deref(), ..Given::default() };
         let body_place = self.freeze(&mut body, given);
-        body.strip_chords();
 
-        // The rest of a chain, and the chord that this one is a part of, are for the body alone.
+        // The rest of a chain is for the body alone.
         options.remove("chain");
-        options.remove("chord");
-        let value = body.as_chord();
+        let chord = body.as_chord();
         let mut header = header;
-        let given = Given { group: Some(&group_id), chord: value.as_ref(), root: root.as_deref(), ..Given::default() };
+        let given = Given { group: Some(&group_id), chord: chord.as_ref(), root: root.as_deref(), ..Given::default() };
         let (_, header_place) = self.freeze_group(&mut header, &mut header_options, given);
         let header_place = if header.is_empty() {
             self.apply(body, &[Value::List(Vec::new())], &Map::default(), trail)?;
@@ -186,7 +178,8 @@ impl Planner<'_> {
             let saved = nested.then(|| GroupResult { tree: self.node(header_place) });
             delay.into_iter().for_each(|(name, value)| options.set(name, value));
             options.set("task_id", group_id.as_str());
-            self.apply_group(header, header_options, &args, &options, saved, trail)?
+            let header = Tree { options: header_options, chord, ..Tree::group(header) };
+            self.apply_group(header, &args, &options, saved, trail)?
         };
         self.set_parent(body_place, header_place);
         Ok(body_place)

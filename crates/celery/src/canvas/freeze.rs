@@ -1,6 +1,6 @@
 //! Freezing: everything in a canvas gets its id, its group and its chord before anything is sent, so that each part can name the others.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     MOST_PARENTS,
@@ -8,10 +8,7 @@ use super::{
     steps,
     tree::{Chord, Shape, Tree, text},
 };
-use crate::{
-    result::ResultTree,
-    value::{Map, Value},
-};
+use crate::{result::ResultTree, signature::Signature, value::Map};
 
 /// Makes a plan. Places of results are numbers here, because a place gets its parent after it was made.
 pub(super) struct Planner<'a> {
@@ -37,7 +34,7 @@ pub(super) struct Given<'a> {
     pub(super) id: Option<&'a str>,
     pub(super) group: Option<&'a str>,
     pub(super) index: Option<i64>,
-    pub(super) chord: Option<&'a Value>,
+    pub(super) chord: Option<&'a Arc<Signature>>,
     pub(super) root: Option<&'a str>,
     pub(super) parent: Option<&'a str>,
 }
@@ -110,6 +107,12 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn freeze(&mut self, tree: &mut Tree, given: Given<'_>) -> usize {
+        // A chain and a chord pass it on to what they end in.
+        if let Some(chord) = given.chord
+            && !matches!(tree.shape, Shape::Chain(_) | Shape::Chord(_))
+        {
+            tree.chord = Some(chord.clone());
+        }
         match &mut tree.shape {
             Shape::Task | Shape::Other(_) => self.freeze_task(&mut tree.options, given),
             Shape::Group(tasks) => self.freeze_group(tasks, &mut tree.options, given).1,
@@ -131,10 +134,8 @@ impl<'a> Planner<'a> {
             }
             Shape::Chord(chord) => {
                 let Chord { header, group, body } = chord.as_mut();
-                // The body goes first, because each task of the header carries it as it is when it is frozen.
                 let body_place = body.as_mut().map(|body| self.freeze(body, Given { parent: None, ..given }));
-                let value = body.as_ref().and_then(Tree::as_chord);
-                let (id, header_place) = self.freeze_header(header, group, value.as_ref(), given);
+                let (id, header_place) = self.freeze_header(header, group, given);
                 tree.options.set("task_id", id);
                 self.behind(body_place, header_place)
             }
@@ -163,9 +164,6 @@ impl<'a> Planner<'a> {
         {
             options.set("group_id", group);
         }
-        if let Some(chord) = given.chord {
-            options.set("chord", chord.clone());
-        }
         if let Some(index) = given.index {
             options.set("group_index", index);
         }
@@ -184,9 +182,6 @@ impl<'a> Planner<'a> {
         };
         if let Some(group) = given.group {
             options.set("group_id", group);
-        }
-        if let Some(chord) = given.chord {
-            options.set("chord", chord.clone());
         }
         if let Some(index) = given.index {
             options.set("group_index", index);
@@ -223,15 +218,13 @@ impl<'a> Planner<'a> {
         places
     }
 
-    pub(super) fn freeze_header(
-        &mut self,
-        header: &mut Vec<Tree>,
-        group: &mut Option<Map>,
-        body: Option<&Value>,
-        given: Given<'_>,
-    ) -> (String, usize) {
+    /// Freezes the header of a chord that is yet to come. Its tasks carry no body: the chord has it once, and they get it when they are sent. (A body
+    /// on each, with the bodies in it on each of its own, would come to the width of the headers to the power of their number.)
+    pub(super) fn freeze_header(&mut self, header: &mut Vec<Tree>, group: &mut Option<Map>, given: Given<'_>) -> (String, usize) {
         let options = group.get_or_insert_default();
-        self.freeze_group(header, options, Given { chord: body, root: given.root, parent: given.parent, ..Given::default() })
+        let frozen = self.freeze_group(header, options, Given { root: given.root, parent: given.parent, ..Given::default() });
+        header.iter_mut().for_each(Tree::clear_chord);
+        frozen
     }
 
     /// Puts a chord's body behind its header. The place of the whole.

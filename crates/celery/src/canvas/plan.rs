@@ -106,8 +106,15 @@ pub enum CanvasError {
     #[error("signatures are nested deeper than {} levels", super::DEEPEST)]
     TooDeep,
     /// Bodies, errbacks and arguments would be copied onto so many tasks that it comes to more than is sent at once.
-    #[error("what it would send comes to more than {} MiB; make its parts fewer or smaller", super::MOST_COPIED >> 20)]
-    TooLarge,
+    #[error(
+        "what it would send at once comes to about {} MiB, and {} MiB are sent at most; make its parts fewer or smaller",
+        .bytes >> 20,
+        super::MOST_COPIED >> 20
+    )]
+    TooLarge {
+        /// About how many bytes that is.
+        bytes: u64,
+    },
     /// It makes no sense where it stands.
     #[error("{0}")]
     Refused(&'static str),

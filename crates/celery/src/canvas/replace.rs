@@ -31,7 +31,7 @@ pub fn replace(
     let context = sent_by(message, context);
     let mut planner = Planner::new(&context, ids);
     let mut tree = Tree::from_signature(signature)?;
-    if tree.options.get("chord").is_some() {
+    if tree.chord.is_some() {
         return Err(CanvasError::Refused("a signature that replaces a task must not be part of a chord"));
     }
     match &mut tree.shape {
@@ -59,7 +59,7 @@ pub fn replace(
         }
     }
     planner.freeze(&mut tree, Given { id: Some(&message.id), ..Given::default() });
-    tree.options.set("chord", message.chord.as_ref().map(Signature::to_value));
+    tree.chord.clone_from(&message.chord);
     tree.options.set("group_id", message.group.as_deref());
     tree.options.set("group_index", message.group_index);
     tree.options.set("root_id", message.root_id.as_deref());
@@ -101,7 +101,7 @@ pub fn add_to_chord(
     let mut tree = Tree::from_signature(signature)?;
     tree.options.set("group_id", group.as_str());
     tree.options.set("group_index", message.group_index);
-    tree.options.set("chord", chord.to_value());
+    tree.chord = Some(chord.clone());
     tree.options.set("root_id", message.root_id.as_deref());
     planner.freeze(&mut tree, Given::default());
     planner.grown = Some(group.clone());

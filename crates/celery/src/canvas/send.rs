@@ -1,6 +1,9 @@
 //! One message, from a task's name, its arguments and its options.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     CanvasError,
@@ -16,7 +19,15 @@ use crate::{
 
 impl Planner<'_> {
     /// Plans one message. Its place.
-    pub(super) fn send(&mut self, task: &str, args: Vec<Value>, kwargs: Map, call: &Map, trail: bool) -> Result<usize, CanvasError> {
+    pub(super) fn send(
+        &mut self,
+        task: &str,
+        args: Vec<Value>,
+        kwargs: Map,
+        call: &Map,
+        chord: Option<Arc<Signature>>,
+        trail: bool,
+    ) -> Result<usize, CanvasError> {
         let given = Map(call.0.iter().filter(|(_, value)| *value != Value::Null).cloned().collect());
         let options = match (self.context.defaults)(task) {
             Some(defaults) => merged(&defaults, &given),
@@ -91,7 +102,7 @@ impl Planner<'_> {
                 Some(Value::List(_)) => Some(signatures("chain")?),
                 _ => None,
             },
-            chord: options.get("chord").cloned().map(Signature::from_value).transpose()?,
+            chord,
             id,
         };
         let place = self.place(&message.id, None);

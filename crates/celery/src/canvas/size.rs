@@ -1,69 +1,166 @@
-//! How much a canvas comes to when it is sent: bodies, errbacks, options and arguments are copied onto many tasks, and what comes from outside could
-//! make gigabytes of megabytes so.
+//! How much a canvas comes to when it is sent. Whatever several tasks share, each message has for itself: a chord's body stands in the message of each task of
+//! its header, what is left of a chain in that of each member of a group, options and arguments in all. What comes from outside could make gigabytes of megabytes so.
+//!
+//! Only what is sent at once counts: a chord's body and the rest of a chain are carried by what is sent before them, and are sent themselves later, when as many
+//! bytes are free again. So a chain of groups costs its largest step.
 
 use super::{
     CanvasError, MOST_COPIED,
-    tree::{Shape, Tree, listed},
+    tree::{Shape, Tree},
 };
-use crate::value::{Map, Value};
+use crate::{
+    signature::Signature,
+    value::{Map, Value},
+};
 
 /// Refuses what would come to more than is sent at once.
 pub(super) fn check(tree: &Tree, args: &[Value], call: &Map) -> Result<(), CanvasError> {
-    let shared = args.iter().map(weight).fold(map_weight(call), u64::saturating_add);
-    if copied(tree).saturating_add(tasks(tree).saturating_mul(shared)) > MOST_COPIED { Err(CanvasError::TooLarge) } else { Ok(()) }
-}
-
-/// About how many bytes are copied within it.
-fn copied(tree: &Tree) -> u64 {
-    let inner = match &tree.shape {
-        Shape::Task | Shape::Other(_) => 0,
-        Shape::Chain(members) | Shape::Group(members) => {
-            tasks(tree).saturating_mul(map_weight(&tree.options)).saturating_add(sum(members, copied))
-        }
-        Shape::Chord(chord) => {
-            let body = chord.body.as_ref();
-            let carried = body.map_or(0, tree_weight).saturating_add(map_weight(&tree.options));
-            let header = sum(&chord.header, tasks).saturating_mul(carried);
-            header.saturating_add(sum(&chord.header, copied)).saturating_add(body.map_or(0, copied))
-        }
-    };
-    inner.saturating_add(listed(&tree.options, "chord").iter().map(weight).fold(0, u64::saturating_add))
-}
-
-/// How many tasks are in it, at any depth.
-fn tasks(tree: &Tree) -> u64 {
-    match &tree.shape {
-        Shape::Task | Shape::Other(_) => 1,
-        Shape::Chain(members) | Shape::Group(members) => sum(members, tasks).saturating_add(1),
-        Shape::Chord(chord) => sum(&chord.header, tasks).saturating_add(chord.body.as_ref().map_or(0, tasks)).saturating_add(1),
+    let (rest, call) = (call.get("chain").map_or(0, value), options(call));
+    let given = sum(args, value).saturating_add(call);
+    match Copied::of(tree, Shared { carried: rest, given }).most() {
+        bytes if bytes > MOST_COPIED => Err(CanvasError::TooLarge { bytes }),
+        _ => Ok(()),
     }
 }
 
-fn sum(members: &[Tree], of: fn(&Tree) -> u64) -> u64 {
-    members.iter().map(of).fold(0, u64::saturating_add)
+/// What tasks have in their messages that is not their own, in bytes.
+#[derive(Clone, Copy)]
+struct Shared {
+    /// What comes after: bodies, the rest of chains. In the messages of what is sent first.
+    carried: u64,
+    /// Options and arguments: every task's.
+    given: u64,
 }
 
-fn tree_weight(tree: &Tree) -> u64 {
-    let own = tree.args.iter().map(weight).fold(100, u64::saturating_add);
-    let own = own.saturating_add(map_weight(&tree.kwargs)).saturating_add(map_weight(&tree.options));
-    own.saturating_add(match &tree.shape {
-        Shape::Task | Shape::Other(_) => 0,
-        Shape::Chain(members) | Shape::Group(members) => sum(members, tree_weight),
-        Shape::Chord(chord) => sum(&chord.header, tree_weight).saturating_add(chord.body.as_ref().map_or(0, tree_weight)),
-    })
+/// The bytes that are copied into messages: by what is sent now, and most of all by what one of its tasks sends later.
+struct Copied {
+    now: u64,
+    later: u64,
 }
 
-fn map_weight(map: &Map) -> u64 {
-    map.iter().map(|(name, value)| 32 + name.len() as u64 + weight(value)).fold(0, u64::saturating_add)
+impl Copied {
+    fn most(&self) -> u64 {
+        self.now.max(self.later)
+    }
+
+    fn of(tree: &Tree, shared: Shared) -> Self {
+        let end = tree.chord.as_deref().map_or(0, signature);
+        let carried = shared.carried.saturating_add(end);
+        let inherited = Shared { carried, given: shared.given.saturating_add(options(&tree.options)) };
+        match &tree.shape {
+            Shape::Task | Shape::Other(_) => Self { now: carried.saturating_add(shared.given), later: 0 },
+            Shape::Group(members) => Self::beside(members, inherited),
+            Shape::Chain(members) => {
+                // From the last to the first: each carries all that comes after it.
+                let mut rest = inherited;
+                let mut all = Self { now: 0, later: 0 };
+                for member in members.iter().rev() {
+                    all = Self::of(member, rest).before(&all);
+                    rest.carried = rest.carried.saturating_add(weight(member, rest.given));
+                }
+                all
+            }
+            Shape::Chord(chord) => {
+                let Some(body) = &chord.body else { return Self::beside(&chord.header, inherited) };
+                let header = Shared { carried: carried.saturating_add(weight(body, inherited.given)), ..inherited };
+                Self::beside(&chord.header, header).before(&Self::of(body, inherited))
+            }
+        }
+    }
+
+    /// What is sent side by side.
+    fn beside(members: &[Tree], shared: Shared) -> Self {
+        members
+            .iter()
+            .map(|member| Self::of(member, shared))
+            .fold(Self { now: 0, later: 0 }, |all, one| Self { now: all.now.saturating_add(one.now), later: all.later.max(one.later) })
+    }
+
+    /// What is sent first, and then that.
+    fn before(self, next: &Self) -> Self {
+        Self { later: self.later.max(next.most()), ..self }
+    }
 }
 
-/// About how many bytes of memory a value takes.
-fn weight(value: &Value) -> u64 {
-    32 + match value {
+/// The bytes of a signature as it is embedded in a message, each of its tasks with what it is given.
+fn weight(tree: &Tree, given: u64) -> u64 {
+    let own = options(&tree.options);
+    let inner = given.saturating_add(own);
+    let members = |members: &[Tree]| sum(members, |member| weight(member, inner));
+    let parts = match &tree.shape {
+        Shape::Task | Shape::Other(_) => given,
+        Shape::Chain(tasks) | Shape::Group(tasks) => members(tasks),
+        Shape::Chord(chord) => members(&chord.header).saturating_add(chord.body.as_ref().map_or(0, |body| weight(body, inner))),
+    };
+    let bare = WORDS.saturating_add(tree.task.len() as u64).saturating_add(own).saturating_add(tree.chord.as_deref().map_or(0, signature));
+    bare.saturating_add(sum(&tree.args, value)).saturating_add(options(&tree.kwargs)).saturating_add(parts)
+}
+
+/// The names of a signature's members, and an id.
+const WORDS: u64 = 150;
+
+fn signature(it: &Signature) -> u64 {
+    let args = sum(&it.args, value);
+    [it.task.len() as u64, args, options(&it.kwargs), options(&it.options)].into_iter().fold(WORDS, u64::saturating_add)
+}
+
+fn options(map: &Map) -> u64 {
+    map.iter().map(|(name, inner)| 6 + name.len() as u64 + value(inner)).fold(0, u64::saturating_add)
+}
+
+/// About how many bytes a value is as JSON.
+fn value(it: &Value) -> u64 {
+    4 + match it {
         Value::Text(text) => text.len() as u64,
         Value::Big(text) | Value::Escaped(text) => text.len() as u64,
-        Value::List(list) => list.iter().map(weight).fold(0, u64::saturating_add),
-        Value::Map(map) => map_weight(map),
-        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
+        Value::List(list) => sum(list, value),
+        Value::Map(map) => options(map),
+        Value::Int(_) | Value::Float(_) => 4,
+        Value::Null | Value::Bool(_) => 0,
+    }
+}
+
+fn sum<T>(all: &[T], of: impl Fn(&T) -> u64) -> u64 {
+    all.iter().map(of).fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::canvas::{Context, apply, chain, chord, group};
+
+    #[test]
+    fn what_is_foreseen_is_about_what_is_sent() {
+        let task = || Signature::new("tasks.add").arg("some text").immutable();
+        let many = |count| vec![task(); count];
+        let rows = [
+            ("chain", chain(many(100))),
+            ("chord", chord(many(100), task())),
+            ("chord and more", chain([chord(many(20), task()), chain(many(50))])),
+            ("groups", chain([group(many(20)), group(many(20)), group(many(20)), task()])),
+            ("chords in a header", chord(vec![chord(many(10), task()); 10], chain(many(30)))),
+            ("errbacks of a chain", chain(many(50)).link_error(task().arg("x".repeat(500)))),
+        ];
+        let context = Context { oid: "oid", origin: "here", now: SystemTime::UNIX_EPOCH, parent: None, defaults: &|_| None };
+        for (name, canvas) in rows {
+            let foreseen = Copied::of(&Tree::from_signature(&canvas).unwrap(), Shared { carried: 0, given: 0 }).now;
+            let mut last = 0;
+            let mut ids = || {
+                last += 1;
+                format!("{last:036}")
+            };
+            let sends = apply(&canvas, &[], &context, &mut ids).unwrap().sends;
+            let written = |signature: &Signature| signature.to_value().to_json().len();
+            let copied = |all: &[Signature]| all.iter().map(written).sum::<usize>();
+            let each = |send: &crate::canvas::PlannedSend| {
+                let message = &send.message;
+                let rest = message.chain.as_deref().map_or(0, copied);
+                copied(&message.errbacks) + rest + message.chord.as_deref().map_or(0, written)
+            };
+            let sent = sends.iter().map(each).sum::<usize>() as u64;
+            assert!(foreseen < 2 * sent && sent < 2 * foreseen, "{name}: {sent} bytes, and {foreseen} were foreseen");
+        }
     }
 }

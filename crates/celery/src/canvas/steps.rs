@@ -20,8 +20,7 @@ impl Planner<'_> {
             Step::One(tree) => self.freeze(tree, given),
             Step::Chord { header, group, id, body } => {
                 let place = self.freeze_step(body, Given { parent: None, ..given });
-                let value = body.to_tree().as_chord();
-                let (group_id, header_place) = self.freeze_header(header, group, value.as_ref(), given);
+                let (group_id, header_place) = self.freeze_header(header, group, given);
                 *id = Some(group_id);
                 self.behind(Some(place), header_place)
             }
@@ -84,9 +83,7 @@ impl Planner<'_> {
             give(first, args);
         }
         let (steps, places) = self.freeze_steps(flat.iter_mut().collect(), given, errbacks);
-        let mut steps: Vec<Tree> = steps.iter().map(Step::to_tree).collect();
-        steps.iter_mut().for_each(Tree::strip_chords);
-        (steps, places)
+        (steps.iter().map(Step::to_tree).collect(), places)
     }
 }
 
@@ -184,7 +181,7 @@ fn split_chord(mut task: Tree) -> Result<Vec<Tree>, Tree> {
     };
     let Some(body) = chord.body.take_if(|_| led) else { return Err(task) };
     // What a chain does not use up itself, it hands to its first task.
-    const USED: [&str; 8] = ["chord", "group_id", "group_index", "link", "link_error", "parent_id", "root_id", "task_id"];
+    const USED: [&str; 7] = ["group_id", "group_index", "link", "link_error", "parent_id", "root_id", "task_id"];
     let handed = Map(body.options.0.iter().filter(|(name, _)| !USED.contains(&name.as_str())).cloned().collect());
     let mut steps = body.unchained().into_iter();
     chord.body = steps.next().map(|mut first| {

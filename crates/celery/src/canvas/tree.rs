@@ -1,5 +1,7 @@
 //! A signature with its parts at hand: the members of a chain or a group, a chord's header and body.
 
+use std::sync::Arc;
+
 use super::{CanvasError, DEEPEST};
 use crate::{
     signature::{Signature, Subtask},
@@ -13,7 +15,10 @@ pub(super) struct Tree {
     pub(super) args: Vec<Value>,
     /// Without what the shape holds.
     pub(super) kwargs: Map,
+    /// All but the chord.
     pub(super) options: Map,
+    /// The body of the chord that it is a part of: one for all of its parts, which are many, and it may be large.
+    pub(super) chord: Option<Arc<Signature>>,
     pub(super) immutable: bool,
     pub(super) shape: Shape,
 }
@@ -38,7 +43,15 @@ pub(super) struct Chord {
 
 impl Tree {
     pub(super) fn new(task: &str, shape: Shape) -> Self {
-        Self { task: task.to_owned(), args: Vec::new(), kwargs: Map::default(), options: Map::default(), immutable: false, shape }
+        Self {
+            task: task.to_owned(),
+            args: Vec::new(),
+            kwargs: Map::default(),
+            options: Map::default(),
+            chord: None,
+            immutable: false,
+            shape,
+        }
     }
 
     pub(super) fn chain(tasks: Vec<Tree>) -> Self {
@@ -61,7 +74,11 @@ impl Tree {
 
     fn read(signature: Signature, depth: usize) -> Result<Self, CanvasError> {
         let depth = depth.checked_sub(1).ok_or(CanvasError::TooDeep)?;
-        let Signature { task, args, mut kwargs, options, subtask, immutable } = signature;
+        let Signature { task, args, mut kwargs, mut options, subtask, immutable } = signature;
+        let chord = match options.remove("chord") {
+            None | Some(Value::Null) => None,
+            Some(chord) => Some(Arc::new(Signature::from_value(chord)?)),
+        };
         let shape = match subtask {
             Subtask::Task => Shape::Task,
             Subtask::Other(word) => Shape::Other(word),
@@ -79,9 +96,9 @@ impl Tree {
         // Chains and groups carry no arguments of their own; Celery drops them too.
         let bare = matches!(shape, Shape::Chain(_) | Shape::Group(_));
         Ok(if bare {
-            Self { task, args: Vec::new(), kwargs: Map::default(), options, immutable: false, shape }
+            Self { task, args: Vec::new(), kwargs: Map::default(), options, chord, immutable: false, shape }
         } else {
-            Self { task, args, kwargs, options, immutable, shape }
+            Self { task, args, kwargs, options, chord, immutable, shape }
         })
     }
 
@@ -118,7 +135,11 @@ impl Tree {
                 Subtask::Chord
             }
         };
-        let Self { task, args, options, immutable, .. } = self.clone();
+        let mut options = self.options.clone();
+        if let Some(chord) = &self.chord {
+            options.set("chord", chord.to_value());
+        }
+        let (task, args, immutable) = (self.task.clone(), self.args.clone(), self.immutable);
         Signature { task, args, kwargs, options, subtask, immutable }
     }
 
@@ -153,8 +174,8 @@ impl Tree {
     }
 
     /// What the tasks of a header carry when this is their body: nothing, if it is a group without members.
-    pub(super) fn as_chord(&self) -> Option<Value> {
-        (!self.is_empty_group()).then(|| self.to_value())
+    pub(super) fn as_chord(&self) -> Option<Arc<Signature>> {
+        (!self.is_empty_group()).then(|| Arc::new(self.to_signature()))
     }
 
     pub(super) fn is_empty_group(&self) -> bool {
@@ -226,28 +247,12 @@ impl Tree {
     }
 
     /// Takes the chord callback off its last tasks.
-    fn clear_chord(&mut self) {
-        self.options.remove("chord");
+    pub(super) fn clear_chord(&mut self) {
+        self.chord = None;
         match &mut self.shape {
             Shape::Group(tasks) => tasks.iter_mut().for_each(Tree::clear_chord),
             Shape::Chain(tasks) => tasks.iter_mut().next_back().into_iter().for_each(Tree::clear_chord),
             Shape::Chord(chord) => chord.body.iter_mut().for_each(Tree::clear_chord),
-            Shape::Task | Shape::Other(_) => {}
-        }
-    }
-
-    /// A chord that is yet to come carries its body once, not on every task of its header as well; it is put there again when the header is sent.
-    pub(super) fn strip_chords(&mut self) {
-        match &mut self.shape {
-            Shape::Chord(chord) => {
-                if let Some(options) = &mut chord.group {
-                    options.remove("chord");
-                }
-                chord.header.iter_mut().for_each(Tree::clear_chord);
-                chord.header.iter_mut().for_each(Tree::strip_chords);
-                chord.body.iter_mut().for_each(Tree::strip_chords);
-            }
-            Shape::Group(tasks) | Shape::Chain(tasks) => tasks.iter_mut().for_each(Tree::strip_chords),
             Shape::Task | Shape::Other(_) => {}
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     io::{Read, Write},
+    sync::Arc,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -223,7 +224,7 @@ fn embedded(scan: &mut Scan<'_>, name: &str, message: &mut Message) -> Result<()
         "chord" => {
             message.chord = match scan.value()? {
                 Value::Null => None,
-                chord => Some(Signature::from_value(chord)?),
+                chord => Some(Arc::new(Signature::from_value(chord)?)),
             }
         }
         _ => scan.skip().map(|_| ())?,

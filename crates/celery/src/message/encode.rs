@@ -173,7 +173,7 @@ impl Message {
             ("callbacks", some(&self.callbacks)),
             ("errbacks", some(&self.errbacks)),
             ("chain", self.chain.as_deref().map(list).into()),
-            ("chord", self.chord.as_ref().map(Signature::to_value).into()),
+            ("chord", self.chord.as_ref().map(|chord| chord.to_value()).into()),
         ]);
         Value::List(vec![Value::List(self.args.clone()), Value::Map(self.kwargs.clone()), Value::Map(embedded)])
     }

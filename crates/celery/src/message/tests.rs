@@ -100,7 +100,7 @@ fn what_is_encoded_is_decoded() {
         callbacks: vec![next.clone()],
         errbacks: vec![next.clone(), next.clone()],
         chain: Some(vec![]),
-        chord: Some(next),
+        chord: Some(next.into()),
         ..Message::default()
     };
     let again = Message::decode(&message.encode(Encoding::Json), &Limits::default()).unwrap();

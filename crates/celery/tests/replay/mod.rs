@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -225,7 +226,8 @@ fn is_local(errback: &str) -> bool {
 
 /// A task's own place, in the words of those that fail with it.
 fn failed(task: &Message) -> FailedTask {
-    let part = |(group, chord): (&String, &Signature)| FailedPart { group: group.clone(), index: task.group_index, chord: chord.clone() };
+    let part =
+        |(group, chord): (&String, &Arc<Signature>)| FailedPart { group: group.clone(), index: task.group_index, chord: chord.clone() };
     FailedTask {
         id: task.id.clone(),
         group_id: task.group.clone(),

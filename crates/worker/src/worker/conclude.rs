@@ -45,7 +45,7 @@ pub(crate) struct Conclusion {
     pub(crate) publish: Vec<Outgoing>,
     pub(crate) results: Vec<Stored>,
     /// Its part of its chord, and those of tasks that will never run because it has failed.
-    pub(crate) parts: Vec<(ChordPart, Signature)>,
+    pub(crate) parts: Vec<(ChordPart, Arc<Signature>)>,
     pub(crate) end: End,
     /// What is said of it, if anybody listens.
     pub(crate) what: Option<What>,
@@ -221,7 +221,7 @@ impl Case<'_> {
     }
 
     /// Its part of its chord, with the body that follows.
-    fn part(&self, state: &State, result: &Value) -> Option<(ChordPart, Signature)> {
+    fn part(&self, state: &State, result: &Value) -> Option<(ChordPart, Arc<Signature>)> {
         let (group, chord) = (self.message.group.as_ref()?, self.message.chord.as_ref()?);
         Some((self.shared.chord_part(group, &self.message.id, self.message.group_index, state, result), chord.clone()))
     }
