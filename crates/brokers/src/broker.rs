@@ -10,6 +10,7 @@ use longshore_core::{Rate, Receipt, source::Fetched};
 use tokio::sync::mpsc;
 
 use crate::{
+    lease::Lease,
     rates::Slot,
     results::{ChordPart, PartState, Stored},
 };
@@ -286,6 +287,12 @@ pub trait Consumer: Send + Sync {
     /// How long the way to the broker and back took for the last claim, with what it does there and without the wait for something to come. `None` where
     /// there is no way to speak of.
     fn trip(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Returns its lease; `None` where what it holds stays its own while it lives. What was claimed before a [term](Lease::term) of it began may be somebody
+    /// else's.
+    fn lease(&self) -> Option<Arc<Lease>> {
         None
     }
 

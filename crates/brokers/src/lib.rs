@@ -7,6 +7,7 @@
 //! - `memory.rs`, `sqlite.rs`, `redis.rs`: one file or folder each, and `results/{memory,sqlite,redis}.rs`
 //! - `rates.rs`: a rate that all workers share
 //! - `kafka.rs`: records of Kafka as a source (feature `kafka`)
+//! - `lease.rs`: whether what a consumer holds is still its own
 //! - `crash.rs`: what a dead worker's messages are held to; `rotation.rs`: whose turn it is; `pattern.rs`, `json.rs`: routing keys, members of JSON
 //! - `conformance.rs`: what every adapter must pass
 
@@ -18,6 +19,7 @@ pub mod crash;
 mod json;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod lease;
 pub mod memory;
 mod pattern;
 mod rates;

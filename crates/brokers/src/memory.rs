@@ -29,6 +29,7 @@ use self::{
 };
 use crate::{
     broker::{Broker, BrokerError, Consumer, DeadLetter, Doing, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
+    crash::forgiven,
     json,
     rates::{Bucket, Slot},
 };
@@ -256,7 +257,7 @@ impl Broker for MemoryHandle {
                 if retry {
                     let queue = dead.queue.as_str().into();
                     let priority = state.dead_priority.remove(&dead.key).unwrap_or(0);
-                    state.back(Message { queue, priority, raw: dead.raw, crashes: 0, lent: true, at: Instant::now() }, false);
+                    state.back(Message { queue, priority, raw: forgiven(&dead.raw), crashes: 0, lent: true, at: Instant::now() }, false);
                 } else {
                     state.dead_priority.remove(&dead.key);
                 }

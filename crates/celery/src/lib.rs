@@ -19,7 +19,9 @@ mod result;
 mod signature;
 mod value;
 
-pub use message::{BadMessage, CRASHES, Compression, Encoding, Limits, Message, Wrong, crashes_of, mark_redelivered, sent_at};
+pub use message::{
+    BadMessage, CHILD_CRASHES, CRASHES, Compression, Encoding, Limits, Message, Wrong, crashes_of, mark_crashed, mark_redelivered, sent_at,
+};
 pub use repr::{REPR_LENGTH, args_repr, kwargs_repr, repr, short_repr};
 pub use result::{Exception, Extended, GroupResult, ResultTree, State, TaskResult};
 pub use signature::{Signature, Subtask};

@@ -12,7 +12,7 @@ pub(crate) mod times;
 pub(crate) use body::inflate_up_to;
 pub(crate) use encode::is_known as is_known_header;
 pub use encode::sent_at;
-pub use mark::{crashes_of, mark_redelivered};
+pub use mark::{crashes_of, mark_crashed, mark_redelivered};
 
 use std::{
     sync::Arc,
@@ -65,7 +65,7 @@ pub struct Message {
     pub stamped_headers: Vec<String>,
     /// Its stamps.
     pub stamps: Map,
-    /// All other headers: the user's own, `celery_beat_task`. Not `lang`, and not `longshore-crashes`, which is about the message, not the task.
+    /// All other headers: the user's own, `celery_beat_task`. Not `lang`, and not longshore's counts of crashes, which are about the message, not the task.
     pub headers: Map,
     /// Where its result is awaited (of use to the rpc result backend).
     pub reply_to: Option<String>,
@@ -79,6 +79,8 @@ pub struct Message {
     pub routing_key: String,
     /// Whether it was taken and given back before.
     pub redelivered: bool,
+    /// How many children of workers died while they ran it. Not written by `encode`: [`mark_crashed`] notes it.
+    pub child_crashes: u32,
     /// The positional arguments.
     pub args: Vec<Value>,
     /// The keyword arguments.
@@ -95,6 +97,9 @@ pub struct Message {
 
 /// The header in which longshore counts the workers that died with a message.
 pub const CRASHES: &str = "longshore-crashes";
+
+/// The header in which longshore counts the children of workers that died while they ran a message's task. Their workers live, and know of what.
+pub const CHILD_CRASHES: &str = "longshore-child-crashes";
 
 /// How a message is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

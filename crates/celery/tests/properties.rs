@@ -75,6 +75,7 @@ fn message() -> impl Strategy<Value = Message> {
             exchange: place.1,
             routing_key: place.2,
             redelivered: place.3,
+            child_crashes: 0,
             args,
             kwargs,
             callbacks: links.0,

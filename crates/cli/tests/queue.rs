@@ -104,3 +104,24 @@ fn what_ran_when_its_worker_was_killed_is_ended_and_runs_again_at_another() {
     signal(&second, Signal::TERM);
     assert!(wait(&mut second, PATIENCE).unwrap().success());
 }
+
+#[test]
+fn a_task_in_a_child_outlives_three_kills_of_its_worker_from_outside() {
+    let place = Place::new();
+    place.write("longshore.toml", TASKS);
+    let id = format!("patient-{}", std::process::id());
+    assert_eq!(out(&mut longshore(&place, &["call", "mark", "-a", "[\"patient\", 1]", "--id", &id])).0, 0);
+    for kills in 1..=3 {
+        let mut worker = worker(&place);
+        until("the task's start", PATIENCE, || said(&place, "start") == kills);
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        until("the child's end", PATIENCE, || alive_with(&format!("LONGSHORE_TASK_ID={id}")).is_empty());
+    }
+    let mut last = worker(&place);
+    let (code, value) = out(&mut longshore(&place, &["result", "--wait=40s", &id]));
+    assert_eq!((code, value.trim()), (0, "patient"));
+    assert_eq!((said(&place, "start"), said(&place, "end")), (4, 1));
+    signal(&last, Signal::TERM);
+    assert!(wait(&mut last, PATIENCE).unwrap().success());
+}

@@ -66,6 +66,8 @@ pub enum Skip {
     Revoked,
     /// An equal task has finished already.
     Duplicate,
+    /// It may be somebody else's by now: its source is asked again.
+    Elsewhere,
 }
 
 /// The words of outcomes, as results and the command line show them.

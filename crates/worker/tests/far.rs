@@ -1,7 +1,7 @@
 //! A worker whose broker is far away: the next messages are asked for while there is still something to do, and go back at once when it stops.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -34,7 +34,10 @@ impl Far {
     }
 
     async fn worker(&self, tasks: impl IntoIterator<Item = Task>) -> Worker {
-        let mut options = WorkerOptions::new("w@test");
+        self.worker_with(WorkerOptions::new("w@test"), tasks).await
+    }
+
+    async fn worker_with(&self, mut options: WorkerOptions, tasks: impl IntoIterator<Item = Task>) -> Worker {
         options.lanes = [SLOTS; 4];
         let app = App::new().broker(format!("redis://127.0.0.1:{}/0", self.proxy.port()));
         Worker::start(tasks.into_iter().fold(app, App::task), options).await.expect("a worker")
@@ -104,4 +107,43 @@ async fn what_was_claimed_ahead_goes_back_while_others_still_run() {
     worker.join().await;
     let (waiting, claimed) = far.lengths();
     assert!(waiting > 0 && claimed == 0, "{waiting} are waiting, {claimed} claimed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_when_the_lease_is_over_starts_only_when_it_is_known_to_be_ours() {
+    const LEASE: Duration = Duration::from_millis(600);
+    let Some(far) = Far::with(&["gated"; 1000]).await else { return };
+    // Those that have started; how many may end.
+    let (started, gate) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Semaphore::new(300)));
+    let gated = Task::future("gated", {
+        let (started, gate) = (started.clone(), gate.clone());
+        move |context, _| {
+            started.lock().expect("no panic").push(context.id().to_owned());
+            let gate = gate.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                gate.acquire().await.expect("open").forget();
+                Ok(Value::Null)
+            }
+        }
+    });
+    let count = || started.lock().expect("no panic").len();
+    let worker = far.worker_with(WorkerOptions { lease: LEASE, ..WorkerOptions::new("w@test") }, [gated]).await;
+    far.until("every slot is taken, and more is claimed than that", |_, claimed| count() == 300 + SLOTS && claimed > 2 * SLOTS).await;
+    far.proxy.hold(true);
+    tokio::time::sleep(2 * LEASE).await;
+    // Slots are free; the broker has not been heard of for longer than the lease.
+    gate.add_permits(SLOTS);
+    tokio::time::sleep(LEASE / 2).await;
+    assert_eq!(count(), 300 + SLOTS, "what is held may be somebody else's");
+    gate.add_permits(10_000);
+    far.proxy.hold(false);
+    far.until("all are run", |waiting, claimed| waiting + claimed == 0).await;
+    worker.stopper().warm();
+    let summary = worker.join().await;
+    let mut ids = started.lock().expect("no panic").clone();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((ids.len(), count()), (1000, 1000), "each once");
+    assert!(summary.handed_back > 0 && summary.late == 0, "{summary:?}");
 }

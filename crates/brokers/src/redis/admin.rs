@@ -22,6 +22,7 @@ use super::{
 use crate::{
     REPLIES,
     broker::{DeadLetter, QueueState},
+    crash::forgiven,
 };
 
 /// So much is looked at in one go.
@@ -255,7 +256,7 @@ impl Admin<'_> {
                 let list = self.layout.list(queue, marks::priority_of(&letter.raw));
                 let mut call = Call::new(&scripts::BURY, &[self.layout.dead(queue).as_bytes(), list.as_bytes()]);
                 call.arg(entry);
-                call.arg(if retry { marks::mark_redelivered(&letter.raw, 0) } else { Vec::new() });
+                call.arg(if retry { forgiven(&letter.raw) } else { Vec::new() });
                 count += self.link.call(call.pack(), Wait::Patience).await?[0].int().unwrap_or(0).unsigned_abs();
             }
             // The count is of what was dropped before those that are there.

@@ -26,7 +26,10 @@ use super::{
     resp::Pack,
     wait::{List, Lists},
 };
-use crate::broker::{BrokerError, Claimed, Consumer, End, Ended, Finish, OpenOptions};
+use crate::{
+    broker::{BrokerError, Claimed, Consumer, End, Ended, Finish, OpenOptions},
+    lease::Lease,
+};
 
 /// A stop waits so long for what is being claimed, so that it goes back at once.
 const LAST_CLAIM: Duration = Duration::from_secs(1);
@@ -81,11 +84,13 @@ impl RedisConsumer {
     pub(super) async fn open(link: Arc<Link>, declared: Arc<Declared>, options: OpenOptions) -> Result<Self, Fail> {
         let config = link.config().clone();
         let layout = Layout::new(&config);
+        let lease = options.lease.max(Duration::from_millis(30));
         let owner = Owner {
             layout: layout.clone(),
             boot: uuid::Uuid::new_v4().simple().to_string(),
             node: options.node,
-            lease: options.lease.max(Duration::from_millis(30)),
+            lease,
+            renewal: Arc::new(Lease::new(lease)),
             visibility_timeout: config.visibility_timeout.unwrap_or(options.visibility_timeout),
             held: Arc::default(),
             claiming: Arc::default(),
@@ -301,6 +306,10 @@ impl Consumer for RedisConsumer {
 
     fn trip(&self) -> Option<Duration> {
         Some(self.trip.load(Ordering::Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
+    }
+
+    fn lease(&self) -> Option<Arc<Lease>> {
+        Some(self.owner.renewal.clone())
     }
 
     fn close(&self) {

@@ -22,6 +22,7 @@ use super::{
     scripts,
     url::Config,
 };
+use crate::lease::{self, Lease};
 
 /// The numbers of what a consumer holds.
 pub(super) type Held = Arc<Mutex<BTreeSet<u64>>>;
@@ -36,6 +37,8 @@ pub(super) struct Owner {
     /// For people.
     pub(super) node: String,
     pub(super) lease: Duration,
+    /// When it was last renewed.
+    pub(super) renewal: Arc<Lease>,
     pub(super) visibility_timeout: Duration,
     pub(super) held: Held,
     /// The number of the first message of the latest claim: what has this number or a later one may still be on its way to us.
@@ -111,9 +114,12 @@ async fn beat(owner: &Owner) {
             continue;
         };
         loop {
-            let begun = Instant::now();
+            let (begun, asked) = (Instant::now(), lease::clock());
             match timeout(owner.lease.max(Duration::from_secs(1)), give(&mut connection, owner.sign(&mut cursor))).await {
-                Ok(Ok(())) => attempt = 0,
+                Ok(Ok(())) => {
+                    attempt = 0;
+                    owner.renewal.renewed(asked, lease::clock());
+                }
                 Ok(Err(_)) | Err(_) => break,
             }
             sleep(owner.period().saturating_sub(begun.elapsed())).await;

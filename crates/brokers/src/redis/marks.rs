@@ -18,8 +18,7 @@ pub(super) fn is_redelivered(raw: &[u8]) -> bool {
 
 /// The same message, marked as kombu marks what it puts back, with this count of crashes. What is no message stays as it is.
 pub(super) fn mark_redelivered(raw: &[u8], crashes: u32) -> Vec<u8> {
-    let count = (crashes > 0 || longshore_celery::crashes_of(raw) > 0).then_some(crashes);
-    longshore_celery::mark_redelivered(raw, count).unwrap_or_else(|_| raw.to_vec())
+    longshore_celery::mark_redelivered(raw, Some(crashes)).unwrap_or_else(|_| raw.to_vec())
 }
 
 /// Its priority; 0 where it says none.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, Claimed, Consumer, Ended, Finish, OpenOptions},
+    lease::Lease,
     rotation::Rotation,
 };
 
@@ -108,6 +109,10 @@ impl Consumer for SqliteConsumer {
             }
         }
         .boxed()
+    }
+
+    fn lease(&self) -> Option<Arc<Lease>> {
+        Some(self.owner.renewal.clone())
     }
 
     fn close(&self) {

@@ -15,7 +15,7 @@ use super::{
     queues::{millis, now},
     writer::Step,
 };
-use crate::crash::after_crash;
+use crate::{crash::after_crash, lease::Lease};
 
 /// A consumer, as the file knows it. Dropping it is dying.
 pub(crate) struct Owner {
@@ -23,13 +23,16 @@ pub(crate) struct Owner {
     number: AtomicI64,
     pub(crate) node: String,
     pub(crate) lease: Duration,
+    /// When it was last renewed.
+    pub(crate) renewal: Arc<Lease>,
 }
 
 const LEFT: i64 = -1;
 
 impl Owner {
     pub(crate) fn new(node: String, lease: Duration) -> Arc<Self> {
-        Arc::new(Self { number: AtomicI64::new(0), node, lease: lease.max(Duration::from_millis(30)) })
+        let lease = lease.max(Duration::from_millis(30));
+        Arc::new(Self { number: AtomicI64::new(0), node, lease, renewal: Arc::new(Lease::new(lease)) })
     }
 
     pub(crate) fn number(&self) -> i64 {
@@ -50,8 +53,9 @@ pub(crate) fn registered(step: &mut Step<'_>, owner: &Arc<Owner>) -> rusqlite::R
     let mut insert =
         step.conn.prepare_cached("INSERT INTO owners(node, space, pid, started, lease, since) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     let number = insert.insert(params![owner.node, who.space, who.pid, who.started, millis(owner.lease), now()])?;
-    if owner.number() == 0 {
-        step.keeper.keep(owner);
+    match owner.number() {
+        0 => step.keeper.keep(owner),
+        _ => owner.renewal.lose(),
     }
     owner.number.store(number, Ordering::Release);
     Ok(Some(number))
@@ -68,10 +72,14 @@ pub(crate) fn leave(step: &mut Step<'_>, owner: &Owner) -> rusqlite::Result<()> 
     Ok(())
 }
 
-/// Shows that these live.
-pub(crate) fn beat(conn: &Connection, owners: &[Arc<Owner>]) -> rusqlite::Result<()> {
-    let mut beat = conn.prepare_cached("UPDATE owners SET beat = beat + 1 WHERE number = ?1")?;
-    owners.iter().try_for_each(|owner| beat.execute([owner.number()]).map(drop))
+/// Shows that these live; under a new number, if they were declared dead.
+pub(crate) fn beat(step: &mut Step<'_>, owners: &[Arc<Owner>]) -> rusqlite::Result<()> {
+    for owner in owners {
+        if let Some(number) = registered(step, owner)? {
+            step.conn.prepare_cached("UPDATE owners SET beat = beat + 1 WHERE number = ?1")?.execute([number])?;
+        }
+    }
+    Ok(())
 }
 
 /// A row of the table.

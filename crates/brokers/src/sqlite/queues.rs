@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::writer::Step;
 use crate::{
     broker::{Claimed, DeadLetter, End, Ended, Finish, Outgoing},
+    crash::forgiven,
     results::{PartState, sqlite as documents},
     rotation::Rotation,
 };
@@ -237,8 +238,11 @@ pub(crate) fn settle_dead(step: &mut Step<'_>, keys: &[String], retry: bool) -> 
     let mut count = 0;
     for key in keys.iter().filter_map(|key| key.parse::<i64>().ok()) {
         if retry {
-            let back = "INSERT INTO messages(queue, priority, sent, lent, raw) SELECT queue, priority, ?2, 1, raw FROM dead WHERE id = ?1";
-            step.conn.prepare_cached(back)?.execute([key, now()])?;
+            let raw: Option<Vec<u8>> =
+                step.conn.prepare_cached("SELECT raw FROM dead WHERE id = ?1")?.query_row([key], |row| row.get(0)).optional()?;
+            let Some(raw) = raw else { continue };
+            let back = "INSERT INTO messages(queue, priority, sent, lent, raw) SELECT queue, priority, ?2, 1, ?3 FROM dead WHERE id = ?1";
+            step.conn.prepare_cached(back)?.execute(params![key, now(), forgiven(&raw)])?;
             step.wake = true;
         }
         count += step.conn.prepare_cached("DELETE FROM dead WHERE id = ?1")?.execute([key])? as u64;

@@ -22,7 +22,7 @@ use super::{
     store::Shared,
     sweep,
 };
-use crate::broker::BrokerError;
+use crate::{broker::BrokerError, lease};
 
 /// The largest group of one transaction.
 const MOST: usize = 512;
@@ -176,7 +176,7 @@ pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn 
             keeper = Keeper::default();
             continue;
         }
-        let now = Instant::now();
+        let (now, asked) = (Instant::now(), lease::clock());
         let beats = keeper.beats(now);
         let dead = keeper.look(&conn, now).map_err(|error| shared.fault(&error)).unwrap_or_default();
         if group.is_empty() && beats.is_empty() && dead.is_empty() {
@@ -187,7 +187,7 @@ pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn 
             next_sweep = now + SWEEP;
         }
         let result = transaction(shared, &mut conn, &mut keeper, opened, |step| {
-            owners::beat(step.conn, &beats)?;
+            owners::beat(step, &beats)?;
             if !step.slow {
                 for number in dead {
                     step.wake |= owners::rescue(step.conn, number)?;
@@ -198,6 +198,10 @@ pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn 
             }
             group.iter_mut().try_for_each(|op| op.run(step))
         });
+        if result.is_ok() {
+            let confirmed = lease::clock();
+            beats.iter().for_each(|owner| owner.renewal.renewed(asked, confirmed));
+        }
         group.into_iter().for_each(|op| op.done(result.clone()));
     }
     // The last one to close a file tidies it up.

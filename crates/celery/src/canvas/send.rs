@@ -94,6 +94,7 @@ impl Planner<'_> {
             exchange: routing.exchange.clone().unwrap_or_default(),
             routing_key: routing.routing_key.as_ref().or(routing.queue.as_ref()).cloned().unwrap_or_default(),
             redelivered: false,
+            child_crashes: 0,
             args,
             kwargs,
             callbacks: signatures("link")?,

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use super::{BadMessage, CRASHES, Limits, Message, Wrong, body, times};
+use super::{BadMessage, CHILD_CRASHES, CRASHES, Limits, Message, Wrong, body, times};
 use crate::value::{
     Fault, Map, Value, ValueError,
     read::{Scan, Text},
@@ -112,6 +112,8 @@ fn headers<'a>(scan: &mut Scan<'a>, message: &mut Message, packing: &mut Packing
             "compression" => return within(name, |name| cow(scan, name).map(|text| packing.compression = text)),
             "redelivered" => return within(name, |_| boolean(scan).map(|is| message.redelivered |= is == Some(true))),
             "lang" | CRASHES => return scan.skip().map(|_| ()),
+            // Whatever stands there harms nobody.
+            CHILD_CRASHES => return scan.skip().map(|count| message.child_crashes = count.parse().unwrap_or(0)),
             _ => {}
         }
         if let Some(name) = header(scan, name, message)? {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The headers that are members of [`Message`] or none of the task's business: never written from its other headers.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 23] = [
     "lang",
     "task",
     "id",
@@ -38,6 +38,7 @@ const KNOWN: [&str; 22] = [
     "redelivered",
     "compression",
     super::CRASHES,
+    super::CHILD_CRASHES,
 ];
 
 /// Whether a header is written from elsewhere, or not at all, so that no sender can set it.

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::LazyLock};
 use memchr::memmem::Finder;
 
 use super::{
-    BadMessage, CRASHES, Wrong,
+    BadMessage, CHILD_CRASHES, CRASHES, Wrong,
     decode::{Bad, known},
 };
 use crate::value::{ValueError, read::Scan};
@@ -41,10 +41,18 @@ pub fn crashes_of(raw: &[u8]) -> u32 {
 /// # Errors
 /// The message is no JSON object, or has no properties. Limits are not looked at.
 pub fn mark_redelivered(raw: &[u8], crashes: Option<u32>) -> Result<Vec<u8>, BadMessage> {
-    mark(raw, crashes).map_err(|bad| bad.of(raw))
+    mark(raw, [crashes, None]).map_err(|bad| bad.of(raw))
 }
 
-fn mark(raw: &[u8], crashes: Option<u32>) -> Result<Vec<u8>, Bad> {
+/// The same, with both counts: of the workers, and of the children of workers, that died while they ran it.
+///
+/// # Errors
+/// As [`mark_redelivered`].
+pub fn mark_crashed(raw: &[u8], crashes: u32, child_crashes: u32) -> Result<Vec<u8>, BadMessage> {
+    mark(raw, [Some(crashes), Some(child_crashes)]).map_err(|bad| bad.of(raw))
+}
+
+fn mark(raw: &[u8], counts: [Option<u32>; 2]) -> Result<Vec<u8>, Bad> {
     let mut scan = Scan::new(raw, usize::MAX)?;
     let (mut headers, mut properties, mut info) = (Member::Absent, Member::Absent, Member::Absent);
     let whole = object(&mut scan, |scan, name| match name {
@@ -64,11 +72,13 @@ fn mark(raw: &[u8], crashes: Option<u32>) -> Result<Vec<u8>, Bad> {
     let Member::Object(properties) = properties else {
         return Err(Bad(Wrong::Malformed, "the message has no properties".to_owned()));
     };
-    let counted = crashes.map(|crashes| (CRASHES, crashes.to_string()));
+    let [crashes, child_crashes] = counts;
+    let crashes = crashes.map(|count| (CRASHES, count.to_string()));
+    let child_crashes = child_crashes.map(|count| (CHILD_CRASHES, count.to_string()));
     let redelivered = ("redelivered", "true".to_owned());
     let mut edits = Vec::new();
-    headers.put("headers", &whole, [Some(&redelivered), counted.as_ref()], &mut edits)?;
-    info.put("delivery_info", &properties, [Some(&redelivered), None], &mut edits)?;
+    headers.put("headers", &whole, [Some(&redelivered), crashes.as_ref(), child_crashes.as_ref()], &mut edits)?;
+    info.put("delivery_info", &properties, [Some(&redelivered), None, None], &mut edits)?;
     // Where something is put into the same place twice, the order stays.
     edits.sort_by_key(|(place, _)| place.start);
     let mut marked = Vec::with_capacity(raw.len() + 96);
@@ -94,6 +104,7 @@ struct Object {
     /// The values of the marks that it has.
     redelivered: Option<Range<usize>>,
     crashes: Option<Range<usize>>,
+    child_crashes: Option<Range<usize>>,
 }
 
 /// What is known of a member. The last one of a name counts.
@@ -115,6 +126,7 @@ fn object<'a>(scan: &mut Scan<'a>, mut each: impl FnMut(&mut Scan<'a>, &str) -> 
         match name {
             "redelivered" => object.redelivered = Some(from..scan.at()),
             CRASHES => object.crashes = Some(from..scan.at()),
+            CHILD_CRASHES => object.child_crashes = Some(from..scan.at()),
             _ => {}
         }
         Ok(())
@@ -137,13 +149,21 @@ fn member<'a>(scan: &mut Scan<'a>, read: impl FnOnce(&mut Scan<'a>) -> Result<Ob
 
 impl Member {
     /// Puts marks into this member of an object. Where it is absent or null, there is one with nothing but the marks.
-    fn put(&self, name: &str, around: &Object, marks: [Option<&(&str, String)>; 2], edits: &mut Vec<Edit>) -> Result<(), Bad> {
+    fn put(&self, name: &str, around: &Object, marks: [Option<&(&str, String)>; 3], edits: &mut Vec<Edit>) -> Result<(), Bad> {
         let mut added = Vec::new();
         for (mark, value) in marks.into_iter().flatten() {
-            match self {
-                Member::Object(Object { redelivered: Some(old), .. }) if *mark == "redelivered" => edits.push((old.clone(), value.clone())),
-                Member::Object(Object { crashes: Some(old), .. }) if *mark == CRASHES => edits.push((old.clone(), value.clone())),
-                _ => added.push(format!("\"{mark}\": {value}")),
+            let old = match self {
+                Member::Object(object) => match *mark {
+                    CRASHES => object.crashes.as_ref(),
+                    CHILD_CRASHES => object.child_crashes.as_ref(),
+                    _ => object.redelivered.as_ref(),
+                },
+                _ => None,
+            };
+            match old {
+                Some(old) => edits.push((old.clone(), value.clone())),
+                None if value == "0" => {}
+                None => added.push(format!("\"{mark}\": {value}")),
             }
         }
         let added = added.join(", ");

@@ -5,7 +5,9 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::{BadMessage, Compression, Encoding, Limits, Message, Wrong, crashes_of, mark_redelivered, sent_at};
+use super::{
+    BadMessage, CHILD_CRASHES, Compression, Encoding, Limits, Message, Wrong, crashes_of, mark_crashed, mark_redelivered, sent_at,
+};
 use crate::{Map, Signature, Value};
 
 const EMBED: &str = r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#;
@@ -324,6 +326,24 @@ fn compressed_bodies_are_unpacked_up_to_the_limit() {
     }
 }
 
+fn child_crashes(raw: &[u8]) -> i64 {
+    let value = Value::parse(raw, 9).unwrap();
+    value.get("headers").and_then(|headers| headers.get(CHILD_CRASHES)).and_then(Value::as_i64).unwrap_or(0)
+}
+
+#[test]
+fn the_count_of_children_that_died_is_read_and_is_no_header_of_the_task() {
+    let raw = around("", "[[], {}, {}]");
+    let crashed = Message::decode(&mark_crashed(raw.as_bytes(), 1, 2).unwrap(), &Limits::default()).unwrap();
+    let before = decode(&raw).unwrap();
+    assert_eq!((crashed.child_crashes, before.child_crashes), (2, 0));
+    assert_eq!(crashed.headers, before.headers);
+    let next = crashed.encode(Encoding::Json);
+    assert_eq!(Message::decode(&next, &Limits::default()).unwrap().child_crashes, 0, "another attempt is another message");
+    let odd = around(r#", "longshore-child-crashes": ["many"]"#, "[[], {}, {}]");
+    assert_eq!(decode(&odd).unwrap().child_crashes, 0);
+}
+
 #[test]
 fn a_message_that_goes_back_is_marked_and_nothing_else_in_it_changes() {
     let raw = around(r#", "x": "\ud800", "redelivered": false"#, "[[1e400, NaN], {}, {}]");
@@ -357,6 +377,14 @@ fn a_message_that_goes_back_is_marked_and_nothing_else_in_it_changes() {
     }
     let crashed = mark_redelivered(br#"{"headers":{},"properties":{"delivery_info":{}}}"#, Some(1)).unwrap();
     assert_eq!(crashes_of(&crashed), 1);
+    let both = mark_crashed(&crashed, 5, 2).unwrap();
+    assert_eq!((crashes_of(&both), child_crashes(&both)), (5, 2));
+    let workers = mark_redelivered(&both, Some(6)).unwrap();
+    assert_eq!((crashes_of(&workers), child_crashes(&workers)), (6, 2), "whoever counts the one leaves the other alone");
+    let forgotten = mark_crashed(&workers, 0, 0).unwrap();
+    assert_eq!((crashes_of(&forgotten), child_crashes(&forgotten)), (0, 0));
+    let never = br#"{"headers":{"redelivered":true},"properties":{"delivery_info":{"redelivered":true}}}"#;
+    assert_eq!(mark_crashed(never, 0, 0).unwrap(), never, "no count is written where there is none");
     assert!(Value::parse(&crashed, 9).is_ok());
     for raw in ["", "[]", "{}", "{} x", r#"{"headers":1,"properties":{}}"#, r#"{"headers":{},"properties":[]}"#] {
         mark_redelivered(raw.as_bytes(), Some(1)).expect_err(raw);

@@ -227,7 +227,14 @@ impl Closer {
     /// Says what happened.
     fn tell(&self, batch: Vec<Closing>, late: &[usize]) {
         let shared = &self.shared;
-        shared.counts.late.fetch_add(late.len() as u64, Ordering::Relaxed);
+        // What goes back unrun has nothing to say, whoever has it now.
+        let unrun = |closing: &Closing| closing.conclusion.what.is_none() && closing.conclusion.end == End::Back { front: true };
+        let count = |unrun_too: bool, late_too: bool| {
+            let of = |(place, closing): &(usize, &Closing)| unrun(closing) == unrun_too && late.contains(place) == late_too;
+            batch.iter().enumerate().filter(of).count() as u64
+        };
+        shared.counts.late.fetch_add(count(false, true), Ordering::Relaxed);
+        shared.counts.handed_back.fetch_add(count(true, false), Ordering::Relaxed);
         let is_over = |end: &End| matches!(end, End::Ack | End::Dead { .. });
         let over = batch.iter().enumerate().filter(|(place, closing)| is_over(&closing.conclusion.end) && !late.contains(place));
         shared.counts.ended(over.map(|(_, closing)| &closing.queue));
@@ -238,7 +245,11 @@ impl Closer {
             .into_iter()
             .enumerate()
             .filter_map(|(place, closing)| {
-                let what = if late.contains(&place) { What::Late } else { closing.conclusion.what? };
+                let what = match closing.conclusion.what {
+                    None if closing.conclusion.end == (End::Back { front: true }) => return None,
+                    _ if late.contains(&place) => What::Late,
+                    what => what?,
+                };
                 let message = closing.message.unwrap_or_default();
                 let seat = closing.work.and_then(|work| work.started()).map(|start| (start.lane, start.slot));
                 Some(Notice { at: SystemTime::now(), message, queue: closing.queue, seat, what })

@@ -12,7 +12,7 @@ use longshore_brokers::{ChordPart, End, Key, Outgoing, Stored, crash::MOST_CRASH
 use longshore_celery::{
     BadMessage, Encoding, Exception, Extended, Message, ResultTree, Signature, State, TaskResult, Value,
     canvas::{self, CanvasError, ChordStart, FailedTask, Plan},
-    mark_redelivered, repr,
+    mark_crashed, repr,
 };
 use longshore_core::{Finished, Receipt};
 
@@ -102,6 +102,7 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Opti
         Verdict::Revoked(why) => case.revoked(why, work.signal()),
         Verdict::Ignore => Conclusion { what: Some(What::Ignored), ..Conclusion::new(End::Ack) },
         Verdict::Requeue => case.requeue(&work),
+        Verdict::HandBack => Conclusion::new(End::Back { front: true }),
         Verdict::Reject(reason) => {
             let exception = Exception::reject(reason.as_str(), false);
             case.failed(&exception, None, End::Dead { reason: format!("rejected by its task: {reason}") })
@@ -347,14 +348,15 @@ impl Case<'_> {
     }
 
     fn crashed(self, work: &Work, reason: &str) -> Conclusion {
-        let crashes = work.crashes + 1;
+        // Its worker lives: this is no worker's death, and counts by itself.
+        let crashes = self.message.child_crashes.saturating_add(1);
         if crashes >= MOST_CRASHES {
             let exception = Exception::worker_lost(&format!("Worker exited prematurely: {reason}"));
             return self.failed(&exception, None, End::Dead { reason: format!("what ran it died {crashes} times, last of {reason}") });
         }
         let mut again = self.shared.to_queue(self.message.clone(), self.queue.clone());
         // What was just written has properties; and no sender can set this header.
-        if let Ok(marked) = mark_redelivered(&again.raw, Some(crashes)) {
+        if let Ok(marked) = mark_crashed(&again.raw, work.crashes, crashes) {
             again.raw = marked;
         }
         let mut conclusion = Conclusion::new(End::Ack);

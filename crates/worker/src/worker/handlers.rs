@@ -54,6 +54,10 @@ async fn tell_started(own: &TaskContext, node: &str) {
 impl Starter {
     /// Notes the start. `Some` says that it shall not run after all.
     pub(crate) fn start(&self, work: &Arc<Work>, context: &Context) -> Option<Outcome<Answer>> {
+        // Whoever was stopped, or suspended, for longer than its lease has lost what it held.
+        if work.term.is_some_and(|term| self.shared.term() != Some(term)) {
+            return Some(Outcome::Skipped(Skip::Elsewhere));
+        }
         // Before it is asked whether it is revoked: whoever revokes it from now on finds the token.
         work.begin(context.lane, context.slot, context.cancel.clone(), self.shared.soft_time_limit(work));
         if work.is_revoked() || self.shared.is_revoked(&work.message) {

@@ -20,7 +20,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_brokers::{BrokerError, Claimed, Key, Slot, crash::MOST_CRASHES};
+use longshore_brokers::{BrokerError, Claimed, Key, Slot, lease::Term};
 use longshore_celery::{BadMessage, Message, State, TaskResult};
 use longshore_core::{
     Delivery, ErrorKind, LaneKind, Options, Receipt, SourceError,
@@ -51,6 +51,8 @@ const READ: usize = 100;
 const DUE: usize = 100;
 /// A slot of a rate that is this near is not waited for.
 const NEAR: Duration = Duration::from_micros(500);
+/// While a lease is over it is looked at so often.
+const OVER: Duration = Duration::from_millis(20);
 /// A broker that is away is asked for slots again after this time.
 const AWAY: Duration = Duration::from_secs(1);
 /// How often the wall clock is looked at while something is held: it may have been set.
@@ -75,7 +77,7 @@ struct Hall {
     claim: Option<BoxFuture<'static, Batch>>,
     held: Held,
     /// Claimed, and not read yet: the first of a batch run while the others are read. Not in any list of what is reserved, since nothing is known of them.
-    unread: VecDeque<Claimed>,
+    unread: VecDeque<Unread>,
     /// Ready for the engine.
     ready: VecDeque<Arc<Work>>,
     /// May have killed a worker: one starts at a time.
@@ -95,8 +97,16 @@ struct Hall {
     drained: bool,
 }
 
+/// A message that is claimed and not read yet.
+struct Unread {
+    claimed: Claimed,
+    term: Term,
+}
+
 /// What a claim brought.
 struct Batch {
+    /// The term of our lease in which it was asked for.
+    term: Term,
     /// How many were asked for.
     asked: usize,
     claimed: Vec<Claimed>,
@@ -203,7 +213,7 @@ impl Intake {
     }
 
     /// Sorts out what was claimed, and ends at once what shall not run. Says how many may run.
-    async fn take(&self, claimed: Vec<Claimed>, slots_taken: bool) -> Result<usize, BrokerError> {
+    async fn take(&self, claimed: Vec<Claimed>, term: Term, slots_taken: bool) -> Result<usize, BrokerError> {
         let now = SystemTime::now();
         let mut closings = Vec::new();
         let mut works = Vec::with_capacity(claimed.len());
@@ -222,18 +232,18 @@ impl Intake {
             let Claimed { receipt, redelivered, .. } = claimed;
             let queue = claimed.queue.clone();
             match sorted {
-                Sorted::Run(message, _) | Sorted::Ask(message, _) if crashes >= MOST_CRASHES => {
+                Sorted::Run(message, task) | Sorted::Ask(message, task) if suspect(crashes, &task).is_guilty() => {
                     closings.push(conclude::unrun(&self.shared, message, receipt, queue, Unrun::Crashed(crashes)));
                 }
                 Sorted::Run(message, task) => {
                     if redelivered || message.redelivered {
                         again.push(works.len());
                     }
-                    works.push(Arc::new(Work::new(message, task, claimed)));
+                    works.push(Arc::new(Work::new(message, task, claimed, term)));
                 }
                 Sorted::Ask(message, task) => {
                     let redelivered = redelivered || message.redelivered;
-                    asking.push((Arc::new(Work::new(message, task, claimed)), redelivered));
+                    asking.push((Arc::new(Work::new(message, task, claimed, term)), redelivered));
                 }
                 Sorted::Later { due, paced } => {
                     let slot = paced.is_some();
@@ -347,7 +357,7 @@ impl Intake {
             let now = Instant::now();
             let Some((place, _)) = state.next_suspect(now).filter(|(_, at)| *at <= now) else { return Ok(()) };
             let Some(work) = state.suspects.remove(place) else { return Ok(()) };
-            state.accused.push(Accused { receipt: work.receipt, suspect: suspect(&work), since: now });
+            state.accused.push(Accused { receipt: work.receipt, suspect: suspect(work.crashes, &work.task), since: now });
             (work, state.accused.iter().map(|accused| accused.receipt).collect::<Vec<_>>())
         };
         self.shared.consumer.accuse(&accused).await?;
@@ -357,6 +367,7 @@ impl Intake {
 
     /// Reads what is due of what was held; whether there was any.
     async fn take_due(&self, room: usize) -> Result<bool, BrokerError> {
+        let Some(term) = self.shared.term() else { return Ok(false) };
         let due = self.state().held.due(SystemTime::now(), room.min(DUE));
         if due.is_empty() {
             return Ok(false);
@@ -378,8 +389,8 @@ impl Intake {
                 Claimed { receipt: entry.receipt(), queue: entry.queue, raw, crashes: entry.crashes, redelivered: false, given: false };
             if entry.slot { slots.push(claimed) } else { others.push(claimed) }
         }
-        self.take(slots, true).await?;
-        self.take(others, false).await?;
+        self.take(slots, term, true).await?;
+        self.take(others, term, false).await?;
         Ok(true)
     }
 
@@ -406,7 +417,10 @@ impl Intake {
             (claim, look, state.held.next(), state.next_suspect(now).map(|(_, at)| at.duration_since(now)))
         };
         let due = next.map(|due| due.duration_since(SystemTime::now()).unwrap_or_default().min(GLANCE));
-        let mut timer = due.into_iter().chain(suspect).chain(look).min().map(|left| Box::pin(tokio::time::sleep(left)));
+        let left = due.into_iter().chain(suspect).chain(look).min();
+        // While our lease is over nothing is claimed, and nothing that is held is looked at.
+        let left = if self.shared.term().is_none() { Some(left.unwrap_or(OVER).max(OVER)) } else { left };
+        let mut timer = left.map(|left| Box::pin(tokio::time::sleep(left)));
         let mut woken = std::pin::pin!(self.wake.notified());
         let mut grown = std::pin::pin!(self.shared.hands.changed.notified());
         let batch = std::future::poll_fn(|cx| {
@@ -460,7 +474,7 @@ impl Intake {
                 if let Some(trip) = self.shared.consumer.trip() {
                     state.ahead.claim_took(batch.claimed.len(), trip);
                 }
-                state.unread.extend(batch.claimed);
+                state.unread.extend(batch.claimed.into_iter().map(|claimed| Unread { claimed, term: batch.term }));
                 match batch.result {
                     // Before these are read: the broker looks for the next ones meanwhile.
                     Ok(Fetched::More) => self.claim_ahead(&mut state, room),
@@ -475,14 +489,14 @@ impl Intake {
     }
 }
 
-fn suspect(work: &Work) -> Suspect {
-    Suspect { crashes: work.crashes, apart: work.task.lane == LaneKind::Process }
+fn suspect(crashes: u32, task: &Task) -> Suspect {
+    Suspect { crashes, apart: task.lane == LaneKind::Process }
 }
 
 impl Hall {
     /// The place of the suspect that starts next, and when; `None`: there is none, or one that runs has to end first.
     fn next_suspect(&self, now: Instant) -> Option<(usize, Instant)> {
-        suspects::next(self.suspects.iter().map(|work| suspect(work)), &self.accused, self.calm.unwrap_or(now), now)
+        suspects::next(self.suspects.iter().map(|work| suspect(work.crashes, &work.task)), &self.accused, self.calm.unwrap_or(now), now)
     }
 }
 

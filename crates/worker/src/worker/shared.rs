@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use longshore_brokers::{Broker, Consumer, ResultBackend};
+use longshore_brokers::{
+    Broker, Consumer, ResultBackend,
+    lease::{self, Lease, Term},
+};
 use longshore_celery::{Limits, Message, Value, events};
 use longshore_core::{CancelToken, LaneKind, Rate, gate::pace::Pace};
 use tokio::sync::Notify;
@@ -31,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) consumer: Arc<dyn Consumer>,
+    /// `None` where what is held stays ours.
+    lease: Option<Arc<Lease>>,
     pub(crate) results: Arc<dyn ResultBackend>,
     /// Results are stored in the step that acknowledges.
     pub(crate) one_store: bool,
@@ -171,6 +176,7 @@ impl Shared {
             node,
             client,
             broker,
+            lease: consumer.lease(),
             consumer,
             results,
             one_store,
@@ -187,6 +193,14 @@ impl Shared {
             hands: Hands::default(),
             paces: Mutex::default(),
             set: Mutex::default(),
+        }
+    }
+
+    /// Returns the term of our lease that runs now; `None` while it is over, for all that we know.
+    pub(crate) fn term(&self) -> Option<Term> {
+        match &self.lease {
+            Some(lease) => lease.term(lease::clock()),
+            None => Some(Term::default()),
         }
     }
 

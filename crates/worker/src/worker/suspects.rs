@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use longshore_brokers::crash::MOST_CRASHES;
+use longshore_brokers::crash::{MOST_CRASHES, MOST_CRASHES_APART};
 use longshore_core::Receipt;
 
 /// What kills its worker mostly does so at once: a suspect that has run for so long does not keep the next one from starting beside it.
@@ -18,14 +18,28 @@ const REST: u32 = 9;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Suspect {
     pub(crate) crashes: u32,
-    /// It runs in a child of its own. If that dies, its worker knows of what.
+    /// It runs in a child of its own, and has hardly ever killed its worker.
     pub(crate) apart: bool,
 }
 
 impl Suspect {
-    /// Whether the next death would bury it, and nobody could tell that from a kill from outside.
+    /// Returns whether it has been blamed so often that it is run no more.
+    pub(crate) fn is_guilty(self) -> bool {
+        self.crashes >= self.most()
+    }
+
+    /// Returns whether the next death would bury it; nobody could tell that from a kill from outside.
     fn is_last(self) -> bool {
-        !self.apart && self.crashes.saturating_add(1) >= MOST_CRASHES
+        self.crashes.saturating_add(1) >= self.most()
+    }
+
+    /// Returns whether it runs all alone: in the second half of its blames, so that whoever was beside the guilty in the first half is acquitted.
+    fn is_alone(self) -> bool {
+        self.crashes > self.most() / 2
+    }
+
+    fn most(self) -> u32 {
+        if self.apart { MOST_CRASHES_APART } else { MOST_CRASHES }
     }
 }
 
@@ -53,7 +67,7 @@ pub(crate) fn next(line: impl Iterator<Item = Suspect>, running: &[Accused], cal
     let mut waits = None;
     for (place, suspect) in line.enumerate() {
         if now >= calm || !suspect.is_last() {
-            return may_start(suspect.crashes, running, now).map(|at| (place, at));
+            return may_start(suspect, running, now).map(|at| (place, at));
         }
         waits.get_or_insert((place, calm));
     }
@@ -62,11 +76,11 @@ pub(crate) fn next(line: impl Iterator<Item = Suspect>, running: &[Accused], cal
 
 /// When a suspect may start beside those that run: at once, then, or (`None`) when one of them has ended.
 ///
-/// One starts at a time. Should the worker die of a later one all that run are to blame, so whoever is blamed for the second time runs all alone: nobody is
-/// buried for another's crash.
-fn may_start(crashes: u32, running: &[Accused], now: Instant) -> Option<Instant> {
+/// One starts at a time. Should the worker die of a later one all that run are to blame, so whoever is blamed for the second time (apart from its worker: for the
+/// eleventh) runs all alone: nobody is buried for another's crash.
+fn may_start(suspect: Suspect, running: &[Accused], now: Instant) -> Option<Instant> {
     let Some(last) = running.iter().map(|accused| accused.since).max() else { return Some(now) };
-    let alone = crashes > 1 || running.iter().any(|accused| accused.suspect.crashes > 1);
+    let alone = suspect.is_alone() || running.iter().any(|accused| accused.suspect.is_alone());
     (!alone).then(|| (last + TRIED).max(now))
 }
 

@@ -30,6 +30,8 @@ pub(crate) enum Verdict {
     Ignore,
     /// Back to its queue.
     Requeue,
+    /// Back to the front of its queue, unrun, if it is still ours.
+    HandBack,
     /// To the dead letters, and its result says why.
     Reject(String),
     /// Something else takes its place.
@@ -92,6 +94,7 @@ pub(crate) fn verdict(outcome: Outcome<Answer>, policy: &TaskPolicy, retries: u3
         Outcome::Lost(why) => Verdict::Crashed(why),
         Outcome::Cancelled => Verdict::Revoked("terminated"),
         Outcome::Skipped(Skip::Expired) => Verdict::Revoked("expired"),
+        Outcome::Skipped(Skip::Elsewhere) => Verdict::HandBack,
         Outcome::Skipped(_) => Verdict::Revoked("revoked"),
         // A new outcome of the engine: whatever it is, it is no success.
         other => failed(other.error().map_or_else(|| Failure::text("an outcome of no known kind"), Failure::from)),

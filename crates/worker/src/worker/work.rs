@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use longshore_brokers::Claimed;
+use longshore_brokers::{Claimed, lease::Term};
 use longshore_celery::{Message, Value};
 use longshore_core::{CancelToken, LaneKind, Receipt};
 
@@ -22,6 +22,8 @@ pub(crate) struct Work {
     pub(crate) queue: Arc<str>,
     /// How many workers or children died of it, or may have.
     pub(crate) crashes: u32,
+    /// In which term of our lease it was claimed; `None` where nobody else can have it.
+    pub(crate) term: Option<Term>,
     /// Of the attempt that runs: cancelled when nobody wants its result any more; the handler sees it.
     cancel: OnceLock<CancelToken>,
     /// Cancelled when the soft limit has passed.
@@ -59,7 +61,7 @@ pub(crate) struct Ticket(pub(crate) Arc<Work>);
 pub(crate) type Answer = Result<Value, Box<Failure>>;
 
 impl Work {
-    pub(crate) fn new(message: Arc<Message>, task: Arc<Task>, claimed: Claimed) -> Self {
+    pub(crate) fn new(message: Arc<Message>, task: Arc<Task>, claimed: Claimed, term: Term) -> Self {
         let Claimed { receipt, queue, raw, crashes, given, .. } = claimed;
         Self {
             message,
@@ -67,6 +69,7 @@ impl Work {
             receipt,
             queue,
             crashes,
+            term: (!given).then_some(term),
             cancel: OnceLock::new(),
             soft: CancelToken::new(),
             revoked: AtomicBool::new(false),

@@ -292,6 +292,7 @@ impl<R> From<Outcome<R>> for Sent<R> {
                 Skip::Expired => 0,
                 Skip::Revoked => 1,
                 Skip::Duplicate => 2,
+                Skip::Elsewhere => 3,
             }),
         }
     }
@@ -310,7 +311,8 @@ impl<R> From<Sent<R>> for Outcome<R> {
             Sent::Cancelled => Outcome::Cancelled,
             Sent::Skipped(0) => Outcome::Skipped(Skip::Expired),
             Sent::Skipped(1) => Outcome::Skipped(Skip::Revoked),
-            Sent::Skipped(_) => Outcome::Skipped(Skip::Duplicate),
+            Sent::Skipped(2) => Outcome::Skipped(Skip::Duplicate),
+            Sent::Skipped(_) => Outcome::Skipped(Skip::Elsewhere),
         }
     }
 }

@@ -32,7 +32,7 @@ impl Intake {
     pub(super) fn let_go(&self) {
         let mut state = self.state();
         let (claim, ready) = (state.claim.take(), Vec::from(std::mem::take(&mut state.ready)));
-        let mut unread = Vec::from(std::mem::take(&mut state.unread));
+        let mut unread: Vec<Claimed> = state.unread.drain(..).map(|unread| unread.claimed).collect();
         if claim.is_none() && ready.is_empty() && unread.is_empty() {
             return;
         }

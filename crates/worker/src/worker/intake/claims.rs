@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Instant};
 
 use futures_util::future::BoxFuture;
-use longshore_brokers::{BrokerError, Claimed};
+use longshore_brokers::{BrokerError, Claimed, lease::Term};
 
 use super::{
     Batch, HELD, Hall, Intake, READ, ahead,
@@ -21,17 +21,18 @@ impl Intake {
     }
 
     pub(super) fn may_claim(&self, state: &Hall) -> bool {
-        !self.closed.load(Ordering::Acquire) && !state.ended && state.held.len() < HELD
+        !self.closed.load(Ordering::Acquire) && !state.ended && state.held.len() < HELD && self.shared.term().is_some()
     }
 
     pub(super) fn claim(&self, state: &mut Hall, room: usize) -> BoxFuture<'static, Batch> {
         let consumer = self.shared.consumer.clone();
+        let term = self.shared.term().unwrap_or_default();
         let left = self.left(state);
         let room = room.min(left);
         let claim = move |room| async move {
             let mut claimed = Vec::new();
             let result = consumer.claim(room, &mut claimed).await;
-            Batch { asked: room, claimed, result }
+            Batch { term, asked: room, claimed, result }
         };
         // What is given is lost with whoever does not listen; and it comes while the batch before is worked on.
         let claim = if self.early {
@@ -44,6 +45,7 @@ impl Intake {
         };
         Box::pin(async move {
             let lost = |error: tokio::task::JoinError| Batch {
+                term,
                 asked: 0,
                 claimed: Vec::new(),
                 result: Err(BrokerError {
@@ -57,15 +59,13 @@ impl Intake {
 
     /// Reads the next of what was claimed; whether there was any.
     pub(super) async fn read_some(&self) -> Result<bool, BrokerError> {
-        let some: Vec<Claimed> = {
+        let (term, some): (Term, Vec<Claimed>) = {
             let mut state = self.state();
-            let count = state.unread.len().min(READ);
-            state.unread.drain(..count).collect()
+            let Some(term) = state.unread.front().map(|unread| unread.term) else { return Ok(false) };
+            let count = state.unread.iter().take(READ).take_while(|unread| unread.term == term).count();
+            (term, state.unread.drain(..count).map(|unread| unread.claimed).collect())
         };
-        if some.is_empty() {
-            return Ok(false);
-        }
-        let run = self.take(some, false).await?;
+        let run = self.take(some, term, false).await?;
         let mut state = self.state();
         let drained = state.drained;
         state.mix.read(run, drained);

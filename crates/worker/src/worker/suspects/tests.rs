@@ -10,6 +10,10 @@ fn here(crashes: u32) -> Suspect {
     Suspect { crashes, apart: false }
 }
 
+fn apart(crashes: u32) -> Suspect {
+    Suspect { crashes, apart: true }
+}
+
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
@@ -32,7 +36,7 @@ fn one_starts_at_a_time_and_who_is_blamed_twice_is_alone() {
     ];
     for &(crashes, others, expected) in rows {
         let expected = expected.map(|at| start + ms(at));
-        assert_eq!(may_start(crashes, &running(others), start + ms(5000)), expected, "{crashes} beside {others:?}");
+        assert_eq!(may_start(here(crashes), &running(others), start + ms(5000)), expected, "{crashes} beside {others:?}");
     }
 }
 
@@ -54,10 +58,29 @@ fn whom_the_next_death_would_bury_waits_until_it_is_calm_and_holds_up_nobody() {
 }
 
 #[test]
-fn what_runs_in_a_child_of_its_own_waits_for_no_calm() {
+fn what_runs_apart_from_its_worker_is_alone_waits_for_calm_and_is_guilty_after_far_more_deaths() {
     let now = Instant::now();
-    let line = [here(2), Suspect { crashes: 2, apart: true }];
-    assert_eq!(next(line.into_iter(), &[], now + ms(10), now), Some((1, now)));
+    // Its crashes; whether it runs all alone, waits for calm, is run no more.
+    let rows = [
+        (here(1), [false, false, false]),
+        (here(2), [true, true, false]),
+        (here(3), [true, true, true]),
+        (apart(1), [false, false, false]),
+        (apart(10), [false, false, false]),
+        (apart(11), [true, false, false]),
+        (apart(18), [true, false, false]),
+        (apart(19), [true, true, false]),
+        (apart(20), [true, true, true]),
+        (apart(u32::MAX), [true, true, true]),
+    ];
+    for (suspect, expected) in rows {
+        let beside = [Accused { receipt: Receipt(1), suspect: apart(1), since: now }];
+        let alone = may_start(suspect, &beside, now).is_none();
+        let waits = next([suspect].into_iter(), &[], now + ms(10), now) == Some((0, now + ms(10)));
+        assert_eq!([alone, waits, suspect.is_guilty()], expected, "{suspect:?}");
+    }
+    let line = [here(2), apart(2)];
+    assert_eq!(next(line.into_iter(), &[], now + ms(10), now), Some((1, now)), "nobody is held up by who waits for calm");
 }
 
 #[test]
@@ -74,7 +97,15 @@ fn after_one_of_them_the_next_waits_for_longer_than_it_ran() {
 struct Message {
     takes: u64,
     kills: Option<u64>,
+    /// It runs in a child of its own.
+    apart: bool,
     crashes: u32,
+}
+
+impl Message {
+    fn suspect(&self) -> Suspect {
+        Suspect { crashes: self.crashes, apart: self.apart }
+    }
 }
 
 struct Worker {
@@ -101,6 +132,8 @@ struct Model {
     deaths: u32,
     /// Whether it has to be calm for whom the next death would bury.
     calm: bool,
+    /// Whether what is sent runs apart from its worker.
+    apart: bool,
 }
 
 const SLOTS: usize = 4;
@@ -121,6 +154,7 @@ impl Model {
             done: 0,
             deaths: 0,
             calm,
+            apart: false,
         };
         for _ in 0..workers {
             model.start_worker(0);
@@ -138,7 +172,7 @@ impl Model {
     fn send(&mut self, count: usize, takes: u64, kills: Option<u64>) {
         for _ in 0..count {
             self.queue.push_back(self.messages.len());
-            self.messages.push(Message { takes, kills, crashes: 0 });
+            self.messages.push(Message { takes, kills, apart: self.apart, crashes: 0 });
         }
     }
 
@@ -186,18 +220,18 @@ impl Model {
             while worker.parked.len() + worker.suspects.len() < PARKED
                 && let Some(message) = self.queue.pop_front()
             {
-                match messages[message].crashes {
-                    0 => worker.parked.push_back(message),
-                    crashes if crashes >= MOST_CRASHES => self.buried.push(message),
+                match messages[message].suspect() {
+                    Suspect { crashes: 0, .. } => worker.parked.push_back(message),
+                    suspect if suspect.is_guilty() => self.buried.push(message),
                     _ => worker.suspects.push_back(message),
                 }
             }
-            let line = worker.suspects.iter().map(|message| here(messages[*message].crashes));
+            let line = worker.suspects.iter().map(|message| messages[*message].suspect());
             if let Some((place, at)) = next(line, &worker.accused, worker.calm, now)
                 && at <= now
                 && let Some(message) = worker.suspects.remove(place)
             {
-                worker.accused.push(Accused { receipt: Receipt(message as u64), suspect: here(messages[message].crashes), since: now });
+                worker.accused.push(Accused { receipt: Receipt(message as u64), suspect: messages[message].suspect(), since: now });
                 worker.parked.push_front(message);
             }
             while worker.runs.len() < SLOTS
@@ -245,6 +279,39 @@ fn a_storm_of_kills_from_outside_buries_nobody() {
     assert!(storm(false, 10, 150) > 5 && storm(false, 300, 400) > 20);
     for (takes, pause) in [(10, 150), (10, 400), (300, 400), (300, 4000)] {
         assert_eq!(storm(true, takes, pause), 0, "{takes} ms each, a kill every 50 to {pause} ms");
+    }
+}
+
+#[test]
+fn what_runs_apart_outlives_kills_that_meet_it_again_and_again() {
+    let buried = |apart| {
+        let mut model = Model { apart, ..Model::new(1, true) };
+        model.send(1, 20_000, None);
+        for _ in 0..10 {
+            model.run(13_000);
+            model.kill(0);
+        }
+        model.finish();
+        model.buried.len()
+    };
+    assert_eq!((buried(false), buried(true)), (1, 0), "calm alone saves nobody from ten kills");
+}
+
+#[test]
+fn poison_that_runs_apart_is_buried_after_twenty_crashes_and_its_neighbours_are_spared() {
+    for (workers, neighbours_apart) in [(1, true), (2, false)] {
+        for (kills, takes) in [(0, 20), (300, 2000), (3000, 20)] {
+            let mut model = Model { apart: neighbours_apart, ..Model::new(workers, true) };
+            model.send(50, takes, None);
+            model.apart = true;
+            model.send(1, kills + 1000, Some(kills));
+            model.apart = neighbours_apart;
+            model.send(50, takes, None);
+            model.finish();
+            let case = format!("{workers} workers, it kills after {kills} ms, beside others of {takes} ms, apart: {neighbours_apart}");
+            assert_eq!(model.buried, [50], "{case}");
+            assert_eq!(model.deaths, MOST_CRASHES_APART, "{case}");
+        }
     }
 }
 
