@@ -9,7 +9,7 @@
 //! - `shared_limit.rs`: a limit that other processes keep too, before a lane
 //! - `ledger.rs journal.rs`: start and result lines, before anything counts
 //! - `output.rs`: the projection of the journal that people read
-//! - `conduct.rs`: all of it put together; `watch.rs`: watched until the end, with `keys.rs machine.rs`; `checks.rs ending.rs`: how it ends
+//! - `conduct.rs`: all of it put together; `watch.rs`: watched until the end, with `keys.rs machine.rs`; `signals.rs heard.rs`: what asks it to stop; `checks.rs ending.rs`: how it ends
 
 pub mod args;
 pub mod auto;
@@ -18,6 +18,7 @@ pub mod checks;
 pub mod command;
 pub mod conduct;
 pub mod ending;
+pub mod heard;
 pub mod http;
 pub mod input;
 pub mod intake;

@@ -5,13 +5,14 @@ mod common;
 
 use std::{
     io::Read,
+    os::unix::process::CommandExt,
     process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use common::{Place, alive_with, finish, lives, run, signal, text, until};
-use rustix::process::Signal;
+use common::{Place, alive_with, finish, lives, number, run, signal, signal_group, text, until, wait};
+use rustix::process::{Pid, Signal, kill_process};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -274,4 +275,73 @@ fn pipe_children_that_do_not_want_to_end_are_ended_by_interrupts() {
     assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(alive_with(&format!("MARK={}", place.path("mark").display())), []);
+}
+
+/// Sends a signal to everything that belongs to a run, as systemd does to a control group: to the runner first, or last, or to its group on the way.
+fn signal_all(child: &Child, mark: &str, which: Signal, rng: &mut fastrand::Rng) {
+    let runner = child.id().cast_signed();
+    let mut all: Vec<i32> = alive_with(mark).into_iter().map(|(pid, _)| pid).filter(|pid| *pid != runner).collect();
+    rng.shuffle(&mut all);
+    let order = rng.u8(0..3);
+    if order == 0 {
+        signal_group(child, which);
+    }
+    for (place, pid) in all.iter().enumerate() {
+        if order == 1 && place == all.len() / 2 {
+            signal_group(child, which);
+        }
+        // Some have ended meanwhile.
+        let _ = kill_process(Pid::from_raw(*pid).unwrap(), which);
+    }
+    if order == 2 || (order == 1 && all.is_empty()) {
+        signal_group(child, which);
+    }
+}
+
+/// Each record is a task that takes so many milliseconds; every third is a shell that waits for another program.
+const REACHED: &str = "if [ $(($1 % 3)) = 0 ]; then sleep $2; else exec sleep $2; fi";
+
+#[test]
+fn what_a_signal_to_everything_ends_is_run_again_and_nothing_fails() {
+    let rounds = number("LONGSHORE_SIGNAL_ROUNDS", 6);
+    let seed = number("LONGSHORE_SIGNAL_SEED", fastrand::u64(..));
+    println!("signals to everything: {rounds} rounds each of TERM and INT, LONGSHORE_SIGNAL_SEED={seed}");
+    let (mut signalled, mut cut_off) = (0, 0);
+    for round in 0..2 * rounds {
+        let mut rng = fastrand::Rng::with_seed(seed.wrapping_add(round));
+        let which = if round % 2 == 0 { Signal::TERM } else { Signal::INT };
+        let place = Place::new();
+        let tasks: String = (1..=24).map(|id| format!("{id} 0.{:03}\n", rng.u64(10..=500))).collect();
+        let (input, script) = (place.write("in", tasks), place.script("task.sh", &format!("set -- $1; {REACHED}")));
+        let mark = format!("LEDGER={}", place.path("ledger").display());
+        let mut sittings = 0;
+        loop {
+            sittings += 1;
+            let mut command = place.run();
+            command.arg(&input).args(["--name", "all", "-j", "8", "--progress", "none", "--emit", "none", "--"]).arg(&script);
+            let mut child = command.env("LEDGER", place.path("ledger")).process_group(0).spawn().unwrap();
+            // Later and later, so that it ends.
+            let ended = wait(&mut child, Duration::from_millis(rng.u64(30..300 + 300 * sittings)));
+            if ended.is_none() {
+                signal_all(&child, &mark, which, &mut rng);
+                signalled += 1;
+            }
+            let output = finish(child, 60 * SECOND);
+            let said = format!("seed {seed}, round {round}, {which:?}, {:?}: {}", output.status, text(&output.stderr));
+            match output.status.code() {
+                Some(0) => break,
+                Some(130 | 143) => {}
+                // So early that it did not hear signals yet.
+                None => assert!(place.journal_path().is_none() || place.journal().starts.is_empty(), "{said}"),
+                Some(_) => panic!("{said}"),
+            }
+            assert!(sittings < 40, "{said}");
+        }
+        let journal = place.journal();
+        let outcomes: Vec<&str> = (1..=24).map(|seq| journal.outcome(seq)).collect();
+        assert!(outcomes.iter().all(|outcome| *outcome == "ok"), "seed {seed}, round {round}: {outcomes:?}");
+        cut_off += journal.starts.values().filter(|attempts| attempts.len() > 1).count();
+    }
+    println!("signals to everything: {signalled} signals, {cut_off} tasks that were cut off and ran again");
+    assert!(rounds < 3 || cut_off > 0, "no signal met a command");
 }

@@ -313,6 +313,7 @@ mod tests {
     use super::*;
     use crate::run::journal::{
         Begin, Durability, End, Journal, ResultLine,
+        format::header_line,
         tests::{result, spec, state},
     };
 
@@ -359,7 +360,10 @@ mod tests {
         finished(&state, vec![result(1, 1, 0, Word::Ok)], None);
         let path = state.find("prices").unwrap().path;
         let good = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, good.replace("echo {}", "\\u001b[2J") + "nonsense\n").unwrap();
+        let (_, rest) = good.split_once('\n').unwrap();
+        let header = Header { what: "\u{1b}[2J".to_owned(), ..state.find("prices").unwrap().header };
+        let header = String::from_utf8(header_line(&header)).unwrap();
+        std::fs::write(&path, header + rest + "nonsense\n").unwrap();
         let rows = list(&state).unwrap();
         assert_eq!(rows[0].state, "broken");
         assert!(rows[0].broken.as_deref().unwrap().contains(":3: "), "{rows:?}");
@@ -367,5 +371,10 @@ mod tests {
         print_list(&rows, &mut text).unwrap();
         assert!(!text.contains(&0x1b));
         assert!(export(&state, "prices", None, &mut Vec::new()).is_err());
+        // A header that has changed by itself is shown as well, and cannot be passed over.
+        std::fs::write(&path, good.replace("echo {}", "echo []")).unwrap();
+        let rows = list(&state).unwrap();
+        assert!(rows[0].broken.as_deref().unwrap().contains(":1: the header has changed"), "{rows:?}");
+        assert_eq!(show(&state, "prices").unwrap_err().exit_code(), 7);
     }
 }

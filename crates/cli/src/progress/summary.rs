@@ -50,6 +50,8 @@ pub struct Summary {
     pub results: Option<ResultsFile>,
     /// There is a journal, so that the job can go on and its failures can be retried.
     pub durable: bool,
+    /// Records came from stdin, so that they have to be piped in again to go on.
+    pub stdin: bool,
     /// What the process is going to exit with.
     pub exit_code: i32,
 }
@@ -173,7 +175,7 @@ impl Summary {
             out.push('\n');
         }
         if !self.failed_by_error.is_empty() {
-            let again = if self.durable { format!("      retry them: longshore run --retry-failed {}", self.name) } else { String::new() };
+            let again = if self.durable { format!("      retry them: {}", self.again("--retry-failed")) } else { String::new() };
             let _ = writeln!(out, "   failed by error:  {}{again}", self.errors_text());
         }
         if let Some(results) = &self.results {
@@ -183,9 +185,15 @@ impl Summary {
         out
     }
 
+    /// What to type to go on.
+    fn again(&self, flag: &str) -> String {
+        let pipe = if self.stdin { "pipe the same records into " } else { "" };
+        format!("{pipe}longshore run {flag} {}", self.name)
+    }
+
     fn heading(&self, color: bool) -> String {
         if self.remaining > 0 {
-            let again = if self.durable { format!("  continue: longshore run --resume {}", self.name) } else { String::new() };
+            let again = if self.durable { format!("  continue: {}", self.again("--resume")) } else { String::new() };
             if self.at_least {
                 let (done, left) = (text::count(self.finished()), text::count(self.remaining));
                 return format!(" {}  {done} done; at least {left} more to go.{again}\n", paint(color, BOLD, "stopped"));
@@ -354,6 +362,7 @@ pub(crate) mod tests {
             failed_by_error: vec![("connect".to_owned(), 2), ("status 503".to_owned(), 31), ("timeout".to_owned(), 5)],
             slots: vec![SlotSummary { slot: 1, tasks: 200, busy: Duration::from_secs(80), share: 0.777 }],
             results: Some(ResultsFile { path: "prices.jsonl".into(), lines: 10_000 }),
+            stdin: false,
             exit_code: 1,
         }
     }
@@ -374,6 +383,13 @@ pub(crate) mod tests {
     fn a_stopped_run_says_what_remains_and_how_to_go_on() {
         let text = Summary { remaining: 3_738, ..sample() }.text(false);
         assert!(text.starts_with(" stopped  10,000 of 13,738 done; 3,738 remain.  continue: longshore run --resume prices\n"), "{text}");
+    }
+
+    #[test]
+    fn a_run_that_reads_stdin_says_to_pipe_the_same_records_in_again() {
+        let text = Summary { remaining: 1, stdin: true, ..sample() }.text(false);
+        assert!(text.contains("continue: pipe the same records into longshore run --resume prices\n"), "{text}");
+        assert!(text.contains("retry them: pipe the same records into longshore run --retry-failed prices\n"), "{text}");
     }
 
     #[test]

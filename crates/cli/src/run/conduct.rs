@@ -25,10 +25,11 @@ use crate::{
         RunError,
         args::{RunArgs, Timeout},
         checks,
-        ending::Facts,
-        input::{Format, Input, count_records},
+        ending::{Brought, Facts},
+        heard::Heard,
+        input::{Format, Input, Source, count_records},
         intake::{Call, Counts, Group, Intake, Window},
-        journal::{Begin, Durability, End, Index, Journal, Occurrences, OpenJob, StateDir},
+        journal::{Begin, Durability, End, Index, JobError, Journal, Occurrences, OpenJob, StateDir, format},
         ledger::{Journaled, Ledger, Tally},
         output::{Around, Emit, Hooks, Output, OutputError, save::SaveOutput},
         overdue::Overdue,
@@ -147,6 +148,8 @@ impl Ready {
                     sitting: job.sitting,
                     name: job.header.name.clone(),
                     spent: job.spent,
+                    complete: job.end.as_ref().is_some_and(|end| end.complete),
+                    read: job.read,
                     errors: (job.journal.path().to_owned(), job.journal.len()),
                 };
                 (job.index, Some(before), Some(job.lock), Some(job.journal))
@@ -198,6 +201,11 @@ impl Ready {
                 })
             },
             counts: counts.clone(),
+            ended: {
+                // A reader that waits for its input for ever must not keep the journal.
+                let journal = Arc::downgrade(&journal);
+                Box::new(move |read| journal.upgrade().into_iter().for_each(|journal| journal.read(read, true)))
+            },
             gone: VecDeque::new(),
             held: None,
             batching: batching.clone(),
@@ -214,7 +222,14 @@ impl Ready {
             Some(Timeout::OfMedian(share)) => Some((share, Arc::new(Overdue::default()))),
             _ => None,
         };
+        let pacer = match self.plan.shared {
+            Some(limit) => Some(limit.connect(what.clone(), outbox.clone()).await?),
+            None => None,
+        };
+        // Before anything starts, so that no signal finds a run that does not hear it.
+        let mut signals = Signals::listen();
         let builder = Lanebuilder {
+            heard: Heard::listen(),
             overdue: median.as_ref().map(|(_, overdue)| overdue.clone()),
             outbox: outbox.clone(),
             children: children.clone(),
@@ -222,14 +237,10 @@ impl Ready {
             cpu: self.plan.lanes[LaneKind::Cpu as usize].max(1),
             batching,
         };
-        let pacer = match self.plan.shared {
-            Some(limit) => Some(limit.connect(what.clone(), outbox.clone()).await?),
-            None => None,
-        };
         let (lanes, end_children) = builder.build(&what).map_err(|message| RunError { code: 2, message })?;
         let lanes: Lanes<Call, Reply> = lanes.map(|lane| {
             lane.map(|lane| -> Arc<dyn longshore_core::lane::Lane<_, _>> {
-                let lane = if journaled { Arc::new(Journaled::new(lane, journal.clone(), outbox.clone())) } else { lane };
+                let lane = if journaled { Arc::new(Journaled::new(lane, journal.clone(), outbox.clone(), counts.clone())) } else { lane };
                 match &pacer {
                     Some(pacer) => Arc::new(pacer.before(lane)),
                     None => lane,
@@ -294,8 +305,6 @@ impl Ready {
             adaptive: self.plan.adaptive,
             enough: stop_rules(&self.args, &index, tell.clone()),
         };
-        // Before anything starts, so that no signal finds a run that does not hear it.
-        let mut signals = Signals::listen();
         let runtime = tokio::runtime::Handle::current();
         let running = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, None, &runtime);
         let watch = Watch {
@@ -369,8 +378,32 @@ impl Ready {
         let finished: u64 = Word::ALL.iter().filter(|word| **word != Word::Cancelled).map(|word| all[*word as usize]).sum();
         let ended = counts.ended.load(Ordering::Acquire);
         let read = counts.read.load(Ordering::Relaxed) - counts.left_out.load(Ordering::Relaxed);
-        let remaining = left.remaining(read, &counts, mine, ended);
-        let complete = remaining == 0 && ended && !left.facts.bug && !left.facts.unwritable;
+        let mut remaining = left.remaining(read, &counts, mine, ended);
+        let stdin = self.plan.input.sources.contains(&Source::Stdin);
+        let brought = before.as_ref().filter(|before| before.resumed && ended).map_or(Brought::default(), |before| Brought {
+            had_read: before.read.read,
+            had_ended: before.read.ended || before.complete,
+            had_finished: index.finished(),
+            had_begun: index.in_flight(),
+            read: counts.read.load(Ordering::Relaxed),
+            met: counts.in_flight.load(Ordering::Relaxed),
+        });
+        match brought.lacks() {
+            Some(why) if stdin => {
+                left.facts.lacking = true;
+                remaining = remaining.max(brought.had_read.saturating_sub(finished)).max(brought.lost());
+                left.words.push(JobError::Lacking { job: name.clone(), why }.to_string());
+            }
+            _ if brought.lost() > 0 => {
+                let lost = units::show_count(brought.lost());
+                say(
+                    &progress,
+                    &format!(" {name}: of the tasks that were in flight, {lost} are not in the input any more, and were not run"),
+                );
+            }
+            _ => {}
+        }
+        let complete = remaining == 0 && ended && !left.facts.bug && !left.facts.unwritable && !left.facts.lacking;
         left.facts.stopped_early &= !complete;
         if let Some(why) = left.early.take().filter(|_| !complete) {
             left.words.insert(0, why);
@@ -394,7 +427,8 @@ impl Ready {
         summary.rate_per_s = summary.finished() as f64 / summary.wall.as_secs_f64().max(f64::EPSILON);
         summary.width = u32::try_from(left.width).unwrap_or(u32::MAX);
         summary.durable = journaled;
-        summary.at_least = !ended && left.total.is_none();
+        summary.stdin = stdin;
+        summary.at_least = (!ended && left.total.is_none()) || (left.facts.lacking && !brought.had_ended);
         summary.pace = self.args.pace.rate.map(|rate| rate.to_string());
         summary.waited.retain(|(waited, _)| *waited != Waited::Slots || what.is_http());
         summary.results = self.plan.output.file.clone().filter(|_| regular).map(|path| {
@@ -471,6 +505,10 @@ fn with_newline(mut text: String) -> String {
 }
 
 struct Before {
+    /// The last sitting said that nothing is left.
+    complete: bool,
+    /// How far the input was read.
+    read: format::ReadUpTo,
     resumed: bool,
     sitting: u32,
     name: Option<String>,

@@ -13,6 +13,8 @@ pub struct Facts {
     pub signal: Option<u8>,
     /// The input could not be read to its end.
     pub unreadable: bool,
+    /// The input lacks what earlier sittings left unfinished.
+    pub lacking: bool,
     /// `--max-fail` or `--job-timeout` stopped it with tasks left.
     pub stopped_early: bool,
     /// A `--check` failed.
@@ -32,10 +34,50 @@ impl Facts {
             Facts { reader_gone: true, .. } => 141,
             Facts { signal: Some(signal), .. } => 128 + signal,
             Facts { unreadable: true, .. } => 3,
+            Facts { lacking: true, .. } => 7,
             Facts { stopped_early: true, .. } => 5,
             Facts { check_failed: true, .. } => 4,
             Facts { failures_checked: false, failed: 1.., .. } => 1,
             _ => 0,
+        }
+    }
+}
+
+/// What earlier sittings knew of the input, and what this one has met of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Brought {
+    /// Records that an earlier sitting had read.
+    pub had_read: u64,
+    /// It had read them all.
+    pub had_ended: bool,
+    /// Tasks that earlier sittings finished.
+    pub had_finished: u64,
+    /// Tasks that earlier sittings began and did not finish.
+    pub had_begun: u64,
+    /// Records that this sitting has read.
+    pub read: u64,
+    /// How many of the tasks that had begun this sitting has met.
+    pub met: u64,
+}
+
+impl Brought {
+    /// Tasks that had begun and that the input, read to its end, does not have.
+    pub fn lost(self) -> u64 {
+        self.had_begun.saturating_sub(self.met)
+    }
+
+    /// What stdin, read to its end, lacks of what earlier sittings left unfinished; `None` if nothing.
+    pub fn lacks(self) -> Option<String> {
+        let left = self.had_begun > 0 || !self.had_ended || self.had_finished < self.had_read;
+        let records = |count: u64| if count == 1 { "1 record".to_owned() } else { format!("{count} records") };
+        if left && self.read < self.had_read {
+            let (brought, had) = (records(self.read), self.had_read);
+            return Some(format!("stdin brought {brought}, where an earlier sitting had read {had} and left some unfinished"));
+        }
+        match self.lost() {
+            0 => None,
+            1 => Some("1 task that an earlier sitting left unfinished is not on stdin".to_owned()),
+            lost => Some(format!("{lost} tasks that an earlier sitting left unfinished are not on stdin")),
         }
     }
 }
@@ -45,6 +87,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn stdin_lacks_what_an_earlier_sitting_left_unfinished_and_it_does_not_bring() {
+        let was = Brought { had_read: 50, had_finished: 10, had_begun: 2, ..Brought::default() };
+        for (name, brought, want) in [
+            ("nothing comes", was, Some("0 records, where an earlier sitting had read 50")),
+            ("fewer come", Brought { read: 12, met: 2, ..was }, Some("12 records")),
+            ("all come", Brought { read: 50, met: 2, ..was }, None),
+            ("more come", Brought { read: 60, met: 2, ..was }, None),
+            ("others come", Brought { read: 50, met: 1, ..was }, Some("1 task that")),
+            ("it had not read all", Brought { had_read: 10, had_begun: 0, ..was }, Some("0 records")),
+            ("it was finished", Brought { had_read: 10, had_begun: 0, had_ended: true, ..was }, None),
+            ("it is the first", Brought { read: 5, ..Brought::default() }, None),
+            ("it is the first and empty", Brought::default(), None),
+        ] {
+            let lacks = brought.lacks();
+            assert_eq!(lacks.is_some(), want.is_some(), "{name}: {lacks:?}");
+            assert!(lacks.is_none_or(|lacks| lacks.contains(want.unwrap())), "{name}");
+        }
+    }
+
+    #[test]
     fn the_first_that_applies_is_the_exit_code() {
         let all = Facts {
             bug: true,
@@ -52,6 +114,7 @@ mod tests {
             reader_gone: true,
             signal: Some(15),
             unreadable: true,
+            lacking: true,
             stopped_early: true,
             check_failed: true,
             failures_checked: false,
@@ -63,7 +126,8 @@ mod tests {
             (Facts { bug: false, unwritable: false, ..all }, 141),
             (Facts { signal: Some(2), failed: 1, ..Facts::default() }, 130),
             (Facts { signal: Some(15), stopped_early: true, ..Facts::default() }, 143),
-            (Facts { unreadable: true, failed: 1, ..Facts::default() }, 3),
+            (Facts { unreadable: true, lacking: true, failed: 1, ..Facts::default() }, 3),
+            (Facts { lacking: true, stopped_early: true, failed: 1, ..Facts::default() }, 7),
             (Facts { stopped_early: true, check_failed: true, failed: 9, ..Facts::default() }, 5),
             (Facts { check_failed: true, failed: 9, ..Facts::default() }, 4),
             (Facts { failures_checked: true, failed: 9, ..Facts::default() }, 0),

@@ -130,6 +130,8 @@ pub struct Intake {
     pub skipped: Box<dyn Fn(Vec<(u64, Option<u64>)>) + Send>,
     /// What has been seen.
     pub counts: Arc<Counts>,
+    /// Told how many records there were, at their end.
+    pub ended: Box<dyn Fn(u64) + Send>,
     /// Places that will not come and that have not been told yet.
     pub gone: VecDeque<(u64, Option<u64>)>,
     /// A record that has to wait for the window.
@@ -336,6 +338,7 @@ impl Iterator for Intake {
                             return Some(call);
                         }
                         self.tell();
+                        (self.ended)(self.counts.read.load(Ordering::Relaxed));
                         self.counts.ended.store(true, Ordering::Release);
                         return None;
                     }

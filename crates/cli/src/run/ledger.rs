@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::{
     progress::voice::{Ended, Voice},
     run::{
-        intake::{Call, Item},
+        intake::{Call, Counts, Item},
         journal::{ErrorLine, Journal, ResultLine, Shared, Start},
         output::save::SaveOutput,
         reply::{self, Reply},
@@ -32,12 +32,13 @@ pub struct Journaled {
     lane: Arc<dyn Lane<Call, Reply>>,
     journal: Arc<Journal>,
     outbox: Outbox<Call, Reply>,
+    counts: Arc<Counts>,
 }
 
 impl Journaled {
-    /// Puts the journal before a lane.
-    pub fn new(lane: Arc<dyn Lane<Call, Reply>>, journal: Arc<Journal>, outbox: Outbox<Call, Reply>) -> Self {
-        Self { lane, journal, outbox }
+    /// Puts the journal before a lane. How far the input has been read, as `counts` says, stands there before what starts of it.
+    pub fn new(lane: Arc<dyn Lane<Call, Reply>>, journal: Arc<Journal>, outbox: Outbox<Call, Reply>, counts: Arc<Counts>) -> Self {
+        Self { lane, journal, outbox, counts }
     }
 }
 
@@ -47,6 +48,7 @@ impl Lane<Call, Reply> for Journaled {
         let start = |attempt: u32, item: &Item| Start { seq: item.record.seq(), key: item.key, nth: item.nth, attempt };
         let starts = batch.iter().flat_map(|attempt| attempt.payload.iter().map(move |item| start(attempt.task.attempt, item))).collect();
         let (lane, outbox) = (self.lane.clone(), self.outbox.clone());
+        self.journal.read(self.counts.read.load(Ordering::Relaxed), false);
         self.journal.starts(
             starts,
             Box::new(move |written| match written {

@@ -24,6 +24,7 @@ use crate::run::{
     args::RunArgs,
     batch::{Batching, Weight},
     command::{CommandPlan, told},
+    heard::Heard,
     http::{HttpClient, HttpOptions, HttpPlan, HttpWords},
     intake::Call,
     overdue::Overdue,
@@ -206,6 +207,8 @@ pub struct Lanebuilder {
     pub overdue: Option<Arc<Overdue>>,
     /// With `--batch`: told how long calls took.
     pub batching: Option<Arc<Batching>>,
+    /// The signals that ask the run to stop: they may reach its children, too.
+    pub heard: Arc<Heard>,
 }
 
 impl Lanebuilder {
@@ -218,7 +221,7 @@ impl Lanebuilder {
         let clock = Clock::SYSTEM;
         let runtime = tokio::runtime::Handle::current();
         let outbox = self.outbox;
-        let overdue = self.overdue;
+        let (overdue, heard) = (self.overdue, self.heard);
         let mut end: Box<dyn FnOnce() + Send> = Box::new(|| ());
         let mut put = |kind: LaneKind, lane: Arc<dyn Lane<Call, Reply>>| lanes[kind as usize] = Some(lane);
         match what {
@@ -282,7 +285,7 @@ impl Lanebuilder {
                         let wall = output.wall;
                         let outcome = match exit_outcome(output, context.timeout) {
                             Outcome::Ok(output) => Outcome::Ok(Reply::Command(Arc::new(output))),
-                            other => late(overdue.as_deref(), context).unwrap_or_else(|| other.map(|_| Reply::Null)),
+                            other => late(overdue.as_deref(), context).unwrap_or_else(|| heard.judge(other.map(|_| Reply::Null))),
                         };
                         if let Some(batching) = &batching {
                             batching.ended(call.len(), wall, outcome.is_ok());
@@ -305,7 +308,7 @@ impl Lanebuilder {
                     };
                     match asked.ask(context.slot, &line, context.timeout) {
                         Ok(answer) => Outcome::Ok(Reply::Pipe(Arc::new(answer))),
-                        Err(failure) => late(overdue.as_deref(), context).unwrap_or_else(|| failure.into_outcome()),
+                        Err(failure) => late(overdue.as_deref(), context).unwrap_or_else(|| heard.judge(failure.into_outcome())),
                     }
                 };
                 put(LaneKind::Blocking, Arc::new(PipeLane { lane: BlockingLane::patient(Arc::new(handler), outbox, clock), children }));

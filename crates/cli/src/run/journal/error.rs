@@ -112,13 +112,21 @@ pub enum JobError {
         now: String,
     },
     /// The journal cannot be understood.
-    #[error("{}:{line}: {why}: mend or remove that line, or start over with --fresh", path.display())]
+    #[error("{}:{line}: {why}: {}, or start over with --fresh", path.display(), mending(*line))]
     Broken {
         /// The journal.
         path: PathBuf,
         /// The line, from 1.
         line: u64,
         /// What is wrong with it.
+        why: String,
+    },
+    /// The input lacks records of earlier sittings.
+    #[error("job {job}: {why}: pipe the same records in again (… | longshore run --resume {job}), or start over with --fresh")]
+    Lacking {
+        /// Its name, or its id.
+        job: String,
+        /// What is lacking.
         why: String,
     },
     /// The output file exists and is not the job's.
@@ -136,7 +144,7 @@ impl JobError {
             Self::Journal(_) | Self::Io { .. } => 74,
             Self::Name { .. } | Self::Unknown { .. } | Self::NothingUnfinished { .. } => 2,
             Self::Running { .. } | Self::Guarded { .. } => 75,
-            Self::Changed { .. } | Self::Broken { .. } | Self::ForeignOutput { .. } => 7,
+            Self::Changed { .. } | Self::Broken { .. } | Self::Lacking { .. } | Self::ForeignOutput { .. } => 7,
         }
     }
 
@@ -147,6 +155,11 @@ impl JobError {
         };
         Self::Io { path: path.to_owned(), cause: format!("{what}: {}{free}", cause(error)) }
     }
+}
+
+/// A journal without its header is none, so that line cannot go.
+fn mending(line: u64) -> &'static str {
+    if line == 1 { "mend that line, or move the file away" } else { "mend or remove that line" }
 }
 
 /// What the system said, without the number that the standard library adds.

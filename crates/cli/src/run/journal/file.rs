@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     error::{JobError, JournalError, cause, free_bytes},
-    format::{End, Header, Line, OutputFile, Sitting, VERSION, millis_between, parse, time_text},
+    format::{End, Header, Line, OutputFile, ReadUpTo, Sitting, header_line, millis_between, parse, time_text},
     index::Index,
 };
 
@@ -27,6 +27,8 @@ pub struct JournalFile {
     pub(crate) staged: Vec<u8>,
     /// The journal ends with a line that says that nothing is left.
     pub(crate) complete: bool,
+    /// How far the input was read, as it says.
+    pub(crate) read: ReadUpTo,
 }
 
 /// What a journal says.
@@ -44,6 +46,8 @@ pub struct Contents {
     pub outputs: Vec<OutputFile>,
     /// How the last sitting ended, if it did in order and nothing was written since.
     pub end: Option<End>,
+    /// How far the input was read by the sitting that came furthest.
+    pub read: ReadUpTo,
     /// Length of all whole lines.
     pub len: u64,
     /// The time that all sittings took together, in milliseconds; the last one counts to the journal's last change if it did not end in order.
@@ -64,7 +68,7 @@ impl JournalFile {
             // Left behind by a run that died right here; the job's lock says that nobody else writes it.
             let _ = std::fs::remove_file(&fresh);
             let mut file = options().create_new(true).open(&fresh)?;
-            let line = line_of(header);
+            let line = header_line(header);
             file.write_all(&line)?;
             file.sync_all()?;
             std::fs::rename(&fresh, &path)?;
@@ -75,7 +79,7 @@ impl JournalFile {
             let _ = std::fs::remove_file(&fresh);
             JobError::Journal(failed(&path, &error))
         })?;
-        Ok(Self { file, path, job: header.job.clone(), len, staged: Vec::new(), complete: false })
+        Ok(Self { file, path, job: header.job.clone(), len, staged: Vec::new(), complete: false, read: ReadUpTo::default() })
     }
 
     /// Opens a journal to go on with it. What follows its last newline was torn by the death of its run, and is cut off.
@@ -92,7 +96,8 @@ impl JournalFile {
         // The last run may have died before it synced, and from here on all of this counts as being on disk.
         file.sync_data().map_err(|error| JobError::Journal(failed(path, &error)))?;
         let complete = contents.end.as_ref().is_some_and(|end| end.complete);
-        let this = Self { file, path: path.to_owned(), job: contents.header.job.clone(), len: contents.len, staged: Vec::new(), complete };
+        let (job, len, read) = (contents.header.job.clone(), contents.len, contents.read);
+        let this = Self { file, path: path.to_owned(), job, len, staged: Vec::new(), complete, read };
         Ok((this, contents))
     }
 
@@ -152,10 +157,6 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
         let parsed = parse(line).map_err(|why| broken(number, why))?;
         let Some(this) = &mut contents else {
             let Line::Header(header) = parsed else { return Err(broken(1, "it is no header of a journal".to_owned())) };
-            if header.longshore != VERSION {
-                let why = format!("version {} of the journal's format, where this program knows {VERSION}", header.longshore);
-                return Err(broken(1, why));
-            }
             let index = Index::default();
             began.clone_from(&header.started);
             contents = Some(Contents {
@@ -165,6 +166,7 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
                 retried: false,
                 outputs: Vec::new(),
                 end: None,
+                read: ReadUpTo::default(),
                 len: line.len() as u64,
                 spent_ms: 0,
             });
@@ -180,7 +182,14 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
             }
             Line::Result(head) => this.index.result(&head, at),
             Line::Output(output) => this.outputs.push(output),
+            Line::Read(read) => {
+                this.read.advance(read);
+            }
             Line::End(end) => {
+                if end.complete {
+                    // Older journals do not say how far they read.
+                    this.read.advance(ReadUpTo { read: this.read.read.max(this.index.finished()), ended: true });
+                }
                 this.spent_ms += millis_between(&began, &end.end);
                 this.end = Some(end);
             }
@@ -199,6 +208,11 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
         && let Ok(changed) = path.metadata().and_then(|meta| meta.modified())
     {
         this.spent_ms += millis_between(&began, &time_text(changed));
+    }
+    if let Some(this) = contents.as_mut().filter(|this| this.header.longshore == 1) {
+        // It did not say, but so many were there.
+        let tasks = this.index.finished() + this.index.in_flight();
+        this.read.advance(ReadUpTo { read: tasks, ended: false });
     }
     contents.ok_or_else(|| broken(1, "the journal has no whole first line".to_owned()))
 }
@@ -229,6 +243,15 @@ pub fn peek(path: &Path) -> Result<(Header, Option<End>), JobError> {
         _ => None,
     };
     Ok((*header, end))
+}
+
+/// Whether a journal whose header cannot be trusted may be that of the job of this name: the name stands at its beginning, but for the bits of one byte.
+pub(crate) fn may_be_named(path: &Path, name: &str) -> bool {
+    let mut start = Vec::new();
+    let read = open(path).and_then(|file| file.take(4_096).read_to_end(&mut start));
+    let pattern = format!("\"name\":\"{name}\"");
+    let differs = |window: &[u8]| window.iter().zip(pattern.bytes()).map(|(a, b)| (a ^ b).count_ones()).sum::<u32>();
+    read.is_ok() && start.windows(pattern.len()).any(|window| differs(window) <= 8)
 }
 
 /// The whole lines of a file, each with the offset at which it begins.

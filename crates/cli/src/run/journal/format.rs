@@ -7,6 +7,7 @@
 //! | `longshore` | the header, first line and only once: version, job, what runs |
 //! | `sitting` | the job was resumed; with `retry` every failed task became unfinished at this point |
 //! | `output` | a file that belongs to the job, by path, device and inode |
+//! | `read` | how many records of the input have been read; `ended` says that there were no more |
 //! | `start` | an attempt is about to start |
 //! | `job` | a result line, byte for byte as the output shows it |
 //! | `end` | a sitting ended in order; `complete` says that nothing is left |
@@ -15,14 +16,18 @@ use std::{ops::Range, time::SystemTime};
 
 use longshore_core::Word;
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::text::{Stamp, push_json, push_latin1, push_string, push_u64, push_u128_hex};
 
-/// The version of the format that this program writes and reads.
-pub const VERSION: u32 = 1;
+/// The version of the format that this program writes. It reads the earlier ones, too: 1 had no `check` in its header, and no `read` lines.
+pub const VERSION: u32 = 2;
 
 /// The first line of a journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Written by [`header_line`] with a last member more, `check`: a hash of all before it, since a header in which a bit has changed may still read well and
+/// belong to another job.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// [`VERSION`] at the time of writing.
     pub longshore: u32,
@@ -73,6 +78,27 @@ pub struct OutputFile {
     pub dev: u64,
     /// Its inode there.
     pub ino: u64,
+}
+
+/// A line that says how far the input was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadUpTo {
+    /// Records read.
+    pub read: u64,
+    /// There were no more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+}
+
+impl ReadUpTo {
+    /// Takes in what is known since; whether that is news. A sitting that has read less than an earlier one has none.
+    pub fn advance(&mut self, now: Self) -> bool {
+        let news = now.read > self.read || now.read == self.read && now.ended && !self.ended;
+        if news {
+            *self = now;
+        }
+        news
+    }
 }
 
 /// A line that ends a sitting.
@@ -343,6 +369,8 @@ pub enum Line<'a> {
     Sitting(Sitting),
     /// A file of the job.
     Output(OutputFile),
+    /// How far the input was read.
+    Read(ReadUpTo),
     /// An attempt that was about to start.
     Start(Start),
     /// A finished task.
@@ -395,6 +423,31 @@ fn word<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Word, D::Error> {
     Word::parse(text).ok_or_else(|| serde::de::Error::custom(format!("no outcome is called '{text}'")))
 }
 
+/// A header as the first line of a journal.
+pub fn header_line(header: &Header) -> Vec<u8> {
+    // Members of plain types always serialise.
+    let mut line = serde_json::to_vec(header).unwrap_or_default();
+    line.pop();
+    let check = xxh3_64(&line);
+    line.extend_from_slice(format!("{CHECK}{check:016x}\"}}\n").as_bytes());
+    line
+}
+
+const CHECK: &str = ",\"check\":\"";
+
+fn header_of(text: &str) -> Result<Header, String> {
+    let header: Header = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    match header.longshore {
+        1 => Ok(header),
+        VERSION => {
+            let (before, check) = text.rsplit_once(CHECK).unwrap_or_default();
+            let whole = check.trim_end_matches('\n') == format!("{:016x}\"}}", xxh3_64(before.as_bytes()));
+            if whole { Ok(header) } else { Err("the header has changed since it was written".to_owned()) }
+        }
+        other => Err(format!("version {other} of the journal's format, where this program knows 1 to {VERSION}")),
+    }
+}
+
 /// Reads one line of a journal, with or without its newline.
 ///
 /// # Errors
@@ -407,7 +460,8 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, String> {
         "start" => serde_json::from_str::<StartHead>(text)
             .map(|head| Line::Start(Start { seq: head.start, key: head.key, nth: head.nth, attempt: head.attempt })),
         "job" => serde_json::from_str(text).map(Line::Result),
-        "longshore" => serde_json::from_str(text).map(Line::Header),
+        "longshore" => return header_of(text).map(|header| Line::Header(Box::new(header))),
+        "read" => serde_json::from_str(text).map(Line::Read),
         "sitting" => serde_json::from_str(text).map(Line::Sitting),
         "output" => serde_json::from_str(text).map(Line::Output),
         "end" => serde_json::from_str(text).map(Line::End),

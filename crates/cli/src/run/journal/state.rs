@@ -16,8 +16,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{
     error::JobError,
-    file::{JournalFile, peek, read},
-    format::{End, Header, OutputFile, Sitting, VERSION, is_failure, now},
+    file::{JournalFile, may_be_named, peek, read},
+    format::{End, Header, OutputFile, ReadUpTo, Sitting, VERSION, is_failure, now},
     index::Index,
     lock::{JobLock, Taken},
 };
@@ -86,6 +86,8 @@ pub struct OpenJob {
     pub outputs: Vec<OutputFile>,
     /// How the last sitting ended, if it did in order.
     pub end: Option<End>,
+    /// How far the earlier sitting that came furthest read the input.
+    pub read: ReadUpTo,
     /// The time that earlier sittings took together.
     pub spent: Duration,
 }
@@ -123,6 +125,8 @@ pub struct JobInfo {
     pub changed: SystemTime,
     /// Its journal.
     pub path: PathBuf,
+    /// Why the journal's header cannot be trusted; then only the id is known.
+    pub broken: Option<JobError>,
 }
 
 impl StateDir {
@@ -233,6 +237,7 @@ impl StateDir {
             retried: false,
             outputs: Vec::new(),
             end: None,
+            read: ReadUpTo::default(),
             spent: Duration::ZERO,
         })
     }
@@ -260,25 +265,37 @@ impl StateDir {
         journal.stage(&Sitting { sitting, started: now(), retry, spent_ms: contents.spent_ms });
         let spent = Duration::from_millis(contents.spent_ms);
         let retried = contents.retried || retry;
-        Ok(OpenJob { header, lock, journal, index, sitting, resumed: true, retried, outputs: contents.outputs, end: contents.end, spent })
+        let (outputs, end, read) = (contents.outputs, contents.end, contents.read);
+        Ok(OpenJob { header, lock, journal, index, sitting, resumed: true, retried, outputs, end, read, spent })
     }
 
     /// The existing job that a run goes on with; `None` for a new one.
     fn choose(&self, spec: &JobSpec, begin: &Begin) -> Result<Option<String>, JobError> {
         let named = || match &spec.name {
-            Some(name) => self.peek_all().map(|jobs| jobs.into_iter().find(|job| job.has_name(name))),
+            Some(name) => self.peek_all()?.of_name(name),
             None => Ok(None),
         };
         let same = |job: &Peeked| job.header.template == spec.template && job.header.key_rule == spec.key_rule;
         let found = match begin {
-            Begin::Auto | Begin::Fresh => named()?,
+            Begin::Auto => named()?,
+            // Whatever else there is: it is to be begun anew.
+            Begin::Fresh => named().unwrap_or_default(),
             Begin::Resume(Some(job)) | Begin::RetryFailed(Some(job)) => Some(self.find_peeked(job)?),
             Begin::Resume(None) | Begin::RetryFailed(None) => {
                 let retry = matches!(begin, Begin::RetryFailed(_));
                 let wanted = |job: &Peeked| same(job) && if retry { job.may_have_failures() } else { !job.complete() };
                 let found = match named()? {
                     Some(job) => Some(job),
-                    None => self.peek_all()?.into_iter().filter(wanted).max_by_key(|job| job.changed),
+                    None => {
+                        let jobs = self.peek_all()?;
+                        let found = jobs.known.into_iter().filter(wanted).max_by_key(|job| job.changed);
+                        let latest = found.as_ref().map(|job| job.changed);
+                        // It may be the one that is meant.
+                        match jobs.broken.into_iter().filter(|broken| Some(broken.changed) > latest).max_by_key(|broken| broken.changed) {
+                            Some(broken) => return Err(broken.error),
+                            None => found,
+                        }
+                    }
                 };
                 Some(found.ok_or_else(|| JobError::NothingUnfinished { dir: self.path.clone() })?)
             }
@@ -286,13 +303,18 @@ impl StateDir {
         Ok(found.map(|job| job.header.job))
     }
 
-    /// All jobs, the latest first. Journals that cannot be understood are left out.
+    /// All jobs, the latest first; those whose journals cannot be understood, too.
     ///
     /// # Errors
     /// When the directory cannot be read.
     pub fn list(&self) -> Result<Vec<JobInfo>, JobError> {
         let _guard = self.exclusive()?;
-        let mut jobs: Vec<JobInfo> = self.peek_all()?.into_iter().map(|job| self.info(job)).collect();
+        let Jobs { known, broken } = self.peek_all()?;
+        let mut jobs: Vec<JobInfo> = known.into_iter().map(|job| self.info(job)).collect();
+        jobs.extend(broken.into_iter().map(|job| {
+            let header = Header { job: job.id, ..Header::default() };
+            JobInfo { header, state: JobState::Unfinished, end: None, changed: job.changed, path: job.path, broken: Some(job.error) }
+        }));
         jobs.sort_by_key(|job| std::cmp::Reverse(job.changed));
         Ok(jobs)
     }
@@ -312,7 +334,8 @@ impl StateDir {
     /// [`JobError::NothingUnfinished`] if there is none.
     pub fn latest_unfinished(&self) -> Result<JobInfo, JobError> {
         let unfinished = self.list()?.into_iter().find(|job| job.state == JobState::Unfinished);
-        unfinished.ok_or_else(|| JobError::NothingUnfinished { dir: self.path.clone() })
+        let found = unfinished.ok_or_else(|| JobError::NothingUnfinished { dir: self.path.clone() })?;
+        found.broken.clone().map_or(Ok(found), Err)
     }
 
     /// Removes jobs that are finished and older than this; returns their ids.
@@ -322,7 +345,7 @@ impl StateDir {
     pub fn prune(&self, older_than: Duration) -> Result<Vec<String>, JobError> {
         let _guard = self.exclusive()?;
         let mut pruned = Vec::new();
-        for job in self.peek_all()? {
+        for job in self.peek_all()?.known {
             let old = job.changed.elapsed().is_ok_and(|age| age > older_than);
             if !old || self.info(job.clone()).state != JobState::Finished {
                 continue;
@@ -350,20 +373,26 @@ impl StateDir {
         locked.map_err(|error| JobError::io(&path, "cannot lock", &error))
     }
 
-    fn peek_all(&self) -> Result<Vec<Peeked>, JobError> {
+    fn peek_all(&self) -> Result<Jobs, JobError> {
         let fail = |error: io::Error| JobError::io(&self.path, "cannot read the state directory", &error);
-        let mut jobs = Vec::new();
+        let mut jobs = Jobs::default();
         for entry in std::fs::read_dir(&self.path).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
             let id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             if path.extension().is_none_or(|extension| extension != "jsonl") || !is_id(id) {
                 continue;
             }
-            if let Ok((header, end)) = peek(&path)
-                && header.job == id
-            {
-                let changed = path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-                jobs.push(Peeked { header, end, changed, path });
+            let id = id.to_owned();
+            let changed = path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+            match peek(&path) {
+                Ok((header, end)) if header.job == id => jobs.known.push(Peeked { header, end, changed, path }),
+                Ok((header, _)) => {
+                    let why = format!("it is the header of job {}, not of {id}", header.job);
+                    jobs.broken.push(BrokenJob { id, changed, error: JobError::Broken { path: path.clone(), line: 1, why }, path });
+                }
+                // Gone meanwhile, or not to be read by this user.
+                Err(error @ JobError::Broken { .. }) => jobs.broken.push(BrokenJob { id, changed, error, path }),
+                Err(_) => {}
             }
         }
         Ok(jobs)
@@ -377,7 +406,7 @@ impl StateDir {
             let changed = path.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
             return Ok(Peeked { header, end, changed, path });
         }
-        let found = self.peek_all()?.into_iter().find(|each| each.has_name(job));
+        let found = self.peek_all()?.of_name(job)?;
         found.ok_or_else(|| JobError::Unknown { job: job.to_owned(), dir: self.path.clone() })
     }
 
@@ -387,7 +416,7 @@ impl StateDir {
             None if job.complete() => JobState::Finished,
             None => JobState::Unfinished,
         };
-        JobInfo { header: job.header, state, end: job.end, changed: job.changed, path: job.path }
+        JobInfo { header: job.header, state, end: job.end, changed: job.changed, path: job.path, broken: None }
     }
 }
 
@@ -397,9 +426,37 @@ impl JobInfo {
     /// # Errors
     /// When the journal cannot be read or understood.
     pub fn counts(&self) -> Result<([u64; 8], u64), JobError> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
         match &self.end {
             Some(end) => Ok((end.counts, end.unfinished)),
             None => read(&self.path).map(|contents| (contents.index.counts(), contents.index.in_flight())),
+        }
+    }
+}
+
+/// The journals of a directory.
+#[derive(Default)]
+struct Jobs {
+    known: Vec<Peeked>,
+    broken: Vec<BrokenJob>,
+}
+
+/// A journal whose header cannot be trusted.
+struct BrokenJob {
+    id: String,
+    changed: SystemTime,
+    error: JobError,
+    path: PathBuf,
+}
+
+impl Jobs {
+    /// The job of this name, if there is one. An error if a broken journal may be its.
+    fn of_name(self, name: &str) -> Result<Option<Peeked>, JobError> {
+        match self.known.into_iter().find(|job| job.has_name(name)) {
+            Some(job) => Ok(Some(job)),
+            None => self.broken.into_iter().find(|job| may_be_named(&job.path, name)).map_or(Ok(None), |job| Err(job.error)),
         }
     }
 }

@@ -382,7 +382,15 @@ fn without_a_journal_everything_goes_on_at_once() {
 
 /// A journal whose file is this one, for the sake of what that file does.
 fn odd_journal(file: std::fs::File, path: &str) -> JournalFile {
-    JournalFile { file, path: path.into(), job: "a".to_owned(), len: 0, staged: Vec::new(), complete: false }
+    JournalFile {
+        file,
+        path: path.into(),
+        job: "a".to_owned(),
+        len: 0,
+        staged: Vec::new(),
+        complete: false,
+        read: format::ReadUpTo::default(),
+    }
 }
 
 #[test]

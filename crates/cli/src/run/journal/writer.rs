@@ -20,7 +20,7 @@ use std::{
 use super::{
     error::{JournalError, cause},
     file::{JournalFile, failed, line_of},
-    format::{Encoder, End, Piece, ResultLine, Start},
+    format::{Encoder, End, Piece, ReadUpTo, ResultLine, Start},
 };
 use crate::run::output::Feed;
 
@@ -66,6 +66,7 @@ pub struct Journal {
 }
 
 enum Message {
+    Read(ReadUpTo),
     Starts(Vec<Start>, Then),
     Results(Vec<ResultLine>, Then),
     Flush(SyncSender<Result<(), JournalError>>),
@@ -90,7 +91,7 @@ impl Journal {
         output: Option<Feed>,
         on_failure: impl FnOnce(&JournalError) + Send + 'static,
     ) -> std::io::Result<Self> {
-        let path = journal.as_ref().map(|journal| journal.path.clone()).unwrap_or_default();
+        let (path, read) = journal.as_ref().map(|journal| (journal.path.clone(), journal.read)).unwrap_or_default();
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let shared = match journal {
             Some(journal) if durability != Durability::Off => Some(Arc::new(Shared::new(journal, durability, Box::new(on_failure))?)),
@@ -104,7 +105,8 @@ impl Journal {
             None => None,
         };
         let (messages, inbox) = channel();
-        let writer = Writer { inbox, encoder: Encoder::new(job), shared, output, buffer: Vec::new(), pieces: Vec::new() };
+        let encoder = Encoder::new(job);
+        let writer = Writer { inbox, encoder, shared, read, output, buffer: Vec::new(), pieces: Vec::new() };
         let writer = thread("journal").spawn(move || {
             writer.run();
             if let Some(syncer) = syncer {
@@ -112,6 +114,11 @@ impl Journal {
             }
         })?;
         Ok(Self { path, messages, writer })
+    }
+
+    /// Writes how far the input has been read, if that is further than the journal says. Start lines that are sent later stand behind it.
+    pub fn read(&self, read: u64, ended: bool) {
+        self.send(Message::Read(ReadUpTo { read, ended }));
     }
 
     /// Writes start lines. Their attempts may start when `then` is called with `Ok`, and must not otherwise.
@@ -156,6 +163,7 @@ struct Writer {
     inbox: Receiver<Message>,
     encoder: Encoder,
     shared: Option<Arc<Shared>>,
+    read: ReadUpTo,
     output: Option<Feed>,
     buffer: Vec<u8>,
     pieces: Vec<Piece>,
@@ -173,6 +181,11 @@ impl Writer {
             // its starts were written, so this changes the order of no task's lines, and keeps the result lines in one piece.
             while let Some(message) = next.take() {
                 match message {
+                    Message::Read(now) => {
+                        if self.read.advance(now) && self.shared.is_some() {
+                            self.buffer.extend_from_slice(&line_of(&now));
+                        }
+                    }
                     Message::Starts(lines, then) => {
                         lines.iter().for_each(|line| self.encoder.start(&mut self.buffer, line));
                         starts.push(then);
