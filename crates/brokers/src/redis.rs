@@ -5,7 +5,7 @@
 //! - `resp.rs`: the protocol, without sockets; `connection.rs`, `socket.rs`, `tls.rs`, `sentinel.rs`: one connection; `fail.rs`: what a refusal means
 //! - `link.rs`: the connection for commands, and what happens when it is lost, `luck.rs`: whether its callers look for their answers themselves; `pubsub.rs`: the one for listening
 //! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `early.rs`: of one that is given; `consumer.rs` joins them
-//! - `lease.rs`: the sign of life; `rescue.rs`: what the dead have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
+//! - `lease.rs`: the sign of life; `watcher.rs`: who looks for the dead; `rescue.rs`: what they have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
 //! - `shared.rs`: rates and revoked ids
 //! - `bus.rs`: remote control and events; `admin.rs`: looking at queues, `admin/find.rs`: at what lies in them, `admin/oldest.rs`: how long it has; `results.rs` (beside the other result backends)
 //! - `scripts.rs`, `scripts/*.lua`: what runs inside the server; `ACL.md`: what a user of the server must be allowed
@@ -36,6 +36,7 @@ mod socket;
 mod tls;
 mod url;
 mod wait;
+mod watcher;
 
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use super::{
     link::{Link, Wait},
     pubsub::{Listener, PubSub, Topic},
     resp::{Pack, Reply},
-    wait::Lists,
+    wait::{self, Lists},
 };
 use crate::{REPLIES, broker::Subscription};
 
@@ -107,7 +107,7 @@ async fn take(link: Arc<Link>, queue: Arc<str>, list: String, oid: String, sink:
     loop {
         let open = lists.open(&queues);
         if open.is_empty() {
-            match lists.wait(&queues).await {
+            match lists.wait(&queues, wait::ASKING).await {
                 Ok(()) => continue,
                 Err(_) => return,
             }

@@ -24,7 +24,8 @@ use super::{
     publish::Declared,
     rescue,
     resp::Pack,
-    wait::{List, Lists},
+    wait::{self, List, Lists},
+    watcher,
 };
 use crate::{
     broker::{BrokerError, Claimed, Consumer, End, Ended, Finish, OpenOptions},
@@ -94,10 +95,12 @@ impl RedisConsumer {
             visibility_timeout: config.visibility_timeout.unwrap_or(options.visibility_timeout),
             held: Arc::default(),
             claiming: Arc::default(),
+            watches: Arc::default(),
+            alone: Arc::default(),
             config: config.clone(),
         };
         declared.say(&link, &layout, options.queues.iter(), Wait::Patience).await?;
-        link.ask(owner.sign(&mut 0), Wait::Patience).await?;
+        link.ask(owner.sign(&mut 0, true), Wait::Patience).await?;
         let beat = Beat::start(owner.clone()).map_err(|error| Fail::Unable(format!("no thread for the sign of life: {error}")))?;
         let notice: Notice = {
             let link = link.clone();
@@ -109,7 +112,7 @@ impl RedisConsumer {
             })
         };
         let lists = Lists::new(Arc::new(Link::tracking(config, notice)));
-        let rescue = tokio::spawn(rescue::run(link.clone(), lists.link().clone(), owner.clone()));
+        let rescue = tokio::spawn(watcher::run(link.clone(), lists.link().clone(), owner.clone()));
         let claiming = Claiming { lists, order: Vec::new(), generation: link.generation() };
         Ok(Self {
             boot: format!("{}:", owner.boot),
@@ -181,8 +184,9 @@ impl RedisConsumer {
                 lists.settle().await?;
                 continue;
             }
+            let safety = if self.owner.alone.load(Ordering::Relaxed) { wait::ALONE } else { wait::AMONG };
             tokio::select! {
-                waited = lists.wait(order) => waited?,
+                waited = lists.wait(order, safety) => waited?,
                 _ = served.changed() => {}
             }
         }

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeSet,
     ops::Bound,
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64},
+    },
     thread,
     time::Duration,
 };
@@ -24,6 +27,9 @@ use super::{
 };
 use crate::lease::{self, Lease};
 
+/// How often an owner says again that it is one, whatever happens: somebody may have emptied the database.
+const ENLISTED: Duration = Duration::from_secs(60);
+
 /// The numbers of what a consumer holds.
 pub(super) type Held = Arc<Mutex<BTreeSet<u64>>>;
 
@@ -43,6 +49,10 @@ pub(super) struct Owner {
     pub(super) held: Held,
     /// The number of the first message of the latest claim: what has this number or a later one may still be on its way to us.
     pub(super) claiming: Arc<AtomicU64>,
+    /// Whether it is we who look after the others, or there are none.
+    pub(super) watches: Arc<AtomicBool>,
+    /// Whether there are none, as far as we know.
+    pub(super) alone: Arc<AtomicBool>,
 }
 
 impl Owner {
@@ -51,15 +61,21 @@ impl Owner {
         self.lease / 3
     }
 
-    /// The sign, and new scores for what is held and whose turn it is.
-    pub(super) fn sign(&self, cursor: &mut u64) -> Pack {
+    /// The sign, and new scores for what is held and whose turn it is. `enlists`: says that we are one of the owners, which nobody forgets between two signs.
+    pub(super) fn sign(&self, cursor: &mut u64, enlists: bool) -> Pack {
         let share = share(locked(&self.held).len(), self.period(), self.visibility_timeout / 3);
         let keys = [self.layout.own(&format!("owner:{}", self.boot)), self.layout.own("owners"), self.layout.unacked_index()];
+        let lease = u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX).max(1);
+        let turn = turn(&locked(&self.held), cursor, share);
+        if turn.is_empty() && !enlists {
+            // One command: most workers of a large fleet hold nothing most of the time.
+            return Pack::of(&[b"SET", keys[0].as_bytes(), self.node.as_bytes(), b"PX", lease.to_string().as_bytes()]);
+        }
         let mut call = Call::new(&scripts::BEAT, &keys.each_ref().map(|key| key.as_bytes()));
         call.arg(&self.boot);
         call.arg(&self.node);
-        call.number(u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX).max(1));
-        for number in turn(&locked(&self.held), cursor, share) {
+        call.number(lease);
+        for number in turn {
             call.arg(format!("{}:{number}", self.boot));
         }
         call.pack()
@@ -107,20 +123,29 @@ async fn run(owner: Owner, mut stopped: watch::Receiver<()>) {
 async fn beat(owner: &Owner) {
     let mut cursor = 0;
     let mut attempt = 0;
+    let mut last = Instant::now();
     loop {
         let Ok(mut connection) = Connection::open(&owner.config).await else {
             sleep(pause(attempt)).await;
             attempt += 1;
             continue;
         };
+        // It may be another server.
+        let mut enlisted: Option<Instant> = None;
         loop {
             let (begun, asked) = (Instant::now(), lease::clock());
-            match timeout(owner.lease.max(Duration::from_secs(1)), give(&mut connection, owner.sign(&mut cursor))).await {
+            // Whoever was silent for longer than a lease may have been taken for dead, and off the list.
+            let enlists = enlisted.is_none_or(|at| at.elapsed() > ENLISTED) || last.elapsed() > owner.lease;
+            match timeout(owner.lease.max(Duration::from_secs(1)), give(&mut connection, owner.sign(&mut cursor, enlists))).await {
                 Ok(Ok(())) => {
                     attempt = 0;
                     owner.renewal.renewed(asked, lease::clock());
                 }
                 Ok(Err(_)) | Err(_) => break,
+            }
+            last = Instant::now();
+            if enlists {
+                enlisted = Some(last);
             }
             sleep(owner.period().saturating_sub(begun.elapsed())).await;
         }

@@ -89,6 +89,8 @@ impl Drop for Guard {
 
 /// A server that does not answer for so long is given up.
 const SILENCE: Duration = Duration::from_secs(2);
+/// So many of these times pass between two questions while nobody waits for a result: remote control may be deaf for as long.
+const CALM: u32 = 3;
 /// For so many of these times a connection is kept that nobody listens on: who waits for one result often waits for the next.
 const LINGERS: u32 = 5;
 /// Keys of one look.
@@ -274,7 +276,7 @@ impl State {
         }
         pack.write_to(&mut connection.out);
         let mut tick = interval(SILENCE);
-        let mut asked = false;
+        let (mut asked, mut calm) = (false, 0);
         let mut alone = 0;
         let mut again = *attempt > 0;
         loop {
@@ -314,11 +316,19 @@ impl State {
                     if alone > LINGERS {
                         return Ok(());
                     }
-                    asked = true;
-                    Pack::of(&[b"PING"]).write_to(&mut connection.out);
+                    calm += 1;
+                    if calm >= CALM || self.is_waited_for() {
+                        (asked, calm) = (true, 0);
+                        Pack::of(&[b"PING"]).write_to(&mut connection.out);
+                    }
                 }
             }
         }
+    }
+
+    /// Whether somebody waits for documents, and not only for whatever may come.
+    fn is_waited_for(&self) -> bool {
+        !self.pending.is_empty() || self.listeners.values().any(|listener| !listener.keys.is_empty())
     }
 
     fn heard(&mut self, push: Vec<Reply>) {

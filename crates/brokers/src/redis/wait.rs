@@ -16,10 +16,19 @@ use super::{
     resp::{Pack, Reply},
 };
 
-/// How long a change may be missed: then the lengths are asked for again.
-const SAFETY: Duration = Duration::from_secs(1);
-/// The same for a list that is waited for while there is always something in another one.
-const RARELY: Duration = Duration::from_secs(10);
+/// How long a change may be missed that was never told, because the connection is dead without a word: then it is asked whether there is anything, with one
+/// command for all lists. So long for whoever waits for an answer.
+pub(super) const ASKING: Duration = Duration::from_secs(1);
+/// The same for a worker that nobody stands beside.
+pub(super) const ALONE: Duration = Duration::from_secs(3);
+/// The same for one beside others, who are told as well.
+pub(super) const AMONG: Duration = Duration::from_secs(15);
+/// Every so many such looks the server is told anew what it has to track.
+const ANEW: u32 = 6;
+/// The same for a list that is waited for while there is always something in another one; longer than an idle worker's looks are apart.
+const RARELY: Duration = Duration::from_secs(20);
+/// How often whoever waits looks around here, which costs the server nothing.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// One of the lists of a queue.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +44,7 @@ pub(super) struct Lists {
     known: Known,
     /// When nothing was known for certain last.
     looked: Instant,
+    looks: u32,
     /// What answers to lengths have said that were no lengths.
     trouble: Option<String>,
     attempt: u32,
@@ -48,10 +58,13 @@ struct Known {
 }
 
 impl Known {
+    fn is_paused(&self, list: &List) -> bool {
+        self.paused.as_ref().is_some_and(|paused| paused.contains(list.queue.as_bytes()))
+    }
+
     /// Whether there may be something to take. What is not known may be anything.
     fn may_have(&self, list: &List) -> bool {
-        let is_paused = || self.paused.as_ref().is_some_and(|paused| paused.contains(list.queue.as_bytes()));
-        self.lengths.get(&list.key) != Some(&0) && !is_paused()
+        self.lengths.get(&list.key) != Some(&0) && !self.is_paused(list)
     }
 }
 
@@ -59,7 +72,7 @@ impl Lists {
     /// The link must be one that [tracks](Link::tracking).
     pub(super) fn new(link: Arc<Link>) -> Self {
         let layout = Layout::new(link.config());
-        Self { link, layout, known: Known::default(), looked: Instant::now(), trouble: None, attempt: 0 }
+        Self { link, layout, known: Known::default(), looked: Instant::now(), looks: 0, trouble: None, attempt: 0 }
     }
 
     /// The way on which all of it is asked.
@@ -150,19 +163,63 @@ impl Lists {
         Ok(())
     }
 
-    /// Resolves when [`open`](Self::open) may find something, and at the latest after a second. May be dropped at any point.
+    /// Resolves when [`open`](Self::open) may find something, and at the latest after a second. What was not told is looked for after
+    /// `safety`. May be dropped at any point.
     ///
     /// # Errors
     /// As [`settle`](Self::settle).
-    pub(super) async fn wait(&mut self, queues: &[Arc<str>]) -> Result<(), Fail> {
-        if timeout(SAFETY, self.link.changed()).await.is_ok() {
+    pub(super) async fn wait(&mut self, queues: &[Arc<str>], safety: Duration) -> Result<(), Fail> {
+        if timeout(GLANCE, self.link.changed()).await.is_ok() || self.looked.elapsed() < safety {
             return Ok(());
         }
-        // Asked, not taken: this is for a change that was never told, which is not to be expected.
-        self.known = Known::default();
-        match self.call(Pack::default(), &self.all(queues)).await {
+        let anew = self.looks % ANEW == ANEW - 1;
+        match self.look(queues, anew).await {
             Err(fail @ Fail::Refused(_)) => Err(fail),
-            Err(_) | Ok(_) => self.settle().await,
+            Err(_) | Ok(()) => self.settle().await,
         }
+    }
+
+    /// Asks whether there is anything, without taking it. `tracked`: the server tells of the next change of any of these lists.
+    async fn look(&mut self, queues: &[Arc<str>], tracked: bool) -> Result<(), Fail> {
+        if tracked {
+            self.known = Known::default();
+        }
+        let lists = self.all(queues);
+        let lists: Vec<&List> = lists.iter().filter(|list| !self.known.is_paused(list)).collect();
+        let mut pack = Pack::default();
+        if tracked {
+            pack.aside(&[b"CLIENT", b"CACHING", b"YES"]);
+        }
+        let keys = lists.iter().map(|list| list.key.as_bytes());
+        let asks: Vec<&[u8]> = [&b"EXISTS"[..]].into_iter().chain(keys).collect();
+        if !lists.is_empty() {
+            pack.aside(&asks);
+        }
+        let paused_key = self.paused_key();
+        if tracked {
+            pack.aside(&[b"CLIENT", b"CACHING", b"YES"]);
+            pack.aside(&[b"HKEYS", paused_key.as_bytes()]);
+        }
+        if pack.is_empty() {
+            self.looked = Instant::now();
+            return Ok(());
+        }
+        let mut replies = self.link.call(pack, Wait::Forever).await?;
+        (self.looked, self.looks) = (Instant::now(), self.looks + 1);
+        if let Some(error) = replies.iter().find_map(Reply::error) {
+            self.trouble = Some(error.to_owned());
+            return Ok(());
+        }
+        if tracked && let Some(Reply::List(names)) = replies.pop() {
+            self.known.paused = Some(names.into_iter().filter_map(Reply::into_bytes).collect());
+        }
+        let is_empty = replies.iter().all(|reply| !matches!(reply, Reply::Int(1..)));
+        match (is_empty, tracked) {
+            (true, true) => self.known.lengths.extend(lists.iter().map(|list| (list.key.clone(), 0))),
+            (true, false) => {}
+            // Which of them it is, is found by taking.
+            (false, _) => self.known.lengths.clear(),
+        }
+        Ok(())
     }
 }
