@@ -22,17 +22,22 @@ def pick(short, long):
     return long if LONG else short
 
 
+def inline(to):
+    """A route as it stands in our configuration."""
+    return "{ " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in to.items()) + " }" if isinstance(to, dict) else json.dumps(to)
+
+
 class Worker:
     """A worker process; `kind` says whose."""
 
     def __init__(self, lab, kind, name=None, queues="celery", concurrency=2, pool="prefork", conf=None, flags=(), python=None, wait=True,
-                 visibility_timeout=None, lease=None, broker=None, results=None, env=None):
+                 visibility_timeout=None, lease=None, broker=None, results=None, env=None, routes=None):
         self.lab, self.kind = lab, kind
         self.node = f"{name or f'{kind}{len(lab.workers) + 1}'}@lab"
         log = lab.folder / f"{self.node}-{len(lab.workers)}.log"
         broker, results = broker or lab.broker_url, results or lab.results_url
         if kind == "python":
-            conf = {**lab.conf, **(conf or {})}
+            conf = {**lab.conf, **(conf or {}), **({"task_routes": routes} if routes else {})}
             if visibility_timeout is not None:
                 conf["broker_transport_options"] = {**conf.get("broker_transport_options", {}), "visibility_timeout": visibility_timeout}
             env = {"LAB_BROKER": broker, "LAB_RESULTS": results, "LAB_CONF": json.dumps(conf), **(env or {})}
@@ -49,6 +54,10 @@ class Worker:
             if lease is not None:
                 argv += ["--lease", f"{lease}s"]
             argv += flags
+            if routes:
+                config = lab.folder / f"{self.node}-{len(lab.workers)}.toml"
+                config.write_text("[routes]\n" + "".join(f"{json.dumps(task)} = {inline(to)}\n" for task, to in routes.items()))
+                env = {"LONGSHORE_CONFIG": str(config), **(env or {})}
             self.ready = r"\bready\b"
         self.process = Process(argv, log, env=env, cwd=HERE, name=self.node)
         if wait:

@@ -17,6 +17,8 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.signals import worker_process_init
 
 IMPLEMENTATION = "python"
+# Of a message's properties, those that are Celery's or Kombu's own. Celery's retry puts `origin` there, too.
+PROPERTIES = {"correlation_id", "reply_to", "delivery_mode", "delivery_info", "priority", "body_encoding", "delivery_tag", "origin"}
 
 
 @worker_process_init.connect
@@ -90,10 +92,8 @@ def register(app):
         """Which implementation and which worker served this."""
         return [IMPLEMENTATION, self.request.hostname]
 
-    @task("request", bind=True)
-    def request(self, *args, **kwargs):
+    def seen(r):
         """What a task can see of its message."""
-        r = self.request
         return {
             "id": r.id,
             "root_id": r.root_id,
@@ -115,7 +115,12 @@ def register(app):
             "headers": r.headers,
             "stamped_headers": r.stamped_headers,
             "stamps": r.stamps,
+            "properties": {name: value for name, value in (r.properties or {}).items() if name not in PROPERTIES},
         }
+
+    @task("request", bind=True)
+    def request(self, *args, **kwargs):
+        return seen(self.request)
 
     @task("big")
     def big(size):
@@ -136,6 +141,13 @@ def register(app):
         if self.request.retries < times:
             raise self.retry(exc=KeyError("again"), countdown=delay)
         return [value, self.request.retries]
+
+    @task("flaky_request", bind=True, max_retries=5)
+    def flaky_request(self, times):
+        """Asks for so many retries, then says what it can see of its message."""
+        if self.request.retries < times:
+            raise self.retry(countdown=0.05)
+        return seen(self.request)
 
     @task("flaky_value", bind=True, max_retries=5)
     def flaky_value(self, times, delay, value):

@@ -124,6 +124,18 @@ def test_the_registered_tasks_are_named_with_what_was_asked_of_them(lab):
     assert "lab.limited" in {name.split(" ")[0] for name in ask(lab, "registered", taskinfoitems=["max_retries"])}
 
 
+def test_the_attributes_of_tasks_are_told(lab):
+    def told(*items):
+        return next(entry for entry in ask(lab, "registered", taskinfoitems=list(items)) if entry.split(" ")[0] == "lab.silent")
+
+    assert told("name") == "lab.silent [name=lab.silent]"
+    assert told("ignore_result", "name", "name", "nosuch") == "lab.silent [ignore_result=True name=lab.silent]"
+    assert told("max_retries", "serializer") == "lab.silent [max_retries=3 serializer=json]"
+    assert told("time_limit", "rate_limit", "expires") == "lab.silent"
+    node = lab.workers[0].node
+    assert "lab.add [name=lab.add]" in json.loads(celery(lab, "inspect", "registered", "name", "--json"))[node]
+
+
 def test_stats_have_what_celery_and_flower_read(lab):
     lab.add.delay(1, 1).get(timeout=10)
     stats = ask(lab, "stats")
@@ -145,6 +157,17 @@ def test_settings_and_report_hide_passwords(served):
     conf = ask(served, "conf", with_defaults=True)
     assert "broker_url" in conf and "S3CRET" not in json.dumps(conf)
     assert "software -> celery:" in ask(served, "report")["ok"]
+
+
+def test_the_settings_are_those_that_celery_tells(served):
+    told = ask(served, "conf")
+    assert set(told) >= {"broker_url", "result_backend", "deprecated_settings", "include", "worker_disable_prefetch"}
+    # What Celery's client has with defaults is what its worker tells.
+    own = set(served.app.conf.table(with_defaults=True))
+    everything = ask(served, "conf", with_defaults=True)
+    assert own - set(everything) == set()
+    assert everything["broker_heartbeat"] == 120 and everything["worker_hijack_root_logger"] is True and everything["worker_log_color"] is None
+    assert "S3CRET" not in json.dumps(everything)
 
 
 def test_the_rest_answers_as_celery_does(lab):
@@ -276,6 +299,25 @@ def test_tasks_are_revoked_by_their_stamps(served):
     assert other.get(timeout=10) == "other" and lab.starts(path) == {"other": 1}
     for each in busy:
         each.get(timeout=10)
+
+
+@pytest.mark.parametrize("called_off, stamp, is_revoked", [
+    ([1234], 1234, True), ([1234], "1234", False), (["1234"], 1234, False), (True, True, True), (True, 1, True), (1.0, 1, True), ([0], False, True),
+    ([1, 2], [2, 9], True), ([[1, 2]], [[1, 2]], True), ([[1, 2]], [1, 2], False), ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True), ("ab", "a", False),
+])  # fmt: skip
+def test_tasks_are_revoked_by_stamps_that_are_not_text(lab, called_off, stamp, is_revoked, request):
+    name = f"stamp-{abs(hash(request.node.name))}"
+    assert "flagged as revoked" in ask(lab, "revoke_by_stamped_headers", headers={name: called_off})["ok"]
+    sent = lab.add.apply_async((1, 1), stamped_headers=[name], **{name: stamp})
+    if is_revoked:
+        with pytest.raises(TaskRevokedError):
+            sent.get(timeout=10)
+    else:
+        assert sent.get(timeout=10) == 2
+
+
+def test_a_stamp_of_nothing_is_refused(lab):
+    assert "object is not iterable" in ask(lab, "revoke_by_stamped_headers", headers={"nothing": None})["error"]
 
 
 def test_a_soft_limit_is_told_and_a_hard_one_ends_the_task(served):

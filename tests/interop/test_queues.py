@@ -1,9 +1,13 @@
 """Queues, priorities, exchanges, an older protocol: how a message comes to its worker."""
 
+import json
+
 import pytest
+from celery import chord, group
 from kombu import Exchange, Queue
 
 import labapp
+from procs import eventually
 
 pytestmark = pytest.mark.alone
 
@@ -63,6 +67,87 @@ def test_what_a_task_sends_goes_to_the_default_queue(own_lab):
     lab.worker(queues="images,celery")
     chain = (lab.add.s(1, 1).set(queue="images") | lab.request.si()).apply_async()
     assert chain.get(timeout=10)["queue"] == "celery"
+
+
+ROUTES = {"lab.request": {"queue": "asked", "priority": 3}, "lab.t*": "told", "lab.[mn]ul*": {"queue": "maths"}, "lab.*": "rest"}
+QUEUES = ["celery", "asked", "told", "maths", "rest", "own"]
+
+
+def waiting(lab):
+    """What waits, by its task: the queue that it lies in (with Redis's suffix for its priority), and its priority."""
+    found = {}
+    for key in lab.redis.keys("*"):
+        name = key.decode()
+        if name.split("\x06")[0] in QUEUES:
+            for raw in lab.redis.lrange(key, 0, -1):
+                message = json.loads(raw)
+                found.setdefault(message["headers"]["task"], []).append((name.split("\x06")[0], message["properties"]["priority"]))
+    return found
+
+
+def test_a_worker_routes_what_its_tasks_send_by_its_own_routes(own_lab):
+    """A client that knows no routes sends the first link; all others are the worker's to send."""
+    lab = own_lab
+    lab.worker(queues="celery", routes=ROUTES)
+    (lab.add.s(1, 1) | lab.request.si()).apply_async()
+    (lab.add.s(1, 1) | lab.mul.s(2).set(queue="own", priority=7)).apply_async()
+    lab.add.apply_async((1, 1), link=lab.tsum.s())
+    lab.fail.apply_async(("oh",), link_error=lab.told.s())
+    chord([lab.add.s(1, 1), lab.add.s(2, 2)])(lab.mul.si(3, 3).set(priority=5))
+    lab.replaced.apply_async((1, 1))
+    lab.spawn.apply_async((1,))
+    expected = {
+        "lab.request": [("asked", 3)], "lab.mul": [("maths", 5), ("own", 7)], "lab.tsum": [("told", 0)], "lab.told": [("told", 0)],
+        "lab.add": [("rest", 0), ("rest", 0)],
+    }  # fmt: skip
+    assert eventually(lambda: {task: sorted(places) for task, places in waiting(lab).items()} == expected, 10), waiting(lab)
+    assert lab.app.control.inspect(timeout=5).conf()[lab.workers[0].node]["task_routes"]["lab.request"] == {"queue": "asked", "priority": 3}
+    lab.redis.flushdb()
+
+
+def test_a_retry_stays_where_it_is_whatever_the_routes_say(own_lab):
+    lab = own_lab
+    lab.worker(queues="celery", routes={"lab.*": {"queue": "elsewhere", "priority": 9}})
+    assert lab.flaky.apply_async((2, 0.05)).get(timeout=10) == ["ok", 2]
+    assert lab.wait_empty() == {}
+
+
+def test_a_chain_of_routed_tasks_finds_its_way(own_lab):
+    """Two workers of other queues hand a chain to and fro, as long as both know the routes."""
+    lab = own_lab
+    routes = {"lab.add": "adds", "lab.mul": "muls"}
+    lab.worker(queues="adds", routes=routes)
+    lab.worker("python" if lab.kind == "longshore" else lab.kind, queues="muls", routes=routes)
+    chain = lab.add.s(1, 1).set(queue="adds") | lab.mul.s(5) | lab.add.s(1) | lab.mul.s(2)
+    assert chain.apply_async().get(timeout=15) == 22
+
+
+PROPERTIES = {"app_id": "a1", "user_id": 5, "type": "t", "message_id": "m", "weird": {"x": [1]}}
+
+
+def test_properties_of_a_message_reach_its_task(own_lab):
+    lab = own_lab
+    lab.worker()
+    assert lab.request.apply_async(**PROPERTIES).get(timeout=10)["properties"] == PROPERTIES
+    # Of a link those that stand in its own signature, and none of the message before.
+    chain = (lab.add.s(1, 1) | lab.request.si().set(app_id="link")).apply_async(app_id="first")
+    assert chain.get(timeout=10)["properties"] == {"app_id": "link"}
+    chain = (lab.add.s(1, 1) | lab.request.si()).apply_async(app_id="first")
+    assert chain.get(timeout=10)["properties"] == {}
+    body = chord([lab.add.s(1, 1).set(app_id="part"), lab.add.s(2, 2)])(lab.request.si().set(user_id="body"))
+    assert body.get(timeout=10)["properties"] == {"user_id": "body"}
+    group([lab.request.si().set(app_id="part", queue="own"), lab.request.si().set(queue="own")]).apply_async(app_id="call")
+    properties = [json.loads(raw)["properties"] for raw in lab.redis.lrange("own", 0, -1)]
+    assert [each["app_id"] for each in properties] == ["call", "call"]
+    lab.redis.delete("own")
+
+
+def test_properties_go_with_a_retry(own_lab):
+    """Celery's own drops them: what is kept here is more, and no client can mistake it."""
+    lab = own_lab
+    lab.worker()
+    sent = lab.flaky_request.apply_async((1,), **PROPERTIES)
+    assert sent.get(timeout=10)["properties"] == (PROPERTIES if lab.kind == "longshore" else {})
 
 
 def test_a_client_that_speaks_protocol_1_is_served(own_lab):

@@ -6,16 +6,19 @@
 //! - `control/arguments.rs`: arguments as Python binds them, and its errors where it cannot
 //! - `control/reply.rs`: a reply
 //! - `control/values.rs`: what replies say
+//! - `control/settings.rs`: the settings that Celery's workers tell, recorded in `control/settings.json`
 
 mod arguments;
 mod command;
 mod reply;
 mod request;
+mod settings;
 mod values;
 
 pub use command::{Command, Rate};
 pub use reply::{Reply, error, ok};
 pub use request::{Addressed, ReplyTo, Request};
+pub use settings::settings;
 pub use values::{
     Consumed, Stats, TaskView, hello, query_task, read_hello, registered, revoked, scheduled, stamps_not_terminated, stamps_revoked,
     terminated,

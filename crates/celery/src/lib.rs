@@ -9,16 +9,19 @@
 //! - `canvas.rs`: chains, groups, chords: what is sent when, and when something fails
 //! - `events.rs`: what workers tell of themselves and of tasks
 //! - `control.rs`: remote control: requests, commands, replies
+//! - `glob.rs`: patterns of names
 
 pub mod canvas;
 pub mod control;
 pub mod events;
+mod glob;
 mod message;
 mod repr;
 mod result;
 mod signature;
 mod value;
 
+pub use glob::glob;
 pub use message::{
     BadMessage, CHILD_CRASHES, CRASHES, Compression, Encoding, Limits, Message, Wrong, crashes_of, mark_crashed, mark_redelivered, sent_at,
 };

@@ -10,8 +10,8 @@ mod tests;
 pub(crate) mod times;
 
 pub(crate) use body::inflate_up_to;
-pub(crate) use encode::is_known as is_known_header;
 pub use encode::sent_at;
+pub(crate) use encode::{is_known as is_known_header, is_known_property};
 pub use mark::{crashes_of, mark_crashed, mark_redelivered};
 
 use std::{
@@ -67,6 +67,8 @@ pub struct Message {
     pub stamps: Map,
     /// All other headers: the user's own, `celery_beat_task`. Not `lang`, and not longshore's counts of crashes, which are about the message, not the task.
     pub headers: Map,
+    /// All other properties of its envelope: `app_id`, `user_id`, `type`, whatever a sender puts there.
+    pub properties: Map,
     /// Where its result is awaited (of use to the rpc result backend).
     pub reply_to: Option<String>,
     /// `correlation_id`, where it is not the task's id.

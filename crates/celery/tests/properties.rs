@@ -69,6 +69,7 @@ fn message() -> impl Strategy<Value = Message> {
             stamped_headers: tags.0,
             stamps: tags.1,
             headers: Map(tags.2.0.into_iter().map(|(name, value)| (format!("x-{name}"), value)).collect()),
+            properties: Map::from_iter([("app_id", Value::from(tags.3.clone())), ("user_id", place.1.clone().into())]),
             reply_to: tags.3,
             correlation_id: tags.4.filter(|other| *other != ids.1),
             priority: place.0.or(Some(0)),

@@ -295,6 +295,36 @@ impl Config {
         Ok((find(broker, "broker")?, find(results, "results")?))
     }
 
+    /// Returns where tasks go that name no queue, in the order of the lines of `[routes]`, those of the stronger file first: pattern, queue, priority.
+    ///
+    /// # Errors
+    /// A `${VAR}` that is not set; a priority beyond 9.
+    pub fn routes(&self) -> Result<Vec<(String, Option<String>, Option<u8>)>, ConfigError> {
+        let mut found = Vec::new();
+        for (id, section) in &self.sections {
+            let SectionId::Route(pattern) = id else { continue };
+            let setting = |key: &str| section.get(key).map(|setting| self.expanded(setting)).transpose();
+            let queue = setting("queue")?.and_then(|setting| setting.value.into_text());
+            let priority = match setting("priority")? {
+                None => None,
+                Some(set) => match set.values().first().and_then(|text| text.parse::<u8>().ok()).filter(|priority| *priority <= 9) {
+                    None => return Err(set.wrong("priority", &id.place(), "a priority is a number from 0 to 9")),
+                    priority => priority,
+                },
+            };
+            if let (Some(""), Some(set)) = (queue.as_deref(), section.get("queue")) {
+                return Err(set.wrong("queue", &id.place(), "a queue has a name"));
+            }
+            let place = |setting: &Setting| match &setting.origin {
+                Origin::File { path, line } => (self.files.iter().position(|file| file == path), *line),
+                Origin::Env(_) => (None, 0),
+            };
+            found.push((section.values().map(place).min(), (pattern.clone(), queue, priority)));
+        }
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(found.into_iter().map(|(_, route)| route).collect())
+    }
+
     fn setting(&self, id: &SectionId, name: &str) -> Result<Option<Setting>, ConfigError> {
         let places = [self.env_of.get(id), self.sections.get(id)];
         places.into_iter().flatten().find_map(|section| section.get(name)).map(|setting| self.expanded(setting)).transpose()
@@ -385,6 +415,9 @@ impl Config {
             }
             if let SectionId::Job(name) = id {
                 problems.extend(self.run(Some(name)).err());
+            }
+            if let SectionId::Route(_) = id {
+                problems.extend(self.routes().err());
             }
             if let SectionId::Task(name) = id {
                 problems.extend(crate::tasks::Spec::read(self, name).err());

@@ -15,7 +15,7 @@ use std::{
 
 use longshore_brokers::{Broker, BrokerError};
 use longshore_core::ErrorKind;
-use longshore_worker::{App, Client, ClientError};
+use longshore_worker::{App, Client, ClientError, Route};
 
 use crate::{
     commands::global::Global,
@@ -154,9 +154,11 @@ pub fn configured(app: &App, config: &Config, global: &Global) -> Result<(App, V
         settings.broker = broker;
     }
     settings.results = results.or(settings.results.take());
-    for spec in &specs {
-        settings.routes.extend(spec.queue.iter().map(|queue| (spec.name.clone(), queue.clone())));
-    }
+    // The first that matches counts: a task's own queue, then what is configured, then what the program says.
+    let own = specs.iter().filter_map(|spec| Some((spec.name.clone(), Route::queue(spec.queue.as_ref()?))));
+    let routes = config.routes()?.into_iter().map(|(pattern, queue, priority)| (pattern, Route { queue, priority }));
+    let routes: Vec<_> = own.chain(routes).collect();
+    settings.routes.splice(..0, routes);
     Ok((app, specs))
 }
 

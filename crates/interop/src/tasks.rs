@@ -27,6 +27,7 @@ pub(crate) fn app() -> App {
         .task(nothing)
         .task(Task::plain("lab.who", who))
         .task(Task::plain("lab.request", request))
+        .task(Task::plain("lab.flaky_request", flaky_request))
         .task(big)
         .task(Task::plain("lab.fail", fail))
         .task(Task::plain("lab.fail_as", fail_as))
@@ -122,7 +123,17 @@ fn request(context: TaskContext, _: Call) -> Result<Value, Failure> {
         ("headers", Value::Map(context.headers().clone())),
         ("stamped_headers", message.stamped_headers.clone().into()),
         ("stamps", Value::Map(message.stamps.clone())),
+        ("properties", Value::Map(message.properties.clone())),
     ]))
+}
+
+/// Asks for so many retries, then says what it can see of its message.
+fn flaky_request(context: TaskContext, call: Call) -> Result<Value, Failure> {
+    let times = call.args.first().and_then(Value::as_i64).unwrap_or_default();
+    if i64::from(context.retries()) < times {
+        return Err(context.retry_in(Duration::from_millis(50)));
+    }
+    request(context, call)
 }
 
 #[task(name = "lab.big")]

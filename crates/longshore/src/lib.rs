@@ -276,7 +276,8 @@ pub use longshore_cli::main;
 pub use longshore_worker::private;
 #[cfg(feature = "queue")]
 pub use longshore_worker::{
-    Answer, App, Client, ClientError, Failure, Settings, Signature, TaskContext, Worker, WorkerOptions, chain, chord, group, init_app, task,
+    Answer, App, Client, ClientError, Failure, Route, Settings, Signature, TaskContext, Worker, WorkerOptions, chain, chord, group,
+    init_app, task,
 };
 
 /// The example of the read-me, so that it runs.

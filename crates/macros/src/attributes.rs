@@ -17,6 +17,8 @@ use crate::units::{self, Backoff, Rate};
 pub(crate) struct Attributes {
     pub(crate) name: Option<LitStr>,
     pub(crate) lane: Option<(Lane, Span)>,
+    pub(crate) queue: Option<LitStr>,
+    pub(crate) priority: Option<u8>,
     /// `Some(None)`: for ever.
     pub(crate) retries: Option<Option<u32>>,
     pub(crate) retry_delay: Option<Duration>,
@@ -44,6 +46,8 @@ pub(crate) enum Lane {
 const WORDS: &[&str] = &[
     "name",
     "lane",
+    "queue",
+    "priority",
     "retries",
     "retry_delay",
     "backoff",
@@ -90,6 +94,8 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Attributes> {
         match entry.word.as_str() {
             "name" => this.name = Some(name(&entry)?),
             "lane" => this.lane = Some((lane(&entry)?, entry.span)),
+            "queue" => this.queue = Some(queue(&entry)?),
+            "priority" => this.priority = Some(priority(&entry)?),
             "retries" => this.retries = Some(retries(&entry)?),
             "retry_delay" => this.retry_delay = Some(entry.unit(units::duration)?),
             "backoff" => this.backoff = Some(entry.unit(units::backoff)?),
@@ -181,6 +187,24 @@ fn name(entry: &Entry) -> Result<LitStr> {
         return Err(Error::new(text.span(), "a task's name has no spaces and is not empty, as in \"tasks.add\""));
     }
     Ok(text)
+}
+
+fn queue(entry: &Entry) -> Result<LitStr> {
+    let text = entry.text()?;
+    if text.value().is_empty() || text.value().chars().any(char::is_control) {
+        return Err(Error::new(text.span(), "a queue's name is not empty and has no control characters, as in queue = \"mail\""));
+    }
+    Ok(text)
+}
+
+fn priority(entry: &Entry) -> Result<u8> {
+    let help = "`priority` is a number from 0 to 9; on Redis and SQLite 0 is served first";
+    let number = match &entry.value {
+        Some(Expr::Lit(ExprLit { lit: Lit::Int(number), .. })) => number,
+        Some(other) => return Err(Error::new_spanned(other, help)),
+        None => return Err(Error::new(entry.span, help)),
+    };
+    number.base10_parse().ok().filter(|priority| *priority <= 9).ok_or_else(|| Error::new(number.span(), help))
 }
 
 fn lane(entry: &Entry) -> Result<Lane> {

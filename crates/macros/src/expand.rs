@@ -206,6 +206,12 @@ fn policy(krate: &TokenStream, attributes: &Attributes, isolated: bool) -> Token
         fields.push(quote!(#field: #value));
     };
     let some = |value: TokenStream| quote!(::core::option::Option::Some(#value));
+    if let Some(queue) = &attributes.queue {
+        set("queue", some(quote!(::std::sync::Arc::from(#queue))));
+    }
+    if let Some(priority) = attributes.priority {
+        set("priority", some(quote!(#priority)));
+    }
     match attributes.retries {
         Some(Some(retries)) => set("max_retries", some(quote!(#retries))),
         Some(None) => set("max_retries", quote!(::core::option::Option::None)),

@@ -14,6 +14,7 @@ use crate::{
     answer::Answer,
     built_in,
     client::{Client, ClientError},
+    route::{self, Route},
     signature::Signature,
     task::{Acks, Task},
 };
@@ -46,8 +47,8 @@ pub struct Settings {
     pub results: Option<String>,
     /// The queue of a call that names none: `celery`.
     pub default_queue: String,
-    /// The queue of tasks by name; `mail.*` matches what begins so. The first that matches counts.
-    pub routes: Vec<(String, String)>,
+    /// Where tasks go, by their names or by patterns of these (`mail.*`). A name goes before patterns, of these the first that matches counts.
+    pub routes: Vec<(String, Route)>,
     /// How long results are kept; for ever, where absent. One day.
     pub result_expires: Option<Duration>,
     /// Whether results carry the task's name, arguments, worker and queue.
@@ -82,13 +83,14 @@ impl Settings {
         self.results.as_deref().unwrap_or(&self.broker)
     }
 
-    /// The queue of this task's calls, unless they name another.
+    /// Returns the queue of this task's calls, unless they name another.
     pub fn queue_of(&self, task: &str) -> &str {
-        let matches = |pattern: &str| match pattern.strip_suffix('*') {
-            Some(beginning) => task.starts_with(beginning),
-            None => task == pattern,
-        };
-        self.routes.iter().find(|(pattern, _)| matches(pattern)).map_or(&self.default_queue, |(_, queue)| queue)
+        route::of(&self.routes, task).and_then(|route| route.queue.as_deref()).unwrap_or(&self.default_queue)
+    }
+
+    /// Returns the route of this task's calls; one that says nothing, where there is none.
+    pub fn route_of(&self, task: &str) -> Route {
+        route::of(&self.routes, task).cloned().unwrap_or_default()
     }
 }
 
@@ -127,10 +129,12 @@ impl App {
         self
     }
 
-    /// Sends the tasks of this name to this queue; `mail.*` matches what begins so. The first route that matches counts.
+    /// Sends the tasks of this name, or of the names that match a pattern (`mail.*`), to this queue, or with this [priority](Route::priority), unless a call
+    /// says otherwise, or the [task](crate::TaskPolicy::queue) itself. A name goes before patterns; of these the first that matches counts. Holds for clients
+    /// and for what workers send: the next link of a chain, callbacks, errbacks, bodies of chords. A retry stays in its queue.
     #[must_use]
-    pub fn route(mut self, task: impl Into<String>, queue: impl Into<String>) -> Self {
-        self.settings_mut().routes.push((task.into(), queue.into()));
+    pub fn route(mut self, task: impl Into<String>, to: impl Into<Route>) -> Self {
+        self.settings_mut().routes.push((task.into(), to.into()));
         self
     }
 
@@ -280,7 +284,7 @@ mod tests {
     use longshore_celery::Value;
 
     #[test]
-    fn the_first_route_that_matches_counts() {
+    fn a_task_goes_where_its_route_says_or_to_the_default_queue() {
         let app = App::new().route("mail.send", "fast").route("mail.*", "mail").route("*", "rest");
         for (task, queue) in [("mail.send", "fast"), ("mail.sent", "mail"), ("mail", "rest"), ("x", "rest")] {
             assert_eq!(app.settings().queue_of(task), queue, "{task}");

@@ -134,9 +134,7 @@ impl Client {
 
     /// A client for an app's tasks, over connections that are there already.
     pub fn over(app: &App, broker: Arc<dyn Broker>, results: Arc<dyn ResultBackend>) -> Self {
-        let ignores = |ignore: bool| Map(vec![("ignore_result".to_owned(), ignore.into())]);
-        let defaults: HashMap<Arc<str>, Map> =
-            app.tasks.values().map(|task| (task.name.clone(), ignores(task.policy.ignore_result))).collect();
+        let defaults: HashMap<Arc<str>, Map> = app.tasks.values().map(|task| (task.name.clone(), task.policy.options())).collect();
         let origin = format!("gen{}@{}", std::process::id(), outgoing::hostname());
         Self {
             inner: Arc::new(Inner {

@@ -123,6 +123,11 @@ impl TaskContext {
         &self.message().headers
     }
 
+    /// Returns a property of its message that is not Celery's own: `app_id`, `user_id`, `type`, whatever its sender has put there.
+    pub fn property(&self, name: &str) -> Option<&Value> {
+        self.message().properties.get(name)
+    }
+
     /// Whether it was taken and given back before: its last worker may have died while it ran.
     pub fn redelivered(&self) -> bool {
         self.message().redelivered

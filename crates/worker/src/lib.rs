@@ -5,6 +5,7 @@
 //! - `name.rs`: the name of a function's task
 //! - `args.rs`: positional and keyword arguments against parameters; `values.rs`: Rust's values and the wire's
 //! - `failure.rs`: how a task ends without a result
+//! - `route.rs`: where the calls of a task go that name no queue
 //! - `signature.rs`: a task with its arguments and options, yet to be sent
 //! - `client.rs`: sends tasks; `answer.rs`: waits for what comes back; `remote.rs`: asks running workers
 //! - `context.rs`: what a handler may know and do
@@ -21,6 +22,7 @@ mod failure;
 mod isolated;
 mod name;
 pub mod remote;
+mod route;
 mod signature;
 mod task;
 mod values;
@@ -34,6 +36,7 @@ pub use context::{Parts, TaskContext};
 pub use failure::Failure;
 pub use isolated::{IsolatedAnswer, IsolatedCall, IsolatedFailure, init_app, init_app_with, isolated_entry};
 pub use longshore_macros::task;
+pub use route::Route;
 pub use signature::{Signature, chain, chord, group};
 pub use task::{Acks, Call, Handler, RateScope, Task, TaskPolicy};
 

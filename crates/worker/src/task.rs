@@ -110,6 +110,10 @@ pub enum RateScope {
 /// What is true of every call of a task, unless the call says otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskPolicy {
+    /// The queue of calls that name none; the app's [route](crate::App::route) for it where absent.
+    pub queue: Option<Arc<str>>,
+    /// The priority of calls that name none, 0 to 9.
+    pub priority: Option<u8>,
     /// How often [`Failure::Retry`] is granted; for ever, where absent. Celery's default is 3.
     pub max_retries: Option<u32>,
     /// The time until the next attempt of a task that asks for a retry without saying when. Celery's default is 180 s.
@@ -141,9 +145,25 @@ pub struct TaskPolicy {
     pub isolated: bool,
 }
 
+impl TaskPolicy {
+    /// Returns the options that calls of the task have unless they say otherwise.
+    pub(crate) fn options(&self) -> Map {
+        let mut options = Map(vec![("ignore_result".to_owned(), self.ignore_result.into())]);
+        if let Some(queue) = &self.queue {
+            options.set("queue", &**queue);
+        }
+        if let Some(priority) = self.priority {
+            options.set("priority", u32::from(priority));
+        }
+        options
+    }
+}
+
 impl Default for TaskPolicy {
     fn default() -> Self {
         Self {
+            queue: None,
+            priority: None,
             max_retries: Some(3),
             retry_delay: Duration::from_secs(180),
             autoretry: None,

@@ -42,6 +42,8 @@ mod shop {
     #[task(
         crate = "longshore_worker",
         lane = "cpu",
+        queue = "slow",
+        priority = 3,
         retries = 7,
         retry_delay = "10s",
         backoff = "exp:1s..10m",
@@ -145,6 +147,8 @@ fn the_attributes_are_the_policy() {
     assert_eq!(
         task.policy,
         TaskPolicy {
+            queue: Some("slow".into()),
+            priority: Some(3),
             max_retries: Some(7),
             retry_delay: seconds(10),
             autoretry: Some(Backoff::Exponential { base: seconds(1), cap: seconds(600) }),

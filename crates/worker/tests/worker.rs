@@ -829,3 +829,110 @@ async fn a_chord_that_its_client_counts_is_unlocked_when_all_parts_have_ended() 
     worker.stopper().warm();
     assert_eq!(worker.join().await.error, None);
 }
+
+#[tokio::test]
+async fn celerys_own_tasks_do_not_wait_for_a_full_lane_that_is_not_theirs_and_nothing_else_is_taken_for_them() {
+    let gate = Arc::new(AtomicBool::new(false));
+    let opens = gate.clone();
+    let (begins, mut begun) = mpsc::unbounded_channel();
+    let task = Task::plain("waits", move |_, _| {
+        let _ = begins.send(());
+        while !opens.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(Value::Null)
+    });
+    let bench = Bench::with("built-in", [task], |options| options.lanes[LaneKind::Blocking as usize] = 1).await;
+    bench.send(call("waits", vec![])).await;
+    begun.recv().await.unwrap();
+    let waits = [bench.send(call("waits", vec![])).await, bench.send(call("waits", vec![])).await];
+    // Looks come after 50 ms, 100 ms and so on, and find none of Celery's.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let places = async || {
+        let found = [bench.broker.find(&waits[0]).await.unwrap(), bench.broker.find(&waits[1]).await.unwrap()];
+        found.map(|found| found.iter().all(|found| matches!(found.doing, Doing::Waiting { .. })))
+    };
+    assert_eq!(places().await, [true, true], "they are for others to take");
+    let ping = bench.send(call("celery.ping", vec![])).await;
+    assert_eq!(bench.result(&ping).await.result, "pong".into());
+    gate.store(true, Ordering::Release);
+    for id in &waits {
+        assert_eq!(bench.result(id).await.state, State::Success);
+    }
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn properties_that_nobody_knows_stay_with_a_task_through_retries_and_requeues_and_in_its_dead_letter() {
+    let again = Task::future("again", |context: TaskContext, _| async move {
+        match (context.retries(), context.redelivered()) {
+            (0, _) => Err(context.retry_in(Duration::from_millis(1))),
+            _ => Ok(context.property("app_id").cloned().unwrap_or_default()),
+        }
+    });
+    let returned = AtomicBool::new(false);
+    let back = Task::future("back", move |context: TaskContext, _| {
+        let first = !returned.swap(true, Ordering::AcqRel);
+        async move {
+            match first {
+                true => Err(Failure::Reject { reason: "later".to_owned(), requeue: true }),
+                false => Ok(context.property("app_id").cloned().unwrap_or_default()),
+            }
+        }
+    });
+    let buried = Task::future("buried", |_, _| async { Err(Failure::Reject { reason: "no".to_owned(), requeue: false }) });
+    for acks in [Acks::Late, Acks::Early] {
+        let tasks = [again.clone(), back.clone(), buried.clone()].map(|mut task| {
+            task.policy.acks = acks;
+            task
+        });
+        let bench = Bench::new(&format!("properties-{acks:?}"), tasks).await;
+        let properties = longshore_celery::Map::from_iter([("app_id", Value::from("a1")), ("weird", vec![1, 2].into())]);
+        let with = |task: &str| Message { properties: properties.clone(), ..call(task, vec![]) };
+        for task in ["again", "back"] {
+            let id = bench.send(with(task)).await;
+            assert_eq!(bench.result(&id).await.result, "a1".into(), "{task} {acks:?}");
+        }
+        if acks == Acks::Early {
+            // What was acknowledged is no dead letter.
+            bench.stop().await;
+            continue;
+        }
+        let id = bench.send(with("buried")).await;
+        bench.result(&id).await;
+        let broker = bench.broker.clone();
+        bench.stop().await;
+        let letters = broker.dead(None).await.unwrap();
+        assert_eq!(broker.bury(&letters, true).await.unwrap(), 1);
+        let raw = broker.peek("celery", 1).await.unwrap().remove(0);
+        assert_eq!(Message::decode(&raw, &Limits::default()).unwrap().properties, properties);
+    }
+}
+
+#[tokio::test]
+async fn what_a_worker_sends_on_goes_where_its_routes_and_its_tasks_say() {
+    let send = |link: longshore_celery::Signature| Message { callbacks: vec![link], ..call("add", vec![]) };
+    let mut owned = add();
+    (owned.name, owned.policy.queue, owned.policy.priority) = ("own".into(), Some("of-task".into()), Some(4));
+    let url = "memory://routes-of-worker";
+    let (broker, results) = connect(url, None).unwrap();
+    let app = App::new().broker(url).route("mail.*", longshore_worker::Route::queue("mail").priority(6)).route("own", "elsewhere");
+    let worker = Worker::start(app.task(add()).task(owned), WorkerOptions::new("w@test")).await.unwrap();
+    let bench = Bench { broker, results, worker: Some(worker) };
+    for (task, named, queue, priority) in [
+        ("mail.send", None, "mail", Some(6)),
+        ("mail.send", Some("named"), "named", Some(6)),
+        ("own", None, "of-task", Some(4)),
+        ("own", Some("named"), "named", Some(4)),
+    ] {
+        let mut link = longshore_celery::Signature::new(task);
+        link.options.set("queue", named);
+        let id = bench.send(send(link)).await;
+        bench.result(&id).await;
+        let raw = bench.broker.peek(queue, 9).await.unwrap().pop().expect(queue);
+        let sent = Message::decode(&raw, &Limits::default()).unwrap();
+        assert_eq!((&*sent.task, sent.priority), (task, priority), "{queue}");
+        bench.broker.purge(queue).await.unwrap();
+    }
+    bench.stop().await;
+}

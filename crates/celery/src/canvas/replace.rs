@@ -117,6 +117,8 @@ pub fn retry(message: &Message, when: Option<SystemTime>, arguments: Option<(Vec
     next.parent_id = message.parent_id.clone().or_else(|| Some(message.id.clone()));
     next.root_id = message.root_id.clone().or_else(|| Some(message.id.clone()));
     next.redelivered = false;
+    // How long that message was to live is not said of this one.
+    next.properties.remove("expiration");
     // What a broker noted of its way so far is not the task's.
     next.headers
         .0

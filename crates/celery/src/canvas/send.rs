@@ -12,7 +12,7 @@ use super::{
     tree::{listed, merged, text},
 };
 use crate::{
-    message::{Message, is_known_header, times},
+    message::{Message, is_known_header, is_known_property, times},
     signature::Signature,
     value::{Map, Value},
 };
@@ -64,6 +64,7 @@ impl Planner<'_> {
             Some(Value::Map(headers)) => Map(headers.0.iter().filter(|(name, _)| !is_known_header(name)).cloned().collect()),
             _ => Map::default(),
         };
+        let properties = properties_of(&options, &stamped_headers);
         let signatures = |name: &str| listed(&options, name).into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>();
         let message = Message {
             task: task.to_owned(),
@@ -85,6 +86,7 @@ impl Planner<'_> {
             stamped_headers,
             stamps,
             headers,
+            properties,
             reply_to: Some(own("reply_to").unwrap_or_else(|| self.context.oid.to_owned())),
             correlation_id: None,
             priority: match options.get("priority").and_then(Value::as_i64) {
@@ -116,6 +118,70 @@ impl Planner<'_> {
     }
 }
 
+/// Options that say something to Celery or to Kombu. It puts all others into the properties of the message.
+const OPTIONS: [&str; 54] = [
+    "add_to_parent",
+    "argsrepr",
+    "chain",
+    "chord",
+    "compression",
+    "confirm_timeout",
+    "connection",
+    "content_encoding",
+    "content_type",
+    "countdown",
+    "create_sent_event",
+    "declare",
+    "delivery_mode",
+    "eta",
+    "event_dispatcher",
+    "exchange",
+    "exchange_type",
+    "expiration",
+    "expires",
+    "group_id",
+    "group_index",
+    "headers",
+    "ignore_result",
+    "immediate",
+    "kwargsrepr",
+    "link",
+    "link_error",
+    "mandatory",
+    "now",
+    "origin",
+    "parent_id",
+    "priority",
+    "producer",
+    "publisher",
+    "queue",
+    "replaced_task_nesting",
+    "reply_to",
+    "result_cls",
+    "retries",
+    "retry",
+    "retry_policy",
+    "root_id",
+    "route_name",
+    "router",
+    "routing_key",
+    "serializer",
+    "shadow",
+    "soft_time_limit",
+    "stamped_headers",
+    "task_id",
+    "task_type",
+    "time_limit",
+    "timeout",
+    "timezone",
+];
+
+/// Returns the properties that the options of a signature give to its message: those that mean nothing else.
+fn properties_of(options: &Map, stamps: &[String]) -> Map {
+    let known = |name: &String| OPTIONS.binary_search(&name.as_str()).is_ok() || stamps.contains(name) || is_known_property(name);
+    Map(options.0.iter().filter(|(name, _)| !known(name)).cloned().collect())
+}
+
 fn wrong(task: &str, option: &str) -> CanvasError {
     CanvasError::malformed(format!("{option} of the signature of {task} is no time"))
 }
@@ -137,6 +203,21 @@ pub(super) fn instant(value: &Value) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_that_mean_nothing_else_are_properties_of_the_message() {
+        assert!(OPTIONS.is_sorted(), "they are searched by halves");
+        let options = Map::from_iter([
+            ("app_id", Value::from("a")),
+            ("queue", "q".into()),
+            ("correlation_id", "c".into()),
+            ("batch", 7.into()),
+            ("timezone", "UTC".into()),
+            ("user_id", 5.into()),
+        ]);
+        let expected = Map::from_iter([("app_id", Value::from("a")), ("user_id", 5.into())]);
+        assert_eq!(properties_of(&options, &["batch".to_owned()]), expected);
+    }
 
     #[test]
     fn times_are_read_in_every_way_in_which_celery_writes_them() {

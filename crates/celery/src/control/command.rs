@@ -346,7 +346,10 @@ impl Arguments<'_> {
     /// Stamps by name, also as `["name=stamp"]`.
     fn stamps(&self) -> Result<Map, Value> {
         match self.0.get("headers") {
-            Some(Value::Map(headers)) => Ok(headers.clone()),
+            Some(Value::Map(headers)) => match headers.iter().find(|(_, stamps)| stamps.is_null()) {
+                Some(_) => Err(type_error("'NoneType' object is not iterable")),
+                None => Ok(headers.clone()),
+            },
             Some(Value::List(list)) => {
                 let mut headers = Map::default();
                 for pair in list {

@@ -205,7 +205,10 @@ fn properties<'a>(scan: &mut Scan<'a>, message: &mut Message, packing: &mut Pack
             })
         })
         .map_err(|error| error.in_member("delivery_info")),
-        _ => scan.skip().map(|_| ()),
+        _ => match name.into_string() {
+            Some(name) => scan.value().map(|value| message.properties.0.push((name, value))),
+            None => scan.skip().map(|_| ()),
+        },
     })
 }
 

@@ -41,6 +41,15 @@ const KNOWN: [&str; 23] = [
     super::CHILD_CRASHES,
 ];
 
+/// The properties that are members of [`Message`] or about the message alone: never written from its other properties.
+const KNOWN_PROPERTIES: [&str; 7] =
+    ["correlation_id", "reply_to", "delivery_mode", "delivery_info", "priority", "body_encoding", "delivery_tag"];
+
+/// Returns whether a property is written from elsewhere, so that no sender can set it.
+pub(crate) fn is_known_property(name: &str) -> bool {
+    KNOWN_PROPERTIES.contains(&name)
+}
+
 /// Whether a header is written from elsewhere, or not at all, so that no sender can set it.
 pub(crate) fn is_known(header: &str) -> bool {
     KNOWN.contains(&header)
@@ -127,18 +136,14 @@ impl Message {
         if let Some(how) = compression {
             text(", \"compression\": ", Some(how.header()), out);
         }
-        for (name, value) in self.headers.iter().filter(|(name, _)| !is_known(name)) {
-            out.extend_from_slice(b", ");
-            write::text(name, out);
-            out.extend_from_slice(b": ");
-            value.write(out);
-        }
+        members(&self.headers, is_known, out);
         out.extend_from_slice(if self.redelivered { b", \"redelivered\": true}" } else { b"}" });
     }
 
     fn write_properties(&self, delivery_tag: Uuid, out: &mut Vec<u8>) {
         text("{\"correlation_id\": ", Some(self.correlation_id.as_ref().unwrap_or(&self.id)), out);
         text(", \"reply_to\": ", Some(self.reply_to.as_deref().unwrap_or_default()), out);
+        members(&self.properties, is_known_property, out);
         text(", \"delivery_mode\": 2, \"delivery_info\": {\"exchange\": ", Some(&self.exchange), out);
         text(", \"routing_key\": ", Some(&self.routing_key), out);
         out.extend_from_slice(if self.redelivered { b", \"redelivered\": true}" } else { b"}" });
@@ -214,6 +219,16 @@ fn text(name: &str, text: Option<&str>, out: &mut Vec<u8>) {
     match text {
         Some(text) => write::text(text, out),
         None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// Writes further members of an object, but for those with a place of their own.
+fn members(map: &Map, has_a_place: fn(&str) -> bool, out: &mut Vec<u8>) {
+    for (name, value) in map.iter().filter(|(name, _)| !has_a_place(name)) {
+        out.extend_from_slice(b", ");
+        write::text(name, out);
+        out.extend_from_slice(b": ");
+        value.write(out);
     }
 }
 

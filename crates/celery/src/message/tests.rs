@@ -93,6 +93,7 @@ fn what_is_encoded_is_decoded() {
         stamped_headers: vec!["tags".into()],
         stamps: Map::from_iter([("tags", "a")]),
         headers: Map::from_iter([("x-foo", "bar")]),
+        properties: Map::from_iter([("app_id", Value::from("a1")), ("timestamp", 5.into())]),
         correlation_id: Some("another".into()),
         priority: Some(5),
         routing_key: "images".into(),

@@ -46,6 +46,10 @@ const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` find
 # broker  = "redis://127.0.0.1:6379/0"
 # results = "redis://127.0.0.1:6379/1"
 
+# [routes]                      # where tasks go that name no queue, also those that workers send on
+# "mail.*"        = "mail"
+# "reports.daily" = { queue = "slow", priority = 6 }
+
 # [worker]                      # flags of `longshore worker`
 # queues = ["celery", "cpu"]
 # grace  = "30s"

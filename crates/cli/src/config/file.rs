@@ -57,6 +57,7 @@ impl Reader<'_> {
                 ("limits", Some(table)) => self.named(word, table, SectionId::Limit),
                 ("retry", Some(table)) => self.named(word, table, SectionId::Retry),
                 ("connections", Some(table)) => self.section(SectionId::Connections, name.span(), table),
+                ("routes", Some(table)) => self.routes(table),
                 ("worker", Some(table)) => self.section(SectionId::Worker, name.span(), table),
                 ("tasks", Some(table)) => self.named(word, table, SectionId::Task),
                 ("kafka", Some(table)) => self.named(word, table, SectionId::Kafka),
@@ -65,11 +66,11 @@ impl Reader<'_> {
                     self.error(
                         name.span(),
                         format!(
-                            "this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME], [connections], [worker], [tasks.NAME], [kafka.TOPIC]{hint}"
+                            "this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME], [connections], [routes], [worker], [tasks.NAME], [kafka.TOPIC]{hint}"
                         ),
                     );
                 }
-                ("run" | "job" | "limits" | "retry" | "connections" | "worker" | "tasks" | "kafka", None) => {
+                ("run" | "job" | "limits" | "retry" | "connections" | "routes" | "worker" | "tasks" | "kafka", None) => {
                     self.error(name.span(), format!("`{word}` is a section; write [{word}…]"))
                 }
                 (_, None) => self.entry(&SectionId::Top, name, value),
@@ -85,6 +86,25 @@ impl Reader<'_> {
                 None => {
                     let name_text = name.get_ref().to_string();
                     self.error(name.span(), format!("[{section}] holds named sections only; put `{name_text}` into [{section}.NAME]"));
+                }
+            }
+        }
+    }
+
+    /// `[routes]`: a queue for each pattern, or a table with a queue and a priority.
+    fn routes(&mut self, table: &DeTable<'_>) {
+        for (pattern, to) in table {
+            let id = SectionId::Route(pattern.get_ref().to_string());
+            match (to.get_ref(), to.get_ref().as_table()) {
+                (_, Some(table)) => self.section(id, pattern.span(), table),
+                (DeValue::String(queue), None) => {
+                    let origin = Origin::File { path: self.path.to_owned(), line: self.line(pattern.span().start) };
+                    let setting = Setting { value: Value::Text(queue.to_string()), origin };
+                    self.sections.entry(id).or_default().insert("queue", setting);
+                }
+                (other, None) => {
+                    let message = format!("a route is a queue, or {{ queue = \"…\", priority = 0 to 9 }}, not {}", a_type(other));
+                    self.error(to.span(), message);
                 }
             }
         }
@@ -118,6 +138,10 @@ impl Reader<'_> {
                     let message = format!("[{}] {problem}", SectionId::Task(task.clone()).header().unwrap_or_default());
                     self.error(span, message);
                 }
+            }
+            SectionId::Route(_) if table.is_empty() => {
+                let message = format!("[{}] leads nowhere; give it a queue or a priority", id.header().unwrap_or_default());
+                self.error(span, message);
             }
             SectionId::Limit(limit) if section.is_empty() => {
                 let message = format!("[limits.{limit}] limits nothing; give it a rate or a concurrency");

@@ -161,6 +161,9 @@ pub(super) const RETRY: Keys = &[&[key("retries", Whole), key("backoff", Text), 
 /// Keys of `[connections]`.
 pub(super) const CONNECTIONS: Keys = &[&[key("broker", Text), key("results", Text)]];
 
+/// Keys of `[routes."PATTERN"]`, which may also be its queue alone: `"mail.*" = "mail"`.
+pub(super) const ROUTE: Keys = &[&[key("queue", Text), key("priority", Whole)]];
+
 /// Keys of `[worker]`: the flags of `longshore worker`, and `lanes`, a table.
 pub(super) const WORKER: Keys = &[&[
     key("hostname", Text),
@@ -252,7 +255,7 @@ const KAFKA_ALONE: &[Key] = &[
 ];
 
 /// The sections, for messages.
-pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "worker", "tasks", "kafka"];
+pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "routes", "worker", "tasks", "kafka"];
 
 /// `LONGSHORE_…` variables that are no settings: the path of a config file, the connections, and what a child is told about its task.
 pub(super) const OTHER_VARIABLES: &[&str] = &[
@@ -327,7 +330,7 @@ mod tests {
 
     #[test]
     fn no_key_stands_twice_and_no_variable_has_two_meanings() {
-        for keys in [TOP, RUN, LIMIT, RETRY, CONNECTIONS, WORKER, TASK, KAFKA] {
+        for keys in [TOP, RUN, LIMIT, RETRY, CONNECTIONS, ROUTE, WORKER, TASK, KAFKA] {
             let mut names: Vec<_> = all(keys).map(|key| key.name).collect();
             let count = names.len();
             names.sort_unstable();

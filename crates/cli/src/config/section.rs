@@ -13,6 +13,7 @@ pub(super) enum SectionId {
     Limit(String),
     Retry(String),
     Connections,
+    Route(String),
     Worker,
     Task(String),
     Kafka(String),
@@ -26,6 +27,7 @@ impl SectionId {
             SectionId::Limit(_) => schema::LIMIT,
             SectionId::Retry(_) => schema::RETRY,
             SectionId::Connections => schema::CONNECTIONS,
+            SectionId::Route(_) => schema::ROUTE,
             SectionId::Worker => schema::WORKER,
             SectionId::Task(_) => schema::TASK,
             SectionId::Kafka(_) => schema::KAFKA,
@@ -38,7 +40,7 @@ impl SectionId {
             SectionId::Top | SectionId::Run | SectionId::Job(_) | SectionId::Limit(_) | SectionId::Retry(_) => Some(RUN_WORDS.to_vec()),
             SectionId::Worker => Some(vec!["worker"]),
             SectionId::Kafka(topic) => Some(vec!["kafka", "consume", topic]),
-            SectionId::Connections | SectionId::Task(_) => None,
+            SectionId::Connections | SectionId::Route(_) | SectionId::Task(_) => None,
         }
     }
 
@@ -61,6 +63,7 @@ impl SectionId {
             SectionId::Limit(name) => format!("limits.{}", quoted(name)),
             SectionId::Retry(name) => format!("retry.{}", quoted(name)),
             SectionId::Connections => "connections".to_owned(),
+            SectionId::Route(pattern) => format!("routes.{}", quoted(pattern)),
             SectionId::Worker => "worker".to_owned(),
             SectionId::Task(name) => format!("tasks.{}", quoted(name)),
             SectionId::Kafka(name) => format!("kafka.{}", quoted(name)),

@@ -223,3 +223,33 @@ fn variables_of_the_worker_and_of_the_connections_win_over_the_file_and_are_list
     let wrong = World::new("", "", &[("LONGSHORE_PREFETCH", "few")]);
     assert_eq!(Config::load(&wrong.sources).unwrap_err().to_string(), "LONGSHORE_PREFETCH: `few` is not a whole number");
 }
+
+#[test]
+fn routes_are_in_the_order_of_their_lines_and_those_of_the_project_go_first() {
+    let project = "[routes]\n\"z.*\" = \"zs\"\n\"a.*\" = { queue = \"${QUEUE}\", priority = 3 }\n\"b\" = { priority = 0 }\n[routes.\"*.log\"]\nqueue = \"logs\"\n";
+    let user = "[routes]\n\"z.*\" = \"others\"\n\"*\" = \"rest\"\n";
+    let routes = World::new(project, user, &[("QUEUE", "as")]).load().routes().unwrap();
+    let route = |pattern: &str, queue: Option<&str>, priority| (pattern.to_owned(), queue.map(str::to_owned), priority);
+    let expected = [
+        route("z.*", Some("zs"), None),
+        route("a.*", Some("as"), Some(3)),
+        route("b", None, Some(0)),
+        route("*.log", Some("logs"), None),
+        route("*", Some("rest"), None),
+    ];
+    assert_eq!(routes, expected);
+    for (route, mistake) in [
+        ("a = 5", "longshore.toml:2: a route is a queue, or { queue = \"…\", priority = 0 to 9 }, not an integer"),
+        ("a = { que = \"x\" }", "longshore.toml:2: unknown key `que` in [routes.a]; did you mean `queue`?"),
+        ("a = {}", "longshore.toml:2: [routes.a] leads nowhere; give it a queue or a priority"),
+    ] {
+        assert_eq!(mistakes(&format!("[routes]\n{route}\n")), [mistake]);
+    }
+    for (route, mistake) in [
+        ("a = { priority = 10 }", "longshore.toml:2: `priority` in [routes.a]: a priority is a number from 0 to 9"),
+        ("a = \"\"", "longshore.toml:2: `queue` in [routes.a]: a queue has a name"),
+    ] {
+        let world = World::new(&format!("[routes]\n{route}\n"), "", &[]);
+        assert_eq!(world.short(world.load().routes().unwrap_err()), mistake);
+    }
+}

@@ -3,12 +3,15 @@
 use longshore_brokers::Outgoing;
 use longshore_celery::{Compression, Encoding, Message, REPR_LENGTH, args_repr, canvas::Routing, kwargs_repr};
 
-use crate::app::Settings;
+use crate::{app::Settings, route};
 
 /// A message on its way into its queue.
 pub(crate) fn of(settings: &Settings, mut message: Message, routing: &Routing) -> Outgoing {
+    let route = route::of(&settings.routes, &message.task);
     // Celery turns a direct exchange and its key into the queue of that name, too.
-    let queue = routing.queue.as_ref().or(routing.routing_key.as_ref()).map_or_else(|| settings.queue_of(&message.task), String::as_str);
+    let named = routing.queue.as_ref().or(routing.routing_key.as_ref());
+    let queue = named.or_else(|| route?.queue.as_ref()).unwrap_or(&settings.default_queue);
+    message.priority = message.priority.or_else(|| route?.priority);
     message.exchange.clear();
     queue.clone_into(&mut message.routing_key);
     message.argsrepr.get_or_insert_with(|| args_repr(&message.args, REPR_LENGTH));
@@ -17,7 +20,7 @@ pub(crate) fn of(settings: &Settings, mut message: Message, routing: &Routing) -
     let encoding = if routing.serializer.as_deref() == Some("msgpack") { Encoding::MsgPack } else { Encoding::Json };
     let compression = routing.compression.as_deref().and_then(Compression::named).or(settings.compression);
     Outgoing {
-        queue: queue.into(),
+        queue: queue.as_str().into(),
         priority: message.priority.unwrap_or(0).min(9),
         due: message.eta,
         raw: message.encode_as(encoding, compression),
@@ -33,11 +36,26 @@ pub(crate) fn hostname() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Route;
     use longshore_celery::Limits;
 
     #[test]
+    fn a_message_has_the_priority_that_its_call_names_or_its_route() {
+        let route = Route { queue: None, priority: Some(3) };
+        let settings = Settings { routes: vec![("mail.*".to_owned(), route)], ..Settings::default() };
+        for (task, named, priority) in [("mail.send", None, 3), ("mail.send", Some(0), 0), ("mail.send", Some(7), 7), ("add", None, 0)] {
+            let message = Message { task: task.to_owned(), id: "i".to_owned(), priority: named, ..Message::default() };
+            let routing = Routing { queue: Some("q".to_owned()), ..Routing::default() };
+            let outgoing = of(&settings, message, &routing);
+            let written = Message::decode(&outgoing.raw, &Limits::default()).unwrap().priority;
+            assert_eq!((outgoing.priority, written), (priority, Some(priority)), "{task} {named:?}");
+        }
+    }
+
+    #[test]
     fn a_message_goes_to_the_queue_that_it_names_or_to_its_tasks() {
-        let settings = Settings { routes: vec![("mail.*".to_owned(), "mail".to_owned())], ..Settings::default() };
+        let route = Route::queue("mail").priority(3);
+        let settings = Settings { routes: vec![("mail.*".to_owned(), route)], ..Settings::default() };
         let routing = |queue: Option<&str>, key: Option<&str>| Routing {
             queue: queue.map(str::to_owned),
             routing_key: key.map(str::to_owned),

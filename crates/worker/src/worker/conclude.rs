@@ -373,14 +373,7 @@ impl Shared {
         &self,
         plan: impl FnOnce(&canvas::Context<'_>, &mut dyn FnMut() -> String) -> Result<T, CanvasError>,
     ) -> Result<T, CanvasError> {
-        let defaults = |task: &str| {
-            let policy = &self.app.task_named(task)?.policy;
-            let mut options = longshore_celery::Map::default();
-            if policy.ignore_result {
-                options.set("ignore_result", true);
-            }
-            Some(options)
-        };
+        let defaults = |task: &str| Some(self.app.task_named(task)?.policy.options());
         let context = canvas::Context { oid: &self.oid, origin: &self.node, now: SystemTime::now(), parent: None, defaults: &defaults };
         plan(&context, &mut || uuid::Uuid::new_v4().to_string())
     }

@@ -1,4 +1,6 @@
-//! Remote control: what Celery's `status`, `inspect` and `control`, Flower and our own commands ask of a worker.
+//! Remote control: what Celery's `status`, `inspect` and `control`, Flower and our own commands ask of a worker. `control/told.rs`: its tasks and settings.
+
+mod told;
 
 use std::{
     sync::Arc,
@@ -12,8 +14,17 @@ use longshore_celery::{
 };
 use longshore_core::{LaneKind, Rate, Receipt};
 
+use self::told::said;
 use super::{
-    Stopper, events::Events, held::Entry, intake::Intake, mingle::mingle, revoked::stamp, shared::Shared, slots::Slots, work::Work,
+    Stopper,
+    events::Events,
+    held::Entry,
+    intake::Intake,
+    mingle::mingle,
+    revoked::{stamp, values},
+    shared::Shared,
+    slots::Slots,
+    work::Work,
 };
 
 /// Most held tasks that a reply tells of; it says so when there are more.
@@ -115,7 +126,7 @@ impl Control {
             Command::ActiveQueues => {
                 Value::List(shared.consumer.serving().iter().map(|queue| Consumed::named(queue.to_string()).to_value()).collect())
             }
-            Command::Conf { with_defaults: _ } => self.conf(),
+            Command::Conf { with_defaults } => control::settings(self.conf(), with_defaults),
             Command::Report => control::ok(format!(
                 "\nsoftware -> celery:5.7.0 (protocol 2, by longshore:{}) rust\nplatform -> system:Linux\nsettings -> transport:{} results:{}\n",
                 env!("CARGO_PKG_VERSION"),
@@ -259,14 +270,8 @@ impl Control {
     }
 
     async fn revoke_stamps(&self, headers: &Map, terminate: bool, signal: Option<&str>) -> Value {
-        let stamps: Vec<String> = headers
-            .0
-            .iter()
-            .flat_map(|(name, values)| {
-                let values = values.as_list().unwrap_or(std::slice::from_ref(values));
-                values.iter().filter_map(Value::as_str).map(move |value| stamp(name, value))
-            })
-            .collect();
+        let stamps: Vec<String> =
+            headers.0.iter().flat_map(|(name, stamps)| values(stamps).iter().map(move |value| stamp(name, value))).collect();
         self.shared.call_off(&stamps);
         // As with ids: for workers that are not there yet.
         let _ = self.shared.broker.revoke(&stamps).await;
@@ -371,29 +376,6 @@ impl Control {
         running
     }
 
-    fn registered(&self, items: &[String], builtins: bool) -> Value {
-        let default = ["exchange".to_owned(), "routing_key".to_owned(), "rate_limit".to_owned()];
-        let items = if items.is_empty() { &default[..] } else { items };
-        let mut names: Vec<_> =
-            self.shared.app.tasks().iter().filter(|task| builtins || !task.name.starts_with("celery.")).cloned().collect();
-        names.sort_by(|a, b| a.name.cmp(&b.name));
-        let of = |task: &crate::task::Task| {
-            let rate = self.shared.rate_of(task);
-            let known: Vec<(&str, String)> = items
-                .iter()
-                .filter_map(|item| match item.as_str() {
-                    "rate_limit" => Some(("rate_limit", said(rate?))),
-                    "acks_late" => Some(("acks_late", if task.policy.acks == crate::Acks::Late { "True" } else { "False" }.to_owned())),
-                    "max_retries" => Some(("max_retries", task.policy.max_retries?.to_string())),
-                    "lane" => Some(("lane", task.lane.to_string())),
-                    _ => None,
-                })
-                .collect();
-            control::registered(&task.name, &known)
-        };
-        Value::List(names.iter().map(|task| of(task)).collect())
-    }
-
     fn stats(&self, clock: u64) -> Value {
         let shared = &self.shared;
         let sizes = self.slots.sizes();
@@ -433,24 +415,6 @@ impl Control {
         }
         value
     }
-
-    fn conf(&self) -> Value {
-        let settings = self.shared.app.settings();
-        let mut conf = Map::default();
-        conf.set("broker_url", mask(&settings.broker));
-        conf.set("result_backend", mask(settings.results_url()));
-        conf.set("task_default_queue", settings.default_queue.as_str());
-        conf.set("result_expires", settings.result_expires.map(|after| after.as_secs_f64()));
-        conf.set("result_extended", settings.result_extended);
-        conf.set("task_acks_late", !self.shared.app.is_early());
-        conf.set("accept_content", if settings.accept_msgpack { vec!["json", "msgpack"] } else { vec!["json"] });
-        conf.set("task_serializer", "json");
-        conf.set("result_serializer", "json");
-        conf.set("timezone", "UTC");
-        conf.set("enable_utc", true);
-        conf.set("worker_concurrency", self.slots.sizes().iter().sum::<usize>() as i64);
-        conf.into()
-    }
 }
 
 /// A claimed task, for people.
@@ -484,15 +448,6 @@ fn not_bound(queue: &str, exchange: Option<&str>, kind: Option<&str>, key: Optio
          add it by its name alone"
     );
     Some(control::error(&format!("NotImplementedError({})", longshore_celery::repr(&text.into()))))
-}
-
-/// A rate as Celery says it.
-fn said(rate: Rate) -> String {
-    match rate.per.as_secs() {
-        60 => format!("{}/m", rate.count),
-        3600 => format!("{}/h", rate.count),
-        _ => format!("{}/s", rate.count / rate.per.as_secs_f64()),
-    }
 }
 
 /// The number of a signal: `SIGTERM` (the default), `KILL`, `9`.

@@ -129,7 +129,9 @@ enum Sorted {
 
 impl Intake {
     pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>, early: bool, most: Option<usize>) -> Self {
-        let own = shared.app.tasks.values().filter(|task| !task.name.starts_with("celery."));
+        let (built_in, own): (Vec<_>, Vec<_>) = shared.app.tasks.values().partition(|task| task.name.starts_with("celery."));
+        let lanes = |tasks: Vec<&Arc<Task>>| tasks.into_iter().map(|task| task.lane).collect::<Vec<_>>();
+        let mix = Mix::new(lanes(own), lanes(built_in));
         let state = Mutex::new(Hall {
             claim: None,
             held: Held::default(),
@@ -141,7 +143,7 @@ impl Intake {
             ended: false,
             leaving: None,
             ahead: Ahead::default(),
-            mix: Mix::new(own.map(|task| task.lane)),
+            mix,
             full: false,
             drained: false,
         });
@@ -410,6 +412,7 @@ impl Intake {
             let (claim, look) = match state.claim.take() {
                 None if self.may_claim(&state) => match self.share(&mut state, room, now) {
                     Share::UpTo(room) => (Some(self.claim(&mut state, room)), None),
+                    Share::IfBuiltIn(room) => (Some(self.claim_if_built_in(room)), None),
                     Share::Later(at) => (None, at.map(|at| at.duration_since(now))),
                 },
                 claim => (claim, None),
@@ -469,10 +472,12 @@ impl Intake {
             }
             if let Some(batch) = self.wait(room).await {
                 let mut state = self.state();
-                // Brokers give at least so many at once, where they have them.
-                state.drained = batch.claimed.len() < batch.asked.min(READ);
-                if let Some(trip) = self.shared.consumer.trip() {
-                    state.ahead.claim_took(batch.claimed.len(), trip);
+                if batch.asked > 0 {
+                    // Brokers give at least so many at once, where they have them.
+                    state.drained = batch.claimed.len() < batch.asked.min(READ);
+                    if let Some(trip) = self.shared.consumer.trip() {
+                        state.ahead.claim_took(batch.claimed.len(), trip);
+                    }
                 }
                 state.unread.extend(batch.claimed.into_iter().map(|claimed| Unread { claimed, term: batch.term }));
                 match batch.result {

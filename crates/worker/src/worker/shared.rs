@@ -13,7 +13,7 @@ use longshore_brokers::{
     Broker, Consumer, ResultBackend,
     lease::{self, Lease, Term},
 };
-use longshore_celery::{Limits, Message, Value, events};
+use longshore_celery::{Limits, Message, events};
 use longshore_core::{CancelToken, LaneKind, Rate, gate::pace::Pace};
 use tokio::sync::Notify;
 
@@ -259,11 +259,7 @@ impl Shared {
     pub(crate) fn is_revoked(&self, message: &Message) -> bool {
         let revoked = self.revoked();
         revoked.has(&message.id)
-            || message.stamped_headers.iter().any(|name| match message.stamps.get(name) {
-                Some(Value::List(values)) => revoked.has_stamp(name, values.iter().filter_map(|value| value.as_str())),
-                Some(value) => revoked.has_stamp(name, value.as_str().into_iter()),
-                None => false,
-            })
+            || message.stamped_headers.iter().any(|name| message.stamps.get(name).is_some_and(|stamp| revoked.has_stamp(name, stamp)))
     }
 
     pub(crate) fn overrides(&self, task: &str) -> Override {

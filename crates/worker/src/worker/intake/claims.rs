@@ -4,8 +4,11 @@ use std::{sync::atomic::Ordering, time::Instant};
 
 use futures_util::future::BoxFuture;
 use longshore_brokers::{BrokerError, Claimed, lease::Term};
+use longshore_celery::Message;
+use longshore_core::source::Fetched;
 
 use super::{
+    super::shared::Shared,
     Batch, HELD, Hall, Intake, READ, ahead,
     share::{Load, Share},
 };
@@ -82,18 +85,38 @@ impl Intake {
         if self.early && here < state.ahead.given(now) {
             let room = match self.share(state, room.saturating_sub(here), now) {
                 Share::UpTo(room) => room.max(1),
-                Share::Later(_) => 1,
+                Share::IfBuiltIn(_) | Share::Later(_) => 1,
             };
             state.full = false;
             state.claim = Some(self.claim(state, room));
             return;
         }
         let room = self.far(state, now);
-        if room > 0
-            && let Share::UpTo(room) = self.share(state, room, now)
-        {
-            state.claim = Some(self.claim(state, room));
+        if room > 0 {
+            match self.share(state, room, now) {
+                Share::UpTo(room) => state.claim = Some(self.claim(state, room)),
+                Share::IfBuiltIn(room) => state.claim = Some(self.claim_if_built_in(room)),
+                Share::Later(_) => {}
+            }
         }
+    }
+
+    /// Claims up to so many, if one of Celery's own tasks is among the next ones of a queue. Where none is, nothing was asked for.
+    pub(super) fn claim_if_built_in(&self, room: usize) -> BoxFuture<'static, Batch> {
+        let shared = self.shared.clone();
+        let term = shared.term().unwrap_or_default();
+        Box::pin(async move {
+            for queue in shared.consumer.serving() {
+                // A broker that is away is told of by the next claim.
+                let next = shared.broker.peek(&queue, room).await.unwrap_or_default();
+                if next.iter().any(|raw| is_built_in(raw, &shared)) {
+                    let mut claimed = Vec::new();
+                    let result = shared.consumer.claim(room, &mut claimed).await;
+                    return Batch { term, asked: room, claimed, result };
+                }
+            }
+            Batch { term, asked: 0, claimed: Vec::new(), result: Ok(Fetched::More) }
+        })
     }
 
     /// How many from a far broker may lie here while the engine has no room for them.
@@ -115,7 +138,14 @@ impl Intake {
         let room = room.max(self.far(state, now)).min(left);
         let load = Load { slots, busy, unread: state.unread.len(), soon: state.ahead.lent(now), drained: state.drained };
         let share = state.mix.share(room, &load, now);
-        state.full = matches!(share, Share::Later(_));
+        state.full = !matches!(share, Share::UpTo(_));
         share
     }
+}
+
+/// Returns whether a message is for one of Celery's own tasks.
+fn is_built_in(raw: &[u8], shared: &Shared) -> bool {
+    const BEGIN: &[u8] = b"\"celery.";
+    raw.windows(BEGIN.len()).any(|bytes| bytes == BEGIN)
+        && Message::decode(raw, &shared.limits).is_ok_and(|message| message.task.starts_with("celery."))
 }

@@ -19,6 +19,8 @@ const LATEST: f64 = 1.0 / 16.0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Share {
     UpTo(usize),
+    /// So many, if a look that takes nothing finds one of Celery's own tasks among the next ones; else none.
+    IfBuiltIn(usize),
     /// None, before this time, or before something has ended.
     Later(Option<Instant>),
 }
@@ -42,8 +44,10 @@ pub(super) struct Load {
 
 /// What the latest messages were for.
 pub(super) struct Mix {
-    /// The lanes of the tasks that this worker has.
+    /// The lanes of the tasks that this worker has, Celery's own aside.
     used: [bool; 4],
+    /// The lanes of Celery's own.
+    built_in: [bool; 4],
     /// The part of the latest messages that was for each lane.
     parts: [f64; 4],
     seen: bool,
@@ -54,10 +58,11 @@ pub(super) struct Mix {
 }
 
 impl Mix {
-    pub(super) fn new(lanes: impl IntoIterator<Item = LaneKind>) -> Self {
-        let mut used = [false; 4];
+    pub(super) fn new(lanes: impl IntoIterator<Item = LaneKind>, of_built_ins: impl IntoIterator<Item = LaneKind>) -> Self {
+        let (mut used, mut built_in) = ([false; 4], [false; 4]);
         lanes.into_iter().for_each(|lane| used[lane as usize] = true);
-        Self { used, parts: [0.0; 4], seen: false, look_at: None, pause: LOOK, times: 1 }
+        of_built_ins.into_iter().for_each(|lane| built_in[lane as usize] = true);
+        Self { used, built_in, parts: [0.0; 4], seen: false, look_at: None, pause: LOOK, times: 1 }
     }
 
     /// A message was for this lane.
@@ -107,7 +112,9 @@ impl Mix {
             // A batch is worth waiting for, as long as tasks end.
             return Share::Later(Some(now + LOOK));
         }
-        if self.lanes().count() <= 1 {
+        // Of one lane nothing is taken ahead, but Celery's own tasks (the body of a chord may wait for one) shall not wait for a lane that is not theirs.
+        let one_lane = self.lanes().count() <= 1;
+        if one_lane && !(0..4).any(|other| other != lane && self.built_in[other] && load.busy[other] < load.slots[other]) {
             return Share::Later(None);
         }
         let at = *self.look_at.get_or_insert(now + self.pause);
@@ -115,7 +122,7 @@ impl Mix {
             return Share::Later(Some(at));
         }
         (self.look_at, self.pause) = (None, (self.pause * 2).min(LONGEST));
-        Share::UpTo(room.min(FEW))
+        if one_lane { Share::IfBuiltIn(room.min(FEW)) } else { Share::UpTo(room.min(FEW)) }
     }
 }
 
@@ -138,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_worker_of_one_lane_takes_what_that_lane_can_start() {
-        let (mut mix, now) = (Mix::new([LaneKind::Process]), Instant::now());
+        let (mut mix, now) = (Mix::new([LaneKind::Process], []), Instant::now());
         for (busy, share) in [(0, Share::UpTo(2)), (1, Share::UpTo(1)), (2, Share::Later(None)), (3, Share::Later(None))] {
             assert_eq!(mix.share(236, &load(LaneKind::Process, busy), now), share, "{busy} busy");
             mix.saw(LaneKind::Process);
@@ -147,8 +154,25 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_of_one_lane_that_is_full_looks_for_celerys_own_tasks_and_takes_nothing_else() {
+        let (now, full) = (Instant::now(), load(LaneKind::Process, 2));
+        let mut mix = Mix::new([LaneKind::Process], [LaneKind::Async]);
+        assert_eq!(mix.share(236, &full, now), Share::Later(Some(now + LOOK)));
+        assert_eq!(mix.share(236, &full, now + LOOK), Share::IfBuiltIn(FEW));
+        assert_eq!(mix.share(236, &full, now + LOOK), Share::Later(Some(now + 3 * LOOK)), "twice as long");
+        mix.saw(LaneKind::Async);
+        assert_eq!(mix.share(236, &full, now + 3 * LOOK), Share::IfBuiltIn(FEW));
+        assert_eq!(mix.share(236, &full, now + 3 * LOOK), Share::Later(Some(now + 5 * LOOK)), "there was one, so looking pays");
+        assert_eq!(mix.share(236, &load(LaneKind::Process, 1), now + 3 * LOOK), Share::UpTo(1), "a slot is free");
+        let mut both_full = full;
+        both_full.busy[LaneKind::Async as usize] = 200;
+        assert_eq!(mix.share(236, &both_full, now + 9 * LOOK), Share::Later(None), "theirs is full, too");
+        assert_eq!(Mix::new([LaneKind::Async], [LaneKind::Async]).share(236, &load(LaneKind::Async, 200), now), Share::Later(None));
+    }
+
+    #[test]
     fn quick_tasks_are_claimed_ahead_in_batches_while_there_are_more_of_them() {
-        let (mut mix, now) = (after(Mix::new([LaneKind::Process]), &[LaneKind::Process]), Instant::now());
+        let (mut mix, now) = (after(Mix::new([LaneKind::Process], []), &[LaneKind::Process]), Instant::now());
         let quick = |busy| Load { soon: [2500, 0, 0, 20], unread: 5, ..load(LaneKind::Process, busy) };
         assert_eq!(mix.share(236, &quick(2), now), Share::UpTo(15), "those of its own lane count, and those on their way");
         assert_eq!(mix.share(236, &quick(7), now), Share::UpTo(10));
@@ -160,7 +184,7 @@ mod tests {
     #[test]
     fn what_waits_for_its_time_takes_no_slot_and_is_soon_through() {
         let (now, lanes) = (Instant::now(), [LaneKind::Async, LaneKind::Process]);
-        for (mut mix, one) in [(Mix::new([LaneKind::Process]), 1), (Mix::new(lanes), 2)] {
+        for (mut mix, one) in [(Mix::new([LaneKind::Process], []), 1), (Mix::new(lanes, []), 2)] {
             let one_busy = load(LaneKind::Process, 1);
             (0..3).for_each(|_| mix.read(0, false));
             assert_eq!(mix.share(236, &one_busy, now), Share::UpTo(8 * one));
@@ -174,15 +198,15 @@ mod tests {
 
     #[test]
     fn the_first_claim_is_what_any_lane_could_start() {
-        let (mut mix, now) = (Mix::new([LaneKind::Async, LaneKind::Blocking]), Instant::now());
+        let (mut mix, now) = (Mix::new([LaneKind::Async, LaneKind::Blocking], []), Instant::now());
         assert_eq!(mix.share(236, &load(LaneKind::Async, 0), now), Share::UpTo(32));
-        assert_eq!(Mix::new([]).share(5, &load(LaneKind::Async, 0), now), Share::UpTo(5));
+        assert_eq!(Mix::new([], []).share(5, &load(LaneKind::Async, 0), now), Share::UpTo(5));
     }
 
     #[test]
     fn while_all_are_for_one_lane_that_is_full_looks_ahead_wait_until_others_had_their_choice() {
         let (now, full) = (Instant::now(), load(LaneKind::Blocking, 32));
-        let mut mix = after(Mix::new([LaneKind::Async, LaneKind::Blocking]), &[LaneKind::Blocking]);
+        let mut mix = after(Mix::new([LaneKind::Async, LaneKind::Blocking], []), &[LaneKind::Blocking]);
         assert_eq!(mix.share(200, &full, now), Share::Later(Some(now + LOOK)));
         assert_eq!(mix.share(200, &full, now + LOOK / 2), Share::Later(Some(now + LOOK)));
         assert_eq!(mix.share(200, &full, now + LOOK), Share::UpTo(FEW));
@@ -197,11 +221,11 @@ mod tests {
     fn where_messages_are_for_several_lanes_a_full_one_holds_up_none() {
         let (now, full) = (Instant::now(), load(LaneKind::Blocking, 32));
         let lanes = [LaneKind::Async, LaneKind::Blocking].repeat(20);
-        assert_eq!(after(Mix::new(lanes.clone()), &lanes).share(200, &full, now), Share::UpTo(200));
+        assert_eq!(after(Mix::new(lanes.clone(), []), &lanes).share(200, &full, now), Share::UpTo(200));
         // What comes after many of one kind is soon known.
         let turned: Vec<_> = [[LaneKind::Blocking; 50], [LaneKind::Async; 50]].concat();
-        assert_eq!(after(Mix::new(lanes.clone()), &turned[..53]).share(200, &full, now), Share::Later(Some(now + LOOK)));
-        assert_eq!(after(Mix::new(lanes.clone()), &turned[..60]).share(200, &full, now), Share::UpTo(200));
-        assert_eq!(after(Mix::new(lanes), &turned).share(200, &full, now), Share::UpTo(200));
+        assert_eq!(after(Mix::new(lanes.clone(), []), &turned[..53]).share(200, &full, now), Share::Later(Some(now + LOOK)));
+        assert_eq!(after(Mix::new(lanes.clone(), []), &turned[..60]).share(200, &full, now), Share::UpTo(200));
+        assert_eq!(after(Mix::new(lanes, []), &turned).share(200, &full, now), Share::UpTo(200));
     }
 }

@@ -1,0 +1,82 @@
+//! Where the calls of a task go that name no queue.
+
+use longshore_celery::glob;
+
+/// Where the calls of a task go that name no queue: a queue, a priority, or both.
+/// ```
+/// use longshore_worker::{App, Route};
+///
+/// let app = App::new().route("mail.*", "mail").route("reports.daily", Route::queue("slow").priority(6));
+/// assert_eq!(app.settings().route_of("reports.daily").queue.as_deref(), Some("slow"));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// The queue; the default one where absent.
+    pub queue: Option<String>,
+    /// The priority, 0 to 9; 0 where absent.
+    pub priority: Option<u8>,
+}
+
+impl Route {
+    /// A route to this queue.
+    pub fn queue(queue: impl Into<String>) -> Self {
+        Self { queue: Some(queue.into()), priority: None }
+    }
+
+    /// The same with this priority, for calls that name none.
+    #[must_use]
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+}
+
+impl From<&str> for Route {
+    fn from(queue: &str) -> Self {
+        Self::queue(queue)
+    }
+}
+
+impl From<String> for Route {
+    fn from(queue: String) -> Self {
+        Self::queue(queue)
+    }
+}
+
+/// Returns the route of this task, as Celery looks for it: the one of its very name, else that of a pattern; of several the first.
+/// Patterns are those with a `*`; in these `?` and `[a-z]` mean something, too.
+pub(crate) fn of<'a>(routes: &'a [(String, Route)], task: &str) -> Option<&'a Route> {
+    let is_pattern = |pattern: &str| pattern.contains('*');
+    let matches = |pattern: &str| match pattern.strip_suffix('*') {
+        // Most are, and of these nothing has to be copied.
+        Some(beginning) if !beginning.contains(['*', '?', '[']) => task.starts_with(beginning),
+        _ => is_pattern(pattern) && glob(pattern, task),
+    };
+    let named = routes.iter().find(|(name, _)| name == task && !is_pattern(name));
+    named.or_else(|| routes.iter().find(|(pattern, _)| matches(pattern))).map(|(_, route)| route)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each row as Celery 5.7 routes it.
+    #[test]
+    fn a_name_goes_before_patterns_and_the_first_pattern_counts() {
+        let routes: Vec<(String, Route)> =
+            [("*.log", "logs"), ("mail.*", "mail"), ("mail.s?nd", "none"), ("mail.send", "fast"), ("x.[ab]*", "x"), ("x.?", "none")]
+                .map(|(pattern, queue)| (pattern.to_owned(), queue.into()))
+                .to_vec();
+        for (task, queue) in [
+            ("mail.send", Some("fast")),
+            ("mail.sent", Some("mail")),
+            ("mail.log", Some("logs")),
+            ("mail", None),
+            ("x.a1", Some("x")),
+            ("x.c", None),
+            ("mail.s?nd", Some("none")),
+        ] {
+            assert_eq!(of(&routes, task).and_then(|route| route.queue.as_deref()), queue, "{task}");
+        }
+    }
+}
