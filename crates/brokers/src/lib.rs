@@ -4,6 +4,7 @@
 //! - `broker.rs`: a system that holds queues; a consumer of some of them
 //! - `results.rs`: where results, saved groups and chords are stored
 //! - `connect.rs`: URL → broker and result backend
+//! - `mask.rs`: what is hidden wherever something is shown or written down
 //! - `memory.rs`, `sqlite.rs`, `redis.rs`: one file or folder each, and `results/{memory,sqlite,redis}.rs`
 //! - `rates.rs`: a rate that all workers share
 //! - `kafka.rs`: records of Kafka as a source (feature `kafka`)
@@ -20,6 +21,7 @@ mod json;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod lease;
+mod mask;
 pub mod memory;
 mod pattern;
 mod rates;
@@ -34,7 +36,8 @@ pub use broker::{
     Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, LimitState, MOST_REVOKED, OpenOptions, Outgoing,
     QueueState, REVOKED_FOR, Subscription,
 };
-pub use connect::{Connected, Notice, connect, connect_with, mask};
+pub use connect::{Connected, Notice, connect, connect_with};
+pub use mask::{HIDDEN, is_secret, mask, mask_text, mask_value, mask_words};
 pub use rates::{AHEAD, BUCKET, Slot};
 pub use results::{ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch};
 

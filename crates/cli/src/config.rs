@@ -24,7 +24,6 @@ mod setting;
 mod tests;
 
 pub use error::{ConfigError, ConfigErrors};
-pub use expand::mask_urls;
 pub use run::RunSettings;
 use schema::{Key, Kind, nearest};
 pub use section::RUN_WORDS;

@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use longshore_core::ErrorKind;
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 
-use crate::{
-    broker::BrokerError,
-    connect::{decode, mask},
-};
+use crate::{broker::BrokerError, connect::decode, mask::mask};
 
 /// Where a Kafka is, who we are there, and settings of the client.
 ///

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use longshore_core::ErrorKind;
 
-use crate::{
-    broker::BrokerError,
-    connect::{decode, mask},
-};
+use crate::{broker::BrokerError, connect::decode, mask::mask};
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq)]

@@ -162,7 +162,8 @@ pub fn retry(state: &StateDir, job: &str) -> Result<Retry, JobError> {
         return Err(JobError::Running { job: info.header.job, pid });
     }
     let (counts, _) = info.counts()?;
-    Ok(Retry { job: info.header.job, failed: failed(&counts), args: info.header.args, cwd: info.header.cwd })
+    let args = info.args()?;
+    Ok(Retry { job: info.header.job, failed: failed(&counts), args, cwd: info.header.cwd })
 }
 
 /// Writes the result lines of a job, each task's last one; returns how many.

@@ -159,7 +159,7 @@ fn stored(job: &str, first: &RunArgs, own: Vec<OsString>, words: &mut Option<Vec
     let info = StateDir::open(first.state_dir.as_deref()).map_err(fail)?.find(job).map_err(fail)?;
     // Relative paths mean what they meant.
     std::env::set_current_dir(&info.header.cwd).map_err(|error| usage(format!("{}: {error}", info.header.cwd)))?;
-    let mut argv: Vec<OsString> = info.header.args.iter().map(OsString::from).collect();
+    let mut argv: Vec<OsString> = info.args().map_err(fail)?.into_iter().map(OsString::from).collect();
     if words.is_none() {
         *words = take_words(&mut argv);
     }

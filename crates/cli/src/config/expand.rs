@@ -1,5 +1,7 @@
 //! `${VAR}` in values, and what is hidden when values are shown.
 
+use longshore_brokers::{mask, mask_value, mask_words};
+
 use super::Value;
 
 /// Replaces every `${VAR}` and `${VAR:-default}`. `$${` stands for `${` itself; any other `$` is left alone, so that shell text keeps working.
@@ -45,53 +47,25 @@ fn is_name(text: &str) -> bool {
     text.starts_with(letter) && text.chars().all(|c| letter(c) || c.is_ascii_digit())
 }
 
-/// The value with its secrets replaced by `***`: passwords in URLs, and what stands behind a header or variable name that sounds like one.
+/// Returns the value without its secrets: what is given under a name that sounds like one, of a setting, a header or a variable, and passwords in URLs.
 /// Variables are not expanded where values are shown, so a secret that comes from `${VAR}` does not appear at all.
 pub(super) fn masked(key: &str, value: &Value) -> Value {
-    let one = |text: &str| match key {
-        "header" => mask_pair(text, ':', ": ***"),
-        "env" | "form" => mask_pair(text, '=', "=***"),
-        _ => mask_urls(text),
+    let url = matches!(key, "broker" | "results" | "proxy" | "bootstrap");
+    let one = |text: &str| match is_reference(text) {
+        true => text.to_owned(),
+        false if url => mask(text),
+        false => mask_value(key, text),
     };
     match value {
         Value::Bool(value) => Value::Bool(*value),
         Value::Text(text) => Value::Text(one(text)),
-        Value::List(list) => Value::List(list.iter().map(|text| one(text)).collect()),
+        Value::List(list) => Value::List(mask_words(list)),
     }
 }
 
-fn mask_pair(text: &str, separator: char, hidden: &str) -> String {
-    const SECRET: [&str; 8] = ["auth", "token", "secret", "password", "passwd", "cookie", "api-key", "apikey"];
-    match text.split_once(separator) {
-        Some((name, _)) if SECRET.iter().any(|word| name.to_ascii_lowercase().replace('_', "-").contains(word)) => {
-            format!("{name}{hidden}")
-        }
-        _ => mask_urls(text),
-    }
-}
-
-/// `redis://me:secret@host` as `redis://me:***@host`, wherever URLs stand in the text.
-pub fn mask_urls(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (scheme, behind) = rest.split_at(at + 3);
-        out.push_str(scheme);
-        let end = behind.find(|c: char| c.is_whitespace() || "/?#\"'".contains(c)).unwrap_or(behind.len());
-        let authority = &behind[..end];
-        // A password may hold an @ that nobody encoded: the last one ends it.
-        match authority.rsplit_once('@').and_then(|(user, host)| Some((user.split_once(':')?.0, host))) {
-            Some((user, host)) => {
-                out.push_str(user);
-                out.push_str(":***@");
-                out.push_str(host);
-            }
-            None => out.push_str(authority),
-        }
-        rest = &behind[end..];
-    }
-    out.push_str(rest);
-    out
+/// Returns whether all of a text is one `${VAR}`.
+fn is_reference(text: &str) -> bool {
+    text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).is_some_and(is_name)
 }
 
 #[cfg(test)]
@@ -117,9 +91,12 @@ mod tests {
     fn secrets_are_not_shown() {
         for (key, text, want) in [
             ("proxy", "http://me:s3cret@h:3128", "http://me:***@h:3128"),
-            ("proxy", "http://me@h", "http://me@h"),
+            ("proxy", "http://me@h", "http://***@h"),
+            ("broker", "${BROKER}", "${BROKER}"),
+            ("broker", "redis://:a/b c@h", "redis://:***@h"),
+            ("setting", "sasl.password=x", "sasl.password=***"),
             ("http", "GET https://u:p@ss@h/x?u=http://a:b@c", "GET https://u:***@h/x?u=http://a:***@c"),
-            ("http", "GET http://h:80/a:b@c", "GET http://h:80/a:b@c"),
+            ("http", "GET http://h:80/a?token=b", "GET http://h:80/a?token=***"),
             ("header", "Authorization: Bearer x", "Authorization: ***"),
             ("header", "X-Api-Key: x", "X-Api-Key: ***"),
             ("header", "Accept: a/b", "Accept: a/b"),

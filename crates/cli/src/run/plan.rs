@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use longshore_brokers::{mask_text, mask_words};
 use longshore_core::{LaneKind, Limit, Rate, RetryPolicy, gate::adaptive::Bounds};
 
 use crate::{
@@ -26,6 +27,13 @@ use crate::{
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Further attempts of an HTTP request unless told otherwise.
 const HTTP_RETRIES: u32 = 3;
+
+/// Returns a command, as it is shown, without the secrets in it.
+fn mask_line(line: &str) -> String {
+    let words = shell_words::split(line).unwrap_or_default();
+    let shown = mask_words(&words);
+    if shown == words { mask_text(line) } else { shell_words::join(shown) }
+}
 
 /// What a run is going to do.
 pub struct Plan {
@@ -190,7 +198,7 @@ impl Plan {
             .transpose()?;
         let spec = JobSpec {
             name: args.name.clone(),
-            what: what.text(),
+            what: mask_line(&what.text()),
             template: format!("{:032x}", hash_sources(what.sources())),
             key_rule: key_rule(args),
             inputs: input_options.sources.iter().map(source_name).collect(),

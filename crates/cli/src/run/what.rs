@@ -162,7 +162,7 @@ impl What {
             }
             What::Http(plan) => {
                 let request = plan.request(record, &vars)?;
-                Ok(format!("{} {}", request.method, crate::config::mask_urls(&request.url)))
+                Ok(format!("{} {}", request.method, longshore_brokers::mask_text(&request.url)))
             }
             What::Pipe(plan) => Ok(format!("{} ← {}", plan.text, String::from_utf8_lossy(&line(record)?))),
             What::Task(plan) => plan.show(record),

@@ -91,7 +91,7 @@ impl HttpPlan {
 
     /// What people call it, without secrets.
     pub fn text(&self) -> String {
-        format!("{} {}", self.spec.effective_method(), crate::config::mask_urls(&self.spec.url))
+        format!("{} {}", self.spec.effective_method(), longshore_brokers::mask_text(&self.spec.url))
     }
 
     /// Everything that decides what a task does, for the journal's hash.

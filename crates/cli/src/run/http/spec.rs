@@ -57,6 +57,7 @@ impl HttpSpec {
         }
         // A template that begins with a placeholder gets its scheme from the record.
         if !url.starts_with('{') && !has_http_scheme(url) {
+            let url = longshore_brokers::mask(url);
             return Err(match url.split_once("://") {
                 Some((scheme, _)) => format!("`{scheme}` in `{url}` is not supported; write http:// or https://"),
                 None => format!("`{url}` has no scheme; write http://{url} or https://{url}"),
@@ -90,7 +91,9 @@ fn has_http_scheme(url: &str) -> bool {
 /// A sentence that says what is wrong with the text and what to write.
 pub fn parse_header(text: &str) -> Result<(String, String), String> {
     let Some((name, value)) = text.split_once(':') else {
-        return Err(format!("`{text}` is not a header; write 'Name: value'"));
+        // Whatever stands behind the first word may be a secret.
+        let (word, more) = text.split_once(char::is_whitespace).map_or((text, ""), |(word, _)| (word, " …"));
+        return Err(format!("`{}{more}` is not a header; write 'Name: value'", longshore_brokers::mask_text(word)));
     };
     let (name, value) = (name.trim(), value.trim());
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| format!("`{name}` is not a header name; write 'Name: value'"))?;

@@ -44,9 +44,12 @@ pub struct Header {
     pub key_rule: String,
     /// Where records come from, for people.
     pub inputs: Vec<String>,
-    /// The command line that started the job, so that `--resume JOB` needs none.
+    /// The command line that started the job, so that `--resume JOB` needs none. Empty where there are secrets in it.
     #[serde(default)]
     pub args: Vec<String>,
+    /// Where there are: the command line without them. The whole one is in a file beside the journal, `ID.args`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shown_args: Vec<String>,
     /// The directory in which it was started.
     #[serde(default)]
     pub cwd: String,

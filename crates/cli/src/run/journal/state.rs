@@ -1,17 +1,18 @@
 //! The state directory: where jobs are begun, found, listed and pruned.
 //!
-//! A job is `<id>.jsonl`, its journal, and `<id>.lock`. Names live in headers only, so that no name ever becomes part of a path. `.lock`
+//! A job is `<id>.jsonl`, its journal, and `<id>.lock`; and `<id>.args` where its command line has secrets in it, which no journal has. Names live in headers only, so that no name ever becomes part of a path. `.lock`
 //! is held for the moment in which jobs are looked for and locked, so that two runs cannot both be the first of a name.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
-    io,
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
+use longshore_brokers::mask_words;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
@@ -98,6 +99,7 @@ impl OpenJob {
         let path = self.journal.path();
         let _ = std::fs::remove_file(path);
         let _ = std::fs::remove_file(path.with_extension("lock"));
+        let _ = std::fs::remove_file(path.with_extension("args"));
     }
 }
 
@@ -213,6 +215,11 @@ impl StateDir {
     }
 
     fn create(&self, id: &str, lock: JobLock, spec: &JobSpec) -> Result<OpenJob, JobError> {
+        let shown_args = mask_words(&spec.args);
+        let has_secrets = shown_args != spec.args;
+        let path = self.journal(id).with_extension("args");
+        let kept = if has_secrets { keep(&path, &spec.args) } else { forget(&path) };
+        kept.map_err(|error| JobError::io(&path, "cannot keep the command line", &error))?;
         let header = Header {
             longshore: VERSION,
             job: id.to_owned(),
@@ -221,7 +228,8 @@ impl StateDir {
             template: spec.template.clone(),
             key_rule: spec.key_rule.clone(),
             inputs: spec.inputs.clone(),
-            args: spec.args.clone(),
+            args: if has_secrets { Vec::new() } else { spec.args.clone() },
+            shown_args: if has_secrets { shown_args } else { Vec::new() },
             cwd: spec.cwd.clone(),
             started: now(),
         };
@@ -352,6 +360,7 @@ impl StateDir {
             }
             std::fs::remove_file(&job.path).map_err(|error| JobError::io(&job.path, "cannot remove", &error))?;
             let _ = std::fs::remove_file(self.lock(&job.header.job));
+            let _ = forget(&job.path.with_extension("args"));
             pruned.push(job.header.job);
         }
         Ok(pruned)
@@ -420,7 +429,42 @@ impl StateDir {
     }
 }
 
+/// Keeps a command line with secrets in it, for this user alone.
+fn keep(path: &Path, args: &[String]) -> io::Result<()> {
+    forget(path)?;
+    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(nofollow).open(path)?;
+    file.write_all(&serde_json::to_vec(args)?)?;
+    file.sync_all()
+}
+
+fn forget(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl JobInfo {
+    /// Returns the command line that started the job, secrets included.
+    ///
+    /// # Errors
+    /// It has secrets, and the file that keeps it is gone or cannot be read.
+    pub fn args(&self) -> Result<Vec<String>, JobError> {
+        if self.header.shown_args.is_empty() {
+            return Ok(self.header.args.clone());
+        }
+        let path = self.path.with_extension("args");
+        let read = std::fs::read(&path).and_then(|json| serde_json::from_slice(&json).map_err(io::Error::from));
+        read.map_err(|error| {
+            let cause = format!(
+                "the command line of job {} has secrets in it and is kept here: {error}; give all of it again, behind --resume {0}",
+                self.header.job
+            );
+            JobError::Io { path, cause }
+        })
+    }
+
     /// Finished tasks by outcome and the number of unfinished ones that started; reads the whole journal unless its end says them.
     ///
     /// # Errors
