@@ -95,8 +95,10 @@ fn mask_word(word: &str) -> String {
 
 /// Returns whether a name sounds as if a secret was given under it: `sasl.password`, `GITHUB_PAT`, `X-Api-Key`, `accessToken`.
 pub fn is_secret(name: &str) -> bool {
-    const PARTS: [&str; 22] = [
+    const PARTS: [&str; 24] = [
         "pass",
+        "pasw",
+        "psw",
         "pwd",
         "secret",
         "token",
@@ -321,6 +323,7 @@ mod tests {
         ("redis://:S3CRET", "redis://:***"),
         ("redis://h/0?password=S3CRET", "redis://h/0?password=***"),
         ("redis://h/0?password=x@S3CRET", "redis://***"),
+        ("redis://h/0?pasword=S3CRET", "redis://h/0?pasword=***"),
         ("redis://h/0?PassWord=S3CRET&db=1", "redis://h/0?PassWord=***&db=1"),
         ("redis://h/0?password=a S3CRET", "redis://h/0?password=***"),
         ("redis://h/0?pass%77ord=S3CRET", "redis://h/0?pass%77ord=***"),

@@ -64,7 +64,7 @@ fn errors_and_settings_hide_secrets_however_they_are_spelled() {
 /// A job that succeeds once there is a file `ready`, and only with its secrets.
 fn job(place: &Place, flags: &[&str]) -> Command {
     let mut command = place.run();
-    command.args(["--name", "s", "--progress", "none", "--summary", "none", "--env", "GITHUB_PAT=S3CRET", "-H", "Authorization: S3CRET"]);
+    command.args(["--name", "s", "--progress", "none", "--summary", "none", "--env", "GITHUB_PAT={{ 'S3CRET' }}"]);
     command.args(flags).args(["--shell", "--", "[ \"$GITHUB_PAT\" = S3CRET ] && [ -e ready ] && echo password=S3CRET > seen", ":::", "a"]);
     command
 }
@@ -126,6 +126,21 @@ fn a_journal_with_its_command_line_in_clear_as_older_versions_wrote_it_resumes()
     place.write("ready", "");
     let (code, _, stderr) = run(place.run().args(["--retry-failed", "s", "--progress", "none"]));
     assert_eq!(code, 0, "{stderr}");
+}
+
+#[test]
+fn mistakes_in_what_holds_a_secret_do_not_tell_it() {
+    let place = Place::new();
+    for flags in [
+        &["--env", "GITHUB_PAT=S3CRET", "--", "true"][..],
+        &["--http", "GET http://h/{}", "-H", "Authorization S3CRET"],
+        &["--http", "GET http://h/{}", "-H", "Authorization: Bearer S3CRET{"],
+        &["--http", "GET ftp://u:S3CRET@h/{}"],
+        &["--http", "GET http//u:S3CRET@h/{}"],
+    ] {
+        let (code, stdout, stderr) = run(place.run().args(flags).args([":::", "a"]));
+        assert!(!format!("{stdout}{stderr}").contains("S3CRET"), "{flags:?}: {code} {stderr}");
+    }
 }
 
 #[test]

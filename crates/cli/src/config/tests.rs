@@ -239,9 +239,9 @@ fn routes_are_in_the_order_of_their_lines_and_those_of_the_project_go_first() {
     ];
     assert_eq!(routes, expected);
     for (route, mistake) in [
-        ("a = 5", "longshore.toml:2: a route is a queue, or { queue = \"…\", priority = 0 to 9 }, not an integer"),
-        ("a = { que = \"x\" }", "longshore.toml:2: unknown key `que` in [routes.a]; did you mean `queue`?"),
-        ("a = {}", "longshore.toml:2: [routes.a] leads nowhere; give it a queue or a priority"),
+        ("a = 5", "2: a route is a queue, or { queue = \"…\", priority = 0 to 9 }, not an integer"),
+        ("a = { que = \"x\" }", "2: unknown key `que` in [routes.a]; did you mean `queue`?"),
+        ("a = {}", "2: [routes.a] leads nowhere; give it a queue or a priority"),
     ] {
         assert_eq!(mistakes(&format!("[routes]\n{route}\n")), [mistake]);
     }

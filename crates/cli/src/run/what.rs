@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use longshore_brokers::{is_secret, mask_text, mask_value};
 use longshore_core::{
     Clock, Context, LaneKind, Outcome, TaskError,
     engine::Lanes,
@@ -162,7 +163,7 @@ impl What {
             }
             What::Http(plan) => {
                 let request = plan.request(record, &vars)?;
-                Ok(format!("{} {}", request.method, longshore_brokers::mask_text(&request.url)))
+                Ok(format!("{} {}", request.method, mask_text(&request.url)))
             }
             What::Pipe(plan) => Ok(format!("{} ← {}", plan.text, String::from_utf8_lossy(&line(record)?))),
             What::Task(plan) => plan.show(record),
@@ -419,12 +420,16 @@ pub(super) fn surroundings(cwd: Option<&Path>, env: &[(OsString, Expr)]) -> Vec<
 /// # Errors
 /// A sentence for people, without the flag's name.
 pub(crate) fn env_pair(pair: &str, shape: &Shape) -> Result<(OsString, Expr), String> {
-    let (name, expr) = pair.split_once('=').ok_or_else(|| format!("{pair}: write NAME=EXPR"))?;
+    let shown = mask_value("env", pair);
+    let (name, expr) = pair.split_once('=').ok_or_else(|| format!("{shown}: write NAME=EXPR"))?;
     if name.is_empty() || name.contains('\0') {
-        return Err(format!("{pair}: `{name}` is not a name of a variable"));
+        return Err(format!("{shown}: `{name}` is not a name of a variable"));
     }
-    let expr = Expr::parse(expr, shape).map_err(|error| format!("{name}: {error} (a text of its own is written {{{{ '{expr}' }}}})"))?;
-    Ok((name.into(), expr))
+    let parsed = Expr::parse(expr, shape).map_err(|error| match is_secret(name) {
+        true => format!("{name}: what stands there is no field and no template, and is not shown: it may be a secret (a text of its own is written {{{{ '…' }}}})"),
+        false => format!("{name}: {error} (a text of its own is written {{{{ '{expr}' }}}})"),
+    })?;
+    Ok((name.into(), parsed))
 }
 
 fn http_plan(text: &str, args: &RunArgs, shape: &Shape) -> Result<HttpPlan, String> {

@@ -1,5 +1,6 @@
 //! A request as its templates say it.
 
+use longshore_brokers::{is_secret, mask_text};
 use std::path::PathBuf;
 
 use longshore_core::TaskError;
@@ -56,7 +57,7 @@ impl HttpPlan {
         let headers = words.headers.iter().map(|header| parse_header(header)).collect::<Result<_, _>>();
         spec.headers = headers.map_err(|error| format!("{}: {error}", called("header")))?;
         let form = |pair: &String| {
-            let (name, value) = pair.split_once('=').ok_or_else(|| format!("{} {pair}: write NAME=VALUE", called("form")))?;
+            let (name, value) = pair.split_once('=').ok_or_else(|| format!("{} {}: write NAME=VALUE", called("form"), mask_text(pair)))?;
             Ok::<_, String>((name.to_owned(), value.to_owned()))
         };
         spec.body = match (words.body_json, words.body, words.form.is_empty()) {
@@ -66,8 +67,17 @@ impl HttpPlan {
             _ => None,
         };
         let url = template("http", &spec.url)?;
-        let headers =
-            spec.headers.iter().map(|(name, value)| Ok((name.clone(), template("header", value)?))).collect::<Result<_, String>>()?;
+        let headers = spec
+            .headers
+            .iter()
+            .map(|(name, value)| match template("header", value) {
+                Err(_) if is_secret(name.as_str()) => Err(format!(
+                    "{}: the value of `{name}` is no template (a `{{` begins a field), and is not shown: it may be a secret",
+                    called("header")
+                )),
+                template => Ok((name.clone(), template?)),
+            })
+            .collect::<Result<_, String>>()?;
         let body = match &spec.body {
             None => None,
             Some(BodySpec::Json(body)) => Some(BodyPlan::Json(template("body-json", body)?)),
@@ -91,7 +101,7 @@ impl HttpPlan {
 
     /// What people call it, without secrets.
     pub fn text(&self) -> String {
-        format!("{} {}", self.spec.effective_method(), longshore_brokers::mask_text(&self.spec.url))
+        format!("{} {}", self.spec.effective_method(), mask_text(&self.spec.url))
     }
 
     /// Everything that decides what a task does, for the journal's hash.
