@@ -9,7 +9,7 @@
 //! - `exactly_once.rs`: outputs and commits in transactions
 //! - `source.rs`: between that thread and the engine; `intake.rs`: what may be read now; `record.rs`: records and their batches
 //! - `ledger.rs`: which offsets are done; `metadata.rs`: how a commit tells of them
-//! - `view.rs`: what a consumer looks like at one moment
+//! - `trouble.rs`: what is wrong with it, since when and how often; `watch.rs`: how that is found out; `view.rs`: what a consumer looks like at one moment
 
 pub mod admin;
 mod client;
@@ -30,7 +30,9 @@ pub mod record;
 mod seat;
 pub mod settings;
 mod source;
+pub mod trouble;
 pub mod view;
+mod watch;
 
 pub use admin::Admin;
 pub use consumer::{Consumer, ConsumerHandle, ConsumerSummary, DeadLetter, Order, RunningConsumer, Start};
@@ -40,4 +42,5 @@ pub use lent::{Lent, Records};
 pub use produce::{Acks, NewRecord, Placed, Producer, Sending};
 pub use record::Record;
 pub use settings::Settings;
+pub use trouble::{Affected, Trouble, words};
 pub use view::{Counts, GateState, Intake, PartitionView, View};

@@ -20,6 +20,10 @@ use std::{
 
 use crate::{process::Process, servers::free_port};
 
+mod acl;
+
+pub use acl::{Operation, Thing};
+
 /// What to set where no Kafka can be found.
 const WHAT_TO_SET: &str = "no Kafka: set KAFKA_HOME to a folder with libs/*.jar (any download of Kafka 4; Java 17 or newer is needed: Debian's package \
                            openjdk-17-jre-headless)";
@@ -91,6 +95,14 @@ impl Kafka {
     /// It was not started with `start_secure`.
     pub fn secure_address(&self) -> String {
         format!("127.0.0.1:{}", self.secure_port.expect("started with start_secure"))
+    }
+
+    /// As `guest` at that listener, for whoever reads an address: `kafkas://guest:…`.
+    ///
+    /// # Panics
+    /// It was not started with `start_secure`.
+    pub fn guest(&self) -> String {
+        format!("kafkas://guest:guest-secret@{}/?ca={}", self.secure_address(), self.ca().display())
     }
 
     /// The certificate that signed the node's own.

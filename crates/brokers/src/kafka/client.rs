@@ -55,6 +55,7 @@ impl Shared {
 impl Own for Shared {
     fn stats(&self, statistics: &Statistics) {
         if let Some(desk) = &mut *self.desk() {
+            desk.look_at_brokers(statistics);
             for seat in desk.seats.iter_mut().flatten() {
                 let topic = statistics.topics.get(&*seat.lease.topic);
                 let told = topic.and_then(|topic| topic.partitions.get(&seat.lease.partition)).map(|partition| partition.ls_offset);
@@ -80,13 +81,19 @@ pub(super) fn serve(consumer: Arc<BaseConsumer<Hooks>>, exchange: &Exchange) -> 
     }
     // Desk and client hold each other.
     let desk = consumer.context().own.desk().take();
-    let counts = desk.map_or_else(Counts::default, Desk::close);
-    // The last one closes it.
-    drop(consumer);
+    let counts = desk.map_or_else(|| exchange.board.counts(), Desk::close);
+    if served.is_ok_and(|answered| answered) {
+        // The last one closes it.
+        drop(consumer);
+    } else {
+        // That waits for a broker that does not answer.
+        let _ = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(move || drop(consumer));
+    }
     counts
 }
 
-fn turns(consumer: &BaseConsumer<Hooks>) {
+/// Tells whether the broker has answered to the last commit.
+fn turns(consumer: &BaseConsumer<Hooks>) -> bool {
     let hooks = consumer.context().clone();
     let mut served: Option<Instant> = None;
     loop {
@@ -96,7 +103,7 @@ fn turns(consumer: &BaseConsumer<Hooks>) {
             poll(consumer, &hooks);
         }
         let then = match &mut *hooks.own.desk() {
-            None => return,
+            None => return true,
             Some(desk) if desk.finishing => break,
             Some(desk) => desk.turn(Instant::now()),
         };
@@ -104,15 +111,18 @@ fn turns(consumer: &BaseConsumer<Hooks>) {
             std::thread::park_timeout(most.min(SERVE));
         }
     }
-    if let Some(desk) = &mut *hooks.own.desk() {
-        desk.last_words();
-    }
+    let answered = hooks.own.desk().as_mut().is_none_or(Desk::last_words);
     consumer.unsubscribe();
-    let until = Instant::now() + LEAVE;
+    let until = Instant::now() + if answered { LEAVE } else { Duration::ZERO };
     while Instant::now() < until && hooks.own.desk().as_ref().is_some_and(|desk| desk.seats.iter().any(Option::is_some)) {
         poll(consumer, &hooks);
         std::thread::park_timeout(Duration::from_millis(5));
     }
+    if let Some(desk) = &mut *hooks.own.desk() {
+        // What is left is nobody's: the group did not take it back.
+        (0..desk.seats.len()).for_each(|at| desk.abandon(at));
+    }
+    answered
 }
 
 /// Serves the main queue: rebalances, commits, statistics and complaints come in here.

@@ -5,10 +5,10 @@
 use std::{
     sync::{
         Arc,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use longshore_core::SourceError;
@@ -24,6 +24,7 @@ use super::{
     exactly_once::Staged,
     heard::plain,
     source::{Command, Exchange},
+    trouble::Affected,
 };
 
 /// A commit on its way, with the outputs that belong to it, if it is a transaction.
@@ -58,8 +59,8 @@ pub(super) struct Committer {
     work: SyncSender<Work>,
     answers: Receiver<()>,
     thread: JoinHandle<()>,
-    /// A commit is on its way.
-    busy: bool,
+    /// A commit is on its way, since then.
+    busy: Option<Instant>,
 }
 
 impl Committer {
@@ -75,51 +76,69 @@ impl Committer {
                 }
             }
         })?;
-        Ok(Self { work, answers, thread, busy: false })
+        Ok(Self { work, answers, thread, busy: None })
     }
 
     /// Whether a commit is on its way.
     fn is_busy(&mut self) -> bool {
-        self.busy = self.busy && self.answers.try_recv().is_err();
-        self.busy
+        self.busy = self.busy.filter(|_| self.answers.try_recv().is_err());
+        self.busy.is_some()
+    }
+
+    /// Returns for how long a commit has been on its way.
+    fn waits(&mut self) -> Option<Duration> {
+        if self.is_busy() { self.busy.map(|since| since.elapsed()) } else { None }
     }
 
     fn send(&mut self, work: Work) {
-        self.busy = self.work.send(work).is_ok();
+        self.busy = self.work.send(work).is_ok().then(Instant::now);
     }
 
-    /// Waits for the one that is on its way, so that none overtakes another.
-    fn wait(&mut self) {
-        if std::mem::take(&mut self.busy) {
-            let _ = self.answers.recv();
-        }
+    /// Waits for the one that is on its way, so that none overtakes another; no longer than [`ANSWER`], and tells whether it has ended.
+    fn wait(&mut self) -> bool {
+        let ended = self.busy.is_none() || !matches!(self.answers.recv_timeout(ANSWER), Err(RecvTimeoutError::Timeout));
+        self.busy = self.busy.filter(|_| !ended);
+        ended
     }
 
-    /// Ends the thread, which then holds the client no more.
-    pub(super) fn close(self) {
+    /// Ends the thread, which then holds the client no more. One that still waits for the broker is left alone, and ends when the client gives up.
+    pub(super) fn close(mut self) {
+        let waits = self.is_busy();
         drop(self.work);
         drop(self.answers);
-        let _ = self.thread.join();
+        if !waits {
+            let _ = self.thread.join();
+        }
     }
 }
 
 impl Desk {
     /// Sends what has been done since the last commit, and does not wait.
     pub(super) fn commit_what_is_new(&mut self) {
-        if !self.committer.is_busy() {
-            self.send_commit(|_| true);
+        match self.committer.waits() {
+            None => self.send_commit(|_| true),
+            Some(time) if time >= ANSWER && !self.exchange.board.has(&Affected::Commits) => {
+                self.meet(Affected::Commits, Code::OperationTimedOut);
+            }
+            Some(_) => {}
         }
     }
 
-    /// Commits what these seats have done, and waits for the broker. Of a transaction all outputs go along.
-    pub(super) fn commit_now(&mut self, seats: impl Fn(usize) -> bool) {
-        self.committer.wait();
+    /// Commits what these seats have done, and waits for the broker. Of a transaction all outputs go along. Tells whether the broker has answered.
+    pub(super) fn commit_now(&mut self, seats: impl Fn(usize) -> bool) -> bool {
+        let mut answered = self.committer.wait();
         // What became of the one before.
         self.take_back();
-        let transactional = !self.staged.is_empty();
-        self.send_commit(|at| transactional || seats(at));
-        self.committer.wait();
-        self.take_back();
+        if answered {
+            let transactional = !self.staged.is_empty();
+            self.send_commit(|at| transactional || seats(at));
+            answered = self.committer.wait();
+            self.take_back();
+        }
+        if !answered {
+            self.meet(Affected::Commits, Code::OperationTimedOut);
+        }
+        answered
     }
 
     fn send_commit(&mut self, seats: impl Fn(usize) -> bool) {
@@ -156,8 +175,11 @@ impl Desk {
                         && let Some(Some(seat)) = self.seats.get_mut(at)
                     {
                         seat.commit.offset = seat.commit.offset.max(Some(offset));
+                        // One commit is on its way at a time.
+                        seat.commit.accepted = seat.commit.sent;
                     }
                 }
+                self.exchange.board.end(&Affected::Commits);
                 self.last_commit = Some(Instant::now());
                 self.counts.commits += 1;
                 self.refusals = 0;
@@ -187,9 +209,11 @@ impl Desk {
         if refusal.fatal || transaction && self.refusals >= REFUSALS {
             self.exchange.end(Err(SourceError::fatal(format!("group `{}`: {}", self.rules.group, refusal.text))));
         }
-        self.note(format!("a commit was refused: {}; it is sent again", refusal.text));
+        self.meet(Affected::Commits, refusal.code.unwrap_or(Code::Fail));
     }
 }
 
+/// A broker that has not answered to a commit for so long is said to be silent, and is not waited for any longer where something ends.
+const ANSWER: Duration = Duration::from_secs(10);
 /// A transaction is tried so often.
 const REFUSALS: u32 = 5;

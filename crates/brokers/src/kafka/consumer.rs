@@ -28,6 +28,7 @@ use super::{
     record::Record,
     settings::Settings,
     source::{Command, Exchange, Failed},
+    trouble::Trouble,
     view::{Counts, View},
 };
 use crate::broker::BrokerError;
@@ -118,6 +119,7 @@ pub struct Consumer {
     drain: Duration,
     grace: Duration,
     buffers: usize,
+    without_permission: Duration,
 }
 
 impl Consumer {
@@ -144,6 +146,7 @@ impl Consumer {
             drain: Duration::from_secs(5),
             grace: Duration::from_secs(30),
             buffers: 16 << 20,
+            without_permission: Duration::from_secs(60),
         }
     }
 
@@ -255,6 +258,13 @@ impl Consumer {
         self
     }
 
+    /// How long a permission that was there may be missing: to read a topic, or as a member of the group. Then the consumer ends with the reason, and
+    /// nothing is lost; until then it waits for the permission to come back. Default one minute.
+    pub fn without_permission(mut self, most: Duration) -> Self {
+        self.without_permission = most;
+        self
+    }
+
     pub(super) fn most(&self) -> usize {
         self.max_threads
     }
@@ -306,12 +316,14 @@ pub struct ConsumerSummary {
     pub engine: Summary,
     /// What became of records and commits.
     pub counts: Counts,
+    /// All that was wrong, each place once; what has no end still was at the end.
+    pub troubles: Vec<Trouble>,
     /// Why it ended, if not because it was told to.
     pub error: Option<String>,
 }
 
 /// The group is left, and the client closed, within this time.
-const CLOSE: Duration = Duration::from_secs(20);
+const CLOSE: Duration = Duration::from_secs(30);
 
 impl RunningConsumer {
     /// Changes, asks and stops it.
@@ -323,12 +335,13 @@ impl RunningConsumer {
     pub async fn join(self) -> ConsumerSummary {
         let engine = self.running.join().await;
         let closed = tokio::time::timeout(CLOSE, self.client).await;
+        let board = &self.handle.exchange.board;
         let (counts, left) = match closed {
             Ok(Ok(counts)) => (counts, None),
-            Ok(Err(_)) => (Counts::default(), Some("the thread of Kafka's client ended".to_owned())),
-            Err(_) => (Counts::default(), Some(format!("Kafka's client did not close within {CLOSE:?}"))),
+            Ok(Err(_)) => (board.counts(), Some("the thread of Kafka's client ended".to_owned())),
+            Err(_) => (board.counts(), Some(format!("Kafka's client did not close within {CLOSE:?}"))),
         };
-        ConsumerSummary { error: engine.error.clone().or(left), engine, counts }
+        ConsumerSummary { error: engine.error.clone().or(left), engine, counts, troubles: board.all() }
     }
 }
 
@@ -396,6 +409,17 @@ impl ConsumerHandle {
             tokio::time::sleep(LAST).await;
             engine.stop(Stop::Hard);
         });
+    }
+
+    /// Returns what has gone wrong, or right again, since the last call: each trouble once when it begins, and once when it has ended. Answers whatever
+    /// the client waits for.
+    pub fn news(&self) -> Vec<Trouble> {
+        self.exchange.board.news()
+    }
+
+    /// Returns what the client said last of a connection: why there is none, as far as it knows.
+    pub fn complaint(&self) -> Option<String> {
+        self.exchange.board.complaint()
     }
 
     /// What it looks like now. `None` when it is over.

@@ -18,7 +18,7 @@ use rdkafka::{
 
 use super::{
     exactly_once::Output,
-    heard::{Hears, Own, plain},
+    heard::{Hears, Own},
     produce::NewRecord,
     source::Failed,
 };
@@ -39,6 +39,7 @@ const TEXT: usize = 4_000;
 /// The dead-letter topics of one consumer.
 pub(super) struct Dead {
     producer: BaseProducer<Hears<Reports>>,
+    config: ClientConfig,
     group: String,
     /// By topic: its dead-letter topic and how many partitions that has.
     topics: HashMap<String, (String, i32)>,
@@ -46,7 +47,8 @@ pub(super) struct Dead {
     graves: HashMap<usize, Grave>,
     /// Something waits to be sent again; not before this time.
     again: Option<Instant>,
-    trouble: Option<String>,
+    /// Letters that were refused since the last question: by which topic, and why.
+    refusals: Vec<(String, Code)>,
 }
 
 struct Grave {
@@ -55,6 +57,8 @@ struct Grave {
     sent: bool,
     /// It was too large with its value.
     bare: bool,
+    /// It has been refused.
+    refused: bool,
 }
 
 /// What became of letters, by receipt; with a code they were not taken.
@@ -82,7 +86,7 @@ impl Dead {
     /// `topics`: for each topic its dead-letter topic and how many partitions that has.
     pub(super) fn new(config: &ClientConfig, group: String, topics: HashMap<String, (String, i32)>) -> Result<Self, KafkaError> {
         let producer = config.create_with_context(Hears::default())?;
-        Ok(Self { producer, group, topics, graves: HashMap::new(), again: None, trouble: None })
+        Ok(Self { producer, config: config.clone(), group, topics, graves: HashMap::new(), again: None, refusals: Vec::new() })
     }
 
     /// Records that are not there yet.
@@ -90,14 +94,25 @@ impl Dead {
         self.graves.len()
     }
 
-    /// What went wrong since the last question.
-    pub(super) fn trouble(&mut self) -> Option<String> {
-        self.trouble.take()
+    /// Returns what was refused since the last question: by which topic, and why.
+    pub(super) fn refusals(&mut self) -> Vec<(String, Code)> {
+        std::mem::take(&mut self.refusals)
+    }
+
+    /// Tells whether a letter waits that this topic has refused.
+    pub(super) fn has_refused(&self, topic: &str) -> bool {
+        let to = |grave: &Grave| self.topics.get(grave.failed.record.topic()).is_some_and(|(name, _)| name == topic);
+        self.graves.values().any(|grave| grave.refused && to(grave))
+    }
+
+    /// Gives a letter up, whose record is another member's now; tells whether there was one.
+    pub(super) fn forget(&mut self, receipt: Receipt) -> bool {
+        self.graves.remove(&(receipt.0 as usize)).is_some()
     }
 
     pub(super) fn bury(&mut self, failed: Failed) {
         let receipt = failed.receipt.0 as usize;
-        self.graves.insert(receipt, Grave { failed, sent: false, bare: false });
+        self.graves.insert(receipt, Grave { failed, sent: false, bare: false, refused: false });
         self.send(receipt);
     }
 
@@ -131,6 +146,7 @@ impl Dead {
         }
         if self.again.is_some_and(|at| at <= now) {
             self.again = None;
+            self.begin_anew();
             let waiting: Vec<usize> = self.graves.iter().filter(|(_, grave)| !grave.sent).map(|(receipt, _)| *receipt).collect();
             waiting.into_iter().for_each(|receipt| self.send(receipt));
         }
@@ -148,17 +164,33 @@ impl Dead {
         done
     }
 
+    /// Makes another producer in place of one that will never send again, as one without permission to write once is.
+    fn begin_anew(&mut self) {
+        if self.producer.client().fatal_error().is_some()
+            && let Ok(producer) = self.config.create_with_context(Hears::default())
+        {
+            let old = std::mem::replace(&mut self.producer, producer);
+            // It waits for its threads.
+            let _ = std::thread::Builder::new().name("kafka-close".to_owned()).spawn(move || drop(old));
+            // What became of them nobody will hear; twice there is better than nowhere.
+            self.graves.values_mut().for_each(|grave| grave.sent = false);
+        }
+    }
+
     fn refused(&mut self, receipt: usize, code: Code) {
+        // A producer that has given up throws away what waits.
+        let given_up = matches!(code, Code::Fatal | Code::PurgeQueue | Code::PurgeInflight);
+        let code = self.producer.client().fatal_error().map(|(why, _)| why).filter(|_| given_up).unwrap_or(code);
         let Some(grave) = self.graves.get_mut(&receipt) else { return };
         grave.sent = false;
         if code == Code::MessageSizeTooLarge && !grave.bare {
             grave.bare = true;
             return self.send(receipt);
         }
+        grave.refused = true;
         let topic = grave.failed.record.topic();
         let name = self.topics.get(topic).map_or(topic, |(name, _)| name.as_str());
-        let heard = self.producer.context().heard.last().filter(|_| matches!(code, Code::MessageTimedOut | Code::BrokerTransportFailure));
-        self.trouble = Some(format!("dead-letter topic `{name}`: {}", heard.unwrap_or_else(|| plain(code))));
+        self.refusals.push((name.to_owned(), code));
         self.again.get_or_insert_with(|| Instant::now() + AGAIN);
     }
 

@@ -10,21 +10,21 @@ use longshore_core::{Delivery, Receipt, SourceError, Verdict};
 use rdkafka::{
     TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
-    error::{KafkaError, RDKafkaErrorCode as Code},
+    error::RDKafkaErrorCode as Code,
 };
 use tokio::sync::oneshot;
 
 use super::{
-    client::{Hooks, LEAVE, SERVE},
+    client::{Hooks, SERVE},
     commit::Committer,
     consumer::{Order, Start},
     dead::{Dead, Exhausted},
     exactly_once::{Output, Staged},
-    heard::plain,
     intake::{Gate, Keys, Lent, share},
-    record::Record,
+    record::{Lease, Record},
     seat::{Reading, Seat},
     source::{Back, Command, Exchange, Failed, Partial},
+    trouble::Affected,
     view::{Counts, PartitionView, View},
 };
 
@@ -40,6 +40,7 @@ const NOTHING: Duration = Duration::from_secs(5);
 /// What a desk is set to.
 pub(super) struct Rules {
     pub(super) group: String,
+    pub(super) topics: Vec<String>,
     pub(super) order: Order,
     pub(super) start: Start,
     pub(super) until_end: bool,
@@ -48,6 +49,8 @@ pub(super) struct Rules {
     /// How long records in work may take when their partition is taken from us.
     pub(super) drain: Duration,
     pub(super) exhausted: Exhausted,
+    /// How long a permission that is needed may be missing.
+    pub(super) without_permission: Duration,
     /// Commits are transactions.
     pub(super) transactional: bool,
 }
@@ -91,7 +94,12 @@ pub(super) struct Desk {
     next_look: Instant,
     paused: bool,
     last_pause: Option<Instant>,
-    trouble: Option<(Arc<str>, Instant)>,
+    /// When it is next looked at what is wrong.
+    pub(super) next_check: Instant,
+    /// When topics that are missing are next asked for.
+    pub(super) next_metadata: Instant,
+    /// Looks at the brokers in a row that found none that answers.
+    pub(super) silent: u32,
 }
 
 /// What the thread does after a turn.
@@ -142,7 +150,9 @@ impl Desk {
             next_look: now,
             paused: false,
             last_pause: None,
-            trouble: None,
+            next_check: now,
+            next_metadata: now,
+            silent: 0,
         }
     }
 
@@ -154,6 +164,7 @@ impl Desk {
         }
         let more = self.read_and_lend(now);
         self.pause_after_long(now);
+        self.check(now);
         if now >= self.next_commit || self.staged.len() >= STAGED {
             self.next_commit = now + self.rules.commit_every;
             self.commit_what_is_new();
@@ -210,8 +221,8 @@ impl Desk {
             self.counts.dead += 1;
             self.done(receipt);
         }
-        if let Some(trouble) = self.dead.as_mut().and_then(Dead::trouble) {
-            self.note(trouble);
+        for (topic, code) in self.dead.as_mut().map(Dead::refusals).unwrap_or_default() {
+            self.meet(Affected::DeadLetters { topic }, code);
         }
     }
 
@@ -255,7 +266,7 @@ impl Desk {
         self.staged.extend(outputs.into_iter().map(|output| Staged { output, lease: lease.clone() }));
     }
 
-    fn done(&mut self, receipt: Receipt) {
+    pub(super) fn done(&mut self, receipt: Receipt) {
         let Some(loan) = self.lent.end(&mut self.keys, receipt) else { return };
         if let Some(Some(seat)) = self.seats.get_mut(loan.seat as usize) {
             self.counts.done += u64::from(seat.ledger.done(loan.offset));
@@ -307,7 +318,8 @@ impl Desk {
             seat.read(most - total, self.rules.order, &mut self.keys, &limits, reading);
             self.counts.read += std::mem::take(&mut reading.read);
             self.counts.known += std::mem::take(&mut reading.known);
-            let (trouble, backwards) = (reading.trouble.take(), reading.backwards.take());
+            let (state, bad_header) = (reading.state.take(), std::mem::take(&mut reading.bad_header));
+            let backwards = reading.backwards.take();
             let count = reading.gather.len();
             if count > 0 {
                 let batch = reading.gather.finish(&seat.lease);
@@ -322,8 +334,12 @@ impl Desk {
             if let Some(offset) = backwards {
                 self.begin_anew(at, offset);
             }
-            if let Some(trouble) = trouble {
-                self.note(trouble);
+            if let Some(state) = state {
+                self.can_be_read(at, state);
+            }
+            if bad_header && let Some(Some(seat)) = self.seats.get(at) {
+                let Lease { topic, partition, .. } = &*seat.lease;
+                self.meet(Affected::Header { topic: topic.to_string(), partition: *partition }, Code::NoError);
             }
             if count == 0 {
                 break;
@@ -336,14 +352,12 @@ impl Desk {
     fn begin_anew(&mut self, at: usize, offset: i64) {
         self.forget_loans(at, true);
         if let Some(Some(seat)) = self.seats.get_mut(at) {
-            let text = format!(
-                "{}[{}] goes back to {offset}, from {}: the log was cut or the topic made again; it is read from there",
-                seat.lease.topic, seat.lease.partition, seat.position
-            );
+            let Lease { topic, partition, .. } = &*seat.lease;
+            let log = Affected::Log { topic: topic.to_string(), partition: *partition, from: seat.position, to: offset };
             seat.begin_anew(offset, self.most_characters);
             // The record itself was read already: it comes again when the partition is read from there.
             let _ = self.consumer.seek(&seat.lease.topic, seat.lease.partition, rdkafka::Offset::Offset(offset), Duration::from_secs(1));
-            self.note(text);
+            self.meet(log, Code::NoError);
         }
     }
 
@@ -373,7 +387,7 @@ impl Desk {
                 self.counts.pauses += u64::from(closed);
                 self.seats.iter_mut().flatten().for_each(|seat| seat.paused = closed);
             }
-            Err(error) => self.note(error.to_string()),
+            Err(error) => self.meet(Affected::Client, error.rdkafka_error_code().unwrap_or(Code::Fail)),
         }
     }
 
@@ -393,52 +407,6 @@ impl Desk {
         something && self.lent.len() == 0 && self.seats.iter().flatten().all(Seat::is_at_end)
     }
 
-    /// What goes wrong, for the view.
-    pub(super) fn note(&mut self, text: String) {
-        self.trouble = Some((text.into(), Instant::now()));
-    }
-
-    /// An error of the client: most pass by themselves.
-    pub(super) fn complain(&mut self, error: &KafkaError) {
-        let heard = self.consumer.context().heard.last();
-        let text = match (error.rdkafka_error_code(), heard) {
-            (Some(Code::AllBrokersDown | Code::BrokerTransportFailure), Some(heard)) => heard,
-            (Some(code), _) => plain(code),
-            (None, _) => error.to_string(),
-        };
-        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_))
-            || matches!(
-                error.rdkafka_error_code(),
-                Some(
-                    Code::GroupAuthorizationFailed
-                        | Code::TopicAuthorizationFailed
-                        | Code::ClusterAuthorizationFailed
-                        | Code::SaslAuthenticationFailed
-                        | Code::Authentication
-                )
-            );
-        if matches!(error.rdkafka_error_code(), Some(Code::PollExceeded)) {
-            self.counts.lost += 1;
-        }
-        if fatal {
-            let text = format!("group `{}`: {text}", self.rules.group);
-            self.exchange.end(Err(SourceError { kind: longshore_core::ErrorKind::Refused, message: text }));
-        } else {
-            self.note(text);
-        }
-    }
-
-    /// Before the group is left: dead letters on their way, and the last commit.
-    pub(super) fn last_words(&mut self) {
-        if let Some(dead) = &mut self.dead {
-            for receipt in dead.flush(LEAVE) {
-                self.counts.dead += 1;
-                self.done(receipt);
-            }
-        }
-        self.commit_now(|_| true);
-    }
-
     /// Lets go of the client.
     pub(super) fn close(self) -> Counts {
         self.committer.close();
@@ -453,7 +421,10 @@ impl Desk {
                 partition: seat.lease.partition,
                 position: seat.position,
                 committed,
-                lag: seat.high.map(|end| (end - committed.unwrap_or_else(|| seat.ledger.position())).max(0)),
+                lag: seat
+                    .high
+                    .filter(|_| seat.ask_again.is_none())
+                    .map(|end| (end - committed.unwrap_or_else(|| seat.ledger.position())).max(0)),
                 incomplete: seat.ledger.incomplete(),
                 oldest: seat.ledger.oldest(),
                 metadata: seat.commit.metadata,
@@ -466,7 +437,8 @@ impl Desk {
         let (in_flight, parked) = (self.lent.in_flight(), self.lent.parked());
         let burying = self.dead.as_ref().map_or(0, Dead::len);
         let committed_ago = self.last_commit.map(|at| now.duration_since(at));
-        let trouble = self.trouble.clone().map(|(text, at)| (text, now.duration_since(at)));
+        let troubles = self.exchange.board.current();
+        let complaint = self.consumer.context().heard.last();
         let counts = self.counts;
         Box::new(move |engine, max_threads| View {
             engine,
@@ -482,7 +454,8 @@ impl Desk {
             partitions,
             counts,
             committed_ago,
-            trouble,
+            troubles,
+            complaint,
         })
     }
 }

@@ -13,17 +13,19 @@ use longshore_core::SourceError;
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{Consumer as _, RebalanceProtocol},
-    error::KafkaResult,
+    error::{KafkaResult, RDKafkaErrorCode as Code},
     types::RDKafkaRespErr,
 };
 
 use super::{
     consumer::{Order, Start},
     desk::Desk,
+    heard::code_of,
     ledger::Ledger,
     metadata,
     record::Lease,
     seat::Seat,
+    trouble::Affected,
 };
 
 /// The broker is asked for what is committed, and as often. It answers when no transaction of a dead member is open any more.
@@ -52,7 +54,7 @@ impl Desk {
             if cooperative { self.consumer.incremental_unassign(partitions) } else { self.consumer.unassign() }
         };
         if let Err(error) = agreed {
-            self.note(format!("rebalance: {error}"));
+            self.meet(Affected::Group, code_of(&error).unwrap_or(Code::Fail));
         }
     }
 
@@ -89,13 +91,11 @@ impl Desk {
                 _ => None,
             };
             // The client crate panics where that is not UTF-8.
-            let told = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).map_err(|_| "it is not UTF-8".to_owned());
-            let beyond = match committed.is_some().then(|| told.and_then(|told| metadata::decode(&told).map_err(|why| why.to_string()))) {
+            let told = catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).map_err(drop);
+            let beyond = match committed.is_some().then(|| told.and_then(|told| metadata::decode(&told).map_err(drop))) {
                 Some(Ok(beyond)) => Some(beyond),
-                Some(Err(why)) => {
-                    self.note(format!(
-                        "{topic}[{partition}]: the metadata of the committed offset is not ours ({why}); records done beyond it, if any, are done again"
-                    ));
+                Some(Err(_)) => {
+                    self.meet(Affected::Metadata { topic: topic.to_owned(), partition }, Code::NoError);
                     None
                 }
                 None => None,
@@ -132,7 +132,7 @@ impl Desk {
             let lease = Arc::new(Lease { topic: topic.as_str().into(), partition, revoked: AtomicBool::new(false) });
             let ledger = Ledger::with_limit(committed.unwrap_or_default(), beyond, self.most_characters);
             let own = matches!(self.rules.order, Order::Partition).then(|| self.keys.number());
-            let seat = Seat::new(lease, ledger, queue, nonempty, own, committed);
+            let seat = Seat::new(lease, ledger, queue, nonempty, own, committed, start);
             match self.seats.iter_mut().find(|seat| seat.is_none()) {
                 Some(free) => *free = Some(seat),
                 None => self.seats.push(Some(seat)),
@@ -149,12 +149,20 @@ impl Desk {
         loop {
             asked += 1;
             match self.consumer.committed_offsets(list(), ASK) {
-                Ok(known) => return Ok(known),
+                Ok(known) => {
+                    // Whoever may read what is committed may commit.
+                    self.exchange.board.end_if(|affected, trouble| match affected {
+                        Affected::Group => true,
+                        Affected::Commits => trouble.is_denied(),
+                        _ => false,
+                    });
+                    return Ok(known);
+                }
                 Err(error) if asked == ASKS => {
                     let explained = self.consumer.context().heard.explain(&error, "read what is committed");
                     return Err(SourceError::fatal(format!("group `{}`: {}", self.rules.group, explained.message)));
                 }
-                Err(_) => {}
+                Err(error) => self.meet(Affected::Group, code_of(&error).unwrap_or(Code::Fail)),
             }
         }
     }
@@ -194,6 +202,10 @@ impl Desk {
             }
             self.commit_now(|at| seats.contains(&at));
         }
+        for seat in seats.iter().filter_map(|at| self.seats.get(*at)?.as_ref()) {
+            // At the end they were counted before the group was left.
+            self.counts.repeated += if self.finishing { 0 } else { seat.uncommitted() };
+        }
         for at in seats {
             self.abandon(at);
         }
@@ -224,7 +236,13 @@ impl Desk {
             let withdrawn = seat.batches.withdraw(loan.offset);
             if withdrawn || all {
                 let _ = self.lent.end(&mut self.keys, receipt);
-                *(if withdrawn { &mut self.counts.withdrawn } else { &mut self.counts.abandoned }) += 1;
+                let counts = &mut self.counts;
+                let unburied = self.dead.as_mut().is_some_and(|dead| dead.forget(receipt));
+                *(match (withdrawn, unburied) {
+                    (true, _) => &mut counts.withdrawn,
+                    (_, true) => &mut counts.unburied,
+                    _ => &mut counts.abandoned,
+                }) += 1;
             }
         }
     }
@@ -234,6 +252,9 @@ impl Desk {
         self.forget_loans(at, true);
         if let Some(seat) = self.seats.get_mut(at).and_then(Option::take) {
             seat.lease.revoked.store(true, Ordering::Relaxed);
+            if seat.ask_again.is_some() && !self.exchange.is_closed() {
+                self.exchange.board.end(&seat.affected());
+            }
             self.keys.forget(seat.names, seat.own);
         }
     }

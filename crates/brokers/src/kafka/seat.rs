@@ -7,12 +7,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
+    Offset,
     consumer::base_consumer::PartitionQueue,
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode as Code},
     message::{BorrowedMessage, Headers as _, Message as _},
 };
 
@@ -22,6 +23,7 @@ use super::{
     intake::{Keys, Limits, Names},
     ledger::{Ledger, Taken},
     record::{Batches, Gather, Lease, Record},
+    trouble::Affected,
     view::Intake,
 };
 
@@ -48,6 +50,10 @@ pub(super) struct Seat {
     /// The end of the partition, as the broker told it last.
     pub(super) high: Option<i64>,
     pub(super) at_end: bool,
+    /// The client tells once that it cannot be read, and never that it can again; so it is asked at this time.
+    pub(super) ask_again: Option<Instant>,
+    /// Where it goes on when it is asked, as far as that is known.
+    pub(super) next: Offset,
     pub(super) paused: bool,
     /// It is being taken from us, and not read any more.
     pub(super) leaving: bool,
@@ -60,6 +66,8 @@ pub(super) struct Committed {
     pub(super) offset: Option<i64>,
     /// What the ledger had finished when a commit was last sent.
     pub(super) sent: u64,
+    /// What the ledger had finished when the commit was sent that was accepted last.
+    pub(super) accepted: u64,
     /// Characters of the metadata then.
     pub(super) metadata: usize,
 }
@@ -72,7 +80,10 @@ pub(super) struct Reading {
     pub(super) gather: Gather,
     pub(super) read: u64,
     pub(super) known: u64,
-    pub(super) trouble: Option<String>,
+    /// How the last poll of the client ended: well, or with the reason why the partition cannot be read.
+    pub(super) state: Option<Result<(), Code>>,
+    /// A header was left out.
+    pub(super) bad_header: bool,
     /// The partition begins anew: the log was cut, or the topic made again.
     pub(super) backwards: Option<i64>,
 }
@@ -85,6 +96,7 @@ impl Seat {
         nonempty: Arc<AtomicBool>,
         own: Option<NonZeroU32>,
         committed: Option<i64>,
+        next: Offset,
     ) -> Self {
         Self {
             position: committed.unwrap_or_default(),
@@ -101,6 +113,8 @@ impl Seat {
             batches: Batches::default(),
             high: None,
             at_end: false,
+            ask_again: None,
+            next,
             paused: false,
             leaving: false,
         }
@@ -161,18 +175,21 @@ impl Seat {
             let message = match message {
                 Err(KafkaError::PartitionEOF(_)) => {
                     self.at_end = true;
+                    into.state = Some(Ok(()));
                     continue;
                 }
                 Err(error) => {
-                    into.trouble = Some(error.to_string());
+                    self.at_end = false;
+                    into.state = Some(Err(error.rdkafka_error_code().unwrap_or(Code::Fail)));
                     continue;
                 }
                 Ok(message) => message,
             };
+            into.state = Some(Ok(()));
             let offset = message.offset();
             match self.ledger.take(offset) {
                 Taken::New => {
-                    copy(&message, &mut into.gather, &mut into.trouble);
+                    copy(&message, &mut into.gather, &mut into.bad_header);
                     let key = number(order, message.key(), self.own, keys, &mut self.names);
                     into.fresh.push((offset, key));
                     into.read += 1;
@@ -181,7 +198,7 @@ impl Seat {
                 Taken::AlreadyDone => into.known += 1,
                 Taken::TooFar => {
                     let mut alone = Gather::default();
-                    copy(&message, &mut alone, &mut into.trouble);
+                    copy(&message, &mut alone, &mut into.bad_header);
                     self.held = Some((offset, alone.finish(&self.lease).record(0)));
                     self.refused_at = self.ledger.finished();
                     into.read += 1;
@@ -189,6 +206,7 @@ impl Seat {
                 Taken::Backwards => into.backwards = Some(offset),
             }
             self.position = offset + 1;
+            self.next = Offset::Offset(self.position);
             self.at_end = false;
             if self.held.is_some() || into.backwards.is_some() {
                 return;
@@ -201,9 +219,20 @@ impl Seat {
         self.lease.revoked.store(true, Ordering::Relaxed);
         self.lease = Arc::new(Lease { topic: self.lease.topic.clone(), partition: self.lease.partition, revoked: AtomicBool::new(false) });
         self.ledger = Ledger::with_limit(offset, None, most_characters);
-        self.commit.sent = 0;
+        (self.commit.sent, self.commit.accepted) = (0, 0);
+        self.next = Offset::Offset(offset);
         self.batches.clear();
         (self.held, self.hot) = (None, None);
+    }
+
+    /// Names the partition, for what is wrong with it.
+    pub(super) fn affected(&self) -> Affected {
+        Affected::Partition { topic: self.lease.topic.to_string(), partition: self.lease.partition }
+    }
+
+    /// Returns how many records are done and not committed.
+    pub(super) fn uncommitted(&self) -> u64 {
+        self.ledger.finished().saturating_sub(self.commit.accepted)
     }
 
     /// Nothing is left to read, as far as is known.
@@ -214,6 +243,7 @@ impl Seat {
     /// Why it is or is not read.
     pub(super) fn intake(&self) -> Intake {
         match () {
+            () if self.ask_again.is_some() => Intake::Unreadable,
             () if self.paused => Intake::Paused,
             () if self.held.is_some() => Intake::TooFar,
             () if self.hot.is_some() => Intake::HotKey,
@@ -241,18 +271,11 @@ fn number(order: Order, key: Option<&[u8]>, own: Option<NonZeroU32>, keys: &mut 
     }
 }
 
-fn copy(message: &BorrowedMessage<'_>, into: &mut Gather, trouble: &mut Option<String>) {
+fn copy(message: &BorrowedMessage<'_>, into: &mut Gather, bad_header: &mut bool) {
     into.push(message.offset(), message.timestamp().to_millis().unwrap_or(-1), message.key(), message.payload());
     if let Some(headers) = message.headers() {
         // The client crate panics where a header's name is not UTF-8.
         let copied = catch_unwind(AssertUnwindSafe(|| headers.iter().for_each(|header| into.header(header.key, header.value))));
-        if copied.is_err() {
-            *trouble = Some(format!(
-                "{}[{}]@{}: the name of a header is not UTF-8; it and those behind it were left out",
-                message.topic(),
-                message.partition(),
-                message.offset()
-            ));
-        }
+        *bad_header |= copied.is_err();
     }
 }

@@ -21,6 +21,7 @@ use super::{
     exactly_once::Output,
     intake::Limits,
     record::Record,
+    trouble::Board,
     view::View,
 };
 
@@ -31,6 +32,8 @@ pub(super) struct Exchange {
     fetcher: AtomicWaker,
     back: Mutex<Back>,
     thread: OnceLock<Thread>,
+    /// What is wrong, and what has been done so far.
+    pub(super) board: Board,
 }
 
 /// On the way to the engine.

@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use longshore_core::engine::Snapshot;
 
+use super::trouble::Trouble;
+
 /// A consumer at one moment.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -33,8 +35,10 @@ pub struct View {
     pub counts: Counts,
     /// How long ago the broker last accepted a commit.
     pub committed_ago: Option<Duration>,
-    /// What went wrong last with the broker, and how long ago.
-    pub trouble: Option<(Arc<str>, Duration)>,
+    /// What is wrong now.
+    pub troubles: Vec<Trouble>,
+    /// What the client said last of a connection.
+    pub complaint: Option<String>,
 }
 
 /// Whether records are read.
@@ -71,6 +75,13 @@ pub struct Counts {
     pub withdrawn: u64,
     /// Attempts that ran when their partition was taken from us and did not end in time.
     pub abandoned: u64,
+    /// Records that failed for good, and whose letter the dead-letter topic had not taken when their partition was taken from us or the consumer ended:
+    /// they come again.
+    pub unburied: u64,
+    /// Records that are done, and of which no commit was accepted before the consumer ended: they may come again.
+    pub uncommitted: u64,
+    /// Records that were done here and not committed when their partition was lost: another member does them again.
+    pub repeated: u64,
     /// Commits that the broker accepted.
     pub commits: u64,
     /// Commits that it did not.
@@ -94,7 +105,7 @@ pub struct PartitionView {
     pub position: i64,
     /// The committed offset, as far as we know.
     pub committed: Option<i64>,
-    /// Records behind the end of the partition, counted from what is committed. `None` until the broker has told the end.
+    /// Records behind the end of the partition, counted from what is committed. `None` until the broker has told the end, and while it cannot be read.
     pub lag: Option<i64>,
     /// Records read and not done.
     pub incomplete: usize,
@@ -119,6 +130,8 @@ pub enum Intake {
     Paused,
     /// Its end has been reached.
     AtEnd,
+    /// The broker does not let it be read, or cannot.
+    Unreadable,
 }
 
 impl Intake {
@@ -130,6 +143,7 @@ impl Intake {
             Intake::TooFar => "waits for its oldest",
             Intake::Paused => "paused",
             Intake::AtEnd => "at its end",
+            Intake::Unreadable => "cannot be read",
         }
     }
 }

@@ -237,6 +237,7 @@ const KAFKA_ALONE: &[Key] = &[
     key("from", Text),
     key("commit-every", Text),
     key("drain", Text),
+    key("without-permission", Text),
     key("max-threads", Whole),
     key("max-in-flight", Whole),
     key("resume-at", Text),

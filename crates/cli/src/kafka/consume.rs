@@ -1,7 +1,7 @@
 //! `longshore kafka consume`: a handler for each record, in order where that is asked for, committed when done.
 //!
 //! Layout: `consume/args.rs`: the command line; `what.rs`: what runs; `incoming.rs`: a record as that sees it; `out.rs`: stdout; `watch.rs`: keys and signals
-//! while it runs; `view.rs`, `screen.rs`, `machine.rs`: what is shown; `fates.rs`: what failed; `ending.rs`: how it ends
+//! while it runs; `view.rs`, `screen.rs`, `machine.rs`: what is shown; `trouble.rs`: what is wrong, in sentences; `fates.rs`: what failed; `ending.rs`: how it ends
 
 pub mod args;
 mod ending;
@@ -10,6 +10,7 @@ mod incoming;
 mod machine;
 mod out;
 mod screen;
+mod trouble;
 mod view;
 mod watch;
 mod what;

@@ -109,6 +109,7 @@ impl Consumer {
         };
         let rules = Rules {
             group: consumer.group.clone(),
+            topics: consumer.topics.clone(),
             order: consumer.order,
             start: consumer.start,
             until_end: consumer.until_end,
@@ -120,6 +121,7 @@ impl Consumer {
                 DeadLetter::Skip => Exhausted::Skip,
                 DeadLetter::Stop => Exhausted::Stop,
             },
+            without_permission: consumer.without_permission,
             transactional: exactly.is_some(),
         };
         let gate = Gate::new(consumer.limits(consumer.max_threads));

@@ -54,6 +54,9 @@ pub struct ConsumeArgs {
     /// Time between commits: a member that dies repeats what was finished since, and what was in work
     #[arg(long, value_name = "DUR", default_value = "1s", value_parser = units::duration, help_heading = "Group")]
     pub commit_every: Duration,
+    /// End when a permission has been missing for so long: to read a topic, or as a member of the group
+    #[arg(long, value_name = "DUR", default_value = "1m", value_parser = units::duration, help_heading = "Group")]
+    pub without_permission: Duration,
     /// How long records in work may take when their partition is taken away
     #[arg(long, value_name = "DUR", default_value = "5s", value_parser = units::duration, help_heading = "Group")]
     pub drain: Duration,
@@ -136,7 +139,7 @@ Commands also find LONGSHORE_TOPIC, _PARTITION, _OFFSET, _TIMESTAMP (ms), _KEY, 
 
 Keys on a terminal: + - most in work, by a tenth · > < most in flight · p pause · s what runs · q stop. Ctrl-C: once, read no more; twice, end what runs; three times, kill it.
 
-Exit: 0 all done · 1 some failed for good (dead letters, skipped) · 2 usage · 6 Kafka · 74 output · 130/143 interrupted, what was done is committed";
+Exit: 0 all done · 1 some failed for good (dead letters, skipped) · 2 usage · 6 Kafka, or what is done may not be committed · 74 output · 130/143 interrupted, what was done is committed";
 
 /// `--sleep`: a time, or between two.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -230,6 +233,7 @@ impl ConsumeArgs {
             .dead_letter(self.dead_letter.clone().unwrap_or_else(|| if self.can_fail() { DeadLetter::default() } else { DeadLetter::Skip }))
             .commit_every(self.commit_every)
             .drain(self.drain)
+            .without_permission(self.without_permission)
             .grace(self.grace)
             .buffers(usize::try_from(self.buffers).unwrap_or(usize::MAX));
         if let Some(most) = self.max_in_flight {

@@ -2,9 +2,10 @@
 
 use std::{io::Write, time::Duration};
 
+use longshore_brokers::kafka::{Affected, words};
 use serde_json::json;
 
-use super::{args::ConsumeArgs, watch::Watched};
+use super::{args::ConsumeArgs, trouble, watch::Watched};
 use crate::{
     commands::global::Global,
     kafka::topics::many,
@@ -28,11 +29,28 @@ impl Ended<'_> {
         match (self.broken, self.watched.signal) {
             (Some(std::io::ErrorKind::BrokenPipe), _) => 141,
             (Some(_), _) => 74,
+            // A signal's code says that what was done is committed.
+            _ if self.uncommitted().is_some() => 6,
             (None, Some(signal)) => 128 + signal,
             (None, None) if error.is_some() => 6,
             (None, None) if counts.dead + counts.skipped > 0 => 1,
             (None, None) => 0,
         }
+    }
+
+    /// Says how much of what is done is not committed, where that is how it ended.
+    fn uncommitted(&self) -> Option<String> {
+        let Watched { summary, .. } = &self.watched;
+        let counts = &summary.counts;
+        let still = summary.troubles.iter().find(|trouble| {
+            let affected = &trouble.affected;
+            trouble.until.is_none() && matches!(affected, Affected::Commits | Affected::Broker | Affected::Group)
+        });
+        // What was lost before is told of all the same, unless the broker was there again.
+        let number = counts.uncommitted + if still.is_some() { counts.repeated } else { 0 };
+        let why = still.map_or_else(String::new, |trouble| format!(" ({})", words(trouble.code)));
+        let records = many(usize::try_from(number).unwrap_or(usize::MAX), "record that is", "records that are");
+        (number > 0).then(|| format!("{records} done may come again: no commit of them was accepted{why}"))
     }
 
     /// Says how it ended, and returns the exit code.
@@ -53,7 +71,10 @@ impl Ended<'_> {
         }
         out.flush().ok();
         match (&self.watched.summary.error, code) {
-            (Some(error), 6) => Err(Fault { code, message: error.clone() }),
+            (error, 6) => {
+                let said = [error.clone(), self.uncommitted()].into_iter().flatten().collect::<Vec<_>>().join("; ");
+                Err(Fault { code, message: said })
+            }
             (_, 74) => Err(Fault { code, message: "stdout: cannot be written; what could not be written was not committed".to_owned() }),
             _ => Ok(code),
         }
@@ -100,6 +121,9 @@ impl Ended<'_> {
             (summary.engine.retried, "needed another attempt"),
             (counts.known, "known to be done already"),
             (counts.abandoned, "abandoned to another member"),
+            (counts.unburied, "waiting for the dead-letter topic to the end (they come again)"),
+            (counts.repeated, "done, and lost to another member before they were committed"),
+            (counts.uncommitted, "done, and no commit of them accepted (they may come again)"),
             (counts.lost, "times thrown out of the group"),
             (counts.commits_failed, "commits failed"),
         ] {
@@ -109,6 +133,10 @@ impl Ended<'_> {
         }
         if !odd.is_empty() {
             lines.push(format!("   {}", odd.join("   ")));
+        }
+        if !summary.troubles.is_empty() {
+            let troubles = summary.troubles.iter().take(6).map(trouble::sum).collect::<Vec<_>>();
+            lines.push(format!("   trouble:  {}", troubles.join("   ")));
         }
         if !self.by_error.is_empty() {
             let errors = self.by_error.iter().take(6).map(|(kind, number)| format!("{} {kind}", count(*number)));
@@ -127,7 +155,8 @@ impl Ended<'_> {
         let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         json!({
             "topics": self.args.topics, "group": self.args.group(), "done": counts.done, "dead": counts.dead, "skipped": counts.skipped,
-            "retried": summary.engine.retried, "known": counts.known, "abandoned": counts.abandoned, "lost": counts.lost, "rebalances": counts.rebalances,
+            "retried": summary.engine.retried, "known": counts.known, "abandoned": counts.abandoned,
+            "unburied": counts.unburied, "repeated": counts.repeated, "uncommitted": counts.uncommitted, "troubles": summary.troubles, "lost": counts.lost, "rebalances": counts.rebalances,
             "commits": counts.commits, "commits_failed": counts.commits_failed, "most_active": most_active, "closings": closings,
             "closed_ms": millis(closed), "wall_ms": millis(*wall), "rate_per_s": (self.rate() * 10.0).round() / 10.0,
             "run": { "p50_ms": millis(run.p50), "p90_ms": millis(run.p90), "p99_ms": millis(run.p99), "max_ms": millis(run.max) },

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::view::Moment;
+use longshore_brokers::kafka::Trouble;
+use serde_json::json;
+
+use super::{trouble, view::Moment};
 use crate::progress::{
     ColorMode, Mode, Voice,
     bar::{Bar, terminal_width},
@@ -72,6 +75,29 @@ impl Screen {
     /// Says something, unless nothing is to be said.
     pub(super) fn note(&self, line: &str) {
         let Some(line) = self.voice.note(line) else { return };
+        match &self.form {
+            Form::Bar(bar) => bar.message(&line),
+            _ => {
+                let _ = writeln!(std::io::stderr(), "{line}");
+            }
+        }
+    }
+
+    /// Says that something is wrong or right again: a line of its own in every form, however little is said otherwise.
+    pub(super) fn trouble(&self, place: &str, trouble: &Trouble, complaint: Option<&str>) {
+        let json = self.voice.json || matches!(self.form, Form::Json);
+        let sentence = match trouble.until {
+            None => Some(trouble::sentence(trouble, complaint)),
+            Some(_) => trouble::end(trouble),
+        };
+        let line = match sentence {
+            _ if json => {
+                let level = if trouble.until.is_none() { "warning" } else { "info" };
+                json!({ "level": level, "kafka": place, "trouble": trouble::json(trouble, complaint) }).to_string()
+            }
+            Some(sentence) => format!("longshore: {place}: {sentence}"),
+            None => return,
+        };
         match &self.form {
             Form::Bar(bar) => bar.message(&line),
             _ => {

@@ -4,7 +4,7 @@ use clap::builder::styling::{AnsiColor, Style};
 use longshore_brokers::kafka::{GateState, Intake, PartitionView, View};
 use serde_json::{Value as Json, json};
 
-use super::machine::Cost;
+use super::{machine::Cost, trouble};
 use crate::{
     progress::{
         text::{self, columns, count, short},
@@ -23,6 +23,8 @@ const DIM: Style = Style::new().dimmed();
 const BAR: (usize, usize) = (30, 8);
 /// The most lines of partitions.
 const LINES: usize = 8;
+/// The most lines of what is wrong.
+const TROUBLES: usize = 3;
 
 /// A consumer at one moment.
 #[derive(Clone, Debug)]
@@ -80,6 +82,9 @@ impl Moment {
         if view.parked > 0 {
             done.push(paint(color, YELLOW, &format!("parked {}", count(view.parked as u64))));
         }
+        if view.burying > 0 {
+            done.push(paint(color, YELLOW, &format!("letters waiting {}", count(view.burying as u64))));
+        }
         match self.state {
             State::Running => {}
             State::Paused => done.push(paint(color, YELLOW, "paused (p goes on)")),
@@ -98,8 +103,12 @@ impl Moment {
             cost.push(paint(color, RED, &format!("lost the group {}×", count(view.counts.lost))));
         }
         lines.push(fit(cost, room));
-        if let Some((trouble, ago)) = view.trouble.as_ref().filter(|(_, ago)| ago.as_secs() < 30) {
-            lines.push(cut(&paint(color, RED, &format!("{indent}{trouble} ({} ago)", short(*ago))), room));
+        for trouble in view.troubles.iter().take(TROUBLES) {
+            let said = trouble::sentence(trouble, view.complaint.as_deref());
+            lines.push(cut(&paint(color, RED, &format!("{indent}for {}: {said}", short(trouble.lasts()))), room));
+        }
+        if view.troubles.len() > TROUBLES {
+            lines.push(cut(&paint(color, RED, &format!("{indent}… {} more are wrong", view.troubles.len() - TROUBLES)), room));
         }
         lines.extend(self.partitions(&indent, room, color));
         lines
@@ -181,6 +190,9 @@ impl Moment {
         if view.parked > 0 {
             line += &format!(" parked={}", view.parked);
         }
+        if view.burying > 0 {
+            line += &format!(" burying={}", view.burying);
+        }
         if let Some(ago) = view.committed_ago {
             line += &format!(" committed={}", short(ago));
         }
@@ -193,6 +205,11 @@ impl Moment {
         );
         for partition in view.partitions.iter().filter(|partition| matches!(partition.state, Intake::HotKey | Intake::TooFar)) {
             line += &format!(" waits[{}/{}]={}", partition.topic, partition.partition, partition.state.as_str().replace(' ', "_"));
+        }
+        if !view.troubles.is_empty() {
+            let words: Vec<_> = view.troubles.iter().take(TROUBLES).map(trouble::word).collect();
+            let more = if view.troubles.len() > TROUBLES { format!(",+{}", view.troubles.len() - TROUBLES) } else { String::new() };
+            line += &format!(" trouble={}{more}", words.join(","));
         }
         if self.state != State::Running {
             line += &format!(" state={}", self.state.as_str());
@@ -226,6 +243,7 @@ impl Moment {
             "active": view.engine.active, "max_threads": view.max_threads, "in_flight": view.in_flight, "max_in_flight": view.max_in_flight,
             "gate": gate, "gate_closed_ms": since.map(millis), "closings": view.closings, "closed_ms": millis(view.closed_for),
             "done": counts.done, "read": counts.read, "known": counts.known, "dead": counts.dead, "skipped": counts.skipped, "parked": view.parked,
+            "burying": view.burying, "troubles": view.troubles.iter().map(|trouble| trouble::json(trouble, view.complaint.as_deref())).collect::<Vec<_>>(),
             "withdrawn": counts.withdrawn, "abandoned": counts.abandoned, "commits": counts.commits, "commits_failed": counts.commits_failed,
             "rebalances": counts.rebalances, "lost": counts.lost, "pauses": counts.pauses,
             "rate_per_s": (self.rate * 1e3).round() / 1e3, "p50_ms": millis(run.p50), "p99_ms": millis(run.p99), "lag": self.lag(),
@@ -287,7 +305,7 @@ fn cut(line: &str, room: usize) -> String {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use longshore_brokers::kafka::{Counts, GateState, Intake, PartitionView, View};
+    use longshore_brokers::kafka::{Affected, Counts, GateState, Intake, PartitionView, Trouble, View};
     use longshore_core::{
         Phase,
         engine::{Quantiles, Snapshot, Summary},
@@ -332,7 +350,8 @@ mod tests {
             partitions: vec![partition("orders", 1, None, Intake::Open), partition("orders", 0, Some(4_812), Intake::HotKey)],
             counts: Counts { done: 1_234, dead: 2, ..Counts::default() },
             committed_ago: Some(SECOND),
-            trouble: None,
+            troubles: Vec::new(),
+            complaint: None,
         };
         let cost = Cost { cpu: 0.25, memory: 64 << 20, threads: 12 };
         Moment { name: "orders".to_owned(), group: "demo".to_owned(), view, rate: 10.0, cost, state: State::Running }
@@ -367,7 +386,8 @@ mod tests {
     #[test]
     fn no_line_is_wider_than_the_terminal_and_colours_take_no_room() {
         let mut moment = busy();
-        moment.view.trouble = Some((Arc::from("a broker cannot be reached, for reasons that take a long sentence to say"), SECOND));
+        moment.view.troubles = vec![Trouble { affected: Affected::Broker, code: -187, since: 0, times: 1, until: Some(61_000) }];
+        moment.view.complaint = Some("a broker cannot be reached, for reasons that take a long sentence to say".to_owned());
         moment.view.partitions =
             (0..200).map(|number| partition(["orders", "käufe"][number as usize % 2], number, Some(7), Intake::Open)).collect();
         for width in [1, 10, 40, 80, 200] {
@@ -378,8 +398,21 @@ mod tests {
             assert_eq!(plain.len(), coloured.len(), "{width}");
         }
         let lines = moment.lines(80, false);
-        assert!(lines[3].contains("a broker cannot be reached"), "{lines:?}");
+        assert!(lines[3].contains("for 61s: no broker answers: a broker cannot"), "{lines:?}");
         assert!(lines.len() == 12 && lines[11].contains(" more"), "eight lines of partitions, and how many are not shown: {lines:?}");
+    }
+
+    #[test]
+    fn letters_that_wait_and_what_is_wrong_are_in_every_view() {
+        let mut moment = busy();
+        moment.view.burying = 3;
+        let affected = Affected::DeadLetters { topic: "orders-dlt".to_owned() };
+        moment.view.troubles = vec![Trouble { affected, code: 29, since: 0, times: 9, until: Some(9_000) }];
+        let (lines, plain, json) = (moment.lines(200, false), moment.plain(), moment.json());
+        assert!(lines[1].ends_with("failed 2  letters waiting 3"), "{lines:?}");
+        assert!(lines[3].contains("for 9.0s: dead-letter topic `orders-dlt` takes no letters: no permission"), "{lines:?}");
+        assert!(plain.contains(" burying=3 ") && plain.ends_with(" trouble=dead_letters[orders-dlt]"), "{plain}");
+        assert_eq!((json["burying"].as_u64(), json["troubles"][0]["what"].as_str()), (Some(3), Some("dead_letters")));
     }
 
     #[test]

@@ -104,6 +104,10 @@ impl Watch<'_> {
 
     fn tell(&self) {
         self.fates.told().iter().for_each(|line| self.screen.note(line));
+        let place = format!("{}, group {}", self.args.topics.join(" "), self.args.group());
+        for trouble in self.handle.news() {
+            self.screen.trouble(&place, &trouble, self.handle.complaint().as_deref());
+        }
     }
 
     async fn look(&mut self) {

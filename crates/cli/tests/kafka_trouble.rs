@@ -1,0 +1,166 @@
+//! What `longshore kafka consume` says of trouble where no terminal is: on a real Kafka that asks for permissions.
+#![cfg(feature = "kafka-tls")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::{
+    fs::File,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use common::{BIN, Place, run, signal, wait};
+use longshore_testkit::kafka::{Kafka, Operation, Thing};
+use rustix::process::Signal;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node, and a directory where what is said is kept.
+struct World {
+    node: Kafka,
+    place: Place,
+}
+
+/// A consumer that ends with its test.
+struct Guarded(Child);
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
+impl World {
+    /// `None` where there is no Kafka.
+    fn new() -> Option<Self> {
+        Some(Self { node: Kafka::start_secure(&[])?, place: Place::new() })
+    }
+
+    fn longshore(&self, address: &str, words: &[&str]) -> Command {
+        let mut command = Command::new(BIN);
+        command.arg("kafka").args(words).current_dir(self.place.dir.path()).env("HOME", self.place.dir.path());
+        command.env("LONGSHORE_KAFKA", address).env_remove("XDG_CONFIG_HOME");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn ask(&self, words: &[&str]) {
+        let (code, _, stderr) = run(&mut self.longshore(&self.node.address(), words));
+        assert_eq!(code, 0, "{words:?}: {stderr}");
+    }
+
+    /// A topic with records that `guest` may read in the group of the same name, with a dead-letter topic.
+    fn topic(&self, name: &str, records: u64) {
+        self.ask(&["create-topic", name, "--partitions", "2"]);
+        self.ask(&["create-topic", &format!("{name}-dlt")]);
+        self.ask(&["produce", name, "-n", &records.to_string(), "--progress", "none"]);
+        self.node.allow(Operation::Read, Thing::Topic(name));
+        self.node.allow(Operation::Read, Thing::Group(name));
+        // It is found at the start, whether it takes letters or not.
+        self.node.allow(Operation::Describe, Thing::Topic(&format!("{name}-dlt")));
+    }
+
+    /// Starts a consumer as `guest`; what it says goes to the file `said`.
+    fn consume(&self, topic: &str, words: &[&str]) -> Guarded {
+        let words: Vec<_> = ["consume", topic, "-g", topic, "--commit-every", "100ms"].into_iter().chain(words.iter().copied()).collect();
+        let said = File::create(self.place.path("said")).unwrap();
+        self.longshore(&self.node.guest(), &words).stdout(Stdio::null()).stderr(said).spawn().map(Guarded).unwrap()
+    }
+
+    fn said(&self, what: &str) {
+        let began = Instant::now();
+        while !self.place.read("said").contains(what) {
+            assert!(began.elapsed() < PATIENCE, "not said: {what}\n{}", self.place.read("said"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn end(&self, mut child: Guarded) -> (Option<i32>, String) {
+        let ended = wait(&mut child.0, PATIENCE).expect("it ends");
+        (ended.code(), self.place.read("said"))
+    }
+}
+
+#[test]
+fn a_dead_letter_topic_that_takes_nothing_is_said_once_at_its_begin_and_once_at_its_end_in_every_form() {
+    let Some(world) = World::new() else { return };
+    for (form, begin, end) in [
+        ("plain", "takes no letters: no permission for this", "takes letters again, after"),
+        ("none", "takes no letters: no permission for this", "takes letters again, after"),
+        ("json", "\"level\":\"warning\",\"kafka\":", "\"level\":\"info\",\"kafka\":"),
+    ] {
+        let topic = &format!("letters-{form}");
+        let grave = &format!("{topic}-dlt");
+        world.topic(topic, 3);
+        let child = world.consume(topic, &["--progress", form, "--every", "300ms", "--retries", "0", "--", "false"]);
+        world.said(begin);
+        match form {
+            "plain" => world.said(" burying=3 "),
+            "json" => world.said("\"burying\":3,\"troubles\":[{\"what\":\"dead_letters\",\"topic\":"),
+            _ => {}
+        }
+        // It is sent again, and refused again, without another word.
+        std::thread::sleep(Duration::from_millis(2_500));
+        world.node.allow(Operation::Write, Thing::Topic(grave));
+        world.said(end);
+        signal(&child.0, Signal::TERM);
+        let (code, said) = world.end(child);
+        assert_eq!(code, Some(143), "{said}");
+        assert_eq!((said.matches(begin).count(), said.matches(end).count()), (1, 1), "{said}");
+        assert!(said.contains("3 to the dead letters") && said.contains(&format!("trouble:  dead_letters[{grave}] ")), "{said}");
+    }
+    // To the end.
+    world.topic("letters", 3);
+    let child = world.consume("letters", &["--progress", "none", "--retries", "0", "--", "false"]);
+    world.said("takes no letters");
+    signal(&child.0, Signal::TERM);
+    let (code, said) = world.end(child);
+    assert_eq!(code, Some(143), "{said}");
+    assert!(said.contains("3 waiting for the dead-letter topic to the end") && !said.contains("abandoned"), "{said}");
+}
+
+#[test]
+fn a_permission_that_is_withdrawn_ends_the_consumer_after_the_time_that_a_flag_names() {
+    let Some(world) = World::new() else { return };
+    for (topic, thing, begin, reason) in [
+        ("topic", Thing::Topic("topic"), "cannot be read: no permission for this topic", "cannot be read any more: no permission"),
+        (
+            "group",
+            Thing::Group("group"),
+            "commits are not accepted: no permission for this group",
+            "cannot be committed any more: no permission",
+        ),
+    ] {
+        world.topic(topic, 10);
+        let child = world.consume(topic, &["--progress", "plain", "--every", "200ms", "--without-permission", "3s", "--sleep", "1ms"]);
+        world.said("done=10");
+        world.said("committed=");
+        std::thread::sleep(Duration::from_millis(500));
+        world.node.withdraw(Operation::Read, thing);
+        world.ask(&["produce", topic, "-n", "50", "--progress", "none"]);
+        world.said(begin);
+        world.said(" trouble=");
+        let (code, said) = world.end(child);
+        assert_eq!(code, Some(6), "{said}");
+        let error = said.lines().last().unwrap();
+        assert!(error.starts_with("longshore: group `") && error.contains(reason), "{said}");
+        assert_eq!(error.contains("50 records that are done may come again"), topic == "group", "{said}");
+    }
+}
+
+#[test]
+fn a_stop_while_no_broker_answers_says_what_was_done_and_ends_with_the_code_for_kafka() {
+    let Some(world) = World::new() else { return };
+    world.topic("orders", 500);
+    let words = ["--progress", "plain", "--every", "200ms", "--commit-every", "1h", "--sleep", "1ms"];
+    let child = world.consume("orders", &words);
+    world.said("done=500");
+    world.node.freeze();
+    signal(&child.0, Signal::TERM);
+    let (code, said) = world.end(child);
+    world.node.thaw();
+    assert_eq!(code, Some(6), "{said}");
+    assert!(said.contains("stopped: 500 records done in"), "{said}");
+    assert!(said.contains("500 records that are done may come again: no commit of them was accepted (no answer in time)"), "{said}");
+}
