@@ -153,7 +153,8 @@ class Lab:
                 continue
             if name.startswith("celery-taskset-meta-") and not chords:
                 continue
-            if name.startswith("celery-taskset-meta-") and name.endswith(".c") and self.redis.get(key) == b"done":
+            # Also what came of it late: a part of a chord that is over is kept, because the chord may be on its way again.
+            if name.startswith("celery-taskset-meta-") and self.redis.get(key[:-2] + b".c") == b"done":
                 continue
             kind = self.redis.type(key).decode()
             size = {"list": self.redis.llen, "hash": self.redis.hlen, "zset": self.redis.zcard, "set": self.redis.scard}.get(kind, lambda _: 1)(key)

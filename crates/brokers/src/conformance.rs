@@ -87,6 +87,7 @@ macro_rules! conformance {
             one_of_many_parts_at_once_has_the_right
             a_right_that_runs_out_passes_on
             a_chord_that_is_over_stays_over
+            a_part_that_comes_before_its_chord_begins_again_is_not_lost
             a_chord_can_grow
             a_rate_is_kept_by_all_who_share_it
             the_slots_of_a_rate_are_evenly_spaced_and_not_far_ahead

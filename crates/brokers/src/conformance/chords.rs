@@ -98,6 +98,26 @@ pub async fn a_chord_that_is_over_stays_over(subject: Arc<Subject>) {
     assert_eq!(tell(&*results, "a", 0, "t3").await, ours("t3"), "an earlier attempt is forgotten");
 }
 
+/// Its sender begins it again just before the last of its tasks is sent, and a worker may have been quicker with the first.
+pub async fn a_part_that_comes_before_its_chord_begins_again_is_not_lost(subject: Arc<Subject>) {
+    let results = subject.results();
+    for (run, early) in [("first", None), ("one early", Some(1)), ("all but one early", Some(2)), ("again", Some(2))] {
+        let mut parts = vec![("a", 0), ("b", 1), ("c", 2)];
+        let late = parts.split_off(early.unwrap_or(0));
+        for (id, index) in parts {
+            assert_eq!(tell(&*results, id, index, &format!("{run} {id}")).await, PartState::Over, "{run}");
+        }
+        results.chord_start("g", 3, LONG).await.expect("it starts");
+        for (id, index) in late {
+            let token = format!("{run} {id}");
+            let expected = if id == "c" { ours(&token) } else { PartState::Waiting };
+            assert_eq!(tell(&*results, id, index, &token).await, expected, "{run}");
+        }
+        assert_eq!(results.chord_parts("g").await.expect("it answers").len(), 3, "{run}");
+        assert!(results.chord_over("g", &format!("{run} c")).await.expect("it answers"));
+    }
+}
+
 /// By a part at a time.
 pub async fn a_chord_can_grow(subject: Arc<Subject>) {
     let results = subject.results();

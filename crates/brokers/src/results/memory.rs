@@ -94,11 +94,12 @@ impl Documents {
     pub(crate) fn part(&mut self, part: &ChordPart) -> PartState {
         let now = Instant::now();
         let chord = self.chord(&part.group);
+        chord.parts.entry((part.id.clone(), part.index)).or_insert_with(|| part.member.clone());
+        chord.until = now + part.expires;
+        // Noted all the same: the chord may be on its way again, and is begun anew just before the last of its tasks is sent.
         if chord.over {
             return PartState::Over;
         }
-        chord.parts.entry((part.id.clone(), part.index)).or_insert_with(|| part.member.clone());
-        chord.until = now + part.expires;
         let complete = chord.size.is_some_and(|size| chord.parts.len() as u64 >= size + chord.grown);
         let free = chord.claim.as_ref().is_none_or(|(token, until)| *until <= now || *token == part.token);
         if !complete || !free {

@@ -104,14 +104,15 @@ pub(crate) fn part(conn: &Connection, part: &ChordPart) -> rusqlite::Result<Part
     let mut row = conn.prepare_cached("SELECT over, size + grown, token, token_until FROM chords WHERE group_id = ?1")?;
     let (over, all, token, until): (bool, Option<i64>, Option<String>, Option<i64>) =
         row.query_row([&part.group], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
-    if over {
-        return Ok(PartState::Over);
-    }
     let mut insert = conn.prepare_cached("INSERT OR IGNORE INTO chord_parts(group_id, task_id, place, member) VALUES (?1, ?2, ?3, ?4)")?;
     insert.execute(params![part.group, part.id, part.index.unwrap_or(-1), part.member])?;
     let now = now();
     let lives = now.saturating_add(millis(part.expires));
     conn.prepare_cached("UPDATE chords SET expires = ?2 WHERE group_id = ?1")?.execute(params![part.group, lives])?;
+    // Noted all the same: the chord may be on its way again, and is begun anew just before the last of its tasks is sent.
+    if over {
+        return Ok(PartState::Over);
+    }
     let Some(all) = all else { return Ok(PartState::Waiting) };
     let told: i64 =
         conn.prepare_cached("SELECT count(*) FROM chord_parts WHERE group_id = ?1")?.query_row([&part.group], |row| row.get(0))?;
