@@ -40,12 +40,15 @@ KINDS = _kinds()
 
 
 def pytest_generate_tests(metafunc):
-    """Tests that name `kind`, or a fixture that does, run once for each; those marked `ours` run for our workers alone."""
+    """Tests that name `kind`, or a fixture that does, run once for each; those marked `ours` run for our workers alone,
+    those marked `compared` for Celery's, too."""
     if "kind" in metafunc.fixturenames:
         if metafunc.definition.get_closest_marker("ours"):
             kinds = [kind for kind in KINDS if kind == "longshore"]
         elif metafunc.definition.get_closest_marker("celerys"):
             kinds = ["python"]
+        elif metafunc.definition.get_closest_marker("compared"):
+            kinds = sorted({"python", *KINDS} - {"mixed"})
         elif metafunc.definition.get_closest_marker("alone"):
             kinds = [kind for kind in KINDS if kind != "mixed"] or ["longshore"]
         else:

@@ -12,7 +12,8 @@ import random
 import signal
 import time
 
-from celery import Celery, group
+from celery import Celery, chain, group
+from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.signals import worker_process_init
 
@@ -232,6 +233,13 @@ def register(app):
             mark(path, tag, failed_id)
         return failed_id
 
+    @task("told_all")
+    def told_all(request, exc, traceback, path=None):
+        """An errback of the new kind: Celery's workers call it where the task failed; longshore's send it what they can."""
+        if isinstance(request, dict):
+            request, exc = Context(request), app.backend.exception_to_python(exc)
+        mark(path, "told_all", request.id, type(exc).__name__, len(exc.args), bool(traceback))
+
     @task("heard")
     def heard(value, path=None, tag="heard"):
         """A callback: it is sent the result."""
@@ -255,6 +263,10 @@ def register(app):
     @task("replaced_by_chain", bind=True)
     def replaced_by_chain(self, x):
         return self.replace(add.s(x, 1) | add.s(2))
+
+    @task("replaced_by_nothing", bind=True)
+    def replaced_by_nothing(self, x):
+        return self.replace(chain())
 
     @task("grows", bind=True)
     def grows(self, x):

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use longshore_celery::{
     Exception, Map, Message, Signature, Value,
     canvas::{
-        CanvasError, ChordOutcome, ChordParts, Context, add_to_chord, after_failure, after_success, apply, chain, chord, chord_complete,
-        group, replace, retry,
+        CanvasError, ChordOutcome, ChordParts, Context, Told, add_to_chord, after_failure, after_success, apply, chain, chord,
+        chord_complete, group, replace, retry,
     },
 };
 
@@ -108,7 +108,7 @@ fn a_chord_that_fails_in_the_header_of_another_fails_that_one_too() {
     let part = &sent[0].message;
     let parts = [failed_part(&part.id)];
     let body = part.chord.clone().unwrap();
-    let outcome = chord_complete(part, &body, &ChordParts::Counted(&parts), &context(), &mut ids(), &|_| false).unwrap();
+    let outcome = chord_complete(part, &body, &ChordParts::Counted(&parts), &context(), &mut ids(), &|_| Told::Id).unwrap();
     let ChordOutcome::Error(failure) = outcome else { panic!("it did not fail") };
     let (task, exception) = &failure.failed[0];
     assert_eq!(exception.to_string(), format!("ChordError(\"Dependency {} raised ValueError('kaboom')\")", part.id));
@@ -124,7 +124,7 @@ fn whoever_waits_for_the_body_of_a_body_is_told() {
     let part = &sent.sends[0].message;
     let parts = [failed_part(&part.id)];
     let body = part.chord.clone().unwrap();
-    let outcome = chord_complete(part, &body, &ChordParts::Counted(&parts), &context(), &mut ids(), &|_| false).unwrap();
+    let outcome = chord_complete(part, &body, &ChordParts::Counted(&parts), &context(), &mut ids(), &|_| Told::Id).unwrap();
     let ChordOutcome::Error(failure) = outcome else { panic!("it did not fail") };
     assert!(failure.failed.iter().any(|(task, _)| task.id == waited_for));
 }
@@ -132,9 +132,50 @@ fn whoever_waits_for_the_body_of_a_body_is_told() {
 #[test]
 fn a_canvas_works_as_an_errback() {
     let message = Message { id: "failed".into(), errbacks: vec![chain([errback(), add(&[1])])], ..Message::default() };
-    let plan = after_failure(&message, &context(), &mut ids(), &|_| false).unwrap().plan;
+    let plan = after_failure(&message, &Exception::builtin("ValueError", "x"), None, &context(), &mut ids(), &|_| Told::Id).unwrap().plan;
     let sent = &plan.sends[0].message;
     assert_eq!((sent.task.as_str(), &sent.args[..], sent.chain.as_ref().unwrap().len()), ("lab.eb", &["failed".into()][..], 1));
+}
+
+#[test]
+fn an_errback_is_told_what_it_takes() {
+    let told = |name: &str| if name == "lab.eb3" { Told::Error } else { Told::Id };
+    let three = || Signature::new("lab.eb3");
+    let error = Exception::builtin("ValueError", "kaboom");
+    let stored = error.to_value();
+    let message = Message {
+        id: "failed".into(),
+        task: "lab.fail".into(),
+        root_id: Some("root".into()),
+        args: vec![7.into()],
+        errbacks: vec![errback(), three(), three().immutable()],
+        ..Message::default()
+    };
+    let follows = after_failure(&message, &error, Some("in line 1"), &context(), &mut ids(), &told).unwrap();
+    let sent: Vec<&Message> = follows.plan.sends.iter().map(|send| &send.message).collect();
+    let names: Vec<(&str, usize)> = sent.iter().map(|message| (message.task.as_str(), message.args.len())).collect();
+    assert_eq!(names, [("lab.eb3", 3), ("lab.eb3", 0), ("lab.eb", 1)]);
+    let [request, exception, traceback] = &sent[0].args[..] else { panic!("not three") };
+    assert_eq!((exception, traceback.as_str()), (&stored, Some("in line 1")));
+    for (name, value) in [("id", "failed".into()), ("task", "lab.fail".into()), ("args", vec![7].into()), ("root_id", "root".into())] {
+        assert_eq!(request.get(name), Some(&value), "{name}");
+    }
+    assert_eq!(sent[2].args, ["failed".into()]);
+    assert_eq!((sent[0].parent_id.as_deref(), sent[0].root_id.as_deref()), (Some("failed"), Some("root")));
+    assert_eq!(follows.plan.children.len(), 2);
+
+    // A chord's body was never sent: of its request the id is known.
+    let sent = apply(&chord([add(&[1])], sum().task_id("body").link_error(three())), &[], &context(), &mut ids()).unwrap().sends;
+    let part = &sent[0].message;
+    let parts = [failed_part(&part.id)];
+    let body = part.chord.clone().unwrap();
+    let outcome = chord_complete(part, &body, &ChordParts::Counted(&parts), &context(), &mut ids(), &told).unwrap();
+    let ChordOutcome::Error(failure) = outcome else { panic!("it did not fail") };
+    let (failed, error) = &failure.failed[0];
+    let args = &failure.plan.sends[0].message.args;
+    assert_eq!((args[0].get("id"), &args[1], &args[2]), (Some(&failed.id.as_str().into()), &error.to_value(), &Value::Null));
+    assert_eq!(failed.children, failure.plan.children);
+    assert_eq!(failed.children.len(), 1);
 }
 
 #[test]

@@ -51,6 +51,7 @@ pub(crate) fn app() -> App {
         .task(replaced)
         .task(replaced_by_group)
         .task(replaced_by_chain)
+        .task(replaced_by_nothing)
         .task(spawn)
         .task(grows)
         .task(random_sleep)
@@ -281,6 +282,11 @@ async fn replaced_by_group(context: &TaskContext, x: i64) -> Result<Vec<i64>, Fa
 #[task(name = "lab.replaced_by_chain")]
 async fn replaced_by_chain(context: &TaskContext, x: i64) -> Result<i64, Failure> {
     Err(context.replace(chain([sum([x, 1]), sum([2])])))
+}
+
+#[task(name = "lab.replaced_by_nothing")]
+async fn replaced_by_nothing(context: &TaskContext, _x: i64) -> Result<i64, Failure> {
+    Err(context.replace(chain(std::iter::empty::<Signature<i64>>())))
 }
 
 /// Sends tasks of its own, which become its children.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use longshore_brokers::Notice;
-use longshore_celery::Compression;
+use longshore_celery::{Compression, canvas::Told};
 
 use crate::{
     answer::Answer,
@@ -58,6 +58,8 @@ pub struct Settings {
     /// How the bodies of what is sent are compressed, unless a call says otherwise; not at all, where absent. Celery's workers unpack
     /// zlib; for zstd they need a module of Python's.
     pub compression: Option<Compression>,
+    /// Errbacks that take three arguments, by name; `mail.*` matches what begins so. See [`App::errback`].
+    pub errbacks: Vec<String>,
 }
 
 impl Default for Settings {
@@ -71,6 +73,7 @@ impl Default for Settings {
             result_extended: false,
             accept_msgpack: false,
             compression: None,
+            errbacks: Vec::new(),
         }
     }
 }
@@ -91,6 +94,11 @@ impl Settings {
     /// Returns the route of this task's calls; one that says nothing, where there is none.
     pub fn route_of(&self, task: &str) -> Route {
         route::of(&self.routes, task).cloned().unwrap_or_default()
+    }
+
+    /// Returns how workers tell an errback that a task has failed.
+    pub(crate) fn told(&self, errback: &str) -> Told {
+        if self.errbacks.iter().any(|name| route::names(name, errback)) { Told::Error } else { Told::Id }
     }
 }
 
@@ -135,6 +143,15 @@ impl App {
     #[must_use]
     pub fn route(mut self, task: impl Into<String>, to: impl Into<Route>) -> Self {
         self.settings_mut().routes.push((task.into(), to.into()));
+        self
+    }
+
+    /// Names an errback that takes three arguments, as those of Celery's new style do; `mail.*` matches what begins so. When a task fails here, such an
+    /// errback is sent the failed task's request (an object with its `id`, `task`, `args`, …), its exception (as results have it: `exc_type`, `exc_message`,
+    /// `exc_module`) and its traceback. All others are sent the failed task's id alone: a message does not say what an errback takes.
+    #[must_use]
+    pub fn errback(mut self, task: impl Into<String>) -> Self {
+        self.settings_mut().errbacks.push(task.into());
         self
     }
 
@@ -290,6 +307,14 @@ mod tests {
             assert_eq!(app.settings().queue_of(task), queue, "{task}");
         }
         assert_eq!(Settings::default().queue_of("x"), "celery");
+    }
+
+    #[test]
+    fn an_errback_that_is_named_is_told_more() {
+        let app = App::new().errback("shop.alarm").errback("mail.*");
+        for (errback, told) in [("shop.alarm", Told::Error), ("mail.failed", Told::Error), ("shop.alarms", Told::Id), ("shop", Told::Id)] {
+            assert_eq!(app.settings().told(errback), told, "{errback}");
+        }
     }
 
     #[test]

@@ -46,14 +46,22 @@ impl From<String> for Route {
 /// Returns the route of this task, as Celery looks for it: the one of its very name, else that of a pattern; of several the first.
 /// Patterns are those with a `*`; in these `?` and `[a-z]` mean something, too.
 pub(crate) fn of<'a>(routes: &'a [(String, Route)], task: &str) -> Option<&'a Route> {
-    let is_pattern = |pattern: &str| pattern.contains('*');
-    let matches = |pattern: &str| match pattern.strip_suffix('*') {
+    let named = routes.iter().find(|(name, _)| name == task && !is_pattern(name));
+    named.or_else(|| routes.iter().find(|(pattern, _)| names(pattern, task))).map(|(_, route)| route)
+}
+
+/// Returns whether a name or a pattern stands for this task.
+pub(crate) fn names(pattern: &str, task: &str) -> bool {
+    match pattern.strip_suffix('*') {
         // Most are, and of these nothing has to be copied.
         Some(beginning) if !beginning.contains(['*', '?', '[']) => task.starts_with(beginning),
-        _ => is_pattern(pattern) && glob(pattern, task),
-    };
-    let named = routes.iter().find(|(name, _)| name == task && !is_pattern(name));
-    named.or_else(|| routes.iter().find(|(pattern, _)| matches(pattern))).map(|(_, route)| route)
+        _ if is_pattern(pattern) => glob(pattern, task),
+        _ => pattern == task,
+    }
+}
+
+fn is_pattern(name: &str) -> bool {
+    name.contains('*')
 }
 
 #[cfg(test)]

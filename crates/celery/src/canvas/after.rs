@@ -1,6 +1,6 @@
 //! What a finished task sends on, and whom its failure reaches.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 
 use super::{
     CanvasError, DEEPEST,
@@ -9,7 +9,8 @@ use super::{
     tree::{Shape, Tree, text},
 };
 use crate::{
-    message::Message,
+    message::{Message, times},
+    result::{Exception, ResultTree},
     signature::{Signature, Subtask},
     value::{Map, Value},
 };
@@ -19,10 +20,22 @@ use crate::{
 pub struct FailurePlan {
     /// What comes after it and now never will: FAILURE with the same exception, in this order.
     pub failed: Vec<FailedTask>,
-    /// Errbacks that are called here and now, with the failed task's request, its exception and its traceback.
+    /// Errbacks that are called [here](Told::Here) and now.
     pub call: Vec<Signature>,
-    /// Errbacks that are sent as tasks, with the failed task's id.
+    /// Errbacks that are sent as tasks.
     pub plan: Plan,
+}
+
+/// How an errback is told that a task has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It is sent as a task, with the id of the one that failed.
+    Id,
+    /// It is sent as a task, with the request of the one that failed (an object, its `id` among its members), its exception as results have it, and
+    /// its traceback: the three that Celery's workers call errbacks with, as JSON has them.
+    Error,
+    /// It is called in this process, with the same.
+    Here,
 }
 
 /// A task that has failed because something before it did.
@@ -36,6 +49,8 @@ pub struct FailedTask {
     pub parent_id: Option<String>,
     /// What it would have been in a chord: to be counted as failed, unless the task has a stored failure already.
     pub part: Option<FailedPart>,
+    /// What was sent because of its failure, for the `children` of its result.
+    pub children: Vec<ResultTree>,
 }
 
 /// A part of a chord that will never end otherwise.
@@ -85,20 +100,23 @@ pub fn after_success(
     Ok(planner.plan(None))
 }
 
-/// Plans what follows when a task has failed for good. `is_local_errback` says which errbacks (by name) are called in this process.
+/// Plans what follows when a task has failed for good. `told` says how errbacks (by name) are told.
 ///
 /// # Errors
 /// One of its errbacks makes no sense.
 pub fn after_failure(
     message: &Message,
+    exception: &Exception,
+    traceback: Option<&str>,
     context: &Context<'_>,
     ids: &mut dyn FnMut() -> String,
-    is_local_errback: &dyn Fn(&str) -> bool,
+    told: &dyn Fn(&str) -> Told,
 ) -> Result<FailurePlan, CanvasError> {
     let context = sent_by(message, context);
     let mut planner = Planner::new(&context, ids);
     let root = message.root_id.as_deref().unwrap_or(&message.id);
-    let call = planner.errbacks(&message.errbacks, &message.id, root, is_local_errback)?;
+    let failed = FailedRun { id: &message.id, root, message: Some(message), exception, traceback };
+    let call = planner.errbacks(&message.errbacks, &failed, told)?;
     let failed = failed_chain(message.chain.as_deref().unwrap_or_default());
     Ok(FailurePlan { failed, call, plan: planner.plan(None) })
 }
@@ -108,18 +126,75 @@ impl Planner<'_> {
     pub(super) fn errbacks(
         &mut self,
         errbacks: &[Signature],
-        failed: &str,
-        root: &str,
-        is_local: &dyn Fn(&str) -> bool,
+        failed: &FailedRun<'_>,
+        told: &dyn Fn(&str) -> Told,
     ) -> Result<Vec<Signature>, CanvasError> {
-        let local = |errback: &&Signature| errback.subtask == Subtask::Task && is_local(&errback.task);
-        let (here, elsewhere): (Vec<&Signature>, Vec<&Signature>) = errbacks.iter().partition(local);
-        if !elsewhere.is_empty() {
-            let trees = elsewhere.into_iter().map(Tree::from_signature).collect::<Result<Vec<_>, _>>()?;
-            self.begin(Tree::group(trees), &[failed.into()], &lineage(failed, root), true)?;
+        let all = |how: Told| {
+            let told = move |errback: &&Signature| match errback.subtask {
+                Subtask::Task => told(&errback.task) == how,
+                _ => how == Told::Id,
+            };
+            errbacks.iter().filter(told)
+        };
+        for how in [Told::Error, Told::Id] {
+            let trees = all(how).map(Tree::from_signature).collect::<Result<Vec<_>, _>>()?;
+            if !trees.is_empty() {
+                let args = match how {
+                    Told::Error => vec![failed.request().into(), failed.exception.to_value(), failed.traceback.into()],
+                    _ => vec![failed.id.into()],
+                };
+                self.begin(Tree::group(trees), &args, &lineage(failed.id, failed.root), true)?;
+            }
         }
-        Ok(here.into_iter().cloned().collect())
+        Ok(all(Told::Here).cloned().collect())
     }
+
+    /// What was sent up to now.
+    pub(super) fn children(&self) -> Vec<ResultTree> {
+        self.trail.iter().map(|place| self.node(*place)).collect()
+    }
+}
+
+/// What errbacks are told of.
+pub(super) struct FailedRun<'a> {
+    pub(super) id: &'a str,
+    pub(super) root: &'a str,
+    /// `None` for what was never sent.
+    pub(super) message: Option<&'a Message>,
+    pub(super) exception: &'a Exception,
+    pub(super) traceback: Option<&'a str>,
+}
+
+impl FailedRun<'_> {
+    fn request(&self) -> Map {
+        self.message.map_or_else(|| Map::from_iter([("id", self.id)]), request_of)
+    }
+}
+
+/// A task's request, as far as its message has it, by the names that Celery's tasks know.
+fn request_of(message: &Message) -> Map {
+    let way = [("exchange", message.exchange.as_str()), ("routing_key", message.routing_key.as_str())];
+    let limits = [message.time_limit, message.soft_time_limit].map(|limit| limit.map(|limit| limit.as_secs_f64()));
+    let time = |time: Option<SystemTime>| time.map(times::format);
+    Map::from_iter([
+        ("id", Value::from(message.id.as_str())),
+        ("task", message.task.as_str().into()),
+        ("args", Value::List(message.args.clone())),
+        ("kwargs", message.kwargs.clone().into()),
+        ("root_id", message.root_id.as_deref().into()),
+        ("parent_id", message.parent_id.as_deref().into()),
+        ("group", message.group.as_deref().into()),
+        ("group_index", message.group_index.into()),
+        ("retries", message.retries.into()),
+        ("eta", time(message.eta).into()),
+        ("expires", time(message.expires).into()),
+        ("timelimit", limits.to_vec().into()),
+        ("reply_to", message.reply_to.as_deref().into()),
+        ("correlation_id", message.correlation_id.as_deref().unwrap_or(&message.id).into()),
+        ("origin", message.origin.as_deref().into()),
+        ("headers", message.headers.clone().into()),
+        ("delivery_info", Map::from_iter(way).into()),
+    ])
 }
 
 /// The context of what this task sends.
@@ -156,5 +231,5 @@ fn failed_task(element: &Signature) -> Option<FailedTask> {
     let index = options.get("group_index").and_then(Value::as_i64);
     let part = group_id.clone().zip(chord).map(|(group, chord)| FailedPart { group, index, chord });
     let parent_id = text(options, "parent_id").map(str::to_owned);
-    Some(FailedTask { id: text(options, "task_id")?.to_owned(), group_id, parent_id, part })
+    Some(FailedTask { id: text(options, "task_id")?.to_owned(), group_id, parent_id, part, children: Vec::new() })
 }

@@ -2,7 +2,7 @@
 
 use super::{
     CanvasError,
-    after::{FailedTask, failed_chain, sent_by},
+    after::{FailedRun, FailedTask, Told, failed_chain, sent_by},
     freeze::{Given, Planner},
     plan::{Context, Plan},
     tree::{Shape, Tree, listed, text},
@@ -59,7 +59,8 @@ pub fn joined(saved: &ResultTree, look: &dyn Fn(&str) -> Option<(State, Value)>)
     }
 }
 
-/// Plans what follows when all parts of a chord have ended. `message` is the task whose end completed it, `chord` the body that it carries.
+/// Plans what follows when all parts of a chord have ended. `message` is the task whose end completed it, `chord` the body that it carries. `told` says how
+/// errbacks (by name) are told.
 ///
 /// # Errors
 /// The body makes no sense.
@@ -69,7 +70,7 @@ pub fn chord_complete(
     parts: &ChordParts<'_>,
     context: &Context<'_>,
     ids: &mut dyn FnMut() -> String,
-    is_local_errback: &dyn Fn(&str) -> bool,
+    told: &dyn Fn(&str) -> Told,
 ) -> Result<ChordOutcome, CanvasError> {
     let context = sent_by(message, context);
     let mut planner = Planner::new(&context, ids);
@@ -81,7 +82,7 @@ pub fn chord_complete(
         }
         Err(wrong) => wrong,
     };
-    planner.chord_error(body, *wrong, is_local_errback).map(ChordOutcome::Error)
+    planner.chord_error(body, *wrong, told).map(ChordOutcome::Error)
 }
 
 /// Why a chord fails: its own exception, and that of the part that failed.
@@ -131,7 +132,7 @@ fn celery(kind: &str, text: &str) -> Exception {
 }
 
 impl Planner<'_> {
-    fn chord_error(mut self, mut body: Tree, wrong: Wrong, is_local: &dyn Fn(&str) -> bool) -> Result<ChordFailure, CanvasError> {
+    fn chord_error(mut self, mut body: Tree, wrong: Wrong, told: &dyn Fn(&str) -> Told) -> Result<ChordFailure, CanvasError> {
         let Wrong { error, original } = wrong;
         let mut failed = Vec::new();
         let mut call = Vec::new();
@@ -151,20 +152,24 @@ impl Planner<'_> {
                     }
                 }
                 let errbacks = errbacks.into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
-                let here = self.errbacks(&errbacks, &id, &id, is_local)?;
+                let here = self.errbacks(&errbacks, &never_run(&id, &original), told)?;
                 call.extend(here.into_iter().map(|errback| (id.clone(), original.clone(), errback)));
-                failed.push((alone(id), original.clone()));
+                failed.push((FailedTask { children: self.children(), ..alone(id) }, original.clone()));
             }
-            failed.push((alone(self.id_of(place).to_owned()), original.clone()));
+            failed.push((FailedTask { children: self.children(), ..alone(self.id_of(place).to_owned()) }, original.clone()));
         } else {
             let id = text(&body.options, "task_id").map_or_else(|| (self.ids)(), str::to_owned);
             let errbacks = listed(&body.options, "link_error").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
-            let here = self.errbacks(&errbacks, &id, &id, is_local)?;
+            let here = self.errbacks(&errbacks, &never_run(&id, &error), told)?;
             call.extend(here.into_iter().map(|errback| (id.clone(), error.clone(), errback)));
             // The body may itself be a part of a chord, or a chord with a body that somebody waits for.
             body.options.set("task_id", id);
             let bodies = failed_chain(&[body.to_signature()]).into_iter();
-            failed.extend(bodies.map(|task| (FailedTask { group_id: None, parent_id: None, ..task }, error.clone())));
+            let children = self.children();
+            failed.extend(bodies.map(|task| {
+                let children = children.clone();
+                (FailedTask { group_id: None, parent_id: None, children, ..task }, error.clone())
+            }));
         }
         let rest = listed(&body.options, "chain").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
         failed.extend(failed_chain(&rest).into_iter().map(|task| (task, error.clone())));
@@ -173,7 +178,12 @@ impl Planner<'_> {
 }
 
 fn alone(id: String) -> FailedTask {
-    FailedTask { id, group_id: None, parent_id: None, part: None }
+    FailedTask { id, group_id: None, parent_id: None, part: None, children: Vec::new() }
+}
+
+/// The failure of a task that was never sent: nothing is known of its request but the id.
+fn never_run<'a>(id: &'a str, exception: &'a Exception) -> FailedRun<'a> {
+    FailedRun { id, root: id, message: None, exception, traceback: None }
 }
 
 /// The id of what a member of a group comes to, and the errbacks that its failure is told to.

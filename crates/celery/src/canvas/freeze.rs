@@ -47,7 +47,7 @@ impl<'a> Planner<'a> {
 
     pub(super) fn plan(self, result: Option<usize>) -> Plan {
         let result = result.map(|place| self.node(place));
-        let children = self.trail.iter().map(|place| self.node(*place)).collect();
+        let children = self.children();
         Plan { sends: self.sends, starts: self.starts, result, children, grown: self.grown }
     }
 

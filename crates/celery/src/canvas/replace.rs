@@ -32,10 +32,10 @@ pub fn replace(
     let mut planner = Planner::new(&context, ids);
     let mut tree = Tree::from_signature(signature)?;
     if tree.chord.is_some() {
-        return Err(CanvasError::Refused("a signature that replaces a task must not be part of a chord"));
+        return Err(CanvasError::Refused("A signature replacing a task must not be part of a chord"));
     }
     match &mut tree.shape {
-        Shape::Chain(tasks) if tasks.is_empty() => return Err(CanvasError::Refused("a task cannot be replaced with an empty chain")),
+        Shape::Chain(tasks) if tasks.is_empty() => return Err(CanvasError::Refused("Cannot replace with an empty chain")),
         Shape::Chain(tasks) => {
             if let Some(last) = tasks.pop() {
                 let grouped = matches!(last.shape, Shape::Group(_));

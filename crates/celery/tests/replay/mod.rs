@@ -9,7 +9,7 @@ use std::{
 use longshore_celery::{
     Exception, Limits, Map, Message, ResultTree, Signature, State, Value,
     canvas::{
-        ChordOutcome, ChordParts, Context, FailedPart, FailedTask, Parent, Plan, add_to_chord, after_failure, after_success, apply,
+        ChordOutcome, ChordParts, Context, FailedPart, FailedTask, Parent, Plan, Told, add_to_chord, after_failure, after_success, apply,
         chord_complete, joined, replace, retry,
     },
 };
@@ -130,11 +130,12 @@ impl Recording {
         } else if let Some(exception) = notes.get("failure") {
             out.store(known, &failed(task), "FAILURE", exception, Some(&children));
             self.part(task, &failed(task), "FAILURE", exception, known, fresh, &mut out);
-            let plan = after_failure(task, &context, &mut fresh.next(), &is_local).unwrap();
+            let raised = Exception::from_value(exception).unwrap();
+            let plan = after_failure(task, &raised, None, &context, &mut fresh.next(), &told).unwrap();
             for later in &plan.failed {
                 self.fail(task, later, exception, known, fresh, &mut out);
             }
-            let shown = Exception::from_value(exception).unwrap().to_string();
+            let shown = raised.to_string();
             plan.call.iter().for_each(|errback| out.call(&errback.task, &task.id, &shown));
             out.plan(plan.plan);
         } else {
@@ -149,7 +150,7 @@ impl Recording {
 
     fn fail(&self, task: &Message, later: &FailedTask, exception: &Value, known: &mut Known, fresh: &mut Fresh, out: &mut Written) {
         let already = known.results.get(&later.id).is_some_and(|(state, _)| *state == State::Failure);
-        out.store(known, later, "FAILURE", exception, None);
+        out.store(known, later, "FAILURE", exception, (!later.children.is_empty()).then_some(&later.children));
         known.results.insert(later.id.clone(), (State::Failure, exception.clone()));
         if !already {
             self.part(task, later, "FAILURE", exception, known, fresh, out);
@@ -184,7 +185,7 @@ impl Recording {
             Some(saved) => ChordParts::Joined(joined(saved, &look)),
             None => ChordParts::Counted(&members),
         };
-        let outcome = chord_complete(task, chord, &parts, &self.context(None), &mut fresh.next(), &is_local).unwrap();
+        let outcome = chord_complete(task, chord, &parts, &self.context(None), &mut fresh.next(), &told).unwrap();
         match outcome {
             ChordOutcome::Body(plan) => out.plan(plan),
             ChordOutcome::Error(failure) => {
@@ -220,8 +221,8 @@ fn bodies(chord: &Signature) -> Vec<String> {
     ids
 }
 
-fn is_local(errback: &str) -> bool {
-    errback == "lab.eb_here"
+fn told(errback: &str) -> Told {
+    if errback == "lab.eb_here" { Told::Here } else { Told::Id }
 }
 
 /// A task's own place, in the words of those that fail with it.
@@ -233,6 +234,7 @@ fn failed(task: &Message) -> FailedTask {
         group_id: task.group.clone(),
         parent_id: task.parent_id.clone(),
         part: task.group.as_ref().zip(task.chord.as_ref()).map(part),
+        children: Vec::new(),
     }
 }
 
@@ -313,7 +315,7 @@ impl Written {
             } else if let Some(doc) = write.get("store") {
                 // Beside a task's own, documents show what happened to be sent so far.
                 let mut doc = doc.as_map().unwrap().clone();
-                if doc.get("task_id").and_then(Value::as_str) != own {
+                if doc.get("task_id").and_then(Value::as_str) != own && list(doc.get("children")).is_empty() {
                     doc.remove("children");
                 }
                 out.stores.push(doc.into());

@@ -189,6 +189,7 @@ pub(super) const WORKER: Keys = &[&[
     key("pool", Text),
     key("autoscale", Text),
     key("accept", Commas),
+    key("errback", Commas),
     key("max-tasks", Whole),
     key("task-events", Bool),
     key("result-extended", Bool),

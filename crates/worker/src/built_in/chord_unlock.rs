@@ -52,7 +52,9 @@ pub(super) async fn unlock(context: TaskContext, mut call: Call) -> Result<Value
     };
     let message = context.message();
     let parts = ChordParts::Counted(&results);
-    let outcome = canvas::chord_complete(message, &body, &parts, &client.canvas(Some(message)), &mut client::fresh_id, &|_| false);
+    let outcome = canvas::chord_complete(message, &body, &parts, &client.canvas(Some(message)), &mut client::fresh_id, &|errback| {
+        client.settings().told(errback)
+    });
     match outcome.map_err(|error| Failure::error("ValueError", format!("the chord's body cannot be sent: {error}")))? {
         ChordOutcome::Body(plan) => drop(client.publish(plan).await.map_err(client::ClientError::from)?),
         ChordOutcome::Error(failure) => {
@@ -109,7 +111,7 @@ async fn fail(failed: &FailedTask, exception: &Exception, client: &Client) -> Re
         date_done: Some(SystemTime::now()),
         group_id: failed.group_id.clone(),
         parent_id: failed.parent_id.clone(),
-        children: Value::List(Vec::new()),
+        children: Value::List(failed.children.iter().map(ResultTree::to_value).collect()),
         ..TaskResult::default()
     };
     let stored = Stored { key: Key::Task(failed.id.clone()), doc: result.encode(), expires, keep_success: true };

@@ -186,7 +186,9 @@ impl Closer {
         };
         let mut conclusion = Conclusion::new(End::Ack);
         let now = SystemTime::now();
-        match shared.plan(|context, ids| canvas::chord_complete(message, chord, &parts, context, ids, &|_| false)) {
+        match shared.plan(|context, ids| {
+            canvas::chord_complete(message, chord, &parts, context, ids, &|errback| shared.app.settings().told(errback))
+        }) {
             Ok(ChordOutcome::Body(plan)) => conclusion.add(shared, plan),
             Ok(ChordOutcome::Error(failure)) => {
                 for (failed, exception) in &failure.failed {
@@ -199,7 +201,7 @@ impl Closer {
                 let exception = Exception::builtin("ValueError", format!("the chord's body cannot be sent: {error}"));
                 if let Some(id) = chord.options.get("task_id").and_then(Value::as_str) {
                     let parent_id = Some(message.id.clone());
-                    let failed = canvas::FailedTask { id: id.to_owned(), group_id: None, parent_id, part: None };
+                    let failed = canvas::FailedTask { id: id.to_owned(), group_id: None, parent_id, part: None, children: Vec::new() };
                     shared.fail(&failed, &exception, &mut conclusion, now);
                 }
             }

@@ -273,7 +273,9 @@ impl Case<'_> {
         let message = self.message;
         let result = exception.to_value();
         let traceback = traceback.or_else(|| Some(format!("{exception}\n")));
-        let follows = match self.shared.plan(|context, ids| canvas::after_failure(message, context, ids, &|_| false)) {
+        let told = |errback: &str| self.shared.app.settings().told(errback);
+        let follows = self.shared.plan(|context, ids| canvas::after_failure(message, exception, traceback.as_deref(), context, ids, &told));
+        let follows = match follows {
             Ok(follows) => follows,
             Err(error) => return self.senseless(&error),
         };
@@ -343,7 +345,11 @@ impl Case<'_> {
                 conclusion.what = Some(What::Replaced);
                 conclusion
             }
-            Err(error) => self.senseless(&error),
+            // As in Celery, where it is the call that fails: the task's own error, and its failure.
+            Err(CanvasError::Refused(why)) => {
+                self.failed(&Exception::new("celery.exceptions", "ImproperlyConfigured", vec![why.into()]), None, End::Ack)
+            }
+            Err(error) => self.failed(&Exception::builtin("ValueError", format!("the task cannot be replaced: {error}")), None, End::Ack),
         }
     }
 
@@ -409,7 +415,7 @@ impl Shared {
             date_done: Some(now),
             group_id: failed.group_id.clone(),
             parent_id: failed.parent_id.clone(),
-            children: Value::List(Vec::new()),
+            children: Value::List(failed.children.iter().map(ResultTree::to_value).collect()),
             ..TaskResult::default()
         };
         let key = Key::Task(failed.id.clone());

@@ -40,6 +40,9 @@ pub struct WorkerArgs {
     /// Bodies that it takes, as Celery's accept_content: json (the default), msgpack
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = ["json", "msgpack"], help_heading = "Safety")]
     pub accept: Vec<String>,
+    /// Errbacks that take (request, exc, traceback): they are sent these, and all others the failed task's id; mail.* is all that begin so
+    #[arg(long, value_name = "TASKS", value_delimiter = ',', help_heading = "Safety")]
+    pub errback: Vec<String>,
     /// Store name, arguments, worker and queue with each result, so that `tasks` can tell, filter and retry what has ended
     #[arg(long, help_heading = "View")]
     pub result_extended: bool,
@@ -239,6 +242,9 @@ impl WorkerArgs {
         }
         if self.accept.iter().any(|body| body == "msgpack") {
             app.settings_mut().accept_msgpack = true;
+        }
+        if !self.errback.is_empty() {
+            app.settings_mut().errbacks.extend(self.errback.iter().cloned());
         }
         if self.result_extended {
             app.settings_mut().result_extended = true;
