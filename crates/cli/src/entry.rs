@@ -189,11 +189,12 @@ pub fn main(app: &App) -> ExitCode {
     // Also lets this program be started again as the guardian of its children, and as such a child.
     longshore_worker::init_app_with(app, crate::demo::functions());
     longshore_sys::heap::give_back();
+    longshore_sys::files::say_when_too_large();
     let mut argv: Vec<OsString> = std::env::args_os().collect();
     let is_run = verb_of(&argv).is_some_and(|word| word == "run");
     let words = if is_run { run::take_words(&mut argv) } else { None };
     let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
-    let first = parse(&argv).unwrap_or_else(|error| error.exit());
+    let first = parse(&argv).unwrap_or_else(|error| leave(&error));
     let (command, given) = first.subcommand().map_or(("", &first), |(name, matches)| (name, matches));
     let sources = Sources::of_process(first.get_one::<PathBuf>("config").cloned());
     // The other commands have to work with whatever a configuration says.
@@ -223,8 +224,8 @@ pub fn main(app: &App) -> ExitCode {
         }
         Err(errors) => return ExitCode::from(say(2, errors)),
     };
-    let matches = parse(&argv).unwrap_or_else(|error| error.exit());
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = parse(&argv).unwrap_or_else(|error| leave(&error));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| leave(&error));
     let _ = VOICE.set(cli.global.voice());
     let code = match cli.command {
         Command::Run(_) => {
@@ -268,12 +269,11 @@ pub fn main(app: &App) -> ExitCode {
         Command::Bench(args) => queue_code(bench::run(&args, &config, &cli.global, state_dir.as_deref(), &mut std::io::stdout().lock())),
         Command::Demo(args) => demo::run(&args, cli.global.json, &mut std::io::stdout().lock()),
         Command::Completions { shell } => {
-            shell::completions(shell, Cli::command(), &mut std::io::stdout());
-            0
+            queue_code(shell::completions(shell, Cli::command(), &mut std::io::stdout()).map_err(Fault::from).map(|()| 0))
         }
         Command::Man { dir } => match shell::man(&dir, Cli::command()) {
             Ok(()) => 0,
-            Err(error) => say(74, format!("{}: {error}", dir.display())),
+            Err(error) => say(74, error),
         },
     };
     ExitCode::from(code)
@@ -350,6 +350,16 @@ fn consume_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, S
     section_flags(section, &["kafka", "consume", topic], &Config::kafka_place(topic), given)
 }
 
+/// Ends as clap does, with help on stdout or a mistake on stderr, and says when stdout does not take it.
+pub(crate) fn leave(error: &clap::Error) -> ! {
+    let printed = error.print().and_then(|()| std::io::stdout().flush());
+    let code = match printed {
+        Err(cause) if !error.use_stderr() => queue_code(Err(Fault::from(cause))),
+        _ => u8::try_from(error.exit_code()).unwrap_or(2),
+    };
+    std::process::exit(code.into())
+}
+
 /// How errors are said, once that is known.
 static VOICE: OnceLock<Voice> = OnceLock::new();
 
@@ -397,7 +407,7 @@ fn jobs_command(command: JobsCommand, global: &Global, app: &App, state_dir: Opt
     Ok(match printed {
         Ok(()) => 0,
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => 141,
-        Err(error) => say(74, format!("stdout: {error}")),
+        Err(error) => queue_code(Err(Fault::from(error))),
     })
 }
 
@@ -409,7 +419,7 @@ fn again(job: &str, state_dir: Option<PathBuf>, global: &Global, app: &App) -> u
         argv.extend(["--state-dir".into(), dir.into_os_string()]);
     }
     let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
-    let matches = parse(&argv).unwrap_or_else(|error| error.exit());
+    let matches = parse(&argv).unwrap_or_else(|error| leave(&error));
     let matches = matches.subcommand_matches("run").unwrap_or(&matches);
     run::asked(&argv, None, matches, &Sources::of_process(global.config.clone()), app, &parse)
         .and_then(run::run)
@@ -425,12 +435,12 @@ fn config_command_run(command: &ConfigCommand, global: &Global) -> u8 {
                 let _ = writeln!(out, "wrote {}", path.display());
                 0
             }
-            Err(error) => say(2, error),
+            Err(fault) => queue_code(Err(fault)),
         },
         ConfigCommand::Check => match config_command::check(&sources, &validate, &mut out) {
             Ok(true) => 0,
             Ok(false) => 2,
-            Err(error) => say(74, error),
+            Err(error) => queue_code(Err(Fault::from(error))),
         },
         ConfigCommand::Show { origin } => match Config::load(&sources) {
             Err(errors) => say(2, errors),
@@ -440,7 +450,7 @@ fn config_command_run(command: &ConfigCommand, global: &Global) -> u8 {
                 } else {
                     config_command::show(&config, *origin, &mut out)
                 };
-                shown.map_or_else(|error| say(74, error), |()| 0)
+                queue_code(shown.map(|()| 0).map_err(Fault::from))
             }
         },
     }

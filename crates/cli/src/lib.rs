@@ -1,4 +1,20 @@
 //! The command line of longshore.
+/// As the standard library's, without its panic where stderr takes no more (a file on a full disk): what is said there decides nothing.
+macro_rules! eprintln {
+    ($($word:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($word)*);
+    }};
+}
+
+/// [`eprintln`] without the end of the line.
+macro_rules! eprint {
+    ($($word:tt)*) => {{
+        use std::io::Write as _;
+        let _ = write!(std::io::stderr(), $($word)*);
+    }};
+}
+
 pub mod commands;
 pub mod config;
 pub mod demo;

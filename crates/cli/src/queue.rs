@@ -85,7 +85,7 @@ impl From<ConfigErrors> for Fault {
 impl From<std::io::Error> for Fault {
     fn from(error: std::io::Error) -> Self {
         let code = if error.kind() == std::io::ErrorKind::BrokenPipe { 141 } else { 74 };
-        Self { code, message: format!("stdout: {error}") }
+        Self { code, message: format!("stdout: {}", longshore_sys::files::cause(&error)) }
     }
 }
 

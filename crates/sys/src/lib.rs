@@ -7,6 +7,7 @@
 //! - [`poll`]: waiting for several descriptors at once.
 //! - [`table`]: the process groups that live, in memory shared with the guardian.
 //! - [`guardian`]: the process that kills those groups when their parent has died.
+//! - [`files`]: how files that are written are opened, and the signal of one that is too large.
 //! - [`heap`]: what the allocator keeps.
 //! - [`isolated`]: a child that runs functions of its own program. [`board`]: what it shares with its parent.
 //!
@@ -15,6 +16,7 @@
 pub mod board;
 pub mod child;
 pub mod clock;
+pub mod files;
 pub mod guardian;
 pub mod heap;
 pub mod isolated;

@@ -8,7 +8,9 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::{file, store::Shared};
+use longshore_celery::events::EXCHANGE;
+
+use super::{file, life, owners, store::Shared};
 use crate::{
     broker::{BrokerError, Subscription},
     pattern::matches,
@@ -156,6 +158,18 @@ impl Watcher {
 }
 
 impl Bus {
+    /// Owners of messages that are surely dead.
+    pub(crate) fn surely_dead(&self, shared: &Shared) -> rusqlite::Result<Vec<i64>> {
+        let mut state = self.lock();
+        let all = owners::all(State::conn(&mut state.conn, shared)?)?;
+        Ok(all.iter().filter(|owner| life::surely_dead(&owner.who)).map(|owner| owner.number).collect())
+    }
+
+    /// Whether somebody here wants to see the heartbeats of workers, which ring no bell.
+    pub(crate) fn is_watched_closely(&self) -> bool {
+        self.lock().listeners.iter().any(|listener| listener.exchange == EXCHANGE)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,9 +234,15 @@ pub(crate) async fn watch(shared: &Arc<Shared>, ids: &[String]) -> Result<Watch,
     .await
 }
 
+/// The heartbeat of a worker: it comes again, and nobody waits for it.
+pub(crate) fn is_heartbeat(exchange: &str, routing_key: &str) -> bool {
+    exchange == EXCHANGE && routing_key == "worker.heartbeat"
+}
+
+/// Writes a broadcast for all who listen. A heartbeat wakes nobody.
 pub(crate) fn tell(step: &mut super::writer::Step<'_>, exchange: &str, key: &str, raw: &[u8]) -> rusqlite::Result<()> {
     let mut insert = step.conn.prepare_cached("INSERT INTO bus(at, exchange, routing_key, raw) VALUES (?1, ?2, ?3, ?4)")?;
     insert.execute(params![super::queues::now(), exchange, key, raw])?;
-    step.wake = true;
+    step.wake |= !is_heartbeat(exchange, key);
     Ok(())
 }

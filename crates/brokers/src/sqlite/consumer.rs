@@ -22,7 +22,7 @@ use crate::{
     rotation::Rotation,
 };
 
-/// An idle consumer looks so often, whoever may have forgotten to wake it.
+/// Longest time between two looks of an idle consumer that nothing wakes.
 const SAFETY: Duration = Duration::from_secs(1);
 /// After the file was busy for longer than SQLite's patience.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -42,8 +42,14 @@ impl SqliteConsumer {
         let owner = Owner::new(options.node, options.lease);
         let registering = Arc::clone(&owner);
         store.write(move |step| owners::registered(step, &registering)).await?;
+        store.shared.serves.store(true, Ordering::Relaxed);
         let turns = Arc::new(Rotation::new(options.queues));
         Ok(Self { store, owner, turns, closed: AtomicBool::new(false), drained: AtomicBool::new(true) })
+    }
+
+    /// Longest time between two looks: where the bell is heard, whoever may have forgotten to ring it.
+    fn safety(&self) -> Duration {
+        if self.store.shared.bell.is_heard() { (self.owner.lease / 3).max(SAFETY) } else { SAFETY }
     }
 
     async fn take(&self, room: usize) -> Result<Vec<Claimed>, BrokerError> {
@@ -79,7 +85,7 @@ impl Consumer for SqliteConsumer {
                 if room == 0 {
                     return Ok(Fetched::More);
                 }
-                let mut wait = SAFETY;
+                let mut wait = self.safety();
                 let look = if self.drained.load(Ordering::Relaxed) {
                     patiently(|| {
                         let order = self.turns.order();
@@ -92,7 +98,7 @@ impl Consumer for SqliteConsumer {
                 match look {
                     Look::Nothing(due) => {
                         // Times of the day may be set anew, so no wait is long.
-                        wait = wait.min(due.map_or(SAFETY, |due| due.duration_since(SystemTime::now()).unwrap_or_default()));
+                        wait = wait.min(due.map_or(wait, |due| due.duration_since(SystemTime::now()).unwrap_or_default()));
                     }
                     Look::Something => {
                         let claimed = patiently(|| self.take(room)).await?;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use longshore_core::ErrorKind;
+use longshore_sys::files::{self, Own};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::broker::BrokerError;
@@ -147,6 +148,7 @@ fn wait_for_lock(looks: i32) -> bool {
 /// Opens a file, makes its tables if it is new, and refuses what is not ours.
 pub(crate) fn create(place: &Place) -> Result<Connection, BrokerError> {
     let failed = |error: rusqlite::Error| refusal(place, &error);
+    private(place)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(&place.path, flags).map_err(failed)?;
     conn.busy_handler(Some(wait_for_lock)).map_err(failed)?;
@@ -158,6 +160,20 @@ pub(crate) fn create(place: &Place) -> Result<Connection, BrokerError> {
     wal(&conn).map_err(failed)?;
     settle(&conn, place).map_err(failed)?;
     Ok(conn)
+}
+
+/// Makes a new file its owner's alone, which SQLite does not; the files that it keeps beside it get the same permissions. Refuses what is no file.
+fn private(place: &Place) -> Result<(), BrokerError> {
+    let refused = |why: &str| BrokerError { kind: ErrorKind::Refused, message: format!("{}: {why}", place.path.display()) };
+    match place.path.metadata() {
+        Ok(meta) => files::regular(&meta).map_err(|error| refused(&error.to_string())),
+        Err(_) if place.path.is_symlink() => Err(refused("it is a symbolic link that leads nowhere")),
+        // Another process may be faster, and whatever else is wrong SQLite says.
+        Err(_) => {
+            drop(files::own(&place.path, Own::New));
+            Ok(())
+        }
+    }
 }
 
 fn tables(conn: &Connection) -> rusqlite::Result<i64> {
@@ -245,6 +261,9 @@ pub(crate) fn explain(place: &Place, error: &rusqlite::Error) -> String {
         Some(ErrorCode::NotADatabase) => "not an SQLite file; name a new file, or one of longshore's",
         Some(ErrorCode::DatabaseCorrupt) => {
             "the file is damaged; stop all workers, keep a copy, and rescue it with `sqlite3 FILE .recover`"
+        }
+        Some(ErrorCode::SystemIoFailure) if files::size_limit().is_some() => {
+            "the disk fails, or the file would be larger than this process may write (see ulimit -f); what was not confirmed may not be on it"
         }
         Some(ErrorCode::SystemIoFailure) => "the disk fails, or the file was taken away; what was not confirmed may not be on it",
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another program keeps it locked; nothing was done, try again",

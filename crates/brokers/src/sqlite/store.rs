@@ -1,7 +1,11 @@
 //! One file, opened: a writer thread that commits in groups, threads that read, and what tells of changes.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc as std_mpsc},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc as std_mpsc,
+    },
     thread::JoinHandle,
 };
 
@@ -12,8 +16,9 @@ use tokio::sync::{Notify, oneshot};
 use super::{
     bus::Bus,
     file::{self, Place},
+    owners,
     wake::{Bell, Listening},
-    writer::{self, Call, Op, Step},
+    writer::{self, Along, Call, Op, Step},
 };
 use crate::broker::BrokerError;
 
@@ -22,6 +27,10 @@ pub(crate) struct Shared {
     pub(crate) place: Place,
     /// Set once, when something failed that leaves us unsure of the file: nothing is done with it any more.
     poison: OnceLock<BrokerError>,
+    /// What the writer does; gone when the store is closed.
+    writes: Mutex<Option<std_mpsc::Sender<Box<dyn Op>>>>,
+    /// There are workers here, which take from the dead.
+    pub(crate) serves: AtomicBool,
     /// There may be something to claim.
     pub(crate) changed: Notify,
     pub(crate) bell: Bell,
@@ -29,6 +38,26 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Has the writer do a step. Returns whether it still takes any.
+    fn send(&self, op: Box<dyn Op>) -> bool {
+        let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
+        writes.as_ref().is_some_and(|sender| sender.send(op).is_ok())
+    }
+
+    /// Takes what those hold that are surely dead, if there are workers here.
+    pub(crate) fn rescue_from_dead(&self) {
+        if !self.serves.load(Ordering::Relaxed) || self.poisoned().is_err() {
+            return;
+        }
+        let dead = self.bus.surely_dead(self).map_err(|error| self.fault(&error)).unwrap_or_default();
+        if !dead.is_empty() {
+            let rescue = move |step: &mut Step<'_>| {
+                dead.iter().try_for_each(|number| owners::rescue(step.conn, *number).map(|found| step.wake |= found))
+            };
+            self.send(Call::boxed(rescue, oneshot::channel().0));
+        }
+    }
+
     pub(crate) fn poisoned(&self) -> Result<(), BrokerError> {
         self.poison.get().map_or(Ok(()), |error| Err(error.clone()))
     }
@@ -52,7 +81,6 @@ impl Shared {
 /// An open file. Closed when the last handle is dropped.
 pub(crate) struct Store {
     pub(crate) shared: Arc<Shared>,
-    writes: Mutex<Option<std_mpsc::Sender<Box<dyn Op>>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     quick: Reader,
     slow: Reader,
@@ -68,17 +96,25 @@ impl Store {
             message: format!("{}: what wakes others cannot be set up beside it: {error}", place.path.display()),
         };
         let bell = Bell::open(&place.path).map_err(broken)?;
-        let shared = Arc::new(Shared { poison: OnceLock::new(), changed: Notify::new(), bus: Bus::default(), bell, place: place.clone() });
-        let listening = Listening::start(Arc::clone(&shared)).map_err(broken)?;
         let (sender, receiver) = std_mpsc::channel();
+        let shared = Arc::new(Shared {
+            poison: OnceLock::new(),
+            writes: Mutex::new(Some(sender)),
+            serves: AtomicBool::new(false),
+            changed: Notify::new(),
+            bus: Bus::default(),
+            bell,
+            place: place.clone(),
+        });
+        let listening = Listening::start(Arc::clone(&shared)).map_err(broken)?;
         let writer = std::thread::Builder::new().name("longshore-sqlite".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || writer::run(&shared, conn, &receiver)
         });
         let writer = writer.map_err(broken)?;
         let (quick, slow) = (Reader::start(&shared), Reader::start(&shared));
-        let (writes, writer) = (Mutex::new(Some(sender)), Mutex::new(Some(writer)));
-        Ok(Arc::new(Self { shared, writes, writer, quick, slow, _listening: listening }))
+        let writer = Mutex::new(Some(writer));
+        Ok(Arc::new(Self { shared, writer, quick, slow, _listening: listening }))
     }
 
     /// Does a step in a transaction with whatever else is waiting; returns when it is committed.
@@ -88,10 +124,18 @@ impl Store {
     ) -> Result<T, BrokerError> {
         self.shared.poisoned()?;
         let (reply, answer) = oneshot::channel();
-        let sent = self.writes.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|sender| sender.send(Call::boxed(step, reply)));
-        match sent {
-            Some(Ok(())) => answer.await.unwrap_or_else(|_| Err(self.gone())),
-            _ => Err(self.gone()),
+        match self.shared.send(Call::boxed(step, reply)) {
+            true => answer.await.unwrap_or_else(|_| Err(self.gone())),
+            false => Err(self.gone()),
+        }
+    }
+
+    /// Does a step with the next transaction, which a worker's lease asks for if nothing else does. Nobody is told when.
+    pub(crate) fn write_along(&self, step: impl FnOnce(&mut Step<'_>) -> rusqlite::Result<()> + Send + 'static) -> Result<(), BrokerError> {
+        self.shared.poisoned()?;
+        match self.shared.send(Along::boxed(step)) {
+            true => Ok(()),
+            false => Err(self.gone()),
         }
     }
 
@@ -119,7 +163,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         // What was sent before is still done.
-        self.writes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.writes.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
             && writer.thread().id() != std::thread::current().id()
         {

@@ -26,7 +26,9 @@ use crate::{broker::BrokerError, lease};
 
 /// The largest group of one transaction.
 const MOST: usize = 512;
-/// The longest time between two looks at the other owners.
+/// Most steps that wait for a transaction to go along with.
+const ALONG: usize = 32;
+/// The longest time between two looks at the other owners where nothing wakes us when one ends.
 const LOOK: Duration = Duration::from_secs(1);
 /// What has expired is swept so often, if anything is written at all.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -50,6 +52,31 @@ pub(crate) trait Op: Send {
     fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()>;
     /// It is committed, or nothing of it was done (or nobody knows).
     fn done(self: Box<Self>, result: Result<(), BrokerError>);
+    /// Whether it goes along with the next transaction, and is no reason for one.
+    fn goes_along(&self) -> bool {
+        false
+    }
+}
+
+/// A step that nobody waits for.
+pub(crate) struct Along<F>(Option<F>);
+
+impl<F: FnOnce(&mut Step<'_>) -> rusqlite::Result<()> + Send + 'static> Along<F> {
+    pub(crate) fn boxed(step: F) -> Box<dyn Op> {
+        Box::new(Self(Some(step)))
+    }
+}
+
+impl<F: FnOnce(&mut Step<'_>) -> rusqlite::Result<()> + Send> Op for Along<F> {
+    fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()> {
+        self.0.take().map_or(Ok(()), |run| run(step))
+    }
+
+    fn done(self: Box<Self>, _: Result<(), BrokerError>) {}
+
+    fn goes_along(&self) -> bool {
+        true
+    }
 }
 
 pub(crate) struct Call<F, T> {
@@ -128,16 +155,18 @@ impl Keeper {
         due
     }
 
-    /// Looks at all owners, if it is time; who is dead.
-    fn look(&mut self, conn: &Connection, now: Instant) -> rusqlite::Result<Vec<i64>> {
+    /// Looks at all owners, if it is time; who is dead. Where the bell is heard, a process that ends is seen at once, and what is left is to see who
+    /// stands still: at the beat of the shortest lease, and together with our own.
+    fn look(&mut self, conn: &Connection, now: Instant, is_heard: bool) -> rusqlite::Result<Vec<i64>> {
         if self.next_look.is_none_or(|next| next > now) {
             return Ok(Vec::new());
         }
-        let shortest = self.ours.iter().filter_map(|(owner, _)| owner.upgrade()).map(|owner| owner.lease / 3).min();
-        let between = shortest.unwrap_or(LOOK).min(LOOK).max(Duration::from_millis(10));
-        // Not all at once in all processes.
-        self.next_look = Some(now + between.mul_f64(0.7 + 0.3 * fastrand::f64()));
         let all = owners::all(conn)?;
+        let shortest = all.iter().map(|owner| owner.lease / 3).min().unwrap_or(LOOK);
+        let between = if is_heard { shortest } else { shortest.min(LOOK) }.max(Duration::from_millis(10));
+        let next = now + between;
+        let beat = self.ours.iter().map(|(_, beat)| *beat).filter(|beat| *beat <= next).max();
+        self.next_look = Some(beat.unwrap_or(next));
         let ours: Vec<_> = self.ours.iter().filter_map(|(owner, _)| owner.upgrade()).map(|owner| owner.number()).collect();
         let others = all.iter().filter(|owner| !ours.contains(&owner.number));
         let leases: Vec<_> = others.map(|owner| (owner.number, owner.beat, owner.lease)).collect();
@@ -153,6 +182,7 @@ impl Keeper {
 pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn Op>>) {
     let opened = file::identity(&shared.place.path);
     let (mut keeper, mut next_sweep) = (Keeper::default(), Instant::now() + SWEEP);
+    let mut along: Vec<Box<dyn Op>> = Vec::new();
     loop {
         let mut group: Vec<Box<dyn Op>> = Vec::new();
         match keeper.next() {
@@ -171,17 +201,20 @@ pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn 
         {
             group.push(op);
         }
+        along.extend(group.extract_if(.., |op| op.goes_along()));
         if let Err(error) = shared.poisoned() {
+            along.clear();
             group.into_iter().for_each(|op| op.done(Err(error.clone())));
             keeper = Keeper::default();
             continue;
         }
         let (now, asked) = (Instant::now(), lease::clock());
         let beats = keeper.beats(now);
-        let dead = keeper.look(&conn, now).map_err(|error| shared.fault(&error)).unwrap_or_default();
-        if group.is_empty() && beats.is_empty() && dead.is_empty() {
+        let dead = keeper.look(&conn, now, shared.bell.is_heard()).map_err(|error| shared.fault(&error)).unwrap_or_default();
+        if group.is_empty() && beats.is_empty() && dead.is_empty() && along.len() < ALONG {
             continue;
         }
+        group.append(&mut along);
         let sweep = now >= next_sweep;
         if sweep {
             next_sweep = now + SWEEP;

@@ -81,7 +81,8 @@ pub fn advise(args: &AdviseArgs, json: bool, voice: Voice, out: &mut impl Write)
                 if args.samples == 1 { "once".to_owned() } else { format!("{} times", args.samples) },
                 show_duration(args.budget)
             ));
-            let children = Children::guarded(&[]).map_err(|error| (70, format!("no children can be started: {error}")))?;
+            let children = Children::guarded(&[])
+                .map_err(|error| (longshore_sys::files::exit_code(&error, 70), format!("no children can be started: {error}")))?;
             let measured = sample.measure(&children).map_err(refused)?;
             let _ = children.finish();
             note(format!(" measure  it ran {} times", show_count(measured.measurement.runs)));
@@ -93,7 +94,13 @@ pub fn advise(args: &AdviseArgs, json: bool, voice: Voice, out: &mut impl Write)
             if json { guess_json(&question, &guess, out) } else { print_guess(&guess, out) }
         }
     };
-    printed.map_err(|error| if error.kind() == io::ErrorKind::BrokenPipe { (141, String::new()) } else { (74, format!("stdout: {error}")) })
+    printed.map_err(|error| {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            (141, String::new())
+        } else {
+            (74, format!("stdout: {}", longshore_sys::files::cause(&error)))
+        }
+    })
 }
 
 fn refused(error: MeasureError) -> (u8, String) {

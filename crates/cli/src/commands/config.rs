@@ -6,9 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use longshore_sys::files;
 use serde_json::json;
 
-use crate::config::{Config, ConfigErrors, Sources, Validate, Value};
+use crate::{
+    config::{Config, ConfigErrors, Sources, Validate, Value},
+    queue::Fault,
+};
 
 /// What `config init` writes: a file that does nothing until its lines lose their `#`.
 const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` finds mistakes, `longshore config show --origin` says what holds.
@@ -74,18 +78,20 @@ const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` find
 /// Writes a commented `longshore.toml` into this directory. An existing file is kept unless `force` is given.
 ///
 /// # Errors
-/// A sentence: the file exists, or cannot be written.
-pub fn init(dir: &Path, force: bool) -> Result<PathBuf, String> {
+/// The file exists (2), or cannot be written (74).
+pub fn init(dir: &Path, force: bool) -> Result<PathBuf, Fault> {
     let path = dir.join("longshore.toml");
     let open = match force {
-        true => fs::File::create(&path),
+        true => files::output(&path, files::Output::Replace),
         false => fs::File::create_new(&path),
     };
     let written = open.and_then(|mut file| file.write_all(TEMPLATE.as_bytes()));
     match written {
         Ok(()) => Ok(path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(format!("{} exists; --force replaces it", path.display())),
-        Err(error) => Err(format!("cannot write {}: {error}", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(Fault::usage(format!("{} exists; --force replaces it", path.display())))
+        }
+        Err(error) => Err(Fault { code: 74, message: format!("cannot write {}: {}", path.display(), files::cause(&error)) }),
     }
 }
 
@@ -198,9 +204,10 @@ mod tests {
     #[test]
     fn what_init_writes_passes_the_check_as_it_is_and_without_its_comments() {
         let dir = tempfile::tempdir().unwrap();
-        let path = init(dir.path(), false).unwrap();
-        assert!(init(dir.path(), false).unwrap_err().contains("--force"));
-        init(dir.path(), true).unwrap();
+        let init = |force| init(dir.path(), force).map_err(|fault| fault.message);
+        let path = init(false).unwrap();
+        assert!(init(false).unwrap_err().contains("--force"));
+        init(true).unwrap();
         let template = fs::read_to_string(path).unwrap();
         assert!(checked(&template, &|_, _, _| Ok(())).0);
         let (prose, body) = template.split_once("\n\n").unwrap();

@@ -1,10 +1,11 @@
 //! `longshore enqueue`: send a task for each record, no faster than the broker keeps up, and say of every record that was not sent.
 
+mod ids;
+
 use std::{
     collections::VecDeque,
     ffi::OsString,
-    fs::{File, OpenOptions},
-    io::{BufWriter, IsTerminal, Write},
+    io::{IsTerminal, Write},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -13,10 +14,12 @@ use std::{
 use clap::{Args, ValueHint};
 use futures_util::{StreamExt, stream};
 use longshore_core::{CancelToken, ErrorKind, Rate, gate::pace::Pace};
+use longshore_sys::files;
 use longshore_worker::{ClientError, Signature};
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use self::ids::{IdsFile, MissingIds};
 use crate::{
     queue::{
         Fault, Place, code_of,
@@ -81,8 +84,8 @@ pub struct EnqueueArgs {
 const AFTER: &str = "\
 Without --args and --kwargs a line is the one argument, a JSON array is the arguments, and a JSON object or a table's row is the keyword arguments.
 
-Exit: 0 all sent · 1 some records cannot be sent (they are named) · 2 usage · 3 input unreadable · 6 broker unreachable: what was not sent is named, and
-`--skip N` goes on there";
+Exit: 0 all sent · 1 some records cannot be sent (they are named) · 2 usage · 3 input unreadable · 6 broker unreachable, 74 the file of ids takes no more:
+what was not sent is named, and `--skip N` goes on there";
 
 /// What is to be sent of each record.
 struct Plan {
@@ -144,25 +147,15 @@ pub async fn run(args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Resu
         None => None,
         Some(path) => {
             // Whoever goes on where it stopped keeps the ids of what was sent before.
-            let goes_on = args.skip > 0;
-            let mut how = OpenOptions::new();
-            let file = how
-                .create(true)
-                .write(true)
-                .append(goes_on)
-                .truncate(!goes_on)
-                .open(path)
-                .map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })?;
-            Some((path.clone(), BufWriter::new(file)))
+            let failed = |error| Fault { code: 74, message: format!("{}: {}", path.display(), files::cause(&error)) };
+            Some(IdsFile::open(path, args.skip > 0).map_err(failed)?)
         }
     };
     let (items, stop) = read_ahead(input, plan);
     let mut report = Report::default();
     send(args, place, items, &mut report, &mut ids).await?;
     drop(stop);
-    if let Some((path, file)) = &mut ids {
-        file.flush().map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })?;
-    }
+    report.missing = ids.and_then(IdsFile::finish);
     report.finish(args, place, out)
 }
 
@@ -196,6 +189,8 @@ struct Report {
     bad_count: u64,
     left: Option<Left>,
     unreadable: Option<String>,
+    /// What the file of ids did not take.
+    missing: Option<MissingIds>,
 }
 
 /// From where on nothing was sent.
@@ -232,14 +227,21 @@ impl Report {
         if self.bad_count > self.bad.len() as u64 {
             eprintln!("longshore: and {} more that cannot be sent", show_count(self.bad_count - self.bad.len() as u64));
         }
+        if let Some(missing) = &self.missing {
+            missing.ids.iter().for_each(|id| eprintln!("longshore: sent, and its id is not in the file: {id}"));
+        }
         if let Some(Left { code, why, seq, place, unknown }) = self.left {
             let perhaps = if unknown { " (it and up to 255 behind it may have been sent)" } else { "" };
+            let why = self.missing.map_or(why, |missing| missing.why);
             let message = format!(
                 "{why}\nnot sent: {place} and all behind it{perhaps}; to go on there: longshore enqueue {} --skip {} …",
                 args.task,
                 seq.saturating_sub(1)
             );
             return Err(Fault { code, message });
+        }
+        if let Some(missing) = self.missing {
+            return Err(Fault { code: 74, message: format!("{}; all that was read is sent", missing.why) });
         }
         if let Some(why) = self.unreadable {
             return Err(Fault { code: 3, message: format!("{why}; what stood before it was sent") });
@@ -265,10 +267,10 @@ async fn send(
     place: &Place,
     items: mpsc::Receiver<Result<Item, String>>,
     report: &mut Report,
-    ids: &mut Option<(PathBuf, BufWriter<File>)>,
+    ids: &mut Option<IdsFile>,
 ) -> Result<(), Fault> {
     let stop = CancelToken::new();
-    let ctrl_c = stop.clone();
+    let (ctrl_c, halt) = (stop.clone(), stop.clone());
     // The stream ends then; what is on its way is waited for, else nobody would know whether it was sent.
     let listener = tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
@@ -310,14 +312,17 @@ async fn send(
         }
     });
     let mut all = place.client.send_all(Box::pin(signatures.fuse()));
+    let (mut last, mut takes_ids) = (args.skip, true);
     while let Some((_, sent)) = all.next().await {
         let (seq, at) = met.lock().unwrap_or_else(PoisonError::into_inner).places.pop_front().unwrap_or_default();
         match sent {
             Ok(answer) => {
                 report.sent += 1;
-                if let Some((path, file)) = ids {
-                    let written = writeln!(file, "{}", answer.id()).and_then(|()| if args.rate.is_some() { file.flush() } else { Ok(()) });
-                    written.map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })?;
+                last = seq;
+                takes_ids = ids.as_mut().is_none_or(|ids| ids.add(answer.id(), args.rate.is_some()));
+                if !takes_ids {
+                    // What is on its way is waited for, so that it is known what was sent.
+                    halt.cancel();
                 }
             }
             Err(refused) => match refused.error {
@@ -334,8 +339,12 @@ async fn send(
     let mut met = met.lock().unwrap_or_else(PoisonError::into_inner);
     std::mem::take(&mut met.bad).into_iter().for_each(|(place, reason)| report.bad(place, reason));
     report.unreadable = met.unreadable.take();
-    if let (None, Some((seq, place))) = (&report.left, met.stopped.take()) {
-        report.left = Some(Left { code: 130, why: "interrupted".to_owned(), seq, place, unknown: false });
+    if report.left.is_none() && halt.is_cancelled() {
+        // Where the next record was not read yet, it is the one behind the last that was sent.
+        let next = || (last + 1, format!("record {}", last + 1));
+        let (seq, place) = met.stopped.take().unwrap_or_else(next);
+        let (code, why) = if takes_ids { (130, "interrupted".to_owned()) } else { (74, String::new()) };
+        report.left = Some(Left { code, why, seq, place, unknown: false });
     }
     Ok(())
 }

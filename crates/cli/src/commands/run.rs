@@ -141,7 +141,7 @@ fn blame(error: clap::Error, settings: &RunSettings) -> RunError {
     };
     match settings.get(&flag) {
         Some(setting) => usage(format!("{}: `{flag}`: {}", setting.origin, sentence(&error))),
-        None => error.exit(),
+        None => crate::entry::leave(&error),
     }
 }
 

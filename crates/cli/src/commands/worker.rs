@@ -1,15 +1,14 @@
 //! `longshore worker`: serves queues until it is told to stop, or there is nothing left to do.
 //!
-//! Layout: `args.rs`: the flags, and what they mean for the worker; `banner.rs`: what it says at its start; `log.rs`: what it says of tasks
+//! Layout: `args.rs`: the flags, and what they mean for the worker; `banner.rs`: what it says at its start; `log.rs`: what it says of tasks; `pidfile.rs`:
+//! the file that says who it is
 
 pub mod args;
 mod banner;
 mod log;
+mod pidfile;
 
 use std::{
-    fs,
-    io::Write,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -19,7 +18,7 @@ use longshore_core::Stop;
 use longshore_worker::{App, Worker, WorkerSummary};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::{args::WorkerArgs, log::Log};
+use self::{args::WorkerArgs, log::Log, pidfile::Pidfile};
 use crate::{
     commands::global::Global,
     config::Config,
@@ -37,7 +36,8 @@ const EMPTY: u32 = 2;
 /// Serves queues.
 ///
 /// # Errors
-/// Usage and configuration (2); the broker cannot be reached (6); a pidfile of somebody who lives (75).
+/// Usage and configuration (2); the broker cannot be reached (6); a pidfile that cannot be written, or is something else (74), or of somebody who
+/// lives (75).
 pub fn run(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Result<u8, Fault> {
     args.check()?;
     let voice = global.voice();
@@ -46,7 +46,7 @@ pub fn run(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Re
             eprintln!("longshore: {notice}");
         }
     }
-    let _pidfile = args.pidfile.as_ref().map(Pidfile::write).transpose()?;
+    let _pidfile = args.pidfile.as_deref().map(Pidfile::take).transpose()?;
     block_on(serve(args, app, config, global))
 }
 
@@ -246,29 +246,5 @@ impl Watch<'_> {
                 }
             }
         }
-    }
-}
-
-/// A file with our pid, gone when it is dropped.
-struct Pidfile(PathBuf);
-
-impl Pidfile {
-    fn write(path: &PathBuf) -> Result<Self, Fault> {
-        if let Ok(text) = fs::read_to_string(path)
-            && let Ok(pid) = text.trim().parse::<u32>()
-            && pid != std::process::id()
-            && PathBuf::from(format!("/proc/{pid}")).exists()
-        {
-            return Err(Fault { code: 75, message: format!("{}: a worker with pid {pid} runs already", path.display()) });
-        }
-        let written = fs::File::create(path).and_then(|mut file| writeln!(file, "{}", std::process::id()));
-        written.map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })?;
-        Ok(Self(path.clone()))
-    }
-}
-
-impl Drop for Pidfile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
     }
 }

@@ -67,7 +67,10 @@ async fn consume(
     let screen = Screen::new(args.view.progress, global.color, args.view.every, global.voice(), quiet);
     let stdout = Arc::new(Out::new(emit, Box::new(std::io::stdout()), screen.bar().filter(|_| prints)));
     let children = if plan.has_children() { Children::guarded(&[]) } else { Children::new() };
-    let children = children.map_err(|error| Fault { code: 70, message: format!("no guardian for the children: {error}") })?;
+    let children = children.map_err(|error| Fault {
+        code: longshore_sys::files::exit_code(&error, 70),
+        message: format!("no guardian for the children: {}", longshore_sys::files::cause(&error)),
+    })?;
     let text = plan.text();
     let (handler, pipe) = plan.handler(args.group(), &children, &stdout).map_err(Fault::usage)?;
     let fates = Arc::new(Fates::new(global.voice()));

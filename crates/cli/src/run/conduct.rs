@@ -16,6 +16,7 @@ use longshore_core::{
     lane::child::Children,
     source::thread::ThreadSource,
 };
+use longshore_sys::files;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -135,7 +136,10 @@ impl Ready {
 
         let children = if self.plan.what.has_children() {
             let keep: Vec<_> = self.job.iter().map(|job| job.lock.as_fd()).collect();
-            Children::guarded(&keep).map_err(|error| RunError { code: 70, message: format!("no guardian for the children: {error}") })?
+            Children::guarded(&keep).map_err(|error| RunError {
+                code: longshore_sys::files::exit_code(&error, 70),
+                message: format!("no guardian for the children: {}", longshore_sys::files::cause(&error)),
+            })?
         } else {
             Children::new().map_err(|error| RunError { code: 70, message: error.to_string() })?
         };
@@ -490,8 +494,8 @@ impl Ready {
             }
         }
         if let Some(path) = &self.args.summary_file {
-            std::fs::write(path, format!("{}\n", summary.json()))
-                .map_err(|error| broken(format!("--summary-file {}: {error}", path.display())))?;
+            files::write_output(path, format!("{}\n", summary.json()).as_bytes())
+                .map_err(|error| broken(format!("--summary-file {}: {}", path.display(), files::cause(&error))))?;
         }
         Ok(code)
     }

@@ -1,7 +1,13 @@
 //! What was measured before: lines of JSON as `bench --json` writes them.
 
-use std::{collections::BTreeMap, fs, io::ErrorKind, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, ErrorKind},
+    path::Path,
+};
 
+use longshore_sys::files;
 use serde_json::Value;
 
 use super::Row;
@@ -63,6 +69,11 @@ pub(super) fn read(path: &Path, may_be_absent: bool) -> Result<BTreeMap<String, 
 
 /// Keeps these rows beside those of other parts that were kept before.
 pub(super) fn keep(path: &Path, rows: &[Row]) -> Result<(), Fault> {
+    let failed = |error: io::Error| Fault { code: 74, message: format!("{}: {}", path.display(), files::cause(&error)) };
+    // Looked at first, so that reading it does not hang.
+    if let Ok(meta) = path.metadata() {
+        files::regular(&meta).map_err(failed)?;
+    }
     let old = fs::read_to_string(path).unwrap_or_default();
     let is_old = |line: &&str| parse(line).keys().all(|what| !rows.iter().any(|row| row.what == what));
     let mut text: String = old.lines().filter(is_old).flat_map(|line| [line, "\n"]).collect();
@@ -70,7 +81,7 @@ pub(super) fn keep(path: &Path, rows: &[Row]) -> Result<(), Fault> {
         text.push_str(&serde_json::to_string(row).unwrap_or_default());
         text.push('\n');
     }
-    fs::write(path, text).map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })
+    files::write_output(path, text.as_bytes()).map_err(failed)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{
     error::Error as _,
-    fs::{self, File},
+    fs,
     io::Write as _,
     path::{Path, PathBuf},
     sync::{Arc, Once},
@@ -10,6 +10,7 @@ use std::{
 };
 
 use longshore_core::{Again, TaskError};
+use longshore_sys::files::{cause, output_in_directory};
 use reqwest::{
     Method, Response, Url,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
@@ -223,8 +224,8 @@ impl HttpClient {
             name
         });
         let failed =
-            |what: &Path, error: &dyn std::fmt::Display| TaskError::new("save", format!("cannot write {}: {error}", what.display()));
-        let mut file = File::create(&part).map_err(|error| failed(&part, &error))?;
+            |what: &Path, error: &std::io::Error| TaskError::new("save", format!("cannot write {}: {}", what.display(), cause(error)));
+        let mut file = output_in_directory(&part).map_err(|error| failed(&part, &error))?;
         let (mut batch, mut bytes, mut open) = (Vec::new(), 0u64, true);
         while open {
             match response.chunk().await.map_err(|error| self.classify(&error, target))? {
@@ -239,7 +240,7 @@ impl HttpClient {
                     batch.clear();
                     (file, batch, result)
                 });
-                let (back, emptied, result) = done.await.map_err(|error| failed(&part, &error))?;
+                let (back, emptied, result) = done.await.map_err(|error| failed(&part, &error.into()))?;
                 (file, batch) = (back, emptied);
                 result.map_err(|error| failed(&part, &error))?;
             }

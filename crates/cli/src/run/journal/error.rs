@@ -162,11 +162,7 @@ fn mending(line: u64) -> &'static str {
     if line == 1 { "mend that line, or move the file away" } else { "mend or remove that line" }
 }
 
-/// What the system said, without the number that the standard library adds.
-pub(crate) fn cause(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words).to_owned()
-}
+pub(crate) use longshore_sys::files::cause;
 
 /// Bytes that this user can still write to the file system of `path`.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {

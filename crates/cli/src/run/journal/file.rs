@@ -1,12 +1,12 @@
 //! A journal on disk: created, opened again with its torn tail cut, read.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
+use longshore_sys::files::{Own, own};
 use serde::Serialize;
 
 use super::{
@@ -67,7 +67,7 @@ impl JournalFile {
         let write = || -> io::Result<(File, u64)> {
             // Left behind by a run that died right here; the job's lock says that nobody else writes it.
             let _ = std::fs::remove_file(&fresh);
-            let mut file = options().create_new(true).open(&fresh)?;
+            let mut file = own(&fresh, Own::New)?;
             let line = header_line(header);
             file.write_all(&line)?;
             file.sync_all()?;
@@ -87,7 +87,8 @@ impl JournalFile {
     /// # Errors
     /// When it cannot be read, or a line in it is no line of a journal.
     pub fn open(path: &Path) -> Result<(Self, Contents), JobError> {
-        let file = options().open(path).map_err(|error| JobError::io(path, "cannot open", &error))?;
+        // Appending, so that after a cut the next write goes to the new end.
+        let file = own(path, Own::Append).map_err(|error| JobError::io(path, "cannot open", &error))?;
         let contents = read(path)?;
         let actual = file.metadata().map_err(|error| JobError::io(path, "cannot read", &error))?.len();
         if actual > contents.len {
@@ -310,12 +311,5 @@ pub(crate) fn failed(path: &Path, error: &io::Error) -> JournalError {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(path)
-}
-
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    // Appending, so that after a cut the next write goes to the new end.
-    options.read(true).append(true).mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
-    options
+    own(path, Own::Read)
 }

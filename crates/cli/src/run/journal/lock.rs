@@ -4,15 +4,13 @@
 //! guardian that inherited the descriptor keeps the job locked until it has ended a dead run's children. The file says who took it.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read, Seek, Write},
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::fs::OpenOptionsExt,
-    },
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
 };
 
+use longshore_sys::files::{Own, own};
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
@@ -44,7 +42,7 @@ impl JobLock {
     /// # Errors
     /// When the file cannot be opened or written.
     pub fn try_take(path: &Path) -> io::Result<Taken> {
-        let mut file = open(path, true)?;
+        let mut file = own(path, Own::AppendOrCreate)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
                 let pid = std::process::id();
@@ -62,7 +60,7 @@ impl JobLock {
 
     /// Who runs the job, if somebody does; 0 if the file does not say. Call it only where no lock can be taken meanwhile.
     pub(crate) fn holder(path: &Path) -> Option<u32> {
-        let mut file = open(path, false).ok()?;
+        let mut file = own(path, Own::Read).ok()?;
         match flock(&file, FlockOperation::NonBlockingLockShared) {
             Err(Errno::WOULDBLOCK) => Some(taker(&mut file).map_or(0, |(pid, _)| pid)),
             _ => None,
@@ -81,16 +79,6 @@ impl Drop for JobLock {
         // Who looks while a guardian still holds the lock must not take this process for the one that runs the job.
         let _ = self.file.set_len(0);
     }
-}
-
-fn open(path: &Path, write: bool) -> io::Result<File> {
-    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(nofollow).mode(0o600);
-    if write {
-        options.append(true).create(true);
-    }
-    options.open(path)
 }
 
 fn taker(file: &mut File) -> io::Result<(u32, bool)> {

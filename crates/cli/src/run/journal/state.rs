@@ -4,15 +4,16 @@
 //! is held for the moment in which jobs are looked for and locked, so that two runs cannot both be the first of a name.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use longshore_brokers::mask_words;
+use longshore_sys::files::{Own, own};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
@@ -376,9 +377,8 @@ impl StateDir {
 
     fn exclusive(&self) -> Result<File, JobError> {
         let path = self.path.join(".lock");
-        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(nofollow).open(&path);
-        let locked = file.and_then(|file| flock(&file, FlockOperation::LockExclusive).map(|()| file).map_err(io::Error::from));
+        let locked = own(&path, Own::AppendOrCreate)
+            .and_then(|file| flock(&file, FlockOperation::LockExclusive).map(|()| file).map_err(io::Error::from));
         locked.map_err(|error| JobError::io(&path, "cannot lock", &error))
     }
 

@@ -6,11 +6,13 @@
 
 use std::{
     collections::HashSet,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, BufRead, BufReader, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
+
+use longshore_sys::files::{self, Own};
 
 use super::render::Render;
 use crate::run::journal::{
@@ -48,7 +50,7 @@ pub(crate) fn open(path: &Path, render: &Render, content: Content, mut job: Opti
         Err(error) => return Err(fail("cannot open")(error)),
     };
     if existing.as_ref().is_some_and(|meta| !meta.is_file()) {
-        let file = OpenOptions::new().append(true).open(path).map_err(fail("cannot write"))?;
+        let file = files::output(path, files::Output::AppendExisting).map_err(fail("cannot write"))?;
         return Ok(Opened { file, path: path.to_owned(), regular: false, missing: 0 });
     }
     let path = &absolute(path).map_err(fail("cannot open"))?;
@@ -63,8 +65,7 @@ pub(crate) fn open(path: &Path, render: &Render, content: Content, mut job: Opti
     }
     let resumed = job.as_deref_mut().filter(|job| job.resumed && content == Content::Journal);
     let Some(resumed) = resumed else {
-        let file = OpenOptions::new().append(true).create(true).open(path).map_err(fail("cannot write"))?;
-        file.set_len(0).map_err(fail("cannot cut"))?;
+        let file = files::output(path, files::Output::Replace).map_err(fail("cannot write"))?;
         if let Some(job) = job
             && !known
         {
@@ -73,7 +74,7 @@ pub(crate) fn open(path: &Path, render: &Render, content: Content, mut job: Opti
         return Ok(Opened { file, path: path.clone(), regular: true, missing: 0 });
     };
     if render.is_plain() && !resumed.retried && existing.is_some() {
-        let mut file = OpenOptions::new().read(true).append(true).open(path).map_err(fail("cannot write"))?;
+        let mut file = files::own(path, Own::Append).map_err(fail("cannot write"))?;
         if complete(path, &mut file, resumed).map_err(fail("cannot bring it in line with the journal"))? {
             if !known {
                 resumed.journal.append(&identify(path, &file).map_err(fail("cannot read"))?)?;
@@ -131,8 +132,9 @@ fn write_anew(path: &Path, render: &Render, job: &mut OpenJob) -> Result<Opened,
     let mut missing = 0;
     let mut write = || -> Result<File, Anew> {
         let _ = std::fs::remove_file(&beside);
-        let file = OpenOptions::new().append(true).create_new(true).open(&beside)?;
-        if let Ok(old) = path.metadata() {
+        let old = path.metadata().ok();
+        let file = files::own_with_mode(&beside, Own::New, if old.is_some() { 0o600 } else { 0o666 })?;
+        if let Some(old) = old {
             file.set_permissions(old.permissions())?;
         }
         let mut out = io::BufWriter::with_capacity(1 << 18, &file);

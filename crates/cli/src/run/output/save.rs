@@ -1,9 +1,11 @@
 //! One pair of files a task: `--save-output DIR`.
 
 use std::{
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
+
+use longshore_sys::files::output_in_directory;
 
 /// A directory with `<seq>.out` and `<seq>.err` of each task.
 #[derive(Clone, Debug)]
@@ -22,12 +24,12 @@ impl SaveOutput {
     }
 
     /// Writes what a task said; files of an earlier attempt are replaced. Names are made of the number alone, so that no record can
-    /// choose where they go.
+    /// choose where they go, and no link in the directory is followed.
     ///
     /// # Errors
     /// When a file cannot be written.
     pub fn save(&self, seq: u64, out: &[u8], err: &[u8]) -> io::Result<()> {
-        std::fs::write(self.dir.join(format!("{seq}.out")), out)?;
-        std::fs::write(self.dir.join(format!("{seq}.err")), err)
+        output_in_directory(&self.dir.join(format!("{seq}.out")))?.write_all(out)?;
+        output_in_directory(&self.dir.join(format!("{seq}.err")))?.write_all(err)
     }
 }
