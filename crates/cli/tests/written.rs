@@ -62,7 +62,8 @@ fn the_limit_holds_for_longshore_and_its_commands_die_of_it_as_anywhere() {
     let script = "ulimit -f 4000; longshore run --durable off --emit jsonl --progress none --summary none --shell -- 'head -c 9000000 /dev/zero > {}' ::: large >out";
     let (code, said) = shell(&place, script);
     assert_eq!(code, 1, "{said}");
-    assert!(place.read("out").contains("XFSZ"), "{}", place.read("out"));
+    let line = place.read("out");
+    assert!(line.contains("XFSZ") || line.contains("153"), "{line}");
     assert!(place.path("large").metadata().unwrap().len() <= 4000 * 1024);
 }
 

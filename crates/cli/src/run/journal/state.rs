@@ -432,8 +432,7 @@ impl StateDir {
 /// Keeps a command line with secrets in it, for this user alone.
 fn keep(path: &Path, args: &[String]) -> io::Result<()> {
     forget(path)?;
-    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(nofollow).open(path)?;
+    let mut file = own(path, Own::New)?;
     file.write_all(&serde_json::to_vec(args)?)?;
     file.sync_all()
 }
