@@ -234,6 +234,14 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>>;
 
+    /// Whether workers may listen to remote control that are not ours, and do not ask this broker what was [revoked](Broker::revoke).
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn has_strangers(&self) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        Box::pin(std::future::ready(Ok(true)))
+    }
+
     /// Puts dead letters back into their queues (with their crashes forgotten), or throws them away; how many there were.
     ///
     /// # Errors
@@ -334,6 +342,11 @@ pub trait Consumer: Send + Sync {
 
     /// Which queues are in service.
     fn serving(&self) -> Vec<Arc<str>>;
+
+    /// Whether this is one of a few that answer where all are asked the same; at least one of those that live does, within seconds.
+    fn stands_for_all(&self) -> bool {
+        true
+    }
 
     /// After the last finish: gives up the lease, and hands back what is still held, to the front. A consumer that is dropped without it looks dead to the
     /// others, which is what it is.

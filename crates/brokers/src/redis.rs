@@ -4,7 +4,7 @@
 //! - `url.rs`: what a URL says; `layout.rs`: names of keys and channels
 //! - `resp.rs`: the protocol, without sockets; `connection.rs`, `socket.rs`, `tls.rs`, `sentinel.rs`: one connection; `fail.rs`: what a refusal means
 //! - `link.rs`: the connection for commands, and what happens when it is lost, `luck.rs`: whether its callers look for their answers themselves; `pubsub.rs`: the one for listening
-//! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `early.rs`: of one that is given; `consumer.rs` joins them
+//! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `listeners.rs`: who of many is woken by it, `early.rs`: of one that is given; `consumer.rs` joins them
 //! - `lease.rs`: the sign of life; `watcher.rs`: who looks for the dead; `rescue.rs`: what they have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
 //! - `shared.rs`: rates and revoked ids
 //! - `bus.rs`: remote control and events; `admin.rs`: looking at queues, `admin/find.rs`: at what lies in them, `admin/oldest.rs`: how long it has; `results.rs` (beside the other result backends)
@@ -22,6 +22,7 @@ mod finish;
 mod layout;
 mod lease;
 mod link;
+mod listeners;
 mod luck;
 mod marks;
 mod publish;
@@ -169,7 +170,7 @@ impl Broker for RedisBroker {
 
     fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
         Box::pin(async move {
-            let consumer = RedisConsumer::open(self.link.clone(), self.declared.clone(), options).await?;
+            let consumer = RedisConsumer::open(self.link.clone(), &self.pubsub, self.declared.clone(), options).await?;
             Ok(Arc::new(consumer) as Arc<dyn Consumer>)
         })
     }
@@ -254,6 +255,10 @@ impl Broker for RedisBroker {
 
     fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move { Ok(shared::revoke(&self.link, &self.layout, ids).await?) })
+    }
+
+    fn has_strangers(&self) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        Box::pin(async move { Ok(bus::has_strangers(&self.link, &self.layout).await?) })
     }
 
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {

@@ -244,6 +244,28 @@ async fn settings_that_are_asked_for_say_whether_messages_are_acknowledged_late(
 }
 
 #[tokio::test]
+async fn a_worker_of_ours_that_greets_is_heard_and_not_answered_unless_it_asks_by_name() {
+    let url = "memory://shared-greeting";
+    let (broker, _) = connect(url, None).unwrap();
+    let worker = start(url, "old", "a", limited(Rate::per_second(1.0)).0).await;
+    let greeting = |id: &str| control::Request::new("hello").argument("from_node", "young@test").argument("revoked", vec![Value::from(id)]);
+    // The worker hears, once it answers this.
+    ask(&broker, greeting("from Python")).await;
+    let mut replies = broker.replies("ours").await.unwrap();
+    let named = control::Request { destination: Some(vec!["old@test".into()]), ..greeting("asked by name") };
+    for (ticket, request) in [("one of ours", greeting("from ours")), ("named", named)] {
+        let raw = request.argument("longshore", true).answered(ticket, "ours").encode("tag");
+        broker.broadcast(control::EXCHANGE, "", &raw).await.unwrap();
+    }
+    let (_, raw) = tokio::time::timeout(SOON, replies.messages.recv()).await.unwrap().unwrap();
+    let reply = control::Reply::decode(&raw, 1 << 20).unwrap();
+    assert_eq!(reply.ticket.as_deref(), Some("named"));
+    let known = ask(&broker, control::Request::new("revoked")).await.to_string();
+    assert_eq!(known, r#"["from Python", "from ours", "asked by name"]"#);
+    stop(worker).await;
+}
+
+#[tokio::test]
 async fn a_worker_that_starts_learns_what_its_peers_have_revoked() {
     let url = "memory://shared-mingle";
     let (broker, _) = connect(url, None).unwrap();

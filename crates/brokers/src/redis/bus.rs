@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use longshore_celery::control;
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
@@ -54,6 +55,12 @@ pub(super) async fn subscribe(pubsub: &PubSub, layout: &Layout, exchange: &str, 
 pub(super) async fn broadcast(link: &Link, layout: &Layout, exchange: &str, routing_key: &str, raw: &[u8]) -> Result<(), Fail> {
     link.call(Pack::of(&[b"PUBLISH", layout.channel(exchange, routing_key).as_bytes(), raw]), Wait::Patience).await?;
     Ok(())
+}
+
+/// Whether Celery's workers listen to remote control: each binds a queue for it, and ours bind none.
+pub(super) async fn has_strangers(link: &Link, layout: &Layout) -> Result<bool, Fail> {
+    let bound = link.one(&[b"SMEMBERS", layout.binding(control::EXCHANGE).as_bytes()], Wait::Patience).await?;
+    Ok(!bound.into_list().is_empty())
 }
 
 /// Puts an answer into the queues that are bound to this key. Whoever asked may be gone: that is no error.

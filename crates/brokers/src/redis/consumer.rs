@@ -21,7 +21,9 @@ use super::{
     layout::Layout,
     lease::{Beat, Owner},
     link::{Link, Notice, Wait, locked},
+    listeners::{Hearing, Listeners, Post},
     publish::Declared,
+    pubsub::PubSub,
     rescue,
     resp::Pack,
     wait::{self, List, Lists},
@@ -58,6 +60,8 @@ pub(super) struct RedisConsumer {
     /// What is served; a change wakes an idle claim.
     served: watch::Sender<Served>,
     rescue: JoinHandle<()>,
+    /// Our place among those who wait; `None` where we may not hear when we are called.
+    listeners: Option<(Arc<Listeners>, Hearing)>,
     beat: Mutex<Option<Beat>>,
 }
 
@@ -82,7 +86,7 @@ fn fatal(fail: Fail) -> BrokerError {
 
 impl RedisConsumer {
     /// Says that it lives, and begins to look after what the dead have left.
-    pub(super) async fn open(link: Arc<Link>, declared: Arc<Declared>, options: OpenOptions) -> Result<Self, Fail> {
+    pub(super) async fn open(link: Arc<Link>, pubsub: &PubSub, declared: Arc<Declared>, options: OpenOptions) -> Result<Self, Fail> {
         let config = link.config().clone();
         let layout = Layout::new(&config);
         let lease = options.lease.max(Duration::from_millis(30));
@@ -112,6 +116,7 @@ impl RedisConsumer {
             })
         };
         let lists = Lists::new(Arc::new(Link::tracking(config, notice)));
+        let listeners = Listeners::open(link.clone(), layout.clone(), pubsub, &owner.boot).await.ok();
         let rescue = tokio::spawn(watcher::run(link.clone(), lists.link().clone(), owner.clone()));
         let claiming = Claiming { lists, order: Vec::new(), generation: link.generation() };
         Ok(Self {
@@ -129,6 +134,7 @@ impl RedisConsumer {
             claiming: tokio::sync::Mutex::new(claiming),
             served: watch::Sender::new(Served { queues: options.queues, closed: false }),
             rescue,
+            listeners,
             beat: Mutex::new(Some(beat)),
         })
     }
@@ -136,16 +142,24 @@ impl RedisConsumer {
     async fn claim_some(&self, room: usize, into: &mut Vec<Claimed>) -> Result<Fetched, Fail> {
         let mut claiming = self.claiming.lock().await;
         let (mut served, mut closing) = (self.served.subscribe(), self.served.subscribe());
+        let listeners = self.listeners.as_ref().map(|(listeners, _)| listeners);
+        let mut attends = false;
         loop {
             let is_new = {
                 let now = served.borrow_and_update();
                 if now.closed {
+                    listeners.inspect(|listeners| listeners.stop());
                     return Ok(Fetched::End);
                 }
                 claiming.follow(&now.queues)
             };
             if is_new {
                 self.declared.say(&self.link, &self.layout, claiming.order.iter(), Wait::Forever).await?;
+            }
+            if let Some(listeners) = listeners
+                && (is_new || !attends)
+            {
+                listeners.attend(is_new.then_some(&claiming.order));
             }
             if claiming.order.is_empty() || room == 0 {
                 let _ = served.changed().await;
@@ -157,6 +171,16 @@ impl RedisConsumer {
             if *generation != now && self.claims.renew() {
                 *generation = now;
             }
+            let (post, called) = listeners.map_or((Post::Listens, false), |listeners| listeners.post());
+            lists.track(post == Post::Listens);
+            if called || (post != Post::Listens && !attends) {
+                // Nobody has told us of what changed meanwhile.
+                lists.forget();
+            }
+            if called && post == Post::Listens {
+                lists.look(order, true).await?;
+            }
+            attends = true;
             let open = lists.open(order);
             if !open.is_empty() {
                 let most = room.min(if self.early.is_some() { early::MOST } else { claim::MOST });
@@ -177,6 +201,9 @@ impl RedisConsumer {
                     if self.early.is_none() {
                         locked(&self.owner.held).extend(taken.iter().map(|claimed| claimed.receipt.0));
                     }
+                    if let Some(listeners) = listeners {
+                        listeners.took(taken.len(), room, lists.left(order));
+                    }
                     claiming.served(&taken);
                     into.extend(taken);
                     return Ok(Fetched::More);
@@ -184,9 +211,29 @@ impl RedisConsumer {
                 lists.settle().await?;
                 continue;
             }
-            let safety = if self.owner.alone.load(Ordering::Relaxed) { wait::ALONE } else { wait::AMONG };
+            let safety = match post {
+                Post::None => {
+                    if let Some(listeners) = listeners
+                        && listeners.enter().await? == Post::Listens
+                    {
+                        lists.track(true);
+                        lists.look(order, true).await?;
+                    }
+                    continue;
+                }
+                Post::InLine => wait::IN_LINE,
+                Post::Listens if self.owner.alone.load(Ordering::Relaxed) => wait::ALONE,
+                Post::Listens => wait::AMONG,
+            };
+            let called = async {
+                match listeners {
+                    Some(listeners) => listeners.called().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 waited = lists.wait(order, safety) => waited?,
+                () = called => {}
                 _ = served.changed() => {}
             }
         }
@@ -247,6 +294,9 @@ impl RedisConsumer {
 
     async fn give_back(&self) -> Result<(), Fail> {
         self.rescue.abort();
+        if let Some((listeners, _)) = &self.listeners {
+            listeners.leave().await?;
+        }
         // What was being claimed on the other way is claimed before.
         let _ = timeout(self.link.config().patience / 2, self.claims.one(&[b"PING"], Wait::Forever)).await;
         rescue::give_back(&self.link, &self.owner).await?;
@@ -368,6 +418,10 @@ impl Consumer for RedisConsumer {
 
     fn serving(&self) -> Vec<Arc<str>> {
         self.served.borrow().queues.clone()
+    }
+
+    fn stands_for_all(&self) -> bool {
+        self.owner.watches.load(Ordering::Relaxed) || self.listeners.as_ref().is_none_or(|(listeners, _)| listeners.listens())
     }
 
     fn leave(&self) -> BoxFuture<'_, Result<(), BrokerError>> {

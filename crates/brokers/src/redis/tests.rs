@@ -2,6 +2,7 @@
 
 mod acl;
 mod faults;
+mod idle;
 mod kit;
 mod layout;
 mod leases;

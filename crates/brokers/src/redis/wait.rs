@@ -20,15 +20,17 @@ use super::{
 /// command for all lists. So long for whoever waits for an answer.
 pub(super) const ASKING: Duration = Duration::from_secs(1);
 /// The same for a worker that nobody stands beside.
-pub(super) const ALONE: Duration = Duration::from_secs(3);
+pub(super) const ALONE: Duration = Duration::from_secs(4);
 /// The same for one beside others, who are told as well.
 pub(super) const AMONG: Duration = Duration::from_secs(15);
-/// Every so many such looks the server is told anew what it has to track.
-const ANEW: u32 = 6;
+/// The same for a worker that stands in line: all who listen may have died at once.
+pub(super) const IN_LINE: Duration = Duration::from_secs(5);
+/// After so long the server is told anew what it has to track.
+const ANEW: Duration = Duration::from_secs(60);
 /// The same for a list that is waited for while there is always something in another one; longer than an idle worker's looks are apart.
 const RARELY: Duration = Duration::from_secs(20);
 /// How often whoever waits looks around here, which costs the server nothing.
-const GLANCE: Duration = Duration::from_secs(1);
+pub(super) const GLANCE: Duration = Duration::from_secs(1);
 
 /// One of the lists of a queue.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +46,10 @@ pub(super) struct Lists {
     known: Known,
     /// When nothing was known for certain last.
     looked: Instant,
-    looks: u32,
+    /// When it was told last what is to be tracked.
+    told: Instant,
+    /// Whether the server is to tell of changes.
+    tracks: bool,
     /// What answers to lengths have said that were no lengths.
     trouble: Option<String>,
     attempt: u32,
@@ -72,7 +77,16 @@ impl Lists {
     /// The link must be one that [tracks](Link::tracking).
     pub(super) fn new(link: Arc<Link>) -> Self {
         let layout = Layout::new(link.config());
-        Self { link, layout, known: Known::default(), looked: Instant::now(), looks: 0, trouble: None, attempt: 0 }
+        Self {
+            link,
+            layout,
+            known: Known::default(),
+            looked: Instant::now(),
+            told: Instant::now(),
+            tracks: true,
+            trouble: None,
+            attempt: 0,
+        }
     }
 
     /// The way on which all of it is asked.
@@ -107,6 +121,26 @@ impl Lists {
         lists
     }
 
+    /// Whether the server is to tell of changes from now on. Where it was not, nothing is known.
+    pub(super) fn track(&mut self, tracks: bool) {
+        if !self.tracks && tracks {
+            self.forget();
+        }
+        self.tracks = tracks;
+    }
+
+    /// Takes nothing that was told for known.
+    pub(super) fn forget(&mut self) {
+        (self.known, self.looked) = (Known::default(), Instant::now());
+    }
+
+    /// How many messages the last look at the lists left there, of queues that are not paused.
+    pub(super) fn left(&self, queues: &[Arc<str>]) -> u64 {
+        let lists = self.all(queues);
+        let lengths = lists.iter().filter(|list| !self.known.is_paused(list)).filter_map(|list| self.known.lengths.get(&list.key));
+        lengths.map(|length| length.unsigned_abs()).sum()
+    }
+
     /// Does this, which takes from these lists, and learns what it leaves there. Dropped, it leaves nothing known of them.
     ///
     /// # Errors
@@ -116,7 +150,9 @@ impl Lists {
         let asks_paused = self.known.paused.is_none();
         let keys = lists.iter().map(|list| [&b"LLEN"[..], list.key.as_bytes()]);
         for ask in keys.chain(asks_paused.then_some([&b"HKEYS"[..], paused_key.as_bytes()])) {
-            pack.aside(&[b"CLIENT", b"CACHING", b"YES"]);
+            if self.tracks {
+                pack.aside(&[b"CLIENT", b"CACHING", b"YES"]);
+            }
             pack.aside(&ask);
         }
         for list in lists {
@@ -124,19 +160,25 @@ impl Lists {
         }
         let mut replies = self.link.call(pack, Wait::Forever).await?;
         let mut answers = replies.split_off(own).into_iter();
+        let tracks = self.tracks;
+        let mut next = || (if tracks { answers.next() } else { Some(Reply::Bulk(Vec::new())) }, answers.next());
+        let mut trouble = None;
         for list in lists {
-            match (answers.next(), answers.next()) {
+            match next() {
                 (Some(Reply::Bulk(_)), Some(Reply::Int(length))) => drop(self.known.lengths.insert(list.key.clone(), length)),
-                (said, length) => self.note([said, length]),
+                (said, length) => trouble = Some([said, length]),
             }
         }
         if asks_paused {
-            match (answers.next(), answers.next()) {
+            match next() {
                 (Some(Reply::Bulk(_)), Some(Reply::List(names))) => {
                     self.known.paused = Some(names.into_iter().filter_map(Reply::into_bytes).collect());
                 }
-                (said, names) => self.note([said, names]),
+                (said, names) => trouble = Some([said, names]),
             }
+        }
+        if let Some(answers) = trouble {
+            self.note(answers);
         }
         Ok(replies)
     }
@@ -172,7 +214,7 @@ impl Lists {
         if timeout(GLANCE, self.link.changed()).await.is_ok() || self.looked.elapsed() < safety {
             return Ok(());
         }
-        let anew = self.looks % ANEW == ANEW - 1;
+        let anew = self.tracks && self.told.elapsed() > ANEW;
         match self.look(queues, anew).await {
             Err(fail @ Fail::Refused(_)) => Err(fail),
             Err(_) | Ok(()) => self.settle().await,
@@ -180,7 +222,10 @@ impl Lists {
     }
 
     /// Asks whether there is anything, without taking it. `tracked`: the server tells of the next change of any of these lists.
-    async fn look(&mut self, queues: &[Arc<str>], tracked: bool) -> Result<(), Fail> {
+    ///
+    /// # Errors
+    /// As [`Link::call`].
+    pub(super) async fn look(&mut self, queues: &[Arc<str>], tracked: bool) -> Result<(), Fail> {
         if tracked {
             self.known = Known::default();
         }
@@ -204,8 +249,11 @@ impl Lists {
             self.looked = Instant::now();
             return Ok(());
         }
-        let mut replies = self.link.call(pack, Wait::Forever).await?;
-        (self.looked, self.looks) = (Instant::now(), self.looks + 1);
+        let mut replies = self.link.ask(pack, Wait::Forever).await?;
+        self.looked = Instant::now();
+        if tracked {
+            self.told = self.looked;
+        }
         if let Some(error) = replies.iter().find_map(Reply::error) {
             self.trouble = Some(error.to_owned());
             return Ok(());

@@ -20,7 +20,7 @@ use super::{
     events::Events,
     held::Entry,
     intake::Intake,
-    mingle::mingle,
+    mingle::{answers, mingle},
     revoked::{stamp, values},
     shared::Shared,
     slots::Slots,
@@ -93,6 +93,7 @@ impl Control {
             Addressed::No => return,
             Addressed::Unclear(error) => error,
             Addressed::Yes => match Command::read(request) {
+                Ok(Command::Hello { revoked, .. }) if !answers(request, &self.shared) => return self.shared.call_off(&revoked),
                 Ok(command) => self.obey(command, clock).await,
                 Err(error) => error,
             },

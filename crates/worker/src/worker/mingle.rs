@@ -1,4 +1,5 @@
-//! What was called off before we listened: asked of the broker, and of the other workers, as Celery's ask each other at their start ("mingle").
+//! What was called off before we listened: asked of the broker, which all workers of ours tell, and of Celery's workers, as they ask each other at their start
+//! ("mingle"). Of ours only a few answer them, and none of ours: where many start at once, not everybody answers everybody.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,15 +14,32 @@ use super::shared::Shared;
 /// How long replies are waited for, as in Celery.
 const WAIT: Duration = Duration::from_secs(1);
 
+/// The argument of `hello` by which workers of ours know each other; those in Python overlook it.
+const OURS: &str = "longshore";
+
+/// Whether we answer: whoever is asked by name does, else those who stand for all, and only to those who have no other way to learn it.
+pub(crate) fn answers(request: &Request, shared: &Shared) -> bool {
+    request.destination.as_ref().is_some_and(|nodes| !nodes.is_empty())
+        || (request.arguments.get(OURS).is_none() && shared.consumer.stands_for_all())
+}
+
 /// Learns what was called off, and tells the other workers what is known here. What cannot be asked now is asked when the subscription is next renewed.
 pub(crate) async fn mingle(shared: Arc<Shared>) {
     if let Ok(ids) = shared.broker.revoked().await {
+        // What it could not be told when we heard it.
+        let untold: Vec<String> = shared.revoked().ids().into_iter().filter(|id| !ids.contains(id)).collect();
+        if !untold.is_empty() {
+            let _ = shared.broker.revoke(&untold).await;
+        }
         shared.call_off(&ids);
+        if !shared.broker.has_strangers().await.unwrap_or(true) {
+            return;
+        }
     }
     let oid = uuid::Uuid::new_v4().to_string();
     let Ok(mut replies) = shared.broker.replies(&oid).await else { return };
     let known = shared.revoked().ids();
-    let hello = Request::new("hello").argument("from_node", &*shared.node).argument("revoked", known);
+    let hello = Request::new("hello").argument("from_node", &*shared.node).argument("revoked", known).argument(OURS, true);
     let hello = Request { clock: shared.clock().forward(), ..hello.answered(oid.as_str(), oid.as_str()) };
     if shared.broker.broadcast(control::EXCHANGE, "", &hello.encode(&oid)).await.is_err() {
         return;

@@ -1,0 +1,335 @@
+//! Who listens where many workers serve the same queues and have nothing to do: four of them are told by the server when a list changes, the others stand in
+//! line and are called one by one, on a channel of their own. A listener that is busy gives its place to the next in line; whoever takes messages and leaves
+//! some calls two more. So a message wakes a few workers, however many there are, and up to four pay nothing for it.
+//!
+//! What is lost on the way costs time and no message: whoever stands in line looks for itself every few seconds.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::sleep,
+};
+
+use super::{
+    fail::Fail,
+    layout::Layout,
+    link::{Link, Wait, locked},
+    pubsub::{Guard, Listener, PubSub, Topic},
+    resp::{Call, Pack, Reply},
+    scripts,
+};
+
+/// Most that listen, of those that serve the same queues.
+const MOST: u64 = 4;
+/// Most that are called by one that leaves messages behind: each of them may call as many.
+const CALLED: u64 = 2;
+/// A listener that has room and does not come back for so long is busy.
+const BUSY: Duration = Duration::from_millis(20);
+/// How often whoever stands in line says so again: it may have been forgotten, or those who listened are dead. The script forgets it after three of these times.
+const REMINDED: Duration = Duration::from_secs(120);
+/// The exchange of the channels on which workers are called.
+const EXCHANGE: &str = "longshore.wake";
+
+/// What a worker does that has nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) enum Post {
+    /// Nothing yet: it has to [enter](Listeners::enter).
+    #[default]
+    None,
+    /// The server tells it what changes.
+    Listens,
+    /// It waits until it is called.
+    InLine,
+}
+
+#[derive(Default)]
+struct State {
+    post: Post,
+    /// It has just been called: nothing is known of the lists.
+    called: bool,
+    /// Somebody may stand in line.
+    crowd: bool,
+    /// It is about to claim, or waits for something to claim.
+    attends: bool,
+    /// How often it began to.
+    turn: u64,
+    /// The connection on which it entered.
+    generation: u64,
+    entered: Option<Instant>,
+    /// What is served: the end of the names of the keys.
+    group: String,
+    /// What is being said to the others: nothing is said before it is done.
+    saying: Option<JoinHandle<()>>,
+}
+
+/// A worker's place among those that serve the same queues.
+pub(super) struct Listeners {
+    link: Arc<Link>,
+    layout: Layout,
+    boot: String,
+    state: Mutex<State>,
+    hint: Notify,
+}
+
+/// Ends the hearing when it is dropped.
+pub(super) struct Hearing {
+    _guard: Guard,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Listeners {
+    /// With the other value it hears when it is called.
+    ///
+    /// # Errors
+    /// We may not listen to the channel, or cannot: then every worker has to be told what changes, for itself.
+    pub(super) async fn open(link: Arc<Link>, layout: Layout, pubsub: &PubSub, boot: &str) -> Result<(Arc<Self>, Hearing), Fail> {
+        let (sink, mut calls) = mpsc::channel::<(String, Vec<u8>)>(64);
+        let topics = vec![Topic::Channel(layout.channel(EXCHANGE, boot))];
+        let missed = Arc::new(Notify::new());
+        let listener = Listener { topics, keys: Vec::new(), sink, name: Box::new(str::to_owned), missed: missed.clone() };
+        let (guard, _) = pubsub.listen(listener).await?;
+        let own = Arc::new(Self { link, layout, boot: boot.to_owned(), state: Mutex::default(), hint: Notify::new() });
+        let hears = own.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    call = calls.recv() => match call {
+                        Some((_, word)) => hears.hear(&word),
+                        None => return,
+                    },
+                    () = missed.notified() => hears.forget(),
+                }
+            }
+        });
+        Ok((own, Hearing { _guard: guard, task }))
+    }
+
+    /// What we do, as it was said on this connection; `true` where we were called since the last time.
+    pub(super) fn post(&self) -> (Post, bool) {
+        let mut state = locked(&self.state);
+        let is_old = state.post == Post::InLine && state.entered.is_none_or(|at| at.elapsed() > REMINDED);
+        if state.generation != self.link.generation() || is_old {
+            (state.generation, state.post) = (self.link.generation(), Post::None);
+        }
+        let called = std::mem::take(&mut state.called);
+        (state.post, called)
+    }
+
+    /// Begins to attend, for these queues where they are not those of before.
+    pub(super) fn attend(&self, queues: Option<&Vec<Arc<str>>>) {
+        let Some(queues) = queues else {
+            let mut state = locked(&self.state);
+            (state.attends, state.turn) = (true, state.turn + 1);
+            return;
+        };
+        let mut sorted: Vec<&str> = queues.iter().map(|queue| &**queue).collect();
+        sorted.sort_unstable();
+        let group = sha1_smol::Sha1::from(sorted.join("\n")).digest().to_string();
+        let old = {
+            let mut state = locked(&self.state);
+            state.attends = true;
+            state.turn += 1;
+            (state.group != group).then(|| (std::mem::replace(&mut state.group, group), std::mem::take(&mut state.post)))
+        };
+        // Other queues have others who serve them.
+        if let Some((group, post)) = old
+            && post != Post::None
+        {
+            locked(&self.state).saying = None;
+            let (link, pack) = (self.link.clone(), self.leave_pack(&group));
+            tokio::spawn(async move { drop(link.ask(pack, Wait::Forever).await) });
+        }
+    }
+
+    /// Attends no more: this many were taken where there was this much room, and so many are left there.
+    pub(super) fn took(self: &Arc<Self>, taken: usize, room: usize, left: u64) {
+        let (leaves, calls, listens) = {
+            let mut state = locked(&self.state);
+            state.attends = false;
+            if !state.crowd {
+                return;
+            }
+            let listens = state.post == Post::Listens;
+            (listens && taken >= room, left.min(CALLED), listens)
+        };
+        if leaves || calls > 0 {
+            self.pass(leaves, calls);
+        }
+        if listens && !leaves {
+            let turn = locked(&self.state).turn;
+            let own = self.clone();
+            tokio::spawn(async move {
+                sleep(BUSY).await;
+                let is_busy = {
+                    let state = locked(&own.state);
+                    state.turn == turn && !state.attends && state.post == Post::Listens
+                };
+                if is_busy {
+                    own.pass(true, 0);
+                }
+            });
+        }
+    }
+
+    /// Listens, or stands in line; with `true` where that is to begin.
+    ///
+    /// # Errors
+    /// As [`Link::call`].
+    pub(super) async fn enter(&self) -> Result<Post, Fail> {
+        let said = locked(&self.state).saying.take();
+        if let Some(said) = said {
+            let _ = said.await;
+        }
+        let (group, generation) = {
+            let state = locked(&self.state);
+            (state.group.clone(), state.generation)
+        };
+        let keys = self.keys(&group);
+        let mut call = Call::new(&scripts::ENTER, &keys.each_ref().map(|key| key.as_bytes()));
+        call.arg(&self.boot);
+        call.arg(self.layout.own("owner:"));
+        call.arg(self.channels());
+        call.number(MOST);
+        let said = self.link.ask(call.pack(), Wait::Forever).await?.pop().as_ref().and_then(Reply::int);
+        let mut state = locked(&self.state);
+        state.entered = Some(Instant::now());
+        // It was called before it had heard that it stands in line.
+        if state.called || state.generation != generation {
+            return Ok(state.post);
+        }
+        (state.post, state.crowd) = match said {
+            Some(1) => (Post::Listens, false),
+            Some(2) => (Post::Listens, true),
+            _ => (Post::InLine, true),
+        };
+        Ok(state.post)
+    }
+
+    /// Whether we are one of the few.
+    pub(super) fn listens(&self) -> bool {
+        locked(&self.state).post == Post::Listens
+    }
+
+    /// Resolves when we are called.
+    pub(super) async fn called(&self) {
+        self.hint.notified().await;
+    }
+
+    /// Gives the place away: nothing more is claimed.
+    pub(super) fn stop(self: &Arc<Self>) {
+        let post = {
+            let mut state = locked(&self.state);
+            state.attends = false;
+            std::mem::take(&mut state.post)
+        };
+        if post != Post::None {
+            self.pass(true, 0);
+        }
+    }
+
+    /// The same, and waits until it is said.
+    pub(super) async fn leave(&self) -> Result<(), Fail> {
+        let said = locked(&self.state).saying.take();
+        if let Some(said) = said {
+            let _ = said.await;
+        }
+        let group = {
+            let mut state = locked(&self.state);
+            (state.attends, state.post) = (false, Post::None);
+            state.group.clone()
+        };
+        if !group.is_empty() {
+            self.link.ask(self.leave_pack(&group), Wait::Patience).await?;
+        }
+        Ok(())
+    }
+
+    fn forget(&self) {
+        let mut state = locked(&self.state);
+        (state.post, state.called) = (Post::None, true);
+        drop(state);
+        self.hint.notify_one();
+    }
+
+    fn hear(self: &Arc<Self>, word: &[u8]) {
+        let (leaves, calls) = {
+            let mut state = locked(&self.state);
+            match word {
+                b"crowd" => {
+                    state.crowd = true;
+                    (state.post == Post::Listens && !state.attends, 0)
+                }
+                b"listen" => {
+                    (state.post, state.crowd, state.called) = (Post::Listens, true, true);
+                    (!state.attends, 0)
+                }
+                _ => {
+                    if state.post == Post::InLine {
+                        state.post = Post::None;
+                    }
+                    (state.crowd, state.called) = (true, true);
+                    (false, u64::from(!state.attends))
+                }
+            }
+        };
+        self.hint.notify_one();
+        // Busy: another one hears it in our place.
+        if leaves || calls > 0 {
+            self.pass(leaves, calls);
+        }
+    }
+
+    /// Tells the next in line, behind whatever is being said.
+    fn pass(self: &Arc<Self>, leaves: bool, calls: u64) {
+        let mut state = locked(&self.state);
+        if leaves {
+            state.post = Post::None;
+        }
+        let pack = self.pass_pack(&state.group, leaves, calls);
+        let (own, before) = (self.clone(), state.saying.take());
+        state.saying = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                let _ = before.await;
+            }
+            if let Ok(said) = own.link.ask(pack, Wait::Forever).await
+                && said.last().and_then(Reply::int) == Some(0)
+            {
+                locked(&own.state).crowd = false;
+            }
+        }));
+    }
+
+    /// What stands before a worker's name in its channel.
+    fn channels(&self) -> String {
+        format!("{}/", self.layout.channel(EXCHANGE, ""))
+    }
+
+    fn keys(&self, group: &str) -> [String; 3] {
+        ["listeners", "line", "crowd"].map(|name| self.layout.own(&format!("{name}:{group}")))
+    }
+
+    fn pass_pack(&self, group: &str, leaves: bool, calls: u64) -> Pack {
+        let keys = self.keys(group);
+        let mut call = Call::new(&scripts::PASS, &keys.each_ref().map(|key| key.as_bytes()));
+        call.arg(&self.boot);
+        call.arg(self.channels());
+        call.number(leaves.into());
+        call.number(calls);
+        call.pack()
+    }
+
+    fn leave_pack(&self, group: &str) -> Pack {
+        self.pass_pack(group, true, 0)
+    }
+}
