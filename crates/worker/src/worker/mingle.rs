@@ -1,7 +1,7 @@
 //! What was called off before we listened: asked of the broker, which all workers of ours tell, and of Celery's workers, as they ask each other at their start
 //! ("mingle"). Of ours only a few answer them, and none of ours: where many start at once, not everybody answers everybody.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use longshore_celery::{
     Limits,
@@ -27,7 +27,8 @@ pub(crate) fn answers(request: &Request, shared: &Shared) -> bool {
 pub(crate) async fn mingle(shared: Arc<Shared>) {
     if let Ok(ids) = shared.broker.revoked().await {
         // What it could not be told when we heard it.
-        let untold: Vec<String> = shared.revoked().ids().into_iter().filter(|id| !ids.contains(id)).collect();
+        let told: HashSet<&String> = ids.iter().collect();
+        let untold: Vec<String> = shared.revoked().ids().into_iter().filter(|id| !told.contains(id)).collect();
         if !untold.is_empty() {
             let _ = shared.broker.revoke(&untold).await;
         }
