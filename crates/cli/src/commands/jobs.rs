@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use longshore_brokers::mask_text;
 use longshore_core::Word;
 use serde::{Deserialize, Serialize};
 
@@ -230,7 +231,8 @@ fn row(info: &JobInfo) -> Row {
         exit: info.end.as_ref().map(|end| end.exit),
         started: info.header.started.clone(),
         changed: time(info.changed),
-        what: info.header.what.clone(),
+        // Older versions wrote it with secrets.
+        what: mask_text(&info.header.what),
         broken,
     }
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use longshore_brokers::mask;
 use longshore_core::{Again, TaskError};
 use longshore_sys::files::{cause, output_in_directory};
 use reqwest::{
@@ -361,10 +362,10 @@ fn forbidden(why: String) -> TaskError {
 }
 
 fn parse_url(text: &str) -> Result<Url, TaskError> {
-    let url = Url::parse(text).map_err(|error| TaskError::invalid(format!("`{}` is not a URL: {error}", shorten(text))))?;
+    let url = Url::parse(text).map_err(|error| TaskError::invalid(format!("`{}` is not a URL: {error}", shorten(&mask(text)))))?;
     match url.scheme() {
         "http" | "https" => Ok(url),
-        scheme => Err(TaskError::invalid(format!("`{scheme}` in `{}` is not supported; only http and https are", shorten(text)))),
+        scheme => Err(TaskError::invalid(format!("`{scheme}` in `{}` is not supported; only http and https are", shorten(&mask(text))))),
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use longshore_brokers::mask_words;
+use longshore_brokers::{mask_text, mask_words};
 use longshore_sys::files::{Own, own};
 use rustix::fs::{FlockOperation, flock};
 
@@ -258,7 +258,7 @@ impl StateDir {
         if header.template != spec.template {
             return Err(match header.what == spec.what {
                 true => changed("what it runs, or how,", &header.template, &spec.template),
-                false => changed("what it runs", &header.what, &spec.what),
+                false => changed("what it runs", &mask_text(&header.what), &spec.what),
             });
         }
         if header.key_rule != spec.key_rule {
