@@ -320,7 +320,7 @@ impl Config {
             };
             found.push((section.values().map(place).min(), (pattern.clone(), queue, priority)));
         }
-        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        found.sort_by_key(|(place, _)| *place);
         Ok(found.into_iter().map(|(_, route)| route).collect())
     }
 

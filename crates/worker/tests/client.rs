@@ -170,11 +170,8 @@ async fn a_result_of_another_type_is_an_error_that_says_so() {
 
 #[tokio::test]
 async fn options_travel_in_the_message() {
-    let settings = Settings {
-        broker: "memory://options".to_owned(),
-        routes: vec![("tasks.*".to_owned(), "routed".to_owned())],
-        ..Settings::default()
-    };
+    let settings =
+        Settings { broker: "memory://options".to_owned(), routes: vec![("tasks.*".to_owned(), "routed".into())], ..Settings::default() };
     let client = Client::connect(&settings).unwrap();
     let consumer = consumer(&client, "routed").await;
     let signature = add(1, 1)
