@@ -144,7 +144,7 @@ fn line(view: &View, rate: f64, most: usize) -> String {
         view.max_in_flight,
         view.closings,
         view.partitions.len(),
-        view.trouble.as_ref().map(|(text, _)| format!("  ({text})")).unwrap_or_default()
+        view.complaint.as_ref().map(|text| format!("  ({text})")).unwrap_or_default()
     )
 }
 
