@@ -76,21 +76,18 @@ def measure(build, width, groups):
         noop.apply_async().get(timeout=60)
         sent, begun = bytes_in(), time.perf_counter()
         chain(noop, *[group(noop.clone() for _ in range(width)) for _ in range(groups)]).apply_async()
-        most, quiet = 0, 0
-        while quiet < 3:
-            # Three times, between a task's end and what follows it there may be nothing.
-            quiet = quiet + 1 if left() == 0 else 0
+        # The first task here, the chain's first, and all in groups.
+        most, ended, tasks = 0, 0, width * groups + 2
+        while ended < tasks:
+            time.sleep(0.005)
             most = max(most, peak(tree(worker.pid)))
             took = time.perf_counter() - begun
             if worker.poll() is not None:
                 return f"died above {most:,.0f} MiB", "–", "–"
             if took > SECONDS:
-                return f"{most:,.0f} MiB, and going on", f"over {SECONDS} s", "–"
-            time.sleep(0.005)
-        # The first task here, the chain's first, and all in groups.
-        ended, tasks = sum(1 for _ in server.scan_iter("celery-task-meta-*", 1000)), width * groups + 2
-        if ended < tasks:
-            return f"{most:,.0f} MiB", f"{ended} of {tasks} tasks after {took:.2f} s", "–"
+                return f"{most:,.0f} MiB, and going on", f"{ended} of {tasks} tasks after {SECONDS} s", "–"
+            # Counting takes time from the worker, so not before its queue is empty.
+            ended = 0 if left() else sum(1 for _ in server.scan_iter("celery-task-meta-*", 1000))
         return f"{most:,.0f} MiB", f"{took:.2f} s", f"{(bytes_in() - sent) / 1e6:,.1f} MB"
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -33,6 +33,8 @@ SHAPES = {
     "group, group, task": (lambda l: group(l.add.s(1, 1), l.add.s(2, 2)) | group(l.tsum.s(), l.tsum.s()) | l.tsum.s(), 12),
     "task, group, group, task": (
         lambda l: l.add.s(1, 1) | group(l.add.s(1), l.add.s(2)) | group(l.tsum.s(), l.tsum.s()) | l.tsum.s(), 14),
+    "task, many groups, task": (
+        lambda l: chain(l.add.s(1, 1), *[group(l.tsum.s() for _ in range(3)) for _ in range(8)], l.tsum.s()), 2 * 3**8),
     "chord": (lambda l: chord([l.add.s(1, 2), l.add.s(3, 4)], l.tsum.s()), 10),
     "chord keeps the order": (lambda l: chord([l.random_sleep.s(n) for n in range(20)], l.identity.s()), list(range(20))),
     "chord of one": (lambda l: chord([l.add.s(1, 2)], l.identity.s()), [3]),
