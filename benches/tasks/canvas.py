@@ -16,6 +16,7 @@ import time
 
 import redis
 from celery import Celery, chain, group
+from celery.result import AsyncResult
 
 from processes import tree
 
@@ -27,6 +28,8 @@ URL, QUEUE, SECONDS, MOST = f"redis://127.0.0.1:{PORT}/0", "bench", 120, 6 << 30
 server = redis.Redis(port=PORT)
 app = Celery("client", broker=URL, backend=URL)
 app.conf.task_default_queue = QUEUE
+# Results that outlive their server have nobody to unsubscribe from, and would say so at exit.
+AsyncResult.__del__ = lambda self: None
 
 
 def limited():
