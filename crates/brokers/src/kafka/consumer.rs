@@ -145,7 +145,7 @@ impl Consumer {
             commit_every: Duration::from_secs(1),
             drain: Duration::from_secs(5),
             grace: Duration::from_secs(30),
-            buffers: 16 << 20,
+            buffers: 32 << 20,
             without_permission: Duration::from_secs(60),
         }
     }
@@ -252,9 +252,10 @@ impl Consumer {
         self
     }
 
-    /// Bytes that the client may hold ready, over all partitions. Default 16 MiB.
+    /// Bytes of records that may be in memory: half of them held ready by the client, over all partitions, the other half read and not done, whatever
+    /// their number may be. A record that is larger than that is read alone. Default 32 MiB.
     pub fn buffers(mut self, bytes: usize) -> Self {
-        self.buffers = bytes.max(64 << 10);
+        self.buffers = bytes.max(128 << 10);
         self
     }
 
@@ -275,7 +276,7 @@ impl Consumer {
     }
 
     fn limits(&self, max_threads: usize) -> Limits {
-        Limits { in_flight: self.in_flight(max_threads), reopen: self.resume_at, parked: self.max_parked }
+        Limits { in_flight: self.in_flight(max_threads), reopen: self.resume_at, parked: self.max_parked, bytes: self.buffers / 2 }
     }
 
     fn in_flight(&self, max_threads: usize) -> usize {

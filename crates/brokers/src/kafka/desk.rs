@@ -280,7 +280,7 @@ impl Desk {
             self.seats.iter().flatten().for_each(Seat::look);
         }
         let limits = *self.gate.limits();
-        let mut room = self.gate.room(self.lent.in_flight(), self.lent.parked(), now);
+        let mut room = self.gate.room(self.lent.in_flight(), self.lent.parked(), self.lent.bytes(), now);
         if room == 0 || self.seats.is_empty() || self.staged.len() >= MOST_STAGED || self.exchange.is_closed() {
             return false;
         }
@@ -297,7 +297,7 @@ impl Desk {
         }
         self.first = (self.first + 1) % count;
         // It closes now, not when the next one would be read.
-        room = self.gate.room(self.lent.in_flight(), self.lent.parked(), now);
+        room = self.gate.room(self.lent.in_flight(), self.lent.parked(), self.lent.bytes(), now);
         if !self.lending.is_empty() {
             self.exchange.lend(&mut self.lending);
         }
@@ -309,7 +309,7 @@ impl Desk {
     fn read(&mut self, at: usize, most: usize) -> usize {
         let limits = *self.gate.limits();
         let mut total = 0;
-        while total < most {
+        while total < most && self.lent.bytes() < limits.bytes {
             let Some(Some(seat)) = self.seats.get_mut(at) else { break };
             if !seat.is_readable(&self.keys, &limits) {
                 break;
@@ -325,9 +325,10 @@ impl Desk {
                 let batch = reading.gather.finish(&seat.lease);
                 seat.batches.push(&batch);
                 for (place, (offset, key)) in reading.fresh.drain(..).enumerate() {
-                    let receipt = self.lent.lend(&self.keys, at as u32, key, offset);
+                    let payload = batch.record(place as u32);
+                    let receipt = self.lent.lend(&self.keys, at as u32, key, offset, payload.bytes());
                     self.number += 1;
-                    self.lending.push(Delivery { id: self.number, payload: batch.record(place as u32), receipt, options: None, key });
+                    self.lending.push(Delivery { id: self.number, payload, receipt, options: None, key });
                 }
             }
             total += count;
@@ -434,7 +435,7 @@ impl Desk {
         let partitions: Vec<_> = partitions.collect();
         let (limits, gate) = (*self.gate.limits(), self.gate.state(now));
         let (closings, closed_for) = (self.gate.closings(), self.gate.closed_for(now));
-        let (in_flight, parked) = (self.lent.in_flight(), self.lent.parked());
+        let (in_flight, parked, bytes) = (self.lent.in_flight(), self.lent.parked(), self.lent.bytes());
         let burying = self.dead.as_ref().map_or(0, Dead::len);
         let committed_ago = self.last_commit.map(|at| now.duration_since(at));
         let troubles = self.exchange.board.current();
@@ -445,6 +446,8 @@ impl Desk {
             max_threads,
             in_flight,
             max_in_flight: limits.in_flight,
+            bytes,
+            max_bytes: limits.bytes,
             reopen_at: limits.reopen_at(),
             gate,
             closings,

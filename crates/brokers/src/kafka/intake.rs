@@ -24,6 +24,8 @@ pub(super) struct Limits {
     pub(super) reopen: f64,
     /// Records that back off, and those behind them, at most.
     pub(super) parked: usize,
+    /// Bytes of all records that are with the engine, at most; what passes this is one record, or a small batch.
+    pub(super) bytes: usize,
 }
 
 impl Limits {
@@ -31,6 +33,12 @@ impl Limits {
     pub(super) fn reopen_at(&self) -> usize {
         let at = (self.in_flight as f64 * self.reopen.clamp(0.0, 1.0)) as usize;
         at.min(self.in_flight.saturating_sub(1))
+    }
+
+    /// A gate that closed for their bytes reopens when no more than this are with the engine.
+    fn bytes_again(&self) -> usize {
+        let at = (self.bytes as f64 * self.reopen.clamp(0.0, 1.0)) as usize;
+        at.min(self.bytes.saturating_sub(1))
     }
 
     /// Records of one key in flight, at most; beyond, its partition waits.
@@ -49,10 +57,21 @@ impl Limits {
 #[derive(Debug)]
 pub(super) struct Gate {
     limits: Limits,
-    /// When it closed, and whether for what is parked.
-    closed: Option<(Instant, bool)>,
+    /// When it closed, and what for.
+    closed: Option<(Instant, Closed)>,
     closings: u64,
     closed_for: Duration,
+}
+
+/// What a gate is closed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closed {
+    /// As many are in flight as may be.
+    Full,
+    /// Too many wait for another attempt.
+    Parked,
+    /// They have as many bytes as they may have.
+    Bytes,
 }
 
 impl Gate {
@@ -68,28 +87,38 @@ impl Gate {
         self.limits = limits;
     }
 
-    /// How many records may be read now. `in_flight` run or wait to run, `parked` back off or wait behind one that does.
-    pub(super) fn room(&mut self, in_flight: usize, parked: usize, now: Instant) -> usize {
-        let Limits { in_flight: most, parked: most_parked, .. } = self.limits;
-        let full = in_flight >= most;
+    /// How many records may be read now. `in_flight` run or wait to run, `parked` back off or wait behind one that does; all have so many `bytes`.
+    pub(super) fn room(&mut self, in_flight: usize, parked: usize, bytes: usize, now: Instant) -> usize {
+        let Limits { in_flight: most, parked: most_parked, bytes: most_bytes, .. } = self.limits;
         let too_many = parked >= most_parked;
         match self.closed {
-            None if full || too_many => {
-                self.closed = Some((now, !full));
-                self.closings += 1;
+            None => {
+                let why = match () {
+                    () if in_flight >= most => Some(Closed::Full),
+                    () if too_many => Some(Closed::Parked),
+                    () if bytes >= most_bytes => Some(Closed::Bytes),
+                    () => None,
+                };
+                self.closed = why.map(|why| (now, why));
+                self.closings += u64::from(why.is_some());
             }
-            Some((since, _)) if in_flight <= self.limits.reopen_at() && !too_many => {
+            Some((since, _)) if in_flight <= self.limits.reopen_at() && !too_many && bytes <= self.limits.bytes_again() => {
                 self.closed = None;
                 self.closed_for += now.saturating_duration_since(since);
             }
-            None | Some(_) => {}
+            Some(_) => {}
         }
         if self.closed.is_some() { 0 } else { most - in_flight }
     }
 
     /// How many records must end before it can reopen; 0 while it is open.
     pub(super) fn to_reopen(&self, in_flight: usize) -> usize {
-        if self.closed.is_some() { in_flight.saturating_sub(self.limits.reopen_at()).max(1) } else { 0 }
+        match self.closed {
+            None => 0,
+            // One may have them all.
+            Some((_, Closed::Bytes)) => 1,
+            Some(_) => in_flight.saturating_sub(self.limits.reopen_at()).max(1),
+        }
     }
 
     pub(super) fn closed_since(&self) -> Option<Instant> {
@@ -107,9 +136,13 @@ impl Gate {
     pub(super) fn state(&self, now: Instant) -> GateState {
         match self.closed {
             None => GateState::Open,
-            Some((since, parked)) => {
+            Some((since, why)) => {
                 let since = now.saturating_duration_since(since);
-                if parked { GateState::Parked { since } } else { GateState::Closed { since } }
+                match why {
+                    Closed::Full => GateState::Closed { since },
+                    Closed::Parked => GateState::Parked { since },
+                    Closed::Bytes => GateState::Bytes { since },
+                }
             }
         }
     }
@@ -207,6 +240,8 @@ pub(super) struct Loan {
     /// Its key's number, if it has to keep an order.
     pub(super) key: Option<NonZeroU32>,
     pub(super) offset: i64,
+    /// What it takes of memory.
+    pub(super) bytes: u32,
     /// It backs off.
     pub(super) away: bool,
 }
@@ -218,6 +253,7 @@ pub(super) struct Lent {
     free: Vec<u32>,
     /// Records that back off, and those in flight behind them.
     parked: usize,
+    bytes: usize,
 }
 
 impl Lent {
@@ -235,10 +271,16 @@ impl Lent {
         self.len() - self.parked
     }
 
+    /// What all of them take of memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Lends a record, whose key has been [added](Keys::add).
-    pub(super) fn lend(&mut self, keys: &Keys, seat: u32, key: Option<NonZeroU32>, offset: i64) -> Receipt {
+    pub(super) fn lend(&mut self, keys: &Keys, seat: u32, key: Option<NonZeroU32>, offset: i64, bytes: u32) -> Receipt {
         self.parked += usize::from(key.is_some_and(|key| keys.is_away(key)));
-        let loan = Some(Loan { seat, key, offset, away: false });
+        self.bytes += bytes as usize;
+        let loan = Some(Loan { seat, key, offset, bytes, away: false });
         let slot = if let Some(slot) = self.free.pop() {
             self.slots[slot as usize].1 = loan;
             slot
@@ -264,6 +306,7 @@ impl Lent {
         let loan = loan.take()?;
         *age = age.wrapping_add(1);
         self.free.push(slot);
+        self.bytes -= loan.bytes as usize;
         self.set_away(keys, &loan, false);
         self.parked -= usize::from(loan.key.is_some_and(|key| keys.is_away(key)));
         if let Some(key) = loan.key {
@@ -318,7 +361,7 @@ mod tests {
     use super::*;
 
     fn limits(in_flight: usize) -> Limits {
-        Limits { in_flight, reopen: 0.75, parked: 20 }
+        Limits { in_flight, reopen: 0.75, parked: 20, bytes: 1_000 }
     }
 
     #[test]
@@ -327,26 +370,31 @@ mod tests {
         let mut gate = Gate::new(limits(150));
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!((gate.limits().reopen_at(), gate.limits().of_key(), gate.limits().of_key_again()), (112, 37, 27));
-        for (ms, in_flight, parked, room, to_reopen, closings) in [
-            (0, 0, 0, 150, 0, 0),
-            (1, 149, 0, 1, 0, 0),
-            (2, 150, 0, 0, 38, 1),
-            (3, 149, 0, 0, 37, 1),
-            (4, 113, 0, 0, 1, 1),
-            (5, 112, 0, 38, 0, 1),
-            (6, 10, 20, 0, 1, 2),
-            (7, 10, 19, 140, 0, 2),
-            (8, 200, 0, 0, 88, 3),
+        for (ms, in_flight, parked, bytes, room, to_reopen, closings) in [
+            (0, 0, 0, 0, 150, 0, 0),
+            (1, 149, 0, 999, 1, 0, 0),
+            (2, 150, 0, 0, 0, 38, 1),
+            (3, 149, 0, 0, 0, 37, 1),
+            (4, 113, 0, 0, 0, 1, 1),
+            (5, 112, 0, 0, 38, 0, 1),
+            (6, 10, 20, 0, 0, 1, 2),
+            (7, 10, 19, 0, 140, 0, 2),
+            (8, 10, 0, 5_000, 0, 1, 3),
+            (9, 9, 0, 751, 0, 1, 3),
+            (10, 8, 0, 750, 142, 0, 3),
+            (11, 200, 0, 0, 0, 88, 4),
         ] {
-            assert_eq!(gate.room(in_flight, parked, at(ms)), room, "at {ms} ms");
+            assert_eq!(gate.room(in_flight, parked, bytes, at(ms)), room, "at {ms} ms");
             assert_eq!((gate.to_reopen(in_flight), gate.closings()), (to_reopen, closings), "at {ms} ms");
         }
-        assert_eq!(gate.closed_for(at(10)), Duration::from_millis(3 + 1 + 2));
-        assert_eq!(gate.state(at(10)), GateState::Closed { since: Duration::from_millis(2) });
+        assert_eq!(gate.closed_for(at(13)), Duration::from_millis(3 + 1 + 2 + 2));
+        assert_eq!(gate.state(at(13)), GateState::Closed { since: Duration::from_millis(2) });
         gate.set_limits(limits(1_000));
-        assert_eq!(gate.room(200, 0, at(11)), 800, "a higher limit opens it");
+        assert_eq!(gate.room(200, 0, 0, at(14)), 800, "a higher limit opens it");
         gate.set_limits(limits(1));
-        assert_eq!((gate.room(1, 0, at(12)), gate.room(0, 0, at(13))), (0, 1), "the smallest gate can reopen");
+        assert_eq!((gate.room(1, 0, 0, at(15)), gate.room(0, 0, 0, at(16))), (0, 1), "the smallest gate can reopen");
+        gate.set_limits(Limits { bytes: 1, ..limits(1) });
+        assert_eq!((gate.room(0, 0, 9, at(17)), gate.room(0, 0, 0, at(18))), (0, 1), "a record that is larger than all may pass alone");
     }
 
     #[test]
@@ -374,7 +422,7 @@ mod tests {
                         if let Some(key) = key {
                             keys.add(key);
                         }
-                        out.push(lent.lend(&keys, 0, key, 0));
+                        out.push(lent.lend(&keys, 0, key, 0, u32::from(step) + 7));
                     }
                     1 if !out.is_empty() => {
                         let receipt = out.swap_remove(which.index(out.len()));
@@ -389,6 +437,7 @@ mod tests {
                 let is_parked = |loan: &Loan| loan.away || loan.key.is_some_and(|key| loans.iter().any(|other| other.key == Some(key) && other.away));
                 let parked = loans.iter().filter(|loan| is_parked(loan)).count();
                 prop_assert_eq!(parked, lent.parked());
+                prop_assert_eq!(loans.iter().map(|loan| loan.bytes as usize).sum::<usize>(), lent.bytes());
                 prop_assert!(stale.iter().all(|receipt| lent.get(*receipt).is_none()), "a receipt that came back is nobody's");
             }
         }

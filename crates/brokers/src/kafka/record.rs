@@ -127,6 +127,17 @@ impl Record {
         })
     }
 
+    /// What it takes of memory, about.
+    pub(super) fn bytes(&self) -> u32 {
+        const OWN: u32 = 64;
+        let part = |len: u32| if len == NONE { 0 } else { len };
+        let entry = self.entry();
+        let (first, count) = entry.headers;
+        let headers = &self.batch.headers[first as usize..(first + count) as usize];
+        let headers = headers.iter().map(|header| OWN + header.name + part(header.value));
+        headers.fold(OWN + part(entry.key), u32::saturating_add).saturating_add(part(entry.value))
+    }
+
     /// Whether its partition was taken from us meanwhile: another member will process this record, whatever becomes of it here.
     pub fn is_revoked(&self) -> bool {
         self.batch.lease.revoked.load(Ordering::Relaxed)
@@ -301,6 +312,7 @@ mod tests {
         assert_eq!((error.kind(), error.again()), ("invalid", longshore_core::Again::Never));
         assert!(error.message().contains("orders[3]@12"), "{error}");
         assert!(batch.find(8).is_none());
+        assert_eq!([first.bytes(), tombstone.bytes(), last.bytes()], [64 + 6 + 64 + 6 + 64 + 5, 64, 64 + 2]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::{
     consumer::Order,
     intake::{Keys, Limits, Names},
     ledger::{Ledger, Taken},
-    record::{Batches, Gather, Lease, Record},
+    record::{BATCH_BYTES, Batches, Gather, Lease, Record},
     trouble::Affected,
     view::Intake,
 };
@@ -58,6 +58,9 @@ pub(super) struct Seat {
     /// It is being taken from us, and not read any more.
     pub(super) leaving: bool,
 }
+
+/// In place of what the ledger had finished: it was not asked for this record yet.
+const LARGE: u64 = u64::MAX;
 
 /// What is committed, and what was sent for it.
 #[derive(Debug, Default)]
@@ -155,13 +158,18 @@ impl Seat {
                     return;
                 }
                 Taken::New => {
+                    into.read += u64::from(self.refused_at == LARGE);
                     into.gather.push(offset, record.timestamp().unwrap_or(-1), record.key(), record.value());
                     record.headers().for_each(|(name, value)| into.gather.header(name, value));
                     let key = number(order, record.key(), self.own, keys, &mut self.names);
                     into.fresh.push((offset, key));
                     enter(&mut self.hot, key, keys, limits);
                 }
-                Taken::AlreadyDone | Taken::Backwards => {}
+                Taken::AlreadyDone => into.known += 1,
+                Taken::Backwards => {
+                    into.backwards = Some(offset);
+                    return;
+                }
             }
         }
         while into.gather.len() < room && !into.gather.is_full() && self.hot.is_none() {
@@ -187,6 +195,17 @@ impl Seat {
             };
             into.state = Some(Ok(()));
             let offset = message.offset();
+            if into.gather.len() > 0 && message.payload_len() + message.key_len() > BATCH_BYTES {
+                // What is small would keep it in memory for as long as it is in work itself.
+                let mut alone = Gather::default();
+                copy(&message, &mut alone, &mut into.bad_header);
+                self.held = Some((offset, alone.finish(&self.lease).record(0)));
+                self.refused_at = LARGE;
+                self.position = offset + 1;
+                self.next = Offset::Offset(self.position);
+                self.at_end = false;
+                return;
+            }
             match self.ledger.take(offset) {
                 Taken::New => {
                     copy(&message, &mut into.gather, &mut into.bad_header);

@@ -17,6 +17,10 @@ pub struct View {
     pub in_flight: usize,
     /// Most of them.
     pub max_in_flight: usize,
+    /// What all records that were read and are not done take of memory.
+    pub bytes: usize,
+    /// Most of it.
+    pub max_bytes: usize,
     /// The gate opens again at so many.
     pub reopen_at: usize,
     /// Whether records are read now.
@@ -53,6 +57,11 @@ pub enum GateState {
     },
     /// Too many wait for another attempt, or behind one that does.
     Parked {
+        /// For how long.
+        since: Duration,
+    },
+    /// Those that were read and are not done take as much memory as they may.
+    Bytes {
         /// For how long.
         since: Duration,
     },

@@ -1,13 +1,20 @@
 //! Bad days of one member.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use longshore_brokers::kafka::{Consumer, DeadLetter, Handler, Order, Record, Settings};
+use longshore_brokers::kafka::{Consumer, DeadLetter, GateState, Handler, Order, Record, Settings};
 use longshore_core::{Backoff, Outcome, RetryPolicy, TaskError};
 use rdkafka::{
     Message as _,
     consumer::{BaseConsumer, Consumer as _},
     message::Headers as _,
+    producer::{BaseProducer, BaseRecord, Producer as _},
 };
 
 use crate::help::{Log, Topic, wait_for};
@@ -189,4 +196,100 @@ async fn a_broker_that_takes_no_metadata_gets_none() {
     let committed = tokio::task::spawn_blocking(move || topic.committed(1)).await.unwrap();
     assert_eq!(committed[&0].0, 100);
     drop(node);
+}
+
+/// Sixty records of 900 kB, and a limit that leaves half of it, 4 MiB, for what is in flight; one small record before each.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_flight_is_limited_by_its_bytes() {
+    let Some(topic) = tokio::task::spawn_blocking(|| Topic::new(1)).await.unwrap() else { return };
+    let topic = Arc::new(topic);
+    let producing = topic.clone();
+    tokio::task::spawn_blocking(move || {
+        let producer: BaseProducer = producing.config().set("linger.ms", "5").create().unwrap();
+        for _ in 0..60 {
+            for value in [vec![b's'; 10], vec![b'x'; 900_000]] {
+                producer.send(BaseRecord::<(), _>::to(&producing.name).payload(&value)).map_err(|(error, _)| error).unwrap();
+            }
+            producer.flush(Duration::from_secs(60)).unwrap();
+        }
+    })
+    .await
+    .unwrap();
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counted, seen) = (now.clone(), most.clone());
+    let handler = Handler::<()>::new(move |record: Record| {
+        let (counted, seen) = (counted.clone(), seen.clone());
+        async move {
+            let bytes = record.value().unwrap().len();
+            seen.fetch_max(counted.fetch_add(bytes, Ordering::Relaxed) + bytes, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            counted.fetch_sub(bytes, Ordering::Relaxed);
+            Ok::<_, TaskError>(())
+        }
+    });
+    let running = topic.consumer().order(Order::None).buffers(8 << 20).until_end().start(handler).await.unwrap();
+    let handle = running.handle();
+    let looking = tokio::spawn(async move {
+        let mut closed = false;
+        while let Some(view) = handle.snapshot().await {
+            assert!(view.bytes <= view.max_bytes + 1_000_000, "{} of {}", view.bytes, view.max_bytes);
+            closed |= matches!(view.gate, GateState::Bytes { .. });
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        closed
+    });
+    let summary = running.join().await;
+    assert_eq!((summary.error, summary.counts.done, summary.counts.read), (None, 120, 120));
+    let most = most.load(Ordering::Relaxed);
+    assert!((2_000_000..5_200_000).contains(&most), "{most} bytes were in work at once");
+    assert!(looking.await.unwrap(), "the gate says why it is closed");
+}
+
+/// An idle member, and a broker that is killed and started again: from its answer to an admin request on, a record that is then produced is there within
+/// two seconds (the median). `LONGSHORE_KAFKA_RESTARTS` says how often that is tried, `LONGSHORE_KAFKA_SETTING` with which setting of the client.
+#[test]
+fn after_a_restart_of_the_broker_records_come_within_two_seconds() {
+    let rounds = std::env::var("LONGSHORE_KAFKA_RESTARTS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3);
+    let Some(mut node) = longshore_testkit::kafka::Kafka::start(&[]) else { return };
+    let topic = Topic::at(node.address(), 3).unwrap();
+    let log = Log::default();
+    let seen = log.clone();
+    let handler = Handler::<()>::new(move |record: Record| {
+        seen.add(&record);
+        async { Ok::<_, TaskError>(()) }
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    // A session as long as it is where nobody says otherwise: who is away for longer has to join anew.
+    let setting = std::env::var("LONGSHORE_KAFKA_SETTING").unwrap_or_else(|_| "session.timeout.ms=45000".to_owned());
+    let settings = Settings::parse(&topic.address).unwrap().with(&setting).unwrap();
+    let consumer = Consumer::new(settings, &topic.group, [&topic.name]);
+    let running = runtime.block_on(consumer.start(handler)).unwrap();
+    topic.produce(3, 0);
+    wait_for("the member reads", || log.len() == 3);
+    let mut times = Vec::new();
+    for round in 0..rounds {
+        std::thread::sleep(Duration::from_secs(2));
+        node.kill();
+        std::thread::sleep(Duration::from_secs(1));
+        let answered = std::thread::scope(|scope| {
+            scope.spawn(|| node.restart());
+            loop {
+                let client: BaseConsumer = topic.config().create().unwrap();
+                if client.fetch_metadata(Some(&topic.name), Duration::from_millis(200)).is_ok() {
+                    break Instant::now();
+                }
+            }
+        });
+        let number = 3 + round;
+        topic.produce_from(number, 1, 0);
+        wait_for("the next record", || log.numbers().contains(&number));
+        times.push(answered.elapsed());
+    }
+    runtime.block_on(async {
+        running.handle().stop();
+        running.join().await
+    });
+    times.sort();
+    println!("after a restart, from the first answer to the first record: {times:?}");
+    assert!(times[times.len() / 2] < Duration::from_secs(2), "{times:?}");
 }

@@ -252,6 +252,7 @@ const KAFKA_ALONE: &[Key] = &[
     key("dead-letter", Text),
     key("grace", Text),
     key("emit", Text),
+    key("to", Text),
     key("max-output", Text),
     key("shell", Bool),
 ];

@@ -1,12 +1,13 @@
 //! `longshore kafka consume`: a handler for each record, in order where that is asked for, committed when done.
 //!
-//! Layout: `consume/args.rs`: the command line; `what.rs`: what runs; `incoming.rs`: a record as that sees it; `out.rs`: stdout; `watch.rs`: keys and signals
+//! Layout: `consume/args.rs`: the command line; `what.rs`: what runs; `incoming.rs`: a record as that sees it; `knob.rs`: a sleep that is turned; `out.rs`: stdout; `watch.rs`: keys and signals
 //! while it runs; `view.rs`, `screen.rs`, `machine.rs`: what is shown; `trouble.rs`: what is wrong, in sentences; `fates.rs`: what failed; `ending.rs`: how it ends
 
 pub mod args;
 mod ending;
 mod fates;
 mod incoming;
+mod knob;
 mod machine;
 mod out;
 mod screen;
@@ -20,6 +21,7 @@ use std::{
     sync::Arc,
 };
 
+use longshore_brokers::kafka::words;
 use longshore_core::lane::child::Children;
 
 use self::{
@@ -37,13 +39,22 @@ use crate::{
     queue::{Fault, block_on},
 };
 
+/// Kafka's number for a topic that is not there.
+const NO_TOPIC: i32 = 3;
+
 /// Consumes until the end, or until it is told to stop.
 ///
 /// # Errors
 /// Exit code and sentence: a mistake in the command line, or Kafka.
 pub fn run(args: &ConsumeArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<u8, Fault> {
     let plan = Plan::compile(args).map_err(Fault::usage)?;
-    let settings = args.link.settings(config, args.topics.first().map(String::as_str))?;
+    let first = args.topics.first().map(String::as_str);
+    let settings = args.link.settings(config, first)?;
+    if let Some(to) = &args.to
+        && args.link.admin(config, first)?.topic(to)?.is_none()
+    {
+        return Err(Fault { code: 6, message: format!("cannot write to topic `{to}`: {}", words(NO_TOPIC)) });
+    }
     block_on(async { consume(args, plan, args.consumer(settings), global, out).await })
 }
 
@@ -58,29 +69,34 @@ async fn consume(
         Some("jsonl") => Emit::Jsonl,
         Some("raw") => Emit::Raw,
         Some(_) => Emit::None,
-        None if !plan.prints() => Emit::None,
+        None if !plan.prints() || args.to.is_some() => Emit::None,
         None if global.json => Emit::Jsonl,
         None => Emit::Raw,
     };
     let prints = emit != Emit::None && std::io::stdout().is_terminal();
     let quiet = prints && matches!(plan, Plan::Print);
     let screen = Screen::new(args.view.progress, global.color, args.view.every, global.voice(), quiet);
-    let stdout = Arc::new(Out::new(emit, Box::new(std::io::stdout()), screen.bar().filter(|_| prints)));
+    let stdout = Arc::new(Out::new(emit, Box::new(std::io::stdout()), screen.bar().filter(|_| prints), args.to.clone()));
     let children = if plan.has_children() { Children::guarded(&[]) } else { Children::new() };
     let children = children.map_err(|error| Fault {
         code: longshore_sys::files::exit_code(&error, 70),
         message: format!("no guardian for the children: {}", longshore_sys::files::cause(&error)),
     })?;
-    let text = plan.text();
+    let to = args.to.as_ref().map_or_else(String::new, |to| format!(" → {to}"));
+    let (text, knob) = (plan.text() + &to, plan.knob());
     let (handler, pipe) = plan.handler(args.group(), &children, &stdout).map_err(Fault::usage)?;
     let fates = Arc::new(Fates::new(global.voice()));
     let told = fates.clone();
-    let running = consumer.start(handler.on_end(move |finished| told.ended(finished))).await?;
+    let handler = handler.on_end(move |finished| told.ended(finished));
+    let running = match args.transactional_id() {
+        Some(id) => consumer.start_exactly_once(&id, handler).await?,
+        None => consumer.start(handler).await?,
+    };
     let handle = running.handle();
     let stopper = handle.clone();
     stdout.on_broken(move || stopper.stop_now());
     screen.note(&format!(" {}  group {}   {text}", args.topics.join(" "), args.group()));
-    let watch = Watch { args, handle, children: &children, fates: &fates, screen, deaf: global.no_input, seen: Default::default() };
+    let watch = Watch { args, handle, children: &children, fates: &fates, screen, deaf: global.no_input, knob, seen: Default::default() };
     let watched = watch.until_end(running).await;
     if let Some(pipe) = pipe {
         let _ = tokio::task::spawn_blocking(move || pipe.end()).await;

@@ -234,8 +234,8 @@ impl Consumer {
         let mut config = self.settings.config();
         let partitions = partitions.max(1);
         // What follows is for each partition, since they have queues of their own. Small records cost the client more than their bytes.
-        let ahead = (4 * self.in_flight(self.max_threads)).max(1_000).min(self.buffers / OVERHEAD / partitions).clamp(100, 100_000);
-        let kilobytes = (self.buffers / 1024 / partitions).clamp(64, 1 << 20);
+        let ahead = (4 * self.in_flight(self.max_threads)).max(1_000).min(self.buffers / 2 / OVERHEAD / partitions).clamp(100, 100_000);
+        let kilobytes = (self.buffers / 2 / 1024 / partitions).clamp(64, 1 << 20);
         let fetch = (kilobytes * 1024 / 4).clamp(16 << 10, 1 << 20);
         config
             .set("group.id", &self.group)

@@ -39,6 +39,11 @@ pub struct ConsumeArgs {
     #[arg(long, value_name = "DUR[..DUR]", value_parser = Sleep::parse, help_heading = "What")]
     pub sleep: Option<Sleep>,
 
+    /// Write what each record brings to this topic, exactly once, in the transaction that commits it: each line that a command writes, the body of an
+    /// answer, the line of a child, or without WHAT the record itself. Key and headers are the record's. Readers have to read what is committed alone
+    #[arg(long, value_name = "TOPIC", value_parser = topic_name, help_heading = "Output")]
+    pub to: Option<String>,
+
     /// The group: its members share the partitions, and what it has done is kept under its name [longshore-TOPIC]
     #[arg(short = 'g', long, value_name = "NAME", help_heading = "Group")]
     pub group: Option<String>,
@@ -79,8 +84,8 @@ pub struct ConsumeArgs {
     /// Which records wait for each other: those of one key, of one partition, or none
     #[arg(long, value_name = "ORDER", default_value = "key", value_parser = order, help_heading = "Concurrency")]
     pub order: Order,
-    /// The most bytes that the client reads ahead, over all partitions
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = units::size, help_heading = "Concurrency")]
+    /// The most bytes of records in memory: half read ahead by the client, half in work or waiting for it
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = units::size, help_heading = "Concurrency")]
     pub buffers: u64,
     /// How fast.
     #[command(flatten, next_help_heading = "Concurrency")]
@@ -132,12 +137,14 @@ pub struct ConsumeArgs {
 }
 
 const AFTER: &str = "\
+--to: the transactional id is GROUP-MEMBER, which needs permission to write; with --member it stays the same, so that what a dead member left open is ended at its restart, not after 30 s. What commands do elsewhere is done at least once, as ever.
+
 WHAT is one of: -- CMD ARG…, --http, --pipe, --sleep; without any the values are printed. Each record is processed at least once, and committed when it is done.
 
 Templates: {} value · {field} {a.b} of a JSON value · {key} {topic} {partition} {offset} {timestamp}, where the value has no such field · {{ expression }}
 Commands also find LONGSHORE_TOPIC, _PARTITION, _OFFSET, _TIMESTAMP (ms), _KEY, _HEADER_NAME, _GROUP, _ATTEMPT, _SLOT, and _TASK_ID (topic[partition]@offset).
 
-Keys on a terminal: + - most in work, by a tenth · > < most in flight · p pause · s what runs · q stop. Ctrl-C: once, read no more; twice, end what runs; three times, kill it.
+Keys on a terminal: + - most in work, by a tenth · > < most in flight · ] [ --sleep, by a tenth · p pause · s what runs · q stop. Ctrl-C: once, read no more; twice, end what runs; three times, kill it.
 
 Exit: 0 all done · 1 some failed for good (dead letters, skipped) · 2 usage · 6 Kafka, or what is done may not be committed · 74 output · 130/143 interrupted, what was done is committed";
 
@@ -200,6 +207,25 @@ impl ConsumeArgs {
     /// The group's name.
     pub fn group(&self) -> String {
         self.group.clone().unwrap_or_else(|| format!("longshore-{}", self.topics.join("-")))
+    }
+
+    /// Returns the id under which outputs are written in transactions, if they are.
+    pub fn transactional_id(&self) -> Option<String> {
+        self.to.as_ref()?;
+        let member = self.member.clone().unwrap_or_else(|| format!("{:016x}", fastrand::u64(..)));
+        Some(format!("{}-{member}", self.group()))
+    }
+
+    /// Refuses what can never be written to another topic.
+    ///
+    /// # Errors
+    /// A sentence for people.
+    pub fn check_to(&self) -> Result<(), String> {
+        match &self.to {
+            Some(to) if self.topics.contains(to) => Err(format!("--to {to}: that topic is read, too; it would never end")),
+            Some(_) if self.sleep.is_some() => Err("--to and --sleep exclude each other: a sleep brings nothing".to_owned()),
+            _ => Ok(()),
+        }
     }
 
     /// How many things it says to run.

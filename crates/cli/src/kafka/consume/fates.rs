@@ -34,7 +34,7 @@ impl Fates {
     }
 
     /// A record has ended for good.
-    pub(super) fn ended(&self, finished: &Finished<kafka::Record, ()>) {
+    pub(super) fn ended<R>(&self, finished: &Finished<kafka::Record, R>) {
         let word = finished.outcome.word();
         if matches!(word, Word::Ok | Word::Skipped | Word::Cancelled) && !self.voice.tells(word) {
             return;

@@ -1,4 +1,4 @@
-//! What is written to stdout: a record counts as done only when its output is out.
+//! What is written to stdout, and to another topic: a record counts as done only when its output is out.
 
 use std::{
     io::Write,
@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::kafka;
-use longshore_core::Outcome;
+use longshore_brokers::kafka::{self, Output};
+use longshore_core::{Outcome, TaskError};
 use serde_json::value::RawValue;
 
 use super::incoming::line;
@@ -25,9 +25,14 @@ pub(super) enum Emit {
     None,
 }
 
+/// What a record brought for another topic.
+pub(super) type Made = Vec<Output>;
+
 /// Writes for all handlers, each record's output in one piece.
 pub(super) struct Out {
     emit: Emit,
+    /// The topic that outputs are written to.
+    to: Option<String>,
     target: Mutex<Target>,
     /// Stops the consumer when nobody takes the output any more.
     stop: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -41,8 +46,8 @@ struct Target {
 }
 
 impl Out {
-    pub(super) fn new(emit: Emit, write: Box<dyn Write + Send>, bar: Option<Bar>) -> Self {
-        Self { emit, target: Mutex::new(Target { write, bar, broken: None }), stop: OnceLock::new() }
+    pub(super) fn new(emit: Emit, write: Box<dyn Write + Send>, bar: Option<Bar>, to: Option<String>) -> Self {
+        Self { emit, to, target: Mutex::new(Target { write, bar, broken: None }), stop: OnceLock::new() }
     }
 
     /// What is done when nobody takes the output any more: nothing counts as done from then on.
@@ -56,16 +61,36 @@ impl Out {
     }
 
     /// Writes a record itself.
-    pub(super) fn record(&self, record: &kafka::Record) -> Outcome<()> {
-        match self.emit {
+    pub(super) fn record(&self, record: &kafka::Record) -> Outcome<Made> {
+        let written = match self.emit {
             Emit::None => Outcome::Ok(()),
             Emit::Jsonl => self.write(line(record, None).into_bytes(), true),
             Emit::Raw => self.write(record.value().unwrap_or_default().to_vec(), true),
-        }
+        };
+        written.map(|()| self.to.iter().map(|to| made(to, record, record.value().map(<[u8]>::to_vec))).collect())
     }
 
     /// Writes what was answered for a record.
-    pub(super) fn reply(&self, record: &kafka::Record, reply: &Reply) -> Outcome<()> {
+    pub(super) fn reply(&self, record: &kafka::Record, reply: &Reply) -> Outcome<Made> {
+        let Some(to) = &self.to else { return self.print(record, reply).map(|()| Vec::new()) };
+        let values = match reply {
+            Reply::Null => Vec::new(),
+            Reply::Command(output) if output.stdout_cut > 0 => {
+                let bytes = output.stdout.len() as u64 + output.stdout_cut;
+                let text = format!("{record}: an output of {bytes} bytes is more than --max-output; nothing of it is written to `{to}`");
+                return Outcome::Failed(TaskError::invalid(text));
+            }
+            Reply::Command(output) => lines(&output.stdout),
+            Reply::Http(reply) => vec![reply.raw().to_vec()],
+            Reply::Pipe(answer) => vec![match &**answer {
+                Answer::Json(json) => json.get().as_bytes().to_vec(),
+                Answer::Text(text) => text.clone().into_bytes(),
+            }],
+        };
+        self.print(record, reply).map(|()| values.into_iter().map(|value| made(to, record, Some(value))).collect())
+    }
+
+    fn print(&self, record: &kafka::Record, reply: &Reply) -> Outcome<()> {
         match (self.emit, reply) {
             (Emit::None, _) | (Emit::Raw, Reply::Null) => Outcome::Ok(()),
             (Emit::Jsonl, reply) => {
@@ -109,5 +134,31 @@ impl Out {
         stop();
         // Neither done nor failed: it comes again.
         Outcome::Cancelled
+    }
+}
+
+/// A record for another topic: key and headers are those of the record that it was made of.
+fn made(to: &str, record: &kafka::Record, value: Option<Vec<u8>>) -> Output {
+    let headers = record.headers().map(|(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec))).collect();
+    Output { topic: to.to_owned(), key: record.key().map(<[u8]>::to_vec), value, headers, ..Output::default() }
+}
+
+/// The lines of an output, without their ends. An output without a byte has none.
+fn lines(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let whole = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    if bytes.is_empty() { Vec::new() } else { whole.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lines;
+
+    #[test]
+    fn an_output_has_as_many_lines_as_it_ends_and_one_that_it_does_not_end() {
+        for (bytes, want) in
+            [(&b""[..], &[][..]), (b"\n", &[&b""[..]]), (b"a", &[b"a"]), (b"a\nb\n", &[b"a", b"b"]), (b"\xff\n\nb", &[b"\xff", b"", b"b"])]
+        {
+            assert_eq!(lines(bytes), want, "{bytes:?}");
+        }
     }
 }

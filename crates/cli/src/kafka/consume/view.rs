@@ -4,7 +4,7 @@ use clap::builder::styling::{AnsiColor, Style};
 use longshore_brokers::kafka::{GateState, Intake, PartitionView, View};
 use serde_json::{Value as Json, json};
 
-use super::{machine::Cost, trouble};
+use super::{args::Sleep, machine::Cost, trouble};
 use crate::{
     progress::{
         text::{self, columns, count, short},
@@ -35,6 +35,8 @@ pub(super) struct Moment {
     pub(super) view: View,
     /// Records done per second, smoothed.
     pub(super) rate: f64,
+    /// What `--sleep` is set to now.
+    pub(super) sleep: Option<Sleep>,
     pub(super) cost: Cost,
     pub(super) state: State,
 }
@@ -71,6 +73,9 @@ impl Moment {
         ];
         if let Some(lag) = self.lag() {
             done.push(format!("lag {}", count(lag)));
+        }
+        if let Some(Sleep(from, to)) = self.sleep {
+            done.push(if from == to { format!("sleep {}", short(from)) } else { format!("sleep {}..{}", short(from), short(to)) });
         }
         let run = &view.engine.summary.run;
         if !run.max.is_zero() {
@@ -122,6 +127,10 @@ impl Moment {
             }
             GateState::Parked { since } => {
                 paint(color, YELLOW, &format!("gate closed {}: too many wait for another attempt", short(since)))
+            }
+            GateState::Bytes { since } => {
+                let bytes = show_size(self.view.bytes as u64);
+                paint(color, YELLOW, &format!("gate closed {}: {bytes} in flight (--buffers)", short(since)))
             }
         }
     }
@@ -183,6 +192,9 @@ impl Moment {
         if let Some(lag) = self.lag() {
             line += &format!(" lag={lag}");
         }
+        if let Some(Sleep(from, to)) = self.sleep {
+            line += &if from == to { format!(" sleep={}", short(from)) } else { format!(" sleep={}..{}", short(from), short(to)) };
+        }
         let run = &view.engine.summary.run;
         if !run.max.is_zero() {
             line += &format!(" p50={} p99={}", short(run.p50), short(run.p99));
@@ -222,6 +234,7 @@ impl Moment {
             GateState::Open => ("open", None),
             GateState::Closed { since } => ("closed", Some(since)),
             GateState::Parked { since } => ("parked", Some(since)),
+            GateState::Bytes { since } => ("bytes", Some(since)),
         }
     }
 
@@ -241,12 +254,14 @@ impl Moment {
         json!({
             "topics": self.name, "group": self.group, "state": self.state.as_str(),
             "active": view.engine.active, "max_threads": view.max_threads, "in_flight": view.in_flight, "max_in_flight": view.max_in_flight,
+            "in_flight_bytes": view.bytes, "max_in_flight_bytes": view.max_bytes,
             "gate": gate, "gate_closed_ms": since.map(millis), "closings": view.closings, "closed_ms": millis(view.closed_for),
             "done": counts.done, "read": counts.read, "known": counts.known, "dead": counts.dead, "skipped": counts.skipped, "parked": view.parked,
             "burying": view.burying, "troubles": view.troubles.iter().map(|trouble| trouble::json(trouble, view.complaint.as_deref())).collect::<Vec<_>>(),
             "withdrawn": counts.withdrawn, "abandoned": counts.abandoned, "commits": counts.commits, "commits_failed": counts.commits_failed,
             "rebalances": counts.rebalances, "lost": counts.lost, "pauses": counts.pauses,
             "rate_per_s": (self.rate * 1e3).round() / 1e3, "p50_ms": millis(run.p50), "p99_ms": millis(run.p99), "lag": self.lag(),
+            "sleep_ms": self.sleep.map(|Sleep(from, to)| [millis(from), millis(to)]),
             "committed_ago_ms": view.committed_ago.map(millis), "cpu": (self.cost.cpu * 1e3).round() / 1e3, "memory": self.cost.memory,
             "threads": self.cost.threads, "partitions": view.partitions.iter().map(partition).collect::<Vec<_>>(),
         })
@@ -312,7 +327,7 @@ mod tests {
         gate::{Reason, Refusal},
     };
 
-    use super::{Cost, Moment, State, columns};
+    use super::{Cost, Moment, Sleep, State, columns};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -341,6 +356,8 @@ mod tests {
             max_threads: 75,
             in_flight: 150,
             max_in_flight: 150,
+            bytes: 5 << 20,
+            max_bytes: 16 << 20,
             reopen_at: 112,
             gate: GateState::Closed { since: 3 * SECOND / 2 },
             closings: 4,
@@ -354,7 +371,7 @@ mod tests {
             complaint: None,
         };
         let cost = Cost { cpu: 0.25, memory: 64 << 20, threads: 12 };
-        Moment { name: "orders".to_owned(), group: "demo".to_owned(), view, rate: 10.0, cost, state: State::Running }
+        Moment { name: "orders".to_owned(), group: "demo".to_owned(), view, rate: 10.0, sleep: None, cost, state: State::Running }
     }
 
     #[test]
@@ -379,6 +396,8 @@ mod tests {
         assert!(lines[1].ends_with("failed 2  stopping") && lines[2].ends_with("nothing committed yet"), "{lines:?}");
         moment.view.gate = GateState::Parked { since: 61 * SECOND };
         assert!(moment.lines(120, false)[0].ends_with("gate closed 61s: too many wait for another attempt"));
+        moment.view.gate = GateState::Bytes { since: SECOND };
+        assert!(moment.lines(120, false)[0].ends_with("gate closed 1.0s: 5.0MiB in flight (--buffers)"));
         moment.view.partitions.clear();
         assert!(moment.lines(120, false)[3].ends_with("no partitions yet"));
     }
@@ -400,6 +419,17 @@ mod tests {
         let lines = moment.lines(80, false);
         assert!(lines[3].contains("for 61s: no broker answers: a broker cannot"), "{lines:?}");
         assert!(lines.len() == 12 && lines[11].contains(" more"), "eight lines of partitions, and how many are not shown: {lines:?}");
+    }
+
+    #[test]
+    fn the_sleep_is_shown_as_it_is_turned() {
+        let mut moment = busy();
+        moment.sleep = Some(Sleep(SECOND, SECOND));
+        let (lines, plain, json) = (moment.lines(200, false), moment.plain(), moment.json());
+        assert!(lines[1].contains("lag 4,812  sleep 1.0s  p50"), "{lines:?}");
+        assert!(plain.contains(" sleep=1.0s ") && json["sleep_ms"][1].as_f64() == Some(1_000.0), "{plain} {json}");
+        moment.sleep = Some(Sleep(SECOND, 2 * SECOND));
+        assert!(moment.plain().contains(" sleep=1.0s..2.0s "), "{}", moment.plain());
     }
 
     #[test]

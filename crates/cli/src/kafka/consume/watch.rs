@@ -2,6 +2,7 @@
 
 use std::{
     pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,7 +13,7 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{args::ConsumeArgs, fates::Fates, machine::Machine, screen::Screen, view::Moment};
+use super::{args::ConsumeArgs, fates::Fates, knob::Knob, machine::Machine, screen::Screen, view::Moment};
 use crate::{
     progress::{RateMeter, text::short, view::State},
     run::{
@@ -46,6 +47,8 @@ pub(super) struct Watch<'a> {
     pub(super) screen: Screen,
     /// Keys are not listened to.
     pub(super) deaf: bool,
+    /// The sleep, if that is what runs.
+    pub(super) knob: Option<Arc<Knob>>,
     pub(super) seen: Seen,
 }
 
@@ -119,7 +122,8 @@ impl Watch<'_> {
         let rate = Some(self.seen.meter.update(now, view.counts.done)).filter(|rate| *rate >= 0.01).unwrap_or(0.0);
         self.seen.most_active = self.seen.most_active.max(view.engine.active);
         let (name, group) = (self.args.topics.join(" "), self.args.group());
-        let moment = Moment { name, group, view, rate, cost: self.seen.machine.look(now), state: self.seen.state };
+        let sleep = self.knob.as_ref().map(|knob| knob.get());
+        let moment = Moment { name, group, view, rate, sleep, cost: self.seen.machine.look(now), state: self.seen.state };
         self.screen.update(&moment, now);
         self.seen.last = Some(moment);
     }
@@ -172,6 +176,12 @@ impl Watch<'_> {
                 let most = tenth(view.max_in_flight, key == '>');
                 self.handle.set_max_in_flight(most);
                 self.look().await;
+            }
+            ']' | '[' => {
+                if let Some(knob) = &self.knob {
+                    knob.turn(key == ']');
+                    self.look().await;
+                }
             }
             'p' if self.seen.state == State::Running => {
                 self.seen.state = State::Paused;

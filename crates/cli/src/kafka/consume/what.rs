@@ -15,7 +15,8 @@ use longshore_core::{
 use super::{
     args::{ConsumeArgs, Sleep},
     incoming::{Incoming, NAMES, told},
-    out::Out,
+    knob::Knob,
+    out::{Made, Out},
 };
 use crate::run::{
     http::HttpClient,
@@ -28,7 +29,7 @@ use crate::run::{
 /// What runs, with its templates compiled.
 pub(super) enum Plan {
     Print,
-    Sleep(Sleep),
+    Sleep(Arc<Knob>),
     Run(Box<What>, bool),
 }
 
@@ -41,8 +42,9 @@ impl Plan {
         if args.whats() > 1 {
             return Err("more than one thing to run: -- CMD, --http, --pipe and --sleep exclude each other".to_owned());
         }
+        args.check_to()?;
         match args.sleep {
-            Some(sleep) => Ok(Self::Sleep(sleep)),
+            Some(sleep) => Ok(Self::Sleep(Arc::new(Knob::new(sleep)))),
             None if args.whats() == 0 => Ok(Self::Print),
             None => {
                 let what = What::compile(&args.as_run()?, &Shape::json().with_extra(NAMES))?;
@@ -69,28 +71,35 @@ impl Plan {
     pub(super) fn text(&self) -> String {
         match self {
             Self::Print => "print".to_owned(),
-            Self::Sleep(Sleep(from, to)) if from == to => format!("sleep {from:?}"),
-            Self::Sleep(Sleep(from, to)) => format!("sleep {from:?} to {to:?}"),
+            Self::Sleep(knob) => match knob.get() {
+                Sleep(from, to) if from == to => format!("sleep {from:?}"),
+                Sleep(from, to) => format!("sleep {from:?} to {to:?}"),
+            },
             Self::Run(what, _) => what.text(),
         }
+    }
+
+    /// Returns what can be turned while it runs.
+    pub(super) fn knob(&self) -> Option<Arc<Knob>> {
+        if let Self::Sleep(knob) = self { Some(knob.clone()) } else { None }
     }
 
     /// The handler, and what ends the children that stay.
     ///
     /// # Errors
     /// A sentence for people.
-    pub(super) fn handler(self, group: String, children: &Children, out: &Arc<Out>) -> Result<(Handler<()>, Option<Arc<Pipe>>), String> {
+    pub(super) fn handler(self, group: String, children: &Children, out: &Arc<Out>) -> Result<(Handler<Made>, Option<Arc<Pipe>>), String> {
         let out = out.clone();
         let (what, value_on_stdin) = match self {
             Self::Print => {
                 let handler = move |_: &Context, record: kafka::Record| out.record(&record);
                 return Ok((Handler::of_blocking(Arc::new(handler)), None));
             }
-            Self::Sleep(sleep) => {
+            Self::Sleep(knob) => {
                 let handler = move |record: kafka::Record| {
-                    let out = out.clone();
+                    let (out, time) = (out.clone(), knob.get().draw());
                     async move {
-                        tokio::time::sleep(sleep.draw()).await;
+                        tokio::time::sleep(time).await;
                         out.reply(&record, &Reply::Null)
                     }
                 };
@@ -115,7 +124,7 @@ impl Plan {
                     }),
                     answer: Arc::new(move |context: &Context, record: kafka::Record, output| match exit_outcome(output, context.timeout) {
                         Outcome::Ok(output) => out.reply(&record, &Reply::Command(Arc::new(output))),
-                        other => other.map(|_| ()),
+                        other => other.map(|_| Vec::new()),
                     }),
                     kill_after,
                     max_output,

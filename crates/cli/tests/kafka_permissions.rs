@@ -1,4 +1,4 @@
-//! What `longshore kafka consume` says of trouble where no terminal is: on a real Kafka that asks for permissions.
+//! `longshore kafka consume` where no terminal is, on a real Kafka that asks for permissions: what it says of trouble, and what it writes exactly once.
 #![cfg(feature = "kafka-tls")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -163,4 +163,83 @@ fn a_stop_while_no_broker_answers_says_what_was_done_and_ends_with_the_code_for_
     assert_eq!(code, Some(6), "{said}");
     assert!(said.contains("stopped: 500 records done in"), "{said}");
     assert!(said.contains("500 records that are done may come again: no commit of them was accepted (no answer in time)"), "{said}");
+}
+
+#[test]
+fn what_is_written_to_another_topic_is_there_once_whoever_is_killed() {
+    let Some(world) = World::new() else { return };
+    world.ask(&["create-topic", "in", "--partitions", "2"]);
+    world.ask(&["create-topic", "out", "--partitions", "2"]);
+    world.ask(&[
+        "produce",
+        "in",
+        "-n",
+        "200",
+        "--key",
+        "{{ i % 20 }}",
+        "--value",
+        "{{ i }}",
+        "-H",
+        "trace: t-{{ i }}",
+        "--progress",
+        "none",
+    ]);
+    world.node.allow(Operation::Read, Thing::Topic("in"));
+    world.node.allow(Operation::Read, Thing::Group("in"));
+    world.node.allow(Operation::Write, Thing::Topic("out"));
+    let words = ["--to", "out", "--member", "m1", "--dead-letter", "skip", "--max-threads", "4", "--progress", "plain", "--every", "100ms"];
+    // Two lines of a record with an odd number, none of every tenth.
+    let script = "read n; case $n in *0) ;; *[13579]) echo $n-a; echo $n-b ;; *) echo $n-a ;; esac; sleep 0.02";
+    let words: Vec<_> = words.into_iter().chain(["--until-end", "--", "sh", "-c", script]).collect();
+
+    let (code, said) = world.end(world.consume("in", &words));
+    assert_eq!(code, Some(6), "{said}");
+    assert!(said.contains("cannot begin transactions as `in-m1`: no permission for this transactional id"), "{said}");
+    world.node.allow(Operation::Write, Thing::TransactionalId("in-m1"));
+    for done in [20, 60] {
+        let child = world.consume("in", &words);
+        let so_far = |said: &str| said.rsplit(" done=").next().and_then(|rest| rest.split(' ').next()?.parse().ok()).unwrap_or(0);
+        let began = Instant::now();
+        while so_far(&world.place.read("said")) < done {
+            assert!(began.elapsed() < PATIENCE, "{}", world.place.read("said"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        signal(&child.0, Signal::KILL);
+        world.end(child);
+    }
+    let (code, said) = world.end(world.consume("in", &words));
+    assert_eq!(code, Some(0), "{said}");
+
+    let mut read = world.longshore(&world.node.address(), &["consume", "out", "--until-end", "-q", "--emit", "jsonl"]);
+    let (_, out, _) = run(&mut read);
+    let rows: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut found: Vec<_> = rows.iter().map(|row| row["value"].as_str().unwrap().to_owned()).collect();
+    let mut wanted: Vec<_> = (0..200)
+        .flat_map(|n| match n % 10 {
+            0 => vec![],
+            odd if odd % 2 == 1 => vec![format!("{n}-a"), format!("{n}-b")],
+            _ => vec![format!("{n}-a")],
+        })
+        .collect();
+    found.sort();
+    wanted.sort();
+    assert_eq!(found, wanted);
+    for row in &rows {
+        let n: u32 = row["value"].as_str().unwrap().split('-').next().unwrap().parse().unwrap();
+        assert_eq!((&row["key"], &row["headers"]["trace"]), (&(n % 20).to_string().into(), &format!("t-{n}").into()), "{row}");
+    }
+}
+
+#[test]
+fn a_topic_to_write_to_is_another_one_that_is_there() {
+    let Some(world) = World::new() else { return };
+    world.ask(&["create-topic", "in"]);
+    for (words, code, why) in [
+        (&["consume", "in", "--to", "in"][..], 2, "that topic is read, too"),
+        (&["consume", "in", "--to", "out", "--sleep", "1s"], 2, "a sleep brings nothing"),
+        (&["consume", "in", "--to", "out"], 6, "cannot write to topic `out`: there is no such topic"),
+    ] {
+        let (ended, _, said) = run(&mut world.longshore(&world.node.address(), words));
+        assert!(ended == code && said.contains(why), "{words:?}: {ended} {said}");
+    }
 }
