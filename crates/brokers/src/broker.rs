@@ -281,6 +281,12 @@ pub trait Broker: Send + Sync {
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>>;
+
+    /// Ends its connections, when nothing more is to be done with it; whatever is tried afterwards may fail. A file is left tidy so, also where clones of the
+    /// handle are not dropped before the process ends.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Takes messages from queues for one worker.

@@ -15,6 +15,7 @@
 //!
 //! Layout:
 //! - `sqlite/file.rs`: URL, tables, opening, what errors mean
+//! - `sqlite/beside.rs`: whether it and what SQLite keeps beside it are still those that are open
 //! - `sqlite/store.rs`: an open file; `sqlite/writer.rs`: the thread that commits in groups; `sqlite/wake.rs`: waking across processes
 //! - `sqlite/queues.rs`: messages, in SQL; `sqlite/consumer.rs`: claiming and waiting
 //! - `sqlite/list.rs`: what lies there, for people
@@ -23,6 +24,7 @@
 //! - `sqlite/bus.rs`: broadcasts, replies, waiting for results; `sqlite/sweep.rs`: what has expired
 //! - `results/sqlite.rs`: results and chords
 
+mod beside;
 pub(crate) mod bus;
 mod consumer;
 mod file;
@@ -57,6 +59,9 @@ use crate::{
 
 /// SQLite holds no larger value than a thousand million bytes; half of it is enough for anybody.
 const MOST_BYTES: usize = 500_000_000;
+
+/// So long whoever broadcasts waits for another program that writes: it is for those who listen now.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// An open file: broker and result backend. A clone is the same one; the file is closed with the last of them.
 #[derive(Clone)]
@@ -113,13 +118,22 @@ impl Broker for Sqlite {
     }
 
     fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>> {
-        let (exchange, key, raw) = (exchange.to_owned(), routing_key.to_owned(), raw.to_vec());
-        if bus::is_heartbeat(&exchange, &key) {
+        if bus::is_heartbeat(exchange, routing_key) {
+            let (exchange, key, raw) = (exchange.to_owned(), routing_key.to_owned(), raw.to_vec());
             // An idle worker touches the file no more often than its lease asks for.
             let done = self.0.write_along(move |step| bus::tell(step, &exchange, &key, &raw));
             return std::future::ready(done).boxed();
         }
-        self.0.write(move |step| bus::tell(step, &exchange, &key, &raw)).boxed()
+        async move {
+            let (exchange, key, raw) = (exchange.to_owned(), routing_key.to_owned(), raw.to_vec());
+            let told = self.0.write(move |step| bus::tell(step, &exchange, &key, &raw));
+            // It is told all the same, when the file is free.
+            tokio::time::timeout(HEARD, told).await.unwrap_or_else(|_| {
+                let message = format!("{}: another program keeps it locked; those who listen hear of it later", Broker::url(self));
+                Err(BrokerError { kind: ErrorKind::Transient, message })
+            })
+        }
+        .boxed()
     }
 
     fn subscribe<'a>(&'a self, exchange: &'a str, pattern: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
@@ -205,6 +219,11 @@ impl Broker for Sqlite {
 
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {
         self.0.look_through(shared::revoked).boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        let store = Arc::clone(&self.0);
+        async move { tokio::task::spawn_blocking(move || store.close()).await.unwrap_or(()) }.boxed()
     }
 }
 

@@ -317,6 +317,106 @@ async fn a_file_that_is_taken_away_while_it_is_open_is_noticed() {
 }
 
 #[tokio::test]
+async fn what_lies_beside_a_file_that_is_taken_away_is_noticed_and_nothing_that_was_confirmed_is_lost() {
+    for (removed, emptied) in [(&["-wal"][..], false), (&["-wal", "-shm"], false), (&["-shm"], false), (&["-wal"], true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let url = url(directory.path());
+        let (broker, _) = connect(&url, None).unwrap();
+        let idle = open(&*broker, "other", Duration::from_millis(300)).await;
+        broker.publish(&[message("q", "one"), message("q", "two")]).await.unwrap();
+        for end in removed {
+            std::fs::remove_file(directory.path().join(format!("tasks.db{end}"))).unwrap();
+        }
+        if emptied {
+            std::fs::write(directory.path().join("tasks.db-wal"), "").unwrap();
+        }
+        // By nobody but its lease.
+        let told = tokio::time::timeout(SOON, idle.claim(1, &mut Vec::new())).await.unwrap().unwrap_err();
+        assert_eq!(told.kind, ErrorKind::Fatal);
+        for said in [removed[0], "while it was open", "all that was confirmed is in the database"] {
+            assert!(told.message.contains(said), "{removed:?}: {told}");
+        }
+        let error = broker.publish(&[message("q", "three")]).await.unwrap_err();
+        assert_eq!((error.kind, &error.message), (ErrorKind::Fatal, &told.message));
+        drop((broker, idle));
+        let (broker, _) = connect(&url, None).unwrap();
+        assert_eq!(broker.queues(&["q".into()]).await.unwrap()[0].waiting, 2, "{removed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_looks_waits_for_nobody_who_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = url(directory.path());
+    let (broker, _) = connect(&url, None).unwrap();
+    broker.publish(&[message("q", "one")]).await.unwrap();
+    let other = rusqlite::Connection::open(directory.path().join("tasks.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE; INSERT INTO queues(name) VALUES ('x')").unwrap();
+    let begun = Instant::now();
+    let (looks, _) = connect(&url, None).unwrap();
+    assert_eq!(looks.queues(&["q".into()]).await.unwrap()[0].waiting, 1);
+    assert_eq!(looks.find("one").await.unwrap().len(), 1);
+    assert_eq!(looks.list(None, 10).await.unwrap().len(), 1);
+    assert!(looks.dead(None).await.unwrap().is_empty());
+    // A question to workers is asked later, and not waited for.
+    let error = looks.broadcast("celery.pidbox", "", b"{}").await.unwrap_err();
+    assert!(error.kind == ErrorKind::Transient && error.message.contains("locked"), "{error}");
+    drop(looks);
+    assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
+    other.execute_batch("ROLLBACK").unwrap();
+    broker.publish(&[message("q", "two")]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_beside_which_nothing_can_be_made_is_read_and_says_why_it_is_not_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let url = url(directory.path());
+    let (broker, _) = connect(&url, None).unwrap();
+    broker.publish(&[message("q", "one")]).await.unwrap();
+    drop(broker);
+    // As on a full disk, or where the directory may not be written: SQLite gets no file of its own.
+    std::fs::create_dir(directory.path().join("tasks.db-shm")).unwrap();
+    let (broker, results) = connect(&url, None).unwrap();
+    assert_eq!(broker.queues(&[]).await.unwrap()[0].waiting, 1);
+    assert_eq!(broker.find("one").await.unwrap().len(), 1);
+    assert!(broker.dead(None).await.unwrap().is_empty());
+    assert_eq!(results.get(&[Key::Task("one".to_owned())]).await.unwrap(), [None]);
+    let error = broker.publish(&[message("q", "two")]).await.unwrap_err();
+    assert!(error.message.contains("tasks.db"), "{error}");
+    drop((broker, results));
+    std::fs::remove_dir(directory.path().join("tasks.db-shm")).unwrap();
+    let (broker, _) = connect(&url, None).unwrap();
+    assert_eq!(broker.queues(&[]).await.unwrap()[0].waiting, 1);
+}
+
+#[tokio::test]
+async fn whoever_closes_a_file_last_leaves_it_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let there = || {
+        let mut names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    for told in [false, true] {
+        let (broker, results) = connect(&url(directory.path()), None).unwrap();
+        let consumer = open(&*broker, "q", Duration::from_secs(5)).await;
+        broker.publish(&[message("q", "one")]).await.unwrap();
+        let listens = broker.subscribe("celery.pidbox", "#").await.unwrap();
+        broker.queues(&[]).await.unwrap();
+        consumer.finish(&[done(&claim_one(&*consumer).await)]).await.unwrap();
+        consumer.leave().await.unwrap();
+        assert!(there().iter().any(|name| name == "tasks.db-wal"));
+        if told {
+            // Somebody else still has a clone.
+            broker.close().await;
+        } else {
+            drop((consumer, broker, results, listens));
+        }
+        assert_eq!(there(), ["tasks.db", "tasks.db-wake"], "told: {told}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

@@ -124,4 +124,5 @@ fn a_task_in_a_child_outlives_three_kills_of_its_worker_from_outside() {
     assert_eq!((said(&place, "start"), said(&place, "end")), (4, 1));
     signal(&last, Signal::TERM);
     assert!(wait(&mut last, PATIENCE).unwrap().success());
+    assert!(!place.dir.path().join("longshore.db-wal").exists(), "the last worker leaves the file alone");
 }

@@ -284,7 +284,11 @@ impl Worker {
             Ok(left) => left.unwrap_or(Ok(())).map_err(|error| error.message),
             Err(_) => Err("the broker did not answer when it was told that this worker leaves".to_owned()),
         };
-        shared.summary(left.is_ok(), ended.flatten().or(left.err()))
+        let summary = shared.summary(left.is_ok(), ended.flatten().or(left.err()));
+        if summary.error.is_none() {
+            let _ = tokio::time::timeout(LAST, shared.broker.close()).await;
+        }
+        summary
     }
 }
 

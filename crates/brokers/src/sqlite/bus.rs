@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use longshore_celery::events::EXCHANGE;
 
-use super::{file, life, owners, store::Shared};
+use super::{life, owners, store::Shared};
 use crate::{
     broker::{BrokerError, Subscription},
     pattern::matches,
@@ -60,7 +60,7 @@ impl State {
     fn conn<'a>(conn: &'a mut Option<Connection>, shared: &Shared) -> rusqlite::Result<&'a Connection> {
         Ok(match conn {
             Some(conn) => conn,
-            None => conn.insert(file::connect(&shared.place)?),
+            None => conn.insert(shared.connect()?),
         })
     }
 
@@ -170,6 +170,14 @@ impl Bus {
         self.lock().listeners.iter().any(|listener| listener.exchange == EXCHANGE)
     }
 
+    /// Ends its connection, and all subscriptions.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.listeners.clear();
+        state.watchers.clear();
+        state.conn = None;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,6 +189,9 @@ impl Bus {
             let mut state = self.lock();
             state.listeners.clear();
             state.watchers.clear();
+            return true;
+        }
+        if shared.may_look().is_err() {
             return true;
         }
         let delivered = self.lock().deliver(shared);

@@ -1,8 +1,13 @@
 //! Which file, how it is opened, and what its errors mean.
 
 use std::{
+    cell::{Cell, RefCell},
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use longshore_core::ErrorKind;
@@ -117,6 +122,13 @@ pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
     path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
+/// The path of what SQLite keeps beside a database, which may be known by other names.
+pub(crate) fn beside(database: &Path, end: &str) -> PathBuf {
+    let mut path = database.canonicalize().unwrap_or_else(|_| database.to_owned()).into_os_string();
+    path.push(end);
+    path.into()
+}
+
 /// Another connection to a file that [`create`] has seen.
 pub(crate) fn connect(place: &Place) -> rusqlite::Result<Connection> {
     let mut conn = Connection::open_with_flags(&place.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
@@ -138,11 +150,63 @@ fn settle(conn: &Connection, place: &Place) -> rusqlite::Result<()> {
     Ok(())
 }
 
+thread_local! {
+    /// Since when this thread waits for a lock.
+    static WAITS: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Set when nobody waits any more for what this thread does.
+    static HURRIES: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+}
+
+/// Has this thread wait no longer for locks when this is set.
+pub(crate) fn hurry_when(closing: &Arc<AtomicBool>) {
+    HURRIES.set(Some(Arc::clone(closing)));
+}
+
 /// SQLite's own waiting grows to a tenth of a second a look; another writer here is done within a millisecond.
 fn wait_for_lock(looks: i32) -> bool {
     const PAUSE: Duration = Duration::from_micros(400);
+    const LAST: Duration = Duration::from_millis(200);
+    let now = Instant::now();
+    let since = WAITS.get().filter(|_| looks > 0).unwrap_or(now);
+    WAITS.set(Some(since));
+    let hurries = HURRIES.with_borrow(|closing| closing.as_ref().is_some_and(|closing| closing.load(Ordering::Acquire)));
+    if now.duration_since(since) >= if hurries { LAST } else { PATIENCE } {
+        return false;
+    }
     std::thread::sleep(PAUSE.mul_f64(0.5 + fastrand::f64()));
-    PAUSE * u32::try_from(looks).unwrap_or(u32::MAX) < PATIENCE
+    true
+}
+
+/// Returns whether a file can be looked at that cannot be opened as ever: it may not be written, or its disk is full.
+pub(crate) fn can_be_read(place: &Place) -> bool {
+    place.path.is_file() && connect_to_read(place).is_ok_and(|conn| check(place, &conn).is_ok())
+}
+
+/// A connection that needs no room on the disk, and no permission to write.
+pub(crate) fn connect_to_read(place: &Place) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let looked = |conn: rusqlite::Result<Connection>| {
+        let mut conn = conn?;
+        conn.busy_handler(Some(wait_for_lock))?;
+        tables(&conn).map(|_| conn)
+    };
+    let first = looked(Connection::open_with_flags(&place.path, flags));
+    // Nobody has it open, and all of it is in the one file: it can be read as it stands there.
+    match first {
+        Err(_) if beside(&place.path, "-wal").metadata().map_or(true, |meta| meta.len() == 0) => {
+            let path: String = place.path.to_string_lossy().chars().map(escaped).collect();
+            looked(Connection::open_with_flags(format!("file:{path}?immutable=1"), flags | OpenFlags::SQLITE_OPEN_URI))
+        }
+        first => first,
+    }
+}
+
+/// A character of a path in a URI.
+fn escaped(character: char) -> String {
+    match character {
+        '%' | '?' | '#' => format!("%{:02X}", character as u32),
+        other => other.to_string(),
+    }
 }
 
 /// Opens a file, makes its tables if it is new, and refuses what is not ours.

@@ -14,6 +14,7 @@ use rusqlite::Connection;
 use tokio::sync::{Notify, oneshot};
 
 use super::{
+    beside::Beside,
     bus::Bus,
     file::{self, Place},
     owners,
@@ -35,6 +36,11 @@ pub(crate) struct Shared {
     pub(crate) changed: Notify,
     pub(crate) bell: Bell,
     pub(crate) bus: Bus,
+    beside: Beside,
+    /// Nobody waits any more for what is still done.
+    pub(crate) closing: Arc<AtomicBool>,
+    /// Why it is only looked at.
+    only_read: Option<BrokerError>,
 }
 
 impl Shared {
@@ -56,6 +62,33 @@ impl Shared {
             };
             self.send(Call::boxed(rescue, oneshot::channel().0));
         }
+    }
+
+    fn new(place: Place, bell: Bell, writes: Option<std_mpsc::Sender<Box<dyn Op>>>, only_read: Option<BrokerError>) -> Arc<Self> {
+        let (beside, writes) = (Beside::new(&place.path), Mutex::new(writes));
+        let (poison, serves, changed, bus, closing) = Default::default();
+        Arc::new(Self { place, poison, writes, serves, changed, bell, bus, beside, closing, only_read })
+    }
+
+    /// Another connection to it.
+    pub(crate) fn connect(&self) -> rusqlite::Result<Connection> {
+        if self.only_read.is_some() { file::connect_to_read(&self.place) } else { file::connect(&self.place) }
+    }
+
+    /// Checks that what is looked at is what the writer writes. Where it is not, he says so when he is next asked or renews a lease, and saves what he can.
+    pub(crate) fn may_look(&self) -> Result<(), BrokerError> {
+        match self.beside.changed().filter(|_| self.only_read.is_none()) {
+            Some(message) => Err(BrokerError { kind: ErrorKind::Transient, message }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the files are those that were opened, through the writer's connection, which has them open.
+    pub(crate) fn still_there(&self, conn: &Connection) -> Result<(), BrokerError> {
+        if self.only_read.is_some() {
+            return Ok(());
+        }
+        self.beside.check(conn).map_err(|text| self.poison(text))
     }
 
     pub(crate) fn poisoned(&self) -> Result<(), BrokerError> {
@@ -85,27 +118,38 @@ pub(crate) struct Store {
     quick: Reader,
     slow: Reader,
     /// Ends with the store.
-    _listening: Listening,
+    listening: Mutex<Option<Listening>>,
 }
 
 impl Store {
+    /// Opens a file; one that cannot be written, to be looked at.
     pub(crate) fn open(place: Place) -> Result<Arc<Self>, BrokerError> {
-        let conn = file::create(&place)?;
-        let broken = |error: std::io::Error| BrokerError {
-            kind: ErrorKind::Refused,
-            message: format!("{}: what wakes others cannot be set up beside it: {error}", place.path.display()),
+        let opened = file::create(&place).map_err(|error| (error.kind != ErrorKind::Transient, error));
+        match opened.and_then(|conn| Self::open_to_write(&place, conn)) {
+            Err((true, error)) if file::can_be_read(&place) => Self::open_to_read(place, error),
+            opened => opened.map_err(|(_, error)| error),
+        }
+    }
+
+    fn open_to_read(place: Place, why: BrokerError) -> Result<Arc<Self>, BrokerError> {
+        let bell = Bell::mute().map_err(|_| why.clone())?;
+        let shared = Shared::new(place, bell, None, Some(why));
+        let (quick, slow) = (Reader::start(&shared), Reader::start(&shared));
+        Ok(Arc::new(Self { shared, writer: Mutex::default(), quick, slow, listening: Mutex::default() }))
+    }
+
+    /// Or says why not, and whether it might still be looked at.
+    fn open_to_write(place: &Place, conn: Connection) -> Result<Arc<Self>, (bool, BrokerError)> {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+        let broken = |error: std::io::Error| {
+            let message = format!("{}: what wakes others cannot be set up beside it: {error}", place.path.display());
+            let may_be_read = matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull);
+            (may_be_read, BrokerError { kind: ErrorKind::Refused, message })
         };
         let bell = Bell::open(&place.path).map_err(broken)?;
         let (sender, receiver) = std_mpsc::channel();
-        let shared = Arc::new(Shared {
-            poison: OnceLock::new(),
-            writes: Mutex::new(Some(sender)),
-            serves: AtomicBool::new(false),
-            changed: Notify::new(),
-            bus: Bus::default(),
-            bell,
-            place: place.clone(),
-        });
+        let shared = Shared::new(place.clone(), bell, Some(sender), None);
+        shared.still_there(&conn).map_err(|error| (false, error))?;
         let listening = Listening::start(Arc::clone(&shared)).map_err(broken)?;
         let writer = std::thread::Builder::new().name("longshore-sqlite".to_owned()).spawn({
             let shared = Arc::clone(&shared);
@@ -114,7 +158,7 @@ impl Store {
         let writer = writer.map_err(broken)?;
         let (quick, slow) = (Reader::start(&shared), Reader::start(&shared));
         let writer = Mutex::new(Some(writer));
-        Ok(Arc::new(Self { shared, writer, quick, slow, _listening: listening }))
+        Ok(Arc::new(Self { shared, writer, quick, slow, listening: Mutex::new(Some(listening)) }))
     }
 
     /// Does a step in a transaction with whatever else is waiting; returns when it is committed.
@@ -123,6 +167,9 @@ impl Store {
         step: impl FnOnce(&mut Step<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, BrokerError> {
         self.shared.poisoned()?;
+        if let Some(why) = &self.shared.only_read {
+            return Err(why.clone());
+        }
         let (reply, answer) = oneshot::channel();
         match self.shared.send(Call::boxed(step, reply)) {
             true => answer.await.unwrap_or_else(|_| Err(self.gone())),
@@ -133,6 +180,9 @@ impl Store {
     /// Does a step with the next transaction, which a worker's lease asks for if nothing else does. Nobody is told when.
     pub(crate) fn write_along(&self, step: impl FnOnce(&mut Step<'_>) -> rusqlite::Result<()> + Send + 'static) -> Result<(), BrokerError> {
         self.shared.poisoned()?;
+        if let Some(why) = &self.shared.only_read {
+            return Err(why.clone());
+        }
         match self.shared.send(Along::boxed(step)) {
             true => Ok(()),
             false => Err(self.gone()),
@@ -160,30 +210,55 @@ impl Store {
     }
 }
 
-impl Drop for Store {
-    fn drop(&mut self) {
-        // What was sent before is still done.
+impl Store {
+    /// Ends all threads and connections; the last one that a file has tidies it up. What was sent before is still done, if the file is free.
+    pub(crate) fn close(&self) {
+        self.shared.closing.store(true, Ordering::Release);
         self.shared.writes.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
-            && writer.thread().id() != std::thread::current().id()
-        {
-            let _ = writer.join();
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.quick.end();
+        self.slow.end();
+        self.shared.bus.close();
+        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            join(writer);
         }
     }
 }
 
-type Look = Box<dyn FnOnce(&Connection) + Send>;
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.thread().id() != std::thread::current().id() {
+        let _ = thread.join();
+    }
+}
+
+type Look = Box<dyn FnOnce(Result<&Connection, BrokerError>) + Send>;
 
 /// A thread with a connection of its own, made when it is first needed.
 struct Reader {
-    looks: std_mpsc::Sender<Look>,
+    looks: Mutex<Option<std_mpsc::Sender<Look>>>,
     start: Mutex<Option<(std_mpsc::Receiver<Look>, Arc<Shared>)>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Reader {
     fn start(shared: &Arc<Shared>) -> Self {
         let (looks, receiver) = std_mpsc::channel();
-        Self { looks, start: Mutex::new(Some((receiver, Arc::clone(shared)))) }
+        let (looks, start) = (Mutex::new(Some(looks)), Mutex::new(Some((receiver, Arc::clone(shared)))));
+        Self { looks, start, thread: Mutex::default() }
+    }
+
+    /// Ends its thread, after what it was asked before.
+    fn end(&self) {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            join(thread);
+        }
     }
 
     async fn read<T: Send + 'static>(
@@ -197,21 +272,34 @@ impl Reader {
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((receiver, shared)) = start {
             let thread = std::thread::Builder::new().name("longshore-sqlite-read".to_owned());
-            thread.spawn(move || Self::run(&shared, &receiver)).ok()?;
+            let thread = thread.spawn(move || Self::run(&shared, &receiver)).ok()?;
+            *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         }
         let (reply, answer) = oneshot::channel();
         let shared = Arc::clone(shared);
         let look: Look = Box::new(move |conn| {
-            let _ = reply.send(look(conn).map_err(|error| shared.fault(&error)));
+            let _ = reply.send(conn.and_then(|conn| look(conn).map_err(|error| shared.fault(&error))));
         });
-        self.looks.send(look).ok()?;
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.send(look).ok()?;
         answer.await.ok()
     }
 
     fn run(shared: &Shared, looks: &std_mpsc::Receiver<Look>) {
-        match file::connect(&shared.place) {
-            Ok(conn) => looks.iter().for_each(|look| look(&conn)),
-            Err(error) => drop(shared.fault(&error)),
+        file::hurry_when(&shared.closing);
+        let mut open = None;
+        for look in looks {
+            let conn = match (shared.may_look(), open.take()) {
+                (Err(error), conn) => {
+                    open = conn;
+                    Err(error)
+                }
+                (Ok(()), Some(conn)) => Ok(&*open.insert(conn)),
+                (Ok(()), None) => match shared.connect() {
+                    Ok(conn) => Ok(&*open.insert(conn)),
+                    Err(error) => Err(shared.fault(&error)),
+                },
+            };
+            look(conn);
         }
     }
 }

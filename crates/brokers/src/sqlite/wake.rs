@@ -80,6 +80,14 @@ impl Bell {
         Ok(Self { file: Mutex::new(open(&path, mode)?), path, mode, deaf: AtomicBool::new(true), nudge, nudged: Mutex::new(Some(nudged)) })
     }
 
+    /// One that nobody hears, of a file that is only read.
+    pub(crate) fn mute() -> io::Result<Self> {
+        let (nudge, _) = UnixStream::pair()?;
+        let file = Mutex::new(File::options().write(true).open("/dev/null")?);
+        let (deaf, nudged) = (AtomicBool::new(true), Mutex::default());
+        Ok(Self { file, path: PathBuf::new(), mode: 0o600, deaf, nudge, nudged })
+    }
+
     /// Wakes all. Whoever cannot be woken looks within a second.
     pub(crate) fn ring(&self) {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);

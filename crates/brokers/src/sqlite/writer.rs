@@ -4,7 +4,6 @@
 //! keeps a lease from being renewed.
 
 use std::{
-    path::Path,
     sync::{
         Arc, Weak,
         mpsc::{Receiver, RecvTimeoutError},
@@ -180,7 +179,7 @@ impl Keeper {
 
 /// Until all senders are gone.
 pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn Op>>) {
-    let opened = file::identity(&shared.place.path);
+    file::hurry_when(&shared.closing);
     let (mut keeper, mut next_sweep) = (Keeper::default(), Instant::now() + SWEEP);
     let mut along: Vec<Box<dyn Op>> = Vec::new();
     loop {
@@ -219,7 +218,7 @@ pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn 
         if sweep {
             next_sweep = now + SWEEP;
         }
-        let result = transaction(shared, &mut conn, &mut keeper, opened, |step| {
+        let result = transaction(shared, &mut conn, &mut keeper, |step| {
             owners::beat(step, &beats)?;
             if !step.slow {
                 for number in dead {
@@ -245,9 +244,9 @@ fn transaction(
     shared: &Shared,
     conn: &mut Connection,
     keeper: &mut Keeper,
-    opened: Option<(u64, u64)>,
     all: impl FnOnce(&mut Step<'_>) -> rusqlite::Result<()>,
 ) -> Result<(), BrokerError> {
+    shared.still_there(conn)?;
     let begun = Instant::now();
     let begin = conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));
     let slow = begin.is_err() || begun.elapsed() > SLOW;
@@ -263,19 +262,11 @@ fn transaction(
         let _ = conn.execute_batch("ROLLBACK");
         return Err(shared.poison(file::explain(&shared.place, &error)));
     }
-    still_there(&shared.place.path, opened).map_err(|text| shared.poison(text))?;
+    // A file that was taken away takes all writes without an error.
+    shared.still_there(conn)?;
     if wake {
         shared.changed.notify_waiters();
         shared.bell.ring();
     }
     Ok(())
-}
-
-/// A file that was taken away while it is open takes all writes without an error.
-fn still_there(path: &Path, opened: Option<(u64, u64)>) -> Result<(), String> {
-    match file::identity(path) {
-        now if now == opened && now.is_some() => Ok(()),
-        None => Err(format!("{}: the file was deleted while it was open", path.display())),
-        Some(_) => Err(format!("{}: another file was put in its place while it was open", path.display())),
-    }
 }

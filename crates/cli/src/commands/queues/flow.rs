@@ -60,7 +60,8 @@ pub(super) async fn measure(place: &Place, names: &[Arc<str>], window: Duration)
     }
     // Who is there is found out while it is measured.
     let (stats, queues) = tokio::join!(ask(broker, Request::new("stats"), window), ask(broker, Request::new("active_queues"), window));
-    let (stats, queues) = (stats?, queues?);
+    // What lies there is known all the same.
+    let (Ok(stats), Ok(queues)) = (stats, queues) else { return Ok((states, Flows::default())) };
     let before = Sample { at, states, ended: ended(&stats) };
     let at = Instant::now();
     let states = broker.queues(names).await?;
@@ -70,7 +71,7 @@ pub(super) async fn measure(place: &Place, names: &[Arc<str>], window: Duration)
     } else {
         let to = |command: &str| Request::new(command).to(nodes.clone());
         let (stats, active) = tokio::join!(ask(broker, to("stats"), window), ask(broker, to("active").argument("safe", true), window));
-        (stats?, active?)
+        (stats.unwrap_or_default(), active.unwrap_or_default())
     };
     let after = Sample { at, states, ended: ended(&stats) };
     let (served, running) = (serving(&queues), running(&active));

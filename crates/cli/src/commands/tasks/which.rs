@@ -389,7 +389,8 @@ pub(super) async fn each(ids: &[String], place: &Place) -> Result<Vec<Row>, Faul
     }
     let missing: Vec<&str> = ids.iter().zip(&rows).filter(|(_, row)| row.is_none()).map(|(id, _)| id.as_str()).collect();
     // All are asked for at once: where nobody answers, that takes its time.
-    let mut at = at_workers(place.broker(), &missing).await?;
+    // What nobody can be asked is unknown; the rest is shown.
+    let mut at = at_workers(place.broker(), &missing).await.unwrap_or_default();
     for (id, row) in ids.iter().zip(&mut rows).filter(|(_, row)| row.is_none()) {
         // What has ended since, or went back, is known by now.
         *row = one(id, place).await?.or_else(|| at.remove(id).map(|at| Row::at_worker(id.clone(), at)));
