@@ -12,7 +12,7 @@ use std::{
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinHandle,
-    time::sleep,
+    time::{interval, sleep},
 };
 
 use super::{
@@ -30,6 +30,8 @@ const MOST: u64 = 4;
 const CALLED: u64 = 2;
 /// A listener that has room and does not come back for so long is busy.
 const BUSY: Duration = Duration::from_millis(20);
+/// A listener that does not look around for so long waits, and is not let: its claim was put aside while it is busy with what it held.
+const ASIDE: Duration = Duration::from_secs(3);
 /// How often whoever stands in line says so again: it may have been forgotten, or those who listened are dead. The script forgets it after three of these times.
 const REMINDED: Duration = Duration::from_secs(120);
 /// The exchange of the channels on which workers are called.
@@ -56,6 +58,8 @@ struct State {
     crowd: bool,
     /// It is about to claim, or waits for something to claim.
     attends: bool,
+    /// When it looked around last.
+    seen: Option<Instant>,
     /// How often it began to.
     turn: u64,
     /// The connection on which it entered.
@@ -102,8 +106,10 @@ impl Listeners {
         let own = Arc::new(Self { link, layout, boot: boot.to_owned(), state: Mutex::default(), hint: Notify::new() });
         let hears = own.clone();
         let task = tokio::spawn(async move {
+            let mut tick = interval(ASIDE / 3);
             loop {
                 tokio::select! {
+                    _ = tick.tick() => hears.give_way(),
                     call = calls.recv() => match call {
                         Some((_, word)) => hears.hear(&word),
                         None => return,
@@ -115,7 +121,7 @@ impl Listeners {
         Ok((own, Hearing { _guard: guard, task }))
     }
 
-    /// What we do, as it was said on this connection; `true` where we were called since the last time.
+    /// Looks around: what we do, as it was said on this connection; `true` where we were called since the last time.
     pub(super) fn post(&self) -> (Post, bool) {
         let mut state = locked(&self.state);
         let is_old = state.post == Post::InLine && state.entered.is_none_or(|at| at.elapsed() > REMINDED);
@@ -123,6 +129,7 @@ impl Listeners {
             (state.generation, state.post) = (self.link.generation(), Post::None);
         }
         let called = std::mem::take(&mut state.called);
+        state.seen = Some(Instant::now());
         (state.post, called)
     }
 
@@ -253,6 +260,20 @@ impl Listeners {
             self.link.ask(self.leave_pack(&group), Wait::Patience).await?;
         }
         Ok(())
+    }
+
+    /// Gives the place away where our claim is put aside.
+    fn give_way(self: &Arc<Self>) {
+        let is_aside = {
+            let mut state = locked(&self.state);
+            let is_aside =
+                state.crowd && state.attends && state.post == Post::Listens && state.seen.is_some_and(|seen| seen.elapsed() > ASIDE);
+            state.called |= is_aside;
+            is_aside
+        };
+        if is_aside {
+            self.pass(true, 0);
+        }
     }
 
     fn forget(&self) {

@@ -169,3 +169,28 @@ async fn a_message_is_found_within_seconds_when_all_who_listened_have_died_at_on
     let (taker, _) = timeout(Duration::from_secs(10), fleet.taken.recv()).await.unwrap().unwrap();
     assert!(taker >= 4, "{taker}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_whose_claim_is_put_aside_gives_its_place_away() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let ours = broker(&server.url()).unwrap();
+    let aside = super::kit::open(&*ours, Duration::from_secs(5), Duration::from_secs(3600)).await;
+    let mut claimed = Vec::new();
+    let mut claim = aside.claim(1, &mut claimed);
+    assert!(timeout(SOON, &mut claim).await.is_err(), "there is nothing to claim");
+    let listeners = || {
+        let keys = server.command(&["KEYS", "longshore:listeners:*"]);
+        let key = keys.lines().find(|line| line.starts_with("longshore:")).unwrap().to_owned();
+        server.command(&["SMEMBERS", &key])
+    };
+    let first = listeners();
+    assert!(first.starts_with("*1"), "{first}");
+    let boot = first.lines().nth(2).unwrap();
+    let _fleet = fleet(&server, 5, 1, Duration::ZERO).await;
+    let begun = Instant::now();
+    while listeners().contains(boot) {
+        assert!(begun.elapsed() < 5 * SOON, "{}", listeners());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(listeners().starts_with("*4"), "another one listens in its place");
+}
