@@ -80,6 +80,16 @@ pub struct Finish {
     pub end: End,
 }
 
+impl Finish {
+    /// The size of the largest value that it sends or stores.
+    #[cfg(any(feature = "redis", feature = "sqlite"))]
+    pub(crate) fn largest(&self) -> usize {
+        let (messages, documents) =
+            (self.publish.iter().map(|message| message.raw.len()), self.results.iter().map(|stored| stored.doc.len()));
+        messages.chain(documents).chain(self.part.as_ref().map(|part| part.member.len())).max().unwrap_or(0)
+    }
+}
+
 /// How a claimed message ends.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
@@ -92,6 +102,12 @@ pub enum End {
     },
     /// It goes to the dead letters.
     Dead {
+        /// Why, for people.
+        reason: String,
+    },
+    /// It goes to the junk, dead letters apart that nobody could have run: it cannot be read, or nobody knows its task. So much of it as may come, it
+    /// pushes no dead letter out.
+    Junk {
         /// Why, for people.
         reason: String,
     },
@@ -108,6 +124,12 @@ pub enum Ended {
     Complete(PartState),
     /// Nothing was done: the message is not ours any more (it was rescued from us), so the result comes too late.
     Refused,
+    /// Nothing was done: the store refuses what this end asks for, and would refuse it always, while it takes the ends of others. The message is still
+    /// claimed.
+    Impossible {
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 /// What a consumer is opened for.
@@ -228,7 +250,7 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn list<'a>(&'a self, queue: Option<&'a str>, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>>;
 
-    /// The dead letters of a queue, or of all, the latest first.
+    /// The dead letters of a queue, or of all, the latest first, with the [junk](End::Junk).
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -319,7 +341,8 @@ pub trait Consumer: Send + Sync {
     /// Transient: try again.
     fn load<'a>(&'a self, receipts: &'a [Receipt]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>>;
 
-    /// Ends messages, in order; one step for each message, one round trip for all. Waits for a broker that goes away, and then finds out what was done.
+    /// Ends messages, in order; one step for each message, one round trip for all. Waits for a broker that goes away, and then finds out what was done; and
+    /// for one that can take nothing now (no memory, a full disk). What it refuses of one message alone is [`Ended::Impossible`], and no concern of the others.
     ///
     /// # Errors
     /// Nothing more can come of this consumer.
@@ -383,9 +406,9 @@ pub struct QueueState {
     pub held_for_later: u64,
     /// Held back by the broker itself until their time.
     pub later: u64,
-    /// Dead letters.
+    /// Dead letters, with the [junk](End::Junk).
     pub dead: u64,
-    /// Dead letters that were dropped since there were none, the oldest first: a server keeps ten thousand of a queue.
+    /// Dead letters that were dropped since there were none, the oldest first: a server keeps ten thousand of a queue, and as much junk.
     pub dead_dropped: u64,
     /// How old the oldest waiting message is, where the broker can say.
     pub oldest: Option<Duration>,

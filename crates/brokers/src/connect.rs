@@ -36,7 +36,7 @@ struct Scheme {
 }
 
 #[cfg(feature = "sqlite")]
-const SQLITE: Option<Constructor> = Some(|url, _| crate::sqlite::connect(url));
+const SQLITE: Option<Constructor> = Some(crate::sqlite::connect);
 #[cfg(not(feature = "sqlite"))]
 const SQLITE: Option<Constructor> = None;
 

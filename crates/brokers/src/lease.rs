@@ -66,6 +66,11 @@ impl Lease {
         (!self.is_over(renewed, now)).then(|| Term(self.term.load(Ordering::Acquire)))
     }
 
+    /// Says whether it should have been renewed before now: the broker takes no renewals, maybe of nobody.
+    pub fn is_late(&self, now: u64) -> bool {
+        now.saturating_sub(self.renewed.load(Ordering::Acquire)) > self.length / 2
+    }
+
     fn is_over(&self, renewed: u64, now: u64) -> bool {
         now.saturating_sub(renewed) >= self.length
     }
@@ -74,6 +79,14 @@ impl Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lease_is_late_long_before_it_is_over() {
+        let lease = Lease::at(Duration::from_nanos(600), 1000);
+        for (now, late) in [(1000, false), (1200, false), (1300, false), (1301, true), (1600, true)] {
+            assert_eq!(lease.is_late(now), late, "{now}");
+        }
+    }
 
     #[test]
     fn a_lease_that_was_over_for_a_moment_begins_a_new_term() {

@@ -9,6 +9,7 @@
 //! - `rates.rs`: a rate that all workers share
 //! - `kafka.rs`: records of Kafka as a source (feature `kafka`)
 //! - `lease.rs`: whether what a consumer holds is still its own
+//! - `names.rs`: names that no queue may have
 //! - `crash.rs`: what a dead worker's messages are held to; `rotation.rs`: whose turn it is; `pattern.rs`, `json.rs`: routing keys, members of JSON
 //! - `conformance.rs`: what every adapter must pass
 
@@ -23,6 +24,7 @@ pub mod kafka;
 pub mod lease;
 mod mask;
 pub mod memory;
+mod names;
 mod pattern;
 mod rates;
 #[cfg(feature = "redis")]
@@ -38,6 +40,7 @@ pub use broker::{
 };
 pub use connect::{Connected, Notice, connect, connect_with};
 pub use mask::{HIDDEN, is_secret, mask, mask_text, mask_value, mask_words};
+pub use names::refused_queue;
 pub use rates::{AHEAD, BUCKET, Slot};
 pub use results::{ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch};
 

@@ -30,7 +30,7 @@ use self::{
 use crate::{
     broker::{Broker, BrokerError, Consumer, DeadLetter, Doing, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
     crash::forgiven,
-    json,
+    json, names,
     rates::{Bucket, Slot},
 };
 
@@ -126,10 +126,16 @@ impl Broker for MemoryHandle {
     }
 
     fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
+        if let Err(error) = names::check("", options.queues.iter().map(|queue| &**queue)) {
+            return std::future::ready(Err(error)).boxed();
+        }
         ready(Arc::new(MemoryConsumer::new(Arc::clone(&self.0), options)) as Arc<dyn Consumer>)
     }
 
     fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        if let Err(error) = names::check_all("", batch) {
+            return std::future::ready(Err(error)).boxed();
+        }
         self.0.step(|state| batch.iter().for_each(|message| state.publish(message)));
         ready(())
     }

@@ -57,6 +57,7 @@ use self::{
 };
 use crate::{
     broker::{Broker, BrokerError, Consumer, DeadLetter, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
+    names,
     rates::Slot,
     results::ResultBackend,
 };
@@ -170,6 +171,7 @@ impl Broker for RedisBroker {
 
     fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
         Box::pin(async move {
+            names::check(self.layout.prefix(), options.queues.iter().map(|queue| &**queue))?;
             let consumer = RedisConsumer::open(self.link.clone(), &self.pubsub, self.declared.clone(), options).await?;
             Ok(Arc::new(consumer) as Arc<dyn Consumer>)
         })
@@ -179,6 +181,10 @@ impl Broker for RedisBroker {
         Box::pin(async move {
             if batch.is_empty() {
                 return Ok(());
+            }
+            names::check_all(self.layout.prefix(), batch)?;
+            if let Some(message) = batch.iter().find(|message| message.raw.len() > finish::LARGEST) {
+                return Err(Fail::Refused(finish::too_large(&self.link, message.raw.len())).into());
             }
             self.declared.say(&self.link, &self.layout, batch.iter().map(|message| &message.queue), Wait::Patience).await?;
             self.link.call(publish::pack(&self.layout, batch), Wait::Patience).await?;
@@ -211,11 +217,15 @@ impl Broker for RedisBroker {
     }
 
     fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
-        Box::pin(async move { Ok(self.admin().purge(queue).await?) })
+        Box::pin(async move {
+            names::check(self.layout.prefix(), [queue])?;
+            Ok(self.admin().purge(queue).await?)
+        })
     }
 
     fn transfer<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
         Box::pin(async move {
+            names::check(self.layout.prefix(), [from, to])?;
             self.declared.say(&self.link, &self.layout, std::iter::once(&Arc::from(to)), Wait::Patience).await?;
             Ok(self.admin().transfer(from, to).await?)
         })

@@ -7,8 +7,11 @@
 //!   take the last moments back: tasks that were sent may be gone, tasks that were finished may run again. The file stays sound.
 //! - `?max_size=BYTES`: the file grows no larger; whoever wants to send more than it holds fails as with a full disk.
 //!
-//! After a commit that failed nothing is done with the file any more until it is opened anew: every call fails with
-//! [`ErrorKind::Fatal`], and nothing counts as done that is not in the file. The same if the file is taken away.
+//! What cannot be written now (a full disk, one that fails) is undone and said ([`ErrorKind::Unwritable`]); workers wait until it can be. What the file can
+//! never take (a value that is too large) is refused to whoever asked for it, and nobody else. Nothing counts as done that is not in the file.
+//!
+//! Where the file cannot be trusted any more (it is damaged, or was taken away), nothing is done with it until it is opened anew: every call fails with
+//! [`ErrorKind::Fatal`].
 //!
 //! A worker that died is noticed at once by the others on the same machine (its process is gone), or (it hangs, it runs in another container) when its
 //! heartbeat in the file has not changed for its lease, by the watch of who looks: no clock of another process counts, and none of the wall.
@@ -53,7 +56,8 @@ pub(crate) use self::{
 };
 use crate::{
     broker::{Broker, BrokerError, Consumer, DeadLetter, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
-    connect::Connected,
+    connect::{Connected, Notice},
+    names,
     rates::{Bucket, Slot},
 };
 
@@ -73,12 +77,20 @@ impl Sqlite {
     /// # Errors
     /// Refused: the URL is wrong, the file is not ours, was made by a newer version, or cannot be opened.
     pub fn open(url: &str) -> Result<Self, BrokerError> {
-        Store::open(file::place(url)?).map(Self)
+        Self::open_with(url, Arc::new(|_| {}))
+    }
+
+    /// The same; the notice is told when a worker has to wait because the file can take nothing, and when that is over.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(url: &str, notice: Notice) -> Result<Self, BrokerError> {
+        Store::open(file::place(url)?, notice).map(Self)
     }
 }
 
-pub(crate) fn connect(url: &str) -> Result<Connected, BrokerError> {
-    let handle = Sqlite::open(url)?;
+pub(crate) fn connect(url: &str, notice: Notice) -> Result<Connected, BrokerError> {
+    let handle = Sqlite::open_with(url, notice)?;
     Ok((Arc::new(handle.clone()), Arc::new(handle)))
 }
 
@@ -102,7 +114,11 @@ impl Broker for Sqlite {
     }
 
     fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
-        async move { Ok(Arc::new(SqliteConsumer::open(Arc::clone(&self.0), options).await?) as Arc<dyn Consumer>) }.boxed()
+        async move {
+            names::check("", options.queues.iter().map(|queue| &**queue))?;
+            Ok(Arc::new(SqliteConsumer::open(Arc::clone(&self.0), options).await?) as Arc<dyn Consumer>)
+        }
+        .boxed()
     }
 
     fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
@@ -111,6 +127,7 @@ impl Broker for Sqlite {
                 let text = format!("{}: a message of {} bytes; the most are {MOST_BYTES}", Broker::url(self), message.raw.len());
                 return Err(BrokerError { kind: ErrorKind::Refused, message: text });
             }
+            names::check_all("", batch)?;
             let batch = batch.to_vec();
             self.0.write(move |step| queues::publish(step, &batch)).await
         }
@@ -169,8 +186,12 @@ impl Broker for Sqlite {
     }
 
     fn transfer<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
-        let (from, to) = (from.to_owned(), to.to_owned());
-        self.0.write(move |step| queues::transfer(step, &from, &to)).boxed()
+        async move {
+            names::check("", [to])?;
+            let (from, to) = (from.to_owned(), to.to_owned());
+            self.0.write(move |step| queues::transfer(step, &from, &to)).await
+        }
+        .boxed()
     }
 
     fn pause<'a>(&'a self, queue: &'a str, by: Option<&'a str>) -> BoxFuture<'a, Result<(), BrokerError>> {

@@ -6,11 +6,13 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use longshore_brokers::{Broker, Claimed, Consumer, End, Ended, Finish, Key, OpenOptions, Outgoing, Stored, connect, sqlite::Sqlite};
+use longshore_brokers::{
+    Broker, Claimed, Consumer, End, Ended, Finish, Key, OpenOptions, Outgoing, Stored, connect, connect_with, sqlite::Sqlite,
+};
 use longshore_core::{ErrorKind, source::Fetched};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -272,12 +274,14 @@ async fn what_was_rescued_from_a_living_worker_is_refused_and_it_works_on() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_said_ends_the_handle_and_loses_nothing_that_was_confirmed() {
+async fn a_full_disk_is_said_and_waited_for_and_loses_nothing_that_was_confirmed() {
     let directory = tempfile::tempdir().unwrap();
     let url = url(directory.path());
-    let (broker, _) = connect(&format!("{url}&max_size=300000"), None).unwrap();
-    let idle = open(&*broker, "other", Duration::from_secs(60)).await;
-    let idle = tokio::spawn(async move { idle.claim(1, &mut Vec::new()).await });
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let notes = said.clone();
+    let notice = Arc::new(move |text: &str| notes.lock().unwrap().push(text.to_owned()));
+    let (broker, _) = connect_with(&format!("{url}&max_size=300000"), None, notice).unwrap();
+    let consumer = open(&*broker, "q", Duration::from_secs(60)).await;
     let mut confirmed = 0;
     let error = loop {
         let batch: Vec<_> = (0..10).map(|at| message("q", &format!("{confirmed}-{at}-{}", "x".repeat(500)))).collect();
@@ -288,14 +292,37 @@ async fn a_full_disk_is_said_ends_the_handle_and_loses_nothing_that_was_confirme
         assert!(confirmed < 10_000, "it never gets full");
     };
     assert!(confirmed > 0);
-    assert_eq!(error.kind, ErrorKind::Fatal);
+    assert_eq!(error.kind, ErrorKind::Unwritable);
     assert!(error.message.contains("tasks.db") && error.message.contains("full") && error.message.contains("make room"), "{error}");
-    let again = broker.queues(&[]).await.unwrap_err();
-    assert_eq!((again.kind, &again.message), (ErrorKind::Fatal, &error.message), "everything afterwards fails for the same cause");
-    let ended = tokio::time::timeout(SOON, idle).await.unwrap().unwrap();
-    assert_eq!(ended.unwrap_err().kind, ErrorKind::Fatal, "whoever waits is told");
-    let (broker, _) = connect(&url, None).unwrap();
     assert_eq!(broker.queues(&["q".into()]).await.unwrap()[0].waiting, confirmed, "all that was confirmed, and nothing else");
+    // What takes no room is done; what does waits until there is some, and says so.
+    let claimed = claim_one(&*consumer).await;
+    let next = Finish { publish: vec![message("next", &"y".repeat(100_000))], ..done(&claimed) };
+    let finishing = tokio::spawn(async move { consumer.finish(&[next]).await });
+    let begun = Instant::now();
+    while !said.lock().unwrap().iter().any(|text| text.contains("full")) {
+        assert!(begun.elapsed() < SOON, "{:?}", said.lock().unwrap());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!finishing.is_finished());
+    assert_eq!(broker.purge("q").await.unwrap(), confirmed - 1);
+    assert_eq!(tokio::time::timeout(SOON, finishing).await.unwrap().unwrap().unwrap(), [Ended::Done]);
+    assert_eq!(broker.peek("next", 9).await.unwrap().len(), 1);
+    assert!(said.lock().unwrap().last().unwrap().contains("again"), "{:?}", said.lock().unwrap());
+}
+
+#[tokio::test]
+async fn what_a_file_can_never_hold_is_the_failure_of_whoever_asks_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (broker, _) = connect(&format!("{}&max_size=300000", url(directory.path())), None).unwrap();
+    let consumer = open(&*broker, "q", Duration::from_secs(60)).await;
+    broker.publish(&[message("q", "one"), message("q", "two")]).await.unwrap();
+    let mut claimed = vec![claim_one(&*consumer).await];
+    claimed.push(claim_one(&*consumer).await);
+    let large = Finish { publish: vec![message("next", &"y".repeat(400_000))], ..done(&claimed[0]) };
+    let ended = consumer.finish(&[large, done(&claimed[1])]).await.unwrap();
+    assert!(matches!(&ended[0], Ended::Impossible { reason } if reason.contains("300000")), "{ended:?}");
+    assert_eq!(ended[1], Ended::Done);
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ impl Fault {
 
 /// 74 where a store cannot be written (of what a client asks for, only a file fails so), else 6: out of reach, or it refuses us.
 pub(crate) fn code_of(error: &BrokerError) -> u8 {
-    if error.kind == ErrorKind::Fatal { 74 } else { 6 }
+    if matches!(error.kind, ErrorKind::Fatal | ErrorKind::Unwritable) { 74 } else { 6 }
 }
 
 impl From<BrokerError> for Fault {

@@ -14,6 +14,7 @@ use longshore_core::{Receipt, source::Fetched};
 use super::{Memory, ready};
 use crate::{
     broker::{BrokerError, Claimed, Consumer, End, Ended, Finish, OpenOptions},
+    names,
     results::PartState,
     rotation::Rotation,
 };
@@ -38,6 +39,9 @@ impl MemoryConsumer {
             if state.held.get(&receipt).is_none_or(|held| held.owner != self.owner) {
                 return Ended::Refused;
             }
+            if let Some(reason) = names::refused_among("", &finish.publish) {
+                return Ended::Impossible { reason };
+            }
             finish.publish.iter().for_each(|message| state.publish(message));
             finish.results.iter().for_each(|stored| state.documents.store(stored));
             if let Some(part) = &finish.part
@@ -51,7 +55,7 @@ impl MemoryConsumer {
             if let Some(held) = state.held.remove(&receipt) {
                 match &finish.end {
                     End::Back { front } => state.back(held.message, *front),
-                    End::Dead { reason } => state.bury(held.message, reason.clone()),
+                    End::Dead { reason } | End::Junk { reason } => state.bury(held.message, reason.clone()),
                     End::Ack | End::Keep => {}
                 }
             }

@@ -39,6 +39,17 @@ impl Admin<'_> {
         self.link.one(args, Wait::Patience).await
     }
 
+    /// The same for a command that only looks: where a key is of another kind there is nothing to see.
+    async fn look(&self, args: &[&[u8]]) -> Result<Reply, Fail> {
+        Ok(self.looks(Pack::of(args)).await?.pop().unwrap_or(Reply::Nil))
+    }
+
+    async fn looks(&self, pack: Pack) -> Result<Vec<Reply>, Fail> {
+        let mut replies = self.link.ask(pack.looking(), Wait::Patience).await?;
+        replies.iter_mut().filter(|reply| reply.error().is_some()).for_each(|reply| *reply = Reply::Nil);
+        Ok(replies)
+    }
+
     /// All keys that begin so.
     pub(super) async fn keys(&self, begin: &str) -> Result<BTreeSet<String>, Fail> {
         let pattern = beginning(begin);
@@ -63,26 +74,39 @@ impl Admin<'_> {
             if exchange == REPLIES || exchange == "celeryev" || exchange.ends_with(".pidbox") {
                 continue;
             }
-            let members = self.one(&[b"SMEMBERS", key.as_bytes()]).await?.into_list();
+            let members = self.look(&[b"SMEMBERS", key.as_bytes()]).await?.into_list();
             queues.extend(members.iter().filter_map(Reply::text).filter_map(|member| Some(bound(&member)?.2.to_owned())));
         }
-        for key in self.keys(&self.layout.dead("")).await? {
-            queues.extend(self.layout.queue_of_dead(&key).map(str::to_owned));
-        }
+        queues.extend(self.buried().await?);
         queues.extend(self.paused().await?.into_keys());
+        Ok(queues)
+    }
+
+    /// The queues that have dead letters or junk.
+    async fn buried(&self) -> Result<BTreeSet<String>, Fail> {
+        let mut queues = BTreeSet::new();
+        for begin in [self.layout.dead(""), self.layout.junk("")] {
+            queues.extend(self.keys(&begin).await?.iter().filter_map(|key| self.layout.queue_of_dead(key)).map(str::to_owned));
+        }
         Ok(queues)
     }
 
     /// The queues that are paused, by whom and since when.
     async fn paused(&self) -> Result<BTreeMap<String, (String, Option<SystemTime>)>, Fail> {
-        let pairs = self.one(&[b"HGETALL", self.layout.own("paused").as_bytes()]).await?.into_list();
+        let pairs = self.look(&[b"HGETALL", self.layout.own("paused").as_bytes()]).await?.into_list();
         Ok(pairs.chunks(2).filter_map(|pair| Some((pair[0].text()?, read_pause(&pair.get(1)?.text()?)))).collect())
     }
 
-    /// How many dead letters of each queue were dropped.
+    /// How many dead letters of each queue were dropped, and how much junk.
     async fn dropped(&self) -> Result<BTreeMap<String, u64>, Fail> {
-        let pairs = self.one(&[b"HGETALL", self.layout.dropped().as_bytes()]).await?.into_list();
-        Ok(pairs.chunks(2).filter_map(|pair| Some((pair[0].text()?, pair.get(1)?.text()?.parse().ok()?))).collect())
+        let mut dropped = BTreeMap::new();
+        for key in [self.layout.dropped(), self.layout.dropped_junk()] {
+            let pairs = self.look(&[b"HGETALL", key.as_bytes()]).await?.into_list();
+            for (queue, count) in pairs.chunks(2).filter_map(|pair| Some((pair[0].text()?, pair.get(1)?.text()?.parse::<u64>().ok()?))) {
+                *dropped.entry(queue).or_default() += count;
+            }
+        }
+        Ok(dropped)
     }
 
     /// How much is held of each queue, and how much of that until its time.
@@ -109,7 +133,7 @@ impl Admin<'_> {
     async fn page(&self, script: &'static Script, keys: &[String], args: &[&[u8]]) -> Result<Vec<Reply>, Fail> {
         let mut call = Call::new(script, &keys.iter().map(String::as_bytes).collect::<Vec<_>>());
         args.iter().for_each(|arg| call.arg(arg));
-        let replies = self.link.ask(call.pack(), Wait::Patience).await?;
+        let replies = self.looks(call.pack()).await?;
         Ok(replies.into_iter().flat_map(Reply::into_list).collect())
     }
 
@@ -120,19 +144,21 @@ impl Admin<'_> {
         for name in &names {
             self.layout.lists(name).for_each(|list| pack.add(&[b"LLEN", list.as_bytes()]));
             pack.add(&[b"LLEN", self.layout.dead(name).as_bytes()]);
+            pack.add(&[b"LLEN", self.layout.junk(name).as_bytes()]);
         }
         if pack.is_empty() {
             return Ok(Vec::new());
         }
-        let lengths = self.link.ask(pack, Wait::Patience).await?;
+        let lengths = self.looks(pack).await?;
         let (held, mut paused, dropped) = (self.held().await?, self.paused().await?, self.dropped().await?);
         let lengths: Vec<u64> = lengths.iter().map(|reply| reply.int().unwrap_or(0).unsigned_abs()).collect();
         let steps = self.layout.steps();
+        let each = steps + 2;
         // Only those that have something in them have something old in them.
         let full = |(name, lengths): (&String, &[u64])| -> Vec<String> {
             self.layout.lists(name).zip(&lengths[..steps]).filter(|(_, length)| **length > 0).map(|(list, _)| list).collect()
         };
-        let ages = self.ages(names.iter().zip(lengths.chunks(steps + 1)).flat_map(full).collect()).await?;
+        let ages = self.ages(names.iter().zip(lengths.chunks(each)).flat_map(full).collect()).await?;
         let oldest = |name: &str| {
             let known: Vec<&Age> = self.layout.lists(name).filter_map(|list| ages.get(&list)).collect();
             (known.iter().map(|age| age.age).max(), known.iter().any(|age| age.at_least))
@@ -140,7 +166,7 @@ impl Admin<'_> {
         let oldest: Vec<(Option<Duration>, bool)> = names.iter().map(|name| oldest(name)).collect();
         let state = |((name, lengths), (oldest, oldest_at_least)): ((String, &[u64]), (Option<Duration>, bool))| QueueState {
             waiting: lengths[..steps].iter().sum(),
-            dead: lengths[steps],
+            dead: lengths[steps..].iter().sum(),
             dead_dropped: dropped.get(&name).copied().unwrap_or(0),
             held: held.get(&name).map_or(0, |(all, _)| *all),
             held_for_later: held.get(&name).map_or(0, |(_, later)| *later),
@@ -151,7 +177,7 @@ impl Admin<'_> {
             oldest_at_least,
             name,
         };
-        Ok(names.into_iter().zip(lengths.chunks(steps + 1)).zip(oldest).map(state).collect())
+        Ok(names.into_iter().zip(lengths.chunks(each)).zip(oldest).map(state).collect())
     }
 
     pub(super) async fn peek(&self, queue: &str, most: usize) -> Result<Vec<Vec<u8>>, Fail> {
@@ -173,7 +199,7 @@ impl Admin<'_> {
     /// Messages from this place on, the next one first; and the place behind them.
     async fn slice(&self, list: &str, from: i64, count: i64) -> Result<(i64, Vec<Vec<u8>>), Fail> {
         let (first, last) = ((-from - count).to_string(), (-from - 1).to_string());
-        let found = self.one(&[b"LRANGE", list.as_bytes(), first.as_bytes(), last.as_bytes()]).await?.into_list();
+        let found = self.look(&[b"LRANGE", list.as_bytes(), first.as_bytes(), last.as_bytes()]).await?.into_list();
         let some: Vec<Vec<u8>> = found.into_iter().rev().filter_map(Reply::into_bytes).collect();
         Ok((from + count, some))
     }
@@ -221,26 +247,24 @@ impl Admin<'_> {
         Ok(())
     }
 
-    async fn letters(&self, queue: &str) -> Result<Vec<Vec<u8>>, Fail> {
-        let entries = self.one(&[b"LRANGE", self.layout.dead(queue).as_bytes(), b"0", b"-1"]).await?.into_list();
+    /// The dead letters in a list, the latest first.
+    async fn letters(&self, list: &str) -> Result<Vec<Vec<u8>>, Fail> {
+        let entries = self.look(&[b"LRANGE", list.as_bytes(), b"0", b"-1"]).await?.into_list();
         Ok(entries.into_iter().filter_map(Reply::into_bytes).collect())
     }
 
     pub(super) async fn dead(&self, queue: Option<&str>) -> Result<Vec<DeadLetter>, Fail> {
-        let queues: Vec<String> = match queue {
-            Some(queue) => vec![queue.to_owned()],
-            None => {
-                let keys = self.keys(&self.layout.dead("")).await?;
-                keys.iter().filter_map(|key| self.layout.queue_of_dead(key)).map(str::to_owned).collect()
-            }
+        let queues = match queue {
+            Some(queue) => BTreeSet::from([queue.to_owned()]),
+            None => self.buried().await?,
         };
         let mut letters = Vec::new();
         for queue in &queues {
-            letters.extend(self.letters(queue).await?.iter().filter_map(|entry| dead::decode(queue, entry)));
+            for list in [self.layout.dead(queue), self.layout.junk(queue)] {
+                letters.extend(self.letters(&list).await?.iter().filter_map(|entry| dead::decode(queue, entry)));
+            }
         }
-        if queues.len() > 1 {
-            letters.sort_by_key(|letter| std::cmp::Reverse(letter.at));
-        }
+        letters.sort_by_key(|letter| std::cmp::Reverse(letter.at));
         Ok(letters)
     }
 
@@ -248,20 +272,23 @@ impl Admin<'_> {
         let mut count = 0;
         let queues: BTreeSet<&str> = letters.iter().map(|letter| letter.queue.as_str()).collect();
         for queue in queues {
-            let entries = self.letters(queue).await?;
-            let by_key: BTreeMap<String, &Vec<u8>> =
-                entries.iter().filter_map(|entry| Some((dead::decode(queue, entry)?.key, entry))).collect();
-            for letter in letters.iter().filter(|letter| letter.queue == queue) {
-                let Some(entry) = by_key.get(&letter.key) else { continue };
-                let list = self.layout.list(queue, marks::priority_of(&letter.raw));
-                let mut call = Call::new(&scripts::BURY, &[self.layout.dead(queue).as_bytes(), list.as_bytes()]);
-                call.arg(entry);
-                call.arg(if retry { forgiven(&letter.raw) } else { Vec::new() });
-                count += self.link.call(call.pack(), Wait::Patience).await?[0].int().unwrap_or(0).unsigned_abs();
-            }
-            // The count is of what was dropped before those that are there.
-            if self.one(&[b"EXISTS", self.layout.dead(queue).as_bytes()]).await?.int() == Some(0) {
-                self.one(&[b"HDEL", self.layout.dropped().as_bytes(), queue.as_bytes()]).await?;
+            let places = [(self.layout.dead(queue), self.layout.dropped()), (self.layout.junk(queue), self.layout.dropped_junk())];
+            for (from, dropped) in places {
+                let entries = self.letters(&from).await?;
+                let by_key: BTreeMap<String, &Vec<u8>> =
+                    entries.iter().filter_map(|entry| Some((dead::decode(queue, entry)?.key, entry))).collect();
+                for letter in letters.iter().filter(|letter| letter.queue == queue) {
+                    let Some(entry) = by_key.get(&letter.key) else { continue };
+                    let list = self.layout.list(queue, marks::priority_of(&letter.raw));
+                    let mut call = Call::new(&scripts::BURY, &[from.as_bytes(), list.as_bytes()]);
+                    call.arg(entry);
+                    call.arg(if retry { forgiven(&letter.raw) } else { Vec::new() });
+                    count += self.link.call(call.pack(), Wait::Patience).await?[0].int().unwrap_or(0).unsigned_abs();
+                }
+                // The count is of what was dropped before those that are there.
+                if self.one(&[b"EXISTS", from.as_bytes()]).await?.int() == Some(0) {
+                    self.one(&[b"HDEL", dropped.as_bytes(), queue.as_bytes()]).await?;
+                }
             }
         }
         Ok(count)

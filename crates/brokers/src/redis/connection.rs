@@ -139,6 +139,7 @@ impl Connection {
             let text = explain(&place.to_string(), error);
             return Err(match refusal(error) {
                 Refusal::NotNow | Refusal::NotThere => Fail::Unable(text),
+                Refusal::Shut => Fail::Shut(text),
                 Refusal::Unknown | Refusal::Never => Fail::Refused(text),
             });
         }

@@ -11,16 +11,20 @@ use std::{
 
 use futures_util::future::{BoxFuture, try_join_all};
 use longshore_core::{ErrorKind, Receipt, source::Fetched};
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use super::{
     claim::{self, Batch},
     early,
-    fail::Fail,
+    fail::{Fail, is_wrong_type},
     finish::{self, Ending, Place},
     layout::Layout,
     lease::{Beat, Owner},
-    link::{Link, Notice, Wait, locked},
+    link::{Link, Notice, Wait, locked, pause},
     listeners::{Hearing, Listeners, Post},
     publish::Declared,
     pubsub::PubSub,
@@ -32,10 +36,14 @@ use super::{
 use crate::{
     broker::{BrokerError, Claimed, Consumer, End, Ended, Finish, OpenOptions},
     lease::Lease,
+    names,
 };
 
 /// A stop waits so long for what is being claimed, so that it goes back at once.
 const LAST_CLAIM: Duration = Duration::from_secs(1);
+
+/// A key that another program uses is looked at again after this time.
+const STRANGE: Duration = Duration::from_secs(1);
 
 pub(super) struct RedisConsumer {
     link: Arc<Link>,
@@ -144,6 +152,7 @@ impl RedisConsumer {
         let (mut served, mut closing) = (self.served.subscribe(), self.served.subscribe());
         let listeners = self.listeners.as_ref().map(|(listeners, _)| listeners);
         let mut attends = false;
+        let mut unable = false;
         loop {
             let is_new = {
                 let now = served.borrow_and_update();
@@ -193,10 +202,23 @@ impl RedisConsumer {
                 };
                 let taken = tokio::select! {
                     biased;
-                    taken = self.take(most, &open, lists) => taken?,
+                    taken = self.take(most, &open, lists) => taken,
                     // A server that is away holds up no stop; whatever it still lends us is handed back by `leave`.
                     () = closed => return Ok(Fetched::End),
                 };
+                let taken = match taken {
+                    Err(Fail::Refused(text)) if is_wrong_type(&text) => {
+                        // Another program uses a key that we need: nothing was taken, and nobody can take anything until it goes.
+                        self.link.is_unable(&text);
+                        unable = true;
+                        let _ = timeout(STRANGE, served.wait_for(|served| served.closed)).await;
+                        continue;
+                    }
+                    taken => taken?,
+                };
+                if std::mem::take(&mut unable) {
+                    self.link.is_able();
+                }
                 if !taken.is_empty() {
                     if self.early.is_none() {
                         locked(&self.owner.held).extend(taken.iter().map(|claimed| claimed.receipt.0));
@@ -259,10 +281,11 @@ impl RedisConsumer {
             ended.extend(Box::pin(self.end(&batch[again..])).await?);
             return Ok(ended);
         }
-        self.declared
-            .say(&self.link, &self.layout, batch.iter().flat_map(|finish| &finish.publish).map(|message| &message.queue), Wait::Forever)
-            .await?;
-        let needs_entry = |finish: &Finish| matches!(finish.end, End::Back { .. } | End::Dead { .. });
+        let refused = |finish: &Finish| names::refused_among(self.layout.prefix(), &finish.publish);
+        let queues =
+            batch.iter().filter(|finish| refused(finish).is_none()).flat_map(|finish| &finish.publish).map(|message| &message.queue);
+        self.declared.say(&self.link, &self.layout, queues, Wait::Forever).await?;
+        let needs_entry = |finish: &Finish| matches!(finish.end, End::Back { .. } | End::Dead { .. } | End::Junk { .. });
         let numbers: Vec<u64> = batch.iter().filter(|finish| needs_entry(finish)).map(|finish| finish.receipt.0).collect();
         let mut entries = claim::entries(&self.link, &self.layout, &self.boot, &numbers).await?.into_iter();
         let first = self.step.fetch_add(batch.len() as u64, Ordering::Relaxed);
@@ -271,15 +294,19 @@ impl RedisConsumer {
             let ending = |(finish, step): (_, u64)| {
                 let finish: &Finish = finish;
                 let entry = if needs_entry(finish) { entries.next().flatten() } else { None };
-                Ending { finish, step, entry, kept: !kept.is_empty() && kept.contains(&finish.receipt.0) }
+                let kept = !kept.is_empty() && kept.contains(&finish.receipt.0);
+                Ending { finish, step, entry, kept, impossible: refused(finish) }
             };
             batch.iter().zip(first..).map(ending).collect()
         };
         let place = Place { link: &self.link, layout: &self.layout, boot: &self.boot };
-        let ended = try_join_all(endings.chunks(finish::MOST).map(|chunk| place.end(chunk))).await?.concat();
+        let ended = try_join_all(finish::parcels(&endings).into_iter().map(|parcel| place.end(parcel))).await?.concat();
         let (mut held, mut kept) = (locked(&self.owner.held), locked(&self.kept));
         for (finish, ended) in batch.iter().zip(&ended) {
             let number = finish.receipt.0;
+            if matches!(ended, Ended::Impossible { .. }) {
+                continue;
+            }
             if matches!(ended, Ended::Complete(_)) || (*ended == Ended::Done && finish.end == End::Keep) {
                 kept.insert(number);
             } else {
@@ -290,6 +317,25 @@ impl RedisConsumer {
             }
         }
         Ok(ended)
+    }
+
+    /// Asks until it is granted: what is refused of all that a consumer needs is waited for, and said.
+    async fn insist<T, F: Future<Output = Result<T, Fail>>>(&self, mut ask: impl FnMut() -> F) -> Result<T, BrokerError> {
+        for attempt in 0.. {
+            match ask().await {
+                Err(Fail::Refused(text)) => {
+                    self.link.is_unable(&text);
+                    sleep(pause(attempt)).await;
+                }
+                granted => {
+                    if attempt > 0 {
+                        self.link.is_able();
+                    }
+                    return granted.map_err(fatal);
+                }
+            }
+        }
+        unreachable!("attempts do not run out")
     }
 
     async fn give_back(&self) -> Result<(), Fail> {
@@ -375,7 +421,7 @@ impl Consumer for RedisConsumer {
             let mut loaded = Vec::with_capacity(receipts.len());
             for some in receipts.chunks(claim::MOST) {
                 let numbers: Vec<u64> = some.iter().map(|receipt| receipt.0).collect();
-                let entries = claim::entries(&self.link, &self.layout, &self.boot, &numbers).await.map_err(fatal)?;
+                let entries = self.insist(|| claim::entries(&self.link, &self.layout, &self.boot, &numbers)).await?;
                 loaded.extend(entries.into_iter().map(|entry| entry.map(|(raw, _)| raw)));
             }
             Ok(loaded)
@@ -383,14 +429,14 @@ impl Consumer for RedisConsumer {
     }
 
     fn finish<'a>(&'a self, batch: &'a [Finish]) -> BoxFuture<'a, Result<Vec<Ended>, BrokerError>> {
-        Box::pin(async move { self.end(batch).await.map_err(fatal) })
+        Box::pin(async move { self.insist(|| self.end(batch)).await })
     }
 
     fn hold<'a>(&'a self, given: &'a [Claimed]) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move {
             // Noted first: what stands under our name and is not noted is taken for a stray.
             locked(&self.owner.held).extend(given.iter().map(|claimed| claimed.receipt.0));
-            early::hold(&self.link, &self.layout, &self.boot, given).await.map_err(fatal)
+            self.insist(|| early::hold(&self.link, &self.layout, &self.boot, given)).await
         })
     }
 
@@ -399,8 +445,9 @@ impl Consumer for RedisConsumer {
             let key = self.layout.own(&format!("accused:{}", self.owner.boot));
             // Outlives us; a day is long enough for others to see it.
             let numbers: Vec<String> = running.iter().map(|receipt| receipt.0.to_string()).collect();
-            self.link.one(&[b"SET", key.as_bytes(), numbers.join(" ").as_bytes(), b"EX", b"86400"], Wait::Forever).await.map_err(fatal)?;
-            Ok(())
+            let accused = numbers.join(" ");
+            let set: [&[u8]; 5] = [b"SET", key.as_bytes(), accused.as_bytes(), b"EX", b"86400"];
+            self.insist(|| self.link.one(&set, Wait::Forever)).await.map(drop)
         })
     }
 

@@ -14,12 +14,14 @@ pub(super) enum Fail {
     Unable(String),
     /// It understood, and said no.
     Refused(String),
+    /// It does not let us in: it wants another name or password. Nothing was done.
+    Shut(String),
 }
 
 impl Fail {
     pub(super) fn text(&self) -> &str {
         match self {
-            Fail::Lost(text) | Fail::Unable(text) | Fail::Refused(text) => text,
+            Fail::Lost(text) | Fail::Unable(text) | Fail::Refused(text) | Fail::Shut(text) => text,
         }
     }
 }
@@ -28,7 +30,7 @@ impl From<Fail> for BrokerError {
     fn from(fail: Fail) -> Self {
         match fail {
             Fail::Lost(message) | Fail::Unable(message) => BrokerError { kind: ErrorKind::Transient, message },
-            Fail::Refused(message) => BrokerError { kind: ErrorKind::Refused, message },
+            Fail::Refused(message) | Fail::Shut(message) => BrokerError { kind: ErrorKind::Refused, message },
         }
     }
 }
@@ -40,6 +42,8 @@ pub(super) enum Refusal {
     NotNow,
     /// The same, and it is the wrong server to ask: another one took its place.
     NotThere,
+    /// It does not know us, or not any more.
+    Shut,
     /// It does not know the script.
     Unknown,
     /// It may not, or it makes no sense.
@@ -51,6 +55,7 @@ pub(super) fn refusal(error: &str) -> Refusal {
         "LOADING" | "BUSY" | "MISCONF" | "OOM" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" => Refusal::NotNow,
         "READONLY" | "MASTERDOWN" => Refusal::NotThere,
         "NOSCRIPT" => Refusal::Unknown,
+        "NOAUTH" | "WRONGPASS" => Refusal::Shut,
         // The transaction was given up because of an error that was said before; that one decides.
         "EXECABORT" => Refusal::Never,
         _ if error.contains("max number of clients") => Refusal::NotNow,
@@ -61,6 +66,23 @@ pub(super) fn refusal(error: &str) -> Refusal {
         _ if error.contains("-READONLY") => Refusal::NotThere,
         _ => Refusal::Never,
     }
+}
+
+/// Says whether a key holds something of another kind than we keep there.
+pub(super) fn is_wrong_type(error: &str) -> bool {
+    error.contains("WRONGTYPE")
+}
+
+/// Says whether the end of a message was refused for what it asks for, and not for how the server is. `operation` is the one of `finish.lua` that met the
+/// error. What is forbidden is the message's own affair only where that is to send to a queue that we may not use; a result that may not be stored may not
+/// be stored for anybody.
+pub(super) fn is_its_own(operation: &str, error: &str) -> bool {
+    if refusal(error) != Refusal::Never {
+        return false;
+    }
+    let is_forbidden = ["NOPERM", "can't access", "can't run", "has no permissions"].iter().any(|word| error.contains(word));
+    let is_of_keys = error.contains("key");
+    !is_forbidden || (operation == "L" && is_of_keys)
 }
 
 /// The same for people, with what to do.
@@ -75,6 +97,7 @@ pub(super) fn explain(place: &str, error: &str) -> String {
         "WRONGTYPE" => "; another program uses this key",
         "MISCONF" => "; free its disk, it waits for that",
         "OOM" => "; raise maxmemory or free some, it waits for that",
+        "READONLY" => "; it is a replica now: name the server that takes writes, or wait until this one does",
         _ => "",
     };
     format!("redis at {place}: {}{advice}", error.trim())
@@ -94,10 +117,26 @@ mod tests {
             ("ERR max number of clients reached", Refusal::NotNow),
             ("READONLY You can't write against a read only replica.", Refusal::NotThere),
             ("NOSCRIPT No matching script. Please use EVAL.", Refusal::Unknown),
+            ("NOAUTH Authentication required.", Refusal::Shut),
             ("NOPERM this user has no permissions to run the 'eval' command", Refusal::Never),
             ("WRONGTYPE Operation against a key holding the wrong kind of value", Refusal::Never),
         ] {
             assert_eq!(refusal(error), is, "{error}");
+        }
+        for (operation, error, own) in [
+            ("L", "WRONGTYPE Operation against a key holding the wrong kind of value", true),
+            ("K", "WRONGTYPE Operation against a key holding the wrong kind of value", true),
+            ("C", "ERR value is not an integer or out of range", true),
+            ("L", "NOPERM this user has no permissions to access one of the keys used as arguments", true),
+            ("L", "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments", true),
+            ("K", "NOPERM this user has no permissions to access one of the keys used as arguments", false),
+            ("L", "NOPERM this user has no permissions to run the 'lpush' command", false),
+            ("L", "OOM command not allowed when used memory > 'maxmemory'.", false),
+            ("K", "READONLY You can't write against a read only replica.", false),
+            ("K", "MISCONF Redis is configured to save RDB snapshots", false),
+            ("K", "NOAUTH Authentication required.", false),
+        ] {
+            assert_eq!(is_its_own(operation, error), own, "{operation} {error}");
         }
         let text = explain("h:1", "NOPERM this user has no permissions to access one of the keys used as arguments");
         assert!(text.contains("h:1") && text.contains("ACL SETUSER"), "{text}");

@@ -2,12 +2,13 @@
 
 use longshore_celery::crashes_of;
 use longshore_core::Receipt;
+use tokio::time::sleep;
 
 use super::{
     dead,
-    fail::Fail,
+    fail::{Fail, Refusal, explain, is_its_own, refusal},
     layout::Layout,
-    link::{Link, Wait},
+    link::{Link, Wait, is_too_much, pause},
     marks,
     resp::{Call, Pack, Reply, decimal},
     scripts,
@@ -18,7 +19,11 @@ use crate::{
 };
 
 /// The most that one script ends.
-pub(super) const MOST: usize = 100;
+const MOST: usize = 100;
+/// The most bytes that one script is given, unless one end alone has more.
+const MOST_BYTES: usize = 4 << 20;
+/// A value of more bytes no server takes, unless somebody told it to.
+pub(super) const LARGEST: usize = 512 << 20;
 
 /// A message to be ended, with what its end needs to know of it.
 pub(super) struct Ending<'a> {
@@ -29,6 +34,42 @@ pub(super) struct Ending<'a> {
     pub(super) entry: Option<(Vec<u8>, String)>,
     /// Whether an earlier end left a note that it stays claimed.
     pub(super) kept: bool,
+    /// Why it is impossible, where that is known without asking.
+    pub(super) impossible: Option<String>,
+}
+
+impl Ending<'_> {
+    /// The sizes of what is stored and sent.
+    fn sizes(&self) -> impl Iterator<Item = usize> {
+        let Finish { publish, results, part, end, .. } = self.finish;
+        // A dead letter has its message in base64.
+        let entry = self.entry.as_ref().map_or(0, |(raw, _)| if matches!(end, End::Back { .. }) { raw.len() } else { raw.len() / 3 * 4 });
+        let (messages, documents) = (publish.iter().map(|message| message.raw.len()), results.iter().map(|stored| stored.doc.len()));
+        messages.chain(documents).chain(part.as_ref().map(|part| part.member.len())).chain([entry])
+    }
+
+    fn size(&self) -> usize {
+        self.sizes().sum()
+    }
+}
+
+/// Cuts a batch into what one script takes.
+pub(super) fn parcels<'e, 'f>(mut endings: &'e [Ending<'f>]) -> Vec<&'e [Ending<'f>]> {
+    let mut parcels = Vec::new();
+    while !endings.is_empty() {
+        let (mut count, mut bytes) = (0, 0);
+        for ending in endings.iter().take(MOST) {
+            bytes += ending.size();
+            if count > 0 && bytes > MOST_BYTES {
+                break;
+            }
+            count += 1;
+        }
+        let (parcel, rest) = endings.split_at(count);
+        parcels.push(parcel);
+        endings = rest;
+    }
+    parcels
 }
 
 /// Where the ends are told.
@@ -40,26 +81,57 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Ends them all. When the answer is lost, finds out which were ended, and ends the others.
+    /// Ends them all. When the answer is lost, finds out which were ended, and ends the others. What is refused of one alone is impossible; what is refused
+    /// because of how the server is, is waited for.
     pub(super) async fn end(&self, endings: &[Ending<'_>]) -> Result<Vec<Ended>, Fail> {
-        let mut ended: Vec<Option<Ended>> = vec![None; endings.len()];
-        let mut open: Vec<usize> = (0..endings.len()).collect();
+        let place = self.link.config().place();
+        let mut ended: Vec<Option<Ended>> = endings.iter().map(|ending| self.foreseen(ending)).collect();
+        let mut open: Vec<usize> = (0..endings.len()).filter(|at| ended[*at].is_none()).collect();
+        let (mut losses, mut attempt) = (0, 0);
         while !open.is_empty() {
-            let answer = self.link.call(self.call(open.iter().map(|at| &endings[*at]), open.len()), Wait::Forever).await;
-            match answer {
+            if losses > 1 && open.len() > 1 {
+                // One of them may be what ends the connection: each is tried alone.
+                for at in open.drain(..) {
+                    ended[at] = Box::pin(self.end(&endings[at..=at])).await?.pop();
+                }
+                break;
+            }
+            let call = self.call(open.iter().map(|at| &endings[*at]), open.len());
+            let size = call.size();
+            let mut trouble = None;
+            match self.link.call(call, Wait::Forever).await {
                 Ok(mut replies) => {
-                    for (at, reply) in open.drain(..).zip(replies.pop().unwrap_or(Reply::Nil).into_list()) {
-                        ended[at] = Some(match reply.int() {
-                            Some(0) => Ended::Refused,
-                            Some(2) => complete(endings[at].finish),
-                            _ => Ended::Done,
-                        });
+                    let replies = replies.pop().unwrap_or(Reply::Nil).into_list();
+                    for (at, reply) in std::mem::take(&mut open).into_iter().zip(replies) {
+                        ended[at] = match (reply.int(), reply.text()) {
+                            (Some(0), _) => Some(Ended::Refused),
+                            (Some(2), _) => Some(complete(endings[at].finish)),
+                            (Some(_), _) | (None, None) => Some(Ended::Done),
+                            (None, Some(text)) => {
+                                let (operation, error) = text.split_once(' ').unwrap_or_default();
+                                let said = explain(&place, error);
+                                if is_its_own(operation, error) {
+                                    Some(Ended::Impossible { reason: said })
+                                } else {
+                                    if refusal(error) == Refusal::NotThere {
+                                        self.link.renew();
+                                    }
+                                    open.push(at);
+                                    trouble = Some(said);
+                                    None
+                                }
+                            }
+                        };
                     }
                 }
                 Err(Fail::Lost(_)) => {
+                    losses += 1;
                     let fates = self.fates(open.iter().map(|at| &endings[*at])).await?;
                     for (at, fate) in std::mem::take(&mut open).into_iter().zip(fates) {
                         match fate {
+                            0 if endings.len() == 1 && is_too_much(losses, size) => {
+                                ended[at] = Some(Ended::Impossible { reason: self.link.too_much(size) });
+                            }
                             0 => open.push(at),
                             1 if endings[at].finish.part.is_some() => ended[at] = Some(complete(endings[at].finish)),
                             1 | 2 => ended[at] = Some(Ended::Done),
@@ -67,10 +139,33 @@ impl Place<'_> {
                         }
                     }
                 }
+                // It says so before it ends the connection.
+                Err(Fail::Refused(text)) if text.contains("Protocol error") => losses += 1 + u32::from(size > MOST_BYTES),
+                // Of all of them at once: whoever changed what we may or what we need will change it back. Nothing was done.
+                Err(Fail::Refused(text)) => trouble = Some(text),
                 Err(fail) => return Err(fail),
+            }
+            match trouble {
+                Some(text) => {
+                    self.link.is_unable(&text);
+                    sleep(pause(attempt)).await;
+                    attempt += 1;
+                }
+                None if attempt > 0 => self.link.is_able(),
+                None => {}
             }
         }
         Ok(ended.into_iter().map(|ended| ended.unwrap_or(Ended::Refused)).collect())
+    }
+
+    /// What needs no asking.
+    fn foreseen(&self, ending: &Ending<'_>) -> Option<Ended> {
+        let too_large = || {
+            let size = ending.sizes().find(|size| *size > LARGEST)?;
+            Some(too_large(self.link, size))
+        };
+        let reason = ending.impossible.clone().or_else(too_large)?;
+        Some(Ended::Impossible { reason })
     }
 
     fn key(&self, name: &str) -> String {
@@ -91,7 +186,7 @@ impl Place<'_> {
     }
 
     fn operations(&self, ending: &Ending<'_>, call: &mut Call) {
-        let Ending { finish, step, entry, kept } = ending;
+        let Ending { finish, step, entry, kept, .. } = ending;
         for message in &finish.publish {
             call.arg("L");
             call.arg(self.layout.list(&message.queue, message.priority));
@@ -113,16 +208,20 @@ impl Place<'_> {
                 call.arg(self.layout.list(queue, marks::priority_of(raw)));
                 call.arg(marks::mark_redelivered(raw, crashes_of(raw)));
             }
-            (End::Dead { reason }, Some((raw, queue))) => {
+            (End::Dead { reason } | End::Junk { reason }, Some((raw, queue))) => {
+                let (letters, junk) = (self.layout.dead(queue), self.layout.junk(queue));
+                let is_junk = matches!(finish.end, End::Junk { .. });
+                let (list, other) = if is_junk { (junk, letters) } else { (letters, junk) };
                 call.arg("D");
-                call.arg(self.layout.dead(queue));
+                call.arg(list);
                 call.arg(dead::encode(reason, crashes_of(raw), raw));
                 call.number(dead::MOST);
-                call.arg(self.layout.dropped());
+                call.arg(if is_junk { self.layout.dropped_junk() } else { self.layout.dropped() });
                 call.arg(queue);
+                call.arg(other);
             }
             // Without its entry it is not there any more, which the script finds too.
-            (End::Ack | End::Back { .. } | End::Dead { .. }, _) => {}
+            (End::Ack | End::Back { .. } | End::Dead { .. } | End::Junk { .. }, _) => {}
         }
         if *kept {
             call.arg("U");
@@ -140,6 +239,11 @@ impl Place<'_> {
         let replies = self.link.ask(call.pack(), Wait::Forever).await?;
         Ok(replies.into_iter().flat_map(Reply::into_list).map(|fate| fate.int().unwrap_or(0)).collect())
     }
+}
+
+/// Why a value of this size is refused, for people.
+pub(super) fn too_large(link: &Link, size: usize) -> String {
+    format!("redis at {}: {size} bytes are more than a value may have ({LARGEST})", link.config().place())
 }
 
 /// Our name for a message in `unacked`.

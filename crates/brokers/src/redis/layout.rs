@@ -32,6 +32,11 @@ impl Layout {
         Self { prefix, sep: config.sep.clone(), steps: config.steps.clone(), results, channels }
     }
 
+    /// What stands before all names.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The lists of a queue, the one that is served first at the head.
     pub(super) fn lists<'a>(&'a self, queue: &'a str) -> impl Iterator<Item = String> + 'a {
         self.steps.iter().map(move |step| self.list_of_step(queue, *step))
@@ -83,14 +88,24 @@ impl Layout {
         self.own(&format!("dead:{queue}"))
     }
 
+    /// What nobody could have run.
+    pub(super) fn junk(&self, queue: &str) -> String {
+        self.own(&format!("junk:{queue}"))
+    }
+
     /// How many dead letters were dropped, by queue.
     pub(super) fn dropped(&self) -> String {
         self.own("dropped")
     }
 
-    /// The queue whose dead letters this key holds.
+    /// How much junk was dropped, by queue.
+    pub(super) fn dropped_junk(&self) -> String {
+        self.own("dropped-junk")
+    }
+
+    /// The queue whose dead letters or junk this key holds.
     pub(super) fn queue_of_dead<'a>(&self, key: &'a str) -> Option<&'a str> {
-        key.strip_prefix(self.own("dead:").as_str())
+        key.strip_prefix(self.own("dead:").as_str()).or_else(|| key.strip_prefix(self.own("junk:").as_str()))
     }
 
     /// The exchange whose bindings this key holds.

@@ -34,7 +34,7 @@ use self::{
 };
 use super::{
     connection::{Connection, Hello},
-    fail::{Fail, Refusal, explain, refusal},
+    fail::{Fail, Refusal, explain, is_wrong_type, refusal},
     luck::{Advice, Luck},
     resp::{Pack, Reply},
     url::Config,
@@ -54,6 +54,17 @@ pub(super) enum Wait {
 
 /// How long a caller looks for its answer before it sleeps.
 const GLANCE: Duration = Duration::from_micros(100);
+
+/// Smaller requests no server refuses for their size: less than a megabyte cannot be set as a limit.
+const LARGE: usize = 1 << 20;
+/// So many connections in a row that end with the same request on them are its doing, where it is large.
+const LOSSES: u32 = 3;
+
+/// Says whether a request of this size, with which so many connections have ended, is more than the server takes. What ends them by chance does not hit the
+/// same one again and again, and a small one is never to blame.
+pub(super) fn is_too_much(losses: u32, size: usize) -> bool {
+    losses >= LOSSES && size >= LARGE
+}
 
 /// How long to wait before the next try, with jitter.
 pub(super) fn pause(attempt: u32) -> Duration {
@@ -81,6 +92,8 @@ struct Shared {
     notice: Notice,
     /// Why it is away, while it is.
     trouble: Mutex<Option<String>>,
+    /// Why it takes nothing, though it is there.
+    unable: Mutex<Option<String>>,
     hello: Mutex<Hello>,
     /// How often it was connected.
     generation: AtomicU64,
@@ -118,6 +131,7 @@ impl Link {
             config,
             notice,
             trouble: Mutex::default(),
+            unable: Mutex::default(),
             hello: Mutex::default(),
             generation: AtomicU64::new(0),
             wire: Mutex::default(),
@@ -158,12 +172,24 @@ impl Link {
         let mut brought = 0;
         for attempt in 0.. {
             let sent = self.send(pack.clone());
-            let mut replies = match wait {
-                Wait::Forever => sent.await?,
-                Wait::Patience => timeout_at(deadline, sent).await.map_err(|_| self.late())??,
+            let replies = match wait {
+                Wait::Forever => sent.await,
+                Wait::Patience => timeout_at(deadline, sent).await.map_err(|_| self.late())?,
+            };
+            let mut replies = match replies {
+                // It has let us in before: whoever changed the password will say it, or change it back.
+                Err(Fail::Shut(_)) if wait == Wait::Forever => {
+                    sleep(pause(attempt)).await;
+                    continue;
+                }
+                replies => replies?,
             };
             // What is asked aside decides nothing: what came before it is done.
-            let Some(error) = replies[..replies.len() - pack.asides()].iter().find_map(Reply::error) else {
+            let decide = &replies[..replies.len() - pack.asides()];
+            let Some(error) = decide.iter().filter_map(Reply::error).find(|error| !(pack.looks() && is_wrong_type(error))) else {
+                if attempt > 0 {
+                    self.is_able();
+                }
                 replies.drain(..brought);
                 return Ok(replies);
             };
@@ -174,10 +200,9 @@ impl Link {
                     Some(with) if brought == 0 => (pack, brought) = (Arc::new(with), 1),
                     _ => return Err(Fail::Refused(text)),
                 },
-                Refusal::NotNow | Refusal::NotThere => {
-                    if attempt == 0 {
-                        (self.shared.notice)(&text);
-                    }
+                Refusal::Shut if wait == Wait::Patience => return Err(Fail::Shut(text)),
+                Refusal::NotNow | Refusal::NotThere | Refusal::Shut => {
+                    self.is_unable(&text);
                     let pause = pause(attempt);
                     if wait == Wait::Patience && Instant::now() + pause > deadline {
                         return Err(Fail::Unable(text));
@@ -191,11 +216,35 @@ impl Link {
 
     /// The same for what may be done twice: asks again when the replies are lost.
     pub(super) async fn ask(&self, pack: Pack, wait: Wait) -> Result<Vec<Reply>, Fail> {
-        loop {
+        for losses in 1.. {
             match self.call(pack.clone(), wait).await {
+                Err(Fail::Lost(_)) if is_too_much(losses, pack.size()) => return Err(Fail::Refused(self.too_much(pack.size()))),
                 Err(Fail::Lost(_)) => {}
                 other => return other,
             }
+        }
+        unreachable!("attempts do not run out")
+    }
+
+    /// Why something of this size is refused, for people.
+    pub(super) fn too_much(&self, size: usize) -> String {
+        format!(
+            "redis at {}: {size} bytes are more than it takes at once: it ended the connection whenever it was given them (see its proto-max-bulk-len and client-query-buffer-limit)",
+            self.shared.config.place()
+        )
+    }
+
+    /// Says that the server is there and takes nothing, once until it [is able](Self::is_able) again.
+    pub(super) fn is_unable(&self, text: &str) {
+        if locked(&self.shared.unable).replace(text.to_owned()).is_none() {
+            (self.shared.notice)(text);
+        }
+    }
+
+    /// Says that it takes what it is given again, if it did not.
+    pub(super) fn is_able(&self) {
+        if locked(&self.shared.unable).take().is_some() {
+            (self.shared.notice)(&format!("redis at {} does what it is told again", self.shared.config.place()));
         }
     }
 
@@ -222,9 +271,9 @@ impl Link {
         true
     }
 
-    /// Why it is away, while it is.
+    /// Why it is away or takes nothing, while it is so.
     pub(super) fn trouble(&self) -> Option<String> {
-        locked(&self.shared.trouble).clone()
+        locked(&self.shared.trouble).clone().or_else(|| locked(&self.shared.unable).clone())
     }
 
     /// What has changed since this was asked the last time.

@@ -168,7 +168,7 @@ async fn run(config: Arc<Config>, notice: Notice, mut asks: mpsc::UnboundedRecei
                 Ok(()) => continue,
                 Err(error) => format!("redis at {}: the connection for listening was lost ({error}); connecting again", config.place()),
             },
-            Err(fail @ Fail::Refused(_)) => {
+            Err(fail @ (Fail::Refused(_) | Fail::Shut(_))) => {
                 state.refuse(&fail);
                 fail.text().to_owned()
             }

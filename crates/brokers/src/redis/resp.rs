@@ -176,6 +176,8 @@ pub(super) struct Pack {
     body: Vec<u8>,
     replies: usize,
     asides: usize,
+    /// It only looks: a key of another kind than it thinks has nothing to see in it.
+    looks: bool,
     script: Option<&'static Script>,
 }
 
@@ -192,7 +194,7 @@ impl Script {
         Self { name, text, digest: std::sync::OnceLock::new() }
     }
 
-    fn digest(&self) -> &str {
+    pub(super) fn digest(&self) -> &str {
         self.digest.get_or_init(|| sha1_smol::Sha1::from(self.text).digest().to_string())
     }
 }
@@ -223,6 +225,20 @@ impl Pack {
     pub(super) fn aside(&mut self, args: &[&[u8]]) {
         self.add(args);
         self.asides += 1;
+    }
+
+    /// The same, taking what lies under a key of another kind for nothing.
+    pub(super) fn looking(self) -> Self {
+        Self { looks: true, ..self }
+    }
+
+    pub(super) fn looks(&self) -> bool {
+        self.looks
+    }
+
+    /// In bytes.
+    pub(super) fn size(&self) -> usize {
+        self.head.len() + self.body.len()
     }
 
     /// How many of the last replies are to what was asked aside.
@@ -271,6 +287,7 @@ impl Pack {
         pack.replies += self.replies;
         pack.asides = self.asides;
         pack.script = self.script;
+        pack.looks = self.looks;
         Some(pack)
     }
 }
@@ -307,7 +324,7 @@ impl Call {
         bulk(&mut head, b"EVALSHA");
         bulk(&mut head, self.script.digest().as_bytes());
         bulk(&mut head, self.keys.to_string().as_bytes());
-        Pack { head, body: self.body, replies: 1, asides: 0, script: Some(self.script) }
+        Pack { head, body: self.body, replies: 1, asides: 0, looks: false, script: Some(self.script) }
     }
 }
 

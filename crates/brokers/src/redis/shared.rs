@@ -35,7 +35,14 @@ pub(super) async fn reserve(link: &Link, layout: &Layout, limit: &str, rate: Rat
     [bucket.interval, bucket.span, AHEAD.as_micros() as u64, count as u64].into_iter().for_each(|number| call.number(number));
     call.arg(rates::limit_of(limit));
     // Asked once more if the answer is lost: slots that were reserved for nobody pass, and the rate is kept.
-    let mut replies = link.ask(call.pack(), Wait::Patience).await?.swap_remove(0).into_list().into_iter();
+    let asked = link.ask(call.pack(), Wait::Patience).await;
+    if let Err(Fail::Refused(text)) = &asked {
+        // Whoever asks for slots asks again, and nobody would know why.
+        link.is_unable(text);
+    } else if asked.is_ok() {
+        link.is_able();
+    }
+    let mut replies = asked?.swap_remove(0).into_list().into_iter();
     let from = replies.next().and_then(|from| from.text()?.parse().ok()).unwrap_or(0);
     let given = replies.next().and_then(|given| given.int()).unwrap_or(0);
     // The rate that was set for all, if one was.

@@ -10,7 +10,7 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    fail::{Fail, Refusal, explain, refusal},
+    fail::{Fail, Refusal, explain, is_wrong_type, refusal},
     layout::Layout,
     link::{Link, Wait, pause},
     resp::{Pack, Reply},
@@ -52,6 +52,8 @@ pub(super) struct Lists {
     tracks: bool,
     /// What answers to lengths have said that were no lengths.
     trouble: Option<String>,
+    /// Keys that are no lists, and were told of.
+    strange: HashSet<String>,
     attempt: u32,
 }
 
@@ -85,6 +87,7 @@ impl Lists {
             told: Instant::now(),
             tracks: true,
             trouble: None,
+            strange: HashSet::new(),
             attempt: 0,
         }
     }
@@ -165,7 +168,21 @@ impl Lists {
         let mut trouble = None;
         for list in lists {
             match next() {
-                (Some(Reply::Bulk(_)), Some(Reply::Int(length))) => drop(self.known.lengths.insert(list.key.clone(), length)),
+                (Some(Reply::Bulk(_)), Some(Reply::Int(length))) => {
+                    self.strange.remove(&list.key);
+                    self.known.lengths.insert(list.key.clone(), length);
+                }
+                (Some(Reply::Bulk(_)), Some(reply)) if reply.error().is_some_and(is_wrong_type) => {
+                    // There is nothing to take there until it changes.
+                    self.known.lengths.insert(list.key.clone(), 0);
+                    if self.strange.insert(list.key.clone()) {
+                        let said = explain(&self.link.config().place(), reply.error().unwrap_or_default());
+                        (self.link.notice())(&format!(
+                            "{said}: nothing is taken from the queue {} while {} is no list",
+                            list.queue, list.key
+                        ));
+                    }
+                }
                 (said, length) => trouble = Some([said, length]),
             }
         }
@@ -197,7 +214,7 @@ impl Lists {
             self.attempt = 0;
             return Ok(());
         };
-        if refusal(&trouble) == Refusal::Never {
+        if refusal(&trouble) == Refusal::Never && !is_wrong_type(&trouble) {
             return Err(Fail::Refused(explain(&self.link.config().place(), &trouble)));
         }
         sleep(pause(self.attempt)).await;

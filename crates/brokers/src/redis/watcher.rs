@@ -19,6 +19,7 @@ use super::{
     rescue::Rescuer,
     resp::Reply,
 };
+use crate::lease;
 
 /// Between two looks for somebody who is missing. Someone has to be missing in two of them: a server that was away lets every sign expire.
 const AGAIN: Duration = Duration::from_millis(800);
@@ -207,7 +208,8 @@ impl<'a> Watch<'a> {
             return Ok(round);
         }
         self.listed += 1;
-        if !is_steady {
+        // A server that has not taken our sign for so long (it is full, or a replica now) has taken none of others.
+        if !is_steady || self.owner.renewal.is_late(lease::clock()) {
             self.doubt();
         }
         if self.doubtful.is_some_and(|until| Instant::now() < until) {

@@ -62,11 +62,15 @@ impl SqliteConsumer {
     }
 }
 
-/// A busy file is waited for: nothing was done.
+/// A file that is busy, or cannot be written now, is waited for: nothing was done.
 async fn patiently<T, F: Future<Output = Result<T, BrokerError>>>(mut step: impl FnMut() -> F) -> Result<T, BrokerError> {
+    let mut pause = AGAIN;
     loop {
         match step().await {
-            Err(error) if error.kind == ErrorKind::Transient => tokio::time::sleep(AGAIN).await,
+            Err(error) if matches!(error.kind, ErrorKind::Transient | ErrorKind::Unwritable) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(SAFETY);
+            }
             done => return done,
         }
     }
@@ -136,7 +140,7 @@ impl Consumer for SqliteConsumer {
             let batch: Arc<[Finish]> = batch.into();
             patiently(|| {
                 let (batch, owner) = (Arc::clone(&batch), Arc::clone(&self.owner));
-                self.store.write(move |step| batch.iter().map(|finish| queues::finish(step, owner.number(), finish)).collect())
+                self.store.write(move |step| queues::finish_all(step, owner.number(), &batch))
             })
             .await
         }

@@ -89,6 +89,14 @@ pub(crate) struct Place {
     pub(crate) max_size: Option<u64>,
 }
 
+impl Place {
+    /// The largest value that it can hold, in bytes: SQLite's own limit, with room for the rest of its row.
+    pub(crate) fn most(&self) -> usize {
+        const SQLITE: usize = 1_000_000_000 - 65_536;
+        self.max_size.map_or(SQLITE, |bytes| usize::try_from(bytes).unwrap_or(SQLITE).min(SQLITE))
+    }
+}
+
 /// Reads `sqlite:PATH`, `sqlite:///PATH` or a plain path, each with `?sync=full|normal&max_size=BYTES`.
 pub(crate) fn place(url: &str) -> Result<Place, BrokerError> {
     let refused = |why: String| BrokerError { kind: ErrorKind::Refused, message: format!("{url}: {why}") };
@@ -301,6 +309,34 @@ pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
+/// Says whether the file can never take what it was given, whatever else happens: nothing is wrong with the file.
+pub(crate) fn is_refusal(error: &rusqlite::Error) -> bool {
+    match error.sqlite_error_code() {
+        Some(code) => {
+            matches!(code, ErrorCode::TooBig | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::ParameterOutOfRange)
+        }
+        // What rusqlite itself cannot make sense of: it stands in one row.
+        None => true,
+    }
+}
+
+/// How bad the failure of a step is that was undone; `None` where the file cannot be trusted any more.
+pub(crate) fn meaning(error: &rusqlite::Error) -> Option<ErrorKind> {
+    match error.sqlite_error_code() {
+        _ if is_refusal(error) => Some(ErrorKind::Refused),
+        _ if is_busy(error) => Some(ErrorKind::Transient),
+        Some(
+            ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::ReadOnly
+            | ErrorCode::CannotOpen
+            | ErrorCode::OutOfMemory
+            | ErrorCode::PermissionDenied,
+        ) => Some(ErrorKind::Unwritable),
+        _ => None,
+    }
+}
+
 /// What an error at opening means.
 fn refusal(place: &Place, error: &rusqlite::Error) -> BrokerError {
     let kind = match error.sqlite_error_code() {
@@ -315,10 +351,10 @@ fn refusal(place: &Place, error: &rusqlite::Error) -> BrokerError {
 /// What an error means to people, and what to do.
 pub(crate) fn explain(place: &Place, error: &rusqlite::Error) -> String {
     let advice = match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) if place.max_size.is_some() => {
-            "the disk is full, or the file has reached its max_size; make room, then start again"
-        }
-        Some(ErrorCode::DiskFull) => "the disk is full; make room, then start again",
+        Some(ErrorCode::DiskFull) if place.max_size.is_some() => "the disk is full, or the file has reached its max_size; make room",
+        Some(ErrorCode::DiskFull) => "the disk is full; make room",
+        Some(ErrorCode::TooBig) => "this is larger than a value in an SQLite file may be",
+        Some(ErrorCode::OutOfMemory) => "there is no memory for it",
         Some(ErrorCode::ReadOnly) => "it cannot be written; its directory must be writable too (SQLite keeps files beside it)",
         Some(ErrorCode::CannotOpen) => "it cannot be opened; its directory must exist and be writable",
         Some(ErrorCode::PermissionDenied) => "it may not be opened; see its permissions",

@@ -13,6 +13,7 @@ use super::writer::Step;
 use crate::{
     broker::{Claimed, DeadLetter, End, Ended, Finish, Outgoing},
     crash::forgiven,
+    names,
     results::{PartState, sqlite as documents},
     rotation::Rotation,
 };
@@ -166,7 +167,23 @@ pub(crate) fn accuse(conn: &Connection, owner: i64, running: &[Receipt]) -> rusq
     running.iter().map(|receipt| named(*receipt)).try_for_each(|(id, lent)| accuse.execute([id, lent, owner]).map(drop))
 }
 
-pub(crate) fn finish(step: &mut Step<'_>, owner: i64, finish: &Finish) -> rusqlite::Result<Ended> {
+/// Ends messages. What the file can never take of one is no concern of the others.
+pub(crate) fn finish_all(step: &mut Step<'_>, owner: i64, batch: &[Finish]) -> rusqlite::Result<Vec<Ended>> {
+    let one = |one: &Finish| {
+        let too_large = || {
+            let (size, most) = (one.largest(), step.place.most());
+            (size > most).then(|| format!("{}: {size} bytes are more than it can hold in one value ({most})", step.place.path.display()))
+        };
+        if let Some(reason) = names::refused_among("", &one.publish).or_else(too_large) {
+            return Ok(Ended::Impossible { reason });
+        }
+        let ended = step.apart(|step| finish(step, owner, one))?;
+        Ok(ended.unwrap_or_else(|reason| Ended::Impossible { reason }))
+    };
+    batch.iter().map(one).collect()
+}
+
+fn finish(step: &mut Step<'_>, owner: i64, finish: &Finish) -> rusqlite::Result<Ended> {
     let (id, lent) = named(finish.receipt);
     let conn = step.conn;
     if finish.end == End::Ack && finish.part.is_none() {
@@ -200,7 +217,8 @@ pub(crate) fn finish(step: &mut Step<'_>, owner: i64, finish: &Finish) -> rusqli
             conn.prepare_cached("DELETE FROM messages WHERE id = ?1")?.execute([id])?;
             step.wake = true;
         }
-        End::Dead { reason } => {
+        // All of them are kept, so that none pushes another out.
+        End::Dead { reason } | End::Junk { reason } => {
             let crashes = conn.prepare_cached("SELECT crashes FROM messages WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
             bury(conn, id, crashes, reason)?;
         }

@@ -21,7 +21,7 @@ use super::{
     wake::{Bell, Listening},
     writer::{self, Along, Call, Op, Step},
 };
-use crate::broker::BrokerError;
+use crate::{broker::BrokerError, connect::Notice};
 
 /// What all parts of an open file share.
 pub(crate) struct Shared {
@@ -41,6 +41,9 @@ pub(crate) struct Shared {
     pub(crate) closing: Arc<AtomicBool>,
     /// Why it is only looked at.
     only_read: Option<BrokerError>,
+    notice: Notice,
+    /// Somebody waits until the file takes what it is given.
+    unable: AtomicBool,
 }
 
 impl Shared {
@@ -64,10 +67,16 @@ impl Shared {
         }
     }
 
-    fn new(place: Place, bell: Bell, writes: Option<std_mpsc::Sender<Box<dyn Op>>>, only_read: Option<BrokerError>) -> Arc<Self> {
+    fn new(
+        place: Place,
+        bell: Bell,
+        writes: Option<std_mpsc::Sender<Box<dyn Op>>>,
+        only_read: Option<BrokerError>,
+        notice: Notice,
+    ) -> Arc<Self> {
         let (beside, writes) = (Beside::new(&place.path), Mutex::new(writes));
-        let (poison, serves, changed, bus, closing) = Default::default();
-        Arc::new(Self { place, poison, writes, serves, changed, bell, bus, beside, closing, only_read })
+        let (poison, serves, changed, bus, closing, unable) = Default::default();
+        Arc::new(Self { place, poison, writes, serves, changed, bell, bus, beside, closing, only_read, notice, unable })
     }
 
     /// Another connection to it.
@@ -91,6 +100,20 @@ impl Shared {
         self.beside.check(conn).map_err(|text| self.poison(text))
     }
 
+    /// Says that the file takes nothing now, once until it [is able](Self::is_able) again.
+    pub(crate) fn is_unable(&self, text: &str) {
+        if !self.unable.swap(true, Ordering::AcqRel) {
+            (self.notice)(&format!("{text}; it is waited for"));
+        }
+    }
+
+    /// Says that the file takes what it is given again, if it did not.
+    pub(crate) fn is_able(&self) {
+        if self.unable.swap(false, Ordering::AcqRel) {
+            (self.notice)(&format!("{}: it takes what it is given again", self.place.path.display()));
+        }
+    }
+
     pub(crate) fn poisoned(&self) -> Result<(), BrokerError> {
         self.poison.get().map_or(Ok(()), |error| Err(error.clone()))
     }
@@ -104,10 +127,13 @@ impl Shared {
         error
     }
 
-    /// What an error of a step means: the file is busy, or it is used no more.
+    /// What an error of a step means: it is over for now, or the file is used no more.
     pub(crate) fn fault(&self, error: &rusqlite::Error) -> BrokerError {
         let message = file::explain(&self.place, error);
-        if file::is_busy(error) { BrokerError { kind: ErrorKind::Transient, message } } else { self.poison(message) }
+        match file::meaning(error) {
+            Some(kind) => BrokerError { kind, message },
+            None => self.poison(message),
+        }
     }
 }
 
@@ -123,23 +149,23 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens a file; one that cannot be written, to be looked at.
-    pub(crate) fn open(place: Place) -> Result<Arc<Self>, BrokerError> {
+    pub(crate) fn open(place: Place, notice: Notice) -> Result<Arc<Self>, BrokerError> {
         let opened = file::create(&place).map_err(|error| (error.kind != ErrorKind::Transient, error));
-        match opened.and_then(|conn| Self::open_to_write(&place, conn)) {
-            Err((true, error)) if file::can_be_read(&place) => Self::open_to_read(place, error),
+        match opened.and_then(|conn| Self::open_to_write(&place, conn, notice.clone())) {
+            Err((true, error)) if file::can_be_read(&place) => Self::open_to_read(place, error, notice),
             opened => opened.map_err(|(_, error)| error),
         }
     }
 
-    fn open_to_read(place: Place, why: BrokerError) -> Result<Arc<Self>, BrokerError> {
+    fn open_to_read(place: Place, why: BrokerError, notice: Notice) -> Result<Arc<Self>, BrokerError> {
         let bell = Bell::mute().map_err(|_| why.clone())?;
-        let shared = Shared::new(place, bell, None, Some(why));
+        let shared = Shared::new(place, bell, None, Some(why), notice);
         let (quick, slow) = (Reader::start(&shared), Reader::start(&shared));
         Ok(Arc::new(Self { shared, writer: Mutex::default(), quick, slow, listening: Mutex::default() }))
     }
 
     /// Or says why not, and whether it might still be looked at.
-    fn open_to_write(place: &Place, conn: Connection) -> Result<Arc<Self>, (bool, BrokerError)> {
+    fn open_to_write(place: &Place, conn: Connection, notice: Notice) -> Result<Arc<Self>, (bool, BrokerError)> {
         use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
         let broken = |error: std::io::Error| {
             let message = format!("{}: what wakes others cannot be set up beside it: {error}", place.path.display());
@@ -148,7 +174,7 @@ impl Store {
         };
         let bell = Bell::open(&place.path).map_err(broken)?;
         let (sender, receiver) = std_mpsc::channel();
-        let shared = Shared::new(place.clone(), bell, Some(sender), None);
+        let shared = Shared::new(place.clone(), bell, Some(sender), None, notice);
         shared.still_there(&conn).map_err(|error| (false, error))?;
         let listening = Listening::start(Arc::clone(&shared)).map_err(broken)?;
         let writer = std::thread::Builder::new().name("longshore-sqlite".to_owned()).spawn({
@@ -164,7 +190,7 @@ impl Store {
     /// Does a step in a transaction with whatever else is waiting; returns when it is committed.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
-        step: impl FnOnce(&mut Step<'_>) -> rusqlite::Result<T> + Send + 'static,
+        step: impl FnMut(&mut Step<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, BrokerError> {
         self.shared.poisoned()?;
         if let Some(why) = &self.shared.only_read {

@@ -11,11 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use longshore_core::ErrorKind;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    file,
+    file::{self, Place},
     life::{self, Watch},
     owners::{self, Owner},
     store::Shared,
@@ -43,11 +44,34 @@ pub(crate) struct Step<'a> {
     pub(crate) wake: bool,
     /// Others had to wait for the lock too, and could not show that they live.
     slow: bool,
+    /// Something was refused when it was done together with others: each part that can be undone by itself is.
+    careful: bool,
+    pub(crate) place: &'a Place,
     pub(crate) keeper: &'a mut Keeper,
+}
+
+impl Step<'_> {
+    /// Does a part of a step. What the file can never take is no error of the step's: nothing of the part is done then, and the text says why.
+    pub(crate) fn apart<T>(&mut self, part: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<Result<T, String>> {
+        if !self.careful {
+            return part(self).map(Ok);
+        }
+        self.conn.prepare_cached("SAVEPOINT part")?.execute([])?;
+        let done = match part(self) {
+            Err(error) if file::is_refusal(&error) => {
+                self.conn.prepare_cached("ROLLBACK TO part")?.execute([])?;
+                Err(file::explain(self.place, &error))
+            }
+            done => Ok(done?),
+        };
+        self.conn.prepare_cached("RELEASE part")?.execute([])?;
+        Ok(done)
+    }
 }
 
 /// Something to do in a transaction.
 pub(crate) trait Op: Send {
+    /// Does it; once more if nothing of it was done the first time.
     fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()>;
     /// It is committed, or nothing of it was done (or nobody knows).
     fn done(self: Box<Self>, result: Result<(), BrokerError>);
@@ -79,36 +103,35 @@ impl<F: FnOnce(&mut Step<'_>) -> rusqlite::Result<()> + Send> Op for Along<F> {
 }
 
 pub(crate) struct Call<F, T> {
-    step: Option<F>,
-    value: Option<T>,
+    step: F,
+    /// What came of it, or why it is refused.
+    value: Option<Result<T, String>>,
     reply: oneshot::Sender<Result<T, BrokerError>>,
 }
 
 impl<F, T> Call<F, T>
 where
-    F: FnOnce(&mut Step<'_>) -> rusqlite::Result<T> + Send + 'static,
+    F: FnMut(&mut Step<'_>) -> rusqlite::Result<T> + Send + 'static,
     T: Send + 'static,
 {
     pub(crate) fn boxed(step: F, reply: oneshot::Sender<Result<T, BrokerError>>) -> Box<dyn Op> {
-        Box::new(Self { step: Some(step), value: None, reply })
+        Box::new(Self { step, value: None, reply })
     }
 }
 
 impl<F, T> Op for Call<F, T>
 where
-    F: FnOnce(&mut Step<'_>) -> rusqlite::Result<T> + Send,
+    F: FnMut(&mut Step<'_>) -> rusqlite::Result<T> + Send,
     T: Send,
 {
     fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()> {
-        if let Some(run) = self.step.take() {
-            self.value = Some(run(step)?);
-        }
+        self.value = Some(step.apart(&mut self.step)?);
         Ok(())
     }
 
     fn done(self: Box<Self>, result: Result<(), BrokerError>) {
         let answer = match (result, self.value) {
-            (Ok(()), Some(value)) => Ok(value),
+            (Ok(()), Some(value)) => value.map_err(|message| BrokerError { kind: ErrorKind::Refused, message }),
             (Ok(()), None) => return,
             (Err(error), _) => Err(error),
         };
@@ -130,6 +153,19 @@ impl Keeper {
     pub(crate) fn keep(&mut self, owner: &Arc<Owner>) {
         self.ours.push((Arc::downgrade(owner), Instant::now() + owner.lease / 3));
         self.next_look.get_or_insert_with(Instant::now);
+    }
+
+    /// Says that the file takes nothing now, and that it does again: to those who wait for it, and not to whoever gets the error.
+    fn tell(&self, shared: &Shared, result: &Result<(), BrokerError>) {
+        match result {
+            Err(error) if matches!(error.kind, ErrorKind::Transient | ErrorKind::Unwritable) => {
+                if !self.ours.is_empty() {
+                    shared.is_unable(&error.message);
+                }
+            }
+            Ok(()) => shared.is_able(),
+            Err(_) => {}
+        }
     }
 
     fn next(&mut self) -> Option<Instant> {
@@ -218,7 +254,7 @@ pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn 
         if sweep {
             next_sweep = now + SWEEP;
         }
-        let result = transaction(shared, &mut conn, &mut keeper, |step| {
+        let result = transaction(shared, &mut conn, &mut keeper, false, |step| {
             owners::beat(step, &beats)?;
             if !step.slow {
                 for number in dead {
@@ -234,7 +270,17 @@ pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn 
             let confirmed = lease::clock();
             beats.iter().for_each(|owner| owner.renewal.renewed(asked, confirmed));
         }
-        group.into_iter().for_each(|op| op.done(result.clone()));
+        keeper.tell(shared, &result);
+        match result {
+            // What one of them asks for is no concern of the others: each is tried alone.
+            Err(error) if matches!(error.kind, ErrorKind::Refused | ErrorKind::Unwritable) => {
+                for mut op in group {
+                    let result = transaction(shared, &mut conn, &mut keeper, true, |step| op.run(step));
+                    op.done(result);
+                }
+            }
+            result => group.into_iter().for_each(|op| op.done(result.clone())),
+        }
     }
     // The last one to close a file tidies it up.
     drop(conn);
@@ -244,6 +290,7 @@ fn transaction(
     shared: &Shared,
     conn: &mut Connection,
     keeper: &mut Keeper,
+    careful: bool,
     all: impl FnOnce(&mut Step<'_>) -> rusqlite::Result<()>,
 ) -> Result<(), BrokerError> {
     shared.still_there(conn)?;
@@ -254,13 +301,20 @@ fn transaction(
         keeper.watch.reset();
     }
     begin.map_err(|error| shared.fault(&error))?;
-    let mut step = Step { conn, wake: false, slow, keeper };
+    let mut step = Step { conn, wake: false, slow, careful, place: &shared.place, keeper };
     let done = all(&mut step).and_then(|()| step.conn.prepare_cached("COMMIT")?.execute([]));
     let wake = step.wake;
     if let Err(error) = done {
-        // Whatever it was: what should be on the disk may not be, or not all of it.
         let _ = conn.execute_batch("ROLLBACK");
-        return Err(shared.poison(file::explain(&shared.place, &error)));
+        // Others cannot show either that they live.
+        keeper.watch.reset();
+        shared.still_there(conn)?;
+        let message = file::explain(&shared.place, &error);
+        return Err(match file::meaning(&error) {
+            // What was begun is undone, so what is in the file is what was confirmed.
+            Some(kind) if conn.is_autocommit() => BrokerError { kind, message },
+            _ => shared.poison(message),
+        });
     }
     // A file that was taken away takes all writes without an error.
     shared.still_there(conn)?;

@@ -1,19 +1,22 @@
 //! How tasks end: results, follow-ups and acknowledgements, in as few steps as the stores allow. Results before acknowledgements, always.
 
 use std::{
+    collections::BTreeMap,
+    future::Future,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
-use longshore_brokers::{BrokerError, ChordPart, End, Ended, Finish, Key, Outgoing, PartState, Stored};
+use futures_util::future::BoxFuture;
+use longshore_brokers::{BrokerError, ChordPart, End, Ended, Finish, Key, PartState, Stored};
 use longshore_celery::{
     Exception, GroupResult, Message, ResultTree, Signature, State, TaskResult, Value,
     canvas::{self, ChordOutcome, ChordParts, ChordStart},
 };
-use longshore_core::Receipt;
+use longshore_core::{ErrorKind, Receipt};
 
 use super::{
-    conclude::Conclusion,
+    conclude::{self, Conclusion},
     notice::{Notice, What},
     shared::Shared,
     work::Work,
@@ -42,21 +45,39 @@ impl Closer {
         Self { shared }
     }
 
-    /// Ends tasks; resolves when their results are stored and they are acknowledged.
+    /// Ends tasks; resolves when their results are stored and they are acknowledged. What a store refuses of one is that one's failure, and no concern of the
+    /// others; a store that can take nothing is waited for.
     ///
     /// # Errors
     /// The stores are out of reach for good; what was not acknowledged stays claimed, and comes back to somebody.
     pub(crate) async fn close(&self, batch: Vec<Closing>) -> Result<(), BrokerError> {
-        for start in batch.iter().flat_map(|closing| &closing.conclusion.starts) {
-            self.start_chord(start).await?;
-        }
-        let (mut late, mut complete) = (Vec::new(), Vec::new());
-        let (mut finishes, mut places) = (Vec::new(), Vec::new());
-        let mut stored: Vec<Stored> = Vec::new();
-        let mut sent: Vec<Outgoing> = Vec::new();
-        let mut apart: Vec<(usize, ChordPart)> = Vec::new();
         let mut batch = batch;
-        for (place, closing) in batch.iter_mut().enumerate() {
+        let mut late = Vec::new();
+        let refused = self.end(&mut batch, &mut late).await?;
+        for (place, why) in refused {
+            if !late.contains(&place) && !self.refuse(&mut batch[place], &why).await? {
+                late.push(place);
+            }
+        }
+        self.tell(batch, &late);
+        Ok(())
+    }
+
+    /// Does all that their conclusions say, together. Which of them were refused, and why; who comes too late is noted.
+    async fn end(&self, batch: &mut [Closing], late: &mut Vec<usize>) -> Result<Refusals, BrokerError> {
+        let mut refused = Refusals::new();
+        for (place, closing) in batch.iter().enumerate() {
+            for start in &closing.conclusion.starts {
+                if let Err(why) = self.start_chord(start).await? {
+                    refused.insert(place, why);
+                    break;
+                }
+            }
+        }
+        let mut finishes = Vec::new();
+        let (mut stored, mut sent) = (Asked::new(), Asked::new());
+        let mut apart: Vec<(usize, ChordPart)> = Vec::new();
+        for (place, closing) in batch.iter_mut().enumerate().filter(|(place, _)| !refused.contains_key(place)) {
             let conclusion = &mut closing.conclusion;
             let mut parts = conclusion.parts.iter().map(|(part, _)| part.clone());
             let (publish, results) = (std::mem::take(&mut conclusion.publish), std::mem::take(&mut conclusion.results));
@@ -69,27 +90,25 @@ impl Closer {
                     let results = if joined {
                         results
                     } else {
-                        stored.extend(results);
+                        stored.add(place, results);
                         Vec::new()
                     };
                     let counted_apart = apart.last().is_some_and(|(last, _)| *last == place);
                     let end = if counted_apart { End::Keep } else { conclusion.end.clone() };
-                    finishes.push(Finish { receipt, publish, results, part, end });
-                    places.push(place);
+                    finishes.push((place, Finish { receipt, publish, results, part, end }));
                 }
                 None => {
-                    stored.extend(results);
-                    sent.extend(publish);
+                    stored.add(place, results);
+                    sent.add(place, publish);
                     apart.extend(parts.map(|part| (place, part)));
                 }
             }
         }
-        if !sent.is_empty() {
-            self.shared.broker.publish(&sent).await?;
-        }
-        if !stored.is_empty() {
-            self.shared.results.store(&stored).await?;
-        }
+        let (broker, results) = (&self.shared.broker, &self.shared.results);
+        together(&sent, &mut refused, |messages| broker.publish(messages)).await?;
+        together(&stored, &mut refused, |documents| results.store(documents)).await?;
+        let mut complete = Vec::new();
+        let (places, finishes): (Vec<usize>, Vec<Finish>) = finishes.into_iter().filter(|(place, _)| !refused.contains_key(place)).unzip();
         if !finishes.is_empty() {
             let ended = self.shared.consumer.finish(&finishes).await?;
             for (place, ended) in places.into_iter().zip(ended) {
@@ -97,20 +116,22 @@ impl Closer {
                     Ended::Done => {}
                     Ended::Complete(state) => complete.push((place, 0, state)),
                     Ended::Refused => late.push(place),
+                    Ended::Impossible { reason } => drop(refused.insert(place, reason)),
                 }
             }
         }
         let mut kept: Vec<usize> = Vec::new();
         for (place, part) in apart {
-            if late.contains(&place) {
+            if late.contains(&place) || refused.contains_key(&place) {
                 continue;
             }
             let which = batch[place].conclusion.parts.iter().position(|(own, _)| own.token == part.token).unwrap_or(0);
-            let state = self.shared.results.chord_part(&part).await?;
-            kept.push(place);
-            if matches!(state, PartState::Ours { .. }) {
-                complete.push((place, which, state));
+            match insist(|| results.chord_part(&part)).await? {
+                Ok(state @ PartState::Ours { .. }) => complete.push((place, which, state)),
+                Ok(_) => {}
+                Err(why) => drop(refused.insert(place, why)),
             }
+            kept.push(place);
         }
         for (place, which, state) in complete {
             if let PartState::Ours { token } = state {
@@ -120,66 +141,169 @@ impl Closer {
         }
         kept.sort_unstable();
         kept.dedup();
-        let rest: Vec<Finish> = kept
+        let (places, rest): (Vec<usize>, Vec<Finish>) = kept
             .into_iter()
-            .filter_map(|place| {
-                let closing = &batch[place];
-                let end = closing.conclusion.end.clone();
-                Some(Finish { receipt: closing.receipt?, publish: Vec::new(), results: Vec::new(), part: None, end })
-            })
-            .collect();
+            .filter(|place| !refused.contains_key(place))
+            .filter_map(|place| Some((place, finish(batch[place].receipt?, batch[place].conclusion.end.clone()))))
+            .unzip();
         if !rest.is_empty() {
-            self.shared.consumer.finish(&rest).await?;
+            for (place, ended) in places.into_iter().zip(self.shared.consumer.finish(&rest).await?) {
+                if let Ended::Impossible { reason } = ended {
+                    refused.insert(place, reason);
+                }
+            }
         }
-        self.tell(batch, &late);
-        Ok(())
+        Ok(refused)
     }
 
-    /// Says how many parts a chord has, and saves its header where results have to keep its nesting.
-    async fn start_chord(&self, start: &ChordStart) -> Result<(), BrokerError> {
+    /// Ends a task of which something was refused: it has failed, with the reason. All that belongs to that is done piece by piece, and what is refused of
+    /// it is left out, so that it ends whatever is wrong. Whether it is still ours.
+    async fn refuse(&self, closing: &mut Closing, why: &str) -> Result<bool, BrokerError> {
+        closing.conclusion = conclude::refused(&self.shared, closing, why);
+        let Conclusion { starts, publish, results, .. } = &mut closing.conclusion;
+        let (starts, publish, results) = (std::mem::take(starts), std::mem::take(publish), std::mem::take(results));
+        let mut left_out = Vec::new();
+        for start in &starts {
+            left_out.extend(self.start_chord(start).await?.err());
+        }
+        let in_one_step = closing.receipt.filter(|_| self.shared.one_store);
+        for message in publish {
+            let said = match closing.receipt {
+                Some(receipt) => self.piece(Finish { publish: vec![message], ..finish(receipt, End::Keep) }).await?,
+                None => insist(|| self.shared.broker.publish(std::slice::from_ref(&message))).await?.map(|()| true),
+            };
+            match said {
+                Ok(false) => return Ok(false),
+                Ok(true) => {}
+                Err(why) => left_out.push(why),
+            }
+        }
+        for document in results {
+            let said = match in_one_step {
+                Some(receipt) => self.piece(Finish { results: vec![document], ..finish(receipt, End::Keep) }).await?,
+                None => insist(|| self.shared.results.store(std::slice::from_ref(&document))).await?.map(|()| true),
+            };
+            match said {
+                Ok(false) => return Ok(false),
+                Ok(true) => {}
+                Err(why) => left_out.push(why),
+            }
+        }
+        for which in 0..closing.conclusion.parts.len() {
+            match insist(|| self.shared.results.chord_part(&closing.conclusion.parts[which].0)).await? {
+                Ok(PartState::Ours { token }) => self.send_body(closing, which, &token).await?,
+                Ok(_) => {}
+                Err(why) => left_out.push(why),
+            }
+        }
+        left_out.retain(|left| !why.contains(left));
+        left_out.dedup();
+        if let End::Dead { reason } | End::Junk { reason } = &mut closing.conclusion.end {
+            left_out.iter().for_each(|left| *reason = format!("{reason}; {left}"));
+        }
+        let Some(receipt) = closing.receipt else { return Ok(true) };
+        match self.piece(finish(receipt, closing.conclusion.end.clone())).await? {
+            Ok(is_ours) => Ok(is_ours),
+            // Not even a dead letter can be kept: its result is what there is of it.
+            Err(_) => Ok(self.piece(finish(receipt, End::Ack)).await?.unwrap_or(true)),
+        }
+    }
+
+    /// Does one thing for a message. Whether it is still ours; the inner error is why it is refused.
+    async fn piece(&self, finish: Finish) -> Result<Result<bool, String>, BrokerError> {
+        let ended = self.shared.consumer.finish(&[finish]).await?.pop();
+        Ok(match ended {
+            Some(Ended::Impossible { reason }) => Err(reason),
+            Some(Ended::Refused) => Ok(false),
+            _ => Ok(true),
+        })
+    }
+
+    /// Says how many parts a chord has, and saves its header where results have to keep its nesting. The inner error is why it is refused.
+    async fn start_chord(&self, start: &ChordStart) -> Result<Result<(), String>, BrokerError> {
+        let results = &self.shared.results;
         let expires = self.shared.app.settings().result_expires.unwrap_or(Duration::from_secs(86_400));
         if let Some(saved) = &start.saved {
-            let stored = Stored { key: Key::Group(start.group.clone()), doc: saved.encode(), expires: Some(expires), keep_success: false };
-            self.shared.results.store(&[stored]).await?;
+            let stored =
+                [Stored { key: Key::Group(start.group.clone()), doc: saved.encode(), expires: Some(expires), keep_success: false }];
+            if let Err(why) = insist(|| results.store(&stored)).await? {
+                return Ok(Err(why));
+            }
         }
-        self.shared.results.chord_start(&start.group, start.size, expires).await
+        insist(|| results.chord_start(&start.group, start.size, expires)).await
     }
 
-    /// All parts of a chord are there, and the right to send its body is ours.
+    /// All parts of a chord are there, and the right to send its body is ours. A body that is refused has failed; that is no failure of the part.
     async fn send_body(&self, closing: &Closing, which: usize, token: &str) -> Result<(), BrokerError> {
         let Some(((part, chord), message)) = closing.conclusion.parts.get(which).zip(closing.message.as_ref()) else { return Ok(()) };
         let results = &self.shared.results;
-        if !results.chord_extend(&part.group, token, BODY).await? {
+        if insist(|| results.chord_extend(&part.group, token, BODY)).await? != Ok(true) {
             return Ok(());
         }
-        let mut body = self.body(&part.group, chord, message).await?;
-        for start in &body.starts {
-            self.start_chord(start).await?;
+        let sent = match self.body(&part.group, chord, message).await? {
+            Ok(body) => self.send(body).await?,
+            Err(why) => Err(why),
+        };
+        if let Err(why) = sent {
+            // Whoever waits for it is told, as far as that is possible.
+            let mut lost = Conclusion::new(End::Ack);
+            self.lost_body(chord, message, &why, &mut lost);
+            drop(self.send(lost).await?);
         }
-        if !body.results.is_empty() {
-            results.store(&body.results).await?;
-        }
-        for (part, _) in &body.parts {
-            // A chord in a chord's failed follow-up: its own body is failed by the same exception already.
-            results.chord_part(part).await?;
-        }
-        let publish = std::mem::take(&mut body.publish);
-        if !publish.is_empty() {
-            self.shared.broker.publish(&publish).await?;
-        }
-        results.chord_over(&part.group, token).await?;
+        drop(insist(|| results.chord_over(&part.group, token)).await?);
         Ok(())
     }
 
-    async fn body(&self, group: &str, chord: &Signature, message: &Message) -> Result<Conclusion, BrokerError> {
+    /// Does what a body's conclusion says. The inner error is why that is refused: then none of its messages was sent.
+    async fn send(&self, body: Conclusion) -> Result<Result<(), String>, BrokerError> {
+        let (broker, results) = (&self.shared.broker, &self.shared.results);
+        for start in &body.starts {
+            if let Err(why) = self.start_chord(start).await? {
+                return Ok(Err(why));
+            }
+        }
+        if !body.results.is_empty()
+            && let Err(why) = insist(|| results.store(&body.results)).await?
+        {
+            return Ok(Err(why));
+        }
+        for (part, _) in &body.parts {
+            // A chord in a chord's failed follow-up: its own body is failed by the same exception already.
+            drop(insist(|| results.chord_part(part)).await?);
+        }
+        if body.publish.is_empty() { Ok(Ok(())) } else { insist(|| broker.publish(&body.publish)).await }
+    }
+
+    /// Fails a chord's body that cannot be sent.
+    fn lost_body(&self, chord: &Signature, message: &Message, why: &str, conclusion: &mut Conclusion) {
+        let exception = Exception::builtin("ValueError", format!("the chord's body cannot be sent: {why}"));
+        if let Some(id) = chord.options.get("task_id").and_then(Value::as_str) {
+            let parent_id = Some(message.id.clone());
+            let failed = canvas::FailedTask { id: id.to_owned(), group_id: None, parent_id, part: None, children: Vec::new() };
+            self.shared.fail(&failed, &exception, conclusion, SystemTime::now());
+        }
+    }
+
+    /// What follows a chord whose parts are there. The inner error is why they cannot be read.
+    async fn body(&self, group: &str, chord: &Signature, message: &Message) -> Result<Result<Conclusion, String>, BrokerError> {
         let shared = &self.shared;
-        let saved = shared.results.get(&[Key::Group(group.to_owned())]).await?.pop().flatten();
+        let key = [Key::Group(group.to_owned())];
+        let saved = match insist(|| shared.results.get(&key)).await? {
+            Ok(mut saved) => saved.pop().flatten(),
+            Err(why) => return Ok(Err(why)),
+        };
         let saved = saved.and_then(|doc| GroupResult::decode(&doc, shared.limits.body).ok());
         let counted: Vec<Value>;
         let parts = match saved {
-            Some(saved) => ChordParts::Joined(self.joined(&saved.tree).await?),
+            Some(saved) => match self.joined(&saved.tree).await? {
+                Ok(joined) => ChordParts::Joined(joined),
+                Err(why) => return Ok(Err(why)),
+            },
             None => {
-                let raw = shared.results.chord_parts(group).await?;
+                let raw = match insist(|| shared.results.chord_parts(group)).await? {
+                    Ok(raw) => raw,
+                    Err(why) => return Ok(Err(why)),
+                };
                 counted = raw.iter().map(|raw| Value::parse(raw, shared.limits.depth).unwrap_or_default()).collect();
                 ChordParts::Counted(&counted)
             }
@@ -196,34 +320,30 @@ impl Closer {
                 }
                 conclusion.add(shared, failure.plan);
             }
-            Err(error) => {
-                // Nobody can send such a body; whoever waits for it is told.
-                let exception = Exception::builtin("ValueError", format!("the chord's body cannot be sent: {error}"));
-                if let Some(id) = chord.options.get("task_id").and_then(Value::as_str) {
-                    let parent_id = Some(message.id.clone());
-                    let failed = canvas::FailedTask { id: id.to_owned(), group_id: None, parent_id, part: None, children: Vec::new() };
-                    shared.fail(&failed, &exception, &mut conclusion, now);
-                }
-            }
+            // Nobody can send such a body.
+            Err(error) => return Ok(Err(error.to_string())),
         }
-        Ok(conclusion)
+        Ok(Ok(conclusion))
     }
 
-    /// The results of a saved header, nested as it is.
-    async fn joined(&self, header: &ResultTree) -> Result<Result<Value, Exception>, BrokerError> {
+    /// The results of a saved header, nested as it is. The inner error is why they cannot be read.
+    async fn joined(&self, header: &ResultTree) -> Result<Result<Result<Value, Exception>, String>, BrokerError> {
         let mut ids = Vec::new();
         leaves(header, &mut ids);
         let keys: Vec<Key> = ids.iter().cloned().map(Key::Task).collect();
-        let docs = self.shared.results.get(&keys).await?;
+        let docs = match insist(|| self.shared.results.get(&keys)).await? {
+            Ok(docs) => docs,
+            Err(why) => return Ok(Err(why)),
+        };
         let results: std::collections::HashMap<String, TaskResult> = ids
             .into_iter()
             .zip(docs)
             .filter_map(|(id, doc)| Some((id, TaskResult::decode(&doc?, self.shared.limits.body).ok()?)))
             .collect();
-        Ok(canvas::joined(header, &|id| {
+        Ok(Ok(canvas::joined(header, &|id| {
             let result = results.get(id)?;
             (result.state != State::Pending).then(|| (result.state.clone(), result.result.clone()))
-        }))
+        })))
     }
 
     /// Says what happened.
@@ -237,7 +357,10 @@ impl Closer {
         };
         shared.counts.late.fetch_add(count(false, true), Ordering::Relaxed);
         shared.counts.handed_back.fetch_add(count(true, false), Ordering::Relaxed);
-        let is_over = |end: &End| matches!(end, End::Ack | End::Dead { .. });
+        for number in batch.iter().flat_map(|closing| closing.conclusion.counted) {
+            number(&shared.counts).fetch_add(1, Ordering::Relaxed);
+        }
+        let is_over = |end: &End| matches!(end, End::Ack | End::Dead { .. } | End::Junk { .. });
         let over = batch.iter().enumerate().filter(|(place, closing)| is_over(&closing.conclusion.end) && !late.contains(place));
         shared.counts.ended(over.map(|(_, closing)| &closing.queue));
         if !shared.board.wanted() {
@@ -259,6 +382,79 @@ impl Closer {
             .collect();
         shared.board.post(&notices);
     }
+}
+
+/// Which of a batch were refused, and why.
+type Refusals = BTreeMap<usize, String>;
+
+/// A store that is away, or can take nothing now, is asked again after this time, and then ever less often.
+const AGAIN: Duration = Duration::from_millis(50);
+/// So rarely at last.
+const RARELY: Duration = Duration::from_secs(1);
+
+/// Asks until the store has answered. The inner error is its refusal, which is for good.
+///
+/// # Errors
+/// Nothing more can come of it.
+pub(super) async fn insist<T, F>(mut ask: impl FnMut() -> F) -> Result<Result<T, String>, BrokerError>
+where
+    F: Future<Output = Result<T, BrokerError>>,
+{
+    let mut pause = AGAIN;
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(Ok(answer)),
+            Err(error) if error.kind == ErrorKind::Refused => return Ok(Err(error.message)),
+            Err(error) if error.kind == ErrorKind::Fatal => return Err(error),
+            Err(_) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RARELY);
+            }
+        }
+    }
+}
+
+/// Gives a store what several ask for, in one call; where that is refused, what each asks for alone.
+async fn together<'a, T>(
+    asked: &'a Asked<T>,
+    refused: &mut Refusals,
+    give: impl Fn(&'a [T]) -> BoxFuture<'a, Result<(), BrokerError>>,
+) -> Result<(), BrokerError> {
+    if asked.all.is_empty() || insist(|| give(&asked.all)).await?.is_ok() {
+        return Ok(());
+    }
+    let mut from = 0;
+    for (place, to) in &asked.ends {
+        if let Err(why) = insist(|| give(&asked.all[from..*to])).await? {
+            refused.insert(*place, why);
+        }
+        from = *to;
+    }
+    Ok(())
+}
+
+/// What several of a batch ask for.
+struct Asked<T> {
+    all: Vec<T>,
+    /// Who, and where what each asks for ends.
+    ends: Vec<(usize, usize)>,
+}
+
+impl<T> Asked<T> {
+    fn new() -> Self {
+        Self { all: Vec::new(), ends: Vec::new() }
+    }
+
+    fn add(&mut self, place: usize, some: Vec<T>) {
+        if !some.is_empty() {
+            self.all.extend(some);
+            self.ends.push((place, self.all.len()));
+        }
+    }
+}
+
+fn finish(receipt: Receipt, end: End) -> Finish {
+    Finish { receipt, publish: Vec::new(), results: Vec::new(), part: None, end }
 }
 
 fn leaves(node: &ResultTree, into: &mut Vec<String>) {

@@ -4,7 +4,10 @@
 //! counted, the message is acknowledged.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -19,7 +22,7 @@ use longshore_core::{Finished, Receipt};
 use super::{
     close::Closing,
     notice::What,
-    shared::Shared,
+    shared::{Counts, Shared},
     verdict::{Verdict, verdict},
     work::{Answer, Ticket, Work},
 };
@@ -49,11 +52,16 @@ pub(crate) struct Conclusion {
     pub(crate) end: End,
     /// What is said of it, if anybody listens.
     pub(crate) what: Option<What>,
+    /// What it is counted as, when it is closed.
+    pub(crate) counted: &'static [Counted],
 }
+
+/// One of the numbers of a worker's summary.
+pub(crate) type Counted = fn(&Counts) -> &AtomicU64;
 
 impl Conclusion {
     pub(crate) fn new(end: End) -> Self {
-        Self { starts: Vec::new(), publish: Vec::new(), results: Vec::new(), parts: Vec::new(), end, what: None }
+        Self { starts: Vec::new(), publish: Vec::new(), results: Vec::new(), parts: Vec::new(), end, what: None, counted: &[] }
     }
 
     pub(crate) fn add(&mut self, shared: &Shared, plan: Plan) {
@@ -130,7 +138,7 @@ pub(crate) fn unrun(shared: &Shared, message: Arc<Message>, receipt: Receipt, qu
         Unrun::Revoked => case.revoked("revoked", None),
         Unrun::Unknown => {
             let reason = format!("no task is named {} here: register it, or send it to a queue whose workers know it", message.task);
-            case.failed(&Exception::not_registered(&message.task), None, End::Dead { reason })
+            case.failed(&Exception::not_registered(&message.task), None, End::Junk { reason })
         }
         Unrun::Crashed(crashes) => {
             let reason = format!("{crashes} workers died while it ran");
@@ -167,7 +175,7 @@ pub(crate) fn already(shared: &Shared, work: &Work, result: TaskResult) -> Closi
 
 /// Concludes a message that cannot be read. Whoever waits for it is told, if its id could be read.
 pub(crate) fn bad(shared: &Shared, bad: &BadMessage, receipt: Receipt, queue: Arc<str>) -> Closing {
-    let mut conclusion = Conclusion::new(End::Dead { reason: bad.reason.clone() });
+    let mut conclusion = Conclusion::new(End::Junk { reason: bad.reason.clone() });
     if let Some(id) = &bad.id {
         let message = Message { id: id.clone(), task: bad.task.clone().unwrap_or_default(), ..Message::default() };
         let case = Case {
@@ -183,8 +191,44 @@ pub(crate) fn bad(shared: &Shared, bad: &BadMessage, receipt: Receipt, queue: Ar
         conclusion.results.push(case.document(State::Failure, exception.to_value(), None));
     }
     conclusion.what = Some(What::Dead { reason: bad.reason.clone() });
-    shared.counts.dead.fetch_add(1, Ordering::Relaxed);
+    conclusion.counted = &[|counts| &counts.dead];
     Closing { receipt: Some(receipt), queue, message: None, work: None, conclusion }
+}
+
+/// Concludes once more what a store has refused: whatever was asked for, it has failed, with the reason, and its message is a dead letter.
+pub(crate) fn refused(shared: &Shared, closing: &Closing, why: &str) -> Conclusion {
+    let first = &closing.conclusion;
+    let text = match &first.end {
+        End::Dead { reason } | End::Junk { reason } => format!("{reason}; and how it ends is refused: {why}"),
+        End::Ack | End::Back { .. } | End::Keep => format!("its result, or what follows it, is refused: {why}"),
+    };
+    let reason = text.clone();
+    let end = if matches!(first.end, End::Junk { .. }) { End::Junk { reason } } else { End::Dead { reason } };
+    let Some(message) = &closing.message else {
+        let mut conclusion = Conclusion::new(end);
+        conclusion.what.clone_from(&first.what);
+        conclusion.counted = first.counted;
+        return conclusion;
+    };
+    let task = shared.app.task_named(&message.task);
+    let case = Case {
+        shared,
+        message,
+        queue: &closing.queue,
+        ignores_result: message.ignore_result.unwrap_or_else(|| task.is_some_and(|task| task.policy.ignore_result)),
+        children: Vec::new(),
+        runtime: None,
+        now: SystemTime::now(),
+    };
+    let exception = Exception::new("kombu.exceptions", "OperationalError", vec![text.into()]);
+    let mut conclusion = case.failed(&exception, None, end);
+    // A success of its own that was stored before what follows was refused.
+    conclusion
+        .results
+        .iter_mut()
+        .filter(|stored| stored.key == Key::Task(message.id.clone()))
+        .for_each(|stored| stored.keep_success = false);
+    conclusion
 }
 
 impl Case<'_> {
@@ -246,7 +290,7 @@ impl Case<'_> {
         if self.shared.board.wanted() {
             conclusion.what = Some(What::Succeeded { runtime: self.runtime.unwrap_or_default(), result: repr(&value) });
         }
-        self.shared.counts.ok.fetch_add(1, Ordering::Relaxed);
+        conclusion.counted = &[|counts| &counts.ok];
         conclusion
     }
 
@@ -293,10 +337,8 @@ impl Case<'_> {
     }
 
     fn count_failure(&self, conclusion: &mut Conclusion, exception: &Exception, traceback: Option<String>) {
-        self.shared.counts.failed.fetch_add(1, Ordering::Relaxed);
-        if matches!(conclusion.end, End::Dead { .. }) {
-            self.shared.counts.dead.fetch_add(1, Ordering::Relaxed);
-        }
+        let is_dead = matches!(conclusion.end, End::Dead { .. } | End::Junk { .. });
+        conclusion.counted = if is_dead { &[|counts| &counts.failed, |counts| &counts.dead] } else { &[|counts| &counts.failed] };
         conclusion.what = Some(What::Failed { runtime: self.runtime, exception: exception.to_string(), traceback });
     }
 
@@ -311,7 +353,7 @@ impl Case<'_> {
             conclusion.results.push(self.document(State::Retry, exception.to_value(), Some(traceback)));
         }
         conclusion.what = Some(What::Retried { exception: exception.to_string(), after });
-        self.shared.counts.retried.fetch_add(1, Ordering::Relaxed);
+        conclusion.counted = &[|counts| &counts.retried];
         conclusion
     }
 
@@ -323,7 +365,7 @@ impl Case<'_> {
         }
         conclusion.parts.extend(self.part(&State::Revoked, &result));
         conclusion.what = Some(What::Revoked { terminated: why == "terminated", signal, expired: why == "expired" });
-        self.shared.counts.revoked.fetch_add(1, Ordering::Relaxed);
+        conclusion.counted = &[|counts| &counts.revoked];
         conclusion
     }
 
@@ -368,7 +410,7 @@ impl Case<'_> {
         let mut conclusion = Conclusion::new(End::Ack);
         conclusion.publish.push(again);
         conclusion.what = Some(What::Crashed { reason: reason.to_owned(), crashes });
-        self.shared.counts.retried.fetch_add(1, Ordering::Relaxed);
+        conclusion.counted = &[|counts| &counts.retried];
         conclusion
     }
 }

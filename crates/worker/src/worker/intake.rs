@@ -33,7 +33,7 @@ use self::{
     share::{Mix, Share},
 };
 use super::{
-    close::{Closer, Closing},
+    close::{self, Closer, Closing},
     conclude::{self, Unrun},
     held::{Entry, Held},
     notice::What,
@@ -301,8 +301,8 @@ impl Intake {
             let limit = of.policy.limit.as_ref().unwrap_or(&task);
             let slots = match self.shared.broker.reserve(limit, rate, works.len()).await {
                 Ok(slots) => slots,
-                Err(error) if error.kind == ErrorKind::Transient => vec![Slot::Ask(AWAY); works.len()],
-                Err(error) => return Err(error),
+                Err(error) if error.kind == ErrorKind::Fatal => return Err(error),
+                Err(_) => vec![Slot::Ask(AWAY); works.len()],
             };
             let now = SystemTime::now();
             let mut state = self.state();
@@ -325,7 +325,8 @@ impl Intake {
     /// Takes out, of those that were lent before, the ones that have succeeded already: their worker died between result and acknowledgement.
     async fn take_out_finished(&self, works: &mut Vec<Arc<Work>>, again: Vec<usize>) -> Result<Vec<Closing>, BrokerError> {
         let keys: Vec<Key> = again.iter().map(|place| Key::Task(works[*place].message.id.clone())).collect();
-        let stored = self.shared.results.get(&keys).await?;
+        // Where they cannot be read, it is as if nothing were stored.
+        let stored = close::insist(|| self.shared.results.get(&keys)).await?.unwrap_or_else(|_| vec![None; keys.len()]);
         let mut closings = Vec::new();
         for (place, doc) in again.into_iter().zip(stored).rev() {
             let result = doc.and_then(|doc| TaskResult::decode(&doc, self.shared.limits.body).ok());

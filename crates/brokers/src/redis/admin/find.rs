@@ -9,7 +9,6 @@ use super::{
     super::{
         fail::Fail,
         layout::entry,
-        link::Wait,
         resp::{Pack, Reply},
         scripts,
     },
@@ -108,7 +107,7 @@ impl Admin<'_> {
                 Some(boot) => match nodes.get(&boot) {
                     Some(by) => by.clone(),
                     None => {
-                        let by = self.one(&[b"GET", self.layout.own(&format!("owner:{boot}")).as_bytes()]).await?.text();
+                        let by = self.look(&[b"GET", self.layout.own(&format!("owner:{boot}")).as_bytes()]).await?.text();
                         nodes.entry(boot).or_insert(by).clone()
                     }
                 },
@@ -142,7 +141,7 @@ impl Admin<'_> {
         for queue in queues {
             let mut pack = Pack::default();
             self.layout.lists(&queue).for_each(|list| pack.add(&[b"LLEN", list.as_bytes()]));
-            let lengths = self.link.ask(pack, Wait::Patience).await?;
+            let lengths = self.looks(pack).await?;
             let of = lengths.iter().filter_map(Reply::int).sum::<i64>().unsigned_abs();
             let line = (1_u64..).zip(self.peek(&queue, most).await?);
             let waits = |place: u64, raw: &[u8]| Doing::Waiting { place, of: of.max(place), since: sent_at(raw) };

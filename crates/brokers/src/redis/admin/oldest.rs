@@ -38,7 +38,7 @@ impl Admin<'_> {
         for some in lists.chunks(SOME) {
             let mut pack = Pack::default();
             some.iter().for_each(|list| pack.add(&[b"LRANGE", list.as_bytes(), b"-1", b"-1"]));
-            let next = self.link.ask(pack, Wait::Patience).await?;
+            let next = self.looks(pack).await?;
             let now = SystemTime::now();
             let mut silent = Vec::new();
             for (list, reply) in some.iter().zip(next) {

@@ -46,12 +46,15 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiv
             Ok(connection) => connection,
             Err(fail) => {
                 let text = fail.text().to_owned();
-                let is_new = locked(&shared.trouble).replace(text.clone()).is_none();
+                let before = locked(&shared.trouble).replace(text.clone());
+                // That it does not let us in is more than that it was away.
+                let is_refusal = matches!(fail, Fail::Refused(_) | Fail::Shut(_));
+                let is_new = before.is_none_or(|before| is_refusal && before != text);
                 let is_news = if shared.is_beside() { attempt == LONG } else { is_new };
                 if is_news {
                     (shared.notice)(&text);
                 }
-                if matches!(fail, Fail::Refused(_)) {
+                if is_refusal {
                     // Whoever waits hears it; the next request tries again.
                     in_doubt.drain(..).chain(first.take().map(Waiting::new)).for_each(|waiting| waiting.end(Err(fail.clone())));
                     while let Ok(request) = requests.try_recv() {
@@ -66,7 +69,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiv
                 continue;
             }
         };
-        if locked(&shared.trouble).take().is_some() && !shared.is_beside() {
+        if locked(&shared.trouble).take().is_some() && !shared.is_quiet() {
             (shared.notice)(&format!("redis at {place} answers again"));
         }
         attempt = 0;
@@ -84,7 +87,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiv
         let Err(error) = served else { return };
         let text = format!("redis at {place}: the connection was lost ({error}); connecting again");
         *locked(&shared.trouble) = Some(text.clone());
-        if !shared.is_beside() {
+        if !shared.is_quiet() {
             (shared.notice)(&text);
         }
     }
@@ -117,6 +120,11 @@ impl Shared {
     /// There is another one, which tells how the server is.
     fn is_beside(&self) -> bool {
         self.changes.is_some()
+    }
+
+    /// Somebody else tells how the server is; or what it suffers from was told, and other connections are tried.
+    fn is_quiet(&self) -> bool {
+        self.is_beside() || locked(&self.unable).is_some()
     }
 
     async fn next(&self, requests: &mut mpsc::UnboundedReceiver<Request>) -> Option<Request> {

@@ -1,7 +1,7 @@
 -- Takes the next messages from lists and parks each under a tag of ours, as kombu parks what it took.
 -- KEYS: unacked, unacked_index, the paused queues, then the lists in the order of service.
 -- ARGV: how many at most, the first number, what stands before the number in a tag; then for each list its queue and the end of its entries.
--- A list of (place of a list, its messages).
+-- A list of (place of a list, its messages); for a key that is no list, in place of messages the error.
 local most, number, boot = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
@@ -11,9 +11,13 @@ local claimed = {}
 for place = 4, #KEYS do
   if most == 0 then break end
   if not paused[ARGV[place * 2 - 4]] then
-    local found = redis.call('LRANGE', KEYS[place], -most, -1)
+    local found = redis.pcall('LRANGE', KEYS[place], -most, -1)
     local count = #found
-    if count > 0 then
+    if found.err then
+      -- Another program uses this key: that holds up no other queue.
+      claimed[#claimed + 1] = place - 4
+      claimed[#claimed + 1] = found.err
+    elseif count > 0 then
       local ending = ARGV[place * 2 - 3]
       local entries, scores, messages = {}, {}, {}
       for i = 1, count do

@@ -99,6 +99,7 @@ pub(super) async fn work(consumer: &dyn Consumer, until: usize) -> Ledger {
                     assert_eq!(consumer.finish(&[last]).await.unwrap(), [Ended::Done]);
                 }
                 Ended::Done => {}
+                Ended::Impossible { reason } => panic!("{reason}"),
             }
             *ledger.ended.entry(id(claimed)).or_default() += 1;
         }
