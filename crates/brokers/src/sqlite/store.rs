@@ -204,7 +204,7 @@ impl Store {
     }
 
     /// Does a step with the next transaction, which a worker's lease asks for if nothing else does. Nobody is told when.
-    pub(crate) fn write_along(&self, step: impl FnOnce(&mut Step<'_>) -> rusqlite::Result<()> + Send + 'static) -> Result<(), BrokerError> {
+    pub(crate) fn write_along(&self, step: impl FnMut(&mut Step<'_>) -> rusqlite::Result<()> + Send + 'static) -> Result<(), BrokerError> {
         self.shared.poisoned()?;
         if let Some(why) = &self.shared.only_read {
             return Err(why.clone());

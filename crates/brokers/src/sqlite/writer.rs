@@ -82,17 +82,17 @@ pub(crate) trait Op: Send {
 }
 
 /// A step that nobody waits for.
-pub(crate) struct Along<F>(Option<F>);
+pub(crate) struct Along<F>(F);
 
-impl<F: FnOnce(&mut Step<'_>) -> rusqlite::Result<()> + Send + 'static> Along<F> {
+impl<F: FnMut(&mut Step<'_>) -> rusqlite::Result<()> + Send + 'static> Along<F> {
     pub(crate) fn boxed(step: F) -> Box<dyn Op> {
-        Box::new(Self(Some(step)))
+        Box::new(Self(step))
     }
 }
 
-impl<F: FnOnce(&mut Step<'_>) -> rusqlite::Result<()> + Send> Op for Along<F> {
+impl<F: FnMut(&mut Step<'_>) -> rusqlite::Result<()> + Send> Op for Along<F> {
     fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()> {
-        self.0.take().map_or(Ok(()), |run| run(step))
+        (self.0)(step)
     }
 
     fn done(self: Box<Self>, _: Result<(), BrokerError>) {}
@@ -266,14 +266,21 @@ pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn 
             }
             group.iter_mut().try_for_each(|op| op.run(step))
         });
-        if result.is_ok() {
+        let renewed = || {
             let confirmed = lease::clock();
             beats.iter().for_each(|owner| owner.renewal.renewed(asked, confirmed));
+        };
+        if result.is_ok() {
+            renewed();
         }
         keeper.tell(shared, &result);
         match result {
             // What one of them asks for is no concern of the others: each is tried alone.
             Err(error) if matches!(error.kind, ErrorKind::Refused | ErrorKind::Unwritable) => {
+                if !beats.is_empty() && transaction(shared, &mut conn, &mut keeper, opened, true, |step| owners::beat(step, &beats)).is_ok()
+                {
+                    renewed();
+                }
                 for mut op in group {
                     let result = transaction(shared, &mut conn, &mut keeper, true, |step| op.run(step));
                     op.done(result);
