@@ -277,8 +277,7 @@ pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn 
         match result {
             // What one of them asks for is no concern of the others: each is tried alone.
             Err(error) if matches!(error.kind, ErrorKind::Refused | ErrorKind::Unwritable) => {
-                if !beats.is_empty() && transaction(shared, &mut conn, &mut keeper, opened, true, |step| owners::beat(step, &beats)).is_ok()
-                {
+                if !beats.is_empty() && transaction(shared, &mut conn, &mut keeper, true, |step| owners::beat(step, &beats)).is_ok() {
                     renewed();
                 }
                 for mut op in group {
