@@ -12,7 +12,7 @@ from celery.backends.asynchronous import BaseResultConsumer
 from celery.exceptions import TimeoutError as NoResult
 from celery.result import AsyncResult
 
-from lab import LABAPP, LONG, Lab
+from lab import LABAPP, LONG, OLD_LABAPP, Lab
 from procs import die_with_parent
 from servers import RedisServer
 
@@ -97,6 +97,8 @@ _look_again()
 
 
 def pytest_terminal_summary(terminalreporter):
+    if not OLD_LABAPP:
+        terminalreporter.write_line("a rolling upgrade was not tried: LONGSHORE_OLD_LABAPP names no labapp of an earlier commit")
     if MISSED:
         terminalreporter.write_line(f"results that Celery's client missed though they were stored: {len(MISSED)}")
 

@@ -14,6 +14,8 @@ from procs import Process, eventually
 
 HERE = Path(__file__).parent
 LABAPP = os.environ.get("LONGSHORE_LABAPP", "")
+# The same program of an earlier commit, for a rolling upgrade.
+OLD_LABAPP = os.environ.get("LONGSHORE_OLD_LABAPP", "")
 LONG = os.environ.get("LONGSHORE_INTEROP_LONG", "") not in ("", "0")
 
 
@@ -31,7 +33,7 @@ class Worker:
     """A worker process; `kind` says whose."""
 
     def __init__(self, lab, kind, name=None, queues="celery", concurrency=2, pool="prefork", conf=None, flags=(), python=None, wait=True,
-                 visibility_timeout=None, lease=None, broker=None, results=None, env=None, routes=None):
+                 visibility_timeout=None, lease=None, broker=None, results=None, env=None, routes=None, program=None):
         self.lab, self.kind = lab, kind
         self.node = f"{name or f'{kind}{len(lab.workers) + 1}'}@lab"
         log = lab.folder / f"{self.node}-{len(lab.workers)}.log"
@@ -45,7 +47,7 @@ class Worker:
             argv += ["-P", pool, "--without-mingle", *flags]
             self.ready = r"\bready\."
         else:
-            argv, env = [LABAPP, "worker", "-l", "info", "-n", self.node, "-Q", queues, "-c", concurrency], env
+            argv, env = [program or LABAPP, "worker", "-l", "info", "-n", self.node, "-Q", queues, "-c", concurrency], env
             # As many on each lane, so that no task finds room where a Python worker had none.
             argv += ["--lane", f"async={concurrency}"]
             argv += ["--broker", broker, "--results", results]

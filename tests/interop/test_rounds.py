@@ -122,9 +122,9 @@ def stand_still(worker):
 class Killer:
     """Two workers, of which one is killed and replaced at a time; and what ran in those that were killed."""
 
-    def __init__(self, lab, store):
-        self.lab, self.store, self.ledgers = lab, store, Ledgers(lab, store)
-        self.workers = [another(lab, store) for _ in range(2)]
+    def __init__(self, lab, store, start=another):
+        self.lab, self.store, self.ledgers, self.start = lab, store, Ledgers(lab, store), start
+        self.workers = [start(lab, store) for _ in range(2)]
         self.running, self.ended = {}, 0
         # When each worker was started; the longest that one of those that were killed has lived.
         self.born, self.oldest = {worker.pid: time.monotonic() for worker in self.workers}, 0
@@ -140,7 +140,7 @@ class Killer:
         self.oldest = max(self.oldest, time.monotonic() - self.born[victim.pid])
         self.ended += sum(self.ledgers.ended[tag] for tag in running)
         begun = time.monotonic()
-        self.workers.append(another(self.lab, self.store))
+        self.workers.append(self.start(self.lab, self.store))
         self.born[self.workers[-1].pid] = begun
 
     def sum_up(self, lost):
