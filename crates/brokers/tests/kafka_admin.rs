@@ -169,6 +169,8 @@ fn a_wrong_certificate_a_wrong_password_and_no_permission_are_told_apart() {
     ask(format!("kafkas://admin:admin-secret@{address}/?insecure=true")).topics().unwrap();
     let error = ask(format!("kafka://admin:admin-secret@{address}")).topics().unwrap_err().to_string();
     assert!(error.contains("kafkas://"), "{error}");
+    let error = ask(format!("kafkas://{address}/?ca={ca}")).topics().unwrap_err().to_string();
+    assert!(error.contains("wants a user"), "{error}");
     let guest = ask(format!("kafkas://guest:guest-secret@{address}/?ca={ca}"));
     assert_eq!(guest.topics().unwrap(), [], "what one may not see is not there");
     let error = guest.create_topic("mine", 1, None, &[]).unwrap_err().to_string();

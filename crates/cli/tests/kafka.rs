@@ -127,3 +127,32 @@ fn a_second_interrupt_ends_what_runs_and_the_next_member_does_it() {
     world.place.write("go", "");
     world.finish(6);
 }
+
+#[test]
+fn a_list_of_what_runs_says_which_record_it_is_and_lag_which_process() {
+    let Some(world) = World::new(8) else { return };
+    let said = File::create(world.place.path("said")).unwrap();
+    let mut child = world.consume("while [ ! -e go ]; do sleep 0.02; done; ended", &[]).stderr(said).spawn().unwrap();
+    until("the start of four commands", PATIENCE, || world.count("begun").len() == 4);
+    // As the key `s` does on a terminal.
+    signal(&child, Signal::USR1);
+    let listed =
+        || world.place.read("said").lines().filter(|line| line.contains(&format!("{}[", world.topic)) && line.contains("]@")).count();
+    until("the list of four records", PATIENCE, || listed() == 4);
+    let told = world.ask(&["lag", "-g", &world.group]);
+    assert!(told.contains(&format!("-{} at 127.0.0.1", child.id())), "{told}");
+    world.place.write("go", "");
+    until("the end of all commands", PATIENCE, || world.count("ended").len() == 8);
+    signal(&child, Signal::TERM);
+    assert!(wait(&mut child, PATIENCE).is_some());
+}
+
+#[test]
+fn bytes_that_are_no_text_come_out_of_a_pipe_as_they_were_answered() {
+    let Some(world) = World::new(3) else { return };
+    let script = world.place.script("answer.sh", "while read line; do printf 'a\\377b\\n'; done");
+    let flags = ["--order", "none", "--until-end", "--progress", "none", "--emit", "raw", "--pipe", script.to_str().unwrap()];
+    let mut command = world.longshore(&["consume", &world.topic, "-g", &world.group]);
+    let output = command.args(flags).output().unwrap();
+    assert_eq!(output.stdout, b"a\xffb\n".repeat(3), "{}", String::from_utf8_lossy(&output.stderr));
+}

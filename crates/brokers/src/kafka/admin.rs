@@ -1,12 +1,12 @@
 //! Topics, groups and how far these are behind.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     pin::pin,
     sync::Arc,
     task::{Context as TaskContext, Poll, Wake, Waker},
     thread::{self, Thread},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use longshore_core::ErrorKind;
@@ -16,6 +16,7 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
+    message::Message as _,
 };
 
 use super::{
@@ -23,6 +24,11 @@ use super::{
     heard::{Heard, Hears, Own, patiently, plain},
 };
 use crate::broker::BrokerError;
+
+/// Longest tail behind a commit that is looked into for records: aborted transactions are seldom longer.
+const MARKS: u64 = 10_000;
+/// Longest time for that.
+const MARKS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks and tells a cluster. Its methods block, each at most as long as the patience that it was opened with: not for an async thread.
 pub struct Admin {
@@ -79,13 +85,29 @@ pub struct Lag {
     pub metadata: String,
     /// What is there.
     pub extent: Extent,
-    /// The member that has it (its client id), if one has.
-    pub member: Option<String>,
+    /// The member that has it, if one has.
+    pub member: Option<Member>,
+    /// What lies between the commit and the end is no record: marks that end transactions, and what was aborted.
+    pub only_marks: bool,
+}
+
+/// A member of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id in the group, which the broker made.
+    pub id: String,
+    /// What it calls itself: `client.id`, of longshore's consumers with the machine and the process.
+    pub client: String,
+    /// Where the broker sees it: an address.
+    pub host: String,
 }
 
 impl Lag {
     /// Records that are not committed: from the commit, or from the begin where nothing is committed or it has been deleted, to the end.
     pub fn records(&self) -> u64 {
+        if self.only_marks {
+            return 0;
+        }
         let from = self.committed.unwrap_or(self.extent.begin).max(self.extent.begin);
         u64::try_from(self.extent.end - from).unwrap_or(0)
     }
@@ -108,9 +130,52 @@ impl Probe {
         let mut config = settings.config();
         // Named in no group's list as long as it does not subscribe.
         config.set("group.id", group.unwrap_or("longshore-asks")).set("enable.auto.commit", "false");
+        if group.is_some() {
+            // What a group has committed is told at once, and not after the end of a transaction that commits more.
+            config.set("isolation.level", "read_uncommitted");
+        }
         settings.finish(&mut config);
         let client = config.create_with_context(Hears::default()).map_err(|error| Heard::default().explain(&error, "ask Kafka"))?;
         Ok(Self { client })
+    }
+
+    /// One that reads, to the ends of partitions.
+    fn reader(settings: &Settings) -> KafkaResult<Self> {
+        let mut config = settings.config();
+        config.set("group.id", "longshore-asks").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+        config.set("queued.min.messages", "1").set("fetch.message.max.bytes", "1024").set("fetch.wait.max.ms", "10");
+        settings.finish(&mut config);
+        Ok(Self { client: config.create_with_context(Hears::default())? })
+    }
+
+    /// The partitions of a topic in which no record stands at or behind these offsets.
+    fn without_records(&self, topic: &str, mut from: BTreeMap<i32, i64>, until: Instant) -> BTreeSet<i32> {
+        let mut list = TopicPartitionList::new();
+        let added = from.iter().try_for_each(|(partition, offset)| list.add_partition_offset(topic, *partition, Offset::Offset(*offset)));
+        let mut bare = BTreeSet::new();
+        if added.and_then(|()| self.client.assign(&list)).is_err() {
+            return bare;
+        }
+        while !from.is_empty() && Instant::now() < until {
+            let partition = match self.client.poll(Duration::from_millis(50)) {
+                Some(Ok(message)) => message.partition(),
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    if from.contains_key(&partition) {
+                        bare.insert(partition);
+                    }
+                    partition
+                }
+                Some(Err(_)) => break,
+                None => continue,
+            };
+            if from.remove(&partition).is_some() {
+                let mut answered = TopicPartitionList::new();
+                answered.add_partition(topic, partition);
+                let _ = self.client.pause(&answered);
+            }
+        }
+        let _ = self.client.unassign();
+        bare
     }
 
     fn heard(&self) -> &Heard {
@@ -305,7 +370,15 @@ impl Admin {
                 shown.add_partition(element.topic(), element.partition());
                 let (topic, partition) = (element.topic().to_owned(), element.partition());
                 let extent = Extent { begin: 0, end: 0 };
-                rows.push(Lag { topic, partition, committed: offset, metadata: element.metadata().to_owned(), extent, member });
+                rows.push(Lag {
+                    topic,
+                    partition,
+                    committed: offset,
+                    metadata: element.metadata().to_owned(),
+                    extent,
+                    member,
+                    only_marks: false,
+                });
             }
         }
         let extents = self.extents_of(&shown)?;
@@ -316,20 +389,40 @@ impl Admin {
             }
             None => false,
         });
+        self.find_marks(&mut rows);
         rows.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         Ok(rows)
     }
 
     /// Who has which partition.
-    fn members(&self, probe: &Probe, group: &str, doing: &str) -> Result<BTreeMap<(String, i32), String>, BrokerError> {
+    fn members(&self, probe: &Probe, group: &str, doing: &str) -> Result<BTreeMap<(String, i32), Member>, BrokerError> {
         let list = probe.client.fetch_group_list(Some(group), self.patience).map_err(|error| probe.explain(&error, doing))?;
         let mut owners = BTreeMap::new();
         for member in list.groups().iter().filter(|found| found.name() == group).flat_map(|found| found.members()) {
             for place in member.assignment().and_then(assignment).unwrap_or_default() {
-                owners.insert(place, member.client_id().to_owned());
+                let host = member.client_host().trim_start_matches('/').to_owned();
+                owners.insert(place, Member { id: member.id().to_owned(), client: member.client_id().to_owned(), host });
             }
         }
         Ok(owners)
+    }
+
+    /// Tells marks of transactions from records that are not committed: what reads from the commit on and meets the end first has met no record. Who may
+    /// not read the topic, or gets no answer soon, counts them.
+    fn find_marks(&self, rows: &mut [Lag]) {
+        let behind = |row: &Lag| (1..=MARKS).contains(&row.records());
+        let topics: BTreeSet<String> = rows.iter().filter(|row| behind(row)).map(|row| row.topic.clone()).collect();
+        if topics.is_empty() {
+            return;
+        }
+        let Ok(reader) = Probe::reader(&self.settings) else { return };
+        let until = Instant::now() + self.patience.min(MARKS_PATIENCE);
+        for topic in topics {
+            let of_topic = || rows.iter().filter(|row| row.topic == topic && behind(row));
+            let from = of_topic().map(|row| (row.partition, row.committed.unwrap_or(row.extent.begin).max(row.extent.begin)));
+            let bare = reader.without_records(&topic, from.collect(), until);
+            rows.iter_mut().filter(|row| row.topic == topic).for_each(|row| row.only_marks |= bare.contains(&row.partition));
+        }
     }
 
     /// Begins and ends: two questions for all partitions together.
@@ -436,9 +529,17 @@ mod tests {
         for (committed, begin, end, want) in
             [(Some(5), 0, 20, 15), (None, 0, 20, 20), (Some(3), 10, 20, 10), (Some(20), 0, 20, 0), (Some(500), 0, 20, 0)]
         {
-            let lag =
-                Lag { topic: "t".into(), partition: 0, committed, metadata: String::new(), extent: Extent { begin, end }, member: None };
+            let lag = Lag {
+                topic: "t".into(),
+                partition: 0,
+                committed,
+                metadata: String::new(),
+                extent: Extent { begin, end },
+                member: None,
+                only_marks: false,
+            };
             assert_eq!(lag.records(), want, "{lag:?}");
+            assert_eq!(Lag { only_marks: true, ..lag }.records(), 0);
         }
     }
 

@@ -16,7 +16,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use longshore_core::{
     Finished, LaneKind, Outcome, Rate, Receipt, RetryPolicy, SinkError, Stop, TaskError,
-    engine::{Handle, Running, Summary},
+    engine::{Handle, Running, RunningTask, Summary},
     sink::{Room, Sink},
 };
 use tokio::{runtime::Handle as Runtime, sync::oneshot};
@@ -421,6 +421,16 @@ impl ConsumerHandle {
     /// Returns what the client said last of a connection: why there is none, as far as it knows.
     pub fn complaint(&self) -> Option<String> {
         self.exchange.board.complaint()
+    }
+
+    /// What runs now, the oldest first, with its records, as far as these have not ended meanwhile; at most so many. `None` when it is over.
+    pub async fn running(&self, most: usize) -> Option<Vec<(RunningTask, Option<Record>)>> {
+        let mut running = self.engine.snapshot().await?.running;
+        running.truncate(most);
+        let (answer, records) = oneshot::channel();
+        self.exchange.command(Command::Records(running.iter().map(|task| task.receipt).collect(), answer));
+        let records = tokio::time::timeout(LAST, records).await.ok()?.ok()?;
+        Some(running.into_iter().zip(records).collect())
     }
 
     /// What it looks like now. `None` when it is over.

@@ -210,6 +210,9 @@ impl Desk {
             match command {
                 Command::Limits(limits) => self.gate.set_limits(limits),
                 Command::View(answer) => self.asked.push(answer),
+                Command::Records(receipts, answer) => {
+                    let _ = answer.send(receipts.into_iter().map(|receipt| self.record(receipt)).collect());
+                }
                 Command::Committed(result, work) => self.committed(result, work),
                 Command::Finish => self.finishing = true,
             }
@@ -414,6 +417,11 @@ impl Desk {
         self.counts
     }
 
+    fn record(&self, receipt: Receipt) -> Option<Record> {
+        let loan = self.lent.get(receipt)?;
+        self.seats.get(loan.seat as usize)?.as_ref()?.batches.record(loan.offset)
+    }
+
     fn partial(&self, now: Instant) -> Partial {
         let partitions = self.seats.iter().flatten().map(|seat| {
             let committed = seat.commit.offset;
@@ -422,10 +430,10 @@ impl Desk {
                 partition: seat.lease.partition,
                 position: seat.position,
                 committed,
-                lag: seat
-                    .high
-                    .filter(|_| seat.ask_again.is_none())
-                    .map(|end| (end - committed.unwrap_or_else(|| seat.ledger.position())).max(0)),
+                lag: seat.high.filter(|_| seat.ask_again.is_none()).map(|end| match seat.is_done() {
+                    true => 0,
+                    false => (end - committed.unwrap_or_else(|| seat.ledger.position())).max(0),
+                }),
                 incomplete: seat.ledger.incomplete(),
                 oldest: seat.ledger.oldest(),
                 metadata: seat.commit.metadata,

@@ -63,6 +63,18 @@ impl Heard {
     }
 }
 
+impl Heard {
+    /// As [`explain`](Heard::explain), for what a group has committed: the client asks again, and says only that time ran out, while the broker answers that
+    /// a transaction is open.
+    pub(crate) fn explain_committed(&self, error: &KafkaError, doing: &str) -> BrokerError {
+        let mut explained = self.explain(error, doing);
+        if code_of(error) == Some(Code::OperationTimedOut) && self.last().is_none() {
+            explained.message = format!("{}; maybe {}", explained.message, plain(Code::UnstableOffsetCommit));
+        }
+        explained
+    }
+}
+
 /// Asks again and again within this time; who finds nobody there at all waits for [`AT_LEAST`] and no longer. `ask` is told how long to wait, `hear`
 /// takes in what the client complains of.
 pub(crate) fn patiently<T>(
@@ -191,6 +203,9 @@ pub(crate) fn plain(code: Code) -> String {
         Code::BrokerTransportFailure | Code::AllBrokersDown => "no broker can be reached there",
         Code::OperationTimedOut | Code::RequestTimedOut => "no answer in time",
         Code::MessageTimedOut => "no broker has taken it in time",
+        Code::UnstableOffsetCommit => {
+            "a transaction with commits of this group is open still; it ends with its producer, or is aborted after that one's `transaction.timeout.ms`"
+        }
         Code::QueueFull => "the client's queue is full",
         Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => "too few replicas are there",
         Code::InvalidRecord => "the broker does not take such a record (a compacted topic needs keys)",
@@ -213,12 +228,21 @@ fn reason(message: &str) -> String {
     }
     // "… (after 3ms in state CONNECT, 4 identical error(s) suppressed)"
     let text = text.split(" (after ").next().unwrap_or(text).trim();
+    // The client's guess, which is about TLS alone.
+    let text = text.split(": might be caused by").next().unwrap_or(text);
+    let ended = text.contains("Disconnected") || text.contains("Send failed");
     let advice = if text.contains("certificate verify failed") {
         " → name the certificate of the authority that signed the broker's: ?ca=FILE"
     } else if text.contains("Authentication failed") || text.contains("authentication error") {
         " → user or password is wrong"
     } else if text.contains("Connection refused") {
         " → nothing listens there: is Kafka running, and is the address right?"
+    } else if ended && text.starts_with("ssl://") {
+        " → the listener wants a user (kafkas://USER:PASSWORD@…), or no TLS (kafka://)"
+    } else if ended && text.starts_with("sasl_plaintext://") {
+        " → the listener may want TLS (kafkas://), or no user"
+    } else if ended && text.starts_with("sasl_ssl://") {
+        " → the listener may want no user"
     } else if text.contains("connecting to a SSL listener")
         || text.contains("wrong version number")
         || text.contains("SSL handshake failed")
@@ -241,6 +265,33 @@ mod tests {
     use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
     use super::Heard;
+
+    #[test]
+    fn a_connection_that_was_ended_says_what_the_address_may_lack() {
+        for (line, want) in [
+            ("ssl://h:1/bootstrap: Disconnected: SSL connection closed by peer (after 3ms in state APIVERSION_QUERY)", "wants a user"),
+            ("ssl://h:1/bootstrap: Send failed: SSL transport error: Broken pipe", "wants a user"),
+            ("sasl_plaintext://h:1/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN", "may want TLS (kafkas://)"),
+            (
+                "h:1/bootstrap: Disconnected while requesting ApiVersion: might be caused by incorrect security.protocol configuration (connecting to a SSL \
+                 listener?) or broker version is < 0.10",
+                "Disconnected while requesting ApiVersion → the listener may want TLS (kafkas://) or a user",
+            ),
+        ] {
+            let said = super::reason(line);
+            assert!(said.contains(want), "{said}");
+        }
+    }
+
+    #[test]
+    fn commits_that_cannot_be_read_in_time_may_be_those_of_an_open_transaction() {
+        let heard = Heard::default();
+        let error = heard.explain_committed(&KafkaError::OffsetFetch(Code::OperationTimedOut), "read what is committed").message;
+        assert!(error.contains("no answer in time; maybe a transaction with commits of this group is open"), "{error}");
+        heard.heard("FAIL", "h:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused");
+        let error = heard.explain_committed(&KafkaError::OffsetFetch(Code::OperationTimedOut), "read what is committed").message;
+        assert!(error.contains("Connection refused") && !error.contains("maybe"), "{error}");
+    }
 
     #[test]
     fn a_time_out_is_explained_by_what_the_log_said_and_a_refusal_by_itself() {

@@ -159,7 +159,7 @@ impl Desk {
                     return Ok(known);
                 }
                 Err(error) if asked == ASKS => {
-                    let explained = self.consumer.context().heard.explain(&error, "read what is committed");
+                    let explained = self.consumer.context().heard.explain_committed(&error, "read what is committed");
                     return Err(SourceError::fatal(format!("group `{}`: {}", self.rules.group, explained.message)));
                 }
                 Err(error) => self.meet(Affected::Group, code_of(&error).unwrap_or(Code::Fail)),

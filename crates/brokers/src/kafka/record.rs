@@ -219,11 +219,16 @@ impl Batches {
         self.0.clear();
     }
 
+    /// The record at this offset, if anybody still holds it.
+    pub(super) fn record(&self, offset: i64) -> Option<Record> {
+        let batch = self.0.iter().rev().filter_map(Weak::upgrade).find(|batch| batch.first() <= offset);
+        batch.and_then(|batch| batch.find(offset))
+    }
+
     /// Withdraws the record at this offset, if it waits for an attempt. One whose batch nobody holds any more has ended, and what became of it is on its
     /// way: to withdraw that would be to do it again.
     pub(super) fn withdraw(&self, offset: i64) -> bool {
-        let batch = self.0.iter().rev().filter_map(Weak::upgrade).find(|batch| batch.first() <= offset);
-        batch.and_then(|batch| batch.find(offset)).is_some_and(|record| record.withdraw())
+        self.record(offset).is_some_and(|record| record.withdraw())
     }
 }
 

@@ -259,6 +259,12 @@ impl Seat {
         self.at_end && self.held.is_none() && !self.nonempty.load(Ordering::Acquire)
     }
 
+    /// All that could be read is done and committed. What is behind the commit, if anything is, is no record: the mark that ends a transaction, or what
+    /// was aborted.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_at_end() && self.ledger.incomplete() == 0 && self.commit.offset.is_some_and(|offset| offset >= self.ledger.position())
+    }
+
     /// Why it is or is not read.
     pub(super) fn intake(&self) -> Intake {
         match () {

@@ -47,6 +47,9 @@ const TAKEN: &[(&str, &str)] = &[
     ("enable.partition.eof", "the ends of partitions are watched by us"),
 ];
 
+/// Settings that name a file, which has to be there.
+const FILES: &[&str] = &["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location", "ssl.crl.location"];
+
 fn refused(message: String) -> BrokerError {
     BrokerError { kind: ErrorKind::Refused, message }
 }
@@ -133,6 +136,13 @@ impl Settings {
             let unknown = why.starts_with("No such configuration property");
             let why = if unknown { "Kafka's client has no such setting".to_owned() } else { why.replace(&value, "…") };
             return Err(format!("`{name}`: {why}"));
+        }
+        if FILES.contains(&name)
+            && value != "probe"
+            && let Err(error) = std::fs::metadata(&value)
+        {
+            // The client would speak of its library for certificates.
+            return Err(format!("`{name}`: {value}: {}", longshore_sys::files::cause(&error)));
         }
         self.properties.insert(name.to_owned(), value);
         Ok(())

@@ -70,6 +70,8 @@ pub(super) struct Failed {
 pub(super) enum Command {
     Limits(Limits),
     View(oneshot::Sender<Partial>),
+    /// The records of these receipts, as far as they are still lent.
+    Records(Vec<Receipt>, oneshot::Sender<Vec<Option<Record>>>),
     /// What the broker said to a commit.
     Committed(Result<(), Refusal>, Work),
     /// The engine has ended: commit, leave the group, end.

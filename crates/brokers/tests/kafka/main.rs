@@ -6,5 +6,6 @@ mod consume;
 mod exactly_once;
 mod faults;
 mod help;
+mod lag;
 mod members;
 mod trouble;

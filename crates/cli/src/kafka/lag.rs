@@ -82,7 +82,7 @@ fn of_group(group: &str, rows: &[Lag], out: &mut dyn Write) -> std::io::Result<(
     let cells = |row: &Lag| {
         vec![
             row.topic.clone(),
-            row.member.as_deref().map_or_else(|| "–".to_owned(), plain),
+            row.member.as_ref().map_or_else(|| "–".to_owned(), |member| plain(&format!("{} at {}", member.client, member.host))),
             row.partition.to_string(),
             row.committed.map_or_else(|| "–".to_owned(), number),
             number(row.extent.end),
@@ -96,6 +96,7 @@ fn of_group(group: &str, rows: &[Lag], out: &mut dyn Write) -> std::io::Result<(
 fn of_partition(group: &str, row: &Lag) -> serde_json::Value {
     json!({
         "group": group, "topic": row.topic, "partition": row.partition, "committed": row.committed, "begin": row.extent.begin, "end": row.extent.end,
-        "lag": row.records(), "member": row.member,
+        "lag": row.records(), "member": row.member.as_ref().map(|member| &member.client), "member_id": row.member.as_ref().map(|member| &member.id),
+        "host": row.member.as_ref().map(|member| &member.host),
     })
 }

@@ -59,6 +59,19 @@ pub enum Answer {
     Json(Box<RawValue>),
     /// Any other line.
     Text(String),
+    /// A line that is no text.
+    Bytes(Vec<u8>),
+}
+
+impl Answer {
+    /// The line as the child wrote it, without its end.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Answer::Json(json) => json.get().as_bytes(),
+            Answer::Text(text) => text.as_bytes(),
+            Answer::Bytes(bytes) => bytes,
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -456,7 +469,7 @@ fn read_answer(mut line: Vec<u8>, stderr: &Tail) -> Result<Answer, Failure> {
         line.pop();
     }
     let Ok(json) = serde_json::from_slice::<Box<RawValue>>(&line) else {
-        return Ok(Answer::Text(String::from_utf8_lossy(&line).into_owned()));
+        return Ok(String::from_utf8(line).map_or_else(|error| Answer::Bytes(error.into_bytes()), Answer::Text));
     };
     let Some(reported) = Reported::read(json.get()) else { return Ok(Answer::Json(json)) };
     let tail = stderr.text();

@@ -79,6 +79,8 @@ impl Reply {
             Reply::Pipe(answer) => match &**answer {
                 Answer::Json(json) => json.get().into(),
                 Answer::Text(text) => serde_json::Value::from(text.as_str()).to_string().into(),
+                // JSON has no bytes.
+                Answer::Bytes(bytes) => serde_json::Value::from(String::from_utf8_lossy(bytes)).to_string().into(),
             },
         }
     }
@@ -90,10 +92,7 @@ impl Reply {
             Reply::Command(output) => output.stdout.as_slice().into(),
             Reply::Http(reply) => reply.raw().into(),
             Reply::Pipe(answer) => {
-                let mut line = match &**answer {
-                    Answer::Json(json) => json.get().as_bytes().to_vec(),
-                    Answer::Text(text) => text.as_bytes().to_vec(),
-                };
+                let mut line = answer.bytes().to_vec();
                 line.push(b'\n');
                 line.into()
             }

@@ -117,6 +117,7 @@ impl Pool {
         match (answer, given_up) {
             (Ok(Answer::Json(json)), _) => Ok(answer::value(json.get().as_bytes())),
             (Ok(Answer::Text(text)), _) => Ok(Value::Text(text)),
+            (Ok(Answer::Bytes(bytes)), _) => Ok(Value::Text(String::from_utf8_lossy(&bytes).into_owned())),
             (Err(_), Some(GivenUp::SoftLimit)) => Err(answer::soft_time_limit()),
             (Err(_), Some(GivenUp::Stopped)) => Err(answer::stopped()),
             (Err(failure), None) => failed(failure.into_outcome()),

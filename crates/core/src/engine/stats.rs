@@ -10,7 +10,7 @@ use crate::{
     gate::Reason,
     outcome::Word,
     stamp::Stamp,
-    task::{Finished, LaneKind, Task},
+    task::{Finished, LaneKind, Receipt, Task},
 };
 
 /// Histograms know microseconds up to an hour, within 1 %; longer counts as an hour, and `max` is exact.
@@ -20,7 +20,7 @@ pub(super) struct Stats {
     began: Instant,
     retries: u64,
     /// What runs, by lane and by the gate's slot: task (they count from 1; 0 is none), attempt, since when.
-    running: [Vec<(u64, u32, Stamp)>; 4],
+    running: [Vec<Admitted>; 4],
     /// The slots' share of attempts that were followed by another one.
     again: Slots,
     waited: Vec<(Reason, Duration)>,
@@ -28,6 +28,15 @@ pub(super) struct Stats {
     pub(super) stalled: u64,
     pub(super) events_dropped: u64,
     pub(super) broken: Option<Broken>,
+}
+
+/// A task that runs.
+#[derive(Clone, Copy)]
+struct Admitted {
+    id: u64,
+    receipt: Receipt,
+    attempt: u32,
+    since: Stamp,
 }
 
 /// What ran, by lane and by the lane's slot: attempts, and for how many nanoseconds they ran.
@@ -70,14 +79,14 @@ impl Stats {
 
     #[inline]
     pub(super) fn admitted<T>(&mut self, task: &Task<T>) {
-        let since = (task.id, task.attempt, task.admitted);
-        *place(&mut self.running[task.lane as usize], task.slot, since) = since;
+        let admitted = Admitted { id: task.id, receipt: task.receipt, attempt: task.attempt, since: task.admitted };
+        *place(&mut self.running[task.lane as usize], task.slot, admitted) = admitted;
     }
 
     #[inline]
     pub(super) fn ended<T, R>(&mut self, one: &Finished<T, R>, verdict: Verdict, draining: bool) {
         if let Some(slot) = self.running[one.task.lane as usize].get_mut(one.task.slot as usize) {
-            slot.0 = 0;
+            slot.id = 0;
         }
         if matches!(verdict, Verdict::Requeue { .. }) {
             // While the job drains nothing is tried again: it goes back.
@@ -101,8 +110,8 @@ impl Stats {
             .iter()
             .flat_map(|lane| {
                 self.running[*lane as usize].iter().enumerate().filter_map(move |(slot, running)| {
-                    let (id, attempt, since) = *running;
-                    (id > 0).then(|| RunningTask { id, attempt, lane: *lane, slot: slot as u32, age: now.since(since) })
+                    let Admitted { id, receipt, attempt, since } = *running;
+                    (id > 0).then(|| RunningTask { id, receipt, attempt, lane: *lane, slot: slot as u32, age: now.since(since) })
                 })
             })
             .collect();
@@ -242,6 +251,8 @@ fn micros(time: Duration) -> u64 {
 pub struct RunningTask {
     /// The task.
     pub id: u64,
+    /// The source's name for its delivery.
+    pub receipt: Receipt,
     /// Which attempt, from 1.
     pub attempt: u32,
     /// Its lane.

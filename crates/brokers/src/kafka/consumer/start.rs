@@ -239,6 +239,8 @@ impl Consumer {
         let fetch = (kilobytes * 1024 / 4).clamp(16 << 10, 1 << 20);
         config
             .set("group.id", &self.group)
+            // What others see of a member: they are to be told apart.
+            .set("client.id", client_id())
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "true")
@@ -281,4 +283,12 @@ impl Consumer {
         let told = self.config(1).get("session.timeout.ms").and_then(|told| told.parse().ok());
         Duration::from_millis(told.unwrap_or(45_000))
     }
+}
+
+/// The name of this process among clients: `longshore-MACHINE-PID`, of letters that every broker takes.
+fn client_id() -> String {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let plain = |letter: char| if letter.is_ascii_alphanumeric() || "._-".contains(letter) { letter } else { '_' };
+    let machine: String = machine.trim().chars().take(100).map(plain).collect();
+    format!("longshore-{machine}-{}", std::process::id())
 }

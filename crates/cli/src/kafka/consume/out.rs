@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -10,12 +10,10 @@ use std::{
 use longshore_brokers::kafka::{self, Output};
 use longshore_core::{Outcome, TaskError};
 use serde_json::value::RawValue;
+use tokio::sync::oneshot;
 
 use super::incoming::line;
-use crate::{
-    progress::bar::Bar,
-    run::{pipe::Answer, reply::Reply},
-};
+use crate::{progress::bar::Bar, run::reply::Reply};
 
 /// The form of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +31,13 @@ pub(super) struct Out {
     emit: Emit,
     /// The topic that outputs are written to.
     to: Option<String>,
+    pen: Arc<Pen>,
+    /// To the thread that writes for handlers which must not wait for a slow reader; started when it is first needed.
+    lines: OnceLock<mpsc::Sender<Line>>,
+}
+
+/// What writes.
+struct Pen {
     target: Mutex<Target>,
     /// Stops the consumer when nobody takes the output any more.
     stop: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -45,75 +50,144 @@ struct Target {
     broken: Option<std::io::ErrorKind>,
 }
 
+/// The output of one record, and who waits until it is out.
+struct Line {
+    bytes: Vec<u8>,
+    out: oneshot::Sender<bool>,
+}
+
+/// Most bytes that are written in one piece, of lines that gathered while the last piece was written.
+const PIECE: usize = 1 << 20;
+
 impl Out {
     pub(super) fn new(emit: Emit, write: Box<dyn Write + Send>, bar: Option<Bar>, to: Option<String>) -> Self {
-        Self { emit, to, target: Mutex::new(Target { write, bar, broken: None }), stop: OnceLock::new() }
+        let target = Mutex::new(Target { write, bar, broken: None });
+        Self { emit, to, pen: Arc::new(Pen { target, stop: OnceLock::new() }), lines: OnceLock::new() }
     }
 
     /// What is done when nobody takes the output any more: nothing counts as done from then on.
     pub(super) fn on_broken(&self, stop: impl Fn() + Send + Sync + 'static) {
-        let _ = self.stop.set(Box::new(stop));
+        let _ = self.pen.stop.set(Box::new(stop));
     }
 
     /// Why the output ended, if it did.
     pub(super) fn broken(&self) -> Option<std::io::ErrorKind> {
-        self.target.lock().unwrap_or_else(PoisonError::into_inner).broken
+        self.pen.target.lock().unwrap_or_else(PoisonError::into_inner).broken
     }
 
-    /// Writes a record itself.
-    pub(super) fn record(&self, record: &kafka::Record) -> Outcome<Made> {
-        let written = match self.emit {
-            Emit::None => Outcome::Ok(()),
-            Emit::Jsonl => self.write(line(record, None).into_bytes(), true),
-            Emit::Raw => self.write(record.value().unwrap_or_default().to_vec(), true),
+    /// Writes a record itself, without holding up its thread.
+    pub(super) async fn record(&self, record: &kafka::Record) -> Outcome<Made> {
+        let bytes = match self.emit {
+            Emit::None => None,
+            Emit::Jsonl => Some(line(record, None).into_bytes()),
+            Emit::Raw => Some(record.value().unwrap_or_default().to_vec()),
+        };
+        let written = match bytes {
+            Some(bytes) => self.put(with_newline(bytes)).await,
+            None => Outcome::Ok(()),
         };
         written.map(|()| self.to.iter().map(|to| made(to, record, record.value().map(<[u8]>::to_vec))).collect())
     }
 
     /// Writes what was answered for a record.
     pub(super) fn reply(&self, record: &kafka::Record, reply: &Reply) -> Outcome<Made> {
-        let Some(to) = &self.to else { return self.print(record, reply).map(|()| Vec::new()) };
+        let made = match self.made(record, reply) {
+            Ok(made) => made,
+            Err(error) => return Outcome::Failed(error),
+        };
+        match self.shown(record, reply) {
+            Some(bytes) if !self.pen.write(&bytes) => Outcome::Cancelled,
+            _ => Outcome::Ok(made),
+        }
+    }
+
+    /// As [`reply`](Out::reply), without holding up its thread.
+    pub(super) async fn reply_later(&self, record: &kafka::Record, reply: &Reply) -> Outcome<Made> {
+        match (self.made(record, reply), self.shown(record, reply)) {
+            (Err(error), _) => Outcome::Failed(error),
+            (Ok(made), Some(bytes)) => self.put(bytes).await.map(|()| made),
+            (Ok(made), None) => Outcome::Ok(made),
+        }
+    }
+
+    /// The records for the other topic, if there is one.
+    fn made(&self, record: &kafka::Record, reply: &Reply) -> Result<Made, TaskError> {
+        let Some(to) = &self.to else { return Ok(Vec::new()) };
         let values = match reply {
             Reply::Null => Vec::new(),
             Reply::Command(output) if output.stdout_cut > 0 => {
                 let bytes = output.stdout.len() as u64 + output.stdout_cut;
                 let text = format!("{record}: an output of {bytes} bytes is more than --max-output; nothing of it is written to `{to}`");
-                return Outcome::Failed(TaskError::invalid(text));
+                return Err(TaskError::invalid(text));
             }
             Reply::Command(output) => lines(&output.stdout),
             Reply::Http(reply) => vec![reply.raw().to_vec()],
-            Reply::Pipe(answer) => vec![match &**answer {
-                Answer::Json(json) => json.get().as_bytes().to_vec(),
-                Answer::Text(text) => text.clone().into_bytes(),
-            }],
+            Reply::Pipe(answer) => vec![answer.bytes().to_vec()],
         };
-        self.print(record, reply).map(|()| values.into_iter().map(|value| made(to, record, Some(value))).collect())
+        Ok(values.into_iter().map(|value| made(to, record, Some(value))).collect())
     }
 
-    fn print(&self, record: &kafka::Record, reply: &Reply) -> Outcome<()> {
+    fn shown(&self, record: &kafka::Record, reply: &Reply) -> Option<Vec<u8>> {
         match (self.emit, reply) {
-            (Emit::None, _) | (Emit::Raw, Reply::Null) => Outcome::Ok(()),
+            (Emit::None, _) | (Emit::Raw, Reply::Null) => None,
             (Emit::Jsonl, reply) => {
                 let reply = RawValue::from_string(reply.to_json().into_string()).ok();
-                self.write(line(record, reply.as_deref()).into_bytes(), true)
+                Some(with_newline(line(record, reply.as_deref()).into_bytes()))
             }
-            (Emit::Raw, Reply::Command(output)) => self.write(output.stdout.clone(), false),
-            (Emit::Raw, Reply::Http(reply)) => self.write(reply.raw().to_vec(), true),
-            (Emit::Raw, Reply::Pipe(answer)) => match &**answer {
-                Answer::Json(json) => self.write(json.get().as_bytes().to_vec(), true),
-                Answer::Text(text) => self.write(text.clone().into_bytes(), true),
-            },
+            (Emit::Raw, Reply::Http(reply)) => Some(with_newline(reply.raw().to_vec())),
+            (Emit::Raw, Reply::Command(_) | Reply::Pipe(_)) => Some(reply.raw().into()),
         }
     }
 
-    fn write(&self, mut bytes: Vec<u8>, end_line: bool) -> Outcome<()> {
-        if end_line {
-            bytes.push(b'\n');
+    async fn put(&self, bytes: Vec<u8>) -> Outcome<()> {
+        let (out, is_out) = oneshot::channel();
+        let lines = self.lines.get_or_init(|| {
+            let (lines, receiver) = mpsc::channel();
+            let pen = self.pen.clone();
+            // Where no thread can be had the sender fails, and the record comes again.
+            let _ = thread::Builder::new().name("longshore-out".to_owned()).spawn(move || pen.run(&receiver));
+            lines
+        });
+        let taken = lines.send(Line { bytes, out }).is_ok() && is_out.await.unwrap_or(false);
+        // Neither done nor failed: it comes again.
+        if taken { Outcome::Ok(()) } else { Outcome::Cancelled }
+    }
+}
+
+fn with_newline(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.push(b'\n');
+    bytes
+}
+
+impl Pen {
+    /// Writes what has gathered in one piece, and then tells those who wait.
+    fn run(&self, lines: &mpsc::Receiver<Line>) {
+        let (mut piece, mut waiting) = (Vec::new(), Vec::new());
+        while let Ok(first) = lines.recv() {
+            let mut next = Some(first);
+            while let Some(Line { bytes, out }) = next.take() {
+                piece.extend_from_slice(&bytes);
+                waiting.push(out);
+                if piece.len() < PIECE {
+                    next = lines.try_recv().ok();
+                }
+            }
+            let is_out = self.write(&piece);
+            piece.clear();
+            piece.shrink_to(PIECE);
+            for out in waiting.drain(..) {
+                // Who waits may have been ended.
+                let _ = out.send(is_out);
+            }
         }
+    }
+
+    /// Returns whether it is out. Otherwise the consumer is being stopped: nothing counts as done any more.
+    fn write(&self, bytes: &[u8]) -> bool {
         let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         let Target { write, bar, broken } = &mut *target;
         if broken.is_none() && !bytes.is_empty() {
-            let mut put = || write.write_all(&bytes).and_then(|()| write.flush());
+            let mut put = || write.write_all(bytes).and_then(|()| write.flush());
             let written = match bar {
                 Some(bar) => bar.suspend(put),
                 None => put(),
@@ -121,7 +195,7 @@ impl Out {
             *broken = written.err().map(|error| error.kind());
         }
         if target.broken.is_none() {
-            return Outcome::Ok(());
+            return true;
         }
         drop(target);
         // The first record may be here before whoever started us knows how to stop.
@@ -132,8 +206,7 @@ impl Out {
             }
         };
         stop();
-        // Neither done nor failed: it comes again.
-        Outcome::Cancelled
+        false
     }
 }
 

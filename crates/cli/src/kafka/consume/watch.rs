@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{ConsumerHandle, ConsumerSummary, RunningConsumer};
+use longshore_brokers::kafka::{self, ConsumerHandle, ConsumerSummary, RunningConsumer};
 use longshore_core::{Stop, lane::child::Children};
 use tokio::{
     sync::mpsc,
@@ -201,11 +201,27 @@ impl Watch<'_> {
     async fn list(&self) {
         const MOST: usize = 20;
         let Some(view) = self.handle.snapshot().await else { return };
+        let Some(running) = self.handle.running(MOST).await else { return };
         let children = self.children.running();
         self.screen.note(&format!(" {} in work, {} waiting for another attempt", view.engine.active, view.engine.retrying));
-        for task in view.engine.running.iter().take(MOST) {
+        for (task, record) in running {
             let last = children.iter().find(|child| child.slot == task.slot).map_or("", |child| &child.last_line);
-            self.screen.note(&format!("   {} attempt {}  {last}", short(task.age), task.attempt));
+            let place = record.map_or_else(|| "just ended".to_owned(), |record| place(&record));
+            self.screen.note(&format!("   {} {place}  attempt {}  {last}", short(task.age), task.attempt));
+        }
+    }
+}
+
+/// `orders[3]@17 key "a-5"`: which record it is.
+fn place(record: &kafka::Record) -> String {
+    const MOST: usize = 60;
+    match record.key() {
+        None => record.to_string(),
+        Some(key) => {
+            let key = String::from_utf8_lossy(key);
+            let shown: String = key.chars().take(MOST).collect();
+            let more = if shown.len() < key.len() { "…" } else { "" };
+            format!("{record} key {shown:?}{more}")
         }
     }
 }

@@ -92,15 +92,22 @@ impl Plan {
         let out = out.clone();
         let (what, value_on_stdin) = match self {
             Self::Print => {
-                let handler = move |_: &Context, record: kafka::Record| out.record(&record);
-                return Ok((Handler::of_blocking(Arc::new(handler)), None));
+                // A slow reader holds up the thread that writes, and none of the lane's.
+                let handler = move |record: kafka::Record| {
+                    let out = out.clone();
+                    async move { out.record(&record).await }
+                };
+                return Ok((Handler::of_async(AsyncHandler::Plain(Arc::new(move |record| Box::pin(handler(record))))), None));
             }
             Self::Sleep(knob) => {
                 let handler = move |record: kafka::Record| {
                     let (out, time) = (out.clone(), knob.get().draw());
                     async move {
-                        tokio::time::sleep(time).await;
-                        out.reply(&record, &Reply::Null)
+                        // The timer's shortest sleep is a millisecond.
+                        if !time.is_zero() {
+                            tokio::time::sleep(time).await;
+                        }
+                        out.reply_later(&record, &Reply::Null).await
                     }
                 };
                 let handler = AsyncHandler::Plain(Arc::new(move |record| Box::pin(handler(record))));
@@ -145,7 +152,7 @@ impl Plan {
                             biased;
                             () = context.cancel.cancelled() => Outcome::Cancelled,
                             reply = client.send(request) => match reply {
-                                Ok(reply) => out.reply(&record, &Reply::Http(Arc::new(reply))),
+                                Ok(reply) => out.reply_later(&record, &Reply::Http(Arc::new(reply))).await,
                                 Err(error) => Outcome::Failed(error),
                             }
                         }

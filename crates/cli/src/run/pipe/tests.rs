@@ -22,6 +22,7 @@ fn told(answer: Result<Answer, Failure>) -> String {
     match answer {
         Ok(Answer::Json(json)) => format!("json {}", json.get()),
         Ok(Answer::Text(text)) => format!("text {text}"),
+        Ok(Answer::Bytes(bytes)) => format!("bytes {}", bytes.escape_ascii()),
         Err(Failure { outcome, .. }) => match outcome.error() {
             Some(error) => format!("{} {}: {}", outcome.word(), error.kind(), error.message()),
             None => outcome.word().to_string(),
