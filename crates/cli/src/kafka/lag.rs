@@ -94,9 +94,13 @@ fn of_group(group: &str, rows: &[Lag], out: &mut dyn Write) -> std::io::Result<(
 }
 
 fn of_partition(group: &str, row: &Lag) -> serde_json::Value {
-    json!({
+    let mut line = json!({
         "group": group, "topic": row.topic, "partition": row.partition, "committed": row.committed, "begin": row.extent.begin, "end": row.extent.end,
-        "lag": row.records(), "member": row.member.as_ref().map(|member| &member.client), "member_id": row.member.as_ref().map(|member| &member.id),
-        "host": row.member.as_ref().map(|member| &member.host),
-    })
+        "lag": row.records(), "member": row.member.as_ref().map(|member| &member.client),
+    });
+    if let Some(member) = &row.member {
+        line["member_id"] = json!(member.id);
+        line["host"] = json!(member.host);
+    }
+    line
 }
