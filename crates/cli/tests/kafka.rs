@@ -7,6 +7,7 @@ mod common;
 use std::{
     collections::BTreeMap,
     fs::File,
+    io::Write,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -155,4 +156,23 @@ fn bytes_that_are_no_text_come_out_of_a_pipe_as_they_were_answered() {
     let mut command = world.longshore(&["consume", &world.topic, "-g", &world.group]);
     let output = command.args(flags).output().unwrap();
     assert_eq!(output.stdout, b"a\xffb\n".repeat(3), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// On a terminal, which `script` makes.
+#[test]
+fn keys_turn_the_sleep_while_it_runs() {
+    let Some(world) = World::new(10) else { return };
+    let consume = world.longshore(&["consume", &world.topic, "-g", &world.group, "--sleep", "100ms"]);
+    let words: Vec<_> = [BIN].into_iter().chain(consume.get_args().map(|word| word.to_str().unwrap())).collect();
+    let mut script = Command::new("script");
+    script.args(["-qfec", &words.join(" "), "/dev/null"]).env("LONGSHORE_KAFKA", &world.address).env("TERM", "xterm");
+    let screen = File::create(world.place.path("screen")).unwrap();
+    let mut child = script.stdin(Stdio::piped()).stdout(screen).stderr(Stdio::null()).spawn().expect("there is a script command");
+    let mut keys = child.stdin.take().unwrap();
+    for (key, shown) in [("", "sleep 100ms"), ("]", "sleep 110ms"), ("[", "sleep 99ms"), ("[", "sleep 89ms")] {
+        keys.write_all(key.as_bytes()).unwrap();
+        until(shown, PATIENCE, || world.place.read("screen").contains(shown));
+    }
+    keys.write_all(b"q").unwrap();
+    assert!(wait(&mut child, PATIENCE).is_some(), "it ends");
 }
