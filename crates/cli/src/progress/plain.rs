@@ -34,6 +34,9 @@ pub fn line(snapshot: &Snapshot) -> String {
     if snapshot.retrying > 0 {
         out += &format!(" retrying={}", snapshot.retrying);
     }
+    if snapshot.cut > 0 {
+        out += &format!(" cut={}", snapshot.cut);
+    }
     for (reason, waiting) in snapshot.gate.iter().filter(|(_, waiting)| *waiting > 0) {
         out += &format!(" waiting[{}]={waiting}", reason.replace(char::is_whitespace, "_"));
     }
@@ -58,6 +61,7 @@ pub fn json(snapshot: &Snapshot) -> String {
         "total": snapshot.total,
         "ok": snapshot.ok,
         "failed": snapshot.failed,
+        "cut": snapshot.cut,
         "retrying": snapshot.retrying,
         "active": snapshot.active,
         "rate_per_s": round(snapshot.rate_per_s),
@@ -88,6 +92,7 @@ mod tests {
         );
         let early = Snapshot { job: "a81c".to_owned(), rate_per_s: 1234.0, state: State::Paused, ..Snapshot::default() };
         assert_eq!(line(&early), "longshore job=a81c done=0 ok=0 failed=0 active=0 rate=1234/s state=paused");
+        assert!(line(&Snapshot { cut: 3, ..early }).ends_with(" rate=1234/s cut=3 state=paused"));
         assert!(line(&sample()).ends_with(" eta=38s retrying=12 waiting[pace_100/s]=36 slow=#5990:61s"), "{}", line(&sample()));
     }
 

@@ -8,6 +8,7 @@ pub use longshore_core::engine::Quantiles;
 use serde_json::{Map, Value, json};
 
 use super::{plain::round, text, view::paint};
+use crate::{run::reply::Cut, units::show_size};
 
 /// A finished or stopped run. Counts, rates and times are over all sittings of the job.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,6 +51,10 @@ pub struct Summary {
     pub results: Option<ResultsFile>,
     /// There is a journal, so that the job can go on and its failures can be retried.
     pub durable: bool,
+    /// What the journal and JSON lack of what tasks wrote.
+    pub cut: Cut,
+    /// How many bytes of a stream they keep.
+    pub max_output: u64,
     /// Records came from stdin, so that they have to be piped in again to go on.
     pub stdin: bool,
     /// What the process is going to exit with.
@@ -178,11 +183,32 @@ impl Summary {
             let again = if self.durable { format!("      retry them: {}", self.again("--retry-failed")) } else { String::new() };
             let _ = writeln!(out, "   failed by error:  {}{again}", self.errors_text());
         }
+        out += &self.cut_text();
         if let Some(results) = &self.results {
             let _ =
                 writeln!(out, "   results {} ({} {})", results.path.display(), text::count(results.lines), plural(results.lines, "line"));
         }
         out
+    }
+
+    /// What is not kept of long outputs. Where nothing keeps any and the output has it all, there is nothing to say.
+    fn cut_text(&self) -> String {
+        let Cut { tasks, bytes, thrown } = self.cut;
+        if tasks == 0 || (!self.durable && bytes > 0 && thrown == 0) {
+            return String::new();
+        }
+        let what = match bytes {
+            0 => "the rest was not read".to_owned(),
+            _ if thrown == bytes => format!("{} were thrown away", show_size(bytes)),
+            _ if thrown == 0 => format!("{} more are in the output, and not in the journal", show_size(bytes)),
+            _ => format!("{} more are not in the journal, and {} of them nowhere", show_size(bytes), show_size(thrown)),
+        };
+        format!(
+            "   cut  {} {} wrote more than --max-output {}: {what}\n",
+            text::count(tasks),
+            plural(tasks, "task"),
+            show_size(self.max_output)
+        )
     }
 
     /// What to type to go on.
@@ -305,6 +331,7 @@ impl Summary {
             "finished": self.finished(),
             "remaining": self.remaining,
             "counts": counts,
+            "cut": { "tasks": self.cut.tasks, "bytes": self.cut.bytes, "thrown_away": self.cut.thrown },
             "retried": self.retried,
             "ok_retried": self.ok_retried,
             "sittings": self.sittings,
@@ -362,6 +389,8 @@ pub(crate) mod tests {
             failed_by_error: vec![("connect".to_owned(), 2), ("status 503".to_owned(), 31), ("timeout".to_owned(), 5)],
             slots: vec![SlotSummary { slot: 1, tasks: 200, busy: Duration::from_secs(80), share: 0.777 }],
             results: Some(ResultsFile { path: "prices.jsonl".into(), lines: 10_000 }),
+            cut: Cut::default(),
+            max_output: 1 << 20,
             stdin: false,
             exit_code: 1,
         }
@@ -390,6 +419,33 @@ pub(crate) mod tests {
         let text = Summary { remaining: 1, stdin: true, ..sample() }.text(false);
         assert!(text.contains("continue: pipe the same records into longshore run --resume prices\n"), "{text}");
         assert!(text.contains("retry them: pipe the same records into longshore run --retry-failed prices\n"), "{text}");
+    }
+
+    #[test]
+    fn what_is_cut_of_long_outputs_is_counted() {
+        for (durable, tasks, bytes, thrown, want) in [
+            (true, 0, 0, 0, ""),
+            (true, 1, 3 << 20, 3 << 20, "   cut  1 task wrote more than --max-output 1.0MiB: 3.0MiB were thrown away\n"),
+            (
+                true,
+                2,
+                3 << 20,
+                0,
+                "   cut  2 tasks wrote more than --max-output 1.0MiB: 3.0MiB more are in the output, and not in the journal\n",
+            ),
+            (false, 2, 3 << 20, 0, ""),
+            (
+                true,
+                2,
+                3 << 20,
+                1 << 20,
+                "   cut  2 tasks wrote more than --max-output 1.0MiB: 3.0MiB more are not in the journal, and 1.0MiB of them nowhere\n",
+            ),
+            (false, 1, 0, 0, "   cut  1 task wrote more than --max-output 1.0MiB: the rest was not read\n"),
+        ] {
+            let summary = Summary { durable, cut: Cut { tasks, bytes, thrown }, ..sample() };
+            assert_eq!(summary.cut_text(), want);
+        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub ok: u64,
     /// Failed for good, by whatever outcome.
     pub failed: u64,
+    /// Tasks of whose output the journal and JSON lack something.
+    pub cut: u64,
     /// Waiting for another attempt.
     pub retrying: u64,
     /// Running now.
@@ -282,6 +284,7 @@ pub(super) mod tests {
             total: Some(10_000),
             ok: 6180,
             failed: 22,
+            cut: 0,
             retrying: 12,
             active: 48,
             rate_per_s: 98.7,

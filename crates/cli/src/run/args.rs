@@ -171,7 +171,7 @@ pub struct RunArgs {
     /// Write only these fields of result lines: seq,value.status
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Output")]
     pub fields: Vec<String>,
-    /// The most of each stream of a task that is kept
+    /// The most of each stream of a task that the journal and JSON keep; raw output is whole
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = units::size, help_heading = "Output")]
     pub max_output: u64,
     /// Also write each task's stdout and stderr to files in this directory

@@ -2,9 +2,13 @@
 
 use std::{fmt, time::Duration};
 
-use longshore_core::Word;
+use longshore_core::{Word, engine::Enough};
+use tokio::sync::mpsc;
 
-use crate::progress::{Summary, text};
+use crate::{
+    progress::{Summary, text},
+    run::{args::RunArgs, intake::Call, journal::Index, watch::Why},
+};
 
 /// One `--check`: a metric, a comparison, and a limit, as in `failed<1%`, `p99<2s`, `rate>50/s`.
 ///
@@ -317,6 +321,35 @@ impl UntilOk {
     pub fn reached(self, ok: u64) -> bool {
         ok >= self.0
     }
+}
+
+/// `--max-fail` and `--until-ok`, looked at when a task ends, so that not one more starts.
+pub(super) fn stop_rules(args: &RunArgs, index: &Index, tell: mpsc::UnboundedSender<Why>) -> Option<Enough<Call>> {
+    let (max_fail, until_ok) = (args.max_fail, args.until_ok);
+    if max_fail.is_none() && until_ok.is_none() {
+        return None;
+    }
+    let (mut failed, mut ok) = (index.failed(), index.counts()[Word::Ok as usize]);
+    let mut told = false;
+    Some(Box::new(move |task, word| {
+        let count = task.payload.as_ref().map_or(1, |call| call.len() as u64);
+        match word {
+            Word::Ok => ok += count,
+            Word::Cancelled | Word::Skipped => {}
+            _ => failed += count,
+        }
+        if told {
+            return true;
+        }
+        if let Some(rule) = max_fail.as_ref().filter(|rule| rule.tripped(failed, failed + ok)) {
+            told = true;
+            let _ = tell.send(Why::MaxFail { now: rule.now });
+        } else if until_ok.is_some_and(|rule| rule.reached(ok)) {
+            told = true;
+            let _ = tell.send(Why::UntilOk);
+        }
+        told
+    }))
 }
 
 #[cfg(test)]

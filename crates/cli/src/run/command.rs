@@ -181,7 +181,7 @@ impl CommandPlan {
             }
             (stdin, _) => self.bytes_for_stdin(stdin.as_ref(), records, vars)?,
         };
-        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin, memory: self.memory })
+        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin, memory: self.memory, spill: None })
     }
 
     fn bytes_for_stdin(&self, stdin: Option<&Expr>, records: &[&Record], vars: &Vars<'_>) -> Result<Stdin, TaskError> {

@@ -2,16 +2,15 @@
 
 use std::{
     collections::VecDeque,
-    io::Write,
     os::fd::AsFd,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
 use longshore_core::{
     Clock, LaneKind, Word,
-    engine::{self, Engine, EngineConfig, Enough, Lanes},
+    engine::{self, Engine, EngineConfig, Lanes},
     gate::GateConfig,
     lane::child::Children,
     source::thread::ThreadSource,
@@ -31,12 +30,13 @@ use crate::{
         input::{Format, Input, Source, count_records},
         intake::{Call, Counts, Group, Intake, Window},
         journal::{Begin, Durability, End, Index, JobError, Journal, Occurrences, OpenJob, StateDir, format},
-        ledger::{Journaled, Ledger, Tally},
-        output::{Around, Emit, Hooks, Output, OutputError, save::SaveOutput},
+        ledger::{Journaled, KeepOutput, Ledger, Tally},
+        output::{self, Around, Emit, Hooks, Output, OutputError, save::SaveOutput},
         overdue::Overdue,
         plan::Plan,
         reply::Reply,
         signals::{Ending, PATIENCE, Signals},
+        spool::{Spool, Wanted},
         watch::{Pauses, Watch, Why, say},
         what::Lanebuilder,
     },
@@ -99,7 +99,30 @@ impl Ready {
         let bar =
             voice.progress(self.args.view.progress).resolve(std::io::IsTerminal::is_terminal(&std::io::stderr())) == progress::Mode::Bar;
         let progress = Arc::new(Mutex::new(Some(Progress::new(self.args.view.progress, color, self.args.view.every, voice))));
+        let emits_raw = self.plan.output.emit == Emit::Raw;
+        let wanted = Wanted {
+            stdout: emits_raw || self.args.save_output.is_some(),
+            stderr: emits_raw && show_on_stdout || self.args.save_output.is_some(),
+        };
+        let unspooled = {
+            let tell = tell.clone();
+            Box::new(move |why| {
+                let _ = tell.send(Why::Unwritable(why));
+            })
+        };
+        let spool = Arc::new(Spool::new(self.job.as_ref().map(|job| job.spool.clone()), wanted, unspooled));
+        let taken_by = Arc::new(OnceLock::<Weak<Journal>>::new());
         let hooks = Hooks {
+            taken: {
+                let (journal, spool) = (taken_by.clone(), spool.clone());
+                Box::new(move |taken| {
+                    let path = spool.path(&taken.taken);
+                    let remove = move |written: Result<_, _>| drop(written.is_ok().then(|| std::fs::remove_file(&path)));
+                    if let Some(journal) = journal.get().and_then(Weak::upgrade) {
+                        journal.taken(taken, Box::new(remove));
+                    }
+                })
+            },
             failed: {
                 let tell = tell.clone();
                 Box::new(move |error| {
@@ -169,6 +192,7 @@ impl Ready {
         let journal = Journal::start(&self.id, journal_file, self.args.durable.0, Some(output.feed()), on_failure)
             .map_err(|error| broken(format!("no thread for the journal: {error}")))?;
         let journal = Arc::new(journal);
+        let _ = taken_by.set(Arc::downgrade(&journal));
 
         let mut estimate = {
             let input = self.plan.input.clone();
@@ -234,6 +258,7 @@ impl Ready {
         let mut signals = Signals::listen();
         let builder = Lanebuilder {
             heard: Heard::listen(),
+            spool: (wanted.stdout || wanted.stderr).then(|| spool.clone()),
             overdue: median.as_ref().map(|(_, overdue)| overdue.clone()),
             outbox: outbox.clone(),
             children: children.clone(),
@@ -252,28 +277,30 @@ impl Ready {
             })
         });
         let epoch = (Instant::now(), SystemTime::now());
-        let emits_raw = self.plan.output.emit == Emit::Raw;
         let sink = Ledger {
             journal: journal.clone(),
             tally: tally.clone(),
             raw: emits_raw,
-            save: self
-                .args
-                .save_output
-                .as_deref()
-                .map(SaveOutput::open)
-                .transpose()
-                .map_err(|error| broken(format!("--save-output: {error}")))?,
-            stderr: (emits_raw && show_on_stdout).then(|| {
-                let progress = progress.clone();
-                Box::new(move |bytes: &[u8]| {
-                    if let Some(progress) = &*progress.lock().unwrap_or_else(PoisonError::into_inner) {
-                        progress.suspend(|| {
-                            let _ = std::io::stderr().write_all(bytes);
-                        });
-                    }
-                }) as Box<dyn Fn(&[u8]) + Send>
-            }),
+            keep: KeepOutput {
+                save: (self.args.save_output.as_deref().map(SaveOutput::open).transpose())
+                    .map_err(|error| broken(format!("--save-output: {error}")))?,
+                stderr: (emits_raw && show_on_stdout).then(|| {
+                    let progress = progress.clone();
+                    Arc::new(move |bytes: &mut dyn std::io::Read| {
+                        if let Some(progress) = &*progress.lock().unwrap_or_else(PoisonError::into_inner) {
+                            progress.suspend(|| {
+                                let _ = std::io::copy(bytes, &mut std::io::stderr());
+                            });
+                        }
+                    }) as _
+                }),
+            },
+            unwritable: {
+                let tell = tell.clone();
+                Box::new(move |why| {
+                    let _ = tell.send(Why::Unwritable(why));
+                })
+            },
             epoch,
             voice,
             tell: {
@@ -307,7 +334,7 @@ impl Ready {
             clock: Clock::SYSTEM,
             seed: fastrand::u64(..),
             adaptive: self.plan.adaptive,
-            enough: stop_rules(&self.args, &index, tell.clone()),
+            enough: checks::stop_rules(&self.args, &index, tell.clone()),
         };
         let runtime = tokio::runtime::Handle::current();
         let running = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, None, &runtime);
@@ -357,8 +384,9 @@ impl Ready {
         }
         let (regular, missing) = (output.is_file(), output.missing());
         let finished = tokio::task::spawn_blocking(move || output.finish(None));
+        let mut shown = false;
         match ending.unless_given_up(finished).await {
-            Ok(_) => {}
+            Ok(_) => shown = true,
             Err(OutputError::ReaderGone) => left.facts.reader_gone = true,
             Err(error) => left.unwritable(error.to_string()),
         }
@@ -371,6 +399,7 @@ impl Ready {
             left.facts.bug = true;
             left.words.push(error);
         }
+        let missing = missing.load(Ordering::Relaxed);
         if missing > 0 {
             left.words.push(format!(
                 "{missing} results of earlier sittings could not be written anew: the journal does not have their raw bytes"
@@ -432,6 +461,8 @@ impl Ready {
         summary.width = u32::try_from(left.width).unwrap_or(u32::MAX);
         summary.durable = journaled;
         summary.stdin = stdin;
+        summary.cut = tally.cut();
+        summary.max_output = self.args.max_output;
         summary.at_least = (!ended && left.total.is_none()) || (left.facts.lacking && !brought.had_ended);
         summary.pace = self.args.pace.rate.map(|rate| rate.to_string());
         summary.waited.retain(|(waited, _)| *waited != Waited::Slots || what.is_http());
@@ -457,8 +488,11 @@ impl Ready {
                 left.unwritable(error.to_string());
                 code = left.facts.code();
                 summary.exit_code = i32::from(code);
+            } else if let Some(path) = self.plan.output.file.as_deref().filter(|_| shown && regular) {
+                output::forget_aside(path, &self.id);
             }
         }
+        spool.close();
         // No child is left. A guardian that is told so goes at once, and the job is free with the end of this process and not a moment later.
         let guard = children.clone();
         let _ = tokio::task::spawn_blocking(move || guard.finish()).await;
@@ -559,33 +593,4 @@ async fn unshared(journal: Arc<Journal>) -> Option<Journal> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     None
-}
-
-/// `--max-fail` and `--until-ok`, looked at when a task ends, so that not one more starts.
-fn stop_rules(args: &RunArgs, index: &Index, tell: mpsc::UnboundedSender<Why>) -> Option<Enough<Call>> {
-    let (max_fail, until_ok) = (args.max_fail, args.until_ok);
-    if max_fail.is_none() && until_ok.is_none() {
-        return None;
-    }
-    let (mut failed, mut ok) = (index.failed(), index.counts()[Word::Ok as usize]);
-    let mut told = false;
-    Some(Box::new(move |task, word| {
-        let count = task.payload.as_ref().map_or(1, |call| call.len() as u64);
-        match word {
-            Word::Ok => ok += count,
-            Word::Cancelled | Word::Skipped => {}
-            _ => failed += count,
-        }
-        if told {
-            return true;
-        }
-        if let Some(rule) = max_fail.as_ref().filter(|rule| rule.tripped(failed, failed + ok)) {
-            told = true;
-            let _ = tell.send(Why::MaxFail { now: rule.now });
-        } else if until_ok.is_some_and(|rule| rule.reached(ok)) {
-            told = true;
-            let _ = tell.send(Why::UntilOk);
-        }
-        told
-    }))
 }

@@ -14,6 +14,7 @@
 //! | `forbidden` | the URL leads to where a task from a queue may not go; never tried again |
 //! | `body` | the answer's body broke off or could not be decoded |
 //! | `save` | the body could not be written to its file |
+//! | `spool` | nor could the part of it that is too long to be kept |
 //! | `invalid` | the URL, a header or the body that was to be sent is not valid; never tried again |
 
 mod client;
@@ -22,7 +23,7 @@ mod plan;
 mod reply;
 mod spec;
 
-pub use client::{Body, HttpClient, HttpOptions, Request};
+pub use client::{Body, HttpClient, HttpOptions, Request, SPOOL};
 pub use guard::Guard;
 pub use plan::{HttpPlan, HttpWords};
 pub use reply::{HttpReply, ReplyBody};

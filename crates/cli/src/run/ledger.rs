@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
+    io::Read,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +14,7 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt};
 use longshore_core::{
     Attempt, Finished, Outcome, SinkError, Stop, Word,
-    lane::{Lane, Outbox},
+    lane::{Lane, Outbox, child::Output},
     sink::{Room, Sink},
 };
 use tokio::sync::oneshot;
@@ -23,7 +25,7 @@ use crate::{
         intake::{Call, Counts, Item},
         journal::{ErrorLine, Journal, ResultLine, Shared, Start},
         output::save::SaveOutput,
-        reply::{self, Reply},
+        reply::{self, Cut, Reply},
     },
 };
 
@@ -75,6 +77,7 @@ pub struct Tally {
     retried: AtomicU64,
     ok_retried: AtomicU64,
     errors: Mutex<HashMap<String, u64>>,
+    cut: Mutex<Cut>,
 }
 
 /// Classes of errors that are told apart; further ones count as "other".
@@ -96,11 +99,21 @@ impl Tally {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(class, count)| (class.clone(), *count)).collect()
     }
 
+    /// What the journal and JSON lack of what tasks wrote.
+    pub fn cut(&self) -> Cut {
+        *self.cut.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn add(&self, finished: &Finished<Call, Reply>) {
         let outcome = &finished.outcome;
         // Records are counted, however many of them shared a call.
         let count = finished.task.payload.as_ref().map_or(1, |call| call.len() as u64);
         self.counts[outcome.word() as usize].fetch_add(count, Ordering::Relaxed);
+        let cut = Cut::of(outcome);
+        if cut != Cut::default() {
+            let mut sum = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+            *sum = Cut { tasks: sum.tasks + cut.tasks, bytes: sum.bytes + cut.bytes, thrown: sum.thrown + cut.thrown };
+        }
         if finished.task.attempt > 1 {
             self.retried.fetch_add(count, Ordering::Relaxed);
             if outcome.is_ok() {
@@ -116,6 +129,34 @@ impl Tally {
     }
 }
 
+/// What is done with a command's output beside the journal.
+#[derive(Clone, Default)]
+pub struct KeepOutput {
+    /// `--save-output`.
+    pub save: Option<SaveOutput>,
+    /// Gets the stderr of commands whose stdout goes raw to ours.
+    pub stderr: Option<Arc<dyn Fn(&mut dyn Read) + Send + Sync>>,
+}
+
+impl KeepOutput {
+    /// Whether that takes so long that it needs a thread of its own.
+    fn is_slow(&self, outcome: &Outcome<Reply>) -> bool {
+        let long = |output: &Output| output.stdout_rest.is_some() || output.stderr_rest.is_some();
+        (self.save.is_some() || self.stderr.is_some()) && reply::command_output(outcome).is_some_and(long)
+    }
+
+    fn keep(&self, seq: u64, outcome: &Outcome<Reply>) -> std::io::Result<()> {
+        let Some(output) = reply::command_output(outcome) else { return Ok(()) };
+        if let Some(stderr) = self.stderr.as_ref().filter(|_| !output.stderr.is_empty()) {
+            match &output.stderr_rest {
+                None => stderr(&mut output.stderr.as_slice()),
+                Some(rest) => stderr(&mut output.stderr.as_slice().chain(File::open(rest.path())?)),
+            }
+        }
+        self.save.as_ref().map_or(Ok(()), |save| save.save(seq, output))
+    }
+}
+
 /// The sink of a run: results go to the journal, and from there to the output.
 pub struct Ledger {
     /// The journal.
@@ -124,10 +165,10 @@ pub struct Ledger {
     pub tally: Arc<Tally>,
     /// Whether the output shows raw bytes, so that the journal has to keep them.
     pub raw: bool,
-    /// `--save-output`.
-    pub save: Option<SaveOutput>,
-    /// Gets the stderr of commands whose stdout goes raw to ours.
-    pub stderr: Option<Box<dyn Fn(&[u8]) + Send>>,
+    /// What is done with a command's output beside the journal.
+    pub keep: KeepOutput,
+    /// Told what could not be written.
+    pub unwritable: Box<dyn Fn(String) + Send>,
     /// A pair of readings, so that the engine's instants can be told as times of day.
     pub epoch: (Instant, SystemTime),
     /// Which tasks are told as they end.
@@ -151,6 +192,11 @@ impl Ledger {
                 Outcome::Ok(reply) => Some(reply.raw()),
                 other => reply::command_output(other).map(|output| output.stdout.as_slice().into()),
             };
+            let rest = match &finished.outcome {
+                _ if !self.raw || !first => None,
+                Outcome::Ok(reply) => reply.rest(),
+                other => reply::command_output(other).and_then(|output| output.stdout_rest.clone()),
+            };
             let (value, error) = match &finished.outcome {
                 Outcome::Ok(reply) => (first.then(|| reply.to_json()), None),
                 other => (None, other.error().map(|error| Box::new(ErrorLine::from(&error)))),
@@ -171,6 +217,7 @@ impl Ledger {
                 value,
                 error,
                 raw,
+                rest,
             });
         }
     }
@@ -191,40 +238,43 @@ impl Ledger {
             (self.tell)(&self.voice.task(&ended));
         }
     }
-
-    fn keep_output(&self, finished: &Finished<Call, Reply>) -> Result<(), SinkError> {
-        let Some(output) = reply::command_output(&finished.outcome) else { return Ok(()) };
-        if let Some(stderr) = self.stderr.as_ref().filter(|_| !output.stderr.is_empty()) {
-            stderr(&output.stderr);
-        }
-        if let Some(save) = &self.save {
-            save.save(finished.task.id, &output.stdout, &output.stderr)
-                .map_err(|error| SinkError::fatal(format!("--save-output, task #{}: {error}", finished.task.id)))?;
-        }
-        Ok(())
-    }
 }
 
 impl Sink<Call, Reply> for Ledger {
     fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<Call, Reply>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
-        let count = batch.len();
-        for finished in &*batch {
-            if let Err(error) = self.keep_output(finished) {
-                return std::future::ready(Err(error)).boxed();
-            }
-            self.tally.add(finished);
-            self.say(finished);
-        }
-        let mut lines = Vec::with_capacity(count);
-        batch.drain(..).for_each(|finished| self.lines(finished, &mut lines));
-        let (tell, written) = oneshot::channel();
-        self.journal.results(
-            lines,
-            Box::new(move |result| {
-                let _ = tell.send(result);
-            }),
-        );
         async move {
+            let count = batch.len();
+            let keep = &self.keep;
+            let mut kept = Vec::new();
+            for finished in &*batch {
+                let (seq, outcome) = (finished.task.id, &finished.outcome);
+                let slow = keep.is_slow(outcome).then(|| (keep.clone(), outcome.clone()));
+                kept.push((seq, if slow.is_none() { keep.keep(seq, outcome) } else { Ok(()) }, slow));
+            }
+            for (seq, mut done, slow) in kept {
+                if let Some((keep, outcome)) = slow {
+                    let ended = tokio::task::spawn_blocking(move || keep.keep(seq, &outcome)).await;
+                    done = ended.map_err(std::io::Error::other).flatten();
+                }
+                if let Err(error) = done {
+                    let why = format!("--save-output, task #{seq}: {error}");
+                    (self.unwritable)(why.clone());
+                    return Err(SinkError::fatal(why));
+                }
+            }
+            for finished in &*batch {
+                self.tally.add(finished);
+                self.say(finished);
+            }
+            let mut lines = Vec::with_capacity(count);
+            batch.drain(..).for_each(|finished| self.lines(finished, &mut lines));
+            let (tell, written) = oneshot::channel();
+            self.journal.results(
+                lines,
+                Box::new(move |result| {
+                    let _ = tell.send(result);
+                }),
+            );
             match written.await {
                 Ok(Ok(())) => {
                     room.release(count);

@@ -9,6 +9,7 @@
 //! | `project` | whose a file is, and how it is brought in line with the journal |
 //! | `render` | from a result line to what is shown of it |
 //! | `sink` | one destination, and the order of the input |
+//! | `spooled` | what result lines left beside the journal |
 //! | [`save`] | one file a task (`--save-output`) |
 
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub mod queue;
 mod render;
 pub mod save;
 mod sink;
+mod spooled;
 #[cfg(test)]
 mod tests;
 
@@ -36,14 +38,16 @@ use std::{
 
 pub(crate) use project::each_current;
 pub use queue::Feed;
+pub(crate) use spooled::forget_aside;
 
 use self::{
     project::{Content, Opened, open},
     queue::Item,
     render::Render,
     sink::{Order, Sink, Stored},
+    spooled::Places,
 };
-use crate::run::journal::{JobError, OpenJob};
+use crate::run::journal::{JobError, OpenJob, format::TakenOver};
 
 /// How far `-k` lets the input run ahead of the lowest unwritten place, unless `--order-window` says otherwise.
 pub const ORDER_WINDOW: u64 = 10_000;
@@ -146,9 +150,14 @@ pub struct Hooks {
     pub failed: Box<dyn FnOnce(&OutputError) + Send>,
     /// With `-k`: the lowest unwritten place has moved, so that more of the input may be taken in.
     pub advanced: Box<dyn Fn(u64) + Send>,
+    /// It has what was spooled, for good.
+    pub taken: TakenHook,
     /// Makes room on the terminal that stdout is, calls its argument, and draws again what was there.
     pub around: Option<Around>,
 }
+
+/// Is told what the output has of that which was spooled.
+pub type TakenHook = Box<dyn Fn(TakenOver) + Send>;
 
 /// Calls a function at a moment when it may write to the terminal.
 pub type Around = Box<dyn Fn(&mut dyn FnMut()) + Send>;
@@ -162,7 +171,7 @@ impl std::fmt::Debug for Hooks {
 impl Default for Hooks {
     /// Nothing is told.
     fn default() -> Self {
-        Self { failed: Box::new(|_| ()), advanced: Box::new(|_| ()), around: None }
+        Self { failed: Box::new(|_| ()), advanced: Box::new(|_| ()), taken: Box::new(|_| ()), around: None }
     }
 }
 
@@ -172,7 +181,7 @@ pub struct Output {
     feed: Feed,
     lowest: Arc<AtomicU64>,
     ended: Receiver<Result<u64, OutputError>>,
-    missing: u64,
+    missing: Arc<AtomicU64>,
     regular: bool,
 }
 
@@ -188,17 +197,30 @@ impl Output {
         let render = Render { emit: spec.emit, only: spec.only, fields: spec.fields.clone(), tag: spec.tag };
         let lowest = Arc::new(AtomicU64::new(spec.ordered_from.unwrap_or(0)));
         let mut sinks = Vec::new();
-        let (mut missing, mut regular) = (0, false);
+        let missing = Arc::new(AtomicU64::new(0));
+        let mut regular = false;
         if let Some(path) = &spec.file {
             let content = if spec.ordered_from.is_some() { Content::Nothing } else { Content::Journal };
             let opened = open(path, &render, content, job.as_deref_mut(), fresh)?;
-            (missing, regular) = (opened.missing, opened.regular);
+            regular = opened.regular;
+            missing.store(opened.missing, Ordering::Relaxed);
             sinks.push(sink(opened, render));
         } else {
             // Also when nothing is shown: with `-k` this is what moves the window on.
             let fail = |error: std::io::Error| JobError::io(Path::new("stdout"), "cannot open", &error);
             let file = File::from(std::io::stdout().as_fd().try_clone_to_owned().map_err(fail)?);
-            sinks.push(Sink { file, path: None, regular: false, render, order: None, out: Vec::new(), shown: 0, around: hooks.around });
+            sinks.push(Sink {
+                file,
+                path: None,
+                regular: false,
+                render,
+                order: None,
+                out: Vec::new(),
+                shown: 0,
+                around: hooks.around,
+                taken: None,
+                missing: Arc::default(),
+            });
         }
         if let Some(path) = &spec.failed_out {
             let render = Render { only: Some(Only::Failed), ..Render::default() };
@@ -207,10 +229,14 @@ impl Output {
         }
         if let (Some(_), Some(main)) = (spec.ordered_from, sinks.first_mut()) {
             let stored = match job {
-                Some(job) if job.resumed && regular => Some(stored(job)?),
+                Some(job) if job.resumed && regular => Some(stored(job, main)?),
                 _ => None,
             };
             main.order = Some(Order::new(lowest.clone(), stored));
+        }
+        if let Some(main) = sinks.first_mut() {
+            main.taken = Some(hooks.taken);
+            main.missing = missing.clone();
         }
         let feed = Feed::default();
         let (tell, ended) = sync_channel(1);
@@ -243,9 +269,9 @@ impl Output {
         self.lowest.load(Ordering::Acquire)
     }
 
-    /// Results of earlier sittings that could not be written anew, since the journal does not have the bytes that `--emit raw` shows.
-    pub fn missing(&self) -> u64 {
-        self.missing
+    /// Counts results of earlier sittings that could not be written anew, since the journal does not have the bytes that `--emit raw` shows.
+    pub fn missing(&self) -> Arc<AtomicU64> {
+        self.missing.clone()
     }
 
     /// Whether the main destination is a file on disk.
@@ -284,13 +310,16 @@ fn sink(opened: Opened, render: Render) -> Sink {
         out: Vec::new(),
         shown: 0,
         around: None,
+        taken: None,
+        missing: Arc::default(),
     }
 }
 
-fn stored(job: &OpenJob) -> Result<Stored, JobError> {
+fn stored(job: &OpenJob, main: &Sink) -> Result<Stored, JobError> {
     let path = job.journal.path().to_owned();
     let file = File::open(&path).map_err(|error| JobError::io(&path, "cannot open", &error))?;
-    Ok(Stored { file, path, len: job.journal.len(), index: job.index.clone(), emitted: HashSet::new() })
+    let places = Arc::new(Places::of(job, main.path.as_deref().unwrap_or(Path::new("")), main.render.tag));
+    Ok(Stored { file, path, len: job.journal.len(), index: job.index.clone(), emitted: HashSet::new(), places })
 }
 
 struct Thread {

@@ -121,7 +121,7 @@ impl Pipe {
     ) -> Result<Self, TaskError> {
         let mut argv = argv.into_iter();
         let program = argv.next().ok_or_else(|| TaskError::invalid("--pipe needs a program to run"))?;
-        let command = Command { program, args: argv.collect(), env, cwd, stdin: Stdin::Open, memory: limits.memory };
+        let command = Command { program, args: argv.collect(), env, cwd, stdin: Stdin::Open, memory: limits.memory, spill: None };
         Ok(Self { command, limits, children, slots: RwLock::new(Vec::new()) })
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use longshore_core::{
     Outcome, TaskError,
-    lane::child::{Exit, Output},
+    lane::child::{Exit, Output, Rest},
 };
 use serde::Serialize;
 
@@ -85,7 +85,16 @@ impl Reply {
         }
     }
 
-    /// The bytes of raw output.
+    /// The raw output behind those bytes, if there is more.
+    pub fn rest(&self) -> Option<Arc<Rest>> {
+        match self {
+            Reply::Command(output) => output.stdout_rest.clone(),
+            Reply::Http(reply) => reply.rest.clone(),
+            Reply::Null | Reply::Pipe(_) => None,
+        }
+    }
+
+    /// The bytes of raw output, as far as they are kept in memory.
     pub fn raw(&self) -> Box<[u8]> {
         match self {
             Reply::Null => Box::default(),
@@ -97,6 +106,33 @@ impl Reply {
                 line.into()
             }
         }
+    }
+}
+
+/// What is not kept of an attempt's output: in the journal and in JSON it is missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// Attempts of which anything is.
+    pub tasks: u64,
+    /// Bytes, as far as they were read.
+    pub bytes: u64,
+    /// Those of them that nobody else got.
+    pub thrown: u64,
+}
+
+impl Cut {
+    /// That of an attempt that ended so.
+    pub fn of(outcome: &Outcome<Reply>) -> Self {
+        let (cut, bytes, thrown) = match (outcome, command_output(outcome)) {
+            (_, Some(output)) => {
+                let streams = [(output.stdout_cut, &output.stdout_rest), (output.stderr_cut, &output.stderr_rest)];
+                let bytes = streams.iter().map(|(cut, _)| cut).sum();
+                (bytes > 0, bytes, streams.iter().filter(|(_, rest)| rest.is_none()).map(|(cut, _)| cut).sum())
+            }
+            (Outcome::Ok(Reply::Http(reply)), _) => (reply.cut, reply.rest.as_ref().map_or(0, |rest| rest.len()), 0),
+            _ => (false, 0, 0),
+        };
+        Self { tasks: cut.into(), bytes, thrown }
     }
 }
 

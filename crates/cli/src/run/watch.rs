@@ -276,6 +276,7 @@ impl Watch<'_> {
             total,
             ok: count(Word::Ok),
             failed,
+            cut: self.tally.cut().tasks,
             retrying: snapshot.retrying as u64,
             active: snapshot.active as u64,
             rate_per_s: self.meter.per_second(),

@@ -26,12 +26,13 @@ use crate::run::{
     batch::{Batching, Weight},
     command::{CommandPlan, told},
     heard::Heard,
-    http::{HttpClient, HttpOptions, HttpPlan, HttpWords},
+    http::{HttpClient, HttpOptions, HttpPlan, HttpWords, SPOOL},
     intake::Call,
     overdue::Overdue,
     pipe::{self, Pipe},
     record::{Range, Record},
     reply::Reply,
+    spool::Spool,
     task::TaskPlan,
     template::{Expr, Shape, Vars},
 };
@@ -210,6 +211,8 @@ pub struct Lanebuilder {
     pub batching: Option<Arc<Batching>>,
     /// The signals that ask the run to stop: they may reach its children, too.
     pub heard: Arc<Heard>,
+    /// Where output goes that is too long for the journal, if anybody wants it.
+    pub spool: Option<Arc<Spool>>,
 }
 
 impl Lanebuilder {
@@ -222,7 +225,7 @@ impl Lanebuilder {
         let clock = Clock::SYSTEM;
         let runtime = tokio::runtime::Handle::current();
         let outbox = self.outbox;
-        let (overdue, heard) = (self.overdue, self.heard);
+        let (overdue, heard, spool) = (self.overdue, self.heard, self.spool);
         let mut end: Box<dyn FnOnce() + Send> = Box::new(|| ());
         let mut put = |kind: LaneKind, lane: Arc<dyn Lane<Call, Reply>>| lanes[kind as usize] = Some(lane);
         match what {
@@ -237,12 +240,13 @@ impl Lanebuilder {
                 let client = HttpClient::new(plan.options())?;
                 let plan = plan.clone();
                 let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, call: Call| {
-                    let (plan, client, overdue) = (plan.clone(), client.clone(), overdue.clone());
+                    let (plan, client, overdue, spool) = (plan.clone(), client.clone(), overdue.clone(), spool.clone());
                     Box::pin(async move {
-                        let request = match plan.request(&call[0].record, &vars(&context)) {
+                        let mut request = match plan.request(&call[0].record, &vars(&context)) {
                             Ok(request) => request,
                             Err(error) => return Outcome::Failed(error),
                         };
+                        request.spill = spool.as_ref().map(|spool| spool.of(context.id, context.attempt));
                         // A request needs no time to end well: it is dropped when nobody wants it any more.
                         tokio::select! {
                             biased;
@@ -250,6 +254,10 @@ impl Lanebuilder {
                             limit = passed(overdue.as_deref()) => Outcome::TimedOut { limit },
                             reply = client.send(request) => match reply {
                                 Ok(reply) => Outcome::Ok(Reply::Http(Arc::new(reply))),
+                                Err(error) if error.kind() == SPOOL => {
+                                    spool.iter().for_each(|spool| spool.fail(error.message()));
+                                    Outcome::Cancelled
+                                }
                                 Err(error) => Outcome::Failed(error),
                             }
                         }
@@ -275,15 +283,20 @@ impl Lanebuilder {
             What::Command(plan) => {
                 let (kill_after, max_output) = (plan.kill_after, plan.max_output);
                 let (job, plan, batching) = (self.job, plan.clone(), self.batching);
+                let spooled = spool.clone();
                 let handler = ProcessHandler {
                     command: Arc::new(move |context: &Context, call: &Call| {
                         let records: Vec<&Record> = call.iter().map(|item| &item.record).collect();
                         let mut command = plan.command(&records, &vars(context))?;
                         command.env.extend(told(&job, call, context));
+                        command.spill = spooled.as_ref().map(|spool| spool.of(context.id, context.attempt));
                         Ok(command)
                     }),
                     answer: Arc::new(move |context: &Context, call: Call, output| {
                         let wall = output.wall;
+                        if let (Some(why), Some(spool)) = (&output.unspilled, &spool) {
+                            spool.fail(why);
+                        }
                         let outcome = match exit_outcome(output, context.timeout) {
                             Outcome::Ok(output) => Outcome::Ok(Reply::Command(Arc::new(output))),
                             other => late(overdue.as_deref(), context).unwrap_or_else(|| heard.judge(other.map(|_| Reply::Null))),

@@ -3,6 +3,7 @@
 //! Layout:
 //! - [`run`]: one command from start to end, on the calling thread.
 //! - [`Children`]: the groups that live, for stopping all of them and for the list of what runs.
+//! - [`Spill`], [`Rest`]: what is not kept of a stream in memory, in a file.
 //! - [`Child`]: one child that its owner talks to, for lanes whose children serve many tasks.
 //!
 //! What holds:
@@ -12,6 +13,7 @@
 //! - stdout and stderr are read to their end whatever the limit, so that no child waits for a reader.
 
 mod children;
+mod spill;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,7 @@ mod tests;
 pub use crate::lane::Stop;
 pub use children::{Child, Children, End, Running};
 pub use longshore_sys::{Exit, Usage, child::Status};
+pub use spill::{Rest, Spill};
 
 use std::{
     cell::RefCell,
@@ -54,6 +57,8 @@ pub struct Command {
     pub stdin: Stdin,
     /// The most address space that it may have, in bytes, and each of its own children (Linux; elsewhere it has no effect). Set as soon as it runs.
     pub memory: Option<u64>,
+    /// Where that goes which is not kept of its output; thrown away if `None`.
+    pub spill: Option<Spill>,
 }
 
 /// What a command can read from its standard input.
@@ -99,7 +104,7 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     /// The time between SIGTERM and SIGKILL, after a timeout and after [`Stop::Soft`]; nothing means SIGKILL at once.
     pub kill_after: Duration,
-    /// How many bytes of each of its streams are kept; what comes after them is read and counted.
+    /// How many bytes of each of its streams are kept; what comes after them is read and counted, and goes to the command's [`Spill`] if it has one.
     pub max_output: usize,
 }
 
@@ -129,6 +134,12 @@ pub struct Output {
     pub stdout_cut: u64,
     /// How many more bytes of standard error there were.
     pub stderr_cut: u64,
+    /// The file with those bytes of standard output, where the command's [`Spill`] wants them.
+    pub stdout_rest: Option<Arc<Rest>>,
+    /// The file with those bytes of standard error, where the command's [`Spill`] wants them.
+    pub stderr_rest: Option<Arc<Rest>>,
+    /// Why such a file could not be written. The command was killed then, and what it said is not whole.
+    pub unspilled: Option<String>,
     /// What it and those of its children that it waited for used.
     pub usage: Usage,
     /// From its start to its end.
@@ -154,8 +165,9 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
     };
     let mut child = children.start(slot, command)?;
     let mut input = Feed::new(child.stdin.take(), &command.stdin, stream);
-    let mut stdout = Capture::new(child.stdout.take(), limits.max_output);
-    let mut stderr = Capture::new(child.stderr.take(), limits.max_output);
+    let spill = command.spill.as_ref();
+    let mut stdout = Capture::new(child.stdout.take(), limits.max_output, spill.filter(|spill| spill.stdout), "out");
+    let mut stderr = Capture::new(child.stderr.take(), limits.max_output, spill.filter(|spill| spill.stderr), "err");
 
     let mut timed_out = false;
     let mut stop_seen = false;
@@ -165,11 +177,16 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
     let mut ended: Option<Instant> = None;
     let mut drained_at: Option<Instant> = None;
     let mut unread: Option<std::io::Error> = None;
+    let mut unspilled = None;
     while ended.is_none() || stdout.is_open() || stderr.is_open() {
         if let Some(error) = input.failed.take() {
             child.kill();
             input.close();
             unread = Some(error);
+        }
+        if let Some(error) = stdout.failed.take().or(stderr.failed.take()) {
+            child.kill();
+            unspilled.get_or_insert(error);
         }
         let next = [timeout_at, kill_at, drained_at].into_iter().flatten().min();
         let [exited, out, err, space, stop] = ready(
@@ -225,6 +242,8 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
     if let Some(error) = unread {
         return Err(TaskError::new("stdin", format!("its input could not be read to the end: {error}")));
     }
+    let (stdout_rest, stderr_rest) = (stdout.finish(), stderr.finish());
+    let unspilled = unspilled.or(stdout.failed.take()).or(stderr.failed.take());
     Ok(Output {
         exit: end.status.exit,
         core_dumped: end.status.core_dumped,
@@ -234,6 +253,9 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
         stderr: stderr.bytes,
         stdout_cut: stdout.cut,
         stderr_cut: stderr.cut,
+        stdout_rest,
+        stderr_rest,
+        unspilled,
         usage: end.usage,
         wall,
     })
@@ -259,16 +281,21 @@ pub fn read_some(mut pipe: impl Read, take: impl FnOnce(&[u8])) -> bool {
 }
 
 /// One stream of a child, kept up to a limit.
-struct Capture<P> {
+struct Capture<'a, P> {
     pipe: Option<P>,
     bytes: Vec<u8>,
     cut: u64,
     limit: usize,
+    /// Where the rest goes, by which extension, and as far as it was written.
+    spill: Option<&'a Spill>,
+    extension: &'static str,
+    rest: Option<Rest>,
+    failed: Option<String>,
 }
 
-impl<P: Read + AsFd> Capture<P> {
-    fn new(pipe: Option<P>, limit: usize) -> Self {
-        Self { pipe, bytes: Vec::new(), cut: 0, limit }
+impl<'a, P: Read + AsFd> Capture<'a, P> {
+    fn new(pipe: Option<P>, limit: usize, spill: Option<&'a Spill>, extension: &'static str) -> Self {
+        Self { pipe, bytes: Vec::new(), cut: 0, limit, spill, extension, rest: None, failed: None }
     }
 
     fn is_open(&self) -> bool {
@@ -281,15 +308,47 @@ impl<P: Read + AsFd> Capture<P> {
 
     fn read(&mut self, child: &Child) {
         let Some(pipe) = &mut self.pipe else { return };
+        let mut failed = None;
         let open = read_some(pipe, |read| {
             let kept = read.len().min(self.limit - self.bytes.len());
             self.bytes.extend_from_slice(&read[..kept]);
             self.cut += (read.len() - kept) as u64;
             child.note(read);
+            if let Some(spill) = self.spill.filter(|_| kept < read.len()) {
+                let rest = match self.rest.take() {
+                    None => spill.open(self.extension),
+                    Some(rest) => Ok(rest),
+                };
+                let written = rest.and_then(|rest| {
+                    let rest = self.rest.insert(rest);
+                    rest.write(&read[kept..])
+                });
+                failed = written.err();
+            }
         });
+        if let Some(error) = failed {
+            self.fail(&error);
+        }
         if !open {
             self.pipe = None;
         }
+    }
+
+    /// The rest, whole and closed.
+    fn finish(&mut self) -> Option<Arc<Rest>> {
+        if let Some(Err(error)) = self.rest.as_mut().map(Rest::finish) {
+            self.fail(&error);
+        }
+        self.rest.take().map(Arc::new)
+    }
+
+    /// Gives the rest up, and with it the room that it took.
+    fn fail(&mut self, error: &std::io::Error) {
+        if let Some(spill) = self.spill.take() {
+            let path = spill.dir.join(format!("{}.{}", spill.name, self.extension));
+            self.failed = Some(format!("{}: {error}", path.display()));
+        }
+        self.rest = None;
     }
 }
 

@@ -10,7 +10,10 @@ use std::{
 };
 
 use longshore_brokers::mask;
-use longshore_core::{Again, TaskError};
+use longshore_core::{
+    Again, TaskError,
+    lane::child::{Rest, Spill},
+};
 use longshore_sys::files::{cause, output_in_directory};
 use reqwest::{
     Method, Response, Url,
@@ -82,12 +85,17 @@ pub struct Request {
     pub save: Option<PathBuf>,
     /// How long the complete answer may take, where that is not what the client's options say.
     pub timeout: Option<Duration>,
+    /// Where that goes which is not kept of a successful answer's body; it is not read if `None`.
+    pub spill: Option<Spill>,
 }
+
+/// The kind of the error when that could not be written.
+pub const SPOOL: &str = "spool";
 
 impl Request {
     /// A request without headers and body.
     pub fn new(method: Method, url: impl Into<String>) -> Self {
-        Self { method, url: url.into(), headers: Vec::new(), body: None, save: None, timeout: None }
+        Self { method, url: url.into(), headers: Vec::new(), body: None, save: None, timeout: None, spill: None }
     }
 }
 
@@ -199,25 +207,61 @@ impl HttpClient {
         }
         match request.save {
             Some(path) => self.save(response, path, &target).await,
-            None => self.keep(response, &target).await,
+            None => self.keep(response, request.spill, &target).await,
         }
     }
 
-    /// Reads the body into memory, up to the limit.
-    async fn keep(&self, mut response: Response, target: &str) -> Result<HttpReply, TaskError> {
+    /// Reads the body into memory, up to the limit; what comes behind it goes to a file, if it is wanted.
+    async fn keep(&self, mut response: Response, spill: Option<Spill>, target: &str) -> Result<HttpReply, TaskError> {
         let status = response.status().as_u16();
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         // Content-Length is a claim: it sizes the buffer, but only up to a modest amount.
         let claimed = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
         let mut body = Vec::with_capacity(claimed.min(self.options.max_body).min(1 << 20));
-        let cut = read_up_to(&mut response, &mut body, self.options.max_body).await.map_err(|error| self.classify(&error, target))?;
-        let bytes = body.len() as u64;
-        Ok(HttpReply { status, bytes, cut, body: ReplyBody::of(content_type.as_deref(), body, cut) })
+        let more = read_up_to(&mut response, &mut body, self.options.max_body).await.map_err(|error| self.classify(&error, target))?;
+        let cut = more.is_some();
+        let rest = match (more, spill) {
+            (Some(more), Some(spill)) => {
+                // What is kept ends with a whole character, so that all bytes are in one of the two.
+                let mut first = body.split_off(whole_characters(&body));
+                first.extend(more);
+                Some(self.spill(response, spill, first, target).await?)
+            }
+            _ => None,
+        };
+        let bytes = body.len() as u64 + rest.as_ref().map_or(0, |rest| rest.len());
+        Ok(HttpReply { status, bytes, cut, body: ReplyBody::of(content_type.as_deref(), body, cut), rest })
+    }
+
+    /// Writes the rest of a body to a file, as it arrives.
+    async fn spill(&self, mut response: Response, spill: Spill, first: Vec<u8>, target: &str) -> Result<Arc<Rest>, TaskError> {
+        let (mut batch, mut file, mut open) = (first, None, true);
+        while open {
+            match response.chunk().await.map_err(|error| self.classify(&error, target))? {
+                Some(chunk) => batch.extend_from_slice(&chunk),
+                None => open = false,
+            }
+            if batch.len() >= BATCH || !open {
+                let (spill, begun) = (spill.clone(), file.take());
+                let done = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
+                    let mut rest: Rest = begun.map_or_else(|| spill.open("out"), Ok)?;
+                    rest.write(&batch)?;
+                    if !open {
+                        rest.finish()?;
+                    }
+                    batch.clear();
+                    Ok((rest, batch))
+                });
+                let (rest, emptied) =
+                    done.await.map_err(std::io::Error::other).flatten().map_err(|error| TaskError::new(SPOOL, error.to_string()))?;
+                (file, batch) = (Some(rest), emptied);
+            }
+        }
+        file.map(Arc::new).ok_or_else(|| TaskError::new(SPOOL, "nothing was written"))
     }
 
     /// Writes the body to a file as it arrives. Written beside its name and renamed, so that a file of that name is always a whole body.
     async fn save(&self, mut response: Response, path: PathBuf, target: &str) -> Result<HttpReply, TaskError> {
-        const BATCH: usize = 256 << 10;
         let status = response.status().as_u16();
         let part = PathBuf::from({
             let mut name = path.clone().into_os_string();
@@ -248,7 +292,7 @@ impl HttpClient {
         }
         drop(file);
         fs::rename(&part, &path).map_err(|error| failed(&path, &error))?;
-        Ok(HttpReply { status, bytes, cut: false, body: ReplyBody::Saved(path) })
+        Ok(HttpReply { status, bytes, cut: false, body: ReplyBody::Saved(path), rest: None })
     }
 
     /// The error for an answer that is not wanted, with the end of its body.
@@ -308,6 +352,9 @@ impl HttpClient {
         }
     }
 }
+
+/// What is written to a file at once.
+const BATCH: usize = 256 << 10;
 
 fn builder(options: &HttpOptions) -> Result<reqwest::ClientBuilder, String> {
     let mut builder = reqwest::Client::builder()
@@ -385,16 +432,24 @@ fn authority(url: &Url) -> String {
     }
 }
 
-/// Appends the body to `out` until it ends or `limit` bytes are there; whether something was left.
-async fn read_up_to(response: &mut Response, out: &mut Vec<u8>, limit: usize) -> reqwest::Result<bool> {
+/// Appends the body to `out` until it ends or `limit` bytes are there; what was read beyond those, if there is more.
+async fn read_up_to(response: &mut Response, out: &mut Vec<u8>, limit: usize) -> reqwest::Result<Option<Vec<u8>>> {
     while let Some(chunk) = response.chunk().await? {
         let room = limit - out.len();
         out.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if chunk.len() > room {
-            return Ok(true);
+            return Ok(Some(chunk[room..].to_vec()));
         }
     }
-    Ok(false)
+    Ok(None)
+}
+
+/// How much of a text that was cut is whole characters; all of what is no text.
+fn whole_characters(bytes: &[u8]) -> usize {
+    match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        _ => bytes.len(),
+    }
 }
 
 /// The causes of an error, outermost first, without the layer of reqwest (it repeats the URL, which may hold a secret) and without repetitions.

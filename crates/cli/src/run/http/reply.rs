@@ -1,18 +1,22 @@
 //! What is kept of an answer, and the JSON value that it becomes.
 
-use std::{io::Write, path::PathBuf};
+use std::{io::Write, path::PathBuf, sync::Arc};
+
+use longshore_core::lane::child::Rest;
 
 /// An answer whose status counts as success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpReply {
     /// The status.
     pub status: u16,
-    /// Bytes of the body that were received, after decompression.
+    /// Bytes of the body that were received, after decompression; those of `rest`, too.
     pub bytes: u64,
-    /// Whether the body was longer than the limit; what came after it was not read.
+    /// Whether the body was longer than the limit; what came after it is in `rest`, or was not read.
     pub cut: bool,
     /// The body.
     pub body: ReplyBody,
+    /// What came behind the limit, if it was wanted.
+    pub rest: Option<Arc<Rest>>,
 }
 
 /// The body of an answer.
@@ -153,7 +157,8 @@ mod tests {
     use super::*;
 
     fn json_of(content_type: Option<&str>, body: &[u8], cut: bool) -> String {
-        let reply = HttpReply { status: 200, bytes: body.len() as u64, cut, body: ReplyBody::of(content_type, body.to_vec(), cut) };
+        let reply =
+            HttpReply { status: 200, bytes: body.len() as u64, cut, body: ReplyBody::of(content_type, body.to_vec(), cut), rest: None };
         let mut out = Vec::new();
         reply.to_json(&mut out);
         let text = String::from_utf8(out).unwrap();
@@ -203,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_saved_body_is_named() {
-        let reply = HttpReply { status: 200, bytes: 9, cut: false, body: ReplyBody::Saved("out/1.bin".into()) };
+        let reply = HttpReply { status: 200, bytes: 9, cut: false, body: ReplyBody::Saved("out/1.bin".into()), rest: None };
         let mut out = Vec::new();
         reply.to_json(&mut out);
         assert_eq!(String::from_utf8(out).unwrap(), r#"{"status":200,"bytes":9,"file":"out/1.bin"}"#);

@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Redirect},
     routing::{any, get},
 };
-use longshore_core::{Again, TaskError};
+use longshore_core::{Again, TaskError, lane::child::Spill};
 use reqwest::Method;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
@@ -86,6 +86,26 @@ async fn a_big_body_is_cut_and_marked() {
         let reply = get_path(HttpOptions { max_body, ..options() }, "/big").await.unwrap();
         assert_eq!((reply.bytes, reply.cut, reply.raw().len()), (bytes as u64, cut, bytes), "limit {max_body}");
     }
+}
+
+#[tokio::test]
+async fn what_is_not_kept_of_a_big_body_goes_to_a_file_where_it_is_wanted() {
+    let addr = server().await;
+    let dir = tempfile::tempdir().unwrap();
+    let spill = Spill { dir: dir.path().into(), name: "1-1".to_owned(), stdout: true, stderr: false, sync: false };
+    for max_body in [1, 1000, BIG - 1, BIG] {
+        let client = HttpClient::new(&HttpOptions { max_body, ..options() }).unwrap();
+        let request = Request { spill: Some(spill.clone()), ..Request::new(Method::GET, format!("http://{addr}/big")) };
+        let reply = client.send(request).await.unwrap();
+        let rest = reply.rest.as_ref().map(|rest| std::fs::read(rest.path()).unwrap()).unwrap_or_default();
+        assert_eq!((reply.bytes, reply.cut, reply.raw().len(), rest.len()), (BIG as u64, max_body < BIG, max_body, BIG - max_body));
+        assert!(reply.raw().iter().chain(&rest).all(|byte| *byte == reply.raw()[0]), "limit {max_body}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
+    let spill = Spill { dir: dir.path().join("no/such").into(), ..spill };
+    let client = HttpClient::new(&HttpOptions { max_body: 10, ..options() }).unwrap();
+    let request = Request { spill: Some(spill), ..Request::new(Method::GET, format!("http://{addr}/big")) };
+    assert_eq!(client.send(request).await.unwrap_err().kind(), SPOOL);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A journal on disk: created, opened again with its torn tail cut, read.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     error::{JobError, JournalError, cause, free_bytes},
-    format::{End, Header, Line, OutputFile, ReadUpTo, Sitting, header_line, millis_between, parse, time_text},
+    format::{End, Header, Line, OutputFile, ReadUpTo, Sitting, TakenOver, header_line, millis_between, parse, time_text},
     index::Index,
 };
 
@@ -48,6 +49,10 @@ pub struct Contents {
     pub end: Option<End>,
     /// How far the input was read by the sitting that came furthest.
     pub read: ReadUpTo,
+    /// Files in which a result line left a part of its bytes: the task's key and occurrence, and where the line begins.
+    pub spooled: HashMap<String, (u128, u32, u64)>,
+    /// What of that the output has, by the names of the files.
+    pub taken: HashMap<String, TakenOver>,
     /// Length of all whole lines.
     pub len: u64,
     /// The time that all sittings took together, in milliseconds; the last one counts to the journal's last change if it did not end in order.
@@ -127,10 +132,11 @@ impl JournalFile {
         self.staged.extend_from_slice(&line_of(line));
     }
 
-    /// Appends a line and syncs it, now.
-    pub(crate) fn append(&mut self, line: &OutputFile) -> Result<(), JournalError> {
+    /// Appends these lines and syncs them, now.
+    pub(crate) fn append(&mut self, output: &OutputFile, taken: &[TakenOver]) -> Result<(), JournalError> {
         let mut bytes = std::mem::take(&mut self.staged);
-        bytes.extend_from_slice(&line_of(line));
+        bytes.extend_from_slice(&line_of(output));
+        taken.iter().for_each(|line| bytes.extend_from_slice(&line_of(line)));
         let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             let mut failed = failed(&self.path, &error);
@@ -168,6 +174,8 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
                 outputs: Vec::new(),
                 end: None,
                 read: ReadUpTo::default(),
+                spooled: HashMap::new(),
+                taken: HashMap::new(),
                 len: line.len() as u64,
                 spent_ms: 0,
             });
@@ -181,7 +189,15 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
             Line::Result(head) if *head.job != *this.header.job => {
                 return Err(broken(number, format!("it belongs to job {}", head.job)));
             }
-            Line::Result(head) => this.index.result(&head, at),
+            Line::Result(head) => {
+                if let Some(spool) = &head.spool {
+                    this.spooled.insert(spool.file.clone(), (head.key, head.nth, at));
+                }
+                this.index.result(&head, at);
+            }
+            Line::Taken(taken) => {
+                this.taken.insert(taken.taken.clone(), taken);
+            }
             Line::Output(output) => this.outputs.push(output),
             Line::Read(read) => {
                 this.read.advance(read);

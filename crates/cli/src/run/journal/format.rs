@@ -10,11 +10,15 @@
 //! | `read` | how many records of the input have been read; `ended` says that there were no more |
 //! | `start` | an attempt is about to start |
 //! | `job` | a result line, byte for byte as the output shows it |
+//! | `taken` | the output has what a result line left in a file beside the journal, and that file goes |
 //! | `end` | a sitting ended in order; `complete` says that nothing is left |
 
-use std::{ops::Range, time::SystemTime};
+#[cfg(test)]
+mod tests;
 
-use longshore_core::Word;
+use std::{ops::Range, sync::Arc, time::SystemTime};
+
+use longshore_core::{Word, lane::child::Rest};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -104,6 +108,48 @@ impl ReadUpTo {
     }
 }
 
+/// Where the rest of a task's raw bytes is: a file in the folder beside the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spooled {
+    /// The file's name.
+    pub file: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl Spooled {
+    /// Whether it names a file of ours, and nothing outside of the folder.
+    pub fn is_sound(&self) -> bool {
+        self.file.ends_with(".out") && self.file.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
+    }
+}
+
+/// A line that says that the output has what was spooled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOver {
+    /// The name of the file.
+    pub taken: String,
+    /// Where it stands in the output, if that is a file on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<OutputPlace>,
+}
+
+/// A part of an output file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputPlace {
+    /// The device it is on.
+    pub dev: u64,
+    /// Its inode there.
+    pub ino: u64,
+    /// Where the part begins.
+    pub from: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// Tags stand before its lines.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tag: bool,
+}
+
 /// A line that ends a sitting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
@@ -171,6 +217,8 @@ pub struct ResultLine {
     pub error: Option<Box<ErrorLine>>,
     /// Bytes that `--emit raw` shows. Give them only then: they are written to the journal, so that the output can be made again from it.
     pub raw: Option<Box<[u8]>>,
+    /// The raw bytes behind those.
+    pub rest: Option<Arc<Rest>>,
 }
 
 /// A call that several records had together: their lines differ in the record alone, and what the call wrote stands in the first.
@@ -250,6 +298,8 @@ pub struct Piece {
     pub outcome: Word,
     /// Bytes for `--emit raw`.
     pub raw: Option<Box<[u8]>>,
+    /// The bytes behind those.
+    pub rest: Option<Arc<Rest>>,
 }
 
 /// Writes lines into a buffer. Keeps what is the same from line to line.
@@ -329,8 +379,16 @@ impl Encoder {
                 push_latin1(out, raw);
             }
         }
+        let rest = line.rest.take();
+        if let Some(rest) = &rest {
+            out.extend_from_slice(b",\"spool\":{\"file\":");
+            push_string(out, &rest.name());
+            out.extend_from_slice(b",\"bytes\":");
+            push_u64(out, rest.len());
+            out.push(b'}');
+        }
         out.extend_from_slice(b"}\n");
-        Piece { line: from..out.len(), task, seq: line.seq, outcome: line.outcome, raw }
+        Piece { line: from..out.len(), task, seq: line.seq, outcome: line.outcome, raw, rest }
     }
 }
 
@@ -374,6 +432,8 @@ pub enum Line<'a> {
     Output(OutputFile),
     /// How far the input was read.
     Read(ReadUpTo),
+    /// The output has what was spooled.
+    Taken(TakenOver),
     /// An attempt that was about to start.
     Start(Start),
     /// A finished task.
@@ -401,6 +461,9 @@ pub struct Head<'a> {
     pub outcome: Word,
     /// Attempts so far.
     pub attempts: u32,
+    /// Where the rest of its raw bytes was put.
+    #[serde(default)]
+    pub spool: Option<Spooled>,
 }
 
 #[derive(Deserialize)]
@@ -465,6 +528,7 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, String> {
         "job" => serde_json::from_str(text).map(Line::Result),
         "longshore" => return header_of(text).map(|header| Line::Header(Box::new(header))),
         "read" => serde_json::from_str(text).map(Line::Read),
+        "taken" => serde_json::from_str(text).map(Line::Taken),
         "sitting" => serde_json::from_str(text).map(Line::Sitting),
         "output" => serde_json::from_str(text).map(Line::Output),
         "end" => serde_json::from_str(text).map(Line::End),
@@ -485,95 +549,5 @@ pub fn raw_of(line: &[u8]) -> Option<Vec<u8>> {
         (Some(text), _) => Some(text.into_bytes()),
         (None, Some(text)) => text.chars().map(|each| u8::try_from(u32::from(each)).ok()).collect(),
         (None, None) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::{Duration, UNIX_EPOCH};
-
-    fn line() -> ResultLine {
-        ResultLine {
-            seq: 12,
-            key: 0x9c1e,
-            nth: 0,
-            task: "{\"id\":\"42\"}".into(),
-            outcome: Word::Ok,
-            attempts: 2,
-            wait_ms: 31,
-            run_ms: 412,
-            started: Some(UNIX_EPOCH + Duration::from_millis(1_795_262_467_412)),
-            slot: Some(7),
-            shared: None,
-            value: Some("{\"status\":200}".into()),
-            error: None,
-            raw: None,
-        }
-    }
-
-    fn encode(mut line: ResultLine) -> String {
-        let mut out = Vec::new();
-        let piece = Encoder::new("7f3a").result(&mut out, &mut line);
-        assert_eq!(piece.line, 0..out.len());
-        let text = String::from_utf8(out).unwrap();
-        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
-        text
-    }
-
-    #[test]
-    fn a_result_line_has_its_members_in_the_documented_order() {
-        assert_eq!(
-            encode(line()),
-            "{\"job\":\"7f3a\",\"seq\":12,\"key\":\"00000000000000000000000000009c1e\",\"task\":{\"id\":\"42\"},\"outcome\":\"ok\",\"attempts\":2,\
-             \"wait_ms\":31,\"run_ms\":412,\"started\":\"2026-11-21T12:01:07.412Z\",\"slot\":7,\"value\":{\"status\":200}}\n"
-        );
-    }
-
-    #[test]
-    fn an_error_is_written_with_what_it_has() {
-        let error = ErrorLine { kind: "status".into(), code: Some(-503), message: "a \"b\"\n".into(), tail: Some("\u{1}é".into()) };
-        let text = encode(ResultLine { nth: 3, outcome: Word::Failed, value: None, error: Some(Box::new(error)), ..line() });
-        assert!(text.contains(",\"n\":3,"), "{text}");
-        assert!(text.ends_with(",\"error\":{\"kind\":\"status\",\"code\":-503,\"message\":\"a \\\"b\\\"\\n\",\"tail\":\"\\u0001é\"}}\n"));
-    }
-
-    #[test]
-    fn line_breaks_inside_a_json_value_do_not_break_the_line() {
-        let text = encode(ResultLine { value: Some("{\n \"a\":\r\n1}".into()), ..line() });
-        assert_eq!(text.matches('\n').count(), 1);
-        assert!(!text.contains('\r'));
-    }
-
-    #[test]
-    fn raw_bytes_come_back_as_they_were() {
-        for bytes in [&b"plain \"text\"\n"[..], &[0, 255, 10, 34, 92, 128, 65], b""] {
-            let text = encode(ResultLine { raw: Some(bytes.into()), ..line() });
-            assert_eq!(raw_of(text.as_bytes()).as_deref(), Some(bytes));
-        }
-        assert_eq!(raw_of(encode(line()).as_bytes()), None);
-    }
-
-    #[test]
-    fn every_line_reads_back() {
-        let start = Start { seq: 5, key: u128::MAX, nth: 2, attempt: 3 };
-        let mut out = Vec::new();
-        Encoder::new("ab").start(&mut out, &start);
-        assert_eq!(String::from_utf8_lossy(&out), format!("{{\"start\":5,\"key\":\"{}\",\"n\":2,\"attempt\":3}}\n", "f".repeat(32)));
-        assert!(matches!(parse(&out), Ok(Line::Start(read)) if read == start));
-        let text = encode(line());
-        let Ok(Line::Result(head)) = parse(text.as_bytes()) else { panic!("{text}") };
-        assert_eq!((head.seq, head.key, head.nth, head.outcome, head.attempts, &*head.job), (12, 0x9c1e, 0, Word::Ok, 2, "7f3a"));
-        for bad in ["", "{}", "[1]", "{\"start\":1}", "{\"job\":\"a\"}", "{\"start\":1,\"key\":\"12\",\"attempt\":1}", "{\"other\":1}"] {
-            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_input_makes_the_reader_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80)) {
-            let _ = parse(&bytes);
-            let _ = raw_of(&bytes);
-        }
     }
 }

@@ -192,7 +192,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn head(key: u128, nth: u32, outcome: Word, attempts: u32) -> Head<'static> {
-        Head { job: "a".into(), seq: 0, key, nth, outcome, attempts }
+        Head { job: "a".into(), seq: 0, key, nth, outcome, attempts, spool: None }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The state directory: where jobs are begun, found, listed and pruned.
 //!
-//! A job is `<id>.jsonl`, its journal, and `<id>.lock`; and `<id>.args` where its command line has secrets in it, which no journal has. Names live in headers only, so that no name ever becomes part of a path. `.lock`
+//! A job is `<id>.jsonl`, its journal, and `<id>.lock`; `<id>.args` where its command line has secrets in it, which no journal has; and the folder
+//! `<id>.spool` as long as output waits that is too long for the journal. Names live in headers only, so that no name ever becomes part of a path. `.lock`
 //! is held for the moment in which jobs are looked for and locked, so that two runs cannot both be the first of a name.
 
 use std::{
+    collections::HashMap,
     fs::{DirBuilder, File},
     io::{self, Write},
     os::unix::fs::DirBuilderExt,
@@ -19,7 +21,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::{
     error::JobError,
     file::{JournalFile, may_be_named, peek, read},
-    format::{End, Header, OutputFile, ReadUpTo, Sitting, VERSION, is_failure, now},
+    format::{End, Header, OutputFile, ReadUpTo, Sitting, TakenOver, VERSION, is_failure, now},
     index::Index,
     lock::{JobLock, Taken},
 };
@@ -88,6 +90,10 @@ pub struct OpenJob {
     pub outputs: Vec<OutputFile>,
     /// How the last sitting ended, if it did in order.
     pub end: Option<End>,
+    /// The folder of output that is too long for the journal; it need not exist.
+    pub spool: PathBuf,
+    /// What of that the output has, by the names of its files.
+    pub taken: HashMap<String, TakenOver>,
     /// How far the earlier sitting that came furthest read the input.
     pub read: ReadUpTo,
     /// The time that earlier sittings took together.
@@ -101,6 +107,7 @@ impl OpenJob {
         let _ = std::fs::remove_file(path);
         let _ = std::fs::remove_file(path.with_extension("lock"));
         let _ = std::fs::remove_file(path.with_extension("args"));
+        let _ = std::fs::remove_dir_all(self.spool);
     }
 }
 
@@ -235,6 +242,8 @@ impl StateDir {
             started: now(),
         };
         let journal = JournalFile::create(&self.path, &header)?;
+        let spool = self.spool(id);
+        let _ = std::fs::remove_dir_all(&spool);
         let index = Arc::new(Index::default());
         Ok(OpenJob {
             header,
@@ -246,6 +255,8 @@ impl StateDir {
             retried: false,
             outputs: Vec::new(),
             end: None,
+            spool,
+            taken: HashMap::new(),
             read: ReadUpTo::default(),
             spent: Duration::ZERO,
         })
@@ -269,13 +280,23 @@ impl StateDir {
         if retry {
             index.reopen_failed();
         }
+        // What no result names that counts is of an attempt that ended with its run, or was tried again; what the output has is not needed any more.
+        let spool = self.spool(id);
+        let wanted = |name: &str| contents.spooled.get(name).is_some_and(|(key, nth, at)| index.is_current(*key, *nth, *at));
+        for file in std::fs::read_dir(&spool).into_iter().flatten().flatten() {
+            let name = file.file_name();
+            let name = name.to_string_lossy();
+            if !wanted(&name) || contents.taken.contains_key(&*name) {
+                let _ = std::fs::remove_file(file.path());
+            }
+        }
         let index = Arc::new(index);
         let sitting = contents.sittings + 1;
         journal.stage(&Sitting { sitting, started: now(), retry, spent_ms: contents.spent_ms });
         let spent = Duration::from_millis(contents.spent_ms);
         let retried = contents.retried || retry;
-        let (outputs, end, read) = (contents.outputs, contents.end, contents.read);
-        Ok(OpenJob { header, lock, journal, index, sitting, resumed: true, retried, outputs, end, read, spent })
+        let (outputs, end, read, taken) = (contents.outputs, contents.end, contents.read, contents.taken);
+        Ok(OpenJob { header, lock, journal, index, sitting, resumed: true, retried, outputs, end, spool, taken, read, spent })
     }
 
     /// The existing job that a run goes on with; `None` for a new one.
@@ -362,6 +383,7 @@ impl StateDir {
             std::fs::remove_file(&job.path).map_err(|error| JobError::io(&job.path, "cannot remove", &error))?;
             let _ = std::fs::remove_file(self.lock(&job.header.job));
             let _ = forget(&job.path.with_extension("args"));
+            let _ = std::fs::remove_dir_all(self.spool(&job.header.job));
             pruned.push(job.header.job);
         }
         Ok(pruned)
@@ -369,6 +391,10 @@ impl StateDir {
 
     fn journal(&self, id: &str) -> PathBuf {
         self.path.join(format!("{id}.jsonl"))
+    }
+
+    fn spool(&self, id: &str) -> PathBuf {
+        self.path.join(format!("{id}.spool"))
     }
 
     fn lock(&self, id: &str) -> PathBuf {

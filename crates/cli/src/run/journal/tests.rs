@@ -57,6 +57,7 @@ pub(crate) fn result(seq: u64, key: u128, nth: u32, outcome: Word) -> ResultLine
         value: (outcome == Word::Ok).then(|| format!("{{\"double\":{}}}", key * 2).into()),
         error: (outcome != Word::Ok).then(|| Box::new(ErrorLine { kind: "exit".into(), code: Some(1), message: "no".into(), tail: None })),
         raw: None,
+        rest: None,
     }
 }
 

@@ -20,7 +20,7 @@ use std::{
 use super::{
     error::{JournalError, cause},
     file::{JournalFile, failed, line_of},
-    format::{Encoder, End, Piece, ReadUpTo, ResultLine, Start},
+    format::{Encoder, End, Piece, ReadUpTo, ResultLine, Start, TakenOver},
 };
 use crate::run::output::Feed;
 
@@ -67,6 +67,7 @@ pub struct Journal {
 
 enum Message {
     Read(ReadUpTo),
+    Taken(TakenOver, Then),
     Starts(Vec<Start>, Then),
     Results(Vec<ResultLine>, Then),
     Flush(SyncSender<Result<(), JournalError>>),
@@ -131,6 +132,11 @@ impl Journal {
         self.send(Message::Results(results, then));
     }
 
+    /// Writes that the output has what was spooled. `then` is called when that is on disk.
+    pub fn taken(&self, taken: TakenOver, then: Then) {
+        self.send(Message::Taken(taken, then));
+    }
+
     /// Waits until all that was sent is written, synced and handed to the output.
     ///
     /// # Errors
@@ -171,7 +177,7 @@ struct Writer {
 
 impl Writer {
     fn run(mut self) {
-        let (mut starts, mut results) = (Vec::new(), Vec::new());
+        let (mut starts, mut results, mut synced) = (Vec::new(), Vec::new(), Vec::new());
         let mut waiting: Vec<Vec<ResultLine>> = Vec::new();
         while let Ok(first) = self.inbox.recv() {
             let mut last = None;
@@ -185,6 +191,12 @@ impl Writer {
                         if self.read.advance(now) && self.shared.is_some() {
                             self.buffer.extend_from_slice(&line_of(&now));
                         }
+                    }
+                    Message::Taken(taken, then) => {
+                        if self.shared.is_some() {
+                            self.buffer.extend_from_slice(&line_of(&taken));
+                        }
+                        synced.push(then);
                     }
                     Message::Starts(lines, then) => {
                         lines.iter().for_each(|line| self.encoder.start(&mut self.buffer, line));
@@ -206,9 +218,14 @@ impl Writer {
             }
             for line in waiting.drain(..).flatten() {
                 let mut line = line;
-                self.pieces.push(self.encoder.result(&mut self.buffer, &mut line));
+                let piece = self.encoder.result(&mut self.buffer, &mut line);
+                if let Some(rest) = piece.rest.as_ref().filter(|_| self.shared.is_some()) {
+                    // From here on the journal says where it is.
+                    rest.keep();
+                }
+                self.pieces.push(piece);
             }
-            self.turn(&mut starts, &mut results);
+            self.turn(&mut starts, &mut results, &mut synced);
             match last {
                 Some(Message::Flush(reply)) => {
                     let _ = reply.send(self.shared.as_ref().map_or(Ok(()), |shared| shared.settle()));
@@ -226,18 +243,22 @@ impl Writer {
     }
 
     /// Writes the turn's buffer, and lets go on what may.
-    fn turn(&mut self, starts: &mut Vec<Then>, results: &mut Vec<Then>) {
+    fn turn(&mut self, starts: &mut Vec<Then>, results: &mut Vec<Then>, synced: &mut Vec<Then>) {
         let written = match &self.shared {
             Some(shared) if !self.buffer.is_empty() => shared.write(&self.buffer, self.pieces.len() as u64),
             Some(shared) => shared.lock().failed.clone().map_or(Ok(()), Err),
             None => Ok(()),
         };
         starts.drain(..).for_each(|then| then(written.clone()));
+        match &self.shared {
+            Some(shared) if written.is_ok() && !synced.is_empty() => shared.hand_to_sync(mem::take(synced), None),
+            _ => synced.drain(..).for_each(|then| then(written.clone())),
+        }
         let synced_first = self.shared.as_ref().is_some_and(|shared| shared.durability == Durability::Each);
         if written.is_ok() && synced_first && !results.is_empty() {
             let batch = Batch { bytes: mem::take(&mut self.buffer), pieces: mem::take(&mut self.pieces) };
             if let Some(shared) = &self.shared {
-                shared.hand_to_sync(mem::take(results), batch);
+                shared.hand_to_sync(mem::take(results), Some(batch));
             }
             return;
         }
@@ -350,12 +371,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Has results go on when they are synced.
-    fn hand_to_sync(&self, thens: Vec<Then>, batch: Batch) {
+    /// Has what was written go on when it is synced.
+    fn hand_to_sync(&self, thens: Vec<Then>, batch: Option<Batch>) {
         let mut progress = self.lock();
         let upto = progress.journal.len;
         progress.waiting.extend(thens.into_iter().map(|then| (then, upto)));
-        progress.batches.push(batch);
+        progress.batches.extend(batch);
         progress.dirty_since.get_or_insert_with(Instant::now);
         self.changed.notify_all();
     }

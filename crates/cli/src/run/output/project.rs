@@ -7,19 +7,22 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use longshore_sys::files::{self, Own};
 
-use super::render::Render;
+use super::{
+    render::{Pushed, Render},
+    spooled::Places,
+};
 use crate::run::journal::{
     Index, JobError, OpenJob,
     error::JournalError,
     file::Lines,
-    format::{Head, Line, OutputFile, parse},
+    format::{Head, Line, OutputFile, OutputPlace, TakenOver, parse},
 };
 
 /// An open output file, and where it stands.
@@ -54,7 +57,7 @@ pub(crate) fn open(path: &Path, render: &Render, content: Content, mut job: Opti
         return Ok(Opened { file, path: path.to_owned(), regular: false, missing: 0 });
     }
     let path = &absolute(path).map_err(fail("cannot open"))?;
-    let known = job.as_ref().is_some_and(|job| existing.as_ref().is_some_and(|meta| is_known(path, meta, job)));
+    let mut known = job.as_ref().is_some_and(|job| existing.as_ref().is_some_and(|meta| is_known(path, meta, job)));
     if let Some(meta) = &existing
         && !fresh
         && meta.len() > 0
@@ -65,11 +68,15 @@ pub(crate) fn open(path: &Path, render: &Render, content: Content, mut job: Opti
     }
     let resumed = job.as_deref_mut().filter(|job| job.resumed && content == Content::Journal);
     let Some(resumed) = resumed else {
+        if let (Some(job), Some(meta)) = (job.as_ref().filter(|job| job.resumed && known), &existing) {
+            let aside = Places::of(job, path, render.tag).set_aside(meta).map_err(fail("cannot set it aside"))?;
+            known &= !aside;
+        }
         let file = files::output(path, files::Output::Replace).map_err(fail("cannot write"))?;
         if let Some(job) = job
             && !known
         {
-            job.journal.append(&identify(path, &file).map_err(fail("cannot read"))?)?;
+            job.journal.append(&identify(path, &file).map_err(fail("cannot read"))?, &[])?;
         }
         return Ok(Opened { file, path: path.clone(), regular: true, missing: 0 });
     };
@@ -77,7 +84,7 @@ pub(crate) fn open(path: &Path, render: &Render, content: Content, mut job: Opti
         let mut file = files::own(path, Own::Append).map_err(fail("cannot write"))?;
         if complete(path, &mut file, resumed).map_err(fail("cannot bring it in line with the journal"))? {
             if !known {
-                resumed.journal.append(&identify(path, &file).map_err(fail("cannot read"))?)?;
+                resumed.journal.append(&identify(path, &file).map_err(fail("cannot read"))?, &[])?;
             }
             return Ok(Opened { file, path: path.clone(), regular: true, missing: 0 });
         }
@@ -130,6 +137,8 @@ fn write_anew(path: &Path, render: &Render, job: &mut OpenJob) -> Result<Opened,
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = path.with_file_name(format!(".{name}.{}.new", job.header.job));
     let mut missing = 0;
+    let places = Places::of(job, path, render.tag);
+    let mut taken = Vec::new();
     let mut write = || -> Result<File, Anew> {
         let _ = std::fs::remove_file(&beside);
         let old = path.metadata().ok();
@@ -138,23 +147,60 @@ fn write_anew(path: &Path, render: &Render, job: &mut OpenJob) -> Result<Opened,
             file.set_permissions(old.permissions())?;
         }
         let mut out = io::BufWriter::with_capacity(1 << 18, &file);
-        let mut shown = Vec::new();
+        let (mut shown, mut chunk, mut at) = (Vec::new(), vec![0; 1 << 16], 0);
+        let id = identify(path, &file)?;
         each_current(job.journal.path(), job.journal.len(), &job.index, |_, head, line| {
             shown.clear();
-            missing += u64::from(!render.push_stored(&mut shown, line, head.outcome));
-            out.write_all(&shown)
+            let pushed = render.push_stored(&mut shown, line, head.outcome);
+            let found = match pushed {
+                Pushed::Part(spooled, text) => places.find(&spooled).map(|found| (spooled, text, found)),
+                Pushed::Whole => return write_counted(&mut out, &shown, &mut at),
+                Pushed::Lacking => None,
+            };
+            write_counted(&mut out, &shown, &mut at)?;
+            let Some((spooled, mut text, mut found)) = found else {
+                missing += 1;
+                return Ok(());
+            };
+            let from = at;
+            loop {
+                let read = found.bytes.read(&mut chunk)?;
+                shown.clear();
+                match read {
+                    0 if !found.shown => text.end(&mut shown),
+                    _ if found.shown => shown.extend_from_slice(&chunk[..read]),
+                    _ => text.push(&mut shown, &chunk[..read]),
+                }
+                write_counted(&mut out, &shown, &mut at)?;
+                if read == 0 {
+                    break;
+                }
+            }
+            let place = OutputPlace { dev: id.dev, ino: id.ino, from, bytes: at - from, tag: render.tag };
+            taken.push(TakenOver { taken: spooled.file, place: Some(place) });
+            Ok(())
         })?;
         out.flush()?;
         drop(out);
         file.sync_data()?;
-        job.journal.append(&identify(path, &file)?).map_err(Anew::Journal)?;
+        job.journal.append(&id, &taken).map_err(Anew::Journal)?;
         std::fs::rename(&beside, path)?;
         Ok(file)
     };
     let file = write().inspect_err(|_| {
         let _ = std::fs::remove_file(&beside);
     })?;
+    for TakenOver { taken: name, .. } in &taken {
+        // It may be long gone.
+        let _ = std::fs::remove_file(places.dir.join(name));
+    }
+    job.taken.extend(taken.into_iter().map(|taken| (taken.taken.clone(), taken)));
     Ok(Opened { file, path: path.to_owned(), regular: true, missing })
+}
+
+fn write_counted(out: &mut impl Write, bytes: &[u8], count: &mut u64) -> io::Result<()> {
+    *count += bytes.len() as u64;
+    out.write_all(bytes)
 }
 
 /// Calls `each` with every result line that counts, among the first `len` bytes of a journal.

@@ -6,10 +6,13 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::run::journal::Batch;
+use crate::run::journal::{Batch, format::Piece};
 
 /// What waits for the output may take this many bytes before the journal waits too.
 pub const QUEUE_BYTES: usize = 16 << 20;
+
+/// A result that has more bytes in a file counts as so many, so that what waits on disk is bounded by the number of results, too.
+const SPOOLED: usize = 1 << 20;
 
 /// What can be in the queue.
 #[derive(Debug)]
@@ -26,7 +29,8 @@ impl Item {
     fn weight(&self) -> usize {
         match self {
             Item::Lines(batch) => {
-                batch.bytes.len() + batch.pieces.iter().filter_map(|piece| piece.raw.as_deref()).map(<[u8]>::len).sum::<usize>()
+                let held = |piece: &Piece| piece.raw.as_deref().map_or(0, <[u8]>::len) + piece.rest.as_ref().map_or(0, |_| SPOOLED);
+                batch.bytes.len() + batch.pieces.iter().map(held).sum::<usize>()
             }
             Item::Skipped(places) => places.len() * size_of::<(u64, Option<u64>)>(),
             Item::Finish => 0,

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{Emit, Only};
 use crate::run::journal::{
-    format::{Piece, is_failure, is_final, raw_of},
+    format::{Piece, Spooled, is_failure, is_final, raw_of},
     text::push_string,
 };
 
@@ -60,44 +60,86 @@ impl Render {
         }
         match self.emit {
             Emit::None => {}
-            Emit::Raw if self.tag => push_tagged(out, shown.task, shown.raw.unwrap_or_default()),
-            Emit::Raw => out.extend_from_slice(shown.raw.unwrap_or_default()),
+            Emit::Raw => {
+                let mut text = self.raw_text(shown.task);
+                text.push(out, shown.raw.unwrap_or_default());
+                text.end(out);
+            }
             Emit::Jsonl if self.fields.is_empty() => out.extend_from_slice(shown.line),
             Emit::Jsonl => push_fields(out, shown.line, &self.fields),
         }
     }
 
-    /// Appends what is shown of a line of the journal; false if it lacks the bytes that are to be shown.
-    pub(crate) fn push_stored(&self, out: &mut Vec<u8>, line: &[u8], outcome: Word) -> bool {
-        if self.emit != Emit::Raw {
+    /// Appends what is shown of a line of the journal, as far as the journal has it.
+    pub(crate) fn push_stored(&self, out: &mut Vec<u8>, line: &[u8], outcome: Word) -> Pushed {
+        if self.emit != Emit::Raw || !self.shows(outcome) {
             self.push(out, Shown { line, task: b"", outcome, raw: None });
-            return true;
+            return Pushed::Whole;
         }
         #[derive(Deserialize)]
-        struct Task<'a> {
+        struct Stored<'a> {
             #[serde(borrow)]
             task: &'a RawValue,
+            spool: Option<Spooled>,
         }
-        let task = serde_json::from_slice::<Task<'_>>(line).map_or("", |line| line.task.get());
-        let raw = raw_of(line);
-        self.push(out, Shown { line, task: task.as_bytes(), outcome, raw: raw.as_deref() });
-        raw.is_some() || !self.shows(outcome)
+        let stored = serde_json::from_slice::<Stored<'_>>(line).ok();
+        let mut text = self.raw_text(stored.as_ref().map_or("", |stored| stored.task.get()).as_bytes());
+        let Some(raw) = raw_of(line) else { return Pushed::Lacking };
+        text.push(out, &raw);
+        if let Some(spooled) = stored.and_then(|stored| stored.spool) {
+            return Pushed::Part(spooled, text);
+        }
+        text.end(out);
+        Pushed::Whole
+    }
+
+    /// The raw bytes of a task, as they are shown.
+    pub(crate) fn raw_text(&self, task: &[u8]) -> RawText {
+        let tag = self.tag.then(|| match serde_json::from_slice::<String>(task) {
+            Ok(text) => text.into_bytes(),
+            Err(_) => task.to_vec(),
+        });
+        RawText { tag, line_begins: true }
     }
 }
 
-/// Each line behind the record and a tab, as `parallel --tag` does it.
-fn push_tagged(out: &mut Vec<u8>, task: &[u8], raw: &[u8]) {
-    let text: Cow<'_, [u8]> = match serde_json::from_slice::<String>(task) {
-        Ok(text) => text.into_bytes().into(),
-        Err(_) => task.into(),
-    };
-    for line in raw.split_inclusive(|byte| *byte == b'\n') {
-        out.extend_from_slice(&text);
-        out.push(b'\t');
-        out.extend_from_slice(line);
+/// How much of a result the journal has.
+#[derive(Debug)]
+pub(crate) enum Pushed {
+    /// All that is shown.
+    Whole,
+    /// Not the bytes that are to be shown.
+    Lacking,
+    /// The first of them. The others are found by this name, and go on in this text.
+    Part(Spooled, RawText),
+}
+
+/// Raw bytes as they are shown, a part at a time: as they are, or each line behind the record and a tab, as `parallel --tag` does it.
+#[derive(Debug)]
+pub(crate) struct RawText {
+    tag: Option<Vec<u8>>,
+    line_begins: bool,
+}
+
+impl RawText {
+    /// Appends the next part.
+    pub(crate) fn push(&mut self, out: &mut Vec<u8>, raw: &[u8]) {
+        let Some(tag) = &self.tag else { return out.extend_from_slice(raw) };
+        for line in raw.split_inclusive(|byte| *byte == b'\n') {
+            if self.line_begins {
+                out.extend_from_slice(tag);
+                out.push(b'\t');
+            }
+            out.extend_from_slice(line);
+            self.line_begins = line.ends_with(b"\n");
+        }
     }
-    if !raw.is_empty() && !raw.ends_with(b"\n") {
-        out.push(b'\n');
+
+    /// Ends the last line, where lines are tagged.
+    pub(crate) fn end(&mut self, out: &mut Vec<u8>) {
+        if self.tag.is_some() && !self.line_begins {
+            out.push(b'\n');
+        }
     }
 }
 

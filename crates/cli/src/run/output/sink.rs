@@ -3,21 +3,30 @@
 use std::{
     collections::{HashSet, VecDeque},
     fs::File,
-    io::{self, Write},
-    os::{fd::AsFd, unix::fs::FileExt},
-    path::PathBuf,
+    io::{self, Read, Write},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use longshore_core::{Word, lane::child::Rest};
+
 use super::{
-    Around, OutputError,
+    Around, Emit, OutputError, TakenHook,
     project::each_current,
-    render::{Render, Shown},
+    render::{Pushed, RawText, Render, Shown},
+    spooled::Places,
 };
-use crate::run::journal::{Batch, Index, error, format};
+use crate::run::journal::{
+    Batch, Index, error,
+    format::{self, OutputPlace, TakenOver},
+};
 
 /// A destination.
 pub(crate) struct Sink {
@@ -32,6 +41,10 @@ pub(crate) struct Sink {
     pub(crate) shown: u64,
     /// For a terminal that something else is drawn on.
     pub(crate) around: Option<Around>,
+    /// Told what it has of that which was spooled.
+    pub(crate) taken: Option<TakenHook>,
+    /// Counts results whose bytes are nowhere any more.
+    pub(crate) missing: Arc<AtomicU64>,
 }
 
 /// What is collected before it is written.
@@ -50,6 +63,16 @@ impl Sink {
         for piece in &batch.pieces {
             let shown = Shown::of(&batch.bytes, piece);
             self.shown += u64::from(self.render.shows(piece.outcome));
+            if let Some(rest) = piece.rest.as_ref().filter(|_| self.render.emit == Emit::Raw) {
+                let (task, held) = (shown.task.into(), shown.raw.unwrap_or_default().into());
+                let slot = Slot::Spooled(Box::new(Spooled { task, held, outcome: shown.outcome, rest: rest.clone() }));
+                match &mut self.order {
+                    None => self.take(slot)?,
+                    Some(order) => order.put(piece.seq, slot),
+                }
+                self.drain()?;
+                continue;
+            }
             match &mut self.order {
                 None => self.render.push(&mut self.out, shown),
                 Some(order) if order.is_next(piece.seq) => {
@@ -89,19 +112,105 @@ impl Sink {
         match slot {
             Slot::Nothing => {}
             Slot::Text(text) => self.out.extend_from_slice(&text),
+            Slot::Spooled(spooled) => {
+                let mut place = None;
+                if self.render.shows(spooled.outcome) {
+                    let mut text = self.render.raw_text(&spooled.task);
+                    text.push(&mut self.out, &spooled.held);
+                    let path = spooled.rest.path();
+                    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+                    place = self.copy(&mut file.take(spooled.rest.len()), spooled.rest.len(), Some(text), path)?;
+                }
+                self.tell(TakenOver { taken: spooled.rest.name(), place });
+            }
             Slot::Stored(at) => {
                 let stored = self.order.as_mut().and_then(|order| order.stored.as_mut());
                 if let Some(stored) = stored
                     && stored.emitted.insert(at)
                 {
-                    let line = stored.line(at).map_err(|error| self.error(&error))?;
+                    let (line, places) = (stored.line(at), stored.places.clone());
+                    let line = line.map_err(|error| self.error(&error))?;
                     if let Ok(format::Line::Result(head)) = format::parse(&line) {
-                        self.render.push_stored(&mut self.out, &line, head.outcome);
+                        match self.render.push_stored(&mut self.out, &line, head.outcome) {
+                            Pushed::Whole => {}
+                            Pushed::Lacking => self.lacks(),
+                            Pushed::Part(spooled, text) => match places.find(&spooled) {
+                                None => self.lacks(),
+                                Some(mut found) => {
+                                    let (text, len) = ((!found.shown).then_some(text), found.bytes.limit());
+                                    let place = self.copy(&mut found.bytes, len, text, &places.dir.join(&spooled.file))?;
+                                    self.tell(TakenOver { taken: spooled.file, place });
+                                }
+                            },
+                        }
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    fn lacks(&self) {
+        self.missing.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn tell(&self, taken: TakenOver) {
+        if let Some(tell) = &self.taken {
+            tell(taken);
+        }
+    }
+
+    /// Writes bytes that are in a file behind what waits to be written, a piece at a time, and says where they stand if the destination is a file on disk: then
+    /// they are on that disk. `text` is absent where they are as they are shown already.
+    fn copy(&mut self, from: &mut impl Read, len: u64, mut text: Option<RawText>, path: &Path) -> Result<Option<OutputPlace>, OutputError> {
+        let begins = if self.regular {
+            self.flush()?;
+            Some(self.file.metadata().map_err(|error| self.error(&error))?)
+        } else {
+            None
+        };
+        let mut chunk = vec![0; WRITE_BYTES];
+        let mut copied = 0;
+        loop {
+            match from.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => {
+                    copied += read as u64;
+                    match &mut text {
+                        Some(text) => text.push(&mut self.out, &chunk[..read]),
+                        None => self.out.extend_from_slice(&chunk[..read]),
+                    }
+                    self.flush_lines()?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(unreadable(path, &error)),
+            }
+        }
+        if copied != len {
+            return Err(unreadable(path, &io::ErrorKind::UnexpectedEof.into()));
+        }
+        if let Some(text) = &mut text {
+            text.end(&mut self.out);
+        }
+        let Some(begins) = begins else { return self.flush_lines().map(|()| None) };
+        self.flush()?;
+        let ends = self.file.sync_data().and_then(|()| self.file.metadata()).map_err(|error| self.error(&error))?;
+        let (dev, ino, from) = (begins.dev(), begins.ino(), begins.len());
+        Ok(Some(OutputPlace { dev, ino, from, bytes: ends.len() - from, tag: self.render.tag }))
+    }
+
+    /// Writes what waits; to a terminal that something else is drawn on whole lines only, if there are any.
+    fn flush_lines(&mut self) -> Result<(), OutputError> {
+        let end = self.out.iter().rposition(|byte| *byte == b'\n');
+        match end {
+            Some(end) if self.around.is_some() => {
+                let rest = self.out.split_off(end + 1);
+                self.flush()?;
+                self.out = rest;
+                Ok(())
+            }
+            _ => self.flush(),
+        }
     }
 
     /// Writes what is left, in order as far as there is one.
@@ -110,19 +219,22 @@ impl Sink {
         let rest: Vec<Slot> = self.order.as_mut().map(|order| order.slots.drain(..).flatten().collect()).unwrap_or_default();
         for slot in rest {
             self.take(slot)?;
+            self.drain()?;
         }
         // And what the journal has for records that the input did not have this time, or that it did not come to.
-        if let Some(stored) = self.order.as_mut().and_then(|order| order.stored.take())
+        let mut left = Vec::new();
+        if let Some(stored) = self.order.as_ref().and_then(|order| order.stored.as_ref())
             && (stored.emitted.len() as u64) < stored.index.finished()
         {
-            let (render, out) = (&self.render, &mut self.out);
-            let read = each_current(&stored.path, stored.len, &stored.index, |at, head, line| {
-                if !stored.emitted.contains(&at) {
-                    render.push_stored(out, line, head.outcome);
-                }
+            let read = each_current(&stored.path, stored.len, &stored.index, |at, _, _| {
+                left.extend((!stored.emitted.contains(&at)).then_some(at));
                 Ok(())
             });
             read.map_err(|error| self.error(&error))?;
+        }
+        for at in left {
+            self.take(Slot::Stored(at))?;
+            self.drain()?;
         }
         self.flush()?;
         if self.regular {
@@ -182,10 +294,24 @@ impl Sink {
     }
 }
 
+/// A file beside the journal cannot be read: what it has is nowhere else.
+fn unreadable(path: &Path, error: &io::Error) -> OutputError {
+    OutputError::Write { path: Some(path.to_owned()), free: None, cause: format!("cannot read it: {}", error::cause(error)) }
+}
+
+/// A result of which a part is in a file.
+struct Spooled {
+    task: Box<[u8]>,
+    held: Box<[u8]>,
+    outcome: Word,
+    rest: Arc<Rest>,
+}
+
 /// What stands at a place of the input.
 enum Slot {
     Nothing,
     Text(Box<[u8]>),
+    Spooled(Box<Spooled>),
     /// A result line of an earlier sitting, by its offset in the journal.
     Stored(u64),
 }
@@ -204,6 +330,7 @@ pub(crate) struct Stored {
     pub(crate) len: u64,
     pub(crate) index: Arc<Index>,
     pub(crate) emitted: HashSet<u64>,
+    pub(crate) places: Arc<Places>,
 }
 
 impl Stored {

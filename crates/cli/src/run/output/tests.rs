@@ -2,7 +2,10 @@
 
 use std::{fs::OpenOptions, io::Read, sync::mpsc::channel};
 
-use longshore_core::Word;
+use longshore_core::{
+    Word,
+    lane::child::{Exit, Output as Said},
+};
 
 use super::*;
 use crate::run::journal::{
@@ -335,8 +338,23 @@ fn a_reader_that_has_gone_is_told_apart_from_a_full_disk() {
 fn task_files_are_named_by_number() {
     let dir = tempfile::tempdir().unwrap();
     let save = save::SaveOutput::open(&dir.path().join("a/b")).unwrap();
-    save.save(7, b"out", b"err").unwrap();
-    save.save(7, b"again", b"").unwrap();
+    let said = |out: &[u8], err: &[u8]| Said {
+        exit: Exit::Code(0),
+        core_dumped: false,
+        timed_out: false,
+        stopped: false,
+        stdout: out.into(),
+        stderr: err.into(),
+        stdout_cut: 0,
+        stderr_cut: 0,
+        stdout_rest: None,
+        stderr_rest: None,
+        unspilled: None,
+        usage: Default::default(),
+        wall: Duration::ZERO,
+    };
+    save.save(7, &said(b"out", b"err")).unwrap();
+    save.save(7, &said(b"again", b"")).unwrap();
     assert_eq!(std::fs::read(dir.path().join("a/b/7.out")).unwrap(), b"again");
     assert_eq!(std::fs::read(dir.path().join("a/b/7.err")).unwrap(), b"");
 }

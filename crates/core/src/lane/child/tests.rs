@@ -136,6 +136,38 @@ fn a_background_child_does_not_outlive_the_command_nor_hold_it_up() {
 }
 
 #[test]
+fn output_over_the_limit_goes_to_a_file_where_it_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let spill = |name: &str| Spill { dir: dir.path().join("spool").into(), name: name.to_owned(), stdout: true, stderr: false, sync: true };
+    let limits = Limits { max_output: 1000, ..Limits::default() };
+    let children = Children::new().unwrap();
+    let said = |name: &str, script: &str| {
+        let command =
+            Command { program: "sh".into(), args: vec!["-c".into(), script.into()], spill: Some(spill(name)), ..Command::default() };
+        run(&command, &limits, 0, &children).unwrap()
+    };
+    let files = || std::fs::read_dir(dir.path().join("spool")).map_or(0, Iterator::count);
+    let short = said("short", "head -c 1000 /dev/zero");
+    assert!(short.stdout_rest.is_none() && files() == 0, "what fits needs no file");
+    let long = said("long", "head -c 2000000 /dev/zero | tr '\\000' x; head -c 5000 /dev/zero >&2");
+    let rest = long.stdout_rest.clone().unwrap();
+    assert_eq!((long.stdout.len(), rest.len(), long.stdout_cut), (1000, 1_999_000, 1_999_000));
+    assert!(std::fs::read(rest.path()).unwrap().iter().all(|byte| *byte == b'x'));
+    assert_eq!(rest.path().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(long.stderr_rest.is_none() && long.stderr_cut == 4000 && long.unspilled.is_none());
+    drop(long);
+    assert_eq!(files(), 1);
+    drop(rest);
+    assert_eq!(files(), 0, "it goes with the last that knows it");
+    // What cannot be written ends the command, and is told.
+    std::fs::remove_dir(dir.path().join("spool")).unwrap();
+    std::fs::write(dir.path().join("spool"), "").unwrap();
+    let failed = said("failed", "head -c 2000000 /dev/zero; sleep 60");
+    assert!(failed.unspilled.as_deref().is_some_and(|why| why.contains("spool/failed.out: ")), "{:?}", failed.unspilled);
+    assert!(matches!(crate::lane::process::exit_outcome(failed, None), crate::Outcome::Cancelled));
+}
+
+#[test]
 fn output_over_the_limit_is_cut_counted_and_never_blocks() {
     let limits = Limits { max_output: 1000, ..Limits::default() };
     let output = run_once(&sh("head -c 300000 /dev/zero; head -c 200000 /dev/zero >&2; printf end"), &limits).unwrap();
