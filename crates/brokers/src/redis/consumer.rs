@@ -187,7 +187,10 @@ impl RedisConsumer {
                 lists.forget();
             }
             if called && post == Post::Listens {
-                lists.look(order, true).await?;
+                tokio::select! {
+                    looked = lists.look(order, true) => looked?,
+                    _ = closing.wait_for(|served| served.closed) => continue,
+                }
             }
             attends = true;
             let open = lists.open(order);
@@ -235,11 +238,19 @@ impl RedisConsumer {
             }
             let safety = match post {
                 Post::None => {
-                    if let Some(listeners) = listeners
-                        && listeners.enter().await? == Post::Listens
-                    {
-                        lists.track(true);
-                        lists.look(order, true).await?;
+                    let entering = async {
+                        if let Some(listeners) = listeners
+                            && listeners.enter().await? == Post::Listens
+                        {
+                            lists.track(true);
+                            lists.look(order, true).await?;
+                        }
+                        Ok::<_, Fail>(())
+                    };
+                    // A server that is away holds up no stop.
+                    tokio::select! {
+                        entered = entering => entered?,
+                        _ = served.changed() => {}
                     }
                     continue;
                 }
