@@ -11,8 +11,6 @@ use std::{
 
 use longshore_core::lane::child::Spill;
 
-use crate::run::journal::error::free_bytes;
-
 /// Which streams are wanted whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -53,8 +51,7 @@ impl Spool {
     /// Says that a file could not be written, with the path and the reason.
     pub fn fail(&self, why: &str) {
         let why = why.split_once(" (os error").map_or(why, |(words, _)| words);
-        let free = free_bytes(&self.dir).map_or(String::new(), |free| format!(" ({free} bytes free)"));
-        (self.failed)(format!("output that is too long for the journal cannot be put beside it: {why}{free}"));
+        (self.failed)(format!("output that is too long for the journal cannot be put beside it: {why}"));
     }
 
     /// Removes the folder, as far as nothing is needed of it any more.
