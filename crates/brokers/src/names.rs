@@ -33,7 +33,7 @@ pub fn refused_queue(name: &str) -> Option<String> {
     } else {
         BEGINNINGS.iter().find(|(begin, _)| name.starts_with(begin))?.1
     };
-    Some(format!("no queue may be named {name}: {what} lie under such names; choose another name"))
+    Some(format!("no queue may be named {name}: such a name belongs to {what}; choose another name"))
 }
 
 /// The same, where a prefix stands before all names: neither the name nor the whole key may be somebody's own.
