@@ -134,6 +134,7 @@ fn line(view: &View, rate: f64, most: usize) -> String {
         GateState::Open => "gate open".to_owned(),
         GateState::Closed { since } => format!("gate CLOSED for {} ms (reopens at {})", since.as_millis(), view.reopen_at),
         GateState::Parked { .. } => "gate CLOSED: too many retries".to_owned(),
+        GateState::Bytes { .. } => "gate CLOSED: too many bytes in flight".to_owned(),
     };
     let lag: i64 = view.partitions.iter().filter_map(|partition| partition.lag).sum();
     format!(
