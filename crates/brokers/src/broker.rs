@@ -256,7 +256,7 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>>;
 
-    /// Whether workers may listen to remote control that are not ours, and do not ask this broker what was [revoked](Broker::revoke).
+    /// Returns whether workers may listen to remote control that are not ours, and do not ask this broker what was [revoked](Broker::revoke).
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -372,7 +372,7 @@ pub trait Consumer: Send + Sync {
     /// Which queues are in service.
     fn serving(&self) -> Vec<Arc<str>>;
 
-    /// Whether this is one of a few that answer where all are asked the same; at least one of those that live does, within seconds.
+    /// Returns whether this is one of a few that answer where all are asked the same. At least one of those that live is, within seconds.
     fn stands_for_all(&self) -> bool {
         true
     }

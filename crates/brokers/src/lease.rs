@@ -1,4 +1,4 @@
-//! Whether what a consumer holds is still its own: when the broker has last confirmed its lease, by a clock that counts the time for which the machine slept.
+//! The lease on what a consumer holds, which says whether it is still its own. It counts from the broker's last confirmation, by a clock that counts the time for which the machine slept.
 //!
 //! A process that was stopped, or whose machine was suspended, goes on as if no time had passed; others may have taken and done what it holds. So it looks
 //! at its lease before it starts anything.

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-/// What is shown in place of a secret.
+/// Text that is shown in place of a secret.
 pub const HIDDEN: &str = "***";
 
 /// Returns a URL (or several, separated by `;`) with `***` in place of its secrets. All of the text is taken for the URL, so that a password may hold

@@ -6,7 +6,7 @@ use crate::broker::{BrokerError, Outgoing};
 
 /// Keys of kombu's own, whole.
 const KEYS: &[&str] = &["unacked", "unacked_index", "unacked_mutex"];
-/// How the names of keys begin that are somebody's own: kombu's bindings, Celery's results, ours. With a prefix before all keys (`global_keyprefix`) Celery
+/// Beginnings of the names of keys that are somebody's own, and whose they are: kombu's bindings, Celery's results, ours. With a prefix before all keys (`global_keyprefix`) Celery
 /// may put a `_` between the prefix and the names of its results.
 const BEGINNINGS: &[(&str, &str)] = &[
     ("_kombu.binding", "bindings"),
@@ -52,7 +52,7 @@ pub(crate) fn check_all(prefix: &str, batch: &[Outgoing]) -> Result<(), BrokerEr
     refused_among(prefix, batch).map_or(Ok(()), |message| Err(BrokerError { kind: ErrorKind::Refused, message }))
 }
 
-/// Why one of these messages can be sent nowhere, if one cannot.
+/// Says why one of these messages can be sent nowhere; `None` if each can.
 pub(crate) fn refused_among(prefix: &str, batch: &[Outgoing]) -> Option<String> {
     let mut last = None;
     batch.iter().find_map(|message| {

@@ -1,4 +1,4 @@
-//! What lies beside an SQLite file, and what an idle process does with it.
+//! The files beside an SQLite file, and what an idle process does with it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
@@ -52,7 +52,7 @@ impl Idle {
         Self(child)
     }
 
-    /// How often the threads that touch the file have slept.
+    /// Returns how often the threads that touch the file have slept.
     fn wakes(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap().map(|task| task.unwrap().path());
         let ours = tasks.filter(|task| fs::read_to_string(task.join("comm")).unwrap().starts_with("longshore-sqli"));

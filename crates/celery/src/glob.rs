@@ -21,7 +21,7 @@ pub fn glob(pattern: &str, name: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '*')
 }
 
-/// Whether what stands at `p` matches this one character: where the pattern goes on.
+/// Returns where the pattern goes on, if what stands at `p` matches this one character.
 fn one(pattern: &[char], p: usize, c: char) -> Option<usize> {
     match pattern.get(p)? {
         '?' => Some(p + 1),

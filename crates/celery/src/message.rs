@@ -81,7 +81,7 @@ pub struct Message {
     pub routing_key: String,
     /// Whether it was taken and given back before.
     pub redelivered: bool,
-    /// How many children of workers died while they ran it. Not written by `encode`: [`mark_crashed`] notes it.
+    /// Number of workers' children that died while they ran it. Not written by `encode`: [`mark_crashed`] notes it.
     pub child_crashes: u32,
     /// The positional arguments.
     pub args: Vec<Value>,

@@ -14,7 +14,7 @@ use std::{
 use common::{Place, finish, number, run, signal, text, until, wait};
 use rustix::process::Signal;
 
-/// What the command of a record writes: its lines are its own, and it is longer than the journal keeps.
+/// Command of a record. The lines that it writes are its own, and they are longer in all than the journal keeps.
 const WRITES: &str =
     "yes {}' wrote this line, which is a long one so that there are not so many of them: a test has to look at each' | head -c 2500000";
 
@@ -51,7 +51,7 @@ fn left_over(place: &Place) -> Vec<PathBuf> {
     all("state").chain(all(".")).filter(is_spool).collect()
 }
 
-/// Whether these bytes are those of all records one behind the other, in whichever order.
+/// Returns whether these bytes are those of all records one behind the other, in whichever order.
 fn is_whole(mut all: &[u8], records: &[String], form: fn(&str) -> Vec<u8>) -> bool {
     let mut left: Vec<Vec<u8>> = records.iter().map(|record| form(record)).collect();
     while let Some(at) = left.iter().position(|one| all.starts_with(one)) {

@@ -42,7 +42,7 @@ pub enum Own {
 /// Opens a file of our own: through no link, nothing but a regular file, for its owner alone when it is new.
 ///
 /// # Errors
-/// What open(2) says; in words where there is a link or no regular file.
+/// The error of open(2); in words where there is a link or no regular file.
 pub fn own(path: &Path, how: Own) -> io::Result<File> {
     own_with_mode(path, how, 0o600)
 }
@@ -85,9 +85,9 @@ pub fn output_in_directory(path: &Path) -> io::Result<File> {
 /// A way to open an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// What it holds is cut away, if it is a regular file.
+    /// Cuts away what it holds, if it is a regular file.
     Replace,
-    /// What it holds stays.
+    /// Keeps what it holds.
     Append,
     /// As `Append`, and it must be there.
     AppendExisting,
@@ -96,7 +96,7 @@ pub enum Output {
 /// Opens an output that the user named, for appending. A pipe is waited for until somebody reads it, but not for long.
 ///
 /// # Errors
-/// What open(2) says; in words where nobody reads the pipe.
+/// The error of open(2); in words where nobody reads the pipe.
 pub fn output(path: &Path, how: Output) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(how != Output::AppendExisting).custom_flags(flags(OFlags::empty()));
@@ -131,7 +131,7 @@ pub fn write_output(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Removes a name of ours, if it is still the file that we opened. Returns whether it was.
 ///
 /// # Errors
-/// What stat(2) and unlink(2) say.
+/// The errors of stat(2) and unlink(2).
 pub fn remove_own(path: &Path, file: &File) -> io::Result<bool> {
     let ours = is_still(path, file)?;
     if ours {
@@ -140,10 +140,10 @@ pub fn remove_own(path: &Path, file: &File) -> io::Result<bool> {
     Ok(ours)
 }
 
-/// Whether a name is still the file that was opened by it, and no link.
+/// Returns whether a name is still the file that was opened by it, and no link.
 ///
 /// # Errors
-/// What stat(2) says.
+/// The error of stat(2).
 pub fn is_still(path: &Path, file: &File) -> io::Result<bool> {
     let opened = file.metadata()?;
     match fs::symlink_metadata(path) {
@@ -156,7 +156,7 @@ pub fn is_still(path: &Path, file: &File) -> io::Result<bool> {
 /// Says that a file must be a regular one, if it is not.
 ///
 /// # Errors
-/// What it is instead.
+/// Says what it is instead.
 pub fn regular(meta: &Metadata) -> io::Result<()> {
     let kind = meta.file_type();
     match () {
@@ -190,7 +190,7 @@ pub fn size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
 
-/// What the system said about a file, with advice where there is some.
+/// Returns what the system said about a file, with advice where there is some.
 pub fn cause(error: &io::Error) -> String {
     match Errno::from_io_error(error) {
         Some(Errno::FBIG) => match size_limit() {

@@ -47,7 +47,7 @@ pub struct Settings {
     pub results: Option<String>,
     /// The queue of a call that names none: `celery`.
     pub default_queue: String,
-    /// Where tasks go, by their names or by patterns of these (`mail.*`). A name goes before patterns, of these the first that matches counts.
+    /// Routes of tasks, by their names or by patterns of these (`mail.*`). A name goes before patterns, of these the first that matches counts.
     pub routes: Vec<(String, Route)>,
     /// How long results are kept; for ever, where absent. One day.
     pub result_expires: Option<Duration>,

@@ -1,8 +1,8 @@
-//! Where the calls of a task go that name no queue.
+//! Routes for the calls of a task that name no queue.
 
 use longshore_celery::glob;
 
-/// Where the calls of a task go that name no queue: a queue, a priority, or both.
+/// Route for the calls of a task that name no queue: a queue, a priority, or both.
 /// ```
 /// use longshore_worker::{App, Route};
 ///

@@ -87,7 +87,7 @@ pub struct Lag {
     pub extent: Extent,
     /// The member that has it, if one has.
     pub member: Option<Member>,
-    /// What lies between the commit and the end is no record: marks that end transactions, and what was aborted.
+    /// True if no record lies between the commit and the end: only marks that end transactions, and what was aborted.
     pub only_marks: bool,
 }
 
@@ -96,9 +96,9 @@ pub struct Lag {
 pub struct Member {
     /// Its id in the group, which the broker made.
     pub id: String,
-    /// What it calls itself: `client.id`, of longshore's consumers with the machine and the process.
+    /// Name that it gives itself: `client.id`, of longshore's consumers with the machine and the process.
     pub client: String,
-    /// Where the broker sees it: an address.
+    /// Address at which the broker sees it.
     pub host: String,
 }
 

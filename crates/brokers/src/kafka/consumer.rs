@@ -259,7 +259,7 @@ impl Consumer {
         self
     }
 
-    /// How long a permission that was there may be missing: to read a topic, or as a member of the group. Then the consumer ends with the reason, and
+    /// Sets how long a permission that was there may be missing: to read a topic, or as a member of the group. Then the consumer ends with the reason, and
     /// nothing is lost; until then it waits for the permission to come back. Default one minute.
     pub fn without_permission(mut self, most: Duration) -> Self {
         self.without_permission = most;
@@ -423,7 +423,7 @@ impl ConsumerHandle {
         self.exchange.board.complaint()
     }
 
-    /// What runs now, the oldest first, with its records, as far as these have not ended meanwhile; at most so many. `None` when it is over.
+    /// Returns what runs now with its records, the oldest first, as far as these have not ended meanwhile; at most `most` tasks. `None` when it is over.
     pub async fn running(&self, most: usize) -> Option<Vec<(RunningTask, Option<Record>)>> {
         let mut running = self.engine.snapshot().await?.running;
         running.truncate(most);

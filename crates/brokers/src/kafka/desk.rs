@@ -49,7 +49,7 @@ pub(super) struct Rules {
     /// How long records in work may take when their partition is taken from us.
     pub(super) drain: Duration,
     pub(super) exhausted: Exhausted,
-    /// How long a permission that is needed may be missing.
+    /// Longest time for which a permission that is needed may be missing.
     pub(super) without_permission: Duration,
     /// Commits are transactions.
     pub(super) transactional: bool,

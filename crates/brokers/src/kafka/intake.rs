@@ -63,7 +63,7 @@ pub(super) struct Gate {
     closed_for: Duration,
 }
 
-/// What a gate is closed for.
+/// Reason why a gate is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closed {
     /// As many are in flight as may be.
@@ -87,7 +87,7 @@ impl Gate {
         self.limits = limits;
     }
 
-    /// How many records may be read now. `in_flight` run or wait to run, `parked` back off or wait behind one that does; all have so many `bytes`.
+    /// Returns how many records may be read now. `in_flight` run or wait to run, `parked` back off or wait behind one that does; all of them take `bytes` of memory.
     pub(super) fn room(&mut self, in_flight: usize, parked: usize, bytes: usize, now: Instant) -> usize {
         let Limits { in_flight: most, parked: most_parked, bytes: most_bytes, .. } = self.limits;
         let too_many = parked >= most_parked;
@@ -240,7 +240,7 @@ pub(super) struct Loan {
     /// Its key's number, if it has to keep an order.
     pub(super) key: Option<NonZeroU32>,
     pub(super) offset: i64,
-    /// What it takes of memory.
+    /// Memory that it takes, in bytes.
     pub(super) bytes: u32,
     /// It backs off.
     pub(super) away: bool,
@@ -271,7 +271,7 @@ impl Lent {
         self.len() - self.parked
     }
 
-    /// What all of them take of memory.
+    /// Returns the memory that all of them take, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

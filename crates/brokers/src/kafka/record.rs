@@ -127,7 +127,7 @@ impl Record {
         })
     }
 
-    /// What it takes of memory, about.
+    /// Returns the memory that it takes, about, in bytes.
     pub(super) fn bytes(&self) -> u32 {
         const OWN: u32 = 64;
         let part = |len: u32| if len == NONE { 0 } else { len };

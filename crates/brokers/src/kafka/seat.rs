@@ -52,7 +52,7 @@ pub(super) struct Seat {
     pub(super) at_end: bool,
     /// The client tells once that it cannot be read, and never that it can again; so it is asked at this time.
     pub(super) ask_again: Option<Instant>,
-    /// Where it goes on when it is asked, as far as that is known.
+    /// Offset at which it goes on when it is asked, as far as that is known.
     pub(super) next: Offset,
     pub(super) paused: bool,
     /// It is being taken from us, and not read any more.
@@ -69,7 +69,7 @@ pub(super) struct Committed {
     pub(super) offset: Option<i64>,
     /// What the ledger had finished when a commit was last sent.
     pub(super) sent: u64,
-    /// What the ledger had finished when the commit was sent that was accepted last.
+    /// Number that the ledger had finished when the last accepted commit was sent.
     pub(super) accepted: u64,
     /// Characters of the metadata then.
     pub(super) metadata: usize,
@@ -83,7 +83,7 @@ pub(super) struct Reading {
     pub(super) gather: Gather,
     pub(super) read: u64,
     pub(super) known: u64,
-    /// How the last poll of the client ended: well, or with the reason why the partition cannot be read.
+    /// Result of the client's last poll: well, or the reason why the partition cannot be read.
     pub(super) state: Option<Result<(), Code>>,
     /// A header was left out.
     pub(super) bad_header: bool,

@@ -32,7 +32,7 @@ pub(super) struct Exchange {
     fetcher: AtomicWaker,
     back: Mutex<Back>,
     thread: OnceLock<Thread>,
-    /// What is wrong, and what has been done so far.
+    /// Troubles, and counts of what has been done so far.
     pub(super) board: Board,
 }
 

@@ -1,4 +1,4 @@
-//! What is wrong with a consumer: a state that begins, is met again, and ends. Codes and places alone: sentences are made where it is printed.
+//! Troubles of a consumer: states that begin, are met again, and end. They are codes and places alone: sentences are made where they are printed.
 //!
 //! The board is shared, so that it can be read while the client's thread waits for a broker that does not answer.
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{heard::plain, view::Counts};
 
-/// What something is wrong with.
+/// Thing that something is wrong with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Affected {
@@ -76,7 +76,7 @@ pub struct Trouble {
     pub code: i32,
     /// When it began, in milliseconds since 1970.
     pub since: u64,
-    /// How often it was met since then.
+    /// Number of times that it was met since then.
     pub times: u64,
     /// When it ended, in milliseconds since 1970.
     pub until: Option<u64>,
@@ -131,7 +131,7 @@ fn now() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What passes has ended when it has not been met for so long.
+/// Time after which a passing trouble has ended, if it has not been met again.
 const QUIET: Duration = Duration::from_secs(10);
 /// The most that waits to be told.
 const MOST_NEWS: usize = 1_000;
@@ -148,7 +148,7 @@ struct Inner {
     news: VecDeque<Trouble>,
     past: BTreeMap<Affected, Trouble>,
     counts: Counts,
-    /// What the client said last of a connection.
+    /// Last thing that the client said of a connection.
     complaint: Option<String>,
 }
 

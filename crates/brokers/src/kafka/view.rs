@@ -17,7 +17,7 @@ pub struct View {
     pub in_flight: usize,
     /// Most of them.
     pub max_in_flight: usize,
-    /// What all records that were read and are not done take of memory.
+    /// Memory that all records take that were read and are not done, in bytes.
     pub bytes: usize,
     /// Most of it.
     pub max_bytes: usize,
@@ -39,9 +39,9 @@ pub struct View {
     pub counts: Counts,
     /// How long ago the broker last accepted a commit.
     pub committed_ago: Option<Duration>,
-    /// What is wrong now.
+    /// Troubles that last now.
     pub troubles: Vec<Trouble>,
-    /// What the client said last of a connection.
+    /// Last thing that the client said of a connection.
     pub complaint: Option<String>,
 }
 

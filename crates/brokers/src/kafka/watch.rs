@@ -1,4 +1,4 @@
-//! What the client's thread makes of what goes wrong: it is noted, asked after, and ends the consumer where that is all that is left.
+//! The client thread's care for what goes wrong: it is noted, asked after, and ends the consumer where that is all that is left.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,13 @@ use super::{
     trouble::{Affected, Trouble, is_denied, words},
 };
 
-/// What cannot be read is asked for again after this time; so are topics.
+/// Time after which what cannot be read is asked for again; so are topics.
 const AGAIN: Duration = Duration::from_secs(2);
 /// The answer about topics, which the client's thread waits for, may take so long.
 const TOPICS: Duration = Duration::from_millis(300);
 /// A connection on which nothing has come for so long has nobody at its other end: heartbeats alone bring more.
 const SILENT: i64 = 10_000_000;
-/// So many looks in a row, one each second, find nobody before that is said.
+/// Number of looks in a row, one each second, that have to find nobody before that is said.
 const LOOKS: u32 = 2;
 
 impl Desk {

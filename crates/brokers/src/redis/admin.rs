@@ -97,7 +97,7 @@ impl Admin<'_> {
         Ok(pairs.chunks(2).filter_map(|pair| Some((pair[0].text()?, read_pause(&pair.get(1)?.text()?)))).collect())
     }
 
-    /// How many dead letters of each queue were dropped, and how much junk.
+    /// Returns how many dead letters of each queue were dropped, its junk included.
     async fn dropped(&self) -> Result<BTreeMap<String, u64>, Fail> {
         let mut dropped = BTreeMap::new();
         for key in [self.layout.dropped(), self.layout.dropped_junk()] {

@@ -32,7 +32,7 @@ impl Layout {
         Self { prefix, sep: config.sep.clone(), steps: config.steps.clone(), results, channels }
     }
 
-    /// What stands before all names.
+    /// Returns what stands before all names.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -88,7 +88,7 @@ impl Layout {
         self.own(&format!("dead:{queue}"))
     }
 
-    /// What nobody could have run.
+    /// Returns the key of the messages that nobody could have run.
     pub(super) fn junk(&self, queue: &str) -> String {
         self.own(&format!("junk:{queue}"))
     }
@@ -98,7 +98,7 @@ impl Layout {
         self.own("dropped")
     }
 
-    /// How much junk was dropped, by queue.
+    /// Returns the key of the counts of dropped junk, by queue.
     pub(super) fn dropped_junk(&self) -> String {
         self.own("dropped-junk")
     }

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::lease::{self, Lease};
 
-/// How often an owner says again that it is one, whatever happens: somebody may have emptied the database.
+/// Time after which an owner says again that it is one, whatever happens: somebody may have emptied the database.
 const ENLISTED: Duration = Duration::from_secs(60);
 
 /// The numbers of what a consumer holds.
@@ -49,9 +49,9 @@ pub(super) struct Owner {
     pub(super) held: Held,
     /// The number of the first message of the latest claim: what has this number or a later one may still be on its way to us.
     pub(super) claiming: Arc<AtomicU64>,
-    /// Whether it is we who look after the others, or there are none.
+    /// True while we look after the others, or there are none.
     pub(super) watches: Arc<AtomicBool>,
-    /// Whether there are none, as far as we know.
+    /// True while there are none, as far as we know.
     pub(super) alone: Arc<AtomicBool>,
 }
 

@@ -57,7 +57,7 @@ const GLANCE: Duration = Duration::from_micros(100);
 
 /// Smaller requests no server refuses for their size: less than a megabyte cannot be set as a limit.
 const LARGE: usize = 1 << 20;
-/// So many connections in a row that end with the same request on them are its doing, where it is large.
+/// Number of connections in a row that end with the same large request on them before the request is to blame.
 const LOSSES: u32 = 3;
 
 /// Says whether a request of this size, with which so many connections have ended, is more than the server takes. What ends them by chance does not hit the
@@ -92,7 +92,7 @@ struct Shared {
     notice: Notice,
     /// Why it is away, while it is.
     trouble: Mutex<Option<String>>,
-    /// Why it takes nothing, though it is there.
+    /// Reason why it takes nothing, though it is there.
     unable: Mutex<Option<String>>,
     hello: Mutex<Hello>,
     /// How often it was connected.
@@ -226,7 +226,7 @@ impl Link {
         unreachable!("attempts do not run out")
     }
 
-    /// Why something of this size is refused, for people.
+    /// Says why something of this size is refused, for people.
     pub(super) fn too_much(&self, size: usize) -> String {
         format!(
             "redis at {}: {size} bytes are more than it takes at once: it ended the connection whenever it was given them (see its proto-max-bulk-len and client-query-buffer-limit)",
@@ -271,7 +271,7 @@ impl Link {
         true
     }
 
-    /// Why it is away or takes nothing, while it is so.
+    /// Returns why it is away or takes nothing, while it is so.
     pub(super) fn trouble(&self) -> Option<String> {
         locked(&self.shared.trouble).clone().or_else(|| locked(&self.shared.unable).clone())
     }

@@ -1,8 +1,6 @@
-//! Who listens where many workers serve the same queues and have nothing to do: four of them are told by the server when a list changes, the others stand in
-//! line and are called one by one, on a channel of their own. A listener that is busy gives its place to the next in line; whoever takes messages and leaves
-//! some calls two more. So a message wakes a few workers, however many there are, and up to four pay nothing for it.
+//! Places of the workers that serve the same queues and have nothing to do. Four of them are told by the server when a list changes. The others stand in line and are called one by one, each on a channel of its own. A listener that is busy gives its place to the next in line; whoever takes messages and leaves some calls two more. So a message wakes a few workers, however many there are, and up to four pay nothing for it.
 //!
-//! What is lost on the way costs time and no message: whoever stands in line looks for itself every few seconds.
+//! Anything lost on the way costs time and no message: whoever stands in line looks for itself every few seconds.
 
 use std::{
     sync::{Arc, Mutex},
@@ -32,12 +30,12 @@ const CALLED: u64 = 2;
 const BUSY: Duration = Duration::from_millis(20);
 /// A listener that does not look around for so long waits, and is not let: its claim was put aside while it is busy with what it held.
 const ASIDE: Duration = Duration::from_secs(3);
-/// How often whoever stands in line says so again: it may have been forgotten, or those who listened are dead. The script forgets it after three of these times.
+/// Time after which whoever stands in line says so again: it may have been forgotten, or those who listened are dead. The script forgets it after three of these times.
 const REMINDED: Duration = Duration::from_secs(120);
 /// The exchange of the channels on which workers are called.
 const EXCHANGE: &str = "longshore.wake";
 
-/// What a worker does that has nothing to do.
+/// Place of a worker that has nothing to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) enum Post {
     /// Nothing yet: it has to [enter](Listeners::enter).
@@ -60,14 +58,14 @@ struct State {
     attends: bool,
     /// When it looked around last.
     seen: Option<Instant>,
-    /// How often it began to.
+    /// Number of times that it began to.
     turn: u64,
     /// The connection on which it entered.
     generation: u64,
     entered: Option<Instant>,
-    /// What is served: the end of the names of the keys.
+    /// Queues that are served: the end of the names of the keys.
     group: String,
-    /// What is being said to the others: nothing is said before it is done.
+    /// Task that is saying something to the others: nothing is said before it is done.
     saying: Option<JoinHandle<()>>,
 }
 
@@ -223,7 +221,7 @@ impl Listeners {
         Ok(state.post)
     }
 
-    /// Whether we are one of the few.
+    /// Returns whether we are one of the few.
     pub(super) fn listens(&self) -> bool {
         locked(&self.state).post == Post::Listens
     }
@@ -331,7 +329,7 @@ impl Listeners {
         }));
     }
 
-    /// What stands before a worker's name in its channel.
+    /// Returns what stands before a worker's name in its channel.
     fn channels(&self) -> String {
         format!("{}/", self.layout.channel(EXCHANGE, ""))
     }

@@ -89,7 +89,7 @@ impl Drop for Guard {
 
 /// A server that does not answer for so long is given up.
 const SILENCE: Duration = Duration::from_secs(2);
-/// So many of these times pass between two questions while nobody waits for a result: remote control may be deaf for as long.
+/// Number of these times between two questions while nobody waits for a result: remote control may be deaf for as long.
 const CALM: u32 = 5;
 /// For so many of these times a connection is kept that nobody listens on: who waits for one result often waits for the next.
 const LINGERS: u32 = 5;
@@ -326,7 +326,7 @@ impl State {
         }
     }
 
-    /// Whether somebody waits for documents, and not only for whatever may come.
+    /// Returns whether somebody waits for documents, and not only for whatever may come.
     fn is_waited_for(&self) -> bool {
         !self.pending.is_empty() || self.listeners.values().any(|listener| !listener.keys.is_empty())
     }

@@ -1,4 +1,4 @@
-//! What the dead have left is put back message by message. Nobody has to hold a mutex for it; who does it is said in `watcher.rs`.
+//! Rescue of what the dead have left: it is put back message by message. Nobody has to hold a mutex for it; `watcher.rs` says who does it.
 
 use std::{
     collections::HashSet,

@@ -16,8 +16,7 @@ use super::{
     resp::{Pack, Reply},
 };
 
-/// How long a change may be missed that was never told, because the connection is dead without a word: then it is asked whether there is anything, with one
-/// command for all lists. So long for whoever waits for an answer.
+/// Longest time for which a change may be missed that was never told, because the connection is dead without a word. Then the server is asked whether there is anything, with one command for all lists. This is the time for whoever waits for an answer.
 pub(super) const ASKING: Duration = Duration::from_secs(1);
 /// The same for a worker that nobody stands beside.
 pub(super) const ALONE: Duration = Duration::from_secs(4);
@@ -29,7 +28,7 @@ pub(super) const IN_LINE: Duration = Duration::from_secs(5);
 const ANEW: Duration = Duration::from_secs(60);
 /// The same for a list that is waited for while there is always something in another one; longer than an idle worker's looks are apart.
 const RARELY: Duration = Duration::from_secs(20);
-/// How often whoever waits looks around here, which costs the server nothing.
+/// Time between two looks around here of whoever waits. They cost the server nothing.
 pub(super) const GLANCE: Duration = Duration::from_secs(1);
 
 /// One of the lists of a queue.
@@ -48,7 +47,7 @@ pub(super) struct Lists {
     looked: Instant,
     /// When it was told last what is to be tracked.
     told: Instant,
-    /// Whether the server is to tell of changes.
+    /// True if the server is to tell of changes.
     tracks: bool,
     /// What answers to lengths have said that were no lengths.
     trouble: Option<String>,
@@ -124,7 +123,7 @@ impl Lists {
         lists
     }
 
-    /// Whether the server is to tell of changes from now on. Where it was not, nothing is known.
+    /// Sets whether the server is to tell of changes from now on. Where it was not, nothing is known.
     pub(super) fn track(&mut self, tracks: bool) {
         if !self.tracks && tracks {
             self.forget();
@@ -137,7 +136,7 @@ impl Lists {
         (self.known, self.looked) = (Known::default(), Instant::now());
     }
 
-    /// How many messages the last look at the lists left there, of queues that are not paused.
+    /// Returns how many messages the last look at the lists left there, of queues that are not paused.
     pub(super) fn left(&self, queues: &[Arc<str>]) -> u64 {
         let lists = self.all(queues);
         let lengths = lists.iter().filter(|list| !self.known.is_paused(list)).filter_map(|list| self.known.lengths.get(&list.key));

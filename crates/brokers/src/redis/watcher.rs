@@ -1,4 +1,4 @@
-//! Who looks after the dead: one worker of all, by a key that lasts for a round and a half and that it renews in each. The others look now and then whether
+//! One worker of all looks after the dead: it holds a key that lasts for a round and a half, and renews it in each. The others look now and then whether
 //! somebody does. A worker that is alone has nobody to look after, and looks whether it still is.
 //!
 //! Two who watch at once, or workers of before this key who all do, harm nobody: each message is put back in one step, by one of them.
@@ -25,7 +25,7 @@ use crate::lease;
 const AGAIN: Duration = Duration::from_millis(800);
 /// The server's clock and ours part by no more than this between two readings.
 const DRIFT: Duration = Duration::from_secs(1);
-/// So many rounds between two looks at the list of owners: a worker that has just come lives for a lease without being looked at.
+/// Number of rounds between two looks at the list of owners: a worker that has just come lives for a lease without being looked at.
 const LISTED: u32 = 3;
 /// Between two looks for what stands under our name.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ fn round(lease: Duration, others: usize) -> Duration {
     if others == 1 { round.mul_f64(1.5) } else { round }
 }
 
-/// How long the key of a watcher lasts that has these rounds.
+/// Returns how long the key of a watcher lasts that has these rounds.
 fn lasts(round: Duration) -> Duration {
     round.mul_f64(1.5)
 }
@@ -81,7 +81,7 @@ pub(super) async fn run(link: Arc<Link>, claims: Arc<Link>, owner: Owner) {
     }
 }
 
-/// What a worker does about the others.
+/// Part that a worker takes in looking after the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Post {
     /// There are none, as far as it knows.
@@ -101,17 +101,17 @@ struct Watch<'a> {
     /// All owners but ourselves, and how many rounds ago they were listed.
     others: Vec<String>,
     listed: u32,
-    /// Who was missing in the look before.
+    /// Owners that were missing in the look before.
     missing: HashSet<String>,
     /// When the last look was.
     looked: Option<Instant>,
-    /// What the server's clock said, and when.
+    /// Last reading of the server's clock, and when it was read.
     clock: Option<(Duration, Instant)>,
     /// Until then no missing sign is believed.
     doubtful: Option<Instant>,
 }
 
-/// Whether signs have not lost more of their time on the server's clock than has passed here: one that was set back lets them live longer.
+/// Tells whether signs have lost no more of their time on the server's clock than has passed here: one that was set back lets them live longer.
 fn agree(before: (Duration, Instant), now: (Duration, Instant)) -> bool {
     now.0.saturating_sub(before.0) < now.1.saturating_duration_since(before.1) + DRIFT
 }
@@ -230,7 +230,7 @@ impl<'a> Watch<'a> {
         Ok(if self.missing.is_empty() { round } else { AGAIN.min(round) })
     }
 
-    /// Whether we still hold the key, which is renewed; where it was lost, without anybody else having it, what time it is there is looked at.
+    /// Returns whether we still hold the key, and renews it. Where it was lost and nobody else has it, the server's clock is looked at before it is taken again.
     async fn still_stands(&mut self, holder: Option<String>, round: Duration) -> Result<bool, Fail> {
         match holder {
             Some(holder) if holder == self.owner.boot => {

@@ -24,11 +24,11 @@ pub(crate) struct Beside {
 
 struct Watched {
     path: PathBuf,
-    /// What it was when it was first seen.
+    /// Identity that it had when it was first seen.
     first: OnceLock<Identity>,
 }
 
-/// What has become of a file.
+/// Fate of a file since it was first seen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Same,
@@ -81,7 +81,7 @@ impl Beside {
     /// open; not if somebody has written a new one.
     ///
     /// # Errors
-    /// What happened, and what was saved.
+    /// A message that says what happened, and what was saved.
     pub(crate) fn check(&self, conn: &Connection) -> Result<(), String> {
         let Some(what) = self.changed() else { return Ok(()) };
         if self.database.look() != State::Same {

@@ -165,7 +165,7 @@ impl Bus {
         Ok(all.iter().filter(|owner| life::surely_dead(&owner.who)).map(|owner| owner.number).collect())
     }
 
-    /// Whether somebody here wants to see the heartbeats of workers, which ring no bell.
+    /// Returns whether somebody here wants to see the heartbeats of workers, which ring no bell.
     pub(crate) fn is_watched_closely(&self) -> bool {
         self.lock().listeners.iter().any(|listener| listener.exchange == EXCHANGE)
     }

@@ -320,7 +320,7 @@ pub(crate) fn is_refusal(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// How bad the failure of a step is that was undone; `None` where the file cannot be trusted any more.
+/// Returns how bad the failure of a step is that was undone; `None` where the file cannot be trusted any more.
 pub(crate) fn meaning(error: &rusqlite::Error) -> Option<ErrorKind> {
     match error.sqlite_error_code() {
         _ if is_refusal(error) => Some(ErrorKind::Refused),

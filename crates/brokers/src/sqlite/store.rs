@@ -28,7 +28,7 @@ pub(crate) struct Shared {
     pub(crate) place: Place,
     /// Set once, when something failed that leaves us unsure of the file: nothing is done with it any more.
     poison: OnceLock<BrokerError>,
-    /// What the writer does; gone when the store is closed.
+    /// Way to the writer; gone when the store is closed.
     writes: Mutex<Option<std_mpsc::Sender<Box<dyn Op>>>>,
     /// There are workers here, which take from the dead.
     pub(crate) serves: AtomicBool,
@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     beside: Beside,
     /// Nobody waits any more for what is still done.
     pub(crate) closing: Arc<AtomicBool>,
-    /// Why it is only looked at.
+    /// Reason why it is only looked at.
     only_read: Option<BrokerError>,
     notice: Notice,
     /// Somebody waits until the file takes what it is given.
@@ -127,7 +127,7 @@ impl Shared {
         error
     }
 
-    /// What an error of a step means: it is over for now, or the file is used no more.
+    /// Returns what an error of a step means: it is over for now, or the file is used no more.
     pub(crate) fn fault(&self, error: &rusqlite::Error) -> BrokerError {
         let message = file::explain(&self.place, error);
         match file::meaning(error) {

@@ -75,7 +75,7 @@ pub(crate) trait Op: Send {
     fn run(&mut self, step: &mut Step<'_>) -> rusqlite::Result<()>;
     /// It is committed, or nothing of it was done (or nobody knows).
     fn done(self: Box<Self>, result: Result<(), BrokerError>);
-    /// Whether it goes along with the next transaction, and is no reason for one.
+    /// Returns whether it goes along with the next transaction, and is no reason for one.
     fn goes_along(&self) -> bool {
         false
     }
@@ -104,7 +104,7 @@ impl<F: FnMut(&mut Step<'_>) -> rusqlite::Result<()> + Send> Op for Along<F> {
 
 pub(crate) struct Call<F, T> {
     step: F,
-    /// What came of it, or why it is refused.
+    /// Outcome of the step, or the reason why it is refused.
     value: Option<Result<T, String>>,
     reply: oneshot::Sender<Result<T, BrokerError>>,
 }

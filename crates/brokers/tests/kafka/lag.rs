@@ -1,4 +1,4 @@
-//! How far groups are behind, who is in them, and what runs.
+//! Lag of groups, their members, and what runs.
 
 use std::{sync::Arc, time::Duration};
 

@@ -26,7 +26,7 @@ pub struct FailurePlan {
     pub plan: Plan,
 }
 
-/// How an errback is told that a task has failed.
+/// Way in which an errback is told that a task has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
     /// It is sent as a task, with the id of the one that failed.
@@ -49,7 +49,7 @@ pub struct FailedTask {
     pub parent_id: Option<String>,
     /// What it would have been in a chord: to be counted as failed, unless the task has a stored failure already.
     pub part: Option<FailedPart>,
-    /// What was sent because of its failure, for the `children` of its result.
+    /// Everything that was sent because of its failure, for the `children` of its result.
     pub children: Vec<ResultTree>,
 }
 
@@ -149,13 +149,13 @@ impl Planner<'_> {
         Ok(all(Told::Here).cloned().collect())
     }
 
-    /// What was sent up to now.
+    /// Returns what was sent up to now.
     pub(super) fn children(&self) -> Vec<ResultTree> {
         self.trail.iter().map(|place| self.node(*place)).collect()
     }
 }
 
-/// What errbacks are told of.
+/// Failed task that errbacks are told of.
 pub(super) struct FailedRun<'a> {
     pub(super) id: &'a str,
     pub(super) root: &'a str,

@@ -1,4 +1,4 @@
-//! How much a canvas comes to when it is sent. Whatever several tasks share, each message has for itself: a chord's body stands in the message of each task of
+//! Size of a canvas when it is sent. Whatever several tasks share, each message has for itself: a chord's body stands in the message of each task of
 //! its header, what is left of a chain in that of each member of a group, options and arguments in all. What comes from outside could make gigabytes of megabytes so.
 //!
 //! Only what is sent at once counts: a chord's body and the rest of a chain are carried by what is sent before them, and are sent themselves later, when as many
@@ -23,10 +23,10 @@ pub(super) fn check(tree: &Tree, args: &[Value], call: &Map) -> Result<(), Canva
     }
 }
 
-/// What tasks have in their messages that is not their own, in bytes.
+/// Bytes that tasks have in their messages and that are not their own.
 #[derive(Clone, Copy)]
 struct Shared {
-    /// What comes after: bodies, the rest of chains. In the messages of what is sent first.
+    /// Bodies and the rest of chains, which come after: in the messages of what is sent first.
     carried: u64,
     /// Options and arguments: every task's.
     given: u64,
@@ -68,7 +68,7 @@ impl Copied {
         }
     }
 
-    /// What is sent side by side.
+    /// Adds up what is sent side by side.
     fn beside(members: &[Tree], shared: Shared) -> Self {
         members
             .iter()
@@ -76,7 +76,7 @@ impl Copied {
             .fold(Self { now: 0, later: 0 }, |all, one| Self { now: all.now.saturating_add(one.now), later: all.later.max(one.later) })
     }
 
-    /// What is sent first, and then that.
+    /// Adds `next`, which is sent after this.
     fn before(self, next: &Self) -> Self {
         Self { later: self.later.max(next.most()), ..self }
     }

@@ -189,7 +189,7 @@ struct Report {
     bad_count: u64,
     left: Option<Left>,
     unreadable: Option<String>,
-    /// What the file of ids did not take.
+    /// Ids that the file of ids did not take.
     missing: Option<MissingIds>,
 }
 

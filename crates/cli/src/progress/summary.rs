@@ -51,9 +51,9 @@ pub struct Summary {
     pub results: Option<ResultsFile>,
     /// There is a journal, so that the job can go on and its failures can be retried.
     pub durable: bool,
-    /// What the journal and JSON lack of what tasks wrote.
+    /// Share of what tasks wrote that the journal and JSON lack.
     pub cut: Cut,
-    /// How many bytes of a stream they keep.
+    /// Most bytes of a stream that they keep.
     pub max_output: u64,
     /// Records came from stdin, so that they have to be piped in again to go on.
     pub stdin: bool,
@@ -191,7 +191,7 @@ impl Summary {
         out
     }
 
-    /// What is not kept of long outputs. Where nothing keeps any and the output has it all, there is nothing to say.
+    /// Says what is not kept of long outputs. Where nothing keeps any and the output has it all, there is nothing to say.
     fn cut_text(&self) -> String {
         let Cut { tasks, bytes, thrown } = self.cut;
         if tasks == 0 || (!self.durable && bytes > 0 && thrown == 0) {
@@ -211,7 +211,7 @@ impl Summary {
         )
     }
 
-    /// What to type to go on.
+    /// Returns what to type to go on.
     fn again(&self, flag: &str) -> String {
         let pipe = if self.stdin { "pipe the same records into " } else { "" };
         format!("{pipe}longshore run {flag} {}", self.name)

@@ -545,7 +545,7 @@ fn with_newline(mut text: String) -> String {
 struct Before {
     /// The last sitting said that nothing is left.
     complete: bool,
-    /// How far the input was read.
+    /// Extent to which the input was read.
     read: format::ReadUpTo,
     resumed: bool,
     sitting: u32,

@@ -43,7 +43,7 @@ impl Facts {
     }
 }
 
-/// What earlier sittings knew of the input, and what this one has met of it.
+/// Input as earlier sittings knew it, and as far as this one has met it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Brought {
     /// Records that an earlier sitting had read.
@@ -56,7 +56,7 @@ pub struct Brought {
     pub had_begun: u64,
     /// Records that this sitting has read.
     pub read: u64,
-    /// How many of the tasks that had begun this sitting has met.
+    /// Number of the tasks that had begun that this sitting has met.
     pub met: u64,
 }
 
@@ -66,7 +66,7 @@ impl Brought {
         self.had_begun.saturating_sub(self.met)
     }
 
-    /// What stdin, read to its end, lacks of what earlier sittings left unfinished; `None` if nothing.
+    /// Says what stdin, read to its end, lacks of what earlier sittings left unfinished; `None` if nothing.
     pub fn lacks(self) -> Option<String> {
         let left = self.had_begun > 0 || !self.had_ended || self.had_finished < self.had_read;
         let records = |count: u64| if count == 1 { "1 record".to_owned() } else { format!("{count} records") };

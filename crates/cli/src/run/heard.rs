@@ -26,7 +26,7 @@ pub struct Heard {
     changed: Condvar,
 }
 
-/// What the end of a command says about the signal that caused it.
+/// Trace, in the end of a command, of the signal that caused it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trace {
     /// It has none: the end is the command's own.
@@ -104,7 +104,7 @@ fn trace<R>(outcome: &Outcome<R>) -> Trace {
     }
 }
 
-/// Whether an end at `ended` is explained by the signals heard so far.
+/// Returns whether an end at `ended` is explained by the signals heard so far.
 fn is_of_signal(trace: Trace, ended: Instant, heard: &[Option<Instant>; ASKING.len()]) -> bool {
     ASKING.into_iter().zip(heard).filter_map(|(number, at)| Some((number, (*at)?))).any(|(number, at)| match trace {
         Trace::None => false,

@@ -99,7 +99,7 @@ impl Tally {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(class, count)| (class.clone(), *count)).collect()
     }
 
-    /// What the journal and JSON lack of what tasks wrote.
+    /// Returns how much of what tasks wrote the journal and JSON lack.
     pub fn cut(&self) -> Cut {
         *self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,7 +129,7 @@ impl Tally {
     }
 }
 
-/// What is done with a command's output beside the journal.
+/// Uses of a command's output beside the journal.
 #[derive(Clone, Default)]
 pub struct KeepOutput {
     /// `--save-output`.
@@ -139,7 +139,7 @@ pub struct KeepOutput {
 }
 
 impl KeepOutput {
-    /// Whether that takes so long that it needs a thread of its own.
+    /// Returns whether that takes so long that it needs a thread of its own.
     fn is_slow(&self, outcome: &Outcome<Reply>) -> bool {
         let long = |output: &Output| output.stdout_rest.is_some() || output.stderr_rest.is_some();
         (self.save.is_some() || self.stderr.is_some()) && reply::command_output(outcome).is_some_and(long)
@@ -165,7 +165,7 @@ pub struct Ledger {
     pub tally: Arc<Tally>,
     /// Whether the output shows raw bytes, so that the journal has to keep them.
     pub raw: bool,
-    /// What is done with a command's output beside the journal.
+    /// Uses of a command's output beside the journal.
     pub keep: KeepOutput,
     /// Told what could not be written.
     pub unwritable: Box<dyn Fn(String) + Send>,

@@ -109,7 +109,7 @@ impl Reply {
     }
 }
 
-/// What is not kept of an attempt's output: in the journal and in JSON it is missing.
+/// Part of an attempt's output that is not kept: the journal and JSON lack it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cut {
     /// Attempts of which anything is.

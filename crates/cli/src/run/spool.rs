@@ -1,6 +1,6 @@
-//! Where output waits that is too long for the journal: in files beside it, until the output has them.
+//! Files beside the journal for output that is too long for it: they stay until the output has their bytes.
 //!
-//! What a task writes beyond `--max-output` goes to a file while it runs. Its result line names that file; once the output has the bytes (on disk, where the
+//! The part of what a task writes that is beyond `--max-output` goes to a file while it runs. Its result line names that file; once the output has the bytes (on disk, where the
 //! output is a file), a line of the journal says so and where they stand there, and then the file goes. So at every instant each byte is in the journal, in
 //! such a file, or in the output, and the journal says which. Without a journal the files are in a temporary folder.
 
@@ -37,7 +37,7 @@ impl Spool {
         Self { dir: dir.into(), wanted, journaled, failed }
     }
 
-    /// Where that goes which is not kept of this attempt's output.
+    /// Returns the place for the part of this attempt's output that is not kept.
     pub fn of(&self, seq: u64, attempt: u32) -> Spill {
         let Wanted { stdout, stderr } = self.wanted;
         Spill { dir: self.dir.clone(), name: format!("{seq}-{attempt}"), stdout, stderr, sync: self.journaled }

@@ -211,7 +211,7 @@ pub struct Lanebuilder {
     pub batching: Option<Arc<Batching>>,
     /// The signals that ask the run to stop: they may reach its children, too.
     pub heard: Arc<Heard>,
-    /// Where output goes that is too long for the journal, if anybody wants it.
+    /// Place for output that is too long for the journal, if anybody wants it.
     pub spool: Option<Arc<Spool>>,
 }
 

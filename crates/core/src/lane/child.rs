@@ -57,7 +57,7 @@ pub struct Command {
     pub stdin: Stdin,
     /// The most address space that it may have, in bytes, and each of its own children (Linux; elsewhere it has no effect). Set as soon as it runs.
     pub memory: Option<u64>,
-    /// Where that goes which is not kept of its output; thrown away if `None`.
+    /// Place for the part of its output that is not kept; thrown away if `None`.
     pub spill: Option<Spill>,
 }
 
@@ -104,7 +104,7 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     /// The time between SIGTERM and SIGKILL, after a timeout and after [`Stop::Soft`]; nothing means SIGKILL at once.
     pub kill_after: Duration,
-    /// How many bytes of each of its streams are kept; what comes after them is read and counted, and goes to the command's [`Spill`] if it has one.
+    /// Most bytes of each of its streams that are kept; what comes after them is read and counted, and goes to the command's [`Spill`] if it has one.
     pub max_output: usize,
 }
 
@@ -138,7 +138,7 @@ pub struct Output {
     pub stdout_rest: Option<Arc<Rest>>,
     /// The file with those bytes of standard error, where the command's [`Spill`] wants them.
     pub stderr_rest: Option<Arc<Rest>>,
-    /// Why such a file could not be written. The command was killed then, and what it said is not whole.
+    /// Reason why such a file could not be written. The command was killed then, and what it said is not whole.
     pub unspilled: Option<String>,
     /// What it and those of its children that it waited for used.
     pub usage: Usage,
@@ -286,7 +286,7 @@ struct Capture<'a, P> {
     bytes: Vec<u8>,
     cut: u64,
     limit: usize,
-    /// Where the rest goes, by which extension, and as far as it was written.
+    /// Place for the rest, the extension of its file, and the rest as far as it was written.
     spill: Option<&'a Spill>,
     extension: &'static str,
     rest: Option<Rest>,

@@ -10,7 +10,7 @@ use super::Kafka;
 const CREATE: i16 = 30;
 const DELETE: i16 = 31;
 
-/// What a permission is for.
+/// Thing that a permission is for.
 #[derive(Clone, Copy, Debug)]
 pub enum Thing<'a> {
     /// A topic.
@@ -21,7 +21,7 @@ pub enum Thing<'a> {
     TransactionalId(&'a str),
 }
 
-/// What may be done with it. Reading and writing a topic let its description be read, too.
+/// Operation that a permission allows. Reading and writing a topic let its description be read, too.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation {
     /// Records of a topic; commits and membership of a group.

@@ -1,4 +1,4 @@
-//! What workers cost that have nothing to do, and how many of them a message wakes.
+//! Cost of workers that have nothing to do, and the number of them that a message wakes.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use crate::{
 
 const SOON: Duration = Duration::from_secs(2);
 
-/// How often each command was called, those inside of scripts included; not counting what asks for it.
+/// Returns how often each command was called, those inside of scripts included; not counting what asks for it.
 fn calls(server: &Redis) -> HashMap<String, u64> {
     let text = server.command(&["INFO", "commandstats"]);
     let line = |line: &str| {

@@ -20,14 +20,14 @@ pub(super) struct Pidfile {
     file: File,
 }
 
-/// What stands in the file.
+/// Contents of the file.
 #[derive(Debug, PartialEq, Eq)]
 enum Held {
     /// Nothing yet, or no more.
     Empty,
     /// A process, which may have ended.
     Pid(u32),
-    /// What no worker wrote.
+    /// Something that no worker wrote.
     Other,
 }
 

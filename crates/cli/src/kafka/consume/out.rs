@@ -1,4 +1,4 @@
-//! What is written to stdout, and to another topic: a record counts as done only when its output is out.
+//! Output of records, to stdout and to another topic: a record counts as done only when its output is out.
 
 use std::{
     io::Write,
@@ -23,7 +23,7 @@ pub(super) enum Emit {
     None,
 }
 
-/// What a record brought for another topic.
+/// Outputs of a record for another topic.
 pub(super) type Made = Vec<Output>;
 
 /// Writes for all handlers, each record's output in one piece.
@@ -36,7 +36,7 @@ pub(super) struct Out {
     lines: OnceLock<mpsc::Sender<Line>>,
 }
 
-/// What writes.
+/// Writer to the target, in which one writes at a time.
 struct Pen {
     target: Mutex<Target>,
     /// Stops the consumer when nobody takes the output any more.

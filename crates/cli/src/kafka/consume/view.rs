@@ -35,7 +35,7 @@ pub(super) struct Moment {
     pub(super) view: View,
     /// Records done per second, smoothed.
     pub(super) rate: f64,
-    /// What `--sleep` is set to now.
+    /// Present value of `--sleep`.
     pub(super) sleep: Option<Sleep>,
     pub(super) cost: Cost,
     pub(super) state: State,

@@ -85,7 +85,7 @@ pub struct Request {
     pub save: Option<PathBuf>,
     /// How long the complete answer may take, where that is not what the client's options say.
     pub timeout: Option<Duration>,
-    /// Where that goes which is not kept of a successful answer's body; it is not read if `None`.
+    /// Place for the rest of a successful answer's body, beyond what is kept; the rest is not read if `None`.
     pub spill: Option<Spill>,
 }
 
@@ -353,7 +353,7 @@ impl HttpClient {
     }
 }
 
-/// What is written to a file at once.
+/// Bytes that are written to a file at once.
 const BATCH: usize = 256 << 10;
 
 fn builder(options: &HttpOptions) -> Result<reqwest::ClientBuilder, String> {
@@ -444,7 +444,7 @@ async fn read_up_to(response: &mut Response, out: &mut Vec<u8>, limit: usize) ->
     Ok(None)
 }
 
-/// How much of a text that was cut is whole characters; all of what is no text.
+/// Returns how many bytes of a text that was cut are whole characters; all of what is no text.
 fn whole_characters(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
         Err(error) if error.error_len().is_none() => error.valid_up_to(),

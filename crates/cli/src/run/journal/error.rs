@@ -126,7 +126,7 @@ pub enum JobError {
     Lacking {
         /// Its name, or its id.
         job: String,
-        /// What is lacking.
+        /// Description of what is lacking.
         why: String,
     },
     /// The output file exists and is not the job's.

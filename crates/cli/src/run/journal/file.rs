@@ -28,7 +28,7 @@ pub struct JournalFile {
     pub(crate) staged: Vec<u8>,
     /// The journal ends with a line that says that nothing is left.
     pub(crate) complete: bool,
-    /// How far the input was read, as it says.
+    /// Extent to which the input was read, as it says.
     pub(crate) read: ReadUpTo,
 }
 
@@ -47,11 +47,11 @@ pub struct Contents {
     pub outputs: Vec<OutputFile>,
     /// How the last sitting ended, if it did in order and nothing was written since.
     pub end: Option<End>,
-    /// How far the input was read by the sitting that came furthest.
+    /// Extent to which the input was read by the sitting that came furthest.
     pub read: ReadUpTo,
     /// Files in which a result line left a part of its bytes: the task's key and occurrence, and where the line begins.
     pub spooled: HashMap<String, (u128, u32, u64)>,
-    /// What of that the output has, by the names of the files.
+    /// Those of these files that the output has, by their names.
     pub taken: HashMap<String, TakenOver>,
     /// Length of all whole lines.
     pub len: u64,
@@ -262,7 +262,7 @@ pub fn peek(path: &Path) -> Result<(Header, Option<End>), JobError> {
     Ok((*header, end))
 }
 
-/// Whether a journal whose header cannot be trusted may be that of the job of this name: the name stands at its beginning, but for the bits of one byte.
+/// Returns whether a journal whose header cannot be trusted may be that of the job of this name: the name stands at its beginning, but for the bits of one byte.
 pub(crate) fn may_be_named(path: &Path, name: &str) -> bool {
     let mut start = Vec::new();
     let read = open(path).and_then(|file| file.take(4_096).read_to_end(&mut start));

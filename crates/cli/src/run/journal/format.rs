@@ -51,7 +51,7 @@ pub struct Header {
     /// The command line that started the job, so that `--resume JOB` needs none. Empty where there are secrets in it.
     #[serde(default)]
     pub args: Vec<String>,
-    /// Where there are: the command line without them. The whole one is in a file beside the journal, `ID.args`.
+    /// Command line without its secrets, where there are any. The whole one is in a file beside the journal, `ID.args`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shown_args: Vec<String>,
     /// The directory in which it was started.
@@ -108,7 +108,7 @@ impl ReadUpTo {
     }
 }
 
-/// Where the rest of a task's raw bytes is: a file in the folder beside the journal.
+/// File in the folder beside the journal that has the rest of a task's raw bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spooled {
     /// The file's name.
@@ -118,7 +118,7 @@ pub struct Spooled {
 }
 
 impl Spooled {
-    /// Whether it names a file of ours, and nothing outside of the folder.
+    /// Returns whether it names a file of ours, and nothing outside of the folder.
     pub fn is_sound(&self) -> bool {
         self.file.ends_with(".out") && self.file.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
     }
@@ -129,7 +129,7 @@ impl Spooled {
 pub struct TakenOver {
     /// The name of the file.
     pub taken: String,
-    /// Where it stands in the output, if that is a file on disk.
+    /// Place of the bytes in the output, if that is a file on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<OutputPlace>,
 }
@@ -141,7 +141,7 @@ pub struct OutputPlace {
     pub dev: u64,
     /// Its inode there.
     pub ino: u64,
-    /// Where the part begins.
+    /// Offset at which the part begins.
     pub from: u64,
     /// Its length.
     pub bytes: u64,
@@ -430,7 +430,7 @@ pub enum Line<'a> {
     Sitting(Sitting),
     /// A file of the job.
     Output(OutputFile),
-    /// How far the input was read.
+    /// Extent to which the input was read.
     Read(ReadUpTo),
     /// The output has what was spooled.
     Taken(TakenOver),
@@ -461,7 +461,7 @@ pub struct Head<'a> {
     pub outcome: Word,
     /// Attempts so far.
     pub attempts: u32,
-    /// Where the rest of its raw bytes was put.
+    /// File that has the rest of its raw bytes.
     #[serde(default)]
     pub spool: Option<Spooled>,
 }

@@ -92,9 +92,9 @@ pub struct OpenJob {
     pub end: Option<End>,
     /// The folder of output that is too long for the journal; it need not exist.
     pub spool: PathBuf,
-    /// What of that the output has, by the names of its files.
+    /// Files of that folder that the output has, by their names.
     pub taken: HashMap<String, TakenOver>,
-    /// How far the earlier sitting that came furthest read the input.
+    /// Extent to which the earlier sitting that came furthest read the input.
     pub read: ReadUpTo,
     /// The time that earlier sittings took together.
     pub spent: Duration,
@@ -135,7 +135,7 @@ pub struct JobInfo {
     pub changed: SystemTime,
     /// Its journal.
     pub path: PathBuf,
-    /// Why the journal's header cannot be trusted; then only the id is known.
+    /// Reason why the journal's header cannot be trusted; then only the id is known.
     pub broken: Option<JobError>,
 }
 

@@ -103,7 +103,7 @@ impl Render {
     }
 }
 
-/// How much of a result the journal has.
+/// Share of a result that the journal has.
 #[derive(Debug)]
 pub(crate) enum Pushed {
     /// All that is shown.

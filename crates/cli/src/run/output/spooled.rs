@@ -1,4 +1,4 @@
-//! What result lines have left beside the journal: found again, wherever it has gone meanwhile.
+//! Bytes that result lines have left beside the journal: found again, wherever they have gone meanwhile.
 //!
 //! With `-k` a file that holds such bytes is not cut when the job is resumed, since it may be the only place that has them: it is set aside under a name with
 //! its inode until the new one has everything.
@@ -16,7 +16,7 @@ use crate::run::journal::{
     format::{OutputPlace, Spooled, TakenOver},
 };
 
-/// Where spooled bytes of a job may be.
+/// Places where spooled bytes of a job may be.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
     /// The folder beside the journal.

@@ -1,4 +1,4 @@
-//! What a stream says beyond what is kept of it in memory, in a file.
+//! The part of a stream that is not kept in memory, in a file.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -11,12 +11,12 @@ use std::{
     },
 };
 
-/// Where that goes which is not kept of a command's streams: a file for each, made when it is needed.
+/// Place for the part of a command's streams that is not kept: a file for each stream, made when it is needed.
 #[derive(Clone, Debug)]
 pub struct Spill {
     /// The folder, for this user only; made when it is needed.
     pub dir: Arc<Path>,
-    /// What the files are called, without `.out` and `.err`.
+    /// Name of the files, without `.out` and `.err`.
     pub name: String,
     /// The rest of standard output is wanted.
     pub stdout: bool,
@@ -73,7 +73,7 @@ impl Rest {
     /// Appends bytes.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if let Some(file) = &mut self.file {
             file.write_all(bytes)?;
@@ -85,7 +85,7 @@ impl Rest {
     /// Closes the file, and has it on disk if that was asked for.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub fn finish(&mut self) -> io::Result<()> {
         if let Some(file) = self.file.take().filter(|_| self.sync) {
             file.sync_data()?;
@@ -95,7 +95,7 @@ impl Rest {
         Ok(())
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -105,12 +105,12 @@ impl Rest {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// How many bytes it has.
+    /// Returns the number of its bytes.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether it has none.
+    /// Returns whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -1,4 +1,4 @@
-//! What a worker tells of its tasks and of its settings.
+//! Answers of a worker about its tasks and its settings.
 
 use std::time::Duration;
 

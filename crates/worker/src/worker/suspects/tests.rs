@@ -132,7 +132,7 @@ struct Model {
     deaths: u32,
     /// Whether it has to be calm for whom the next death would bury.
     calm: bool,
-    /// Whether what is sent runs apart from its worker.
+    /// True if what is sent runs apart from its worker.
     apart: bool,
 }
 
