@@ -105,8 +105,8 @@ pub enum End {
         /// Why, for people.
         reason: String,
     },
-    /// It goes to the junk, dead letters apart that nobody could have run: it cannot be read, or nobody knows its task. So much of it as may come, it
-    /// pushes no dead letter out.
+    /// It goes to the junk, dead letters apart that nobody could have run: it cannot be read, or
+    /// nobody knows its task. So much of it as may come, it pushes no dead letter out.
     Junk {
         /// Why, for people.
         reason: String,
@@ -124,8 +124,8 @@ pub enum Ended {
     Complete(PartState),
     /// Nothing was done: the message is not ours any more (it was rescued from us), so the result comes too late.
     Refused,
-    /// Nothing was done: the store refuses what this end asks for, and would refuse it always, while it takes the ends of others. The message is still
-    /// claimed.
+    /// Nothing was done: the store refuses what this end asks for, and would refuse it always,
+    /// while it takes the ends of others. The message is still claimed.
     Impossible {
         /// Why, for people.
         reason: String,
@@ -256,7 +256,8 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>>;
 
-    /// Returns whether workers may listen to remote control that are not ours, and do not ask this broker what was [revoked](Broker::revoke).
+    /// Returns whether workers may listen to remote control that are not ours, and do not ask this
+    /// broker what was [revoked](Broker::revoke).
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -304,8 +305,9 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>>;
 
-    /// Ends its connections, when nothing more is to be done with it; whatever is tried afterwards may fail. A file is left tidy so, also where clones of the
-    /// handle are not dropped before the process ends.
+    /// Ends its connections, when nothing more is to be done with it; whatever is tried afterwards
+    /// may fail. A file is left tidy so, also where clones of the handle are not dropped before the
+    /// process ends.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -326,8 +328,8 @@ pub trait Consumer: Send + Sync {
         None
     }
 
-    /// Returns its lease; `None` where what it holds stays its own while it lives. What was claimed before a [term](Lease::term) of it began may be somebody
-    /// else's.
+    /// Returns its lease; `None` where what it holds stays its own while it lives. What was claimed
+    /// before a [term](Lease::term) of it began may be somebody else's.
     fn lease(&self) -> Option<Arc<Lease>> {
         None
     }
@@ -341,8 +343,10 @@ pub trait Consumer: Send + Sync {
     /// Transient: try again.
     fn load<'a>(&'a self, receipts: &'a [Receipt]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>>;
 
-    /// Ends messages, in order; one step for each message, one round trip for all. Waits for a broker that goes away, and then finds out what was done; and
-    /// for one that can take nothing now (no memory, a full disk). What it refuses of one message alone is [`Ended::Impossible`], and no concern of the others.
+    /// Ends messages, in order; one step for each message, one round trip for all. Waits for a
+    /// broker that goes away, and then finds out what was done; and for one that can take nothing
+    /// now (no memory, a full disk). What it refuses of one message alone is [`Ended::Impossible`],
+    /// and no concern of the others.
     ///
     /// # Errors
     /// Nothing more can come of this consumer.
@@ -372,7 +376,8 @@ pub trait Consumer: Send + Sync {
     /// Which queues are in service.
     fn serving(&self) -> Vec<Arc<str>>;
 
-    /// Returns whether this is one of a few that answer where all are asked the same. At least one of those that live is, within seconds.
+    /// Returns whether this is one of a few that answer where all are asked the same. At least one
+    /// of those that live is, within seconds.
     fn stands_for_all(&self) -> bool {
         true
     }
@@ -408,7 +413,8 @@ pub struct QueueState {
     pub later: u64,
     /// Dead letters, with the [junk](End::Junk).
     pub dead: u64,
-    /// Dead letters that were dropped since there were none, the oldest first: a server keeps ten thousand of a queue, and as much junk.
+    /// Dead letters that were dropped since there were none, the oldest first: a server keeps ten
+    /// thousand of a queue, and as much junk.
     pub dead_dropped: u64,
     /// How old the oldest waiting message is, where the broker can say.
     pub oldest: Option<Duration>,

@@ -4,9 +4,10 @@
 /// one step. A broker that buried it by itself could not tell anybody.
 pub const MOST_CRASHES: u32 = 3;
 
-/// The same for what runs apart from its worker, in a child of its own: it can kill its worker (`kill -9 $PPID`, all of the memory), but hardly ever has, and may
-/// run for hours and meet many a kill from outside. One whose every second run meets a kill is buried for nothing in one case of a million after so many, and
-/// in one of eight after [`MOST_CRASHES`].
+/// The same for what runs apart from its worker, in a child of its own: it can kill its worker
+/// (`kill -9 $PPID`, all of the memory), but hardly ever has, and may run for hours and meet many a
+/// kill from outside. One whose every second run meets a kill is buried for nothing in one case of
+/// a million after so many, and in one of eight after [`MOST_CRASHES`].
 pub const MOST_CRASHES_APART: u32 = 20;
 
 /// How many workers have died, as far as a message that a dead worker held is to blame. The first crash makes a suspect of everything that the worker held,
@@ -17,7 +18,8 @@ pub fn after_crash(crashes: u32, accused: bool, lies_ahead: bool) -> u32 {
     crashes.saturating_add(counts.into())
 }
 
-/// A dead letter's message as it goes back to its queue: nothing is held against it any more. What is no message stays as it is.
+/// A dead letter's message as it goes back to its queue: nothing is held against it any more. What
+/// is no message stays as it is.
 pub(crate) fn forgiven(raw: &[u8]) -> Vec<u8> {
     longshore_celery::mark_crashed(raw, 0, 0).unwrap_or_else(|_| raw.to_vec())
 }

@@ -9,7 +9,8 @@
 //! - `exactly_once.rs`: outputs and commits in transactions
 //! - `source.rs`: between that thread and the engine; `intake.rs`: what may be read now; `record.rs`: records and their batches
 //! - `ledger.rs`: which offsets are done; `metadata.rs`: how a commit tells of them
-//! - `trouble.rs`: what is wrong with it, since when and how often; `watch.rs`: how that is found out; `view.rs`: what a consumer looks like at one moment
+//! - `trouble.rs`: what is wrong with it, since when and how often; `watch.rs`: how that is found
+//!   out; `view.rs`: what a consumer looks like at one moment
 
 pub mod admin;
 mod client;

@@ -1,7 +1,9 @@
-//! The lease on what a consumer holds, which says whether it is still its own. It counts from the broker's last confirmation, by a clock that counts the time for which the machine slept.
+//! The lease on what a consumer holds, which says whether it is still its own. It counts from the
+//! broker's last confirmation, by a clock that counts the time for which the machine slept.
 //!
-//! A process that was stopped, or whose machine was suspended, goes on as if no time had passed; others may have taken and done what it holds. So it looks
-//! at its lease before it starts anything.
+//! A process that was stopped, or whose machine was suspended, goes on as if no time had passed;
+//! others may have taken and done what it holds. So it looks at its lease before it starts
+//! anything.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -19,7 +21,8 @@ pub struct Lease {
     term: AtomicU64,
 }
 
-/// A time throughout which a lease was never over. What was claimed in one may be somebody else's in the next.
+/// A time throughout which a lease was never over. What was claimed in one may be somebody else's
+/// in the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Term(u64);
 
@@ -28,7 +31,8 @@ const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(target_os = "linux"))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// Reads the clock of leases: nanoseconds since the machine started, those included for which it slept.
+/// Reads the clock of leases: nanoseconds since the machine started, those included for which it
+/// slept.
 pub fn clock() -> u64 {
     let now = clock_gettime(CLOCK);
     now.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
@@ -45,7 +49,8 @@ impl Lease {
         Self { length, renewed: AtomicU64::new(now), term: AtomicU64::new(1) }
     }
 
-    /// Notes that the broker has confirmed, by now, a renewal that was asked for then. For one thread at a time.
+    /// Notes that the broker has confirmed, by now, a renewal that was asked for then. For one
+    /// thread at a time.
     pub fn renewed(&self, asked: u64, now: u64) {
         if self.is_over(self.renewed.load(Ordering::Relaxed), now) {
             self.lose();
@@ -66,7 +71,8 @@ impl Lease {
         (!self.is_over(renewed, now)).then(|| Term(self.term.load(Ordering::Acquire)))
     }
 
-    /// Says whether it should have been renewed before now: the broker takes no renewals, maybe of nobody.
+    /// Says whether it should have been renewed before now: the broker takes no renewals, maybe of
+    /// nobody.
     pub fn is_late(&self, now: u64) -> bool {
         now.saturating_sub(self.renewed.load(Ordering::Acquire)) > self.length / 2
     }
@@ -95,7 +101,8 @@ mod tests {
         assert!(first.is_some());
         assert_eq!(lease.term(1499), first);
         assert_eq!(lease.term(1500), None, "it is over");
-        // When a renewal was asked for and confirmed; whether what was claimed before is still ours, just after it and just before it would be over.
+        // When a renewal was asked for and confirmed; whether what was claimed before is still
+        // ours, just after it and just before it would be over.
         for (asked, confirmed, ours) in [(1400, 1450, true), (1800, 1850, true), (2200, 2299, true), (2600, 2700, false)] {
             lease.renewed(asked, confirmed);
             assert_eq!(lease.term(confirmed) == first, ours, "{asked}");

@@ -1,15 +1,18 @@
-//! Hides secrets wherever something is shown or written down: settings, errors, banners, journals, replies to remote control.
+//! Hides secrets wherever something is shown or written down: settings, errors, banners, journals,
+//! replies to remote control.
 //!
-//! There is one judgement of what a secret is, and it is generous: what only looks like one is hidden, too. A secret is what stands before the `@` of a URL
-//! (also of one that is misspelled), and what is given under a name that [sounds like one](is_secret).
+//! There is one judgement of what a secret is, and it is generous: what only looks like one is
+//! hidden, too. A secret is what stands before the `@` of a URL (also of one that is misspelled),
+//! and what is given under a name that [sounds like one](is_secret).
 
 use std::borrow::Cow;
 
 /// Text that is shown in place of a secret.
 pub const HIDDEN: &str = "***";
 
-/// Returns a URL (or several, separated by `;`) with `***` in place of its secrets. All of the text is taken for the URL, so that a password may hold
-/// anything; where that is not known, [`mask_text`] is meant.
+/// Returns a URL (or several, separated by `;`) with `***` in place of its secrets. All of the text
+/// is taken for the URL, so that a password may hold anything; where that is not known,
+/// [`mask_text`] is meant.
 /// ```
 /// use longshore_brokers::mask;
 ///
@@ -32,8 +35,8 @@ pub fn mask(url: &str) -> String {
     parts.iter().map(|part| pairs(&userinfo(part, true), true)).collect::<Vec<_>>().join(";")
 }
 
-/// Returns a text with `***` in place of the secrets in it: of URLs, which end at white space and quotes, and of what is given as `name=value`,
-/// `name: value` or `"name": "value"`.
+/// Returns a text with `***` in place of the secrets in it: of URLs, which end at white space and
+/// quotes, and of what is given as `name=value`, `name: value` or `"name": "value"`.
 pub fn mask_text(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let ends = |c: char| c.is_whitespace() || "\"'`<>".contains(c);
@@ -49,7 +52,8 @@ pub fn mask_text(text: &str) -> String {
     pairs(&out, false)
 }
 
-/// Returns what is given under a name, as a setting, a header or a variable is: hidden if the name sounds like a secret's, else without the secrets in it.
+/// Returns what is given under a name, as a setting, a header or a variable is: hidden if the name
+/// sounds like a secret's, else without the secrets in it.
 pub fn mask_value(name: &str, value: &str) -> String {
     if value.is_empty() {
         return String::new();
@@ -82,7 +86,8 @@ pub fn mask_words(words: &[String]) -> Vec<String> {
     shown.collect()
 }
 
-/// Returns one word of a command line, or one value, without its secrets. Where it begins with the name of a secret, all that follows is the secret.
+/// Returns one word of a command line, or one value, without its secrets. Where it begins with the
+/// name of a secret, all that follows is the secret.
 fn mask_word(word: &str) -> String {
     if let Some((name, value)) = word.split_once('=')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
@@ -93,7 +98,8 @@ fn mask_word(word: &str) -> String {
     if begins_as_url { mask(word) } else { mask_text(word) }
 }
 
-/// Returns whether a name sounds as if a secret was given under it: `sasl.password`, `GITHUB_PAT`, `X-Api-Key`, `accessToken`.
+/// Returns whether a name sounds as if a secret was given under it: `sasl.password`, `GITHUB_PAT`,
+/// `X-Api-Key`, `accessToken`.
 pub fn is_secret(name: &str) -> bool {
     const PARTS: [&str; 24] = [
         "pass",
@@ -190,7 +196,8 @@ fn is_no_port(host: &str) -> bool {
     host.split_once(':').is_some_and(|(_, port)| !port.contains(['{', '$']) && !port.is_empty() && port.parse::<u16>().is_err())
 }
 
-/// Hides what stands before the host in a URL. `whole`: the text is a URL, if it is to mean anything; else it is a word of a text.
+/// Hides what stands before the host in a URL. `whole`: the text is a URL, if it is to mean
+/// anything; else it is a word of a text.
 fn userinfo(text: &str, whole: bool) -> String {
     if text.starts_with("sqlite:") || text.starts_with("memory:") || text.starts_with("mailto:") || (whole && crate::connect::is_file(text))
     {
@@ -204,7 +211,8 @@ fn userinfo(text: &str, whole: bool) -> String {
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let malformed = authority.split(',').any(|host| !host.contains('@') && is_no_port(host));
     let has_port = host.rsplit_once(':').is_some_and(|(name, _)| !name.contains(':') || name.ends_with(']'));
-    // Where the host ends is clear only if all before it is well-formed: a password may hold `/`, `?`, `#` and `@` that nobody encoded.
+    // Where the host ends is clear only if all before it is well-formed: a password may hold `/`,
+    // `?`, `#` and `@` that nobody encoded.
     let cut = match authority.rfind('@') {
         Some(cut) if is_web => Some(cut),
         None if is_web && !malformed && !has_port => None,
@@ -239,7 +247,8 @@ fn userinfo(text: &str, whole: bool) -> String {
     format!("{before}{shown}{tail}")
 }
 
-/// Hides what stands before an `@` in what was meant as a URL: `redis:/me:secret@host`, `redis//me:secret@host`, `me:secret@host`.
+/// Hides what stands before an `@` in what was meant as a URL: `redis:/me:secret@host`,
+/// `redis//me:secret@host`, `me:secret@host`.
 fn misspelled(text: &str, whole: bool) -> String {
     let Some((before, host)) = text.rsplit_once('@') else {
         // `redis:/:secret`
@@ -258,7 +267,8 @@ fn misspelled(text: &str, whole: bool) -> String {
     }
 }
 
-/// Hides what is given under the name of a secret: `?token=…`, `password: …`, `"secret": "…"`. In a text white space ends it, in a URL (`whole`) it does not.
+/// Hides what is given under the name of a secret: `?token=…`, `password: …`,
+/// `"secret": "…"`. In a text white space ends it, in a URL (`whole`) it does not.
 fn pairs(text: &str, whole: bool) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -309,7 +319,8 @@ fn pairs(text: &str, whole: bool) -> String {
 mod tests {
     use super::*;
 
-    /// Spellings of URLs and settings with `S3CRET` in them, none of which may show it; what is shown stands beside.
+    /// Spellings of URLs and settings with `S3CRET` in them, none of which may show it; what is
+    /// shown stands beside.
     const HOSTILE: &[(&str, &str)] = &[
         ("redis://:S3CRET@localhost/1", "redis://:***@localhost/1"),
         ("redis://me:S3:CRET@localhost", "redis://me:***@localhost"),

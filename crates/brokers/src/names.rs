@@ -1,4 +1,5 @@
-//! Names that no queue may have: one rule for every broker, so that what is refused here is refused everywhere.
+//! Names that no queue may have: one rule for every broker, so that what is refused here is refused
+//! everywhere.
 
 use longshore_core::ErrorKind;
 
@@ -6,8 +7,9 @@ use crate::broker::{BrokerError, Outgoing};
 
 /// Keys of kombu's own, whole.
 const KEYS: &[&str] = &["unacked", "unacked_index", "unacked_mutex"];
-/// Beginnings of the names of keys that are somebody's own, and whose they are: kombu's bindings, Celery's results, ours. With a prefix before all keys (`global_keyprefix`) Celery
-/// may put a `_` between the prefix and the names of its results.
+/// Beginnings of the names of keys that are somebody's own, and whose they are: kombu's bindings,
+/// Celery's results, ours. With a prefix before all keys (`global_keyprefix`) Celery may put a `_`
+/// between the prefix and the names of its results.
 const BEGINNINGS: &[(&str, &str)] = &[
     ("_kombu.binding", "bindings"),
     ("celery-task-meta-", "results"),
@@ -36,7 +38,8 @@ pub fn refused_queue(name: &str) -> Option<String> {
     Some(format!("no queue may be named {name}: such a name belongs to {what}; choose another name"))
 }
 
-/// The same, where a prefix stands before all names: neither the name nor the whole key may be somebody's own.
+/// The same, where a prefix stands before all names: neither the name nor the whole key may be
+/// somebody's own.
 pub(crate) fn refused_key(prefix: &str, name: &str) -> Option<String> {
     refused_queue(name).or_else(|| if prefix.is_empty() { None } else { refused_queue(&format!("{prefix}{name}")) })
 }

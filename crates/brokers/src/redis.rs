@@ -4,8 +4,10 @@
 //! - `url.rs`: what a URL says; `layout.rs`: names of keys and channels
 //! - `resp.rs`: the protocol, without sockets; `connection.rs`, `socket.rs`, `tls.rs`, `sentinel.rs`: one connection; `fail.rs`: what a refusal means
 //! - `link.rs`: the connection for commands, and what happens when it is lost, `luck.rs`: whether its callers look for their answers themselves; `pubsub.rs`: the one for listening
-//! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `listeners.rs`: who of many is woken by it, `early.rs`: of one that is given; `consumer.rs` joins them
-//! - `lease.rs`: the sign of life; `watcher.rs`: who looks for the dead; `rescue.rs`: what they have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
+//! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `listeners.rs`: who of
+//!   many is woken by it, `early.rs`: of one that is given; `consumer.rs` joins them
+//! - `lease.rs`: the sign of life; `watcher.rs`: who looks for the dead; `rescue.rs`: what they
+//!   have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
 //! - `shared.rs`: rates and revoked ids
 //! - `bus.rs`: remote control and events; `admin.rs`: looking at queues, `admin/find.rs`: at what lies in them, `admin/oldest.rs`: how long it has; `results.rs` (beside the other result backends)
 //! - `scripts.rs`, `scripts/*.lua`: what runs inside the server; `ACL.md`: what a user of the server must be allowed

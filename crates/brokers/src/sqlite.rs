@@ -7,10 +7,13 @@
 //!   take the last moments back: tasks that were sent may be gone, tasks that were finished may run again. The file stays sound.
 //! - `?max_size=BYTES`: the file grows no larger; whoever wants to send more than it holds fails as with a full disk.
 //!
-//! A write that cannot be done now (a full disk, one that fails) is undone, and that is said ([`ErrorKind::Unwritable`]); workers wait until it can be. A value that the file can never take (it is too large) is refused to whoever asked for it, and nobody else. Nothing counts as done that is not in the file.
+//! A write that cannot be done now (a full disk, one that fails) is undone, and that is said
+//! ([`ErrorKind::Unwritable`]); workers wait until it can be. A value that the file can never take
+//! (it is too large) is refused to whoever asked for it, and nobody else. Nothing counts as done
+//! that is not in the file.
 //!
-//! If the file cannot be trusted any more (it is damaged, or was taken away), nothing is done with it until it is opened anew: every call fails with
-//! [`ErrorKind::Fatal`].
+//! If the file cannot be trusted any more (it is damaged, or was taken away), nothing is done with
+//! it until it is opened anew: every call fails with [`ErrorKind::Fatal`].
 //!
 //! A worker that died is noticed at once by the others on the same machine (its process is gone), or (it hangs, it runs in another container) when its
 //! heartbeat in the file has not changed for its lease, by the watch of who looks: no clock of another process counts, and none of the wall.
@@ -63,7 +66,8 @@ use crate::{
 /// SQLite holds no larger value than a thousand million bytes; half of it is enough for anybody.
 const MOST_BYTES: usize = 500_000_000;
 
-/// Longest time that a broadcast waits for another program that writes: it is for those who listen now.
+/// Longest time that a broadcast waits for another program that writes: it is for those who listen
+/// now.
 const HEARD: Duration = Duration::from_secs(1);
 
 /// An open file: broker and result backend. A clone is the same one; the file is closed with the last of them.
@@ -79,7 +83,8 @@ impl Sqlite {
         Self::open_with(url, Arc::new(|_| {}))
     }
 
-    /// The same; the notice is told when a worker has to wait because the file can take nothing, and when that is over.
+    /// The same; the notice is told when a worker has to wait because the file can take nothing,
+    /// and when that is over.
     ///
     /// # Errors
     /// As [`open`](Self::open).

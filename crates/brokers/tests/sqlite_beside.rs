@@ -200,7 +200,8 @@ fn an_idle_worker_sleeps_as_long_as_its_lease_lets_it_heartbeats_or_not() {
     let before = idle.wakes();
     std::thread::sleep(Duration::from_secs(5));
     let woken = idle.wakes() - before;
-    // A third of the lease is 20 s. A heartbeat is handed to the writer, which keeps it until then: 20 in this time, and one turn of all others.
+    // A third of the lease is 20 s. A heartbeat is handed to the writer, which keeps it until then:
+    // 20 in this time, and one turn of all others.
     assert!(woken <= 20 + 8, "{woken} times");
 }
 

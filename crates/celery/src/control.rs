@@ -6,7 +6,8 @@
 //! - `control/arguments.rs`: arguments as Python binds them, and its errors where it cannot
 //! - `control/reply.rs`: a reply
 //! - `control/values.rs`: what replies say
-//! - `control/settings.rs`: the settings that Celery's workers tell, recorded in `control/settings.json`
+//! - `control/settings.rs`: the settings that Celery's workers tell, recorded in
+//!   `control/settings.json`
 
 mod arguments;
 mod command;

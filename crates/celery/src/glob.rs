@@ -1,6 +1,7 @@
 //! Patterns as Python's `fnmatch` has them.
 
-/// Python's `fnmatch`, for whole names. Each `*` is tried once from where the last one stood, so that no pattern takes more than steps in the square.
+/// Python's `fnmatch`, for whole names. Each `*` is tried once from where the last one stood, so
+/// that no pattern takes more than steps in the square.
 pub fn glob(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut p, mut n) = (0, 0);

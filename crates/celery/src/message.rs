@@ -65,9 +65,11 @@ pub struct Message {
     pub stamped_headers: Vec<String>,
     /// Its stamps.
     pub stamps: Map,
-    /// All other headers: the user's own, `celery_beat_task`. Not `lang`, and not longshore's counts of crashes, which are about the message, not the task.
+    /// All other headers: the user's own, `celery_beat_task`. Not `lang`, and not longshore's
+    /// counts of crashes, which are about the message, not the task.
     pub headers: Map,
-    /// All other properties of its envelope: `app_id`, `user_id`, `type`, whatever a sender puts there.
+    /// All other properties of its envelope: `app_id`, `user_id`, `type`, whatever a sender puts
+    /// there.
     pub properties: Map,
     /// Where its result is awaited (of use to the rpc result backend).
     pub reply_to: Option<String>,
@@ -81,7 +83,8 @@ pub struct Message {
     pub routing_key: String,
     /// Whether it was taken and given back before.
     pub redelivered: bool,
-    /// Number of workers' children that died while they ran it. Not written by `encode`: [`mark_crashed`] notes it.
+    /// Number of workers' children that died while they ran it. Not written by `encode`:
+    /// [`mark_crashed`] notes it.
     pub child_crashes: u32,
     /// The positional arguments.
     pub args: Vec<Value>,
@@ -93,14 +96,16 @@ pub struct Message {
     pub errbacks: Vec<Signature>,
     /// What comes after it, **the last first**. `Some` of nothing stands at the end of a chain.
     pub chain: Option<Vec<Signature>>,
-    /// The body of the chord that it is a part of. Shared: a chord has many parts, and its body may be large.
+    /// The body of the chord that it is a part of. Shared: a chord has many parts, and its body may
+    /// be large.
     pub chord: Option<Arc<Signature>>,
 }
 
 /// The header in which longshore counts the workers that died with a message.
 pub const CRASHES: &str = "longshore-crashes";
 
-/// The header in which longshore counts the children of workers that died while they ran a message's task. Their workers live, and know of what.
+/// The header in which longshore counts the children of workers that died while they ran a
+/// message's task. Their workers live, and know of what.
 pub const CHILD_CRASHES: &str = "longshore-child-crashes";
 
 /// How a message is written.

@@ -283,7 +283,8 @@ fn groups(width: usize, levels: usize) -> Signature {
 
 #[test]
 fn a_chain_of_groups_takes_no_more_than_the_bytes_that_are_sent() {
-    // What is not shared, or carried by tasks that are yet to come, would be 25 to the power of 10 of it.
+    // What is not shared, or carried by tasks that are yet to come, would be 25 to the power of 10
+    // of it.
     for (width, levels) in [(2, 2), (3, 10), (5, 8), (25, 10)] {
         let mut fresh = ids();
         let first = apply(&groups(width, levels), &[], &context(), &mut fresh).unwrap().sends.remove(0).message;

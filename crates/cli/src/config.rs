@@ -294,7 +294,8 @@ impl Config {
         Ok((find(broker, "broker")?, find(results, "results")?))
     }
 
-    /// Returns where tasks go that name no queue, in the order of the lines of `[routes]`, those of the stronger file first: pattern, queue, priority.
+    /// Returns where tasks go that name no queue, in the order of the lines of `[routes]`, those of
+    /// the stronger file first: pattern, queue, priority.
     ///
     /// # Errors
     /// A `${VAR}` that is not set; a priority beyond 9.

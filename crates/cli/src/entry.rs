@@ -350,7 +350,8 @@ fn consume_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, S
     section_flags(section, &["kafka", "consume", topic], &Config::kafka_place(topic), given)
 }
 
-/// Ends as clap does, with help on stdout or a mistake on stderr, and says when stdout does not take it.
+/// Ends as clap does, with help on stdout or a mistake on stderr, and says when stdout does not
+/// take it.
 pub(crate) fn leave(error: &clap::Error) -> ! {
     let printed = error.print().and_then(|()| std::io::stdout().flush());
     let code = match printed {

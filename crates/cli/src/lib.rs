@@ -1,5 +1,6 @@
 //! The command line of longshore.
-/// As the standard library's, without its panic where stderr takes no more (a file on a full disk): what is said there decides nothing.
+/// As the standard library's, without its panic where stderr takes no more (a file on a full disk):
+/// what is said there decides nothing.
 macro_rules! eprintln {
     ($($word:tt)*) => {{
         use std::io::Write as _;

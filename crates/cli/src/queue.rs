@@ -154,7 +154,8 @@ pub fn configured(app: &App, config: &Config, global: &Global) -> Result<(App, V
         settings.broker = broker;
     }
     settings.results = results.or(settings.results.take());
-    // The first that matches counts: a task's own queue, then what is configured, then what the program says.
+    // The first that matches counts: a task's own queue, then what is configured, then what the
+    // program says.
     let own = specs.iter().filter_map(|spec| Some((spec.name.clone(), Route::queue(spec.queue.as_ref()?))));
     let routes = config.routes()?.into_iter().map(|(pattern, queue, priority)| (pattern, Route { queue, priority }));
     let routes: Vec<_> = own.chain(routes).collect();

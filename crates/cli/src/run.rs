@@ -7,9 +7,12 @@
 //! - `batch.rs`: several records for one call of a command
 //! - `what.rs`, `command.rs`, `http.rs`, `pipe.rs`, `task.rs`: what runs, as lanes of the engine; `reply.rs`: what it answers; `overdue.rs`: a timeout that is a share of the median
 //! - `shared_limit.rs`: a limit that other processes keep too, before a lane
-//! - `ledger.rs journal.rs`: start and result lines, before anything counts; `spool.rs`: what is too long for them
+//! - `ledger.rs journal.rs`: start and result lines, before anything counts; `spool.rs`: what is
+//!   too long for them
 //! - `output.rs`: the projection of the journal that people read
-//! - `conduct.rs`: all of it put together; `watch.rs`: watched until the end, with `keys.rs machine.rs`; `signals.rs heard.rs`: what asks it to stop; `checks.rs ending.rs`: how it ends
+//! - `conduct.rs`: all of it put together; `watch.rs`: watched until the end, with
+//!   `keys.rs machine.rs`; `signals.rs heard.rs`: what asks it to stop; `checks.rs ending.rs`: how
+//!   it ends
 
 pub mod args;
 pub mod auto;

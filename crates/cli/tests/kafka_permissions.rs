@@ -1,4 +1,5 @@
-//! `longshore kafka consume` where no terminal is, on a real Kafka that asks for permissions: what it says of trouble, and what it writes exactly once.
+//! `longshore kafka consume` where no terminal is, on a real Kafka that asks for permissions: what
+//! it says of trouble, and what it writes exactly once.
 #![cfg(feature = "kafka-tls")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -50,7 +51,8 @@ impl World {
         assert_eq!(code, 0, "{words:?}: {stderr}");
     }
 
-    /// A topic with records that `guest` may read in the group of the same name, with a dead-letter topic.
+    /// A topic with records that `guest` may read in the group of the same name, with a dead-letter
+    /// topic.
     fn topic(&self, name: &str, records: u64) {
         self.ask(&["create-topic", name, "--partitions", "2"]);
         self.ask(&["create-topic", &format!("{name}-dlt")]);

@@ -1,4 +1,5 @@
-//! Raw output that is longer than the journal keeps: it goes through whole, and survives what the run does not.
+//! Raw output that is longer than the journal keeps: it goes through whole, and survives what the
+//! run does not.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -14,7 +15,8 @@ use std::{
 use common::{Place, finish, number, run, signal, text, until, wait};
 use rustix::process::Signal;
 
-/// Command of a record. The lines that it writes are its own, and they are longer in all than the journal keeps.
+/// Command of a record. The lines that it writes are its own, and they are longer in all than the
+/// journal keeps.
 const WRITES: &str =
     "yes {}' wrote this line, which is a long one so that there are not so many of them: a test has to look at each' | head -c 2500000";
 

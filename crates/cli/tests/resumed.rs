@@ -1,4 +1,5 @@
-//! Jobs that are resumed: from stdin, from journals of earlier versions, and from journals that have suffered.
+//! Jobs that are resumed: from stdin, from journals of earlier versions, and from journals that
+//! have suffered.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -121,7 +122,8 @@ fn a_file_that_lost_a_record_in_flight_is_said() {
     assert!(stderr.contains("of the tasks that were in flight, 1 are not in the input any more"), "{stderr}");
 }
 
-/// Journals that version 0.1's first format wrote: one of a killed job that read stdin, one of a killed job that read a file, one of a finished job.
+/// Journals that version 0.1's first format wrote: one of a killed job that read stdin, one of a
+/// killed job that read a file, one of a finished job.
 const EARLIER: [(&str, &str); 3] = [
     ("4bdc", include_str!("journals/v1-stdin-4bdc.jsonl")),
     ("8987", include_str!("journals/v1-killed-8987.jsonl")),

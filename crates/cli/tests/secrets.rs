@@ -1,4 +1,5 @@
-//! Secrets: no output and no journal shows one, however it was spelled, and a job that needs some still resumes.
+//! Secrets: no output and no journal shows one, however it was spelled, and a job that needs some
+//! still resumes.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -119,7 +120,8 @@ fn a_journal_with_its_command_line_in_clear_as_older_versions_wrote_it_resumes()
     let mut header: serde_json::Map<String, serde_json::Value> = serde_json::from_str(first).unwrap();
     header.insert("args".to_owned(), args);
     header.remove("shown_args").unwrap();
-    // Version 1 had no hash in its header, and no lines of what was read. The version is always the first member.
+    // Version 1 had no hash in its header, and no lines of what was read. The version is always the
+    // first member.
     header.remove("check").unwrap();
     header.remove("longshore").unwrap();
     let others = serde_json::to_string(&header).unwrap();

@@ -277,7 +277,8 @@ fn pipe_children_that_do_not_want_to_end_are_ended_by_interrupts() {
     assert_eq!(alive_with(&format!("MARK={}", place.path("mark").display())), []);
 }
 
-/// Sends a signal to everything that belongs to a run, as systemd does to a control group: to the runner first, or last, or to its group on the way.
+/// Sends a signal to everything that belongs to a run, as systemd does to a control group: to the
+/// runner first, or last, or to its group on the way.
 fn signal_all(child: &Child, mark: &str, which: Signal, rng: &mut fastrand::Rng) {
     let runner = child.id().cast_signed();
     let mut all: Vec<i32> = alive_with(mark).into_iter().map(|(pid, _)| pid).filter(|pid| *pid != runner).collect();
@@ -298,7 +299,8 @@ fn signal_all(child: &Child, mark: &str, which: Signal, rng: &mut fastrand::Rng)
     }
 }
 
-/// Each record is a task that takes so many milliseconds; every third is a shell that waits for another program.
+/// Each record is a task that takes so many milliseconds; every third is a shell that waits for
+/// another program.
 const REACHED: &str = "if [ $(($1 % 3)) = 0 ]; then sleep $2; else exec sleep $2; fi";
 
 #[test]

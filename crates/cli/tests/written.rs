@@ -1,4 +1,5 @@
-//! Files that are written: a limit of their size (`ulimit -f`) is said, links are not followed, pipes hang nobody.
+//! Files that are written: a limit of their size (`ulimit -f`) is said, links are not followed,
+//! pipes hang nobody.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -13,7 +14,8 @@ use std::{
 use common::{BIN, Place, run};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-/// A command by the shell, in a directory of its own; `longshore` is the binary. Exit code and stderr.
+/// A command by the shell, in a directory of its own; `longshore` is the binary. Exit code and
+/// stderr.
 fn shell(place: &Place, script: &str) -> (i32, String) {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("longshore() {{ '{BIN}' \"$@\"; }}\n{script}")]).current_dir(place.path("."));

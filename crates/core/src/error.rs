@@ -158,7 +158,8 @@ pub enum ErrorKind {
     Transient,
     /// The other side understood and said no.
     Refused,
-    /// A write that cannot be done now (the disk is full, or fails): nothing was done, and trying again helps when that is over.
+    /// A write that cannot be done now (the disk is full, or fails): nothing was done, and trying
+    /// again helps when that is over.
     Unwritable,
     /// Nothing more can come of this handle.
     Fatal,

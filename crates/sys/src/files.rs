@@ -1,9 +1,11 @@
 //! Opening files that are to be written, and removing them.
 //!
-//! Two kinds of file are written. Those of **our own** (journals, locks, a pidfile, what lies beside a database) have names that we make up or that must
-//! hold nothing of anybody else: no link is followed, only a regular file is taken, and a new one may be read by its owner alone. **Outputs** are named
-//! by the user, who may name a link, a device or a pipe as with the shell's `>`. Neither is cut before it is known to be a regular file, neither hangs
-//! on a pipe that nobody reads, and none is inherited by a child.
+//! Two kinds of file are written. Those of **our own** (journals, locks, a pidfile, what lies
+//! beside a database) have names that we make up or that must hold nothing of anybody else: no link
+//! is followed, only a regular file is taken, and a new one may be read by its owner alone.
+//! **Outputs** are named by the user, who may name a link, a device or a pipe as with the shell's
+//! `>`. Neither is cut before it is known to be a regular file, neither hangs on a pipe that nobody
+//! reads, and none is inherited by a child.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -19,7 +21,8 @@ use rustix::{
     io::Errno,
 };
 
-/// Longest wait for somebody who reads the pipe that is an output: `cat pipe & longshore … -o pipe` opens both at once.
+/// Longest wait for somebody who reads the pipe that is an output:
+/// `cat pipe & longshore … -o pipe` opens both at once.
 const READER_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause between two looks for that reader.
 const READER_LOOK: Duration = Duration::from_millis(20);
@@ -35,11 +38,13 @@ pub enum Own {
     AppendOrCreate,
     /// Reads and writes at any place; makes it if it is not there.
     WriteOrCreate,
-    /// Reads and appends to a new one; an error if anything has this name, a link that leads nowhere included.
+    /// Reads and appends to a new one; an error if anything has this name, a link that leads
+    /// nowhere included.
     New,
 }
 
-/// Opens a file of our own: through no link, nothing but a regular file, for its owner alone when it is new.
+/// Opens a file of our own: through no link, nothing but a regular file, for its owner alone when
+/// it is new.
 ///
 /// # Errors
 /// The error of open(2); in words where there is a link or no regular file.
@@ -72,7 +77,8 @@ pub fn own_with_mode(path: &Path, how: Own, mode: u32) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens an output whose name is ours, in a directory that the user named: empty, through no link, nothing but a regular file.
+/// Opens an output whose name is ours, in a directory that the user named: empty, through no link,
+/// nothing but a regular file.
 ///
 /// # Errors
 /// As for [`own`].
@@ -93,7 +99,8 @@ pub enum Output {
     AppendExisting,
 }
 
-/// Opens an output that the user named, for appending. A pipe is waited for until somebody reads it, but not for long.
+/// Opens an output that the user named, for appending. A pipe is waited for until somebody reads
+/// it, but not for long.
 ///
 /// # Errors
 /// The error of open(2); in words where nobody reads the pipe.
@@ -168,11 +175,13 @@ pub fn regular(meta: &Metadata) -> io::Result<()> {
     }
 }
 
-/// From now on a write beyond the largest size of a file (`ulimit -f`) fails with EFBIG, which can be said, instead of ending the process without a word.
-/// Children have the signal's default: a handler does not survive exec, where an ignored signal would. For a program, at its start.
+/// From now on a write beyond the largest size of a file (`ulimit -f`) fails with EFBIG, which can
+/// be said, instead of ending the process without a word. Children have the signal's default: a
+/// handler does not survive exec, where an ignored signal would. For a program, at its start.
 pub fn say_when_too_large() {
     extern "C" fn nothing(_: libc::c_int) {}
-    // SAFETY: the handler does nothing, so it may interrupt anything; the structs are plain data that is valid when zeroed, and live through the calls.
+    // SAFETY: the handler does nothing, so it may interrupt anything; the structs are plain data
+    // that is valid when zeroed, and live through the calls.
     unsafe {
         let mut old: libc::sigaction = std::mem::zeroed();
         // Whoever ignores it already gets the error already, and so do the children.
@@ -205,7 +214,8 @@ pub fn cause(error: &io::Error) -> String {
     }
 }
 
-/// The exit code of a program that cannot go on for this error: 74 where no more can be written, else the one that is given.
+/// The exit code of a program that cannot go on for this error: 74 where no more can be written,
+/// else the one that is given.
 pub fn exit_code(error: &io::Error, otherwise: u8) -> u8 {
     if matches!(error.kind(), io::ErrorKind::FileTooLarge | io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         74

@@ -1,7 +1,10 @@
-//! The workers and the client of `benches/tasks/idle.sh`: many workers that have nothing to do in one process, as they are.
+//! The workers and the client of `benches/tasks/idle.sh`: many workers that have nothing to do in
+//! one process, as they are.
 //!
-//! `idle fleet URL COUNT [LOG]` serves until its input ends; each task that starts is noted in the log · `idle trips URL COUNT PAUSE_MS` asks and waits, one
-//! after the other, and prints the milliseconds that each took · `idle hold URL NUMBER` sends a task that runs for a minute the first time and not the second
+//! `idle fleet URL COUNT [LOG]` serves until its input ends; each task that starts is noted in the
+//! log · `idle trips URL COUNT PAUSE_MS` asks and waits, one after the other, and prints the
+//! milliseconds that each took · `idle hold URL NUMBER` sends a task that runs for a minute the
+//! first time and not the second
 #![expect(clippy::unwrap_used, reason = "a measuring program")]
 
 extern crate longshore_worker as longshore;

@@ -47,7 +47,8 @@ pub struct Settings {
     pub results: Option<String>,
     /// The queue of a call that names none: `celery`.
     pub default_queue: String,
-    /// Routes of tasks, by their names or by patterns of these (`mail.*`). A name goes before patterns, of these the first that matches counts.
+    /// Routes of tasks, by their names or by patterns of these (`mail.*`). A name goes before
+    /// patterns, of these the first that matches counts.
     pub routes: Vec<(String, Route)>,
     /// How long results are kept; for ever, where absent. One day.
     pub result_expires: Option<Duration>,
@@ -58,7 +59,8 @@ pub struct Settings {
     /// How the bodies of what is sent are compressed, unless a call says otherwise; not at all, where absent. Celery's workers unpack
     /// zlib; for zstd they need a module of Python's.
     pub compression: Option<Compression>,
-    /// Errbacks that take three arguments, by name; `mail.*` matches what begins so. See [`App::errback`].
+    /// Errbacks that take three arguments, by name; `mail.*` matches what begins so. See
+    /// [`App::errback`].
     pub errbacks: Vec<String>,
 }
 
@@ -137,18 +139,22 @@ impl App {
         self
     }
 
-    /// Sends the tasks of this name, or of the names that match a pattern (`mail.*`), to this queue, or with this [priority](Route::priority), unless a call
-    /// says otherwise, or the [task](crate::TaskPolicy::queue) itself. A name goes before patterns; of these the first that matches counts. Holds for clients
-    /// and for what workers send: the next link of a chain, callbacks, errbacks, bodies of chords. A retry stays in its queue.
+    /// Sends the tasks of this name, or of the names that match a pattern (`mail.*`), to this
+    /// queue, or with this [priority](Route::priority), unless a call says otherwise, or the
+    /// [task](crate::TaskPolicy::queue) itself. A name goes before patterns; of these the first
+    /// that matches counts. Holds for clients and for what workers send: the next link of a chain,
+    /// callbacks, errbacks, bodies of chords. A retry stays in its queue.
     #[must_use]
     pub fn route(mut self, task: impl Into<String>, to: impl Into<Route>) -> Self {
         self.settings_mut().routes.push((task.into(), to.into()));
         self
     }
 
-    /// Names an errback that takes three arguments, as those of Celery's new style do; `mail.*` matches what begins so. When a task fails here, such an
-    /// errback is sent the failed task's request (an object with its `id`, `task`, `args`, …), its exception (as results have it: `exc_type`, `exc_message`,
-    /// `exc_module`) and its traceback. All others are sent the failed task's id alone: a message does not say what an errback takes.
+    /// Names an errback that takes three arguments, as those of Celery's new style do; `mail.*`
+    /// matches what begins so. When a task fails here, such an errback is sent the failed task's
+    /// request (an object with its `id`, `task`, `args`, …), its exception (as results have it:
+    /// `exc_type`, `exc_message`, `exc_module`) and its traceback. All others are sent the failed
+    /// task's id alone: a message does not say what an errback takes.
     #[must_use]
     pub fn errback(mut self, task: impl Into<String>) -> Self {
         self.settings_mut().errbacks.push(task.into());

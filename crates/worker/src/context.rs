@@ -123,7 +123,8 @@ impl TaskContext {
         &self.message().headers
     }
 
-    /// Returns a property of its message that is not Celery's own: `app_id`, `user_id`, `type`, whatever its sender has put there.
+    /// Returns a property of its message that is not Celery's own: `app_id`, `user_id`, `type`,
+    /// whatever its sender has put there.
     pub fn property(&self, name: &str) -> Option<&Value> {
         self.message().properties.get(name)
     }

@@ -43,8 +43,9 @@ impl From<String> for Route {
     }
 }
 
-/// Returns the route of this task, as Celery looks for it: the one of its very name, else that of a pattern; of several the first.
-/// Patterns are those with a `*`; in these `?` and `[a-z]` mean something, too.
+/// Returns the route of this task, as Celery looks for it: the one of its very name, else that of a
+/// pattern; of several the first. Patterns are those with a `*`; in these `?` and `[a-z]` mean
+/// something, too.
 pub(crate) fn of<'a>(routes: &'a [(String, Route)], task: &str) -> Option<&'a Route> {
     let named = routes.iter().find(|(name, _)| name == task && !is_pattern(name));
     named.or_else(|| routes.iter().find(|(pattern, _)| names(pattern, task))).map(|(_, route)| route)

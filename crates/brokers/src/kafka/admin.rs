@@ -25,7 +25,8 @@ use super::{
 };
 use crate::broker::BrokerError;
 
-/// Longest tail behind a commit that is looked into for records: aborted transactions are seldom longer.
+/// Longest tail behind a commit that is looked into for records: aborted transactions are seldom
+/// longer.
 const MARKS: u64 = 10_000;
 /// Longest time for that.
 const MARKS_PATIENCE: Duration = Duration::from_secs(3);
@@ -87,7 +88,8 @@ pub struct Lag {
     pub extent: Extent,
     /// The member that has it, if one has.
     pub member: Option<Member>,
-    /// True if no record lies between the commit and the end: only marks that end transactions, and what was aborted.
+    /// True if no record lies between the commit and the end: only marks that end transactions, and
+    /// what was aborted.
     pub only_marks: bool,
 }
 
@@ -96,7 +98,8 @@ pub struct Lag {
 pub struct Member {
     /// Its id in the group, which the broker made.
     pub id: String,
-    /// Name that it gives itself: `client.id`, of longshore's consumers with the machine and the process.
+    /// Name that it gives itself: `client.id`, of longshore's consumers with the machine and the
+    /// process.
     pub client: String,
     /// Address at which the broker sees it.
     pub host: String,
@@ -131,7 +134,8 @@ impl Probe {
         // Named in no group's list as long as it does not subscribe.
         config.set("group.id", group.unwrap_or("longshore-asks")).set("enable.auto.commit", "false");
         if group.is_some() {
-            // What a group has committed is told at once, and not after the end of a transaction that commits more.
+            // What a group has committed is told at once, and not after the end of a transaction
+            // that commits more.
             config.set("isolation.level", "read_uncommitted");
         }
         settings.finish(&mut config);
@@ -407,8 +411,9 @@ impl Admin {
         Ok(owners)
     }
 
-    /// Tells marks of transactions from records that are not committed: what reads from the commit on and meets the end first has met no record. Who may
-    /// not read the topic, or gets no answer soon, counts them.
+    /// Tells marks of transactions from records that are not committed: what reads from the commit
+    /// on and meets the end first has met no record. Who may not read the topic, or gets no answer
+    /// soon, counts them.
     fn find_marks(&self, rows: &mut [Lag]) {
         let behind = |row: &Lag| (1..=MARKS).contains(&row.records());
         let topics: BTreeSet<String> = rows.iter().filter(|row| behind(row)).map(|row| row.topic.clone()).collect();

@@ -94,14 +94,16 @@ impl Committer {
         self.busy = self.work.send(work).is_ok().then(Instant::now);
     }
 
-    /// Waits for the one that is on its way, so that none overtakes another; no longer than [`ANSWER`], and tells whether it has ended.
+    /// Waits for the one that is on its way, so that none overtakes another; no longer than
+    /// [`ANSWER`], and tells whether it has ended.
     fn wait(&mut self) -> bool {
         let ended = self.busy.is_none() || !matches!(self.answers.recv_timeout(ANSWER), Err(RecvTimeoutError::Timeout));
         self.busy = self.busy.filter(|_| !ended);
         ended
     }
 
-    /// Ends the thread, which then holds the client no more. One that still waits for the broker is left alone, and ends when the client gives up.
+    /// Ends the thread, which then holds the client no more. One that still waits for the broker is
+    /// left alone, and ends when the client gives up.
     pub(super) fn close(mut self) {
         let waits = self.is_busy();
         drop(self.work);
@@ -124,7 +126,8 @@ impl Desk {
         }
     }
 
-    /// Commits what these seats have done, and waits for the broker. Of a transaction all outputs go along. Tells whether the broker has answered.
+    /// Commits what these seats have done, and waits for the broker. Of a transaction all outputs
+    /// go along. Tells whether the broker has answered.
     pub(super) fn commit_now(&mut self, seats: impl Fn(usize) -> bool) -> bool {
         let mut answered = self.committer.wait();
         // What became of the one before.
@@ -213,7 +216,8 @@ impl Desk {
     }
 }
 
-/// A broker that has not answered to a commit for so long is said to be silent, and is not waited for any longer where something ends.
+/// A broker that has not answered to a commit for so long is said to be silent, and is not waited
+/// for any longer where something ends.
 const ANSWER: Duration = Duration::from_secs(10);
 /// A transaction is tried so often.
 const REFUSALS: u32 = 5;

@@ -252,15 +252,17 @@ impl Consumer {
         self
     }
 
-    /// Bytes of records that may be in memory: half of them held ready by the client, over all partitions, the other half read and not done, whatever
-    /// their number may be. A record that is larger than that is read alone. Default 32 MiB.
+    /// Bytes of records that may be in memory: half of them held ready by the client, over all
+    /// partitions, the other half read and not done, whatever their number may be. A record that is
+    /// larger than that is read alone. Default 32 MiB.
     pub fn buffers(mut self, bytes: usize) -> Self {
         self.buffers = bytes.max(128 << 10);
         self
     }
 
-    /// Sets how long a permission that was there may be missing: to read a topic, or as a member of the group. Then the consumer ends with the reason, and
-    /// nothing is lost; until then it waits for the permission to come back. Default one minute.
+    /// Sets how long a permission that was there may be missing: to read a topic, or as a member of
+    /// the group. Then the consumer ends with the reason, and nothing is lost; until then it waits
+    /// for the permission to come back. Default one minute.
     pub fn without_permission(mut self, most: Duration) -> Self {
         self.without_permission = most;
         self
@@ -412,8 +414,8 @@ impl ConsumerHandle {
         });
     }
 
-    /// Returns what has gone wrong, or right again, since the last call: each trouble once when it begins, and once when it has ended. Answers whatever
-    /// the client waits for.
+    /// Returns what has gone wrong, or right again, since the last call: each trouble once when it
+    /// begins, and once when it has ended. Answers whatever the client waits for.
     pub fn news(&self) -> Vec<Trouble> {
         self.exchange.board.news()
     }
@@ -423,7 +425,8 @@ impl ConsumerHandle {
         self.exchange.board.complaint()
     }
 
-    /// Returns what runs now with its records, the oldest first, as far as these have not ended meanwhile; at most `most` tasks. `None` when it is over.
+    /// Returns what runs now with its records, the oldest first, as far as these have not ended
+    /// meanwhile; at most `most` tasks. `None` when it is over.
     pub async fn running(&self, most: usize) -> Option<Vec<(RunningTask, Option<Record>)>> {
         let mut running = self.engine.snapshot().await?.running;
         running.truncate(most);

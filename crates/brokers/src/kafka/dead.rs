@@ -164,7 +164,8 @@ impl Dead {
         done
     }
 
-    /// Makes another producer in place of one that will never send again, as one without permission to write once is.
+    /// Makes another producer in place of one that will never send again, as one without permission
+    /// to write once is.
     fn begin_anew(&mut self) {
         if self.producer.client().fatal_error().is_some()
             && let Ok(producer) = self.config.create_with_context(Hears::default())

@@ -101,7 +101,8 @@ impl Transactor {
     pub(super) fn open(config: &mut ClientConfig, id: &str, consumer: Arc<BaseConsumer<Hooks>>) -> Result<Self, crate::BrokerError> {
         let doing = format!("begin transactions as `{id}`");
         config.set("transactional.id", id).set("linger.ms", "5").set("message.max.bytes", "1000000000");
-        // As Java's clients do, and our own producer, so that a key has its partition whoever writes it.
+        // As Java's clients do, and our own producer, so that a key has its partition whoever
+        // writes it.
         config.set("partitioner", "murmur2_random");
         // What a dead member leaves open holds up readers for so long, unless a member with its id ends it before.
         config.set("transaction.timeout.ms", "30000");

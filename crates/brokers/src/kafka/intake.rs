@@ -24,7 +24,8 @@ pub(super) struct Limits {
     pub(super) reopen: f64,
     /// Records that back off, and those behind them, at most.
     pub(super) parked: usize,
-    /// Bytes of all records that are with the engine, at most; what passes this is one record, or a small batch.
+    /// Bytes of all records that are with the engine, at most; what passes this is one record, or a
+    /// small batch.
     pub(super) bytes: usize,
 }
 
@@ -87,7 +88,8 @@ impl Gate {
         self.limits = limits;
     }
 
-    /// Returns how many records may be read now. `in_flight` run or wait to run, `parked` back off or wait behind one that does; all of them take `bytes` of memory.
+    /// Returns how many records may be read now. `in_flight` run or wait to run, `parked` back off
+    /// or wait behind one that does; all of them take `bytes` of memory.
     pub(super) fn room(&mut self, in_flight: usize, parked: usize, bytes: usize, now: Instant) -> usize {
         let Limits { in_flight: most, parked: most_parked, bytes: most_bytes, .. } = self.limits;
         let too_many = parked >= most_parked;

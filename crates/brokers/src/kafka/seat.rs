@@ -50,7 +50,8 @@ pub(super) struct Seat {
     /// The end of the partition, as the broker told it last.
     pub(super) high: Option<i64>,
     pub(super) at_end: bool,
-    /// The client tells once that it cannot be read, and never that it can again; so it is asked at this time.
+    /// The client tells once that it cannot be read, and never that it can again; so it is asked at
+    /// this time.
     pub(super) ask_again: Option<Instant>,
     /// Offset at which it goes on when it is asked, as far as that is known.
     pub(super) next: Offset,
@@ -69,7 +70,7 @@ pub(super) struct Committed {
     pub(super) offset: Option<i64>,
     /// What the ledger had finished when a commit was last sent.
     pub(super) sent: u64,
-    /// Number that the ledger had finished when the last accepted commit was sent.
+    /// Number of offsets that the ledger had finished when the last accepted commit was sent.
     pub(super) accepted: u64,
     /// Characters of the metadata then.
     pub(super) metadata: usize,
@@ -259,8 +260,8 @@ impl Seat {
         self.at_end && self.held.is_none() && !self.nonempty.load(Ordering::Acquire)
     }
 
-    /// All that could be read is done and committed. What is behind the commit, if anything is, is no record: the mark that ends a transaction, or what
-    /// was aborted.
+    /// All that could be read is done and committed. What is behind the commit, if anything is, is
+    /// no record: the mark that ends a transaction, or what was aborted.
     pub(super) fn is_done(&self) -> bool {
         self.is_at_end() && self.ledger.incomplete() == 0 && self.commit.offset.is_some_and(|offset| offset >= self.ledger.position())
     }

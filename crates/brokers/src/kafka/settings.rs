@@ -167,7 +167,8 @@ impl Settings {
     pub(crate) fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.servers).set("client.id", "longshore").set_log_level(RDKafkaLogLevel::Warning);
-        // A broker that is being started again takes seconds; ten more, as the client would wait at last, are not needed.
+        // A broker that is being started again takes seconds; ten more, as the client would wait at
+        // last, are not needed.
         config.set("reconnect.backoff.max.ms", "1000");
         config
     }

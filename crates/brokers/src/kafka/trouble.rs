@@ -1,6 +1,8 @@
-//! Troubles of a consumer: states that begin, are met again, and end. They are codes and places alone: sentences are made where they are printed.
+//! Troubles of a consumer: states that begin, are met again, and end. They are codes and places
+//! alone: sentences are made where they are printed.
 //!
-//! The board is shared, so that it can be read while the client's thread waits for a broker that does not answer.
+//! The board is shared, so that it can be read while the client's thread waits for a broker that
+//! does not answer.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -39,7 +41,8 @@ pub enum Affected {
     },
     /// Something else that the client complains of.
     Client,
-    /// The metadata of a committed offset is not ours: records done beyond it, if any, are done again.
+    /// The metadata of a committed offset is not ours: records done beyond it, if any, are done
+    /// again.
     Metadata {
         /// The topic.
         topic: String,
@@ -83,7 +86,8 @@ pub struct Trouble {
 }
 
 impl Affected {
-    /// Tells what happens from what lasts: nobody waits for its end, it is over when it has not been met for a while.
+    /// Tells what happens from what lasts: nobody waits for its end, it is over when it has not
+    /// been met for a while.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Client | Self::Metadata { .. } | Self::Header { .. } | Self::Log { .. })
     }

@@ -84,12 +84,14 @@ pub struct Counts {
     pub withdrawn: u64,
     /// Attempts that ran when their partition was taken from us and did not end in time.
     pub abandoned: u64,
-    /// Records that failed for good, and whose letter the dead-letter topic had not taken when their partition was taken from us or the consumer ended:
-    /// they come again.
+    /// Records that failed for good, and whose letter the dead-letter topic had not taken when
+    /// their partition was taken from us or the consumer ended: they come again.
     pub unburied: u64,
-    /// Records that are done, and of which no commit was accepted before the consumer ended: they may come again.
+    /// Records that are done, and of which no commit was accepted before the consumer ended: they
+    /// may come again.
     pub uncommitted: u64,
-    /// Records that were done here and not committed when their partition was lost: another member does them again.
+    /// Records that were done here and not committed when their partition was lost: another member
+    /// does them again.
     pub repeated: u64,
     /// Commits that the broker accepted.
     pub commits: u64,
@@ -114,7 +116,8 @@ pub struct PartitionView {
     pub position: i64,
     /// The committed offset, as far as we know.
     pub committed: Option<i64>,
-    /// Records behind the end of the partition, counted from what is committed. `None` until the broker has told the end, and while it cannot be read.
+    /// Records behind the end of the partition, counted from what is committed. `None` until the
+    /// broker has told the end, and while it cannot be read.
     pub lag: Option<i64>,
     /// Records read and not done.
     pub incomplete: usize,

@@ -1,4 +1,5 @@
-//! The client thread's care for what goes wrong: it is noted, asked after, and ends the consumer where that is all that is left.
+//! The client thread's care for what goes wrong: it is noted, asked after, and ends the consumer
+//! where that is all that is left.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,8 @@ use super::{
 const AGAIN: Duration = Duration::from_secs(2);
 /// The answer about topics, which the client's thread waits for, may take so long.
 const TOPICS: Duration = Duration::from_millis(300);
-/// A connection on which nothing has come for so long has nobody at its other end: heartbeats alone bring more.
+/// A connection on which nothing has come for so long has nobody at its other end: heartbeats alone
+/// bring more.
 const SILENT: i64 = 10_000_000;
 /// Number of looks in a row, one each second, that have to find nobody before that is said.
 const LOOKS: u32 = 2;
@@ -105,11 +107,13 @@ impl Desk {
         self.ask_again(now);
     }
 
-    /// Asks for what the client does not tell by itself: that a partition can be read again, that a topic is there.
+    /// Asks for what the client does not tell by itself: that a partition can be read again, that a
+    /// topic is there.
     fn ask_again(&mut self, now: Instant) {
         for seat in self.seats.iter_mut().flatten() {
             let due = seat.ask_again.is_some_and(|at| at <= now) && !seat.paused && !seat.leaving;
-            // From where nobody knows yet, a record could be missed; whoever reads one knows that it can be read.
+            // From where nobody knows yet, a record could be missed; whoever reads one knows that
+            // it can be read.
             if due && seat.next != rdkafka::Offset::End {
                 seat.ask_again = Some(now + AGAIN);
                 let _ = self.consumer.seek(&seat.lease.topic, seat.lease.partition, seat.next, Duration::ZERO);
@@ -135,7 +139,8 @@ impl Desk {
         self.exchange.board.publish(counts, self.consumer.context().heard.last());
     }
 
-    /// Says the last words before the group is left: dead letters on their way, and the last commit. Tells whether the broker has answered.
+    /// Says the last words before the group is left: dead letters on their way, and the last
+    /// commit. Tells whether the broker has answered.
     pub(super) fn last_words(&mut self) -> bool {
         self.count_uncommitted();
         self.publish();

@@ -39,7 +39,8 @@ impl Admin<'_> {
         self.link.one(args, Wait::Patience).await
     }
 
-    /// The same for a command that only looks: where a key is of another kind there is nothing to see.
+    /// The same for a command that only looks: where a key is of another kind there is nothing to
+    /// see.
     async fn look(&self, args: &[&[u8]]) -> Result<Reply, Fail> {
         Ok(self.looks(Pack::of(args)).await?.pop().unwrap_or(Reply::Nil))
     }

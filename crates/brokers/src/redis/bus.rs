@@ -57,7 +57,8 @@ pub(super) async fn broadcast(link: &Link, layout: &Layout, exchange: &str, rout
     Ok(())
 }
 
-/// Returns whether Celery's workers listen to remote control: each binds a queue for it, and ours bind none.
+/// Returns whether Celery's workers listen to remote control: each binds a queue for it, and ours
+/// bind none.
 pub(super) async fn has_strangers(link: &Link, layout: &Layout) -> Result<bool, Fail> {
     let bound = link.one(&[b"SMEMBERS", layout.binding(control::EXCHANGE).as_bytes()], Wait::Patience).await?;
     Ok(!bound.into_list().is_empty())

@@ -73,9 +73,10 @@ pub(super) fn is_wrong_type(error: &str) -> bool {
     error.contains("WRONGTYPE")
 }
 
-/// Says whether the end of a message was refused for what it asks for, and not for how the server is. `operation` is the one of `finish.lua` that met the
-/// error. What is forbidden is the message's own affair only where that is to send to a queue that we may not use; a result that may not be stored may not
-/// be stored for anybody.
+/// Says whether the end of a message was refused for what it asks for, and not for how the server
+/// is. `operation` is the one of `finish.lua` that met the error. What is forbidden is the
+/// message's own affair only where that is to send to a queue that we may not use; a result that
+/// may not be stored may not be stored for anybody.
 pub(super) fn is_its_own(operation: &str, error: &str) -> bool {
     if refusal(error) != Refusal::Never {
         return false;

@@ -27,7 +27,8 @@ use super::{
 };
 use crate::lease::{self, Lease};
 
-/// Time after which an owner says again that it is one, whatever happens: somebody may have emptied the database.
+/// Time after which an owner says again that it is one, whatever happens: somebody may have emptied
+/// the database.
 const ENLISTED: Duration = Duration::from_secs(60);
 
 /// The numbers of what a consumer holds.
@@ -61,7 +62,8 @@ impl Owner {
         self.lease / 3
     }
 
-    /// The sign, and new scores for what is held and whose turn it is. `enlists`: says that we are one of the owners, which nobody forgets between two signs.
+    /// The sign, and new scores for what is held and whose turn it is. `enlists`: says that we are
+    /// one of the owners, which nobody forgets between two signs.
     pub(super) fn sign(&self, cursor: &mut u64, enlists: bool) -> Pack {
         let share = share(locked(&self.held).len(), self.period(), self.visibility_timeout / 3);
         let keys = [self.layout.own(&format!("owner:{}", self.boot)), self.layout.own("owners"), self.layout.unacked_index()];
@@ -134,7 +136,8 @@ async fn beat(owner: &Owner) {
         let mut enlisted: Option<Instant> = None;
         loop {
             let (begun, asked) = (Instant::now(), lease::clock());
-            // Whoever was silent for longer than a lease may have been taken for dead, and off the list.
+            // Whoever was silent for longer than a lease may have been taken for dead, and off the
+            // list.
             let enlists = enlisted.is_none_or(|at| at.elapsed() > ENLISTED) || last.elapsed() > owner.lease;
             match timeout(owner.lease.max(Duration::from_secs(1)), give(&mut connection, owner.sign(&mut cursor, enlists))).await {
                 Ok(Ok(())) => {

@@ -55,13 +55,16 @@ pub(super) enum Wait {
 /// How long a caller looks for its answer before it sleeps.
 const GLANCE: Duration = Duration::from_micros(100);
 
-/// Smaller requests no server refuses for their size: less than a megabyte cannot be set as a limit.
+/// Smaller requests no server refuses for their size: less than a megabyte cannot be set as a
+/// limit.
 const LARGE: usize = 1 << 20;
-/// Number of connections in a row that end with the same large request on them before the request is to blame.
+/// Number of connections in a row that end with the same large request on them before the request
+/// is to blame.
 const LOSSES: u32 = 3;
 
-/// Says whether a request of this size, with which so many connections have ended, is more than the server takes. What ends them by chance does not hit the
-/// same one again and again, and a small one is never to blame.
+/// Says whether a request of this size, with which so many connections have ended, is more than the
+/// server takes. What ends them by chance does not hit the same one again and again, and a small
+/// one is never to blame.
 pub(super) fn is_too_much(losses: u32, size: usize) -> bool {
     losses >= LOSSES && size >= LARGE
 }
@@ -177,7 +180,8 @@ impl Link {
                 Wait::Patience => timeout_at(deadline, sent).await.map_err(|_| self.late())?,
             };
             let mut replies = match replies {
-                // It has let us in before: whoever changed the password will say it, or change it back.
+                // It has let us in before: whoever changed the password will say it, or change it
+                // back.
                 Err(Fail::Shut(_)) if wait == Wait::Forever => {
                     sleep(pause(attempt)).await;
                     continue;
@@ -234,7 +238,8 @@ impl Link {
         )
     }
 
-    /// Says that the server is there and takes nothing, once until it [is able](Self::is_able) again.
+    /// Says that the server is there and takes nothing, once until it [is able](Self::is_able)
+    /// again.
     pub(super) fn is_unable(&self, text: &str) {
         if locked(&self.shared.unable).replace(text.to_owned()).is_none() {
             (self.shared.notice)(text);

@@ -1,6 +1,11 @@
-//! Places of the workers that serve the same queues and have nothing to do. Four of them are told by the server when a list changes. The others stand in line and are called one by one, each on a channel of its own. A listener that is busy gives its place to the next in line; whoever takes messages and leaves some calls two more. So a message wakes a few workers, however many there are, and up to four pay nothing for it.
+//! Places of the workers that serve the same queues and have nothing to do. Four of them are told
+//! by the server when a list changes. The others stand in line and are called one by one, each on a
+//! channel of its own. A listener that is busy gives its place to the next in line; whoever takes
+//! messages and leaves some calls two more. So a message wakes a few workers, however many there
+//! are, and up to four pay nothing for it.
 //!
-//! Anything lost on the way costs time and no message: whoever stands in line looks for itself every few seconds.
+//! Anything lost on the way costs time and no message: whoever stands in line looks for itself
+//! every few seconds.
 
 use std::{
     sync::{Arc, Mutex},
@@ -28,9 +33,11 @@ const MOST: u64 = 4;
 const CALLED: u64 = 2;
 /// A listener that has room and does not come back for so long is busy.
 const BUSY: Duration = Duration::from_millis(20);
-/// A listener that does not look around for so long waits, and is not let: its claim was put aside while it is busy with what it held.
+/// A listener that does not look around for so long waits, and is not let: its claim was put aside
+/// while it is busy with what it held.
 const ASIDE: Duration = Duration::from_secs(3);
-/// Time after which whoever stands in line says so again: it may have been forgotten, or those who listened are dead. The script forgets it after three of these times.
+/// Time after which whoever stands in line says so again: it may have been forgotten, or those who
+/// listened are dead. The script forgets it after three of these times.
 const REMINDED: Duration = Duration::from_secs(120);
 /// The exchange of the channels on which workers are called.
 const EXCHANGE: &str = "longshore.wake";
@@ -94,7 +101,8 @@ impl Listeners {
     /// With the other value it hears when it is called.
     ///
     /// # Errors
-    /// We may not listen to the channel, or cannot: then every worker has to be told what changes, for itself.
+    /// We may not listen to the channel, or cannot: then every worker has to be told what changes,
+    /// for itself.
     pub(super) async fn open(link: Arc<Link>, layout: Layout, pubsub: &PubSub, boot: &str) -> Result<(Arc<Self>, Hearing), Fail> {
         let (sink, mut calls) = mpsc::channel::<(String, Vec<u8>)>(64);
         let topics = vec![Topic::Channel(layout.channel(EXCHANGE, boot))];
@@ -119,7 +127,8 @@ impl Listeners {
         Ok((own, Hearing { _guard: guard, task }))
     }
 
-    /// Looks around: what we do, as it was said on this connection; `true` where we were called since the last time.
+    /// Looks around: what we do, as it was said on this connection; `true` where we were called
+    /// since the last time.
     pub(super) fn post(&self) -> (Post, bool) {
         let mut state = locked(&self.state);
         let is_old = state.post == Post::InLine && state.entered.is_none_or(|at| at.elapsed() > REMINDED);
@@ -157,7 +166,8 @@ impl Listeners {
         }
     }
 
-    /// Attends no more: this many were taken where there was this much room, and so many are left there.
+    /// Attends no more: this many were taken where there was this much room, and so many are left
+    /// there.
     pub(super) fn took(self: &Arc<Self>, taken: usize, room: usize, left: u64) {
         let (leaves, calls, listens) = {
             let mut state = locked(&self.state);

@@ -39,8 +39,8 @@ impl Declared {
             return Ok(());
         }
         match link.ask(pack, wait).await {
-            // Somebody uses these keys for something else: our queues work without, and a foreign worker that restores what has an exchange sees no less
-            // than before.
+            // Somebody uses these keys for something else: our queues work without, and a foreign
+            // worker that restores what has an exchange sees no less than before.
             Err(Fail::Refused(text)) if is_wrong_type(&text) => (link.notice())(&text),
             said => drop(said?),
         }

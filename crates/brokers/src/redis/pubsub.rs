@@ -89,7 +89,8 @@ impl Drop for Guard {
 
 /// A server that does not answer for so long is given up.
 const SILENCE: Duration = Duration::from_secs(2);
-/// Number of these times between two questions while nobody waits for a result: remote control may be deaf for as long.
+/// Number of these times between two questions while nobody waits for a result: remote control may
+/// be deaf for as long.
 const CALM: u32 = 5;
 /// For so many of these times a connection is kept that nobody listens on: who waits for one result often waits for the next.
 const LINGERS: u32 = 5;

@@ -1,4 +1,5 @@
-//! Rescue of what the dead have left: it is put back message by message. Nobody has to hold a mutex for it; `watcher.rs` says who does it.
+//! Rescue of what the dead have left: it is put back message by message. Nobody has to hold a mutex
+//! for it; `watcher.rs` says who does it.
 
 use std::{
     collections::HashSet,

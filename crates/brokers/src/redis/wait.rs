@@ -16,7 +16,9 @@ use super::{
     resp::{Pack, Reply},
 };
 
-/// Longest time for which a change may be missed that was never told, because the connection is dead without a word. Then the server is asked whether there is anything, with one command for all lists. This is the time for whoever waits for an answer.
+/// Longest time for which a change may be missed that was never told, because the connection is
+/// dead without a word. Then the server is asked whether there is anything, with one command for
+/// all lists. This is the time for whoever waits for an answer.
 pub(super) const ASKING: Duration = Duration::from_secs(1);
 /// The same for a worker that nobody stands beside.
 pub(super) const ALONE: Duration = Duration::from_secs(4);
@@ -26,7 +28,8 @@ pub(super) const AMONG: Duration = Duration::from_secs(15);
 pub(super) const IN_LINE: Duration = Duration::from_secs(5);
 /// After so long the server is told anew what it has to track.
 const ANEW: Duration = Duration::from_secs(60);
-/// The same for a list that is waited for while there is always something in another one; longer than an idle worker's looks are apart.
+/// The same for a list that is waited for while there is always something in another one; longer
+/// than an idle worker's looks are apart.
 const RARELY: Duration = Duration::from_secs(20);
 /// Time between two looks around here of whoever waits. They cost the server nothing.
 pub(super) const GLANCE: Duration = Duration::from_secs(1);
@@ -123,7 +126,8 @@ impl Lists {
         lists
     }
 
-    /// Sets whether the server is to tell of changes from now on. Where it was not, nothing is known.
+    /// Sets whether the server is to tell of changes from now on. Where it was not, nothing is
+    /// known.
     pub(super) fn track(&mut self, tracks: bool) {
         if !self.tracks && tracks {
             self.forget();
@@ -136,7 +140,8 @@ impl Lists {
         (self.known, self.looked) = (Known::default(), Instant::now());
     }
 
-    /// Returns how many messages the last look at the lists left there, of queues that are not paused.
+    /// Returns how many messages the last look at the lists left there, of queues that are not
+    /// paused.
     pub(super) fn left(&self, queues: &[Arc<str>]) -> u64 {
         let lists = self.all(queues);
         let lengths = lists.iter().filter(|list| !self.known.is_paused(list)).filter_map(|list| self.known.lengths.get(&list.key));
@@ -221,8 +226,8 @@ impl Lists {
         Ok(())
     }
 
-    /// Resolves when [`open`](Self::open) may find something, and at the latest after a second. What was not told is looked for after
-    /// `safety`. May be dropped at any point.
+    /// Resolves when [`open`](Self::open) may find something, and at the latest after a second.
+    /// What was not told is looked for after `safety`. May be dropped at any point.
     ///
     /// # Errors
     /// As [`settle`](Self::settle).
@@ -237,7 +242,8 @@ impl Lists {
         }
     }
 
-    /// Asks whether there is anything, without taking it. `tracked`: the server tells of the next change of any of these lists.
+    /// Asks whether there is anything, without taking it. `tracked`: the server tells of the next
+    /// change of any of these lists.
     ///
     /// # Errors
     /// As [`Link::call`].

@@ -1,7 +1,9 @@
-//! One worker of all looks after the dead: it holds a key that lasts for a round and a half, and renews it in each. The others look now and then whether
-//! somebody does. A worker that is alone has nobody to look after, and looks whether it still is.
+//! One worker of all looks after the dead: it holds a key that lasts for a round and a half, and
+//! renews it in each. The others look now and then whether somebody does. A worker that is alone
+//! has nobody to look after, and looks whether it still is.
 //!
-//! Two who watch at once, or workers of before this key who all do, harm nobody: each message is put back in one step, by one of them.
+//! Two who watch at once, or workers of before this key who all do, harm nobody: each message is
+//! put back in one step, by one of them.
 
 use std::{
     collections::HashSet,
@@ -21,18 +23,21 @@ use super::{
 };
 use crate::lease;
 
-/// Between two looks for somebody who is missing. Someone has to be missing in two of them: a server that was away lets every sign expire.
+/// Between two looks for somebody who is missing. Someone has to be missing in two of them: a
+/// server that was away lets every sign expire.
 const AGAIN: Duration = Duration::from_millis(800);
 /// The server's clock and ours part by no more than this between two readings.
 const DRIFT: Duration = Duration::from_secs(1);
-/// Number of rounds between two looks at the list of owners: a worker that has just come lives for a lease without being looked at.
+/// Number of rounds between two looks at the list of owners: a worker that has just come lives for
+/// a lease without being looked at.
 const LISTED: u32 = 3;
 /// Between two looks for what stands under our name.
 const SWEEP: Duration = Duration::from_secs(10);
 /// Between two readings of the server's clock, and two looks for what nobody of ours holds.
 const CLOCK: Duration = Duration::from_secs(30);
 
-/// Between two rounds of whoever watches so many. A sign that is not given any more is missed in the first look after a lease, and in the one after that.
+/// Between two rounds of whoever watches so many. A sign that is not given any more is missed in
+/// the first look after a lease, and in the one after that.
 fn round(lease: Duration, others: usize) -> Duration {
     let round = lease.mul_f64(0.4).clamp(Duration::from_millis(400), Duration::from_secs(2));
     // Of two nobody is left who would have to find out that the watcher has died, too.
@@ -49,8 +54,8 @@ fn longest(round: Duration) -> Duration {
     round.mul_f64(1.65).min(Duration::from_millis(3300))
 }
 
-/// Between two looks no more time passes; or something stood still, and signs have expired whose givers live. Until these have been able to give them again,
-/// nobody is dead.
+/// Between two looks no more time passes; or something stood still, and signs have expired whose
+/// givers live. Until these have been able to give them again, nobody is dead.
 fn most_gap(rest: Duration) -> Duration {
     rest.mul_f64(1.2) + Duration::from_secs(1)
 }
@@ -76,7 +81,8 @@ pub(super) async fn run(link: Arc<Link>, claims: Arc<Link>, owner: Owner) {
             }
             Err(_) => AGAIN,
         };
-        // Looked first, then waited: where workers do not live long, the next one needs but one more look.
+        // Looked first, then waited: where workers do not live long, the next one needs but one
+        // more look.
         sleep(rest).await;
     }
 }
@@ -111,7 +117,8 @@ struct Watch<'a> {
     doubtful: Option<Instant>,
 }
 
-/// Tells whether signs have lost no more of their time on the server's clock than has passed here: one that was set back lets them live longer.
+/// Tells whether signs have lost no more of their time on the server's clock than has passed here:
+/// one that was set back lets them live longer.
 fn agree(before: (Duration, Instant), now: (Duration, Instant)) -> bool {
     now.0.saturating_sub(before.0) < now.1.saturating_duration_since(before.1) + DRIFT
 }
@@ -208,7 +215,8 @@ impl<'a> Watch<'a> {
             return Ok(round);
         }
         self.listed += 1;
-        // A server that has not taken our sign for so long (it is full, or a replica now) has taken none of others.
+        // A server that has not taken our sign for so long (it is full, or a replica now) has taken
+        // none of others.
         if !is_steady || self.owner.renewal.is_late(lease::clock()) {
             self.doubt();
         }
@@ -230,7 +238,8 @@ impl<'a> Watch<'a> {
         Ok(if self.missing.is_empty() { round } else { AGAIN.min(round) })
     }
 
-    /// Returns whether we still hold the key, and renews it. Where it was lost and nobody else has it, the server's clock is looked at before it is taken again.
+    /// Returns whether we still hold the key, and renews it. Where it was lost and nobody else has
+    /// it, the server's clock is looked at before it is taken again.
     async fn still_stands(&mut self, holder: Option<String>, round: Duration) -> Result<bool, Fail> {
         match holder {
             Some(holder) if holder == self.owner.boot => {

@@ -96,7 +96,8 @@ impl Documents {
         let chord = self.chord(&part.group);
         chord.parts.entry((part.id.clone(), part.index)).or_insert_with(|| part.member.clone());
         chord.until = now + part.expires;
-        // Noted all the same: the chord may be on its way again, and is begun anew just before the last of its tasks is sent.
+        // Noted all the same: the chord may be on its way again, and is begun anew just before the
+        // last of its tasks is sent.
         if chord.over {
             return PartState::Over;
         }

@@ -109,7 +109,8 @@ pub(crate) fn part(conn: &Connection, part: &ChordPart) -> rusqlite::Result<Part
     let now = now();
     let lives = now.saturating_add(millis(part.expires));
     conn.prepare_cached("UPDATE chords SET expires = ?2 WHERE group_id = ?1")?.execute(params![part.group, lives])?;
-    // Noted all the same: the chord may be on its way again, and is begun anew just before the last of its tasks is sent.
+    // Noted all the same: the chord may be on its way again, and is begun anew just before the last
+    // of its tasks is sent.
     if over {
         return Ok(PartState::Over);
     }

@@ -1,7 +1,8 @@
-//! The file and those that SQLite keeps beside it while it is open: whether they are still those that we have open.
+//! The file and those that SQLite keeps beside it while it is open: whether they are still those
+//! that we have open.
 //!
-//! SQLite itself never looks again. Where the write-ahead log was deleted, this process writes into a file that nobody else can see, and is deaf to
-//! whatever others write.
+//! SQLite itself never looks again. Where the write-ahead log was deleted, this process writes into
+//! a file that nobody else can see, and is deaf to whatever others write.
 
 use std::{
     path::{Path, PathBuf},
@@ -77,8 +78,9 @@ impl Beside {
         watched.map(|file| (file, file.look())).find(|(_, state)| *state != State::Same).map(|(file, state)| file.says(state))
     }
 
-    /// Checks that all are what they were. Where the log is not, what it holds is saved into the database first, through the connection that still has it
-    /// open; not if somebody has written a new one.
+    /// Checks that all are what they were. Where the log is not, what it holds is saved into the
+    /// database first, through the connection that still has it open; not if somebody has written a
+    /// new one.
     ///
     /// # Errors
     /// A message that says what happened, and what was saved.

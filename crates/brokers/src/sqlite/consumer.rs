@@ -47,7 +47,8 @@ impl SqliteConsumer {
         Ok(Self { store, owner, turns, closed: AtomicBool::new(false), drained: AtomicBool::new(true) })
     }
 
-    /// Longest time between two looks: where the bell is heard, whoever may have forgotten to ring it.
+    /// Longest time between two looks: where the bell is heard, whoever may have forgotten to ring
+    /// it.
     fn safety(&self) -> Duration {
         if self.store.shared.bell.is_heard() { (self.owner.lease / 3).max(SAFETY) } else { SAFETY }
     }

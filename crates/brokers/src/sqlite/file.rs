@@ -90,7 +90,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The largest value that it can hold, in bytes: SQLite's own limit, with room for the rest of its row.
+    /// The largest value that it can hold, in bytes: SQLite's own limit, with room for the rest of
+    /// its row.
     pub(crate) fn most(&self) -> usize {
         const SQLITE: usize = 1_000_000_000 - 65_536;
         self.max_size.map_or(SQLITE, |bytes| usize::try_from(bytes).unwrap_or(SQLITE).min(SQLITE))
@@ -185,7 +186,8 @@ fn wait_for_lock(looks: i32) -> bool {
     true
 }
 
-/// Returns whether a file can be looked at that cannot be opened as ever: it may not be written, or its disk is full.
+/// Returns whether a file can be looked at that cannot be opened as ever: it may not be written, or
+/// its disk is full.
 pub(crate) fn can_be_read(place: &Place) -> bool {
     place.path.is_file() && connect_to_read(place).is_ok_and(|conn| check(place, &conn).is_ok())
 }
@@ -234,7 +236,8 @@ pub(crate) fn create(place: &Place) -> Result<Connection, BrokerError> {
     Ok(conn)
 }
 
-/// Makes a new file its owner's alone, which SQLite does not; the files that it keeps beside it get the same permissions. Refuses what is no file.
+/// Makes a new file its owner's alone, which SQLite does not; the files that it keeps beside it get
+/// the same permissions. Refuses what is no file.
 fn private(place: &Place) -> Result<(), BrokerError> {
     let refused = |why: &str| BrokerError { kind: ErrorKind::Refused, message: format!("{}: {why}", place.path.display()) };
     match place.path.metadata() {
@@ -309,7 +312,8 @@ pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// Says whether the file can never take what it was given, whatever else happens: nothing is wrong with the file.
+/// Says whether the file can never take what it was given, whatever else happens: nothing is wrong
+/// with the file.
 pub(crate) fn is_refusal(error: &rusqlite::Error) -> bool {
     match error.sqlite_error_code() {
         Some(code) => {
@@ -320,7 +324,8 @@ pub(crate) fn is_refusal(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// Returns how bad the failure of a step is that was undone; `None` where the file cannot be trusted any more.
+/// Returns how bad the failure of a step is that was undone; `None` where the file cannot be
+/// trusted any more.
 pub(crate) fn meaning(error: &rusqlite::Error) -> Option<ErrorKind> {
     match error.sqlite_error_code() {
         _ if is_refusal(error) => Some(ErrorKind::Refused),

@@ -84,7 +84,8 @@ impl Shared {
         if self.only_read.is_some() { file::connect_to_read(&self.place) } else { file::connect(&self.place) }
     }
 
-    /// Checks that what is looked at is what the writer writes. Where it is not, he says so when he is next asked or renews a lease, and saves what he can.
+    /// Checks that what is looked at is what the writer writes. Where it is not, he says so when he
+    /// is next asked or renews a lease, and saves what he can.
     pub(crate) fn may_look(&self) -> Result<(), BrokerError> {
         match self.beside.changed().filter(|_| self.only_read.is_none()) {
             Some(message) => Err(BrokerError { kind: ErrorKind::Transient, message }),
@@ -92,7 +93,8 @@ impl Shared {
         }
     }
 
-    /// Checks that the files are those that were opened, through the writer's connection, which has them open.
+    /// Checks that the files are those that were opened, through the writer's connection, which has
+    /// them open.
     pub(crate) fn still_there(&self, conn: &Connection) -> Result<(), BrokerError> {
         if self.only_read.is_some() {
             return Ok(());
@@ -203,7 +205,8 @@ impl Store {
         }
     }
 
-    /// Does a step with the next transaction, which a worker's lease asks for if nothing else does. Nobody is told when.
+    /// Does a step with the next transaction, which a worker's lease asks for if nothing else does.
+    /// Nobody is told when.
     pub(crate) fn write_along(&self, step: impl FnMut(&mut Step<'_>) -> rusqlite::Result<()> + Send + 'static) -> Result<(), BrokerError> {
         self.shared.poisoned()?;
         if let Some(why) = &self.shared.only_read {
@@ -237,7 +240,8 @@ impl Store {
 }
 
 impl Store {
-    /// Ends all threads and connections; the last one that a file has tidies it up. What was sent before is still done, if the file is free.
+    /// Ends all threads and connections; the last one that a file has tidies it up. What was sent
+    /// before is still done, if the file is free.
     pub(crate) fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.writes.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -1,9 +1,11 @@
 //! Waking those who wait, in all processes that have the file open.
 //!
-//! Beside the file lies `<file>-wake`. Whoever has committed something that others may wait for writes a byte to it; all watch it (inotify). Without a
-//! message lost or a look too many: what was committed is there before the bell rings, and an idle process sleeps. All have it open for as long as they
-//! live, so its being closed tells of every end: of a process that was killed between a commit and the bell, and of a worker whose messages are to be
-//! rescued. Elsewhere than on Linux, and where the system has no more watches to give, other processes look once a second.
+//! Beside the file lies `<file>-wake`. Whoever has committed something that others may wait for
+//! writes a byte to it; all watch it (inotify). Without a message lost or a look too many: what was
+//! committed is there before the bell rings, and an idle process sleeps. All have it open for as
+//! long as they live, so its being closed tells of every end: of a process that was killed between
+//! a commit and the bell, and of a worker whose messages are to be rescued. Elsewhere than on
+//! Linux, and where the system has no more watches to give, other processes look once a second.
 
 use std::{
     collections::VecDeque,
@@ -33,9 +35,11 @@ use super::store::Shared;
 
 /// Time between two looks where nothing wakes us.
 const DEAF: Duration = Duration::from_secs(1);
-/// Longest time between two deliveries of broadcasts and results where the bell is heard: nothing depends on it.
+/// Longest time between two deliveries of broadcasts and results where the bell is heard: nothing
+/// depends on it.
 const HEARING: Duration = Duration::from_secs(10);
-/// Looks for dead workers after somebody closed the bell: its files are closed a little before it is seen to be dead.
+/// Looks for dead workers after somebody closed the bell: its files are closed a little before it
+/// is seen to be dead.
 const ENDS: [Duration; 3] = [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(500)];
 /// A subscriber is behind.
 const SOON: Duration = Duration::from_millis(20);
@@ -110,7 +114,8 @@ impl Bell {
         !self.deaf.load(Ordering::Relaxed)
     }
 
-    /// Opens the bell anew if it was taken away, or is not heard. Returns whether it is to be listened to anew.
+    /// Opens the bell anew if it was taken away, or is not heard. Returns whether it is to be
+    /// listened to anew.
     fn restore(&self) -> bool {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if !files::is_still(&self.path, &file).unwrap_or(false) {
@@ -235,7 +240,8 @@ impl Ear {
         Self(ear.filter(|ear| add_watch(ear, path, what).is_ok()))
     }
 
-    /// Reads all that was heard. Returns whether somebody closed the bell, and whether it may have lost its name.
+    /// Reads all that was heard. Returns whether somebody closed the bell, and whether it may have
+    /// lost its name.
     fn empty(&self) -> (bool, bool) {
         use rustix::fs::inotify::{ReadFlags, Reader};
         let Some(ear) = self.descriptor() else { return (false, false) };

@@ -44,14 +44,16 @@ pub(crate) struct Step<'a> {
     pub(crate) wake: bool,
     /// Others had to wait for the lock too, and could not show that they live.
     slow: bool,
-    /// Something was refused when it was done together with others: each part that can be undone by itself is.
+    /// Something was refused when it was done together with others: each part that can be undone by
+    /// itself is.
     careful: bool,
     pub(crate) place: &'a Place,
     pub(crate) keeper: &'a mut Keeper,
 }
 
 impl Step<'_> {
-    /// Does a part of a step. What the file can never take is no error of the step's: nothing of the part is done then, and the text says why.
+    /// Does a part of a step. What the file can never take is no error of the step's: nothing of
+    /// the part is done then, and the text says why.
     pub(crate) fn apart<T>(&mut self, part: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<Result<T, String>> {
         if !self.careful {
             return part(self).map(Ok);
@@ -155,7 +157,8 @@ impl Keeper {
         self.next_look.get_or_insert_with(Instant::now);
     }
 
-    /// Says that the file takes nothing now, and that it does again: to those who wait for it, and not to whoever gets the error.
+    /// Says that the file takes nothing now, and that it does again: to those who wait for it, and
+    /// not to whoever gets the error.
     fn tell(&self, shared: &Shared, result: &Result<(), BrokerError>) {
         match result {
             Err(error) if matches!(error.kind, ErrorKind::Transient | ErrorKind::Unwritable) => {
@@ -190,8 +193,9 @@ impl Keeper {
         due
     }
 
-    /// Looks at all owners, if it is time; who is dead. Where the bell is heard, a process that ends is seen at once, and what is left is to see who
-    /// stands still: at the beat of the shortest lease, and together with our own.
+    /// Looks at all owners, if it is time; who is dead. Where the bell is heard, a process that
+    /// ends is seen at once, and what is left is to see who stands still: at the beat of the
+    /// shortest lease, and together with our own.
     fn look(&mut self, conn: &Connection, now: Instant, is_heard: bool) -> rusqlite::Result<Vec<i64>> {
         if self.next_look.is_none_or(|next| next > now) {
             return Ok(Vec::new());

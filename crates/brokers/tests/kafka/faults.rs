@@ -198,7 +198,8 @@ async fn a_broker_that_takes_no_metadata_gets_none() {
     drop(node);
 }
 
-/// Sixty records of 900 kB, and a limit that leaves half of it, 4 MiB, for what is in flight; one small record before each.
+/// Sixty records of 900 kB, and a limit that leaves half of it, 4 MiB, for what is in flight; one
+/// small record before each.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_flight_is_limited_by_its_bytes() {
     let Some(topic) = tokio::task::spawn_blocking(|| Topic::new(1)).await.unwrap() else { return };
@@ -245,8 +246,10 @@ async fn what_is_in_flight_is_limited_by_its_bytes() {
     assert!(looking.await.unwrap(), "the gate says why it is closed");
 }
 
-/// An idle member, and a broker that is killed and started again: from its answer to an admin request on, a record that is then produced is there within
-/// two seconds (the median). `LONGSHORE_KAFKA_RESTARTS` says how often that is tried, `LONGSHORE_KAFKA_SETTING` with which setting of the client.
+/// An idle member, and a broker that is killed and started again: from its answer to an admin
+/// request on, a record that is then produced is there within two seconds (the median).
+/// `LONGSHORE_KAFKA_RESTARTS` says how often that is tried, `LONGSHORE_KAFKA_SETTING` with which
+/// setting of the client.
 #[test]
 fn after_a_restart_of_the_broker_records_come_within_two_seconds() {
     let rounds = std::env::var("LONGSHORE_KAFKA_RESTARTS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3);
@@ -259,7 +262,8 @@ fn after_a_restart_of_the_broker_records_come_within_two_seconds() {
         async { Ok::<_, TaskError>(()) }
     });
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    // A session as long as it is where nobody says otherwise: who is away for longer has to join anew.
+    // A session as long as it is where nobody says otherwise: who is away for longer has to join
+    // anew.
     let setting = std::env::var("LONGSHORE_KAFKA_SETTING").unwrap_or_else(|_| "session.timeout.ms=45000".to_owned());
     let settings = Settings::parse(&topic.address).unwrap().with(&setting).unwrap();
     let consumer = Consumer::new(settings, &topic.group, [&topic.name]);

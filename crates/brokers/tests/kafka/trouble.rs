@@ -1,4 +1,5 @@
-//! Trouble is told when it begins and when it ends, and ends the consumer where nothing else is left.
+//! Trouble is told when it begins and when it ends, and ends the consumer where nothing else is
+//! left.
 
 use std::{
     sync::Arc,

@@ -31,8 +31,9 @@ pub struct FailurePlan {
 pub enum Told {
     /// It is sent as a task, with the id of the one that failed.
     Id,
-    /// It is sent as a task, with the request of the one that failed (an object, its `id` among its members), its exception as results have it, and
-    /// its traceback: the three that Celery's workers call errbacks with, as JSON has them.
+    /// It is sent as a task, with the request of the one that failed (an object, its `id` among its
+    /// members), its exception as results have it, and its traceback: the three that Celery's
+    /// workers call errbacks with, as JSON has them.
     Error,
     /// It is called in this process, with the same.
     Here,

@@ -59,8 +59,8 @@ pub fn joined(saved: &ResultTree, look: &dyn Fn(&str) -> Option<(State, Value)>)
     }
 }
 
-/// Plans what follows when all parts of a chord have ended. `message` is the task whose end completed it, `chord` the body that it carries. `told` says how
-/// errbacks (by name) are told.
+/// Plans what follows when all parts of a chord have ended. `message` is the task whose end
+/// completed it, `chord` the body that it carries. `told` says how errbacks (by name) are told.
 ///
 /// # Errors
 /// The body makes no sense.

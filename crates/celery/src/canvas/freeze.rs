@@ -218,8 +218,9 @@ impl<'a> Planner<'a> {
         places
     }
 
-    /// Freezes the header of a chord that is yet to come. Its tasks carry no body: the chord has it once, and they get it when they are sent. (A body
-    /// on each, with the bodies in it on each of its own, would come to the width of the headers to the power of their number.)
+    /// Freezes the header of a chord that is yet to come. Its tasks carry no body: the chord has it
+    /// once, and they get it when they are sent. (A body on each, with the bodies in it on each of
+    /// its own, would come to the width of the headers to the power of their number.)
     pub(super) fn freeze_header(&mut self, header: &mut Vec<Tree>, group: &mut Option<Map>, given: Given<'_>) -> (String, usize) {
         let options = group.get_or_insert_default();
         let frozen = self.freeze_group(header, options, Given { root: given.root, parent: given.parent, ..Given::default() });

@@ -118,7 +118,8 @@ impl Planner<'_> {
     }
 }
 
-/// Options that say something to Celery or to Kombu. It puts all others into the properties of the message.
+/// Options that say something to Celery or to Kombu. It puts all others into the properties of the
+/// message.
 const OPTIONS: [&str; 54] = [
     "add_to_parent",
     "argsrepr",
@@ -176,7 +177,8 @@ const OPTIONS: [&str; 54] = [
     "timezone",
 ];
 
-/// Returns the properties that the options of a signature give to its message: those that mean nothing else.
+/// Returns the properties that the options of a signature give to its message: those that mean
+/// nothing else.
 fn properties_of(options: &Map, stamps: &[String]) -> Map {
     let known = |name: &String| OPTIONS.binary_search(&name.as_str()).is_ok() || stamps.contains(name) || is_known_property(name);
     Map(options.0.iter().filter(|(name, _)| !known(name)).cloned().collect())

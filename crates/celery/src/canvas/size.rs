@@ -1,8 +1,11 @@
-//! Size of a canvas when it is sent. Whatever several tasks share, each message has for itself: a chord's body stands in the message of each task of
-//! its header, what is left of a chain in that of each member of a group, options and arguments in all. What comes from outside could make gigabytes of megabytes so.
+//! Size of a canvas when it is sent. Whatever several tasks share, each message has for itself: a
+//! chord's body stands in the message of each task of its header, what is left of a chain in that
+//! of each member of a group, options and arguments in all. What comes from outside could make
+//! gigabytes of megabytes so.
 //!
-//! Only what is sent at once counts: a chord's body and the rest of a chain are carried by what is sent before them, and are sent themselves later, when as many
-//! bytes are free again. So a chain of groups costs its largest step.
+//! Only what is sent at once counts: a chord's body and the rest of a chain are carried by what is
+//! sent before them, and are sent themselves later, when as many bytes are free again. So a chain
+//! of groups costs its largest step.
 
 use super::{
     CanvasError, MOST_COPIED,
@@ -32,7 +35,8 @@ struct Shared {
     given: u64,
 }
 
-/// The bytes that are copied into messages: by what is sent now, and most of all by what one of its tasks sends later.
+/// The bytes that are copied into messages: by what is sent now, and most of all by what one of its
+/// tasks sends later.
 struct Copied {
     now: u64,
     later: u64,
@@ -82,7 +86,8 @@ impl Copied {
     }
 }
 
-/// The bytes of a signature as it is embedded in a message, each of its tasks with what it is given.
+/// The bytes of a signature as it is embedded in a message, each of its tasks with what it is
+/// given.
 fn weight(tree: &Tree, given: u64) -> u64 {
     let own = options(&tree.options);
     let inner = given.saturating_add(own);

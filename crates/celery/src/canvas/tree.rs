@@ -17,7 +17,8 @@ pub(super) struct Tree {
     pub(super) kwargs: Map,
     /// All but the chord.
     pub(super) options: Map,
-    /// The body of the chord that it is a part of: one for all of its parts, which are many, and it may be large.
+    /// The body of the chord that it is a part of: one for all of its parts, which are many, and it
+    /// may be large.
     pub(super) chord: Option<Arc<Signature>>,
     pub(super) immutable: bool,
     pub(super) shape: Shape,

@@ -2,13 +2,15 @@
 
 use super::super::value::{Map, Value};
 
-/// The reply of a worker of Celery 5.7 on which nothing was set (`fixtures/record_settings.py`): `set` is told without defaults, too.
+/// The reply of a worker of Celery 5.7 on which nothing was set (`fixtures/record_settings.py`):
+/// `set` is told without defaults, too.
 const RECORDED: &str = include_str!("settings.json");
 
 /// Told without defaults, too: programs that look at a worker's settings look for them.
 const TOLD: [&str; 3] = ["broker_heartbeat", "worker_hijack_root_logger", "worker_log_color"];
 
-/// Returns the reply to `conf`: all settings of Celery's that a worker tells, with this one's own in their places, and its others behind them.
+/// Returns the reply to `conf`: all settings of Celery's that a worker tells, with this one's own
+/// in their places, and its others behind them.
 pub fn settings(own: Map, with_defaults: bool) -> Value {
     // It is in this program, and a test reads it.
     let recorded = Value::parse(RECORDED.as_bytes(), 9).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! `longshore worker`: serves queues until it is told to stop, or there is nothing left to do.
 //!
-//! Layout: `args.rs`: the flags, and what they mean for the worker; `banner.rs`: what it says at its start; `log.rs`: what it says of tasks; `pidfile.rs`:
-//! the file that says who it is
+//! Layout: `args.rs`: the flags, and what they mean for the worker; `banner.rs`: what it says at
+//! its start; `log.rs`: what it says of tasks; `pidfile.rs`: the file that says who it is
 
 pub mod args;
 mod banner;
@@ -36,8 +36,8 @@ const EMPTY: u32 = 2;
 /// Serves queues.
 ///
 /// # Errors
-/// Usage and configuration (2); the broker cannot be reached (6); a pidfile that cannot be written, or is something else (74), or of somebody who
-/// lives (75).
+/// Usage and configuration (2); the broker cannot be reached (6); a pidfile that cannot be written,
+/// or is something else (74), or of somebody who lives (75).
 pub fn run(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Result<u8, Fault> {
     args.check()?;
     let voice = global.voice();

@@ -47,8 +47,9 @@ fn is_name(text: &str) -> bool {
     text.starts_with(letter) && text.chars().all(|c| letter(c) || c.is_ascii_digit())
 }
 
-/// Returns the value without its secrets: what is given under a name that sounds like one, of a setting, a header or a variable, and passwords in URLs.
-/// Variables are not expanded where values are shown, so a secret that comes from `${VAR}` does not appear at all.
+/// Returns the value without its secrets: what is given under a name that sounds like one, of a
+/// setting, a header or a variable, and passwords in URLs. Variables are not expanded where values
+/// are shown, so a secret that comes from `${VAR}` does not appear at all.
 pub(super) fn masked(key: &str, value: &Value) -> Value {
     let url = matches!(key, "broker" | "results" | "proxy" | "bootstrap");
     let one = |text: &str| match is_reference(text) {

@@ -1,7 +1,9 @@
 //! `longshore kafka consume`: a handler for each record, in order where that is asked for, committed when done.
 //!
-//! Layout: `consume/args.rs`: the command line; `what.rs`: what runs; `incoming.rs`: a record as that sees it; `knob.rs`: a sleep that is turned; `out.rs`: stdout; `watch.rs`: keys and signals
-//! while it runs; `view.rs`, `screen.rs`, `machine.rs`: what is shown; `trouble.rs`: what is wrong, in sentences; `fates.rs`: what failed; `ending.rs`: how it ends
+//! Layout: `consume/args.rs`: the command line; `what.rs`: what runs; `incoming.rs`: a record as
+//! that sees it; `knob.rs`: a sleep that is turned; `out.rs`: stdout; `watch.rs`: keys and signals
+//! while it runs; `view.rs`, `screen.rs`, `machine.rs`: what is shown; `trouble.rs`: what is wrong,
+//! in sentences; `fates.rs`: what failed; `ending.rs`: how it ends
 
 pub mod args;
 mod ending;

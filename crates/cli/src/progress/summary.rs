@@ -191,7 +191,8 @@ impl Summary {
         out
     }
 
-    /// Says what is not kept of long outputs. Where nothing keeps any and the output has it all, there is nothing to say.
+    /// Says what is not kept of long outputs. Where nothing keeps any and the output has it all,
+    /// there is nothing to say.
     fn cut_text(&self) -> String {
         let Cut { tasks, bytes, thrown } = self.cut;
         if tasks == 0 || (!self.durable && bytes > 0 && thrown == 0) {

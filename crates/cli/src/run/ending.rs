@@ -66,7 +66,8 @@ impl Brought {
         self.had_begun.saturating_sub(self.met)
     }
 
-    /// Says what stdin, read to its end, lacks of what earlier sittings left unfinished; `None` if nothing.
+    /// Says what stdin, read to its end, lacks of what earlier sittings left unfinished; `None` if
+    /// nothing.
     pub fn lacks(self) -> Option<String> {
         let left = self.had_begun > 0 || !self.had_ended || self.had_finished < self.had_read;
         let records = |count: u64| if count == 1 { "1 record".to_owned() } else { format!("{count} records") };

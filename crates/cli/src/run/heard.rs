@@ -1,7 +1,8 @@
 //! The signals that have asked a run to stop, and which ends of commands they explain.
 //!
-//! A signal often reaches a run's commands as well: systemd ends a whole control group, a terminal a whole process group. What such a command says of its
-//! end is not its record's fault, and the run that is resumed has to repeat it.
+//! A signal often reaches a run's commands as well: systemd ends a whole control group, a terminal
+//! a whole process group. What such a command says of its end is not its record's fault, and the
+//! run that is resumed has to repeat it.
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -11,7 +12,8 @@ use std::{
 use longshore_core::Outcome;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A command may be reached so much earlier than the run. For so long the end of one that died of such a signal is not told.
+/// A command may be reached so much earlier than the run. For so long the end of one that died of
+/// such a signal is not told.
 const AHEAD: Duration = Duration::from_millis(500);
 /// For so long after a signal a command that heard it may need to fail in its own way.
 const BEHIND: Duration = Duration::from_secs(1);
@@ -70,7 +72,8 @@ impl Heard {
         self.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The outcome of a command that has ended just now: `Cancelled`, so that it runs again, if a signal that the run hears too ended it.
+    /// The outcome of a command that has ended just now: `Cancelled`, so that it runs again, if a
+    /// signal that the run hears too ended it.
     ///
     /// Waits a moment where that cannot be known yet, so it is called on a thread that may.
     pub fn judge<R>(&self, outcome: Outcome<R>) -> Outcome<R> {
@@ -126,7 +129,8 @@ mod tests {
         let exit = |code| Outcome::<()>::Failed(TaskError::new("exit", "").with_code(code));
         let killed = |signal| Outcome::<()>::Killed { signal };
         let base = Instant::now() + Duration::from_secs(100);
-        // The outcome, the signal heard at 0, the end of the command after it or before it, and whether the one explains the other.
+        // The outcome, the signal heard at 0, the end of the command after it or before it, and
+        // whether the one explains the other.
         for (outcome, number, ended, want) in [
             (killed(15), 15, 0, true),
             (killed(15), 15, -500, true),

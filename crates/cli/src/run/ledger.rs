@@ -38,7 +38,8 @@ pub struct Journaled {
 }
 
 impl Journaled {
-    /// Puts the journal before a lane. How far the input has been read, as `counts` says, stands there before what starts of it.
+    /// Puts the journal before a lane. How far the input has been read, as `counts` says, stands
+    /// there before what starts of it.
     pub fn new(lane: Arc<dyn Lane<Call, Reply>>, journal: Arc<Journal>, outbox: Outbox<Call, Reply>, counts: Arc<Counts>) -> Self {
         Self { lane, journal, outbox, counts }
     }

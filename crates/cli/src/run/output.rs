@@ -269,7 +269,8 @@ impl Output {
         self.lowest.load(Ordering::Acquire)
     }
 
-    /// Counts results of earlier sittings that could not be written anew, since the journal does not have the bytes that `--emit raw` shows.
+    /// Counts results of earlier sittings that could not be written anew, since the journal does
+    /// not have the bytes that `--emit raw` shows.
     pub fn missing(&self) -> Arc<AtomicU64> {
         self.missing.clone()
     }

@@ -1,8 +1,11 @@
-//! Files beside the journal for output that is too long for it: they stay until the output has their bytes.
+//! Files beside the journal for output that is too long for it: they stay until the output has
+//! their bytes.
 //!
-//! The part of what a task writes that is beyond `--max-output` goes to a file while it runs. Its result line names that file; once the output has the bytes (on disk, where the
-//! output is a file), a line of the journal says so and where they stand there, and then the file goes. So at every instant each byte is in the journal, in
-//! such a file, or in the output, and the journal says which. Without a journal the files are in a temporary folder.
+//! The part of what a task writes that is beyond `--max-output` goes to a file while it runs. Its
+//! result line names that file; once the output has the bytes (on disk, where the output is a
+//! file), a line of the journal says so and where they stand there, and then the file goes. So at
+//! every instant each byte is in the journal, in such a file, or in the output, and the journal
+//! says which. Without a journal the files are in a temporary folder.
 
 use std::{
     path::{Path, PathBuf},

@@ -104,7 +104,8 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     /// The time between SIGTERM and SIGKILL, after a timeout and after [`Stop::Soft`]; nothing means SIGKILL at once.
     pub kill_after: Duration,
-    /// Most bytes of each of its streams that are kept; what comes after them is read and counted, and goes to the command's [`Spill`] if it has one.
+    /// Most bytes of each of its streams that are kept; what comes after them is read and counted,
+    /// and goes to the command's [`Spill`] if it has one.
     pub max_output: usize,
 }
 
@@ -138,7 +139,8 @@ pub struct Output {
     pub stdout_rest: Option<Arc<Rest>>,
     /// The file with those bytes of standard error, where the command's [`Spill`] wants them.
     pub stderr_rest: Option<Arc<Rest>>,
-    /// Reason why such a file could not be written. The command was killed then, and what it said is not whole.
+    /// Reason why such a file could not be written. The command was killed then, and what it said
+    /// is not whole.
     pub unspilled: Option<String>,
     /// What it and those of its children that it waited for used.
     pub usage: Usage,

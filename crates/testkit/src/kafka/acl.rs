@@ -1,4 +1,5 @@
-//! Permissions of a node, given and taken in Kafka's own protocol: no client library of ours has these requests.
+//! Permissions of a node, given and taken in Kafka's own protocol: no client library of ours has
+//! these requests.
 
 use std::{
     io::{Read as _, Write as _},
@@ -21,7 +22,8 @@ pub enum Thing<'a> {
     TransactionalId(&'a str),
 }
 
-/// Operation that a permission allows. Reading and writing a topic let its description be read, too.
+/// Operation that a permission allows. Reading and writing a topic let its description be read,
+/// too.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation {
     /// Records of a topic; commits and membership of a group.
@@ -33,7 +35,8 @@ pub enum Operation {
 }
 
 impl Kafka {
-    /// Lets the user `guest` of a node with [`start_secure`](Kafka::start_secure) do this, from now on.
+    /// Lets the user `guest` of a node with [`start_secure`](Kafka::start_secure) do this, from now
+    /// on.
     ///
     /// # Panics
     /// The node refuses.
@@ -49,7 +52,8 @@ impl Kafka {
         self.permit(DELETE, operation, thing);
     }
 
-    /// Both requests have one body in their first versions without tagged fields: an array of one entry.
+    /// Both requests have one body in their first versions without tagged fields: an array of one
+    /// entry.
     fn permit(&self, request: i16, operation: Operation, thing: Thing<'_>) {
         const ALLOW: u8 = 3;
         const LITERAL: u8 = 3;

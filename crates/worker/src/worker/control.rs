@@ -1,4 +1,5 @@
-//! Remote control: what Celery's `status`, `inspect` and `control`, Flower and our own commands ask of a worker. `control/told.rs`: its tasks and settings.
+//! Remote control: what Celery's `status`, `inspect` and `control`, Flower and our own commands ask
+//! of a worker. `control/told.rs`: its tasks and settings.
 
 mod told;
 

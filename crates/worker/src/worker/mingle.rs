@@ -1,4 +1,7 @@
-//! Ids that were called off before we listened. The broker is asked, which all workers of ours tell, and so are Celery's workers, as they ask each other at their start ("mingle"). Of ours only a few answer Celery's workers, and none answers ours: where many start at once, not everybody answers everybody.
+//! Ids that were called off before we listened. The broker is asked, which all workers of ours
+//! tell, and so are Celery's workers, as they ask each other at their start ("mingle"). Of ours
+//! only a few answer Celery's workers, and none answers ours: where many start at once, not
+//! everybody answers everybody.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -16,7 +19,8 @@ const WAIT: Duration = Duration::from_secs(1);
 /// The argument of `hello` by which workers of ours know each other; those in Python overlook it.
 const OURS: &str = "longshore";
 
-/// Returns whether we answer: whoever is asked by name does, else those who stand for all, and only to those who have no other way to learn it.
+/// Returns whether we answer: whoever is asked by name does, else those who stand for all, and only
+/// to those who have no other way to learn it.
 pub(crate) fn answers(request: &Request, shared: &Shared) -> bool {
     request.destination.as_ref().is_some_and(|nodes| !nodes.is_empty())
         || (request.arguments.get(OURS).is_none() && shared.consumer.stands_for_all())

@@ -20,8 +20,9 @@ pub(crate) struct Revoked {
 const STAMP: &str = "stamp\u{1f}";
 const PART: char = '\u{1f}';
 
-/// Returns a stamp's value as it stands among ids. What Python takes for equal stands there as the same text: `1`, `1.0` and `true`, objects in any order.
-/// A value that is no text stands as JSON behind a second parting, so that `"1234"` is another stamp than `1234`.
+/// Returns a stamp's value as it stands among ids. What Python takes for equal stands there as the
+/// same text: `1`, `1.0` and `true`, objects in any order. A value that is no text stands as JSON
+/// behind a second parting, so that `"1234"` is another stamp than `1234`.
 pub(crate) fn stamp(name: &str, value: &Value) -> String {
     let mut id = format!("{STAMP}{name}{PART}");
     match value {

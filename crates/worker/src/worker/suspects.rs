@@ -28,12 +28,14 @@ impl Suspect {
         self.crashes >= self.most()
     }
 
-    /// Returns whether the next death would bury it; nobody could tell that from a kill from outside.
+    /// Returns whether the next death would bury it; nobody could tell that from a kill from
+    /// outside.
     fn is_last(self) -> bool {
         self.crashes.saturating_add(1) >= self.most()
     }
 
-    /// Returns whether it runs all alone: in the second half of its blames, so that whoever was beside the guilty in the first half is acquitted.
+    /// Returns whether it runs all alone: in the second half of its blames, so that whoever was
+    /// beside the guilty in the first half is acquitted.
     fn is_alone(self) -> bool {
         self.crashes > self.most() / 2
     }
@@ -76,8 +78,9 @@ pub(crate) fn next(line: impl Iterator<Item = Suspect>, running: &[Accused], cal
 
 /// When a suspect may start beside those that run: at once, then, or (`None`) when one of them has ended.
 ///
-/// One starts at a time. Should the worker die of a later one all that run are to blame, so whoever is blamed for the second time (apart from its worker: for the
-/// eleventh) runs all alone: nobody is buried for another's crash.
+/// One starts at a time. Should the worker die of a later one all that run are to blame, so whoever
+/// is blamed for the second time (apart from its worker: for the eleventh) runs all alone: nobody
+/// is buried for another's crash.
 fn may_start(suspect: Suspect, running: &[Accused], now: Instant) -> Option<Instant> {
     let Some(last) = running.iter().map(|accused| accused.since).max() else { return Some(now) };
     let alone = suspect.is_alone() || running.iter().any(|accused| accused.suspect.is_alone());

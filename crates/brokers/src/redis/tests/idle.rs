@@ -18,7 +18,8 @@ use crate::{
 
 const SOON: Duration = Duration::from_secs(2);
 
-/// Returns how often each command was called, those inside of scripts included; not counting what asks for it.
+/// Returns how often each command was called, those inside of scripts included; not counting what
+/// asks for it.
 fn calls(server: &Redis) -> HashMap<String, u64> {
     let text = server.command(&["INFO", "commandstats"]);
     let line = |line: &str| {
@@ -42,7 +43,8 @@ async fn settled(server: &Redis) {
     }
 }
 
-/// Workers of one slot: each takes one message at a time, says so, and asks for the next when it is let.
+/// Workers of one slot: each takes one message at a time, says so, and asks for the next when it is
+/// let.
 struct Fleet {
     /// Kept for as long as they live.
     #[expect(dead_code, reason = "held, not read")]
@@ -123,7 +125,8 @@ async fn a_message_wakes_four_of_twelve_who_wait_for_it_and_the_next_in_line() {
         tokio::time::sleep(Duration::from_millis(80)).await;
     }
     let after = calls(&server);
-    // Whoever is woken looks into the list that has changed; who was taken from the line asks whether there is anything; who comes back looks into all four.
+    // Whoever is woken looks into the list that has changed; who was taken from the line asks
+    // whether there is anything; who comes back looks into all four.
     let looks = (after["lrange"] - before.get("lrange").unwrap_or(&0)) as f64 / MESSAGES as f64;
     assert!(looks <= 4.0 + 4.0 + 1.0, "{looks} looks into lists a message");
     let all: u64 = after.iter().map(|(name, calls)| calls - before.get(name).unwrap_or(&0)).sum();

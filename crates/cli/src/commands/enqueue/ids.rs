@@ -1,4 +1,5 @@
-//! `--ids FILE`: the ids of what was sent. A file that takes no more loses none: what is not in it is told.
+//! `--ids FILE`: the ids of what was sent. A file that takes no more loses none: what is not in it
+//! is told.
 
 use std::{
     fs::File,

@@ -40,7 +40,8 @@ pub struct WorkerArgs {
     /// Bodies that it takes, as Celery's accept_content: json (the default), msgpack
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = ["json", "msgpack"], help_heading = "Safety")]
     pub accept: Vec<String>,
-    /// Errbacks that take (request, exc, traceback): they are sent these, and all others the failed task's id; mail.* is all that begin so
+    /// Errbacks that take (request, exc, traceback): they are sent these, and all others the failed
+    /// task's id; mail.* is all that begin so
     #[arg(long, value_name = "TASKS", value_delimiter = ',', help_heading = "Safety")]
     pub errback: Vec<String>,
     /// Store name, arguments, worker and queue with each result, so that `tasks` can tell, filter and retry what has ended

@@ -1,4 +1,5 @@
-//! `--pidfile FILE`: a file with our pid, gone when we are. Nothing but a pidfile is replaced or removed, and no link is followed.
+//! `--pidfile FILE`: a file with our pid, gone when we are. Nothing but a pidfile is replaced or
+//! removed, and no link is followed.
 
 use std::{
     fs::File,
@@ -38,7 +39,8 @@ impl Pidfile {
     /// Writes our pid to the file.
     ///
     /// # Errors
-    /// 75, a worker that lives has it; 74, it cannot be written, or is something else than a pidfile.
+    /// 75, a worker that lives has it; 74, it cannot be written, or is something else than a
+    /// pidfile.
     pub(super) fn take(path: &Path) -> Result<Self, Fault> {
         let failed = |error: &io::Error| Fault { code: 74, message: format!("--pidfile {}: {}", path.display(), files::cause(error)) };
         loop {

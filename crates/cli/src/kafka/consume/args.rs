@@ -39,8 +39,10 @@ pub struct ConsumeArgs {
     #[arg(long, value_name = "DUR[..DUR]", value_parser = Sleep::parse, help_heading = "What")]
     pub sleep: Option<Sleep>,
 
-    /// Write what each record brings to this topic, exactly once, in the transaction that commits it: each line that a command writes, the body of an
-    /// answer, the line of a child, or without WHAT the record itself. Key and headers are the record's. Readers have to read what is committed alone
+    /// Write what each record brings to this topic, exactly once, in the transaction that commits
+    /// it: each line that a command writes, the body of an answer, the line of a child, or without
+    /// WHAT the record itself. Key and headers are the record's. Readers have to read what is
+    /// committed alone
     #[arg(long, value_name = "TOPIC", value_parser = topic_name, help_heading = "Output")]
     pub to: Option<String>,
 
@@ -59,7 +61,8 @@ pub struct ConsumeArgs {
     /// Time between commits: a member that dies repeats what was finished since, and what was in work
     #[arg(long, value_name = "DUR", default_value = "1s", value_parser = units::duration, help_heading = "Group")]
     pub commit_every: Duration,
-    /// End when a permission has been missing for so long: to read a topic, or as a member of the group
+    /// End when a permission has been missing for so long: to read a topic, or as a member of the
+    /// group
     #[arg(long, value_name = "DUR", default_value = "1m", value_parser = units::duration, help_heading = "Group")]
     pub without_permission: Duration,
     /// How long records in work may take when their partition is taken away
@@ -84,7 +87,8 @@ pub struct ConsumeArgs {
     /// Which records wait for each other: those of one key, of one partition, or none
     #[arg(long, value_name = "ORDER", default_value = "key", value_parser = order, help_heading = "Concurrency")]
     pub order: Order,
-    /// The most bytes of records in memory: half read ahead by the client, half in work or waiting for it
+    /// The most bytes of records in memory: half read ahead by the client, half in work or waiting
+    /// for it
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = units::size, help_heading = "Concurrency")]
     pub buffers: u64,
     /// How fast.

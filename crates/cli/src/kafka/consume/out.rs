@@ -1,4 +1,5 @@
-//! Output of records, to stdout and to another topic: a record counts as done only when its output is out.
+//! Output of records, to stdout and to another topic: a record counts as done only when its output
+//! is out.
 
 use std::{
     io::Write,
@@ -32,7 +33,8 @@ pub(super) struct Out {
     /// The topic that outputs are written to.
     to: Option<String>,
     pen: Arc<Pen>,
-    /// To the thread that writes for handlers which must not wait for a slow reader; started when it is first needed.
+    /// To the thread that writes for handlers which must not wait for a slow reader; started when
+    /// it is first needed.
     lines: OnceLock<mpsc::Sender<Line>>,
 }
 
@@ -56,7 +58,8 @@ struct Line {
     out: oneshot::Sender<bool>,
 }
 
-/// Most bytes that are written in one piece, of lines that gathered while the last piece was written.
+/// Most bytes that are written in one piece, of lines that gathered while the last piece was
+/// written.
 const PIECE: usize = 1 << 20;
 
 impl Out {
@@ -182,7 +185,8 @@ impl Pen {
         }
     }
 
-    /// Returns whether it is out. Otherwise the consumer is being stopped: nothing counts as done any more.
+    /// Returns whether it is out. Otherwise the consumer is being stopped: nothing counts as done
+    /// any more.
     fn write(&self, bytes: &[u8]) -> bool {
         let mut target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
         let Target { write, bar, broken } = &mut *target;

@@ -83,7 +83,8 @@ impl Screen {
         }
     }
 
-    /// Says that something is wrong or right again: a line of its own in every form, however little is said otherwise.
+    /// Says that something is wrong or right again: a line of its own in every form, however little
+    /// is said otherwise.
     pub(super) fn trouble(&self, place: &str, trouble: &Trouble, complaint: Option<&str>) {
         let json = self.voice.json || matches!(self.form, Form::Json);
         let sentence = match trouble.until {

@@ -85,7 +85,8 @@ pub struct Request {
     pub save: Option<PathBuf>,
     /// How long the complete answer may take, where that is not what the client's options say.
     pub timeout: Option<Duration>,
-    /// Place for the rest of a successful answer's body, beyond what is kept; the rest is not read if `None`.
+    /// Place for the rest of a successful answer's body, beyond what is kept; the rest is not read
+    /// if `None`.
     pub spill: Option<Spill>,
 }
 
@@ -211,7 +212,8 @@ impl HttpClient {
         }
     }
 
-    /// Reads the body into memory, up to the limit; what comes behind it goes to a file, if it is wanted.
+    /// Reads the body into memory, up to the limit; what comes behind it goes to a file, if it is
+    /// wanted.
     async fn keep(&self, mut response: Response, spill: Option<Spill>, target: &str) -> Result<HttpReply, TaskError> {
         let status = response.status().as_u16();
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -222,7 +224,8 @@ impl HttpClient {
         let cut = more.is_some();
         let rest = match (more, spill) {
             (Some(more), Some(spill)) => {
-                // What is kept ends with a whole character, so that all bytes are in one of the two.
+                // What is kept ends with a whole character, so that all bytes are in one of the
+                // two.
                 let mut first = body.split_off(whole_characters(&body));
                 first.extend(more);
                 Some(self.spill(response, spill, first, target).await?)
@@ -432,7 +435,8 @@ fn authority(url: &Url) -> String {
     }
 }
 
-/// Appends the body to `out` until it ends or `limit` bytes are there; what was read beyond those, if there is more.
+/// Appends the body to `out` until it ends or `limit` bytes are there; what was read beyond those,
+/// if there is more.
 async fn read_up_to(response: &mut Response, out: &mut Vec<u8>, limit: usize) -> reqwest::Result<Option<Vec<u8>>> {
     while let Some(chunk) = response.chunk().await? {
         let room = limit - out.len();

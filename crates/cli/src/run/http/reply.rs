@@ -11,7 +11,8 @@ pub struct HttpReply {
     pub status: u16,
     /// Bytes of the body that were received, after decompression; those of `rest`, too.
     pub bytes: u64,
-    /// True if the body was longer than the limit; what came after it is in `rest`, or was not read.
+    /// True if the body was longer than the limit; what came after it is in `rest`, or was not
+    /// read.
     pub cut: bool,
     /// The body.
     pub body: ReplyBody,

@@ -49,7 +49,8 @@ pub struct Contents {
     pub end: Option<End>,
     /// Extent to which the input was read by the sitting that came furthest.
     pub read: ReadUpTo,
-    /// Files in which a result line left a part of its bytes: the task's key and occurrence, and where the line begins.
+    /// Files in which a result line left a part of its bytes: the task's key and occurrence, and
+    /// where the line begins.
     pub spooled: HashMap<String, (u128, u32, u64)>,
     /// Those of these files that the output has, by their names.
     pub taken: HashMap<String, TakenOver>,
@@ -262,7 +263,8 @@ pub fn peek(path: &Path) -> Result<(Header, Option<End>), JobError> {
     Ok((*header, end))
 }
 
-/// Returns whether a journal whose header cannot be trusted may be that of the job of this name: the name stands at its beginning, but for the bits of one byte.
+/// Returns whether a journal whose header cannot be trusted may be that of the job of this name:
+/// the name stands at its beginning, but for the bits of one byte.
 pub(crate) fn may_be_named(path: &Path, name: &str) -> bool {
     let mut start = Vec::new();
     let read = open(path).and_then(|file| file.take(4_096).read_to_end(&mut start));

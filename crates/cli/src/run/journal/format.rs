@@ -24,13 +24,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::text::{Stamp, push_json, push_latin1, push_string, push_u64, push_u128_hex};
 
-/// The version of the format that this program writes. It reads the earlier ones, too: 1 had no `check` in its header, and no `read` lines.
+/// The version of the format that this program writes. It reads the earlier ones, too: 1 had no
+/// `check` in its header, and no `read` lines.
 pub const VERSION: u32 = 2;
 
 /// The first line of a journal.
 ///
-/// Written by [`header_line`] with a last member more, `check`: a hash of all before it, since a header in which a bit has changed may still read well and
-/// belong to another job.
+/// Written by [`header_line`] with a last member more, `check`: a hash of all before it, since a
+/// header in which a bit has changed may still read well and belong to another job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// [`VERSION`] at the time of writing.
@@ -48,10 +49,12 @@ pub struct Header {
     pub key_rule: String,
     /// Where records come from, for people.
     pub inputs: Vec<String>,
-    /// The command line that started the job, so that `--resume JOB` needs none. Empty where there are secrets in it.
+    /// The command line that started the job, so that `--resume JOB` needs none. Empty where there
+    /// are secrets in it.
     #[serde(default)]
     pub args: Vec<String>,
-    /// Command line without its secrets, where there are any. The whole one is in a file beside the journal, `ID.args`.
+    /// Command line without its secrets, where there are any. The whole one is in a file beside the
+    /// journal, `ID.args`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shown_args: Vec<String>,
     /// The directory in which it was started.
@@ -98,7 +101,8 @@ pub struct ReadUpTo {
 }
 
 impl ReadUpTo {
-    /// Takes in what is known since; whether that is news. A sitting that has read less than an earlier one has none.
+    /// Takes in what is known since; whether that is news. A sitting that has read less than an
+    /// earlier one has none.
     pub fn advance(&mut self, now: Self) -> bool {
         let news = now.read > self.read || now.read == self.read && now.ended && !self.ended;
         if news {

@@ -1,8 +1,10 @@
 //! The state directory: where jobs are begun, found, listed and pruned.
 //!
-//! A job is `<id>.jsonl`, its journal, and `<id>.lock`; `<id>.args` where its command line has secrets in it, which no journal has; and the folder
-//! `<id>.spool` as long as output waits that is too long for the journal. Names live in headers only, so that no name ever becomes part of a path. `.lock`
-//! is held for the moment in which jobs are looked for and locked, so that two runs cannot both be the first of a name.
+//! A job is `<id>.jsonl`, its journal, and `<id>.lock`; `<id>.args` where its command line has
+//! secrets in it, which no journal has; and the folder `<id>.spool` as long as output waits that is
+//! too long for the journal. Names live in headers only, so that no name ever becomes part of a
+//! path. `.lock` is held for the moment in which jobs are looked for and locked, so that two runs
+//! cannot both be the first of a name.
 
 use std::{
     collections::HashMap,
@@ -280,7 +282,8 @@ impl StateDir {
         if retry {
             index.reopen_failed();
         }
-        // What no result names that counts is of an attempt that ended with its run, or was tried again; what the output has is not needed any more.
+        // What no result names that counts is of an attempt that ended with its run, or was tried
+        // again; what the output has is not needed any more.
         let spool = self.spool(id);
         let wanted = |name: &str| contents.spooled.get(name).is_some_and(|(key, nth, at)| index.is_current(*key, *nth, *at));
         for file in std::fs::read_dir(&spool).into_iter().flatten().flatten() {

@@ -117,7 +117,8 @@ impl Journal {
         Ok(Self { path, messages, writer })
     }
 
-    /// Writes how far the input has been read, if that is further than the journal says. Start lines that are sent later stand behind it.
+    /// Writes how far the input has been read, if that is further than the journal says. Start
+    /// lines that are sent later stand behind it.
     pub fn read(&self, read: u64, ended: bool) {
         self.send(Message::Read(ReadUpTo { read, ended }));
     }

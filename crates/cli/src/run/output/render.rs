@@ -114,7 +114,8 @@ pub(crate) enum Pushed {
     Part(Spooled, RawText),
 }
 
-/// Raw bytes as they are shown, a part at a time: as they are, or each line behind the record and a tab, as `parallel --tag` does it.
+/// Raw bytes as they are shown, a part at a time: as they are, or each line behind the record and a
+/// tab, as `parallel --tag` does it.
 #[derive(Debug)]
 pub(crate) struct RawText {
     tag: Option<Vec<u8>>,

@@ -25,8 +25,9 @@ impl SaveOutput {
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// Writes all that a task said; files of an earlier attempt are replaced. Names are made of the number alone, so that no record can
-    /// choose where they go, and no link in the directory is followed.
+    /// Writes all that a task said; files of an earlier attempt are replaced. Names are made of the
+    /// number alone, so that no record can choose where they go, and no link in the directory is
+    /// followed.
     ///
     /// # Errors
     /// When a file cannot be written.

@@ -160,8 +160,9 @@ impl Sink {
         }
     }
 
-    /// Writes bytes that are in a file behind what waits to be written, a piece at a time, and says where they stand if the destination is a file on disk: then
-    /// they are on that disk. `text` is absent where they are as they are shown already.
+    /// Writes bytes that are in a file behind what waits to be written, a piece at a time, and says
+    /// where they stand if the destination is a file on disk: then they are on that disk. `text` is
+    /// absent where they are as they are shown already.
     fn copy(&mut self, from: &mut impl Read, len: u64, mut text: Option<RawText>, path: &Path) -> Result<Option<OutputPlace>, OutputError> {
         let begins = if self.regular {
             self.flush()?;
@@ -199,7 +200,8 @@ impl Sink {
         Ok(Some(OutputPlace { dev, ino, from, bytes: ends.len() - from, tag: self.render.tag }))
     }
 
-    /// Writes what waits; to a terminal that something else is drawn on whole lines only, if there are any.
+    /// Writes what waits; to a terminal that something else is drawn on whole lines only, if there
+    /// are any.
     fn flush_lines(&mut self) -> Result<(), OutputError> {
         let end = self.out.iter().rposition(|byte| *byte == b'\n');
         match end {

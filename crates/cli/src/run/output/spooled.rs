@@ -1,7 +1,9 @@
-//! Bytes that result lines have left beside the journal: found again, wherever they have gone meanwhile.
+//! Bytes that result lines have left beside the journal: found again, wherever they have gone
+//! meanwhile.
 //!
-//! With `-k` a file that holds such bytes is not cut when the job is resumed, since it may be the only place that has them: it is set aside under a name with
-//! its inode until the new one has everything.
+//! With `-k` a file that holds such bytes is not cut when the job is resumed, since it may be the
+//! only place that has them: it is set aside under a name with its inode until the new one has
+//! everything.
 
 use std::{
     collections::HashMap,

@@ -11,7 +11,8 @@ use std::{
     },
 };
 
-/// Place for the part of a command's streams that is not kept: a file for each stream, made when it is needed.
+/// Place for the part of a command's streams that is not kept: a file for each stream, made when it
+/// is needed.
 #[derive(Clone, Debug)]
 pub struct Spill {
     /// The folder, for this user only; made when it is needed.

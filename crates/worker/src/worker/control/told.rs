@@ -59,7 +59,8 @@ fn routes(routes: &[(String, Route)]) -> Value {
     }
 }
 
-/// Returns what is told of a task: its name, and those of these attributes that it has. As in Python each is told once.
+/// Returns what is told of a task: its name, and those of these attributes that it has. As in
+/// Python each is told once.
 fn registered(task: &Task, rate: Option<Rate>, items: &[String]) -> Value {
     let mut told: Vec<(&str, String)> = Vec::new();
     for item in items {
@@ -72,7 +73,8 @@ fn registered(task: &Task, rate: Option<Rate>, items: &[String]) -> Value {
     control::registered(&task.name, &told)
 }
 
-/// Returns an attribute of a task as Python shows it; none where Celery's is None, or where nothing here is like it.
+/// Returns an attribute of a task as Python shows it; none where Celery's is None, or where nothing
+/// here is like it.
 fn attribute(task: &Task, rate: Option<Rate>, name: &str) -> Option<String> {
     let policy = &task.policy;
     let is = |truth: bool| Some(if truth { "True" } else { "False" }.to_owned());
