@@ -105,8 +105,9 @@ pub enum End {
         /// Why, for people.
         reason: String,
     },
-    /// It goes to the junk, dead letters apart that nobody could have run: it cannot be read, or
-    /// nobody knows its task. So much of it as may come, it pushes no dead letter out.
+    /// It goes to the junk, which is kept apart from the other dead letters: nobody could have run
+    /// it, since it cannot be read or nobody knows its task. However much junk comes, it pushes no
+    /// dead letter out.
     Junk {
         /// Why, for people.
         reason: String,

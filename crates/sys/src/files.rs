@@ -175,8 +175,8 @@ pub fn regular(meta: &Metadata) -> io::Result<()> {
     }
 }
 
-/// From now on a write beyond the largest size of a file (`ulimit -f`) fails with EFBIG, which can
-/// be said, instead of ending the process without a word. Children have the signal's default: a
+/// Makes a write beyond the largest size of a file (`ulimit -f`) fail with EFBIG from now on, which
+/// can be said, instead of ending the process without a word. Children have the signal's default: a
 /// handler does not survive exec, where an ignored signal would. For a program, at its start.
 pub fn say_when_too_large() {
     extern "C" fn nothing(_: libc::c_int) {}

@@ -97,7 +97,8 @@ impl Kafka {
         format!("127.0.0.1:{}", self.secure_port.expect("started with start_secure"))
     }
 
-    /// As `guest` at that listener, for whoever reads an address: `kafkas://guest:…`.
+    /// Returns the address of `guest` at that listener, for whoever reads one:
+    /// `kafkas://guest:…`.
     ///
     /// # Panics
     /// It was not started with `start_secure`.

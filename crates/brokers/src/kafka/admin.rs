@@ -28,7 +28,7 @@ use crate::broker::BrokerError;
 /// Longest tail behind a commit that is looked into for records: aborted transactions are seldom
 /// longer.
 const MARKS: u64 = 10_000;
-/// Longest time for that.
+/// Longest time that is spent on looking for marks.
 const MARKS_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks and tells a cluster. Its methods block, each at most as long as the patience that it was opened with: not for an async thread.
@@ -143,7 +143,7 @@ impl Probe {
         Ok(Self { client })
     }
 
-    /// One that reads, to the ends of partitions.
+    /// Makes one that reads, to the ends of partitions.
     fn reader(settings: &Settings) -> KafkaResult<Self> {
         let mut config = settings.config();
         config.set("group.id", "longshore-asks").set("enable.auto.commit", "false").set("enable.partition.eof", "true");

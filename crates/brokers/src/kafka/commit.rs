@@ -216,8 +216,8 @@ impl Desk {
     }
 }
 
-/// A broker that has not answered to a commit for so long is said to be silent, and is not waited
-/// for any longer where something ends.
+/// Time after which a broker that has not answered to a commit is said to be silent. Where
+/// something ends, it is waited for no longer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// A transaction is tried so often.
 const REFUSALS: u32 = 5;

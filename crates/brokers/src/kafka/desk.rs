@@ -94,9 +94,9 @@ pub(super) struct Desk {
     next_look: Instant,
     paused: bool,
     last_pause: Option<Instant>,
-    /// When it is next looked at what is wrong.
+    /// Time of the next look at what is wrong.
     pub(super) next_check: Instant,
-    /// When topics that are missing are next asked for.
+    /// Time at which topics that are missing are next asked for.
     pub(super) next_metadata: Instant,
     /// Looks at the brokers in a row that found none that answers.
     pub(super) silent: u32,

@@ -64,8 +64,9 @@ impl Heard {
 }
 
 impl Heard {
-    /// As [`explain`](Heard::explain), for what a group has committed: the client asks again, and
-    /// says only that time ran out, while the broker answers that a transaction is open.
+    /// Explains as [`explain`](Heard::explain) does, for what a group has committed: the client
+    /// asks again, and says only that time ran out, while the broker answers that a transaction is
+    /// open.
     pub(crate) fn explain_committed(&self, error: &KafkaError, doing: &str) -> BrokerError {
         let mut explained = self.explain(error, doing);
         if code_of(error) == Some(Code::OperationTimedOut) && self.last().is_none() {

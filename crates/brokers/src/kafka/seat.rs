@@ -60,7 +60,7 @@ pub(super) struct Seat {
     pub(super) leaving: bool,
 }
 
-/// In place of what the ledger had finished: it was not asked for this record yet.
+/// Value in place of what the ledger had finished: it was not asked for this record yet.
 const LARGE: u64 = u64::MAX;
 
 /// What is committed, and what was sent for it.
@@ -260,8 +260,8 @@ impl Seat {
         self.at_end && self.held.is_none() && !self.nonempty.load(Ordering::Acquire)
     }
 
-    /// All that could be read is done and committed. What is behind the commit, if anything is, is
-    /// no record: the mark that ends a transaction, or what was aborted.
+    /// Returns whether all that could be read is done and committed. What is behind the commit, if
+    /// anything is, is no record: the mark that ends a transaction, or what was aborted.
     pub(super) fn is_done(&self) -> bool {
         self.is_at_end() && self.ledger.incomplete() == 0 && self.commit.offset.is_some_and(|offset| offset >= self.ledger.position())
     }

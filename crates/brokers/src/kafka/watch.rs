@@ -19,10 +19,10 @@ use super::{
 
 /// Time after which what cannot be read is asked for again; so are topics.
 const AGAIN: Duration = Duration::from_secs(2);
-/// The answer about topics, which the client's thread waits for, may take so long.
+/// Longest wait of the client's thread for the answer about topics.
 const TOPICS: Duration = Duration::from_millis(300);
-/// A connection on which nothing has come for so long has nobody at its other end: heartbeats alone
-/// bring more.
+/// Time without anything from a connection, in microseconds, after which nobody is at its other
+/// end: heartbeats alone bring more.
 const SILENT: i64 = 10_000_000;
 /// Number of looks in a row, one each second, that have to find nobody before that is said.
 const LOOKS: u32 = 2;

@@ -44,7 +44,7 @@ pub(super) struct Owner {
     /// For people.
     pub(super) node: String,
     pub(super) lease: Duration,
-    /// When it was last renewed.
+    /// Lease, which says when it was last renewed.
     pub(super) renewal: Arc<Lease>,
     pub(super) visibility_timeout: Duration,
     pub(super) held: Held,

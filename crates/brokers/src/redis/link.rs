@@ -55,8 +55,8 @@ pub(super) enum Wait {
 /// How long a caller looks for its answer before it sleeps.
 const GLANCE: Duration = Duration::from_micros(100);
 
-/// Smaller requests no server refuses for their size: less than a megabyte cannot be set as a
-/// limit.
+/// Size of a request, in bytes, below which no server refuses it for its size: a limit of less than
+/// a megabyte cannot be set.
 const LARGE: usize = 1 << 20;
 /// Number of connections in a row that end with the same large request on them before the request
 /// is to blame.

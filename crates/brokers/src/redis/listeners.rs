@@ -31,10 +31,10 @@ use super::{
 const MOST: u64 = 4;
 /// Most that are called by one that leaves messages behind: each of them may call as many.
 const CALLED: u64 = 2;
-/// A listener that has room and does not come back for so long is busy.
+/// Time after which a listener that has room and has not come back is busy.
 const BUSY: Duration = Duration::from_millis(20);
-/// A listener that does not look around for so long waits, and is not let: its claim was put aside
-/// while it is busy with what it held.
+/// Time after which a listener that has not looked around waits, and is not let: its claim was put
+/// aside while it is busy with what it held.
 const ASIDE: Duration = Duration::from_secs(3);
 /// Time after which whoever stands in line says so again: it may have been forgotten, or those who
 /// listened are dead. The script forgets it after three of these times.
@@ -63,14 +63,14 @@ struct State {
     crowd: bool,
     /// It is about to claim, or waits for something to claim.
     attends: bool,
-    /// When it looked around last.
+    /// Time at which it looked around last.
     seen: Option<Instant>,
-    /// Number of times that it began to.
+    /// Number of times that it began to attend.
     turn: u64,
     /// The connection on which it entered.
     generation: u64,
     entered: Option<Instant>,
-    /// Queues that are served: the end of the names of the keys.
+    /// Hash of the queues that are served: the end of the names of the keys.
     group: String,
     /// Task that is saying something to the others: nothing is said before it is done.
     saying: Option<JoinHandle<()>>,
@@ -98,7 +98,7 @@ impl Drop for Hearing {
 }
 
 impl Listeners {
-    /// With the other value it hears when it is called.
+    /// Makes a worker's place. With the other value it hears when it is called.
     ///
     /// # Errors
     /// We may not listen to the channel, or cannot: then every worker has to be told what changes,

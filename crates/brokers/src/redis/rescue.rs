@@ -46,7 +46,7 @@ impl<'a> Rescuer<'a> {
         Self { link, layout: &owner.layout, owner, strays: HashSet::new(), seen: (0, 0) }
     }
 
-    /// Those of the owners whose sign stands.
+    /// Returns those of the owners whose sign stands.
     async fn living(&self) -> Result<HashSet<String>, Fail> {
         let owners = self.link.one(&[b"SMEMBERS", self.layout.own("owners").as_bytes()], Wait::Forever).await?.into_list();
         let owners: Vec<String> = owners.iter().filter_map(Reply::text).collect();

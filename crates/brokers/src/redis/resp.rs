@@ -176,7 +176,7 @@ pub(super) struct Pack {
     body: Vec<u8>,
     replies: usize,
     asides: usize,
-    /// It only looks: a key of another kind than it thinks has nothing to see in it.
+    /// True if it only looks: a key of another kind than it thinks has nothing to see in it.
     looks: bool,
     script: Option<&'static Script>,
 }
@@ -236,7 +236,7 @@ impl Pack {
         self.looks
     }
 
-    /// In bytes.
+    /// Returns its size in bytes.
     pub(super) fn size(&self) -> usize {
         self.head.len() + self.body.len()
     }

@@ -26,12 +26,12 @@ pub(super) const ALONE: Duration = Duration::from_secs(4);
 pub(super) const AMONG: Duration = Duration::from_secs(15);
 /// The same for a worker that stands in line: all who listen may have died at once.
 pub(super) const IN_LINE: Duration = Duration::from_secs(5);
-/// After so long the server is told anew what it has to track.
+/// Time after which the server is told anew what it has to track.
 const ANEW: Duration = Duration::from_secs(60);
-/// The same for a list that is waited for while there is always something in another one; longer
-/// than an idle worker's looks are apart.
+/// Longest time for which a change may be missed on a list that is waited for while there is always
+/// something in another one; longer than an idle worker's looks are apart.
 const RARELY: Duration = Duration::from_secs(20);
-/// Time between two looks around here of whoever waits. They cost the server nothing.
+/// Time after which whoever waits looks around here, at the latest. That costs the server nothing.
 pub(super) const GLANCE: Duration = Duration::from_secs(1);
 
 /// One of the lists of a queue.
@@ -48,7 +48,7 @@ pub(super) struct Lists {
     known: Known,
     /// When nothing was known for certain last.
     looked: Instant,
-    /// When it was told last what is to be tracked.
+    /// Time at which the server was told last what is to be tracked.
     told: Instant,
     /// True if the server is to tell of changes.
     tracks: bool,
@@ -227,7 +227,7 @@ impl Lists {
     }
 
     /// Resolves when [`open`](Self::open) may find something, and at the latest after a second.
-    /// What was not told is looked for after `safety`. May be dropped at any point.
+    /// Changes that were not told are looked for after `safety`. May be dropped at any point.
     ///
     /// # Errors
     /// As [`settle`](Self::settle).

@@ -23,21 +23,22 @@ use super::{
 };
 use crate::lease;
 
-/// Between two looks for somebody who is missing. Someone has to be missing in two of them: a
+/// Time between two looks for somebody who is missing. Someone has to be missing in two of them: a
 /// server that was away lets every sign expire.
 const AGAIN: Duration = Duration::from_millis(800);
-/// The server's clock and ours part by no more than this between two readings.
+/// Most by which the server's clock and ours part between two readings.
 const DRIFT: Duration = Duration::from_secs(1);
 /// Number of rounds between two looks at the list of owners: a worker that has just come lives for
 /// a lease without being looked at.
 const LISTED: u32 = 3;
-/// Between two looks for what stands under our name.
+/// Time between two looks for what stands under our name.
 const SWEEP: Duration = Duration::from_secs(10);
-/// Between two readings of the server's clock, and two looks for what nobody of ours holds.
+/// Time between two readings of the server's clock, and between two looks for what nobody of ours
+/// holds.
 const CLOCK: Duration = Duration::from_secs(30);
 
-/// Between two rounds of whoever watches so many. A sign that is not given any more is missed in
-/// the first look after a lease, and in the one after that.
+/// Returns the time between two rounds of whoever watches so many. A sign that is not given any
+/// more is missed in the first look after a lease, and in the one after that.
 fn round(lease: Duration, others: usize) -> Duration {
     let round = lease.mul_f64(0.4).clamp(Duration::from_millis(400), Duration::from_secs(2));
     // Of two nobody is left who would have to find out that the watcher has died, too.
@@ -49,13 +50,14 @@ fn lasts(round: Duration) -> Duration {
     round.mul_f64(1.5)
 }
 
-/// Between two looks whether somebody watches, at most.
+/// Returns the longest time between two looks whether somebody watches.
 fn longest(round: Duration) -> Duration {
     round.mul_f64(1.65).min(Duration::from_millis(3300))
 }
 
-/// Between two looks no more time passes; or something stood still, and signs have expired whose
-/// givers live. Until these have been able to give them again, nobody is dead.
+/// Returns the longest time that passes between two looks while nothing stands still. After more,
+/// signs have expired whose givers live: until these have been able to give them again, nobody is
+/// dead.
 fn most_gap(rest: Duration) -> Duration {
     rest.mul_f64(1.2) + Duration::from_secs(1)
 }
@@ -109,11 +111,11 @@ struct Watch<'a> {
     listed: u32,
     /// Owners that were missing in the look before.
     missing: HashSet<String>,
-    /// When the last look was.
+    /// Time of the last look.
     looked: Option<Instant>,
     /// Last reading of the server's clock, and when it was read.
     clock: Option<(Duration, Instant)>,
-    /// Until then no missing sign is believed.
+    /// Time until which no missing sign is believed.
     doubtful: Option<Instant>,
 }
 
@@ -156,7 +158,7 @@ impl<'a> Watch<'a> {
         self.missing.clear();
     }
 
-    /// One look; how long to wait until the next.
+    /// Looks once, and returns how long to wait until the next look.
     async fn look(&mut self) -> Result<Duration, Fail> {
         let round = round(self.owner.lease, self.others.len());
         if self.clock.is_none_or(|(_, at)| at.elapsed() > CLOCK) {

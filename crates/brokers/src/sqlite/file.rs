@@ -160,7 +160,7 @@ fn settle(conn: &Connection, place: &Place) -> rusqlite::Result<()> {
 }
 
 thread_local! {
-    /// Since when this thread waits for a lock.
+    /// Time since which this thread waits for a lock.
     static WAITS: Cell<Option<Instant>> = const { Cell::new(None) };
     /// Set when nobody waits any more for what this thread does.
     static HURRIES: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };

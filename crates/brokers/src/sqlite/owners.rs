@@ -23,7 +23,7 @@ pub(crate) struct Owner {
     number: AtomicI64,
     pub(crate) node: String,
     pub(crate) lease: Duration,
-    /// When it was last renewed.
+    /// Lease, which says when it was last renewed.
     pub(crate) renewal: Arc<Lease>,
 }
 

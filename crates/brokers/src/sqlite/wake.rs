@@ -38,8 +38,8 @@ const DEAF: Duration = Duration::from_secs(1);
 /// Longest time between two deliveries of broadcasts and results where the bell is heard: nothing
 /// depends on it.
 const HEARING: Duration = Duration::from_secs(10);
-/// Looks for dead workers after somebody closed the bell: its files are closed a little before it
-/// is seen to be dead.
+/// Times of the looks for dead workers after somebody closed the bell: its files are closed a
+/// little before it is seen to be dead.
 const ENDS: [Duration; 3] = [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(500)];
 /// A subscriber is behind.
 const SOON: Duration = Duration::from_millis(20);
@@ -84,7 +84,7 @@ impl Bell {
         Ok(Self { file: Mutex::new(open(&path, mode)?), path, mode, deaf: AtomicBool::new(true), nudge, nudged: Mutex::new(Some(nudged)) })
     }
 
-    /// One that nobody hears, of a file that is only read.
+    /// Makes one that nobody hears, of a file that is only read.
     pub(crate) fn mute() -> io::Result<Self> {
         let (nudge, _) = UnixStream::pair()?;
         let file = Mutex::new(File::options().write(true).open("/dev/null")?);

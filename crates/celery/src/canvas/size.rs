@@ -29,7 +29,8 @@ pub(super) fn check(tree: &Tree, args: &[Value], call: &Map) -> Result<(), Canva
 /// Bytes that tasks have in their messages and that are not their own.
 #[derive(Clone, Copy)]
 struct Shared {
-    /// Bodies and the rest of chains, which come after: in the messages of what is sent first.
+    /// Bytes of what comes after (bodies, the rest of chains), in the messages of what is sent
+    /// first.
     carried: u64,
     /// Options and arguments: every task's.
     given: u64,
@@ -101,7 +102,7 @@ fn weight(tree: &Tree, given: u64) -> u64 {
     bare.saturating_add(sum(&tree.args, value)).saturating_add(options(&tree.kwargs)).saturating_add(parts)
 }
 
-/// The names of a signature's members, and an id.
+/// Bytes of the names of a signature's members, and of an id.
 const WORDS: u64 = 150;
 
 fn signature(it: &Signature) -> u64 {

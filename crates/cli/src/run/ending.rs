@@ -56,7 +56,7 @@ pub struct Brought {
     pub had_begun: u64,
     /// Records that this sitting has read.
     pub read: u64,
-    /// Number of the tasks that had begun that this sitting has met.
+    /// Tasks that had begun, as far as this sitting has met them.
     pub met: u64,
 }
 

@@ -12,16 +12,16 @@ use std::{
 use longshore_core::Outcome;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A command may be reached so much earlier than the run. For so long the end of one that died of
-/// such a signal is not told.
+/// Most by which a signal may reach a command earlier than the run. The end of a command that died
+/// of such a signal is not told for so long.
 const AHEAD: Duration = Duration::from_millis(500);
-/// For so long after a signal a command that heard it may need to fail in its own way.
+/// Longest time that a command which heard a signal needs to fail of it in its own way.
 const BEHIND: Duration = Duration::from_secs(1);
 
 /// The signals that ask for a stop: HUP, INT, TERM.
 const ASKING: [i32; 3] = [1, 2, 15];
 
-/// When the run last heard each of the signals that ask for a stop.
+/// Times at which the run last heard each of the signals that ask for a stop.
 #[derive(Debug, Default)]
 pub struct Heard {
     at: Mutex<[Option<Instant>; ASKING.len()]>,

@@ -121,7 +121,7 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// That of an attempt that ended so.
+    /// Returns that of an attempt that ended so.
     pub fn of(outcome: &Outcome<Reply>) -> Self {
         let (cut, bytes, thrown) = match (outcome, command_output(outcome)) {
             (_, Some(output)) => {

@@ -22,7 +22,7 @@ pub(crate) struct Work {
     pub(crate) queue: Arc<str>,
     /// How many workers or children died of it, or may have.
     pub(crate) crashes: u32,
-    /// In which term of our lease it was claimed; `None` where nobody else can have it.
+    /// Term of our lease in which it was claimed; `None` where nobody else can have it.
     pub(crate) term: Option<Term>,
     /// Of the attempt that runs: cancelled when nobody wants its result any more; the handler sees it.
     cancel: OnceLock<CancelToken>,

@@ -122,8 +122,8 @@ impl Shared {
         self.changes.is_some()
     }
 
-    /// Somebody else tells how the server is; or what it suffers from was told, and other
-    /// connections are tried.
+    /// Returns whether nothing is to be said: somebody else tells how the server is, or what it
+    /// suffers from was told, and other connections are tried.
     fn is_quiet(&self) -> bool {
         self.is_beside() || locked(&self.unable).is_some()
     }

@@ -9,7 +9,7 @@ use std::{
 
 use longshore_sys::files::{self, Output};
 
-/// Ids are written when there are so many bytes of them: as much as a page or two.
+/// Bytes of ids that are gathered before they are written: as much as a page or two.
 const BATCH: usize = 8 << 10;
 
 /// The open file.

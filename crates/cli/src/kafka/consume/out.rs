@@ -33,12 +33,12 @@ pub(super) struct Out {
     /// The topic that outputs are written to.
     to: Option<String>,
     pen: Arc<Pen>,
-    /// To the thread that writes for handlers which must not wait for a slow reader; started when
-    /// it is first needed.
+    /// Way to the thread that writes for handlers which must not wait for a slow reader; started
+    /// when it is first needed.
     lines: OnceLock<mpsc::Sender<Line>>,
 }
 
-/// Writer to the target, in which one writes at a time.
+/// Writer of all output: one writes at a time.
 struct Pen {
     target: Mutex<Target>,
     /// Stops the consumer when nobody takes the output any more.
@@ -104,7 +104,7 @@ impl Out {
         }
     }
 
-    /// As [`reply`](Out::reply), without holding up its thread.
+    /// Does as [`reply`](Out::reply), without holding up its thread.
     pub(super) async fn reply_later(&self, record: &kafka::Record, reply: &Reply) -> Outcome<Made> {
         match (self.made(record, reply), self.shown(record, reply)) {
             (Err(error), _) => Outcome::Failed(error),

@@ -52,7 +52,7 @@ pub struct Contents {
     /// Files in which a result line left a part of its bytes: the task's key and occurrence, and
     /// where the line begins.
     pub spooled: HashMap<String, (u128, u32, u64)>,
-    /// Those of these files that the output has, by their names.
+    /// Files of that kind whose bytes the output has, by their names.
     pub taken: HashMap<String, TakenOver>,
     /// Length of all whole lines.
     pub len: u64,

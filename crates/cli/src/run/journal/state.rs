@@ -94,7 +94,7 @@ pub struct OpenJob {
     pub end: Option<End>,
     /// The folder of output that is too long for the journal; it need not exist.
     pub spool: PathBuf,
-    /// Files of that folder that the output has, by their names.
+    /// Files of that folder whose bytes the output has, by their names.
     pub taken: HashMap<String, TakenOver>,
     /// Extent to which the earlier sitting that came furthest read the input.
     pub read: ReadUpTo,
@@ -336,7 +336,7 @@ impl StateDir {
         Ok(found.map(|job| job.header.job))
     }
 
-    /// All jobs, the latest first; those whose journals cannot be understood, too.
+    /// Returns all jobs, the latest first; those whose journals cannot be understood, too.
     ///
     /// # Errors
     /// When the directory cannot be read.

@@ -11,8 +11,8 @@ use crate::run::journal::{Batch, format::Piece};
 /// What waits for the output may take this many bytes before the journal waits too.
 pub const QUEUE_BYTES: usize = 16 << 20;
 
-/// A result that has more bytes in a file counts as so many, so that what waits on disk is bounded
-/// by the number of results, too.
+/// Bytes that count for what a result has in a file, so that what waits on disk is bounded by the
+/// number of results, too.
 const SPOOLED: usize = 1 << 20;
 
 /// What can be in the queue.

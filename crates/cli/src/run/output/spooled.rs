@@ -38,7 +38,7 @@ pub(crate) struct Found {
 }
 
 impl Places {
-    /// Those of a job whose output is this file.
+    /// Returns those of a job whose output is this file.
     pub(crate) fn of(job: &OpenJob, output: &Path, tag: bool) -> Self {
         Self { dir: job.spool.clone(), taken: job.taken.clone(), output: output.to_owned(), job: job.header.job.clone(), tag }
     }
