@@ -108,7 +108,7 @@ fn no_link_is_followed_for_a_pidfile_and_nothing_else_is_replaced() {
     place.write("longshore.toml", "[tasks.t]\nexec = [\"true\"]\n");
     place.write("precious", "precious\n");
     symlink("precious", place.path("link")).unwrap();
-    mknodat(CWD, &place.path("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    mknodat(CWD, place.path("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     for name in ["precious", "link", "pipe"] {
         let begun = Instant::now();
         let (code, said) = shell(&place, &format!("longshore worker --broker memory://x --until-empty --pidfile {name}"));
@@ -129,7 +129,7 @@ fn outputs_whose_names_are_ours_follow_no_link_and_a_pipe_without_a_reader_is_sa
     symlink("../precious", place.path("saved/1.out")).unwrap();
     fs::create_dir(place.path("pages")).unwrap();
     symlink("../precious", place.path("pages/longshore.1")).unwrap();
-    mknodat(CWD, &place.path("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    mknodat(CWD, place.path("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     for words in [
         "run --durable off --emit none --progress none --summary none --save-output saved -- echo {} ::: a",
         "man pages",
