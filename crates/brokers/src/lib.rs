@@ -10,9 +10,10 @@
 //! - `kafka.rs`: records of Kafka as a source (feature `kafka`)
 //! - `lease.rs`: whether what a consumer holds is still its own
 //! - `names.rs`: names that no queue may have
-//! - `crash.rs`: what a dead worker's messages are held to; `rotation.rs`: whose turn it is; `pattern.rs`, `json.rs`: routing keys, members of JSON
+//! - `apart.rs`: work that grows with the size of messages; `crash.rs`: what a dead worker's messages are held to; `rotation.rs`: whose turn it is; `pattern.rs`, `json.rs`: routing keys, members of JSON
 //! - `conformance.rs`: what every adapter must pass
 
+mod apart;
 pub mod broker;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -34,6 +35,7 @@ mod rotation;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+pub use apart::{FEW, apart};
 pub use broker::{
     Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, LimitState, MOST_REVOKED, OpenOptions, Outgoing,
     QueueState, REVOKED_FOR, Subscription,

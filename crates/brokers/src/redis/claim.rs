@@ -13,7 +13,7 @@ use super::{
     scripts,
     wait::{List, Lists},
 };
-use crate::broker::Claimed;
+use crate::{apart, broker::Claimed};
 
 /// The most that one script takes; more brought nothing.
 pub(super) const MOST: usize = 100;
@@ -34,8 +34,8 @@ impl Batch<'_> {
     /// Takes what there is. When the answer is lost, looks up what was parked under our numbers.
     pub(super) async fn take(&self, from: &mut Lists) -> Result<Vec<Claimed>, Fail> {
         match from.call(self.call(), self.lists).await {
-            Ok(mut replies) => Ok(self.read(replies.pop().unwrap_or(Reply::Nil))),
-            Err(Fail::Lost(_)) => self.look_up(from.link()).await,
+            Ok(mut replies) => Ok(lent(self.read(replies.pop().unwrap_or(Reply::Nil)), false).await),
+            Err(Fail::Lost(_)) => Ok(lent(self.look_up(from.link()).await?, false).await),
             Err(fail) => Err(fail),
         }
     }
@@ -55,7 +55,7 @@ impl Batch<'_> {
         call.pack()
     }
 
-    fn read(&self, reply: Reply) -> Vec<Claimed> {
+    fn read(&self, reply: Reply) -> Vec<Taken> {
         let mut number = self.first;
         let mut claimed = Vec::with_capacity(self.most);
         let mut parts = reply.into_list().into_iter();
@@ -64,28 +64,35 @@ impl Batch<'_> {
             let Some(List { queue, .. }) = self.lists.get(place) else { continue };
             // In place of messages there is the error of a key that is no list, which whoever counts it tells.
             for message in messages.into_list() {
-                claimed.push(lent(number, queue.clone(), message.into_bytes().unwrap_or_default()));
+                claimed.push((number, queue.clone(), message.into_bytes().unwrap_or_default()));
                 number += 1;
             }
         }
         claimed
     }
 
-    async fn look_up(&self, link: &Link) -> Result<Vec<Claimed>, Fail> {
+    async fn look_up(&self, link: &Link) -> Result<Vec<Taken>, Fail> {
         let numbers: Vec<u64> = (self.first..self.first + self.most as u64).collect();
         let found = entries(link, self.layout, self.boot, &numbers).await?;
         let ours = numbers.into_iter().zip(found).filter_map(|(number, found)| {
             let (raw, queue) = found?;
-            Some(lent(number, queue.into(), raw))
+            Some((number, queue.into(), raw))
         });
         Ok(ours.collect())
     }
 }
 
-/// A message as it is lent.
-pub(super) fn lent(number: u64, queue: Arc<str>, raw: Vec<u8>) -> Claimed {
-    let (crashes, redelivered) = (longshore_celery::crashes_of(&raw), marks::is_redelivered(&raw));
-    Claimed { receipt: Receipt(number), queue, crashes, redelivered, given: false, raw }
+/// A message as it was taken: its number, its queue, its bytes.
+pub(super) type Taken = (u64, Arc<str>, Vec<u8>);
+
+/// Messages as they are lent, or given.
+pub(super) async fn lent(taken: Vec<Taken>, given: bool) -> Vec<Claimed> {
+    let bytes = taken.iter().map(|(_, _, raw)| raw.len()).sum();
+    let lend = move |(number, queue, raw): Taken| {
+        let (crashes, redelivered) = (longshore_celery::crashes_of(&raw), marks::is_redelivered(&raw));
+        Claimed { receipt: Receipt(number), queue, crashes, redelivered, given, raw }
+    };
+    apart(bytes, move || taken.into_iter().map(lend).collect()).await
 }
 
 /// Message and queue of what is parked under these numbers of ours. `None` where nothing is.

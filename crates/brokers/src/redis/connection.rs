@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     fail::{Fail, Refusal, explain, refusal},
-    resp::{Pack, Parsed, Reply, parse},
+    resp::{Pack, Parsed, Reply, parse, parse_much},
     sentinel,
     socket::{Plain, Socket},
     tls,
@@ -27,6 +27,8 @@ use super::{
 /// How long a server may take to accept a connection and to introduce itself.
 const INTRODUCTION: Duration = Duration::from_secs(3);
 const ROOM: usize = 64 << 10;
+/// Beyond so many bytes a reply is looked at before it is read.
+const MUCH: usize = 4 * ROOM;
 
 /// What the server said about itself and about us.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -287,7 +289,8 @@ impl Connection {
         if self.to - self.from < self.need {
             return Ok(None);
         }
-        match parse(&self.input[self.from..self.to]) {
+        let there = &self.input[self.from..self.to];
+        match if there.len() > MUCH { parse_much(there) } else { parse(there) } {
             Parsed::Whole(reply, taken) => {
                 self.from += taken;
                 self.need = 1;

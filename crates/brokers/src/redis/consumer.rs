@@ -21,7 +21,7 @@ use super::{
     claim::{self, Batch},
     early,
     fail::{Fail, is_wrong_type},
-    finish::{self, Ending, Place},
+    finish::{self, Ending, Moved, Place},
     layout::Layout,
     lease::{Beat, Owner},
     link::{Link, Notice, Wait, locked, pause},
@@ -34,6 +34,7 @@ use super::{
     watcher,
 };
 use crate::{
+    apart,
     broker::{BrokerError, Claimed, Consumer, End, Ended, Finish, OpenOptions},
     lease::Lease,
     names,
@@ -298,15 +299,16 @@ impl RedisConsumer {
         self.declared.say(&self.link, &self.layout, queues, Wait::Forever).await?;
         let needs_entry = |finish: &Finish| matches!(finish.end, End::Back { .. } | End::Dead { .. } | End::Junk { .. });
         let numbers: Vec<u64> = batch.iter().filter(|finish| needs_entry(finish)).map(|finish| finish.receipt.0).collect();
-        let mut entries = claim::entries(&self.link, &self.layout, &self.boot, &numbers).await?.into_iter();
+        let entries = claim::entries(&self.link, &self.layout, &self.boot, &numbers).await?;
+        let mut moved = self.moved(batch.iter().filter(|finish| needs_entry(finish)), entries).await.into_iter();
         let first = self.step.fetch_add(batch.len() as u64, Ordering::Relaxed);
         let endings: Vec<Ending<'_>> = {
             let kept = locked(&self.kept);
             let ending = |(finish, step): (_, u64)| {
                 let finish: &Finish = finish;
-                let entry = if needs_entry(finish) { entries.next().flatten() } else { None };
+                let moved = if needs_entry(finish) { moved.next().flatten() } else { None };
                 let kept = !kept.is_empty() && kept.contains(&finish.receipt.0);
-                Ending { finish, step, entry, kept, impossible: refused(finish) }
+                Ending { finish, step, moved, kept, impossible: refused(finish) }
             };
             batch.iter().zip(first..).map(ending).collect()
         };
@@ -328,6 +330,14 @@ impl RedisConsumer {
             }
         }
         Ok(ended)
+    }
+
+    /// What messages become that go back or die.
+    async fn moved<'f>(&self, finishes: impl Iterator<Item = &'f Finish>, entries: Vec<Option<(Vec<u8>, String)>>) -> Vec<Option<Moved>> {
+        let bytes = entries.iter().flatten().map(|(raw, _)| raw.len()).sum();
+        let ends: Vec<End> = finishes.map(|finish| finish.end.clone()).collect();
+        let become_what = |(end, entry): (End, Option<(Vec<u8>, String)>)| entry.map(|(raw, queue)| Moved::of(&end, &raw, queue));
+        apart(bytes, move || ends.into_iter().zip(entries).map(become_what).collect()).await
     }
 
     /// Asks until it is granted: what is refused of all that a consumer needs is waited for, and said.

@@ -18,8 +18,16 @@ pub(super) fn encode(reason: &str, crashes: u32, raw: &[u8]) -> Vec<u8> {
     entry.set("reason", reason);
     entry.set("at", at);
     entry.set("crashes", i64::from(crashes));
-    entry.set("raw", STANDARD.encode(raw));
-    Value::Map(entry).to_json()
+    entry.set("raw", "");
+    let mut entry = Value::Map(entry).to_json();
+    // The message is put in between the last quotes: in base64 nothing has to be escaped.
+    let end = entry.split_off(entry.len() - 2);
+    let from = entry.len();
+    entry.resize(from + base64::encoded_len(raw.len(), true).unwrap_or(0), 0);
+    let written = STANDARD.encode_slice(raw, &mut entry[from..]).unwrap_or(0);
+    entry.truncate(from + written);
+    entry.extend(end);
+    entry
 }
 
 /// `None` where it is no entry of ours.

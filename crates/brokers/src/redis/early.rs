@@ -4,7 +4,7 @@
 use longshore_core::Receipt;
 
 use super::{
-    claim::lent,
+    claim::{Taken, lent},
     fail::Fail,
     finish::tag,
     layout::{Layout, entry_end},
@@ -36,10 +36,10 @@ impl Batch<'_> {
     /// Takes what there is. When the answer is lost, looks at the copy.
     pub(super) async fn take(&self, from: &mut Lists) -> Result<Vec<Claimed>, Fail> {
         match from.call(self.call(), self.lists).await {
-            Ok(mut replies) => Ok(self.read(replies.pop().unwrap_or(Reply::Nil))),
+            Ok(mut replies) => Ok(lent(self.read(replies.pop().unwrap_or(Reply::Nil)), true).await),
             Err(Fail::Lost(_)) => {
                 let copy = from.link().one(&[b"LRANGE", self.copy.as_bytes(), b"0", b"-1"], Wait::Forever).await?;
-                Ok(self.read_copy(copy))
+                Ok(lent(self.read_copy(copy), true).await)
             }
             Err(fail) => Err(fail),
         }
@@ -56,7 +56,7 @@ impl Batch<'_> {
         call.pack()
     }
 
-    fn read(&self, reply: Reply) -> Vec<Claimed> {
+    fn read(&self, reply: Reply) -> Vec<Taken> {
         let mut claimed = Vec::with_capacity(self.most);
         let mut parts = reply.into_list().into_iter();
         while let (Some(place), Some(messages)) = (parts.next(), parts.next()) {
@@ -66,7 +66,7 @@ impl Batch<'_> {
     }
 
     /// The copy: number of the first, place of a list, how many, its messages; and so on.
-    fn read_copy(&self, copy: Reply) -> Vec<Claimed> {
+    fn read_copy(&self, copy: Reply) -> Vec<Taken> {
         let mut claimed = Vec::new();
         let mut parts = copy.into_list().into_iter();
         while let (Some(first), Some(place), Some(count)) = (parts.next(), parts.next(), parts.next()) {
@@ -80,12 +80,12 @@ impl Batch<'_> {
         claimed
     }
 
-    fn add(&self, place: &Reply, messages: Vec<Reply>, claimed: &mut Vec<Claimed>) {
+    fn add(&self, place: &Reply, messages: Vec<Reply>, claimed: &mut Vec<Taken>) {
         let place = place.int().and_then(|place| usize::try_from(place).ok()).unwrap_or(0);
         let Some(List { queue, .. }) = self.lists.get(place) else { return };
         for message in messages.into_iter().rev() {
             let number = self.first + claimed.len() as u64;
-            claimed.push(Claimed { given: true, ..lent(number, queue.clone(), message.into_bytes().unwrap_or_default()) });
+            claimed.push((number, queue.clone(), message.into_bytes().unwrap_or_default()));
         }
     }
 }

@@ -30,22 +30,41 @@ pub(super) struct Ending<'a> {
     pub(super) finish: &'a Finish,
     /// Names this end among all of this consumer.
     pub(super) step: u64,
-    /// Message and queue, where it is handed back or dies.
-    pub(super) entry: Option<(Vec<u8>, String)>,
+    /// What it becomes, where it is handed back or dies.
+    pub(super) moved: Option<Moved>,
     /// Whether an earlier end left a note that it stays claimed.
     pub(super) kept: bool,
     /// Why it is impossible, where that is known without asking.
     pub(super) impossible: Option<String>,
 }
 
+/// A message that goes back or dies.
+pub(super) struct Moved {
+    queue: String,
+    priority: u8,
+    /// The message as it goes back, or its dead letter.
+    bytes: Vec<u8>,
+}
+
+impl Moved {
+    /// Goes through the whole message.
+    pub(super) fn of(end: &End, raw: &[u8], queue: String) -> Self {
+        let crashes = crashes_of(raw);
+        let (priority, bytes) = match end {
+            End::Dead { reason } | End::Junk { reason } => (0, dead::encode(reason, crashes, raw)),
+            End::Ack | End::Back { .. } | End::Keep => (marks::priority_of(raw), marks::mark_redelivered(raw, crashes)),
+        };
+        Self { queue, priority, bytes }
+    }
+}
+
 impl Ending<'_> {
     /// The sizes of what is stored and sent.
     fn sizes(&self) -> impl Iterator<Item = usize> {
-        let Finish { publish, results, part, end, .. } = self.finish;
-        // A dead letter has its message in base64.
-        let entry = self.entry.as_ref().map_or(0, |(raw, _)| if matches!(end, End::Back { .. }) { raw.len() } else { raw.len() / 3 * 4 });
+        let Finish { publish, results, part, .. } = self.finish;
+        let moved = self.moved.as_ref().map_or(0, |moved| moved.bytes.len());
         let (messages, documents) = (publish.iter().map(|message| message.raw.len()), results.iter().map(|stored| stored.doc.len()));
-        messages.chain(documents).chain(part.as_ref().map(|part| part.member.len())).chain([entry])
+        messages.chain(documents).chain(part.as_ref().map(|part| part.member.len())).chain([moved])
     }
 
     fn size(&self) -> usize {
@@ -186,7 +205,7 @@ impl Place<'_> {
     }
 
     fn operations(&self, ending: &Ending<'_>, call: &mut Call) {
-        let Ending { finish, step, entry, kept, .. } = ending;
+        let Ending { finish, step, moved, kept, .. } = ending;
         for message in &finish.publish {
             call.arg("L");
             call.arg(self.layout.list(&message.queue, message.priority));
@@ -198,23 +217,23 @@ impl Place<'_> {
             part_args(self.layout, part, call);
             call.number(*step);
         }
-        match (&finish.end, entry) {
+        match (&finish.end, moved) {
             (End::Keep, _) => {
                 call.arg("P");
                 return call.number(*step);
             }
-            (End::Back { front }, Some((raw, queue))) => {
+            (End::Back { front }, Some(Moved { queue, priority, bytes })) => {
                 call.arg(if *front { "R" } else { "L" });
-                call.arg(self.layout.list(queue, marks::priority_of(raw)));
-                call.arg(marks::mark_redelivered(raw, crashes_of(raw)));
+                call.arg(self.layout.list(queue, *priority));
+                call.arg(bytes);
             }
-            (End::Dead { reason } | End::Junk { reason }, Some((raw, queue))) => {
+            (End::Dead { .. } | End::Junk { .. }, Some(Moved { queue, bytes, .. })) => {
                 let (letters, junk) = (self.layout.dead(queue), self.layout.junk(queue));
                 let is_junk = matches!(finish.end, End::Junk { .. });
                 let (list, other) = if is_junk { (junk, letters) } else { (letters, junk) };
                 call.arg("D");
                 call.arg(list);
-                call.arg(dead::encode(reason, crashes_of(raw), raw));
+                call.arg(bytes);
                 call.number(dead::MOST);
                 call.arg(if is_junk { self.layout.dropped_junk() } else { self.layout.dropped() });
                 call.arg(queue);

@@ -88,6 +88,51 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
+/// As [`parse`], where much is there already: nothing is copied before the reply is whole, or all that is there would be copied again for each part of
+/// it that comes.
+pub(super) fn parse_much(bytes: &[u8]) -> Parsed {
+    match skip(bytes, &mut 0, 0) {
+        Ok(()) => parse(bytes),
+        Err(Some(need)) => Parsed::Short(need),
+        Err(None) => Parsed::Garbage,
+    }
+}
+
+/// Passes one reply; texts are only measured.
+fn skip(bytes: &[u8], at: &mut usize, depth: usize) -> Step<()> {
+    let mut left = 1_usize;
+    if depth > DEEPEST {
+        return Err(None);
+    }
+    while left > 0 {
+        left -= 1;
+        let kind = *bytes.get(*at).ok_or(Some(*at + 1))?;
+        *at += 1;
+        let line = line(bytes, at)?;
+        match kind {
+            b'$' | b'!' | b'=' => {
+                let length = number(line)?;
+                let Ok(length) = usize::try_from(length) else { continue };
+                *at = at.checked_add(length).filter(|_| length <= LONGEST).ok_or(None)? + 2;
+                if *at > bytes.len() {
+                    return Err(Some(*at));
+                }
+            }
+            b'*' | b'~' | b'>' | b'%' | b'|' => {
+                let count = usize::try_from(number(line)?).unwrap_or(0);
+                let count = if matches!(kind, b'%' | b'|') { count.checked_mul(2).ok_or(None)? } else { count };
+                // An attribute stands before what it is of.
+                left += usize::from(kind == b'|');
+                for _ in 0..count {
+                    skip(bytes, at, depth + 1)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// `Err(Some(n))`: n bytes are needed. `Err(None)`: garbage.
 type Step<T> = Result<T, Option<usize>>;
 
@@ -385,8 +430,11 @@ mod tests {
         ];
         for (bytes, reply) in cases {
             assert_eq!(&all(bytes), reply, "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(parse_much(bytes), parse(bytes));
             for end in 0..bytes.len() {
-                assert!(matches!(parse(&bytes[..end]), Parsed::Short(need) if need > end && need <= bytes.len()), "{end} of {bytes:?}");
+                for parse in [parse, parse_much] {
+                    assert!(matches!(parse(&bytes[..end]), Parsed::Short(need) if need > end && need <= bytes.len()), "{end} of {bytes:?}");
+                }
             }
         }
     }
@@ -400,7 +448,8 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(1);
         for _ in 0..100_000 {
             let bytes: Vec<u8> = (0..random.usize(0..40)).map(|_| *random.choice(b"*$+-:_#,(!=%~|>0129\r\nab").unwrap()).collect();
-            let _ = parse(&bytes);
+            let (parsed, much) = (parse(&bytes), parse_much(&bytes));
+            assert!(much == parsed || !matches!(parsed, Parsed::Whole(..)), "{}", String::from_utf8_lossy(&bytes));
         }
     }
 

@@ -20,7 +20,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_brokers::{BrokerError, Claimed, Key, Slot, lease::Term};
+use longshore_brokers::{BrokerError, Claimed, FEW, Key, Slot, apart, lease::Term};
 use longshore_celery::{BadMessage, Message, State, TaskResult};
 use longshore_core::{
     Delivery, ErrorKind, LaneKind, Options, Receipt, SourceError,
@@ -89,6 +89,8 @@ struct Hall {
     ended: bool,
     /// What was ready and never reached the engine goes back.
     leaving: Option<JoinHandle<Result<(), BrokerError>>>,
+    /// What is too large to be waited for, and shall not run, is ended beside everything else.
+    closing: Option<JoinHandle<Result<(), BrokerError>>>,
     ahead: Ahead,
     mix: Mix,
     /// A claim waits until something has ended.
@@ -142,6 +144,7 @@ impl Intake {
             calm: Some(suspects::calm(shared.started)),
             ended: false,
             leaving: None,
+            closing: None,
             ahead: Ahead::default(),
             mix,
             full: false,
@@ -185,9 +188,24 @@ impl Intake {
         self.wake.notify_one();
     }
 
+    /// Reads a message; a large one on another thread.
+    async fn read(&self, claimed: &mut Claimed) -> Result<Message, BadMessage> {
+        if claimed.raw.len() <= FEW {
+            return Message::decode(&claimed.raw, &self.shared.limits);
+        }
+        let (raw, limits) = (std::mem::take(&mut claimed.raw), self.shared.limits.clone());
+        let (raw, message) = apart(raw.len(), move || {
+            let message = Message::decode(&raw, &limits);
+            (raw, message)
+        })
+        .await;
+        claimed.raw = raw;
+        message
+    }
+
     /// What a message is, now. One whose slot of a rate has come (`slot_taken`) does not ask for another.
-    fn sort(&self, raw: &[u8], now: SystemTime, slot_taken: bool) -> Sorted {
-        let message = match Message::decode(raw, &self.shared.limits) {
+    fn sort(&self, message: Result<Message, BadMessage>, now: SystemTime, slot_taken: bool) -> Sorted {
+        let message = match message {
             Ok(message) => Arc::new(message),
             Err(bad) => return Sorted::Bad(bad),
         };
@@ -218,6 +236,7 @@ impl Intake {
     async fn take(&self, claimed: Vec<Claimed>, term: Term, slots_taken: bool) -> Result<usize, BrokerError> {
         let now = SystemTime::now();
         let mut closings = Vec::new();
+        let mut are_large = false;
         let mut works = Vec::with_capacity(claimed.len());
         let mut again = Vec::new();
         let (mut to_hold, mut later, mut asking) = (Vec::new(), Vec::new(), Vec::new());
@@ -225,7 +244,9 @@ impl Intake {
         let given = back::count_given(&self.shared, &claimed);
         for mut claimed in claimed {
             let crashes = claimed.crashes;
-            let sorted = self.sort(&claimed.raw, now, slots_taken);
+            are_large |= claimed.raw.len() > FEW;
+            let message = self.read(&mut claimed).await;
+            let sorted = self.sort(message, now, slots_taken);
             if claimed.given && (crashes > 0 || !matches!(sorted, Sorted::Run(..))) {
                 // It does not run at once, or not at all.
                 claimed.given = false;
@@ -279,8 +300,10 @@ impl Intake {
                 if work.crashes > 0 { state.suspects.push_back(work) } else { self.make_ready(&mut state, work) }
             }
         }
-        if !closings.is_empty() {
-            self.closer.close(closings).await?;
+        match closings.is_empty() {
+            true => {}
+            false if are_large => self.close_beside(closings).await?,
+            false => self.closer.close(closings).await?,
         }
         Ok(run)
     }

@@ -8,9 +8,10 @@ use std::{
 use longshore_brokers::{BrokerError, Claimed, End, Finish, Outgoing};
 use longshore_celery::Encoding;
 use longshore_core::{Receipt, Verdict, source::Settlement};
+use tokio::task::JoinHandle;
 
 use super::{
-    super::{shared::Shared, suspects::rested, work::Work},
+    super::{close::Closing, shared::Shared, suspects::rested, work::Work},
     Intake,
 };
 
@@ -20,11 +21,21 @@ impl Intake {
         self.closed.store(true, Ordering::Release);
         self.shared.consumer.close();
         self.let_go();
-        let leaving = self.state().leaving.take();
-        match leaving {
-            Some(leaving) => leaving.await.unwrap_or(Ok(())),
-            None => Ok(()),
-        }
+        let (leaving, closing) = {
+            let mut state = self.state();
+            (state.leaving.take(), state.closing.take())
+        };
+        let left = over(leaving).await;
+        left.and(over(closing).await)
+    }
+
+    /// Ends what shall not run, while others are claimed and run: to bury a large message takes its time. One such batch at a time.
+    pub(super) async fn close_beside(&self, closings: Vec<Closing>) -> Result<(), BrokerError> {
+        let before = self.state().closing.take();
+        over(before).await?;
+        let closer = self.closer.clone();
+        self.state().closing = Some(tokio::spawn(async move { closer.close(closings).await }));
+        Ok(())
     }
 
     /// After the consumer is closed: what is ready here, what is not read yet and what a claim on its way still brings goes back at once, and does not
@@ -40,10 +51,7 @@ impl Intake {
         let (before, shared) = (state.leaving.take(), self.shared.clone());
         count_given(&shared, &unread);
         state.leaving = Some(tokio::spawn(async move {
-            let before = match before {
-                Some(before) => before.await.unwrap_or(Ok(())),
-                None => Ok(()),
-            };
+            let before = over(before).await;
             if let Some(claim) = claim {
                 let claimed = claim.await.claimed;
                 count_given(&shared, &claimed);
@@ -100,6 +108,14 @@ impl Intake {
         }
         // Each whether the other can be done or not.
         give_back(&self.shared, back, Vec::new()).await.and(published)
+    }
+}
+
+/// Waits for what goes on beside.
+async fn over(beside: Option<JoinHandle<Result<(), BrokerError>>>) -> Result<(), BrokerError> {
+    match beside {
+        Some(beside) => beside.await.unwrap_or(Ok(())),
+        None => Ok(()),
     }
 }
 
