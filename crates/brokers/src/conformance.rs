@@ -69,6 +69,7 @@ macro_rules! conformance {
             a_finish_that_completes_a_chord_keeps_its_message
             the_endings_of_a_batch_are_told_in_order
             dead_letters_are_shown_retried_and_thrown_away
+            so_much_junk_pushes_no_dead_letter_out
             a_consumer_that_leaves_hands_back_to_the_front
             what_is_given_is_forgotten_unless_it_is_held
             the_messages_of_a_dead_consumer_come_back

@@ -180,6 +180,31 @@ pub async fn dead_letters_are_shown_retried_and_thrown_away(subject: Arc<Subject
     assert_eq!(again, ["three", "two"]);
 }
 
+/// One more than a broker that keeps a limited number of them does, each for the same reason. What it throws away is junk, and is counted.
+pub async fn so_much_junk_pushes_no_dead_letter_out(subject: Arc<Subject>) {
+    const MUCH: usize = 10_001;
+    let broker = subject.broker();
+    publish(&*broker, "q", &["real"]).await;
+    let consumer = subject.consumer(&["q"]).await;
+    end(&*consumer, &claim(&*consumer, 1).await, End::Dead { reason: "it was rejected".to_owned() }).await;
+    let names: Vec<String> = (0..MUCH).map(|number| format!("junk {number}")).collect();
+    for some in names.chunks(500) {
+        publish(&*broker, "q", &some.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let ended = end(&*consumer, &claim(&*consumer, some.len()).await, End::Junk { reason: "nobody knows it".to_owned() }).await;
+        assert!(ended.iter().all(|ended| *ended == Ended::Done));
+    }
+    let state = broker.queues(&["q".into()]).await.expect("it answers").remove(0);
+    assert_eq!((state.waiting, state.held, state.dead + state.dead_dropped), (0, 0, MUCH as u64 + 1), "{state:?}");
+    let letters = broker.dead(Some("q")).await.expect("it answers");
+    assert_eq!(letters.len() as u64, state.dead);
+    let real: Vec<_> = letters.iter().filter(|letter| letter.reason == "it was rejected").map(|letter| id(&letter.raw)).collect();
+    assert_eq!(real, ["real"]);
+    // A broker that keeps no more than so many has thrown the oldest away.
+    assert!(matches!(state.dead_dropped, 0 | 1), "{state:?}");
+    let has = |name: &str| letters.iter().any(|letter| id(&letter.raw) == name);
+    assert_eq!((has("junk 0"), has("junk 1")), (state.dead_dropped == 0, true));
+}
+
 /// In the order in which they were claimed, blaming nobody.
 pub async fn a_consumer_that_leaves_hands_back_to_the_front(subject: Arc<Subject>) {
     let broker = subject.broker();
