@@ -458,25 +458,48 @@ async fn a_server_that_takes_nothing_fails_nobody_and_is_waited_for() {
     ];
     for Trouble { what, begins, ends, says } in rows {
         let Some(server) = Redis::start(&[]) else { return };
-        let store = Store::Redis(server);
-        let Store::Redis(server) = &store else { return };
-        let bench = Bench::new(&store);
-        bench.send(None).await;
-        let worker = bench.worker(false, Duration::from_millis(10)).await;
-        bench.until(what, async || bench.links() > 0).await;
-        commands(server.port(), begins);
-        bench.until(what, async || bench.said.lock().unwrap().iter().any(|text| text.contains(says))).await;
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        let during = bench.said.lock().unwrap().len();
-        assert!(during <= 6, "{what}: said again and again: {:?}", bench.said.lock().unwrap());
-        commands(server.port(), ends);
-        bench.all_is_well(what).await;
-        assert!(bench.said.lock().unwrap().iter().any(|text| text.contains("again")), "{what}: {:?}", bench.said.lock().unwrap());
-        assert_eq!(bench.broker.dead(None).await.unwrap(), [], "{what}");
-        worker.stopper().warm();
-        let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-        assert_eq!((summary.ok, summary.failed, summary.dead, summary.error), (2 * GOOD as u64, 0, 0, None), "{what}");
+        let port = server.port();
+        is_waited_for(what, &Store::Redis(server), says, || commands(port, begins), || commands(port, ends)).await;
     }
+}
+
+/// Its snapshot cannot be put into its place: a directory is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_save_fails_nobody_and_is_waited_for() {
+    let Some(server) = Redis::start(&["--dbfilename", "taken"]) else { return };
+    let port = server.port();
+    assert_eq!(server.command(&["CONFIG", "SET", "save", "3600 1"]), "+OK\r\n");
+    let answer = server.command(&["CONFIG", "GET", "dir"]);
+    let taken = PathBuf::from(answer.trim_end().lines().last().unwrap()).join("taken");
+    let begin = || {
+        std::fs::create_dir(&taken).unwrap();
+        commands(port, &["BGSAVE"]);
+    };
+    let end = || {
+        std::fs::remove_dir(&taken).unwrap();
+        commands(port, &["BGSAVE"]);
+    };
+    is_waited_for("a snapshot", &Store::Redis(server), "MISCONF", begin, end).await;
+}
+
+/// While a server takes nothing, nobody fails and it is said once; when it takes something again, all goes on.
+async fn is_waited_for(what: &str, store: &Store, says: &str, begin: impl FnOnce(), end: impl FnOnce()) {
+    let bench = Bench::new(store);
+    bench.send(None).await;
+    let worker = bench.worker(false, Duration::from_millis(10)).await;
+    bench.until(what, async || bench.links() > 0).await;
+    begin();
+    bench.until(what, async || bench.said.lock().unwrap().iter().any(|text| text.contains(says))).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let during = bench.said.lock().unwrap().len();
+    assert!(during <= 6, "{what}: said again and again: {:?}", bench.said.lock().unwrap());
+    end();
+    bench.all_is_well(what).await;
+    assert!(bench.said.lock().unwrap().iter().any(|text| text.contains("again")), "{what}: {:?}", bench.said.lock().unwrap());
+    assert_eq!(bench.broker.dead(None).await.unwrap(), [], "{what}");
+    worker.stopper().warm();
+    let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
+    assert_eq!((summary.ok, summary.failed, summary.dead, summary.error), (2 * GOOD as u64, 0, 0, None), "{what}");
 }
 
 /// Several commands on one connection, words separated by spaces; all must be granted.
