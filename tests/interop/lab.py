@@ -178,8 +178,12 @@ class Lab:
             self.redis.delete(key)
 
     def dead(self):
-        """longshore's dead letters, by queue."""
-        return {key.decode().removeprefix("longshore:dead:"): self.redis.lrange(key, 0, -1) for key in self.redis.keys("longshore:dead:*")}
+        """longshore's dead letters, by queue, the junk among them."""
+        letters = {}
+        for begin in ("longshore:dead:", "longshore:junk:"):
+            for key in self.redis.keys(begin + "*"):
+                letters.setdefault(key.decode().removeprefix(begin), []).extend(self.redis.lrange(key, 0, -1))
+        return letters
 
     def close(self):
         for worker in self.workers:

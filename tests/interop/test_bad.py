@@ -21,8 +21,9 @@ def state(lab, id):
 
 
 def letters(lab):
-    """The dead letters: their reasons and their bytes."""
-    return [json.loads(letter) for queue in lab.dead().values() for letter in queue]
+    """The dead letters, the latest first: their reasons and their bytes."""
+    found = [json.loads(letter) for queue in lab.dead().values() for letter in queue]
+    return sorted(found, key=lambda letter: letter["at"], reverse=True)
 
 
 def resident(pid):

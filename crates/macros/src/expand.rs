@@ -333,7 +333,7 @@ mod tests {
             ("retrys = 3", "did you mean `retries`?", "retrys"),
             ("max_retries = 3", "did you mean `retries`?", "max_retries"),
             ("soft_time_limit = 3", "did you mean `soft_timeout`?", "soft_time_limit"),
-            ("colour = 3", "there are name, lane, retries", "colour"),
+            ("colour = 3", "there are name, lane, queue, priority, retries", "colour"),
             ("retries = 3, retries = 4", "stands here twice", "retries"),
             ("retries = \"many\"", "is a number, or \"forever\"", "\"many\""),
             ("retries", "takes a number", "retries"),

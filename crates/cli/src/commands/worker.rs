@@ -56,8 +56,10 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     let specs = std::mem::take(&mut place.specs);
     let texts: Vec<(String, String)> = specs.iter().map(|spec| (spec.name.clone(), described(spec))).collect();
     let specs = specs.into_iter().map(|spec| spec.with_limits(args.max_tasks_per_child, args.max_memory_per_child)).collect();
-    let (programs, tasks) = Programs::start(specs, true, &tokio::runtime::Handle::current())
-        .map_err(|error| Fault { code: 70, message: format!("the programs of tasks cannot be started: {error}") })?;
+    let (programs, tasks) = Programs::start(specs, true, &tokio::runtime::Handle::current()).map_err(|error| Fault {
+        code: longshore_sys::files::exit_code(&error, 70),
+        message: format!("the programs of tasks cannot be started: {}", longshore_sys::files::cause(&error)),
+    })?;
     let mut app = place.app.clone();
     for task in tasks {
         if app.task_named(&task.name).is_some() {
