@@ -102,6 +102,7 @@ impl Bench {
             noting("plain", &self.ledger, takes),
             large,
             rejects,
+            Task::plain("retries", |_, _| Err(Failure::retry())),
         ];
         let app = tasks.into_iter().fold(App::new().broker(&self.url).told(notice), |app, mut task| {
             if early {
@@ -180,6 +181,19 @@ fn with_link(queue: &str) -> Message {
 
 fn with_group(queue: &str) -> Message {
     Message { callbacks: vec![canvas::group([link("elsewhere"), link(queue)])], ..bad("plain") }
+}
+
+/// A chord whose header is saved, because the results of a group in it keep their nesting.
+fn with_saved(queue: &str) -> Message {
+    let header = [canvas::chain([link(queue), canvas::group([link(queue), link(queue)])]), link(queue)];
+    Message { callbacks: vec![canvas::chord(header, link(queue))], ..bad("plain") }
+}
+
+/// So long that its next attempt, which says more, is longer than a mebibyte.
+fn just_short_enough(_: &str) -> Message {
+    let of = |length: usize| Message { args: vec!["x".repeat(length).into()], routing_key: "celery".to_owned(), ..bad("retries") };
+    let room = (1 << 20) - of(0).encode(Encoding::Json).len();
+    of(room / 4 * 3 - 12)
 }
 
 fn with_part(_: &str) -> Message {
@@ -324,6 +338,15 @@ async fn on_redis_whatever_is_refused_of_one_task_fails_it_alone() {
             letter: true,
         },
         Row {
+            what: "its next attempt",
+            spoil: "CONFIG SET proto-max-bulk-len 1mb",
+            message: just_short_enough,
+            queue: "",
+            reason: "proto-max-bulk-len",
+            result: true,
+            letter: false,
+        },
+        Row {
             what: "a dead letter",
             spoil: "SET longshore:dead:celery x",
             message: |_| bad("rejects"),
@@ -379,6 +402,24 @@ async fn on_a_file_whatever_is_refused_of_one_task_fails_it_alone() {
             what: "the part of a chord",
             spoil: "CREATE TRIGGER t BEFORE INSERT ON chord_parts BEGIN SELECT RAISE(ABORT, 'poison'); END",
             message: with_part,
+            queue: "",
+            reason: "poison",
+            result: true,
+            letter: true,
+        },
+        Row {
+            what: "a group's saved header",
+            spoil: "CREATE TRIGGER t BEFORE INSERT ON results WHEN NEW.key LIKE 'celery-taskset-meta-%' BEGIN SELECT RAISE(ABORT, 'poison'); END",
+            message: with_saved,
+            queue: "elsewhere",
+            reason: "poison",
+            result: true,
+            letter: true,
+        },
+        Row {
+            what: "its next attempt",
+            spoil: "CREATE TRIGGER t BEFORE INSERT ON messages WHEN instr(CAST(NEW.raw AS TEXT), '\"retries\": 1') BEGIN SELECT RAISE(ABORT, 'poison'); END",
+            message: |_| bad("retries"),
             queue: "",
             reason: "poison",
             result: true,
