@@ -1,6 +1,7 @@
 //! Work that grows with the size of messages.
 
-/// What takes no more bytes than this is done where it is asked for: that is done before another thread is awake.
+/// Most bytes that are gone through on the thread that asks: another one would not be awake before
+/// that is done.
 pub const FEW: usize = 1 << 20;
 
 /// Does work that goes through so many bytes: where they are not [few](FEW), on a thread that holds up nobody else.

@@ -16,7 +16,7 @@ use longshore_testkit::servers::Redis;
 use longshore_worker::{App, Notice, Task, What, Worker, WorkerOptions};
 
 const SOON: Duration = Duration::from_secs(120);
-/// So many small ones run before the large one, and after it.
+/// Number of small ones before the large one, and after it.
 const SMALL: usize = 300;
 const LARGE: usize = 40 << 20;
 /// In a build that is not optimised it was 1.2 s when messages were read, marked and encoded on the runtime's thread, and is 0.1 s.

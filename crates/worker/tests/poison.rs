@@ -17,7 +17,7 @@ use longshore_testkit::servers::Redis;
 use longshore_worker::{App, Call, Failure, Task, Worker, WorkerOptions};
 
 const SOON: Duration = Duration::from_secs(60);
-/// So many are good.
+/// Number of good ones.
 const GOOD: i64 = 400;
 /// The bad one's id.
 const BAD: &str = "bad";
@@ -62,7 +62,7 @@ impl Drop for Store {
     }
 }
 
-/// How often each task ran, by name and argument.
+/// Number of runs of each task, by name and argument.
 type Ledger = Arc<Mutex<BTreeMap<(&'static str, i64), u32>>>;
 
 fn noting(name: &'static str, ledger: &Ledger, takes: Duration) -> Task {
@@ -189,7 +189,7 @@ fn with_saved(queue: &str) -> Message {
     Message { callbacks: vec![canvas::chord(header, link(queue))], ..bad("plain") }
 }
 
-/// So long that its next attempt, which says more, is longer than a mebibyte.
+/// Makes a message whose next attempt, which says more, is longer than a mebibyte.
 fn just_short_enough(_: &str) -> Message {
     let of = |length: usize| Message { args: vec!["x".repeat(length).into()], routing_key: "celery".to_owned(), ..bad("retries") };
     let room = (1 << 20) - of(0).encode(Encoding::Json).len();
@@ -208,7 +208,7 @@ struct Row {
     message: fn(&str) -> Message,
     /// Its argument.
     queue: &'static str,
-    /// What the reason says.
+    /// Words of the reason.
     reason: &'static str,
     /// Its FAILURE can be stored, and its dead letter.
     result: bool,
@@ -464,7 +464,7 @@ async fn what_is_refused_of_a_task_that_is_acknowledged_early_fails_it_alone() {
     assert_eq!((summary.ok, summary.failed, summary.error), (2 * GOOD as u64, 1, None));
 }
 
-/// How a server takes nothing, and how it does again.
+/// Ways to make a server take nothing, and to make it take everything again.
 struct Trouble {
     what: &'static str,
     begins: &'static [&'static str],

@@ -332,7 +332,7 @@ impl RedisConsumer {
         Ok(ended)
     }
 
-    /// What messages become that go back or die.
+    /// Makes what messages become that go back or die.
     async fn moved<'f>(&self, finishes: impl Iterator<Item = &'f Finish>, entries: Vec<Option<(Vec<u8>, String)>>) -> Vec<Option<Moved>> {
         let bytes = entries.iter().flatten().map(|(raw, _)| raw.len()).sum();
         let ends: Vec<End> = finishes.map(|finish| finish.end.clone()).collect();

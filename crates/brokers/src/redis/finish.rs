@@ -30,11 +30,11 @@ pub(super) struct Ending<'a> {
     pub(super) finish: &'a Finish,
     /// Names this end among all of this consumer.
     pub(super) step: u64,
-    /// What it becomes, where it is handed back or dies.
+    /// Form that it takes where it is handed back or dies.
     pub(super) moved: Option<Moved>,
     /// Whether an earlier end left a note that it stays claimed.
     pub(super) kept: bool,
-    /// Why it is impossible, where that is known without asking.
+    /// Reason why it is impossible, where that is known without asking.
     pub(super) impossible: Option<String>,
 }
 
@@ -177,7 +177,7 @@ impl Place<'_> {
         Ok(ended.into_iter().map(|ended| ended.unwrap_or(Ended::Refused)).collect())
     }
 
-    /// What needs no asking.
+    /// Returns how it ends where nobody has to be asked.
     fn foreseen(&self, ending: &Ending<'_>) -> Option<Ended> {
         let too_large = || {
             let size = ending.sizes().find(|size| *size > LARGEST)?;
@@ -260,7 +260,7 @@ impl Place<'_> {
     }
 }
 
-/// Why a value of this size is refused, for people.
+/// Says for people why a value of this size is refused.
 pub(super) fn too_large(link: &Link, size: usize) -> String {
     format!("redis at {}: {size} bytes are more than a value may have ({LARGEST})", link.config().place())
 }

@@ -433,7 +433,7 @@ async fn together<'a, T>(
     Ok(())
 }
 
-/// What several of a batch ask for.
+/// Questions that several of a batch ask, each once.
 struct Asked<T> {
     all: Vec<T>,
     /// Who, and where what each asks for ends.

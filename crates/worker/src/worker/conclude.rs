@@ -52,7 +52,7 @@ pub(crate) struct Conclusion {
     pub(crate) end: End,
     /// What is said of it, if anybody listens.
     pub(crate) what: Option<What>,
-    /// What it is counted as, when it is closed.
+    /// Counts that go up when it is closed.
     pub(crate) counted: &'static [Counted],
 }
 

@@ -89,7 +89,7 @@ struct Hall {
     ended: bool,
     /// What was ready and never reached the engine goes back.
     leaving: Option<JoinHandle<Result<(), BrokerError>>>,
-    /// What is too large to be waited for, and shall not run, is ended beside everything else.
+    /// Ends, beside everything else, what is too large to be waited for and shall not run.
     closing: Option<JoinHandle<Result<(), BrokerError>>>,
     ahead: Ahead,
     mix: Mix,
