@@ -4,7 +4,8 @@
 /// that is done.
 pub const FEW: usize = 1 << 20;
 
-/// Does work that goes through so many bytes: where they are not [few](FEW), on a thread that holds up nobody else.
+/// Does work that goes through so many bytes: where they are not [few](FEW), on a thread that holds
+/// up nobody else.
 pub async fn apart<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
     if bytes <= FEW {
         return work();

@@ -10,7 +10,9 @@
 //! - `kafka.rs`: records of Kafka as a source (feature `kafka`)
 //! - `lease.rs`: whether what a consumer holds is still its own
 //! - `names.rs`: names that no queue may have
-//! - `apart.rs`: work that grows with the size of messages; `crash.rs`: what a dead worker's messages are held to; `rotation.rs`: whose turn it is; `pattern.rs`, `json.rs`: routing keys, members of JSON
+//! - `apart.rs`: work that grows with the size of messages; `crash.rs`: what a dead worker's
+//!   messages are held to; `rotation.rs`: whose turn it is; `pattern.rs`, `json.rs`: routing keys,
+//!   members of JSON
 //! - `conformance.rs`: what every adapter must pass
 
 mod apart;

@@ -19,7 +19,8 @@ const SOON: Duration = Duration::from_secs(120);
 /// Number of small ones before the large one, and after it.
 const SMALL: usize = 300;
 const LARGE: usize = 40 << 20;
-/// In a build that is not optimised it was 1.2 s when messages were read, marked and encoded on the runtime's thread, and is 0.1 s.
+/// In a build that is not optimised it was 1.2 s when messages were read, marked and encoded on the
+/// runtime's thread, and is 0.1 s.
 const LONG: Duration = Duration::from_millis(600);
 
 fn outgoing(raw: Vec<u8>) -> Outgoing {
@@ -33,7 +34,8 @@ fn whole(length: usize) -> Vec<u8> {
     Message { id, task, args, routing_key: "celery".to_owned(), ..Message::default() }.encode(Encoding::Json)
 }
 
-/// Runs small tasks, 10 ms each, with large messages among them, which end as junk. The longest time for which the runtime's only thread was held up.
+/// Runs small tasks, 10 ms each, with large messages among them, which end as junk. The longest
+/// time for which the runtime's only thread was held up.
 async fn held_up(url: &str, large: Vec<Vec<u8>>) -> Duration {
     let (broker, _) = connect(url, None).unwrap();
     let small = |from: usize| -> Vec<Outgoing> {

@@ -1,5 +1,6 @@
-//! Poison: one task among 400 whose end a store refuses fails with the reason, and is no concern of the others; a store that takes nothing is waited for.
-//! Every kind of effect (result, link, group, part of a chord, dead letter) on every kind of store.
+//! Poison: one task among 400 whose end a store refuses fails with the reason, and is no concern of
+//! the others; a store that takes nothing is waited for. Every kind of effect (result, link, group,
+//! part of a chord, dead letter) on every kind of store.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::{
@@ -448,7 +449,8 @@ async fn on_a_file_whatever_is_refused_of_one_task_fails_it_alone() {
     one_bad_one_is_no_concern_of_the_others(|| Some(Store::file("&max_size=2000000")), &large).await;
 }
 
-/// Acknowledged early, a task has no message that could be a dead letter: its result says what is refused.
+/// Acknowledged early, a task has no message that could be a dead letter: its result says what is
+/// refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_refused_of_a_task_that_is_acknowledged_early_fails_it_alone() {
     let Some(server) = Redis::start(&[]) else { return };
@@ -523,7 +525,8 @@ async fn a_server_that_cannot_save_fails_nobody_and_is_waited_for() {
     is_waited_for("a snapshot", &Store::Redis(server), "MISCONF", begin, end).await;
 }
 
-/// While a server takes nothing, nobody fails and it is said once; when it takes something again, all goes on.
+/// While a server takes nothing, nobody fails and it is said once; when it takes something again,
+/// all goes on.
 async fn is_waited_for(what: &str, store: &Store, says: &str, begin: impl FnOnce(), end: impl FnOnce()) {
     let bench = Bench::new(store);
     bench.send(None).await;

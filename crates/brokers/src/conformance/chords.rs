@@ -98,7 +98,8 @@ pub async fn a_chord_that_is_over_stays_over(subject: Arc<Subject>) {
     assert_eq!(tell(&*results, "a", 0, "t3").await, ours("t3"), "an earlier attempt is forgotten");
 }
 
-/// Its sender begins it again just before the last of its tasks is sent, and a worker may have been quicker with the first.
+/// Its sender begins it again just before the last of its tasks is sent, and a worker may have been
+/// quicker with the first.
 pub async fn a_part_that_comes_before_its_chord_begins_again_is_not_lost(subject: Arc<Subject>) {
     let results = subject.results();
     for (run, early) in [("first", None), ("one early", Some(1)), ("all but one early", Some(2)), ("again", Some(2))] {

@@ -180,7 +180,8 @@ pub async fn dead_letters_are_shown_retried_and_thrown_away(subject: Arc<Subject
     assert_eq!(again, ["three", "two"]);
 }
 
-/// One more than a broker that keeps a limited number of them does, each for the same reason. What it throws away is junk, and is counted.
+/// One more than a broker that keeps a limited number of them does, each for the same reason. What
+/// it throws away is junk, and is counted.
 pub async fn so_much_junk_pushes_no_dead_letter_out(subject: Arc<Subject>) {
     const MUCH: usize = 10_001;
     let broker = subject.broker();

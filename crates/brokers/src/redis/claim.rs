@@ -62,7 +62,8 @@ impl Batch<'_> {
         while let (Some(place), Some(messages)) = (parts.next(), parts.next()) {
             let place = place.int().and_then(|place| usize::try_from(place).ok()).unwrap_or(0);
             let Some(List { queue, .. }) = self.lists.get(place) else { continue };
-            // In place of messages there is the error of a key that is no list, which whoever counts it tells.
+            // In place of messages there is the error of a key that is no list, which whoever
+            // counts it tells.
             for message in messages.into_list() {
                 claimed.push((number, queue.clone(), message.into_bytes().unwrap_or_default()));
                 number += 1;

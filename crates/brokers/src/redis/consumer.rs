@@ -212,7 +212,8 @@ impl RedisConsumer {
                 };
                 let taken = match taken {
                     Err(Fail::Refused(text)) if is_wrong_type(&text) => {
-                        // Another program uses a key that we need: nothing was taken, and nobody can take anything until it goes.
+                        // Another program uses a key that we need: nothing was taken, and nobody
+                        // can take anything until it goes.
                         self.link.is_unable(&text);
                         unable = true;
                         let _ = timeout(STRANGE, served.wait_for(|served| served.closed)).await;
@@ -340,7 +341,8 @@ impl RedisConsumer {
         apart(bytes, move || ends.into_iter().zip(entries).map(become_what).collect()).await
     }
 
-    /// Asks until it is granted: what is refused of all that a consumer needs is waited for, and said.
+    /// Asks until it is granted: what is refused of all that a consumer needs is waited for, and
+    /// said.
     async fn insist<T, F: Future<Output = Result<T, Fail>>>(&self, mut ask: impl FnMut() -> F) -> Result<T, BrokerError> {
         for attempt in 0.. {
             match ask().await {

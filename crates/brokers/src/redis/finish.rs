@@ -100,8 +100,9 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Ends them all. When the answer is lost, finds out which were ended, and ends the others. What is refused of one alone is impossible; what is refused
-    /// because of how the server is, is waited for.
+    /// Ends them all. When the answer is lost, finds out which were ended, and ends the others.
+    /// What is refused of one alone is impossible; what is refused because of how the server is, is
+    /// waited for.
     pub(super) async fn end(&self, endings: &[Ending<'_>]) -> Result<Vec<Ended>, Fail> {
         let place = self.link.config().place();
         let mut ended: Vec<Option<Ended>> = endings.iter().map(|ending| self.foreseen(ending)).collect();
@@ -160,7 +161,8 @@ impl Place<'_> {
                 }
                 // It says so before it ends the connection.
                 Err(Fail::Refused(text)) if text.contains("Protocol error") => losses += 1 + u32::from(size > MOST_BYTES),
-                // Of all of them at once: whoever changed what we may or what we need will change it back. Nothing was done.
+                // Of all of them at once: whoever changed what we may or what we need will change
+                // it back. Nothing was done.
                 Err(Fail::Refused(text)) => trouble = Some(text),
                 Err(fail) => return Err(fail),
             }

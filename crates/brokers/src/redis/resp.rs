@@ -88,8 +88,8 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// As [`parse`], where much is there already: nothing is copied before the reply is whole, or all that is there would be copied again for each part of
-/// it that comes.
+/// As [`parse`], where much is there already: nothing is copied before the reply is whole, or all
+/// that is there would be copied again for each part of it that comes.
 pub(super) fn parse_much(bytes: &[u8]) -> Parsed {
     match skip(bytes, &mut 0, 0) {
         Ok(()) => parse(bytes),

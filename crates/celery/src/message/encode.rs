@@ -41,7 +41,8 @@ const KNOWN: [&str; 23] = [
     super::CHILD_CRASHES,
 ];
 
-/// The properties that are members of [`Message`] or about the message alone: never written from its other properties.
+/// The properties that are members of [`Message`] or about the message alone: never written from
+/// its other properties.
 const KNOWN_PROPERTIES: [&str; 7] =
     ["correlation_id", "reply_to", "delivery_mode", "delivery_info", "priority", "body_encoding", "delivery_tag"];
 

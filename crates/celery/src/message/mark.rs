@@ -44,7 +44,8 @@ pub fn mark_redelivered(raw: &[u8], crashes: Option<u32>) -> Result<Vec<u8>, Bad
     mark(raw, [crashes, None]).map_err(|bad| bad.of(raw))
 }
 
-/// The same, with both counts: of the workers, and of the children of workers, that died while they ran it.
+/// The same, with both counts: of the workers, and of the children of workers, that died while they
+/// ran it.
 ///
 /// # Errors
 /// As [`mark_redelivered`].

@@ -45,8 +45,9 @@ impl Closer {
         Self { shared }
     }
 
-    /// Ends tasks; resolves when their results are stored and they are acknowledged. What a store refuses of one is that one's failure, and no concern of the
-    /// others; a store that can take nothing is waited for.
+    /// Ends tasks; resolves when their results are stored and they are acknowledged. What a store
+    /// refuses of one is that one's failure, and no concern of the others; a store that can take
+    /// nothing is waited for.
     ///
     /// # Errors
     /// The stores are out of reach for good; what was not acknowledged stays claimed, and comes back to somebody.
@@ -63,7 +64,8 @@ impl Closer {
         Ok(())
     }
 
-    /// Does all that their conclusions say, together. Which of them were refused, and why; who comes too late is noted.
+    /// Does all that their conclusions say, together. Which of them were refused, and why; who
+    /// comes too late is noted.
     async fn end(&self, batch: &mut [Closing], late: &mut Vec<usize>) -> Result<Refusals, BrokerError> {
         let mut refused = Refusals::new();
         for (place, closing) in batch.iter().enumerate() {
@@ -156,8 +158,9 @@ impl Closer {
         Ok(refused)
     }
 
-    /// Ends a task of which something was refused: it has failed, with the reason. All that belongs to that is done piece by piece, and what is refused of
-    /// it is left out, so that it ends whatever is wrong. Whether it is still ours.
+    /// Ends a task of which something was refused: it has failed, with the reason. All that belongs
+    /// to that is done piece by piece, and what is refused of it is left out, so that it ends
+    /// whatever is wrong. Whether it is still ours.
     async fn refuse(&self, closing: &mut Closing, why: &str) -> Result<bool, BrokerError> {
         closing.conclusion = conclude::refused(&self.shared, closing, why);
         let Conclusion { starts, publish, results, .. } = &mut closing.conclusion;
@@ -209,7 +212,8 @@ impl Closer {
         }
     }
 
-    /// Does one thing for a message. Whether it is still ours; the inner error is why it is refused.
+    /// Does one thing for a message. Whether it is still ours; the inner error is why it is
+    /// refused.
     async fn piece(&self, finish: Finish) -> Result<Result<bool, String>, BrokerError> {
         let ended = self.shared.consumer.finish(&[finish]).await?.pop();
         Ok(match ended {
@@ -219,7 +223,8 @@ impl Closer {
         })
     }
 
-    /// Says how many parts a chord has, and saves its header where results have to keep its nesting. The inner error is why it is refused.
+    /// Says how many parts a chord has, and saves its header where results have to keep its
+    /// nesting. The inner error is why it is refused.
     async fn start_chord(&self, start: &ChordStart) -> Result<Result<(), String>, BrokerError> {
         let results = &self.shared.results;
         let expires = self.shared.app.settings().result_expires.unwrap_or(Duration::from_secs(86_400));
@@ -233,7 +238,8 @@ impl Closer {
         insist(|| results.chord_start(&start.group, start.size, expires)).await
     }
 
-    /// All parts of a chord are there, and the right to send its body is ours. A body that is refused has failed; that is no failure of the part.
+    /// All parts of a chord are there, and the right to send its body is ours. A body that is
+    /// refused has failed; that is no failure of the part.
     async fn send_body(&self, closing: &Closing, which: usize, token: &str) -> Result<(), BrokerError> {
         let Some(((part, chord), message)) = closing.conclusion.parts.get(which).zip(closing.message.as_ref()) else { return Ok(()) };
         let results = &self.shared.results;
@@ -254,7 +260,8 @@ impl Closer {
         Ok(())
     }
 
-    /// Does what a body's conclusion says. The inner error is why that is refused: then none of its messages was sent.
+    /// Does what a body's conclusion says. The inner error is why that is refused: then none of its
+    /// messages was sent.
     async fn send(&self, body: Conclusion) -> Result<Result<(), String>, BrokerError> {
         let (broker, results) = (&self.shared.broker, &self.shared.results);
         for start in &body.starts {
@@ -387,7 +394,8 @@ impl Closer {
 /// Which of a batch were refused, and why.
 type Refusals = BTreeMap<usize, String>;
 
-/// A store that is away, or can take nothing now, is asked again after this time, and then ever less often.
+/// A store that is away, or can take nothing now, is asked again after this time, and then ever
+/// less often.
 const AGAIN: Duration = Duration::from_millis(50);
 /// So rarely at last.
 const RARELY: Duration = Duration::from_secs(1);
@@ -414,7 +422,8 @@ where
     }
 }
 
-/// Gives a store what several ask for, in one call; where that is refused, what each asks for alone.
+/// Gives a store what several ask for, in one call; where that is refused, what each asks for
+/// alone.
 async fn together<'a, T>(
     asked: &'a Asked<T>,
     refused: &mut Refusals,

@@ -195,7 +195,8 @@ pub(crate) fn bad(shared: &Shared, bad: &BadMessage, receipt: Receipt, queue: Ar
     Closing { receipt: Some(receipt), queue, message: None, work: None, conclusion }
 }
 
-/// Concludes once more what a store has refused: whatever was asked for, it has failed, with the reason, and its message is a dead letter.
+/// Concludes once more what a store has refused: whatever was asked for, it has failed, with the
+/// reason, and its message is a dead letter.
 pub(crate) fn refused(shared: &Shared, closing: &Closing, why: &str) -> Conclusion {
     let first = &closing.conclusion;
     let text = match &first.end {

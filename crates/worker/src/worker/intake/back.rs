@@ -29,7 +29,8 @@ impl Intake {
         left.and(over(closing).await)
     }
 
-    /// Ends what shall not run, while others are claimed and run: to bury a large message takes its time. One such batch at a time.
+    /// Ends what shall not run, while others are claimed and run: to bury a large message takes its
+    /// time. One such batch at a time.
     pub(super) async fn close_beside(&self, closings: Vec<Closing>) -> Result<(), BrokerError> {
         let before = self.state().closing.take();
         over(before).await?;

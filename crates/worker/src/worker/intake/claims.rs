@@ -101,7 +101,8 @@ impl Intake {
         }
     }
 
-    /// Claims up to so many, if one of Celery's own tasks is among the next ones of a queue. Where none is, nothing was asked for.
+    /// Claims up to so many, if one of Celery's own tasks is among the next ones of a queue. Where
+    /// none is, nothing was asked for.
     pub(super) fn claim_if_built_in(&self, room: usize) -> BoxFuture<'static, Batch> {
         let shared = self.shared.clone();
         let term = shared.term().unwrap_or_default();

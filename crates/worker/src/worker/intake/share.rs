@@ -19,7 +19,8 @@ const LATEST: f64 = 1.0 / 16.0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Share {
     UpTo(usize),
-    /// So many, if a look that takes nothing finds one of Celery's own tasks among the next ones; else none.
+    /// So many, if a look that takes nothing finds one of Celery's own tasks among the next ones;
+    /// else none.
     IfBuiltIn(usize),
     /// None, before this time, or before something has ended.
     Later(Option<Instant>),
@@ -112,7 +113,8 @@ impl Mix {
             // A batch is worth waiting for, as long as tasks end.
             return Share::Later(Some(now + LOOK));
         }
-        // Of one lane nothing is taken ahead, but Celery's own tasks (the body of a chord may wait for one) shall not wait for a lane that is not theirs.
+        // Of one lane nothing is taken ahead, but Celery's own tasks (the body of a chord may wait
+        // for one) shall not wait for a lane that is not theirs.
         let one_lane = self.lanes().count() <= 1;
         if one_lane && !(0..4).any(|other| other != lane && self.built_in[other] && load.busy[other] < load.slots[other]) {
             return Share::Later(None);
