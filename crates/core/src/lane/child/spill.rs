@@ -1,15 +1,17 @@
 //! The part of a stream that is not kept in memory, in a file.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
+
+use longshore_sys::files::{self, Own};
 
 /// Place for the part of a command's streams that is not kept: a file for each stream, made when it
 /// is needed.
@@ -51,8 +53,7 @@ pub struct Rest {
 impl Rest {
     fn create(dir: &Path, name: &str, sync: bool) -> io::Result<Self> {
         let path = dir.join(name);
-        // `create_new` follows no link.
-        let open = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let open = || files::own(&path, Own::New);
         let file = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match DirBuilder::new().mode(0o700).create(dir) {
