@@ -160,6 +160,28 @@ fn bytes_that_are_no_text_come_out_of_a_pipe_as_they_were_answered() {
 
 /// On a terminal, which `script` makes.
 #[test]
+fn an_output_that_is_cut_is_a_failure_where_nobody_could_see_it() {
+    let Some(world) = World::new(1) else { return };
+    let flags = ["--until-end", "--max-output", "1KiB", "--retries", "0", "--dead-letter", "stop"];
+    let shown = |group: &str, emit: &str, bytes: u64| {
+        let script = format!("head -c {bytes} /dev/zero | tr '\\000' x");
+        let mut command = world.longshore(&["consume", &world.topic, "-g", group, "--progress", "none", "--emit", emit]);
+        run(command.args(flags).args(["--", "sh", "-c", &script]))
+    };
+    let (code, stdout, stderr) = shown(&name("whole"), "raw", 1024);
+    assert_eq!((code, stdout.len()), (0, 1024), "{stderr}");
+    let (code, stdout, stderr) = shown(&name("cut"), "raw", 1025);
+    assert_eq!(stdout, "", "nothing of it is written");
+    assert!(
+        code != 0 && stderr.contains("an output of 1025 bytes is more than --max-output; nothing of it is written"),
+        "{code}: {stderr}"
+    );
+    // A line of JSON says what is missing.
+    let (code, stdout, stderr) = shown(&name("json"), "jsonl", 1025);
+    assert!(code == 0 && stdout.contains("cut"), "{code}: {stdout} {stderr}");
+}
+
+#[test]
 fn keys_turn_the_sleep_while_it_runs() {
     let Some(world) = World::new(10) else { return };
     let consume = world.longshore(&["consume", &world.topic, "-g", &world.group, "--sleep", "100ms"]);

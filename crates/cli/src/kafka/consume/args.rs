@@ -114,7 +114,7 @@ pub struct ConsumeArgs {
     /// What is written to stdout: raw (values, or what commands and children write), jsonl or none [raw; HTTP: none]
     #[arg(long, value_name = "FORM", value_parser = ["raw", "jsonl", "none"], help_heading = "Output")]
     pub emit: Option<String>,
-    /// The most of each stream of a command that is kept
+    /// The most of each stream of a command that is kept; with --emit raw or --to, a record fails whose output is longer
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = units::size, help_heading = "Output")]
     pub max_output: u64,
 

@@ -94,40 +94,49 @@ impl Out {
 
     /// Writes what was answered for a record.
     pub(super) fn reply(&self, record: &kafka::Record, reply: &Reply) -> Outcome<Made> {
-        let made = match self.made(record, reply) {
-            Ok(made) => made,
-            Err(error) => return Outcome::Failed(error),
-        };
+        if let Err(error) = self.is_whole(record, reply) {
+            return Outcome::Failed(error);
+        }
         match self.shown(record, reply) {
             Some(bytes) if !self.pen.write(&bytes) => Outcome::Cancelled,
-            _ => Outcome::Ok(made),
+            _ => Outcome::Ok(self.made(record, reply)),
         }
     }
 
     /// Does as [`reply`](Out::reply), without holding up its thread.
     pub(super) async fn reply_later(&self, record: &kafka::Record, reply: &Reply) -> Outcome<Made> {
-        match (self.made(record, reply), self.shown(record, reply)) {
-            (Err(error), _) => Outcome::Failed(error),
-            (Ok(made), Some(bytes)) => self.put(bytes).await.map(|()| made),
-            (Ok(made), None) => Outcome::Ok(made),
+        if let Err(error) = self.is_whole(record, reply) {
+            return Outcome::Failed(error);
+        }
+        let made = self.made(record, reply);
+        match self.shown(record, reply) {
+            Some(bytes) => self.put(bytes).await.map(|()| made),
+            None => Outcome::Ok(made),
+        }
+    }
+
+    /// Refuses an answer of which a part was cut away, where its bytes are written as they are:
+    /// nobody could see that something is missing.
+    fn is_whole(&self, record: &kafka::Record, reply: &Reply) -> Result<(), TaskError> {
+        if self.to.is_none() && self.emit != Emit::Raw {
+            return Ok(());
+        }
+        match cut(reply) {
+            Some(why) => Err(TaskError::invalid(format!("{record}: {why}; nothing of it is written"))),
+            None => Ok(()),
         }
     }
 
     /// The records for the other topic, if there is one.
-    fn made(&self, record: &kafka::Record, reply: &Reply) -> Result<Made, TaskError> {
-        let Some(to) = &self.to else { return Ok(Vec::new()) };
+    fn made(&self, record: &kafka::Record, reply: &Reply) -> Made {
+        let Some(to) = &self.to else { return Vec::new() };
         let values = match reply {
             Reply::Null => Vec::new(),
-            Reply::Command(output) if output.stdout_cut > 0 => {
-                let bytes = output.stdout.len() as u64 + output.stdout_cut;
-                let text = format!("{record}: an output of {bytes} bytes is more than --max-output; nothing of it is written to `{to}`");
-                return Err(TaskError::invalid(text));
-            }
             Reply::Command(output) => lines(&output.stdout),
             Reply::Http(reply) => vec![reply.raw().to_vec()],
             Reply::Pipe(answer) => vec![answer.bytes().to_vec()],
         };
-        Ok(values.into_iter().map(|value| made(to, record, Some(value))).collect())
+        values.into_iter().map(|value| made(to, record, Some(value))).collect()
     }
 
     fn shown(&self, record: &kafka::Record, reply: &Reply) -> Option<Vec<u8>> {
@@ -211,6 +220,18 @@ impl Pen {
         };
         stop();
         false
+    }
+}
+
+/// Says why an answer is not whole, if a part of it was cut away.
+fn cut(reply: &Reply) -> Option<String> {
+    match reply {
+        Reply::Command(output) if output.stdout_cut > 0 => {
+            let bytes = output.stdout.len() as u64 + output.stdout_cut;
+            Some(format!("an output of {bytes} bytes is more than --max-output"))
+        }
+        Reply::Http(reply) if reply.cut => Some(format!("the body of the answer is longer than the {} bytes that are read", reply.bytes)),
+        _ => None,
     }
 }
 
