@@ -121,12 +121,13 @@ fn what_lines_of_json_do_not_keep_is_counted() {
         "sum",
         "--shell",
     ]);
-    command.args(["--", "yes {} | head -c 2500000; sleep 0.5", ":::", "r1"]);
+    // While the second one runs, progress is told of the first.
+    command.args(["-j", "1", "--", "yes {} | head -c 2500000; sleep 0.5", ":::", "r1", "r2"]);
     let (code, stdout, stderr) = bytes(command);
-    assert_eq!((code, text(&stdout).as_str()), (Some(0), "{\"value.stdout_cut\":1451424}\n"), "{stderr}");
-    assert!(stderr.contains("   cut  1 task wrote more than --max-output 1.0MiB: 1.4MiB were thrown away\n"), "{stderr}");
+    assert_eq!((code, text(&stdout).as_str()), (Some(0), "{\"value.stdout_cut\":1451424}\n".repeat(2).as_str()), "{stderr}");
+    assert!(stderr.contains("   cut  2 tasks wrote more than --max-output 1.0MiB: 2.8MiB were thrown away\n"), "{stderr}");
     let sum: serde_json::Value = serde_json::from_str(&place.read("sum")).unwrap();
-    assert_eq!(sum["cut"], serde_json::json!({ "tasks": 1, "bytes": 1_451_424, "thrown_away": 1_451_424 }));
+    assert_eq!(sum["cut"], serde_json::json!({ "tasks": 2, "bytes": 2_902_848, "thrown_away": 2_902_848 }));
     assert!(stderr.lines().any(|line| line.starts_with('{') && line.contains("\"cut\":1")), "{stderr}");
 }
 
