@@ -291,7 +291,7 @@ impl Closer {
         }
     }
 
-    /// What follows a chord whose parts are there. The inner error is why they cannot be read.
+    /// Concludes a chord whose parts are there; the inner error says why they cannot be read.
     async fn body(&self, group: &str, chord: &Signature, message: &Message) -> Result<Result<Conclusion, String>, BrokerError> {
         let shared = &self.shared;
         let key = [Key::Group(group.to_owned())];
