@@ -7,6 +7,7 @@
 //! - `batch.rs`: several records for one call of a command
 //! - `what.rs`, `command.rs`, `http.rs`, `pipe.rs`, `task.rs`: what runs, as lanes of the engine; `reply.rs`: what it answers; `overdue.rs`: a timeout that is a share of the median
 //! - `shared_limit.rs`: a limit that other processes keep too, before a lane
+//! - `last_output.rs`: what commands wrote that a timeout or a signal ended
 //! - `ledger.rs journal.rs`: start and result lines, before anything counts; `spool.rs`: what is
 //!   too long for them
 //! - `output.rs`: the projection of the journal that people read
@@ -27,6 +28,7 @@ pub mod input;
 pub mod intake;
 pub mod journal;
 pub mod keys;
+pub mod last_output;
 pub mod ledger;
 pub mod machine;
 pub mod output;

@@ -328,3 +328,68 @@ fn what_waits_is_rebuilt_pruned_and_started_over() {
     assert!(prune.status.success(), "{}", text(&prune.stderr));
     assert_eq!(left_over(&place), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn output_of_a_command_that_is_ended_is_shown_as_far_as_it_came() {
+    let late = format!("{WRITES}; sleep 60");
+    let killed = format!("{WRITES}; kill -9 $$");
+    for (command, flags, form) in [
+        (&late, &["-t", "1s"][..], written as fn(&str) -> Vec<u8>),
+        (&late, &["-t", "1s", "-o", "out", "--emit", "raw"], written),
+        (&late, &["-t", "1s", "--durable", "off", "--kill-after", "0s"], written),
+        (&killed, &["--tag", "-k"], tagged),
+        (&killed, &["--retries", "1", "--backoff", "fixed:1ms"], written),
+        (&killed, &["--retries", "1", "--give-up-after", "1ms"], written),
+        (&killed, &["--save-output", "saved", "--emit", "none"], written),
+    ] {
+        let place = Place::new();
+        let mut run = place.run();
+        run.args(["--progress", "none", "--summary", "none"]).args(flags).args(["--shell", "--", command, ":::", "r1", "r2"]);
+        let (code, stdout, stderr) = bytes(run);
+        let all = match flags {
+            [.., "-o", _, _, _] => fs::read(place.path("out")).unwrap(),
+            [.., "--emit", _] => (1..=2).flat_map(|seq| fs::read(place.path(&format!("saved/{seq}.out"))).unwrap()).collect(),
+            _ => stdout,
+        };
+        assert_eq!(code, Some(1), "{command} {flags:?}: {stderr}");
+        assert!(is_whole(&all, &records(2), form), "{command} {flags:?}: {} bytes: {stderr}", all.len());
+        assert_eq!(left_over(&place), Vec::<PathBuf>::new(), "{command} {flags:?}");
+    }
+    // What it said last stands in its result, as that of a command that fails by itself.
+    let place = Place::new();
+    let mut command = place.run();
+    command.args(["--emit", "jsonl", "--fields", "outcome,error.tail", "--shell", "--", "echo so far >&2; kill -9 $$", ":::", "r1"]);
+    assert_eq!(run(&mut command).1, "{\"outcome\":\"killed\",\"error.tail\":\"so far\"}\n");
+}
+
+#[test]
+fn the_temporary_output_of_a_run_that_was_killed_goes_with_the_next_one() {
+    let (place, temporary) = (Place::new(), Place::new());
+    let folders = || fs::read_dir(temporary.dir.path()).unwrap().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    let command = |script: &str| {
+        let mut command = place.run();
+        command.env("TMPDIR", temporary.dir.path()).args(["--durable", "off", "--progress", "none", "--summary", "none"]);
+        command.args(["--shell", "--", script, ":::", "r1"]);
+        command
+    };
+    let start = || {
+        let before = folders();
+        let child = command(&format!("{WRITES}; sleep 60")).spawn().unwrap();
+        let begun = || {
+            folders().into_iter().find(|folder| !before.contains(folder) && fs::read_dir(folder).is_ok_and(|mut all| all.next().is_some()))
+        };
+        until("its temporary file", Duration::from_secs(20), || begun().is_some());
+        (child, begun().unwrap())
+    };
+    let (mut dies, deserted) = start();
+    let (mut lives, used) = start();
+    signal(&dies, Signal::KILL);
+    dies.wait().unwrap();
+    assert!(deserted.exists() && used.exists());
+    // A folder of the same kind that is somebody else's business: a link.
+    std::os::unix::fs::symlink(place.dir.path(), temporary.path("longshore-spool-link")).unwrap();
+    assert_eq!(bytes(command(WRITES)).0, Some(0));
+    assert!(!deserted.exists() && used.exists() && place.dir.path().exists());
+    signal(&lives, Signal::KILL);
+    lives.wait().unwrap();
+}

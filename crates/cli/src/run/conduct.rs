@@ -30,6 +30,7 @@ use crate::{
         input::{Format, Input, Source, count_records},
         intake::{Call, Counts, Group, Intake, Window},
         journal::{Begin, Durability, End, Index, JobError, Journal, Occurrences, OpenJob, StateDir, format},
+        last_output::LastOutputs,
         ledger::{Journaled, KeepOutput, Ledger, Tally},
         output::{self, Around, Emit, Hooks, Output, OutputError, save::SaveOutput},
         overdue::Overdue,
@@ -256,9 +257,11 @@ impl Ready {
         };
         // Before anything starts, so that no signal finds a run that does not hear it.
         let mut signals = Signals::listen();
+        let last = Arc::new(LastOutputs::new(self.plan.retry.clone()));
         let builder = Lanebuilder {
             heard: Heard::listen(),
             spool: (wanted.stdout || wanted.stderr).then(|| spool.clone()),
+            last: last.clone(),
             overdue: median.as_ref().map(|(_, overdue)| overdue.clone()),
             outbox: outbox.clone(),
             children: children.clone(),
@@ -295,6 +298,7 @@ impl Ready {
                     }) as _
                 }),
             },
+            last,
             unwritable: {
                 let tell = tell.clone();
                 Box::new(move |why| {

@@ -24,6 +24,7 @@ use crate::{
     run::{
         intake::{Call, Counts, Item},
         journal::{ErrorLine, Journal, ResultLine, Shared, Start},
+        last_output::LastOutputs,
         output::save::SaveOutput,
         reply::{self, Cut, Reply},
     },
@@ -81,6 +82,10 @@ pub struct Tally {
     cut: Mutex<Cut>,
 }
 
+/// Bytes of standard error that a result line has of a command that a timeout or a signal ended, as
+/// of one that failed by itself.
+const TAIL: usize = 2000;
+
 /// Classes of errors that are told apart; further ones count as "other".
 const CLASSES: usize = 1000;
 
@@ -105,12 +110,13 @@ impl Tally {
         *self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, finished: &Finished<Call, Reply>) {
+    fn add(&self, ended: &Ending) {
+        let finished = &ended.finished;
         let outcome = &finished.outcome;
         // Records are counted, however many of them shared a call.
         let count = finished.task.payload.as_ref().map_or(1, |call| call.len() as u64);
         self.counts[outcome.word() as usize].fetch_add(count, Ordering::Relaxed);
-        let cut = Cut::of(outcome);
+        let cut = Cut::of(outcome, ended.output());
         if cut != Cut::default() {
             let mut sum = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
             *sum = Cut { tasks: sum.tasks + cut.tasks, bytes: sum.bytes + cut.bytes, thrown: sum.thrown + cut.thrown };
@@ -141,13 +147,13 @@ pub struct KeepOutput {
 
 impl KeepOutput {
     /// Returns whether that takes so long that it needs a thread of its own.
-    fn is_slow(&self, outcome: &Outcome<Reply>) -> bool {
+    fn is_slow(&self, ended: &Ending) -> bool {
         let long = |output: &Output| output.stdout_rest.is_some() || output.stderr_rest.is_some();
-        (self.save.is_some() || self.stderr.is_some()) && reply::command_output(outcome).is_some_and(long)
+        (self.save.is_some() || self.stderr.is_some()) && ended.output().is_some_and(long)
     }
 
-    fn keep(&self, seq: u64, outcome: &Outcome<Reply>) -> std::io::Result<()> {
-        let Some(output) = reply::command_output(outcome) else { return Ok(()) };
+    fn keep(&self, seq: u64, output: Option<&Output>) -> std::io::Result<()> {
+        let Some(output) = output else { return Ok(()) };
         if let Some(stderr) = self.stderr.as_ref().filter(|_| !output.stderr.is_empty()) {
             match &output.stderr_rest {
                 None => stderr(&mut output.stderr.as_slice()),
@@ -155,6 +161,18 @@ impl KeepOutput {
             }
         }
         self.save.as_ref().map_or(Ok(()), |save| save.save(seq, output))
+    }
+}
+
+/// A finished task, with what its last attempt wrote where the outcome cannot carry it.
+struct Ending {
+    finished: Finished<Call, Reply>,
+    last: Option<Arc<Output>>,
+}
+
+impl Ending {
+    fn output(&self) -> Option<&Output> {
+        reply::command_output(&self.finished.outcome).or(self.last.as_deref())
     }
 }
 
@@ -168,6 +186,8 @@ pub struct Ledger {
     pub raw: bool,
     /// Uses of a command's output beside the journal.
     pub keep: KeepOutput,
+    /// Outputs of commands that a timeout or a signal ended.
+    pub last: Arc<LastOutputs>,
     /// Told what could not be written.
     pub unwritable: Box<dyn Fn(String) + Send>,
     /// A pair of readings, so that the engine's instants can be told as times of day.
@@ -180,7 +200,8 @@ pub struct Ledger {
 
 impl Ledger {
     /// A line for each record of a call. What the call wrote stands in the line of the first.
-    fn lines(&self, finished: Finished<Call, Reply>, lines: &mut Vec<ResultLine>) {
+    fn lines(&self, ended: &Ending, lines: &mut Vec<ResultLine>) {
+        let (finished, output) = (&ended.finished, ended.output());
         let started = self.epoch.1 + finished.started.since(self.epoch.0.into());
         let (run_ms, wait_ms) = (millis(finished.run()), millis(finished.wait()));
         let Some(call) = &finished.task.payload else { return };
@@ -191,17 +212,21 @@ impl Ledger {
                 _ if !self.raw => None,
                 _ if !first => Some(Box::default()),
                 Outcome::Ok(reply) => Some(reply.raw()),
-                other => reply::command_output(other).map(|output| output.stdout.as_slice().into()),
+                _ => output.map(|output| output.stdout.as_slice().into()),
             };
             let rest = match &finished.outcome {
                 _ if !self.raw || !first => None,
                 Outcome::Ok(reply) => reply.rest(),
-                other => reply::command_output(other).and_then(|output| output.stdout_rest.clone()),
+                _ => output.and_then(|output| output.stdout_rest.clone()),
             };
             let (value, error) = match &finished.outcome {
                 Outcome::Ok(reply) => (first.then(|| reply.to_json()), None),
                 other => (None, other.error().map(|error| Box::new(ErrorLine::from(&error)))),
             };
+            let error = error.map(|error| match (&error.tail, &ended.last) {
+                (None, Some(output)) => Box::new(ErrorLine { tail: tail(&output.stderr), ..*error }),
+                _ => error,
+            });
             let error = error.map(|error| if first { error } else { Box::new(ErrorLine { tail: None, ..*error }) });
             lines.push(ResultLine {
                 seq: item.record.seq(),
@@ -245,17 +270,18 @@ impl Sink<Call, Reply> for Ledger {
     fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<Call, Reply>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
         async move {
             let count = batch.len();
+            let ended: Vec<Ending> = batch.drain(..).map(|finished| Ending { last: self.last.take(finished.task.id), finished }).collect();
             let keep = &self.keep;
             let mut kept = Vec::new();
-            for finished in &*batch {
-                let (seq, outcome) = (finished.task.id, &finished.outcome);
-                let slow = keep.is_slow(outcome).then(|| (keep.clone(), outcome.clone()));
-                kept.push((seq, if slow.is_none() { keep.keep(seq, outcome) } else { Ok(()) }, slow));
+            for ended in &ended {
+                let seq = ended.finished.task.id;
+                let slow = keep.is_slow(ended).then(|| (keep.clone(), ended.finished.outcome.clone(), ended.last.clone()));
+                kept.push((seq, if slow.is_none() { keep.keep(seq, ended.output()) } else { Ok(()) }, slow));
             }
             for (seq, mut done, slow) in kept {
-                if let Some((keep, outcome)) = slow {
-                    let ended = tokio::task::spawn_blocking(move || keep.keep(seq, &outcome)).await;
-                    done = ended.map_err(std::io::Error::other).flatten();
+                if let Some((keep, outcome, last)) = slow {
+                    let output = move || keep.keep(seq, reply::command_output(&outcome).or(last.as_deref()));
+                    done = tokio::task::spawn_blocking(output).await.map_err(std::io::Error::other).flatten();
                 }
                 if let Err(error) = done {
                     let why = format!("--save-output, task #{seq}: {error}");
@@ -263,12 +289,13 @@ impl Sink<Call, Reply> for Ledger {
                     return Err(SinkError::fatal(why));
                 }
             }
-            for finished in &*batch {
-                self.tally.add(finished);
-                self.say(finished);
-            }
             let mut lines = Vec::with_capacity(count);
-            batch.drain(..).for_each(|finished| self.lines(finished, &mut lines));
+            for ended in &ended {
+                self.tally.add(ended);
+                self.say(&ended.finished);
+                self.lines(ended, &mut lines);
+            }
+            drop(ended);
             let (tell, written) = oneshot::channel();
             self.journal.results(
                 lines,
@@ -291,6 +318,12 @@ impl Sink<Call, Reply> for Ledger {
     fn close(&mut self) -> BoxFuture<'_, Result<(), SinkError>> {
         std::future::ready(Ok(())).boxed()
     }
+}
+
+/// Returns the end of what a command said, for its result line.
+fn tail(stderr: &[u8]) -> Option<Box<str>> {
+    let last = &stderr[stderr.len().saturating_sub(TAIL)..];
+    Some(String::from_utf8_lossy(last).trim_end()).filter(|text| !text.is_empty()).map(Into::into)
 }
 
 fn millis(time: Duration) -> u64 {

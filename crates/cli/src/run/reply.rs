@@ -121,9 +121,9 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// Returns that of an attempt that ended so.
-    pub fn of(outcome: &Outcome<Reply>) -> Self {
-        let (cut, bytes, thrown) = match (outcome, command_output(outcome)) {
+    /// Returns that of an attempt that ended so, if it was a command with this output.
+    pub fn of(outcome: &Outcome<Reply>, output: Option<&Output>) -> Self {
+        let (cut, bytes, thrown) = match (outcome, output) {
             (_, Some(output)) => {
                 let streams = [(output.stdout_cut, &output.stdout_rest), (output.stderr_cut, &output.stderr_rest)];
                 let bytes = streams.iter().map(|(cut, _)| cut).sum();

@@ -15,7 +15,7 @@ use longshore_core::{
         AsyncHandler, Lane, Outbox,
         async_::AsyncLane,
         blocking::BlockingLane,
-        child::{Children, Stdin},
+        child::{Children, Exit, Stdin},
         cpu::CpuLane,
         process::{ProcessHandler, ProcessLane, exit_outcome},
     },
@@ -28,6 +28,7 @@ use crate::run::{
     heard::Heard,
     http::{HttpClient, HttpOptions, HttpPlan, HttpWords, SPOOL},
     intake::Call,
+    last_output::LastOutputs,
     overdue::Overdue,
     pipe::{self, Pipe},
     record::{Range, Record},
@@ -213,6 +214,8 @@ pub struct Lanebuilder {
     pub heard: Arc<Heard>,
     /// Place for output that is too long for the journal, if anybody wants it.
     pub spool: Option<Arc<Spool>>,
+    /// Gets what commands wrote that a timeout or a signal ended.
+    pub last: Arc<LastOutputs>,
 }
 
 impl Lanebuilder {
@@ -225,7 +228,7 @@ impl Lanebuilder {
         let clock = Clock::SYSTEM;
         let runtime = tokio::runtime::Handle::current();
         let outbox = self.outbox;
-        let (overdue, heard, spool) = (self.overdue, self.heard, self.spool);
+        let (overdue, heard, spool, last) = (self.overdue, self.heard, self.spool, self.last);
         let mut end: Box<dyn FnOnce() + Send> = Box::new(|| ());
         let mut put = |kind: LaneKind, lane: Arc<dyn Lane<Call, Reply>>| lanes[kind as usize] = Some(lane);
         match what {
@@ -297,10 +300,16 @@ impl Lanebuilder {
                         if let (Some(why), Some(spool)) = (&output.unspilled, &spool) {
                             spool.fail(why);
                         }
+                        // Of the others the outcome itself has the output.
+                        let may_lack = output.timed_out || overdue.is_some() || matches!(output.exit, Exit::Signal(_));
+                        let kept = may_lack.then(|| output.clone());
                         let outcome = match exit_outcome(output, context.timeout) {
                             Outcome::Ok(output) => Outcome::Ok(Reply::Command(Arc::new(output))),
                             other => late(overdue.as_deref(), context).unwrap_or_else(|| heard.judge(other.map(|_| Reply::Null))),
                         };
+                        if let Some(output) = kept {
+                            last.put(context.id, context.attempt, &outcome, output);
+                        }
                         if let Some(batching) = &batching {
                             batching.ended(call.len(), wall, outcome.is_ok());
                         }
