@@ -1,0 +1,314 @@
+//! Every name that a crate gives to its users.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
+
+use crate::{
+    items::{Item, ItemKind, Visibility, after_bracket, items},
+    lex::{Token, TokenKind},
+    paths::{Place, Resolver},
+    tree::Workspace,
+};
+
+/// A name that can be said from outside.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PublicName {
+    /// Path from the crate: `longshore::Job`.
+    pub path: String,
+    /// What it means; none for what comes from another workspace.
+    pub place: Option<Place>,
+}
+
+/// Returns every path that can be said from outside of a crate, without what is marked `doc(hidden)`.
+pub fn names(workspace: &Workspace, resolver: &Resolver<'_>, of_crate: usize) -> Vec<PublicName> {
+    let mut found = BTreeSet::new();
+    let root = Place { of_crate, module: 0, item: None };
+    let name = workspace.crates[of_crate].name.clone();
+    walk(resolver, root, &name, &mut Vec::new(), &mut found);
+    macros(workspace, &mut found);
+    found.into_iter().collect()
+}
+
+fn walk(resolver: &Resolver<'_>, module: Place, path: &str, on_the_way: &mut Vec<Place>, found: &mut BTreeSet<PublicName>) {
+    if on_the_way.contains(&module) {
+        return;
+    }
+    on_the_way.push(module);
+    for (name, place) in members(resolver, module, &mut BTreeSet::new()) {
+        let path = format!("{path}::{name}");
+        match place {
+            Some(inner) if inner.item.is_none() => {
+                found.insert(PublicName { path: path.clone(), place });
+                walk(resolver, inner, &path, on_the_way, found);
+            }
+            _ => {
+                found.insert(PublicName { path, place });
+            }
+        }
+    }
+    on_the_way.pop();
+}
+
+/// Returns the names that a module gives to everybody.
+fn members(resolver: &Resolver<'_>, module: Place, seen: &mut BTreeSet<Place>) -> BTreeMap<String, Option<Place>> {
+    let mut names = BTreeMap::new();
+    if !seen.insert(module) {
+        return names;
+    }
+    let owner = &resolver.tree(module).modules[module.module];
+    for (item, path) in resolver.imports(module) {
+        if item.visibility != Visibility::Public || is_hidden(item) {
+            continue;
+        }
+        let target = resolver.find(module, &path.segments);
+        match (path.glob, target) {
+            (true, Some(target)) if target.item.is_none() => {
+                for (name, place) in members(resolver, target, seen) {
+                    names.entry(name).or_insert(place);
+                }
+            }
+            (true, _) => {}
+            (false, target) => {
+                names.insert(path.name.clone(), target);
+            }
+        }
+    }
+    // What a module has of its own goes before what a glob brings.
+    for (nth, item) in owner.items.iter().enumerate() {
+        let named = !matches!(item.kind, ItemKind::Import | ItemKind::Implementation | ItemKind::Other | ItemKind::Macro);
+        if item.visibility != Visibility::Public || !named || is_hidden(item) {
+            continue;
+        }
+        let place = if item.kind == ItemKind::Module {
+            let path = [owner.path.clone(), vec![item.name.clone()]].concat();
+            resolver.tree(module).module(&path).map(|inner| Place { module: inner, item: None, ..module })
+        } else {
+            Some(Place { item: Some(nth), ..module })
+        };
+        names.insert(item.name.clone(), place);
+    }
+    names
+}
+
+/// Macros that a crate exports are at its root, wherever they are written: they come with a glob of that root.
+fn macros(workspace: &Workspace, found: &mut BTreeSet<PublicName>) {
+    let roots: BTreeMap<usize, String> = found
+        .iter()
+        .filter_map(|name| {
+            let place = name.place.filter(|place| place.item.is_none() && place.module == 0)?;
+            Some((place.of_crate, name.path.clone()))
+        })
+        .collect();
+    for (of_crate, path) in roots {
+        for (module, owner) in workspace.crates[of_crate].modules.iter().enumerate() {
+            for (nth, item) in owner.items.iter().enumerate() {
+                if item.kind == ItemKind::Macro && item.has_attribute("macro_export") && !is_hidden(item) {
+                    let place = Some(Place { of_crate, module, item: Some(nth) });
+                    found.insert(PublicName { path: format!("{path}::{}", item.name), place });
+                }
+            }
+        }
+    }
+}
+
+fn is_hidden(item: &Item) -> bool {
+    item.attributes.iter().any(|words| words.first().is_some_and(|first| first == "doc") && words.iter().any(|word| word == "hidden"))
+}
+
+/// Returns one line for each public name of a crate, and for what each type has: fields, variants, methods. A type with several
+/// names is told of at the shortest; the others say which that is.
+pub fn lines(workspace: &Workspace, resolver: &Resolver<'_>, of_crate: usize) -> Vec<String> {
+    let names = names(workspace, resolver, of_crate);
+    let mut shortest: BTreeMap<Place, &str> = BTreeMap::new();
+    for name in &names {
+        let Some(place) = name.place else { continue };
+        let rank = |path: &str| (path.matches("::").count(), path.len());
+        let known = shortest.entry(place).or_insert(&name.path);
+        if rank(&name.path) < rank(known) {
+            *known = &name.path;
+        }
+    }
+    let methods = methods(workspace, resolver);
+    let mut lines = BTreeSet::new();
+    for name in &names {
+        let Some(place) = name.place else {
+            lines.insert(format!("{} (of another crate)", name.path));
+            continue;
+        };
+        let first = shortest[&place];
+        if first != name.path {
+            // The members of a module that has two names are not told of twice.
+            let parent = |path: &str| path.rsplit_once("::").map(|(parent, _)| parent.to_owned());
+            let twin = parent(&name.path).zip(parent(first)).is_some_and(|(a, b)| {
+                let of = |path: &str| names.iter().find(|name| name.path == path).and_then(|name| name.place);
+                of(&a).is_some() && of(&a) == of(&b)
+            });
+            if !twin {
+                lines.insert(format!("{} = {first}", name.path));
+            }
+            continue;
+        }
+        let Some(item) = resolver.item(place) else {
+            lines.insert(format!("{} (mod)", name.path));
+            continue;
+        };
+        lines.insert(format!(
+            "{} ({}{})",
+            name.path,
+            word(item.kind),
+            if item.has_attribute("non_exhaustive") { ", non_exhaustive" } else { "" }
+        ));
+        let tokens = &workspace.crates[place.of_crate].files[resolver.tree(place).modules[place.module].file].tokens;
+        for member in own_members(tokens, item).into_iter().chain(methods.get(&place).into_iter().flatten().cloned()) {
+            lines.insert(format!("{}{member}", name.path));
+        }
+    }
+    lines.into_iter().collect()
+}
+
+fn word(kind: ItemKind) -> &'static str {
+    match kind {
+        ItemKind::Module => "mod",
+        ItemKind::Struct => "struct",
+        ItemKind::Enum => "enum",
+        ItemKind::Trait => "trait",
+        ItemKind::Alias => "type",
+        ItemKind::Function => "fn",
+        ItemKind::Constant => "const",
+        ItemKind::Macro => "macro",
+        ItemKind::Import | ItemKind::Implementation | ItemKind::Other => "?",
+    }
+}
+
+/// Returns a type's public fields, variants, and a trait's methods.
+fn own_members(tokens: &[Token<'_>], item: &Item) -> Vec<String> {
+    let Some(body) = item.body.clone() else { return Vec::new() };
+    match item.kind {
+        ItemKind::Struct => fields(tokens, body).into_iter().filter(|field| field.public).map(|field| format!(".{}", field.name)).collect(),
+        ItemKind::Enum => variants(tokens, body).into_iter().map(|name| format!("::{name} (variant)")).collect(),
+        ItemKind::Trait => {
+            let inner = items(tokens, body).into_iter().filter(|inner| !inner.name.is_empty());
+            inner.map(|inner| format!("::{} ({})", inner.name, word(inner.kind))).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A named field of a struct.
+#[derive(Debug)]
+pub struct Field {
+    /// Its name.
+    pub name: String,
+    /// True for `pub`.
+    pub public: bool,
+}
+
+/// Returns the named fields of a struct's body.
+pub fn fields(tokens: &[Token<'_>], body: Range<usize>) -> Vec<Field> {
+    let mut found = Vec::new();
+    for part in parts(tokens, body) {
+        let Some(colon) = part.clone().find(|at| tokens[*at].is(':')) else { continue };
+        let public = tokens[part.start].is_word("pub") && !tokens[part.start + 1].is('(');
+        found.push(Field { name: tokens[colon - 1].text.to_owned(), public });
+    }
+    found
+}
+
+fn variants(tokens: &[Token<'_>], body: Range<usize>) -> Vec<String> {
+    parts(tokens, body)
+        .into_iter()
+        .filter(|part| tokens[part.start].kind == TokenKind::Word)
+        .map(|part| tokens[part.start].text.to_owned())
+        .collect()
+}
+
+/// Returns what stands between the commas of a body, without attributes. A comma between `<` and `>` separates nothing.
+fn parts(tokens: &[Token<'_>], body: Range<usize>) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let (mut start, mut at, mut angles) = (body.start, body.start, 0i32);
+    while at < body.end {
+        let token = &tokens[at];
+        if token.is('#') && at == start {
+            at = after_bracket(tokens, at + 1, body.end);
+            start = at;
+            continue;
+        }
+        if token.is('{') || token.is('(') || token.is('[') {
+            at = after_bracket(tokens, at, body.end);
+            continue;
+        }
+        if token.is('<') {
+            angles += 1;
+        } else if token.is('>') && !tokens[at - 1].is('-') {
+            angles -= 1;
+        } else if token.is(',') && angles <= 0 {
+            found.push(start..at);
+            start = at + 1;
+        }
+        at += 1;
+    }
+    if start < body.end {
+        found.push(start..body.end);
+    }
+    found
+}
+
+/// Returns the public methods and constants of each type, from every `impl` that is of no trait.
+fn methods(workspace: &Workspace, resolver: &Resolver<'_>) -> BTreeMap<Place, Vec<String>> {
+    let mut found: BTreeMap<Place, Vec<String>> = BTreeMap::new();
+    for (of_crate, tree) in workspace.crates.iter().enumerate() {
+        for (module, owner) in tree.modules.iter().enumerate() {
+            let tokens = &tree.files[owner.file].tokens;
+            for item in owner.items.iter().filter(|item| item.kind == ItemKind::Implementation) {
+                let Some(body) = item.body.clone() else { continue };
+                let Some(path) = implemented(tokens, item.head.clone()) else { continue };
+                let Some(target) = resolver.find(Place { of_crate, module, item: None }, &path) else { continue };
+                for inner in items(tokens, body) {
+                    let told = matches!(inner.kind, ItemKind::Function | ItemKind::Constant);
+                    if told && inner.visibility == Visibility::Public && !is_hidden(&inner) {
+                        found.entry(target).or_default().push(format!("::{} ({})", inner.name, word(inner.kind)));
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Returns the path of the type that an `impl` is for; none for that of a trait.
+fn implemented(tokens: &[Token<'_>], head: Range<usize>) -> Option<Vec<String>> {
+    let mut at = head.start;
+    // Its generics.
+    if tokens[at].is('<') {
+        let mut depth = 0;
+        while at < head.end {
+            if tokens[at].is('<') {
+                depth += 1;
+            } else if tokens[at].is('>') && !tokens[at - 1].is('-') {
+                depth -= 1;
+            }
+            at += 1;
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    let until = head.clone().find(|at| tokens[*at].is_word("where")).unwrap_or(head.end);
+    // `for<'a>` stands in bounds only, behind `where` or within the generics.
+    if (at..until).any(|at| tokens[at].is_word("for") && !tokens[at + 1].is('<')) {
+        return None;
+    }
+    let mut path = Vec::new();
+    while at < until && tokens[at].kind == TokenKind::Word {
+        path.push(tokens[at].text.to_owned());
+        at += 1;
+        if at + 1 < until && tokens[at].is(':') && tokens[at + 1].is(':') {
+            at += 2;
+        } else {
+            break;
+        }
+    }
+    Some(path).filter(|path| !path.is_empty())
+}
