@@ -36,46 +36,29 @@ fn walk(resolver: &Resolver<'_>, module: Place, path: &str, on_the_way: &mut Vec
         return;
     }
     on_the_way.push(module);
-    for (name, place) in members(resolver, module, &mut BTreeSet::new()) {
+    for (name, places) in members(resolver, module, &mut BTreeSet::new()) {
         let path = format!("{path}::{name}");
-        match place {
-            Some(inner) if inner.item.is_none() => {
-                found.insert(PublicName { path: path.clone(), place });
-                walk(resolver, inner, &path, on_the_way, found);
-            }
-            _ => {
-                found.insert(PublicName { path, place });
+        if places.is_empty() {
+            found.insert(PublicName { path: path.clone(), place: None });
+        }
+        for place in places {
+            found.insert(PublicName { path: path.clone(), place: Some(place) });
+            if place.item.is_none() {
+                walk(resolver, place, &path, on_the_way, found);
             }
         }
     }
     on_the_way.pop();
 }
 
-/// Returns the names that a module gives to everybody.
-fn members(resolver: &Resolver<'_>, module: Place, seen: &mut BTreeSet<Place>) -> BTreeMap<String, Option<Place>> {
-    let mut names = BTreeMap::new();
+/// Returns the names that a module gives to everybody, each with all that it means: a module and a function may have
+/// one name. Nothing is what comes from another workspace, or is made by a macro.
+fn members(resolver: &Resolver<'_>, module: Place, seen: &mut BTreeSet<Place>) -> BTreeMap<String, BTreeSet<Place>> {
+    let mut names: BTreeMap<String, BTreeSet<Place>> = BTreeMap::new();
     if !seen.insert(module) {
         return names;
     }
     let owner = &resolver.tree(module).modules[module.module];
-    for (item, path) in resolver.imports(module) {
-        if item.visibility != Visibility::Public || is_hidden(item) {
-            continue;
-        }
-        let target = resolver.find(module, &path.segments);
-        match (path.glob, target) {
-            (true, Some(target)) if target.item.is_none() => {
-                for (name, place) in members(resolver, target, seen) {
-                    names.entry(name).or_insert(place);
-                }
-            }
-            (true, _) => {}
-            (false, target) => {
-                names.insert(path.name.clone(), target);
-            }
-        }
-    }
-    // What a module has of its own goes before what a glob brings.
     for (nth, item) in owner.items.iter().enumerate() {
         let named = !matches!(item.kind, ItemKind::Import | ItemKind::Implementation | ItemKind::Other | ItemKind::Macro);
         if item.visibility != Visibility::Public || !named || is_hidden(item) {
@@ -87,7 +70,19 @@ fn members(resolver: &Resolver<'_>, module: Place, seen: &mut BTreeSet<Place>) -
         } else {
             Some(Place { item: Some(nth), ..module })
         };
-        names.insert(item.name.clone(), place);
+        names.entry(item.name.clone()).or_default().extend(place);
+    }
+    let public = || resolver.imports(module).filter(|(item, _)| item.visibility == Visibility::Public && !is_hidden(item));
+    for (_, path) in public().filter(|(_, path)| !path.glob) {
+        names.entry(path.name.clone()).or_default().extend(resolver.find_all(module, &path.segments));
+    }
+    // What a module has of its own goes before what a glob brings.
+    for (_, path) in public().filter(|(_, path)| path.glob) {
+        for target in resolver.find(module, &path.segments).into_iter().filter(|target| target.item.is_none()) {
+            for (name, places) in members(resolver, target, seen) {
+                names.entry(name).or_insert(places);
+            }
+        }
     }
     names
 }
@@ -130,21 +125,20 @@ pub fn lines(workspace: &Workspace, resolver: &Resolver<'_>, of_crate: usize) ->
             *known = &name.path;
         }
     }
+    let modules: BTreeMap<&str, Place> =
+        names.iter().filter_map(|name| Some((name.path.as_str(), name.place.filter(|place| place.item.is_none())?))).collect();
     let methods = methods(workspace, resolver);
     let mut lines = BTreeSet::new();
     for name in &names {
         let Some(place) = name.place else {
-            lines.insert(format!("{} (of another crate)", name.path));
+            lines.insert(format!("{} (made by a macro, or of another workspace)", name.path));
             continue;
         };
         let first = shortest[&place];
         if first != name.path {
             // The members of a module that has two names are not told of twice.
-            let parent = |path: &str| path.rsplit_once("::").map(|(parent, _)| parent.to_owned());
-            let twin = parent(&name.path).zip(parent(first)).is_some_and(|(a, b)| {
-                let of = |path: &str| names.iter().find(|name| name.path == path).and_then(|name| name.place);
-                of(&a).is_some() && of(&a) == of(&b)
-            });
+            let parent = |path: &str| path.rsplit_once("::").and_then(|(parent, _)| modules.get(parent));
+            let twin = parent(&name.path).is_some() && parent(&name.path) == parent(first);
             if !twin {
                 lines.insert(format!("{} = {first}", name.path));
             }

@@ -46,6 +46,11 @@ pub fn edges(workspace: &Workspace, resolver: &Resolver<'_>, of_crate: usize) ->
 
 /// Returns the largest set of modules of which each can be reached from each other; empty if there is no circle.
 pub fn largest(edges: &Edges) -> Vec<String> {
+    all(edges).into_iter().max_by_key(Vec::len).unwrap_or_default()
+}
+
+/// Returns each set of modules of which each can be reached from each other.
+pub fn all(edges: &Edges) -> Vec<Vec<String>> {
     let mut next: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (from, to) in edges.keys() {
         next.entry(from).or_default().push(to);
@@ -61,15 +66,16 @@ pub fn largest(edges: &Edges) -> Vec<String> {
         }
         seen
     };
-    let all: BTreeMap<String, BTreeSet<String>> = next.keys().map(|from| ((*from).to_owned(), reach(from))).collect();
-    let mut best = Vec::new();
-    for (from, to) in &all {
-        let circle: Vec<String> = to.iter().filter(|other| all.get(*other).is_some_and(|back| back.contains(from))).cloned().collect();
-        if circle.len() > best.len() {
-            best = circle;
+    let reached: BTreeMap<String, BTreeSet<String>> = next.keys().map(|from| ((*from).to_owned(), reach(from))).collect();
+    let mut circles = Vec::new();
+    for (from, to) in &reached {
+        let back = |other: &&String| reached.get(*other).is_some_and(|back| back.contains(from));
+        let circle: Vec<String> = to.iter().filter(back).cloned().collect();
+        if !circle.is_empty() && !circles.contains(&circle) {
+            circles.push(circle);
         }
     }
-    best
+    circles
 }
 
 #[cfg(test)]
@@ -81,5 +87,6 @@ mod tests {
         let of = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (((*a).to_owned(), (*b).to_owned()), String::new())).collect::<Edges>();
         assert_eq!(largest(&of(&[("a", "b"), ("b", "c")])), Vec::<String>::new());
         assert_eq!(largest(&of(&[("a", "b"), ("b", "a"), ("c", "d"), ("d", "e"), ("e", "c"), ("a", "c")])), ["c", "d", "e"]);
+        assert_eq!(all(&of(&[("a", "b"), ("b", "a"), ("c", "d"), ("d", "c"), ("a", "c")])), [["a", "b"], ["c", "d"]]);
     }
 }

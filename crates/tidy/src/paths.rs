@@ -136,83 +136,109 @@ impl<'a> Resolver<'a> {
             .flat_map(|(item, paths)| paths.iter().map(move |path| (item, path)))
     }
 
-    /// Returns what a path names, said in a module. None for what is of another workspace, or not found.
+    /// Returns what a path names, said in a module: a type or a module, if there is one of that name, else a function or
+    /// a constant. None for what is of another workspace, or not found.
     pub fn find(&self, module: Place, segments: &[String]) -> Option<Place> {
-        self.seek(module, segments, &mut BTreeSet::new())
+        let found = self.find_all(module, segments);
+        found.iter().find(|place| self.is_type(**place)).or(found.first()).copied()
     }
 
-    fn seek(&self, module: Place, segments: &[String], seen: &mut BTreeSet<(Place, Vec<String>)>) -> Option<Place> {
-        // A glob may lead back to where it came from.
-        if !seen.insert((module, segments.to_vec())) {
-            return None;
+    /// Returns all that a path names: a module and a function may have one name.
+    pub fn find_all(&self, module: Place, segments: &[String]) -> Vec<Place> {
+        Search { resolver: self, seen: BTreeSet::new() }.path(module, segments)
+    }
+
+    fn is_type(&self, place: Place) -> bool {
+        self.item(place).is_none_or(Item::is_type)
+    }
+
+    /// Returns true where a module may use what another one has.
+    fn may_see(&self, asker: Place, owner: Place, visibility: Visibility) -> bool {
+        match visibility {
+            Visibility::Public => true,
+            Visibility::Crate => asker.of_crate == owner.of_crate,
+            Visibility::Private => {
+                let path = |place: Place| &self.tree(place).modules[place.module].path;
+                asker.of_crate == owner.of_crate && path(asker).starts_with(path(owner))
+            }
         }
-        let (first, rest) = segments.split_first()?;
-        let tree = self.tree(module);
-        let own = &tree.modules[module.module].path;
-        let at = |path: &[String]| Some(Place { module: tree.module(path)?, item: None, ..module });
-        let start = match first.as_str() {
-            "crate" | "$crate" => at(&[])?,
-            "self" => module,
-            "super" => at(own.split_last()?.1)?,
-            _ => match self.named(module, first, seen) {
-                Some(place) => place,
-                None => {
-                    let of_crate = self.workspace.crates.iter().position(|tree| tree.name == *first)?;
-                    Place { of_crate, module: 0, item: None }
-                }
-            },
+    }
+}
+
+/// One search. A glob may lead back to where it came from.
+struct Search<'a, 'b> {
+    resolver: &'b Resolver<'a>,
+    seen: BTreeSet<(Place, Place, String)>,
+}
+
+impl Search<'_, '_> {
+    fn path(&mut self, asker: Place, segments: &[String]) -> Vec<Place> {
+        let Some((first, rest)) = segments.split_first() else { return Vec::new() };
+        let tree = self.resolver.tree(asker);
+        let at = |path: &[String]| tree.module(path).map(|module| Place { module, item: None, ..asker });
+        let mut start: Vec<Place> = match first.as_str() {
+            "crate" | "$crate" => at(&[]).into_iter().collect(),
+            "self" => vec![asker],
+            "super" => tree.modules[asker.module].path.split_last().and_then(|(_, parent)| at(parent)).into_iter().collect(),
+            name => self.name(asker, asker, name),
         };
-        if rest.is_empty() {
-            return Some(start);
+        if start.is_empty() {
+            let of_crate = self.resolver.workspace.crates.iter().position(|tree| tree.name == *first);
+            start.extend(of_crate.map(|of_crate| Place { of_crate, module: 0, item: None }));
         }
-        // What follows a type is a variant or a function of it: the type is what is named.
-        if start.item.is_some() { Some(start) } else { self.within(start, rest, seen) }
-    }
-
-    fn within(&self, module: Place, segments: &[String], seen: &mut BTreeSet<(Place, Vec<String>)>) -> Option<Place> {
-        match segments.first()?.as_str() {
-            "super" | "self" => self.seek(module, segments, seen),
-            name => {
-                let found = self.named(module, name, seen)?;
-                let rest = &segments[1..];
-                if rest.is_empty() || found.item.is_some() { Some(found) } else { self.within(found, rest, seen) }
+        for segment in rest {
+            // What follows a type is a variant or a function of it: the type is what is named.
+            let Some(inner) = start.iter().copied().find(|place| self.resolver.is_type(*place)) else { return Vec::new() };
+            if inner.item.is_some() {
+                return vec![inner];
             }
+            start = if segment == "super" {
+                let path = &self.resolver.tree(inner).modules[inner.module].path;
+                let parent = path.split_last().and_then(|(_, parent)| self.resolver.tree(inner).module(parent));
+                parent.map(|module| Place { module, ..inner }).into_iter().collect()
+            } else {
+                self.name(asker, inner, segment)
+            };
         }
+        start
     }
 
-    /// Returns what a name means in a module: an item of its own, or one that a `use` brings.
-    fn named(&self, module: Place, name: &str, seen: &mut BTreeSet<(Place, Vec<String>)>) -> Option<Place> {
-        let tree = self.tree(module);
+    /// Returns what a name means in a module for whoever asks: items of its own, and what a `use` brings.
+    fn name(&mut self, asker: Place, module: Place, name: &str) -> Vec<Place> {
+        if !self.seen.insert((asker, module, name.to_owned())) {
+            return Vec::new();
+        }
+        let tree = self.resolver.tree(module);
         let owner = &tree.modules[module.module];
-        if let Some(nth) = owner.items.iter().position(|item| item.name == name && item.kind != ItemKind::Other) {
-            if owner.items[nth].kind != ItemKind::Module {
-                return Some(Place { item: Some(nth), ..module });
+        let mut found = Vec::new();
+        for (nth, item) in owner.items.iter().enumerate() {
+            if item.name != name || !self.resolver.may_see(asker, module, item.visibility) {
+                continue;
             }
-            let path = [owner.path.clone(), vec![name.to_owned()]].concat();
-            return Some(Place { module: tree.module(&path)?, item: None, ..module });
-        }
-        for (_, path) in self.imports(module).filter(|(_, path)| !path.glob && path.name == name) {
-            // `use foo;` of a crate, said in that crate's root, would look for itself.
-            if let Some(found) = self.seek(module, &path.segments, seen) {
-                return Some(found);
-            }
-        }
-        for (_, path) in self.imports(module).filter(|(_, path)| path.glob) {
-            if let Some(target) = self.seek(module, &path.segments, seen).filter(|target| target.item.is_none() && *target != module)
-                && let Some(found) = self.named(target, name, seen)
-                && self.is_public(target, name)
-            {
-                return Some(found);
+            if item.kind == ItemKind::Module {
+                let path = [owner.path.clone(), vec![name.to_owned()]].concat();
+                found.extend(tree.module(&path).map(|inner| Place { module: inner, item: None, ..module }));
+            } else {
+                found.push(Place { item: Some(nth), ..module });
             }
         }
-        None
-    }
-
-    /// Returns true where a module gives a name to others.
-    fn is_public(&self, module: Place, name: &str) -> bool {
-        let owner = &self.tree(module).modules[module.module];
-        let own = owner.items.iter().filter(|item| item.name == name).any(|item| item.visibility != Visibility::Private);
-        own || self.imports(module).any(|(item, path)| item.visibility != Visibility::Private && (path.glob || path.name == name))
+        let resolver = self.resolver;
+        let seen = |item: &Item| resolver.may_see(asker, module, item.visibility);
+        for (_, path) in resolver.imports(module).filter(|(item, path)| !path.glob && path.name == name && seen(item)) {
+            found.extend(self.path(module, &path.segments));
+        }
+        if found.is_empty() {
+            for (_, path) in resolver.imports(module).filter(|(item, path)| path.glob && seen(item)) {
+                let targets = self.path(module, &path.segments);
+                for target in targets.into_iter().filter(|target| target.item.is_none() && *target != module) {
+                    found.extend(self.name(module, target, name));
+                }
+            }
+        }
+        self.seen.remove(&(asker, module, name.to_owned()));
+        found.sort();
+        found.dedup();
+        found
     }
 }
 

@@ -27,7 +27,11 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    fn read(root: &Path, path: &Path) -> io::Result<Self> {
+    /// Reads a file of a workspace; which of it is for tests is not known yet.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn read(root: &Path, path: &Path) -> io::Result<Self> {
         let text: &'static str = fs::read_to_string(path)?.leak();
         let (tokens, comments) = lex::read(text);
         let path = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
