@@ -44,15 +44,17 @@ impl Watched {
 
     fn look(&self) -> State {
         match (self.first.get(), file::identity(&self.path)) {
+            // Whatever keeps it from being looked at is no proof that it is gone.
+            (_, Err(_)) => State::Same,
             // It is made when it is first needed.
-            (None, None) => State::Same,
-            (None, Some(now)) => {
+            (None, Ok(None)) => State::Same,
+            (None, Ok(Some(now))) => {
                 let _ = self.first.set(now);
                 State::Same
             }
-            (Some(_), None) => State::Gone,
-            (Some(first), Some(now)) if *first == now => State::Same,
-            (Some(_), Some(_)) => State::Another,
+            (Some(_), Ok(None)) => State::Gone,
+            (Some(first), Ok(Some(now))) if *first == now => State::Same,
+            (Some(_), Ok(Some(_))) => State::Another,
         }
     }
 
@@ -105,4 +107,30 @@ fn save(conn: &Connection) -> bool {
         Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
     });
     saved.unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::{State, Watched};
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_taken_for_gone() {
+        let place = tempfile::tempdir().expect("a directory");
+        let directory = place.path().join("directory");
+        let away = place.path().join("away");
+        fs::create_dir(&directory).expect("a directory");
+        fs::write(directory.join("file"), "").expect("a file");
+        let watched = Watched::new(directory.join("file"));
+        assert_eq!(watched.look(), State::Same);
+        fs::rename(&directory, &away).expect("it is moved");
+        assert_eq!(watched.look(), State::Gone);
+        // As an error of the disk, or a directory that may not be searched (which root may).
+        symlink(&directory, &directory).expect("a link");
+        assert_eq!(watched.look(), State::Same);
+        fs::remove_file(&directory).expect("it is removed");
+        fs::rename(&away, &directory).expect("it is moved back");
+        assert_eq!(watched.look(), State::Same);
+    }
 }

@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use longshore_core::{ErrorKind, Receipt, source::Fetched};
+use rusqlite::Connection;
 
 use super::{
     owners::{self, Owner},
@@ -61,6 +62,31 @@ impl SqliteConsumer {
         });
         claim.await
     }
+
+    /// Looks at the file, as soon as it can be read.
+    async fn look<T: Send + 'static, L>(&self, look: impl Fn() -> L) -> Result<T, BrokerError>
+    where
+        L: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let shared = &self.store.shared;
+        let seen = patiently(|| async {
+            let seen = self.store.read(look()).await;
+            if let Err(error) = seen.as_ref()
+                && is_waited_for(error)
+            {
+                shared.is_unreadable(&error.message);
+            }
+            seen
+        });
+        let seen = seen.await?;
+        shared.is_readable();
+        Ok(seen)
+    }
+}
+
+/// Says whether it is over for now, and not for good.
+fn is_waited_for(error: &BrokerError) -> bool {
+    matches!(error.kind, ErrorKind::Transient | ErrorKind::Unwritable)
 }
 
 /// A file that is busy, or cannot be written now, is waited for: nothing was done.
@@ -68,7 +94,7 @@ async fn patiently<T, F: Future<Output = Result<T, BrokerError>>>(mut step: impl
     let mut pause = AGAIN;
     loop {
         match step().await {
-            Err(error) if matches!(error.kind, ErrorKind::Transient | ErrorKind::Unwritable) => {
+            Err(error) if is_waited_for(&error) => {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(SAFETY);
             }
@@ -92,11 +118,11 @@ impl Consumer for SqliteConsumer {
                 }
                 let mut wait = self.safety();
                 let look = if self.drained.load(Ordering::Relaxed) {
-                    patiently(|| {
+                    let look = || {
                         let order = self.turns.order();
-                        self.store.read(move |conn| queues::look(conn, order))
-                    })
-                    .await?
+                        move |conn: &Connection| queues::look(conn, order)
+                    };
+                    self.look(look).await?
                 } else {
                     Look::Something
                 };
@@ -132,8 +158,11 @@ impl Consumer for SqliteConsumer {
     }
 
     fn load<'a>(&'a self, receipts: &'a [Receipt]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>> {
-        let (owner, receipts) = (self.owner.number(), receipts.to_vec());
-        self.store.read(move |conn| queues::load(conn, owner, &receipts)).boxed()
+        let load = || {
+            let (owner, receipts) = (self.owner.number(), receipts.to_vec());
+            move |conn: &Connection| queues::load(conn, owner, &receipts)
+        };
+        async move { self.look(load).await }.boxed()
     }
 
     fn finish<'a>(&'a self, batch: &'a [Finish]) -> BoxFuture<'a, Result<Vec<Ended>, BrokerError>> {

@@ -2,11 +2,9 @@
 
 use std::{
     cell::{Cell, RefCell},
+    io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -14,6 +12,7 @@ use longshore_core::ErrorKind;
 use longshore_sys::files::{self, Own};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::store::Shared;
 use crate::broker::BrokerError;
 
 /// `lngs`: what `file` and other programs know the file by.
@@ -22,6 +21,8 @@ const APPLICATION: i32 = 0x6c6e_6773;
 const VERSION: i32 = 3;
 /// Whoever wants to write waits so long for another program that does.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// After so long it is said, where somebody waits for longer than that.
+const SAID: Duration = Duration::from_secs(2);
 
 /// The tables. Times are milliseconds since 1970. People may look at them with any SQLite tool at any time; they should not write.
 const SCHEMA: &str = "
@@ -125,10 +126,17 @@ pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
     one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Device and inode: what the path names now.
-pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
+/// Device and inode of what the path names now; `None` where there is nothing.
+///
+/// # Errors
+/// Nobody can tell: the disk fails, or what leads to it may not be searched.
+pub(crate) fn identity(path: &Path) -> io::Result<Option<(u64, u64)>> {
     use std::os::unix::fs::MetadataExt;
-    path.metadata().ok().map(|meta| (meta.dev(), meta.ino()))
+    match path.metadata() {
+        Ok(meta) => Ok(Some((meta.dev(), meta.ino()))),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The path of what SQLite keeps beside a database, which may be known by other names.
@@ -162,13 +170,13 @@ fn settle(conn: &Connection, place: &Place) -> rusqlite::Result<()> {
 thread_local! {
     /// Time since which this thread waits for a lock.
     static WAITS: Cell<Option<Instant>> = const { Cell::new(None) };
-    /// Set when nobody waits any more for what this thread does.
-    static HURRIES: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+    /// Open file that this thread works for.
+    static WORKS_FOR: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
 }
 
-/// Has this thread wait no longer for locks when this is set.
-pub(crate) fn hurry_when(closing: &Arc<AtomicBool>) {
-    HURRIES.set(Some(Arc::clone(closing)));
+/// Has this thread wait no longer for locks when the file is closed, and say that it waits.
+pub(crate) fn work_for(shared: &Arc<Shared>) {
+    WORKS_FOR.set(Some(Arc::clone(shared)));
 }
 
 /// SQLite's own waiting grows to a tenth of a second a look; another writer here is done within a millisecond.
@@ -178,8 +186,15 @@ fn wait_for_lock(looks: i32) -> bool {
     let now = Instant::now();
     let since = WAITS.get().filter(|_| looks > 0).unwrap_or(now);
     WAITS.set(Some(since));
-    let hurries = HURRIES.with_borrow(|closing| closing.as_ref().is_some_and(|closing| closing.load(Ordering::Acquire)));
-    if now.duration_since(since) >= if hurries { LAST } else { PATIENCE } {
+    let waited = now.duration_since(since);
+    let hurries = WORKS_FOR.with_borrow(|shared| {
+        let Some(shared) = shared else { return false };
+        if waited >= SAID {
+            shared.is_locked();
+        }
+        shared.closing.load(Ordering::Acquire)
+    });
+    if waited >= if hurries { LAST } else { PATIENCE } {
         return false;
     }
     std::thread::sleep(PAUSE.mul_f64(0.5 + fastrand::f64()));
@@ -340,6 +355,14 @@ pub(crate) fn meaning(error: &rusqlite::Error) -> Option<ErrorKind> {
         ) => Some(ErrorKind::Unwritable),
         _ => None,
     }
+}
+
+/// Says why nothing of the file can be read now, if nothing can. When its disk fails, SQLite calls
+/// a file damaged that is as sound as ever; to whoever opens it anew it says what it is.
+pub(crate) fn unreadable(place: &Place) -> Option<rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let error = Connection::open_with_flags(&place.path, flags).and_then(|conn| tables(&conn)).err()?;
+    matches!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)).then_some(error)
 }
 
 /// What an error at opening means.

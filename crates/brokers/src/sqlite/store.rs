@@ -10,7 +10,7 @@ use std::{
 };
 
 use longshore_core::ErrorKind;
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
@@ -38,12 +38,14 @@ pub(crate) struct Shared {
     pub(crate) bus: Bus,
     beside: Beside,
     /// Nobody waits any more for what is still done.
-    pub(crate) closing: Arc<AtomicBool>,
+    pub(crate) closing: AtomicBool,
     /// Reason why it is only looked at.
     only_read: Option<BrokerError>,
     notice: Notice,
     /// Somebody waits until the file takes what it is given.
     unable: AtomicBool,
+    /// Somebody waits until it can be read.
+    unread: AtomicBool,
 }
 
 impl Shared {
@@ -75,8 +77,8 @@ impl Shared {
         notice: Notice,
     ) -> Arc<Self> {
         let (beside, writes) = (Beside::new(&place.path), Mutex::new(writes));
-        let (poison, serves, changed, bus, closing, unable) = Default::default();
-        Arc::new(Self { place, poison, writes, serves, changed, bell, bus, beside, closing, only_read, notice, unable })
+        let (poison, serves, changed, bus, closing, unable, unread) = Default::default();
+        Arc::new(Self { place, poison, writes, serves, changed, bell, bus, beside, closing, only_read, notice, unable, unread })
     }
 
     /// Another connection to it.
@@ -116,6 +118,27 @@ impl Shared {
         }
     }
 
+    /// Says that another program keeps it locked, to workers, whose every step waits for it.
+    pub(crate) fn is_locked(&self) {
+        if self.serves.load(Ordering::Relaxed) && !self.unable.load(Ordering::Relaxed) {
+            self.is_unable(&format!("{}: another program keeps it locked", self.place.path.display()));
+        }
+    }
+
+    /// Says that the file cannot be read now, once until it [can be](Self::is_readable) again.
+    pub(crate) fn is_unreadable(&self, text: &str) {
+        if !self.unread.swap(true, Ordering::AcqRel) {
+            (self.notice)(&format!("{text}; until it can be read, it is waited for"));
+        }
+    }
+
+    /// Says that the file can be read again, if it could not.
+    pub(crate) fn is_readable(&self) {
+        if self.unread.swap(false, Ordering::AcqRel) {
+            (self.notice)(&format!("{}: it can be read again", self.place.path.display()));
+        }
+    }
+
     pub(crate) fn poisoned(&self) -> Result<(), BrokerError> {
         self.poison.get().map_or(Ok(()), |error| Err(error.clone()))
     }
@@ -131,11 +154,19 @@ impl Shared {
 
     /// Returns what an error of a step means: it is over for now, or the file is used no more.
     pub(crate) fn fault(&self, error: &rusqlite::Error) -> BrokerError {
-        let message = file::explain(&self.place, error);
-        match file::meaning(error) {
-            Some(kind) => BrokerError { kind, message },
-            None => self.poison(message),
+        match self.meaning(error) {
+            (Some(kind), message) => BrokerError { kind, message },
+            (None, message) => self.poison(message),
         }
+    }
+
+    /// Returns how bad the failure of a step is that was undone, and says it for people; without a
+    /// kind the file cannot be trusted any more.
+    pub(crate) fn meaning(&self, error: &rusqlite::Error) -> (Option<ErrorKind>, String) {
+        let is_damaged = error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt);
+        let disk = is_damaged.then(|| file::unreadable(&self.place)).flatten();
+        let error = disk.as_ref().unwrap_or(error);
+        (file::meaning(error), file::explain(&self.place, error))
     }
 }
 
@@ -314,8 +345,8 @@ impl Reader {
         answer.await.ok()
     }
 
-    fn run(shared: &Shared, looks: &std_mpsc::Receiver<Look>) {
-        file::hurry_when(&shared.closing);
+    fn run(shared: &Arc<Shared>, looks: &std_mpsc::Receiver<Look>) {
+        file::work_for(shared);
         let mut open = None;
         for look in looks {
             let conn = match (shared.may_look(), open.take()) {

@@ -218,8 +218,8 @@ impl Keeper {
 }
 
 /// Until all senders are gone.
-pub(crate) fn run(shared: &Shared, mut conn: Connection, ops: &Receiver<Box<dyn Op>>) {
-    file::hurry_when(&shared.closing);
+pub(crate) fn run(shared: &Arc<Shared>, mut conn: Connection, ops: &Receiver<Box<dyn Op>>) {
+    file::work_for(shared);
     let (mut keeper, mut next_sweep) = (Keeper::default(), Instant::now() + SWEEP);
     let mut along: Vec<Box<dyn Op>> = Vec::new();
     loop {
@@ -319,11 +319,10 @@ fn transaction(
         // Others cannot show either that they live.
         keeper.watch.reset();
         shared.still_there(conn)?;
-        let message = file::explain(&shared.place, &error);
-        return Err(match file::meaning(&error) {
+        return Err(match shared.meaning(&error) {
             // What was begun is undone, so what is in the file is what was confirmed.
-            Some(kind) if conn.is_autocommit() => BrokerError { kind, message },
-            _ => shared.poison(message),
+            (Some(kind), message) if conn.is_autocommit() => BrokerError { kind, message },
+            (_, message) => shared.poison(message),
         });
     }
     // A file that was taken away takes all writes without an error.
