@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     lease::Lease,
+    names,
     rates::Slot,
     results::{ChordPart, PartState, Stored},
 };
@@ -162,6 +163,11 @@ pub trait Broker: Send + Sync {
 
     /// Whether this is the store of that result backend too (the same server and database, the same file), so that results travel in [`Finish`].
     fn is_store_of(&self, results_url: &str) -> bool;
+
+    /// Says why it has no queue of this name; `None` if it may have one.
+    fn refused_queue(&self, name: &str) -> Option<String> {
+        names::refused_queue(name)
+    }
 
     /// Opens a consumer. Queues come into being by being named.
     ///

@@ -171,6 +171,10 @@ impl Broker for RedisBroker {
         results_url == self.link.config().masked || Config::parse(results_url).is_ok_and(|other| self.link.config().is_same_store(&other))
     }
 
+    fn refused_queue(&self, name: &str) -> Option<String> {
+        names::refused_key(self.layout.prefix(), name)
+    }
+
     fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
         Box::pin(async move {
             names::check(self.layout.prefix(), options.queues.iter().map(|queue| &**queue))?;

@@ -16,6 +16,7 @@
 //! - `canvas/apply.rs`: a signature → what is sent
 //! - `canvas/send.rs`: options → one message
 //! - `canvas/size.rs`: what would come to too much
+//! - `canvas/queues.rs`: the queues that its parts name
 //! - `canvas/after.rs`: what a finished task sends on, and whom its failure reaches
 //! - `canvas/chord.rs`: a complete chord
 //! - `canvas/replace.rs`: a task that puts another in its place, that adds to its chord, that is to run again
@@ -29,6 +30,7 @@ mod builtin;
 mod chord;
 mod freeze;
 mod plan;
+mod queues;
 mod replace;
 mod send;
 mod size;
@@ -41,6 +43,7 @@ pub use build::{chain, chord, group};
 pub use builtin::{Builtin, accumulate, chunks, map_calls};
 pub use chord::{ChordFailure, ChordOutcome, ChordParts, chord_complete, joined};
 pub use plan::{CanvasError, ChordStart, Context, Parent, Plan, PlannedSend, Routing};
+pub use queues::refused_part;
 pub use replace::{add_to_chord, replace, retry};
 
 /// The deepest nesting of signatures in signatures that is followed.

@@ -8,6 +8,7 @@ use std::{cell::RefCell, collections::HashMap, fmt, sync::Arc};
 use futures_util::Stream;
 use longshore_brokers::{Broker, BrokerError, Key, Notice, Outgoing, ResultBackend, Stored};
 use longshore_celery::{Exception, Map, Message, ResultTree, Signature as Wire, State, Value, canvas};
+use longshore_core::ErrorKind;
 use uuid::Uuid;
 
 pub use bulk::{Refused, SendAll, Sent};
@@ -219,6 +220,10 @@ impl Client {
 
     /// What is to be sent, as the task of this message or as nobody's.
     pub(crate) fn plan(&self, signature: &Wire, parent: Option<&Message>) -> Result<canvas::Plan, ClientError> {
+        // A link is sent by whoever runs its task, when it is too late to say it to the sender.
+        if let Some(message) = canvas::refused_part(signature, &|queue| self.inner.broker.refused_queue(queue)) {
+            return Err(BrokerError { kind: ErrorKind::Refused, message }.into());
+        }
         canvas::apply(signature, &[], &self.canvas(parent), &mut fresh_id).map_err(|error| ClientError::Signature(error.to_string()))
     }
 

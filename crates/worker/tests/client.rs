@@ -7,8 +7,10 @@ use std::{
     time::Duration,
 };
 
+use futures_util::stream;
 use longshore_brokers::{Claimed, Consumer, End, Finish, Key, Notice, OpenOptions, Stored};
 use longshore_celery::{Exception, Limits, Message, State, TaskResult, Value};
+use longshore_core::ErrorKind;
 use longshore_worker::{App, Client, ClientError, Settings, Signature, Task, Worker, WorkerOptions, chain, chord, group};
 
 fn client(name: &str) -> Client {
@@ -302,4 +304,34 @@ async fn no_more_is_taken_from_a_stream_than_is_asked_for() {
     // What was sent, and what was written out meanwhile.
     assert_eq!(taken, 256 + 128);
     assert_eq!(client.broker().queues(&["celery".into()]).await.unwrap()[0].waiting, 256);
+}
+
+/// A worker could only fail the task whose link it is, long after.
+#[tokio::test]
+async fn a_part_whose_queue_no_queue_may_be_is_refused_when_it_is_sent_and_nothing_is() {
+    let client = client("reserved");
+    let task = || Signature::<Value>::named("tasks.add");
+    let bad = || Signature::<Value>::named("bad").queue("unacked");
+    let rows = [
+        ("link[0]", task().link(bad())),
+        ("link[0].link_error[0]", task().link(task().link_error(bad()))),
+        ("body", chord([task(), task()], bad())),
+        ("tasks[1].link[0]", chain([task(), task().link(bad())])),
+    ];
+    for (place, signature) in rows {
+        let refused = |error: &ClientError| match error {
+            ClientError::Broker(error) => {
+                let text = error.to_string();
+                error.kind == ErrorKind::Refused && text.starts_with(&format!("{place} (bad): no queue may be named unacked:"))
+            }
+            _ => false,
+        };
+        let error = client.send(signature.clone()).await.unwrap_err();
+        assert!(refused(&error), "{place}: {error}");
+        let sent = client.send_all(stream::iter([task(), signature, task()])).finish().await;
+        assert_eq!((sent.sent, sent.refused.len(), sent.refused[0].0), (2, 1, 1), "{place}");
+        assert!(refused(&sent.refused[0].1.error), "{place}: {}", sent.refused[0].1.error);
+        assert_eq!(client.broker().purge("celery").await.unwrap(), 2, "{place}");
+    }
+    assert!(client.broker().peek("unacked", 9).await.unwrap().is_empty());
 }

@@ -171,7 +171,7 @@ impl Control {
                 if shared.consumer.serving().iter().any(|serving| **serving == *queue) {
                     return control::ok(format!("already consuming from '{queue}'"));
                 }
-                if let Some(refused) = longshore_brokers::refused_queue(&queue) {
+                if let Some(refused) = shared.broker.refused_queue(&queue) {
                     return control::error(&format!("ValueError({})", longshore_celery::repr(&refused.into())));
                 }
                 shared.consumer.serve(&queue, true);
