@@ -1,11 +1,22 @@
-//! Cooperative cancellation.
+//! Cooperative cancellation, and how far it goes.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+
+/// How running attempts are ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// Asked to end: futures without a token are dropped, tokens are cancelled, children get TERM.
+    Soft,
+    /// Not asked: all futures are dropped, threads abandoned, children's groups killed.
+    Hard,
+}
 
 /// Tells a running handler that nobody wants its result any more: its attempt timed out, or the job is being cancelled. Clones are one token.
 #[derive(Clone, Debug, Default)]

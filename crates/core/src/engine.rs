@@ -12,6 +12,7 @@ mod outside;
 mod pump;
 mod report;
 mod stats;
+mod view;
 
 use std::{
     collections::BinaryHeap,
@@ -22,12 +23,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{runtime::Handle as Runtime, sync::mpsc, time::Sleep};
+use tokio::{runtime::Handle as Runtime, time::Sleep};
 
 pub use handle::{Handle, Running, Snapshot};
 pub(crate) use mail::{Broken, Mail};
-pub(crate) use stats::Spread;
-pub use stats::{Quantiles, RunningTask, SlotUse, Summary};
+pub use stats::{RunningTask, SlotUse, StallSeen, Summary};
+pub use view::Named;
+
+pub use crate::watch::Quantiles;
 
 use crate::{
     clock::Clock,
@@ -46,6 +49,7 @@ use crate::{
     stamp::{Span, Stamp},
     sync::AtomicBool,
     task::{Attempt, Delivery, Finished, LaneKind, Task},
+    watch::{Detail, Hub, LabelsOf},
 };
 use helm::{Crew, Helm};
 use mail::Due;
@@ -80,6 +84,8 @@ pub struct EngineConfig<T> {
     pub adaptive: Option<Bounds>,
     /// Asked about each task that has ended for good, in the loop: after the first `true` nothing more starts, as after [`Handle::drain`].
     pub enough: Option<Enough<T>>,
+    /// By what labels ended tasks are counted, beside the loop.
+    pub labels: Option<LabelsOf<T>>,
 }
 
 /// Says whether a job has seen enough. Gets the task, with its payload where a copy is kept, and how it ended.
@@ -122,7 +128,9 @@ pub struct Engine<T, R> {
     wake_at: Option<Instant>,
     stats: Stats,
     rng: fastrand::Rng,
-    events: Option<mpsc::Sender<Vec<Event>>>,
+    events: Hub<Event>,
+    /// Somebody wants to hear of each task. Read once a turn.
+    telling: bool,
     happened: Vec<Event>,
 }
 
@@ -134,19 +142,19 @@ pub fn outbox<T, R>() -> Outbox<T, R> {
 impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
     /// Starts an engine on a runtime: its loop, its pump and its reporter are tasks there.
     ///
-    /// `outbox` is the one that the lanes report to; `events` gets every event, in batches, and misses those for which it has no room.
+    /// `outbox` is the one that the lanes report to; `events` tells what happens to whoever listens, and is closed at the end.
     pub fn start(
         mut config: EngineConfig<T>,
         source: Arc<dyn Source<T>>,
         lanes: Lanes<T, R>,
         sink: Box<dyn Sink<T, R>>,
         outbox: Outbox<T, R>,
-        events: Option<mpsc::Sender<Vec<Event>>>,
+        events: Hub<Event>,
         runtime: &Runtime,
     ) -> Running {
         let Outbox { mailbox, crew } = outbox;
         let pump = Arc::new(Pump::new());
-        let reports = Arc::new(Reports::new());
+        let reports = Arc::new(Reports::new(config.labels.clone()));
         let room = {
             let mailbox = mailbox.clone();
             Room::new(move |results| mailbox.post_quietly(|mail| mail.released += results))
@@ -181,7 +189,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             wake_at: None,
             stats: Stats::new(now),
             rng: fastrand::Rng::with_seed(config.seed),
-            events,
+            events: events.clone(),
+            telling: false,
             happened: Vec::new(),
             config,
         };
@@ -213,7 +222,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             in_passing.clone(),
         ));
         let engine = Helm::new(engine.run());
-        let running = Running::new(handle, runtime.spawn(engine.task()), runtime.spawn(outside.task()));
+        let running = Running::new(handle, events, runtime.spawn(engine.task()), runtime.spawn(outside.task()));
         let _ = crew.set(Crew::new(engine, outside, in_passing));
         running
     }
@@ -227,8 +236,9 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 break;
             }
             self.wait().await;
-            // The one reading of the clock for a turn.
+            // The one reading of the clock for a turn, and the one question whether anybody listens.
             self.now = self.config.clock.now();
+            self.telling = self.events.wants(Detail::Tasks);
             self.obey();
             self.take_fetched();
             self.take_finished();
@@ -242,6 +252,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             std::mem::take(&mut mail.controls)
         });
         drop(late);
+        self.stats.events_dropped = self.events.missed();
+        self.events.close();
         self.stats.summary(&self.reports.times(), self.config.clock.now())
     }
 
@@ -285,7 +297,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
 
     /// Lets those pass that want nothing but what the job gives to all.
     fn pass_plain(&mut self, now: Instant) {
-        let Self { config, gate, passed, stats, events, happened, .. } = self;
+        let Self { config, gate, passed, stats, telling, happened, .. } = self;
         let timeout = config.timeout.map(Span::from);
         let admitted_at = Stamp::from(now);
         gate.pass_plain(|attempt, lane, slot| {
@@ -295,7 +307,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             let Some(attempt) = passed.last_mut() else { return };
             (attempt.task.slot, attempt.task.admitted) = (slot, admitted_at);
             prepare(attempt, timeout, config.retry.retries, config);
-            admitted(&attempt.task, now, stats, events.is_some().then_some(&mut *happened));
+            admitted(&attempt.task, now, stats, telling.then_some(&mut *happened));
         });
     }
 
@@ -304,7 +316,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let retries = options.and_then(|options| options.retry.as_ref()).unwrap_or(&self.config.retry).retries;
         let timeout = options.and_then(|options| options.timeout).or(self.config.timeout).map(Span::from);
         prepare(&mut attempt, timeout, retries, &self.config);
-        admitted(&attempt.task, now, &mut self.stats, self.events.is_some().then_some(&mut self.happened));
+        admitted(&attempt.task, now, &mut self.stats, self.telling.then_some(&mut self.happened));
         match attempt.task.options().and_then(|options| options.refused.clone()) {
             None => self.passed[attempt.task.lane as usize].push(attempt),
             Some(error) => {
@@ -325,14 +337,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             let ahead = self.config.queue + self.gate.free_slots().min(burst);
             self.pump.set_room(ahead.saturating_sub(self.gate.ready()), std::mem::take(&mut self.took), self.gate.ready() * 2 <= ahead);
         }
-        if let Some(events) = &self.events
-            && !self.happened.is_empty()
-        {
-            let batch = std::mem::take(&mut self.happened);
-            let count = batch.len();
-            if events.try_send(batch).is_err() {
-                self.stats.events_dropped += count as u64;
-            }
+        if !self.happened.is_empty() {
+            self.events.post(self.happened.drain(..));
         }
     }
 
@@ -451,7 +457,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             let draining = self.phase >= Phase::Draining;
             self.stats.ended(one, verdict, draining);
             let word = one.outcome.word();
-            if self.events.is_some() {
+            if self.telling {
                 self.happened.push(ended_event(one, verdict));
             }
             match verdict {
@@ -514,10 +520,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             self.drain();
         }
         for (id, held) in self.mail.stalled.drain(..) {
-            self.stats.stalled += 1;
-            if self.events.is_some() {
-                self.happened.push(Event::Stalled { id, held });
-            }
+            let receipt = self.stats.stalled(id, held, self.now);
+            self.happened.push(Event::Stalled { id, receipt, held });
         }
     }
 }

@@ -2,7 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{outcome::Word, task::LaneKind};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    outcome::Word,
+    task::{LaneKind, Receipt},
+};
 
 /// One line of what happened. Matched without `_` by everything that shows events, so that a new variant makes the compiler list the places.
 #[derive(Clone, Debug)]
@@ -50,6 +55,8 @@ pub enum Event {
     Stalled {
         /// The task.
         id: u64,
+        /// The source's name for its delivery; `None` if it has ended meanwhile.
+        receipt: Option<Receipt>,
         /// For how long it has held the loop.
         held: Duration,
     },
@@ -61,7 +68,8 @@ pub enum Event {
 }
 
 /// What a job is doing; later ones are nearer to the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Fetching and running.
     Running,

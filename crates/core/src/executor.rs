@@ -2,7 +2,7 @@
 //!
 //! Each lane that is used has an engine of its own, so that no lane holds up another before its queue. What travels through it is a call
 //! (`executor/call.rs`): the work, and a place for its result that a handle (`executor/handle.rs`) waits for. `executor/map.rs` runs a function over an
-//! input, in chunks where items are tiny; `executor/gather.rs` waits for many handles; `executor/isolated.rs` runs functions in child processes.
+//! input, in chunks where items are tiny; `executor/view.rs` says how it is doing; `executor/gather.rs` waits for many handles; `executor/isolated.rs` runs functions in child processes.
 
 mod call;
 mod gather;
@@ -13,14 +13,15 @@ mod map;
 mod pairs;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{
     future::Future,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -32,6 +33,7 @@ use crate::{
     clock::Clock,
     engine::{self, Engine, EngineConfig, Lanes, Running, Summary},
     error::TaskError,
+    event::Event,
     gate::GateConfig,
     lane::{Answer, AsyncHandler, Lane, Stop, SyncHandler, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
     outcome::Word,
@@ -39,6 +41,7 @@ use crate::{
     sink::Sink,
     source::queue::{SendError, Sender, queue},
     task::LaneKind,
+    watch::Hub,
 };
 use call::{Coming, Inside, Plain, Slot, Tally, Ticket, Work};
 
@@ -91,6 +94,10 @@ struct Pool {
     settings: ExecutorBuilder,
     runtime: Option<Runtime>,
     tally: Arc<Tally>,
+    began: Instant,
+    events: Hub<Event>,
+    /// What somebody has set for a lane while it runs; 0: nothing.
+    set: Arc<[AtomicUsize; 4]>,
     /// By `lane as usize`.
     lanes: [OnceLock<Started<Arc<Ticket>>>; 4],
     /// Functions in child processes, each with an engine of its own.
@@ -109,6 +116,7 @@ struct Started<T> {
 /// An engine of the pool, whatever it carries.
 trait Part: Send + Sync {
     fn lane(&self) -> LaneKind;
+    fn engine(&self) -> &engine::Handle;
     /// How many calls it has got so far.
     fn sent(&self) -> u64;
     /// Resolves when everything sent so far is settled.
@@ -127,6 +135,10 @@ impl<T: Send + 'static> Started<T> {
 impl<T: Send + 'static> Part for Started<T> {
     fn lane(&self) -> LaneKind {
         self.lane
+    }
+
+    fn engine(&self) -> &engine::Handle {
+        &self.handle
     }
 
     fn sent(&self) -> u64 {
@@ -198,6 +210,9 @@ impl ExecutorBuilder {
             settings: self,
             runtime: Some(runtime),
             tally: Arc::default(),
+            began: Instant::now(),
+            events: Hub::new(),
+            set: Arc::default(),
             lanes: Default::default(),
             isolated: Mutex::default(),
             closed: Mutex::new(false),
@@ -456,7 +471,14 @@ impl Pool {
     }
 
     fn workers(&self, lane: LaneKind) -> usize {
-        self.settings.workers[lane as usize].unwrap_or_else(|| lane.default_workers())
+        match self.set[lane as usize].load(Ordering::Relaxed) {
+            0 => self.settings.workers[lane as usize].unwrap_or_else(|| lane.default_workers()),
+            set => set,
+        }
+    }
+
+    fn close(&self) {
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
     }
 
     fn lane(&self, lane: LaneKind) -> &Started<Arc<Ticket>> {
@@ -490,32 +512,40 @@ impl Pool {
             seed: 0,
             adaptive: None,
             enough: None,
+            labels: None,
         };
         let (sender, source) = queue(self.settings.queue);
-        let running = Engine::start(config, Arc::new(source), lanes, Box::new(Settle), outbox, None, runtime);
+        let running = Engine::start(config, Arc::new(source), lanes, Box::new(Settle), outbox, self.events.lent(), runtime);
         let handle = running.handle();
         if lane == LaneKind::Blocking {
-            let handle = handle.clone();
-            self.tally.on_lend(move |lent| handle.set_concurrency(Some(LaneKind::Blocking), workers + lent));
+            let (handle, set) = (handle.clone(), self.set.clone());
+            self.tally.on_lend(move |lent| {
+                let workers = match set[LaneKind::Blocking as usize].load(Ordering::Relaxed) {
+                    0 => workers,
+                    set => set,
+                };
+                handle.set_concurrency(Some(LaneKind::Blocking), workers + lent);
+            });
         }
         Started { lane, sender: Mutex::new(Some(sender)), handle, running: Mutex::new(Some(running)) }
     }
 
     /// Ends all engines, and waits for them.
     async fn end(&self) -> Closed {
-        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.close();
         let mut lanes = Vec::new();
         for (lane, running) in self.each(|part| (part.lane(), part.close())) {
             if let Some(running) = running {
                 lanes.push((lane, running.join().await));
             }
         }
+        self.events.close();
         let (unread, first_unread) = self.tally.unread();
         Closed { counts: self.tally.counts(), unread, first_unread, lanes }
     }
 
     fn cancel(&self) {
-        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.close();
         self.each(|part| part.stop());
     }
 

@@ -10,7 +10,7 @@ mod settings;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::{runtime::Handle as Runtime, sync::mpsc};
+use tokio::runtime::Handle as Runtime;
 
 use crate::{
     clock::Clock,
@@ -26,6 +26,7 @@ use crate::{
     },
     source::iter::OptionsOf,
     task::{LaneKind, Options},
+    watch::{Hub, LabelsOf},
 };
 
 pub use report::{Collected, Report, RunningJob};
@@ -79,7 +80,8 @@ pub struct Job<T, R> {
     seed: Option<u64>,
     on_task_complete: Option<OnTaskComplete<T, R>>,
     on_job_complete: Option<OnJobComplete>,
-    events: Option<mpsc::Sender<Vec<Event>>>,
+    events: Hub<Event>,
+    labels: Option<LabelsOf<T>>,
 }
 
 impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
@@ -173,6 +175,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..)),
             adaptive: self.adaptive,
             enough: None,
+            labels: self.labels,
         };
         let sink = sink(self.handlers, panics.clone());
         let running = Engine::start(config, source, lanes, sink, outbox, self.events, &runtime);

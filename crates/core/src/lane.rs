@@ -17,6 +17,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 
+pub use crate::cancel::Stop;
 use crate::{
     cancel::CancelToken,
     engine::{Mail, helm::Crew},
@@ -38,15 +39,6 @@ pub trait Lane<T, R>: Send + Sync {
 
     /// Ends what runs: softly (tokens, TERM) or by force (futures dropped, threads abandoned, KILL). Each attempt still reports its outcome.
     fn stop(&self, how: Stop);
-}
-
-/// How running attempts are ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stop {
-    /// Asked to end: futures without a token are dropped, tokens are cancelled, children get TERM.
-    Soft,
-    /// Not asked: all futures are dropped, threads abandoned, children's groups killed.
-    Hard,
 }
 
 /// Where a lane reports its outcomes.

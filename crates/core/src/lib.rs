@@ -9,6 +9,7 @@
 //! - `job.rs`: the API that people meet first
 //! - `executor.rs`: a pool of lanes for calls that are submitted one by one: `executor/{call,handle,map,gather}.rs`
 //! - `pipeline.rs`: stages joined by bounded queues; its head lists `pipeline/`
+//! - `watch.rs`: the face of all that runs: `watch/{view,hub,handle}.rs`
 //! - `task.rs outcome.rs decide.rs retry.rs event.rs error.rs cancel.rs clock.rs`: the words
 
 pub(crate) mod block_on;
@@ -32,8 +33,10 @@ pub mod source;
 mod stamp;
 pub(crate) mod sync;
 mod task;
+pub mod watch;
+mod wire;
 
-pub use cancel::CancelToken;
+pub use cancel::{CancelToken, Stop};
 pub use clock::Clock;
 pub use decide::{Verdict, decide};
 pub use error::{Again, ErrorKind, SinkError, SourceError, TaskError};
@@ -43,7 +46,7 @@ pub use gate::{Limit, Reason, pace::Rate};
 pub use init::{init, init_with};
 pub use job::{Collected, Job, Report, RunningJob};
 pub use lane::{
-    Answer, Context, Stop,
+    Answer, Context,
     isolated::{Functions, Isolation},
 };
 pub use outcome::{Outcome, Skip, Word};

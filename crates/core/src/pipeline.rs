@@ -17,7 +17,7 @@
 //! - `threads.rs`: workers on the blocking and cpu lanes (`threads/outlet.rs` puts their outputs in order, `threads/runner.rs` ends attempts on time)
 //! - `tasks.rs`: workers on the async lane (`tasks/line.rs` puts their outputs in order, `tasks/polls.rs` polls their futures)
 //! - `parts.rs`: source, groups, branches; `crew.rs`: all that lives on the runtime, as one task
-//! - `run.rs`: a running pipeline, its stop and its end; `meter.rs`, `report.rs`: what it did and what held it up; `outputs.rs`: its reader
+//! - `run.rs`: a running pipeline, its stop and its end; `meter.rs`, `report.rs`: what it did and what held it up; `view.rs`; `outputs.rs`: its reader
 
 mod crew;
 mod exit;
@@ -31,6 +31,7 @@ mod run;
 mod stage;
 mod tasks;
 mod threads;
+mod view;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -61,7 +62,7 @@ use stage::{QUEUE, Setup};
 pub use meter::Kind;
 pub use outputs::{IntoIter, Outputs};
 pub use report::{Bottleneck, Report, StageReport};
-pub use run::{Failure, Handle, RunningPipeline};
+pub use run::{Failure, Reporter, RunningPipeline};
 pub use stage::{DeadLetter, OnError, Stage};
 
 /// What the parts of a pipeline are started with.
@@ -305,7 +306,7 @@ impl<T: Send + 'static> Pipeline<T> {
         self
     }
 
-    /// Cancels the pipeline when this token is: see [`Handle::cancel`].
+    /// Cancels the pipeline when this token is: see [`Reporter::cancel`].
     ///
     /// ```
     /// use longshore_core::{CancelToken, Pipeline, Stage};
@@ -377,7 +378,7 @@ impl<T: Send + 'static> Pipeline<T> {
             let all = all.clone();
             self.start_for_each(move |output| all.lock().push(output))
         };
-        let guard = CancelOnDrop(Some(running.handle()));
+        let guard = CancelOnDrop(Some(running.reporter()));
         async move {
             let report = running.join().await;
             guard.forget();
@@ -464,7 +465,7 @@ impl<T: Send + 'static> Pipeline<T> {
                 let cancelled = std::pin::pin!(token.cancelled());
                 let ended = std::pin::pin!(run.ended());
                 if let futures_util::future::Either::Left(_) = futures_util::future::select(cancelled, ended).await {
-                    Handle(run.clone()).cancel();
+                    Reporter(run.clone()).cancel();
                 }
             });
         }
@@ -539,7 +540,7 @@ impl<T> Collected<T> {
 }
 
 /// Cancels a pipeline whose collected outputs nobody waits for any more.
-struct CancelOnDrop(Option<Handle>);
+struct CancelOnDrop(Option<Reporter>);
 
 impl CancelOnDrop {
     fn forget(mut self) {
@@ -549,8 +550,8 @@ impl CancelOnDrop {
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        if let Some(handle) = &self.0 {
-            handle.cancel();
+        if let Some(reporter) = &self.0 {
+            reporter.cancel();
         }
     }
 }

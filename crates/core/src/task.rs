@@ -2,6 +2,8 @@
 
 use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     outcome::Outcome,
     retry::RetryPolicy,
@@ -9,7 +11,8 @@ use crate::{
 };
 
 /// Where a handler runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum LaneKind {
     /// Futures on the async runtime. For waiting, never for computing.

@@ -14,7 +14,7 @@ use std::{
 
 use common::{OpenAtEnd, Signal, ends, soon};
 use longshore_core::{
-    Clock, Job, LaneKind, Limit, Options, Rate, SendError, Stop, TaskError, Word,
+    Clock, Job, LaneKind, Limit, Options, Phase, Rate, SendError, Stop, TaskError, Word,
     source::{Source as _, queue::queue},
 };
 
@@ -488,32 +488,33 @@ async fn a_handle_changes_and_asks_and_does_nothing_when_all_is_over() {
     .start();
     let handle = running.handle();
     tokio::time::sleep(50 * MS).await;
-    let snapshot = handle.snapshot().await.unwrap();
-    assert_eq!((snapshot.active, snapshot.running.len(), snapshot.lanes), (4, 4, [4, 0, 0, 0]));
-    assert_eq!(snapshot.refusal.reason.to_string(), "all 4 workers busy");
-    assert!(snapshot.running.iter().all(|task| task.age == 50 * MS), "{:?}", snapshot.running);
+    let view = handle.view().await.unwrap();
+    let [lane] = view.lanes.as_slice() else { panic!("{:?}", view.lanes) };
+    assert_eq!((lane.lane, lane.slots, lane.running, view.running.len()), (LaneKind::Async, 4, 4, 4));
+    assert_eq!(view.refusal.as_ref().unwrap().reason.to_string(), "all 4 workers busy");
+    assert!(view.running.iter().all(|task| task.age == 50 * MS), "{:?}", view.running);
 
     handle.pause();
     tokio::time::sleep(1000 * MS).await;
-    let snapshot = handle.snapshot().await.unwrap();
-    assert_eq!((snapshot.active, snapshot.summary.done()), (0, 4));
+    let view = handle.view().await.unwrap();
+    assert_eq!((view.active(), view.counts.done(), view.phase), (0, 4, Phase::Paused));
     handle.set_concurrency(Some(LaneKind::Async), 8);
     handle.resume();
     tokio::time::sleep(50 * MS).await;
-    assert_eq!(handle.snapshot().await.unwrap().active, 8);
+    assert_eq!(handle.view().await.unwrap().active(), 8);
 
     handle.set_rate(Some(Rate::per_second(100.0)));
     tokio::time::sleep(95 * MS).await;
-    let snapshot = handle.snapshot().await.unwrap();
-    assert_eq!((snapshot.rate, snapshot.summary.done()), (Some(Rate::per_second(100.0)), 12));
-    assert!((4..=6).contains(&snapshot.active), "{} started in 45 ms at 100/s", snapshot.active);
+    let view = handle.view().await.unwrap();
+    assert_eq!((view.rate, view.counts.done()), (Some(Rate::per_second(100.0)), 12));
+    assert!((4..=6).contains(&view.active()), "{} started in 45 ms at 100/s", view.active());
 
     let report = running.join().await;
     assert_eq!(report.ok(), 20);
-    assert!(handle.snapshot().await.is_none());
+    assert!(handle.view().await.is_none());
     handle.pause();
     handle.stop(Stop::Hard);
-    assert!(handle.snapshot().await.is_none());
+    assert!(handle.view().await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -532,17 +533,17 @@ async fn a_concurrency_that_finds_itself_settles_where_the_server_begins_to_queu
     let running = job.adaptive(2, 500).params(0u64..).clock(Clock::TOKIO, 1).start();
     let handle = running.handle();
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let before = handle.snapshot().await.unwrap();
+    let before = handle.view().await.unwrap();
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let after = handle.snapshot().await.unwrap();
+    let after = handle.view().await.unwrap();
     let limit = after.concurrency.unwrap();
     assert!((19..=27).contains(&limit), "{limit}");
-    let answered = after.summary.done() - before.summary.done();
+    let answered = after.counts.done() - before.counts.done();
     assert!(answered > 7_200, "{answered} of 8000");
     // Whoever sets a number gets that number.
     handle.set_concurrency(None, 7);
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(handle.snapshot().await.unwrap().concurrency, Some(7));
+    assert_eq!(handle.view().await.unwrap().concurrency, Some(7));
     handle.stop(Stop::Hard);
     running.join().await;
 }

@@ -14,9 +14,9 @@ use std::{
 
 use common::{OpenAtEnd, Signal, ends};
 use longshore_core::{
-    Again, Backoff, Clock, ErrorClass, Event, Job, LaneKind, Limit, Options, Outcome, Rate, RetryOn, RetryPolicy, TaskError, Word,
+    Again, Backoff, Clock, ErrorClass, Event, Job, LaneKind, Limit, Options, Outcome, Rate, Receipt, RetryOn, RetryPolicy, TaskError, Word,
+    watch::Heard,
 };
-use tokio::sync::mpsc;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -254,11 +254,10 @@ fn a_handler_that_blocks_the_async_lane_is_named_and_holds_up_nobody_else() {
     let report = ends(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (signal, others) = (Arc::new(Signal::default()), Arc::new(AtomicUsize::new(0)));
-        let (events, mut happened) = mpsc::channel(10_000);
         let report = runtime.block_on(async move {
             let (asynchronous, blocking) = (others.clone(), others.clone());
             let blocked = signal.clone();
-            let (sender, job) = Job::new(move |n: u32| {
+            let (mut happened, job) = Job::new(move |n: u32| {
                 let (blocked, others) = (blocked.clone(), asynchronous.clone());
                 async move {
                     if n == 0 {
@@ -274,18 +273,22 @@ fn a_handler_that_blocks_the_async_lane_is_named_and_holds_up_nobody_else() {
                 Ok::<_, TaskError>(n)
             })
             .lane_of(|n| if n % 2 == 0 { LaneKind::Async } else { LaneKind::Blocking })
-            .events(events)
-            .sender(10);
+            .events(10_000);
+            let (sender, job) = job.sender(10);
             let running = job.start();
             sender.send(0).await.unwrap();
             let mut named = Vec::new();
             while named.is_empty() {
-                for event in happened.recv().await.expect("the job ended, and nobody was named") {
-                    if let Event::Stalled { id, held } = event {
-                        named.push((id, held));
-                    }
+                let heard = happened.next().await.expect("the job ended, and nobody was named");
+                if let Heard::Event(Event::Stalled { id, receipt, held }) = heard {
+                    assert_eq!(receipt, Some(Receipt(id)), "it still runs");
+                    named.push((id, held));
                 }
             }
+            let view = running.view().await.expect("it runs");
+            let stall = view.stalled.latest.expect("it was named");
+            assert_eq!((view.stalled.times, stall.id, stall.running), (1, 1, true));
+            assert!(view.at.duration_since(stall.since).unwrap() >= 100 * MS);
             assert_eq!(named[0].0, 1, "the first task");
             assert!(named[0].1 >= 100 * MS, "{named:?}");
             // What comes now goes to the other loop. The handler lets go when all others have ended: never, if it held up anybody.

@@ -79,7 +79,7 @@ fn simulate(seconds: f64, knee: impl Fn(f64) -> f64 + Send + Sync + 'static, wor
         let mut before = 0;
         while began.elapsed().as_secs_f64() < seconds {
             sleep(Duration::from_secs(1)).await;
-            let limit = handle.snapshot().await.map_or(0, |now| now.concurrency.unwrap_or(workers.unwrap_or(0)));
+            let limit = handle.view().await.map_or(0, |now| now.concurrency.unwrap_or(workers.unwrap_or(0)));
             let all = server.answered.load(Ordering::Relaxed);
             run.limits.push(limit);
             run.answered.push(all - before);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use args::{Args, Claims, ms};
-use longshore::{Event, Job, LaneKind, Report};
+use longshore::{Event, Job, LaneKind, Report, watch::Heard};
 
 const HELP: &str = "\
 Sleeps of 5 ms, and now and then a task that computes for 150 ms.
@@ -149,18 +149,7 @@ fn main() -> ExitCode {
 fn on_lanes(tasks: &[Work], workers: usize, apart: bool) -> Way {
     let times = Arc::new(Times::default());
     let (waiting, computing) = (times.clone(), times.clone());
-    let (events, mut happened) = tokio::sync::mpsc::channel::<Vec<Event>>(1024);
-    let listener = thread::spawn(move || {
-        let mut named = Vec::new();
-        while let Some(batch) = happened.blocking_recv() {
-            named.extend(batch.iter().filter_map(|event| match event {
-                Event::Stalled { id, held } => Some((*id, *held)),
-                _ => None,
-            }));
-        }
-        named
-    });
-    let job = Job::new(move |work| {
+    let (mut happened, job) = Job::new(move |work| {
         let times = waiting.clone();
         async move {
             match work {
@@ -178,7 +167,16 @@ fn on_lanes(tasks: &[Work], workers: usize, apart: bool) -> Way {
     })
     .params(tasks.to_vec())
     .workers(workers)
-    .events(events);
+    .events(100_000);
+    let listener = thread::spawn(move || {
+        let mut named = Vec::new();
+        while let Some(heard) = happened.blocking_next() {
+            if let Heard::Event(Event::Stalled { id, held, .. }) = heard {
+                named.push((id, held));
+            }
+        }
+        named
+    });
     let report: Report = if apart {
         job.lane_of(|work| if matches!(work, Work::Compute(_)) { LaneKind::Cpu } else { LaneKind::Async }).run()
     } else {

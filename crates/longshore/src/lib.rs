@@ -251,7 +251,8 @@ pub mod queue;
 pub use longshore_advise as advice;
 pub use longshore_advise::{Advice, advise};
 pub use longshore_core::{
-    engine::{Handle, Quantiles, RunningTask, SlotUse, Snapshot, Summary},
+    engine::{Quantiles, RunningTask, SlotUse, Summary},
+    watch::{Handle, View},
     *,
 };
 

@@ -15,8 +15,8 @@ use longshore_core::{
     Clock, Event,
     engine::{Engine, EngineConfig, Summary, outbox},
     gate::GateConfig,
+    watch::{Detail, Heard, Hub},
 };
-use tokio::sync::mpsc;
 
 use actors::{SimLane, SimSink, SimSource};
 use plan::Plan;
@@ -140,7 +140,8 @@ async fn run(plan: Plan, sabotage: Sabotage) -> Result<Tally, Violation> {
     let lanes = std::array::from_fn(|lane| {
         plan.lanes[lane].then(|| Arc::new(SimLane::new(lane, world.clone(), outbox.clone(), &plan, sabotage)) as Arc<_>)
     });
-    let (events, mut happened) = mpsc::channel(1 << 20);
+    let hub = Hub::new();
+    let mut happened = hub.listen(Detail::Tasks, 1 << 20);
     let more = usize::from(sabotage == Sabotage::OneSlotMore);
     let config = EngineConfig {
         gate: GateConfig {
@@ -161,8 +162,9 @@ async fn run(plan: Plan, sabotage: Sabotage) -> Result<Tally, Violation> {
         seed: plan.seed,
         adaptive: None,
         enough: None,
+        labels: None,
     };
-    let running = Engine::start(config, source, lanes, sink, outbox, Some(events), &tokio::runtime::Handle::current());
+    let running = Engine::start(config, source, lanes, sink, outbox, hub, &tokio::runtime::Handle::current());
     let control = tokio::spawn(plan::control(plan.controls.clone(), running.handle(), world.clone(), sabotage));
     let handle = running.handle();
     let ended = tokio::time::timeout(PATIENCE, running.join()).await;
@@ -174,8 +176,8 @@ async fn run(plan: Plan, sabotage: Sabotage) -> Result<Tally, Violation> {
         Err(_) => world.blame(Invariant::Ends, || "the run does not end".to_owned()),
         Ok(summary) => {
             let mut log = Vec::new();
-            while let Ok(batch) = happened.try_recv() {
-                log.extend(batch);
+            while let Some(Heard::Event(event)) = happened.try_next() {
+                log.push(event);
             }
             check_end(&world, &plan, &summary, &log);
         }

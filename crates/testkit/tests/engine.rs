@@ -13,6 +13,7 @@ use longshore_core::{
     lane::{AsyncHandler, Lane, async_::AsyncLane},
     sink::{Room, Sink},
     source::iter::IterSource,
+    watch::Hub,
 };
 use tokio::sync::oneshot;
 
@@ -85,10 +86,18 @@ fn run(tasks: u32, threads: usize, answers: usize, spawns: bool, delay: Duration
             seed: 1,
             adaptive: None,
             enough: None,
+            labels: None,
         };
         let source = Arc::new(IterSource::new(0..tasks, None));
-        let running =
-            Engine::start(config, source, [Some(lane), None, None, None], Box::new(Remote { ask, answers, spawns }), outbox, None, &handle);
+        let running = Engine::start(
+            config,
+            source,
+            [Some(lane), None, None, None],
+            Box::new(Remote { ask, answers, spawns }),
+            outbox,
+            Hub::new(),
+            &handle,
+        );
         let _ = done.send(running.join().await);
     });
     let summary = ended.recv_timeout(Duration::from_secs(20)).expect("the run does not end");

@@ -34,6 +34,7 @@ use longshore_core::{
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
     gate::GateConfig,
     lane::{Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
+    watch::Hub,
 };
 use tokio::{runtime::Handle as Runtime, task::JoinHandle};
 
@@ -213,11 +214,12 @@ impl Worker {
             seed: fastrand::u64(..),
             adaptive: None,
             enough: None,
+            labels: None,
         };
         // Before the first claim; autoscale's bounds follow with `Slots`.
         shared.hands.set_slots(sizes);
         let sink = Results::new(shared.clone(), closer);
-        let running = Engine::start(config, intake.clone(), lanes, Box::new(sink), outbox, None, &runtime);
+        let running = Engine::start(config, intake.clone(), lanes, Box::new(sink), outbox, Hub::new(), &runtime);
         let engine = running.handle();
         let slots = Arc::new(Slots::new(engine.clone(), shared.clone(), sizes, options.autoscale));
         let scaling = slots.scale().map(|_| runtime.spawn(slots.clone().follow(shared.clone())));

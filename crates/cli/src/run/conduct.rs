@@ -339,9 +339,10 @@ impl Ready {
             seed: fastrand::u64(..),
             adaptive: self.plan.adaptive,
             enough: checks::stop_rules(&self.args, &index, tell.clone()),
+            labels: None,
         };
         let runtime = tokio::runtime::Handle::current();
-        let running = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, None, &runtime);
+        let running = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, longshore_core::watch::Hub::new(), &runtime);
         let watch = Watch {
             args: &self.args,
             handle: running.handle(),

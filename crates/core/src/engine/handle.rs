@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
-    engine::stats::{RunningTask, Summary},
+    engine::stats::{RunningTask, StallSeen, Summary},
     error::SinkError,
-    event::Phase,
+    event::{Event, Phase},
     gate::{Reason, Refusal, pace::Rate},
     lane::Stop,
     task::LaneKind,
+    watch::{Detail, Events, Hub, Labelled, Timing},
 };
 
 /// What the loop is asked to do.
@@ -24,29 +25,9 @@ pub(crate) enum Control {
     Snapshot(oneshot::Sender<Snapshot>),
 }
 
-/// Changes and asks a running job. Clones are one handle; nothing here blocks. After the job's end it does nothing.
-/// ```
-/// use std::time::Duration;
-/// use longshore_core::{Job, Rate, Stop};
+/// Changes and asks a running engine. Clones are one handle; nothing here blocks. After the job's end it does nothing.
 ///
-/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-/// let job = Job::new(|n: u64| async move {
-///     tokio::time::sleep(Duration::from_millis(1)).await;
-///     Ok::<_, String>(n)
-/// })
-/// .params(0..) // without end
-/// .start();
-/// let handle = job.handle();
-/// handle.set_rate(Some(Rate::per_second(500.0)));
-/// handle.set_concurrency(None, 4);
-/// tokio::time::sleep(Duration::from_millis(50)).await;
-/// let now = handle.snapshot().await.expect("it runs");
-/// assert!(now.active <= 4);
-/// println!("{} done; nothing more starts now: {}", now.summary.done(), now.refusal.reason);
-/// handle.stop(Stop::Soft);
-/// assert!(job.join().await.done() > 0);
-/// # });
-/// ```
+/// Products are made of engines, and of more: what people get is a [`watch::Handle`](crate::watch::Handle).
 #[derive(Clone)]
 pub struct Handle(Arc<dyn Fn(Control) + Send + Sync>);
 
@@ -119,6 +100,16 @@ pub struct Snapshot {
     pub concurrency: Option<usize>,
     /// The slots of each lane.
     pub lanes: [usize; 4],
+    /// The time until something may pass, where the gate knows it.
+    pub until_in: Option<Duration>,
+    /// The task that held a loop of the async lane last.
+    pub stall: Option<StallSeen>,
+    /// For how long the last attempts ran.
+    pub run: Timing,
+    /// For how long tasks waited before that.
+    pub wait: Timing,
+    /// Counts and times by label.
+    pub labels: Vec<Labelled>,
     /// What has happened so far.
     pub summary: Summary,
 }
@@ -126,13 +117,24 @@ pub struct Snapshot {
 /// A job that runs.
 pub struct Running {
     handle: Handle,
+    events: Hub<Event>,
     engine: JoinHandle<Summary>,
     reporter: JoinHandle<Result<(), SinkError>>,
 }
 
 impl Running {
-    pub(super) fn new(handle: Handle, engine: JoinHandle<Summary>, reporter: JoinHandle<Result<(), SinkError>>) -> Self {
-        Self { handle, engine, reporter }
+    pub(super) fn new(
+        handle: Handle,
+        events: Hub<Event>,
+        engine: JoinHandle<Summary>,
+        reporter: JoinHandle<Result<(), SinkError>>,
+    ) -> Self {
+        Self { handle, events, engine, reporter }
+    }
+
+    /// Listens to what happens from now on; keeps at most `capacity` events that are not read.
+    pub fn events(&self, detail: Detail, capacity: usize) -> Events<Event> {
+        self.events.listen(detail, capacity)
     }
 
     /// A handle on it.

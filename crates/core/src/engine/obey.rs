@@ -75,7 +75,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         self.gate.done(task);
         self.stats.handed_back += 1;
         self.back.push(Settlement { receipt: task.receipt, verdict: Verdict::Requeue { after: Duration::ZERO } });
-        if self.events.is_some() {
+        if self.telling {
             self.happened.push(Event::HandedBack { id: task.id });
         }
     }
@@ -83,9 +83,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
     pub(super) fn enter(&mut self, phase: Phase) {
         if self.phase != phase {
             self.phase = phase;
-            if self.events.is_some() {
-                self.happened.push(Event::Job { phase });
-            }
+            self.happened.push(Event::Job { phase });
         }
     }
 
@@ -101,6 +99,9 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
     pub(super) fn snapshot(&self, now: Instant) -> Snapshot {
         let mut waiting = self.gate.waiting(&self.refusal.reason);
         waiting.retain(|(reason, _)| *reason != Reason::Empty);
+        let times = self.reports.times();
+        let mut summary = self.stats.summary(&times, now);
+        summary.events_dropped = self.events.missed();
         Snapshot {
             phase: self.phase,
             active: self.gate.running(),
@@ -111,7 +112,12 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             rate: self.gate.rate(),
             concurrency: self.config.gate.concurrency,
             lanes: LaneKind::ALL.map(|lane| self.gate.slots(lane).size()),
-            summary: self.stats.summary(&self.reports.times(), now),
+            until_in: self.refusal.until.map(|until| until.saturating_duration_since(now)),
+            stall: self.stats.latest_stall(now),
+            run: times.run.timing(),
+            wait: times.wait.timing(),
+            labels: times.labels(),
+            summary,
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     source::{Settlement, Source},
     sync::{Mutex, MutexGuard},
     task::Finished,
+    watch::LabelsOf,
 };
 
 /// The loop's side of the reporter.
@@ -33,6 +34,7 @@ pub(super) struct Reports<T, R> {
     waiting: AtomicBool,
     /// Of the tasks that were handed over.
     times: Mutex<Times>,
+    labels: Option<LabelsOf<T>>,
 }
 
 struct Pile<T, R> {
@@ -48,8 +50,19 @@ impl<T, R> Default for Pile<T, R> {
 }
 
 impl<T, R> Reports<T, R> {
-    pub(super) fn new() -> Self {
-        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false), waiting: AtomicBool::new(false), times: Mutex::new(Times::new()) }
+    pub(super) fn new(labels: Option<LabelsOf<T>>) -> Self {
+        let kinds = labels.as_ref().map_or(&[][..], |labels| &labels.kinds);
+        let times = Mutex::new(Times::new(kinds));
+        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false), waiting: AtomicBool::new(false), times, labels }
+    }
+
+    /// Counts finished tasks. The user's function for labels runs here, outside of the loop; one that panics ends nothing.
+    fn count(&self, done: &[Finished<T, R>]) {
+        let mut times = self.times();
+        times.add(done);
+        if let Some(labels) = &self.labels {
+            let _ = std::panic::catch_unwind(AssertUnwindSafe(|| times.label(done, labels)));
+        }
     }
 
     /// Takes finished tasks for the sink, and settlements of what goes back unfinished. Both are drained.
@@ -99,7 +112,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
         settlements.append(&mut pile.back);
         let count = pile.done.len();
         if count > 0 {
-            reports.times().add(&pile.done);
+            reports.count(&pile.done);
             let first = settlements.len();
             settlements.extend(pile.done.iter().map(settlement));
             let accepted = match &broken {

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-
 use crate::{
     decide::Verdict,
     engine::Broken,
@@ -11,10 +9,8 @@ use crate::{
     outcome::Word,
     stamp::Stamp,
     task::{Finished, LaneKind, Receipt, Task},
+    watch::{Labelled, Labels, LabelsOf, Quantiles, Spread},
 };
-
-/// Histograms know microseconds up to an hour, within 1 %; longer counts as an hour, and `max` is exact.
-const LONGEST: u64 = 3_600_000_000;
 
 pub(super) struct Stats {
     began: Instant,
@@ -25,7 +21,9 @@ pub(super) struct Stats {
     again: Slots,
     waited: Vec<(Reason, Duration)>,
     pub(super) handed_back: u64,
-    pub(super) stalled: u64,
+    stalled: u64,
+    /// The latest task that held a loop, and since when.
+    stall: Option<(u64, Instant)>,
     pub(super) events_dropped: u64,
     pub(super) broken: Option<Broken>,
 }
@@ -72,6 +70,7 @@ impl Stats {
             waited: Vec::new(),
             handed_back: 0,
             stalled: 0,
+            stall: None,
             events_dropped: 0,
             broken: None,
         }
@@ -93,6 +92,17 @@ impl Stats {
             self.retries += u64::from(!draining);
             self.again.add(one);
         }
+    }
+
+    /// Notes that a task has held a loop of the async lane for so long. Returns its receipt, if it still runs.
+    pub(super) fn stalled(&mut self, id: u64, held: Duration, now: Instant) -> Option<Receipt> {
+        self.stalled += 1;
+        self.stall = Some((id, now.checked_sub(held).unwrap_or(now)));
+        self.running[LaneKind::Async as usize].iter().find(|task| task.id == id).map(|task| task.receipt)
+    }
+
+    pub(super) fn latest_stall(&self, now: Instant) -> Option<StallSeen> {
+        self.stall.map(|(id, since)| StallSeen { id, ago: now.saturating_duration_since(since) })
     }
 
     /// Tasks waited this long for this reason.
@@ -160,18 +170,13 @@ pub(super) struct Times {
     slots: Slots,
     /// On-CPU time, and of how many tasks it is known.
     on_cpu: (Duration, u64),
-    run: Spread,
-    wait: Spread,
-}
-
-/// How a time is spread over many samples.
-pub(crate) struct Spread {
-    histogram: Histogram<u32>,
-    longest: Duration,
+    pub(super) run: Spread,
+    pub(super) wait: Spread,
+    labels: Labels,
 }
 
 impl Times {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(kinds: &[&'static str]) -> Self {
         Self {
             counts: [0; Word::ALL.len()],
             retried: 0,
@@ -179,7 +184,24 @@ impl Times {
             on_cpu: (Duration::ZERO, 0),
             run: Spread::new(),
             wait: Spread::new(),
+            labels: Labels::new(kinds),
         }
+    }
+
+    /// Adds finished tasks to their labels.
+    pub(super) fn label<T, R>(&mut self, batch: &[Finished<T, R>], of: &LabelsOf<T>) {
+        for one in batch {
+            let (run, wait) = (one.ended.nanos_since(one.started), one.started.nanos_since(one.task.queued));
+            for kind in 0..of.kinds.len() {
+                if let Some(value) = (of.of)(&one.task, kind) {
+                    self.labels.add_nanos(kind, value, one.outcome.word(), run, wait);
+                }
+            }
+        }
+    }
+
+    pub(super) fn labels(&self) -> Vec<Labelled> {
+        self.labels.labelled()
     }
 
     /// Adds finished tasks.
@@ -196,54 +218,6 @@ impl Times {
         self.run.add_all(batch.iter().map(|one| one.ended.nanos_since(one.started)));
         self.wait.add_all(batch.iter().map(|one| one.started.nanos_since(one.task.queued)));
     }
-}
-
-impl Spread {
-    pub(crate) fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LONGEST, 2).unwrap_or_else(|_| unreachable!("the bounds are constant and right"));
-        Self { histogram, longest: Duration::ZERO }
-    }
-
-    #[inline]
-    pub(crate) fn add(&mut self, time: Duration) {
-        self.add_many(time, 1);
-    }
-
-    /// Adds the same time so many times.
-    #[inline]
-    pub(crate) fn add_many(&mut self, time: Duration, count: u32) {
-        self.histogram.saturating_record_n(micros(time), count);
-        self.longest = self.longest.max(time);
-    }
-
-    /// Adds times in nanoseconds. Tiny tasks take the same number of microseconds one after another: the histogram hears of them together.
-    fn add_all(&mut self, times: impl Iterator<Item = u64>) {
-        let (mut same, mut count, mut longest) = (0, 0, 0);
-        for nanos in times {
-            longest = longest.max(nanos);
-            let micros = (nanos / 1_000).max(1);
-            if micros != same {
-                if count > 0 {
-                    self.histogram.saturating_record_n(same, count);
-                }
-                (same, count) = (micros, 0);
-            }
-            count += 1;
-        }
-        if count > 0 {
-            self.histogram.saturating_record_n(same, count);
-        }
-        self.longest = self.longest.max(Duration::from_nanos(longest));
-    }
-
-    pub(crate) fn quantiles(&self) -> Quantiles {
-        let at = |quantile| Duration::from_micros(self.histogram.value_at_quantile(quantile)).min(self.longest);
-        Quantiles { p50: at(0.50), p90: at(0.90), p95: at(0.95), p99: at(0.99), max: self.longest }
-    }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }
 
 /// A task that runs.
@@ -263,19 +237,13 @@ pub struct RunningTask {
     pub age: Duration,
 }
 
-/// Quantiles of a time, within 1 %; microseconds at the finest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Quantiles {
-    /// The median.
-    pub p50: Duration,
-    /// Nine of ten.
-    pub p90: Duration,
-    /// Nineteen of twenty.
-    pub p95: Duration,
-    /// Ninety-nine of a hundred.
-    pub p99: Duration,
-    /// The longest, exactly.
-    pub max: Duration,
+/// A task that held a loop of the async lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StallSeen {
+    /// The task.
+    pub id: u64,
+    /// The time since it began to hold it.
+    pub ago: Duration,
 }
 
 /// What one slot of a lane did.

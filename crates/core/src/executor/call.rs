@@ -79,6 +79,11 @@ impl Tally {
         let _ = self.lend.set(Box::new(lend));
     }
 
+    /// Tells the number of places that are lent once more: what it is added to has changed.
+    pub(super) fn lent_again(&self) {
+        self.tell(self.lent.load(Ordering::Acquire));
+    }
+
     fn tell(&self, lent: usize) {
         if let Some(lend) = self.lend.get() {
             lend(lent);

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 /// How many tasks may start in how much time.
 /// ```
 /// use std::time::Duration;
@@ -14,14 +16,20 @@ use std::time::{Duration, Instant};
 /// let report = Job::new(|n: u32| async move { Ok::<_, String>(n) }).params(0..11).rate(rate).run();
 /// assert!(report.wall >= Duration::from_millis(50));
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rate {
     /// This many …
     pub count: f64,
-    /// … in this time.
+    /// … in this time. On the wire in seconds.
+    #[serde(with = "crate::wire::seconds")]
     pub per: Duration,
-    /// So many may start at once after a pause; 1 spaces all starts evenly.
+    /// How many may start at once after a pause; 1 spaces all starts evenly.
+    #[serde(default = "evenly")]
     pub burst: u32,
+}
+
+fn evenly() -> u32 {
+    1
 }
 
 impl Rate {

@@ -22,6 +22,7 @@ use crate::{
     outcome::Outcome,
     retry::RetryPolicy,
     task::LaneKind,
+    watch::Hub,
 };
 
 impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
@@ -111,7 +112,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             seed: None,
             on_task_complete: None,
             on_job_complete: None,
-            events: None,
+            events: Hub::new(),
+            labels: None,
         }
     }
 

@@ -6,12 +6,14 @@ use std::{
 };
 
 use crate::{
-    engine::{self, Handle, Summary},
+    engine::{self, Summary},
     error::TaskError,
+    event::Event,
     job::producers::Failures,
     lane::panic_text,
     outcome::{Outcome, Word},
     sink::callbacks::Panics,
+    watch::{Detail, Events, Handle, View, ViewKind},
 };
 
 pub(super) type OnJobComplete = Box<dyn FnOnce(&Report) + Send>;
@@ -30,9 +32,22 @@ impl RunningJob {
         self.running
     }
 
-    /// Changes and asks the running job.
+    /// Steers and asks the running job.
     pub fn handle(&self) -> Handle {
-        self.running.handle()
+        self.running.handle().watch(ViewKind::Job, "")
+    }
+
+    /// Returns what it looks like now; `None` when it is over.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn view(&self) -> Option<View> {
+        self.handle().view().await
+    }
+
+    /// Listens to what happens from now on; keeps at most `capacity` events that are not read.
+    pub fn events(&self, capacity: usize) -> Events<Event> {
+        self.running.events(Detail::Tasks, capacity)
     }
 
     /// Waits for the end of the job, calls `on_job_complete` and returns the report. Dropping this future leaves the job running.

@@ -2,9 +2,6 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, Stream, StreamExt};
-use tokio::sync::mpsc;
-
 use super::{Job, Report, producers::Producer};
 use crate::{
     clock::Clock,
@@ -14,7 +11,9 @@ use crate::{
     retry::RetryPolicy,
     source::queue::{Sender, queue},
     task::{Finished, LaneKind, Options},
+    watch::{Detail, Events, LabelsOf},
 };
+use futures_util::{FutureExt, Stream, StreamExt};
 
 impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     /// What a task wants differently from the job, told from its payload: another lane, a key, a timeout, a retry policy.
@@ -249,10 +248,46 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// Gets every event, in batches. A reader that is too slow misses some; the report counts them.
-    pub fn events(mut self, events: mpsc::Sender<Vec<Event>>) -> Self {
-        self.events = Some(events);
-        self
+    /// Adds a listener that hears everything from the first task on, and returns it. It keeps at most `capacity` events that are not
+    /// read: a reader that is too slow misses some, and is told so. [`RunningJob::events`](crate::RunningJob::events) listens later.
+    ///
+    /// ```
+    /// use longshore_core::{Job, watch::{Event, Heard}};
+    ///
+    /// let (mut events, job) = Job::new(|n: u32| async move { Ok::<_, String>(n) }).params(0..10).events(1_000);
+    /// job.run();
+    /// let ended = std::iter::from_fn(|| events.blocking_next()).filter(|heard| matches!(heard, Heard::Event(Event::Ended { .. })));
+    /// assert_eq!(ended.count(), 10);
+    /// ```
+    pub fn events(self, capacity: usize) -> (Events<Event>, Self) {
+        (self.events.listen(Detail::Tasks, capacity), self)
+    }
+
+    /// Counts ended tasks and their times by this label of theirs, told from the payload, in [`View::labels`](crate::watch::View::labels). The
+    /// function is called beside the loop, once for each task that has ended; it needs the payload, so a copy of it is kept.
+    ///
+    /// ```
+    /// use longshore_core::Job;
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let job = Job::new(|city: &'static str| async move { Ok::<_, String>(city.len()) }).count_by("city", |city| city);
+    /// let (sender, job) = job.sender(8);
+    /// let running = job.start();
+    /// for city in ["Oslo", "Bern", "Oslo"] {
+    ///     sender.send(city).await.unwrap();
+    /// }
+    /// sender.drained().await.unwrap();
+    /// let view = running.view().await.expect("it runs");
+    /// let oslo = view.labels.iter().find(|label| label.value == "Oslo").unwrap();
+    /// assert_eq!((oslo.kind.as_str(), oslo.counts.ok), ("city", 2));
+    /// # });
+    /// ```
+    pub fn count_by(mut self, kind: &'static str, label: impl for<'a> Fn(&'a T) -> &'a str + Send + Sync + 'static) -> Self
+    where
+        T: Clone,
+    {
+        self.labels = Some(LabelsOf::new([kind], move |task, _| task.payload.as_ref().map(&label)));
+        self.keep_params()
     }
 
     /// The engine's clock and the seed of its jitter.

@@ -6,10 +6,10 @@ use std::{
 };
 
 use crate::{
-    engine::Spread,
     pipeline::{report::StageReport, run::Failure},
     sync::Mutex,
     task::LaneKind,
+    watch::Spread,
 };
 
 /// The counters of one stage.

@@ -3,9 +3,9 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    engine::Quantiles,
     pipeline::{meter::Kind, run::Failure},
     task::LaneKind,
+    watch::Quantiles,
 };
 
 /// What a pipeline did.

@@ -14,12 +14,14 @@ use crate::{
     cancel::CancelToken,
     clock::Clock,
     error::TaskError,
+    event::{Event, Phase},
     pipeline::{
         meter::Meter,
         queue::Queue,
         report::{Report, bottleneck},
     },
     sync::Mutex,
+    watch::Hub,
 };
 
 /// Which item stopped a pipeline, or failed in it.
@@ -84,6 +86,7 @@ pub(super) struct Run {
     /// Parts (tasks and threads) that have not ended, and who waits for that.
     live: AtomicUsize,
     ended: CancelToken,
+    pub(super) events: Hub<Event>,
     clock: Clock,
     began: Instant,
     inner: Mutex<Inner>,
@@ -111,6 +114,8 @@ impl Drop for Part {
             let wall = self.0.clock.now().saturating_duration_since(self.0.began);
             self.0.inner.lock().wall = Some(wall);
             self.0.ended.cancel();
+            self.0.events.post([Event::Job { phase: Phase::Done }]);
+            self.0.events.close();
         }
     }
 }
@@ -123,6 +128,7 @@ impl Run {
             cancelled: CancelToken::new(),
             live: AtomicUsize::new(0),
             ended: CancelToken::new(),
+            events: Hub::new(),
             clock,
             began: clock.now(),
             inner: Mutex::default(),
@@ -182,7 +188,10 @@ impl Run {
     }
 
     pub(super) fn stop(&self, how: Halt) {
-        self.halt.fetch_max(how as u8, Ordering::AcqRel);
+        if self.halt.fetch_max(how as u8, Ordering::AcqRel) < how as u8 {
+            let phase = if how == Halt::Hard { Phase::Cancelling } else { Phase::Draining };
+            self.events.post([Event::Job { phase }]);
+        }
         if how == Halt::Hard {
             self.cancelled.cancel();
         }
@@ -212,6 +221,12 @@ impl Run {
         }
     }
 
+    /// Returns the stages, in their order, each with what waits in front of it.
+    pub(super) fn meters(&self) -> Vec<(Arc<Meter>, u64)> {
+        let parts = self.inner.lock().stages.clone();
+        parts.into_iter().map(|(meter, queue)| (meter, queue.map_or(0, |queue| queue.left()))).collect()
+    }
+
     pub(super) fn report(&self) -> Report {
         let inner = self.inner.lock();
         let wall = inner.wall.unwrap_or_else(|| self.clock.now().saturating_duration_since(self.began));
@@ -232,11 +247,11 @@ impl Run {
     }
 }
 
-/// Stops and asks a running pipeline. Clones are one handle.
+/// Asks a running pipeline for its report, during its run and after it, and cancels it. Clones are one.
 #[derive(Clone)]
-pub struct Handle(pub(super) Arc<Run>);
+pub struct Reporter(pub(super) Arc<Run>);
 
-impl Handle {
+impl Reporter {
     /// Ends the pipeline now: nothing new starts, pending futures are dropped, functions on threads run to their end and their outputs are dropped.
     /// Does not wait. A pipeline that has ended is left as it is.
     pub fn cancel(&self) {
@@ -255,9 +270,9 @@ impl Handle {
 pub struct RunningPipeline(pub(super) Arc<Run>);
 
 impl RunningPipeline {
-    /// Stops and asks the running pipeline.
-    pub fn handle(&self) -> Handle {
-        Handle(self.0.clone())
+    /// Returns what asks for its report; that goes on after the end.
+    pub fn reporter(&self) -> Reporter {
+        Reporter(self.0.clone())
     }
 
     /// Waits until every stage has ended, and says what they did. Dropping this future leaves the pipeline running.

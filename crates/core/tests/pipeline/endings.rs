@@ -220,7 +220,7 @@ fn a_handle_cancels_and_tells_what_was_done_so_far() {
             let _inside = runtime.enter();
             Pipeline::from_iter(0_u32..).stage(plain(LaneKind::Blocking).name("all")).start()
         };
-        let handle = running.handle();
+        let handle = running.reporter();
         assert!(soon(|| handle.report().stage("all").unwrap().ok > 100));
         handle.cancel();
         let report = runtime.block_on(running.join());
@@ -231,7 +231,7 @@ fn a_handle_cancels_and_tells_what_was_done_so_far() {
             let _inside = runtime.enter();
             Pipeline::from_iter(0..3).stage(plain(LaneKind::Async)).start()
         };
-        let handle = done.handle();
+        let handle = done.reporter();
         assert!(runtime.block_on(done.join()).is_clean());
         handle.cancel();
         assert!(!handle.report().cancelled);
@@ -259,7 +259,7 @@ fn a_runtime_that_ends_under_a_pipeline_leaves_no_thread_waiting() {
                 let _open = &open;
                 same(n)
             });
-            pipeline.stage(stage).stage(plain(LaneKind::Async)).start().handle()
+            pipeline.stage(stage).stage(plain(LaneKind::Async)).start().reporter()
         };
         sender.blocking_send(1).unwrap();
         drop(runtime);

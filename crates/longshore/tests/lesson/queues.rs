@@ -93,7 +93,7 @@ async fn a_stage_that_takes_nothing_holds_back_the_source_of_its_pipeline() {
     let ahead = drawn.load(Ordering::SeqCst);
     // Two queues of three, two workers, and what the source has fetched for a place that is not free yet.
     assert!((3 + 1..=2 * 3 + 2 + 16).contains(&ahead), "{ahead}");
-    running.handle().cancel();
+    running.reporter().cancel();
     assert!(running.join().await.cancelled);
 }
 

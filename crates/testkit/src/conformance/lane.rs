@@ -14,6 +14,7 @@ use longshore_core::{
     lane::{Lane, Outbox},
     sink::{Room, Sink},
     source::iter::IterSource,
+    watch::{Detail, Heard, Hub},
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
@@ -189,7 +190,8 @@ async fn run<F: Fn(&Outbox<Ask, u32>, &Handle) -> Arc<dyn Lane<Ask, u32>>>(
     let mut sizes = [0; 4];
     sizes[lane.kind as usize] = slots;
     let (words, mut got) = mpsc::unbounded_channel();
-    let (events, mut happened) = mpsc::channel(1 << 16);
+    let hub = Hub::new();
+    let mut happened = hub.listen(Detail::Tasks, 1 << 16);
     let config = EngineConfig {
         gate: GateConfig { concurrency: None, lanes: sizes, rate: None, limits: Vec::new(), parking: 100, results: 100 },
         lane: lane.kind,
@@ -202,22 +204,26 @@ async fn run<F: Fn(&Outbox<Ask, u32>, &Handle) -> Arc<dyn Lane<Ask, u32>>>(
         seed: 1,
         adaptive: None,
         enough: None,
+        labels: None,
     };
     let source = Arc::new(IterSource::new(asks.into_iter(), None));
-    let running = Engine::start(config, source, lanes, Box::new(Words(words)), outbox, Some(events), &runtime);
+    let running = Engine::start(config, source, lanes, Box::new(Words(words)), outbox, hub, &runtime);
     let handle = running.handle();
     let mut log = Vec::new();
     if let Some(how) = stop {
         // When as many have started as may.
         while log.iter().filter(|event| matches!(event, Event::Admitted { .. })).count() < slots {
-            log.extend(happened.recv().await.expect("the job ends by itself"));
+            match happened.next().await.expect("the job ends by itself") {
+                Heard::Event(event) => log.push(event),
+                Heard::Missed(count) => panic!("{count} events are missing"),
+            }
         }
         handle.stop(how);
     }
     let summary = tokio::time::timeout(Duration::from_secs(60), running.join()).await.expect("the job does not end");
     assert_eq!(summary.error, None);
-    while let Ok(batch) = happened.try_recv() {
-        log.extend(batch);
+    while let Some(Heard::Event(event)) = happened.try_next() {
+        log.push(event);
     }
     check_log(lane.kind, &log);
     let (mut words, mut attempts) = (BTreeMap::new(), BTreeMap::new());

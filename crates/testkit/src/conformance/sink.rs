@@ -16,6 +16,7 @@ use longshore_core::{
     lane::{AsyncHandler, async_::AsyncLane},
     sink::{Room, Sink},
     source::iter::IterSource,
+    watch::Hub,
 };
 
 /// A sink under test, and whoever has to read what it hands on.
@@ -98,8 +99,9 @@ async fn run(sink: Box<dyn Sink<u64, u64>>, tasks: u64, workers: usize, results:
         seed: 1,
         adaptive: None,
         enough: None,
+        labels: None,
     };
     let source = Arc::new(IterSource::new(0..tasks, None));
-    let running = Engine::start(config, source, [Some(lane), None, None, None], sink, outbox, None, &runtime);
+    let running = Engine::start(config, source, [Some(lane), None, None, None], sink, outbox, Hub::new(), &runtime);
     tokio::time::timeout(Duration::from_secs(60), running.join()).await.expect("the job does not end")
 }

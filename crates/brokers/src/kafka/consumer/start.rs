@@ -13,6 +13,7 @@ use longshore_core::{
     Clock, ErrorKind,
     engine::{self, Engine, EngineConfig, Lanes},
     gate::GateConfig,
+    watch::Hub,
 };
 use rdkafka::{
     ClientConfig,
@@ -180,9 +181,10 @@ impl Consumer {
             seed: fastrand::u64(..),
             adaptive: None,
             enough: None,
+            labels: None,
         };
         let sink = Outcomes { exchange: exchange.clone(), failed: Vec::new(), outputs: Vec::new(), on_end, take };
-        let running = Engine::start(config, exchange.clone(), lanes, Box::new(sink), outbox, None, &runtime);
+        let running = Engine::start(config, exchange.clone(), lanes, Box::new(sink), outbox, Hub::new(), &runtime);
         let handle = ConsumerHandle {
             lane,
             engine: running.handle(),

@@ -83,7 +83,7 @@ fn deadlines_end_those_that_are_late_and_only_those() {
 async fn a_stop_ends_what_is_pending() {
     let job = Job::new(|_: u64| std::future::pending::<Result<(), String>>()).params(0..).workers(20).start();
     let handle = job.handle();
-    while handle.snapshot().await.is_none_or(|snapshot| snapshot.active < 20) {
+    while handle.view().await.is_none_or(|view| view.active() < 20) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     handle.stop(Stop::Hard);
