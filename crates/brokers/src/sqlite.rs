@@ -63,9 +63,6 @@ use crate::{
     rates::{Bucket, Slot},
 };
 
-/// SQLite holds no larger value than a thousand million bytes; half of it is enough for anybody.
-const MOST_BYTES: usize = 500_000_000;
-
 /// Longest time that a broadcast waits for another program that writes: it is for those who listen
 /// now.
 const HEARD: Duration = Duration::from_secs(1);
@@ -127,9 +124,9 @@ impl Broker for Sqlite {
 
     fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
         async move {
-            if let Some(message) = batch.iter().find(|message| message.raw.len() > MOST_BYTES) {
-                let text = format!("{}: a message of {} bytes; the most are {MOST_BYTES}", Broker::url(self), message.raw.len());
-                return Err(BrokerError { kind: ErrorKind::Refused, message: text });
+            if let Some(why) = queues::too_large(batch) {
+                let message = format!("{}: {why}", Broker::url(self));
+                return Err(BrokerError { kind: ErrorKind::Refused, message });
             }
             names::check_all("", batch)?;
             let batch = batch.to_vec();

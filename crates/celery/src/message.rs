@@ -1,10 +1,11 @@
 //! A task as it travels. `message/`: `decode.rs` reads the envelope, `body.rs` what is packed inside it, `encode.rs` writes both, `mark.rs` changes a
-//! message that is handed back without reading more of it than it must.
+//! message that is handed back without reading more of it than it must, `stub.rs` stands for one that is too large.
 
 mod body;
 mod decode;
 mod encode;
 mod mark;
+mod stub;
 #[cfg(test)]
 mod tests;
 pub(crate) mod times;
@@ -13,6 +14,7 @@ pub(crate) use body::inflate_up_to;
 pub use encode::sent_at;
 pub(crate) use encode::{is_known as is_known_header, is_known_property};
 pub use mark::{crashes_of, mark_crashed, mark_redelivered};
+pub use stub::Stub;
 
 use std::{
     sync::Arc,
@@ -144,10 +146,15 @@ pub struct Limits {
     pub msgpack: bool,
 }
 
+impl Limits {
+    /// The longest message, in bytes, where nothing else is said.
+    pub const MESSAGE: usize = 16 << 20;
+}
+
 impl Default for Limits {
     /// 16 MiB, unpacked 64 MiB, 128 levels, 10 000 arguments, a million values, JSON only.
     fn default() -> Self {
-        Self { message: 16 << 20, body: 64 << 20, depth: 128, args: 10_000, values: 1_000_000, msgpack: false }
+        Self { message: Self::MESSAGE, body: 64 << 20, depth: 128, args: 10_000, values: 1_000_000, msgpack: false }
     }
 }
 

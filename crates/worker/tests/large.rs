@@ -4,13 +4,14 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use longshore_brokers::{Outgoing, connect};
-use longshore_celery::{Encoding, Message};
+use longshore_brokers::{Key, Outgoing, connect};
+use longshore_celery::{Encoding, Message, State, TaskResult};
 use longshore_core::LaneKind;
 use longshore_testkit::servers::Redis;
 use longshore_worker::{App, Notice, Task, What, Worker, WorkerOptions};
@@ -34,9 +35,38 @@ fn whole(length: usize) -> Vec<u8> {
     Message { id, task, args, routing_key: "celery".to_owned(), ..Message::default() }.encode(Encoding::Json)
 }
 
-/// Runs small tasks, 10 ms each, with large messages among them, which end as junk. The longest
-/// time for which the runtime's only thread was held up.
-async fn held_up(url: &str, large: Vec<Vec<u8>>) -> Duration {
+/// The longest times for which others had to wait.
+#[derive(Clone, Copy, Debug, Default)]
+struct Longest {
+    /// The runtime's only thread was held up.
+    runtime: Duration,
+    /// No task of the worker ended.
+    tasks: Duration,
+    /// Another process sent one small message.
+    others: Duration,
+}
+
+/// Sends small messages to another queue until it is told to stop, as another process would. The
+/// longest time that one took.
+fn other_process(url: String, stop: Arc<AtomicBool>) -> JoinHandle<Duration> {
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let (broker, _) = connect(&url, None).unwrap();
+            let mut longest = Duration::ZERO;
+            while !stop.load(Ordering::Acquire) {
+                let begun = Instant::now();
+                broker.publish(&[Outgoing { queue: "other".into(), ..outgoing(b"{}".to_vec()) }]).await.unwrap();
+                longest = longest.max(begun.elapsed());
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            longest
+        })
+    })
+}
+
+/// Runs small tasks, 10 ms each, with large messages among them, which end as junk.
+async fn held_up(url: &str, large: Vec<Vec<u8>>) -> Longest {
     let (broker, _) = connect(url, None).unwrap();
     let small = |from: usize| -> Vec<Outgoing> {
         let message = |number: usize| Message {
@@ -53,13 +83,13 @@ async fn held_up(url: &str, large: Vec<Vec<u8>>) -> Duration {
         broker.publish(&[outgoing(raw)]).await.unwrap();
     }
     broker.publish(&small(SMALL)).await.unwrap();
-    let ends = Arc::new(AtomicUsize::new(0));
+    let ends: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let noted = ends.clone();
     let tick = Task::future("tick", move |_, _| {
         let noted = noted.clone();
         async move {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            noted.fetch_add(1, Ordering::AcqRel);
+            noted.lock().unwrap().push(Instant::now());
             Ok(1.into())
         }
     });
@@ -71,6 +101,8 @@ async fn held_up(url: &str, large: Vec<Vec<u8>>) -> Duration {
         let dead = notices.iter().filter(|notice| matches!(notice.what, What::Dead { .. })).count();
         counted.fetch_add(dead as u64, Ordering::AcqRel);
     }));
+    let stop = Arc::new(AtomicBool::new(false));
+    let other = other_process(url.to_owned(), stop.clone());
     let worker = Worker::start(App::new().broker(url).task(tick), options).await.unwrap();
     let pulse: Arc<Mutex<Duration>> = Arc::default();
     let felt = pulse.clone();
@@ -84,15 +116,39 @@ async fn held_up(url: &str, large: Vec<Vec<u8>>) -> Duration {
         }
     });
     let begun = Instant::now();
-    while ends.load(Ordering::Acquire) < 2 * SMALL || buried.load(Ordering::Acquire) < count {
-        assert!(begun.elapsed() < SOON, "{} ended", ends.load(Ordering::Acquire));
+    while ends.lock().unwrap().len() < 2 * SMALL || buried.load(Ordering::Acquire) < count {
+        assert!(begun.elapsed() < SOON, "{} ended", ends.lock().unwrap().len());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    stop.store(true, Ordering::Release);
     worker.stopper().warm();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
     assert_eq!((summary.ok, summary.dead, summary.error), (2 * SMALL as u64, count, None));
     feeling.abort();
-    *pulse.lock().unwrap()
+    let ends = ends.lock().unwrap();
+    let tasks = ends.windows(2).map(|two| two[1].duration_since(two[0])).max().unwrap();
+    Longest { runtime: *pulse.lock().unwrap(), tasks, others: other.join().unwrap() }
+}
+
+/// A file of its own.
+struct File(std::path::PathBuf);
+
+impl File {
+    fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("longshore-large-{}-{}.db", std::process::id(), fastrand::u64(..))))
+    }
+
+    fn url(&self) -> String {
+        format!("sqlite:{}?sync=normal", self.0.display())
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        for end in ["", "-wal", "-shm", "-wake"] {
+            let _ = std::fs::remove_file(format!("{}{end}", self.0.display()));
+        }
+    }
 }
 
 #[tokio::test]
@@ -100,12 +156,35 @@ async fn large_messages_hold_up_nobody_else() {
     for (what, large) in [("one", vec![whole(LARGE)]), ("no JSON", vec![vec![b'x'; LARGE]]), ("many", vec![vec![b'x'; LARGE / 10]; 10])] {
         let Some(server) = Redis::start(&[]) else { return };
         let held = held_up(&server.url(), large.clone()).await;
-        assert!(held < LONG, "{what} on Redis: {held:?}");
-        let path = std::env::temp_dir().join(format!("longshore-large-{}-{}.db", std::process::id(), fastrand::u64(..)));
-        let held = held_up(&format!("sqlite:{}?sync=normal", path.display()), large).await;
-        for end in ["", "-wal", "-shm", "-wake"] {
-            let _ = std::fs::remove_file(format!("{}{end}", path.display()));
+        println!("{what} on Redis: runtime {:?}, tasks {:?}, others {:?}", held.runtime, held.tasks, held.others);
+        assert!(held.runtime < LONG, "{what} on Redis: {held:?}");
+        if what == "many" {
+            let file = File::new();
+            let held = held_up(&file.url(), large).await;
+            println!("{what} in a file: runtime {:?}, tasks {:?}, others {:?}", held.runtime, held.tasks, held.others);
+            assert!(held.runtime < LONG, "{what} in a file: {held:?}");
         }
-        assert!(held < LONG, "{what} in a file: {held:?}");
     }
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_is_not_brought_to_the_worker_and_fails_whoever_waits_for_it() {
+    let Some(server) = Redis::start(&[]) else { return };
+    held_up(&server.url(), vec![whole(LARGE)]).await;
+    let (broker, results) = connect(&server.url(), None).unwrap();
+    let letters = broker.dead(None).await.unwrap();
+    assert!(letters.len() == 1 && letters[0].raw.len() < 1000, "what lies there is a stub");
+    let doc = results.get(&[Key::Task("large".to_owned())]).await.unwrap().remove(0).expect("a result");
+    let result = TaskResult::decode(&doc, 1 << 20).unwrap();
+    assert_eq!(result.state, State::Failure);
+    assert!(String::from_utf8_lossy(&doc).contains("are accepted"), "{}", String::from_utf8_lossy(&doc));
+}
+
+#[tokio::test]
+async fn a_file_takes_no_message_that_no_worker_would_read() {
+    let file = File::new();
+    let (broker, _) = connect(&file.url(), None).unwrap();
+    let error = broker.publish(&[outgoing(whole(LARGE))]).await.unwrap_err();
+    assert_eq!(error.kind, longshore_core::ErrorKind::Refused);
+    assert!(error.message.contains("workers accept 16777216"), "{}", error.message);
 }

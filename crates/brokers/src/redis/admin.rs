@@ -9,6 +9,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use longshore_celery::Stub;
+
 use self::oldest::Age;
 use super::{
     dead,
@@ -281,7 +283,9 @@ impl Admin<'_> {
                 for letter in letters.iter().filter(|letter| letter.queue == queue) {
                     let Some(entry) = by_key.get(&letter.key) else { continue };
                     let list = self.layout.list(queue, marks::priority_of(&letter.raw));
-                    let mut call = Call::new(&scripts::BURY, &[from.as_bytes(), list.as_bytes()]);
+                    let aside = Stub::read(&letter.raw).map(|stub| self.layout.aside(stub.tag));
+                    let keys: Vec<&[u8]> = [&from, &list].into_iter().chain(&aside).map(String::as_bytes).collect();
+                    let mut call = Call::new(&scripts::BURY, &keys);
                     call.arg(entry);
                     call.arg(if retry { forgiven(&letter.raw) } else { Vec::new() });
                     count += self.link.call(call.pack(), Wait::Patience).await?[0].int().unwrap_or(0).unsigned_abs();

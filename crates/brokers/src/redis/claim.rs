@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use longshore_celery::{Limits, Stub};
 use longshore_core::Receipt;
 
 use super::{
@@ -48,6 +49,8 @@ impl Batch<'_> {
         call.number(self.most as u64);
         call.number(self.first);
         call.arg(self.boot);
+        call.number(Limits::MESSAGE as u64);
+        call.arg(layout.aside(""));
         for list in *lists {
             call.arg(list.queue.as_bytes());
             call.arg(entry_end(&list.queue));
@@ -91,7 +94,8 @@ pub(super) async fn lent(taken: Vec<Taken>, given: bool) -> Vec<Claimed> {
     let bytes = taken.iter().map(|(_, _, raw)| raw.len()).sum();
     let lend = move |(number, queue, raw): Taken| {
         let (crashes, redelivered) = (longshore_celery::crashes_of(&raw), marks::is_redelivered(&raw));
-        Claimed { receipt: Receipt(number), queue, crashes, redelivered, given, raw }
+        // What lies aside is not given, but lent.
+        Claimed { receipt: Receipt(number), queue, crashes, redelivered, given: given && !Stub::is_one(&raw), raw }
     };
     apart(bytes, move || taken.into_iter().map(lend).collect()).await
 }

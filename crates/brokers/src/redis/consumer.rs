@@ -225,9 +225,8 @@ impl RedisConsumer {
                     self.link.is_able();
                 }
                 if !taken.is_empty() {
-                    if self.early.is_none() {
-                        locked(&self.owner.held).extend(taken.iter().map(|claimed| claimed.receipt.0));
-                    }
+                    let lent = taken.iter().filter(|claimed| !claimed.given);
+                    locked(&self.owner.held).extend(lent.map(|claimed| claimed.receipt.0));
                     if let Some(listeners) = listeners {
                         listeners.took(taken.len(), room, lists.left(order));
                     }
@@ -280,7 +279,7 @@ impl RedisConsumer {
         self.owner.claiming.store(first, Ordering::Release);
         let begun = Instant::now();
         let taken = match &self.early {
-            Some(copy) => early::Batch { layout: &self.layout, copy, lists, first, most }.take(from).await,
+            Some(copy) => early::Batch { layout: &self.layout, boot: &self.boot, copy, lists, first, most }.take(from).await,
             None => Batch { layout: &self.layout, boot: &self.boot, lists, first, most }.take(from).await,
         };
         self.trip.store(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -337,7 +336,9 @@ impl RedisConsumer {
     async fn moved<'f>(&self, finishes: impl Iterator<Item = &'f Finish>, entries: Vec<Option<(Vec<u8>, String)>>) -> Vec<Option<Moved>> {
         let bytes = entries.iter().flatten().map(|(raw, _)| raw.len()).sum();
         let ends: Vec<End> = finishes.map(|finish| finish.end.clone()).collect();
-        let become_what = |(end, entry): (End, Option<(Vec<u8>, String)>)| entry.map(|(raw, queue)| Moved::of(&end, &raw, queue));
+        let layout = self.layout.clone();
+        let become_what =
+            move |(end, entry): (End, Option<(Vec<u8>, String)>)| entry.map(|(raw, queue)| Moved::of(&layout, &end, &raw, queue));
         apart(bytes, move || ends.into_iter().zip(entries).map(become_what).collect()).await
     }
 

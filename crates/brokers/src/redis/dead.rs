@@ -3,17 +3,23 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use longshore_celery::{Map, Value};
+use longshore_celery::{Map, Stub, Value};
 
+use super::layout::Layout;
 use crate::broker::DeadLetter;
 
 /// The most that a queue keeps; the oldest go, and are counted.
 pub(super) const MOST: u64 = 10_000;
 
-/// As it stands in its list: an object with `key`, `reason`, `at` (seconds since 1970), `crashes` and `raw` (base64).
-pub(super) fn encode(reason: &str, crashes: u32, raw: &[u8]) -> Vec<u8> {
+/// Writes one as it stands in its list: an object with `key`, `reason`, `at` (seconds since 1970),
+/// `crashes` and `raw` (base64). Where that is a stub, the key of what lies aside stands first
+/// (`aside`), so that it goes with the letter.
+pub(super) fn encode(layout: &Layout, reason: &str, crashes: u32, raw: &[u8]) -> Vec<u8> {
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let mut entry = Map::default();
+    if let Some(stub) = Stub::read(raw) {
+        entry.set("aside", layout.aside(stub.tag));
+    }
     entry.set("key", uuid::Uuid::new_v4().simple().to_string());
     entry.set("reason", reason);
     entry.set("at", at);
@@ -48,9 +54,13 @@ pub(super) fn decode(queue: &str, entry: &[u8]) -> Option<DeadLetter> {
 mod tests {
     use super::*;
 
+    fn layout() -> Layout {
+        Layout::new(&super::super::url::Config::parse("redis://here").unwrap())
+    }
+
     #[test]
     fn a_dead_letter_comes_back_as_it_went() {
-        let letter = decode("q", &encode("it \"died\"\n", 3, b"\xff raw")).unwrap();
+        let letter = decode("q", &encode(&layout(), "it \"died\"\n", 3, b"\xff raw")).unwrap();
         assert_eq!(
             (letter.queue.as_str(), letter.reason.as_str(), letter.crashes, letter.raw.as_slice()),
             ("q", "it \"died\"\n", 3, &b"\xff raw"[..])

@@ -1,6 +1,7 @@
 //! Messages that are given, not lent: one script takes a batch for good, and nothing has to be said when they end. What a worker cannot run at once, or
 //! not at all, is parked after all.
 
+use longshore_celery::Limits;
 use longshore_core::Receipt;
 
 use super::{
@@ -23,6 +24,8 @@ const PARKED: usize = 100;
 /// A batch to be taken for good.
 pub(super) struct Batch<'a> {
     pub(super) layout: &'a Layout,
+    /// What stands before the number in our tags.
+    pub(super) boot: &'a str,
     /// The key of our copy of the batch that was taken last.
     pub(super) copy: &'a str,
     /// In the order of service.
@@ -47,12 +50,19 @@ impl Batch<'_> {
 
     fn call(&self) -> Pack {
         let paused = self.layout.own("paused");
-        let mut keys = vec![self.copy.as_bytes(), paused.as_bytes()];
+        let (unacked, index) = (self.layout.unacked(), self.layout.unacked_index());
+        let mut keys = vec![self.copy.as_bytes(), paused.as_bytes(), unacked.as_bytes(), index.as_bytes()];
         keys.extend(self.lists.iter().map(|list| list.key.as_bytes()));
         let mut call = Call::new(&scripts::CLAIM_EARLY, &keys);
         call.number(self.most as u64);
         call.number(self.first);
-        self.lists.iter().for_each(|list| call.arg(list.queue.as_bytes()));
+        call.arg(self.boot);
+        call.number(Limits::MESSAGE as u64);
+        call.arg(self.layout.aside(""));
+        for list in self.lists {
+            call.arg(list.queue.as_bytes());
+            call.arg(entry_end(&list.queue));
+        }
         call.pack()
     }
 
@@ -83,7 +93,7 @@ impl Batch<'_> {
     fn add(&self, place: &Reply, messages: Vec<Reply>, claimed: &mut Vec<Taken>) {
         let place = place.int().and_then(|place| usize::try_from(place).ok()).unwrap_or(0);
         let Some(List { queue, .. }) = self.lists.get(place) else { return };
-        for message in messages.into_iter().rev() {
+        for message in messages {
             let number = self.first + claimed.len() as u64;
             claimed.push((number, queue.clone(), message.into_bytes().unwrap_or_default()));
         }

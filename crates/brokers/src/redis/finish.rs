@@ -48,10 +48,10 @@ pub(super) struct Moved {
 
 impl Moved {
     /// Goes through the whole message.
-    pub(super) fn of(end: &End, raw: &[u8], queue: String) -> Self {
+    pub(super) fn of(layout: &Layout, end: &End, raw: &[u8], queue: String) -> Self {
         let crashes = crashes_of(raw);
         let (priority, bytes) = match end {
-            End::Dead { reason } | End::Junk { reason } => (0, dead::encode(reason, crashes, raw)),
+            End::Dead { reason } | End::Junk { reason } => (0, dead::encode(layout, reason, crashes, raw)),
             End::Ack | End::Back { .. } | End::Keep => (marks::priority_of(raw), marks::mark_redelivered(raw, crashes)),
         };
         Self { queue, priority, bytes }

@@ -93,6 +93,11 @@ impl Layout {
         self.own(&format!("junk:{queue}"))
     }
 
+    /// Returns the key under which a message lies that was put aside for being too large.
+    pub(super) fn aside(&self, tag: &str) -> String {
+        self.own(&format!("aside:{tag}"))
+    }
+
     /// How many dead letters were dropped, by queue.
     pub(super) fn dropped(&self) -> String {
         self.own("dropped")

@@ -2,8 +2,9 @@
 
 use super::resp::Script;
 
-pub(super) static CLAIM: Script = Script::new("claim", include_str!("scripts/claim.lua"));
-pub(super) static CLAIM_EARLY: Script = Script::new("claim_early", include_str!("scripts/claim_early.lua"));
+pub(super) static CLAIM: Script = Script::new("claim", concat!(include_str!("scripts/take.lua"), include_str!("scripts/claim.lua")));
+pub(super) static CLAIM_EARLY: Script =
+    Script::new("claim_early", concat!(include_str!("scripts/take.lua"), include_str!("scripts/claim_early.lua")));
 pub(super) static HOLD: Script = Script::new("hold", include_str!("scripts/hold.lua"));
 pub(super) static FINISH: Script =
     Script::new("finish", concat!(include_str!("scripts/chord_part.lua"), include_str!("scripts/finish.lua")));

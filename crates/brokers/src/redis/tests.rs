@@ -4,6 +4,7 @@ mod acl;
 mod faults;
 mod idle;
 mod kit;
+mod large;
 mod layout;
 mod leases;
 mod speed;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use longshore_celery::crashes_of;
+use longshore_celery::{Limits, crashes_of};
 use longshore_core::Receipt;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -70,6 +70,13 @@ pub(crate) fn publish(step: &mut Step<'_>, batch: &[Outgoing]) -> rusqlite::Resu
     }
     step.wake = true;
     Ok(())
+}
+
+/// Says why one of these messages is not sent: no worker would read it, and each copy that a file
+/// makes of it holds up all who write. Every message in a file is of ours.
+pub(crate) fn too_large(batch: &[Outgoing]) -> Option<String> {
+    let bytes = batch.iter().map(|message| message.raw.len()).find(|bytes| *bytes > Limits::MESSAGE)?;
+    Some(format!("a message of {bytes} bytes; workers accept {}", Limits::MESSAGE))
 }
 
 /// Which of these are not paused.
@@ -174,7 +181,8 @@ pub(crate) fn finish_all(step: &mut Step<'_>, owner: i64, batch: &[Finish]) -> r
             let (size, most) = (one.largest(), step.place.most());
             (size > most).then(|| format!("{}: {size} bytes are more than it can hold in one value ({most})", step.place.path.display()))
         };
-        if let Some(reason) = names::refused_among("", &one.publish).or_else(too_large) {
+        let unread = || Some(format!("{}: {}", step.place.path.display(), self::too_large(&one.publish)?));
+        if let Some(reason) = names::refused_among("", &one.publish).or_else(unread).or_else(too_large) {
             return Ok(Ended::Impossible { reason });
         }
         let ended = step.apart(|step| finish(step, owner, one))?;

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use super::{BadMessage, CHILD_CRASHES, CRASHES, Limits, Message, Wrong, body, times};
+use super::{BadMessage, CHILD_CRASHES, CRASHES, Limits, Message, Stub, Wrong, body, times};
 use crate::value::{
     Fault, Map, Value, ValueError,
     read::{Scan, Text},
@@ -53,13 +53,23 @@ impl Message {
     /// # Errors
     /// Whatever is wrong with it. Nothing in `raw` can make this panic, overflow the stack, or use more memory than a few times what the limits allow.
     pub fn decode(raw: &[u8], limits: &Limits) -> Result<Message, BadMessage> {
-        decode(raw, limits).map_err(|bad| bad.of(raw))
+        match Stub::read(raw) {
+            Some(stub) => Err(stub.refused(limits)),
+            None => decode(raw, limits).map_err(|bad| bad.of(raw)),
+        }
     }
+}
+
+/// Returns why a message of so many bytes is not read.
+pub(super) fn too_large(bytes: usize, limits: &Limits) -> BadMessage {
+    let reason = format!("the message has {bytes} bytes, and {} are accepted", limits.message);
+    BadMessage { wrong: Wrong::TooLarge, reason, task: None, id: None }
 }
 
 fn decode(raw: &[u8], limits: &Limits) -> Result<Message, Bad> {
     if raw.len() > limits.message {
-        return Err(Bad(Wrong::TooLarge, format!("the message has {} bytes, and {} are accepted", raw.len(), limits.message)));
+        let BadMessage { wrong, reason, .. } = too_large(raw.len(), limits);
+        return Err(Bad(wrong, reason));
     }
     let mut message = Message::default();
     let mut packing = Packing::default();

@@ -26,7 +26,10 @@ use longshore_core::{
     Delivery, ErrorKind, LaneKind, Options, Receipt, SourceError,
     source::{Fetched, Settlement, Source},
 };
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::JoinHandle,
+};
 
 use self::{
     ahead::Ahead,
@@ -49,6 +52,8 @@ const HELD: usize = 100_000;
 const READ: usize = 100;
 /// Most held messages that are loaded at once when they are due.
 const DUE: usize = 100;
+/// Most batches that wait to be ended beside everything else.
+const BESIDE: usize = 16;
 /// A slot of a rate that is this near is not waited for.
 const NEAR: Duration = Duration::from_micros(500);
 /// While a lease is over it is looked at so often.
@@ -63,6 +68,8 @@ pub(crate) struct Intake {
     shared: Arc<Shared>,
     closer: Arc<Closer>,
     state: Mutex<Hall>,
+    /// Places for what is ended beside everything else.
+    beside: Arc<Semaphore>,
     /// Something may be ready, or a time has changed.
     wake: Notify,
     closed: AtomicBool,
@@ -150,7 +157,8 @@ impl Intake {
             full: false,
             drained: false,
         });
-        Self { shared, closer, state, wake: Notify::new(), closed: AtomicBool::new(false), early, most: most.unwrap_or(usize::MAX) }
+        let (beside, wake, closed) = (Arc::new(Semaphore::new(BESIDE)), Notify::new(), AtomicBool::new(false));
+        Self { shared, closer, state, beside, wake, closed, early, most: most.unwrap_or(usize::MAX) }
     }
 
     fn state(&self) -> MutexGuard<'_, Hall> {
@@ -302,7 +310,7 @@ impl Intake {
         }
         match closings.is_empty() {
             true => {}
-            false if are_large => self.close_beside(closings).await?,
+            false if are_large => self.close_beside(closings).await,
             false => self.closer.close(closings).await?,
         }
         Ok(run)

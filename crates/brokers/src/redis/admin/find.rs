@@ -5,6 +5,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use longshore_celery::Stub;
+
 use super::{
     super::{
         fail::Fail,
@@ -151,9 +153,9 @@ impl Admin<'_> {
     }
 }
 
-/// Whether it is the message of the task with this id.
+/// Returns whether it is the message of the task with this id.
 fn is(raw: &[u8], id: &str) -> bool {
-    memchr::memmem::find(raw, id.as_bytes()).is_some() && json::task_id(raw) == Some(id)
+    memchr::memmem::find(raw, id.as_bytes()).is_some() && Stub::read(raw).map_or_else(|| json::task_id(raw), |stub| stub.id) == Some(id)
 }
 
 /// When it was sent, if it says so.

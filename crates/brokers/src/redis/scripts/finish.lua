@@ -92,6 +92,10 @@ local function perform(tag, at)
       local most, dropped, queue = tonumber(ARGV[at + 3]), ARGV[at + 4], ARGV[at + 5]
       local over = redis.call('LPUSH', seen[at], ARGV[at + 2]) - most
       if over > 0 then
+        for _, letter in ipairs(redis.call('LRANGE', seen[at], most, -1)) do
+          local aside = string.match(string.sub(letter, 1, 256), '^{"aside": ?"(.-)"')
+          if aside then redis.call('DEL', aside) end
+        end
         redis.call('LTRIM', seen[at], 0, most - 1)
         -- Its count is not worth the letter.
         local known = redis.pcall('HGET', dropped, queue)

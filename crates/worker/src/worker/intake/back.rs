@@ -30,13 +30,18 @@ impl Intake {
     }
 
     /// Ends what shall not run, while others are claimed and run: to bury a large message takes its
-    /// time. One such batch at a time.
-    pub(super) async fn close_beside(&self, closings: Vec<Closing>) -> Result<(), BrokerError> {
-        let before = self.state().closing.take();
-        over(before).await?;
-        let closer = self.closer.clone();
-        self.state().closing = Some(tokio::spawn(async move { closer.close(closings).await }));
-        Ok(())
+    /// time. One such batch after the other.
+    pub(super) async fn close_beside(&self, closings: Vec<Closing>) {
+        // It is never closed.
+        let place = self.beside.clone().acquire_owned().await;
+        let mut state = self.state();
+        let (before, closer) = (state.closing.take(), self.closer.clone());
+        state.closing = Some(tokio::spawn(async move {
+            over(before).await?;
+            let closed = closer.close(closings).await;
+            drop(place);
+            closed
+        }));
     }
 
     /// After the consumer is closed: what is ready here, what is not read yet and what a claim on its way still brings goes back at once, and does not

@@ -147,6 +147,7 @@ impl Intake {
 /// Returns whether a message is for one of Celery's own tasks.
 fn is_built_in(raw: &[u8], shared: &Shared) -> bool {
     const BEGIN: &[u8] = b"\"celery.";
-    raw.windows(BEGIN.len()).any(|bytes| bytes == BEGIN)
+    raw.len() <= shared.limits.message
+        && raw.windows(BEGIN.len()).any(|bytes| bytes == BEGIN)
         && Message::decode(raw, &shared.limits).is_ok_and(|message| message.task.starts_with("celery."))
 }

@@ -1,0 +1,121 @@
+//! Messages that are larger than any worker reads: they lie aside, whole, and a stub goes their way.
+
+use std::{sync::Arc, time::Duration};
+
+use longshore_celery::{Limits, Message, Stub, Wrong};
+use longshore_testkit::servers::Redis;
+
+use super::kit::{message, open, raw};
+use crate::{
+    broker::{Claimed, Consumer, End, Ended, Finish, OpenOptions, Outgoing},
+    redis::both,
+};
+
+/// A message that is one byte too long, in the form of any other.
+fn large(id: &str) -> Outgoing {
+    let whole = String::from_utf8(raw(id)).unwrap();
+    let more = "x".repeat(Limits::MESSAGE + 1 - whole.len());
+    Outgoing { raw: whole.replace("W1td", &format!("{more}W1td")).into_bytes(), ..message(id) }
+}
+
+async fn claim(consumer: &dyn Consumer, count: usize) -> Vec<Claimed> {
+    let mut claimed = Vec::new();
+    while claimed.len() < count {
+        consumer.claim(count - claimed.len(), &mut claimed).await.unwrap();
+    }
+    claimed
+}
+
+async fn bury(consumer: &dyn Consumer, claimed: &Claimed) {
+    let end = End::Junk { reason: "it is too \"large\"".to_owned() };
+    let finish = Finish { receipt: claimed.receipt, publish: vec![], results: vec![], part: None, end };
+    assert_eq!(consumer.finish(&[finish]).await.unwrap(), [Ended::Done]);
+}
+
+fn aside(server: &Redis) -> usize {
+    server.command(&["KEYS", "*longshore:aside:*"]).matches("aside").count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_is_too_large_lies_aside_and_comes_back_whole_from_its_dead_letter() {
+    for (query, early) in [("", false), ("", true), ("?global_keyprefix=app1", false)] {
+        let Some(server) = Redis::start(&[]) else { return };
+        let (broker, _) = both(&format!("{}{query}", server.url())).unwrap();
+        let options = OpenOptions {
+            queues: vec!["q".into()],
+            lease: Duration::from_secs(5),
+            visibility_timeout: Duration::from_secs(60),
+            node: "test@here".to_owned(),
+            early,
+        };
+        let consumer = broker.open(options).await.unwrap();
+        let at_limit = {
+            let mut message = large("fits");
+            let at = message.raw.windows(2).position(|two| two == b"xx").unwrap();
+            message.raw.remove(at);
+            message
+        };
+        for message in [message("a"), large("big"), at_limit.clone(), message("b")] {
+            broker.publish(&[message]).await.unwrap();
+        }
+        let claimed = claim(&*consumer, 4).await;
+        let lengths: Vec<usize> = claimed.iter().map(|claimed| claimed.raw.len()).collect();
+        assert!(lengths[1] < 1000 && lengths[2] == Limits::MESSAGE, "{lengths:?}");
+        assert_eq!(claimed.iter().map(|claimed| claimed.given).collect::<Vec<_>>(), [early, false, early, early]);
+        let bad = Message::decode(&claimed[1].raw, &Limits::default()).unwrap_err();
+        assert_eq!((bad.wrong, bad.id.as_deref(), bad.task.as_deref()), (Wrong::TooLarge, Some("big"), Some("t")));
+        assert!(bad.reason.contains(&(Limits::MESSAGE + 1).to_string()), "{}", bad.reason);
+        bury(&*consumer, &claimed[1]).await;
+        assert_eq!(aside(&server), 1);
+        let letters = broker.dead(Some("q")).await.unwrap();
+        assert_eq!(Stub::read(&letters[0].raw).and_then(|stub| stub.id), Some("big"));
+        assert_eq!(broker.find("big").await.unwrap().len(), 1);
+        assert_eq!(broker.bury(&letters, true).await.unwrap(), 1);
+        assert_eq!(broker.peek("q", 1).await.unwrap(), [large("big").raw], "as it was sent");
+        assert_eq!(aside(&server), 0);
+        // Once more, and thrown away.
+        bury(&*consumer, &self::claim(&*consumer, 1).await[0]).await;
+        assert_eq!(broker.bury(&broker.dead(None).await.unwrap(), false).await.unwrap(), 1);
+        assert_eq!(aside(&server), 0, "nothing of it stays");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_aside_survives_its_worker_and_goes_with_its_letter() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let (broker, _) = both(&server.url()).unwrap();
+    let first = open(&*broker, Duration::from_millis(300), Duration::from_secs(60)).await;
+    broker.publish(&[large("big")]).await.unwrap();
+    claim(&*first, 1).await;
+    drop(first);
+    let second = open(&*broker, Duration::from_millis(300), Duration::from_secs(60)).await;
+    let again = claim(&*second, 1).await;
+    assert!(again[0].redelivered);
+    let id = Stub::read(&again[0].raw).and_then(|stub| stub.id);
+    assert_eq!((id, again[0].crashes, aside(&server)), (Some("big"), 1, 1));
+    bury(&*second, &again[0]).await;
+    // Beyond ten thousand the oldest letter goes, and with it what lies aside.
+    let some: Vec<&str> = ["LPUSH", "longshore:junk:q"].into_iter().chain(std::iter::repeat_n("{}", 9_999)).collect();
+    server.command(&some);
+    broker.publish(&[message("one more")]).await.unwrap();
+    assert_eq!(aside(&server), 1);
+    bury(&*second, &claim(&*second, 1).await[0]).await;
+    assert_eq!((aside(&server), server.command(&["LLEN", "longshore:junk:q"]).as_str()), (0, ":10000\r\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_claim_brings_few_of_the_large_and_all_of_the_small() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let (broker, _) = both(&server.url()).unwrap();
+    let consumer: Arc<dyn Consumer> = open(&*broker, Duration::from_secs(5), Duration::from_secs(60)).await;
+    let sized = |bytes: usize| Outgoing { raw: vec![b'x'; bytes], ..message("") };
+    for (bytes, brought) in [(100, 90), (600 << 10, 4), (2 << 20, 1)] {
+        for _ in 0..90 {
+            broker.publish(&[sized(bytes)]).await.unwrap();
+        }
+        let mut claimed = Vec::new();
+        consumer.claim(90, &mut claimed).await.unwrap();
+        assert_eq!(claimed.len(), brought, "of {bytes} bytes each");
+        broker.purge("q").await.unwrap();
+    }
+}
