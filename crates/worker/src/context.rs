@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::{Key, Stored};
+use longshore_brokers::{
+    Key, Stored,
+    lease::{self, Lease, Term},
+};
 use longshore_celery::{Extended, Map, Message, ResultTree, State, TaskResult, Value, canvas};
 use longshore_core::{CancelToken, LaneKind};
 use serde::Serialize;
@@ -34,6 +37,11 @@ pub struct TaskContext {
 /// Of what a context is made.
 pub(crate) struct Inner {
     parts: Parts,
+    /// The lease under which it was claimed, and the term of it; `None` where nobody else can have
+    /// it.
+    claim: Option<(Arc<Lease>, Term)>,
+    /// It may be somebody else's, and was not begun for that.
+    elsewhere: AtomicBool,
     /// Whether the handler listens for its soft limit.
     listens: AtomicBool,
     /// What it has sent.
@@ -65,7 +73,31 @@ pub struct Parts {
 impl TaskContext {
     /// The context of an attempt.
     pub fn new(parts: Parts) -> Self {
-        Self { inner: Arc::new(Inner { parts, listens: AtomicBool::new(false), children: Mutex::default() }) }
+        Self::claimed(parts, None)
+    }
+
+    /// The same, of a message that was claimed under a lease, in this term of it.
+    pub(crate) fn claimed(parts: Parts, claim: Option<(Arc<Lease>, Term)>) -> Self {
+        let (elsewhere, listens) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { inner: Arc::new(Inner { parts, claim, elsewhere, listens, children: Mutex::default() }) }
+    }
+
+    /// Returns whether the task may begin: it is still this worker's. A worker asks before each
+    /// start; a handler that has to wait for something before it does anything (a place, a
+    /// connection) asks once more, as the last thing: its worker may have been stopped, or cut off,
+    /// for longer than its lease, and the task is done by another. A task that may not begin goes
+    /// back, whatever its handler returns.
+    pub fn may_begin(&self) -> bool {
+        let may = self.inner.claim.as_ref().is_none_or(|(lease, term)| lease.term(lease::clock()) == Some(*term));
+        if !may {
+            self.inner.elsewhere.store(true, Ordering::Release);
+        }
+        may
+    }
+
+    /// Returns whether it was told that it may not begin.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.inner.elsewhere.load(Ordering::Acquire)
     }
 
     /// The message that is run: its arguments, its limits, what follows it.

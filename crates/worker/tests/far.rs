@@ -8,7 +8,7 @@ use std::{
 use longshore_brokers::{Outgoing, connect};
 use longshore_celery::{Encoding, Message, Value};
 use longshore_testkit::{proxy::Proxy, servers::Redis};
-use longshore_worker::{App, Task, Worker, WorkerOptions};
+use longshore_worker::{App, Task, TaskPolicy, Worker, WorkerOptions};
 use tokio::sync::Semaphore;
 
 const SLOTS: usize = 4;
@@ -146,4 +146,44 @@ async fn what_is_held_when_the_lease_is_over_starts_only_when_it_is_known_to_be_
     ids.dedup();
     assert_eq!((ids.len(), count()), (1000, 1000), "each once");
     assert!(summary.handed_back > 0 && summary.late == 0, "{summary:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_waited_to_begin_for_longer_than_the_lease_does_not_begin() {
+    const LEASE: Duration = Duration::from_millis(600);
+    let Some(far) = Far::with(&["gated"; 1000]).await else { return };
+    let (started, gate) = (Arc::new(Mutex::new(0)), Arc::new(Semaphore::new(300)));
+    // That it has started is stored before it begins.
+    let gated = || {
+        let (started, gate) = (started.clone(), gate.clone());
+        Task::future("gated", move |_, _| {
+            let (started, gate) = (started.clone(), gate.clone());
+            async move {
+                *started.lock().expect("no panic") += 1;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                gate.acquire().await.expect("open").forget();
+                Ok(Value::Null)
+            }
+        })
+        .policy(TaskPolicy { track_started: true, ..TaskPolicy::default() })
+    };
+    let count = || *started.lock().expect("no panic");
+    let worker = far.worker_with(WorkerOptions { lease: LEASE, ..WorkerOptions::new("w@test") }, [gated()]).await;
+    far.until("every slot is taken, and more is claimed than that", |_, claimed| count() == 300 + SLOTS && claimed > 2 * SLOTS).await;
+    // Those that run end, and others take their slots, while the broker cannot be reached.
+    far.proxy.hold(true);
+    gate.add_permits(SLOTS);
+    tokio::time::sleep(LEASE / 3).await;
+    gate.add_permits(10_000);
+    let options = WorkerOptions { lease: LEASE, ..WorkerOptions::new("other@test") };
+    let other = Worker::start(App::new().broker(far.server.url()).task(gated()), options).await.expect("a worker");
+    far.until("the other does all", |waiting, claimed| waiting + claimed == 0).await;
+    far.proxy.hold(false);
+    tokio::time::sleep(LEASE).await;
+    worker.stopper().warm();
+    worker.join().await;
+    other.stopper().warm();
+    other.join().await;
+    // Again ran only those that had ended, and could not be acknowledged.
+    assert!((1000..=1000 + SLOTS).contains(&count()), "{} of 1000 began", count());
 }

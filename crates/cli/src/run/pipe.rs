@@ -134,6 +134,15 @@ impl Pipe {
     /// # Errors
     /// The outcome, if it is not an answer.
     pub fn ask(&self, slot: u32, line: &[u8], timeout: Option<Duration>) -> Result<Answer, Failure> {
+        self.ask_if(slot, line, timeout, &|| true)
+    }
+
+    /// The same, if it still may be asked when all is ready for it; else it is as if everything
+    /// stopped.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn ask_if(&self, slot: u32, line: &[u8], timeout: Option<Duration>, may: &dyn Fn() -> bool) -> Result<Answer, Failure> {
         if line.contains(&b'\n') {
             return Err(TaskError::invalid("the record contains a newline, and --pipe hands over one line a record").into());
         }
@@ -153,6 +162,10 @@ impl Pipe {
             }
         }
         if let Some(mut old) = place.take() {
+            if !may() {
+                *place = Some(old);
+                return Err(Failure { outcome: Outcome::Cancelled, tail: None });
+            }
             match old.ask(line, timeout, self) {
                 Ok(answer) => return read_answer(answer, &place.insert(old).stderr),
                 // It ended by itself after its last answer, and was not seen to yet; no program has seen the record.
@@ -161,6 +174,10 @@ impl Pipe {
             }
         }
         let mut new = Asked::start(self, slot)?;
+        if !may() {
+            *place = Some(new);
+            return Err(Failure { outcome: Outcome::Cancelled, tail: None });
+        }
         match new.ask(line, timeout, self).and_then(|answer| new.only(answer)) {
             Ok(answer) => read_answer(answer, &place.insert(new).stderr),
             Err(trouble) => Err(new.fail(trouble)),

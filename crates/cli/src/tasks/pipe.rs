@@ -110,7 +110,8 @@ impl Pool {
         let line = record::json(context, call);
         let slot = self.take();
         let watch = self.nursery.watch(slot.number, context, self.kill_after);
-        let answer = pipe.ask(slot.number, &line, context.time_limit());
+        // It may have waited for a child, and for that to start.
+        let answer = pipe.ask_if(slot.number, &line, context.time_limit(), &|| context.may_begin());
         let given_up = watch.given_up();
         drop(watch);
         self.give(slot, pipe);

@@ -79,7 +79,9 @@ impl Starter {
     }
 
     fn context(&self, work: &Arc<Work>, context: &Context) -> TaskContext {
-        let own = TaskContext::new(Parts {
+        // What is acknowledged already is nobody else's.
+        let term = work.term.filter(|_| !work.acked.load(Ordering::Acquire));
+        let parts = Parts {
             message: work.message.clone(),
             app: self.shared.app.clone(),
             lane: context.lane,
@@ -89,7 +91,8 @@ impl Starter {
             time_limit: self.shared.time_limit(work),
             client: Some(self.shared.client.clone()),
             node: self.shared.node.clone(),
-        });
+        };
+        let own = TaskContext::claimed(parts, self.shared.lease.clone().zip(term));
         let _ = work.context.set(own.clone());
         own
     }
@@ -144,6 +147,8 @@ impl Starter {
             }
             let _over = self.shared.soft_time_limit(&work).map(|limit| self.tell_when_over(limit, work.clone()));
             match &work.task.handler {
+                // The last thing before it begins: to get here may have taken its time.
+                Handler::Sync(_) if !own.may_begin() => Outcome::Skipped(Skip::Elsewhere),
                 Handler::Sync(handler) => ended(handler(own, call), &work, context),
                 Handler::Async(_) => Outcome::Failed(TaskError::new("lane", "an async function runs on the async lane only")),
             }
@@ -155,6 +160,7 @@ impl Starter {
 /// nobody wants the result: whoever waited has been told.
 fn ended(result: Result<Value, Failure>, work: &Work, context: &Context) -> Outcome<Answer> {
     match result {
+        _ if work.context.get().is_some_and(TaskContext::is_elsewhere) => Outcome::Skipped(Skip::Elsewhere),
         _ if work.signal().is_some() => Outcome::Cancelled,
         Err(_) if work.is_revoked() && context.cancel.is_cancelled() => Outcome::Cancelled,
         result => Outcome::Ok(result.map_err(Box::new)),
@@ -170,6 +176,10 @@ async fn bounded(
     context: Context,
     soft: Option<Duration>,
 ) -> Outcome<Answer> {
+    // The last thing before its first step: to get here may have taken its time.
+    if !own.may_begin() {
+        return Outcome::Skipped(Skip::Elsewhere);
+    }
     let mut soft = soft.map(|limit| Box::pin(tokio::time::sleep(limit)));
     // Most end at once, and need nobody who listens.
     let (mut cancelled, mut listens) = (None, true);

@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) consumer: Arc<dyn Consumer>,
     /// `None` where what is held stays ours.
-    lease: Option<Arc<Lease>>,
+    pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) results: Arc<dyn ResultBackend>,
     /// Results are stored in the step that acknowledges.
     pub(crate) one_store: bool,
