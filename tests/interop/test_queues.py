@@ -1,9 +1,10 @@
 """Queues, priorities, exchanges, an older protocol: how a message comes to its worker."""
 
 import json
+import time
 
 import pytest
-from celery import chord, group
+from celery import chord, group, uuid
 from kombu import Exchange, Queue
 
 import labapp
@@ -41,6 +42,23 @@ def test_a_busy_queue_does_not_hold_up_another_one(own_lab):
     assert lab.wait_empty() == {}
     order = [words[1] for words in lab.marks(path) if words[0] == "start"]
     assert len(order) == 61 and order.index("few") < 20
+
+
+@pytest.mark.compared
+def test_the_end_of_a_chord_waits_for_no_full_lane_of_ours_and_for_all_before_it_with_celery(own_lab):
+    """Where the client has no counter for its chords, `celery.chord_unlock` looks for their end. With Celery it needs a place in the pool, like all others."""
+    lab, part = own_lab, own_lab.app.AsyncResult(uuid())
+    lab.app.backend.store_result(part.id, 3, "SUCCESS")
+    # Ours with as many places beside its full lane as it has where nobody says how many.
+    lab.worker(concurrency=1, env={"LAB_ONE_LANE": "1"}, flags=["--lane", "async=200"] if lab.kind == "longshore" else [])
+    begun = time.monotonic()
+    before = [lab.slow.delay(0.5) for _ in range(6)]
+    lab.app.send_task("celery.chord_unlock", ("group", lab.tsum.s().set(queue="bodies"), 0.05, None, [part.as_tuple()]))
+    assert eventually(lambda: lab.redis.llen("bodies"), 15, 0.01) == 1
+    seconds, ended = time.monotonic() - begun, sum(each.ready() for each in before)
+    print(f"{lab.kind}: the body of the chord was sent after {seconds:.2f} s, when {ended} of {len(before)} had ended")
+    assert ended == len(before) if lab.kind == "python" else ended < len(before)
+    assert [each.get(timeout=10) for each in before] == [None] * 6
 
 
 def test_a_message_comes_through_a_named_exchange(own_lab):

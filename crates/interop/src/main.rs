@@ -1,5 +1,5 @@
 //! The tasks of `tests/interop/labapp.py` in Rust, as a program with longshore's whole command line: what the interop tests start as a worker
-//! (`labapp worker …`). With `labapp client URL` it is a client that is told by lines of JSON what to send.
+//! (`labapp worker …`; where LAB_ONE_LANE is set, with a single task). With `labapp client URL` it is a client that is told by lines of JSON what to send.
 
 mod client;
 mod tasks;
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
             println!("worker client started control msgpack autoscale{}", if cfg!(feature = "kafka") { " kafka" } else { "" });
             ExitCode::SUCCESS
         }
+        _ if std::env::var_os("LAB_ONE_LANE").is_some() => longshore::main(&tasks::of_one_lane()),
         _ => longshore::main(&tasks::app()),
     }
 }

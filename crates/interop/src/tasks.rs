@@ -57,6 +57,11 @@ pub(crate) fn app() -> App {
         .task(random_sleep)
 }
 
+/// An application whose only task blocks.
+pub(crate) fn of_one_lane() -> App {
+    App::new().task(slow)
+}
+
 #[task(name = "lab.add")]
 async fn add(x: i64, y: i64) -> i64 {
     x + y
