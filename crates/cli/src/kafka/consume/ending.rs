@@ -5,7 +5,7 @@ use std::{io::Write, time::Duration};
 use longshore_brokers::kafka::{Affected, words};
 use serde_json::json;
 
-use super::{args::ConsumeArgs, trouble, watch::Watched};
+use super::{args::ConsumeArgs, fates::Failures, trouble, watch::Watched};
 use crate::{
     commands::global::Global,
     kafka::topics::many,
@@ -18,7 +18,7 @@ pub(super) struct Ended<'a> {
     pub(super) args: &'a ConsumeArgs,
     pub(super) watched: Watched,
     /// Records that failed for good, by error.
-    pub(super) by_error: Vec<(String, u64)>,
+    pub(super) by_error: Vec<Failures>,
     /// Why stdout took no more.
     pub(super) broken: Option<std::io::ErrorKind>,
 }
@@ -139,7 +139,7 @@ impl Ended<'_> {
             lines.push(format!("   trouble:  {}", troubles.join("   ")));
         }
         if !self.by_error.is_empty() {
-            let errors = self.by_error.iter().take(6).map(|(kind, number)| format!("{} {kind}", count(*number)));
+            let errors = self.by_error.iter().take(6).map(|failures| format!("{} {}", count(failures.count), failures.kind));
             lines.push(format!("   failed by error:  {}", errors.collect::<Vec<_>>().join("   ")));
         }
         if let Some(error) = summary.error.as_ref().filter(|_| self.code() != 6) {
@@ -160,7 +160,8 @@ impl Ended<'_> {
             "commits": counts.commits, "commits_failed": counts.commits_failed, "most_active": most_active, "closings": closings,
             "closed_ms": millis(closed), "wall_ms": millis(*wall), "rate_per_s": (self.rate() * 10.0).round() / 10.0,
             "run": { "p50_ms": millis(run.p50), "p90_ms": millis(run.p90), "p99_ms": millis(run.p99), "max_ms": millis(run.max) },
-            "failed_by_error": self.by_error.iter().map(|(kind, number)| (kind.clone(), (*number).into())).collect::<serde_json::Map<_, _>>(),
+            "failed_by_error": self.by_error.iter().map(|failures| (failures.kind.clone(), failures.count.into())).collect::<serde_json::Map<_, _>>(),
+            "failures": self.by_error.iter().map(Failures::json).collect::<Vec<_>>(),
             "error": summary.error, "exit_code": code,
         })
     }

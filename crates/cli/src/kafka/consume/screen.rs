@@ -8,7 +8,7 @@ use std::{
 use longshore_brokers::kafka::Trouble;
 use serde_json::json;
 
-use super::{trouble, view::Moment};
+use super::{fates::Failures, trouble, view::Moment};
 use crate::progress::{
     ColorMode, Mode, Voice,
     bar::{Bar, terminal_width},
@@ -75,8 +75,26 @@ impl Screen {
     /// Says something, unless nothing is to be said.
     pub(super) fn note(&self, line: &str) {
         let Some(line) = self.voice.note(line) else { return };
+        self.put(&line);
+    }
+
+    /// Says what the first record failed of that failed in a way of its own, unless nothing is to
+    /// be said: a warning in every form.
+    pub(super) fn failure(&self, failures: &Failures) {
+        if self.voice.level < 0 {
+            return;
+        }
+        let sentence = failures.sentence();
+        self.put(&if self.voice.json || matches!(self.form, Form::Json) {
+            json!({ "level": "warning", "message": sentence, "failure": failures.json() }).to_string()
+        } else {
+            format!("longshore: {sentence}")
+        });
+    }
+
+    fn put(&self, line: &str) {
         match &self.form {
-            Form::Bar(bar) => bar.message(&line),
+            Form::Bar(bar) => bar.message(line),
             _ => {
                 let _ = writeln!(std::io::stderr(), "{line}");
             }
@@ -99,12 +117,7 @@ impl Screen {
             Some(sentence) => format!("longshore: {place}: {sentence}"),
             None => return,
         };
-        match &self.form {
-            Form::Bar(bar) => bar.message(&line),
-            _ => {
-                let _ = writeln!(std::io::stderr(), "{line}");
-            }
-        }
+        self.put(&line);
     }
 
     /// Takes the view away; the last moment stays behind as a line, where lines were shown.
