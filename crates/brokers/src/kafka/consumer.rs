@@ -151,6 +151,12 @@ impl Consumer {
     }
 
     /// A name that stays the same over restarts (`group.instance.id`): a short absence then moves no partitions.
+    ///
+    /// Without one, a member that heard nothing of its group for a session (45 s unless
+    /// `session.timeout.ms` says otherwise), because the broker was away, joins as somebody new, and
+    /// waits until the session of its former self has ended: the broker, back again, gives that one
+    /// another 45 s. librdkafka alone does the same. A member with a name takes its own place at
+    /// once, as one of the newer protocol of groups does (`group.protocol=consumer`, Kafka 4).
     pub fn member(mut self, name: impl Into<String>) -> Self {
         self.member = Some(name.into());
         self
@@ -418,6 +424,17 @@ impl ConsumerHandle {
     /// begins, and once when it has ended. Answers whatever the client waits for.
     pub fn news(&self) -> Vec<Trouble> {
         self.exchange.board.news()
+    }
+
+    /// Returns what is wrong now. Answers whatever the client waits for.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.exchange.board.current()
+    }
+
+    /// Returns what has been done so far. Answers whatever the client waits for; it is then as old
+    /// as that wait.
+    pub fn counts(&self) -> Counts {
+        self.exchange.board.counts()
     }
 
     /// Returns what the client said last of a connection: why there is none, as far as it knows.

@@ -1,5 +1,7 @@
 //! A consumer at one moment, as lines for a terminal, as a plain line, and as JSON. Rendering only.
 
+use std::time::Duration;
+
 use clap::builder::styling::{AnsiColor, Style};
 use longshore_brokers::kafka::{GateState, Intake, PartitionView, View};
 use serde_json::{Value as Json, json};
@@ -23,6 +25,8 @@ const DIM: Style = Style::new().dimmed();
 const BAR: (usize, usize) = (30, 8);
 /// The most lines of partitions.
 const LINES: usize = 8;
+/// Silence of the consumer from which on it is said.
+const LATE: Duration = Duration::from_secs(1);
 /// The most lines of what is wrong.
 const TROUBLES: usize = 3;
 
@@ -38,6 +42,9 @@ pub(super) struct Moment {
     /// Present value of `--sleep`.
     pub(super) sleep: Option<Sleep>,
     pub(super) cost: Cost,
+    /// Time since the consumer has answered, where it does not: counts and troubles are of now, the
+    /// rest is older.
+    pub(super) late: Option<Duration>,
     pub(super) state: State,
 }
 
@@ -89,6 +96,9 @@ impl Moment {
         }
         if view.burying > 0 {
             done.push(paint(color, YELLOW, &format!("letters waiting {}", count(view.burying as u64))));
+        }
+        if let Some(late) = self.late.filter(|late| *late >= LATE) {
+            done.push(paint(color, YELLOW, &format!("no answer for {}", short(late))));
         }
         match self.state {
             State::Running => {}
@@ -223,13 +233,16 @@ impl Moment {
             let more = if view.troubles.len() > TROUBLES { format!(",+{}", view.troubles.len() - TROUBLES) } else { String::new() };
             line += &format!(" trouble={}{more}", words.join(","));
         }
+        if let Some(late) = self.late.filter(|late| *late >= LATE) {
+            line += &format!(" late={}", short(late));
+        }
         if self.state != State::Running {
             line += &format!(" state={}", self.state.as_str());
         }
         line
     }
 
-    fn gate_word(&self) -> (&'static str, Option<std::time::Duration>) {
+    fn gate_word(&self) -> (&'static str, Option<Duration>) {
         match self.view.gate {
             GateState::Open => ("open", None),
             GateState::Closed { since } => ("closed", Some(since)),
@@ -242,7 +255,7 @@ impl Moment {
     pub(super) fn json(&self) -> Json {
         let view = &self.view;
         let (gate, since) = self.gate_word();
-        let millis = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         let partition = |partition: &PartitionView| {
             json!({
                 "topic": &*partition.topic, "partition": partition.partition, "position": partition.position, "committed": partition.committed,
@@ -261,7 +274,7 @@ impl Moment {
             "withdrawn": counts.withdrawn, "abandoned": counts.abandoned, "commits": counts.commits, "commits_failed": counts.commits_failed,
             "rebalances": counts.rebalances, "lost": counts.lost, "pauses": counts.pauses,
             "rate_per_s": (self.rate * 1e3).round() / 1e3, "p50_ms": millis(run.p50), "p99_ms": millis(run.p99), "lag": self.lag(),
-            "sleep_ms": self.sleep.map(|Sleep(from, to)| [millis(from), millis(to)]),
+            "late_ms": self.late.map(millis), "sleep_ms": self.sleep.map(|Sleep(from, to)| [millis(from), millis(to)]),
             "committed_ago_ms": view.committed_ago.map(millis), "cpu": (self.cost.cpu * 1e3).round() / 1e3, "memory": self.cost.memory,
             "threads": self.cost.threads, "partitions": view.partitions.iter().map(partition).collect::<Vec<_>>(),
         })
@@ -371,7 +384,16 @@ mod tests {
             complaint: None,
         };
         let cost = Cost { cpu: 0.25, memory: 64 << 20, threads: 12 };
-        Moment { name: "orders".to_owned(), group: "demo".to_owned(), view, rate: 10.0, sleep: None, cost, state: State::Running }
+        Moment {
+            name: "orders".to_owned(),
+            group: "demo".to_owned(),
+            view,
+            rate: 10.0,
+            sleep: None,
+            cost,
+            late: None,
+            state: State::Running,
+        }
     }
 
     #[test]
@@ -430,6 +452,17 @@ mod tests {
         assert!(plain.contains(" sleep=1.0s ") && json["sleep_ms"][1].as_f64() == Some(1_000.0), "{plain} {json}");
         moment.sleep = Some(Sleep(SECOND, 2 * SECOND));
         assert!(moment.plain().contains(" sleep=1.0s..2.0s "), "{}", moment.plain());
+    }
+
+    #[test]
+    fn a_consumer_that_does_not_answer_is_shown_with_what_is_known_without_it() {
+        let mut moment = busy();
+        moment.late = Some(SECOND / 2);
+        assert_eq!(moment.plain(), busy().plain(), "half a second is nothing to talk about");
+        moment.late = Some(12 * SECOND);
+        let (lines, plain, json) = (moment.lines(200, false), moment.plain(), moment.json());
+        assert!(lines[1].ends_with("failed 2  no answer for 12s"), "{lines:?}");
+        assert!(plain.ends_with(" late=12s") && json["late_ms"].as_f64() == Some(12_000.0), "{plain} {json}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A consumer while it runs: shown, and steered by keys and signals.
 
 use std::{
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +10,7 @@ use longshore_brokers::kafka::{self, ConsumerHandle, ConsumerSummary, RunningCon
 use longshore_core::{Stop, lane::child::Children};
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use super::{args::ConsumeArgs, fates::Fates, knob::Knob, machine::Machine, screen::Screen, view::Moment};
@@ -60,6 +60,9 @@ pub(super) struct Seen {
     interrupts: u32,
     signal: Option<u8>,
     last: Option<Moment>,
+    question: Question<kafka::View>,
+    /// When the last answer came.
+    answered: Instant,
     most_active: usize,
 }
 
@@ -72,8 +75,27 @@ impl Default for Seen {
             interrupts: 0,
             signal: None,
             last: None,
+            question: Question(None),
+            answered: Instant::now(),
             most_active: 0,
         }
+    }
+}
+
+/// A question whose answer may take longer than a look does.
+struct Question<T>(Option<Pin<Box<dyn Future<Output = Option<T>> + Send>>>);
+
+impl<T> Question<T> {
+    /// Asks, unless an answer is still to come, and waits for so long. A question without an answer
+    /// stays: who is slow each time is heard all the same.
+    async fn ask<F>(&mut self, ask: impl FnOnce() -> F, patience: Duration) -> Option<T>
+    where
+        F: Future<Output = Option<T>> + Send + 'static,
+    {
+        let pending = self.0.get_or_insert_with(|| Box::pin(ask()));
+        let answer = timeout(patience, pending).await.ok()?;
+        self.0 = None;
+        answer
     }
 }
 
@@ -107,6 +129,7 @@ impl Watch<'_> {
 
     fn tell(&self) {
         self.fates.told().iter().for_each(|line| self.screen.note(line));
+        self.fates.firsts().iter().for_each(|failures| self.screen.failure(failures));
         let place = format!("{}, group {}", self.args.topics.join(" "), self.args.group());
         for trouble in self.handle.news() {
             self.screen.trouble(&place, &trouble, self.handle.complaint().as_deref());
@@ -115,15 +138,28 @@ impl Watch<'_> {
 
     async fn look(&mut self) {
         self.tell();
-        // It answers at once, unless it has ended: then `join` is about to say so.
-        let Ok(Some(view)) = tokio::time::timeout(LOOK, self.handle.snapshot()).await else { return };
+        let handle = self.handle.clone();
+        let view = self.seen.question.ask(|| async move { handle.snapshot().await }, LOOK).await;
         let now = Instant::now();
-        // What is left of a rate after a minute without records is none.
-        let rate = Some(self.seen.meter.update(now, view.counts.done)).filter(|rate| *rate >= 0.01).unwrap_or(0.0);
-        self.seen.most_active = self.seen.most_active.max(view.engine.active);
-        let (name, group) = (self.args.topics.join(" "), self.args.group());
-        let sleep = self.knob.as_ref().map(|knob| knob.get());
-        let moment = Moment { name, group, view, rate, sleep, cost: self.seen.machine.look(now), state: self.seen.state };
+        let state = self.seen.state;
+        let moment = match (view, self.seen.last.take()) {
+            (Some(view), _) => {
+                self.seen.answered = now;
+                // What is left of a rate after a minute without records is none.
+                let rate = Some(self.seen.meter.update(now, view.counts.done)).filter(|rate| *rate >= 0.01).unwrap_or(0.0);
+                self.seen.most_active = self.seen.most_active.max(view.engine.active);
+                let (name, group) = (self.args.topics.join(" "), self.args.group());
+                let sleep = self.knob.as_ref().map(|knob| knob.get());
+                Moment { name, group, view, rate, sleep, cost: self.seen.machine.look(now), late: None, state }
+            }
+            // The client waits for a broker: what can be said without it is said.
+            (None, Some(last)) => {
+                let late = Some(now.duration_since(self.seen.answered));
+                let view = kafka::View { counts: self.handle.counts(), troubles: self.handle.troubles(), ..last.view };
+                Moment { view, late, cost: self.seen.machine.look(now), state, ..last }
+            }
+            (None, None) => return,
+        };
         self.screen.update(&moment, now);
         self.seen.last = Some(moment);
     }
@@ -223,5 +259,28 @@ fn place(record: &kafka::Record) -> String {
             let more = if shown.len() < key.len() { "…" } else { "" };
             format!("{record} key {shown:?}{more}")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{LOOK, Question};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_always_takes_longer_than_a_look_is_heard_all_the_same() {
+        let (mut question, mut heard) = (Question(None), Vec::new());
+        for look in 0..9 {
+            let slow = || async move {
+                tokio::time::sleep(LOOK * 5 / 2).await;
+                Some(look)
+            };
+            heard.extend(question.ask(slow, LOOK).await);
+        }
+        assert_eq!(heard, [0, 3, 6]);
+        // Who has ended answers nothing, and is asked anew.
+        assert_eq!(question.ask(|| async { None }, Duration::ZERO).await, None);
+        assert_eq!(question.ask(|| async { Some(9) }, Duration::ZERO).await, Some(9));
     }
 }
