@@ -207,6 +207,10 @@ pub(crate) fn plain(code: Code) -> String {
         Code::UnstableOffsetCommit => {
             "a transaction with commits of this group is open still; it ends with its producer, or is aborted after that one's `transaction.timeout.ms`"
         }
+        Code::UnknownMemberId => {
+            "nothing was heard of each other for as long as a session lasts (`session.timeout.ms`); a new member waits until the old one's session ends at the \
+             broker, unless it has a name (`--member`)"
+        }
         Code::QueueFull => "the client's queue is full",
         Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => "too few replicas are there",
         Code::InvalidRecord => "the broker does not take such a record (a compacted topic needs keys)",

@@ -184,7 +184,14 @@ impl Desk {
     /// Gives partitions up: what has not begun is withdrawn, what runs may end within a limit, what is done is committed.
     fn revoke(&mut self, partitions: &TopicPartitionList) {
         let lost = self.consumer.assignment_lost();
-        self.counts.lost += u64::from(lost);
+        if lost {
+            self.counts.lost += 1;
+            // It ends when partitions are given to us again. The client has said it already where it
+            // was not polled.
+            if !self.exchange.board.has(&Affected::Group) {
+                self.meet(Affected::Group, Code::UnknownMemberId);
+            }
+        }
         let seats: Vec<usize> =
             partitions.elements().iter().filter_map(|element| self.seat_of(element.topic(), element.partition())).collect();
         // What was settled is not to be withdrawn.

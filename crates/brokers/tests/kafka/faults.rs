@@ -3,12 +3,12 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{Consumer, DeadLetter, GateState, Handler, Order, Record, Settings};
+use longshore_brokers::kafka::{Affected, Consumer, ConsumerSummary, DeadLetter, GateState, Handler, Order, Record, Settings};
 use longshore_core::{Backoff, Outcome, RetryPolicy, TaskError};
 use rdkafka::{
     Message as _,
@@ -246,6 +246,54 @@ async fn what_is_in_flight_is_limited_by_its_bytes() {
     assert!(looking.await.unwrap(), "the gate says why it is closed");
 }
 
+/// A member that reads, and the numbers that it has seen.
+struct Reader {
+    runtime: tokio::runtime::Runtime,
+    running: longshore_brokers::kafka::RunningConsumer,
+    log: Log,
+}
+
+impl Reader {
+    fn start(consumer: Consumer) -> Self {
+        let (log, runtime) = (Log::default(), tokio::runtime::Runtime::new().unwrap());
+        let seen = log.clone();
+        let handler = Handler::<()>::new(move |record: Record| {
+            seen.add(&record);
+            async { Ok::<_, TaskError>(()) }
+        });
+        let running = runtime.block_on(consumer.start(handler)).unwrap();
+        Self { runtime, running, log }
+    }
+
+    fn stop(self) -> ConsumerSummary {
+        self.running.handle().stop();
+        self.runtime.block_on(self.running.join())
+    }
+}
+
+/// Kills the broker and starts it again after this time. Returns when it first answers an admin
+/// request.
+fn restart(node: &mut longshore_testkit::kafka::Kafka, topic: &Topic, away: Duration) -> Instant {
+    node.kill();
+    std::thread::sleep(away);
+    std::thread::scope(|scope| {
+        scope.spawn(|| node.restart());
+        loop {
+            let client: BaseConsumer = topic.config().create().unwrap();
+            if client.fetch_metadata(Some(&topic.name), Duration::from_millis(200)).is_ok() {
+                break Instant::now();
+            }
+        }
+    })
+}
+
+/// Produces a record, and returns when it is read.
+fn is_read(topic: &Topic, log: &Log, number: u64) -> Instant {
+    topic.produce_from(number, 1, 0);
+    wait_for("the next record", || log.numbers().contains(&number));
+    Instant::now()
+}
+
 /// An idle member, and a broker that is killed and started again: from its answer to an admin
 /// request on, a record that is then produced is there within two seconds (the median).
 /// `LONGSHORE_KAFKA_RESTARTS` says how often that is tried, `LONGSHORE_KAFKA_SETTING` with which
@@ -255,45 +303,78 @@ fn after_a_restart_of_the_broker_records_come_within_two_seconds() {
     let rounds = std::env::var("LONGSHORE_KAFKA_RESTARTS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(3);
     let Some(mut node) = longshore_testkit::kafka::Kafka::start(&[]) else { return };
     let topic = Topic::at(node.address(), 3).unwrap();
-    let log = Log::default();
-    let seen = log.clone();
-    let handler = Handler::<()>::new(move |record: Record| {
-        seen.add(&record);
-        async { Ok::<_, TaskError>(()) }
-    });
-    let runtime = tokio::runtime::Runtime::new().unwrap();
     // A session as long as it is where nobody says otherwise: who is away for longer has to join
     // anew.
     let setting = std::env::var("LONGSHORE_KAFKA_SETTING").unwrap_or_else(|_| "session.timeout.ms=45000".to_owned());
     let settings = Settings::parse(&topic.address).unwrap().with(&setting).unwrap();
-    let consumer = Consumer::new(settings, &topic.group, [&topic.name]);
-    let running = runtime.block_on(consumer.start(handler)).unwrap();
+    let reader = Reader::start(Consumer::new(settings, &topic.group, [&topic.name]));
     topic.produce(3, 0);
-    wait_for("the member reads", || log.len() == 3);
+    wait_for("the member reads", || reader.log.len() == 3);
     let mut times = Vec::new();
     for round in 0..rounds {
-        std::thread::sleep(Duration::from_secs(2));
-        node.kill();
-        std::thread::sleep(Duration::from_secs(1));
-        let answered = std::thread::scope(|scope| {
-            scope.spawn(|| node.restart());
-            loop {
-                let client: BaseConsumer = topic.config().create().unwrap();
-                if client.fetch_metadata(Some(&topic.name), Duration::from_millis(200)).is_ok() {
-                    break Instant::now();
-                }
-            }
-        });
-        let number = 3 + round;
-        topic.produce_from(number, 1, 0);
-        wait_for("the next record", || log.numbers().contains(&number));
-        times.push(answered.elapsed());
+        // Longer than from one heartbeat to the next: a broker that is away at each of them is away
+        // for the whole time.
+        std::thread::sleep(Duration::from_secs(4));
+        let answered = restart(&mut node, &topic, Duration::from_secs(1));
+        times.push(is_read(&topic, &reader.log, 3 + round) - answered);
     }
-    runtime.block_on(async {
-        running.handle().stop();
-        running.join().await
-    });
+    reader.stop();
     times.sort();
     println!("after a restart, from the first answer to the first record: {times:?}");
     assert!(times[times.len() / 2] < Duration::from_secs(2), "{times:?}");
+}
+
+/// Reads as the client library does by itself, until `stop` is true.
+fn read_plainly(topic: &Topic, setting: (&str, &str), log: &Log, stop: &AtomicBool) {
+    let mut config = topic.config();
+    config.set("group.id", &topic.group).set("auto.offset.reset", "earliest").set(setting.0, setting.1);
+    config.set("reconnect.backoff.max.ms", "1000");
+    let client: BaseConsumer = config.create().unwrap();
+    client.subscribe(&[&topic.name]).unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        if let Some(Ok(message)) = client.poll(Duration::from_millis(100)) {
+            let number = std::str::from_utf8(message.payload().unwrap()).unwrap().parse().unwrap();
+            log.add_number(number, message.offset());
+        }
+    }
+}
+
+/// Who hears nothing of the group for a session joins as somebody new, and the broker, back again,
+/// gives the old member a whole session more. So it is with the client library alone, too. A member
+/// with a name takes its own place, and so does one of the newer protocol of groups.
+#[test]
+fn after_an_outage_longer_than_the_session_a_name_spares_a_member_the_wait_for_its_former_self() {
+    let session = "session.timeout.ms=6000";
+    let Some(mut node) = longshore_testkit::kafka::Kafka::start(&[]) else { return };
+    let rows = [("without a name", session, None), ("with a name", session, Some("reader")), ("newer", "group.protocol=consumer", None)];
+    let readers = rows.map(|(_, setting, name)| {
+        let topic = Topic::at(node.address(), 1).unwrap();
+        let consumer = Consumer::new(Settings::parse(&topic.address).unwrap().with(setting).unwrap(), &topic.group, [&topic.name]);
+        let reader = Reader::start(if let Some(name) = name { consumer.member(name) } else { consumer });
+        (topic, reader)
+    });
+    let (topic, log, stop) = (Topic::at(node.address(), 1).unwrap(), Log::default(), AtomicBool::new(false));
+    let logs: Vec<(&Topic, &Log)> = readers.iter().map(|(topic, reader)| (topic, &reader.log)).chain([(&topic, &log)]).collect();
+    let times: Vec<Duration> = std::thread::scope(|scope| {
+        scope.spawn(|| read_plainly(&topic, ("session.timeout.ms", "6000"), &log, &stop));
+        for (topic, log) in &logs {
+            topic.produce(1, 0);
+            wait_for("it reads", || log.len() == 1);
+        }
+        let answered = restart(&mut node, &topic, Duration::from_secs(7));
+        let waiting: Vec<_> = logs.iter().map(|(topic, log)| scope.spawn(move || is_read(topic, log, 1) - answered)).collect();
+        let times = waiting.into_iter().map(|time| time.join().unwrap()).collect();
+        stop.store(true, Ordering::Relaxed);
+        times
+    });
+    println!("after an outage longer than the session: {:?}, {times:?}", rows.map(|(row, ..)| row));
+    let [without, with, newer, library] = times[..] else { panic!("{times:?}") };
+    let less = Duration::from_secs(2);
+    assert!(with + less < without && newer + less < without && with + less < library, "{times:?}");
+    for ((_, reader), (row, ..)) in readers.into_iter().zip(rows) {
+        let summary = reader.stop();
+        let trouble = summary.troubles.iter().find(|trouble| trouble.affected == Affected::Group);
+        let is_told = trouble.is_some_and(|trouble| trouble.until.is_some());
+        assert!(is_told || row == "newer", "{row}: it is said, and its end: {:?}", summary.troubles);
+    }
 }

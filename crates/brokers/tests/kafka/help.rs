@@ -116,6 +116,11 @@ impl Log {
         number
     }
 
+    /// Adds what a client other than ours has read.
+    pub(crate) fn add_number(&self, number: u64, offset: i64) {
+        self.0.lock().unwrap().push(Seen { offset, key: None, number });
+    }
+
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.0.lock().unwrap().clone()
     }

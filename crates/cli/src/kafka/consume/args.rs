@@ -49,7 +49,8 @@ pub struct ConsumeArgs {
     /// The group: its members share the partitions, and what it has done is kept under its name [longshore-TOPIC]
     #[arg(short = 'g', long, value_name = "NAME", help_heading = "Group")]
     pub group: Option<String>,
-    /// A name of this member that stays the same over restarts: a short absence then moves no partitions
+    /// A name of this member that stays the same over restarts: a short absence then moves no
+    /// partitions, and one longer than a session costs no second session (--help)
     #[arg(long, value_name = "NAME", help_heading = "Group")]
     pub member: Option<String>,
     /// Where a new group starts: earliest, latest, a time (2026-01-31T12:00:00Z), or so long ago (2h)
@@ -142,6 +143,8 @@ pub struct ConsumeArgs {
 
 const AFTER: &str = "\
 --to: the transactional id is GROUP-MEMBER, which needs permission to write; with --member it stays the same, so that what a dead member left open is ended at its restart, not after 30 s. What commands do elsewhere is done at least once, as ever.
+
+A broker that was away for longer than a session (-X session.timeout.ms, 45 s) keeps a member waiting for as long again once it is back: Kafka's client joins as somebody new, beside its former self, whose session has to end first. Not so with --member NAME, which takes its own place, nor with -X group.protocol=consumer (Kafka 4).
 
 WHAT is one of: -- CMD ARG…, --http, --pipe, --sleep; without any the values are printed. Each record is processed at least once, and committed when it is done.
 
