@@ -4,7 +4,7 @@
 # bash benches/seeds/run.sh [--scale X] [--rounds N] [--only "NAME …"] [--workers N] [--items N]
 #
 # --scale 1 (the default) is the lesson's own size and takes about three minutes a round; of several rounds the table has medians. Needs python3 and its
-# standard library; PYTHON names another one, and one that has loky measures that too. Builds longshore in release mode, unless LONGSHORE names an executable.
+# standard library; PYTHON names another one, and one that has loky measures that too. Builds the demos in release mode, unless DEMOS names their executable.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 scale=1 rounds=1 only= settings=() items=()
@@ -21,9 +21,9 @@ while [ $# -gt 0 ]; do
 done
 python=${PYTHON:-python3}
 command -v "$python" > /dev/null || { echo "run.sh: $python is not here" >&2; exit 2; }
-if [ -z "${LONGSHORE:-}" ]; then
-    cargo build --release --quiet --manifest-path "$here/../../Cargo.toml" -p longshore-cli
-    LONGSHORE=${CARGO_TARGET_DIR:-$here/../../target}/release/longshore
+if [ -z "${DEMOS:-}" ]; then
+    cargo build --release --quiet --manifest-path "$here/../../Cargo.toml" -p longshore-demos
+    DEMOS=${CARGO_TARGET_DIR:-$here/../../target}/release/longshore-demos
 fi
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
@@ -35,7 +35,7 @@ for ((round = 1; round <= rounds; round++)); do
         echo "round $round of $rounds: $name" >&2
         "$python" "$here/${name//-/_}.py" --scale "$scale" "${settings[@]}" >> "$dir/python"
         # A scenario that this build does not have ends with 2; the table says so.
-        "$LONGSHORE" demo "$name" --json --scale "$scale" "${settings[@]}" >> "$dir/ours" || [ $? = 2 ]
+        "$DEMOS" "$name" --json --scale "$scale" "${settings[@]}" >> "$dir/ours" || [ $? = 2 ]
     done
 done
 printf '%s cores, Linux %s, %s, scale %s, rounds: %s\n\n' "$(nproc)" "$(uname -r)" "$("$python" --version)" "$scale" "$rounds"

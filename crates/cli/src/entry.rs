@@ -105,7 +105,11 @@ enum Command {
     /// Measure the engine, its lanes, its pace, its children, or the task queue on a broker
     Bench(bench::BenchArgs),
     /// The scenarios that people learn concurrency from, each several ways, measured
-    Demo(demo::DemoArgs),
+    #[command(disable_help_flag = true)]
+    Demo {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        words: Vec<OsString>,
+    },
     /// Write the completion script of a shell
     Completions {
         /// The shell
@@ -187,7 +191,7 @@ enum ConfigCommand {
 /// What `longshore` does, with the tasks of this app beside those of the configuration. Call it first thing in `main`, and return what it returns.
 pub fn main(app: &App) -> ExitCode {
     // Also lets this program be started again as the guardian of its children, and as such a child.
-    longshore_worker::init_app_with(app, crate::demo::functions());
+    longshore_worker::init_app(app);
     longshore_sys::heap::give_back();
     longshore_sys::files::say_when_too_large();
     let mut argv: Vec<OsString> = std::env::args_os().collect();
@@ -267,7 +271,7 @@ pub fn main(app: &App) -> ExitCode {
         },
         Command::Config(command) => config_command_run(&command, &cli.global),
         Command::Bench(args) => queue_code(bench::run(&args, &config, &cli.global, state_dir.as_deref(), &mut std::io::stdout().lock())),
-        Command::Demo(args) => demo::run(&args, cli.global.json, &mut std::io::stdout().lock()),
+        Command::Demo { words } => demo::run(words, cli.global.json).unwrap_or_else(|error| say(2, error)),
         Command::Completions { shell } => {
             queue_code(shell::completions(shell, Cli::command(), &mut std::io::stdout()).map_err(Fault::from).map(|()| 0))
         }

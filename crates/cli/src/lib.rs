@@ -18,7 +18,6 @@ macro_rules! eprint {
 
 pub mod commands;
 pub mod config;
-pub mod demo;
 mod entry;
 pub mod flags;
 #[cfg(feature = "kafka")]

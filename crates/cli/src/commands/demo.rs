@@ -1,51 +1,51 @@
-//! `longshore demo`: the lesson's scenarios, measured.
+//! `longshore demo`: the demos are a program of their own, so that what they need (images are decoded, resized and encoded)
+//! is not part of this one. It is looked for beside this program, then in PATH.
 
-use std::io::Write;
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use crate::demo::{self, Settings};
+/// Name of the demos' program.
+const PROGRAM: &str = "longshore-demos";
 
-/// What the command line says.
-#[derive(Debug, clap::Args)]
-pub struct DemoArgs {
-    /// Which: all (scaled to end within a minute), options, io-vs-cpu, urls, files, services, heavy, chunks, tiny, producer-consumer, workers, pipeline,
-    /// mixed, leaky-bucket, images
-    #[arg(default_value = "all")]
-    name: String,
-    /// Workers, instead of the scenario's own number
-    #[arg(long, value_name = "N")]
-    workers: Option<usize>,
-    /// Items, instead of the scenario's own number
-    #[arg(long, value_name = "N")]
-    items: Option<usize>,
-    /// The seed of what is random
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-    /// Multiply every duration and amount: 0.1 is ten times quicker
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = scale)]
-    scale: f64,
+/// Becomes the demos with these words; on systems that cannot do that, runs them and returns their exit code.
+///
+/// # Errors
+/// The program is not installed, with what brings it, or cannot be started.
+pub fn run(mut words: Vec<OsString>, json: bool) -> Result<u8, String> {
+    if json && !words.iter().any(|word| word == "--json") {
+        words.push("--json".into());
+    }
+    // A link to this program is this program.
+    let found = env::current_exe().and_then(fs::canonicalize).ok().and_then(|own| beside(&own));
+    let program = found.as_deref().unwrap_or(Path::new(PROGRAM));
+    start(Command::new(program).args(words)).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => format!(
+            "the demos are a program of their own, {PROGRAM}, which is neither beside this one nor in PATH: cargo install --path crates/demos, \
+             or without installing it: cargo run --release -p {PROGRAM} -- NAME"
+        ),
+        _ => format!("{}: {error}", program.display()),
+    })
 }
 
-fn scale(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(scale) if (0.001..=100.0).contains(&scale) => Ok(scale),
-        _ => Err(format!("`{text}` is not a number between 0.001 and 100")),
-    }
+#[cfg(unix)]
+fn start(command: &mut Command) -> io::Result<u8> {
+    // Comes back only if it cannot be started.
+    Err(std::os::unix::process::CommandExt::exec(command))
 }
 
-/// Runs what was asked for; the exit code.
-pub fn run(args: &DemoArgs, json: bool, out: &mut dyn Write) -> u8 {
-    let settings = Settings { workers: args.workers, items: args.items, seed: args.seed, scale: args.scale };
-    if args.name != "all" && !demo::SCENARIOS.iter().any(|(name, ..)| *name == args.name) {
-        let names = demo::SCENARIOS.map(|(name, ..)| name).join(", ");
-        eprintln!("longshore: there is no demo `{}`; there are: all, {names}", args.name);
-        return 2;
-    }
-    match demo::run(&args.name, &settings, json, out) {
-        Ok(()) => 0,
-        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) => 141,
-        Err(error) => {
-            eprintln!("longshore: {error:#}");
-            1
-        }
-    }
+#[cfg(not(unix))]
+fn start(command: &mut Command) -> io::Result<u8> {
+    Ok(command.status()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+/// Returns the program in the same directory as this one, if it is there.
+fn beside(own: &Path) -> Option<PathBuf> {
+    let program = own.with_file_name(format!("{PROGRAM}{}", env::consts::EXE_SUFFIX));
+    program.is_file().then_some(program)
 }

@@ -1,4 +1,5 @@
-//! The lesson's last question: a thousand images to be resized. All of its answers, and ours, in one table.
+//! The lesson's last question: a thousand images to be resized. All of its answers, and ours, in
+//! one table.
 
 use std::{
     fs,
@@ -12,13 +13,14 @@ use image::{ImageReader, RgbImage, imageops};
 use longshore_advise::Measure;
 use longshore_core::{Executor, Isolation, LaneKind, Pipeline, Stage as PipelineStage};
 
-use super::{Settings, Shown, Stage};
+use crate::stage::{Settings, Shown, Stage};
 
 const WIDE: u32 = 640;
 const HIGH: u32 = 480;
 
-/// Makes images, and resizes them: one after another, on threads, on the cpu lane, in processes, in a pipeline.
-pub(super) fn images(settings: &Settings) -> Result<Shown> {
+/// Makes images, and resizes them: one after another, on threads, on the cpu lane, in processes, in
+/// a pipeline.
+pub(crate) fn images(settings: &Settings) -> Result<Shown> {
     let count = settings.items((1000.0 * settings.scale).ceil() as usize);
     let dir = tempdir()?;
     let from = dir.0.join("from");
@@ -114,12 +116,12 @@ fn make(dir: &Path, nth: usize, seed: u64) -> Result<PathBuf, String> {
 }
 
 /// Reads, halves and writes one image; the error is for people.
-pub(super) fn resize(path: &Path, to: &Path) -> Result<(), String> {
+pub(crate) fn resize(path: &Path, to: &Path) -> Result<(), String> {
     halve(path, to).map_err(|error| format!("{}: {error:#}", path.display()))
 }
 
 /// The same in a child process.
-pub(super) fn resize_in_child((path, to): (PathBuf, PathBuf)) -> Result<(), String> {
+pub(crate) fn resize_in_child((path, to): (PathBuf, PathBuf)) -> Result<(), String> {
     resize(&path, &to)
 }
 

@@ -10,17 +10,19 @@ use std::{
 use anyhow::{Result, ensure};
 use longshore_core::{Executor, LaneKind, gather};
 
-use super::{Settings, Shown, Stage};
+use crate::stage::{Settings, Shown, Stage};
 
-/// How much more work than the lesson's Python these computations do: compiled code would be over before it could be seen.
+/// Work of these computations in multiples of the lesson's in Python: compiled code would be over
+/// before it could be seen.
 const MORE: u64 = 200;
 
 fn squares(amount: u64) -> u64 {
     (0..amount).fold(0, |sum, i| sum.wrapping_add(black_box(i).wrapping_mul(i)))
 }
 
-/// Two waits and two computations: threads help the waits, cores the computations, and the wrong lane neither.
-pub(super) fn io_vs_cpu(settings: &Settings) -> Result<Shown> {
+/// Two waits and two computations: threads help the waits, cores the computations, and the wrong
+/// lane neither.
+pub(crate) fn io_vs_cpu(settings: &Settings) -> Result<Shown> {
     let (wait, amount) = (settings.time(1.0), settings.amount(1_000_000 * MORE));
     let mut stage = Stage::new(format!("two waits of {wait:?}, then two sums of {amount} squares"));
     stage.way("waits, one after another", || {
@@ -70,7 +72,7 @@ pub(super) fn io_vs_cpu(settings: &Settings) -> Result<Shown> {
     )))
 }
 
-/// How late, at most, a timer of the pool's async lane is while `work` runs.
+/// Runs `work`; returns how late, at most, a timer of the pool's async lane was meanwhile.
 fn lateness(pool: &Executor, work: impl FnOnce() -> Result<Duration>) -> Result<Duration> {
     let tick = Duration::from_millis(5);
     let ticker = pool.futures().submit(async move {
@@ -109,7 +111,7 @@ fn heavy_computation(amount: u64) -> f64 {
 }
 
 /// Four equal chunks of heavy computation.
-pub(super) fn heavy(settings: &Settings) -> Result<Shown> {
+pub(crate) fn heavy(settings: &Settings) -> Result<Shown> {
     let (chunks, amount) = (settings.items(4), settings.amount(500_000 * MORE / 20));
     let mut stage = Stage::new(format!("{chunks} chunks of {amount} steps of sine, root and logarithm"));
     let alone = stage.way("one after another", || Ok((0..chunks).map(|_| heavy_computation(amount)).collect::<Vec<_>>()))?;
@@ -148,7 +150,7 @@ fn chunk(start: u64, size: u64) -> Aggregate {
 }
 
 /// Chunks of one data set, aggregated as they are done; one of them fails.
-pub(super) fn chunks(settings: &Settings) -> Result<Shown> {
+pub(crate) fn chunks(settings: &Settings) -> Result<Shown> {
     let (count, size) = (settings.items(5) as u64, settings.amount(100_000 * MORE / 10));
     let bad = count / 2;
     let starts: Vec<u64> = (0..count).map(|nth| nth * size).collect();
@@ -183,7 +185,7 @@ fn tiny_computation(n: u64) -> u64 {
 }
 
 /// Ten tiny tasks, then many: alone, each submitted, in chunks.
-pub(super) fn tiny(settings: &Settings) -> Result<Shown> {
+pub(crate) fn tiny(settings: &Settings) -> Result<Shown> {
     let few = 10;
     let many = settings.items((2_000_000.0 * settings.scale) as usize);
     let pool = Executor::new();

@@ -8,10 +8,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use longshore_core::{Executor, Job, LaneKind, TaskError, as_completed, lane::child::Command};
 
-use super::{Settings, Shown, Stage, server};
+use crate::{
+    server,
+    stage::{Settings, Shown, Stage},
+};
 
 /// `add` with a sleep of 3 s, on three pairs: one after another, and every other way.
-pub(super) fn options(settings: &Settings) -> Result<Shown> {
+pub(crate) fn options(settings: &Settings) -> Result<Shown> {
     let wait = settings.time(3.0);
     let pairs = [(1, 1), (2, 2), (3, 3)];
     let wanted = [2, 4, 6];
@@ -69,7 +72,7 @@ struct Fetched {
 }
 
 /// Five URLs of the lesson, and three that fail, from a server of our own.
-pub(super) fn urls(settings: &Settings) -> Result<Shown> {
+pub(crate) fn urls(settings: &Settings) -> Result<Shown> {
     let server = server::Server::start(settings.time(SLOW), settings.time(TIMEOUT * 1.4))?;
     let timeout = settings.time(TIMEOUT);
     let refused = server::refusing()?;
@@ -129,7 +132,7 @@ const FILES: [&str; 5] =
     ["data_report_2024.txt", "user_logs_january.txt", "sales_summary.txt", "inventory_update.txt", "customer_feedback.txt"];
 
 /// Five files of which each is read, processed and written, a second in all.
-pub(super) fn files(settings: &Settings) -> Result<Shown> {
+pub(crate) fn files(settings: &Settings) -> Result<Shown> {
     let [read, process, write] = [0.5, 0.3, 0.2].map(|seconds| settings.time(seconds));
     let names: Vec<String> = (0..settings.items(FILES.len())).map(|nth| FILES[nth % FILES.len()].to_owned()).collect();
     let workers = settings.workers(3);
@@ -160,7 +163,7 @@ pub(super) fn files(settings: &Settings) -> Result<Shown> {
 }
 
 /// Five health checks, submitted and forgotten, with a summary at the end.
-pub(super) fn services(settings: &Settings) -> Result<Shown> {
+pub(crate) fn services(settings: &Settings) -> Result<Shown> {
     let services = [("Database Server", 0.8), ("Web API", 0.5), ("Cache Service", 0.3), ("File Storage", 1.0), ("Email Service", 0.7)];
     let mut luck = fastrand::Rng::with_seed(settings.seed);
     let checks: Vec<_> = services.iter().map(|(name, seconds)| (*name, settings.time(*seconds), luck.u8(0..4) > 0)).collect();

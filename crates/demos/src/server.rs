@@ -8,11 +8,12 @@ use std::{
 };
 
 /// Ends with the program; its threads wait for nobody.
-pub(super) struct Server(SocketAddr);
+pub(crate) struct Server(SocketAddr);
 
 impl Server {
-    /// Starts it on a free port of the loopback. `/delay` answers after `delay`, `/late` after `late`.
-    pub(super) fn start(delay: Duration, late: Duration) -> std::io::Result<Self> {
+    /// Starts it on a free port of the loopback. `/delay` answers after `delay`, `/late` after
+    /// `late`.
+    pub(crate) fn start(delay: Duration, late: Duration) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         Builder::new().name("demo-server".to_owned()).spawn(move || {
@@ -26,13 +27,13 @@ impl Server {
         Ok(Self(address))
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.0)
     }
 }
 
 /// An address of the loopback where nobody listens.
-pub(super) fn refusing() -> std::io::Result<SocketAddr> {
+pub(crate) fn refusing() -> std::io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 

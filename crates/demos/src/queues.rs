@@ -1,4 +1,5 @@
-//! Scenarios with a queue between: producer and consumer, many workers, a pipeline, mixed work, a leaky bucket.
+//! Scenarios with a queue between: producer and consumer, many workers, a pipeline, mixed work, a
+//! leaky bucket.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,14 +10,14 @@ use std::{
 use anyhow::{Result, ensure};
 use longshore_core::{Job, LaneKind, Pipeline, Rate, SendError, Sender, TaskError};
 
-use super::{Settings, Shown, Stage};
+use crate::stage::{Settings, Shown, Stage};
 
 fn inside<O>(work: impl Future<Output = O>) -> Result<O> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work))
 }
 
 /// One producer, one consumer, a queue of five between them, and `drained`.
-pub(super) fn producer_consumer(settings: &Settings) -> Result<Shown> {
+pub(crate) fn producer_consumer(settings: &Settings) -> Result<Shown> {
     let count = settings.items(8);
     let mut luck = fastrand::Rng::with_seed(settings.seed);
     let mut between =
@@ -62,7 +63,7 @@ pub(super) fn producer_consumer(settings: &Settings) -> Result<Shown> {
 }
 
 /// Twelve tasks of different weight, three workers, and what each of them did.
-pub(super) fn workers(settings: &Settings) -> Result<Shown> {
+pub(crate) fn workers(settings: &Settings) -> Result<Shown> {
     let (count, workers) = (settings.items(12), settings.workers(3));
     let mut luck = fastrand::Rng::with_seed(settings.seed);
     let tasks: Vec<Duration> = (0..count).map(|_| settings.time(f64::from(luck.u8(1..=5)) * 0.2)).collect();
@@ -101,7 +102,7 @@ pub(super) fn workers(settings: &Settings) -> Result<Shown> {
 }
 
 /// Three stages with queues of three between them.
-pub(super) fn pipeline(settings: &Settings) -> Result<Shown> {
+pub(crate) fn pipeline(settings: &Settings) -> Result<Shown> {
     let (count, workers) = (settings.items(8) as u32, settings.workers(1));
     let [load, transform, store, every] = [0.3, 0.4, 0.2, 0.1].map(|seconds| settings.time(seconds));
     let title = format!("{count} items, one every {every:?}, through load {load:?}, transform {transform:?}, store {store:?}, queues of 3");
@@ -133,8 +134,9 @@ pub(super) fn pipeline(settings: &Settings) -> Result<Shown> {
     Ok(stage.why("all stages work at once on different items; the slowest sets the pace, and a full queue tells the one before to wait"))
 }
 
-/// Waiting and computing tasks in one queue: everything on one lane, each on its own, one after another.
-pub(super) fn mixed(settings: &Settings) -> Result<Shown> {
+/// Waiting and computing tasks in one queue: everything on one lane, each on its own, one after
+/// another.
+pub(crate) fn mixed(settings: &Settings) -> Result<Shown> {
     let waits = settings.items(50);
     let (wait, computes) = (settings.time(0.1), 8);
     let steps = steps_in(settings.time(0.1));
@@ -186,7 +188,7 @@ fn compute(steps: u64) {
     std::hint::black_box((0..steps).fold(0u64, |sum, step| sum.wrapping_add(std::hint::black_box(step))));
 }
 
-/// How many steps take about so long here.
+/// Returns how many steps take about this time here.
 fn steps_in(time: Duration) -> u64 {
     let (trial, began) = (2_000_000, Instant::now());
     compute(trial);
@@ -194,7 +196,7 @@ fn steps_in(time: Duration) -> u64 {
 }
 
 /// A bucket that leaks at a constant rate, offered three times that.
-pub(super) fn leaky_bucket(settings: &Settings) -> Result<Shown> {
+pub(crate) fn leaky_bucket(settings: &Settings) -> Result<Shown> {
     let (capacity, leak) = (10, 50.0 / settings.scale.max(0.01));
     let offered = settings.items(150);
     let every = Duration::from_secs_f64(1.0 / (3.0 * leak));
