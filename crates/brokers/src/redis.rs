@@ -193,8 +193,7 @@ impl Broker for RedisBroker {
                 return Err(Fail::Refused(finish::too_large(&self.link, message.raw.len())).into());
             }
             self.declared.say(&self.link, &self.layout, batch.iter().map(|message| &message.queue), Wait::Patience).await?;
-            self.link.call(publish::pack(&self.layout, batch), Wait::Patience).await?;
-            Ok(())
+            Ok(publish::all(&self.link, &self.layout, batch).await?)
         })
     }
 

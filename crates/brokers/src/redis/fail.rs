@@ -73,6 +73,11 @@ pub(super) fn is_wrong_type(error: &str) -> bool {
     error.contains("WRONGTYPE")
 }
 
+/// Says whether it could not read a request; it ends the connection then.
+pub(super) fn is_protocol(error: &str) -> bool {
+    error.contains("Protocol error")
+}
+
 /// Says whether the end of a message was refused for what it asks for, and not for how the server
 /// is. `operation` is the one of `finish.lua` that met the error. What is forbidden is the
 /// message's own affair only where that is to send to a queue that we may not use; a result that

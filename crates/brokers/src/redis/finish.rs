@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::{
     dead,
-    fail::{Fail, Refusal, explain, is_its_own, refusal},
+    fail::{Fail, Refusal, explain, is_its_own, is_protocol, refusal},
     layout::Layout,
     link::{Link, Wait, is_too_much, pause},
     marks,
@@ -160,7 +160,7 @@ impl Place<'_> {
                     }
                 }
                 // It says so before it ends the connection.
-                Err(Fail::Refused(text)) if text.contains("Protocol error") => losses += 1 + u32::from(size > MOST_BYTES),
+                Err(Fail::Refused(text)) if is_protocol(&text) => losses += 1 + u32::from(size > MOST_BYTES),
                 // Of all of them at once: whoever changed what we may or what we need will change
                 // it back. Nothing was done.
                 Err(Fail::Refused(text)) => trouble = Some(text),

@@ -60,7 +60,7 @@ const GLANCE: Duration = Duration::from_micros(100);
 const LARGE: usize = 1 << 20;
 /// Number of connections in a row that end with the same large request on them before the request
 /// is to blame.
-const LOSSES: u32 = 3;
+pub(super) const LOSSES: u32 = 3;
 
 /// Says whether a request of this size, with which so many connections have ended, is more than the
 /// server takes. What ends them by chance does not hit the same one again and again, and a small

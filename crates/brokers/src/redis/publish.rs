@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    fail::{Fail, is_wrong_type},
+    fail::{Fail, is_protocol, is_wrong_type},
     layout::{Layout, binding},
-    link::{Link, Wait, locked},
+    link::{LOSSES, Link, Wait, is_too_much, locked},
     resp::{Call, Pack},
     scripts,
 };
@@ -47,6 +47,33 @@ impl Declared {
         locked(&self.0).1.extend(new);
         Ok(())
     }
+}
+
+/// Sends them all, or none. A connection that ends leaves open whether they were sent, but where
+/// it ends with whatever is so large: that is refused, and nothing was sent.
+pub(super) async fn all(link: &Link, layout: &Layout, batch: &[Outgoing]) -> Result<(), Fail> {
+    let pack = pack(layout, batch);
+    let size = pack.size();
+    match link.call(pack, Wait::Patience).await {
+        Err(Fail::Refused(text)) if is_protocol(&text) => Err(Fail::Refused(link.too_much(size))),
+        Err(Fail::Lost(_)) if is_too_much(LOSSES, size) && !takes(link, batch).await => Err(Fail::Refused(link.too_much(size))),
+        said => said.map(drop),
+    }
+}
+
+/// Says whether the server takes so much at once: it is asked for keys of these names, which does
+/// nothing.
+async fn takes(link: &Link, batch: &[Outgoing]) -> bool {
+    let words: Vec<&[u8]> = [&b"EXISTS"[..]].into_iter().chain(batch.iter().map(|message| &*message.raw)).collect();
+    for _ in 0..LOSSES {
+        match link.call(Pack::of(&words), Wait::Patience).await {
+            Err(Fail::Lost(_)) => {}
+            Err(Fail::Refused(text)) if is_protocol(&text) => return false,
+            // It may refuse them as keys: then it has read them.
+            _ => return true,
+        }
+    }
+    false
 }
 
 /// All of them, or none.

@@ -176,6 +176,11 @@ pub(crate) fn with_link(queue: &str) -> Message {
     Message { callbacks: vec![link(queue)], ..bad("plain") }
 }
 
+/// Its link is longer than a server can be told to take.
+pub(crate) fn with_large_link() -> Message {
+    Message { callbacks: vec![link("celery").args(["x".repeat(8 << 20)])], ..bad("plain") }
+}
+
 pub(crate) fn with_group(queue: &str) -> Message {
     Message { callbacks: vec![canvas::group([link("elsewhere"), link(queue)])], ..bad("plain") }
 }

@@ -13,7 +13,7 @@ use longshore_brokers::Key;
 use longshore_celery::{Exception, Message, State, TaskResult};
 use longshore_testkit::servers::Redis;
 
-use self::bench::{BAD, Bench, GOOD, SOON, Store, bad, just_short_enough, with_group, with_link, with_part, with_saved};
+use self::bench::{BAD, Bench, GOOD, SOON, Store, bad, just_short_enough, with_group, with_large_link, with_link, with_part, with_saved};
 
 /// A kind of effect, and how it is refused.
 struct Row {
@@ -267,15 +267,26 @@ async fn on_a_file_whatever_is_refused_of_one_task_fails_it_alone() {
 /// refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_refused_of_a_task_that_is_acknowledged_early_fails_it_alone() {
-    let Some(server) = Redis::start(&[]) else { return };
-    let store = Store::Redis(server);
-    let bench = Bench::new(&store);
-    store.spoil("SET wrong x");
-    bench.send(Some(with_link("wrong"))).await;
-    let worker = bench.worker(true, Duration::ZERO).await;
-    bench.all_is_well("early").await;
-    bench.until("its failure", async || bench.results.get(&[Key::Task(BAD.to_owned())]).await.unwrap()[0].is_some()).await;
-    worker.stopper().warm();
-    let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((summary.ok, summary.failed, summary.error), (2 * GOOD as u64, 1, None));
+    let rows = [
+        ("SET wrong x", with_link("wrong"), LISTS),
+        ("CONFIG SET proto-max-bulk-len 1mb", with_large_link(), "proto-max-bulk-len"),
+        // The connection ends without a word.
+        ("CONFIG SET client-query-buffer-limit 1mb", with_large_link(), "client-query-buffer-limit"),
+    ];
+    for (spoil, message, reason) in rows {
+        let Some(server) = Redis::start(&[]) else { return };
+        let store = Store::Redis(server);
+        let bench = Bench::new(&store);
+        bench.send(Some(message)).await;
+        store.spoil(spoil);
+        let worker = bench.worker(true, Duration::ZERO).await;
+        bench.all_is_well(spoil).await;
+        bench.until("its failure", async || bench.results.get(&[Key::Task(BAD.to_owned())]).await.unwrap()[0].is_some()).await;
+        let doc = bench.results.get(&[Key::Task(BAD.to_owned())]).await.unwrap().remove(0).unwrap();
+        let exception = Exception::from_value(&TaskResult::decode(&doc, 1 << 20).unwrap().result).unwrap().to_string();
+        assert!(exception.contains(reason), "{spoil}: {exception}");
+        worker.stopper().warm();
+        let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
+        assert_eq!((summary.ok, summary.failed, summary.error), (2 * GOOD as u64, 1, None), "{spoil}");
+    }
 }
