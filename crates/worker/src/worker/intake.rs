@@ -93,6 +93,10 @@ struct Hall {
     accused: Vec<Accused>,
     /// Whom the next death would bury starts not before then.
     calm: Option<Instant>,
+    /// When the engine was last given one that nobody suspects.
+    fresh: Option<Instant>,
+    /// Nobody starts whom nobody suspects: until then a suspect waits for those that run.
+    hush: Option<Instant>,
     ended: bool,
     /// What was ready and never reached the engine goes back.
     leaving: Option<JoinHandle<Result<(), BrokerError>>>,
@@ -149,6 +153,8 @@ impl Intake {
             suspects: VecDeque::new(),
             accused: Vec::new(),
             calm: Some(suspects::calm(shared.started)),
+            fresh: None,
+            hush: None,
             ended: false,
             leaving: None,
             closing: None,
@@ -389,7 +395,13 @@ impl Intake {
         let (work, accused) = {
             let mut state = self.state();
             let now = Instant::now();
+            state.hush = None;
             let Some((place, _)) = state.next_suspect(now).filter(|(_, at)| *at <= now) else { return Ok(()) };
+            let tried = state.suspects.get(place).and_then(|work| suspects::tried(suspect(work.crashes, &work.task), state.fresh));
+            if let Some(tried) = tried.filter(|tried| *tried > now) {
+                state.hush = Some(tried);
+                return Ok(());
+            }
             let Some(work) = state.suspects.remove(place) else { return Ok(()) };
             state.accused.push(Accused { receipt: work.receipt, suspect: suspect(work.crashes, &work.task), since: now });
             (work, state.accused.iter().map(|accused| accused.receipt).collect::<Vec<_>>())
@@ -438,21 +450,24 @@ impl Intake {
 
     /// Waits for a claim to end, for the next time that is held, or to be woken.
     async fn wait(&self, room: usize) -> Option<Batch> {
-        let (mut claim, look, next, suspect) = {
+        let (mut claim, look, next, suspect, kept_back) = {
             let mut state = self.state();
             let now = Instant::now();
+            let kept_back = state.keeps_back(now);
             let (claim, look) = match state.claim.take() {
-                None if self.may_claim(&state) => match self.share(&mut state, room, now) {
+                None if kept_back.is_none() && self.may_claim(&state) => match self.share(&mut state, room, now) {
                     Share::UpTo(room) => (Some(self.claim(&mut state, room)), None),
                     Share::IfBuiltIn(room) => (Some(self.claim_if_built_in(room)), None),
                     Share::Later(at) => (None, at.map(|at| at.duration_since(now))),
                 },
                 claim => (claim, None),
             };
-            (claim, look, state.held.next(), state.next_suspect(now).map(|(_, at)| at.duration_since(now)))
+            let suspect = state.hush.or_else(|| state.next_suspect(now).map(|(_, at)| at));
+            let from_now = |at: Instant| at.duration_since(now);
+            (claim, look, state.held.next(), suspect.map(from_now), kept_back.map(from_now))
         };
         let due = next.map(|due| due.duration_since(SystemTime::now()).unwrap_or_default().min(GLANCE));
-        let left = due.into_iter().chain(suspect).chain(look).min();
+        let left = due.into_iter().chain(suspect).chain(kept_back).chain(look).min();
         // While our lease is over nothing is claimed, and nothing that is held is looked at.
         let left = if self.shared.term().is_none() { Some(left.unwrap_or(OVER).max(OVER)) } else { left };
         let mut timer = left.map(|left| Box::pin(tokio::time::sleep(left)));
@@ -486,8 +501,7 @@ impl Intake {
             }
             {
                 let mut state = self.state();
-                let count = state.ready.len().min(room);
-                into.extend(state.ready.drain(..count).map(|work| self.delivery(work)));
+                into.extend(state.take_ready(room).into_iter().map(|work| self.delivery(work)));
                 self.claim_ahead(&mut state, room);
                 if !into.is_empty() {
                     return Ok(Fetched::More);
@@ -531,6 +545,30 @@ fn suspect(crashes: u32, task: &Task) -> Suspect {
 }
 
 impl Hall {
+    /// Returns until when those that nobody suspects are kept back, if they are.
+    fn keeps_back(&self, now: Instant) -> Option<Instant> {
+        self.hush.max(suspects::keeps_back(&self.accused)).filter(|until| *until > now)
+    }
+
+    /// Takes those that may start now.
+    fn take_ready(&mut self, room: usize) -> Vec<Arc<Work>> {
+        let (now, mut suspects) = (Instant::now(), Vec::new());
+        if self.keeps_back(now).is_some() {
+            while suspects.len() < room
+                && let Some(place) = self.ready.iter().position(|work| work.crashes > 0)
+            {
+                suspects.extend(self.ready.remove(place));
+            }
+            return suspects;
+        }
+        let count = self.ready.len().min(room);
+        let works: Vec<_> = self.ready.drain(..count).collect();
+        if works.iter().any(|work| work.crashes == 0) {
+            self.fresh = Some(now);
+        }
+        works
+    }
+
     /// The place of the suspect that starts next, and when; `None`: there is none, or one that runs has to end first.
     fn next_suspect(&self, now: Instant) -> Option<(usize, Instant)> {
         suspects::next(self.suspects.iter().map(|work| suspect(work.crashes, &work.task)), &self.accused, self.calm.unwrap_or(now), now)

@@ -14,6 +14,10 @@ const CALM: Duration = Duration::from_secs(10);
 /// runs none of them, however many wait.
 const REST: u32 = 9;
 
+/// While one of them runs, those that nobody suspects are kept back for so long, lest it be buried
+/// for what one of them does; and before it starts, until the last of them has run for `TRIED`.
+const KEPT_BACK: Duration = Duration::from_secs(10);
+
 /// A message with crashes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Suspect {
@@ -61,6 +65,18 @@ pub(crate) fn calm(born: Instant) -> Instant {
 /// When it may run the next of them, after one that has ended now; `None` if this was none.
 pub(crate) fn rested(ended: &Accused, now: Instant) -> Option<Instant> {
     ended.suspect.is_last().then(|| now + (REST * now.duration_since(ended.since)).min(CALM))
+}
+
+/// Returns until when those that nobody suspects are kept back, for a suspect that runs and that the
+/// next death would bury.
+pub(crate) fn keeps_back(running: &[Accused]) -> Option<Instant> {
+    running.iter().filter(|accused| accused.suspect.is_last()).map(|accused| accused.since + KEPT_BACK).max()
+}
+
+/// Returns when a suspect whose turn it is may start, where the last of those that nobody suspects
+/// started then: until that time no more of them start, if it is one that the next death would bury.
+pub(crate) fn tried(suspect: Suspect, last: Option<Instant>) -> Option<Instant> {
+    last.filter(|_| suspect.is_last()).map(|last| last + TRIED)
 }
 
 /// Which of those in line starts next, and when: at once, or later. Whom the next death would bury starts when it is `calm`, and holds up nobody

@@ -117,6 +117,8 @@ struct Worker {
     suspects: VecDeque<usize>,
     accused: Vec<Accused>,
     calm: Instant,
+    /// When the last one started that nobody suspects.
+    fresh: Option<Instant>,
 }
 
 /// A queue and workers, a millisecond at a time. What a worker held comes back a moment after its death; a new worker is there soon.
@@ -132,6 +134,8 @@ struct Model {
     deaths: u32,
     /// Whether it has to be calm for whom the next death would bury.
     calm: bool,
+    /// True if nobody starts beside it whom nobody suspects.
+    alone: bool,
     /// True if what is sent runs apart from its worker.
     apart: bool,
 }
@@ -154,6 +158,7 @@ impl Model {
             done: 0,
             deaths: 0,
             calm,
+            alone: true,
             apart: false,
         };
         for _ in 0..workers {
@@ -166,7 +171,7 @@ impl Model {
         let born = self.now + ms(after);
         let (runs, parked, suspects, accused) = Default::default();
         let calm = if self.calm { calm(born) } else { born };
-        self.workers.push(Worker { born, runs, parked, suspects, accused, calm });
+        self.workers.push(Worker { born, runs, parked, suspects, accused, calm, fresh: None });
     }
 
     fn send(&mut self, count: usize, takes: u64, kills: Option<u64>) {
@@ -227,16 +232,25 @@ impl Model {
                 }
             }
             let line = worker.suspects.iter().map(|message| messages[*message].suspect());
-            if let Some((place, at)) = next(line, &worker.accused, worker.calm, now)
-                && at <= now
-                && let Some(message) = worker.suspects.remove(place)
-            {
-                worker.accused.push(Accused { receipt: Receipt(message as u64), suspect: messages[message].suspect(), since: now });
-                worker.parked.push_front(message);
+            let mut kept_back = keeps_back(&worker.accused);
+            if let Some((place, _)) = next(line, &worker.accused, worker.calm, now).filter(|(_, at)| *at <= now) {
+                let message = worker.suspects[place];
+                let waits = tried(messages[message].suspect(), worker.fresh).filter(|at| self.alone && *at > now);
+                kept_back = kept_back.max(waits);
+                if waits.is_none() {
+                    worker.suspects.remove(place);
+                    worker.accused.push(Accused { receipt: Receipt(message as u64), suspect: messages[message].suspect(), since: now });
+                    kept_back = keeps_back(&worker.accused);
+                    worker.parked.push_front(message);
+                }
             }
+            let kept_back = kept_back.is_some_and(|until| self.alone && now < until);
             while worker.runs.len() < SLOTS
-                && let Some(message) = worker.parked.pop_front()
+                && let Some(message) = worker.parked.pop_front_if(|message| messages[*message].crashes > 0 || !kept_back)
             {
+                if messages[message].crashes == 0 {
+                    worker.fresh = Some(now);
+                }
                 worker.runs.push((message, now));
             }
         }
@@ -327,5 +341,40 @@ fn poison_is_buried_after_three_crashes_whenever_it_kills_and_its_neighbours_are
             assert_eq!(model.buried, [50], "{workers} workers, it kills after {kills} ms");
             assert_eq!(model.deaths, 3, "{workers} workers, it kills after {kills} ms");
         }
+    }
+}
+
+/// Poison comes again and again, to workers that run long innocents: how many of these are buried.
+fn beside_fresh_poison(alone: bool, takes: u64, pause: u64) -> usize {
+    let mut draw = fastrand::Rng::with_seed(7);
+    let mut model = Model { alone, ..Model::new(2, true) };
+    let mut poison = Vec::new();
+    for _ in 0..20 {
+        model.send(1, takes, None);
+        model.run(draw.u64(1..=pause));
+        poison.push(model.messages.len());
+        model.send(1, 1000, Some(0));
+        model.run(draw.u64(1..=pause));
+    }
+    model.finish();
+    assert!(poison.iter().all(|message| model.buried.contains(message)), "all poison is buried");
+    model.buried.len() - poison.len()
+}
+
+#[test]
+fn who_runs_alone_is_not_buried_for_poison_that_comes_meanwhile() {
+    // It would, if others could start beside it.
+    assert!(beside_fresh_poison(false, 8000, 20_000) > 0);
+    assert_eq!(beside_fresh_poison(true, 8000, 20_000), 0);
+}
+
+#[test]
+fn nobody_starts_beside_whom_the_next_death_would_bury_for_ten_seconds() {
+    let now = Instant::now();
+    for (crashes, kept_back) in [(1, None), (2, Some(10_000))] {
+        let running = [Accused { receipt: Receipt(1), suspect: here(crashes), since: now }];
+        assert_eq!(keeps_back(&running), kept_back.map(|after| now + ms(after)), "{crashes} crashes");
+        assert_eq!(tried(here(crashes), Some(now)), kept_back.map(|_| now + TRIED), "{crashes} crashes");
+        assert_eq!(tried(here(crashes), None), None, "{crashes} crashes");
     }
 }
