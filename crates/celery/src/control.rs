@@ -21,8 +21,8 @@ pub use reply::{Reply, error, ok};
 pub use request::{Addressed, ReplyTo, Request};
 pub use settings::settings;
 pub use values::{
-    Consumed, Stats, TaskView, hello, query_task, read_hello, registered, revoked, scheduled, stamps_not_terminated, stamps_revoked,
-    terminated,
+    Consumed, RegisteredTask, Stats, TaskView, hello, query_task, read_hello, read_registered, registered, revoked, scheduled,
+    stamps_not_terminated, stamps_revoked, terminated,
 };
 
 /// The exchange that requests are published on. Of type fanout, the routing key is empty.

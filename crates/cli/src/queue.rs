@@ -1,8 +1,8 @@
 //! What the commands of the task queue share: where the queue is, what goes wrong there, and how tasks are shown.
 //!
-//! Layout: `show.rs`: messages, ages, places for people; `remote.rs`: asking running workers; `send.rs`: what `call` and `enqueue` say of a task; `wait.rs`: waiting for a result
+//! Layout: `show.rs`: messages, ages, places for people; `send.rs`: how `call` and `enqueue` send a
+//! task; `wait.rs`: waiting for a result. Questions and actions themselves are `longshore-ops`'s.
 
-pub mod remote;
 pub mod send;
 pub mod show;
 pub mod wait;
@@ -15,6 +15,7 @@ use std::{
 
 use longshore_brokers::{Broker, BrokerError};
 use longshore_core::ErrorKind;
+use longshore_ops::OpsError;
 use longshore_worker::{App, Client, ClientError, Route};
 
 use crate::{
@@ -64,6 +65,20 @@ impl From<ClientError> for Fault {
             ClientError::TimedOut { .. } => 8,
             ClientError::Broker(error) => code_of(error),
             _ => 6,
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
+impl From<OpsError> for Fault {
+    fn from(error: OpsError) -> Self {
+        let code = match error {
+            OpsError::UnknownTask { .. } | OpsError::NoDeadLetter { .. } => 9,
+            OpsError::NoWorkers => 69,
+            OpsError::Broker(error) => return error.into(),
+            OpsError::Client(error) => return error.into(),
+            // What makes no sense is a mistake of the user's.
+            _ => 2,
         };
         Self { code, message: error.to_string() }
     }

@@ -272,6 +272,10 @@ pub use longshore_celery::Value;
 /// `longshore` itself, `worker` included, and serves these tasks beside those of the configuration. To be called first thing in `main`.
 #[cfg(feature = "cli")]
 pub use longshore_cli::main;
+/// Questions and actions about brokers and workers: why a task waits, queues, tasks, limits, dead
+/// letters, workers.
+#[cfg(feature = "queue")]
+pub use longshore_ops as ops;
 #[cfg(feature = "queue")]
 #[doc(hidden)]
 pub use longshore_worker::private;

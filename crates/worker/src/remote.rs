@@ -73,6 +73,20 @@ pub async fn ask_until(
     Ok(from)
 }
 
+/// Asks workers whether one of them has this task. What was acknowledged before it began is known to
+/// nobody else; nor is it known where remote control is off.
+///
+/// # Errors
+/// As [`ask`].
+///
+/// # Cancel safety
+/// Cancel safe: nothing is changed by asking.
+pub async fn is_at_worker(broker: &Arc<dyn Broker>, id: &str) -> Result<bool, BrokerError> {
+    let has = |from: &[(String, Value)]| from.iter().any(|(_, reply)| reply.get(id).is_some());
+    let request = Request::new("query_task").argument("ids", vec![id]);
+    Ok(has(&ask_until(broker, request, PATIENCE, has).await?))
+}
+
 /// Sends a request that nobody replies to.
 ///
 /// # Errors

@@ -92,6 +92,35 @@ pub fn registered(task: &str, items: &[(&str, String)]) -> Value {
     format!("{task} [{}]", items.join(" ")).into()
 }
 
+/// A task as a worker tells it in `registered`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RegisteredTask {
+    /// Its name.
+    pub task: String,
+    /// Those of the items asked for that it has, each with its value.
+    pub items: Vec<(String, String)>,
+}
+
+impl RegisteredTask {
+    /// Returns the value of an item; `None` where the task has none.
+    pub fn item(&self, name: &str) -> Option<&str> {
+        self.items.iter().find(|(item, _)| item == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Reads what a worker replied to `registered`, the other way round than [`registered`] writes it.
+/// What is no task is passed over.
+pub fn read_registered(reply: &Value) -> Vec<RegisteredTask> {
+    let read = |entry: &str| {
+        let (task, items) = entry.strip_suffix(']').and_then(|entry| entry.split_once(" [")).unwrap_or((entry, ""));
+        let items = items.split(' ').filter_map(|item| item.split_once('='));
+        let items = items.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        RegisteredTask { task: task.to_owned(), items }
+    };
+    reply.as_list().unwrap_or_default().iter().filter_map(Value::as_str).map(read).collect()
+}
+
 /// `hello` from another node: what is called off here, the oldest first, and the logical time. To itself a node replies null.
 pub fn hello(revoked: &[String], clock: u64) -> Value {
     Value::Map(Map::from_iter([("revoked", Value::from(revoked.to_vec())), ("clock", clock.into())]))
@@ -236,5 +265,28 @@ impl Stats {
             ("rusage", self.rusage.clone().into()),
         ];
         Value::Map(Map::from_iter(members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registered_task_is_read_as_it_was_written() {
+        let items = |items: &[(&'static str, &str)]| items.iter().map(|(name, value)| (*name, (*value).to_owned())).collect::<Vec<_>>();
+        for (task, items) in [
+            ("shop.add", items(&[])),
+            ("shop.add", items(&[("lane", "process")])),
+            ("shop.add", items(&[("exchange", "x"), ("rate_limit", "10/m")])),
+            ("odd [", items(&[])),
+        ] {
+            let told = read_registered(&Value::List(vec![registered(task, &items)]));
+            let items = items.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            assert_eq!(told, [RegisteredTask { task: task.to_owned(), items }]);
+        }
+        let odd = Value::parse(br#"["t", 5, null]"#, 8).unwrap();
+        assert_eq!(read_registered(&odd).len(), 1);
+        assert_eq!(read_registered(&Value::Null), []);
     }
 }

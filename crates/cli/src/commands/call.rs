@@ -4,12 +4,14 @@ use std::io::Write;
 
 use clap::Args;
 use longshore_celery::State;
+use longshore_ops::tasks::ResultInfo;
 use serde_json::json;
 
 use super::result::{Patience, patience};
 use crate::queue::{
     Fault, Place,
     send::{self, SendArgs},
+    show::json_line,
     wait,
 };
 
@@ -61,7 +63,7 @@ pub async fn run(args: &CallArgs, place: &Place, out: &mut dyn Write) -> Result<
         Ok(_) | Err(longshore_worker::ClientError::Remote(_)) => {
             let Some(stored) = answer.stored().await? else { return Err(super::why::unknown()) };
             if place.json {
-                writeln!(out, "{}", wait::document(answer.id(), &stored))?;
+                json_line(out, &ResultInfo::of(answer.id(), &stored))?;
             } else {
                 eprintln!("longshore: {}", wait::failure(answer.id(), &stored, true));
             }

@@ -11,10 +11,10 @@ use longshore_celery::{
     control::Request,
     events::{self, Event, What},
 };
+use longshore_worker::remote::tell;
 
 use crate::queue::{
     Fault, Place,
-    remote::tell,
     show::{clock, cut, plain},
 };
 

@@ -1,28 +1,23 @@
-//! `longshore limits`: the limits of the configuration, the rates of tasks, and what is set of them: for all who share them, or at workers that run.
-//!
-//! Layout: `row.rs`: what is known of one limit or task, for people and for programs; `told.rs`: the rates that workers say they keep
+//! `longshore limits`: the limits of the configuration, the rates of tasks, and what is set of them:
+//! for all who share them, or at workers that run.
 
-mod row;
-mod told;
-
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use clap::Subcommand;
-use longshore_brokers::{BUCKET, LimitState};
-use longshore_celery::control::Request;
 use longshore_core::Rate;
-use serde_json::json;
+use longshore_ops::{
+    limits::{self, KnownLimit, KnownRate, LimitInfo, LimitSource, LimitsRequest, SetLimit, rate_text},
+    workers::{WorkerAction, WorkersRequest},
+};
 
-use self::row::{Row, fields};
-use super::remote::{RemoteArgs, Whom, control};
+use super::remote::told;
 use crate::{
-    config::Config,
+    config::{Config, Limit},
     queue::{
         Fault, Place,
-        remote::{PATIENCE, ask},
-        show::plain,
+        show::{json_line, plain},
     },
-    units,
+    units::{self, show_duration},
 };
 
 /// `longshore limits …`
@@ -45,41 +40,41 @@ pub enum LimitsCommand {
 /// Runs the command.
 ///
 /// # Errors
-/// The broker's, and those of `out`; a mistake in the configuration; 69: it is a task's, and no worker has replied.
+/// The broker's, and those of `out`; a mistake in the configuration; 69: it is a task's, and no
+/// worker has replied.
 pub async fn run(command: Option<LimitsCommand>, config: &Config, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
     match command.unwrap_or(LimitsCommand::List) {
         LimitsCommand::List => {
-            // What remote control has set is known to the workers alone.
-            let replies = ask(place.broker(), Request::new("registered"), PATIENCE).await?;
-            let known = place.broker().limits().await?;
-            list(&rows(config, &known, &told::rates(&replies), place)?, place, out)
+            let limits = limits::list(&place.client, &known(config, place)?).await?;
+            show(&limits, place, out)
         }
         LimitsCommand::Set { name, rate, burst } => {
-            let known = place.broker().limits().await?;
             let is_task = place.app.task_named(&name).is_some() || place.specs.iter().any(|spec| spec.name == name);
-            let is_limit = config.limits().any(|limit| limit == name) || (!is_task && known.iter().any(|limit| limit_of(limit) == name));
+            let is_limit = config.limits().any(|limit| limit == name) || (!is_task && limits::is_known(&place.client, &name).await?);
             if is_limit {
                 return set(&name, &rate, burst, place, out).await;
             }
-            let rate = of_task(&rate)?;
-            let whom = Whom { timeout: PATIENCE, destination: Vec::new() };
-            let words = vec!["rate_limit".to_owned(), name, rate];
-            control(&RemoteArgs { words, whom }, place, out).await
+            let action = WorkerAction::SetRate { task: name, rate: of_task(&rate)? };
+            told(&action, &WorkersRequest::default(), place, out).await
         }
     }
 }
 
-/// A task's rate as workers read it: Celery's `10/m`, too.
-fn of_task(text: &str) -> Result<String, Fault> {
-    let celerys = match text.split_once('/') {
-        Some((count, "s" | "m" | "h")) => count.parse::<f64>().is_ok(),
-        None => text.parse::<f64>().is_ok(),
-        _ => false,
+/// Reads a task's rate, which may be in Celery's words: `10/m`, or a number a second. Nothing above
+/// 0 is no limit.
+fn of_task(text: &str) -> Result<Option<Rate>, Fault> {
+    let per = |seconds| Duration::from_secs(seconds);
+    let (count, unit) = text.split_once('/').unwrap_or((text, "s"));
+    let per = match unit {
+        "s" => Some(per(1)),
+        "m" => Some(per(60)),
+        "h" => Some(per(3600)),
+        _ => None,
     };
-    if celerys {
-        return Ok(text.to_owned());
+    match (count.parse::<f64>(), per) {
+        (Ok(count), Some(per)) if count.is_finite() => Ok((count > 0.0).then_some(Rate { count, per, burst: 1 })),
+        _ => Ok(Some(units::rate(text).map_err(Fault::usage)?.with_burst(1))),
     }
-    Ok(format!("{}/s", units::rate(text).map_err(Fault::usage)?.per_second()))
 }
 
 async fn set(name: &str, text: &str, burst: u32, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
@@ -87,63 +82,86 @@ async fn set(name: &str, text: &str, burst: u32, place: &Place, out: &mut dyn Wr
         "0" => None,
         text => Some(Rate::per_second(units::rate(text).map_err(Fault::usage)?.per_second()).burst(burst)),
     };
-    place.broker().set_limit(name, rate).await?;
+    let done = limits::set(&place.client, &SetLimit::new(name, rate)).await?;
     match place.json {
-        true => writeln!(out, "{}", json!({ "limit": name, "set": fields(rate) }))?,
+        true => json_line(out, &done)?,
         false if rate.is_some() => writeln!(out, "{}: {text} burst {burst}, for all that share it on this broker", plain(name))?,
         false => writeln!(out, "{}: what the configuration says holds again", plain(name))?,
     }
     Ok(0)
 }
 
-/// The limit whose bucket it is.
-fn limit_of(state: &LimitState) -> &str {
-    state.name.split(BUCKET).next().unwrap_or(&state.name)
-}
-
-/// The limits of the configuration, those that only others know, and the tasks that have a rate: by their own policy, or because a worker was told so.
-fn rows(config: &Config, known: &[LimitState], told: &[told::Told], place: &Place) -> Result<Vec<Row>, Fault> {
-    let mut rows: Vec<Row> = Vec::new();
+/// Returns the limits and rates that the configuration and the program say.
+fn known(config: &Config, place: &Place) -> Result<LimitsRequest, Fault> {
+    let mut request = LimitsRequest::default();
     for name in config.limits() {
-        let limit = config.limit(name)?;
-        let state = known.iter().find(|state| state.name == name);
-        rows.push(Row::of_limit(limit, state)?);
+        request.limits.push(limit_of(config.limit(name)?)?);
     }
-    // The buckets of limits by value, and limits that only others know.
-    let own: Vec<&str> = config.limits().collect();
-    rows.extend(known.iter().filter(|state| !own.contains(&state.name.as_str())).map(Row::of_state));
-    let mut tasks: Vec<Row> = Vec::new();
     for spec in &place.specs {
-        tasks.push(Row::of_task(&spec.name, spec.pace(), spec.rate(), "configuration"));
+        let mut known = KnownRate::new(spec.name.as_str());
+        known.rate = spec.pace().map(|(rate, _)| rate);
+        known.limit = spec.pace().and_then(|(_, limit)| limit).map(str::to_owned);
+        known.words = spec.rate();
+        request.rates.push(known);
     }
     for task in place.app.tasks() {
-        tasks.push(Row::of_task(&task.name, task.policy.rate_limit.map(|rate| (rate, None)), None, "program"));
+        let mut known = KnownRate::new(&*task.name);
+        (known.rate, known.from) = (task.policy.rate_limit, LimitSource::Program);
+        request.rates.push(known);
     }
-    for one in told {
-        match tasks.iter_mut().find(|row| row.task.as_deref() == Some(one.task.as_str())) {
-            Some(row) => row.hear(one),
-            None => {
-                let mut row = Row::of_task(&one.task, None, None, "configuration");
-                row.hear(one);
-                tasks.push(row);
-            }
-        }
-    }
-    rows.extend(tasks.into_iter().filter(Row::has_rate));
-    Ok(rows)
+    Ok(request)
 }
 
-fn list(rows: &[Row], place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
-    if rows.is_empty() && !place.json {
+/// Returns a limit of the configuration.
+fn limit_of(limit: Limit) -> Result<KnownLimit, Fault> {
+    let read = |text: &String| Ok(Rate::per_second(units::rate(text)?.per_second()));
+    let burst = u32::try_from(limit.burst).unwrap_or(u32::MAX);
+    let rate =
+        limit.rate.as_ref().map(read).transpose().map_err(|why: String| Fault::usage(format!("[limits.{:?}]: {why}", limit.name)))?;
+    let mut known = KnownLimit::new(limit.name);
+    known.rate = rate.map(|rate| rate.burst(burst));
+    known.words = limit.rate.map(|rate| format!("{rate} burst {}", limit.burst));
+    (known.concurrency, known.by) = (limit.concurrency, limit.by);
+    Ok(known)
+}
+
+fn show(limits: &[LimitInfo], place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+    if limits.is_empty() && !place.json {
         writeln!(out, "no limits: write `rate` into a [tasks.NAME], or a [limits.NAME] for `run`")?;
     }
-    for row in rows {
+    for limit in limits {
         match place.json {
-            true => writeln!(out, "{}", row.json())?,
-            false => writeln!(out, "{:<28}  {}", plain(&row.name()), plain(&row.text()))?,
+            true => json_line(out, limit)?,
+            false => writeln!(out, "{:<28}  {}", plain(&name(limit)), plain(&text(limit)))?,
         }
     }
     Ok(0)
+}
+
+/// Returns the name for people: a section, or a task.
+fn name(info: &LimitInfo) -> String {
+    match (&info.task, &info.limit, &info.bucket) {
+        (Some(task), ..) => task.clone(),
+        (None, Some(limit), Some(bucket)) => format!("{limit} = {bucket}"),
+        (None, Some(limit), None) if info.from == LimitSource::Broker => limit.clone(),
+        (None, limit, None) => format!("[limits.{:?}]", limit.as_deref().unwrap_or_default()),
+        (None, None, Some(bucket)) => bucket.clone(),
+    }
+}
+
+/// Returns everything that holds, for people.
+fn text(info: &LimitInfo) -> String {
+    let of_task = info.own.filter(|_| info.task.is_some()).map(|rate| format!("every {}", show_duration(rate.interval())));
+    let own = info.words.clone().or(of_task);
+    let most = info.concurrency.map(|most| format!("{most} at once, each process"));
+    let by = info.by.as_ref().map(|by| format!("by {by}"));
+    let set = info.set.map(|rate| format!("set to {} burst {} for all", rate_text(rate), rate.burst));
+    let ahead = info.in_use().then(|| format!("in use, the next slot in {}", show_duration(info.ahead)));
+    let workers = info.workers.iter().map(|(node, rate)| match rate {
+        Some(rate) => format!("{} at {node}", rate_text(*rate)),
+        None => format!("no limit at {node}"),
+    });
+    own.into_iter().chain(most).chain(by).chain(set).chain(ahead).chain(workers).collect::<Vec<_>>().join("   ")
 }
 
 #[cfg(test)]
@@ -151,10 +169,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tasks_rate_is_told_to_workers_in_their_words() {
-        for (text, want) in [("10/m", "10/m"), ("0", "0"), ("120/min", "2/s"), ("5/s", "5/s")] {
-            assert_eq!(of_task(text).unwrap(), want);
+    fn a_tasks_rate_is_read_in_our_words_and_in_celerys() {
+        let per_second = |rate: Rate| rate.count / rate.per.as_secs_f64();
+        for (text, want) in
+            [("10/m", Some(10.0 / 60.0)), ("0", None), ("0/s", None), ("4", Some(4.0)), ("120/min", Some(2.0)), ("5/s", Some(5.0))]
+        {
+            assert_eq!(of_task(text).unwrap().map(per_second), want, "{text}");
         }
         assert_eq!(of_task("lots").unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn a_limit_is_told_with_all_that_is_known_of_it() {
+        let limit = Limit { name: "api".into(), rate: Some("10/min".into()), burst: 1, concurrency: None, by: None };
+        let known = limit_of(limit).unwrap();
+        let mut info = LimitInfo::default();
+        (info.limit, info.own, info.words) = (Some(known.name), known.rate, known.words);
+        info.ahead = Duration::from_millis(1500);
+        assert_eq!((name(&info).as_str(), text(&info).as_str()), ("[limits.\"api\"]", "10/min burst 1   in use, the next slot in 1.5s"));
+        let mut info = LimitInfo::default();
+        (info.task, info.own) = (Some("t".into()), Some(Rate::per_second(5.0)));
+        info.workers = vec![("b".into(), None), ("c".into(), Some(Rate::per_second(0.5)))];
+        assert_eq!(text(&info), "every 200ms   no limit at b   30/min at c");
     }
 }

@@ -1,21 +1,18 @@
 //! `longshore queues`: list, show, peek, pause, resume, purge, move.
 //!
-//! Layout: `flow.rs`: what comes and goes; `table.rs`: how it is shown
+//! `table.rs`: how they are shown
 
-mod flow;
 mod table;
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{io::Write, time::Duration};
 
 use clap::{Args, Subcommand};
-use longshore_brokers::QueueState;
-use serde_json::{Value as Json, json};
+use longshore_ops::queues::{PeekRequest, QueueAction, QueueDone, QueueInfo, QueuesRequest, act, list, peek};
 
-use self::flow::Flows;
 use crate::{
     queue::{
         Fault, Place,
-        show::{Brief, plain, who},
+        show::{brief, json_line, plain, who},
     },
     units::{self, show_count},
 };
@@ -91,83 +88,86 @@ pub struct Measure {
 /// # Errors
 /// The broker's, and those of `out`.
 pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
-    let broker = place.broker();
+    let client = &place.client;
     match command.unwrap_or(QueuesCommand::List { measure: Measure { window: Duration::from_secs(1) } }) {
         QueuesCommand::List { measure } => {
-            let (mut states, flows) = flow::measure(place, &[], measure.window).await?;
-            states.sort_by(|a, b| a.name.cmp(&b.name));
-            show(&states, &flows, place, out)?;
+            let queues = list(client, &QueuesRequest::default().window(measure.window)).await?;
+            show(&queues, place, out)?;
         }
         QueuesCommand::Show { queue, measure } => {
-            let (states, flows) = flow::measure(place, &[Arc::from(queue.as_str())], measure.window).await?;
-            show(&states, &flows, place, out)?;
+            let queues = list(client, &QueuesRequest::one(&queue).window(measure.window)).await?;
+            show(&queues, place, out)?;
             if !place.json {
-                for raw in broker.peek(&queue, 1).await? {
-                    writeln!(out, "next    {}", Brief::of(&raw).text())?;
+                for next in peek(client, &PeekRequest::new(&queue).count(1)).await? {
+                    writeln!(out, "next    {}", brief(&next))?;
                 }
             }
         }
         QueuesCommand::Peek { queue, count } => {
-            let next = broker.peek(&queue, count).await?;
+            let next = peek(client, &PeekRequest::new(&queue).count(count)).await?;
             if next.is_empty() && !place.json {
                 writeln!(out, "nothing waits in {}", plain(&queue))?;
             }
-            for (at, raw) in next.iter().enumerate() {
-                let brief = Brief::of(raw);
+            for (at, message) in next.iter().enumerate() {
                 match place.json {
-                    true => writeln!(out, "{}", brief.json())?,
-                    false => writeln!(out, "{:>4}  {}", at + 1, brief.text())?,
+                    true => json_line(out, message)?,
+                    false => writeln!(out, "{:>4}  {}", at + 1, brief(message))?,
                 }
             }
         }
         QueuesCommand::Pause { queues } => {
             let by = who();
-            for queue in &queues {
-                broker.pause(queue, Some(&by)).await?;
-                said(place, out, json!({ "paused": queue, "by": by }), format_args!("{} paused", plain(queue)))?;
+            for queue in queues {
+                done(QueueAction::Pause { queue, by: by.clone() }, place, out).await?;
             }
         }
         QueuesCommand::Resume { queues } => {
-            for queue in &queues {
-                broker.pause(queue, None).await?;
-                said(place, out, json!({ "resumed": queue }), format_args!("{} goes on", plain(queue)))?;
+            for queue in queues {
+                done(QueueAction::Resume { queue }, place, out).await?;
             }
         }
         QueuesCommand::Purge { queues, yes } => {
-            for queue in &queues {
-                let state = state(place, queue).await?;
-                // What is held back until its time goes too.
-                let waiting = state.waiting + state.later;
-                if !place.confirm(&format!("throw away {} waiting {} of {}?", show_count(waiting), tasks(waiting), plain(queue)), yes)? {
-                    continue;
+            for queue in queues {
+                let waiting = waiting(&queue, place).await?;
+                if place.confirm(&format!("throw away {} waiting {} of {}?", show_count(waiting), tasks(waiting), plain(&queue)), yes)? {
+                    done(QueueAction::Purge { queue }, place, out).await?;
                 }
-                let gone = broker.purge(queue).await?;
-                let text = format!("{}: {} {} thrown away", plain(queue), show_count(gone), tasks(gone));
-                said(place, out, json!({ "queue": queue, "purged": gone }), format_args!("{text}"))?;
             }
         }
-        QueuesCommand::Move { from, to } => {
-            if from == to {
-                return Err(Fault::usage(format!("{from} and {to} are one queue")));
-            }
-            let moved = broker.transfer(&from, &to).await?;
-            let text = format!("{} {} moved from {} to {}", show_count(moved), tasks(moved), plain(&from), plain(&to));
-            said(place, out, json!({ "from": from, "to": to, "moved": moved }), format_args!("{text}"))?;
-        }
+        QueuesCommand::Move { from, to } => done(QueueAction::Move { from, to }, place, out).await?,
     }
     Ok(0)
 }
 
-fn show(states: &[QueueState], flows: &Flows, place: &Place, out: &mut dyn Write) -> Result<(), Fault> {
+/// Does something to a queue, and says so.
+async fn done(action: QueueAction, place: &Place, out: &mut dyn Write) -> Result<(), Fault> {
+    let done = act(&place.client, &action).await?;
     match place.json {
-        true => states.iter().try_for_each(|state| writeln!(out, "{}", table::json(state, flows)))?,
-        false => table::write(states, flows, out)?,
+        true => json_line(out, &done)?,
+        false => writeln!(out, "{}", sentence(&done))?,
     }
     Ok(())
 }
 
-fn said(place: &Place, out: &mut dyn Write, json: Json, text: std::fmt::Arguments<'_>) -> std::io::Result<()> {
-    if place.json { writeln!(out, "{json}") } else { writeln!(out, "{text}") }
+/// Returns what was done, for people.
+fn sentence(done: &QueueDone) -> String {
+    match done {
+        QueueDone::Paused { paused, .. } => format!("{} paused", plain(paused)),
+        QueueDone::Resumed { resumed } => format!("{} goes on", plain(resumed)),
+        QueueDone::Purged { queue, purged } => format!("{}: {} {} thrown away", plain(queue), show_count(*purged), tasks(*purged)),
+        QueueDone::Moved { from, to, moved } => {
+            format!("{} {} moved from {} to {}", show_count(*moved), tasks(*moved), plain(from), plain(to))
+        }
+        _ => "done".to_owned(),
+    }
+}
+
+fn show(queues: &[QueueInfo], place: &Place, out: &mut dyn Write) -> Result<(), Fault> {
+    match place.json {
+        true => queues.iter().try_for_each(|queue| json_line(out, queue))?,
+        false => table::write(queues, out)?,
+    }
+    Ok(())
 }
 
 /// `task` or `tasks`.
@@ -175,8 +175,8 @@ pub(super) fn tasks(count: u64) -> &'static str {
     if count == 1 { "task" } else { "tasks" }
 }
 
-/// The state of one queue; that of an empty one where it is not known.
-async fn state(place: &Place, queue: &str) -> Result<QueueState, Fault> {
-    let found = place.broker().queues(&[Arc::from(queue)]).await?.into_iter().find(|state| state.name == queue);
-    Ok(found.unwrap_or_else(|| QueueState { name: queue.to_owned(), ..QueueState::default() }))
+/// Returns how many messages a purge would throw away: what is held back until its time goes too.
+async fn waiting(queue: &str, place: &Place) -> Result<u64, Fault> {
+    let queues = list(&place.client, &QueuesRequest::one(queue).window(Duration::ZERO)).await?;
+    Ok(queues.iter().filter(|info| info.name == queue).map(|info| info.waiting + info.later).sum())
 }

@@ -3,14 +3,16 @@
 use std::{io::Write, time::Duration};
 
 use clap::{Args, Subcommand};
-use longshore_brokers::mask;
 use longshore_celery::{Map, Value, control::Request, repr};
+use longshore_ops::{
+    OpsError,
+    workers::{self, WorkerAction, WorkerDone, WorkerInfo, WorkerReply, WorkersRequest},
+};
 
 use crate::{
     queue::{
         Fault, Place,
-        remote::{PATIENCE, ask, nobody, tell},
-        show::{cut, plain},
+        show::{cut, json_line, plain},
     },
     units::{self, show_count, show_duration},
 };
@@ -24,6 +26,14 @@ pub struct Whom {
     /// Only these nodes
     #[arg(short = 'd', long, value_name = "NODES", value_delimiter = ',')]
     pub destination: Vec<String>,
+}
+
+impl Whom {
+    fn request(&self) -> WorkersRequest {
+        let mut request = WorkersRequest::default();
+        (request.nodes, request.patience) = (self.destination.clone(), self.timeout);
+        request
+    }
 }
 
 /// A duration; a bare number is seconds, as Celery has it.
@@ -107,24 +117,17 @@ const CONTROL: &[Known] = &[
 /// # Errors
 /// 69: nobody has replied; the broker's, and those of `out`.
 pub async fn status(whom: &Whom, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
-    let client = &place.client;
-    let mut stores = serde_json::Map::new();
-    for (what, url, pinged) in [
-        ("broker", client.broker().url(), client.broker().ping().await),
-        ("results", client.results().url(), client.results().ping().await),
-    ] {
-        let (version, took) = pinged?;
-        let (url, took) = (mask(url), took.as_secs_f64() * 1e3);
-        match place.json {
-            true => drop(stores.insert(what.to_owned(), serde_json::json!({ "url": url, "version": version, "round_trip_ms": took }))),
-            false => writeln!(out, "{what:<8} {url}  {version}  round trip {took:.2} ms")?,
+    let stores = workers::stores(&place.client).await?;
+    if !place.json {
+        for (what, store) in [("broker", &stores.broker), ("results", &stores.results)] {
+            writeln!(out, "{what:<8} {}  {}  round trip {:.2} ms", store.url, store.version, store.round_trip_ms)?;
         }
     }
-    let replies = ask(place.broker(), Request::new("ping").to(whom.destination.clone()), whom.timeout).await?;
+    let replies = workers::inspect(&place.client, Request::new("ping"), &whom.request()).await?;
     if place.json {
-        let nodes = replies.iter().map(|(node, value)| (node.clone(), serde_json::from_slice(&value.to_json()).unwrap_or_default()));
-        stores.insert("nodes".to_owned(), serde_json::Value::Object(nodes.collect()));
-        writeln!(out, "{}", serde_json::Value::Object(stores))?;
+        let nodes = replies.iter().map(|reply| (reply.node.clone(), serde_json::from_slice(&reply.reply.to_json()).unwrap_or_default()));
+        let nodes: serde_json::Map<String, serde_json::Value> = nodes.collect();
+        json_line(out, &serde_json::json!({ "broker": stores.broker, "results": stores.results, "nodes": nodes }))?;
         // Also where nobody is there: the stores have answered.
         return if replies.is_empty() { Err(nobody()) } else { Ok(0) };
     }
@@ -138,7 +141,7 @@ pub async fn status(whom: &Whom, place: &Place, out: &mut dyn Write) -> Result<u
 /// As [`status`].
 pub async fn inspect(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
     let request = request(args, INSPECT, "inspect")?;
-    let replies = ask(place.broker(), request.to(args.whom.destination.clone()), args.whom.timeout).await?;
+    let replies = workers::inspect(&place.client, request, &args.whom.request()).await?;
     say(&replies, place, true, true, out)?;
     Ok(0)
 }
@@ -148,33 +151,33 @@ pub async fn inspect(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> R
 /// # Errors
 /// As [`status`].
 pub async fn control(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
-    let request = request(args, CONTROL, "control")?.to(args.whom.destination.clone());
-    if request.method == "shutdown" {
-        // Who stops does not reply, so it is asked first who is there.
-        let there = ask(place.broker(), Request::new("ping").to(args.whom.destination.clone()), args.whom.timeout).await?;
-        if there.is_empty() {
-            return Err(nobody());
-        }
-        tell(place.broker(), request).await?;
-        for (node, _) in there {
-            if place.json {
-                writeln!(out, "{}", serde_json::json!({ "node": node, "told": "shutdown" }))?;
-            } else {
-                writeln!(out, "->  {}: told to shut down", plain(&node))?;
+    let action = WorkerAction::of(request(args, CONTROL, "control")?);
+    told(&action, &args.whom.request(), place, out).await
+}
+
+/// Tells workers to do something, and says what they reply.
+///
+/// # Errors
+/// As [`status`].
+pub(super) async fn told(action: &WorkerAction, whom: &WorkersRequest, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+    match workers::act(&place.client, action, whom).await? {
+        WorkerDone::Replied(replies) => say(&replies, place, true, false, out)?,
+        WorkerDone::Told(nodes) => {
+            for node in nodes {
+                match place.json {
+                    true => json_line(out, &serde_json::json!({ "node": node, "told": "shutdown" }))?,
+                    false => writeln!(out, "->  {}: told to shut down", plain(&node))?,
+                }
             }
         }
-        return Ok(0);
+        _ => {}
     }
-    if request.method == "revoke"
-        && let Some(ids) = request.arguments.get("task_id").and_then(Value::as_list)
-    {
-        // For workers that start later, too.
-        let ids: Vec<String> = ids.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-        place.broker().revoke(&ids).await?;
-    }
-    let replies = ask(place.broker(), request, args.whom.timeout).await?;
-    say(&replies, place, true, false, out)?;
     Ok(0)
+}
+
+/// No worker has replied.
+fn nobody() -> Fault {
+    OpsError::NoWorkers.into()
 }
 
 /// The request that the words mean.
@@ -221,19 +224,19 @@ fn request(args: &RemoteArgs, known: &[Known], verb: &str) -> Result<Request, Fa
 }
 
 /// Writes replies as Celery does.
-fn say(replies: &[(String, Value)], place: &Place, bodies: bool, count: bool, out: &mut dyn Write) -> Result<(), Fault> {
+fn say(replies: &[WorkerReply], place: &Place, bodies: bool, count: bool, out: &mut dyn Write) -> Result<(), Fault> {
     if replies.is_empty() {
         return Err(nobody());
     }
     if place.json {
-        let all: Map = replies.iter().cloned().collect();
+        let all: Map = replies.iter().map(|reply| (reply.node.as_str(), reply.reply.clone())).collect();
         out.write_all(&Value::Map(all).to_json())?;
         writeln!(out)?;
         return Ok(());
     }
-    for (node, value) in replies {
-        let (word, body) = pretty(value);
-        writeln!(out, "->  {}: {word}", plain(node))?;
+    for reply in replies {
+        let (word, body) = pretty(&reply.reply);
+        writeln!(out, "->  {}: {word}", plain(&reply.node))?;
         if bodies {
             indented(&body, 4).lines().try_for_each(|line| writeln!(out, "{}", plain(line)))?;
         }
@@ -287,60 +290,39 @@ fn indented(text: &str, by: usize) -> String {
 /// # Errors
 /// As [`status`].
 pub async fn workers(command: Option<WorkersCommand>, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
-    let broker = place.broker();
-    let one = |method: &str| Request::new(method);
     match command.unwrap_or(WorkersCommand::List) {
         WorkersCommand::Show { node } => {
-            let mut found = Map::default();
-            for method in ["stats", "active_queues", "registered", "active", "reserved", "scheduled"] {
-                let replies = ask(broker, one(method).to([node.as_str()]), PATIENCE).await?;
-                let Some((_, value)) = replies.into_iter().next() else { return Err(nobody()) };
-                found.set(method, value);
-            }
+            let said = workers::show(&place.client, &node).await?.said;
             if place.json {
-                out.write_all(&Value::Map(found).to_json())?;
+                out.write_all(&Value::Map(said).to_json())?;
                 writeln!(out)?;
             } else {
                 writeln!(out, "{}", plain(&node))?;
-                for (method, value) in found.iter() {
+                for (method, value) in said.iter() {
                     writeln!(out, "{method}")?;
                     indented(&pretty(value).1, 4).lines().try_for_each(|line| writeln!(out, "{}", plain(line)))?;
                 }
             }
         }
         WorkersCommand::List => {
-            let (stats, queues) = tokio::join!(ask(broker, one("stats"), PATIENCE), ask(broker, one("active_queues"), PATIENCE));
-            let (stats, queues) = (stats?, queues?);
-            if stats.is_empty() {
-                return Err(nobody());
+            let found = workers::list(&place.client, &WorkersRequest::default()).await?;
+            match place.json {
+                true => found.iter().try_for_each(|worker| json_line(out, worker))?,
+                false => table(&found, out)?,
             }
-            table(&stats, &queues, place.json, out)?;
         }
     }
     Ok(0)
 }
 
-fn table(stats: &[(String, Value)], queues: &[(String, Value)], json: bool, out: &mut dyn Write) -> Result<(), Fault> {
-    let of = |value: &Value, name: &str| value.get(name).and_then(Value::as_i64).unwrap_or_default();
-    let wide = stats.iter().map(|(node, _)| node.chars().count()).max().unwrap_or(0).max(6);
-    if !json {
-        writeln!(out, "{:<wide$}  {:>7}  {:>6} {:>10}  {:>8}  QUEUES", "WORKER", "PID", "SLOTS", "PROCESSED", "UPTIME")?;
-    }
-    for (node, value) in stats {
-        let slots = value.get("pool").map_or(0, |pool| of(pool, "max-concurrency"));
-        let total: i64 =
-            value.get("total").and_then(Value::as_map).map_or(0, |map| map.iter().filter_map(|(_, count)| count.as_i64()).sum());
-        let own = queues.iter().find(|(other, _)| other == node).and_then(|(_, value)| value.as_list()).unwrap_or_default();
-        let names: Vec<&str> = own.iter().filter_map(|queue| queue.get("name")?.as_str()).collect();
-        let uptime = Duration::from_secs(u64::try_from(of(value, "uptime")).unwrap_or_default());
-        if json {
-            let row = serde_json::json!({ "node": node, "pid": of(value, "pid"), "slots": slots, "processed": total, "uptime": uptime.as_secs(), "queues": names });
-            writeln!(out, "{row}")?;
-        } else {
-            let (total, uptime) = (show_count(u64::try_from(total).unwrap_or_default()), show_duration(uptime));
-            let names = cut(&plain(&names.join(", ")), 60);
-            writeln!(out, "{:<wide$}  {:>7}  {slots:>6} {total:>10}  {uptime:>8}  {names}", plain(node), of(value, "pid"))?;
-        }
+fn table(workers: &[WorkerInfo], out: &mut dyn Write) -> std::io::Result<()> {
+    let wide = workers.iter().map(|worker| worker.node.chars().count()).max().unwrap_or(0).max(6);
+    writeln!(out, "{:<wide$}  {:>7}  {:>6} {:>10}  {:>8}  QUEUES", "WORKER", "PID", "SLOTS", "PROCESSED", "UPTIME")?;
+    for worker in workers {
+        let (total, uptime) = (show_count(u64::try_from(worker.processed).unwrap_or_default()), show_duration(worker.uptime));
+        let names = cut(&plain(&worker.queues.join(", ")), 60);
+        let (node, pid, slots) = (plain(&worker.node), worker.pid, worker.slots);
+        writeln!(out, "{node:<wide$}  {pid:>7}  {slots:>6} {total:>10}  {uptime:>8}  {names}")?;
     }
     Ok(())
 }
@@ -350,7 +332,7 @@ mod tests {
     use super::*;
 
     fn args(words: &str) -> RemoteArgs {
-        let whom = Whom { timeout: PATIENCE, destination: Vec::new() };
+        let whom = Whom { timeout: Duration::from_secs(1), destination: Vec::new() };
         RemoteArgs { words: words.split_whitespace().map(str::to_owned).collect(), whom }
     }
 

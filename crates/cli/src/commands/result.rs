@@ -9,6 +9,7 @@ use std::{
 use clap::Args;
 use longshore_brokers::Found;
 use longshore_celery::{State, TaskResult};
+use longshore_ops::{TaskAtWorker, tasks::ResultInfo, tasks_at_workers};
 use longshore_worker::ClientError;
 use serde_json::json;
 
@@ -16,8 +17,7 @@ use super::why::unknown;
 use crate::{
     queue::{
         Fault, Place,
-        remote::{AtWorker, at_workers},
-        show::whereabouts,
+        show::{at_worker, json_line, whereabouts},
         wait,
     },
     units,
@@ -116,7 +116,7 @@ pub async fn run(args: &ResultArgs, place: &Place, out: &mut dyn Write) -> Resul
 
 /// Those of the ids that somebody knows, with what workers say of those that nobody else knows. All are asked for at once: where nobody answers, that
 /// takes its time.
-async fn known_of(ids: &[String], place: &Place) -> Result<HashMap<String, Option<AtWorker>>, Fault> {
+async fn known_of(ids: &[String], place: &Place) -> Result<HashMap<String, Option<TaskAtWorker>>, Fault> {
     let (mut known, mut missing) = (HashMap::new(), Vec::new());
     for id in ids {
         match Look::at(id, place).await {
@@ -125,7 +125,7 @@ async fn known_of(ids: &[String], place: &Place) -> Result<HashMap<String, Optio
             _ => drop(known.insert(id.clone(), None)),
         }
     }
-    let at = at_workers(place.broker(), &missing).await?;
+    let at = tasks_at_workers(&place.client, &missing).await?;
     known.extend(at.into_iter().map(|(id, at)| (id, Some(at))));
     Ok(known)
 }
@@ -138,7 +138,7 @@ fn tell(several: bool, id: &str, message: &str) {
 struct Asked<'a> {
     id: &'a str,
     /// What a worker says of it, if nobody else knows it.
-    at: Option<&'a AtWorker>,
+    at: Option<&'a TaskAtWorker>,
     until: Option<Instant>,
     several: bool,
     args: &'a ResultArgs,
@@ -162,7 +162,7 @@ impl Asked<'_> {
         }
         let Some(stored) = look.stored else { return Err(unknown()) };
         if place.json {
-            writeln!(out, "{}", wait::document(id, &stored))?;
+            json_line(out, &ResultInfo::of(id, &stored))?;
             return Ok(if stored.state == State::Success { 0 } else { 1 });
         }
         if stored.state == State::Success {
@@ -182,7 +182,7 @@ impl Asked<'_> {
             return Ok(8);
         }
         let place = look.found.first().map(|found| whereabouts(found, None, SystemTime::now()));
-        let place = place.or_else(|| self.at.filter(|_| look.stored.is_none()).map(ToString::to_string));
+        let place = place.or_else(|| self.at.filter(|_| look.stored.is_none()).map(at_worker));
         Err(Fault { code: 8, message: place.map_or_else(|| format!("not ready: {state}"), |place| format!("not ready: it {place}")) })
     }
 }

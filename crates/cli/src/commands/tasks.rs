@@ -1,6 +1,7 @@
 //! `longshore tasks`: what is sent, runs and has run, and the tasks that are known here.
 //!
-//! Layout: here the table of sub-commands, and `names`; `which.rs`: which tasks are meant, and where they are; `list.rs`, `act.rs`: what is done with them
+//! Layout: here the table of sub-commands, and `names`; `which.rs`: the flags that say
+//! which tasks are meant; `list.rs`, `act.rs`: what is done with them
 
 mod act;
 mod list;
@@ -12,7 +13,6 @@ use clap::Subcommand;
 use longshore_worker::{Acks, Task};
 use serde_json::{Value as Json, json};
 
-pub(super) use self::act::again_from_now;
 use self::which::Which;
 use crate::{
     queue::{Fault, Place, show::plain},

@@ -1,88 +1,38 @@
 //! Messages, ages and places for people.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    io::{self, Write},
+    time::{Duration, SystemTime},
+};
 
 use longshore_brokers::{Doing, Found, QueueState};
-use longshore_celery::{BadMessage, Limits, Message, REPR_LENGTH, args_repr, kwargs_repr};
-use serde_json::{Value as Json, json};
+use longshore_ops::{MessageBrief, TaskAtWorker, WorkerStage};
+use serde::Serialize;
 
 use crate::units::show_duration;
 
-/// So much of a task's arguments is shown.
-const ARGS: usize = 128;
+pub use longshore_ops::{cut, time_text as time};
 
-/// What is shown of a message.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Brief {
-    /// The task's id.
-    pub id: String,
-    /// Its name.
-    pub task: String,
-    /// Its arguments, as Python shows them, not all if there are many.
-    pub args: String,
-    /// How often it was retried.
-    pub retries: u32,
-    /// Not to be started before.
-    pub eta: Option<SystemTime>,
-    /// Why it cannot be read.
-    pub bad: Option<String>,
-}
-
-impl Brief {
-    /// Reads a message as far as it can be read.
-    pub fn of(raw: &[u8]) -> Self {
-        match Message::decode(raw, &Limits::default()) {
-            Ok(message) => {
-                Self { args: args_of(&message), id: message.id, task: message.task, retries: message.retries, eta: message.eta, bad: None }
-            }
-            Err(BadMessage { reason, task, id, .. }) => {
-                Self { id: id.unwrap_or_default(), task: task.unwrap_or_default(), bad: Some(reason), ..Self::default() }
-            }
-        }
-    }
-
-    /// `shop.add[1f0c…] (2, 3)`.
-    pub fn text(&self) -> String {
-        match &self.bad {
-            Some(reason) => format!("unreadable: {}", plain(reason)),
-            None => format!("{}[{}] {}", plain(&self.task), plain(&self.id), plain(&self.args)),
-        }
-    }
-
-    /// The same for programs.
-    pub fn json(&self) -> Json {
-        json!({ "id": self.id, "task": self.task, "args": self.args, "retries": self.retries, "eta": self.eta.map(time), "unreadable": self.bad })
+/// Returns a message on one line: `shop.add[1f0c…] (2, 3)`.
+pub fn brief(message: &MessageBrief) -> String {
+    match &message.unreadable {
+        Some(reason) => format!("unreadable: {}", plain(reason)),
+        None => format!("{}[{}] {}", plain(&message.task), plain(&message.id), plain(&message.args)),
     }
 }
 
-/// A task's arguments, as far as they are shown.
-pub fn args_of(message: &Message) -> String {
-    let args = message.argsrepr.clone().unwrap_or_else(|| args_repr(&message.args, REPR_LENGTH));
-    let kwargs = message.kwargsrepr.clone().unwrap_or_else(|| kwargs_repr(&message.kwargs, REPR_LENGTH));
-    let both = match (args.as_str(), kwargs.as_str()) {
-        (_, "{}" | "") => args,
-        ("()" | "[]" | "", _) => kwargs,
-        _ => format!("{args} {kwargs}"),
-    };
-    cut(&both, ARGS)
-}
-
-/// The beginning of a text.
-pub fn cut(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
+/// Writes an answer as one line of JSON.
+///
+/// # Errors
+/// Those of `out`.
+pub fn json_line(out: &mut dyn Write, answer: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, answer)?;
+    writeln!(out)
 }
 
 /// Text that can do nothing to a terminal.
 pub fn plain(text: &str) -> String {
     text.chars().map(|each| if each.is_control() { '\u{fffd}' } else { each }).collect()
-}
-
-/// A time for programs, in UTC.
-pub fn time(at: SystemTime) -> String {
-    jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |at| format!("{at:.3}"))
 }
 
 /// The time of day here, for people.
@@ -128,7 +78,7 @@ pub fn whereabouts(found: &Found, queue: Option<&QueueState>, now: SystemTime) -
         }
         Doing::Dead { reason } => format!("is a dead letter of queue {name}: {}", plain(reason)),
     };
-    let brief = Brief::of(&found.raw);
+    let brief = MessageBrief::read(&found.raw);
     if let (Doing::Held { .. }, Some(eta)) = (&found.doing, brief.eta.filter(|eta| *eta > now)) {
         text.push_str(&format!("; its ETA is {}, {}", clock(eta), until(eta, now)));
     }
@@ -145,6 +95,18 @@ pub fn whereabouts(found: &Found, queue: Option<&QueueState>, now: SystemTime) -
     text
 }
 
+/// Returns what a task does at its worker, in a sentence.
+pub fn at_worker(at: &TaskAtWorker) -> String {
+    let node = plain(&at.node);
+    match (at.stage, at.since) {
+        (WorkerStage::Active, Some(since)) => format!("runs at {node} since {}", clock(since)),
+        (WorkerStage::Active, None) => format!("runs at {node}"),
+        (WorkerStage::Reserved, _) => format!("waits for a free slot at {node}"),
+        (WorkerStage::Scheduled, _) => format!("waits for its time at {node}"),
+        _ => format!("has ended at {node}, which is about to say so"),
+    }
+}
+
 /// `in 2m3s`, or `now`.
 pub fn until(due: SystemTime, now: SystemTime) -> String {
     due.duration_since(now)
@@ -155,6 +117,8 @@ pub fn until(due: SystemTime, now: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use longshore_celery::Message;
+
     use super::*;
 
     #[test]
@@ -165,9 +129,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_shown_as_that_and_does_nothing_to_the_terminal() {
-        assert!(Brief::of(b"\x1b[2Jnonsense").text().starts_with("unreadable: "));
+        assert!(brief(&MessageBrief::read(b"\x1b[2Jnonsense")).starts_with("unreadable: "));
         let message = Message { id: "\u{1b}[2J".into(), task: "t".into(), args: vec![1.into()], ..Message::default() };
-        let text = Brief::of(&message.encode(longshore_celery::Encoding::Json)).text();
+        let text = brief(&MessageBrief::read(&message.encode(longshore_celery::Encoding::Json)));
         assert_eq!(text, "t[\u{fffd}[2J] (1,)");
     }
 

@@ -8,11 +8,13 @@ use std::{
 
 use longshore_brokers::Doing;
 use longshore_celery::{State, TaskResult, Value, control::Request};
-use longshore_worker::{Answer, ClientError};
+use longshore_worker::{
+    Answer, ClientError,
+    remote::{PATIENCE, ask, serves},
+};
 
 use super::{
     Place,
-    remote::{PATIENCE, ask, serves},
     show::{plain, whereabouts},
 };
 
@@ -74,18 +76,6 @@ pub fn print(value: &Value, json: bool, out: &mut dyn Write) -> io::Result<()> {
             writeln!(out)
         }
     }
-}
-
-/// What is stored of a task, for programs.
-pub fn document(id: &str, stored: &TaskResult) -> serde_json::Value {
-    let value = |value: &Value| serde_json::from_slice(&value.to_json()).unwrap_or(serde_json::Value::Null);
-    serde_json::json!({
-        "task_id": id,
-        "status": stored.state.as_str(),
-        "result": value(&stored.result),
-        "traceback": stored.traceback,
-        "date_done": stored.date_done.map(super::show::time),
-    })
 }
 
 /// How a task ended that gave no result, on one line and its traceback below.

@@ -14,13 +14,13 @@ use std::{
 
 use longshore_celery::{State, Value};
 use longshore_core::{Again, ErrorKind, Outcome, TaskError};
-use longshore_worker::{Answer as Coming, App, Client, ClientError, Settings, Signature};
+use longshore_worker::{Answer as Coming, App, Client, ClientError, Settings, Signature, remote};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    queue::{remote::at_workers, send::Filling, show::cut},
+    queue::{send::Filling, show::cut},
     run::{args::RunArgs, intake::Item, pipe::Answer, record::Record, template::Shape},
 };
 
@@ -160,9 +160,7 @@ impl Sender {
                 let id = id.to_string();
                 let broker = self.client.broker();
                 // What was acknowledged before it began is known to its worker alone.
-                coming.state().await? == State::Pending
-                    && broker.find(&id).await?.is_empty()
-                    && at_workers(broker, &[&id]).await?.is_empty()
+                coming.state().await? == State::Pending && broker.find(&id).await?.is_empty() && !remote::is_at_worker(broker, &id).await?
             }
         };
         // What ended between the looks has left its queue for its result.

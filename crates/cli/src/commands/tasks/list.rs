@@ -1,52 +1,52 @@
 //! `tasks list` and `tasks show`.
 
-use std::{io::Write, sync::Arc, time::SystemTime};
+use std::{io::Write, time::SystemTime};
 
-use longshore_celery::{State, repr};
-use serde_json::{Value as Json, json};
+use longshore_celery::repr;
+use longshore_ops::tasks::{self, TaskInfo};
 
-use super::which::{Row, Which, each};
+use super::which::{Which, notes};
 use crate::{
     commands::why::unknown,
     queue::{
         Fault, Place,
-        show::{cut, plain, time, whereabouts},
-        wait,
+        show::{at_worker, cut, json_line, plain, time, whereabouts},
     },
     units::{show_count, show_duration},
 };
 
-/// So much of a message or a result is shown.
+/// How many characters of a message or a result are shown.
 const SHOWN: usize = 4000;
 
 pub(super) async fn list(which: &Which, limit: usize, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
-    let seen = which.look(place, limit).await?;
+    let request = which.request(limit);
+    let list = tasks::list(&place.client, &request).await?;
     if place.json {
-        seen.rows.iter().try_for_each(|row| writeln!(out, "{}", json(row)))?;
+        list.tasks.iter().try_for_each(|task| json_line(out, task))?;
     } else {
-        table(&seen.rows, which.is_all(), out)?;
+        table(&list.tasks, request.is_all(), out)?;
     }
     out.flush()?;
-    if seen.matched > seen.rows.len() {
-        eprintln!("longshore: {} of {} (-n shows more)", show_count(seen.rows.len() as u64), show_count(seen.matched as u64));
+    if list.matched > list.tasks.len() {
+        eprintln!("longshore: {} of {} (-n shows more)", show_count(list.tasks.len() as u64), show_count(list.matched as u64));
     }
-    for note in seen.notes() {
+    for note in notes(&list) {
         eprintln!("longshore: {}", plain(&note));
     }
     // Of ids that were asked for, each is wanted.
-    for id in which.ids.iter().filter(|id| !seen.rows.iter().any(|row| row.id == **id)) {
+    for id in which.ids.iter().filter(|id| !list.tasks.iter().any(|task| task.id == **id)) {
         eprintln!("longshore: {id}: not among them, or {}", unknown().message);
     }
-    Ok(if seen.rows.is_empty() && !which.ids.is_empty() { 9 } else { 0 })
+    Ok(if list.tasks.is_empty() && !which.ids.is_empty() { 9 } else { 0 })
 }
 
-fn table(rows: &[Row], all: bool, out: &mut dyn Write) -> Result<(), Fault> {
+fn table(rows: &[TaskInfo], all: bool, out: &mut dyn Write) -> Result<(), Fault> {
     if rows.is_empty() {
         let none = if all { "no tasks yet: `longshore call NAME` sends one" } else { "no such tasks" };
         return Ok(writeln!(out, "{none}")?);
     }
     let now = SystemTime::now();
-    let width = |least: usize, of: &dyn Fn(&Row) -> usize| rows.iter().map(of).max().unwrap_or(0).max(least);
+    let width = |least: usize, of: &dyn Fn(&TaskInfo) -> usize| rows.iter().map(of).max().unwrap_or(0).max(least);
     let chars = |text: &Option<String>| text.as_ref().map_or(1, |text| text.chars().count());
     let (ids, tasks, queues) =
         (width(2, &|row| row.id.chars().count()), width(4, &|row| chars(&row.task)), width(5, &|row| chars(&row.queue)));
@@ -67,47 +67,21 @@ fn table(rows: &[Row], all: bool, out: &mut dyn Write) -> Result<(), Fault> {
     Ok(())
 }
 
-fn json(row: &Row) -> Json {
-    let mut document = json!({
-        "id": row.id,
-        "state": row.standing.word(),
-        "task": row.task,
-        "queue": row.queue,
-        "worker": row.worker,
-        "at": row.at.map(time),
-        "args": row.args,
-        "error": row.error,
-    });
-    if let Some(stored) = row.stored.as_ref().filter(|stored| stored.state == State::Success) {
-        document["result"] = serde_json::from_slice(&stored.result.to_json()).unwrap_or(Json::Null);
-    }
-    document
-}
-
 pub(super) async fn show(id: &str, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
-    let Some(row) = each(std::slice::from_ref(&id.to_owned()), place).await?.pop() else { return Err(unknown()) };
+    let detail = tasks::show(&place.client, id).await?;
     if place.json {
-        let mut document = json(&row);
-        if let Some(stored) = &row.stored {
-            document["stored"] = wait::document(id, stored);
-        }
-        let raw = row.found.as_ref().map(|found| &found.raw).or(row.letter.as_ref().map(|letter| &letter.raw));
-        if let Some(raw) = raw {
-            document["message"] = String::from_utf8_lossy(raw).into_owned().into();
-        }
-        writeln!(out, "{document}")?;
+        json_line(out, &detail)?;
         return Ok(0);
     }
+    let row = &detail.info;
     writeln!(out, "{}[{}] {}", plain(row.task.as_deref().unwrap_or("task")), plain(id), plain(row.args.as_deref().unwrap_or_default()))?;
     let at = row.at.map(|at| format!(" since {}", time(at))).filter(|_| !row.standing.has_ended()).unwrap_or_default();
     writeln!(out, "  state    {}{at}", row.standing.word())?;
     if let Some(found) = &row.found {
-        let states = place.broker().queues(&[Arc::from(found.queue.as_str())]).await?;
-        let state = states.iter().find(|state| state.name == found.queue);
-        writeln!(out, "  where    it {}", whereabouts(found, state, SystemTime::now()))?;
+        writeln!(out, "  where    it {}", whereabouts(found, detail.queue_state.as_ref(), SystemTime::now()))?;
     }
     if let Some(at) = &row.at_worker {
-        writeln!(out, "  where    it {at}")?;
+        writeln!(out, "  where    it {}", at_worker(at))?;
     }
     for (name, value) in [("queue", &row.queue), ("worker", &row.worker)] {
         if let Some(value) = value {
@@ -135,9 +109,8 @@ pub(super) async fn show(id: &str, place: &Place, out: &mut dyn Write) -> Result
             trace.trim_end().lines().try_for_each(|line| writeln!(out, "    {}", plain(line)))?;
         }
     }
-    let raw = row.found.as_ref().map(|found| &found.raw).or(row.letter.as_ref().map(|letter| &letter.raw));
-    if let Some(raw) = raw {
-        writeln!(out, "  message  {}", plain(&cut(&String::from_utf8_lossy(raw), SHOWN)))?;
+    if let Some(message) = &detail.message {
+        writeln!(out, "  message  {}", plain(&cut(message, SHOWN)))?;
     }
     Ok(0)
 }

@@ -1,7 +1,10 @@
-//! What comes into queues, runs, and goes out of them: measured over a window, from the workers that answer. What cannot be known is said to be unknown.
+//! What comes into queues, runs, and goes out of them: measured over a window, from the workers
+//! that answer. What cannot be known is said to be unknown.
 //!
-//! A worker of longshore says how many messages of each queue it has ended. The sum of all workers of a queue is what went out; that, and how much more
-//! lies there than before, is what came in. A worker that does not say it (Celery's), or none at all while something is held, makes both unknown.
+//! A worker of longshore says how many messages of each queue it has ended. The sum of all workers
+//! of a queue is what went out; that, and how much more lies there than before, is what came in. A
+//! worker that does not say it (Celery's), or none at all while something is held, makes both
+//! unknown.
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +14,12 @@ use std::{
 
 use longshore_brokers::QueueState;
 use longshore_celery::{Value, control::Request};
+use longshore_worker::{Client, remote::ask};
 
-use crate::queue::{Fault, Place, remote::ask};
+use crate::{
+    error::OpsError,
+    workers::{ended_of, names_of},
+};
 
 /// What is known of a queue's traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,7 +31,7 @@ pub(super) struct Flow {
     /// Tasks that run now.
     pub(super) running: Option<u64>,
     /// Workers that serve it, and answer.
-    pub(super) workers: Option<usize>,
+    pub(super) workers: Option<u64>,
 }
 
 /// The traffic of queues by name.
@@ -46,13 +53,13 @@ impl Flows {
 struct Sample {
     at: Instant,
     states: Vec<QueueState>,
-    /// What each worker has ended by queue; `None` for one that does not count so.
+    /// The messages that each worker has ended by queue; `None` for one that does not count so.
     ended: BTreeMap<String, Option<BTreeMap<String, u64>>>,
 }
 
-/// The states of queues as they are after the window, and what came and went in it.
-pub(super) async fn measure(place: &Place, names: &[Arc<str>], window: Duration) -> Result<(Vec<QueueState>, Flows), Fault> {
-    let broker = place.broker();
+/// Returns the states of queues as they are after the window, and what came and went in it.
+pub(super) async fn measure(client: &Client, names: &[Arc<str>], window: Duration) -> Result<(Vec<QueueState>, Flows), OpsError> {
+    let broker = client.broker();
     let at = Instant::now();
     let states = broker.queues(names).await?;
     if window.is_zero() {
@@ -80,23 +87,16 @@ pub(super) async fn measure(place: &Place, names: &[Arc<str>], window: Duration)
 }
 
 fn ended(stats: &[(String, Value)]) -> BTreeMap<String, Option<BTreeMap<String, u64>>> {
-    let counts = |value: &Value| {
-        let counts = value.get("queues")?.as_map()?;
-        Some(counts.iter().filter_map(|(queue, count)| Some((queue.to_owned(), u64::try_from(count.as_i64()?).ok()?))).collect())
-    };
-    stats.iter().map(|(node, value)| (node.clone(), counts(value))).collect()
+    stats.iter().map(|(node, value)| (node.clone(), ended_of(value))).collect()
 }
 
-/// Which queues each worker serves.
+/// Returns which queues each worker serves.
 fn serving(replies: &[(String, Value)]) -> BTreeMap<String, Vec<String>> {
-    let names = |value: &Value| {
-        let queues = value.as_list().unwrap_or_default();
-        queues.iter().filter_map(|queue| Some(queue.get("name")?.as_str()?.to_owned())).collect()
-    };
-    replies.iter().map(|(node, value)| (node.clone(), names(value))).collect()
+    replies.iter().map(|(node, value)| (node.clone(), names_of(value))).collect()
 }
 
-/// How many tasks of each queue each worker runs. Workers of ours say which queue it came from; Celery's say the routing key, which is mostly the same.
+/// Returns how many tasks of each queue each worker runs. Workers of ours say which queue it came
+/// from; Celery's say the routing key, which is mostly the same.
 fn running(replies: &[(String, Value)]) -> BTreeMap<String, BTreeMap<String, u64>> {
     let count = |value: &Value| {
         let mut counts = BTreeMap::new();
@@ -111,6 +111,7 @@ fn running(replies: &[(String, Value)]) -> BTreeMap<String, BTreeMap<String, u64
     replies.iter().map(|(node, value)| (node.clone(), count(value))).collect()
 }
 
+/// Returns the traffic of one queue between two looks. Pure.
 fn flow(
     queue: &str,
     before: &Sample,
@@ -137,7 +138,7 @@ fn flow(
         } else {
             Some(running.values().filter_map(|queues| queues.get(queue)).sum())
         },
-        workers: Some(nodes.len()),
+        workers: Some(nodes.len() as u64),
     }
 }
 
@@ -195,7 +196,7 @@ mod tests {
         let runs =
             |nodes: &[&str], held| flow("q", &sample(now, 0, held, &[]), &sample(now, 0, held, &[]), &serve(nodes), &running).running;
         assert_eq!((runs(&["a", "b"], 3), runs(&["b"], 3), runs(&[], 0)), (Some(2), Some(2), Some(2)));
-        // Somebody who does not answer holds something; and one that serves did not say what it runs.
+        // Somebody who does not answer holds something; and one that serves did not say what runs.
         assert_eq!((runs(&[], 3), runs(&["a", "silent"], 3)), (None, None));
     }
 }
