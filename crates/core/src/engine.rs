@@ -48,7 +48,7 @@ use crate::{
     source::{Settlement, Source},
     stamp::{Span, Stamp},
     sync::AtomicBool,
-    task::{Attempt, Delivery, Finished, LaneKind, Task},
+    task::{Attempt, Delivery, EngineTask, Finished, LaneKind},
     watch::{Detail, Hub, LabelsOf},
 };
 use helm::{Crew, Helm};
@@ -89,7 +89,7 @@ pub struct EngineConfig<T> {
 }
 
 /// Says whether a job has seen enough. Gets the task, with its payload where a copy is kept, and how it ended.
-pub type Enough<T> = Box<dyn FnMut(&Task<T>, Word) -> bool + Send>;
+pub type Enough<T> = Box<dyn FnMut(&EngineTask<T>, Word) -> bool + Send>;
 
 /// The lanes of an engine, by `lane as usize`.
 pub type Lanes<T, R> = [Option<Arc<dyn Lane<T, R>>>; 4];
@@ -416,7 +416,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 lane = self.config.lane;
             }
         }
-        let task = Task {
+        let task = EngineTask {
             id,
             receipt,
             attempt: made + 1,
@@ -540,7 +540,7 @@ fn prepare<T>(attempt: &mut Attempt<T>, timeout: Option<Span>, retries: u32, con
 
 /// Notes that a task passed the gate.
 #[inline(always)]
-fn admitted<T>(task: &Task<T>, now: Instant, stats: &mut Stats, happened: Option<&mut Vec<Event>>) {
+fn admitted<T>(task: &EngineTask<T>, now: Instant, stats: &mut Stats, happened: Option<&mut Vec<Event>>) {
     stats.admitted(task);
     if let Some(happened) = happened {
         happened.push(Event::Admitted { id: task.id, attempt: task.attempt, lane: task.lane, slot: task.slot, at: now });

@@ -35,7 +35,7 @@ use crate::{
     error::TaskError,
     event::Event,
     gate::GateConfig,
-    lane::{Answer, AsyncHandler, Lane, Stop, SyncHandler, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
+    lane::{AsyncHandler, IntoOutcome, Lane, Stop, SyncHandler, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
     outcome::Word,
     retry::RetryPolicy,
     sink::Sink,
@@ -347,7 +347,7 @@ impl Threads<'_> {
     pub fn try_submit<R, A>(self, function: impl FnOnce(&CancelToken) -> A + Send + 'static) -> TaskHandle<R>
     where
         R: Send + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         let plain: Plain<R> = Box::new(move |token| into_ended(function(token)));
         self.pool.submit(self.lane, Work::Plain(plain))
@@ -411,7 +411,7 @@ impl Futures<'_> {
     pub fn try_submit<R, A>(self, future: impl Future<Output = A> + Send + 'static) -> TaskHandle<R>
     where
         R: Send + 'static,
-        A: Answer<R> + 'static,
+        A: IntoOutcome<R> + 'static,
     {
         self.0.submit(LaneKind::Async, Work::Async(future.map(into_ended).boxed()))
     }
@@ -442,7 +442,7 @@ impl Futures<'_> {
     }
 }
 
-fn into_ended<R, A: Answer<R>>(answer: A) -> Result<R, TaskError> {
+fn into_ended<R, A: IntoOutcome<R>>(answer: A) -> Result<R, TaskError> {
     match answer.into_outcome() {
         crate::Outcome::Ok(result) => Ok(result),
         other => Err(other.error().unwrap_or_else(|| TaskError::new("lost", "no outcome"))),

@@ -23,7 +23,7 @@ use concurrency::Slots;
 use pace::{Pace, Rate};
 pub use refusal::{Reason, Refusal};
 
-use crate::task::{Attempt, LaneKind, Task};
+use crate::task::{Attempt, EngineTask, LaneKind};
 
 /// A limit by value: at most so many tasks of one value at once, and a pace for each value.
 /// ```
@@ -271,7 +271,7 @@ impl<T> Gate<T> {
 
     /// An attempt has ended: its slot and its shares of limits are free.
     #[inline]
-    pub fn end(&mut self, task: &Task<T>) {
+    pub fn end(&mut self, task: &EngineTask<T>) {
         self.running -= 1;
         self.unreleased += 1;
         self.slots[task.lane as usize].give(task.slot);
@@ -287,13 +287,13 @@ impl<T> Gate<T> {
 
     /// A task is done, or handed back: its key is free.
     #[inline]
-    pub fn done(&mut self, task: &Task<T>) {
+    pub fn done(&mut self, task: &EngineTask<T>) {
         if task.holds_key {
             self.free_key(task);
         }
     }
 
-    fn free_key(&mut self, task: &Task<T>) {
+    fn free_key(&mut self, task: &EngineTask<T>) {
         if let Some(number) = task.key {
             if let Some(entry) = self.numbers.get_mut(number.get() as usize) {
                 entry.held = false;
@@ -493,7 +493,7 @@ impl<T> Gate<T> {
 
     /// The first thing that this task needs and that is busy. Takes the key, if that is free, and keeps it: a task that then waits for something else
     /// stays ahead of its successors.
-    fn busy(&mut self, task: &mut Task<T>, now: Instant) -> Option<Place> {
+    fn busy(&mut self, task: &mut EngineTask<T>, now: Instant) -> Option<Place> {
         if let Some(number) = task.key.filter(|_| !task.holds_key) {
             let at = number.get() as usize;
             if at >= self.numbers.len() {

@@ -133,13 +133,13 @@ impl<T, R> Clone for AsyncHandler<T, R> {
 /// A handler of the blocking and cpu lanes.
 pub type SyncHandler<T, R> = Arc<dyn Fn(&Context, T) -> Outcome<R> + Send + Sync>;
 
-/// What handlers may return.
-pub trait Answer<R> {
-    /// As an outcome.
+/// Makes an outcome of what a handler returns: a `Result`, or an [`Outcome`] itself.
+pub trait IntoOutcome<R> {
+    /// Returns it as an outcome.
     fn into_outcome(self) -> Outcome<R>;
 }
 
-impl<R, E: Into<TaskError>> Answer<R> for Result<R, E> {
+impl<R, E: Into<TaskError>> IntoOutcome<R> for Result<R, E> {
     #[inline]
     fn into_outcome(self) -> Outcome<R> {
         match self {
@@ -149,7 +149,7 @@ impl<R, E: Into<TaskError>> Answer<R> for Result<R, E> {
     }
 }
 
-impl<R> Answer<R> for Outcome<R> {
+impl<R> IntoOutcome<R> for Outcome<R> {
     #[inline]
     fn into_outcome(self) -> Outcome<R> {
         self

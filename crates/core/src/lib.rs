@@ -46,7 +46,7 @@ pub use gate::{Limit, Reason, pace::Rate};
 pub use init::{init, init_with};
 pub use job::{Collected, Job, Report, RunningJob};
 pub use lane::{
-    Answer, Context,
+    Context, IntoOutcome,
     isolated::{Functions, Isolation},
 };
 pub use outcome::{Outcome, Skip, Word};
@@ -55,4 +55,4 @@ pub use retry::{Backoff, ErrorClass, RetryOn, RetryPolicy};
 pub use sink::collect::{AsCompleted, Late};
 pub use source::queue::{Counts, SendError, Sender, Unsettled};
 pub use stamp::{Span, Stamp};
-pub use task::{Attempt, Delivery, Finished, LaneKind, Options, Receipt, Task};
+pub use task::{Attempt, Delivery, EngineTask, Finished, LaneKind, Options, Receipt};

@@ -112,7 +112,7 @@ impl<T> Delivery<T> {
 
 /// A task between fetch and settlement, without its payload: what the engine knows of it.
 #[derive(Debug)]
-pub struct Task<T> {
+pub struct EngineTask<T> {
     /// The task's number in its job, from 1.
     pub id: u64,
     /// The source's name for the delivery.
@@ -136,7 +136,7 @@ pub struct Task<T> {
     pub(crate) holds_key: bool,
 }
 
-impl<T> Task<T> {
+impl<T> EngineTask<T> {
     pub(crate) fn options(&self) -> Option<&Options> {
         self.options.as_deref()
     }
@@ -158,7 +158,7 @@ impl<T> Task<T> {
 #[derive(Debug)]
 pub struct Attempt<T> {
     /// What the engine knows of the task.
-    pub task: Task<T>,
+    pub task: EngineTask<T>,
     /// What the handler gets.
     pub payload: T,
 }
@@ -167,7 +167,7 @@ pub struct Attempt<T> {
 #[derive(Debug)]
 pub struct Finished<T, R> {
     /// The task. Its payload is there only where a copy was kept.
-    pub task: Task<T>,
+    pub task: EngineTask<T>,
     /// How it ended.
     pub outcome: Outcome<R>,
     /// When the handler started; when it was admitted, if it never did.
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn what_is_copied_for_each_task_stays_small() {
         // These cross threads and queues several times for each task; at a million a second every cache line counts.
-        assert!(size_of::<Task<u64>>() <= 80);
+        assert!(size_of::<EngineTask<u64>>() <= 80);
         assert!(size_of::<Attempt<u64>>() <= 88);
         assert!(size_of::<Finished<u64, u64>>() <= 144);
     }

@@ -87,6 +87,29 @@ fn members(resolver: &Resolver<'_>, module: Place, seen: &mut BTreeSet<Place>) -
     names
 }
 
+/// Returns the names that a crate's root lists although a glob brings something else of that name: the name, what is listed,
+/// and what the glob brings.
+pub fn hidden(resolver: &Resolver<'_>, of_crate: usize) -> Vec<(String, String, String)> {
+    let root = Place { of_crate, module: 0, item: None };
+    let public = || resolver.imports(root).filter(|(item, _)| item.visibility == Visibility::Public && !is_hidden(item));
+    let mut found = Vec::new();
+    for (_, glob) in public().filter(|(_, path)| path.glob) {
+        let Some(target) = resolver.find(root, &glob.segments) else { continue };
+        let brought = members(resolver, target, &mut BTreeSet::new());
+        for (_, listed) in public().filter(|(_, path)| !path.glob) {
+            let Some(others) = brought.get(&listed.name) else { continue };
+            let is_type = |place: &Place| resolver.item(*place).is_none_or(Item::is_type);
+            for own in resolver.find_all(root, &listed.segments).iter().filter(|own| !others.contains(own)) {
+                // A function and a type may have one name.
+                for other in others.iter().filter(|other| is_type(other) == is_type(own)) {
+                    found.push((listed.name.clone(), resolver.told(*own), resolver.told(*other)));
+                }
+            }
+        }
+    }
+    found
+}
+
 /// Macros that a crate exports are at its root, wherever they are written: they come with a glob of that root.
 fn macros(workspace: &Workspace, found: &mut BTreeSet<PublicName>) {
     let roots: BTreeMap<usize, String> = found

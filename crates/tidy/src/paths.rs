@@ -127,6 +127,13 @@ impl<'a> Resolver<'a> {
         self.tree(place).modules[place.module].items.get(place.item?)
     }
 
+    /// Returns where an item stands: file and line.
+    pub fn told(&self, place: Place) -> String {
+        let tree = self.tree(place);
+        let path = &tree.files[tree.modules[place.module].file].path;
+        self.item(place).map_or_else(|| path.clone(), |item| format!("{path}:{}", item.line))
+    }
+
     /// Returns the names that a module's `use`s bring, each with its path.
     pub fn imports(&self, module: Place) -> impl Iterator<Item = (&'a Item, &UsedPath)> {
         let from = Place { item: Some(0), ..module };

@@ -16,7 +16,7 @@ use std::{
 
 use longshore_tidy::{
     api, circles,
-    items::ItemKind,
+    items::{Item, ItemKind},
     measures::{self, COLUMNS},
     paths::Resolver,
     tree::{SourceFile, Workspace},
@@ -177,6 +177,27 @@ fn structs_that_callers_fill_in_can_grow() {
         &found,
         "a new field would break every caller: #[non_exhaustive], with `Default` or `new`, and a method for each field",
     );
+}
+
+#[test]
+fn a_name_of_the_facade_means_one_thing_whatever_the_features() {
+    let resolver = Resolver::new(&WORKSPACE);
+    let mut said = String::new();
+    // A name that is listed hides what a glob brings: without the feature of the list it would mean something else.
+    for (name, listed, brought) in api::hidden(&resolver, facade()) {
+        writeln!(said, "longshore::{name} is {listed}; without its feature it would be {brought}").unwrap();
+    }
+    // Who uses both the root and `queue` with globs gets one meaning, too.
+    let names = api::names(&WORKSPACE, &resolver, facade());
+    let type_at =
+        |name: &str| names.iter().find(|known| known.path == name)?.place.filter(|place| resolver.item(*place).is_some_and(Item::is_type));
+    for known in names.iter().filter(|known| known.path.matches("::").count() == 1) {
+        let twin = known.path.replacen("::", "::queue::", 1);
+        if let Some((one, other)) = type_at(&known.path).zip(type_at(&twin)).filter(|(one, other)| one != other) {
+            writeln!(said, "{} is {}, and {twin} is {}", known.path, resolver.told(one), resolver.told(other)).unwrap();
+        }
+    }
+    assert!(said.is_empty(), "\n{said}  → give one of the two another name");
 }
 
 #[test]

@@ -185,16 +185,16 @@ impl<T> Answer<Vec<T>> {
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
-    pub async fn as_completed(&self) -> Result<AsCompleted<T>, ClientError> {
+    pub async fn as_completed(&self) -> Result<AsCompletedAnswers<T>, ClientError> {
         let members: Vec<ResultTree> = self.tree.children.iter().flatten().cloned().collect();
         let waiting = Waiting::begin(&self.client, &self.tree, false).await?;
         let open = (0..members.len()).collect();
-        Ok(AsCompleted { members, open, waiting, result: PhantomData })
+        Ok(AsCompletedAnswers { members, open, waiting, result: PhantomData })
     }
 }
 
 /// The results of a group's members, in the order in which they come.
-pub struct AsCompleted<T> {
+pub struct AsCompletedAnswers<T> {
     members: Vec<ResultTree>,
     /// The places of those that have not come.
     open: Vec<usize>,
@@ -202,7 +202,7 @@ pub struct AsCompleted<T> {
     result: PhantomData<fn() -> T>,
 }
 
-impl<T: DeserializeOwned> AsCompleted<T> {
+impl<T: DeserializeOwned> AsCompletedAnswers<T> {
     /// The next result with its place in the group, or how its member failed; `None` when all have come. Cancel safe.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ mod task;
 mod values;
 mod worker;
 
-pub use answer::{Answer, AsCompleted};
+pub use answer::{Answer, AsCompletedAnswers};
 pub use app::{App, Settings};
 pub use args::{Arguments, Parameter};
 pub use client::{Client, ClientError, Refused, RemoteError, SendAll, Sent};

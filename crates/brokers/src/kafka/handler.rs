@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc};
 
 use futures_util::FutureExt;
 use longshore_core::{
-    Answer, Clock, Context, Finished, LaneKind, Outcome, Skip, TaskError,
+    Clock, Context, Finished, IntoOutcome, LaneKind, Outcome, Skip, TaskError,
     lane::{
         AsyncHandler, Lane, Outbox, SyncHandler,
         async_::AsyncLane,
@@ -37,7 +37,7 @@ impl<R: Send + 'static> Handler<R> {
     where
         F: Fn(Record) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = A> + Send + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         Self::of_async(AsyncHandler::Plain(Arc::new(move |record| {
             let future = function(record);
@@ -49,7 +49,7 @@ impl<R: Send + 'static> Handler<R> {
     pub fn blocking<F, A>(function: F) -> Self
     where
         F: Fn(&Context, Record) -> A + Send + Sync + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         Self::of_blocking(Arc::new(move |context, record| function(context, record).into_outcome()))
     }
@@ -58,7 +58,7 @@ impl<R: Send + 'static> Handler<R> {
     pub fn cpu<F, A>(function: F) -> Self
     where
         F: Fn(&Context, Record) -> A + Send + Sync + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         let handler = guarded(Arc::new(move |context: &Context, record| function(context, record).into_outcome()));
         Self {

@@ -8,7 +8,7 @@ use crate::{
     event::{Event, Phase},
     gate::Reason,
     source::Settlement,
-    task::{Attempt, LaneKind, Task},
+    task::{Attempt, EngineTask, LaneKind},
 };
 
 impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
@@ -71,7 +71,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         self.hand_back(&attempt.task);
     }
 
-    pub(super) fn hand_back(&mut self, task: &Task<T>) {
+    pub(super) fn hand_back(&mut self, task: &EngineTask<T>) {
         self.gate.done(task);
         self.stats.handed_back += 1;
         self.back.push(Settlement { receipt: task.receipt, verdict: Verdict::Requeue { after: Duration::ZERO } });

@@ -8,7 +8,7 @@ use crate::{
     gate::Reason,
     outcome::Word,
     stamp::Stamp,
-    task::{Finished, LaneKind, Receipt, Task},
+    task::{EngineTask, Finished, LaneKind, Receipt},
     watch::{Labelled, Labels, LabelsOf, Quantiles, Spread},
 };
 
@@ -77,7 +77,7 @@ impl Stats {
     }
 
     #[inline]
-    pub(super) fn admitted<T>(&mut self, task: &Task<T>) {
+    pub(super) fn admitted<T>(&mut self, task: &EngineTask<T>) {
         let admitted = Admitted { id: task.id, receipt: task.receipt, attempt: task.attempt, since: task.admitted };
         *place(&mut self.running[task.lane as usize], task.slot, admitted) = admitted;
     }

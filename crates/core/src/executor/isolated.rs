@@ -19,7 +19,7 @@ use crate::{
     error::{SinkError, TaskError},
     job::Job,
     lane::{
-        Answer,
+        IntoOutcome,
         isolated::{Isolation, Parcel},
     },
     outcome::Outcome,
@@ -120,7 +120,7 @@ impl Executor {
     pub fn isolated<F, T, R, A>(&self, function: F, isolation: Isolation) -> Isolated<T, R>
     where
         F: Fn(T) -> A + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
         T: Serialize + DeserializeOwned + Send + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {

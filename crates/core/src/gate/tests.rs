@@ -89,7 +89,7 @@ struct Model {
     next: u64,
     /// Pushed and not passed, in their order; what comes back from backoff stands here too.
     waiting: Vec<(u64, Wants)>,
-    running: Vec<(Task<u64>, Wants)>,
+    running: Vec<(EngineTask<u64>, Wants)>,
     backoff: Vec<(Attempt<u64>, Wants)>,
     unreleased: usize,
     /// Who holds each key, from its first start until it is done.
@@ -141,7 +141,7 @@ impl Model {
             })
         });
         let (at, lane) = (self.now, wants.lane);
-        let task = Task {
+        let task = EngineTask {
             id,
             receipt: Receipt(id),
             attempt: 1,

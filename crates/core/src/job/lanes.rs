@@ -11,7 +11,7 @@ use crate::{
     clock::Clock,
     error::TaskError,
     lane::{
-        Answer, AsyncHandler, Context, Lane, Outbox, SyncHandler,
+        AsyncHandler, Context, IntoOutcome, Lane, Outbox, SyncHandler,
         async_::AsyncLane,
         blocking::BlockingLane,
         child::{self, Command, Output},
@@ -32,7 +32,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     where
         F: Fn(T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = A> + Send + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         Self::on_lane(LaneKind::Async).on_async(function)
     }
@@ -60,7 +60,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     where
         F: Fn(Context, T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = A> + Send + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         let function = Arc::new(function);
         let handler = AsyncHandler::WithContext(Arc::new(move |context, payload| {
@@ -74,7 +74,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     pub fn blocking<F, A>(function: F) -> Self
     where
         F: Fn(T) -> A + Send + Sync + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         Self::on_lane(LaneKind::Blocking).on_blocking(move |_, payload| function(payload))
     }
@@ -83,7 +83,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     pub fn cpu<F, A>(function: F) -> Self
     where
         F: Fn(T) -> A + Send + Sync + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         Self::on_lane(LaneKind::Cpu).on_cpu(move |_, payload| function(payload))
     }
@@ -129,7 +129,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     where
         F: Fn(T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = A> + Send + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         self.async_handler(AsyncHandler::Plain(Arc::new(move |payload| {
             let future = function(payload);
@@ -141,7 +141,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     pub fn on_blocking<F, A>(mut self, function: F) -> Self
     where
         F: Fn(&Context, T) -> A + Send + Sync + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         let handler: SyncHandler<T, R> = Arc::new(move |context, payload| function(context, payload).into_outcome());
         self.lanes[LaneKind::Blocking as usize] = Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, _| {
@@ -154,7 +154,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     pub fn on_cpu<F, A>(mut self, function: F) -> Self
     where
         F: Fn(&Context, T) -> A + Send + Sync + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         let handler: SyncHandler<T, R> = Arc::new(move |context, payload| function(context, payload).into_outcome());
         self.lanes[LaneKind::Cpu as usize] = Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, workers| {
@@ -194,7 +194,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     pub fn isolated<F, A>(function: F, isolation: Isolation) -> Self
     where
         F: Fn(T) -> A + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
         T: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
@@ -224,7 +224,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     pub fn on_isolated<F, A>(mut self, function: F, isolation: Isolation) -> Self
     where
         F: Fn(T) -> A + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
         T: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
@@ -255,7 +255,7 @@ where
     pub(crate) fn isolated_parcels<F, A>(function: F, isolation: Isolation) -> Self
     where
         F: Fn(T) -> A + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         drop(function);
         let mut job = Self::on_lane(LaneKind::Process);

@@ -34,7 +34,7 @@ use crate::{
     outcome::Outcome,
     stamp::{Span, Stamp},
     sync::{AtomicWaker, Mutex},
-    task::{Attempt, Finished, LaneKind, Task},
+    task::{Attempt, EngineTask, Finished, LaneKind},
 };
 use pending::Pending;
 
@@ -270,7 +270,7 @@ enum End {
 struct Running<T, R> {
     /// Away as soon as it has ended.
     future: Option<BoxFuture<'static, Outcome<R>>>,
-    task: Task<T>,
+    task: EngineTask<T>,
     started: Stamp,
     /// It is to be ended at its next poll.
     end: Option<End>,

@@ -17,7 +17,7 @@ use crate::{
     lane::{Context, Lane, Outbox, Stop, SyncHandler, caught},
     outcome::Outcome,
     stamp::Span,
-    task::{Attempt, Finished, Task},
+    task::{Attempt, EngineTask, Finished},
 };
 
 /// Threads that may be left behind with an attempt that did not end in time, as a multiple of the most that ever ran; beyond, the lane gets smaller.
@@ -64,7 +64,7 @@ struct State<T> {
 /// What a thread is running.
 struct Seat<T> {
     /// Taken by whoever ends the attempt: its thread, or the keeper of the timeouts.
-    task: Option<Task<T>>,
+    task: Option<EngineTask<T>>,
     started: Instant,
     deadline: Option<Instant>,
     token: CancelToken,
@@ -298,7 +298,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
         state.threads -= 1;
     }
 
-    fn sit_down(self: &Arc<Self>, state: &mut State<T>, task: &Task<T>) -> (usize, CancelToken, Instant) {
+    fn sit_down(self: &Arc<Self>, state: &mut State<T>, task: &EngineTask<T>) -> (usize, CancelToken, Instant) {
         let started = self.clock.now();
         let deadline = task.limit().filter(|_| self.abandons).and_then(|timeout| started.checked_add(timeout));
         let token = CancelToken::new();
@@ -419,7 +419,7 @@ mod tests {
 
         fn attempt(&self, id: u64) -> Attempt<u64> {
             let now = self.pool.clock.now().into();
-            let task = Task {
+            let task = EngineTask {
                 id,
                 receipt: Receipt(id),
                 attempt: 1,

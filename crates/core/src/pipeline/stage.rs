@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use crate::{
     error::TaskError,
     gate::pace::Rate,
-    lane::{Answer, Context, SyncHandler},
+    lane::{Context, IntoOutcome, SyncHandler},
     pipeline::{
         Loops,
         exit::{Door, flat_door},
@@ -95,7 +95,7 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
     where
         F: Fn(T) -> Fut + Send + 'static,
         Fut: Future<Output = A> + Send + 'static,
-        A: Answer<U> + 'static,
+        A: IntoOutcome<U> + 'static,
     {
         Self::of(LaneKind::Async, Box::new(move |setup, door| tasks::start(setup, &door, function)))
     }
@@ -104,7 +104,7 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
     pub fn blocking<F, A>(function: F) -> Self
     where
         F: Fn(T) -> A + Send + Sync + 'static,
-        A: Answer<U>,
+        A: IntoOutcome<U>,
     {
         Self::blocking_with_context(move |_, item| function(item))
     }
@@ -114,7 +114,7 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
     pub fn cpu<F, A>(function: F) -> Self
     where
         F: Fn(T) -> A + Send + Sync + 'static,
-        A: Answer<U>,
+        A: IntoOutcome<U>,
     {
         Self::cpu_with_context(move |_, item| function(item))
     }
@@ -124,7 +124,7 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
     pub fn blocking_with_context<F, A>(function: F) -> Self
     where
         F: Fn(&Context, T) -> A + Send + Sync + 'static,
-        A: Answer<U>,
+        A: IntoOutcome<U>,
     {
         Self::on_threads(LaneKind::Blocking, Arc::new(move |context, item| function(context, item).into_outcome()))
     }
@@ -142,7 +142,7 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
     pub fn cpu_with_context<F, A>(function: F) -> Self
     where
         F: Fn(&Context, T) -> A + Send + Sync + 'static,
-        A: Answer<U>,
+        A: IntoOutcome<U>,
     {
         Self::on_threads(LaneKind::Cpu, Arc::new(move |context, item| function(context, item).into_outcome()))
     }

@@ -20,7 +20,7 @@ use tokio::time::Sleep;
 
 use crate::{
     gate::pace::Pace,
-    lane::{Answer, async_::pending::Pending},
+    lane::{IntoOutcome, async_::pending::Pending},
     outcome::Outcome,
     pipeline::{
         crew::turn_began,
@@ -54,7 +54,7 @@ where
     V: Send + 'static,
     F: Fn(T) -> Fut + Send + 'static,
     Fut: Future<Output = A> + Send + 'static,
-    A: Answer<V> + 'static,
+    A: IntoOutcome<V> + 'static,
 {
     let Setup { post, loops, workers, ordered, rate, .. } = setup;
     let now = post.clock.now();
@@ -163,7 +163,7 @@ where
     V: Send + 'static,
     F: Fn(T) -> Fut + Send + 'static,
     Fut: Future<Output = A> + Send + 'static,
-    A: Answer<V> + 'static,
+    A: IntoOutcome<V> + 'static,
 {
     type Output = ();
 
@@ -214,7 +214,7 @@ where
     V: Send + 'static,
     F: Fn(T) -> Fut + Send + 'static,
     Fut: Future<Output = A> + Send + 'static,
-    A: Answer<V> + 'static,
+    A: IntoOutcome<V> + 'static,
 {
     /// Adds up what the workers' time went into since the last look.
     fn count(&mut self, now: Instant) {

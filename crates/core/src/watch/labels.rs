@@ -10,7 +10,7 @@ use super::{
     counts::Counts,
     histogram::{Buckets, Histogram},
 };
-use crate::{outcome::Word, task::Task};
+use crate::{outcome::Word, task::EngineTask};
 
 /// Most labels of one kind. Further ones count together, as [`OTHER`].
 pub const MOST_LABELS: usize = 200;
@@ -42,13 +42,13 @@ pub struct LabelsOf<T> {
 }
 
 /// Returns a task's label of the kind at this place; none: it is not counted by this kind.
-pub(crate) type LabelOf<T> = Arc<dyn for<'a> Fn(&'a Task<T>, usize) -> Option<&'a str> + Send + Sync>;
+pub(crate) type LabelOf<T> = Arc<dyn for<'a> Fn(&'a EngineTask<T>, usize) -> Option<&'a str> + Send + Sync>;
 
 impl<T> LabelsOf<T> {
     /// Counts by labels of these kinds. `of` returns a task's label of the kind at this place; none: it is not counted by this kind.
     pub fn new(
         kinds: impl Into<Vec<&'static str>>,
-        of: impl for<'a> Fn(&'a Task<T>, usize) -> Option<&'a str> + Send + Sync + 'static,
+        of: impl for<'a> Fn(&'a EngineTask<T>, usize) -> Option<&'a str> + Send + Sync + 'static,
     ) -> Self {
         Self { kinds: kinds.into(), of: Arc::new(of) }
     }

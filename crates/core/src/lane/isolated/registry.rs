@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::wire;
 use crate::{
     error::{Again, TaskError},
-    lane::{Answer, caught},
+    lane::{IntoOutcome, caught},
     outcome::Outcome,
 };
 
@@ -49,7 +49,7 @@ impl Functions {
         F: Fn(T) -> A + Send + Sync + 'static,
         T: DeserializeOwned + 'static,
         R: Serialize + 'static,
-        A: Answer<R>,
+        A: IntoOutcome<R>,
     {
         let run = Box::new(move |bytes: &[u8], into: &mut Vec<u8>| {
             let outcome = match wire::payload(bytes) {

@@ -10,7 +10,7 @@ use std::{
 
 use super::Running;
 use crate::{
-    lane::{Answer, panic_text},
+    lane::{IntoOutcome, panic_text},
     outcome::Outcome,
     pipeline::{
         post::{Post, Tried},
@@ -30,7 +30,7 @@ pub(super) fn poll_new<T, V, F, Fut, A>(
 where
     F: Fn(T) -> Fut,
     Fut: Future<Output = A>,
-    A: Answer<V>,
+    A: IntoOutcome<V>,
 {
     polled(
         catch_unwind(AssertUnwindSafe(|| {
@@ -46,7 +46,7 @@ where
 pub(super) fn poll_on<V, Fut, A>(place: &mut Pin<Box<Option<Fut>>>, cx: &mut Context<'_>) -> Option<Outcome<V>>
 where
     Fut: Future<Output = A>,
-    A: Answer<V>,
+    A: IntoOutcome<V>,
 {
     polled(catch_unwind(AssertUnwindSafe(|| poll_once(place, cx))), place)
 }
@@ -55,7 +55,7 @@ where
 fn poll_once<V, Fut, A>(place: &mut Pin<Box<Option<Fut>>>, cx: &mut Context<'_>) -> Poll<Outcome<V>>
 where
     Fut: Future<Output = A>,
-    A: Answer<V>,
+    A: IntoOutcome<V>,
 {
     let Some(future) = place.as_mut().as_pin_mut() else { return Poll::Ready(Outcome::Lost("polled after its end".to_owned())) };
     let polled = future.poll(cx);
@@ -63,7 +63,7 @@ where
         // Dropped in here, so that a panicking destructor is this item's outcome too.
         place.set(None);
     }
-    polled.map(Answer::into_outcome)
+    polled.map(IntoOutcome::into_outcome)
 }
 
 #[inline]
