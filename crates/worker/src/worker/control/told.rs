@@ -1,4 +1,4 @@
-//! Answers of a worker about its tasks and its settings.
+//! Tasks and settings in Celery's words.
 
 use std::time::Duration;
 
@@ -6,39 +6,31 @@ use longshore_brokers::mask;
 use longshore_celery::{Map, Value, control};
 use longshore_core::Rate;
 
-use super::Control;
 use crate::{
+    app::App,
     route::Route,
     task::{Acks, Task},
 };
 
-impl Control {
-    pub(super) fn registered(&self, items: &[String], builtins: bool) -> Value {
-        let tasks = self.shared.app.tasks();
-        let told = tasks.iter().filter(|task| builtins || !task.name.starts_with("celery."));
-        Value::List(told.map(|task| registered(task, self.shared.rate_of(task), items)).collect())
-    }
-
-    /// Returns the settings that are this worker's own.
-    pub(super) fn conf(&self) -> Map {
-        let settings = self.shared.app.settings();
-        let mut conf = Map::default();
-        conf.set("broker_url", mask(&settings.broker));
-        conf.set("result_backend", mask(settings.results_url()));
-        conf.set("include", Value::List(Vec::new()));
-        conf.set("task_default_queue", settings.default_queue.as_str());
-        conf.set("task_routes", routes(&settings.routes));
-        conf.set("result_expires", settings.result_expires.map(|after| after.as_secs_f64()));
-        conf.set("result_extended", settings.result_extended);
-        conf.set("task_acks_late", !self.shared.app.is_early());
-        conf.set("accept_content", if settings.accept_msgpack { vec!["json", "msgpack"] } else { vec!["json"] });
-        conf.set("task_serializer", "json");
-        conf.set("result_serializer", "json");
-        conf.set("timezone", "UTC");
-        conf.set("enable_utc", true);
-        conf.set("worker_concurrency", self.slots.sizes().iter().sum::<usize>() as i64);
-        conf
-    }
+/// Returns the settings that are this worker's own.
+pub(super) fn settings(app: &App, slots: usize) -> Map {
+    let settings = app.settings();
+    let mut conf = Map::default();
+    conf.set("broker_url", mask(&settings.broker));
+    conf.set("result_backend", mask(settings.results_url()));
+    conf.set("include", Value::List(Vec::new()));
+    conf.set("task_default_queue", settings.default_queue.as_str());
+    conf.set("task_routes", routes(&settings.routes));
+    conf.set("result_expires", settings.result_expires.map(|after| after.as_secs_f64()));
+    conf.set("result_extended", settings.result_extended);
+    conf.set("task_acks_late", !app.is_early());
+    conf.set("accept_content", if settings.accept_msgpack { vec!["json", "msgpack"] } else { vec!["json"] });
+    conf.set("task_serializer", "json");
+    conf.set("result_serializer", "json");
+    conf.set("timezone", "UTC");
+    conf.set("enable_utc", true);
+    conf.set("worker_concurrency", slots as i64);
+    conf
 }
 
 /// Returns the routes as Celery's setting has them; null where there are none.
@@ -61,7 +53,7 @@ fn routes(routes: &[(String, Route)]) -> Value {
 
 /// Returns what is told of a task: its name, and those of these attributes that it has. As in
 /// Python each is told once.
-fn registered(task: &Task, rate: Option<Rate>, items: &[String]) -> Value {
+pub(super) fn registered(task: &Task, rate: Option<Rate>, items: &[String]) -> Value {
     let mut told: Vec<(&str, String)> = Vec::new();
     for item in items {
         if let Some(value) = attribute(task, rate, item)

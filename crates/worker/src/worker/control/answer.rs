@@ -1,0 +1,142 @@
+//! What comes of a command, in plain Rust.
+
+use std::{sync::Arc, time::SystemTime};
+
+use longshore_celery::{Map, Message};
+use longshore_core::{LaneKind, Rate};
+
+use crate::worker::work::Work;
+
+/// What comes of a command.
+pub(super) enum ControlAnswer {
+    /// Nothing is said.
+    Nothing,
+    /// Something was looked up.
+    Facts(ControlFacts),
+    /// Something was done, or not.
+    Done(ControlDone),
+}
+
+/// What was looked up.
+pub(super) enum ControlFacts {
+    /// Claimed tasks, with their arguments as text where that is safer.
+    Claimed { works: Vec<Arc<Work>>, safe: bool },
+    /// Tasks that wait for their time.
+    Held(Vec<HeldTask>),
+    /// The tasks that were asked for.
+    Known(Vec<KnownTask>),
+    /// Ids of tasks that are called off, the oldest first.
+    Revoked(Vec<String>),
+    /// Tasks that are served, each with the rate that it keeps, and the attributes asked for.
+    Registered { tasks: Vec<(Arc<str>, Option<Rate>)>, items: Vec<String> },
+    /// Queues that are served.
+    Queues(Vec<Arc<str>>),
+    /// The settings, with those that nobody has set.
+    Settings { slots: usize, with_defaults: bool },
+    /// What this worker has done and how it stands.
+    Stats(StatsFacts),
+    /// Versions and stores.
+    Report,
+    /// The logical clock.
+    Clock,
+    /// What another node wants to know at its start.
+    Hello(Vec<String>),
+}
+
+/// What was done, or why not.
+#[derive(Debug, PartialEq)]
+pub(super) enum ControlDone {
+    /// This worker is there.
+    Pong,
+    /// Nobody serves a task of this name here.
+    UnknownTask,
+    /// The task keeps this rate now.
+    RateSet { limited: bool },
+    /// The task has these limits of time now.
+    TimeLimitSet,
+    /// There will be more slots, or fewer.
+    Grown { more: bool },
+    /// Autoscale keeps to these bounds.
+    Rescaled { max: usize, min: usize },
+    /// Autoscale is off.
+    NoAutoscale,
+    /// Children are not started anew by order.
+    NoRestart,
+    /// The queue is served from now on, or was before.
+    Serving { queue: String, before: bool },
+    /// The queue is bound otherwise than here.
+    OtherBinding { queue: String },
+    /// No queue can have this name.
+    BadQueue { why: String },
+    /// The queue is served no more.
+    Left { queue: String },
+    /// Events of tasks are sent, or not any more; or it was so before.
+    Events { on: bool, changed: bool },
+    /// These tasks are called off.
+    Revoked(Vec<String>),
+    /// These tasks ran, and are being ended.
+    Terminated(Vec<String>),
+    /// What has one of these stamps is called off.
+    StampsRevoked(Map),
+    /// Nothing that has one of these stamps runs.
+    StampsNotTerminated(Map),
+}
+
+/// A task that is held for its time.
+pub(super) struct HeldTask {
+    pub(super) message: Message,
+    /// When it is due, where that is not its ETA.
+    pub(super) due: Option<SystemTime>,
+    /// Of this task's rate it waits for a slot.
+    pub(super) paced: Option<Arc<str>>,
+}
+
+/// A task that somebody asked for.
+pub(super) enum KnownTask {
+    /// It is claimed; unless it waits, it runs.
+    Claimed { work: Arc<Work>, waits: Option<WaitsFor> },
+    /// It is held for its time.
+    Held { task: Box<HeldTask>, waits: WaitsFor },
+}
+
+/// What a task waits for at this worker.
+#[derive(Debug, PartialEq)]
+pub(super) enum WaitsFor {
+    /// Until it may run alone: so many that ran it have died.
+    Alone { crashes: u32 },
+    /// A free slot of its lane.
+    Slot { lane: LaneKind, slots: usize, running: usize },
+    /// A slot of its task's rate.
+    Rate { rate: Option<Rate>, until: Option<SystemTime> },
+    /// Its ETA.
+    Eta { until: Option<SystemTime> },
+}
+
+/// What this worker has done and how it stands.
+pub(super) struct StatsFacts {
+    /// How many tasks of each name it took.
+    pub(super) by_task: Vec<(Arc<str>, u64)>,
+    /// How many messages of each queue have come to their end here.
+    pub(super) by_queue: Vec<(Arc<str>, u64)>,
+    /// Seconds since it started.
+    pub(super) uptime: u64,
+    /// Slots of each lane, by `lane as usize`.
+    pub(super) slots: [usize; 4],
+    /// Tasks that run on each lane, by `lane as usize`.
+    pub(super) running: [usize; 4],
+    /// Tasks that wait for their time.
+    pub(super) held: usize,
+    /// The most messages that it holds at once.
+    pub(super) prefetch: u64,
+    /// Autoscale's bounds, if it is on.
+    pub(super) scale: Option<ScaleFacts>,
+}
+
+/// How autoscale stands.
+pub(super) struct ScaleFacts {
+    pub(super) max: usize,
+    pub(super) min: usize,
+    pub(super) current: usize,
+    /// Tasks that are claimed.
+    pub(super) claimed: usize,
+}
