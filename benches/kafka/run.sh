@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 : "${LONGSHORE_KAFKA:?the address of a Kafka whose topics may be filled, HOST:PORT}"
-cargo build --release --quiet -p longshore-brokers --no-default-features --features kafka --example kafka_rates
+cargo build --release --quiet -p longshore-kafka --example kafka_rates
 rates=${CARGO_TARGET_DIR:-target}/release/examples/kafka_rates
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -110,9 +110,11 @@ pub(crate) fn is_file(url: &str) -> bool {
     ends && !path.contains("://") && !SCHEMES.iter().any(|scheme| path.starts_with(&format!("{}:", scheme.name)))
 }
 
-/// A part of a URL, its `%XX` read.
-#[cfg(any(feature = "redis", feature = "kafka"))]
-pub(crate) fn decode(text: &str) -> Result<String, String> {
+/// Returns a part of a URL with its `%XX` read.
+///
+/// # Errors
+/// A sentence about what does not belong there.
+pub fn decode_url(text: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

@@ -7,7 +7,6 @@
 //! - `mask.rs`: what is hidden wherever something is shown or written down
 //! - `memory.rs`, `sqlite.rs`, `redis.rs`: one file or folder each, and `results/{memory,sqlite,redis}.rs`
 //! - `rates.rs`: a rate that all workers share
-//! - `kafka.rs`: records of Kafka as a source (feature `kafka`)
 //! - `lease.rs`: whether what a consumer holds is still its own
 //! - `names.rs`: names that no queue may have
 //! - `apart.rs`: work that grows with the size of messages; `crash.rs`: what a dead worker's
@@ -22,8 +21,6 @@ pub mod conformance;
 pub mod connect;
 pub mod crash;
 mod json;
-#[cfg(feature = "kafka")]
-pub mod kafka;
 pub mod lease;
 mod mask;
 pub mod memory;
@@ -42,7 +39,7 @@ pub use broker::{
     Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, LimitState, MOST_REVOKED, OpenOptions, Outgoing,
     QueueState, REVOKED_FOR, Subscription,
 };
-pub use connect::{Connected, Notice, connect, connect_with};
+pub use connect::{Connected, Notice, connect, connect_with, decode_url};
 pub use mask::{HIDDEN, is_secret, mask, mask_text, mask_value, mask_words};
 pub use names::refused_queue;
 pub use rates::{AHEAD, BUCKET, Slot};

@@ -1,9 +1,12 @@
-//! What `benches/kafka/run.sh` measures, one figure a process: Kafka's bare client, longshore, sleeps without Kafka.
+//! What `benches/kafka/run.sh` measures, one figure a process: Kafka's bare client, longshore,
+//! sleeps without Kafka.
 //!
-//! `kafka_rates fill|bare|plain|longshore ADDRESS TOPIC [name=value]…` and `kafka_rates sleeps|ledger [name=value]…`; each prints one line.
-//! Values: `records`, `partitions`, `keys`, `bytes`, `order` (key, partition, none), `wait` (microseconds, or `0-5000` for any between),
-//! `at_once`, `in_flight`, `eager` (the bare client's waits are set as longshore sets them), `resume` (percent), `skip` (what an earlier run has committed
-//! is not waited for), `view` (seconds between snapshots).
+//! `kafka_rates fill|bare|plain|longshore ADDRESS TOPIC [name=value]…` and `kafka_rates
+//! sleeps|ledger [name=value]…`; each prints one line. Values: `records`, `partitions`, `keys`,
+//! `bytes`, `order` (key, partition, none), `wait` (microseconds, or `0-5000` for any between),
+//! `at_once`, `in_flight`, `eager` (the bare client's waits are set as longshore sets them),
+//! `resume` (percent), `skip` (what an earlier run has committed is not waited for), `view`
+//! (seconds between snapshots).
 
 #![expect(clippy::unwrap_used, reason = "a figure that cannot be measured is none")]
 
@@ -16,11 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{
+use longshore_core::TaskError;
+use longshore_kafka::{
     Consumer, Handler, Order, Record, Settings,
     ledger::{Ledger, Taken},
 };
-use longshore_core::TaskError;
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -122,14 +125,16 @@ fn fill(address: &str, topic: &str, options: &Options) -> Done {
     Done { records: options.records(), time: began.elapsed(), ..Done::default() }
 }
 
-/// The client crate's own loop: it does nothing with a record, or waits for it, one after the other.
+/// The client crate's own loop: it does nothing with a record, or waits for it, one after the
+/// other.
 fn bare(address: &str, topic: &str, options: &Options, commits: bool) -> Done {
     let group = format!("bare-{}", std::process::id());
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", address).set("group.id", &group).set("auto.offset.reset", "earliest");
     config.set("enable.auto.commit", commits.to_string());
     if options.0.contains_key("eager") {
-        // What longshore sets: else the client waits a second before it fetches on, once it has a partition's fill.
+        // What longshore sets: else the client waits a second before it fetches on, once it has a
+        // partition's fill.
         config.set("fetch.wait.max.ms", "50").set("fetch.queue.backoff.ms", "5");
     }
     let consumer: BaseConsumer = config.create().unwrap();

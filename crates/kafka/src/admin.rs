@@ -19,11 +19,11 @@ use rdkafka::{
     message::Message as _,
 };
 
-use super::{
-    Settings,
-    heard::{Heard, Hears, Own, patiently, plain},
+use crate::{
+    heard::{Complaints, ContextOwner, ListeningContext, patiently, plain},
+    settings::Settings,
 };
-use crate::broker::BrokerError;
+use longshore_brokers::BrokerError;
 
 /// Longest tail behind a commit that is looked into for records: aborted transactions are seldom
 /// longer.
@@ -31,7 +31,8 @@ const MARKS: u64 = 10_000;
 /// Longest time that is spent on looking for marks.
 const MARKS_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Asks and tells a cluster. Its methods block, each at most as long as the patience that it was opened with: not for an async thread.
+/// Asks and tells a cluster. Its methods block, each at most as long as the patience that it was
+/// opened with: not for an async thread.
 pub struct Admin {
     settings: Settings,
     patience: Duration,
@@ -106,7 +107,8 @@ pub struct Member {
 }
 
 impl Lag {
-    /// Records that are not committed: from the commit, or from the begin where nothing is committed or it has been deleted, to the end.
+    /// Records that are not committed: from the commit, or from the begin where nothing is
+    /// committed or it has been deleted, to the end.
     pub fn records(&self) -> u64 {
         if self.only_marks {
             return 0;
@@ -117,15 +119,15 @@ impl Lag {
 }
 
 #[derive(Default)]
-struct Asks;
+struct NoHooks;
 
-impl Own for Asks {}
+impl ContextOwner for NoHooks {}
 
-impl ConsumerContext for Hears<Asks> {}
+impl ConsumerContext for ListeningContext<NoHooks> {}
 
 /// A client that asks, and never joins a group.
 struct Probe {
-    client: BaseConsumer<Hears<Asks>>,
+    client: BaseConsumer<ListeningContext<NoHooks>>,
 }
 
 impl Probe {
@@ -139,7 +141,8 @@ impl Probe {
             config.set("isolation.level", "read_uncommitted");
         }
         settings.finish(&mut config);
-        let client = config.create_with_context(Hears::default()).map_err(|error| Heard::default().explain(&error, "ask Kafka"))?;
+        let client =
+            config.create_with_context(ListeningContext::default()).map_err(|error| Complaints::default().explain(&error, "ask Kafka"))?;
         Ok(Self { client })
     }
 
@@ -149,7 +152,7 @@ impl Probe {
         config.set("group.id", "longshore-asks").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
         config.set("queued.min.messages", "1").set("fetch.message.max.bytes", "1024").set("fetch.wait.max.ms", "10");
         settings.finish(&mut config);
-        Ok(Self { client: config.create_with_context(Hears::default())? })
+        Ok(Self { client: config.create_with_context(ListeningContext::default())? })
     }
 
     /// The partitions of a topic in which no record stands at or behind these offsets.
@@ -182,11 +185,12 @@ impl Probe {
         bare
     }
 
-    fn heard(&self) -> &Heard {
+    fn heard(&self) -> &Complaints {
         &self.client.context().heard
     }
 
-    /// What the log says is only heard by whoever polls. Bounded, because it may say something all the time.
+    /// What the log says is only heard by whoever polls. Bounded, because it may say something all
+    /// the time.
     fn hear(&self) {
         for _ in 0..20 {
             if self.client.poll(Duration::from_millis(1)).is_none() && self.heard().last().is_some() {
@@ -210,10 +214,12 @@ impl Admin {
         Ok(Self { settings: settings.clone(), patience, probe: Probe::open(settings, None)? })
     }
 
-    /// Makes a topic. `replication` `None`: as many as the cluster's setting says. `settings` are the topic's own (`retention.ms`).
+    /// Makes a topic. `replication` `None`: as many as the cluster's setting says. `settings` are
+    /// the topic's own (`retention.ms`).
     ///
     /// # Errors
-    /// It exists already, a name or setting that the broker does not take, no permission, or nobody answers.
+    /// It exists already, a name or setting that the broker does not take, no permission, or nobody
+    /// answers.
     pub fn create_topic(
         &self,
         name: &str,
@@ -245,7 +251,8 @@ impl Admin {
         Ok((config.create()?, options))
     }
 
-    /// The most bytes that a topic takes in one piece: a record, or a batch of them ([`Sending::max_batch`](super::Sending::max_batch)).
+    /// The most bytes that a topic takes in one piece: a record, or a batch of them
+    /// ([`Sending::max_batch`](super::Sending::max_batch)).
     ///
     /// # Errors
     /// There is no such topic, no permission to look at its settings, or nobody answers.
@@ -333,7 +340,8 @@ impl Admin {
         Ok(groups)
     }
 
-    /// How far a group is behind: in all partitions in which it has committed or has a member, and in all of the topics that are named.
+    /// How far a group is behind: in all partitions in which it has committed or has a member, and
+    /// in all of the topics that are named.
     ///
     /// # Errors
     /// No such topic, no permission, or nobody answers.
@@ -461,7 +469,8 @@ impl Admin {
     }
 }
 
-/// What Kafka takes as a topic's name: said here, because brokers and clients answer with anything but that.
+/// What Kafka takes as a topic's name: said here, because brokers and clients answer with anything
+/// but that.
 ///
 /// # Errors
 /// What a name is.
@@ -484,7 +493,8 @@ fn describe(topic: &rdkafka::metadata::MetadataTopic) -> Topic {
     }
 }
 
-/// The partitions of a member: `version i16, [topic string, [partition i32]], …`. `None`: of another protocol, or damaged.
+/// The partitions of a member: `version i16, [topic string, [partition i32]], …`. `None`: of
+/// another protocol, or damaged.
 fn assignment(bytes: &[u8]) -> Option<Vec<(String, i32)>> {
     fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
         let (head, tail) = rest.split_at_checked(len)?;

@@ -1,7 +1,9 @@
-//! The one thread that owns the client. **Its loop is [`serve`], what it does in a turn [`Desk::turn`].**
+//! The one thread that owns the client. **Its loop is [`serve`], what it does in a turn
+//! [`ClientState::turn`].**
 //!
-//! Partitions have queues of their own, so that a partition, or all of them, can be left unread without the client's `pause()`, which throws away what was
-//! fetched. The main queue is served all the time, so that the group never misses us. Rebalances come inside of `poll` (`rebalance.rs`).
+//! Partitions have queues of their own, so that a partition, or all of them, can be left unread
+//! without the client's `pause()`, which throws away what was fetched. The main queue is served all
+//! the time, so that the group never misses us. Rebalances come inside of `poll` (`rebalance.rs`).
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -20,43 +22,51 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use super::{
-    desk::{Desk, Then},
-    heard::{Hears, Own},
+use self::state::{ClientState, NextTurn};
+use crate::{
+    counts::Counts,
+    heard::{ContextOwner, ListeningContext},
     source::Exchange,
-    view::Counts,
 };
 
+pub(crate) mod commit;
+pub(crate) mod dead_letters;
+mod rebalance;
+mod seat;
+pub(crate) mod state;
+pub(crate) mod transactor;
+mod watch;
+
 /// The main queue is served at least so often; the client is silent for as long at most.
-pub(super) const SERVE: Duration = Duration::from_millis(100);
+pub(crate) const SERVE: Duration = Duration::from_millis(100);
 /// Events of the main queue served in one go.
 const EVENTS: usize = 16;
 /// Leaving the group may take so long.
-pub(super) const LEAVE: Duration = Duration::from_secs(5);
+pub(crate) const LEAVE: Duration = Duration::from_secs(5);
 
 /// What the client calls back.
-pub(super) type Hooks = Hears<Shared>;
+pub(crate) type ClientHooks = ListeningContext<ClientShared>;
 
 /// What those calls find.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(crate) struct ClientShared {
     /// The main queue has something.
-    pub(super) events: Arc<AtomicBool>,
-    pub(super) desk: Mutex<Option<Desk>>,
+    pub(crate) events: Arc<AtomicBool>,
+    pub(crate) state: Mutex<Option<ClientState>>,
 }
 
-impl Shared {
+impl ClientShared {
     /// Never held while the main queue is polled: that calls back.
-    pub(super) fn desk(&self) -> MutexGuard<'_, Option<Desk>> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn state(&self) -> MutexGuard<'_, Option<ClientState>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Own for Shared {
+impl ContextOwner for ClientShared {
     fn stats(&self, statistics: &Statistics) {
-        if let Some(desk) = &mut *self.desk() {
-            desk.look_at_brokers(statistics);
-            for seat in desk.seats.iter_mut().flatten() {
+        if let Some(state) = &mut *self.state() {
+            state.look_at_brokers(statistics);
+            for seat in state.seats.iter_mut().flatten() {
                 let topic = statistics.topics.get(&*seat.lease.topic);
                 let told = topic.and_then(|topic| topic.partitions.get(&seat.lease.partition)).map(|partition| partition.ls_offset);
                 seat.high = told.filter(|end| *end >= 0).or(seat.high);
@@ -65,23 +75,23 @@ impl Own for Shared {
     }
 }
 
-impl ConsumerContext for Hooks {
+impl ConsumerContext for ClientHooks {
     fn rebalance(&self, _: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        if let Some(desk) = &mut *self.own.desk() {
-            desk.rebalance(what, partitions);
+        if let Some(state) = &mut *self.own.state() {
+            state.rebalance(what, partitions);
         }
     }
 }
 
 /// Serves until it is told to finish. In the end the group is left and the client closed.
-pub(super) fn serve(consumer: Arc<BaseConsumer<Hooks>>, exchange: &Exchange) -> Counts {
+pub(crate) fn serve(consumer: Arc<BaseConsumer<ClientHooks>>, exchange: &Exchange) -> Counts {
     let served = catch_unwind(AssertUnwindSafe(|| turns(&consumer)));
     if served.is_err() {
         exchange.end(Err(SourceError::fatal("the thread of Kafka's client panicked")));
     }
-    // Desk and client hold each other.
-    let desk = consumer.context().own.desk().take();
-    let counts = desk.map_or_else(|| exchange.board.counts(), Desk::close);
+    // ClientState and client hold each other.
+    let state = consumer.context().own.state().take();
+    let counts = state.map_or_else(|| exchange.board.counts(), ClientState::close);
     if served.is_ok_and(|answered| answered) {
         // The last one closes it.
         drop(consumer);
@@ -93,7 +103,7 @@ pub(super) fn serve(consumer: Arc<BaseConsumer<Hooks>>, exchange: &Exchange) -> 
 }
 
 /// Tells whether the broker has answered to the last commit.
-fn turns(consumer: &BaseConsumer<Hooks>) -> bool {
+fn turns(consumer: &BaseConsumer<ClientHooks>) -> bool {
     let hooks = consumer.context().clone();
     let mut served: Option<Instant> = None;
     loop {
@@ -102,45 +112,46 @@ fn turns(consumer: &BaseConsumer<Hooks>) -> bool {
             served = Some(now);
             poll(consumer, &hooks);
         }
-        let then = match &mut *hooks.own.desk() {
+        let then = match &mut *hooks.own.state() {
             None => return true,
-            Some(desk) if desk.finishing => break,
-            Some(desk) => desk.turn(Instant::now()),
+            Some(state) if state.finishing => break,
+            Some(state) => state.turn(Instant::now()),
         };
-        if let Then::Sleep(most) = then {
+        if let NextTurn::Sleep(most) = then {
             std::thread::park_timeout(most.min(SERVE));
         }
     }
-    let answered = hooks.own.desk().as_mut().is_none_or(Desk::last_words);
+    let answered = hooks.own.state().as_mut().is_none_or(ClientState::last_words);
     consumer.unsubscribe();
     let until = Instant::now() + if answered { LEAVE } else { Duration::ZERO };
-    while Instant::now() < until && hooks.own.desk().as_ref().is_some_and(|desk| desk.seats.iter().any(Option::is_some)) {
+    while Instant::now() < until && hooks.own.state().as_ref().is_some_and(|state| state.seats.iter().any(Option::is_some)) {
         poll(consumer, &hooks);
         std::thread::park_timeout(Duration::from_millis(5));
     }
-    if let Some(desk) = &mut *hooks.own.desk() {
+    if let Some(state) = &mut *hooks.own.state() {
         // What is left is nobody's: the group did not take it back.
-        (0..desk.seats.len()).for_each(|at| desk.abandon(at));
+        (0..state.seats.len()).for_each(|at| state.abandon(at));
     }
     answered
 }
 
 /// Serves the main queue: rebalances, commits, statistics and complaints come in here.
-fn poll(consumer: &BaseConsumer<Hooks>, hooks: &Hooks) {
+fn poll(consumer: &BaseConsumer<ClientHooks>, hooks: &ClientHooks) {
     // One call serves one event, and does not tell whether it did.
     for _ in 0..EVENTS {
         match consumer.poll(Duration::ZERO) {
             None => {}
             Some(Err(error)) => {
-                if let Some(desk) = &mut *hooks.own.desk() {
-                    desk.complain(&error);
+                if let Some(state) = &mut *hooks.own.state() {
+                    state.complain(&error);
                 }
             }
             Some(Ok(message)) => {
-                // None comes this way, since queues are split off before their partition is assigned.
-                if let Some(desk) = &mut *hooks.own.desk() {
+                // None comes this way, since queues are split off before their partition is
+                // assigned.
+                if let Some(state) = &mut *hooks.own.state() {
                     let place = format!("{}[{}]@{}", message.topic(), message.partition(), message.offset());
-                    desk.exchange.end(Err(SourceError::fatal(format!("{place} came by the wrong way; this is a fault of longshore"))));
+                    state.exchange.end(Err(SourceError::fatal(format!("{place} came by the wrong way; this is a fault of longshore"))));
                 }
             }
         }

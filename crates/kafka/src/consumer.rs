@@ -1,6 +1,7 @@
 //! The consumer as people use it.
 //!
-//! It is an engine whose source is a group's partitions: `client.rs` is the thread that owns the client, `source.rs` what lies between the two.
+//! It is an engine whose source is a group's partitions: `client.rs` is the thread that owns the
+//! client, `source.rs` what lies between the two.
 
 mod start;
 
@@ -10,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -21,7 +22,8 @@ use longshore_core::{
 };
 use tokio::{runtime::Handle as Runtime, sync::oneshot};
 
-use super::{
+pub use crate::options::{DeadLetter, Order, Start};
+use crate::{
     exactly_once::Output,
     handler::{Handler, OnEnd},
     intake::Limits,
@@ -31,59 +33,17 @@ use super::{
     trouble::Trouble,
     view::{Counts, View},
 };
-use crate::broker::BrokerError;
+use longshore_brokers::BrokerError;
 
-/// Which records wait for each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Order {
-    /// Those of one key, in one partition: one after the other, any number of keys at once. Records without a key wait for nobody.
-    #[default]
-    Key,
-    /// Those of one partition.
-    Partition,
-    /// None.
-    None,
-}
-
-/// Where a group starts that has committed nothing yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Start {
-    /// With the oldest record that is there: nothing is skipped unasked.
-    #[default]
-    Earliest,
-    /// With records that are produced from now on.
-    Latest,
-    /// With the first record of this time or later.
-    At(SystemTime),
-}
-
-/// What becomes of a record whose last attempt failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeadLetter {
-    /// It goes to the topic with the name of its own and this behind it.
-    Suffix(String),
-    /// It goes to this topic.
-    Topic(String),
-    /// It is skipped, and counted.
-    Skip,
-    /// The consumer stops; the record is not done, and comes again at the next start.
-    Stop,
-}
-
-impl Default for DeadLetter {
-    fn default() -> Self {
-        DeadLetter::Suffix("-dlt".to_owned())
-    }
-}
-
-/// A member of a consumer group: records of topics are handled by a bounded crowd of workers, in order where that is asked for, and committed when they
-/// are done.
+/// A member of a consumer group: records of topics are handled by a bounded crowd of workers, in
+/// order where that is asked for, and committed when they are done.
 ///
-/// Every record is processed at least once. What is done beyond the committed offset travels in the commit's metadata, in the format of Confluent's
-/// Parallel Consumer, so that a restart or a rebalance repeats nothing that was finished before the last commit.
+/// Every record is processed at least once. What is done beyond the committed offset travels in the
+/// commit's metadata, in the format of Confluent's Parallel Consumer, so that a restart or a
+/// rebalance repeats nothing that was finished before the last commit.
 ///
 /// ```no_run
-/// use longshore_brokers::kafka::{Consumer, Handler, Record, Settings};
+/// use longshore_kafka::{Consumer, Handler, Record, Settings};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let summary = Consumer::new(Settings::parse("127.0.0.1:9092")?, "demo", ["orders"]).max_threads(75).until_end().run(Handler::new(
@@ -150,13 +110,14 @@ impl Consumer {
         }
     }
 
-    /// A name that stays the same over restarts (`group.instance.id`): a short absence then moves no partitions.
+    /// A name that stays the same over restarts (`group.instance.id`): a short absence then moves
+    /// no partitions.
     ///
     /// Without one, a member that heard nothing of its group for a session (45 s unless
-    /// `session.timeout.ms` says otherwise), because the broker was away, joins as somebody new, and
-    /// waits until the session of its former self has ended: the broker, back again, gives that one
-    /// another 45 s. librdkafka alone does the same. A member with a name takes its own place at
-    /// once, as one of the newer protocol of groups does (`group.protocol=consumer`, Kafka 4).
+    /// `session.timeout.ms` says otherwise), because the broker was away, joins as somebody new,
+    /// and waits until the session of its former self has ended: the broker, back again, gives that
+    /// one another 45 s. librdkafka alone does the same. A member with a name takes its own place
+    /// at once, as one of the newer protocol of groups does (`group.protocol=consumer`, Kafka 4).
     pub fn member(mut self, name: impl Into<String>) -> Self {
         self.member = Some(name.into());
         self
@@ -180,22 +141,24 @@ impl Consumer {
         self
     }
 
-    /// Most records that are in work at once. Default 75. [`ConsumerHandle::set_max_threads`] changes it while it runs.
+    /// Most records that are in work at once. Default 75. [`ConsumerHandle::set_max_threads`]
+    /// changes it while it runs.
     pub fn max_threads(mut self, most: usize) -> Self {
         self.max_threads = most.max(1);
         self
     }
 
-    /// Most records that are in work or wait for it; at this number the gate closes, and nothing more is read. Default: twice as many as are in work
-    /// at once, ten times as many with order by key, which needs to look ahead. Of one key at most a quarter stands in line; a partition that brings
-    /// more of it waits.
+    /// Most records that are in work or wait for it; at this number the gate closes, and nothing
+    /// more is read. Default: twice as many as are in work at once, ten times as many with order by
+    /// key, which needs to look ahead. Of one key at most a quarter stands in line; a partition
+    /// that brings more of it waits.
     pub fn max_in_flight(mut self, most: usize) -> Self {
         self.max_in_flight = Some(most.max(1));
         self
     }
 
-    /// Most records that back off after a failure, or stand in line behind one that does; beyond, the gate closes. They do not count as in flight.
-    /// Default 10 000.
+    /// Most records that back off after a failure, or stand in line behind one that does; beyond,
+    /// the gate closes. They do not count as in flight. Default 10 000.
     pub fn max_parked(mut self, most: usize) -> Self {
         self.max_parked = most.max(1);
         self
@@ -207,8 +170,8 @@ impl Consumer {
         self
     }
 
-    /// The longest time between two looks at the gate; it is opened and closed by what happens, so this matters only where nothing does.
-    /// Default 100 ms, and no longer than that.
+    /// The longest time between two looks at the gate; it is opened and closed by what happens, so
+    /// this matters only where nothing does. Default 100 ms, and no longer than that.
     pub fn pause_interval(mut self, interval: Duration) -> Self {
         self.pause_interval = interval;
         self
@@ -220,8 +183,9 @@ impl Consumer {
         self
     }
 
-    /// When a record that failed is tried again. It holds up its key, or its partition, whichever is kept in order. Default: 4 times,
-    /// [`Backoff::DEFAULT`](longshore_core::Backoff::DEFAULT) between them.
+    /// When a record that failed is tried again. It holds up its key, or its partition, whichever
+    /// is kept in order. Default: 4 times, [`Backoff::DEFAULT`](longshore_core::Backoff::DEFAULT)
+    /// between them.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self
@@ -233,20 +197,23 @@ impl Consumer {
         self
     }
 
-    /// What becomes of a record whose last attempt failed. Default: it goes to `<topic>-dlt`, which is created at the start if it is missing.
+    /// What becomes of a record whose last attempt failed. Default: it goes to `<topic>-dlt`, which
+    /// is created at the start if it is missing.
     pub fn dead_letter(mut self, what: DeadLetter) -> Self {
         self.dead_letter = what;
         self
     }
 
-    /// How often what is done is committed. Default: each second. A member that dies repeats no more than was finished since, and what was in work.
+    /// How often what is done is committed. Default: each second. A member that dies repeats no
+    /// more than was finished since, and what was in work.
     pub fn commit_every(mut self, interval: Duration) -> Self {
         self.commit_every = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// How long records in work may take when their partition is taken from us; beyond, they are abandoned uncommitted, and whoever has the
-    /// partition then does them again. Default 5 s; half of the session's timeout at most.
+    /// How long records in work may take when their partition is taken from us; beyond, they are
+    /// abandoned uncommitted, and whoever has the partition then does them again. Default 5 s; half
+    /// of the session's timeout at most.
     pub fn drain(mut self, most: Duration) -> Self {
         self.drain = most;
         self
@@ -274,7 +241,7 @@ impl Consumer {
         self
     }
 
-    pub(super) fn most(&self) -> usize {
+    pub(crate) fn most(&self) -> usize {
         self.max_threads
     }
 
@@ -291,7 +258,8 @@ impl Consumer {
         self.max_in_flight.unwrap_or(max_threads * if self.order == Order::Key { 10 } else { 2 })
     }
 
-    /// Runs until its end, and blocks until then. Callable from anywhere; in async code prefer [`start`](Consumer::start).
+    /// Runs until its end, and blocks until then. Callable from anywhere; in async code prefer
+    /// [`start`](Consumer::start).
     ///
     /// # Errors
     /// As of `start`.
@@ -340,7 +308,8 @@ impl RunningConsumer {
         self.handle.clone()
     }
 
-    /// Waits for its end: nothing is in work any more, what is done is committed, the group is left.
+    /// Waits for its end: nothing is in work any more, what is done is committed, the group is
+    /// left.
     pub async fn join(self) -> ConsumerSummary {
         let engine = self.running.join().await;
         let closed = tokio::time::timeout(CLOSE, self.client).await;
@@ -400,7 +369,8 @@ impl ConsumerHandle {
         self.exchange.command(Command::Limits(limits));
     }
 
-    /// Reads and starts no more; what is in work may end, within the grace period. Then everything that is done is committed and the group left.
+    /// Reads and starts no more; what is in work may end, within the grace period. Then everything
+    /// that is done is committed and the group left.
     pub fn stop(&self) {
         self.engine.drain();
         let (own, grace) = (self.clone(), self.consumer.grace);
@@ -410,7 +380,8 @@ impl ConsumerHandle {
         });
     }
 
-    /// As [`stop`](ConsumerHandle::stop), and asks what is in work to end now; five seconds later it is dropped. It is not done, and comes again.
+    /// As [`stop`](ConsumerHandle::stop), and asks what is in work to end now; five seconds later
+    /// it is dropped. It is not done, and comes again.
     pub fn stop_now(&self) {
         self.engine.stop(Stop::Soft);
         let engine = self.engine.clone();
@@ -464,7 +435,7 @@ impl ConsumerHandle {
 }
 
 /// Tells the client's thread of what failed for good. That this is dropped is the engine's end.
-struct Outcomes<R> {
+struct OutcomeSink<R> {
     exchange: Arc<Exchange>,
     failed: Vec<Failed>,
     outputs: Vec<(Receipt, Vec<Output>)>,
@@ -473,7 +444,7 @@ struct Outcomes<R> {
     take: Option<fn(R) -> Vec<Output>>,
 }
 
-impl<R: Send + 'static> Sink<Record, R> for Outcomes<R> {
+impl<R: Send + 'static> Sink<Record, R> for OutcomeSink<R> {
     fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<Record, R>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
         room.release(batch.len());
         for finished in batch.drain(..) {
@@ -504,7 +475,7 @@ impl<R: Send + 'static> Sink<Record, R> for Outcomes<R> {
     }
 }
 
-impl<R> Drop for Outcomes<R> {
+impl<R> Drop for OutcomeSink<R> {
     fn drop(&mut self) {
         self.exchange.command(Command::Finish);
     }

@@ -16,19 +16,20 @@ use longshore_core::{
 };
 use tokio::runtime::Handle as Runtime;
 
-use super::record::Record;
+use crate::record::Record;
 
-pub(super) type OnEnd<R> = Box<dyn Fn(&Finished<Record, R>) + Send + Sync>;
-type Make<R> = Box<dyn FnOnce(&Outbox<Record, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<Record, R>> + Send>;
+pub(crate) type OnEnd<R> = Box<dyn Fn(&Finished<Record, R>) + Send + Sync>;
+type MakeLane<R> = Box<dyn FnOnce(&Outbox<Record, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<Record, R>> + Send>;
 
-/// What runs for each record, and on which lane. Its result says that the record is done; an error has it tried again, and at last buried in the
-/// dead-letter topic.
+/// What runs for each record, and on which lane. Its result says that the record is done; an error
+/// has it tried again, and at last buried in the dead-letter topic.
 ///
-/// A record that was read, and whose partition is then taken from us before the handler begins with it, never reaches the handler.
+/// A record that was read, and whose partition is then taken from us before the handler begins with
+/// it, never reaches the handler.
 pub struct Handler<R> {
-    pub(super) lane: LaneKind,
-    pub(super) make: Make<R>,
-    pub(super) on_end: Option<OnEnd<R>>,
+    pub(crate) lane: LaneKind,
+    pub(crate) make: MakeLane<R>,
+    pub(crate) on_end: Option<OnEnd<R>>,
 }
 
 impl<R: Send + 'static> Handler<R> {
@@ -116,8 +117,8 @@ impl<R: Send + 'static> Handler<R> {
         }
     }
 
-    /// Is told of each record that has ended for good, well or badly, before it counts as done. To be quick, since what comes next waits
-    /// for it; a panic stops the consumer.
+    /// Is told of each record that has ended for good, well or badly, before it counts as done. To
+    /// be quick, since what comes next waits for it; a panic stops the consumer.
     #[must_use]
     pub fn on_end(mut self, on_end: impl Fn(&Finished<Record, R>) + Send + Sync + 'static) -> Self {
         self.on_end = Some(Box::new(on_end));

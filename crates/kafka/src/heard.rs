@@ -15,16 +15,17 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
 
-use crate::broker::BrokerError;
+use longshore_brokers::BrokerError;
 
-/// Keeps the client's last complaint. Operations alone only say that time ran out; the reason (a wrong password, a certificate) is in its log.
+/// Keeps the client's last complaint. Operations alone only say that time ran out; the reason (a
+/// wrong password, a certificate) is in its log.
 #[derive(Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct Complaints {
     last: Mutex<Option<String>>,
     down: AtomicBool,
 }
 
-impl Heard {
+impl Complaints {
     /// A line of the client's log. Facility `FAIL` is what ended a connection.
     pub(crate) fn heard(&self, facility: &str, message: &str) {
         if matches!(facility, "FAIL" | "ERROR" | "SSL" | "SASL" | "CERTVERIFY") {
@@ -50,7 +51,8 @@ impl Heard {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// An error of an operation, with what was complained of where that tells more. `doing` says what could not be done: "create topic `x`".
+    /// An error of an operation, with what was complained of where that tells more. `doing` says
+    /// what could not be done: "create topic `x`".
     pub(crate) fn explain(&self, error: &KafkaError, doing: &str) -> BrokerError {
         let code = code_of(error);
         let unreached = is_unreached(code);
@@ -63,10 +65,10 @@ impl Heard {
     }
 }
 
-impl Heard {
-    /// Explains as [`explain`](Heard::explain) does, for what a group has committed: the client
-    /// asks again, and says only that time ran out, while the broker answers that a transaction is
-    /// open.
+impl Complaints {
+    /// Explains as [`explain`](Complaints::explain) does, for what a group has committed: the
+    /// client asks again, and says only that time ran out, while the broker answers that a
+    /// transaction is open.
     pub(crate) fn explain_committed(&self, error: &KafkaError, doing: &str) -> BrokerError {
         let mut explained = self.explain(error, doing);
         if code_of(error) == Some(Code::OperationTimedOut) && self.last().is_none() {
@@ -76,10 +78,10 @@ impl Heard {
     }
 }
 
-/// Asks again and again within this time; who finds nobody there at all waits for [`AT_LEAST`] and no longer. `ask` is told how long to wait, `hear`
-/// takes in what the client complains of.
+/// Asks again and again within this time; who finds nobody there at all waits for [`AT_LEAST`] and
+/// no longer. `ask` is told how long to wait, `hear` takes in what the client complains of.
 pub(crate) fn patiently<T>(
-    heard: &Heard,
+    heard: &Complaints,
     patience: Duration,
     mut ask: impl FnMut(Duration) -> Result<T, KafkaError>,
     hear: impl Fn(),
@@ -121,17 +123,18 @@ fn is_unreached(code: Option<Code>) -> bool {
 
 /// What a client calls back: its complaints are heard, the rest is its owner's.
 #[derive(Default)]
-pub(crate) struct Hears<T> {
-    pub(crate) heard: Heard,
+pub(crate) struct ListeningContext<T> {
+    pub(crate) heard: Complaints,
     pub(crate) own: T,
 }
 
-impl<T: Own> ClientContext for Hears<T> {
+impl<T: ContextOwner> ClientContext for ListeningContext<T> {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         self.heard.heard(facility, message);
     }
 
-    /// Called from polls of partitions' queues too. What an error means is said where it is polled; the end of a partition is none.
+    /// Called from polls of partitions' queues too. What an error means is said where it is polled;
+    /// the end of a partition is none.
     fn error(&self, error: KafkaError, reason: &str) {
         if error.rdkafka_error_code() != Some(Code::PartitionEOF) {
             self.heard.heard("ERROR", reason);
@@ -144,7 +147,7 @@ impl<T: Own> ClientContext for Hears<T> {
 }
 
 /// What else one kind of client is told.
-pub(crate) trait Own: Send + Sync + 'static {
+pub(crate) trait ContextOwner: Send + Sync + 'static {
     fn stats(&self, _: &Statistics) {}
 }
 
@@ -222,7 +225,8 @@ pub(crate) fn plain(code: Code) -> String {
     text.to_owned()
 }
 
-/// A line of the client's log for people: without its threads and repetitions, with what to do where that is known.
+/// A line of the client's log for people: without its threads and repetitions, with what to do
+/// where that is known.
 fn reason(message: &str) -> String {
     let mut text = message;
     // "[thrd:…]: host:port/bootstrap: Connect to … failed: …"
@@ -269,7 +273,7 @@ mod tests {
     use longshore_core::ErrorKind;
     use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-    use super::Heard;
+    use super::Complaints;
 
     #[test]
     fn a_connection_that_was_ended_says_what_the_address_may_lack() {
@@ -290,7 +294,7 @@ mod tests {
 
     #[test]
     fn commits_that_cannot_be_read_in_time_may_be_those_of_an_open_transaction() {
-        let heard = Heard::default();
+        let heard = Complaints::default();
         let error = heard.explain_committed(&KafkaError::OffsetFetch(Code::OperationTimedOut), "read what is committed").message;
         assert!(error.contains("no answer in time; maybe a transaction with commits of this group is open"), "{error}");
         heard.heard("FAIL", "h:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused");
@@ -300,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_time_out_is_explained_by_what_the_log_said_and_a_refusal_by_itself() {
-        let heard = Heard::default();
+        let heard = Complaints::default();
         let timed_out = KafkaError::MetadataFetch(Code::BrokerTransportFailure);
         assert_eq!(heard.explain(&timed_out, "list topics").message, "cannot list topics: no broker can be reached there");
         heard.heard("FAIL", "[thrd:127.0.0.1:1/bootstrap]: 127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)");

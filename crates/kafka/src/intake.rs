@@ -1,8 +1,9 @@
 //! What may be read now: pure, without a clock of its own and without a client.
 //!
-//! - [`Gate`]: how many records may be in flight, with a lower mark at which it reopens
-//! - [`Keys`]: which number a key has in the engine, how many of its records are in flight, and which of them back off
-//! - [`Lent`]: the records that are with the engine, by receipt
+//! - [`IntakeGate`]: how many records may be in flight, with a lower mark at which it reopens
+//! - [`KeyTable`]: which number a key has in the engine, how many of its records are in flight, and
+//!   which of them back off
+//! - [`Loans`]: the records that are with the engine, by receipt
 
 use std::{
     collections::HashMap,
@@ -13,25 +14,25 @@ use std::{
 
 use longshore_core::Receipt;
 
-use super::view::GateState;
+use crate::view::GateState;
 
 /// What the intake is set to.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Records that run or wait to run, at most.
-    pub(super) in_flight: usize,
+    pub(crate) in_flight: usize,
     /// The part of it at which a closed gate reopens.
-    pub(super) reopen: f64,
+    pub(crate) reopen: f64,
     /// Records that back off, and those behind them, at most.
-    pub(super) parked: usize,
+    pub(crate) parked: usize,
     /// Bytes of all records that are with the engine, at most; what passes this is one record, or a
     /// small batch.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Limits {
     /// A closed gate reopens when no more than this are in flight.
-    pub(super) fn reopen_at(&self) -> usize {
+    pub(crate) fn reopen_at(&self) -> usize {
         let at = (self.in_flight as f64 * self.reopen.clamp(0.0, 1.0)) as usize;
         at.min(self.in_flight.saturating_sub(1))
     }
@@ -43,20 +44,21 @@ impl Limits {
     }
 
     /// Records of one key in flight, at most; beyond, its partition waits.
-    pub(super) fn of_key(&self) -> usize {
+    pub(crate) fn of_key(&self) -> usize {
         (self.in_flight / 4).max(1)
     }
 
     /// The partition goes on when no more than this are.
-    pub(super) fn of_key_again(&self) -> usize {
+    pub(crate) fn of_key_again(&self) -> usize {
         let at = (self.of_key() as f64 * self.reopen.clamp(0.0, 1.0)) as usize;
         at.min(self.of_key() - 1)
     }
 }
 
-/// Decides whether records are read, with hysteresis: it closes when all places are taken, and reopens at a lower mark.
+/// Decides whether records are read, with hysteresis: it closes when all places are taken, and
+/// reopens at a lower mark.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(crate) struct IntakeGate {
     limits: Limits,
     /// When it closed, and what for.
     closed: Option<(Instant, Closed)>,
@@ -75,22 +77,22 @@ enum Closed {
     Bytes,
 }
 
-impl Gate {
-    pub(super) fn new(limits: Limits) -> Self {
+impl IntakeGate {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self { limits, closed: None, closings: 0, closed_for: Duration::ZERO }
     }
 
-    pub(super) fn limits(&self) -> &Limits {
+    pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    pub(super) fn set_limits(&mut self, limits: Limits) {
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
     /// Returns how many records may be read now. `in_flight` run or wait to run, `parked` back off
     /// or wait behind one that does; all of them take `bytes` of memory.
-    pub(super) fn room(&mut self, in_flight: usize, parked: usize, bytes: usize, now: Instant) -> usize {
+    pub(crate) fn room(&mut self, in_flight: usize, parked: usize, bytes: usize, now: Instant) -> usize {
         let Limits { in_flight: most, parked: most_parked, bytes: most_bytes, .. } = self.limits;
         let too_many = parked >= most_parked;
         match self.closed {
@@ -114,7 +116,7 @@ impl Gate {
     }
 
     /// How many records must end before it can reopen; 0 while it is open.
-    pub(super) fn to_reopen(&self, in_flight: usize) -> usize {
+    pub(crate) fn to_reopen(&self, in_flight: usize) -> usize {
         match self.closed {
             None => 0,
             // One may have them all.
@@ -123,19 +125,19 @@ impl Gate {
         }
     }
 
-    pub(super) fn closed_since(&self) -> Option<Instant> {
+    pub(crate) fn closed_since(&self) -> Option<Instant> {
         self.closed.map(|(since, _)| since)
     }
 
-    pub(super) fn closings(&self) -> u64 {
+    pub(crate) fn closings(&self) -> u64 {
         self.closings
     }
 
-    pub(super) fn closed_for(&self, now: Instant) -> Duration {
+    pub(crate) fn closed_for(&self, now: Instant) -> Duration {
         self.closed_for + self.closed.map_or(Duration::ZERO, |(since, _)| now.saturating_duration_since(since))
     }
 
-    pub(super) fn state(&self, now: Instant) -> GateState {
+    pub(crate) fn state(&self, now: Instant) -> GateState {
         match self.closed {
             None => GateState::Open,
             Some((since, why)) => {
@@ -152,7 +154,7 @@ impl Gate {
 
 /// The numbers of keys: small, and used again once none of a key's records is in flight.
 #[derive(Debug, Default)]
-pub(super) struct Keys {
+pub(crate) struct KeyTable {
     /// By number; the first is nobody's.
     states: Vec<KeyState>,
     free: Vec<NonZeroU32>,
@@ -167,7 +169,7 @@ struct KeyState {
 
 /// The keys of one partition that have numbers.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(crate) struct KeyNumbers {
     numbers: HashMap<Arc<[u8]>, NonZeroU32>,
     /// The count at which those without records are next forgotten.
     sweep_at: usize,
@@ -176,9 +178,9 @@ pub(super) struct Names {
 /// Keys without records that a partition remembers, since the next record of theirs may be near.
 const REMEMBERED: usize = 1024;
 
-impl Keys {
+impl KeyTable {
     /// A number that nobody has.
-    pub(super) fn number(&mut self) -> NonZeroU32 {
+    pub(crate) fn number(&mut self) -> NonZeroU32 {
         if let Some(number) = self.free.pop() {
             return number;
         }
@@ -190,7 +192,7 @@ impl Keys {
     }
 
     /// The number of a partition's key.
-    pub(super) fn number_of(&mut self, names: &mut Names, key: &[u8]) -> NonZeroU32 {
+    pub(crate) fn number_of(&mut self, names: &mut KeyNumbers, key: &[u8]) -> NonZeroU32 {
         if let Some(number) = names.numbers.get(key) {
             return *number;
         }
@@ -210,7 +212,7 @@ impl Keys {
     }
 
     /// Gives back a partition's numbers. None of its records is in flight any more.
-    pub(super) fn forget(&mut self, names: Names, own: Option<NonZeroU32>) {
+    pub(crate) fn forget(&mut self, names: KeyNumbers, own: Option<NonZeroU32>) {
         for number in names.numbers.into_values().chain(own) {
             self.states[number.get() as usize] = KeyState::default();
             self.free.push(number);
@@ -218,39 +220,40 @@ impl Keys {
     }
 
     /// A record of it is in flight; says how many there are then.
-    pub(super) fn add(&mut self, number: NonZeroU32) -> usize {
+    pub(crate) fn add(&mut self, number: NonZeroU32) -> usize {
         let state = &mut self.states[number.get() as usize];
         state.in_flight += 1;
         state.in_flight
     }
 
-    pub(super) fn in_flight(&self, number: NonZeroU32) -> usize {
+    pub(crate) fn in_flight(&self, number: NonZeroU32) -> usize {
         self.states[number.get() as usize].in_flight
     }
 
     /// Whether one of its records backs off.
-    pub(super) fn is_away(&self, number: NonZeroU32) -> bool {
+    pub(crate) fn is_away(&self, number: NonZeroU32) -> bool {
         self.states[number.get() as usize].away > 0
     }
 }
 
 /// A record that is with the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Loan {
+pub(crate) struct Loan {
     /// Where its partition sits.
-    pub(super) seat: u32,
+    pub(crate) seat: u32,
     /// Its key's number, if it has to keep an order.
-    pub(super) key: Option<NonZeroU32>,
-    pub(super) offset: i64,
+    pub(crate) key: Option<NonZeroU32>,
+    pub(crate) offset: i64,
     /// Memory that it takes, in bytes.
-    pub(super) bytes: u32,
+    pub(crate) bytes: u32,
     /// It backs off.
-    pub(super) away: bool,
+    pub(crate) away: bool,
 }
 
-/// The records that are with the engine. A receipt whose record was called back is nobody's, however late it comes.
+/// The records that are with the engine. A receipt whose record was called back is nobody's,
+/// however late it comes.
 #[derive(Debug, Default)]
-pub(super) struct Lent {
+pub(crate) struct Loans {
     slots: Vec<(u32, Option<Loan>)>,
     free: Vec<u32>,
     /// Records that back off, and those in flight behind them.
@@ -258,28 +261,28 @@ pub(super) struct Lent {
     bytes: usize,
 }
 
-impl Lent {
-    pub(super) fn len(&self) -> usize {
+impl Loans {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// Records that back off, and those that wait behind one of their key.
-    pub(super) fn parked(&self) -> usize {
+    pub(crate) fn parked(&self) -> usize {
         self.parked
     }
 
     /// Records that run or wait to run.
-    pub(super) fn in_flight(&self) -> usize {
+    pub(crate) fn in_flight(&self) -> usize {
         self.len() - self.parked
     }
 
     /// Returns the memory that all of them take, in bytes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Lends a record, whose key has been [added](Keys::add).
-    pub(super) fn lend(&mut self, keys: &Keys, seat: u32, key: Option<NonZeroU32>, offset: i64, bytes: u32) -> Receipt {
+    pub(crate) fn lend(&mut self, keys: &KeyTable, seat: u32, key: Option<NonZeroU32>, offset: i64, bytes: u32) -> Receipt {
         self.parked += usize::from(key.is_some_and(|key| keys.is_away(key)));
         self.bytes += bytes as usize;
         let loan = Some(Loan { seat, key, offset, bytes, away: false });
@@ -293,13 +296,13 @@ impl Lent {
         Receipt(u64::from(self.slots[slot as usize].0) << 32 | u64::from(slot))
     }
 
-    pub(super) fn get(&self, receipt: Receipt) -> Option<&Loan> {
+    pub(crate) fn get(&self, receipt: Receipt) -> Option<&Loan> {
         let (age, loan) = self.slots.get(receipt.0 as u32 as usize)?;
         loan.as_ref().filter(|_| u64::from(*age) == receipt.0 >> 32)
     }
 
     /// Takes a record back. `None`: it was called back before.
-    pub(super) fn end(&mut self, keys: &mut Keys, receipt: Receipt) -> Option<Loan> {
+    pub(crate) fn end(&mut self, keys: &mut KeyTable, receipt: Receipt) -> Option<Loan> {
         let slot = receipt.0 as u32;
         let (age, loan) = self.slots.get_mut(slot as usize)?;
         if u64::from(*age) != receipt.0 >> 32 {
@@ -318,7 +321,7 @@ impl Lent {
     }
 
     /// A record backs off, or does so no more.
-    pub(super) fn back_off(&mut self, keys: &mut Keys, receipt: Receipt, away: bool) {
+    pub(crate) fn back_off(&mut self, keys: &mut KeyTable, receipt: Receipt, away: bool) {
         let Some(before) = self.get(receipt).copied() else { return };
         self.set_away(keys, &before, away);
         if let Some(loan) = &mut self.slots[receipt.0 as u32 as usize].1 {
@@ -326,7 +329,7 @@ impl Lent {
         }
     }
 
-    fn set_away(&mut self, keys: &mut Keys, loan: &Loan, away: bool) {
+    fn set_away(&mut self, keys: &mut KeyTable, loan: &Loan, away: bool) {
         if loan.away == away {
             return;
         }
@@ -343,7 +346,7 @@ impl Lent {
     }
 
     /// The receipts of a seat's records.
-    pub(super) fn of_seat(&self, seat: u32) -> impl Iterator<Item = (Receipt, &Loan)> {
+    pub(crate) fn of_seat(&self, seat: u32) -> impl Iterator<Item = (Receipt, &Loan)> {
         self.slots.iter().enumerate().filter_map(move |(slot, (age, loan))| {
             let loan = loan.as_ref().filter(|loan| loan.seat == seat)?;
             Some((Receipt(u64::from(*age) << 32 | slot as u64), loan))
@@ -351,8 +354,9 @@ impl Lent {
     }
 }
 
-/// How many records one of `open` partitions may bring in a turn, so that the first does not take all the room.
-pub(super) fn share(room: usize, open: usize) -> usize {
+/// How many records one of `open` partitions may bring in a turn, so that the first does not take
+/// all the room.
+pub(crate) fn share(room: usize, open: usize) -> usize {
     (room / open.max(1)).max(16).min(room)
 }
 
@@ -369,7 +373,7 @@ mod tests {
     #[test]
     fn the_gate_closes_when_all_places_are_taken_and_reopens_at_the_lower_mark() {
         let start = Instant::now();
-        let mut gate = Gate::new(limits(150));
+        let mut gate = IntakeGate::new(limits(150));
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!((gate.limits().reopen_at(), gate.limits().of_key(), gate.limits().of_key_again()), (112, 37, 27));
         for (ms, in_flight, parked, bytes, room, to_reopen, closings) in [
@@ -401,7 +405,7 @@ mod tests {
 
     #[test]
     fn keys_that_nobody_uses_give_their_numbers_back() {
-        let (mut keys, mut names) = (Keys::default(), Names::default());
+        let (mut keys, mut names) = (KeyTable::default(), KeyNumbers::default());
         for key in 0..100_000u32 {
             let number = keys.number_of(&mut names, &key.to_be_bytes());
             assert_eq!(keys.number_of(&mut names, &key.to_be_bytes()), number);
@@ -414,7 +418,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_parked_is_always_what_a_recount_finds(steps in prop::collection::vec((0..4u8, 0..4u8, any::<prop::sample::Index>()), 0..200)) {
-            let (mut keys, mut names, mut lent) = (Keys::default(), Names::default(), Lent::default());
+            let (mut keys, mut names, mut lent) = (KeyTable::default(), KeyNumbers::default(), Loans::default());
             let mut out: Vec<Receipt> = Vec::new();
             let mut stale = Vec::new();
             for (step, key, which) in steps {

@@ -1,12 +1,13 @@
 //! Which offsets of a partition are done: what may be committed, and what may be started.
 //!
-//! A ring of bits over the offsets from the oldest incomplete one to the newest taken one, a set bit being an offset that was taken and is not
-//! done. An offset that was never delivered (compaction, markers of transactions) has no bit, and so holds up nothing.
+//! A ring of bits over the offsets from the oldest incomplete one to the newest taken one, a set
+//! bit being an offset that was taken and is not done. An offset that was never delivered
+//! (compaction, markers of transactions) has no bit, and so holds up nothing.
 
 #[cfg(test)]
 mod tests;
 
-use super::metadata::{self, Beyond, MOST_CHARACTERS, MOST_OFFSETS};
+use crate::metadata::{self, Beyond, MOST_CHARACTERS, MOST_OFFSETS};
 
 /// What taking an offset said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,11 +16,13 @@ pub enum Taken {
     New,
     /// It was done before this ledger began: skip the record.
     AlreadyDone,
-    /// If it were done before older ones, that could not be written down: do not start it, and take nothing of this partition until an older one
-    /// is done. The same offset is then taken again. Nothing has changed.
+    /// If it were done before older ones, that could not be written down: do not start it, and take
+    /// nothing of this partition until an older one is done. The same offset is then taken again.
+    /// Nothing has changed.
     TooFar,
-    /// The reader went back: to an offset at or below one that it had already delivered, or below the committed one. So the log was cut or made
-    /// anew. Nothing has changed; begin another epoch with `Ledger::new(offset, None)`.
+    /// The reader went back: to an offset at or below one that it had already delivered, or below
+    /// the committed one. So the log was cut or made anew. Nothing has changed; begin another epoch
+    /// with `Ledger::new(offset, None)`.
     Backwards,
 }
 
@@ -34,8 +37,9 @@ pub struct Commit {
 
 /// The ledger of one partition in one epoch.
 ///
-/// Pure: no clock, no client. Offsets are taken in the order in which they are read, each once, and done in any order. An offset taken and done costs
-/// nanoseconds; memory is a bit for each offset between the oldest incomplete one and the newest taken one, at most half a megabyte.
+/// Pure: no clock, no client. Offsets are taken in the order in which they are read, each once, and
+/// done in any order. An offset taken and done costs nanoseconds; memory is a bit for each offset
+/// between the oldest incomplete one and the newest taken one, at most half a megabyte.
 #[derive(Debug)]
 pub struct Ledger {
     /// Set: incomplete. A power of two of words; those outside of the window are 0.
@@ -69,14 +73,16 @@ const GROWTH: usize = 6;
 const LEAST_ROOM: usize = 32;
 
 impl Ledger {
-    /// A ledger that begins at a committed offset (0 where there is none) with what the commit's metadata says is done beyond it.
+    /// A ledger that begins at a committed offset (0 where there is none) with what the commit's
+    /// metadata says is done beyond it.
     #[must_use]
     pub fn new(committed: i64, beyond: Option<Beyond>) -> Self {
         Self::with_limit(committed, beyond, MOST_CHARACTERS)
     }
 
-    /// The same with another limit for the metadata, in characters (the broker's `offset.metadata.max.bytes`). With 0, one offset at a time is
-    /// taken, because nothing could be written down of what ends out of order.
+    /// The same with another limit for the metadata, in characters (the broker's
+    /// `offset.metadata.max.bytes`). With 0, one offset at a time is taken, because nothing could
+    /// be written down of what ends out of order.
     #[must_use]
     pub fn with_limit(committed: i64, beyond: Option<Beyond>, most_characters: usize) -> Self {
         let mut ledger = Self {
@@ -98,8 +104,9 @@ impl Ledger {
         ledger
     }
 
-    /// Changes the limit for the metadata. Where a lower one does not hold what is done already, the end of that is left out of commits (and would be
-    /// done again), and nothing more is taken until it fits.
+    /// Changes the limit for the metadata. Where a lower one does not hold what is done already,
+    /// the end of that is left out of commits (and would be done again), and nothing more is taken
+    /// until it fits.
     pub fn set_limit(&mut self, most_characters: usize) {
         self.most_characters = most_characters;
         (self.room, self.full_at) = (0, None);
@@ -148,7 +155,8 @@ impl Ledger {
         Taken::New
     }
 
-    /// An offset that was taken is done. Says false, and changes nothing, when it is none that was taken here and is not done.
+    /// An offset that was taken is done. Says false, and changes nothing, when it is none that was
+    /// taken here and is not done.
     pub fn done(&mut self, offset: i64) -> bool {
         if self.incomplete == 0 || offset < self.oldest || offset > self.seen || !self.is_set(offset) {
             return false;
@@ -163,7 +171,8 @@ impl Ledger {
         true
     }
 
-    /// What may be committed now. Never past an incomplete offset, and never before what an earlier call said.
+    /// What may be committed now. Never past an incomplete offset, and never before what an earlier
+    /// call said.
     ///
     /// Costs some microseconds, a millisecond at most.
     #[must_use]
@@ -173,7 +182,8 @@ impl Ledger {
             if let Some(metadata) = metadata::encode(&beyond, self.most_characters) {
                 return Commit { offset: self.position(), metadata };
             }
-            // `take` sees to it that this is not needed, by a measured margin. The end of the map is then done again; nothing is lost.
+            // `take` sees to it that this is not needed, by a measured margin. The end of the map
+            // is then done again; nothing is lost.
             beyond.truncate(beyond.len() / 8 * 7);
         }
     }
@@ -184,7 +194,8 @@ impl Ledger {
         if self.incomplete > 0 { self.oldest } else { self.highest_done.saturating_add(1) }
     }
 
-    /// How many offsets are not done: those taken, and those that the map at the beginning told of and that have not been read yet.
+    /// How many offsets are not done: those taken, and those that the map at the beginning told of
+    /// and that have not been read yet.
     #[must_use]
     pub fn incomplete(&self) -> usize {
         self.incomplete
@@ -235,9 +246,10 @@ impl Ledger {
         fits
     }
 
-    /// Compressed maps have no bound that a formula gives. So the map is tried out as it would be if the newest offset ended now, and as it would be if
-    /// besides it a quarter or half of those that are incomplete had ended, anywhere: there is most to tell when about half of all are done.
-    /// What the longest leaves free of seven eighths of the limit is room for more.
+    /// Compressed maps have no bound that a formula gives. So the map is tried out as it would be
+    /// if the newest offset ended now, and as it would be if besides it a quarter or half of those
+    /// that are incomplete had ended, anywhere: there is most to tell when about half of all are
+    /// done. What the longest leaves free of seven eighths of the limit is room for more.
     fn measure(&mut self) {
         let most = self.most_characters / 8 * 7;
         let longest = [|_| u64::MAX, |index| mixed_bits(index) | mixed_bits(!index), mixed_bits].map(|left: fn(u64) -> u64| {
@@ -249,7 +261,8 @@ impl Ledger {
         self.full_at = (self.room == 0).then_some(self.incomplete);
     }
 
-    /// The map from the position up to an offset, of the ring's words with a change. That offset itself counts as done.
+    /// The map from the position up to an offset, of the ring's words with a change. That offset
+    /// itself counts as done.
     fn beyond(&self, last: i64, change: impl Fn(u64, u64) -> u64) -> Beyond {
         let from = self.position();
         if last < from {

@@ -1,4 +1,5 @@
-//! Records lent one by one, for whoever has a loop, a job, a pipeline or a task queue of their own: each is done when they say so.
+//! Records lent one by one, for whoever has a loop, a job, a pipeline or a task queue of their own:
+//! each is done when they say so.
 
 use std::{
     ops::Deref,
@@ -10,14 +11,15 @@ use futures_util::Stream;
 use longshore_core::{Outcome, TaskError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{
+use crate::{
     consumer::{Consumer, RunningConsumer},
     handler::Handler,
     record::Record,
 };
-use crate::broker::BrokerError;
+use longshore_brokers::BrokerError;
 
-/// A record that is ours until we say what became of it. Dropped without a word it has failed: it is tried again as the consumer's retries say.
+/// A record that is ours until we say what became of it. Dropped without a word it has failed: it
+/// is tried again as the consumer's retries say.
 #[derive(Debug)]
 pub struct Lent {
     record: Record,
@@ -49,8 +51,8 @@ impl Deref for Lent {
     }
 }
 
-/// Records as they may be begun: at most [`max_threads`](Consumer::max_threads) of them are out at once, in the order that the consumer keeps. Ends with the
-/// consumer.
+/// Records as they may be begun: at most [`max_threads`](Consumer::max_threads) of them are out at
+/// once, in the order that the consumer keeps. Ends with the consumer.
 #[derive(Debug)]
 pub struct Records(mpsc::Receiver<Lent>);
 
@@ -75,11 +77,13 @@ impl Stream for Records {
 }
 
 impl Consumer {
-    /// Starts, and lends records one by one in place of running a handler: as the stream of a [`Job`](longshore_core::Job::stream) or of a
-    /// [`Pipeline`](longshore_core::Pipeline::from_stream), or to send them on as tasks of a task queue, each done when that has been acknowledged.
+    /// Starts, and lends records one by one in place of running a handler: as the stream of a
+    /// [`Job`](longshore_core::Job::stream) or of a
+    /// [`Pipeline`](longshore_core::Pipeline::from_stream), or to send them on as tasks of a task
+    /// queue, each done when that has been acknowledged.
     ///
     /// ```no_run
-    /// use longshore_brokers::kafka::{Consumer, Lent, Settings};
+    /// use longshore_kafka::{Consumer, Lent, Settings};
     /// use longshore_core::Job;
     ///
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,8 +1,11 @@
-//! A commit's metadata: what is done beyond the committed offset, in the formats of Confluent's Parallel Consumer.
+//! A commit's metadata: what is done beyond the committed offset, in the formats of Confluent's
+//! Parallel Consumer.
 //!
-//! Both sides read each other's, so that a group can be taken over and given back without repeating what was done out of order. A map is the
-//! standard Base64 of a byte that names the format, and the map's bytes; no metadata means that nothing is done beyond. We write bits
-//! or runs while they are short, and compressed bits when those are shorter; Parallel Consumer writes more formats, and all of them are read.
+//! Both sides read each other's, so that a group can be taken over and given back without repeating
+//! what was done out of order. A map is the standard Base64 of a byte that names the format, and
+//! the map's bytes; no metadata means that nothing is done beyond. We write bits or runs while they
+//! are short, and compressed bits when those are shorter; Parallel Consumer writes more formats,
+//! and all of them are read.
 //!
 //! Layout:
 //! - `metadata/beyond.rs`: the map itself
@@ -21,7 +24,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 pub use beyond::{Beyond, MOST_OFFSETS};
 use layout::{Layout, Width};
 
-/// Most characters of a commit's metadata unless said otherwise. Brokers refuse more than 4 096 (`offset.metadata.max.bytes`), old ones 4 096 too.
+/// Most characters of a commit's metadata unless said otherwise. Brokers refuse more than 4 096
+/// (`offset.metadata.max.bytes`), old ones 4 096 too.
 pub const MOST_CHARACTERS: usize = 4_000;
 
 /// Longer metadata is not read at all.
@@ -38,7 +42,8 @@ const LEVEL: i32 = 3;
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&base64::alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
-/// Why metadata is not a map of offsets. The records beyond the committed offset are then done again.
+/// Why metadata is not a map of offsets. The records beyond the committed offset are then done
+/// again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MetadataError {
@@ -86,10 +91,12 @@ const FORMATS: [Format; 10] = [
 
 /// Reads the metadata of a committed offset.
 ///
-/// Memory is bounded whatever is read: the map has at most [`MOST_OFFSETS`] bits, and what a damaged one claims to have beyond is left out.
+/// Memory is bounded whatever is read: the map has at most [`MOST_OFFSETS`] bits, and what a
+/// damaged one claims to have beyond is left out.
 ///
 /// # Errors
-/// When it is not a map: foreign, damaged or of an unknown format. The caller says so and starts at the committed offset without one.
+/// When it is not a map: foreign, damaged or of an unknown format. The caller says so and starts at
+/// the committed offset without one.
 pub fn decode(metadata: &str) -> Result<Beyond, MetadataError> {
     if metadata.len() > LONGEST_READ {
         return Err(MetadataError::TooLong(metadata.len()));
@@ -119,12 +126,13 @@ pub fn encode(beyond: &Beyond, most: usize) -> Option<String> {
 }
 
 /// The characters that bytes take.
-pub(super) const fn characters(bytes: usize) -> usize {
+pub(crate) const fn characters(bytes: usize) -> usize {
     bytes.div_ceil(3) * 4
 }
 
-/// Whether any map over so many offsets, so many of them not done, takes at most `most` characters without compression.
-pub(super) const fn always_fits(offsets: usize, incomplete: usize, most: usize) -> bool {
+/// Whether any map over so many offsets, so many of them not done, takes at most `most` characters
+/// without compression.
+pub(crate) const fn always_fits(offsets: usize, incomplete: usize, most: usize) -> bool {
     let width = Width::of(offsets);
     // Each offset that is not done begins a run at most, with a run of done ones behind it.
     characters(1 + layout::bits_bytes(offsets, width)) <= most || characters(1 + 2 * incomplete * width.bytes()) <= most

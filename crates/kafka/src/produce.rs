@@ -13,16 +13,17 @@ use rdkafka::{
     util::IntoOpaque,
 };
 
-use super::{
-    Settings,
-    heard::{Heard, Hears, Own, code_of, patiently},
+use crate::{
+    heard::{Complaints, ContextOwner, ListeningContext, code_of, patiently},
+    settings::Settings,
 };
-use crate::broker::BrokerError;
+use longshore_brokers::BrokerError;
 
 /// Who has to have a record before it counts as delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Acks {
-    /// All replicas that are in sync; and each record is written once, and in order (an idempotent producer).
+    /// All replicas that are in sync; and each record is written once, and in order (an idempotent
+    /// producer).
     #[default]
     All,
     /// The leader alone: what it has not passed on is lost with it.
@@ -42,10 +43,12 @@ pub struct Sending {
     pub patience: Duration,
     /// The most records that wait for their delivery.
     pub max_waiting: usize,
-    /// Their most bytes. One record may be larger than this only up to the client's `message.max.bytes`.
+    /// Their most bytes. One record may be larger than this only up to the client's
+    /// `message.max.bytes`.
     pub max_bytes: usize,
-    /// The most bytes that travel together to one partition. A topic that takes less than that (its `max.message.bytes`,
-    /// [`Admin::max_message_bytes`](super::Admin::max_message_bytes)) refuses records that are small enough with the others of their batch.
+    /// The most bytes that travel together to one partition. A topic that takes less than that (its
+    /// `max.message.bytes`, [`Admin::max_message_bytes`](super::Admin::max_message_bytes)) refuses
+    /// records that are small enough with the others of their batch.
     pub max_batch: usize,
 }
 
@@ -82,7 +85,7 @@ pub struct NewRecord<'a> {
 
 impl<'a> NewRecord<'a> {
     /// As the client takes it, with what it gives back when it has told of it.
-    pub(super) fn for_client<T: IntoOpaque>(&self, opaque: T) -> BaseRecord<'a, [u8], [u8], T> {
+    pub(crate) fn for_client<T: IntoOpaque>(&self, opaque: T) -> BaseRecord<'a, [u8], [u8], T> {
         let mut record = BaseRecord::with_opaque_to(self.topic, opaque);
         record.partition = self.partition;
         record.key = self.key;
@@ -117,22 +120,24 @@ pub enum NotTaken {
     Refused(BrokerError),
 }
 
-/// Sends records. Clones are the same producer, and each record keeps its order behind the earlier ones of its partition.
+/// Sends records. Clones are the same producer, and each record keeps its order behind the earlier
+/// ones of its partition.
 ///
-/// What is taken is delivered or has failed within [`Sending::patience`], and is then told to its [`Done`]. When the last clone is dropped, what has not
-/// been delivered fails: [`flush`](Self::flush) first.
+/// What is taken is delivered or has failed within [`Sending::patience`], and is then told to its
+/// [`Done`]. When the last clone is dropped, what has not been delivered fails:
+/// [`flush`](Self::flush) first.
 #[derive(Clone)]
 pub struct Producer {
-    client: ThreadedProducer<Hears<Told>>,
+    client: ThreadedProducer<ListeningContext<DeliveryHooks>>,
 }
 
 /// Each record knows who is told of it.
 #[derive(Default)]
-struct Told;
+struct DeliveryHooks;
 
-impl Own for Told {}
+impl ContextOwner for DeliveryHooks {}
 
-impl ProducerContext for Hears<Told> {
+impl ProducerContext for ListeningContext<DeliveryHooks> {
     // A mutex, because the client wants what may be shared; nobody ever waits for it.
     type DeliveryOpaque = Box<Mutex<Done>>;
 
@@ -184,11 +189,13 @@ impl Producer {
             config.set("compression.type", compression);
         }
         settings.finish(&mut config);
-        let client = config.create_with_context(Hears::default()).map_err(|error| Heard::default().explain(&error, "send records"))?;
+        let client = config
+            .create_with_context(ListeningContext::default())
+            .map_err(|error| Complaints::default().explain(&error, "send records"))?;
         Ok(Self { client })
     }
 
-    fn heard(&self) -> &Heard {
+    fn heard(&self) -> &Complaints {
         &self.client.context().heard
     }
 
@@ -213,10 +220,12 @@ impl Producer {
         usize::try_from(self.client.in_flight_count()).unwrap_or(0)
     }
 
-    /// Waits until all that were taken have been told of, at most so long. Blocks. Whether all have.
+    /// Waits until all that were taken have been told of, at most so long. Blocks. Whether all
+    /// have.
     pub fn flush(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
-        // In small steps: the client's own thread delivers too, and its last word may come from there.
+        // In small steps: the client's own thread delivers too, and its last word may come from
+        // there.
         while self.waiting() > 0 && Instant::now() < until {
             let _ = self.client.flush(Duration::from_millis(50));
         }
@@ -244,7 +253,7 @@ impl Producer {
             Some((Some(error), _)) => Err(explain(&KafkaError::MetadataFetch(error.into()))),
             _ => Err(BrokerError {
                 kind: ErrorKind::Refused,
-                message: format!("cannot {doing}: {}", super::heard::plain(Code::UnknownTopic)),
+                message: format!("cannot {doing}: {}", crate::heard::plain(Code::UnknownTopic)),
             }),
         }
     }

@@ -1,7 +1,8 @@
 //! A record as a handler sees it, and the batch that it travels in.
 //!
-//! What is read from one partition in one go is copied into one batch: one buffer for all keys and values. A record is a place in it, sixteen bytes wide,
-//! and costs no allocation. A record that stays long keeps its batch, which is why a batch is small (16 KiB).
+//! What is read from one partition in one go is copied into one batch: one buffer for all keys and
+//! values. A record is a place in it, sixteen bytes wide, and costs no allocation. A record that
+//! stays long keeps its batch, which is why a batch is small (16 KiB).
 
 use std::{
     collections::VecDeque,
@@ -14,10 +15,11 @@ use std::{
 
 use longshore_core::TaskError;
 
-/// A batch ends when it holds so many bytes, so that the last record of it that is still in work pins little.
-pub(super) const BATCH_BYTES: usize = 16 * 1024;
+/// A batch ends when it holds so many bytes, so that the last record of it that is still in work
+/// pins little.
+pub(crate) const BATCH_BYTES: usize = 16 * 1024;
 /// A batch ends when it holds so many records.
-pub(super) const BATCH_RECORDS: usize = 128;
+pub(crate) const BATCH_RECORDS: usize = 128;
 
 /// One record, lent by its partition until it is done. Clones are the same record.
 #[derive(Clone)]
@@ -28,22 +30,22 @@ pub struct Record {
 
 /// A partition, for as long as it is assigned to us without a break.
 #[derive(Debug)]
-pub(super) struct Lease {
-    pub(super) topic: Arc<str>,
-    pub(super) partition: i32,
+pub(crate) struct PartitionLease {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
     /// It belongs to somebody else now.
-    pub(super) revoked: AtomicBool,
+    pub(crate) revoked: AtomicBool,
 }
 
 /// Records of one partition that were read together.
-pub(super) struct Batch {
-    lease: Arc<Lease>,
+pub(crate) struct Batch {
+    lease: Arc<PartitionLease>,
     data: Vec<u8>,
-    entries: Vec<Entry>,
+    entries: Vec<BatchEntry>,
     headers: Vec<HeaderAt>,
 }
 
-struct Entry {
+struct BatchEntry {
     offset: i64,
     timestamp: i64,
     /// Where its key begins; the value follows.
@@ -71,7 +73,7 @@ const BEGUN: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
 impl Record {
-    fn entry(&self) -> &Entry {
+    fn entry(&self) -> &BatchEntry {
         &self.batch.entries[self.at as usize]
     }
 
@@ -128,7 +130,7 @@ impl Record {
     }
 
     /// Returns the memory that it takes, about, in bytes.
-    pub(super) fn bytes(&self) -> u32 {
+    pub(crate) fn bytes(&self) -> u32 {
         const OWN: u32 = 64;
         let part = |len: u32| if len == NONE { 0 } else { len };
         let entry = self.entry();
@@ -138,14 +140,15 @@ impl Record {
         headers.fold(OWN + part(entry.key), u32::saturating_add).saturating_add(part(entry.value))
     }
 
-    /// Whether its partition was taken from us meanwhile: another member will process this record, whatever becomes of it here.
+    /// Whether its partition was taken from us meanwhile: another member will process this record,
+    /// whatever becomes of it here.
     pub fn is_revoked(&self) -> bool {
         self.batch.lease.revoked.load(Ordering::Relaxed)
     }
 
     /// Marks the begin of an attempt; `false`: it was withdrawn, and must not be run.
     #[inline]
-    pub(super) fn begin(&self) -> bool {
+    pub(crate) fn begin(&self) -> bool {
         let state = &self.entry().state;
         match state.load(Ordering::Acquire) {
             WAITING => state.compare_exchange(WAITING, BEGUN, Ordering::AcqRel, Ordering::Acquire).is_ok(),
@@ -154,12 +157,12 @@ impl Record {
     }
 
     /// Whether it was withdrawn.
-    pub(super) fn is_withdrawn(&self) -> bool {
+    pub(crate) fn is_withdrawn(&self) -> bool {
         self.entry().state.load(Ordering::Acquire) == WITHDRAWN
     }
 
     /// It waits for its next attempt, and nothing of it runs.
-    pub(super) fn rest(&self) {
+    pub(crate) fn rest(&self) {
         let _ = self.entry().state.compare_exchange(BEGUN, WAITING, Ordering::AcqRel, Ordering::Acquire);
     }
 
@@ -188,71 +191,72 @@ impl Batch {
     }
 
     /// The first offset in it.
-    pub(super) fn first(&self) -> i64 {
+    pub(crate) fn first(&self) -> i64 {
         self.entries.first().map_or(0, |entry| entry.offset)
     }
 
     /// The record at this offset.
-    pub(super) fn find(self: &Arc<Self>, offset: i64) -> Option<Record> {
+    pub(crate) fn find(self: &Arc<Self>, offset: i64) -> Option<Record> {
         let at = self.entries.binary_search_by_key(&offset, |entry| entry.offset).ok()?;
         Some(Record { batch: self.clone(), at: u32::try_from(at).ok()? })
     }
 
-    pub(super) fn record(self: &Arc<Self>, at: u32) -> Record {
+    pub(crate) fn record(self: &Arc<Self>, at: u32) -> Record {
         Record { batch: self.clone(), at }
     }
 }
 
 /// The batches of a partition of which something may still be in work, oldest first.
 #[derive(Default)]
-pub(super) struct Batches(VecDeque<Weak<Batch>>);
+pub(crate) struct Batches(VecDeque<Weak<Batch>>);
 
 impl Batches {
-    pub(super) fn push(&mut self, batch: &Arc<Batch>) {
+    pub(crate) fn push(&mut self, batch: &Arc<Batch>) {
         while self.0.front().is_some_and(|batch| batch.strong_count() == 0) {
             self.0.pop_front();
         }
         self.0.push_back(Arc::downgrade(batch));
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.0.clear();
     }
 
     /// The record at this offset, if anybody still holds it.
-    pub(super) fn record(&self, offset: i64) -> Option<Record> {
+    pub(crate) fn record(&self, offset: i64) -> Option<Record> {
         let batch = self.0.iter().rev().filter_map(Weak::upgrade).find(|batch| batch.first() <= offset);
         batch.and_then(|batch| batch.find(offset))
     }
 
-    /// Withdraws the record at this offset, if it waits for an attempt. One whose batch nobody holds any more has ended, and what became of it is on its
-    /// way: to withdraw that would be to do it again.
-    pub(super) fn withdraw(&self, offset: i64) -> bool {
+    /// Withdraws the record at this offset, if it waits for an attempt. One whose batch nobody
+    /// holds any more has ended, and what became of it is on its way: to withdraw that would be to
+    /// do it again.
+    pub(crate) fn withdraw(&self, offset: i64) -> bool {
         self.record(offset).is_some_and(|record| record.withdraw())
     }
 }
 
 /// Gathers what is read.
 #[derive(Default)]
-pub(super) struct Gather {
+pub(crate) struct BatchBuilder {
     data: Vec<u8>,
-    entries: Vec<Entry>,
+    entries: Vec<BatchEntry>,
     headers: Vec<HeaderAt>,
 }
 
-impl Gather {
-    /// Adds a record; its headers follow with [`header`](Gather::header).
-    pub(super) fn push(&mut self, offset: i64, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+impl BatchBuilder {
+    /// Adds a record; its headers follow with [`header`](BatchBuilder::header).
+    pub(crate) fn push(&mut self, offset: i64, timestamp: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
         let at = size(self.data.len());
         self.data.extend_from_slice(key.unwrap_or_default());
         self.data.extend_from_slice(value.unwrap_or_default());
         let len = |bytes: Option<&[u8]>| bytes.map_or(NONE, |bytes| size(bytes.len()));
         let headers = (size(self.headers.len()), 0);
-        self.entries.push(Entry { offset, timestamp, at, key: len(key), value: len(value), headers, state: AtomicU8::new(WAITING) });
+        self.entries.push(BatchEntry { offset, timestamp, at, key: len(key), value: len(value), headers, state: AtomicU8::new(WAITING) });
     }
 
     /// Adds a header to the last record.
-    pub(super) fn header(&mut self, name: &str, value: Option<&[u8]>) {
+    pub(crate) fn header(&mut self, name: &str, value: Option<&[u8]>) {
         let Some(entry) = self.entries.last_mut() else { return };
         entry.headers.1 += 1;
         let at = size(self.data.len());
@@ -261,16 +265,16 @@ impl Gather {
         self.headers.push(HeaderAt { at, name: size(name.len()), value: value.map_or(NONE, |value| size(value.len())) });
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.entries.len() >= BATCH_RECORDS || self.data.len() >= BATCH_BYTES
     }
 
     /// What was gathered, and begins anew.
-    pub(super) fn finish(&mut self, lease: &Arc<Lease>) -> Arc<Batch> {
+    pub(crate) fn finish(&mut self, lease: &Arc<PartitionLease>) -> Arc<Batch> {
         let (records, bytes) = (self.entries.len(), self.data.len());
         let batch = Batch {
             lease: lease.clone(),
@@ -282,7 +286,8 @@ impl Gather {
     }
 }
 
-/// A batch is far from 4 GiB: one record more than [`BATCH_BYTES`], and a record has at most 2 GiB, half of what the wire allows.
+/// A batch is far from 4 GiB: one record more than [`BATCH_BYTES`], and a record has at most 2 GiB,
+/// half of what the wire allows.
 fn size(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(NONE - 1)
 }
@@ -291,13 +296,13 @@ fn size(len: usize) -> u32 {
 mod tests {
     use super::*;
 
-    fn lease() -> Arc<Lease> {
-        Arc::new(Lease { topic: "orders".into(), partition: 3, revoked: AtomicBool::new(false) })
+    fn lease() -> Arc<PartitionLease> {
+        Arc::new(PartitionLease { topic: "orders".into(), partition: 3, revoked: AtomicBool::new(false) })
     }
 
     #[test]
     fn a_batch_gives_back_what_was_put_into_it() {
-        let mut gather = Gather::default();
+        let mut gather = BatchBuilder::default();
         gather.push(7, 1_000, Some(b"anna"), Some(b"{}"));
         gather.header("trace", Some(b"\xff"));
         gather.header("empty", None);
@@ -322,7 +327,7 @@ mod tests {
 
     #[test]
     fn what_is_withdrawn_does_not_begin_and_what_has_begun_is_not_withdrawn() {
-        let mut gather = Gather::default();
+        let mut gather = BatchBuilder::default();
         (0..3).for_each(|offset| gather.push(offset, 0, None, None));
         let batch = gather.finish(&lease());
         let [a, b, c] = [0, 1, 2].map(|at| batch.record(at));
@@ -340,7 +345,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_and_is_not_settled_yet_is_not_withdrawn() {
-        let mut gather = Gather::default();
+        let mut gather = BatchBuilder::default();
         let mut batches = Batches::default();
         gather.push(0, 0, None, None);
         gather.push(1, 0, None, None);

@@ -2,16 +2,15 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use longshore_brokers::{BrokerError, decode_url, mask};
 use longshore_core::ErrorKind;
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
-
-use crate::{broker::BrokerError, connect::decode, mask::mask};
 
 /// Where a Kafka is, who we are there, and settings of the client.
 ///
 /// Neither `Debug` nor `Display` show a password.
 /// ```
-/// use longshore_brokers::kafka::Settings;
+/// use longshore_kafka::Settings;
 ///
 /// let settings = Settings::parse("kafka://shop:s%40crt@a.example,b.example:9093/?mechanism=PLAIN")?.with("client.id=till-3")?;
 /// assert_eq!(settings.servers(), "a.example:9092,b.example:9093");
@@ -55,13 +54,16 @@ fn refused(message: String) -> BrokerError {
 }
 
 impl Settings {
-    /// Reads `HOST:PORT[,HOST:PORT…]`, `kafka://[user:password@]HOST[:9092][,…][/?option=value]`, or the same with `kafkas://` for TLS.
+    /// Reads `HOST:PORT[,HOST:PORT…]`, `kafka://[user:password@]HOST[:9092][,…][/?option=value]`,
+    /// or the same with `kafkas://` for TLS.
     ///
-    /// With a user the client signs in by SASL (PLAIN, unless `mechanism` says another). Options are `ca`, `certificate`, `key` (PEM files),
-    /// `key-password`, `mechanism`, `insecure=true` (certificates are not checked), and every setting of librdkafka by its own name.
+    /// With a user the client signs in by SASL (PLAIN, unless `mechanism` says another). Options
+    /// are `ca`, `certificate`, `key` (PEM files), `key-password`, `mechanism`, `insecure=true`
+    /// (certificates are not checked), and every setting of librdkafka by its own name.
     ///
     /// # Errors
-    /// Refused: it is not such an address, an option is unknown or decided elsewhere, or TLS is not built in. No error shows a password.
+    /// Refused: it is not such an address, an option is unknown or decided elsewhere, or TLS is not
+    /// built in. No error shows a password.
     pub fn parse(address: &str) -> Result<Self, BrokerError> {
         let wrong = |what: String| {
             refused(format!(
@@ -75,7 +77,7 @@ impl Settings {
             "kafkas" => true,
             other => return Err(wrong(format!("unknown scheme `{other}`"))),
         };
-        if tls && !cfg!(feature = "kafka-tls") {
+        if tls && !cfg!(feature = "tls") {
             return Err(wrong("TLS is not built in; build with the cargo feature `kafka-tls`".into()));
         }
         let (rest, query) = match rest.split_once('?') {
@@ -88,7 +90,7 @@ impl Settings {
             Self { servers: servers(hosts.trim_end_matches('/')).map_err(wrong)?, tls, user: None, properties: BTreeMap::new() };
         if let Some(who) = who {
             let (user, password) = who.split_once(':').ok_or_else(|| wrong("a user without a password".into()))?;
-            let (user, password) = (decode(user).map_err(wrong)?, decode(password).map_err(wrong)?);
+            let (user, password) = (decode_url(user).map_err(wrong)?, decode_url(password).map_err(wrong)?);
             settings.properties.extend([
                 ("sasl.mechanism".to_owned(), "PLAIN".to_owned()),
                 ("sasl.username".to_owned(), user.clone()),
@@ -105,15 +107,17 @@ impl Settings {
         settings.properties.insert("security.protocol".to_owned(), protocol.to_owned());
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').ok_or_else(|| wrong(format!("the option `{option}` has no value")))?;
-            settings.put(name, decode(value).map_err(wrong)?).map_err(wrong)?;
+            settings.put(name, decode_url(value).map_err(wrong)?).map_err(wrong)?;
         }
         Ok(settings)
     }
 
-    /// With a setting of librdkafka, `key=value`, or of a URL's options. The last of equal ones counts.
+    /// With a setting of librdkafka, `key=value`, or of a URL's options. The last of equal ones
+    /// counts.
     ///
     /// # Errors
-    /// Refused: the client knows no such setting or takes no such value, or it is decided elsewhere.
+    /// Refused: the client knows no such setting or takes no such value, or it is decided
+    /// elsewhere.
     pub fn with(mut self, setting: &str) -> Result<Self, BrokerError> {
         let (name, value) = setting.split_once('=').ok_or_else(|| refused(format!("`{setting}`: a setting is key=value")))?;
         self.put(name.trim(), value.to_owned()).map_err(refused)?;
@@ -129,7 +133,8 @@ impl Settings {
         if let Some((_, why)) = TAKEN.iter().find(|(taken, _)| *taken == name) {
             return Err(format!("`{name}` cannot be set: {why}"));
         }
-        // Asked of the client itself, alone: its message never has another setting's value, and never this one's.
+        // Asked of the client itself, alone: its message never has another setting's value, and
+        // never this one's.
         let mut alone = ClientConfig::new();
         alone.set(name, &value);
         if let Err(rdkafka::error::KafkaError::ClientConfig(_, why, ..)) = alone.create_native_config() {
@@ -163,7 +168,8 @@ impl Settings {
         self.properties.contains_key(name)
     }
 
-    /// The client's own form of it, to which its owner adds; what the user has set is [set last](Self::finish).
+    /// The client's own form of it, to which its owner adds; what the user has set is [set
+    /// last](Self::finish).
     pub(crate) fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.servers).set("client.id", "longshore").set_log_level(RDKafkaLogLevel::Warning);
@@ -289,7 +295,7 @@ mod tests {
         }
     }
 
-    #[cfg(not(feature = "kafka-tls"))]
+    #[cfg(not(feature = "tls"))]
     #[test]
     fn tls_that_is_not_built_in_says_how_to_build_it_in() {
         assert!(refusal("kafkas://me:secret@h").contains("cargo feature `kafka-tls`"));

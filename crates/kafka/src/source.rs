@@ -1,4 +1,5 @@
-//! Between the client's thread and the engine: records go one way, settlements the other, each batch under one lock.
+//! Between the client's thread and the engine: records go one way, settlements the other, each
+//! batch under one lock.
 //!
 //! The client's thread is woken only when it has said that so many settlements would let it go on.
 
@@ -14,31 +15,31 @@ use longshore_core::{
     Delivery, Receipt, SourceError, TaskError,
     source::{Fetched, Settlement, Source},
 };
+use rdkafka::{TopicPartitionList, error::RDKafkaErrorCode as Code};
 use tokio::sync::oneshot;
 
-use super::{
-    commit::{Refusal, Work},
-    exactly_once::Output,
+use crate::{
+    exactly_once::{Output, StagedOutput},
     intake::Limits,
     record::Record,
-    trouble::Board,
+    trouble::TroubleBoard,
     view::View,
 };
 
 /// What the client's thread and the engine share.
 #[derive(Default)]
-pub(super) struct Exchange {
-    ready: Mutex<Ready>,
+pub(crate) struct Exchange {
+    ready: Mutex<OfferedWork>,
     fetcher: AtomicWaker,
-    back: Mutex<Back>,
+    back: Mutex<ReturnedWork>,
     thread: OnceLock<Thread>,
     /// Troubles, and counts of what has been done so far.
-    pub(super) board: Board,
+    pub(crate) board: TroubleBoard,
 }
 
 /// On the way to the engine.
 #[derive(Default)]
-struct Ready {
+struct OfferedWork {
     records: VecDeque<Delivery<Record>>,
     end: Option<Result<(), SourceError>>,
     closed: bool,
@@ -46,40 +47,54 @@ struct Ready {
 
 /// On the way to the client's thread.
 #[derive(Default)]
-pub(super) struct Back {
-    pub(super) settled: Vec<Settlement>,
+pub(crate) struct ReturnedWork {
+    pub(crate) settled: Vec<Settlement>,
     /// What ended badly for good; told before it is settled.
-    pub(super) failed: Vec<Failed>,
+    pub(crate) failed: Vec<Failed>,
     /// What handlers returned, to be written in a transaction; told before it is settled.
-    pub(super) outputs: Vec<(Receipt, Vec<Output>)>,
-    pub(super) away: Vec<(Receipt, bool)>,
-    pub(super) commands: Vec<Command>,
+    pub(crate) outputs: Vec<(Receipt, Vec<Output>)>,
+    pub(crate) away: Vec<(Receipt, bool)>,
+    pub(crate) commands: Vec<Command>,
     /// The thread is to be woken when so many are settled.
     wake_at: usize,
 }
 
 /// A record whose last attempt failed.
-pub(super) struct Failed {
-    pub(super) receipt: Receipt,
-    pub(super) record: Record,
-    pub(super) error: TaskError,
-    pub(super) attempts: u32,
+pub(crate) struct Failed {
+    pub(crate) receipt: Receipt,
+    pub(crate) record: Record,
+    pub(crate) error: TaskError,
+    pub(crate) attempts: u32,
 }
 
 /// What the client's thread is asked.
-pub(super) enum Command {
+pub(crate) enum Command {
     Limits(Limits),
     View(oneshot::Sender<Partial>),
     /// The records of these receipts, as far as they are still lent.
     Records(Vec<Receipt>, oneshot::Sender<Vec<Option<Record>>>),
     /// What the broker said to a commit.
-    Committed(Result<(), Refusal>, Work),
+    Committed(Result<(), Refusal>, CommitWork),
     /// The engine has ended: commit, leave the group, end.
     Finish,
 }
 
+/// A commit on its way, with the outputs that belong to it, if it is a transaction.
+pub(crate) struct CommitWork {
+    pub(crate) list: TopicPartitionList,
+    pub(crate) outputs: Vec<StagedOutput>,
+}
+
+/// Why a commit was not accepted.
+pub(crate) struct Refusal {
+    pub(crate) code: Option<Code>,
+    pub(crate) text: String,
+    /// No later one will be either.
+    pub(crate) fatal: bool,
+}
+
 /// The client's part of a [`View`].
-pub(super) type Partial = Box<dyn FnOnce(longshore_core::engine::Snapshot, usize) -> View + Send>;
+pub(crate) type Partial = Box<dyn FnOnce(longshore_core::engine::Snapshot, usize) -> View + Send>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -87,60 +102,60 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Exchange {
     /// The thread that is woken.
-    pub(super) fn served_by(&self, thread: Thread) {
+    pub(crate) fn served_by(&self, thread: Thread) {
         let _ = self.thread.set(thread);
     }
 
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
     }
 
     /// Hands records to the engine; the batch is drained.
-    pub(super) fn lend(&self, batch: &mut Vec<Delivery<Record>>) {
+    pub(crate) fn lend(&self, batch: &mut Vec<Delivery<Record>>) {
         lock(&self.ready).records.extend(batch.drain(..));
         self.fetcher.wake();
     }
 
     /// There will be no more.
-    pub(super) fn end(&self, end: Result<(), SourceError>) {
+    pub(crate) fn end(&self, end: Result<(), SourceError>) {
         lock(&self.ready).end.get_or_insert(end);
         self.fetcher.wake();
     }
 
     /// Whether the engine wants no more.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         let ready = lock(&self.ready);
         ready.closed || ready.end.is_some()
     }
 
     /// Takes back records that the engine has not fetched.
-    pub(super) fn call_back(&self, unwanted: impl Fn(&Record) -> bool) {
+    pub(crate) fn call_back(&self, unwanted: impl Fn(&Record) -> bool) {
         lock(&self.ready).records.retain(|delivery| !unwanted(&delivery.payload));
     }
 
     /// Exchanges what has come back with an emptied `into`, and says when to be woken for more.
-    pub(super) fn take_back(&self, into: &mut Back, wake_at: usize) {
+    pub(crate) fn take_back(&self, into: &mut ReturnedWork, wake_at: usize) {
         let mut back = lock(&self.back);
         std::mem::swap(&mut *back, into);
         back.wake_at = wake_at;
     }
 
     /// Wakes the thread when so many are settled. `false`: they are already.
-    pub(super) fn sleep_until(&self, wake_at: usize) -> bool {
+    pub(crate) fn sleep_until(&self, wake_at: usize) -> bool {
         let mut back = lock(&self.back);
         back.wake_at = wake_at;
         back.settled.len() < wake_at && back.commands.is_empty()
     }
 
-    pub(super) fn command(&self, command: Command) {
+    pub(crate) fn command(&self, command: Command) {
         lock(&self.back).commands.push(command);
         self.wake();
     }
 
     /// Tells of records that failed for good, and of outputs, before they are settled.
-    pub(super) fn tell(&self, failed: &mut Vec<Failed>, outputs: &mut Vec<(Receipt, Vec<Output>)>) {
+    pub(crate) fn tell(&self, failed: &mut Vec<Failed>, outputs: &mut Vec<(Receipt, Vec<Output>)>) {
         if !failed.is_empty() || !outputs.is_empty() {
             let mut back = lock(&self.back);
             back.failed.append(failed);
@@ -149,8 +164,8 @@ impl Exchange {
     }
 }
 
-impl Back {
-    pub(super) fn clear(&mut self) {
+impl ReturnedWork {
+    pub(crate) fn clear(&mut self) {
         self.settled.clear();
         self.failed.clear();
         self.outputs.clear();
@@ -202,7 +217,8 @@ impl Source<Record> for Exchange {
 
     fn backing_off(&self, receipt: Receipt, record: &Record, away: bool) {
         if away {
-            // Here, where nothing of it can run: what the client's thread reads of `away` may be old by then.
+            // Here, where nothing of it can run: what the client's thread reads of `away` may be
+            // old by then.
             record.rest();
         }
         lock(&self.back).away.push((receipt, away));

@@ -13,7 +13,7 @@ use std::{
 use rdkafka::{error::RDKafkaErrorCode as Code, types::RDKafkaRespErr};
 use serde::{Deserialize, Serialize};
 
-use super::{heard::plain, view::Counts};
+use crate::{counts::Counts, heard::plain};
 
 /// Thing that something is wrong with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -120,7 +120,7 @@ fn code(number: i32) -> RDKafkaRespErr {
 }
 
 /// Tells a missing permission from other errors.
-pub(super) fn is_denied(code: Code) -> bool {
+pub(crate) fn is_denied(code: Code) -> bool {
     matches!(
         code,
         Code::TopicAuthorizationFailed
@@ -144,11 +144,11 @@ const MOST_PAST: usize = 1_000;
 
 /// All that is wrong, what is to be told of it, and what has been done so far.
 #[derive(Debug, Default)]
-pub(super) struct Board(Mutex<Inner>);
+pub(crate) struct TroubleBoard(Mutex<BoardState>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    current: BTreeMap<Affected, Met>,
+struct BoardState {
+    current: BTreeMap<Affected, OngoingTrouble>,
     news: VecDeque<Trouble>,
     past: BTreeMap<Affected, Trouble>,
     counts: Counts,
@@ -157,19 +157,19 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct Met {
+struct OngoingTrouble {
     trouble: Trouble,
     begun: Instant,
     last: Instant,
 }
 
-impl Board {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+impl TroubleBoard {
+    fn lock(&self) -> MutexGuard<'_, BoardState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that something is wrong: from now on, or still.
-    pub(super) fn meet(&self, affected: Affected, code: Code, at: Instant) {
+    pub(crate) fn meet(&self, affected: Affected, code: Code, at: Instant) {
         let mut inner = self.lock();
         let code = code as i32;
         if let Some(met) = inner.current.get_mut(&affected) {
@@ -180,21 +180,21 @@ impl Board {
         }
         let trouble = Trouble { affected: affected.clone(), code, since: now(), times: 1, until: None };
         inner.tell(trouble.clone());
-        inner.current.insert(affected, Met { trouble, begun: at, last: at });
+        inner.current.insert(affected, OngoingTrouble { trouble, begun: at, last: at });
     }
 
     /// Notes that it is over.
-    pub(super) fn end(&self, affected: &Affected) {
+    pub(crate) fn end(&self, affected: &Affected) {
         self.end_if(|other, _| other == affected);
     }
 
     /// Notes that all of these are over.
-    pub(super) fn end_if(&self, mut is_over: impl FnMut(&Affected, &Trouble) -> bool) {
+    pub(crate) fn end_if(&self, mut is_over: impl FnMut(&Affected, &Trouble) -> bool) {
         let mut inner = self.lock();
         if inner.current.is_empty() {
             return;
         }
-        let Inner { current, .. } = &mut *inner;
+        let BoardState { current, .. } = &mut *inner;
         let over: Vec<Affected> =
             current.iter().filter(|(affected, met)| is_over(affected, &met.trouble)).map(|(affected, _)| affected.clone()).collect();
         for affected in over {
@@ -206,39 +206,40 @@ impl Board {
     }
 
     /// Ends what has passed.
-    pub(super) fn sweep(&self, at: Instant) {
+    pub(crate) fn sweep(&self, at: Instant) {
         let passed: Vec<Affected> = {
             let inner = self.lock();
-            let is_over = |affected: &Affected, met: &Met| affected.is_passing() && at.saturating_duration_since(met.last) >= QUIET;
+            let is_over =
+                |affected: &Affected, met: &OngoingTrouble| affected.is_passing() && at.saturating_duration_since(met.last) >= QUIET;
             inner.current.iter().filter(|(affected, met)| is_over(affected, met)).map(|(affected, _)| affected.clone()).collect()
         };
         passed.iter().for_each(|affected| self.end(affected));
     }
 
     /// Tells whether this is wrong now.
-    pub(super) fn has(&self, affected: &Affected) -> bool {
+    pub(crate) fn has(&self, affected: &Affected) -> bool {
         self.lock().current.contains_key(affected)
     }
 
     /// Returns a permission without which nothing can be done, if one has been missing for so long.
-    pub(super) fn denied_for(&self, patience: Duration, at: Instant) -> Option<Trouble> {
+    pub(crate) fn denied_for(&self, patience: Duration, at: Instant) -> Option<Trouble> {
         let inner = self.lock();
         let mut vital = inner.current.values().filter(|met| met.trouble.affected.is_vital() && met.trouble.is_denied());
         vital.find(|met| at.saturating_duration_since(met.begun) >= patience).map(|met| met.trouble.clone())
     }
 
     /// Returns what is wrong now.
-    pub(super) fn current(&self) -> Vec<Trouble> {
+    pub(crate) fn current(&self) -> Vec<Trouble> {
         self.lock().current.values().map(|met| met.trouble.clone()).collect()
     }
 
     /// Returns what began or ended since the last question; each is told once.
-    pub(super) fn news(&self) -> Vec<Trouble> {
+    pub(crate) fn news(&self) -> Vec<Trouble> {
         std::mem::take(&mut self.lock().news).into()
     }
 
     /// Returns all that was or is wrong, each place once: since the first time, how often in all.
-    pub(super) fn all(&self) -> Vec<Trouble> {
+    pub(crate) fn all(&self) -> Vec<Trouble> {
         let inner = self.lock();
         let mut all = inner.past.clone();
         inner.current.values().for_each(|met| remember(&mut all, &met.trouble));
@@ -246,23 +247,23 @@ impl Board {
     }
 
     /// Keeps what has been done so far, for whoever cannot wait for the client's thread.
-    pub(super) fn publish(&self, counts: Counts, complaint: Option<String>) {
+    pub(crate) fn publish(&self, counts: Counts, complaint: Option<String>) {
         let mut inner = self.lock();
         (inner.counts, inner.complaint) = (counts, complaint);
     }
 
     /// Returns what the client said last of a connection.
-    pub(super) fn complaint(&self) -> Option<String> {
+    pub(crate) fn complaint(&self) -> Option<String> {
         self.lock().complaint.clone()
     }
 
     /// Returns what had been done when that was last said.
-    pub(super) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         self.lock().counts
     }
 }
 
-impl Inner {
+impl BoardState {
     fn tell(&mut self, trouble: Trouble) {
         if self.news.len() < MOST_NEWS {
             self.news.push_back(trouble);
@@ -290,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_trouble_is_told_once_when_it_begins_and_once_when_it_ends_and_is_counted_between() {
-        let (board, start) = (Board::default(), Instant::now());
+        let (board, start) = (TroubleBoard::default(), Instant::now());
         for _ in 0..3 {
             board.meet(Affected::Commits, Code::GroupAuthorizationFailed, start);
         }
@@ -309,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_missing_permission_is_vital_after_its_time_and_one_for_letters_never() {
-        let (board, start) = (Board::default(), Instant::now());
+        let (board, start) = (TroubleBoard::default(), Instant::now());
         let minute = Duration::from_secs(60);
         board.meet(letters(), Code::TopicAuthorizationFailed, start);
         board.meet(Affected::Broker, Code::AllBrokersDown, start);
@@ -321,7 +322,7 @@ mod tests {
 
     #[test]
     fn what_passes_ends_when_it_has_been_quiet_and_what_lasts_does_not() {
-        let (board, start) = (Board::default(), Instant::now());
+        let (board, start) = (TroubleBoard::default(), Instant::now());
         let header = Affected::Header { topic: "orders".to_owned(), partition: 0 };
         board.meet(header.clone(), Code::NoError, start);
         board.meet(header.clone(), Code::NoError, start + QUIET / 2);

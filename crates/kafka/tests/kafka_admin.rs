@@ -1,5 +1,4 @@
 //! Topics, producing, lag, and what is said when something is not allowed, on a real Kafka.
-#![cfg(feature = "kafka")]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
@@ -9,7 +8,7 @@ use std::{
 };
 
 use longshore_brokers::BrokerError;
-use longshore_brokers::kafka::{Admin, NewRecord, Placed, Producer, Sending, Settings, produce::NotTaken};
+use longshore_kafka::{Admin, NewRecord, Placed, Producer, Sending, Settings, produce::NotTaken};
 use longshore_testkit::kafka;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -154,7 +153,7 @@ fn nobody_there_is_told_with_the_reason() {
     assert!(error.contains("Connection refused") && error.contains("is Kafka running"), "{error}");
 }
 
-#[cfg(feature = "kafka-tls")]
+#[cfg(feature = "tls")]
 #[test]
 fn a_wrong_certificate_a_wrong_password_and_no_permission_are_told_apart() {
     let Some(node) = kafka::Kafka::start_secure(&[]) else { return };

@@ -258,11 +258,11 @@ pub use longshore_core::{
 
 /// Where tasks wait and where results are stored.
 #[cfg(feature = "queue")]
-pub use longshore_brokers as brokers;
-/// Records of Kafka's topics as tasks: [`Consumer`](kafka::Consumer) is a member of a group whose records are handled by a bounded crowd, in order by key,
-/// and committed when they are done.
-#[cfg(feature = "kafka")]
-pub use longshore_brokers::kafka;
+pub mod brokers {
+    pub use longshore_brokers::*;
+    #[cfg(feature = "kafka")]
+    pub use longshore_kafka as kafka;
+}
 /// Celery's wire format.
 #[cfg(feature = "queue")]
 pub use longshore_celery as celery;
@@ -272,6 +272,10 @@ pub use longshore_celery::Value;
 /// `longshore` itself, `worker` included, and serves these tasks beside those of the configuration. To be called first thing in `main`.
 #[cfg(feature = "cli")]
 pub use longshore_cli::main;
+/// Records of Kafka's topics as tasks: [`Consumer`](kafka::Consumer) is a member of a group whose records are handled by a bounded crowd, in order by key,
+/// and committed when they are done.
+#[cfg(feature = "kafka")]
+pub use longshore_kafka as kafka;
 /// Questions and actions about brokers and workers: why a task waits, queues, tasks, limits, dead
 /// letters, workers.
 #[cfg(feature = "queue")]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use longshore_core::ErrorKind;
 
-use crate::{broker::BrokerError, connect::decode, mask::mask};
+use crate::{broker::BrokerError, connect::decode_url, mask::mask};
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq)]
@@ -128,15 +128,15 @@ impl Config {
             if let Some(who) = who {
                 let (user, password) = who.split_once(':').map_or((who, None), |(user, password)| (user, Some(password)));
                 if !user.is_empty() {
-                    config.user = Some(decode(user).map_err(wrong)?);
+                    config.user = Some(decode_url(user).map_err(wrong)?);
                 }
-                config.password = password.map(decode).transpose().map_err(wrong)?;
+                config.password = password.map(decode_url).transpose().map_err(wrong)?;
                 if config.password.is_none() {
                     return Err(wrong("a user without a password".into()));
                 }
             }
             if unix {
-                config.places.push(Place::Unix { path: decode(address).map_err(wrong)? });
+                config.places.push(Place::Unix { path: decode_url(address).map_err(wrong)? });
             } else {
                 let (host, db) = address.split_once('/').unwrap_or((address, ""));
                 if !db.is_empty() {
@@ -146,7 +146,7 @@ impl Config {
             }
             for option in query.split('&').filter(|option| !option.is_empty()) {
                 let (name, value) = option.split_once('=').unwrap_or((option, ""));
-                let value = decode(value).map_err(wrong)?;
+                let value = decode_url(value).map_err(wrong)?;
                 let bad = || wrong(format!("option `{name}={value}` cannot be read"));
                 match name {
                     "visibility_timeout" => config.visibility_timeout = Some(seconds(&value).ok_or_else(bad)?),
@@ -222,7 +222,7 @@ fn place(host: &str, port: u16) -> Result<Place, String> {
     };
     let port = port.ok_or("the port is no number")?;
     let host = if host.is_empty() { "localhost" } else { host };
-    Ok(Place::Tcp { host: decode(host)?, port })
+    Ok(Place::Tcp { host: decode_url(host)?, port })
 }
 
 fn number<N: std::str::FromStr>(text: &str) -> Option<N> {

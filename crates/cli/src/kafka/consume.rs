@@ -23,8 +23,8 @@ use std::{
     sync::Arc,
 };
 
-use longshore_brokers::kafka::words;
 use longshore_core::lane::child::Children;
+use longshore_kafka::words;
 
 use self::{
     args::ConsumeArgs,
@@ -63,7 +63,7 @@ pub fn run(args: &ConsumeArgs, config: &Config, global: &Global, out: &mut dyn W
 async fn consume(
     args: &ConsumeArgs,
     plan: Plan,
-    consumer: longshore_brokers::kafka::Consumer,
+    consumer: longshore_kafka::Consumer,
     global: &Global,
     out: &mut dyn Write,
 ) -> Result<u8, Fault> {

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
-use longshore_brokers::kafka::admin::Lag;
+use longshore_kafka::admin::Lag;
 use serde_json::json;
 
 use super::{

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use longshore_brokers::kafka::{Admin, Settings};
+use longshore_kafka::{Admin, Settings};
 
 use crate::{
     config::{Config, Setting},

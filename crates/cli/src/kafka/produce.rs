@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{Admin, Producer, Sending};
 use longshore_core::ErrorKind;
+use longshore_kafka::{Admin, Producer, Sending};
 use serde_json::json;
 
 use self::{

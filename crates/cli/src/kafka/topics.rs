@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
-use longshore_brokers::kafka::admin::{Topic, check_name};
+use longshore_kafka::admin::{Topic, check_name};
 use serde_json::json;
 
 use super::{link::LinkArgs, table};

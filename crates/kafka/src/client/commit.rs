@@ -1,6 +1,7 @@
 //! Commits: position and map of each partition in one step, only of what is ours, never back.
 //!
-//! The client tells nobody what became of a commit that it was not waited for. So a thread waits for each, one at a time, and the client's thread goes on.
+//! The client tells nobody what became of a commit that it was not waited for. So a thread waits
+//! for each, one at a time, and the client's thread goes on.
 
 use std::{
     sync::{
@@ -18,34 +19,19 @@ use rdkafka::{
     error::RDKafkaErrorCode as Code,
 };
 
-use super::{
-    client::Hooks,
-    desk::Desk,
-    exactly_once::Staged,
+use super::{ClientHooks, state::ClientState};
+use crate::{
+    exactly_once::StagedOutput,
     heard::plain,
-    source::{Command, Exchange},
+    source::{Command, CommitWork, Exchange, Refusal},
     trouble::Affected,
 };
 
-/// A commit on its way, with the outputs that belong to it, if it is a transaction.
-pub(super) struct Work {
-    pub(super) list: TopicPartitionList,
-    pub(super) outputs: Vec<Staged>,
-}
-
-/// Why a commit was not accepted.
-pub(super) struct Refusal {
-    pub(super) code: Option<Code>,
-    pub(super) text: String,
-    /// No later one will be either.
-    pub(super) fatal: bool,
-}
-
 /// Makes a commit, and waits for the broker.
-pub(super) type Make = Box<dyn FnMut(&Work) -> Result<(), Refusal> + Send>;
+pub(crate) type MakeCommit = Box<dyn FnMut(&CommitWork) -> Result<(), Refusal> + Send>;
 
 /// The plain way.
-pub(super) fn plainly(consumer: Arc<BaseConsumer<Hooks>>) -> Make {
+pub(crate) fn plainly(consumer: Arc<BaseConsumer<ClientHooks>>) -> MakeCommit {
     Box::new(move |work| {
         consumer.commit(&work.list, CommitMode::Sync).map_err(|error| {
             let code = error.rdkafka_error_code();
@@ -55,17 +41,17 @@ pub(super) fn plainly(consumer: Arc<BaseConsumer<Hooks>>) -> Make {
 }
 
 /// The thread that waits for commits.
-pub(super) struct Committer {
-    work: SyncSender<Work>,
+pub(crate) struct CommitThread {
+    work: SyncSender<CommitWork>,
     answers: Receiver<()>,
     thread: JoinHandle<()>,
     /// A commit is on its way, since then.
     busy: Option<Instant>,
 }
 
-impl Committer {
-    pub(super) fn new(mut make: Make, exchange: Arc<Exchange>) -> std::io::Result<Self> {
-        let (work, wanted) = sync_channel::<Work>(1);
+impl CommitThread {
+    pub(crate) fn new(mut make: MakeCommit, exchange: Arc<Exchange>) -> std::io::Result<Self> {
+        let (work, wanted) = sync_channel::<CommitWork>(1);
         let (done, answers) = sync_channel(1);
         let thread = std::thread::Builder::new().name("kafka-commits".to_owned()).spawn(move || {
             for work in wanted {
@@ -90,7 +76,7 @@ impl Committer {
         if self.is_busy() { self.busy.map(|since| since.elapsed()) } else { None }
     }
 
-    fn send(&mut self, work: Work) {
+    fn send(&mut self, work: CommitWork) {
         self.busy = self.work.send(work).is_ok().then(Instant::now);
     }
 
@@ -104,7 +90,7 @@ impl Committer {
 
     /// Ends the thread, which then holds the client no more. One that still waits for the broker is
     /// left alone, and ends when the client gives up.
-    pub(super) fn close(mut self) {
+    pub(crate) fn close(mut self) {
         let waits = self.is_busy();
         drop(self.work);
         drop(self.answers);
@@ -114,9 +100,9 @@ impl Committer {
     }
 }
 
-impl Desk {
+impl ClientState {
     /// Sends what has been done since the last commit, and does not wait.
-    pub(super) fn commit_what_is_new(&mut self) {
+    pub(crate) fn commit_what_is_new(&mut self) {
         match self.committer.waits() {
             None => self.send_commit(|_| true),
             Some(time) if time >= ANSWER && !self.exchange.board.has(&Affected::Commits) => {
@@ -128,7 +114,7 @@ impl Desk {
 
     /// Commits what these seats have done, and waits for the broker. Of a transaction all outputs
     /// go along. Tells whether the broker has answered.
-    pub(super) fn commit_now(&mut self, seats: impl Fn(usize) -> bool) -> bool {
+    pub(crate) fn commit_now(&mut self, seats: impl Fn(usize) -> bool) -> bool {
         let mut answered = self.committer.wait();
         // What became of the one before.
         self.take_back();
@@ -148,8 +134,8 @@ impl Desk {
         let list = self.what_is_new(seats);
         if list.count() > 0 {
             let mut outputs = std::mem::take(&mut self.staged);
-            outputs.retain(Staged::is_ours);
-            self.committer.send(Work { list, outputs });
+            outputs.retain(StagedOutput::is_ours);
+            self.committer.send(CommitWork { list, outputs });
         }
     }
 
@@ -170,7 +156,7 @@ impl Desk {
     }
 
     /// What the broker said to a commit.
-    pub(super) fn committed(&mut self, result: Result<(), Refusal>, mut work: Work) {
+    pub(crate) fn committed(&mut self, result: Result<(), Refusal>, mut work: CommitWork) {
         let refusal = match result {
             Ok(()) => {
                 for element in work.list.elements() {
@@ -208,7 +194,8 @@ impl Desk {
         let transaction = !work.outputs.is_empty();
         work.outputs.append(&mut self.staged);
         self.staged = work.outputs;
-        // Of a plain commit nothing depends; a transaction that fails again and again has something in it that cannot be written.
+        // Of a plain commit nothing depends; a transaction that fails again and again has something
+        // in it that cannot be written.
         if refusal.fatal || transaction && self.refusals >= REFUSALS {
             self.exchange.end(Err(SourceError::fatal(format!("group `{}`: {}", self.rules.group, refusal.text))));
         }

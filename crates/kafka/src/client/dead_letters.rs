@@ -1,7 +1,9 @@
-//! Where records go that failed for good: a topic of their own, with the reason, the attempts and the origin in headers.
+//! Where records go that failed for good: a topic of their own, with the reason, the attempts and
+//! the origin in headers.
 //!
-//! A record is done only when that topic has it. Until then it is sent again and again, once a second, and counts as in flight: where the topic takes
-//! nothing, the consumer comes to a stop with nothing lost.
+//! A record is done only when that topic has it. Until then it is sent again and again, once a
+//! second, and counts as in flight: where the topic takes nothing, the consumer comes to a stop
+//! with nothing lost.
 
 use std::{
     collections::HashMap,
@@ -16,16 +18,16 @@ use rdkafka::{
     producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext},
 };
 
-use super::{
+use crate::{
     exactly_once::Output,
-    heard::{Hears, Own},
+    heard::{ContextOwner, ListeningContext},
     produce::NewRecord,
     source::Failed,
 };
 
 /// What becomes of a record that failed for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Exhausted {
+pub(crate) enum Exhausted {
     Bury,
     Skip,
     Stop,
@@ -37,21 +39,21 @@ const AGAIN: Duration = Duration::from_secs(1);
 const TEXT: usize = 4_000;
 
 /// The dead-letter topics of one consumer.
-pub(super) struct Dead {
-    producer: BaseProducer<Hears<Reports>>,
+pub(crate) struct DeadLetters {
+    producer: BaseProducer<ListeningContext<LetterReports>>,
     config: ClientConfig,
     group: String,
     /// By topic: its dead-letter topic and how many partitions that has.
     topics: HashMap<String, (String, i32)>,
     /// On their way, by receipt.
-    graves: HashMap<usize, Grave>,
+    graves: HashMap<usize, WaitingLetter>,
     /// Something waits to be sent again; not before this time.
     again: Option<Instant>,
     /// Letters that were refused since the last question: by which topic, and why.
     refusals: Vec<(String, Code)>,
 }
 
-struct Grave {
+struct WaitingLetter {
     failed: Failed,
     /// It is with the client.
     sent: bool,
@@ -63,17 +65,17 @@ struct Grave {
 
 /// What became of letters, by receipt; with a code they were not taken.
 #[derive(Default)]
-struct Reports(Mutex<Vec<(usize, Option<Code>)>>);
+struct LetterReports(Mutex<Vec<(usize, Option<Code>)>>);
 
-impl Reports {
+impl LetterReports {
     fn get(&self) -> MutexGuard<'_, Vec<(usize, Option<Code>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Own for Reports {}
+impl ContextOwner for LetterReports {}
 
-impl ProducerContext for Hears<Reports> {
+impl ProducerContext for ListeningContext<LetterReports> {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, receipt: usize) {
@@ -82,42 +84,42 @@ impl ProducerContext for Hears<Reports> {
     }
 }
 
-impl Dead {
+impl DeadLetters {
     /// `topics`: for each topic its dead-letter topic and how many partitions that has.
-    pub(super) fn new(config: &ClientConfig, group: String, topics: HashMap<String, (String, i32)>) -> Result<Self, KafkaError> {
-        let producer = config.create_with_context(Hears::default())?;
+    pub(crate) fn new(config: &ClientConfig, group: String, topics: HashMap<String, (String, i32)>) -> Result<Self, KafkaError> {
+        let producer = config.create_with_context(ListeningContext::default())?;
         Ok(Self { producer, config: config.clone(), group, topics, graves: HashMap::new(), again: None, refusals: Vec::new() })
     }
 
     /// Records that are not there yet.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.graves.len()
     }
 
     /// Returns what was refused since the last question: by which topic, and why.
-    pub(super) fn refusals(&mut self) -> Vec<(String, Code)> {
+    pub(crate) fn refusals(&mut self) -> Vec<(String, Code)> {
         std::mem::take(&mut self.refusals)
     }
 
     /// Tells whether a letter waits that this topic has refused.
-    pub(super) fn has_refused(&self, topic: &str) -> bool {
-        let to = |grave: &Grave| self.topics.get(grave.failed.record.topic()).is_some_and(|(name, _)| name == topic);
+    pub(crate) fn has_refused(&self, topic: &str) -> bool {
+        let to = |grave: &WaitingLetter| self.topics.get(grave.failed.record.topic()).is_some_and(|(name, _)| name == topic);
         self.graves.values().any(|grave| grave.refused && to(grave))
     }
 
     /// Gives a letter up, whose record is another member's now; tells whether there was one.
-    pub(super) fn forget(&mut self, receipt: Receipt) -> bool {
+    pub(crate) fn forget(&mut self, receipt: Receipt) -> bool {
         self.graves.remove(&(receipt.0 as usize)).is_some()
     }
 
-    pub(super) fn bury(&mut self, failed: Failed) {
+    pub(crate) fn bury(&mut self, failed: Failed) {
         let receipt = failed.receipt.0 as usize;
-        self.graves.insert(receipt, Grave { failed, sent: false, bare: false, refused: false });
+        self.graves.insert(receipt, WaitingLetter { failed, sent: false, bare: false, refused: false });
         self.send(receipt);
     }
 
     /// A dead letter as an output, for a transaction.
-    pub(super) fn letter(&self, failed: &Failed) -> Option<Output> {
+    pub(crate) fn letter(&self, failed: &Failed) -> Option<Output> {
         let record = &failed.record;
         let (topic, partitions) = self.topics.get(record.topic())?;
         Some(Output {
@@ -131,7 +133,7 @@ impl Dead {
     }
 
     /// Serves the producer; says which records the topic has now.
-    pub(super) fn turn(&mut self, now: Instant) -> Vec<Receipt> {
+    pub(crate) fn turn(&mut self, now: Instant) -> Vec<Receipt> {
         if self.graves.is_empty() {
             return Vec::new();
         }
@@ -154,7 +156,7 @@ impl Dead {
     }
 
     /// Waits until the topic has all of them, for so long at most.
-    pub(super) fn flush(&mut self, most: Duration) -> Vec<Receipt> {
+    pub(crate) fn flush(&mut self, most: Duration) -> Vec<Receipt> {
         let until = Instant::now() + most;
         let mut done = Vec::new();
         while !self.graves.is_empty() && Instant::now() < until {
@@ -168,7 +170,7 @@ impl Dead {
     /// to write once is.
     fn begin_anew(&mut self) {
         if self.producer.client().fatal_error().is_some()
-            && let Ok(producer) = self.config.create_with_context(Hears::default())
+            && let Ok(producer) = self.config.create_with_context(ListeningContext::default())
         {
             let old = std::mem::replace(&mut self.producer, producer);
             // It waits for its threads.
@@ -217,7 +219,8 @@ impl Dead {
     }
 }
 
-/// The record's own headers, and those that Spring's recoverer writes, in its encodings (numbers are big-endian), with `longshore-attempts`.
+/// The record's own headers, and those that Spring's recoverer writes, in its encodings (numbers
+/// are big-endian), with `longshore-attempts`.
 fn headers(failed: &Failed, group: &str, bare: bool) -> Vec<(String, Option<Vec<u8>>)> {
     let Failed { record, error, attempts, .. } = failed;
     let mut headers: Vec<(String, Option<Vec<u8>>)> =

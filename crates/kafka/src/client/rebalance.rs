@@ -1,4 +1,5 @@
-//! Partitions come and go. All of it happens inside of the client's `poll`, on its thread, before the client is told that we agree.
+//! Partitions come and go. All of it happens inside of the client's `poll`, on its thread, before
+//! the client is told that we agree.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,24 +18,24 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use super::{
-    consumer::{Order, Start},
-    desk::Desk,
+use super::{seat::PartitionSeat, state::ClientState};
+use crate::{
     heard::code_of,
     ledger::Ledger,
     metadata,
-    record::Lease,
-    seat::Seat,
+    options::{Order, Start},
+    record::PartitionLease,
     trouble::Affected,
 };
 
-/// The broker is asked for what is committed, and as often. It answers when no transaction of a dead member is open any more.
+/// The broker is asked for what is committed, and as often. It answers when no transaction of a
+/// dead member is open any more.
 const ASK: Duration = Duration::from_secs(10);
 const ASKS: usize = 6;
 
-impl Desk {
+impl ClientState {
     /// Takes what is given, and gives what is taken.
-    pub(super) fn rebalance(&mut self, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+    pub(crate) fn rebalance(&mut self, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         let cooperative = matches!(self.consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         self.counts.rebalances += 1;
         self.rebalanced = Some(Instant::now());
@@ -44,7 +45,8 @@ impl Desk {
                 // The client keeps its pause beyond a revocation.
                 Ok(starts) => self.consumer.assign(&starts).and_then(|()| self.consumer.resume(&starts)),
                 Err(error) => {
-                    // Without what is committed nothing can be read; whoever starts us again finds everything as it is.
+                    // Without what is committed nothing can be read; whoever starts us again finds
+                    // everything as it is.
                     self.exchange.end(Err(error));
                     if cooperative { self.consumer.incremental_assign(&TopicPartitionList::new()) } else { self.consumer.unassign() }
                 }
@@ -129,10 +131,10 @@ impl Desk {
                 told.store(true, Ordering::Release);
                 thread.unpark();
             });
-            let lease = Arc::new(Lease { topic: topic.as_str().into(), partition, revoked: AtomicBool::new(false) });
+            let lease = Arc::new(PartitionLease { topic: topic.as_str().into(), partition, revoked: AtomicBool::new(false) });
             let ledger = Ledger::with_limit(committed.unwrap_or_default(), beyond, self.most_characters);
             let own = matches!(self.rules.order, Order::Partition).then(|| self.keys.number());
-            let seat = Seat::new(lease, ledger, queue, nonempty, own, committed, start);
+            let seat = PartitionSeat::new(lease, ledger, queue, nonempty, own, committed, start);
             match self.seats.iter_mut().find(|seat| seat.is_none()) {
                 Some(free) => *free = Some(seat),
                 None => self.seats.push(Some(seat)),
@@ -181,13 +183,14 @@ impl Desk {
         self.consumer.offsets_for_times(times, ASK).map(Some)
     }
 
-    /// Gives partitions up: what has not begun is withdrawn, what runs may end within a limit, what is done is committed.
+    /// Gives partitions up: what has not begun is withdrawn, what runs may end within a limit, what
+    /// is done is committed.
     fn revoke(&mut self, partitions: &TopicPartitionList) {
         let lost = self.consumer.assignment_lost();
         if lost {
             self.counts.lost += 1;
-            // It ends when partitions are given to us again. The client has said it already where it
-            // was not polled.
+            // It ends when partitions are given to us again. The client has said it already where
+            // it was not polled.
             if !self.exchange.board.has(&Affected::Group) {
                 self.meet(Affected::Group, Code::UnknownMemberId);
             }
@@ -236,7 +239,7 @@ impl Desk {
     }
 
     /// Takes the loans of a seat back: those that wait for an attempt, or `all` of them.
-    pub(super) fn forget_loans(&mut self, at: usize, all: bool) {
+    pub(crate) fn forget_loans(&mut self, at: usize, all: bool) {
         let Some(Some(seat)) = self.seats.get(at) else { return };
         let loans: Vec<_> = self.lent.of_seat(at as u32).map(|(receipt, loan)| (receipt, *loan)).collect();
         for (receipt, loan) in loans {
@@ -255,7 +258,7 @@ impl Desk {
     }
 
     /// The end of a seat. What comes of it later is nobody's.
-    pub(super) fn abandon(&mut self, at: usize) {
+    pub(crate) fn abandon(&mut self, at: usize) {
         self.forget_loans(at, true);
         if let Some(seat) = self.seats.get_mut(at).and_then(Option::take) {
             seat.lease.revoked.store(true, Ordering::Relaxed);
@@ -266,7 +269,7 @@ impl Desk {
         }
     }
 
-    pub(super) fn seat_of(&self, topic: &str, partition: i32) -> Option<usize> {
+    pub(crate) fn seat_of(&self, topic: &str, partition: i32) -> Option<usize> {
         self.seats
             .iter()
             .position(|seat| seat.as_ref().is_some_and(|seat| *seat.lease.topic == *topic && seat.lease.partition == partition))

@@ -17,47 +17,47 @@ use rdkafka::{
     message::{BorrowedMessage, Headers as _, Message as _},
 };
 
-use super::{
-    client::Hooks,
-    consumer::Order,
-    intake::{Keys, Limits, Names},
+use super::ClientHooks;
+use crate::{
+    intake::{KeyNumbers, KeyTable, Limits},
     ledger::{Ledger, Taken},
-    record::{BATCH_BYTES, Batches, Gather, Lease, Record},
+    options::Order,
+    record::{BATCH_BYTES, BatchBuilder, Batches, PartitionLease, Record},
     trouble::Affected,
     view::Intake,
 };
 
 /// One partition that is assigned to us.
-pub(super) struct Seat {
-    pub(super) lease: Arc<Lease>,
-    pub(super) ledger: Ledger,
-    queue: PartitionQueue<Hooks>,
+pub(crate) struct PartitionSeat {
+    pub(crate) lease: Arc<PartitionLease>,
+    pub(crate) ledger: Ledger,
+    queue: PartitionQueue<ClientHooks>,
     /// Set by the client when something comes into an empty queue.
     nonempty: Arc<AtomicBool>,
-    pub(super) names: Names,
+    pub(crate) names: KeyNumbers,
     /// The number of the partition itself, where its records keep one order.
-    pub(super) own: Option<NonZeroU32>,
+    pub(crate) own: Option<NonZeroU32>,
     /// The offset of the next record.
-    pub(super) position: i64,
+    pub(crate) position: i64,
     /// A record that was read and may not be started yet.
     held: Option<(i64, Record)>,
     /// What the ledger had finished when it refused that one: until more is, it need not be asked.
     refused_at: u64,
     /// A key of which too many stand in line.
     hot: Option<NonZeroU32>,
-    pub(super) batches: Batches,
-    pub(super) commit: Committed,
+    pub(crate) batches: Batches,
+    pub(crate) commit: Committed,
     /// The end of the partition, as the broker told it last.
-    pub(super) high: Option<i64>,
-    pub(super) at_end: bool,
+    pub(crate) high: Option<i64>,
+    pub(crate) at_end: bool,
     /// The client tells once that it cannot be read, and never that it can again; so it is asked at
     /// this time.
-    pub(super) ask_again: Option<Instant>,
+    pub(crate) ask_again: Option<Instant>,
     /// Offset at which it goes on when it is asked, as far as that is known.
-    pub(super) next: Offset,
-    pub(super) paused: bool,
+    pub(crate) next: Offset,
+    pub(crate) paused: bool,
     /// It is being taken from us, and not read any more.
-    pub(super) leaving: bool,
+    pub(crate) leaving: bool,
 }
 
 /// Value in place of what the ledger had finished: it was not asked for this record yet.
@@ -65,38 +65,38 @@ const LARGE: u64 = u64::MAX;
 
 /// What is committed, and what was sent for it.
 #[derive(Debug, Default)]
-pub(super) struct Committed {
+pub(crate) struct Committed {
     /// What the broker has accepted.
-    pub(super) offset: Option<i64>,
+    pub(crate) offset: Option<i64>,
     /// What the ledger had finished when a commit was last sent.
-    pub(super) sent: u64,
+    pub(crate) sent: u64,
     /// Number of offsets that the ledger had finished when the last accepted commit was sent.
-    pub(super) accepted: u64,
+    pub(crate) accepted: u64,
     /// Characters of the metadata then.
-    pub(super) metadata: usize,
+    pub(crate) metadata: usize,
 }
 
 /// What reading brought beside records.
 #[derive(Default)]
-pub(super) struct Reading {
+pub(crate) struct Reading {
     /// Of the records gathered: offset and key.
-    pub(super) fresh: Vec<(i64, Option<NonZeroU32>)>,
-    pub(super) gather: Gather,
-    pub(super) read: u64,
-    pub(super) known: u64,
+    pub(crate) fresh: Vec<(i64, Option<NonZeroU32>)>,
+    pub(crate) gather: BatchBuilder,
+    pub(crate) read: u64,
+    pub(crate) known: u64,
     /// Result of the client's last poll: well, or the reason why the partition cannot be read.
-    pub(super) state: Option<Result<(), Code>>,
+    pub(crate) state: Option<Result<(), Code>>,
     /// A header was left out.
-    pub(super) bad_header: bool,
+    pub(crate) bad_header: bool,
     /// The partition begins anew: the log was cut, or the topic made again.
-    pub(super) backwards: Option<i64>,
+    pub(crate) backwards: Option<i64>,
 }
 
-impl Seat {
-    pub(super) fn new(
-        lease: Arc<Lease>,
+impl PartitionSeat {
+    pub(crate) fn new(
+        lease: Arc<PartitionLease>,
         ledger: Ledger,
-        queue: PartitionQueue<Hooks>,
+        queue: PartitionQueue<ClientHooks>,
         nonempty: Arc<AtomicBool>,
         own: Option<NonZeroU32>,
         committed: Option<i64>,
@@ -109,7 +109,7 @@ impl Seat {
             ledger,
             queue,
             nonempty,
-            names: Names::default(),
+            names: KeyNumbers::default(),
             own,
             held: None,
             refused_at: 0,
@@ -125,7 +125,7 @@ impl Seat {
     }
 
     /// Whether there may be something to read that may be read.
-    pub(super) fn is_readable(&mut self, keys: &Keys, limits: &Limits) -> bool {
+    pub(crate) fn is_readable(&mut self, keys: &KeyTable, limits: &Limits) -> bool {
         if let Some(key) = self.hot {
             if keys.in_flight(key) > limits.of_key_again() {
                 return false;
@@ -137,12 +137,12 @@ impl Seat {
     }
 
     /// Has it looked into at the next turn, whatever its queue has told.
-    pub(super) fn look(&self) {
+    pub(crate) fn look(&self) {
         self.nonempty.store(true, Ordering::Release);
     }
 
     /// How many records, of its hot key or of any, must end before it goes on.
-    pub(super) fn waits_for(&self, keys: &Keys, limits: &Limits) -> Option<usize> {
+    pub(crate) fn waits_for(&self, keys: &KeyTable, limits: &Limits) -> Option<usize> {
         if self.held.is_some() && !self.leaving {
             return Some(1);
         }
@@ -150,7 +150,7 @@ impl Seat {
     }
 
     /// Reads up to `room` records into a batch of their own.
-    pub(super) fn read(&mut self, room: usize, order: Order, keys: &mut Keys, limits: &Limits, into: &mut Reading) {
+    pub(crate) fn read(&mut self, room: usize, order: Order, keys: &mut KeyTable, limits: &Limits, into: &mut Reading) {
         if let Some((offset, record)) = self.held.take() {
             match self.ledger.take(offset) {
                 Taken::TooFar => {
@@ -198,7 +198,7 @@ impl Seat {
             let offset = message.offset();
             if into.gather.len() > 0 && message.payload_len() + message.key_len() > BATCH_BYTES {
                 // What is small would keep it in memory for as long as it is in work itself.
-                let mut alone = Gather::default();
+                let mut alone = BatchBuilder::default();
                 copy(&message, &mut alone, &mut into.bad_header);
                 self.held = Some((offset, alone.finish(&self.lease).record(0)));
                 self.refused_at = LARGE;
@@ -217,7 +217,7 @@ impl Seat {
                 }
                 Taken::AlreadyDone => into.known += 1,
                 Taken::TooFar => {
-                    let mut alone = Gather::default();
+                    let mut alone = BatchBuilder::default();
                     copy(&message, &mut alone, &mut into.bad_header);
                     self.held = Some((offset, alone.finish(&self.lease).record(0)));
                     self.refused_at = self.ledger.finished();
@@ -235,9 +235,10 @@ impl Seat {
     }
 
     /// Begins anew at this offset: what is in work belongs to a log that is no more.
-    pub(super) fn begin_anew(&mut self, offset: i64, most_characters: usize) {
+    pub(crate) fn begin_anew(&mut self, offset: i64, most_characters: usize) {
         self.lease.revoked.store(true, Ordering::Relaxed);
-        self.lease = Arc::new(Lease { topic: self.lease.topic.clone(), partition: self.lease.partition, revoked: AtomicBool::new(false) });
+        self.lease =
+            Arc::new(PartitionLease { topic: self.lease.topic.clone(), partition: self.lease.partition, revoked: AtomicBool::new(false) });
         self.ledger = Ledger::with_limit(offset, None, most_characters);
         (self.commit.sent, self.commit.accepted) = (0, 0);
         self.next = Offset::Offset(offset);
@@ -246,28 +247,28 @@ impl Seat {
     }
 
     /// Names the partition, for what is wrong with it.
-    pub(super) fn affected(&self) -> Affected {
+    pub(crate) fn affected(&self) -> Affected {
         Affected::Partition { topic: self.lease.topic.to_string(), partition: self.lease.partition }
     }
 
     /// Returns how many records are done and not committed.
-    pub(super) fn uncommitted(&self) -> u64 {
+    pub(crate) fn uncommitted(&self) -> u64 {
         self.ledger.finished().saturating_sub(self.commit.accepted)
     }
 
     /// Nothing is left to read, as far as is known.
-    pub(super) fn is_at_end(&self) -> bool {
+    pub(crate) fn is_at_end(&self) -> bool {
         self.at_end && self.held.is_none() && !self.nonempty.load(Ordering::Acquire)
     }
 
     /// Returns whether all that could be read is done and committed. What is behind the commit, if
     /// anything is, is no record: the mark that ends a transaction, or what was aborted.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.is_at_end() && self.ledger.incomplete() == 0 && self.commit.offset.is_some_and(|offset| offset >= self.ledger.position())
     }
 
     /// Why it is or is not read.
-    pub(super) fn intake(&self) -> Intake {
+    pub(crate) fn intake(&self) -> Intake {
         match () {
             () if self.ask_again.is_some() => Intake::Unreadable,
             () if self.paused => Intake::Paused,
@@ -279,8 +280,9 @@ impl Seat {
     }
 }
 
-/// A record enters the crowd of its key; when that is as large as may be, the partition waits for it.
-fn enter(hot: &mut Option<NonZeroU32>, key: Option<NonZeroU32>, keys: &mut Keys, limits: &Limits) {
+/// A record enters the crowd of its key; when that is as large as may be, the partition waits for
+/// it.
+fn enter(hot: &mut Option<NonZeroU32>, key: Option<NonZeroU32>, keys: &mut KeyTable, limits: &Limits) {
     if let Some(key) = key
         && keys.add(key) >= limits.of_key()
     {
@@ -289,7 +291,7 @@ fn enter(hot: &mut Option<NonZeroU32>, key: Option<NonZeroU32>, keys: &mut Keys,
 }
 
 /// The number under which a record keeps its order. Records without a key keep none.
-fn number(order: Order, key: Option<&[u8]>, own: Option<NonZeroU32>, keys: &mut Keys, names: &mut Names) -> Option<NonZeroU32> {
+fn number(order: Order, key: Option<&[u8]>, own: Option<NonZeroU32>, keys: &mut KeyTable, names: &mut KeyNumbers) -> Option<NonZeroU32> {
     match order {
         Order::None => None,
         Order::Partition => own,
@@ -297,7 +299,7 @@ fn number(order: Order, key: Option<&[u8]>, own: Option<NonZeroU32>, keys: &mut 
     }
 }
 
-fn copy(message: &BorrowedMessage<'_>, into: &mut Gather, bad_header: &mut bool) {
+fn copy(message: &BorrowedMessage<'_>, into: &mut BatchBuilder, bad_header: &mut bool) {
     into.push(message.offset(), message.timestamp().to_millis().unwrap_or(-1), message.key(), message.payload());
     if let Some(headers) = message.headers() {
         // The client crate panics where a header's name is not UTF-8.

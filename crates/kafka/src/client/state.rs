@@ -15,20 +15,24 @@ use rdkafka::{
 use tokio::sync::oneshot;
 
 use super::{
-    client::{Hooks, SERVE},
-    commit::Committer,
-    consumer::{Order, Start},
-    dead::{Dead, Exhausted},
-    exactly_once::{Output, Staged},
-    intake::{Gate, Keys, Lent, share},
-    record::{Lease, Record},
-    seat::{Reading, Seat},
-    source::{Back, Command, Exchange, Failed, Partial},
+    ClientHooks, SERVE,
+    commit::CommitThread,
+    dead_letters::{DeadLetters, Exhausted},
+    seat::{PartitionSeat, Reading},
+};
+use crate::{
+    counts::Counts,
+    exactly_once::{Output, StagedOutput},
+    intake::{IntakeGate, KeyTable, Loans, share},
+    options::{Order, Start},
+    record::{PartitionLease, Record},
+    source::{Command, Exchange, Failed, Partial, ReturnedWork},
     trouble::Affected,
-    view::{Counts, PartitionView, View},
+    view::{PartitionView, View},
 };
 
-/// A gate that has been closed for so long has the client itself pause, which gives its buffers back.
+/// A gate that has been closed for so long has the client itself pause, which gives its buffers
+/// back.
 const PAUSE_AFTER: Duration = Duration::from_secs(5);
 /// So many outputs are a transaction, however early.
 const STAGED: usize = 1_000;
@@ -37,53 +41,53 @@ const MOST_STAGED: usize = 10_000;
 /// A member that has been assigned nothing for so long is at the end of it.
 const NOTHING: Duration = Duration::from_secs(5);
 
-/// What a desk is set to.
-pub(super) struct Rules {
-    pub(super) group: String,
-    pub(super) topics: Vec<String>,
-    pub(super) order: Order,
-    pub(super) start: Start,
-    pub(super) until_end: bool,
-    pub(super) commit_every: Duration,
-    pub(super) pause_interval: Duration,
+/// What a state is set to.
+pub(crate) struct Rules {
+    pub(crate) group: String,
+    pub(crate) topics: Vec<String>,
+    pub(crate) order: Order,
+    pub(crate) start: Start,
+    pub(crate) until_end: bool,
+    pub(crate) commit_every: Duration,
+    pub(crate) pause_interval: Duration,
     /// How long records in work may take when their partition is taken from us.
-    pub(super) drain: Duration,
-    pub(super) exhausted: Exhausted,
+    pub(crate) drain: Duration,
+    pub(crate) exhausted: Exhausted,
     /// Longest time for which a permission that is needed may be missing.
-    pub(super) without_permission: Duration,
+    pub(crate) without_permission: Duration,
     /// Commits are transactions.
-    pub(super) transactional: bool,
+    pub(crate) transactional: bool,
 }
 
 /// All that the client's thread knows.
-pub(super) struct Desk {
-    pub(super) rules: Rules,
-    pub(super) exchange: Arc<Exchange>,
-    pub(super) consumer: Arc<BaseConsumer<Hooks>>,
-    pub(super) seats: Vec<Option<Seat>>,
-    pub(super) keys: Keys,
-    pub(super) lent: Lent,
-    pub(super) gate: Gate,
-    pub(super) dead: Option<Dead>,
-    pub(super) counts: Counts,
+pub(crate) struct ClientState {
+    pub(crate) rules: Rules,
+    pub(crate) exchange: Arc<Exchange>,
+    pub(crate) consumer: Arc<BaseConsumer<ClientHooks>>,
+    pub(crate) seats: Vec<Option<PartitionSeat>>,
+    pub(crate) keys: KeyTable,
+    pub(crate) lent: Loans,
+    pub(crate) gate: IntakeGate,
+    pub(crate) dead: Option<DeadLetters>,
+    pub(crate) counts: Counts,
     /// Most characters that the broker takes as metadata, as far as we know.
-    pub(super) most_characters: usize,
-    pub(super) committer: Committer,
+    pub(crate) most_characters: usize,
+    pub(crate) committer: CommitThread,
     /// Commits that were refused, one after the other.
-    pub(super) refusals: u32,
+    pub(crate) refusals: u32,
     /// What is to be written in the next transaction.
-    pub(super) staged: Vec<Staged>,
-    pub(super) last_commit: Option<Instant>,
-    pub(super) next_commit: Instant,
+    pub(crate) staged: Vec<StagedOutput>,
+    pub(crate) last_commit: Option<Instant>,
+    pub(crate) next_commit: Instant,
     /// When partitions last came or went.
-    pub(super) rebalanced: Option<Instant>,
+    pub(crate) rebalanced: Option<Instant>,
     /// The engine has ended.
-    pub(super) finishing: bool,
+    pub(crate) finishing: bool,
     failed: HashMap<Receipt, Failed>,
     outputs: HashMap<Receipt, Vec<Output>>,
     /// Who waits for a view.
     asked: Vec<oneshot::Sender<Partial>>,
-    back: Back,
+    back: ReturnedWork,
     reading: Reading,
     lending: Vec<Delivery<Record>>,
     /// The number of the last record lent.
@@ -95,30 +99,30 @@ pub(super) struct Desk {
     paused: bool,
     last_pause: Option<Instant>,
     /// Time of the next look at what is wrong.
-    pub(super) next_check: Instant,
+    pub(crate) next_check: Instant,
     /// Time at which topics that are missing are next asked for.
-    pub(super) next_metadata: Instant,
+    pub(crate) next_metadata: Instant,
     /// Looks at the brokers in a row that found none that answers.
-    pub(super) silent: u32,
+    pub(crate) silent: u32,
 }
 
 /// What the thread does after a turn.
-pub(super) enum Then {
+pub(crate) enum NextTurn {
     /// Another turn.
     Again,
     /// Sleeps until it is woken, for so long at most.
     Sleep(Duration),
 }
 
-impl Desk {
-    pub(super) fn new(
+impl ClientState {
+    pub(crate) fn new(
         rules: Rules,
         exchange: Arc<Exchange>,
-        consumer: Arc<BaseConsumer<Hooks>>,
-        gate: Gate,
-        dead: Option<Dead>,
+        consumer: Arc<BaseConsumer<ClientHooks>>,
+        gate: IntakeGate,
+        dead: Option<DeadLetters>,
         most_characters: usize,
-        committer: Committer,
+        committer: CommitThread,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -127,8 +131,8 @@ impl Desk {
             exchange,
             consumer,
             seats: Vec::new(),
-            keys: Keys::default(),
-            lent: Lent::default(),
+            keys: KeyTable::default(),
+            lent: Loans::default(),
             gate,
             dead,
             counts: Counts::default(),
@@ -142,7 +146,7 @@ impl Desk {
             failed: HashMap::new(),
             outputs: HashMap::new(),
             asked: Vec::new(),
-            back: Back::default(),
+            back: ReturnedWork::default(),
             reading: Reading::default(),
             lending: Vec::new(),
             number: 0,
@@ -157,10 +161,10 @@ impl Desk {
     }
 
     /// Takes back, reads, lends, commits.
-    pub(super) fn turn(&mut self, now: Instant) -> Then {
+    pub(crate) fn turn(&mut self, now: Instant) -> NextTurn {
         self.take_back();
         if self.finishing {
-            return Then::Again;
+            return NextTurn::Again;
         }
         let more = self.read_and_lend(now);
         self.pause_after_long(now);
@@ -176,14 +180,14 @@ impl Desk {
             self.exchange.end(Ok(()));
         }
         if more || !self.exchange.sleep_until(self.wake_at()) {
-            return Then::Again;
+            return NextTurn::Again;
         }
         let commit = self.next_commit.saturating_duration_since(now);
-        Then::Sleep(self.rules.pause_interval.min(commit).max(Duration::from_millis(1)))
+        NextTurn::Sleep(self.rules.pause_interval.min(commit).max(Duration::from_millis(1)))
     }
 
     /// Takes what the engine has settled, and what it asks.
-    pub(super) fn take_back(&mut self) {
+    pub(crate) fn take_back(&mut self) {
         let mut back = std::mem::take(&mut self.back);
         self.exchange.take_back(&mut back, usize::MAX);
         for (receipt, away) in back.away.drain(..) {
@@ -224,7 +228,7 @@ impl Desk {
             self.counts.dead += 1;
             self.done(receipt);
         }
-        for (topic, code) in self.dead.as_mut().map(Dead::refusals).unwrap_or_default() {
+        for (topic, code) in self.dead.as_mut().map(DeadLetters::refusals).unwrap_or_default() {
             self.meet(Affected::DeadLetters { topic }, code);
         }
     }
@@ -266,10 +270,10 @@ impl Desk {
         let Some(loan) = self.lent.get(receipt) else { return };
         let Some(Some(seat)) = self.seats.get(loan.seat as usize) else { return };
         let lease = &seat.lease;
-        self.staged.extend(outputs.into_iter().map(|output| Staged { output, lease: lease.clone() }));
+        self.staged.extend(outputs.into_iter().map(|output| StagedOutput { output, lease: lease.clone() }));
     }
 
-    pub(super) fn done(&mut self, receipt: Receipt) {
+    pub(crate) fn done(&mut self, receipt: Receipt) {
         let Some(loan) = self.lent.end(&mut self.keys, receipt) else { return };
         if let Some(Some(seat)) = self.seats.get_mut(loan.seat as usize) {
             self.counts.done += u64::from(seat.ledger.done(loan.offset));
@@ -277,10 +281,10 @@ impl Desk {
     }
 
     /// Reads as much as there is room for; says whether there is more.
-    pub(super) fn read_and_lend(&mut self, now: Instant) -> bool {
+    pub(crate) fn read_and_lend(&mut self, now: Instant) -> bool {
         if now >= self.next_look {
             self.next_look = now + SERVE;
-            self.seats.iter().flatten().for_each(Seat::look);
+            self.seats.iter().flatten().for_each(PartitionSeat::look);
         }
         let limits = *self.gate.limits();
         let mut room = self.gate.room(self.lent.in_flight(), self.lent.parked(), self.lent.bytes(), now);
@@ -342,7 +346,7 @@ impl Desk {
                 self.can_be_read(at, state);
             }
             if bad_header && let Some(Some(seat)) = self.seats.get(at) {
-                let Lease { topic, partition, .. } = &*seat.lease;
+                let PartitionLease { topic, partition, .. } = &*seat.lease;
                 self.meet(Affected::Header { topic: topic.to_string(), partition: *partition }, Code::NoError);
             }
             if count == 0 {
@@ -352,21 +356,23 @@ impl Desk {
         total
     }
 
-    /// The log of a partition was cut, or its topic made again: what is in work of the old one is nobody's.
+    /// The log of a partition was cut, or its topic made again: what is in work of the old one is
+    /// nobody's.
     fn begin_anew(&mut self, at: usize, offset: i64) {
         self.forget_loans(at, true);
         if let Some(Some(seat)) = self.seats.get_mut(at) {
-            let Lease { topic, partition, .. } = &*seat.lease;
+            let PartitionLease { topic, partition, .. } = &*seat.lease;
             let log = Affected::Log { topic: topic.to_string(), partition: *partition, from: seat.position, to: offset };
             seat.begin_anew(offset, self.most_characters);
-            // The record itself was read already: it comes again when the partition is read from there.
+            // The record itself was read already: it comes again when the partition is read from
+            // there.
             let _ = self.consumer.seek(&seat.lease.topic, seat.lease.partition, rdkafka::Offset::Offset(offset), Duration::from_secs(1));
             self.meet(log, Code::NoError);
         }
     }
 
     /// When the thread has to be woken for settlements.
-    pub(super) fn wake_at(&self) -> usize {
+    pub(crate) fn wake_at(&self) -> usize {
         let limits = self.gate.limits();
         let gate = self.gate.to_reopen(self.lent.in_flight());
         if gate > 0 {
@@ -375,7 +381,8 @@ impl Desk {
         self.seats.iter().flatten().filter_map(|seat| seat.waits_for(&self.keys, limits)).min().unwrap_or(usize::MAX)
     }
 
-    /// After seconds behind a closed gate what the client holds ready is given back; once more records are wanted, it goes on.
+    /// After seconds behind a closed gate what the client holds ready is given back; once more
+    /// records are wanted, it goes on.
     fn pause_after_long(&mut self, now: Instant) {
         let closed = self.gate.closed_since().is_some_and(|since| now.duration_since(since) >= PAUSE_AFTER);
         let recently = self.last_pause.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1));
@@ -408,11 +415,11 @@ impl Desk {
         let Some(rebalanced) = self.rebalanced else { return false };
         // Who comes later gets nothing at first, until others have given some up.
         let something = self.seats.iter().any(Option::is_some) || now.duration_since(rebalanced) >= NOTHING;
-        something && self.lent.len() == 0 && self.seats.iter().flatten().all(Seat::is_at_end)
+        something && self.lent.len() == 0 && self.seats.iter().flatten().all(PartitionSeat::is_at_end)
     }
 
     /// Lets go of the client.
-    pub(super) fn close(self) -> Counts {
+    pub(crate) fn close(self) -> Counts {
         self.committer.close();
         self.counts
     }
@@ -444,7 +451,7 @@ impl Desk {
         let (limits, gate) = (*self.gate.limits(), self.gate.state(now));
         let (closings, closed_for) = (self.gate.closings(), self.gate.closed_for(now));
         let (in_flight, parked, bytes) = (self.lent.in_flight(), self.lent.parked(), self.lent.bytes());
-        let burying = self.dead.as_ref().map_or(0, Dead::len);
+        let burying = self.dead.as_ref().map_or(0, DeadLetters::len);
         let committed_ago = self.last_commit.map(|at| now.duration_since(at));
         let troubles = self.exchange.board.current();
         let complaint = self.consumer.context().heard.last();

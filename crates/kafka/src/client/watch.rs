@@ -11,11 +11,8 @@ use rdkafka::{
     statistics::Broker,
 };
 
-use super::{
-    client::{LEAVE, SERVE},
-    desk::Desk,
-    trouble::{Affected, Trouble, is_denied, words},
-};
+use super::{LEAVE, SERVE, state::ClientState};
+use crate::trouble::{Affected, Trouble, is_denied, words};
 
 /// Time after which what cannot be read is asked for again; so are topics.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -27,14 +24,14 @@ const SILENT: i64 = 10_000_000;
 /// Number of looks in a row, one each second, that have to find nobody before that is said.
 const LOOKS: u32 = 2;
 
-impl Desk {
+impl ClientState {
     /// Notes that something is wrong.
-    pub(super) fn meet(&self, affected: Affected, code: Code) {
+    pub(crate) fn meet(&self, affected: Affected, code: Code) {
         self.exchange.board.meet(affected, code, Instant::now());
     }
 
     /// Takes an error of the client: most pass by themselves.
-    pub(super) fn complain(&mut self, error: &KafkaError) {
+    pub(crate) fn complain(&mut self, error: &KafkaError) {
         let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
         if code == Code::PollExceeded {
             self.counts.lost += 1;
@@ -62,7 +59,7 @@ impl Desk {
     }
 
     /// Takes what the client tells of its connections, once a second.
-    pub(super) fn look_at_brokers(&mut self, statistics: &Statistics) {
+    pub(crate) fn look_at_brokers(&mut self, statistics: &Statistics) {
         self.silent = if statistics.brokers.values().any(answers) { 0 } else { self.silent + 1 };
         if self.silent == 0 {
             self.exchange.board.end(&Affected::Broker);
@@ -73,7 +70,7 @@ impl Desk {
     }
 
     /// Takes how a read of a partition ended.
-    pub(super) fn can_be_read(&mut self, at: usize, state: Result<(), Code>) {
+    pub(crate) fn can_be_read(&mut self, at: usize, state: Result<(), Code>) {
         let Some(Some(seat)) = self.seats.get_mut(at) else { return };
         match state {
             Ok(()) => {
@@ -89,7 +86,7 @@ impl Desk {
     }
 
     /// Looks after what is wrong, now and then.
-    pub(super) fn check(&mut self, now: Instant) {
+    pub(crate) fn check(&mut self, now: Instant) {
         if now < self.next_check {
             return;
         }
@@ -131,17 +128,17 @@ impl Desk {
     }
 
     /// Keeps what has been done so far where it can be read while this thread waits.
-    pub(super) fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         let mut counts = self.counts;
         if !self.finishing {
-            counts.uncommitted = self.seats.iter().flatten().map(super::seat::Seat::uncommitted).sum();
+            counts.uncommitted = self.seats.iter().flatten().map(super::seat::PartitionSeat::uncommitted).sum();
         }
         self.exchange.board.publish(counts, self.consumer.context().heard.last());
     }
 
     /// Says the last words before the group is left: dead letters on their way, and the last
     /// commit. Tells whether the broker has answered.
-    pub(super) fn last_words(&mut self) -> bool {
+    pub(crate) fn last_words(&mut self) -> bool {
         self.count_uncommitted();
         self.publish();
         if let Some(dead) = &mut self.dead {
@@ -157,7 +154,7 @@ impl Desk {
     }
 
     fn count_uncommitted(&mut self) {
-        self.counts.uncommitted = self.seats.iter().flatten().map(super::seat::Seat::uncommitted).sum();
+        self.counts.uncommitted = self.seats.iter().flatten().map(super::seat::PartitionSeat::uncommitted).sum();
     }
 }
 

@@ -1,4 +1,5 @@
-//! The start of a consumer: everything that can be wrong is found here, in plain words, before the group is joined.
+//! The start of a consumer: everything that can be wrong is found here, in plain words, before the
+//! group is joined.
 
 use std::{
     collections::HashMap,
@@ -9,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use longshore_brokers::BrokerError;
 use longshore_core::{
     Clock, ErrorKind,
     engine::{self, Engine, EngineConfig, Lanes},
@@ -22,30 +24,31 @@ use rdkafka::{
 };
 use tokio::{runtime::Handle as Runtime, sync::oneshot};
 
-use super::{Consumer, ConsumerHandle, DeadLetter, Outcomes, RunningConsumer};
+use super::{Consumer, ConsumerHandle, DeadLetter, OutcomeSink, RunningConsumer};
 use crate::{
-    broker::BrokerError,
-    kafka::{
-        admin::Admin,
-        client::{Hooks, serve},
-        commit::{Committer, plainly},
-        dead::{Dead, Exhausted},
-        desk::{Desk, Rules},
-        exactly_once::{Output, Transactor},
-        handler::Handler,
-        heard::plain,
-        intake::Gate,
-        metadata::MOST_CHARACTERS,
-        record::Record,
-        source::Exchange,
+    admin::Admin,
+    client::{
+        ClientHooks,
+        commit::{CommitThread, plainly},
+        dead_letters::{DeadLetters, Exhausted},
+        serve,
+        state::{ClientState, Rules},
+        transactor::Transactor,
     },
+    exactly_once::Output,
+    handler::Handler,
+    heard::plain,
+    intake::IntakeGate,
+    metadata::MOST_CHARACTERS,
+    record::Record,
+    source::Exchange,
 };
 
 /// What a record costs the client beside its bytes, about.
 const OVERHEAD: usize = 512;
 
 /// By topic: its dead-letter topic and how many partitions that has.
-type Graves = HashMap<String, (String, i32)>;
+type LetterTopics = HashMap<String, (String, i32)>;
 
 /// The transactional id, and what of a result is written.
 type ExactlyOnce<R> = (String, fn(R) -> Vec<Output>);
@@ -61,21 +64,28 @@ fn refused(message: String) -> BrokerError {
 }
 
 impl Consumer {
-    /// Connects, joins the group and begins. Runs on the current tokio runtime, with a thread of its own for the client.
+    /// Connects, joins the group and begins. Runs on the current tokio runtime, with a thread of
+    /// its own for the client.
     ///
     /// # Errors
-    /// No broker can be reached, it refuses us, a topic does not exist, or the dead-letter topic can be neither found nor created.
+    /// No broker can be reached, it refuses us, a topic does not exist, or the dead-letter topic
+    /// can be neither found nor created.
     pub async fn start<R: Send + 'static>(self, handler: Handler<R>) -> Result<RunningConsumer, BrokerError> {
         self.launch(handler, None).await
     }
 
-    /// Starts with transactions: what the handler returns for a record is written exactly once, together with the commit that says that the record is
-    /// done. A reader of those topics has to read what is committed alone (`isolation.level=read_committed`, which is librdkafka's default).
+    /// Starts with transactions: what the handler returns for a record is written exactly once,
+    /// together with the commit that says that the record is done. A reader of those topics has to
+    /// read what is committed alone (`isolation.level=read_committed`, which is librdkafka's
+    /// default).
     ///
-    /// `id` is the transactional id: one for each member, and the same again after a restart, so that what a dead member left open is ended at once. A
-    /// transaction is made every 100 ms unless [`commit_every`](Consumer::commit_every) says less. Dead letters are outputs like any other.
+    /// `id` is the transactional id: one for each member, and the same again after a restart, so
+    /// that what a dead member left open is ended at once. A transaction is made every 100 ms
+    /// unless [`commit_every`](Consumer::commit_every) says less. Dead letters are outputs like any
+    /// other.
     ///
-    /// What handlers do elsewhere (a request, a file) is done at least once, as ever: no transaction of Kafka holds it.
+    /// What handlers do elsewhere (a request, a file) is done at least once, as ever: no
+    /// transaction of Kafka holds it.
     ///
     /// # Errors
     /// As of `start`; and no permission for this transactional id.
@@ -92,40 +102,13 @@ impl Consumer {
         let consumer = Arc::new(self);
         let asking = consumer.clone();
         let look = runtime.spawn_blocking(move || asking.look()).await;
-        let (partitions, graves) = look.unwrap_or_else(|_| Err(refused("the look at the topics panicked".into())))?;
+        let (partitions, letters) = look.unwrap_or_else(|_| Err(refused("the look at the topics panicked".into())))?;
 
         let exchange = Arc::new(Exchange::default());
         let client = consumer.client(partitions, &exchange)?;
-        let dead = match graves {
-            None => None,
-            Some(topics) => {
-                let mut config = consumer.settings.config();
-                // What was read may be written, whatever this side's limit; the topic's own counts. Each alone: a topic that finds one too large refuses
-                // its whole batch, and the others would lose their values with it.
-                config.set("enable.idempotence", "true").set("message.max.bytes", "1000000000").set("batch.num.messages", "1");
-                consumer.settings.finish(&mut config);
-                let dead = Dead::new(&config, consumer.group.clone(), topics);
-                Some(dead.map_err(|error| refused(format!("no producer for dead letters: {error}")))?)
-            }
-        };
-        let rules = Rules {
-            group: consumer.group.clone(),
-            topics: consumer.topics.clone(),
-            order: consumer.order,
-            start: consumer.start,
-            until_end: consumer.until_end,
-            commit_every: consumer.commit_every,
-            pause_interval: consumer.pause_interval,
-            drain: consumer.drain.min(consumer.session() / 2),
-            exhausted: match consumer.dead_letter {
-                DeadLetter::Suffix(_) | DeadLetter::Topic(_) => Exhausted::Bury,
-                DeadLetter::Skip => Exhausted::Skip,
-                DeadLetter::Stop => Exhausted::Stop,
-            },
-            without_permission: consumer.without_permission,
-            transactional: exactly.is_some(),
-        };
-        let gate = Gate::new(consumer.limits(consumer.max_threads));
+        let dead = letters.map(|topics| consumer.dead_letters(topics)).transpose()?;
+        let rules = consumer.rules(exactly.is_some());
+        let gate = IntakeGate::new(consumer.limits(consumer.max_threads));
         let no_thread = |error: std::io::Error| refused(format!("no thread for Kafka's client: {error}"));
         let take = exactly.as_ref().map(|(_, take)| *take);
         let make = match exactly {
@@ -137,9 +120,9 @@ impl Consumer {
                 opened.unwrap_or_else(|_| Err(refused("the begin of transactions panicked".into())))?.into_make()
             }
         };
-        let committer = Committer::new(make, exchange.clone()).map_err(no_thread)?;
-        let desk = Desk::new(rules, exchange.clone(), client.clone(), gate, dead, MOST_CHARACTERS, committer);
-        *client.context().own.desk() = Some(desk);
+        let committer = CommitThread::new(make, exchange.clone()).map_err(no_thread)?;
+        let state = ClientState::new(rules, exchange.clone(), client.clone(), gate, dead, MOST_CHARACTERS, committer);
+        *client.context().own.state() = Some(state);
         let topics: Vec<&str> = consumer.topics.iter().map(String::as_str).collect();
         client.subscribe(&topics).map_err(|error| refused(format!("group `{}`: {error}", consumer.group)))?;
 
@@ -183,7 +166,7 @@ impl Consumer {
             enough: None,
             labels: None,
         };
-        let sink = Outcomes { exchange: exchange.clone(), failed: Vec::new(), outputs: Vec::new(), on_end, take };
+        let sink = OutcomeSink { exchange: exchange.clone(), failed: Vec::new(), outputs: Vec::new(), on_end, take };
         let running = Engine::start(config, exchange.clone(), lanes, Box::new(sink), outbox, Hub::new(), &runtime);
         let handle = ConsumerHandle {
             lane,
@@ -197,11 +180,44 @@ impl Consumer {
         Ok(RunningConsumer { handle, running, client: counts })
     }
 
-    /// Asks how many partitions each topic has, and sees to the dead-letter topics, which are created where they are missing. Finds out on the way
-    /// whether anybody is there and knows us.
-    fn look(&self) -> Result<(usize, Option<Graves>), BrokerError> {
+    /// Returns what sends letters to these topics.
+    fn dead_letters(&self, topics: LetterTopics) -> Result<DeadLetters, BrokerError> {
+        let mut config = self.settings.config();
+        // What was read may be written, whatever this side's limit; the topic's own counts. Each
+        // alone: a topic that finds one too large refuses its whole batch, and the others would
+        // lose their values with it.
+        config.set("enable.idempotence", "true").set("message.max.bytes", "1000000000").set("batch.num.messages", "1");
+        self.settings.finish(&mut config);
+        let dead = DeadLetters::new(&config, self.group.clone(), topics);
+        dead.map_err(|error| refused(format!("no producer for dead letters: {error}")))
+    }
+
+    /// Returns what the client's thread goes by.
+    fn rules(&self, transactional: bool) -> Rules {
+        Rules {
+            group: self.group.clone(),
+            topics: self.topics.clone(),
+            order: self.order,
+            start: self.start,
+            until_end: self.until_end,
+            commit_every: self.commit_every,
+            pause_interval: self.pause_interval,
+            drain: self.drain.min(self.session() / 2),
+            exhausted: match self.dead_letter {
+                DeadLetter::Suffix(_) | DeadLetter::Topic(_) => Exhausted::Bury,
+                DeadLetter::Skip => Exhausted::Skip,
+                DeadLetter::Stop => Exhausted::Stop,
+            },
+            without_permission: self.without_permission,
+            transactional,
+        }
+    }
+
+    /// Asks how many partitions each topic has, and sees to the dead-letter topics, which are
+    /// created where they are missing. Finds out on the way whether anybody is there and knows us.
+    fn look(&self) -> Result<(usize, Option<LetterTopics>), BrokerError> {
         let admin = Admin::open(&self.settings, ANSWER)?;
-        let (mut total, mut graves) = (0, Graves::new());
+        let (mut total, mut graves) = (0, LetterTopics::new());
         for topic in &self.topics {
             let found =
                 admin.topic(topic)?.ok_or_else(|| refused(format!("cannot read topic `{topic}`: {}", plain(Code::UnknownTopic))))?;
@@ -235,7 +251,8 @@ impl Consumer {
     fn config(&self, partitions: usize) -> ClientConfig {
         let mut config = self.settings.config();
         let partitions = partitions.max(1);
-        // What follows is for each partition, since they have queues of their own. Small records cost the client more than their bytes.
+        // What follows is for each partition, since they have queues of their own. Small records
+        // cost the client more than their bytes.
         let ahead = (4 * self.in_flight(self.max_threads)).max(1_000).min(self.buffers / 2 / OVERHEAD / partitions).clamp(100, 100_000);
         let kilobytes = (self.buffers / 2 / 1024 / partitions).clamp(64, 1 << 20);
         let fetch = (kilobytes * 1024 / 4).clamp(16 << 10, 1 << 20);
@@ -246,7 +263,8 @@ impl Consumer {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("enable.partition.eof", "true")
-            // Where a group starts that has committed nothing is told it; this is for offsets that are no more.
+            // Where a group starts that has committed nothing is told it; this is for offsets that
+            // are no more.
             .set("auto.offset.reset", "earliest")
             .set("statistics.interval.ms", "1000")
             .set("queued.min.messages", ahead.to_string())
@@ -254,8 +272,9 @@ impl Consumer {
             .set("fetch.message.max.bytes", fetch.to_string())
             // A full queue otherwise makes the fetcher sleep for a second.
             .set("fetch.queue.backoff.ms", "5")
-            // A broker is asked one thing at a time. A request that only asks for partitions with nothing new, since the queues of the others were full just then,
-            // keeps those waiting for so long: half a second where it is left alone.
+            // A broker is asked one thing at a time. A request that only asks for partitions with
+            // nothing new, since the queues of the others were full just then, keeps those waiting
+            // for so long: half a second where it is left alone.
             .set("fetch.wait.max.ms", "50");
         if !self.settings.has("group.protocol") {
             config.set("partition.assignment.strategy", "cooperative-sticky");
@@ -267,10 +286,10 @@ impl Consumer {
         config
     }
 
-    fn client(&self, partitions: usize, exchange: &Arc<Exchange>) -> Result<Arc<BaseConsumer<Hooks>>, BrokerError> {
-        let hooks = Hooks::default();
+    fn client(&self, partitions: usize, exchange: &Arc<Exchange>) -> Result<Arc<BaseConsumer<ClientHooks>>, BrokerError> {
+        let hooks = ClientHooks::default();
         let (events, woken) = (hooks.own.events.clone(), exchange.clone());
-        let mut client: BaseConsumer<Hooks> = self
+        let mut client: BaseConsumer<ClientHooks> = self
             .config(partitions)
             .create_with_context(hooks)
             .map_err(|error| refused(format!("group `{}`: Kafka's client cannot be made: {error}", self.group)))?;

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::kafka::metadata::decode;
+use crate::metadata::decode;
 
 /// What a commit says is done, from the position on.
 fn told(commit: &Commit) -> BTreeSet<i64> {
@@ -155,8 +155,9 @@ fn a_lower_limit_leaves_the_end_of_the_map_out_and_takes_nothing_until_it_fits()
     assert_eq!(ledger.take(2_000), Taken::New);
 }
 
-/// Works through offsets with many in flight, each for a time of its own, and says (how often none could be taken, the longest metadata, the most
-/// in flight). `time` gives how many offsets are done while one is.
+/// Works through offsets with many in flight, each for a time of its own, and says (how often none
+/// could be taken, the longest metadata, the most in flight). `time` gives how many offsets are
+/// done while one is.
 fn simulate(in_flight: usize, count: i64, most: usize, mut time: impl FnMut(i64) -> u64) -> (u64, usize, usize) {
     let mut ledger = Ledger::with_limit(0, None, most);
     let mut running: BTreeMap<(u64, i64), ()> = BTreeMap::new();

@@ -1,12 +1,13 @@
 //! What is done beyond a committed offset: one bit an offset.
 
-/// Most offsets that a map reaches over: half a megabyte of bits, wherever in a word they begin. What lies further is not known to be done,
-/// so it is done again.
+/// Most offsets that a map reaches over: half a megabyte of bits, wherever in a word they begin.
+/// What lies further is not known to be done, so it is done again.
 pub const MOST_OFFSETS: usize = (1 << 22) - 64;
 
 /// What is done beyond a committed offset.
 ///
-/// Bit 0 is the committed offset itself. The last bit is always a done one: an offset behind it is not known.
+/// Bit 0 is the committed offset itself. The last bit is always a done one: an offset behind it is
+/// not known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beyond {
     words: Vec<u64>,
@@ -21,7 +22,7 @@ impl Beyond {
     }
 
     /// From bits, least significant first, a set one being done.
-    pub(in crate::kafka) fn from_words(words: Vec<u64>, len: usize) -> Self {
+    pub(crate) fn from_words(words: Vec<u64>, len: usize) -> Self {
         let mut beyond = Self { words, len: 0 };
         beyond.truncate(len.min(beyond.words.len() * 64));
         beyond
@@ -52,7 +53,7 @@ impl Beyond {
     }
 
     /// Adds offsets at the end. What reaches beyond [`MOST_OFFSETS`] is left out.
-    pub(in crate::kafka) fn push(&mut self, done: bool, count: usize) {
+    pub(crate) fn push(&mut self, done: bool, count: usize) {
         let end = self.len.saturating_add(count).min(MOST_OFFSETS);
         self.words.resize(end.div_ceil(64), 0);
         if done {
@@ -62,7 +63,7 @@ impl Beyond {
     }
 
     /// Forgets what is done from `len` on, and ends at the last done offset before it.
-    pub(in crate::kafka) fn truncate(&mut self, len: usize) {
+    pub(crate) fn truncate(&mut self, len: usize) {
         self.words.truncate(len.div_ceil(64));
         if let (Some(last), rest @ 1..) = (self.words.last_mut(), len % 64) {
             *last &= (1 << rest) - 1;
@@ -73,8 +74,9 @@ impl Beyond {
         self.len = self.words.last().map_or(0, |last| self.words.len() * 64 - last.leading_zeros() as usize);
     }
 
-    /// The lengths of runs of equal bits: not done, done, not done… The first may be 0; the last is a done one.
-    pub(in crate::kafka) fn runs(&self) -> impl Iterator<Item = usize> {
+    /// The lengths of runs of equal bits: not done, done, not done… The first may be 0; the last is
+    /// a done one.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = usize> {
         let (mut at, mut done) = (0, false);
         std::iter::from_fn(move || {
             if at >= self.len {
@@ -102,7 +104,7 @@ impl Beyond {
         self.len
     }
 
-    pub(in crate::kafka) fn words(&self) -> &[u64] {
+    pub(crate) fn words(&self) -> &[u64] {
         &self.words
     }
 }

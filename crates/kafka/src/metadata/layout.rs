@@ -4,7 +4,7 @@ use super::{Beyond, MetadataError};
 
 /// How a map is laid out, without its compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Layout {
+pub(crate) enum Layout {
     /// A byte an offset. Parallel Consumer's first one; it is read and never written.
     Bytes,
     /// The number of bits, then bits, least significant first.
@@ -15,7 +15,7 @@ pub(super) enum Layout {
 
 /// The width of a layout's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Width {
+pub(crate) enum Width {
     /// 16 bits, signed.
     Narrow,
     /// 32 bits, signed.
@@ -23,14 +23,14 @@ pub(super) enum Width {
 }
 
 impl Width {
-    pub(super) const fn bytes(self) -> usize {
+    pub(crate) const fn bytes(self) -> usize {
         match self {
             Self::Narrow => 2,
             Self::Wide => 4,
         }
     }
 
-    pub(super) const fn most(self) -> usize {
+    pub(crate) const fn most(self) -> usize {
         match self {
             Self::Narrow => i16::MAX as usize,
             Self::Wide => i32::MAX as usize,
@@ -38,7 +38,7 @@ impl Width {
     }
 
     /// The narrowest that holds a number.
-    pub(super) const fn of(number: usize) -> Self {
+    pub(crate) const fn of(number: usize) -> Self {
         if number <= Self::Narrow.most() { Self::Narrow } else { Self::Wide }
     }
 
@@ -57,12 +57,12 @@ impl Width {
 }
 
 /// The bytes that bits take.
-pub(super) const fn bits_bytes(offsets: usize, width: Width) -> usize {
+pub(crate) const fn bits_bytes(offsets: usize, width: Width) -> usize {
     // Parallel Consumer leaves an empty byte behind; so do we, to be equal to it.
     width.bytes() + offsets.div_ceil(8) + 1
 }
 
-pub(super) fn write(layout: Layout, beyond: &Beyond, out: &mut Vec<u8>) {
+pub(crate) fn write(layout: Layout, beyond: &Beyond, out: &mut Vec<u8>) {
     match layout {
         Layout::Bytes => out.extend((0..beyond.len()).map(|index| u8::from(beyond.is_done(index)))),
         Layout::Bits(width) => {
@@ -79,7 +79,7 @@ pub(super) fn write(layout: Layout, beyond: &Beyond, out: &mut Vec<u8>) {
     }
 }
 
-pub(super) fn read(layout: Layout, bytes: &[u8]) -> Result<Beyond, MetadataError> {
+pub(crate) fn read(layout: Layout, bytes: &[u8]) -> Result<Beyond, MetadataError> {
     let mut beyond = Beyond::new();
     match layout {
         Layout::Bytes => {

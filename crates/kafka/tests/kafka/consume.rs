@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::kafka::{Handler, Lent, Order, Record};
 use longshore_core::{Backoff, Job, RetryPolicy, Stop, TaskError};
+use longshore_kafka::{Handler, Lent, Order, Record};
 
 use crate::help::{Log, Topic, wait_for};
 

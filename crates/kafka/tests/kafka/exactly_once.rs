@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::kafka::{Handler, Order, Output, Record, RunningConsumer};
 use longshore_core::{Backoff, RetryPolicy, Stop, TaskError};
+use longshore_kafka::{Handler, Order, Output, Record, RunningConsumer};
 use rdkafka::{
     Message as _, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -38,7 +38,8 @@ fn values(topic: &Topic, name: &str, partitions: i32, count: usize) -> Vec<u64> 
     values
 }
 
-/// Members are stopped with records in work and out of order, again and again; a record fails at times. Each output is there once.
+/// Members are stopped with records in work and out of order, again and again; a record fails at
+/// times. Each output is there once.
 #[tokio::test(flavor = "multi_thread")]
 async fn outputs_are_written_once_whatever_is_interrupted() {
     let Some(topic) = tokio::task::spawn_blocking(|| Topic::new(3)).await.unwrap() else { return };
@@ -107,7 +108,8 @@ async fn what_cannot_be_written_stops_the_consumer_with_a_reason_and_commits_not
 /// Where a member of another process finds its work.
 const MEMBER: &str = "LONGSHORE_TEST_MEMBER";
 
-/// The member that [`outputs_are_written_once_by_members_that_are_killed`] starts and kills; by itself, nothing.
+/// The member that [`outputs_are_written_once_by_members_that_are_killed`] starts and kills; by
+/// itself, nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn member() {
     let Ok(place) = std::env::var(MEMBER) else { return };
@@ -132,7 +134,8 @@ async fn copying(topic: &Topic, out: &str, until_end: u64) -> RunningConsumer {
     consumer.start_exactly_once(&format!("{out}-writer"), handler).await.unwrap()
 }
 
-/// By signal 9, in the middle of transactions. The next one has the same name in the group, and the same transactional id.
+/// By signal 9, in the middle of transactions. The next one has the same name in the group, and the
+/// same transactional id.
 #[tokio::test(flavor = "multi_thread")]
 async fn outputs_are_written_once_by_members_that_are_killed() {
     let Some(topic) = tokio::task::spawn_blocking(|| Topic::new(3)).await.unwrap() else { return };

@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{Affected, Consumer, ConsumerSummary, DeadLetter, GateState, Handler, Order, Record, Settings};
 use longshore_core::{Backoff, Outcome, RetryPolicy, TaskError};
+use longshore_kafka::{Affected, Consumer, ConsumerSummary, DeadLetter, GateState, Handler, Order, Record, Settings};
 use rdkafka::{
     Message as _,
     consumer::{BaseConsumer, Consumer as _},
@@ -249,7 +249,7 @@ async fn what_is_in_flight_is_limited_by_its_bytes() {
 /// A member that reads, and the numbers that it has seen.
 struct Reader {
     runtime: tokio::runtime::Runtime,
-    running: longshore_brokers::kafka::RunningConsumer,
+    running: longshore_kafka::RunningConsumer,
     log: Log,
 }
 

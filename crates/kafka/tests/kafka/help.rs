@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{Consumer, Record, Settings};
+use longshore_kafka::{Consumer, Record, Settings};
 use longshore_testkit::kafka::{name, shared};
 use rdkafka::{
     ClientConfig, TopicPartitionList,
@@ -35,7 +35,8 @@ impl Topic {
         Some(topic)
     }
 
-    /// Records `0..count` as text, with keys `key-0` to `key-(keys-1)` in turn; without keys where that is 0.
+    /// Records `0..count` as text, with keys `key-0` to `key-(keys-1)` in turn; without keys where
+    /// that is 0.
     pub(crate) fn produce(&self, count: u64, keys: u64) {
         self.produce_from(0, count, keys);
     }

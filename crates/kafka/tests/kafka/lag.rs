@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_brokers::kafka::{
+use longshore_core::TaskError;
+use longshore_kafka::{
     Admin, Handler, Record, Settings,
     admin::{Lag, Member},
 };
-use longshore_core::TaskError;
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -123,7 +123,7 @@ fn a_group_is_told_at_once_while_a_transaction_with_commits_of_it_is_open() {
     producer.abort_transaction(PATIENCE).unwrap();
 }
 
-#[cfg(feature = "kafka-tls")]
+#[cfg(feature = "tls")]
 #[test]
 fn a_file_that_is_not_there_is_named_before_anybody_is_asked() {
     for option in ["ca", "certificate", "key"] {

@@ -1,5 +1,4 @@
 //! Consumers of Kafka, against a real broker.
-#![cfg(feature = "kafka")]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod consume;

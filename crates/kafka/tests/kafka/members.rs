@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_brokers::kafka::{Consumer, Handler, Record, RunningConsumer, Settings};
 use longshore_core::TaskError;
+use longshore_kafka::{Consumer, Handler, Record, RunningConsumer, Settings};
 
 use crate::help::{Log, Topic, wait_for};
 
@@ -30,7 +30,8 @@ fn member(topic: &Topic, strategy: &str) -> Consumer {
     Consumer::new(settings, &topic.group, [&topic.name]).max_threads(10).commit_every(Duration::from_millis(100))
 }
 
-/// Members come and go while records are handled. Nothing is skipped; what runs when a partition moves ends first, so nothing is repeated either.
+/// Members come and go while records are handled. Nothing is skipped; what runs when a partition
+/// moves ends first, so nothing is repeated either.
 async fn shared_by_members(strategy: &'static str) {
     let Some(topic) = blocking(|| Topic::new(6)).await else { return };
     let topic = Arc::new(topic);
@@ -88,7 +89,8 @@ async fn members_share_partitions_eagerly_and_nothing_is_skipped_or_repeated() {
     shared_by_members("range").await;
 }
 
-/// A handler that does not end in time is abandoned: its record is somebody else's, and its late result counts for nothing.
+/// A handler that does not end in time is abandoned: its record is somebody else's, and its late
+/// result counts for nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_end_before_its_partition_moves_is_done_again_by_the_other_member() {
     let Some(topic) = blocking(|| Topic::new(2)).await else { return };

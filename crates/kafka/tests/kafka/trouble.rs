@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{Affected, Consumer, ConsumerHandle, Handler, Record, Settings, Trouble};
 use longshore_core::{RetryPolicy, TaskError};
+use longshore_kafka::{Affected, Consumer, ConsumerHandle, Handler, Record, Settings, Trouble};
 use longshore_testkit::kafka::{Kafka, Operation, Thing};
 use tokio::task::spawn_blocking;
 

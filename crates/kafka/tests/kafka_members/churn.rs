@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{Consumer, Handler, Record, Settings};
 use longshore_core::TaskError;
+use longshore_kafka::{Consumer, Handler, Record, Settings};
 use longshore_testkit::kafka::{name, shared};
 
 use crate::common::{Place, Topic, sized};

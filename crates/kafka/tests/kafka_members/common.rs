@@ -1,8 +1,9 @@
-//! What these tests share: topics filled and read back, a member in a process of its own, and the file in which it says what it did.
+//! What these tests share: topics filled and read back, a member in a process of its own, and the
+//! file in which it says what it did.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
-use longshore_brokers::kafka::metadata::{self, Beyond};
+use longshore_kafka::metadata::{self, Beyond};
 use longshore_testkit::kafka::name;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,

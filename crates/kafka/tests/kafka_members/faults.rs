@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::kafka::{Consumer, ConsumerSummary, Handler, Order, Record, Settings};
 use longshore_core::{Backoff, RetryPolicy, TaskError};
+use longshore_kafka::{Consumer, ConsumerSummary, Handler, Order, Record, Settings};
 use longshore_testkit::kafka::{Kafka, name, shared};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
@@ -218,7 +218,7 @@ fn failure(consumer: Consumer, handler: Handler<()>) -> String {
     }
 }
 
-#[cfg(feature = "kafka-tls")]
+#[cfg(feature = "tls")]
 #[test]
 fn a_wrong_password_a_wrong_certificate_and_a_lack_of_permission_are_said() {
     let Some(node) = Kafka::start_secure(&[]) else { return };

@@ -9,13 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{Consumer, Handler, Order, Record, Settings};
 use longshore_core::TaskError;
+use longshore_kafka::{Consumer, Handler, Order, Record, Settings};
 use longshore_testkit::kafka::{name, shared};
 
 use crate::common::{Book, Place, Topic, done_by, sized};
 
-/// What says to this program, started again, that it is the member: address, topic, group, ledger, and whether to stop at the end.
+/// What says to this program, started again, that it is the member: address, topic, group, ledger,
+/// and whether to stop at the end.
 const ROLE: &str = "LONGSHORE_TEST_MEMBER";
 const AT_ONCE: usize = 64;
 

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::kafka::{Consumer, Handler, Order, Record, Settings};
 use longshore_core::TaskError;
+use longshore_kafka::{Consumer, Handler, Order, Record, Settings};
 use longshore_testkit::kafka::{name, shared};
 
 use crate::common::{Topic, sized};

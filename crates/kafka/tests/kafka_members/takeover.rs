@@ -1,6 +1,7 @@
 //! A group that is taken over from Confluent's Parallel Consumer, and given back to it.
 //!
-//! Its jars are those of `PARALLEL_CONSUMER`, a folder with `libs/*.jar`; `Member.java` beside this file is the program that uses it.
+//! Its jars are those of `PARALLEL_CONSUMER`, a folder with `libs/*.jar`; `Member.java` beside this
+//! file is the program that uses it.
 
 use std::{
     collections::BTreeMap,
@@ -13,8 +14,8 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::kafka::{Consumer, Handler, Order, Record, Settings};
 use longshore_core::TaskError;
+use longshore_kafka::{Consumer, Handler, Order, Record, Settings};
 use longshore_testkit::kafka::{name, shared};
 
 use crate::common::{Place, Topic, done_by};

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, FromArgMatches};
-use longshore_brokers::kafka::{Consumer, DeadLetter, Order, Settings, Start};
 use longshore_core::RetryPolicy;
+use longshore_kafka::{Consumer, DeadLetter, Order, Settings, Start};
 
 use crate::{
     flags::{ChildArgs, LimitArgs, PaceArgs, RequestArgs, RetryArgs, ViewArgs, WhatArgs},
@@ -306,7 +306,7 @@ impl ConsumeArgs {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use longshore_brokers::kafka::Start;
+    use longshore_kafka::Start;
 
     use super::{Sleep, start};
 

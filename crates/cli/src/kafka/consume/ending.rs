@@ -2,7 +2,7 @@
 
 use std::{io::Write, time::Duration};
 
-use longshore_brokers::kafka::{Affected, words};
+use longshore_kafka::{Affected, words};
 use serde_json::json;
 
 use super::{args::ConsumeArgs, fates::Failures, trouble, watch::Watched};

@@ -6,8 +6,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use longshore_brokers::{kafka, mask_text};
+use longshore_brokers::mask_text;
 use longshore_core::{Finished, TaskError, Word};
+use longshore_kafka as kafka;
 use serde_json::{Value as Json, json};
 
 use crate::{

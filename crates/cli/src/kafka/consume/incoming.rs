@@ -2,8 +2,8 @@
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt};
 
-use longshore_brokers::kafka;
 use longshore_core::{Context, TaskError};
+use longshore_kafka as kafka;
 use serde::Serialize;
 use serde_json::{
     Map, Value as Json, json,

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::kafka::{self, Output};
 use longshore_core::{Outcome, TaskError};
+use longshore_kafka::{self as kafka, Output};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 

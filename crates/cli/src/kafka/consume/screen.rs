@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::Trouble;
+use longshore_kafka::Trouble;
 use serde_json::json;
 
 use super::{fates::Failures, trouble, view::Moment};

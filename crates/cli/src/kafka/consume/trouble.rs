@@ -1,6 +1,6 @@
 //! Sentences about what is wrong with a consumer, from the typed state.
 
-use longshore_brokers::kafka::{Affected, Trouble, words};
+use longshore_kafka::{Affected, Trouble, words};
 use serde_json::{Value as Json, json};
 
 use crate::{
@@ -85,7 +85,7 @@ pub(super) fn sum(trouble: &Trouble) -> String {
 
 #[cfg(test)]
 mod tests {
-    use longshore_brokers::kafka::{Affected, Trouble};
+    use longshore_kafka::{Affected, Trouble};
 
     use super::{end, json, sentence, sum};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Style};
-use longshore_brokers::kafka::{GateState, Intake, PartitionView, View};
+use longshore_kafka::{GateState, Intake, PartitionView, View};
 use serde_json::{Value as Json, json};
 
 use super::{args::Sleep, machine::Cost, trouble};
@@ -333,12 +333,13 @@ fn cut(line: &str, room: usize) -> String {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use longshore_brokers::kafka::{Affected, Counts, GateState, Intake, PartitionView, Trouble, View};
     use longshore_core::{
         Phase,
         engine::{Quantiles, Snapshot, Summary},
         gate::{Reason, Refusal},
+        watch::Timing,
     };
+    use longshore_kafka::{Affected, Counts, GateState, Intake, PartitionView, Trouble, View};
 
     use super::{Cost, Moment, Sleep, State, columns};
 
@@ -362,6 +363,11 @@ mod tests {
             rate: None,
             concurrency: Some(75),
             lanes: [75, 0, 0, 0],
+            until_in: None,
+            stall: None,
+            run: Timing::default(),
+            wait: Timing::default(),
+            labels: Vec::new(),
             summary: Summary { run, ..Summary::default() },
         };
         let view = View {

@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{self, ConsumerHandle, ConsumerSummary, RunningConsumer};
 use longshore_core::{Stop, lane::child::Children};
+use longshore_kafka::{self as kafka, ConsumerHandle, ConsumerSummary, RunningConsumer};
 use tokio::{
     sync::mpsc,
     time::{MissedTickBehavior, interval, timeout},

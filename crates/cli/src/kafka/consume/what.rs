@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use longshore_brokers::kafka::{self, Handler};
 use longshore_core::{
     Context, Outcome,
     lane::{
@@ -11,6 +10,7 @@ use longshore_core::{
         process::{ProcessHandler, exit_outcome},
     },
 };
+use longshore_kafka::{self as kafka, Handler};
 
 use super::{
     args::{ConsumeArgs, Sleep},

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueHint};
-use longshore_brokers::kafka::Acks;
+use longshore_kafka::Acks;
 
 use crate::{
     flags::{PaceArgs, ViewArgs},

@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::kafka::{NewRecord, Producer, produce::NotTaken};
 use longshore_core::gate::pace::Pace;
+use longshore_kafka::{NewRecord, Producer, produce::NotTaken};
 
 use super::{args::ProduceArgs, tally::Tally};
 use crate::{
@@ -159,7 +159,7 @@ impl Feed {
         let (tally, begun) = (self.tally.clone(), Instant::now());
         let bytes = outgoing.value.len() + outgoing.key.as_ref().map_or(0, Vec::len);
         let of_done = place.clone();
-        let mut done: longshore_brokers::kafka::produce::Done = Box::new(move |result| tally.delivered(&of_done, result, bytes, begun));
+        let mut done: longshore_kafka::produce::Done = Box::new(move |result| tally.delivered(&of_done, result, bytes, begun));
         loop {
             // Held while it is handed over, so that whoever stops us knows that nothing comes behind.
             let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);

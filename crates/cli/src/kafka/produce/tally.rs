@@ -9,7 +9,8 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
-use longshore_brokers::{BrokerError, kafka::Placed};
+use longshore_brokers::BrokerError;
+use longshore_kafka::Placed;
 
 use crate::progress::{RateMeter, Snapshot, view::State};
 
@@ -131,8 +132,9 @@ impl Tally {
 mod tests {
     use std::time::Instant;
 
-    use longshore_brokers::{BrokerError, kafka::Placed};
+    use longshore_brokers::BrokerError;
     use longshore_core::ErrorKind;
+    use longshore_kafka::Placed;
 
     use super::{TOLD, Tally};
     use crate::progress::{RateMeter, view::State};
