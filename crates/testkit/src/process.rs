@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A server's process, and a directory of its own that goes with it. It may end and be started again there.
@@ -94,6 +94,21 @@ impl Process {
     /// It does not run.
     pub fn freeze(&self) {
         self.signal("STOP");
+        // On a busy machine a thread may go on until the signal reaches it, and answer a request.
+        let begun = Instant::now();
+        while !self.is_stopped() && begun.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Tells whether each of its threads is stopped.
+    fn is_stopped(&self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else { return false };
+        threads.flatten().all(|thread| {
+            // The name stands in parentheses, and may hold any; the state is the letter behind it.
+            let told = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            told.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('T'))
+        })
     }
 
     /// It goes on.
