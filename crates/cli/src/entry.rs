@@ -9,18 +9,20 @@ use crate::{
     commands::{
         advise, bench, call, config as config_command, dead, demo, enqueue, events,
         global::Global,
-        jobs, limits, queues, remote, result, run, shell, tasks, why,
+        jobs, limits, queues, remote, result,
+        run::{self, args::RunArgs},
+        shell, tasks, why,
         worker::{self, args::WorkerArgs},
     },
     config::{Config, ConfigError, RUN_WORDS, Section, Sources},
     progress::Voice,
     queue::{Fault, Place, block_on},
-    run::{
-        args::RunArgs,
-        journal::{JobError, StateDir},
-        output::Only,
-    },
     units,
+};
+use longshore_run::{
+    jobs as known_jobs,
+    journal::{JobError, StateDir},
+    output::Only,
 };
 
 /// One engine for concurrent work: run a batch of commands, requests or records, fast, and lose nothing
@@ -379,15 +381,15 @@ fn jobs_command(command: JobsCommand, global: &Global, app: &App, state_dir: Opt
     let open = |state: &State| StateDir::open(state.state_dir.as_deref().or(state_dir.as_deref()));
     let printed = match command {
         JobsCommand::List { state } => {
-            let rows = jobs::list(&open(&state)?)?;
+            let rows = known_jobs::list(&open(&state)?)?;
             if json { jobs::print_json(&rows, &mut out) } else { jobs::print_list(&rows, &mut out) }
         }
         JobsCommand::Show { job, state } => {
-            let details = jobs::show(&open(&state)?, &job)?;
+            let details = known_jobs::show(&open(&state)?, &job)?;
             if json { jobs::print_json(&[details], &mut out) } else { jobs::print_details(&details, &mut out) }
         }
         JobsCommand::Retry { job, state } => {
-            let retry = jobs::retry(&open(&state)?, &job)?;
+            let retry = known_jobs::retry(&open(&state)?, &job)?;
             if retry.failed == 0 {
                 eprintln!(" {job}: no task failed, nothing to retry");
                 return Ok(0);
@@ -397,11 +399,11 @@ fn jobs_command(command: JobsCommand, global: &Global, app: &App, state_dir: Opt
         }
         JobsCommand::Export { job, only, state } => {
             let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
-            jobs::export(&open(&state)?, &job, only, &mut std::io::BufWriter::new(&mut out))?;
+            known_jobs::export(&open(&state)?, &job, only, &mut std::io::BufWriter::new(&mut out))?;
             out.flush()
         }
         JobsCommand::Prune { older_than, state } => {
-            let gone = jobs::prune(&open(&state)?, older_than)?;
+            let gone = known_jobs::prune(&open(&state)?, older_than)?;
             if json {
                 jobs::print_json(&gone, &mut out)
             } else {

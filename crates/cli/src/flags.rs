@@ -7,7 +7,9 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, ValueHint};
 use longshore_core::{Backoff, ErrorClass, Rate, RetryOn};
 
-use crate::{progress, run::http::StatusRanges, units};
+use crate::{progress, units};
+use longshore_run::http::StatusRanges;
+pub use longshore_run::spec::retry_on;
 
 /// What runs for each record.
 #[derive(Args, Clone, Debug)]
@@ -116,16 +118,6 @@ impl RetryArgs {
     /// Which errors are retried, given what runs.
     pub fn on(&self, http: bool) -> RetryOn {
         retry_on(&self.retry_on, http)
-    }
-}
-
-/// Which errors are retried: those that were named; else those of a request that may pass, or any that may.
-pub fn retry_on(named: &[ErrorClass], http: bool) -> RetryOn {
-    let of_http = || ["connect", "timeout", "status:429", "status:5xx"].iter().filter_map(|class| ErrorClass::parse(class).ok()).collect();
-    match (named, http) {
-        ([], true) => RetryOn::Only(of_http()),
-        ([], false) => RetryOn::default(),
-        (named, _) => RetryOn::Only(named.to_vec()),
     }
 }
 

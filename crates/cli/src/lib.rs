@@ -22,10 +22,11 @@ mod entry;
 pub mod flags;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod keys;
 pub mod progress;
 pub mod queue;
-pub mod run;
+pub mod signals;
 pub mod tasks;
-pub mod units;
 
 pub use entry::main;
+pub use longshore_run::units;

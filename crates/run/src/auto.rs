@@ -14,7 +14,7 @@ use longshore_advise::{
 };
 use longshore_core::{LaneKind, engine::Summary};
 
-use crate::{run::what::What, units};
+use crate::units;
 
 /// More throughput than this is worth trying still more.
 const RISES: f64 = 1.05;
@@ -113,9 +113,9 @@ pub struct Auto {
 }
 
 impl Auto {
-    /// The most that are tried: children cost memory, requests little.
-    pub fn most(what: &What) -> usize {
-        if what.is_http() { 256 } else { 64 }
+    /// Returns the most that are tried: children cost memory, requests little.
+    pub fn most(http: bool) -> usize {
+        if http { 256 } else { 64 }
     }
 
     /// A search that begins with as many as there are cores.

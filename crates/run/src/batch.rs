@@ -9,13 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    run::{
-        args::{RunArgs, Timeout},
-        what::What,
-    },
-    units::show_duration,
-};
+use crate::units::show_duration;
 
 /// The most records of a call with `--batch auto`.
 pub const MOST_RECORDS: usize = 1000;
@@ -23,7 +17,7 @@ pub const MOST_RECORDS: usize = 1000;
 pub const MOST_ARGV: usize = 128 << 10;
 /// With `--batch auto` calls are to take a time between a tenth of this and this: long enough that starting them does not count, short enough that
 /// little is lost when one fails.
-const LONG: Duration = Duration::from_secs(1);
+pub(crate) const LONG: Duration = Duration::from_secs(1);
 
 /// `--batch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,51 +91,7 @@ pub struct Batching {
 }
 
 impl Batching {
-    /// What the command line asks for: `None` if every record has a call of its own.
-    ///
-    /// # Errors
-    /// Why several records cannot share a call here, and what to do.
-    pub fn of(args: &RunArgs, what: &What, by_value: Option<&str>) -> Result<Option<Self>, String> {
-        if !args.batch.is_several() {
-            return Ok(None);
-        }
-        let plan = match what {
-            What::Command(plan) => plan,
-            What::Http(_) => return Err("--batch: a request has one record; leave --batch out".to_owned()),
-            What::Pipe(_) => {
-                return Err("--batch: the children of --pipe stay alive and answer record by record; leave --batch out".to_owned());
-            }
-            What::Task(_) => return Err("--batch: a task of a queue has one record; leave --batch out".to_owned()),
-            What::Noop => return Err("--batch: there is no call that records could share".to_owned()),
-        };
-        if let Some(because) = plan.takes_one_because() {
-            return Err(because);
-        }
-        if let Some(flag) = by_value {
-            return Err(format!("{flag} and --batch exclude each other: the records of a call may differ in that value"));
-        }
-        if args.split.is_some() {
-            return Err("--split and --batch exclude each other: make the ranges larger".to_owned());
-        }
-        if args.tag {
-            return Err("--tag and --batch exclude each other: what a call writes is of all its records".to_owned());
-        }
-        let size = match args.batch {
-            BatchSize::Fixed(size) => return Ok(Some(Self::new(size, None, plan.base(), args.max_record))),
-            BatchSize::Auto => 1,
-        };
-        let long = match args.timeout {
-            Some(Timeout::OfMedian(_)) => {
-                return Err("--timeout with a share of the median and --batch auto exclude each other: calls grow; name a time".to_owned());
-            }
-            // Groups that grow towards the timeout would fail for their size.
-            Some(Timeout::Fixed(timeout)) => LONG.min(timeout / 2),
-            None => LONG,
-        };
-        Ok(Some(Self::new(size, Some(long), plan.base(), args.max_record)))
-    }
-
-    fn new(size: usize, long: Option<Duration>, base: usize, max_record: u64) -> Self {
+    pub(crate) fn new(size: usize, long: Option<Duration>, base: usize, max_record: u64) -> Self {
         Self { size: AtomicUsize::new(size), long, base, held: usize::try_from(max_record).unwrap_or(usize::MAX) }
     }
 

@@ -2,13 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use longshore_core::{Word, engine::Enough};
-use tokio::sync::mpsc;
+use longshore_core::Word;
 
-use crate::{
-    progress::{Summary, text},
-    run::{args::RunArgs, intake::Call, journal::Index, watch::Why},
-};
+use crate::{report::Report, text};
 
 /// One `--check`: a metric, a comparison, and a limit, as in `failed<1%`, `p99<2s`, `rate>50/s`.
 ///
@@ -100,7 +96,7 @@ impl Check {
     }
 
     /// Evaluates the check: `None` when it holds, else `check failed: failed<1% (was 3.2 %)`.
-    pub fn evaluate(&self, summary: &Summary) -> Option<String> {
+    pub fn evaluate(&self, summary: &Report) -> Option<String> {
         let (holds, was) = match (self.metric, self.limit) {
             (Metric::Time(of), Limit::Time(limit)) => {
                 let time = match of {
@@ -143,7 +139,7 @@ impl fmt::Display for Check {
 }
 
 /// Evaluates all checks; the sentences of those that do not hold, in their order.
-pub fn evaluate(checks: &[Check], summary: &Summary) -> Vec<String> {
+pub fn evaluate(checks: &[Check], summary: &Report) -> Vec<String> {
     checks.iter().filter_map(|check| check.evaluate(summary)).collect()
 }
 
@@ -160,7 +156,7 @@ impl Op {
 }
 
 /// A metric's count, and what its percentage is of.
-fn counted(metric: Metric, summary: &Summary) -> (u64, u64) {
+fn counted(metric: Metric, summary: &Report) -> (u64, u64) {
     match metric {
         Metric::Failed => (summary.failed(), summary.ran()),
         Metric::Retried => (summary.retried, summary.ran()),
@@ -323,42 +319,14 @@ impl UntilOk {
     }
 }
 
-/// `--max-fail` and `--until-ok`, looked at when a task ends, so that not one more starts.
-pub(super) fn stop_rules(args: &RunArgs, index: &Index, tell: mpsc::UnboundedSender<Why>) -> Option<Enough<Call>> {
-    let (max_fail, until_ok) = (args.max_fail, args.until_ok);
-    if max_fail.is_none() && until_ok.is_none() {
-        return None;
-    }
-    let (mut failed, mut ok) = (index.failed(), index.counts()[Word::Ok as usize]);
-    let mut told = false;
-    Some(Box::new(move |task, word| {
-        let count = task.payload.as_ref().map_or(1, |call| call.len() as u64);
-        match word {
-            Word::Ok => ok += count,
-            Word::Cancelled | Word::Skipped => {}
-            _ => failed += count,
-        }
-        if told {
-            return true;
-        }
-        if let Some(rule) = max_fail.as_ref().filter(|rule| rule.tripped(failed, failed + ok)) {
-            told = true;
-            let _ = tell.send(Why::MaxFail { now: rule.now });
-        } else if until_ok.is_some_and(|rule| rule.reached(ok)) {
-            told = true;
-            let _ = tell.send(Why::UntilOk);
-        }
-        told
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::summary::{Quantiles, tests::sample};
+    use crate::report::tests::sample;
+    use longshore_core::engine::Quantiles;
 
-    fn with(counts: &[(Word, u64)]) -> Summary {
-        let mut summary = Summary { counts: [0; 8], ..sample() };
+    fn with(counts: &[(Word, u64)]) -> Report {
+        let mut summary = Report { counts: [0; 8], ..sample() };
         for (word, count) in counts {
             summary.counts[*word as usize] = *count;
         }
@@ -403,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_run_without_tasks_has_no_failures_and_no_speed() {
-        let summary = Summary { rate_per_s: 0.0, run: Quantiles::default(), ..with(&[]) };
+        let summary = Report { rate_per_s: 0.0, run: Quantiles::default(), ..with(&[]) };
         for (check, holds) in [("failed<1%", true), ("ok>=99%", true), ("ok>=1", false), ("p99<2s", true), ("rate>1/s", false)] {
             assert_eq!(Check::parse(check).unwrap().evaluate(&summary).is_none(), holds, "{check}");
         }

@@ -7,13 +7,13 @@ use longshore_core::{
     lane::child::{Command, Limits, Stdin, Stream},
 };
 
-use crate::run::{
-    args::RunArgs,
+use crate::{
     batch::Weight,
-    intake::Item,
+    call::Item,
+    environment::surroundings,
     record::{Range, Record, key_hex},
+    spec::{CommandSpec, ProgramLimits},
     template::{Expr, Shape, Template, Vars},
-    what::surroundings,
 };
 
 /// A command's templates.
@@ -29,9 +29,9 @@ pub struct CommandPlan {
     /// A call may have several records.
     batch: bool,
     /// Between TERM and KILL.
-    pub(crate) kill_after: Duration,
+    pub kill_after: Duration,
     /// The most of each stream that is kept.
-    pub(crate) max_output: usize,
+    pub max_output: usize,
     /// The most address space of a child, in bytes.
     memory: Option<u64>,
     /// What people call it.
@@ -39,47 +39,45 @@ pub struct CommandPlan {
 }
 
 impl CommandPlan {
-    pub(super) fn compile(args: &RunArgs, env: Vec<(OsString, Expr)>, shape: &Shape) -> Result<Self, String> {
-        let mut stream = args.split.is_some() && args.child.stdin.as_deref().is_some_and(|text| text.trim() == "{}");
-        let stdin = args
-            .child
+    pub(crate) fn compile(spec: &CommandSpec, env: Vec<(OsString, Expr)>, limits: &ProgramLimits, shape: &Shape) -> Result<Self, String> {
+        let mut stream = limits.split && spec.stdin.as_deref().is_some_and(|text| text.trim() == "{}");
+        let stdin = spec
             .stdin
             .as_deref()
             .filter(|_| !stream)
             .map(|text| Expr::parse(text, shape))
             .transpose()
             .map_err(|error| format!("--stdin: {error}"))?;
-        let mut words = args.what.command.clone();
+        let mut words = spec.argv.clone();
         let text = shell_words::join(words.iter().map(|word| word.to_string_lossy()));
         let parse = |word: &OsString| Template::parse(word.as_encoded_bytes(), shape);
         let mut argv = words.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(|error| format!("the command: {error}"))?;
         // As xargs and parallel do it: a command that uses its record nowhere gets it as last argument. A range of a file is too long for that.
-        let unused = argv.iter().all(Template::is_constant) && args.child.stdin.is_none() && env.iter().all(|(_, expr)| expr.is_constant());
-        stream |= unused && args.split.is_some();
+        let unused = argv.iter().all(Template::is_constant) && spec.stdin.is_none() && env.iter().all(|(_, expr)| expr.is_constant());
+        stream |= unused && limits.split;
         if unused && !stream {
             words.push("{}".into());
             argv.push(parse(&"{}".into()).map_err(|error| error.to_string())?);
         }
-        let shell = if args.child.shell {
+        let shell = if spec.shell {
             let text = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
             Some(Template::parse(&text, shape).map_err(|error| format!("the command: {error}"))?)
         } else {
             None
         };
-        if let Some(cwd) = args.child.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
+        if let Some(cwd) = spec.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
             return Err(format!("--cwd {}: no such directory", cwd.display()));
         }
-        let max_output = usize::try_from(args.max_output).unwrap_or(usize::MAX);
-        let batch = args.batch.is_several();
+        let max_output = usize::try_from(limits.max_output).unwrap_or(usize::MAX);
         Ok(Self {
             argv,
             shell,
             stdin,
             stream,
             env,
-            cwd: args.child.cwd.clone(),
-            batch,
-            kill_after: args.limits.kill_after,
+            cwd: spec.cwd.clone(),
+            batch: limits.batch,
+            kill_after: limits.kill_after,
             max_output,
             memory: None,
             text,
@@ -90,7 +88,7 @@ impl CommandPlan {
     ///
     /// # Errors
     /// A sentence for people.
-    pub(crate) fn of_words(
+    pub fn of_words(
         words: &[String],
         env: Vec<(OsString, Expr)>,
         stdin: Option<Expr>,
@@ -107,17 +105,17 @@ impl CommandPlan {
     }
 
     /// Limits its children's memory, unless that is limited already.
-    pub(crate) fn limit_memory(&mut self, memory: Option<u64>) {
+    pub fn limit_memory(&mut self, memory: Option<u64>) {
         self.memory = self.memory.or(memory);
     }
 
     /// What people call it.
-    pub(crate) fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         &self.text
     }
 
     /// Everything that decides what a task does, for the journal's hash. How many records share a call does not: a job may go on in other groups.
-    pub(super) fn sources(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn sources(&self) -> Vec<Vec<u8>> {
         let mut all = vec![if self.shell.is_some() { b"shell".to_vec() } else { b"command".to_vec() }];
         all.extend(self.argv.iter().chain(&self.shell).map(|template| template.source().to_vec()));
         let stdin = self.stdin.as_ref().map_or(Vec::new(), |stdin| stdin.source().to_vec());
@@ -127,7 +125,7 @@ impl CommandPlan {
     }
 
     /// Why a call of it cannot have several records, if so.
-    pub(super) fn takes_one_because(&self) -> Option<String> {
+    pub(crate) fn takes_one_because(&self) -> Option<String> {
         if self.shell.is_some() {
             let hint = "write a script of its own that takes words: -- sh -c 'cat \"$@\" | wc -l' sh {}";
             return Some(format!("--batch and --shell exclude each other, since a shell's text has no word to repeat; {hint}"));
@@ -143,7 +141,7 @@ impl CommandPlan {
     ///
     /// # Errors
     /// Those of the first record that has any.
-    pub(crate) fn command(&self, records: &[&Record], vars: &Vars<'_>) -> Result<Command, TaskError> {
+    pub fn command(&self, records: &[&Record], vars: &Vars<'_>) -> Result<Command, TaskError> {
         records.iter().try_for_each(|record| record.check())?;
         if !self.stream {
             records.iter().filter_map(|record| record.as_range()).try_for_each(Range::check_unchanged)?;
@@ -204,7 +202,7 @@ impl CommandPlan {
     ///
     /// # Errors
     /// What a call of it alone would fail with.
-    pub(super) fn weigh(&self, record: &Record) -> Result<Weight, TaskError> {
+    pub(crate) fn weigh(&self, record: &Record) -> Result<Weight, TaskError> {
         let command = self.command(&[record], &Vars::default())?;
         let argv = command.args.iter().zip(&self.argv[1..]).filter(|(_, template)| template.is_of_record());
         let stdin = if let Stdin::Bytes(bytes) = &command.stdin { bytes.len() } else { 0 };
@@ -213,7 +211,7 @@ impl CommandPlan {
     }
 
     /// What a call has in words before any record.
-    pub(super) fn base(&self) -> usize {
+    pub(crate) fn base(&self) -> usize {
         self.argv.iter().filter(|template| !template.is_of_record()).map(|template| template.source().len() + 9).sum()
     }
 }
@@ -224,7 +222,7 @@ const ID: usize = 32 + 12;
 /// What every child is told about its task. The id is the task's own in every attempt and every sitting, wherever its record stands in the
 /// input: good for what must be done once only. Where a record comes again a number follows. Records that share a call have one id each, with spaces
 /// between.
-pub(super) fn told(job: &str, call: &[Item], context: &Context) -> [(OsString, OsString); 4] {
+pub(crate) fn told(job: &str, call: &[Item], context: &Context) -> [(OsString, OsString); 4] {
     let mut ids = String::with_capacity(call.len() * 33);
     for item in call {
         if !ids.is_empty() {

@@ -1,7 +1,7 @@
 //! How a run ends: one exit code for everything that happened.
 
 /// What happened, as far as the exit code is concerned.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// A part of longshore itself broke.
     pub bug: bool,

@@ -5,12 +5,11 @@
 //! run that is resumed has to repeat it.
 
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use longshore_core::Outcome;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Most by which a signal may reach a command earlier than the run. The end of a command that died
 /// of such a signal is not told for so long.
@@ -23,7 +22,7 @@ const ASKING: [i32; 3] = [1, 2, 15];
 
 /// Times at which the run last heard each of the signals that ask for a stop.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub(crate) struct Heard {
     at: Mutex<[Option<Instant>; ASKING.len()]>,
     changed: Condvar,
 }
@@ -42,23 +41,8 @@ enum Trace {
 }
 
 impl Heard {
-    /// Hears them from now on, on the current runtime.
-    pub fn listen() -> Arc<Self> {
-        let this = Arc::new(Self::default());
-        for number in ASKING {
-            let Ok(mut coming) = signal(SignalKind::from_raw(number)) else { continue };
-            let heard = Arc::downgrade(&this);
-            tokio::spawn(async move {
-                while coming.recv().await.is_some() {
-                    let Some(heard) = heard.upgrade() else { return };
-                    heard.hear(number);
-                }
-            });
-        }
-        this
-    }
-
-    fn hear(&self, number: i32) {
+    /// Hears a signal, now.
+    pub(crate) fn hear(&self, number: i32) {
         let mut at = self.lock();
         for (known, at) in ASKING.into_iter().zip(at.iter_mut()) {
             if known == number {
@@ -76,7 +60,7 @@ impl Heard {
     /// signal that the run hears too ended it.
     ///
     /// Waits a moment where that cannot be known yet, so it is called on a thread that may.
-    pub fn judge<R>(&self, outcome: Outcome<R>) -> Outcome<R> {
+    pub(crate) fn judge<R>(&self, outcome: Outcome<R>) -> Outcome<R> {
         let (trace, ended) = (trace(&outcome), Instant::now());
         let mut at = self.lock();
         loop {
@@ -120,6 +104,8 @@ fn is_of_signal(trace: Trace, ended: Instant, heard: &[Option<Instant>; ASKING.l
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use longshore_core::TaskError;
 

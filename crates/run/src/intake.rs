@@ -10,39 +10,29 @@ use std::{
 
 use longshore_core::{Delivery, LaneKind, Options, SourceError, TaskError};
 
-use crate::run::{
-    args::Dups,
+use crate::{
     batch::{Batching, Weight},
+    call::{Call, Item},
     input::Input,
     journal::{Index, Occurrences, TaskState},
     record::Record,
+    spec::Dups,
     template::{Condition, Expr, Vars},
     what::What,
 };
 
-/// A record on its way, with what the journal calls it.
-#[derive(Debug)]
-pub struct Item {
-    /// The record.
-    pub record: Record,
-    /// Its key.
-    pub key: u128,
-    /// How many times the key stood before it in the input.
-    pub nth: u32,
-}
-
-/// The records of one call, which the engine knows as one task: one, unless `--batch` is given.
-pub type Call = Arc<[Item]>;
-
 /// How the lane of a task is found.
+#[derive(Default)]
 pub enum LaneRule {
     /// All tasks on the job's lane.
+    #[default]
     Fixed,
     /// The value of an expression names it.
     Of(Expr),
 }
 
 /// The rules by which records become tasks.
+#[derive(Default)]
 pub struct Rules {
     /// `--where`.
     pub condition: Option<Condition>,
@@ -199,7 +189,7 @@ impl Intake {
         let key = match &self.rules.key {
             None => record.key(),
             Some(expr) => match expr.eval_bytes(&record, &Vars::default()) {
-                Ok(bytes) => crate::run::record::key_of(&bytes),
+                Ok(bytes) => crate::record::key_of(&bytes),
                 Err(error) => {
                     refused.get_or_insert(error);
                     record.key()

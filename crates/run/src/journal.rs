@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`mod@format`] | the lines of a journal, written and read |
+//! | [`feed`] | the way of result lines to the output |
 //! | [`file`](mod@file) | a journal on disk: created, opened again, its torn tail cut |
 //! | [`index`] | the state of every task, from a journal |
 //! | [`lock`] | one run of a job at a time |
@@ -14,6 +15,7 @@
 //! `each` mode); after the first failure to write or sync nothing is written any more.
 
 pub mod error;
+pub mod feed;
 pub mod file;
 pub mod format;
 pub mod index;
@@ -23,6 +25,7 @@ pub(crate) mod text;
 pub mod writer;
 
 pub use error::{JobError, JournalError};
+pub use feed::Feed;
 pub use file::JournalFile;
 pub use format::{End, ErrorLine, ResultLine, Shared, Start};
 pub use index::{Index, Occurrences, TaskState};

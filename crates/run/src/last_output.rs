@@ -17,19 +17,19 @@ use longshore_core::{
 
 /// Outputs of attempts whose outcome cannot carry them, by task.
 #[derive(Debug)]
-pub struct LastOutputs {
+pub(crate) struct LastOutputs {
     retry: RetryPolicy,
     outputs: Mutex<HashMap<u64, Arc<Output>>>,
 }
 
 impl LastOutputs {
     /// Makes an empty table for a run with this retry policy.
-    pub fn new(retry: RetryPolicy) -> Self {
+    pub(crate) fn new(retry: RetryPolicy) -> Self {
         Self { retry, outputs: Mutex::default() }
     }
 
     /// Keeps what an attempt wrote that ended so, unless another attempt follows.
-    pub fn put<R>(&self, task: u64, attempt: u32, outcome: &Outcome<R>, output: Output) {
+    pub(crate) fn put<R>(&self, task: u64, attempt: u32, outcome: &Outcome<R>, output: Output) {
         if !matches!(outcome, Outcome::TimedOut { .. } | Outcome::Killed { .. }) {
             return;
         }
@@ -41,7 +41,7 @@ impl LastOutputs {
     }
 
     /// Returns what the last attempt of a task wrote, and forgets it.
-    pub fn take(&self, task: u64) -> Option<Arc<Output>> {
+    pub(crate) fn take(&self, task: u64) -> Option<Arc<Output>> {
         self.lock().remove(&task)
     }
 

@@ -20,18 +20,17 @@ use longshore_core::{
 use tokio::sync::oneshot;
 
 use crate::{
-    progress::voice::{Ended, Voice},
-    run::{
-        intake::{Call, Counts, Item},
-        journal::{ErrorLine, Journal, ResultLine, Shared, Start},
-        last_output::LastOutputs,
-        output::save::SaveOutput,
-        reply::{self, Cut, Reply},
-    },
+    call::{Call, Item},
+    event::{RunEvent, TaskEnd, Teller},
+    intake::Counts,
+    journal::{ErrorLine, Journal, ResultLine, Shared, Start},
+    last_output::LastOutputs,
+    output::save::SaveOutput,
+    reply::{self, Cut, Reply},
 };
 
 /// A lane whose attempts start when their start lines have been written.
-pub struct Journaled {
+pub(crate) struct Journaled {
     lane: Arc<dyn Lane<Call, Reply>>,
     journal: Arc<Journal>,
     outbox: Outbox<Call, Reply>,
@@ -41,7 +40,7 @@ pub struct Journaled {
 impl Journaled {
     /// Puts the journal before a lane. How far the input has been read, as `counts` says, stands
     /// there before what starts of it.
-    pub fn new(lane: Arc<dyn Lane<Call, Reply>>, journal: Arc<Journal>, outbox: Outbox<Call, Reply>, counts: Arc<Counts>) -> Self {
+    pub(crate) fn new(lane: Arc<dyn Lane<Call, Reply>>, journal: Arc<Journal>, outbox: Outbox<Call, Reply>, counts: Arc<Counts>) -> Self {
         Self { lane, journal, outbox, counts }
     }
 }
@@ -74,7 +73,7 @@ impl Lane<Call, Reply> for Journaled {
 
 /// What has ended in this sitting.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     counts: [AtomicU64; Word::ALL.len()],
     retried: AtomicU64,
     ok_retried: AtomicU64,
@@ -91,26 +90,26 @@ const CLASSES: usize = 1000;
 
 impl Tally {
     /// Tasks by outcome, by `word as usize`.
-    pub fn counts(&self) -> [u64; Word::ALL.len()] {
+    pub(crate) fn counts(&self) -> [u64; Word::ALL.len()] {
         std::array::from_fn(|word| self.counts[word].load(Ordering::Relaxed))
     }
 
     /// Tasks that needed more than one attempt, and those of them that ended well.
-    pub fn retried(&self) -> (u64, u64) {
+    pub(crate) fn retried(&self) -> (u64, u64) {
         (self.retried.load(Ordering::Relaxed), self.ok_retried.load(Ordering::Relaxed))
     }
 
     /// Failures by class.
-    pub fn errors(&self) -> Vec<(String, u64)> {
+    pub(crate) fn errors(&self) -> Vec<(String, u64)> {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(class, count)| (class.clone(), *count)).collect()
     }
 
     /// Returns how much of what tasks wrote the journal and JSON lack.
-    pub fn cut(&self) -> Cut {
+    pub(crate) fn cut(&self) -> Cut {
         *self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, ended: &Ending) {
+    fn add(&self, ended: &EndedTask) {
         let finished = &ended.finished;
         let outcome = &finished.outcome;
         // Records are counted, however many of them shared a call.
@@ -138,7 +137,7 @@ impl Tally {
 
 /// Uses of a command's output beside the journal.
 #[derive(Clone, Default)]
-pub struct KeepOutput {
+pub(crate) struct KeepOutput {
     /// `--save-output`.
     pub save: Option<SaveOutput>,
     /// Gets the stderr of commands whose stdout goes raw to ours.
@@ -147,7 +146,7 @@ pub struct KeepOutput {
 
 impl KeepOutput {
     /// Returns whether that takes so long that it needs a thread of its own.
-    fn is_slow(&self, ended: &Ending) -> bool {
+    fn is_slow(&self, ended: &EndedTask) -> bool {
         let long = |output: &Output| output.stdout_rest.is_some() || output.stderr_rest.is_some();
         (self.save.is_some() || self.stderr.is_some()) && ended.output().is_some_and(long)
     }
@@ -165,19 +164,19 @@ impl KeepOutput {
 }
 
 /// A finished task, with what its last attempt wrote where the outcome cannot carry it.
-struct Ending {
+struct EndedTask {
     finished: Finished<Call, Reply>,
     last: Option<Arc<Output>>,
 }
 
-impl Ending {
+impl EndedTask {
     fn output(&self) -> Option<&Output> {
         reply::command_output(&self.finished.outcome).or(self.last.as_deref())
     }
 }
 
 /// The sink of a run: results go to the journal, and from there to the output.
-pub struct Ledger {
+pub(crate) struct Ledger {
     /// The journal.
     pub journal: Arc<Journal>,
     /// Counts.
@@ -192,15 +191,13 @@ pub struct Ledger {
     pub unwritable: Box<dyn Fn(String) + Send>,
     /// A pair of readings, so that the engine's instants can be told as times of day.
     pub epoch: (Instant, SystemTime),
-    /// Which tasks are told as they end.
-    pub voice: Voice,
-    /// Where they are told.
-    pub tell: Box<dyn Fn(&str) + Send>,
+    /// Tells of tasks as they end.
+    pub(crate) teller: Teller,
 }
 
 impl Ledger {
     /// A line for each record of a call. What the call wrote stands in the line of the first.
-    fn lines(&self, ended: &Ending, lines: &mut Vec<ResultLine>) {
+    fn lines(&self, ended: &EndedTask, lines: &mut Vec<ResultLine>) {
         let (finished, output) = (&ended.finished, ended.output());
         let started = self.epoch.1 + finished.started.since(self.epoch.0.into());
         let (run_ms, wait_ms) = (millis(finished.run()), millis(finished.wait()));
@@ -248,11 +245,11 @@ impl Ledger {
         }
     }
 
-    /// Says that a task has ended, with `-v`.
+    /// Tells that a task has ended, if anybody wants to hear of it.
     fn say(&self, finished: &Finished<Call, Reply>) {
         let word = finished.outcome.word();
-        if self.voice.tells(word) {
-            let ended = Ended {
+        if self.teller.hears_of(word) {
+            self.teller.tell(&RunEvent::Ended(TaskEnd {
                 seq: finished.task.id,
                 records: finished.task.payload.as_ref().map_or(1, |call| call.len()),
                 word,
@@ -260,8 +257,7 @@ impl Ledger {
                 run: finished.run(),
                 slot: finished.slot + 1,
                 error: finished.outcome.error().map(|error| error.message().to_owned()),
-            };
-            (self.tell)(&self.voice.task(&ended));
+            }));
         }
     }
 }
@@ -270,7 +266,8 @@ impl Sink<Call, Reply> for Ledger {
     fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<Call, Reply>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
         async move {
             let count = batch.len();
-            let ended: Vec<Ending> = batch.drain(..).map(|finished| Ending { last: self.last.take(finished.task.id), finished }).collect();
+            let ended: Vec<EndedTask> =
+                batch.drain(..).map(|finished| EndedTask { last: self.last.take(finished.task.id), finished }).collect();
             let keep = &self.keep;
             let mut kept = Vec::new();
             for ended in &ended {

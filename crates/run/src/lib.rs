@@ -1,56 +1,79 @@
-//! The main job: records in, tasks run, journal and results out.
+//! The batch runner of longshore as a library: records in, tasks run, journal and results out.
+//!
+//! [`RunSpec`] says what to do, [`Run::plan`] compiles it, [`Run::start`] starts it, and a [`Running`]
+//! can be viewed, heard, steered and awaited. The crate prints nothing, reads no terminal and installs
+//! no signal handler.
 //!
 //! Layout, in the order of a record's way:
-//! - `args.rs plan.rs`: the command line, and everything that follows from it, compiled and checked before anything runs
-//! - `input.rs record.rs intake.rs`: bytes → records → deliveries
+//! - `spec.rs plan.rs`: what is to be done, and everything that follows from it, compiled and checked
+//!   before anything runs
+//! - `input.rs record.rs call.rs intake.rs`: bytes → records → deliveries
 //! - `template.rs`: what a user writes with braces
 //! - `batch.rs`: several records for one call of a command
-//! - `what.rs`, `command.rs`, `http.rs`, `pipe.rs`, `task.rs`: what runs, as lanes of the engine; `reply.rs`: what it answers; `overdue.rs`: a timeout that is a share of the median
+//! - `what.rs`, `command.rs`, `http.rs`, `pipe.rs`, `task.rs`: what runs, as lanes of the engine;
+//!   `environment.rs filling.rs`: what it gets; `reply.rs`: what it answers; `overdue.rs`: a timeout
+//!   that is a share of the median
 //! - `shared_limit.rs`: a limit that other processes keep too, before a lane
 //! - `last_output.rs`: what commands wrote that a timeout or a signal ended
-//! - `ledger.rs journal.rs`: start and result lines, before anything counts; `spool.rs`: what is
-//!   too long for them
+//! - `ledger.rs journal.rs`: start and result lines, before anything counts; `spool.rs`: what is too
+//!   long for them
 //! - `output.rs`: the projection of the journal that people read
-//! - `conduct.rs`: all of it put together; `watch.rs`: watched until the end, with
-//!   `keys.rs machine.rs`; `signals.rs heard.rs`: what asks it to stop; `checks.rs ending.rs`: how
-//!   it ends
+//! - `run.rs`: the steps of a run: `open.rs`, `assemble.rs`, `watch.rs`, `conclude.rs`, `sum_up.rs`;
+//!   `heard.rs checks.rs ending.rs`: what makes it stop, and how it ends
+//! - `view.rs event.rs steer.rs report.rs`: its face
+//! - `jobs.rs`: what the state directory knows of jobs
+//! - `units.rs text.rs rate.rs`: numbers and times, read and written
 
-pub mod args;
+mod assemble;
 pub mod auto;
 pub mod batch;
+pub mod call;
 pub mod checks;
 pub mod command;
-pub mod conduct;
+mod conclude;
 pub mod ending;
-pub mod heard;
+pub mod environment;
+pub mod error;
+pub mod event;
+pub mod filling;
+mod heard;
 pub mod http;
 pub mod input;
 pub mod intake;
+pub mod jobs;
 pub mod journal;
-pub mod keys;
-pub mod last_output;
-pub mod ledger;
-pub mod machine;
+mod last_output;
+mod ledger;
+mod machine;
+pub mod open;
 pub mod output;
-pub mod overdue;
+mod overdue;
 pub mod pipe;
 pub mod plan;
+pub mod rate;
 pub mod record;
 pub mod reply;
-pub mod shared_limit;
-pub(crate) mod signals;
-pub mod spool;
-pub mod task;
+pub mod report;
+mod run;
+mod shared_limit;
+pub mod spec;
+mod spool;
+pub mod steer;
+mod sum_up;
+mod task;
 pub mod template;
+pub mod text;
+pub mod units;
+pub mod view;
 mod watch;
 pub mod what;
 
-/// A run that cannot start, or that ends with more than an exit code.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct RunError {
-    /// The exit code.
-    pub code: u8,
-    /// What, where, and what to do.
-    pub message: String,
-}
+pub use error::{RunError, RunErrorKind};
+pub use event::{Events, Listener, RunEvent, TaskDetail, TaskEnd};
+pub use open::Surroundings;
+pub use plan::Plan;
+pub use report::Report;
+pub use run::{Run, Running};
+pub use spec::{Program, RunSpec};
+pub use steer::{RunHandle, Steering};
+pub use view::RunView;

@@ -5,7 +5,6 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`queue`] | the way from the journal to the output's thread |
 //! | `project` | whose a file is, and how it is brought in line with the journal |
 //! | `render` | from a result line to what is shown of it |
 //! | `sink` | one destination, and the order of the input |
@@ -15,7 +14,6 @@
 #[cfg(test)]
 mod crash;
 mod project;
-pub mod queue;
 mod render;
 pub mod save;
 mod sink;
@@ -26,7 +24,6 @@ mod tests;
 use std::{
     collections::HashSet,
     fs::File,
-    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -37,17 +34,15 @@ use std::{
 };
 
 pub(crate) use project::each_current;
-pub use queue::Feed;
 pub(crate) use spooled::forget_aside;
 
 use self::{
     project::{Content, Opened, open},
-    queue::Item,
     render::Render,
     sink::{Order, Sink, Stored},
     spooled::Places,
 };
-use crate::run::journal::{JobError, OpenJob, format::TakenOver};
+use crate::journal::{Feed, JobError, OpenJob, feed::Item, format::TakenOver};
 
 /// How far `-k` lets the input run ahead of the lowest unwritten place, unless `--order-window` says otherwise.
 pub const ORDER_WINDOW: u64 = 10_000;
@@ -76,8 +71,10 @@ pub enum Only {
 /// What the output is to be.
 #[derive(Clone, Debug)]
 pub struct OutputSpec {
-    /// `-o FILE`; stdout when absent.
+    /// A file, which is the job's own.
     pub file: Option<PathBuf>,
+    /// Without one: something that is open; nothing is shown when absent.
+    pub open: Option<Arc<File>>,
     /// `--emit`.
     pub emit: Emit,
     /// `--only`.
@@ -93,9 +90,9 @@ pub struct OutputSpec {
 }
 
 impl Default for OutputSpec {
-    /// Result lines to stdout as they come.
+    /// Result lines as they come, to nowhere.
     fn default() -> Self {
-        Self { file: None, emit: Emit::Jsonl, only: None, fields: Vec::new(), tag: false, ordered_from: None, failed_out: None }
+        Self { file: None, open: None, emit: Emit::Jsonl, only: None, fields: Vec::new(), tag: false, ordered_from: None, failed_out: None }
     }
 }
 
@@ -152,7 +149,7 @@ pub struct Hooks {
     pub advanced: Box<dyn Fn(u64) + Send>,
     /// It has what was spooled, for good.
     pub taken: TakenHook,
-    /// Makes room on the terminal that stdout is, calls its argument, and draws again what was there.
+    /// Makes room on the terminal that is open, calls its argument, and draws again what was there.
     pub around: Option<Around>,
 }
 
@@ -188,7 +185,7 @@ pub struct Output {
 impl Output {
     /// Opens the destinations, brings files in line with the journal if the job is resumed, and starts the thread.
     ///
-    /// Call it between [`StateDir::begin`](crate::run::journal::StateDir::begin) and [`Journal::start`](crate::run::journal::Journal::start).
+    /// Call it between [`StateDir::begin`](crate::journal::StateDir::begin) and [`Journal::start`](crate::journal::Journal::start).
     /// `job` is absent when durability is off. `fresh` lets existing files be overwritten.
     ///
     /// # Errors
@@ -208,7 +205,11 @@ impl Output {
         } else {
             // Also when nothing is shown: with `-k` this is what moves the window on.
             let fail = |error: std::io::Error| JobError::io(Path::new("stdout"), "cannot open", &error);
-            let file = File::from(std::io::stdout().as_fd().try_clone_to_owned().map_err(fail)?);
+            let file = match &spec.open {
+                Some(open) => open.try_clone().map_err(fail)?,
+                None => File::options().write(true).open("/dev/null").map_err(fail)?,
+            };
+            let render = if spec.open.is_some() { render } else { Render { emit: Emit::None, ..render } };
             sinks.push(Sink {
                 file,
                 path: None,

@@ -17,7 +17,7 @@ const SLACK: Duration = Duration::from_millis(100);
 
 /// The limit, and which attempts it has ended.
 #[derive(Debug)]
-pub struct Overdue {
+pub(crate) struct Overdue {
     limit: watch::Sender<Option<Duration>>,
     /// By task and attempt, when it was told to end.
     ended: Mutex<HashMap<(u64, u32), Instant>>,
@@ -31,12 +31,12 @@ impl Default for Overdue {
 
 impl Overdue {
     /// Sets the limit.
-    pub fn set(&self, limit: Duration) {
+    pub(crate) fn set(&self, limit: Duration) {
         self.limit.send_if_modified(|known| known.replace(limit) != Some(limit));
     }
 
     /// Waits until an attempt that starts now is overdue; returns the limit. Cancel safe.
-    pub async fn passed(&self) -> Duration {
+    pub(crate) async fn passed(&self) -> Duration {
         let began = tokio::time::Instant::now();
         let mut changes = self.limit.subscribe();
         loop {
@@ -53,7 +53,7 @@ impl Overdue {
     }
 
     /// Ends the children of attempts that are overdue: TERM, and KILL when that has not helped for a while.
-    pub fn end_children(&self, running: &[RunningTask], children: &Children, kill_after: Duration) {
+    pub(crate) fn end_children(&self, running: &[RunningTask], children: &Children, kill_after: Duration) {
         let Some(limit) = *self.limit.borrow() else { return };
         let late: Vec<_> =
             running.iter().filter(|task| matches!(task.lane, LaneKind::Process | LaneKind::Blocking) && task.age > limit + SLACK).collect();
@@ -77,7 +77,7 @@ impl Overdue {
     }
 
     /// The limit, if it has ended this attempt. An attempt is asked about once, at its end.
-    pub fn was_ended(&self, id: u64, attempt: u32) -> Option<Duration> {
+    pub(crate) fn was_ended(&self, id: u64, attempt: u32) -> Option<Duration> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).remove(&(id, attempt))?;
         *self.limit.borrow()
     }

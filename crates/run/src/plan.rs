@@ -1,26 +1,23 @@
-//! From the command line and the configuration to a plan: everything compiled and checked before anything runs.
+//! From a spec to a plan: everything compiled and checked before anything runs.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use longshore_brokers::{mask_text, mask_words};
 use longshore_core::{LaneKind, Limit, Rate, RetryPolicy, gate::adaptive::Bounds};
 
 use crate::{
-    config::Config,
-    run::{
-        RunError,
-        args::{Dups, RunArgs, Timeout},
-        auto::Auto,
-        batch::Batching,
-        input::{Format, Input, Options as InputOptions, Source},
-        intake::{LaneRule, Rules},
-        journal::JobSpec,
-        output::{Emit, Only, OutputSpec},
-        shared_limit::SharedLimit,
-        template::{Condition, Expr, Shape, hash_sources},
-        what::What,
-    },
+    auto::Auto,
+    batch::{BatchSize, Batching, LONG},
+    error::{RunError, RunErrorKind},
+    input::{Input, Options as InputOptions, Source},
+    intake::{LaneRule, Rules},
+    journal::JobSpec,
+    output::OutputSpec,
+    shared_limit::SharedLimit,
+    spec::{Concurrency, Destination, InFlight, InputSpec, NamedLimit, Program, ResultSpec, RunSpec, Timeout, retry_on},
+    template::{Condition, Expr, Shape, hash_sources},
     units,
+    what::What,
 };
 
 /// The limit of an HTTP attempt unless told otherwise.
@@ -68,108 +65,137 @@ pub struct Plan {
     /// With `--batch`: how many records share a call.
     pub batching: Option<Batching>,
     /// The job, for the journal.
-    pub spec: JobSpec,
+    pub job: JobSpec,
+    /// What all this was made from.
+    pub spec: RunSpec,
+    /// The input, until somebody reads it.
+    opened: Option<Input>,
 }
 
 fn usage(message: impl Into<String>) -> RunError {
-    RunError { code: 2, message: message.into() }
+    RunError::new(RunErrorKind::Usage, message)
 }
 
-impl Plan {
-    /// Opens the input and compiles everything.
-    ///
-    /// # Errors
-    /// Exit code and sentence: 2 for usage and templates, 3 for the input.
-    pub fn new(args: &RunArgs, config: &Config) -> Result<(Self, Input), RunError> {
-        let input_options = input_options(args)?;
-        let input = Input::open(&input_options)
-            .map_err(|error| RunError { code: if error.is_usage() { 2 } else { 3 }, message: error.to_string() })?;
-        let mut shape = Shape::of(&input);
-        if args.what.http.is_some() {
-            shape = shape.with_extra(&["host"]);
+fn expr(flag: &str, text: &str, shape: &Shape) -> Result<Expr, RunError> {
+    Expr::parse(text, shape).map_err(|error| usage(format!("{flag}: {error}")))
+}
+
+/// Compiles an expression that is to tell records apart.
+fn varying(flag: &str, text: Option<&str>, shape: &Shape) -> Result<Option<Expr>, RunError> {
+    match text.map(|text| expr(flag, text, shape)).transpose()? {
+        Some(expr) if expr.is_constant() => Err(usage(format!("{flag} {}: it is the same for every record", text.unwrap_or_default()))),
+        expr => Ok(expr),
+    }
+}
+
+/// The limits of a run, compiled.
+#[derive(Default)]
+struct Limiting {
+    rate: Option<Rate>,
+    limits: Vec<Limit>,
+    /// The values of those, in their order.
+    exprs: Vec<Expr>,
+    /// Most at once, by a limit that has a name.
+    concurrency: Option<usize>,
+    shared: Option<SharedLimit>,
+}
+
+impl Limiting {
+    fn of(spec: &RunSpec, shape: &Shape) -> Result<Self, RunError> {
+        let mut this = Self::default();
+        for (text, most) in &spec.lanes.per {
+            this.exprs.push(expr("--per", text, shape)?);
+            this.limits.push(Limit { name: text.as_str().into(), concurrency: Some(*most), rate: None });
         }
-        let what = What::compile(args, &Shape::of(&input)).map_err(usage)?;
-        let expr = |flag: &str, text: &str| Expr::parse(text, &shape).map_err(|error| usage(format!("{flag}: {error}")));
-        let some = |flag: &str, text: &Option<String>| text.as_deref().map(|text| expr(flag, text)).transpose();
-        let varying = |flag: &str, text: &Option<String>| match some(flag, text)? {
-            Some(expr) if expr.is_constant() => {
-                Err(usage(format!("{flag} {}: it is the same for every record", text.as_deref().unwrap_or_default())))
+        this.rate = spec.pace.rate.map(|rate| rate.with_burst(spec.pace.burst));
+        if let Some(text) = &spec.pace.by {
+            this.exprs.push(expr("--rate-by", text, shape)?);
+            this.limits.push(Limit { name: text.as_str().into(), concurrency: None, rate: this.rate.take() });
+        }
+        if let Some(named) = &spec.pace.limit {
+            this.add_named(named, spec, shape)?;
+        }
+        Ok(this)
+    }
+
+    fn add_named(&mut self, named: &NamedLimit, spec: &RunSpec, shape: &Shape) -> Result<(), RunError> {
+        let name = &named.name;
+        let limit_rate = named.rate.map(|rate| rate.with_burst(named.burst));
+        if self.rate.is_some() && limit_rate.is_some() && named.by.is_none() {
+            return Err(usage(format!("--rate and --limit {name} both set a pace; leave one out")));
+        }
+        let flag = format!("limit {name}, by");
+        let by = named.by.as_ref().map(|by| expr(&flag, by, shape)).transpose()?;
+        // Where a broker is named its bucket is shared; how many run at once is counted here alone.
+        let limit_rate = match (&named.broker, limit_rate) {
+            (Some(broker), Some(rate)) => {
+                let host = matches!(spec.program, Program::Http(_));
+                self.shared = Some(SharedLimit { name: name.clone(), rate, by, broker: broker.clone(), host });
+                None
             }
-            expr => Ok(expr),
+            (_, rate) => rate,
         };
-        let mut limits = Vec::new();
-        let mut limit_exprs = Vec::new();
-        for per in &args.per {
-            let (text, most) = per.rsplit_once('=').ok_or_else(|| usage(format!("--per {per}: write EXPR=N, as in host=4")))?;
-            let most: usize = most
-                .parse()
-                .ok()
-                .filter(|most| *most > 0)
-                .ok_or_else(|| usage(format!("--per {per}: `{most}` is not a number above 0")))?;
-            limit_exprs.push(expr("--per", text)?);
-            limits.push(Limit { name: text.into(), concurrency: Some(most), rate: None });
-        }
-        let mut rate = args.pace.bucket();
-        if let Some(text) = &args.rate_by {
-            limit_exprs.push(expr("--rate-by", text)?);
-            limits.push(Limit { name: text.as_str().into(), concurrency: None, rate: rate.take() });
-        }
-        let (mut concurrency_limit, mut shared) = (None, None);
-        if let Some(name) = &args.limit {
-            let limit = config.limit(name).map_err(|error| usage(error.to_string()))?;
-            let limit_rate = match &limit.rate {
-                None => None,
-                Some(text) => {
-                    let rate = units::rate(text).map_err(|error| usage(format!("limit {name}: {error}")))?;
-                    Some(rate.with_burst(u32::try_from(limit.burst).unwrap_or(u32::MAX)))
-                }
-            };
-            let most = limit.concurrency.map(|most| usize::try_from(most).unwrap_or(usize::MAX).max(1));
-            if rate.is_some() && limit_rate.is_some() && limit.by.is_none() {
-                return Err(usage(format!("--rate and --limit {name} both set a pace; leave one out")));
+        match &named.by {
+            Some(_) if self.shared.is_some() && named.concurrency.is_none() => {}
+            Some(by) => {
+                self.exprs.push(expr(&flag, by, shape)?);
+                self.limits.push(Limit { name: name.as_str().into(), concurrency: named.concurrency, rate: limit_rate });
             }
-            let by = limit.by.as_ref().map(|by| expr(&format!("limit {name}, by"), by)).transpose()?;
-            // Where a broker is configured its bucket is shared; how many run at once is counted here alone.
-            let limit_rate = match (&args.place, limit_rate) {
-                (Some(place), Some(rate)) => {
-                    shared =
-                        Some(SharedLimit { name: name.clone(), rate, by, broker: place.broker.clone(), host: args.what.http.is_some() });
-                    None
-                }
-                (_, rate) => rate,
-            };
-            match &limit.by {
-                Some(_) if shared.is_some() && most.is_none() => {}
-                Some(by) => {
-                    limit_exprs.push(expr(&format!("limit {name}, by"), by)?);
-                    limits.push(Limit { name: name.as_str().into(), concurrency: most, rate: limit_rate });
-                }
-                None => {
-                    rate = rate.or(limit_rate);
-                    concurrency_limit = most;
-                }
+            None => {
+                self.rate = self.rate.or(limit_rate);
+                self.concurrency = named.concurrency;
             }
         }
-        let (default_lane, there_are) = what.lanes();
-        let (lane, lane_rule) = match args.lane.as_deref() {
-            None => (default_lane, LaneRule::Fixed),
-            Some(word) => match LaneKind::parse(word) {
-                Some(lane) if there_are.contains(&lane) => (lane, LaneRule::Fixed),
-                Some(lane) => {
-                    let names: Vec<_> = there_are.iter().map(|lane| lane.as_str()).collect();
-                    return Err(usage(format!("--lane {lane}: {} runs on the {} lane", what.text(), names.join(", "))));
-                }
-                None => (default_lane, LaneRule::Of(expr("--lane", word)?)),
-            },
-        };
+        Ok(())
+    }
+
+    /// Returns the flag by which the records of one call could differ, if there is one.
+    fn by_value(&self, spec: &RunSpec, ordered: bool, lane: &LaneRule) -> Option<&'static str> {
+        let by_value = [
+            ("--order-by", ordered),
+            ("--per", !spec.lanes.per.is_empty()),
+            ("--rate-by", spec.pace.by.is_some()),
+            ("--limit with `by`", !self.exprs.is_empty() || self.shared.as_ref().is_some_and(|shared| shared.by.is_some())),
+            ("--lane with an expression", matches!(lane, LaneRule::Of(_))),
+        ];
+        by_value.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+}
+
+fn lane_rule(spec: &RunSpec, what: &What, shape: &Shape) -> Result<(LaneKind, LaneRule), RunError> {
+    let (default_lane, there_are) = what.lanes();
+    let Some(word) = spec.lanes.lane.as_deref() else { return Ok((default_lane, LaneRule::Fixed)) };
+    match LaneKind::parse(word) {
+        Some(lane) if there_are.contains(&lane) => Ok((lane, LaneRule::Fixed)),
+        Some(lane) => {
+            let names: Vec<_> = there_are.iter().map(|lane| lane.as_str()).collect();
+            Err(usage(format!("--lane {lane}: {} runs on the {} lane", what.text(), names.join(", "))))
+        }
+        None => Ok((default_lane, LaneRule::Of(expr("--lane", word, shape)?))),
+    }
+}
+
+/// How many run at once.
+struct Width {
+    concurrency: usize,
+    adaptive: Option<Bounds>,
+    auto: Option<Auto>,
+    lanes: [usize; 4],
+}
+
+impl Width {
+    fn of(spec: &RunSpec, what: &What, lane: LaneKind, lane_rule: &LaneRule, limit: Option<usize>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let auto = args.concurrency == Some(units::Count::Auto);
-        let ceiling = args.adaptive.map(|bounds| bounds.ceiling).or(auto.then(|| Auto::most(&what)));
-        let asked = ceiling.or_else(|| args.concurrency.map(|count| count.resolve(cores).max(1)));
+        let asked = match spec.lanes.concurrency {
+            Concurrency::Default => None,
+            Concurrency::Fixed(most) => Some(most.max(1)),
+            Concurrency::Measured => Some(Auto::most(what.is_http())),
+            Concurrency::Adaptive(bounds) => Some(bounds.ceiling),
+        };
         let mut concurrency = asked.unwrap_or_else(|| what.default_concurrency());
         let mut lanes = [0; 4];
-        for kind in there_are {
-            lanes[*kind as usize] = match (*kind == lane, &lane_rule) {
+        for kind in what.lanes().1 {
+            lanes[*kind as usize] = match (*kind == lane, lane_rule) {
                 (true, LaneRule::Fixed) => concurrency,
                 (false, LaneRule::Fixed) => 0,
                 (_, LaneRule::Of(_)) => kind.default_workers().min(asked.unwrap_or(usize::MAX)),
@@ -178,74 +204,129 @@ impl Plan {
         if matches!(lane_rule, LaneRule::Of(_)) && asked.is_none() {
             concurrency = lanes.iter().sum();
         }
-        concurrency = concurrency.min(concurrency_limit.unwrap_or(usize::MAX));
-        let adaptive = args.adaptive.map(|bounds| Bounds { floor: bounds.floor.min(concurrency), ceiling: concurrency });
-        let auto = auto.then(|| Auto::new(cores, concurrency, lane));
-        let http = what.is_http();
+        concurrency = concurrency.min(limit.unwrap_or(usize::MAX));
+        let (mut adaptive, mut auto) = (None, None);
+        match spec.lanes.concurrency {
+            Concurrency::Adaptive(bounds) => {
+                adaptive = Some(Bounds { floor: bounds.floor.min(concurrency), ceiling: concurrency });
+            }
+            Concurrency::Measured => auto = Some(Auto::new(cores, concurrency, lane)),
+            Concurrency::Default | Concurrency::Fixed(_) => {}
+        }
+        Self { concurrency, adaptive, auto, lanes }
+    }
+}
+
+impl Plan {
+    /// Opens the input and compiles everything.
+    ///
+    /// # Errors
+    /// Kind and sentence: usage and templates, or the input.
+    pub fn new(spec: RunSpec) -> Result<Self, RunError> {
+        let input_options = input_options(&spec)?;
+        let input = Input::open(&input_options).map_err(|error| {
+            let kind = if error.is_usage() { RunErrorKind::Usage } else { RunErrorKind::Input };
+            RunError::new(kind, error.to_string())
+        })?;
+        // Expressions of the run may ask for a request's host, its templates may not.
+        let of_record = Shape::of(&input);
+        let http = matches!(spec.program, Program::Http(_));
+        let shape = if http { of_record.clone().with_extra(&["host"]) } else { of_record.clone() };
+        let what = What::compile(&spec.program, &spec.limits(), &of_record).map_err(usage)?;
+        let mut limiting = Limiting::of(&spec, &shape)?;
+        let (lane, lane_rule) = lane_rule(&spec, &what, &shape)?;
+        let width = Width::of(&spec, &what, lane, &lane_rule, limiting.concurrency);
         let retry = RetryPolicy {
-            retries: args.retries.unwrap_or(if http { HTTP_RETRIES } else { 0 }),
-            backoff: args.retry.backoff.0.clone(),
-            on: args.retry.on(http),
-            give_up_after: args.give_up_after,
+            retries: spec.retry.retries.unwrap_or(if http { HTTP_RETRIES } else { 0 }),
+            backoff: spec.retry.backoff.clone(),
+            on: retry_on(&spec.retry.on, http),
+            give_up_after: spec.retry.give_up_after,
         };
-        let timeout = args.timeout.or(http.then_some(Timeout::Fixed(HTTP_TIMEOUT)));
-        let key = varying("--key", &args.key)?;
-        let order_by = varying("--order-by", &args.order_by)?;
-        let condition = args
-            .where_
-            .as_deref()
+        let timeout = spec.time.timeout.or(http.then_some(Timeout::Fixed(HTTP_TIMEOUT)));
+        let key = varying("--key", spec.input.key.as_deref(), &shape)?;
+        let order_by = varying("--order-by", spec.lanes.order_by.as_deref(), &shape)?;
+        let condition = (spec.input.filter.as_deref())
             .map(|text| Condition::parse(text, &shape).map_err(|error| usage(format!("--where: {error}"))))
             .transpose()?;
-        let spec = JobSpec {
-            name: args.name.clone(),
+        let job = JobSpec {
+            name: spec.journal.name.clone(),
             what: mask_line(&what.text()),
             template: format!("{:032x}", hash_sources(what.sources())),
-            key_rule: key_rule(args),
+            key_rule: key_rule(&spec),
             inputs: input_options.sources.iter().map(source_name).collect(),
-            args: Vec::new(),
+            args: spec.journal.words.clone(),
             cwd: std::env::current_dir().map_or_else(|_| String::new(), |dir| dir.display().to_string()),
         };
-        let output = output(args, &what)?;
-        let by_value = [
-            ("--order-by", order_by.is_some()),
-            ("--per", !args.per.is_empty()),
-            ("--rate-by", args.rate_by.is_some()),
-            ("--limit with `by`", !limit_exprs.is_empty() || shared.as_ref().is_some_and(|shared| shared.by.is_some())),
-            ("--lane with an expression", matches!(lane_rule, LaneRule::Of(_))),
-        ];
-        let by_value = by_value.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag);
-        let batching = Batching::of(args, &what, by_value).map_err(usage)?;
+        let output = output(&spec)?;
+        let by_value = limiting.by_value(&spec, order_by.is_some(), &lane_rule);
+        let batching = batching(&spec, &what, by_value).map_err(usage)?;
         let rules = Rules {
             condition,
             key,
-            dups: args.dups,
+            dups: spec.input.dups,
             order_by,
-            limits: limit_exprs,
+            limits: std::mem::take(&mut limiting.exprs),
             lane: lane_rule,
             host: http,
-            skip_in_flight: args.in_flight == "skip",
+            skip_in_flight: spec.journal.in_flight == InFlight::Skip,
         };
-        Ok((
-            Self {
-                what,
-                rules,
-                input: input_options,
-                lane,
-                concurrency,
-                adaptive,
-                auto,
-                lanes,
-                rate,
-                limits,
-                shared,
-                retry,
-                timeout,
-                output,
-                batching,
-                spec,
-            },
-            input,
-        ))
+        let Limiting { rate, limits, shared, .. } = limiting;
+        let Width { concurrency, adaptive, auto, lanes } = width;
+        Ok(Self {
+            opened: Some(input),
+            what,
+            rules,
+            input: input_options,
+            lane,
+            concurrency,
+            adaptive,
+            auto,
+            lanes,
+            rate,
+            limits,
+            shared,
+            retry,
+            timeout,
+            output,
+            batching,
+            job,
+            spec,
+        })
+    }
+
+    /// Reads the whole input and checks every record, before anything runs.
+    ///
+    /// # Errors
+    /// Of kind input, with every bad record on a line of its own (the first thousand); of kind usage
+    /// where the input cannot be read twice.
+    pub fn check_all(&mut self) -> Result<u64, RunError> {
+        if self.input.sources.contains(&Source::Stdin) {
+            return Err(usage("--strict reads the input twice, which stdin does not allow; name a file"));
+        }
+        let input = self.take_input()?;
+        let count = check_records(self, input)?;
+        self.opened = Some(self.open_input()?);
+        Ok(count)
+    }
+
+    /// Returns the records, to be looked at and not run.
+    ///
+    /// # Errors
+    /// The input cannot be opened again.
+    pub fn take_input(&mut self) -> Result<Input, RunError> {
+        match self.opened.take() {
+            Some(input) => Ok(input),
+            None => self.open_input(),
+        }
+    }
+
+    fn open_input(&self) -> Result<Input, RunError> {
+        Input::open(&self.input).map_err(|error| RunError::new(RunErrorKind::Input, error.to_string()))
+    }
+
+    /// Returns whether results are shown on something that is open, such as a terminal.
+    pub fn shows_results(&self) -> bool {
+        self.output.open.is_some()
     }
 
     /// Capacity of the work queue: twice the workers.
@@ -295,11 +376,6 @@ impl Plan {
         };
         format!("timeout {timeout}   retries {retries}")
     }
-
-    /// Whether keys have to be counted although there is no journal.
-    pub fn counts_keys(&self) -> bool {
-        self.rules.dups != Dups::Run
-    }
 }
 
 fn source_name(source: &Source) -> String {
@@ -310,30 +386,19 @@ fn source_name(source: &Source) -> String {
     }
 }
 
-fn input_options(args: &RunArgs) -> Result<InputOptions, RunError> {
-    let mut sources: Vec<Source> = args.inputs.iter().chain(&args.input).map(Source::of_word).collect();
-    if let Some(words) = &args.words {
-        sources.push(Source::Words(words.clone()));
-    }
+fn input_options(spec: &RunSpec) -> Result<InputOptions, RunError> {
+    let InputSpec { sources, format, header, skip, take, max_record, split, .. } = &spec.input;
     if sources.is_empty() {
-        if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-            return Err(usage("no input: name a file, pipe records in, or write them behind `:::`"));
-        }
-        sources.push(Source::Stdin);
+        return Err(usage("no input: name a file, pipe records in, or write them behind `:::`"));
     }
-    let format = match (args.null, args.format) {
-        (false, format) => format,
-        (true, Format::Auto | Format::Nul) => Format::Nul,
-        (true, other) => return Err(usage(format!("-0 and --format {} exclude each other", other.name()))),
-    };
     Ok(InputOptions {
-        sources,
-        format,
-        header: !args.no_header,
-        skip: args.skip,
-        take: args.take,
-        max_record: usize::try_from(args.max_record).unwrap_or(usize::MAX),
-        split: args.split,
+        sources: sources.clone(),
+        format: *format,
+        header: *header,
+        skip: *skip,
+        take: *take,
+        max_record: usize::try_from(*max_record).unwrap_or(usize::MAX),
+        split: *split,
     })
 }
 
@@ -341,43 +406,32 @@ fn input_options(args: &RunArgs) -> Result<InputOptions, RunError> {
 const FIELDS: [&str; 15] =
     ["job", "seq", "key", "n", "task", "outcome", "attempts", "wait_ms", "run_ms", "started", "slot", "batch", "call", "value", "error"];
 
-fn output(args: &RunArgs, what: &What) -> Result<OutputSpec, RunError> {
-    for field in &args.fields {
+fn output(spec: &RunSpec) -> Result<OutputSpec, RunError> {
+    let ResultSpec { to, emit, only, fields, tag, ordered, failed, .. } = &spec.output;
+    for field in fields {
         let first = field.split('.').next().unwrap_or_default();
         if !FIELDS.contains(&first) {
             return Err(usage(format!("--fields: a result line has no `{first}`; it has {}", FIELDS.join(", "))));
         }
     }
-
-    let jsonl_file = args.output.as_ref().is_some_and(|path| path.extension().is_some_and(|ext| ext == "jsonl"));
-    let emit = match args.emit.as_deref() {
-        Some("jsonl") => Emit::Jsonl,
-        Some("raw") => Emit::Raw,
-        Some(_) => Emit::None,
-        None if matches!(what, What::Command(_)) && !jsonl_file && args.fields.is_empty() => Emit::Raw,
-        None => Emit::Jsonl,
-    };
     Ok(OutputSpec {
-        file: args.output.clone(),
-        emit,
-        only: args.only.as_deref().map(|only| if only == "ok" { Only::Ok } else { Only::Failed }),
-        fields: args.fields.clone(),
-        tag: args.tag,
-        ordered_from: args.ordered.then_some(args.skip + 1),
-        failed_out: args.failed_out.clone(),
+        file: to.file().cloned(),
+        open: if let Destination::Open(file) = to { Some(file.clone()) } else { None },
+        emit: *emit,
+        only: *only,
+        fields: fields.clone(),
+        tag: *tag,
+        ordered_from: ordered.then_some(spec.input.skip + 1),
+        failed_out: failed.clone(),
     })
 }
 
-/// Checks every record before anything runs.
-///
-/// # Errors
-/// 3, with every bad record on a line of its own (the first thousand).
-pub fn check_all(plan: &Plan, input: Input) -> Result<u64, RunError> {
+fn check_records(plan: &Plan, input: Input) -> Result<u64, RunError> {
     const SHOWN: usize = 1000;
     let mut bad = Vec::new();
     let (mut count, mut more) = (0u64, 0u64);
     for record in input {
-        let record = record.map_err(|error| RunError { code: 3, message: error.to_string() })?;
+        let record = record.map_err(|error| RunError::new(RunErrorKind::Input, error.to_string()))?;
         count += 1;
         let left_out =
             plan.rules.condition.as_ref().is_some_and(|condition| matches!(condition.holds(&record, &Default::default()), Ok(false)));
@@ -399,13 +453,13 @@ pub fn check_all(plan: &Plan, input: Input) -> Result<u64, RunError> {
     if more > 0 {
         message += &format!("\n … and {more} more");
     }
-    Err(RunError { code: 3, message })
+    Err(RunError::new(RunErrorKind::Input, message))
 }
 
 /// How records are known again. Ranges of another size are other tasks.
-fn key_rule(args: &RunArgs) -> String {
-    let key = args.key.as_deref().unwrap_or("content");
-    match args.split {
+fn key_rule(spec: &RunSpec) -> String {
+    let key = spec.input.key.as_deref().unwrap_or("content");
+    match spec.input.split {
         None => key.to_owned(),
         Some(size) => format!("{key} of ranges of {}", units::show_size(size)),
     }
@@ -418,5 +472,47 @@ fn shown_limit(limit: &Limit) -> String {
     format!("({} for each value)", most.into_iter().chain(rate).collect::<Vec<_>>().join(", "))
 }
 
-/// Makes `What` shareable with the intake.
-pub type SharedWhat = Arc<What>;
+/// Returns how records share calls; `None` if every record has a call of its own.
+///
+/// # Errors
+/// Why several records cannot share a call here, and what to do.
+fn batching(spec: &RunSpec, what: &What, by_value: Option<&str>) -> Result<Option<Batching>, String> {
+    let input = &spec.input;
+    if !input.batch.is_several() {
+        return Ok(None);
+    }
+    let plan = match what {
+        What::Command(plan) => plan,
+        What::Http(_) => return Err("--batch: a request has one record; leave --batch out".to_owned()),
+        What::Pipe(_) => {
+            return Err("--batch: the children of --pipe stay alive and answer record by record; leave --batch out".to_owned());
+        }
+        What::Task(_) => return Err("--batch: a task of a queue has one record; leave --batch out".to_owned()),
+        What::Noop => return Err("--batch: there is no call that records could share".to_owned()),
+    };
+    if let Some(because) = plan.takes_one_because() {
+        return Err(because);
+    }
+    if let Some(flag) = by_value {
+        return Err(format!("{flag} and --batch exclude each other: the records of a call may differ in that value"));
+    }
+    if input.split.is_some() {
+        return Err("--split and --batch exclude each other: make the ranges larger".to_owned());
+    }
+    if spec.output.tag {
+        return Err("--tag and --batch exclude each other: what a call writes is of all its records".to_owned());
+    }
+    let size = match input.batch {
+        BatchSize::Fixed(size) => return Ok(Some(Batching::new(size, None, plan.base(), input.max_record))),
+        BatchSize::Auto => 1,
+    };
+    let long = match spec.time.timeout {
+        Some(Timeout::OfMedian(_)) => {
+            return Err("--timeout with a share of the median and --batch auto exclude each other: calls grow; name a time".to_owned());
+        }
+        // Groups that grow towards the timeout would fail for their size.
+        Some(Timeout::Fixed(timeout)) => LONG.min(timeout / 2),
+        None => LONG,
+    };
+    Ok(Some(Batching::new(size, Some(long), plan.base(), input.max_record)))
+}

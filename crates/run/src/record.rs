@@ -95,10 +95,13 @@ pub(crate) struct Cut {
 
 /// Where a record stands, before it is read.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) seq: u64,
-    pub(crate) line: u64,
-    pub(crate) origin: Arc<Origin>,
+pub struct Place {
+    /// Its number in the input, from 1.
+    pub seq: u64,
+    /// The line or row at which it begins.
+    pub line: u64,
+    /// The input.
+    pub origin: Arc<Origin>,
 }
 
 /// The value of one field.
@@ -134,12 +137,12 @@ impl<'a> Field<'a> {
 
 impl Record {
     /// A plain record, as from a line.
-    pub(crate) fn text(place: Place, bytes: &[u8]) -> Self {
+    pub fn text(place: Place, bytes: &[u8]) -> Self {
         Self::new(place, Body::Text(bytes.into()))
     }
 
     /// A JSON record; invalid if the bytes are not one JSON value in UTF-8.
-    pub(crate) fn json(place: Place, bytes: &[u8]) -> Self {
+    pub fn json(place: Place, bytes: &[u8]) -> Self {
         match parse_json(bytes) {
             Ok(raw) => Self::new(place, Body::Json(raw)),
             Err(reason) => Self::bad(place, bytes.trim_ascii(), &reason, None),
@@ -406,7 +409,8 @@ fn bytes_json(bytes: &[u8]) -> serde_json::Value {
     }
 }
 
-pub(crate) fn base64(bytes: &[u8]) -> String {
+/// Encodes bytes as base64.
+pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {
@@ -420,13 +424,12 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 }
 
 /// A task of a queue as a record: `{"id":…,"task":…,"args":[…],"kwargs":{…},"attempt":1}`.
-pub(crate) fn of_task(name: &Arc<Origin>, json: &[u8]) -> Record {
+pub fn of_task(name: &Arc<Origin>, json: &[u8]) -> Record {
     Record::json(Place { seq: 1, line: 1, origin: name.clone() }, json)
 }
 
 /// A record that comes from somewhere else, whose place is told by this name: a JSON object or array has fields, anything else is plain.
-#[cfg(feature = "kafka")]
-pub(crate) fn lent(name: String, bytes: &[u8]) -> Record {
+pub fn lent(name: String, bytes: &[u8]) -> Record {
     let place = Place { seq: 1, line: 1, origin: Arc::new(Origin { name: name.into(), unit: Unit::Task }) };
     if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) {
         let record = Record::json(place.clone(), bytes);
@@ -438,33 +441,32 @@ pub(crate) fn lent(name: String, bytes: &[u8]) -> Record {
 }
 
 /// The name of an input that is made up: its records are `name record 3`.
-#[cfg(feature = "kafka")]
-pub(crate) fn named(name: &str) -> Arc<Origin> {
+pub fn named(name: &str) -> Arc<Origin> {
     Arc::new(Origin { name: name.into(), unit: Unit::Record })
 }
 
 /// A record that stands for none, for expressions that do not look at theirs.
-pub(crate) fn nobody() -> Record {
+pub fn nobody() -> Record {
     Record::text(Place { seq: 0, line: 0, origin: Arc::new(Origin { name: "nowhere".into(), unit: Unit::Line }) }, b"")
 }
 
-#[cfg(test)]
-pub(crate) mod testing {
+#[doc(hidden)]
+pub mod testing {
     use super::*;
 
-    pub(crate) fn place(line: u64) -> Place {
+    pub fn place(line: u64) -> Place {
         Place { seq: line, line, origin: Arc::new(Origin { name: "in.txt".into(), unit: Unit::Line }) }
     }
 
-    pub(crate) fn line(bytes: impl AsRef<[u8]>) -> Record {
+    pub fn line(bytes: impl AsRef<[u8]>) -> Record {
         Record::text(place(7), bytes.as_ref())
     }
 
-    pub(crate) fn json(text: impl AsRef<[u8]>) -> Record {
+    pub fn json(text: impl AsRef<[u8]>) -> Record {
         Record::json(place(7), text.as_ref())
     }
 
-    pub(crate) fn row(header: &[&str], fields: &[&[u8]]) -> Record {
+    pub fn row(header: &[&str], fields: &[&[u8]]) -> Record {
         let columns = Arc::new(Columns::named(header.iter().copied()));
         Record::row(place(7), &fields.join(&b','), fields.iter().collect(), columns)
     }

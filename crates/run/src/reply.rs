@@ -8,7 +8,7 @@ use longshore_core::{
 };
 use serde::Serialize;
 
-use crate::run::{http::HttpReply, pipe::Answer};
+use crate::{http::HttpReply, pipe::Answer};
 
 /// The answer of a task that ended well.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ impl Serialize for Stream<'_> {
             Err(_) => {
                 use serde::ser::SerializeMap;
                 let mut map = serializer.serialize_map(Some(1))?;
-                map.serialize_entry("base64", &crate::run::record::base64(self.0))?;
+                map.serialize_entry("base64", &crate::record::base64(self.0))?;
                 map.end()
             }
         }

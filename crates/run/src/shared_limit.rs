@@ -19,9 +19,10 @@ use longshore_core::{
 };
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{
-    RunError,
-    intake::Call,
+use crate::{
+    call::Call,
+    error::{RunError, RunErrorKind},
+    event::{RunEvent, Tell},
     reply::Reply,
     template::{Expr, Vars},
     what::What,
@@ -49,11 +50,13 @@ impl SharedLimit {
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
-    pub async fn connect(self, what: Arc<What>, outbox: Outbox<Call, Reply>) -> Result<Pacer, RunError> {
-        let away = |error: longshore_brokers::BrokerError| RunError { code: 6, message: format!("limit {}: {}", self.name, error.message) };
+    pub async fn connect(self, what: Arc<What>, outbox: Outbox<Call, Reply>, tell: Tell) -> Result<Pacer, RunError> {
+        let away = |error: longshore_brokers::BrokerError| {
+            RunError::new(RunErrorKind::Unreachable, format!("limit {}: {}", self.name, error.message))
+        };
         let (broker, _) = connect(&self.broker, None).map_err(away)?;
         broker.ping().await.map_err(away)?;
-        Ok(Pacer(Arc::new(Inner { limit: self, broker, what, outbox, stop: CancelToken::new(), told: AtomicBool::new(false) })))
+        Ok(Pacer(Arc::new(Inner { limit: self, broker, what, outbox, stop: CancelToken::new(), told: AtomicBool::new(false), tell })))
     }
 }
 
@@ -76,6 +79,7 @@ struct Inner {
     stop: CancelToken,
     /// It was said that the broker is away.
     told: AtomicBool,
+    tell: Tell,
 }
 
 /// A lane behind a shared limit.
@@ -141,7 +145,8 @@ impl Inner {
                 Ok(slots) => slots,
                 Err(error) if error.kind == ErrorKind::Transient => {
                     if !self.told.swap(true, Ordering::Relaxed) {
-                        eprintln!("longshore: limit {}: {}; waiting for it", self.limit.name, error.message);
+                        let message = format!("limit {}: {}; waiting for it", self.limit.name, error.message);
+                        (self.tell)(&RunEvent::Waiting { message });
                     }
                     sleep(AGAIN).await;
                     continue;

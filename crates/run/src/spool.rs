@@ -25,7 +25,7 @@ const LOOKED_AT: usize = 10_000;
 
 /// Which streams are wanted whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Standard output, and bodies of answers.
     pub stdout: bool,
     /// Standard error.
@@ -33,7 +33,7 @@ pub struct Wanted {
 }
 
 /// The folder of a run's files.
-pub struct Spool {
+pub(crate) struct Spool {
     dir: Arc<Path>,
     wanted: Wanted,
     /// It is the job's, and the files have to outlive this process.
@@ -45,14 +45,14 @@ pub struct Spool {
 
 impl Spool {
     /// The folder of a job, or a temporary one. `failed` is told why a file could not be written.
-    pub fn new(job: Option<PathBuf>, wanted: Wanted, failed: Box<dyn Fn(String) + Send + Sync>) -> Self {
+    pub(crate) fn new(job: Option<PathBuf>, wanted: Wanted, failed: Box<dyn Fn(String) + Send + Sync>) -> Self {
         let journaled = job.is_some();
         let dir = job.unwrap_or_else(|| std::env::temp_dir().join(format!("{PREFIX}{:016x}", fastrand::u64(..))));
         Self { dir: dir.into(), wanted, journaled, lock: OnceLock::new(), failed }
     }
 
     /// Returns the place for the part of this attempt's output that is not kept.
-    pub fn of(&self, seq: u64, attempt: u32) -> Spill {
+    pub(crate) fn of(&self, seq: u64, attempt: u32) -> Spill {
         let Wanted { stdout, stderr } = self.wanted;
         if !self.journaled {
             // A folder that cannot be made here is told by whoever needs it.
@@ -62,18 +62,18 @@ impl Spool {
     }
 
     /// The file of this name.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
     /// Says that a file could not be written, with the path and the reason.
-    pub fn fail(&self, why: &str) {
+    pub(crate) fn fail(&self, why: &str) {
         let why = why.split_once(" (os error").map_or(why, |(words, _)| words);
         (self.failed)(format!("output that is too long for the journal cannot be put beside it: {why}"));
     }
 
     /// Removes the folder, as far as nothing is needed of it any more.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let _ = if self.journaled { std::fs::remove_dir(&self.dir) } else { std::fs::remove_dir_all(&self.dir) };
     }
 }

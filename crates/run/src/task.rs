@@ -20,8 +20,13 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
-    queue::{send::Filling, show::cut},
-    run::{args::RunArgs, intake::Item, pipe::Answer, record::Record, template::Shape},
+    call::Item,
+    event::{RunEvent, Tell},
+    filling::Filling,
+    pipe::Answer,
+    record::Record,
+    spec::TaskSpec,
+    template::Shape,
 };
 
 /// A broker that cannot be reached is asked again after this time.
@@ -38,13 +43,13 @@ pub struct TaskPlan {
 }
 
 impl TaskPlan {
-    pub(super) fn compile(task: &str, args: &RunArgs, shape: &Shape) -> Result<Self, String> {
+    pub(super) fn compile(spec: &TaskSpec, retries_failed: bool, shape: &Shape) -> Result<Self, String> {
         Ok(Self {
-            task: task.to_owned(),
-            queue: args.queue.clone(),
-            filling: Filling::compile(args.task_args.as_deref(), args.task_kwargs.as_deref(), shape)?,
-            settings: args.place.clone().unwrap_or_default(),
-            retries_failed: args.retry_failed.is_some(),
+            task: spec.name.clone(),
+            queue: spec.queue.clone(),
+            filling: Filling::compile(spec.args.as_deref(), spec.kwargs.as_deref(), shape)?,
+            settings: spec.settings.clone(),
+            retries_failed,
         })
     }
 
@@ -66,11 +71,11 @@ impl TaskPlan {
     }
 
     /// Connects.
-    pub(super) fn sender(self: &Arc<Self>, job: String) -> Result<Sender, String> {
+    pub(super) fn sender(self: &Arc<Self>, job: String, tell: Tell) -> Result<Sender, String> {
         // The view says what becomes of it.
         let app = App::new().with_settings(self.settings.clone()).told(None);
         let client = Client::of(&app).map_err(|error| error.to_string())?;
-        Ok(Sender { plan: self.clone(), client, job, failed: Mutex::default(), told: AtomicBool::new(false) })
+        Ok(Sender { plan: self.clone(), client, job, failed: Mutex::default(), told: AtomicBool::new(false), tell })
     }
 }
 
@@ -83,6 +88,7 @@ pub(super) struct Sender {
     failed: Mutex<HashSet<u128>>,
     /// It was said that the broker is away.
     told: AtomicBool,
+    tell: Tell,
 }
 
 /// How a task is sent.
@@ -114,7 +120,7 @@ impl Sender {
             match self.once(id, &signature, &mut how).await {
                 Err(ClientError::Broker(error)) if error.kind == ErrorKind::Transient => {
                     if !self.told.swap(true, Ordering::Relaxed) {
-                        eprintln!("longshore: {}; waiting for it", error.message);
+                        (self.tell)(&RunEvent::Waiting { message: format!("{}; waiting for it", error.message) });
                     }
                     tokio::time::sleep(AGAIN).await;
                 }
@@ -174,6 +180,14 @@ impl Sender {
     }
 }
 
+/// Returns the first characters of a text.
+fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
 /// What names a record's task, in every sitting of its job.
 fn number(job: &str, item: &Item) -> u128 {
     let mut bytes = job.as_bytes().to_vec();
@@ -210,7 +224,7 @@ fn failure(error: &ClientError) -> TaskError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::record::testing::line;
+    use crate::record::testing::line;
 
     #[test]
     fn a_records_task_has_one_id_in_every_sitting_and_no_two_share_one() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `6214` as `6,214`.
-pub(crate) fn count(number: u64) -> String {
+pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -16,7 +16,7 @@ pub(crate) fn count(number: u64) -> String {
 }
 
 /// `412ms`, `1.9s`, `61s`, `1m43s`, `2h05m`, `3d04h`: two or three digits, so that columns stay narrow.
-pub(crate) fn short(duration: Duration) -> String {
+pub fn short(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     // The limits are where rounding would carry into the next unit: 999.6 ms is 1.0s, not 1000ms.
     if seconds < 0.000_999_5 {
@@ -35,7 +35,7 @@ pub(crate) fn short(duration: Duration) -> String {
 }
 
 /// The same with three digits, for summaries: `4.21ms`, `409ms`, `1.91s`, `12.4s`.
-pub(crate) fn precise(duration: Duration) -> String {
+pub fn precise(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     match seconds {
         0.000_999_5..0.009_995 => format!("{:.2}ms", seconds * 1e3),
@@ -47,7 +47,7 @@ pub(crate) fn precise(duration: Duration) -> String {
 }
 
 /// `43s`, `1m43s`, `2h05m`, `3d04h`; shorter times as [`short`] has them.
-pub(crate) fn long(duration: Duration) -> String {
+pub fn long(duration: Duration) -> String {
     let seconds = duration.as_secs() + u64::from(duration.subsec_millis() >= 500);
     match seconds {
         0..10 => short(duration),
@@ -59,7 +59,7 @@ pub(crate) fn long(duration: Duration) -> String {
 }
 
 /// `0:38`, `12:05`, `1:02:03`: the form of a countdown.
-pub(crate) fn clock(duration: Duration) -> String {
+pub fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
     let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
     match hours {
@@ -70,7 +70,7 @@ pub(crate) fn clock(duration: Duration) -> String {
 }
 
 /// `98.7/s`, `1,234/s`, `0.25/s`; slower than one in ten seconds in minutes or hours: `3.2/min`.
-pub(crate) fn rate(per_second: f64) -> String {
+pub fn rate(per_second: f64) -> String {
     let (number, unit) = match per_second {
         rate if rate >= 0.1 || rate <= 0.0 => (rate, "s"),
         rate if rate * 60.0 >= 0.1 => (rate * 60.0, "min"),
@@ -86,7 +86,7 @@ pub(crate) fn rate(per_second: f64) -> String {
 
 /// Terminal columns of a text that we made ourselves: escape sequences count nothing, every other character one. (What comes from outside, a job's
 /// name, may hold wide characters; [`bar`](super::bar) leaves room for that.)
-pub(crate) fn columns(text: &str) -> usize {
+pub fn columns(text: &str) -> usize {
     let (mut columns, mut in_escape) = (0, false);
     for c in text.chars() {
         match c {

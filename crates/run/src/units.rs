@@ -316,6 +316,11 @@ fn scaled(number: &str, unit: u64) -> Option<u128> {
     Some(total)
 }
 
+/// Rounds to three decimals: the rest is noise, and lines are read by people too.
+pub fn round(number: f64) -> f64 {
+    (number * 1e3).round() / 1e3
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,45 +1,47 @@
-//! A job while it runs: draws progress, hears signals and keys, stops when a rule says so.
+//! The third step of a run: watched until its engine ends. Takes orders, publishes what it looks
+//! like, and stops it when a rule says so.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use longshore_core::{
-    LaneKind, Phase, Reason, Stop, Word,
+    LaneKind, Phase, Rate, Reason, Stop, Word,
     engine::{self, Handle},
     lane::child::Children,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
+    task::JoinHandle,
     time::{MissedTickBehavior, interval},
 };
 
 use crate::{
-    progress::{self, Progress, RateMeter, Slow, Snapshot, Summary, summary::Waited, view::State},
-    run::{
-        args::RunArgs,
-        auto::{Auto, Seen, Step},
-        ending::Facts,
-        intake::Counts,
-        journal::Index,
-        keys::Keys,
-        ledger::Tally,
-        machine,
-        output::Feed,
-        overdue::Overdue,
-        signals::{PATIENCE, Signals, hear, sleep_or_never},
-    },
+    auto::{Auto, Seen, Step},
+    ending::Facts,
+    event::{RunEvent, Teller},
+    intake::Counts,
+    journal::{Feed, Index},
+    ledger::Tally,
+    machine,
+    overdue::Overdue,
+    rate::RateMeter,
+    spec::RunSpec,
+    steer::{Order, Steering},
     units,
+    view::{RunState, RunView, RunningRecord, SlowTask},
 };
 
 /// Time between looks at the engine.
 const LOOK: Duration = Duration::from_millis(100);
-/// Runs that must have ended before `--timeout 300%` knows a median.
+/// Runs that must have ended before a timeout that is a share of the median is known.
 const MEDIAN_OF: u64 = 5;
+/// Time that the reader of results has for what is left after an interruption.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a run stops before its input is at its end.
-pub(super) enum Why {
+pub(crate) enum Why {
     MaxFail {
         now: bool,
     },
@@ -49,188 +51,179 @@ pub(super) enum Why {
     Unwritable(String),
 }
 
-/// What is left of a job that ran: for the exit code, the summary and the last words.
-pub(super) struct Left {
-    pub(super) engine: engine::Summary,
-    pub(super) facts: Facts,
-    pub(super) wall: Duration,
+/// What is left of a run whose engine has ended.
+pub(crate) struct Left {
+    pub(crate) engine: engine::Summary,
+    pub(crate) facts: Facts,
+    pub(crate) wall: Duration,
     /// How many might run at once at the end.
-    pub(super) width: usize,
-    pub(super) words: Vec<String>,
+    pub(crate) width: usize,
+    pub(crate) words: Vec<String>,
     /// Why it stopped early; of no interest when nothing is left all the same.
-    pub(super) early: Option<String>,
+    pub(crate) early: Option<String>,
     /// About how many records the input has.
-    pub(super) total: Option<u64>,
+    pub(crate) total: Option<u64>,
 }
 
+impl Left {
+    /// Notes that the journal or the output cannot be written; the first reason counts.
+    pub(crate) fn unwritable(&mut self, text: String) {
+        if !std::mem::replace(&mut self.facts.unwritable, true) {
+            self.words.push(text);
+        }
+    }
+}
+
+/// Who wants it paused: it goes on when nobody does.
 #[derive(Default)]
-pub(super) struct Pauses {
+pub(crate) struct Pauses {
     user: bool,
-    load: bool,
+    machine: bool,
 }
 
-/// Watches a job that runs: draws progress, hears signals and keys, stops when a rule says so.
-pub(super) struct Watch<'a> {
-    pub(super) args: &'a RunArgs,
-    pub(super) handle: Handle,
-    pub(super) children: &'a Children,
-    pub(super) counts: &'a Counts,
-    pub(super) tally: &'a Tally,
-    pub(super) index: &'a Index,
-    pub(super) progress: &'a Mutex<Option<Progress>>,
-    pub(super) name: &'a str,
-    pub(super) id: &'a str,
-    pub(super) concurrency: usize,
-    /// With `--timeout 300%`: the share, and who ends what runs already.
-    pub(super) median: Option<(f64, Arc<Overdue>)>,
-    pub(super) total: Option<u64>,
-    pub(super) auto: Option<Auto>,
+/// A run while it is watched.
+pub(crate) struct Watch {
+    pub(crate) spec: RunSpec,
+    pub(crate) handle: Handle,
+    pub(crate) children: Children,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) index: Arc<Index>,
+    pub(crate) feed: Feed,
+    pub(crate) teller: Teller,
+    pub(crate) views: watch::Sender<Arc<RunView>>,
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) concurrency: usize,
+    /// With a timeout that is a share of the median: the share, and who ends what runs already.
+    pub(crate) median: Option<(f64, Arc<Overdue>)>,
+    pub(crate) auto: Option<Auto>,
+    pub(crate) state: WatchState,
+}
+
+/// What has happened so far, as far as it decides what happens next.
+#[derive(Default)]
+pub(crate) struct WatchState {
+    total: Option<u64>,
     /// Attempts that ran at the last look.
-    pub(super) active: usize,
-    pub(super) meter: RateMeter,
-    pub(super) interrupts: u32,
-    pub(super) terminated: bool,
-    pub(super) state: State,
-    pub(super) paused_by: Pauses,
-    pub(super) facts: Facts,
-    pub(super) words: Vec<String>,
-    /// Why it stopped early.
-    pub(super) early: Option<String>,
-    pub(super) stopped: bool,
-    /// Reads no keys.
-    pub(super) deaf: bool,
-    pub(super) feed: Feed,
+    active: usize,
+    meter: RateMeter,
+    interrupts: u32,
+    terminated: bool,
+    stopped: bool,
+    paused_by: Pauses,
+    /// The reader of results has had its last chance.
+    giving_up: bool,
+    facts: Facts,
+    words: Vec<String>,
+    early: Option<String>,
 }
 
-impl Watch<'_> {
-    pub(super) async fn until_end(
+impl WatchState {
+    /// Makes that of a run with or without a check on failures.
+    pub(crate) fn checked(failures: bool) -> Self {
+        Self { facts: Facts { failures_checked: failures, ..Facts::default() }, ..Self::default() }
+    }
+}
+
+/// What has to happen at a later time.
+enum Later {
+    Nothing,
+    /// After this time what runs is told to end, or killed.
+    End(Duration),
+    /// After this time nobody waits for the reader any more.
+    GiveUp(Duration),
+}
+
+impl Watch {
+    /// Watches until the engine has ended.
+    pub(crate) async fn until_end(
         mut self,
         running: engine::Running,
-        estimate: tokio::task::JoinHandle<Option<u64>>,
-        told: &mut mpsc::UnboundedReceiver<Why>,
-        keys_wanted: bool,
-        signals: &mut Signals,
+        estimate: JoinHandle<Option<u64>>,
+        reasons: &mut mpsc::UnboundedReceiver<Why>,
+        orders: &mut mpsc::UnboundedReceiver<Order>,
     ) -> Left {
         let began = Instant::now();
         let mut estimate = Some(estimate);
-        let Signals { int, term, hup, usr1 } = signals;
-        let (press, mut pressed) = mpsc::unbounded_channel();
-        let _keys = if keys_wanted && !self.deaf { Keys::start(press) } else { None };
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut ticks = 0u64;
         let mut join = std::pin::pin!(running.join());
-        let mut job_limit = std::pin::pin!(sleep_or_never(self.args.job_timeout));
+        let mut job_limit = std::pin::pin!(sleep_or_never(self.spec.time.job));
         let mut grace = std::pin::pin!(sleep_or_never(None));
         let mut reader = std::pin::pin!(sleep_or_never(None));
-        let mut giving_up = false;
         let engine = loop {
-            tokio::select! {
+            let later = tokio::select! {
                 biased;
                 summary = &mut join => break summary,
-                Some(why) = told.recv() => self.stop_because(why),
-                Some(()) = hear(int) => {
-                    if self.interrupt() {
-                        // Once: further signals must not give the reader more time.
-                        if !std::mem::replace(&mut giving_up, true) {
-                            reader.set(sleep_or_never(Some(PATIENCE)));
-                        }
-                    }
-                }
+                Some(why) = reasons.recv() => self.stop_because(why),
+                Some(order) = orders.recv() => self.obey(order).await,
                 // Nothing runs any more, but results wait for a reader that takes none of them: they stay in the journal.
                 () = &mut reader => {
                     reader.set(sleep_or_never(None));
                     self.feed.close();
+                    Later::Nothing
                 }
-                Some(()) = hear(term) => {
-                    if self.terminate() {
-                        grace.set(sleep_or_never(Some(self.args.grace)));
-                    }
-                }
-                Some(()) = hear(hup) => {
-                    if self.terminate() {
-                        grace.set(sleep_or_never(Some(self.args.grace)));
-                    }
-                }
-                Some(()) = hear(usr1) => self.list_running().await,
-                Some(key) = pressed.recv() => self.key(key).await,
                 () = &mut job_limit => {
                     job_limit.set(sleep_or_never(None));
-                    self.facts.stopped_early = true;
-                    let limit = units::show_duration(self.args.job_timeout.unwrap_or_default());
-                    self.early = Some(format!("stopped after {limit} (--job-timeout)"));
-                    self.drain();
-                    self.handle.stop(Stop::Soft);
-                    grace.set(sleep_or_never(Some(self.args.limits.kill_after)));
+                    self.pass_job_limit()
                 }
                 () = &mut grace => {
-                    // After the grace of SIGTERM softly, then by force.
-                    let how = if self.interrupts < 2 && !self.stopped { Stop::Soft } else { Stop::Hard };
-                    self.stopped = true;
-                    self.handle.stop(how);
-                    if how == Stop::Hard {
-                        reader.set(sleep_or_never(Some(PATIENCE)));
-                    }
-                    grace.set(sleep_or_never((how == Stop::Soft).then_some(self.args.limits.kill_after)));
+                    grace.set(sleep_or_never(None));
+                    self.end_what_runs()
                 }
                 _ = tick.tick() => {
                     ticks += 1;
-                    if estimate.as_ref().is_some_and(tokio::task::JoinHandle::is_finished) && let Some(done) = estimate.take() {
-                        self.total = done.await.ok().flatten();
+                    if estimate.as_ref().is_some_and(JoinHandle::is_finished) && let Some(done) = estimate.take() {
+                        self.state.total = done.await.ok().flatten();
                     }
                     if ticks.is_multiple_of(10) {
                         self.look_at_machine();
                     }
-                    self.look().await;
+                    self.look(false).await;
+                    Later::Nothing
                 }
+            };
+            match later {
+                Later::Nothing => {}
+                Later::End(after) => grace.set(sleep_or_never(Some(after))),
+                Later::GiveUp(after) => reader.set(sleep_or_never(Some(after))),
             }
         };
         // What came last came as the engine ended.
-        while let Ok(why) = told.try_recv() {
+        while let Ok(why) = reasons.try_recv() {
             self.stop_because(why);
         }
-        if let Some(estimate) = estimate.filter(tokio::task::JoinHandle::is_finished) {
-            self.total = estimate.await.ok().flatten();
+        if let Some(estimate) = estimate.filter(JoinHandle::is_finished) {
+            self.state.total = estimate.await.ok().flatten();
         }
-        if let Some(auto) = &self.auto {
-            match auto.found() {
-                Some(found) => {
-                    if let Some(outcome) = found.outcome(Instant::now()) {
-                        self.say(&format!(" {outcome}"));
-                    }
-                }
-                None => self.say(&format!(" -j auto: over before it was known what is best; {} at once in the end", self.concurrency)),
-            }
-        }
-        Left {
-            total: self.total,
-            engine,
-            facts: self.facts,
-            wall: began.elapsed(),
-            width: self.concurrency,
-            words: self.words,
-            early: self.early,
-        }
+        self.tell_what_was_found();
+        let WatchState { facts, words, early, total, .. } = self.state;
+        Left { engine, facts, wall: began.elapsed(), width: self.concurrency, words, early, total }
     }
 
-    async fn look(&mut self) {
-        let Some(snapshot) = self.handle.snapshot().await else { return };
+    /// Looks at the engine, and publishes what is seen.
+    async fn look(&mut self, with_running: bool) -> Option<RunView> {
+        let snapshot = self.handle.snapshot().await?;
         if let Some((share, overdue)) = &self.median
             && snapshot.summary.done() >= MEDIAN_OF
         {
             let limit = snapshot.summary.run.p50.mul_f64(*share);
             self.handle.set_timeout(Some(limit));
             overdue.set(limit);
-            overdue.end_children(&snapshot.running, self.children, self.args.limits.kill_after);
+            overdue.end_children(&snapshot.running, &self.children, self.spec.time.kill_after);
         }
-        self.active = snapshot.active;
+        self.state.active = snapshot.active;
         // What it was set to, or what it has found.
         self.concurrency = snapshot.concurrency.unwrap_or(self.concurrency);
         self.find(&snapshot);
-        let view = self.view(&snapshot, Instant::now());
-        if let Some(progress) = &mut *self.progress.lock().unwrap_or_else(PoisonError::into_inner) {
-            progress.update(&view, Instant::now());
+        let mut view = self.view(&snapshot, Instant::now());
+        self.views.send_replace(Arc::new(view.clone()));
+        if with_running {
+            view.running = self.running(&snapshot);
         }
+        Some(view)
     }
 
     /// `-j auto`: tries more at once as long as that brings something.
@@ -239,7 +232,8 @@ impl Watch<'_> {
         if snapshot.phase != Phase::Running {
             return;
         }
-        let known = if self.counts.ended.load(Ordering::Acquire) { Some(self.counts.read.load(Ordering::Relaxed)) } else { self.total };
+        let all_read = self.counts.ended.load(Ordering::Acquire);
+        let known = if all_read { Some(self.counts.read.load(Ordering::Relaxed)) } else { self.state.total };
         let gone = self.counts.left_out.load(Ordering::Relaxed) + self.index.finished() + snapshot.summary.done();
         let left = known.map(|total| total.saturating_sub(gone));
         match auto.look(&Seen::of(&snapshot.summary, Instant::now()), left) {
@@ -247,31 +241,43 @@ impl Watch<'_> {
             Step::Try(workers) => self.handle.set_concurrency(None, workers),
             Step::Settle(found) => {
                 self.handle.set_concurrency(None, found.workers);
-                self.say(&format!(" -j auto: {found}"));
+                self.teller.tell(&RunEvent::Found(found));
             }
         }
     }
 
-    fn view(&mut self, snapshot: &engine::Snapshot, now: Instant) -> Snapshot {
+    fn tell_what_was_found(&self) {
+        let Some(auto) = &self.auto else { return };
+        match auto.found() {
+            Some(found) => {
+                if let Some(message) = found.outcome(Instant::now()) {
+                    self.teller.tell(&RunEvent::Outcome { message });
+                }
+            }
+            None => self.teller.tell(&RunEvent::NotFound { most: self.concurrency }),
+        }
+    }
+
+    fn view(&mut self, snapshot: &engine::Snapshot, now: Instant) -> RunView {
         let (mine, before) = (self.tally.counts(), self.index.counts());
         let count = |word: Word| mine[word as usize] + before[word as usize];
         let failed: u64 = [Word::Failed, Word::Timeout, Word::Panicked, Word::Killed, Word::Lost].into_iter().map(count).sum();
         let done = count(Word::Ok) + failed + count(Word::Skipped);
         let here: u64 = mine.iter().sum();
-        self.meter.update(now, here);
+        self.state.meter.update(now, here);
         let left_out = self.counts.left_out.load(Ordering::Relaxed);
         let total = if self.counts.ended.load(Ordering::Acquire) {
             Some(self.counts.read.load(Ordering::Relaxed) - left_out)
         } else {
-            self.total.map(|total| total.saturating_sub(left_out).max(done))
+            self.state.total.map(|total| total.saturating_sub(left_out).max(done))
         };
-        let slow = snapshot.running.first().filter(|task| task.age >= self.args.slow);
+        let slow = snapshot.running.first().filter(|task| task.age >= self.spec.time.slow);
         let gate = snapshot.waiting.iter().filter(|(reason, _)| {
             *reason != Reason::Empty && !matches!(reason, Reason::Concurrency { .. } | Reason::Results { capacity: 0 })
         });
-        Snapshot {
-            name: self.name.to_owned(),
-            job: self.id.to_owned(),
+        RunView {
+            name: self.name.clone(),
+            job: self.id.clone(),
             done,
             total,
             ok: count(Word::Ok),
@@ -279,30 +285,129 @@ impl Watch<'_> {
             cut: self.tally.cut().tasks,
             retrying: snapshot.retrying as u64,
             active: snapshot.active as u64,
-            rate_per_s: self.meter.per_second(),
+            concurrency: self.concurrency,
+            pace: snapshot.rate.map(|rate| units::Rate { count: rate.count, per: rate.per }.to_string()),
+            rate_per_s: self.state.meter.per_second(),
             p50: (here > 0).then_some(snapshot.summary.run.p50),
             p99: (here > 0).then_some(snapshot.summary.run.p99),
-            eta: total.and_then(|total| self.meter.eta(total.saturating_sub(done))),
+            eta: total.and_then(|total| self.state.meter.eta(total.saturating_sub(done))),
             gate: gate.map(|(reason, waiting)| (reason.to_string(), *waiting as u64)).collect(),
-            slow: slow.map(|task| Slow { seq: task.id, age: task.age, attempt: task.attempt }),
+            slow: slow.map(|task| SlowTask { seq: task.id, age: task.age, attempt: task.attempt }),
             state: match snapshot.phase {
-                Phase::Paused => State::Paused,
-                Phase::Running => State::Running,
-                Phase::Draining | Phase::Cancelling | Phase::Done => State::Stopping,
+                Phase::Paused => RunState::Paused,
+                Phase::Running => RunState::Running,
+                Phase::Draining | Phase::Cancelling | Phase::Done => RunState::Stopping,
             },
+            ..RunView::default()
+        }
+    }
+
+    /// What runs, oldest first.
+    fn running(&self, snapshot: &engine::Snapshot) -> Vec<RunningRecord> {
+        let children = self.children.running();
+        let last_line = |slot| children.iter().find(|child| child.slot == slot).map_or_else(String::new, |child| child.last_line.clone());
+        let running = snapshot.running.iter().map(|task| RunningRecord {
+            seq: task.id,
+            age: task.age,
+            attempt: task.attempt,
+            lane: task.lane.to_string(),
+            slot: task.slot + 1,
+            last_line: last_line(task.slot),
+        });
+        running.collect()
+    }
+
+    async fn obey(&mut self, order: Order) -> Later {
+        match order {
+            Order::Look(answer) => {
+                if let Some(view) = self.look(true).await {
+                    let _ = answer.send(view);
+                }
+                Later::Nothing
+            }
+            Order::Signal(2) => self.interrupt(),
+            Order::Signal(_) => self.terminate(),
+            Order::Stop(how) => {
+                self.stop(how);
+                Later::Nothing
+            }
+            Order::Rate(rate) => {
+                self.handle.set_rate(rate);
+                Later::Nothing
+            }
+            Order::Steer(steering) => self.steer(steering).await,
+        }
+    }
+
+    async fn steer(&mut self, steering: Steering) -> Later {
+        match steering {
+            Steering::Pause => self.pause(true),
+            Steering::Resume => self.pause(false),
+            Steering::Concurrency { most } => self.set_concurrency(most.max(1)).await,
+            Steering::Rate { count, per } => {
+                let per = Duration::try_from_secs_f64(per).unwrap_or(Duration::from_secs(1));
+                self.handle.set_rate(count.map(|count| Rate { count, per, burst: self.spec.pace.burst }));
+            }
+            Steering::Drain => self.drain(),
+            Steering::Cancel => {
+                self.state.facts.stopped_early = true;
+                self.state.early.get_or_insert_with(|| "stopped: it was cancelled".to_owned());
+                self.stop(Stop::Soft);
+                return Later::End(self.spec.time.kill_after);
+            }
+        }
+        Later::Nothing
+    }
+
+    async fn set_concurrency(&mut self, most: usize) {
+        // Whoever sets it knows better.
+        self.auto = None;
+        self.concurrency = most;
+        let Some(snapshot) = self.handle.snapshot().await else { return };
+        for lane in LaneKind::ALL.into_iter().filter(|lane| snapshot.lanes[*lane as usize] > 0 && *lane != LaneKind::Cpu) {
+            self.handle.set_concurrency(Some(lane), most);
+        }
+        self.handle.set_concurrency(None, most);
+        self.look(false).await;
+        self.teller.tell(&RunEvent::Concurrency { most });
+    }
+
+    fn pause(&mut self, paused: bool) {
+        self.state.paused_by.user = paused;
+        self.apply_pause();
+    }
+
+    fn apply_pause(&self) {
+        let Pauses { user, machine } = self.state.paused_by;
+        if user || machine { self.handle.pause() } else { self.handle.resume() }
+    }
+
+    fn look_at_machine(&mut self) {
+        let lanes = &self.spec.lanes;
+        let loaded = lanes.max_load.is_some_and(|most| machine::load().is_some_and(|load| load > most));
+        let low = lanes.min_free_mem.is_some_and(|least| machine::free_memory().is_some_and(|free| free < least));
+        if (loaded || low) != self.state.paused_by.machine {
+            self.state.paused_by.machine = loaded || low;
+            self.apply_pause();
+            self.teller.tell(&RunEvent::Machine { loaded, low });
         }
     }
 
     fn drain(&mut self) {
-        self.state = State::Stopping;
         self.handle.drain();
     }
 
-    fn stop_because(&mut self, why: Why) {
+    fn stop(&mut self, how: Stop) {
+        self.state.stopped = true;
+        self.handle.stop(how);
+    }
+
+    fn stop_because(&mut self, why: Why) -> Later {
+        let state = &mut self.state;
         match why {
             Why::MaxFail { now } => {
-                self.facts.stopped_early = true;
-                if let Some(rule) = &self.args.max_fail {
+                state.facts.stopped_early = true;
+                if let Some(rule) = &self.spec.stop.max_fail {
                     // A resumed job brings its failures along, and its flags.
                     let hint = match self.index.failed() {
                         0 => String::new(),
@@ -311,7 +416,7 @@ impl Watch<'_> {
                             format!(", {earlier} of them in earlier sittings; another --max-fail, or --max-fail never, goes on")
                         }
                     };
-                    self.early = Some(format!("stopped: too many tasks failed (--max-fail {rule}){hint}"));
+                    state.early = Some(format!("stopped: too many tasks failed (--max-fail {rule}){hint}"));
                 }
                 self.drain();
                 if now {
@@ -320,191 +425,82 @@ impl Watch<'_> {
             }
             Why::UntilOk => self.drain(),
             Why::ReaderGone => {
-                self.facts.reader_gone = true;
+                state.facts.reader_gone = true;
                 self.drain();
                 self.handle.stop(Stop::Soft);
             }
             Why::Unwritable(text) => {
-                if !std::mem::replace(&mut self.facts.unwritable, true) {
-                    self.words.push(text);
+                if !std::mem::replace(&mut state.facts.unwritable, true) {
+                    state.words.push(text);
                 }
                 self.drain();
             }
         }
+        Later::Nothing
     }
 
-    /// Ctrl-C. Returns whether this was the last that there is.
-    fn interrupt(&mut self) -> bool {
-        self.interrupts += 1;
-        self.facts.signal.get_or_insert(2);
-        let running = self.children.running().len();
-        match self.interrupts {
+    fn pass_job_limit(&mut self) -> Later {
+        self.state.facts.stopped_early = true;
+        let limit = units::show_duration(self.spec.time.job.unwrap_or_default());
+        self.state.early = Some(format!("stopped after {limit} (--job-timeout)"));
+        self.drain();
+        self.handle.stop(Stop::Soft);
+        Later::End(self.spec.time.kill_after)
+    }
+
+    /// Ends what still runs after a grace: softly, then by force.
+    fn end_what_runs(&mut self) -> Later {
+        let how = if self.state.interrupts < 2 && !self.state.stopped { Stop::Soft } else { Stop::Hard };
+        self.state.stopped = true;
+        self.handle.stop(how);
+        match how {
+            Stop::Soft => Later::End(self.spec.time.kill_after),
+            Stop::Hard => Later::GiveUp(PATIENCE),
+        }
+    }
+
+    /// Hears one Ctrl-C: nothing more starts; the second: what runs is told to end; the third: it is killed.
+    fn interrupt(&mut self) -> Later {
+        self.state.interrupts += 1;
+        self.state.facts.signal.get_or_insert(2);
+        match self.state.interrupts {
             1 => {
                 self.drain();
-                self.say(&format!(" stopping: no new tasks, {} running (Ctrl-C again to end them)", self.active));
+                self.teller.tell(&RunEvent::Stopping { running: self.state.active, grace: None });
             }
             2 => {
                 self.handle.stop(Stop::Soft);
-                let children = match running {
-                    0 => String::new(),
-                    1 => ": 1 child".to_owned(),
-                    _ => format!(": {running} children"),
-                };
-                self.say(&format!(" ending what runs{children} (Ctrl-C again to kill)"));
+                self.teller.tell(&RunEvent::Ending { children: self.children.running().len() });
             }
-            _ => self.handle.stop(Stop::Hard),
+            _ => {
+                self.handle.stop(Stop::Hard);
+                // Once: further signals must not give the reader more time.
+                if !std::mem::replace(&mut self.state.giving_up, true) {
+                    return Later::GiveUp(PATIENCE);
+                }
+            }
         }
-        self.interrupts > 2
+        Later::Nothing
     }
 
-    /// SIGTERM or SIGHUP: as one Ctrl-C, and as two after the grace. Returns whether this was the first.
-    fn terminate(&mut self) -> bool {
-        self.facts.signal.get_or_insert(15);
-        if std::mem::replace(&mut self.terminated, true) {
+    /// Hears SIGTERM or SIGHUP: as one Ctrl-C, and as two after the grace.
+    fn terminate(&mut self) -> Later {
+        self.state.facts.signal.get_or_insert(15);
+        if std::mem::replace(&mut self.state.terminated, true) {
             self.handle.stop(Stop::Soft);
-            return false;
+            return Later::Nothing;
         }
         self.drain();
-        self.say(&format!(" stopping: no new tasks; those that run have {}", units::show_duration(self.args.grace)));
-        true
-    }
-
-    async fn key(&mut self, key: char) {
-        match key {
-            's' => self.list_running().await,
-            'p' => {
-                self.paused_by.user = !self.paused_by.user;
-                self.apply_pause();
-            }
-            '+' | '-' => {
-                // Whoever presses a key knows better.
-                self.auto = None;
-                let step = (self.concurrency / 10).max(1);
-                self.concurrency = if key == '+' { self.concurrency + step } else { self.concurrency.saturating_sub(step).max(1) };
-                let Some(snapshot) = self.handle.snapshot().await else { return };
-                for lane in LaneKind::ALL.into_iter().filter(|lane| snapshot.lanes[*lane as usize] > 0 && *lane != LaneKind::Cpu) {
-                    self.handle.set_concurrency(Some(lane), self.concurrency);
-                }
-                self.handle.set_concurrency(None, self.concurrency);
-                self.say(&format!(" concurrency {}", self.concurrency));
-            }
-            'q' => {
-                self.interrupt();
-            }
-            _ => {}
-        }
-    }
-
-    fn apply_pause(&self) {
-        if self.paused_by.user || self.paused_by.load { self.handle.pause() } else { self.handle.resume() }
-    }
-
-    fn look_at_machine(&mut self) {
-        let loaded = self.args.max_load.is_some_and(|most| machine::load().is_some_and(|load| load > most));
-        let low = self.args.min_free_mem.is_some_and(|least| machine::free_memory().is_some_and(|free| free < least));
-        if (loaded || low) != self.paused_by.load {
-            self.paused_by.load = loaded || low;
-            self.apply_pause();
-            self.say(match (loaded, low) {
-                (true, _) => " paused: the load is above --max-load",
-                (_, true) => " paused: less memory is free than --min-free-mem",
-                _ => " going on: the machine has room again",
-            });
-        }
-    }
-
-    async fn list_running(&self) {
-        let Some(snapshot) = self.handle.snapshot().await else { return };
-        let lines = self.children.running();
-        self.say(&format!(" {} running, {} waiting for another attempt", snapshot.active, snapshot.retrying));
-        for task in &snapshot.running {
-            let last = lines.iter().find(|child| child.slot == task.slot).map_or("", |child| &child.last_line);
-            let last = if last.is_empty() { String::new() } else { format!("   {}", last.escape_debug()) };
-            self.say(&format!(
-                " #{} {} attempt {} slot {}-{}{last}",
-                task.id,
-                units::show_duration(task.age),
-                task.attempt,
-                task.lane,
-                task.slot + 1
-            ));
-        }
-    }
-
-    fn say(&self, line: &str) {
-        say(self.progress, line);
+        let grace = self.spec.time.grace;
+        self.teller.tell(&RunEvent::Stopping { running: self.state.active, grace: Some(grace) });
+        Later::End(grace)
     }
 }
 
-pub(super) fn say(progress: &Mutex<Option<Progress>>, line: &str) {
-    match &*progress.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some(progress) => progress.note(line),
-        None => eprintln!("{line}"),
+/// Sleeps for a time; for ever without one.
+pub(crate) async fn sleep_or_never(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
     }
-}
-
-impl Left {
-    pub(super) fn unwritable(&mut self, text: String) {
-        if !std::mem::replace(&mut self.facts.unwritable, true) {
-            self.words.push(text);
-        }
-    }
-
-    /// Tasks that have not run, as far as is known: those handed back, and the part of the input that was not read.
-    pub(super) fn remaining(&self, read: u64, counts: &Counts, mine: [u64; Word::ALL.len()], ended: bool) -> u64 {
-        let done_here: u64 = Word::ALL.iter().filter(|word| **word != Word::Cancelled).map(|word| mine[*word as usize]).sum();
-        let known = read.saturating_sub(counts.finished.load(Ordering::Relaxed)).saturating_sub(done_here);
-        if ended {
-            return known;
-        }
-        // What was not read is known from the estimate alone.
-        let left_out = counts.left_out.load(Ordering::Relaxed);
-        let rest = self.total.map_or(0, |total| total.saturating_sub(left_out + counts.finished.load(Ordering::Relaxed) + done_here));
-        known.max(rest).max(1)
-    }
-
-    pub(super) fn summary(&self, name: &str, id: &str, counts: [u64; Word::ALL.len()], sittings: u32, remaining: u64) -> Summary {
-        let engine = &self.engine;
-        let wall = self.wall.as_secs_f64().max(f64::EPSILON);
-        let mut waited: Vec<(Waited, f64)> = Vec::new();
-        for (reason, time) in &engine.waited {
-            let Some(kind) = waited_for(reason) else { continue };
-            let share = time.as_secs_f64() / wall;
-            match waited.iter_mut().find(|(known, _)| *known == kind) {
-                Some((_, sum)) => *sum += share,
-                None => waited.push((kind, share)),
-            }
-        }
-        Summary {
-            name: name.to_owned(),
-            job: id.to_owned(),
-            counts,
-            remaining,
-            sittings,
-            wall: self.wall,
-            run: engine.run,
-            wait: engine.wait,
-            waited,
-            slots: engine
-                .slots
-                .iter()
-                .map(|slot| progress::SlotSummary { slot: slot.slot + 1, tasks: slot.tasks, busy: slot.busy, share: slot.share })
-                .collect(),
-            ..Summary::default()
-        }
-    }
-}
-
-fn waited_for(reason: &Reason) -> Option<Waited> {
-    Some(match reason {
-        Reason::Pace { .. } => Waited::Pace,
-        Reason::Concurrency { .. } | Reason::Lane { .. } | Reason::Limit { .. } => Waited::Slots,
-        Reason::Key { .. } => Waited::Key,
-        // Without a result queue a result holds its slot until it is written.
-        Reason::Results { capacity: 0 } => Waited::Slots,
-        Reason::Results { .. } => Waited::Results,
-        Reason::Backoff { .. } => Waited::Backoff,
-        Reason::Paused => Waited::Pause,
-        _ => return None,
-    })
 }

@@ -1,13 +1,8 @@
 //! What runs for each record: a command, an HTTP request, a line to a living child, or nothing.
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
-use longshore_brokers::{is_secret, mask_text, mask_value};
+use longshore_brokers::mask_text;
 use longshore_core::{
     Clock, Context, LaneKind, Outcome, TaskError,
     engine::Lanes,
@@ -21,18 +16,20 @@ use longshore_core::{
     },
 };
 
-use crate::run::{
-    args::RunArgs,
+use crate::{
     batch::{Batching, Weight},
+    call::Call,
     command::{CommandPlan, told},
+    environment::{constants, env_pair, line_by_line, surroundings},
+    event::Tell,
     heard::Heard,
     http::{HttpClient, HttpOptions, HttpPlan, HttpWords, SPOOL},
-    intake::Call,
     last_output::LastOutputs,
     overdue::Overdue,
     pipe::{self, Pipe},
     record::{Range, Record},
     reply::Reply,
+    spec::{PipeSpec, Program, ProgramLimits, RequestSpec},
     spool::Spool,
     task::TaskPlan,
     template::{Expr, Shape, Vars},
@@ -62,36 +59,22 @@ pub struct PipePlan {
 }
 
 impl What {
-    /// Compiles what the command line says.
+    /// Compiles the templates of what runs, for records of this shape.
     ///
     /// # Errors
-    /// A sentence for people: not exactly one WHAT, a bad template, a field that cannot be there.
-    pub fn compile(args: &RunArgs, shape: &Shape) -> Result<Self, String> {
-        let given = [!args.what.command.is_empty(), args.what.http.is_some(), args.what.pipe.is_some(), args.task.is_some(), args.noop];
-        match given.iter().filter(|given| **given).count() {
-            0 => return Err("nothing to run: write -- CMD ARG…, --http 'GET URL', --pipe 'COMMAND' or --task NAME".to_owned()),
-            1 => {}
-            _ => return Err("more than one thing to run: -- CMD, --http, --pipe and --task exclude each other".to_owned()),
-        }
-        if let Some(text) = &args.what.http {
-            return http_plan(text, args, shape).map(|plan| What::Http(Arc::new(plan)));
-        }
-        if let Some(task) = &args.task {
-            return TaskPlan::compile(task, args, shape).map(|plan| What::Task(Arc::new(plan)));
-        }
-        let env = args
-            .child
-            .env
-            .iter()
-            .map(|pair| env_pair(pair, shape).map_err(|error| format!("--env {error}")))
-            .collect::<Result<Vec<_>, _>>()?;
-        if let Some(text) = &args.what.pipe {
-            return PipePlan::compile(text, env, args).map(|plan| What::Pipe(Arc::new(plan)));
-        }
-        if args.noop {
-            return Ok(What::Noop);
-        }
-        CommandPlan::compile(args, env, shape).map(|plan| What::Command(Arc::new(plan)))
+    /// A sentence for people: a bad template, a field that cannot be there.
+    pub fn compile(program: &Program, limits: &ProgramLimits, shape: &Shape) -> Result<Self, String> {
+        let env = |pairs: &[String]| {
+            let pair = |pair: &String| env_pair(pair, shape).map_err(|error| format!("--env {error}"));
+            pairs.iter().map(pair).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(match program {
+            Program::Http(spec) => What::Http(Arc::new(http_plan(spec, limits, shape)?)),
+            Program::Task(spec) => What::Task(Arc::new(TaskPlan::compile(spec, limits.retries_failed, shape)?)),
+            Program::Pipe(spec) => What::Pipe(Arc::new(PipePlan::compile(spec, env(&spec.env)?, limits)?)),
+            Program::Command(spec) => What::Command(Arc::new(CommandPlan::compile(spec, env(&spec.env)?, limits, shape)?)),
+            Program::Nothing => What::Noop,
+        })
     }
 
     /// The lane that tasks run on unless told otherwise, and the lanes that there are.
@@ -197,7 +180,7 @@ impl What {
 }
 
 /// What lanes are made from.
-pub struct Lanebuilder {
+pub(crate) struct Lanebuilder {
     /// Where they report to.
     pub outbox: Outbox<Call, Reply>,
     /// The registry of their children.
@@ -216,6 +199,8 @@ pub struct Lanebuilder {
     pub spool: Option<Arc<Spool>>,
     /// Gets what commands wrote that a timeout or a signal ended.
     pub last: Arc<LastOutputs>,
+    /// Told that a server is away.
+    pub tell: Tell,
 }
 
 impl Lanebuilder {
@@ -223,7 +208,7 @@ impl Lanebuilder {
     ///
     /// # Errors
     /// A sentence for people.
-    pub fn build(self, what: &What) -> Result<(Lanes<Call, Reply>, Box<dyn FnOnce() + Send>), String> {
+    pub(crate) fn build(self, what: &What) -> Result<(Lanes<Call, Reply>, Box<dyn FnOnce() + Send>), String> {
         let mut lanes: Lanes<Call, Reply> = [const { None }; 4];
         let clock = Clock::SYSTEM;
         let runtime = tokio::runtime::Handle::current();
@@ -269,7 +254,7 @@ impl Lanebuilder {
                 put(LaneKind::Async, Arc::new(AsyncLane::new(handler, outbox, clock, &runtime)));
             }
             What::Task(plan) => {
-                let sender = Arc::new(plan.sender(self.job)?);
+                let sender = Arc::new(plan.sender(self.job, self.tell)?);
                 let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, call: Call| {
                     let (sender, overdue) = (sender.clone(), overdue.clone());
                     Box::pin(async move {
@@ -377,42 +362,8 @@ fn vars(context: &Context) -> Vars<'static> {
     Vars { slot: context.slot as usize + 1, attempt: context.attempt, extra: &[] }
 }
 
-/// Variables that let most programs write each line at once. Left to themselves they keep lines back when nobody looks at a terminal, and a child that
-/// answers line by line would never be heard: C programs through coreutils' libstdbuf where that is there, Python by its own switch.
-pub(crate) fn line_by_line() -> Vec<(OsString, OsString)> {
-    let mut env = vec![("PYTHONUNBUFFERED".into(), "1".into())];
-    let library = ["/usr/libexec/coreutils/libstdbuf.so", "/usr/lib/coreutils/libstdbuf.so"]
-        .into_iter()
-        .find(|path| std::path::Path::new(path).exists());
-    if let Some(library) = library {
-        let mut preload = OsString::from(library);
-        if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {
-            preload.push(":");
-            preload.push(others);
-        }
-        env.extend([("LD_PRELOAD".into(), preload), ("_STDBUF_O".into(), "L".into())]);
-    }
-    env
-}
-
-/// What children that stay are told: they outlive records, so it cannot depend on one.
-///
-/// # Errors
-/// The name of a variable that does.
-pub(crate) fn constants(env: &[(OsString, Expr)]) -> Result<Vec<(OsString, OsString)>, String> {
-    let constant = |(name, value): &(OsString, Expr)| {
-        let text = String::from_utf8_lossy(value.source()).into_owned();
-        let value = Expr::parse(&text, &Shape::lines())
-            .ok()
-            .filter(Expr::is_constant)
-            .and_then(|expr| expr.eval_text(&crate::run::record::nobody(), &Vars::default()).ok());
-        Ok((name.clone(), value.ok_or_else(|| name.to_string_lossy().into_owned())?.into()))
-    };
-    env.iter().map(constant).collect()
-}
-
 /// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.
-pub(crate) fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
+pub fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
     record.check()?;
     record.as_range().map_or(Ok(()), Range::check_unchanged)?;
     if record.is_plain() {
@@ -428,79 +379,54 @@ pub(crate) fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
     Ok(text.as_bytes().to_vec())
 }
 
-/// Where something runs and what it finds there, for the journal's hash.
-pub(super) fn surroundings(cwd: Option<&Path>, env: &[(OsString, Expr)]) -> Vec<Vec<u8>> {
-    let mut all = vec![cwd.map_or(Vec::new(), |path| path.as_os_str().as_encoded_bytes().to_vec())];
-    for (name, expr) in env {
-        all.extend([b"env".to_vec(), name.as_encoded_bytes().to_vec(), expr.source().to_vec()]);
-    }
-    all
-}
-
-/// `NAME=EXPR`.
-///
-/// # Errors
-/// A sentence for people, without the flag's name.
-pub(crate) fn env_pair(pair: &str, shape: &Shape) -> Result<(OsString, Expr), String> {
-    let shown = mask_value("env", pair);
-    let (name, expr) = pair.split_once('=').ok_or_else(|| format!("{shown}: write NAME=EXPR"))?;
-    if name.is_empty() || name.contains('\0') {
-        return Err(format!("{shown}: `{name}` is not a name of a variable"));
-    }
-    let parsed = Expr::parse(expr, shape).map_err(|error| match is_secret(name) {
-        true => format!("{name}: what stands there is no field and no template, and is not shown: it may be a secret (a text of its own is written {{{{ '…' }}}})"),
-        false => format!("{name}: {error} (a text of its own is written {{{{ '{expr}' }}}})"),
-    })?;
-    Ok((name.into(), parsed))
-}
-
-fn http_plan(text: &str, args: &RunArgs, shape: &Shape) -> Result<HttpPlan, String> {
+fn http_plan(spec: &RequestSpec, limits: &ProgramLimits, shape: &Shape) -> Result<HttpPlan, String> {
     let options = HttpOptions {
-        ok: args.request.ok.clone(),
+        ok: spec.ok.clone(),
         // The engine times attempts.
         timeout: None,
-        connect_timeout: args.limits.connect_timeout,
-        redirects: args.request.redirects,
-        http2: args.request.http2,
-        insecure: args.request.insecure,
-        proxy: args.request.proxy.clone(),
-        max_body: usize::try_from(args.max_output.max(1 << 20)).unwrap_or(usize::MAX),
-        retry_after: !args.no_retry_after,
+        connect_timeout: spec.connect_timeout,
+        redirects: spec.redirects,
+        http2: spec.http2,
+        insecure: spec.insecure,
+        proxy: spec.proxy.clone(),
+        max_body: usize::try_from(limits.max_output.max(1 << 20)).unwrap_or(usize::MAX),
+        retry_after: limits.retry_after,
         guard: None,
     };
-    if let Some(dir) = &args.save_body {
+    if let Some(dir) = &spec.save_body {
         std::fs::create_dir_all(dir).map_err(|error| format!("--save-body {}: {error}", dir.display()))?;
     }
     let words = HttpWords {
         dashes: true,
-        headers: &args.request.header,
-        body_json: args.request.body_json.as_deref(),
-        body: args.request.body.as_deref(),
-        form: &args.request.form,
+        headers: &spec.headers,
+        body_json: spec.body_json.as_deref(),
+        body: spec.body.as_deref(),
+        form: &spec.form,
     };
-    HttpPlan::compile(text, &words, shape, options, args.save_body.clone())
+    HttpPlan::compile(&spec.request, &words, shape, options, spec.save_body.clone())
 }
 
 impl PipePlan {
-    fn compile(text: &str, env: Vec<(OsString, Expr)>, args: &RunArgs) -> Result<Self, String> {
+    fn compile(spec: &PipeSpec, env: Vec<(OsString, Expr)>, limits: &ProgramLimits) -> Result<Self, String> {
+        let text = &spec.command;
         let argv: Vec<OsString> =
             shell_words::split(text).map_err(|error| format!("--pipe: {error}"))?.into_iter().map(OsString::from).collect();
         if argv.is_empty() {
             return Err("--pipe needs a program to run".to_owned());
         }
         let limits = pipe::Limits {
-            max_answer: usize::try_from(args.max_record).unwrap_or(usize::MAX),
-            kill_after: args.limits.kill_after,
+            max_answer: usize::try_from(limits.max_record).unwrap_or(usize::MAX),
+            kill_after: limits.kill_after,
             ..pipe::Limits::default()
         };
-        Ok(Self { argv, env, cwd: args.child.cwd.clone(), limits, text: text.to_owned() })
+        Ok(Self { argv, env, cwd: spec.cwd.clone(), limits, text: text.clone() })
     }
 
     /// The children, none of which is started yet.
     ///
     /// # Errors
     /// A variable of theirs that depends on a record.
-    pub(crate) fn open(&self, job: String, children: Children) -> Result<Pipe, String> {
+    pub fn open(&self, job: String, children: Children) -> Result<Pipe, String> {
         let mut env = vec![("LONGSHORE_JOB".into(), job.into())];
         env.extend(line_by_line());
         env.extend(

@@ -24,7 +24,8 @@ use longshore_core::{
 use serde::Serialize;
 
 use super::global::Global;
-use crate::{config::Config, queue::Fault, run::journal::StateDir};
+use crate::{config::Config, queue::Fault};
+use longshore_run::journal::StateDir;
 
 /// One measured row.
 #[derive(Clone, Debug, Serialize)]

@@ -21,16 +21,14 @@ use tokio::sync::mpsc;
 
 use self::ids::{IdsFile, MissingIds};
 use crate::{
-    queue::{
-        Fault, Place, code_of,
-        send::{Filling, SendArgs},
-    },
-    run::{
-        input::{Format, Input, Options, Source},
-        record::Record,
-        template::{Condition, Shape, Vars},
-    },
+    queue::{Fault, Place, code_of, send::SendArgs},
     units::{self, show_count},
+};
+use longshore_run::{
+    filling::Filling,
+    input::{Format, Input, Options, Source},
+    record::Record,
+    template::{Condition, Shape, Vars},
 };
 
 /// How far the input is read ahead of the broker.
@@ -366,7 +364,7 @@ mod tests {
     use super::*;
     use longshore_celery::Value;
 
-    use crate::run::record::testing::{json, line, row};
+    use longshore_run::record::testing::{json, line, row};
 
     fn plan(args: Option<&str>, kwargs: Option<&str>, shape: &Shape) -> Plan {
         #[derive(clap::Parser)]
@@ -391,7 +389,7 @@ mod tests {
                 String::from_utf8(Value::Map(kwargs).to_json()).unwrap()
             )
         };
-        let columns = Shape::table(Some(Arc::new(crate::run::record::Columns::named(["id", "url"]))));
+        let columns = Shape::table(Some(Arc::new(longshore_run::record::Columns::named(["id", "url"]))));
         for (got, want) in [
             (shown(plan(None, None, &Shape::lines()), line("a \"b")), r#"["a \"b"] {}"#),
             (shown(plan(None, None, &Shape::json()), json(r#"{"x": 1}"#)), r#"[] {"x": 1}"#),

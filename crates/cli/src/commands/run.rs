@@ -1,5 +1,10 @@
 //! `longshore run`: the command line and the configuration become one set of arguments, and those a run.
 
+pub mod args;
+mod drive;
+mod notes;
+pub mod spec;
+
 use std::{ffi::OsString, io::Write};
 
 use clap::{
@@ -10,19 +15,18 @@ use clap::{
 
 use longshore_worker::App;
 
+use longshore_run::{
+    Plan, RunError, RunErrorKind,
+    batch::{Batching, Weight},
+    journal::{JobError, StateDir},
+    record::{Record, key_hex, key_of},
+};
+
+use self::args::RunArgs;
 use crate::{
     commands::global::Global,
     config::{Config, RunSettings, Sources},
-    run::{
-        RunError,
-        args::RunArgs,
-        batch::{Batching, Weight},
-        conduct::Ready,
-        input::Input,
-        journal::StateDir,
-        plan::{Plan, check_all},
-        record::{Record, key_hex, key_of},
-    },
+    queue::Fault,
 };
 
 /// What a run is asked to do, and with which words.
@@ -37,8 +41,20 @@ pub struct Asked {
     pub words: Vec<String>,
 }
 
-fn usage(message: impl std::fmt::Display) -> RunError {
-    RunError { code: 2, message: message.to_string() }
+fn usage(message: impl std::fmt::Display) -> Fault {
+    Fault::usage(message)
+}
+
+impl From<RunError> for Fault {
+    fn from(error: RunError) -> Self {
+        Self { code: error.exit_code(), message: error.message }
+    }
+}
+
+impl From<JobError> for Fault {
+    fn from(error: JobError) -> Self {
+        Self { code: error.exit_code(), message: error.to_string() }
+    }
 }
 
 /// Takes the words behind `:::` out of a command line: up to a `--` that follows, else to its end.
@@ -64,7 +80,7 @@ pub fn asked(
     sources: &Sources,
     app: &App,
     parse: &dyn Fn(&[OsString]) -> Result<ArgMatches, clap::Error>,
-) -> Result<Asked, RunError> {
+) -> Result<Asked, Fault> {
     let config = Config::load(sources).map_err(usage)?;
     let mut first = RunArgs::from_arg_matches(matches).map_err(usage)?;
     if first.state_dir.is_none() {
@@ -119,8 +135,7 @@ pub fn asked(
         None => false,
     };
     if args.task.is_some() || shares {
-        let (app, _) =
-            crate::queue::configured(app, &config, &global).map_err(|fault| RunError { code: fault.code, message: fault.message })?;
+        let (app, _) = crate::queue::configured(app, &config, &global)?;
         args.place = Some(app.settings().clone());
     }
     if matches.value_source("summary") != Some(ValueSource::CommandLine) {
@@ -134,7 +149,7 @@ pub fn asked(
 }
 
 /// A flag that clap does not take: where the configuration set it that is what the message names; else it is clap's own.
-fn blame(error: clap::Error, settings: &RunSettings) -> RunError {
+fn blame(error: clap::Error, settings: &RunSettings) -> Fault {
     let flag = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(flag)) => flag.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default().to_owned(),
         _ => String::new(),
@@ -154,12 +169,11 @@ pub fn sentence(error: &clap::Error) -> String {
 }
 
 /// The stored command line of a job, with the flags of this one behind.
-fn stored(job: &str, first: &RunArgs, own: Vec<OsString>, words: &mut Option<Vec<OsString>>) -> Result<Vec<OsString>, RunError> {
-    let fail = |error: crate::run::journal::JobError| RunError { code: error.exit_code(), message: error.to_string() };
-    let info = StateDir::open(first.state_dir.as_deref()).map_err(fail)?.find(job).map_err(fail)?;
+fn stored(job: &str, first: &RunArgs, own: Vec<OsString>, words: &mut Option<Vec<OsString>>) -> Result<Vec<OsString>, Fault> {
+    let info = StateDir::open(first.state_dir.as_deref())?.find(job)?;
     // Relative paths mean what they meant.
     std::env::set_current_dir(&info.header.cwd).map_err(|error| usage(format!("{}: {error}", info.header.cwd)))?;
-    let mut argv: Vec<OsString> = info.args().map_err(fail)?.into_iter().map(OsString::from).collect();
+    let mut argv: Vec<OsString> = info.args()?.into_iter().map(OsString::from).collect();
     if words.is_none() {
         *words = take_words(&mut argv);
     }
@@ -224,38 +238,33 @@ fn is_given(matches: &ArgMatches, long: &str) -> bool {
 ///
 /// # Errors
 /// Exit code and sentence.
-pub fn run(asked: Asked) -> Result<u8, RunError> {
+pub fn run(asked: Asked) -> Result<u8, Fault> {
     let Asked { args, global, config, words } = asked;
     if let Some(nice) = args.nice {
         // Before any thread: they and their children inherit it.
         longshore_sys::priority::set_thread_nice(nice).map_err(|error| usage(format!("--nice {nice}: {error}")))?;
     }
-    let (plan, input) = Plan::new(&args, &config)?;
+    let mut plan = Plan::new(spec::spec(&args, &config, words)?)?;
     if let Some(count) = args.dry_run {
-        return dry_run(&args, &plan, input, count);
+        return dry_run(&args, plan, count);
     }
-    let input = if args.strict {
-        if plan.input.sources.contains(&crate::run::input::Source::Stdin) {
-            return Err(usage("--strict reads the input twice, which stdin does not allow; name a file"));
-        }
-        check_all(&plan, input)?;
-        Input::open(&plan.input).map_err(|error| RunError { code: 3, message: error.to_string() })?
-    } else {
-        input
-    };
-    let ready = Ready::take(args, plan, input, words)?;
+    if args.strict {
+        plan.check_all()?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("longshore")
         .build()
-        .map_err(|error| RunError { code: 70, message: format!("no threads: {error}") })?;
-    let code = runtime.block_on(ready.run(&global));
+        .map_err(|error| Fault { code: 70, message: format!("no threads: {error}") })?;
+    let code = runtime.block_on(drive::drive(plan, &args, &global));
     // A thread that still reads a pipe must not keep us.
     runtime.shutdown_background();
-    code
+    Ok(code?)
 }
 
-fn dry_run(args: &RunArgs, plan: &Plan, input: Input, count: u64) -> Result<u8, RunError> {
+fn dry_run(args: &RunArgs, mut plan: Plan, count: u64) -> Result<u8, Fault> {
+    let input = plan.take_input()?;
+    let plan = &plan;
     let mut out = std::io::stdout().lock();
     let (mut wrong, mut shown) = (false, 0);
     let mut group: Vec<Record> = Vec::new();
@@ -273,7 +282,7 @@ fn dry_run(args: &RunArgs, plan: &Plan, input: Input, count: u64) -> Result<u8, 
         if enough {
             break;
         }
-        let record = record.map_err(|error| RunError { code: 3, message: error.to_string() })?;
+        let record = record.map_err(|error| RunError::new(RunErrorKind::Input, error.to_string()))?;
         if let Some(condition) = &plan.rules.condition
             && matches!(condition.holds(&record, &Default::default()), Ok(false))
         {

@@ -2,7 +2,7 @@
 
 use longshore_core::TaskError;
 
-use crate::run::{
+use longshore_run::{
     record::Record,
     template::{Shape, Template, TemplateError, Vars},
 };
@@ -112,12 +112,12 @@ pub fn padded(json: String, size: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Plan, padded};
-    use crate::run::{
+    use longshore_run::{
         record::testing::{json, line, row},
         template::Shape,
     };
 
-    fn texts(plan: &Plan, record: &crate::run::record::Record) -> Result<(Option<String>, String), String> {
+    fn texts(plan: &Plan, record: &longshore_run::record::Record) -> Result<(Option<String>, String), String> {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         plan.of(record).map(|out| (out.key.map(text), text(out.value))).map_err(|error| error.message().to_owned())
     }

@@ -29,12 +29,12 @@ use crate::{
     progress::view::State,
     progress::{Progress, RateMeter, text},
     queue::{Fault, block_on},
-    run::{
-        input::{Input, Options, Source},
-        signals::Signals,
-        template::Shape,
-    },
+    signals::Signals,
     units::show_size,
+};
+use longshore_run::{
+    input::{Input, Options, Source},
+    template::Shape,
 };
 
 /// How often it is looked at.

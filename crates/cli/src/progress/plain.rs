@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use longshore_run::units::round;
 use serde_json::{Value, json};
 
 use super::{
@@ -72,11 +73,6 @@ pub fn json(snapshot: &Snapshot) -> String {
         "slow": snapshot.slow.map(|slow| json!({ "seq": slow.seq, "age_ms": slow.age.as_millis() as u64, "attempt": slow.attempt })),
     })
     .to_string()
-}
-
-/// Three decimals: the rest is noise, and lines are read by people too.
-pub(super) fn round(number: f64) -> f64 {
-    (number * 1e3).round() / 1e3
 }
 
 #[cfg(test)]

@@ -9,76 +9,7 @@ use clap::builder::styling::Style;
 
 use super::{Voice, bar::Bar, plain};
 
-/// A moment of a run. All counts are of tasks, those of earlier sittings included.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Snapshot {
-    /// The job's name, or its id when it has none.
-    pub name: String,
-    /// The job's id.
-    pub job: String,
-    /// Tasks that have ended for good.
-    pub done: u64,
-    /// How many there will be, once that is known.
-    pub total: Option<u64>,
-    /// Ended well.
-    pub ok: u64,
-    /// Failed for good, by whatever outcome.
-    pub failed: u64,
-    /// Tasks of whose output the journal and JSON lack something.
-    pub cut: u64,
-    /// Waiting for another attempt.
-    pub retrying: u64,
-    /// Running now.
-    pub active: u64,
-    /// Tasks that end per second, smoothed (see [`RateMeter`](super::RateMeter)).
-    pub rate_per_s: f64,
-    /// Median of the run times, once there is one.
-    pub p50: Option<Duration>,
-    /// 99th percentile of the run times.
-    pub p99: Option<Duration>,
-    /// The time that is left, when it can be said.
-    pub eta: Option<Duration>,
-    /// What holds ready tasks back (`pace 100/s`) and how many wait for it.
-    pub gate: Vec<(String, u64)>,
-    /// The slowest running task, when it has passed `--slow`.
-    pub slow: Option<Slow>,
-    /// Whether new tasks start.
-    pub state: State,
-}
-
-/// A task that has run for long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slow {
-    /// Its place in the input.
-    pub seq: u64,
-    /// How long this attempt has run.
-    pub age: Duration,
-    /// Which attempt it is, from 1.
-    pub attempt: u32,
-}
-
-/// Whether new tasks start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum State {
-    /// They do.
-    #[default]
-    Running,
-    /// Not until someone says so.
-    Paused,
-    /// No more; running ones may end.
-    Stopping,
-}
-
-impl State {
-    /// The word for lines that machines read.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::Running => "running",
-            State::Paused => "paused",
-            State::Stopping => "stopping",
-        }
-    }
-}
+pub use longshore_run::view::{RunState as State, RunView as Snapshot, SlowTask as Slow};
 
 /// `--progress`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -294,6 +225,7 @@ pub(super) mod tests {
             gate: vec![("pace 100/s".to_owned(), 36)],
             slow: Some(Slow { seq: 5990, age: Duration::from_secs(61), attempt: 2 }),
             state: State::Running,
+            ..Snapshot::default()
         }
     }
 

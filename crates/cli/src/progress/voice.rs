@@ -1,8 +1,9 @@
 //! How much a run says on stderr, and in which form: `-q`, `-v`, `--log-format`.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use longshore_core::Word;
+use longshore_run::{TaskDetail, TaskEnd};
 use serde_json::json;
 
 use super::{Mode, text};
@@ -53,25 +54,6 @@ pub struct Voice {
     pub json: bool,
 }
 
-/// A task that has ended for good.
-#[derive(Clone, Debug)]
-pub struct Ended {
-    /// Its place in the input.
-    pub seq: u64,
-    /// How many records shared its call.
-    pub records: usize,
-    /// How it ended.
-    pub word: Word,
-    /// Its last attempt.
-    pub attempt: u32,
-    /// How long that ran.
-    pub run: Duration,
-    /// The slot, from 1.
-    pub slot: u32,
-    /// Why it did not end well.
-    pub error: Option<String>,
-}
-
 impl Voice {
     /// The voice that the flags ask for.
     pub fn new(verbose: u8, quiet: bool, format: LogFormat) -> Self {
@@ -111,14 +93,23 @@ impl Voice {
         if self.json { json!({ "level": "error", "message": message }).to_string() } else { format!("longshore: {message}") }
     }
 
-    /// Whether a task that ended like this is told.
+    /// Returns which tasks are told as they end.
+    pub fn tasks(self) -> TaskDetail {
+        match self.level {
+            ..1 => TaskDetail::None,
+            1 => TaskDetail::Failed,
+            2.. => TaskDetail::All,
+        }
+    }
+
+    /// Returns whether a task that ended like this is told.
     pub fn tells(self, word: Word) -> bool {
         self.level >= if word == Word::Ok { 2 } else { 1 }
     }
 
     /// The line about a task.
-    pub fn task(self, ended: &Ended) -> String {
-        let Ended { seq, records, word, attempt, run, slot, error } = ended;
+    pub fn task(self, ended: &TaskEnd) -> String {
+        let TaskEnd { seq, records, word, attempt, run, slot, error } = ended;
         let level = if *word == Word::Ok { "info" } else { "warning" };
         if self.json {
             let run_ms = u64::try_from(run.as_millis()).unwrap_or(u64::MAX);
@@ -136,22 +127,24 @@ impl Voice {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn flags_choose_what_is_said_and_how() {
         let voice = |verbose, quiet, format: &str| Voice::new(verbose, quiet, LogFormat::parse(format).expect("a form"));
-        for (voice, mode, summary, note, ok, failed) in [
-            (voice(0, false, "auto"), Mode::Auto, None, Some(" hi"), false, false),
-            (voice(0, false, "json"), Mode::Json, Some("json"), Some(r#"{"level":"info","message":"hi"}"#), false, false),
-            (voice(0, true, "json"), Mode::None, Some("none"), None, false, false),
-            (voice(3, true, "text"), Mode::None, Some("none"), None, false, false),
-            (voice(1, false, "text"), Mode::Auto, None, Some(" hi"), false, true),
-            (voice(2, false, "text"), Mode::Auto, None, Some(" hi"), true, true),
+        for (voice, mode, summary, note, tasks) in [
+            (voice(0, false, "auto"), Mode::Auto, None, Some(" hi"), TaskDetail::None),
+            (voice(0, false, "json"), Mode::Json, Some("json"), Some(r#"{"level":"info","message":"hi"}"#), TaskDetail::None),
+            (voice(0, true, "json"), Mode::None, Some("none"), None, TaskDetail::None),
+            (voice(3, true, "text"), Mode::None, Some("none"), None, TaskDetail::None),
+            (voice(1, false, "text"), Mode::Auto, None, Some(" hi"), TaskDetail::Failed),
+            (voice(2, false, "text"), Mode::Auto, None, Some(" hi"), TaskDetail::All),
         ] {
             assert_eq!((voice.progress(Mode::Auto), voice.summary()), (mode, summary), "{voice:?}");
             assert_eq!(voice.note(" hi").as_deref(), note, "{voice:?}");
-            assert_eq!((voice.tells(Word::Ok), voice.tells(Word::Timeout)), (ok, failed), "{voice:?}");
+            assert_eq!(voice.tasks(), tasks, "{voice:?}");
             assert_eq!(voice.progress(Mode::Plain), Mode::Plain, "what was asked for by name");
         }
         assert!(LogFormat::parse("xml").expect_err("no form").contains("auto, text or json"));
@@ -159,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_task_is_told_on_one_line_whatever_its_error_says() {
-        let ended = |error: Option<&str>| Ended {
+        let ended = |error: Option<&str>| TaskEnd {
             seq: 7,
             records: 3,
             word: Word::Failed,

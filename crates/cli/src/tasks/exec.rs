@@ -17,7 +17,7 @@ use super::{
     children::{GivenUp, Nursery},
     record::{self, told, vars},
 };
-use crate::run::{command::CommandPlan, record::Origin};
+use longshore_run::{command::CommandPlan, record::Origin};
 
 pub(super) struct Exec {
     pub(super) plan: Box<CommandPlan>,

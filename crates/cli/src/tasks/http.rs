@@ -12,7 +12,7 @@ use super::{
     answer::{self, Told},
     record::{self, vars},
 };
-use crate::run::{
+use longshore_run::{
     http::{Body, HttpClient, HttpPlan, HttpReply, ReplyBody, Request},
     record::Origin,
 };
@@ -79,7 +79,7 @@ fn value(reply: HttpReply) -> Value {
         ReplyBody::Binary(bytes) => {
             let mut tagged = longshore_celery::Map::default();
             tagged.set("__type__", "base64");
-            tagged.set("__value__", crate::run::record::base64(&bytes));
+            tagged.set("__value__", longshore_run::record::base64(&bytes));
             Value::Map(tagged)
         }
         ReplyBody::Saved(_) => Value::Null,

@@ -17,9 +17,9 @@ use super::{
     children::{GivenUp, Nursery, Slot},
     record,
 };
-use crate::run::{
+use longshore_run::{
+    environment::line_by_line,
     pipe::{Answer, Limits, Pipe},
-    what::line_by_line,
 };
 
 /// How a pipe is set up.

@@ -5,7 +5,7 @@ use std::{ffi::OsString, sync::Arc};
 use longshore_celery::{Map, Value};
 use longshore_worker::{Call, TaskContext};
 
-use crate::run::{
+use longshore_run::{
     record::{Origin, Record, Unit, of_task},
     template::Vars,
 };

@@ -9,14 +9,14 @@ use super::pipe;
 use crate::{
     config::{Config, ConfigError, Section, Value},
     flags::{BackoffArg, retry_on},
-    run::{
-        command::CommandPlan,
-        http::{Guard, HttpOptions, HttpPlan, HttpWords, StatusRanges},
-        pipe::Limits as PipeLimits,
-        template::{Expr, Shape},
-        what::{constants, env_pair},
-    },
     units,
+};
+use longshore_run::{
+    command::CommandPlan,
+    environment::{constants, env_pair},
+    http::{Guard, HttpOptions, HttpPlan, HttpWords, StatusRanges},
+    pipe::Limits as PipeLimits,
+    template::{Expr, Shape},
 };
 
 /// A task that a program serves.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use longshore_core::TaskError;
 
 use super::{Body, BodySpec, HttpOptions, HttpSpec, Request, parse_header};
-use crate::run::{
+use crate::{
     record::{Range, Record},
     template::{Shape, Template, Vars},
 };
@@ -105,7 +105,7 @@ impl HttpPlan {
     }
 
     /// Everything that decides what a task does, for the journal's hash.
-    pub(in crate::run) fn sources(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn sources(&self) -> Vec<Vec<u8>> {
         let mut all = vec![b"http".to_vec(), self.spec.effective_method().as_str().into(), self.url.source().to_vec()];
         for (name, value) in &self.headers {
             all.extend([name.clone().into_bytes(), value.source().to_vec()]);

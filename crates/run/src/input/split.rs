@@ -5,7 +5,7 @@
 
 use super::{Format, InputError, table::Quotes};
 use crate::{
-    run::record::{Place, Range, Record, Whole},
+    record::{Place, Range, Record, Whole},
     units,
 };
 use std::{
@@ -254,7 +254,7 @@ impl RecordEnds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::record::{Origin, Unit};
+    use crate::record::{Origin, Unit};
     use std::path::PathBuf;
 
     fn place() -> Place {

@@ -4,7 +4,7 @@
 //! agree on quotes, which a property test holds against the csv crate reading the whole text.
 
 use super::cut::{Cutter, Long, Passing, Stop};
-use crate::run::record::Columns;
+use crate::record::Columns;
 use std::{
     io::{self, Read},
     sync::Arc,

@@ -17,12 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::feed::Feed;
 use super::{
     error::{JournalError, cause},
     file::{JournalFile, failed, line_of},
     format::{Encoder, End, Piece, ReadUpTo, ResultLine, Start, TakenOver},
 };
-use crate::run::output::Feed;
 
 /// When results are on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

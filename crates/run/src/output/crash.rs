@@ -12,7 +12,7 @@ use std::{
 use longshore_core::Word;
 
 use super::*;
-use crate::run::journal::{
+use crate::journal::{
     Begin, Durability, End, Journal, Occurrences, ResultLine, StateDir, TaskState, format,
     tests::{result, spec, start},
 };

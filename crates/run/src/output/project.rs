@@ -18,7 +18,7 @@ use super::{
     render::{Pushed, Render},
     spooled::Places,
 };
-use crate::run::journal::{
+use crate::journal::{
     Index, JobError, OpenJob,
     error::JournalError,
     file::Lines,
@@ -104,7 +104,7 @@ fn complete(path: &Path, file: &mut File, job: &OpenJob) -> io::Result<bool> {
     let mut whole = 0;
     while let Some((at, line)) = lines.next()? {
         let Ok(Line::Result(head)) = parse(line) else { return Ok(false) };
-        let finished = matches!(job.index.state_of(head.key, head.nth), crate::run::journal::TaskState::Finished { .. });
+        let finished = matches!(job.index.state_of(head.key, head.nth), crate::journal::TaskState::Finished { .. });
         if head.job != job.header.job || !finished || !seen.insert((head.key, head.nth)) {
             return Ok(false);
         }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Emit, Only};
-use crate::run::journal::{
+use crate::journal::{
     format::{Piece, Spooled, is_failure, is_final, raw_of},
     text::push_string,
 };

@@ -23,7 +23,7 @@ use super::{
     render::{Pushed, RawText, Render, Shown},
     spooled::Places,
 };
-use crate::run::journal::{
+use crate::journal::{
     Batch, Index, error,
     format::{self, OutputPlace, TakenOver},
 };

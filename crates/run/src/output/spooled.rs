@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::run::journal::{
+use crate::journal::{
     OpenJob,
     format::{OutputPlace, Spooled, TakenOver},
 };

@@ -8,7 +8,7 @@ use longshore_core::{
 };
 
 use super::*;
-use crate::run::journal::{
+use crate::journal::{
     Begin, Durability, Journal, ResultLine, StateDir, TaskState, file,
     tests::{result, spec, start, state},
 };
@@ -130,7 +130,7 @@ fn a_file_that_missed_a_retry_gets_the_last_results() {
 #[test]
 fn who_waits_for_a_full_queue_is_let_go_when_it_closes() {
     let feed = Feed::default();
-    let full = || crate::run::journal::Batch { bytes: vec![0; queue::QUEUE_BYTES], pieces: Vec::new() };
+    let full = || crate::journal::Batch { bytes: vec![0; crate::journal::feed::QUEUE_BYTES], pieces: Vec::new() };
     feed.send(full());
     let (tell, told) = channel();
     let sender = feed.clone();

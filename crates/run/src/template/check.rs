@@ -1,7 +1,7 @@
 //! What cannot be in the records is refused before anything runs.
 
 use super::{Hole, Kind, Shape, TemplateError, What, jinja::Jinja};
-use crate::run::record::{Columns, RANGE_FIELDS, nearest};
+use crate::record::{Columns, RANGE_FIELDS, nearest};
 
 /// Names that an expression always has.
 pub(super) const ALWAYS: [&str; 4] = ["record", "seq", "slot", "attempt"];

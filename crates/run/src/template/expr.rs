@@ -1,7 +1,7 @@
 //! What `--where`, `--key`, `--order-by`, `--per`, `--rate-by`, `--stdin`, `--env` and `--lane` take.
 
 use super::{Hole, Kind, Piece, Shape, Template, TemplateError, Vars, What, check, jinja::Jinja};
-use crate::run::record::{Path, Record};
+use crate::record::{Path, Record};
 use longshore_core::TaskError;
 
 /// An expression over a record: a bare path (`user`, `a.b`, `2`) or a template (`{user}-{id}`, `{{ user|lower }}`).

@@ -6,7 +6,7 @@
 //! A name that is not there fails the record rather than counting as empty; `x is defined` and `x|default('…')` ask for it without that.
 
 use super::{TemplateError, Vars};
-use crate::run::record::{Record, json_text};
+use crate::record::{Record, json_text};
 use longshore_core::TaskError;
 use minijinja::{Environment, Error, ErrorKind, Expression, UndefinedBehavior, Value, value::Serde};
 use std::{collections::BTreeMap, fmt, sync::LazyLock};
@@ -182,7 +182,7 @@ fn variable(name: &str, record: &Record, vars: &Vars<'_>) -> Result<Option<Value
             return cell(bytes, name, record).map(|text| Some(typed(text)));
         }
     } else if let Some(raw) = record.as_json()
-        && let Some(found) = crate::run::record::Path::key(raw, name).map_err(|reason| record.invalid(reason))?
+        && let Some(found) = crate::record::Path::key(raw, name).map_err(|reason| record.invalid(reason))?
     {
         return json(found, record).map(Some);
     }

@@ -1,7 +1,7 @@
 //! From a text to literal parts and placeholders.
 
 use super::{Hole, Part, Piece, TemplateError, What, check, jinja::Jinja};
-use crate::run::record::Path;
+use crate::record::Path;
 
 /// The pieces of a template in order.
 pub(super) fn parse(source: &[u8]) -> Result<Vec<Piece>, TemplateError> {

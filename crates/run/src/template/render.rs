@@ -4,7 +4,7 @@ use super::{
     Hole, Piece, Template, Vars,
     value::{Value, value},
 };
-use crate::run::record::{Record, utf8};
+use crate::record::{Record, utf8};
 use longshore_core::TaskError;
 use std::{borrow::Cow, ffi::OsString, os::unix::ffi::OsStringExt};
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::run::record::{
+use crate::record::{
     Record,
     testing::{json, line, row},
 };
@@ -326,7 +326,7 @@ fn what_is_shared_between_threads_may_be() {
     shared::<Expr>();
     shared::<Condition>();
     shared::<Record>();
-    sent::<crate::run::input::Input>();
+    sent::<crate::input::Input>();
 }
 
 /// Values that have broken programs before, and random ones.

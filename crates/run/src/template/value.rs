@@ -1,7 +1,7 @@
 //! What a placeholder stands for in a record.
 
 use super::{Hole, Part, Vars, What, jinja::Out};
-use crate::run::record::{Field, Path, Record};
+use crate::record::{Field, Path, Record};
 use longshore_core::TaskError;
 use std::borrow::Cow;
 

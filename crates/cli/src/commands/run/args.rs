@@ -4,14 +4,16 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueHint};
 use longshore_core::gate::adaptive::Bounds;
+use longshore_run::{
+    batch::BatchSize,
+    checks::{Check, MaxFail, UntilOk},
+    input::Format,
+    journal::Durability,
+    spec::{Dups, Timeout},
+};
 
 use crate::{
     flags::{ChildArgs, LimitArgs, PaceArgs, RequestArgs, RetryArgs, ViewArgs, WhatArgs},
-    run::{
-        batch::BatchSize,
-        checks::{Check, MaxFail, UntilOk},
-        input::Format,
-    },
     units,
 };
 
@@ -163,7 +165,7 @@ pub struct RunArgs {
     #[arg(long, overrides_with = "ordered", help_heading = "Output")]
     pub as_completed: bool,
     /// With -k: how far the input may run ahead of the oldest unwritten result
-    #[arg(long, value_name = "N", default_value_t = crate::run::output::ORDER_WINDOW, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
+    #[arg(long, value_name = "N", default_value_t = longshore_run::output::ORDER_WINDOW, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
     pub order_window: u64,
     /// Write only these results: ok or failed
     #[arg(long, value_parser = ["ok", "failed"], help_heading = "Output")]
@@ -262,50 +264,7 @@ Keys on a terminal: s what runs · p pause · + - concurrency · q stop. Ctrl-C:
 
 Exit: 0 all ok · 1 some failed · 2 usage · 3 input · 4 a check failed · 5 stopped early · 7 resume refused · 74 journal or output · 75 runs already · 130/143 interrupted";
 
-/// `--dups`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dups {
-    /// They run too.
-    #[default]
-    Run,
-    /// They are skipped.
-    Skip,
-    /// They end the intake with an error.
-    Error,
-}
-
-impl Dups {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "run" => Ok(Dups::Run),
-            "skip" => Ok(Dups::Skip),
-            "error" => Ok(Dups::Error),
-            _ => Err(format!("`{text}` is not run, skip or error")),
-        }
-    }
-}
-
-/// `--timeout`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Timeout {
-    /// A time.
-    Fixed(Duration),
-    /// A share of the median of the run times so far.
-    OfMedian(f64),
-}
-
-impl Timeout {
-    fn parse(text: &str) -> Result<Self, String> {
-        if text.ends_with('%') { units::percent(text).map(Timeout::OfMedian) } else { units::duration(text).map(Timeout::Fixed) }
-    }
-}
-
-/// `--durable`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DurableArg(pub crate::run::journal::Durability);
-
 fn durable(text: &str) -> Result<DurableArg, String> {
-    use crate::run::journal::Durability;
     Ok(DurableArg(match text.split_once(':') {
         None if text == "off" => Durability::Off,
         None if text == "each" => Durability::Each,
@@ -314,3 +273,7 @@ fn durable(text: &str) -> Result<DurableArg, String> {
         _ => return Err(format!("`{text}` is not a mode of the journal; write off, batch:50ms or each")),
     }))
 }
+
+/// `--durable`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DurableArg(pub Durability);

@@ -2,16 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use clap::{Args, FromArgMatches};
+use clap::Args;
 use longshore_core::RetryPolicy;
 use longshore_kafka::{Consumer, DeadLetter, Order, Settings, Start};
 
 use crate::{
+    commands::run::spec::of_flags,
     flags::{ChildArgs, LimitArgs, PaceArgs, RequestArgs, RetryArgs, ViewArgs, WhatArgs},
     kafka::{link::LinkArgs, topics::topic_name},
-    run::args::RunArgs,
     units,
 };
+use longshore_run::{Program, spec::ProgramLimits};
 
 /// `longshore kafka consume`
 #[derive(Args, Clone, Debug)]
@@ -284,21 +285,17 @@ impl ConsumeArgs {
         if self.until_end { consumer.until_end() } else { consumer }
     }
 
-    /// The arguments of `run` that say the same of what runs for a record, so that it is compiled there.
-    ///
-    /// # Errors
-    /// Never, unless `run` has come to need an argument.
-    pub fn as_run(&self) -> Result<RunArgs, String> {
-        let matches = RunArgs::augment_args(clap::Command::new("run")).try_get_matches_from(["run"]);
-        let mut args = matches.and_then(|matches| RunArgs::from_arg_matches(&matches)).map_err(|error| error.to_string())?;
-        args.what.clone_from(&self.what);
-        args.child.clone_from(&self.child);
-        // A command that uses its record nowhere would get it as an argument; here it has it on stdin.
-        args.child.stdin.get_or_insert_with(|| "{}".to_owned());
-        args.request.clone_from(&self.request);
-        args.limits.clone_from(&self.limits);
-        args.max_output = self.max_output;
-        Ok(args)
+    /// Returns what runs for a record, and its limits.
+    pub fn program(&self) -> (Program, ProgramLimits) {
+        let mut program = of_flags(&self.what, &self.child, &self.request, &self.limits);
+        if let Program::Command(command) = &mut program {
+            // A command that uses its record nowhere would get it as an argument; here it has it on stdin.
+            command.stdin.get_or_insert_with(|| "{}".to_owned());
+        }
+        let mut limits = ProgramLimits::default();
+        limits.kill_after = self.limits.kill_after;
+        limits.max_output = self.max_output;
+        (program, limits)
     }
 }
 

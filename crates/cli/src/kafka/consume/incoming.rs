@@ -10,7 +10,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use crate::run::{
+use longshore_run::{
     record::{self, Record},
     template::Vars,
 };

@@ -14,7 +14,8 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use super::incoming::line;
-use crate::{progress::bar::Bar, run::reply::Reply};
+use crate::progress::bar::Bar;
+use longshore_run::reply::Reply;
 
 /// The form of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,11 +15,9 @@ use tokio::{
 
 use super::{args::ConsumeArgs, fates::Fates, knob::Knob, machine::Machine, screen::Screen, view::Moment};
 use crate::{
+    keys::Keys,
     progress::{RateMeter, text::short, view::State},
-    run::{
-        keys::Keys,
-        signals::{Signals, hear},
-    },
+    signals::{Signals, hear},
     units::show_duration,
 };
 

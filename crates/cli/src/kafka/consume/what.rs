@@ -18,7 +18,7 @@ use super::{
     knob::Knob,
     out::{Made, Out},
 };
-use crate::run::{
+use longshore_run::{
     http::HttpClient,
     pipe::Pipe,
     reply::Reply,
@@ -47,7 +47,8 @@ impl Plan {
             Some(sleep) => Ok(Self::Sleep(Arc::new(Knob::new(sleep)))),
             None if args.whats() == 0 => Ok(Self::Print),
             None => {
-                let what = What::compile(&args.as_run()?, &Shape::json().with_extra(NAMES))?;
+                let (program, limits) = args.program();
+                let what = What::compile(&program, &limits, &Shape::json().with_extra(NAMES))?;
                 Ok(Self::Run(Box::new(what), args.child.stdin.is_none()))
             }
         }

@@ -8,9 +8,9 @@ use longshore_kafka::Acks;
 use crate::{
     flags::{PaceArgs, ViewArgs},
     kafka::{fake::Kind, link::LinkArgs, topics::topic_name},
-    run::input::Format,
     units,
 };
+use longshore_run::input::Format;
 
 /// `longshore kafka produce`
 #[derive(Args, Clone, Debug)]

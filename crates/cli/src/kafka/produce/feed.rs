@@ -10,15 +10,13 @@ use longshore_core::gate::pace::Pace;
 use longshore_kafka::{NewRecord, Producer, produce::NotTaken};
 
 use super::{args::ProduceArgs, tally::Tally};
-use crate::{
-    kafka::{
-        fake::{Fake, Made},
-        outgoing::{Outgoing, Plan, padded},
-    },
-    run::{
-        input::Input,
-        record::{self, Record},
-    },
+use crate::kafka::{
+    fake::{Fake, Made},
+    outgoing::{Outgoing, Plan, padded},
+};
+use longshore_run::{
+    input::Input,
+    record::{self, Record},
 };
 
 /// Where records come from.

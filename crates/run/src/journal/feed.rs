@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::run::journal::{Batch, format::Piece};
+use super::{format::Piece, writer::Batch};
 
 /// What waits for the output may take this many bytes before the journal waits too.
 pub const QUEUE_BYTES: usize = 16 << 20;
@@ -54,7 +54,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// As [`Output::skipped`](super::Output::skipped).
+    /// Tells an ordered output that no new result will come at these places of the input.
     pub fn skipped(&self, places: Vec<(u64, Option<u64>)>) {
         self.put(Item::Skipped(places));
     }

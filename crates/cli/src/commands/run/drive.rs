@@ -1,0 +1,198 @@
+//! A run on a terminal: progress drawn, keys and signals heard, and its report said.
+
+use std::{
+    convert::Infallible,
+    io::IsTerminal,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use longshore_core::Word;
+use longshore_run::{Listener, Plan, Report, Run, RunError, RunErrorKind, RunHandle, RunView, Surroundings};
+use longshore_sys::files;
+use tokio::sync::mpsc;
+
+use super::{args::RunArgs, notes};
+use crate::{
+    commands::global::Global,
+    keys::Keys,
+    progress::{self, Progress, Summary, Voice},
+    signals::{Signals, hear},
+    units,
+};
+
+/// Longest time by which a signal may come later to us than to what it has ended.
+const SIGNAL_WAIT: Duration = Duration::from_millis(50);
+
+/// Progress, which is drawn by one and moved out of the way by others.
+type Shown = Arc<Mutex<Option<Progress>>>;
+
+/// Runs a plan to its end on the current runtime. Returns the exit code.
+///
+/// # Errors
+/// Exit code and sentence, when it cannot even start.
+pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result<u8, RunError> {
+    let (color, voice) = (global.color, global.voice());
+    let mode = voice.progress(args.view.progress).resolve(std::io::stderr().is_terminal());
+    let bar = mode == progress::Mode::Bar;
+    let shown: Shown = Arc::new(Mutex::new(Some(Progress::new(args.view.progress, color, args.view.every, voice))));
+    // Before anything starts, so that no signal finds a run that does not hear it.
+    let mut signals = Signals::listen();
+    let shows_results = plan.shows_results();
+    let running = match Run::start_in(plan, around(&shown, voice, bar && shows_results)).await {
+        Ok(running) => running,
+        // A signal to everything ends the guardian before it is one: that is no mistake of anybody's.
+        Err(error) => match tokio::time::timeout(SIGNAL_WAIT, signals.next()).await {
+            Ok(signal) => return Ok(128 + signal),
+            Err(_) => return Err(error),
+        },
+    };
+    let watcher = Watcher { handle: running.handle(), shown: shown.clone(), paused: false };
+    let keys = bar && !global.no_input;
+    let report = tokio::select! {
+        biased;
+        report = running.join() => report,
+        never = watcher.watch(signals, keys) => match never {},
+    };
+    say(&report, args, global, &shown)?;
+    Ok(report.exit_code)
+}
+
+/// Returns who hears of the run, and how it shares the terminal with the progress.
+fn around(shown: &Shown, voice: Voice, shares: bool) -> Surroundings {
+    let mut around = Surroundings::default();
+    let progress = shown.clone();
+    around.listener = Some(Listener {
+        tasks: voice.tasks(),
+        hear: Box::new(move |event| notes::tell(event, voice, progress.lock().unwrap_or_else(PoisonError::into_inner).as_ref())),
+    });
+    let progress = shown.clone();
+    around.stderr = Some(Arc::new(move |bytes| {
+        if let Some(progress) = &*progress.lock().unwrap_or_else(PoisonError::into_inner) {
+            progress.suspend(|| {
+                let _ = std::io::copy(bytes, &mut std::io::stderr());
+            });
+        }
+    }));
+    // Results and a bar on one terminal would overwrite each other.
+    if shares && std::io::stdout().is_terminal() {
+        let progress = shown.clone();
+        around.around = Some(Box::new(move |write| match &*progress.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(progress) => progress.suspend(write),
+            None => write(),
+        }));
+    }
+    around
+}
+
+/// Draws progress, and passes signals and keys on.
+struct Watcher {
+    handle: RunHandle,
+    shown: Shown,
+    paused: bool,
+}
+
+impl Watcher {
+    async fn watch(mut self, signals: Signals, keys: bool) -> Infallible {
+        let Signals { mut int, mut term, mut hup, mut usr1 } = signals;
+        let (press, mut pressed) = mpsc::unbounded_channel();
+        let _keys = if keys { Keys::start(press) } else { None };
+        let mut views = self.handle.clone();
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = hear(&mut int) => self.handle.interrupt(),
+                Some(()) = hear(&mut term) => self.handle.terminate(15),
+                Some(()) = hear(&mut hup) => self.handle.terminate(1),
+                Some(()) = hear(&mut usr1) => self.list_running().await,
+                Some(key) = pressed.recv() => self.key(key).await,
+                changed = views.changed() => match changed {
+                    true => self.draw(&views.view()),
+                    false => std::future::pending().await,
+                },
+            }
+        }
+    }
+
+    fn draw(&self, view: &RunView) {
+        if let Some(progress) = &mut *self.shown.lock().unwrap_or_else(PoisonError::into_inner) {
+            progress.update(view, Instant::now());
+        }
+    }
+
+    async fn key(&mut self, key: char) {
+        match key {
+            's' => self.list_running().await,
+            'p' => {
+                self.paused = !self.paused;
+                if self.paused { self.handle.pause() } else { self.handle.resume() }
+            }
+            '+' | '-' => {
+                // Asked now, so that two keys one behind the other make two steps.
+                let Some(view) = self.handle.look().await else { return };
+                let step = (view.concurrency / 10).max(1);
+                self.handle.set_concurrency(match key {
+                    '+' => view.concurrency + step,
+                    _ => view.concurrency.saturating_sub(step).max(1),
+                });
+            }
+            'q' => self.handle.interrupt(),
+            _ => {}
+        }
+    }
+
+    async fn list_running(&self) {
+        let Some(view) = self.handle.look().await else { return };
+        if let Some(progress) = &*self.shown.lock().unwrap_or_else(PoisonError::into_inner) {
+            notes::running(&view).iter().for_each(|line| progress.note(line));
+        }
+    }
+}
+
+/// Says what the run came to.
+fn say(report: &Report, args: &RunArgs, global: &Global, shown: &Shown) -> Result<(), RunError> {
+    let (color, voice) = (global.color, global.voice());
+    let finished = report.finished();
+    if let Some(progress) = shown.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        progress.finish(&RunView {
+            name: report.name.clone(),
+            job: report.job.clone(),
+            done: finished,
+            total: report.total,
+            ok: report.count(Word::Ok),
+            failed: report.facts.failed,
+            rate_per_s: report.rate_per_s,
+            p50: Some(report.run.p50),
+            p99: Some(report.run.p99),
+            ..RunView::default()
+        });
+    }
+    for word in &report.words {
+        eprintln!("{}", voice.error(word));
+    }
+    if report.nothing_left {
+        let line = format!(" {}: nothing left to do, all {} tasks are finished", report.name, units::show_count(finished));
+        voice.note(&line).into_iter().for_each(|line| eprintln!("{line}"));
+    }
+    if report.exit_code != 141 {
+        match args.summary.as_str() {
+            "text" => eprint!("{}", with_newline(Summary(report).text(color.on_stderr()))),
+            "json" => eprintln!("{}", report.json()),
+            _ => {}
+        }
+    }
+    if let Some(path) = &args.summary_file {
+        files::write_output(path, format!("{}\n", report.json()).as_bytes()).map_err(|error| {
+            let message = format!("--summary-file {}: {}", path.display(), files::cause(&error));
+            RunError::new(RunErrorKind::Unwritable, message)
+        })?;
+    }
+    Ok(())
+}
+
+fn with_newline(mut text: String) -> String {
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,19 @@
+//! A record on its way, and the records of one call.
+
+use std::sync::Arc;
+
+use crate::record::Record;
+
+/// A record on its way, with what the journal calls it.
+#[derive(Debug)]
+pub struct Item {
+    /// The record.
+    pub record: Record,
+    /// Its key.
+    pub key: u128,
+    /// How many times the key stood before it in the input.
+    pub nth: u32,
+}
+
+/// The records of one call, which the engine knows as one task: one, unless they share calls.
+pub type Call = Arc<[Item]>;

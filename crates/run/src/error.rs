@@ -1,0 +1,96 @@
+//! Why a run cannot start.
+
+use std::fmt;
+
+use crate::journal::JobError;
+
+/// A run that cannot start.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+#[non_exhaustive]
+pub struct RunError {
+    /// What kind of mistake or trouble it is.
+    pub kind: RunErrorKind,
+    /// What, where, and what to do.
+    pub message: String,
+}
+
+/// Kinds of reasons why a run cannot start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RunErrorKind {
+    /// The spec is wrong.
+    Usage,
+    /// The input cannot be read.
+    Input,
+    /// A server cannot be reached, or refuses us.
+    Unreachable,
+    /// The job is not the one that it was.
+    Refused,
+    /// The system gives us no thread or no process.
+    System,
+    /// The journal or the output cannot be written.
+    Unwritable,
+    /// Another process runs the job.
+    Busy,
+}
+
+impl RunErrorKind {
+    /// Returns the exit code that a command line ends with.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Usage => 2,
+            Self::Input => 3,
+            Self::Unreachable => 6,
+            Self::Refused => 7,
+            Self::System => 70,
+            Self::Unwritable => 74,
+            Self::Busy => 75,
+        }
+    }
+
+    /// Returns the kind of an exit code of ours.
+    fn of_code(code: u8) -> Self {
+        match code {
+            2 => Self::Usage,
+            3 => Self::Input,
+            6 => Self::Unreachable,
+            7 => Self::Refused,
+            74 => Self::Unwritable,
+            75 => Self::Busy,
+            _ => Self::System,
+        }
+    }
+}
+
+impl fmt::Display for RunErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Usage => "usage",
+            Self::Input => "input",
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+            Self::System => "system",
+            Self::Unwritable => "unwritable",
+            Self::Busy => "busy",
+        })
+    }
+}
+
+impl RunError {
+    /// Makes an error of this kind.
+    pub fn new(kind: RunErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// Returns the exit code that a command line ends with.
+    pub fn exit_code(&self) -> u8 {
+        self.kind.exit_code()
+    }
+}
+
+impl From<JobError> for RunError {
+    fn from(error: JobError) -> Self {
+        Self::new(RunErrorKind::of_code(error.exit_code()), error.to_string())
+    }
+}

@@ -1,0 +1,302 @@
+//! What a state directory knows of its jobs, as plain data.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use longshore_brokers::mask_text;
+use longshore_core::Word;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    journal::{
+        Index, JobError, StateDir,
+        file::read,
+        format::{Header, is_failure},
+        state::{JobInfo, JobState},
+    },
+    output::Only,
+};
+
+/// A job as `jobs list` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Its id.
+    pub job: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// `running`, `finished`, `unfinished` or `broken`.
+    pub state: &'static str,
+    /// The process that runs it.
+    pub pid: Option<u32>,
+    /// Tasks that ended well.
+    pub ok: u64,
+    /// Tasks that failed.
+    pub failed: u64,
+    /// Tasks that were skipped.
+    pub skipped: u64,
+    /// Tasks that started and have no final result. How many never started only their input can tell.
+    pub in_flight: u64,
+    /// The exit code of its last run, if that ended in order.
+    pub exit: Option<u8>,
+    /// When it began.
+    pub started: String,
+    /// When its journal was last written.
+    pub changed: String,
+    /// What it runs.
+    pub what: String,
+    /// Why its journal cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broken: Option<String>,
+}
+
+/// A job as `jobs show` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Details {
+    /// What the list shows.
+    #[serde(flatten)]
+    pub row: Row,
+    /// Where its records come from.
+    pub inputs: Vec<String>,
+    /// Where it was begun.
+    pub cwd: String,
+    /// How keys are made.
+    pub key_rule: String,
+    /// How often it was begun or resumed.
+    pub sittings: u32,
+    /// Its output files.
+    pub outputs: Vec<String>,
+    /// Its journal.
+    pub journal: String,
+    /// Failed tasks by kind of error and number, the most frequent first.
+    pub failures: Vec<(String, u64)>,
+}
+
+/// What `jobs retry` is to run.
+#[derive(Clone, Debug)]
+pub struct Retry {
+    /// The job's id, for [`Begin::RetryFailed`](crate::journal::Begin::RetryFailed).
+    pub job: String,
+    /// How many tasks have failed; with none there is nothing to run.
+    pub failed: u64,
+    /// The command line that began it.
+    pub args: Vec<String>,
+    /// Where that was started.
+    pub cwd: String,
+}
+
+/// All jobs, the latest first. A journal that is broken is shown as that, and does not hide the others.
+///
+/// # Errors
+/// When the state directory cannot be read.
+pub fn list(state: &StateDir) -> Result<Vec<Row>, JobError> {
+    Ok(state.list()?.iter().map(row).collect())
+}
+
+/// One job, by id or name.
+///
+/// # Errors
+/// When there is none, or its journal cannot be read.
+pub fn show(state: &StateDir, job: &str) -> Result<Details, JobError> {
+    let info = state.find(job)?;
+    let contents = read(&info.path)?;
+    let mut failures = failures(&info.path, contents.len, &contents.index)?;
+    failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    // The command line is left out: it may hold what nobody else should see, and `what` says the same without that.
+    let Header { inputs, cwd, key_rule, .. } = info.header.clone();
+    let mut outputs: Vec<String> = Vec::new();
+    for output in contents.outputs {
+        if !outputs.contains(&output.output) {
+            outputs.push(output.output);
+        }
+    }
+    let journal = info.path.display().to_string();
+    Ok(Details { row: row(&info), inputs, cwd, key_rule, sittings: contents.sittings, outputs, journal, failures })
+}
+
+/// Failed tasks of a journal by kind of error and number, in the order of their names.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn failures(journal: &Path, len: u64, index: &Index) -> Result<Vec<(String, u64)>, JobError> {
+    #[derive(Deserialize)]
+    struct Failed {
+        error: Option<Kind>,
+        outcome: String,
+    }
+    #[derive(Deserialize)]
+    struct Kind {
+        kind: String,
+        code: Option<i64>,
+    }
+    let mut failures: BTreeMap<String, u64> = BTreeMap::new();
+    let read = crate::output::each_current(journal, len, index, |_, head, line| {
+        if is_failure(head.outcome)
+            && let Ok(failed) = serde_json::from_slice::<Failed>(line)
+        {
+            let class = match failed.error {
+                Some(Kind { kind, code: Some(code) }) => format!("{kind} {code}"),
+                Some(Kind { kind, code: None }) => kind,
+                None => failed.outcome,
+            };
+            *failures.entry(class).or_default() += 1;
+        }
+        Ok(())
+    });
+    read.map_err(|error| JobError::Io { path: journal.to_owned(), cause: error.to_string() })?;
+    Ok(failures.into_iter().collect())
+}
+
+/// What to run so that a job's failed tasks run again.
+///
+/// # Errors
+/// When there is no such job, it runs now, or its journal cannot be read.
+pub fn retry(state: &StateDir, job: &str) -> Result<Retry, JobError> {
+    let info = state.find(job)?;
+    if let JobState::Running(pid) = info.state {
+        return Err(JobError::Running { job: info.header.job, pid });
+    }
+    let (counts, _) = info.counts()?;
+    let args = info.args()?;
+    Ok(Retry { job: info.header.job, failed: failed(&counts), args, cwd: info.header.cwd })
+}
+
+/// Writes the result lines of a job, each task's last one; returns how many.
+///
+/// # Errors
+/// When there is no such job, its journal cannot be read, or `out` cannot be written.
+pub fn export(state: &StateDir, job: &str, only: Option<Only>, out: &mut impl Write) -> Result<u64, JobError> {
+    let info = state.find(job)?;
+    let mut written = 0;
+    each_current(&info, |word, line| {
+        let wanted = match only {
+            None => true,
+            Some(Only::Ok) => word == Word::Ok,
+            Some(Only::Failed) => is_failure(word),
+        };
+        if wanted {
+            written += 1;
+            out.write_all(line)?;
+        }
+        Ok(())
+    })?;
+    out.flush().map_err(|error| JobError::Io { path: "output".into(), cause: error.to_string() })?;
+    Ok(written)
+}
+
+/// Removes finished jobs that are older than this ([`KEEP`](crate::open::KEEP), unless told another time); returns their ids.
+///
+/// # Errors
+/// When the state directory cannot be read, or a file in it not removed.
+pub fn prune(state: &StateDir, older_than: Duration) -> Result<Vec<String>, JobError> {
+    state.prune(older_than)
+}
+
+fn each_current(info: &JobInfo, mut each: impl FnMut(Word, &[u8]) -> io::Result<()>) -> Result<(), JobError> {
+    let contents = read(&info.path)?;
+    crate::output::each_current(&info.path, contents.len, &contents.index, |_, head, line| each(head.outcome, line))
+        .map_err(|error| JobError::Io { path: info.path.clone(), cause: error.to_string() })
+}
+
+fn failed(counts: &[u64; 8]) -> u64 {
+    Word::ALL.into_iter().filter(|word| is_failure(*word)).map(|word| counts[word as usize]).sum()
+}
+
+fn row(info: &JobInfo) -> Row {
+    let (counts, in_flight, broken) = match info.counts() {
+        Ok((counts, in_flight)) => (counts, in_flight, None),
+        Err(error) => ([0; 8], 0, Some(error.to_string())),
+    };
+    let (state, pid) = match info.state {
+        JobState::Running(pid) => ("running", (pid != 0).then_some(pid)),
+        _ if broken.is_some() => ("broken", None),
+        JobState::Finished => ("finished", None),
+        JobState::Unfinished => ("unfinished", None),
+    };
+    Row {
+        job: info.header.job.clone(),
+        name: info.header.name.clone(),
+        state,
+        pid,
+        ok: counts[Word::Ok as usize],
+        failed: failed(&counts),
+        skipped: counts[Word::Skipped as usize],
+        in_flight,
+        exit: info.end.as_ref().map(|end| end.exit),
+        started: info.header.started.clone(),
+        changed: time(info.changed),
+        // Older versions wrote it with secrets.
+        what: mask_text(&info.header.what),
+        broken,
+    }
+}
+
+fn time(at: SystemTime) -> String {
+    jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |at| format!("{at:.0}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{
+        Begin, Durability, End, Journal, ResultLine,
+        format::header_line,
+        tests::{result, spec, state},
+    };
+
+    fn finished(state: &StateDir, lines: Vec<ResultLine>, end: Option<End>) {
+        let job = state.begin(&spec("prices"), &Begin::Auto).unwrap();
+        let journal = Journal::start(&job.header.job, Some(job.journal), Durability::default(), None, |_| {}).unwrap();
+        journal.results(lines, Box::new(|done| done.unwrap()));
+        journal.close(end).unwrap();
+    }
+
+    #[test]
+    fn a_job_is_listed_shown_and_exported_by_its_last_results() {
+        let (_dir, state) = state();
+        assert!(list(&state).unwrap().is_empty());
+        finished(&state, vec![result(1, 1, 0, Word::Ok), result(2, 2, 0, Word::Failed), result(3, 3, 0, Word::Failed)], None);
+        let job = state.begin(&spec("prices"), &Begin::RetryFailed(None)).unwrap();
+        let journal = Journal::start(&job.header.job, Some(job.journal), Durability::default(), None, |_| {}).unwrap();
+        journal.results(vec![result(2, 2, 0, Word::Ok), result(3, 3, 0, Word::Timeout)], Box::new(|done| done.unwrap()));
+        journal.close(None).unwrap();
+        drop(job.lock);
+
+        let rows = list(&state).unwrap();
+        assert_eq!((rows[0].state, rows[0].ok, rows[0].failed, rows[0].in_flight), ("unfinished", 2, 1, 0));
+        let details = show(&state, "prices").unwrap();
+        assert_eq!(details.failures, [("exit 1".to_owned(), 1)]);
+        assert_eq!(details.sittings, 2);
+        assert_eq!(retry(&state, "prices").unwrap().failed, 1);
+
+        let mut lines = Vec::new();
+        assert_eq!(export(&state, "prices", None, &mut lines).unwrap(), 3);
+        assert_eq!(String::from_utf8(lines).unwrap().lines().count(), 3);
+        assert_eq!(export(&state, "prices", Some(Only::Failed), &mut Vec::new()).unwrap(), 1);
+        assert_eq!(show(&state, "other").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_broken_journal_does_not_hide_the_others() {
+        let (_dir, state) = state();
+        finished(&state, vec![result(1, 1, 0, Word::Ok)], None);
+        let path = state.find("prices").unwrap().path;
+        let good = std::fs::read_to_string(&path).unwrap();
+        let (_, rest) = good.split_once('\n').unwrap();
+        let header = Header { what: "\u{1b}[2J".to_owned(), ..state.find("prices").unwrap().header };
+        let header = String::from_utf8(header_line(&header)).unwrap();
+        std::fs::write(&path, header + rest + "nonsense\n").unwrap();
+        let rows = list(&state).unwrap();
+        assert_eq!(rows[0].state, "broken");
+        assert!(rows[0].broken.as_deref().unwrap().contains(":3: "), "{rows:?}");
+        assert!(export(&state, "prices", None, &mut Vec::new()).is_err());
+        // A header that has changed by itself is shown as well, and cannot be passed over.
+        std::fs::write(&path, good.replace("echo {}", "echo []")).unwrap();
+        let rows = list(&state).unwrap();
+        assert!(rows[0].broken.as_deref().unwrap().contains(":1: the header has changed"), "{rows:?}");
+        assert_eq!(show(&state, "prices").unwrap_err().exit_code(), 7);
+    }
+}

@@ -1,0 +1,269 @@
+//! What a run comes to: counts, times and reasons, over all sittings of its job.
+
+use std::{path::PathBuf, time::Duration};
+
+use longshore_core::Word;
+pub use longshore_core::engine::Quantiles;
+use serde_json::{Map, Value, json};
+
+use crate::{ending::Facts, reply::Cut, units::round, view::RunView};
+
+/// A finished or stopped run. Counts, rates and times are over all sittings of the job.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// The job's name, or its id when it has none.
+    pub name: String,
+    /// The job's id.
+    pub job: String,
+    /// Tasks by outcome; `counts[word as usize]`.
+    pub counts: [u64; Word::ALL.len()],
+    /// Tasks that needed more than one attempt, however they ended.
+    pub retried: u64,
+    /// Those of them that ended well.
+    pub ok_retried: u64,
+    /// Tasks that have not run, when the run stopped early; 0 when it is complete.
+    pub remaining: u64,
+    /// Records of the input that are not left out, once it was read to its end.
+    pub total: Option<u64>,
+    /// More may remain: the input was not read to its end, and nobody knows how long it is.
+    pub at_least: bool,
+    /// How often the job was started.
+    pub sittings: u32,
+    /// Time that the sittings took together.
+    pub wall: Duration,
+    /// Tasks that ended per second of that.
+    pub rate_per_s: f64,
+    /// How many tasks could run at once.
+    pub width: u32,
+    /// The pace, as it was written (`100/s`).
+    pub pace: Option<String>,
+    /// How long attempts ran.
+    pub run: Quantiles,
+    /// How long tasks waited before they started.
+    pub wait: Quantiles,
+    /// What ready tasks waited for, each with the share of the wall time (0 to 1) in which some did. The order does not matter.
+    pub waited: Vec<(Waited, f64)>,
+    /// Tasks that failed for good by their error class (`status 503`). The order does not matter.
+    pub failed_by_error: Vec<(String, u64)>,
+    /// The slots, when they were watched.
+    pub slots: Vec<SlotSummary>,
+    /// Where the results are.
+    pub results: Option<ResultsFile>,
+    /// There is a journal, so that the job can go on and its failures can be retried.
+    pub durable: bool,
+    /// Share of what tasks wrote that the journal and JSON lack.
+    pub cut: Cut,
+    /// Most bytes of a stream that they keep.
+    pub max_output: u64,
+    /// Records came from stdin, so that they have to be piped in again to go on.
+    pub stdin: bool,
+    /// What a command line would exit with; the journal has it, too.
+    pub exit_code: u8,
+    /// How it ended, of which that code follows.
+    pub facts: Facts,
+    /// Sentences for people: what went wrong, and why it stopped early.
+    pub words: Vec<String>,
+    /// An earlier sitting had done everything; this one ran nothing.
+    pub nothing_left: bool,
+}
+
+/// What a ready task waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Waited {
+    /// The rate.
+    Pace,
+    /// A free slot.
+    Slots,
+    /// Another task with its key.
+    Key,
+    /// Results to be written.
+    Results,
+    /// The next attempt's time.
+    Backoff,
+    /// Somebody's word, or the machine's load or memory.
+    Pause,
+}
+
+impl Waited {
+    /// The words behind "waited for".
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Waited::Pace => "pace",
+            Waited::Slots => "slots",
+            Waited::Key => "key",
+            Waited::Results => "result handling",
+            Waited::Backoff => "backoff",
+            Waited::Pause => "a pause",
+        }
+    }
+
+    /// What would make the run faster.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Waited::Pace => "raise -r, not -j",
+            Waited::Slots => "raise -j",
+            Waited::Key => "a finer key lets more run at once; -j does not help",
+            Waited::Results => "results are the bottleneck; a faster disk or --emit none, not -j",
+            Waited::Backoff => "failures cost the time; see the errors",
+            Waited::Pause => "it was paused, or the machine was full; -j does not help",
+        }
+    }
+}
+
+/// One slot's share of the work.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlotSummary {
+    /// Its number.
+    pub slot: u32,
+    /// Attempts that it ran.
+    pub tasks: u64,
+    /// Time in which it was busy.
+    pub busy: Duration,
+    /// That as a share of the wall time, 0 to 1.
+    pub share: f64,
+}
+
+/// A file of results.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResultsFile {
+    /// Its path, as the user gave it.
+    pub path: PathBuf,
+    /// Its lines.
+    pub lines: u64,
+}
+
+impl Report {
+    /// Returns what is left of a run that broke, as far as it was seen.
+    pub(crate) fn broken(view: &RunView, why: String) -> Self {
+        let facts = Facts { bug: true, ..Facts::default() };
+        let (name, job) = (view.name.clone(), view.job.clone());
+        Self { name, job, exit_code: facts.code(), facts, words: vec![why], ..Self::default() }
+    }
+
+    /// How many tasks had this outcome.
+    pub fn count(&self, word: Word) -> u64 {
+        self.counts[word as usize]
+    }
+
+    /// Tasks that ran and ended: all but the cancelled and skipped ones.
+    pub fn ran(&self) -> u64 {
+        self.count(Word::Ok) + self.failed()
+    }
+
+    /// Tasks that failed for good: `failed`, `timeout`, `panicked`, `killed` and `lost` together.
+    pub fn failed(&self) -> u64 {
+        [Word::Failed, Word::Timeout, Word::Panicked, Word::Killed, Word::Lost].into_iter().map(|word| self.count(word)).sum()
+    }
+
+    /// Tasks that are finished: all but the cancelled ones.
+    pub fn finished(&self) -> u64 {
+        self.ran() + self.count(Word::Skipped)
+    }
+
+    /// Failures by class, the most frequent first.
+    pub fn sorted_errors(&self) -> Vec<&(String, u64)> {
+        let mut errors: Vec<_> = self.failed_by_error.iter().collect();
+        errors.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        errors
+    }
+
+    /// Writes it as one JSON object on one line, without a newline. Times are in milliseconds.
+    pub fn json(&self) -> String {
+        let millis = |time: Duration| json!(round(time.as_secs_f64() * 1e3));
+        let quantiles = |times: &Quantiles| {
+            json!({
+                "p50": millis(times.p50), "p90": millis(times.p90), "p95": millis(times.p95), "p99": millis(times.p99), "max": millis(times.max)
+            })
+        };
+        let counts: Map<String, Value> = Word::ALL.into_iter().map(|word| (word.to_string(), json!(self.count(word)))).collect();
+        let waited: Map<String, Value> =
+            self.waited.iter().map(|(reason, share)| (reason.as_str().replace(' ', "_"), json!(round(*share)))).collect();
+        let errors: Vec<Value> = self.sorted_errors().iter().map(|(class, count)| json!({ "error": class, "count": count })).collect();
+        let slots: Vec<Value> = self
+            .slots
+            .iter()
+            .map(|slot| json!({ "slot": slot.slot, "tasks": slot.tasks, "busy_ms": millis(slot.busy), "share": round(slot.share) }))
+            .collect();
+        json!({
+            "job": self.job,
+            "name": self.name,
+            "exit_code": self.exit_code,
+            "finished": self.finished(),
+            "remaining": self.remaining,
+            "counts": counts,
+            "cut": { "tasks": self.cut.tasks, "bytes": self.cut.bytes, "thrown_away": self.cut.thrown },
+            "retried": self.retried,
+            "ok_retried": self.ok_retried,
+            "sittings": self.sittings,
+            "wall_ms": millis(self.wall),
+            "rate_per_s": round(self.rate_per_s),
+            "width": self.width,
+            "pace": self.pace,
+            "run_ms": quantiles(&self.run),
+            "wait_ms": quantiles(&self.wait),
+            "waited": waited,
+            "failed_by_error": errors,
+            "slots": slots,
+            "results": self.results.as_ref().map(|results| json!({ "path": results.path.to_string_lossy(), "lines": results.lines })),
+        })
+        .to_string()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The run that the documentation shows.
+    pub(crate) fn sample() -> Report {
+        let ms = Duration::from_millis;
+        let mut counts = [0; Word::ALL.len()];
+        counts[Word::Ok as usize] = 9_962;
+        counts[Word::Failed as usize] = 38;
+        Report {
+            name: "prices".to_owned(),
+            job: "7f3a".to_owned(),
+            counts,
+            retried: 330,
+            ok_retried: 312,
+            remaining: 0,
+            durable: true,
+            sittings: 2,
+            at_least: false,
+            wall: Duration::from_secs(103),
+            rate_per_s: 97.1,
+            width: 50,
+            pace: Some("100/s".to_owned()),
+            run: Quantiles { p50: ms(409), p90: ms(803), p95: ms(1_100), p99: ms(1_910), max: ms(12_400) },
+            wait: Quantiles::default(),
+            waited: vec![(Waited::Slots, 0.02), (Waited::Pace, 0.71)],
+            failed_by_error: vec![("connect".to_owned(), 2), ("status 503".to_owned(), 31), ("timeout".to_owned(), 5)],
+            slots: vec![SlotSummary { slot: 1, tasks: 200, busy: Duration::from_secs(80), share: 0.777 }],
+            results: Some(ResultsFile { path: "prices.jsonl".into(), lines: 10_000 }),
+            cut: Cut::default(),
+            max_output: 1 << 20,
+            stdin: false,
+            exit_code: 1,
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn the_json_has_the_same_numbers() {
+        let text = sample().json();
+        assert!(!text.contains('\n'));
+        let value: Value = serde_json::from_str(&text).unwrap();
+        for (pointer, want) in [
+            ("/counts/ok", json!(9962)),
+            ("/counts/skipped", json!(0)),
+            ("/run_ms/p99", json!(1910.0)),
+            ("/waited/pace", json!(0.71)),
+            ("/failed_by_error/0", json!({ "error": "status 503", "count": 31 })),
+            ("/slots/0/busy_ms", json!(80_000.0)),
+            ("/results/lines", json!(10_000)),
+            ("/exit_code", json!(1)),
+        ] {
+            assert_eq!(value.pointer(pointer), Some(&want), "{pointer}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! A run from plan to report.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    assemble::Assembled,
+    checks::Check,
+    conclude::Ended,
+    error::RunError,
+    event::{Events, LaterEvents, Teller},
+    heard::Heard,
+    journal::Begin,
+    open::{Opened, Surroundings},
+    plan::Plan,
+    report::Report,
+    spec::RunSpec,
+    steer::{Order, RunHandle},
+    view::RunView,
+    watch::{Watch, WatchState, Why},
+};
+
+/// A batch: commands, requests or lines to children, one for each record, journaled and resumable.
+///
+/// A run is planned, started, and then viewed, heard, steered and awaited. It prints nothing, reads
+/// no terminal and installs no signal handler; that is its caller's business.
+///
+/// ```
+/// use longshore_run::{Program, Run, RunSpec};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let spec = RunSpec::new(Program::command(["test", "{}", "-lt", "3"])).records(["1", "2", "3"]);
+/// let running = Run::start(Run::plan(spec)?).await?;
+/// let report = running.await;
+/// assert_eq!((report.ran(), report.failed()), (3, 1));
+/// # Ok::<_, longshore_run::RunError>(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct Run(());
+
+impl Run {
+    /// Compiles all templates and expressions of a spec, opens its input, and checks what can be
+    /// checked before anything runs.
+    ///
+    /// # Errors
+    /// Of kind usage for what the spec says, of kind input for what it names.
+    pub fn plan(spec: RunSpec) -> Result<Plan, RunError> {
+        Plan::new(spec)
+    }
+
+    /// Starts a run on the current runtime, which has to have more than one thread.
+    ///
+    /// # Errors
+    /// The journal, the output or a server cannot be used, or another process runs the job.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it is done starts nothing that goes on; its job is in the
+    /// journal with nothing done.
+    pub async fn start(plan: Plan) -> Result<Running, RunError> {
+        Self::start_in(plan, Surroundings::default()).await
+    }
+
+    /// Starts a run as [`start`](Self::start) does, for somebody who listens, or shares a terminal with
+    /// it.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    ///
+    /// # Cancel safety
+    /// As [`start`](Self::start).
+    pub async fn start_in(plan: Plan, mut around: Surroundings) -> Result<Running, RunError> {
+        let teller = Teller::new(around.listener.take());
+        let (tell, mut reasons) = mpsc::unbounded_channel::<Why>();
+        let (mut opened, files) = Opened::open(plan, around.around.take(), &tell)?;
+        let heard = Arc::new(Heard::default());
+        let assembled = Assembled::start(&mut opened, &files, &around, &teller, &heard, &tell).await?;
+        let (orders, mut ordered) = mpsc::unbounded_channel::<Order>();
+        let first = RunView { name: assembled.name.clone(), job: opened.id.clone(), ..RunView::default() };
+        let (views, viewed) = watch::channel(Arc::new(first));
+        let handle = RunHandle { orders, views: viewed, heard };
+        let Assembled { engine, name, counts, tally, unread, median, auto, estimate, end_children, is_http } = assembled;
+        let checked = opened.plan.spec.stop.checks.iter().any(Check::is_on_failed);
+        let watch = Watch {
+            spec: opened.plan.spec.clone(),
+            handle: engine.handle(),
+            children: opened.children.clone(),
+            counts: counts.clone(),
+            tally: tally.clone(),
+            index: opened.index.clone(),
+            feed: files.output.feed(),
+            teller: teller.clone(),
+            views: views.clone(),
+            name: name.clone(),
+            id: opened.id.clone(),
+            concurrency: opened.plan.concurrency,
+            median,
+            auto,
+            state: WatchState::checked(checked),
+        };
+        let told = teller.later();
+        let task = tokio::spawn(async move {
+            // Watched until the engine ends, then concluded; orders are heard to the very end.
+            let left = watch.until_end(engine, estimate, &mut reasons, &mut ordered).await;
+            drop(tell);
+            let (journal, output) = (Some(files.journal), Some(files.output));
+            let ended = Ended { opened, journal, output, left, name, counts, tally, unread, end_children, is_http, teller };
+            ended.conclude(&mut ordered, &views).await
+        });
+        Ok(Running { handle, task, teller: told })
+    }
+
+    /// Plans to go on with a job: this one, else the one of the spec's name, else the latest unfinished
+    /// one that does the same. The spec is the same as before; a journal has no programs.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn resume(spec: RunSpec, job: Option<&str>) -> Result<Plan, RunError> {
+        Self::begin(spec, Begin::Resume(job.map(str::to_owned)))
+    }
+
+    /// Plans to run the failed tasks of a job again, as [`resume`](Self::resume) does the unfinished ones.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn retry_failed(spec: RunSpec, job: Option<&str>) -> Result<Plan, RunError> {
+        Self::begin(spec, Begin::RetryFailed(job.map(str::to_owned)))
+    }
+
+    fn begin(spec: RunSpec, begin: Begin) -> Result<Plan, RunError> {
+        let mut spec = spec.journaled();
+        spec.journal.begin = begin;
+        Self::plan(spec)
+    }
+}
+
+/// A run that runs. Awaiting it waits for its end and gives its report.
+///
+/// Dropping it leaves the run running, for as long as its runtime lives.
+#[derive(Debug)]
+pub struct Running {
+    handle: RunHandle,
+    task: JoinHandle<Report>,
+    teller: LaterEvents,
+}
+
+impl Running {
+    /// Returns what it looked like a moment ago.
+    pub fn view(&self) -> Arc<RunView> {
+        self.handle.view()
+    }
+
+    /// Returns what happens from now on. What nobody reads in time is missed, and counted.
+    pub fn events(&self) -> Events {
+        self.teller.events()
+    }
+
+    /// Returns a handle, to view and to steer it.
+    pub fn handle(&self) -> RunHandle {
+        self.handle.clone()
+    }
+
+    /// Waits for its end: every task has ended, all results are where they go, the journal is closed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the run running.
+    pub async fn join(self) -> Report {
+        let Self { handle, task, .. } = self;
+        let view = handle.view();
+        match task.await {
+            Ok(report) => report,
+            Err(error) => Report::broken(&view, format!("the run ended: {error}")),
+        }
+    }
+}
+
+impl IntoFuture for Running {
+    type Output = Report;
+    type IntoFuture = std::pin::Pin<Box<dyn Future<Output = Report> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.join())
+    }
+}

@@ -1,0 +1,154 @@
+//! Steering a run that runs.
+
+use std::sync::Arc;
+
+use longshore_core::{Rate, Stop};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{heard::Heard, view::RunView};
+
+/// What a run can be told. On the wire: `{"command":"concurrency","most":8}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Steering {
+    /// Start nothing until told to go on.
+    Pause,
+    /// Go on after a pause.
+    Resume,
+    /// Let at most this many run at once.
+    Concurrency {
+        /// How many.
+        most: usize,
+    },
+    /// Keep to another pace: so many starts in so many seconds.
+    Rate {
+        /// The number of starts; none for no pace at all.
+        #[serde(default)]
+        count: Option<f64>,
+        /// The seconds.
+        #[serde(default = "one")]
+        per: f64,
+    },
+    /// Start no more; let what runs end.
+    Drain,
+    /// Start no more, and end what runs: politely at first, by force a while later.
+    Cancel,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// What the watching loop is asked to do.
+pub(crate) enum Order {
+    Steer(Steering),
+    Rate(Option<Rate>),
+    Stop(Stop),
+    /// A signal that asks for an end: 2 or 15.
+    Signal(u8),
+    Look(oneshot::Sender<RunView>),
+}
+
+/// Steers and asks a run. Clones are one handle; nothing here blocks. After the end it does nothing.
+#[derive(Clone)]
+pub struct RunHandle {
+    pub(crate) orders: mpsc::UnboundedSender<Order>,
+    pub(crate) views: watch::Receiver<Arc<RunView>>,
+    pub(crate) heard: Arc<Heard>,
+}
+
+impl std::fmt::Debug for RunHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RunHandle")
+    }
+}
+
+impl RunHandle {
+    /// Does what it is told, soon.
+    pub fn steer(&self, steering: Steering) {
+        self.order(Order::Steer(steering));
+    }
+
+    /// Starts nothing until [`resume`](Self::resume).
+    pub fn pause(&self) {
+        self.steer(Steering::Pause);
+    }
+
+    /// Goes on after a pause.
+    pub fn resume(&self) {
+        self.steer(Steering::Resume);
+    }
+
+    /// Lets at most this many tasks run at once.
+    pub fn set_concurrency(&self, most: usize) {
+        self.steer(Steering::Concurrency { most });
+    }
+
+    /// Changes the pace; `None` for none.
+    pub fn set_rate(&self, rate: Option<Rate>) {
+        self.order(Order::Rate(rate));
+    }
+
+    /// Starts no more. What runs may end.
+    pub fn drain(&self) {
+        self.steer(Steering::Drain);
+    }
+
+    /// Starts no more, and ends what runs. What is ended so is not finished, and runs again when the
+    /// job is resumed.
+    pub fn stop(&self, how: Stop) {
+        self.order(Order::Stop(how));
+    }
+
+    /// Starts no more, and ends what runs: politely at first, by force a while later.
+    pub fn cancel(&self) {
+        self.steer(Steering::Cancel);
+    }
+
+    /// Hears that a person interrupts it, as by Ctrl-C: the first time nothing more starts, the second
+    /// time what runs is told to end, the third time it is killed.
+    pub fn interrupt(&self) {
+        self.heard.hear(2);
+        self.order(Order::Signal(2));
+    }
+
+    /// Hears that it is to terminate, as by SIGTERM (15) or SIGHUP (1): nothing more starts, and what
+    /// runs has a while to end.
+    ///
+    /// Whoever hears signals passes them on here, as soon as they come: commands that die of the same
+    /// signal then count as not finished, and not as failed.
+    pub fn terminate(&self, signal: i32) {
+        self.heard.hear(signal);
+        self.order(Order::Signal(15));
+    }
+
+    /// Returns what it looked like a moment ago: at most a tenth of a second.
+    pub fn view(&self) -> Arc<RunView> {
+        self.views.borrow().clone()
+    }
+
+    /// Returns what it looks like now, with what runs; `None` when it is over.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn look(&self) -> Option<RunView> {
+        let (answer, view) = oneshot::channel();
+        self.order(Order::Look(answer));
+        view.await.ok()
+    }
+
+    /// Waits until it looks different; false when it is over.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no change.
+    pub async fn changed(&mut self) -> bool {
+        self.views.changed().await.is_ok()
+    }
+
+    fn order(&self, order: Order) {
+        // Whoever is over needs no orders.
+        let _ = self.orders.send(order);
+    }
+}

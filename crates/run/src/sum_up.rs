@@ -1,0 +1,124 @@
+//! The fifth step of a run: what it comes to.
+
+use std::{sync::Arc, time::Duration};
+
+use longshore_core::{Reason, engine};
+use tokio::task::spawn_blocking;
+
+use crate::{
+    conclude::{Ended, Totals},
+    input::{Format, count_records},
+    jobs::failures,
+    journal::Index,
+    open::Before,
+    report::{Report, ResultsFile, SlotSummary, Waited},
+};
+
+/// What a report is made of.
+pub(crate) struct SumUp<'a> {
+    pub(crate) ended: &'a Ended,
+    pub(crate) totals: &'a Totals,
+    pub(crate) remaining: u64,
+    /// More may remain.
+    pub(crate) at_least: bool,
+    /// The output is a file.
+    pub(crate) regular: bool,
+    /// Failures of earlier sittings by class.
+    pub(crate) earlier: Vec<(String, u64)>,
+}
+
+/// Reads from the journal what failed in earlier sittings.
+pub(crate) async fn failures_before(before: Option<&Before>, index: &Arc<Index>) -> Vec<(String, u64)> {
+    let Some(before) = before.filter(|before| before.resumed && index.failed() > 0) else { return Vec::new() };
+    let ((path, len), index) = (before.errors.clone(), index.clone());
+    let read = spawn_blocking(move || failures(&path, len, &index)).await;
+    read.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+/// Sums up, over all sittings.
+pub(crate) fn sum_up(of: SumUp<'_>) -> Report {
+    let SumUp { ended, totals, remaining, at_least, regular, earlier } = of;
+    let (opened, left, spec) = (&ended.opened, &ended.left, &ended.opened.plan.spec);
+    let before = opened.before.as_ref();
+    let engine = &left.engine;
+    let (retried, ok_retried) = ended.tally.retried();
+    let mut report = Report {
+        name: ended.name.clone(),
+        job: opened.id.clone(),
+        counts: totals.all,
+        remaining,
+        sittings: before.map_or(1, |before| before.sitting),
+        wall: left.wall,
+        run: engine.run,
+        wait: engine.wait,
+        waited: waited(engine, left.wall),
+        slots: slots(engine),
+        retried,
+        ok_retried,
+        failed_by_error: ended.tally.errors(),
+        width: u32::try_from(left.width).unwrap_or(u32::MAX),
+        durable: opened.journaled,
+        stdin: ended.reads_stdin(),
+        cut: ended.tally.cut(),
+        max_output: spec.output.max_output,
+        at_least,
+        pace: spec.pace.rate.map(|rate| rate.to_string()),
+        ..Report::default()
+    };
+    // That commands wait for a slot is what slots are for.
+    report.waited.retain(|(waited, _)| *waited != Waited::Slots || ended.is_http);
+    if let Some(before) = before.filter(|before| before.resumed) {
+        report.wall += before.spent;
+        add_up(&mut report.failed_by_error, earlier);
+    }
+    report.rate_per_s = report.finished() as f64 / report.wall.as_secs_f64().max(f64::EPSILON);
+    report.total = totals.ended.then_some(totals.read);
+    report.results = opened.plan.output.file.clone().filter(|_| regular).map(|path| {
+        let lines = count_records(std::slice::from_ref(&path), Format::Lines).unwrap_or(0);
+        ResultsFile { path, lines }
+    });
+    report
+}
+
+/// What ready tasks waited for, as shares of the time.
+fn waited(engine: &engine::Summary, wall: Duration) -> Vec<(Waited, f64)> {
+    let wall = wall.as_secs_f64().max(f64::EPSILON);
+    let mut waited: Vec<(Waited, f64)> = Vec::new();
+    for (reason, time) in &engine.waited {
+        let Some(kind) = waited_for(reason) else { continue };
+        let share = time.as_secs_f64() / wall;
+        match waited.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, sum)) => *sum += share,
+            None => waited.push((kind, share)),
+        }
+    }
+    waited
+}
+
+fn slots(engine: &engine::Summary) -> Vec<SlotSummary> {
+    let slot = |slot: &engine::SlotUse| SlotSummary { slot: slot.slot + 1, tasks: slot.tasks, busy: slot.busy, share: slot.share };
+    engine.slots.iter().map(slot).collect()
+}
+
+fn waited_for(reason: &Reason) -> Option<Waited> {
+    Some(match reason {
+        Reason::Pace { .. } => Waited::Pace,
+        Reason::Concurrency { .. } | Reason::Lane { .. } | Reason::Limit { .. } => Waited::Slots,
+        Reason::Key { .. } => Waited::Key,
+        // Without a result queue a result holds its slot until it is written.
+        Reason::Results { capacity: 0 } => Waited::Slots,
+        Reason::Results { .. } => Waited::Results,
+        Reason::Backoff { .. } => Waited::Backoff,
+        Reason::Paused => Waited::Pause,
+        _ => return None,
+    })
+}
+
+fn add_up(sums: &mut Vec<(String, u64)>, more: Vec<(String, u64)>) {
+    for (class, count) in more {
+        match sums.iter_mut().find(|(known, _)| *known == class) {
+            Some((_, sum)) => *sum += count,
+            None => sums.push((class, count)),
+        }
+    }
+}
