@@ -12,7 +12,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Starts reading single keys from the controlling terminal, if there is one and we are in its foreground.
+    /// Starts reading single keys from the controlling terminal, if there is one and we are in its
+    /// foreground.
     pub fn start(send: mpsc::UnboundedSender<char>) -> Option<Self> {
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok()?;
         if tcgetpgrp(&terminal).ok()? != rustix::process::getpgrp() {

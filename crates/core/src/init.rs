@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::fd::BorrowedFd,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -50,7 +51,11 @@ pub fn init_with(functions: Functions) {
     DONE.store(true, Ordering::Release);
 }
 
-/// A registry of children, guarded if the program called [`init`].
-pub(crate) fn children() -> io::Result<Children> {
-    if DONE.load(Ordering::Acquire) { Children::guarded(&[]) } else { Children::new() }
+/// Makes a registry of children, guarded if the program called [`init`]. A guardian keeps the
+/// descriptors in `keep` open until it is done.
+///
+/// # Errors
+/// The system gives us no process or no descriptor.
+pub fn children(keep: &[BorrowedFd<'_>]) -> io::Result<Children> {
+    if DONE.load(Ordering::Acquire) { Children::guarded(keep) } else { Children::new() }
 }

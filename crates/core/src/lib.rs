@@ -43,7 +43,7 @@ pub use error::{Again, ErrorKind, SinkError, SourceError, TaskError};
 pub use event::{Event, Phase};
 pub use executor::{Executor, InputError, TaskHandle, as_completed, gather, gather_all, pairs};
 pub use gate::{Limit, Reason, pace::Rate};
-pub use init::{init, init_with};
+pub use init::{children, init, init_with};
 pub use job::{Collected, Job, Report, RunningJob};
 pub use lane::{
     Context, IntoOutcome,

@@ -280,6 +280,9 @@ pub use longshore_kafka as kafka;
 /// letters, workers.
 #[cfg(feature = "queue")]
 pub use longshore_ops as ops;
+/// The batch runner: commands, requests and records, journaled and resumable.
+#[cfg(feature = "run")]
+pub use longshore_run as run;
 #[cfg(feature = "queue")]
 #[doc(hidden)]
 pub use longshore_worker::private;

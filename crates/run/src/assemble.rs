@@ -112,8 +112,8 @@ impl Assembled {
     }
 }
 
-/// Counts the input beside the run. Of a resumed job it says what is behind it, and how much is left
-/// where that is known soon.
+/// Counts the input beside the run. Of a resumed job it says what is behind it, and how much is
+/// left where that is known soon.
 async fn estimate(opened: &Opened, name: &str, teller: &Teller) -> JoinHandle<Option<u64>> {
     let input = opened.plan.input.clone();
     let mut estimate = tokio::task::spawn_blocking(move || input.estimate());
@@ -192,7 +192,8 @@ async fn lanes(
     let (lanes, end_children) = builder.build(what).map_err(|message| RunError::new(RunErrorKind::Usage, message))?;
     let lanes = lanes.map(|lane| {
         lane.map(|lane| -> Arc<dyn longshore_core::lane::Lane<_, _>> {
-            // A start line is written before its attempt starts, and its slot is waited for before that.
+            // A start line is written before its attempt starts, and its slot is waited for before
+            // that.
             let lane = match opened.journaled {
                 true => Arc::new(Journaled::new(lane, files.journal.clone(), outbox.clone(), counts.clone())),
                 false => lane,
@@ -266,7 +267,8 @@ fn engine_config(
     }
 }
 
-/// Returns the rules by which it stops early, looked at when a task ends, so that not one more starts.
+/// Returns the rules by which it stops early, looked at when a task ends, so that not one more
+/// starts.
 fn stop_rules(spec: &StopSpec, index: &Index, tell: Reasons) -> Option<Enough<Call>> {
     let (max_fail, until_ok) = (spec.max_fail, spec.until_ok);
     if max_fail.is_none() && until_ok.is_none() {

@@ -1,7 +1,8 @@
 //! `-j auto`: how many at once, found while the job runs.
 //!
-//! The job itself is the sample: it begins with as many as there are cores and doubles as long as that brings more tasks a second. What was seen at each
-//! number then goes to `longshore_advise::decide`, a pure function, and what it says stays for the rest of the job.
+//! The job itself is the sample: it begins with as many as there are cores and doubles as long as
+//! that brings more tasks a second. What was seen at each number then goes to
+//! `longshore_advise::decide`, a pure function, and what it says stays for the rest of the job.
 
 use std::{
     fmt,
@@ -52,12 +53,12 @@ pub enum Step {
     /// Run this many at once.
     Try(usize),
     /// Run this many at once, to the end.
-    Settle(Found),
+    Settle(BestWidth),
 }
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
+pub struct BestWidth {
     /// How many at once.
     pub workers: usize,
     /// The share of its time that a task is on a CPU, where that is known.
@@ -69,7 +70,7 @@ pub struct Found {
     at: Instant,
 }
 
-impl Found {
+impl BestWidth {
     /// What was expected, beside what came of it.
     pub fn outcome(&self, now: Instant) -> Option<String> {
         let rest = self.rest?;
@@ -83,7 +84,7 @@ impl Found {
     }
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for BestWidth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.share {
             Some(share) => write!(f, "on a CPU for {:.0} % of its time", share * 100.0)?,
@@ -109,7 +110,7 @@ pub struct Auto {
     known_cpu: bool,
     runs: Vec<Run>,
     flat: u32,
-    found: Option<Found>,
+    found: Option<BestWidth>,
 }
 
 impl Auto {
@@ -140,7 +141,7 @@ impl Auto {
     }
 
     /// What was found, once it was.
-    pub fn found(&self) -> Option<&Found> {
+    pub fn found(&self) -> Option<&BestWidth> {
         self.found.as_ref()
     }
 
@@ -157,7 +158,8 @@ impl Auto {
         let item = self.item.get_or_insert_with(|| {
             let wall = (seen.ran - from.ran) / u32::try_from(done).unwrap_or(u32::MAX);
             let known = u32::try_from(seen.on_cpu.1 - from.on_cpu.1).unwrap_or(u32::MAX);
-            // Of requests there are samples, and of a child behind a pipe only what our own thread did.
+            // Of requests there are samples, and of a child behind a pipe only what our own thread
+            // did.
             self.known_cpu = known > 0 && self.lane == LaneKind::Process;
             let cpu = (seen.on_cpu.0 - from.on_cpu.0).checked_div(known).unwrap_or_default().min(wall);
             Item { wall, cpu, queued: Duration::ZERO, spread: 0.0, voluntary: 0.0, forced: 0.0, timed: done }
@@ -178,7 +180,7 @@ impl Auto {
         Step::Try(self.workers)
     }
 
-    fn settle(&self, at: Instant, left: Option<u64>) -> Found {
+    fn settle(&self, at: Instant, left: Option<u64>) -> BestWidth {
         let item = self.item.clone();
         let share = item.as_ref().filter(|_| self.known_cpu).map(Item::share);
         let advice = item.map(|item| {
@@ -198,10 +200,11 @@ impl Auto {
         });
         let workers = advice.filter(|advice| advice.place != Place::Sequential).map_or(1, |advice| advice.workers);
         let rate = self.runs.iter().filter(|run| run.workers <= workers).map(|run| run.rates[0]).fold(0.0, f64::max);
-        // Nothing was tried with fewer than there were at the start; then the start's rate is the nearest that is known.
+        // Nothing was tried with fewer than there were at the start; then the start's rate is the
+        // nearest that is known.
         let rate = if rate > 0.0 { rate } else { self.runs.first().map_or(0.0, |run| run.rates[0]) };
         let rest = left.filter(|_| rate > 0.0).and_then(|left| Duration::try_from_secs_f64(left as f64 / rate).ok());
-        Found { workers, share, rate, rest, at }
+        BestWidth { workers, share, rate, rest, at }
     }
 }
 
@@ -209,8 +212,9 @@ impl Auto {
 mod tests {
     use super::*;
 
-    /// Runs a search against work whose throughput with `n` at once is `rate(n)`; the numbers tried, and what was settled on.
-    fn search(cores: usize, most: usize, cpu: f64, rate: impl Fn(usize) -> f64) -> (Vec<usize>, Found) {
+    /// Runs a search against work whose throughput with `n` at once is `rate(n)`; the numbers
+    /// tried, and what was settled on.
+    fn search(cores: usize, most: usize, cpu: f64, rate: impl Fn(usize) -> f64) -> (Vec<usize>, BestWidth) {
         let mut auto = Auto::new(cores, most, LaneKind::Process);
         let began = Instant::now();
         let (mut workers, mut tried) = (auto.start(), vec![auto.start()]);

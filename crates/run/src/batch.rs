@@ -1,7 +1,8 @@
 //! `--batch`: how many records share one call of a command.
 //!
-//! A call with several records is one task of the engine: one start, one end, one retry. In the journal and in every count each record stays a task of its
-//! own, so that a resumed job may put what is left into other groups.
+//! A call with several records is one task of the engine: one start, one end, one retry. In the
+//! journal and in every count each record stays a task of its own, so that a resumed job may put
+//! what is left into other groups.
 
 use std::{
     fmt,
@@ -13,10 +14,11 @@ use crate::units::show_duration;
 
 /// The most records of a call with `--batch auto`.
 pub const MOST_RECORDS: usize = 1000;
-/// The most bytes of a call's words, as with xargs. The kernel takes 2 MiB in all, the environment included, and 128 KiB in one word.
+/// The most bytes of a call's words, as with xargs. The kernel takes 2 MiB in all, the environment
+/// included, and 128 KiB in one word.
 pub const MOST_ARGV: usize = 128 << 10;
-/// With `--batch auto` calls are to take a time between a tenth of this and this: long enough that starting them does not count, short enough that
-/// little is lost when one fails.
+/// With `--batch auto` calls are to take a time between a tenth of this and this: long enough that
+/// starting them does not count, short enough that little is lost when one fails.
 pub(crate) const LONG: Duration = Duration::from_secs(1);
 
 /// `--batch`.
@@ -100,7 +102,8 @@ impl Batching {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// Whether a call with so many bytes has room for a record that adds `more`. All records of a call are held together, as much as one may be long.
+    /// Whether a call with so many bytes has room for a record that adds `more`. All records of a
+    /// call are held together, as much as one may be long.
     pub fn has_room(&self, so_far: Weight, more: Weight) -> bool {
         let sum = so_far.with(more);
         self.base.saturating_add(sum.argv) <= MOST_ARGV && sum.held <= self.held
@@ -125,8 +128,10 @@ impl fmt::Display for Batching {
 
 /// The size of further groups after a call of `records` has taken so long.
 ///
-/// Twice the size when a whole group ended well in less than a tenth of `long`. When a call took longer than `long`: what would take half of that. Calls
-/// of an earlier size are still on their way when the size changes, so a small group never makes it grow, and many long ones make it shrink once.
+/// Twice the size when a whole group ended well in less than a tenth of `long`. When a call took
+/// longer than `long`: what would take half of that. Calls of an earlier size are still on their
+/// way when the size changes, so a small group never makes it grow, and many long ones make it
+/// shrink once.
 pub fn next_size(size: usize, records: usize, took: Duration, ok: bool, long: Duration) -> usize {
     if took > long {
         let fitting = (records as f64 * (long.as_secs_f64() / 2.0) / took.as_secs_f64()) as usize;

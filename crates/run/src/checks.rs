@@ -8,8 +8,9 @@ use crate::{report::Report, text};
 
 /// One `--check`: a metric, a comparison, and a limit, as in `failed<1%`, `p99<2s`, `rate>50/s`.
 ///
-/// `failed` counts every task that failed for good: failed, timeout, panicked, killed and lost together; the other outcome words count themselves.
-/// Percentages are of the tasks that ran; for `cancelled` and `skipped` of all. When none ran, `ok` is 100 % and everything else 0 %.
+/// `failed` counts every task that failed for good: failed, timeout, panicked, killed and lost
+/// together; the other outcome words count themselves. Percentages are of the tasks that ran; for
+/// `cancelled` and `skipped` of all. When none ran, `ok` is 100 % and everything else 0 %.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Check {
     text: String,
@@ -90,7 +91,8 @@ impl Check {
         Ok(Self { text: text.to_owned(), metric, op, limit })
     }
 
-    /// Whether the check is on `failed`: such a check takes the place of the rule that any failure makes the run end with 1.
+    /// Whether the check is on `failed`: such a check takes the place of the rule that any failure
+    /// makes the run end with 1.
     pub fn is_on_failed(&self) -> bool {
         self.metric == Metric::Failed
     }
@@ -166,7 +168,8 @@ fn counted(metric: Metric, summary: &Report) -> (u64, u64) {
     }
 }
 
-/// As many decimals as it takes to tell the share from the limit: "was 1.0 %" would be a poor reason for `failed<=1%` to fail.
+/// As many decimals as it takes to tell the share from the limit: "was 1.0 %" would be a poor
+/// reason for `failed<=1%` to fail.
 fn share_text(count: u64, of: u64, limit: f64) -> String {
     let share = count as f64 * 100.0 / of as f64;
     let shown = |decimals: usize| format!("{share:.decimals$}");
@@ -249,11 +252,14 @@ enum MaxFailLimit {
 }
 
 impl MaxFail {
-    /// A percentage is judged once this many tasks have ended: before, one unlucky task would weigh too much.
+    /// A percentage is judged once this many tasks have ended: before, one unlucky task would weigh
+    /// too much.
     pub const PERCENT_AFTER: u64 = 20;
 
-    /// Parses `N`, `N%`, either with `:now` behind it, and `never`, which lifts the limit of a configuration or of a job that is resumed. `N` stops the run when N tasks have failed for good, so 1 stops at the first failure;
-    /// `N%` when more than that share of the tasks that ended has failed, but not before [`PERCENT_AFTER`](Self::PERCENT_AFTER) of them.
+    /// Parses `N`, `N%`, either with `:now` behind it, and `never`, which lifts the limit of a
+    /// configuration or of a job that is resumed. `N` stops the run when N tasks have failed for
+    /// good, so 1 stops at the first failure; `N%` when more than that share of the tasks that
+    /// ended has failed, but not before [`PERCENT_AFTER`](Self::PERCENT_AFTER) of them.
     ///
     /// # Errors
     /// A sentence that says what is wrong with the text and what to write.
@@ -276,7 +282,8 @@ impl MaxFail {
         Ok(Self { limit, now })
     }
 
-    /// Whether the run gives up: `failed` of the `ended` tasks (ended well or failed for good) have failed.
+    /// Whether the run gives up: `failed` of the `ended` tasks (ended well or failed for good) have
+    /// failed.
     pub fn tripped(&self, failed: u64, ended: u64) -> bool {
         match self.limit {
             MaxFailLimit::Never => false,

@@ -1,4 +1,5 @@
-//! A command as its templates say it: its words, for one record or for the several of a `--batch`, its input and its surroundings.
+//! A command as its templates say it: its words, for one record or for the several of a `--batch`,
+//! its input and its surroundings.
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -52,7 +53,8 @@ impl CommandPlan {
         let text = shell_words::join(words.iter().map(|word| word.to_string_lossy()));
         let parse = |word: &OsString| Template::parse(word.as_encoded_bytes(), shape);
         let mut argv = words.iter().map(parse).collect::<Result<Vec<_>, _>>().map_err(|error| format!("the command: {error}"))?;
-        // As xargs and parallel do it: a command that uses its record nowhere gets it as last argument. A range of a file is too long for that.
+        // As xargs and parallel do it: a command that uses its record nowhere gets it as last
+        // argument. A range of a file is too long for that.
         let unused = argv.iter().all(Template::is_constant) && spec.stdin.is_none() && env.iter().all(|(_, expr)| expr.is_constant());
         stream |= unused && limits.split;
         if unused && !stream {
@@ -114,7 +116,8 @@ impl CommandPlan {
         &self.text
     }
 
-    /// Everything that decides what a task does, for the journal's hash. How many records share a call does not: a job may go on in other groups.
+    /// Everything that decides what a task does, for the journal's hash. How many records share a
+    /// call does not: a job may go on in other groups.
     pub(crate) fn sources(&self) -> Vec<Vec<u8>> {
         let mut all = vec![if self.shell.is_some() { b"shell".to_vec() } else { b"command".to_vec() }];
         all.extend(self.argv.iter().chain(&self.shell).map(|template| template.source().to_vec()));
@@ -137,7 +140,8 @@ impl CommandPlan {
         Some(format!("--env {}: a call of --batch has many records; write a constant: {{{{ 'x' }}}}", name.display()))
     }
 
-    /// The command for these records. Words with a placeholder of the record come once for each, in order; all others once.
+    /// The command for these records. Words with a placeholder of the record come once for each, in
+    /// order; all others once.
     ///
     /// # Errors
     /// Those of the first record that has any.
@@ -219,8 +223,9 @@ impl CommandPlan {
 /// A task's id with a number of times, and a space.
 const ID: usize = 32 + 12;
 
-/// What every child is told about its task. The id is the task's own in every attempt and every sitting, wherever its record stands in the
-/// input: good for what must be done once only. Where a record comes again a number follows. Records that share a call have one id each, with spaces
+/// What every child is told about its task. The id is the task's own in every attempt and every
+/// sitting, wherever its record stands in the input: good for what must be done once only. Where a
+/// record comes again a number follows. Records that share a call have one id each, with spaces
 /// between.
 pub(crate) fn told(job: &str, call: &[Item], context: &Context) -> [(OsString, OsString); 4] {
     let mut ids = String::with_capacity(call.len() * 33);

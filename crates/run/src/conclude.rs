@@ -1,4 +1,7 @@
-//! The fourth step of a run: its engine has ended, and what it wrote reaches the output and the disk.
+//! The fourth step of a run: its engine has ended, and what it wrote reaches the output and the
+//! disk.
+
+mod sum_up;
 
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
@@ -11,6 +14,7 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
 };
 
+use self::sum_up::{SumUp, failures_before, sum_up};
 use crate::{
     checks,
     ending::Brought,
@@ -21,7 +25,6 @@ use crate::{
     output::{self, Output, OutputError},
     report::Report,
     steer::{Order, Steering},
-    sum_up::{SumUp, failures_before, sum_up},
     view::RunView,
     watch::{Left, PATIENCE, sleep_or_never},
 };
@@ -47,7 +50,8 @@ impl LastWait<'_> {
             return done;
         }
         self.feed.close();
-        // Now nothing waits for the reader any more, so this ends, and then the output is given up at once.
+        // Now nothing waits for the reader any more, so this ends, and then the output is given up
+        // at once.
         work.await.ok()
     }
 
@@ -56,7 +60,8 @@ impl LastWait<'_> {
         self.turn(&mut work).await.flatten().unwrap_or(Err(OutputError::Stalled))
     }
 
-    /// Returns what the work returned (nothing if it panicked), or `None` when it is time to give up.
+    /// Returns what the work returned (nothing if it panicked), or `None` when it is time to give
+    /// up.
     async fn turn<T>(&mut self, work: &mut JoinHandle<T>) -> Option<Option<T>> {
         loop {
             let rest = self.give_up.map(|at| at.saturating_duration_since(Instant::now()));
@@ -129,8 +134,8 @@ impl Ended {
         }
         self.close_journal(&mut report, complete, &counts, remaining, shown && regular).await;
         self.opened.spool.close();
-        // No child is left. A guardian that is told so goes at once, and the job is free with the end
-        // of this process and not a moment later.
+        // No child is left. A guardian that is told so goes at once, and the job is free with the
+        // end of this process and not a moment later.
         let _ = spawn_blocking(move || children.finish()).await;
         drop(self.opened.lock.take());
         report.facts = self.left.facts;
@@ -138,8 +143,8 @@ impl Ended {
         report
     }
 
-    /// Ends the children that stay, and waits for journal and output. Returns whether the output is a
-    /// file, and whether it has all.
+    /// Ends the children that stay, and waits for journal and output. Returns whether the output is
+    /// a file, and whether it has all.
     async fn write_the_rest(&mut self, wait: &mut LastWait<'_>) -> (bool, bool) {
         wait.wait(std::mem::replace(&mut self.end_children, Box::new(|| ()))).await;
         let left = &mut self.left;
@@ -275,8 +280,8 @@ impl Totals {
         }
     }
 
-    /// Returns how many tasks have not run, as far as is known: those handed back, and the part of the
-    /// input that was not read.
+    /// Returns how many tasks have not run, as far as is known: those handed back, and the part of
+    /// the input that was not read.
     fn not_run(&self, counts: &crate::intake::Counts, total: Option<u64>) -> u64 {
         let (done_here, finished) = (but_cancelled(&self.mine), counts.finished.load(Ordering::Relaxed));
         let known = self.read.saturating_sub(finished).saturating_sub(done_here);

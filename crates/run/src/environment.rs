@@ -8,9 +8,9 @@ use crate::template::{Expr, Shape, Vars};
 
 /// Returns variables that let most programs write each line at once.
 ///
-/// Left to themselves they keep lines back when nobody looks at a terminal, and a child that answers
-/// line by line would never be heard: C programs through coreutils' libstdbuf where that is there,
-/// Python by its own switch.
+/// Left to themselves they keep lines back when nobody looks at a terminal, and a child that
+/// answers line by line would never be heard: C programs through coreutils' libstdbuf where that is
+/// there, Python by its own switch.
 pub fn line_by_line() -> Vec<(OsString, OsString)> {
     let mut env = vec![("PYTHONUNBUFFERED".into(), "1".into())];
     let library = ["/usr/libexec/coreutils/libstdbuf.so", "/usr/lib/coreutils/libstdbuf.so"]

@@ -5,9 +5,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use longshore_core::Word;
 use tokio::sync::broadcast;
 
-use crate::auto::Found;
+use crate::auto::BestWidth;
 
-/// Events that wait for a listener; one that reads too slowly misses the oldest and is told how many.
+/// Events that wait for a listener; one that reads too slowly misses the oldest and is told how
+/// many.
 const MOST_WAITING: usize = 1024;
 
 /// What happens in a run.
@@ -48,7 +49,7 @@ pub enum RunEvent {
         low: bool,
     },
     /// How many at once is best was found out.
-    Found(Found),
+    Found(BestWidth),
     /// What was expected when that was found, beside what came of it.
     Outcome {
         /// Both in words.

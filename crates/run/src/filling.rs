@@ -32,8 +32,8 @@ impl Filling {
         [&self.args, &self.kwargs].map(|template| template.as_ref().map_or(&b""[..], Template::source))
     }
 
-    /// The arguments that a record makes. Without templates a plain record is the one argument, a JSON array the arguments, and an object or a row the
-    /// keyword arguments.
+    /// The arguments that a record makes. Without templates a plain record is the one argument, a
+    /// JSON array the arguments, and an object or a row the keyword arguments.
     ///
     /// # Errors
     /// Of kind `invalid`: the record is bad, or what is filled in is no JSON of the right kind.

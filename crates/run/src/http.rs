@@ -1,7 +1,10 @@
-//! HTTP requests as tasks: what a request looks like, the client that sends it, and what is kept of the answer.
+//! HTTP requests as tasks: what a request looks like, the client that sends it, and what is kept of
+//! the answer.
 //!
-//! Layout: [`HttpSpec`] is what the command line says (`spec`), [`HttpClient`] sends one request and sorts its failures into kinds (`client`),
-//! [`HttpReply`] is what becomes of an answer (`reply`). [`HttpPlan`] renders the templates (`plan`), [`Guard`] says where requests may go (`guard`).
+//! Layout: [`HttpSpec`] is what the command line says (`spec`), [`HttpClient`] sends one request
+//! and sorts its failures into kinds (`client`), [`HttpReply`] is what becomes of an answer
+//! (`reply`). [`HttpPlan`] renders the templates (`plan`), [`Guard`] says where requests may go
+//! (`guard`).
 //!
 //! Kinds of failure, as `--retry-on` names them:
 //!

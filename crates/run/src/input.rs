@@ -9,11 +9,12 @@
 //! input/count.rs      about how many records there are, for the progress bar
 //! ```
 //!
-//! Memory is bounded by the longest record that is allowed, whatever is in the files. A bad record is a [`Record`] that says so; only what ends the
-//! reading is an [`InputError`].
+//! Memory is bounded by the longest record that is allowed, whatever is in the files. A bad record
+//! is a [`Record`] that says so; only what ends the reading is an [`InputError`].
 //!
-//! Rules: a line ends with LF or CRLF; a NUL record ends with NUL and keeps everything else. A byte order mark at the start is dropped, except from NUL
-//! records. Empty lines and empty NUL records are no records, and neither are lines of spaces in JSON Lines.
+//! Rules: a line ends with LF or CRLF; a NUL record ends with NUL and keeps everything else. A byte
+//! order mark at the start is dropped, except from NUL records. Empty lines and empty NUL records
+//! are no records, and neither are lines of spaces in JSON Lines.
 
 mod count;
 mod cut;
@@ -41,7 +42,8 @@ use table::Table;
 
 /// The records of all inputs, one after the other.
 ///
-/// An iterator of `Result<Record, InputError>`; after an error it has ended. Blocks where reading blocks; runs well on a thread of its own.
+/// An iterator of `Result<Record, InputError>`; after an error it has ended. Blocks where reading
+/// blocks; runs well on a thread of its own.
 pub struct Input {
     waiting: VecDeque<Source>,
     reading: Option<Reading>,
@@ -73,8 +75,9 @@ enum Kind {
 }
 
 impl Input {
-    /// Opens the inputs and checks what can be checked before anything runs: every file can be opened, all have one format, and all tables the same
-    /// columns. Waits for the first byte of standard input if its format is to be found out, and for the first row of a table.
+    /// Opens the inputs and checks what can be checked before anything runs: every file can be
+    /// opened, all have one format, and all tables the same columns. Waits for the first byte of
+    /// standard input if its format is to be found out, and for the first row of a table.
     ///
     /// # Errors
     /// The first check that failed.
@@ -172,8 +175,8 @@ impl Input {
         self.columns.as_ref()
     }
 
-    /// Reads the headers of all tables that are regular files, so that a table with other columns is refused before anything runs. Pipes are not
-    /// touched: what is read of them is gone.
+    /// Reads the headers of all tables that are regular files, so that a table with other columns
+    /// is refused before anything runs. Pipes are not touched: what is read of them is gone.
     fn check_columns(&mut self, sources: &[Source]) -> Result<(), InputError> {
         if !self.format.is_table() || !self.header || sources.len() < 2 {
             return Ok(());
@@ -234,7 +237,8 @@ impl Input {
         Ok(())
     }
 
-    /// Takes the columns of the first table for all. A table with the same names in another order has its own.
+    /// Takes the columns of the first table for all. A table with the same names in another order
+    /// has its own.
     fn same_columns(&mut self, name: &str, columns: Arc<Columns>) -> Result<(), InputError> {
         let Some(first) = &self.columns else {
             self.first_table = name.into();
@@ -401,7 +405,8 @@ fn open(path: &Path) -> Result<File, InputError> {
     Ok(file)
 }
 
-/// Finds out whether a stream is lines or JSON Lines by its first byte (behind a byte order mark), and gives the stream back whole.
+/// Finds out whether a stream is lines or JSON Lines by its first byte (behind a byte order mark),
+/// and gives the stream back whole.
 fn sniff(mut reader: Box<dyn Read + Send>) -> io::Result<(Format, Box<dyn Read + Send>)> {
     let mut head = Vec::with_capacity(4);
     // One byte at a time: a person at a terminal may have typed no more than one.

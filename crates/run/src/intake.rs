@@ -137,7 +137,8 @@ pub struct Intake {
 /// What the engine is given: a call, `Ok(None)` for a pause, or an error.
 pub type Given = Result<Option<Delivery<Call>>, SourceError>;
 
-/// The records of a call that is not full yet. Attempts are of the whole call, so all have the same number of earlier ones.
+/// The records of a call that is not full yet. Attempts are of the whole call, so all have the same
+/// number of earlier ones.
 #[derive(Debug, Default)]
 pub struct Group {
     items: Vec<Item>,
@@ -336,7 +337,8 @@ impl Iterator for Intake {
                     Some(Ok(record)) => {
                         self.counts.read.fetch_add(1, Ordering::Relaxed);
                         if self.window.as_ref().is_some_and(|window| !window.is_open(record.seq())) {
-                            // What was told late and what was delivered just now may be what moves the window.
+                            // What was told late and what was delivered just now may be what moves
+                            // the window.
                             self.tell();
                             self.held = Some(record);
                             return self.last_before(Some(Ok(None)));

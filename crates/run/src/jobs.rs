@@ -23,7 +23,7 @@ use crate::{
 
 /// A job as `jobs list` shows it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Row {
+pub struct JobRow {
     /// Its id.
     pub job: String,
     /// Its name.
@@ -38,7 +38,8 @@ pub struct Row {
     pub failed: u64,
     /// Tasks that were skipped.
     pub skipped: u64,
-    /// Tasks that started and have no final result. How many never started only their input can tell.
+    /// Tasks that started and have no final result. How many never started only their input can
+    /// tell.
     pub in_flight: u64,
     /// The exit code of its last run, if that ended in order.
     pub exit: Option<u8>,
@@ -58,7 +59,7 @@ pub struct Row {
 pub struct Details {
     /// What the list shows.
     #[serde(flatten)]
-    pub row: Row,
+    pub row: JobRow,
     /// Where its records come from.
     pub inputs: Vec<String>,
     /// Where it was begun.
@@ -88,11 +89,12 @@ pub struct Retry {
     pub cwd: String,
 }
 
-/// All jobs, the latest first. A journal that is broken is shown as that, and does not hide the others.
+/// All jobs, the latest first. A journal that is broken is shown as that, and does not hide the
+/// others.
 ///
 /// # Errors
 /// When the state directory cannot be read.
-pub fn list(state: &StateDir) -> Result<Vec<Row>, JobError> {
+pub fn list(state: &StateDir) -> Result<Vec<JobRow>, JobError> {
     Ok(state.list()?.iter().map(row).collect())
 }
 
@@ -105,7 +107,8 @@ pub fn show(state: &StateDir, job: &str) -> Result<Details, JobError> {
     let contents = read(&info.path)?;
     let mut failures = failures(&info.path, contents.len, &contents.index)?;
     failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    // The command line is left out: it may hold what nobody else should see, and `what` says the same without that.
+    // The command line is left out: it may hold what nobody else should see, and `what` says the
+    // same without that.
     let Header { inputs, cwd, key_rule, .. } = info.header.clone();
     let mut outputs: Vec<String> = Vec::new();
     for output in contents.outputs {
@@ -187,7 +190,8 @@ pub fn export(state: &StateDir, job: &str, only: Option<Only>, out: &mut impl Wr
     Ok(written)
 }
 
-/// Removes finished jobs that are older than this ([`KEEP`](crate::open::KEEP), unless told another time); returns their ids.
+/// Removes finished jobs that are older than this ([`KEEP`](crate::open::KEEP), unless told another
+/// time); returns their ids.
 ///
 /// # Errors
 /// When the state directory cannot be read, or a file in it not removed.
@@ -205,7 +209,7 @@ fn failed(counts: &[u64; 8]) -> u64 {
     Word::ALL.into_iter().filter(|word| is_failure(*word)).map(|word| counts[word as usize]).sum()
 }
 
-fn row(info: &JobInfo) -> Row {
+fn row(info: &JobInfo) -> JobRow {
     let (counts, in_flight, broken) = match info.counts() {
         Ok((counts, in_flight)) => (counts, in_flight, None),
         Err(error) => ([0; 8], 0, Some(error.to_string())),
@@ -216,7 +220,7 @@ fn row(info: &JobInfo) -> Row {
         JobState::Finished => ("finished", None),
         JobState::Unfinished => ("unfinished", None),
     };
-    Row {
+    JobRow {
         job: info.header.job.clone(),
         name: info.header.name.clone(),
         state,

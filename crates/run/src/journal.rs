@@ -10,9 +10,10 @@
 //! | [`state`] | the state directory: jobs begun, found, listed, pruned |
 //! | [`writer`] | the thread that owns the file while a job runs |
 //!
-//! Invariants: the journal is the truth and the output its projection, so every line is in the journal before it is in the output; an
-//! attempt starts only after its start line was written; a task counts as done only when its result line was written (and synced, in
-//! `each` mode); after the first failure to write or sync nothing is written any more.
+//! Invariants: the journal is the truth and the output its projection, so every line is in the
+//! journal before it is in the output; an attempt starts only after its start line was written; a
+//! task counts as done only when its result line was written (and synced, in `each` mode); after
+//! the first failure to write or sync nothing is written any more.
 
 pub mod error;
 pub mod feed;

@@ -1,4 +1,5 @@
-//! Where the journal stands between the engine and the world: start lines before attempts start, result lines before tasks are settled.
+//! Where the journal stands between the engine and the world: start lines before attempts start,
+//! result lines before tasks are settled.
 
 use std::{
     collections::HashMap,

@@ -1,24 +1,24 @@
 //! The batch runner of longshore as a library: records in, tasks run, journal and results out.
 //!
-//! [`RunSpec`] says what to do, [`Run::plan`] compiles it, [`Run::start`] starts it, and a [`Running`]
-//! can be viewed, heard, steered and awaited. The crate prints nothing, reads no terminal and installs
-//! no signal handler.
+//! [`RunSpec`] says what to do, [`Run::plan`] compiles it, [`Run::start`] starts it, and a
+//! [`Running`] can be viewed, heard, steered and awaited. The crate prints nothing, reads no
+//! terminal and installs no signal handler.
 //!
 //! Layout, in the order of a record's way:
-//! - `spec.rs plan.rs`: what is to be done, and everything that follows from it, compiled and checked
-//!   before anything runs
+//! - `spec.rs plan.rs`: what is to be done, and everything that follows from it, compiled and
+//!   checked before anything runs
 //! - `input.rs record.rs call.rs intake.rs`: bytes → records → deliveries
 //! - `template.rs`: what a user writes with braces
 //! - `batch.rs`: several records for one call of a command
 //! - `what.rs`, `command.rs`, `http.rs`, `pipe.rs`, `task.rs`: what runs, as lanes of the engine;
-//!   `environment.rs filling.rs`: what it gets; `reply.rs`: what it answers; `overdue.rs`: a timeout
-//!   that is a share of the median
+//!   `environment.rs filling.rs`: what it gets; `reply.rs`: what it answers; `overdue.rs`: a
+//!   timeout that is a share of the median
 //! - `shared_limit.rs`: a limit that other processes keep too, before a lane
 //! - `last_output.rs`: what commands wrote that a timeout or a signal ended
-//! - `ledger.rs journal.rs`: start and result lines, before anything counts; `spool.rs`: what is too
-//!   long for them
+//! - `ledger.rs journal.rs`: start and result lines, before anything counts; `spool.rs`: what is
+//!   too long for them
 //! - `output.rs`: the projection of the journal that people read
-//! - `run.rs`: the steps of a run: `open.rs`, `assemble.rs`, `watch.rs`, `conclude.rs`, `sum_up.rs`;
+//! - `run.rs`: the steps of a run: `open.rs`, `assemble.rs`, `watch.rs`, `conclude.rs`;
 //!   `heard.rs checks.rs ending.rs`: what makes it stop, and how it ends
 //! - `view.rs event.rs steer.rs report.rs`: its face
 //! - `jobs.rs`: what the state directory knows of jobs
@@ -59,7 +59,6 @@ mod shared_limit;
 pub mod spec;
 mod spool;
 pub mod steer;
-mod sum_up;
 mod task;
 pub mod template;
 pub mod text;

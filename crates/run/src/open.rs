@@ -176,7 +176,7 @@ fn children(plan: &Plan, job: Option<&OpenJob>) -> Result<Children, RunError> {
     if plan.what.has_children() {
         // The guardian holds the job's lock until it has ended what a dead run left.
         let keep: Vec<_> = job.iter().map(|job| job.lock.as_fd()).collect();
-        return Children::guarded(&keep).map_err(|error| broken(&error));
+        return longshore_core::children(&keep).map_err(|error| broken(&error));
     }
     Children::new().map_err(|error| RunError::new(RunErrorKind::System, error.to_string()))
 }

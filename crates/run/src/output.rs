@@ -1,7 +1,8 @@
 //! Where results go: a projection of the journal.
 //!
-//! The output has a thread of its own behind a queue that is bounded by bytes, so that a slow reader does not stop the journal before that
-//! is full. What it writes are the journal's result lines, byte for byte, unless something else is asked for.
+//! The output has a thread of its own behind a queue that is bounded by bytes, so that a slow
+//! reader does not stop the journal before that is full. What it writes are the journal's result
+//! lines, byte for byte, unless something else is asked for.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -44,7 +45,8 @@ use self::{
 };
 use crate::journal::{Feed, JobError, OpenJob, feed::Item, format::TakenOver};
 
-/// How far `-k` lets the input run ahead of the lowest unwritten place, unless `--order-window` says otherwise.
+/// How far `-k` lets the input run ahead of the lowest unwritten place, unless `--order-window`
+/// says otherwise.
 pub const ORDER_WINDOW: u64 = 10_000;
 
 /// What of a result is written.
@@ -183,13 +185,16 @@ pub struct Output {
 }
 
 impl Output {
-    /// Opens the destinations, brings files in line with the journal if the job is resumed, and starts the thread.
+    /// Opens the destinations, brings files in line with the journal if the job is resumed, and
+    /// starts the thread.
     ///
-    /// Call it between [`StateDir::begin`](crate::journal::StateDir::begin) and [`Journal::start`](crate::journal::Journal::start).
-    /// `job` is absent when durability is off. `fresh` lets existing files be overwritten.
+    /// Call it between [`StateDir::begin`](crate::journal::StateDir::begin) and
+    /// [`Journal::start`](crate::journal::Journal::start). `job` is absent when durability is off.
+    /// `fresh` lets existing files be overwritten.
     ///
     /// # Errors
-    /// [`JobError::ForeignOutput`] for a file that is not this job's; others when a file cannot be opened, read or written.
+    /// [`JobError::ForeignOutput`] for a file that is not this job's; others when a file cannot be
+    /// opened, read or written.
     pub fn open(spec: &OutputSpec, mut job: Option<&mut OpenJob>, fresh: bool, hooks: Hooks) -> Result<Self, JobError> {
         let render = Render { emit: spec.emit, only: spec.only, fields: spec.fields.clone(), tag: spec.tag };
         let lowest = Arc::new(AtomicU64::new(spec.ordered_from.unwrap_or(0)));
@@ -259,13 +264,15 @@ impl Output {
         self.feed.clone()
     }
 
-    /// Tells an ordered output that no new result will come at these places of the input. For a task that an earlier sitting finished,
-    /// the second value is where its result line begins in the journal; a file shows it at this place then, stdout does not.
+    /// Tells an ordered output that no new result will come at these places of the input. For a
+    /// task that an earlier sitting finished, the second value is where its result line begins in
+    /// the journal; a file shows it at this place then, stdout does not.
     pub fn skipped(&self, places: Vec<(u64, Option<u64>)>) {
         self.feed.put(Item::Skipped(places));
     }
 
-    /// With `-k`: the lowest place that has not been written. Intake must not go further than the window from here.
+    /// With `-k`: the lowest place that has not been written. Intake must not go further than the
+    /// window from here.
     pub fn lowest(&self) -> u64 {
         self.lowest.load(Ordering::Acquire)
     }
@@ -281,17 +288,21 @@ impl Output {
         self.regular
     }
 
-    /// Drops what is not written yet, and all that comes: the user does not want to wait for the reader.
+    /// Drops what is not written yet, and all that comes: the user does not want to wait for the
+    /// reader.
     pub fn abandon(&self) {
         self.feed.close();
     }
 
-    /// Writes all that was sent, and ends. Returns how many results were shown at the main destination in this sitting.
+    /// Writes all that was sent, and ends. Returns how many results were shown at the main
+    /// destination in this sitting.
     ///
     /// # Errors
-    /// The first failure to write, whenever it was; [`OutputError::Stalled`] if the reader takes too long, or the output was abandoned.
+    /// The first failure to write, whenever it was; [`OutputError::Stalled`] if the reader takes
+    /// too long, or the output was abandoned.
     pub fn finish(self, patience: Option<Duration>) -> Result<u64, OutputError> {
-        // The queue may be full, and putting would wait for as long as the reader does: a last item has no weight and is always taken.
+        // The queue may be full, and putting would wait for as long as the reader does: a last item
+        // has no weight and is always taken.
         self.feed.finish();
         let ended = match patience {
             Some(patience) => self.ended.recv_timeout(patience).ok(),

@@ -1,7 +1,8 @@
 //! `--timeout 300%`: a limit that nobody knows before some tasks have ended.
 //!
-//! Attempts that start later have it as their own timeout, which the engine keeps. This is for those that run already when it becomes known, or
-//! when it becomes shorter: requests wait for it beside their answer, children are ended from outside.
+//! Attempts that start later have it as their own timeout, which the engine keeps. This is for
+//! those that run already when it becomes known, or when it becomes shorter: requests wait for it
+//! beside their answer, children are ended from outside.
 
 use std::{
     collections::HashMap,
@@ -12,7 +13,8 @@ use std::{
 use longshore_core::{LaneKind, Stop, engine::RunningTask, lane::child::Children};
 use tokio::sync::watch;
 
-/// What an attempt may be late: the looks at what runs are this far apart, and starting a child takes a moment too.
+/// What an attempt may be late: the looks at what runs are this far apart, and starting a child
+/// takes a moment too.
 const SLACK: Duration = Duration::from_millis(100);
 
 /// The limit, and which attempts it has ended.
@@ -52,7 +54,8 @@ impl Overdue {
         }
     }
 
-    /// Ends the children of attempts that are overdue: TERM, and KILL when that has not helped for a while.
+    /// Ends the children of attempts that are overdue: TERM, and KILL when that has not helped for
+    /// a while.
     pub(crate) fn end_children(&self, running: &[RunningTask], children: &Children, kill_after: Duration) {
         let Some(limit) = *self.limit.borrow() else { return };
         let late: Vec<_> =

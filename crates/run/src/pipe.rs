@@ -1,11 +1,13 @@
 //! `--pipe`: children that stay, and answer one line for each line.
 //!
-//! Each slot has a child of its own, started when its first record comes. A record goes in as one line and its answer comes back as one line, in
-//! turn, so whatever a child says while it was not asked is a mistake that would shift every answer after it: such a child is ended and replaced.
+//! Each slot has a child of its own, started when its first record comes. A record goes in as one
+//! line and its answer comes back as one line, in turn, so whatever a child says while it was not
+//! asked is a mistake that would shift every answer after it: such a child is ended and replaced.
 //! So is one that dies, keeps silent past the timeout, or answers without end.
 //!
-//! What cannot be seen: a line too many that is written after the child has read its next record. It counts as that record's answer; the true one comes
-//! behind it, and ends the child and fails the task that is then its.
+//! What cannot be seen: a line too many that is written after the child has read its next record.
+//! It counts as that record's answer; the true one comes behind it, and ends the child and fails
+//! the task that is then its.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +31,8 @@ use serde_json::value::RawValue;
 /// How much of a child's standard error is kept for an error.
 const TAIL: usize = 4096;
 
-/// How long the first answer of a child is held back, to see whether another line follows that nobody asked for.
+/// How long the first answer of a child is held back, to see whether another line follows that
+/// nobody asked for.
 const GREETING: Duration = Duration::from_millis(100);
 
 /// What a `--pipe` child may do.
@@ -79,7 +82,8 @@ impl Answer {
 pub struct Failure {
     /// The outcome of the attempt; never `Ok`.
     pub outcome: Outcome<Infallible>,
-    /// The last lines that the child wrote to its standard error meanwhile. An outcome that has an error holds them too.
+    /// The last lines that the child wrote to its standard error meanwhile. An outcome that has an
+    /// error holds them too.
     pub tail: Option<String>,
 }
 
@@ -107,8 +111,9 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// Children that run `argv` (a program and its arguments, no shell), with `env` beyond this process's environment, in `cwd` if given. None is
-    /// started yet. They are entered in `children`, so that its `stop` and its guardian reach them.
+    /// Children that run `argv` (a program and its arguments, no shell), with `env` beyond this
+    /// process's environment, in `cwd` if given. None is started yet. They are entered in
+    /// `children`, so that its `stop` and its guardian reach them.
     ///
     /// # Errors
     /// When `argv` is empty.
@@ -125,11 +130,14 @@ impl Pipe {
         Ok(Self { command, limits, children, slots: RwLock::new(Vec::new()) })
     }
 
-    /// Hands one line (without its newline) to the child of `slot`, and waits for its answer, on the calling thread.
+    /// Hands one line (without its newline) to the child of `slot`, and waits for its answer, on
+    /// the calling thread.
     ///
-    /// A child that ended between two records is replaced without a word. One that dies before it has answered is `Killed` or `Lost`, one that does
-    /// not answer in time is killed with its group, and `Cancelled` is what [`Children::stop`] made die. An answer `{"error":…}`, an object with
-    /// that one key and an object or text in it, is a failure: `"retry":true` asks for another attempt, `false` forbids it.
+    /// A child that ended between two records is replaced without a word. One that dies before it
+    /// has answered is `Killed` or `Lost`, one that does not answer in time is killed with its
+    /// group, and `Cancelled` is what [`Children::stop`] made die. An answer `{"error":…}`, an
+    /// object with that one key and an object or text in it, is a failure: `"retry":true` asks for
+    /// another attempt, `false` forbids it.
     ///
     /// # Errors
     /// The outcome, if it is not an answer.
@@ -168,7 +176,8 @@ impl Pipe {
             }
             match old.ask(line, timeout, self) {
                 Ok(answer) => return read_answer(answer, &place.insert(old).stderr),
-                // It ended by itself after its last answer, and was not seen to yet; no program has seen the record.
+                // It ended by itself after its last answer, and was not seen to yet; no program has
+                // seen the record.
                 Err(Trouble::Gone { unread: true }) if !self.children.is_stopping() => {}
                 Err(trouble) => return Err(old.fail(trouble)),
             }
@@ -190,8 +199,9 @@ impl Pipe {
         end_all(taken.into_iter().collect(), &self.limits);
     }
 
-    /// Ends all children: their input ends, and whoever has not ended after the grace time gets SIGTERM, then SIGKILL. What they still write is
-    /// thrown away. To be called when nobody asks any more; dropping the `Pipe` without it kills them.
+    /// Ends all children: their input ends, and whoever has not ended after the grace time gets
+    /// SIGTERM, then SIGKILL. What they still write is thrown away. To be called when nobody asks
+    /// any more; dropping the `Pipe` without it kills them.
     pub fn end(&self) {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner).clone();
         end_all(slots.iter().filter_map(|slot| lock(slot).take()).collect(), &self.limits);
@@ -236,7 +246,8 @@ enum Idle {
 /// What keeps a child from going on.
 enum Trouble {
     TimedOut(Duration),
-    /// It ended, or closed its streams, before it had answered; and whether before it had read anything.
+    /// It ended, or closed its streams, before it had answered; and whether before it had read
+    /// anything.
     Gone {
         unread: bool,
     },
@@ -311,7 +322,8 @@ impl Asked {
                 if self.answer.len() > at + 1 {
                     return Err(Trouble::Wrong(unasked(&self.answer[at + 1..])));
                 }
-                // It cannot be the answer of a line that lies in the pipe still: it came late for an earlier one.
+                // It cannot be the answer of a line that lies in the pipe still: it came late for
+                // an earlier one.
                 if self.nothing_read(message.len()) {
                     return Err(Trouble::Wrong(unasked(&self.answer)));
                 }
@@ -323,8 +335,9 @@ impl Asked {
             if scanned > pipe.limits.max_answer {
                 return Err(too_long(pipe));
             }
-            // An ended child is read to the end of what it said, which is there already; a background child of it may hold the pipe for ever.
-            // poll(2) looked at stdout before it saw the end, so only a second look tells that nothing came in between.
+            // An ended child is read to the end of what it said, which is there already; a
+            // background child of it may hold the pipe for ever. poll(2) looked at stdout before it
+            // saw the end, so only a second look tells that nothing came in between.
             if !open || (ended && !out && !self.poll(Some(Duration::ZERO)).is_ok_and(|[out, ..]| out)) {
                 return Err(Trouble::Gone { unread: self.answer.is_empty() && self.nothing_read(message.len() - rest.len()) });
             }
@@ -344,8 +357,8 @@ impl Asked {
         }
     }
 
-    /// The first answer of a child, if it is an answer: a program that greets its user writes that before it has read anything, and its own answer
-    /// comes right behind.
+    /// The first answer of a child, if it is an answer: a program that greets its user writes that
+    /// before it has read anything, and its own answer comes right behind.
     fn only(&mut self, answer: Vec<u8>) -> Result<Vec<u8>, Trouble> {
         if let Ok([true, ..]) = self.poll_stdout(GREETING) {
             self.read_stdout();
@@ -360,11 +373,13 @@ impl Asked {
 
     /// Ends the child, and says what became of the record.
     fn fail(mut self, trouble: Trouble) -> Failure {
-        // Its last words may still be on their way when its end is seen: kill first, then read what is left.
+        // Its last words may still be on their way when its end is seen: kill first, then read what
+        // is left.
         if !matches!(trouble, Trouble::Gone { .. }) {
             self.child.kill();
         } else {
-            // It closed its output and may be about to end: let its own end be seen rather than our signal.
+            // It closed its output and may be about to end: let its own end be seen rather than our
+            // signal.
             let _ = ready([Some((self.child.end_fd(), Interest::Read))], Some(Duration::from_millis(100)));
         }
         for _ in 0..16 {
@@ -386,7 +401,8 @@ impl Asked {
         Failure { outcome, tail }
     }
 
-    /// Waits until the child has ended, reading what it still writes so that it does not wait for a reader. Whether it has ended.
+    /// Waits until the child has ended, reading what it still writes so that it does not wait for a
+    /// reader. Whether it has ended.
     fn wait_for_end(&mut self, patience: Duration) -> bool {
         let start = Instant::now();
         loop {
@@ -443,8 +459,9 @@ impl Asked {
         match stdin.write(rest) {
             Ok(count) => *rest = &rest[count..],
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            // It reads no more. That alone is no failure: it may have ended, which its pidfd will say, or hang, which the timeout is for.
-            // The pipe stays open, because the kernel still knows what lies in it.
+            // It reads no more. That alone is no failure: it may have ended, which its pidfd will
+            // say, or hang, which the timeout is for. The pipe stays open, because the kernel still
+            // knows what lies in it.
             Err(_) => self.deaf = true,
         }
     }
@@ -499,7 +516,8 @@ fn read_answer(mut line: Vec<u8>, stderr: &Tail) -> Result<Answer, Failure> {
     Err(Failure { outcome, tail })
 }
 
-/// `{"error":{"kind":…,"message":…,"retry":…}}`; every part may be absent, and a text stands for its message.
+/// `{"error":{"kind":…,"message":…,"retry":…}}`; every part may be absent, and a text stands
+/// for its message.
 struct Reported {
     kind: String,
     message: String,
@@ -550,7 +568,8 @@ impl Tail {
     }
 }
 
-/// Ends children side by side, so that the times do not add up: each gets the end of its input, then SIGTERM, then SIGKILL.
+/// Ends children side by side, so that the times do not add up: each gets the end of its input,
+/// then SIGTERM, then SIGKILL.
 fn end_all(children: Vec<Asked>, limits: &Limits) {
     thread::scope(|scope| {
         for mut asked in children {

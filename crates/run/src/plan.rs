@@ -297,8 +297,8 @@ impl Plan {
     /// Reads the whole input and checks every record, before anything runs.
     ///
     /// # Errors
-    /// Of kind input, with every bad record on a line of its own (the first thousand); of kind usage
-    /// where the input cannot be read twice.
+    /// Of kind input, with every bad record on a line of its own (the first thousand); of kind
+    /// usage where the input cannot be read twice.
     pub fn check_all(&mut self) -> Result<u64, RunError> {
         if self.input.sources.contains(&Source::Stdin) {
             return Err(usage("--strict reads the input twice, which stdin does not allow; name a file"));
@@ -334,8 +334,9 @@ impl Plan {
         2 * self.concurrency
     }
 
-    /// Capacity of the result queue: twice the workers. None for commands and pipes, where a slot is free only when the result of its last task is in the
-    /// journal: if the run is killed, no more tasks than run at once can have ended without the journal knowing it.
+    /// Capacity of the result queue: twice the workers. None for commands and pipes, where a slot
+    /// is free only when the result of its last task is in the journal: if the run is killed, no
+    /// more tasks than run at once can have ended without the journal knowing it.
     pub fn result_queue(&self) -> usize {
         if self.what.has_children() { 0 } else { 2 * self.concurrency }
     }

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 /// Weighs what happened ten seconds ago a third as much as what happens now.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Turns a count that only grows into a rate: an exponentially weighted mean over about ten seconds, by time and not by number of updates, so that
-/// irregular updates do no harm. It starts as the plain mean and becomes weighted as time passes, so the first seconds are not biased towards zero.
+/// Turns a count that only grows into a rate: an exponentially weighted mean over about ten
+/// seconds, by time and not by number of updates, so that irregular updates do no harm. It starts
+/// as the plain mean and becomes weighted as time passes, so the first seconds are not biased
+/// towards zero.
 #[derive(Clone, Debug)]
 pub struct RateMeter {
     window: Duration,
@@ -28,8 +30,8 @@ impl RateMeter {
         Self { window, last: None, events: 0.0, seconds: 0.0 }
     }
 
-    /// Takes the count at this moment and says the rate per second; 0 at first. A count that fell starts the meter anew; updates closer together
-    /// than a millisecond are put off to the next.
+    /// Takes the count at this moment and says the rate per second; 0 at first. A count that fell
+    /// starts the meter anew; updates closer together than a millisecond are put off to the next.
     pub fn update(&mut self, now: Instant, count: u64) -> f64 {
         let Some((then, before)) = self.last else {
             self.last = Some((now, count));
@@ -42,7 +44,8 @@ impl RateMeter {
         let elapsed = now.saturating_duration_since(then).as_secs_f64();
         if elapsed >= 0.001 {
             let keep = (-elapsed / self.window.as_secs_f64()).exp();
-            // The events of an interval are spread evenly over it; the integral of the weights over it is (1 - keep) windows.
+            // The events of an interval are spread evenly over it; the integral of the weights over
+            // it is (1 - keep) windows.
             let weighted = (1.0 - keep) * self.window.as_secs_f64();
             self.events = self.events * keep + (count - before) as f64 / elapsed * weighted;
             self.seconds = self.seconds * keep + weighted;
@@ -56,7 +59,8 @@ impl RateMeter {
         if self.seconds > 0.0 { self.events / self.seconds } else { 0.0 }
     }
 
-    /// The time until `left` more events at this rate; `None` while nothing can be said (no events yet, or more than a year).
+    /// The time until `left` more events at this rate; `None` while nothing can be said (no events
+    /// yet, or more than a year).
     pub fn eta(&self, left: u64) -> Option<Duration> {
         const YEAR: f64 = 365.0 * 24.0 * 3_600.0;
         if left == 0 {

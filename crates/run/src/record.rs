@@ -7,8 +7,9 @@
 //! record/columns.rs   Columns: the header of a table; did-you-mean
 //! ```
 //!
-//! A record never holds more than its own bytes: JSON is checked once when it is read, and a field is found in the text when it is asked for. So a
-//! number keeps every digit, and a record in flight costs what its line costs.
+//! A record never holds more than its own bytes: JSON is checked once when it is read, and a field
+//! is found in the text when it is asked for. So a number keeps every digit, and a record in flight
+//! costs what its line costs.
 
 mod columns;
 mod path;
@@ -23,7 +24,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use std::{borrow::Cow, fmt, sync::Arc};
 use xxhash_rust::xxh3::xxh3_128;
 
-/// The deepest nesting of a JSON record. Deeper ones are invalid here, so that nobody who parses a result line later runs into a limit.
+/// The deepest nesting of a JSON record. Deeper ones are invalid here, so that nobody who parses a
+/// result line later runs into a limit.
 pub const MAX_DEPTH: usize = 128;
 
 /// The input that a record came from, for messages.
@@ -52,8 +54,10 @@ pub enum Unit {
 
 /// One input record, valid or not.
 ///
-/// Immutable, and shared as `Arc<Record>`. An invalid record (bad JSON, a row of the wrong width, one that is too long) is a record like any other: it
-/// has a place, a key and a JSON form, but [`check`](Self::check) and everything that needs its content return its error, of kind `invalid`.
+/// Immutable, and shared as `Arc<Record>`. An invalid record (bad JSON, a row of the wrong width,
+/// one that is too long) is a record like any other: it has a place, a key and a JSON form, but
+/// [`check`](Self::check) and everything that needs its content return its error, of kind
+/// `invalid`.
 #[derive(Debug)]
 pub struct Record {
     seq: u64,
@@ -119,8 +123,8 @@ impl<'a> Field<'a> {
         matches!(self, Self::Json(raw) if raw.get() == "null")
     }
 
-    /// What a placeholder puts in: a table's field and any JSON value as they stand in the input (so numbers keep their digits), but a JSON string as
-    /// its text.
+    /// What a placeholder puts in: a table's field and any JSON value as they stand in the input
+    /// (so numbers keep their digits), but a JSON string as its text.
     ///
     /// # Errors
     /// A JSON string that is no text (half of a surrogate pair).
@@ -172,7 +176,8 @@ impl Record {
         Self::bad(place, json.get().as_bytes(), reason, Some(cut))
     }
 
-    /// An invalid record. The reason follows the place in the message: `: why`, or `, column 3: why`.
+    /// An invalid record. The reason follows the place in the message: `: why`, or
+    /// `, column 3: why`.
     pub(crate) fn bad(place: Place, raw: &[u8], reason: &str, cut: Option<Cut>) -> Self {
         let mut this = Self::new(place, Body::Text(Box::default()));
         let error = TaskError::invalid(format!("{}{reason}", this.place()));
@@ -228,8 +233,8 @@ impl Record {
         }
     }
 
-    /// The bytes as they stood in the input, without the line end (and, for JSON, without spaces around it). Of a record longer than the limit only the
-    /// first bytes are there.
+    /// The bytes as they stood in the input, without the line end (and, for JSON, without spaces
+    /// around it). Of a record longer than the limit only the first bytes are there.
     pub fn raw(&self) -> &[u8] {
         match &self.body {
             Body::Text(bytes) => bytes,
@@ -240,7 +245,8 @@ impl Record {
         }
     }
 
-    /// What `{}` stands for: the line's bytes, the row's line, the JSON text; of a record that is a JSON string, its text.
+    /// What `{}` stands for: the line's bytes, the row's line, the JSON text; of a record that is a
+    /// JSON string, its text.
     ///
     /// # Errors
     /// An invalid record.
@@ -260,7 +266,8 @@ impl Record {
         utf8(self.bytes()?).map_err(|at| self.invalid(format_args!("not UTF-8 at byte {at}")))
     }
 
-    /// True if the record is a plain one, or a JSON string: something that a path like `dir/name.ext` can be.
+    /// True if the record is a plain one, or a JSON string: something that a path like
+    /// `dir/name.ext` can be.
     pub fn is_plain(&self) -> bool {
         match &self.body {
             Body::Text(_) => true,
@@ -310,9 +317,11 @@ impl Record {
 
     /// The record as JSON, for the `task` of a result line.
     ///
-    /// A JSON record is itself. A plain record is a string. A row is an object by column name, or an array if there is no header (a column whose name is
-    /// empty or taken has its number for a name). Bytes that are not UTF-8 are `{"base64":"…"}` in the place of their string. An invalid record is its
-    /// raw bytes as a string; one that was too long is `{"cut":"first bytes","bytes":N}`.
+    /// A JSON record is itself. A plain record is a string. A row is an object by column name, or
+    /// an array if there is no header (a column whose name is empty or taken has its number for a
+    /// name). Bytes that are not UTF-8 are `{"base64":"…"}` in the place of their string. An
+    /// invalid record is its raw bytes as a string; one that was too long is
+    /// `{"cut":"first bytes","bytes":N}`.
     pub fn to_json(&self) -> Cow<'_, RawValue> {
         let value = match &self.body {
             Body::Json(raw) => return Cow::Borrowed(raw),
@@ -331,8 +340,9 @@ impl Record {
         Cow::Owned(to_raw_value(&value).unwrap_or_default())
     }
 
-    /// The hash of the content, by which a task is known again: of a plain record's bytes, of a JSON text without the spaces around it, of a row's fields
-    /// (however they are quoted), of a range's place and bytes. The same on every machine and in every version.
+    /// The hash of the content, by which a task is known again: of a plain record's bytes, of a
+    /// JSON text without the spaces around it, of a row's fields (however they are quoted), of a
+    /// range's place and bytes. The same on every machine and in every version.
     pub fn key(&self) -> u128 {
         match &self.body {
             Body::Range(range) => range.0.key(),
@@ -351,7 +361,8 @@ impl Record {
     }
 }
 
-/// The hash of a key that an expression gave, comparable with [`Record::key`] of a line with that text.
+/// The hash of a key that an expression gave, comparable with [`Record::key`] of a line with that
+/// text.
 pub fn key_of(text: &[u8]) -> u128 {
     xxh3_128(text)
 }
@@ -386,7 +397,8 @@ fn parse_json(bytes: &[u8]) -> Result<Box<RawValue>, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!(", column {}: not UTF-8", error.valid_up_to() + 1))?;
     let bad = |error: serde_json::Error| format!(", column {}: bad JSON: {}", error.column(), reason(&error));
     let raw: Box<RawValue> = serde_json::from_str(text).map_err(bad)?;
-    // Checking a raw value counts no depth. A value of more than MAX_DEPTH levels has at least as many opening brackets, which is quick to rule out.
+    // Checking a raw value counts no depth. A value of more than MAX_DEPTH levels has at least as
+    // many opening brackets, which is quick to rule out.
     let opening = |bytes: &[u8]| bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
     if bytes.len() > 2 * MAX_DEPTH && opening(bytes) >= MAX_DEPTH {
         serde_json::from_str::<serde_json::Value>(raw.get()).map_err(|error| {
@@ -428,7 +440,8 @@ pub fn of_task(name: &Arc<Origin>, json: &[u8]) -> Record {
     Record::json(Place { seq: 1, line: 1, origin: name.clone() }, json)
 }
 
-/// A record that comes from somewhere else, whose place is told by this name: a JSON object or array has fields, anything else is plain.
+/// A record that comes from somewhere else, whose place is told by this name: a JSON object or
+/// array has fields, anything else is plain.
 pub fn lent(name: String, bytes: &[u8]) -> Record {
     let place = Place { seq: 1, line: 1, origin: Arc::new(Origin { name: name.into(), unit: Unit::Task }) };
     if matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) {

@@ -23,7 +23,8 @@ pub enum Reply {
     Pipe(Arc<Answer>),
 }
 
-/// The value of a command: its exit code and what it wrote. Streams that are not UTF-8 stand as base64.
+/// The value of a command: its exit code and what it wrote. Streams that are not UTF-8 stand as
+/// base64.
 #[derive(Serialize)]
 struct CommandValue<'a> {
     exit: i32,

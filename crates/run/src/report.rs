@@ -41,7 +41,8 @@ pub struct Report {
     pub run: Quantiles,
     /// How long tasks waited before they started.
     pub wait: Quantiles,
-    /// What ready tasks waited for, each with the share of the wall time (0 to 1) in which some did. The order does not matter.
+    /// What ready tasks waited for, each with the share of the wall time (0 to 1) in which some
+    /// did. The order does not matter.
     pub waited: Vec<(Waited, f64)>,
     /// Tasks that failed for good by their error class (`status 503`). The order does not matter.
     pub failed_by_error: Vec<(String, u64)>,

@@ -29,6 +29,13 @@ use crate::{
 /// A run is planned, started, and then viewed, heard, steered and awaited. It prints nothing, reads
 /// no terminal and installs no signal handler; that is its caller's business.
 ///
+/// A program that runs commands calls [`longshore_core::init`] first thing in its `main`: then its
+/// commands end with it, whatever ends it.
+///
+/// Whatever it says about its job is true at every instant: a start line is in the journal before an
+/// attempt starts, a result line before a result is shown or counts. So a run that is killed goes on
+/// where it stopped ([`Run::resume`]), and repeats at most what was running.
+///
 /// ```
 /// use longshore_run::{Program, Run, RunSpec};
 ///
@@ -65,8 +72,8 @@ impl Run {
         Self::start_in(plan, Surroundings::default()).await
     }
 
-    /// Starts a run as [`start`](Self::start) does, for somebody who listens, or shares a terminal with
-    /// it.
+    /// Starts a run as [`start`](Self::start) does, for somebody who listens, or shares a terminal
+    /// with it.
     ///
     /// # Errors
     /// As [`start`](Self::start).
@@ -114,8 +121,9 @@ impl Run {
         Ok(Running { handle, task, teller: told })
     }
 
-    /// Plans to go on with a job: this one, else the one of the spec's name, else the latest unfinished
-    /// one that does the same. The spec is the same as before; a journal has no programs.
+    /// Plans to go on with a job: this one, else the one of the spec's name, else the latest
+    /// unfinished one that does the same. The spec is the same as before; a journal has no
+    /// programs.
     ///
     /// # Errors
     /// As [`plan`](Self::plan).
@@ -123,7 +131,8 @@ impl Run {
         Self::begin(spec, Begin::Resume(job.map(str::to_owned)))
     }
 
-    /// Plans to run the failed tasks of a job again, as [`resume`](Self::resume) does the unfinished ones.
+    /// Plans to run the failed tasks of a job again, as [`resume`](Self::resume) does the
+    /// unfinished ones.
     ///
     /// # Errors
     /// As [`plan`](Self::plan).
@@ -164,7 +173,8 @@ impl Running {
         self.handle.clone()
     }
 
-    /// Waits for its end: every task has ended, all results are where they go, the journal is closed.
+    /// Waits for its end: every task has ended, all results are where they go, the journal is
+    /// closed.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the run running.

@@ -1,7 +1,9 @@
-//! A limit of the configuration that is shared with other processes: its bucket is in the broker, and each attempt gets a slot of it before it starts.
+//! A limit of the configuration that is shared with other processes: its bucket is in the broker,
+//! and each attempt gets a slot of it before it starts.
 //!
-//! An attempt that waits for its slot has one of the run's slots already; its timeout begins when it starts. What waits when the run is stopped ends as
-//! cancelled, and its slots of the bucket pass unused.
+//! An attempt that waits for its slot has one of the run's slots already; its timeout begins when
+//! it starts. What waits when the run is stopped ends as cancelled, and its slots of the bucket
+//! pass unused.
 
 use std::{
     collections::BTreeMap,

@@ -19,11 +19,13 @@ use crate::{
     units,
 };
 
-/// What a run is to do: what runs, on which records, how fast, how often again, and where results go.
+/// What a run is to do: what runs, on which records, how fast, how often again, and where results
+/// go.
 ///
 /// Plain data, with public fields in groups and short ways to set the usual ones. Texts that hold
 /// expressions and templates are compiled by [`Run::plan`](crate::Run::plan), which says what is
-/// wrong with them; its messages name the flags of `longshore run`, which are called like the fields.
+/// wrong with them; its messages name the flags of `longshore run`, which are called like the
+/// fields.
 ///
 /// Unless told otherwise a run has no journal, shows results to nobody but those who listen, and
 /// tries again as the command line would.
@@ -318,7 +320,8 @@ pub enum Destination {
     /// Nowhere. Whoever listens hears of them.
     #[default]
     Nowhere,
-    /// To a file, which is the job's own and is brought in line with the journal when it is resumed.
+    /// To a file, which is the job's own and is brought in line with the journal when it is
+    /// resumed.
     File(PathBuf),
     /// To something that is open: a pipe, a terminal.
     Open(Arc<File>),
@@ -343,7 +346,8 @@ pub struct JournalSpec {
     pub begin: Begin,
     /// What becomes of tasks that were running when the job died.
     pub in_flight: InFlight,
-    /// Where journals are; `$XDG_STATE_HOME/longshore`, else `~/.local/state/longshore` when absent.
+    /// Where journals are; `$XDG_STATE_HOME/longshore`, else `~/.local/state/longshore` when
+    /// absent.
     pub state_dir: Option<PathBuf>,
     /// The words of a command line, from which the job can be run again.
     pub words: Vec<String>,

@@ -78,7 +78,8 @@ impl Spool {
     }
 }
 
-/// Makes a temporary folder and takes its lock, after the folders of runs that were killed are gone.
+/// Makes a temporary folder and takes its lock, after the folders of runs that were killed are
+/// gone.
 fn lock(dir: &Path) -> io::Result<File> {
     // Where the parent cannot be read nothing of ours is found, and nothing is lost.
     let _ = dir.parent().map(remove_deserted);

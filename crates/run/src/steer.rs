@@ -51,7 +51,8 @@ pub(crate) enum Order {
     Look(oneshot::Sender<RunView>),
 }
 
-/// Steers and asks a run. Clones are one handle; nothing here blocks. After the end it does nothing.
+/// Steers and asks a run. Clones are one handle; nothing here blocks. After the end it does
+/// nothing.
 #[derive(Clone)]
 pub struct RunHandle {
     pub(crate) orders: mpsc::UnboundedSender<Order>,
@@ -96,8 +97,8 @@ impl RunHandle {
         self.steer(Steering::Drain);
     }
 
-    /// Starts no more, and ends what runs. What is ended so is not finished, and runs again when the
-    /// job is resumed.
+    /// Starts no more, and ends what runs. What is ended so is not finished, and runs again when
+    /// the job is resumed.
     pub fn stop(&self, how: Stop) {
         self.order(Order::Stop(how));
     }
@@ -107,18 +108,18 @@ impl RunHandle {
         self.steer(Steering::Cancel);
     }
 
-    /// Hears that a person interrupts it, as by Ctrl-C: the first time nothing more starts, the second
-    /// time what runs is told to end, the third time it is killed.
+    /// Hears that a person interrupts it, as by Ctrl-C: the first time nothing more starts, the
+    /// second time what runs is told to end, the third time it is killed.
     pub fn interrupt(&self) {
         self.heard.hear(2);
         self.order(Order::Signal(2));
     }
 
-    /// Hears that it is to terminate, as by SIGTERM (15) or SIGHUP (1): nothing more starts, and what
-    /// runs has a while to end.
+    /// Hears that it is to terminate, as by SIGTERM (15) or SIGHUP (1): nothing more starts, and
+    /// what runs has a while to end.
     ///
-    /// Whoever hears signals passes them on here, as soon as they come: commands that die of the same
-    /// signal then count as not finished, and not as failed.
+    /// Whoever hears signals passes them on here, as soon as they come: commands that die of the
+    /// same signal then count as not finished, and not as failed.
     pub fn terminate(&self, signal: i32) {
         self.heard.hear(signal);
         self.order(Order::Signal(15));

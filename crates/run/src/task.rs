@@ -1,7 +1,8 @@
 //! `--task`: a task of a queue for each record. Its worker's answer is the record's result.
 //!
-//! A task's id follows from the job and the record. So a job that is resumed finds what it sent before it died: what is on its way is waited for, what has
-//! ended is taken, and only what is not there is sent.
+//! A task's id follows from the job and the record. So a job that is resumed finds what it sent
+//! before it died: what is on its way is waited for, what has ended is taken, and only what is not
+//! there is sent.
 
 use std::{
     collections::HashSet,
@@ -57,7 +58,8 @@ impl TaskPlan {
         &self.task
     }
 
-    /// Everything that decides what a task does, for the journal's hash. Where the queue is does not: a broker may move.
+    /// Everything that decides what a task does, for the journal's hash. Where the queue is does
+    /// not: a broker may move.
     pub(super) fn sources(&self) -> Vec<Vec<u8>> {
         let mut all = vec![b"task".to_vec(), self.task.clone().into_bytes(), self.queue.clone().unwrap_or_default().into_bytes()];
         all.extend(self.filling.sources().map(<[u8]>::to_vec));
@@ -103,7 +105,8 @@ enum How {
 }
 
 impl Sender {
-    /// One attempt of a record's task: its answer, or how it failed. May be dropped; the task then runs on.
+    /// One attempt of a record's task: its answer, or how it failed. May be dropped; the task then
+    /// runs on.
     pub(super) async fn run(&self, item: &Item, attempt: u32) -> Outcome<Answer> {
         let number = number(&self.job, item);
         let (id, signature) = match self.signature(number, &item.record) {
@@ -152,7 +155,8 @@ impl Sender {
         Ok((id, signature))
     }
 
-    /// Sends it as far as that is needed, and waits. When the broker goes away on the way, `how` says how to go on.
+    /// Sends it as far as that is needed, and waits. When the broker goes away on the way, `how`
+    /// says how to go on.
     async fn once(&self, id: Uuid, signature: &Signature, how: &mut How) -> Result<Value, ClientError> {
         let coming: Coming<Value> = self.client.result(id.to_string());
         let send = match *how {
@@ -171,7 +175,8 @@ impl Sender {
         };
         // What ended between the looks has left its queue for its result.
         let send = send && (*how != How::IfMissing || coming.state().await? == State::Pending);
-        // Whether it arrives may stay unknown, but its id is known: from here on it is looked for before it is sent.
+        // Whether it arrives may stay unknown, but its id is known: from here on it is looked for
+        // before it is sent.
         *how = How::IfMissing;
         if send {
             self.client.send(signature.clone()).await?;

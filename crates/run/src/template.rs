@@ -19,10 +19,11 @@
 //! | `{#}` `{%}` | sequence number; slot |
 //! | `{{ expr }}` | a minijinja expression; `{{ '{id}' }}` writes braces as they are |
 //!
-//! Any other brace is itself. A JSON string goes in as its text and any other JSON value as it stands in the input. `null` fails the record like a
-//! missing field does, with a message that shows how to say what goes in its place: neither `GET /user/null` nor `rm -r /` must come of a value that is
-//! not there. (An empty text, in a table an empty field, is a value and goes in as it is.) Where JSON is written ([`Template::render_json`]), `null` is
-//! `null`.
+//! Any other brace is itself. A JSON string goes in as its text and any other JSON value as it
+//! stands in the input. `null` fails the record like a missing field does, with a message that
+//! shows how to say what goes in its place: neither `GET /user/null` nor `rm -r /` must come of a
+//! value that is not there. (An empty text, in a table an empty field, is a value and goes in as it
+//! is.) Where JSON is written ([`Template::render_json`]), `null` is `null`.
 
 mod check;
 mod expr;
@@ -88,7 +89,8 @@ impl Shape {
         }
     }
 
-    /// Also allows these names, which will come with [`Vars::extra`] (`host`, for a URL). A record's own field of that name goes first.
+    /// Also allows these names, which will come with [`Vars::extra`] (`host`, for a URL). A
+    /// record's own field of that name goes first.
     #[must_use]
     pub fn with_extra(mut self, names: &[&str]) -> Self {
         self.extra.extend(names.iter().map(|name| (*name).to_string()));
@@ -130,11 +132,11 @@ impl TemplateError {
 #[derive(Debug)]
 pub struct Template {
     source: Box<[u8]>,
-    pieces: Vec<Piece>,
+    pieces: Vec<TemplatePiece>,
 }
 
 #[derive(Debug)]
-enum Piece {
+enum TemplatePiece {
     /// These bytes of the source.
     Literal(Range<usize>),
     Hole(Hole),
@@ -173,13 +175,13 @@ impl Template {
     /// Parses a template, and checks it against what is known of the records.
     ///
     /// # Errors
-    /// A field that no record can have (with the nearest that there is), a part of a file name of something that is not a plain record, `{{` without
-    /// `}}`, or a bad expression.
+    /// A field that no record can have (with the nearest that there is), a part of a file name of
+    /// something that is not a plain record, `{{` without `}}`, or a bad expression.
     pub fn parse(source: impl AsRef<[u8]>, shape: &Shape) -> Result<Self, TemplateError> {
         let source = source.as_ref();
         let pieces = parse::parse(source)?;
         for piece in &pieces {
-            if let Piece::Hole(hole) = piece {
+            if let TemplatePiece::Hole(hole) = piece {
                 check::hole(hole, shape)?;
             }
         }
@@ -193,10 +195,11 @@ impl Template {
 
     /// True if it has no placeholder: it is the same for every record.
     pub fn is_constant(&self) -> bool {
-        !self.pieces.iter().any(|piece| matches!(piece, Piece::Hole(_)))
+        !self.pieces.iter().any(|piece| matches!(piece, TemplatePiece::Hole(_)))
     }
 
-    /// True if what it gives may differ between two records: it has a placeholder that is not only of the slot or the attempt.
+    /// True if what it gives may differ between two records: it has a placeholder that is not only
+    /// of the slot or the attempt.
     pub fn is_of_record(&self) -> bool {
         self.holes().any(|hole| match &hole.what {
             What::Slot => false,
@@ -205,7 +208,8 @@ impl Template {
         })
     }
 
-    /// True if what it gives may differ between two attempts of one task (it names the slot or the attempt).
+    /// True if what it gives may differ between two attempts of one task (it names the slot or the
+    /// attempt).
     pub fn varies_by_attempt(&self) -> bool {
         self.holes().any(|hole| match &hole.what {
             What::Slot => true,
@@ -216,13 +220,14 @@ impl Template {
 
     fn holes(&self) -> impl Iterator<Item = &Hole> {
         self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Hole(hole) => Some(hole),
-            Piece::Literal(_) => None,
+            TemplatePiece::Hole(hole) => Some(hole),
+            TemplatePiece::Literal(_) => None,
         })
     }
 }
 
-/// The hash of several texts in order (the templates of a job), for a journal's header: the same on every machine and in every version.
+/// The hash of several texts in order (the templates of a job), for a journal's header: the same on
+/// every machine and in every version.
 pub fn hash_sources<S: AsRef<[u8]>>(sources: impl IntoIterator<Item = S>) -> u128 {
     let mut bytes = Vec::new();
     for source in sources {

@@ -15,7 +15,8 @@ pub fn count(number: u64) -> String {
     out
 }
 
-/// `412ms`, `1.9s`, `61s`, `1m43s`, `2h05m`, `3d04h`: two or three digits, so that columns stay narrow.
+/// `412ms`, `1.9s`, `61s`, `1m43s`, `2h05m`, `3d04h`: two or three digits, so that columns stay
+/// narrow.
 pub fn short(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     // The limits are where rounding would carry into the next unit: 999.6 ms is 1.0s, not 1000ms.
@@ -84,8 +85,9 @@ pub fn rate(per_second: f64) -> String {
     }
 }
 
-/// Terminal columns of a text that we made ourselves: escape sequences count nothing, every other character one. (What comes from outside, a job's
-/// name, may hold wide characters; [`bar`](super::bar) leaves room for that.)
+/// Terminal columns of a text that we made ourselves: escape sequences count nothing, every other
+/// character one. (What comes from outside, a job's name, may hold wide characters;
+/// [`bar`](super::bar) leaves room for that.)
 pub fn columns(text: &str) -> usize {
     let (mut columns, mut in_escape) = (0, false);
     for c in text.chars() {

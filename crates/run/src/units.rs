@@ -1,7 +1,8 @@
 //! Durations, sizes, rates and percentages as people write them.
 //!
-//! Every parser is a `fn(&str) -> Result<T, String>`, which clap takes as a value parser; the message says what was wrong and shows a value that
-//! works. Every `show_…` function prints for people: short, and rounded.
+//! Every parser is a `fn(&str) -> Result<T, String>`, which clap takes as a value parser; the
+//! message says what was wrong and shows a value that works. Every `show_…` function prints for
+//! people: short, and rounded.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -64,7 +65,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     u64::try_from(total).map(Duration::from_nanos).map_err(|_| format!("`{text}` is too long: at most 584 years"))
 }
 
-/// A size in bytes: `4096`, `512MiB`, `1GiB`, `10MB`, `1.5GB`. KiB, MiB, GiB and TiB (or K, M, G) count by 1024; kB, MB, GB and TB by 1000.
+/// A size in bytes: `4096`, `512MiB`, `1GiB`, `10MB`, `1.5GB`. KiB, MiB, GiB and TiB (or K, M, G)
+/// count by 1024; kB, MB, GB and TB by 1000.
 ///
 /// # Errors
 /// An unknown unit, no number, or more than 2^64 - 1 bytes.
@@ -236,7 +238,8 @@ pub fn bounds(text: &str) -> Result<Bounds, String> {
 /// A duration for people: `850µs`, `412ms`, `1.9s`, `1m43s`, `2h05m`, `3d04h`.
 pub fn show_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
-    // Each bound is where rounding would reach the next unit, so that 999.6 ms is `1.0s` and never `1000ms`.
+    // Each bound is where rounding would reach the next unit, so that 999.6 ms is `1.0s` and never
+    // `1000ms`.
     if nanos < 1_000 {
         return if nanos == 0 { "0s".into() } else { format!("{nanos}ns") };
     }
@@ -298,7 +301,8 @@ fn split_number(text: &str) -> (&str, &str) {
     text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()))
 }
 
-/// A decimal number times a unit, exactly (what is less than one is dropped): floats would turn 0.3s into 299,999,999 ns.
+/// A decimal number times a unit, exactly (what is less than one is dropped): floats would turn
+/// 0.3s into 299,999,999 ns.
 fn scaled(number: &str, unit: u64) -> Option<u128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() || fraction.contains('.') {

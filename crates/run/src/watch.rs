@@ -159,7 +159,8 @@ impl Watch {
                 summary = &mut join => break summary,
                 Some(why) = reasons.recv() => self.stop_because(why),
                 Some(order) = orders.recv() => self.obey(order).await,
-                // Nothing runs any more, but results wait for a reader that takes none of them: they stay in the journal.
+                // Nothing runs any more, but results wait for a reader that takes none of them:
+                // they stay in the journal.
                 () = &mut reader => {
                     reader.set(sleep_or_never(None));
                     self.feed.close();
@@ -459,7 +460,8 @@ impl Watch {
         }
     }
 
-    /// Hears one Ctrl-C: nothing more starts; the second: what runs is told to end; the third: it is killed.
+    /// Hears one Ctrl-C: nothing more starts; the second: what runs is told to end; the third: it
+    /// is killed.
     fn interrupt(&mut self) -> Later {
         self.state.interrupts += 1;
         self.state.facts.signal.get_or_insert(2);

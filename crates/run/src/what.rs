@@ -128,7 +128,8 @@ impl What {
         all
     }
 
-    /// Fills every template in, as a task would, and says what it would do: for `--strict` and `--dry-run`. Only a command takes several records at once.
+    /// Fills every template in, as a task would, and says what it would do: for `--strict` and
+    /// `--dry-run`. Only a command takes several records at once.
     ///
     /// # Errors
     /// What the task would fail with.
@@ -204,7 +205,8 @@ pub(crate) struct Lanebuilder {
 }
 
 impl Lanebuilder {
-    /// Makes the lanes on the current runtime, and a function that ends the children that stay alive.
+    /// Makes the lanes on the current runtime, and a function that ends the children that stay
+    /// alive.
     ///
     /// # Errors
     /// A sentence for people.
@@ -212,8 +214,8 @@ impl Lanebuilder {
         let mut lanes: Lanes<Call, Reply> = [const { None }; 4];
         let clock = Clock::SYSTEM;
         let runtime = tokio::runtime::Handle::current();
-        let outbox = self.outbox;
-        let (overdue, heard, spool, last) = (self.overdue, self.heard, self.spool, self.last);
+        let outbox = self.outbox.clone();
+        let (overdue, heard, spool) = (self.overdue.clone(), self.heard.clone(), self.spool.clone());
         let mut end: Box<dyn FnOnce() + Send> = Box::new(|| ());
         let mut put = |kind: LaneKind, lane: Arc<dyn Lane<Call, Reply>>| lanes[kind as usize] = Some(lane);
         match what {
@@ -235,7 +237,8 @@ impl Lanebuilder {
                             Err(error) => return Outcome::Failed(error),
                         };
                         request.spill = spool.as_ref().map(|spool| spool.of(context.id, context.attempt));
-                        // A request needs no time to end well: it is dropped when nobody wants it any more.
+                        // A request needs no time to end well: it is dropped when nobody wants it
+                        // any more.
                         tokio::select! {
                             biased;
                             () = context.cancel.cancelled() => Outcome::Cancelled,
@@ -269,41 +272,8 @@ impl Lanebuilder {
                 put(LaneKind::Async, Arc::new(AsyncLane::new(handler, outbox, clock, &runtime)));
             }
             What::Command(plan) => {
-                let (kill_after, max_output) = (plan.kill_after, plan.max_output);
-                let (job, plan, batching) = (self.job, plan.clone(), self.batching);
-                let spooled = spool.clone();
-                let handler = ProcessHandler {
-                    command: Arc::new(move |context: &Context, call: &Call| {
-                        let records: Vec<&Record> = call.iter().map(|item| &item.record).collect();
-                        let mut command = plan.command(&records, &vars(context))?;
-                        command.env.extend(told(&job, call, context));
-                        command.spill = spooled.as_ref().map(|spool| spool.of(context.id, context.attempt));
-                        Ok(command)
-                    }),
-                    answer: Arc::new(move |context: &Context, call: Call, output| {
-                        let wall = output.wall;
-                        if let (Some(why), Some(spool)) = (&output.unspilled, &spool) {
-                            spool.fail(why);
-                        }
-                        // Of the others the outcome itself has the output.
-                        let may_lack = output.timed_out || overdue.is_some() || matches!(output.exit, Exit::Signal(_));
-                        let kept = may_lack.then(|| output.clone());
-                        let outcome = match exit_outcome(output, context.timeout) {
-                            Outcome::Ok(output) => Outcome::Ok(Reply::Command(Arc::new(output))),
-                            other => late(overdue.as_deref(), context).unwrap_or_else(|| heard.judge(other.map(|_| Reply::Null))),
-                        };
-                        if let Some(output) = kept {
-                            last.put(context.id, context.attempt, &outcome, output);
-                        }
-                        if let Some(batching) = &batching {
-                            batching.ended(call.len(), wall, outcome.is_ok());
-                        }
-                        outcome
-                    }),
-                    kill_after,
-                    max_output,
-                };
-                put(LaneKind::Process, Arc::new(ProcessLane::new(handler, self.children, outbox, clock)));
+                let (children, outbox) = (self.children.clone(), self.outbox.clone());
+                put(LaneKind::Process, Arc::new(ProcessLane::new(self.command(plan), children, outbox, clock)));
             }
             What::Pipe(plan) => {
                 let children = self.children.clone();
@@ -324,6 +294,44 @@ impl Lanebuilder {
             }
         }
         Ok((lanes, end))
+    }
+
+    /// Returns what runs a command for each call, and judges its end.
+    fn command(self, plan: &Arc<CommandPlan>) -> ProcessHandler<Call, Reply> {
+        let (kill_after, max_output) = (plan.kill_after, plan.max_output);
+        let Self { job, batching, overdue, heard, spool, last, .. } = self;
+        let (plan, spooled) = (plan.clone(), spool.clone());
+        ProcessHandler {
+            command: Arc::new(move |context: &Context, call: &Call| {
+                let records: Vec<&Record> = call.iter().map(|item| &item.record).collect();
+                let mut command = plan.command(&records, &vars(context))?;
+                command.env.extend(told(&job, call, context));
+                command.spill = spooled.as_ref().map(|spool| spool.of(context.id, context.attempt));
+                Ok(command)
+            }),
+            answer: Arc::new(move |context: &Context, call: Call, output| {
+                let wall = output.wall;
+                if let (Some(why), Some(spool)) = (&output.unspilled, &spool) {
+                    spool.fail(why);
+                }
+                // Of the others the outcome itself has the output.
+                let may_lack = output.timed_out || overdue.is_some() || matches!(output.exit, Exit::Signal(_));
+                let kept = may_lack.then(|| output.clone());
+                let outcome = match exit_outcome(output, context.timeout) {
+                    Outcome::Ok(output) => Outcome::Ok(Reply::Command(Arc::new(output))),
+                    other => late(overdue.as_deref(), context).unwrap_or_else(|| heard.judge(other.map(|_| Reply::Null))),
+                };
+                if let Some(output) = kept {
+                    last.put(context.id, context.attempt, &outcome, output);
+                }
+                if let Some(batching) = &batching {
+                    batching.ended(call.len(), wall, outcome.is_ok());
+                }
+                outcome
+            }),
+            kill_after,
+            max_output,
+        }
     }
 }
 

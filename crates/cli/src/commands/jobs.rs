@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use longshore_run::jobs::{Details, Row};
+use longshore_run::jobs::{Details, JobRow};
 use serde::Serialize;
 
 /// Prints one JSON object a line.
@@ -21,11 +21,11 @@ pub fn print_json(values: &[impl Serialize], out: &mut impl Write) -> io::Result
 ///
 /// # Errors
 /// When `out` cannot be written.
-pub fn print_list(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
+pub fn print_list(rows: &[JobRow], out: &mut impl Write) -> io::Result<()> {
     if rows.is_empty() {
         return writeln!(out, "no jobs yet: `longshore run` begins one");
     }
-    let name = |row: &Row| plain(row.name.as_deref().unwrap_or("–"));
+    let name = |row: &JobRow| plain(row.name.as_deref().unwrap_or("–"));
     let wide = rows.iter().map(|row| name(row).chars().count()).max().unwrap_or(0).max(4);
     writeln!(
         out,
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_job_is_one_line_and_nothing_in_it_reaches_the_terminal() {
-        let row = Row {
+        let row = JobRow {
             job: "7f3a".to_owned(),
             name: Some("prices".to_owned()),
             state: "unfinished",

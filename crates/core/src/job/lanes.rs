@@ -181,7 +181,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             max_output: limits.max_output,
         };
         self.lanes[LaneKind::Process as usize] =
-            Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, _| match crate::init::children() {
+            Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, _| match crate::init::children(&[]) {
                 Ok(children) => Arc::new(ProcessLane::new(handler, children, outbox.clone(), clock)) as Arc<dyn Lane<T, R>>,
                 // Without descriptors no child can be had.
                 Err(error) => refusing(TaskError::new("spawn", format!("no children can be started: {error}")), outbox, clock),

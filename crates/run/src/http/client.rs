@@ -38,11 +38,13 @@ pub struct HttpOptions {
     pub connect_timeout: Duration,
     /// How many redirects are followed. With 0 the redirect itself is the answer.
     pub redirects: u32,
-    /// HTTP/2 whatever the server says. Otherwise TLS servers are asked which version they speak, and plain ones get HTTP/1.1.
+    /// HTTP/2 whatever the server says. Otherwise TLS servers are asked which version they speak,
+    /// and plain ones get HTTP/1.1.
     pub http2: bool,
     /// Accept any certificate.
     pub insecure: bool,
-    /// The proxy's URL, or `none` for none; the usual variables (`HTTPS_PROXY`, `NO_PROXY`, …) decide when absent.
+    /// The proxy's URL, or `none` for none; the usual variables (`HTTPS_PROXY`, `NO_PROXY`, …)
+    /// decide when absent.
     pub proxy: Option<String>,
     /// Bytes of a body that are kept; more is cut and marked.
     pub max_body: usize,
@@ -80,8 +82,8 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// What is sent.
     pub body: Option<Body>,
-    /// Where a successful answer's body goes, whole and unbounded, instead of into the reply. The directory must exist; a file of that name is
-    /// replaced once the body is complete.
+    /// Where a successful answer's body goes, whole and unbounded, instead of into the reply. The
+    /// directory must exist; a file of that name is replaced once the body is complete.
     pub save: Option<PathBuf>,
     /// How long the complete answer may take, where that is not what the client's options say.
     pub timeout: Option<Duration>,
@@ -117,7 +119,8 @@ impl Body {
         Ok(match self {
             Body::Text(bytes) => ("text/plain; charset=utf-8", bytes),
             Body::Json(bytes) => {
-                // Checked here because the server's complaint would be a puzzle, and one for each retry.
+                // Checked here because the server's complaint would be a puzzle, and one for each
+                // retry.
                 serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|error| {
                     TaskError::invalid(format!("the body is not JSON ({error}); quote strings with `{{{{ x | tojson }}}}`"))
                 })?;
@@ -142,8 +145,9 @@ pub struct HttpClient {
     no_roots: bool,
 }
 
-/// Both reqwest and our other clients take rustls' process-wide provider. With two providers compiled in and none chosen rustls panics at its first
-/// use, so one is chosen before any client is made. A provider that stands already stays.
+/// Both reqwest and our other clients take rustls' process-wide provider. With two providers
+/// compiled in and none chosen rustls panics at its first use, so one is chosen before any client
+/// is made. A provider that stands already stays.
 fn install_tls_provider() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -152,8 +156,9 @@ fn install_tls_provider() {
 }
 
 impl HttpClient {
-    /// A client with these options. Certificates are checked against the system's roots (`SSL_CERT_FILE` and `SSL_CERT_DIR` replace them). On a
-    /// machine without any, plain http works and https fails with that reason.
+    /// A client with these options. Certificates are checked against the system's roots
+    /// (`SSL_CERT_FILE` and `SSL_CERT_DIR` replace them). On a machine without any, plain http
+    /// works and https fails with that reason.
     ///
     /// # Errors
     /// A sentence when the proxy's URL or the TLS settings are not usable.
@@ -162,7 +167,8 @@ impl HttpClient {
         let built = builder(options)?.build();
         let (client, no_roots) = match built {
             Ok(client) => (client, false),
-            // The usual reason is a container image without `ca-certificates`. A store without roots trusts nobody, so nothing is weakened.
+            // The usual reason is a container image without `ca-certificates`. A store without
+            // roots trusts nobody, so nothing is weakened.
             Err(error) if !options.insecure => match builder(options)?.tls_certs_only([]).build() {
                 Ok(client) => (client, true),
                 Err(_) => return Err(format!("the HTTP client cannot start: {}", causes(&error))),
@@ -174,8 +180,8 @@ impl HttpClient {
 
     /// Sends the request and reads the answer.
     ///
-    /// Dropping the future ends the request and closes its connection (HTTP/1.1) or stream (HTTP/2); a file that was being saved is left as
-    /// `NAME.part`.
+    /// Dropping the future ends the request and closes its connection (HTTP/1.1) or stream
+    /// (HTTP/2); a file that was being saved is left as `NAME.part`.
     ///
     /// # Errors
     /// A [`TaskError`] of one of the kinds in the [module's table](super).
@@ -263,7 +269,8 @@ impl HttpClient {
         file.map(Arc::new).ok_or_else(|| TaskError::new(SPOOL, "nothing was written"))
     }
 
-    /// Writes the body to a file as it arrives. Written beside its name and renamed, so that a file of that name is always a whole body.
+    /// Writes the body to a file as it arrives. Written beside its name and renamed, so that a file
+    /// of that name is always a whole body.
     async fn save(&self, mut response: Response, path: PathBuf, target: &str) -> Result<HttpReply, TaskError> {
         let status = response.status().as_u16();
         let part = PathBuf::from({
@@ -300,7 +307,8 @@ impl HttpClient {
 
     /// The error for an answer that is not wanted, with the end of its body.
     async fn refusal(&self, mut response: Response, target: &str) -> TaskError {
-        /// Read so much: it holds any reasonable error page, and a connection whose answer was read whole can be used again.
+        /// Read so much: it holds any reasonable error page, and a connection whose answer was read
+        /// whole can be used again.
         const READ: usize = 64 << 10;
         const TAIL: usize = 2 << 10;
         let status = response.status();
@@ -456,7 +464,8 @@ fn whole_characters(bytes: &[u8]) -> usize {
     }
 }
 
-/// The causes of an error, outermost first, without the layer of reqwest (it repeats the URL, which may hold a secret) and without repetitions.
+/// The causes of an error, outermost first, without the layer of reqwest (it repeats the URL, which
+/// may hold a secret) and without repetitions.
 fn causes(error: &reqwest::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut source = error.source();
@@ -475,8 +484,9 @@ fn causes(error: &reqwest::Error) -> String {
     }
 }
 
-/// The wait that a `Retry-After` asks for: seconds, or a date (RFC 9110, section 10.2.3; the two obsolete date forms are not read). A date that has
-/// passed is no wait at all. More than a year is a mistake or an attack on somebody's clock arithmetic, and counts as a year.
+/// The wait that a `Retry-After` asks for: seconds, or a date (RFC 9110, section 10.2.3; the two
+/// obsolete date forms are not read). A date that has passed is no wait at all. More than a year is
+/// a mistake or an attack on somebody's clock arithmetic, and counts as a year.
 pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
     let value = value.trim();

@@ -1,4 +1,5 @@
-//! Where requests may go whose URL comes from a message: whoever may put a message into a queue must not reach through this process what only it can reach.
+//! Where requests may go whose URL comes from a message: whoever may put a message into a queue
+//! must not reach through this process what only it can reach.
 
 use std::{
     error::Error,
@@ -11,10 +12,12 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 
-/// Where requests may go: looked at before a request, after each redirect, and for each address that a name turns out to have.
+/// Where requests may go: looked at before a request, after each redirect, and for each address
+/// that a name turns out to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
-    /// The only hosts there are (`api.example`, `*.example`), wherever they lie; any public one where empty.
+    /// The only hosts there are (`api.example`, `*.example`), wherever they lie; any public one
+    /// where empty.
     pub hosts: Vec<String>,
     /// Hosts that are allowed beside those: they do not come from a message.
     pub own: Vec<String>,
@@ -65,7 +68,8 @@ fn is_public(address: IpAddr) -> bool {
             Some(v4) => is_public_v4(v4),
             None => {
                 let [first, second, ..] = v6.segments();
-                // Unspecified, loopback, unique local, link and site local, multicast, and 2001:db8::/32, which is for books.
+                // Unspecified, loopback, unique local, link and site local, multicast, and
+                // 2001:db8::/32, which is for books.
                 !(v6.is_unspecified()
                     || v6.is_loopback()
                     || first & 0xfe00 == 0xfc00
@@ -107,7 +111,8 @@ fn is_public_v4(v4: Ipv4Addr) -> bool {
         || (a == 198 && (18..20).contains(&b)))
 }
 
-/// Looks names up, and lets no address through that the guard forbids: what a name meant a moment ago does not count.
+/// Looks names up, and lets no address through that the guard forbids: what a name meant a moment
+/// ago does not count.
 pub(super) struct Resolver(pub(super) Arc<Guard>);
 
 impl Resolve for Resolver {

@@ -34,8 +34,9 @@ pub enum ReplyBody {
 }
 
 impl ReplyBody {
-    /// Sorts a body by its content type and bytes: JSON when the type says so and it parses, else text when it is UTF-8, else binary.
-    /// A cut body may end inside a character; that piece is dropped, so that a long text does not become binary by its length.
+    /// Sorts a body by its content type and bytes: JSON when the type says so and it parses, else
+    /// text when it is UTF-8, else binary. A cut body may end inside a character; that piece is
+    /// dropped, so that a long text does not become binary by its length.
     pub(super) fn of(content_type: Option<&str>, mut body: Vec<u8>, cut: bool) -> Self {
         if cut
             && let Err(error) = std::str::from_utf8(&body)
@@ -54,8 +55,9 @@ impl ReplyBody {
 impl HttpReply {
     /// Appends the answer as one JSON object on one line: `{"status":200,"bytes":812,"body":…}`.
     ///
-    /// The body is a JSON value (as the server wrote it but for white space, so numbers keep every digit), a string, or `{"base64":"…"}`; `"file":"…"` stands in its place when it was saved, and `"cut":true` before it
-    /// when it was longer than the limit.
+    /// The body is a JSON value (as the server wrote it but for white space, so numbers keep every
+    /// digit), a string, or `{"base64":"…"}`; `"file":"…"` stands in its place when it was
+    /// saved, and `"cut":true` before it when it was longer than the limit.
     pub fn to_json(&self, out: &mut Vec<u8>) {
         // Writing to a Vec cannot fail, nor can a string fail to become JSON.
         let _ = write!(out, r#"{{"status":{},"bytes":{}"#, self.status, self.bytes);
@@ -100,8 +102,8 @@ fn is_json(content_type: &str) -> bool {
     essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
 }
 
-/// Deeper values are kept as text: a reader with a limit on nesting (serde_json's is 128, and the value stands inside a result line) could not
-/// read the line back.
+/// Deeper values are kept as text: a reader with a limit on nesting (serde_json's is 128, and the
+/// value stands inside a result line) could not read the line back.
 const MAX_DEPTH: u32 = 100;
 
 /// Whether the text is one JSON value that may stand inside a result line.
@@ -126,7 +128,8 @@ fn is_embeddable(text: &str) -> bool {
     true
 }
 
-/// The bytes of valid JSON without the white space between its tokens: a pretty-printed body becomes one line.
+/// The bytes of valid JSON without the white space between its tokens: a pretty-printed body
+/// becomes one line.
 fn significant(json: &str) -> impl Iterator<Item = u8> {
     let (mut in_string, mut escaped) = (false, false);
     json.bytes().filter(move |&byte| {

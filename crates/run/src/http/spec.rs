@@ -1,4 +1,5 @@
-//! What the command line says about a request: method and URL, headers, body, and the statuses that count as success.
+//! What the command line says about a request: method and URL, headers, body, and the statuses that
+//! count as success.
 
 use std::{borrow::Cow, fmt};
 
@@ -27,14 +28,16 @@ pub enum BodySpec {
     Json(String),
     /// `--body`: sent as `text/plain`.
     Text(String),
-    /// `--form`: names and the templates of their values, sent as `application/x-www-form-urlencoded`.
+    /// `--form`: names and the templates of their values, sent as
+    /// `application/x-www-form-urlencoded`.
     Form(Vec<(String, String)>),
 }
 
 impl HttpSpec {
     /// Parses `POST https://h/x/{id}`: an optional method and the template of a URL.
     ///
-    /// A first word of letters alone is a method; everything behind it is the URL, which may hold spaces (inside `{{ … }}`).
+    /// A first word of letters alone is a method; everything behind it is the URL, which may hold
+    /// spaces (inside `{{ … }}`).
     ///
     /// # Errors
     /// A sentence that says what is wrong with the text and what to write.
@@ -66,7 +69,8 @@ impl HttpSpec {
         Ok(Self { method, url: url.to_owned(), headers: Vec::new(), body: None })
     }
 
-    /// The method that is used: the one given, else POST when there is a body, else GET (as curl has it).
+    /// The method that is used: the one given, else POST when there is a body, else GET (as curl
+    /// has it).
     pub fn effective_method(&self) -> Method {
         match (&self.method, &self.body) {
             (Some(method), _) => method.clone(),
@@ -85,7 +89,8 @@ fn has_http_scheme(url: &str) -> bool {
     scheme("http://") || scheme("https://")
 }
 
-/// Parses `Name: value` into its two halves. The value may be a template, so only the name is checked, and the value when it holds no brace.
+/// Parses `Name: value` into its two halves. The value may be a template, so only the name is
+/// checked, and the value when it holds no brace.
 ///
 /// # Errors
 /// A sentence that says what is wrong with the text and what to write.
@@ -103,9 +108,11 @@ pub fn parse_header(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// A value as one part of a URL: everything but letters, digits and `-._~` becomes `%XX` (RFC 3986, section 2.3).
+/// A value as one part of a URL: everything but letters, digits and `-._~` becomes `%XX` (RFC 3986,
+/// section 2.3).
 ///
-/// Meant for placeholders behind the start of a URL template, so that a value with `/`, `?` or a space stays one path segment or query value.
+/// Meant for placeholders behind the start of a URL template, so that a value with `/`, `?` or a
+/// space stays one path segment or query value.
 pub fn encode_component(value: &str) -> Cow<'_, str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     if value.bytes().all(plain) {

@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Counts the line ends (or NULs) in these files, and a last line without one. `None` if any is not a regular file, or cannot be read.
+/// Counts the line ends (or NULs) in these files, and a last line without one. `None` if any is not
+/// a regular file, or cannot be read.
 ///
 /// An estimate for progress: empty lines and lines inside quotes are counted too, and a header is.
 pub fn count_records(paths: &[PathBuf], format: Format) -> Option<u64> {

@@ -3,7 +3,8 @@
 use std::io::{self, BufRead, BufReader, Read};
 use xxhash_rust::xxh3::Xxh3;
 
-/// One read asks for so much; large enough that system calls do not count, small enough for the cache.
+/// One read asks for so much; large enough that system calls do not count, small enough for the
+/// cache.
 const BUFFER: usize = 256 << 10;
 
 /// A buffer that grew beyond this for one long piece is given back.
@@ -78,12 +79,14 @@ impl Cutter {
         Self { reader: BufReader::with_capacity(BUFFER, reader), end, max, piece: Vec::new() }
     }
 
-    /// The next piece; `None` at the end of the stream. Bytes behind the last end byte are a piece, but nothing is not.
+    /// The next piece; `None` at the end of the stream. Bytes behind the last end byte are a piece,
+    /// but nothing is not.
     pub(super) fn next(&mut self) -> io::Result<Option<Piece<'_>>> {
         let mut piece = std::mem::take(&mut self.piece);
         piece.clear();
         piece.shrink_to(KEEP);
-        // One byte more than allowed shows that it is too long; another is the CR that belongs to the line end.
+        // One byte more than allowed shows that it is too long; another is the CR that belongs to
+        // the line end.
         let stop = self.read(&mut piece, self.max.saturating_add(2))?;
         self.piece = piece;
         if stop == Stop::Eof && self.piece.is_empty() {

@@ -14,7 +14,8 @@ pub const MAX_RECORD: usize = 16 << 20;
 /// How an input is cut into records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// By the file's extension: `.jsonl`, `.ndjson`, `.csv`, `.tsv`, else lines. Standard input is lines, or JSON Lines if its first byte is `{`.
+    /// By the file's extension: `.jsonl`, `.ndjson`, `.csv`, `.tsv`, else lines. Standard input is
+    /// lines, or JSON Lines if its first byte is `{`.
     #[default]
     Auto,
     /// A record is a line.
@@ -80,7 +81,8 @@ pub enum Source {
 }
 
 impl Source {
-    /// The source that a word of the command line means: `-` is standard input, anything else a file.
+    /// The source that a word of the command line means: `-` is standard input, anything else a
+    /// file.
     pub fn of_word(word: impl Into<PathBuf>) -> Self {
         let path = word.into();
         if path.as_os_str() == "-" { Self::Stdin } else { Self::File(path) }
@@ -121,8 +123,9 @@ impl Default for Options {
 }
 
 impl Options {
-    /// About how many records there will be: `None` unless every input is a regular file or a list of words. Counts line ends, so empty lines and quoted
-    /// ones are counted too. Reads all files once; meant for a thread beside the run.
+    /// About how many records there will be: `None` unless every input is a regular file or a list
+    /// of words. Counts line ends, so empty lines and quoted ones are counted too. Reads all files
+    /// once; meant for a thread beside the run.
     pub fn estimate(&self) -> Option<u64> {
         let mut total: u64 = 0;
         for source in &self.sources {
@@ -234,7 +237,8 @@ fn listed(what: &str, names: &[String]) -> String {
 }
 
 impl InputError {
-    /// True if the command line asks for something that cannot be, rather than a file that cannot be read.
+    /// True if the command line asks for something that cannot be, rather than a file that cannot
+    /// be read.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::MixedFormats { .. } | Self::StdinTwice | Self::Words { .. } | Self::Split { .. })
     }

@@ -1,7 +1,8 @@
 //! `--split`: one large file as byte ranges, cut at records.
 //!
-//! The file is read once from start to end, a piece at a time, to find where records end and to hash what lies between: memory is the same for every size
-//! of file. A range ends with the record in which it reaches the size that was asked for.
+//! The file is read once from start to end, a piece at a time, to find where records end and to
+//! hash what lies between: memory is the same for every size of file. A range ends with the record
+//! in which it reaches the size that was asked for.
 
 use super::{Format, InputError, table::Quotes};
 use crate::{
@@ -217,14 +218,16 @@ impl RecordEnds {
         Self { end: if format == Format::Nul { 0 } else { b'\n' }, quotes, within: false }
     }
 
-    /// How many of these bytes belong to the present record, its end included; `None` if it goes on behind them.
+    /// How many of these bytes belong to the present record, its end included; `None` if it goes on
+    /// behind them.
     fn next(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut from = 0;
         loop {
             let end = memchr::memchr(self.end, &bytes[from..]);
             if let Some(quotes) = &mut self.quotes {
                 let piece = &bytes[from..end.map_or(bytes.len(), |end| from + end)];
-                // Most lines have no quote, and then nothing changes, unless the record goes on behind these bytes.
+                // Most lines have no quote, and then nothing changes, unless the record goes on
+                // behind these bytes.
                 if self.within || end.is_none() || memchr::memchr(b'"', piece).is_some() {
                     quotes.feed(piece);
                 }

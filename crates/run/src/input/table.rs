@@ -1,7 +1,8 @@
 //! Rows of CSV and TSV.
 //!
-//! Where a row ends is found here, so that a row has its raw text, its line and a bound on its length; what its fields are says the csv crate. Both must
-//! agree on quotes, which a property test holds against the csv crate reading the whole text.
+//! Where a row ends is found here, so that a row has its raw text, its line and a bound on its
+//! length; what its fields are says the csv crate. Both must agree on quotes, which a property test
+//! holds against the csv crate reading the whole text.
 
 use super::cut::{Cutter, Long, Passing, Stop};
 use crate::record::Columns;
@@ -56,7 +57,8 @@ impl Table {
         Self { cutter, delimiter, max, row: Vec::new(), line: 0, fields: FieldReader::new(delimiter), columns: None, first: None }
     }
 
-    /// Reads the header, or the first row of a table without one, and says the columns; `None` for an empty table. To be called once, first.
+    /// Reads the header, or the first row of a table without one, and says the columns; `None` for
+    /// an empty table. To be called once, first.
     pub(super) fn columns(&mut self, header: bool) -> io::Result<Option<Arc<Columns>>> {
         match self.read()? {
             Next::Eof => return Ok(None),
@@ -123,7 +125,8 @@ impl Table {
             if self.line == 0 && from == 0 && self.row.starts_with(b"\xef\xbb\xbf") {
                 self.row.drain(..3);
             }
-            // Most lines have no quote, and then nothing changes, unless the next piece goes on in the middle of a field.
+            // Most lines have no quote, and then nothing changes, unless the next piece goes on in
+            // the middle of a field.
             let fresh = &self.row[from..];
             if fresh.contains(&b'"') || stop == Stop::Most || passing.is_some() {
                 quotes.feed(fresh);
@@ -170,7 +173,8 @@ impl Table {
     }
 }
 
-/// Whether a place in a row is inside quotes: a quote opens only at the start of a field, and a doubled one inside is a quote.
+/// Whether a place in a row is inside quotes: a quote opens only at the start of a field, and a
+/// doubled one inside is a quote.
 pub(super) struct Quotes {
     delimiter: u8,
     inside: bool,
@@ -213,7 +217,8 @@ impl Quotes {
     }
 }
 
-/// The csv crate, fed one row at a time. Making a reader for each row would cost more than reading it.
+/// The csv crate, fed one row at a time. Making a reader for each row would cost more than reading
+/// it.
 struct FieldReader {
     reader: csv::Reader<Slot>,
     delimiter: u8,
@@ -239,7 +244,8 @@ impl FieldReader {
         let mut fields = csv::ByteRecord::new();
         self.reader.read_byte_record(&mut fields).map_err(io::Error::other)?;
         if self.reader.is_done() {
-            // It asked for more than the row. A reader that has seen the end reads no more, so there must be a new one.
+            // It asked for more than the row. A reader that has seen the end reads no more, so
+            // there must be a new one.
             *self = Self::new(self.delimiter);
         }
         Ok(fields)

@@ -261,7 +261,8 @@ proptest! {
         let theirs: Vec<csv::ByteRecord> = reader.byte_records().map(|row| row.expect("reads")).collect();
         let mut ours = ours.iter();
         for row in &theirs {
-            // The first row may be refused as the header is, and a last one with an open quote is invalid here; all between must agree.
+            // The first row may be refused as the header is, and a last one with an open quote is
+            // invalid here; all between must agree.
             let Some(record) = ours.next() else { prop_assert!(false, "a row is missing: {row:?}"); break };
             if let Some((fields, _)) = record.as_row() {
                 prop_assert_eq!(fields, row);

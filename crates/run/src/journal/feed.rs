@@ -1,5 +1,6 @@
-//! The way of result lines from the journal to the output: bounded by bytes, so that a slow reader of stdout stops the run only when much
-//! is waiting for it, and that much whatever the size of results.
+//! The way of result lines from the journal to the output: bounded by bytes, so that a slow reader
+//! of stdout stops the run only when much is waiting for it, and that much whatever the size of
+//! results.
 
 use std::{
     collections::VecDeque,
@@ -59,7 +60,8 @@ impl Feed {
         self.put(Item::Skipped(places));
     }
 
-    /// Passes lines on. Waits while [`QUEUE_BYTES`] are waiting; drops them when the output has ended.
+    /// Passes lines on. Waits while [`QUEUE_BYTES`] are waiting; drops them when the output has
+    /// ended.
     pub fn send(&self, batch: Batch) {
         self.put(Item::Lines(batch));
     }

@@ -24,7 +24,8 @@ pub struct JournalFile {
     pub(crate) job: String,
     /// Length of what has been written, in whole lines.
     pub(crate) len: u64,
-    /// Lines that go before the next ones. A resumed job that finds nothing to do leaves its journal as it was.
+    /// Lines that go before the next ones. A resumed job that finds nothing to do leaves its
+    /// journal as it was.
     pub(crate) staged: Vec<u8>,
     /// The journal ends with a line that says that nothing is left.
     pub(crate) complete: bool,
@@ -56,7 +57,8 @@ pub struct Contents {
     pub taken: HashMap<String, TakenOver>,
     /// Length of all whole lines.
     pub len: u64,
-    /// The time that all sittings took together, in milliseconds; the last one counts to the journal's last change if it did not end in order.
+    /// The time that all sittings took together, in milliseconds; the last one counts to the
+    /// journal's last change if it did not end in order.
     pub spent_ms: u64,
 }
 
@@ -71,7 +73,8 @@ impl JournalFile {
         let path = dir.join(format!("{}.jsonl", header.job));
         let fresh = dir.join(format!("{}.new", header.job));
         let write = || -> io::Result<(File, u64)> {
-            // Left behind by a run that died right here; the job's lock says that nobody else writes it.
+            // Left behind by a run that died right here; the job's lock says that nobody else
+            // writes it.
             let _ = std::fs::remove_file(&fresh);
             let mut file = own(&fresh, Own::New)?;
             let line = header_line(header);
@@ -88,7 +91,8 @@ impl JournalFile {
         Ok(Self { file, path, job: header.job.clone(), len, staged: Vec::new(), complete: false, read: ReadUpTo::default() })
     }
 
-    /// Opens a journal to go on with it. What follows its last newline was torn by the death of its run, and is cut off.
+    /// Opens a journal to go on with it. What follows its last newline was torn by the death of its
+    /// run, and is cut off.
     ///
     /// # Errors
     /// When it cannot be read, or a line in it is no line of a journal.
@@ -100,7 +104,8 @@ impl JournalFile {
         if actual > contents.len {
             file.set_len(contents.len).map_err(|error| JobError::Journal(failed(path, &error)))?;
         }
-        // The last run may have died before it synced, and from here on all of this counts as being on disk.
+        // The last run may have died before it synced, and from here on all of this counts as being
+        // on disk.
         file.sync_data().map_err(|error| JobError::Journal(failed(path, &error)))?;
         let complete = contents.end.as_ref().is_some_and(|end| end.complete);
         let (job, len, read) = (contents.header.job.clone(), contents.len, contents.read);

@@ -1,6 +1,7 @@
 //! The lines of a journal: how they are written and how they are read back.
 //!
-//! A journal is JSON Lines. Its kinds of line are told apart by their first member, which longshore always writes first:
+//! A journal is JSON Lines. Its kinds of line are told apart by their first member, which longshore
+//! always writes first:
 //!
 //! | first member | what it says |
 //! |---|---|
@@ -219,13 +220,15 @@ pub struct ResultLine {
     pub value: Option<Box<str>>,
     /// Why it did not end well.
     pub error: Option<Box<ErrorLine>>,
-    /// Bytes that `--emit raw` shows. Give them only then: they are written to the journal, so that the output can be made again from it.
+    /// Bytes that `--emit raw` shows. Give them only then: they are written to the journal, so that
+    /// the output can be made again from it.
     pub raw: Option<Box<[u8]>>,
     /// The raw bytes behind those.
     pub rest: Option<Arc<Rest>>,
 }
 
-/// A call that several records had together: their lines differ in the record alone, and what the call wrote stands in the first.
+/// A call that several records had together: their lines differ in the record alone, and what the
+/// call wrote stands in the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shared {
     /// How many records: `batch`.
@@ -261,7 +264,8 @@ impl From<&longshore_core::TaskError> for ErrorLine {
     }
 }
 
-/// Whether a task with this outcome is done with. A cancelled one is not: the run was stopped while it ran, and resuming runs it again.
+/// Whether a task with this outcome is done with. A cancelled one is not: the run was stopped while
+/// it ran, and resuming runs it again.
 pub fn is_final(word: Word) -> bool {
     word != Word::Cancelled
 }
@@ -289,7 +293,8 @@ pub fn millis_between(from: &str, to: &str) -> u64 {
     at(from).zip(at(to)).and_then(|(from, to)| u64::try_from(to - from).ok()).unwrap_or(0)
 }
 
-/// Where a result line stands in a buffer, and what is needed to pass it on without reading it again.
+/// Where a result line stands in a buffer, and what is needed to pass it on without reading it
+/// again.
 #[derive(Clone, Debug)]
 pub struct Piece {
     /// The line, its newline included.
@@ -374,7 +379,8 @@ impl Encoder {
         }
         let raw = line.raw.take();
         if let Some(raw) = &raw {
-            // Text stands as text; other bytes as one character each, which needs no table and stays readable.
+            // Text stands as text; other bytes as one character each, which needs no table and
+            // stays readable.
             if let Ok(text) = std::str::from_utf8(raw) {
                 out.extend_from_slice(b",\"out\":");
                 push_string(out, text);

@@ -14,7 +14,8 @@ use super::format::{Head, Start, is_failure, is_final};
 pub enum TaskState {
     /// Nothing: it never started.
     New,
-    /// It started and has no final result: its run died, or was stopped, or its failure is to be retried.
+    /// It started and has no final result: its run died, or was stopped, or its failure is to be
+    /// retried.
     InFlight {
         /// The number of its last attempt; the next one is this plus 1.
         attempts: u32,
@@ -43,7 +44,8 @@ const MOST_ATTEMPTS: u64 = (1 << 20) - 1;
 const IN_FLIGHT: u64 = 15;
 
 impl Index {
-    /// What is known of the task that has this key and stands behind `nth` others with the same key.
+    /// What is known of the task that has this key and stands behind `nth` others with the same
+    /// key.
     pub fn state_of(&self, key: u128, nth: u32) -> TaskState {
         self.tasks.get(&identity(key, nth)).map_or(TaskState::New, |&packed| unpack(packed))
     }
@@ -108,13 +110,15 @@ impl Index {
     }
 }
 
-/// One number for a key and its occurrence. Keys are 128-bit hashes, so that spreading the occurrence over all bits keeps them apart.
+/// One number for a key and its occurrence. Keys are 128-bit hashes, so that spreading the
+/// occurrence over all bits keeps them apart.
 fn identity(key: u128, nth: u32) -> [u32; 4] {
     let mixed = key ^ u128::from(nth).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
     [mixed as u32, (mixed >> 32) as u32, (mixed >> 64) as u32, (mixed >> 96) as u32]
 }
 
-/// 40 bits of offset (a journal of 1 TiB), 4 of outcome, 20 of attempts; two halves, so that an entry has no padding.
+/// 40 bits of offset (a journal of 1 TiB), 4 of outcome, 20 of attempts; two halves, so that an
+/// entry has no padding.
 fn pack(at: u64, state: u64, attempts: u32) -> [u32; 2] {
     let packed = at << 24 | state << 20 | u64::from(attempts).min(MOST_ATTEMPTS);
     [packed as u32, (packed >> 32) as u32]
@@ -132,10 +136,11 @@ fn unpack(packed: [u32; 2]) -> TaskState {
     }
 }
 
-/// Counts how many times each key has been seen in the input, which makes equal records different tasks.
+/// Counts how many times each key has been seen in the input, which makes equal records different
+/// tasks.
 ///
-/// It remembers 64 bits of each key. Should two keys share them (one chance in 37 million for a million records), the later counts as
-/// a repeat of the earlier, every time in the same way.
+/// It remembers 64 bits of each key. Should two keys share them (one chance in 37 million for a
+/// million records), the later counts as a repeat of the earlier, every time in the same way.
 #[derive(Debug, Default)]
 pub struct Occurrences {
     seen: HashSet<u64, BuildHasherDefault<KeyHasher>>,

@@ -1,7 +1,8 @@
 //! One run of a job at a time.
 //!
-//! The lock is an flock on `<id>.lock`, so that the kernel frees it however a run dies. It belongs to the open file, not to the process: a
-//! guardian that inherited the descriptor keeps the job locked until it has ended a dead run's children. The file says who took it.
+//! The lock is an flock on `<id>.lock`, so that the kernel frees it however a run dies. It belongs
+//! to the open file, not to the process: a guardian that inherited the descriptor keeps the job
+//! locked until it has ended a dead run's children. The file says who took it.
 
 use std::{
     fs::File,
@@ -16,7 +17,8 @@ use rustix::{
     io::Errno,
 };
 
-/// The right to run a job; given up when it is dropped, unless a process that inherited the descriptor still holds it.
+/// The right to run a job; given up when it is dropped, unless a process that inherited the
+/// descriptor still holds it.
 #[derive(Debug)]
 pub struct JobLock {
     file: File,
@@ -58,7 +60,8 @@ impl JobLock {
         }
     }
 
-    /// Who runs the job, if somebody does; 0 if the file does not say. Call it only where no lock can be taken meanwhile.
+    /// Who runs the job, if somebody does; 0 if the file does not say. Call it only where no lock
+    /// can be taken meanwhile.
     pub(crate) fn holder(path: &Path) -> Option<u32> {
         let mut file = own(path, Own::Read).ok()?;
         match flock(&file, FlockOperation::NonBlockingLockShared) {
@@ -76,7 +79,8 @@ impl AsFd for JobLock {
 
 impl Drop for JobLock {
     fn drop(&mut self) {
-        // Who looks while a guardian still holds the lock must not take this process for the one that runs the job.
+        // Who looks while a guardian still holds the lock must not take this process for the one
+        // that runs the job.
         let _ = self.file.set_len(0);
     }
 }
@@ -96,7 +100,8 @@ fn taker(file: &mut File) -> io::Result<(u32, bool)> {
 /// When a process started, in the kernel's ticks; `None` if it does not run (a zombie does not).
 fn started_at(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name stands in parentheses and may contain anything, so the fields are counted from the last one that closes.
+    // The command's name stands in parentheses and may contain anything, so the fields are counted
+    // from the last one that closes.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     if matches!(state, "Z" | "X") {

@@ -63,7 +63,8 @@ pub enum Begin {
     /// The job of this name if there is one, else a new job.
     #[default]
     Auto,
-    /// `--resume [JOB]`: that job, else the one of this name, else the latest unfinished one that does the same.
+    /// `--resume [JOB]`: that job, else the one of this name, else the latest unfinished one that
+    /// does the same.
     Resume(Option<String>),
     /// `--retry-failed [JOB]`: as `Resume`, finished jobs included, and failed tasks run again.
     RetryFailed(Option<String>),
@@ -86,7 +87,8 @@ pub struct OpenJob {
     pub sitting: u32,
     /// It was begun by an earlier run.
     pub resumed: bool,
-    /// Failed tasks were made unfinished, now or in an earlier sitting, so that tasks can have more than one result line.
+    /// Failed tasks were made unfinished, now or in an earlier sitting, so that tasks can have more
+    /// than one result line.
     pub retried: bool,
     /// Files that belong to it.
     pub outputs: Vec<OutputFile>,
@@ -103,7 +105,8 @@ pub struct OpenJob {
 }
 
 impl OpenJob {
-    /// Removes a job of which nothing has run. What cannot be removed stays, as a job with nothing done.
+    /// Removes a job of which nothing has run. What cannot be removed stays, as a job with nothing
+    /// done.
     pub fn discard(self) {
         let path = self.journal.path();
         let _ = std::fs::remove_file(path);
@@ -142,7 +145,8 @@ pub struct JobInfo {
 }
 
 impl StateDir {
-    /// The directory given, else `$XDG_STATE_HOME/longshore`, else `~/.local/state/longshore`; created for this user only.
+    /// The directory given, else `$XDG_STATE_HOME/longshore`, else `~/.local/state/longshore`;
+    /// created for this user only.
     ///
     /// # Errors
     /// When it cannot be created, or is no directory.
@@ -173,7 +177,8 @@ impl StateDir {
     /// An id for a job without a journal.
     pub fn new_id(&self) -> String {
         loop {
-            // Four digits are easy to type; a directory with many jobs gets longer ones before it gets slow to find a free one.
+            // Four digits are easy to type; a directory with many jobs gets longer ones before it
+            // gets slow to find a free one.
             for digits in (4..=12).flat_map(|digits| [digits; 8]) {
                 let id = format!("{:0digits$x}", fastrand::u64(..1 << (4 * digits)));
                 if !self.journal(&id).exists() && !self.lock(&id).exists() {
@@ -185,10 +190,12 @@ impl StateDir {
 
     /// Begins a job or goes on with one, and locks it.
     ///
-    /// If its last run died and its guardian is still ending that run's children, this waits for up to 15 s.
+    /// If its last run died and its guardian is still ending that run's children, this waits for up
+    /// to 15 s.
     ///
     /// # Errors
-    /// [`JobError`] says which: the name is none, the job is unknown, runs already, has changed, or its journal is broken or unwritable.
+    /// [`JobError`] says which: the name is none, the job is unknown, runs already, has changed, or
+    /// its journal is broken or unwritable.
     pub fn begin(&self, spec: &JobSpec, begin: &Begin) -> Result<OpenJob, JobError> {
         self.begin_within(spec, begin, GUARDIAN_WAIT)
     }
@@ -361,7 +368,8 @@ impl StateDir {
         self.find_peeked(job).map(|job| self.info(job))
     }
 
-    /// The job that was written to last of those that have something left to do and do not run; for `--resume` without a word of what.
+    /// The job that was written to last of those that have something left to do and do not run; for
+    /// `--resume` without a word of what.
     ///
     /// # Errors
     /// [`JobError::NothingUnfinished`] if there is none.
@@ -493,7 +501,8 @@ impl JobInfo {
         })
     }
 
-    /// Finished tasks by outcome and the number of unfinished ones that started; reads the whole journal unless its end says them.
+    /// Finished tasks by outcome and the number of unfinished ones that started; reads the whole
+    /// journal unless its end says them.
     ///
     /// # Errors
     /// When the journal cannot be read or understood.

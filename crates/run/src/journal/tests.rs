@@ -99,7 +99,8 @@ fn a_named_job_goes_on_where_it_stopped() {
     assert_eq!(job.index.state_of(1, 1), TaskState::InFlight { attempts: 4 });
     assert_eq!(job.index.state_of(3, 0), TaskState::New);
     drop(job);
-    // A retry begun and then killed before it wrote anything has changed nothing; one that wrote has.
+    // A retry begun and then killed before it wrote anything has changed nothing; one that wrote
+    // has.
     let retry = Begin::RetryFailed(Some("prices".to_owned()));
     assert_eq!(state.begin(&spec(""), &retry).unwrap().index.state_of(2, 0), TaskState::InFlight { attempts: 1 });
     assert_eq!(state.begin(&spec("prices"), &Begin::Auto).unwrap().index.failed(), 1);
@@ -251,7 +252,8 @@ fn agrees(index: &Index, model: &BTreeMap<(u128, u32), (Option<Word>, u32)>) {
     assert_eq!(index.finished() + index.in_flight(), model.len() as u64);
 }
 
-/// Cuts a journal at this byte; the job must go on with the right state, or say clearly that there is no job.
+/// Cuts a journal at this byte; the job must go on with the right state, or say clearly that there
+/// is no job.
 fn cut_and_resume(state: &StateDir, path: &Path, whole: &[u8], cut: usize) {
     std::fs::write(path, &whole[..cut]).unwrap();
     let id = path.file_stem().unwrap().to_str().unwrap().to_owned();

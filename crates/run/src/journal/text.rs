@@ -75,7 +75,8 @@ fn push_escape(out: &mut Vec<u8>, byte: u8) {
     }
 }
 
-/// Appends a JSON value on one line. Line breaks can only stand between its tokens, where a blank means the same.
+/// Appends a JSON value on one line. Line breaks can only stand between its tokens, where a blank
+/// means the same.
 pub(crate) fn push_json(out: &mut Vec<u8>, json: &str) {
     let from = out.len();
     out.extend_from_slice(json.as_bytes());
@@ -111,7 +112,8 @@ impl Stamp {
     }
 }
 
-/// Date and time of a Unix second, by the days-to-civil method (eras of 400 years that begin in March, so that leap days come last).
+/// Date and time of a Unix second, by the days-to-civil method (eras of 400 years that begin in
+/// March, so that leap days come last).
 fn date_time(second: u64) -> [u8; 19] {
     let days = second / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -1,9 +1,10 @@
 //! The threads that own a journal while its job runs.
 //!
-//! The writer takes every message that is waiting, makes one buffer of their lines, writes it with one write(2), and only then lets what
-//! was waiting go on. Syncing is another thread's work, so that no start waits for the disk. In `batch` mode it syncs what has been written
-//! within the interval; in `each` mode results go on (to their continuations, and to the output) from there, all that were written
-//! while the previous sync ran together.
+//! The writer takes every message that is waiting, makes one buffer of their lines, writes it with
+//! one write(2), and only then lets what was waiting go on. Syncing is another thread's work, so
+//! that no start waits for the disk. In `batch` mode it syncs what has been written within the
+//! interval; in `each` mode results go on (to their continuations, and to the output) from there,
+//! all that were written while the previous sync ran together.
 
 use std::{
     fs::File,
@@ -29,7 +30,8 @@ use super::{
 pub enum Durability {
     /// There is no journal.
     Off,
-    /// Within this time after they were written: the death of the process loses nothing, a power cut at most that much.
+    /// Within this time after they were written: the death of the process loses nothing, a power
+    /// cut at most that much.
     Batch(Duration),
     /// Before they count.
     Each,
@@ -57,7 +59,8 @@ pub struct Batch {
 
 /// The journal of a running job.
 ///
-/// Dropping it without [`close`](Journal::close) writes what was sent before, but does not wait for it.
+/// Dropping it without [`close`](Journal::close) writes what was sent before, but does not wait for
+/// it.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
@@ -78,10 +81,11 @@ enum Message {
 const TURN_BYTES: usize = 4 << 20;
 
 impl Journal {
-    /// Starts the threads. `journal` is absent when durability is off: then lines go to the output only.
+    /// Starts the threads. `journal` is absent when durability is off: then lines go to the output
+    /// only.
     ///
-    /// `on_failure` is called once, if the journal cannot be written or synced, even while nothing waits for it. After that every
-    /// continuation gets the same error.
+    /// `on_failure` is called once, if the journal cannot be written or synced, even while nothing
+    /// waits for it. After that every continuation gets the same error.
     ///
     /// # Errors
     /// When a thread cannot be started.
@@ -123,12 +127,14 @@ impl Journal {
         self.send(Message::Read(ReadUpTo { read, ended }));
     }
 
-    /// Writes start lines. Their attempts may start when `then` is called with `Ok`, and must not otherwise.
+    /// Writes start lines. Their attempts may start when `then` is called with `Ok`, and must not
+    /// otherwise.
     pub fn starts(&self, starts: Vec<Start>, then: Then) {
         self.send(Message::Starts(starts, then));
     }
 
-    /// Writes result lines. Their tasks are done when `then` is called with `Ok`; after that the lines go to the output.
+    /// Writes result lines. Their tasks are done when `then` is called with `Ok`; after that the
+    /// lines go to the output.
     pub fn results(&self, results: Vec<ResultLine>, then: Then) {
         self.send(Message::Results(results, then));
     }
@@ -161,7 +167,8 @@ impl Journal {
     }
 
     fn send(&self, message: Message) {
-        // The writer receives until this sender is gone or closes, so this fails only if it panicked; dropping the continuation tells.
+        // The writer receives until this sender is gone or closes, so this fails only if it
+        // panicked; dropping the continuation tells.
         let _ = self.messages.send(message);
     }
 }
@@ -184,8 +191,9 @@ impl Writer {
             let mut last = None;
             let mut next = Some(first);
             let mut weight = 0;
-            // Start lines come before the result lines of the same turn, wherever they were in the queue: a task's result is sent after
-            // its starts were written, so this changes the order of no task's lines, and keeps the result lines in one piece.
+            // Start lines come before the result lines of the same turn, wherever they were in the
+            // queue: a task's result is sent after its starts were written, so this changes the
+            // order of no task's lines, and keeps the result lines in one piece.
             while let Some(message) = next.take() {
                 match message {
                     Message::Read(now) => {
@@ -297,7 +305,8 @@ struct Progress {
     dirty_since: Option<Instant>,
     /// Sync without waiting for the interval.
     urgent: bool,
-    /// Results that wait for a sync, in `each` mode, and the length up to which the journal must be synced.
+    /// Results that wait for a sync, in `each` mode, and the length up to which the journal must be
+    /// synced.
     waiting: Vec<(Then, u64)>,
     batches: Vec<Batch>,
     /// A sync is running, or what it released is being handed on.
@@ -363,7 +372,8 @@ impl Shared {
         progress.journal.len += bytes.len() as u64;
         progress.journal.complete = false;
         progress.results += results;
-        // In `each` mode a turn of starts alone is synced with the next results: losing a start line to a power cut loses nothing.
+        // In `each` mode a turn of starts alone is synced with the next results: losing a start
+        // line to a power cut loses nothing.
         let lazy = self.durability == Durability::Each;
         if !lazy && progress.dirty_since.is_none() {
             progress.dirty_since = Some(Instant::now());
@@ -439,7 +449,8 @@ impl Shared {
                 progress = self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
             }
             if let (Durability::Batch(interval), Some(since)) = (self.durability, progress.dirty_since) {
-                // Begin so much earlier that the sync, if it takes as long as the last one, is over within the interval.
+                // Begin so much earlier that the sync, if it takes as long as the last one, is over
+                // within the interval.
                 let at = since + interval - last.min(interval / 2);
                 while !progress.urgent && !progress.closing && progress.failed.is_none() {
                     let Some(rest) = at.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero()) else { break };
@@ -463,7 +474,8 @@ impl Shared {
                 last = began.elapsed();
                 let mut progress = self.lock();
                 match (synced, &progress.failed) {
-                    // The writer failed meanwhile, and has cut the journal: what it kept is on disk, for it has synced that itself.
+                    // The writer failed meanwhile, and has cut the journal: what it kept is on
+                    // disk, for it has synced that itself.
                     (_, Some(error)) => failure = Some(error.clone()),
                     (Ok(()), None) => {
                         progress.synced = target;

@@ -1,4 +1,5 @@
-//! Runs that are killed at random instants: nothing that counted is lost, nothing is done twice, and the output ends up whole.
+//! Runs that are killed at random instants: nothing that counted is lost, nothing is done twice,
+//! and the output ends up whole.
 
 use std::{
     fs::OpenOptions,

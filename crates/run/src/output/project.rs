@@ -1,8 +1,10 @@
-//! Output files as projections of the journal: whose a file is, and how it is brought in line when a job is resumed.
+//! Output files as projections of the journal: whose a file is, and how it is brought in line when
+//! a job is resumed.
 //!
-//! An existing file is the job's own when it is empty, or the journal names its path with the device and inode that it has, or its first
-//! line is a result line with the job's id (so that a file that was copied and brought back is known too). Inodes are written to the
-//! journal before a file appears under its name, so that a crash in between leaves no file that nobody knows.
+//! An existing file is the job's own when it is empty, or the journal names its path with the
+//! device and inode that it has, or its first line is a result line with the job's id (so that a
+//! file that was copied and brought back is known too). Inodes are written to the journal before a
+//! file appears under its name, so that a crash in between leaves no file that nobody knows.
 
 use std::{
     collections::HashSet,
@@ -95,9 +97,11 @@ pub(crate) fn open(path: &Path, render: &Render, content: Content, mut job: Opti
     })
 }
 
-/// Adds the lines that a file lacks, and cuts its torn tail. False, with the file as it was, if it has lines that it must not have.
+/// Adds the lines that a file lacks, and cuts its torn tail. False, with the file as it was, if it
+/// has lines that it must not have.
 ///
-/// It can: the output is synced by nobody, so after a power cut it may have kept what the journal has lost, and those tasks run again.
+/// It can: the output is synced by nobody, so after a power cut it may have kept what the journal
+/// has lost, and those tasks run again.
 fn complete(path: &Path, file: &mut File, job: &OpenJob) -> io::Result<bool> {
     let mut seen = HashSet::new();
     let mut lines = Lines::of(File::open(path)?, 0)?;
@@ -215,7 +219,8 @@ pub(crate) fn each_current(
         if at >= len {
             break;
         }
-        // The journal was read whole when it was opened, so that a line that is none of these was none then.
+        // The journal was read whole when it was opened, so that a line that is none of these was
+        // none then.
         if line.starts_with(b"{\"job\"")
             && let Ok(Line::Result(head)) = parse(line)
             && index.is_current(head.key, head.nth, at)

@@ -42,7 +42,8 @@ impl Render {
         self.emit == Emit::Jsonl && self.only.is_none() && self.fields.is_empty()
     }
 
-    /// Whether anything of a task with this outcome is shown. A cancelled one runs again, so its line would stand there twice.
+    /// Whether anything of a task with this outcome is shown. A cancelled one runs again, so its
+    /// line would stand there twice.
     pub(crate) fn shows(&self, outcome: Word) -> bool {
         self.emit != Emit::None
             && is_final(outcome)
@@ -159,7 +160,8 @@ fn push_fields(out: &mut Vec<u8>, line: &[u8], fields: &[String]) {
     out.extend_from_slice(b"}\n");
 }
 
-/// The JSON text at a path of member names and positions (`value.items.0`). A member whose name has dots is found too.
+/// The JSON text at a path of member names and positions (`value.items.0`). A member whose name has
+/// dots is found too.
 fn dig<'a>(json: &'a str, path: &str) -> Option<&'a str> {
     if json.trim_start().starts_with('[') {
         let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));

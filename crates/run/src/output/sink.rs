@@ -223,7 +223,8 @@ impl Sink {
             self.take(slot)?;
             self.drain()?;
         }
-        // And what the journal has for records that the input did not have this time, or that it did not come to.
+        // And what the journal has for records that the input did not have this time, or that it
+        // did not come to.
         let mut left = Vec::new();
         if let Some(stored) = self.order.as_ref().and_then(|order| order.stored.as_ref())
             && (stored.emitted.len() as u64) < stored.index.finished()
@@ -276,7 +277,8 @@ impl Sink {
                 Ok(0) => return Err(self.error(&io::ErrorKind::WriteZero.into())),
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Whoever shares a terminal or pipe with this process can have made it non-blocking.
+                // Whoever shares a terminal or pipe with this process can have made it
+                // non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let mut wait = [rustix::event::PollFd::from_borrowed_fd(self.file.as_fd(), rustix::event::PollFlags::OUT)];
                     let _ = rustix::event::poll(&mut wait, None);
@@ -355,7 +357,8 @@ impl Stored {
 }
 
 impl Order {
-    /// A buffer that begins at the place that `lowest` holds, and keeps it at the lowest place that is not written.
+    /// A buffer that begins at the place that `lowest` holds, and keeps it at the lowest place that
+    /// is not written.
     pub(crate) fn new(lowest: Arc<AtomicU64>, stored: Option<Stored>) -> Self {
         Self { lowest, slots: VecDeque::new(), stored }
     }

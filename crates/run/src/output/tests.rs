@@ -30,7 +30,8 @@ impl Bench {
         self.dir.path().join("out")
     }
 
-    /// Runs a sitting that finishes these tasks, one turn each; with `-k`, tells what earlier sittings finished of `known` first.
+    /// Runs a sitting that finishes these tasks, one turn each; with `-k`, tells what earlier
+    /// sittings finished of `known` first.
     fn sit(&self, begin: &Begin, known: &[(u64, u128)], lines: Vec<ResultLine>) -> Result<u64, JobError> {
         let mut job = self.state.begin(&spec("a"), begin)?;
         let output = Output::open(&self.spec, Some(&mut job), *begin == Begin::Fresh, Hooks::default())?;
@@ -215,7 +216,8 @@ fn a_resumed_ordered_job_fills_its_gaps_in_place() {
     assert_eq!(bench.seqs(), [2, 4], "a stopped run shows what it has");
     bench.sit(&Begin::Auto, &[(2, 2), (4, 4)], vec![ok(5), ok(3), ok(1)]).unwrap();
     assert_eq!(bench.seqs(), [1, 2, 3, 4, 5]);
-    // This time the input lacks some records and the run stops early: nothing that is finished is missing.
+    // This time the input lacks some records and the run stops early: nothing that is finished is
+    // missing.
     bench.sit(&Begin::Auto, &[(1, 1), (2, 3)], vec![]).unwrap();
     let mut seqs = bench.seqs();
     assert_eq!(seqs[..2], [1, 3]);

@@ -57,8 +57,8 @@ impl Columns {
         self.names.as_ref().map_or(&[], |names| &names.listed)
     }
 
-    /// The place of a column, from 0, by its number from 1 (`2`) or by its name. A number that is no column's may be a name (`2020`). A name that stands
-    /// in the header twice finds nothing.
+    /// The place of a column, from 0, by its number from 1 (`2`) or by its name. A number that is
+    /// no column's may be a name (`2020`). A name that stands in the header twice finds nothing.
     pub fn position(&self, column: &str) -> Option<usize> {
         let by_number = column.parse::<usize>().ok().filter(|number| (1..=self.count).contains(number));
         by_number.map(|number| number - 1).or_else(|| match self.names.as_ref()?.by_name.get(column)? {
@@ -72,7 +72,8 @@ impl Columns {
         self.names.as_ref().is_some_and(|names| names.by_name.get(name) == Some(&Found::Twice))
     }
 
-    /// The name of the column at this place (from 0) in a JSON object: its own, or its number if that is empty or taken by one before.
+    /// The name of the column at this place (from 0) in a JSON object: its own, or its number if
+    /// that is empty or taken by one before.
     pub(crate) fn key(&self, at: usize) -> Cow<'_, str> {
         match self.names().get(at) {
             Some(name) if !name.is_empty() && !self.names()[..at].contains(name) => Cow::Borrowed(name),

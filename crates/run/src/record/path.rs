@@ -7,11 +7,13 @@ use serde::{
 use serde_json::value::RawValue;
 use std::fmt;
 
-/// The way to a field: `user`, `a.b`, `args.0`, `1`. Parts are names (letters, digits, `_`, `-`) or numbers, with dots between.
+/// The way to a field: `user`, `a.b`, `args.0`, `1`. Parts are names (letters, digits, `_`, `-`) or
+/// numbers, with dots between.
 ///
-/// In a JSON object a part is a key; in an array it is a number, counted from 0 (`args.0`), but a first number in a record that is itself an array is a
-/// column, counted from 1 (`1`), as in a table. In a table the path is a column's number from 1, or its name with all its dots. Of a key that stands
-/// twice in an object, the last counts.
+/// In a JSON object a part is a key; in an array it is a number, counted from 0 (`args.0`), but a
+/// first number in a record that is itself an array is a column, counted from 1 (`1`), as in a
+/// table. In a table the path is a column's number from 1, or its name with all its dots. Of a key
+/// that stands twice in an object, the last counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path(Box<str>);
 
@@ -28,12 +30,14 @@ impl Path {
         &self.0
     }
 
-    /// The column's number, from 1 (but 0 if that was written), if the path is nothing but a number.
+    /// The column's number, from 1 (but 0 if that was written), if the path is nothing but a
+    /// number.
     pub fn number(&self) -> Option<usize> {
         self.0.parse().ok()
     }
 
-    /// The value of one key of a JSON object, whatever characters are in it; `None` if it is not there, or the value is no object.
+    /// The value of one key of a JSON object, whatever characters are in it; `None` if it is not
+    /// there, or the value is no object.
     pub(crate) fn key<'a>(raw: &'a RawValue, key: &str) -> Result<Option<&'a RawValue>, String> {
         let mut deserializer = serde_json::Deserializer::from_str(raw.get());
         let seek = Level { head: key, rest: None, base: usize::MAX };
@@ -56,7 +60,8 @@ impl fmt::Display for Path {
     }
 }
 
-/// Walks the JSON text down to the path's value. All of the text is read, for that is how serde knows where a value ends, but nothing is built.
+/// Walks the JSON text down to the path's value. All of the text is read, for that is how serde
+/// knows where a value ends, but nothing is built.
 struct Seek<'p> {
     path: Option<&'p str>,
     base: usize,

@@ -74,7 +74,8 @@ impl Range {
         if self.whole.is(&meta) { Ok(()) } else { Err(TaskError::new("changed", self.changed())) }
     }
 
-    /// Its bytes, behind the header of the file if that has one. Reading fails at the end if they are not those that were found when the range was cut.
+    /// Its bytes, behind the header of the file if that has one. Reading fails at the end if they
+    /// are not those that were found when the range was cut.
     ///
     /// # Errors
     /// Kind `io` when the file cannot be opened.

@@ -1,13 +1,16 @@
-//! What `--where`, `--key`, `--order-by`, `--per`, `--rate-by`, `--stdin`, `--env` and `--lane` take.
+//! What `--where`, `--key`, `--order-by`, `--per`, `--rate-by`, `--stdin`, `--env` and `--lane`
+//! take.
 
-use super::{Hole, Kind, Piece, Shape, Template, TemplateError, Vars, What, check, jinja::Jinja};
+use super::{Hole, Kind, Shape, Template, TemplateError, TemplatePiece, Vars, What, check, jinja::Jinja};
 use crate::record::{Path, Record};
 use longshore_core::TaskError;
 
-/// An expression over a record: a bare path (`user`, `a.b`, `2`) or a template (`{user}-{id}`, `{{ user|lower }}`).
+/// An expression over a record: a bare path (`user`, `a.b`, `2`) or a template (`{user}-{id}`,
+/// `{{ user|lower }}`).
 ///
-/// A bare word is always a path, never a constant: a constant word is written `{{ 'word' }}`. In plain lines, which have no fields, the bare words
-/// `record`, `seq`, `slot` and `attempt` are those of `{{ }}`.
+/// A bare word is always a path, never a constant: a constant word is written `{{ 'word' }}`. In
+/// plain lines, which have no fields, the bare words `record`, `seq`, `slot` and `attempt` are
+/// those of `{{ }}`.
 #[derive(Debug)]
 pub struct Expr(Template);
 
@@ -29,7 +32,7 @@ impl Expr {
         };
         let hole = Hole { written: trimmed.into(), what, quoted: false };
         check::hole(&hole, shape)?;
-        Ok(Self(Template { source: trimmed.as_bytes().into(), pieces: vec![Piece::Hole(hole)] }))
+        Ok(Self(Template { source: trimmed.as_bytes().into(), pieces: vec![TemplatePiece::Hole(hole)] }))
     }
 
     /// The expression as it was written, for a hash.
@@ -64,7 +67,8 @@ impl Expr {
     }
 }
 
-/// The condition of `--where`: a minijinja expression that is true or false, as in `price > 10 and make == "VW"`.
+/// The condition of `--where`: a minijinja expression that is true or false, as in
+/// `price > 10 and make == "VW"`.
 #[derive(Debug)]
 pub struct Condition {
     source: Box<str>,
@@ -72,7 +76,8 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// Parses a condition, with or without `{{ }}` around it, and checks it against what is known of the records.
+    /// Parses a condition, with or without `{{ }}` around it, and checks it against what is known
+    /// of the records.
     ///
     /// # Errors
     /// No expression; a name that no record can have; a column compared with a number in quotes.
@@ -98,7 +103,8 @@ impl Condition {
     /// Whether it holds for this record.
     ///
     /// # Errors
-    /// The record is invalid, lacks a field that is compared, has no number where one is compared, or the outcome is neither true nor false.
+    /// The record is invalid, lacks a field that is compared, has no number where one is compared,
+    /// or the outcome is neither true nor false.
     pub fn holds(&self, record: &Record, vars: &Vars<'_>) -> Result<bool, TaskError> {
         record.check()?;
         self.jinja.eval_bool(record, vars)

@@ -1,9 +1,11 @@
 //! `{{ expr }}`: minijinja expressions over a record.
 //!
-//! Variables: the fields of a JSON object or the columns of a table by name, `record` (the whole), `seq`, `slot`, `attempt`, and what
-//! [`Vars::extra`] brings; [`Jinja::eval`] says what types they have. Only what an expression names is looked up in the record.
+//! Variables: the fields of a JSON object or the columns of a table by name, `record` (the whole),
+//! `seq`, `slot`, `attempt`, and what [`Vars::extra`] brings; [`Jinja::eval`] says what types they
+//! have. Only what an expression names is looked up in the record.
 //!
-//! A name that is not there fails the record rather than counting as empty; `x is defined` and `x|default('…')` ask for it without that.
+//! A name that is not there fails the record rather than counting as empty; `x is defined` and
+//! `x|default('…')` ask for it without that.
 
 use super::{TemplateError, Vars};
 use crate::record::{Record, json_text};
@@ -24,8 +26,8 @@ fn environment(undefined: UndefinedBehavior) -> Environment<'static> {
     environment
 }
 
-/// Finds filters, tests and functions that do not exist. minijinja looks them up only when it runs, so the expression is run without a record; what
-/// fails otherwise says nothing.
+/// Finds filters, tests and functions that do not exist. minijinja looks them up only when it runs,
+/// so the expression is run without a record; what fails otherwise says nothing.
 fn probe(source: &str) -> Result<(), TemplateError> {
     let outcome = LENIENT.compile_expression(source).and_then(|expression| expression.eval(()));
     match outcome {
@@ -84,7 +86,8 @@ impl Jinja {
         &self.names
     }
 
-    /// Refuses `id == "42"`, where `id` is a column: a column that holds numbers never equals a text, so nothing would be found.
+    /// Refuses `id == "42"`, where `id` is a column: a column that holds numbers never equals a
+    /// text, so nothing would be found.
     pub(super) fn refuse_numbers_in_quotes(&self, written: &str, is_column: impl Fn(&str) -> bool) -> Result<(), TemplateError> {
         for compared in &self.compared {
             if let Compared::NumberInQuotes { name, text } = compared
@@ -100,8 +103,9 @@ impl Jinja {
 
     /// The value, for putting it somewhere: a string is text, `none` is null, anything else JSON.
     ///
-    /// A field of a JSON record is what it is. A field of a table is a number, `true` or `false` if it is written as JSON writes one, else text. `record`
-    /// is a plain record's text, a JSON value, or an object of a row's fields, of which all are text.
+    /// A field of a JSON record is what it is. A field of a table is a number, `true` or `false` if
+    /// it is written as JSON writes one, else text. `record` is a plain record's text, a JSON
+    /// value, or an object of a row's fields, of which all are text.
     pub(super) fn eval(&self, record: &Record, vars: &Vars<'_>) -> Result<Out, TaskError> {
         let value = self.value(record, vars)?;
         if value.is_undefined() {
@@ -172,7 +176,8 @@ fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), |text| format!("{text:?}"))
 }
 
-/// The variable of this name. A record's own field goes before `seq` and its like, so that a column may be named so; `record` is always the record.
+/// The variable of this name. A record's own field goes before `seq` and its like, so that a column
+/// may be named so; `record` is always the record.
 fn variable(name: &str, record: &Record, vars: &Vars<'_>) -> Result<Option<Value>, TaskError> {
     if name == "record" {
         return whole(record).map(Some);
@@ -224,7 +229,8 @@ fn json(raw: &serde_json::value::RawValue, record: &Record) -> Result<Value, Tas
     Ok(Value::from(Serde(value)))
 }
 
-/// A table's field as an expression sees it: what is written as a JSON number, `true` or `false` is one. Numbers too long to be kept exactly are text.
+/// A table's field as an expression sees it: what is written as a JSON number, `true` or `false` is
+/// one. Numbers too long to be kept exactly are text.
 fn typed(text: &str) -> Value {
     let starts = text.bytes().next().is_some_and(|byte| byte == b'-' || byte.is_ascii_digit());
     match text {
@@ -239,8 +245,9 @@ fn typed(text: &str) -> Value {
     }
 }
 
-/// The comparisons of a name with a literal in an expression. Only what stands alone on its side counts (`price > 10`, not `price|float > 10`, not
-/// `price * 2 > 10`): this is a guard against the common mistake, not a type checker.
+/// The comparisons of a name with a literal in an expression. Only what stands alone on its side
+/// counts (`price > 10`, not `price|float > 10`, not `price * 2 > 10`): this is a guard against the
+/// common mistake, not a type checker.
 fn compared(source: &str) -> Vec<Compared> {
     let tokens = tokens(source);
     let mut found = Vec::new();
@@ -267,7 +274,8 @@ fn compared(source: &str) -> Vec<Compared> {
     found
 }
 
-/// Whether the expression looks at what the name is (`price is number and price > 10`), and so needs no guard.
+/// Whether the expression looks at what the name is (`price is number and price > 10`), and so
+/// needs no guard.
 fn asked_for(tokens: &[Token<'_>], name: &str) -> bool {
     tokens.windows(2).any(|two| two[0] == Token::Name(name) && two[1] == Token::Name("is"))
 }

@@ -1,10 +1,10 @@
 //! From a text to literal parts and placeholders.
 
-use super::{Hole, Part, Piece, TemplateError, What, check, jinja::Jinja};
+use super::{Hole, Part, TemplateError, TemplatePiece, What, check, jinja::Jinja};
 use crate::record::Path;
 
 /// The pieces of a template in order.
-pub(super) fn parse(source: &[u8]) -> Result<Vec<Piece>, TemplateError> {
+pub(super) fn parse(source: &[u8]) -> Result<Vec<TemplatePiece>, TemplateError> {
     let mut pieces = Vec::new();
     let mut json = JsonString::default();
     let (mut literal, mut at) = (0, 0);
@@ -16,15 +16,15 @@ pub(super) fn parse(source: &[u8]) -> Result<Vec<Piece>, TemplateError> {
             continue;
         };
         if literal < at {
-            pieces.push(Piece::Literal(literal..at));
+            pieces.push(TemplatePiece::Literal(literal..at));
         }
         let written = String::from_utf8_lossy(&source[at..at + length]).into();
-        pieces.push(Piece::Hole(Hole { written, what, quoted: json.inside }));
+        pieces.push(TemplatePiece::Hole(Hole { written, what, quoted: json.inside }));
         at += length;
         literal = at;
     }
     if literal < at {
-        pieces.push(Piece::Literal(literal..at));
+        pieces.push(TemplatePiece::Literal(literal..at));
     }
     Ok(pieces)
 }
@@ -78,7 +78,8 @@ fn with_escape(error: TemplateError, inner: &str) -> TemplateError {
     TemplateError::new(format!("{error} (to write the braces themselves: {{{{ '{{{{{inner}}}}}' }}}})"))
 }
 
-/// The path in `{{ user }}` or `{{ a.b }}`, which mean what `{user}` and `{a.b}` do: a number keeps the digits that it has in the input.
+/// The path in `{{ user }}` or `{{ a.b }}`, which mean what `{user}` and `{a.b}` do: a number keeps
+/// the digits that it has in the input.
 fn plain_name(inner: &str) -> Option<Path> {
     const KEYWORDS: [&str; 6] = ["true", "false", "none", "True", "False", "None"];
     let first = inner.split('.').next()?;
@@ -89,7 +90,8 @@ fn plain_name(inner: &str) -> Option<Path> {
     Path::parse(inner)
 }
 
-/// The length of `{{ … }}`: its end is the first `}}` outside quotes and outside braces of its own.
+/// The length of `{{ … }}`: its end is the first `}}` outside quotes and outside braces of its
+/// own.
 fn expression_end(text: &[u8]) -> Option<usize> {
     let mut quote = None;
     let mut open = 0_usize;

@@ -1,7 +1,7 @@
 //! The ways to put values into a template.
 
 use super::{
-    Hole, Piece, Template, Vars,
+    Hole, Template, TemplatePiece, Vars,
     value::{Value, value},
 };
 use crate::record::{Record, utf8};
@@ -12,7 +12,8 @@ impl Template {
     /// Fills in every value byte for byte.
     ///
     /// # Errors
-    /// The record's own: it is invalid, a field is missing or null, an expression failed. Kind `invalid`.
+    /// The record's own: it is invalid, a field is missing or null, an expression failed. Kind
+    /// `invalid`.
     pub fn render_bytes(&self, record: &Record, vars: &Vars<'_>) -> Result<Vec<u8>, TaskError> {
         self.render(record, vars, |out, hole, value| {
             out.extend_from_slice(&value.bytes(hole, record)?);
@@ -20,7 +21,8 @@ impl Template {
         })
     }
 
-    /// [`render_bytes`](Self::render_bytes) for one argument of a command. The argument is one argument whatever is in the value.
+    /// [`render_bytes`](Self::render_bytes) for one argument of a command. The argument is one
+    /// argument whatever is in the value.
     ///
     /// # Errors
     /// Also a NUL byte, which no argument can have.
@@ -38,8 +40,9 @@ impl Template {
         self.text(self.render_bytes(record, vars)?, record)
     }
 
-    /// Fills in every value as one word for a POSIX shell: single-quoted, raw bytes kept. What the template itself says stays as it is, so a placeholder
-    /// must not stand between quotes of the template.
+    /// Fills in every value as one word for a POSIX shell: single-quoted, raw bytes kept. What the
+    /// template itself says stays as it is, so a placeholder must not stand between quotes of the
+    /// template.
     ///
     /// # Errors
     /// As of [`render_arg`](Self::render_arg).
@@ -54,12 +57,15 @@ impl Template {
 
     /// Fills in a URL. (Without a method before it.)
     ///
-    /// A value at the very start is a URL or the beginning of one, and stays as it is. One in the authority (`http://{host}/`) stays as it is too, but
-    /// must not hold what would end the authority or go before a host (`/ ? # \ @`, spaces). Any other value is percent-encoded, all but letters, digits
-    /// and `-._~`, so that it stays one path segment or one part of a query. `{{ path|safe }}` puts in a value as it is.
+    /// A value at the very start is a URL or the beginning of one, and stays as it is. One in the
+    /// authority (`http://{host}/`) stays as it is too, but must not hold what would end the
+    /// authority or go before a host (`/ ? # \ @`, spaces). Any other value is percent-encoded, all
+    /// but letters, digits and `-._~`, so that it stays one path segment or one part of a query.
+    /// `{{ path|safe }}` puts in a value as it is.
     ///
     /// # Errors
-    /// Also a value that is not UTF-8, one that would change the host, or a whole path segment `.` or `..`, which every client would resolve.
+    /// Also a value that is not UTF-8, one that would change the host, or a whole path segment `.`
+    /// or `..`, which every client would resolve.
     pub fn render_url(&self, record: &Record, vars: &Vars<'_>) -> Result<String, TaskError> {
         let bytes = self.render(record, vars, |out, hole, value| {
             let value = match value {
@@ -99,8 +105,8 @@ impl Template {
         self.text(bytes, record)
     }
 
-    /// Fills in a JSON text. Between quotes of the template a value goes in as the inside of a string; elsewhere as a JSON value: text as a string, other
-    /// values and `null` as they are.
+    /// Fills in a JSON text. Between quotes of the template a value goes in as the inside of a
+    /// string; elsewhere as a JSON value: text as a string, other values and `null` as they are.
     ///
     /// # Errors
     /// Also a value that is not UTF-8. Whether the whole is JSON is not checked here.
@@ -137,8 +143,8 @@ impl Template {
         let mut out = Vec::with_capacity(self.source().len() + 32);
         for piece in &self.pieces {
             match piece {
-                Piece::Literal(range) => out.extend_from_slice(&self.source[range.clone()]),
-                Piece::Hole(hole) => put(&mut out, hole, value(hole, record, vars)?)?,
+                TemplatePiece::Literal(range) => out.extend_from_slice(&self.source[range.clone()]),
+                TemplatePiece::Hole(hole) => put(&mut out, hole, value(hole, record, vars)?)?,
             }
         }
         Ok(out)

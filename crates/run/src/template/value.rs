@@ -11,7 +11,8 @@ pub(super) enum Value<'a> {
     Text(Cow<'a, [u8]>),
     /// A JSON value that is not a string, as its JSON text.
     Json(Cow<'a, str>),
-    /// A text of which the expression said that it is in the right form already (`|safe`, `|urlencode`).
+    /// A text of which the expression said that it is in the right form already (`|safe`,
+    /// `|urlencode`).
     Safe(String),
     /// A JSON `null`.
     Null,
@@ -88,8 +89,9 @@ fn no_field(path: &Path, record: &Record) -> TaskError {
     }
 }
 
-/// A part of a file name, byte for byte, as basename(1) and dirname(1) see it. The extension is what follows the last dot of the base name, unless that
-/// dot is its first byte (`.profile` has none).
+/// A part of a file name, byte for byte, as basename(1) and dirname(1) see it. The extension is
+/// what follows the last dot of the base name, unless that dot is its first byte (`.profile` has
+/// none).
 fn part_of(part: Part, path: &[u8]) -> &[u8] {
     let trimmed = trim_slashes(path);
     let base_at = trimmed.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);

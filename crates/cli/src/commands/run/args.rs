@@ -47,8 +47,9 @@ pub struct RunArgs {
     /// The first row of a table is a record, not a header
     #[arg(long, help_heading = "Input")]
     pub no_header: bool,
-    /// Byte ranges of about this size, cut at records, of one large file: each is a record with path, start, end, len and hash. A command that names none
-    /// of them gets the range's bytes, behind the header of a table, on its stdin
+    /// Byte ranges of about this size, cut at records, of one large file: each is a record with
+    /// path, start, end, len and hash. A command that names none of them gets the range's bytes,
+    /// behind the header of a table, on its stdin
     #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Input")]
     pub split: Option<u64>,
     /// Skip the first N records
@@ -72,16 +73,19 @@ pub struct RunArgs {
     /// Check every record before anything runs
     #[arg(long, help_heading = "Input")]
     pub strict: bool,
-    /// The most records that share one call of the command, as with xargs -n (fewer where its words would pass 128 KiB). Each stays a task of its own; what
-    /// the call wrote is the value of its first
+    /// The most records that share one call of the command, as with xargs -n (fewer where its words
+    /// would pass 128 KiB). Each stays a task of its own; what the call wrote is the value of its
+    /// first
     #[arg(long, value_name = "N|auto", default_value = "1", value_parser = BatchSize::parse, help_heading = "Input")]
     pub batch: BatchSize,
 
-    /// Most tasks running at once: a number, a share of the cores, or auto: measured while it runs [commands and pipes: cores; HTTP: 50]
+    /// Most tasks running at once: a number, a share of the cores, or auto: measured while it runs
+    /// [commands and pipes: cores; HTTP: 50]
     #[arg(short = 'j', long, value_name = "N|N%|auto", help_heading = "Concurrency")]
     pub concurrency: Option<units::Count>,
-    /// As many at once as the other side can use, between these two: it grows while that serves more, and falls when answers come late or are refused (429,
-    /// 503, time-outs, failed connections)
+    /// As many at once as the other side can use, between these two: it grows while that serves
+    /// more, and falls when answers come late or are refused (429, 503, time-outs, failed
+    /// connections)
     #[arg(long, value_name = "MIN..MAX", value_parser = units::bounds, conflicts_with = "concurrency", help_heading = "Concurrency")]
     pub adaptive: Option<Bounds>,
     /// Most tasks of one value running at once: 'host=4'
@@ -142,7 +146,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DUR", value_parser = units::duration, help_heading = "Time")]
     pub job_timeout: Option<Duration>,
 
-    /// Stop after this many failures, or above this share, earlier sittings included; `:now` ends what runs, `never` lifts a limit set elsewhere
+    /// Stop after this many failures, or above this share, earlier sittings included; `:now` ends
+    /// what runs, `never` lifts a limit set elsewhere
     #[arg(long, value_name = "N|N%[:now]", value_parser = MaxFail::parse, help_heading = "Stop")]
     pub max_fail: Option<MaxFail>,
     /// Stop when this many tasks have ended well
@@ -190,7 +195,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub child: ChildArgs,
 
-    /// The task's arguments, a JSON array with placeholders: '["{url}"]' [a line is the one argument, an array the arguments, an object the keywords]
+    /// The task's arguments, a JSON array with placeholders: '["{url}"]' [a line is the one
+    /// argument, an array the arguments, an object the keywords]
     #[arg(long = "args", value_name = "TPL", requires = "task", help_heading = "Task")]
     pub task_args: Option<String>,
     /// The task's keyword arguments, a JSON object with placeholders
@@ -210,7 +216,8 @@ pub struct RunArgs {
     /// A name: the job goes on where it stopped when it is run again
     #[arg(long, value_name = "NAME", help_heading = "Durable")]
     pub name: Option<String>,
-    /// The journal: off, batch:50ms (on disk within that time) or each (on disk before a result counts)
+    /// The journal: off, batch:50ms (on disk within that time) or each (on disk before a result
+    /// counts)
     #[arg(long, value_name = "MODE", default_value = "batch:50ms", value_parser = durable, help_heading = "Durable")]
     pub durable: DurableArg,
     /// Go on with a job: JOB, or the latest unfinished one of this command line

@@ -41,7 +41,8 @@ pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result
     let shows_results = plan.shows_results();
     let running = match Run::start_in(plan, around(&shown, voice, bar && shows_results)).await {
         Ok(running) => running,
-        // A signal to everything ends the guardian before it is one: that is no mistake of anybody's.
+        // A signal to everything ends the guardian before it is one: that is no mistake of
+        // anybody's.
         Err(error) => match tokio::time::timeout(SIGNAL_WAIT, signals.next()).await {
             Ok(signal) => return Ok(128 + signal),
             Err(_) => return Err(error),

@@ -92,7 +92,8 @@ fn program(args: &RunArgs) -> Result<Program, RunError> {
     Ok(program)
 }
 
-/// Returns the program of flags that several commands have: the request, the pipe, else the command.
+/// Returns the program of flags that several commands have: the request, the pipe, else the
+/// command.
 pub fn of_flags(what: &flags::WhatArgs, child: &flags::ChildArgs, request: &flags::RequestArgs, limits: &flags::LimitArgs) -> Program {
     if let Some(text) = &what.http {
         let mut spec = RequestSpec::default();

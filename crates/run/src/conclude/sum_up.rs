@@ -1,12 +1,12 @@
-//! The fifth step of a run: what it comes to.
+//! The last step of a run: what it comes to.
 
 use std::{sync::Arc, time::Duration};
 
 use longshore_core::{Reason, engine};
 use tokio::task::spawn_blocking;
 
+use super::{Ended, Totals};
 use crate::{
-    conclude::{Ended, Totals},
     input::{Format, count_records},
     jobs::failures,
     journal::Index,
