@@ -83,7 +83,7 @@ fn kill_and_resume(kind: &str) {
     let dir = tempfile::tempdir().unwrap();
     let spawn = || {
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--ignored", "--nocapture", "run::output::crash::a_run_to_be_killed"])
+            .args(["--exact", "--ignored", "--nocapture", "output::crash::a_run_to_be_killed"])
             .env(VARIABLE, format!("{kind} {}", dir.path().display()))
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
