@@ -44,7 +44,8 @@ impl Lease {
         Self::at(length, clock())
     }
 
-    fn at(length: Duration, now: u64) -> Self {
+    /// Makes one that begins then, by the [clock] of leases or another that stands for it.
+    pub fn at(length: Duration, now: u64) -> Self {
         let length = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
         Self { length, renewed: AtomicU64::new(now), term: AtomicU64::new(1) }
     }

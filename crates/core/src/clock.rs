@@ -20,6 +20,11 @@ impl Clock {
     /// The clock of the tokio runtime, which tests can pause and advance.
     pub const TOKIO: Clock = Clock { read: || tokio::time::Instant::now().into_std(), steady: false };
 
+    /// Returns whether nobody can pause it.
+    pub(crate) fn is_steady(self) -> bool {
+        self.steady
+    }
+
     /// The time now.
     #[inline]
     pub fn now(self) -> Instant {

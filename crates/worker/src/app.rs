@@ -14,6 +14,7 @@ use crate::{
     answer::Answer,
     built_in,
     client::{Client, ClientError},
+    environment::Environment,
     route::{self, Route},
     signature::Signature,
     task::{Acks, Task},
@@ -34,6 +35,7 @@ pub struct App {
     pub(crate) tasks: HashMap<Arc<str>, Arc<Task>>,
     pub(crate) settings: Settings,
     pub(crate) told: Option<Notice>,
+    pub(crate) environment: Environment,
     /// What it sends with, once it has sent something. Shared by clones until one of them is changed.
     client: Arc<Mutex<Option<Client>>>,
 }
@@ -114,7 +116,13 @@ impl App {
     /// An app with Celery's own tasks (`celery.map`, `celery.accumulate`, …), and tasks and results in the file `longshore.db` of the working directory.
     pub fn new() -> Self {
         let told: Notice = Arc::new(|text: &str| eprintln!("longshore: {text}"));
-        let app = Self { tasks: HashMap::new(), settings: Settings::default(), told: Some(told), client: Arc::default() };
+        let app = Self {
+            tasks: HashMap::new(),
+            settings: Settings::default(),
+            told: Some(told),
+            environment: Environment::SYSTEM,
+            client: Arc::default(),
+        };
         built_in::tasks().into_iter().fold(app, Self::task)
     }
 
@@ -202,6 +210,15 @@ impl App {
     pub fn told(mut self, told: impl Into<Option<Notice>>) -> Self {
         self.client = Arc::default();
         self.told = told.into();
+        self
+    }
+
+    /// Puts time, chance and threads of its clients and workers in place of the real ones: for
+    /// simulations.
+    #[must_use]
+    pub fn environment(mut self, environment: Environment) -> Self {
+        self.client = Arc::default();
+        self.environment = environment;
         self
     }
 

@@ -9,13 +9,13 @@ use futures_util::Stream;
 use longshore_brokers::{Broker, BrokerError, Key, Notice, Outgoing, ResultBackend, Stored};
 use longshore_celery::{Exception, Map, Message, ResultTree, Signature as Wire, State, Value, canvas};
 use longshore_core::ErrorKind;
-use uuid::Uuid;
 
 pub use bulk::{Refused, SendAll, Sent};
 
 use crate::{
     answer::{Answer, doubt::Doubts},
     app::{App, Settings},
+    environment::Environment,
     signature::Signature,
 };
 
@@ -43,6 +43,7 @@ struct Inner {
     results: Arc<dyn ResultBackend>,
     /// Where answers would be taken, for result backends that send them.
     oid: String,
+    environment: Environment,
     /// Who sends, for people.
     origin: String,
     /// Options that tasks have by themselves, where they are known.
@@ -142,7 +143,8 @@ impl Client {
                 settings: app.settings.clone(),
                 broker,
                 results,
-                oid: Uuid::new_v4().to_string(),
+                oid: (app.environment.id)(),
+                environment: app.environment,
                 origin,
                 defaults: Box::new(move |task| defaults.get(task).cloned()),
                 runtime: tokio::runtime::Handle::try_current().ok(),
@@ -192,6 +194,11 @@ impl Client {
         self.inner.runtime.as_ref()
     }
 
+    /// Where it reads the time.
+    pub(crate) fn environment(&self) -> Environment {
+        self.inner.environment
+    }
+
     /// Who is told, for people, what happens.
     pub(crate) fn told(&self) -> Option<&Notice> {
         self.inner.told.as_ref()
@@ -224,7 +231,8 @@ impl Client {
         if let Some(message) = canvas::refused_part(signature, &|queue| self.inner.broker.refused_queue(queue)) {
             return Err(BrokerError { kind: ErrorKind::Refused, message }.into());
         }
-        canvas::apply(signature, &[], &self.canvas(parent), &mut fresh_id).map_err(|error| ClientError::Signature(error.to_string()))
+        canvas::apply(signature, &[], &self.canvas(parent), &mut || (self.inner.environment.id)())
+            .map_err(|error| ClientError::Signature(error.to_string()))
     }
 
     /// Who sends, for a canvas.
@@ -232,7 +240,7 @@ impl Client {
         canvas::Context {
             oid: &self.inner.oid,
             origin: &self.inner.origin,
-            now: std::time::SystemTime::now(),
+            now: self.inner.environment.wall(),
             parent: parent.map(canvas::Parent::of),
             defaults: &*self.inner.defaults,
         }

@@ -11,7 +11,7 @@ use std::{
 
 use longshore_brokers::{
     Key, Stored,
-    lease::{self, Lease, Term},
+    lease::{Lease, Term},
 };
 use longshore_celery::{Extended, Map, Message, ResultTree, State, TaskResult, Value, canvas};
 use longshore_core::{CancelToken, LaneKind};
@@ -88,7 +88,7 @@ impl TaskContext {
     /// for longer than its lease, and the task is done by another. A task that may not begin goes
     /// back, whatever its handler returns.
     pub fn may_begin(&self) -> bool {
-        let may = self.inner.claim.as_ref().is_none_or(|(lease, term)| lease.term(lease::clock()) == Some(*term));
+        let may = self.inner.claim.as_ref().is_none_or(|(lease, term)| lease.term(self.inner.parts.app.environment.lease()) == Some(*term));
         if !may {
             self.inner.elsewhere.store(true, Ordering::Release);
         }
@@ -224,7 +224,7 @@ impl TaskContext {
         let client = self.client()?;
         let wire = signature.into_wire().map_err(ClientError::Signature)?;
         // The canvas's context must not be held while it is sent: the future would not be `Send`.
-        let plan = canvas::add_to_chord(self.message(), &wire, &client.canvas(Some(self.message())), &mut client::fresh_id);
+        let plan = canvas::add_to_chord(self.message(), &wire, &client.canvas(Some(self.message())), &mut || (client.environment().id)());
         let plan = plan.map_err(|error| ClientError::Signature(error.to_string()))?;
         self.publish(client, plan).await
     }

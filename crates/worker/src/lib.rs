@@ -10,6 +10,7 @@
 //! - `client.rs`: sends tasks; `answer.rs`: waits for what comes back; `remote.rs`: asks running workers
 //! - `context.rs`: what a handler may know and do
 //! - `isolated.rs`: tasks in child processes
+//! - `environment.rs`: time, chance and threads as inputs
 //! - `app.rs`: the registry of tasks and the settings that clients and workers share; `built_in.rs`: the tasks that are always there
 
 mod answer;
@@ -18,6 +19,7 @@ mod args;
 mod built_in;
 mod client;
 mod context;
+mod environment;
 mod failure;
 mod isolated;
 mod name;
@@ -33,6 +35,7 @@ pub use app::{App, Settings};
 pub use args::{Arguments, Parameter};
 pub use client::{Client, ClientError, Refused, RemoteError, SendAll, Sent};
 pub use context::{Parts, TaskContext};
+pub use environment::Environment;
 pub use failure::Failure;
 pub use isolated::{IsolatedAnswer, IsolatedCall, IsolatedFailure, init_app, init_app_with, isolated_entry};
 pub use longshore_macros::task;

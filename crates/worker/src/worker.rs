@@ -28,9 +28,9 @@ mod work;
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_brokers::{BrokerError, OpenOptions, connect_with};
+use longshore_brokers::{Broker, BrokerError, OpenOptions, ResultBackend, connect_with};
 use longshore_core::{
-    CancelToken, Clock, Isolation, LaneKind, RetryPolicy,
+    CancelToken, Isolation, LaneKind, RetryPolicy,
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
     gate::GateConfig,
     lane::{Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
@@ -149,10 +149,28 @@ impl Worker {
     /// # Errors
     /// The broker or the result backend cannot be reached, or refuses us.
     pub async fn start(app: App, options: WorkerOptions) -> Result<Self, BrokerError> {
-        let runtime = Runtime::current();
-        let settings = app.settings().clone();
+        let settings = app.settings();
         let told = app.told.clone().unwrap_or_else(|| Arc::new(|_: &str| {}));
         let (broker, results) = connect_with(&settings.broker, settings.results.as_deref(), told)?;
+        Self::over(app, options, broker, results).await
+    }
+
+    /// Begins to serve, over connections that are there already. Runs on the current tokio runtime.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: what is dropped in the middle may have opened its consumer.
+    pub async fn over(
+        app: App,
+        options: WorkerOptions,
+        broker: Arc<dyn Broker>,
+        results: Arc<dyn ResultBackend>,
+    ) -> Result<Self, BrokerError> {
+        let runtime = Runtime::current();
+        let settings = app.settings().clone();
+        let environment = app.environment;
         let queues = if options.queues.is_empty() { vec![settings.default_queue.clone()] } else { options.queues.clone() };
         let early = app.is_early();
         let open = OpenOptions {
@@ -178,7 +196,7 @@ impl Worker {
         let starter = Starter { shared: shared.clone(), early: acks, runtime: runtime.clone() };
 
         let outbox = engine::outbox();
-        let clock = Clock::default();
+        let clock = environment.clock;
         // As many children as there may ever be; how many there are is the gate's business.
         let mut sizes = options.lanes;
         let mut children = sizes[LaneKind::Process as usize];
@@ -188,12 +206,17 @@ impl Worker {
         }
         let isolation =
             Isolation { max_tasks: options.max_tasks_per_child, max_size: options.max_memory_per_child, ..Isolation::default() };
-        let lanes: Lanes<Ticket, work::Answer> = [
-            Some(Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime))),
-            Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
-            Some(Arc::new(CpuLane::new(starter.clone().on_thread(), options.lanes[LaneKind::Cpu as usize], outbox.clone(), clock))),
-            Some(Arc::new(ProcessLane::new(starter, children, isolation, outbox.clone(), clock))),
-        ];
+        let on_runtime = || Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime));
+        let lanes: Lanes<Ticket, work::Answer> = if environment.threads {
+            [
+                Some(on_runtime()),
+                Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
+                Some(Arc::new(CpuLane::new(starter.clone().on_thread(), options.lanes[LaneKind::Cpu as usize], outbox.clone(), clock))),
+                Some(Arc::new(ProcessLane::new(starter.clone(), children, isolation, outbox.clone(), clock))),
+            ]
+        } else {
+            [Some(on_runtime()), Some(on_runtime()), Some(on_runtime()), Some(on_runtime())]
+        };
         let config = EngineConfig {
             gate: GateConfig {
                 concurrency: None,
@@ -211,7 +234,7 @@ impl Worker {
             copy: Some(Ticket::clone),
             keep_payloads: true,
             clock,
-            seed: fastrand::u64(..),
+            seed: (environment.random)(),
             adaptive: None,
             enough: None,
             labels: None,

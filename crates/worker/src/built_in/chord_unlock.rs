@@ -1,7 +1,7 @@
 //! `celery.chord_unlock`: what a client sends whose result backend cannot count the parts of a chord. It looks whether they all have ended; until then it
 //! asks for another attempt.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use longshore_brokers::{ChordPart, Key, Stored};
 use longshore_celery::{
@@ -52,9 +52,10 @@ pub(super) async fn unlock(context: TaskContext, mut call: Call) -> Result<Value
     };
     let message = context.message();
     let parts = ChordParts::Counted(&results);
-    let outcome = canvas::chord_complete(message, &body, &parts, &client.canvas(Some(message)), &mut client::fresh_id, &|errback| {
-        client.settings().told(errback)
-    });
+    let outcome =
+        canvas::chord_complete(message, &body, &parts, &client.canvas(Some(message)), &mut || (client.environment().id)(), &|errback| {
+            client.settings().told(errback)
+        });
     match outcome.map_err(|error| Failure::error("ValueError", format!("the chord's body cannot be sent: {error}")))? {
         ChordOutcome::Body(plan) => drop(client.publish(plan).await.map_err(client::ClientError::from)?),
         ChordOutcome::Error(failure) => {
@@ -108,7 +109,7 @@ async fn fail(failed: &FailedTask, exception: &Exception, client: &Client) -> Re
         state: State::Failure,
         result: exception.to_value(),
         traceback: Some(format!("{exception}\n")),
-        date_done: Some(SystemTime::now()),
+        date_done: Some(client.environment().wall()),
         group_id: failed.group_id.clone(),
         parent_id: failed.parent_id.clone(),
         children: Value::List(failed.children.iter().map(ResultTree::to_value).collect()),
@@ -124,7 +125,7 @@ async fn fail(failed: &FailedTask, exception: &Exception, client: &Client) -> Re
         index: part.index,
         member: member.to_json(),
         expires: expires.unwrap_or(Duration::from_secs(86_400)),
-        token: uuid::Uuid::new_v4().simple().to_string(),
+        token: (client.environment().id)().replace('-', ""),
     };
     client.results().chord_part(&counted).await.map_err(client::ClientError::from)?;
     Ok(())

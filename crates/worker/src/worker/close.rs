@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -287,7 +287,7 @@ impl Closer {
         if let Some(id) = chord.options.get("task_id").and_then(Value::as_str) {
             let parent_id = Some(message.id.clone());
             let failed = canvas::FailedTask { id: id.to_owned(), group_id: None, parent_id, part: None, children: Vec::new() };
-            self.shared.fail(&failed, &exception, conclusion, SystemTime::now());
+            self.shared.fail(&failed, &exception, conclusion, self.shared.environment.wall());
         }
     }
 
@@ -316,7 +316,7 @@ impl Closer {
             }
         };
         let mut conclusion = Conclusion::new(End::Ack);
-        let now = SystemTime::now();
+        let now = shared.environment.wall();
         match shared.plan(|context, ids| {
             canvas::chord_complete(message, chord, &parts, context, ids, &|errback| shared.app.settings().told(errback))
         }) {
@@ -384,7 +384,7 @@ impl Closer {
                 };
                 let message = closing.message.unwrap_or_default();
                 let seat = closing.work.and_then(|work| work.started()).map(|start| (start.lane, start.slot));
-                Some(Notice { at: SystemTime::now(), message, queue: closing.queue, seat, what })
+                Some(Notice { at: shared.environment.wall(), message, queue: closing.queue, seat, what })
             })
             .collect();
         shared.board.post(&notices);

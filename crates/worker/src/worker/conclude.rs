@@ -97,9 +97,9 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Opti
         ignores_result: message.ignore_result.unwrap_or(work.task.policy.ignore_result),
         children: work.context.get().map(|context| context.children()).unwrap_or_default(),
         runtime: work.started().map(|_| runtime),
-        now: SystemTime::now(),
+        now: shared.environment.wall(),
     };
-    let conclusion = match verdict(outcome, &work.task.policy, message.retries, fastrand::f64()) {
+    let conclusion = match verdict(outcome, &work.task.policy, message.retries, shared.environment.draw()) {
         Verdict::Success(value) => case.success(value),
         Verdict::Failure(failure) => case.failure(&failure, End::Ack),
         Verdict::FailureKept(failure) => {
@@ -131,7 +131,7 @@ pub(crate) fn unrun(shared: &Shared, message: Arc<Message>, receipt: Receipt, qu
         ignores_result: message.ignore_result.unwrap_or_else(|| task.is_some_and(|task| task.policy.ignore_result)),
         children: Vec::new(),
         runtime: None,
-        now: SystemTime::now(),
+        now: shared.environment.wall(),
     };
     let conclusion = match why {
         Unrun::Expired => case.revoked("expired", None),
@@ -159,7 +159,7 @@ pub(crate) fn already(shared: &Shared, work: &Work, result: TaskResult) -> Closi
         ignores_result: true,
         children: Vec::new(),
         runtime: None,
-        now: SystemTime::now(),
+        now: shared.environment.wall(),
     };
     let has_followed = result.children.as_list().is_some_and(|children| !children.is_empty());
     let mut conclusion = if has_followed {
@@ -185,7 +185,7 @@ pub(crate) fn bad(shared: &Shared, bad: &BadMessage, receipt: Receipt, queue: Ar
             ignores_result: false,
             children: Vec::new(),
             runtime: None,
-            now: SystemTime::now(),
+            now: shared.environment.wall(),
         };
         let exception = Exception::new("kombu.exceptions", "DecodeError", vec![bad.reason.as_str().into()]);
         conclusion.results.push(case.document(State::Failure, exception.to_value(), None));
@@ -219,7 +219,7 @@ pub(crate) fn refused(shared: &Shared, closing: &Closing, why: &str) -> Conclusi
         ignores_result: message.ignore_result.unwrap_or_else(|| task.is_some_and(|task| task.policy.ignore_result)),
         children: Vec::new(),
         runtime: None,
-        now: SystemTime::now(),
+        now: shared.environment.wall(),
     };
     let exception = Exception::new("kombu.exceptions", "OperationalError", vec![text.into()]);
     let mut conclusion = case.failed(&exception, None, end);
@@ -423,8 +423,9 @@ impl Shared {
         plan: impl FnOnce(&canvas::Context<'_>, &mut dyn FnMut() -> String) -> Result<T, CanvasError>,
     ) -> Result<T, CanvasError> {
         let defaults = |task: &str| Some(self.app.task_named(task)?.policy.options());
-        let context = canvas::Context { oid: &self.oid, origin: &self.node, now: SystemTime::now(), parent: None, defaults: &defaults };
-        plan(&context, &mut || uuid::Uuid::new_v4().to_string())
+        let context =
+            canvas::Context { oid: &self.oid, origin: &self.node, now: self.environment.wall(), parent: None, defaults: &defaults };
+        plan(&context, &mut || (self.environment.id)())
     }
 
     /// A message on its way to this queue.
@@ -444,7 +445,7 @@ impl Shared {
             index,
             member: bytes,
             expires: self.app.settings().result_expires.unwrap_or(Duration::from_secs(86_400)),
-            token: uuid::Uuid::new_v4().simple().to_string(),
+            token: (self.environment.id)().replace('-', ""),
         }
     }
 

@@ -59,13 +59,13 @@ impl Starter {
             return Some(Outcome::Skipped(Skip::Elsewhere));
         }
         // Before it is asked whether it is revoked: whoever revokes it from now on finds the token.
-        work.begin(context.lane, context.slot, context.cancel.clone(), self.shared.soft_time_limit(work));
+        work.begin(self.shared.environment.wall(), context, self.shared.soft_time_limit(work));
         if work.is_revoked() || self.shared.is_revoked(&work.message) {
             work.revoke(None);
             return Some(Outcome::Skipped(Skip::Revoked));
         }
         if let Some(expires) = work.message.expires
-            && expires <= std::time::SystemTime::now()
+            && expires <= self.shared.environment.wall()
         {
             return Some(Outcome::Skipped(Skip::Expired));
         }

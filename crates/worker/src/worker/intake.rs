@@ -191,7 +191,7 @@ impl Intake {
     /// A task's rate was changed: what waits for the old one is looked at again.
     pub(crate) fn rate_changed(&self, task: &str) {
         self.shared.forget_pace(task);
-        let now = SystemTime::now();
+        let now = self.shared.environment.wall();
         {
             let mut state = self.state();
             for entry in state.held.take_paced(task) {
@@ -236,7 +236,7 @@ impl Intake {
         if !slot_taken && task.policy.rate_scope == RateScope::Shared && self.shared.rate_of(&task).is_some() {
             return Sorted::Ask(message, task);
         }
-        let instant = Instant::now();
+        let instant = self.shared.environment.now();
         if !slot_taken
             && let Some(slot) = self.shared.reserve(&task, instant)
             && slot > instant + NEAR
@@ -248,7 +248,7 @@ impl Intake {
 
     /// Sorts out what was claimed, and ends at once what shall not run. Says how many may run.
     async fn take(&self, claimed: Vec<Claimed>, term: Term, slots_taken: bool) -> Result<usize, BrokerError> {
-        let now = SystemTime::now();
+        let now = self.shared.environment.wall();
         let mut closings = Vec::new();
         let mut are_large = false;
         let mut works = Vec::with_capacity(claimed.len());
@@ -341,7 +341,7 @@ impl Intake {
                 Err(error) if error.kind == ErrorKind::Fatal => return Err(error),
                 Err(_) => vec![Slot::Ask(AWAY); works.len()],
             };
-            let now = SystemTime::now();
+            let now = self.shared.environment.wall();
             let mut state = self.state();
             for ((work, redelivered), slot) in works.into_iter().zip(slots) {
                 let (wait, slot) = match slot {
@@ -394,7 +394,7 @@ impl Intake {
     async fn try_suspect(&self) -> Result<(), BrokerError> {
         let (work, accused) = {
             let mut state = self.state();
-            let now = Instant::now();
+            let now = self.shared.environment.now();
             state.hush = None;
             let Some((place, _)) = state.next_suspect(now).filter(|(_, at)| *at <= now) else { return Ok(()) };
             let tried = state.suspects.get(place).and_then(|work| suspects::tried(suspect(work.crashes, &work.task), state.fresh));
@@ -414,7 +414,7 @@ impl Intake {
     /// Reads what is due of what was held; whether there was any.
     async fn take_due(&self, room: usize) -> Result<bool, BrokerError> {
         let Some(term) = self.shared.term() else { return Ok(false) };
-        let due = self.state().held.due(SystemTime::now(), room.min(DUE));
+        let due = self.state().held.due(self.shared.environment.wall(), room.min(DUE));
         if due.is_empty() {
             return Ok(false);
         }
@@ -452,7 +452,7 @@ impl Intake {
     async fn wait(&self, room: usize) -> Option<Batch> {
         let (mut claim, look, next, suspect, kept_back) = {
             let mut state = self.state();
-            let now = Instant::now();
+            let now = self.shared.environment.now();
             let kept_back = state.keeps_back(now);
             let (claim, look) = match state.claim.take() {
                 None if kept_back.is_none() && self.may_claim(&state) => match self.share(&mut state, room, now) {
@@ -466,7 +466,7 @@ impl Intake {
             let from_now = |at: Instant| at.duration_since(now);
             (claim, look, state.held.next(), suspect.map(from_now), kept_back.map(from_now))
         };
-        let due = next.map(|due| due.duration_since(SystemTime::now()).unwrap_or_default().min(GLANCE));
+        let due = next.map(|due| due.duration_since(self.shared.environment.wall()).unwrap_or_default().min(GLANCE));
         let left = due.into_iter().chain(suspect).chain(kept_back).chain(look).min();
         // While our lease is over nothing is claimed, and nothing that is held is looked at.
         let left = if self.shared.term().is_none() { Some(left.unwrap_or(OVER).max(OVER)) } else { left };
@@ -501,7 +501,7 @@ impl Intake {
             }
             {
                 let mut state = self.state();
-                into.extend(state.take_ready(room).into_iter().map(|work| self.delivery(work)));
+                into.extend(state.take_ready(room, self.shared.environment.now()).into_iter().map(|work| self.delivery(work)));
                 self.claim_ahead(&mut state, room);
                 if !into.is_empty() {
                     return Ok(Fetched::More);
@@ -551,8 +551,8 @@ impl Hall {
     }
 
     /// Takes those that may start now.
-    fn take_ready(&mut self, room: usize) -> Vec<Arc<Work>> {
-        let (now, mut suspects) = (Instant::now(), Vec::new());
+    fn take_ready(&mut self, room: usize, now: Instant) -> Vec<Arc<Work>> {
+        let mut suspects = Vec::new();
         if self.keeps_back(now).is_some() {
             while suspects.len() < room
                 && let Some(place) = self.ready.iter().position(|work| work.crashes > 0)

@@ -6,12 +6,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use longshore_brokers::{
     Broker, Consumer, ResultBackend,
-    lease::{self, Lease, Term},
+    lease::{Lease, Term},
 };
 use longshore_celery::{Limits, Message, events};
 use longshore_core::{CancelToken, LaneKind, Rate, gate::pace::Pace};
@@ -23,11 +23,12 @@ use super::{
     revoked::Revoked,
     work::Work,
 };
-use crate::{app::App, client::Client, task::Task};
+use crate::{app::App, client::Client, environment::Environment, task::Task};
 
 /// What the parts of a worker share.
 pub(crate) struct Shared {
     pub(crate) app: Arc<App>,
+    pub(crate) environment: Environment,
     /// `name@host`.
     pub(crate) node: Arc<str>,
     /// What handlers send with.
@@ -171,8 +172,10 @@ impl Shared {
         one_store: bool,
     ) -> Self {
         let limits = Limits { msgpack: app.settings().accept_msgpack, ..Limits::default() };
+        let environment = app.environment;
         Self {
             app,
+            environment,
             node,
             client,
             broker,
@@ -183,8 +186,8 @@ impl Shared {
             limits,
             board: Board::default(),
             counts: Counts::default(),
-            oid: uuid::Uuid::new_v4().to_string(),
-            started: Instant::now(),
+            oid: (environment.id)(),
+            started: environment.now(),
             stopping: CancelToken::new(),
             dropped: CancelToken::new(),
             clock: Mutex::new(events::Clock::new()),
@@ -199,7 +202,7 @@ impl Shared {
     /// Returns the term of our lease that runs now; `None` while it is over, for all that we know.
     pub(crate) fn term(&self) -> Option<Term> {
         match &self.lease {
-            Some(lease) => lease.term(lease::clock()),
+            Some(lease) => lease.term(self.environment.lease()),
             None => Some(Term::default()),
         }
     }
@@ -250,7 +253,7 @@ impl Shared {
 
     /// These ids must not run any more. Whoever starts a task asks for them.
     pub(crate) fn call_off(&self, ids: &[String]) {
-        let now = Instant::now();
+        let now = self.environment.now();
         let mut revoked = self.revoked();
         ids.iter().for_each(|id| revoked.add(id, now));
     }
@@ -306,7 +309,7 @@ impl Shared {
 
     pub(crate) fn notice(&self, work: &Work, what: What) -> Notice {
         Notice {
-            at: SystemTime::now(),
+            at: self.environment.wall(),
             message: work.message.clone(),
             queue: work.queue.clone(),
             seat: work.started().map(|start| (start.lane, start.slot)),

@@ -76,7 +76,7 @@ impl State {
 
 impl Slots {
     pub(crate) fn new(engine: Handle, shared: Arc<Shared>, sizes: [usize; 4], scale: Option<Autoscale>) -> Self {
-        let loads = [Load { peak: 0, since: Instant::now() }; 4];
+        let loads = [Load { peak: 0, since: shared.environment.now() }; 4];
         let state = State { sizes, scale, loads };
         shared.hands.set_slots(state.most());
         Self { engine, shared, state: Mutex::new(state) }
@@ -144,7 +144,7 @@ impl Slots {
             ticks.tick().await;
             let mut demands = [0; 4];
             shared.live().values().for_each(|work| demands[work.task.lane as usize] += 1);
-            let (now, mut state) = (Instant::now(), self.state());
+            let (now, mut state) = (shared.environment.now(), self.state());
             let Some(scale) = state.scale.clone() else { return };
             for lane in &scale.lanes {
                 let (place, size) = (*lane as usize, state.sizes[*lane as usize]);

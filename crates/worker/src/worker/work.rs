@@ -10,7 +10,7 @@ use std::{
 
 use longshore_brokers::{Claimed, lease::Term};
 use longshore_celery::{Message, Value};
-use longshore_core::{CancelToken, LaneKind, Receipt};
+use longshore_core::{CancelToken, LaneKind, Receipt, lane::Context};
 
 use crate::{context::TaskContext, failure::Failure, task::Task};
 
@@ -83,9 +83,9 @@ impl Work {
     }
 
     /// Notes that the handler begins.
-    pub(crate) fn begin(&self, lane: LaneKind, slot: u32, cancel: CancelToken, soft: Option<Duration>) {
-        let _ = self.cancel.set(cancel);
-        let _ = self.started.set(Start { at: SystemTime::now(), lane, slot, soft });
+    pub(crate) fn begin(&self, at: SystemTime, context: &Context, soft: Option<Duration>) {
+        let _ = self.cancel.set(context.cancel.clone());
+        let _ = self.started.set(Start { at, lane: context.lane, slot: context.slot, soft });
     }
 
     /// The receipt that has to be acknowledged at its end, unless it is already.

@@ -1,9 +1,6 @@
 //! What goes back unrun: what the engine did not start, and at the end whatever is left here.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use longshore_brokers::{BrokerError, Claimed, End, Finish, Outgoing};
 use longshore_celery::Encoding;
@@ -86,7 +83,7 @@ impl Intake {
             let full = std::mem::take(&mut state.full);
             let before = state.accused.len();
             if before > 0 {
-                let now = Instant::now();
+                let now = self.shared.environment.now();
                 let ended = state.accused.extract_if(.., |accused| batch.iter().any(|settlement| settlement.receipt == accused.receipt));
                 let rested = ended.filter_map(|ended| rested(&ended, now)).max();
                 state.calm = state.calm.max(rested);

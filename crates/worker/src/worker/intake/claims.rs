@@ -39,7 +39,7 @@ impl Intake {
         };
         // What is given is lost with whoever does not listen; and it comes while the batch before is worked on.
         let claim = if self.early {
-            let ahead = if state.drained { 0 } else { state.ahead.given(Instant::now()) };
+            let ahead = if state.drained { 0 } else { state.ahead.given(self.shared.environment.now()) };
             tokio::spawn(claim(ahead.clamp(room.min(ahead::MOST), ahead::MOST).min(left)))
         } else if state.ahead.is_far() {
             tokio::spawn(claim(room))
@@ -81,7 +81,7 @@ impl Intake {
         if state.claim.is_some() || !self.may_claim(state) || self.left(state) == 0 {
             return;
         }
-        let now = Instant::now();
+        let now = self.shared.environment.now();
         if self.early && here < state.ahead.given(now) {
             let room = match self.share(state, room.saturating_sub(here), now) {
                 Share::UpTo(room) => room.max(1),

@@ -1,0 +1,91 @@
+//! Time, chance and threads as inputs of clients and workers.
+
+use std::{
+    fmt,
+    time::{Instant, SystemTime},
+};
+
+use longshore_brokers::lease;
+use longshore_core::Clock;
+
+/// Where clients and workers read the time and take what chance gives, and whether lanes may have
+/// threads. The default is the real one; a simulation puts its own into its
+/// [`App`](crate::App::environment). Timers are always tokio's.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct Environment {
+    /// Time that passes.
+    pub clock: Clock,
+    /// Time of the day, which anybody may set anew.
+    pub wall: fn() -> SystemTime,
+    /// Clock of [leases](lease::clock), which also counts the time for which the machine slept.
+    pub lease: fn() -> u64,
+    /// Gives a random number.
+    pub random: fn() -> u64,
+    /// Gives an id that nobody had before.
+    pub id: fn() -> String,
+    /// Whether the blocking, the cpu and the process lane have threads and children. Without, all
+    /// four run on the runtime.
+    pub threads: bool,
+}
+
+impl Environment {
+    /// The real one.
+    pub const SYSTEM: Self = Self {
+        clock: Clock::SYSTEM,
+        wall: SystemTime::now,
+        lease: lease::clock,
+        random: || fastrand::u64(..),
+        id: crate::client::fresh_id,
+        threads: true,
+    };
+
+    /// Returns the time now, for measuring what passes.
+    #[inline]
+    pub(crate) fn now(self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Returns the time of the day.
+    #[inline]
+    pub(crate) fn wall(self) -> SystemTime {
+        (self.wall)()
+    }
+
+    /// Reads the clock of leases.
+    #[inline]
+    pub(crate) fn lease(self) -> u64 {
+        (self.lease)()
+    }
+
+    /// Returns a random number in `[0, 1)`.
+    pub(crate) fn draw(self) -> f64 {
+        // As many bits as a double holds exactly.
+        ((self.random)() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Self::SYSTEM
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment").field("clock", &self.clock).field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draw_lies_between_zero_and_one_whatever_chance_gives() {
+        for (random, least, most) in [((|| 0) as fn() -> u64, 0.0, 0.0), (|| u64::MAX, 0.999_999, 0.999_999_999_999_999_9)] {
+            let draw = Environment { random, ..Environment::SYSTEM }.draw();
+            assert!((least..=most).contains(&draw), "{draw}");
+        }
+    }
+}
