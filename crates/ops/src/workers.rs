@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use longshore_brokers::mask;
 use longshore_celery::{Map, Value, control::Request};
-use longshore_core::Rate;
+use longshore_core::{Rate, watch::View};
 use longshore_worker::{
     Client,
     remote::{PATIENCE, ask, tell},
@@ -12,6 +12,9 @@ use longshore_worker::{
 use serde::Serialize;
 
 use crate::{error::OpsError, reason::LaneUse};
+
+/// The command by which a worker of ours tells its view, as JSON.
+const VIEW: &str = "longshore_view";
 
 /// Asks which workers are there.
 #[derive(Clone, Debug)]
@@ -51,6 +54,9 @@ pub struct WorkerInfo {
     /// none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lanes: Vec<LaneUse>,
+    /// Whether it is one of longshore's, which can be asked for its [view](views).
+    #[serde(skip)]
+    pub is_ours: bool,
     /// How many messages of each queue have come to their end there; `None` for one of Celery's,
     /// which does not count so.
     #[serde(skip)]
@@ -308,6 +314,49 @@ pub async fn stores(client: &Client) -> Result<Stores, OpsError> {
     Ok(Stores { broker, results: info(client.results().url(), client.results().ping().await?) })
 }
 
+/// A worker of ours as it looks at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct WorkerView {
+    /// Its node name.
+    pub node: String,
+    /// Its view: lanes, what runs and waits, counts and times by queue and task, connections.
+    pub view: View,
+}
+
+/// Asks longshore's workers what they look like. Celery's are not asked, nor do workers of before
+/// answer that did not know the question.
+///
+/// # Errors
+/// As [`list`].
+///
+/// # Cancel safety
+/// Cancel safe: nothing is changed by asking.
+pub async fn views(client: &Client, request: &WorkersRequest) -> Result<Vec<WorkerView>, OpsError> {
+    // Celery's workers log an error where a command is unknown to them, so it is asked first whose
+    // is who.
+    let there = list(client, request).await?;
+    let ours: Vec<String> = there.into_iter().filter(|worker| worker.is_ours).map(|worker| worker.node).collect();
+    if ours.is_empty() {
+        return Ok(Vec::new());
+    }
+    let replies = ask(client.broker(), Request::new(VIEW).to(ours), request.patience).await?;
+    Ok(replies.iter().filter_map(|(node, reply)| view_of(node, reply)).collect())
+}
+
+/// Reads a reply to [`VIEW`]; `None` for a worker that does not know the question, or is at its
+/// end.
+fn view_of(node: &str, reply: &Value) -> Option<WorkerView> {
+    let view = serde_json::from_str(reply.get("ok")?.as_str()?).ok()?;
+    Some(WorkerView { node: node.to_owned(), view })
+}
+
+/// Reads from a reply to `stats` whether the worker is one of longshore's.
+fn is_ours(stats: &Value) -> bool {
+    let implementation = stats.get("pool").and_then(|pool| pool.get("implementation")).and_then(Value::as_str);
+    implementation.is_some_and(|name| name.starts_with("longshore"))
+}
+
 /// Reads the queues' names of a reply to `active_queues`.
 pub(crate) fn names_of(queues: &Value) -> Vec<String> {
     let queues = queues.as_list().unwrap_or_default();
@@ -344,6 +393,7 @@ fn info(node: &str, stats: &Value, queues: Vec<String>) -> WorkerInfo {
         uptime: Duration::from_secs(u64::try_from(number(stats, "uptime")).unwrap_or_default()),
         queues,
         lanes: lanes_of(node, stats),
+        is_ours: is_ours(stats),
         ended: ended_of(stats),
     }
 }
@@ -383,10 +433,24 @@ mod tests {
     }
 
     #[test]
+    fn a_view_is_read_where_there_is_one() {
+        let mut view = View::default();
+        view.name = "w@h".into();
+        let json = serde_json::to_string(&view).unwrap();
+        let ok = |text: &str| Value::Map(Map::from_iter([("ok", Value::from(text))]));
+        assert_eq!(view_of("w@h", &ok(&json)).map(|read| (read.node, read.view.name)), Some(("w@h".into(), "w@h".into())));
+        // A worker of before, one at its end, and one that is asked by somebody else.
+        let error = Value::Map(Map::from_iter([("error", Value::from("KeyError('longshore_view')"))]));
+        for reply in [error, ok("no json"), Value::Null] {
+            assert_eq!(view_of("w@h", &reply), None, "{reply:?}");
+        }
+    }
+
+    #[test]
     fn a_worker_is_known_as_far_as_it_tells_of_itself() {
         let value = |json: &str| Value::parse(json.as_bytes(), 16).unwrap();
         let ours = value(
-            r#"{"pid": 7, "uptime": 90, "pool": {"max-concurrency": 12}, "total": {"a": 2, "b": 3}, "queues": {"q": 5},
+            r#"{"pid": 7, "uptime": 90, "pool": {"max-concurrency": 12, "implementation": "longshore: lanes"}, "total": {"a": 2, "b": 3}, "queues": {"q": 5},
                 "lanes": {"process": 2, "async": 10}, "running": {"process": 2, "async": 0}}"#,
         );
         let known = info("w@h", &ours, vec!["q".into()]);
@@ -394,9 +458,10 @@ mod tests {
         assert!(json.starts_with(r#"{"node":"w@h","pid":7,"slots":12,"processed":5,"uptime":90,"queues":["q"],"lanes":[{"#), "{json}");
         let lanes: Vec<_> = known.lanes.iter().map(|lane| (lane.lane.as_str(), lane.running, lane.slots, lane.is_full())).collect();
         assert_eq!(lanes, [("process", 2, 2, true), ("async", 0, 10, false)]);
-        assert_eq!(known.ended.unwrap()["q"], 5);
+        assert_eq!(known.ended.as_ref().unwrap()["q"], 5);
         let celerys = info("c@h", &value(r#"{"total": {}, "pool": {"max-concurrency": 4}}"#), Vec::new());
         assert_eq!((celerys.slots, celerys.lanes.len(), &celerys.ended), (4, 0, &None));
+        assert!(known.is_ours && !celerys.is_ours);
         let json = r#"{"node":"c@h","pid":0,"slots":4,"processed":0,"uptime":0,"queues":[]}"#;
         assert_eq!(serde_json::to_string(&celerys).unwrap(), json);
         assert_eq!(names_of(&value(r#"[{"name": "q"}, {"name": "r"}, 5]"#)), ["q", "r"]);
