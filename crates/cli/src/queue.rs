@@ -172,7 +172,11 @@ pub fn configured(app: &App, config: &Config, global: &Global) -> Result<(App, V
     // The first that matches counts: a task's own queue, then what is configured, then what the
     // program says.
     let own = specs.iter().filter_map(|spec| Some((spec.name.clone(), Route::queue(spec.queue.as_ref()?))));
-    let routes = config.routes()?.into_iter().map(|(pattern, queue, priority)| (pattern, Route { queue, priority }));
+    let routes = config.routes()?.into_iter().map(|(pattern, queue, priority)| {
+        let mut route = Route::default();
+        (route.queue, route.priority) = (queue, priority);
+        (pattern, route)
+    });
     let routes: Vec<_> = own.chain(routes).collect();
     settings.routes.splice(..0, routes);
     Ok((app, specs))

@@ -27,19 +27,19 @@ use crate::task::{Attempt, EngineTask, LaneKind};
 
 /// A limit by value: at most so many tasks of one value at once, and a pace for each value.
 /// ```
-/// use std::sync::Arc;
 /// use longshore_core::{Job, Limit, Options};
 ///
 /// // At most two at a time of each host; the other hosts go on.
-/// let per_host = Limit { name: "host".into(), concurrency: Some(2), rate: None };
+/// let per_host = Limit::named("host").concurrency(2);
 /// let report = Job::new(|url: &'static str| async move { Ok::<_, String>(url.len()) })
 ///     .limits(vec![per_host])
-///     .options_of(|url| Options { limits: vec![(0, Arc::from(url.split('/').next().unwrap_or("")))], ..Options::default() })
+///     .options_of(|url| Options::default().limit(0, url.split('/').next().unwrap_or("")))
 ///     .params(["a.example/1", "a.example/2", "a.example/3", "b.example/1"])
 ///     .run();
 /// assert_eq!(report.ok(), 4);
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Limit {
     /// Its name, for people.
     pub name: Arc<str>,
@@ -47,6 +47,27 @@ pub struct Limit {
     pub concurrency: Option<usize>,
     /// One leaky bucket for each value.
     pub rate: Option<Rate>,
+}
+
+impl Limit {
+    /// Returns a limit with this name that limits nothing yet.
+    pub fn named(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), concurrency: None, rate: None }
+    }
+
+    /// Sets [`concurrency`](Self::concurrency).
+    #[must_use]
+    pub fn concurrency(mut self, most: usize) -> Self {
+        self.concurrency = Some(most);
+        self
+    }
+
+    /// Sets [`rate`](Self::rate).
+    #[must_use]
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.rate = Some(rate);
+        self
+    }
 }
 
 /// What the gate is set to.

@@ -209,8 +209,7 @@ mod tests {
     #[test]
     fn the_lane_the_key_and_the_other_options_of_a_task_add_up_in_any_order() {
         let limit = Duration::from_secs(7);
-        let all: Choose<u8, Options> =
-            Box::new(move |_| Options { timeout: Some(limit), lane: Some(LaneKind::Blocking), ..Options::default() });
+        let all: Choose<u8, Options> = Box::new(move |_| Options::default().timeout(limit).lane(LaneKind::Blocking));
         let told = options_of(Some(all), None, Some(Box::new(|n| n.to_string().into()))).expect("something was told");
         let options = told(&3).expect("each task has options");
         assert_eq!((options.timeout, options.lane, options.key.as_deref()), (Some(limit), Some(LaneKind::Blocking), Some("3")));
@@ -260,7 +259,7 @@ mod tests {
         let (sender, job) = Job::blocking(|_: u8| Ok::<_, String>(LaneKind::Blocking)).lane_of(|_| LaneKind::Blocking).sender(2);
         let job = job.on_cpu(|_, _| Ok::<_, String>(LaneKind::Cpu));
         crate::block_on::block_on(async {
-            let cpu = Options { lane: Some(LaneKind::Cpu), ..Options::default() };
+            let cpu = Options::default().lane(LaneKind::Cpu);
             sender.send_with(1, Some(cpu)).await.unwrap();
             sender.send(2).await.unwrap();
         });

@@ -15,15 +15,16 @@ use crate::outcome::Outcome;
 ///     _ => Ok("here you are"),
 /// })
 /// .params(["a page"])
-/// .retry(RetryPolicy {
-///     backoff: Backoff::Fixed(Duration::from_millis(1)),
-///     on: RetryOn::Only(vec![ErrorClass::parse("status:5xx").unwrap()]),
-///     ..RetryPolicy::times(5)
-/// })
+/// .retry(
+///     RetryPolicy::times(5)
+///         .backoff(Backoff::Fixed(Duration::from_millis(1)))
+///         .on(RetryOn::Only(vec![ErrorClass::parse("status:5xx").unwrap()])),
+/// )
 /// .run();
 /// assert_eq!((report.ok(), report.retries), (1, 2));
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct RetryPolicy {
     /// Attempts after the first one.
     pub retries: u32,
@@ -43,6 +44,27 @@ impl RetryPolicy {
     /// This many further attempts, with the default backoff, on any error but `invalid`.
     pub fn times(retries: u32) -> Self {
         Self { retries, on: RetryOn::default(), ..Self::NONE }
+    }
+
+    /// Sets [`backoff`](Self::backoff).
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// Sets [`on`](Self::on).
+    #[must_use]
+    pub fn on(mut self, on: RetryOn) -> Self {
+        self.on = on;
+        self
+    }
+
+    /// Sets [`give_up_after`](Self::give_up_after).
+    #[must_use]
+    pub fn give_up_after(mut self, limit: Duration) -> Self {
+        self.give_up_after = Some(limit);
+        self
     }
 }
 

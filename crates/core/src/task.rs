@@ -69,6 +69,7 @@ pub struct Receipt(pub u64);
 /// See [`Job::options_of`](crate::Job::options_of) for an example; a sender can say it for one task with
 /// [`Sender::send_with`](crate::Sender::send_with).
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Options {
     /// The lane to run on; the job's when absent.
     pub lane: Option<LaneKind>,
@@ -84,6 +85,57 @@ pub struct Options {
     pub attempts_made: u32,
     /// The task is not run: it ends at once with this error (its lane is unknown, its input is bad).
     pub refused: Option<crate::error::TaskError>,
+}
+
+impl Options {
+    /// Sets [`lane`](Self::lane).
+    #[must_use]
+    pub fn lane(mut self, lane: LaneKind) -> Self {
+        self.lane = Some(lane);
+        self
+    }
+
+    /// Sets [`key`](Self::key).
+    #[must_use]
+    pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Sets [`timeout`](Self::timeout).
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// Sets [`retry`](Self::retry).
+    #[must_use]
+    pub fn retry(mut self, policy: impl Into<Arc<RetryPolicy>>) -> Self {
+        self.retry = Some(policy.into());
+        self
+    }
+
+    /// Adds to [`limits`](Self::limits): the limit at this place, and the value whose share the task takes.
+    #[must_use]
+    pub fn limit(mut self, place: usize, value: impl Into<Arc<str>>) -> Self {
+        self.limits.push((place, value.into()));
+        self
+    }
+
+    /// Sets [`attempts_made`](Self::attempts_made).
+    #[must_use]
+    pub fn attempts_made(mut self, attempts: u32) -> Self {
+        self.attempts_made = attempts;
+        self
+    }
+
+    /// Sets [`refused`](Self::refused).
+    #[must_use]
+    pub fn refused(mut self, error: crate::error::TaskError) -> Self {
+        self.refused = Some(error);
+        self
+    }
 }
 
 /// A task lent by a source, until it is settled.

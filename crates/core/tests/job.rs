@@ -347,11 +347,11 @@ fn a_lane_or_a_limit_that_the_job_does_not_have_is_that_tasks_failure() {
     let outcomes = ends(|| {
         Job::new(ok)
             .options_of(|n| match n {
-                1 => Options { lane: Some(LaneKind::Process), ..Options::default() },
-                2 => Options { limits: vec![(4, "host".into())], ..Options::default() },
+                1 => Options::default().lane(LaneKind::Process),
+                2 => Options::default().limit(4, "host"),
                 _ => Options::default(),
             })
-            .limits(vec![Limit { name: "host".into(), concurrency: Some(1), rate: None }])
+            .limits(vec![Limit::named("host").concurrency(1)])
             .params(0..4)
             .collect()
     });

@@ -37,12 +37,12 @@ impl Times {
 
 #[tokio::test(start_paused = true)]
 async fn retries_follow_their_backoff() {
-    let policy = |backoff| RetryPolicy { backoff, ..RetryPolicy::times(3) };
+    let policy = |backoff| RetryPolicy::times(3).backoff(backoff);
     for (policy, want) in [
         (RetryPolicy::NONE, vec![0]),
         (policy(Backoff::Fixed(100 * MS)), vec![0, 100, 200, 300]),
         (policy(Backoff::List(vec![MS, 10 * MS])), vec![0, 1, 11, 21]),
-        (RetryPolicy { give_up_after: Some(150 * MS), ..policy(Backoff::Fixed(100 * MS)) }, vec![0, 100]),
+        (policy(Backoff::Fixed(100 * MS)).give_up_after(150 * MS), vec![0, 100]),
     ] {
         let times = Times::default();
         let job = Job::new({
@@ -61,7 +61,7 @@ async fn retries_follow_their_backoff() {
 #[tokio::test(start_paused = true)]
 async fn only_errors_of_the_named_classes_are_tried_again() {
     let classes = vec![ErrorClass::parse("status:5xx").unwrap(), ErrorClass::kind("panicked"), ErrorClass::kind("timeout")];
-    let policy = RetryPolicy { on: RetryOn::Only(classes), backoff: Backoff::Fixed(MS), ..RetryPolicy::times(2) };
+    let policy = RetryPolicy::times(2).on(RetryOn::Only(classes)).backoff(Backoff::Fixed(MS));
     let attempts = Arc::new(Mutex::new(HashMap::<&str, u32>::new()));
     let attempts2 = attempts.clone();
     Job::new(move |what: &'static str| {
@@ -345,7 +345,7 @@ async fn retries_keep_to_the_pace_too() {
             async { Err::<u32, _>("no") }
         }
     });
-    let policy = RetryPolicy { backoff: Backoff::Fixed(Duration::ZERO), ..RetryPolicy::times(1) };
+    let policy = RetryPolicy::times(1).backoff(Backoff::Fixed(Duration::ZERO));
     job.clock(Clock::TOKIO, 1).rate(Rate::per_second(10.0)).retry(policy).params(0..3).start().join().await;
     assert_eq!(times.all().into_iter().map(|(_, at)| at).collect::<Vec<_>>(), [0, 100, 200, 300, 400, 500]);
 }
@@ -362,8 +362,8 @@ async fn each_value_of_a_limit_has_its_own_pace_and_others_pass() {
     });
     // Even numbers are one host, odd ones another.
     job.clock(Clock::TOKIO, 1)
-        .limits(vec![Limit { name: "host".into(), concurrency: None, rate: Some(Rate::per_second(10.0)) }])
-        .options_of(|n| Options { limits: vec![(0, if n % 2 == 0 { "a" } else { "b" }.into())], ..Options::default() })
+        .limits(vec![Limit::named("host").rate(Rate::per_second(10.0))])
+        .options_of(|n| Options::default().limit(0, if n % 2 == 0 { "a" } else { "b" }))
         .params([0, 2, 4, 1, 3, 5])
         .start()
         .join()
@@ -387,7 +387,7 @@ async fn tasks_of_one_key_keep_their_order_also_over_retries_and_others_pass_the
             }
         }
     });
-    let policy = RetryPolicy { backoff: Backoff::Fixed(100 * MS), ..RetryPolicy::times(5) };
+    let policy = RetryPolicy::times(5).backoff(Backoff::Fixed(100 * MS));
     job.clock(Clock::TOKIO, 1)
         .retry(policy)
         .order_by(|n| if *n < 10 { "slow" } else { "other" }.into())

@@ -5,7 +5,7 @@
 use std::process::{Command, Output};
 
 fn demo(args: &[&str]) -> Output {
-    // Asked for at run time: a wrapper of the compiler that is a shell script loses a name with a hyphen.
+    // Asked for at run time: a compiler wrapper that is a shell script loses a name with a hyphen.
     Command::new(std::env::var_os("CARGO_BIN_EXE_longshore-demos").unwrap()).args(args).output().unwrap()
 }
 

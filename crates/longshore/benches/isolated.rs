@@ -20,15 +20,21 @@ fn echo(n: u64) -> Result<u64, String> {
     Ok(n)
 }
 
+fn batches(batch: Option<u32>) -> Isolation {
+    let mut isolation = Isolation::default();
+    isolation.batch = batch;
+    isolation
+}
+
 /// A job: every number comes back, each a task with its times, its statistics and its place in the report.
 fn job(tasks: u64, children: usize, batch: Option<u32>) -> longshore::Job<u64, u64> {
-    Job::isolated(echo, Isolation { batch, ..Isolation::default() }).params(0..tasks).workers(children)
+    Job::isolated(echo, batches(batch)).params(0..tasks).workers(children)
 }
 
 /// A map: every number comes back, in order, or the error of that one.
 fn map(tasks: u64, children: usize, batch: Option<u32>) {
     let pool = Executor::builder().workers(LaneKind::Process, children).build();
-    let results = pool.isolated(echo, Isolation { batch, ..Isolation::default() }).map(0..tasks);
+    let results = pool.isolated(echo, batches(batch)).map(0..tasks);
     assert_eq!(results.map(Result::unwrap).sum::<u64>(), (0..tasks).sum::<u64>());
 }
 

@@ -95,14 +95,11 @@ fn main() -> ExitCode {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let note = seen.clone();
     let (before, start) = (resident_kib(), Instant::now());
-    let report = Job::isolated(work, Isolation { memory: Some(memory), max_tasks: Some(200), ..Isolation::default() })
+    let report = Job::isolated(work, Isolation::default().memory(memory).max_tasks(200))
         .params(0..tasks)
         .workers(args.get("--workers", 2))
         // What loops meets the limit; everything else has time enough, however busy the machine is.
-        .options_of(move |n| Options {
-            timeout: Some(if PLAN[kind(*n)].2 == "timeout" { limit } else { 50 * limit }),
-            ..Options::default()
-        })
+        .options_of(move |n| Options::default().timeout(if PLAN[kind(*n)].2 == "timeout" { limit } else { 50 * limit }))
         .on_task_complete(move |task| {
             let mut seen = note.lock().expect("no panic here");
             let place = kind(task.id() - 1);

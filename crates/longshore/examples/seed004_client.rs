@@ -10,7 +10,7 @@ use longshore::{Client, Settings, Signature};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker = std::env::args().nth(1).unwrap_or_else(|| "redis://localhost".to_owned());
-    let client = Client::connect(&Settings { broker, ..Settings::default() })?;
+    let client = Client::connect(&Settings::new(broker))?;
     // The task is Python's: it is known by its name alone.
     let add = |a: i64, b: i64| -> Signature<i64> { Signature::named("tasks._add").arg(&a).arg(&b).returns() };
 

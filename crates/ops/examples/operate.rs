@@ -12,7 +12,7 @@ use longshore_worker::{Client, Settings, Signature};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
     let broker = format!("sqlite:{}", folder.path().join("tasks.db").display());
-    let client = Client::connect(&Settings { broker, ..Settings::default() })?;
+    let client = Client::connect(&Settings::new(broker))?;
     for n in 1..=3 {
         let task: Signature = Signature::named("shop.add").arg(&n).arg(&n).task_id(format!("task-{n}"));
         client.send(task).await?;

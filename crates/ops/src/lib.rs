@@ -23,7 +23,7 @@
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()
 //! #     .unwrap().block_on(async {
-//! let settings = Settings { broker: "memory://ops".to_owned(), ..Settings::default() };
+//! let settings = Settings::new("memory://ops");
 //! let client = Client::connect(&settings)?;
 //! let add: Signature = Signature::named("shop.add").arg(&1).arg(&1).task_id("one");
 //! client.send(add).await?;

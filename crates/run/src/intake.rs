@@ -150,7 +150,7 @@ impl Group {
     fn take(&mut self) -> Option<Delivery<Call>> {
         let Self { items, attempts_made, .. } = std::mem::take(self);
         let first = items.first()?.record.seq();
-        let options = (attempts_made > 0).then(|| Box::new(Options { attempts_made, ..Options::default() }));
+        let options = (attempts_made > 0).then(|| Box::new(Options::default().attempts_made(attempts_made)));
         Some(Delivery { options, ..Delivery::new(first, items.into()) })
     }
 }
@@ -280,7 +280,7 @@ impl Intake {
         if plain && attempts_made == 0 && refused.is_none() {
             return None;
         }
-        let mut options = Options { attempts_made, ..Options::default() };
+        let mut options = Options::default().attempts_made(attempts_made);
         if refused.is_none() && !plain {
             let host = if rules.host { self.what.host(record) } else { None };
             let extra: Vec<(&str, &str)> = host.as_deref().map(|host| ("host", host)).into_iter().collect();

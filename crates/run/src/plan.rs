@@ -105,12 +105,14 @@ impl Limiting {
         let mut this = Self::default();
         for (text, most) in &spec.lanes.per {
             this.exprs.push(expr("--per", text, shape)?);
-            this.limits.push(Limit { name: text.as_str().into(), concurrency: Some(*most), rate: None });
+            this.limits.push(Limit::named(text.as_str()).concurrency(*most));
         }
         this.rate = spec.pace.rate.map(|rate| rate.with_burst(spec.pace.burst));
         if let Some(text) = &spec.pace.by {
             this.exprs.push(expr("--rate-by", text, shape)?);
-            this.limits.push(Limit { name: text.as_str().into(), concurrency: None, rate: this.rate.take() });
+            let mut limit = Limit::named(text.as_str());
+            limit.rate = this.rate.take();
+            this.limits.push(limit);
         }
         if let Some(named) = &spec.pace.limit {
             this.add_named(named, spec, shape)?;
@@ -139,7 +141,9 @@ impl Limiting {
             Some(_) if self.shared.is_some() && named.concurrency.is_none() => {}
             Some(by) => {
                 self.exprs.push(expr(&flag, by, shape)?);
-                self.limits.push(Limit { name: name.as_str().into(), concurrency: named.concurrency, rate: limit_rate });
+                let mut limit = Limit::named(name.as_str());
+                (limit.concurrency, limit.rate) = (named.concurrency, limit_rate);
+                self.limits.push(limit);
             }
             None => {
                 self.rate = self.rate.or(limit_rate);
@@ -236,12 +240,9 @@ impl Plan {
         let mut limiting = Limiting::of(&spec, &shape)?;
         let (lane, lane_rule) = lane_rule(&spec, &what, &shape)?;
         let width = Width::of(&spec, &what, lane, &lane_rule, limiting.concurrency);
-        let retry = RetryPolicy {
-            retries: spec.retry.retries.unwrap_or(if http { HTTP_RETRIES } else { 0 }),
-            backoff: spec.retry.backoff.clone(),
-            on: retry_on(&spec.retry.on, http),
-            give_up_after: spec.retry.give_up_after,
-        };
+        let retries = spec.retry.retries.unwrap_or(if http { HTTP_RETRIES } else { 0 });
+        let mut retry = RetryPolicy::times(retries).backoff(spec.retry.backoff.clone()).on(retry_on(&spec.retry.on, http));
+        retry.give_up_after = spec.retry.give_up_after;
         let timeout = spec.time.timeout.or(http.then_some(Timeout::Fixed(HTTP_TIMEOUT)));
         let key = varying("--key", spec.input.key.as_deref(), &shape)?;
         let order_by = varying("--order-by", spec.lanes.order_by.as_deref(), &shape)?;

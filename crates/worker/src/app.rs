@@ -42,6 +42,7 @@ pub struct App {
 
 /// What clients and workers must agree on. The defaults are Celery's.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Settings {
     /// The broker's URL.
     pub broker: String,
@@ -84,6 +85,11 @@ impl Default for Settings {
 
 impl Settings {
     pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+
+    /// Returns the defaults with this broker.
+    pub fn new(broker: impl Into<String>) -> Self {
+        Self { broker: broker.into(), ..Self::default() }
+    }
 
     /// The result backend's URL.
     pub fn results_url(&self) -> &str {

@@ -24,7 +24,7 @@ use crate::{
 /// use longshore_worker::{Client, Settings, Signature};
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-/// let settings = Settings { broker: "memory://client".to_owned(), ..Settings::default() };
+/// let settings = Settings::new("memory://client");
 /// let client = Client::connect(&settings)?;
 /// let sum: Signature<i64> = Signature::named("tasks.add").arg(&1).arg(&1).returns();
 /// let answer = client.send(sum).await?;

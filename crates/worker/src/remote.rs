@@ -29,7 +29,7 @@ const LONGEST: usize = 16 << 20;
 /// use longshore_celery::control::Request;
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
-/// let client = Client::connect(&Settings { broker: "memory://remote".to_owned(), ..Settings::default() })?;
+/// let client = Client::connect(&Settings::new("memory://remote"))?;
 /// let replies = remote::ask(client.broker(), Request::new("active_queues"), remote::PATIENCE).await?;
 /// assert!(replies.is_empty(), "no worker is there");
 /// # Ok::<(), longshore_worker::ClientError>(())

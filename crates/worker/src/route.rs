@@ -10,6 +10,7 @@ use longshore_celery::glob;
 /// assert_eq!(app.settings().route_of("reports.daily").queue.as_deref(), Some("slow"));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Route {
     /// The queue; the default one where absent.
     pub queue: Option<String>,

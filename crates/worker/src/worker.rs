@@ -49,6 +49,7 @@ use crate::{app::App, client::Client};
 
 /// How a worker is set up. The defaults serve the app's default queue on all lanes.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct WorkerOptions {
     /// Its name; `name@host`.
     pub node: String,
@@ -204,8 +205,8 @@ impl Worker {
             scale.lanes.iter().for_each(|lane| sizes[*lane as usize] = scale.min.max(1));
             children = children.max(scale.max);
         }
-        let isolation =
-            Isolation { max_tasks: options.max_tasks_per_child, max_size: options.max_memory_per_child, ..Isolation::default() };
+        let mut isolation = Isolation::default();
+        (isolation.max_tasks, isolation.max_size) = (options.max_tasks_per_child, options.max_memory_per_child);
         let on_runtime = || Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime));
         let lanes: Lanes<Ticket, work::Answer> = if environment.threads {
             [

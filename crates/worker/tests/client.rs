@@ -14,7 +14,7 @@ use longshore_core::ErrorKind;
 use longshore_worker::{App, Client, ClientError, Settings, Signature, Task, Worker, WorkerOptions, chain, chord, group};
 
 fn client(name: &str) -> Client {
-    Client::connect(&Settings { broker: format!("memory://{name}"), ..Settings::default() }).unwrap()
+    Client::connect(&Settings::new(format!("memory://{name}"))).unwrap()
 }
 
 fn add(x: i64, y: i64) -> Signature<i64> {
@@ -172,8 +172,8 @@ async fn a_result_of_another_type_is_an_error_that_says_so() {
 
 #[tokio::test]
 async fn options_travel_in_the_message() {
-    let settings =
-        Settings { broker: "memory://options".to_owned(), routes: vec![("tasks.*".to_owned(), "routed".into())], ..Settings::default() };
+    let mut settings = Settings::new("memory://options");
+    settings.routes = vec![("tasks.*".to_owned(), "routed".into())];
     let client = Client::connect(&settings).unwrap();
     let consumer = consumer(&client, "routed").await;
     let signature = add(1, 1)
@@ -281,7 +281,7 @@ async fn many_are_sent_in_order_and_refused_ones_come_back_with_their_place() {
 
 #[tokio::test]
 async fn what_was_written_out_when_the_broker_went_away_is_refused_with_it() {
-    let settings = Settings { broker: "redis://127.0.0.1:1/0?patience=0.2".to_owned(), ..Settings::default() };
+    let settings = Settings::new("redis://127.0.0.1:1/0?patience=0.2");
     let client = Client::connect(&settings).unwrap();
     let mut taken = 0;
     let signatures = (0..1000).map(|n| add(n, 0)).inspect(|_| taken += 1);

@@ -69,6 +69,12 @@ fn short() -> Task {
     })
 }
 
+fn leased(node: &str, lease: Duration) -> WorkerOptions {
+    let mut options = WorkerOptions::new(node);
+    options.lease = lease;
+    options
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_the_way_is_longer_than_the_tasks_more_is_claimed_than_can_start() {
     const TASKS: usize = 600;
@@ -128,7 +134,7 @@ async fn what_is_held_when_the_lease_is_over_starts_only_when_it_is_known_to_be_
         }
     });
     let count = || started.lock().expect("no panic").len();
-    let worker = far.worker_with(WorkerOptions { lease: LEASE, ..WorkerOptions::new("w@test") }, [gated]).await;
+    let worker = far.worker_with(leased("w@test", LEASE), [gated]).await;
     far.until("every slot is taken, and more is claimed than that", |_, claimed| count() == 300 + SLOTS && claimed > 2 * SLOTS).await;
     far.proxy.hold(true);
     tokio::time::sleep(2 * LEASE).await;
@@ -168,14 +174,14 @@ async fn what_has_waited_to_begin_for_longer_than_the_lease_does_not_begin() {
         .policy(TaskPolicy { track_started: true, ..TaskPolicy::default() })
     };
     let count = || *started.lock().expect("no panic");
-    let worker = far.worker_with(WorkerOptions { lease: LEASE, ..WorkerOptions::new("w@test") }, [gated()]).await;
+    let worker = far.worker_with(leased("w@test", LEASE), [gated()]).await;
     far.until("every slot is taken, and more is claimed than that", |_, claimed| count() == 300 + SLOTS && claimed > 2 * SLOTS).await;
     // Those that run end, and others take their slots, while the broker cannot be reached.
     far.proxy.hold(true);
     gate.add_permits(SLOTS);
     tokio::time::sleep(LEASE / 3).await;
     gate.add_permits(10_000);
-    let options = WorkerOptions { lease: LEASE, ..WorkerOptions::new("other@test") };
+    let options = leased("other@test", LEASE);
     let other = Worker::start(App::new().broker(far.server.url()).task(gated()), options).await.expect("a worker");
     far.until("the other does all", |waiting, claimed| waiting + claimed == 0).await;
     far.proxy.hold(false);

@@ -50,7 +50,10 @@ impl Told {
         };
         // What asks for another attempt by itself is granted one as often as what is retried anyway.
         let asked = matches!(outcome, Outcome::Retry { .. });
-        let policy = if asked && self.retry.retries == 0 { RetryPolicy { retries: 3, ..self.retry.clone() } } else { self.retry.clone() };
+        let mut policy = self.retry.clone();
+        if asked && policy.retries == 0 {
+            policy.retries = 3;
+        }
         match decide(outcome, &policy, attempt, Duration::ZERO, fastrand::f64()) {
             Verdict::Requeue { after } => Failure::retry_in(after).because(failure).at_most(policy.retries),
             Verdict::Ack | Verdict::Reject => failure,

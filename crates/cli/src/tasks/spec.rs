@@ -238,12 +238,9 @@ impl Keys<'_> {
     fn retry(&self, http: bool) -> Result<RetryPolicy, ConfigError> {
         let retries = self.whole("retries")?.map(|retries| u32::try_from(retries).unwrap_or(u32::MAX));
         let on: Option<Vec<_>> = self.read("retry-on", |list| list.split(',').map(|class| ErrorClass::parse(class.trim())).collect())?;
-        Ok(RetryPolicy {
-            retries: retries.unwrap_or(if http { 3 } else { 0 }),
-            backoff: self.read("backoff", BackoffArg::parse)?.map_or(Backoff::DEFAULT, |backoff| backoff.0),
-            on: retry_on(&on.unwrap_or_default(), http),
-            give_up_after: None,
-        })
+        let backoff = self.read("backoff", BackoffArg::parse)?.map_or(Backoff::DEFAULT, |backoff| backoff.0);
+        let policy = RetryPolicy::times(retries.unwrap_or(if http { 3 } else { 0 }));
+        Ok(policy.backoff(backoff).on(retry_on(&on.unwrap_or_default(), http)))
     }
 
     fn env(&self, shape: &Shape) -> Result<Vec<(OsString, Expr)>, ConfigError> {

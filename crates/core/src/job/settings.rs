@@ -26,7 +26,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     ///
     /// // Large numbers get more time.
     /// let report = Job::new(|n: u64| async move { Ok::<_, String>(n * 2) })
-    ///     .options_of(|n| Options { timeout: Some(Duration::from_millis(if *n > 5 { 500 } else { 100 })), ..Options::default() })
+    ///     .options_of(|n| Options::default().timeout(Duration::from_millis(if *n > 5 { 500 } else { 100 })))
     ///     .params(1..=10)
     ///     .run();
     /// assert_eq!(report.ok(), 10);

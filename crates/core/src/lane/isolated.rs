@@ -69,10 +69,11 @@ pub(crate) const MOST: usize = 512;
 /// ```
 /// use longshore_core::Isolation;
 ///
-/// let isolation = Isolation { memory: Some(256 << 20), max_tasks: Some(10_000), ..Isolation::default() };
+/// let isolation = Isolation::default().memory(256 << 20).max_tasks(10_000);
 /// assert_eq!((isolation.max_age, isolation.batch), (None, None));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Isolation {
     /// The most memory that a child may hold, in bytes (resident, shared pages of the program included; what the child itself starts is not counted). It
     /// is looked at every 20 ms while a task runs: a child that holds more is killed, and its task has failed with kind `memory`. What it can take within
@@ -87,6 +88,43 @@ pub struct Isolation {
     /// How many tasks a child is given at once, 1 to 512. By default as many as make up 200 µs of measured work, so one if they take longer. While a child
     /// works on a batch that takes less than a millisecond, it has the next one already.
     pub batch: Option<u32>,
+}
+
+impl Isolation {
+    /// Sets [`memory`](Self::memory).
+    #[must_use]
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
+    /// Sets [`max_tasks`](Self::max_tasks).
+    #[must_use]
+    pub fn max_tasks(mut self, tasks: u32) -> Self {
+        self.max_tasks = Some(tasks);
+        self
+    }
+
+    /// Sets [`max_age`](Self::max_age).
+    #[must_use]
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
+    /// Sets [`max_size`](Self::max_size).
+    #[must_use]
+    pub fn max_size(mut self, bytes: u64) -> Self {
+        self.max_size = Some(bytes);
+        self
+    }
+
+    /// Sets [`batch`](Self::batch).
+    #[must_use]
+    pub fn batch(mut self, tasks: u32) -> Self {
+        self.batch = Some(tasks);
+        self
+    }
 }
 
 /// The lane of functions in child processes.

@@ -212,9 +212,9 @@ fn whatever_happens_to_one_of_a_chunk_is_its_own_outcome() {
     let file = folder.path().join("notes");
     for (isolation, children) in [
         (Isolation::default(), 1),
-        (Isolation { batch: Some(16), ..Isolation::default() }, 2),
-        (Isolation { batch: Some(3), ..Isolation::default() }, 1),
-        (Isolation { max_tasks: Some(5), ..Isolation::default() }, 2),
+        (Isolation::default().batch(16), 2),
+        (Isolation::default().batch(3), 1),
+        (Isolation::default().max_tasks(5), 2),
     ] {
         let mut acts: Vec<Act> = (0..16).map(|n| Act::Note(file.clone(), n)).collect();
         (acts[3], acts[8], acts[9], acts[15]) = (Act::Abort, Act::Exit(1), Act::Fail, Act::Panic);
@@ -286,7 +286,7 @@ fn whatever_a_function_does_is_its_own_outcome() {
         (Act::Pid, "Ok("),
     ];
     for batch in [None, Some(4)] {
-        let isolation = Isolation { memory: Some(256 << 20), batch, ..Isolation::default() };
+        let isolation = batches(batch).memory(256 << 20);
         let job = job(isolation).params(acts.clone().map(|(act, _)| act)).workers(2).timeout(Duration::from_secs(3));
         let outcomes = job.collect().outcomes;
         for (outcome, (act, want)) in outcomes.iter().zip(&acts) {
@@ -303,7 +303,7 @@ fn what_ran_before_a_crash_keeps_its_answer() {
     let note = |n| Act::Note(file.clone(), n);
     let mut acts: Vec<Act> = (0..16).map(note).collect();
     (acts[3], acts[8], acts[15]) = (Act::Abort, Act::Exit(1), Act::Abort);
-    let outcomes = job(Isolation { batch: Some(16), ..Isolation::default() }).params(acts).workers(1).queue(64).collect().outcomes;
+    let outcomes = job(Isolation::default().batch(16)).params(acts).workers(1).queue(64).collect().outcomes;
     let bad: Vec<usize> = (0..16).filter(|n| !outcomes[*n].is_ok()).collect();
     assert_eq!(bad, [3, 8, 15]);
     let notes = fs::read_to_string(&file).unwrap();
@@ -321,7 +321,7 @@ fn a_crash_among_batches_that_follow_each_other_closely_is_one_tasks_alone() {
             n if n % 3 == 0 => Act::Note(file.clone(), n),
             n => Act::Bytes(n.to_le_bytes().to_vec()),
         };
-        let isolation = Isolation { batch: Some(batch), ..Isolation::default() };
+        let isolation = Isolation::default().batch(batch);
         let outcomes = job(isolation).params((0..600).map(act_of).collect::<Vec<_>>()).workers(1).queue(1_000).collect().outcomes;
         for (n, outcome) in (0..600).zip(&outcomes) {
             match (act_of(n), outcome) {
@@ -342,7 +342,7 @@ fn tasks_behind_one_that_hangs_are_run_by_another_child() {
     let (open, count) = (gate.clone(), done.clone());
     let acts = [vec![Act::Pid; 8], vec![Act::Wait(gate)], vec![Act::Pid; 7]].concat();
     // The hanging one ends only when all others have.
-    let report = job(Isolation { batch: Some(16), ..Isolation::default() })
+    let report = job(Isolation::default().batch(16))
         .params(acts)
         .workers(2)
         .queue(64)
@@ -380,16 +380,22 @@ fn a_child_that_passes_the_limit_is_killed_in_time() {
 
 fn only_the_task_that_hangs_in_a_batch_times_out() {
     let acts = [vec![Act::Pid; 5], vec![Act::Loop], vec![Act::Pid; 10]].concat();
-    let isolation = Isolation { batch: Some(16), ..Isolation::default() };
+    let isolation = Isolation::default().batch(16);
     let outcomes = job(isolation).params(acts).workers(1).queue(64).timeout(Duration::from_millis(300)).collect().outcomes;
     let late: Vec<usize> = (0..16).filter(|n| !outcomes[*n].is_ok()).collect();
     assert_eq!(late, [5]);
     assert!(matches!(outcomes[5], Outcome::TimedOut { limit } if limit == Duration::from_millis(300)));
 }
 
+fn batches(batch: Option<u32>) -> Isolation {
+    let mut isolation = Isolation::default();
+    isolation.batch = batch;
+    isolation
+}
+
 fn children_are_replaced_after_so_many_tasks() {
     for batch in [None, Some(1), Some(100)] {
-        let isolation = Isolation { max_tasks: Some(3), batch, ..Isolation::default() };
+        let isolation = batches(batch).max_tasks(3);
         let outcomes = job(isolation).params(vec![Act::Pid; 10]).workers(1).queue(64).collect().outcomes;
         let pids: Vec<String> = outcomes.iter().map(text).collect();
         assert_eq!(pids.iter().collect::<HashSet<_>>().len(), 4, "{pids:?} in batches of {batch:?}");
@@ -400,12 +406,12 @@ fn children_are_replaced_after_so_many_tasks() {
 }
 
 fn children_are_replaced_when_they_are_old_or_large() {
-    let isolation = Isolation { max_age: Some(Duration::ZERO), batch: Some(1), ..Isolation::default() };
+    let isolation = Isolation::default().max_age(Duration::ZERO).batch(1);
     let outcomes = job(isolation).params(vec![Act::Pid; 4]).workers(1).collect().outcomes;
     assert_eq!(outcomes.iter().map(text).collect::<HashSet<_>>().len(), 4);
 
     // Together they leak more than the limit, and none of them does.
-    let isolation = Isolation { memory: Some(512 << 20), batch: Some(1), ..Isolation::default() };
+    let isolation = Isolation::default().memory(512 << 20).batch(1);
     let outcomes = job(isolation).params(vec![Act::Leak(80); 10]).workers(1).collect().outcomes;
     let pids: HashSet<String> = outcomes.iter().map(text).collect();
     assert!(pids.len() > 1, "{pids:?}");
@@ -416,7 +422,7 @@ fn payloads_and_results_may_be_large() {
     let sizes = [0, 1, 1000, 1024, 1025, 70_000, 3_000_000, 5, 0];
     for batch in [None, Some(9)] {
         let acts = sizes.map(|n| Act::Bytes(bytes(n)));
-        let results = job(Isolation { batch, ..Isolation::default() }).params(acts).workers(1).queue(64).collect().results().unwrap();
+        let results = job(batches(batch)).params(acts).workers(1).queue(64).collect().results().unwrap();
         for (result, n) in results.iter().zip(sizes) {
             assert!(*result == bytes(n), "{n} bytes in batches of {batch:?}");
         }
@@ -425,7 +431,7 @@ fn payloads_and_results_may_be_large() {
 
 fn a_retry_runs_in_a_new_child() {
     let folder = tempfile::tempdir().unwrap();
-    let policy = RetryPolicy { backoff: Backoff::Fixed(Duration::from_millis(1)), ..RetryPolicy::times(2) };
+    let policy = RetryPolicy::times(2).backoff(Backoff::Fixed(Duration::from_millis(1)));
     let report = job(Isolation::default()).params([Act::AbortOnce(folder.path().join("once")), Act::Pid]).retry(policy).run();
     assert_eq!((report.ok(), report.retries), (2, 1));
 }
@@ -440,7 +446,7 @@ fn what_a_function_leaves_behind_is_killed_with_its_child() {
     let gate = folder.path().join("gate");
     let (open, seen) = (gate.clone(), Arc::new(Mutex::new(String::new())));
     let left = seen.clone();
-    let report = job(Isolation { max_tasks: Some(1), ..Isolation::default() })
+    let report = job(Isolation::default().max_tasks(1))
         .workers(1)
         .params([Act::Leave, Act::Wait(gate)])
         .on_task_complete(move |task| {

@@ -78,7 +78,7 @@ fn a_dead_letter_carries_item_number_error_and_attempts() {
     for lane in LANES {
         let letters = Arc::new(Mutex::new(Vec::new()));
         let log = letters.clone();
-        let policy = RetryPolicy { backoff: Backoff::Fixed(MS), ..RetryPolicy::times(2) };
+        let policy = RetryPolicy::times(2).backoff(Backoff::Fixed(MS));
         let stage = picky(lane, false).retry(policy).dead_letter(move |letter| log.lock().unwrap().push(letter));
         let collected = ends(move || Pipeline::from_iter(5..25).stage(stage.name("picky")).collect());
         assert_eq!(collected.outputs, (5..25).filter(|n| n % 10 != 0).collect::<Vec<_>>());
@@ -121,7 +121,7 @@ fn an_item_that_fails_at_first_comes_out_in_its_place() {
                 LaneKind::Blocking => Stage::blocking(work),
                 _ => Stage::cpu(work),
             };
-            let policy = RetryPolicy { backoff: Backoff::Fixed(MS), ..RetryPolicy::times(1) };
+            let policy = RetryPolicy::times(1).backoff(Backoff::Fixed(MS));
             let collected = ends(move || Pipeline::from_iter(0..30).stage(stage.workers(workers).retry(policy)).collect());
             assert_eq!(collected.outputs, (0..30).collect::<Vec<_>>(), "{lane} × {workers}");
             assert_eq!((collected.report.stages[1].retries, collected.report.stages[1].ok), (10, 30));

@@ -208,7 +208,7 @@ async fn records_lent_one_by_one_feed_a_job_and_are_done_when_it_says_so() {
     let topic = Arc::new(topic);
     let producing = topic.clone();
     tokio::task::spawn_blocking(move || producing.produce(300, 20)).await.unwrap();
-    let retry = RetryPolicy { backoff: Backoff::Fixed(Duration::from_millis(1)), ..RetryPolicy::times(1) };
+    let retry = RetryPolicy::times(1).backoff(Backoff::Fixed(Duration::from_millis(1)));
     let (records, running) = topic.consumer().max_threads(10).retry(retry).until_end().lend().await.unwrap();
     let log = Log::default();
     let seen = log.clone();

@@ -66,7 +66,7 @@ async fn outputs_are_written_once_whatever_is_interrupted() {
                 }
             }
         });
-        let retry = RetryPolicy { backoff: Backoff::Fixed(Duration::from_millis(5)), ..RetryPolicy::times(20) };
+        let retry = RetryPolicy::times(20).backoff(Backoff::Fixed(Duration::from_millis(5)));
         let consumer = topic.consumer().order(Order::None).max_threads(50).retry(retry).commit_every(Duration::from_millis(20));
         let consumer = if round == 5 { consumer.until_end() } else { consumer };
         let running = consumer.start_exactly_once("a-member", handler).await.unwrap();

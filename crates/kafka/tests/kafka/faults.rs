@@ -20,7 +20,7 @@ use rdkafka::{
 use crate::help::{Log, Topic, wait_for};
 
 fn quickly(retries: u32) -> RetryPolicy {
-    RetryPolicy { backoff: Backoff::Fixed(Duration::from_millis(5)), ..RetryPolicy::times(retries) }
+    RetryPolicy::times(retries).backoff(Backoff::Fixed(Duration::from_millis(5)))
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn records_in_backoff_do_not_close_the_gate() {
         }
         async move { if bad { Err(TaskError::new("error", "not yet")) } else { Ok(()) } }
     });
-    let retry = RetryPolicy { backoff: Backoff::Fixed(Duration::from_millis(20)), ..RetryPolicy::times(5) };
+    let retry = RetryPolicy::times(5).backoff(Backoff::Fixed(Duration::from_millis(20)));
     let summary = topic.consumer().max_threads(4).max_in_flight(40).retry(retry).until_end().run(handler).unwrap();
     assert_eq!((summary.error, summary.counts.dead, log.len()), (None, 200, 1_800));
 }

@@ -193,7 +193,7 @@ fn records_that_panic_hang_or_are_no_text_are_buried_and_the_others_are_done() {
     });
     let consumer = member(&topic, &name("bad"))
         .timeout(Duration::from_millis(500))
-        .retry(RetryPolicy { backoff: Backoff::Fixed(Duration::from_millis(50)), ..RetryPolicy::times(1) });
+        .retry(RetryPolicy::times(1).backoff(Backoff::Fixed(Duration::from_millis(50))));
     let summary = consumer.until_end().run(handler).unwrap();
     assert_eq!((summary.error, summary.counts.dead, done.lock().unwrap().len()), (None, 3, 37));
     let buried = Topic { address, name: format!("{}-dlt", topic.name), partitions: 2 };

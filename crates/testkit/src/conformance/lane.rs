@@ -195,7 +195,7 @@ async fn run<F: Fn(&Outbox<Ask, u32>, &Handle) -> Arc<dyn Lane<Ask, u32>>>(
     let config = EngineConfig {
         gate: GateConfig { concurrency: None, lanes: sizes, rate: None, limits: Vec::new(), parking: 100, results: 100 },
         lane: lane.kind,
-        retry: Arc::new(RetryPolicy { backoff: Backoff::Fixed(Duration::ZERO), ..RetryPolicy::times(retries) }),
+        retry: Arc::new(RetryPolicy::times(retries).backoff(Backoff::Fixed(Duration::ZERO))),
         timeout,
         queue: 2 * slots,
         copy: Some(|ask| *ask),

@@ -105,7 +105,9 @@ fn policy(rng: &mut Rng) -> RetryPolicy {
     let sure = !matches!(backoff, Backoff::Exponential { .. });
     let on = if rng.u8(..4) == 0 { RetryOn::Only(vec![ErrorClass::kind("status"), ErrorClass::kind("lost")]) } else { RetryOn::default() };
     let give_up_after = if sure { some(rng, 20, |rng| ms(rng.u64(1..100))) } else { None };
-    RetryPolicy { retries: rng.u32(0..4), backoff, on, give_up_after }
+    let mut policy = RetryPolicy::times(rng.u32(0..4)).backoff(backoff).on(on);
+    policy.give_up_after = give_up_after;
+    policy
 }
 
 impl Plan {
@@ -121,10 +123,11 @@ impl Plan {
         }
         let infinite = rng.u8(..8) == 0;
         let limits = (0..rng.usize(..3))
-            .map(|nth| Limit {
-                name: format!("limit{nth}").into(),
-                concurrency: some(rng, 60, |rng| 1 + rng.usize(..3)),
-                rate: some(rng, 40, rate),
+            .map(|nth| {
+                let mut limit = Limit::named(format!("limit{nth}"));
+                limit.concurrency = some(rng, 60, |rng| 1 + rng.usize(..3));
+                limit.rate = some(rng, 40, rate);
+                limit
             })
             .collect();
         let disturbed = sabotage == Sabotage::StopIsIgnored || infinite || rng.u8(..2) == 0;

@@ -443,8 +443,11 @@ impl Intake {
     fn delivery(&self, work: Arc<Work>) -> Delivery<Ticket> {
         let lane = work.task.lane;
         let hard = self.shared.time_limit(&work);
-        let options = (lane != LaneKind::Async || hard.is_some())
-            .then(|| Box::new(Options { lane: Some(lane), timeout: hard, ..Options::default() }));
+        let options = (lane != LaneKind::Async || hard.is_some()).then(|| {
+            let mut options = Options::default().lane(lane);
+            options.timeout = hard;
+            Box::new(options)
+        });
         Delivery { id: work.receipt.0, receipt: work.receipt, payload: Ticket(work), options, key: None }
     }
 

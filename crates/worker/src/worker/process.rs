@@ -38,7 +38,7 @@ fn lane_of<F: 'static>(
     clock: Clock,
 ) -> Result<IsolatedLane<Ticket, Answer>, TaskError> {
     // One at a time: what waits for its turn can still be revoked, and has not begun in anybody's eyes.
-    let isolation = Isolation { batch: Some(1), ..isolation };
+    let isolation = isolation.batch(1);
     IsolatedLane::between::<F, IsolatedCall, IsolatedAnswer>(|Ticket(work)| work.is_called_off(), size, isolation, outbox, clock)
 }
 

@@ -258,12 +258,7 @@ impl ConsumeArgs {
             .max_parked(self.max_parked)
             .resume_at(self.resume_at)
             .pause_interval(self.pause_interval)
-            .retry(RetryPolicy {
-                retries: self.retries,
-                backoff: self.retry.backoff.0.clone(),
-                on: self.retry.on(self.what.http.is_some()),
-                give_up_after: None,
-            })
+            .retry(RetryPolicy::times(self.retries).backoff(self.retry.backoff.0.clone()).on(self.retry.on(self.what.http.is_some())))
             .dead_letter(self.dead_letter.clone().unwrap_or_else(|| if self.can_fail() { DeadLetter::default() } else { DeadLetter::Skip }))
             .commit_every(self.commit_every)
             .drain(self.drain)

@@ -224,7 +224,7 @@ where
         if let Some(link) = self.link.take() {
             // A child that was never looked at is, however soon it is asked again.
             let due = self.resident == 0 || now.saturating_duration_since(self.looked) >= LOOK;
-            if self.pool.isolation.max_size().is_some() && due {
+            if self.pool.isolation.worn_size().is_some() && due {
                 (self.looked, self.resident) = (now, link.resident());
             }
             if !self.pool.isolation.is_worn(link.tasks, now.saturating_duration_since(link.born), self.resident) {
@@ -297,7 +297,7 @@ where
             && self.each * (front.all.0 as f64) < SOON.as_nanos() as f64
             && front.batch.len() <= SHORT_BYTES
             && self.pool.called_off.is_none()
-            && isolation.max_size().is_none()
+            && isolation.worn_size().is_none()
             && !isolation.is_worn(link.tasks, self.pool.clock.now().saturating_duration_since(link.born), 0)
     }
 
@@ -520,16 +520,16 @@ fn broken(error: &io::Error) -> Why {
 }
 
 impl Isolation {
-    /// The memory beyond which a child is replaced between tasks.
-    fn max_size(&self) -> Option<u64> {
+    /// Returns the memory beyond which a child is replaced between tasks.
+    fn worn_size(&self) -> Option<u64> {
         [self.max_size, self.memory.map(|memory| memory / 2)].into_iter().flatten().min()
     }
 
-    /// Whether a child that has nothing to do is to be replaced.
+    /// Returns whether a child that has nothing to do is to be replaced.
     fn is_worn(&self, tasks: u32, age: Duration, resident: u64) -> bool {
         self.max_tasks.is_some_and(|most| tasks >= most)
             || self.max_age.is_some_and(|most| age > most)
-            || self.max_size().is_some_and(|most| resident > most)
+            || self.worn_size().is_some_and(|most| resident > most)
     }
 }
 
@@ -540,10 +540,10 @@ mod tests {
     #[test]
     fn a_child_is_replaced_after_its_tasks_its_age_or_its_size() {
         let none = Isolation::default();
-        let tasks = Isolation { max_tasks: Some(3), ..none.clone() };
-        let age = Isolation { max_age: Some(Duration::from_secs(9)), ..none.clone() };
-        let size = Isolation { max_size: Some(100), ..none.clone() };
-        let memory = Isolation { memory: Some(100), ..none.clone() };
+        let tasks = none.clone().max_tasks(3);
+        let age = none.clone().max_age(Duration::from_secs(9));
+        let size = none.clone().max_size(100);
+        let memory = none.clone().memory(100);
         let s = Duration::from_secs;
         for (isolation, given, old, held, worn) in [
             (&none, u32::MAX, Duration::MAX, u64::MAX, false),
