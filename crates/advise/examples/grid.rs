@@ -1,17 +1,21 @@
-//! Advice against exhaustive search, on synthetic work of a known CPU share and a known cost per item.
+//! Advice against exhaustive search, on synthetic work of a known CPU share and a known cost per
+//! item.
 //!
 //! ```text
 //! cargo run --release -p longshore-advise --example grid [COST…]
 //! ```
 //!
-//! The grid: items of 1 µs, 10 µs, … 1 s, of which 0, 25, 50, 75 and 100 % are computed (a loop calibrated against the thread's CPU clock) and the rest slept.
-//! For each cell the advice is measured, and then every way of this set is run: one after another; the blocking lane with 1, 2, 4, … 64 workers; the cpu
-//! lane with as many workers as cores (chunks as it finds them). Ways that cannot be near the best, because the sleeping or the computing alone takes
-//! longer than 1.5 times what the best took, are left out. The fastest way is then run again in turns with the advised one, and the median
-//! ratio of those pairs is what counts: within 15 % or not.
+//! The grid: items of 1 µs, 10 µs, … 1 s, of which 0, 25, 50, 75 and 100 % are computed (a loop
+//! calibrated against the thread's CPU clock) and the rest slept. For each cell the advice is
+//! measured, and then every way of this set is run: one after another; the blocking lane with 1, 2,
+//! 4, … 64 workers; the cpu lane with as many workers as cores (chunks as it finds them). Ways that
+//! cannot be near the best, because the sleeping or the computing alone takes longer than 1.5 times
+//! what the best took, are left out. The fastest way is then run again in turns with the advised
+//! one, and the median ratio of those pairs is what counts: within 15 % or not.
 //!
-//! Other programs spoil this: a cell begins when they leave the machine alone (or after 3 s), and one during which they had more than 10 % of its CPU
-//! time is marked with a `*` and measured once more, as long as there is time (4 min for the whole grid).
+//! Other programs spoil this: a cell begins when they leave the machine alone (or after 3 s), and
+//! one during which they had more than 10 % of its CPU time is marked with a `*` and measured once
+//! more, as long as there is time (4 min for the whole grid).
 //!
 //! Budget of an advice: 2 s, or 6 s where one item takes a second.
 
@@ -198,7 +202,8 @@ fn cell(work: Work, cores: usize) -> Cell {
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    // The kernel may let sleeps be 50 µs late, unless a thread asks for better; threads inherit it from the one that starts them.
+    // The kernel may let sleeps be 50 µs late, unless a thread asks for better; threads inherit it
+    // from the one that starts them.
     let _ = std::fs::write("/proc/self/timerslack_ns", "1");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let per_micro = calibrate();

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use longshore_core::LaneKind;
 use serde::{Serialize, Serializer};
 
-/// Where tasks should run.
+/// Place where tasks should run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// One after another, on the thread that has them: no engine at all.
@@ -36,7 +36,7 @@ impl Serialize for Place {
     }
 }
 
-/// What holds the work up.
+/// The resource that holds the work up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bound {
@@ -72,12 +72,12 @@ impl fmt::Display for Bound {
     }
 }
 
-/// How many times faster than one after another, and how far that can be trusted.
+/// Speed in multiples of one after another, and how far that can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct SpeedUp {
     /// It would be a surprise if it were less.
     pub low: f64,
-    /// What is expected.
+    /// The value that is expected.
     pub likely: f64,
     /// It would be a surprise if it were more.
     pub high: f64,
@@ -95,29 +95,29 @@ impl fmt::Display for SpeedUp {
     }
 }
 
-/// Where and how to run a job, what that should bring, and why.
+/// Advice for a job: where and how to run it, what that should bring, and why.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Advice {
-    /// Where the tasks should run.
+    /// Place where the tasks should run.
     pub place: Place,
-    /// How many at once; 1 when sequential.
+    /// Number of tasks at once; 1 when sequential.
     pub workers: usize,
-    /// How many items make one task; more than 1 where an item is too small to travel alone.
+    /// Number of items that make one task; more than 1 where an item is too small to travel alone.
     pub chunk: usize,
-    /// How many tasks should wait in the work queue, in tasks (of `chunk` items each).
+    /// Number of tasks (of `chunk` items each) that should wait in the work queue.
     pub queue_capacity: usize,
-    /// What holds the work up.
+    /// The resource that holds the work up.
     pub bound: Bound,
-    /// How many times faster than one after another.
+    /// Speed in multiples of one after another.
     pub speed_up: SpeedUp,
-    /// What the whole job takes one after another, where the number of items is known.
+    /// Time of the whole job one after another, where the number of items is known.
     #[serde(serialize_with = "seconds")]
     pub sequential: Option<Duration>,
-    /// What it should take the advised way, where the number of items is known.
+    /// Time that it should take the advised way, where the number of items is known.
     #[serde(serialize_with = "seconds")]
     pub predicted: Option<Duration>,
-    /// Why, in plain words, the most important first.
+    /// The reasons in plain words, the most important first.
     pub reasons: Vec<String>,
 }
 

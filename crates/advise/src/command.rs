@@ -27,41 +27,43 @@ use crate::{
     },
 };
 
-/// How often a program that does nothing is started, to know what starting takes.
+/// Starts of a program that does nothing, to know what starting takes.
 const SPAWNS: usize = 10;
-/// How much of what a failed command said is told.
+/// Most characters that are told of what a failed command said.
 const TAIL: usize = 300;
 
-/// What is to be measured.
+/// Commands to be measured, and how.
 #[derive(Clone, Debug)]
 pub struct CommandSample {
     /// The command; run again and again as it is.
     pub command: Command,
-    /// How often it is run alone.
+    /// Number of runs alone.
     pub samples: usize,
-    /// How long everything may take; what has begun is not cut off.
+    /// Time that everything may take; what has begun is not cut off.
     pub budget: Duration,
     /// The most at once that may be tried.
     pub most: usize,
-    /// How many the job will have; `None` for many.
+    /// Number of commands that the job will have; `None` for many.
     pub count: Option<u64>,
 }
 
-/// What a command was seen to use, and the advice.
+/// Resources that a command was seen to use, and the advice.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CommandMeasurement {
-    /// What was measured, and the advice.
+    /// The measurement, and the advice.
     pub measurement: Measurement,
-    /// How often it was run alone; these are what the item's numbers are means of, but for the first.
+    /// Number of runs alone; these are what the item's numbers are means of, but for the first.
     pub alone: u64,
-    /// The most memory that one held, in bytes. Linux counts in what the starting process held, so that less than `least_rss` cannot be told.
+    /// The most memory that one held, in bytes. Linux counts in what the starting process held, so
+    /// that less than `least_rss` cannot be told.
     pub max_rss: u64,
     /// The same of a program that does nothing; 0 where there is no `true`.
     pub least_rss: u64,
     /// CPU time that this process took to start, watch and reap one.
     pub ours: Duration,
-    /// CPU time of starting a program that does nothing, its own and ours; `None` where there is no `true`.
+    /// CPU time of starting a program that does nothing, its own and ours; `None` where there is no
+    /// `true`.
     pub spawn: Option<Duration>,
 }
 
@@ -74,7 +76,8 @@ struct Seen {
 }
 
 impl CommandSample {
-    /// Runs the command alone, then 1, 2, 4, … at once until that brings nothing, the time is up or `most` run.
+    /// Runs the command alone, then 1, 2, 4, … at once until that brings nothing, the time is up or
+    /// `most` run.
     ///
     /// # Errors
     /// The command cannot be started, or fails.
@@ -158,7 +161,7 @@ impl CommandSample {
         })
     }
 
-    /// So many at once, so many in all.
+    /// Runs a number of items, some of them at once.
     fn together(&self, workers: usize, items: usize, children: &Children) -> Result<Ran, MeasureError> {
         let (next, walls, failed) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(items)), Mutex::new(None));
         let lock_failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);

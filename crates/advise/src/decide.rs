@@ -1,8 +1,9 @@
 //! From measurements to advice: a pure function.
 //!
-//! What is known is what one item takes, alone: its wall time, the part of it on a CPU, what the machine kept it waiting; and how many items a second
-//! went through a lane at some numbers of workers. Of every way that was measured, and of those that follow from the item alone, the time of the whole
-//! job is reckoned; the simplest of the fastest ones is advised.
+//! What is known is what one item takes, alone: its wall time, the part of it on a CPU, what the
+//! machine kept it waiting; and how many items a second went through a lane at some numbers of
+//! workers. Of every way that was measured, and of those that follow from the item alone, the time
+//! of the whole job is reckoned; the simplest of the fastest ones is advised.
 
 pub(crate) mod model;
 mod reasons;
@@ -15,7 +16,7 @@ pub use model::{Plan, chunk_for, plans};
 
 use crate::{Advice, Bound, Place, SpeedUp};
 
-/// How the work can be run.
+/// Kind of work, by how it can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A plain function: the blocking or the cpu lane.
@@ -26,7 +27,7 @@ pub enum Kind {
     Command,
 }
 
-/// What one item takes when it has the machine for itself, as means.
+/// Means of what one item takes when it has the machine for itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
     /// From its start to its end.
@@ -35,18 +36,19 @@ pub struct Item {
     pub cpu: Duration,
     /// Ready to run, while other programs had the CPU. Part of `wall`, and no property of the item.
     pub queued: Duration,
-    /// How far items differ: half the distance of the outer quarters of their wall times, as a share of the median.
+    /// Spread of the items: half the distance of the outer quarters of their wall times, as a share
+    /// of the median.
     pub spread: f64,
-    /// How often it gave up the CPU to wait.
+    /// Number of times that it gave up the CPU to wait.
     pub voluntary: f64,
-    /// How often the CPU was taken from it.
+    /// Number of times that the CPU was taken from it.
     pub forced: f64,
-    /// How many were timed.
+    /// Number of items that were timed.
     pub timed: u64,
 }
 
 impl Item {
-    /// What it would take if nobody else wanted the CPU, in seconds; never 0.
+    /// Returns what it would take if nobody else wanted the CPU, in seconds; never 0.
     pub fn alone(&self) -> f64 {
         self.wall.saturating_sub(self.queued).max(self.cpu).as_secs_f64().max(1e-9)
     }
@@ -57,7 +59,7 @@ impl Item {
     }
 }
 
-/// What a lane takes for itself.
+/// Time that a lane takes for itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Overhead {
     /// The lane.
@@ -73,33 +75,33 @@ pub struct Overhead {
 pub struct Run {
     /// The lane.
     pub lane: LaneKind,
-    /// How many at once.
+    /// Number of workers.
     pub workers: usize,
     /// Items that travelled together.
     pub chunk: usize,
     /// Items a second, of each run.
     pub rates: Vec<f64>,
-    /// How long the slowest of a hundred tasks ran, of the median run.
+    /// Time of the slowest of a hundred tasks, in the median run.
     pub p99: Duration,
 }
 
 /// Memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// What one item at once adds to the most that is held, in bytes.
+    /// Bytes that one item at once adds to the most that is held.
     pub growth: u64,
-    /// What the machine has to spare, in bytes.
+    /// Bytes that the machine has to spare.
     pub free: u64,
 }
 
 /// All that was measured, and what was said beforehand.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
-    /// How the work can be run.
+    /// Kind of the work.
     pub kind: Kind,
     /// Cores of the machine.
     pub cores: usize,
-    /// How many items the job will have; `None` for many.
+    /// Number of items that the job will have; `None` for many.
     pub count: Option<u64>,
     /// The most workers that may be advised.
     pub most: usize,
@@ -111,7 +113,8 @@ pub struct Measured {
     pub memory: Option<Memory>,
     /// The lanes' own costs.
     pub overheads: Vec<Overhead>,
-    /// Items a second one after another, timed in turns with the runs on lanes; empty where only the single item was timed.
+    /// Items a second one after another, timed in turns with the runs on lanes; empty where only
+    /// the single item was timed.
     pub sequential: Vec<f64>,
     /// Runs on lanes, in the order of their workers.
     pub runs: Vec<Run>,
@@ -121,14 +124,16 @@ pub struct Measured {
 
 /// A way must be this much slower than the fastest before a simpler one is not taken instead.
 const SAME: f64 = 1.03;
-/// Where nothing waits, more workers than cores must be this much faster: less can only have been luck.
+/// Speed-up that more workers than cores must bring where nothing waits: less can only have been
+/// luck.
 const LUCK: f64 = 1.15;
 /// Speed-ups below this are not worth a lane.
 const WORTH_IT: f64 = 1.1;
 /// Data that may wait in a work queue.
 const QUEUED_DATA: u64 = 64 << 20;
 
-/// The advice that follows from what was measured. No clock, no I/O: equal measurements give equal advice.
+/// The advice that follows from what was measured. No clock, no I/O: equal measurements give equal
+/// advice.
 ///
 /// ```
 /// use std::time::Duration;
@@ -164,7 +169,8 @@ pub fn decide(measured: &Measured) -> Advice {
     let stay = sequential.filter(|plan| weighed(plan) <= best * WORTH_IT);
     let simplest = || {
         let fast = plans.iter().filter(|plan| plan.place != Place::Sequential && weighed(plan) <= best * SAME);
-        // The cpu lane leaves the others their time; it goes before an equally fast crowd of threads.
+        // The cpu lane leaves the others their time; it goes before an equally fast crowd of
+        // threads.
         fast.min_by_key(|plan| (plan.place != Place::Lane(LaneKind::Cpu), plan.workers))
     };
     let Some(chosen) = stay.or_else(simplest).or(sequential) else { unreachable!("one after another is always a plan") };

@@ -6,9 +6,11 @@ use longshore_core::{Job, LaneKind, Outcome, TaskError};
 
 use crate::{Advice, Place};
 
-/// Runs a function on every item, where and as advised, and returns the results in the order of the items.
+/// Runs a function on every item, where and as advised, and returns the results in the order of the
+/// items.
 ///
-/// Advice for the async or the process lane is followed on the blocking lane: a plain function runs there.
+/// Advice for the async or the process lane is followed on the blocking lane: a plain function runs
+/// there.
 ///
 /// # Errors
 /// The place (from 0) of the first item whose function panicked, and what it said.

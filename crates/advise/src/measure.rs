@@ -1,4 +1,5 @@
-//! A sample is run and timed, first one item after another, then at growing concurrency on the lanes that suit it.
+//! A sample is run and timed, first one item after another, then at growing concurrency on the
+//! lanes that suit it.
 //!
 //! The handler really runs, many times: measure work that may be done more than once.
 
@@ -27,12 +28,12 @@ use ladder::Ladder;
 pub use others::Moment;
 use runs::Work;
 
-/// How long measuring may take, unless told otherwise.
+/// Time that measuring may take, unless told otherwise.
 pub const BUDGET: Duration = Duration::from_secs(2);
 /// The most workers that are tried, unless told otherwise, on threads and on the async lane.
 const MOST: [usize; 2] = [64, 1024];
 
-/// Why there is no advice.
+/// The reason why there is no advice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MeasureError {
@@ -44,7 +45,7 @@ pub enum MeasureError {
     Panicked {
         /// The item, from 0.
         item: usize,
-        /// What it said.
+        /// Text of the error.
         text: String,
     },
     /// A result was not what [`Measure::expect`] wants.
@@ -61,17 +62,18 @@ pub enum MeasureError {
     Command(String),
 }
 
-/// What was measured, and the advice that follows.
+/// Figures that were measured, and the advice that follows.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Measurement {
-    /// What was measured; [`decide`] makes the same advice of it again, or another after changing it (its `count`, say).
+    /// The figures; [`decide`] makes the same advice of it again, or another after changing it (its
+    /// `count`, say).
     pub measured: Measured,
     /// The advice.
     pub advice: Advice,
-    /// How long it took.
+    /// Time that it took.
     pub took: Duration,
-    /// How many items were run for it.
+    /// Number of items that were run for it.
     pub runs: u64,
 }
 
@@ -122,8 +124,9 @@ where
 
 /// A measurement that is to be made.
 ///
-/// A sample is run again from its start when it is used up. As no more items run at once than the sample has, no item ever runs twice at the same time:
-/// a sample should have as many items as may run at once.
+/// A sample is run again from its start when it is used up. As no more items run at once than the
+/// sample has, no item ever runs twice at the same time: a sample should have as many items as may
+/// run at once.
 ///
 /// ```
 /// use std::time::Duration;
@@ -166,37 +169,40 @@ where
         Self { sample, budget: BUDGET, count: None, most: None, cores: None, payload: None, expect: None }
     }
 
-    /// How long it may take (2 s). What has begun is never cut off, so an item that takes longer makes it take longer.
+    /// Sets how long it may take (2 s). What has begun is never cut off, so an item that takes
+    /// longer makes it take longer.
     pub fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;
         self
     }
 
-    /// How many items the job will have; many, unless told.
+    /// Sets how many items the job will have; many, unless told.
     pub fn count(mut self, count: u64) -> Self {
         self.count = Some(count);
         self
     }
 
-    /// The most workers that may be tried and advised (64 threads, or 1024 on the async lane), besides the length of the sample.
+    /// The most workers that may be tried and advised (64 threads, or 1024 on the async lane),
+    /// besides the length of the sample.
     pub fn most(mut self, workers: usize) -> Self {
         self.most = Some(workers.max(1));
         self
     }
 
-    /// How many cores there are to be used; those of the machine, unless told.
+    /// Sets how many cores are to be used; those of the machine, unless told.
     pub fn cores(mut self, cores: usize) -> Self {
         self.cores = Some(cores.max(1));
         self
     }
 
-    /// What an item holds beyond itself, in bytes: the length of what it points to.
+    /// Sets what an item holds beyond itself, in bytes: the length of what it points to.
     pub fn payload(mut self, bytes: impl Fn(&T) -> u64 + 'static) -> Self {
         self.payload = Some(Box::new(bytes));
         self
     }
 
-    /// What a good result is. Without it every result is good, and a handler whose every call fails at once looks as if it were very fast.
+    /// Sets what a good result is. Without it every result is good, and a handler whose every call
+    /// fails at once looks as if it were very fast.
     /// ```
     /// use longshore_advise::{Measure, MeasureError};
     ///
@@ -208,7 +214,8 @@ where
         self
     }
 
-    /// Measures a plain function: alone on a thread, then on the blocking lane, the cpu lane, or both.
+    /// Measures a plain function: alone on a thread, then on the blocking lane, the cpu lane, or
+    /// both.
     ///
     /// # Errors
     /// The sample is empty, an item panics or is not as expected.
@@ -284,7 +291,8 @@ pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// What the lanes take for themselves on this machine, measured once a process with tasks that do nothing.
+/// Returns what the lanes take for themselves on this machine, measured once a process with tasks
+/// that do nothing.
 fn overheads() -> &'static [Overhead] {
     static MEASURED: OnceLock<Vec<Overhead>> = OnceLock::new();
     MEASURED.get_or_init(|| {

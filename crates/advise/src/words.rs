@@ -3,7 +3,8 @@
 //! Layout:
 //! - `words/lesson.rs`: a lesson's two helpers and its decision tree, as they are
 //! - `words/list.rs`: our list of words, matched whole and by their stem
-//! - `words/ours.rs`: one decision in their place, and how it settles what they contradict each other about
+//! - `words/ours.rs`: one decision in their place, and how it settles what they contradict each
+//!   other about
 //!
 //! A guess is only that. [`measure`](crate::measure) knows.
 

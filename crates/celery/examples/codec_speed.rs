@@ -1,5 +1,6 @@
-//! What it takes to read and to write one message and one result, in nanoseconds: `cargo run --release -p longshore-celery --example codec_speed`, with a
-//! word to take only the measurements that have it in their names.
+//! What it takes to read and to write one message and one result, in nanoseconds: `cargo run
+//! --release -p longshore-celery --example codec_speed`, with a word to take only the measurements
+//! that have it in their names.
 
 use std::{hint::black_box, time::Instant};
 

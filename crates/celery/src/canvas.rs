@@ -1,13 +1,18 @@
-//! Canvas: chains, groups and chords, as Celery's workers and clients send them. Pure: ids and the time come from the caller.
+//! Canvas: chains, groups and chords, as Celery's workers and clients send them. Pure: ids and the
+//! time come from the caller.
 //!
-//! What is sent is what Celery 5.7 sends, option by option, but for what would lose something there:
-//! - a chord that fails in another's header fails that one too, as does the body of a chord that is a chord's body (there they wait for ever);
-//! - a chord in a group that ends a chain in another chord's header stays a part of that one (there it waits for ever, too);
+//! What is sent is what Celery 5.7 sends, option by option, but for what would lose something
+//! there:
+//! - a chord that fails in another's header fails that one too, as does the body of a chord that is
+//!   a chord's body (there they wait for ever);
+//! - a chord in a group that ends a chain in another chord's header stays a part of that one (there
+//!   it waits for ever, too);
 //! - the priority of a chord's body survives being the next link of a chain;
 //! - arguments for a chain that begins with a group reach its members;
 //! - canvases work as errbacks.
 //!
-//! And as in Celery, a chord whose body ends in a group, followed by another chord in a chain, runs the rest once for each member of that group.
+//! And as in Celery, a chord whose body ends in a group, followed by another chord in a chain, runs
+//! the rest once for each member of that group.
 //!
 //! Layout:
 //! - `canvas/tree.rs`: a signature with its parts at hand
@@ -19,7 +24,8 @@
 //! - `canvas/queues.rs`: the queues that its parts name
 //! - `canvas/after.rs`: what a finished task sends on, and whom its failure reaches
 //! - `canvas/chord.rs`: a complete chord
-//! - `canvas/replace.rs`: a task that puts another in its place, that adds to its chord, that is to run again
+//! - `canvas/replace.rs`: a task that puts another in its place, that adds to its chord, that is to
+//!   run again
 //! - `canvas/builtin.rs`: the built-in tasks that are plain functions
 //! - `canvas/build.rs`: signatures in Rust
 
@@ -52,5 +58,5 @@ pub(crate) const DEEPEST: usize = 64;
 /// Most bytes, about, that several messages sent at once may have in common.
 pub(crate) const MOST_COPIED: u64 = 512 << 20;
 
-/// How many results before a result are named in its place.
+/// Most results before a result that are named in its place.
 pub(crate) const MOST_PARENTS: usize = 100;

@@ -1,4 +1,5 @@
-//! Remote control: requests to all workers or to some, and their replies, as Celery's `status`, `inspect` and `control` and Flower send and read them.
+//! Remote control: requests to all workers or to some, and their replies, as Celery's `status`,
+//! `inspect` and `control` and Flower send and read them.
 //!
 //! Layout:
 //! - `control/request.rs`: a request, and whom it is for

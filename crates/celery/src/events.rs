@@ -1,4 +1,5 @@
-//! Events: what workers and clients tell of themselves and of tasks, to whoever listens on the exchange `celeryev`.
+//! Events: what workers and clients tell of themselves and of tasks, to whoever listens on the
+//! exchange `celeryev`.
 //!
 //! Layout:
 //! - `events/what.rs`: what happened, in each kind's own fields
@@ -16,7 +17,8 @@ pub use what::{Beat, TaskInfo, What};
 
 use crate::value::{Map, Value, ValueError};
 
-/// The exchange that events are published on. Of type topic; the routing key is the kind with `.` for `-`.
+/// The exchange that events are published on. Of type topic; the routing key is the kind with `.`
+/// for `-`.
 pub const EXCHANGE: &str = "celeryev";
 
 /// The most events that Celery puts into one message.
@@ -33,9 +35,9 @@ pub struct Event {
     pub utcoffset: f64,
     /// The node's logical time.
     pub clock: u64,
-    /// When it happened, in seconds since 1970.
+    /// Time of the event, in seconds since 1970.
     pub timestamp: f64,
-    /// What happened.
+    /// The event itself.
     pub what: What,
 }
 
@@ -56,7 +58,8 @@ impl Event {
         members.into()
     }
 
-    /// Reads an event. Kinds that are not known are kept with their fields; what is missing of the others is taken for nothing.
+    /// Reads an event. Kinds that are not known are kept with their fields; what is missing of the
+    /// others is taken for nothing.
     ///
     /// # Errors
     /// It is no object, or says not what kind it is.
@@ -79,8 +82,9 @@ impl Event {
     }
 }
 
-/// Writes events of one node as one message: its routing key, and its bytes. More than one event may be written together only if all are of tasks
-/// (`task.multi`). `tag` is a delivery tag, which must be unique.
+/// Writes events of one node as one message: its routing key, and its bytes. More than one event
+/// may be written together only if all are of tasks (`task.multi`). `tag` is a delivery tag, which
+/// must be unique.
 pub fn encode(events: &[Event], tag: &str) -> (String, Vec<u8>) {
     let (routing_key, body) = match events {
         [one] => (one.routing_key(), one.to_value()),

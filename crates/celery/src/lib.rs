@@ -1,4 +1,5 @@
-//! Celery's wire format: bytes ⇄ types. No sockets and no clocks in here; what needs the time or an id is given it.
+//! Celery's wire format: bytes ⇄ types. No sockets and no clocks in here; what needs the time or an
+//! id is given it.
 //!
 //! Layout:
 //! - `value.rs`: JSON as Python writes it (NaN, huge integers, lone surrogates), tagged values

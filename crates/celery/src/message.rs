@@ -1,5 +1,6 @@
-//! A task as it travels. `message/`: `decode.rs` reads the envelope, `body.rs` what is packed inside it, `encode.rs` writes both, `mark.rs` changes a
-//! message that is handed back without reading more of it than it must, `stub.rs` stands for one that is too large.
+//! A task as it travels. `message/`: `decode.rs` reads the envelope, `body.rs` what is packed
+//! inside it, `encode.rs` writes both, `mark.rs` changes a message that is handed back without
+//! reading more of it than it must, `stub.rs` stands for one that is too large.
 
 mod body;
 mod decode;
@@ -41,7 +42,7 @@ pub struct Message {
     pub group: Option<String>,
     /// Its place in the group. May be absent in a group.
     pub group_index: Option<i64>,
-    /// How often it was retried.
+    /// Number of its retries so far.
     pub retries: u32,
     /// Not to be started before.
     pub eta: Option<SystemTime>,
@@ -51,7 +52,7 @@ pub struct Message {
     pub soft_time_limit: Option<Duration>,
     /// The hard limit of one attempt.
     pub time_limit: Option<Duration>,
-    /// Whether nobody wants the result; the task's own word where absent.
+    /// True where nobody wants the result; the task's own word where absent.
     pub ignore_result: Option<bool>,
     /// The name to show.
     pub shadow: Option<String>,
@@ -59,9 +60,9 @@ pub struct Message {
     pub argsrepr: Option<String>,
     /// Its keyword arguments as Python shows them.
     pub kwargsrepr: Option<String>,
-    /// Who sent it.
+    /// Name of the sender.
     pub origin: Option<String>,
-    /// How often it stands in for another task.
+    /// Depth of its replacement: how often it stands in for another task.
     pub replaced_task_nesting: i64,
     /// The names of its stamps.
     pub stamped_headers: Vec<String>,
@@ -73,17 +74,17 @@ pub struct Message {
     /// All other properties of its envelope: `app_id`, `user_id`, `type`, whatever a sender puts
     /// there.
     pub properties: Map,
-    /// Where its result is awaited (of use to the rpc result backend).
+    /// Queue in which its result is awaited (of use to the rpc result backend).
     pub reply_to: Option<String>,
     /// `correlation_id`, where it is not the task's id.
     pub correlation_id: Option<String>,
     /// 0 to 9. On Redis 0 is served first. Absent is written as 0.
     pub priority: Option<u8>,
-    /// Where it was sent: the exchange, empty for the default one.
+    /// Exchange to which it was sent; empty for the default one.
     pub exchange: String,
-    /// Where it was sent: the routing key, which is the queue's name where the exchange is empty.
+    /// Routing key with which it was sent: the queue's name where the exchange is empty.
     pub routing_key: String,
-    /// Whether it was taken and given back before.
+    /// True where it was taken and given back before.
     pub redelivered: bool,
     /// Number of workers' children that died while they ran it. Not written by `encode`:
     /// [`mark_crashed`] notes it.
@@ -96,7 +97,8 @@ pub struct Message {
     pub callbacks: Vec<Signature>,
     /// Told of its failure.
     pub errbacks: Vec<Signature>,
-    /// What comes after it, **the last first**. `Some` of nothing stands at the end of a chain.
+    /// Tasks that come after it, **the last first**. `Some` of nothing stands at the end of a
+    /// chain.
     pub chain: Option<Vec<Signature>>,
     /// The body of the chord that it is a part of. Shared: a chord has many parts, and its body may
     /// be large.
@@ -110,17 +112,18 @@ pub const CRASHES: &str = "longshore-crashes";
 /// message's task. Their workers live, and know of what.
 pub const CHILD_CRASHES: &str = "longshore-child-crashes";
 
-/// How a message is written.
+/// Format of a message's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Encoding {
     /// JSON.
     #[default]
     Json,
-    /// MessagePack; JSON all the same for a body with what MessagePack has no form for (longer integers, lone surrogates).
+    /// MessagePack; JSON all the same for a body with what MessagePack has no form for (longer
+    /// integers, lone surrogates).
     MsgPack,
 }
 
-/// How a body is compressed.
+/// Compression of a message's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     /// zlib, which Celery has always read.
@@ -129,7 +132,7 @@ pub enum Compression {
     Zstd,
 }
 
-/// What is accepted of a message.
+/// Limits of what is accepted as a message.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// The longest message, in bytes.
@@ -140,9 +143,10 @@ pub struct Limits {
     pub depth: usize,
     /// The most arguments.
     pub args: usize,
-    /// The most values in a message's headers, and in its body: each takes tens of bytes of memory, however short it is in the message.
+    /// The most values in a message's headers, and in its body: each takes tens of bytes of memory,
+    /// however short it is in the message.
     pub values: usize,
-    /// Whether MessagePack bodies are accepted.
+    /// True where MessagePack bodies are accepted.
     pub msgpack: bool,
 }
 
@@ -158,11 +162,12 @@ impl Default for Limits {
     }
 }
 
-/// A message that cannot be run: why, and what could be read of it, so that whoever waits for it can be told.
+/// A message that cannot be run: why, and what could be read of it, so that whoever waits for it
+/// can be told.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{reason}")]
 pub struct BadMessage {
-    /// What is wrong with it.
+    /// The fault.
     pub wrong: Wrong,
     /// The same for people: what, where, and what to do.
     pub reason: String,
@@ -172,7 +177,7 @@ pub struct BadMessage {
     pub id: Option<String>,
 }
 
-/// What can be wrong with a message.
+/// A fault of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Wrong {

@@ -52,7 +52,7 @@ fn write_repr(value: &Value, out: &mut String) {
     }
 }
 
-/// What is neither a text nor a container.
+/// Writes what is neither a text nor a container.
 fn atom(value: &Value) -> String {
     match value {
         Value::Bool(true) => "True".to_owned(),
@@ -121,7 +121,8 @@ fn escape(char: char, quote: char, out: &mut String) {
     };
 }
 
-/// What Python shows as it is: near enough to `str.isprintable` (controls, blanks other than the space, formats, private use).
+/// Returns whether Python shows a character as it is: near enough to `str.isprintable` (controls,
+/// blanks other than the space, formats, private use).
 fn printable(char: char) -> bool {
     !char.is_control()
         && (char == ' ' || !char.is_whitespace())
@@ -160,13 +161,13 @@ pub fn short_repr(value: &Value, length: usize) -> String {
 /// Celery's `saferepr`: cut off at a length, with what is open then closed.
 struct Short {
     out: String,
-    /// How many characters may still come; what is open is closed all the same.
+    /// Number of characters that may still come; what is open is closed all the same.
     left: i64,
     cut: bool,
 }
 
 impl Short {
-    /// Whether there is room for another token. Where there is none, says so once.
+    /// Returns whether there is room for another token. Where there is none, says so once.
     fn room(&mut self) -> bool {
         if !self.cut && self.left <= 0 {
             self.out.push_str(", ...");

@@ -1,4 +1,5 @@
-//! What is stored of a task: its state, its result, what it sent. `result/`: exceptions as documents, the tree of results.
+//! What is stored of a task: its state, its result, what it sent. `result/`: exceptions as
+//! documents, the tree of results.
 
 mod document;
 mod exception;
@@ -56,12 +57,12 @@ impl State {
         }
     }
 
-    /// Whether it is final: whoever waits is told.
+    /// Returns whether it is final: whoever waits is told.
     pub fn is_ready(&self) -> bool {
         matches!(self, State::Success | State::Failure | State::Revoked)
     }
 
-    /// Whether its result is an exception.
+    /// Returns whether its result is an exception.
     pub fn is_exception(&self) -> bool {
         matches!(self, State::Failure | State::Revoked | State::Retry)
     }
@@ -97,25 +98,27 @@ pub struct TaskResult {
     pub task_id: String,
     /// Its state.
     pub state: State,
-    /// What it returned; for [exceptions](State::is_exception) an [`Exception`] as a value; while it runs, who runs it.
+    /// Its result; for [exceptions](State::is_exception) an [`Exception`] as a value; while it
+    /// runs, who runs it.
     pub result: Value,
-    /// Where it failed.
+    /// Traceback of its failure.
     pub traceback: Option<String>,
-    /// What it sent: a list of [`ResultTree`]s as values, or null where nothing is known.
+    /// Results of what it sent: a list of [`ResultTree`]s as values, or null where nothing is
+    /// known.
     pub children: Value,
-    /// When it was done, if its state is final.
+    /// Time of its end, if its state is final.
     pub date_done: Option<SystemTime>,
     /// The group that it is a member of.
     pub group_id: Option<String>,
     /// The task that sent it.
     pub parent_id: Option<String>,
-    /// What is stored besides, where extended results are wanted.
+    /// Further facts, where extended results are wanted.
     pub extended: Option<Extended>,
     /// Members that are not known here.
     pub rest: Map,
 }
 
-/// What extended results tell of a task.
+/// Facts that extended results tell of a task.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Extended {
     /// Its name.
@@ -126,7 +129,7 @@ pub struct Extended {
     pub kwargs: Value,
     /// The node that ran it.
     pub worker: Option<String>,
-    /// How often it was retried.
+    /// Number of its retries.
     pub retries: Option<i64>,
     /// Its queue.
     pub queue: Option<String>,

@@ -2,7 +2,7 @@
 
 use crate::value::{Map, Value, ValueError, write};
 
-/// What a signature is, beside a plain task.
+/// Kind of a signature.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Subtask {
     /// A task.
@@ -18,7 +18,8 @@ pub enum Subtask {
     Other(String),
 }
 
-/// A task that is yet to be sent: what is embedded in messages, and what canvas is made of. Unknown options are kept.
+/// A task that is yet to be sent: what is embedded in messages, and what canvas is made of. Unknown
+/// options are kept.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Signature {
     /// The task's name.
@@ -27,11 +28,12 @@ pub struct Signature {
     pub args: Vec<Value>,
     /// Its keyword arguments.
     pub kwargs: Map,
-    /// `task_id`, `reply_to`, `group_id`, `chord`, `link`, `countdown`, `queue`, … and whatever else stands there.
+    /// `task_id`, `reply_to`, `group_id`, `chord`, `link`, `countdown`, `queue`, … and whatever
+    /// else stands there.
     pub options: Map,
-    /// What it is.
+    /// Its kind.
     pub subtask: Subtask,
-    /// Whether it ignores the result of what went before it.
+    /// True where it ignores the result of what went before it.
     pub immutable: bool,
 }
 

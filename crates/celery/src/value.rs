@@ -1,4 +1,5 @@
-//! JSON as Python reads and writes it. `value/`: reading, writing, to and from Rust types, MessagePack.
+//! JSON as Python reads and writes it. `value/`: reading, writing, to and from Rust types,
+//! MessagePack.
 
 pub(crate) mod de;
 pub(crate) mod msgpack;
@@ -10,21 +11,21 @@ pub(crate) mod ser;
 mod tests;
 pub(crate) mod write;
 
-/// The deepest nesting that any reader of this crate accepts, whatever limit it is given: values are dropped, compared and written level by level on
-/// the stack.
+/// The deepest nesting that any reader of this crate accepts, whatever limit it is given: values
+/// are dropped, compared and written level by level on the stack.
 pub(crate) const MOST_DEPTH: usize = 512;
 
-/// Why a value cannot be read, or is not what was expected.
+/// The reason why a value cannot be read, or is not what was expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ValueError {
-    /// Where in the value, as `[2].name`; empty for the whole of it.
+    /// Place in the value, as `[2].name`; empty for the whole of it.
     pub path: String,
-    /// What was expected and what was found.
+    /// The expectation, and what was found.
     pub reason: String,
     pub(crate) fault: Fault,
 }
 
-/// What is wrong with a value.
+/// A fault of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// It is not JSON (or MessagePack).
@@ -79,9 +80,11 @@ impl std::fmt::Display for ValueError {
     }
 }
 
-/// A JSON value that loses nothing of what Python's `json` can write: integers of any length, `NaN` and the infinities, lone surrogates.
+/// A JSON value that loses nothing of what Python's `json` can write: integers of any length, `NaN`
+/// and the infinities, lone surrogates.
 ///
-/// Tagged values (`{"__type__": …, "__value__": …}`: dates, decimals, UUIDs, bytes) stay maps and travel on untouched.
+/// Tagged values (`{"__type__": …, "__value__": …}`: dates, decimals, UUIDs, bytes) stay maps and
+/// travel on untouched.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub enum Value {
     /// `null`
@@ -97,8 +100,8 @@ pub enum Value {
     Float(f64),
     /// A text.
     Text(String),
-    /// A text with lone surrogates, which no Rust string can hold: what stands between the quotes, escapes and all. Only the reader makes these;
-    /// whatever is put here is written as it is.
+    /// A text with lone surrogates, which no Rust string can hold: what stands between the quotes,
+    /// escapes and all. Only the reader makes these; whatever is put here is written as it is.
     Escaped(Box<str>),
     /// An array.
     List(Vec<Value>),
@@ -107,11 +110,12 @@ pub enum Value {
 }
 
 impl Value {
-    /// Reads one JSON text. More lenient than the standard, as Python is: `NaN`, `Infinity`, integers of any length, lone surrogates, and a name that comes
-    /// twice (the last one counts).
+    /// Reads one JSON text. More lenient than the standard, as Python is: `NaN`, `Infinity`,
+    /// integers of any length, lone surrogates, and a name that comes twice (the last one counts).
     ///
     /// # Errors
-    /// Not UTF-8, not JSON, something after the value, a lone surrogate in a member's name, or nested more than `depth` levels (512 at most).
+    /// Not UTF-8, not JSON, something after the value, a lone surrogate in a member's name, or
+    /// nested more than `depth` levels (512 at most).
     pub fn parse(json: &[u8], depth: usize) -> Result<Value, ValueError> {
         let mut scan = read::Scan::new(json, depth)?;
         let value = scan.value()?;
@@ -119,7 +123,7 @@ impl Value {
         Ok(value)
     }
 
-    /// What kind of value it is, in JSON's words, for errors.
+    /// Returns the kind of value in JSON's words, for errors.
     pub fn kind(&self) -> &'static str {
         match self {
             Value::Null => "null",
@@ -132,7 +136,7 @@ impl Value {
         }
     }
 
-    /// Whether it is `null`.
+    /// Returns whether it is `null`.
     pub fn is_null(&self) -> bool {
         matches!(self, Value::Null)
     }
@@ -178,7 +182,8 @@ impl Value {
         self.as_map().and_then(|map| map.get(name))
     }
 
-    /// Kombu's tag and the value under it, if it is a tagged value (`{"__type__": …, "__value__": …}` and nothing else).
+    /// Kombu's tag and the value under it, if it is a tagged value
+    /// (`{"__type__": …, "__value__": …}` and nothing else).
     pub fn tagged(&self) -> Option<(&str, &Value)> {
         let map = self.as_map()?;
         if map.0.len() != 2 {
@@ -188,7 +193,8 @@ impl Value {
     }
 }
 
-/// An object: its members in the order in which they were written. Lookups are linear; headers and options are small.
+/// An object: its members in the order in which they were written. Lookups are linear; headers and
+/// options are small.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Map(pub Vec<(String, Value)>);
 
@@ -220,7 +226,7 @@ impl Map {
         Some(value)
     }
 
-    /// How many members it has.
+    /// Returns the number of its members.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -230,7 +236,7 @@ impl Map {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
     }
 
-    /// Whether it has no members.
+    /// Returns whether it has no members.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,4 +1,5 @@
-//! Canvases built in Rust are the canvases that Celery builds of the same parts; and what is better here than there.
+//! Canvases built in Rust are the canvases that Celery builds of the same parts; and what is better
+//! here than there.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,4 +1,5 @@
-//! What holds for every canvas: nothing panics whatever comes in, and what is promised is sent, once.
+//! What holds for every canvas: nothing panics whatever comes in, and what is promised is sent,
+//! once.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -46,7 +47,8 @@ fn canvas() -> impl Strategy<Value = Signature> {
     })
 }
 
-/// Whether a chord whose body ends in a group is followed by another chord. There Celery, and so we, run the rest once for each member of the group.
+/// Whether a chord whose body ends in a group is followed by another chord. There Celery, and so
+/// we, run the rest once for each member of the group.
 fn repeats(value: &Value) -> bool {
     let members = |name: &str| value.get("kwargs").and_then(|kwargs| kwargs.get(name));
     let list = |name: &str| members(name).and_then(Value::as_list).unwrap_or_default();
@@ -104,7 +106,8 @@ fn run_all(plan: Plan, fresh: &mut dyn FnMut() -> String) -> Vec<String> {
             take(plan, &mut queue, &mut headers);
         }
     }
-    // A group at the end of a chain inside a header names the header's chord under its own id too, as in Celery; such chords have no parts at all.
+    // A group at the end of a chain inside a header names the header's chord under its own id too,
+    // as in Celery; such chords have no parts at all.
     for (id, (size, parts)) in headers {
         assert!(parts.is_empty() || parts.len() as u64 == size, "{id} is still waiting: {} of {size}", parts.len());
     }

@@ -1,5 +1,7 @@
-//! Canvases of every shape, as Celery's own clients and its own tracer sent them (`fixtures/record_canvas.py`): the same signature, the same message
-//! and the same return value lead to the same messages, results and chord parts here. Fresh ids are compared up to their names.
+//! Canvases of every shape, as Celery's own clients and its own tracer sent them
+//! (`fixtures/record_canvas.py`): the same signature, the same message and the same return value
+//! lead to the same messages, results and chord parts here. Fresh ids are compared up to their
+//! names.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

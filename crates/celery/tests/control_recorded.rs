@@ -1,5 +1,6 @@
-//! Remote control as Celery 5.7 did it (`fixtures/record_control.py`): requests are read and written again, commands are understood, and where a
-//! worker of Celery's replied with an error or with a fixed text, so is replied here.
+//! Remote control as Celery 5.7 did it (`fixtures/record_control.py`): requests are read and
+//! written again, commands are understood, and where a worker of Celery's replied with an error or
+//! with a fixed text, so is replied here.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -66,7 +67,8 @@ fn requests_and_replies_are_read_and_written_byte_for_byte() {
     }
 }
 
-/// What a worker that has the recorded worker's tasks replies, as far as that follows from the request alone.
+/// What a worker that has the recorded worker's tasks replies, as far as that follows from the
+/// request alone.
 fn reply(command: &Command, recorded: &Value) -> Option<Value> {
     let known = |name: &str| ["lab.add", "lab.fail"].contains(&name);
     Some(match command {

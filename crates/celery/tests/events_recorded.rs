@@ -1,4 +1,5 @@
-//! Events as a worker and a client of Celery 5.7 published them (`fixtures/record_control.py`): read, and written again.
+//! Events as a worker and a client of Celery 5.7 published them (`fixtures/record_control.py`):
+//! read, and written again.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

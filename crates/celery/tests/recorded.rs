@@ -1,4 +1,5 @@
-//! What a real Celery wrote (`fixtures/record_messages.py`) is understood, and written back the same.
+//! What a real Celery wrote (`fixtures/record_messages.py`) is understood, and written back the
+//! same.
 #![expect(clippy::unwrap_used, reason = "a test's panic is its answer")]
 
 use std::{fs, path::PathBuf};
@@ -133,7 +134,8 @@ fn recorded_messages_are_written_back_the_same() {
             members.sort();
             members
         };
-        // In the texts to be shown lone surrogates are replaced, and a naive time becomes one in UTC.
+        // In the texts to be shown lone surrogates are replaced, and a naive time becomes one in
+        // UTC.
         if !name.starts_with("protocol_1") && name != "odd_texts" && name != "eta_naive" {
             let headers = |value: &Value| told(value.get("headers").unwrap(), &["lang", "compression"]);
             assert_eq!(headers(&after), headers(&before), "{name}");

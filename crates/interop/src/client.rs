@@ -1,7 +1,9 @@
-//! A client that is told by lines of JSON what to send, and answers with what came back: a line for each, in the order in which they end.
+//! A client that is told by lines of JSON what to send, and answers with what came back: a line for
+//! each, in the order in which they end.
 //!
-//! In: `{"n": 1, "send": {a signature as Celery serializes it}, "wait": 5.0}`, or `"get": "<id>"` in place of `send`.
-//! Out: `{"n": 1, "id": "…", "result": …}`, or `"error": {"type", "module", "args", "state"}`, or `"trouble": "…"`.
+//! In: `{"n": 1, "send": {a signature as Celery serializes it}, "wait": 5.0}`, or `"get":
+//! "<id>"` in place of `send`. Out: `{"n": 1, "id": "…", "result": …}`, or `"error": {"type",
+//! "module", "args", "state"}`, or `"trouble": "…"`.
 
 use std::{process::ExitCode, time::Duration};
 

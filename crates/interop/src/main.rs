@@ -1,5 +1,7 @@
-//! The tasks of `tests/interop/labapp.py` in Rust, as a program with longshore's whole command line: what the interop tests start as a worker
-//! (`labapp worker …`; where LAB_ONE_LANE is set, with a single task). With `labapp client URL` it is a client that is told by lines of JSON what to send.
+//! The tasks of `tests/interop/labapp.py` in Rust, as a program with longshore's whole command
+//! line: what the interop tests start as a worker (`labapp worker …`; where LAB_ONE_LANE is set,
+//! with a single task). With `labapp client URL` it is a client that is told by lines of JSON what
+//! to send.
 
 mod client;
 mod tasks;

@@ -1,5 +1,6 @@
-//! Runs `tests/interop`: real Celery clients, real Python workers and Flower beside ours. What that needs from PyPI goes into a virtual environment of its
-//! own under the target directory, made once for each state of `requirements.txt`.
+//! Runs `tests/interop`: real Celery clients, real Python workers and Flower beside ours. What that
+//! needs from PyPI goes into a virtual environment of its own under the target directory, made once
+//! for each state of `requirements.txt`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot start what it tests has failed")]
 
@@ -49,7 +50,8 @@ fn celerys_clients_workers_and_tools_find_nothing_strange_beside_ours() {
     let _ = writeln!(std::io::stderr(), "interop: {}", said.last().map_or("", |line| line.trim_matches(['=', ' '])));
 }
 
-/// The Python of an environment that has what `requirements.txt` lists; or what is missing on this machine, and how to get it.
+/// The Python of an environment that has what `requirements.txt` lists; or what is missing on this
+/// machine, and how to get it.
 fn environment() -> Result<PathBuf, String> {
     found("redis-server", "--version", "apt-get install redis-server")?;
     found("python3", "--version", "apt-get install python3 python3-venv")?;

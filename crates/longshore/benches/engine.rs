@@ -1,6 +1,8 @@
-//! The engine against what a user would write instead: the same work, side by side in one run, medians of interleaved rounds, as ratios.
+//! The engine against what a user would write instead: the same work, side by side in one run,
+//! medians of interleaved rounds, as ratios.
 //!
-//! `cargo bench -p longshore --bench engine -- [async|waits|cpu|mixed|pace …] [--rounds 9] [--tasks 1000000] [--only longshore]`
+//! `cargo bench -p longshore --bench engine -- [async|waits|cpu|mixed|pace …] [--rounds 9]
+//! [--tasks 1000000] [--only longshore]`
 
 #[path = "engine/async_tasks.rs"]
 mod async_tasks;

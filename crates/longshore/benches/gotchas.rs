@@ -1,4 +1,5 @@
-//! The four gotchas of the guide, wrong and right: the same work in turn, medians of the pairs' ratios.
+//! The four gotchas of the guide, wrong and right: the same work in turn, medians of the pairs'
+//! ratios.
 //!
 //! `cargo bench -p longshore --bench gotchas [-- --rounds 9] [--scale 1] [--only 4]`
 
@@ -201,7 +202,8 @@ fn timed<O>(work: impl FnOnce() -> O) -> f64 {
     began.elapsed().as_secs_f64()
 }
 
-/// This program as a child: what a process pool's child does, without an interpreter that has to start first.
+/// This program as a child: what a process pool's child does, without an interpreter that has to
+/// start first.
 fn this(what: &str, n: Option<u64>) -> Command {
     let mut args = vec![what.into()];
     args.extend(n.map(|n| n.to_string().into()));

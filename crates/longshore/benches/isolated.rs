@@ -1,9 +1,12 @@
-//! Functions in child processes against what a user would write instead: a loop over pipes by hand, and Python's pools of processes. The same no-op, medians
-//! of interleaved rounds, one child each unless said otherwise.
+//! Functions in child processes against what a user would write instead: a loop over pipes by hand,
+//! and Python's pools of processes. The same no-op, medians of interleaved rounds, one child each
+//! unless said otherwise.
 //!
-//! `cargo bench -p longshore --bench isolated -- [pipe|python …] [--rounds 9] [--tasks 100000] [--only longshore]`
+//! `cargo bench -p longshore --bench isolated -- [pipe|python …] [--rounds 9] [--tasks 100000]
+//! [--only longshore]`
 //!
-//! `LONGSHORE_BENCH_PYTHON` names the Python to compare with (default `python3`); loky is measured if it can import it.
+//! `LONGSHORE_BENCH_PYTHON` names the Python to compare with (default `python3`); loky is measured
+//! if it can import it.
 
 #[path = "engine/harness.rs"]
 #[allow(dead_code, reason = "the other benchmark uses all of it")]
@@ -26,7 +29,8 @@ fn batches(batch: Option<u32>) -> Isolation {
     isolation
 }
 
-/// A job: every number comes back, each a task with its times, its statistics and its place in the report.
+/// A job: every number comes back, each a task with its times, its statistics and its place in the
+/// report.
 fn job(tasks: u64, children: usize, batch: Option<u32>) -> longshore::Job<u64, u64> {
     Job::isolated(echo, batches(batch)).params(0..tasks).workers(children)
 }

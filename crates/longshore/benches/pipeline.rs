@@ -1,6 +1,8 @@
-//! Pipelines against hand-written ones over channels: the same work, side by side in one run, medians of interleaved rounds, as ratios.
+//! Pipelines against hand-written ones over channels: the same work, side by side in one run,
+//! medians of interleaved rounds, as ratios.
 //!
-//! `cargo bench -p longshore --bench pipeline -- [tasks|threads|waits …] [64|3] [--rounds 9] [--tasks 1000000] [--only longshore]`
+//! `cargo bench -p longshore --bench pipeline -- [tasks|threads|waits …] [64|3] [--rounds 9]
+//! [--tasks 1000000] [--only longshore]`
 
 #[path = "pipeline/by_hand.rs"]
 mod by_hand;

@@ -1,10 +1,11 @@
-//! Concurrency that finds itself, against a server with a knee that moves: the engine on a simulated clock, so that three minutes take a moment and every
-//! run prints the same.
+//! Concurrency that finds itself, against a server with a knee that moves: the engine on a
+//! simulated clock, so that three minutes take a moment and every run prints the same.
 //!
 //! `cargo run --release --example adaptive -- [--plot adaptive.svg] [--scale 1]`
 //!
-//! The server answers in 50 ms up to its knee; above it everybody waits, and a little of its power is lost to the crowd. The best fixed number of workers
-//! is found by trying all of a grid, for each phase by itself; the job with `adaptive(1, 300)` knows nothing of it.
+//! The server answers in 50 ms up to its knee; above it everybody waits, and a little of its power
+//! is lost to the crowd. The best fixed number of workers is found by trying all of a grid, for
+//! each phase by itself; the job with `adaptive(1, 300)` knows nothing of it.
 
 use std::{
     fmt::Write as _,

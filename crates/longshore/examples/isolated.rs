@@ -1,7 +1,9 @@
-//! Functions that crash, in child processes: of a thousand tasks some abort, overflow the stack, allocate or loop without end, leave processes behind, or
-//! exit. Each has its own outcome, the others never notice, and nothing is left.
+//! Functions that crash, in child processes: of a thousand tasks some abort, overflow the stack,
+//! allocate or loop without end, leave processes behind, or exit. Each has its own outcome, the
+//! others never notice, and nothing is left.
 //!
-//! `cargo run --release -p longshore --example isolated -- [--tasks 1000] [--workers 2] [--timeout-ms 200] [--late-ms 100] [--memory-mib 256]`
+//! `cargo run --release -p longshore --example isolated -- [--tasks 1000] [--workers 2]
+//! [--timeout-ms 200] [--late-ms 100] [--memory-mib 256]`
 
 #[path = "args/mod.rs"]
 mod args;
@@ -160,7 +162,8 @@ fn resident_kib() -> u64 {
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-/// How many processes live that carry this run's marker: children, and what they have started. The marker begins with this process's number.
+/// How many processes live that carry this run's marker: children, and what they have started. The
+/// marker begins with this process's number.
 fn processes_of_this_run() -> usize {
     let marker = format!("LONGSHORE_RUN={:x}-", std::process::id());
     let lives = |stat: &str| stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']));
@@ -174,7 +177,8 @@ fn processes_of_this_run() -> usize {
         .count()
 }
 
-/// Children that have nothing to do any more are given a moment for what their program does at its end.
+/// Children that have nothing to do any more are given a moment for what their program does at its
+/// end.
 fn none_is_left() -> bool {
     let start = Instant::now();
     while processes_of_this_run() > 0 {

@@ -1,4 +1,5 @@
-//! A leaky bucket in front of a consumer: tasks come in at three times the leak, leave evenly spaced, and what finds the bucket full is refused.
+//! A leaky bucket in front of a consumer: tasks come in at three times the leak, leave evenly
+//! spaced, and what finds the bucket full is refused.
 //!
 //! `cargo run --release -p longshore --example leaky_bucket [-- --overflow drop-oldest]`
 
@@ -133,7 +134,8 @@ fn main() -> ExitCode {
         let notes = notes.clone();
         move || offer(&bucket, items, interval, overflow, &notes)
     });
-    // What the engine fetches ahead stands outside of the bucket: no more than free workers can take.
+    // What the engine fetches ahead stands outside of the bucket: no more than free workers can
+    // take.
     let report = job.concurrency(workers).queue(0).rate(Rate::per_second(leak)).run();
     let Ok(offered) = producer.join() else { return ExitCode::FAILURE };
 
@@ -157,7 +159,8 @@ fn main() -> ExitCode {
     let ended = report.ok() as usize;
     claims.check(report.is_clean(), "every task that was taken ended well");
     claims.check(ended == starts.len() && ended + offered.given_back + offered.dropped == items, "every offered task is counted once");
-    // By the end of the offers the bucket is full, and some free workers hold one more that waits for its turn to leave.
+    // By the end of the offers the bucket is full, and some free workers hold one more that waits
+    // for its turn to leave.
     let leaked = 1 + ((offered.ended - offered.began).as_secs_f64() * leak) as usize;
     let ahead = workers.saturating_sub(offered.running);
     let lost = offered.given_back + offered.dropped;

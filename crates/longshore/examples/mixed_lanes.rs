@@ -1,4 +1,5 @@
-//! Work that waits and work that computes, three ways: on one event loop, each on its lane, and one after another.
+//! Work that waits and work that computes, three ways: on one event loop, each on its lane, and one
+//! after another.
 //!
 //! `cargo run --release -p longshore --example mixed_lanes`
 
@@ -90,7 +91,8 @@ impl Way {
 fn main() -> ExitCode {
     let args = Args::parse(HELP);
     let (items, cpu, workers): (usize, usize, usize) = (args.get("--items", 1000), args.get("--cpu", 8), args.get("--workers", 16));
-    // How many rounds take 150 ms here: the quickest of a few tries, so that a busy machine makes them longer, not shorter.
+    // How many rounds take 150 ms here: the quickest of a few tries, so that a busy machine makes
+    // them longer, not shorter.
     let quickest = (0..5)
         .map(|_| {
             let began = Instant::now();

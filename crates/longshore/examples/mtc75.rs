@@ -1,12 +1,15 @@
-//! MTC75, the program of the seed: a producer of fake records, and a consumer with a maximum thread count whose intake gate closes when all places are
-//! taken. Its knobs can be turned while it runs: type `threads 200`, `sleep 50ms`, `flight 500`, `send 100000` or `quit`.
+//! MTC75, the program of the seed: a producer of fake records, and a consumer with a maximum thread
+//! count whose intake gate closes when all places are taken. Its knobs can be turned while it runs:
+//! type `threads 200`, `sleep 50ms`, `flight 500`, `send 100000` or `quit`.
 //!
 //! `cargo run --example mtc75 --features kafka -- --bootstrap 127.0.0.1:9092`
 //!
-//! What the read-me's `ACTIVE_THREAD_COUNT`, `executor`, `thread_count_semaphore` and `pause_interval` are here: `engine.active` of the view, the engine's
-//! async lane, its gate (`max_threads`), and the gate of the intake, which needs no interval, because it opens when records end. While it is closed the
-//! client is polled all the same, so that the group never misses this member; nothing is queued beyond the limit in flight; and what is committed
-//! is what was processed.
+//! What the read-me's `ACTIVE_THREAD_COUNT`, `executor`, `thread_count_semaphore` and
+//! `pause_interval` are here: `engine.active` of the view, the engine's async lane, its gate
+//! (`max_threads`), and the gate of the intake, which needs no interval, because it opens when
+//! records end. While it is closed the client is polled all the same, so that the group never
+//! misses this member; nothing is queued beyond the limit in flight; and what is committed is what
+//! was processed.
 
 mod args;
 

@@ -1,4 +1,5 @@
-//! An assembly line of three stages: how long it takes, how long it must take at least, and which stage holds up the others.
+//! An assembly line of three stages: how long it takes, how long it must take at least, and which
+//! stage holds up the others.
 //!
 //! `cargo run --release -p longshore --example pipeline [-- --workers 2]`
 

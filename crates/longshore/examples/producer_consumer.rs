@@ -40,7 +40,8 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    /// The time between two ends of calls when all workers are busy: the mean latency over the workers.
+    /// The time between two ends of calls when all workers are busy: the mean latency over the
+    /// workers.
     fn spacing(&self) -> Duration {
         Duration::from_millis(250).mul_f64(self.scale / self.workers as f64)
     }

@@ -1,5 +1,5 @@
-//! Seed 004, a client in Rust: three slow additions at once, served by whoever serves `tasks._add`: Celery's own worker
-//! (`celery -A tasks worker` in `examples/seed004`), or `seed004_worker`.
+//! Seed 004, a client in Rust: three slow additions at once, served by whoever serves `tasks._add`:
+//! Celery's own worker (`celery -A tasks worker` in `examples/seed004`), or `seed004_worker`.
 //!
 //! `cargo run --example seed004_client [URL]` (`redis://localhost` unless told otherwise)
 

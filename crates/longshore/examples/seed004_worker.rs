@@ -1,6 +1,8 @@
-//! Seed 004, a worker in Rust: it serves `tasks._add` to whoever calls it, Celery's clients (`python client.py` in `examples/seed004`) or `seed004_client`.
+//! Seed 004, a worker in Rust: it serves `tasks._add` to whoever calls it, Celery's clients
+//! (`python client.py` in `examples/seed004`) or `seed004_client`.
 //!
-//! `cargo run --example seed004_worker [URL]` (`redis://localhost` unless told otherwise; `sqlite:FILE` needs no server). Ctrl-C ends it.
+//! `cargo run --example seed004_worker [URL]` (`redis://localhost` unless told otherwise;
+//! `sqlite:FILE` needs no server). Ctrl-C ends it.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,11 +1,13 @@
-//! A task queue in one file, without a server: `cargo run --example task_queue` starts a worker and a client of it in one process, and
-//! `cargo run --example task_queue worker [FILE]` in one terminal with `… client [FILE]` in another does the same in two.
+//! A task queue in one file, without a server: `cargo run --example task_queue` starts a worker and
+//! a client of it in one process, and `cargo run --example task_queue worker [FILE]` in one
+//! terminal with `… client [FILE]` in another does the same in two.
 
 use std::time::{Duration, Instant};
 
 use longshore::{App, Client, Failure, TaskContext, Worker, WorkerOptions, chain, chord, group, queue::Stopper, task};
 
-/// Waits three seconds, as an answer from far away would, and adds. Two hundred of these wait at once on one thread.
+/// Waits three seconds, as an answer from far away would, and adds. Two hundred of these wait at
+/// once on one thread.
 #[task(name = "tasks.add")]
 async fn add(x: i64, y: i64) -> i64 {
     tokio::time::sleep(Duration::from_secs(3)).await;

@@ -1,4 +1,5 @@
-//! One engine for concurrent work in one process: a function, many parameters, a bounded crowd of workers, and callbacks that hold nobody up.
+//! One engine for concurrent work in one process: a function, many parameters, a bounded crowd of
+//! workers, and callbacks that hold nobody up.
 //!
 //! ```text
 //!  producers ──▶ work queue ──▶ gate ──▶ lane ──▶ result queue ──▶ result handler
@@ -24,9 +25,11 @@
 //! assert_eq!((report.ok(), report.failed()), (99, 1));
 //! ```
 //!
-//! A [`Job`] runs with [`run`](Job::run) (blocks, from anywhere), [`collect`](Job::collect) (every outcome, in the order of the parameters),
-//! [`start`](Job::start) (on your own tokio runtime) or [`as_completed`](Job::as_completed) (results one after the other, as they come). Functions return
-//! a `Result` whose error is text, an [`std::io::Error`] or a [`TaskError`], or else an [`Outcome`].
+//! A [`Job`] runs with [`run`](Job::run) (blocks, from anywhere), [`collect`](Job::collect) (every
+//! outcome, in the order of the parameters), [`start`](Job::start) (on your own tokio runtime) or
+//! [`as_completed`](Job::as_completed) (results one after the other, as they come). Functions
+//! return a `Result` whose error is text, an [`std::io::Error`] or a [`TaskError`], or else an
+//! [`Outcome`].
 //!
 //! The [guide] begins with three templates, and says what to run where, and why.
 //!
@@ -112,8 +115,9 @@
 //!
 //! # Lanes
 //!
-//! A lane is where a function runs. [`Job::new`] takes the async lane, [`Job::blocking`], [`Job::cpu`] and [`Job::commands`] theirs; one job can have
-//! several ([`on_cpu`](Job::on_cpu) and its like) and choose for each task ([`lane_of`](Job::lane_of)).
+//! A lane is where a function runs. [`Job::new`] takes the async lane, [`Job::blocking`],
+//! [`Job::cpu`] and [`Job::commands`] theirs; one job can have several ([`on_cpu`](Job::on_cpu) and
+//! its like) and choose for each task ([`lane_of`](Job::lane_of)).
 //!
 //! | lane | for | a panic | a timeout |
 //! |---|---|---|---|
@@ -123,21 +127,27 @@
 //! | process | foreign programs; what may crash or leak | (of a child: whatever its exit says) | TERM to the child's process group, ten seconds later KILL; a child ended by a signal is `killed` |
 //! | process, [`Job::isolated`] | functions of this program that may crash, or must be limited: a stack overflow, an abort, memory or a loop without end | is the task's outcome | kills the child process at once |
 //!
-//! With `panic = "abort"` a panic ends the process, here as everywhere; of an isolated function, its child process.
+//! With `panic = "abort"` a panic ends the process, here as everywhere; of an isolated function,
+//! its child process.
 //!
 //! # When a job ends
 //!
-//! When every producer has finished (an iterator is at its end, a producer function has returned, every [`Sender`] is dropped) and both queues are empty:
-//! every task has its outcome and every callback has returned. Silence ends nothing. A producer that fails or panics stands in
-//! `report.failed_producers`, and the job goes on with the others. [`RunningJob::handle`] gives the means to end it earlier.
+//! When every producer has finished (an iterator is at its end, a producer function has returned,
+//! every [`Sender`] is dropped) and both queues are empty: every task has its outcome and every
+//! callback has returned. Silence ends nothing. A producer that fails or panics stands in
+//! `report.failed_producers`, and the job goes on with the others. [`RunningJob::handle`] gives the
+//! means to end it earlier.
 //!
 //! # Backpressure
 //!
-//! Tasks that run, and results whose callback has not returned, are together never more than `workers + result_queue`. So a slow callback slows no worker
-//! until the result queue is full; from then on a worker whose result finds no place counts as busy, and when no worker is free nothing starts.
-//! In front of the workers wait as many tasks as the work queue has places; producer functions, and several producers together, fill a queue of their own
-//! that has as many places again. When all are taken, producers wait ([`Sender::send`]), are refused ([`Sender::try_send`]), or displace the oldest task
-//! ([`Sender::send_displacing`]). Memory grows with these numbers, never with the amount of work; [`Job::collect`] alone keeps every result.
+//! Tasks that run, and results whose callback has not returned, are together never more than
+//! `workers + result_queue`. So a slow callback slows no worker until the result queue is full;
+//! from then on a worker whose result finds no place counts as busy, and when no worker is free
+//! nothing starts. In front of the workers wait as many tasks as the work queue has places;
+//! producer functions, and several producers together, fill a queue of their own that has as many
+//! places again. When all are taken, producers wait ([`Sender::send`]), are refused
+//! ([`Sender::try_send`]), or displace the oldest task ([`Sender::send_displacing`]). Memory grows
+//! with these numbers, never with the amount of work; [`Job::collect`] alone keeps every result.
 //!
 //! ```
 //! # use std::sync::{Arc, atomic::{AtomicI64, Ordering}};
@@ -161,8 +171,9 @@
 //!
 //! # Pipelines
 //!
-//! A [`Pipeline`] joins [`Stage`]s by bounded queues: what comes out of one goes into the next. Each has its own lane, workers, queue, rate, retries and
-//! timeout. It ends when its source has ended and everything has gone through; no item has to say that it is the last.
+//! A [`Pipeline`] joins [`Stage`]s by bounded queues: what comes out of one goes into the next.
+//! Each has its own lane, workers, queue, rate, retries and timeout. It ends when its source has
+//! ended and everything has gone through; no item has to say that it is the last.
 //!
 //! ```
 //! use longshore::{OnError, Pipeline, Rate, RetryPolicy, Stage};
@@ -182,9 +193,10 @@
 //!
 //! # The task queue
 //!
-//! Functions become tasks, which any process calls by name and gets the results of: through an SQLite file with no server, or through Redis beside Celery's
-//! own workers and clients, whose wire this is. [`task`](macro@task) makes a task of a function, [`App`] holds them with the settings, a [`Worker`] serves
-//! them, a [`Client`] sends them.
+//! Functions become tasks, which any process calls by name and gets the results of: through an
+//! SQLite file with no server, or through Redis beside Celery's own workers and clients, whose wire
+//! this is. [`task`](macro@task) makes a task of a function, [`App`] holds them with the settings,
+//! a [`Worker`] serves them, a [`Client`] sends them.
 //!
 //! ```
 //! use longshore::{App, Client, Worker, WorkerOptions, chord, task};
@@ -227,21 +239,26 @@
 //! | `group(…)().get()`, `chord(header)(body)` | `client.send(group(…)).await?.get().await?`, `chord(header, body)` |
 //! | `AsyncResult(id).state` | `client.result(id).state().await?` |
 //!
-//! Unlike Celery, a task is acknowledged after its result is stored: what runs when its worker dies runs again (`acks = "early"` for Celery's way).
+//! Unlike Celery, a task is acknowledged after its result is stored: what runs when its worker dies
+//! runs again (`acks = "early"` for Celery's way).
 //!
 //! # Cancel safety
 //!
-//! [`Sender::send`] that is cancelled has sent nothing (its task is dropped). [`Sender::drained`], [`AsCompleted::next`] and [`CancelToken::cancelled`] may
-//! be cancelled and called again; nothing is lost. Dropping the future of [`RunningJob::join`] leaves the job running; to end it use
-//! [`Handle::stop`]. An async function that the job itself ends (timeout, stop) is dropped at one of its `.await`s, as anywhere in tokio.
+//! [`Sender::send`] that is cancelled has sent nothing (its task is dropped). [`Sender::drained`],
+//! [`AsCompleted::next`] and [`CancelToken::cancelled`] may be cancelled and called again; nothing
+//! is lost. Dropping the future of [`RunningJob::join`] leaves the job running; to end it use
+//! [`Handle::stop`]. An async function that the job itself ends (timeout, stop) is dropped at one
+//! of its `.await`s, as anywhere in tokio.
 //!
 //! # Examples
 //!
-//! In the folder `examples`: `job` (the first one), `producer_consumer` (HTTP calls, two producers, slow callbacks, the price of a queue), `leaky_bucket`
-//! (a steady pace, and what happens on overflow), `mixed_lanes` (waiting and computing side by side), `isolated` (functions that crash, in child
-//! processes), `pipeline` (an assembly line, its ideal time and its bottleneck), `task_queue` (a worker and a client on one SQLite file), and
-//! `seed004_worker` with `seed004_client` (the same against Celery's own client and worker). With the feature `kafka`, `mtc75` (a producer and a consumer
-//! whose knobs are turned while it runs).
+//! In the folder `examples`: `job` (the first one), `producer_consumer` (HTTP calls, two producers,
+//! slow callbacks, the price of a queue), `leaky_bucket` (a steady pace, and what happens on
+//! overflow), `mixed_lanes` (waiting and computing side by side), `isolated` (functions that crash,
+//! in child processes), `pipeline` (an assembly line, its ideal time and its bottleneck),
+//! `task_queue` (a worker and a client on one SQLite file), and `seed004_worker` with
+//! `seed004_client` (the same against Celery's own client and worker). With the feature `kafka`,
+//! `mtc75` (a producer and a consumer whose knobs are turned while it runs).
 
 pub mod guide;
 #[cfg(feature = "queue")]
@@ -256,7 +273,7 @@ pub use longshore_core::{
     *,
 };
 
-/// Where tasks wait and where results are stored.
+/// Brokers, where tasks wait, and the stores of their results.
 #[cfg(feature = "queue")]
 pub mod brokers {
     pub use longshore_brokers::*;
@@ -268,12 +285,14 @@ pub mod brokers {
 pub use longshore_celery as celery;
 #[cfg(feature = "queue")]
 pub use longshore_celery::Value;
-/// The command line with an app's tasks: `fn main() -> std::process::ExitCode { longshore::main(&App::new().task(add)) }` makes a program that is
-/// `longshore` itself, `worker` included, and serves these tasks beside those of the configuration. To be called first thing in `main`.
+/// The command line with an app's tasks: `fn main() -> std::process::ExitCode {
+/// longshore::main(&App::new().task(add)) }` makes a program that is `longshore` itself, `worker`
+/// included, and serves these tasks beside those of the configuration. To be called first thing in
+/// `main`.
 #[cfg(feature = "cli")]
 pub use longshore_cli::main;
-/// Records of Kafka's topics as tasks: [`Consumer`](kafka::Consumer) is a member of a group whose records are handled by a bounded crowd, in order by key,
-/// and committed when they are done.
+/// Records of Kafka's topics as tasks: [`Consumer`](kafka::Consumer) is a member of a group whose
+/// records are handled by a bounded crowd, in order by key, and committed when they are done.
 #[cfg(feature = "kafka")]
 pub use longshore_kafka as kafka;
 /// Questions and actions about brokers and workers: why a task waits, queues, tasks, limits, dead

@@ -33,7 +33,8 @@ fn run(name: &str, args: &str) -> Output {
     Command::new(binary(name)).args(args.split_whitespace()).output().unwrap()
 }
 
-/// Runs an example; on a machine that is busy with other things it has three tries at its measurements.
+/// Runs an example; on a machine that is busy with other things it has three tries at its
+/// measurements.
 #[track_caller]
 fn holds(name: &str, args: &str) -> String {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,9 @@
-//! What is broken in the lesson's Python programs, and what stands against it here: a test for each.
+//! What is broken in the lesson's Python programs, and what stands against it here: a test for
+//! each.
 //!
-//! Two of the mistakes do not get as far as a test, because they do not compile: a misspelt name, and an argument where a tuple was meant. They stand in
-//! the guide, as examples that must not compile. `benches/seeds/` has the programs, repaired.
+//! Two of the mistakes do not get as far as a test, because they do not compile: a misspelt name,
+//! and an argument where a tuple was meant. They stand in the guide, as examples that must not
+//! compile. `benches/seeds/` has the programs, repaired.
 
 #[path = "lesson/endings.rs"]
 mod endings;
@@ -25,7 +27,8 @@ fn each_of_the_three_templates_of_the_guide_has_fifteen_lines_at_most() {
     assert!(blocks.iter().all(|lines| *lines <= 15), "{blocks:?}");
 }
 
-/// Time on a paused clock. It passes when nothing else can happen, so that after an hour everything that could happen has happened.
+/// Time on a paused clock. It passes when nothing else can happen, so that after an hour everything
+/// that could happen has happened.
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Runs `work` on a thread of its own: what hangs fails here instead of hanging.

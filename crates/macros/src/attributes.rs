@@ -226,7 +226,7 @@ fn retries(entry: &Entry) -> Result<Option<u32>> {
     }
 }
 
-/// What to say of a word that is not known; the nearest one that is, if there is one near.
+/// Returns what to say of a word that is not known: the nearest one that is, if there is one near.
 fn unknown(word: &str) -> String {
     let known = match word {
         "max_retries" => Some("retries"),

@@ -37,7 +37,8 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
     let visibility = &item.vis;
     let plain_name = ident.unraw().to_string();
 
-    // What describes the function describes the task; what steers the compiler stays with the body; `cfg` belongs to all.
+    // What describes the function describes the task; what steers the compiler stays with the body;
+    // `cfg` belongs to all.
     let (docs, others): (Vec<_>, Vec<_>) = item.attrs.iter().partition(|attribute| attribute.path().is_ident("doc"));
     let (cfgs, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|attribute| attribute.path().is_ident("cfg"));
     let docs = if docs.is_empty() {
@@ -131,7 +132,7 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
     }
 }
 
-/// What runs the function: arguments out of the message, the result into one.
+/// Returns the code that runs the function: arguments out of the message, the result into one.
 fn handler(krate: &TokenStream, function: &Function, plain_name: &str, lane: Lane) -> TokenStream {
     let ident = &function.item.sig.ident;
     let parameters = function.parameters.iter().map(|parameter| {

@@ -14,7 +14,7 @@ pub(crate) struct Function {
     pub(crate) returns: Returns,
 }
 
-/// How it takes its context.
+/// Form in which a function takes its context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ContextAs {
     Value,
@@ -27,9 +27,9 @@ pub(crate) struct Parameter {
     pub(crate) default: Option<Expr>,
 }
 
-/// What it returns.
+/// Return type of a function.
 pub(crate) struct Returns {
-    /// What comes back; of a `Result`, its `Ok` type.
+    /// Type of the result; of a `Result`, its `Ok` type.
     pub(crate) ty: Type,
     pub(crate) fallible: bool,
 }
@@ -40,7 +40,7 @@ impl Parameter {
         self.ident.unraw().to_string()
     }
 
-    /// Whether calls from Rust may give whatever becomes a `String`.
+    /// Returns whether calls from Rust may give whatever becomes a `String`.
     pub(crate) fn is_string(&self) -> bool {
         matches!(&self.ty, Type::Path(path) if path.qself.is_none() && path.path.is_ident("String"))
     }

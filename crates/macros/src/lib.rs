@@ -36,15 +36,18 @@ use proc_macro::TokenStream;
 /// | `add::run(x, y)` | the function itself, called at once |
 /// | `add::NAME` | the task's name |
 ///
-/// **Name.** `module.function`, the last word of the module's path and the function's name, as Celery names the tasks of a module: `shop::tasks::add` is
-/// `tasks.add`; at the root of a crate it is the crate's name. `name = "…"` gives another.
+/// **Name.** `module.function`, the last word of the module's path and the function's name, as
+/// Celery names the tasks of a module: `shop::tasks::add` is `tasks.add`; at the root of a crate it
+/// is the crate's name. `name = "…"` gives another.
 ///
-/// **Parameters** are what callers give, by place or by name, each of a type that serde can read. `#[default(5)]` and `#[default]` (the type's own) make one
-/// optional; an `Option<T>` always is. A first parameter of type `TaskContext` or `&TaskContext` is no argument: it gives the id, retries, progress,
-/// cancellation. A call that does not fit fails with Python's `TypeError`.
+/// **Parameters** are what callers give, by place or by name, each of a type that serde can read.
+/// `#[default(5)]` and `#[default]` (the type's own) make one optional; an `Option<T>` always is. A
+/// first parameter of type `TaskContext` or `&TaskContext` is no argument: it gives the id,
+/// retries, progress, cancellation. A call that does not fit fails with Python's `TypeError`.
 ///
-/// **What it returns** is anything that serde can write, or a `Result` of it. Errors may be of any type that is a `std::error::Error` or prints: they become
-/// what Celery calls exceptions (see `Failure`).
+/// **What it returns** is anything that serde can write, or a `Result` of it. Errors may be of any
+/// type that is a `std::error::Error` or prints: they become what Celery calls exceptions (see
+/// `Failure`).
 ///
 /// | attribute | |
 /// |---|---|

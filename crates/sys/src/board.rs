@@ -1,4 +1,5 @@
-//! What a child writes where its parent can read it after the child has died: how far it has come, and its short answers.
+//! What a child writes where its parent can read it after the child has died: how far it has come,
+//! and its short answers.
 
 use std::{
     io,
@@ -16,11 +17,15 @@ pub const AREA: usize = 64 * 1024;
 /// Set in the claims when nothing more may be claimed.
 const REVOKED: u32 = 1 << 31;
 
-/// Memory that a parent shares with one child. It has two sides, so that there may be two batches at once. Per batch of items the child claims one after the other ([`claim`](Self::claim)) and publishes answers
-/// ([`write`](Self::write)); the parent sees both whenever it likes ([`claimed`](Self::claimed), [`read`](Self::read)), also when the child is dead, and
-/// can take back what is not claimed yet ([`revoke`](Self::revoke)). All of it costs a few stores and no system call.
+/// Memory that a parent shares with one child. It has two sides, so that there may be two batches
+/// at once. Per batch of items the child claims one after the other ([`claim`](Self::claim)) and
+/// publishes answers ([`write`](Self::write)); the parent sees both whenever it likes
+/// ([`claimed`](Self::claimed), [`read`](Self::read)), also when the child is dead, and can take
+/// back what is not claimed yet ([`revoke`](Self::revoke)). All of it costs a few stores and no
+/// system call.
 ///
-/// The child is not trusted: whatever it writes here, reading stays within the memory. What is read means what a possibly broken child says.
+/// The child is not trusted: whatever it writes here, reading stays within the memory. What is read
+/// means what a possibly broken child says.
 #[derive(Debug)]
 pub struct Board {
     #[cfg(target_os = "linux")]
@@ -29,7 +34,7 @@ pub struct Board {
     memory: Box<Layout>,
 }
 
-/// What the memory looks like, all of it valid as zeros. What one side writes has cache lines of its own.
+/// Layout of the memory, all of it valid as zeros. What one side writes has cache lines of its own.
 #[derive(Debug)]
 #[repr(C)]
 struct Layout {
@@ -79,7 +84,8 @@ impl Board {
         side.claims.store(0, Ordering::Release);
     }
 
-    /// Child: takes the next item of the batch, by its number from 0; `None` when they have been taken back.
+    /// Child: takes the next item of the batch, by its number from 0; `None` when they have been
+    /// taken back.
     pub fn claim(&self, side: usize) -> Option<u32> {
         let next = self.side(side).claims.fetch_add(1, Ordering::AcqRel);
         (next & REVOKED == 0).then_some(next)
@@ -95,7 +101,8 @@ impl Board {
         self.side(side).claims.fetch_or(REVOKED, Ordering::AcqRel) & !REVOKED
     }
 
-    /// Child: writes behind what it wrote before (`at` bytes), and publishes both; the new end, or `None` if there is no room.
+    /// Child: writes behind what it wrote before (`at` bytes), and publishes both; the new end, or
+    /// `None` if there is no room.
     pub fn write(&self, side: usize, at: usize, bytes: &[u8]) -> Option<usize> {
         let side = self.side(side);
         let end = at.checked_add(bytes.len())?;

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, time::Duration};
 
-/// How a process ended.
+/// End of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Exit {
     /// It ended by itself, with this code.
@@ -12,7 +12,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Whether it ended with code 0.
+    /// Returns whether it ended with code 0.
     pub fn success(self) -> bool {
         self == Exit::Code(0)
     }
@@ -55,16 +55,16 @@ pub fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
-/// How a process ended, as wait4(2) tells it.
+/// End of a process, as wait4(2) tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The code or the signal.
     pub exit: Exit,
-    /// Whether the signal left a core dump.
+    /// True where the signal left a core dump.
     pub core_dumped: bool,
 }
 
-/// What a process used, with those of its own children that it waited for.
+/// Resources that a process used, with those of its own children that it waited for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// CPU time in the program.
@@ -73,9 +73,9 @@ pub struct Usage {
     pub system: Duration,
     /// The most memory that it, or one of those children, held at once.
     pub max_rss_bytes: u64,
-    /// How often it gave up the CPU to wait for something.
+    /// Number of times that it gave up the CPU to wait for something.
     pub voluntary_switches: u64,
-    /// How often the CPU was taken from it.
+    /// Number of times that the CPU was taken from it.
     pub forced_switches: u64,
 }
 
@@ -86,7 +86,8 @@ impl Usage {
     }
 }
 
-/// Waits for a child of this process, reaps it, and says what it used. With `block` false, `None` when it still runs.
+/// Waits for a child of this process, reaps it, and says what it used. With `block` false, `None`
+/// when it still runs.
 ///
 /// From then on the pid may belong to another process: nothing may signal it any more.
 ///
@@ -138,11 +139,12 @@ pub(crate) fn usage(used: &libc::rusage) -> Usage {
     }
 }
 
-/// Sends a signal to every process of a group. The caller knows that the group is still the one it means: a process of it has not been reaped.
+/// Sends a signal to every process of a group. The caller knows that the group is still the one it
+/// means: a process of it has not been reaped.
 ///
 /// # Errors
-/// What kill(2) says (`ESRCH`: nobody is left); `InvalidInput` for a number that is not a group of its own, which would reach this process,
-/// every process, or init.
+/// What kill(2) says (`ESRCH`: nobody is left); `InvalidInput` for a number that is not a group of
+/// its own, which would reach this process, every process, or init.
 pub fn kill_group(pgid: i32, signal: i32) -> io::Result<()> {
     if pgid <= 1 {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{pgid} is not a process group that may be signalled")));
@@ -163,10 +165,12 @@ pub fn terminate_group(pgid: i32) -> io::Result<()> {
     kill_group(pgid, libc::SIGCONT)
 }
 
-/// A descriptor that becomes readable when this child has ended, before it is reaped. Closed on exec.
+/// A descriptor that becomes readable when this child has ended, before it is reaped. Closed on
+/// exec.
 ///
 /// # Errors
-/// What pidfd_open(2) says; unsupported on other systems than Linux, and by kernels before 5.3 (`ENOSYS`).
+/// What pidfd_open(2) says; unsupported on other systems than Linux, and by kernels before 5.3
+/// (`ENOSYS`).
 #[cfg(target_os = "linux")]
 pub fn pidfd_open(pid: i32) -> io::Result<std::os::fd::OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;

@@ -9,12 +9,13 @@ pub fn thread_cpu_time() -> Duration {
     duration(clock_gettime(ClockId::ThreadCPUTime))
 }
 
-/// The CPU time that all threads of this process have used since it started; its children are not in it.
+/// The CPU time that all threads of this process have used since it started; its children are not
+/// in it.
 pub fn process_cpu_time() -> Duration {
     duration(clock_gettime(ClockId::ProcessCPUTime))
 }
 
-/// What the calling thread has used since it started; the memory is the whole process's.
+/// Returns what the calling thread has used since it started; the memory is the whole process's.
 ///
 /// # Errors
 /// Unsupported where the system accounts for processes alone.
@@ -35,21 +36,24 @@ pub fn thread_usage() -> io::Result<crate::Usage> {
     }
 }
 
-/// How long the calling thread has been ready to run while others had the CPU, since it started: on a busy machine this is what makes work that only
-/// computes look as if it waited for something. `None` where the system does not tell.
+/// Returns how long the calling thread has been ready to run while others had the CPU, since it
+/// started: on a busy machine this is what makes work that only computes look as if it waited for
+/// something. `None` where the system does not tell.
 pub fn thread_queued_time() -> Option<Duration> {
     // On-CPU time, time in the line for a CPU, turns; the first two in nanoseconds.
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     text.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
-/// The processor's counter of time, where it can be trusted. To read it takes half as long as to read a clock.
+/// The processor's counter of time, where it can be trusted. To read it takes half as long as to
+/// read a clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticks(());
 
 impl Ticks {
-    /// The counter, if it runs steadily and alike on all processors. Linux has looked at that, and says so: its own clock runs on it. It is asked once, and
-    /// may think better of it later: whoever counts ticks reads a clock now and then, and counts few of them in between.
+    /// The counter, if it runs steadily and alike on all processors. Linux has looked at that, and
+    /// says so: its own clock runs on it. It is asked once, and may think better of it later:
+    /// whoever counts ticks reads a clock now and then, and counts few of them in between.
     pub fn trusted() -> Option<Self> {
         static TRUSTED: LazyLock<bool> = LazyLock::new(|| {
             let source = std::fs::read_to_string("/sys/devices/system/clocksource/clocksource0/current_clocksource");
@@ -58,13 +62,14 @@ impl Ticks {
         TRUSTED.then_some(Self(()))
     }
 
-    /// Ticks since some time in the past. How long one lasts is to be found by reading a clock beside it.
+    /// Ticks since some time in the past. How long one lasts is to be found by reading a clock
+    /// beside it.
     #[inline]
     pub fn read(self) -> u64 {
         #[cfg(target_arch = "x86_64")]
         {
-            // SAFETY: every x86-64 processor has this instruction, and Linux uses it in this very process's clock:
-            // where a process is forbidden it, its clock fails too.
+            // SAFETY: every x86-64 processor has this instruction, and Linux uses it in this very
+            // process's clock: where a process is forbidden it, its clock fails too.
             unsafe { std::arch::x86_64::_rdtsc() }
         }
         #[cfg(not(target_arch = "x86_64"))]

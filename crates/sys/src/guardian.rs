@@ -1,17 +1,22 @@
 //! The guardian: a process that kills the process groups of a parent that died.
 //!
-//! A job that is killed with SIGKILL cannot end its commands, and the parent-death signal reaches only direct children, so that grandchildren would
-//! go on and overlap with their own second run. The guardian is the program's own executable in a session of its own, which neither a signal to
-//! the job's group nor the end of its terminal reaches. It holds one end of a socket; when the other end closes, by whatever death, it
+//! A job that is killed with SIGKILL cannot end its commands, and the parent-death signal reaches
+//! only direct children, so that grandchildren would go on and overlap with their own second run.
+//! The guardian is the program's own executable in a session of its own, which neither a signal to
+//! the job's group nor the end of its terminal reaches. It holds one end of a socket; when the
+//! other end closes, by whatever death, it
 //!
 //! 1. kills every group in the [`SlotTable`](crate::SlotTable);
-//! 2. looks through `/proc` for what carries the run's marker in its environment ([`Guardian::marker`]) and kills that and its group: a child that
-//!    was started and not yet entered, or one that left its group;
-//! 3. repeats 2 until two looks find nothing, and exits. What it was given to keep (the descriptor of a lock file) closes then, so that whoever
-//!    waits for the lock starts when nothing of the dead run is left.
+//! 2. looks through `/proc` for what carries the run's marker in its environment
+//!    ([`Guardian::marker`]) and kills that and its group: a child that was started and not yet
+//!    entered, or one that left its group;
+//! 3. repeats 2 until two looks find nothing, and exits. What it was given to keep (the descriptor
+//!    of a lock file) closes then, so that whoever waits for the lock starts when nothing of the
+//!    dead run is left.
 //!
-//! Children are never in a state that neither step sees: they inherit the parent's end of the socket until their exec, so its end comes after it.
-//! What escapes is a process that both left its group and cleared its environment, and one that changed to another user.
+//! Children are never in a state that neither step sees: they inherit the parent's end of the
+//! socket until their exec, so its end comes after it. What escapes is a process that both left its
+//! group and cleared its environment, and one that changed to another user.
 
 /// The first argument of a guardian, known to [`main_if_asked`].
 pub const ARGUMENT: &str = "__guardian";
@@ -61,7 +66,7 @@ mod linux {
     /// Guardian to parent: from now on nothing escapes.
     const READY: u8 = b'R';
 
-    /// How long a guardian may take to come up or to go; it needs milliseconds.
+    /// Longest time that a guardian may take to come up or to go; it needs milliseconds.
     const PATIENCE: Duration = Duration::from_secs(10);
 
     /// A running guardian. Dropping it tells the guardian that all is well, and waits for it.
@@ -73,16 +78,20 @@ mod linux {
     }
 
     impl Guardian {
-        /// Starts a guardian for the groups in `table`, which keeps the descriptors in `keep` open until it has done its work, and returns when
-        /// it is ready. No child may be started before.
+        /// Starts a guardian for the groups in `table`, which keeps the descriptors in `keep` open
+        /// until it has done its work, and returns when it is ready. No child may be started
+        /// before.
         ///
-        /// The executable of this process is started again, so its `main` must begin with [`main_if_asked`].
+        /// The executable of this process is started again, so its `main` must begin with
+        /// [`main_if_asked`].
         ///
         /// # Errors
-        /// What the start says; `TimedOut` or `UnexpectedEof` when what was started does not answer as a guardian.
+        /// What the start says; `TimedOut` or `UnexpectedEof` when what was started does not answer
+        /// as a guardian.
         pub fn start(table: &SlotTable, keep: &[BorrowedFd<'_>]) -> io::Result<Self> {
-            // A socket instead of a pipe: descriptors can be sent over it, so none ever has to be inheritable, where a child that another thread
-            // starts at that moment would catch it too.
+            // A socket instead of a pipe: descriptors can be sent over it, so none ever has to be
+            // inheritable, where a child that another thread starts at that moment would catch it
+            // too.
             let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
             let process = Command::new("/proc/self/exe")
                 .arg0("longshore-guardian")
@@ -114,16 +123,19 @@ mod linux {
             }
         }
 
-        /// Has the guardian keep one more descriptor open until it has done its work; a lock (flock) that it carries stays held.
+        /// Has the guardian keep one more descriptor open until it has done its work; a lock
+        /// (flock) that it carries stays held.
         ///
         /// # Errors
         /// `BrokenPipe` when the guardian is gone.
         pub fn keep(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-            // No answer needed: what is on its way when this process dies is still delivered before the end.
+            // No answer needed: what is on its way when this process dies is still delivered before
+            // the end.
             send(self.socket()?, &[KEEP], Some(fd))
         }
 
-        /// The environment variable, name and value, that every child of this run has to carry. It names this run and no other.
+        /// The environment variable, name and value, that every child of this run has to carry. It
+        /// names this run and no other.
         pub fn marker(&self) -> (&'static str, &str) {
             (MARKER, &self.marker)
         }
@@ -133,7 +145,8 @@ mod linux {
             self.process.id().cast_signed()
         }
 
-        /// Tells the guardian that this process ends as it should, and waits until it is gone. What is still in the table is killed.
+        /// Tells the guardian that this process ends as it should, and waits until it is gone. What
+        /// is still in the table is killed.
         ///
         /// # Errors
         /// `BrokenPipe` when the guardian was gone already.
@@ -163,8 +176,8 @@ mod linux {
         }
     }
 
-    /// Becomes a guardian, and never returns, when this process was started as one. Belongs at the very start of `main`: before any thread, and
-    /// before any file is opened.
+    /// Becomes a guardian, and never returns, when this process was started as one. Belongs at the
+    /// very start of `main`: before any thread, and before any file is opened.
     pub fn main_if_asked() {
         if std::env::args_os().nth(1).is_some_and(|argument| argument == ARGUMENT) {
             std::process::exit(match guard() {
@@ -192,7 +205,8 @@ mod linux {
         }
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE, libc::SIGUSR1, libc::SIGUSR2, libc::SIGTSTP]
         {
-            // SAFETY: ignoring a signal runs no code of ours in a handler, and no other thread exists.
+            // SAFETY: ignoring a signal runs no code of ours in a handler, and no other thread
+            // exists.
             unsafe { libc::signal(signal, libc::SIG_IGN) };
         }
         let _ = rustix::thread::set_name(c"longshore-guard");
@@ -219,14 +233,16 @@ mod linux {
         Ok(())
     }
 
-    /// Closes every descriptor but the standard ones and this: what the parent itself had inherited (the pipe of a script that waits for its
-    /// end, say) must not stay open here.
+    /// Closes every descriptor but the standard ones and this: what the parent itself had inherited
+    /// (the pipe of a script that waits for its end, say) must not stay open here.
     fn alone(file: OwnedFd) -> io::Result<OwnedFd> {
         use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
         let fd = if file.as_raw_fd() == 3 { file.into_raw_fd() } else { rustix::io::fcntl_dupfd_cloexec(&file, 3)?.into_raw_fd() };
-        // Either it is 3 now, or 3 was taken by what we inherited; close around it. Kernels before 5.9 answer ENOSYS, and then they stay open.
+        // Either it is 3 now, or 3 was taken by what we inherited; close around it. Kernels before
+        // 5.9 answer ENOSYS, and then they stay open.
         let close = |from: i32, to: u32| {
-            // SAFETY: close_range touches no memory. This process has only just begun and owns no descriptor but the standard ones and `fd`.
+            // SAFETY: close_range touches no memory. This process has only just begun and owns no
+            // descriptor but the standard ones and `fd`.
             unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) };
         };
         if fd > 3 {
@@ -274,8 +290,9 @@ mod sweep {
     use crate::child::kill_group;
     use std::{collections::BTreeSet, fs, thread, time::Duration, time::Instant};
 
-    /// Kills what belongs to `groups`, or carries `marker` (`NAME=value`) in its environment, until two looks through `/proc` find nothing alive;
-    /// for five seconds at most, because a process in uninterruptible sleep dies when it wakes.
+    /// Kills what belongs to `groups`, or carries `marker` (`NAME=value`) in its environment, until
+    /// two looks through `/proc` find nothing alive; for five seconds at most, because a process in
+    /// uninterruptible sleep dies when it wakes.
     pub(super) fn kill_all(groups: Vec<i32>, marker: &[u8], home_group: i32) {
         let mut groups: BTreeSet<i32> = groups.into_iter().collect();
         let start = Instant::now();
@@ -303,7 +320,8 @@ mod sweep {
             } else if carries(pid, marker) {
                 // SAFETY: kill(2) touches no memory; the pid is above 1 and not ours.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
-                // The dead parent's own group may hold the other end of a shell's pipeline, and is not ours to kill.
+                // The dead parent's own group may hold the other end of a shell's pipeline, and is
+                // not ours to kill.
                 if group > 1 && group != home_group && group != me {
                     let _ = kill_group(group, libc::SIGKILL);
                     groups.insert(group);

@@ -1,4 +1,5 @@
-//! The two ends of a child that runs functions of its own program: what the parent gives it, and what it does to itself before anything else.
+//! The two ends of a child that runs functions of its own program: what the parent gives it, and
+//! what it does to itself before anything else.
 
 #[cfg(target_os = "linux")]
 pub use linux::{Original, enter, hand_over, leave, resident_bytes};
@@ -23,7 +24,8 @@ mod linux {
         sync::atomic::{AtomicU8, Ordering},
     };
 
-    /// Tells this process from a copy of it that fork(2) made, by one look at memory (asking for the pid is a system call).
+    /// Tells this process from a copy of it that fork(2) made, by one look at memory (asking for
+    /// the pid is a system call).
     #[derive(Debug)]
     pub struct Original(&'static AtomicU8);
 
@@ -34,24 +36,28 @@ mod linux {
         /// What mmap(2) and madvise(2) say.
         pub fn mark() -> io::Result<Self> {
             let length = rustix::param::page_size();
-            // SAFETY: a fresh private mapping at an address that the kernel chooses aliases nothing of ours.
+            // SAFETY: a fresh private mapping at an address that the kernel chooses aliases nothing
+            // of ours.
             let page = unsafe { mmap_anonymous(ptr::null_mut(), length, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)? };
-            // SAFETY: the page is the one that was just mapped, whole; only a copy of this process finds it wiped, and a zero is valid there too.
+            // SAFETY: the page is the one that was just mapped, whole; only a copy of this process
+            // finds it wiped, and a zero is valid there too.
             unsafe { madvise(page, length, Advice::LinuxWipeOnFork)? };
-            // SAFETY: mapped, zero-filled, aligned to a page, never unmapped, and only ever seen as an atomic.
+            // SAFETY: mapped, zero-filled, aligned to a page, never unmapped, and only ever seen as
+            // an atomic.
             let this = Self(unsafe { &*page.cast::<AtomicU8>() });
             this.0.store(1, Ordering::Relaxed);
             Ok(this)
         }
 
-        /// Whether this is the process that was marked, and no copy of it.
+        /// Returns whether this is the process that was marked, and no copy of it.
         pub fn is_here(&self) -> bool {
             self.0.load(Ordering::Relaxed) == 1
         }
     }
 
-    /// Parent: sends a child, whose standard input is the other end of this socket, what it works with. Nothing of it ever has to be inheritable, where a
-    /// child that another thread starts at that moment would catch it too.
+    /// Parent: sends a child, whose standard input is the other end of this socket, what it works
+    /// with. Nothing of it ever has to be inheritable, where a child that another thread starts at
+    /// that moment would catch it too.
     ///
     /// # Errors
     /// What sendmsg(2) says.
@@ -62,8 +68,9 @@ mod linux {
         Ok(())
     }
 
-    /// Child, first thing in `main`: takes over what its parent sends (standard input is empty from then on); and sees to it that it dies with the thread
-    /// that started it, leaves no core dump, and is what the kernel ends first when memory runs out.
+    /// Child, first thing in `main`: takes over what its parent sends (standard input is empty from
+    /// then on); and sees to it that it dies with the thread that started it, leaves no core dump,
+    /// and is what the kernel ends first when memory runs out.
     ///
     /// # Errors
     /// `NotFound` when `parent` is not its parent (any more), else what the calls say.
@@ -85,13 +92,15 @@ mod linux {
         Ok((board, next()?.into(), next()?.into()))
     }
 
-    /// Ends this process at once, without the program's own clean-up: for a copy (fork) of a child, which has no business in its loop.
+    /// Ends this process at once, without the program's own clean-up: for a copy (fork) of a child,
+    /// which has no business in its loop.
     pub fn leave(code: i32) -> ! {
         // SAFETY: _exit(2) touches no memory of this process, and does not return.
         unsafe { libc::_exit(code) }
     }
 
-    /// The memory that a process holds now, in bytes, shared parts (its program's own pages) included; `None` when it has gone.
+    /// The memory that a process holds now, in bytes, shared parts (its program's own pages)
+    /// included; `None` when it has gone.
     pub fn resident_bytes(pid: i32) -> Option<u64> {
         let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
         let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
@@ -106,7 +115,8 @@ mod linux {
         fn a_copy_of_a_process_is_not_the_original() {
             let original = Original::mark().unwrap();
             assert!(original.is_here());
-            // SAFETY: the copy touches one atomic and leaves; it takes no lock and allocates nothing.
+            // SAFETY: the copy touches one atomic and leaves; it takes no lock and allocates
+            // nothing.
             let copy = unsafe { libc::fork() };
             if copy == 0 {
                 leave(if original.is_here() { 1 } else { 77 });

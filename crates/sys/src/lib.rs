@@ -1,17 +1,21 @@
-//! What longshore needs from the operating system beyond the standard library, and the only crate of the workspace with unsafe code.
+//! What longshore needs from the operating system beyond the standard library, and the only crate
+//! of the workspace with unsafe code.
 //!
 //! Layout:
 //! - [`clock`]: CPU time of a thread and of the process.
 //! - [`priority`]: the nice value of a thread.
-//! - [`child`]: waiting for a child with what it used, signals to process groups, pid file descriptors.
+//! - [`child`]: waiting for a child with what it used, signals to process groups, pid file
+//!   descriptors.
 //! - [`poll`]: waiting for several descriptors at once.
 //! - [`table`]: the process groups that live, in memory shared with the guardian.
 //! - [`guardian`]: the process that kills those groups when their parent has died.
 //! - [`files`]: how files that are written are opened, and the signal of one that is too large.
 //! - [`heap`]: what the allocator keeps.
-//! - [`isolated`]: a child that runs functions of its own program. [`board`]: what it shares with its parent.
+//! - [`isolated`]: a child that runs functions of its own program. [`board`]: what it shares with
+//!   its parent.
 //!
-//! Linux first. Elsewhere everything compiles; what is missing answers [`std::io::ErrorKind::Unsupported`].
+//! Linux first. Elsewhere everything compiles; what is missing answers
+//! [`std::io::ErrorKind::Unsupported`].
 
 pub mod board;
 pub mod child;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-/// What to wait for.
+/// The readiness that is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
     /// Something can be read, or the end has come.
@@ -15,9 +15,11 @@ pub enum Interest {
     Write,
 }
 
-/// Waits until one of the descriptors is ready or the time has passed (`None`: no limit), and says which are; a hang-up or an error counts as
-/// ready, the read or write that follows will tell. Places that hold `None` are never ready. A signal ends the wait early, with nothing ready.
-/// Timeouts are rounded up to the millisecond, so that a caller that waits for an instant does not wake before it.
+/// Waits until one of the descriptors is ready or the time has passed (`None`: no limit), and says
+/// which are; a hang-up or an error counts as ready, the read or write that follows will tell.
+/// Places that hold `None` are never ready. A signal ends the wait early, with nothing ready.
+/// Timeouts are rounded up to the millisecond, so that a caller that waits for an instant does not
+/// wake before it.
 ///
 /// # Errors
 /// What poll(2) says, but for `EINTR`.
@@ -32,7 +34,8 @@ pub fn ready<const N: usize>(fds: [Option<(BorrowedFd<'_>, Interest)>; N], timeo
         None => -1,
         Some(limit) => i32::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX),
     };
-    // SAFETY: the pointer and the length are those of `polled`, which outlives the call; the descriptors are borrowed for its length.
+    // SAFETY: the pointer and the length are those of `polled`, which outlives the call; the
+    // descriptors are borrowed for its length.
     let count = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, millis) };
     if count < 0 {
         let error = io::Error::last_os_error();

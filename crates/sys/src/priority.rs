@@ -5,11 +5,13 @@ use std::io;
 /// Sets the nice value (-20 first, 19 last) of the calling thread alone; its children inherit it.
 ///
 /// # Errors
-/// What the kernel says: values below the present one need a privilege. Unsupported where a nice value belongs to whole processes.
+/// What the kernel says: values below the present one need a privilege. Unsupported where a nice
+/// value belongs to whole processes.
 pub fn set_thread_nice(nice: i32) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
-        // On Linux "0" means the calling thread, not its process: nice values are kept per thread there.
+        // On Linux "0" means the calling thread, not its process: nice values are kept per thread
+        // there.
         Ok(rustix::process::setpriority_process(None, nice)?)
     }
     #[cfg(not(target_os = "linux"))]
@@ -27,10 +29,12 @@ pub fn thread_nice() -> io::Result<i32> {
     Ok(rustix::process::getpriority_process(None)?)
 }
 
-/// Makes the calling thread one that computes behind all others: nice, and with a slice of its own that is longer than theirs.
+/// Makes the calling thread one that computes behind all others: nice, and with a slice of its own
+/// that is longer than theirs.
 ///
-/// The slice is what keeps others on time. Since Linux 6.6 a running thread is not preempted before its slice, or the shortest one that waits, is used up,
-/// whatever its nice value; since 6.12 a thread may ask for a slice, and one that wakes up with a shorter slice takes over at once
+/// The slice is what keeps others on time. Since Linux 6.6 a running thread is not preempted before
+/// its slice, or the shortest one that waits, is used up, whatever its nice value; since 6.12 a
+/// thread may ask for a slice, and one that wakes up with a shorter slice takes over at once
 /// (`sched_setattr(2)`, `sched_runtime`). Kernels that know no slices ignore it.
 ///
 /// # Errors
@@ -61,7 +65,8 @@ pub fn set_thread_background(nice: i32) -> io::Result<()> {
             deadline: 0,
             period: 0,
         };
-        // SAFETY: the kernel reads `size` bytes from a live value of that size; 0 is the calling thread, and there are no flags.
+        // SAFETY: the kernel reads `size` bytes from a live value of that size; 0 is the calling
+        // thread, and there are no flags.
         let set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
         if set == 0 {
             return Ok(());

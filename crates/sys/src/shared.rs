@@ -13,10 +13,11 @@ use std::{
     ptr::NonNull,
 };
 
-/// What such memory may hold.
+/// Types that such memory may hold.
 ///
 /// # Safety
-/// The type consists of atomics and arrays of them alone, so that every pattern of bits is valid and the other process may write at any time.
+/// The type consists of atomics and arrays of them alone, so that every pattern of bits is valid
+/// and the other process may write at any time.
 pub(crate) unsafe trait Atomics {}
 
 /// A mapping of the file, and the file. Zero at first.
@@ -61,15 +62,17 @@ impl<A: Atomics> Deref for Shared<A> {
     type Target = A;
 
     fn deref(&self) -> &A {
-        // SAFETY: the mapping is as long as an `A` (checked in `open`), aligned to a page, lives as long as `self`, and all who map it touch it through
-        // atomics alone, for which every pattern of bits is valid.
+        // SAFETY: the mapping is as long as an `A` (checked in `open`), aligned to a page, lives as
+        // long as `self`, and all who map it touch it through atomics alone, for which every
+        // pattern of bits is valid.
         unsafe { self.start.as_ref() }
     }
 }
 
 impl<A> Drop for Shared<A> {
     fn drop(&mut self) {
-        // SAFETY: this is the mapping made in `open`, and no borrow of it outlives `self`. Should it fail, the mapping stays until exit.
+        // SAFETY: this is the mapping made in `open`, and no borrow of it outlives `self`. Should
+        // it fail, the mapping stays until exit.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), size_of::<A>()) };
     }
 }

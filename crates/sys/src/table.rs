@@ -1,4 +1,5 @@
-//! The process groups that live, one entry a slot, in memory that outlives the process that writes it.
+//! The process groups that live, one entry a slot, in memory that outlives the process that writes
+//! it.
 
 use std::{
     io,
@@ -8,11 +9,13 @@ use std::{
 #[cfg(target_os = "linux")]
 use crate::shared::Shared;
 
-/// How many slots a table has room for; memory is taken a page at a time as slots are used (256 KiB if all are).
+/// Number of slots that a table has room for; memory is taken a page at a time as slots are used
+/// (256 KiB if all are).
 pub const CAPACITY: usize = 65_536;
 
-/// One process group id per slot, 0 for none, in shared memory: when the process that wrote it has died, the [guardian](crate::guardian) still
-/// reads which groups to kill. Writing is one store, so that a command costs nothing by it.
+/// One process group id per slot, 0 for none, in shared memory: when the process that wrote it has
+/// died, the [guardian](crate::guardian) still reads which groups to kill. Writing is one store, so
+/// that a command costs nothing by it.
 #[derive(Debug)]
 pub struct SlotTable {
     #[cfg(target_os = "linux")]
@@ -37,14 +40,16 @@ impl SlotTable {
         }
     }
 
-    /// Enters the group that runs in a slot. Slots beyond [`CAPACITY`] are not kept: the marker in their environment has to do for them.
+    /// Enters the group that runs in a slot. Slots beyond [`CAPACITY`] are not kept: the marker in
+    /// their environment has to do for them.
     pub fn set(&self, slot: u32, pgid: i32) {
         if let Some(entry) = self.entries().get(slot as usize) {
             entry.store(pgid, Ordering::SeqCst);
         }
     }
 
-    /// Takes out the group of a slot; done before its leader is reaped, because afterwards the number may be another's.
+    /// Takes out the group of a slot; done before its leader is reaped, because afterwards the
+    /// number may be another's.
     pub fn clear(&self, slot: u32) {
         self.set(slot, 0);
     }
@@ -66,7 +71,7 @@ impl SlotTable {
     }
 }
 
-/// What the memory looks like.
+/// Layout of the memory.
 #[derive(Debug)]
 #[repr(transparent)]
 #[cfg(target_os = "linux")]

@@ -1,7 +1,7 @@
 //! The guardian with real processes: whatever kills the parent, nothing of its run is left.
 //!
-//! The test binary plays every part: a guardian (it re-executes itself, as `main` does in a program) and the parent that is killed. The parts are
-//! told apart before the test harness starts.
+//! The test binary plays every part: a guardian (it re-executes itself, as `main` does in a
+//! program) and the parent that is killed. The parts are told apart before the test harness starts.
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "all of this is a test")]
 
@@ -34,12 +34,14 @@ extern "C" fn before_main() {
     }
 }
 
-// SAFETY: a function without arguments or result, called once before main; the standard library has set up its arguments by then.
+// SAFETY: a function without arguments or result, called once before main; the standard library has
+// set up its arguments by then.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = before_main;
 
-/// Guards itself, starts one child per GUARDIAN_TEST_SCRIPT line, says "started", and waits for a line; then it ends as it should.
+/// Guards itself, starts one child per GUARDIAN_TEST_SCRIPT line, says "started", and waits for a
+/// line; then it ends as it should.
 fn parent() -> ! {
     let table = SlotTable::new().unwrap();
     let lock = File::create(std::env::var_os("GUARDIAN_TEST_LOCK").unwrap()).unwrap();
@@ -153,7 +155,8 @@ fn a_parent_killed_with_its_whole_group_leaves_nothing_running() {
     let mut run = Run::start(&format!("{FAMILY}\n{FAMILY}"), 6);
     let group = run.parent.id().cast_signed();
     for signal in [1, 2, 15] {
-        // The guardian hears none of these, nor the SIGKILL: it is in another session. The parent's default is to die.
+        // The guardian hears none of these, nor the SIGKILL: it is in another session. The parent's
+        // default is to die.
         kill_group(run.guardian, signal).unwrap();
         assert!(runs(run.guardian), "signal {signal}");
     }

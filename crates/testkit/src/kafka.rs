@@ -1,7 +1,9 @@
-//! A real Kafka for tests: one node, broker and controller in one process, on free ports of the loopback, in a directory of its own.
+//! A real Kafka for tests: one node, broker and controller in one process, on free ports of the
+//! loopback, in a directory of its own.
 //!
-//! It is started from `KAFKA_HOME`, a folder with `libs/*.jar` as every download of Kafka is, with the `java` on the path (17 or newer).
-//! Tests that need no node of their own may also use one that runs: `LONGSHORE_KAFKA=HOST:PORT`.
+//! It is started from `KAFKA_HOME`, a folder with `libs/*.jar` as every download of Kafka is, with
+//! the `java` on the path (17 or newer). Tests that need no node of their own may also use one that
+//! runs: `LONGSHORE_KAFKA=HOST:PORT`.
 
 use std::{
     fs,
@@ -33,7 +35,8 @@ const CLUSTER: &str = "bG9uZ3Nob3JlLXRlc3QtMQ";
 
 /// One node, with the log `server.log`.
 ///
-/// Topics are not made by being named (`auto.create.topics.enable` is off), groups rebalance without a delay, sessions may be as short as a second.
+/// Topics are not made by being named (`auto.create.topics.enable` is off), groups rebalance
+/// without a delay, sessions may be as short as a second.
 pub struct Kafka {
     process: Process,
     port: u16,
@@ -41,8 +44,9 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// Starts a node with these settings beside ours (`&[("message.max.bytes", "1000")]`). `None` where `KAFKA_HOME` is not set: then the test has
-    /// said so, and is over; with `CI=true` that is a failure.
+    /// Starts a node with these settings beside ours (`&[("message.max.bytes", "1000")]`). `None`
+    /// where `KAFKA_HOME` is not set: then the test has said so, and is over; with `CI=true` that
+    /// is a failure.
     ///
     /// # Panics
     /// It does not start; or there is none, and `CI=true` says that there has to be.
@@ -50,8 +54,9 @@ impl Kafka {
         Self::start_as(settings, false)
     }
 
-    /// As [`start`](Self::start), with a second listener for TLS and SASL/PLAIN: user `admin`, password `admin-secret`, may do all; `guest`,
-    /// `guest-secret`, nothing. The first listener stays open to all. Needs `openssl` on the path.
+    /// As [`start`](Self::start), with a second listener for TLS and SASL/PLAIN: user `admin`,
+    /// password `admin-secret`, may do all; `guest`, `guest-secret`, nothing. The first listener
+    /// stays open to all. Needs `openssl` on the path.
     ///
     /// # Panics
     /// As `start`.
@@ -84,7 +89,8 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Its port, for a proxy. (A client learns the node's own address from it and goes there from then on.)
+    /// Its port, for a proxy. (A client learns the node's own address from it and goes there from
+    /// then on.)
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -204,8 +210,9 @@ impl DerefMut for Kafka {
     }
 }
 
-/// The address of a Kafka that all tests of this process share: the one of `LONGSHORE_KAFKA`, else a node that the first caller starts and that ends
-/// with this process. Topics and groups need names of their own ([`name`]). `None`, or a panic, as [`Kafka::start`] has it.
+/// The address of a Kafka that all tests of this process share: the one of `LONGSHORE_KAFKA`, else
+/// a node that the first caller starts and that ends with this process. Topics and groups need
+/// names of their own ([`name`]). `None`, or a panic, as [`Kafka::start`] has it.
 ///
 /// # Panics
 /// As `Kafka::start`.
@@ -233,7 +240,8 @@ fn is_ci() -> bool {
 /// The folder with the jars.
 ///
 /// # Panics
-/// `KAFKA_HOME` names a folder without them, or there is no `java`: both are mistakes, not reasons to skip.
+/// `KAFKA_HOME` names a folder without them, or there is no `java`: both are mistakes, not reasons
+/// to skip.
 fn home() -> Option<PathBuf> {
     let home = PathBuf::from(std::env::var_os("KAFKA_HOME").filter(|home| !home.is_empty())?);
     let jars = fs::read_dir(home.join("libs"))

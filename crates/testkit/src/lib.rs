@@ -1,9 +1,12 @@
 //! Conformance suites and the simulator of longshore's engine. For tests alone.
 //!
 //! Layout:
-//! - `simulator.rs`: random runs of the engine on a paused clock, with every invariant checked; `simulator/{plan,world,actors}.rs`
-//! - `servers.rs` (Redis), `kafka.rs`: real servers for tests, each a `process.rs`; `proxy.rs`: a relay that loses what it carries
-//! - `conformance.rs`: what every source, sink and lane must do: `conformance/{source,sink,lane}.rs`
+//! - `simulator.rs`: random runs of the engine on a paused clock, with every invariant checked;
+//!   `simulator/{plan,world,actors}.rs`
+//! - `servers.rs` (Redis), `kafka.rs`: real servers for tests, each a `process.rs`; `proxy.rs`: a
+//!   relay that loses what it carries
+//! - `conformance.rs`: what every source, sink and lane must do:
+//!   `conformance/{source,sink,lane}.rs`
 
 pub mod conformance;
 pub mod kafka;

@@ -1,4 +1,5 @@
-//! The process of a real server, and its directory: ended when it is dropped and when this process does, however that ends.
+//! The process of a real server, and its directory: ended when it is dropped and when this process
+//! does, however that ends.
 
 use std::{
     fs,
@@ -9,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A server's process, and a directory of its own that goes with it. It may end and be started again there.
+/// A server's process, and a directory of its own that goes with it. It may end and be started
+/// again there.
 pub struct Process {
     child: Option<Child>,
     directory: PathBuf,
@@ -41,7 +43,8 @@ impl Process {
         watch.args(["-c", script, "sh", &id.to_string()]).arg(&self.directory);
         let watch = watch.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         if let Ok(mut watch) = watch {
-            // The end of the pipe stays open as long as this thread waits, which is until the server has ended or we have.
+            // The end of the pipe stays open as long as this thread waits, which is until the
+            // server has ended or we have.
             thread::spawn(move || {
                 while Path::new(&format!("/proc/{id}")).exists() {
                     thread::sleep(Duration::from_millis(200));

@@ -1,4 +1,5 @@
-//! A relay on the loopback that can lose what it carries: for tests of what a broken network does to a client.
+//! A relay on the loopback that can lose what it carries: for tests of what a broken network does
+//! to a client.
 
 use std::{
     io::{Read as _, Write as _},
@@ -16,7 +17,8 @@ use std::{
 struct Faults {
     /// After so many more bytes of answers, on whatever connection, that connection is cut.
     cut_after: Option<usize>,
-    /// The next answer, on whatever connection, is thrown away, and so is all that follows it there; the connection stays.
+    /// The next answer, on whatever connection, is thrown away, and so is all that follows it
+    /// there; the connection stays.
     swallow: bool,
     /// Nothing is carried in either direction, and nothing is cut.
     hold: bool,
@@ -71,23 +73,27 @@ impl Proxy {
         self.port
     }
 
-    /// Cuts the connection that carries the last of so many more bytes of answers, behind that byte.
+    /// Cuts the connection that carries the last of so many more bytes of answers, behind that
+    /// byte.
     pub fn cut_after(&self, bytes: usize) {
         self.shared.faults().cut_after = Some(bytes);
     }
 
-    /// Throws the next answer away, and all that follows on that connection, which stays. (One answer alone is never missing from a connection.)
+    /// Throws the next answer away, and all that follows on that connection, which stays. (One
+    /// answer alone is never missing from a connection.)
     pub fn swallow(&self) {
         self.shared.faults().swallow = true;
     }
 
-    /// Carries nothing until it is told to go on; connections stay, as they do when a cable is pulled.
+    /// Carries nothing until it is told to go on; connections stay, as they do when a cable is
+    /// pulled.
     pub fn hold(&self, hold: bool) {
         self.shared.faults().hold = hold;
         self.shared.changed.notify_all();
     }
 
-    /// As if the server were far away: whatever is read at once takes so long, there and back again each.
+    /// As if the server were far away: whatever is read at once takes so long, there and back again
+    /// each.
     pub fn far(&self, way: Duration) {
         self.shared.faults().way = way;
     }

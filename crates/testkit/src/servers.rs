@@ -19,8 +19,8 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one, with these arguments beside ours (`["--appendonly", "yes"]`). `None` where it is not installed: then the test has said so, and is
-    /// over; with `CI` set that is a failure.
+    /// Starts one, with these arguments beside ours (`["--appendonly", "yes"]`). `None` where it is
+    /// not installed: then the test has said so, and is over; with `CI` set that is a failure.
     ///
     /// # Panics
     /// It does not start; or it is not installed, and `CI=true` says that it has to be.

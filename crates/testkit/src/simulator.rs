@@ -1,8 +1,9 @@
 //! The engine under random circumstances, on a paused clock, from a seed.
 //!
-//! A run is the real engine with a random source, random lanes and a random sink (`actors.rs`), set to random options and disturbed by random control
-//! (`plan.rs`). All of them report to one ledger (`world.rs`; of paces, `pace.rs`), which knows the invariants and blames whoever breaks one. One thread, no real time: a
-//! seed is a run, and [`simulate`] with the same seed is the same run.
+//! A run is the real engine with a random source, random lanes and a random sink (`actors.rs`), set
+//! to random options and disturbed by random control (`plan.rs`). All of them report to one ledger
+//! (`world.rs`; of paces, `pace.rs`), which knows the invariants and blames whoever breaks one. One
+//! thread, no real time: a seed is a run, and [`simulate`] with the same seed is the same run.
 
 mod actors;
 mod pace;
@@ -25,15 +26,18 @@ use world::World;
 /// What must hold in every run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invariant {
-    /// Every started attempt has exactly one outcome, and attempts follow each other as the retry policy says.
+    /// Every started attempt has exactly one outcome, and attempts follow each other as the retry
+    /// policy says.
     OneOutcome,
     /// Every delivery is settled exactly once.
     OneSettlement,
-    /// A delivery is settled after the sink has accepted its result, or handed back because the job stops.
+    /// A delivery is settled after the sink has accepted its result, or handed back because the job
+    /// stops.
     AcceptedFirst,
     /// The sink gets each task once, with its last outcome.
     OncePerTask,
-    /// No more run than may: in all, on a lane, of a limited value; no two in one slot; no more results than there is room for.
+    /// No more run than may: in all, on a lane, of a limited value; no two in one slot; no more
+    /// results than there is room for.
     Concurrency,
     /// Tasks of one key never overlap and keep their order.
     Keys,
@@ -41,7 +45,8 @@ pub enum Invariant {
     Pace,
     /// Nothing starts while the job is paused or after it was told to stop.
     Stopped,
-    /// The source is asked as its contract says: one fetch at a time, none cancelled, none after the end or after `close`.
+    /// The source is asked as its contract says: one fetch at a time, none cancelled, none after
+    /// the end or after `close`.
     Fetches,
     /// What is lent and unsettled is bounded by the settings.
     Memory,

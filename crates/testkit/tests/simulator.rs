@@ -1,5 +1,5 @@
-//! The engine under random circumstances. `LONGSHORE_SIM_SEED=n` replays one run, `LONGSHORE_SIM_SEEDS=n` sets the number of runs,
-//! `LONGSHORE_SIM_FIRST=n` the first of them.
+//! The engine under random circumstances. `LONGSHORE_SIM_SEED=n` replays one run,
+//! `LONGSHORE_SIM_SEEDS=n` sets the number of runs, `LONGSHORE_SIM_FIRST=n` the first of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,8 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-/// Runs the seeds on all cores; the violations in the order of their seeds, and what the runs were like.
+/// Runs the seeds on all cores; the violations in the order of their seeds, and what the runs were
+/// like.
 fn run(first: u64, count: u64, sabotage: Sabotage) -> (Vec<Violation>, Tally) {
     let next = AtomicU64::new(first);
     let work = || {

@@ -21,7 +21,8 @@ pub struct PublicName {
     pub place: Option<Place>,
 }
 
-/// Returns every path that can be said from outside of a crate, without what is marked `doc(hidden)`.
+/// Returns every path that can be said from outside of a crate, without what is marked
+/// `doc(hidden)`.
 pub fn names(workspace: &Workspace, resolver: &Resolver<'_>, of_crate: usize) -> Vec<PublicName> {
     let mut found = BTreeSet::new();
     let root = Place { of_crate, module: 0, item: None };
@@ -51,8 +52,8 @@ fn walk(resolver: &Resolver<'_>, module: Place, path: &str, on_the_way: &mut Vec
     on_the_way.pop();
 }
 
-/// Returns the names that a module gives to everybody, each with all that it means: a module and a function may have
-/// one name. Nothing is what comes from another workspace, or is made by a macro.
+/// Returns the names that a module gives to everybody, each with all that it means: a module and a
+/// function may have one name. Nothing is what comes from another workspace, or is made by a macro.
 fn members(resolver: &Resolver<'_>, module: Place, seen: &mut BTreeSet<Place>) -> BTreeMap<String, BTreeSet<Place>> {
     let mut names: BTreeMap<String, BTreeSet<Place>> = BTreeMap::new();
     if !seen.insert(module) {
@@ -87,8 +88,8 @@ fn members(resolver: &Resolver<'_>, module: Place, seen: &mut BTreeSet<Place>) -
     names
 }
 
-/// Returns the names that a crate's root lists although a glob brings something else of that name: the name, what is listed,
-/// and what the glob brings.
+/// Returns the names that a crate's root lists although a glob brings something else of that name:
+/// the name, what is listed, and what the glob brings.
 pub fn hidden(resolver: &Resolver<'_>, of_crate: usize) -> Vec<(String, String, String)> {
     let root = Place { of_crate, module: 0, item: None };
     let public = || resolver.imports(root).filter(|(item, _)| item.visibility == Visibility::Public && !is_hidden(item));
@@ -110,7 +111,8 @@ pub fn hidden(resolver: &Resolver<'_>, of_crate: usize) -> Vec<(String, String, 
     found
 }
 
-/// Macros that a crate exports are at its root, wherever they are written: they come with a glob of that root.
+/// Macros that a crate exports are at its root, wherever they are written: they come with a glob of
+/// that root.
 fn macros(workspace: &Workspace, found: &mut BTreeSet<PublicName>) {
     let roots: BTreeMap<usize, String> = found
         .iter()
@@ -135,8 +137,8 @@ fn is_hidden(item: &Item) -> bool {
     item.attributes.iter().any(|words| words.first().is_some_and(|first| first == "doc") && words.iter().any(|word| word == "hidden"))
 }
 
-/// Returns one line for each public name of a crate, and for what each type has: fields, variants, methods. A type with several
-/// names is told of at the shortest; the others say which that is.
+/// Returns one line for each public name of a crate, and for what each type has: fields, variants,
+/// methods. A type with several names is told of at the shortest; the others say which that is.
 pub fn lines(workspace: &Workspace, resolver: &Resolver<'_>, of_crate: usize) -> Vec<String> {
     let names = names(workspace, resolver, of_crate);
     let mut shortest: BTreeMap<Place, &str> = BTreeMap::new();
@@ -241,7 +243,8 @@ fn variants(tokens: &[Token<'_>], body: Range<usize>) -> Vec<String> {
         .collect()
 }
 
-/// Returns what stands between the commas of a body, without attributes. A comma between `<` and `>` separates nothing.
+/// Returns what stands between the commas of a body, without attributes. A comma between `<` and
+/// `>` separates nothing.
 fn parts(tokens: &[Token<'_>], body: Range<usize>) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let (mut start, mut at, mut angles) = (body.start, body.start, 0i32);

@@ -44,7 +44,8 @@ pub fn edges(workspace: &Workspace, resolver: &Resolver<'_>, of_crate: usize) ->
     edges
 }
 
-/// Returns the largest set of modules of which each can be reached from each other; empty if there is no circle.
+/// Returns the largest set of modules of which each can be reached from each other; empty if there
+/// is no circle.
 pub fn largest(edges: &Edges) -> Vec<String> {
     all(edges).into_iter().max_by_key(Vec::len).unwrap_or_default()
 }

@@ -86,7 +86,8 @@ impl Item {
     }
 }
 
-/// Returns the items between two tokens: of a file, of a module's body, of a trait's or an `impl`'s.
+/// Returns the items between two tokens: of a file, of a module's body, of a trait's or an
+/// `impl`'s.
 pub fn items(tokens: &[Token<'_>], within: Range<usize>) -> Vec<Item> {
     let mut found = Vec::new();
     let mut at = within.start;
@@ -204,7 +205,8 @@ fn item(tokens: &[Token<'_>], start: usize, end: usize) -> Option<Item> {
                 place = after - 1;
                 break;
             }
-            // A macro that is called with other brackets ends with its semicolon, a tuple struct too.
+            // A macro that is called with other brackets ends with its semicolon, a tuple struct
+            // too.
             place = after;
             continue;
         }

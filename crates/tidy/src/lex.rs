@@ -178,7 +178,8 @@ fn after_string(rest: &str, from: usize) -> usize {
     rest.len()
 }
 
-/// Returns the length of a string or byte that begins with letters (`r"…"`, `br#"…"#`, `b'…'`, `c"…"`).
+/// Returns the length of a string or byte that begins with letters (`r"…"`, `br#"…"#`, `b'…'`,
+/// `c"…"`).
 fn prefixed_literal(rest: &str) -> Option<usize> {
     let letters = rest.find(|c| !matches!(c, 'r' | 'b' | 'c')).filter(|letters| *letters <= 2)?;
     let raw = rest[..letters].contains('r');

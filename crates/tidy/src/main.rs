@@ -1,7 +1,7 @@
 //! The yardstick: where a tree of longshore's source stands, in one table.
 //!
-//! `cargo run -p longshore-tidy -- [TREE] [--where]`; TREE is the directory of a workspace, this one if none is given. `--where` names
-//! the places, so that a figure can be looked at.
+//! `cargo run -p longshore-tidy -- [TREE] [--where]`; TREE is the directory of a workspace, this
+//! one if none is given. `--where` names the places, so that a figure can be looked at.
 
 use std::{
     collections::BTreeSet,
@@ -21,8 +21,9 @@ use longshore_tidy::{
 /// Traits that stand between the worker and a broker. By hand: a half that is new is added here.
 const BROKER_TRAITS: [&str; 6] = ["Broker", "Consumer", "ResultBackend", "Bus", "Inspect", "Shared"];
 
-/// Ways to hold a child, each with the ends of the files that hold one so. By hand: reading cannot tell what a `struct` with a
-/// process in it is for. A way that is gone has no such file any more; one that is new is added here.
+/// Ways to hold a child, each with the ends of the files that hold one so. By hand: reading cannot
+/// tell what a `struct` with a process in it is for. A way that is gone has no such file any more;
+/// one that is new is added here.
 const CHILDREN: [(&str, &[&str]); 4] = [
     ("a command", &["lane/child.rs"]),
     ("an isolated function", &["lane/isolated.rs"]),

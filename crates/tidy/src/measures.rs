@@ -72,7 +72,8 @@ fn block_end(file: &SourceFile, from: usize) -> usize {
     end
 }
 
-/// Returns the modules of a crate that define a type of each name. An error's alias `Result` is nobody's own word.
+/// Returns the modules of a crate that define a type of each name. An error's alias `Result` is
+/// nobody's own word.
 pub fn type_names(tree: &CrateTree) -> BTreeMap<&str, BTreeSet<String>> {
     let mut names: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for module in &tree.modules {
@@ -109,16 +110,26 @@ pub fn doc_heads(file: &SourceFile) -> Vec<(usize, &str)> {
     heads
 }
 
-/// Returns the lines of comments that are wider than [`COLUMNS`], tests' too. Tables and bare links cannot be broken.
+/// Returns the lines of comments that are wider than [`COLUMNS`], tests' too. Code in a doc comment
+/// is code, whose width is rustfmt's business; tables, links and single words cannot be broken.
 pub fn wide_comments(file: &SourceFile) -> Vec<usize> {
     let lines: Vec<&str> = file.text.lines().collect();
-    let wide = file.comments.iter().filter(|comment| {
-        let line = lines.get(comment.line - 1).copied().unwrap_or_default();
+    let (mut found, mut in_code, mut last) = (Vec::new(), false, 0);
+    for comment in file.comments.iter().filter(|comment| !comment.after_code) {
         let body = comment.text.trim_start_matches(['/', '!', '*']).trim();
-        let whole = body.starts_with('|') || !body.trim_start_matches(['<', '-']).trim().contains(' ');
-        !comment.after_code && line.chars().count() > COLUMNS && !whole
-    });
-    wide.map(|comment| comment.line).collect()
+        in_code &= last + 1 == comment.line;
+        last = comment.line;
+        if body.starts_with("```") {
+            in_code = !in_code;
+            continue;
+        }
+        let whole = in_code || body.starts_with('|') || !body.trim_start_matches(['<', '-']).trim().contains(' ');
+        let width = lines.get(comment.line - 1).map_or(0, |line| line.chars().count());
+        if width > COLUMNS && !whole {
+            found.push(comment.line);
+        }
+    }
+    found
 }
 
 /// Words that name an outcome of a task, or what became of it.
@@ -151,8 +162,8 @@ const OUTCOMES: [&str; 23] = [
 /// Number types that count.
 const COUNTERS: [&str; 7] = ["u64", "u32", "usize", "AtomicU64", "AtomicU32", "AtomicUsize", "Counter"];
 
-/// Returns true for a struct that counts outcomes: a field of it is a number, or an array of numbers, and is named
-/// after an outcome.
+/// Returns true for a struct that counts outcomes: a field of it is a number, or an array of
+/// numbers, and is named after an outcome.
 pub fn counts_outcomes(file: &SourceFile, item: &Item) -> bool {
     let Some(body) = item.body.clone().filter(|_| item.kind == ItemKind::Struct) else { return false };
     let tokens = &file.tokens;
@@ -177,7 +188,8 @@ pub fn prints(file: &SourceFile) -> Vec<usize> {
     places.filter(|at| !file.is_test(*at)).map(|at| tokens[at].line).collect()
 }
 
-/// Returns how many methods of a trait must be written by whoever implements it, and how many there are.
+/// Returns how many methods of a trait must be written by whoever implements it, and how many there
+/// are.
 pub fn methods(workspace: &Workspace, dir: &str, name: &str) -> Option<(usize, usize)> {
     let tree = workspace.find(dir)?;
     for module in &tree.modules {

@@ -1,4 +1,5 @@
-//! What a path names: `use` with its groups, globs and renamings, from module to module and from crate to crate.
+//! What a path names: `use` with its groups, globs and renamings, from module to module and from
+//! crate to crate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -143,8 +144,8 @@ impl<'a> Resolver<'a> {
             .flat_map(|(item, paths)| paths.iter().map(move |path| (item, path)))
     }
 
-    /// Returns what a path names, said in a module: a type or a module, if there is one of that name, else a function or
-    /// a constant. None for what is of another workspace, or not found.
+    /// Returns what a path names, said in a module: a type or a module, if there is one of that
+    /// name, else a function or a constant. None for what is of another workspace, or not found.
     pub fn find(&self, module: Place, segments: &[String]) -> Option<Place> {
         let found = self.find_all(module, segments);
         found.iter().find(|place| self.is_type(**place)).or(found.first()).copied()
@@ -210,7 +211,8 @@ impl Search<'_, '_> {
         start
     }
 
-    /// Returns what a name means in a module for whoever asks: items of its own, and what a `use` brings.
+    /// Returns what a name means in a module for whoever asks: items of its own, and what a `use`
+    /// brings.
     fn name(&mut self, asker: Place, module: Place, name: &str) -> Vec<Place> {
         if !self.seen.insert((asker, module, name.to_owned())) {
             return Vec::new();

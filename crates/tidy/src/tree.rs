@@ -170,7 +170,8 @@ impl CrateTree {
     }
 }
 
-/// Collects a module's items, those of modules written in the same file, and the modules that are declared.
+/// Collects a module's items, those of modules written in the same file, and the modules that are
+/// declared.
 #[expect(clippy::too_many_arguments, reason = "a walk's state, which nobody else has")]
 fn collect(
     file: &mut SourceFile,

@@ -1,8 +1,10 @@
-//! The rules of the house, read from its source. Each has a list of today's exceptions in `exceptions/`, which may only
-//! get shorter: one that is no longer needed is a failure, too. A file that has moved is renamed in its list by hand.
+//! The rules of the house, read from its source. Each has a list of today's exceptions in
+//! `exceptions/`, which may only get shorter: one that is no longer needed is a failure, too. A
+//! file that has moved is renamed in its list by hand.
 //!
-//! `LONGSHORE_TIDY=write cargo test -p longshore-tidy` takes exceptions away that are not needed any more (it never adds
-//! one), and writes the list of public names (`crates/longshore/api.txt`), whose change then shows in the commit.
+//! `LONGSHORE_TIDY=write cargo test -p longshore-tidy` takes exceptions away that are not needed
+//! any more (it never adds one), and writes the list of public names (`crates/longshore/api.txt`),
+//! whose change then shows in the commit.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -41,7 +43,8 @@ fn writes() -> bool {
     std::env::var_os("LONGSHORE_TIDY").is_some_and(|word| word == "write")
 }
 
-/// Holds what was found against a list of exceptions. `found` says for each exception that would be needed why.
+/// Holds what was found against a list of exceptions. `found` says for each exception that would be
+/// needed why.
 fn hold(list: &str, found: &BTreeMap<String, String>, advice: &str) {
     let path = root().join("crates/tidy/exceptions").join(list);
     let listed = fs::read_to_string(&path).unwrap();
@@ -183,7 +186,8 @@ fn structs_that_callers_fill_in_can_grow() {
 fn a_name_of_the_facade_means_one_thing_whatever_the_features() {
     let resolver = Resolver::new(&WORKSPACE);
     let mut said = String::new();
-    // A name that is listed hides what a glob brings: without the feature of the list it would mean something else.
+    // A name that is listed hides what a glob brings: without the feature of the list it would mean
+    // something else.
     for (name, listed, brought) in api::hidden(&resolver, facade()) {
         writeln!(said, "longshore::{name} is {listed}; without its feature it would be {brought}").unwrap();
     }

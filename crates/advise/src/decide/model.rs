@@ -13,9 +13,9 @@ const OWN: f64 = 0.05;
 const CHUNK: f64 = 100e-6;
 /// The last chunks of a job should keep all workers busy.
 const CHUNKS_A_WORKER: u64 = 4;
-/// How far a rate that was not measured can be off.
+/// Share by which a rate that was not measured can be off.
 const UNMEASURED: f64 = 0.5;
-/// How far a rate that was measured once can be off.
+/// Share by which a rate that was measured once can be off.
 const ONCE: f64 = 0.1;
 /// Work that is on a CPU for this share of its time gains nothing by more threads than cores.
 pub(super) const COMPUTES: f64 = 0.95;
@@ -31,7 +31,7 @@ const OF_MEMORY: u64 = 2;
 pub struct Plan {
     /// Where.
     pub place: Place,
-    /// How many at once.
+    /// Number of workers.
     pub workers: usize,
     /// Items that travel together.
     pub chunk: usize,
@@ -43,12 +43,13 @@ pub struct Plan {
     pub high: f64,
     /// To start and end, in seconds.
     pub start: f64,
-    /// Whether the rate was measured, or follows from a single item.
+    /// True where the rate was measured; else it follows from a single item.
     pub measured: bool,
 }
 
 impl Plan {
-    /// What the whole job takes this way, in seconds; an item's share of the time where their number is not known.
+    /// Returns what the whole job takes this way, in seconds; an item's share of the time where
+    /// their number is not known.
     pub fn cost(&self, measured: &Measured) -> f64 {
         let Some(count) = measured.count else { return 1.0 / self.rate };
         let tasks = count.div_ceil(self.chunk as u64);
@@ -59,8 +60,9 @@ impl Plan {
     }
 }
 
-/// How many items should travel together on a lane that takes `each` for a task, so that its own cost is small beside the work, and the last chunks
-/// still keep `workers` busy. 1 where an item is large enough to travel alone.
+/// Returns how many items should travel together on a lane that takes `each` for a task, so that
+/// its own cost is small beside the work, and the last chunks still keep `workers` busy. 1 where an
+/// item is large enough to travel alone.
 /// ```
 /// use std::time::Duration;
 /// use longshore_advise::decide::chunk_for;
@@ -81,7 +83,8 @@ pub fn chunk_for(item: Duration, each: Duration, workers: usize, count: Option<u
     usize::try_from(wanted.min(most).max(1)).unwrap_or(usize::MAX)
 }
 
-/// Every way that was measured, those that follow from the item alone where nothing was, and one after another, which comes first.
+/// Every way that was measured, those that follow from the item alone where nothing was, and one
+/// after another, which comes first.
 pub fn plans(measured: &Measured) -> Vec<Plan> {
     let rate = 1.0 / measured.item.alone();
     let mut plans = vec![Plan { place: Place::Sequential, workers: 1, chunk: 1, rate, low: rate, high: rate, start: 0.0, measured: true }];
@@ -101,13 +104,14 @@ pub fn plans(measured: &Measured) -> Vec<Plan> {
     plans
 }
 
-/// Whether what the cpu lane did says little, because others had the machine: its threads stand behind all others, and would not on a free one. Only for
-/// work that does nothing but compute: what that takes on a free machine can be reckoned.
+/// Returns whether what the cpu lane did says little, because others had the machine: its threads
+/// stand behind all others, and would not on a free one. Only for work that does nothing but
+/// compute: what that takes on a free machine can be reckoned.
 pub(crate) fn reckoned(measured: &Measured) -> bool {
     busy(measured) && measured.item.share() >= COMPUTES
 }
 
-/// Whether others had so much of the machine that measuring again is better.
+/// Returns whether others had so much of the machine that measuring again is better.
 pub(crate) fn busy(measured: &Measured) -> bool {
     measured.others > BUSY
 }
@@ -125,7 +129,8 @@ pub(crate) fn lanes(measured: &Measured) -> impl Iterator<Item = LaneKind> + use
     let lanes = match measured.kind {
         Kind::Async => [Some(LaneKind::Async), None],
         Kind::Command => [Some(LaneKind::Process), None],
-        // Work that waits for half of its time leaves half of the cpu lane's threads idle; work that hardly waits gains nothing by more threads.
+        // Work that waits for half of its time leaves half of the cpu lane's threads idle; work
+        // that hardly waits gains nothing by more threads.
         Kind::Plain => [(share >= 0.5).then_some(LaneKind::Cpu), (share < COMPUTES).then_some(LaneKind::Blocking)],
     };
     lanes.into_iter().flatten()
@@ -137,13 +142,14 @@ pub(crate) fn most_workers(measured: &Measured) -> usize {
     measured.most.min(items).min(by_memory(measured)).max(1)
 }
 
-/// How many items there is memory for.
+/// Returns how many items there is memory for.
 pub(crate) fn by_memory(measured: &Measured) -> usize {
     let fits = measured.memory.map(|memory| memory.free / OF_MEMORY / memory.growth.max(1));
     fits.map_or(usize::MAX, |fits| usize::try_from(fits).unwrap_or(usize::MAX).max(1))
 }
 
-/// What keeps all cores busy, with twice as many as that takes if all waited evenly; what a lane begins with where nothing computes.
+/// Returns the workers that keep all cores busy, with twice as many as that takes if all waited
+/// evenly; what a lane begins with where nothing computes.
 pub(crate) fn expected_workers(measured: &Measured, lane: LaneKind) -> usize {
     let share = measured.item.share();
     if lane == LaneKind::Cpu || share >= COMPUTES {
@@ -182,7 +188,8 @@ pub(crate) fn chunk_on(measured: &Measured, lane: LaneKind, workers: usize) -> u
         return 1;
     }
     let each = measured.overheads.iter().find(|overhead| overhead.lane == lane).map_or(Duration::ZERO, |overhead| overhead.each);
-    // Work that computes has a core for each worker, and what the lane takes is taken from all of them.
+    // Work that computes has a core for each worker, and what the lane takes is taken from all of
+    // them.
     let shared = if lane == LaneKind::Cpu { u32::try_from(measured.cores).unwrap_or(u32::MAX) } else { 1 };
     chunk_for(Duration::from_secs_f64(measured.item.alone()), each.saturating_mul(shared), workers, measured.count)
 }

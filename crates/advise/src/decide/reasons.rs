@@ -127,7 +127,7 @@ fn lane_reason(measured: &Measured, chosen: &Plan, lane: LaneKind) -> String {
     }
 }
 
-/// What the next number of workers brought, or that nobody knows.
+/// Says what the next number of workers brought, or that nobody knows.
 fn knee(measured: &Measured, chosen: &Plan, lane: LaneKind) -> Option<String> {
     if !chosen.measured || lane == LaneKind::Cpu {
         return None;

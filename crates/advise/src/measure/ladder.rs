@@ -1,4 +1,5 @@
-//! Which runs are made within the time that there is: 1, 2 and 4 workers in turns, then twice as many again and again, until more bring nothing.
+//! Which runs are made within the time that there is: 1, 2 and 4 workers in turns, then twice as
+//! many again and again, until more bring nothing.
 
 use std::time::Instant;
 
@@ -10,16 +11,17 @@ use crate::{
     decide::{Measured, Run, model},
 };
 
-/// What one run of tiny items should take at least.
+/// Least seconds that one run of tiny items should take.
 const RUN: f64 = 0.015;
 /// Runs with each number of workers, where there is time.
 const ROUNDS: usize = 3;
 /// Less more throughput than this is none.
 const RISES: f64 = 1.05;
-/// When slow tasks get about twice as slow, the throughput must rise by [`WORTH`] to go on.
+/// Slowing of slow tasks from which on the throughput must rise by [`WORTH`] to go on: about twice.
 const SLOWER: f64 = 1.8;
 const WORTH: f64 = 1.3;
-/// What is measured in turns, so that a busy moment of the machine does not hit one of them alone.
+/// Number of ways that are measured in turns, so that a busy moment of the machine does not hit one
+/// of them alone.
 const SCALING: usize = 4;
 
 /// The part of the time that is given away beforehand.
@@ -34,7 +36,7 @@ pub(crate) struct Ladder<'a> {
     pub(crate) now: Now<'a>,
     /// Items that may run at once without meeting themselves.
     pub(crate) sample: usize,
-    /// When all should be over.
+    /// Time at which all should be over.
     pub(crate) until: Instant,
 }
 
@@ -59,7 +61,8 @@ impl Ladder<'_> {
     }
 }
 
-/// Whether a lane could help at all: not if starting one takes as long as the whole job, or there is one item.
+/// Returns whether a lane could help at all: not if starting one takes as long as the whole job, or
+/// there is one item.
 fn worth_a_run(measured: &Measured) -> bool {
     let Some(count) = measured.count else { return true };
     let start = measured.overheads.iter().map(|overhead| overhead.start).min().unwrap_or_default();
@@ -81,7 +84,8 @@ impl Climb<'_> {
         let levels = levels(self.measured, self.lane, sample);
         let mut kept = self.that_fit(&levels);
         if kept.len() < levels.len() {
-            // No time to climb: the number that is expected to be best goes first, and the others follow while time is left.
+            // No time to climb: the number that is expected to be best goes first, and the others
+            // follow while time is left.
             for level in kept {
                 if self.seconds(level) <= self.left() {
                     self.measure(level, run)?;
@@ -139,7 +143,8 @@ impl Climb<'_> {
         match self.runs.iter_mut().find(|run| run.workers == workers) {
             Some(known) => {
                 known.rates.push(rate);
-                // Of three the middle one would be right; the least is what no accident of the machine has made larger.
+                // Of three the middle one would be right; the least is what no accident of the
+                // machine has made larger.
                 known.p99 = known.p99.min(ran.p99);
             }
             None => self.runs.push(Run { lane: self.lane, workers, chunk, rates: vec![rate], p99: ran.p99 }),
@@ -151,7 +156,8 @@ impl Climb<'_> {
         self.until.saturating_duration_since((self.now)()).as_secs_f64()
     }
 
-    /// Two waves, or as many items as take a while; one wave where that takes long; never more than the job will have.
+    /// Two waves, or as many items as take a while; one wave where that takes long; never more than
+    /// the job will have.
     fn items(&self, workers: usize, chunk: usize) -> usize {
         let wave = workers * chunk;
         let rate = self.rate(workers);
@@ -160,7 +166,7 @@ impl Climb<'_> {
         items.min(self.measured.count.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX))).max(1)
     }
 
-    /// What so many workers can do at best.
+    /// Returns the best rate of this many workers.
     fn rate(&self, workers: usize) -> f64 {
         let item = &self.measured.item;
         (workers as f64 / item.alone()).min(self.measured.cores as f64 / item.cpu.as_secs_f64().max(1e-9))
@@ -171,11 +177,13 @@ impl Climb<'_> {
         self.items(workers, chunk) as f64 / self.rate(workers)
     }
 
-    /// All levels, if one wave of each can be run in the time; else those nearest to the one that is expected to be best, that one first.
+    /// All levels, if one wave of each can be run in the time; else those nearest to the one that
+    /// is expected to be best, that one first.
     fn that_fit(&self, levels: &[usize]) -> Vec<usize> {
         let target = model::target(self.measured, self.lane).min(levels.last().copied().unwrap_or(1));
         let wave = |level: usize| level as f64 / self.rate(level);
-        // Runs take longer than they should; those with the most workers come last, and must not be the ones that no time is left for.
+        // Runs take longer than they should; those with the most workers come last, and must not be
+        // the ones that no time is left for.
         let mut left = self.left() * MARGIN;
         let far = |level: usize| (level as f64 / target as f64).log2().abs();
         let mut nearest = levels.to_vec();

@@ -6,14 +6,15 @@ use std::fs;
 pub(super) struct Peak(u64);
 
 impl Peak {
-    /// Forgets the peak so far (for the whole process, in what the system tells of it). `None` where that cannot be done.
+    /// Forgets the peak so far (for the whole process, in what the system tells of it). `None`
+    /// where that cannot be done.
     pub(super) fn begin() -> Option<Self> {
         // "5" resets the peak, and nothing else.
         fs::write("/proc/self/clear_refs", "5").ok()?;
         status("VmRSS:").map(Self)
     }
 
-    /// How far the peak has risen above what was held at the beginning, in bytes.
+    /// Returns how far the peak has risen above what was held at the beginning, in bytes.
     pub(super) fn end(self) -> u64 {
         status("VmHWM:").unwrap_or(0).saturating_sub(self.0)
     }

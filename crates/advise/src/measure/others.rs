@@ -7,7 +7,7 @@ use longshore_sys::clock::process_cpu_time;
 /// The kernel counts in hundredths of a second, whatever its own tick.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What had been used at one moment: by all, and by this process.
+/// CPU time that had been used at one moment: by all, and by this process.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     all: Option<(u64, u64)>,
@@ -20,8 +20,9 @@ impl Moment {
         Self { all: fs::read_to_string("/proc/stat").ok().and_then(|text| used_and_idle(&text)), own: process_cpu_time() }
     }
 
-    /// The share of the machine's CPU time since then that others had (other programs, and what the machine's host kept for itself), from 0 to 1.
-    /// 0 where the system does not tell, or too little time has passed. What children use counts as others'.
+    /// The share of the machine's CPU time since then that others had (other programs, and what the
+    /// machine's host kept for itself), from 0 to 1. 0 where the system does not tell, or too
+    /// little time has passed. What children use counts as others'.
     pub fn others(&self) -> f64 {
         let now = Self::now();
         let (Some((used, idle)), Some((used_before, idle_before))) = (now.all, self.all) else { return 0.0 };

@@ -14,7 +14,7 @@ use longshore_core::{Job, LaneKind, Report};
 
 use crate::MeasureError;
 
-/// What is run: an item by its number. Says whether the result was as expected.
+/// Work that is run: an item by its number. Says whether the result was as expected.
 pub(super) enum Work {
     Plain(Arc<dyn Fn(usize) -> bool + Send + Sync>),
     Async(Arc<dyn Fn(usize) -> BoxFuture<'static, bool> + Send + Sync>),
@@ -25,7 +25,7 @@ pub(super) enum Work {
 pub(crate) struct Ran {
     /// From the start of the job to its end.
     pub(crate) wall: Duration,
-    /// How long the slowest of a hundred tasks ran.
+    /// Time of the slowest of a hundred tasks.
     pub(crate) p99: Duration,
 }
 

@@ -1,4 +1,5 @@
-//! Items one after another, on a thread of their own: what one of them takes when it has the machine for itself.
+//! Items one after another, on a thread of their own: what one of them takes when it has the
+//! machine for itself.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,7 +18,8 @@ use crate::{
     decide::{Item, Memory},
 };
 
-/// Items that are so short that reading clocks would show are timed together, as many as take this long.
+/// Items that are so short that reading clocks would show are timed together, as many as take this
+/// long.
 const TURN: Duration = Duration::from_micros(500);
 /// Enough turns for quarters that mean something.
 const TURNS: usize = 100;
@@ -48,7 +50,7 @@ pub(super) fn solo(work: &Work, sample: usize, time: Duration) -> Result<(Item, 
     })
 }
 
-/// So many items one after another, timed as a whole.
+/// Runs items one after another, timed as a whole.
 pub(super) fn sequential(work: &Work, items: usize) -> Result<Ran, MeasureError> {
     let all = |item: &dyn Fn(usize) -> bool| {
         let began = Instant::now();
@@ -60,7 +62,8 @@ pub(super) fn sequential(work: &Work, items: usize) -> Result<Ran, MeasureError>
         Work::Async(work) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| MeasureError::System(format!("no runtime: {error}")))?;
-            // A thread of its own: this one may belong to a runtime, which would not have another one block it.
+            // A thread of its own: this one may belong to a runtime, which would not have another
+            // one block it.
             thread::scope(|scope| scope.spawn(|| all(&|index| runtime.block_on(async { work(index).await }))).join())
         }
     };
@@ -90,7 +93,8 @@ fn timed(item: &dyn Fn(usize) -> bool, sample: usize, time: Duration) -> Result<
     let began = Instant::now();
     let peak = memory::Peak::begin();
     let switches = thread_usage().ok();
-    // The first item is slower than all others (caches, connections), and counts only if there is no time for another.
+    // The first item is slower than all others (caches, connections), and counts only if there is
+    // no time for another.
     let first = turn(1)?;
     let growth = peak.map(memory::Peak::end);
     let mut turns = Vec::new();

@@ -1,5 +1,6 @@
-//! A lesson's two decision helpers and its decision tree, ported as they are: with their words, found anywhere in the text (also inside of other words),
-//! and with what they contradict each other about. They are kept to be compared with; [`guess`](super::guess) is ours.
+//! A lesson's two decision helpers and its decision tree, ported as they are: with their words,
+//! found anywhere in the text (also inside of other words), and with what they contradict each
+//! other about. They are kept to be compared with; [`guess`](super::guess) is ours.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ const CPU_KEYWORDS: [&str; 6] = ["calculate", "compute", "process", "analyze", "
 const IO_INDICATORS: [&str; 7] = ["download", "upload", "request", "database", "file", "api", "network"];
 const CPU_INDICATORS: [&str; 5] = ["calculate", "compute", "process", "analyze", "transform"];
 
-/// What the first helper says of a task.
+/// Verdict of the first helper on a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Looks {
@@ -28,11 +29,11 @@ pub enum Looks {
 /// The first helper's answer, with what it counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Scored {
-    /// How many of its I/O words are in the text.
+    /// Number of its I/O words in the text.
     pub io: usize,
-    /// How many of its CPU words are.
+    /// Number of its CPU words in the text.
     pub cpu: usize,
-    /// What it makes of that.
+    /// Its verdict.
     pub looks: Looks,
 }
 
@@ -57,7 +58,7 @@ pub fn concurrency_decision_helper(task: &str) -> Scored {
     Scored { io, cpu, looks }
 }
 
-/// What the second helper returns.
+/// Verdict of the second helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Approach {
@@ -85,8 +86,9 @@ impl Approach {
         }
     }
 
-    /// Where that is here: threads are the blocking lane; processes are the cpu lane, because there is no lock that keeps threads from computing
-    /// side by side (the process lane is for isolation, limits and foreign programs).
+    /// Returns where that is here: threads are the blocking lane; processes are the cpu lane,
+    /// because there is no lock that keeps threads from computing side by side (the process lane is
+    /// for isolation, limits and foreign programs).
     pub fn place(self) -> Place {
         match self {
             Self::Sequential => Place::Sequential,
@@ -116,27 +118,27 @@ pub fn choose_concurrency_approach(task: &str, expected_seconds: f64, data: Data
     }
 }
 
-/// What the tree asks about.
+/// Answers to the tree's questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Task {
     /// All the work.
     pub total: Duration,
     /// "I/O waiting or CPU thinking?"
     pub bottleneck: Bound,
-    /// Whether the data is large.
+    /// True where the data is large.
     pub large_data: bool,
-    /// Whether tasks have to be coordinated in complex ways.
+    /// True where tasks have to be coordinated in complex ways.
     pub coordination: bool,
 }
 
-/// Where in the tree a task ends.
+/// Place in the tree where a task ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Branch {
     /// The step, from 1 to 7.
     pub step: u8,
-    /// What it says there.
+    /// Words that stand there.
     pub says: &'static str,
-    /// Whether step 6 adds queues.
+    /// True where step 6 adds queues.
     pub queues: bool,
 }
 

@@ -1,14 +1,16 @@
-//! Our list of words. They are matched whole and by their stem, so that "resizing" is "resize" and "rapid" is no "api".
+//! Our list of words. They are matched whole and by their stem, so that "resizing" is "resize" and
+//! "rapid" is no "api".
 
 use serde::Serialize;
 
-/// How much a word says.
+/// Weight of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Weight {
     /// It says what the work is.
     Clear,
-    /// It goes with both kinds of work ("process", "generate", "file"), and counts only where the clear ones leave the matter open.
+    /// It goes with both kinds of work ("process", "generate", "file"), and counts only where the
+    /// clear ones leave the matter open.
     Weak,
 }
 
@@ -17,11 +19,11 @@ pub enum Weight {
 pub struct Hit {
     /// As it stands in the text, in lower case.
     pub word: String,
-    /// Whether it speaks of computing; else of waiting.
+    /// True where it speaks of computing; else it speaks of waiting.
     pub computes: bool,
-    /// How much it says.
+    /// Its weight.
     pub weight: Weight,
-    /// Whether one of the lesson's lists has it, as a whole word.
+    /// True where one of the lesson's lists has it, as a whole word.
     pub lesson: bool,
 }
 
@@ -211,7 +213,8 @@ pub fn hits(text: &str) -> Vec<Hit> {
     found.into_iter().map(|(_, hit)| hit).collect()
 }
 
-/// What is left of an English word when its ending is taken off: plurals, `-ing`, `-ed`, a final `e`. Good enough to compare words, no dictionary.
+/// Returns what is left of an English word when its ending is taken off: plurals, `-ing`, `-ed`, a
+/// final `e`. Good enough to compare words, no dictionary.
 /// ```
 /// use longshore_advise::words::stem;
 ///

@@ -1,19 +1,30 @@
-//! One decision from words, in place of the lesson's two helpers and its tree, and how it settles what they contradict each other about.
+//! One decision from words, in place of the lesson's two helpers and its tree, and how it settles
+//! what they contradict each other about.
 //!
-//! - *"Resize 1000 images" is 0 : 0 for one helper and "threads first" for the other, while the lesson's own final question answers "processes".* Our list
-//!   is wider and knows both words: CPU-bound. The place is the cpu lane and not processes: the lesson needs processes because Python's threads compute
-//!   one at a time; ours do not, and a thread costs neither a copy of the data nor a start.
-//! - *"Process 10GB CSV file" gets "threads first", so that no scenario reaches the branch for large data.* "Process" and "file" go with everything:
-//!   they are weak words and count only where the clear ones leave it open. "CSV" has to be parsed: CPU-bound. The size is read from the text where
-//!   nobody says it, and large data is cut into pieces rather than read whole; nothing is copied between threads.
-//! - *The helpers have different words and methods: "Generate report" is processes for one and threads first for the other, "Scrape web sites" threads
-//!   and threads first.* One list and one rule: the side with more clear words wins; where the other has at least half as many, the work is mixed.
-//! - *Words are found inside of words: "profile" and "rapid" count as I/O.* Words are matched whole, by their stem.
-//! - *0.1 s is one task's duration in the helper, the whole work in the tree, and 0.1 to 1 s the size of a good task in the rules.* Whether it is
-//!   worth it, the whole work decides ([`WORTH_IT`]): a thousand lookups of 50 ms are 50 s. How large a task should be depends on what a task costs:
-//!   0.1 to 1 s where each starts a program, tens of microseconds on the cpu lane, where tiny items travel in chunks.
-//! - *Two to five workers per core here, 50 elsewhere.* Threads that wait: 4 × cores. Requests on the async lane: 50, because a waiting future costs
-//!   no thread. Both are where to begin; where throughput stops rising has to be measured.
+//! - *"Resize 1000 images" is 0 : 0 for one helper and "threads first" for the other, while the
+//!   lesson's own final question answers "processes".* Our list is wider and knows both words:
+//!   CPU-bound. The place is the cpu lane and not processes: the lesson needs processes because
+//!   Python's threads compute one at a time; ours do not, and a thread costs neither a copy of the
+//!   data nor a start.
+//! - *"Process 10GB CSV file" gets "threads first", so that no scenario reaches the branch for
+//!   large data.* "Process" and "file" go with everything: they are weak words and count only where
+//!   the clear ones leave it open. "CSV" has to be parsed: CPU-bound. The size is read from the
+//!   text where nobody says it, and large data is cut into pieces rather than read whole; nothing
+//!   is copied between threads.
+//! - *The helpers have different words and methods: "Generate report" is processes for one and
+//!   threads first for the other, "Scrape web sites" threads and threads first.* One list and one
+//!   rule: the side with more clear words wins; where the other has at least half as many, the work
+//!   is mixed.
+//! - *Words are found inside of words: "profile" and "rapid" count as I/O.* Words are matched
+//!   whole, by their stem.
+//! - *0.1 s is one task's duration in the helper, the whole work in the tree, and 0.1 to 1 s the
+//!   size of a good task in the rules.* Whether it is worth it, the whole work decides
+//!   ([`WORTH_IT`]): a thousand lookups of 50 ms are 50 s. How large a task should be depends on
+//!   what a task costs: 0.1 to 1 s where each starts a program, tens of microseconds on the cpu
+//!   lane, where tiny items travel in chunks.
+//! - *Two to five workers per core here, 50 elsewhere.* Threads that wait: 4 × cores. Requests on
+//!   the async lane: 50, because a waiting future costs no thread. Both are where to begin; where
+//!   throughput stops rising has to be measured.
 
 use std::time::Duration;
 
@@ -32,10 +43,10 @@ pub const WORTH_IT: Duration = Duration::from_millis(100);
 const TINY: Duration = Duration::from_micros(50);
 /// The work of such a chunk.
 const CHUNK: Duration = Duration::from_micros(100);
-/// What one item's data is cut into, when it is large.
+/// Bytes of a piece that one item's data is cut into, when it is large.
 const PIECE: u64 = 64 << 20;
 
-/// How much data there is to an item.
+/// Amount of data of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataSize {
     /// Less than 1 KiB.
@@ -46,7 +57,7 @@ pub enum DataSize {
     Medium,
     /// More: not to be held in memory whole.
     Large,
-    /// So many bytes.
+    /// This number of bytes.
     Bytes(u64),
 }
 
@@ -90,35 +101,35 @@ impl Serialize for DataSize {
     }
 }
 
-/// What is asked.
+/// A question for advice.
 #[derive(Clone, Debug, Default)]
 pub struct Question {
-    /// What the work is, in words.
+    /// The work, in words.
     pub text: String,
-    /// What one item takes.
+    /// Time that one item takes.
     pub each: Option<Duration>,
-    /// How many items there are.
+    /// Number of items.
     pub count: Option<u64>,
-    /// How much data an item has. Read from the text ("10GB") where it is not said.
+    /// Amount of data of an item. Read from the text ("10GB") where it is not said.
     pub data: Option<DataSize>,
     /// Cores of the machine; those of this one when absent.
     pub cores: Option<usize>,
 }
 
-/// What a description sounds like, and what would follow from it.
+/// Guess of what a description is about, and what would follow from it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Guess {
     /// The words that count, in their order.
     pub words: Vec<Hit>,
-    /// How many of them speak of computing.
+    /// Number of them that speak of computing.
     pub compute: usize,
-    /// How many speak of waiting.
+    /// Number of them that speak of waiting.
     pub io: usize,
-    /// Whether the waiting is for a network, where requests need no thread each.
+    /// True where the waiting is for a network, where requests need no thread each.
     pub network: bool,
     /// The data of an item, from the question or the text.
     pub data: Option<DataSize>,
-    /// What is advised; its speed-up is the best that can be expected, not what is.
+    /// The advice; its speed-up is the best that can be expected, not what is.
     pub advice: Advice,
 }
 
@@ -153,7 +164,8 @@ fn clear(words: &[Hit]) -> (usize, usize) {
     (count(true), count(false))
 }
 
-/// The side with more clear words; on a tie the weak ones count too. Where the other side has at least half as many, the work is mixed.
+/// The side with more clear words; on a tie the weak ones count too. Where the other side has at
+/// least half as many, the work is mixed.
 fn score(words: &[Hit]) -> (usize, usize, Bound) {
     let (mut compute, mut io) = clear(words);
     if compute == io {
@@ -227,7 +239,8 @@ fn advice(question: &Question, bound: Bound, network: bool, large: bool) -> Advi
     } else if let Some(count) = question.count {
         workers = workers.min(usize::try_from(count).unwrap_or(usize::MAX)).max(1);
     }
-    // Of mixed work nobody knows the share that computes: at least that part cannot go faster than the cores.
+    // Of mixed work nobody knows the share that computes: at least that part cannot go faster than
+    // the cores.
     let best = match bound {
         Bound::Cpu => workers.min(cores) as f64,
         _ => workers as f64,

@@ -15,10 +15,11 @@ use crate::{
     value::{Map, Value},
 };
 
-/// What a task's failure brings with it, beside its own result and its own part of a chord, which the caller stores and tells first.
+/// Consequences of a task's failure, beside its own result and its own part of a chord, which the
+/// caller stores and tells first.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct FailurePlan {
-    /// What comes after it and now never will: FAILURE with the same exception, in this order.
+    /// Tasks that come after it and now never will: FAILURE with the same exception, in this order.
     pub failed: Vec<FailedTask>,
     /// Errbacks that are called [here](Told::Here) and now.
     pub call: Vec<Signature>,
@@ -46,9 +47,9 @@ pub struct FailedTask {
     pub id: String,
     /// The group that it would have been in, for its result.
     pub group_id: Option<String>,
-    /// What would have sent it, for its result.
+    /// Id of the task that would have sent it, for its result.
     pub parent_id: Option<String>,
-    /// What it would have been in a chord: to be counted as failed, unless the task has a stored failure already.
+    /// Its part in a chord: to be counted as failed, unless the task has a stored failure already.
     pub part: Option<FailedPart>,
     /// Everything that was sent because of its failure, for the `children` of its result.
     pub children: Vec<ResultTree>,
@@ -65,8 +66,8 @@ pub struct FailedPart {
     pub chord: Arc<Signature>,
 }
 
-/// Plans what a task sends when it has succeeded: its callbacks, then the next link of its chain. Sent before its result is stored, because the
-/// result holds the [children](Plan::children).
+/// Plans what a task sends when it has succeeded: its callbacks, then the next link of its chain.
+/// Sent before its result is stored, because the result holds the [children](Plan::children).
 ///
 /// # Errors
 /// One of these signatures makes no sense.
@@ -208,7 +209,8 @@ fn lineage(parent: &str, root: &str) -> Map {
     Map(vec![("parent_id".to_owned(), parent.into()), ("root_id".to_owned(), root.into())])
 }
 
-/// The elements of a chain that will never run, and the bodies of the chords among them: whoever waits for those has to be told.
+/// The elements of a chain that will never run, and the bodies of the chords among them: whoever
+/// waits for those has to be told.
 pub(super) fn failed_chain(chain: &[Signature]) -> Vec<FailedTask> {
     let mut waiting: VecDeque<(Signature, usize)> = chain.iter().map(|element| (element.clone(), DEEPEST)).collect();
     let mut failed = Vec::new();

@@ -14,7 +14,8 @@ use crate::{
     value::{Map, Value},
 };
 
-/// Plans what is sent when a signature is applied to arguments (which come before its own, unless it is immutable).
+/// Plans what is sent when a signature is applied to arguments (which come before its own, unless
+/// it is immutable).
 ///
 /// # Errors
 /// The signature, or one in it, makes no sense.
@@ -31,7 +32,8 @@ impl Planner<'_> {
         self.apply(tree, args, call, trail)
     }
 
-    /// Applies a signature with the options of a call. Its place. With `trail` it counts among what the sending task has set off.
+    /// Applies a signature with the options of a call. Its place. With `trail` it counts among what
+    /// the sending task has set off.
     pub(super) fn apply(&mut self, tree: Tree, args: &[Value], call: &Map, trail: bool) -> Result<Option<usize>, CanvasError> {
         match tree.shape {
             Shape::Task | Shape::Other(_) => {
@@ -140,7 +142,8 @@ impl Planner<'_> {
         }
         let group_id = text(&header_options, "task_id").unwrap_or_default().to_owned();
 
-        // A delay holds back the header; callbacks and errbacks are the body's; all else is everybody's.
+        // A delay holds back the header; callbacks and errbacks are the body's; all else is
+        // everybody's.
         let mut options = own.clone();
         override_with(&mut options, call);
         let id = take_text(&mut options, "task_id");
@@ -150,7 +153,8 @@ impl Planner<'_> {
         body.options = body.merged_options(&bodys);
         let root = text(&body.options, "root_id").map(str::to_owned);
         add_callbacks(&mut body, &mut options);
-        // A body that is a part of an outer chord stays a part of that one, whatever group inside it sends this chord.
+        // A body that is a part of an outer chord stays a part of that one, whatever group inside
+        // it sends this chord.
         let part = text(&body.options, "group_id").is_some();
         for (name, value) in options.0.iter().filter(|(name, _)| name != "parent_id" && !(part && name == "group_id")) {
             body.options.set(name.as_str(), value.clone());
@@ -186,7 +190,7 @@ impl Planner<'_> {
     }
 }
 
-/// What a call of a chord does not hand to its body.
+/// Options of a call of a chord that its body does not get.
 const NOT_THE_BODYS: [&str; 6] = ["parent_id", "task_id", "link", "link_error", "countdown", "eta"];
 
 /// Puts the options of a call over those that are there.
@@ -203,7 +207,8 @@ fn take_text(options: &mut Map, name: &str) -> Option<String> {
     }
 }
 
-/// The members of a group and of the groups in it, each with its index among its neighbours. Chains without tasks are nothing.
+/// The members of a group and of the groups in it, each with its index among its neighbours. Chains
+/// without tasks are nothing.
 fn dissolve(tasks: Vec<Tree>, into: &mut Vec<(i64, Tree)>) {
     for (index, task) in (0..).zip(tasks) {
         match task.shape {
@@ -234,7 +239,8 @@ fn add_callbacks(body: &mut Tree, options: &mut Map) {
     }
 }
 
-/// Links an errback to each task of a body that is a group; or to the group, if it has errbacks of its own, which would go before those of its tasks.
+/// Links an errback to each task of a body that is a group; or to the group, if it has errbacks of
+/// its own, which would go before those of its tasks.
 fn link_error_to_members(tree: &mut Tree, errback: &Value, as_group: bool) {
     match &mut tree.shape {
         Shape::Group(_) if as_group && !matches!(tree.options.get("link_error"), None | Some(Value::Null)) => {

@@ -71,8 +71,8 @@ impl Signature {
         self
     }
 
-    /// It ignores the results of what went before it. In a group, every member; in a chain, the first; in a chord, those of
-    /// the header.
+    /// It ignores the results of what went before it. In a group, every member; in a chain, the
+    /// first; in a chord, those of the header.
     #[must_use]
     pub fn immutable(mut self) -> Self {
         match Tree::from_signature(&self) {
@@ -87,14 +87,16 @@ impl Signature {
         }
     }
 
-    /// Sends `callback` with its result when it has succeeded; after a chord's body, after the last task of a chain.
+    /// Sends `callback` with its result when it has succeeded; after a chord's body, after the last
+    /// task of a chain.
     #[must_use]
     pub fn link(self, callback: Signature) -> Self {
         let callback = callback.to_value();
         self.changed(|tree| tree.link(callback))
     }
 
-    /// Tells `errback` when it has failed: its id, as the only argument, in workers that do not know that task's signature better.
+    /// Tells `errback` when it has failed: its id, as the only argument, in workers that do not
+    /// know that task's signature better.
     #[must_use]
     pub fn link_error(self, errback: Signature) -> Self {
         let errback = errback.to_value();
@@ -182,7 +184,8 @@ impl Signature {
         self.option("headers", headers)
     }
 
-    /// A stamp: a header that workers show, and by which tasks can be revoked. In a canvas, on every task in it.
+    /// A stamp: a header that workers show, and by which tasks can be revoked. In a canvas, on
+    /// every task in it.
     #[must_use]
     pub fn stamp(self, name: &str, value: impl Into<Value>) -> Self {
         let value = value.into();

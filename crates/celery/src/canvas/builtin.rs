@@ -62,7 +62,8 @@ impl Builtin {
     }
 }
 
-/// `celery.accumulate`: its arguments as a list, or the one that `index` names. `None` if there is no such argument (an `IndexError` in Python).
+/// `celery.accumulate`: its arguments as a list, or the one that `index` names. `None` if there is
+/// no such argument (an `IndexError` in Python).
 pub fn accumulate(args: &[Value], kwargs: &Map) -> Option<Value> {
     match kwargs.get("index") {
         None | Some(Value::Null) => Some(Value::List(args.to_vec())),
@@ -74,7 +75,8 @@ pub fn accumulate(args: &[Value], kwargs: &Map) -> Option<Value> {
     }
 }
 
-/// The calls that `celery.map` (or `celery.starmap`) makes in turn, in place: the task's name and the arguments of each. What they return is a list.
+/// The calls that `celery.map` (or `celery.starmap`) makes in turn, in place: the task's name and
+/// the arguments of each. What they return is a list.
 ///
 /// # Errors
 /// `task` or `it` is missing, or (`celery.starmap`) an item is no list.

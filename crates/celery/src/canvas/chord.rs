@@ -15,16 +15,17 @@ use crate::{
     value::{Map, Value},
 };
 
-/// What the parts of a chord came to.
+/// Results of a chord's parts, or the failures among them.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ChordParts<'a> {
     /// The parts as they were counted, in order, each `[1, "<id>", "<state>", <result>]`.
     Counted(&'a [Value]),
-    /// The results in the nesting of the header, where that was [saved](super::ChordStart::saved): what [`joined`] gave.
+    /// The results in the nesting of the header, where that was [saved](super::ChordStart::saved):
+    /// what [`joined`] gave.
     Joined(Result<Value, Exception>),
 }
 
-/// What follows when all parts of a chord have ended.
+/// The next step when all parts of a chord have ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ChordOutcome {
     /// The body is sent.
@@ -38,13 +39,15 @@ pub enum ChordOutcome {
 pub struct ChordFailure {
     /// Whoever would have run, each with its exception: FAILURE, in this order.
     pub failed: Vec<(FailedTask, Exception)>,
-    /// Errbacks that are called here and now: the id of the task that failed, its exception, the errback.
+    /// Errbacks that are called here and now: the id of the task that failed, its exception, the
+    /// errback.
     pub call: Vec<(String, Exception, Signature)>,
     /// Errbacks that are sent as tasks, with the id of the task that failed.
     pub plan: Plan,
 }
 
-/// The results of a saved header, nested as it is. `look` gives the state and the result (or the exception) that is stored under a task's id.
+/// The results of a saved header, nested as it is. `look` gives the state and the result (or the
+/// exception) that is stored under a task's id.
 ///
 /// # Errors
 /// The exception of the first task that failed, or a `TimeoutError` where nothing is stored.
@@ -85,7 +88,7 @@ pub fn chord_complete(
     planner.chord_error(body, *wrong, told).map(ChordOutcome::Error)
 }
 
-/// Why a chord fails: its own exception, and that of the part that failed.
+/// The reason why a chord fails: its own exception, and that of the part that failed.
 struct Wrong {
     error: Exception,
     original: Exception,
@@ -162,7 +165,8 @@ impl Planner<'_> {
             let errbacks = listed(&body.options, "link_error").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
             let here = self.errbacks(&errbacks, &never_run(&id, &error), told)?;
             call.extend(here.into_iter().map(|errback| (id.clone(), error.clone(), errback)));
-            // The body may itself be a part of a chord, or a chord with a body that somebody waits for.
+            // The body may itself be a part of a chord, or a chord with a body that somebody waits
+            // for.
             body.options.set("task_id", id);
             let bodies = failed_chain(&[body.to_signature()]).into_iter();
             let children = self.children();

@@ -1,4 +1,5 @@
-//! Freezing: everything in a canvas gets its id, its group and its chord before anything is sent, so that each part can name the others.
+//! Freezing: everything in a canvas gets its id, its group and its chord before anything is sent,
+//! so that each part can name the others.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -10,7 +11,8 @@ use super::{
 };
 use crate::{result::ResultTree, signature::Signature, value::Map};
 
-/// Makes a plan. Places of results are numbers here, because a place gets its parent after it was made.
+/// Makes a plan. Places of results are numbers here, because a place gets its parent after it was
+/// made.
 pub(super) struct Planner<'a> {
     pub(super) context: Context<'a>,
     pub(super) ids: &'a mut dyn FnMut() -> String,
@@ -28,7 +30,7 @@ pub(super) struct Place {
     members: Option<Vec<usize>>,
 }
 
-/// What freezing gives to a part, where the part has none.
+/// Ids that freezing gives to a part that has none.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Given<'a> {
     pub(super) id: Option<&'a str>,
@@ -64,8 +66,8 @@ impl<'a> Planner<'a> {
         self.places[place].members.as_deref()
     }
 
-    /// Sets what went before a place. Places are made before what they point to only in chains, which have an end, so there are no circles but those
-    /// that this refuses to close.
+    /// Sets what went before a place. Places are made before what they point to only in chains,
+    /// which have an end, so there are no circles but those that this refuses to close.
     pub(super) fn set_parent(&mut self, place: usize, parent: usize) {
         if !self.reaches(parent, place) {
             self.places[place].parent = Some(parent);
@@ -95,7 +97,8 @@ impl<'a> Planner<'a> {
         self.node_within(place, MOST_PARENTS)
     }
 
-    /// Chains have any length, and a node for each step in the last would go deeper than anybody reads.
+    /// Chains have any length, and a node for each step in the last would go deeper than anybody
+    /// reads.
     fn node_within(&self, place: usize, parents: usize) -> ResultTree {
         let at = &self.places[place];
         let parent = parents.checked_sub(1).and_then(|parents| Some((at.parent?, parents)));
@@ -126,7 +129,8 @@ impl<'a> Planner<'a> {
                         *last
                     }
                     None => {
-                        // Nothing in it: a place that nothing will ever stand at, as for an empty group.
+                        // Nothing in it: a place that nothing will ever stand at, as for an empty
+                        // group.
                         let id = given.id.map_or_else(|| (self.ids)(), str::to_owned);
                         self.place(&id, Some(Vec::new()))
                     }
@@ -170,7 +174,8 @@ impl<'a> Planner<'a> {
         self.place(&id, None)
     }
 
-    /// Freezes a group: its members come to stand side by side, groups among them dissolved. Its id, and its place.
+    /// Freezes a group: its members come to stand side by side, groups among them dissolved. Its
+    /// id, and its place.
     pub(super) fn freeze_group(&mut self, tasks: &mut Vec<Tree>, options: &mut Map, given: Given<'_>) -> (String, usize) {
         let id = match text(options, "task_id") {
             Some(id) => id.to_owned(),
@@ -204,7 +209,8 @@ impl<'a> Planner<'a> {
         let mut places = Vec::new();
         while let Some(task) = waiting.pop_front() {
             match task.shape {
-                // Celery dissolves a group in front of what waits, one by one: its members end up in reverse.
+                // Celery dissolves a group in front of what waits, one by one: its members end up
+                // in reverse.
                 Shape::Group(inner) => inner.into_iter().for_each(|member| waiting.push_front(member)),
                 Shape::Chain(ref inner) if inner.is_empty() => {}
                 _ => {

@@ -8,10 +8,10 @@ use crate::{
     value::{Map, ValueError},
 };
 
-/// Who sends.
+/// The sender.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// Where the sender takes answers: `reply_to` of whatever has none.
+    /// Queue in which the sender takes answers: `reply_to` of whatever has none.
     pub oid: &'a str,
     /// The sender, for people (`gen<pid>@<host>`).
     pub origin: &'a str,
@@ -19,8 +19,8 @@ pub struct Context<'a> {
     pub now: SystemTime,
     /// The task that sends, if one does.
     pub parent: Option<Parent<'a>>,
-    /// The options that a task of this name has by itself, under those of its signatures (`queue`, `ignore_result`, …). `None` for tasks that the
-    /// sender does not know.
+    /// The options that a task of this name has by itself, under those of its signatures (`queue`,
+    /// `ignore_result`, …). `None` for tasks that the sender does not know.
     pub defaults: &'a dyn Fn(&str) -> Option<Map>,
 }
 
@@ -42,17 +42,17 @@ impl<'a> Parent<'a> {
     }
 }
 
-/// What is to be sent, in this order, and the places where results will stand.
+/// Messages to be sent, in this order, and the places where results will stand.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Plan {
     /// The messages.
     pub sends: Vec<PlannedSend>,
     /// Chords to be started although none of the messages belongs to them. Seldom.
     pub starts: Vec<ChordStart>,
-    /// Where the result of the whole will stand: the last task of a chain, the body of a chord, a group. What went before stands in its `parent`,
-    /// for the last hundred steps.
+    /// Place of the result of the whole: the last task of a chain, the body of a chord, a group.
+    /// What went before stands in its `parent`, for the last hundred steps.
     pub result: Option<ResultTree>,
-    /// What the sending task has set off, for the `children` of its result.
+    /// Results that the sending task has set off, for the `children` of its own.
     pub children: Vec<ResultTree>,
     /// The chord that has now one more part (its group's id): to be told before anything is sent.
     pub grown: Option<String>,
@@ -61,15 +61,16 @@ pub struct Plan {
 /// A message to be sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedSend {
-    /// The message. Its exchange and routing key stand as [`Routing`] says, empty where that says nothing.
+    /// The message. Its exchange and routing key stand as [`Routing`] says, empty where that says
+    /// nothing.
     pub message: Message,
-    /// What its signature says of the way there.
+    /// The way there, as far as its signature says it.
     pub routing: Routing,
     /// Chords to be started before it is sent.
     pub before: Vec<ChordStart>,
 }
 
-/// What a signature says of the way of its message.
+/// The way of a message, as far as its signature says it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Routing {
     /// The queue.
@@ -78,9 +79,9 @@ pub struct Routing {
     pub exchange: Option<String>,
     /// The routing key.
     pub routing_key: Option<String>,
-    /// How the arguments are to be written (`json`, `msgpack`, …).
+    /// Format of the arguments (`json`, `msgpack`, …).
     pub serializer: Option<String>,
-    /// How the body is to be compressed (`gzip`, `zstd`, …).
+    /// Compression of the body (`gzip`, `zstd`, …).
     pub compression: Option<String>,
 }
 
@@ -89,13 +90,14 @@ pub struct Routing {
 pub struct ChordStart {
     /// The id of its header.
     pub group: String,
-    /// How many parts it has.
+    /// Number of its parts.
     pub size: u64,
-    /// The document of its header, to be saved under the group's id, where results have to keep the nesting of the header.
+    /// The document of its header, to be saved under the group's id, where results have to keep the
+    /// nesting of the header.
     pub saved: Option<GroupResult>,
 }
 
-/// Why a signature cannot be sent.
+/// The reason why a signature cannot be sent.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CanvasError {
@@ -105,7 +107,8 @@ pub enum CanvasError {
     /// Signatures in signatures, deeper than is followed.
     #[error("signatures are nested deeper than {} levels", super::DEEPEST)]
     TooDeep,
-    /// Bodies, errbacks and arguments would be copied onto so many tasks that it comes to more than is sent at once.
+    /// Bodies, errbacks and arguments would be copied onto so many tasks that it comes to more than
+    /// is sent at once.
     #[error(
         "what it would send at once comes to about {} MiB, and {} MiB are sent at most; make its parts fewer or smaller",
         .bytes >> 20,

@@ -16,7 +16,7 @@ pub fn refused_part(signature: &Signature, refuses: &dyn Fn(&str) -> Option<Stri
 
 struct Walk<'a> {
     refuses: &'a dyn Fn(&str) -> Option<String>,
-    /// Where it is: names, with places where there are several.
+    /// Its place: names, with places where there are several.
     path: Vec<(&'static str, Option<usize>)>,
 }
 

@@ -17,8 +17,9 @@ use crate::{
     value::{Map, Value},
 };
 
-/// Plans what is sent when a running task is replaced: the signature takes over its id, its group and chord, its callbacks, its errbacks and the rest
-/// of its chain. Nothing is stored for the task itself.
+/// Plans what is sent when a running task is replaced: the signature takes over its id, its group
+/// and chord, its callbacks, its errbacks and the rest of its chain. Nothing is stored for the task
+/// itself.
 ///
 /// # Errors
 /// The signature makes no sense, is an empty chain, or is a part of a chord of its own.
@@ -76,14 +77,15 @@ pub fn replace(
     Ok(planner.plan(place))
 }
 
-/// What makes one result of a replacing group's results: the list of them.
+/// Returns the task that makes one result of a replacing group's results: the list of them.
 fn accumulated() -> Tree {
     let mut tree = Tree::new(ACCUMULATE, Shape::Task);
     tree.kwargs.set("index", 0);
     tree
 }
 
-/// Plans what is sent when a running task adds one more part to the chord that it is a part of. The chord [grows](Plan::grown) first.
+/// Plans what is sent when a running task adds one more part to the chord that it is a part of. The
+/// chord [grows](Plan::grown) first.
 ///
 /// # Errors
 /// The task is in no chord, or the signature makes no sense.
@@ -109,7 +111,8 @@ pub fn add_to_chord(
     Ok(planner.plan(place))
 }
 
-/// The message of a task's next attempt: the same task in every way, not to be started before `when`; with other arguments, where some are given.
+/// The message of a task's next attempt: the same task in every way, not to be started before
+/// `when`; with other arguments, where some are given.
 pub fn retry(message: &Message, when: Option<SystemTime>, arguments: Option<(Vec<Value>, Map)>) -> Message {
     let mut next = message.clone();
     next.retries = message.retries.saturating_add(1);

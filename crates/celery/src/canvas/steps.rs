@@ -1,4 +1,5 @@
-//! The steps of a chain: spliced, split, and put together again where a group is followed by something.
+//! The steps of a chain: spliced, split, and put together again where a group is followed by
+//! something.
 
 use std::collections::VecDeque;
 
@@ -8,7 +9,8 @@ use super::{
 };
 use crate::value::{Map, Value};
 
-/// A step of a chain: one of its members, or a group with what follows it, which together are a chord.
+/// A step of a chain: one of its members, or a group with what follows it, which together are a
+/// chord.
 pub(super) enum Step<'t> {
     One(&'t mut Tree),
     Chord { header: &'t mut Vec<Tree>, group: Option<Map>, id: Option<String>, body: Box<Step<'t>> },
@@ -27,7 +29,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Freezes the members of a chain, the last first: that is how they come back, and their places too.
+    /// Freezes the members of a chain, the last first: that is how they come back, and their places
+    /// too.
     pub(super) fn freeze_steps<'t>(
         &mut self,
         members: Vec<&'t mut Tree>,
@@ -42,7 +45,8 @@ impl Planner<'_> {
             let upgrade = !steps.is_empty() && matches!(member.shape, Shape::Group(_));
             let mut step = if upgrade && let (Some(body), Some(was)) = (steps.pop(), places.pop()) {
                 let Shape::Group(header) = &mut member.shape else { continue };
-                // What comes after the body will be entered behind the chord, not behind its body alone.
+                // What comes after the body will be entered behind the chord, not behind its body
+                // alone.
                 let mut at = places.last().copied();
                 while let Some(place) = at
                     && self.places[place].parent != Some(was)
@@ -76,7 +80,8 @@ impl Planner<'_> {
         (steps, places)
     }
 
-    /// Makes a chain ready to be sent: its steps, **the last first**, and their places. The first step gets the arguments.
+    /// Makes a chain ready to be sent: its steps, **the last first**, and their places. The first
+    /// step gets the arguments.
     pub(super) fn prepare(&mut self, tasks: Vec<Tree>, args: &[Value], given: Given<'_>, errbacks: &[Value]) -> (Vec<Tree>, Vec<usize>) {
         let mut flat = flattened(tasks);
         if let Some(first) = flat.first_mut() {
@@ -119,7 +124,8 @@ impl Step<'_> {
     }
 }
 
-/// The members of a chain and of the chains in it, where they stand. Groups of one are their member; empty ones are nothing, unless they are all.
+/// The members of a chain and of the chains in it, where they stand. Groups of one are their
+/// member; empty ones are nothing, unless they are all.
 pub(super) fn leaves<'t>(tasks: &'t mut [Tree], into: &mut Vec<&'t mut Tree>) {
     let mut empty = None;
     for task in tasks {
@@ -140,7 +146,8 @@ pub(super) fn leaves<'t>(tasks: &'t mut [Tree], into: &mut Vec<&'t mut Tree>) {
     }
 }
 
-/// The same on a copy to be sent; and a chord whose body is a chain that a task leads becomes a chord with that task as its body, and the rest.
+/// The same on a copy to be sent; and a chord whose body is a chain that a task leads becomes a
+/// chord with that task as its body, and the rest.
 fn flattened(tasks: Vec<Tree>) -> Vec<Tree> {
     let mut waiting: VecDeque<Tree> = tasks.into();
     let (mut flat, mut empty) = (Vec::new(), None);
@@ -162,7 +169,8 @@ fn flattened(tasks: Vec<Tree>) -> Vec<Tree> {
 }
 
 #[expect(clippy::result_large_err, reason = "what is not split is given back")]
-/// What a chain, or a chord whose body is a chain led by a task, consists of; or the task itself.
+/// Splits a chain, or a chord whose body is a chain led by a task, into its steps; or gives the
+/// task back.
 fn split(task: Tree) -> Result<Vec<Tree>, Tree> {
     match task.shape {
         Shape::Chain(inner) => Ok(inner),
@@ -171,7 +179,8 @@ fn split(task: Tree) -> Result<Vec<Tree>, Tree> {
     }
 }
 
-/// A chord whose body is a chain led by a task: the chord with that task as its body, and the rest; or what was given.
+/// A chord whose body is a chain led by a task: the chord with that task as its body, and the rest;
+/// or what was given.
 #[expect(clippy::result_large_err, reason = "what is not split is given back")]
 fn split_chord(mut task: Tree) -> Result<Vec<Tree>, Tree> {
     let Shape::Chord(chord) = &mut task.shape else { return Err(task) };

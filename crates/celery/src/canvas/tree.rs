@@ -1,4 +1,5 @@
-//! A signature with its parts at hand: the members of a chain or a group, a chord's header and body.
+//! A signature with its parts at hand: the members of a chain or a group, a chord's header and
+//! body.
 
 use std::sync::Arc;
 
@@ -144,7 +145,8 @@ impl Tree {
         Signature { task, args, kwargs, options, subtask, immutable }
     }
 
-    /// A fresh copy, as Celery makes one before it freezes: a chord in it is no longer bound to the group that its header was frozen as.
+    /// A fresh copy, as Celery makes one before it freezes: a chord in it is no longer bound to the
+    /// group that its header was frozen as.
     pub(super) fn copied(&self) -> Self {
         let mut copy = self.clone();
         copy.unbind();
@@ -169,12 +171,14 @@ impl Tree {
         }
     }
 
-    /// Its options under those of a call: the call's go before, but for the group and the stamps, which stay.
+    /// Its options under those of a call: the call's go before, but for the group and the stamps,
+    /// which stay.
     pub(super) fn merged_options(&self, call: &Map) -> Map {
         merged(&self.options, call)
     }
 
-    /// What the tasks of a header carry when this is their body: nothing, if it is a group without members.
+    /// Returns what the tasks of a header carry when this is their body: nothing, if it is a group
+    /// without members.
     pub(super) fn as_chord(&self) -> Option<Arc<Signature>> {
         (!self.is_empty_group()).then(|| Arc::new(self.to_signature()))
     }
@@ -197,7 +201,7 @@ impl Tree {
         self
     }
 
-    /// How many endings it counts for in the chord that it is a part of.
+    /// Returns how many endings it counts for in the chord that it is a part of.
     pub(super) fn size(&self) -> u64 {
         match &self.shape {
             Shape::Task | Shape::Other(_) => 1,
@@ -207,7 +211,8 @@ impl Tree {
         }
     }
 
-    /// Sends a callback after it: after the last task of a chain, a chord's body, or the first task of a group.
+    /// Sends a callback after it: after the last task of a chain, a chord's body, or the first task
+    /// of a group.
     pub(super) fn link(&mut self, callback: Value) {
         match &mut self.shape {
             Shape::Chord(chord) => chord.body.iter_mut().for_each(|body| body.link(callback.clone())),
@@ -220,7 +225,8 @@ impl Tree {
         }
     }
 
-    /// Tells an errback of its failure: of each member of a group, of a chord's body, and of the chords in its header until that is frozen.
+    /// Tells an errback of its failure: of each member of a group, of a chord's body, and of the
+    /// chords in its header until that is frozen.
     pub(super) fn link_error(&mut self, errback: &Value) {
         match &mut self.shape {
             Shape::Chord(chord) => {
@@ -275,7 +281,8 @@ fn read_members(value: Option<Value>, depth: usize) -> Result<Vec<Tree>, CanvasE
     }
 }
 
-/// Options under those of a call: the call's go before, but for the group and the stamps, which stay.
+/// Options under those of a call: the call's go before, but for the group and the stamps, which
+/// stay.
 pub(super) fn merged(options: &Map, call: &Map) -> Map {
     let stamps = listed(options, "stamped_headers");
     let stays = |name: &str| {

@@ -1,4 +1,5 @@
-//! Arguments by name, bound as Python binds them; what it says where it cannot is what clients show.
+//! Arguments by name, bound as Python binds them; what it says where it cannot is what clients
+//! show.
 
 use super::error;
 use crate::{
@@ -6,7 +7,8 @@ use crate::{
     value::{Map, Value},
 };
 
-/// What a command takes: its name in Python, what it must be given and what it may be given, and whether it ignores all else.
+/// Parameters of a command: its name in Python, those that it must and those that it may be given,
+/// and whether it ignores all else.
 pub(super) struct Parameters {
     pub(super) name: &'static str,
     pub(super) required: &'static [&'static str],

@@ -31,7 +31,7 @@ pub enum Command {
         /// Also the built-in ones.
         builtins: bool,
     },
-    /// What it has done so far.
+    /// Its statistics so far.
     Stats,
     /// The queues that it takes from.
     ActiveQueues,
@@ -40,7 +40,7 @@ pub enum Command {
         /// Also those that are not set.
         with_defaults: bool,
     },
-    /// What it runs on.
+    /// Its program and its system.
     Report,
     /// Its logical time.
     Clock,
@@ -51,21 +51,21 @@ pub enum Command {
         /// The ids of tasks that are called off.
         revoked: Vec<String>,
     },
-    /// How much memory it has.
+    /// The memory that it holds.
     Memsample,
-    /// Where these tasks are.
+    /// The places of these tasks.
     QueryTask {
         /// Their ids.
         ids: Vec<String>,
     },
-    /// How often tasks of this name may start.
+    /// A new rate for tasks of this name.
     RateLimit {
         /// The task's name.
         task_name: String,
-        /// How often.
+        /// The rate.
         rate_limit: Rate,
     },
-    /// How long tasks of this name may run.
+    /// New limits of time for tasks of this name.
     TimeLimit {
         /// The task's name.
         task_name: Option<String>,
@@ -76,12 +76,12 @@ pub enum Command {
     },
     /// More places.
     PoolGrow {
-        /// How many.
+        /// Number of places.
         n: i64,
     },
     /// Fewer places.
     PoolShrink {
-        /// How many.
+        /// Number of places.
         n: i64,
     },
     /// Start the pool anew.
@@ -135,18 +135,18 @@ pub enum Command {
     },
     /// Finish what runs, and end.
     Shutdown,
-    /// Who does it?
+    /// A vote on the worker that does something.
     Election {
         /// Names the election.
         id: String,
-        /// What it is about.
+        /// Subject of the election.
         topic: String,
-        /// What the elected one is to do.
+        /// Work for the worker that is elected.
         action: Value,
     },
 }
 
-/// How often tasks may start.
+/// Rate at which tasks may start.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rate {
     /// Starts in a second; 0 is no limit.
@@ -193,7 +193,7 @@ const fn parameters(name: &'static str, required: &'static [&'static str], optio
     Parameters { name, required, optional, open }
 }
 
-/// What each command takes in Python, by all the names that it goes by.
+/// Returns what a command takes in Python, by any of the names that it goes by.
 fn parameters_of(method: &str) -> Option<Parameters> {
     Some(match method {
         "ping" => parameters("ping", &[], &[], true),

@@ -6,7 +6,7 @@ use crate::{
     value::{Map, Value, ValueError},
 };
 
-/// What workers replied to a request: one each, as a rule.
+/// Replies of workers to a request: one each, as a rule.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Reply {
     /// Node and reply.
@@ -23,7 +23,8 @@ impl Reply {
         Self { from: vec![(node.into(), value.into())], ticket: ticket.map(str::to_owned), clock }
     }
 
-    /// Writes it as it is put into the client's queue. `tag` is a delivery tag, which must be unique.
+    /// Writes it as it is put into the client's queue. `tag` is a delivery tag, which must be
+    /// unique.
     pub fn encode(&self, to: &ReplyTo, tag: &str) -> Vec<u8> {
         let body = Value::Map(self.from.iter().cloned().collect());
         let headers = Map::from_iter([("ticket", Value::from(self.ticket.as_deref())), ("clock", self.clock.into())]);

@@ -17,11 +17,11 @@ pub struct Request {
     pub destination: Option<Vec<String>>,
     /// Which nodes it is for.
     pub pattern: Option<String>,
-    /// How the pattern is written: `glob` or `pcre`. Without one the pattern counts for nothing.
+    /// Language of the pattern: `glob` or `pcre`. Without one the pattern counts for nothing.
     pub matcher: Option<String>,
     /// Names the request in its replies.
     pub ticket: Option<String>,
-    /// Where replies go; nobody waits for them, where absent.
+    /// Address of replies; nobody waits for them, where absent.
     pub reply_to: Option<ReplyTo>,
     /// The client's logical time.
     pub clock: u64,
@@ -29,7 +29,7 @@ pub struct Request {
     pub expires: f64,
 }
 
-/// Where replies go.
+/// Address of replies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplyTo {
     /// The exchange.
@@ -38,7 +38,7 @@ pub struct ReplyTo {
     pub routing_key: String,
 }
 
-/// Whether a request is for a node.
+/// Answer to the question whether a request is for a node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Addressed {
     /// It is.
@@ -84,7 +84,7 @@ impl Request {
         self
     }
 
-    /// Whether it is for this node.
+    /// Returns whether it is for this node.
     pub fn is_for(&self, node: &str) -> Addressed {
         if let Some(nodes) = self.destination.as_ref().filter(|nodes| !nodes.is_empty()) {
             return if nodes.iter().any(|name| name == node) { Addressed::Yes } else { Addressed::No };

@@ -18,17 +18,18 @@ pub struct TaskView<'a> {
     pub queue: &'a str,
     /// The node.
     pub node: &'a str,
-    /// When it began, in seconds since 1970; absent if it has not.
+    /// Its beginning, in seconds since 1970; absent if it has not.
     pub time_start: Option<f64>,
-    /// Whether its message was acknowledged.
+    /// True where its message was acknowledged.
     pub acknowledged: bool,
     /// The process that runs it.
     pub worker_pid: Option<i64>,
 }
 
 impl TaskView<'_> {
-    /// The task's entry in `active`, `reserved`, `scheduled` and `query_task`; with `safe` its arguments are texts. Where its queue is not its routing key (it
-    /// was moved), the queue is a member of its own.
+    /// The task's entry in `active`, `reserved`, `scheduled` and `query_task`; with `safe` its
+    /// arguments are texts. Where its queue is not its routing key (it was moved), the queue is a
+    /// member of its own.
     pub fn to_value(&self, safe: bool) -> Value {
         let message = self.message;
         let (args, kwargs) = if safe {
@@ -70,8 +71,9 @@ pub fn scheduled(task: &TaskView<'_>, due: Option<SystemTime>) -> Value {
     Value::Map(Map::from_iter([("eta", Value::from(eta)), ("priority", 6.into()), ("request", task.to_value(false))]))
 }
 
-/// `query_task`: each task with what it does (`active`, `reserved`, `scheduled`, `ready`). What it waits for, where that is given, is a member `waits` of its
-/// entry: Celery's clients pass over what they do not know.
+/// `query_task`: each task with what it does (`active`, `reserved`, `scheduled`, `ready`). What it
+/// waits for, where that is given, is a member `waits` of its entry: Celery's clients pass over
+/// what they do not know.
 pub fn query_task<'a>(tasks: impl IntoIterator<Item = (&'a str, TaskView<'a>, Option<Map>)>) -> Value {
     let entry = |(doing, task, waits): (&str, TaskView<'_>, Option<Map>)| {
         let mut info = task.to_value(false);
@@ -121,13 +123,15 @@ pub fn read_registered(reply: &Value) -> Vec<RegisteredTask> {
     reply.as_list().unwrap_or_default().iter().filter_map(Value::as_str).map(read).collect()
 }
 
-/// `hello` from another node: what is called off here, the oldest first, and the logical time. To itself a node replies null.
+/// `hello` from another node: what is called off here, the oldest first, and the logical time. To
+/// itself a node replies null.
 pub fn hello(revoked: &[String], clock: u64) -> Value {
     Value::Map(Map::from_iter([("revoked", Value::from(revoked.to_vec())), ("clock", clock.into())]))
 }
 
-/// What another node replied to `hello`: the ids that are called off there (up to Celery 5.6 an object, id to times), and its logical time. `None` for
-/// anything else, such as what a node replies to itself.
+/// Reads another node's reply to `hello`: the ids that are called off there (up to Celery 5.6 an
+/// object, id to times), and its logical time. `None` for anything else, such as what a node
+/// replies to itself.
 pub fn read_hello(reply: &Value) -> Option<(Vec<String>, u64)> {
     let ids = match reply.get("revoked")? {
         Value::List(ids) => ids.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
@@ -174,7 +178,8 @@ pub struct Consumed {
 }
 
 impl Consumed {
-    /// A queue with an exchange and a routing key of its own name, as Celery declares queues that it is not told more of.
+    /// A queue with an exchange and a routing key of its own name, as Celery declares queues that
+    /// it is not told more of.
     pub fn named(name: impl Into<String>) -> Self {
         let name = name.into();
         Self { exchange: name.clone(), exchange_type: "direct".to_owned(), routing_key: name.clone(), name }
@@ -216,10 +221,10 @@ impl Consumed {
     }
 }
 
-/// What a worker has done so far.
+/// Statistics of a worker.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Stats {
-    /// How many tasks of each name it took.
+    /// Number of tasks of each name that it took.
     pub total: Vec<(String, u64)>,
     /// Its process.
     pub pid: i64,
@@ -227,17 +232,18 @@ pub struct Stats {
     pub clock: u64,
     /// Seconds since it started.
     pub uptime: u64,
-    /// What it calls its pool.
+    /// Name of its pool.
     pub implementation: String,
-    /// How many tasks it runs at once.
+    /// Most tasks that it runs at once.
     pub concurrency: u64,
     /// The processes of its pool.
     pub processes: Vec<i64>,
-    /// How many messages it takes ahead.
+    /// Most messages that it takes ahead.
     pub prefetch_count: u64,
-    /// Its broker: `hostname`, `port`, `transport`, `virtual_host`, `userid`, `ssl`, …; never a password.
+    /// Its broker: `hostname`, `port`, `transport`, `virtual_host`, `userid`, `ssl`, …; never a
+    /// password.
     pub broker: Map,
-    /// What the system says that it used.
+    /// Resources that it used, as the system counts them.
     pub rusage: Map,
 }
 

@@ -1,4 +1,5 @@
-//! Lamport's clock: numbers, not times. Who sends counts on; who receives counts on from the greater of both.
+//! Lamport's clock: numbers, not times. Who sends counts on; who receives counts on from the
+//! greater of both.
 
 /// A node's logical time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -21,7 +22,8 @@ impl Clock {
         self.0
     }
 
-    /// Something came from a node whose time was this: the time now. Nonsense from outside does not end time: what is beyond 2^62 counts as nothing.
+    /// Something came from a node whose time was this: the time now. Nonsense from outside does not
+    /// end time: what is beyond 2^62 counts as nothing.
     pub fn adjust(&mut self, other: u64) -> u64 {
         let other = if other >= 1 << 62 { 0 } else { other };
         self.0 = self.0.max(other).saturating_add(1);

@@ -1,4 +1,5 @@
-//! The envelope around events, remote-control requests and their replies: the same as around tasks, with JSON in it.
+//! The envelope around events, remote-control requests and their replies: the same as around tasks,
+//! with JSON in it.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -7,7 +8,7 @@ use crate::value::{Map, Value, ValueError};
 /// The deepest nesting that is read.
 const DEPTH: usize = 128;
 
-/// What is to be put into an envelope.
+/// Contents of an envelope.
 pub(crate) struct Sealed<'a> {
     pub(crate) body: Value,
     pub(crate) headers: Map,

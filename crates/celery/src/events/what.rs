@@ -2,7 +2,7 @@
 
 use crate::value::{Map, Value};
 
-/// What happened.
+/// An event of a task or of a worker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
     /// A worker is there.
@@ -33,9 +33,9 @@ pub enum What {
     TaskSucceeded {
         /// The task's id.
         uuid: String,
-        /// What it returned, as Python shows it.
+        /// Its result, as Python shows it.
         result: String,
-        /// How long it ran, in seconds.
+        /// Its running time, in seconds.
         runtime: f64,
     },
     /// A task failed.
@@ -44,7 +44,7 @@ pub enum What {
         uuid: String,
         /// The exception, as Python shows it.
         exception: String,
-        /// Where it failed.
+        /// Traceback of its failure.
         traceback: Option<String>,
     },
     /// A task will be tried again.
@@ -53,25 +53,25 @@ pub enum What {
         uuid: String,
         /// The exception, as Python shows it.
         exception: String,
-        /// Where it failed.
+        /// Traceback of its failure.
         traceback: Option<String>,
     },
     /// A task was called off.
     TaskRevoked {
         /// The task's id.
         uuid: String,
-        /// Whether it was running.
+        /// True where it was running.
         terminated: bool,
         /// The signal that ended it.
         signum: Option<i64>,
-        /// Whether its time had passed.
+        /// True where its time had passed.
         expired: bool,
     },
     /// A worker refused a task.
     TaskRejected {
         /// The task's id.
         uuid: String,
-        /// Whether it went back into its queue.
+        /// True where it went back into its queue.
         requeue: bool,
     },
     /// Something else: its kind (`worker-elect`), and its fields.
@@ -83,14 +83,14 @@ pub enum What {
     },
 }
 
-/// How a worker is.
+/// State of a worker.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Beat {
     /// Seconds between its heartbeats; twice that without one, and it is taken for dead.
     pub freq: f64,
-    /// How many tasks run. Absent, as are the next two, in a heartbeat that was asked for.
+    /// Number of tasks that run. Absent, as are the next two, in a heartbeat that was asked for.
     pub active: Option<i64>,
-    /// How many tasks have ended.
+    /// Number of tasks that have ended.
     pub processed: Option<i64>,
     /// The machine's load over one, five and fifteen minutes.
     pub loadavg: Option<[f64; 3]>,
@@ -117,7 +117,7 @@ pub struct TaskInfo {
     pub root_id: Option<String>,
     /// The task that sent it.
     pub parent_id: Option<String>,
-    /// How often it was retried.
+    /// Number of its retries.
     pub retries: i64,
     /// Not to be started before (ISO 8601).
     pub eta: Option<String>,
@@ -144,7 +144,8 @@ impl What {
         }
     }
 
-    /// Whether a task is what it happened to: such events are published only when they are switched on, and may travel together.
+    /// Returns whether it is an event of a task: such events are published only when they are
+    /// switched on, and may travel together.
     pub fn is_task(&self) -> bool {
         self.kind().starts_with("task-")
     }

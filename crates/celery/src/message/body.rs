@@ -1,4 +1,5 @@
-//! What is packed inside a message: base64, compression, and under them arguments and what comes after the task.
+//! What is packed inside a message: base64, compression, and under them arguments and what comes
+//! after the task.
 
 use std::{
     borrow::Cow,
@@ -209,7 +210,7 @@ fn kwargs(scan: &mut Scan<'_>, limits: &Limits, message: &mut Message) -> Result
     if message.kwargs.len() > limits.args { Err(too_many(limits)) } else { Ok(()) }
 }
 
-/// What comes after the task.
+/// Reads what comes after the task.
 fn embedded(scan: &mut Scan<'_>, name: &str, message: &mut Message) -> Result<(), ValueError> {
     match name {
         "callbacks" => message.callbacks = signatures(scan.value()?)?.unwrap_or_default(),

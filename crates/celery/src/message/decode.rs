@@ -1,4 +1,5 @@
-//! The envelope of a message, as it stands in a Redis list: read in one pass over its bytes, straight into a [`Message`].
+//! The envelope of a message, as it stands in a Redis list: read in one pass over its bytes,
+//! straight into a [`Message`].
 
 use std::{borrow::Cow, time::Duration};
 
@@ -8,7 +9,7 @@ use crate::value::{
     read::{Scan, Text},
 };
 
-/// What is wrong, before it is known with whom.
+/// A fault, before it is known whose.
 #[derive(Debug)]
 pub(super) struct Bad(pub(super) Wrong, pub(super) String);
 
@@ -35,7 +36,7 @@ impl Bad {
     }
 }
 
-/// What the envelope says that is not part of the [`Message`].
+/// Words of the envelope that are not part of the [`Message`].
 #[derive(Default)]
 pub(super) struct Packing<'a> {
     pub(super) body: Option<Text<'a>>,
@@ -48,10 +49,12 @@ pub(super) struct Packing<'a> {
 }
 
 impl Message {
-    /// Reads a message as it stands in a Redis list (and in the SQLite and memory brokers, which use the same form). Protocols 1 and 2.
+    /// Reads a message as it stands in a Redis list (and in the SQLite and memory brokers, which
+    /// use the same form). Protocols 1 and 2.
     ///
     /// # Errors
-    /// Whatever is wrong with it. Nothing in `raw` can make this panic, overflow the stack, or use more memory than a few times what the limits allow.
+    /// Whatever is wrong with it. Nothing in `raw` can make this panic, overflow the stack, or use
+    /// more memory than a few times what the limits allow.
     pub fn decode(raw: &[u8], limits: &Limits) -> Result<Message, BadMessage> {
         match Stub::read(raw) {
             Some(stub) => Err(stub.refused(limits)),
@@ -135,7 +138,8 @@ fn headers<'a>(scan: &mut Scan<'a>, message: &mut Message, packing: &mut Packing
     })
 }
 
-/// Reads a header that says something about the task, or gives its name back. In protocol 1 they stand in the body.
+/// Reads a header that says something about the task, or gives its name back. In protocol 1 they
+/// stand in the body.
 pub(super) fn header<'a>(scan: &mut Scan<'a>, name: Text<'a>, message: &mut Message) -> Result<Option<Text<'a>>, ValueError> {
     let m = message;
     let read = match known(&name) {
@@ -337,7 +341,8 @@ fn short(value: &Value) -> String {
     }
 }
 
-/// The name and the id of the task, as far as they can be read from a message that is wrong somewhere.
+/// The name and the id of the task, as far as they can be read from a message that is wrong
+/// somewhere.
 fn salvage(raw: &[u8]) -> (Option<String>, Option<String>) {
     let (mut task, mut id, mut correlation_id, mut body) = (None, None, None, None);
     // Whatever is wrong ends the reading, and what was found before is what can be told.

@@ -14,7 +14,8 @@ use crate::{
     value::{Map, Value, msgpack, write},
 };
 
-/// The headers that are members of [`Message`] or none of the task's business: never written from its other headers.
+/// The headers that are members of [`Message`] or none of the task's business: never written from
+/// its other headers.
 const KNOWN: [&str; 23] = [
     "lang",
     "task",
@@ -51,7 +52,7 @@ pub(crate) fn is_known_property(name: &str) -> bool {
     KNOWN_PROPERTIES.contains(&name)
 }
 
-/// Whether a header is written from elsewhere, or not at all, so that no sender can set it.
+/// Returns whether a header is written from elsewhere, or not at all, so that no sender can set it.
 pub(crate) fn is_known(header: &str) -> bool {
     KNOWN.contains(&header)
 }
@@ -67,7 +68,8 @@ impl Message {
         self.write_all(encoding, compression, fresh_tag())
     }
 
-    /// Writes it under this delivery tag, which must be unique among all messages. Times are cut to microseconds, as Python's are.
+    /// Writes it under this delivery tag, which must be unique among all messages. Times are cut to
+    /// microseconds, as Python's are.
     pub fn encode_tagged(&self, encoding: Encoding, delivery_tag: Uuid) -> Vec<u8> {
         self.write_all(encoding, None, delivery_tag)
     }
@@ -186,10 +188,12 @@ impl Message {
     }
 }
 
-/// A UUID of version 7: the time, which says how long the message waits, and random bits. These are a random number for each thread, and from there on as
-/// many others as there are messages: asking the kernel every time takes longer than all the rest.
+/// A UUID of version 7: the time, which says how long the message waits, and random bits. These are
+/// a random number for each thread, and from there on as many others as there are messages: asking
+/// the kernel every time takes longer than all the rest.
 fn fresh_tag() -> Uuid {
-    /// Odd, so that all numbers come before one comes again, and far from any small multiple of a power of two.
+    /// Odd, so that all numbers come before one comes again, and far from any small multiple of a
+    /// power of two.
     const STRIDE: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
     thread_local! {
         static LAST: Cell<u128> = Cell::new(Uuid::new_v4().as_u128());
@@ -201,7 +205,8 @@ fn fresh_tag() -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(u64::try_from(now.as_millis()).unwrap_or(0), &[a, b, c, d, e, f, g, h, i, j]).into_uuid()
 }
 
-/// When a message with this delivery tag was written, by the clock of who wrote it, if the tag says so. Ours do; those of Celery's clients are random.
+/// Returns when a message with this delivery tag was written, by the writer's clock, if the tag
+/// says it. Ours do; those of Celery's clients are random.
 pub fn sent_at(delivery_tag: &str) -> Option<SystemTime> {
     let tag = Uuid::try_parse(delivery_tag).ok().filter(|tag| tag.get_version_num() == 7)?;
     let millis = u64::try_from(tag.as_u128() >> 80).ok()?;

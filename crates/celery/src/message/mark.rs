@@ -10,7 +10,8 @@ use super::{
 };
 use crate::value::{ValueError, read::Scan};
 
-/// How often a worker died with this message, as [`mark_redelivered`] has noted it; 0 where it says nothing. Cheap for those that say nothing.
+/// Returns how often a worker died with this message, as [`mark_redelivered`] has noted it; 0 where
+/// it says nothing. Cheap for those that say nothing.
 pub fn crashes_of(raw: &[u8]) -> u32 {
     static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(CRASHES));
     if NAME.find(raw).is_none() {
@@ -35,8 +36,9 @@ pub fn crashes_of(raw: &[u8]) -> u32 {
     crashes
 }
 
-/// The message as it goes back to its queue: marked redelivered in both places that Celery knows, and with this number of crashes, if one is given
-/// (0 is as good as none). All other bytes stay as they are.
+/// The message as it goes back to its queue: marked redelivered in both places that Celery knows,
+/// and with this number of crashes, if one is given (0 is as good as none). All other bytes stay as
+/// they are.
 ///
 /// # Errors
 /// The message is no JSON object, or has no properties. Limits are not looked at.
@@ -93,14 +95,14 @@ fn mark(raw: &[u8], counts: [Option<u32>; 2]) -> Result<Vec<u8>, Bad> {
     Ok(marked)
 }
 
-/// Where something stands in the raw message, and by what it is replaced.
+/// A place in the raw message, and the text that replaces it.
 type Edit = (Range<usize>, String);
 
-/// What is known of an object.
+/// An object in the raw message.
 #[derive(Default)]
 struct Object {
     empty: bool,
-    /// Where its closing brace stands.
+    /// Place of its closing brace.
     end: usize,
     /// The values of the marks that it has.
     redelivered: Option<Range<usize>>,
@@ -108,7 +110,7 @@ struct Object {
     child_crashes: Option<Range<usize>>,
 }
 
-/// What is known of a member. The last one of a name counts.
+/// A member of an object. The last one of a name counts.
 enum Member {
     Absent,
     Null(Range<usize>),
@@ -149,7 +151,8 @@ fn member<'a>(scan: &mut Scan<'a>, read: impl FnOnce(&mut Scan<'a>) -> Result<Ob
 }
 
 impl Member {
-    /// Puts marks into this member of an object. Where it is absent or null, there is one with nothing but the marks.
+    /// Puts marks into this member of an object. Where it is absent or null, there is one with
+    /// nothing but the marks.
     fn put(&self, name: &str, around: &Object, marks: [Option<&(&str, String)>; 3], edits: &mut Vec<Edit>) -> Result<(), Bad> {
         let mut added = Vec::new();
         for (mark, value) in marks.into_iter().flatten() {

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use jiff::{Timestamp, civil::DateTime, tz::Offset};
 
-/// ISO 8601; without an offset it is UTC. What lies beyond the last instant that can be told in every time zone (Python's `datetime.max`, which people
-/// send for "never") is that instant.
+/// ISO 8601; without an offset it is UTC. What lies beyond the last instant that can be told in
+/// every time zone (Python's `datetime.max`, which people send for "never") is that instant.
 pub(crate) fn parse(iso: &str) -> Option<SystemTime> {
     let iso = iso.trim();
     let in_utc = || {
@@ -17,7 +17,8 @@ pub(crate) fn parse(iso: &str) -> Option<SystemTime> {
     Some(instant.into())
 }
 
-/// As `datetime.isoformat()` writes a time in UTC: microseconds, none if they are 0. What is finer is cut off.
+/// As `datetime.isoformat()` writes a time in UTC: microseconds, none if they are 0. What is finer
+/// is cut off.
 pub(crate) fn format(time: SystemTime) -> String {
     let latest = if time < SystemTime::UNIX_EPOCH { Timestamp::MIN } else { Timestamp::MAX };
     let at = Offset::UTC.to_datetime(Timestamp::try_from(time).unwrap_or(latest));

@@ -6,7 +6,7 @@ use crate::{
     value::{Fault, MOST_DEPTH, Map, Value, ValueError, write},
 };
 
-/// What stands before a compressed document: this, the content type, a zero byte.
+/// Beginning of a compressed document: this, the content type, a zero byte.
 const COMPRESSED: &[u8] = b"\0celery-compressed\0";
 
 impl TaskResult {
@@ -35,10 +35,12 @@ impl TaskResult {
         out
     }
 
-    /// Reads a document, compressed or not. Only its status is needed; what is of a wrong type otherwise is taken for absent.
+    /// Reads a document, compressed or not. Only its status is needed; what is of a wrong type
+    /// otherwise is taken for absent.
     ///
     /// # Errors
-    /// It is no JSON object with a status, deeper than 512 levels, or (unpacked) longer than `limit` bytes.
+    /// It is no JSON object with a status, deeper than 512 levels, or (unpacked) longer than
+    /// `limit` bytes.
     pub fn decode(document: &[u8], limit: usize) -> Result<TaskResult, ValueError> {
         let Value::Map(mut map) = parse(document, limit)? else {
             return Err(ValueError::new("expected the document of a result (an object)"));

@@ -7,14 +7,16 @@ use crate::{
     value::{Map, Value},
 };
 
-/// An exception: what clients in Python raise as `<exc_module>.<exc_type>(*exc_message)`. Its text is Python's `repr` of it.
+/// An exception: what clients in Python raise as `<exc_module>.<exc_type>(*exc_message)`. Its text
+/// is Python's `repr` of it.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Exception {
     /// The name of its class.
     pub exc_type: String,
-    /// What it is made with.
+    /// Its arguments.
     pub exc_message: Vec<Value>,
-    /// Where its class is. Clients look only into modules that they have imported, and invent a class of that name otherwise.
+    /// Module of its class. Clients look only into modules that they have imported, and invent a
+    /// class of that name otherwise.
     pub exc_module: String,
 }
 

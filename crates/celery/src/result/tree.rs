@@ -1,4 +1,5 @@
-//! The tree of what a task sent, and saved groups: nodes written as `[[id, parent or null], null or [children]]`.
+//! The tree of what a task sent, and saved groups: nodes written as
+//! `[[id, parent or null], null or [children]]`.
 
 use super::document;
 use crate::value::{Map, Value, ValueError};
@@ -8,7 +9,7 @@ use crate::value::{Map, Value, ValueError};
 pub struct ResultTree {
     /// Its id.
     pub id: String,
-    /// What it came after, in a chain.
+    /// The result that it came after, in a chain.
     pub parent: Option<Box<ResultTree>>,
     /// The members, if it is a group.
     pub children: Option<Vec<ResultTree>>,

@@ -9,11 +9,13 @@ use serde::de::{
 
 use super::{Map, Value, ValueError};
 
-/// Asks our own deserializer for what JSON's types cannot say; foreign ones take it for the name of a newtype.
+/// Asks our own deserializer for what JSON's types cannot say; foreign ones take it for the name of
+/// a newtype.
 const WHOLE: &str = "$longshore::Value";
 
 impl Value {
-    /// Reads a Rust type from it. Unlike JSON it also knows `NaN`, integers of 128 bits, and bytes that kombu has tagged (for types that ask for bytes).
+    /// Reads a Rust type from it. Unlike JSON it also knows `NaN`, integers of 128 bits, and bytes
+    /// that kombu has tagged (for types that ask for bytes).
     ///
     /// # Errors
     /// It is not what the type expects: where, what was expected, what was found.
@@ -119,7 +121,7 @@ impl<'de> Deserializer<'de> for Value {
     }
 }
 
-/// What a visitor expects, in its own words.
+/// A visitor's expectation, in its own words.
 struct Expected<'a, V>(&'a V);
 
 impl<'de, V: Visitor<'de>> fmt::Display for Expected<'_, V> {
@@ -307,7 +309,8 @@ impl<'de> de::VariantAccess<'de> for Content {
     }
 }
 
-/// A value that JSON's types cannot say, on its way from our deserializer to a [`Value`]: which one, and its text.
+/// A value that JSON's types cannot say, on its way from our deserializer to a [`Value`]: which
+/// one, and its text.
 struct Beyond(u32, String);
 
 impl<'de> de::EnumAccess<'de> for Beyond {

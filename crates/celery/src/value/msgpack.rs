@@ -5,7 +5,8 @@ use rmp::{Marker, encode};
 
 use super::{MOST_DEPTH, Map, Value, ValueError};
 
-/// Reads one value. Bytes become what kombu makes of them in JSON: `{"__type__": "bytes", "__value__": …}`.
+/// Reads one value. Bytes become what kombu makes of them in JSON:
+/// `{"__type__": "bytes", "__value__": …}`.
 pub(crate) fn parse(packed: &[u8], depth: usize, values: usize) -> Result<Value, ValueError> {
     let mut reader = Reader { rest: packed, limit: depth.min(MOST_DEPTH), values, made: 0 };
     let value = reader.value(0)?;
@@ -19,7 +20,7 @@ pub(crate) fn parse(packed: &[u8], depth: usize, values: usize) -> Result<Value,
 struct Reader<'a> {
     rest: &'a [u8],
     limit: usize,
-    /// How many values may be made, and how many were.
+    /// Most values that may be made, and the number made so far.
     values: usize,
     made: usize,
 }
@@ -122,7 +123,8 @@ pub(crate) fn tag_bytes(bytes: &[u8]) -> Value {
 /// Writes a value.
 ///
 /// # Errors
-/// It holds what MessagePack has no form for: an integer of more than 64 bits, a lone surrogate. Something of it may have been written.
+/// It holds what MessagePack has no form for: an integer of more than 64 bits, a lone surrogate.
+/// Something of it may have been written.
 pub(crate) fn write(value: &Value, into: &mut Vec<u8>) -> Result<(), ValueError> {
     let long = || ValueError::new("longer than MessagePack can say");
     let no_form = |what: &str| Err(ValueError::new(format!("MessagePack has no form for {what}")));

@@ -1,5 +1,6 @@
-//! Reading JSON: a scanner over bytes that are known to be UTF-8. The readers of messages and results drive it directly, member by member, so that what
-//! they know needs no tree in between; everything else becomes a [`Value`].
+//! Reading JSON: a scanner over bytes that are known to be UTF-8. The readers of messages and
+//! results drive it directly, member by member, so that what they know needs no tree in between;
+//! everything else becomes a [`Value`].
 
 use memchr::memchr2;
 
@@ -11,7 +12,7 @@ pub(crate) struct Scan<'a> {
     at: usize,
     depth: usize,
     limit: usize,
-    /// How many values may be made, and of these how many were.
+    /// Most values that may be made, and the number of those that were.
     values: (usize, usize),
 }
 
@@ -66,7 +67,7 @@ impl<'a> Scan<'a> {
         self
     }
 
-    /// Where it stands.
+    /// Returns the place that it has read up to.
     pub(crate) fn at(&self) -> usize {
         self.at
     }
@@ -225,14 +226,15 @@ impl<'a> Scan<'a> {
         is
     }
 
-    /// What stands between the quotes of a text, and whether anything in it is escaped.
+    /// Reads what stands between the quotes of a text, and whether anything in it is escaped.
     #[inline]
     fn text_span(&mut self) -> Result<(&'a str, bool), ValueError> {
         let text = self.text;
         let from = self.at + 1;
         let mut to = from;
         let mut escaped = false;
-        // Names are short: for them looking at each byte is quicker than calling what is quick for long ones.
+        // Names are short: for them looking at each byte is quicker than calling what is quick for
+        // long ones.
         for (at, byte) in text.as_bytes()[from..].iter().take(16).enumerate() {
             match byte {
                 b'"' => {
@@ -312,7 +314,8 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// The text that an escaped one stands for, and whether lone surrogates had to be replaced; an error with the place of an escape that is none.
+/// The text that an escaped one stands for, and whether lone surrogates had to be replaced; an
+/// error with the place of an escape that is none.
 fn unescape(escaped: &str) -> Result<(String, bool), usize> {
     let bytes = escaped.as_bytes();
     let hex = |at: usize| -> Result<u16, usize> {

@@ -6,7 +6,8 @@ use serde::ser::{self, Impossible, Serialize, Serializer};
 
 use super::{MOST_DEPTH, Map, Value, ValueError, msgpack};
 
-/// Tell our own serializer what JSON's types cannot say; for foreign ones they are names of newtypes around a text.
+/// Tell our own serializer what JSON's types cannot say; for foreign ones they are names of
+/// newtypes around a text.
 const BIG: &str = "$longshore::Big";
 const ESCAPED: &str = "$longshore::Escaped";
 
@@ -14,7 +15,8 @@ impl Value {
     /// Makes a value of a Rust type. Bytes are tagged as kombu tags them.
     ///
     /// # Errors
-    /// A map whose keys are no texts, numbers or booleans; a type that refuses; nesting of more than 512 levels.
+    /// A map whose keys are no texts, numbers or booleans; a type that refuses; nesting of more
+    /// than 512 levels.
     pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Value, ValueError> {
         value.serialize(ToValue { depth: 0 })
     }

@@ -138,7 +138,8 @@ fn rust_types_become_values_and_values_rust_types() {
         assert_eq!(value, parse(&serde_json::to_string(&order).unwrap()), "as JSON has it");
         assert_eq!(value.to::<Order>().unwrap(), order);
     }
-    // What JSON cannot say goes through both as it is (NaN is equal to nothing, so its text is compared).
+    // What JSON cannot say goes through both as it is (NaN is equal to nothing, so its text is
+    // compared).
     let again: Value = Value::from_serialize(&rest).unwrap().to().unwrap();
     assert_eq!(json(&again), json(&rest));
     assert_eq!(Value::from_serialize(&u128::MAX).unwrap().to::<u128>().unwrap(), u128::MAX);

@@ -1,4 +1,5 @@
-//! Writing JSON, byte for byte as Python's `json.dumps` does: `", "`, `": "`, everything outside ASCII escaped.
+//! Writing JSON, byte for byte as Python's `json.dumps` does: `", "`, `": "`, everything outside
+//! ASCII escaped.
 
 use std::{fmt, io::Write};
 
@@ -160,7 +161,8 @@ fn float(number: f64, into: &mut Vec<u8>) {
     }
 }
 
-/// A finite float as Python writes it: the fewest digits that read back as the same number, with an exponent from 1e16 and below 1e-4.
+/// A finite float as Python writes it: the fewest digits that read back as the same number, with an
+/// exponent from 1e16 and below 1e-4.
 pub(crate) fn python_float(number: f64) -> String {
     let scientific = format!("{number:e}");
     let (digits, power) = scientific.split_once('e').unwrap_or((&scientific, "0"));

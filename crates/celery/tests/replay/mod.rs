@@ -1,4 +1,5 @@
-//! A recording, and the same done here: a client and a worker just large enough to know what the canvas functions are to be asked.
+//! A recording, and the same done here: a client and a worker just large enough to know what the
+//! canvas functions are to be asked.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -191,7 +192,8 @@ impl Recording {
             ChordOutcome::Error(failure) => {
                 failure.call.iter().for_each(|(id, exception, errback)| out.call(&errback.task, id, &exception.to_string()));
                 let body = chord.options.get("task_id").and_then(Value::as_str);
-                // Celery does not tell whoever waits for the body of a chord that is this chord's body.
+                // Celery does not tell whoever waits for the body of a chord that is this chord's
+                // body.
                 let nested = bodies(chord);
                 for (later, exception) in &failure.failed {
                     let mut later = later.clone();
@@ -292,7 +294,8 @@ impl Fresh {
     }
 }
 
-/// What was written: messages (and chords that start, or grow, before them), results, and all else, each in order.
+/// What was written: messages (and chords that start, or grow, before them), results, and all else,
+/// each in order.
 #[derive(Default)]
 struct Written {
     sends: Vec<Value>,
@@ -424,7 +427,8 @@ fn sorted(map: &Map) -> Value {
     Value::Map(Map(members))
 }
 
-/// What stands in embedded signatures by chance: the order of options, nulls, and what Celery lets slip into them.
+/// What stands in embedded signatures by chance: the order of options, nulls, and what Celery lets
+/// slip into them.
 fn tidy(value: &Value) -> Value {
     match value {
         Value::List(list) => Value::List(list.iter().map(tidy).collect()),
@@ -447,7 +451,8 @@ fn given_by(message: &Message) -> String {
     written.lines().concat()
 }
 
-/// The first line in which two writings differ, ids being called by the order in which they come up after those that were given.
+/// The first line in which two writings differ, ids being called by the order in which they come up
+/// after those that were given.
 fn difference(what: &str, given: &str, theirs: &Written, ours: &Written) -> Option<String> {
     let (theirs, ours) = (named(given, &theirs.lines()), named(given, &ours.lines()));
     let longer = theirs.len().max(ours.len());

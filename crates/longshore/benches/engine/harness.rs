@@ -72,7 +72,8 @@ pub(crate) fn holds(held: bool) -> &'static str {
     if held { "yes" } else { "**no**" }
 }
 
-/// What this process and its ended children have used of the processors so far, in seconds; zero where /proc does not say.
+/// What this process and its ended children have used of the processors so far, in seconds; zero
+/// where /proc does not say.
 fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let behind_the_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -80,8 +81,9 @@ fn cpu() -> f64 {
     behind_the_name.split_whitespace().skip(11).take(4).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
-/// Runs all ways in turn, some rounds after one that is not counted, and prints each way's median time and CPU time an item and the median of ours divided by it,
-/// round by round. The last way is ours.
+/// Runs all ways in turn, some rounds after one that is not counted, and prints each way's median
+/// time and CPU time an item and the median of ours divided by it, round by round. The last way is
+/// ours.
 pub(crate) fn table(title: &str, mut ways: Vec<Way<'_>>, args: &Args, items: u64) {
     if let Some(only) = &args.only {
         ways.retain(|way| way.name == only);

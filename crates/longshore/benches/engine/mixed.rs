@@ -1,4 +1,5 @@
-//! Sleeps beside computations in one job: how late the sleeps end while the cpu lane is full, and what the sleeps cost the computations.
+//! Sleeps beside computations in one job: how late the sleeps end while the cpu lane is full, and
+//! what the sleeps cost the computations.
 
 use std::{
     hint::black_box,

@@ -7,7 +7,8 @@ use std::{
 
 use crate::harness::{Args, on, runtime, table, way};
 
-/// Starts a pool and its processes, then runs the tasks once for each line on standard input, and answers with a line.
+/// Starts a pool and its processes, then runs the tasks once for each line on standard input, and
+/// answers with a line.
 const PROGRAM: &str = r#"
 import sys
 from operator import pos
@@ -70,7 +71,8 @@ impl Drop for Python {
 
 pub(crate) fn run(args: &Args) {
     let runtime = runtime();
-    // One at a time, as the name says and as most people write it; and in chunks by hand, for comparison: ours finds them by itself.
+    // One at a time, as the name says and as most people write it; and in chunks by hand, for
+    // comparison: ours finds them by itself.
     for (chunk, children, tasks) in [(1, 2, args.tasks.min(20_000)), (100, 2, args.tasks.min(500_000))] {
         let kinds: [(&'static str, &str); 2] = match chunk {
             1 => [("ProcessPoolExecutor.map", "futures"), ("loky map", "loky")],

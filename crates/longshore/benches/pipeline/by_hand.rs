@@ -1,4 +1,5 @@
-//! Three stages over channels as one writes them by hand: a task or a thread each, and one for the source.
+//! Three stages over channels as one writes them by hand: a task or a thread each, and one for the
+//! source.
 
 use std::hint::black_box;
 

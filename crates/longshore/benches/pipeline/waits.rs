@@ -1,4 +1,5 @@
-//! Stages that wait, against the ideal: the first and the last item's way, and the slowest stage at work all the time.
+//! Stages that wait, against the ideal: the first and the last item's way, and the slowest stage at
+//! work all the time.
 
 use std::time::{Duration, Instant};
 
@@ -6,13 +7,15 @@ use longshore::{LaneKind, Pipeline, Stage};
 
 use crate::harness::{Args, holds, median, on, runtime};
 
-/// What a pipeline with one worker a stage takes at best: the waits of one item, and the slowest one again for each further item.
+/// What a pipeline with one worker a stage takes at best: the waits of one item, and the slowest
+/// one again for each further item.
 fn waits_of_the_ideal(items: u32, waits: [Duration; 3]) -> impl Iterator<Item = Duration> {
     let slowest = *waits.iter().max().expect("three stages");
     waits.into_iter().chain(std::iter::repeat_n(slowest, items as usize - 1))
 }
 
-/// The ideal as these timers allow it: its waits one after the other, and nothing else. (tokio's timer rounds up to the next millisecond.)
+/// The ideal as these timers allow it: its waits one after the other, and nothing else. (tokio's
+/// timer rounds up to the next millisecond.)
 async fn ideal_by_task(items: u32, waits: [Duration; 3]) {
     for wait in waits_of_the_ideal(items, waits) {
         tokio::time::sleep(wait).await;

@@ -8,7 +8,8 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Reads the command line; prints `help` and ends for `--help`, and for a word that `help` does not mention.
+    /// Reads the command line; prints `help` and ends for `--help`, and for a word that `help` does
+    /// not mention.
     pub(crate) fn parse(help: &str) -> Self {
         let words: Vec<String> = std::env::args().skip(1).collect();
         if words.iter().any(|word| word == "--help" || word == "-h") {
@@ -49,7 +50,8 @@ impl Args {
     }
 }
 
-/// What the example claims, checked: each claim is printed, and one that does not hold makes the example fail.
+/// What the example claims, checked: each claim is printed, and one that does not hold makes the
+/// example fail.
 #[derive(Default)]
 #[allow(dead_code, reason = "not every example claims something")]
 pub(crate) struct Claims {

@@ -1,4 +1,5 @@
-//! What the capacity of the work queue costs and brings, with a producer that brings a page of work at a time.
+//! What the capacity of the work queue costs and brings, with a producer that brings a page of work
+//! at a time.
 
 use std::{
     process::ExitCode,
@@ -62,7 +63,8 @@ struct Row {
 
 /// Runs the job with every capacity and draws the rule.
 pub(crate) fn run(setting: &Setting) -> ExitCode {
-    // A page is work for four rounds of all workers; to fetch the next page takes 0.6 of the time in which workers finish one.
+    // A page is work for four rounds of all workers; to fetch the next page takes 0.6 of the time
+    // in which workers finish one.
     let page = 4 * setting.workers as u64;
     let pause = setting.spacing().mul_f64(page as f64 * 0.6);
     let need = (pause.as_secs_f64() / setting.spacing().as_secs_f64()).round();

@@ -6,7 +6,8 @@ use longshore::{Clock, Job, Pipeline, Sender, Stage, Stop, Word};
 
 use crate::{Gate, HOUR, ends};
 
-/// `queue.get(timeout=1)` and `except Empty: break`: whoever is slower than a second loses what it brings.
+/// `queue.get(timeout=1)` and `except Empty: break`: whoever is slower than a second loses what it
+/// brings.
 #[tokio::test(start_paused = true)]
 async fn a_silent_hour_ends_no_worker_and_no_job() {
     let began = tokio::time::Instant::now();
@@ -40,7 +41,8 @@ fn the_end_of_the_input_reaches_every_one_of_several_workers() {
     for workers in [1, 4] {
         let gate = Arc::new(Gate::default());
         let (held, opens) = (gate.clone(), gate);
-        // All sixteen are with the workers and in the queue when the input ends; only then may the first of them end.
+        // All sixteen are with the workers and in the queue when the input ends; only then may the
+        // first of them end.
         let input = (0..16).chain(std::iter::from_fn(move || {
             opens.open();
             None
@@ -54,7 +56,8 @@ fn the_end_of_the_input_reaches_every_one_of_several_workers() {
     }
 }
 
-/// The same between stages: the first worker to see the end ended the next stage, while its neighbours were still at work.
+/// The same between stages: the first worker to see the end ended the next stage, while its
+/// neighbours were still at work.
 #[test]
 fn the_end_of_the_input_loses_nothing_that_is_still_in_the_first_of_several_stages() {
     for workers in [1, 4] {
@@ -115,7 +118,8 @@ fn no_value_among_the_items_means_the_end() {
     assert_eq!(ends(move || line.collect()).outputs, [Some(4), None, Some(2), None]);
 }
 
-/// `join()` waits for a `task_done()` that a failed task, or the branch of the sentinel, has left out.
+/// `join()` waits for a `task_done()` that a failed task, or the branch of the sentinel, has left
+/// out.
 #[tokio::test(start_paused = true)]
 async fn drained_comes_whatever_became_of_the_tasks() {
     let work = |n: u32| async move {

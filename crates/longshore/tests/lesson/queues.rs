@@ -60,7 +60,8 @@ async fn an_endless_producer_is_never_further_ahead_than_workers_and_queue() {
     running.join().await;
 }
 
-/// The same for the results, which the lesson keeps in a queue without a bound until everything is done.
+/// The same for the results, which the lesson keeps in a queue without a bound until everything is
+/// done.
 #[tokio::test(start_paused = true)]
 async fn results_that_nobody_takes_hold_the_workers_back() {
     let (begun, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Gate::default()));
@@ -79,7 +80,8 @@ async fn results_that_nobody_takes_hold_the_workers_back() {
     assert_eq!(running.join().await.ok(), 100);
 }
 
-/// Three stages whose last one takes nothing: what is ahead of it is what the queues and the workers hold, up to the source.
+/// Three stages whose last one takes nothing: what is ahead of it is what the queues and the
+/// workers hold, up to the source.
 #[tokio::test(start_paused = true)]
 async fn a_stage_that_takes_nothing_holds_back_the_source_of_its_pipeline() {
     let drawn = Arc::new(AtomicUsize::new(0));
@@ -91,7 +93,8 @@ async fn a_stage_that_takes_nothing_holds_back_the_source_of_its_pipeline() {
     let running = line.clock(Clock::TOKIO, 1).start();
     tokio::time::sleep(HOUR).await;
     let ahead = drawn.load(Ordering::SeqCst);
-    // Two queues of three, two workers, and what the source has fetched for a place that is not free yet.
+    // Two queues of three, two workers, and what the source has fetched for a place that is not
+    // free yet.
     assert!((3 + 1..=2 * 3 + 2 + 16).contains(&ahead), "{ahead}");
     running.reporter().cancel();
     assert!(running.join().await.cancelled);

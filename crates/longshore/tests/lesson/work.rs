@@ -13,7 +13,8 @@ use longshore::{Executor, Job, LaneKind, Word, as_completed, lane::child::Comman
 
 use crate::{Gate, ends};
 
-/// `executor.submit(lambda x: x * 2, i)` and functions inside of functions: no process pool of Python takes them.
+/// `executor.submit(lambda x: x * 2, i)` and functions inside of functions: no process pool of
+/// Python takes them.
 #[test]
 fn local_functions_and_closures_can_be_sent_to_every_lane() {
     fn local(n: u32) -> u32 {
@@ -48,7 +49,8 @@ fn one_parameter_is_one_argument_and_arrives_whole() {
 fn workers_work_at_the_same_time_and_each_has_its_share() {
     let meet = Arc::new(Barrier::new(3));
     let here = meet.clone();
-    // Nobody gets past a task before three are at work: with fewer workers than that this would never end.
+    // Nobody gets past a task before three are at work: with fewer workers than that this would
+    // never end.
     let together = move |_: u32| {
         here.wait();
         Ok::<_, String>(())
@@ -78,7 +80,8 @@ fn workers_work_at_the_same_time_and_each_has_its_share() {
     assert_eq!((report.ok(), report.slots.len()), (30, 3));
 }
 
-/// "Always wrap worker functions in try/except": in Python a thread that does not is gone, and its work with it.
+/// "Always wrap worker functions in try/except": in Python a thread that does not is gone, and its
+/// work with it.
 #[test]
 fn a_panic_is_the_end_of_its_task_and_of_no_worker() {
     let meet = Arc::new(Barrier::new(2));

@@ -1,4 +1,5 @@
-//! The suite of lanes. Lanes run on real threads and processes, so this runs on the real clock; it waits for what must happen, not for time.
+//! The suite of lanes. Lanes run on real threads and processes, so this runs on the real clock; it
+//! waits for what must happen, not for time.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

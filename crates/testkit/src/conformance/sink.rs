@@ -61,7 +61,8 @@ impl Sink<u64, u64> for Watched {
     }
 }
 
-/// Runs the suite: every accepted task leaves the result queue exactly once, and the job ends. `make` is called for each run.
+/// Runs the suite: every accepted task leaves the result queue exactly once, and the job ends.
+/// `make` is called for each run.
 ///
 /// # Panics
 /// If the sink breaks its contract.

@@ -15,7 +15,8 @@ use longshore_core::{
 
 /// How to make the source under test.
 pub trait MakeSource {
-    /// A source that lends the numbers from 0 and then ends; `produced` counts what it has drawn from wherever it draws.
+    /// A source that lends the numbers from 0 and then ends; `produced` counts what it has drawn
+    /// from wherever it draws.
     fn with(&self, tasks: u64, produced: Arc<AtomicUsize>) -> Arc<dyn Source<u64>>;
 
     /// A source that has nothing to lend and is not at its end, if there is such a thing.

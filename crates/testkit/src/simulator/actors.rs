@@ -1,4 +1,5 @@
-//! Who takes part in a run: a source, lanes and a sink that do at random whatever their contracts allow.
+//! Who takes part in a run: a source, lanes and a sink that do at random whatever their contracts
+//! allow.
 
 use std::{
     panic::resume_unwind,
@@ -284,7 +285,8 @@ impl LaneState {
             outcome => outcome,
         };
         if self.sabotage == Sabotage::LaneReportsTwice {
-            // A task cannot be copied: to speak twice for one, a lane must take another one's place.
+            // A task cannot be copied: to speak twice for one, a lane must take another one's
+            // place.
             let kept = lock(&self.kept).take();
             match kept {
                 None if id.is_multiple_of(3) => {

@@ -37,7 +37,8 @@ pub(super) fn check_pace(ledger: &mut Ledger, plan: &Plan, starts: &[(Instant, u
     }
 }
 
-/// Whether some window holds more than `burst + rate × (window + 10 ms)` starts: a bucket of that size overflows.
+/// Whether some window holds more than `burst + rate × (window + 10 ms)` starts: a bucket of that
+/// size overflows.
 fn crowded(rate: Rate, starts: impl Iterator<Item = Instant>) -> Option<String> {
     let per_second = rate.count / rate.per.as_secs_f64();
     let most = f64::from(rate.burst) + LATENESS * per_second + 1e-6;

@@ -34,7 +34,8 @@ pub(super) struct Plan {
     pub(super) fetch_ms: u64,
     pub(super) settle_ms: u64,
     pub(super) accept_ms: u64,
-    /// Results leave the result queue this much later, in milliseconds; `None`: when they are accepted.
+    /// Results leave the result queue this much later, in milliseconds; `None`: when they are
+    /// accepted.
     pub(super) release_ms: Option<u64>,
     /// The number of the fetch, the settlement and the acceptance that fail, if it comes to that.
     pub(super) fetch_fails: Option<(u64, Fail)>,

@@ -1,4 +1,5 @@
-//! The ledger of a run. Everyone who takes part reports here, and whoever breaks an invariant is blamed.
+//! The ledger of a run. Everyone who takes part reports here, and whoever breaks an invariant is
+//! blamed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -44,7 +45,8 @@ pub(super) struct Ledger {
     parking: usize,
     timeout: Option<Duration>,
     pub(super) rates: Vec<(Instant, Option<Rate>)>,
-    /// When `set_timeout` was called last, nothing tells which attempts in that very moment it meets.
+    /// When `set_timeout` was called last, nothing tells which attempts in that very moment it
+    /// meets.
     running: [usize; 4],
     slots: HashSet<(LaneKind, u32)>,
     values: HashMap<(usize, Arc<str>), usize>,

@@ -21,7 +21,8 @@ fn waits(millis: u64, share: f64) -> Measured {
     }
 }
 
-/// Climbs over a service that does `limit` items a second, in make-believe time. The levels that were measured on the blocking lane.
+/// Climbs over a service that does `limit` items a second, in make-believe time. The levels that
+/// were measured on the blocking lane.
 fn climb(measured: &mut Measured, sample: usize, limit: f64) -> Vec<usize> {
     let (item, cores) = (measured.item.clone(), measured.cores as f64);
     let until = Instant::now() + Duration::from_secs(3600);
@@ -67,7 +68,8 @@ fn where_time_is_short_the_numbers_that_matter_are_measured() {
     }
 }
 
-/// A made-up machine with two cores, on which runs take what arithmetic says, give or take a few per cent.
+/// A made-up machine with two cores, on which runs take what arithmetic says, give or take a few
+/// per cent.
 struct Machine {
     item: Item,
     overheads: Vec<Overhead>,
