@@ -14,14 +14,12 @@ use crate::{
     broker::{Broker, BrokerError},
     mask::mask,
     memory::MemoryHandle,
+    news::{Notice, of_results},
     results::ResultBackend,
 };
 
 /// A broker and a result backend.
 pub type Connected = (Arc<dyn Broker>, Arc<dyn ResultBackend>);
-
-/// Is told, for people, what happens to connections: lost, back, tasks rescued from a dead worker. Must not block.
-pub type Notice = Arc<dyn Fn(&str) + Send + Sync>;
 
 type Constructor = fn(&str, Notice) -> Result<Connected, BrokerError>;
 
@@ -82,7 +80,7 @@ pub fn connect(broker_url: &str, results_url: Option<&str>) -> Result<Connected,
 pub fn connect_with(broker_url: &str, results_url: Option<&str>, notice: Notice) -> Result<Connected, BrokerError> {
     let (broker, results) = pair(broker_url, notice.clone())?;
     match results_url {
-        Some(url) if !broker.is_store_of(url) => Ok((broker, pair(url, notice)?.1)),
+        Some(url) if !broker.is_store_of(url) => Ok((broker, pair(url, of_results(notice))?.1)),
         _ => Ok((broker, results)),
     }
 }

@@ -25,6 +25,7 @@ pub mod lease;
 mod mask;
 pub mod memory;
 mod names;
+mod news;
 mod pattern;
 mod rates;
 #[cfg(feature = "redis")]
@@ -39,9 +40,10 @@ pub use broker::{
     Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, LimitState, MOST_REVOKED, OpenOptions, Outgoing,
     QueueState, REVOKED_FOR, Subscription,
 };
-pub use connect::{Connected, Notice, connect, connect_with, decode_url};
+pub use connect::{Connected, connect, connect_with, decode_url};
 pub use mask::{HIDDEN, is_secret, mask, mask_text, mask_value, mask_words};
 pub use names::refused_queue;
+pub use news::{Ability, Half, Happened, News, Notice};
 pub use rates::{AHEAD, BUCKET, Slot};
 pub use results::{ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch};
 

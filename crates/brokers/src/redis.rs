@@ -123,7 +123,8 @@ pub fn both_with(url: &str, notice: Notice) -> Result<crate::connect::Connected,
 fn ways(url: &str, notice: Notice) -> Result<(Arc<Link>, Arc<PubSub>), BrokerError> {
     let config = Arc::new(Config::parse(url)?);
     if config.tls.as_ref().is_some_and(|tls| tls.insecure) {
-        notice(&format!("{}: the server's certificate is NOT looked at, anybody may listen and answer in its place", config.masked));
+        let text = format!("{}: the server's certificate is NOT looked at, anybody may listen and answer in its place", config.masked);
+        notice(&crate::News::remark(text));
     }
     Ok((Arc::new(Link::new(config.clone(), notice.clone())), Arc::new(PubSub::new(config, notice))))
 }

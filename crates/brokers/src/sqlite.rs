@@ -58,8 +58,9 @@ pub(crate) use self::{
 };
 use crate::{
     broker::{Broker, BrokerError, Consumer, DeadLetter, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
-    connect::{Connected, Notice},
+    connect::Connected,
     names,
+    news::Notice,
     rates::{Bucket, Slot},
 };
 

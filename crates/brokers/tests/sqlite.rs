@@ -279,7 +279,7 @@ async fn a_full_disk_is_said_and_waited_for_and_loses_nothing_that_was_confirmed
     let url = url(directory.path());
     let said = Arc::new(Mutex::new(Vec::new()));
     let notes = said.clone();
-    let notice = Arc::new(move |text: &str| notes.lock().unwrap().push(text.to_owned()));
+    let notice = Arc::new(move |news: &longshore_brokers::News| notes.lock().unwrap().push(news.to_string()));
     let (broker, _) = connect_with(&format!("{url}&max_size=300000"), None, notice).unwrap();
     let consumer = open(&*broker, "q", Duration::from_secs(60)).await;
     let mut confirmed = 0;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::Notice;
+use longshore_brokers::{News, Notice};
 use longshore_celery::{Compression, canvas::Told};
 
 use crate::{
@@ -121,7 +121,7 @@ impl Default for App {
 impl App {
     /// An app with Celery's own tasks (`celery.map`, `celery.accumulate`, …), and tasks and results in the file `longshore.db` of the working directory.
     pub fn new() -> Self {
-        let told: Notice = Arc::new(|text: &str| eprintln!("longshore: {text}"));
+        let told: Notice = Arc::new(|news: &News| eprintln!("longshore: {news}"));
         let app = Self {
             tasks: HashMap::new(),
             settings: Settings::default(),
@@ -209,7 +209,7 @@ impl App {
     /// use std::sync::Arc;
     /// use longshore_worker::App;
     ///
-    /// let app = App::new().told(Arc::new(|text: &str| println!("the queue says: {text}")) as longshore_brokers::Notice);
+    /// let app = App::new().told(Arc::new(|news: &longshore_brokers::News| println!("the queue says: {news}")) as longshore_brokers::Notice);
     /// # let _ = app;
     /// ```
     #[must_use]

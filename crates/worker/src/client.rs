@@ -129,7 +129,7 @@ impl Client {
     /// # Errors
     /// As [`connect`](Self::connect).
     pub fn of(app: &App) -> Result<Self, ClientError> {
-        let told = app.told.clone().unwrap_or_else(|| Arc::new(|_: &str| {}));
+        let told = app.told.clone().unwrap_or_else(|| Arc::new(|_: &longshore_brokers::News| {}));
         let (broker, results) = longshore_brokers::connect_with(&app.settings.broker, app.settings.results.as_deref(), told)?;
         Ok(Self::over(app, broker, results))
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::stream;
-use longshore_brokers::{Claimed, Consumer, End, Finish, Key, Notice, OpenOptions, Stored};
+use longshore_brokers::{Claimed, Consumer, End, Finish, Key, News, Notice, OpenOptions, Stored};
 use longshore_celery::{Exception, Limits, Message, State, TaskResult, Value};
 use longshore_core::ErrorKind;
 use longshore_worker::{App, Client, ClientError, Settings, Signature, Task, Worker, WorkerOptions, chain, chord, group};
@@ -120,7 +120,7 @@ async fn waiting_has_the_limit_that_it_is_given() {
 async fn whoever_waits_for_what_nobody_will_run_is_told_after_two_seconds_and_waits_on() {
     let told: Arc<Mutex<Vec<String>>> = Arc::default();
     let heard = told.clone();
-    let app = App::new().broker("memory://doubt").told(Arc::new(move |text: &str| heard.lock().unwrap().push(text.to_owned())) as Notice);
+    let app = App::new().broker("memory://doubt").told(Arc::new(move |news: &News| heard.lock().unwrap().push(news.to_string())) as Notice);
     let client = Client::of(&app).unwrap();
     let seconds = Duration::from_secs;
     let answer = client.send(add(1, 1).queue("nobodys")).await.unwrap();

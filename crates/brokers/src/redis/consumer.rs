@@ -118,9 +118,9 @@ impl RedisConsumer {
         let notice: Notice = {
             let link = link.clone();
             // What both ways suffer from is told by one.
-            Arc::new(move |text| {
-                if link.trouble().as_deref() != Some(text) {
-                    (link.notice())(text)
+            Arc::new(move |news| {
+                if link.trouble() != Some(news.to_string()) {
+                    (link.notice())(news)
                 }
             })
         };

@@ -41,7 +41,8 @@ use super::{
 };
 
 /// Is told, in a sentence for people, when the server goes away, comes back, or cannot do what it should.
-pub use crate::connect::Notice;
+pub use crate::news::Notice;
+use crate::news::{Ability, Happened};
 
 /// How long a caller waits for a server that is away or unable.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -242,14 +243,15 @@ impl Link {
     /// again.
     pub(super) fn is_unable(&self, text: &str) {
         if locked(&self.shared.unable).replace(text.to_owned()).is_none() {
-            (self.shared.notice)(text);
+            (self.shared.notice)(&Happened::Refused { reason: text.to_owned() }.into());
         }
     }
 
     /// Says that it takes what it is given again, if it did not.
     pub(super) fn is_able(&self) {
         if locked(&self.shared.unable).take().is_some() {
-            (self.shared.notice)(&format!("redis at {} does what it is told again", self.shared.config.place()));
+            let server = format!("redis at {}", self.shared.config.place());
+            (self.shared.notice)(&Happened::Able { server, again: Ability::Obey }.into());
         }
     }
 

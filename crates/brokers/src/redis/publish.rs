@@ -41,7 +41,7 @@ impl Declared {
         match link.ask(pack, wait).await {
             // Somebody uses these keys for something else: our queues work without, and a foreign
             // worker that restores what has an exchange sees no less than before.
-            Err(Fail::Refused(text)) if is_wrong_type(&text) => (link.notice())(&text),
+            Err(Fail::Refused(text)) if is_wrong_type(&text) => (link.notice())(&crate::News::remark(text)),
             said => drop(said?),
         }
         locked(&self.0).1.extend(new);

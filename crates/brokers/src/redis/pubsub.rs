@@ -180,7 +180,7 @@ async fn run(config: Arc<Config>, notice: Notice, mut asks: mpsc::UnboundedRecei
             continue;
         }
         if attempt == 0 {
-            notice(&error);
+            notice(&crate::News::remark(error));
         }
         let rest = sleep(pause(attempt));
         attempt += 1;

@@ -74,7 +74,10 @@ impl<'a> Rescuer<'a> {
         pack.add(&[b"SREM", self.layout.own("owners").as_bytes(), boot.as_bytes()]);
         self.link.ask(pack, Wait::Forever).await?;
         if count > 0 {
-            (self.link.notice())(&format!("redis at {}: {count} tasks of a dead worker were put back", self.link.config().place()));
+            (self.link.notice())(&crate::News::remark(format!(
+                "redis at {}: {count} tasks of a dead worker were put back",
+                self.link.config().place()
+            )));
         }
         Ok(())
     }
@@ -170,10 +173,10 @@ impl<'a> Rescuer<'a> {
         tags.reverse();
         let count = self.put_back(&tags, None, |raw, _| crashes_of(raw)).await?;
         if count > 0 {
-            (self.link.notice())(&format!(
+            (self.link.notice())(&crate::News::remark(format!(
                 "{count} tasks that nobody acknowledged within {:?} were put back",
                 self.owner.visibility_timeout
-            ));
+            )));
         }
         Ok(())
     }

@@ -181,10 +181,10 @@ impl Lists {
                     self.known.lengths.insert(list.key.clone(), 0);
                     if self.strange.insert(list.key.clone()) {
                         let said = explain(&self.link.config().place(), reply.error().unwrap_or_default());
-                        (self.link.notice())(&format!(
+                        (self.link.notice())(&crate::News::remark(format!(
                             "{said}: nothing is taken from the queue {} while {} is no list",
                             list.queue, list.key
-                        ));
+                        )));
                     }
                 }
                 (said, length) => trouble = Some([said, length]),

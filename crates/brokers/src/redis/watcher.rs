@@ -78,7 +78,7 @@ pub(super) async fn run(link: Arc<Link>, claims: Arc<Link>, owner: Owner) {
             Ok(rest) => rest,
             Err(fail @ Fail::Refused(_)) => {
                 watch.take(Post::Beside);
-                (link.notice())(&format!("cannot look after dead workers: {}", fail.text()));
+                (link.notice())(&crate::News::remark(format!("cannot look after dead workers: {}", fail.text())));
                 Duration::from_secs(10)
             }
             Err(_) => AGAIN,

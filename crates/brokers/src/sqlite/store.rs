@@ -21,7 +21,10 @@ use super::{
     wake::{Bell, Listening},
     writer::{self, Along, Call, Op, Step},
 };
-use crate::{broker::BrokerError, connect::Notice};
+use crate::{
+    broker::BrokerError,
+    news::{Ability, Happened, Notice},
+};
 
 /// What all parts of an open file share.
 pub(crate) struct Shared {
@@ -107,14 +110,14 @@ impl Shared {
     /// Says that the file takes nothing now, once until it [is able](Self::is_able) again.
     pub(crate) fn is_unable(&self, text: &str) {
         if !self.unable.swap(true, Ordering::AcqRel) {
-            (self.notice)(&format!("{text}; it is waited for"));
+            (self.notice)(&Happened::Refused { reason: format!("{text}; it is waited for") }.into());
         }
     }
 
     /// Says that the file takes what it is given again, if it did not.
     pub(crate) fn is_able(&self) {
         if self.unable.swap(false, Ordering::AcqRel) {
-            (self.notice)(&format!("{}: it takes what it is given again", self.place.path.display()));
+            (self.notice)(&Happened::Able { server: self.place.path.display().to_string(), again: Ability::Take }.into());
         }
     }
 
@@ -128,14 +131,14 @@ impl Shared {
     /// Says that the file cannot be read now, once until it [can be](Self::is_readable) again.
     pub(crate) fn is_unreadable(&self, text: &str) {
         if !self.unread.swap(true, Ordering::AcqRel) {
-            (self.notice)(&format!("{text}; until it can be read, it is waited for"));
+            (self.notice)(&Happened::Refused { reason: format!("{text}; until it can be read, it is waited for") }.into());
         }
     }
 
     /// Says that the file can be read again, if it could not.
     pub(crate) fn is_readable(&self) {
         if self.unread.swap(false, Ordering::AcqRel) {
-            (self.notice)(&format!("{}: it can be read again", self.place.path.display()));
+            (self.notice)(&Happened::Able { server: self.place.path.display().to_string(), again: Ability::Read }.into());
         }
     }
 

@@ -40,9 +40,9 @@ pub(super) async fn doubt(client: &Client, queue: Option<&Arc<str>>, id: &str) -
     tokio::time::sleep(DOUBT - PATIENCE).await;
     if is_unserved(client, queue).await {
         let shown: String = queue.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect();
-        told(&format!(
+        told(&longshore_brokers::News::remark(format!(
             "no worker that answers serves queue {shown}, which task {id} was sent to (longshore worker -Q {shown}); waiting on"
-        ));
+        )));
     }
     std::future::pending().await
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::{Broker, Key, Notice, Outgoing, ResultBackend, connect};
+use longshore_brokers::{Broker, Key, News, Notice, Outgoing, ResultBackend, connect};
 use longshore_celery::{Encoding, Message, Signature, State, TaskResult, Value, canvas};
 use longshore_core::LaneKind;
 use longshore_testkit::servers::Redis;
@@ -90,7 +90,7 @@ impl Bench {
 
     pub(crate) async fn worker(&self, early: bool, takes: Duration) -> Worker {
         let notes = self.said.clone();
-        let notice: Notice = Arc::new(move |text: &str| notes.lock().unwrap().push(text.to_owned()));
+        let notice: Notice = Arc::new(move |news: &News| notes.lock().unwrap().push(news.to_string()));
         let large = Task::plain("large", |_, _| Ok("x".repeat(2 << 20).into()));
         let rejects = Task::plain("rejects", |_, _| Err(Failure::Reject { requeue: false, reason: "I do not like it".to_owned() }));
         let tasks = [

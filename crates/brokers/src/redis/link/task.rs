@@ -17,6 +17,8 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout},
 };
 
+use crate::news::Happened;
+
 use super::{
     super::{
         connection::{Connection, Hello},
@@ -52,7 +54,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiv
                 let is_new = before.is_none_or(|before| is_refusal && before != text);
                 let is_news = if shared.is_beside() { attempt == LONG } else { is_new };
                 if is_news {
-                    (shared.notice)(&text);
+                    let reason = text;
+                    (shared.notice)(&if is_refusal { Happened::Refused { reason } } else { Happened::Lost { reason } }.into());
                 }
                 if is_refusal {
                     // Whoever waits hears it; the next request tries again.
@@ -70,7 +73,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiv
             }
         };
         if locked(&shared.trouble).take().is_some() && !shared.is_quiet() {
-            (shared.notice)(&format!("redis at {place} answers again"));
+            (shared.notice)(&Happened::Back { server: format!("redis at {place}") }.into());
         }
         attempt = 0;
         old = Some(connection.hello.clone());
@@ -88,7 +91,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiv
         let text = format!("redis at {place}: the connection was lost ({error}); connecting again");
         *locked(&shared.trouble) = Some(text.clone());
         if !shared.is_quiet() {
-            (shared.notice)(&text);
+            (shared.notice)(&Happened::Lost { reason: text }.into());
         }
     }
 }

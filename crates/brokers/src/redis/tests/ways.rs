@@ -88,7 +88,7 @@ async fn tls_is_checked_unless_it_is_said_loudly_that_it_is_not() {
     }
     let said = Arc::new(std::sync::Mutex::new(String::new()));
     let hear = Arc::clone(&said);
-    let notice = Arc::new(move |text: &str| hear.lock().unwrap().push_str(text));
+    let notice = Arc::new(move |news: &crate::News| hear.lock().unwrap().push_str(&news.to_string()));
     serves(&*broker_with(&format!("rediss://127.0.0.1:{port}/2?insecure"), notice).unwrap()).await;
     assert!(said.lock().unwrap().contains("NOT looked at"));
 }

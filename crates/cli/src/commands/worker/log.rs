@@ -87,9 +87,9 @@ impl Log {
     /// What happens to its connections.
     pub(super) fn teller(&self) -> longshore_brokers::Notice {
         let (send, quiet) = (self.send.clone(), self.style.quiet);
-        Arc::new(move |text| {
+        Arc::new(move |news| {
             if !quiet {
-                let _ = send.try_send(Message::Line(format!("{} {}", clock(SystemTime::now()), plain(text))));
+                let _ = send.try_send(Message::Line(format!("{} {}", clock(SystemTime::now()), plain(&news.to_string()))));
             }
         })
     }
