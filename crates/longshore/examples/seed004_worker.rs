@@ -4,12 +4,13 @@
 //! `cargo run --example seed004_worker [URL]` (`redis://localhost` unless told otherwise;
 //! `sqlite:FILE` needs no server). Ctrl-C ends it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use longshore::{
     App, Worker, WorkerOptions,
-    queue::{Notice, What},
+    queue::{Notice, What, WorkerEvent},
     task,
+    watch::{Detail, Heard},
 };
 
 /// A slow function that blocks, as the seed has it: a plain `fn` has a thread to itself.
@@ -22,8 +23,15 @@ fn add(a: i64, b: i64) -> i64 {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let broker = std::env::args().nth(1).unwrap_or_else(|| "redis://localhost".to_owned());
-    let mut options = WorkerOptions::new(format!("seed004@{}", std::process::id()));
-    options.listeners.push(Arc::new(|notices| notices.iter().for_each(log)));
+    let options = WorkerOptions::new(format!("seed004@{}", std::process::id()));
+    let mut events = options.hub.listen(Detail::Tasks, 10_000);
+    std::thread::spawn(move || {
+        while let Some(heard) = events.blocking_next() {
+            if let Heard::Event(WorkerEvent::Task(notice)) = heard {
+                log(&notice);
+            }
+        }
+    });
     let worker = Worker::start(App::new().broker(&broker).task(add), options).await?;
     println!("serving {broker}; Ctrl-C ends");
     let stopper = worker.stopper();

@@ -57,4 +57,4 @@ pub mod private {
     };
     pub use longshore_core::{Backoff, LaneKind, Rate};
 }
-pub use worker::{Autoscale, Notice, Stopper, What, Worker, WorkerOptions, WorkerSummary};
+pub use worker::{Autoscale, Notice, Stopper, What, Worker, WorkerEvent, WorkerOptions, WorkerSummary};

@@ -6,7 +6,7 @@
 //! - `verdict.rs`: how an attempt ended → what becomes of its task; `conclude.rs`: that, in Celery's words; `close.rs`: stores, sends, acknowledges
 //! - `sink.rs`: the engine's sink
 //! - `revoked.rs`, `notice.rs`, `shared.rs`: what the parts share; `slots.rs`: the slots of lanes, and autoscale
-//! - `control.rs`, `events.rs`: remote control and events; `mingle.rs`: what was called off before
+//! - `view.rs`: what it looks like and how it is steered; `control.rs`, `events.rs`: remote control and events; `mingle.rs`: what was called off before
 
 mod close;
 mod conclude;
@@ -24,9 +24,13 @@ mod sink;
 mod slots;
 mod suspects;
 mod verdict;
+mod view;
 mod work;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use longshore_brokers::{Broker, BrokerError, OpenOptions, ResultBackend, connect_with};
 use longshore_core::{
@@ -34,16 +38,25 @@ use longshore_core::{
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
     gate::GateConfig,
     lane::{Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
-    watch::Hub,
+    watch::{self, Detail, Events, Hub, View},
 };
 use tokio::{runtime::Handle as Runtime, task::JoinHandle};
 
-pub use notice::{Notice, What};
+pub use notice::{Notice, What, WorkerEvent};
 pub use slots::Autoscale;
 
 use self::{
-    close::Closer, control::Control, events::Events, handlers::Starter, intake::Intake, process::ProcessLane, shared::Shared,
-    sink::Results, slots::Slots, work::Ticket,
+    close::Closer,
+    control::Control,
+    events::Events as Monitors,
+    handlers::Starter,
+    intake::Intake,
+    process::ProcessLane,
+    shared::Shared,
+    sink::Results,
+    slots::Slots,
+    view::{Face, Links},
+    work::Ticket,
 };
 use crate::{app::App, client::Client};
 
@@ -78,8 +91,8 @@ pub struct WorkerOptions {
     pub events: bool,
     /// Whether it answers remote control and sends its heartbeat.
     pub remote_control: bool,
-    /// Called with what happens to tasks, in batches. Must not block.
-    pub listeners: Vec<Arc<dyn Fn(&[Notice]) + Send + Sync>>,
+    /// Tells what happens, from its start on, to whoever listens: to its connections and its lanes, and to each task.
+    pub hub: Hub<WorkerEvent>,
 }
 
 impl WorkerOptions {
@@ -101,7 +114,7 @@ impl WorkerOptions {
             grace: Duration::from_secs(30),
             events: false,
             remote_control: true,
-            listeners: Vec::new(),
+            hub: Hub::new(),
         }
     }
 }
@@ -110,6 +123,7 @@ impl WorkerOptions {
 pub struct Worker {
     shared: Arc<Shared>,
     intake: Arc<Intake>,
+    face: Arc<Face>,
     engine: Handle,
     running: Running,
     grace: Duration,
@@ -151,9 +165,17 @@ impl Worker {
     /// The broker or the result backend cannot be reached, or refuses us.
     pub async fn start(app: App, options: WorkerOptions) -> Result<Self, BrokerError> {
         let settings = app.settings();
-        let told = app.told.clone().unwrap_or_else(|| Arc::new(|_: &str| {}));
+        let apart = settings.results.as_deref().filter(|results| *results != settings.broker);
+        let links = Links::new(options.hub.clone(), &settings.broker, apart);
+        let told: longshore_brokers::Notice = {
+            let (links, told) = (links.clone(), app.told.clone());
+            Arc::new(move |news| {
+                links.hear(news);
+                told.iter().for_each(|told| told(news));
+            })
+        };
         let (broker, results) = connect_with(&settings.broker, settings.results.as_deref(), told)?;
-        Self::over(app, options, broker, results).await
+        Self::serve(app, options, broker, results, links).await
     }
 
     /// Begins to serve, over connections that are there already. Runs on the current tokio runtime.
@@ -168,6 +190,18 @@ impl Worker {
         options: WorkerOptions,
         broker: Arc<dyn Broker>,
         results: Arc<dyn ResultBackend>,
+    ) -> Result<Self, BrokerError> {
+        let apart = (!broker.is_store_of(results.url())).then(|| results.url());
+        let links = Links::new(options.hub.clone(), broker.url(), apart);
+        Self::serve(app, options, broker, results, links).await
+    }
+
+    async fn serve(
+        app: App,
+        options: WorkerOptions,
+        broker: Arc<dyn Broker>,
+        results: Arc<dyn ResultBackend>,
+        links: Arc<Links>,
     ) -> Result<Self, BrokerError> {
         let runtime = Runtime::current();
         let settings = app.settings().clone();
@@ -185,11 +219,8 @@ impl Worker {
         let one_store = broker.is_store_of(settings.results.as_deref().unwrap_or(&settings.broker));
         let client = Client::over(&app, broker.clone(), results.clone());
         let node = Arc::from(options.node.as_str());
-        let shared = Arc::new(Shared::new(Arc::new(app), node, client, broker, consumer, results, one_store));
+        let shared = Arc::new(Shared::new(Arc::new(app), node, client, broker, consumer, results, one_store, links));
         shared.call_off(&shared.broker.revoked().await?);
-        for listener in options.listeners {
-            shared.board.listen(listener);
-        }
         let closer = Arc::new(Closer::new(shared.clone()));
         let intake = Arc::new(Intake::new(shared.clone(), closer.clone(), early, options.prefetch));
         let (acks, acknowledge) = tokio::sync::mpsc::unbounded_channel();
@@ -245,20 +276,30 @@ impl Worker {
         let sink = Results::new(shared.clone(), closer);
         let running = Engine::start(config, intake.clone(), lanes, Box::new(sink), outbox, Hub::new(), &runtime);
         let engine = running.handle();
+        runtime.spawn(view::pass_on(shared.clone(), running.events(Detail::Changes, MOST_CHANGES)));
         let slots = Arc::new(Slots::new(engine.clone(), shared.clone(), sizes, options.autoscale));
         let scaling = slots.scale().map(|_| runtime.spawn(slots.clone().follow(shared.clone())));
+        let stopper = Stopper::new(&engine, &runtime, options.grace, &shared);
+        let face = Arc::new(Face {
+            shared: shared.clone(),
+            intake: intake.clone(),
+            engine: engine.clone(),
+            slots: slots.clone(),
+            stopper: stopper.clone(),
+            paused: Mutex::default(),
+        });
         let (over, ended) = tokio::sync::watch::channel(false);
         let mut beat = None;
         let mut control = None;
         if options.remote_control {
-            let (events, sender) = Events::start(shared.clone(), options.events, ended);
-            let stopper = Stopper::new(&engine, &runtime, options.grace, &shared);
+            let (events, sender) = Monitors::start(shared.clone(), options.events, ended);
             let (parking, prefetch) = (options.parking, options.prefetch);
-            let own = Control { shared: shared.clone(), intake: intake.clone(), events, stopper, slots, parking, prefetch };
+            let own =
+                Control { shared: shared.clone(), intake: intake.clone(), events, stopper, slots, face: face.clone(), parking, prefetch };
             control = Some(runtime.spawn(own.serve()));
             beat = Some(sender);
         }
-        Ok(Self { shared, intake, engine, running, grace: options.grace, over, beat, control, scaling })
+        Ok(Self { shared, intake, face, engine, running, grace: options.grace, over, beat, control, scaling })
     }
 
     /// A handle that stops it, from anywhere.
@@ -269,6 +310,35 @@ impl Worker {
     /// Cancelled when it begins to stop: somebody has asked for it, here or by remote control, or its broker is gone for good.
     pub fn stopping(&self) -> CancelToken {
         self.shared.stopping.clone()
+    }
+
+    /// Returns what it looks like now; `None` when its last task has ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn view(&self) -> Option<View> {
+        self.face.look().await
+    }
+
+    /// Listens to what happens from now on; keeps at most `capacity` events that are not read. To miss nothing, listen to
+    /// [`WorkerOptions::hub`] before it starts.
+    pub fn events(&self, detail: Detail, capacity: usize) -> Events<WorkerEvent> {
+        self.shared.hub.listen(detail, capacity)
+    }
+
+    /// Steers and asks it, from anywhere: a pause consumes nothing more, and lets go on what is claimed.
+    pub fn handle(&self) -> watch::Handle {
+        watch::Handle::new(Arc::new(view::Steered(self.face.clone())))
+    }
+
+    /// Returns how many tasks run.
+    pub fn running(&self) -> usize {
+        self.shared.running()
+    }
+
+    /// Returns how many attempts have ended, and tasks that were not run.
+    pub fn ended(&self) -> u64 {
+        self.shared.counts.ends().ended
     }
 
     /// Messages that it holds for their time.
@@ -314,9 +384,13 @@ impl Worker {
         if summary.error.is_none() {
             let _ = tokio::time::timeout(LAST, shared.broker.close()).await;
         }
+        shared.hub.close();
         summary
     }
 }
+
+/// Most changes of the whole that wait to be told.
+const MOST_CHANGES: usize = 1_000;
 
 /// Stops a worker.
 #[derive(Clone)]
@@ -326,15 +400,22 @@ pub struct Stopper {
     grace: Duration,
     stopping: CancelToken,
     dropped: CancelToken,
+    shared: std::sync::Weak<Shared>,
 }
 
 /// How long what was asked to end may take before it is dropped.
 const LAST: Duration = Duration::from_secs(5);
 
 impl Stopper {
-    fn new(engine: &Handle, runtime: &Runtime, grace: Duration, shared: &Shared) -> Self {
+    fn new(engine: &Handle, runtime: &Runtime, grace: Duration, shared: &Arc<Shared>) -> Self {
         let (stopping, dropped) = (shared.stopping.clone(), shared.dropped.clone());
-        Self { engine: engine.clone(), runtime: runtime.clone(), grace, stopping, dropped }
+        let shared = Arc::downgrade(shared);
+        Self { engine: engine.clone(), runtime: runtime.clone(), grace, stopping, dropped, shared }
+    }
+
+    /// Returns how many tasks run: those that a stop waits for.
+    pub fn running(&self) -> usize {
+        self.shared.upgrade().map_or(0, |shared| shared.running())
     }
 
     /// Claims nothing more, hands back what has not started, lets running tasks end. After the grace period it is a [cold](Self::cold) stop.

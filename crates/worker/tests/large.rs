@@ -12,9 +12,9 @@ use std::{
 
 use longshore_brokers::{Key, Outgoing, connect};
 use longshore_celery::{Encoding, Message, State, TaskResult};
-use longshore_core::LaneKind;
+use longshore_core::{LaneKind, watch::Detail};
 use longshore_testkit::servers::Redis;
-use longshore_worker::{App, Notice, Task, What, Worker, WorkerOptions};
+use longshore_worker::{App, Task, What, Worker, WorkerEvent, WorkerOptions};
 
 const SOON: Duration = Duration::from_secs(120);
 /// Number of small ones before the large one, and after it.
@@ -97,10 +97,13 @@ async fn held_up(url: &str, large: Vec<Vec<u8>>) -> Longest {
     options.lanes[LaneKind::Async as usize] = 4;
     let buried = Arc::new(AtomicU64::new(0));
     let counted = buried.clone();
-    options.listeners.push(Arc::new(move |notices: &[Notice]| {
-        let dead = notices.iter().filter(|notice| matches!(notice.what, What::Dead { .. })).count();
-        counted.fetch_add(dead as u64, Ordering::AcqRel);
-    }));
+    let is_dead = |event: &WorkerEvent| matches!(event, WorkerEvent::Task(notice) if matches!(notice.what, What::Dead { .. }));
+    let mut dead = options.hub.listen_to(Detail::Tasks, 100_000, is_dead);
+    tokio::spawn(async move {
+        while dead.next().await.is_some() {
+            counted.fetch_add(1, Ordering::AcqRel);
+        }
+    });
     let stop = Arc::new(AtomicBool::new(false));
     let other = other_process(url.to_owned(), stop.clone());
     let worker = Worker::start(App::new().broker(url).task(tick), options).await.unwrap();

@@ -53,6 +53,8 @@ pub enum Command {
     },
     /// The memory that it holds.
     Memsample,
+    /// Its view as JSON: a command of ours, which Celery's own workers do not know.
+    View,
     /// The places of these tasks.
     QueryTask {
         /// Their ids.
@@ -209,6 +211,7 @@ fn parameters_of(method: &str) -> Option<Parameters> {
         "clock" => parameters("clock", &[], &[], true),
         "hello" => parameters("hello", &["from_node"], &["revoked"], true),
         "memsample" => parameters("memsample", &[], &[], true),
+        "longshore_view" => parameters("longshore_view", &[], &[], true),
         "query_task" => parameters("query_task", &["ids"], &[], true),
         "rate_limit" => parameters("rate_limit", &["task_name", "rate_limit"], &[], true),
         "time_limit" => parameters("time_limit", &[], &["task_name", "hard", "soft"], true),
@@ -260,6 +263,7 @@ impl Command {
             "clock" => Self::Clock,
             "hello" => Self::Hello { from_node: of.text("from_node").unwrap_or_default(), revoked: of.texts("revoked") },
             "memsample" => Self::Memsample,
+            "longshore_view" => Self::View,
             "query_task" => Self::QueryTask { ids: of.texts("ids") },
             "rate_limit" => {
                 let rate_limit = Rate::read(request.arguments.get("rate_limit").unwrap_or(&Value::Null))?;

@@ -74,9 +74,8 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     if app.tasks().iter().all(|task| task.name.starts_with("celery.")) {
         return Err(Fault::usage(NO_TASKS));
     }
-    let mut options = args.options(&app)?;
-    let log = Log::start(args.loglevel, global.voice());
-    options.listeners.push(log.listener());
+    let options = args.options(&app)?;
+    let mut log = Log::start(args.loglevel, global.voice(), &options.hub);
     let app = app.told(log.teller());
     let queues = options.queues.clone();
     if args.purge {
@@ -97,7 +96,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     let worker = Worker::start(app, options).await?;
     log.say(format_args!("{} ready", clock(SystemTime::now())));
     let stopper = worker.stopper();
-    let watch = Watch { args, place: &place, queues: &queues, log: &log, worker: &worker };
+    let watch = Watch { args, place: &place, queues: &queues, worker: &worker };
     let mut asked = 0;
     let stopping = worker.stopping();
     tokio::select! {
@@ -106,7 +105,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
         () = stopping.cancelled() => {}
         why = watch.done() => log.say(format_args!("{} {why}", clock(SystemTime::now()))),
     }
-    log.say(format_args!("{} stopping: {} running, grace {}", clock(SystemTime::now()), log.running(), show_duration(grace)));
+    log.say(format_args!("{} stopping: {} running, grace {}", clock(SystemTime::now()), stopper.running(), show_duration(grace)));
     stopper.warm();
     if asked > 0 && signals.last_was_quit {
         stopper.cold();
@@ -118,7 +117,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
             () = signals.next() => {
                 asked += 1;
                 if asked <= 2 {
-                    log.say(format_args!("{} {} running are ended and handed back (once more: killed)", clock(SystemTime::now()), log.running()));
+                    log.say(format_args!("{} {} running are ended and handed back (once more: killed)", clock(SystemTime::now()), stopper.running()));
                     stopper.cold();
                 } else {
                     log.say(format_args!("{} killed", clock(SystemTime::now())));
@@ -130,7 +129,8 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
         }
     };
     let _ = tokio::task::spawn_blocking(move || programs.end()).await;
-    log.say(format_args!("{} stopped: {}", clock(SystemTime::now()), summary_text(&summary, log.back())));
+    log.catch_up();
+    log.say(format_args!("{} stopped: {}", clock(SystemTime::now()), summary_text(&summary)));
     log.end();
     match summary.error {
         None => Ok(0),
@@ -152,14 +152,14 @@ exec = [\"convert\", \"{args.0}\", \"-resize\", \"{kwargs.size}\", \"{args.1}\"]
 
 or write one in Rust and call longshore::main(&App::new().task(…)) from your program";
 
-fn summary_text(summary: &WorkerSummary, back: u64) -> String {
+fn summary_text(summary: &WorkerSummary) -> String {
     let mut text = format!("{} ok, {} failed, {} lost", show_count(summary.ok), show_count(summary.failed), show_count(summary.lost));
     let more = [
         (summary.retried, "retried"),
         (summary.revoked, "revoked or expired"),
         (summary.dead, if summary.dead == 1 { "dead letter" } else { "dead letters" }),
         (summary.late, "too late, refused"),
-        (summary.handed_back + back, "handed back"),
+        (summary.handed_back, "handed back"),
         (summary.untold, "that the broker could not be told of (they come again)"),
     ];
     for (count, what) in more.into_iter().filter(|(count, _)| *count > 0) {
@@ -213,7 +213,6 @@ struct Watch<'a> {
     args: &'a WorkerArgs,
     place: &'a Place,
     queues: &'a [String],
-    log: &'a Log,
     worker: &'a Worker,
 }
 
@@ -228,11 +227,11 @@ impl Watch<'_> {
         let (mut empty, mut busy_at, mut ended) = (0, Instant::now(), 0);
         loop {
             tokio::time::sleep(LOOK).await;
-            if let Some(most) = max_tasks.filter(|most| self.log.ended() >= *most) {
+            if let Some(most) = max_tasks.filter(|most| self.worker.ended() >= *most) {
                 return format!("--max-tasks {most} reached");
             }
-            if self.log.ended() != ended || self.log.running() > 0 {
-                (ended, busy_at) = (self.log.ended(), Instant::now());
+            if self.worker.ended() != ended || self.worker.running() > 0 {
+                (ended, busy_at) = (self.worker.ended(), Instant::now());
             }
             if let Some(limit) = max_idle.filter(|limit| busy_at.elapsed() >= *limit) {
                 return format!("nothing to do for {} (--max-idle)", show_duration(limit));
@@ -240,7 +239,7 @@ impl Watch<'_> {
             if until_empty {
                 let nothing = |state: &QueueState| state.waiting == 0 && state.held == 0 && state.later == 0;
                 let is_empty = self.worker.held() == 0
-                    && self.log.running() == 0
+                    && self.worker.running() == 0
                     && self.place.broker().queues(&names).await.is_ok_and(|states| states.iter().all(nothing));
                 empty = if is_empty { empty + 1 } else { 0 };
                 if empty >= EMPTY {

@@ -83,6 +83,8 @@ struct Lines<E> {
 /// What waits for one listener.
 struct Line<E> {
     detail: Detail,
+    /// Which events it wants of those.
+    wants: Box<dyn Fn(&E) -> bool + Send + Sync>,
     queue: Mutex<LineQueue<E>>,
     /// For listeners that block a thread.
     came: Condvar,
@@ -137,9 +139,15 @@ impl<E> Hub<E> {
     /// Returns a listener that hears what is posted from now on, and keeps at most `capacity` (at least one) that it has not read.
     #[must_use]
     pub fn listen(&self, detail: Detail, capacity: usize) -> Events<E> {
+        self.listen_to(detail, capacity, |_| true)
+    }
+
+    /// As [`listen`](Hub::listen), for those events alone of which this is true; the others take no room.
+    #[must_use]
+    pub fn listen_to(&self, detail: Detail, capacity: usize, wants: impl Fn(&E) -> bool + Send + Sync + 'static) -> Events<E> {
         let mut lines = lock(&self.listeners.lines);
         let queue = LineQueue { heard: VecDeque::new(), capacity: capacity.max(1), missed: 0, closed: lines.closed, waker: None };
-        let line = Arc::new(Line { detail, queue: Mutex::new(queue), came: Condvar::new() });
+        let line = Arc::new(Line { detail, wants: Box::new(wants), queue: Mutex::new(queue), came: Condvar::new() });
         if !lines.closed {
             lines.all.push(line.clone());
             self.listeners.count(&lines);
@@ -225,7 +233,7 @@ impl<E: Tell> Line<E> {
         let mut missed = 0;
         let waker = {
             let mut queue = lock(&self.queue);
-            for event in events.filter(|event| event.detail() <= self.detail) {
+            for event in events.filter(|event| event.detail() <= self.detail && (self.wants)(event)) {
                 if queue.heard.len() >= queue.capacity {
                     queue.missed += 1;
                     missed += 1;

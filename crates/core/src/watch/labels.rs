@@ -140,6 +140,16 @@ impl Labels {
         sums.wait.add(wait);
     }
 
+    /// Adds the times of a task that ended, to its label of the kind at this place.
+    pub fn time(&mut self, kind: usize, value: &str, run: std::time::Duration, wait: std::time::Duration) {
+        let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(kind) = self.0.get_mut(kind) {
+            let sums = kind.sums(value);
+            sums.run.add(nanos(run));
+            sums.wait.add(nanos(wait));
+        }
+    }
+
     /// Changes what is counted of a label beside ended tasks: retries, what went back.
     pub fn count(&mut self, kind: usize, value: &str, change: impl FnOnce(&mut Counts)) {
         if let Some(kind) = self.0.get_mut(kind) {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     future::Future,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,11 +13,11 @@ use longshore_celery::{
     Exception, GroupResult, Message, ResultTree, Signature, State, TaskResult, Value,
     canvas::{self, ChordOutcome, ChordParts, ChordStart},
 };
-use longshore_core::{ErrorKind, Receipt};
+use longshore_core::{ErrorKind, Receipt, watch::Detail};
 
 use super::{
     conclude::{self, Conclusion},
-    notice::{Notice, What},
+    notice::{Notice, What, WorkerEvent},
     shared::Shared,
     work::Work,
 };
@@ -362,15 +362,26 @@ impl Closer {
             let of = |(place, closing): &(usize, &Closing)| unrun(closing) == unrun_too && late.contains(place) == late_too;
             batch.iter().enumerate().filter(of).count() as u64
         };
-        shared.counts.late.fetch_add(count(false, true), Ordering::Relaxed);
-        shared.counts.handed_back.fetch_add(count(true, false), Ordering::Relaxed);
-        for number in batch.iter().flat_map(|closing| closing.conclusion.counted) {
-            number(&shared.counts).fetch_add(1, Ordering::Relaxed);
+        let mut ends = shared.counts.ends();
+        ends.counts.late += count(false, true);
+        ends.counts.handed_back += count(true, false);
+        for closing in &batch {
+            let Conclusion { counted, times, what, .. } = &closing.conclusion;
+            // Names of tasks that are not known here are anybody's: they are not counted by name.
+            let task = closing.work.as_ref().map(|work| &*work.task.name);
+            for number in *counted {
+                ends.count(&closing.queue, task, |counts| *number(counts) += 1);
+            }
+            if let (Some((run, wait)), Some(task)) = (times, task) {
+                ends.time(&closing.queue, task, *run, *wait);
+            }
+            ends.ended += u64::from(what.is_some() || !counted.is_empty());
         }
+        drop(ends);
         let is_over = |end: &End| matches!(end, End::Ack | End::Dead { .. } | End::Junk { .. });
         let over = batch.iter().enumerate().filter(|(place, closing)| is_over(&closing.conclusion.end) && !late.contains(place));
         shared.counts.ended(over.map(|(_, closing)| &closing.queue));
-        if !shared.board.wanted() {
+        if !shared.hub.wants(Detail::Tasks) {
             return;
         }
         let notices: Vec<Notice> = batch
@@ -387,7 +398,7 @@ impl Closer {
                 Some(Notice { at: shared.environment.wall(), message, queue: closing.queue, seat, what })
             })
             .collect();
-        shared.board.post(&notices);
+        shared.hub.post(notices.into_iter().map(WorkerEvent::Task));
     }
 }
 

@@ -4,10 +4,7 @@
 //! counted, the message is acknowledged.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -17,12 +14,15 @@ use longshore_celery::{
     canvas::{self, CanvasError, ChordStart, FailedTask, Plan},
     mark_crashed, repr,
 };
-use longshore_core::{Finished, Receipt};
+use longshore_core::{
+    Finished, Receipt,
+    watch::{Counts, Detail},
+};
 
 use super::{
     close::Closing,
     notice::What,
-    shared::{Counts, Shared},
+    shared::Shared,
     verdict::{Verdict, verdict},
     work::{Answer, Ticket, Work},
 };
@@ -54,14 +54,16 @@ pub(crate) struct Conclusion {
     pub(crate) what: Option<What>,
     /// Counts that go up when it is closed.
     pub(crate) counted: &'static [Counted],
+    /// For how long its attempt ran, and waited for a slot before that.
+    pub(crate) times: Option<(Duration, Duration)>,
 }
 
 /// One of the numbers of a worker's summary.
-pub(crate) type Counted = fn(&Counts) -> &AtomicU64;
+pub(crate) type Counted = fn(&mut Counts) -> &mut u64;
 
 impl Conclusion {
     pub(crate) fn new(end: End) -> Self {
-        Self { starts: Vec::new(), publish: Vec::new(), results: Vec::new(), parts: Vec::new(), end, what: None, counted: &[] }
+        Self { starts: Vec::new(), publish: Vec::new(), results: Vec::new(), parts: Vec::new(), end, what: None, counted: &[], times: None }
     }
 
     pub(crate) fn add(&mut self, shared: &Shared, plan: Plan) {
@@ -86,7 +88,7 @@ struct Case<'a> {
 
 /// Concludes an attempt that has ended.
 pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Option<Closing> {
-    let runtime = finished.run();
+    let times = (finished.run(), finished.wait());
     let Finished { task, outcome, .. } = finished;
     let Ticket(work) = task.payload?;
     let message = work.message.clone();
@@ -96,10 +98,10 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Opti
         queue: &work.queue,
         ignores_result: message.ignore_result.unwrap_or(work.task.policy.ignore_result),
         children: work.context.get().map(|context| context.children()).unwrap_or_default(),
-        runtime: work.started().map(|_| runtime),
+        runtime: work.started().map(|_| times.0),
         now: shared.environment.wall(),
     };
-    let conclusion = match verdict(outcome, &work.task.policy, message.retries, shared.environment.draw()) {
+    let mut conclusion = match verdict(outcome, &work.task.policy, message.retries, shared.environment.draw()) {
         Verdict::Success(value) => case.success(value),
         Verdict::Failure(failure) => case.failure(&failure, End::Ack),
         Verdict::FailureKept(failure) => {
@@ -118,6 +120,7 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Opti
         Verdict::Replace(signature) => case.replace(&signature),
         Verdict::Crashed(reason) => case.crashed(&work, &reason),
     };
+    conclusion.times = work.started().map(|_| times);
     Some(Closing { receipt: work.owed(), queue: work.queue.clone(), message: Some(message), work: Some(work), conclusion })
 }
 
@@ -191,7 +194,7 @@ pub(crate) fn bad(shared: &Shared, bad: &BadMessage, receipt: Receipt, queue: Ar
         conclusion.results.push(case.document(State::Failure, exception.to_value(), None));
     }
     conclusion.what = Some(What::Dead { reason: bad.reason.clone() });
-    conclusion.counted = &[|counts| &counts.dead];
+    conclusion.counted = &[|counts| &mut counts.dead];
     Closing { receipt: Some(receipt), queue, message: None, work: None, conclusion }
 }
 
@@ -288,10 +291,10 @@ impl Case<'_> {
             conclusion.results.push(self.document(State::Success, value.clone(), None));
         }
         conclusion.parts.extend(self.part(&State::Success, &value));
-        if self.shared.board.wanted() {
+        if self.shared.hub.wants(Detail::Tasks) {
             conclusion.what = Some(What::Succeeded { runtime: self.runtime.unwrap_or_default(), result: repr(&value) });
         }
-        conclusion.counted = &[|counts| &counts.ok];
+        conclusion.counted = &[|counts| &mut counts.ok];
         conclusion
     }
 
@@ -339,7 +342,8 @@ impl Case<'_> {
 
     fn count_failure(&self, conclusion: &mut Conclusion, exception: &Exception, traceback: Option<String>) {
         let is_dead = matches!(conclusion.end, End::Dead { .. } | End::Junk { .. });
-        conclusion.counted = if is_dead { &[|counts| &counts.failed, |counts| &counts.dead] } else { &[|counts| &counts.failed] };
+        conclusion.counted =
+            if is_dead { &[|counts| &mut counts.failed, |counts| &mut counts.dead] } else { &[|counts| &mut counts.failed] };
         conclusion.what = Some(What::Failed { runtime: self.runtime, exception: exception.to_string(), traceback });
     }
 
@@ -354,7 +358,7 @@ impl Case<'_> {
             conclusion.results.push(self.document(State::Retry, exception.to_value(), Some(traceback)));
         }
         conclusion.what = Some(What::Retried { exception: exception.to_string(), after });
-        conclusion.counted = &[|counts| &counts.retried];
+        conclusion.counted = &[|counts| &mut counts.retries];
         conclusion
     }
 
@@ -366,7 +370,7 @@ impl Case<'_> {
         }
         conclusion.parts.extend(self.part(&State::Revoked, &result));
         conclusion.what = Some(What::Revoked { terminated: why == "terminated", signal, expired: why == "expired" });
-        conclusion.counted = &[|counts| &counts.revoked];
+        conclusion.counted = if why == "terminated" { &[|counts| &mut counts.cancelled] } else { &[|counts| &mut counts.skipped] };
         conclusion
     }
 
@@ -376,6 +380,7 @@ impl Case<'_> {
             conclusion.publish.push(self.shared.to_queue(self.message.clone(), self.queue.clone()));
         }
         conclusion.what = Some(What::Rejected { requeue: true });
+        conclusion.counted = &[|counts| &mut counts.handed_back];
         conclusion
     }
 
@@ -411,7 +416,7 @@ impl Case<'_> {
         let mut conclusion = Conclusion::new(End::Ack);
         conclusion.publish.push(again);
         conclusion.what = Some(What::Crashed { reason: reason.to_owned(), crashes });
-        conclusion.counted = &[|counts| &counts.retried];
+        conclusion.counted = &[|counts| &mut counts.retries];
         conclusion
     }
 }

@@ -32,6 +32,7 @@ use super::{
     mingle::{answers, mingle},
     shared::Shared,
     slots::Slots,
+    view::Face,
 };
 
 /// Answers remote control.
@@ -41,6 +42,7 @@ pub(crate) struct Control {
     pub(crate) events: Events,
     pub(crate) stopper: Stopper,
     pub(crate) slots: Arc<Slots>,
+    pub(crate) face: Arc<Face>,
     pub(crate) parking: usize,
     pub(crate) prefetch: Option<usize>,
 }

@@ -13,10 +13,11 @@ use longshore_celery::{
     events::{self, Beat, Event, MOST_IN_ONE, TaskInfo, What as Told},
     repr,
 };
+use longshore_core::watch::{Detail, Events as Heeds, Heard};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    notice::{Notice, What},
+    notice::{Notice, What, WorkerEvent},
     shared::Shared,
 };
 
@@ -28,69 +29,101 @@ const WAITING: usize = 10_000;
 /// Sends events.
 pub(crate) struct Events {
     shared: Arc<Shared>,
-    tasks: Arc<AtomicBool>,
-    beat: mpsc::Sender<Told>,
+    tasks: AtomicBool,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+/// What the sender is told.
+enum Order {
+    /// Send this.
+    Beat(Box<Told>),
+    /// Send what is heard of tasks from now on; nothing of them.
+    Tasks(Option<Heeds<WorkerEvent>>),
 }
 
 impl Events {
     /// Begins to send heartbeats; ends, with a last word, when `over` says so.
     pub(crate) fn start(shared: Arc<Shared>, tasks: bool, over: watch::Receiver<bool>) -> (Self, tokio::task::JoinHandle<()>) {
-        let (waiting, queue) = mpsc::channel(WAITING);
-        let on = Arc::new(AtomicBool::new(tasks));
-        let listener = {
-            let (on, waiting, shared) = (on.clone(), waiting.clone(), shared.clone());
-            move |notices: &[Notice]| {
-                if !on.load(Ordering::Relaxed) {
-                    return;
-                }
-                for told in notices.iter().filter_map(of_notice) {
-                    if waiting.try_send(told).is_err() {
-                        shared.counts.events_dropped.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            }
-        };
-        shared.board.listen_if(Arc::new(listener), on.clone());
-        let sender = tokio::spawn(send(shared.clone(), queue, over));
-        (Self { shared, tasks: on, beat: waiting }, sender)
+        let (orders, queue) = mpsc::unbounded_channel();
+        let own = Self { shared: shared.clone(), tasks: AtomicBool::new(false), orders };
+        own.set(tasks);
+        (own, tokio::spawn(send(shared, queue, over)))
     }
 
-    /// Switches events of tasks on or off; whether that was a change.
+    /// Switches events of tasks on or off. Returns whether that was a change.
     pub(crate) fn set(&self, on: bool) -> bool {
         let changed = self.tasks.swap(on, Ordering::AcqRel) != on;
-        self.shared.board.refresh();
+        if changed {
+            let heeds = on.then(|| self.shared.hub.listen_to(Detail::Tasks, WAITING, is_told));
+            let _ = self.orders.send(Order::Tasks(heeds));
+        }
         changed
     }
 
     /// A heartbeat that was asked for.
     pub(crate) fn beat(&self) {
-        let _ = self.beat.try_send(Told::WorkerHeartbeat(Beat { active: None, processed: None, loadavg: None, ..beat(&self.shared) }));
+        let beat = Told::WorkerHeartbeat(Beat { active: None, processed: None, loadavg: None, ..beat(&self.shared) });
+        let _ = self.orders.send(Order::Beat(Box::new(beat)));
     }
 }
 
 /// Sends what there is, together, and a heartbeat every two seconds.
-async fn send(shared: Arc<Shared>, mut queue: mpsc::Receiver<Told>, mut over: watch::Receiver<bool>) {
+async fn send(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>, mut over: watch::Receiver<bool>) {
     publish(&shared, vec![Told::WorkerOnline(beat(&shared))]).await;
     let mut ticks = tokio::time::interval(BEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut told = Vec::new();
+    let mut heeds: Option<Heeds<WorkerEvent>> = None;
     loop {
         tokio::select! {
-            count = queue.recv_many(&mut told, MOST_IN_ONE) => {
-                if count == 0 {
-                    return;
-                }
-                publish(&shared, std::mem::take(&mut told)).await;
+            order = orders.recv() => match order {
+                None => return,
+                Some(Order::Beat(told)) => publish(&shared, vec![*told]).await,
+                Some(Order::Tasks(others)) => heeds = others,
+            },
+            heard = next(&mut heeds) => {
+                let told = gather(&shared, heard, heeds.as_mut());
+                publish(&shared, told).await;
             }
             _ = ticks.tick() => publish(&shared, vec![Told::WorkerHeartbeat(beat(&shared))]).await,
             _ = over.changed() => break,
         }
     }
-    queue.close();
-    while queue.recv_many(&mut told, MOST_IN_ONE).await > 0 {
-        publish(&shared, std::mem::take(&mut told)).await;
+    while let Some(heard) = heeds.as_mut().and_then(Heeds::try_next) {
+        let told = gather(&shared, heard, heeds.as_mut());
+        publish(&shared, told).await;
     }
     publish(&shared, vec![Told::WorkerOffline(beat(&shared))]).await;
+}
+
+/// Waits for what is heard next; for ever while nothing of tasks is sent.
+async fn next(heeds: &mut Option<Heeds<WorkerEvent>>) -> Heard<WorkerEvent> {
+    if let Some(listening) = heeds
+        && let Some(heard) = listening.next().await
+    {
+        return heard;
+    }
+    std::future::pending().await
+}
+
+/// Returns what monitors are told of this, and of what else has been heard.
+fn gather(shared: &Shared, first: Heard<WorkerEvent>, mut heeds: Option<&mut Heeds<WorkerEvent>>) -> Vec<Told> {
+    let mut told = Vec::new();
+    let mut heard = Some(first);
+    while let Some(one) = heard {
+        match one {
+            Heard::Event(WorkerEvent::Task(notice)) => told.extend(of_notice(&notice)),
+            Heard::Event(_) => {}
+            // A monitor must not hold up work.
+            Heard::Missed(count) => drop(shared.counts.events_dropped.fetch_add(count, Ordering::Relaxed)),
+        }
+        heard = if told.len() < MOST_IN_ONE { heeds.as_mut().and_then(|heeds| heeds.try_next()) } else { None };
+    }
+    told
+}
+
+/// Returns whether monitors are told of it.
+fn is_told(event: &WorkerEvent) -> bool {
+    matches!(event, WorkerEvent::Task(notice) if !matches!(notice.what, What::Ignored | What::Replaced | What::Dead { .. } | What::Late))
 }
 
 async fn publish(shared: &Shared, told: Vec<Told>) {

@@ -16,7 +16,7 @@ use longshore_core::{
 
 use super::{
     conclude,
-    notice::What,
+    notice::{What, WorkerEvent},
     shared::Shared,
     work::{Answer, Ticket, Work},
 };
@@ -72,8 +72,8 @@ impl Starter {
         if work.task.policy.acks == Acks::Early && !work.acked.swap(true, Ordering::AcqRel) {
             let _ = self.early.send(work.clone());
         }
-        if self.shared.board.wanted() {
-            self.shared.board.post(&[self.shared.notice(work, What::Started)]);
+        if self.shared.hub.wants(longshore_core::watch::Detail::Tasks) {
+            self.shared.hub.post([WorkerEvent::Task(self.shared.notice(work, What::Started))]);
         }
         None
     }

@@ -39,7 +39,7 @@ use super::{
     close::{self, Closer, Closing},
     conclude::{self, Unrun},
     held::{Entry, Held},
-    notice::What,
+    notice::{What, WorkerEvent},
     shared::Shared,
     suspects::{self, Accused, Suspect},
     work::{Ticket, Work},
@@ -377,9 +377,8 @@ impl Intake {
 
     /// Notes what was received.
     fn note(&self, works: &[Arc<Work>]) {
-        if self.shared.board.wanted() {
-            let notices: Vec<_> = works.iter().map(|work| self.shared.notice(work, What::Received)).collect();
-            self.shared.board.post(&notices);
+        if self.shared.hub.wants(longshore_core::watch::Detail::Tasks) {
+            self.shared.hub.post(works.iter().map(|work| WorkerEvent::Task(self.shared.notice(work, What::Received))));
         }
         self.shared.counts.received(works.iter().map(|work| work.task.name.clone()));
         self.shared.live().extend(works.iter().map(|work| (work.receipt.0, work.clone())));

@@ -1,15 +1,15 @@
 //! What happens to tasks, told to whoever listens: the log, Celery's events, metrics.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use longshore_celery::Message;
-use longshore_core::LaneKind;
+use longshore_core::{
+    LaneKind, Phase,
+    watch::{Connection, Detail, Tell},
+};
 
 /// Something that happened to a task.
 #[derive(Clone, Debug)]
@@ -90,43 +90,32 @@ pub enum What {
     Late,
 }
 
-type Listener = Arc<dyn Fn(&[Notice]) + Send + Sync>;
-
-/// Where notices go. Nobody listening costs one load.
-#[derive(Default)]
-pub(crate) struct Board {
-    any: AtomicBool,
-    listeners: Mutex<Vec<(Listener, Arc<AtomicBool>)>>,
+/// What a worker tells.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum WorkerEvent {
+    /// Something happened to a task.
+    Task(Notice),
+    /// A connection is lost or refused, or back.
+    Connection(Connection),
+    /// A task holds a loop of the async lane, so that its neighbours cannot go on. Told once of each task.
+    Stalled {
+        /// The task's message.
+        message: Arc<Message>,
+        /// Its queue.
+        queue: Arc<str>,
+        /// For how long it has held the loop.
+        held: Duration,
+    },
+    /// What the worker does from now on.
+    Phase(Phase),
 }
 
-impl Board {
-    pub(crate) fn listen(&self, listener: Listener) {
-        self.listen_if(listener, Arc::new(AtomicBool::new(true)));
-    }
-
-    /// A listener that wants to hear something only while this is true. Whoever changes it says so by [`refresh`](Self::refresh).
-    pub(crate) fn listen_if(&self, listener: Listener, wants: Arc<AtomicBool>) {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push((listener, wants));
-        self.refresh();
-    }
-
-    pub(crate) fn refresh(&self) {
-        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        self.any.store(listeners.iter().any(|(_, wants)| wants.load(Ordering::Acquire)), Ordering::Release);
-    }
-
-    pub(crate) fn wanted(&self) -> bool {
-        self.any.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn post(&self, notices: &[Notice]) {
-        if notices.is_empty() {
-            return;
-        }
-        let listeners: Vec<Listener> =
-            self.listeners.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(listener, _)| listener.clone()).collect();
-        for listener in listeners {
-            listener(notices);
+impl Tell for WorkerEvent {
+    fn detail(&self) -> Detail {
+        match self {
+            WorkerEvent::Task(_) => Detail::Tasks,
+            WorkerEvent::Connection(_) | WorkerEvent::Stalled { .. } | WorkerEvent::Phase(_) => Detail::Changes,
         }
     }
 }

@@ -14,13 +14,18 @@ use longshore_brokers::{
     lease::{Lease, Term},
 };
 use longshore_celery::{Limits, Message, events};
-use longshore_core::{CancelToken, LaneKind, Rate, gate::pace::Pace};
+use longshore_core::{
+    CancelToken, LaneKind, Rate,
+    gate::pace::Pace,
+    watch::{Counts, Hub, Labels},
+};
 use tokio::sync::Notify;
 
 use super::{
     WorkerSummary,
-    notice::{Board, Notice, What},
+    notice::{Notice, What, WorkerEvent},
     revoked::Revoked,
+    view::Links,
     work::Work,
 };
 use crate::{app::App, client::Client, environment::Environment, task::Task};
@@ -41,8 +46,9 @@ pub(crate) struct Shared {
     /// Results are stored in the step that acknowledges.
     pub(crate) one_store: bool,
     pub(crate) limits: Limits,
-    pub(crate) board: Board,
-    pub(crate) counts: Counts,
+    pub(crate) hub: Hub<WorkerEvent>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) counts: Books,
     /// Where what this worker sends takes answers.
     pub(crate) oid: String,
     pub(crate) started: Instant,
@@ -103,16 +109,21 @@ pub(crate) struct Override {
     pub(crate) hard: Option<Duration>,
 }
 
-/// How many tasks ended how, in this worker.
-#[derive(Default)]
-pub(crate) struct Counts {
-    pub(crate) ok: AtomicU64,
-    pub(crate) failed: AtomicU64,
-    pub(crate) retried: AtomicU64,
-    pub(crate) revoked: AtomicU64,
-    pub(crate) dead: AtomicU64,
-    pub(crate) late: AtomicU64,
-    pub(crate) handed_back: AtomicU64,
+/// What has ended in this worker, all of it and by label.
+pub(crate) struct Ends {
+    pub(crate) counts: Counts,
+    /// By [`LABELS`].
+    pub(crate) labels: Labels,
+    /// Attempts that ended, and tasks that were not run.
+    pub(crate) ended: u64,
+}
+
+/// The labels by which a worker counts.
+const LABELS: [&str; 2] = ["queue", "task"];
+
+/// What a worker counts.
+pub(crate) struct Books {
+    ends: Mutex<Ends>,
     /// Messages that were given, not read, and are not held yet.
     pub(crate) given_unread: AtomicU64,
     pub(crate) events_dropped: AtomicU64,
@@ -125,7 +136,41 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Counts {
+impl Default for Books {
+    fn default() -> Self {
+        let ends = Ends { counts: Counts::default(), labels: Labels::new(&LABELS), ended: 0 };
+        Self {
+            ends: Mutex::new(ends),
+            given_unread: AtomicU64::new(0),
+            events_dropped: AtomicU64::new(0),
+            by_task: Mutex::default(),
+            by_queue: Mutex::default(),
+        }
+    }
+}
+
+impl Ends {
+    /// Counts something of a queue, and of a task that is known here.
+    pub(crate) fn count(&mut self, queue: &str, task: Option<&str>, change: impl Fn(&mut Counts)) {
+        change(&mut self.counts);
+        self.labels.count(0, queue, &change);
+        if let Some(task) = task {
+            self.labels.count(1, task, &change);
+        }
+    }
+
+    /// Adds the times of an attempt.
+    pub(crate) fn time(&mut self, queue: &str, task: &str, run: Duration, wait: Duration) {
+        self.labels.time(0, queue, run, wait);
+        self.labels.time(1, task, run, wait);
+    }
+}
+
+impl Books {
+    pub(crate) fn ends(&self) -> MutexGuard<'_, Ends> {
+        lock(&self.ends)
+    }
+
     pub(crate) fn received(&self, tasks: impl Iterator<Item = Arc<str>>) {
         let mut by_task = lock(&self.by_task);
         for task in tasks {
@@ -157,7 +202,8 @@ impl Counts {
     }
 
     pub(crate) fn processed(&self) -> u64 {
-        [&self.ok, &self.failed, &self.retried, &self.revoked, &self.dead].iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        let counts = self.ends().counts;
+        counts.done() + counts.retries + counts.dead
     }
 }
 
@@ -170,6 +216,7 @@ impl Shared {
         consumer: Arc<dyn Consumer>,
         results: Arc<dyn ResultBackend>,
         one_store: bool,
+        links: Arc<Links>,
     ) -> Self {
         let limits = Limits { msgpack: app.settings().accept_msgpack, ..Limits::default() };
         let environment = app.environment;
@@ -184,8 +231,9 @@ impl Shared {
             results,
             one_store,
             limits,
-            board: Board::default(),
-            counts: Counts::default(),
+            hub: links.hub.clone(),
+            links,
+            counts: Books::default(),
             oid: (environment.id)(),
             started: environment.now(),
             stopping: CancelToken::new(),
@@ -231,21 +279,20 @@ impl Shared {
 
     /// What was done, and what is left: called at the end, when nobody adds to it any more. `gone_back`: the broker has taken back whatever was left.
     pub(crate) fn summary(&self, gone_back: bool, error: Option<String>) -> WorkerSummary {
-        let counts = &self.counts;
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let counts = self.counts.ends().counts;
         let left = self.works();
         let gone = left.iter().filter(|work| work.is_gone()).count() as u64;
         let rest = left.len() as u64 - gone;
         let (returned, untold) = if gone_back { (rest, 0) } else { (0, rest) };
         WorkerSummary {
-            ok: read(&counts.ok),
-            failed: read(&counts.failed),
-            retried: read(&counts.retried),
-            revoked: read(&counts.revoked),
-            dead: read(&counts.dead),
-            late: read(&counts.late),
-            handed_back: read(&counts.handed_back) + returned,
-            lost: gone + read(&counts.given_unread),
+            ok: counts.ok,
+            failed: counts.failed,
+            retried: counts.retries,
+            revoked: counts.cancelled + counts.skipped,
+            dead: counts.dead,
+            late: counts.late,
+            handed_back: counts.handed_back + returned,
+            lost: gone + self.counts.given_unread.load(Ordering::Relaxed),
             untold,
             error,
         }

@@ -114,6 +114,15 @@ impl Slots {
         }
     }
 
+    /// Gives a lane this many slots. Where autoscale follows its load, its bounds give way.
+    pub(crate) fn set_one(&self, lane: LaneKind, size: usize) {
+        let mut state = self.state();
+        if let Some(scale) = state.scale.as_mut().filter(|scale| scale.lanes.contains(&lane)) {
+            (scale.min, scale.max) = (scale.min.min(size), scale.max.max(size));
+        }
+        self.set(&mut state, lane, size);
+    }
+
     /// New bounds, where autoscale is on; what holds then.
     pub(crate) fn rescale(&self, max: Option<usize>, min: Option<usize>) -> Option<(usize, usize)> {
         let mut state = self.state();

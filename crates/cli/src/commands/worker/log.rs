@@ -5,16 +5,13 @@
 use std::{
     fmt,
     io::Write,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
+    sync::{Arc, mpsc},
     thread::JoinHandle,
     time::{Duration, SystemTime},
 };
 
-use longshore_worker::{Notice, What};
+use longshore_core::watch::{Detail, Events, Heard, Hub};
+use longshore_worker::{Notice, What, WorkerEvent};
 use serde_json::json;
 
 use super::args::Level;
@@ -23,33 +20,34 @@ use crate::{
     queue::show::{clock, cut, plain},
 };
 
-/// Batches of lines that may wait.
-const WAITING: usize = 4096;
+/// Lines that may wait.
+const WAITING: usize = 65_536;
+
+/// Most events that are handed on together.
+const BATCH: usize = 1_000;
+
+/// What is said of lines for which there was no room, behind their number.
+const DROPPED: &str = " lines of the log were dropped: nobody reads it fast enough";
+
+/// What to do about a task that holds the async lane.
+const STALLED: &str = "others on it cannot go on; what computes or blocks belongs on the lane cpu or blocking";
 
 /// So much of a result or an exception is shown on a line.
 const LONGEST: usize = 1024;
 
 enum Message {
     Line(String),
-    Notices(Vec<Notice>),
+    Events(Vec<Heard<WorkerEvent>>),
     End,
 }
 
-/// The log of a worker, and its counts.
+/// The log of a worker: a reader of what it tells.
 pub(super) struct Log {
     send: mpsc::SyncSender<Message>,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// The thread that hears the worker, and the one that writes.
+    hears: Option<JoinHandle<()>>,
+    writes: Option<JoinHandle<()>>,
     style: Style,
-}
-
-#[derive(Default)]
-struct Shared {
-    running: AtomicU64,
-    ended: AtomicU64,
-    dropped: AtomicU64,
-    /// Tasks that ran and went back to their queues.
-    back: AtomicU64,
 }
 
 /// In which form lines are written.
@@ -61,27 +59,18 @@ struct Style {
 }
 
 impl Log {
-    pub(super) fn start(level: Option<Level>, voice: Voice) -> Self {
+    /// Begins to write what is told through this hub.
+    pub(super) fn start(level: Option<Level>, voice: Voice, hub: &Hub<WorkerEvent>) -> Self {
         let level = level.or((voice.level >= 2).then_some(Level::Info));
         let style = Style { level, json: voice.json, quiet: voice.level < 0 };
         let (send, receive) = mpsc::sync_channel(WAITING);
-        let shared: Arc<Shared> = Arc::default();
-        let counts = shared.clone();
-        let thread = std::thread::Builder::new().name("longshore-log".to_owned()).spawn(move || write(&receive, style, &counts));
-        Self { send, shared, thread: thread.ok(), style }
-    }
-
-    /// What the worker tells.
-    pub(super) fn listener(&self) -> Arc<dyn Fn(&[Notice]) + Send + Sync> {
-        let (send, shared, style) = (self.send.clone(), self.shared.clone(), self.style);
-        Arc::new(move |notices| {
-            shared.count(notices);
-            let said: Vec<Notice> = notices.iter().filter(|notice| style.says(&notice.what)).cloned().collect();
-            let count = said.len() as u64;
-            if count > 0 && send.try_send(Message::Notices(said)).is_err() {
-                shared.dropped.fetch_add(count, Ordering::Relaxed);
-            }
-        })
+        // What is said of nothing takes no room, and wakes nobody.
+        let events = hub.listen_to(Detail::Tasks, WAITING, move |event| style.hears(event));
+        let lines = send.clone();
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let hears = thread("longshore-heard").spawn(move || hear(events, &lines));
+        let writes = thread("longshore-log").spawn(move || write(&receive, style));
+        Self { send, hears: hears.ok(), writes: writes.ok(), style }
     }
 
     /// What happens to its connections.
@@ -102,56 +91,31 @@ impl Log {
         }
     }
 
-    pub(super) fn running(&self) -> u64 {
-        self.shared.running.load(Ordering::Acquire)
+    /// Waits until everything that a worker that has ended has told is on its way to be written.
+    pub(super) fn catch_up(&mut self) {
+        self.hears.take().map(JoinHandle::join);
     }
 
-    /// Attempts that have ended.
-    pub(super) fn ended(&self) -> u64 {
-        self.shared.ended.load(Ordering::Acquire)
-    }
-
-    /// Attempts that ended with their task back in its queue.
-    pub(super) fn back(&self) -> u64 {
-        self.shared.back.load(Ordering::Acquire)
-    }
-
-    /// Writes what is left.
+    /// Writes what is left of a worker that has ended.
     pub(super) fn end(mut self) {
+        self.catch_up();
         let _ = self.send.send(Message::End);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        self.writes.take().map(JoinHandle::join);
+    }
+}
+
+/// Hands on what the worker tells, in batches, until it has ended.
+fn hear(mut events: Events<WorkerEvent>, lines: &mpsc::SyncSender<Message>) {
+    while let Some(first) = events.blocking_next() {
+        let rest = std::iter::from_fn(|| events.try_next());
+        let batch = std::iter::once(first).chain(rest).take(BATCH).collect();
+        if lines.send(Message::Events(batch)).is_err() {
+            return;
         }
     }
 }
 
-impl Shared {
-    fn count(&self, notices: &[Notice]) {
-        for notice in notices {
-            match &notice.what {
-                What::Received => {}
-                What::Started => {
-                    self.running.fetch_add(1, Ordering::AcqRel);
-                }
-                What::Rejected { requeue: true } => {
-                    self.back.fetch_add(1, Ordering::AcqRel);
-                    self.end_one(notice);
-                }
-                // Whatever else happens ends an attempt, or a task that never ran.
-                _ => self.end_one(notice),
-            }
-        }
-    }
-
-    fn end_one(&self, notice: &Notice) {
-        if notice.seat.is_some() {
-            let _ = self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, |running| running.checked_sub(1));
-        }
-        self.ended.fetch_add(1, Ordering::AcqRel);
-    }
-}
-
-fn write(receive: &mpsc::Receiver<Message>, style: Style, shared: &Shared) {
+fn write(receive: &mpsc::Receiver<Message>, style: Style) {
     let mut text = String::new();
     loop {
         let Ok(first) = receive.recv() else { return };
@@ -162,20 +126,14 @@ fn write(receive: &mpsc::Receiver<Message>, style: Style, shared: &Shared) {
                 Message::End => end = true,
                 Message::Line(line) if style.json => text.push_str(&format!("{}\n", json!({ "message": line }))),
                 Message::Line(line) => text.push_str(&format!(" {line}\n")),
-                Message::Notices(notices) => {
-                    for notice in &notices {
-                        if let Some(line) = style.line(notice) {
-                            text.push_str(&line);
-                            text.push('\n');
-                        }
+                Message::Events(events) => {
+                    for line in events.iter().filter_map(|heard| style.heard(heard)) {
+                        text.push_str(&line);
+                        text.push('\n');
                     }
                 }
             }
             next = if text.len() < 64 << 10 && !end { receive.try_recv().ok() } else { None };
-        }
-        let dropped = shared.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            text.push_str(&format!(" {dropped} lines of the log were dropped: nobody reads it fast enough\n"));
         }
         let _ = std::io::stderr().lock().write_all(text.as_bytes());
         text.clear();
@@ -186,6 +144,49 @@ fn write(receive: &mpsc::Receiver<Message>, style: Style, shared: &Shared) {
 }
 
 impl Style {
+    /// Returns whether anything is said of it.
+    fn hears(self, event: &WorkerEvent) -> bool {
+        match event {
+            WorkerEvent::Task(notice) => self.says(&notice.what),
+            // Connections are told by their news, in more words.
+            WorkerEvent::Stalled { .. } => !self.quiet && self.level.is_none_or(|least| Level::Warning >= least),
+            _ => false,
+        }
+    }
+
+    fn heard(self, heard: &Heard<WorkerEvent>) -> Option<String> {
+        match heard {
+            Heard::Event(WorkerEvent::Task(notice)) => self.line(notice),
+            Heard::Event(WorkerEvent::Stalled { message, held, .. }) => Some(self.stalled(&message.task, &message.id, *held)),
+            Heard::Event(_) => None,
+            Heard::Missed(count) if self.json => Some(json!({ "message": format!("{count}{DROPPED}"), "dropped": count }).to_string()),
+            Heard::Missed(count) => Some(format!(" {count}{DROPPED}")),
+        }
+    }
+
+    /// Returns what is said of a task that holds the async lane.
+    fn stalled(self, task: &str, id: &str, held: Duration) -> String {
+        let at = SystemTime::now();
+        if self.json {
+            return json!({
+                "at": crate::queue::show::time(at), "level": "warning", "event": "stalled",
+                "task": task, "id": id, "lane": "async", "held": held.as_secs_f64(),
+            })
+            .to_string();
+        }
+        let (shown, name) = (seconds(held), plain(task));
+        match self.level {
+            Some(_) => {
+                let id = plain(id);
+                format!("[{}: WARNING/MainProcess] Task {name}[{id}] holds the async lane for {shown}: {STALLED}", stamp(at))
+            }
+            None => {
+                let id = plain(&cut(id, 8));
+                format!(" {} {name}[{}] holds the async lane for {shown}: {STALLED}", clock(at), id.trim_end_matches('…'))
+            }
+        }
+    }
+
     /// Whether anything is said of it.
     fn says(self, what: &What) -> bool {
         match self.level {
@@ -397,12 +398,26 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_is_counted_from_what_is_told() {
-        let shared = Shared::default();
-        let seat = Some((LaneKind::Async, 0));
-        let done = What::Succeeded { runtime: Duration::ZERO, result: String::new() };
-        shared.count(&[notice(What::Received, None), notice(What::Started, seat), notice(What::Started, seat), notice(done, seat)]);
-        shared.count(&[notice(What::Revoked { terminated: false, signal: None, expired: true }, None)]);
-        assert_eq!((shared.running.into_inner(), shared.ended.into_inner()), (1, 2));
+    fn a_task_that_holds_the_async_lane_is_told_and_so_are_lines_that_are_missing() {
+        let message = Arc::new(longshore_celery::Message { task: "tasks.add".into(), id: "9f0c1234-aaaa".into(), ..Default::default() });
+        let stalled = WorkerEvent::Stalled { message, queue: "celery".into(), held: Duration::from_millis(120) };
+        let plain = Style { level: None, json: false, quiet: false };
+        for (style, heard, has) in [
+            (plain, true, " tasks.add[9f0c1234] holds the async lane for 0.12s: others on it cannot go on"),
+            (
+                Style { level: Some(Level::Warning), ..plain },
+                true,
+                "WARNING/MainProcess] Task tasks.add[9f0c1234-aaaa] holds the async lane for 0.12s",
+            ),
+            (Style { json: true, ..plain }, true, "\"event\":\"stalled\""),
+            (Style { quiet: true, ..plain }, false, ""),
+            (Style { level: Some(Level::Error), ..plain }, false, ""),
+        ] {
+            assert_eq!(style.hears(&stalled), heard, "{has}");
+            let line = style.heard(&Heard::Event(stalled.clone())).unwrap();
+            assert!(!heard || line.contains(has), "{line}");
+        }
+        let missing = plain.heard(&Heard::Missed(7)).unwrap();
+        assert_eq!(missing, " 7 lines of the log were dropped: nobody reads it fast enough");
     }
 }

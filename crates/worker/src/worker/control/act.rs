@@ -28,6 +28,7 @@ impl Control {
             Command::Stats => Facts(ControlFacts::Stats(self.stats())),
             Command::ActiveQueues => Facts(ControlFacts::Queues(shared.consumer.serving())),
             Command::Conf { with_defaults } => Facts(ControlFacts::Settings { slots: self.slots.sizes().iter().sum(), with_defaults }),
+            Command::View => Facts(ControlFacts::View(self.face.look().await.map(Box::new))),
             Command::Report => Facts(ControlFacts::Report),
             Command::Clock => Facts(ControlFacts::Clock),
             Command::QueryTask { ids } => Facts(ControlFacts::Known(self.query(&ids).await)),

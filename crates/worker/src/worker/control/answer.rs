@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use longshore_celery::{Map, Message};
-use longshore_core::{LaneKind, Rate};
+use longshore_core::{LaneKind, Rate, watch::View};
 
 use crate::worker::work::Work;
 
@@ -35,6 +35,8 @@ pub(super) enum ControlFacts {
     Settings { slots: usize, with_defaults: bool },
     /// What this worker has done and how it stands.
     Stats(StatsFacts),
+    /// Its view, as all that runs has one; none at its end.
+    View(Option<Box<View>>),
     /// Versions and stores.
     Report,
     /// The logical clock.

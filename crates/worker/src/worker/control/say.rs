@@ -14,7 +14,7 @@ use super::{
     answer::{ControlAnswer, ControlDone, ControlFacts, KnownTask, StatsFacts, WaitsFor},
     told::{registered, said, settings},
 };
-use crate::worker::{shared::Shared, work::Work};
+use crate::worker::{shared::Shared, view::bounded, work::Work};
 
 /// Puts an answer in Celery's words.
 pub(super) fn say(answer: ControlAnswer, shared: &Shared, clock: u64) -> Value {
@@ -86,6 +86,8 @@ fn facts_words(facts: ControlFacts, shared: &Shared, clock: u64) -> Value {
         ControlFacts::Queues(queues) => Value::List(queues.iter().map(|queue| Consumed::named(queue.to_string()).to_value()).collect()),
         ControlFacts::Settings { slots, with_defaults } => control::settings(settings(&shared.app, slots), with_defaults),
         ControlFacts::Stats(facts) => stats(facts, shared.broker.url(), clock),
+        ControlFacts::View(Some(view)) => control::ok(bounded(*view)),
+        ControlFacts::View(None) => control::error("this worker is at its end"),
         ControlFacts::Report => control::ok(format!(
             "\nsoftware -> celery:5.7.0 (protocol 2, by longshore:{}) rust\nplatform -> system:Linux\nsettings -> transport:{} results:{}\n",
             env!("CARGO_PKG_VERSION"),

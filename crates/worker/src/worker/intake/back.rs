@@ -164,5 +164,5 @@ async fn give_back(shared: &Shared, works: Vec<Arc<Work>>, unread: Vec<Claimed>)
 fn gone_back(shared: &Shared, receipts: &[Receipt]) {
     let mut live = shared.live();
     receipts.iter().for_each(|receipt| drop(live.remove(&receipt.0)));
-    shared.counts.handed_back.fetch_add(receipts.len() as u64, Ordering::Relaxed);
+    shared.counts.ends().counts.handed_back += receipts.len() as u64;
 }
