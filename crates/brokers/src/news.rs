@@ -1,4 +1,5 @@
-//! What a broker or a result backend tells of itself: typed, and made a sentence where it is printed.
+//! What a broker or a result backend tells of itself: typed, and made a sentence where it is
+//! printed.
 
 use std::{fmt, sync::Arc};
 
@@ -114,7 +115,8 @@ impl fmt::Display for News {
     }
 }
 
-/// Is told what happens to connections: lost, back, tasks rescued from a dead worker. Must not block.
+/// Is told what happens to connections: lost, back, tasks rescued from a dead worker. Must not
+/// block.
 pub type Notice = Arc<dyn Fn(&News) + Send + Sync>;
 
 /// Returns a notice that tells everything as news of the result backend.

@@ -167,13 +167,7 @@ impl Worker {
         let settings = app.settings();
         let apart = settings.results.as_deref().filter(|results| *results != settings.broker);
         let links = Links::new(options.hub.clone(), &settings.broker, apart);
-        let told: longshore_brokers::Notice = {
-            let (links, told) = (links.clone(), app.told.clone());
-            Arc::new(move |news| {
-                links.hear(news);
-                told.iter().for_each(|told| told(news));
-            })
-        };
+        let told = links.clone().told(app.told.clone());
         let (broker, results) = connect_with(&settings.broker, settings.results.as_deref(), told)?;
         Self::serve(app, options, broker, results, links).await
     }
@@ -216,10 +210,9 @@ impl Worker {
             early,
         };
         let consumer = broker.open(open).await?;
-        let one_store = broker.is_store_of(settings.results.as_deref().unwrap_or(&settings.broker));
         let client = Client::over(&app, broker.clone(), results.clone());
         let node = Arc::from(options.node.as_str());
-        let shared = Arc::new(Shared::new(Arc::new(app), node, client, broker, consumer, results, one_store, links));
+        let shared = Arc::new(Shared::new(Arc::new(app), node, client, broker, consumer, results, links));
         shared.call_off(&shared.broker.revoked().await?);
         let closer = Arc::new(Closer::new(shared.clone()));
         let intake = Arc::new(Intake::new(shared.clone(), closer.clone(), early, options.prefetch));

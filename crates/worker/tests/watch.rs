@@ -50,7 +50,7 @@ fn app(url: &str, gate: &Arc<Semaphore>) -> App {
 
 async fn send(client: &Client, task: &str, count: usize) {
     for _ in 0..count {
-        client.send(longshore_worker::Signature::named(task)).await.unwrap();
+        client.send(longshore_worker::Signature::named(task)).await.expect("it is sent");
     }
 }
 

@@ -88,7 +88,8 @@ fn before(at: SystemTime, time: Duration) -> SystemTime {
 }
 
 impl Handle {
-    /// Returns the handle that all that runs has, on an engine that is the whole of something of this kind and name.
+    /// Returns the handle that all that runs has, on an engine that is the whole of something of
+    /// this kind and name.
     #[must_use]
     pub fn watch(&self, kind: ViewKind, name: impl Into<Arc<str>>) -> watch::Handle {
         watch::Handle::new(Arc::new(Whole { engine: self.clone(), kind, name: name.into() }))

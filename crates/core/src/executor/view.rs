@@ -12,7 +12,8 @@ use crate::{
 };
 
 impl Executor {
-    /// Returns what it looks like now: one part for each engine, which is each lane that was used and each isolated function.
+    /// Returns what it looks like now: one part for each engine, which is each lane that was used
+    /// and each isolated function.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
@@ -20,7 +21,8 @@ impl Executor {
         look(self.0.parts(), self.0.frame()).await
     }
 
-    /// Listens to what happens from now on; keeps at most `capacity` events that are not read. A call's number is its lane's own.
+    /// Listens to what happens from now on; keeps at most `capacity` events that are not read. A
+    /// call's number is its lane's own.
     pub fn events(&self, capacity: usize) -> Events<Event> {
         self.0.events.listen(Detail::Tasks, capacity)
     }
@@ -94,7 +96,8 @@ impl Steer for OfPool {
                 pool.set[lane as usize].store(most.max(1), Ordering::Relaxed);
                 pool.tally.lent_again();
                 pool.each(|part| {
-                    // The blocking lane has more while threads wait for calls; it was told with those.
+                    // The blocking lane has more while threads wait for calls; it was told with
+                    // those.
                     if part.lane() == lane && lane != LaneKind::Blocking {
                         part.engine().set_concurrency(Some(lane), most.max(1));
                     }

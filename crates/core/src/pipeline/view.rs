@@ -19,8 +19,8 @@ impl RunningPipeline {
         self.0.view()
     }
 
-    /// Listens to what happens from now on: a pipeline tells its phases, and nothing of single items. Keeps at most `capacity` events
-    /// that are not read.
+    /// Listens to what happens from now on: a pipeline tells its phases, and nothing of single
+    /// items. Keeps at most `capacity` events that are not read.
     pub fn events(&self, capacity: usize) -> Events<Event> {
         self.0.events.listen(Detail::Tasks, capacity)
     }

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::view::View;
 use crate::{cancel::Stop, gate::pace::Rate, task::LaneKind, wire::maybe_seconds};
 
-/// What something that runs can be told. On the wire: `{"command":"concurrency","lane":"cpu","most":8}`.
+/// What something that runs can be told. On the wire:
+/// `{"command":"concurrency","lane":"cpu","most":8}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -31,7 +32,8 @@ pub enum Command {
         #[serde(default)]
         rate: Option<Rate>,
     },
-    /// Give attempts that start from now on another limit, in seconds on the wire; none when absent.
+    /// Give attempts that start from now on another limit, in seconds on the wire; none when
+    /// absent.
     Timeout {
         /// The limit.
         #[serde(default, with = "maybe_seconds")]
@@ -93,14 +95,15 @@ pub trait Steer: Send + Sync {
     fn view(&self) -> BoxFuture<'static, Option<View>>;
 }
 
-/// Steers and asks whatever runs. Clones are one handle; nothing here blocks. After the end it does nothing.
+/// Steers and asks whatever runs. Clones are one handle; nothing here blocks. After the end it does
+/// nothing.
 ///
-/// | | pause, resume | concurrency | rate | timeout | drain, stop |
-/// |---|---|---|---|---|---|
-/// | job, run, Kafka's consumer | yes | yes | yes | yes | yes |
-/// | worker | consumes nothing more | of a lane | of a task, by its limits | of a task | yes |
-/// | executor | yes | of a lane | no | no | yes |
-/// | pipeline | no | no | no | no | drain ends it after what runs; stop drops what is pending |
+/// | | pause | concurrency | rate, timeout | drain, stop |
+/// |---|---|---|---|---|
+/// | job, run, Kafka's consumer | yes | yes | yes | yes |
+/// | worker | consumes no more | of a lane | its tasks have their own | yes |
+/// | executor | yes | of a lane | no | yes |
+/// | pipeline | no | no | no | yes |
 ///
 /// What is not there is not done; [`steer`](Handle::steer) says so.
 ///

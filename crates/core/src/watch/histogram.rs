@@ -22,7 +22,8 @@ const NANOS: [u64; BOUNDS.len()] = {
     nanos
 };
 
-/// Longest time that quantiles know, in microseconds: an hour. Longer counts as an hour; the maximum is exact.
+/// Longest time that quantiles know, in microseconds: an hour. Longer counts as an hour; the
+/// maximum is exact.
 const LONGEST: u64 = 3_600_000_000;
 
 /// Times by bucket, as a scrape wants them: cumulative, with their number and sum.
@@ -133,8 +134,8 @@ impl Spread {
         self.sum += time.as_nanos() * u128::from(count);
     }
 
-    /// Adds times in nanoseconds. Tiny tasks take the same number of microseconds one after another:
-    /// the histogram hears of them together.
+    /// Adds times in nanoseconds. Tiny tasks take the same number of microseconds one after
+    /// another: the histogram hears of them together.
     pub(crate) fn add_all(&mut self, times: impl Iterator<Item = u64>) {
         let (mut same, mut count, mut longest, mut sum) = (0, 0, 0, 0_u64);
         for nanos in times {

@@ -41,8 +41,9 @@ pub enum Heard<E> {
 
 /// Tells events to whoever listens. Clones are one hub.
 ///
-/// Posting never waits for a listener: one that is too slow misses events, and is told how many, at the place where they are
-/// missing. While nobody listens, [`wants`](Hub::wants) is one relaxed load and nothing has to be made.
+/// Posting never waits for a listener: one that is too slow misses events, and is told how many, at
+/// the place where they are missing. While nobody listens, [`wants`](Hub::wants) is one relaxed
+/// load and nothing has to be made.
 ///
 /// ```
 /// use longshore_core::watch::{Detail, Heard, Hub, Tell};
@@ -123,7 +124,8 @@ impl<E> Hub<E> {
         Self { listeners: Arc::new(Listeners { wants: AtomicU8::new(0), missed: AtomicU64::new(0), lines }), owns: true }
     }
 
-    /// Returns the same hub for a part of what owns it: it tells through it, and does not close it at its end.
+    /// Returns the same hub for a part of what owns it: it tells through it, and does not close it
+    /// at its end.
     #[must_use]
     pub fn lent(&self) -> Self {
         Self { listeners: self.listeners.clone(), owns: false }
@@ -136,13 +138,15 @@ impl<E> Hub<E> {
         self.listeners.wants.load(Ordering::Relaxed) >= detail as u8
     }
 
-    /// Returns a listener that hears what is posted from now on, and keeps at most `capacity` (at least one) that it has not read.
+    /// Returns a listener that hears what is posted from now on, and keeps at most `capacity` (at
+    /// least one) that it has not read.
     #[must_use]
     pub fn listen(&self, detail: Detail, capacity: usize) -> Events<E> {
         self.listen_to(detail, capacity, |_| true)
     }
 
-    /// As [`listen`](Hub::listen), for those events alone of which this is true; the others take no room.
+    /// As [`listen`](Hub::listen), for those events alone of which this is true; the others take no
+    /// room.
     #[must_use]
     pub fn listen_to(&self, detail: Detail, capacity: usize, wants: impl Fn(&E) -> bool + Send + Sync + 'static) -> Events<E> {
         let mut lines = lock(&self.listeners.lines);
@@ -161,7 +165,8 @@ impl<E> Hub<E> {
         self.listeners.missed.load(Ordering::Relaxed)
     }
 
-    /// Ends all listeners, once they have read what waits for them; nothing where it is [lent](Hub::lent).
+    /// Ends all listeners, once they have read what waits for them; nothing where it is
+    /// [lent](Hub::lent).
     pub fn close(&self) {
         if self.owns {
             self.listeners.close();

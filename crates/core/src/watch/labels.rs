@@ -1,6 +1,7 @@
 //! Counts and times by label: a queue, a task's name, a topic.
 //!
-//! They are kept beside the results, outside of any engine's loop: whoever hands ended tasks to a sink adds to them.
+//! They are kept beside the results, outside of any engine's loop: whoever hands ended tasks to a
+//! sink adds to them.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -35,7 +36,8 @@ pub struct Labelled {
     pub wait: Histogram,
 }
 
-/// Tells the labels of an engine's tasks. Asked by the reporter for each task that has ended, outside of the loop.
+/// Tells the labels of an engine's tasks. Asked by the reporter for each task that has ended,
+/// outside of the loop.
 pub struct LabelsOf<T> {
     pub(crate) kinds: Vec<&'static str>,
     pub(crate) of: LabelOf<T>,
@@ -45,7 +47,8 @@ pub struct LabelsOf<T> {
 pub(crate) type LabelOf<T> = Arc<dyn for<'a> Fn(&'a EngineTask<T>, usize) -> Option<&'a str> + Send + Sync>;
 
 impl<T> LabelsOf<T> {
-    /// Counts by labels of these kinds. `of` returns a task's label of the kind at this place; none: it is not counted by this kind.
+    /// Counts by labels of these kinds. `of` returns a task's label of the kind at this place;
+    /// none: it is not counted by this kind.
     pub fn new(
         kinds: impl Into<Vec<&'static str>>,
         of: impl for<'a> Fn(&'a EngineTask<T>, usize) -> Option<&'a str> + Send + Sync + 'static,
@@ -111,7 +114,8 @@ impl OfKind {
 /// labels.add(0, "mail", Word::Ok, Duration::from_millis(20), Duration::ZERO);
 /// labels.add(1, "send", Word::Ok, Duration::from_millis(20), Duration::ZERO);
 /// let seen = labels.labelled();
-/// assert_eq!((seen[0].kind.as_str(), seen[0].value.as_str(), seen[0].counts.ok), ("queue", "mail", 1));
+/// let mail = &seen[0];
+/// assert_eq!((mail.kind.as_str(), mail.value.as_str(), mail.counts.ok), ("queue", "mail", 1));
 /// ```
 #[derive(Default)]
 pub struct Labels(Vec<OfKind>);

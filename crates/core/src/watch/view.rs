@@ -50,10 +50,12 @@ pub enum ViewKind {
 
 /// What something that runs looks like at one moment.
 ///
-/// It is plain data, serialisable by serde: durations are seconds and moments are Unix seconds, both in floating point. Fields that
-/// a reader does not know are ignored, and those that a writer did not have are empty.
+/// It is plain data, serialisable by serde: durations are seconds and moments are Unix seconds,
+/// both in floating point. Fields that a reader does not know are ignored, and those that a writer
+/// did not have are empty.
 ///
-/// A product with more to say has a view of its own that contains this one; what is to be scraped it says as a [`gauge`](View::gauge).
+/// A product with more to say has a view of its own that contains this one; what is to be scraped
+/// it says as a [`gauge`](View::gauge).
 ///
 /// ```
 /// use longshore_core::watch::{View, ViewKind};
@@ -177,7 +179,8 @@ impl View {
         if self.age.is_zero() { 0.0 } else { self.counts.done() as f64 / self.age.as_secs_f64() }
     }
 
-    /// Adds a number that only this product has. Whoever shows or exports views needs to know nothing of it.
+    /// Adds a number that only this product has. Whoever shows or exports views needs to know
+    /// nothing of it.
     pub fn gauge(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
         let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         self.gauges.push(Gauge { name: name.to_owned(), labels, value });

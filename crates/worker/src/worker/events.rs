@@ -75,10 +75,10 @@ async fn send(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>, m
     let mut heeds: Option<Heeds<WorkerEvent>> = None;
     loop {
         tokio::select! {
-            order = orders.recv() => match order {
-                None => return,
-                Some(Order::Beat(told)) => publish(&shared, vec![*told]).await,
-                Some(Order::Tasks(others)) => heeds = others,
+            // Remote control ends before the worker does: the last word comes all the same.
+            Some(order) = orders.recv() => match order {
+                Order::Beat(told) => publish(&shared, vec![*told]).await,
+                Order::Tasks(others) => heeds = others,
             },
             heard = next(&mut heeds) => {
                 let told = gather(&shared, heard, heeds.as_mut());

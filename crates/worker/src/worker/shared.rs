@@ -215,9 +215,9 @@ impl Shared {
         broker: Arc<dyn Broker>,
         consumer: Arc<dyn Consumer>,
         results: Arc<dyn ResultBackend>,
-        one_store: bool,
         links: Arc<Links>,
     ) -> Self {
+        let one_store = broker.is_store_of(app.settings().results_url());
         let limits = Limits { msgpack: app.settings().accept_msgpack, ..Limits::default() };
         let environment = app.environment;
         Self {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use longshore_brokers::{Half, News, mask};
+use longshore_brokers::{Half, News, Notice, mask};
 use longshore_core::{
     Event, Phase, Reason, Receipt, Stop,
     engine::{self, Named, RunningTask},
@@ -34,8 +34,16 @@ impl Links {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns a notice that notes news, and tells others of it.
+    pub(crate) fn told(self: Arc<Self>, others: Option<Notice>) -> Notice {
+        Arc::new(move |news| {
+            self.hear(news);
+            others.iter().for_each(|told| told(news));
+        })
+    }
+
     /// Notes news; a change of a connection's state is told.
-    pub(crate) fn hear(&self, news: &News) {
+    fn hear(&self, news: &News) {
         let Some(state) = news.state() else { return };
         let changed = {
             let mut connections = self.connections();
@@ -49,7 +57,8 @@ impl Links {
 /// Most tasks of which it is remembered that they were told to hold the async lane.
 const MOST_STALLED: usize = 1_000;
 
-/// Tells what the engine says of the whole: its phases, and tasks that hold the async lane, each once. Ends with the engine.
+/// Tells what the engine says of the whole: its phases, and tasks that hold the async lane, each
+/// once. Ends with the engine.
 pub(crate) async fn pass_on(shared: Arc<Shared>, mut events: Events<Event>) {
     let mut told: HashSet<Receipt> = HashSet::new();
     while let Some(heard) = events.next().await {
@@ -178,7 +187,8 @@ impl Steer for Steered {
 /// Most bytes of a view that is sent as an answer of remote control.
 const MOST_BYTES: usize = 256 << 10;
 
-/// Returns a view as JSON of a bounded size: what is too long loses its labels' histograms, then running tasks, then labels.
+/// Returns a view as JSON of a bounded size: what is too long loses its labels' histograms, then
+/// running tasks, then labels.
 pub(crate) fn bounded(mut view: View) -> String {
     let encode = |view: &View| serde_json::to_string(view).unwrap_or_default();
     let mut text = encode(&view);
