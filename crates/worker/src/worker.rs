@@ -243,14 +243,7 @@ impl Worker {
             [Some(on_runtime()), Some(on_runtime()), Some(on_runtime()), Some(on_runtime())]
         };
         let config = EngineConfig {
-            gate: GateConfig {
-                concurrency: None,
-                lanes: sizes,
-                rate: None,
-                limits: Vec::new(),
-                parking: options.parking,
-                results: 2 * options.lanes.iter().sum::<usize>().max(sizes.iter().sum()),
-            },
+            gate: gate(&options, sizes),
             lane: LaneKind::Async,
             // A task queue's task is sent again with its next attempt; the engine sees each attempt as a task.
             retry: Arc::new(RetryPolicy::NONE),
@@ -380,6 +373,12 @@ impl Worker {
         shared.hub.close();
         summary
     }
+}
+
+/// Returns the gate of a worker whose lanes begin with these slots.
+fn gate(options: &WorkerOptions, sizes: [usize; 4]) -> GateConfig {
+    let results = 2 * options.lanes.iter().sum::<usize>().max(sizes.iter().sum());
+    GateConfig { concurrency: None, lanes: sizes, rate: None, limits: Vec::new(), parking: options.parking, results }
 }
 
 /// Most changes of the whole that wait to be told.

@@ -1,11 +1,6 @@
 //! How tasks end: results, follow-ups and acknowledgements, in as few steps as the stores allow. Results before acknowledgements, always.
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use longshore_brokers::{BrokerError, ChordPart, End, Ended, Finish, Key, PartState, Stored};
