@@ -30,6 +30,21 @@ pub(crate) fn task(attributes: TokenStream, function: TokenStream) -> Result<Tok
     Ok(generate(&attributes, &function, lane))
 }
 
+/// Returns the task's name as an expression: the one that was given, else the function's path.
+fn task_name(attributes: &Attributes, krate: &TokenStream, plain_name: &str) -> TokenStream {
+    match &attributes.name {
+        Some(name) => quote!(#name),
+        None => quote! {{
+            const PATH: &str = ::core::concat!(::core::module_path!(), "::", #plain_name);
+            const BYTES: [u8; #krate::private::name_length(PATH)] = #krate::private::name_bytes(PATH);
+            match ::core::str::from_utf8(&BYTES) {
+                ::core::result::Result::Ok(name) => name,
+                ::core::result::Result::Err(_) => PATH,
+            }
+        }},
+    }
+}
+
 fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenStream {
     let krate = attributes.krate.as_ref().map_or_else(|| quote!(::longshore), |path| quote!(#path));
     let Function { item, parameters, returns, .. } = function;
@@ -48,17 +63,7 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
         quote!(#(#docs)*)
     };
 
-    let name = match &attributes.name {
-        Some(name) => quote!(#name),
-        None => quote! {{
-            const PATH: &str = ::core::concat!(::core::module_path!(), "::", #plain_name);
-            const BYTES: [u8; #krate::private::name_length(PATH)] = #krate::private::name_bytes(PATH);
-            match ::core::str::from_utf8(&BYTES) {
-                ::core::result::Result::Ok(name) => name,
-                ::core::result::Result::Err(_) => PATH,
-            }
-        }},
-    };
+    let name = task_name(attributes, &krate, &plain_name);
 
     let inputs = &item.sig.inputs;
     let output = &item.sig.output;

@@ -19,13 +19,15 @@ use crate::client::{Client, ClientError, RemoteError};
 /// The longest stored result that is read, unpacked.
 pub(crate) const LONGEST: usize = 64 << 20;
 
-/// What comes back of a task that was sent: its state, and its result of type `R` once it has one. Of a group, the list of its members' results.
+/// The answer of a task that was sent: its state, and its result of type `R` once it has one. Of a
+/// group, the list of its members' results.
 ///
-/// Cheap to clone. Nothing is subscribed to before a result is waited for: what was stored before is found all the same, as long as it is kept.
+/// Cheap to clone. Nothing is subscribed to before a result is waited for: what was stored before
+/// is found all the same, as long as it is kept.
 pub struct Answer<R = Value> {
     client: Client,
     tree: ResultTree,
-    /// Where it was sent (of several, the first), if this client has sent it.
+    /// Queue to which it was sent (of several, the first), if this client has sent it.
     queue: Option<Arc<str>>,
     result: PhantomData<fn() -> R>,
 }
@@ -60,7 +62,8 @@ impl<R> Answer<R> {
         &self.tree
     }
 
-    /// What is stored of it now; `None` while nothing is (it waits, or there is no such task, or its result is kept no longer). Of a group, nothing ever.
+    /// Returns what is stored of it now; `None` while nothing is (it waits, or there is no such
+    /// task, or its result is kept no longer). Of a group, nothing ever.
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
@@ -69,7 +72,8 @@ impl<R> Answer<R> {
         documents.into_iter().next().flatten().map(|document| read(self.id(), &document)).transpose()
     }
 
-    /// Its state now. Of a group: `FAILURE` as soon as a member has failed or was revoked, `SUCCESS` when all have succeeded, `PENDING` until then.
+    /// Its state now. Of a group: `FAILURE` as soon as a member has failed or was revoked,
+    /// `SUCCESS` when all have succeeded, `PENDING` until then.
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
@@ -90,7 +94,8 @@ impl<R> Answer<R> {
         Ok(if all { State::Success } else { State::Pending })
     }
 
-    /// What the task has sent while it ran, and what was sent with its result. Empty while it runs.
+    /// Returns what the task has sent while it ran, and what was sent with its result. Empty while
+    /// it runs.
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
@@ -115,7 +120,8 @@ impl<R> Answer<R> {
         Ok(())
     }
 
-    /// Forgets its result; of a group, those of all members. Whoever waits for one then waits for ever.
+    /// Forgets its result; of a group, those of all members. Whoever waits for one then waits for
+    /// ever.
     ///
     /// # Errors
     /// The result backend cannot be reached.
@@ -132,13 +138,15 @@ impl<R> Answer<R> {
 impl<R: DeserializeOwned> Answer<R> {
     /// Waits for the result. Cancel safe: it may be asked for again.
     ///
-    /// A result is waited for, not asked for again and again. There is no limit: a task that nobody runs is waited for for ever ([`get_within`](Self::get_within)
-    /// has one). When there is none after two seconds, and no worker that answers serves the queue that this client has sent it to, that is
-    /// [told](crate::App::told), on stderr unless the app says otherwise.
+    /// A result is waited for, not asked for again and again. There is no limit: a task that nobody
+    /// runs is waited for for ever ([`get_within`](Self::get_within) has one). When there is none
+    /// after two seconds, and no worker that answers serves the queue that this client has sent it
+    /// to, that is [told](crate::App::told), on stderr unless the app says otherwise.
     ///
     /// # Errors
-    /// [`ClientError::Remote`] as soon as the task has failed or was revoked, or a member of the group has, or what went before it in the chain; the result
-    /// backend cannot be reached; the result is not an `R`.
+    /// [`ClientError::Remote`] as soon as the task has failed or was revoked, or a member of the
+    /// group has, or what went before it in the chain; the result backend cannot be reached; the
+    /// result is not an `R`.
     pub async fn get(&self) -> Result<R, ClientError> {
         tokio::select! {
             result = self.wait() => result,
@@ -166,14 +174,15 @@ impl<R: DeserializeOwned> Answer<R> {
     }
 }
 
-/// What only groups have. Of anything else: no members.
+/// Methods that only groups have. Of anything else: no members.
 impl<T> Answer<Vec<T>> {
     /// The members of the group, in order.
     pub fn members(&self) -> Vec<Answer<T>> {
         self.tree.children.iter().flatten().map(|tree| Answer::new(self.client.clone(), tree.clone())).collect()
     }
 
-    /// Stores of what the group is made, so that any client, Celery's too, can [restore](Client::restore) it by its id.
+    /// Stores of what the group is made, so that any client, Celery's too, can
+    /// [restore](Client::restore) it by its id.
     ///
     /// # Errors
     /// The result backend cannot be reached.
@@ -203,7 +212,8 @@ pub struct AsCompletedAnswers<T> {
 }
 
 impl<T: DeserializeOwned> AsCompletedAnswers<T> {
-    /// The next result with its place in the group, or how its member failed; `None` when all have come. Cancel safe.
+    /// The next result with its place in the group, or how its member failed; `None` when all have
+    /// come. Cancel safe.
     ///
     /// # Errors
     /// The result backend cannot be reached (any more), or what is stored is no result.
@@ -232,7 +242,7 @@ struct Waiting {
     ended: HashMap<String, TaskResult>,
     /// Those that had ended before, to be told one by one.
     early: Vec<String>,
-    /// What went before them in a chain: only its failure matters.
+    /// Ids that went before them in a chain: only its failure matters.
     before: HashSet<String>,
 }
 
@@ -291,7 +301,7 @@ impl Waiting {
         Ok(news)
     }
 
-    /// Whether all of it has ended.
+    /// Returns whether all of it has ended.
     fn is_over(&self, tree: &ResultTree) -> bool {
         leaves(tree).iter().all(|id| self.ended.contains_key(id))
     }
@@ -312,7 +322,7 @@ impl Waiting {
     }
 }
 
-/// How it failed, if it did.
+/// Returns its failure as an error, if it failed.
 fn failure(id: &str, result: &TaskResult) -> Result<(), ClientError> {
     if !matches!(result.state, State::Failure | State::Revoked) {
         return Ok(());

@@ -36,11 +36,12 @@ pub struct App {
     pub(crate) settings: Settings,
     pub(crate) told: Option<Notice>,
     pub(crate) environment: Environment,
-    /// What it sends with, once it has sent something. Shared by clones until one of them is changed.
+    /// Client that it sends with, once it has sent something. Shared by clones until one of them is
+    /// changed.
     client: Arc<Mutex<Option<Client>>>,
 }
 
-/// What clients and workers must agree on. The defaults are Celery's.
+/// Settings on which clients and workers must agree. The defaults are Celery's.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {
@@ -53,14 +54,15 @@ pub struct Settings {
     /// Routes of tasks, by their names or by patterns of these (`mail.*`). A name goes before
     /// patterns, of these the first that matches counts.
     pub routes: Vec<(String, Route)>,
-    /// How long results are kept; for ever, where absent. One day.
+    /// Time for which results are kept; for ever, where absent. One day.
     pub result_expires: Option<Duration>,
-    /// Whether results carry the task's name, arguments, worker and queue.
+    /// True where results carry the task's name, arguments, worker and queue.
     pub result_extended: bool,
-    /// Whether workers take bodies in MessagePack too. What is sent is JSON all the same, unless a call asks for MessagePack.
+    /// True where workers take bodies in MessagePack, too. What is sent is JSON all the same,
+    /// unless a call asks for MessagePack.
     pub accept_msgpack: bool,
-    /// How the bodies of what is sent are compressed, unless a call says otherwise; not at all, where absent. Celery's workers unpack
-    /// zlib; for zstd they need a module of Python's.
+    /// Compression of the bodies that are sent, unless a call says otherwise; none, where absent.
+    /// Celery's workers unpack zlib; for zstd they need a module of Python's.
     pub compression: Option<Compression>,
     /// Errbacks that take three arguments, by name; `mail.*` matches what begins so. See
     /// [`App::errback`].
@@ -119,7 +121,8 @@ impl Default for App {
 }
 
 impl App {
-    /// An app with Celery's own tasks (`celery.map`, `celery.accumulate`, …), and tasks and results in the file `longshore.db` of the working directory.
+    /// An app with Celery's own tasks (`celery.map`, `celery.accumulate`, …), and tasks and results
+    /// in the file `longshore.db` of the working directory.
     pub fn new() -> Self {
         let told: Notice = Arc::new(|news: &News| eprintln!("longshore: {news}"));
         let app = Self {
@@ -132,14 +135,14 @@ impl App {
         built_in::tasks().into_iter().fold(app, Self::task)
     }
 
-    /// Where tasks wait: `redis://127.0.0.1/0`, `sqlite:shop.db`, `memory:`.
+    /// Sets the broker, where tasks wait: `redis://127.0.0.1/0`, `sqlite:shop.db`, `memory:`.
     #[must_use]
     pub fn broker(mut self, url: impl Into<String>) -> Self {
         self.settings_mut().broker = url.into();
         self
     }
 
-    /// Where results are stored, if not with the broker.
+    /// Sets where results are stored, if not with the broker.
     #[must_use]
     pub fn results(mut self, url: impl Into<String>) -> Self {
         self.settings_mut().results = Some(url.into());
@@ -175,7 +178,7 @@ impl App {
         self
     }
 
-    /// How long results are kept, in place of one day; `None`: for ever.
+    /// Sets how long results are kept, in place of one day; `None`: for ever.
     #[must_use]
     pub fn result_expires(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.settings_mut().result_expires = after.into();
@@ -203,8 +206,9 @@ impl App {
         self
     }
 
-    /// Who is told, for people, what happens to the connections of its clients and workers (lost, back, tasks rescued from a dead worker), and that no worker serves
-    /// the queue of a task that is waited for. It must not block. Default: stderr, a line each; `None`: nobody.
+    /// Sets who is told, for people, what happens to the connections of its clients and workers
+    /// (lost, back, tasks rescued from a dead worker), and that no worker serves the queue of a
+    /// task that is waited for. It must not block. Default: stderr, a line each; `None`: nobody.
     /// ```
     /// use std::sync::Arc;
     /// use longshore_worker::App;
@@ -235,7 +239,8 @@ impl App {
         self
     }
 
-    /// Registers a task: the name of a function that stands under `#[longshore::task]`, or a [`Task`] made by hand.
+    /// Registers a task: the name of a function that stands under `#[longshore::task]`, or a
+    /// [`Task`] made by hand.
     ///
     /// # Panics
     /// There is a task of this name: whichever ran would be the wrong one for somebody.
@@ -266,7 +271,8 @@ impl App {
         tasks
     }
 
-    /// Whether every task is acknowledged early, Celery's own aside: then a broker can give messages away as they are claimed.
+    /// Returns whether every task is acknowledged early, Celery's own aside: then a broker can give
+    /// messages away as they are claimed.
     pub(crate) fn is_early(&self) -> bool {
         let mut own = self.tasks.values().filter(|task| !task.name.starts_with("celery.")).peekable();
         own.peek().is_some() && own.all(|task| task.policy.acks == Acks::Early)
@@ -283,7 +289,8 @@ impl App {
         &mut self.settings
     }
 
-    /// The client of this app: the same one each time, as long as the app is not changed and the runtime is the same.
+    /// The client of this app: the same one each time, as long as the app is not changed and the
+    /// runtime is the same.
     ///
     /// # Errors
     /// As [`Client::connect`].

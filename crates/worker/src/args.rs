@@ -1,4 +1,5 @@
-//! Positional and keyword arguments against the parameters of a function, by Python's rules and with Python's words.
+//! Positional and keyword arguments against the parameters of a function, by Python's rules and
+//! with Python's words.
 
 use longshore_celery::Value;
 use serde::de::DeserializeOwned;
@@ -10,7 +11,7 @@ use crate::{failure::Failure, task::Call, values};
 pub struct Parameter {
     /// Its name.
     pub name: &'static str,
-    /// Whether a call may leave it out.
+    /// True where a call may leave it out.
     pub optional: bool,
 }
 
@@ -26,7 +27,7 @@ impl Parameter {
     }
 }
 
-/// What a task was called with, parameter by parameter. Taken in the order of the parameters.
+/// Arguments of a call, parameter by parameter. Taken in the order of the parameters.
 /// ```
 /// use longshore_worker::{Arguments, Call, Failure, Parameter};
 ///
@@ -51,7 +52,8 @@ impl Arguments {
     /// Binds a call to the parameters.
     ///
     /// # Errors
-    /// `TypeError`, as Python words it: an argument that is missing, one too many, one that is not known or is given twice.
+    /// `TypeError`, as Python words it: an argument that is missing, one too many, one that is not
+    /// known or is given twice.
     pub fn bind(function: &'static str, parameters: &'static [Parameter], call: Call) -> Result<Self, Failure> {
         let given = call.args.len();
         let mut values: Vec<Option<Value>> = call.args.into_iter().take(parameters.len()).map(Some).collect();

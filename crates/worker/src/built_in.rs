@@ -1,4 +1,5 @@
-//! The tasks that every Celery worker has. What a canvas needs of them is sent by name, also by Python clients.
+//! The tasks that every Celery worker has. What a canvas needs of them is sent by name, also by
+//! Python clients.
 
 mod chord_unlock;
 
@@ -38,7 +39,8 @@ fn chord_unlock() -> Task {
     task
 }
 
-/// Celery's tasks of these names fail likewise when a worker is given them: a canvas is taken apart before it is sent.
+/// Celery's tasks of these names fail likewise when a worker is given them: a canvas is taken apart
+/// before it is sent.
 fn stub(name: &'static str) -> Task {
     Task::plain(name, move |_, _| {
         Err(Failure::error("NotImplementedError", format!("{name} is a canvas, not a task: send what it is made of")))
@@ -63,8 +65,8 @@ fn accumulate(mut call: Call) -> Result<Value, Failure> {
     }
 }
 
-/// `xmap(task, it)`, `xstarmap(task, it)`: the task, once for each item, in this attempt and one after the other. As in Celery, of a signature only the
-/// name counts here.
+/// `xmap(task, it)`, `xstarmap(task, it)`: the task, once for each item, in this attempt and one
+/// after the other. As in Celery, of a signature only the name counts here.
 async fn map(context: TaskContext, call: Call, star: bool) -> Result<Value, Failure> {
     const PARAMETERS: &[Parameter] = &[Parameter::required("task"), Parameter::required("it")];
     let mut arguments = Arguments::bind(if star { "xstarmap" } else { "xmap" }, PARAMETERS, call)?;

@@ -41,27 +41,29 @@ struct Inner {
     settings: Settings,
     broker: Arc<dyn Broker>,
     results: Arc<dyn ResultBackend>,
-    /// Where answers would be taken, for result backends that send them.
+    /// Queue in which answers would be taken, for result backends that send them.
     oid: String,
     environment: Environment,
-    /// Who sends, for people.
+    /// Name of the sender, for people.
     origin: String,
     /// Options that tasks have by themselves, where they are known.
     defaults: Box<dyn Fn(&str) -> Option<Map> + Send + Sync>,
-    /// Where it was made, if on a runtime.
+    /// Runtime on which it was made, if on one.
     runtime: Option<tokio::runtime::Handle>,
     told: Option<Notice>,
     doubts: Doubts,
 }
 
-/// Why a task could not be sent, or what came back in place of a result.
+/// The reason why a task could not be sent, or the error that came back in place of a result.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The broker or the result backend. Of a transient one it is unknown whether the task was sent.
+    /// The broker or the result backend. Of a transient one it is unknown whether the task was
+    /// sent.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// The signature cannot be sent: an argument that cannot be written, a canvas that makes no sense. Nothing was sent.
+    /// The signature cannot be sent: an argument that cannot be written, a canvas that makes no
+    /// sense. Nothing was sent.
     #[error("{0}")]
     Signature(String),
     /// The task failed, or was revoked.
@@ -72,10 +74,10 @@ pub enum ClientError {
     TimedOut {
         /// The task (or the group).
         id: String,
-        /// How long was waited.
+        /// Time that was waited.
         waited: std::time::Duration,
     },
-    /// What is stored is no result, or not of the type that is wanted.
+    /// The stored document is no result, or not of the type that is wanted.
     #[error("the result of task {id} cannot be read: {reason}")]
     Unreadable {
         /// The task.
@@ -85,16 +87,16 @@ pub enum ClientError {
     },
 }
 
-/// How a task ended that gave no result.
+/// End of a task that gave no result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RemoteError {
     /// The task.
     pub id: String,
     /// `FAILURE` or `REVOKED`.
     pub state: State,
-    /// What it ended with: type, module and arguments.
+    /// Its exception: type, module and arguments.
     pub exception: Exception,
-    /// Where, as its worker tells.
+    /// Traceback, as its worker tells it.
     pub traceback: Option<String>,
 }
 
@@ -116,7 +118,8 @@ impl ClientError {
 }
 
 impl Client {
-    /// A client with these settings. A server is connected to when it is first needed, and waited for as its URL says; a file is opened now.
+    /// A client with these settings. A server is connected to when it is first needed, and waited
+    /// for as its URL says; a file is opened now.
     ///
     /// # Errors
     /// A URL is wrong or names what is not built in, or a file cannot be opened.
@@ -159,12 +162,12 @@ impl Client {
         &self.inner.settings
     }
 
-    /// Where tasks wait.
+    /// Returns the broker, where tasks wait.
     pub fn broker(&self) -> &Arc<dyn Broker> {
         &self.inner.broker
     }
 
-    /// Where results are stored.
+    /// Returns the result backend, where results are stored.
     pub fn results(&self) -> &Arc<dyn ResultBackend> {
         &self.inner.results
     }
@@ -183,7 +186,8 @@ impl Client {
         Ok(Answer::new(self.clone(), tree).sent_to(queue))
     }
 
-    /// Sends many, in order, in batches of up to 128: one is on its way to the broker while the next is taken from the stream, and no more. An iterator becomes a stream with
+    /// Sends many, in order, in batches of up to 128: one is on its way to the broker while the
+    /// next is taken from the stream, and no more. An iterator becomes a stream with
     /// `futures_util::stream::iter`. Nothing happens until the answers are asked for.
     pub fn send_all<R, S: Stream<Item = Signature<R>> + Unpin>(&self, signatures: S) -> SendAll<S, R> {
         SendAll::new(self.clone(), signatures)
@@ -194,12 +198,12 @@ impl Client {
         self.inner.runtime.as_ref()
     }
 
-    /// Where it reads the time.
+    /// Returns where it reads the time.
     pub(crate) fn environment(&self) -> Environment {
         self.inner.environment
     }
 
-    /// Who is told, for people, what happens.
+    /// Returns who is told, for people, what happens.
     pub(crate) fn told(&self) -> Option<&Notice> {
         self.inner.told.as_ref()
     }
@@ -208,7 +212,8 @@ impl Client {
         &self.inner.doubts
     }
 
-    /// The result of a task that was sent by anybody. Whether there is such a task is unknown until there is something of it.
+    /// The result of a task that was sent by anybody. Whether there is such a task is unknown until
+    /// there is something of it.
     pub fn result(&self, id: impl Into<String>) -> Answer<Value> {
         Answer::new(self.clone(), ResultTree::task(id))
     }
@@ -225,7 +230,7 @@ impl Client {
         Ok(Some(Answer::new(self.clone(), saved.tree)))
     }
 
-    /// What is to be sent, as the task of this message or as nobody's.
+    /// Plans what is to be sent, as the task of this message or as nobody's.
     pub(crate) fn plan(&self, signature: &Wire, parent: Option<&Message>) -> Result<canvas::Plan, ClientError> {
         // A link is sent by whoever runs its task, when it is too late to say it to the sender.
         if let Some(message) = canvas::refused_part(signature, &|queue| self.inner.broker.refused_queue(queue)) {
@@ -235,7 +240,7 @@ impl Client {
             .map_err(|error| ClientError::Signature(error.to_string()))
     }
 
-    /// Who sends, for a canvas.
+    /// Returns the sender, for a canvas.
     pub(crate) fn canvas<'a>(&'a self, parent: Option<&'a Message>) -> canvas::Context<'a> {
         canvas::Context {
             oid: &self.inner.oid,
@@ -272,7 +277,7 @@ impl Client {
         self.put(&batch).await.map(|()| queue)
     }
 
-    /// What the broker takes.
+    /// Makes of a planned message what the broker takes.
     fn outgoing(&self, send: canvas::PlannedSend) -> Outgoing {
         outgoing::of(&self.inner.settings, send.message, &send.routing)
     }
@@ -306,12 +311,13 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Where the result of a plan will stand.
+/// Returns where the result of a plan will stand.
 pub(crate) fn place(plan: &canvas::Plan) -> Result<ResultTree, ClientError> {
     plan.result.clone().ok_or_else(|| ClientError::Signature("an empty chain or group: there is nothing to send".to_owned()))
 }
 
-/// A random UUID. The kernel is asked for sixteen at once: asking takes about as long as writing a message.
+/// A random UUID. The kernel is asked for sixteen at once: asking takes about as long as writing a
+/// message.
 pub(crate) fn fresh_id() -> String {
     const SIZE: usize = size_of::<uuid::Bytes>();
     thread_local! {

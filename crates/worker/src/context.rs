@@ -26,7 +26,7 @@ use crate::{
     values,
 };
 
-/// What a handler knows of its attempt, and what it may do: cheap to clone.
+/// A handler's knowledge of its attempt, and what it may do. Cheap to clone.
 ///
 /// A function under `#[longshore::task]` gets it by having a first parameter of this type.
 #[derive(Clone)]
@@ -42,29 +42,31 @@ pub(crate) struct Inner {
     claim: Option<(Arc<Lease>, Term)>,
     /// It may be somebody else's, and was not begun for that.
     elsewhere: AtomicBool,
-    /// Whether the handler listens for its soft limit.
+    /// True where the handler listens for its soft limit.
     listens: AtomicBool,
-    /// What it has sent.
+    /// Results of what it has sent.
     children: Mutex<Vec<ResultTree>>,
 }
 
-/// What a worker knows of an attempt.
+/// A worker's knowledge of an attempt.
 pub struct Parts {
     /// The message, arguments included.
     pub message: Arc<Message>,
     /// The app that the task is registered in.
     pub app: Arc<App>,
-    /// Where it runs.
+    /// Lane on which it runs.
     pub lane: LaneKind,
     /// The slot: no two running tasks of a lane share one.
     pub slot: u32,
-    /// Nobody wants the result any more: revoked, past its hard limit, the worker is being stopped for good.
+    /// Nobody wants the result any more: revoked, past its hard limit, the worker is being stopped
+    /// for good.
     pub cancel: CancelToken,
     /// The soft limit has passed.
     pub soft: CancelToken,
-    /// How long this attempt may take: what its message says, or else remote control, or else the task's policy.
+    /// Limit of this attempt: as its message says, or else remote control, or else the task's
+    /// policy.
     pub time_limit: Option<Duration>,
-    /// What it sends with, and stores its progress with; none in a child process.
+    /// Client with which it sends, and stores its progress; none in a child process.
     pub client: Option<Client>,
     /// The worker's node name (`name@host`).
     pub node: Arc<str>,
@@ -130,7 +132,7 @@ impl TaskContext {
         self.message().group.as_deref()
     }
 
-    /// How often it was retried: 0 in the first attempt.
+    /// Returns how often it was retried: 0 in the first attempt.
     pub fn retries(&self) -> u32 {
         self.message().retries
     }
@@ -161,12 +163,13 @@ impl TaskContext {
         self.message().properties.get(name)
     }
 
-    /// Whether it was taken and given back before: its last worker may have died while it ran.
+    /// Returns whether it was taken and given back before: its last worker may have died while it
+    /// ran.
     pub fn redelivered(&self) -> bool {
         self.message().redelivered
     }
 
-    /// Where it runs.
+    /// Returns the lane on which it runs.
     pub fn lane(&self) -> LaneKind {
         self.inner.parts.lane
     }
@@ -176,7 +179,7 @@ impl TaskContext {
         self.inner.parts.slot
     }
 
-    /// How long this attempt may take before it is ended.
+    /// Returns how long this attempt may take before it is ended.
     pub fn time_limit(&self) -> Option<Duration> {
         self.inner.parts.time_limit
     }
@@ -197,7 +200,8 @@ impl TaskContext {
         Failure::retry_in(after)
     }
 
-    /// Lets another signature take over this task's id, its place in a chain, group or chord, and its callbacks: `return Err(context.replace(other))`.
+    /// Lets another signature take over this task's id, its place in a chain, group or chord, and
+    /// its callbacks: `return Err(context.replace(other))`.
     pub fn replace<R>(&self, signature: Signature<R>) -> Failure {
         match signature.into_wire() {
             Ok(wire) => Failure::Replace(Box::new(wire)),
@@ -205,7 +209,8 @@ impl TaskContext {
         }
     }
 
-    /// Sends a task, or a whole canvas, as this task's child: it belongs to the same tree, and stands among the children of this task's result.
+    /// Sends a task, or a whole canvas, as this task's child: it belongs to the same tree, and
+    /// stands among the children of this task's result.
     ///
     /// # Errors
     /// As [`Client::send`]; and there is no client in a child process.
@@ -216,7 +221,8 @@ impl TaskContext {
         self.publish(client, plan).await
     }
 
-    /// Adds a task to the chord that this one is a part of: the chord's body waits for it, too, and gets its result.
+    /// Adds a task to the chord that this one is a part of: the chord's body waits for it, too, and
+    /// gets its result.
     ///
     /// # Errors
     /// As [`send`](Self::send); and this task is no part of a chord.
@@ -237,7 +243,8 @@ impl TaskContext {
         Ok(Answer::new(client.clone(), tree))
     }
 
-    /// What this worker sends with. Tasks that are sent with it belong to no tree; [`send`](Self::send) is for children.
+    /// Returns the client that this worker sends with. Tasks that are sent with it belong to no
+    /// tree; [`send`](Self::send) is for children.
     ///
     /// # Errors
     /// There is none in a child process.
@@ -246,7 +253,8 @@ impl TaskContext {
         self.inner.parts.client.as_ref().ok_or_else(|| ClientError::Signature(none.to_owned()))
     }
 
-    /// Tells how far it is: stores the state `PROGRESS` with this value, which clients can read until the task ends.
+    /// Tells how far it is: stores the state `PROGRESS` with this value, which clients can read
+    /// until the task ends.
     ///
     /// # Errors
     /// The value cannot be written, or the result backend cannot be reached.
@@ -267,7 +275,8 @@ impl TaskContext {
         Ok(client.results().store(&[stored]).await?)
     }
 
-    /// A document of this task, as results and states are stored. It says nothing yet of a traceback, nor when it was done.
+    /// A document of this task, as results and states are stored. It says nothing yet of a
+    /// traceback, nor when it was done.
     pub fn document(&self, state: State, result: Value) -> TaskResult {
         let message = self.message();
         let settings = self.inner.parts.app.settings();
@@ -292,10 +301,12 @@ impl TaskContext {
         }
     }
 
-    /// Waits for a future from a plain function: `context.block_on(context.send(add::call(1, 1)))`. Futures have `.await`.
+    /// Waits for a future from a plain function: `context.block_on(context.send(add::call(1, 1)))`.
+    /// Futures have `.await`.
     ///
     /// # Panics
-    /// On a thread of the async lane, which would wait for itself; in a child process, which has no runtime.
+    /// On a thread of the async lane, which would wait for itself; in a child process, which has no
+    /// runtime.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         match self.inner.parts.client.as_ref().and_then(Client::runtime) {
             Some(runtime) => runtime.block_on(future),
@@ -303,7 +314,8 @@ impl TaskContext {
         }
     }
 
-    /// Whether nobody wants the result any more: revoked, past its hard limit, the worker is being stopped for good. Cheap enough to ask in a loop.
+    /// Returns whether nobody wants the result any more: revoked, past its hard limit, the worker
+    /// is being stopped for good. Cheap enough to ask in a loop.
     pub fn is_cancelled(&self) -> bool {
         self.inner.parts.cancel.is_cancelled()
     }
@@ -318,19 +330,20 @@ impl TaskContext {
         &self.inner.parts.cancel
     }
 
-    /// What tells of the soft limit. To ask for it is to listen: the worker then leaves the ending to the handler, until the hard limit. A future that has
-    /// not asked is dropped when the soft limit passes.
+    /// Returns the token that tells of the soft limit. To ask for it is to listen: the worker then
+    /// leaves the ending to the handler, until the hard limit. A future that has not asked is
+    /// dropped when the soft limit passes.
     pub fn soft_limit(&self) -> &CancelToken {
         self.inner.listens.store(true, Ordering::Release);
         &self.inner.parts.soft
     }
 
-    /// Whether the handler has asked for [`soft_limit`](Self::soft_limit).
+    /// Returns whether the handler has asked for [`soft_limit`](Self::soft_limit).
     pub fn listens_for_soft_limit(&self) -> bool {
         self.inner.listens.load(Ordering::Acquire)
     }
 
-    /// What the handler has sent so far.
+    /// Returns what the handler has sent so far.
     pub fn children(&self) -> Vec<ResultTree> {
         self.inner.children.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

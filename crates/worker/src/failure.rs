@@ -7,11 +7,13 @@ use longshore_core::{Again, TaskError};
 
 use crate::client::ClientError;
 
-/// How a task ends without a result.
+/// End of a task without a result.
 ///
-/// Any [`std::error::Error`] converts with `?`: it becomes an [`Error`](Failure::Error) whose type is the error's own, or Python's where Python has one
-/// (an [`io::Error`] is an `OSError` or what Python makes of it, a number that does not parse a `ValueError`). Text is no error in Rust's sense:
-/// [`Failure::text`] makes a `RuntimeError` of it, and a task may return `Result<T, String>`, which does the same.
+/// Any [`std::error::Error`] converts with `?`: it becomes an [`Error`](Failure::Error) whose type
+/// is the error's own, or Python's where Python has one (an [`io::Error`] is an `OSError` or what
+/// Python makes of it, a number that does not parse a `ValueError`). Text is no error in Rust's
+/// sense: [`Failure::text`] makes a `RuntimeError` of it, and a task may return
+/// `Result<T, String>`, which does the same.
 /// ```
 /// use longshore_worker::Failure;
 ///
@@ -35,7 +37,7 @@ pub enum Failure {
         exc_module: String,
         /// The exception's arguments; the first is the message.
         args: Vec<Value>,
-        /// Where it happened.
+        /// Place where it happened.
         traceback: Option<String>,
     },
     /// Another attempt is asked for ([`TaskContext::retry`](crate::TaskContext::retry)).
@@ -56,19 +58,22 @@ pub enum Failure {
         /// Back to the queue.
         requeue: bool,
     },
-    /// Another signature takes over this task's id, its place in a chain, group or chord, and its callbacks.
+    /// Another signature takes over this task's id, its place in a chain, group or chord, and its
+    /// callbacks.
     Replace(Box<Signature>),
-    /// What ran it died, and may die of it again (a child process that was killed or lost): it goes back to its queue with its crash count raised, and the
-    /// third time to the dead letters, with a `WorkerLostError` as its result.
+    /// The process that ran it died, and may die of it again (a child process that was killed or
+    /// lost): it goes back to its queue with its crash count raised, and the third time to the dead
+    /// letters, with a `WorkerLostError` as its result.
     Crashed {
-        /// How it died.
+        /// The way it died.
         reason: String,
     },
 }
 
 impl Failure {
-    /// An exception of this type with a message. Python's own types (`ValueError`) are rebuilt as such by Python clients; for any other name they make a
-    /// type of that name up. [`in_module`](Self::in_module) says where it is defined, so that they find the real one.
+    /// An exception of this type with a message. Python's own types (`ValueError`) are rebuilt as
+    /// such by Python clients; for any other name they make a type of that name up.
+    /// [`in_module`](Self::in_module) says where it is defined, so that they find the real one.
     pub fn error(exc_type: impl Into<String>, message: impl Into<Value>) -> Self {
         Self::with_args(exc_type, vec![message.into()])
     }
@@ -85,7 +90,8 @@ impl Failure {
         Self::error("RuntimeError", message.into())
     }
 
-    /// Asks for another attempt, after the task's `retry_delay`. The same as [`TaskContext::retry`](crate::TaskContext::retry).
+    /// Asks for another attempt, after the task's `retry_delay`. The same as
+    /// [`TaskContext::retry`](crate::TaskContext::retry).
     pub const fn retry() -> Self {
         Self::Retry { after: None, why: None, max_retries: None }
     }
@@ -95,7 +101,8 @@ impl Failure {
         Self::Retry { after: Some(after), why: None, max_retries: None }
     }
 
-    /// An exception's module, so that Python clients find its type (`shop.errors`). Of anything but an exception: nothing.
+    /// An exception's module, so that Python clients find its type (`shop.errors`). Of anything but
+    /// an exception: nothing.
     #[must_use]
     pub fn in_module(mut self, module: impl Into<String>) -> Self {
         if let Self::Error { exc_module, .. } = &mut self {
@@ -113,7 +120,8 @@ impl Failure {
         self
     }
 
-    /// Why another attempt is asked for; it is what the task fails with when none is left. Of anything but a retry: nothing.
+    /// Sets why another attempt is asked for; the task fails with it when none is left. Of anything
+    /// but a retry: nothing.
     #[must_use]
     pub fn because(mut self, cause: impl Into<Failure>) -> Self {
         if let Self::Retry { why, .. } = &mut self {
@@ -122,7 +130,8 @@ impl Failure {
         self
     }
 
-    /// How many retries there may be, instead of the task's own number. Of anything but a retry: nothing.
+    /// Sets how many retries there may be, instead of the task's own number. Of anything but a
+    /// retry: nothing.
     #[must_use]
     pub const fn at_most(mut self, retries: u32) -> Self {
         if let Self::Retry { max_retries, .. } = &mut self {
@@ -204,7 +213,7 @@ impl<E: Error + Send + Sync + 'static> From<E> for Failure {
     }
 }
 
-/// What Python calls a type of Rust: module and name.
+/// Returns Python's name of a type of Rust: module and name.
 fn python_type<E: 'static>(error: &dyn Any) -> (String, String) {
     let is_value = error.is::<std::num::ParseIntError>()
         || error.is::<std::num::ParseFloatError>()
@@ -228,7 +237,8 @@ fn python_type<E: 'static>(error: &dyn Any) -> (String, String) {
     ("builtins".to_owned(), builtin.to_owned())
 }
 
-/// An error of the system, as Python has it: `OSError(errno, text)`, or the type that Python gives that number.
+/// An error of the system, as Python has it: `OSError(errno, text)`, or the type that Python gives
+/// that number.
 fn of_io(error: &io::Error) -> Failure {
     use io::ErrorKind as Kind;
     let exc_type = match error.kind() {
@@ -289,7 +299,7 @@ impl Failure {
     }
 }
 
-/// What stands behind an error, a line for each.
+/// Returns what stands behind an error, a line for each.
 fn causes(error: &dyn Error) -> Option<String> {
     let mut text = String::new();
     let mut next = error.source();
@@ -304,8 +314,9 @@ fn causes(error: &dyn Error) -> Option<String> {
     (!text.is_empty()).then(|| format!("{error}\n{text}"))
 }
 
-/// What tasks return on failure beside [`Failure`]: errors and whatever prints. Generated code asks the three traits in this order (by the number of
-/// references), because the errors of a task are of one concrete type there.
+/// Conversions of what tasks return on failure beside [`Failure`]: errors and whatever prints.
+/// Generated code asks the three traits in this order (by the number of references), because the
+/// errors of a task are of one concrete type there.
 pub mod convert {
     use super::Failure;
 

@@ -1,7 +1,8 @@
 //! Tasks in child processes: what goes to a child, what it does, what comes back.
 //!
-//! One function is registered with the engine's isolated lane; it finds the task by its name in the app that [`init_app`] was given, which is the same in
-//! the child, because the child is the same program.
+//! One function is registered with the engine's isolated lane; it finds the task by its name in the
+//! app that [`init_app`] was given, which is the same in the child, because the child is the same
+//! program.
 
 use std::{
     sync::{Arc, OnceLock, mpsc},
@@ -23,10 +24,11 @@ static APP: OnceLock<Arc<App>> = OnceLock::new();
 
 /// The deepest nesting of a value that goes there or comes back.
 const DEPTH: usize = 512;
-/// A child reads what its worker has read already, within the worker's limits: it has none of its own but the stack.
+/// A child reads what its worker has read already, within the worker's limits: it has none of its
+/// own but the stack.
 const READ: Limits = Limits { message: usize::MAX, body: usize::MAX, depth: DEPTH, args: usize::MAX, values: usize::MAX, msgpack: true };
 
-/// What a child is given.
+/// The call that a child is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IsolatedCall {
     /// The message.
@@ -37,7 +39,7 @@ pub struct IsolatedCall {
     pub soft: Option<Duration>,
 }
 
-/// How a task ended in a child.
+/// End of a task in a child.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum IsolatedAnswer {
     /// With this result, as JSON.
@@ -63,8 +65,9 @@ pub enum IsolatedFailure {
     Crashed(String),
 }
 
-/// To be called first thing in `main` by programs whose tasks run on the process lane, before any thread and any open file: it lets this executable be
-/// started again as a child that runs them, which then never comes back from here. `longshore::main` does it.
+/// To be called first thing in `main` by programs whose tasks run on the process lane, before any
+/// thread and any open file: it lets this executable be started again as a child that runs them,
+/// which then never comes back from here. `longshore::main` does it.
 ///
 /// Of several apps in one program the first one counts.
 pub fn init_app(app: &App) {
@@ -77,11 +80,13 @@ pub fn init_app_with(app: &App, functions: Functions) {
     longshore_core::init_with(functions.with(isolated_entry));
 }
 
-/// What a child does with a call: finds the task, and runs it. Registered by [`init_app`]; a lane for it is
-/// `IsolatedLane::between::<_, IsolatedCall, IsolatedAnswer>`, with this function's type.
+/// Finds the task of a call, and runs it: this is what a child does. Registered by [`init_app`]; a
+/// lane for it is `IsolatedLane::between::<_, IsolatedCall, IsolatedAnswer>`, with this function's
+/// type.
 ///
 /// # Errors
-/// Kind `setup`: there is no such task here, or it has no plain function. Kind `invalid`: the message cannot be read.
+/// Kind `setup`: there is no such task here, or it has no plain function. Kind `invalid`: the
+/// message cannot be read.
 pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
     let setup = |text: String| TaskError::new("setup", text).with_again(Again::Never);
     let app = APP.get().ok_or_else(|| setup("call longshore::init_app first in main".to_owned()))?;

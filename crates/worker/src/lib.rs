@@ -3,15 +3,18 @@
 //! Layout:
 //! - `task.rs`: a registered task: its name, its policy, its handler
 //! - `name.rs`: the name of a function's task
-//! - `args.rs`: positional and keyword arguments against parameters; `values.rs`: Rust's values and the wire's
+//! - `args.rs`: positional and keyword arguments against parameters; `values.rs`: Rust's values and
+//!   the wire's
 //! - `failure.rs`: how a task ends without a result
 //! - `route.rs`: where the calls of a task go that name no queue
 //! - `signature.rs`: a task with its arguments and options, yet to be sent
-//! - `client.rs`: sends tasks; `answer.rs`: waits for what comes back; `remote.rs`: asks running workers
+//! - `client.rs`: sends tasks; `answer.rs`: waits for what comes back; `remote.rs`: asks running
+//!   workers
 //! - `context.rs`: what a handler may know and do
 //! - `isolated.rs`: tasks in child processes
 //! - `environment.rs`: time, chance and threads as inputs
-//! - `app.rs`: the registry of tasks and the settings that clients and workers share; `built_in.rs`: the tasks that are always there
+//! - `app.rs`: the registry of tasks and the settings that clients and workers share;
+//!   `built_in.rs`: the tasks that are always there
 
 mod answer;
 mod app;
@@ -43,7 +46,7 @@ pub use route::Route;
 pub use signature::{Signature, chain, chord, group};
 pub use task::{Acks, Call, Handler, RateScope, Task, TaskPolicy};
 
-/// What generated code needs; nothing that a program should name.
+/// Names that generated code needs; nothing that a program should name.
 #[doc(hidden)]
 pub mod private {
     pub use crate::{

@@ -1,4 +1,5 @@
-//! Remote control from the other side: a request to all workers or some, Celery's included, and the replies that come in time.
+//! Remote control from the other side: a request to all workers or some, Celery's included, and the
+//! replies that come in time.
 
 use std::{
     sync::Arc,
@@ -13,14 +14,14 @@ use longshore_celery::{
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-/// So long replies are waited for, as Celery does.
+/// Time for which replies are waited for. Celery's default.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The longest reply that is read.
 const LONGEST: usize = 16 << 20;
 
-/// Sends a request, and collects what workers reply within this time, or until as many have replied as it was for. In the order of the nodes' names. Cancel safe:
-/// what was asked is asked.
+/// Sends a request, and collects what workers reply within this time, or until as many have replied
+/// as it was for. In the order of the nodes' names. Cancel safe: what was asked is asked.
 ///
 /// # Errors
 /// The broker cannot be reached, or refuses us.
@@ -73,8 +74,8 @@ pub async fn ask_until(
     Ok(from)
 }
 
-/// Asks workers whether one of them has this task. What was acknowledged before it began is known to
-/// nobody else; nor is it known where remote control is off.
+/// Asks workers whether one of them has this task. What was acknowledged before it began is known
+/// to nobody else; nor is it known where remote control is off.
 ///
 /// # Errors
 /// As [`ask`].
@@ -95,7 +96,7 @@ pub async fn tell(broker: &Arc<dyn Broker>, request: Request) -> Result<(), Brok
     broker.broadcast(EXCHANGE, "", &Request { clock: 1, ..request }.encode(&Uuid::new_v4().to_string())).await
 }
 
-/// Whether a worker that replied this to `active_queues` serves a queue.
+/// Returns whether a worker that replied this to `active_queues` serves a queue.
 pub fn serves(queues: &Value, name: &str) -> bool {
     queues.as_list().unwrap_or_default().iter().any(|queue| queue.get("name").and_then(Value::as_str) == Some(name))
 }

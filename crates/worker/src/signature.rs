@@ -1,4 +1,5 @@
-//! A task with its arguments and options, yet to be sent, that knows what comes back; chains, groups and chords of such.
+//! A task with its arguments and options, yet to be sent, that knows what comes back; chains,
+//! groups and chords of such.
 
 use std::{
     fmt,
@@ -11,8 +12,9 @@ use serde::Serialize;
 
 use crate::values;
 
-/// A task with its arguments and options, yet to be sent. `R` is what comes back: `add::call(1, 1)` of `#[longshore::task] fn add(…) -> i64` is a
-/// `Signature<i64>`; a task that is only known by its name gives a [`Value`]. A chain, a [`group`] and a [`chord`] are signatures too.
+/// A task with its arguments and options, yet to be sent. `R` is what comes back: `add::call(1, 1)`
+/// of `#[longshore::task] fn add(…) -> i64` is a `Signature<i64>`; a task that is only known by its
+/// name gives a [`Value`]. A chain, a [`group`] and a [`chord`] are signatures too.
 /// ```
 /// use std::time::Duration;
 /// use longshore_worker::{Signature, group};
@@ -49,8 +51,8 @@ pub fn chord<R, B>(header: impl IntoIterator<Item = Signature<R>>, body: Signatu
     Signature { wire: canvas::chord(header, body), wrong, result: PhantomData }
 }
 
-/// One after the other, each with the result of the one before as its first argument. What comes back is the last one's result. Where the types differ,
-/// [`Signature::then`] says the same.
+/// One after the other, each with the result of the one before as its first argument. What comes
+/// back is the last one's result. Where the types differ, [`Signature::then`] says the same.
 pub fn chain<R>(tasks: impl IntoIterator<Item = Signature<R>>) -> Signature<R> {
     let mut wrong = None;
     let tasks: Vec<Wire> = tasks.into_iter().map(|task| task.part(&mut wrong)).collect();
@@ -115,7 +117,8 @@ impl<R> Signature<R> {
         self.map(|wire| wire.eta(eta))
     }
 
-    /// Not to be started later than so long after it was sent: whoever waits for it then finds it revoked.
+    /// Not to be started later than so long after it was sent: whoever waits for it then finds it
+    /// revoked.
     pub fn expires_in(self, expires: Duration) -> Self {
         self.map(|wire| wire.expires_in(expires))
     }
@@ -135,12 +138,14 @@ impl<R> Signature<R> {
         self.map(|wire| wire.soft_time_limit(limit))
     }
 
-    /// Nobody wants its result: none is stored, and [`get`](crate::Answer::get) would wait for ever.
+    /// Nobody wants its result: none is stored, and [`get`](crate::Answer::get) would wait for
+    /// ever.
     pub fn ignore_result(self) -> Self {
         self.map(Wire::ignore_result)
     }
 
-    /// A header of the sender's own; the task reads it with [`TaskContext::header`](crate::TaskContext::header).
+    /// A header of the sender's own; the task reads it with
+    /// [`TaskContext::header`](crate::TaskContext::header).
     pub fn header<T: Serialize + ?Sized>(mut self, name: &str, value: &T) -> Self {
         match values::from(value) {
             Ok(value) => self.map(|wire| wire.header(name, value)),
@@ -151,7 +156,8 @@ impl<R> Signature<R> {
         }
     }
 
-    /// Its id, instead of a fresh one. Two tasks of one id are one task to whoever asks for results.
+    /// Its id, instead of a fresh one. Two tasks of one id are one task to whoever asks for
+    /// results.
     pub fn task_id(self, id: impl Into<String>) -> Self {
         self.map(|wire| wire.task_id(id))
     }
@@ -166,7 +172,8 @@ impl<R> Signature<R> {
         self.map(|wire| wire.option(name, value))
     }
 
-    /// A stamp: a header that workers show, and by which tasks can be revoked. In a canvas, on every task in it.
+    /// A stamp: a header that workers show, and by which tasks can be revoked. In a canvas, on
+    /// every task in it.
     pub fn stamp(self, name: &str, value: impl Into<Value>) -> Self {
         self.map(|wire| wire.stamp(name, value))
     }
@@ -188,7 +195,8 @@ impl<R> Signature<R> {
         self.map(|wire| wire.link_error(errback))
     }
 
-    /// Then `next`, with the result as its first argument (`|` in Python). What comes back is what `next` gives.
+    /// Then `next`, with the result as its first argument (`|` in Python). What comes back is what
+    /// `next` gives.
     pub fn then<N>(mut self, next: Signature<N>) -> Signature<N> {
         let next = next.part(&mut self.wrong);
         Signature { wire: self.wire.then(next), wrong: self.wrong, result: PhantomData }

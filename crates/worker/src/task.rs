@@ -13,11 +13,11 @@ use crate::{context::TaskContext, failure::Failure};
 pub struct Task {
     /// The name under which it is called, `tasks.add`.
     pub name: Arc<str>,
-    /// Where it runs.
+    /// Lane on which it runs.
     pub lane: LaneKind,
     /// Retries, limits, acknowledgement.
     pub policy: TaskPolicy,
-    /// What runs.
+    /// The function that runs.
     pub handler: Handler,
 }
 
@@ -31,12 +31,14 @@ impl Task {
         Self { name: name.into(), lane: LaneKind::Async, policy: TaskPolicy::default(), handler }
     }
 
-    /// A task of the blocking lane, made by hand; [`on`](Self::on) gives it another. `#[longshore::task]` makes one of a function.
+    /// A task of the blocking lane, made by hand; [`on`](Self::on) gives it another.
+    /// `#[longshore::task]` makes one of a function.
     pub fn plain(name: impl Into<Arc<str>>, handler: impl Fn(TaskContext, Call) -> Result<Value, Failure> + Send + Sync + 'static) -> Self {
         Self { name: name.into(), lane: LaneKind::Blocking, policy: TaskPolicy::default(), handler: Handler::Sync(Arc::new(handler)) }
     }
 
-    /// Runs it on this lane. A plain function on the async lane must never wait; a future has no other lane than that one.
+    /// Runs it on this lane. A plain function on the async lane must never wait; a future has no
+    /// other lane than that one.
     #[must_use]
     pub fn on(mut self, lane: LaneKind) -> Self {
         self.handler = match (self.handler, lane) {
@@ -65,7 +67,7 @@ impl fmt::Debug for Task {
     }
 }
 
-/// What a task is called with.
+/// Arguments of a call.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Call {
     /// Positional arguments.
@@ -74,7 +76,7 @@ pub struct Call {
     pub kwargs: Map,
 }
 
-/// What runs a task.
+/// The function of a task.
 #[derive(Clone)]
 pub enum Handler {
     /// For the async lane.
@@ -83,16 +85,19 @@ pub enum Handler {
     Sync(Arc<dyn Fn(TaskContext, Call) -> Result<Value, Failure> + Send + Sync>),
 }
 
-/// When a message is acknowledged.
+/// Time at which a message is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Acks {
-    /// After its result is stored: nothing is lost, and what runs when its worker dies runs again. The default.
+    /// After its result is stored: nothing is lost, and what runs when its worker dies runs again.
+    /// The default.
     #[default]
     Late,
-    /// Before it starts, as Celery does unless told otherwise: what runs when its worker dies is lost. Where every task of an app is acknowledged early
-    /// (Celery's own aside), a broker that can (Redis) gives its messages away as they are claimed, which costs less than half: then what a worker that
-    /// dies had claimed ahead is lost, too, at most about a thousand messages, and never more than it runs in some milliseconds, or has slots for. What
-    /// waits for its ETA or its rate is not lost, and a worker that is stopped hands back what has not started.
+    /// Before it starts, as Celery does unless told otherwise: what runs when its worker dies is
+    /// lost. Where every task of an app is acknowledged early (Celery's own aside), a broker that
+    /// can (Redis) gives its messages away as they are claimed, which costs less than half: then
+    /// what a worker that dies had claimed ahead is lost, too, at most about a thousand messages,
+    /// and never more than it runs in some milliseconds, or has slots for. What waits for its ETA
+    /// or its rate is not lost, and a worker that is stopped hands back what has not started.
     Early,
 }
 
@@ -102,27 +107,32 @@ pub enum RateScope {
     /// Each worker by itself, as in Celery: two workers start twice as many. The default.
     #[default]
     Worker,
-    /// All workers on the broker together, by the task's name: the leaky bucket is in the broker. Slots of a worker that stops are lost for two seconds at
-    /// most, and a rate that was changed takes effect within two seconds. Python's workers know nothing of it.
+    /// All workers on the broker together, by the task's name: the leaky bucket is in the broker.
+    /// Slots of a worker that stops are lost for two seconds at most, and a rate that was changed
+    /// takes effect within two seconds. Python's workers know nothing of it.
     Shared,
 }
 
-/// What is true of every call of a task, unless the call says otherwise.
+/// Settings of every call of a task, unless the call says otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TaskPolicy {
     /// The queue of calls that name none; the app's [route](crate::App::route) for it where absent.
     pub queue: Option<Arc<str>>,
     /// The priority of calls that name none, 0 to 9.
     pub priority: Option<u8>,
-    /// How often [`Failure::Retry`] is granted; for ever, where absent. Celery's default is 3.
+    /// Most times that [`Failure::Retry`] is granted; without end, where absent. Celery's default
+    /// is 3.
     pub max_retries: Option<u32>,
-    /// The time until the next attempt of a task that asks for a retry without saying when. Celery's default is 180 s.
+    /// The time until the next attempt of a task that asks for a retry without saying when.
+    /// Celery's default is 180 s.
     pub retry_delay: Duration,
     /// Retry after any error, with this backoff (full jitter), instead of failing at once.
     pub autoretry: Option<Backoff>,
-    /// Where set, only errors of these types (`ValueError`, `ConnectError`, …) are retried by `autoretry`.
+    /// Types of the errors (`ValueError`, `ConnectError`, …) that `autoretry` retries; all, where
+    /// empty.
     pub autoretry_for: Vec<String>,
-    /// The soft limit of one attempt: the handler is told; a future that does not listen is dropped.
+    /// The soft limit of one attempt: the handler is told; a future that does not listen is
+    /// dropped.
     pub soft_time_limit: Option<Duration>,
     /// The hard limit of one attempt.
     pub time_limit: Option<Duration>,
@@ -130,18 +140,21 @@ pub struct TaskPolicy {
     pub rate_limit: Option<Rate>,
     /// Over what that rate holds.
     pub rate_scope: RateScope,
-    /// With [`RateScope::Shared`]: the limit that it is a part of, with whoever else names it, in place of one of its own.
+    /// With [`RateScope::Shared`]: the limit that it is a part of, with whoever else names it, in
+    /// place of one of its own.
     pub limit: Option<Arc<str>>,
-    /// When a message is acknowledged.
+    /// Time at which a message is acknowledged.
     pub acks: Acks,
-    /// Whether a task that failed or timed out is acknowledged too. Without it the message goes to the dead letters.
+    /// True where a task that failed or timed out is acknowledged, too. Without it the message goes
+    /// to the dead letters.
     pub acks_on_failure: bool,
-    /// Whether results are not stored.
+    /// True where results are not stored.
     pub ignore_result: bool,
-    /// Whether STARTED is stored when an attempt begins.
+    /// True where STARTED is stored when an attempt begins.
     pub track_started: bool,
-    /// On the process lane: whether the function itself runs in a child process of this program ([`init_app`](crate::init_app)), so that a crash is its own
-    /// outcome and it can be killed; without it, it runs on a thread, on which it may wait for a program of its own.
+    /// On the process lane: whether the function itself runs in a child process of this program
+    /// ([`init_app`](crate::init_app)), so that a crash is its own outcome and it can be killed;
+    /// without it, it runs on a thread, on which it may wait for a program of its own.
     pub isolated: bool,
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn from<T: Serialize + ?Sized>(value: &T) -> Result<Value, String> {
     Value::from_serialize(value).map_err(|error| error.to_string())
 }
 
-/// What a task returns, for generated code.
+/// Writes what a task returns, for generated code.
 ///
 /// # Errors
 /// `TypeError`: it cannot be written (a map whose keys are no text, say).

@@ -1,4 +1,5 @@
-//! Whether anybody will run what is waited for: whoever waits for a result that does not come is told when no worker serves the queue that it was sent to.
+//! Whether anybody will run what is waited for: whoever waits for a result that does not come is
+//! told when no worker serves the queue that it was sent to.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,10 +18,10 @@ use crate::{
 
 /// After this time workers have been asked whether they serve the queue.
 const DOUBT: Duration = Duration::from_secs(2);
-/// What they said counts for so long; and nobody is told of one queue more often.
+/// Time for which counts what they said; and nobody is told of one queue more often.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// What all who wait have in common, so that a thousand of them ask once.
+/// State that all who wait have in common, so that a thousand of them ask once.
 #[derive(Default)]
 pub(crate) struct Doubts {
     shared: Mutex<Known>,
@@ -47,7 +48,7 @@ pub(super) async fn doubt(client: &Client, queue: Option<&Arc<str>>, id: &str) -
     std::future::pending().await
 }
 
-/// Whether somebody is to be told that no worker serves this queue.
+/// Returns whether somebody is to be told that no worker serves this queue.
 async fn is_unserved(client: &Client, queue: &Arc<str>) -> bool {
     // Whoever comes while it is asked waits for the same answer.
     let mut known = client.doubts().shared.lock().await;
@@ -57,7 +58,8 @@ async fn is_unserved(client: &Client, queue: &Arc<str>) -> bool {
     }
     let may_be_old = if known.served.contains(&**queue) { AGAIN } else { PATIENCE };
     if !known.asked.is_some_and(|at| fresh(&at, may_be_old)) {
-        // On its own: its reply queue is taken down when it has ended, and not only half when the result comes meanwhile.
+        // On its own: its reply queue is taken down when it has ended, and not only half when the
+        // result comes meanwhile.
         let broker = client.broker().clone();
         let asked = tokio::spawn(async move { ask(&broker, Request::new("active_queues"), PATIENCE).await }).await;
         // A broker that cannot be asked tells nothing.

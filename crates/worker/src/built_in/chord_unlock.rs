@@ -1,5 +1,5 @@
-//! `celery.chord_unlock`: what a client sends whose result backend cannot count the parts of a chord. It looks whether they all have ended; until then it
-//! asks for another attempt.
+//! `celery.chord_unlock`: what a client sends whose result backend cannot count the parts of a
+//! chord. It looks whether they all have ended; until then it asks for another attempt.
 
 use std::time::Duration;
 
@@ -68,7 +68,8 @@ pub(super) async fn unlock(context: TaskContext, mut call: Call) -> Result<Value
     Ok(Value::Null)
 }
 
-/// The parts of a chord as they would have been counted, if all have ended. A part that is a group is one part.
+/// The parts of a chord as they would have been counted, if all have ended. A part that is a group
+/// is one part.
 async fn ended(header: &ResultTree, client: &Client) -> Result<Option<Vec<Value>>, Failure> {
     let mut ids = Vec::new();
     leaves(header, &mut ids);

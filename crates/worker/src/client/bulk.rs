@@ -22,7 +22,7 @@ const BATCH: usize = 128;
 pub struct SendAll<S, R> {
     client: Client,
     signatures: Fuse<S>,
-    /// How many were taken from the stream.
+    /// Number of signatures that were taken from the stream.
     taken: u64,
     /// Written out while those before were on their way.
     ahead: Vec<Planned<R>>,
@@ -32,29 +32,29 @@ pub struct SendAll<S, R> {
 /// One that was not sent, or (an error that is transient) of which that is unknown.
 #[derive(Debug)]
 pub struct Refused<R> {
-    /// What was to be sent, as it was.
+    /// The signature that was to be sent, as it was.
     pub signature: Signature<R>,
     /// Why.
     pub error: ClientError,
 }
 
-/// What came of sending many.
+/// Result of sending many.
 #[derive(Debug)]
 pub struct Sent<R> {
-    /// How many were sent.
+    /// Number of signatures that were sent.
     pub sent: u64,
     /// Those that were not, with their places in the stream (from 0).
     pub refused: Vec<(u64, Refused<R>)>,
 }
 
-/// What a signature comes to.
+/// A signature, planned.
 struct Planned<R> {
     place: u64,
     signature: Signature<R>,
     plan: Result<(Answer<R>, Way), ClientError>,
 }
 
-/// How it goes to the broker.
+/// Way to the broker.
 enum Way {
     /// As these messages, with others.
     Messages(Vec<Outgoing>),
@@ -67,7 +67,8 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
         Self { client, signatures: signatures.fuse(), taken: 0, ahead: Vec::new(), sent: VecDeque::new() }
     }
 
-    /// The next one that was sent or refused, with its place in the stream (from 0); `None` when all have been. In order.
+    /// The next one that was sent or refused, with its place in the stream (from 0); `None` when
+    /// all have been. In order.
     ///
     /// Not cancel safe: of what was on its way when the future was dropped, nobody is told.
     pub async fn next(&mut self) -> Option<(u64, Result<Answer<R>, Refused<R>>)> {
@@ -91,7 +92,8 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
         self.sent.pop_front()
     }
 
-    /// Sends all. Takes nothing more from the stream once the broker cannot be reached: what was sent and what was not is in the report all the same.
+    /// Sends all. Takes nothing more from the stream once the broker cannot be reached: what was
+    /// sent and what was not is in the report all the same.
     pub async fn finish(&mut self) -> Sent<R> {
         let mut report = Sent { sent: 0, refused: Vec::new() };
         let mut goes_on = true;
@@ -108,7 +110,7 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
         report
     }
 
-    /// What the stream has ready, one at least unless it has ended.
+    /// Takes what the stream has ready, one at least unless it has ended.
     async fn some(&mut self) -> Vec<Planned<R>> {
         let Some(first) = self.signatures.next().await else { return Vec::new() };
         let mut batch = vec![self.plan(first)];
@@ -116,7 +118,7 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
         batch
     }
 
-    /// What the stream has ready.
+    /// Takes what the stream has ready.
     async fn ready(&mut self) -> Vec<Planned<R>> {
         let mut batch = Vec::new();
         self.fill(&mut batch).await;
@@ -207,7 +209,8 @@ async fn send<R>(client: &Client, batch: Vec<Planned<R>>) -> Outcomes<R> {
     outcomes
 }
 
-/// All in one call; if the broker refuses that, one after the other, so that one bad one does not hold up the others.
+/// All in one call; if the broker refuses that, one after the other, so that one bad one does not
+/// hold up the others.
 async fn publish<R>(client: &Client, going: &mut Vec<Going<R>>, messages: &mut Vec<Outgoing>, outcomes: &mut Outcomes<R>) {
     if going.is_empty() {
         return;

@@ -1,4 +1,5 @@
-//! Messages that are larger than any worker reads: they lie aside, whole, and a stub goes their way.
+//! Messages that are larger than any worker reads: they lie aside, whole, and a stub goes their
+//! way.
 
 use std::{sync::Arc, time::Duration};
 
