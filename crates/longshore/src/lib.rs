@@ -239,6 +239,9 @@
 //! | `group(…)().get()`, `chord(header)(body)` | `client.send(group(…)).await?.get().await?`, `chord(header, body)` |
 //! | `AsyncResult(id).state` | `client.result(id).state().await?` |
 //!
+//! Why a task waits, how long queues are, what is dead and which limits hold is asked, and changed,
+//! with [`ops`].
+//!
 //! Unlike Celery, a task is acknowledged after its result is stored: what runs when its worker dies
 //! runs again (`acks = "early"` for Celery's way).
 //!
