@@ -9,18 +9,20 @@ use crate::{
     commands::{
         advise, bench, call, config as config_command, dead, demo, enqueue, events,
         global::Global,
-        jobs, limits, queues, remote, result,
+        jobs::{self, reach},
+        limits, queues, remote, result,
         run::{self, args::RunArgs},
         shell, tasks, why,
         worker::{self, args::WorkerArgs},
     },
     config::{Config, ConfigError, RUN_WORDS, Section, Sources},
+    flags::ViewArgs,
     progress::Voice,
     queue::{Fault, Place, block_on},
     units,
 };
 use longshore_run::{
-    jobs as known_jobs,
+    Steering, jobs as known_jobs,
     journal::{JobError, StateDir},
     output::Only,
 };
@@ -39,7 +41,7 @@ struct Cli {
 enum Command {
     /// Run a job: many tasks from files, stdin or arguments
     Run(Box<RunArgs>),
-    /// Jobs that were run: list, show, retry, export, prune
+    /// Jobs that were run: list, show, retry, export, prune; that run: watch, set, pause, resume, cancel
     #[command(subcommand)]
     Jobs(JobsCommand),
     /// Serve queues: run the tasks that are sent, with Celery's wire format
@@ -159,6 +161,49 @@ enum JobsCommand {
         /// Only these: ok or failed
         #[arg(long, value_parser = ["ok", "failed"])]
         only: Option<String>,
+        #[command(flatten)]
+        state: State,
+    },
+    /// See a job that runs in another process, until it is over
+    Watch {
+        /// Its id, its name or its process; the only one that runs when absent
+        job: Option<String>,
+        /// Show it once, with what runs
+        #[arg(long)]
+        once: bool,
+        /// How it is shown
+        #[command(flatten)]
+        view: ViewArgs,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Change a job that runs: how many at once, how fast
+    Set {
+        /// Its id, its name or its process
+        job: String,
+        #[command(flatten)]
+        set: reach::SetArgs,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Let a job that runs start no more tasks until it is resumed
+    Pause {
+        /// Its id, its name or its process
+        job: String,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Let a job that was paused go on
+    Resume {
+        /// Its id, its name or its process
+        job: String,
+        #[command(flatten)]
+        state: State,
+    },
+    /// Stop a job that runs: what runs is ended, and runs again when the job goes on
+    Cancel {
+        /// Its id, its name or its process
+        job: String,
         #[command(flatten)]
         state: State,
     },
@@ -402,6 +447,15 @@ fn jobs_command(command: JobsCommand, global: &Global, app: &App, state_dir: Opt
             known_jobs::export(&open(&state)?, &job, only, &mut std::io::BufWriter::new(&mut out))?;
             out.flush()
         }
+        JobsCommand::Watch { job, once, view, state } => {
+            let state = open(&state)?;
+            drop(out);
+            return Ok(queue_code(reach::watch(&state, job.as_deref(), once, &view, global)));
+        }
+        JobsCommand::Set { job, set, state } => return Ok(queue_code(reach::tell(&open(&state)?, &job, &set.steering(), global))),
+        JobsCommand::Pause { job, state } => return Ok(queue_code(reach::tell(&open(&state)?, &job, &[Steering::Pause], global))),
+        JobsCommand::Resume { job, state } => return Ok(queue_code(reach::tell(&open(&state)?, &job, &[Steering::Resume], global))),
+        JobsCommand::Cancel { job, state } => return Ok(queue_code(reach::tell(&open(&state)?, &job, &[Steering::Cancel], global))),
         JobsCommand::Prune { older_than, state } => {
             let gone = known_jobs::prune(&open(&state)?, older_than)?;
             if json {

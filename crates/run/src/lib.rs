@@ -21,6 +21,7 @@
 //! - `run.rs`: the steps of a run: `open.rs`, `assemble.rs`, `watch.rs`, `conclude.rs`;
 //!   `heard.rs checks.rs ending.rs`: what makes it stop, and how it ends
 //! - `view.rs event.rs steer.rs report.rs`: its face
+//! - `socket.rs`: that face for other processes
 //! - `jobs.rs`: what the state directory knows of jobs
 //! - `units.rs text.rs rate.rs`: numbers and times, read and written
 
@@ -56,6 +57,7 @@ pub mod reply;
 pub mod report;
 mod run;
 mod shared_limit;
+pub mod socket;
 pub mod spec;
 mod spool;
 pub mod steer;

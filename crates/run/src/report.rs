@@ -134,6 +134,23 @@ pub struct ResultsFile {
 }
 
 impl Report {
+    /// Returns what the run looked like at its very end.
+    pub fn last_view(&self) -> RunView {
+        RunView {
+            name: self.name.clone(),
+            job: self.job.clone(),
+            done: self.finished(),
+            total: self.total,
+            ok: self.count(Word::Ok),
+            failed: self.facts.failed,
+            concurrency: usize::try_from(self.width).unwrap_or(usize::MAX),
+            rate_per_s: self.rate_per_s,
+            p50: Some(self.run.p50),
+            p99: Some(self.run.p99),
+            ..RunView::default()
+        }
+    }
+
     /// Returns what is left of a run that broke, as far as it was seen.
     pub(crate) fn broken(view: &RunView, why: String) -> Self {
         let facts = Facts { bug: true, ..Facts::default() };

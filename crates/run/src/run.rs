@@ -14,10 +14,11 @@ use crate::{
     error::RunError,
     event::{Events, LaterEvents, Teller},
     heard::Heard,
-    journal::Begin,
+    journal::{Begin, StateDir},
     open::{Opened, Surroundings},
     plan::Plan,
     report::Report,
+    socket::Served,
     spec::RunSpec,
     steer::{Order, RunHandle},
     view::RunView,
@@ -110,13 +111,21 @@ impl Run {
             state: WatchState::checked(checked),
         };
         let told = teller.later();
+        let served = served(&opened.plan.spec, &handle).await;
         let task = tokio::spawn(async move {
             // Watched until the engine ends, then concluded; orders are heard to the very end.
             let left = watch.until_end(engine, estimate, &mut reasons, &mut ordered).await;
             drop(tell);
             let (journal, output) = (Some(files.journal), Some(files.output));
             let ended = Ended { opened, journal, output, left, name, counts, tally, unread, end_children, is_http, teller };
-            ended.conclude(&mut ordered, &views).await
+            let report = ended.conclude(&mut ordered, &views).await;
+            // Whoever watches sees how it ended.
+            views.send_replace(Arc::new(report.last_view()));
+            drop(views);
+            if let Some(served) = served {
+                served.close().await;
+            }
+            report
         });
         Ok(Running { handle, task, teller: told })
     }
@@ -145,6 +154,13 @@ impl Run {
         spec.journal.begin = begin;
         Self::plan(spec)
     }
+}
+
+/// Lets other processes reach a run. One that cannot be reached runs all the same.
+async fn served(spec: &RunSpec, handle: &RunHandle) -> Option<Served> {
+    let spec = Some(&spec.journal).filter(|spec| spec.reachable)?;
+    let state = StateDir::open(spec.state_dir.as_deref()).ok()?;
+    Served::start(state.path().to_owned(), handle.clone()).await.ok()
 }
 
 /// A run that runs. Awaiting it waits for its end and gives its report.

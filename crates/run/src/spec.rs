@@ -349,13 +349,24 @@ pub struct JournalSpec {
     /// Where journals are; `$XDG_STATE_HOME/longshore`, else `~/.local/state/longshore` when
     /// absent.
     pub state_dir: Option<PathBuf>,
+    /// Other processes of this user can view and steer the run, through a socket beside its journal;
+    /// without a journal it is in the same directory.
+    pub reachable: bool,
     /// The words of a command line, from which the job can be run again.
     pub words: Vec<String>,
 }
 
 impl Default for JournalSpec {
     fn default() -> Self {
-        Self { durability: Durability::Off, name: None, begin: Begin::Auto, in_flight: InFlight::Rerun, state_dir: None, words: Vec::new() }
+        Self {
+            durability: Durability::Off,
+            name: None,
+            begin: Begin::Auto,
+            in_flight: InFlight::Rerun,
+            state_dir: None,
+            reachable: false,
+            words: Vec::new(),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `longshore jobs`: what the state directory knows, for people (text) and programs (JSON Lines).
 
+pub mod reach;
+
 use std::io::{self, Write};
 
 use longshore_run::jobs::{Details, JobRow};

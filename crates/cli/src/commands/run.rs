@@ -2,7 +2,7 @@
 
 pub mod args;
 mod drive;
-mod notes;
+pub(crate) mod notes;
 pub mod spec;
 
 use std::{ffi::OsString, io::Write};

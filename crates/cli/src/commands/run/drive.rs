@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_core::Word;
 use longshore_run::{Listener, Plan, Report, Run, RunError, RunErrorKind, RunHandle, RunView, Surroundings};
 use longshore_sys::files;
 use tokio::sync::mpsc;
@@ -153,26 +152,14 @@ impl Watcher {
 /// Says what the run came to.
 fn say(report: &Report, args: &RunArgs, global: &Global, shown: &Shown) -> Result<(), RunError> {
     let (color, voice) = (global.color, global.voice());
-    let finished = report.finished();
     if let Some(progress) = shown.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        progress.finish(&RunView {
-            name: report.name.clone(),
-            job: report.job.clone(),
-            done: finished,
-            total: report.total,
-            ok: report.count(Word::Ok),
-            failed: report.facts.failed,
-            rate_per_s: report.rate_per_s,
-            p50: Some(report.run.p50),
-            p99: Some(report.run.p99),
-            ..RunView::default()
-        });
+        progress.finish(&report.last_view());
     }
     for word in &report.words {
         eprintln!("{}", voice.error(word));
     }
     if report.nothing_left {
-        let line = format!(" {}: nothing left to do, all {} tasks are finished", report.name, units::show_count(finished));
+        let line = format!(" {}: nothing left to do, all {} tasks are finished", report.name, units::show_count(report.finished()));
         voice.note(&line).into_iter().for_each(|line| eprintln!("{line}"));
     }
     if report.exit_code != 141 {

@@ -79,7 +79,7 @@ fn resume_words(resumed: &Resumed) -> String {
 }
 
 /// Returns lines about what runs, the oldest first.
-pub(super) fn running(view: &RunView) -> Vec<String> {
+pub(crate) fn running(view: &RunView) -> Vec<String> {
     let mut lines = vec![format!(" {} running, {} waiting for another attempt", view.active, view.retrying)];
     for task in &view.running {
         let last = if task.last_line.is_empty() { String::new() } else { format!("   {}", task.last_line.escape_debug()) };

@@ -51,6 +51,7 @@ pub fn spec(args: &RunArgs, config: &Config, words: Vec<String>) -> Result<RunSp
     spec.journal.begin = begin(args);
     spec.journal.in_flight = if args.in_flight == "skip" { InFlight::Skip } else { InFlight::Rerun };
     spec.journal.state_dir.clone_from(&args.state_dir);
+    spec.journal.reachable = true;
     spec.journal.words = words;
     Ok(spec)
 }
