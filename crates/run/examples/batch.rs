@@ -38,7 +38,8 @@ async fn commands() -> Result<(), RunError> {
     Ok(())
 }
 
-/// Sends requests to a server of this program, hears what becomes of each, and speeds up on the way.
+/// Sends requests to a server of this program, hears what becomes of each, and speeds up on the
+/// way.
 async fn requests() -> Result<(), Box<dyn std::error::Error>> {
     let answer = |Path(id): Path<u32>| async move { if id == 7 { StatusCode::NOT_FOUND } else { StatusCode::OK } };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

@@ -37,6 +37,7 @@ const GREETING: Duration = Duration::from_millis(100);
 
 /// What a `--pipe` child may do.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Limits {
     /// The longest answer, in bytes.
     pub max_answer: usize,

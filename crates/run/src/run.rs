@@ -33,9 +33,9 @@ use crate::{
 /// A program that runs commands calls [`longshore_core::init`] first thing in its `main`: then its
 /// commands end with it, whatever ends it.
 ///
-/// Whatever it says about its job is true at every instant: a start line is in the journal before an
-/// attempt starts, a result line before a result is shown or counts. So a run that is killed goes on
-/// where it stopped ([`Run::resume`]), and repeats at most what was running.
+/// Whatever it says about its job is true at every instant: a start line is in the journal before
+/// an attempt starts, a result line before a result is shown or counts. So a run that is killed
+/// goes on where it stopped ([`Run::resume`]), and repeats at most what was running.
 ///
 /// ```
 /// use longshore_run::{Program, Run, RunSpec};

@@ -1,12 +1,12 @@
 //! A run that runs is reached by other processes of its user through a socket beside its journal.
 //!
-//! Both sides speak lines of JSON. The run says first who it is ([`Hello`]); then each [`Request`] is
-//! answered by one [`Answer`], but for `watch`, which is answered by a view at each change until the
-//! run or the reader ends. Everything is bounded: connections, lines, and the time for which a reader
-//! may take nothing, after which it is let go.
+//! Both sides speak lines of JSON. The run says first who it is ([`Hello`]); then each [`Request`]
+//! is answered by one [`Answer`], but for `watch`, which is answered by a view at each change until
+//! the run or the reader ends. Everything is bounded: connections, lines, and the time for which a
+//! reader may take nothing, after which it is let go.
 //!
-//! Other users cannot reach it: the socket's mode is 0600, and each side looks at whose the other is.
-//! A path that is too long for a socket's address is reached through the folder's descriptor.
+//! Other users cannot reach it: the socket's mode is 0600, and each side looks at whose the other
+//! is. A path that is too long for a socket's address is reached through the folder's descriptor.
 //!
 //! Layout: `serve.rs`: the run's side; `client.rs`: the other side
 

@@ -167,6 +167,7 @@ impl Default for PaceSpec {
 
 /// A limit that has a name, and that other processes keep too where it names a broker.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct NamedLimit {
     /// Its name.
     pub name: String,
@@ -349,8 +350,8 @@ pub struct JournalSpec {
     /// Where journals are; `$XDG_STATE_HOME/longshore`, else `~/.local/state/longshore` when
     /// absent.
     pub state_dir: Option<PathBuf>,
-    /// Other processes of this user can view and steer the run, through a socket beside its journal;
-    /// without a journal it is in the same directory.
+    /// Other processes of this user can view and steer the run, through a socket beside its
+    /// journal; without a journal it is in the same directory.
     pub reachable: bool,
     /// The words of a command line, from which the job can be run again.
     pub words: Vec<String>,

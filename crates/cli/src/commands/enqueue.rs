@@ -138,7 +138,12 @@ pub async fn run(args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Resu
         }
         sources.push(Source::Stdin);
     }
-    let options = Options { sources, format: args.format, header: !args.no_header, skip: args.skip, take: args.take, ..Options::default() };
+    let mut options = Options::default();
+    options.sources = sources;
+    options.format = args.format;
+    options.header = !args.no_header;
+    options.skip = args.skip;
+    options.take = args.take;
     let input = Input::open(&options).map_err(|error| Fault { code: if error.is_usage() { 2 } else { 3 }, message: error.to_string() })?;
     let plan = Plan::compile(args, &Shape::of(&input))?;
     let mut ids = match &args.ids {

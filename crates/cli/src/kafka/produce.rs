@@ -84,13 +84,11 @@ fn prepare(args: &ProduceArgs) -> Result<(Records, Plan, Option<u64>), Fault> {
         ));
     }
     let source = args.input.as_ref().map_or(Source::Stdin, |path| Source::of_word(path.clone()));
-    let options = Options {
-        sources: vec![source],
-        format: args.format,
-        take: args.count,
-        max_record: usize::try_from(args.max_record).unwrap_or(usize::MAX),
-        ..Options::default()
-    };
+    let mut options = Options::default();
+    options.sources = vec![source];
+    options.format = args.format;
+    options.take = args.count;
+    options.max_record = usize::try_from(args.max_record).unwrap_or(usize::MAX);
     let input = Input::open(&options).map_err(|error| Fault { code: if error.is_usage() { 2 } else { 3 }, message: error.to_string() })?;
     let plan = compile(args.key_separator.as_deref(), &Shape::of(&input))?;
     Ok((Records::Input(Box::new(input)), plan, options.estimate()))

@@ -276,12 +276,10 @@ impl Keys<'_> {
         if self.section.contains_key("stdin") {
             return Err(self.wrong("stdin", "belongs to exec; a child of pipe reads its tasks there"));
         }
-        let limits = PipeLimits {
-            max_answer: self.max_output()?,
-            kill_after: self.duration("kill-after")?.unwrap_or(Duration::from_secs(10)),
-            memory: self.read("memory", units::size)?,
-            ..PipeLimits::default()
-        };
+        let mut limits = PipeLimits::default();
+        limits.max_answer = self.max_output()?;
+        limits.kill_after = self.duration("kill-after")?.unwrap_or(Duration::from_secs(10));
+        limits.memory = self.read("memory", units::size)?;
         let env = constants(&self.env(&Shape::task())?);
         let env =
             env.map_err(|name| self.wrong("env", format!("{name}: a child of pipe serves many tasks; write a constant: {{{{ 'x' }}}}")))?;
@@ -297,18 +295,16 @@ impl Keys<'_> {
 
     fn http(&self, text: &str) -> Result<HttpPlan, ConfigError> {
         let redirects = self.whole("redirects")?.map_or(5, |most| u32::try_from(most).unwrap_or(u32::MAX));
-        let options = HttpOptions {
-            ok: self.read("ok", StatusRanges::parse)?.unwrap_or_default(),
-            timeout: Some(self.duration("timeout")?.unwrap_or(Duration::from_secs(30))),
-            connect_timeout: self.duration("connect-timeout")?.unwrap_or(Duration::from_secs(5)),
-            redirects,
-            http2: self.is_on("http2"),
-            insecure: self.is_on("insecure"),
-            proxy: self.text("proxy").map(str::to_owned),
-            max_body: self.max_output()?,
-            retry_after: true,
-            guard: Some(Arc::new(self.guard(text))),
-        };
+        let mut options = HttpOptions::default();
+        options.ok = self.read("ok", StatusRanges::parse)?.unwrap_or_default();
+        options.timeout = Some(self.duration("timeout")?.unwrap_or(Duration::from_secs(30)));
+        options.connect_timeout = self.duration("connect-timeout")?.unwrap_or(Duration::from_secs(5));
+        options.redirects = redirects;
+        options.http2 = self.is_on("http2");
+        options.insecure = self.is_on("insecure");
+        options.proxy = self.text("proxy").map(str::to_owned);
+        options.max_body = self.max_output()?;
+        options.guard = Some(Arc::new(self.guard(text)));
         let (header, form) = (self.list("header"), self.list("form"));
         let words = HttpWords { dashes: false, headers: &header, body_json: self.text("body-json"), body: self.text("body"), form: &form };
         HttpPlan::compile(text, &words, &Shape::task(), options, None).map_err(|why| self.wrong("http", why))

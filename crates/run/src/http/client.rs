@@ -29,6 +29,7 @@ use super::{
 
 /// How requests are sent and answers judged; one set for a whole run.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct HttpOptions {
     /// The statuses that count as success.
     pub ok: StatusRanges,

@@ -99,6 +99,7 @@ impl Source {
 
 /// What to read, and how.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// The inputs, read one after the other.
     pub sources: Vec<Source>,

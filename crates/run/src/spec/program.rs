@@ -144,6 +144,7 @@ pub struct TaskSpec {
 
 /// What of a run concerns the program.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ProgramLimits {
     /// From TERM to KILL.
     pub kill_after: Duration,

@@ -185,14 +185,14 @@ fn lanes(args: &RunArgs, spec: &mut RunSpec) -> Result<(), RunError> {
 fn limit(name: &str, args: &RunArgs, config: &Config) -> Result<NamedLimit, RunError> {
     let limit = config.limit(name).map_err(|error| usage(error.to_string()))?;
     let rate = limit.rate.as_ref().map(|text| units::rate(text).map_err(|error| usage(format!("limit {name}: {error}"))));
-    Ok(NamedLimit {
-        name: name.to_owned(),
-        concurrency: limit.concurrency.map(|most| usize::try_from(most).unwrap_or(usize::MAX).max(1)),
-        rate: rate.transpose()?,
-        burst: u32::try_from(limit.burst).unwrap_or(u32::MAX),
-        by: limit.by,
-        broker: args.place.as_ref().map(|place| place.broker.clone()),
-    })
+    let mut named = NamedLimit::default();
+    name.clone_into(&mut named.name);
+    named.concurrency = limit.concurrency.map(|most| usize::try_from(most).unwrap_or(usize::MAX).max(1));
+    named.rate = rate.transpose()?;
+    named.burst = u32::try_from(limit.burst).unwrap_or(u32::MAX);
+    named.by = limit.by;
+    named.broker = args.place.as_ref().map(|place| place.broker.clone());
+    Ok(named)
 }
 
 fn output(args: &RunArgs, spec: &mut RunSpec) -> Result<(), RunError> {
