@@ -3,7 +3,7 @@
 mod bulk;
 pub(crate) mod outgoing;
 
-use std::{cell::RefCell, collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use futures_util::Stream;
 use longshore_brokers::{Broker, BrokerError, Key, Notice, Outgoing, ResultBackend, Stored};
@@ -314,23 +314,4 @@ impl fmt::Debug for Client {
 /// Returns where the result of a plan will stand.
 pub(crate) fn place(plan: &canvas::Plan) -> Result<ResultTree, ClientError> {
     plan.result.clone().ok_or_else(|| ClientError::Signature("an empty chain or group: there is nothing to send".to_owned()))
-}
-
-/// A random UUID. The kernel is asked for sixteen at once: asking takes about as long as writing a
-/// message.
-pub(crate) fn fresh_id() -> String {
-    const SIZE: usize = size_of::<uuid::Bytes>();
-    thread_local! {
-        static RANDOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    }
-    RANDOM.with_borrow_mut(|random| {
-        if random.is_empty() {
-            random.resize(16 * SIZE, 0);
-            getrandom::fill(random).expect("the system has random numbers");
-        }
-        let mut id = uuid::Bytes::default();
-        id.copy_from_slice(&random[random.len() - SIZE..]);
-        random.truncate(random.len() - SIZE);
-        uuid::Builder::from_random_bytes(id).into_uuid().to_string()
-    })
 }

@@ -1,6 +1,7 @@
 //! Time, chance and threads as inputs of clients and workers.
 
 use std::{
+    cell::RefCell,
     fmt,
     time::{Instant, SystemTime},
 };
@@ -36,7 +37,7 @@ impl Environment {
         wall: SystemTime::now,
         lease: lease::clock,
         random: || fastrand::u64(..),
-        id: crate::client::fresh_id,
+        id: fresh_id,
         threads: true,
     };
 
@@ -75,6 +76,25 @@ impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Environment").field("clock", &self.clock).field("threads", &self.threads).finish_non_exhaustive()
     }
+}
+
+/// Returns a random UUID. The kernel is asked for sixteen at once: asking takes about as long as
+/// writing a message.
+fn fresh_id() -> String {
+    const SIZE: usize = size_of::<uuid::Bytes>();
+    thread_local! {
+        static RANDOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    RANDOM.with_borrow_mut(|random| {
+        if random.is_empty() {
+            random.resize(16 * SIZE, 0);
+            getrandom::fill(random).expect("the system has random numbers");
+        }
+        let mut id = uuid::Bytes::default();
+        id.copy_from_slice(&random[random.len() - SIZE..]);
+        random.truncate(random.len() - SIZE);
+        uuid::Builder::from_random_bytes(id).into_uuid().to_string()
+    })
 }
 
 #[cfg(test)]
