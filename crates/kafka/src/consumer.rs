@@ -3,6 +3,7 @@
 //! It is an engine whose source is a group's partitions: `client.rs` is the thread that owns the
 //! client, `source.rs` what lies between the two.
 
+mod face;
 mod start;
 
 use std::{

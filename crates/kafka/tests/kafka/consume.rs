@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_core::{Backoff, Job, RetryPolicy, Stop, TaskError};
+use longshore_core::{Backoff, Job, RetryPolicy, Stop, TaskError, watch::ViewKind};
 use longshore_kafka::{Handler, Lent, Order, Record};
 
 use crate::help::{Log, Topic, wait_for};
@@ -93,6 +93,12 @@ async fn what_was_done_beyond_a_stuck_record_is_not_repeated_after_a_restart() {
     tokio::task::spawn_blocking(move || wait_for("all but one are done", || waiting.len() == 299)).await.unwrap();
     let view = running.handle().snapshot().await.unwrap();
     assert_eq!((view.in_flight, view.engine.active, view.partitions[0].oldest), (1, 1, Some(7)));
+    // The same as all that runs shows it.
+    let view = running.view().await.unwrap();
+    let gauge = |name: &str| view.gauges.iter().find(|gauge| gauge.name == name).map(|gauge| gauge.value);
+    assert_eq!((view.kind, &view.name, view.active(), view.counts.ok), (ViewKind::Consumer, &topic.group, 1, 299));
+    assert_eq!((gauge("kafka_assigned_partitions"), gauge("kafka_in_flight_records")), (Some(1.0), Some(1.0)));
+    assert!(view.gauges.iter().any(|gauge| gauge.name == "kafka_incomplete_records" && gauge.labels["partition"] == "0"));
     running.handle().engine().stop(Stop::Hard);
     let summary = running.join().await;
     assert_eq!(summary.counts.done, 299);
