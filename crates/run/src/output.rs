@@ -10,6 +10,7 @@
 //! | `render` | from a result line to what is shown of it |
 //! | `sink` | one destination, and the order of the input |
 //! | `spooled` | what result lines left beside the journal |
+//! | `waiting` | text whose turn has not come: in memory up to 16 MiB, else in a file |
 //! | [`save`] | one file a task (`--save-output`) |
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod sink;
 mod spooled;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::{
     collections::HashSet,
@@ -42,6 +44,7 @@ use self::{
     render::Render,
     sink::{Order, Sink, Stored},
     spooled::Places,
+    waiting::Waiting,
 };
 use crate::journal::{Feed, JobError, OpenJob, feed::Item, format::TakenOver};
 
@@ -221,6 +224,7 @@ impl Output {
                 regular: false,
                 render,
                 order: None,
+                waiting: Waiting::default(),
                 out: Vec::new(),
                 shown: 0,
                 around: hooks.around,
@@ -320,6 +324,7 @@ fn sink(opened: Opened, render: Render) -> Sink {
         regular: opened.regular,
         render,
         order: None,
+        waiting: Waiting::default(),
         out: Vec::new(),
         shown: 0,
         around: None,

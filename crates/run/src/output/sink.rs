@@ -22,6 +22,7 @@ use super::{
     project::each_current,
     render::{Pushed, RawText, Render, Shown},
     spooled::Places,
+    waiting::{Held, Waiting},
 };
 use crate::journal::{
     Batch, Index, error,
@@ -36,6 +37,8 @@ pub(crate) struct Sink {
     pub(crate) regular: bool,
     pub(crate) render: Render,
     pub(crate) order: Option<Order>,
+    /// Text of results whose turn has not come.
+    pub(crate) waiting: Waiting,
     pub(crate) out: Vec<u8>,
     /// Results shown.
     pub(crate) shown: u64,
@@ -64,8 +67,8 @@ impl Sink {
             let shown = Shown::of(&batch.bytes, piece);
             self.shown += u64::from(self.render.shows(piece.outcome));
             if let Some(rest) = piece.rest.as_ref().filter(|_| self.render.emit == Emit::Raw) {
-                let (task, held) = (shown.task.into(), shown.raw.unwrap_or_default().into());
-                let slot = Slot::Spooled(Box::new(Spooled { task, held, outcome: shown.outcome, rest: rest.clone() }));
+                let held = self.waiting.keep(shown.raw.unwrap_or_default());
+                let slot = Slot::Spooled(Box::new(Spooled { task: shown.task.into(), held, outcome: shown.outcome, rest: rest.clone() }));
                 match &mut self.order {
                     None => self.take(slot)?,
                     Some(order) => order.put(piece.seq, slot),
@@ -82,7 +85,7 @@ impl Sink {
                 Some(order) => {
                     let mut text = Vec::new();
                     self.render.push(&mut text, shown);
-                    order.put(piece.seq, Slot::Text(text.into()));
+                    order.put(piece.seq, Slot::Text(self.waiting.keep(&text)));
                 }
             }
             self.drain()?;
@@ -111,12 +114,16 @@ impl Sink {
     fn take(&mut self, slot: Slot) -> Result<(), OutputError> {
         match slot {
             Slot::Nothing => {}
-            Slot::Text(text) => self.out.extend_from_slice(&text),
+            Slot::Text(held) => {
+                let text = self.waited(held)?;
+                self.out.extend_from_slice(&text);
+            }
             Slot::Spooled(spooled) => {
                 let mut place = None;
+                let held = self.waited(spooled.held)?;
                 if self.render.shows(spooled.outcome) {
                     let mut text = self.render.raw_text(&spooled.task);
-                    text.push(&mut self.out, &spooled.held);
+                    text.push(&mut self.out, &held);
                     let path = spooled.rest.path();
                     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
                     place = self.copy(&mut file.take(spooled.rest.len()), spooled.rest.len(), Some(text), path)?;
@@ -148,6 +155,10 @@ impl Sink {
             }
         }
         Ok(())
+    }
+
+    fn waited(&mut self, held: Held) -> Result<Box<[u8]>, OutputError> {
+        self.waiting.take(held).map_err(|error| unreadable(&std::env::temp_dir(), &error))
     }
 
     fn lacks(&self) {
@@ -306,7 +317,7 @@ fn unreadable(path: &Path, error: &io::Error) -> OutputError {
 /// A result of which a part is in a file.
 struct Spooled {
     task: Box<[u8]>,
-    held: Box<[u8]>,
+    held: Held,
     outcome: Word,
     rest: Arc<Rest>,
 }
@@ -314,7 +325,7 @@ struct Spooled {
 /// What stands at a place of the input.
 enum Slot {
     Nothing,
-    Text(Box<[u8]>),
+    Text(Held),
     Spooled(Box<Spooled>),
     /// A result line of an earlier sitting, by its offset in the journal.
     Stored(u64),
