@@ -107,6 +107,10 @@ impl Sink {
     fn drain(&mut self) -> Result<(), OutputError> {
         while let Some(slot) = self.order.as_mut().and_then(Order::next) {
             self.take(slot)?;
+            // Much can have waited for one place.
+            if self.out.len() >= WRITE_BYTES {
+                self.flush()?;
+            }
         }
         if self.out.len() >= WRITE_BYTES { self.flush() } else { Ok(()) }
     }
