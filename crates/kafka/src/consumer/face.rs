@@ -15,8 +15,8 @@ use super::{ConsumerHandle, RunningConsumer};
 use crate::{trouble::Affected, view::View};
 
 impl RunningConsumer {
-    /// Returns the view that all that runs has; `None` when it is over. [`ConsumerHandle::snapshot`]
-    /// has more.
+    /// Returns the view that all that runs has; `None` when it is over.
+    /// [`ConsumerHandle::snapshot`] has more.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
