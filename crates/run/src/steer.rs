@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use longshore_core::{Rate, Stop};
+use futures_util::future::BoxFuture;
+use longshore_core::{
+    Rate, Stop,
+    watch::{Command, Handle, Steer, Unsupported, View},
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -148,8 +152,34 @@ impl RunHandle {
         self.views.changed().await.is_ok()
     }
 
+    /// Returns the handle that everything that runs has. It sees and steers the same run.
+    pub fn watched(&self) -> Handle {
+        Handle::new(Arc::new(self.clone()))
+    }
+
     fn order(&self, order: Order) {
         // Whoever is over needs no orders.
         let _ = self.orders.send(order);
+    }
+}
+
+impl Steer for RunHandle {
+    fn steer(&self, command: Command) -> Result<(), Unsupported> {
+        self.order(match command {
+            Command::Pause => Order::Steer(Steering::Pause),
+            Command::Resume => Order::Steer(Steering::Resume),
+            Command::Concurrency { lane: None, most } => Order::Steer(Steering::Concurrency { most }),
+            Command::Rate { rate } => Order::Rate(rate),
+            Command::Drain => Order::Steer(Steering::Drain),
+            Command::Stop { how } => Order::Stop(how),
+            Command::Concurrency { .. } => return Err(Unsupported::new(&command, "a run has one number for all its lanes")),
+            other => return Err(Unsupported::new(&other, "a run has it from its spec")),
+        });
+        Ok(())
+    }
+
+    fn view(&self) -> BoxFuture<'static, Option<View>> {
+        let this = self.clone();
+        Box::pin(async move { this.look().await?.engine.map(|view| *view) })
     }
 }

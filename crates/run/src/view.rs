@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use longshore_core::watch::View;
 use serde::{Deserialize, Serialize};
 
 /// Version of what travels. It grows when a field changes its meaning, not when one is added.
@@ -55,6 +56,8 @@ pub struct RunView {
     pub slow: Option<SlowTask>,
     /// What runs, oldest first, where that was asked for.
     pub running: Vec<RunningRecord>,
+    /// The face that everything that runs has, where that was asked for.
+    pub engine: Option<Box<View>>,
 }
 
 impl Default for RunView {
@@ -80,6 +83,7 @@ impl Default for RunView {
             gate: Vec::new(),
             slow: None,
             running: Vec::new(),
+            engine: None,
         }
     }
 }

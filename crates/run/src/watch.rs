@@ -10,6 +10,7 @@ use longshore_core::{
     LaneKind, Phase, Rate, Reason, Stop, Word,
     engine::{self, Handle},
     lane::child::Children,
+    watch::ViewKind,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -223,6 +224,7 @@ impl Watch {
         self.views.send_replace(Arc::new(view.clone()));
         if with_running {
             view.running = self.running(&snapshot);
+            view.engine = Some(Box::new(snapshot.into_view(ViewKind::Run, self.name.clone())));
         }
         Some(view)
     }
