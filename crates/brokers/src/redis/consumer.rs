@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, try_join_all};
+use longshore_celery::Stub;
 use longshore_core::{ErrorKind, Receipt, source::Fetched};
 use tokio::{
     sync::watch,
@@ -63,6 +64,8 @@ pub(super) struct RedisConsumer {
     trip: AtomicU64,
     /// What was told to stay claimed.
     kept: Mutex<HashSet<u64>>,
+    /// What was lent as a stub: something lies aside for it.
+    stubs: Mutex<HashSet<u64>>,
     claiming: tokio::sync::Mutex<Claiming>,
     /// The way on which messages are claimed.
     claims: Arc<Link>,
@@ -139,6 +142,7 @@ impl RedisConsumer {
             step: AtomicU64::new(1),
             trip: AtomicU64::new(0),
             kept: Mutex::default(),
+            stubs: Mutex::default(),
             claims: claiming.lists.link().clone(),
             claiming: tokio::sync::Mutex::new(claiming),
             served: watch::Sender::new(Served { queues: options.queues, closed: false }),
@@ -227,6 +231,8 @@ impl RedisConsumer {
                 if !taken.is_empty() {
                     let lent = taken.iter().filter(|claimed| !claimed.given);
                     locked(&self.owner.held).extend(lent.map(|claimed| claimed.receipt.0));
+                    let stubs = taken.iter().filter(|claimed| Stub::is_one(&claimed.raw));
+                    locked(&self.stubs).extend(stubs.map(|claimed| claimed.receipt.0));
                     if let Some(listeners) = listeners {
                         listeners.took(taken.len(), room, lists.left(order));
                     }
@@ -297,24 +303,33 @@ impl RedisConsumer {
         let queues =
             batch.iter().filter(|finish| refused(finish).is_none()).flat_map(|finish| &finish.publish).map(|message| &message.queue);
         self.declared.say(&self.link, &self.layout, queues, Wait::Forever).await?;
-        let needs_entry = |finish: &Finish| matches!(finish.end, End::Back { .. } | End::Dead { .. } | End::Junk { .. });
-        let numbers: Vec<u64> = batch.iter().filter(|finish| needs_entry(finish)).map(|finish| finish.receipt.0).collect();
+        let needs_entry: Vec<bool> = {
+            let stubs = locked(&self.stubs);
+            let needs = |finish: &Finish| match finish.end {
+                End::Back { .. } | End::Dead { .. } | End::Junk { .. } => true,
+                End::Ack => !stubs.is_empty() && stubs.contains(&finish.receipt.0),
+                End::Keep => false,
+            };
+            batch.iter().map(needs).collect()
+        };
+        let moving = || batch.iter().zip(&needs_entry).filter(|(_, needs)| **needs).map(|(finish, _)| finish);
+        let numbers: Vec<u64> = moving().map(|finish| finish.receipt.0).collect();
         let entries = claim::entries(&self.link, &self.layout, &self.boot, &numbers).await?;
-        let mut moved = self.moved(batch.iter().filter(|finish| needs_entry(finish)), entries).await.into_iter();
+        let mut moved = self.moved(moving(), entries).await.into_iter();
         let first = self.step.fetch_add(batch.len() as u64, Ordering::Relaxed);
         let endings: Vec<Ending<'_>> = {
             let kept = locked(&self.kept);
-            let ending = |(finish, step): (_, u64)| {
+            let ending = |((finish, needs), step): ((_, &bool), u64)| {
                 let finish: &Finish = finish;
-                let moved = if needs_entry(finish) { moved.next().flatten() } else { None };
+                let moved = if *needs { moved.next().flatten() } else { None };
                 let kept = !kept.is_empty() && kept.contains(&finish.receipt.0);
                 Ending { finish, step, moved, kept, impossible: refused(finish) }
             };
-            batch.iter().zip(first..).map(ending).collect()
+            batch.iter().zip(&needs_entry).zip(first..).map(ending).collect()
         };
         let place = Place { link: &self.link, layout: &self.layout, boot: &self.boot };
         let ended = try_join_all(finish::parcels(&endings).into_iter().map(|parcel| place.end(parcel))).await?.concat();
-        let (mut held, mut kept) = (locked(&self.owner.held), locked(&self.kept));
+        let (mut held, mut kept, mut stubs) = (locked(&self.owner.held), locked(&self.kept), locked(&self.stubs));
         for (finish, ended) in batch.iter().zip(&ended) {
             let number = finish.receipt.0;
             if matches!(ended, Ended::Impossible { .. }) {
@@ -324,8 +339,10 @@ impl RedisConsumer {
                 kept.insert(number);
             } else {
                 held.remove(&number);
-                if !kept.is_empty() {
-                    kept.remove(&number);
+                for notes in [&mut *kept, &mut *stubs] {
+                    if !notes.is_empty() {
+                        notes.remove(&number);
+                    }
                 }
             }
         }

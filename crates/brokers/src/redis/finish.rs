@@ -1,6 +1,6 @@
 //! Ending messages: one script a batch, and what to do when its answer is lost.
 
-use longshore_celery::crashes_of;
+use longshore_celery::{Stub, crashes_of};
 use longshore_core::Receipt;
 use tokio::time::sleep;
 
@@ -38,12 +38,14 @@ pub(super) struct Ending<'a> {
     pub(super) impossible: Option<String>,
 }
 
-/// A message that goes back or dies.
+/// A message that goes back or dies, or for which something lies aside.
 pub(super) struct Moved {
     queue: String,
     priority: u8,
     /// The message as it goes back, or its dead letter.
     bytes: Vec<u8>,
+    /// The key of what lies aside, where this is a stub.
+    aside: Option<String>,
 }
 
 impl Moved {
@@ -54,7 +56,7 @@ impl Moved {
             End::Dead { reason } | End::Junk { reason } => (0, dead::encode(layout, reason, crashes, raw)),
             End::Ack | End::Back { .. } | End::Keep => (marks::priority_of(raw), marks::mark_redelivered(raw, crashes)),
         };
-        Self { queue, priority, bytes }
+        Self { queue, priority, bytes, aside: Stub::read(raw).map(|stub| layout.aside(stub.tag)) }
     }
 }
 
@@ -219,15 +221,28 @@ impl Place<'_> {
             part_args(self.layout, part, call);
             call.number(*step);
         }
+        if finish.end == End::Keep {
+            call.arg("P");
+            return call.number(*step);
+        }
+        // Before what cannot be taken back.
+        if *kept {
+            call.arg("U");
+        }
         match (&finish.end, moved) {
-            (End::Keep, _) => {
-                call.arg("P");
-                return call.number(*step);
-            }
-            (End::Back { front }, Some(Moved { queue, priority, bytes })) => {
-                call.arg(if *front { "R" } else { "L" });
+            (End::Back { front }, Some(Moved { queue, priority, bytes, aside })) => {
+                let (operation, command) = if *front { ("R", "RPUSH") } else { ("L", "LPUSH") };
+                call.arg(if aside.is_some() { "W" } else { operation });
                 call.arg(self.layout.list(queue, *priority));
                 call.arg(bytes);
+                if let Some(aside) = aside {
+                    call.arg(aside);
+                    call.arg(command);
+                }
+            }
+            (End::Ack, Some(Moved { aside: Some(aside), .. })) => {
+                call.arg("A");
+                call.arg(aside);
             }
             (End::Dead { .. } | End::Junk { .. }, Some(Moved { queue, bytes, .. })) => {
                 let (letters, junk) = (self.layout.dead(queue), self.layout.junk(queue));
@@ -242,10 +257,7 @@ impl Place<'_> {
                 call.arg(other);
             }
             // Without its entry it is not there any more, which the script finds too.
-            (End::Ack | End::Back { .. } | End::Dead { .. } | End::Junk { .. }, _) => {}
-        }
-        if *kept {
-            call.arg("U");
+            (End::Ack | End::Keep | End::Back { .. } | End::Dead { .. } | End::Junk { .. }, _) => {}
         }
         call.arg("E");
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
-use longshore_celery::crashes_of;
+use longshore_celery::{Stub, crashes_of};
 
 use super::{
     fail::Fail,
@@ -124,6 +124,7 @@ impl<'a> Rescuer<'a> {
                 call.arg(tag);
                 call.arg(message);
                 call.number(rescued.is_some().into());
+                call.arg(Stub::read(raw).map_or_else(String::new, |stub| self.layout.aside(stub.tag)));
                 restores.push(self.link.ask(call.pack(), Wait::Forever));
             }
             // The first one alone: where the server does not know the script, it is brought, and no other one overtakes it meanwhile.

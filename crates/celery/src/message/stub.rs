@@ -1,6 +1,7 @@
 //! What stands for a message that was too large to be brought to a worker: the message itself lies
-//! aside, whole, where its broker keeps it. To a worker that does not know stubs it is a task that
-//! nobody has (`longshore.aside`), which loses nothing.
+//! aside, whole, where its broker keeps it. Only a worker of ours holds a stub: where it lets go of
+//! it, the whole message goes back. (To a worker that does not know stubs one would be a task that
+//! nobody has, `longshore.aside`.)
 
 use super::{BadMessage, Limits};
 

@@ -1,5 +1,5 @@
 -- Takes the next messages from lists for good. A copy stays until the next claim, for whoever did not hear the answer. What is too large to be brought to
--- anybody is not given: its stub is parked, as what is lent is.
+-- anybody is not given: its stub is parked, as what is lent is. So is a stub that lies in a list.
 -- KEYS: the copy, the paused queues, unacked, unacked_index, then the lists in the order of service.
 -- ARGV: how many at most, the number of the first, what stands before the number in a tag, the most bytes of a message, what stands before the tag in the
 -- key of one that is put aside; then for each list its queue and the end of its entries.
@@ -20,9 +20,10 @@ for place = 5, #KEYS do
       claimed[#claimed + 1] = found.err
     elseif count > 0 then
       for i = 1, count do
-        if #found[i] > largest then
+        local is_large = #found[i] > largest
+        if is_large or is_stub(found[i]) then
           local tag = boot .. (number + i - 1)
-          found[i] = put_aside(found[i], aside, tag)
+          if is_large then found[i] = put_aside(found[i], aside, tag) end
           redis.call('HSET', KEYS[3], tag, '[' .. found[i] .. ARGV[place * 2 - 3])
           redis.call('ZADD', KEYS[4], redis.call('TIME')[1], tag)
         end

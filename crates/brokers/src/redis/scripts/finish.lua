@@ -4,6 +4,8 @@
 -- ARGV: how many, their tags, then for each its operations:
 --   L list message      put into a queue, behind
 --   R list message      the same, to the front
+--   W list stub aside command    what lies aside goes back, whole, in place of its stub: LPUSH behind, RPUSH to the front
+--   A aside             what lies aside goes
 --   S key seconds doc   store and tell; for ever with 0
 --   K key seconds doc   the same, unless a success is stored
 --   C key id score member seconds token step    count a part of the chord
@@ -13,7 +15,7 @@
 --   P step              the end: it stays claimed; the step is written down, so that it is known to be done
 -- For each: 0 not ours, 1 done, 2 done, and the chord is complete through it (the message stays claimed), or the
 -- operation that was refused, a space, and the error: nothing was done.
-local skip = { L = 2, R = 2, S = 3, K = 3, C = 7, D = 6, U = 0, E = 0, P = 1 }
+local skip = { L = 2, R = 2, W = 4, A = 1, S = 3, K = 3, C = 7, D = 6, U = 0, E = 0, P = 1 }
 local count = tonumber(ARGV[1])
 local tags = {}
 for i = 1, count do tags[i] = ARGV[i + 1] end
@@ -43,7 +45,7 @@ local function look(at)
   local seen = {}
   while true do
     op = ARGV[at]
-    if op == 'L' or op == 'R' then
+    if op == 'L' or op == 'R' or op == 'W' then
       must_be_list(ARGV[at + 1])
     elseif op == 'K' or op == 'S' then
       seen[at] = redis.call('GET', ARGV[at + 1])
@@ -81,6 +83,11 @@ local function perform(tag, at)
       store(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
     elseif op == 'R' then
       redis.call('RPUSH', ARGV[at + 1], ARGV[at + 2])
+    elseif op == 'W' then
+      redis.call(ARGV[at + 4], ARGV[at + 1], redis.call('GET', ARGV[at + 3]) or ARGV[at + 2])
+      redis.call('DEL', ARGV[at + 3])
+    elseif op == 'A' then
+      redis.call('DEL', ARGV[at + 1])
     elseif op == 'C' then
       local base, id, score, member, seconds, token = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5], ARGV[at + 6]
       if count_part(base, id, score, member, seconds, token, seen[at]) == 'ours' then

@@ -19,6 +19,9 @@ local function next_of(list, most)
   return found
 end
 
+-- Whether it is a stub, as `Stub::is_one` has it: one that a version before this one gave back, or another program.
+local function is_stub(message) return #message <= 65536 and string.sub(message, 1, 21) == '{"longshore-aside": {' end
+
 -- Puts a message that is too large to be brought to anybody aside, whole, under a key of its own. The stub that stands for it, which no worker runs: it
 -- has what can be told of the message, as far as that is in its ends and needs no escapes.
 local function put_aside(message, key, tag)
