@@ -78,6 +78,12 @@ pub(super) fn is_protocol(error: &str) -> bool {
     error.contains("Protocol error")
 }
 
+/// Says whether it does not allow us to do so. Each version has its own words, and others again
+/// for what a script asks for.
+fn is_forbidden(error: &str) -> bool {
+    ["NOPERM", "can't access", "can't run", "can't publish", "has no permissions"].iter().any(|word| error.contains(word))
+}
+
 /// Says whether the end of a message was refused for what it asks for, and not for how the server
 /// is. `operation` is the one of `finish.lua` that met the error. What is forbidden is the
 /// message's own affair only where that is to send to a queue that we may not use; a result that
@@ -86,9 +92,8 @@ pub(super) fn is_its_own(operation: &str, error: &str) -> bool {
     if refusal(error) != Refusal::Never {
         return false;
     }
-    let is_forbidden = ["NOPERM", "can't access", "can't run", "has no permissions"].iter().any(|word| error.contains(word));
     let is_of_keys = error.contains("key");
-    !is_forbidden || (operation == "L" && is_of_keys)
+    !is_forbidden(error) || (operation == "L" && is_of_keys)
 }
 
 /// The same for people, with what to do.
@@ -97,9 +102,7 @@ pub(super) fn explain(place: &str, error: &str) -> String {
         "NOAUTH" => "; put the password into the URL (redis://:password@host)",
         "WRONGPASS" => "; check user and password in the URL (`%` for what is special in them)",
         _ if error.contains("invalid password") => "; check user and password in the URL",
-        _ if error.contains("NOPERM") || error.contains("has no permissions") || error.contains("can't run this command") => {
-            "; allow it with ACL SETUSER (ACL.md of longshore-brokers lists what is needed)"
-        }
+        _ if is_forbidden(error) => "; allow it with ACL SETUSER (ACL.md of longshore-brokers lists what is needed)",
         "WRONGTYPE" => "; another program uses this key",
         "MISCONF" => "; free its disk, it waits for that",
         "OOM" => "; raise maxmemory or free some, it waits for that",
@@ -137,6 +140,8 @@ mod tests {
             ("L", "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments", true),
             ("K", "NOPERM this user has no permissions to access one of the keys used as arguments", false),
             ("L", "NOPERM this user has no permissions to run the 'lpush' command", false),
+            ("S", "ERR The user executing the script can't publish to the channel mentioned in the command", false),
+            ("S", "NOPERM No permissions to access channel", false),
             ("L", "OOM command not allowed when used memory > 'maxmemory'.", false),
             ("K", "READONLY You can't write against a read only replica.", false),
             ("K", "MISCONF Redis is configured to save RDB snapshots", false),

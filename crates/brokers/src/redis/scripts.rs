@@ -6,15 +6,17 @@ pub(super) static CLAIM: Script = Script::new("claim", concat!(include_str!("scr
 pub(super) static CLAIM_EARLY: Script =
     Script::new("claim_early", concat!(include_str!("scripts/take.lua"), include_str!("scripts/claim_early.lua")));
 pub(super) static HOLD: Script = Script::new("hold", include_str!("scripts/hold.lua"));
-pub(super) static FINISH: Script =
-    Script::new("finish", concat!(include_str!("scripts/chord_part.lua"), include_str!("scripts/finish.lua")));
+pub(super) static FINISH: Script = Script::new(
+    "finish",
+    concat!(include_str!("scripts/push.lua"), include_str!("scripts/chord_part.lua"), include_str!("scripts/finish.lua")),
+);
 pub(super) static PART: Script = Script::new("part", concat!(include_str!("scripts/chord_part.lua"), "return count_part(unpack(ARGV))"));
 pub(super) static PUBLISH: Script = Script::new("publish", include_str!("scripts/publish.lua"));
 pub(super) static DOUBT: Script = Script::new("doubt", include_str!("scripts/doubt.lua"));
 pub(super) static BEAT: Script = Script::new("beat", include_str!("scripts/beat.lua"));
 pub(super) static ENTER: Script = Script::new("enter", include_str!("scripts/enter.lua"));
 pub(super) static PASS: Script = Script::new("pass", include_str!("scripts/pass.lua"));
-pub(super) static RESTORE: Script = Script::new("restore", include_str!("scripts/restore.lua"));
+pub(super) static RESTORE: Script = Script::new("restore", concat!(include_str!("scripts/push.lua"), include_str!("scripts/restore.lua")));
 pub(super) static TRANSFER: Script = Script::new("transfer", include_str!("scripts/transfer.lua"));
 pub(super) static HELD: Script = Script::new("held", include_str!("scripts/held.lua"));
 pub(super) static FIND_HELD: Script = Script::new("find_held", include_str!("scripts/find_held.lua"));

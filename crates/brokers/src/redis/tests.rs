@@ -7,6 +7,7 @@ mod kit;
 mod large;
 mod layout;
 mod leases;
+mod refusals;
 mod speed;
 mod ways;
 

@@ -1,5 +1,5 @@
 -- Ends messages, each in one step: is it still ours, then what it sends, stores and counts, then its end. What one of them asks for and is refused is no
--- concern of the others: all of it is looked at before anything of it is done.
+-- concern of the others: all of it is looked at before anything of it is done, and where a command is forbidden nevertheless, what was sent is taken back.
 -- KEYS: unacked, unacked_index, the hash of what stays claimed.
 -- ARGV: how many, their tags, then for each its operations:
 --   L list message      put into a queue, behind
@@ -14,14 +14,15 @@
 --   E                   the end: it is removed
 --   P step              the end: it stays claimed; the step is written down, so that it is known to be done
 -- For each: 0 not ours, 1 done, 2 done, and the chord is complete through it (the message stays claimed), or the
--- operation that was refused, a space, and the error: nothing was done.
+-- operation that was refused, a space, and the error: nothing was done but what may be done again.
 local skip = { L = 2, R = 2, W = 4, A = 1, S = 3, K = 3, C = 7, D = 6, U = 0, E = 0, P = 1 }
 local count = tonumber(ARGV[1])
 local tags = {}
 for i = 1, count do tags[i] = ARGV[i + 1] end
 local ours = redis.call('ZMSCORE', KEYS[2], unpack(tags))
--- Whatever ends is taken out of it last: what refuses that shall do so now.
-redis.call('HEXISTS', KEYS[1], '')
+-- Whatever ends is taken out of both last: what refuses that shall do so now.
+redis.call('HDEL', KEYS[1], '')
+redis.call('ZREM', KEYS[2], '')
 local at = count + 2
 local results, gone = {}, {}
 local lists = {}
@@ -70,7 +71,7 @@ local function perform(tag, at)
   while true do
     op = ARGV[at]
     if op == 'L' then
-      redis.call('LPUSH', ARGV[at + 1], ARGV[at + 2])
+      push('LPUSH', ARGV[at + 1], ARGV[at + 2])
     elseif op == 'E' then
       gone[#gone + 1] = tag
       return 1
@@ -82,9 +83,9 @@ local function perform(tag, at)
     elseif op == 'S' then
       store(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
     elseif op == 'R' then
-      redis.call('RPUSH', ARGV[at + 1], ARGV[at + 2])
+      push('RPUSH', ARGV[at + 1], ARGV[at + 2])
     elseif op == 'W' then
-      redis.call(ARGV[at + 4], ARGV[at + 1], redis.call('GET', ARGV[at + 3]) or ARGV[at + 2])
+      push(ARGV[at + 4], ARGV[at + 1], redis.call('GET', ARGV[at + 3]) or ARGV[at + 2])
       redis.call('DEL', ARGV[at + 3])
     elseif op == 'A' then
       redis.call('DEL', ARGV[at + 1])
@@ -97,7 +98,7 @@ local function perform(tag, at)
       end
     elseif op == 'D' then
       local most, dropped, queue = tonumber(ARGV[at + 3]), ARGV[at + 4], ARGV[at + 5]
-      local over = redis.call('LPUSH', seen[at], ARGV[at + 2]) - most
+      local over = push('LPUSH', seen[at], ARGV[at + 2]) - most
       if over > 0 then
         for _, letter in ipairs(redis.call('LRANGE', seen[at], most, -1)) do
           local aside = string.match(string.sub(letter, 1, 256), '^{"aside": ?"(.-)"')
@@ -121,7 +122,7 @@ end
 
 for i = 1, count do
   if ours[i] then
-    local done, result = pcall(perform, tags[i], at)
+    local done, result = all_or_nothing(perform, tags[i], at)
     if not done then result = op .. ' ' .. (type(result) == 'table' and result.err or tostring(result)) end
     results[i] = result
   else
