@@ -386,12 +386,16 @@ impl RedisConsumer {
         }
         // What was being claimed on the other way is claimed before.
         let _ = timeout(self.link.config().patience / 2, self.claims.one(&[b"PING"], Wait::Forever)).await;
-        rescue::give_back(&self.link, &self.owner).await?;
+        let all = rescue::give_back(&self.link, &self.owner).await?;
         // The sign of life ends after what it stands for.
         drop(locked(&self.beat).take());
         let (owners, boot) = (self.layout.own("owners"), self.owner.boot.as_bytes());
         let own = |name: &str| self.layout.own(&format!("{name}:{}", self.owner.boot));
-        let mut pack = Pack::of(&[b"SREM", owners.as_bytes(), boot]);
+        let mut pack = Pack::default();
+        // Where some could not go back, others find that we are gone, and what we left.
+        if all {
+            pack.add(&[b"SREM", owners.as_bytes(), boot]);
+        }
         pack.add(&[b"DEL", own("owner").as_bytes(), own("accused").as_bytes(), own("kept").as_bytes(), own("rescued").as_bytes()]);
         if let Some(copy) = &self.early {
             pack.add(&[b"DEL", copy.as_bytes()]);

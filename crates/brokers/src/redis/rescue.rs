@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use longshore_celery::{Stub, crashes_of};
 
 use super::{
@@ -21,13 +21,23 @@ use super::{
 };
 use crate::crash::after_crash;
 
-/// Hands back what this owner holds, to the front of its queues.
-pub(super) async fn give_back(link: &Link, owner: &Owner) -> Result<(), Fail> {
-    let rescuer = Rescuer::new(link, owner);
+/// Hands back what this owner holds, to the front of its queues. Whether all of it went back.
+pub(super) async fn give_back(link: &Link, owner: &Owner) -> Result<bool, Fail> {
+    let mut rescuer = Rescuer::new(link, owner);
     let tags = rescuer.tags_of(&owner.boot).await?;
-    rescuer.put_back(&tags, None, |raw, _| crashes_of(raw)).await?;
+    let back = rescuer.put_back(&tags, None, |raw, _| crashes_of(raw)).await?;
+    rescuer.say(&owner.boot, back.refused.as_deref());
     locked(&owner.held).clear();
-    Ok(())
+    Ok(back.refused.is_none())
+}
+
+/// What came of putting messages back.
+#[derive(Default)]
+struct Back {
+    /// How many were.
+    count: u64,
+    /// Why some stay where they are: what was refused last.
+    refused: Option<String>,
 }
 
 /// Puts back what others have left, and what stands under our own name without being ours.
@@ -39,11 +49,13 @@ pub(super) struct Rescuer<'a> {
     strays: HashSet<String>,
     /// Which connections were there when strays were looked for, and how often they were since it is.
     seen: (u64, u32),
+    /// Whose messages cannot be put back, as was said.
+    said: HashSet<String>,
 }
 
 impl<'a> Rescuer<'a> {
     pub(super) fn new(link: &'a Link, owner: &'a Owner) -> Self {
-        Self { link, layout: &owner.layout, owner, strays: HashSet::new(), seen: (0, 0) }
+        Self { link, layout: &owner.layout, owner, strays: HashSet::new(), seen: (0, 0), said: HashSet::new() }
     }
 
     /// Returns those of the owners whose sign stands.
@@ -60,8 +72,20 @@ impl<'a> Rescuer<'a> {
         Ok(owners.into_iter().zip(signs).filter(|(_, sign)| *sign != Reply::Nil).map(|(boot, _)| boot).collect())
     }
 
-    /// Puts back what a dead owner has left, and forgets it.
-    pub(super) async fn rescue(&self, boot: &str) -> Result<(), Fail> {
+    /// Says once why messages stay where they are.
+    fn say(&mut self, whose: &str, refused: Option<&str>) {
+        match refused {
+            None => drop(self.said.remove(whose)),
+            Some(why) if self.said.insert(whose.to_owned()) => {
+                (self.link.notice())(&format!("{why}; messages stay where they are until they can be put back into their queues"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Puts back what a dead owner has left, and forgets it. An owner of whose messages some are
+    /// refused stays dead, and is looked at again.
+    pub(super) async fn rescue(&mut self, boot: &str) -> Result<(), Fail> {
         let key = |name: &str| self.layout.own(&format!("{name}:{boot}"));
         let accused = self.link.one(&[b"GET", key("accused").as_bytes()], Wait::Forever).await?.text();
         let tags = self.tags_of(boot).await?;
@@ -69,16 +93,20 @@ impl<'a> Rescuer<'a> {
         let now = SystemTime::now();
         let fate =
             |raw: &[u8], tag: &str| after_crash(crashes_of(raw), accused.iter().any(|accused| accused == tag), marks::lies_ahead(raw, now));
-        let count = self.put_back(&tags, Some(&key("rescued")), fate).await?;
-        let mut pack = Pack::of(&[b"DEL", key("accused").as_bytes(), key("kept").as_bytes()]);
-        pack.add(&[b"SREM", self.layout.own("owners").as_bytes(), boot.as_bytes()]);
-        self.link.ask(pack, Wait::Forever).await?;
+        let Back { count, refused } = self.put_back(&tags, Some(&key("rescued")), fate).await?;
         if count > 0 {
             (self.link.notice())(&crate::News::remark(format!(
                 "redis at {}: {count} tasks of a dead worker were put back",
                 self.link.config().place()
             )));
         }
+        self.say(boot, refused.as_deref());
+        if refused.is_some() {
+            return Ok(());
+        }
+        let mut pack = Pack::of(&[b"DEL", key("accused").as_bytes(), key("kept").as_bytes()]);
+        pack.add(&[b"SREM", self.layout.own("owners").as_bytes(), boot.as_bytes()]);
+        self.link.ask(pack, Wait::Forever).await?;
         Ok(())
     }
 
@@ -102,10 +130,11 @@ impl<'a> Rescuer<'a> {
         Ok(tags)
     }
 
-    /// Puts messages back where they came from, each in one step, if they are still there. How many were.
-    async fn put_back(&self, tags: &[String], rescued: Option<&str>, crashes_after: impl Fn(&[u8], &str) -> u32) -> Result<u64, Fail> {
+    /// Puts messages back where they came from, each in one step, if they are still there. What is
+    /// refused of one keeps none of the others.
+    async fn put_back(&self, tags: &[String], rescued: Option<&str>, crashes_after: impl Fn(&[u8], &str) -> u32) -> Result<Back, Fail> {
         let (unacked, index) = (self.layout.unacked(), self.layout.unacked_index());
-        let mut count = 0;
+        let mut back = Back::default();
         for some in tags.chunks(100) {
             let mut args: Vec<&[u8]> = vec![b"HMGET", unacked.as_bytes()];
             args.extend(some.iter().map(String::as_bytes));
@@ -114,7 +143,13 @@ impl<'a> Rescuer<'a> {
             for (tag, whole) in some.iter().zip(found) {
                 let Some(whole) = whole.into_bytes() else { continue };
                 let Some((raw, exchange, routing_key)) = entry(&whole) else { continue };
-                let queues = self.queues_of(&exchange, &routing_key).await?;
+                let queues = match self.queues_of(&exchange, &routing_key).await {
+                    Err(Fail::Refused(why)) => {
+                        back.refused = Some(why);
+                        continue;
+                    }
+                    queues => queues?,
+                };
                 let priority = marks::priority_of(raw);
                 let lists: Vec<String> = queues.iter().map(|queue| self.layout.list(queue, priority)).collect();
                 let message = marks::mark_redelivered(raw, crashes_after(raw, tag));
@@ -130,11 +165,15 @@ impl<'a> Rescuer<'a> {
             // The first one alone: where the server does not know the script, it is brought, and no other one overtakes it meanwhile.
             let mut restores = restores.into_iter();
             let Some(first) = restores.next() else { continue };
-            let first = first.await?;
-            let done = try_join_all(restores).await?;
-            count += done.iter().chain([&first]).flatten().filter_map(Reply::int).sum::<i64>().unsigned_abs();
+            let first = first.await;
+            for done in join_all(restores).await.into_iter().chain([first]) {
+                match done {
+                    Err(Fail::Refused(why)) => back.refused = Some(why),
+                    done => back.count += done?.iter().filter_map(Reply::int).sum::<i64>().unsigned_abs(),
+                }
+            }
         }
-        Ok(count)
+        Ok(back)
     }
 
     /// The queues that an exchange and a routing key mean; at least one.
@@ -158,7 +197,7 @@ impl<'a> Rescuer<'a> {
 
     /// What nobody of ours holds, and nobody acknowledged within the visibility timeout: Celery's, as Celery itself does it.
     /// `now` is the server's time.
-    pub(super) async fn look_for_the_overdue(&self, now: Duration) -> Result<(), Fail> {
+    pub(super) async fn look_for_the_overdue(&mut self, now: Duration) -> Result<(), Fail> {
         let until = now.as_secs_f64() - self.owner.visibility_timeout.as_secs_f64();
         let until = until.to_string();
         let index = self.layout.unacked_index();
@@ -172,7 +211,8 @@ impl<'a> Rescuer<'a> {
         let mut tags: Vec<String> = overdue.iter().filter_map(Reply::text).filter(|tag| !is_held(tag)).collect();
         // The oldest is put back last, so that it is served first.
         tags.reverse();
-        let count = self.put_back(&tags, None, |raw, _| crashes_of(raw)).await?;
+        let Back { count, refused } = self.put_back(&tags, None, |raw, _| crashes_of(raw)).await?;
+        self.say("overdue", refused.as_deref());
         if count > 0 {
             (self.link.notice())(&crate::News::remark(format!(
                 "{count} tasks that nobody acknowledged within {:?} were put back",
@@ -204,7 +244,8 @@ impl<'a> Rescuer<'a> {
         let twice: Vec<String> = strays.iter().filter(|tag| self.strays.contains(*tag)).cloned().collect();
         self.strays = strays.into_iter().collect();
         let rescued = self.layout.own(&format!("rescued:{}", self.owner.boot));
-        self.put_back(&twice, Some(&rescued), |raw, _| crashes_of(raw)).await?;
+        let back = self.put_back(&twice, Some(&rescued), |raw, _| crashes_of(raw)).await?;
+        self.say("stray", back.refused.as_deref());
         Ok(())
     }
 }
