@@ -23,7 +23,7 @@ for place = 5, #KEYS do
         local is_large = #found[i] > largest
         if is_large or is_stub(found[i]) then
           local tag = boot .. (number + i - 1)
-          if is_large then found[i] = put_aside(found[i], aside, tag) end
+          if is_large then found[i] = put_aside(found[i], aside, tag, KEYS[3], KEYS[4]) end
           redis.call('HSET', KEYS[3], tag, '[' .. found[i] .. ARGV[place * 2 - 3])
           redis.call('ZADD', KEYS[4], redis.call('TIME')[1], tag)
         end

@@ -1,5 +1,8 @@
 -- What claims have in common.
 
+-- The most that are fetched before it is known how large they are.
+local unseen = 8
+
 -- Bytes after which a claim takes no more: nobody else is served meanwhile.
 local much = 1048576
 
@@ -14,17 +17,22 @@ local function next_of(list, most)
       bytes = bytes + #some[i]
     end
     if #some < piece then break end
-    piece = math.min(3 * #found, most - #found)
+    piece = math.min(3 * #found, most - #found, unseen)
   end
   return found
 end
 
 -- Whether it is a stub, as `Stub::is_one` has it: one that a version before this one gave back, or another program.
-local function is_stub(message) return #message <= 65536 and string.sub(message, 1, 21) == '{"longshore-aside": {' end
+local function is_stub(message)
+  return string.byte(message, 3) == 108 and #message <= 65536 and string.sub(message, 1, 21) == '{"longshore-aside": {'
+end
 
 -- Puts a message that is too large to be brought to anybody aside, whole, under a key of its own. The stub that stands for it, which no worker runs: it
 -- has what can be told of the message, as far as that is in its ends and needs no escapes.
-local function put_aside(message, key, tag)
+local function put_aside(message, key, tag, unacked, index)
+  -- Where it cannot be parked it shall not lie aside either.
+  redis.call('HEXISTS', unacked, tag)
+  redis.call('ZSCORE', index, tag)
   redis.call('SET', key .. tag, message)
   local head, tail = string.sub(message, 1, 16384), string.sub(message, -16384)
   local function told(pattern) return string.match(tail, pattern) or string.match(head, pattern) or '' end

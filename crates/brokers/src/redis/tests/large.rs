@@ -9,7 +9,7 @@ use longshore_testkit::servers::Redis;
 use super::kit::{message, open, raw};
 use crate::{
     broker::{Claimed, Consumer, End, Ended, Finish, OpenOptions, Outgoing},
-    redis::both,
+    redis::{both, both_with},
 };
 
 /// A message that is one byte too long, in the form of any other.
@@ -124,6 +124,13 @@ async fn one_claim_brings_few_of_the_large_and_all_of_the_small() {
         assert_eq!(claimed.len(), brought, "of {bytes} bytes each");
         broker.purge("q").await.unwrap();
     }
+    // The small ones say nothing of what comes behind them.
+    for bytes in std::iter::repeat_n(100, 64).chain(std::iter::repeat_n(2 << 20, 36)) {
+        broker.publish(&[sized(bytes)]).await.unwrap();
+    }
+    let mut claimed = Vec::new();
+    consumer.claim(100, &mut claimed).await.unwrap();
+    assert!((65..=72).contains(&claimed.len()), "{}", claimed.len());
 }
 
 /// How a worker lets go of what it holds.
@@ -197,4 +204,31 @@ async fn nothing_lies_aside_for_what_is_acknowledged() {
     assert_eq!(aside(&server), 1);
     end(&*consumer, &claimed[0], End::Ack).await;
     assert_eq!(aside(&server), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_is_refused_leaves_nothing_aside() {
+    for (early, key) in [(false, "unacked"), (false, "unacked_index"), (true, "unacked"), (true, "unacked_index")] {
+        let Some(server) = Redis::start(&[]) else { return };
+        let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let notice = std::sync::Arc::new(move |text: &str| drop(said.send(text.to_owned())));
+        let (broker, _) = both_with(&server.url(), notice).unwrap();
+        let consumer = broker.open(options(early)).await.unwrap();
+        server.command(&["SET", key, "x"]);
+        broker.publish(&[large("big")]).await.unwrap();
+        let (mut claimed, mut refused) = (Vec::new(), false);
+        {
+            let mut claiming = consumer.claim(1, &mut claimed);
+            while !refused {
+                tokio::select! {
+                    claimed = &mut claiming => panic!("{key}: {claimed:?}"),
+                    text = heard.recv() => refused = text.unwrap().contains("WRONGTYPE"),
+                }
+            }
+            assert_eq!(aside(&server), 0, "{key}, early: {early}");
+            server.command(&["DEL", key]);
+            claiming.await.unwrap();
+        }
+        assert_eq!((claimed.len(), aside(&server)), (1, 1), "{key}, early: {early}");
+    }
 }
