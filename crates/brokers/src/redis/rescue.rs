@@ -77,7 +77,9 @@ impl<'a> Rescuer<'a> {
         match refused {
             None => drop(self.said.remove(whose)),
             Some(why) if self.said.insert(whose.to_owned()) => {
-                (self.link.notice())(&format!("{why}; messages stay where they are until they can be put back into their queues"));
+                (self.link.notice())(&crate::News::remark(format!(
+                    "{why}; messages stay where they are until they can be put back into their queues"
+                )));
             }
             Some(_) => {}
         }

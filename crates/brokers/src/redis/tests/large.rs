@@ -211,7 +211,7 @@ async fn a_claim_that_is_refused_leaves_nothing_aside() {
     for (early, key) in [(false, "unacked"), (false, "unacked_index"), (true, "unacked"), (true, "unacked_index")] {
         let Some(server) = Redis::start(&[]) else { return };
         let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
-        let notice = std::sync::Arc::new(move |text: &str| drop(said.send(text.to_owned())));
+        let notice = std::sync::Arc::new(move |news: &crate::News| drop(said.send(news.to_string())));
         let (broker, _) = both_with(&server.url(), notice).unwrap();
         let consumer = broker.open(options(early)).await.unwrap();
         server.command(&["SET", key, "x"]);

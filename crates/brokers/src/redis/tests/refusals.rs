@@ -16,10 +16,10 @@ use crate::{
 
 type Said = Arc<Mutex<Vec<String>>>;
 
-fn said() -> (Said, crate::redis::Notice) {
+fn said() -> (Said, crate::Notice) {
     let said = Said::default();
     let noted = said.clone();
-    (said, Arc::new(move |text: &str| noted.lock().unwrap().push(text.to_owned())))
+    (said, Arc::new(move |news: &crate::News| noted.lock().unwrap().push(news.to_string())))
 }
 
 async fn until(what: &str, said: &Said, mut is: impl FnMut() -> bool) {
