@@ -59,7 +59,8 @@ impl Starter {
             return Some(Outcome::Skipped(Skip::Elsewhere));
         }
         // Before it is asked whether it is revoked: whoever revokes it from now on finds the token.
-        work.begin(self.shared.environment.wall(), context, self.shared.soft_time_limit(work));
+        let now = (self.shared.environment.wall(), self.shared.environment.now());
+        work.begin(now, context, self.shared.soft_time_limit(work));
         if work.is_revoked() || self.shared.is_revoked(&work.message) {
             work.revoke(None);
             return Some(Outcome::Skipped(Skip::Revoked));

@@ -1,12 +1,13 @@
 //! From the broker to the engine: claims, reads, sorts out, holds back what is not due.
 //!
 //! Layout: `claims.rs`: when to claim; `ahead.rs`: how many are claimed ahead; `share.rs`: how many are this worker's share; `back.rs`: what goes back
-//! unrun
+//! unrun; `turns.rs`: whose turn it is, of suspects and others
 
 mod ahead;
 mod back;
 mod claims;
 mod share;
+mod turns;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,6 +35,7 @@ use tokio::{
 use self::{
     ahead::Ahead,
     share::{Mix, Share},
+    turns::suspect,
 };
 use super::{
     close::{self, Closer, Closing},
@@ -41,7 +43,7 @@ use super::{
     held::{Entry, Held},
     notice::{What, WorkerEvent},
     shared::Shared,
-    suspects::{self, Accused, Suspect},
+    suspects::{self, Accused, Quiet},
     work::{Ticket, Work},
 };
 use crate::task::{RateScope, Task};
@@ -97,6 +99,9 @@ struct Hall {
     fresh: Option<Instant>,
     /// Nobody starts whom nobody suspects: until then a suspect waits for those that run.
     hush: Option<Instant>,
+    quiet: Quiet,
+    /// The lane that the first suspect in line waits for: nobody whom nobody suspects starts there.
+    reserved: Option<LaneKind>,
     ended: bool,
     /// What was ready and never reached the engine goes back.
     leaving: Option<JoinHandle<Result<(), BrokerError>>>,
@@ -155,6 +160,8 @@ impl Intake {
             calm: Some(suspects::calm(shared.started)),
             fresh: None,
             hush: None,
+            quiet: Quiet::default(),
+            reserved: None,
             ended: false,
             leaving: None,
             closing: None,
@@ -389,31 +396,14 @@ impl Intake {
         state.ready.push_back(work);
     }
 
-    /// Lets the next suspect start, if it may: accused first, so that should this worker die now, those that run are to blame.
-    async fn try_suspect(&self) -> Result<(), BrokerError> {
-        let (work, accused) = {
-            let mut state = self.state();
-            let now = self.shared.environment.now();
-            state.hush = None;
-            let Some((place, _)) = state.next_suspect(now).filter(|(_, at)| *at <= now) else { return Ok(()) };
-            let tried = state.suspects.get(place).and_then(|work| suspects::tried(suspect(work.crashes, &work.task), state.fresh));
-            if let Some(tried) = tried.filter(|tried| *tried > now) {
-                state.hush = Some(tried);
-                return Ok(());
-            }
-            let Some(work) = state.suspects.remove(place) else { return Ok(()) };
-            state.accused.push(Accused { receipt: work.receipt, suspect: suspect(work.crashes, &work.task), since: now });
-            (work, state.accused.iter().map(|accused| accused.receipt).collect::<Vec<_>>())
-        };
-        self.shared.consumer.accuse(&accused).await?;
-        self.make_ready(&mut self.state(), work);
-        Ok(())
-    }
-
     /// Reads what is due of what was held; whether there was any.
     async fn take_due(&self, room: usize) -> Result<bool, BrokerError> {
         let Some(term) = self.shared.term() else { return Ok(false) };
-        let due = self.state().held.due(self.shared.environment.wall(), room.min(DUE));
+        let due = {
+            let mut state = self.state();
+            let room = state.room_for_fresh(room, self.shared.environment.now());
+            state.held.due(self.shared.environment.wall(), room.min(DUE))
+        };
         if due.is_empty() {
             return Ok(false);
         }
@@ -456,17 +446,22 @@ impl Intake {
             let mut state = self.state();
             let now = self.shared.environment.now();
             let kept_back = state.keeps_back(now);
+            let room = state.room_for_fresh(room, now);
             let (claim, look) = match state.claim.take() {
-                None if kept_back.is_none() && self.may_claim(&state) => match self.share(&mut state, room, now) {
+                None if room > 0 && self.may_claim(&state) => match self.share(&mut state, room, now) {
                     Share::UpTo(room) => (Some(self.claim(&mut state, room)), None),
                     Share::IfBuiltIn(room) => (Some(self.claim_if_built_in(room)), None),
                     Share::Later(at) => (None, at.map(|at| at.duration_since(now))),
                 },
                 claim => (claim, None),
             };
-            let suspect = state.hush.or_else(|| state.next_suspect(now).map(|(_, at)| at));
+            // Whoever waits until something has ended is told of it.
+            state.full |= state.reserved.is_some() || state.hush.is_some();
+            let suspect = state.hush.or_else(|| self.turn(&state, now).starts.map(|(_, at)| at));
             let from_now = |at: Instant| at.duration_since(now);
-            (claim, look, state.held.next(), suspect.map(from_now), kept_back.map(from_now))
+            // What is due and finds no room is not waited for.
+            let next = state.held.next().filter(|_| room > 0);
+            (claim, look, next, suspect.map(from_now), kept_back.map(from_now))
         };
         let due = next.map(|due| due.duration_since(self.shared.environment.wall()).unwrap_or_default().min(GLANCE));
         let left = due.into_iter().chain(suspect).chain(kept_back).chain(look).min();
@@ -539,41 +534,6 @@ impl Intake {
                 }
             }
         }
-    }
-}
-
-fn suspect(crashes: u32, task: &Task) -> Suspect {
-    Suspect { crashes, apart: task.lane == LaneKind::Process }
-}
-
-impl Hall {
-    /// Returns until when those that nobody suspects are kept back, if they are.
-    fn keeps_back(&self, now: Instant) -> Option<Instant> {
-        self.hush.max(suspects::keeps_back(&self.accused)).filter(|until| *until > now)
-    }
-
-    /// Takes those that may start now.
-    fn take_ready(&mut self, room: usize, now: Instant) -> Vec<Arc<Work>> {
-        let mut suspects = Vec::new();
-        if self.keeps_back(now).is_some() {
-            while suspects.len() < room
-                && let Some(place) = self.ready.iter().position(|work| work.crashes > 0)
-            {
-                suspects.extend(self.ready.remove(place));
-            }
-            return suspects;
-        }
-        let count = self.ready.len().min(room);
-        let works: Vec<_> = self.ready.drain(..count).collect();
-        if works.iter().any(|work| work.crashes == 0) {
-            self.fresh = Some(now);
-        }
-        works
-    }
-
-    /// The place of the suspect that starts next, and when; `None`: there is none, or one that runs has to end first.
-    fn next_suspect(&self, now: Instant) -> Option<(usize, Instant)> {
-        suspects::next(self.suspects.iter().map(|work| suspect(work.crashes, &work.task)), &self.accused, self.calm.unwrap_or(now), now)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use longshore_brokers::crash::{MOST_CRASHES, MOST_CRASHES_APART};
-use longshore_core::Receipt;
+use longshore_core::{LaneKind, Receipt};
 
 /// What kills its worker mostly does so at once: a suspect that has run for so long does not keep the next one from starting beside it.
 const TRIED: Duration = Duration::from_secs(1);
@@ -54,6 +54,7 @@ impl Suspect {
 pub(crate) struct Accused {
     pub(crate) receipt: Receipt,
     pub(crate) suspect: Suspect,
+    /// Time at which it began; until it has, time at which it was handed to its lane.
     pub(crate) since: Instant,
 }
 
@@ -90,6 +91,71 @@ pub(crate) fn next(line: impl Iterator<Item = Suspect>, running: &[Accused], cal
         waits.get_or_insert((place, calm));
     }
     waits
+}
+
+/// What the engine has to do, by lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lanes {
+    pub(crate) slots: [usize; 4],
+    /// Number of tasks that run, or stand in line for a slot.
+    pub(crate) tasks: [usize; 4],
+}
+
+impl Lanes {
+    /// Returns whether whoever is for this lane starts at once.
+    fn has_room(&self, lane: LaneKind) -> bool {
+        self.tasks[lane as usize] < self.slots[lane as usize].max(1)
+    }
+
+    /// Returns whether somebody stands in line for a slot, and will start whatever else is decided.
+    fn have_lines(&self) -> bool {
+        self.tasks.iter().zip(self.slots).any(|(tasks, slots)| *tasks > slots)
+    }
+}
+
+/// Whose turn it is, of the suspects in line.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Turn {
+    /// Who starts next, and when.
+    pub(crate) starts: Option<(usize, Instant)>,
+    /// The lane that is full, where it is the turn of one that is for it.
+    pub(crate) reserved: Option<LaneKind>,
+}
+
+/// Returns whose turn it is. A suspect that could not begin at once is not accused: should the
+/// worker die meanwhile, it is none of its doing. It holds up nobody who is for another lane.
+pub(crate) fn turn(line: &[(Suspect, LaneKind)], lanes: &Lanes, running: &[Accused], calm: Instant, now: Instant) -> Turn {
+    let first = next(line.iter().map(|(suspect, _)| *suspect), running, calm, now);
+    let lane = first.filter(|(_, at)| *at <= now).and_then(|(place, _)| line.get(place)).map(|(_, lane)| *lane);
+    let Some(full) = lane.filter(|lane| !lanes.has_room(*lane)) else { return Turn { starts: first, reserved: None } };
+    let open: Vec<_> = line.iter().enumerate().filter(|(_, (_, lane))| lanes.has_room(*lane)).collect();
+    let starts = next(open.iter().map(|(_, (suspect, _))| *suspect), running, calm, now);
+    let starts = starts.and_then(|(place, at)| open.get(place).map(|(place, _)| (*place, at)));
+    Turn { starts, reserved: Some(full) }
+}
+
+/// The quiet before one starts that the next death would bury.
+#[derive(Debug, Default)]
+pub(crate) struct Quiet {
+    since: Option<Instant>,
+    had_lines: bool,
+}
+
+impl Quiet {
+    /// Returns until when a suspect whose turn it is has to wait, and those that nobody suspects
+    /// with it; the last of these started at `fresh`, which those in line for a slot make later, as
+    /// long as the quiet does not last for too long.
+    pub(crate) fn until(&mut self, suspect: Suspect, lanes: &Lanes, fresh: &mut Option<Instant>, now: Instant) -> Option<Instant> {
+        if suspect.is_last() {
+            let since = *self.since.get_or_insert(now);
+            let have_lines = lanes.have_lines() && now < since + KEPT_BACK;
+            if have_lines || self.had_lines {
+                *fresh = Some(now);
+            }
+            self.had_lines = have_lines;
+        }
+        tried(suspect, *fresh).filter(|tried| *tried > now)
+    }
 }
 
 /// When a suspect may start beside those that run: at once, then, or (`None`) when one of them has ended.

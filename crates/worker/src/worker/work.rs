@@ -5,7 +5,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use longshore_brokers::{Claimed, lease::Term};
@@ -47,6 +47,7 @@ pub(crate) struct Work {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start {
     pub(crate) at: SystemTime,
+    pub(crate) since: Instant,
     pub(crate) lane: LaneKind,
     pub(crate) slot: u32,
     /// After how long it is told to end.
@@ -83,9 +84,9 @@ impl Work {
     }
 
     /// Notes that the handler begins.
-    pub(crate) fn begin(&self, at: SystemTime, context: &Context, soft: Option<Duration>) {
+    pub(crate) fn begin(&self, (at, since): (SystemTime, Instant), context: &Context, soft: Option<Duration>) {
         let _ = self.cancel.set(context.cancel.clone());
-        let _ = self.started.set(Start { at, lane: context.lane, slot: context.slot, soft });
+        let _ = self.started.set(Start { at, since, lane: context.lane, slot: context.slot, soft });
     }
 
     /// The receipt that has to be acknowledged at its end, unless it is already.
