@@ -360,7 +360,9 @@ impl Closer {
         let mut ends = shared.counts.ends();
         ends.counts.late += count(false, true);
         ends.counts.handed_back += count(true, false);
-        for closing in &batch {
+        // How a late one ended is somebody else's to count.
+        let ours = batch.iter().enumerate().filter(|(place, _)| !late.contains(place));
+        for (_, closing) in ours {
             let Conclusion { counted, times, what, .. } = &closing.conclusion;
             // Names of tasks that are not known here are anybody's: they are not counted by name.
             let task = closing.work.as_ref().map(|work| &*work.task.name);

@@ -164,7 +164,9 @@ pub(crate) fn already(shared: &Shared, work: &Work, result: TaskResult) -> Closi
         runtime: None,
         now: shared.environment.wall(),
     };
-    let has_followed = result.children.as_list().is_some_and(|children| !children.is_empty());
+    // In one store what follows is sent in the step that stores the result, with its ids. Otherwise
+    // the result is stored first, and nobody knows whether what it names was sent.
+    let has_followed = shared.one_store && result.children.as_list().is_some_and(|children| !children.is_empty());
     let mut conclusion = if has_followed {
         let mut conclusion = Conclusion::new(End::Ack);
         conclusion.parts.extend(case.part(&State::Success, &result.result));
@@ -172,7 +174,9 @@ pub(crate) fn already(shared: &Shared, work: &Work, result: TaskResult) -> Closi
     } else {
         case.success(result.result)
     };
+    // It was somebody else who ran it, and who counts it.
     conclusion.what = None;
+    conclusion.counted = &[];
     Closing { receipt: work.owed(), queue: work.queue.clone(), message: Some(message), work: None, conclusion }
 }
 
@@ -450,7 +454,9 @@ impl Shared {
             index,
             member: bytes,
             expires: self.app.settings().result_expires.unwrap_or(Duration::from_secs(86_400)),
-            token: (self.environment.id)().replace('-', ""),
+            // The same in whichever worker it ends: what completes a chord and comes back from a dead
+            // worker takes over the right to send the body, which nobody else has a message for.
+            token: format!("{id}@{group}"),
         }
     }
 

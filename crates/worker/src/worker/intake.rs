@@ -58,6 +58,8 @@ const DUE: usize = 100;
 const BESIDE: usize = 16;
 /// A slot of a rate that is this near is not waited for.
 const NEAR: Duration = Duration::from_micros(500);
+/// A slot of a rate that is not used for so long has passed.
+const PAST: Duration = Duration::from_millis(50);
 /// While a lease is over it is looked at so often.
 const OVER: Duration = Duration::from_millis(20);
 /// A broker that is away is asked for slots again after this time.
@@ -416,13 +418,17 @@ impl Intake {
                 return Err(error);
             }
         };
+        let now = self.shared.environment.wall();
         let (mut slots, mut others) = (Vec::new(), Vec::new());
         for (entry, raw) in due.into_iter().zip(raws) {
             // One that is not ours any more was rescued: somebody else runs it.
             let Some(raw) = raw else { continue };
             let claimed =
                 Claimed { receipt: entry.receipt(), queue: entry.queue, raw, crashes: entry.crashes, redelivered: false, given: false };
-            if entry.slot { slots.push(claimed) } else { others.push(claimed) }
+            // A slot that was not used in its time has passed: were several of them made up for at
+            // once, the rate would be exceeded.
+            let is_past = now.duration_since(entry.due).is_ok_and(|late| late > PAST);
+            if entry.slot && !is_past { slots.push(claimed) } else { others.push(claimed) }
         }
         self.take(slots, term, true).await?;
         self.take(others, term, false).await?;
