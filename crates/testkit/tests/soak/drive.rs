@@ -1,0 +1,611 @@
+//! Drives the nodes of a run by turns: each has a runtime on a paused clock of its own, so that one can be killed, frozen, or
+//! given wrong clocks while the others go on.
+
+use std::{
+    fmt::Write,
+    sync::{
+        Arc, Mutex, Once,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use fastrand::Rng;
+use longshore_brokers::{Broker, ResultBackend};
+use longshore_celery::{Value, control::Request};
+use longshore_core::{LaneKind, Rate};
+use longshore_worker::{
+    Acks, App, Client, Failure, Handler, RateScope, Stopper, Task, TaskContext, TaskPolicy, Worker, WorkerOptions, WorkerSummary, remote,
+};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::Notify,
+    time::{Instant, advance, sleep, sleep_until},
+};
+
+use crate::{
+    Sabotage,
+    adapter::{Link, Weather, World},
+    clock::{self, Here},
+    ledger::{Invariant, Ledger},
+    model,
+    plan::{self, CLIENTS, Fault, GRACE, Kind, LEASE, NAMES, Plan, RATE, Trouble, Unit, WORKERS},
+};
+
+/// A run that broke a promise.
+#[derive(Clone)]
+pub(crate) struct Violation {
+    pub(crate) plan: Plan,
+    sabotage: Sabotage,
+    pub(crate) invariant: Invariant,
+    pub(crate) what: String,
+    trace: Vec<(u64, String)>,
+}
+
+/// What runs were like.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) starts: u64,
+    pub(crate) redelivered: u64,
+    pub(crate) dead: u64,
+    pub(crate) seconds: u64,
+}
+
+impl std::ops::Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            starts: self.starts + other.starts,
+            redelivered: self.redelivered + other.redelivered,
+            dead: self.dead + other.dead,
+            seconds: self.seconds + other.seconds,
+        }
+    }
+}
+
+const MS: u64 = 1_000_000;
+/// A node runs so far ahead of the others.
+const TURN: u64 = 20 * MS;
+/// A node that was killed or has stopped is replaced after this time.
+const GONE: u64 = 1_000 * MS;
+/// A run that has not ended after this time never will.
+const PATIENCE: u64 = 600_000 * MS;
+/// A worker that was told to stop is gone after this time: its grace, and fifteen seconds.
+const STOPS: u64 = 18_500 * MS;
+
+struct Node {
+    seat: usize,
+    number: usize,
+    runtime: Runtime,
+    here: Here,
+    link: Link,
+    /// Until when it stands still, and whether its machine sleeps.
+    frozen: Option<(u64, bool)>,
+    beaten: u64,
+    /// When it was told to stop, at the latest.
+    stops: Option<u64>,
+    stopper: Arc<Mutex<Option<Stopper>>>,
+    ended: Arc<Mutex<Option<Option<WorkerSummary>>>>,
+}
+
+struct Run {
+    plan: Arc<Plan>,
+    world: Arc<World>,
+    nodes: Vec<Node>,
+    /// Seats whose node comes back then.
+    empty: Vec<(usize, u64)>,
+    numbers: usize,
+    now: u64,
+    rng: Rng,
+    troubles: Vec<Trouble>,
+    /// How many units each client has sent, or begun to send.
+    sent: [Arc<AtomicUsize>; CLIENTS],
+    /// No node was killed, frozen or cut off.
+    reliable: bool,
+}
+
+/// Runs a plan once.
+pub(crate) fn simulate(plan: &Plan, sabotage: Sabotage, traced: bool) -> Result<Tally, Box<Violation>> {
+    quiet();
+    clock::seed(plan.seed);
+    clock::enter(Here { base: None, missed: 0, wrong: 0 });
+    let mut run = Run::new(plan, sabotage, traced);
+    for seat in 0..WORKERS + CLIENTS {
+        run.begin(seat);
+    }
+    run.drive();
+    let Run { world, nodes, now, .. } = run;
+    clock::enter(Here { base: None, missed: now, wrong: 0 });
+    drop(nodes);
+    let mut broker = world.broker();
+    let dead = broker.dead.len() as u64;
+    let ledger = &mut broker.ledger;
+    match ledger.blame.take() {
+        Some((invariant, what)) => {
+            Err(Box::new(Violation { plan: plan.clone(), sabotage, invariant, what, trace: ledger.trace.take().unwrap_or_default() }))
+        }
+        None => Ok(Tally { starts: ledger.starts, redelivered: ledger.redelivered, dead, seconds: now / MS / 1000 }),
+    }
+}
+
+/// Tasks that panic say nothing.
+fn quiet() {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info.payload().downcast_ref::<&str>() != Some(&"planned") {
+                loud(info);
+            }
+        }));
+    });
+}
+
+impl Run {
+    fn new(plan: &Plan, sabotage: Sabotage, traced: bool) -> Self {
+        let weather = Weather {
+            rng: Rng::with_seed(plan.seed ^ 0x77),
+            armed: Vec::new(),
+            cut: Vec::new(),
+            down: 0,
+            full: 0,
+            slow: 2,
+            killed: Vec::new(),
+        };
+        let world = World {
+            broker: Mutex::new(model::Broker::new(Ledger::new(plan.clone(), sabotage, traced))),
+            weather: Mutex::new(weather),
+            changed: Notify::new(),
+            one_store: plan.one_store,
+        };
+        Self {
+            plan: Arc::new(plan.clone()),
+            world: Arc::new(world),
+            nodes: Vec::new(),
+            empty: Vec::new(),
+            numbers: 0,
+            now: 0,
+            rng: Rng::with_seed(plan.seed ^ 0x5eed),
+            troubles: plan.troubles.clone(),
+            sent: std::array::from_fn(|_| Arc::default()),
+            reliable: true,
+        }
+    }
+
+    fn note(&self, what: impl FnOnce() -> String) {
+        self.world.ledger(|ledger| ledger.note(self.now, what));
+    }
+
+    /// Lets a node begin in this seat.
+    fn begin(&mut self, seat: usize) {
+        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime of this thread");
+        self.numbers += 1;
+        let number = self.numbers;
+        let base = runtime.block_on(async { Instant::now() });
+        let here = Here { base: Some(base), missed: self.now, wrong: 0 };
+        let link = Link { world: self.world.clone(), node: number, taker: Arc::default() };
+        self.note(|| format!("node {number} begins in seat {seat}"));
+        self.world.ledger(|ledger| ledger.nodes.entry(number).or_default().began = self.now);
+        let node = Node {
+            seat,
+            number,
+            runtime,
+            here,
+            link,
+            frozen: None,
+            beaten: self.now,
+            stops: None,
+            stopper: Arc::default(),
+            ended: Arc::default(),
+        };
+        clock::enter(here);
+        if seat < WORKERS {
+            self.work(&node)
+        } else {
+            self.send(&node, seat - WORKERS)
+        }
+        self.nodes.push(node);
+    }
+
+    fn work(&self, node: &Node) {
+        let app = app(&self.world, &self.plan, node.number);
+        let mut options = WorkerOptions::new(format!("w{}@model", node.number));
+        (options.lanes, options.lease, options.grace, options.parking) = ([self.plan.slots; 4], LEASE, GRACE, 20);
+        let (link, stopper, ended) = (node.link.clone(), node.stopper.clone(), node.ended.clone());
+        node.runtime.spawn(async move {
+            let (broker, results): (Arc<dyn Broker>, Arc<dyn ResultBackend>) = (Arc::new(link.clone()), Arc::new(link));
+            let Ok(worker) = Worker::over(app, options, broker, results).await else {
+                *ended.lock().expect("nobody panics with it") = Some(None);
+                return;
+            };
+            *stopper.lock().expect("nobody panics with it") = Some(worker.stopper());
+            let summary = worker.join().await;
+            *ended.lock().expect("nobody panics with it") = Some(Some(summary));
+        });
+    }
+
+    fn send(&self, node: &Node, client: usize) {
+        let (world, plan, link, ended) = (self.world.clone(), self.plan.clone(), node.link.clone(), node.ended.clone());
+        let app = app(&self.world, &self.plan, node.number);
+        let (begun, sent) = (self.now, self.sent[client].clone());
+        node.runtime.spawn(async move {
+            let client_of = Client::over(&app, Arc::new(link.clone()), Arc::new(link));
+            let base = Instant::now();
+            // What a client was sending when it died is not sent again.
+            for (at, unit) in plan.clients[client].iter().skip(sent.load(Ordering::Relaxed)) {
+                sleep_until(base + Duration::from_millis(*at).saturating_sub(Duration::from_nanos(begun))).await;
+                sent.fetch_add(1, Ordering::Relaxed);
+                let answer = loop {
+                    match client_of.send(plan.canvas(unit)).await {
+                        Ok(answer) => break answer,
+                        Err(_) => {
+                            // Some of it may have been sent before what was not heard of.
+                            world.ledger(|ledger| ledger.doubt(unit.sent()));
+                            sleep(Duration::from_millis(100)).await;
+                        }
+                    }
+                };
+                world.ledger(|ledger| unit.sent().iter().for_each(|place| ledger.of(&plan::id(*place)).confirmed = true));
+                let waits = matches!(unit, Unit::One(place) if plan.tasks[*place].name != "early");
+                if waits {
+                    let waiting = Waiting::new(world.clone());
+                    tokio::spawn(async move {
+                        let _ = answer.get().await;
+                        drop(waiting);
+                    });
+                }
+            }
+            *ended.lock().expect("nobody panics with it") = Some(None);
+        });
+    }
+
+    /// To the end, or the first broken promise.
+    fn drive(&mut self) {
+        let mut stopping = false;
+        while self.world.ledger(|ledger| ledger.blame.is_none()) {
+            self.turn();
+            if self.now > PATIENCE {
+                let mut broker = self.world.broker();
+                let left: Vec<&str> = broker.queue.iter().chain(broker.held.values().map(|held| &held.msg)).map(|msg| &*msg.id).collect();
+                let (left, waiting) = (left.join(" "), broker.ledger.waiting);
+                broker.ledger.blame(Invariant::Ends, || format!("the run does not end; {waiting} clients wait; left: {left}"));
+            }
+            if stopping {
+                if self.nodes.iter().all(|node| node.seat >= WORKERS) {
+                    self.check_end();
+                    return;
+                }
+            } else if self.is_quiet() {
+                stopping = true;
+            }
+            if stopping {
+                self.empty.clear();
+                let told = |node: &Node| node.seat >= WORKERS || node.stops.is_some();
+                (0..self.nodes.len())
+                    .filter(|place| !told(&self.nodes[*place]))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .for_each(|place| self.stop(place, true));
+            }
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        let sent = self.nodes.iter().filter(|node| node.seat >= WORKERS).all(|node| node.ended.lock().is_ok_and(|ended| ended.is_some()));
+        let over = self.troubles.is_empty() && self.empty.iter().all(|(seat, _)| *seat >= WORKERS) && sent;
+        let weather = self.world.weather();
+        let fair = weather.down.max(weather.full) < self.now && weather.cut.iter().all(|(_, until)| *until < self.now);
+        drop(weather);
+        let broker = self.world.broker();
+        let awake = self.nodes.iter().all(|node| node.frozen.is_none());
+        over && fair && awake && broker.queue.is_empty() && broker.held.is_empty() && broker.ledger.waiting == 0 && !self.is_stopping()
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.nodes.iter().any(|node| node.stops.is_some())
+    }
+
+    fn turn(&mut self) {
+        while self.troubles.first().is_some_and(|trouble| trouble.at * MS <= self.now) {
+            let trouble = self.troubles.remove(0);
+            self.strike(trouble);
+        }
+        let back: Vec<usize> = self.empty.extract_if(.., |(_, at)| *at <= self.now).map(|(seat, _)| seat).collect();
+        back.into_iter().for_each(|seat| self.begin(seat));
+        self.now += TURN;
+        let mut place = 0;
+        while place < self.nodes.len() {
+            if self.step(place) {
+                place += 1;
+            }
+        }
+        clock::enter(Here { base: None, missed: self.now, wrong: 0 });
+        if self.world.broker().sweep(self.now) {
+            self.world.changed.notify_waiters();
+        }
+    }
+
+    /// Lets a node go on until now; `false`: it is no more.
+    fn step(&mut self, place: usize) -> bool {
+        let (now, beats_first) = (self.now, self.rng.bool());
+        let node = &mut self.nodes[place];
+        if node.frozen.is_some_and(|(until, _)| until > now) {
+            return true;
+        }
+        clock::enter(node.here);
+        if let Some((_, asleep)) = node.frozen.take() {
+            let missed = now - TURN - node.runtime.block_on(async { clock::now() }).min(now - TURN);
+            if asleep {
+                node.here.missed += missed;
+                clock::enter(node.here);
+            } else {
+                node.runtime.block_on(advance(Duration::from_nanos(missed)));
+            }
+            let number = node.number;
+            self.world.ledger(|ledger| ledger.note(now, || format!("node {number} goes on")));
+        }
+        let node = &mut self.nodes[place];
+        if beats_first {
+            beat(node, now);
+        }
+        let until = node.here.base.map(|base| base + Duration::from_nanos(now - node.here.missed));
+        node.runtime.block_on(async { sleep_until(until.unwrap_or_else(Instant::now)).await });
+        if !beats_first {
+            beat(node, now);
+        }
+        let number = node.number;
+        if self.world.weather().killed.contains(&number) {
+            self.kill(place);
+            return false;
+        }
+        let ended = if node.seat < WORKERS { node.ended.lock().expect("nobody panics with it").take() } else { None };
+        if let Some(summary) = ended {
+            self.check_summary(number, summary);
+            self.kill(place);
+            return false;
+        }
+        let overdue = node.stops.is_some_and(|at| at < now);
+        if overdue {
+            self.world.ledger(|ledger| ledger.blame(Invariant::Stops, || format!("node {number} has not stopped in time")));
+        }
+        true
+    }
+
+    fn check_summary(&self, number: usize, summary: Option<WorkerSummary>) {
+        let Some(summary) = summary else { return };
+        let one_store = self.plan.one_store;
+        self.note(|| format!("node {number} has stopped: {summary:?}"));
+        self.world.ledger(|ledger| {
+            let succeeded = ledger.nodes.entry(number).or_default().succeeded;
+            if one_store && summary.ok != succeeded {
+                ledger.blame(Invariant::Counts, || format!("node {number} stored {succeeded} results of success, and counts {summary:?}"));
+            }
+        });
+    }
+
+    /// A node is no more; what it did not say nobody hears.
+    fn kill(&mut self, place: usize) {
+        let node = self.nodes.remove(place);
+        self.note(|| format!("node {} is gone", node.number));
+        self.empty.push((node.seat, self.now + GONE));
+        self.world.weather().killed.push(node.number);
+        drop(node.runtime);
+    }
+
+    fn stop(&mut self, place: usize, warm: bool) {
+        let node = &mut self.nodes[place];
+        let Some(stopper) = node.stopper.lock().expect("nobody panics with it").clone() else { return };
+        clock::enter(node.here);
+        let _entered = node.runtime.enter();
+        node.stops.get_or_insert(self.now + STOPS);
+        if warm { stopper.warm() } else { stopper.cold() }
+    }
+
+    fn strike(&mut self, Trouble { node: seat, fault, .. }: Trouble) {
+        let now = self.now;
+        self.note(|| format!("{fault:?} strikes seat {seat}"));
+        let place = self.nodes.iter().position(|node| node.seat == seat);
+        let until = |ms: u64| now + ms * MS;
+        match fault {
+            Fault::Down(ms) => {
+                self.world.weather().down = until(ms);
+                self.deafen(None, until(ms));
+                return;
+            }
+            Fault::Full(ms) => return self.world.weather().full = until(ms),
+            Fault::Slow(ms) => return self.world.weather().slow = ms,
+            Fault::BrokerWall(by) => return self.world.broker().wrong = by,
+            _ => {}
+        }
+        let Some(place) = place else { return };
+        let node = &mut self.nodes[place];
+        let number = node.number;
+        match fault {
+            Fault::ReplyLost | Fault::RequestLost | Fault::ReplyLate(_) => self.world.weather().armed.push((number, fault)),
+            Fault::Cut(ms) => {
+                self.world.weather().cut.push((number, until(ms)));
+                self.deafen(Some(place), until(ms));
+                self.reliable = false;
+            }
+            Fault::Kill => {
+                self.reliable = false;
+                self.kill(place);
+            }
+            Fault::Freeze(ms) | Fault::Sleep(ms) => {
+                node.frozen = Some((until(ms), matches!(fault, Fault::Sleep(_))));
+                self.deafen(Some(place), until(ms));
+                self.reliable = false;
+            }
+            Fault::Wall(by) => node.here.wrong = by,
+            Fault::Warm | Fault::Cold => self.stop(place, fault == Fault::Warm),
+            Fault::Revoke(task) => self.revoke(place, plan::id(task)),
+            Fault::Down(_) | Fault::Full(_) | Fault::Slow(_) | Fault::BrokerWall(_) => {}
+        }
+    }
+
+    /// A node, or all, hears nothing until then, and takes so much longer to stop.
+    fn deafen(&mut self, place: Option<usize>, until: u64) {
+        for (_, node) in self.nodes.iter_mut().enumerate().filter(|(at, _)| place.is_none_or(|place| place == *at)) {
+            node.stops = node.stops.map(|stops| stops + until.saturating_sub(self.now));
+            self.world.ledger(|ledger| {
+                let facts = ledger.nodes.entry(node.number).or_default();
+                facts.deaf = facts.deaf.max(until);
+            });
+        }
+    }
+
+    fn revoke(&self, place: usize, id: String) {
+        let (link, world) = (self.nodes[place].link.clone(), self.world.clone());
+        self.nodes[place].runtime.spawn(async move {
+            let broker: Arc<dyn Broker> = Arc::new(link);
+            while broker.revoke(std::slice::from_ref(&id)).await.is_err() {
+                sleep(Duration::from_millis(100)).await;
+            }
+            while remote::tell(&broker, Request::new("revoke").argument("task_id", id.as_str())).await.is_err() {
+                sleep(Duration::from_millis(100)).await;
+            }
+            let now = clock::now();
+            world.ledger(|ledger| {
+                ledger.note(now, || format!("{id} is called off"));
+                ledger.of(&id).revoked.get_or_insert(now);
+            });
+        });
+    }
+
+    fn check_end(&mut self) {
+        let reliable = self.reliable && !self.plan.tasks.iter().any(|task| task.kind == Kind::Poison);
+        self.world.broker().check_end(reliable);
+    }
+}
+
+/// Gives the sign of life of a worker, when it is time.
+fn beat(node: &mut Node, now: u64) {
+    if now < node.beaten + LEASE.as_nanos() as u64 / 3 {
+        return;
+    }
+    node.beaten = now;
+    let taker = node.link.taker.lock().expect("nobody panics with it").clone();
+    let _entered = node.runtime.enter();
+    if let Some(taker) = taker {
+        taker.beat();
+    }
+}
+
+/// Somebody who waits for a result.
+struct Waiting(Arc<World>);
+
+impl Waiting {
+    fn new(world: Arc<World>) -> Self {
+        world.ledger(|ledger| ledger.waiting += 1);
+        Self(world)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.ledger(|ledger| ledger.waiting -= 1);
+    }
+}
+
+fn app(world: &Arc<World>, plan: &Arc<Plan>, node: usize) -> App {
+    let app = App::new().told(None).environment(clock::environment()).broker("model://broker");
+    NAMES.into_iter().fold(app, |app, name| app.task(task(name, world, plan, node)))
+}
+
+fn task(name: &'static str, world: &Arc<World>, plan: &Arc<Plan>, node: usize) -> Task {
+    let (world, plan) = (world.clone(), plan.clone());
+    let handler = Handler::Async(Arc::new(move |context, _| Box::pin(behave(world.clone(), plan.clone(), node, context))));
+    let lane = match name {
+        "blocking" => LaneKind::Blocking,
+        "cpu" => LaneKind::Cpu,
+        "process" => LaneKind::Process,
+        _ => LaneKind::Async,
+    };
+    let mut policy = TaskPolicy::default();
+    match name {
+        "early" => policy.acks = Acks::Early,
+        "rated" => policy.rate_limit = Some(Rate::per_second(RATE)),
+        "shared" => (policy.rate_limit, policy.rate_scope) = (Some(Rate::per_second(RATE)), RateScope::Shared),
+        _ => {}
+    }
+    Task { name: name.into(), lane, policy, handler }
+}
+
+/// What a task does.
+async fn behave(world: Arc<World>, plan: Arc<Plan>, node: usize, context: TaskContext) -> Result<Value, Failure> {
+    let id = context.id().to_owned();
+    let Some(task) = plan::place(&id).and_then(|place| plan.tasks.get(place)) else { return Ok(Value::Null) };
+    world.broker().start(node, &id, task.name == "early", plan.one_store);
+    let wall = clock::wall();
+    let early = context.message().eta.is_some_and(|eta| eta > wall);
+    let late = context.message().expires.is_some_and(|expires| expires <= wall);
+    if early || late {
+        world.ledger(|ledger| {
+            ledger.blame(Invariant::InTime, || format!("node {node} starts {id} too {}", if early { "early" } else { "late" }))
+        });
+    }
+    let done = |value: &str| {
+        world.ledger(|ledger| ledger.of(&id).done += 1);
+        Ok(value.into())
+    };
+    match task.kind {
+        Kind::Ok(ms) => {
+            sleep(Duration::from_millis(ms)).await;
+            done("ok")
+        }
+        Kind::Fails => Err(Failure::error("ValueError", "as planned")),
+        Kind::Retries(times) if context.retries() < times => Err(context.retry_in(Duration::from_millis(300))),
+        Kind::Retries(_) => done("at last"),
+        Kind::Hangs => std::future::pending().await,
+        Kind::Panics => std::panic::panic_any("planned"),
+        Kind::Poison => {
+            world.weather().killed.push(node);
+            std::future::pending().await
+        }
+        Kind::ChildDies => Err(Failure::Crashed { reason: "as planned".to_owned() }),
+        Kind::Refused => done("too large to be stored"),
+        Kind::Unknown => done("it was known"),
+    }
+}
+
+/// Drops faults one by one while the same promise is broken; what is left, and what happened then.
+pub(crate) fn shrink(violation: &Violation) -> String {
+    let again = simulate(&violation.plan, violation.sabotage, true);
+    let mut least = again.map_or_else(|found| *found, |_| violation.clone());
+    let mut place = 0;
+    while place < least.plan.troubles.len() {
+        let mut plan = least.plan.clone();
+        plan.troubles.remove(place);
+        match simulate(&plan, least.sabotage, true) {
+            Err(smaller) if smaller.invariant == least.invariant => least = *smaller,
+            _ => place += 1,
+        }
+    }
+    let Violation { plan, invariant, what, trace, .. } = &least;
+    let mut text = format!("seed {}: {invariant:?}: {what}\n  replay: LONGSHORE_SOAK_SEED={}\n", plan.seed, plan.seed);
+    for trouble in &plan.troubles {
+        let _ = writeln!(text, "  fault {trouble:?}");
+    }
+    // Of the tasks that the blame is about, and of nodes.
+    let named = what.split(|c: char| !c.is_alphanumeric()).filter_map(plan::place).take(5);
+    let places: Vec<usize> = named
+        .flat_map(|place| [place].into_iter().chain(plan.tasks.get(place).map(|task| task.parts.clone()).unwrap_or_default()))
+        .collect();
+    let concerns = |line: &str| {
+        let about = line.split(|c: char| !c.is_alphanumeric()).filter_map(plan::place).any(|place| places.contains(&place));
+        about
+            || line.contains("strikes")
+            || line.contains("begins")
+            || line.contains("gone")
+            || line.contains("goes on")
+            || line.contains("stopped")
+    };
+    for (at, line) in trace.iter().filter(|(_, line)| concerns(line)) {
+        let _ = writeln!(text, "  {:>8.3} s  {line}", *at as f64 / 1000.0);
+    }
+    for place in places {
+        let _ = writeln!(text, "  {}: {:?}", plan::id(place), plan.tasks.get(place));
+    }
+    text
+}
