@@ -181,6 +181,16 @@ pub trait Broker: Send + Sync {
     /// Refused: nothing was sent. Transient: unknown whether it was.
     fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>>;
 
+    /// The same for whoever asks again when the answer is transient, with the same token: it is
+    /// sent once. A token is remembered for an hour. A broker whose answers are not lost needs none.
+    ///
+    /// # Errors
+    /// As `publish`.
+    fn publish_once<'a>(&'a self, token: &'a str, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let _ = token;
+        self.publish(batch)
+    }
+
     /// Sends to whoever listens now on a fanout or topic exchange (`celery.pidbox`, `celeryev`).
     ///
     /// # Errors

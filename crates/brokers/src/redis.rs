@@ -54,8 +54,16 @@ use longshore_core::Rate;
 
 pub use self::link::Notice;
 use self::{
-    admin::Admin, consumer::RedisConsumer, fail::Fail, layout::Layout, link::Link, link::Wait, publish::Declared, pubsub::PubSub,
-    results::RedisResults, url::Config,
+    admin::Admin,
+    consumer::RedisConsumer,
+    fail::Fail,
+    layout::Layout,
+    link::Link,
+    link::Wait,
+    publish::{Declared, Known, Once},
+    pubsub::PubSub,
+    results::RedisResults,
+    url::Config,
 };
 use crate::{
     broker::{Broker, BrokerError, Consumer, DeadLetter, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
@@ -134,13 +142,26 @@ struct RedisBroker {
     pubsub: Arc<PubSub>,
     layout: Layout,
     declared: Arc<Declared>,
+    known: Known,
 }
 
 impl RedisBroker {
     fn new(url: &str, notice: Notice) -> Result<Self, BrokerError> {
         let (link, pubsub) = ways(url, notice)?;
         let layout = Layout::new(link.config());
-        Ok(Self { link, pubsub, layout, declared: Arc::default() })
+        Ok(Self { link, pubsub, layout, declared: Arc::default(), known: Known::default() })
+    }
+
+    async fn send(&self, batch: &[Outgoing], once: Option<Once<'_>>) -> Result<(), BrokerError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        names::check_all(self.layout.prefix(), batch)?;
+        if let Some(message) = batch.iter().find(|message| message.raw.len() > finish::LARGEST) {
+            return Err(Fail::Refused(finish::too_large(&self.link, message.raw.len())).into());
+        }
+        self.declared.say(&self.link, &self.layout, batch.iter().map(|message| &message.queue), Wait::Patience).await?;
+        Ok(publish::all(&self.link, &self.layout, batch, once).await?)
     }
 
     fn admin(&self) -> Admin<'_> {
@@ -185,16 +206,15 @@ impl Broker for RedisBroker {
     }
 
     fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(self.send(batch, None))
+    }
+
+    fn publish_once<'a>(&'a self, token: &'a str, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move {
-            if batch.is_empty() {
-                return Ok(());
-            }
-            names::check_all(self.layout.prefix(), batch)?;
-            if let Some(message) = batch.iter().find(|message| message.raw.len() > finish::LARGEST) {
-                return Err(Fail::Refused(finish::too_large(&self.link, message.raw.len())).into());
-            }
-            self.declared.say(&self.link, &self.layout, batch.iter().map(|message| &message.queue), Wait::Patience).await?;
-            Ok(publish::all(&self.link, &self.layout, batch).await?)
+            let (key, over) = (self.layout.own(&format!("sent:{token}")), self.known.some());
+            self.send(batch, Some(Once { key: &key, over: &over })).await?;
+            self.known.add(key);
+            Ok(())
         })
     }
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use longshore_brokers::{Broker, Outgoing, connect};
-use longshore_celery::{Encoding, Limits, Message, Value};
-use longshore_testkit::servers::Redis;
+use longshore_celery::{Encoding, Limits, Message, Signature, Value};
+use longshore_testkit::{proxy::Proxy, servers::Redis};
 use longshore_worker::{Acks, App, RateScope, Task, Worker, WorkerOptions, WorkerSummary};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -245,4 +245,38 @@ async fn late() {
     begun.recv().await.unwrap();
     let summary = stopped_while_away(worker, bench).await;
     assert_eq!((summary.lost, summary.untold), (0, 1), "{summary:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_a_task_is_sent_once_though_answers_are_lost() {
+    const EACH: u32 = 4;
+    const ROUNDS: u32 = 10;
+    let (task, mut begun, gate) = gated();
+    let name = task.name.to_string();
+    let Some(mut bench) = Bench::new([task]) else { return };
+    let proxy = Proxy::start(bench.server.port());
+    bench.app = bench.app.clone().broker(format!("redis://127.0.0.1:{}/0", proxy.port()));
+    let worker = bench.worker(EACH as usize).await;
+    let mut link = Signature { task: "link".to_owned(), ..Signature::default() };
+    link.options.set("queue", "next");
+    let sent = || bench.server.command(&["LLEN", "next"]).trim().trim_start_matches(':').parse::<u32>().unwrap();
+    for round in 0..ROUNDS {
+        let outgoing = |number: u32| {
+            let (task, id, callbacks) = (name.clone(), format!("{round}-{number}"), vec![link.clone()]);
+            let message = Message { task, id, callbacks, routing_key: "celery".to_owned(), ..Message::default() };
+            Outgoing { queue: "celery".into(), priority: 0, due: None, raw: message.encode(Encoding::Json) }
+        };
+        bench.broker.publish(&(0..EACH).map(outgoing).collect::<Vec<_>>()).await.unwrap();
+        for _ in 0..EACH {
+            begun.recv().await.unwrap();
+        }
+        // Nothing else is asked now, but for signs of life.
+        proxy.cut_after(1);
+        gate.add_permits(EACH as usize);
+        until("all of them were sent on", || sent() >= EACH * (round + 1)).await;
+        until("the answer was lost", || proxy.happened() > round).await;
+    }
+    worker.stopper().warm();
+    let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
+    assert_eq!((sent(), summary.ok), (EACH * ROUNDS, u64::from(EACH * ROUNDS)));
 }

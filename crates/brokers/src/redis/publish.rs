@@ -49,10 +49,36 @@ impl Declared {
     }
 }
 
+/// Token under which a batch is sent once, however often it is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Once<'a> {
+    /// The key that says that it was sent.
+    pub(super) key: &'a str,
+    /// Keys that nobody will ask for any more.
+    pub(super) over: &'a [String],
+}
+
+/// Keys of what was sent under tokens, and is known to be: they go with what is sent next.
+#[derive(Default)]
+pub(super) struct Known(Mutex<Vec<String>>);
+
+impl Known {
+    pub(super) fn add(&self, key: String) {
+        locked(&self.0).push(key);
+    }
+
+    /// Takes some.
+    pub(super) fn some(&self) -> Vec<String> {
+        let mut known = locked(&self.0);
+        let rest = known.len().saturating_sub(100);
+        known.split_off(rest)
+    }
+}
+
 /// Sends them all, or none. A connection that ends leaves open whether they were sent, but where
 /// it ends with whatever is so large: that is refused, and nothing was sent.
-pub(super) async fn all(link: &Link, layout: &Layout, batch: &[Outgoing]) -> Result<(), Fail> {
-    let pack = pack(layout, batch);
+pub(super) async fn all(link: &Link, layout: &Layout, batch: &[Outgoing], once: Option<Once<'_>>) -> Result<(), Fail> {
+    let pack = pack(layout, batch, once);
     let size = pack.size();
     match link.call(pack, Wait::Patience).await {
         Err(Fail::Refused(text)) if is_protocol(&text) => Err(Fail::Refused(link.too_much(size))),
@@ -77,7 +103,7 @@ async fn takes(link: &Link, batch: &[Outgoing]) -> bool {
 }
 
 /// All of them, or none.
-pub(super) fn pack(layout: &Layout, batch: &[Outgoing]) -> Pack {
+pub(super) fn pack(layout: &Layout, batch: &[Outgoing], once: Option<Once<'_>>) -> Pack {
     // Runs for the same list go in one command.
     let mut runs: Vec<(String, Vec<&[u8]>)> = Vec::new();
     let mut last: Option<(&Outgoing, usize)> = None;
@@ -99,7 +125,7 @@ pub(super) fn pack(layout: &Layout, batch: &[Outgoing]) -> Pack {
         runs[run].1.push(&message.raw);
         last = Some((message, run));
     }
-    if let [(list, messages)] = runs.as_slice() {
+    if let ([(list, messages)], None) = (runs.as_slice(), once) {
         let mut args: Vec<&[u8]> = vec![b"LPUSH", list.as_bytes()];
         args.extend(messages);
         return Pack::of(&args);
@@ -107,6 +133,10 @@ pub(super) fn pack(layout: &Layout, batch: &[Outgoing]) -> Pack {
     // In a transaction of Redis' the others would be done though one is refused.
     let keys: Vec<&[u8]> = runs.iter().map(|(list, _)| list.as_bytes()).collect();
     let mut call = Call::new(&scripts::PUBLISH, &keys);
+    let Once { key, over } = once.unwrap_or(Once { key: "", over: &[] });
+    call.arg(key);
+    call.number(over.len() as u64);
+    over.iter().for_each(|key| call.arg(key));
     for (_, messages) in &runs {
         call.number(messages.len() as u64);
         messages.iter().for_each(|message| call.arg(message));
@@ -124,13 +154,13 @@ mod tests {
         let message = |queue: &str, priority, raw: &str| Outgoing { queue: queue.into(), priority, due: None, raw: raw.into() };
         let text = |batch: &[Outgoing]| {
             let mut out = Vec::new();
-            pack(&layout, batch).write_to(&mut out);
+            pack(&layout, batch, None).write_to(&mut out);
             String::from_utf8(out).unwrap().split("\r\n").filter(|line| !line.starts_with(['$', '*'])).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(text(&[message("a", 0, "1"), message("a", 2, "2"), message("a", 0, "3")]), "LPUSH a 1 2 3 ");
         assert_eq!(
             text(&[message("a", 0, "1"), message("b", 3, "2"), message("a", 0, "3")]),
-            format!("EVALSHA {} 2 a b\x06\x163 2 1 3 1 2 ", scripts::PUBLISH.digest())
+            format!("EVALSHA {} 2 a b\x06\x163  0 2 1 3 1 2 ", scripts::PUBLISH.digest())
         );
     }
 }

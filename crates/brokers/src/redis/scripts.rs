@@ -11,7 +11,7 @@ pub(super) static FINISH: Script = Script::new(
     concat!(include_str!("scripts/push.lua"), include_str!("scripts/chord_part.lua"), include_str!("scripts/finish.lua")),
 );
 pub(super) static PART: Script = Script::new("part", concat!(include_str!("scripts/chord_part.lua"), "return count_part(unpack(ARGV))"));
-pub(super) static PUBLISH: Script = Script::new("publish", include_str!("scripts/publish.lua"));
+pub(super) static PUBLISH: Script = Script::new("publish", concat!(include_str!("scripts/push.lua"), include_str!("scripts/publish.lua")));
 pub(super) static DOUBT: Script = Script::new("doubt", include_str!("scripts/doubt.lua"));
 pub(super) static BEAT: Script = Script::new("beat", include_str!("scripts/beat.lua"));
 pub(super) static ENTER: Script = Script::new("enter", include_str!("scripts/enter.lua"));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use longshore_brokers::{BrokerError, ChordPart, End, Ended, Finish, Key, PartState, Stored};
+use longshore_brokers::{BrokerError, ChordPart, End, Ended, Finish, Key, Outgoing, PartState, Stored};
 use longshore_celery::{
     Exception, GroupResult, Message, ResultTree, Signature, State, TaskResult, Value,
     canvas::{self, ChordOutcome, ChordParts, ChordStart},
@@ -101,9 +101,9 @@ impl Closer {
                 }
             }
         }
-        let (broker, results) = (&self.shared.broker, &self.shared.results);
-        together(&sent, &mut refused, |messages| broker.publish(messages)).await?;
-        together(&stored, &mut refused, |documents| results.store(documents)).await?;
+        let results = &self.shared.results;
+        together(&sent, &mut refused, |messages| Box::pin(self.send_once(messages))).await?;
+        together(&stored, &mut refused, |documents| Box::pin(insist(move || results.store(documents)))).await?;
         let mut complete = Vec::new();
         let (places, finishes): (Vec<usize>, Vec<Finish>) = finishes.into_iter().filter(|(place, _)| !refused.contains_key(place)).unzip();
         if !finishes.is_empty() {
@@ -168,7 +168,7 @@ impl Closer {
         for message in publish {
             let said = match closing.receipt {
                 Some(receipt) => self.piece(Finish { publish: vec![message], ..finish(receipt, End::Keep) }).await?,
-                None => insist(|| self.shared.broker.publish(std::slice::from_ref(&message))).await?.map(|()| true),
+                None => self.send_once(std::slice::from_ref(&message)).await?.map(|()| true),
             };
             match said {
                 Ok(false) => return Ok(false),
@@ -258,7 +258,7 @@ impl Closer {
     /// Does what a body's conclusion says. The inner error is why that is refused: then none of its
     /// messages was sent.
     async fn send(&self, body: Conclusion) -> Result<Result<(), String>, BrokerError> {
-        let (broker, results) = (&self.shared.broker, &self.shared.results);
+        let results = &self.shared.results;
         for start in &body.starts {
             if let Err(why) = self.start_chord(start).await? {
                 return Ok(Err(why));
@@ -273,7 +273,13 @@ impl Closer {
             // A chord in a chord's failed follow-up: its own body is failed by the same exception already.
             drop(insist(|| results.chord_part(part)).await?);
         }
-        if body.publish.is_empty() { Ok(Ok(())) } else { insist(|| broker.publish(&body.publish)).await }
+        if body.publish.is_empty() { Ok(Ok(())) } else { self.send_once(&body.publish).await }
+    }
+
+    /// Sends messages, once, also where an answer is lost. The inner error is why they are refused.
+    async fn send_once(&self, messages: &[Outgoing]) -> Result<Result<(), String>, BrokerError> {
+        let token = (self.shared.environment.id)();
+        insist(|| self.shared.broker.publish_once(&token, messages)).await
     }
 
     /// Fails a chord's body that cannot be sent.
@@ -435,14 +441,14 @@ where
 async fn together<'a, T>(
     asked: &'a Asked<T>,
     refused: &mut Refusals,
-    give: impl Fn(&'a [T]) -> BoxFuture<'a, Result<(), BrokerError>>,
+    give: impl Fn(&'a [T]) -> BoxFuture<'a, Result<Result<(), String>, BrokerError>>,
 ) -> Result<(), BrokerError> {
-    if asked.all.is_empty() || insist(|| give(&asked.all)).await?.is_ok() {
+    if asked.all.is_empty() || give(&asked.all).await?.is_ok() {
         return Ok(());
     }
     let mut from = 0;
     for (place, to) in &asked.ends {
-        if let Err(why) = insist(|| give(&asked.all[from..*to])).await? {
+        if let Err(why) = give(&asked.all[from..*to]).await? {
             refused.insert(*place, why);
         }
         from = *to;

@@ -35,6 +35,18 @@ async fn a_server_that_takes_nothing_fails_nobody_and_is_waited_for() {
             ends: &["ACL SETUSER default +@all"],
             says: "ACL SETUSER",
         },
+        Trouble {
+            what: "a permission of a result",
+            begins: &["ACL SETUSER default -setex -set"],
+            ends: &["ACL SETUSER default +@all"],
+            says: "ACL SETUSER",
+        },
+        Trouble {
+            what: "a permission of an end",
+            begins: &["ACL SETUSER default -zrem"],
+            ends: &["ACL SETUSER default +@all"],
+            says: "ACL SETUSER",
+        },
         Trouble { what: "a strange key", begins: &["SET longshore:paused x"], ends: &["DEL longshore:paused"], says: "WRONGTYPE" },
         Trouble {
             what: "a password",

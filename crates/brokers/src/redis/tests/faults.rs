@@ -246,3 +246,31 @@ async fn a_watch_goes_on_after_its_connection_was_lost_and_looks_at_what_it_miss
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_for_again_under_its_token_is_sent_once() {
+    for queues in [&["q"][..], &["q", "other"]] {
+        let Some(server) = Redis::start(&[]) else { return };
+        let proxy = Proxy::start(server.port());
+        let worker = broker(&at(proxy.port())).unwrap();
+        let batch: Vec<_> = queues.iter().map(|queue| crate::Outgoing { queue: (*queue).into(), ..message("a") }).collect();
+        // The second one says to this connection that the queues exist.
+        worker.publish(&batch).await.unwrap();
+        worker.publish(&batch).await.unwrap();
+        for (round, token) in ["one", "two"].into_iter().enumerate() {
+            let happened = proxy.happened();
+            proxy.cut_after(1);
+            let lost = worker.publish_once(token, &batch).await.unwrap_err();
+            assert_eq!((lost.kind, proxy.happened()), (ErrorKind::Transient, happened + 1), "{lost}");
+            for _ in 0..2 {
+                worker.publish_once(token, &batch).await.unwrap();
+                for queue in queues {
+                    assert_eq!(server.command(&["LLEN", queue]), format!(":{}\r\n", round + 3), "{queue}, {token}");
+                }
+            }
+        }
+        worker.publish_once("three", &batch).await.unwrap();
+        let tokens = server.command(&["KEYS", "longshore:sent:*"]);
+        assert!(tokens.starts_with("*1\r\n") && tokens.contains("three"), "no more than is needed: {tokens}");
+    }
+}
