@@ -2,7 +2,6 @@
 //! given wrong clocks while the others go on.
 
 use std::{
-    fmt::Write,
     sync::{
         Arc, Mutex, Once,
         atomic::{AtomicUsize, Ordering},
@@ -36,10 +35,10 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct Violation {
     pub(crate) plan: Plan,
-    sabotage: Sabotage,
+    pub(crate) sabotage: Sabotage,
     pub(crate) invariant: Invariant,
     pub(crate) what: String,
-    trace: Vec<(u64, String)>,
+    pub(crate) trace: Vec<(u64, String)>,
 }
 
 /// What runs were like.
@@ -567,45 +566,4 @@ async fn behave(world: Arc<World>, plan: Arc<Plan>, node: usize, context: TaskCo
         Kind::Refused => done("too large to be stored"),
         Kind::Unknown => done("it was known"),
     }
-}
-
-/// Drops faults one by one while the same promise is broken; what is left, and what happened then.
-pub(crate) fn shrink(violation: &Violation) -> String {
-    let again = simulate(&violation.plan, violation.sabotage, true);
-    let mut least = again.map_or_else(|found| *found, |_| violation.clone());
-    let mut place = 0;
-    while place < least.plan.troubles.len() {
-        let mut plan = least.plan.clone();
-        plan.troubles.remove(place);
-        match simulate(&plan, least.sabotage, true) {
-            Err(smaller) if smaller.invariant == least.invariant => least = *smaller,
-            _ => place += 1,
-        }
-    }
-    let Violation { plan, invariant, what, trace, .. } = &least;
-    let mut text = format!("seed {}: {invariant:?}: {what}\n  replay: LONGSHORE_SOAK_SEED={}\n", plan.seed, plan.seed);
-    for trouble in &plan.troubles {
-        let _ = writeln!(text, "  fault {trouble:?}");
-    }
-    // Of the tasks that the blame is about, and of nodes.
-    let named = what.split(|c: char| !c.is_alphanumeric()).filter_map(plan::place).take(5);
-    let places: Vec<usize> = named
-        .flat_map(|place| [place].into_iter().chain(plan.tasks.get(place).map(|task| task.parts.clone()).unwrap_or_default()))
-        .collect();
-    let concerns = |line: &str| {
-        let about = line.split(|c: char| !c.is_alphanumeric()).filter_map(plan::place).any(|place| places.contains(&place));
-        about
-            || line.contains("strikes")
-            || line.contains("begins")
-            || line.contains("gone")
-            || line.contains("goes on")
-            || line.contains("stopped")
-    };
-    for (at, line) in trace.iter().filter(|(_, line)| concerns(line)) {
-        let _ = writeln!(text, "  {:>8.3} s  {line}", *at as f64 / 1000.0);
-    }
-    for place in places {
-        let _ = writeln!(text, "  {}: {:?}", plan::id(place), plan.tasks.get(place));
-    }
-    text
 }

@@ -13,12 +13,14 @@ mod drive;
 mod ledger;
 mod model;
 mod plan;
+mod shrink;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use drive::{Tally, Violation, shrink, simulate};
+use drive::{Tally, Violation, simulate};
 use ledger::Invariant;
 use plan::Plan;
+use shrink::shrink;
 
 /// Who cheats. Each cheat breaks an invariant, to show that it is seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
