@@ -227,6 +227,14 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn peek<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>>;
 
+    /// Returns whether one of these words stands near the beginning or the end of one of the next
+    /// `most` messages. Takes none of them and brings none here; where they are large, fewer are
+    /// looked at.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn look_ahead<'a>(&'a self, queue: &'a str, most: usize, words: &'static [&'static [u8]]) -> BoxFuture<'a, Result<bool, BrokerError>>;
+
     /// Up to `most` messages of these queues that the broker itself holds back until their time, the soonest first. None where workers hold them (Redis).
     ///
     /// # Errors

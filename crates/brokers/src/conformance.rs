@@ -55,6 +55,7 @@ macro_rules! conformance {
             a_queue_can_be_taken_into_service_and_out_of_it
             a_paused_queue_gives_nothing_until_it_is_resumed
             a_look_takes_nothing
+            a_look_ahead_finds_words_near_both_ends_of_the_next_messages
             purge_throws_away_what_waits
             transfer_moves_what_waits_in_order
             a_task_is_found_where_it_is

@@ -20,6 +20,7 @@ pub mod broker;
 pub mod conformance;
 pub mod connect;
 pub mod crash;
+mod ends;
 mod json;
 pub mod lease;
 mod mask;

@@ -30,6 +30,7 @@ use self::{
 use crate::{
     broker::{Broker, BrokerError, Consumer, DeadLetter, Doing, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
     crash::forgiven,
+    ends::Looked,
     json, names,
     rates::{Bucket, Slot},
 };
@@ -168,6 +169,13 @@ impl Broker for MemoryHandle {
         let mut state = self.0.lock();
         state.promote(SystemTime::now());
         ready(state.waiting(queue).take(most).map(|message| message.raw.clone()).collect())
+    }
+
+    fn look_ahead<'a>(&'a self, queue: &'a str, most: usize, words: &'static [&'static [u8]]) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        let mut state = self.0.lock();
+        state.promote(SystemTime::now());
+        let mut looked = Looked::default();
+        ready(state.waiting(queue).take(most).any(|message| looked.goes_on() && looked.finds(&message.raw, words)))
     }
 
     fn later<'a>(&'a self, queues: &'a [Arc<str>], most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {

@@ -242,6 +242,10 @@ impl Broker for RedisBroker {
         Box::pin(async move { Ok(self.admin().peek(queue, most).await?) })
     }
 
+    fn look_ahead<'a>(&'a self, queue: &'a str, most: usize, words: &'static [&'static [u8]]) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        Box::pin(async move { Ok(self.admin().look_ahead(queue, most, words).await?) })
+    }
+
     fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
         Box::pin(async move {
             names::check(self.layout.prefix(), [queue])?;

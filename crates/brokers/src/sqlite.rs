@@ -177,6 +177,11 @@ impl Broker for Sqlite {
         self.0.look_through(move |conn| list::peek(conn, &queue, most)).boxed()
     }
 
+    fn look_ahead<'a>(&'a self, queue: &'a str, most: usize, words: &'static [&'static [u8]]) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        let queue = queue.to_owned();
+        self.0.look_through(move |conn| list::look_ahead(conn, &queue, most, words)).boxed()
+    }
+
     fn later<'a>(&'a self, queues: &'a [Arc<str>], most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
         let names = queues.to_vec();
         self.0.look_through(move |conn| list::later(conn, &names, most)).boxed()

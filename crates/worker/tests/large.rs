@@ -191,3 +191,42 @@ async fn a_file_takes_no_message_that_no_worker_would_read() {
     assert_eq!(error.kind, longshore_core::ErrorKind::Refused);
     assert!(error.message.contains("workers accept 16777216"), "{}", error.message);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_worker_of_one_lane_is_brought_each_message_once() {
+    const COUNT: u64 = 16;
+    const SIZE: usize = 1 << 20;
+    let Some(server) = Redis::start(&[]) else { return };
+    let (broker, _) = connect(&server.url(), None).unwrap();
+    // What is full, and has a slot free, again and again.
+    let tick = Task::plain("tick", |_, _| {
+        thread::sleep(Duration::from_millis(200));
+        Ok(longshore_celery::Value::Null)
+    });
+    let app = App::new().broker(server.url()).task(tick.on(LaneKind::Blocking));
+    for _ in 0..COUNT {
+        broker.publish(&[outgoing(whole(SIZE))]).await.unwrap();
+    }
+    let sent = || {
+        let text = server.command(&["INFO", "stats"]);
+        text.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:")?.trim().parse::<u64>().ok()).unwrap()
+    };
+    let before = sent();
+    let mut options = WorkerOptions::new("w@large");
+    options.lanes[LaneKind::Blocking as usize] = 1;
+    let worker = Worker::start(app, options).await.unwrap();
+    let begun = Instant::now();
+    loop {
+        let states = broker.queues(&["celery".into()]).await.unwrap();
+        if states[0].waiting + states[0].held == 0 {
+            break;
+        }
+        assert!(begun.elapsed() < SOON, "{states:?}");
+        // To look at the queue brings its next message.
+        tokio::time::sleep(Duration::from_millis(800)).await;
+    }
+    let brought = (sent() - before) as f64 / SIZE as f64;
+    assert!(brought < 2.0 * COUNT as f64, "{brought:.1} mebibytes, for {COUNT} messages of one");
+    worker.stopper().warm();
+    worker.join().await;
+}

@@ -269,6 +269,38 @@ pub async fn a_look_takes_nothing(subject: Arc<Subject>) {
     assert_eq!(all, ["other", "q"], "all that are known");
 }
 
+/// A look ahead takes nothing and stops where it was told to, or has seen much.
+pub async fn a_look_ahead_finds_words_near_both_ends_of_the_next_messages(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    let with = |length: usize, id: &str| {
+        let mut message = message("q", id);
+        let body = message.raw.windows(4).position(|four| four == b"W1td").expect("it has a body");
+        message.raw.splice(body..body, std::iter::repeat_n(b'x', length));
+        message
+    };
+    let names = ["first", "second", "third", "none"];
+    // A word stands behind the body, or is that of the body's beginning.
+    let words: [&'static [&'static [u8]]; 5] = [
+        &[b"\"id\": \"first\""],
+        &[b"nowhere", b"\"id\": \"second\""],
+        &[b"\"id\": \"third\""],
+        &[b"\"id\": \"none\""],
+        &[b"\"body\": \"xx"],
+    ];
+    broker.publish(&[with(0, "first"), with(300_000, "second"), with(1 << 20, "third"), with(0, "none")]).await.expect("it is published");
+    for (most, expected) in
+        [(1, [true, false, false, false, false]), (2, [true, true, false, false, true]), (8, [true, true, true, false, true])]
+    {
+        for (words, expected) in words.iter().zip(expected) {
+            let found = broker.look_ahead("q", most, words).await.expect("it answers");
+            assert_eq!(found, expected, "{}, of {most}", String::from_utf8_lossy(words[words.len() - 1]));
+        }
+    }
+    assert!(!broker.look_ahead("unknown", 8, words[0]).await.expect("it answers"));
+    let consumer = subject.consumer(&["q"]).await;
+    assert_eq!(ids(&claim(&*consumer, 4).await), names, "all are there");
+}
+
 /// What is held is not thrown away.
 pub async fn purge_throws_away_what_waits(subject: Arc<Subject>) {
     let broker = subject.broker();

@@ -25,6 +25,7 @@ use crate::{
     REPLIES,
     broker::{DeadLetter, QueueState},
     crash::forgiven,
+    ends::END,
 };
 
 /// So much is looked at in one go.
@@ -197,6 +198,17 @@ impl Admin<'_> {
             }
         }
         Ok(seen)
+    }
+
+    /// Returns whether one of these words stands in an end of one of the next messages.
+    pub(super) async fn look_ahead(&self, queue: &str, most: usize, words: &[&[u8]]) -> Result<bool, Fail> {
+        let lists: Vec<String> = self.layout.lists(queue).collect();
+        let mut call = Call::new(&scripts::LOOK_AHEAD, &lists.iter().map(String::as_bytes).collect::<Vec<_>>());
+        call.number(most as u64);
+        call.number(END as u64);
+        words.iter().for_each(|word| call.arg(word));
+        let answer = self.looks(call.pack()).await?.pop();
+        Ok(answer.as_ref().and_then(Reply::int) == Some(1))
     }
 
     /// Messages from this place on, the next one first; and the place behind them.

@@ -18,6 +18,7 @@ pub(super) static ENTER: Script = Script::new("enter", include_str!("scripts/ent
 pub(super) static PASS: Script = Script::new("pass", include_str!("scripts/pass.lua"));
 pub(super) static RESTORE: Script = Script::new("restore", concat!(include_str!("scripts/push.lua"), include_str!("scripts/restore.lua")));
 pub(super) static TRANSFER: Script = Script::new("transfer", include_str!("scripts/transfer.lua"));
+pub(super) static LOOK_AHEAD: Script = Script::new("look_ahead", include_str!("scripts/look_ahead.lua"));
 pub(super) static HELD: Script = Script::new("held", include_str!("scripts/held.lua"));
 pub(super) static FIND_HELD: Script = Script::new("find_held", include_str!("scripts/find_held.lua"));
 pub(super) static BURY: Script = Script::new("bury", include_str!("scripts/bury.lua"));

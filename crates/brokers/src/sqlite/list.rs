@@ -7,24 +7,39 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::queues::{now, time};
 use crate::{
     broker::{Doing, Found, QueueState},
+    ends::Looked,
     json,
 };
 
 /// What waits, the next one first; what is due waits, whether or not anybody was there to see it.
+const WAITING: &str = "SELECT raw FROM (
+     SELECT * FROM (SELECT priority, place, id FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL
+         ORDER BY priority, place, id LIMIT ?3)
+     UNION ALL SELECT * FROM (SELECT priority, place, id FROM messages WHERE queue = ?1 AND owner IS NULL AND due <= ?2
+         ORDER BY priority, place, id LIMIT ?3)) AS next
+         JOIN messages USING (id) ORDER BY next.priority, next.place, next.id LIMIT ?3";
+
 fn waiting(conn: &Connection, queue: &str, most: i64) -> rusqlite::Result<Vec<Vec<u8>>> {
-    let mut all = conn.prepare_cached(
-        "SELECT raw FROM (
-             SELECT * FROM (SELECT priority, place, id FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL
-                 ORDER BY priority, place, id LIMIT ?3)
-             UNION ALL SELECT * FROM (SELECT priority, place, id FROM messages WHERE queue = ?1 AND owner IS NULL AND due <= ?2
-                 ORDER BY priority, place, id LIMIT ?3)) AS next
-         JOIN messages USING (id) ORDER BY next.priority, next.place, next.id LIMIT ?3",
-    )?;
-    all.query_map(params![queue, now(), most], |row| row.get(0))?.collect()
+    conn.prepare_cached(WAITING)?.query_map(params![queue, now(), most], |row| row.get(0))?.collect()
 }
 
 pub(crate) fn peek(conn: &Connection, queue: &str, most: usize) -> rusqlite::Result<Vec<Vec<u8>>> {
     waiting(conn, queue, i64::try_from(most).unwrap_or(i64::MAX))
+}
+
+/// Looks for these words in the ends of what waits.
+pub(crate) fn look_ahead(conn: &Connection, queue: &str, most: usize, words: &[&[u8]]) -> rusqlite::Result<bool> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let mut next = conn.prepare_cached(WAITING)?;
+    let (mut rows, mut looked) = (next.query(params![queue, now(), most])?, Looked::default());
+    while looked.goes_on()
+        && let Some(row) = rows.next()?
+    {
+        if row.get_ref(0)?.as_bytes().is_ok_and(|raw| looked.finds(raw, words)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What is held back in these queues, the soonest first.

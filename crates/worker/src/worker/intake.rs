@@ -131,6 +131,8 @@ struct Batch {
     asked: usize,
     claimed: Vec<Claimed>,
     result: Result<Fetched, BrokerError>,
+    /// Time that a look took which found nothing to claim.
+    look: Option<Duration>,
 }
 
 /// What a message is, now.
@@ -521,6 +523,9 @@ impl Intake {
             }
             if let Some(batch) = self.wait(room).await {
                 let mut state = self.state();
+                if let Some(took) = batch.look {
+                    state.mix.looked(took, self.shared.environment.now());
+                }
                 if batch.asked > 0 {
                     // Brokers give at least so many at once, where they have them.
                     state.drained = batch.claimed.len() < batch.asked.min(READ);

@@ -51,6 +51,26 @@ fn aside(server: &Redis) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_ahead_at_large_messages_brings_none_of_them() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let (broker, _) = both(&server.url()).unwrap();
+    for number in 0..4 {
+        broker.publish(&[large(&number.to_string())]).await.unwrap();
+    }
+    let sent = || {
+        let text = server.command(&["INFO", "stats"]);
+        text.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:")?.trim().parse::<u64>().ok()).unwrap()
+    };
+    let before = sent();
+    for _ in 0..10 {
+        assert!(!broker.look_ahead("q", 8, &[b"nowhere"]).await.unwrap());
+        assert!(broker.look_ahead("q", 8, &[b"\"task\": \"t\""]).await.unwrap());
+    }
+    let brought = sent() - before;
+    assert!(brought < 1 << 20, "twenty looks brought {brought} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_is_too_large_lies_aside_and_comes_back_whole_from_its_dead_letter() {
     for (query, early) in [("", false), ("", true), ("?global_keyprefix=app1", false)] {
         let Some(server) = Redis::start(&[]) else { return };

@@ -4,14 +4,15 @@ use std::{sync::atomic::Ordering, time::Instant};
 
 use futures_util::future::BoxFuture;
 use longshore_brokers::{BrokerError, Claimed, lease::Term};
-use longshore_celery::Message;
 use longshore_core::source::Fetched;
 
 use super::{
-    super::shared::Shared,
     Batch, HELD, Hall, Intake, READ, ahead,
     share::{Load, Share},
 };
+
+/// Ways in which a message says that it is for one of Celery's own tasks.
+const BUILT_IN: &[&[u8]] = &[b"\"task\": \"celery.", b"\"task\":\"celery."];
 
 impl Intake {
     /// How many more may be claimed.
@@ -35,7 +36,7 @@ impl Intake {
         let claim = move |room| async move {
             let mut claimed = Vec::new();
             let result = consumer.claim(room, &mut claimed).await;
-            Batch { term, asked: room, claimed, result }
+            Batch { term, asked: room, claimed, result, look: None }
         };
         // What is given is lost with whoever does not listen; and it comes while the batch before is worked on.
         let claim = if self.early {
@@ -51,6 +52,7 @@ impl Intake {
                 term,
                 asked: 0,
                 claimed: Vec::new(),
+                look: None,
                 result: Err(BrokerError {
                     kind: longshore_core::ErrorKind::Fatal,
                     message: format!("a claim has ended in the middle: {error}"),
@@ -102,21 +104,22 @@ impl Intake {
     }
 
     /// Claims up to so many, if one of Celery's own tasks is among the next ones of a queue. Where
-    /// none is, nothing was asked for.
+    /// none is, nothing was asked for. No message is brought here to find out.
     pub(super) fn claim_if_built_in(&self, room: usize) -> BoxFuture<'static, Batch> {
         let shared = self.shared.clone();
         let term = shared.term().unwrap_or_default();
         Box::pin(async move {
+            let begun = shared.environment.now();
             for queue in shared.consumer.serving() {
                 // A broker that is away is told of by the next claim.
-                let next = shared.broker.peek(&queue, room).await.unwrap_or_default();
-                if next.iter().any(|raw| is_built_in(raw, &shared)) {
+                if shared.broker.look_ahead(&queue, room, BUILT_IN).await.unwrap_or_default() {
                     let mut claimed = Vec::new();
                     let result = shared.consumer.claim(room, &mut claimed).await;
-                    return Batch { term, asked: room, claimed, result };
+                    return Batch { term, asked: room, claimed, result, look: None };
                 }
             }
-            Batch { term, asked: 0, claimed: Vec::new(), result: Ok(Fetched::More) }
+            let look = Some(shared.environment.now().duration_since(begun));
+            Batch { term, asked: 0, claimed: Vec::new(), result: Ok(Fetched::More), look }
         })
     }
 
@@ -142,12 +145,4 @@ impl Intake {
         state.full = !matches!(share, Share::UpTo(_));
         share
     }
-}
-
-/// Returns whether a message is for one of Celery's own tasks.
-fn is_built_in(raw: &[u8], shared: &Shared) -> bool {
-    const BEGIN: &[u8] = b"\"celery.";
-    raw.len() <= shared.limits.message
-        && raw.windows(BEGIN.len()).any(|bytes| bytes == BEGIN)
-        && Message::decode(raw, &shared.limits).is_ok_and(|message| message.task.starts_with("celery."))
 }

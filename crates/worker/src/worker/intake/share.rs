@@ -8,6 +8,8 @@ use longshore_core::LaneKind;
 /// How long others have the first choice of what a full worker would only look at; from look to look twice as long, up to the second.
 const LOOK: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
+/// Number of times that a look took, for which no other one follows it.
+const REST: u32 = 20;
 /// How many it then takes.
 const FEW: usize = 8;
 /// A lane that this part of the latest messages was for is the one that the next ones are expected for.
@@ -54,6 +56,8 @@ pub(super) struct Mix {
     seen: bool,
     look_at: Option<Instant>,
     pause: Duration,
+    /// The broker is left alone until then, after a look that took its time.
+    rests: Option<Instant>,
     /// How many times the share is claimed: more than once while what comes does not run now.
     times: usize,
 }
@@ -63,7 +67,7 @@ impl Mix {
         let (mut used, mut built_in) = ([false; 4], [false; 4]);
         lanes.into_iter().for_each(|lane| used[lane as usize] = true);
         of_built_ins.into_iter().for_each(|lane| built_in[lane as usize] = true);
-        Self { used, built_in, parts: [0.0; 4], seen: false, look_at: None, pause: LOOK, times: 1 }
+        Self { used, built_in, parts: [0.0; 4], seen: false, look_at: None, pause: LOOK, rests: None, times: 1 }
     }
 
     /// A message was for this lane.
@@ -81,6 +85,12 @@ impl Mix {
     /// there are.
     pub(super) fn read(&mut self, run: usize, drained: bool) {
         self.times = if run == 0 && !drained { (self.times * 2).min(TIMES) } else { 1 };
+    }
+
+    /// Notes that a look took so long and found nothing. Looks take no more than a small part of the
+    /// time, however large the messages are that the broker has to look at.
+    pub(super) fn looked(&mut self, took: Duration, now: Instant) {
+        self.rests = Some(now + took * REST);
     }
 
     fn lanes(&self) -> impl Iterator<Item = usize> {
@@ -119,7 +129,7 @@ impl Mix {
         if one_lane && !(0..4).any(|other| other != lane && self.built_in[other] && load.busy[other] < load.slots[other]) {
             return Share::Later(None);
         }
-        let at = *self.look_at.get_or_insert(now + self.pause);
+        let at = (*self.look_at.get_or_insert(now + self.pause)).max(self.rests.unwrap_or(now));
         if at > now {
             return Share::Later(Some(at));
         }
@@ -170,6 +180,19 @@ mod tests {
         both_full.busy[LaneKind::Async as usize] = 200;
         assert_eq!(mix.share(236, &both_full, now + 9 * LOOK), Share::Later(None), "theirs is full, too");
         assert_eq!(Mix::new([LaneKind::Async], [LaneKind::Async]).share(236, &load(LaneKind::Async, 200), now), Share::Later(None));
+    }
+
+    #[test]
+    fn a_look_that_took_its_time_is_followed_by_none_for_twenty_times_as_long_though_a_slot_was_free() {
+        let (now, full) = (Instant::now(), load(LaneKind::Process, 2));
+        let mut mix = Mix::new([LaneKind::Process], [LaneKind::Async]);
+        mix.share(236, &full, now);
+        assert_eq!(mix.share(236, &full, now + LOOK), Share::IfBuiltIn(FEW));
+        let (looked, took) = (now + 2 * LOOK, LOOK);
+        mix.looked(took, looked);
+        assert_eq!(mix.share(236, &load(LaneKind::Process, 1), looked), Share::UpTo(1), "a slot is free");
+        assert_eq!(mix.share(236, &full, looked), Share::Later(Some(looked + REST * took)));
+        assert_eq!(mix.share(236, &full, looked + REST * took), Share::IfBuiltIn(FEW));
     }
 
     #[test]
