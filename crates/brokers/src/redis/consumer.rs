@@ -197,7 +197,7 @@ impl RedisConsumer {
                     _ = closing.wait_for(|served| served.closed) => continue,
                 }
             }
-            attends = true;
+            let waited = std::mem::replace(&mut attends, true) && !called;
             let open = lists.open(order);
             if !open.is_empty() {
                 let most = room.min(if self.early.is_some() { early::MOST } else { claim::MOST });
@@ -234,6 +234,9 @@ impl RedisConsumer {
                     let stubs = taken.iter().filter(|claimed| Stub::is_one(&claimed.raw));
                     locked(&self.stubs).extend(stubs.map(|claimed| claimed.receipt.0));
                     if let Some(listeners) = listeners {
+                        if waited {
+                            listeners.found_uncalled();
+                        }
                         listeners.took(taken.len(), room, lists.left(order));
                     }
                     claiming.served(&taken);

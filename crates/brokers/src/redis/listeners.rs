@@ -231,6 +231,15 @@ impl Listeners {
         Ok(state.post)
     }
 
+    /// Notes that what lay there was found, and nobody had called: where we stand in line, those who
+    /// listen may be dead. Entering again finds out.
+    pub(super) fn found_uncalled(&self) {
+        let mut state = locked(&self.state);
+        if state.post == Post::InLine && !state.called {
+            state.post = Post::None;
+        }
+    }
+
     /// Returns whether we are one of the few.
     pub(super) fn listens(&self) -> bool {
         locked(&self.state).post == Post::Listens

@@ -174,6 +174,29 @@ async fn a_message_is_found_within_seconds_when_all_who_listened_have_died_at_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_all_who_listened_have_died_only_the_first_message_waits_for_those_in_line_to_look() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let mut fleet = fleet(&server, 5, 1, Duration::ZERO).await;
+    fleet.tasks.drain(..4).for_each(|task| task.abort());
+    // Their signs of life end.
+    let begun = Instant::now();
+    while server.command(&["KEYS", "longshore:owner:*"]).lines().next() != Some("*1") {
+        assert!(begun.elapsed() < 10 * SOON, "{}", server.command(&["KEYS", "longshore:owner:*"]));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let ours = broker(&server.url()).unwrap();
+    ours.publish(&[message("a")]).await.unwrap();
+    let (taker, _) = timeout(5 * SOON, fleet.taken.recv()).await.unwrap().unwrap();
+    assert_eq!(taker, 4);
+    settled(&server).await;
+    for number in 0..3 {
+        ours.publish(&[message(&number.to_string())]).await.unwrap();
+        let (_, found) = timeout(SOON, fleet.taken.recv()).await.unwrap_or_else(|_| panic!("message {number}")).unwrap();
+        assert_eq!(found, number.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_whose_claim_is_put_aside_gives_its_place_away() {
     let Some(server) = Redis::start(&[]) else { return };
     let ours = broker(&server.url()).unwrap();
