@@ -54,13 +54,36 @@ pub(super) enum Post {
     InLine,
 }
 
+/// What is known of whether others stand in line.
+#[derive(Debug, Default)]
+struct Crowd {
+    /// Somebody may.
+    is_there: bool,
+    /// Number of times that this was heard.
+    heard: u64,
+}
+
+impl Crowd {
+    fn hear(&mut self) {
+        self.is_there = true;
+        self.heard += 1;
+    }
+
+    /// Takes an answer to what was asked when so much had been heard. What was heard since may have
+    /// come to be behind the answer, on another connection.
+    fn answered(&mut self, heard: u64, is_there: bool) {
+        if is_there || self.heard == heard {
+            self.is_there = is_there;
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
     post: Post,
     /// It has just been called: nothing is known of the lists.
     called: bool,
-    /// Somebody may stand in line.
-    crowd: bool,
+    crowd: Crowd,
     /// It is about to claim, or waits for something to claim.
     attends: bool,
     /// Time at which it looked around last.
@@ -172,7 +195,7 @@ impl Listeners {
         let (leaves, calls, listens) = {
             let mut state = locked(&self.state);
             state.attends = false;
-            if !state.crowd {
+            if !state.crowd.is_there {
                 return;
             }
             let listens = state.post == Post::Listens;
@@ -206,9 +229,9 @@ impl Listeners {
         if let Some(said) = said {
             let _ = said.await;
         }
-        let (group, generation) = {
+        let (group, generation, heard) = {
             let state = locked(&self.state);
-            (state.group.clone(), state.generation)
+            (state.group.clone(), state.generation, state.crowd.heard)
         };
         let keys = self.keys(&group);
         let mut call = Call::new(&scripts::ENTER, &keys.each_ref().map(|key| key.as_bytes()));
@@ -223,11 +246,8 @@ impl Listeners {
         if state.called || state.generation != generation {
             return Ok(state.post);
         }
-        (state.post, state.crowd) = match said {
-            Some(1) => (Post::Listens, false),
-            Some(2) => (Post::Listens, true),
-            _ => (Post::InLine, true),
-        };
+        state.post = if matches!(said, Some(1 | 2)) { Post::Listens } else { Post::InLine };
+        state.crowd.answered(heard, said != Some(1));
         Ok(state.post)
     }
 
@@ -283,8 +303,10 @@ impl Listeners {
     fn give_way(self: &Arc<Self>) {
         let is_aside = {
             let mut state = locked(&self.state);
-            let is_aside =
-                state.crowd && state.attends && state.post == Post::Listens && state.seen.is_some_and(|seen| seen.elapsed() > ASIDE);
+            let is_aside = state.crowd.is_there
+                && state.attends
+                && state.post == Post::Listens
+                && state.seen.is_some_and(|seen| seen.elapsed() > ASIDE);
             state.called |= is_aside;
             is_aside
         };
@@ -305,18 +327,20 @@ impl Listeners {
             let mut state = locked(&self.state);
             match word {
                 b"crowd" => {
-                    state.crowd = true;
+                    state.crowd.hear();
                     (state.post == Post::Listens && !state.attends, 0)
                 }
                 b"listen" => {
-                    (state.post, state.crowd, state.called) = (Post::Listens, true, true);
+                    (state.post, state.called) = (Post::Listens, true);
+                    state.crowd.hear();
                     (!state.attends, 0)
                 }
                 _ => {
                     if state.post == Post::InLine {
                         state.post = Post::None;
                     }
-                    (state.crowd, state.called) = (true, true);
+                    state.called = true;
+                    state.crowd.hear();
                     (false, u64::from(!state.attends))
                 }
             }
@@ -340,10 +364,11 @@ impl Listeners {
             if let Some(before) = before {
                 let _ = before.await;
             }
+            let heard = locked(&own.state).crowd.heard;
             if let Ok(said) = own.link.ask(pack, Wait::Forever).await
                 && said.last().and_then(Reply::int) == Some(0)
             {
-                locked(&own.state).crowd = false;
+                locked(&own.state).crowd.answered(heard, false);
             }
         }));
     }
@@ -369,5 +394,32 @@ impl Listeners {
 
     fn leave_pack(&self, group: &str) -> Pack {
         self.pass_pack(group, true, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_nobody_stands_in_line_counts_unless_somebody_was_heard_of_meanwhile() {
+        // Heard of before the question, and between question and answer; the answer; what is known then.
+        let rows = [
+            (0, 0, false, false),
+            (0, 0, true, true),
+            (1, 0, false, false),
+            (1, 0, true, true),
+            (0, 1, false, true),
+            (1, 1, false, true),
+            (1, 1, true, true),
+        ];
+        for (before, meanwhile, answer, expected) in rows {
+            let mut crowd = Crowd::default();
+            (0..before).for_each(|_| crowd.hear());
+            let asked = crowd.heard;
+            (0..meanwhile).for_each(|_| crowd.hear());
+            crowd.answered(asked, answer);
+            assert_eq!(crowd.is_there, expected, "{before} before, {meanwhile} meanwhile, answer {answer}");
+        }
     }
 }
