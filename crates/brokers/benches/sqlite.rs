@@ -1,4 +1,5 @@
-//! Queues in an SQLite file against a loop written by hand over the same SQLite: the same messages, batches and durability, side by side in one run.
+//! Queues in an SQLite file against a loop written by hand over the same SQLite: the same messages,
+//! batches and durability, side by side in one run.
 //!
 //! `cargo bench -p longshore-brokers --bench sqlite`; `TASKS=20000` for a shorter one.
 
@@ -36,7 +37,8 @@ fn main() -> Anything<()> {
         for processes in [1, 2] {
             let directory = tempfile::tempdir()?;
             let (hand, ours) = (directory.path().join("hand.db"), directory.path().join("ours.db"));
-            // In turns, and the best round of each counts: the machine may be busy with something else.
+            // In turns, and the best round of each counts: the machine may be busy with something
+            // else.
             let mut best = [Duration::MAX; 2];
             for round in 0..tasks.div_ceil(ROUND) {
                 for which in [round % 2, 1 - round % 2] {

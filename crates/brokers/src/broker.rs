@@ -21,12 +21,14 @@ pub const REVOKED_FOR: Duration = Duration::from_secs(3 * 3600);
 /// The most revoked ids that a broker remembers; beyond, the oldest are forgotten.
 pub const MOST_REVOKED: usize = 50_000;
 
-/// Why a broker or a result backend could not do what it was asked. Its text says what, where, and what to do; never a password.
+/// Why a broker or a result backend could not do what it was asked. Its text says what, where, and
+/// what to do; never a password.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct BrokerError {
-    /// How bad it is. Adapters wait out what is transient by themselves (with backoff and jitter, and they say so) wherever waiting cannot double
-    /// anything; a transient error that reaches the caller means: unknown whether it was done.
+    /// How bad it is. Adapters wait out what is transient by themselves (with backoff and jitter,
+    /// and they say so) wherever waiting cannot double anything; a transient error that reaches the
+    /// caller means: unknown whether it was done.
     pub kind: longshore_core::ErrorKind,
     /// What happened, for people.
     pub message: String,
@@ -39,7 +41,8 @@ pub struct Outgoing {
     pub queue: Arc<str>,
     /// 0 to 9; 0 is served first.
     pub priority: u8,
-    /// Not to be started before this time. Brokers that can hold it back do; the others lend it early, and the worker holds it.
+    /// Not to be started before this time. Brokers that can hold it back do; the others lend it
+    /// early, and the worker holds it.
     pub due: Option<SystemTime>,
     /// The message, encoded.
     pub raw: Vec<u8>,
@@ -54,18 +57,19 @@ pub struct Claimed {
     pub queue: Arc<str>,
     /// The message, as it stood in the queue.
     pub raw: Vec<u8>,
-    /// How many workers, and children of workers, died while it ran (or may have run) with them: as the broker counts or as the message says, whichever is
-    /// more. From 1 it is a suspect, which starts alone and is [accused](Consumer::accuse) first.
+    /// How many workers, and children of workers, died while it ran (or may have run) with them: as
+    /// the broker counts or as the message says, whichever is more. From 1 it is a suspect, which
+    /// starts alone and is [accused](Consumer::accuse) first.
     pub crashes: u32,
     /// Whether it was lent before.
     pub redelivered: bool,
-    /// Given, not lent ([`OpenOptions::early`]): the broker has forgotten it, nothing has to be said at its end, and it cannot be finished or loaded unless
-    /// it is [held](Consumer::hold).
+    /// Given, not lent ([`OpenOptions::early`]): the broker has forgotten it, nothing has to be
+    /// said at its end, and it cannot be finished or loaded unless it is [held](Consumer::hold).
     pub given: bool,
 }
 
-/// What becomes of a claimed message. One step: either all of it, or nothing but a prefix that repeats harmlessly.
-/// The order is: is it still ours? → `publish` → `results` → `part` → `end`.
+/// What becomes of a claimed message. One step: either all of it, or nothing but a prefix that
+/// repeats harmlessly. The order is: is it still ours? → `publish` → `results` → `part` → `end`.
 #[derive(Clone, Debug)]
 pub struct Finish {
     /// The message.
@@ -74,8 +78,9 @@ pub struct Finish {
     pub publish: Vec<Outgoing>,
     /// What is stored. Only where the result backend is [this broker's store](Broker::is_store_of).
     pub results: Vec<Stored>,
-    /// The chord that it is a part of. Only where the result backend is this broker's store. When the chord is complete through this part, the message
-    /// stays claimed ([`Ended::Complete`]), so that the chord's body is sent before it is finished.
+    /// The chord that it is a part of. Only where the result backend is this broker's store. When
+    /// the chord is complete through this part, the message stays claimed ([`Ended::Complete`]), so
+    /// that the chord's body is sent before it is finished.
     pub part: Option<ChordPart>,
     /// What becomes of the message itself.
     pub end: End,
@@ -96,7 +101,8 @@ impl Finish {
 pub enum End {
     /// It is done.
     Ack,
-    /// It goes back, to be run by anybody: to the front of its queue, marked redelivered, or to the back.
+    /// It goes back, to be run by anybody: to the front of its queue, marked redelivered, or to the
+    /// back.
     Back {
         /// To the front.
         front: bool,
@@ -122,9 +128,11 @@ pub enum End {
 pub enum Ended {
     /// All of it was done.
     Done,
-    /// All of it was done but for the end: with this part the chord is complete, and its body is ours to send. The message is still claimed.
+    /// All of it was done but for the end: with this part the chord is complete, and its body is
+    /// ours to send. The message is still claimed.
     Complete(PartState),
-    /// Nothing was done: the message is not ours any more (it was rescued from us), so the result comes too late.
+    /// Nothing was done: the message is not ours any more (it was rescued from us), so the result
+    /// comes too late.
     Refused,
     /// Nothing was done: the store refuses what this end asks for, and would refuse it always,
     /// while it takes the ends of others. The message is still claimed.
@@ -139,14 +147,17 @@ pub enum Ended {
 pub struct OpenOptions {
     /// The queues.
     pub queues: Vec<Arc<str>>,
-    /// How long what we hold stays ours without a sign of life. Renewed every third of it from a thread of its own.
+    /// How long what we hold stays ours without a sign of life. Renewed every third of it from a
+    /// thread of its own.
     pub lease: Duration,
-    /// After this time Celery's own workers take what nobody acknowledged (Redis): at most the shortest of any Celery on the database.
+    /// After this time Celery's own workers take what nobody acknowledged (Redis): at most the
+    /// shortest of any Celery on the database.
     pub visibility_timeout: Duration,
     /// The worker's node name (`name@host`), for people.
     pub node: String,
-    /// Messages are acknowledged as they are claimed, so that each runs at most once: a broker that can (Redis) [gives](Claimed::given) them, which costs less
-    /// than half of what lending does; the others lend them as ever. A consumer that dies loses what it was given and did not hold.
+    /// Messages are acknowledged as they are claimed, so that each runs at most once: a broker that
+    /// can (Redis) [gives](Claimed::given) them, which costs less than half of what lending does;
+    /// the others lend them as ever. A consumer that dies loses what it was given and did not hold.
     pub early: bool,
 }
 
@@ -161,7 +172,8 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn ping(&self) -> BoxFuture<'_, Result<(String, Duration), BrokerError>>;
 
-    /// Whether this is the store of that result backend too (the same server and database, the same file), so that results travel in [`Finish`].
+    /// Whether this is the store of that result backend too (the same server and database, the same
+    /// file), so that results travel in [`Finish`].
     fn is_store_of(&self, results_url: &str) -> bool;
 
     /// Says why it has no queue of this name; `None` if it may have one.
@@ -175,14 +187,16 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached (after the patience that the URL gives it), or it refuses us.
     fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>>;
 
-    /// Puts messages into their queues, in order, all or none of a call. Safe to await at once from many callers: what comes together is sent together.
+    /// Puts messages into their queues, in order, all or none of a call. Safe to await at once from
+    /// many callers: what comes together is sent together.
     ///
     /// # Errors
     /// Refused: nothing was sent. Transient: unknown whether it was.
     fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>>;
 
     /// The same for whoever asks again when the answer is transient, with the same token: it is
-    /// sent once. A token is remembered for an hour. A broker whose answers are not lost needs none.
+    /// sent once. A token is remembered for an hour. A broker whose answers are not lost needs
+    /// none.
     ///
     /// # Errors
     /// As `publish`.
@@ -197,19 +211,22 @@ pub trait Broker: Send + Sync {
     /// As `publish`.
     fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>>;
 
-    /// Listens to an exchange: all whose routing key matches the pattern (`#` is everything, `worker.#` what begins so). Ends when it is dropped.
+    /// Listens to an exchange: all whose routing key matches the pattern (`#` is everything,
+    /// `worker.#` what begins so). Ends when it is dropped.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn subscribe<'a>(&'a self, exchange: &'a str, pattern: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>>;
 
-    /// Answers a remote-control request: to the queue that is bound to `reply.celery.pidbox` by this routing key.
+    /// Answers a remote-control request: to the queue that is bound to `reply.celery.pidbox` by
+    /// this routing key.
     ///
     /// # Errors
     /// As `publish`.
     fn reply<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>>;
 
-    /// Takes replies as they come, for a client with this id. Binds its reply queue first; unbinds when it is dropped.
+    /// Takes replies as they come, for a client with this id. Binds its reply queue first; unbinds
+    /// when it is dropped.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -235,7 +252,8 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn look_ahead<'a>(&'a self, queue: &'a str, most: usize, words: &'static [&'static [u8]]) -> BoxFuture<'a, Result<bool, BrokerError>>;
 
-    /// Up to `most` messages of these queues that the broker itself holds back until their time, the soonest first. None where workers hold them (Redis).
+    /// Up to `most` messages of these queues that the broker itself holds back until their time,
+    /// the soonest first. None where workers hold them (Redis).
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -250,26 +268,30 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>>;
 
-    /// Moves what waits in a queue to another, in order, nothing being in neither; how many. Messages keep their bytes.
+    /// Moves what waits in a queue to another, in order, nothing being in neither; how many.
+    /// Messages keep their bytes.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn transfer<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>>;
 
-    /// Pauses or resumes a queue for longshore's workers, with who did it; they take nothing from it while it is paused.
+    /// Pauses or resumes a queue for longshore's workers, with who did it; they take nothing from
+    /// it while it is paused.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn pause<'a>(&'a self, queue: &'a str, by: Option<&'a str>) -> BoxFuture<'a, Result<(), BrokerError>>;
 
-    /// Where tasks with this id are: waiting (the place in its queue), held, dead. Looks through the queues, so it costs their length.
+    /// Where tasks with this id are: waiting (the place in its queue), held, dead. Looks through
+    /// the queues, so it costs their length.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn find<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>>;
 
-    /// What lies in a queue, or in all: what is lent, what waits (the next one first), what is held back (the first to come first), up to `most` of each in
-    /// each queue. Dead letters are told by [`dead`](Broker::dead).
+    /// What lies in a queue, or in all: what is lent, what waits (the next one first), what is held
+    /// back (the first to come first), up to `most` of each in each queue. Dead letters are told by
+    /// [`dead`](Broker::dead).
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -290,23 +312,28 @@ pub trait Broker: Send + Sync {
         Box::pin(std::future::ready(Ok(true)))
     }
 
-    /// Puts dead letters back into their queues (with their crashes forgotten), or throws them away; how many there were.
+    /// Puts dead letters back into their queues (with their crashes forgotten), or throws them
+    /// away; how many there were.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn bury<'a>(&'a self, letters: &'a [DeadLetter], retry: bool) -> BoxFuture<'a, Result<u64, BrokerError>>;
 
-    /// Asks for the next `count` slots of the leaky bucket of this name, which all who use this broker share: one answer for each, the soonest first.
-    /// In any window no more than burst + rate × window slots are given out, to all together; evenly spaced where the burst is 1; what nobody asked for is
-    /// not saved up. Nothing is reserved further than [`AHEAD`](crate::AHEAD) ahead: a slot beyond is to be asked for again. A rate that was changed holds
-    /// from the next call on, behind what is reserved. A slot that is not used passes. A rate that was [set](Broker::set_limit) for the limit holds in
-    /// place of this one; buckets of one limit are told apart by what stands behind [`BUCKET`](crate::BUCKET) in their names.
+    /// Asks for the next `count` slots of the leaky bucket of this name, which all who use this
+    /// broker share: one answer for each, the soonest first. In any window no more than burst +
+    /// rate × window slots are given out, to all together; evenly spaced where the burst is 1; what
+    /// nobody asked for is not saved up. Nothing is reserved further than [`AHEAD`](crate::AHEAD)
+    /// ahead: a slot beyond is to be asked for again. A rate that was changed holds from the next
+    /// call on, behind what is reserved. A slot that is not used passes. A rate that was
+    /// [set](Broker::set_limit) for the limit holds in place of this one; buckets of one limit are
+    /// told apart by what stands behind [`BUCKET`](crate::BUCKET) in their names.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us. Slots may have been reserved that pass unused.
     fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>>;
 
-    /// Sets the rate of a limit for all who share it, in place of what they ask with, from their next call on; with `None` theirs holds again.
+    /// Sets the rate of a limit for all who share it, in place of what they ask with, from their
+    /// next call on; with `None` theirs holds again.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -318,7 +345,8 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn limits(&self) -> BoxFuture<'_, Result<Vec<LimitState>, BrokerError>>;
 
-    /// Remembers ids of tasks that must not run any more, for workers that are not there yet: [so long](REVOKED_FOR), and [so many](MOST_REVOKED).
+    /// Remembers ids of tasks that must not run any more, for workers that are not there yet:
+    /// [so long](REVOKED_FOR), and [so many](MOST_REVOKED).
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us. Calling again does no harm.
@@ -340,15 +368,16 @@ pub trait Broker: Send + Sync {
 
 /// Takes messages from queues for one worker.
 pub trait Consumer: Send + Sync {
-    /// Waits for messages and appends at least one and at most `room`, or says that there will be no more (after [`close`](Consumer::close)).
-    /// Never cancelled by its caller. A broker that goes away is waited for.
+    /// Waits for messages and appends at least one and at most `room`, or says that there will be
+    /// no more (after [`close`](Consumer::close)). Never cancelled by its caller. A broker that
+    /// goes away is waited for.
     ///
     /// # Errors
     /// Nothing more can come of this consumer.
     fn claim<'a>(&'a self, room: usize, into: &'a mut Vec<Claimed>) -> BoxFuture<'a, Result<Fetched, BrokerError>>;
 
-    /// How long the way to the broker and back took for the last claim, with what it does there and without the wait for something to come. `None` where
-    /// there is no way to speak of.
+    /// How long the way to the broker and back took for the last claim, with what it does there and
+    /// without the wait for something to come. `None` where there is no way to speak of.
     fn trip(&self) -> Option<Duration> {
         None
     }
@@ -362,7 +391,8 @@ pub trait Consumer: Send + Sync {
     /// Wakes an idle claim, which returns at once with what it has; nothing is claimed afterwards.
     fn close(&self);
 
-    /// The messages of these receipts once more (an ETA is due: its bytes were not kept in memory). `None` for one that is not ours any more.
+    /// The messages of these receipts once more (an ETA is due: its bytes were not kept in memory).
+    /// `None` for one that is not ours any more.
     ///
     /// # Errors
     /// Transient: try again.
@@ -377,8 +407,9 @@ pub trait Consumer: Send + Sync {
     /// Nothing more can come of this consumer.
     fn finish<'a>(&'a self, batch: &'a [Finish]) -> BoxFuture<'a, Result<Vec<Ended>, BrokerError>>;
 
-    /// Takes back what was [given](Claimed::given): from now on these messages are lent like others, under the same receipts. Harmless when it is done twice,
-    /// and for what is lent already. Waits for a broker that goes away.
+    /// Takes back what was [given](Claimed::given): from now on these messages are lent like
+    /// others, under the same receipts. Harmless when it is done twice, and for what is lent
+    /// already. Waits for a broker that goes away.
     ///
     /// # Errors
     /// Nothing more can come of this consumer.
@@ -388,8 +419,9 @@ pub trait Consumer: Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Records the suspects that run, one that is about to start among them: should this worker die now, it is these whose crashes count goes up. Whoever was
-    /// accused before and is not any more has ended.
+    /// Records the suspects that run, one that is about to start among them: should this worker die
+    /// now, it is these whose crashes count goes up. Whoever was accused before and is not any more
+    /// has ended.
     ///
     /// # Errors
     /// Nothing more can come of this consumer.
@@ -407,8 +439,8 @@ pub trait Consumer: Send + Sync {
         true
     }
 
-    /// After the last finish: gives up the lease, and hands back what is still held, to the front. A consumer that is dropped without it looks dead to the
-    /// others, which is what it is.
+    /// After the last finish: gives up the lease, and hands back what is still held, to the front.
+    /// A consumer that is dropped without it looks dead to the others, which is what it is.
     ///
     /// # Errors
     /// It could not be said; the others will take what was held when the lease is over.
@@ -443,7 +475,8 @@ pub struct QueueState {
     pub dead_dropped: u64,
     /// How old the oldest waiting message is, where the broker can say.
     pub oldest: Option<Duration>,
-    /// It may be older: nobody has noted when it was sent, and so long ago somebody looked and it was there.
+    /// It may be older: nobody has noted when it was sent, and so long ago somebody looked and it
+    /// was there.
     pub oldest_at_least: bool,
     /// Who paused it.
     pub paused: Option<String>,

@@ -1,10 +1,13 @@
-//! What every adapter must pass, each case a test of its own. An adapter's test module has one line:
+//! What every adapter must pass, each case a test of its own. An adapter's test module has one
+//! line:
 //! ```ignore
 //! crate::conformance!(memory, subject());
 //! ```
-//! where `subject()` makes a [`Subject`] on a store that is new and empty. Real clocks: the cases wait for what must happen, not for time.
+//! where `subject()` makes a [`Subject`] on a store that is new and empty. Real clocks: the cases
+//! wait for what must happen, not for time.
 //!
-//! Layout: `conformance/kit.rs`: messages, and waiting with a limit; `conformance/{queues,endings,crashes,bus,results,chords,shared}.rs`: the cases
+//! Layout: `conformance/kit.rs`: messages, and waiting with a limit;
+//! `conformance/{queues,endings,crashes,bus,results,chords,shared}.rs`: the cases
 
 mod bus;
 mod chords;
@@ -38,7 +41,8 @@ pub async fn run<F: Future<Output = ()>>(subject: Subject, case: impl FnOnce(std
     assert!(done.is_ok(), "it takes more than a minute");
 }
 
-/// A module of this name with all cases, each on a [`Subject`] of its own, which the expression makes.
+/// A module of this name with all cases, each on a [`Subject`] of its own, which the expression
+/// makes.
 #[macro_export]
 macro_rules! conformance {
     ($name:ident, $subject:expr) => {

@@ -29,7 +29,8 @@ struct Scheme {
     /// How to write it, for people.
     example: &'static str,
     feature: &'static str,
-    /// `None`: its feature is off. One that opens nothing before it is used serves as either half alone.
+    /// `None`: its feature is off. One that opens nothing before it is used serves as either half
+    /// alone.
     connect: Option<Constructor>,
 }
 
@@ -58,12 +59,15 @@ fn memory(url: &str, _: Notice) -> Result<Connected, BrokerError> {
     Ok((Arc::new(handle.clone()), Arc::new(handle)))
 }
 
-/// The broker of a URL, and the result backend of another; without the other the broker's store keeps the results too.
+/// The broker of a URL, and the result backend of another; without the other the broker's store
+/// keeps the results too.
 ///
-/// A server is connected to when it is first needed, and waited for as its URL says; a file is opened now.
+/// A server is connected to when it is first needed, and waited for as its URL says; a file is
+/// opened now.
 ///
 /// # Errors
-/// Refused: no such scheme, or it was not built in, or the URL is wrong, or the file cannot be opened. No error shows a password.
+/// Refused: no such scheme, or it was not built in, or the URL is wrong, or the file cannot be
+/// opened. No error shows a password.
 /// ```
 /// let (broker, results) = longshore_brokers::connect("memory://docs", None)?;
 /// assert!(broker.is_store_of(results.url()));

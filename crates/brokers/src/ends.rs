@@ -1,5 +1,5 @@
-//! Looks for words in the ends of messages: what Celery says of a message stands before or behind its
-//! body.
+//! Looks for words in the ends of messages: what Celery says of a message stands before or behind
+//! its body.
 
 /// Number of bytes of each end that are looked at.
 pub(crate) const END: usize = 16 << 10;

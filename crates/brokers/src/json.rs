@@ -1,4 +1,5 @@
-//! One member of a JSON document, without reading the rest into memory. Bytes come from outside: nothing here panics or recurses.
+//! One member of a JSON document, without reading the rest into memory. Bytes come from outside:
+//! nothing here panics or recurses.
 
 /// The value at this path of object members, as it is written. Of equal names the first counts.
 pub(crate) fn member<'a>(json: &'a [u8], path: &[&str]) -> Option<&'a [u8]> {

@@ -5,7 +5,8 @@
 //! - `results.rs`: where results, saved groups and chords are stored
 //! - `connect.rs`: URL → broker and result backend
 //! - `mask.rs`: what is hidden wherever something is shown or written down
-//! - `memory.rs`, `sqlite.rs`, `redis.rs`: one file or folder each, and `results/{memory,sqlite,redis}.rs`
+//! - `memory.rs`, `sqlite.rs`, `redis.rs`: one file or folder each, and
+//!   `results/{memory,sqlite,redis}.rs`
 //! - `rates.rs`: a rate that all workers share
 //! - `lease.rs`: whether what a consumer holds is still its own
 //! - `names.rs`: names that no queue may have

@@ -1,7 +1,9 @@
-//! Queues and results in the memory of this process: for tests and trying things out, and the plainest statement of what a broker does.
+//! Queues and results in the memory of this process: for tests and trying things out, and the
+//! plainest statement of what a broker does.
 //!
-//! All of it is one state behind one lock; every operation is one step. What it holds dies with the process. There are no leases: a consumer that is
-//! dropped without [`leave`](crate::Consumer::leave) is dead at once.
+//! All of it is one state behind one lock; every operation is one step. What it holds dies with the
+//! process. There are no leases: a consumer that is dropped without
+//! [`leave`](crate::Consumer::leave) is dead at once.
 //!
 //! Layout:
 //! - `memory/state.rs`: the state and its steps, without waiting

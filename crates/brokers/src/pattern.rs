@@ -1,6 +1,7 @@
 //! Which routing keys a subscription wants.
 
-/// Whether a routing key matches: `#` is everything, `worker.#` what begins with `worker.`, anything else is itself.
+/// Whether a routing key matches: `#` is everything, `worker.#` what begins with `worker.`,
+/// anything else is itself.
 pub(crate) fn matches(pattern: &str, key: &str) -> bool {
     match pattern.strip_suffix('#') {
         Some(begin) => key.starts_with(begin) || begin.strip_suffix('.') == Some(key),

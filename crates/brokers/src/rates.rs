@@ -1,8 +1,11 @@
-//! A rate that all workers of a broker share: a leaky bucket by slot reservation, as in `core`'s `gate/README.md`, held in the broker's store.
+//! A rate that all workers of a broker share: a leaky bucket by slot reservation, as in `core`'s
+//! `gate/README.md`, held in the broker's store.
 //!
-//! Of a bucket one number is stored: `next`, when it would be empty if nothing more came in. Nothing is reserved further ahead than [`AHEAD`], so that
-//! slots of a worker that stops are lost for that long at most, and `next` never lies further ahead than that and one interval: whatever lies beyond
-//! was stored under a slower rate or by a clock that was set back, and is taken for that. All in whole microseconds; what Redis does is `scripts/reserve.lua`.
+//! Of a bucket one number is stored: `next`, when it would be empty if nothing more came in.
+//! Nothing is reserved further ahead than [`AHEAD`], so that slots of a worker that stops are lost
+//! for that long at most, and `next` never lies further ahead than that and one interval: whatever
+//! lies beyond was stored under a slower rate or by a clock that was set back, and is taken for
+//! that. All in whole microseconds; what Redis does is `scripts/reserve.lua`.
 
 use std::time::Duration;
 
@@ -11,7 +14,8 @@ use longshore_core::Rate;
 /// Slots are reserved at most so far ahead.
 pub const AHEAD: Duration = Duration::from_secs(2);
 
-/// In a limit's name, what stands before which of its buckets is meant (`by`): `api.example\u{1f}host-1`.
+/// In a limit's name, what stands before which of its buckets is meant (`by`):
+/// `api.example\u{1f}host-1`.
 pub const BUCKET: char = '\u{1f}';
 
 /// The limit whose bucket it is.
@@ -21,7 +25,8 @@ pub(crate) fn limit_of(name: &str) -> &str {
 
 /// Who asked in vain asks again at such steps: together with others, so that one call serves many.
 const STEP: u64 = 250_000;
-/// The longest interval in microseconds, ten years: sums of it are still exact in a double, which is what scripts count with.
+/// The longest interval in microseconds, ten years: sums of it are still exact in a double, which
+/// is what scripts count with.
 const LONGEST: u64 = 86_400 * 3650 * 1_000_000;
 
 /// What came of asking for a slot.
@@ -66,7 +71,8 @@ impl Bucket {
         AHEAD.as_micros() as u64 + self.span
     }
 
-    /// Reserves up to `count` slots of a bucket whose stored number is `next`: what is to be stored, and what came of it.
+    /// Reserves up to `count` slots of a bucket whose stored number is `next`: what is to be
+    /// stored, and what came of it.
     pub(crate) fn reserve(self, next: u64, now: u64, count: usize) -> (u64, Vec<Slot>) {
         let (reach, interval) = (now + self.reach(), self.interval);
         let from = next.clamp(now, reach + interval);
@@ -75,7 +81,8 @@ impl Bucket {
         (from + given * interval, self.slots(from - now, given, count))
     }
 
-    /// The slots of a call: the first is `from` after now in the even series, and the first `given` of them are reserved.
+    /// The slots of a call: the first is `from` after now in the even series, and the first `given`
+    /// of them are reserved.
     pub(crate) fn slots(self, from: u64, given: u64, count: usize) -> Vec<Slot> {
         let slot = |place: u64| {
             let wait = from.saturating_add(place.saturating_mul(self.interval)).saturating_sub(self.span);

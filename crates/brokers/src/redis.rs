@@ -1,16 +1,22 @@
-//! Redis, and what speaks its protocol (Valkey): Celery's layout of keys at every instant, and no message ever in nobody's hands.
+//! Redis, and what speaks its protocol (Valkey): Celery's layout of keys at every instant, and no
+//! message ever in nobody's hands.
 //!
 //! Layout, in the order in which a message meets it:
 //! - `url.rs`: what a URL says; `layout.rs`: names of keys and channels
-//! - `resp.rs`: the protocol, without sockets; `connection.rs`, `socket.rs`, `tls.rs`, `sentinel.rs`: one connection; `fail.rs`: what a refusal means
-//! - `link.rs`: the connection for commands, and what happens when it is lost, `luck.rs`: whether its callers look for their answers themselves; `pubsub.rs`: the one for listening
+//! - `resp.rs`: the protocol, without sockets; `connection.rs`, `socket.rs`, `tls.rs`,
+//!   `sentinel.rs`: one connection; `fail.rs`: what a refusal means
+//! - `link.rs`: the connection for commands, and what happens when it is lost, `luck.rs`: whether
+//!   its callers look for their answers themselves; `pubsub.rs`: the one for listening
 //! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `listeners.rs`: who of
 //!   many is woken by it, `early.rs`: of one that is given; `consumer.rs` joins them
 //! - `lease.rs`: the sign of life; `watcher.rs`: who looks for the dead; `rescue.rs`: what they
 //!   have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
 //! - `shared.rs`: rates and revoked ids
-//! - `bus.rs`: remote control and events; `admin.rs`: looking at queues, `admin/find.rs`: at what lies in them, `admin/oldest.rs`: how long it has; `results.rs` (beside the other result backends)
-//! - `scripts.rs`, `scripts/*.lua`: what runs inside the server; `ACL.md`: what a user of the server must be allowed
+//! - `bus.rs`: remote control and events; `admin.rs`: looking at queues, `admin/find.rs`: at what
+//!   lies in them, `admin/oldest.rs`: how long it has; `results.rs` (beside the other result
+//!   backends)
+//! - `scripts.rs`, `scripts/*.lua`: what runs inside the server; `ACL.md`: what a user of the
+//!   server must be allowed
 
 mod admin;
 mod bus;
@@ -72,20 +78,25 @@ use crate::{
     results::ResultBackend,
 };
 
-/// A broker at this URL. It is connected to when it is first needed, on the runtime that is current then.
+/// A broker at this URL. It is connected to when it is first needed, on the runtime that is current
+/// then.
 ///
-/// `redis://[user:password@]host[:6379][/db]`, `rediss://` with TLS, `unix:///path?db=0` or `redis+socket:///path?virtual_host=0`,
-/// `sentinel://host:26379/db;sentinel://host:26379/db?master_name=NAME` (`sentinel_password` where the sentinels want one). A percent sign and two
-/// hexadecimal digits stand for any byte. Options:
-/// - `visibility_timeout`, `sep`, `priority_steps`, `global_keyprefix`: as in Celery's transport options
+/// `redis://[user:password@]host[:6379][/db]`, `rediss://` with TLS, `unix:///path?db=0` or
+/// `redis+socket:///path?virtual_host=0`,
+/// `sentinel://host:26379/db;sentinel://host:26379/db?master_name=NAME` (`sentinel_password` where
+/// the sentinels want one). A percent sign and two hexadecimal digits stand for any byte. Options:
+/// - `visibility_timeout`, `sep`, `priority_steps`, `global_keyprefix`: as in Celery's transport
+///   options
 /// - `patience`: seconds that a call waits for a server that is away; 5
-/// - with `rediss://`, files in the PEM format: `ssl_ca_certs`, who may vouch for the server, in place of the system's authorities; `ssl_certfile` and
-///   `ssl_keyfile`, our own certificate and its key, for a server that wants to know its clients. `insecure`, or `ssl_cert_reqs=none`: the server's
-///   certificate is not looked at
-/// - `fanout_prefix`, `fanout_patterns`, `queue_order_strategy`, `ssl_check_hostname`: accepted with Celery's default (`true`, `true`, `round_robin`,
-///   `true`), which is what is done here; any other value is refused
-/// - `socket_timeout`, `socket_connect_timeout`, `socket_keepalive`, `health_check_interval`, `retry_on_timeout`, `max_connections`, `protocol`: accepted,
-///   and mean nothing here
+/// - with `rediss://`, files in the PEM format: `ssl_ca_certs`, who may vouch for the server, in
+///   place of the system's authorities; `ssl_certfile` and `ssl_keyfile`, our own certificate and
+///   its key, for a server that wants to know its clients. `insecure`, or `ssl_cert_reqs=none`: the
+///   server's certificate is not looked at
+/// - `fanout_prefix`, `fanout_patterns`, `queue_order_strategy`, `ssl_check_hostname`: accepted
+///   with Celery's default (`true`, `true`, `round_robin`, `true`), which is what is done here; any
+///   other value is refused
+/// - `socket_timeout`, `socket_connect_timeout`, `socket_keepalive`, `health_check_interval`,
+///   `retry_on_timeout`, `max_connections`, `protocol`: accepted, and mean nothing here
 ///
 /// # Errors
 /// Refused: the URL cannot be read. The text has no password in it.
@@ -93,7 +104,8 @@ pub fn broker(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
     broker_with(url, Arc::new(|_| {}))
 }
 
-/// The same; the notice is told when the server goes away or comes back, and what was done about dead workers.
+/// The same; the notice is told when the server goes away or comes back, and what was done about
+/// dead workers.
 ///
 /// # Errors
 /// As [`broker`].

@@ -11,7 +11,8 @@ pub(crate) mod memory;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
 
-/// Who completes a chord has the right to send its body for so long, unless it is [extended](ResultBackend::chord_extend). Celery's time.
+/// Who completes a chord has the right to send its body for so long, unless it is
+/// [extended](ResultBackend::chord_extend). Celery's time.
 pub(crate) const CHORD_CLAIM: Duration = Duration::from_secs(6);
 
 /// Names a document.
@@ -58,7 +59,8 @@ pub struct ChordPart {
 pub enum PartState {
     /// Parts are missing, or another one has the right to send the body.
     Waiting,
-    /// All are there, and the right to send the body is ours, under this token, for a short time ([`ResultBackend::chord_extend`]).
+    /// All are there, and the right to send the body is ours, under this token, for a short time
+    /// ([`ResultBackend::chord_extend`]).
     Ours {
         /// The token.
         token: String,
@@ -67,7 +69,8 @@ pub enum PartState {
     Over,
 }
 
-/// Where results are stored. Cheap to share; all methods may be called at once. What is transient is waited out, as with [`Broker`](crate::Broker).
+/// Where results are stored. Cheap to share; all methods may be called at once. What is transient
+/// is waited out, as with [`Broker`](crate::Broker).
 ///
 /// # Errors
 /// Every method: the backend cannot be reached, or it refuses us.
@@ -87,18 +90,22 @@ pub trait ResultBackend: Send + Sync {
     /// Forgets documents; how many there were.
     fn forget<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<u64, BrokerError>>;
 
-    /// A part of what is stored of tasks: from the beginning, or from where another [`Page`] ended. The latest come first where the store knows an order
-    /// (SQLite); what is stored meanwhile may be missing or come twice.
+    /// A part of what is stored of tasks: from the beginning, or from where another [`Page`] ended.
+    /// The latest come first where the store knows an order (SQLite); what is stored meanwhile may
+    /// be missing or come twice.
     fn page<'a>(&'a self, from: Option<&'a str>) -> BoxFuture<'a, Result<Page, BrokerError>>;
 
-    /// Listens for the results of these tasks, and looks once at what is stored already, in one round trip. When this resolves the subscription stands:
-    /// whatever is stored from now on arrives (a document may arrive twice). After a lost connection it looks again by itself.
+    /// Listens for the results of these tasks, and looks once at what is stored already, in one
+    /// round trip. When this resolves the subscription stands: whatever is stored from now on
+    /// arrives (a document may arrive twice). After a lost connection it looks again by itself.
     fn watch<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<Watch, BrokerError>>;
 
-    /// Says how many parts a chord has, before its last part is sent; clears what an earlier attempt left.
+    /// Says how many parts a chord has, before its last part is sent; clears what an earlier
+    /// attempt left.
     fn chord_start<'a>(&'a self, group: &'a str, size: u64, expires: Duration) -> BoxFuture<'a, Result<(), BrokerError>>;
 
-    /// Counts a part, once however often it is told, and claims the right to send the body if it is the last: one atomic step.
+    /// Counts a part, once however often it is told, and claims the right to send the body if it is
+    /// the last: one atomic step.
     fn chord_part<'a>(&'a self, part: &'a ChordPart) -> BoxFuture<'a, Result<PartState, BrokerError>>;
 
     /// The parts of a chord in their order, each as it was told.
@@ -107,7 +114,8 @@ pub trait ResultBackend: Send + Sync {
     /// Holds the right to send the body for so long. `false`: it is not ours any more.
     fn chord_extend<'a>(&'a self, group: &'a str, token: &'a str, by: Duration) -> BoxFuture<'a, Result<bool, BrokerError>>;
 
-    /// The body was sent: the chord is over and its keys go. `false`: the right was not ours any more.
+    /// The body was sent: the chord is over and its keys go. `false`: the right was not ours any
+    /// more.
     fn chord_over<'a>(&'a self, group: &'a str, token: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>>;
 
     /// One more part (`add_to_chord`).

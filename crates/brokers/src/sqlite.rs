@@ -1,11 +1,15 @@
-//! Queues and results in an SQLite file: a task queue with no server. Any number of processes of one machine may have the file open.
+//! Queues and results in an SQLite file: a task queue with no server. Any number of processes of
+//! one machine may have the file open.
 //!
 //! `sqlite:PATH`, with two parameters:
-//! - `?sync=full` (the default): a commit is on the disk before anybody is told; what was confirmed survives a loss of power. Everything that waits is
-//!   committed together, so that many wait for one write of the disk.
-//! - `?sync=normal`: a commit is with the system; what was confirmed survives the death of any process, but a loss of power or a crash of the system may
-//!   take the last moments back: tasks that were sent may be gone, tasks that were finished may run again. The file stays sound.
-//! - `?max_size=BYTES`: the file grows no larger; whoever wants to send more than it holds fails as with a full disk.
+//! - `?sync=full` (the default): a commit is on the disk before anybody is told; what was confirmed
+//!   survives a loss of power. Everything that waits is committed together, so that many wait for
+//!   one write of the disk.
+//! - `?sync=normal`: a commit is with the system; what was confirmed survives the death of any
+//!   process, but a loss of power or a crash of the system may take the last moments back: tasks
+//!   that were sent may be gone, tasks that were finished may run again. The file stays sound.
+//! - `?max_size=BYTES`: the file grows no larger; whoever wants to send more than it holds fails as
+//!   with a full disk.
 //!
 //! A write that cannot be done now (a full disk, one that fails) is undone, and that is said
 //! ([`ErrorKind::Unwritable`]); workers wait until it can be. A value that the file can never take
@@ -15,13 +19,15 @@
 //! If the file cannot be trusted any more (it is damaged, or was taken away), nothing is done with
 //! it until it is opened anew: every call fails with [`ErrorKind::Fatal`].
 //!
-//! A worker that died is noticed at once by the others on the same machine (its process is gone), or (it hangs, it runs in another container) when its
-//! heartbeat in the file has not changed for its lease, by the watch of who looks: no clock of another process counts, and none of the wall.
+//! A worker that died is noticed at once by the others on the same machine (its process is gone),
+//! or (it hangs, it runs in another container) when its heartbeat in the file has not changed for
+//! its lease, by the watch of who looks: no clock of another process counts, and none of the wall.
 //!
 //! Layout:
 //! - `sqlite/file.rs`: URL, tables, opening, what errors mean
 //! - `sqlite/beside.rs`: whether it and what SQLite keeps beside it are still those that are open
-//! - `sqlite/store.rs`: an open file; `sqlite/writer.rs`: the thread that commits in groups; `sqlite/wake.rs`: waking across processes
+//! - `sqlite/store.rs`: an open file; `sqlite/writer.rs`: the thread that commits in groups;
+//!   `sqlite/wake.rs`: waking across processes
 //! - `sqlite/queues.rs`: messages, in SQL; `sqlite/consumer.rs`: claiming and waiting
 //! - `sqlite/list.rs`: what lies there, for people
 //! - `sqlite/shared.rs`: rates and revoked ids
@@ -68,7 +74,8 @@ use crate::{
 /// now.
 const HEARD: Duration = Duration::from_secs(1);
 
-/// An open file: broker and result backend. A clone is the same one; the file is closed with the last of them.
+/// An open file: broker and result backend. A clone is the same one; the file is closed with the
+/// last of them.
 #[derive(Clone)]
 pub struct Sqlite(pub(crate) Arc<Store>);
 
@@ -76,7 +83,8 @@ impl Sqlite {
     /// Opens the file of this URL, and makes it if it is not there (its directory must be).
     ///
     /// # Errors
-    /// Refused: the URL is wrong, the file is not ours, was made by a newer version, or cannot be opened.
+    /// Refused: the URL is wrong, the file is not ours, was made by a newer version, or cannot be
+    /// opened.
     pub fn open(url: &str) -> Result<Self, BrokerError> {
         Self::open_with(url, Arc::new(|_| {}))
     }

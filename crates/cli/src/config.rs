@@ -1,11 +1,14 @@
 //! Settings from files and the environment, each with where it came from.
 //!
-//! From weak to strong: the user's file (`$XDG_CONFIG_HOME/longshore/config.toml`, else `~/.config/longshore/config.toml`), the project's
-//! `longshore.toml` in the working directory (or the file that `--config` or `LONGSHORE_CONFIG` names, in its place), `LONGSHORE_…` variables, flags.
-//! Files are merged key by key. Within one run a job's own keys are stronger than its `[retry.NAME]`, and that is stronger than `[run]`.
+//! From weak to strong: the user's file (`$XDG_CONFIG_HOME/longshore/config.toml`, else
+//! `~/.config/longshore/config.toml`), the project's `longshore.toml` in the working directory (or
+//! the file that `--config` or `LONGSHORE_CONFIG` names, in its place), `LONGSHORE_…` variables,
+//! flags. Files are merged key by key. Within one run a job's own keys are stronger than its
+//! `[retry.NAME]`, and that is stronger than `[run]`.
 //!
-//! Layout: `setting` and `section` are the words, `error` the mistakes; `schema` lists the keys, `file` reads one file, `expand` replaces `${VAR}` and hides secrets; `run` makes flags of them; here the layers
-//! are put together.
+//! Layout: `setting` and `section` are the words, `error` the mistakes; `schema` lists the keys,
+//! `file` reads one file, `expand` replaces `${VAR}` and hides secrets; `run` makes flags of them;
+//! here the layers are put together.
 
 use std::{
     collections::BTreeMap,
@@ -42,13 +45,15 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// This process's working directory and environment (variables that are not UTF-8 are passed over).
+    /// This process's working directory and environment (variables that are not UTF-8 are passed
+    /// over).
     pub fn of_process(config: Option<PathBuf>) -> Self {
         let vars = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Self { config, dir: PathBuf::new(), vars: vars.collect() }
     }
 
-    /// The files in which settings are looked for, the strongest first, and whether each must exist.
+    /// The files in which settings are looked for, the strongest first, and whether each must
+    /// exist.
     pub fn files(&self) -> Vec<(PathBuf, bool)> {
         let var = |name: &str| self.vars.get(name).filter(|value| !value.is_empty());
         let named = self.config.clone().or_else(|| var("LONGSHORE_CONFIG").map(PathBuf::from));
@@ -99,8 +104,8 @@ pub struct Limit {
 }
 
 impl Config {
-    /// Reads the files and the environment. `${VAR}` is replaced only when a setting is asked for, so that an unset variable in one job does not
-    /// hinder another.
+    /// Reads the files and the environment. `${VAR}` is replaced only when a setting is asked for,
+    /// so that an unset variable in one job does not hinder another.
     ///
     /// # Errors
     /// Every mistake in every file and variable; a file named by `--config` that does not exist.
@@ -196,7 +201,8 @@ impl Config {
         self.sections.keys().filter_map(|id| if let SectionId::Job(name) = id { Some(name.as_str()) } else { None })
     }
 
-    /// The settings of `run`, or of `run @job`: variables, the job's section, the retry section that it names, `[run]`.
+    /// The settings of `run`, or of `run @job`: variables, the job's section, the retry section
+    /// that it names, `[run]`.
     ///
     /// # Errors
     /// An unknown job, retry section or limit; a `${VAR}` that is not set.
@@ -282,7 +288,8 @@ impl Config {
         })
     }
 
-    /// The broker's URL, and the result backend's if it has one of its own: what stands here, else what the variables or `[connections]` say.
+    /// The broker's URL, and the result backend's if it has one of its own: what stands here, else
+    /// what the variables or `[connections]` say.
     ///
     /// # Errors
     /// A `${VAR}` that is not set.
@@ -348,7 +355,8 @@ impl Config {
         self.sections.keys().filter_map(|id| if let SectionId::Task(name) = id { Some(name.as_str()) } else { None })
     }
 
-    /// `[tasks.NAME]`, `${VAR}` replaced; where it names a `[retry.NAME]`, with what that says and it does not.
+    /// `[tasks.NAME]`, `${VAR}` replaced; where it names a `[retry.NAME]`, with what that says and
+    /// it does not.
     ///
     /// # Errors
     /// There is none of this name, or no such retry section; a `${VAR}` that is not set.
@@ -397,8 +405,8 @@ impl Config {
         }
     }
 
-    /// Everything that is wrong although the files could be read: names that lead nowhere, variables that are not set, and what `validate` says
-    /// about a flag's value.
+    /// Everything that is wrong although the files could be read: names that lead nowhere,
+    /// variables that are not set, and what `validate` says about a flag's value.
     pub fn problems(&self, validate: Validate<'_>) -> Vec<ConfigError> {
         let mut problems = Vec::new();
         for (id, section) in &self.sections {
@@ -451,8 +459,9 @@ impl Config {
         unknown.map(|name| format!("{name} is no setting{}", hint(name, known.iter().map(String::as_str)))).collect()
     }
 
-    /// All settings in the order of the file's sections: section header (none for the keys of every command), name, value with its secrets hidden
-    /// and `${VAR}` as written, origin. A variable stands in every section that it overrides, and among `run`.
+    /// All settings in the order of the file's sections: section header (none for the keys of every
+    /// command), name, value with its secrets hidden and `${VAR}` as written, origin. A variable
+    /// stands in every section that it overrides, and among `run`.
     pub fn listing(&self) -> Vec<(Option<String>, &'static str, Value, &Origin)> {
         let mut merged: BTreeMap<&SectionId, BTreeMap<&'static str, &Setting>> = BTreeMap::new();
         for (id, section) in &self.sections {

@@ -27,7 +27,8 @@ use longshore_run::{
     output::Only,
 };
 
-/// One engine for concurrent work: run a batch of commands, requests or records, fast, and lose nothing
+/// One engine for concurrent work: run a batch of commands, requests or records, fast, and lose
+/// nothing
 #[derive(Parser)]
 #[command(name = "longshore", version, propagate_version = true, disable_help_subcommand = true)]
 struct Cli {
@@ -41,7 +42,8 @@ struct Cli {
 enum Command {
     /// Run a job: many tasks from files, stdin or arguments
     Run(Box<RunArgs>),
-    /// Jobs that were run: list, show, retry, export, prune; that run: watch, set, pause, resume, cancel
+    /// Jobs that were run: list, show, retry, export, prune; that run: watch, set, pause, resume,
+    /// cancel
     #[command(subcommand)]
     Jobs(JobsCommand),
     /// Serve queues: run the tasks that are sent, with Celery's wire format
@@ -79,9 +81,11 @@ enum Command {
         #[command(subcommand)]
         command: Option<remote::WorkersCommand>,
     },
-    /// Ask running workers, as `celery inspect` does: active, reserved, scheduled, registered, stats, …
+    /// Ask running workers, as `celery inspect` does: active, reserved, scheduled, registered,
+    /// stats, …
     Inspect(remote::RemoteArgs),
-    /// Tell running workers, as `celery control` does: rate_limit, revoke, add_consumer, shutdown, …
+    /// Tell running workers, as `celery control` does: rate_limit, revoke, add_consumer, shutdown,
+    /// …
     Control(remote::RemoteArgs),
     /// What workers tell, as it happens
     Events(events::EventsArgs),
@@ -235,7 +239,8 @@ enum ConfigCommand {
     },
 }
 
-/// What `longshore` does, with the tasks of this app beside those of the configuration. Call it first thing in `main`, and return what it returns.
+/// What `longshore` does, with the tasks of this app beside those of the configuration. Call it
+/// first thing in `main`, and return what it returns.
 pub fn main(app: &App) -> ExitCode {
     // Also lets this program be started again as the guardian of its children, and as such a child.
     longshore_worker::init_app(app);
@@ -375,7 +380,8 @@ fn is_given(given: &ArgMatches, name: &str) -> bool {
     given.try_get_raw(&id).is_ok() && given.value_source(&id) == Some(ValueSource::CommandLine)
 }
 
-/// Settings of a command as its flags, but those that are given; each is checked, so that a mistake is told with its place.
+/// Settings of a command as its flags, but those that are given; each is checked, so that a mistake
+/// is told with its place.
 fn section_flags(section: Result<Section, ConfigError>, words: &[&str], place: &str, given: &ArgMatches) -> Result<Vec<OsString>, String> {
     let mut flags = Vec::new();
     for (name, setting) in section.map_err(|error| error.to_string())?.iter().filter(|(name, _)| !is_given(given, name)) {

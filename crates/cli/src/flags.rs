@@ -1,6 +1,8 @@
-//! Flags that several commands have, as clap reads them: what runs for a record, how fast, how often again, and how that is shown.
+//! Flags that several commands have, as clap reads them: what runs for a record, how fast, how
+//! often again, and how that is shown.
 //!
-//! Each command says under which heading they stand (`next_help_heading`), and words the few help texts that differ.
+//! Each command says under which heading they stand (`next_help_heading`), and words the few help
+//! texts that differ.
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -14,7 +16,8 @@ pub use longshore_run::spec::retry_on;
 /// What runs for each record.
 #[derive(Args, Clone, Debug)]
 pub struct WhatArgs {
-    /// Run this command for each record: a program and its arguments, no shell. Without any placeholder the record becomes the last argument
+    /// Run this command for each record: a program and its arguments, no shell. Without any
+    /// placeholder the record becomes the last argument
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
     /// Send this HTTP request for each record: 'POST https://h/x/{id}'
@@ -109,7 +112,8 @@ pub struct RetryArgs {
     /// Time between attempts: exp:200ms..30s, fixed:1s or list:1s,5s,60s
     #[arg(long, value_name = "BACKOFF", default_value = "exp:200ms..30s", value_parser = BackoffArg::parse)]
     pub backoff: BackoffArg,
-    /// Errors worth another attempt: connect, timeout, status:5xx, exit:75, signal … [HTTP: connect,timeout,status:429,status:5xx; else any but invalid]
+    /// Errors worth another attempt: connect, timeout, status:5xx, exit:75, signal … [HTTP:
+    /// connect,timeout,status:429,status:5xx; else any but invalid]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = ErrorClass::parse)]
     pub retry_on: Vec<ErrorClass>,
 }

@@ -1,6 +1,7 @@
 //! What the commands of Kafka share.
 //!
-//! Layout: `link.rs`: where Kafka is; `consume.rs`: records in; `topics.rs`, `lag.rs`: tables; `produce.rs`, `fake.rs`, `outgoing.rs`: records out
+//! Layout: `link.rs`: where Kafka is; `consume.rs`: records in; `topics.rs`, `lag.rs`: tables;
+//! `produce.rs`, `fake.rs`, `outgoing.rs`: records out
 
 pub mod consume;
 pub mod fake;

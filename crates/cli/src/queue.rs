@@ -1,4 +1,5 @@
-//! What the commands of the task queue share: where the queue is, what goes wrong there, and how tasks are shown.
+//! What the commands of the task queue share: where the queue is, what goes wrong there, and how
+//! tasks are shown.
 //!
 //! Layout: `show.rs`: messages, ages, places for people; `send.rs`: how `call` and `enqueue` send a
 //! task; `wait.rs`: waiting for a result. Questions and actions themselves are `longshore-ops`'s.
@@ -46,7 +47,8 @@ impl Fault {
     }
 }
 
-/// 74 where a store cannot be written (of what a client asks for, only a file fails so), else 6: out of reach, or it refuses us.
+/// 74 where a store cannot be written (of what a client asks for, only a file fails so), else 6:
+/// out of reach, or it refuses us.
 pub(crate) fn code_of(error: &BrokerError) -> u8 {
     if matches!(error.kind, ErrorKind::Fatal | ErrorKind::Unwritable) { 74 } else { 6 }
 }
@@ -156,7 +158,8 @@ impl Place {
     }
 }
 
-/// The app with the settings of configuration, variables and flags, and the programs that serve tasks.
+/// The app with the settings of configuration, variables and flags, and the programs that serve
+/// tasks.
 ///
 /// # Errors
 /// A mistake in the configuration.

@@ -1,9 +1,11 @@
-//! Tasks that programs serve: `[tasks.NAME]` with `exec`, `pipe` or `http`. They make a Celery worker of the stock binary, for programs in any language.
+//! Tasks that programs serve: `[tasks.NAME]` with `exec`, `pipe` or `http`. They make a Celery
+//! worker of the stock binary, for programs in any language.
 //!
 //! Layout:
 //! - `spec.rs`: a section of the configuration, read and checked
 //! - `record.rs`: a task's message as its templates and its program see it
-//! - `children.rs`: the child processes of all of them: their slots, their guardian, and how a task that is given up ends its child
+//! - `children.rs`: the child processes of all of them: their slots, their guardian, and how a task
+//!   that is given up ends its child
 //! - `exec.rs`, `pipe.rs`, `http.rs`: what runs
 //! - `answer.rs`: how that ends, in the worker's words
 
@@ -28,7 +30,8 @@ pub use spec::Spec;
 use self::{children::Nursery, spec::What};
 use crate::config::{Config, ConfigErrors};
 
-/// The programs of a worker. When the worker has ended, [`end`](Self::end) ends the children that stay.
+/// The programs of a worker. When the worker has ended, [`end`](Self::end) ends the children that
+/// stay.
 pub struct Programs {
     nursery: Nursery,
     pipes: Vec<std::sync::Arc<pipe::Pool>>,
@@ -50,8 +53,10 @@ pub fn specs(config: &Config) -> Result<Vec<Spec>, ConfigErrors> {
 }
 
 impl Programs {
-    /// Makes tasks of programs, which run while this lives. With `guarded`, a guardian ends their children should this process die
-    /// ([`Children::guarded`](longshore_core::lane::child::Children::guarded) says what `main` has to do).
+    /// Makes tasks of programs, which run while this lives. With `guarded`, a guardian ends their
+    /// children should this process die
+    /// ([`Children::guarded`](longshore_core::lane::child::Children::guarded) says what `main` has
+    /// to do).
     ///
     /// # Errors
     /// No guardian could be started; or a sentence about an HTTP client.

@@ -1,4 +1,5 @@
-//! Bodies: commands and children of `--pipe` that crash, hang, flood or lie. Only their own task suffers, and its outcome says what happened.
+//! Bodies: commands and children of `--pipe` that crash, hang, flood or lie. Only their own task
+//! suffers, and its outcome says what happened.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -12,7 +13,8 @@ use std::{
 use common::{Place, alive_with, results, run};
 use serde_json::Value;
 
-/// Runs a shell text for each name, with three harmless tasks between them; the result lines by name.
+/// Runs a shell text for each name, with three harmless tasks between them; the result lines by
+/// name.
 fn each(place: &Place, flags: &[&str], bodies: &[(&str, &str)]) -> (i32, BTreeMap<String, Value>) {
     let script = place.script(
         "body.sh",
@@ -143,7 +145,8 @@ fn many_children_and_much_output_do_no_harm() {
 #[test]
 fn pipe_children_that_misbehave_fail_their_own_record_only() {
     let place = Place::new();
-    // A new child counts its lines, so that the place of each answer shows whether it is the same child.
+    // A new child counts its lines, so that the place of each answer shows whether it is the same
+    // child.
     let child = place.script(
         "child.sh",
         r#"
@@ -214,7 +217,8 @@ fn a_pipe_child_that_speaks_before_it_is_asked_fails_with_that_reason() {
     let (code, _, stderr) = run(&mut command);
     let all = results(&place.path("out.jsonl"));
     assert_eq!((code, all.len()), (1, 3), "{stderr}");
-    // On a machine that is busy the answer may come so long after the greeting that only the next record shows what happened.
+    // On a machine that is busy the answer may come so long after the greeting that only the next
+    // record shows what happened.
     let told = |line: &&Value| line["outcome"] == "failed" && line["error"]["message"].as_str().unwrap().contains("nobody asked for");
     assert!(all.values().filter(told).count() >= 1, "{all:?}");
 }

@@ -1,7 +1,8 @@
-//! Files: full disks, errors at every write and sync, death at every system call, and files that are somebody else's.
+//! Files: full disks, errors at every write and sync, death at every system call, and files that
+//! are somebody else's.
 //!
-//! `LONGSHORE_FAULT_POINTS` is the number of points that each test of system calls takes (all of them when 0), `LONGSHORE_DISK_SIZES` the number of
-//! sizes of the full disk.
+//! `LONGSHORE_FAULT_POINTS` is the number of points that each test of system calls takes (all of
+//! them when 0), `LONGSHORE_DISK_SIZES` the number of sizes of the full disk.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -46,7 +47,8 @@ impl Job {
         self.place.read("ledger").lines().filter(|line| *line == id.to_string()).count()
     }
 
-    /// Resumes to the end and looks whether everything is there once, and nothing ran again that the journal had as finished.
+    /// Resumes to the end and looks whether everything is there once, and nothing ran again that
+    /// the journal had as finished.
     fn resume(&self, finished: &[u64], what: &str) {
         let before: Vec<usize> = finished.iter().map(|id| self.ran(*id)).collect();
         let (code, _, stderr) = run(&mut self.command(&[]));
@@ -91,8 +93,9 @@ fn can_trace() -> bool {
     works || skipped("strace may not trace here")
 }
 
-/// The system calls of a run that are to be hit, by name and number, from a trace of an undisturbed run. strace counts by thread group's thread, so
-/// that the n-th call of each thread is hit: the first thread to come to it ends or fails.
+/// The system calls of a run that are to be hit, by name and number, from a trace of an undisturbed
+/// run. strace counts by thread group's thread, so that the n-th call of each thread is hit: the
+/// first thread to come to it ends or fails.
 fn points(job: &Job, calls: &str, files: &[&str]) -> Vec<(String, usize)> {
     let trace = job.place.path("trace");
     let mut words = vec!["strace", "-f", "-qq", "-o", trace.to_str().unwrap(), "-e", "signal=none"];
@@ -141,7 +144,8 @@ fn death_at_any_system_call_loses_nothing() {
         });
         let inject = format!("inject={call}:signal=KILL:when={count}");
         let what = format!("SIGKILL at {call} {count}, {:?}", job.extra);
-        // Only the run itself is to die of it: children are followed by nobody, as strace is not told to.
+        // Only the run itself is to die of it: children are followed by nobody, as strace is not
+        // told to.
         let mut command = job.command(&["strace", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
         let output = finish(command.stderr(Stdio::piped()).spawn().unwrap(), Duration::from_secs(60));
         let died = output.status.code().is_none() || output.status.code() == Some(137);
@@ -220,10 +224,12 @@ fn a_full_disk_ends_with_74_whatever_its_size_and_resuming_loses_nothing() {
         let job = Job::new(&[]);
         let disk = job.place.path("disk");
         fs::create_dir(&disk).unwrap();
-        // The results of the twenty tasks take about 90 KiB in the journal, and as much in the output; pages are 4 KiB.
+        // The results of the twenty tasks take about 90 KiB in the journal, and as much in the
+        // output; pages are 4 KiB.
         let pages = 1 + at * 64 / sizes;
         job.place.script("task.sh", "echo $1 >>\"$LEDGER\"; printf '%4000s' x");
-        // Everything in one private mount: the run on the full disk, then the disk grows, and the rest.
+        // Everything in one private mount: the run on the full disk, then the disk grows, and the
+        // rest.
         let script = r#"
 set -e
 mount -t tmpfs -o size=$1 none disk

@@ -49,7 +49,8 @@ impl World {
         stdout
     }
 
-    /// Runs this script for each record, after it has written that it has begun; `ended` is for the script to say so.
+    /// Runs this script for each record, after it has written that it has begun; `ended` is for the
+    /// script to say so.
     fn consume(&self, script: &str, flags: &[&str]) -> Command {
         let place = "$LONGSHORE_PARTITION/$LONGSHORE_OFFSET";
         let script = format!("ended() {{ echo \"ended {place}\" >>\"$LEDGER\"; }}; echo \"begun {place}\" >>\"$LEDGER\"; {script}");
@@ -77,7 +78,8 @@ impl World {
 }
 
 impl World {
-    /// A consumer of which four commands have begun, and which was interrupted and has said so. What it says goes to a file.
+    /// A consumer of which four commands have begun, and which was interrupted and has said so.
+    /// What it says goes to a file.
     fn interrupted(&self, script: &str, flags: &[&str]) -> Child {
         let said = File::create(self.place.path("said")).unwrap();
         let child = self.consume(script, flags).stderr(said).spawn().unwrap();

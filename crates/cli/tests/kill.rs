@@ -1,7 +1,8 @@
 //! The kill test: runs that are killed at random instants and resumed until they end by themselves.
 //!
-//! Each command writes what it does to a ledger of its own, which is compared with the journal and the output. `LONGSHORE_KILL_ROUNDS` sets the
-//! number of rounds, `LONGSHORE_KILL_SEED` repeats one seed's instants.
+//! Each command writes what it does to a ledger of its own, which is compared with the journal and
+//! the output. `LONGSHORE_KILL_ROUNDS` sets the number of rounds, `LONGSHORE_KILL_SEED` repeats one
+//! seed's instants.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -27,7 +28,8 @@ const WIDE: u64 = 4;
 /// The records in a call with `--batch 3`.
 const BATCH: u64 = 3;
 
-/// Each word is a task. Every seventh leaves a child in the background that would write later; every fifth ignores SIGTERM; some fail.
+/// Each word is a task. Every seventh leaves a child in the background that would write later;
+/// every fifth ignores SIGTERM; some fail.
 const TASK: &str = r#"
 say() { echo "$*" >>"$LEDGER"; }
 code=0
@@ -59,7 +61,8 @@ struct Totals {
     ended_unwritten: u64,
     overlaps: u64,
     orphans: u64,
-    /// The longest time from a kill to the end of all that it left, and how often it was more than 300 ms.
+    /// The longest time from a kill to the end of all that it left, and how often it was more than
+    /// 300 ms.
     slowest_end: Duration,
     late_ends: u64,
     torn: u64,
@@ -85,7 +88,8 @@ fn ledger(place: &Place) -> Vec<Line> {
         .collect()
 }
 
-/// One job, killed until it ends. The place is returned, because what must not be written later is looked for later.
+/// One job, killed until it ends. The place is returned, because what must not be written later is
+/// looked for later.
 fn round(number: u64, seed: u64, totals: &Mutex<Totals>) -> Place {
     let mut rng = fastrand::Rng::with_seed(seed);
     let place = Place::new();
@@ -168,8 +172,9 @@ fn round(number: u64, seed: u64, totals: &Mutex<Totals>) -> Place {
         running_at.push(journal.starts.keys().filter(|seq| !finished.contains(seq)).copied().collect());
         finished_at.push(finished);
         if rng.bool() {
-            // Usually nothing is left after a few hundredths of a second; a machine with much to do may need more. Whatever takes longer, the next
-            // sitting waits for it: that is what the order of the ledger's lines shows below.
+            // Usually nothing is left after a few hundredths of a second; a machine with much to do
+            // may need more. Whatever takes longer, the next sitting waits for it: that is what the
+            // order of the ledger's lines shows below.
             let began = Instant::now();
             thread::sleep(Duration::from_millis(60));
             while began.elapsed() < Duration::from_secs(3) && !left_over(sitting).is_empty() {
@@ -220,7 +225,8 @@ fn round(number: u64, seed: u64, totals: &Mutex<Totals>) -> Place {
             }
         }
     }
-    // A slot is free when the result of its last call is in the journal, so a kill meets no more unwritten ones than run at once.
+    // A slot is free when the result of its last call is in the journal, so a kill meets no more
+    // unwritten ones than run at once.
     let together = match batch {
         [] => 1,
         [_, "auto"] => TASKS,

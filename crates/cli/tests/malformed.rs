@@ -1,4 +1,5 @@
-//! Bad records: each is a finished task that says what is wrong and where, and the good one behind it runs.
+//! Bad records: each is a finished task that says what is wrong and where, and the good one behind
+//! it runs.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -153,7 +154,8 @@ impl Case {
         command
     }
 
-    /// An input with each of these records before a good one, and the numbers of the lines on which they stand.
+    /// An input with each of these records before a good one, and the numbers of the lines on which
+    /// they stand.
     fn write(&self, place: &Place, records: &[(&str, Vec<u8>)]) -> Vec<usize> {
         let mut input = self.head.to_vec();
         let mut lines = Vec::new();

@@ -1,4 +1,5 @@
-//! The task queue on bad days: jobs and workers that are killed, on the SQLite file, each a process of its own.
+//! The task queue on bad days: jobs and workers that are killed, on the SQLite file, each a process
+//! of its own.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;

@@ -16,7 +16,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A job of `tasks` commands that run for `$MS` thousandths of a second, four at once. What a command does on SIGTERM is `$TRAP`.
+/// A job of `tasks` commands that run for `$MS` thousandths of a second, four at once. What a
+/// command does on SIGTERM is `$TRAP`.
 struct Job {
     place: Place,
     input: std::path::PathBuf,
@@ -55,7 +56,8 @@ impl Job {
         child
     }
 
-    /// Resumes to the end, with commands that end at once, and looks whether every task is there once.
+    /// Resumes to the end, with commands that end at once, and looks whether every task is there
+    /// once.
     fn resume(&self, tasks: u64, flags: &[&str]) {
         let (code, _, stderr) = run(self.command(flags).env("QUICK", "1"));
         assert_eq!(code, 0, "{stderr}");
@@ -230,7 +232,8 @@ fn a_reader_that_reads_nothing_does_not_keep_an_interrupted_run() {
         let now = job.count("end");
         now > 0 && std::mem::replace(&mut before, now) == now
     });
-    // Signals that come together are heard as one, so they are sent one by one until the run ends: with the third it gives the reader up.
+    // Signals that come together are heard as one, so they are sent one by one until the run ends:
+    // with the third it gives the reader up.
     let began = Instant::now();
     while common::wait(&mut child, 500 * SECOND / 1000).is_none() && began.elapsed() < 15 * SECOND {
         signal(&child, Signal::INT);

@@ -8,7 +8,8 @@ use std::{fs, io::Write, time::Duration};
 use common::{Place, results, signal, until};
 use rustix::process::Signal;
 
-/// Runs over a file of so many MiB, as CSV with a newline in quotes in each row. Returns the most memory that the program took, in KiB.
+/// Runs over a file of so many MiB, as CSV with a newline in quotes in each row. Returns the most
+/// memory that the program took, in KiB.
 fn peak(mib: u64) -> u64 {
     let place = Place::new();
     let path = place.path("big.csv");

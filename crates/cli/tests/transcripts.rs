@@ -1,14 +1,17 @@
 //! Runs the transcripts in `tests/cmd/*.md` and compares what they print.
 //!
-//! Each file gets an empty directory, an empty state directory and, if it mentions `$SERVER`, an HTTP server of its own. A block that
-//! begins with ```` ```file=NAME ```` is written to that file; in a block that begins with ```` ```console ```` each line with `$ ` is run by
-//! `sh` (lines with `> ` go on with it), and the lines below are what it must print, to stdout and stderr together. `[..]` stands for
-//! anything within a line, a line `...` for any number of lines; `[exit N]` follows when the command ends with anything but 0.
+//! Each file gets an empty directory, an empty state directory and, if it mentions `$SERVER`, an
+//! HTTP server of its own. A block that begins with ````
+//! ```file=NAME ```` is written to that file; in a block that begins with ```` ```console ```` each line with `$
+//! ` is run by `sh` (lines with `> ` go on with it), and the lines below are what it must print, to
+//! stdout and stderr together. `[..]` stands for anything within a line, a line `...` for any
+//! number of lines; `[exit N]` follows when the command ends with anything but 0.
 //!
-//! A file that mentions `$RUN` is about Kafka: it needs that feature, and finds a broker in `LONGSHORE_KAFKA`; `$RUN` is a word that no other run has,
-//! for the names of topics.
+//! A file that mentions `$RUN` is about Kafka: it needs that feature, and finds a broker in
+//! `LONGSHORE_KAFKA`; `$RUN` is a word that no other run has, for the names of topics.
 //!
-//! `LONGSHORE_BLESS=1` writes what was printed into the files, `LONGSHORE_CASES=jobs,config` runs only those.
+//! `LONGSHORE_BLESS=1` writes what was printed into the files, `LONGSHORE_CASES=jobs,config` runs
+//! only those.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -22,7 +22,8 @@ pub(crate) fn thread_waker() -> Waker {
     Waker::from(Arc::new(Unpark(thread::current())))
 }
 
-/// Blocks this thread until the future is done. For futures that need no runtime (no timers, no I/O).
+/// Blocks this thread until the future is done. For futures that need no runtime (no timers, no
+/// I/O).
 pub(crate) fn block_on<O>(future: impl Future<Output = O>) -> O {
     let mut future = pin!(future);
     let waker = thread_waker();
@@ -35,7 +36,8 @@ pub(crate) fn block_on<O>(future: impl Future<Output = O>) -> O {
     }
 }
 
-/// Blocks this thread until the future is done or this time has come: then the future is dropped, and there is no output.
+/// Blocks this thread until the future is done or this time has come: then the future is dropped,
+/// and there is no output.
 pub(crate) fn block_on_until<O>(future: impl Future<Output = O>, until: Instant) -> Option<O> {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));

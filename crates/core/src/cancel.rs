@@ -18,7 +18,8 @@ pub enum Stop {
     Hard,
 }
 
-/// Tells a running handler that nobody wants its result any more: its attempt timed out, or the job is being cancelled. Clones are one token.
+/// Tells a running handler that nobody wants its result any more: its attempt timed out, or the job
+/// is being cancelled. Clones are one token.
 #[derive(Clone, Debug, Default)]
 pub struct CancelToken(Arc<Inner>);
 

@@ -6,7 +6,8 @@ use longshore_sys::clock::Ticks;
 
 use crate::stamp::Stamp;
 
-/// Where the engine reads the time. Timers are always tokio's; on a paused tokio clock use [`Clock::TOKIO`], so that both agree.
+/// Where the engine reads the time. Timers are always tokio's; on a paused tokio clock use
+/// [`Clock::TOKIO`], so that both agree.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     read: fn() -> Instant,
@@ -40,17 +41,21 @@ impl Default for Clock {
 
 /// Ticks after which the clock itself is read again: one or two milliseconds.
 const NEAR: u64 = 1 << 22;
-/// The clock and the counter were not read in one go if this many ticks (about a microsecond) lie between: the thread was interrupted.
+/// The clock and the counter were not read in one go if this many ticks (about a microsecond) lie
+/// between: the thread was interrupted.
 const APART: u64 = 1 << 11;
 /// How long to watch clock and counter for the first estimate of a tick, and for the next ones.
 const FIRST_ESTIMATE: Duration = Duration::from_millis(10);
 const ESTIMATE: Duration = Duration::from_secs(1);
-/// Two estimates of a tick that differ by more than this part of it are not of the same clock: the machine was suspended, say.
+/// Two estimates of a tick that differ by more than this part of it are not of the same clock: the
+/// machine was suspended, say.
 const ALIKE: u64 = 500;
 
-/// Tells the time for every attempt. What lies between two readings of the clock itself it counts in the processor's ticks, where those can be trusted,
-/// because to read a clock takes a fifth of a no-op's time. It is mostly well below a microsecond off, never by more than the time between two readings,
-/// and does not drift. The clock's next reading may lie as little before what was counted last.
+/// Tells the time for every attempt. What lies between two readings of the clock itself it counts
+/// in the processor's ticks, where those can be trusted, because to read a clock takes a fifth of a
+/// no-op's time. It is mostly well below a microsecond off, never by more than the time between two
+/// readings, and does not drift. The clock's next reading may lie as little before what was counted
+/// last.
 pub(crate) struct Stopwatch {
     clock: Clock,
     ticks: Option<Ticks>,
@@ -112,7 +117,8 @@ impl Stopwatch {
     }
 }
 
-/// Nanoseconds a tick lasts, times 2³²; 0 for what is no counter of time, or none that can be multiplied.
+/// Nanoseconds a tick lasts, times 2³²; 0 for what is no counter of time, or none that can be
+/// multiplied.
 fn scale(nanos: u64, ticks: u64) -> u64 {
     let scale = (u128::from(nanos) << 32) / u128::from(ticks.max(1));
     u64::try_from(scale).ok().filter(|scale| scale.checked_mul(NEAR).is_some()).unwrap_or(0)
@@ -142,7 +148,8 @@ mod tests {
             }
         }
         off.sort_unstable();
-        // Where this thread was interrupted between two readings it is off by that; else by next to nothing.
+        // Where this thread was interrupted between two readings it is off by that; else by next to
+        // nothing.
         assert!(off[off.len() * 9 / 10] < Duration::from_micros(5), "worst {worst:?}");
         assert!(worst < Duration::from_millis(50), "worst {worst:?}");
         assert!(watch.ticks.is_none() || counted > off.len() / 2, "{counted} of {} were counted", off.len());

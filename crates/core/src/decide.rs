@@ -20,9 +20,9 @@ pub enum Verdict {
 
 /// Decides what becomes of a task whose attempt ended so.
 ///
-/// `attempts_made` counts this attempt; `age` is the time since the task was fetched; `draw` is the jitter, in `[0, 1)`.
-/// A time that the handler or the other side asked for (`Retry { after }`, [`Again::After`]) is a lower bound: the backoff is added to nothing, the
-/// longer of both counts.
+/// `attempts_made` counts this attempt; `age` is the time since the task was fetched; `draw` is the
+/// jitter, in `[0, 1)`. A time that the handler or the other side asked for (`Retry { after }`,
+/// [`Again::After`]) is a lower bound: the backoff is added to nothing, the longer of both counts.
 pub fn decide<R>(outcome: &Outcome<R>, policy: &RetryPolicy, attempts_made: u32, age: Duration, draw: f64) -> Verdict {
     let asked = match outcome {
         Outcome::Ok(_) | Outcome::Cancelled => return Verdict::Ack,

@@ -1,8 +1,10 @@
 //! The engine: source → gate → lane → sink → settle. **The hot loop is `Engine::run`.**
 //!
-//! One loop owns all state. It awaits nothing but its mailbox and the next time at which the gate may open; it never runs user code, never touches
-//! the network and never waits for a sink. Around it: the pump (`engine/pump.rs`) fetches for the room that it is told, the reporter
-//! (`engine/report.rs`) hands finished tasks to the sink and settles what the sink has accepted. All of it travels in batches.
+//! One loop owns all state. It awaits nothing but its mailbox and the next time at which the gate
+//! may open; it never runs user code, never touches the network and never waits for a sink. Around
+//! it: the pump (`engine/pump.rs`) fetches for the room that it is told, the reporter
+//! (`engine/report.rs`) hands finished tasks to the sink and settles what the sink has accepted.
+//! All of it travels in batches.
 
 mod handle;
 pub(crate) mod helm;
@@ -60,7 +62,8 @@ use stats::Stats;
 /// Most tasks in backoff. Beyond, nothing new starts.
 const BACKOFF: usize = 10_000;
 
-/// What an engine is set to. Clock and randomness are inputs: a seeded simulation on a paused clock is the engine itself.
+/// What an engine is set to. Clock and randomness are inputs: a seeded simulation on a paused clock
+/// is the engine itself.
 pub struct EngineConfig<T> {
     /// Concurrency, lanes, pace, limits.
     pub gate: GateConfig,
@@ -72,7 +75,8 @@ pub struct EngineConfig<T> {
     pub timeout: Option<Duration>,
     /// Tasks fetched ahead of those that run.
     pub queue: usize,
-    /// Copies a payload. Needed for retries and for sinks that want to see it; without it a task has one attempt.
+    /// Copies a payload. Needed for retries and for sinks that want to see it; without it a task
+    /// has one attempt.
     pub copy: Option<fn(&T) -> T>,
     /// Whether a copy of each payload travels to the sink.
     pub keep_payloads: bool,
@@ -80,15 +84,18 @@ pub struct EngineConfig<T> {
     pub clock: Clock,
     /// The seed of the jitter.
     pub seed: u64,
-    /// Lets the most running over all lanes find itself, within these bounds, instead of [`GateConfig::concurrency`]. The lanes need slots for the ceiling.
+    /// Lets the most running over all lanes find itself, within these bounds, instead of
+    /// [`GateConfig::concurrency`]. The lanes need slots for the ceiling.
     pub adaptive: Option<Bounds>,
-    /// Asked about each task that has ended for good, in the loop: after the first `true` nothing more starts, as after [`Handle::drain`].
+    /// Asked about each task that has ended for good, in the loop: after the first `true` nothing
+    /// more starts, as after [`Handle::drain`].
     pub enough: Option<Enough<T>>,
     /// By what labels ended tasks are counted, beside the loop.
     pub labels: Option<LabelsOf<T>>,
 }
 
-/// Says whether a job has seen enough. Gets the task, with its payload where a copy is kept, and how it ended.
+/// Says whether a job has seen enough. Gets the task, with its payload where a copy is kept, and
+/// how it ended.
 pub type Enough<T> = Box<dyn FnMut(&EngineTask<T>, Word) -> bool + Send>;
 
 /// The lanes of an engine, by `lane as usize`.
@@ -142,7 +149,8 @@ pub fn outbox<T, R>() -> Outbox<T, R> {
 impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
     /// Starts an engine on a runtime: its loop, its pump and its reporter are tasks there.
     ///
-    /// `outbox` is the one that the lanes report to; `events` tells what happens to whoever listens, and is closed at the end.
+    /// `outbox` is the one that the lanes report to; `events` tells what happens to whoever
+    /// listens, and is closed at the end.
     pub fn start(
         mut config: EngineConfig<T>,
         source: Arc<dyn Source<T>>,
@@ -236,7 +244,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 break;
             }
             self.wait().await;
-            // The one reading of the clock for a turn, and the one question whether anybody listens.
+            // The one reading of the clock for a turn, and the one question whether anybody
+            // listens.
             self.now = self.config.clock.now();
             self.telling = self.events.wants(Detail::Tasks);
             self.obey();
@@ -301,7 +310,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let timeout = config.timeout.map(Span::from);
         let admitted_at = Stamp::from(now);
         gate.pass_plain(|attempt, lane, slot| {
-            // First moved, then written to: what was just written in pieces, a processor cannot read in one without waiting.
+            // First moved, then written to: what was just written in pieces, a processor cannot
+            // read in one without waiting.
             let passed = &mut passed[lane as usize];
             passed.push(attempt);
             let Some(attempt) = passed.last_mut() else { return };
@@ -332,7 +342,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             self.reports.post(&mut self.done, &mut self.back);
         }
         if self.phase < Phase::Draining && !self.source_ended {
-            // What the pace will not let start soon waits with its source, whose capacity is the user's.
+            // What the pace will not let start soon waits with its source, whose capacity is the
+            // user's.
             let burst = self.gate.rate().map_or(usize::MAX, |rate| rate.burst.max(1) as usize);
             let ahead = self.config.queue + self.gate.free_slots().min(burst);
             self.pump.set_room(ahead.saturating_sub(self.gate.ready()), std::mem::take(&mut self.took), self.gate.ready() * 2 <= ahead);
@@ -346,7 +357,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         self.source_ended && self.unsettled == 0 && self.gate.unreleased() == 0 && self.gate.running() == 0
     }
 
-    /// Whether new tasks, or room in the result queue, would let something start or end now. Otherwise they can wait for the next attempt that ends.
+    /// Whether new tasks, or room in the result queue, would let something start or end now.
+    /// Otherwise they can wait for the next attempt that ends.
     fn is_hungry(&self) -> bool {
         self.gate.running() == 0 || matches!(self.refusal.reason, Reason::Empty | Reason::Results { .. } | Reason::Stopping)
     }
@@ -412,7 +424,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 options.limits.clear();
             }
             if options.refused.is_some() {
-                // It needs no lane; a place at the gate is all that it takes, and the job's own lane has one.
+                // It needs no lane; a place at the gate is all that it takes, and the job's own
+                // lane has one.
                 lane = self.config.lane;
             }
         }

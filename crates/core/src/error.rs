@@ -4,8 +4,9 @@ use std::{any::Any, borrow::Cow, fmt, sync::Arc, time::Duration};
 
 /// Why a task failed: a kind to decide by, a message to read, and what helps to find the cause.
 ///
-/// The kind is a short lower-case word ("status", "exit", "connect", "invalid", …) that [`RetryOn`](crate::RetryOn) matches; the code is the number
-/// that belongs to it (an HTTP status, an exit code). One pointer wide, so that outcomes stay small.
+/// The kind is a short lower-case word ("status", "exit", "connect", "invalid", …) that
+/// [`RetryOn`](crate::RetryOn) matches; the code is the number that belongs to it (an HTTP status,
+/// an exit code). One pointer wide, so that outcomes stay small.
 /// ```
 /// use longshore_core::{Again, TaskError};
 ///
@@ -71,7 +72,8 @@ impl TaskError {
         self
     }
 
-    /// Attaches a value for the sink that knows its type (the output of a command that failed, say).
+    /// Attaches a value for the sink that knows its type (the output of a command that failed,
+    /// say).
     #[must_use]
     pub fn with_detail(mut self, detail: Arc<dyn Any + Send + Sync>) -> Self {
         self.0.detail = Some(detail);

@@ -9,7 +9,8 @@ use crate::{
     task::{LaneKind, Receipt},
 };
 
-/// One line of what happened. Matched without `_` by everything that shows events, so that a new variant makes the compiler list the places.
+/// One line of what happened. Matched without `_` by everything that shows events, so that a new
+/// variant makes the compiler list the places.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// An attempt passed the gate.

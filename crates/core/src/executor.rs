@@ -1,8 +1,12 @@
-//! A scoped pool of lanes, for calls that are submitted one by one: `ThreadPoolExecutor` and `asyncio.gather`, with lanes.
+//! A scoped pool of lanes, for calls that are submitted one by one: `ThreadPoolExecutor` and
+//! `asyncio.gather`, with lanes.
 //!
-//! Each lane that is used has an engine of its own, so that no lane holds up another before its queue. What travels through it is a call
-//! (`executor/call.rs`): the work, and a place for its result that a handle (`executor/handle.rs`) waits for. `executor/map.rs` runs a function over an
-//! input, in chunks where items are tiny; `executor/view.rs` says how it is doing; `executor/gather.rs` waits for many handles; `executor/isolated.rs` runs functions in child processes.
+//! Each lane that is used has an engine of its own, so that no lane holds up another before its
+//! queue. What travels through it is a call (`executor/call.rs`): the work, and a place for its
+//! result that a handle (`executor/handle.rs`) waits for. `executor/map.rs` runs a function over an
+//! input, in chunks where items are tiny; `executor/view.rs` says how it is doing;
+//! `executor/gather.rs` waits for many handles; `executor/isolated.rs` runs functions in child
+//! processes.
 
 mod call;
 mod gather;
@@ -78,14 +82,19 @@ static NEXT_POOL: AtomicU64 = AtomicU64::new(1);
 /// ```
 ///
 /// # What it promises
-/// - Each lane runs at most as many calls at once as it has workers; the others wait in its queue (at most 100 000, or
-///   [`queue`](ExecutorBuilder::queue); a call beyond that fails at once with the kind `full`).
-/// - Every call ends in exactly one result. A panic, a timeout, a cancellation is that call's error.
-/// - [`close`](Executor::close) waits for everything; dropping the last clone cancels everything. Nothing runs on afterwards but plain functions that do
-///   not look at their token: no thread can be ended from outside.
-/// - Waiting for a call inside a call of the same pool does not deadlock: what nobody has begun runs in the place of the one that waits. (One case is
-///   left: an async task that is awaited by all threads of the *cpu* lane must not itself wait for the cpu lane.)
-/// - Callable from blocking code, from async code (await the handles) and inside a runtime that already runs: the pool has threads of its own.
+/// - Each lane runs at most as many calls at once as it has workers; the others wait in its queue
+///   (at most 100 000, or [`queue`](ExecutorBuilder::queue); a call beyond that fails at once with
+///   the kind `full`).
+/// - Every call ends in exactly one result. A panic, a timeout, a cancellation is that call's
+///   error.
+/// - [`close`](Executor::close) waits for everything; dropping the last clone cancels everything.
+///   Nothing runs on afterwards but plain functions that do not look at their token: no thread can
+///   be ended from outside.
+/// - Waiting for a call inside a call of the same pool does not deadlock: what nobody has begun
+///   runs in the place of the one that waits. (One case is left: an async task that is awaited by
+///   all threads of the *cpu* lane must not itself wait for the cpu lane.)
+/// - Callable from blocking code, from async code (await the handles) and inside a runtime that
+///   already runs: the pool has threads of its own.
 #[derive(Clone)]
 pub struct Executor(Arc<Pool>);
 
@@ -174,7 +183,8 @@ pub struct ExecutorBuilder {
 }
 
 impl ExecutorBuilder {
-    /// How many calls a lane runs at once. Default: async 50, blocking 4 × cores, cpu as many as cores.
+    /// How many calls a lane runs at once. Default: async 50, blocking 4 × cores, cpu as many as
+    /// cores.
     #[must_use]
     pub fn workers(mut self, lane: LaneKind, workers: usize) -> Self {
         self.workers[lane as usize] = Some(workers.max(1));
@@ -188,7 +198,8 @@ impl ExecutorBuilder {
         self
     }
 
-    /// The limit of each call, from its start. A future that passes it is dropped; of a plain function only the result is given up.
+    /// The limit of each call, from its start. A future that passes it is dropped; of a plain
+    /// function only the result is given up.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
@@ -240,7 +251,8 @@ impl Executor {
         ExecutorBuilder { workers: [None; 4], queue: QUEUE, timeout: None }
     }
 
-    /// Runs `body` with a pool, then waits for everything that was submitted to it. A panic of `body` cancels everything and goes on.
+    /// Runs `body` with a pool, then waits for everything that was submitted to it. A panic of
+    /// `body` cancels everything and goes on.
     pub fn scope<O>(body: impl FnOnce(&Executor) -> O) -> (O, Closed) {
         let pool = Executor::new();
         // Should `body` panic, `pool` is dropped here, which cancels.
@@ -248,19 +260,22 @@ impl Executor {
         (output, pool.close())
     }
 
-    /// Runs an async `body` with a pool, then waits for everything that was submitted to it. Dropping the future cancels everything.
+    /// Runs an async `body` with a pool, then waits for everything that was submitted to it.
+    /// Dropping the future cancels everything.
     pub async fn scope_async<O, Fut: Future<Output = O>>(body: impl FnOnce(Executor) -> Fut) -> (O, Closed) {
         let pool = Executor::new();
         let output = body(pool.clone()).await;
         (output, pool.finish().await)
     }
 
-    /// The blocking lane: a thread for each running call. For plain functions that wait: files, other people's synchronous clients.
+    /// The blocking lane: a thread for each running call. For plain functions that wait: files,
+    /// other people's synchronous clients.
     pub fn blocking(&self) -> Threads<'_> {
         Threads { pool: self, lane: LaneKind::Blocking }
     }
 
-    /// The cpu lane: as many threads as cores, at a lower priority. For plain functions that compute.
+    /// The cpu lane: as many threads as cores, at a lower priority. For plain functions that
+    /// compute.
     pub fn cpu(&self) -> Threads<'_> {
         Threads { pool: self, lane: LaneKind::Cpu }
     }
@@ -270,8 +285,9 @@ impl Executor {
         Futures(self)
     }
 
-    /// Takes no more calls, waits for those that were submitted, and says how they ended. Blocks this thread; in async code use
-    /// [`finish`](Executor::finish). Calls that are submitted meanwhile by calls that run are waited for too.
+    /// Takes no more calls, waits for those that were submitted, and says how they ended. Blocks
+    /// this thread; in async code use [`finish`](Executor::finish). Calls that are submitted
+    /// meanwhile by calls that run are waited for too.
     ///
     /// # Panics
     /// In a call of the same executor, which would wait for itself.
@@ -284,7 +300,8 @@ impl Executor {
         assert!(Inside::of(self.0.number).is_none(), "{what} inside a call of the same executor would wait for that very call");
     }
 
-    /// As [`close`](Executor::close), for async code. Dropping the future leaves the calls running as long as a clone of the executor lives.
+    /// As [`close`](Executor::close), for async code. Dropping the future leaves the calls running
+    /// as long as a clone of the executor lives.
     ///
     /// # Panics
     /// As [`close`](Executor::close).
@@ -303,7 +320,8 @@ impl Executor {
         self.0.end().await
     }
 
-    /// Cancels everything: what waits ends with the kind `cancelled`, futures are dropped, tokens are told. Returns at once.
+    /// Cancels everything: what waits ends with the kind `cancelled`, futures are dropped, tokens
+    /// are told. Returns at once.
     pub fn cancel(&self) {
         self.0.cancel();
     }
@@ -330,7 +348,8 @@ impl Executor {
     }
 }
 
-/// The lane of an executor that runs plain functions: [`blocking`](Executor::blocking) or [`cpu`](Executor::cpu).
+/// The lane of an executor that runs plain functions: [`blocking`](Executor::blocking) or
+/// [`cpu`](Executor::cpu).
 #[derive(Clone, Copy)]
 pub struct Threads<'a> {
     pool: &'a Executor,
@@ -343,7 +362,8 @@ impl Threads<'_> {
         self.pool.submit(self.lane, Work::Plain(Box::new(move |_| Ok(function()))))
     }
 
-    /// Submits a function that may fail, and that is told through its token when nobody wants its result any more.
+    /// Submits a function that may fail, and that is told through its token when nobody wants its
+    /// result any more.
     pub fn try_submit<R, A>(self, function: impl FnOnce(&CancelToken) -> A + Send + 'static) -> TaskHandle<R>
     where
         R: Send + 'static,
@@ -353,9 +373,11 @@ impl Threads<'_> {
         self.pool.submit(self.lane, Work::Plain(plain))
     }
 
-    /// Runs a function over an input: lazily, in order, looking ahead no further than the lane can use. Tiny items travel in chunks.
+    /// Runs a function over an input: lazily, in order, looking ahead no further than the lane can
+    /// use. Tiny items travel in chunks.
     ///
-    /// Nothing is submitted before the result is asked for: iterate, or call one of the methods of [`Map`].
+    /// Nothing is submitted before the result is asked for: iterate, or call one of the methods of
+    /// [`Map`].
     pub fn map<I, R, F>(self, inputs: I, function: F) -> Map<I::IntoIter, R>
     where
         I: IntoIterator,
@@ -366,7 +388,8 @@ impl Threads<'_> {
         self.try_map(inputs, move |input| Ok::<R, TaskError>(function(input)))
     }
 
-    /// As [`map`](Threads::map), for a function that may fail. A failed item does not stop the others; its error says which input it was.
+    /// As [`map`](Threads::map), for a function that may fail. A failed item does not stop the
+    /// others; its error says which input it was.
     pub fn try_map<I, R, E, F>(self, inputs: I, function: F) -> Map<I::IntoIter, R>
     where
         I: IntoIterator,
@@ -378,8 +401,8 @@ impl Threads<'_> {
         Map::in_chunks(self.pool.clone(), self.lane, inputs.into_iter(), function)
     }
 
-    /// Runs a function over two inputs side by side. Lengths that differ are an error, told where the shorter one ends (and before anything runs, where
-    /// both know their length).
+    /// Runs a function over two inputs side by side. Lengths that differ are an error, told where
+    /// the shorter one ends (and before anything runs, where both know their length).
     pub fn map2<A, B, R, F>(self, first: A, second: B, function: F) -> Map<Pairs<A::IntoIter, B::IntoIter>, R>
     where
         A: IntoIterator,
@@ -416,7 +439,8 @@ impl Futures<'_> {
         self.0.submit(LaneKind::Async, Work::Async(future.map(into_ended).boxed()))
     }
 
-    /// Runs an async function over an input: lazily, in order, looking ahead no further than the lane can use.
+    /// Runs an async function over an input: lazily, in order, looking ahead no further than the
+    /// lane can use.
     pub fn map<I, R, F, Fut>(self, inputs: I, function: F) -> Map<I::IntoIter, R>
     where
         I: IntoIterator,

@@ -1,7 +1,8 @@
 //! The gate decides what may start now: concurrency, pace, order by key, limits by value.
 //!
-//! It lives in the engine's loop, so it is plain integers and maps. Every task waits in exactly one line: the ready line, or the line of the busy
-//! thing (a lane, a key, a limited value) that it met first. Whatever becomes free lets its own line pass before the ready line.
+//! It lives in the engine's loop, so it is plain integers and maps. Every task waits in exactly one
+//! line: the ready line, or the line of the busy thing (a lane, a key, a limited value) that it met
+//! first. Whatever becomes free lets its own line pass before the ready line.
 
 pub mod adaptive;
 pub mod concurrency;
@@ -225,8 +226,9 @@ impl<T> Gate<T> {
         &self.slots[lane as usize]
     }
 
-    /// Lets tasks that want nothing special pass, as many as may: what [`next`](Gate::next) does, without asking all of its questions for each of
-    /// them. Whatever it leaves is for `next`. The slot is not yet in the attempt.
+    /// Lets tasks that want nothing special pass, as many as may: what [`next`](Gate::next) does,
+    /// without asking all of its questions for each of them. Whatever it leaves is for `next`. The
+    /// slot is not yet in the attempt.
     #[inline]
     pub(crate) fn pass_plain(&mut self, mut passed: impl FnMut(Attempt<T>, LaneKind, u32)) {
         if self.paused || self.pace.is_some() || self.parked > 0 || !self.again.is_empty() {
@@ -242,7 +244,8 @@ impl<T> Gate<T> {
             && first.task.options.is_none()
             && first.task.key.is_none()
         {
-            // Read here, because an attempt is moved the quicker the less it is looked into on the way.
+            // Read here, because an attempt is moved the quicker the less it is looked into on the
+            // way.
             let lane = first.task.lane;
             if !self.slots[lane as usize].has_room() {
                 break;
@@ -257,10 +260,12 @@ impl<T> Gate<T> {
 
     /// Lets the next task pass, or says why none may.
     ///
-    /// Costs amortised constant time; a task that meets something busy is moved to that thing's line and the next one is tried.
+    /// Costs amortised constant time; a task that meets something busy is moved to that thing's
+    /// line and the next one is tried.
     ///
     /// # Errors
-    /// The refusal, with its reason and, where there is one, the next time at which a task may pass.
+    /// The refusal, with its reason and, where there is one, the next time at which a task may
+    /// pass.
     #[inline]
     pub fn next(&mut self, now: Instant) -> Result<Attempt<T>, Refusal> {
         self.ring(now);
@@ -410,7 +415,8 @@ impl<T> Gate<T> {
         all
     }
 
-    /// What waits, by what it waits for; the ready line under `head`, the reason of the last refusal.
+    /// What waits, by what it waits for; the ready line under `head`, the reason of the last
+    /// refusal.
     pub fn waiting(&self, head: &Reason) -> Vec<(Reason, usize)> {
         let mut waiting = Vec::new();
         let ready = self.ready.len() + self.again.len();
@@ -453,7 +459,8 @@ impl<T> Gate<T> {
         if self.running >= most {
             return Some(Refusal { reason: Reason::Concurrency { most }, until: None });
         }
-        // A result whose worker waits with it because the queue is full still holds that worker: so many fewer may run.
+        // A result whose worker waits with it because the queue is full still holds that worker: so
+        // many fewer may run.
         if self.unreleased > 0 && self.running + self.unreleased >= most.saturating_add(self.results) {
             return Some(Refusal { reason: Reason::Results { capacity: self.results }, until: None });
         }
@@ -480,8 +487,9 @@ impl<T> Gate<T> {
         Refusal { reason: Reason::Empty, until: self.next_timer() }
     }
 
-    /// Lets a task take all that it needs, or parks it at the first thing that is busy. `parked` tells that it stood in a line before: then it finds
-    /// room in another one, whatever its limit, since that makes none longer than all were.
+    /// Lets a task take all that it needs, or parks it at the first thing that is busy. `parked`
+    /// tells that it stood in a line before: then it finds room in another one, whatever its limit,
+    /// since that makes none longer than all were.
     #[inline]
     fn pass(&mut self, mut attempt: Attempt<T>, now: Instant, parked: bool) -> Passage<T> {
         if (attempt.task.options.is_some() || attempt.task.key.is_some())
@@ -512,8 +520,8 @@ impl<T> Gate<T> {
         Passage::Passed(attempt)
     }
 
-    /// The first thing that this task needs and that is busy. Takes the key, if that is free, and keeps it: a task that then waits for something else
-    /// stays ahead of its successors.
+    /// The first thing that this task needs and that is busy. Takes the key, if that is free, and
+    /// keeps it: a task that then waits for something else stays ahead of its successors.
     fn busy(&mut self, task: &mut EngineTask<T>, now: Instant) -> Option<Place> {
         if let Some(number) = task.key.filter(|_| !task.holds_key) {
             let at = number.get() as usize;

@@ -13,18 +13,23 @@ use crate::lane::{
 
 static DONE: AtomicBool = AtomicBool::new(false);
 
-/// To be called first thing in `main`, before any thread and any open file, by programs that use the process lane: it lets this executable be started
-/// again as the guardian that kills the children of a dead program. Without it the lane works, but children outlive a program that is killed.
+/// To be called first thing in `main`, before any thread and any open file, by programs that use
+/// the process lane: it lets this executable be started again as the guardian that kills the
+/// children of a dead program. Without it the lane works, but children outlive a program that is
+/// killed.
 ///
 /// Programs whose functions run in child processes call [`init_with`] instead.
 pub fn init() {
     init_with(Functions::new());
 }
 
-/// [`init`] for programs that run functions of their own in child processes ([`Job::isolated`](crate::Job::isolated)): it also lets this executable be
-/// started again as such a child, which then never comes back from here. What `main` does before it, every child does too.
+/// [`init`] for programs that run functions of their own in child processes
+/// ([`Job::isolated`](crate::Job::isolated)): it also lets this executable be started again as such
+/// a child, which then never comes back from here. What `main` does before it, every child does
+/// too.
 ///
-/// The same functions must be added at each start, in the same order, whatever the arguments and the environment are. Called again, it adds further ones.
+/// The same functions must be added at each start, in the same order, whatever the arguments and
+/// the environment are. Called again, it adds further ones.
 ///
 /// ```standalone_crate
 /// use longshore_core::{Functions, Isolation, Job};

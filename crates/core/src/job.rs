@@ -1,6 +1,7 @@
 //! The API that people meet first: a function, its parameters, and what to do with the results.
 //!
-//! `job/lanes.rs` has what it runs, `job/settings.rs` what it is set to, `job/producers.rs` what fills its work queue, `job/report.rs` what it comes to.
+//! `job/lanes.rs` has what it runs, `job/settings.rs` what it is set to, `job/producers.rs` what
+//! fills its work queue, `job/report.rs` what it comes to.
 
 mod lanes;
 mod producers;
@@ -41,10 +42,13 @@ const PARKING: usize = 1_000;
 type Choose<T, O> = Box<dyn Fn(&T) -> O + Send + Sync>;
 type MakeLane<T, R> = Box<dyn FnOnce(&Outbox<T, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<T, R>> + Send>;
 
-/// One job: a function that is run for many parameters, by a bounded crowd of workers, with results handled behind a queue of their own.
+/// One job: a function that is run for many parameters, by a bounded crowd of workers, with results
+/// handled behind a queue of their own.
 ///
-/// Producers fill a bounded work queue; workers take tasks from it and run the function; results wait in a bounded result queue for the result handler,
-/// which calls `on_task_complete` for each; at the end comes `on_job_complete`. The job ends when all producers have finished and both queues are empty.
+/// Producers fill a bounded work queue; workers take tasks from it and run the function; results
+/// wait in a bounded result queue for the result handler, which calls `on_task_complete` for each;
+/// at the end comes `on_job_complete`. The job ends when all producers have finished and both
+/// queues are empty.
 ///
 /// ```
 /// use longshore_core::Job;
@@ -85,13 +89,15 @@ pub struct Job<T, R> {
 }
 
 impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
-    /// Runs the job and blocks until it is done. Callable from anywhere: where an async runtime already runs on this thread the job gets threads of its
-    /// own (but the thread is blocked; in async code prefer [`start`](Job::start)).
+    /// Runs the job and blocks until it is done. Callable from anywhere: where an async runtime
+    /// already runs on this thread the job gets threads of its own (but the thread is blocked; in
+    /// async code prefer [`start`](Job::start)).
     pub fn run(self) -> Report {
         on_own_runtime(move || async move { self.start().join().await })
     }
 
-    /// Runs the job and blocks until it is done; returns every outcome, in the order of the parameters.
+    /// Runs the job and blocks until it is done; returns every outcome, in the order of the
+    /// parameters.
     pub fn collect(self) -> Collected<R> {
         on_own_runtime(move || async move { self.start_collecting().await })
     }
@@ -105,7 +111,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self.start_with_sink(|handlers, panics| Box::new(Callbacks::new(callback, None, handlers, panics)))
     }
 
-    /// Starts the job on the current runtime; the future resolves to every outcome, in the order of the parameters.
+    /// Starts the job on the current runtime; the future resolves to every outcome, in the order of
+    /// the parameters.
     ///
     /// # Panics
     /// Outside of a tokio runtime; there use [`collect`](Job::collect).
@@ -119,8 +126,9 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         }
     }
 
-    /// Starts the job on the current runtime, and returns a reader of its results as they complete. The result queue is between them: a reader that is
-    /// slow makes workers wait. `on_task_complete` is not called.
+    /// Starts the job on the current runtime, and returns a reader of its results as they complete.
+    /// The result queue is between them: a reader that is slow makes workers wait.
+    /// `on_task_complete` is not called.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -183,7 +191,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     }
 }
 
-/// One function from what a job was told about its tasks: the fields that stand alone on top of the rest.
+/// One function from what a job was told about its tasks: the fields that stand alone on top of the
+/// rest.
 fn options_of<T: 'static>(
     all: Option<Choose<T, Options>>,
     lane: Option<Choose<T, LaneKind>>,
@@ -243,7 +252,8 @@ mod tests {
         let _inside = runtime.enter();
         let running = job.workers(1).queue(0).rate(rate).start();
         let mut taken = 0;
-        // One runs, one waits for the gate with the free worker, two are in the queue; given time, no more.
+        // One runs, one waits for the gate with the free worker, two are in the queue; given time,
+        // no more.
         for _ in 0..60 {
             taken += u32::from(sender.try_send(0).is_ok());
             std::thread::sleep(Duration::from_millis(5));

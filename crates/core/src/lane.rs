@@ -27,17 +27,20 @@ use crate::{
     task::{Attempt, Finished, LaneKind},
 };
 
-/// Where attempts run. Takes a batch and returns at once; each attempt reports exactly one outcome to the lane's [`Outbox`], in batches.
+/// Where attempts run. Takes a batch and returns at once; each attempt reports exactly one outcome
+/// to the lane's [`Outbox`], in batches.
 pub trait Lane<T, R>: Send + Sync {
     /// Starts every attempt of the batch, which is drained. Must not block.
     fn start(&self, batch: &mut Vec<Attempt<T>>);
 
-    /// How many attempts the lane wants to hold at once, where it knows better than its number of workers (tiny items travel in chunks).
+    /// How many attempts the lane wants to hold at once, where it knows better than its number of
+    /// workers (tiny items travel in chunks).
     fn capacity(&self) -> Option<usize> {
         None
     }
 
-    /// Ends what runs: softly (tokens, TERM) or by force (futures dropped, threads abandoned, KILL). Each attempt still reports its outcome.
+    /// Ends what runs: softly (tokens, TERM) or by force (futures dropped, threads abandoned,
+    /// KILL). Each attempt still reports its outcome.
     fn stop(&self, how: Stop);
 }
 
@@ -62,8 +65,8 @@ impl<T, R> Outbox<T, R> {
         }
     }
 
-    /// As [`finish`](Outbox::finish), from a task of the engine's runtime, which does the engine's work in place of waking it; with `all`, that of its
-    /// outside too ([`Crew::turn`]).
+    /// As [`finish`](Outbox::finish), from a task of the engine's runtime, which does the engine's
+    /// work in place of waking it; with `all`, that of its outside too ([`Crew::turn`]).
     pub(crate) fn finish_in_passing(&self, batch: &mut Vec<Finished<T, R>>, all: bool) {
         if batch.is_empty() {
             return;
@@ -117,7 +120,8 @@ pub struct Context {
 pub enum AsyncHandler<T, R> {
     /// Gets the payload.
     Plain(Arc<dyn Fn(T) -> BoxFuture<'static, Outcome<R>> + Send + Sync>),
-    /// Gets the context too, with a token; such an attempt is asked to end before its future is dropped.
+    /// Gets the context too, with a token; such an attempt is asked to end before its future is
+    /// dropped.
     WithContext(Arc<dyn Fn(Context, T) -> BoxFuture<'static, Outcome<R>> + Send + Sync>),
 }
 

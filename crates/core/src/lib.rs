@@ -7,7 +7,8 @@
 //! - `source.rs`: where tasks come from in this process: `source/{iter,queue}.rs`
 //! - `sink.rs`: where finished tasks go in this process: `sink/{callbacks,collect}.rs`
 //! - `job.rs`: the API that people meet first
-//! - `executor.rs`: a pool of lanes for calls that are submitted one by one: `executor/{call,handle,map,gather}.rs`
+//! - `executor.rs`: a pool of lanes for calls that are submitted one by one:
+//!   `executor/{call,handle,map,gather}.rs`
 //! - `pipeline.rs`: stages joined by bounded queues; its head lists `pipeline/`
 //! - `watch.rs`: the face of all that runs: `watch/{view,hub,handle}.rs`
 //! - `task.rs outcome.rs decide.rs retry.rs event.rs error.rs cancel.rs clock.rs`: the words

@@ -1,7 +1,8 @@
 //! What reaches the engine's loop: one box with a place for each kind of message.
 //!
-//! Senders append under a lock that is never held for longer than a few moves; the loop takes everything at once by swapping buffers, so that a
-//! message costs no allocation and a busy loop is not woken again and again.
+//! Senders append under a lock that is never held for longer than a few moves; the loop takes
+//! everything at once by swapping buffers, so that a message costs no allocation and a busy loop is
+//! not woken again and again.
 
 use crate::sync::{AtomicWaker, Mutex};
 use std::task::{Context, Poll};
@@ -44,7 +45,8 @@ impl<M: Default> Mailbox<M> {
         self.add(add, true).0
     }
 
-    /// Adds to the mail, for the reader to find when it wakes for something else, unless it is hungry.
+    /// Adds to the mail, for the reader to find when it wakes for something else, unless it is
+    /// hungry.
     pub(crate) fn post_quietly<O>(&self, add: impl FnOnce(&mut M) -> O) -> O {
         let (out, wake) = self.add(add, false);
         if wake {
@@ -59,12 +61,14 @@ impl<M: Default> Mailbox<M> {
         let mut slot = self.mail.lock();
         let out = add(&mut slot.mail);
         slot.full = true;
-        // Only the first urgent message of a filling box needs to wake: the reader empties the box whole.
+        // Only the first urgent message of a filling box needs to wake: the reader empties the box
+        // whole.
         let wake = (urgent || slot.hungry) && !std::mem::replace(&mut slot.urgent, true);
         (out, wake)
     }
 
-    /// Exchanges the mail with an emptied `into`, when there is urgent mail, or any if the reader is hungry. One reader only.
+    /// Exchanges the mail with an emptied `into`, when there is urgent mail, or any if the reader
+    /// is hungry. One reader only.
     pub(crate) fn poll_take(&self, into: &mut M, hungry: bool, cx: &mut Context<'_>) -> Poll<()> {
         if self.try_take(into, hungry) {
             return Poll::Ready(());

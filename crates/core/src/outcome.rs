@@ -166,8 +166,8 @@ impl<R> Outcome<R> {
         }
     }
 
-    /// The error class of this outcome, as `--retry-on` and "failed by error" name it: a kind and its number.
-    /// `None` for `Ok`, `Cancelled` and `Skipped`.
+    /// The error class of this outcome, as `--retry-on` and "failed by error" name it: a kind and
+    /// its number. `None` for `Ok`, `Cancelled` and `Skipped`.
     pub fn class(&self) -> Option<(&str, Option<i64>)> {
         match self {
             Outcome::Retry { why: error, .. } | Outcome::Failed(error) => Some((error.kind(), error.code())),

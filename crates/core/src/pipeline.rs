@@ -6,18 +6,25 @@
 //!                       on a lane   bounded   on a lane
 //! ```
 //!
-//! A stage is no [`Engine`](crate::engine) of its own, on purpose. An engine hands each batch from loop to lane to reporter and back, some switches of
-//! tasks that are cheap beside a crowd of workers and a work queue; between stages with queues of 64 nothing amortizes them. So a stage is one small
-//! loop, made of the engine's pure pieces: `decide` and the retry policy, the leaky bucket, the outcomes, the places of pending futures. What the engine
-//! does for a job (limits by value, keys, journals, a watchdog) a stage does not do; a stage whose function runs a [`Job`](crate::Job) has it all.
+//! A stage is no [`Engine`](crate::engine) of its own, on purpose. An engine hands each batch from
+//! loop to lane to reporter and back, some switches of tasks that are cheap beside a crowd of
+//! workers and a work queue; between stages with queues of 64 nothing amortizes them. So a stage is
+//! one small loop, made of the engine's pure pieces: `decide` and the retry policy, the leaky
+//! bucket, the outcomes, the places of pending futures. What the engine does for a job (limits by
+//! value, keys, journals, a watchdog) a stage does not do; a stage whose function runs a
+//! [`Job`](crate::Job) has it all.
 //!
 //! Layout:
 //! - `queue.rs`: the queue between two stages; `exit.rs`: the way into it, whole or taken apart
-//! - `stage.rs`: what a user says of a stage; `post.rs`: what its workers share, and what becomes of a failure
-//! - `threads.rs`: workers on the blocking and cpu lanes (`threads/outlet.rs` puts their outputs in order, `threads/runner.rs` ends attempts on time)
-//! - `tasks.rs`: workers on the async lane (`tasks/line.rs` puts their outputs in order, `tasks/polls.rs` polls their futures)
+//! - `stage.rs`: what a user says of a stage; `post.rs`: what its workers share, and what becomes
+//!   of a failure
+//! - `threads.rs`: workers on the blocking and cpu lanes (`threads/outlet.rs` puts their outputs in
+//!   order, `threads/runner.rs` ends attempts on time)
+//! - `tasks.rs`: workers on the async lane (`tasks/line.rs` puts their outputs in order,
+//!   `tasks/polls.rs` polls their futures)
 //! - `parts.rs`: source, groups, branches; `crew.rs`: all that lives on the runtime, as one task
-//! - `run.rs`: a running pipeline, its stop and its end; `meter.rs`, `report.rs`: what it did and what held it up; `view.rs`; `outputs.rs`: its reader
+//! - `run.rs`: a running pipeline, its stop and its end; `meter.rs`, `report.rs`: what it did and
+//!   what held it up; `view.rs`; `outputs.rs`: its reader
 
 mod crew;
 mod exit;
@@ -83,9 +90,10 @@ type Open<T> = Box<dyn FnOnce(&mut Launch, Door<T>) + Send>;
 
 /// Stages joined by bounded queues: what comes out of one goes into the next.
 ///
-/// A pipeline ends when its source has ended and everything has gone through: no item is lost at the end, and none has to say that it is the last. When a
-/// stage is slower than the others, its queue fills, the stage before it waits, and so on up to the source, so memory does not grow with the work. The
-/// [`Report`] names the stage that the others wait for.
+/// A pipeline ends when its source has ended and everything has gone through: no item is lost at
+/// the end, and none has to say that it is the last. When a stage is slower than the others, its
+/// queue fills, the stage before it waits, and so on up to the source, so memory does not grow with
+/// the work. The [`Report`] names the stage that the others wait for.
 ///
 /// ```
 /// use longshore_core::{Pipeline, RetryPolicy, Stage};
@@ -99,15 +107,18 @@ type Open<T> = Box<dyn FnOnce(&mut Launch, Door<T>) + Send>;
 /// println!("{}", collected.report); // a line for each stage, and the bottleneck
 /// ```
 ///
-/// It runs from anywhere: [`run`](Pipeline::run), [`collect`](Pipeline::collect), [`for_each`](Pipeline::for_each) and iterating over it block the thread
-/// and bring their own runtime; [`start`](Pipeline::start), [`start_collecting`](Pipeline::start_collecting) and [`outputs`](Pipeline::outputs) use the
-/// runtime that is there.
+/// It runs from anywhere: [`run`](Pipeline::run), [`collect`](Pipeline::collect),
+/// [`for_each`](Pipeline::for_each) and iterating over it block the thread and bring their own
+/// runtime; [`start`](Pipeline::start), [`start_collecting`](Pipeline::start_collecting) and
+/// [`outputs`](Pipeline::outputs) use the runtime that is there.
 ///
 /// # When an item fails
 ///
-/// A function that returns an error, panics or passes its timeout has failed; it is tried again if the stage has a retry policy. What fails for good stops
-/// the pipeline, is skipped, or becomes a dead letter ([`Stage::on_error`], [`Stage::dead_letter`]). When a pipeline stops, nothing new starts, what
-/// runs ends, and what has left the last stage can still be read; the rest is counted in the report and dropped.
+/// A function that returns an error, panics or passes its timeout has failed; it is tried again if
+/// the stage has a retry policy. What fails for good stops the pipeline, is skipped, or becomes a
+/// dead letter ([`Stage::on_error`], [`Stage::dead_letter`]). When a pipeline stops, nothing new
+/// starts, what runs ends, and what has left the last stage can still be read; the rest is counted
+/// in the report and dropped.
 #[must_use = "a pipeline does nothing until it is run"]
 pub struct Pipeline<T> {
     open: Open<T>,
@@ -129,11 +140,13 @@ impl Settings {
 }
 
 impl<T: Send + 'static> Pipeline<T> {
-    /// A pipeline of the items of this iterator, which is lazy and, if it likes, without end. It is asked on the runtime's threads as long as it is quick,
-    /// else on a thread of its own; one that knows nothing of its length (a channel, the lines of a pipe) from the beginning.
+    /// A pipeline of the items of this iterator, which is lazy and, if it likes, without end. It is
+    /// asked on the runtime's threads as long as it is quick, else on a thread of its own; one that
+    /// knows nothing of its length (a channel, the lines of a pipe) from the beginning.
     ///
-    /// A quick iterator that knows its length is asked for several items at a time. One whose next item waits for an output of this very pipeline must
-    /// not be asked so: give it as a [`std::iter::from_fn`], or send its items ([`from_sender`](Pipeline::from_sender)).
+    /// A quick iterator that knows its length is asked for several items at a time. One whose next
+    /// item waits for an output of this very pipeline must not be asked so: give it as a
+    /// [`std::iter::from_fn`], or send its items ([`from_sender`](Pipeline::from_sender)).
     #[expect(clippy::should_implement_trait, reason = "it is collected into nothing, and needs an iterator that can go to another thread")]
     pub fn from_iter<I>(items: I) -> Self
     where
@@ -157,8 +170,9 @@ impl<T: Send + 'static> Pipeline<T> {
         Self::from_source(Box::new(StreamSource::new(items.boxed(), None)), false)
     }
 
-    /// A pipeline of what is sent: clone the sender for further producers. The source has ended when all senders are dropped. An item counts as settled
-    /// ([`Sender::drained`]) when it has gone to the first stage.
+    /// A pipeline of what is sent: clone the sender for further producers. The source has ended
+    /// when all senders are dropped. An item counts as settled ([`Sender::drained`]) when it has
+    /// gone to the first stage.
     ///
     /// ```
     /// use longshore_core::{Pipeline, Stage};
@@ -193,7 +207,8 @@ impl<T: Send + 'static> Pipeline<T> {
         Self { open, settings: Settings::new() }
     }
 
-    /// Several pipelines into one: fan-in. Items come as they come; each pipeline keeps its own order. Settings are those of the first.
+    /// Several pipelines into one: fan-in. Items come as they come; each pipeline keeps its own
+    /// order. Settings are those of the first.
     ///
     /// ```
     /// use longshore_core::Pipeline;
@@ -233,7 +248,8 @@ impl<T: Send + 'static> Pipeline<T> {
         Pipeline { open, settings }
     }
 
-    /// Groups items: so many of them, or those that came within this time after the first of a group. The last group may be smaller.
+    /// Groups items: so many of them, or those that came within this time after the first of a
+    /// group. The last group may be smaller.
     ///
     /// ```
     /// use std::time::Duration;
@@ -258,8 +274,9 @@ impl<T: Send + 'static> Pipeline<T> {
         Pipeline { open, settings }
     }
 
-    /// Sends each item to one of several branches, the one whose place `choose` names, and joins them again: fan-out and fan-in. Each branch keeps its
-    /// order; what comes out of different branches comes as it comes. An item that waits for a full branch holds up those behind it.
+    /// Sends each item to one of several branches, the one whose place `choose` names, and joins
+    /// them again: fan-out and fan-in. Each branch keeps its order; what comes out of different
+    /// branches comes as it comes. An item that waits for a full branch holds up those behind it.
     ///
     /// A place beyond the last branch, or a `choose` that panics, stops the pipeline.
     ///
@@ -285,7 +302,8 @@ impl<T: Send + 'static> Pipeline<T> {
             open(launch, exit::door(input.clone()));
             let meter = launch.meter(Some("route".to_owned()), Kind::Route, 1, QUEUE, false);
             launch.run.add_stage(meter.clone(), Some(input.clone()));
-            // A branch is a pipeline whose source is the router: opening it makes the way into its first queue.
+            // A branch is a pipeline whose source is the router: opening it makes the way into its
+            // first queue.
             let ways: Arc<crate::sync::Mutex<Vec<Box<dyn exit::Exit<T>>>>> = Arc::default();
             for branch in branches {
                 let (ways, meter) = (ways.clone(), meter.clone());
@@ -331,19 +349,21 @@ impl<T: Send + 'static> Pipeline<T> {
         self
     }
 
-    /// Runs the pipeline and blocks until it is done; its outputs are dropped. Callable from anywhere: where an async runtime already runs on this thread
-    /// the pipeline gets threads of its own (but the thread is blocked; in async code prefer [`start`](Pipeline::start)).
+    /// Runs the pipeline and blocks until it is done; its outputs are dropped. Callable from
+    /// anywhere: where an async runtime already runs on this thread the pipeline gets threads of
+    /// its own (but the thread is blocked; in async code prefer [`start`](Pipeline::start)).
     pub fn run(self) -> Report {
         on_own_runtime(move || async move { self.start().join().await })
     }
 
-    /// Runs the pipeline and blocks until it is done; returns its outputs. Callable from anywhere, as [`run`](Pipeline::run).
+    /// Runs the pipeline and blocks until it is done; returns its outputs. Callable from anywhere,
+    /// as [`run`](Pipeline::run).
     pub fn collect(self) -> Collected<T> {
         on_own_runtime(move || async move { self.start_collecting().await })
     }
 
-    /// Runs the pipeline and blocks until it is done; calls `with` on this thread for each output, in turn. Callable from anywhere, as
-    /// [`run`](Pipeline::run), but then on another thread.
+    /// Runs the pipeline and blocks until it is done; calls `with` on this thread for each output,
+    /// in turn. Callable from anywhere, as [`run`](Pipeline::run), but then on another thread.
     ///
     /// ```
     /// use longshore_core::{Pipeline, Stage};
@@ -368,7 +388,8 @@ impl<T: Send + 'static> Pipeline<T> {
         self.start_for_each(drop)
     }
 
-    /// Starts the pipeline on the current runtime; the future resolves to its outputs. Dropping the future cancels the pipeline.
+    /// Starts the pipeline on the current runtime; the future resolves to its outputs. Dropping the
+    /// future cancels the pipeline.
     ///
     /// # Panics
     /// Outside of a tokio runtime; there use [`collect`](Pipeline::collect).
@@ -387,8 +408,8 @@ impl<T: Send + 'static> Pipeline<T> {
         }
     }
 
-    /// Starts the pipeline on the current runtime; `with` is called for each output, in turn, on the runtime's threads. One that blocks belongs into a
-    /// stage of its own.
+    /// Starts the pipeline on the current runtime; `with` is called for each output, in turn, on
+    /// the runtime's threads. One that blocks belongs into a stage of its own.
     ///
     /// # Panics
     /// Outside of a tokio runtime; there use [`for_each`](Pipeline::for_each).
@@ -421,7 +442,8 @@ impl<T: Send + 'static> Pipeline<T> {
         })
     }
 
-    /// Starts the pipeline on the current runtime, and returns a reader of its outputs as they come.
+    /// Starts the pipeline on the current runtime, and returns a reader of its outputs as they
+    /// come.
     ///
     /// # Panics
     /// Outside of a tokio runtime; there iterate over the pipeline.
@@ -448,7 +470,8 @@ impl<T: Send + 'static> Pipeline<T> {
         (outputs, running)
     }
 
-    /// Starts everything. The reader may become one of the loops; the pipeline does not end before its part is dropped.
+    /// Starts everything. The reader may become one of the loops; the pipeline does not end before
+    /// its part is dropped.
     fn launch(self, runtime: &Runtime, reader: impl FnOnce(Outputs<T>, Part) -> Option<BoxFuture<'static, ()>>) -> RunningPipeline {
         let Self { open, settings } = self;
         let run = Run::new(settings.clock);
@@ -483,7 +506,8 @@ impl<T: Send + 'static> IntoIterator for Pipeline<T> {
     type Item = T;
     type IntoIter = IntoIter<T>;
 
-    /// Starts the pipeline on threads of its own, and iterates over its outputs as they come. Not for threads of an async runtime: its `next` blocks.
+    /// Starts the pipeline on threads of its own, and iterates over its outputs as they come. Not
+    /// for threads of an async runtime: its `next` blocks.
     ///
     /// ```
     /// use longshore_core::{Pipeline, Stage};

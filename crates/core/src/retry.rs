@@ -1,4 +1,5 @@
-//! When a task is tried again, and after how long: data, so that a schedule can be stored and shown.
+//! When a task is tried again, and after how long: data, so that a schedule can be stored and
+//! shown.
 
 use std::time::Duration;
 
@@ -77,8 +78,9 @@ impl Default for RetryPolicy {
 /// The time between two attempts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Backoff {
-    /// Exponential with full jitter: the n-th wait is drawn evenly from nothing to `min(cap, base × 2ⁿ)`, so that clients that failed together do
-    /// not come back together (M. Brooker, "Exponential Backoff And Jitter", 2015).
+    /// Exponential with full jitter: the n-th wait is drawn evenly from nothing to
+    /// `min(cap, base × 2ⁿ)`, so that clients that failed together do not come back together (M.
+    /// Brooker, "Exponential Backoff And Jitter", 2015).
     Exponential {
         /// The upper end of the first wait.
         base: Duration,
@@ -95,7 +97,8 @@ impl Backoff {
     /// 200 ms doubling up to 30 s, with full jitter.
     pub const DEFAULT: Backoff = Backoff::Exponential { base: Duration::from_millis(200), cap: Duration::from_secs(30) };
 
-    /// The wait after `attempts_made` attempts (1 after the first). `draw` is the jitter, in `[0, 1)`.
+    /// The wait after `attempts_made` attempts (1 after the first). `draw` is the jitter, in
+    /// `[0, 1)`.
     pub fn wait(&self, attempts_made: u32, draw: f64) -> Duration {
         match self {
             Backoff::Exponential { base, cap } => {

@@ -11,8 +11,9 @@ use crate::{error::SinkError, task::Finished};
 
 /// Receives finished tasks.
 pub trait Sink<T, R>: Send {
-    /// Takes responsibility for a batch: it is drained, and the future resolves when it is queued, written or stored. Only then the deliveries are
-    /// settled. A task leaves the result queue when the sink says so through `room`.
+    /// Takes responsibility for a batch: it is drained, and the future resolves when it is queued,
+    /// written or stored. Only then the deliveries are settled. A task leaves the result queue when
+    /// the sink says so through `room`.
     ///
     /// # Errors
     /// The job stops, and what was not accepted is not settled: the source keeps it.
@@ -25,7 +26,8 @@ pub trait Sink<T, R>: Send {
     fn close(&mut self) -> BoxFuture<'_, Result<(), SinkError>>;
 }
 
-/// Tells the engine that results have left the result queue, so that their place may be taken. Each result must be released exactly once.
+/// Tells the engine that results have left the result queue, so that their place may be taken. Each
+/// result must be released exactly once.
 #[derive(Clone)]
 pub struct Room(Arc<dyn Fn(usize) + Send + Sync>);
 

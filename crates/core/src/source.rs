@@ -32,16 +32,21 @@ pub struct Settlement {
 
 /// Where deliveries come from. Fetching and settling run side by side, hence `&self`.
 pub trait Source<T>: Send + Sync {
-    /// Waits for work and appends at least one and at most `room` deliveries, or says that there is no more.
+    /// Waits for work and appends at least one and at most `room` deliveries, or says that there is
+    /// no more.
     ///
-    /// The engine never cancels this future (a pop that is cut off loses a task); it calls [`close`](Source::close) and waits.
+    /// The engine never cancels this future (a pop that is cut off loses a task); it calls
+    /// [`close`](Source::close) and waits.
     fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<T>>) -> BoxFuture<'a, Result<Fetched, SourceError>>;
 
-    /// Settles deliveries; each exactly once, and only after the sink has accepted its result (or when it is handed back).
+    /// Settles deliveries; each exactly once, and only after the sink has accepted its result (or
+    /// when it is handed back).
     fn settle<'a>(&'a self, batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>>;
 
-    /// A task that this source has lent waits for its next attempt (`away`), or waits no more; in either moment the engine has no attempt of it under way. For sources that bound what waits to run and what backs
-    /// off apart from each other; called from the engine's loop, so it returns at once.
+    /// A task that this source has lent waits for its next attempt (`away`), or waits no more; in
+    /// either moment the engine has no attempt of it under way. For sources that bound what waits
+    /// to run and what backs off apart from each other; called from the engine's loop, so it
+    /// returns at once.
     fn backing_off(&self, receipt: Receipt, payload: &T, away: bool) {
         let _ = (receipt, payload, away);
     }

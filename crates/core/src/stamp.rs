@@ -7,11 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A point of time, as nanoseconds since shortly before this program first needed one. Half as wide as an [`Instant`], and good for centuries.
+/// A point of time, as nanoseconds since shortly before this program first needed one. Half as wide
+/// as an [`Instant`], and good for centuries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp(u64);
 
-/// The zero of all stamps. A day back, so that an [`Instant`] that was taken before the first stamp can be one.
+/// The zero of all stamps. A day back, so that an [`Instant`] that was taken before the first stamp
+/// can be one.
 static ZERO: LazyLock<Instant> = LazyLock::new(|| {
     let now = Instant::now();
     now.checked_sub(Duration::from_secs(86_400)).unwrap_or(now)

@@ -44,7 +44,8 @@ impl LaneKind {
         Self::ALL.into_iter().find(|lane| lane.as_str() == name)
     }
 
-    /// How many tasks this lane runs at once unless told otherwise: async 50, blocking 4 × cores, cpu and process as many as cores.
+    /// How many tasks this lane runs at once unless told otherwise: async 50, blocking 4 × cores,
+    /// cpu and process as many as cores.
     pub fn default_workers(self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         match self {
@@ -65,9 +66,9 @@ impl fmt::Display for LaneKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Receipt(pub u64);
 
-/// What one task wants differently from its job. A task that wants nothing carries none.
-/// See [`Job::options_of`](crate::Job::options_of) for an example; a sender can say it for one task with
-/// [`Sender::send_with`](crate::Sender::send_with).
+/// What one task wants differently from its job. A task that wants nothing carries none. See
+/// [`Job::options_of`](crate::Job::options_of) for an example; a sender can say it for one task
+/// with [`Sender::send_with`](crate::Sender::send_with).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Options {
@@ -83,7 +84,8 @@ pub struct Options {
     pub limits: Vec<(usize, Arc<str>)>,
     /// Attempts that were made before this engine saw the task (a resumed job).
     pub attempts_made: u32,
-    /// The task is not run: it ends at once with this error (its lane is unknown, its input is bad).
+    /// The task is not run: it ends at once with this error (its lane is unknown, its input is
+    /// bad).
     pub refused: Option<crate::error::TaskError>,
 }
 
@@ -116,7 +118,8 @@ impl Options {
         self
     }
 
-    /// Adds to [`limits`](Self::limits): the limit at this place, and the value whose share the task takes.
+    /// Adds to [`limits`](Self::limits): the limit at this place, and the value whose share the
+    /// task takes.
     #[must_use]
     pub fn limit(mut self, place: usize, value: impl Into<Arc<str>>) -> Self {
         self.limits.push((place, value.into()));
@@ -141,7 +144,8 @@ impl Options {
 /// A task lent by a source, until it is settled.
 #[derive(Debug)]
 pub struct Delivery<T> {
-    /// The task's number in its job, from 1, in the order of the source. Sources that merge several inputs number what they lend.
+    /// The task's number in its job, from 1, in the order of the source. Sources that merge several
+    /// inputs number what they lend.
     pub id: u64,
     /// What the handler gets.
     pub payload: T,
@@ -149,8 +153,9 @@ pub struct Delivery<T> {
     pub receipt: Receipt,
     /// What it wants differently from its job.
     pub options: Option<Box<Options>>,
-    /// The number of its key, where the source numbers keys: tasks of one number never overlap and keep their order, as those of one
-    /// [`Options::key`] do, which then counts for nothing. The gate keeps a line for each number up to the highest, so numbers are to be small and used
+    /// The number of its key, where the source numbers keys: tasks of one number never overlap and
+    /// keep their order, as those of one [`Options::key`] do, which then counts for nothing. The
+    /// gate keeps a line for each number up to the highest, so numbers are to be small and used
     /// again. It costs no allocation and no hash.
     pub key: Option<NonZeroU32>,
 }
@@ -193,7 +198,8 @@ impl<T> EngineTask<T> {
         self.options.as_deref()
     }
 
-    /// The same task again, for a part of its payload. Whoever makes one sees to it that only one of them ends.
+    /// The same task again, for a part of its payload. Whoever makes one sees to it that only one
+    /// of them ends.
     pub(crate) fn twin(&self) -> Self {
         let Self { id, receipt, attempt, lane, slot, queued, admitted, timeout, payload: _, ref options, holds_key, key } = *self;
         Self { id, receipt, attempt, lane, slot, queued, admitted, timeout, payload: None, options: options.clone(), holds_key, key }
@@ -228,7 +234,8 @@ pub struct Finished<T, R> {
     pub ended: Stamp,
     /// The slot of the lane that ran it (a thread of the cpu lane, else the gate's slot).
     pub slot: u32,
-    /// On-CPU time, where it was measured: always on the blocking and process lanes, a chunk's share on the cpu lane, a sample on the async lane.
+    /// On-CPU time, where it was measured: always on the blocking and process lanes, a chunk's
+    /// share on the cpu lane, a sample on the async lane.
     pub cpu: Option<Span>,
 }
 
@@ -243,7 +250,8 @@ impl<T, R> Finished<T, R> {
         self.ended.since(self.started)
     }
 
-    /// How long the task waited from being fetched until its last attempt started: in the queue, at the gate, in backoff.
+    /// How long the task waited from being fetched until its last attempt started: in the queue, at
+    /// the gate, in backoff.
     pub fn wait(&self) -> Duration {
         self.started.since(self.task.queued)
     }
@@ -271,7 +279,8 @@ mod tests {
 
     #[test]
     fn what_is_copied_for_each_task_stays_small() {
-        // These cross threads and queues several times for each task; at a million a second every cache line counts.
+        // These cross threads and queues several times for each task; at a million a second every
+        // cache line counts.
         assert!(size_of::<EngineTask<u64>>() <= 80);
         assert!(size_of::<Attempt<u64>>() <= 88);
         assert!(size_of::<Finished<u64, u64>>() <= 144);

@@ -110,7 +110,8 @@ fn a_producer_that_fails_or_panics_is_in_the_report_and_the_job_goes_on() {
 fn an_iterator_that_panics_ends_the_job_with_its_text() {
     for at in [0, 7] {
         let report = ends(move || Job::new(ok).params((0..10).inspect(move |n| assert!(*n != at, "item {at} is bad"))).run());
-        // What the turn had brought before the panic is lost with it or done: never both, never a hang.
+        // What the turn had brought before the panic is lost with it or done: never both, never a
+        // hang.
         assert!(report.ok() <= u64::from(at), "{report:?}");
         let error = report.summary.error.clone().unwrap_or_default();
         assert!(error.contains("the source panicked") && error.contains(&format!("item {at} is bad")), "{error}");
@@ -155,7 +156,8 @@ fn displacing_does_not_wait_for_senders_to_whom_the_free_places_are_promised() {
             tokio::task::yield_now().await;
             let mut lent = Vec::new();
             source.fetch(1, &mut lent).await.unwrap();
-            // The place that is free now is promised to the sender above, which has not come to take it.
+            // The place that is free now is promised to the sender above, which has not come to
+            // take it.
             assert_eq!(sender.send_displacing(3), Ok(None));
             assert_eq!(sender.send_displacing(4), Ok(Some(3)));
             waiting.await.unwrap().unwrap();
@@ -244,8 +246,8 @@ async fn senders_of_a_stopped_job_are_told() {
     assert_eq!((report.ok(), began.elapsed()), (1, 1000 * MS));
 }
 
-/// With W workers, a result queue of C and a callback that does not return, exactly W + C tasks run: their results fill the result queue, and each
-/// worker then waits with one more in its hands.
+/// With W workers, a result queue of C and a callback that does not return, exactly W + C tasks
+/// run: their results fill the result queue, and each worker then waits with one more in its hands.
 #[test]
 fn a_blocked_callback_holds_no_worker_until_the_result_queue_is_full() {
     for (workers, results, handlers) in [(4, 8, 1), (1, 0, 1), (2, 4, 1), (3, 5, 2), (2, 100, 2)] {

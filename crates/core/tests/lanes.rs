@@ -291,7 +291,8 @@ fn a_handler_that_blocks_the_async_lane_is_named_and_holds_up_nobody_else() {
             assert!(view.at.duration_since(stall.since).unwrap() >= 100 * MS);
             assert_eq!(named[0].0, 1, "the first task");
             assert!(named[0].1 >= 100 * MS, "{named:?}");
-            // What comes now goes to the other loop. The handler lets go when all others have ended: never, if it held up anybody.
+            // What comes now goes to the other loop. The handler lets go when all others have
+            // ended: never, if it held up anybody.
             for n in 1..100 {
                 sender.send(n).await.unwrap();
             }

@@ -1,4 +1,5 @@
-//! What a pipeline promises: nothing lost, order, backpressure, every way to its end, and who held it up.
+//! What a pipeline promises: nothing lost, order, backpressure, every way to its end, and who held
+//! it up.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -192,7 +193,8 @@ fn a_stage_never_has_more_at_once_than_it_has_workers() {
 
 #[test]
 fn a_reader_that_stops_reading_stops_the_source_and_memory_stays_bounded() {
-    // Three stages with queues of 3: what is taken from the source and not read is what queues, workers and windows hold.
+    // Three stages with queues of 3: what is taken from the source and not read is what queues,
+    // workers and windows hold.
     for lane in LANES {
         let given = Arc::new(AtomicUsize::new(0));
         let count = given.clone();
@@ -222,7 +224,8 @@ fn a_reader_that_stops_reading_stops_the_source_and_memory_stays_bounded() {
             before == given.load(Ordering::SeqCst)
         };
         assert!(soon(settled));
-        // Stage 1: queue 3, window of 2 workers and 3 places; stage 2: queue 3, one in hand; queue of the outputs 2; the source may have one fetch in hand.
+        // Stage 1: queue 3, window of 2 workers and 3 places; stage 2: queue 3, one in hand; queue
+        // of the outputs 2; the source may have one fetch in hand.
         let bound = (3 + 2 + 3) + (3 + 1 + 3) + 2 + 3;
         let given = given.load(Ordering::SeqCst);
         assert!(given <= bound, "{lane}: {given} taken from the source, {bound} expected at most");
@@ -232,7 +235,8 @@ fn a_reader_that_stops_reading_stops_the_source_and_memory_stays_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn stages_that_wait_reach_the_ideal_time() {
-    // One item of the slowest stage after the other, and the first and the last one's way: 0.3 + 8 × 0.4 + 0.2 s.
+    // One item of the slowest stage after the other, and the first and the last one's way: 0.3 + 8
+    // × 0.4 + 0.2 s.
     let wait = |ms: u64| {
         Stage::new(move |n: u32| async move {
             tokio::time::sleep(Duration::from_millis(ms)).await;

@@ -1,9 +1,11 @@
 //! The worker and the client of `benches/tasks/run.sh`: the same tasks as its Python workers have.
 //!
-//! `bench worker URL QUEUE [early] [noresult] [slots=N]` · `bench publish URL QUEUE TASK COUNT await|concurrent|bulk|later [ARG]` ·
-//! `bench roundtrip URL QUEUE COUNT` · `bench mixed URL QUEUE SECONDS`; `current` runs any of them on a runtime of one thread
+//! `bench worker URL QUEUE [early] [noresult] [slots=N]` · `bench publish URL QUEUE TASK COUNT
+//! await|concurrent|bulk|later [ARG]` · `bench roundtrip URL QUEUE COUNT` · `bench mixed URL QUEUE
+//! SECONDS`; `current` runs any of them on a runtime of one thread
 //!
-//! What the machine allows, with commands to Redis and nothing else: `bench bare-publish PORT COUNT` · `bench bare-worker PORT` · `bench bare-ask PORT COUNT`
+//! What the machine allows, with commands to Redis and nothing else:
+//! `bench bare-publish PORT COUNT` · `bench bare-worker PORT` · `bench bare-ask PORT COUNT`
 #![expect(clippy::unwrap_used, reason = "a measuring program")]
 
 extern crate longshore_worker as longshore;
@@ -135,7 +137,8 @@ fn main() {
     runtime.block_on(main);
 }
 
-/// Fifty sleeps of 20 ms a second, each asked for and waited for, beside eight computations of 100 ms.
+/// Fifty sleeps of 20 ms a second, each asked for and waited for, beside eight computations of 100
+/// ms.
 async fn mixed(client: Client, time: Duration) {
     let end = Instant::now() + time;
     let computing = tokio::spawn({

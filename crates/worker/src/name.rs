@@ -1,4 +1,5 @@
-//! The name of a function's task: the last two words of its path, `shop::tasks::add` → `tasks.add`. Generated code needs it as a constant.
+//! The name of a function's task: the last two words of its path, `shop::tasks::add` → `tasks.add`.
+//! Generated code needs it as a constant.
 
 /// How long it is.
 pub const fn name_length(path: &str) -> usize {

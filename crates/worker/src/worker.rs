@@ -1,12 +1,18 @@
-//! A worker: claims tasks from queues, runs them on its lanes, stores their results, acknowledges them, and answers remote control.
+//! A worker: claims tasks from queues, runs them on its lanes, stores their results, acknowledges
+//! them, and answers remote control.
 //!
 //! Layout:
-//! - `intake.rs`: from the broker to the engine; `held.rs`: what waits for its time; `suspects.rs`: what may have killed a worker
-//! - `handlers.rs`: what the lanes call; `process.rs`: the process lane; `work.rs`: a claimed task on its way
-//! - `verdict.rs`: how an attempt ended → what becomes of its task; `conclude.rs`: that, in Celery's words; `close.rs`: stores, sends, acknowledges
+//! - `intake.rs`: from the broker to the engine; `held.rs`: what waits for its time; `suspects.rs`:
+//!   what may have killed a worker
+//! - `handlers.rs`: what the lanes call; `process.rs`: the process lane; `work.rs`: a claimed task
+//!   on its way
+//! - `verdict.rs`: how an attempt ended → what becomes of its task; `conclude.rs`: that, in
+//!   Celery's words; `close.rs`: stores, sends, acknowledges
 //! - `sink.rs`: the engine's sink
-//! - `revoked.rs`, `notice.rs`, `shared.rs`: what the parts share; `slots.rs`: the slots of lanes, and autoscale
-//! - `view.rs`: what it looks like and how it is steered; `control.rs`, `events.rs`: remote control and events; `mingle.rs`: what was called off before
+//! - `revoked.rs`, `notice.rs`, `shared.rs`: what the parts share; `slots.rs`: the slots of lanes,
+//!   and autoscale
+//! - `view.rs`: what it looks like and how it is steered; `control.rs`, `events.rs`: remote control
+//!   and events; `mingle.rs`: what was called off before
 
 mod close;
 mod conclude;
@@ -76,14 +82,16 @@ pub struct WorkerOptions {
     pub max_tasks_per_child: Option<u32>,
     /// It is replaced, after the task that it runs, when it holds more memory than this, in bytes.
     pub max_memory_per_child: Option<u64>,
-    /// Most claimed tasks that wait for a slot, so that tasks for other lanes pass those for a full one.
+    /// Most claimed tasks that wait for a slot, so that tasks for other lanes pass those for a full
+    /// one.
     pub parking: usize,
-    /// Most tasks that it has at once, whether they run, wait for a slot or are not read yet; also fewer than it has slots. What it holds for its time does not
-    /// count, however much that is.
+    /// Most tasks that it has at once, whether they run, wait for a slot or are not read yet; also
+    /// fewer than it has slots. What it holds for its time does not count, however much that is.
     pub prefetch: Option<usize>,
     /// How long what it holds stays its own without a sign of life.
     pub lease: Duration,
-    /// After this time Celery's own workers take what nobody acknowledged: at most the shortest of any Celery on the database.
+    /// After this time Celery's own workers take what nobody acknowledged: at most the shortest of
+    /// any Celery on the database.
     pub visibility_timeout: Duration,
     /// How long running tasks may go on after a stop.
     pub grace: Duration,
@@ -91,13 +99,15 @@ pub struct WorkerOptions {
     pub events: bool,
     /// Whether it answers remote control and sends its heartbeat.
     pub remote_control: bool,
-    /// Tells what happens, from its start on, to whoever listens: to its connections and its lanes, and to each task.
+    /// Tells what happens, from its start on, to whoever listens: to its connections and its lanes,
+    /// and to each task.
     pub hub: Hub<WorkerEvent>,
 }
 
 impl WorkerOptions {
-    /// The defaults of a worker with this name: 200 slots on the async lane, 32 on the blocking lane, as many as cores on the others; a lease of 5 s, a
-    /// visibility timeout of one hour, a grace of 30 s.
+    /// The defaults of a worker with this name: 200 slots on the async lane, 32 on the blocking
+    /// lane, as many as cores on the others; a lease of 5 s, a visibility timeout of one hour, a
+    /// grace of 30 s.
     pub fn new(node: impl Into<String>) -> Self {
         let cores = LaneKind::Cpu.default_workers();
         Self {
@@ -150,9 +160,11 @@ pub struct WorkerSummary {
     pub late: u64,
     /// Tasks handed back unfinished.
     pub handed_back: u64,
-    /// Tasks that nobody knows of any more: acknowledged before their end, and neither that end nor that they did not end could be told.
+    /// Tasks that nobody knows of any more: acknowledged before their end, and neither that end nor
+    /// that they did not end could be told.
     pub lost: u64,
-    /// Tasks that the broker could not be told of, done or not: it takes them for running, and they come again when the lease is over.
+    /// Tasks that the broker could not be told of, done or not: it takes them for running, and they
+    /// come again when the lease is over.
     pub untold: u64,
     /// Why it ended, if not because it was told to.
     pub error: Option<String>,
@@ -245,7 +257,8 @@ impl Worker {
         let config = EngineConfig {
             gate: gate(&options, sizes),
             lane: LaneKind::Async,
-            // A task queue's task is sent again with its next attempt; the engine sees each attempt as a task.
+            // A task queue's task is sent again with its next attempt; the engine sees each attempt
+            // as a task.
             retry: Arc::new(RetryPolicy::NONE),
             timeout: None,
             queue: 0,
@@ -293,7 +306,8 @@ impl Worker {
         Stopper::new(&self.engine, &Runtime::current(), self.grace, &self.shared)
     }
 
-    /// Cancelled when it begins to stop: somebody has asked for it, here or by remote control, or its broker is gone for good.
+    /// Cancelled when it begins to stop: somebody has asked for it, here or by remote control, or
+    /// its broker is gone for good.
     pub fn stopping(&self) -> CancelToken {
         self.shared.stopping.clone()
     }
@@ -306,13 +320,14 @@ impl Worker {
         self.face.look().await
     }
 
-    /// Listens to what happens from now on; keeps at most `capacity` events that are not read. To miss nothing, listen to
-    /// [`WorkerOptions::hub`] before it starts.
+    /// Listens to what happens from now on; keeps at most `capacity` events that are not read. To
+    /// miss nothing, listen to [`WorkerOptions::hub`] before it starts.
     pub fn events(&self, detail: Detail, capacity: usize) -> Events<WorkerEvent> {
         self.shared.hub.listen(detail, capacity)
     }
 
-    /// Steers and asks it, from anywhere: a pause consumes nothing more, and lets go on what is claimed.
+    /// Steers and asks it, from anywhere: a pause consumes nothing more, and lets go on what is
+    /// claimed.
     pub fn handle(&self) -> watch::Handle {
         watch::Handle::new(Arc::new(view::Steered(self.face.clone())))
     }
@@ -332,8 +347,10 @@ impl Worker {
         self.intake.held_count()
     }
 
-    /// Waits for its end, hands back what is left, and gives up its lease. A broker that is away, or a thread that cannot be ended, is waited for no longer than
-    /// fifteen seconds after the grace period; what the broker could not be told of by then is [counted](WorkerSummary::untold).
+    /// Waits for its end, hands back what is left, and gives up its lease. A broker that is away,
+    /// or a thread that cannot be ended, is waited for no longer than fifteen seconds after the
+    /// grace period; what the broker could not be told of by then is
+    /// [counted](WorkerSummary::untold).
     pub async fn join(self) -> WorkerSummary {
         let Self { shared, intake, running, over, beat, control, scaling, .. } = self;
         let given_up = async {
@@ -410,7 +427,8 @@ impl Stopper {
         self.shared.upgrade().map_or(0, |shared| shared.running())
     }
 
-    /// Claims nothing more, hands back what has not started, lets running tasks end. After the grace period it is a [cold](Self::cold) stop.
+    /// Claims nothing more, hands back what has not started, lets running tasks end. After the
+    /// grace period it is a [cold](Self::cold) stop.
     pub fn warm(&self) {
         self.stopping.cancel();
         self.engine.drain();
@@ -421,7 +439,8 @@ impl Stopper {
         });
     }
 
-    /// Also asks running tasks to end; they are handed back. What has not ended five seconds later is dropped.
+    /// Also asks running tasks to end; they are handed back. What has not ended five seconds later
+    /// is dropped.
     pub fn cold(&self) {
         self.stopping.cancel();
         self.engine.stop(Stop::Soft);

@@ -1,4 +1,5 @@
-//! A worker on a real Redis whose tasks are all acknowledged early: messages are given to it, and what does not run goes back.
+//! A worker on a real Redis whose tasks are all acknowledged early: messages are given to it, and
+//! what does not run goes back.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::{

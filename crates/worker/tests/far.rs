@@ -1,4 +1,5 @@
-//! A worker whose broker is far away: the next messages are asked for while there is still something to do, and go back at once when it stops.
+//! A worker whose broker is far away: the next messages are asked for while there is still
+//! something to do, and go back at once when it stops.
 
 use std::{
     sync::{Arc, Mutex},
@@ -86,7 +87,8 @@ async fn where_the_way_is_longer_than_the_tasks_more_is_claimed_than_can_start()
         waiting + claimed == 0
     })
     .await;
-    // What can start, and what ends while a claim is on its way, four times over: a hundred, as fast as this machine is, and by far not all.
+    // What can start, and what ends while a claim is on its way, four times over: a hundred, as
+    // fast as this machine is, and by far not all.
     assert!((10 * SLOTS..TASKS / 2).contains(&most), "{most} were claimed at a time");
     worker.stopper().warm();
     worker.join().await;

@@ -1,4 +1,5 @@
-//! Functions under `#[task(lane = "process")]`, each in a child process. The test has a `main` of its own, because a child begins there.
+//! Functions under `#[task(lane = "process")]`, each in a child process. The test has a `main` of
+//! its own, because a child begins there.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::time::{Duration, Instant};
@@ -90,14 +91,16 @@ async fn ends_as_it_ends(client: &Client) {
     assert!(error.to_string().contains("missing 1 required positional argument"), "{error}");
     let error = get(client, panics::call()).await.unwrap_err();
     assert!(error.to_string().contains("on purpose"), "{error}");
-    // Whoever aborts takes no other task along: the worker goes on, and says what became of it when it has died of it three times.
+    // Whoever aborts takes no other task along: the worker goes on, and says what became of it when
+    // it has died of it three times.
     let doomed = client.send(aborts::call(1)).await.unwrap();
     assert_eq!(get(client, aborts::call(0)).await.unwrap(), 0);
     let error = doomed.get_within(Duration::from_secs(60)).await.unwrap_err();
     assert_eq!(error.exception().map(|exception| exception.exc_type.as_str()), Some("WorkerLostError"), "{error}");
 }
 
-/// One child at a time: the same one for all tasks, unless it is replaced after so many, or when it holds too much.
+/// One child at a time: the same one for all tasks, unless it is replaced after so many, or when it
+/// holds too much.
 async fn children_are_replaced(app: &App) {
     for (place, (tasks, memory, anew)) in [(None, None, false), (Some(1), None, true), (None, Some(1), true)].into_iter().enumerate() {
         let app = app.clone().broker(format!("memory://replaced-{place}"));

@@ -293,7 +293,8 @@ async fn a_worker_whose_slots_are_taken_leaves_the_rest_to_others() {
     for _ in 0..2 {
         begun.recv().await.unwrap();
     }
-    // It would have claimed them by now: there is room in its other lanes, which none of its tasks uses.
+    // It would have claimed them by now: there is room in its other lanes, which none of its tasks
+    // uses.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(bench.broker.peek("celery", 10).await.unwrap().len(), 6, "what it cannot start stays in the queue");
     let mut options = WorkerOptions::new("second@test");

@@ -1,4 +1,5 @@
-//! What becomes of the messages of a worker that died: of a consumer that was dropped without leaving.
+//! What becomes of the messages of a worker that died: of a consumer that was dropped without
+//! leaving.
 
 use std::{
     collections::BTreeMap,
@@ -53,7 +54,8 @@ pub async fn the_messages_of_a_dead_consumer_come_back(subject: Arc<Subject>) {
     assert_eq!((state.waiting, state.held, state.dead), (0, 0, 0));
 }
 
-/// The worker held it for its time to come and cannot have died of it. (A broker that holds it back itself has not lent it.)
+/// The worker held it for its time to come and cannot have died of it. (A broker that holds it back
+/// itself has not lent it.)
 pub async fn an_eta_ahead_is_innocent_of_a_crash(subject: Arc<Subject>) {
     let broker = subject.broker();
     let at = SystemTime::now() + Duration::from_secs(3600);
@@ -87,7 +89,8 @@ pub async fn only_the_accused_of_a_second_crash_is_blamed(subject: Arc<Subject>)
     assert_eq!(by_id(&claim(&*third, 3).await), expected(&[("b", 2), ("c", 1), ("d", 2)]));
 }
 
-/// Whoever claims it then buries it, with the reason, and its crashes are forgotten when it is retried.
+/// Whoever claims it then buries it, with the reason, and its crashes are forgotten when it is
+/// retried.
 pub async fn the_third_crash_comes_with_the_message_and_is_forgotten_by_a_retry(subject: Arc<Subject>) {
     let broker = subject.broker();
     publish(&*broker, "q", &["guilty", "innocent"]).await;

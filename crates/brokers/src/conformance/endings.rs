@@ -220,7 +220,8 @@ pub async fn a_consumer_that_leaves_hands_back_to_the_front(subject: Arc<Subject
     assert_eq!(again.iter().map(|claimed| (claimed.redelivered, claimed.crashes)).collect::<Vec<_>>(), [(true, 0), (true, 0), (false, 0)]);
 }
 
-/// A broker that gives messages has nothing more to do with them until they are held: then they are lent like others. The rest lend them as ever.
+/// A broker that gives messages has nothing more to do with them until they are held: then they are
+/// lent like others. The rest lend them as ever.
 pub async fn what_is_given_is_forgotten_unless_it_is_held(subject: Arc<Subject>) {
     let broker = subject.broker();
     publish(&*broker, "q", &["a", "b", "c", "d"]).await;

@@ -53,7 +53,8 @@ async fn open_with(broker: &dyn Broker, queues: &[&str], early: bool) -> Arc<dyn
 /// `[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]`
 const BODY: &str = "W1tdLCB7fSwgeyJjYWxsYmFja3MiOiBudWxsLCAiZXJyYmFja3MiOiBudWxsLCAiY2hhaW4iOiBudWxsLCAiY2hvcmQiOiBudWxsfV0=";
 
-/// A message as Celery writes it. An ETA lies on the full second: its day is far ahead or it is `None`.
+/// A message as Celery writes it. An ETA lies on the full second: its day is far ahead or it is
+/// `None`.
 pub(super) fn raw(queue: &str, priority: u8, id: &str, eta: Option<&str>) -> Vec<u8> {
     let eta = eta.map_or("null".to_owned(), |eta| format!("\"{eta}\""));
     let headers = format!(
@@ -115,7 +116,8 @@ pub(super) async fn claim_singly(consumer: &dyn Consumer, count: usize) -> Vec<S
     ids(&all)
 }
 
-/// Nothing comes within a third of a second. The claim is not cancelled: it is ended by closing the consumer.
+/// Nothing comes within a third of a second. The claim is not cancelled: it is ended by closing the
+/// consumer.
 pub(super) async fn nothing_comes(consumer: Arc<dyn Consumer>) {
     let claiming = tokio::spawn({
         let consumer = Arc::clone(&consumer);

@@ -13,7 +13,8 @@ use crate::{
     rates::{AHEAD, Slot},
 };
 
-/// Asks until so many slots are reserved; each with the earliest and the latest time that it may stand for.
+/// Asks until so many slots are reserved; each with the earliest and the latest time that it may
+/// stand for.
 async fn collect(broker: &dyn Broker, rate: Rate, step: usize, count: usize) -> Vec<(Instant, Instant)> {
     let mut slots = Vec::new();
     while slots.len() < count {

@@ -131,7 +131,8 @@ impl State {
         self.dead.push(DeadLetter { key, queue, at: SystemTime::now(), reason, crashes, raw });
     }
 
-    /// Takes everything from an owner, and puts it back to the front in the order in which it was claimed; if the owner died, its crash counts.
+    /// Takes everything from an owner, and puts it back to the front in the order in which it was
+    /// claimed; if the owner died, its crash counts.
     pub(crate) fn give_back(&mut self, owner: u64, died: bool) {
         let receipts: Vec<u64> = self.held.iter().filter(|(_, held)| held.owner == owner).map(|(receipt, _)| *receipt).collect();
         for receipt in receipts.into_iter().rev() {

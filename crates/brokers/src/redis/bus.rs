@@ -64,7 +64,8 @@ pub(super) async fn has_strangers(link: &Link, layout: &Layout) -> Result<bool, 
     Ok(!bound.into_list().is_empty())
 }
 
-/// Puts an answer into the queues that are bound to this key. Whoever asked may be gone: that is no error.
+/// Puts an answer into the queues that are bound to this key. Whoever asked may be gone: that is no
+/// error.
 pub(super) async fn reply(link: &Link, layout: &Layout, exchange: &str, routing_key: &str, raw: &[u8]) -> Result<(), Fail> {
     let members = link.one(&[b"SMEMBERS", layout.binding(exchange).as_bytes()], Wait::Patience).await?.into_list();
     for member in members.iter().filter_map(Reply::text) {

@@ -44,7 +44,8 @@ pub(super) struct Hello {
 /// A connection on which the server has introduced itself and is able to serve.
 pub(super) struct Connection {
     socket: Box<dyn Socket>,
-    /// What was read: `input[from..to]` is not parsed yet, and nothing can be made of it before `need` bytes are there.
+    /// What was read: `input[from..to]` is not parsed yet, and nothing can be made of it before
+    /// `need` bytes are there.
     input: Vec<u8>,
     from: usize,
     to: usize,
@@ -238,7 +239,8 @@ impl Connection {
         Poll::Ready(self.filled(count))
     }
 
-    /// The same without the runtime: pending means that nothing has come, and nobody is woken when it does.
+    /// The same without the runtime: pending means that nothing has come, and nobody is woken when
+    /// it does.
     pub(super) fn fill_now(&mut self) -> Poll<io::Result<()>> {
         self.make_room();
         match self.socket.read_now(&mut self.input[self.to..]) {
@@ -248,7 +250,8 @@ impl Connection {
         }
     }
 
-    /// What comes from now on is looked for by [`fill_now`](Self::fill_now), or waited for by [`poll_fill`](Self::poll_fill) first.
+    /// What comes from now on is looked for by [`fill_now`](Self::fill_now), or waited for by
+    /// [`poll_fill`](Self::poll_fill) first.
     pub(super) fn hide(&mut self) {
         self.socket.hide();
     }
@@ -268,7 +271,8 @@ impl Connection {
         if self.from + self.need.max(ROOM / 4) > self.input.len() {
             self.input.copy_within(self.from..self.to, 0);
             (self.from, self.to) = (0, self.to - self.from);
-            // Room for what is known to come, but never for more than four times what is there: what is announced may be a lie.
+            // Room for what is known to come, but never for more than four times what is there:
+            // what is announced may be a lie.
             let wanted = self.need.min(self.to * 4).max(self.to + ROOM / 2);
             if self.input.len() < wanted {
                 self.input.resize(wanted.next_multiple_of(ROOM), 0);

@@ -211,7 +211,8 @@ impl RedisConsumer {
                 let taken = tokio::select! {
                     biased;
                     taken = self.take(most, &open, lists) => taken,
-                    // A server that is away holds up no stop; whatever it still lends us is handed back by `leave`.
+                    // A server that is away holds up no stop; whatever it still lends us is handed
+                    // back by `leave`.
                     () = closed => return Ok(Fetched::End),
                 };
                 let taken = match taken {
@@ -521,7 +522,8 @@ impl Consumer for RedisConsumer {
 
     fn leave(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         Box::pin(async move {
-            // A server that is away holds up no stop: what was held is taken by others when the lease is over.
+            // A server that is away holds up no stop: what was held is taken by others when the
+            // lease is over.
             let config = self.link.config();
             let late = || Fail::Unable(format!("redis at {} is away; what was held comes back when the lease is over", config.place()));
             let left = timeout(config.patience, self.give_back()).await.unwrap_or_else(|_| Err(late()));

@@ -1,5 +1,5 @@
-//! Messages that are given, not lent: one script takes a batch for good, and nothing has to be said when they end. What a worker cannot run at once, or
-//! not at all, is parked after all.
+//! Messages that are given, not lent: one script takes a batch for good, and nothing has to be said
+//! when they end. What a worker cannot run at once, or not at all, is parked after all.
 
 use longshore_celery::Limits;
 use longshore_core::Receipt;

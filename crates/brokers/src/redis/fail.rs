@@ -7,10 +7,11 @@ use crate::broker::BrokerError;
 /// Why a request has no replies.
 #[derive(Clone, Debug)]
 pub(super) enum Fail {
-    /// It was sent and its replies never came: unknown whether it was done. The connection that carried it is dead on the server's side too, so that
-    /// what is looked up now stays as it is.
+    /// It was sent and its replies never came: unknown whether it was done. The connection that
+    /// carried it is dead on the server's side too, so that what is looked up now stays as it is.
     Lost(String),
-    /// The server could not be reached, or was not able, for as long as the caller wanted to wait. Nothing was done.
+    /// The server could not be reached, or was not able, for as long as the caller wanted to wait.
+    /// Nothing was done.
     Unable(String),
     /// It understood, and said no.
     Refused(String),
@@ -38,7 +39,8 @@ impl From<Fail> for BrokerError {
 /// What a refusal of the server's means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It cannot now: it loads, its disk or memory is full, a script keeps it busy. Nothing was done.
+    /// It cannot now: it loads, its disk or memory is full, a script keeps it busy. Nothing was
+    /// done.
     NotNow,
     /// The same, and it is the wrong server to ask: another one took its place.
     NotThere,

@@ -152,7 +152,8 @@ pub(super) fn bound(member: &str) -> Option<(&str, &str, &str)> {
     Some((parts.next()?, parts.next()?, parts.next()?))
 }
 
-/// Whether a routing key matches a pattern of a topic exchange (`*` one word, `#` any number), or is the key of a direct one.
+/// Whether a routing key matches a pattern of a topic exchange (`*` one word, `#` any number), or
+/// is the key of a direct one.
 pub(super) fn matches(routing_key: &str, bound_key: &str, pattern: &str) -> bool {
     fn words(key: &[&str], pattern: &[&str]) -> bool {
         match (key, pattern) {

@@ -1,4 +1,5 @@
-//! The sign of life: a thread with a connection of its own, so that nothing that blocks the runtime makes a living worker look dead.
+//! The sign of life: a thread with a connection of its own, so that nothing that blocks the runtime
+//! makes a living worker look dead.
 
 use std::{
     collections::BTreeSet,
@@ -48,7 +49,8 @@ pub(super) struct Owner {
     pub(super) renewal: Arc<Lease>,
     pub(super) visibility_timeout: Duration,
     pub(super) held: Held,
-    /// The number of the first message of the latest claim: what has this number or a later one may still be on its way to us.
+    /// The number of the first message of the latest claim: what has this number or a later one may
+    /// still be on its way to us.
     pub(super) claiming: Arc<AtomicU64>,
     /// True while we look after the others, or there are none.
     pub(super) watches: Arc<AtomicBool>,

@@ -1,9 +1,12 @@
-//! The connection for commands: one task writes in one go whatever has gathered, and hands each caller its replies. A caller that finds nothing under
-//! way writes by itself, and looks for its answer for a moment, which spares it the switch to the task. Nothing on it has a response timeout. When it is
-//! lost, or silent while the server answers others, it is replaced; the server is told to end the old one, and only then do those hear of it whose replies
-//! are missing: what they look up then stays as it is.
+//! The connection for commands: one task writes in one go whatever has gathered, and hands each
+//! caller its replies. A caller that finds nothing under way writes by itself, and looks for its
+//! answer for a moment, which spares it the switch to the task. Nothing on it has a response
+//! timeout. When it is lost, or silent while the server answers others, it is replaced; the server
+//! is told to end the old one, and only then do those hear of it whose replies are missing: what
+//! they look up then stays as it is.
 //!
-//! Layout: `wire.rs`: who is owed which replies; `task.rs`: the task; `changes.rs`: what the server tells of the keys that it tracks
+//! Layout: `wire.rs`: who is owed which replies; `task.rs`: the task; `changes.rs`: what the server
+//! tells of the keys that it tracks
 
 mod changes;
 mod task;
@@ -40,7 +43,8 @@ use super::{
     url::Config,
 };
 
-/// Is told, in a sentence for people, when the server goes away, comes back, or cannot do what it should.
+/// Is told, in a sentence for people, when the server goes away, comes back, or cannot do what it
+/// should.
 pub use crate::news::Notice;
 use crate::news::{Ability, Happened};
 
@@ -124,8 +128,9 @@ impl Link {
         Self::with(config, notice, None)
     }
 
-    /// A way beside another one, which tells when the server goes away and comes back: of that this one is silent, unless it is away for long. On this one
-    /// the server tracks what is asked for behind `CLIENT CACHING YES`, until somebody else changes it.
+    /// A way beside another one, which tells when the server goes away and comes back: of that this
+    /// one is silent, unless it is away for long. On this one the server tracks what is asked for
+    /// behind `CLIENT CACHING YES`, until somebody else changes it.
     pub(super) fn tracking(config: Arc<Config>, notice: Notice) -> Self {
         Self::with(config, notice, Some(Arc::default()))
     }
@@ -166,8 +171,8 @@ impl Link {
         self.shared.generation.load(Ordering::Acquire)
     }
 
-    /// Sends commands and waits for their replies; waits out a server that is away before they are sent, or that cannot now. If the pack writes, it
-    /// does so in one command or transaction.
+    /// Sends commands and waits for their replies; waits out a server that is away before they are
+    /// sent, or that cannot now. If the pack writes, it does so in one command or transaction.
     ///
     /// Dropping the future withdraws what was not sent yet.
     pub(super) async fn call(&self, pack: Pack, wait: Wait) -> Result<Vec<Reply>, Fail> {
@@ -370,8 +375,8 @@ impl Shared {
         locked(&self.task).wake_by_ref();
     }
 
-    /// Looks for the answer to what was just written for a moment, as long as nothing else is under way: to be put to sleep and woken takes longer
-    /// than many an answer does. Whether it came.
+    /// Looks for the answer to what was just written for a moment, as long as nothing else is under
+    /// way: to be put to sleep and woken takes longer than many an answer does. Whether it came.
     fn watch(&self) -> bool {
         self.watch.fetch_or(WATCHED, Ordering::AcqRel);
         let start = std::time::Instant::now();

@@ -251,8 +251,8 @@ impl Listeners {
         Ok(state.post)
     }
 
-    /// Notes that what lay there was found, and nobody had called: where we stand in line, those who
-    /// listen may be dead. Entering again finds out.
+    /// Notes that what lay there was found, and nobody had called: where we stand in line, those
+    /// who listen may be dead. Entering again finds out.
     pub(super) fn found_uncalled(&self) {
         let mut state = locked(&self.state);
         if state.post == Post::InLine && !state.called {
@@ -403,7 +403,8 @@ mod tests {
 
     #[test]
     fn an_answer_that_nobody_stands_in_line_counts_unless_somebody_was_heard_of_meanwhile() {
-        // Heard of before the question, and between question and answer; the answer; what is known then.
+        // Heard of before the question, and between question and answer; the answer; what is known
+        // then.
         let rows = [
             (0, 0, false, false),
             (0, 0, true, true),

@@ -1,6 +1,8 @@
-//! Whether it pays to look for an answer for a moment instead of going to sleep: as long as it did the last time. Where answers are late it is tried
-//! again after a call, after two, after four, and so on; where others have something to send meanwhile, after many. Spinning before blocking, as locks do it:
-//! Karlin, Manasse, McGeoch, Owicki, "Competitive randomized algorithms for non-uniform problems", SODA 1990.
+//! Whether it pays to look for an answer for a moment instead of going to sleep: as long as it did
+//! the last time. Where answers are late it is tried again after a call, after two, after four, and
+//! so on; where others have something to send meanwhile, after many. Spinning before blocking, as
+//! locks do it: Karlin, Manasse, McGeoch, Owicki, "Competitive randomized algorithms for
+//! non-uniform problems", SODA 1990.
 
 use std::sync::{
     LazyLock,

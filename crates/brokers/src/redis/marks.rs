@@ -16,7 +16,8 @@ pub(super) fn is_redelivered(raw: &[u8]) -> bool {
             .any(|path| json::member(raw, path) == Some(b"true"))
 }
 
-/// The same message, marked as kombu marks what it puts back, with this count of crashes. What is no message stays as it is.
+/// The same message, marked as kombu marks what it puts back, with this count of crashes. What is
+/// no message stays as it is.
 pub(super) fn mark_redelivered(raw: &[u8], crashes: u32) -> Vec<u8> {
     longshore_celery::mark_redelivered(raw, Some(crashes)).unwrap_or_else(|_| raw.to_vec())
 }

@@ -19,7 +19,8 @@ use crate::broker::Outgoing;
 pub(super) struct Declared(Mutex<(u64, HashSet<Arc<str>>)>);
 
 impl Declared {
-    /// Says that these queues exist, where it was not said before: a foreign worker restores what has an exchange by these sets.
+    /// Says that these queues exist, where it was not said before: a foreign worker restores what
+    /// has an exchange by these sets.
     pub(super) async fn say(&self, link: &Link, layout: &Layout, queues: impl Iterator<Item = &Arc<str>>, wait: Wait) -> Result<(), Fail> {
         let mut pack = Pack::default();
         let mut new = Vec::new();
@@ -115,7 +116,8 @@ pub(super) fn pack(layout: &Layout, batch: &[Outgoing], once: Option<Once<'_>>) 
             Some((_, run)) => run,
             None => {
                 let list = layout.list(&message.queue, message.priority);
-                // A list may come again: its messages join those that are there, so that each list is written once and keeps its order.
+                // A list may come again: its messages join those that are there, so that each list
+                // is written once and keeps its order.
                 runs.iter().position(|(known, _)| *known == list).unwrap_or_else(|| {
                     runs.push((list, Vec::new()));
                     runs.len() - 1

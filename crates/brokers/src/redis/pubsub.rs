@@ -1,5 +1,6 @@
-//! Listening to channels: one connection for all who listen. After a lost one it listens again by itself, and says that something may have been
-//! missed. Whoever listens to documents is told what is stored already on the same way: asked for behind the subscription, it can miss nothing.
+//! Listening to channels: one connection for all who listen. After a lost one it listens again by
+//! itself, and says that something may have been missed. Whoever listens to documents is told what
+//! is stored already on the same way: asked for behind the subscription, it can miss nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -44,7 +45,8 @@ pub(super) struct Listener {
     pub(super) topics: Vec<Topic>,
     /// What is to be looked up once, when the topics are subscribed to.
     pub(super) keys: Vec<String>,
-    /// What a channel is called there, and what came on it. Never waited for: what finds no room is left out, and `missed` told.
+    /// What a channel is called there, and what came on it. Never waited for: what finds no room is
+    /// left out, and `missed` told.
     pub(super) sink: mpsc::Sender<(String, Vec<u8>)>,
     pub(super) name: Box<dyn Fn(&str) -> String + Send>,
     /// Is told when something may have been missed.
@@ -70,7 +72,8 @@ pub(super) struct PubSub {
     next: AtomicU64,
 }
 
-/// Those who listen no more. The server hears of it with the next thing that it is told: nobody is woken for that.
+/// Those who listen no more. The server hears of it with the next thing that it is told: nobody is
+/// woken for that.
 type Gone = Mutex<Vec<u64>>;
 
 /// Ends the listening when it is dropped.
@@ -92,7 +95,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// Number of these times between two questions while nobody waits for a result: remote control may
 /// be deaf for as long.
 const CALM: u32 = 5;
-/// For so many of these times a connection is kept that nobody listens on: who waits for one result often waits for the next.
+/// For so many of these times a connection is kept that nobody listens on: who waits for one result
+/// often waits for the next.
 const LINGERS: u32 = 5;
 /// Keys of one look.
 const LOOK: usize = 500;
@@ -102,7 +106,8 @@ impl PubSub {
         Self { config, notice, asks: Mutex::new(None), gone: Arc::default(), next: AtomicU64::new(0) }
     }
 
-    /// Resolves when the server has confirmed all topics, with what was stored then under the listener's keys.
+    /// Resolves when the server has confirmed all topics, with what was stored then under the
+    /// listener's keys.
     pub(super) async fn listen(&self, listener: Listener) -> Result<(Guard, Found), Fail> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (ready, confirmed) = oneshot::channel();
@@ -376,7 +381,8 @@ impl State {
 }
 
 impl Pending {
-    /// Asks for the documents, each list of them behind the listener's number: an answer that is an error leaves no doubt whose the next one is.
+    /// Asks for the documents, each list of them behind the listener's number: an answer that is an
+    /// error leaves no doubt whose the next one is.
     fn look(&self, pack: &mut Pack) {
         for some in self.keys.chunks(LOOK) {
             pack.add(&[b"PING", self.id.to_string().as_bytes()]);

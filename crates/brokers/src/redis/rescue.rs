@@ -47,7 +47,8 @@ pub(super) struct Rescuer<'a> {
     owner: &'a Owner,
     /// What stood under our name in the sweep before, without being held by us.
     strays: HashSet<String>,
-    /// Which connections were there when strays were looked for, and how often they were since it is.
+    /// Which connections were there when strays were looked for, and how often they were since it
+    /// is.
     seen: (u64, u32),
     /// Whose messages cannot be put back, as was said.
     said: HashSet<String>,
@@ -164,7 +165,8 @@ impl<'a> Rescuer<'a> {
                 call.arg(Stub::read(raw).map_or_else(String::new, |stub| self.layout.aside(stub.tag)));
                 restores.push(self.link.ask(call.pack(), Wait::Forever));
             }
-            // The first one alone: where the server does not know the script, it is brought, and no other one overtakes it meanwhile.
+            // The first one alone: where the server does not know the script, it is brought, and no
+            // other one overtakes it meanwhile.
             let mut restores = restores.into_iter();
             let Some(first) = restores.next() else { continue };
             let first = first.await;
@@ -197,8 +199,8 @@ impl<'a> Rescuer<'a> {
         Ok(queues)
     }
 
-    /// What nobody of ours holds, and nobody acknowledged within the visibility timeout: Celery's, as Celery itself does it.
-    /// `now` is the server's time.
+    /// What nobody of ours holds, and nobody acknowledged within the visibility timeout: Celery's,
+    /// as Celery itself does it. `now` is the server's time.
     pub(super) async fn look_for_the_overdue(&mut self, now: Duration) -> Result<(), Fail> {
         let until = now.as_secs_f64() - self.owner.visibility_timeout.as_secs_f64();
         let until = until.to_string();
@@ -224,9 +226,11 @@ impl<'a> Rescuer<'a> {
         Ok(())
     }
 
-    /// What stands under our name and is not held by us: a server that lost its last moments has it again.
+    /// What stands under our name and is not held by us: a server that lost its last moments has it
+    /// again.
     pub(super) async fn look_for_strays(&mut self, claims: u64) -> Result<(), Fail> {
-        // Only a server that was away can have forgotten something; twice, because what is being claimed now is on its way to us.
+        // Only a server that was away can have forgotten something; twice, because what is being
+        // claimed now is on its way to us.
         let generations = self.link.generation() + claims;
         if self.seen.0 != generations {
             self.seen = (generations, 0);

@@ -226,7 +226,8 @@ pub(super) struct Pack {
     script: Option<&'static Script>,
 }
 
-/// A script, by its text. The server is asked to run it by its digest, and is given the text when it does not know it.
+/// A script, by its text. The server is asked to run it by its digest, and is given the text when
+/// it does not know it.
 #[derive(Debug)]
 pub(super) struct Script {
     name: &'static str,
@@ -266,7 +267,8 @@ impl Pack {
         self.replies += 1;
     }
 
-    /// Asks for something behind all the rest, whose answer does not decide whether the rest was done.
+    /// Asks for something behind all the rest, whose answer does not decide whether the rest was
+    /// done.
     pub(super) fn aside(&mut self, args: &[&[u8]]) {
         self.add(args);
         self.asides += 1;
@@ -299,7 +301,8 @@ impl Pack {
         self.replies == 0
     }
 
-    /// For people: the command and its key, or the script and its keys; of several commands the first.
+    /// For people: the command and its key, or the script and its keys; of several commands the
+    /// first.
     pub(super) fn describe(&self) -> String {
         let mut bytes = Vec::new();
         self.write_to(&mut bytes);
@@ -325,7 +328,8 @@ impl Pack {
         out.extend_from_slice(&self.body);
     }
 
-    /// The same, bringing the script's text along; one more reply comes, before the others. `None` if there is no script in it.
+    /// The same, bringing the script's text along; one more reply comes, before the others. `None`
+    /// if there is no script in it.
     pub(super) fn with_script(&self) -> Option<Self> {
         let mut pack = Self::of(&[b"SCRIPT", b"LOAD", self.script?.text.as_bytes()]);
         self.write_to(&mut pack.body);

@@ -1,4 +1,5 @@
-//! Results in Redis: documents under Celery's keys, told on channels of the same names; chords by its six keys.
+//! Results in Redis: documents under Celery's keys, told on channels of the same names; chords by
+//! its six keys.
 
 use std::{sync::Arc, time::Duration};
 
@@ -80,7 +81,8 @@ impl RedisResults {
             call.arg(token);
             match self.link.call(call.pack(), Wait::Patience).await {
                 Ok(replies) if replies[0].int() == Some(1) => return Ok(true),
-                // Asked once more because its answer was lost: it may have been done the first time.
+                // Asked once more because its answer was lost: it may have been done the first
+                // time.
                 Ok(_) => return Ok(lost && self.link.one(&[b"GET", keys[0].as_bytes()], Wait::Patience).await?.bytes() == Some(b"done")),
                 Err(Fail::Lost(_)) => lost = true,
                 Err(fail) => return Err(fail),

@@ -1,4 +1,5 @@
-//! The scripts that run inside the server. They move bytes: what a message says is read in Rust, but for the queue and the time by which what is parked is counted.
+//! The scripts that run inside the server. They move bytes: what a message says is read in Rust,
+//! but for the queue and the time by which what is parked is counted.
 
 use super::resp::Script;
 

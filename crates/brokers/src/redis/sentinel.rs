@@ -7,7 +7,8 @@ use super::{
     url::{Config, Place},
 };
 
-/// Asks one sentinel after the other, connects to the server that they name, and makes sure that it is a master.
+/// Asks one sentinel after the other, connects to the server that they name, and makes sure that it
+/// is a master.
 pub(super) async fn open(config: &Config, name: &str) -> Result<Connection, Fail> {
     let mut last = String::from("no sentinel is named");
     for place in &config.places {

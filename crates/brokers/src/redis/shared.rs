@@ -34,7 +34,8 @@ pub(super) async fn reserve(link: &Link, layout: &Layout, limit: &str, rate: Rat
     let mut call = Call::new(&scripts::RESERVE, &keys.each_ref().map(|key| key.as_bytes()));
     [bucket.interval, bucket.span, AHEAD.as_micros() as u64, count as u64].into_iter().for_each(|number| call.number(number));
     call.arg(rates::limit_of(limit));
-    // Asked once more if the answer is lost: slots that were reserved for nobody pass, and the rate is kept.
+    // Asked once more if the answer is lost: slots that were reserved for nobody pass, and the rate
+    // is kept.
     let asked = link.ask(call.pack(), Wait::Patience).await;
     if let Err(Fail::Refused(text)) = &asked {
         // Whoever asks for slots asks again, and nobody would know why.

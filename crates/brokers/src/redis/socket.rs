@@ -13,7 +13,8 @@ use tokio::{
 };
 
 pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {
-    /// Reads what has come, past the runtime; `WouldBlock` where nothing has, or where it cannot be told because it is not hidden.
+    /// Reads what has come, past the runtime; `WouldBlock` where nothing has, or where it cannot be
+    /// told because it is not hidden.
     fn read_now(&mut self, _into: &mut [u8]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
@@ -26,7 +27,8 @@ pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {
     }
 }
 
-/// A socket without encryption. The runtime knows of it only while somebody waits for it: who looks for an answer himself has no thread woken for it.
+/// A socket without encryption. The runtime knows of it only while somebody waits for it: who looks
+/// for an answer himself has no thread woken for it.
 pub(super) enum Plain<S: Stream> {
     Hidden(S::Bare),
     Known(S),

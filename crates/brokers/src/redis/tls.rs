@@ -70,7 +70,8 @@ fn roots(how: &Tls) -> io::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// What the other side had against us, if it was a matter of TLS. It says so after its own part of the handshake: the first read hears it.
+/// What the other side had against us, if it was a matter of TLS. It says so after its own part of
+/// the handshake: the first read hears it.
 pub(super) fn objection(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let wants = match error {

@@ -1,4 +1,5 @@
-//! What a URL says: where the server is, who we are there, and the transport options that Celery's users know.
+//! What a URL says: where the server is, who we are there, and the transport options that Celery's
+//! users know.
 
 use std::time::Duration;
 
@@ -72,7 +73,8 @@ const IGNORED: &[&str] = &[
     "protocol",
 ];
 
-/// Options of Celery's that have one value here, its default: the option, the ways to write that value, and why there is no other.
+/// Options of Celery's that have one value here, its default: the option, the ways to write that
+/// value, and why there is no other.
 const FIXED: &[(&str, &[&str], &str)] = &[
     ("fanout_prefix", &["true", "1", "yes", "/{db}."], "remote control and events go over the channels `/<database>.<exchange>`"),
     ("fanout_patterns", &["true", "1", "yes"], "remote control and events are told apart by their routing keys"),

@@ -1,5 +1,7 @@
-//! Waiting without taking anything: the server tracks the lengths that this connection asked for, and tells when one of the lists changed. They are asked
-//! for behind the command that takes from them, on the same way: what takes the last message is told so, and nothing has to be asked before the wait.
+//! Waiting without taking anything: the server tracks the lengths that this connection asked for,
+//! and tells when one of the lists changed. They are asked for behind the command that takes from
+//! them, on the same way: what takes the last message is told so, and nothing has to be asked
+//! before the wait.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -148,7 +150,8 @@ impl Lists {
         lengths.map(|length| length.unsigned_abs()).sum()
     }
 
-    /// Does this, which takes from these lists, and learns what it leaves there. Dropped, it leaves nothing known of them.
+    /// Does this, which takes from these lists, and learns what it leaves there. Dropped, it leaves
+    /// nothing known of them.
     ///
     /// # Errors
     /// As [`Link::call`].
@@ -209,7 +212,8 @@ impl Lists {
         self.trouble = Some(error.to_owned());
     }
 
-    /// When nothing was there to take: whether lists that it cannot learn the lengths of are to be asked again, which it leaves time for.
+    /// When nothing was there to take: whether lists that it cannot learn the lengths of are to be
+    /// asked again, which it leaves time for.
     ///
     /// # Errors
     /// They never will be told: we may not ask.

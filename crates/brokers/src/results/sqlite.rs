@@ -60,7 +60,8 @@ pub(crate) fn get(conn: &Connection, keys: &[Key]) -> rusqlite::Result<Vec<Optio
 
 /// What is stored of tasks before this row, the latest first.
 fn page(conn: &Connection, before: i64) -> rusqlite::Result<Page> {
-    // A prefix of the key is a range of it; the rows are read in the order of their numbers all the same.
+    // A prefix of the key is a range of it; the rows are read in the order of their numbers all the
+    // same.
     let mut rows = conn.prepare_cached(
         "SELECT id, key, doc FROM results WHERE id < ?1 AND key GLOB 'celery-task-meta-*' AND (expires IS NULL OR expires > ?2)
          ORDER BY id DESC LIMIT ?3",

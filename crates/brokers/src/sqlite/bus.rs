@@ -1,4 +1,5 @@
-//! Broadcasts, replies and results, as those who wait for them in this process get them: rows that were not there before.
+//! Broadcasts, replies and results, as those who wait for them in this process get them: rows that
+//! were not there before.
 
 use std::{
     collections::{BTreeSet, HashSet},

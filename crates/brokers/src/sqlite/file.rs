@@ -24,7 +24,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// After so long it is said, where somebody waits for longer than that.
 const SAID: Duration = Duration::from_secs(2);
 
-/// The tables. Times are milliseconds since 1970. People may look at them with any SQLite tool at any time; they should not write.
+/// The tables. Times are milliseconds since 1970. People may look at them with any SQLite tool at
+/// any time; they should not write.
 const SCHEMA: &str = "
 CREATE TABLE messages(
     id INTEGER PRIMARY KEY AUTOINCREMENT, -- the order within a priority of a queue
@@ -99,7 +100,8 @@ impl Place {
     }
 }
 
-/// Reads `sqlite:PATH`, `sqlite:///PATH` or a plain path, each with `?sync=full|normal&max_size=BYTES`.
+/// Reads `sqlite:PATH`, `sqlite:///PATH` or a plain path, each with
+/// `?sync=full|normal&max_size=BYTES`.
 pub(crate) fn place(url: &str) -> Result<Place, BrokerError> {
     let refused = |why: String| BrokerError { kind: ErrorKind::Refused, message: format!("{url}: {why}") };
     let rest = url.strip_prefix("sqlite:").unwrap_or(url);
@@ -179,7 +181,8 @@ pub(crate) fn work_for(shared: &Arc<Shared>) {
     WORKS_FOR.set(Some(Arc::clone(shared)));
 }
 
-/// SQLite's own waiting grows to a tenth of a second a look; another writer here is done within a millisecond.
+/// SQLite's own waiting grows to a tenth of a second a look; another writer here is done within a
+/// millisecond.
 fn wait_for_lock(looks: i32) -> bool {
     const PAUSE: Duration = Duration::from_micros(400);
     const LAST: Duration = Duration::from_millis(200);
@@ -311,7 +314,8 @@ fn grow(conn: &Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// Many may open a new file at once, and only one at a time may make this change, which waits for nobody by itself.
+/// Many may open a new file at once, and only one at a time may make this change, which waits for
+/// nobody by itself.
 fn wal(conn: &Connection) -> rusqlite::Result<()> {
     let begun = std::time::Instant::now();
     loop {

@@ -1,4 +1,5 @@
-//! Who is alive: processes of this machine, and heartbeats as we saw them. No clock of another process is believed.
+//! Who is alive: processes of this machine, and heartbeats as we saw them. No clock of another
+//! process is believed.
 
 use std::{
     collections::HashMap,
@@ -85,8 +86,9 @@ impl Watch {
         self.seen.clear();
     }
 
-    /// Looks at all owners: number, heartbeat, lease. Those whose heartbeat has not changed for their lease, while we looked all the time, are dead.
-    /// A pause in our looking longer than `most_gap` (we were stopped, maybe the whole machine was) starts all leases anew.
+    /// Looks at all owners: number, heartbeat, lease. Those whose heartbeat has not changed for
+    /// their lease, while we looked all the time, are dead. A pause in our looking longer than
+    /// `most_gap` (we were stopped, maybe the whole machine was) starts all leases anew.
     pub(crate) fn look(&mut self, owners: &[(i64, i64, Duration)], now: Instant, most_gap: Duration) -> Vec<i64> {
         if self.last.is_none_or(|last| now.saturating_duration_since(last) > most_gap) {
             self.reset();

@@ -1,4 +1,5 @@
-//! Messages in the file: each function is one step, within a transaction or (with a bare connection) a look.
+//! Messages in the file: each function is one step, within a transaction or (with a bare
+//! connection) a look.
 
 use std::{
     sync::Arc,
@@ -23,7 +24,8 @@ pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A time as the file holds it. One that is not a whole millisecond is rounded up, so that nothing is run before it.
+/// A time as the file holds it. One that is not a whole millisecond is rounded up, so that nothing
+/// is run before it.
 pub(crate) fn stamp(at: SystemTime) -> i64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     millis(since).saturating_add((!since.subsec_nanos().is_multiple_of(1_000_000)).into())

@@ -1,4 +1,5 @@
-//! One file, opened: a writer thread that commits in groups, threads that read, and what tells of changes.
+//! One file, opened: a writer thread that commits in groups, threads that read, and what tells of
+//! changes.
 
 use std::{
     sync::{
@@ -29,7 +30,8 @@ use crate::{
 /// What all parts of an open file share.
 pub(crate) struct Shared {
     pub(crate) place: Place,
-    /// Set once, when something failed that leaves us unsure of the file: nothing is done with it any more.
+    /// Set once, when something failed that leaves us unsure of the file: nothing is done with it
+    /// any more.
     poison: OnceLock<BrokerError>,
     /// Way to the writer; gone when the store is closed.
     writes: Mutex<Option<std_mpsc::Sender<Box<dyn Op>>>>,

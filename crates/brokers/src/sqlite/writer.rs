@@ -1,7 +1,8 @@
-//! The one thread that writes. Whatever waits for it is done in one transaction; nobody is told before the commit.
+//! The one thread that writes. Whatever waits for it is done in one transaction; nobody is told
+//! before the commit.
 //!
-//! It also renews the leases of our consumers, looks for dead ones, and sweeps what has expired: it is a thread of its own, so that no busy runtime
-//! keeps a lease from being renewed.
+//! It also renews the leases of our consumers, looks for dead ones, and sweeps what has expired: it
+//! is a thread of its own, so that no busy runtime keeps a lease from being renewed.
 
 use std::{
     sync::{
@@ -40,7 +41,8 @@ const SLOW: Duration = Duration::from_millis(500);
 /// What a step is done with.
 pub(crate) struct Step<'a> {
     pub(crate) conn: &'a Connection,
-    /// Set it, and after the commit those who wait for messages, results and broadcasts look, in all processes.
+    /// Set it, and after the commit those who wait for messages, results and broadcasts look, in
+    /// all processes.
     pub(crate) wake: bool,
     /// Others had to wait for the lock too, and could not show that they live.
     slow: bool,

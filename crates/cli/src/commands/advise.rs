@@ -66,8 +66,8 @@ fn data(text: &str) -> Result<DataSize, String> {
 /// Advises. Returns the exit code, and a sentence when there is no advice.
 ///
 /// # Errors
-/// Exit code and sentence: 1 when the command to measure cannot be started or fails, 70 when the system does not let it be measured, 74 when stdout
-/// cannot be written.
+/// Exit code and sentence: 1 when the command to measure cannot be started or fails, 70 when the
+/// system does not let it be measured, 74 when stdout cannot be written.
 pub fn advise(args: &AdviseArgs, json: bool, voice: Voice, out: &mut impl Write) -> Result<(), (u8, String)> {
     let printed = match args.command.split_first() {
         Some((program, rest)) if args.measure => {

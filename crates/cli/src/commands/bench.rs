@@ -1,6 +1,8 @@
-//! `longshore bench`: what the engine, its lanes, its pace and its children reach on this machine, and the task queue on a broker.
+//! `longshore bench`: what the engine, its lanes, its pace and its children reach on this machine,
+//! and the task queue on a broker.
 //!
-//! Layout: here what is measured within the process; `queue.rs`: the task queue; `baseline.rs`: what was measured before, and what is worse
+//! Layout: here what is measured within the process; `queue.rs`: the task queue; `baseline.rs`:
+//! what was measured before, and what is worse
 
 mod baseline;
 mod queue;
@@ -49,7 +51,8 @@ pub struct BenchArgs {
     /// For sqlite and redis: so many tasks
     #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1000..=10_000_000))]
     pub tasks: u32,
-    /// Compare with what was measured before: last, or a file that `--json` wrote; 4 if anything is worse by more than 10 %
+    /// Compare with what was measured before: last, or a file that `--json` wrote; 4 if anything is
+    /// worse by more than 10 %
     #[arg(long, value_name = "last|FILE")]
     pub baseline: Option<String>,
 }

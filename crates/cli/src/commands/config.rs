@@ -75,7 +75,8 @@ const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` find
 # rate_shared = true            # over all workers together
 "#;
 
-/// Writes a commented `longshore.toml` into this directory. An existing file is kept unless `force` is given.
+/// Writes a commented `longshore.toml` into this directory. An existing file is kept unless `force`
+/// is given.
 ///
 /// # Errors
 /// The file exists (2), or cannot be written (74).
@@ -95,8 +96,9 @@ pub fn init(dir: &Path, force: bool) -> Result<PathBuf, Fault> {
     }
 }
 
-/// Reads everything and writes what is wrong to `out`, one mistake a line, then one line of result. `validate` judges a flag's value (see
-/// [`Config::problems`]). Returns whether all is well; variables that mean nothing are mentioned but do no harm.
+/// Reads everything and writes what is wrong to `out`, one mistake a line, then one line of result.
+/// `validate` judges a flag's value (see [`Config::problems`]). Returns whether all is well;
+/// variables that mean nothing are mentioned but do no harm.
 ///
 /// # Errors
 /// Those of `out`.
@@ -128,7 +130,8 @@ pub fn check(sources: &Sources, validate: Validate<'_>, out: &mut dyn Write) -> 
     Ok(count == 0)
 }
 
-/// Writes all settings as TOML, with `origin` each followed by where it came from. Secrets are hidden and `${VAR}` stands as written.
+/// Writes all settings as TOML, with `origin` each followed by where it came from. Secrets are
+/// hidden and `${VAR}` stands as written.
 ///
 /// # Errors
 /// Those of `out`.

@@ -1,5 +1,6 @@
-//! `longshore demo`: the demos are a program of their own, so that what they need (images are decoded, resized and encoded)
-//! is not part of this one. It is looked for beside this program, then in PATH.
+//! `longshore demo`: the demos are a program of their own, so that what they need (images are
+//! decoded, resized and encoded) is not part of this one. It is looked for beside this program,
+//! then in PATH.
 
 use std::{
     env,
@@ -13,7 +14,8 @@ use std::{
 /// Name of the demos' program.
 const PROGRAM: &str = "longshore-demos";
 
-/// Becomes the demos with these words; on systems that cannot do that, runs them and returns their exit code.
+/// Becomes the demos with these words; on systems that cannot do that, runs them and returns their
+/// exit code.
 ///
 /// # Errors
 /// The program is not installed, with what brings it, or cannot be started.

@@ -1,4 +1,5 @@
-//! `longshore enqueue`: send a task for each record, no faster than the broker keeps up, and say of every record that was not sent.
+//! `longshore enqueue`: send a task for each record, no faster than the broker keeps up, and say of
+//! every record that was not sent.
 
 mod ids;
 
@@ -56,7 +57,8 @@ pub struct EnqueueArgs {
     /// Sends per time: 100/s, 500/min, 10/h
     #[arg(short = 'r', long, value_name = "RATE", value_parser = units::rate)]
     pub rate: Option<units::Rate>,
-    /// Write the id of each task that was sent to this file, in the order of the input; with --skip, behind what stands there
+    /// Write the id of each task that was sent to this file, in the order of the input; with
+    /// --skip, behind what stands there
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub ids: Option<PathBuf>,
     /// Format of the input: auto, lines, jsonl, csv, tsv or nul
@@ -274,7 +276,8 @@ async fn send(
 ) -> Result<(), Fault> {
     let stop = CancelToken::new();
     let (ctrl_c, halt) = (stop.clone(), stop.clone());
-    // The stream ends then; what is on its way is waited for, else nobody would know whether it was sent.
+    // The stream ends then; what is on its way is waited for, else nobody would know whether it was
+    // sent.
     let listener = tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
             ctrl_c.cancel();

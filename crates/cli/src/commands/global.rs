@@ -12,10 +12,12 @@ pub struct Global {
     /// Read this configuration in place of the project's longshore.toml
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where tasks wait: redis://HOST:PORT/DB, or sqlite:FILE [LONGSHORE_BROKER, CELERY_BROKER_URL, the configuration, sqlite:longshore.db]
+    /// Where tasks wait: redis://HOST:PORT/DB, or sqlite:FILE [LONGSHORE_BROKER, CELERY_BROKER_URL,
+    /// the configuration, sqlite:longshore.db]
     #[arg(long, global = true, value_name = "URL", help_heading = "Task queue")]
     pub broker: Option<String>,
-    /// Where results are stored, if not with the broker [LONGSHORE_RESULTS, CELERY_RESULT_BACKEND, the configuration]
+    /// Where results are stored, if not with the broker [LONGSHORE_RESULTS, CELERY_RESULT_BACKEND,
+    /// the configuration]
     #[arg(long, global = true, value_name = "URL", help_heading = "Task queue")]
     pub results: Option<String>,
     /// Colours: auto, always or never
@@ -30,7 +32,8 @@ pub struct Global {
     /// Say nothing but errors: no progress, no notes, no summary
     #[arg(short = 'q', long, global = true)]
     pub quiet: bool,
-    /// What is said on stderr: auto, text or json (a JSON object a line, progress and summary included)
+    /// What is said on stderr: auto, text or json (a JSON object a line, progress and summary
+    /// included)
     #[arg(long, global = true, value_name = "FORMAT", default_value = "auto", value_parser = LogFormat::parse)]
     pub log_format: LogFormat,
     /// Read no keys from the terminal

@@ -9,7 +9,8 @@ use crate::{commands::global::Global, config::Config, kafka, queue::Fault};
 /// `longshore kafka …`
 #[derive(Subcommand, Clone, Debug)]
 pub enum KafkaCommand {
-    /// Run something for each record of topics: a command, a request, a line to a child that stays; or print them
+    /// Run something for each record of topics: a command, a request, a line to a child that stays;
+    /// or print them
     Consume(Box<kafka::consume::args::ConsumeArgs>),
     /// Make a topic
     CreateTopic(kafka::topics::CreateArgs),

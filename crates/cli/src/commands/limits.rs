@@ -1,5 +1,5 @@
-//! `longshore limits`: the limits of the configuration, the rates of tasks, and what is set of them:
-//! for all who share them, or at workers that run.
+//! `longshore limits`: the limits of the configuration, the rates of tasks, and what is set of
+//! them: for all who share them, or at workers that run.
 
 use std::{io::Write, time::Duration};
 
@@ -25,11 +25,13 @@ use crate::{
 pub enum LimitsCommand {
     /// The limits of the configuration, and the rates of tasks (the default)
     List,
-    /// Set a rate: of a [limits.NAME] for all who share it on the broker, or of a task at all workers that run
+    /// Set a rate: of a [limits.NAME] for all who share it on the broker, or of a task at all
+    /// workers that run
     Set {
         /// The limit, or the task
         name: String,
-        /// Starts per time: 10/s, 100/min; 0: for a task no limit, for a limit what the configuration says
+        /// Starts per time: 10/s, 100/min; 0: for a task no limit, for a limit what the
+        /// configuration says
         rate: String,
         /// Of a limit: starts at once after a pause
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]

@@ -22,8 +22,9 @@ use crate::{
 pub enum QueuesCommand {
     /// All queues (the default)
     ///
-    /// WAITING: for a worker. HELD: lent to workers, to be run as soon as may be. RUNNING: what runs now, as the workers say, acknowledged or not. ETA: for a time
-    /// that is still to come. DEAD: dead letters. OLDEST: how long the oldest has waited. What nobody can say is `–`.
+    /// WAITING: for a worker. HELD: lent to workers, to be run as soon as may be. RUNNING: what
+    /// runs now, as the workers say, acknowledged or not. ETA: for a time that is still to come.
+    /// DEAD: dead letters. OLDEST: how long the oldest has waited. What nobody can say is `–`.
     List {
         /// How long it is measured.
         #[command(flatten)]

@@ -1,4 +1,5 @@
-//! `longshore status`, `inspect`, `control`, `workers`: what running workers say, longshore's and Celery's alike, in Celery's words.
+//! `longshore status`, `inspect`, `control`, `workers`: what running workers say, longshore's and
+//! Celery's alike, in Celery's words.
 
 use std::{io::Write, time::Duration};
 

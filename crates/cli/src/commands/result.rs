@@ -23,7 +23,8 @@ use crate::{
     units,
 };
 
-/// `longshore result`: 0 success, 1 failure, 8 not ready (in time), 9 id unknown; of several ids the largest.
+/// `longshore result`: 0 success, 1 failure, 8 not ready (in time), 9 id unknown; of several ids
+/// the largest.
 #[derive(Args, Clone, Debug)]
 pub struct ResultArgs {
     /// Ids of tasks
@@ -114,8 +115,8 @@ pub async fn run(args: &ResultArgs, place: &Place, out: &mut dyn Write) -> Resul
     Ok(worst)
 }
 
-/// Those of the ids that somebody knows, with what workers say of those that nobody else knows. All are asked for at once: where nobody answers, that
-/// takes its time.
+/// Those of the ids that somebody knows, with what workers say of those that nobody else knows. All
+/// are asked for at once: where nobody answers, that takes its time.
 async fn known_of(ids: &[String], place: &Place) -> Result<HashMap<String, Option<TaskAtWorker>>, Fault> {
     let (mut known, mut missing) = (HashMap::new(), Vec::new());
     for id in ids {

@@ -1,4 +1,5 @@
-//! `longshore run`: the command line and the configuration become one set of arguments, and those a run.
+//! `longshore run`: the command line and the configuration become one set of arguments, and those a
+//! run.
 
 pub mod args;
 mod drive;
@@ -148,7 +149,8 @@ pub fn asked(
     Ok(Asked { args, global, config, words: stored_words })
 }
 
-/// A flag that clap does not take: where the configuration set it that is what the message names; else it is clap's own.
+/// A flag that clap does not take: where the configuration set it that is what the message names;
+/// else it is clap's own.
 fn blame(error: clap::Error, settings: &RunSettings) -> Fault {
     let flag = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(flag)) => flag.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default().to_owned(),
@@ -178,7 +180,8 @@ fn stored(job: &str, first: &RunArgs, own: Vec<OsString>, words: &mut Option<Vec
         *words = take_words(&mut argv);
     }
     drop_flags(&mut argv, &["--resume", "--retry-failed", "--fresh"]);
-    // An input given now takes the place of the stored one; flags given now stand behind the stored ones and win where they may stand once.
+    // An input given now takes the place of the stored one; flags given now stand behind the stored
+    // ones and win where they may stand once.
     let at = argv.iter().position(|word| word == "--").unwrap_or(argv.len());
     argv.splice(at..at, own);
     Ok(argv)

@@ -4,7 +4,8 @@ use longshore_brokers::{mask, mask_value, mask_words};
 
 use super::Value;
 
-/// Replaces every `${VAR}` and `${VAR:-default}`. `$${` stands for `${` itself; any other `$` is left alone, so that shell text keeps working.
+/// Replaces every `${VAR}` and `${VAR:-default}`. `$${` stands for `${` itself; any other `$` is
+/// left alone, so that shell text keeps working.
 ///
 /// # Errors
 /// The name of a variable that is not set and has no default.

@@ -1,4 +1,5 @@
-//! One TOML file, read into sections. Every value remembers its line; every mistake is found in one pass.
+//! One TOML file, read into sections. Every value remembers its line; every mistake is found in one
+//! pass.
 
 use std::{collections::BTreeMap, ops::Range, path::Path};
 

@@ -24,8 +24,9 @@ impl RunSettings {
         }
     }
 
-    /// The settings as flags, to be put before those of the command line and parsed with them: `--rate=100/s`. `given` says whether the command
-    /// line has a flag (by its long name), which then wins as a whole. A switch that is `false` and the job's command are left out.
+    /// The settings as flags, to be put before those of the command line and parsed with them:
+    /// `--rate=100/s`. `given` says whether the command line has a flag (by its long name), which
+    /// then wins as a whole. A switch that is `false` and the job's command are left out.
     pub fn args(&self, given: impl Fn(&str) -> bool) -> Vec<OsString> {
         let own = self.settings.iter().filter(|(name, _)| **name != "command" && !given(name));
         own.flat_map(|(name, setting)| setting.flags(name)).map(OsString::from).collect()

@@ -1,4 +1,5 @@
-//! The keys that there are, where each may stand, and which form its value has. A new flag of `run` is one line here.
+//! The keys that there are, where each may stand, and which form its value has. A new flag of `run`
+//! is one line here.
 
 /// The form of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,7 +261,8 @@ const KAFKA_ALONE: &[Key] = &[
 /// The sections, for messages.
 pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "routes", "worker", "tasks", "kafka"];
 
-/// `LONGSHORE_…` variables that are no settings: the path of a config file, the connections, and what a child is told about its task.
+/// `LONGSHORE_…` variables that are no settings: the path of a config file, the connections, and
+/// what a child is told about its task.
 pub(super) const OTHER_VARIABLES: &[&str] = &[
     "LONGSHORE_CONFIG",
     "LONGSHORE_BROKER",

@@ -1,4 +1,5 @@
-//! `longshore kafka consume`: a handler for each record, in order where that is asked for, committed when done.
+//! `longshore kafka consume`: a handler for each record, in order where that is asked for,
+//! committed when done.
 //!
 //! Layout: `consume/args.rs`: the command line; `what.rs`: what runs; `incoming.rs`: a record as
 //! that sees it; `knob.rs`: a sleep that is turned; `out.rs`: stdout; `watch.rs`: keys and signals

@@ -1,4 +1,5 @@
-//! Records that look like somebody's: orders, clicks, sensor readings, people. The same seed makes the same ones, on every machine.
+//! Records that look like somebody's: orders, clicks, sensor readings, people. The same seed makes
+//! the same ones, on every machine.
 
 use std::fmt::Write as _;
 
@@ -79,7 +80,8 @@ impl Made {
     }
 }
 
-/// 2026-01-01T00:00:00Z: the times in records are made up as well, or no two runs would be the same.
+/// 2026-01-01T00:00:00Z: the times in records are made up as well, or no two runs would be the
+/// same.
 const BEGIN: i64 = 1_767_225_600_000;
 const CUSTOMERS: u32 = 2_000;
 const SENSORS: usize = 200;

@@ -15,7 +15,8 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 /// Where nobody says otherwise.
 const HERE: &str = "127.0.0.1:9092";
 
-/// What is wrong with an address or a setting of `[kafka.TOPIC]`, which is read here and not by clap: that would show a password. Of other keys nothing.
+/// What is wrong with an address or a setting of `[kafka.TOPIC]`, which is read here and not by
+/// clap: that would show a password. Of other keys nothing.
 ///
 /// # Errors
 /// A sentence for people.
@@ -31,8 +32,8 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
 /// Where Kafka is, and what its client is set to.
 #[derive(Args, Clone, Debug, Default)]
 pub struct LinkArgs {
-    /// Where Kafka is: HOST:PORT[,…], kafka://USER:PASSWORD@HOST:PORT, or kafkas:// for TLS, with ?ca=FILE and other options [LONGSHORE_KAFKA, the
-    /// configuration, 127.0.0.1:9092]
+    /// Where Kafka is: HOST:PORT[,…], kafka://USER:PASSWORD@HOST:PORT, or kafkas:// for TLS, with
+    /// ?ca=FILE and other options [LONGSHORE_KAFKA, the configuration, 127.0.0.1:9092]
     #[arg(short = 'b', long, value_name = "ADDRESS", help_heading = "Kafka")]
     pub bootstrap: Option<String>,
     /// Any setting of Kafka's client (librdkafka): fetch.wait.max.ms=50

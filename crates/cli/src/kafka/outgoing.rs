@@ -28,7 +28,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Compiles what the command line says. `separator` is what stands between the key and the value of a line.
+    /// Compiles what the command line says. `separator` is what stands between the key and the
+    /// value of a line.
     ///
     /// # Errors
     /// A sentence for people: a bad template, a field that cannot be there.
@@ -62,7 +63,8 @@ impl Plan {
         self.key.is_some() || self.value.is_some() || !self.headers.is_empty()
     }
 
-    /// What becomes of a record. Without templates a row of a table is sent as a JSON object, anything else as it stands there.
+    /// What becomes of a record. Without templates a row of a table is sent as a JSON object,
+    /// anything else as it stands there.
     ///
     /// # Errors
     /// The record's own, with its place; kind `invalid`.

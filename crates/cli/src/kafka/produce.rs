@@ -1,7 +1,8 @@
 //! `longshore kafka produce`: records in, delivered or named.
 //!
-//! A thread reads or makes records, waits for their slot of the leaky bucket, and hands them to the client; the client's thread tells what became of each;
-//! here it is watched. Layout: `produce/args.rs`; `produce/feed.rs`: that thread; `produce/tally.rs`: what became of them
+//! A thread reads or makes records, waits for their slot of the leaky bucket, and hands them to the
+//! client; the client's thread tells what became of each; here it is watched. Layout:
+//! `produce/args.rs`; `produce/feed.rs`: that thread; `produce/tally.rs`: what became of them
 
 pub mod args;
 mod feed;
@@ -122,7 +123,8 @@ async fn watch(
             }
             number = signals.next() => {
                 signal = Some(number);
-                // From here on nothing more is handed over, though the thread may go on waiting for a line.
+                // From here on nothing more is handed over, though the thread may go on waiting for
+                // a line.
                 stop.now();
                 break;
             }

@@ -1,4 +1,5 @@
-//! Two lines at the bottom of a terminal, redrawn in place. The lines are made here; indicatif puts them on the screen.
+//! Two lines at the bottom of a terminal, redrawn in place. The lines are made here; indicatif puts
+//! them on the screen.
 
 use std::io::{self, Write};
 
@@ -32,7 +33,8 @@ impl Bar {
     /// A bar that shows at the first [`draw`](Bar::draw).
     pub fn new(color: bool) -> Self {
         let inner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(20));
-        // The template is a constant of ours; if it should ever not parse, indicatif's own style shows the message too.
+        // The template is a constant of ours; if it should ever not parse, indicatif's own style
+        // shows the message too.
         if let Ok(style) = ProgressStyle::with_template("{msg}") {
             inner.set_style(style);
         }
@@ -76,7 +78,8 @@ pub fn terminal_width() -> usize {
     }
 }
 
-/// The two lines of this moment, neither wider than `width` columns. What does not fit goes piece by piece, the least needed first.
+/// The two lines of this moment, neither wider than `width` columns. What does not fit goes piece
+/// by piece, the least needed first.
 pub fn lines(snapshot: &Snapshot, width: usize, color: bool) -> [String; 2] {
     let (name, name_columns) = shown_name(&snapshot.name);
     // The last column stays free: some terminals wrap as soon as it is written.
@@ -88,7 +91,8 @@ pub fn lines(snapshot: &Snapshot, width: usize, color: bool) -> [String; 2] {
     [format!("{head}  {first}"), format!("{:indent$}{second}", "")]
 }
 
-/// The job's name without control characters and not too long, and the most columns that it takes (characters beyond ASCII may be wide).
+/// The job's name without control characters and not too long, and the most columns that it takes
+/// (characters beyond ASCII may be wide).
 fn shown_name(name: &str) -> (String, usize) {
     let mut shown = String::new();
     let mut columns = 0;
@@ -108,7 +112,8 @@ fn first_line(snapshot: &Snapshot, room: usize, color: bool) -> String {
         Some(total) => format!("{}/{}", text::count(snapshot.done), text::count(total)),
         None => format!("{} done", text::count(snapshot.done)),
     }];
-    // In the order of need: what comes later is dropped first. The times are written before the estimate but needed less.
+    // In the order of need: what comes later is dropped first. The times are written before the
+    // estimate but needed less.
     let eta = snapshot.eta.map(|eta| format!("ETA {}", text::clock(eta)));
     let times = snapshot.p50.zip(snapshot.p99).map(|(p50, p99)| format!("p50 {} p99 {}", text::short(p50), text::short(p99)));
     let optional = [

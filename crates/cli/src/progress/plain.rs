@@ -10,8 +10,9 @@ use super::{
     view::{Snapshot, State},
 };
 
-/// `longshore job=a81c done=6214/10000 ok=6180 failed=22 active=48 rate=98.7/s p50=412ms p99=1.9s eta=38s`: what is unknown is left out; retries,
-/// gates and the state stand behind it when there is something to say. Numbers have no commas, values no spaces.
+/// `longshore job=a81c done=6214/10000 ok=6180 failed=22 active=48 rate=98.7/s p50=412ms p99=1.9s
+/// eta=38s`: what is unknown is left out; retries, gates and the state stand behind it when there
+/// is something to say. Numbers have no commas, values no spaces.
 pub fn line(snapshot: &Snapshot) -> String {
     let mut out = format!("longshore job={} done={}", snapshot.job, snapshot.done);
     if let Some(total) = snapshot.total {
@@ -50,7 +51,8 @@ pub fn line(snapshot: &Snapshot) -> String {
     out
 }
 
-/// The same as one JSON object. Times are in milliseconds (`eta_s` in seconds), unknown values are `null`.
+/// The same as one JSON object. Times are in milliseconds (`eta_s` in seconds), unknown values are
+/// `null`.
 pub fn json(snapshot: &Snapshot) -> String {
     let millis = |time: Option<Duration>| time.map_or(Value::Null, |time| json!(round(time.as_secs_f64() * 1e3)));
     let gate: Vec<Value> = snapshot.gate.iter().map(|(reason, waiting)| json!({ "reason": reason, "waiting": waiting })).collect();

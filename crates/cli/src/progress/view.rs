@@ -115,13 +115,15 @@ pub(crate) fn paint(on: bool, style: Style, text: &str) -> String {
     }
 }
 
-/// Shows snapshots on stderr. Errors of stderr are swallowed: a run does not end because nobody watches.
+/// Shows snapshots on stderr. Errors of stderr are swallowed: a run does not end because nobody
+/// watches.
 #[derive(Debug)]
 pub struct Progress {
     form: Form,
     every: Duration,
     next: Option<Instant>,
-    /// Whether a line tells how it ended. Who did not ask for lines gets that one only behind others: the summary says the same.
+    /// Whether a line tells how it ended. Who did not ask for lines gets that one only behind
+    /// others: the summary says the same.
     last: bool,
     voice: Voice,
 }
@@ -134,7 +136,8 @@ enum Form {
 }
 
 impl Progress {
-    /// A view of this form. `every` is the time between lines of the plain and JSON forms; the first one comes after that time.
+    /// A view of this form. `every` is the time between lines of the plain and JSON forms; the
+    /// first one comes after that time.
     pub fn new(mode: Mode, color: ColorMode, every: Duration, voice: Voice) -> Self {
         let asked = mode;
         let mode = voice.progress(mode);
@@ -181,7 +184,8 @@ impl Progress {
         }
     }
 
-    /// Runs `write`, which writes to the terminal itself (results on stdout, say), with the bar out of the way.
+    /// Runs `write`, which writes to the terminal itself (results on stdout, say), with the bar out
+    /// of the way.
     pub fn suspend<R>(&self, write: impl FnOnce() -> R) -> R {
         match &self.form {
             Form::Bar(bar) => bar.suspend(write),
@@ -189,7 +193,8 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away. Plain and JSON forms end with one more line, so that the last one tells how it ended; not for `auto` when none came before.
+    /// Takes the bar away. Plain and JSON forms end with one more line, so that the last one tells
+    /// how it ended; not for `auto` when none came before.
     pub fn finish(self, last: &Snapshot) {
         match self.form {
             Form::None => {}

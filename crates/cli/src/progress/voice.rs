@@ -48,7 +48,8 @@ impl fmt::Display for LogFormat {
 /// What is said beside results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Voice {
-    /// Below 0: errors alone. 0: progress, notes and the summary. 1: also each task that failed. From 2 on: each task.
+    /// Below 0: errors alone. 0: progress, notes and the summary. 1: also each task that failed.
+    /// From 2 on: each task.
     pub level: i8,
     /// JSON in place of text.
     pub json: bool,
@@ -61,7 +62,8 @@ impl Voice {
         Self { level, json: format == LogFormat::Json }
     }
 
-    /// The form of progress: lines of another form, or a bar, would be no JSON; who wants it quiet wants none.
+    /// The form of progress: lines of another form, or a bar, would be no JSON; who wants it quiet
+    /// wants none.
     pub fn progress(self, asked: Mode) -> Mode {
         match asked {
             Mode::Auto if self.level < 0 => Mode::None,

@@ -21,7 +21,8 @@ use super::{
 /// After this time it is looked whether anybody will run the task at all.
 const DOUBT: Duration = Duration::from_secs(2);
 
-/// Waits for a result, for so long at most. After two seconds it says what the task waits for, if that is known.
+/// Waits for a result, for so long at most. After two seconds it says what the task waits for, if
+/// that is known.
 ///
 /// # Errors
 /// As [`Answer::get`], or 8: not in time.

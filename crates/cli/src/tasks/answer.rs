@@ -21,7 +21,8 @@ pub(super) struct Told {
     pub(super) retry: RetryPolicy,
 }
 
-/// What a program wrote as its result: a JSON value; else text, without its last newline; nothing at all is null.
+/// What a program wrote as its result: a JSON value; else text, without its last newline; nothing
+/// at all is null.
 pub(super) fn value(written: &[u8]) -> Value {
     if written.is_empty() {
         return Value::Null;
@@ -48,7 +49,8 @@ impl Told {
             Outcome::Retry { why, .. } => exception(why),
             other => other.error().map_or_else(|| Failure::text("it ended in an unknown way"), |error| exception(&error)),
         };
-        // What asks for another attempt by itself is granted one as often as what is retried anyway.
+        // What asks for another attempt by itself is granted one as often as what is retried
+        // anyway.
         let asked = matches!(outcome, Outcome::Retry { .. });
         let mut policy = self.retry.clone();
         if asked && policy.retries == 0 {
@@ -61,7 +63,8 @@ impl Told {
     }
 }
 
-/// A program's error as an exception: its last words in the message, all that is known of them in the traceback.
+/// A program's error as an exception: its last words in the message, all that is known of them in
+/// the traceback.
 fn exception(error: &TaskError) -> Failure {
     let exc_type = match error.kind() {
         "invalid" => "ValueError",
@@ -82,7 +85,8 @@ fn exception(error: &TaskError) -> Failure {
     }
 }
 
-/// The worker does not want it any more: whoever stops takes it back, and what was revoked runs nowhere.
+/// The worker does not want it any more: whoever stops takes it back, and what was revoked runs
+/// nowhere.
 pub(super) fn stopped() -> Failure {
     Failure::Reject { reason: "its worker has stopped it".to_owned(), requeue: true }
 }

@@ -1,4 +1,5 @@
-//! The child processes of a worker's programs: their slots, their guardian, and how a task that is given up ends its child.
+//! The child processes of a worker's programs: their slots, their guardian, and how a task that is
+//! given up ends its child.
 
 use std::{
     collections::BTreeSet,
@@ -62,7 +63,8 @@ impl Nursery {
         let _ = self.0.children.finish();
     }
 
-    /// Ends the child in a slot when its task is given up or passes its soft limit: TERM, and KILL after this time.
+    /// Ends the child in a slot when its task is given up or passes its soft limit: TERM, and KILL
+    /// after this time.
     pub(super) fn watch(&self, slot: u32, context: &TaskContext, kill_after: Duration) -> Watch {
         let given_up = Arc::new(AtomicU8::new(KEPT));
         let (flag, children) = (given_up.clone(), self.0.children.clone());

@@ -62,7 +62,8 @@ impl Http {
     fn request(&self, context: &TaskContext, call: &Call) -> Result<Request, TaskError> {
         let record = record::record(&self.origin, context, call);
         let mut request = self.plan.request(&record, &vars(context))?;
-        // A limit of the message's or of remote control goes before the section's `timeout`; it is the worker who ends the attempt then.
+        // A limit of the message's or of remote control goes before the section's `timeout`; it is
+        // the worker who ends the attempt then.
         request.timeout = context.time_limit().map(|limit| limit + SPARE);
         if request.body.is_none() && !matches!(request.method, Method::GET | Method::HEAD | Method::DELETE) {
             request.body = Some(Body::Json(record::json(context, call)));

@@ -1,4 +1,5 @@
-//! A task's message as its templates and its program see it: `{"id":…,"task":…,"args":[…],"kwargs":{…},"attempt":1}`.
+//! A task's message as its templates and its program see it:
+//! `{"id":…,"task":…,"args":[…],"kwargs":{…},"attempt":1}`.
 
 use std::{ffi::OsString, sync::Arc};
 

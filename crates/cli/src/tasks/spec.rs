@@ -223,7 +223,8 @@ impl Keys<'_> {
         if limit.by.is_some() {
             return Err(self.wrong("limit", format!("[limits.{name:?}] has `by`, which is for the records of `run`")));
         }
-        // Beside a rate it would be kept by `run` and not by workers: whoever wrote it believes that it holds.
+        // Beside a rate it would be kept by `run` and not by workers: whoever wrote it believes
+        // that it holds.
         if limit.concurrency.is_some() && limit.rate.is_some() {
             let why = "which is for `run`; how many of a task run at once is its lane's business: give it a limit of its own, with a `rate` alone";
             return Err(self.wrong("limit", format!("[limits.{name:?}] has `concurrency`, {why}")));
@@ -310,7 +311,8 @@ impl Keys<'_> {
         HttpPlan::compile(text, &words, &Shape::task(), options, None).map_err(|why| self.wrong("http", why))
     }
 
-    /// Where requests may go: a host that stands in the configuration lies wherever it lies; one from a message is bounded.
+    /// Where requests may go: a host that stands in the configuration lies wherever it lies; one
+    /// from a message is bounded.
     fn guard(&self, text: &str) -> Guard {
         let hosts = self.text("hosts").map(|hosts| hosts.split(',').map(|host| host.trim().to_owned()).collect()).unwrap_or_default();
         Guard { hosts, own: own_host(text).into_iter().collect(), private: self.is_on("private") }

@@ -1,4 +1,5 @@
-//! What the tests of bad days share: the binary in a directory of its own, and what can be seen of it from outside.
+//! What the tests of bad days share: the binary in a directory of its own, and what can be seen of
+//! it from outside.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part; a test may panic")]
 
 use std::{
@@ -132,7 +133,8 @@ pub fn results(path: &Path) -> BTreeMap<u64, Value> {
     all
 }
 
-/// The end of a process, or `None` if it does not come in time. Its pipes have to be small or read by somebody else.
+/// The end of a process, or `None` if it does not come in time. Its pipes have to be small or read
+/// by somebody else.
 pub fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
     let began = Instant::now();
     loop {
@@ -198,7 +200,8 @@ pub fn until(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Processes that live (zombies do not) and have this in their environment, by pid, with their command lines.
+/// Processes that live (zombies do not) and have this in their environment, by pid, with their
+/// command lines.
 pub fn alive_with(entry: &str) -> Vec<(i32, String)> {
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").unwrap().flatten() {
@@ -224,7 +227,8 @@ pub fn lives(pid: i32) -> bool {
     state.is_some_and(|state| !matches!(state.as_str(), "Z" | "X"))
 }
 
-/// Whether a program is there. If not, says so in one line, and fails where everything has to be there.
+/// Whether a program is there. If not, says so in one line, and fails where everything has to be
+/// there.
 pub fn has_tool(name: &str) -> bool {
     let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(name).exists());
     found || skipped(&format!("{name} is not installed"))

@@ -25,9 +25,11 @@ pub(crate) enum Control {
     Snapshot(oneshot::Sender<Snapshot>),
 }
 
-/// Changes and asks a running engine. Clones are one handle; nothing here blocks. After the job's end it does nothing.
+/// Changes and asks a running engine. Clones are one handle; nothing here blocks. After the job's
+/// end it does nothing.
 ///
-/// Products are made of engines, and of more: what people get is a [`watch::Handle`](crate::watch::Handle).
+/// Products are made of engines, and of more: what people get is a
+/// [`watch::Handle`](crate::watch::Handle).
 #[derive(Clone)]
 pub struct Handle(Arc<dyn Fn(Control) + Send + Sync>);
 
@@ -142,7 +144,8 @@ impl Running {
         self.handle.clone()
     }
 
-    /// Waits for its end: the source is at its end, every delivery is settled, every result has left the result queue and the sink has dealt with all.
+    /// Waits for its end: the source is at its end, every delivery is settled, every result has
+    /// left the result queue and the sink has dealt with all.
     ///
     /// Not cancelling: dropping this future leaves the job running.
     pub async fn join(self) -> Summary {

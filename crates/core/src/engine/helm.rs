@@ -1,8 +1,11 @@
-//! The engine's two tasks, its loop and its outside, done by whoever has just brought them something.
+//! The engine's two tasks, its loop and its outside, done by whoever has just brought them
+//! something.
 //!
-//! A wake-up that crosses threads costs microseconds, as much as dozens of tiny tasks, and the runtime wakes a sleeping thread for every few switches
-//! between tasks. So a loop of the async lane, when it has ended some attempts, does not wake the engine: it takes the helm for a turn and finds new
-//! attempts in its queue. A [`Helm`] is a task of the runtime all the same, which is woken by everybody else.
+//! A wake-up that crosses threads costs microseconds, as much as dozens of tiny tasks, and the
+//! runtime wakes a sleeping thread for every few switches between tasks. So a loop of the async
+//! lane, when it has ended some attempts, does not wake the engine: it takes the helm for a turn
+//! and finds new attempts in its queue. A [`Helm`] is a task of the runtime all the same, which is
+//! woken by everybody else.
 
 use std::{
     future::Future,
@@ -63,7 +66,8 @@ impl<O: Send + 'static> Helm<O> {
         Task(self.clone())
     }
 
-    /// Does what there is to do now, instead of waking the task. If somebody is about it already, they go on with it.
+    /// Does what there is to do now, instead of waking the task. If somebody is about it already,
+    /// they go on with it.
     pub(super) fn turn(self: &Arc<Self>) {
         self.state.fetch_or(WOKEN, Ordering::AcqRel);
         self.run();
@@ -166,8 +170,8 @@ impl<O: Send + 'static> Drop for Task<O> {
     }
 }
 
-/// If the outside takes longer than this several times in a row where a lane does it, it is left to its own task for a while: another thread gains more
-/// than waking it costs.
+/// If the outside takes longer than this several times in a row where a lane does it, it is left to
+/// its own task for a while: another thread gains more than waking it costs.
 const QUICK: Duration = Duration::from_micros(30);
 /// How many times in a row. (Once may be a thread that was set aside.)
 const STRIKES: u32 = 3;
@@ -189,8 +193,9 @@ impl Crew {
         Self { engine, outside, in_passing, strikes: Mutex::new((0, Instant::now())) }
     }
 
-    /// Does what the engine has to do now. With `all`, also what its outside has to do, if that is usually quick: it runs user code (callbacks, iterators),
-    /// so nothing else may depend on the caller meanwhile.
+    /// Does what the engine has to do now. With `all`, also what its outside has to do, if that is
+    /// usually quick: it runs user code (callbacks, iterators), so nothing else may depend on the
+    /// caller meanwhile.
     pub(crate) fn turn(&self, all: bool) {
         self.outside.hold();
         self.engine.turn();

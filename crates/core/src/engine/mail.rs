@@ -67,7 +67,8 @@ pub(super) struct Due<T> {
     pub(super) attempt: Attempt<T>,
 }
 
-// Reversed: the heap's greatest is the earliest. Equal times go by number, so that a simulation repeats.
+// Reversed: the heap's greatest is the earliest. Equal times go by number, so that a simulation
+// repeats.
 impl<T> Ord for Due<T> {
     fn cmp(&self, other: &Self) -> Ordering {
         other.at.cmp(&self.at).then_with(|| other.attempt.task.id.cmp(&self.attempt.task.id))

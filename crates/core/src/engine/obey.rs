@@ -1,4 +1,5 @@
-//! What somebody tells an engine while it runs: to drain, to stop, to change its numbers, to say how it is doing.
+//! What somebody tells an engine while it runs: to drain, to stop, to change its numbers, to say
+//! how it is doing.
 
 use std::time::{Duration, Instant};
 

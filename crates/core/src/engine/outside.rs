@@ -1,9 +1,11 @@
 //! The outside of the loop as one task: the pump and the reporter, polled side by side.
 //!
-//! They share a task because each wake-up of another thread costs as much as dozens of tiny tasks. For the same reason this task looks around for a
-//! moment before it sleeps, as long as it has lately been woken within such a moment: while a job hands over batch after batch, none of them has to go
-//! through the operating system. Where other programs want the processor too, that would be a bad bargain (a thread that looks around is set aside
-//! for milliseconds, with work that another one could have taken over), so after such an experience it does without for a while.
+//! They share a task because each wake-up of another thread costs as much as dozens of tiny tasks.
+//! For the same reason this task looks around for a moment before it sleeps, as long as it has
+//! lately been woken within such a moment: while a job hands over batch after batch, none of them
+//! has to go through the operating system. Where other programs want the processor too, that would
+//! be a bad bargain (a thread that looks around is set aside for milliseconds, with work that
+//! another one could have taken over), so after such an experience it does without for a while.
 
 use std::{
     future::Future,
@@ -19,14 +21,16 @@ use crate::sync::AtomicBool;
 
 /// How long to look around. A wake-up costs about as much.
 const SPIN: Duration = Duration::from_micros(40);
-/// Looks are less than a microsecond apart. If so much time lies between two of them, the processor was with somebody else.
+/// Looks are less than a microsecond apart. If so much time lies between two of them, the processor
+/// was with somebody else.
 const AWAY: Duration = Duration::from_micros(100);
 /// For how long not to look around then.
 const REST: Duration = Duration::from_millis(50);
 
-/// Runs both to their end; returns what `reporter` returns. `work` tells cheaply whether either has something to do; `spin` allows looking around
-/// (never on a single thread: there nobody else could bring work meanwhile).
-/// What is done `in_passing`, by one who will be back, needs no looking around.
+/// Runs both to their end; returns what `reporter` returns. `work` tells cheaply whether either has
+/// something to do; `spin` allows looking around (never on a single thread: there nobody else could
+/// bring work meanwhile). What is done `in_passing`, by one who will be back, needs no looking
+/// around.
 pub(super) async fn run<O>(
     pump: impl Future<Output = ()>,
     reporter: impl Future<Output = O>,

@@ -1,4 +1,5 @@
-//! Fetches for the room that the loop grants. A fetch is never cancelled: closing wakes it, and it ends by itself.
+//! Fetches for the room that the loop grants. A fetch is never cancelled: closing wakes it, and it
+//! ends by itself.
 
 use std::{
     future::Future,
@@ -21,12 +22,14 @@ use crate::{
 #[cfg(all(test, longshore_loom))]
 mod loom_tests;
 
-/// As long as this part of the room is free, the pump fetches on without being told: a wake-up for every one of a few tasks costs each a switch of threads.
+/// As long as this part of the room is free, the pump fetches on without being told: a wake-up for
+/// every one of a few tasks costs each a switch of threads.
 const FEW: usize = 4;
 
 /// The loop's side of the pump.
 pub(super) struct Pump {
-    /// What may be fetched now. The loop sets it; what has been fetched but not yet taken over is in `travelling`.
+    /// What may be fetched now. The loop sets it; what has been fetched but not yet taken over is
+    /// in `travelling`.
     room: AtomicUsize,
     travelling: AtomicUsize,
     /// The loop runs out of tasks.
@@ -49,14 +52,16 @@ impl Pump {
         }
     }
 
-    /// Grants room for this many tasks, in all, after `took` of those on their way have been taken over. To wake the pump for every task would cost more
-    /// than the task: it is woken when the loop is `low`.
+    /// Grants room for this many tasks, in all, after `took` of those on their way have been taken
+    /// over. To wake the pump for every task would cost more than the task: it is woken when the
+    /// loop is `low`.
     pub(super) fn set_room(&self, room: usize, took: usize, low: bool) {
         // In this order: in between, the pump sees too little room, never too much.
         self.room.store(room, Ordering::Release);
         self.low.store(low, Ordering::Release);
         let travelling = self.travelling.fetch_sub(took, Ordering::AcqRel) - took;
-        // A fetch on its way looks for itself when it is back. With the fence in `came_back`: one of the two sees the other.
+        // A fetch on its way looks for itself when it is back. With the fence in `came_back`: one
+        // of the two sees the other.
         fence(Ordering::SeqCst);
         if low && room > travelling && !self.fetching.load(Ordering::Relaxed) {
             self.waker.wake();
@@ -81,8 +86,9 @@ impl Pump {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Notes tasks that are about to be posted to the loop. Unless they are few for the room there is, they are enough until it says again that it runs
-    /// low, after it has seen them: noted any later, this would take back what the loop has said meanwhile.
+    /// Notes tasks that are about to be posted to the loop. Unless they are few for the room there
+    /// is, they are enough until it says again that it runs low, after it has seen them: noted any
+    /// later, this would take back what the loop has said meanwhile.
     fn send_off(&self, tasks: usize) {
         let travelling = self.travelling.load(Ordering::Acquire) + tasks;
         if travelling.saturating_mul(FEW) > self.room.load(Ordering::Acquire) {
@@ -123,7 +129,8 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
         }
         pump.fetching.store(true, Ordering::Relaxed);
         let result = {
-            // The call itself may run user code (an iterator, say), not only the future that it returns.
+            // The call itself may run user code (an iterator, say), not only the future that it
+            // returns.
             let fetch = AssertUnwindSafe(async { source.fetch(room, &mut fetched).await }).catch_unwind();
             let mut fetch = std::pin::pin!(fetch);
             std::future::poll_fn(|cx| {

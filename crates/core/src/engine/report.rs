@@ -1,4 +1,5 @@
-//! Hands finished tasks to the sink, and settles with the source what the sink has accepted: results before acknowledgements.
+//! Hands finished tasks to the sink, and settles with the source what the sink has accepted:
+//! results before acknowledgements.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -56,7 +57,8 @@ impl<T, R> Reports<T, R> {
         Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false), waiting: AtomicBool::new(false), times, labels }
     }
 
-    /// Counts finished tasks. The user's function for labels runs here, outside of the loop; one that panics ends nothing.
+    /// Counts finished tasks. The user's function for labels runs here, outside of the loop; one
+    /// that panics ends nothing.
     fn count(&self, done: &[Finished<T, R>]) {
         let mut times = self.times();
         times.add(done);
@@ -65,7 +67,8 @@ impl<T, R> Reports<T, R> {
         }
     }
 
-    /// Takes finished tasks for the sink, and settlements of what goes back unfinished. Both are drained.
+    /// Takes finished tasks for the sink, and settlements of what goes back unfinished. Both are
+    /// drained.
     pub(super) fn post(&self, done: &mut Vec<Finished<T, R>>, back: &mut Vec<Settlement>) {
         self.mailbox.post(|pile| {
             append(&mut pile.done, done);
@@ -120,7 +123,8 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
                 None => guarded(async { sink.accept(&mut pile.done, &room).await }).await,
             };
             if let Err(error) = accepted {
-                // Nobody answers for these results: the deliveries stay with the source, as if their tasks had not run.
+                // Nobody answers for these results: the deliveries stay with the source, as if
+                // their tasks had not run.
                 pile.done.clear();
                 settlements.truncate(first);
                 let tell = broken.is_none();
@@ -168,7 +172,8 @@ fn settlement<T, R>(finished: &Finished<T, R>) -> Settlement {
     Settlement { receipt: finished.task.receipt, verdict }
 }
 
-/// A sink that panics is a sink that failed. `work` makes its call inside: that may panic, too, before there is a future.
+/// A sink that panics is a sink that failed. `work` makes its call inside: that may panic, too,
+/// before there is a future.
 async fn guarded(work: impl Future<Output = Result<(), SinkError>>) -> Result<(), SinkError> {
     AssertUnwindSafe(work)
         .catch_unwind()

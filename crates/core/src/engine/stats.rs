@@ -15,7 +15,8 @@ use crate::{
 pub(super) struct Stats {
     began: Instant,
     retries: u64,
-    /// What runs, by lane and by the gate's slot: task (they count from 1; 0 is none), attempt, since when.
+    /// What runs, by lane and by the gate's slot: task (they count from 1; 0 is none), attempt,
+    /// since when.
     running: [Vec<Admitted>; 4],
     /// The slots' share of attempts that were followed by another one.
     again: Slots,
@@ -94,7 +95,8 @@ impl Stats {
         }
     }
 
-    /// Notes that a task has held a loop of the async lane for so long. Returns its receipt, if it still runs.
+    /// Notes that a task has held a loop of the async lane for so long. Returns its receipt, if it
+    /// still runs.
     pub(super) fn stalled(&mut self, id: u64, held: Duration, now: Instant) -> Option<Receipt> {
         self.stalled += 1;
         self.stall = Some((id, now.checked_sub(held).unwrap_or(now)));
@@ -162,8 +164,8 @@ impl Stats {
     }
 }
 
-/// What became of finished tasks, and how long they ran and waited. The reporter keeps it, because the loop has enough to do; in a snapshot it may be a
-/// batch behind.
+/// What became of finished tasks, and how long they ran and waited. The reporter keeps it, because
+/// the loop has enough to do; in a snapshot it may be a batch behind.
 pub(super) struct Times {
     counts: [u64; Word::ALL.len()],
     retried: u64,
@@ -278,7 +280,8 @@ pub struct Summary {
     pub wait: Quantiles,
     /// What each slot did.
     pub slots: Vec<SlotUse>,
-    /// Time on a CPU of the last attempts, of those of which it is known: all on the blocking, cpu and process lanes, a sample on the async lane.
+    /// Time on a CPU of the last attempts, of those of which it is known: all on the blocking, cpu
+    /// and process lanes, a sample on the async lane.
     pub on_cpu: Duration,
     /// How many those are.
     pub on_cpu_of: u64,

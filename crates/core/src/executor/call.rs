@@ -1,7 +1,8 @@
-//! One submitted call: its work until somebody takes it, its result from then on. Whoever completes it first wins.
+//! One submitted call: its work until somebody takes it, its result from then on. Whoever completes
+//! it first wins.
 //!
-//! Its lane takes the work and runs it. A caller that waits for it from inside the same executor may take the work first and run it in its own place;
-//! that is why waiting there cannot deadlock.
+//! Its lane takes the work and runs it. A caller that waits for it from inside the same executor
+//! may take the work first and run it in its own place; that is why waiting there cannot deadlock.
 
 use std::{
     cell::Cell,
@@ -125,7 +126,8 @@ pub(super) trait Call: Send + Sync {
     fn abandon(&self);
 }
 
-/// What the engine carries. When it drops the last copy of a call that has not ended, nobody will run it any more, and whoever waits is told.
+/// What the engine carries. When it drops the last copy of a call that has not ended, nobody will
+/// run it any more, and whoever waits is told.
 pub(super) struct Ticket(pub(super) Arc<dyn Call>);
 
 impl Drop for Ticket {
@@ -190,7 +192,8 @@ impl<R: Send + 'static> Slot<R> {
             return;
         }
         self.tally.ended(&ended);
-        // The work, if it is still here, is dropped outside of the lock: its destructor is the user's.
+        // The work, if it is still here, is dropped outside of the lock: its destructor is the
+        // user's.
         let work = state.work.take();
         match ended {
             Err(error) if state.forgotten => self.tally.nobody_read(error),
@@ -298,7 +301,8 @@ impl<R: Send + 'static> Slot<R> {
         )
     }
 
-    /// Runs the work on this thread, if it is a plain function that nobody has taken. `false` otherwise.
+    /// Runs the work on this thread, if it is a plain function that nobody has taken. `false`
+    /// otherwise.
     pub(super) fn run_plain(&self) -> bool {
         let (plain, token) = {
             let mut state = self.lock();
@@ -405,7 +409,8 @@ impl Drop for Inside {
     }
 }
 
-/// Blocks this thread for something that an executor does. A thread of that executor lends its place in its lane meanwhile.
+/// Blocks this thread for something that an executor does. A thread of that executor lends its
+/// place in its lane meanwhile.
 ///
 /// # Panics
 /// In a loop of its async lane, which would have to do what it waits for.

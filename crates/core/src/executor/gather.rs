@@ -18,7 +18,8 @@ use crate::{
     },
 };
 
-/// Waits for all handles; the first failure cancels the others and is the answer, with the place of its handle.
+/// Waits for all handles; the first failure cancels the others and is the answer, with the place of
+/// its handle.
 ///
 /// A future, and for blocking code [`wait`](Gather::wait). Dropping it cancels what has not ended.
 ///
@@ -131,7 +132,8 @@ impl<R: Send + 'static> Future for GatherAll<R> {
     }
 }
 
-/// The ends of these handles, with the place of each, as they come: an iterator (blocking) and a stream. Dropping it cancels what has not ended.
+/// The ends of these handles, with the place of each, as they come: an iterator (blocking) and a
+/// stream. Dropping it cancels what has not ended.
 ///
 /// ```
 /// use longshore_core::{Executor, as_completed};
@@ -157,7 +159,8 @@ pub struct AsCompletedHandles<R: Send + 'static> {
     handles: Vec<Option<TaskHandle<R>>>,
     left: usize,
     inbox: Arc<Inbox>,
-    /// So many at the front are gone. Looked for from here on, or each poll would take longer than the one before.
+    /// So many at the front are gone. Looked for from here on, or each poll would take longer than
+    /// the one before.
     gone: usize,
 }
 

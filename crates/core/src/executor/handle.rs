@@ -20,10 +20,11 @@ use crate::{
 
 /// One submitted call: await it, wait for it, cancel it, ask how it is doing.
 ///
-/// Dropping it lets the call go on (submit and forget); should it fail then, that is counted as unread in the executor's
-/// [summary](crate::executor::Closed).
+/// Dropping it lets the call go on (submit and forget); should it fail then, that is counted as
+/// unread in the executor's [summary](crate::executor::Closed).
 ///
-/// Waiting for a call from inside the same executor does not deadlock: a call that nobody has begun is run in the place of the one that waits.
+/// Waiting for a call from inside the same executor does not deadlock: a call that nobody has begun
+/// is run in the place of the one that waits.
 #[must_use = "a dropped handle leaves the call running: say `.forget()` if that is what you want"]
 pub struct TaskHandle<R: Send + 'static> {
     pub(super) slot: Arc<Slot<R>>,
@@ -46,8 +47,9 @@ impl<R: Send + 'static> TaskHandle<R> {
         self.slot.is_waiting()
     }
 
-    /// Asks the call to end. What has not begun never will; a future is dropped; a plain function runs on unless it looks at its
-    /// [token](crate::CancelToken). The result is then an error of kind `cancelled`, unless the call was done first.
+    /// Asks the call to end. What has not begun never will; a future is dropped; a plain function
+    /// runs on unless it looks at its [token](crate::CancelToken). The result is then an error of
+    /// kind `cancelled`, unless the call was done first.
     pub fn cancel(&self) {
         self.slot.cancel();
     }
@@ -58,8 +60,9 @@ impl<R: Send + 'static> TaskHandle<R> {
     /// Blocks this thread until the call has ended.
     ///
     /// # Errors
-    /// The call's error: its own, `panicked`, `timeout`, `cancelled`; or `deadlock`, at once, if this thread is a loop of the executor's async lane, which
-    /// would have to run what it waits for (there, await the handle).
+    /// The call's error: its own, `panicked`, `timeout`, `cancelled`; or `deadlock`, at once, if
+    /// this thread is a loop of the executor's async lane, which would have to run what it waits
+    /// for (there, await the handle).
     pub fn wait(mut self) -> Result<R, TaskError> {
         match Inside::of(self.slot.pool) {
             Some(Place::Loop) if !self.slot.is_done() => {
@@ -79,7 +82,8 @@ impl<R: Send + 'static> TaskHandle<R> {
         ended
     }
 
-    /// Blocks this thread until the call has ended, or the time is over: then the handle comes back, and the call goes on.
+    /// Blocks this thread until the call has ended, or the time is over: then the handle comes
+    /// back, and the call goes on.
     ///
     /// # Errors
     /// [`Late`], with the handle.
@@ -99,7 +103,8 @@ impl<R: Send + 'static> TaskHandle<R> {
         self.slot.tell(inbox, place);
     }
 
-    /// Runs the call in place, if this thread works for the same executor and nobody has begun it. `false`: there was nothing to help with.
+    /// Runs the call in place, if this thread works for the same executor and nobody has begun it.
+    /// `false`: there was nothing to help with.
     pub(super) fn help(&self) -> bool {
         match Inside::of(self.slot.pool) {
             Some(Place::Thread) => {
@@ -111,7 +116,8 @@ impl<R: Send + 'static> TaskHandle<R> {
                 self.slot.run_plain()
             }
             Some(Place::Loop) => {
-                // Not here, where it would hold up the loop: as a task of the runtime, which needs no place in the lane.
+                // Not here, where it would hold up the loop: as a task of the runtime, which needs
+                // no place in the lane.
                 let Some(future) = self.slot.take_async() else { return false };
                 let slot = self.slot.clone();
                 let work = InPool { pool: slot.pool, work: future };

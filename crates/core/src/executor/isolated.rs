@@ -28,7 +28,8 @@ use crate::{
     task::{Finished, LaneKind},
 };
 
-/// A function of an [`Executor`] that runs in child processes: whatever it does to its process, it does to its own call alone. Clones are one.
+/// A function of an [`Executor`] that runs in child processes: whatever it does to its process, it
+/// does to its own call alone. Clones are one.
 pub struct Isolated<T, R: Send + 'static> {
     pool: Executor,
     engine: Arc<Started<Parcel<T, R>>>,
@@ -49,7 +50,8 @@ struct Calls<R> {
     waiting: HashMap<u64, Tell<R>>,
 }
 
-/// Gets how each item of the call ended, and how long they took; or why the call as a whole has no such answer.
+/// Gets how each item of the call ended, and how long they took; or why the call as a whole has no
+/// such answer.
 type Tell<R> = Box<dyn FnOnce(Ended<(Vec<Outcome<R>>, Duration)>) + Send>;
 
 /// Tells each call how it ended, and at the end those that never will.
@@ -96,7 +98,8 @@ impl<R> Drop for Answers<R> {
 }
 
 impl Executor {
-    /// A function that runs in child processes of this program, as many at once as the process lane has workers (by default as many as cores).
+    /// A function that runs in child processes of this program, as many at once as the process lane
+    /// has workers (by default as many as cores).
     ///
     /// What the function may do, what it costs, and what `main` must begin with: [`Job::isolated`].
     ///
@@ -153,7 +156,8 @@ fn lock<R>(calls: &Mutex<Calls<R>>) -> MutexGuard<'_, Calls<R>> {
 }
 
 impl<T: Send + 'static, R: Send + 'static> Isolated<T, R> {
-    /// Submits a call; never blocks. A cancelled call gives up its result; its child goes on to the end of it.
+    /// Submits a call; never blocks. A cancelled call gives up its result; its child goes on to the
+    /// end of it.
     pub fn submit(&self, input: T) -> TaskHandle<R> {
         self.call(vec![input], |ended| {
             let (outcomes, _) = ended?;
@@ -189,8 +193,9 @@ impl<T: Send + 'static, R: Send + 'static> Isolated<T, R> {
         handle
     }
 
-    /// Runs the function over an input: lazily, in order, looking ahead no further than the children can use. Tiny items travel in chunks, which are one
-    /// call each; what happens to one of them is its own outcome all the same, and a limit of time is the limit of each.
+    /// Runs the function over an input: lazily, in order, looking ahead no further than the
+    /// children can use. Tiny items travel in chunks, which are one call each; what happens to one
+    /// of them is its own outcome all the same, and a limit of time is the limit of each.
     pub fn map<I>(&self, inputs: I) -> Map<I::IntoIter, R>
     where
         I: IntoIterator<Item = T>,

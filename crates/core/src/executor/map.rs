@@ -1,7 +1,8 @@
 //! A function over an input: lazy, ordered unless told otherwise, with a bounded look-ahead.
 //!
-//! A plain function is run over chunks of the input, a chunk being one call. Chunks grow with what items are measured to take, until a chunk is worth
-//! many times what handing it over costs; items that take long travel alone. An async function gets a call for each item.
+//! A plain function is run over chunks of the input, a chunk being one call. Chunks grow with what
+//! items are measured to take, until a chunk is worth many times what handing it over costs; items
+//! that take long travel alone. An async function gets a call for each item.
 
 use std::{
     collections::VecDeque,
@@ -31,15 +32,18 @@ use crate::{
 const LEAST: Duration = Duration::from_micros(100);
 /// The most work in a chunk of several items.
 const CHUNK: Duration = Duration::from_millis(4);
-/// A chunk is at most this share of the time that the map has run: the first results come soon, and a long run pays for few hand-overs.
+/// A chunk is at most this share of the time that the map has run: the first results come soon, and
+/// a long run pays for few hand-overs.
 const PATIENCE: u32 = 16;
 /// The most items in a chunk, however tiny.
 const MOST: usize = 1 << 16;
-/// By how much a chunk may outgrow the largest before it: what is known of the first items need not hold for the next.
+/// By how much a chunk may outgrow the largest before it: what is known of the first items need not
+/// hold for the next.
 const GROWTH: usize = 8;
 /// Chunks on their way for each child process.
 const AHEAD: usize = 32;
-/// The shares into which what is known to remain is divided for each worker, so that all are done at about the same time.
+/// The shares into which what is known to remain is divided for each worker, so that all are done
+/// at about the same time.
 const SHARES: usize = 4;
 
 /// One input failed: which, and why.
@@ -94,11 +98,13 @@ impl<R> Chunk<R> {
 
 type Start<T, R> = Box<dyn Fn(&Executor, Vec<T>) -> TaskHandle<Chunk<R>> + Send + Sync>;
 
-/// A function over an input, not yet run: an iterator over its results (blocking), or a [stream](Map::stream).
+/// A function over an input, not yet run: an iterator over its results (blocking), or a
+/// [stream](Map::stream).
 ///
-/// Results come in the order of the inputs, or [as they are done](Map::unordered). Inputs are drawn from their iterator only as far ahead as the lane can
-/// use, on the thread that asks for results; the input may be endless. One whose items come slowly should go with [`chunk(1)`](Map::chunk): a chunk waits
-/// until it is full. Dropping it cancels what is on its way.
+/// Results come in the order of the inputs, or [as they are done](Map::unordered). Inputs are drawn
+/// from their iterator only as far ahead as the lane can use, on the thread that asks for results;
+/// the input may be endless. One whose items come slowly should go with [`chunk(1)`](Map::chunk): a
+/// chunk waits until it is full. Dropping it cancels what is on its way.
 ///
 /// ```
 /// use longshore_core::Executor;
@@ -128,7 +134,8 @@ pub struct Map<I: Iterator, R: Send + 'static> {
     began: Option<Instant>,
     exhausted: bool,
     drawn: usize,
-    /// Chunks on their way, by the order of their start; those that have been read are taken out from the front.
+    /// Chunks on their way, by the order of their start; those that have been read are taken out
+    /// from the front.
     flying: VecDeque<Flying<R>>,
     /// The number of the first of them.
     first: usize,
@@ -160,7 +167,8 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// How many items the next chunk should have, after the map has run for `ran`, when `left` items are known to be left.
+    /// How many items the next chunk should have, after the map has run for `ran`, when `left`
+    /// items are known to be left.
     fn next(&self, ran: Duration, left: Option<usize>, workers: usize) -> usize {
         let Some(each) = self.each else { return 1 };
         let items = |work: Duration| (work.as_nanos() as f64 / each.max(0.5)) as usize;
@@ -204,7 +212,8 @@ where
         Fut: Future<Output = Result<R, E>> + Send + 'static,
     {
         let start = Box::new(move |pool: &Executor, mut items: Vec<I::Item>| {
-            // A panic of the function itself, before there is a future, is that item's error as well.
+            // A panic of the function itself, before there is a future, is that item's error as
+            // well.
             let future = catch_unwind(AssertUnwindSafe(|| items.pop().map(&function)));
             let work = async move {
                 let ended = match future {
@@ -228,7 +237,8 @@ where
     ) -> Self {
         let mut map = Self::new(pool, LaneKind::Process, inputs, Box::new(move |_, items| call(items)), chunk);
         map.sizes.most = BATCH;
-        // A child takes them faster than a round by way of the engine and this map lasts, so there are enough for both directions.
+        // A child takes them faster than a round by way of the engine and this map lasts, so there
+        // are enough for both directions.
         map.ahead = Some(AHEAD * map.workers);
         map
     }
@@ -261,14 +271,16 @@ where
         self
     }
 
-    /// How many chunks are on their way at once, those that are done and not read included (eight times as many as the lane has workers, so that one that
-    /// takes long does not leave the others without work while its result is waited for).
+    /// How many chunks are on their way at once, those that are done and not read included (eight
+    /// times as many as the lane has workers, so that one that takes long does not leave the others
+    /// without work while its result is waited for).
     pub fn ahead(mut self, chunks: usize) -> Self {
         self.ahead = Some(chunks.max(1));
         self
     }
 
-    /// Results as they are done, instead of in the order of the inputs. Errors still say which input they belong to.
+    /// Results as they are done, instead of in the order of the inputs. Errors still say which
+    /// input they belong to.
     pub fn unordered(mut self) -> Self {
         self.ordered = false;
         self
@@ -290,8 +302,8 @@ where
         }
     }
 
-    /// Folds the results, as they are done, with a function that does not care for their order; failures are listed, and the rest is kept.
-    /// Blocks this thread.
+    /// Folds the results, as they are done, with a function that does not care for their order;
+    /// failures are listed, and the rest is kept. Blocks this thread.
     ///
     /// ```
     /// use longshore_core::Executor;
@@ -423,7 +435,8 @@ impl<R> Reading<R> {
     }
 }
 
-/// Runs a function over a chunk. A panic ends its item, not the chunk; after a cancellation the rest is not run.
+/// Runs a function over a chunk. A panic ends its item, not the chunk; after a cancellation the
+/// rest is not run.
 fn run<T, R, E: Into<TaskError>>(function: &impl Fn(T) -> Result<R, E>, items: Vec<T>, cancelled: impl Fn() -> bool) -> Chunk<R> {
     let began = Instant::now();
     let mut chunk = Chunk { results: Vec::with_capacity(items.len()), failed: Vec::new(), took: Duration::ZERO };
@@ -481,7 +494,8 @@ impl<I: Iterator, R: Send + 'static> Drop for Map<I, R> {
     }
 }
 
-/// The results of a [`Map`] as a stream. Cancel safe: a result that was not taken is there at the next poll.
+/// The results of a [`Map`] as a stream. Cancel safe: a result that was not taken is there at the
+/// next poll.
 pub struct MapStream<I: Iterator, R: Send + 'static>(Map<I, R>);
 
 impl<I: Iterator, R: Send + 'static> Unpin for MapStream<I, R> {}

@@ -32,7 +32,8 @@ impl From<LengthsDiffer> for TaskError {
     }
 }
 
-/// Two inputs side by side; the last item is an error if they differ in length, and the only one if both know that beforehand.
+/// Two inputs side by side; the last item is an error if they differ in length, and the only one if
+/// both know that beforehand.
 ///
 /// ```
 /// use longshore_core::pairs;

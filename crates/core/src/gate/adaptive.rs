@@ -1,22 +1,27 @@
 //! Concurrency that finds itself: as many at once as the other side can use, and no more.
 //!
-//! The controller sees what each attempt took and whether the other side said "too much". It knows nothing of time but what it is told, so a simulation of
-//! it repeats exactly.
+//! The controller sees what each attempt took and whether the other side said "too much". It knows
+//! nothing of time but what it is told, so a simulation of it repeats exactly.
 //!
-//! **Latency** decides, as in TCP Vegas (Brakmo and Peterson, "TCP Vegas: End to End Congestion Avoidance on a Global Internet", 1995): with `n` at once
-//! and a latency that is `m` where it is `b` without a queue, about `n × (1 − b / m)` of them only stand in the other side's queue. Is that less than a
-//! few, the limit grows; is it many, the limit goes to where they would not be. **Refusals** (429, 503, a time-out, a refused connection) decide before
-//! that, as in AIMD (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance in Computer Networks", 1989): the limit
-//! falls by a quarter, and after `Retry-After` it does not grow until that time has come.
+//! **Latency** decides, as in TCP Vegas (Brakmo and Peterson, "TCP Vegas: End to End Congestion
+//! Avoidance on a Global Internet", 1995): with `n` at once and a latency that is `m` where it is
+//! `b` without a queue, about `n × (1 − b / m)` of them only stand in the other side's queue. Is
+//! that less than a few, the limit grows; is it many, the limit goes to where they would not be.
+//! **Refusals** (429, 503, a time-out, a refused connection) decide before that, as in AIMD (Chiu
+//! and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance in Computer
+//! Networks", 1989): the limit falls by a quarter, and after `Retry-After` it does not grow until
+//! that time has come.
 //!
-//! Two things that Vegas alone gets wrong are handled: where a smaller limit does not help, the latency was not ours, and becomes the new measure; and
-//! now and then the limit is lowered for one window to see whether the measure still holds.
+//! Two things that Vegas alone gets wrong are handled: where a smaller limit does not help, the
+//! latency was not ours, and becomes the new measure; and now and then the limit is lowered for one
+//! window to see whether the measure still holds.
 
 use std::time::{Duration, Instant};
 
 use crate::{error::Again, outcome::Outcome};
 
-/// Attempts in a window at least, once it no longer doubles: the median of so many is good to a few percent.
+/// Attempts in a window at least, once it no longer doubles: the median of so many is good to a few
+/// percent.
 const SAMPLES: usize = 64;
 /// Attempts in a window at most.
 const MOST_SAMPLES: usize = 512;
@@ -49,7 +54,8 @@ pub enum Signal {
     Nothing,
 }
 
-/// What an outcome says about the other side: a status of 429 or 503, `Retry-After`, a time-out and a connection that fails mean overload.
+/// What an outcome says about the other side: a status of 429 or 503, `Retry-After`, a time-out and
+/// a connection that fails mean overload.
 pub fn signal<R>(outcome: &Outcome<R>) -> Signal {
     match outcome {
         Outcome::Ok(_) => Signal::Answered,
@@ -134,7 +140,8 @@ impl Adaptive {
         (self.limit.round() as usize).clamp(self.bounds.floor, self.bounds.ceiling)
     }
 
-    /// Takes in that an attempt has ended, while `running` were running (itself included). Returns the limit if that is now another one.
+    /// Takes in that an attempt has ended, while `running` were running (itself included). Returns
+    /// the limit if that is now another one.
     ///
     /// Amortised constant time; a window is sorted at its end.
     pub fn observe(&mut self, started: Instant, ended: Instant, running: usize, signal: Signal) -> Option<usize> {
@@ -233,7 +240,8 @@ mod tests {
     use super::*;
     use crate::TaskError;
 
-    /// A server that serves so many at once and lets the others wait: what it takes grows with those above the knee.
+    /// A server that serves so many at once and lets the others wait: what it takes grows with
+    /// those above the knee.
     struct Server {
         knee: f64,
         serves: Duration,
@@ -256,7 +264,8 @@ mod tests {
         }
     }
 
-    /// Offers the server as much as the limit allows; returns the limits over time and how many were answered a second.
+    /// Offers the server as much as the limit allows; returns the limits over time and how many
+    /// were answered a second.
     fn drive(control: &mut Adaptive, server: &mut Server, from: Instant, lasts: Duration) -> (Vec<usize>, f64) {
         let (mut now, end) = (from, from + lasts);
         let mut running: BinaryHeap<Reverse<(Instant, Instant, bool)>> = BinaryHeap::new();

@@ -1,7 +1,7 @@
 //! Slots: how many may run at once, and who runs in which.
 
-/// The slots of one lane. No two running tasks share one; numbers stay below the largest size there was, so that they
-/// can name a worker, a child or a place on a screen.
+/// The slots of one lane. No two running tasks share one; numbers stay below the largest size there
+/// was, so that they can name a worker, a child or a place on a screen.
 #[derive(Debug, Default)]
 pub struct Slots {
     size: u32,
@@ -55,7 +55,8 @@ impl Slots {
         let slot = loop {
             match self.free.pop() {
                 Some(slot) if slot < self.size => break slot,
-                // Put aside, not looked at again and again: the cpu lane changes its size all the time.
+                // Put aside, not looked at again and again: the cpu lane changes its size all the
+                // time.
                 Some(slot) => self.beyond.push(slot),
                 None => {
                     self.fresh += 1;

@@ -1,4 +1,5 @@
-//! The lines in which tasks wait for what is busy: a lane, a key, a value. They are parked there, freed in turn, or rung for when a bucket has a slot again.
+//! The lines in which tasks wait for what is busy: a lane, a key, a value. They are parked there,
+//! freed in turn, or rung for when a bucket has a slot again.
 
 use std::{cmp::Reverse, sync::Arc, time::Instant};
 
@@ -23,8 +24,8 @@ impl<T> Gate<T> {
         }
     }
 
-    /// Notes that the line of a place may pass. A key is freed once for each time that it was held; lanes and values are marked, so that no place stands
-    /// here twice.
+    /// Notes that the line of a place may pass. A key is freed once for each time that it was held;
+    /// lanes and values are marked, so that no place stands here twice.
     pub(super) fn free(&mut self, place: Place) {
         let known = match &place {
             Place::Key(_) | Place::Number(_) => false,
@@ -133,7 +134,8 @@ impl<T> Gate<T> {
 }
 
 impl<T> Rule<T> {
-    /// Makes sure that a value is known. Values whose bucket has leaked empty are forgotten now and then, so that memory goes with the values in use.
+    /// Makes sure that a value is known. Values whose bucket has leaked empty are forgotten now and
+    /// then, so that memory goes with the values in use.
     pub(super) fn value(&mut self, value: &Arc<str>, now: Instant) -> &mut Value<T> {
         if self.values.len() >= self.sweep_at {
             self.values.retain(|_, value| {

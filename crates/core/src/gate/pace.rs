@@ -46,7 +46,8 @@ impl Rate {
 
     /// The time between two starts.
     pub fn interval(self) -> Duration {
-        // A rate of nothing, or of next to nothing, has intervals whose sums must still fit an `Instant`.
+        // A rate of nothing, or of next to nothing, has intervals whose sums must still fit an
+        // `Instant`.
         if self.count > 0.0 {
             Duration::try_from_secs_f64(self.per.as_secs_f64() / self.count).unwrap_or(LONGEST).min(LONGEST)
         } else {
@@ -58,18 +59,21 @@ impl Rate {
 /// The longest interval: for ever, for all that anybody will see.
 const LONGEST: Duration = Duration::from_secs(86_400 * 3650);
 
-/// How late a timer may wake us before the slots that it slept through are lost. Up to here the schedule holds: the slot's time lies in the past, its
-/// task starts late. Beyond, catching up would be a burst that nobody asked for.
+/// How late a timer may wake us before the slots that it slept through are lost. Up to here the
+/// schedule holds: the slot's time lies in the past, its task starts late. Beyond, catching up
+/// would be a burst that nobody asked for.
 const LATENESS: Duration = Duration::from_millis(10);
 
-/// A leaky bucket by slot reservation (the generic cell rate algorithm: ITU-T I.371, "virtual scheduling").
+/// A leaky bucket by slot reservation (the generic cell rate algorithm: ITU-T I.371, "virtual
+/// scheduling").
 #[derive(Clone, Debug)]
 pub struct Pace {
     interval: Duration,
     burst: u32,
     /// The time of the slot after the last one given out, were all slots evenly spaced.
     next: Option<Instant>,
-    /// Tasks have been waiting for a slot since the last refusal, so that a late wake-up is the timer's, not an idle time.
+    /// Tasks have been waiting for a slot since the last refusal, so that a late wake-up is the
+    /// timer's, not an idle time.
     awaited: bool,
 }
 
@@ -100,14 +104,16 @@ impl Pace {
     pub fn take(&mut self, now: Instant) {
         debug_assert!(self.slot(now) <= now, "a slot is taken before its time");
         let from = match self.next {
-            // Late by a timer's grain: the schedule holds. Otherwise the bucket has leaked empty, and a new series starts now.
+            // Late by a timer's grain: the schedule holds. Otherwise the bucket has leaked empty,
+            // and a new series starts now.
             Some(next) if next >= now || (self.awaited && now.duration_since(next) <= LATENESS) => next,
             _ => now,
         };
         self.next = from.checked_add(self.interval).or(Some(from + Duration::from_secs(86_400 * 365)));
     }
 
-    /// Changes the rate. Slots already given out stay so; the next one is at most one new interval away.
+    /// Changes the rate. Slots already given out stay so; the next one is at most one new interval
+    /// away.
     pub fn set(&mut self, rate: Rate, now: Instant) {
         let interval = rate.interval();
         let burst = rate.burst.max(1);

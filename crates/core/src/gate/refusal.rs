@@ -9,8 +9,8 @@ use crate::task::LaneKind;
 
 /// Why the gate lets nothing (more) pass.
 ///
-/// On the wire it has a field `reason` with its [`name`](Reason::name) beside the fields of the variant. A name that a reader does not
-/// know becomes [`Reason::Other`].
+/// On the wire it has a field `reason` with its [`name`](Reason::name) beside the fields of the
+/// variant. A name that a reader does not know becomes [`Reason::Other`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "OnWire", into = "OnWire")]
 #[non_exhaustive]
@@ -58,7 +58,8 @@ pub enum Reason {
         /// The limit.
         most: usize,
     },
-    /// Something that the gate knows nothing of: whoever fetches holds it back, or a newer version has more reasons.
+    /// Something that the gate knows nothing of: whoever fetches holds it back, or a newer version
+    /// has more reasons.
     Other {
         /// Its name: `eta`, `rate`, `rebalance`.
         name: Arc<str>,
@@ -166,6 +167,7 @@ impl fmt::Display for Reason {
 pub struct Refusal {
     /// Why.
     pub reason: Reason,
-    /// The next time at which something may pass, where the gate knows it; otherwise something must end first.
+    /// The next time at which something may pass, where the gate knows it; otherwise something must
+    /// end first.
     pub until: Option<Instant>,
 }

@@ -251,7 +251,8 @@ impl Model {
         if let Some(until) = refusal.until {
             assert!(until > self.now, "a time that is past: {refusal:?}");
         }
-        // Nothing that is told to wait for nothing could go: only a pace may stop what the naive scan lets pass.
+        // Nothing that is told to wait for nothing could go: only a pace may stop what the naive
+        // scan lets pass.
         if refusal.reason == Reason::Empty
             && let Some((id, wants)) = self.waiting.iter().find(|(id, wants)| !self.blocked(*id, wants))
         {

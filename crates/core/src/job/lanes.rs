@@ -26,8 +26,8 @@ use crate::{
 };
 
 impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
-    /// A job that runs an async function, on the async lane. For work that waits; a function that computes or blocks belongs to
-    /// [`blocking`](Job::blocking) or [`cpu`](Job::cpu).
+    /// A job that runs an async function, on the async lane. For work that waits; a function that
+    /// computes or blocks belongs to [`blocking`](Job::blocking) or [`cpu`](Job::cpu).
     pub fn new<F, Fut, A>(function: F) -> Self
     where
         F: Fn(T) -> Fut + Send + Sync + 'static,
@@ -37,8 +37,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         Self::on_lane(LaneKind::Async).on_async(function)
     }
 
-    /// A job that runs an async function which wants to know its attempt: which task, which attempt, which slot, and a token that says when nobody
-    /// wants the result any more.
+    /// A job that runs an async function which wants to know its attempt: which task, which
+    /// attempt, which slot, and a token that says when nobody wants the result any more.
     /// ```
     /// use longshore_core::{Context, Job};
     ///
@@ -79,7 +79,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         Self::on_lane(LaneKind::Blocking).on_blocking(move |_, payload| function(payload))
     }
 
-    /// A job that runs a plain function on the cpu lane: as many threads as cores, at a lower priority.
+    /// A job that runs a plain function on the cpu lane: as many threads as cores, at a lower
+    /// priority.
     pub fn cpu<F, A>(function: F) -> Self
     where
         F: Fn(T) -> A + Send + Sync + 'static,
@@ -166,8 +167,9 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     /// What tasks on the process lane run: a child process each, and what is made of its end
     /// ([`exit_outcome`](crate::lane::process::exit_outcome) is the usual choice).
     ///
-    /// A command that passes its timeout gets TERM, ten seconds later KILL, its whole group with it; of each of its streams the first MiB is kept. If
-    /// this program is killed, its children go on, unless its `main` begins with [`init`](crate::init).
+    /// A command that passes its timeout gets TERM, ten seconds later KILL, its whole group with
+    /// it; of each of its streams the first MiB is kept. If this program is killed, its children go
+    /// on, unless its `main` begins with [`init`](crate::init).
     pub fn on_process<C, A>(mut self, command: C, answer: A) -> Self
     where
         C: Fn(&T) -> Command + Send + Sync + 'static,
@@ -189,8 +191,10 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// A job that runs a function of this program in child processes, as many as cores unless [`workers`](Job::workers) says otherwise: a crash, an abort, a
-    /// stack overflow, memory without end or a loop without end ends its task, and nothing else. See [`on_isolated`](Job::on_isolated).
+    /// A job that runs a function of this program in child processes, as many as cores unless
+    /// [`workers`](Job::workers) says otherwise: a crash, an abort, a stack overflow, memory
+    /// without end or a loop without end ends its task, and nothing else. See
+    /// [`on_isolated`](Job::on_isolated).
     pub fn isolated<F, A>(function: F, isolation: Isolation) -> Self
     where
         F: Fn(T) -> A + 'static,
@@ -201,12 +205,14 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         Self::on_lane(LaneKind::Process).on_isolated(function, isolation)
     }
 
-    /// What tasks on the process lane run: a function of this program, in child processes that serve many tasks each.
+    /// What tasks on the process lane run: a function of this program, in child processes that
+    /// serve many tasks each.
     ///
-    /// `main` must begin with [`init_with`](crate::init_with), and add the function there; else every task fails with kind `setup`, which says so. The
-    /// children are this executable, started again: they share nothing with this process, neither its statics nor its open files but standard output and
-    /// error. Payload and result travel as bytes (serde, in the format of `postcard`, which cannot carry types that want to see what follows, such as
-    /// untagged enums).
+    /// `main` must begin with [`init_with`](crate::init_with), and add the function there; else
+    /// every task fails with kind `setup`, which says so. The children are this executable, started
+    /// again: they share nothing with this process, neither its statics nor its open files but
+    /// standard output and error. Payload and result travel as bytes (serde, in the format of
+    /// `postcard`, which cannot carry types that want to see what follows, such as untagged enums).
     ///
     /// | what the function does | outcome |
     /// |---|---|
@@ -216,11 +222,13 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     /// | calls `exit` | `Lost`, with the code |
     /// | holds more than [`Isolation::memory`] | `Failed`, kind `memory` |
     ///
-    /// A child that ends is replaced. What else was sent to it and had not begun is run by another one; nothing that ran is run again but by the job's
-    /// retries. Processes that a function leaves behind are killed with its child, when that ends or is replaced, unless they left its process group. When
-    /// this program dies, by whatever death, so do its children. Linux alone.
+    /// A child that ends is replaced. What else was sent to it and had not begun is run by another
+    /// one; nothing that ran is run again but by the job's retries. Processes that a function
+    /// leaves behind are killed with its child, when that ends or is replaced, unless they left its
+    /// process group. When this program dies, by whatever death, so do its children. Linux alone.
     ///
-    /// The bounds on `function` are those of [`Functions::with`](crate::Functions::with): it captures nothing.
+    /// The bounds on `function` are those of [`Functions::with`](crate::Functions::with): it
+    /// captures nothing.
     pub fn on_isolated<F, A>(mut self, function: F, isolation: Isolation) -> Self
     where
         F: Fn(T) -> A + 'static,
@@ -270,7 +278,8 @@ where
 }
 
 impl<T: Send + 'static> Job<T, Output> {
-    /// A job that runs a command for each parameter, as a child process of its own. A task ends well when its command ends with 0.
+    /// A job that runs a command for each parameter, as a child process of its own. A task ends
+    /// well when its command ends with 0.
     ///
     /// ```
     /// use longshore_core::{Job, lane::child::Command};

@@ -1,4 +1,5 @@
-//! What fills a job's work queue: iterators, streams, functions with a sender, and one source for all of them.
+//! What fills a job's work queue: iterators, streams, functions with a sender, and one source for
+//! all of them.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -38,7 +39,8 @@ impl Failures {
     }
 }
 
-/// One source for all producers: a single iterator, stream or queue is the source itself; several fill one queue (of several queues, the first).
+/// One source for all producers: a single iterator, stream or queue is the source itself; several
+/// fill one queue (of several queues, the first).
 pub(super) fn source<T: Send + 'static>(
     mut producers: Vec<Producer<T>>,
     options: Option<OptionsOf<T>>,
@@ -54,7 +56,8 @@ pub(super) fn source<T: Send + 'static>(
         Some(other) => producers.push(other),
         None => {}
     }
-    // A queue whose sender is with the user is the job's own, so that its `drained` waits for the tasks; further ones pour into it.
+    // A queue whose sender is with the user is the job's own, so that its `drained` waits for the
+    // tasks; further ones pour into it.
     let own = producers.iter().position(|producer| matches!(producer, Producer::Queue(_))).map(|place| producers.remove(place));
     let (sender, source) = match own {
         Some(Producer::Queue(source)) => (source.sender(), source),
@@ -74,7 +77,8 @@ pub(super) fn source<T: Send + 'static>(
             drop(open);
         });
     }
-    // Told here, where tasks leave the queue, and not on the way in: what a producer's `drained` waits for is then the task, not its way.
+    // Told here, where tasks leave the queue, and not on the way in: what a producer's `drained`
+    // waits for is then the task, not its way.
     Arc::new(source.with_options(options))
 }
 

@@ -50,7 +50,8 @@ impl RunningJob {
         self.running.events(Detail::Tasks, capacity)
     }
 
-    /// Waits for the end of the job, calls `on_job_complete` and returns the report. Dropping this future leaves the job running.
+    /// Waits for the end of the job, calls `on_job_complete` and returns the report. Dropping this
+    /// future leaves the job running.
     pub async fn join(self) -> Report {
         let summary = self.running.join().await;
         let mut report = Report {

@@ -1,4 +1,5 @@
-//! What a job is set to: its tasks, its producers, how many at once, how fast, how long, how often, and who is told.
+//! What a job is set to: its tasks, its producers, how many at once, how fast, how long, how often,
+//! and who is told.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -16,9 +17,11 @@ use crate::{
 use futures_util::{FutureExt, Stream, StreamExt};
 
 impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
-    /// What a task wants differently from the job, told from its payload: another lane, a key, a timeout, a retry policy.
+    /// What a task wants differently from the job, told from its payload: another lane, a key, a
+    /// timeout, a retry policy.
     ///
-    /// [`lane_of`](Job::lane_of) and [`order_by`](Job::order_by) set their field on top of it, whichever is called first.
+    /// [`lane_of`](Job::lane_of) and [`order_by`](Job::order_by) set their field on top of it,
+    /// whichever is called first.
     ///
     /// ```
     /// use std::time::Duration;
@@ -77,7 +80,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// Adds a producer: an iterator, lazy and, if it likes, without end. It is asked on the runtime's threads as long as it is quick.
+    /// Adds a producer: an iterator, lazy and, if it likes, without end. It is asked on the
+    /// runtime's threads as long as it is quick.
     pub fn params<I>(mut self, params: I) -> Self
     where
         I: IntoIterator<Item = T>,
@@ -93,7 +97,8 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// Adds a producer: an async function with a sender. If it fails or panics, that stands in the report; the job goes on with the others.
+    /// Adds a producer: an async function with a sender. If it fails or panics, that stands in the
+    /// report; the job goes on with the others.
     /// ```
     /// use longshore_core::{Job, Sender};
     ///
@@ -122,14 +127,16 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// Adds a queue, and returns its sender: clone it for further producers. The job ends when all senders are dropped and nothing is left.
+    /// Adds a queue, and returns its sender: clone it for further producers. The job ends when all
+    /// senders are dropped and nothing is left.
     pub fn sender(mut self, capacity: usize) -> (Sender<T>, Self) {
         let (sender, source) = queue(capacity);
         self.producers.push(Producer::Queue(source));
         (sender, self)
     }
 
-    /// Workers of the job's lane: how many tasks run at once. Default: async 50, blocking 4 × cores, cpu and process as many as cores.
+    /// Workers of the job's lane: how many tasks run at once. Default: async 50, blocking 4 ×
+    /// cores, cpu and process as many as cores.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers[self.lane as usize] = Some(workers.max(1));
         self
@@ -147,9 +154,11 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// Lets the number of tasks that run at once find itself, between `floor` and `ceiling`: it grows as long as that serves more, and falls when the other
-    /// side queues, refuses (429, 503) or fails to answer in time. [How it is found](crate::gate::adaptive). Sets the workers of the job's lane to the
-    /// ceiling; [`Handle::set_concurrency`](crate::engine::Handle::set_concurrency) ends it.
+    /// Lets the number of tasks that run at once find itself, between `floor` and `ceiling`: it
+    /// grows as long as that serves more, and falls when the other side queues, refuses (429, 503)
+    /// or fails to answer in time. [How it is found](crate::gate::adaptive). Sets the workers of
+    /// the job's lane to the ceiling;
+    /// [`Handle::set_concurrency`](crate::engine::Handle::set_concurrency) ends it.
     ///
     /// ```
     /// use longshore_core::Job;
@@ -172,14 +181,16 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// Capacity of the result queue. Default: 2 × workers. When it is full, workers wait, each with one result in its hands: while the handler takes
-    /// nothing, exactly as many tasks run as there are workers and places.
+    /// Capacity of the result queue. Default: 2 × workers. When it is full, workers wait, each with
+    /// one result in its hands: while the handler takes nothing, exactly as many tasks run as there
+    /// are workers and places.
     pub fn result_queue(mut self, capacity: usize) -> Self {
         self.results = Some(capacity);
         self
     }
 
-    /// Result handlers: how many calls of `on_task_complete` there may be at once. Default 1: in turn, never overlapping.
+    /// Result handlers: how many calls of `on_task_complete` there may be at once. Default 1: in
+    /// turn, never overlapping.
     pub fn result_handlers(mut self, handlers: usize) -> Self {
         self.handlers = handlers.max(1);
         self
@@ -207,8 +218,9 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// The limit of one attempt. On the blocking and cpu lanes a thread cannot be ended: the attempt has its outcome on time (blocking) or when it
-    /// ends (cpu), its token says so, and the thread goes on by itself.
+    /// The limit of one attempt. On the blocking and cpu lanes a thread cannot be ended: the
+    /// attempt has its outcome on time (blocking) or when it ends (cpu), its token says so, and the
+    /// thread goes on by itself.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
@@ -235,8 +247,9 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// Called once for each finished task, by the result handler. A slow callback holds up no worker until the result queue is full; one that panics is
-    /// counted in the report and stops nothing.
+    /// Called once for each finished task, by the result handler. A slow callback holds up no
+    /// worker until the result queue is full; one that panics is counted in the report and stops
+    /// nothing.
     pub fn on_task_complete(mut self, callback: impl Fn(&Finished<T, R>) + Send + Sync + 'static) -> Self {
         self.on_task_complete = Some(Arc::new(callback));
         self
@@ -248,8 +261,9 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// Adds a listener that hears everything from the first task on, and returns it. It keeps at most `capacity` events that are not
-    /// read: a reader that is too slow misses some, and is told so. [`RunningJob::events`](crate::RunningJob::events) listens later.
+    /// Adds a listener that hears everything from the first task on, and returns it. It keeps at
+    /// most `capacity` events that are not read: a reader that is too slow misses some, and is told
+    /// so. [`RunningJob::events`](crate::RunningJob::events) listens later.
     ///
     /// ```
     /// use longshore_core::{Job, watch::{Event, Heard}};
@@ -263,8 +277,9 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         (self.events.listen(Detail::Tasks, capacity), self)
     }
 
-    /// Counts ended tasks and their times by this label of theirs, told from the payload, in [`View::labels`](crate::watch::View::labels). The
-    /// function is called beside the loop, once for each task that has ended; it needs the payload, so a copy of it is kept.
+    /// Counts ended tasks and their times by this label of theirs, told from the payload, in
+    /// [`View::labels`](crate::watch::View::labels). The function is called beside the loop, once
+    /// for each task that has ended; it needs the payload, so a copy of it is kept.
     ///
     /// ```
     /// use longshore_core::Job;

@@ -1,11 +1,13 @@
 //! The async lane: long-lived loops on the runtime, each polling many attempts.
 //!
-//! An attempt is the handler's boxed future, polled where it arrives; only what is still pending is kept, in a place of the loop (`pending.rs`). So an
-//! attempt costs one allocation, the handler's own. There is no spawn per task, no second box and no timer per attempt: deadlines are looked at when
-//! the earliest of a loop has come.
+//! An attempt is the handler's boxed future, polled where it arrives; only what is still pending is
+//! kept, in a place of the loop (`pending.rs`). So an attempt costs one allocation, the handler's
+//! own. There is no spawn per task, no second box and no timer per attempt: deadlines are looked at
+//! when the earliest of a loop has come.
 //!
-//! All loops draw from one queue. While one loop is enough it is the one that stays awake, because waking another thread costs more than a no-op task;
-//! the others are woken when work piles up or when a loop is held up by a handler that computes or blocks.
+//! All loops draw from one queue. While one loop is enough it is the one that stays awake, because
+//! waking another thread costs more than a no-op task; the others are woken when work piles up or
+//! when a loop is held up by a handler that computes or blocks.
 
 pub(crate) mod pending;
 #[cfg(test)]
@@ -40,15 +42,15 @@ use pending::Pending;
 
 /// Attempts that a loop starts in one turn, and that it polls.
 const TAKE: usize = 64;
-/// Attempts that a loop takes from the queue at once. Few, because those behind one that computes or blocks wait for it; what is still in the queue,
-/// another loop may take.
+/// Attempts that a loop takes from the queue at once. Few, because those behind one that computes
+/// or blocks wait for it; what is still in the queue, another loop may take.
 const SIP: usize = 8;
 /// Attempts that wait in the queue before a second loop is woken for them.
 const SPREAD: usize = 120;
 /// A turn that lasts longer is held up; new work goes to another loop.
 const LONG_TURN: Duration = Duration::from_micros(50);
-/// Turns in one poll, and the time, after which a loop lets other tasks of its thread go on. (For that the runtime wakes another thread, if one sleeps:
-/// not too often.)
+/// Turns in one poll, and the time, after which a loop lets other tasks of its thread go on. (For
+/// that the runtime wakes another thread, if one sleeps: not too often.)
 const TURNS: usize = 64;
 const POLL: Duration = Duration::from_micros(200);
 /// Stands for a task while a loop does the work of others in passing.
@@ -173,7 +175,8 @@ impl<T, R> Shared<T, R> {
         }
     }
 
-    /// Moves waiting attempts to a loop. `false`: there are none, and the loop may sleep (its waker is registered).
+    /// Moves waiting attempts to a loop. `false`: there are none, and the loop may sleep (its waker
+    /// is registered).
     fn take(&self, index: usize, into: &mut VecDeque<Attempt<T>>, cx: &TaskContext<'_>) -> Taken {
         let mut queue = self.queue.lock();
         let stop = queue.stop;
@@ -181,7 +184,8 @@ impl<T, R> Shared<T, R> {
             if queue.closed {
                 return Taken { stop, any: false, closed: true };
             }
-            // Registered under the lock: whoever adds work takes it first, and then sees that we sleep.
+            // Registered under the lock: whoever adds work takes it first, and then sees that we
+            // sleep.
             self.loops[index].waker.register(cx.waker());
             queue.idle[index] = true;
             return Taken { stop, any: false, closed: false };
@@ -227,7 +231,8 @@ impl<T: Send + 'static, R: Send + 'static> Lane<T, R> for AsyncLane<T, R> {
         } else {
             queue.attempts.extend(batch.drain(..));
         }
-        // A loop that is awake looks here before it sleeps. Another one is woken only if none is, or if all of them are held up.
+        // A loop that is awake looks here before it sleeps. Another one is woken only if none is,
+        // or if all of them are held up.
         let free = |index: usize| {
             let turn = self.shared.loops[index].state.turn.load(Ordering::Relaxed);
             now.saturating_sub(turn) < LONG_TURN.as_nanos() as u64
@@ -311,7 +316,8 @@ impl<T, R> Running<T, R> {
     }
 }
 
-/// Polls a future that `make` may put there first; a panic is an outcome. What is ready is dropped, and `over` gets its outcome.
+/// Polls a future that `make` may put there first; a panic is an outcome. What is ready is dropped,
+/// and `over` gets its outcome.
 #[inline]
 fn poll_future<R>(
     place: &mut Option<BoxFuture<'static, Outcome<R>>>,
@@ -340,7 +346,8 @@ fn poll_future<R>(
         *place = None;
         count(cpu);
         match outcome {
-            // Not the same as to hand on the outcome: what was just written in pieces, a processor cannot read in one without waiting.
+            // Not the same as to hand on the outcome: what was just written in pieces, a processor
+            // cannot read in one without waiting.
             Outcome::Ok(result) => over(cpu, Outcome::Ok(result)),
             other => over(cpu, other),
         }
@@ -398,7 +405,8 @@ impl<T: Send + 'static, R: Send + 'static> Future for Loop<T, R> {
             let polled = this.poll_pending();
             this.look_at_deadlines(cx);
             this.state.turn.store(now.nanos_since(this.shared.epoch), Ordering::Relaxed);
-            // User code may be done in passing only while nothing of ours waits to be polled; what is in the queue others take, if it lasts.
+            // User code may be done in passing only while nothing of ours waits to be polled; what
+            // is in the queue others take, if it lasts.
             this.state.enter(IN_PASSING);
             this.shared.outbox.finish_in_passing(&mut this.done, this.pending.is_empty());
             this.state.leave();
@@ -410,7 +418,8 @@ impl<T: Send + 'static, R: Send + 'static> Future for Loop<T, R> {
                     return Poll::Pending;
                 }
             }
-            // Without budget what tokio has for the attempts stays pending, and is woken again and again.
+            // Without budget what tokio has for the attempts stays pending, and is woken again and
+            // again.
             if now.since(began) > POLL || !tokio::task::coop::has_budget_remaining() {
                 break;
             }

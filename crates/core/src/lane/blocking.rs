@@ -1,8 +1,10 @@
 //! The blocking lane: a thread for each running attempt, for calls that block.
 //!
-//! There are never more threads than attempts were in hand at once, so the gate's slots bound their number. The thread that was idle last is called first:
-//! its memory is still near, and those that are not needed idle for long and end. A thread cannot be ended from outside: an attempt that passes its timeout
-//! gets its outcome at once, its token is cancelled, and its thread is left to itself and replaced.
+//! There are never more threads than attempts were in hand at once, so the gate's slots bound their
+//! number. The thread that was idle last is called first: its memory is still near, and those that
+//! are not needed idle for long and end. A thread cannot be ended from outside: an attempt that
+//! passes its timeout gets its outcome at once, its token is cancelled, and its thread is left to
+//! itself and replaced.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +22,8 @@ use crate::{
     task::{Attempt, EngineTask, Finished},
 };
 
-/// Threads that may be left behind with an attempt that did not end in time, as a multiple of the most that ever ran; beyond, the lane gets smaller.
+/// Threads that may be left behind with an attempt that did not end in time, as a multiple of the
+/// most that ever ran; beyond, the lane gets smaller.
 const ABANDONED: usize = 4;
 /// An idle thread ends after this time.
 const IDLE: Duration = Duration::from_secs(10);
@@ -37,7 +40,8 @@ pub(crate) struct Pool<T, R> {
     work: Work<T, R>,
     outbox: Outbox<T, R>,
     clock: Clock,
-    /// Whether the pool ends attempts that pass their timeout. The process lane does that itself, by killing the child.
+    /// Whether the pool ends attempts that pass their timeout. The process lane does that itself,
+    /// by killing the child.
     abandons: bool,
     /// An idle thread ends after this time.
     idle: Duration,
@@ -76,7 +80,8 @@ impl<T> State<T> {
         self.threads < self.queue.len() + self.running
     }
 
-    /// So many running attempts were given their outcomes, and their threads are left to themselves.
+    /// So many running attempts were given their outcomes, and their threads are left to
+    /// themselves.
     fn abandon(&mut self, count: usize) {
         self.running -= count;
         self.threads -= count;
@@ -90,7 +95,8 @@ impl<T: Send + 'static, R: Send + 'static> BlockingLane<T, R> {
         Self::with(handler, outbox, clock, true)
     }
 
-    /// A lane that runs a handler which keeps to the timeout of its context itself, so that no thread is ever left behind.
+    /// A lane that runs a handler which keeps to the timeout of its context itself, so that no
+    /// thread is ever left behind.
     pub fn patient(handler: SyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock) -> Self {
         Self::with(handler, outbox, clock, false)
     }
@@ -170,20 +176,22 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
         state.queue.extend(batch.drain(..));
         self.staff(&mut state);
         if state.threads == 0 && !state.queue.is_empty() {
-            // All threads hang, and there may be no more of them: what waits here ends at its timeout all the same.
+            // All threads hang, and there may be no more of them: what waits here ends at its
+            // timeout all the same.
             self.wake_keeper(&mut state);
         }
         drop(state);
         called.iter().for_each(Thread::unpark);
     }
 
-    /// Starts threads until each attempt in hand has one. A thread that is on its way, newly started or back from an attempt that has its outcome, counts:
-    /// it finds the queue.
+    /// Starts threads until each attempt in hand has one. A thread that is on its way, newly
+    /// started or back from an attempt that has its outcome, counts: it finds the queue.
     fn staff(self: &Arc<Self>, state: &mut State<T>) {
         while state.is_short() && self.grow(state) {}
     }
 
-    /// Starts one more thread. If the system has none left, the queue waits for those that there are; if there are none at all, its attempts fail.
+    /// Starts one more thread. If the system has none left, the queue waits for those that there
+    /// are; if there are none at all, its attempts fail.
     fn grow(self: &Arc<Self>, state: &mut State<T>) -> bool {
         if state.abandoned > 0 && state.abandoned >= ABANDONED * state.most.max(1) {
             return false;
@@ -274,7 +282,8 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             state = self.lock();
             let task = state.seats[seat.0].take().and_then(|seat| seat.task);
             let Some(task) = task else {
-                // Somebody else gave this attempt its outcome and let another thread take our place, if one could be had.
+                // Somebody else gave this attempt its outcome and let another thread take our
+                // place, if one could be had.
                 state.abandoned -= 1;
                 if state.is_short() {
                     state.threads += 1;
@@ -282,7 +291,8 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                 }
                 return;
             };
-            // From here on the thread counts as free: the outcome makes room for the next attempt, which is not to start another thread.
+            // From here on the thread counts as free: the outcome makes room for the next attempt,
+            // which is not to start another thread.
             state.running -= 1;
             drop(state);
             self.outbox.finish_one(Finished {
@@ -324,7 +334,8 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
         self.tick.notify_one();
     }
 
-    /// Ends attempts that pass their timeout. Runs on a thread of its own, as long as there are timeouts.
+    /// Ends attempts that pass their timeout. Runs on a thread of its own, as long as there are
+    /// timeouts.
     fn keep_time(self: Arc<Self>) {
         let mut state = self.lock();
         loop {
@@ -350,8 +361,9 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             }
             state.abandon(ended.len());
             if state.threads == 0 && self.abandons {
-                // Nobody is left to start what waits, unless one of the abandoned threads comes back in time, or there may be a new one: that is tried
-                // below before anything more ends here.
+                // Nobody is left to start what waits, unless one of the abandoned threads comes
+                // back in time, or there may be a new one: that is tried below before anything more
+                // ends here.
                 for attempt in std::mem::take(&mut state.queue) {
                     let limit = attempt.task.limit();
                     let deadline = limit.and_then(|limit| Instant::from(attempt.task.admitted).checked_add(limit));
@@ -436,7 +448,8 @@ mod tests {
             Attempt { task, payload: id }
         }
 
-        /// Runs so many attempts, and always has as many in hand as there are slots. The most threads that there were.
+        /// Runs so many attempts, and always has as many in hand as there are slots. The most
+        /// threads that there were.
         fn run(&mut self, count: usize, slots: usize) -> usize {
             let (mut begun, mut ended, mut most) = (0, 0, 0);
             while ended < count {

@@ -7,10 +7,14 @@
 //! - [`Child`]: one child that its owner talks to, for lanes whose children serve many tasks.
 //!
 //! What holds:
-//! - A child is started by posix_spawn: no hook between fork and exec, which would make every start copy this process's page tables.
-//! - Whatever way a command ends, its whole group is killed before its leader is reaped: nothing that stayed in the group outlives the task.
-//! - A group is only signalled under its slot's lock and while its leader is not reaped, so that the number cannot be another's.
-//! - stdout and stderr are read to their end whatever the limit, so that no child waits for a reader.
+//! - A child is started by posix_spawn: no hook between fork and exec, which would make every start
+//!   copy this process's page tables.
+//! - Whatever way a command ends, its whole group is killed before its leader is reaped: nothing
+//!   that stayed in the group outlives the task.
+//! - A group is only signalled under its slot's lock and while its leader is not reaped, so that
+//!   the number cannot be another's.
+//! - stdout and stderr are read to their end whatever the limit, so that no child waits for a
+//!   reader.
 
 mod children;
 mod spill;
@@ -55,7 +59,8 @@ pub struct Command {
     pub cwd: Option<PathBuf>,
     /// What it can read.
     pub stdin: Stdin,
-    /// The most address space that it may have, in bytes, and each of its own children (Linux; elsewhere it has no effect). Set as soon as it runs.
+    /// The most address space that it may have, in bytes, and each of its own children (Linux;
+    /// elsewhere it has no effect). Set as soon as it runs.
     pub memory: Option<u64>,
     /// Place for the part of its output that is not kept; thrown away if `None`.
     pub spill: Option<Spill>,
@@ -75,10 +80,12 @@ pub enum Stdin {
     Stream(Stream),
 }
 
-/// A command's input that is not held in memory: opened anew for each attempt, and read on the thread that waits for the command.
+/// A command's input that is not held in memory: opened anew for each attempt, and read on the
+/// thread that waits for the command.
 ///
-/// Reading should not wait for anybody, as a regular file does not. When opening fails, nothing is started. When reading fails, the command is killed before
-/// it sees an end of its input, and [`run`] returns the error.
+/// Reading should not wait for anybody, as a regular file does not. When opening fails, nothing is
+/// started. When reading fails, the command is killed before it sees an end of its input, and
+/// [`run`] returns the error.
 #[derive(Clone)]
 pub struct Stream(Arc<Opener>);
 
@@ -102,7 +109,8 @@ impl fmt::Debug for Stream {
 pub struct Limits {
     /// After this time its group gets SIGTERM.
     pub timeout: Option<Duration>,
-    /// The time between SIGTERM and SIGKILL, after a timeout and after [`Stop::Soft`]; nothing means SIGKILL at once.
+    /// The time between SIGTERM and SIGKILL, after a timeout and after [`Stop::Soft`]; nothing
+    /// means SIGKILL at once.
     pub kill_after: Duration,
     /// Most bytes of each of its streams that are kept; what comes after them is read and counted,
     /// and goes to the command's [`Spill`] if it has one.
@@ -148,17 +156,20 @@ pub struct Output {
     pub wall: Duration,
 }
 
-/// Runs one command and waits for its end, on the calling thread. `slot` is the calling thread's place in `children`; no other call uses it
-/// meanwhile.
+/// Runs one command and waits for its end, on the calling thread. `slot` is the calling thread's
+/// place in `children`; no other call uses it meanwhile.
 ///
-/// When the command has ended, what is in its pipes is read; pipes that a background child of it holds open are waited for up to 100 ms. After
-/// SIGTERM (timeout, or [`Stop::Soft`]) its background children have as long as it had itself, `kill_after`, as long as they hold a pipe. Then its
-/// group is killed: a command leaves nothing behind but what moved to another group or session on purpose (a daemon).
+/// When the command has ended, what is in its pipes is read; pipes that a background child of it
+/// holds open are waited for up to 100 ms. After SIGTERM (timeout, or [`Stop::Soft`]) its
+/// background children have as long as it had itself, `kill_after`, as long as they hold a pipe.
+/// Then its group is killed: a command leaves nothing behind but what moved to another group or
+/// session on purpose (a daemon).
 ///
 /// # Errors
-/// Kind `spawn` when it could not be started, with the system's error number as code, never retried if another attempt cannot help (no such program,
-/// say); kind `invalid` for a NUL byte in an argument; kind `cancelled` after [`Children::stop`]; of a [`Stream`] its own when it cannot be opened, and kind
-/// `stdin` when it cannot be read to its end.
+/// Kind `spawn` when it could not be started, with the system's error number as code, never retried
+/// if another attempt cannot help (no such program, say); kind `invalid` for a NUL byte in an
+/// argument; kind `cancelled` after [`Children::stop`]; of a [`Stream`] its own when it cannot be
+/// opened, and kind `stdin` when it cannot be read to its end.
 pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -> Result<Output, TaskError> {
     let start = Instant::now();
     let stream = match &command.stdin {
@@ -215,7 +226,8 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
             ended = Some(now);
             timeout_at = None;
             input.close();
-            // After SIGTERM, the rest of the group has what is left of the time that the command had.
+            // After SIGTERM, the rest of the group has what is left of the time that the command
+            // had.
             drained_at = kill_at.or_else(|| now.checked_add(DRAIN));
         }
         if stop && ended.is_none() {
@@ -264,11 +276,13 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
 }
 
 thread_local! {
-    /// What a stream is read into first, as large as a pipe: outputs then take the memory that they need and no more.
+    /// What a stream is read into first, as large as a pipe: outputs then take the memory that they
+    /// need and no more.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
 }
 
-/// Reads once from a pipe that is ready, hands the bytes to `take`, and says whether the end has not come yet.
+/// Reads once from a pipe that is ready, hands the bytes to `take`, and says whether the end has
+/// not come yet.
 ///
 /// The pipe need not be non-blocking: nobody else reads it, so what poll(2) promised is there.
 pub fn read_some(mut pipe: impl Read, take: impl FnOnce(&[u8])) -> bool {
@@ -402,7 +416,8 @@ impl<'a> Feed<'a> {
         }
     }
 
-    /// Reads on where all that was read is written. At its end the stream is let go; where it fails, the pipe stays open.
+    /// Reads on where all that was read is written. At its end the stream is let go; where it
+    /// fails, the pipe stays open.
     fn refill(&mut self) {
         let Some(stream) = self.stream.as_mut().filter(|_| self.written == self.piece.len() && self.failed.is_none()) else { return };
         self.written = 0;

@@ -1,7 +1,9 @@
-//! The cpu lane: as many threads as cores, at a lower priority, so that work on the async lane stays on time.
+//! The cpu lane: as many threads as cores, at a lower priority, so that work on the async lane
+//! stays on time.
 //!
-//! Tiny items must not pay for a hand-over each: a thread takes as many from the queue as make up about `CHUNK` of measured work, and reports them
-//! together. The lane tells the engine how much it wants to hold, so that long items are not taken before a thread is free for them.
+//! Tiny items must not pay for a hand-over each: a thread takes as many from the queue as make up
+//! about `CHUNK` of measured work, and reports them together. The lane tells the engine how much it
+//! wants to hold, so that long items are not taken before a thread is free for them.
 
 use std::{
     collections::VecDeque,
@@ -26,9 +28,11 @@ use crate::{
 const CHUNK: Duration = Duration::from_micros(200);
 /// The most items in a chunk.
 const MOST: usize = 512;
-/// Items that take longer than this are measured one by one; shorter ones share what their chunk took.
+/// Items that take longer than this are measured one by one; shorter ones share what their chunk
+/// took.
 const TINY: Duration = Duration::from_micros(2);
-/// How much nicer the threads are than the rest of the program. At 5 and more, sleeps on the async lane come as punctually as on an idle machine.
+/// How much nicer the threads are than the rest of the program. At 5 and more, sleeps on the async
+/// lane come as punctually as on an idle machine.
 pub(crate) const NICE: i32 = 10;
 
 /// The cpu lane.
@@ -139,7 +143,8 @@ impl<T, R> Pool<T, R> {
 
 impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
     fn serve(self: Arc<Self>, index: u32) {
-        // Without the right to be nicer (there is none in some sandboxes) the lane works all the same.
+        // Without the right to be nicer (there is none in some sandboxes) the lane works all the
+        // same.
         let _ = longshore_sys::priority::set_thread_background(NICE);
         let mut chunk: Vec<Attempt<T>> = Vec::with_capacity(MOST);
         let mut done: Vec<Finished<T, R>> = Vec::with_capacity(MOST);
@@ -206,14 +211,16 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                 }
             }
             let last = mean.as_nanos().max(1) as f64;
-            // Quick to believe in longer items, slower to believe in shorter ones: a chunk that is too long holds up its neighbours.
+            // Quick to believe in longer items, slower to believe in shorter ones: a chunk that is
+            // too long holds up its neighbours.
             each = if last > each { last } else { each * 0.5 + last * 0.5 };
             self.hold(each);
             self.outbox.finish(&mut done);
         }
     }
 
-    /// Says how much the lane wants to hold: a chunk that runs and one or two that wait for each thread; nothing but what runs when items are long.
+    /// Says how much the lane wants to hold: a chunk that runs and one or two that wait for each
+    /// thread; nothing but what runs when items are long.
     fn hold(&self, each: f64) {
         let chunk = ((CHUNK.as_nanos() as f64 / each) as usize).clamp(1, MOST);
         let ahead = if each > 10_000_000.0 {

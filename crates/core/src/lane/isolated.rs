@@ -1,21 +1,30 @@
-//! Functions of this program in child processes: a crash, an abort, a stack overflow, memory without end or a loop without end is that task's outcome.
+//! Functions of this program in child processes: a crash, an abort, a stack overflow, memory
+//! without end or a loop without end is that task's outcome.
 //!
 //! Layout:
 //! - `isolated.rs`: [`IsolatedLane`], its queue and its limits.
-//! - `seat.rs`: a thread for each child; it sends batches, takes answers, and finds out who was running when a child ends.
-//! - `load.rs`: a batch, and whose items it has. `parcel.rs`: payloads that are several items. `blame.rs`: decisions without effects. `link.rs`: the parent's end of a child. `serve.rs`: the child's.
+//! - `seat.rs`: a thread for each child; it sends batches, takes answers, and finds out who was
+//!   running when a child ends.
+//! - `load.rs`: a batch, and whose items it has. `parcel.rs`: payloads that are several items.
+//!   `blame.rs`: decisions without effects. `link.rs`: the parent's end of a child. `serve.rs`: the
+//!   child's.
 //! - `registry.rs`: which function is meant. `wire.rs`: what travels.
 //!
 //! What holds:
-//! - A child runs one function for many tasks, one after the other. Tiny ones are sent in batches of about `CHUNK` of measured work, and the next batch
-//!   before one is done (on the other side of the board), so that parent and child need not sleep for each other; long ones are sent alone.
-//! - A task may be several items (a chunk of an executor's `map`): limits, blame and outcomes are those of each item.
-//! - The child claims each task of a batch before it begins it, and publishes its answer when it has ended, both in memory that its parent sees: whatever
-//!   ends the child, the tasks that have ended keep their answers, the one that ran has the blame, and those behind it go to another child. No task runs
-//!   twice unless the retries say so.
+//! - A child runs one function for many tasks, one after the other. Tiny ones are sent in batches
+//!   of about `CHUNK` of measured work, and the next batch before one is done (on the other side of
+//!   the board), so that parent and child need not sleep for each other; long ones are sent alone.
+//! - A task may be several items (a chunk of an executor's `map`): limits, blame and outcomes are
+//!   those of each item.
+//! - The child claims each task of a batch before it begins it, and publishes its answer when it
+//!   has ended, both in memory that its parent sees: whatever ends the child, the tasks that have
+//!   ended keep their answers, the one that ran has the blame, and those behind it go to another
+//!   child. No task runs twice unless the retries say so.
 //! - The parent takes tasks behind one that turns out long back, for other children.
-//! - A child is killed with its group, by SIGKILL at once: a function has no use for a TERM that it cannot hear.
-//! - A child dies with the thread that serves it, so with this process; the guardian kills what it has started, too.
+//! - A child is killed with its group, by SIGKILL at once: a function has no use for a TERM that it
+//!   cannot hear.
+//! - A child dies with the thread that serves it, so with this process; the guardian kills what it
+//!   has started, too.
 
 mod blame;
 mod link;
@@ -64,7 +73,8 @@ const CHUNK: Duration = Duration::from_micros(200);
 /// The most items that a child is given at once.
 pub(crate) const MOST: usize = 512;
 
-/// How far the child processes of isolated functions may go, and when they are replaced. Nothing is limited by default.
+/// How far the child processes of isolated functions may go, and when they are replaced. Nothing is
+/// limited by default.
 ///
 /// ```
 /// use longshore_core::Isolation;
@@ -75,18 +85,22 @@ pub(crate) const MOST: usize = 512;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Isolation {
-    /// The most memory that a child may hold, in bytes (resident, shared pages of the program included; what the child itself starts is not counted). It
-    /// is looked at every 20 ms while a task runs: a child that holds more is killed, and its task has failed with kind `memory`. What it can take within
-    /// 20 ms comes on top. Between tasks, a child that holds more than half is replaced, so that no task pays for what others leaked.
+    /// The most memory that a child may hold, in bytes (resident, shared pages of the program
+    /// included; what the child itself starts is not counted). It is looked at every 20 ms while a
+    /// task runs: a child that holds more is killed, and its task has failed with kind `memory`.
+    /// What it can take within 20 ms comes on top. Between tasks, a child that holds more than half
+    /// is replaced, so that no task pays for what others leaked.
     pub memory: Option<u64>,
     /// A child is replaced after this many tasks.
     pub max_tasks: Option<u32>,
     /// A child is replaced, between tasks, when it is older than this.
     pub max_age: Option<Duration>,
-    /// A child is replaced, between tasks, when it holds more than this many bytes. Half of `memory` if that is less or this is absent.
+    /// A child is replaced, between tasks, when it holds more than this many bytes. Half of
+    /// `memory` if that is less or this is absent.
     pub max_size: Option<u64>,
-    /// How many tasks a child is given at once, 1 to 512. By default as many as make up 200 µs of measured work, so one if they take longer. While a child
-    /// works on a batch that takes less than a millisecond, it has the next one already.
+    /// How many tasks a child is given at once, 1 to 512. By default as many as make up 200 µs of
+    /// measured work, so one if they take longer. While a child works on a batch that takes less
+    /// than a millisecond, it has the next one already.
     pub batch: Option<u32>,
 }
 
@@ -161,11 +175,13 @@ where
     T: Send + 'static,
     R: Send + 'static,
 {
-    /// A lane that runs the function `F` in this many child processes at most, which start when there is work.
+    /// A lane that runs the function `F` in this many child processes at most, which start when
+    /// there is work.
     ///
     /// # Errors
-    /// Kind `setup` when no child could find `F`: [`init_with`](crate::init_with) has not been called first in `main`, or not with it, or this process is such
-    /// a child itself. Kind `spawn` when the guardian of the children cannot be started, on other systems than Linux for one.
+    /// Kind `setup` when no child could find `F`: [`init_with`](crate::init_with) has not been
+    /// called first in `main`, or not with it, or this process is such a child itself. Kind `spawn`
+    /// when the guardian of the children cannot be started, on other systems than Linux for one.
     pub fn new<F: 'static>(size: usize, isolation: Isolation, outbox: Outbox<T, R>, clock: Clock) -> Result<Self, TaskError>
     where
         T: Serialize,
@@ -176,8 +192,9 @@ where
         Self::with(function, items, None, size, isolation, outbox, clock)
     }
 
-    /// [`new`](Self::new), for payloads and results that travel as other types: `F` takes a `C` made of each payload, and its answer `A` becomes the result.
-    /// Of a payload that is `called_off` the child is killed, which is looked for every 20 ms.
+    /// [`new`](Self::new), for payloads and results that travel as other types: `F` takes a `C`
+    /// made of each payload, and its answer `A` becomes the result. Of a payload that is
+    /// `called_off` the child is killed, which is looked for every 20 ms.
     ///
     /// # Errors
     /// As `new`.
@@ -301,7 +318,8 @@ where
 type ParcelOutbox<T, R> = Outbox<Parcel<T, R>, Vec<Outcome<R>>>;
 
 impl<T, R> Pool<T, R> {
-    /// Ends what no child will begin, all of its items alike. Nothing if what was taken off it has yet to end.
+    /// Ends what no child will begin, all of its items alike. Nothing if what was taken off it has
+    /// yet to end.
     fn unstarted(&self, mut attempt: Attempt<T>, outcome: &Outcome<Infallible>) -> Option<Finished<T, R>> {
         for place in 0..(self.items.count)(&attempt.payload) {
             match (self.items.end)(&mut attempt.payload, place, Said::Nothing(outcome.clone())) {
@@ -317,7 +335,8 @@ impl<T, R> Pool<T, R> {
         None
     }
 
-    /// Takes off the items of an attempt from this one on; and whether what stays has ended by that.
+    /// Takes off the items of an attempt from this one on; and whether what stays has ended by
+    /// that.
     fn split(&self, attempt: &mut Attempt<T>, place: usize) -> (Attempt<T>, Ends<R>) {
         let (payload, ends) = (self.items.split)(&mut attempt.payload, place);
         (Attempt { task: attempt.task.twin(), payload }, ends)
@@ -327,8 +346,8 @@ impl<T, R> Pool<T, R> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says how much the lane wants to hold when an item takes this many nanoseconds: what the children have and what waits for each; nothing but what
-    /// runs when items are long.
+    /// Says how much the lane wants to hold when an item takes this many nanoseconds: what the
+    /// children have and what waits for each; nothing but what runs when items are long.
     fn hold(&self, each: f64) {
         self.capacity.store(self.size * ahead(each), Ordering::Relaxed);
     }

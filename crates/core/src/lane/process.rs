@@ -19,7 +19,8 @@ use crate::{
 pub struct ProcessHandler<T, R> {
     /// The command for a task.
     pub command: Arc<dyn Fn(&Context, &T) -> Result<Command, TaskError> + Send + Sync>,
-    /// The outcome of a command that ended on time, by itself. [`exit_outcome`] is the usual choice.
+    /// The outcome of a command that ended on time, by itself. [`exit_outcome`] is the usual
+    /// choice.
     pub answer: Arc<dyn Fn(&Context, T, Output) -> Outcome<R> + Send + Sync>,
     /// Between TERM and KILL for a command that passes its timeout.
     pub kill_after: Duration,
@@ -64,7 +65,8 @@ fn run<T, R>(handler: &ProcessHandler<T, R>, children: &Children, context: &Cont
     (outcome, cpu)
 }
 
-/// The outcome that an ended command stands for: `Ok` for exit 0; what it wrote goes along as the detail of an error.
+/// The outcome that an ended command stands for: `Ok` for exit 0; what it wrote goes along as the
+/// detail of an error.
 ///
 /// `Cancelled` where the command's [`Spill`](child::Spill) could not be written, which is not its
 /// fault; a timeout is `TimedOut`, a signal `Killed`, a child that we ended because the job stops

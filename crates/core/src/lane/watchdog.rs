@@ -1,4 +1,5 @@
-//! Names the task that holds a loop of the async lane: on a thread of its own, because the loop cannot say it.
+//! Names the task that holds a loop of the async lane: on a thread of its own, because the loop
+//! cannot say it.
 
 use std::{
     sync::{
@@ -23,8 +24,9 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches these loops: `stalled` gets the task and how long it has held its loop, once for each time; `nudge` is called while any loop is held, so
-    /// that work can go elsewhere. `None` when no thread can be had: then nobody watches.
+    /// Watches these loops: `stalled` gets the task and how long it has held its loop, once for
+    /// each time; `nudge` is called while any loop is held, so that work can go elsewhere. `None`
+    /// when no thread can be had: then nobody watches.
     pub(crate) fn start(
         loops: Vec<Arc<LoopState>>,
         stalled: impl Fn(u64, Duration) + Send + 'static,

@@ -1,5 +1,5 @@
-//! Every interleaving of the mailbox (up to three preemptions). Run with
-//! `RUSTFLAGS="--cfg longshore_loom" cargo test -p longshore-core --lib --target-dir target/loom loom_tests`.
+//! Every interleaving of the mailbox (up to three preemptions). Run with `RUSTFLAGS="--cfg
+//! longshore_loom" cargo test -p longshore-core --lib --target-dir target/loom loom_tests`.
 
 use super::*;
 use loom::{future::block_on, sync::Arc, thread};
@@ -76,7 +76,8 @@ fn quiet_mail_comes_along_with_urgent_mail() {
     });
 }
 
-/// A planted bug, to show that the model finds a lost wake-up: the reader registers its waker and does not look again.
+/// A planted bug, to show that the model finds a lost wake-up: the reader registers its waker and
+/// does not look again.
 #[test]
 fn a_reader_that_registers_after_its_last_look_is_found_out() {
     assert_found_out("mailbox::loom_tests::planted_registration_after_the_last_look");

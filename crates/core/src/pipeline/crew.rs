@@ -1,8 +1,10 @@
 //! The loops of a pipeline that live on the runtime, as one task.
 //!
-//! They wake each other all the time: each batch that goes on wakes the stage behind, and the one in front. Were each of them a task, every other wake
-//! would call a second thread of the runtime to help, which costs more than a batch of tiny items, and the batches would wander from core to core. Here
-//! a wake is an entry in a list. A loop whose turns turn out long (its functions compute, after all) gets a task of its own, so that it holds up no other.
+//! They wake each other all the time: each batch that goes on wakes the stage behind, and the one
+//! in front. Were each of them a task, every other wake would call a second thread of the runtime
+//! to help, which costs more than a batch of tiny items, and the batches would wander from core to
+//! core. Here a wake is an entry in a list. A loop whose turns turn out long (its functions
+//! compute, after all) gets a task of its own, so that it holds up no other.
 
 use std::{
     cell::Cell,
@@ -23,8 +25,9 @@ const POLLS: usize = 16;
 const TURN: Duration = Duration::from_micros(100);
 /// A turn that takes longer is long.
 const LONG: Duration = Duration::from_micros(100);
-/// A loop with so many strikes gets a task of its own: a long turn is four of them, a short one takes one back, since now and then a turn is long because
-/// the kernel let another thread go first.
+/// A loop with so many strikes gets a task of its own: a long turn is four of them, a short one
+/// takes one back, since now and then a turn is long because the kernel let another thread go
+/// first.
 const STRIKES: u32 = 12;
 
 struct Member {
@@ -43,7 +46,8 @@ thread_local! {
     static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// The time at which the crew of this thread let a member go on, which has done nothing since; elsewhere the time now.
+/// The time at which the crew of this thread let a member go on, which has done nothing since;
+/// elsewhere the time now.
 #[inline]
 pub(super) fn turn_began(clock: Clock) -> Instant {
     NOW.take().unwrap_or_else(|| clock.now())
@@ -73,7 +77,8 @@ impl Future for Crew {
         let Self { members, runtime, clock } = &mut *self;
         let began = clock.now();
         let mut now = began;
-        // A function that waits for something of tokio's may not be polled for ever without tokio having its turn.
+        // A function that waits for something of tokio's may not be polled for ever without tokio
+        // having its turn.
         while now.duration_since(began) < TURN && tokio::task::coop::has_budget_remaining() {
             let polled = members.poll_woken(
                 POLLS,

@@ -19,7 +19,8 @@ use crate::{
 
 /// Where one worker puts its outputs. Dropping it says that it has no more.
 pub(super) trait Exit<V>: Send {
-    /// Hands on as much of the batch as there is room for. If not everything went, the waker is kept.
+    /// Hands on as much of the batch as there is room for. If not everything went, the waker is
+    /// kept.
     fn give(&mut self, batch: &mut Batch<V>, waker: &Waker) -> Given;
 
     /// How many items would go now; if none, the waker is kept. `None` after a stop.
@@ -94,7 +95,8 @@ impl<V> FlatExit<V>
 where
     V: IntoIterator,
 {
-    /// Takes some parts. `false`: there is nothing more. The iterator is the user's code, and may panic.
+    /// Takes some parts. `false`: there is nothing more. The iterator is the user's code, and may
+    /// panic.
     fn take_apart(&mut self, batch: &mut Batch<V>) -> bool {
         let taken = catch_unwind(AssertUnwindSafe(|| {
             while self.spill.len() < HANDFUL {

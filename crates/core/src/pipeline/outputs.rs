@@ -21,8 +21,8 @@ use crate::{
 
 /// The outputs of a pipeline, one after the other, as they come. Also a [`Stream`].
 ///
-/// A reader that is slow makes the last stage wait, and that the one before it, up to the source. Dropping the reader before the end stops the pipeline:
-/// nobody wants what it makes.
+/// A reader that is slow makes the last stage wait, and that the one before it, up to the source.
+/// Dropping the reader before the end stops the pipeline: nobody wants what it makes.
 pub struct Outputs<T> {
     queue: Arc<Queue<T>>,
     buffer: Batch<T>,
@@ -97,7 +97,8 @@ impl<T> Drop for Outputs<T> {
     }
 }
 
-/// The outputs of a pipeline that runs on threads of its own: an iterator for code without a runtime.
+/// The outputs of a pipeline that runs on threads of its own: an iterator for code without a
+/// runtime.
 pub struct IntoIter<T> {
     outputs: Outputs<T>,
     /// Ends its threads when it is dropped.

@@ -1,4 +1,5 @@
-//! The parts of a pipeline that are no lanes: its source, and the stages that group items or send them to branches. Each is a task on the runtime.
+//! The parts of a pipeline that are no lanes: its source, and the stages that group items or send
+//! them to branches. Each is a task on the runtime.
 
 use std::{
     collections::VecDeque,
@@ -80,7 +81,8 @@ const TURN: Duration = Duration::from_millis(1);
 const TRUSTED: u64 = 1_000;
 /// An item that comes within this time comes quickly.
 const PROMPT: Duration = Duration::from_micros(10);
-/// Items in a row that came quickly on a thread of their own, before the iterator goes back to the runtime; the next time eight times as many.
+/// Items in a row that came quickly on a thread of their own, before the iterator goes back to the
+/// runtime; the next time eight times as many.
 const QUICK: u64 = 256;
 
 /// What stopped an iterator's turn.
@@ -97,7 +99,8 @@ fn turn<I: Iterator>(items: &mut I, room: usize, next: &mut u64, into: &mut Batc
             let Some(item) = items.next() else { return Turn::End };
             into.push_back((*next, item));
             *next += 1;
-            // Looked at now and then: the clock costs more than a cheap item. Once it is known to be quick, only whole turns are timed, by the caller.
+            // Looked at now and then: the clock costs more than a cheap item. Once it is known to
+            // be quick, only whole turns are timed, by the caller.
             if taken.is_power_of_two() && *next < TRUSTED && post.clock.now().saturating_duration_since(began) > TURN {
                 return Turn::Slow;
             }
@@ -110,10 +113,12 @@ fn turn<I: Iterator>(items: &mut I, room: usize, next: &mut u64, into: &mut Batc
     })
 }
 
-/// Moves an iterator's items into the pipeline: on the runtime's thread while they come quickly, else on a thread of its own. There each item goes on
-/// before the next one is asked for, so that none waits for an iterator that waits.
+/// Moves an iterator's items into the pipeline: on the runtime's thread while they come quickly,
+/// else on a thread of its own. There each item goes on before the next one is asked for, so that
+/// none waits for an iterator that waits.
 ///
-/// An iterator that knows nothing of its length (a channel, the lines of a pipe) has a thread from the beginning.
+/// An iterator that knows nothing of its length (a channel, the lines of a pipe) has a thread from
+/// the beginning.
 pub(super) async fn iterate<I>(items: I, exit: Box<dyn Exit<I::Item>>, post: Arc<Post<I::Item>>)
 where
     I: Iterator + Send + 'static,
@@ -139,7 +144,8 @@ where
         if let Err(error) = std::thread::Builder::new().name("source".to_owned()).spawn(work) {
             post.broken("lost", format!("no thread for its iterator: {error}"));
         }
-        // An iterator that blocks cannot be woken: when the pipeline stops it is left behind, with what it may still bring.
+        // An iterator that blocks cannot be woken: when the pipeline stops it is left behind, with
+        // what it may still bring.
         match futures_util::future::select(end, pin!(post.run.stopped.cancelled())).await {
             futures_util::future::Either::Left((Ok(Some(back)), _)) => way = back,
             _ => return,
@@ -164,7 +170,8 @@ async fn iterate_quickly<I: Iterator>(way: &mut Way<I>, post: &Post<I::Item>) ->
         let room = wait_for_room(&mut *way.exit).await;
         watch.lap(|times| &mut times.blocked);
         let Some(room) = room else { return false };
-        // The first items one, two, four at a time: none waits long for an iterator that turns out slow.
+        // The first items one, two, four at a time: none waits long for an iterator that turns out
+        // slow.
         let most = room.min(FETCH).min(usize::try_from(way.next).unwrap_or(FETCH));
         let turn = turn(&mut way.items, most, &mut way.next, &mut batch, watch.since, post);
         let took = watch.lap(|times| &mut times.busy);
@@ -180,7 +187,8 @@ async fn iterate_quickly<I: Iterator>(way: &mut Way<I>, post: &Post<I::Item>) ->
     }
 }
 
-/// Moves an iterator's items, one at a time, on this thread. Gives it back when so many came quickly in a row.
+/// Moves an iterator's items, one at a time, on this thread. Gives it back when so many came
+/// quickly in a row.
 fn iterate_here<I: Iterator>(mut way: Way<I>, patience: u64, post: &Post<I::Item>) -> Option<Way<I>> {
     let waker = thread_waker();
     let mut watch = Watch::new(&post.meter, post.clock);

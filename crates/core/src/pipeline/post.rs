@@ -100,7 +100,8 @@ impl<T> Post<T> {
     }
 }
 
-/// Stops the pipeline if a worker ends without having come to its end: its runtime is shut down under it, say.
+/// Stops the pipeline if a worker ends without having come to its end: its runtime is shut down
+/// under it, say.
 pub(super) struct Guard {
     run: Arc<Run>,
     meter: Arc<Meter>,

@@ -1,8 +1,11 @@
-//! The queue in front of a stage: strictly bounded, and moved through in batches, a batch under one lock.
+//! The queue in front of a stage: strictly bounded, and moved through in batches, a batch under one
+//! lock.
 //!
-//! Both sides wait in a [`Line`]. Whoever can be served is called one at a time: the one who was called looks, takes its share, and calls the next if
-//! there is still something to be had. So a batch of tiny items wakes one taker, a batch of long ones as many as there are items. Givers are called when
-//! the queue has fallen to half, so that batches stay big, or at once by a taker whose items take long.
+//! Both sides wait in a [`Line`]. Whoever can be served is called one at a time: the one who was
+//! called looks, takes its share, and calls the next if there is still something to be had. So a
+//! batch of tiny items wakes one taker, a batch of long ones as many as there are items. Givers are
+//! called when the queue has fallen to half, so that batches stay big, or at once by a taker whose
+//! items take long.
 
 use std::{collections::VecDeque, sync::Arc, task::Waker};
 
@@ -26,7 +29,8 @@ struct State<T> {
     items: Batch<T>,
     /// Items that were taken so far: the index of the next one.
     taken: u64,
-    /// Items whose outputs have been handed on, in order; at most `window` more than these may be taken.
+    /// Items whose outputs have been handed on, in order; at most `window` more than these may be
+    /// taken.
     released: u64,
     window: u64,
     /// Givers that have not left.
@@ -58,7 +62,8 @@ pub(super) enum Taken {
     Items(u64),
     /// Nothing is there; the waker will be called.
     Empty,
-    /// Something is there, but too much that was taken before has not been handed on; the waker will be called.
+    /// Something is there, but too much that was taken before has not been handed on; the waker
+    /// will be called.
     Ahead,
     /// There will never be more.
     End,
@@ -78,7 +83,8 @@ pub(super) enum Given {
 }
 
 impl<T> Queue<T> {
-    /// A queue of this capacity for so many takers, of whom the first has handed on nothing yet. `window`: how many items may be taken and not released.
+    /// A queue of this capacity for so many takers, of whom the first has handed on nothing yet.
+    /// `window`: how many items may be taken and not released.
     pub(super) fn new(capacity: usize, takers: usize, window: Option<usize>) -> Arc<Self> {
         let state = State {
             items: VecDeque::new(),
@@ -122,7 +128,8 @@ impl<T> Queue<T> {
         wake_all(takers);
     }
 
-    /// Appends to `into` what there is, as far as `ask` goes. If there is nothing, the waker is kept.
+    /// Appends to `into` what there is, as far as `ask` goes. If there is nothing, the waker is
+    /// kept.
     #[inline]
     pub(super) fn take(&self, who: usize, ask: Ask, into: &mut Batch<T>, waker: &Waker) -> Taken {
         let mut state = self.state.lock();
@@ -268,8 +275,9 @@ impl<T> State<T> {
 
 /// Those who wait on one side of a queue.
 ///
-/// As long as somebody waits who could be served, somebody is called and has not come yet; whoever is called comes, looks, and the queue then calls the
-/// next. That is why no wake-up is lost, and why there are not more of them than needed.
+/// As long as somebody waits who could be served, somebody is called and has not come yet; whoever
+/// is called comes, looks, and the queue then calls the next. That is why no wake-up is lost, and
+/// why there are not more of them than needed.
 struct Line {
     seats: Vec<Seat>,
     waiting: usize,

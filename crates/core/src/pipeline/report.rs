@@ -40,7 +40,8 @@ impl Report {
         self.stages.iter().find(|stage| stage.name == name)
     }
 
-    /// Items that entered the pipeline and were not brought to an end because it stopped: they waited, or were dropped on their way.
+    /// Items that entered the pipeline and were not brought to an end because it stopped: they
+    /// waited, or were dropped on their way.
     pub fn left(&self) -> u64 {
         self.stages.iter().map(|stage| stage.left + stage.cancelled).sum::<u64>() + self.unread
     }
@@ -71,7 +72,8 @@ pub struct StageReport {
     pub cancelled: u64,
     /// Attempts that were followed by another one.
     pub retries: u64,
-    /// Items in front of it that it did not take because the pipeline stopped (in a report of a running pipeline: that wait now).
+    /// Items in front of it that it did not take because the pipeline stopped (in a report of a
+    /// running pipeline: that wait now).
     pub left: u64,
     /// Its function ran.
     pub busy: Duration,
@@ -81,7 +83,8 @@ pub struct StageReport {
     pub blocked: Duration,
     /// Its rate held it, or the time before another attempt.
     pub paused: Duration,
-    /// How long the function ran, each attempt by itself (tiny items share the time of their group).
+    /// How long the function ran, each attempt by itself (tiny items share the time of their
+    /// group).
     pub run: Quantiles,
     /// The most of its workers that ever were at work at once.
     pub most: usize,
@@ -113,7 +116,8 @@ pub struct Bottleneck {
 /// Below this share nobody is a bottleneck.
 const SLACK: f64 = 0.5;
 
-/// The stage whose workers had least time to spare. When the last stage was held up by its reader for most of the time, it is the reader.
+/// The stage whose workers had least time to spare. When the last stage was held up by its reader
+/// for most of the time, it is the reader.
 pub(super) fn bottleneck(stages: &[StageReport], wall: Duration) -> Option<Bottleneck> {
     let load = |stage: &StageReport| stage.share(stage.busy + stage.paused, wall);
     let (place, stage) = stages.iter().enumerate().reduce(|most, next| if load(next.1) > load(most.1) { next } else { most })?;

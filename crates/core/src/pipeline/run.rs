@@ -29,7 +29,8 @@ use crate::{
 pub struct Failure {
     /// The stage's name.
     pub stage: String,
-    /// The number of the source's item, from 1. Outputs of one item have its number, a group that of its first item; 0 when no item is to blame.
+    /// The number of the source's item, from 1. Outputs of one item have its number, a group that
+    /// of its first item; 0 when no item is to blame.
     pub number: u64,
     /// Attempts that were made.
     pub attempts: u32,
@@ -201,7 +202,8 @@ impl Run {
             (queues.collect(), inner.bells.clone())
         };
         queues.iter().for_each(|queue| queue.stop());
-        // After the queues: a source that is left behind on its thread brings nothing more once its part has ended, so that the report adds up.
+        // After the queues: a source that is left behind on its thread brings nothing more once its
+        // part has ended, so that the report adds up.
         self.stopped.cancel();
         bells.iter().for_each(|bell| bell.wake());
         drop(self.pause.lock().unwrap_or_else(PoisonError::into_inner));
@@ -247,13 +249,15 @@ impl Run {
     }
 }
 
-/// Asks a running pipeline for its report, during its run and after it, and cancels it. Clones are one.
+/// Asks a running pipeline for its report, during its run and after it, and cancels it. Clones are
+/// one.
 #[derive(Clone)]
 pub struct Reporter(pub(super) Arc<Run>);
 
 impl Reporter {
-    /// Ends the pipeline now: nothing new starts, pending futures are dropped, functions on threads run to their end and their outputs are dropped.
-    /// Does not wait. A pipeline that has ended is left as it is.
+    /// Ends the pipeline now: nothing new starts, pending futures are dropped, functions on threads
+    /// run to their end and their outputs are dropped. Does not wait. A pipeline that has ended is
+    /// left as it is.
     pub fn cancel(&self) {
         if !self.0.has_ended() {
             self.0.stop(Halt::Hard);
@@ -275,7 +279,8 @@ impl RunningPipeline {
         Reporter(self.0.clone())
     }
 
-    /// Waits until every stage has ended, and says what they did. Dropping this future leaves the pipeline running.
+    /// Waits until every stage has ended, and says what they did. Dropping this future leaves the
+    /// pipeline running.
     pub async fn join(self) -> Report {
         self.0.ended().await;
         self.0.report()
@@ -289,7 +294,8 @@ mod tests {
     use super::*;
     use crate::{Pipeline, Stage};
 
-    /// The item in whose middle the pipeline is stopped. By then the worker takes several at a time, and there are more behind it.
+    /// The item in whose middle the pipeline is stopped. By then the worker takes several at a
+    /// time, and there are more behind it.
     const LAST: u32 = 5_000;
 
     #[test]

@@ -89,8 +89,9 @@ pub struct Stage<T, U> {
 }
 
 impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
-    /// A stage that runs an async function on the async lane: for work that waits. Its futures are polled by one task, so a function that computes or
-    /// blocks belongs to [`cpu`](Stage::cpu) or [`blocking`](Stage::blocking).
+    /// A stage that runs an async function on the async lane: for work that waits. Its futures are
+    /// polled by one task, so a function that computes or blocks belongs to [`cpu`](Stage::cpu) or
+    /// [`blocking`](Stage::blocking).
     pub fn new<F, Fut, A>(function: F) -> Self
     where
         F: Fn(T) -> Fut + Send + 'static,
@@ -100,7 +101,8 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
         Self::of(LaneKind::Async, Box::new(move |setup, door| tasks::start(setup, &door, function)))
     }
 
-    /// A stage that runs a plain function on the blocking lane: a thread of its own for each worker.
+    /// A stage that runs a plain function on the blocking lane: a thread of its own for each
+    /// worker.
     pub fn blocking<F, A>(function: F) -> Self
     where
         F: Fn(T) -> A + Send + Sync + 'static,
@@ -109,8 +111,9 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
         Self::blocking_with_context(move |_, item| function(item))
     }
 
-    /// A stage that runs a plain function on the cpu lane: a thread for each worker, at a lower priority, so that computing keeps nobody from being on
-    /// time. More workers than cores bring nothing.
+    /// A stage that runs a plain function on the cpu lane: a thread for each worker, at a lower
+    /// priority, so that computing keeps nobody from being on time. More workers than cores bring
+    /// nothing.
     pub fn cpu<F, A>(function: F) -> Self
     where
         F: Fn(T) -> A + Send + Sync + 'static,
@@ -119,8 +122,9 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
         Self::cpu_with_context(move |_, item| function(item))
     }
 
-    /// As [`blocking`](Stage::blocking), for a function that wants to know its attempt. The context's `id` is the number of the source's item; its token
-    /// says that the attempt timed out or that the pipeline was cancelled.
+    /// As [`blocking`](Stage::blocking), for a function that wants to know its attempt. The
+    /// context's `id` is the number of the source's item; its token says that the attempt timed out
+    /// or that the pipeline was cancelled.
     pub fn blocking_with_context<F, A>(function: F) -> Self
     where
         F: Fn(&Context, T) -> A + Send + Sync + 'static,
@@ -167,16 +171,20 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
         self
     }
 
-    /// Most items that wait in front of it; at least 1. When they are so many, the stage before waits.
+    /// Most items that wait in front of it; at least 1. When they are so many, the stage before
+    /// waits.
     ///
-    /// A stage has in hand, besides, one item for each worker, and, while its items take less than about 10 µs, up to as many more as its queue holds
-    /// (64 at most) for each worker. One that keeps the order with several workers holds up to `workers + queue` outputs back, until it is their turn.
+    /// A stage has in hand, besides, one item for each worker, and, while its items take less than
+    /// about 10 µs, up to as many more as its queue holds (64 at most) for each worker. One that
+    /// keeps the order with several workers holds up to `workers + queue` outputs back, until it is
+    /// their turn.
     pub fn queue(mut self, capacity: usize) -> Self {
         self.queue = capacity.max(1);
         self
     }
 
-    /// Outputs go on as they come, whatever the order of the inputs: one that takes long holds up none behind it.
+    /// Outputs go on as they come, whatever the order of the inputs: one that takes long holds up
+    /// none behind it.
     ///
     /// ```
     /// # use longshore_core::{Pipeline, Stage};
@@ -190,14 +198,16 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
         self
     }
 
-    /// The pace of starts, over all its workers: a leaky bucket. Attempts count, so retries keep to it too.
+    /// The pace of starts, over all its workers: a leaky bucket. Attempts count, so retries keep to
+    /// it too.
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
     }
 
-    /// When a failed item is tried again. Each attempt gets a copy. An item that waits for its next attempt keeps its worker: behind it the line waits,
-    /// as it must where order counts, and nothing piles up.
+    /// When a failed item is tried again. Each attempt gets a copy. An item that waits for its next
+    /// attempt keeps its worker: behind it the line waits, as it must where order counts, and
+    /// nothing piles up.
     pub fn retry(mut self, policy: RetryPolicy) -> Self
     where
         T: Clone,
@@ -207,9 +217,10 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
         self
     }
 
-    /// The limit of one attempt. An async function is dropped. On the blocking lane the attempt ends on time, its token is cancelled, and its thread is
-    /// left to itself and replaced (four threads for each worker may be left so; then the stage waits for one). On the cpu lane the attempt has timed out
-    /// when its function returns too late.
+    /// The limit of one attempt. An async function is dropped. On the blocking lane the attempt
+    /// ends on time, its token is cancelled, and its thread is left to itself and replaced (four
+    /// threads for each worker may be left so; then the stage waits for one). On the cpu lane the
+    /// attempt has timed out when its function returns too late.
     ///
     /// ```
     /// use std::time::Duration;
@@ -230,8 +241,9 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
         self
     }
 
-    /// Items that fail for good are given to this callback, with a copy of the item, and the pipeline goes on. It is called by the stage's worker; one
-    /// that blocks holds that up. If it panics, the pipeline stops.
+    /// Items that fail for good are given to this callback, with a copy of the item, and the
+    /// pipeline goes on. It is called by the stage's worker; one that blocks holds that up. If it
+    /// panics, the pipeline stops.
     ///
     /// ```
     /// use longshore_core::{Pipeline, Stage};
@@ -253,8 +265,9 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
         self
     }
 
-    /// Takes each output apart: a stage whose function returns several results for an item, or an `Option`, hands on each by itself. The parts of an
-    /// output stay together; they are taken from their iterator only as there is room.
+    /// Takes each output apart: a stage whose function returns several results for an item, or an
+    /// `Option`, hands on each by itself. The parts of an output stay together; they are taken from
+    /// their iterator only as there is room.
     ///
     /// ```
     /// use longshore_core::{Pipeline, Stage};

@@ -1,7 +1,9 @@
-//! The workers of a stage on the async lane: one task on the runtime that polls all futures of the stage.
+//! The workers of a stage on the async lane: one task on the runtime that polls all futures of the
+//! stage.
 //!
-//! A future is polled where its item arrives; only what is pending is kept, at most as many as there are workers, in boxes that are used again and again.
-//! So an item whose future is ready at once costs no allocation, and no item costs a spawn.
+//! A future is polled where its item arrives; only what is pending is kept, at most as many as
+//! there are workers, in boxes that are used again and again. So an item whose future is ready at
+//! once costs no allocation, and no item costs a spawn.
 
 mod line;
 mod polls;
@@ -376,7 +378,8 @@ where
         if started == 0 && taken == 0 {
             return false;
         }
-        // The clock costs as much as a tiny item: of small batches only some are timed, the others count as what such items took before.
+        // The clock costs as much as a tiny item: of small batches only some are timed, the others
+        // count as what such items took before.
         self.turns = self.turns.wrapping_add(1);
         let timed = started >= TIMED || self.turns.is_multiple_of(SAMPLE);
         if tiny {
@@ -402,7 +405,8 @@ where
         started > 0
     }
 
-    /// Starts fresh items that nothing is to be kept of, as long as their futures are ready at once. Returns how many it started.
+    /// Starts fresh items that nothing is to be kept of, as long as their futures are ready at
+    /// once. Returns how many it started.
     fn start_plain(&mut self, now: Instant) -> u32 {
         let place = self.pending.vacant();
         let mut future = self.spare.pop().unwrap_or_else(|| Box::pin(None));

@@ -1,7 +1,8 @@
 //! The workers of a stage on the blocking or the cpu lane: threads, each with a loop of its own.
 //!
-//! A worker takes as many items at once as make up some microseconds of measured work, runs them, and hands their outputs on together, so that tiny items
-//! pay no hand-over each. From about 10 µs an item on it takes one at a time.
+//! A worker takes as many items at once as make up some microseconds of measured work, runs them,
+//! and hands their outputs on together, so that tiny items pay no hand-over each. From about 10 µs
+//! an item on it takes one at a time.
 
 mod outlet;
 mod runner;
@@ -42,8 +43,9 @@ const TINY: Duration = Duration::from_micros(2);
 /// Items that take longer are worth a wake-up of the stage before for each free place.
 const LONG: Duration = Duration::from_micros(100);
 
-/// How many items a worker takes at once, from what the last ones took: quick to believe in longer items, slow to believe in shorter ones, because an
-/// item that is taken along with a long one waits for it.
+/// How many items a worker takes at once, from what the last ones took: quick to believe in longer
+/// items, slow to believe in shorter ones, because an item that is taken along with a long one
+/// waits for it.
 pub(super) struct Grip {
     /// A mean of what an item takes, in nanoseconds.
     each: f64,
@@ -98,7 +100,8 @@ pub(super) fn start<T: Send + 'static, V: Send + 'static>(setup: Setup<T>, door:
         let own = post.clone();
         let work = move || {
             if lane == LaneKind::Cpu {
-                // Without the right to be nicer (there is none in some sandboxes) the stage works all the same.
+                // Without the right to be nicer (there is none in some sandboxes) the stage works
+                // all the same.
                 let _ = longshore_sys::priority::set_thread_background(NICE);
             }
             let grip = Grip::new(own.meter.queue);
@@ -193,7 +196,8 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
                 self.chunk.clear();
             }
             self.hand_on(first, count as u64);
-            // A stop is known here before the queues have heard of it. To take more now would let later items pass those that were just put back.
+            // A stop is known here before the queues have heard of it. To take more now would let
+            // later items pass those that were just put back.
             if self.post.run.halt() != Halt::No {
                 break;
             }
@@ -381,8 +385,9 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
     }
 }
 
-/// How a thread waits until it is called: where items are tiny it first lets others go on a few times, because what it waits for is about to come, and
-/// going to sleep and being woken costs more than a batch of such items.
+/// How a thread waits until it is called: where items are tiny it first lets others go on a few
+/// times, because what it waits for is about to come, and going to sleep and being woken costs more
+/// than a batch of such items.
 #[derive(Clone, Copy)]
 struct Patience(u32);
 
@@ -415,7 +420,8 @@ struct Ran {
     each: Option<(Duration, u32)>,
 }
 
-/// Gives a whole batch, blocking this thread while there is no room. Returns for how long there was none.
+/// Gives a whole batch, blocking this thread while there is no room. Returns for how long there was
+/// none.
 fn give<T, V>(exit: &mut dyn Exit<V>, batch: &mut Batch<V>, waker: &Waker, mut patience: Patience, post: &Post<T>) -> Duration {
     let mut since = None;
     while exit.give(batch, waker) == Given::Full {

@@ -1,8 +1,10 @@
 //! Result handlers: a callback for each finished task, behind the job's result queue.
 //!
-//! Callbacks begin on threads of their own (as many as there are handlers), so that a slow one, even one that never returns, holds up neither the
-//! runtime nor fetching nor settlement; the result queue then fills, and when it is full workers wait. A single handler that has proved quick is
-//! called where results arrive, which saves handing them over; if it becomes slow it goes back to its thread.
+//! Callbacks begin on threads of their own (as many as there are handlers), so that a slow one,
+//! even one that never returns, holds up neither the runtime nor fetching nor settlement; the
+//! result queue then fills, and when it is full workers wait. A single handler that has proved
+//! quick is called where results arrive, which saves handing them over; if it becomes slow it goes
+//! back to its thread.
 
 use std::{
     any::Any,
@@ -26,13 +28,16 @@ use crate::{
     task::Finished,
 };
 
-/// A batch of callbacks that takes longer than this, several times in a row, moves to threads; ten times as long, at once.
+/// A batch of callbacks that takes longer than this, several times in a row, moves to threads; ten
+/// times as long, at once.
 const QUICK: Duration = Duration::from_millis(2);
 /// How many times in a row.
 const STRIKES: u32 = 3;
-/// So many callbacks in a row, none of which took longer than [`PROMPT`], prove that they are quick.
+/// So many callbacks in a row, none of which took longer than [`PROMPT`], prove that they are
+/// quick.
 const PROOF: u32 = 64;
-/// The longest that a callback may take for that. Longer than a thread is set aside for on a quiet machine would be no proof.
+/// The longest that a callback may take for that. Longer than a thread is set aside for on a quiet
+/// machine would be no proof.
 const PROMPT: Duration = Duration::from_micros(200);
 
 /// Called for each finished task, once.
@@ -92,7 +97,8 @@ struct State<T, R> {
 }
 
 impl<T: Send + 'static, R: Send + 'static> Callbacks<T, R> {
-    /// Calls `callback` for each finished task, with at most `handlers` calls at once (1: in turn, never overlapping), then hands the task to `then`.
+    /// Calls `callback` for each finished task, with at most `handlers` calls at once (1: in turn,
+    /// never overlapping), then hands the task to `then`.
     pub fn new(callback: Option<OnTaskComplete<T, R>>, then: Option<Then<T, R>>, handlers: usize, panics: Arc<Panics>) -> Self {
         let threaded = callback.is_some();
         Self {
@@ -241,7 +247,8 @@ impl<T: Send + 'static, R: Send + 'static> Sink<T, R> for Callbacks<T, R> {
                 idle.await;
             }
             self.shared.wake.notify_all();
-            // They wait for nothing but this. When the job is over, so is the callback: what it holds has been dropped.
+            // They wait for nothing but this. When the job is over, so is the callback: what it
+            // holds has been dropped.
             let threads = std::mem::take(&mut self.shared.lock().threads);
             threads.into_iter().for_each(|thread| drop(thread.join()));
             Ok(())

@@ -1,4 +1,5 @@
-//! Results gathered: all of them in the order of their tasks, or one after the other as they complete.
+//! Results gathered: all of them in the order of their tasks, or one after the other as they
+//! complete.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -18,14 +19,16 @@ use crate::{
 /// Keeps every outcome. Memory grows with the number of tasks, as the answer does.
 pub struct Collector<R>(Arc<Mutex<Outcomes<R>>>);
 
-/// Outcomes by the number of their task. Tasks are numbered from 1, so nearly all of them have a place of their own, and nothing needs to be sorted.
+/// Outcomes by the number of their task. Tasks are numbered from 1, so nearly all of them have a
+/// place of their own, and nothing needs to be sorted.
 struct Outcomes<R> {
     places: Vec<Option<Outcome<R>>>,
     /// Those whose number is far beyond all others.
     far: Vec<(u64, Outcome<R>)>,
 }
 
-/// A number that is this much beyond all others counts as far: a place for it would cost too much memory.
+/// A number that is this much beyond all others counts as far: a place for it would cost too much
+/// memory.
 const FAR: usize = 1 << 16;
 
 impl<R> Outcomes<R> {
@@ -36,7 +39,8 @@ impl<R> Outcomes<R> {
                     self.places.resize_with(place + 1, || None);
                 }
                 if let Some(first) = self.places[place].replace(outcome) {
-                    // Not by the engine's sources, but nothing is lost: equal numbers stand beside each other.
+                    // Not by the engine's sources, but nothing is lost: equal numbers stand beside
+                    // each other.
                     self.far.push((id, first));
                 }
             }
@@ -74,7 +78,8 @@ impl<R: Send + 'static> Collector<R> {
     }
 }
 
-/// Hands results to a reader one after the other, as they complete. A result leaves the result queue when the reader takes it.
+/// Hands results to a reader one after the other, as they complete. A result leaves the result
+/// queue when the reader takes it.
 pub struct Completions<T, R> {
     send: Option<mpsc::UnboundedSender<Finished<T, R>>>,
     room: Arc<Mutex<Option<Room>>>,
@@ -100,7 +105,8 @@ impl<T: Send, R: Send> Sink<T, R> for Completions<T, R> {
         for finished in batch.drain(..) {
             let gone = self.send.as_ref().is_none_or(|send| send.send(finished).is_err());
             if gone {
-                // The reader wants no more. The job goes on; its results are dropped, as by a job without a reader.
+                // The reader wants no more. The job goes on; its results are dropped, as by a job
+                // without a reader.
                 room.release(1);
             }
         }
@@ -126,7 +132,8 @@ impl<T, R> AsCompleted<T, R> {
         finished
     }
 
-    /// The next result, if it comes within this time; `None` inside when the job is over. Cancel safe.
+    /// The next result, if it comes within this time; `None` inside when the job is over. Cancel
+    /// safe.
     ///
     /// # Errors
     /// [`Late`] when nothing came; the job goes on, and so may the reader.

@@ -1,4 +1,5 @@
-//! Iterators and streams as sources: lazy, infinite if they like, never asked for more than there is room for.
+//! Iterators and streams as sources: lazy, infinite if they like, never asked for more than there
+//! is room for.
 
 use std::{
     sync::Mutex,
@@ -18,9 +19,11 @@ use crate::{
     task::{Delivery, Options},
 };
 
-/// An iterator's turn on the runtime's thread. One that takes longer gets a thread of its own for its next turns.
+/// An iterator's turn on the runtime's thread. One that takes longer gets a thread of its own for
+/// its next turns.
 const TURN: Duration = Duration::from_millis(1);
-/// So many quick turns in a row there bring it back: perhaps the thread had only been set aside for others. Each further time it takes twice as many.
+/// So many quick turns in a row there bring it back: perhaps the thread had only been set aside for
+/// others. Each further time it takes twice as many.
 const QUICK_TURNS: u32 = 16;
 /// Items between two looks at the clock, which costs more than a cheap item.
 const LOOK: usize = 64;
@@ -30,8 +33,9 @@ pub type OptionsOf<T> = Box<dyn Fn(&T) -> Option<Box<Options>> + Send + Sync>;
 
 /// An iterator as a source.
 ///
-/// While its items come quickly it is asked on the runtime's threads. If a turn takes longer than a millisecond (it reads a pipe, say), it goes on on a
-/// thread for blocking work, so that it holds up nobody, until it has been quick there for long enough.
+/// While its items come quickly it is asked on the runtime's threads. If a turn takes longer than a
+/// millisecond (it reads a pipe, say), it goes on on a thread for blocking work, so that it holds
+/// up nobody, until it has been quick there for long enough.
 pub struct IterSource<I: Iterator> {
     state: Mutex<State<I>>,
     options: Option<std::sync::Arc<OptionsOf<I::Item>>>,
@@ -133,7 +137,8 @@ where
             };
             let Some(mut iter) = iter else { return Err(SourceError::fatal("the iterator panicked")) };
             let options = self.options.clone();
-            // A blocking iterator cannot be woken. When the job closes we leave it behind with what it may still bring.
+            // A blocking iterator cannot be woken. When the job closes we leave it behind with what
+            // it may still bring.
             let blocked = tokio::task::spawn_blocking(move || {
                 let mut batch = Vec::new();
                 let (fetched, took) = turn(&mut iter, room, look, &mut next, options.as_deref(), &mut batch);
@@ -226,7 +231,8 @@ mod tests {
 
     use super::*;
 
-    /// The threads on which the items of such an iterator are made, one item a turn; `slow` says which of them take longer than a turn may.
+    /// The threads on which the items of such an iterator are made, one item a turn; `slow` says
+    /// which of them take longer than a turn may.
     fn threads(items: u64, slow: fn(u64) -> bool) -> Vec<ThreadId> {
         let source = IterSource::new(
             (0..items).map(move |n| {

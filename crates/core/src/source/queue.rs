@@ -21,7 +21,8 @@ use crate::{
 
 /// Makes a queue: the side that producers send to, and the source that an engine draws from.
 ///
-/// The queue ends when all senders are dropped and everything sent has been lent. `capacity` counts what has been sent and not yet fetched.
+/// The queue ends when all senders are dropped and everything sent has been lent. `capacity` counts
+/// what has been sent and not yet fetched.
 ///
 /// # Panics
 /// If `capacity` is 0 or more than `usize::MAX >> 3`.
@@ -60,14 +61,16 @@ struct State<T> {
     closed: bool,
     /// There is no source any more: what it has lent will not be settled.
     gone: bool,
-    /// Tasks for which there was no free place when they were sent; the next places that become free are theirs.
+    /// Tasks for which there was no free place when they were sent; the next places that become
+    /// free are theirs.
     over: usize,
     next: u64,
     settled: Watermark,
     counts: Counts,
 }
 
-/// Up to where everything is settled, though settlements come in any order. Memory goes with what is lent at once.
+/// Up to where everything is settled, though settlements come in any order. Memory goes with what
+/// is lent at once.
 #[derive(Default)]
 struct Watermark {
     /// Everything up to this receipt.
@@ -155,7 +158,8 @@ impl<T> From<SendError<T>> for crate::error::TaskError {
 pub struct Unsettled(pub u64);
 
 /// Sends tasks to a job. Clones are further producers; the queue ends when the last one is dropped.
-/// Four ways to send when the queue is full: wait, be refused, wait for a while, or displace the oldest.
+/// Four ways to send when the queue is full: wait, be refused, wait for a while, or displace the
+/// oldest.
 ///
 /// ```
 /// use longshore_core::{Job, SendError};
@@ -176,9 +180,11 @@ pub struct Sender<T> {
 }
 
 impl<T> Sender<T> {
-    /// Sends a task, waiting for room if the queue is full. Waiting senders are served in their order.
+    /// Sends a task, waiting for room if the queue is full. Waiting senders are served in their
+    /// order.
     ///
-    /// Cancel safe: a cancelled send has sent nothing (and its task is dropped; to keep it use [`try_send`](Sender::try_send)).
+    /// Cancel safe: a cancelled send has sent nothing (and its task is dropped; to keep it use
+    /// [`try_send`](Sender::try_send)).
     ///
     /// # Errors
     /// [`SendError::Closed`] with the task, if the job has stopped.
@@ -236,7 +242,8 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Sends a task from a thread, blocking it until there is room. Not for threads of an async runtime.
+    /// Sends a task from a thread, blocking it until there is room. Not for threads of an async
+    /// runtime.
     ///
     /// # Errors
     /// As [`send`](Sender::send).
@@ -262,8 +269,8 @@ impl<T> Sender<T> {
         match oldest {
             // The newcomer takes the place of the oldest; no permit changes hands.
             Some(_) => state.counts.displaced += 1,
-            // All places are promised to senders that are about to fill them, perhaps on this very thread: to wait here could be for ever. For a
-            // moment the queue holds one more.
+            // All places are promised to senders that are about to fill them, perhaps on this very
+            // thread: to wait here could be for ever. For a moment the queue holds one more.
             None => state.over += 1,
         }
         drop(state);
@@ -282,12 +289,14 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Resolves when everything sent so far, by all senders, is settled: done well or badly (a handler that panicked included). Cancel safe.
+    /// Resolves when everything sent so far, by all senders, is settled: done well or badly (a
+    /// handler that panicked included). Cancel safe.
     ///
     /// # Errors
     /// [`Unsettled`] if the job ends before that.
     pub async fn drained(&self) -> Result<(), Unsettled> {
-        // What is in the queue now gets the next receipts (or fewer of them, if some of it is displaced).
+        // What is in the queue now gets the next receipts (or fewer of them, if some of it is
+        // displaced).
         let last = {
             let state = self.shared.lock();
             state.next - 1 + state.items.len() as u64

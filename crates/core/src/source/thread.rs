@@ -1,4 +1,5 @@
-//! An iterator that may block, always asked on a thread for blocking work: files, pipes, anything that waits.
+//! An iterator that may block, always asked on a thread for blocking work: files, pipes, anything
+//! that waits.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -17,9 +18,11 @@ use crate::{
 /// A fetch that has something is not kept waiting for more than this.
 const TURN: Duration = Duration::from_millis(2);
 
-/// Deliveries from an iterator that may block and may fail. The iterator numbers its deliveries itself; after an error it is not asked again.
+/// Deliveries from an iterator that may block and may fail. The iterator numbers its deliveries
+/// itself; after an error it is not asked again.
 ///
-/// `Ok(None)` says that what it gave goes on now, since asking for the next may block until that is done with.
+/// `Ok(None)` says that what it gave goes on now, since asking for the next may block until that is
+/// done with.
 pub struct ThreadSource<I> {
     state: Mutex<State<I>>,
     closed: Notify,
@@ -74,7 +77,8 @@ where
             };
             let Some(iter) = iter else { return Err(SourceError::fatal("the input's reader panicked")) };
             let turn = tokio::task::spawn_blocking(move || turn(iter, room));
-            // A thread that blocks cannot be woken: when the job closes it is left behind, with what it may still bring. None of that was lent.
+            // A thread that blocks cannot be woken: when the job closes it is left behind, with
+            // what it may still bring. None of that was lent.
             match select(std::pin::pin!(turn), std::pin::pin!(self.closed.notified())).await {
                 Either::Left((Ok((iter, mut batch, fetched)), _)) => {
                     self.state.lock().unwrap_or_else(PoisonError::into_inner).iter = Some(iter);

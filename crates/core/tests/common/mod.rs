@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-/// Runs `work` on a thread of its own and fails if it does not end: a hang is a failure, not a hang of the tests.
+/// Runs `work` on a thread of its own and fails if it does not end: a hang is a failure, not a hang
+/// of the tests.
 pub(crate) fn ends<O: Send + 'static>(work: impl FnOnce() -> O + Send + 'static) -> O {
     let (send, receive) = mpsc::channel();
     let thread = std::thread::spawn(move || {

@@ -441,7 +441,8 @@ fn what_a_function_leaves_behind_is_killed_with_its_child() {
     let left = text(&outcomes[0]);
     soon("the process that was left behind is gone", || !lives(&left));
 
-    // The second task waits for the end of what the first one left: its child has been replaced by then.
+    // The second task waits for the end of what the first one left: its child has been replaced by
+    // then.
     let folder = tempfile::tempdir().unwrap();
     let gate = folder.path().join("gate");
     let (open, seen) = (gate.clone(), Arc::new(Mutex::new(String::new())));
@@ -477,7 +478,8 @@ fn a_stopped_job_ends_its_children() {
     });
 }
 
-/// The part of the parent that is killed: it starts a child that loops, and one that has left something behind.
+/// The part of the parent that is killed: it starts a child that loops, and one that has left
+/// something behind.
 pub(crate) fn parent_if_asked() {
     if std::env::args().nth(1).is_none_or(|arg| arg != "part-of-the-parent") {
         return;

@@ -1,4 +1,5 @@
-//! Every way in which a pipeline ends: by the end of its input, by an error, by its reader, by its user.
+//! Every way in which a pipeline ends: by the end of its input, by an error, by its reader, by its
+//! user.
 
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -45,7 +46,8 @@ fn the_first_error_stops_the_pipeline_and_says_which_item_of_which_stage() {
                     .collect()
             });
             adds_up(&collected.report);
-            // Everything that came before it in order is an output or left, nothing that came after it is.
+            // Everything that came before it in order is an output or left, nothing that came after
+            // it is.
             let outputs = &collected.outputs;
             assert!(outputs.len() < 10 && outputs.iter().zip(1..10).all(|(output, want)| *output == want), "{lane}: {outputs:?}");
             assert!(outputs.len() as u64 + collected.report.left() >= 9, "{lane}: {outputs:?}\n{}", collected.report);

@@ -36,7 +36,8 @@ fn a_rate_spaces_the_starts_of_all_workers_together() {
         let began = Instant::now();
         let report = ends(move || Pipeline::from_iter(0..11).stage(stage.workers(3).rate(Rate::per_second(200.0)).name("paced")).run());
         let starts = starts.lock().unwrap();
-        // From before the first slot: on a busy machine the first start itself comes late, and the others need not wait for it.
+        // From before the first slot: on a busy machine the first start itself comes late, and the
+        // others need not wait for it.
         let span = *starts.iter().max().unwrap() - began;
         assert!(starts.len() == 11 && span >= 50 * MS, "{lane}: the eleventh start at 200/s comes after 50 ms, not {span:?}");
         let paced = report.stage("paced").unwrap();

@@ -1,5 +1,5 @@
-//! Drives the nodes of a run by turns: each has a runtime on a paused clock of its own, so that one can be killed, frozen, or
-//! given wrong clocks while the others go on.
+//! Drives the nodes of a run by turns: each has a runtime on a paused clock of its own, so that one
+//! can be killed, frozen, or given wrong clocks while the others go on.
 
 use std::{
     sync::{

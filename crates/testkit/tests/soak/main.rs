@@ -1,11 +1,15 @@
-//! The whole system under a seed: real workers and real clients, a model of a broker, and faults, on simulated time.
+//! The whole system under a seed: real workers and real clients, a model of a broker, and faults,
+//! on simulated time.
 //!
-//! A run is three workers and two clients, each with a runtime and clocks of its own (`clock.rs`), driven by turns on one thread
-//! (`drive.rs`), 200 tasks and 20 faults (`plan.rs`). All they know of each other goes through a broker and result backend that
-//! is one state (`model.rs`), over ways that lose and delay what they carry (`adapter.rs`). The ledger (`ledger.rs`) knows what
-//! must hold, and blames whoever breaks it by name. Blocking, cpu and process lanes are modelled: their tasks are futures.
+//! A run is three workers and two clients, each with a runtime and clocks of its own (`clock.rs`),
+//! driven by turns on one thread (`drive.rs`), 200 tasks and 20 faults (`plan.rs`). All they know
+//! of each other goes through a broker and result backend that is one state (`model.rs`), over ways
+//! that lose and delay what they carry (`adapter.rs`). The ledger (`ledger.rs`) knows what must
+//! hold, and blames whoever breaks it by name. Blocking, cpu and process lanes are modelled: their
+//! tasks are futures.
 //!
-//! `LONGSHORE_SOAK_SEED=n` replays a run, `LONGSHORE_SOAK_SEEDS=n` sets how many there are, `LONGSHORE_SOAK_FIRST=n` the first.
+//! `LONGSHORE_SOAK_SEED=n` replays a run, `LONGSHORE_SOAK_SEEDS=n` sets how many there are,
+//! `LONGSHORE_SOAK_FIRST=n` the first.
 
 mod adapter;
 mod clock;

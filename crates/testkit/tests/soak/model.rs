@@ -1,4 +1,5 @@
-//! The broker and result backend of a run: one state, whose steps are atomic, and the deliveries that a dead worker leaves behind.
+//! The broker and result backend of a run: one state, whose steps are atomic, and the deliveries
+//! that a dead worker leaves behind.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},

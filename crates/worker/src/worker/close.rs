@@ -1,4 +1,5 @@
-//! How tasks end: results, follow-ups and acknowledgements, in as few steps as the stores allow. Results before acknowledgements, always.
+//! How tasks end: results, follow-ups and acknowledgements, in as few steps as the stores allow.
+//! Results before acknowledgements, always.
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
@@ -45,7 +46,8 @@ impl Closer {
     /// nothing is waited for.
     ///
     /// # Errors
-    /// The stores are out of reach for good; what was not acknowledged stays claimed, and comes back to somebody.
+    /// The stores are out of reach for good; what was not acknowledged stays claimed, and comes
+    /// back to somebody.
     pub(crate) async fn close(&self, batch: Vec<Closing>) -> Result<(), BrokerError> {
         let mut batch = batch;
         let mut late = Vec::new();
@@ -81,7 +83,8 @@ impl Closer {
             match closing.receipt {
                 Some(receipt) => {
                     let joined = self.shared.one_store;
-                    // One part travels with the acknowledgement; others (of tasks that will never run) are counted before it.
+                    // One part travels with the acknowledgement; others (of tasks that will never
+                    // run) are counted before it.
                     let part = if joined { parts.next() } else { None };
                     apart.extend(parts.map(|part| (place, part)));
                     let results = if joined {
@@ -270,7 +273,8 @@ impl Closer {
             return Ok(Err(why));
         }
         for (part, _) in &body.parts {
-            // A chord in a chord's failed follow-up: its own body is failed by the same exception already.
+            // A chord in a chord's failed follow-up: its own body is failed by the same exception
+            // already.
             drop(insist(|| results.chord_part(part)).await?);
         }
         if body.publish.is_empty() { Ok(Ok(())) } else { self.send_once(&body.publish).await }

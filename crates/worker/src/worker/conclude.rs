@@ -1,7 +1,8 @@
-//! What becomes of a task, in Celery's words: documents, follow-ups, parts of chords. Nothing is stored or sent in here.
+//! What becomes of a task, in Celery's words: documents, follow-ups, parts of chords. Nothing is
+//! stored or sent in here.
 //!
-//! The order that clients count on is the finishing step's (`close.rs`): callbacks and the next link are sent, the result is stored, the chord's part is
-//! counted, the message is acknowledged.
+//! The order that clients count on is the finishing step's (`close.rs`): callbacks and the next
+//! link are sent, the result is stored, the chord's part is counted, the message is acknowledged.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -152,7 +153,8 @@ pub(crate) fn unrun(shared: &Shared, message: Arc<Message>, receipt: Receipt, qu
     Closing { receipt: Some(receipt), queue, message: Some(message), work: None, conclusion }
 }
 
-/// Concludes a message that was lent again although its task has succeeded: what followed its result may not have been sent.
+/// Concludes a message that was lent again although its task has succeeded: what followed its
+/// result may not have been sent.
 pub(crate) fn already(shared: &Shared, work: &Work, result: TaskResult) -> Closing {
     let message = work.message.clone();
     let case = Case {
@@ -454,8 +456,9 @@ impl Shared {
             index,
             member: bytes,
             expires: self.app.settings().result_expires.unwrap_or(Duration::from_secs(86_400)),
-            // The same in whichever worker it ends: what completes a chord and comes back from a dead
-            // worker takes over the right to send the body, which nobody else has a message for.
+            // The same in whichever worker it ends: what completes a chord and comes back from a
+            // dead worker takes over the right to send the body, which nobody else has a message
+            // for.
             token: format!("{id}@{group}"),
         }
     }

@@ -5,7 +5,8 @@
 //! 2. The command is done, or the question looked up, in plain Rust: `control/act.rs`,
 //!    `control/revoke.rs`, `control/look.rs`. What comes of it is a `ControlAnswer`
 //!    (`control/answer.rs`), which knows no words of Celery's.
-//! 3. The answer becomes Celery's words: `control/say.rs`; `control/told.rs` for tasks and settings.
+//! 3. The answer becomes Celery's words: `control/say.rs`; `control/told.rs` for tasks and
+//!    settings.
 
 mod act;
 mod answer;
@@ -55,7 +56,8 @@ impl Control {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             };
-            // What was called off while nobody listened here. Meanwhile requests are answered: the others may be asking too.
+            // What was called off while nobody listened here. Meanwhile requests are answered: the
+            // others may be asking too.
             let mut mingling = Some(Box::pin(mingle(self.shared.clone())));
             loop {
                 let message = match &mut mingling {

@@ -1,4 +1,5 @@
-//! What Celery's monitors hear of a worker: its heartbeat, always; what happens to tasks, when somebody has asked for it.
+//! What Celery's monitors hear of a worker: its heartbeat, always; what happens to tasks, when
+//! somebody has asked for it.
 
 use std::{
     sync::{
@@ -23,7 +24,8 @@ use super::{
 
 /// Between two heartbeats.
 const BEAT: Duration = Duration::from_secs(2);
-/// Most events that wait to be sent. Beyond, they are dropped and counted: a monitor must not hold up work.
+/// Most events that wait to be sent. Beyond, they are dropped and counted: a monitor must not hold
+/// up work.
 const WAITING: usize = 10_000;
 
 /// Sends events.
@@ -144,7 +146,8 @@ async fn publish(shared: &Shared, told: Vec<Told>) {
     let batches = others.chunks(1).chain(tasks.chunks(MOST_IN_ONE));
     for batch in batches {
         let (routing_key, raw) = events::encode(batch, &uuid::Uuid::new_v4().to_string());
-        // Whoever does not hear it hears the next one; a broker that is away is the consumer's to say.
+        // Whoever does not hear it hears the next one; a broker that is away is the consumer's to
+        // say.
         let _ = shared.broker.broadcast(events::EXCHANGE, &routing_key, &raw).await;
     }
 }
@@ -155,7 +158,8 @@ fn beat(shared: &Shared) -> Beat {
         active: Some(i64::try_from(shared.running()).unwrap_or(i64::MAX)),
         processed: Some(i64::try_from(shared.counts.processed()).unwrap_or(i64::MAX)),
         loadavg: loadavg(),
-        // Monitors compare these with what they know; the version is that of the protocol that we speak.
+        // Monitors compare these with what they know; the version is that of the protocol that we
+        // speak.
         sw_ident: "longshore".to_owned(),
         sw_ver: env!("CARGO_PKG_VERSION").to_owned(),
         sw_sys: "Linux".to_owned(),

@@ -1,4 +1,5 @@
-//! What the lanes call: the task's handler, with its context, its soft limit, and the ways in which it is ended from outside.
+//! What the lanes call: the task's handler, with its context, its soft limit, and the ways in which
+//! it is ended from outside.
 
 use std::{
     future::Future,
@@ -43,7 +44,8 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Stores STARTED. A result backend that is away is not a reason not to run: whoever looks sees PENDING.
+/// Stores STARTED. A result backend that is away is not a reason not to run: whoever looks sees
+/// PENDING.
 async fn tell_started(own: &TaskContext, node: &str) {
     let mut value = longshore_celery::Map::default();
     value.set("pid", i64::from(std::process::id()));
@@ -98,7 +100,8 @@ impl Starter {
         own
     }
 
-    /// Tells a handler on a thread when its soft limit has passed; until what is returned is dropped.
+    /// Tells a handler on a thread when its soft limit has passed; until what is returned is
+    /// dropped.
     fn tell_when_over(&self, limit: Duration, work: Arc<Work>) -> AbortOnDrop {
         AbortOnDrop(self.runtime.spawn(async move {
             tokio::time::sleep(limit).await;
@@ -157,8 +160,9 @@ impl Starter {
     }
 }
 
-/// How a handler ended. One that gave up because its task was called off says so in its own way; and of one that was to be ended by force and did not listen,
-/// nobody wants the result: whoever waited has been told.
+/// How a handler ended. One that gave up because its task was called off says so in its own way;
+/// and of one that was to be ended by force and did not listen, nobody wants the result: whoever
+/// waited has been told.
 fn ended(result: Result<Value, Failure>, work: &Work, context: &Context) -> Outcome<Answer> {
     match result {
         _ if work.context.get().is_some_and(TaskContext::is_elsewhere) => Outcome::Skipped(Skip::Elsewhere),
@@ -168,8 +172,9 @@ fn ended(result: Result<Value, Failure>, work: &Work, context: &Context) -> Outc
     }
 }
 
-/// Runs a future until it ends, it is revoked by force, or its soft limit has passed and it does not listen for that.
-/// When it is cancelled for another reason (its hard limit, the end of the worker), its handler sees it, and the lane drops it in time.
+/// Runs a future until it ends, it is revoked by force, or its soft limit has passed and it does
+/// not listen for that. When it is cancelled for another reason (its hard limit, the end of the
+/// worker), its handler sees it, and the lane drops it in time.
 async fn bounded(
     mut future: BoxFuture<'static, Result<Value, Failure>>,
     work: Arc<Work>,

@@ -1,4 +1,5 @@
-//! Claimed messages whose time has not come. Memory keeps the time and the receipt; the message stays in the broker.
+//! Claimed messages whose time has not come. Memory keeps the time and the receipt; the message
+//! stays in the broker.
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::SystemTime};
 

@@ -1,7 +1,8 @@
 //! From the broker to the engine: claims, reads, sorts out, holds back what is not due.
 //!
-//! Layout: `claims.rs`: when to claim; `ahead.rs`: how many are claimed ahead; `share.rs`: how many are this worker's share; `back.rs`: what goes back
-//! unrun; `turns.rs`: whose turn it is, of suspects and others
+//! Layout: `claims.rs`: when to claim; `ahead.rs`: how many are claimed ahead; `share.rs`: how many
+//! are this worker's share; `back.rs`: what goes back unrun; `turns.rs`: whose turn it is, of
+//! suspects and others
 
 mod ahead;
 mod back;
@@ -84,10 +85,12 @@ pub(crate) struct Intake {
 }
 
 struct Hall {
-    /// A claim that goes on while the engine is told of something else. Never dropped before it has ended: what it pops would be lost for a lease.
+    /// A claim that goes on while the engine is told of something else. Never dropped before it has
+    /// ended: what it pops would be lost for a lease.
     claim: Option<BoxFuture<'static, Batch>>,
     held: Held,
-    /// Claimed, and not read yet: the first of a batch run while the others are read. Not in any list of what is reserved, since nothing is known of them.
+    /// Claimed, and not read yet: the first of a batch run while the others are read. Not in any
+    /// list of what is reserved, since nothing is known of them.
     unread: VecDeque<Unread>,
     /// Ready for the engine.
     ready: VecDeque<Arc<Work>>,
@@ -228,7 +231,8 @@ impl Intake {
         message
     }
 
-    /// What a message is, now. One whose slot of a rate has come (`slot_taken`) does not ask for another.
+    /// What a message is, now. One whose slot of a rate has come (`slot_taken`) does not ask for
+    /// another.
     fn sort(&self, message: Result<Message, BadMessage>, now: SystemTime, slot_taken: bool) -> Sorted {
         let message = match message {
             Ok(message) => Arc::new(message),
@@ -333,7 +337,8 @@ impl Intake {
         Ok(run)
     }
 
-    /// Asks for slots of the rates that all workers share, in one call a task. Gives back whose slot has come, and holds the others.
+    /// Asks for slots of the rates that all workers share, in one call a task. Gives back whose
+    /// slot has come, and holds the others.
     async fn ask(&self, asking: Vec<(Arc<Work>, bool)>) -> Result<Vec<(Arc<Work>, bool)>, BrokerError> {
         let mut by_task: BTreeMap<Arc<str>, Vec<_>> = BTreeMap::new();
         for (work, redelivered) in asking {
@@ -370,7 +375,8 @@ impl Intake {
         Ok(ready)
     }
 
-    /// Takes out, of those that were lent before, the ones that have succeeded already: their worker died between result and acknowledgement.
+    /// Takes out, of those that were lent before, the ones that have succeeded already: their
+    /// worker died between result and acknowledgement.
     async fn take_out_finished(&self, works: &mut Vec<Arc<Work>>, again: Vec<usize>) -> Result<Vec<Closing>, BrokerError> {
         let keys: Vec<Key> = again.iter().map(|place| Key::Task(works[*place].message.id.clone())).collect();
         // Where they cannot be read, it is as if nothing were stored.

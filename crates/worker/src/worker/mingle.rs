@@ -26,7 +26,8 @@ pub(crate) fn answers(request: &Request, shared: &Shared) -> bool {
         || (request.arguments.get(OURS).is_none() && shared.consumer.stands_for_all())
 }
 
-/// Learns what was called off, and tells the other workers what is known here. What cannot be asked now is asked when the subscription is next renewed.
+/// Learns what was called off, and tells the other workers what is known here. What cannot be asked
+/// now is asked when the subscription is next renewed.
 pub(crate) async fn mingle(shared: Arc<Shared>) {
     if let Ok(ids) = shared.broker.revoked().await {
         // What it could not be told when we heard it.

@@ -98,7 +98,8 @@ pub enum WorkerEvent {
     Task(Notice),
     /// A connection is lost or refused, or back.
     Connection(Connection),
-    /// A task holds a loop of the async lane, so that its neighbours cannot go on. Told once of each task.
+    /// A task holds a loop of the async lane, so that its neighbours cannot go on. Told once of
+    /// each task.
     Stalled {
         /// The task's message.
         message: Arc<Message>,

@@ -1,4 +1,5 @@
-//! The process lane: functions of this program in child processes, and handlers that wait for programs of their own, which have a thread.
+//! The process lane: functions of this program in child processes, and handlers that wait for
+//! programs of their own, which have a thread.
 
 use longshore_core::{
     Attempt, CancelToken, Clock, Isolation, LaneKind, Outcome, TaskError,
@@ -21,7 +22,8 @@ pub(crate) struct ProcessLane {
 }
 
 impl ProcessLane {
-    /// A lane with so many children at most. Without `init_app` it has none, and says so to each task that wants one.
+    /// A lane with so many children at most. Without `init_app` it has none, and says so to each
+    /// task that wants one.
     pub(crate) fn new(starter: Starter, size: usize, isolation: Isolation, outbox: Outbox<Ticket, Answer>, clock: Clock) -> Self {
         let threads = BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock);
         let children = lane_of(isolated_entry, size, isolation, outbox.clone(), clock);
@@ -37,7 +39,8 @@ fn lane_of<F: 'static>(
     outbox: Outbox<Ticket, Answer>,
     clock: Clock,
 ) -> Result<IsolatedLane<Ticket, Answer>, TaskError> {
-    // One at a time: what waits for its turn can still be revoked, and has not begun in anybody's eyes.
+    // One at a time: what waits for its turn can still be revoked, and has not begun in anybody's
+    // eyes.
     let isolation = isolation.batch(1);
     IsolatedLane::between::<F, IsolatedCall, IsolatedAnswer>(|Ticket(work)| work.is_called_off(), size, isolation, outbox, clock)
 }

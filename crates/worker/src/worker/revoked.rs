@@ -8,8 +8,8 @@ use std::{
 use longshore_brokers::{MOST_REVOKED as MOST, REVOKED_FOR as FOR};
 use longshore_celery::{Map, Value};
 
-/// Ids and stamps that must not run any more: at most 50 000, each for three hours; the oldest are forgotten first. A stamp stands among the ids, here and in
-/// the broker, as a text that no id is.
+/// Ids and stamps that must not run any more: at most 50 000, each for three hours; the oldest are
+/// forgotten first. A stamp stands among the ids, here and in the broker, as a text that no id is.
 #[derive(Default)]
 pub(crate) struct Revoked {
     since: HashMap<String, Instant>,

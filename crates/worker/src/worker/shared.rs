@@ -59,7 +59,8 @@ pub(crate) struct Shared {
     /// The logical clock of all nodes.
     clock: Mutex<events::Clock>,
     revoked: Mutex<Revoked>,
-    /// Claimed and neither finished nor handed back, as far as the broker knows, by receipt; what is held for its ETA is not here.
+    /// Claimed and neither finished nor handed back, as far as the broker knows, by receipt; what
+    /// is held for its ETA is not here.
     live: Mutex<HashMap<u64, Arc<Work>>>,
     pub(crate) hands: Hands,
     paces: Mutex<HashMap<Arc<str>, (Rate, Pace)>>,
@@ -277,7 +278,8 @@ impl Shared {
         self.live().values().cloned().collect()
     }
 
-    /// What was done, and what is left: called at the end, when nobody adds to it any more. `gone_back`: the broker has taken back whatever was left.
+    /// What was done, and what is left: called at the end, when nobody adds to it any more.
+    /// `gone_back`: the broker has taken back whatever was left.
     pub(crate) fn summary(&self, gone_back: bool, error: Option<String>) -> WorkerSummary {
         let counts = self.counts.ends().counts;
         let left = self.works();
@@ -320,7 +322,8 @@ impl Shared {
         set(lock(&self.set).entry(task.clone()).or_default());
     }
 
-    /// How long an attempt may take. What its sender says of this one message goes before what is said of all of its task, as in Celery.
+    /// How long an attempt may take. What its sender says of this one message goes before what is
+    /// said of all of its task, as in Celery.
     pub(crate) fn time_limit(&self, work: &Work) -> Option<Duration> {
         work.message.time_limit.or_else(|| self.overrides(&work.task.name).hard).or(work.task.policy.time_limit)
     }

@@ -50,7 +50,8 @@ impl Sink<Ticket, Answer> for Results {
     }
 }
 
-/// Acknowledges, as they start, the messages of tasks that are acknowledged early. Ends when the worker has.
+/// Acknowledges, as they start, the messages of tasks that are acknowledged early. Ends when the
+/// worker has.
 pub(crate) async fn acknowledge_early(shared: Arc<Shared>, mut started: mpsc::UnboundedReceiver<Arc<Work>>) {
     let mut works = Vec::new();
     while started.recv_many(&mut works, 100).await > 0 {

@@ -1,4 +1,5 @@
-//! The slots of each lane while the worker runs: as it was set up, as remote control changes them, and with autoscale as the load wants them.
+//! The slots of each lane while the worker runs: as it was set up, as remote control changes them,
+//! and with autoscale as the load wants them.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -9,8 +10,9 @@ use longshore_core::{LaneKind, engine::Handle};
 
 use super::shared::Shared;
 
-/// The slots of some lanes follow the load, between two numbers: more at once when more is claimed than there are slots, fewer when they were not needed for
-/// half a minute, as Celery's autoscale does it.
+/// The slots of some lanes follow the load, between two numbers: more at once when more is claimed
+/// than there are slots, fewer when they were not needed for half a minute, as Celery's autoscale
+/// does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Autoscale {
     /// The most slots of each lane.
@@ -99,8 +101,9 @@ impl Slots {
         Some((scale, most))
     }
 
-    /// More or fewer slots (`n` may be negative) on the lanes where a task takes a thread or a process, as one of Celery's pool would. With autoscale on its
-    /// lanes, and its bounds give way.
+    /// More or fewer slots (`n` may be negative) on the lanes where a task takes a thread or a
+    /// process, as one of Celery's pool would. With autoscale on its lanes, and its bounds give
+    /// way.
     pub(crate) fn grow(&self, n: i64) {
         let mut state = self.state();
         let lanes = state.scale.as_ref().map_or_else(|| vec![LaneKind::Blocking, LaneKind::Process], |scale| scale.lanes.clone());

@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 use longshore_brokers::crash::{MOST_CRASHES, MOST_CRASHES_APART};
 use longshore_core::{LaneKind, Receipt};
 
-/// What kills its worker mostly does so at once: a suspect that has run for so long does not keep the next one from starting beside it.
+/// What kills its worker mostly does so at once: a suspect that has run for so long does not keep
+/// the next one from starting beside it.
 const TRIED: Duration = Duration::from_secs(1);
-/// Whom the next death would bury waits until its worker has lived for so long. Workers that are killed from outside again and again, which nobody can tell from
-/// those that a task kills, do not come to run it: it waits until that is over.
+/// Whom the next death would bury waits until its worker has lived for so long. Workers that are
+/// killed from outside again and again, which nobody can tell from those that a task kills, do not
+/// come to run it: it waits until that is over.
 const CALM: Duration = Duration::from_secs(10);
-/// And when one of them has come to its end, the next one waits for so many times as long as that took, up to `CALM`: a kill from outside mostly meets a worker that
-/// runs none of them, however many wait.
+/// And when one of them has come to its end, the next one waits for so many times as long as that
+/// took, up to `CALM`: a kill from outside mostly meets a worker that runs none of them, however
+/// many wait.
 const REST: u32 = 9;
 
 /// While one of them runs, those that nobody suspects are kept back for so long, lest it be buried
@@ -68,20 +71,22 @@ pub(crate) fn rested(ended: &Accused, now: Instant) -> Option<Instant> {
     ended.suspect.is_last().then(|| now + (REST * now.duration_since(ended.since)).min(CALM))
 }
 
-/// Returns until when those that nobody suspects are kept back, for a suspect that runs and that the
-/// next death would bury.
+/// Returns until when those that nobody suspects are kept back, for a suspect that runs and that
+/// the next death would bury.
 pub(crate) fn keeps_back(running: &[Accused]) -> Option<Instant> {
     running.iter().filter(|accused| accused.suspect.is_last()).map(|accused| accused.since + KEPT_BACK).max()
 }
 
 /// Returns when a suspect whose turn it is may start, where the last of those that nobody suspects
-/// started then: until that time no more of them start, if it is one that the next death would bury.
+/// started then: until that time no more of them start, if it is one that the next death would
+/// bury.
 pub(crate) fn tried(suspect: Suspect, last: Option<Instant>) -> Option<Instant> {
     last.filter(|_| suspect.is_last()).map(|last| last + TRIED)
 }
 
-/// Which of those in line starts next, and when: at once, or later. Whom the next death would bury starts when it is `calm`, and holds up nobody
-/// until then. `None`: nobody is in line, or one of those that run has to end first.
+/// Which of those in line starts next, and when: at once, or later. Whom the next death would bury
+/// starts when it is `calm`, and holds up nobody until then. `None`: nobody is in line, or one of
+/// those that run has to end first.
 pub(crate) fn next(line: impl Iterator<Item = Suspect>, running: &[Accused], calm: Instant, now: Instant) -> Option<(usize, Instant)> {
     let mut waits = None;
     for (place, suspect) in line.enumerate() {
@@ -158,7 +163,8 @@ impl Quiet {
     }
 }
 
-/// When a suspect may start beside those that run: at once, then, or (`None`) when one of them has ended.
+/// When a suspect may start beside those that run: at once, then, or (`None`) when one of them has
+/// ended.
 ///
 /// One starts at a time. Should the worker die of a later one all that run are to blame, so whoever
 /// is blamed for the second time (apart from its worker: for the eleventh) runs all alone: nobody

@@ -15,7 +15,8 @@ pub(crate) enum Verdict {
     Success(Value),
     /// It has failed for good.
     Failure(Failure),
-    /// It has failed, and its message goes to the dead letters, for its task wants only successes acknowledged.
+    /// It has failed, and its message goes to the dead letters, for its task wants only successes
+    /// acknowledged.
     FailureKept(Failure),
     /// It is sent again.
     Retry {

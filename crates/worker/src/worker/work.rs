@@ -14,7 +14,8 @@ use longshore_core::{CancelToken, LaneKind, Receipt, lane::Context};
 
 use crate::{context::TaskContext, failure::Failure, task::Task};
 
-/// A claimed task on its way through the engine: the payload of its attempts. Shared by the engine, the lane, remote control and the sink.
+/// A claimed task on its way through the engine: the payload of its attempts. Shared by the engine,
+/// the lane, remote control and the sink.
 pub(crate) struct Work {
     pub(crate) message: Arc<Message>,
     pub(crate) task: Arc<Task>,
@@ -24,7 +25,8 @@ pub(crate) struct Work {
     pub(crate) crashes: u32,
     /// Term of our lease in which it was claimed; `None` where nobody else can have it.
     pub(crate) term: Option<Term>,
-    /// Of the attempt that runs: cancelled when nobody wants its result any more; the handler sees it.
+    /// Of the attempt that runs: cancelled when nobody wants its result any more; the handler sees
+    /// it.
     cancel: OnceLock<CancelToken>,
     /// Cancelled when the soft limit has passed.
     pub(crate) soft: CancelToken,
@@ -94,7 +96,8 @@ impl Work {
         (!self.acked.load(Ordering::Acquire)).then_some(self.receipt)
     }
 
-    /// What has to be held before it can go back, if anything has: a given message that never started.
+    /// What has to be held before it can go back, if anything has: a given message that never
+    /// started.
     pub(crate) fn to_hold(&self) -> Option<Claimed> {
         let raw = self.given.as_ref().filter(|_| self.started.get().is_none())?.clone();
         let (receipt, queue) = (self.receipt, self.queue.clone());

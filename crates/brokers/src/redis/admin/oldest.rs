@@ -1,7 +1,9 @@
-//! How old the next message of a list is. Lists are served in the order in which they were filled, so it is the oldest one there.
+//! How old the next message of a list is. Lists are served in the order in which they were filled,
+//! so it is the oldest one there.
 //!
-//! What longshore has sent says when, in its delivery tag. What Celery has sent says nothing: for that it is noted which message was seen at the end of a
-//! list, and since when. Such a note goes away by itself when nobody looks any more.
+//! What longshore has sent says when, in its delivery tag. What Celery has sent says nothing: for
+//! that it is noted which message was seen at the end of a list, and since when. Such a note goes
+//! away by itself when nobody looks any more.
 
 use std::{
     collections::BTreeMap,
@@ -57,7 +59,8 @@ impl Admin<'_> {
         Ok(ages)
     }
 
-    /// Since when these messages are known to be next, by their lists and tags; notes it for those that have come there since.
+    /// Since when these messages are known to be next, by their lists and tags; notes it for those
+    /// that have come there since.
     async fn noted(&self, next: Vec<(String, String)>, now: SystemTime) -> Result<Vec<(String, Age)>, Fail> {
         if next.is_empty() {
             return Ok(Vec::new());

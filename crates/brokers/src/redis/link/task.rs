@@ -1,4 +1,5 @@
-//! The task of a link: keeps the connection, writes what has gathered, and hands out the replies that no caller looks for himself.
+//! The task of a link: keeps the connection, writes what has gathered, and hands out the replies
+//! that no caller looks for himself.
 
 use std::{
     collections::VecDeque,
@@ -30,12 +31,15 @@ use super::{
     wire::{Until, Waiting, Wire},
 };
 
-/// So many tries, which is about ten seconds, until one that is beside another says that it cannot connect.
+/// So many tries, which is about ten seconds, until one that is beside another says that it cannot
+/// connect.
 const LONG: u32 = 16;
-/// After so long without a word, while a reply is due, the server is asked over another connection whether it lives.
+/// After so long without a word, while a reply is due, the server is asked over another connection
+/// whether it lives.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The task: connects when there is something to do, and again whenever that is lost, until no caller is left.
+/// The task: connects when there is something to do, and again whenever that is lost, until no
+/// caller is left.
 pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Request>) {
     let place = shared.config.place();
     let mut first = shared.next(&mut requests).await;
@@ -96,7 +100,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiv
     }
 }
 
-/// Connects, and makes sure that the connection before is dead on the server's side: nothing that was sent on it is done from now on.
+/// Connects, and makes sure that the connection before is dead on the server's side: nothing that
+/// was sent on it is done from now on.
 async fn connect(Shared { config, changes, .. }: &Shared, old: Option<&Hello>) -> Result<Connection, Fail> {
     let mut connection = Connection::open(config).await?;
     let mut pack = Pack::default();
@@ -204,8 +209,9 @@ impl<'a> Serving<'a> {
         self.poll_silence(wire, cx)
     }
 
-    /// A server that says nothing may be busy, or frozen, or the connection may be dead without a word. It is asked over another one: if it answers
-    /// there and still not here, this connection is given up.
+    /// A server that says nothing may be busy, or frozen, or the connection may be dead without a
+    /// word. It is asked over another one: if it answers there and still not here, this connection
+    /// is given up.
     fn poll_silence(&mut self, wire: &Wire, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(probe) = &mut self.probe
             && let Poll::Ready(answered) = Pin::new(probe).poll(cx)
@@ -241,7 +247,8 @@ impl Drop for Serving<'_> {
     }
 }
 
-/// Whether the server answers on a new connection; if so, it gets a moment more to answer on the old one.
+/// Whether the server answers on a new connection; if so, it gets a moment more to answer on the
+/// old one.
 async fn probe(config: &Config) -> bool {
     let answers = Connection::open(config).await.is_ok();
     if answers {

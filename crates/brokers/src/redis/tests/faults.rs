@@ -1,4 +1,5 @@
-//! Lost connections, lost answers, a server that dies or freezes: nothing is lost, and nothing is done twice while the worker lives.
+//! Lost connections, lost answers, a server that dies or freezes: nothing is lost, and nothing is
+//! done twice while the worker lives.
 
 use std::{
     collections::BTreeSet,

@@ -11,7 +11,8 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-/// What a Python worker's sweep would take: `ZREVRANGEBYSCORE unacked_index <now - visibility timeout> 0`.
+/// What a Python worker's sweep would take: `ZREVRANGEBYSCORE unacked_index <now - visibility
+/// timeout> 0`.
 fn overdue(server: &Redis, visibility_timeout: f64) -> String {
     server.command(&["ZREVRANGEBYSCORE", "unacked_index", &(now() - visibility_timeout).to_string(), "0"])
 }

@@ -1,4 +1,5 @@
-//! How fast it is. Says numbers and asserts none: `cargo test --release -p longshore-brokers --lib redis::tests::speed -- --ignored --nocapture`.
+//! How fast it is. Says numbers and asserts none: `cargo test --release -p longshore-brokers --lib
+//! redis::tests::speed -- --ignored --nocapture`.
 
 use std::{
     sync::Arc,

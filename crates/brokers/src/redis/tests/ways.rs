@@ -35,7 +35,8 @@ async fn sentinels_name_the_server() {
     assert!(error.message.contains("knows no master `others`"), "{error}");
 }
 
-/// A certificate of its own authority for `localhost`, and one for a client; `None` where there is no openssl.
+/// A certificate of its own authority for `localhost`, and one for a client; `None` where there is
+/// no openssl.
 fn certificate(directory: &Path) -> Option<()> {
     let run = |arguments: &str| {
         let status =
@@ -50,7 +51,8 @@ fn certificate(directory: &Path) -> Option<()> {
     run("x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out client.pem -days 2 -extfile ext")
 }
 
-/// A server with TLS, and its port. `clients`: whether it wants to know them, as its option says it.
+/// A server with TLS, and its port. `clients`: whether it wants to know them, as its option says
+/// it.
 fn secure(directory: &Path, clients: &str) -> Option<(Redis, u16)> {
     let file = |name: &str| directory.join(name).display().to_string();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -28,13 +28,16 @@ pub struct WorkerArgs {
     /// Slots of the lanes that --pool means; without it of the blocking, cpu and process lanes
     #[arg(short = 'c', long, value_name = "N", value_parser = slots, help_heading = "Concurrency")]
     pub concurrency: Option<usize>,
-    /// Celery's word for a lane: prefork is cpu and process, threads blocking, gevent and eventlet async, solo one slot each
+    /// Celery's word for a lane: prefork is cpu and process, threads blocking, gevent and eventlet
+    /// async, solo one slot each
     #[arg(short = 'P', long, value_name = "POOL", help_heading = "Concurrency")]
     pub pool: Option<Pool>,
-    /// In place of -c: the slots of those lanes (but cpu's) follow the load, MAX at most, MIN at least [MIN: 1]
+    /// In place of -c: the slots of those lanes (but cpu's) follow the load, MAX at most, MIN at
+    /// least [MIN: 1]
     #[arg(long, value_name = "MAX,MIN", value_parser = autoscale, help_heading = "Concurrency")]
     pub autoscale: Option<(usize, usize)>,
-    /// Most tasks that it has at once, waiting ones included, but not those for later [slots and 100]
+    /// Most tasks that it has at once, waiting ones included, but not those for later
+    /// [slots and 100]
     #[arg(long, value_name = "N", help_heading = "Concurrency")]
     pub prefetch: Option<usize>,
     /// Bodies that it takes, as Celery's accept_content: json (the default), msgpack
@@ -44,14 +47,16 @@ pub struct WorkerArgs {
     /// task's id; mail.* is all that begin so
     #[arg(long, value_name = "TASKS", value_delimiter = ',', help_heading = "Safety")]
     pub errback: Vec<String>,
-    /// Store name, arguments, worker and queue with each result, so that `tasks` can tell, filter and retry what has ended
+    /// Store name, arguments, worker and queue with each result, so that `tasks` can tell, filter
+    /// and retry what has ended
     #[arg(long, help_heading = "View")]
     pub result_extended: bool,
     /// Starts per time of a task: shop.fetch=50/s
     #[arg(long, value_name = "TASK=RATE", value_parser = task_rate, help_heading = "Concurrency")]
     pub task_rate: Vec<(String, Rate)>,
 
-    /// When messages are acknowledged: late, after the result is stored, or early, before the start [the task's own, else late]
+    /// When messages are acknowledged: late, after the result is stored, or early, before the start
+    /// [the task's own, else late]
     #[arg(long, value_name = "WHEN", help_heading = "Safety")]
     pub acks: Option<AcksWord>,
     /// How long what it holds stays its own without a sign of life
@@ -69,11 +74,13 @@ pub struct WorkerArgs {
     /// A child of a pipe, or of functions in Rust, is replaced after so many tasks
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Safety")]
     pub max_tasks_per_child: Option<u64>,
-    /// A child of functions in Rust that holds more is replaced after its task; a program (exec, pipe) gets no more. 512MiB; a bare number is KiB
+    /// A child of functions in Rust that holds more is replaced after its task; a program (exec,
+    /// pipe) gets no more. 512MiB; a bare number is KiB
     #[arg(long, value_name = "SIZE", value_parser = kibibytes, help_heading = "Safety")]
     pub max_memory_per_child: Option<u64>,
 
-    /// How long running tasks may go on after SIGTERM; a broker that is away is waited for 15s longer, then what it could not be told of is counted
+    /// How long running tasks may go on after SIGTERM; a broker that is away is waited for 15s
+    /// longer, then what it could not be told of is counted
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = units::duration, help_heading = "Ending")]
     pub grace: Duration,
     /// Stop when the queues are empty
@@ -92,7 +99,8 @@ pub struct WorkerArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Ending")]
     pub pidfile: Option<PathBuf>,
 
-    /// What is said, in Celery's lines: debug, info, warning, error [retries, failures and dead letters, in short lines]
+    /// What is said, in Celery's lines: debug, info, warning, error
+    /// [retries, failures and dead letters, in short lines]
     #[arg(short = 'l', long, value_name = "LEVEL", ignore_case = true, help_heading = "View")]
     pub loglevel: Option<Level>,
     /// Send events of tasks from the start [when a monitor asks for them]
@@ -302,7 +310,8 @@ impl WorkerArgs {
 }
 
 impl WorkerArgs {
-    /// The lanes that follow the load: where a task takes a thread or a process, but for the cpu lane, which has as many slots as there are cores.
+    /// The lanes that follow the load: where a task takes a thread or a process, but for the cpu
+    /// lane, which has as many slots as there are cores.
     fn scaled(&self) -> Result<Vec<LaneKind>, Fault> {
         let lanes = match self.pool {
             None => vec![LaneKind::Blocking, LaneKind::Process],

@@ -1,6 +1,8 @@
-//! What a worker says of tasks: lines in Celery's style where a level is asked for, else short lines of what went wrong.
+//! What a worker says of tasks: lines in Celery's style where a level is asked for, else short
+//! lines of what went wrong.
 //!
-//! Lines are written by a thread of their own: whoever does not read our stderr holds up no task. What does not fit into its queue is counted.
+//! Lines are written by a thread of their own: whoever does not read our stderr holds up no task.
+//! What does not fit into its queue is counted.
 
 use std::{
     fmt,

@@ -47,20 +47,23 @@ pub struct ConsumeArgs {
     #[arg(long, value_name = "TOPIC", value_parser = topic_name, help_heading = "Output")]
     pub to: Option<String>,
 
-    /// The group: its members share the partitions, and what it has done is kept under its name [longshore-TOPIC]
+    /// The group: its members share the partitions, and what it has done is kept under its name
+    /// [longshore-TOPIC]
     #[arg(short = 'g', long, value_name = "NAME", help_heading = "Group")]
     pub group: Option<String>,
     /// A name of this member that stays the same over restarts: a short absence then moves no
     /// partitions, and one longer than a session costs no second session (--help)
     #[arg(long, value_name = "NAME", help_heading = "Group")]
     pub member: Option<String>,
-    /// Where a new group starts: earliest, latest, a time (2026-01-31T12:00:00Z), or so long ago (2h)
+    /// Where a new group starts: earliest, latest, a time (2026-01-31T12:00:00Z), or so long ago
+    /// (2h)
     #[arg(long, value_name = "WHERE", default_value = "earliest", value_parser = start, help_heading = "Group")]
     pub from: Start,
     /// End when the ends of all partitions are reached and everything is done
     #[arg(long, help_heading = "Group")]
     pub until_end: bool,
-    /// Time between commits: a member that dies repeats what was finished since, and what was in work
+    /// Time between commits: a member that dies repeats what was finished since, and what was in
+    /// work
     #[arg(long, value_name = "DUR", default_value = "1s", value_parser = units::duration, help_heading = "Group")]
     pub commit_every: Duration,
     /// End when a permission has been missing for so long: to read a topic, or as a member of the
@@ -74,7 +77,8 @@ pub struct ConsumeArgs {
     /// Most records in work at once
     #[arg(long, value_name = "N", default_value_t = 75, value_parser = at_least_one, help_heading = "Concurrency")]
     pub max_threads: usize,
-    /// Most records in work or waiting for it; at this number the gate closes, and nothing is read [twice --max-threads, ten times with order by key]
+    /// Most records in work or waiting for it; at this number the gate closes, and nothing is read
+    /// [twice --max-threads, ten times with order by key]
     #[arg(long, value_name = "N", value_parser = at_least_one, help_heading = "Concurrency")]
     pub max_in_flight: Option<usize>,
     /// A closed gate opens again at this share of it
@@ -106,17 +110,20 @@ pub struct ConsumeArgs {
     /// Limit of one attempt [HTTP: 30s]
     #[arg(short = 't', long, value_name = "DUR", value_parser = units::duration, help_heading = "Failures")]
     pub timeout: Option<Duration>,
-    /// Where a record goes whose last attempt failed: a topic (made if it is missing), `skip`, or `stop` [TOPIC-dlt; where nothing can fail: none]
+    /// Where a record goes whose last attempt failed: a topic (made if it is missing), `skip`, or
+    /// `stop` [TOPIC-dlt; where nothing can fail: none]
     #[arg(long, value_name = "TOPIC|skip|stop", value_parser = dead_letter, help_heading = "Failures")]
     pub dead_letter: Option<DeadLetter>,
     /// How long records in work may go on after Ctrl-C or SIGTERM
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = units::duration, help_heading = "Failures")]
     pub grace: Duration,
 
-    /// What is written to stdout: raw (values, or what commands and children write), jsonl or none [raw; HTTP: none]
+    /// What is written to stdout: raw (values, or what commands and children write), jsonl or none
+    /// [raw; HTTP: none]
     #[arg(long, value_name = "FORM", value_parser = ["raw", "jsonl", "none"], help_heading = "Output")]
     pub emit: Option<String>,
-    /// The most of each stream of a command that is kept; with --emit raw or --to, a record fails whose output is longer
+    /// The most of each stream of a command that is kept; with --emit raw or --to, a record fails
+    /// whose output is longer
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = units::size, help_heading = "Output")]
     pub max_output: u64,
 
@@ -244,7 +251,8 @@ impl ConsumeArgs {
             .count()
     }
 
-    /// Whether a record can fail: printing and sleeping cannot, so that no topic is made for what fails.
+    /// Whether a record can fail: printing and sleeping cannot, so that no topic is made for what
+    /// fails.
     fn can_fail(&self) -> bool {
         self.whats() > 0 && self.sleep.is_none()
     }
@@ -284,7 +292,8 @@ impl ConsumeArgs {
     pub fn program(&self) -> (Program, ProgramLimits) {
         let mut program = of_flags(&self.what, &self.child, &self.request, &self.limits);
         if let Program::Command(command) = &mut program {
-            // A command that uses its record nowhere would get it as an argument; here it has it on stdin.
+            // A command that uses its record nowhere would get it as an argument; here it has it on
+            // stdin.
             command.stdin.get_or_insert_with(|| "{}".to_owned());
         }
         let mut limits = ProgramLimits::default();

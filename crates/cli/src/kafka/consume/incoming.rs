@@ -29,7 +29,8 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// A value that is a JSON object or array has fields; any other is a plain text. A missing key is an empty one.
+    /// A value that is a JSON object or array has fields; any other is a plain text. A missing key
+    /// is an empty one.
     pub(super) fn of(from: &kafka::Record) -> Self {
         let value = from.value().unwrap_or_default();
         Self {
@@ -55,7 +56,8 @@ impl Incoming {
     }
 }
 
-/// What a child finds in its environment. The id is the record's own, in every attempt and after every restart: good for what must be done once only.
+/// What a child finds in its environment. The id is the record's own, in every attempt and after
+/// every restart: good for what must be done once only.
 ///
 /// # Errors
 /// A key or a header with a NUL byte, which no variable can hold.
@@ -94,8 +96,8 @@ fn variable(header: &str) -> String {
     format!("LONGSHORE_HEADER_{}", header.chars().map(letter).collect::<String>())
 }
 
-/// A record as one line of JSON, with what was answered for it. A value that is JSON stands as it is, digit for digit; other text as a string, bytes as
-/// base64.
+/// A record as one line of JSON, with what was answered for it. A value that is JSON stands as it
+/// is, digit for digit; other text as a string, bytes as base64.
 pub(super) fn line(from: &kafka::Record, reply: Option<&RawValue>) -> String {
     #[derive(Serialize)]
     struct Line<'a> {

@@ -48,7 +48,8 @@ impl Machine {
     }
 }
 
-/// Time on processors, of all threads. The name in brackets may hold anything, so it is read from behind.
+/// Time on processors, of all threads. The name in brackets may hold anything, so it is read from
+/// behind.
 fn seconds(stat: &str) -> Option<f64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);

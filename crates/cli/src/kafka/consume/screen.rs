@@ -31,7 +31,8 @@ enum Form {
 }
 
 impl Screen {
-    /// `quiet_terminal`: values are printed on the terminal, where a view that redraws itself would be in the way unless it was asked for.
+    /// `quiet_terminal`: values are printed on the terminal, where a view that redraws itself would
+    /// be in the way unless it was asked for.
     pub(super) fn new(mode: Mode, color: ColorMode, every: Duration, voice: Voice, quiet_terminal: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let form = match voice.progress(mode) {

@@ -49,7 +49,8 @@ pub(super) struct Moment {
 }
 
 impl Moment {
-    /// Records that are not committed, in the partitions that we have; `None` while no broker has told.
+    /// Records that are not committed, in the partitions that we have; `None` while no broker has
+    /// told.
     pub(super) fn lag(&self) -> Option<u64> {
         let lags: Vec<i64> = self.view.partitions.iter().filter_map(|partition| partition.lag).collect();
         (!lags.is_empty()).then(|| lags.iter().map(|lag| u64::try_from(*lag).unwrap_or(0)).sum())
@@ -59,7 +60,8 @@ impl Moment {
         self.view.counts.dead + self.view.counts.skipped
     }
 
-    /// The lines of this moment, none wider than `width` columns: the threads and the gate, what was done, what it costs, the partitions.
+    /// The lines of this moment, none wider than `width` columns: the threads and the gate, what
+    /// was done, what it costs, the partitions.
     pub(super) fn lines(&self, width: usize, color: bool) -> Vec<String> {
         let room = width.saturating_sub(1);
         let view = &self.view;

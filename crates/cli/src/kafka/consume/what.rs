@@ -1,4 +1,5 @@
-//! What runs for each record: a command, a request, a line to a child that stays, a sleep, or nothing but printing.
+//! What runs for each record: a command, a request, a line to a child that stays, a sleep, or
+//! nothing but printing.
 
 use std::sync::Arc;
 
@@ -148,7 +149,8 @@ impl Plan {
                             Ok(request) => request,
                             Err(error) => return Outcome::Failed(error),
                         };
-                        // A request needs no time to end well: it is dropped when nobody wants it any more.
+                        // A request needs no time to end well: it is dropped when nobody wants it
+                        // any more.
                         tokio::select! {
                             biased;
                             () = context.cancel.cancelled() => Outcome::Cancelled,

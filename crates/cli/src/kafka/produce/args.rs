@@ -65,7 +65,8 @@ pub struct ProduceArgs {
     /// Everything into this partition [by the key, as Java's clients do it; without a key any]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..), help_heading = "Sending")]
     pub partition: Option<i32>,
-    /// Who has to have a record: all (replicas in sync; each record once, in order), 1 (the leader) or 0 (nobody is asked)
+    /// Who has to have a record: all (replicas in sync; each record once, in order), 1 (the leader)
+    /// or 0 (nobody is asked)
     #[arg(long, value_name = "WHO", default_value = "all", value_parser = acks, help_heading = "Sending")]
     pub acks: Acks,
     /// none, gzip, snappy, lz4 or zstd

@@ -159,7 +159,8 @@ impl Feed {
         let of_done = place.clone();
         let mut done: longshore_kafka::produce::Done = Box::new(move |result| tally.delivered(&of_done, result, bytes, begun));
         loop {
-            // Held while it is handed over, so that whoever stops us knows that nothing comes behind.
+            // Held while it is handed over, so that whoever stops us knows that nothing comes
+            // behind.
             let stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
             if *stopped {
                 return false;

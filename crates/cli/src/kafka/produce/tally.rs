@@ -16,7 +16,8 @@ use crate::progress::{RateMeter, Snapshot, view::State};
 
 /// So many failures are told, unless all are asked for.
 const TOLD: u64 = 20;
-/// So many lines wait at most to be told: a terminal is slower than a broker that refuses everything.
+/// So many lines wait at most to be told: a terminal is slower than a broker that refuses
+/// everything.
 const WAITING: usize = 10_000;
 
 /// Counts, told from several threads.

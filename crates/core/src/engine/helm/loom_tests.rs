@@ -1,4 +1,5 @@
-//! Every interleaving of a helm (up to two preemptions): whoever wakes it, or takes it, it is polled afterwards. Run as the mailbox's.
+//! Every interleaving of a helm (up to two preemptions): whoever wakes it, or takes it, it is
+//! polled afterwards. Run as the mailbox's.
 
 use loom::{future::block_on, thread};
 
@@ -11,7 +12,8 @@ fn model(check: impl Fn() + Sync + Send + 'static) {
     builder.check(check);
 }
 
-/// Is over when so many have brought it something. What wakes it is only what each of them does afterwards.
+/// Is over when so many have brought it something. What wakes it is only what each of them does
+/// afterwards.
 fn work(brought: Arc<AtomicUsize>, wanted: usize) -> Arc<Helm<()>> {
     Helm::new(std::future::poll_fn(move |_| if brought.load(Ordering::Acquire) == wanted { Poll::Ready(()) } else { Poll::Pending }))
 }
@@ -70,7 +72,8 @@ fn what_is_dropped_while_somebody_has_it_is_gone_afterwards() {
     });
 }
 
-/// A planted bug, to show that the model finds a lost wake-up: a holder that does not look when it lets go.
+/// A planted bug, to show that the model finds a lost wake-up: a holder that does not look when it
+/// lets go.
 #[test]
 fn a_holder_that_does_not_look_is_found_out() {
     assert_found_out("engine::helm::loom_tests::planted_holder_that_does_not_look");

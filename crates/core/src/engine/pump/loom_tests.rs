@@ -1,5 +1,6 @@
 //! Every interleaving of the pump and the loop (up to three preemptions). Run with
-//! `RUSTFLAGS="--cfg longshore_loom" cargo test -p longshore-core --lib --target-dir target/loom loom_tests`.
+//! `RUSTFLAGS="--cfg longshore_loom" cargo test -p longshore-core --lib --target-dir target/loom
+//! loom_tests`.
 
 use super::*;
 use loom::{future::block_on, sync::Arc, thread};
@@ -10,7 +11,8 @@ fn model(check: impl Fn() + Sync + Send + 'static) {
     builder.check(check);
 }
 
-/// The loop takes what comes and grants room for the next; the pump brings one at a time. `send_off` is the pump's note, before or after its post.
+/// The loop takes what comes and grants room for the next; the pump brings one at a time.
+/// `send_off` is the pump's note, before or after its post.
 fn two_rounds(early: bool) {
     let (pump, mailbox) = (Arc::new(Pump::new()), Arc::new(Mailbox::<Vec<u32>>::new()));
     let pumping = {
@@ -65,8 +67,8 @@ fn room_granted_while_a_fetch_comes_back_is_seen() {
     });
 }
 
-/// A planted bug, found by reading at first: the pump says that the loop does not run low after it has posted, and so takes back what the loop has said
-/// meanwhile.
+/// A planted bug, found by reading at first: the pump says that the loop does not run low after it
+/// has posted, and so takes back what the loop has said meanwhile.
 #[test]
 fn a_pump_that_takes_back_what_the_loop_said_is_found_out() {
     crate::mailbox::loom_tests::assert_found_out("engine::pump::loom_tests::planted_taking_back_what_the_loop_said");

@@ -1,11 +1,13 @@
-//! The attempts of one loop that are pending: places that are used again and again, each with a waker that lasts as long as the loop.
+//! The attempts of one loop that are pending: places that are used again and again, each with a
+//! waker that lasts as long as the loop.
 //!
-//! What `FuturesUnordered` does for futures that come and go rarely; here a million of them pass through fifty places, so a place costs no allocation
-//! and a future is polled with its own waker from the first time on. A waker that somebody keeps beyond the end of its future wakes the next one in
-//! the same place: one poll too many, which every future must bear.
+//! What `FuturesUnordered` does for futures that come and go rarely; here a million of them pass
+//! through fifty places, so a place costs no allocation and a future is polled with its own waker
+//! from the first time on. A waker that somebody keeps beyond the end of its future wakes the next
+//! one in the same place: one poll too many, which every future must bear.
 //!
-//! Most wakes come from the loop's own thread while it polls (a task yields, or feeds its neighbour): they go into a list of that thread ([`Near`]),
-//! without a lock or an atomic exchange.
+//! Most wakes come from the loop's own thread while it polls (a task yields, or feeds its
+//! neighbour): they go into a list of that thread ([`Near`]), without a lock or an atomic exchange.
 
 use std::{
     cell::{Cell, RefCell},
@@ -60,7 +62,8 @@ struct Bell {
     place: u32,
     /// The place stands in the list.
     listed: AtomicBool,
-    /// The polling thread has woken it, and it has not had its turn since. Only whoever polls the loop looks at this.
+    /// The polling thread has woken it, and it has not had its turn since. Only whoever polls the
+    /// loop looks at this.
     near: AtomicBool,
     woken: Arc<Woken>,
 }
@@ -189,7 +192,8 @@ impl<P> Pending<P> {
         self.places[place as usize].work = Some(work);
     }
 
-    /// Polls up to `most` of those that were woken, and hands over with its output what is over; then its place is free. Returns how many were polled.
+    /// Polls up to `most` of those that were woken, and hands over with its output what is over;
+    /// then its place is free. Returns how many were polled.
     #[inline]
     pub(crate) fn poll_woken<O>(
         &mut self,

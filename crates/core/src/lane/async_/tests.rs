@@ -127,7 +127,8 @@ fn sleeps_go_on_while_a_handler_of_the_same_lane_blocks() {
     assert!(before > 1_980, "{before} of 1999 ended while one blocked");
 }
 
-/// Also where a loop had called it in passing: what that loop would have run next, another one runs.
+/// Also where a loop had called it in passing: what that loop would have run next, another one
+/// runs.
 #[test]
 fn attempts_do_not_wait_for_a_callback_that_was_quick_and_blocks() {
     let report = Job::new(|n: u64| async move { Ok::<_, String>(n) })

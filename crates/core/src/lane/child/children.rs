@@ -35,7 +35,8 @@ pub struct Children(Arc<Inner>);
 struct Inner {
     slots: RwLock<Vec<Arc<Mutex<Entry>>>>,
     stopping: AtomicBool,
-    /// Readable once the children are being stopped, and for ever after, so that one write wakes every thread that waits for a child.
+    /// Readable once the children are being stopped, and for ever after, so that one write wakes
+    /// every thread that waits for a child.
     stop_reader: io::PipeReader,
     stop_writer: io::PipeWriter,
     table: Option<SlotTable>,
@@ -79,8 +80,9 @@ impl Children {
         Self::with(None, None)
     }
 
-    /// A registry whose children a guardian kills if this process dies. The guardian keeps the descriptors in `keep` open until it is done, so a
-    /// lock (flock) in `keep` is free when nothing of this run is left.
+    /// A registry whose children a guardian kills if this process dies. The guardian keeps the
+    /// descriptors in `keep` open until it is done, so a lock (flock) in `keep` is free when
+    /// nothing of this run is left.
     ///
     /// # Errors
     /// As [`Guardian::start`], which also says what `main` has to do.
@@ -107,9 +109,11 @@ impl Children {
         })))
     }
 
-    /// Ends every live child now, from any thread, and lets no further one start. May be called again, harder. The number of groups signalled.
+    /// Ends every live child now, from any thread, and lets no further one start. May be called
+    /// again, harder. The number of groups signalled.
     pub fn stop(&self, how: Stop) -> usize {
-        // First the flag, then slot by slot: a child that is entered after its slot was visited sees the flag and is signalled by whoever entered it.
+        // First the flag, then slot by slot: a child that is entered after its slot was visited
+        // sees the flag and is signalled by whoever entered it.
         if !self.0.stopping.swap(true, Ordering::SeqCst) {
             let _ = (&self.0.stop_writer).write(&[0]);
         }
@@ -130,7 +134,8 @@ impl Children {
         signalled
     }
 
-    /// Signals the one child that has this pid in this slot; its owner sees a child that was ended by somebody else. Nothing if it has gone.
+    /// Signals the one child that has this pid in this slot; its owner sees a child that was ended
+    /// by somebody else. Nothing if it has gone.
     pub fn end(&self, slot: u32, pid: i32, how: Stop) {
         let entry = self.entry(slot);
         let entry = lock(&entry);
@@ -170,7 +175,8 @@ impl Children {
         }
     }
 
-    /// Sends the guardian home and waits for it; to be called when no child is left. Dropping the last clone does the same.
+    /// Sends the guardian home and waits for it; to be called when no child is left. Dropping the
+    /// last clone does the same.
     ///
     /// # Errors
     /// When the guardian was gone already.
@@ -184,8 +190,9 @@ impl Children {
         self.0.stop_reader.as_fd()
     }
 
-    /// Starts a command in a group of its own and enters it in `slot`, which has no other child now. stdout and stderr are pipes; stdin is one
-    /// unless it is [`Null`](super::Stdin::Null), and its writes do not block.
+    /// Starts a command in a group of its own and enters it in `slot`, which has no other child
+    /// now. stdout and stderr are pipes; stdin is one unless it is [`Null`](super::Stdin::Null),
+    /// and its writes do not block.
     ///
     /// # Errors
     /// As [`run`](super::run).
@@ -210,7 +217,8 @@ impl Children {
         self.0.marker.as_ref().map(|(name, value)| (*name, value.as_str()))
     }
 
-    /// Enters a process that was started just now, as the leader of a group of its own, in `slot`, which has no other child now.
+    /// Enters a process that was started just now, as the leader of a group of its own, in `slot`,
+    /// which has no other child now.
     ///
     /// # Errors
     /// When no descriptor is left; the process has been killed then.
@@ -342,7 +350,8 @@ impl Child {
         }
     }
 
-    /// Kills what is left of the group, and reaps the child (waiting for its end, which comes at once).
+    /// Kills what is left of the group, and reaps the child (waiting for its end, which comes at
+    /// once).
     ///
     /// # Errors
     /// What wait4(2) says: never, unless somebody else reaped the child.
@@ -354,7 +363,8 @@ impl Child {
         self.reaped = true;
         let stopped = {
             let mut entry = lock(&self.entry);
-            // The leader is not reaped yet, so the number is still the group's, even if nobody in it lives. From here on no one signals it.
+            // The leader is not reaped yet, so the number is still the group's, even if nobody in
+            // it lives. From here on no one signals it.
             let _ = kill_group(self.pid, SIGKILL);
             entry.live = None;
             if let Some(table) = &self.children.0.table {
@@ -381,7 +391,8 @@ impl fmt::Debug for Child {
     }
 }
 
-/// The last line in what was read that is not empty, finished or not; a progress bar's carriage return ends a line too.
+/// The last line in what was read that is not empty, finished or not; a progress bar's carriage
+/// return ends a line too.
 fn last_line(written: &[u8]) -> &[u8] {
     let breaks = |byte: &u8| matches!(byte, b'\n' | b'\r');
     let end = written.iter().rposition(|byte| !breaks(byte)).map_or(0, |at| at + 1);

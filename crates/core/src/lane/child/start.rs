@@ -23,7 +23,8 @@ const ENOTDIR: i32 = 20;
 pub(super) fn start(command: &Command, marker: Option<(&str, &str)>) -> Result<process::Child, TaskError> {
     let found = own_path(command).and_then(|path| look_up(&command.program, &path));
     let mut process = match &found {
-        // With a PATH of its own std would fork to look the program up in it; with a path it need not.
+        // With a PATH of its own std would fork to look the program up in it; with a path it need
+        // not.
         Some(found) => {
             let mut process = process::Command::new(found);
             process.arg0(&command.program);
@@ -48,7 +49,8 @@ fn own_path(command: &Command) -> Option<OsString> {
     command.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.clone())
 }
 
-/// The first executable file of this name on the path; `None` for what has a slash, and for what is not there.
+/// The first executable file of this name on the path; `None` for what has a slash, and for what is
+/// not there.
 fn look_up(program: &OsStr, path: &OsStr) -> Option<PathBuf> {
     if program.as_bytes().contains(&b'/') {
         return None;

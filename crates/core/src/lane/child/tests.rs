@@ -119,7 +119,8 @@ fn grandchildren_are_killed_at_the_timeout() {
 
 #[test]
 fn after_sigterm_the_background_has_the_same_time_to_clean_up() {
-    // The shell dies of SIGTERM at once; its child, which holds the pipe, says its last word before kill_after has passed.
+    // The shell dies of SIGTERM at once; its child, which holds the pipe, says its last word before
+    // kill_after has passed.
     let script = "(trap 'sleep 0.3; echo cleaned; exit 0' TERM; echo up; while :; do sleep 0.01; done) & wait";
     let output = run_once(&sh(script), &within(200, 20_000)).unwrap();
     assert_eq!(output.stdout, b"up\ncleaned\n");

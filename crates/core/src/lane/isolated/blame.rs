@@ -1,4 +1,5 @@
-//! What an attempt's outcome is when its child has ended, and since when an item has been running: decisions without effects.
+//! What an attempt's outcome is when its child has ended, and since when an item has been running:
+//! decisions without effects.
 
 use std::{
     convert::Infallible,
@@ -42,8 +43,10 @@ fn memory(held: u64, limit: u64) -> TaskError {
     TaskError::new("memory", format!("its child process held {} MiB and was killed; the limit is {} MiB", mib(held), mib(limit)))
 }
 
-/// Which item of a batch has been running, and since when as far as the parent knows. The child does not say when it begins an item (that would cost it
-/// a look at the clock), so an item counts from when it was first seen: never too early, and late by no more than the time between two looks.
+/// Which item of a batch has been running, and since when as far as the parent knows. The child
+/// does not say when it begins an item (that would cost it a look at the clock), so an item counts
+/// from when it was first seen: never too early, and late by no more than the time between two
+/// looks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
     begun: usize,

@@ -1,6 +1,7 @@
 //! The parent's end of one child: the process, two pipes and the board.
 //!
-//! Pipes, where a pair of sockets would be simpler: a message there and back takes half the time (measured: 4.7 µs against 9 µs).
+//! Pipes, where a pair of sockets would be simpler: a message there and back takes half the time
+//! (measured: 4.7 µs against 9 µs).
 
 use std::{
     io::{self, PipeReader, PipeWriter, Write},
@@ -27,7 +28,8 @@ use crate::{
     lane::child::{Child, Children, End},
 };
 
-/// How long a child may take until it is in `init`; it needs milliseconds, but the machine may be busy.
+/// How long a child may take until it is in `init`; it needs milliseconds, but the machine may be
+/// busy.
 const HELLO_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a child that is not needed any more has for what its program does at its end.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -36,7 +38,8 @@ const FAREWELL: Duration = Duration::from_millis(200);
 pub(super) struct Link {
     child: Child,
     requests: PipeWriter,
-    /// The other end of the requests. A pipe that nobody can read would end a program that does not ignore SIGPIPE.
+    /// The other end of the requests. A pipe that nobody can read would end a program that does not
+    /// ignore SIGPIPE.
     _unbroken: PipeReader,
     answers: PipeReader,
     board: Board,
@@ -73,10 +76,12 @@ pub(super) struct News {
 }
 
 impl Link {
-    /// Starts a child for a function, on a thread that lives longer than the child (its death would be the child's), and waits for its hello.
+    /// Starts a child for a function, on a thread that lives longer than the child (its death would
+    /// be the child's), and waits for its hello.
     ///
     /// # Errors
-    /// Kind `spawn` when there is none to be had now, `setup` when what was started is no child, `cancelled` when the children are being stopped.
+    /// Kind `spawn` when there is none to be had now, `setup` when what was started is no child,
+    /// `cancelled` when the children are being stopped.
     pub(super) fn start(function: Function, slot: u32, children: &Children, now: Instant) -> Result<Self, TaskError> {
         if children.is_stopping() {
             return Err(stopped());
@@ -150,13 +155,15 @@ impl Link {
         }
     }
 
-    /// Waits until the child says something or ends, or the time is over (with nothing), or a signal comes (with nothing).
+    /// Waits until the child says something or ends, or the time is over (with nothing), or a
+    /// signal comes (with nothing).
     pub(super) fn wait(&self, time: Option<Duration>) -> io::Result<News> {
         let [said, ended] = ready([Some((self.answers.as_fd(), Interest::Read)), Some((self.child.end_fd(), Interest::Read))], time)?;
         Ok(News { said, ended })
     }
 
-    /// Sends a batch of `count` items, with no more than one before it that is not done; waits for a child that is slow to take it.
+    /// Sends a batch of `count` items, with no more than one before it that is not done; waits for
+    /// a child that is slow to take it.
     pub(super) fn send(&mut self, mut batch: &[u8], count: u32, limit: Option<Duration>) -> io::Result<Sending> {
         let side = self.sent % SIDES;
         self.board.reset(side);
@@ -198,7 +205,8 @@ impl Link {
         Ok(Sending::Done)
     }
 
-    /// Takes every answer of the first batch that is not done, as far as there are, and gives each to `answer`; whether that batch is done now.
+    /// Takes every answer of the first batch that is not done, as far as there are, and gives each
+    /// to `answer`; whether that batch is done now.
     ///
     /// # Errors
     /// What the child did that no child of ours does.
@@ -253,8 +261,8 @@ impl Link {
         self.board.revoke((self.done + batch) % SIDES) as usize
     }
 
-    /// What each of the last `count` tasks used of the CPU; `None` when the child has not said: for many tiny ones it says so only now and then, and
-    /// then the last of them stand for all since.
+    /// What each of the last `count` tasks used of the CPU; `None` when the child has not said: for
+    /// many tiny ones it says so only now and then, and then the last of them stand for all since.
     pub(super) fn cpu_of_each(&mut self, count: u32) -> Option<Duration> {
         self.unpaid = self.unpaid.saturating_add(count);
         let cpu = self.board.cpu();
@@ -287,7 +295,8 @@ impl Link {
         self.child.reap()
     }
 
-    /// Lets a child that has nothing to do end by itself (it writes what its program writes at its end), then kills what is left of its group.
+    /// Lets a child that has nothing to do end by itself (it writes what its program writes at its
+    /// end), then kills what is left of its group.
     pub(super) fn retire(self) {
         let Self { child, requests, .. } = self;
         drop(requests);

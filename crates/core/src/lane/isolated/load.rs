@@ -13,7 +13,8 @@ use crate::{
 /// A batch and whose it is.
 pub(super) struct Load<T> {
     pub(super) batch: Batch,
-    /// The attempts that the batch's items belong to; those that have their outcome, or none of their own, are gone.
+    /// The attempts that the batch's items belong to; those that have their outcome, or none of
+    /// their own, are gone.
     pub(super) parts: Vec<Option<Part<T>>>,
     /// The batch's items by number; those that have their outcome are gone.
     pub(super) items: Vec<Option<Item>>,
@@ -68,7 +69,8 @@ impl<T> Load<T> {
         self.parts.get(item.part as usize)?.as_ref().map(|part| &part.attempt)
     }
 
-    /// Takes the items from this one on out of the batch: the attempts, or their parts, that are left.
+    /// Takes the items from this one on out of the batch: the attempts, or their parts, that are
+    /// left.
     pub(super) fn unload<R>(&mut self, pool: &Pool<T, R>, from: usize) -> Vec<Attempt<T>> {
         let mut back = Vec::new();
         for item in self.items.drain(from.min(self.items.len())..).flatten() {
@@ -91,7 +93,8 @@ impl<T> Load<T> {
     }
 }
 
-/// What the end of an item makes of its attempt, which is gone if all of it has ended: the outcome, if that is here.
+/// What the end of an item makes of its attempt, which is gone if all of it has ended: the outcome,
+/// if that is here.
 pub(super) fn resolve<T, R>(held: &mut Option<Part<T>>, ends: Ends<R>) -> Option<(Part<T>, Outcome<R>)> {
     if matches!(ends, Ends::Open) {
         return None;

@@ -1,4 +1,5 @@
-//! What a payload is to a child: one item, or several that the engine carries as one task, each with an outcome of its own.
+//! What a payload is to a child: one item, or several that the engine carries as one task, each
+//! with an outcome of its own.
 
 use std::{
     convert::Infallible,
@@ -18,7 +19,8 @@ pub(super) struct Items<T, R> {
     pub(super) give: fn(&T, usize, &mut Batch) -> Result<bool, TaskError>,
     /// How one of them ended. What is said of one that has ended already changes nothing.
     pub(super) end: fn(&mut T, usize, Said<'_>) -> Ends<R>,
-    /// Takes off those from this one on, for another child; and whether what stays has ended by that.
+    /// Takes off those from this one on, for another child; and whether what stays has ended by
+    /// that.
     pub(super) split: fn(&mut T, usize) -> (T, Ends<R>),
 }
 
@@ -57,14 +59,15 @@ impl<'a> Said<'a> {
     }
 }
 
-/// Items that travel through the engine as one task; its result is their outcomes, in their order. Attempts that end for another reason than its
-/// items (nobody started it) have no such result.
+/// Items that travel through the engine as one task; its result is their outcomes, in their order.
+/// Attempts that end for another reason than its items (nobody started it) have no such result.
 pub(crate) struct Parcel<T, R> {
     items: Vec<T>,
     outcomes: Vec<Option<Outcome<R>>>,
     /// Items without an outcome.
     open: usize,
-    /// Where the outcomes belong, if this is part of a parcel that was taken apart: behind so many of the whole.
+    /// Where the outcomes belong, if this is part of a parcel that was taken apart: behind so many
+    /// of the whole.
     whole: Option<(usize, Arc<Mutex<Whole<R>>>)>,
 }
 

@@ -1,4 +1,5 @@
-//! The functions that children may run: what the parent asks for by its place, the child finds at the same place.
+//! The functions that children may run: what the parent asks for by its place, the child finds at
+//! the same place.
 
 use std::{
     any::{TypeId, type_name},
@@ -26,8 +27,9 @@ struct Entry {
 
 /// The functions that this program's child processes may run, for [`init_with`](crate::init_with).
 ///
-/// The same executable is started again as the child, and finds the function by its type, so it must be a function itself, or a closure that captures
-/// nothing; a pointer to one, or a closure with values in it, does not compile.
+/// The same executable is started again as the child, and finds the function by its type, so it
+/// must be a function itself, or a closure that captures nothing; a pointer to one, or a closure
+/// with values in it, does not compile.
 ///
 /// ```compile_fail
 /// let offset = 3;

@@ -1,4 +1,5 @@
-//! The thread that serves one child: it takes tasks from the lane's queue, sends them, and sees to it that each gets one outcome, whatever happens.
+//! The thread that serves one child: it takes tasks from the lane's queue, sends them, and sees to
+//! it that each gets one outcome, whatever happens.
 
 use std::{
     convert::Infallible,
@@ -31,9 +32,11 @@ const TICK: Duration = Duration::from_millis(10);
 const STUCK: Duration = Duration::from_millis(20);
 /// Bytes in a batch, beyond which no further item joins it.
 const BATCH_BYTES: usize = 64 * 1024;
-/// Bytes in each of two batches that a child has at once: they are in the pipe at once, with room to spare, for nobody wants to wait for it.
+/// Bytes in each of two batches that a child has at once: they are in the pipe at once, with room
+/// to spare, for nobody wants to wait for it.
 const SHORT_BYTES: usize = 16 * 1024;
-/// A child that will be done sooner than this has the next batch already. More than a chunk: on a busy machine a batch takes longer than its work.
+/// A child that will be done sooner than this has the next batch already. More than a chunk: on a
+/// busy machine a batch takes longer than its work.
 const SOON: Duration = Duration::from_millis(1);
 /// So many children in a row that end before they begin anything, and their tasks are lost.
 const FRUITLESS: u32 = 3;
@@ -48,7 +51,8 @@ pub(super) struct Seat<T, R> {
     /// What it gets next, or has got already.
     next: Load<T>,
     done: Vec<Finished<T, R>>,
-    /// Of what has just been put into `done`: the place of its last item among the answers, from 1, and how many items it has.
+    /// Of what has just been put into `done`: the place of its last item among the answers, from 1,
+    /// and how many items it has.
     places: Vec<(u32, u32)>,
     /// Since when there is something in `done`.
     held: Instant,
@@ -98,7 +102,8 @@ where
         }
     }
 
-    /// Makes the next batch of tasks from the lane's queue, for a child that has been given so many; waits for some if it may. `false` when there are none.
+    /// Makes the next batch of tasks from the lane's queue, for a child that has been given so
+    /// many; waits for some if it may. `false` when there are none.
     fn take(&mut self, given: u32, bytes: usize, wait: bool) -> bool {
         self.next.clear();
         let pool = self.pool.clone();
@@ -155,7 +160,8 @@ where
         true
     }
 
-    /// Puts the items of an attempt into the batch, as long as it has fewer than `most` and not these bytes; what is left over comes back.
+    /// Puts the items of an attempt into the batch, as long as it has fewer than `most` and not
+    /// these bytes; what is left over comes back.
     fn pack(&mut self, mut attempt: Attempt<T>, most: usize, bytes: usize) -> Option<Attempt<T>> {
         let pool = self.pool.clone();
         let load = &mut self.next;
@@ -200,7 +206,8 @@ where
         }
     }
 
-    /// Runs the batch, and others as long as there is no pause: afterwards each of their items has its outcome or is back in the lane's queue.
+    /// Runs the batch, and others as long as there is no pause: afterwards each of their items has
+    /// its outcome or is back in the lane's queue.
     fn run(&mut self) {
         if self.next.items.is_empty() {
             return;
@@ -237,20 +244,22 @@ where
             return Err(error.clone());
         }
         Link::start(self.pool.function, self.slot, &self.pool.children, now).inspect_err(|error| {
-            // That comes from how the program begins, and another start would be the same, after the same wait.
+            // That comes from how the program begins, and another start would be the same, after
+            // the same wait.
             if error.kind() == "setup" {
                 let _ = self.pool.broken.set(error.clone());
             }
         })
     }
 
-    /// Sends the batch and takes its answers until it is done, and others behind it. `Err` when the child has to be buried: why it was killed, or nothing if
-    /// it ended by itself.
+    /// Sends the batch and takes its answers until it is done, and others behind it. `Err` when the
+    /// child has to be buried: why it was killed, or nothing if it ended by itself.
     fn exchange(&mut self, link: &mut Link) -> Result<(), Option<Why>> {
         self.advance();
         Self::send(&mut self.front, link)?;
         loop {
-            // A child that will soon be done gets the next batch before it is: neither waits for the other then.
+            // A child that will soon be done gets the next batch before it is: neither waits for
+            // the other then.
             if self.may_follow(link) && self.take(link.tasks, SHORT_BYTES, false) {
                 if self.next.batch.len() > 2 * SHORT_BYTES {
                     let back = self.next.unload(&self.pool, 0);
@@ -290,7 +299,8 @@ where
         }
     }
 
-    /// Whether the child should have another batch now: if it will soon be done, and nothing has to be looked at between the two.
+    /// Whether the child should have another batch now: if it will soon be done, and nothing has to
+    /// be looked at between the two.
     fn may_follow(&self, link: &Link) -> bool {
         let (front, isolation) = (&self.front, &self.pool.isolation);
         link.flying() == 1
@@ -315,7 +325,8 @@ where
                 if !front.items.is_empty() {
                     let (items, attempts) = front.all;
                     let mean = now.saturating_duration_since(front.since).as_nanos().max(1) as f64 / items as f64;
-                    // Quick to believe in longer items, slower to believe in shorter ones: a batch that is too long holds up those behind.
+                    // Quick to believe in longer items, slower to believe in shorter ones: a batch
+                    // that is too long holds up those behind.
                     self.each = if mean > self.each { mean } else { self.each * 0.5 + mean * 0.5 };
                     self.pool.hold(self.each * items as f64 / attempts as f64);
                 }

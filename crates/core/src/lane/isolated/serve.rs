@@ -25,7 +25,8 @@ pub(super) const ARGUMENT: &str = "__isolated";
 /// The longest answer that goes over the board; for longer ones a system call costs little.
 const SHORT: usize = 1024;
 
-/// Serves, and never returns, when this process was started as a child whose function is known by now.
+/// Serves, and never returns, when this process was started as a child whose function is known by
+/// now.
 pub(crate) fn main_if_asked() {
     let mut args = env::args_os().skip(1);
     if args.next().is_none_or(|argument| argument != ARGUMENT) {

@@ -1,6 +1,7 @@
 //! What goes between a parent and a child: batches of payloads one way, answers the other.
 //!
-//! Both ends are the same executable, so numbers are in the machine's own order and nothing carries a version.
+//! Both ends are the same executable, so numbers are in the machine's own order and nothing carries
+//! a version.
 //!
 //! ```text
 //! parent → child   batch    [bytes that follow: u32] [items: u32]  ( [length: u32] payload )*
@@ -141,7 +142,8 @@ impl Reader {
         Self { bytes: vec![0; Self::ROOM], have: 0, batch: 0 }
     }
 
-    /// Waits for the next batch: the number of its items, and the batch; `None` when nobody wants anything any more.
+    /// Waits for the next batch: the number of its items, and the batch; `None` when nobody wants
+    /// anything any more.
     pub(super) fn next(&mut self, mut requests: impl Read) -> io::Result<Option<(u32, &[u8])>> {
         // What was read of the next one already.
         self.bytes.copy_within(self.batch..self.have, 0);
@@ -354,7 +356,8 @@ impl Inbox {
         self.bytes[self.taken..].get(1..).is_some_and(|behind| entry(behind).is_some())
     }
 
-    /// The next message that is complete: its kind and its body. `Err` for what no child of ours sends.
+    /// The next message that is complete: its kind and its body. `Err` for what no child of ours
+    /// sends.
     pub(super) fn next(&mut self) -> Result<Option<(u8, &[u8])>, &'static str> {
         let rest = &self.bytes[self.taken..];
         let Some((&kind, behind)) = rest.split_first() else {
@@ -440,7 +443,8 @@ mod tests {
         }
     }
 
-    /// A type that says how long it is only at its end, which this format cannot carry, and one that panics.
+    /// A type that says how long it is only at its end, which this format cannot carry, and one
+    /// that panics.
     enum Bad {
         Unknown,
         Panics,

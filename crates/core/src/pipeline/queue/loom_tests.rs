@@ -1,5 +1,6 @@
 //! Every interleaving of the queue between stages (up to three preemptions). Run with
-//! `RUSTFLAGS="--cfg longshore_loom" cargo test -p longshore-core --lib --target-dir target/loom loom_tests`.
+//! `RUSTFLAGS="--cfg longshore_loom" cargo test -p longshore-core --lib --target-dir target/loom
+//! loom_tests`.
 
 use std::{future::poll_fn, task::Poll};
 
@@ -113,7 +114,8 @@ fn a_stop_wakes_both_sides() {
     });
 }
 
-/// A planted bug, to show that the model finds a lost wake-up: a giver that is called does not come, and its call is not passed on.
+/// A planted bug, to show that the model finds a lost wake-up: a giver that is called does not
+/// come, and its call is not passed on.
 #[test]
 fn a_call_that_is_not_passed_on_is_found_out() {
     assert_found_out("pipeline::queue::loom_tests::planted_call_that_is_not_passed_on");

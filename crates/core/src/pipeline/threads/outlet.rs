@@ -1,7 +1,8 @@
 //! Puts the outputs of several workers in the order of their inputs.
 //!
-//! Whoever brings the outputs that are next in line hands them on, and all that follow; the others leave theirs here and go on. How many may lie here is
-//! the window of the queue in front: nothing more is taken until what was taken has been handed on.
+//! Whoever brings the outputs that are next in line hands them on, and all that follow; the others
+//! leave theirs here and go on. How many may lie here is the window of the queue in front: nothing
+//! more is taken until what was taken has been handed on.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -33,7 +34,8 @@ impl<V> Outlet<V> {
         Self(Mutex::new(State { next: 0, held: BTreeMap::new(), exit: Some(exit), spare: VecDeque::new() }))
     }
 
-    /// Takes the outputs of the items `first..first + count`, and hands on what is next. Returns for how long this thread was held up.
+    /// Takes the outputs of the items `first..first + count`, and hands on what is next. Returns
+    /// for how long this thread was held up.
     pub(super) fn hand_on<T>(
         &self,
         first: u64,

@@ -1,5 +1,6 @@
-//! Attempts that end on time although their function does not: each worker of a blocking stage with a timeout has a second thread that runs the function.
-//! When the time is over, that thread is left to itself, and the worker gets another one.
+//! Attempts that end on time although their function does not: each worker of a blocking stage with
+//! a timeout has a second thread that runs the function. When the time is over, that thread is left
+//! to itself, and the worker gets another one.
 
 use std::{
     sync::{

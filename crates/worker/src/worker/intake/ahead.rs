@@ -1,5 +1,5 @@
-//! How many messages are claimed ahead: about as many as will have ended before the next ones can be here, and no more, since what one worker has claimed,
-//! no other can run.
+//! How many messages are claimed ahead: about as many as will have ended before the next ones can
+//! be here, and no more, since what one worker has claimed, no other can run.
 
 use std::{
     collections::VecDeque,
@@ -10,10 +10,12 @@ use longshore_core::LaneKind;
 
 /// The most that are claimed for good before they are needed.
 pub(super) const MOST: usize = 500;
-/// Where messages are given: what ends in this time may be claimed for good, or in the time that a claim takes.
+/// Where messages are given: what ends in this time may be claimed for good, or in the time that a
+/// claim takes.
 const GIVEN: Duration = Duration::from_millis(10);
-/// Where they are lent: what ends in this time may be claimed, or in so many times of what a claim takes: it has to go there and back, then what it brings has
-/// to end, and that has to be told, before there is room for the next.
+/// Where they are lent: what ends in this time may be claimed, or in so many times of what a claim
+/// takes: it has to go there and back, then what it brings has to end, and that has to be told,
+/// before there is room for the next.
 const LENT: Duration = Duration::from_millis(50);
 const CLAIMS: u32 = 4;
 /// Of a claim's time, what a message takes.
@@ -51,7 +53,8 @@ impl Ahead {
         self.claims.push_back(time);
     }
 
-    /// Whether the broker is so far away that the next messages are to be claimed while there are some left.
+    /// Whether the broker is so far away that the next messages are to be claimed while there are
+    /// some left.
     pub(super) fn is_far(&self) -> bool {
         self.claim() >= FAR
     }
@@ -65,7 +68,8 @@ impl Ahead {
         // Where the broker is far away they end in batches.
         let span = GIVEN.max(self.claim() * 2);
         if since >= span {
-            // It is told that they ended when the broker has heard of it: from far away many at once, and then none for a while.
+            // It is told that they ended when the broker has heard of it: from far away many at
+            // once, and then none for a while.
             let least = if self.is_far() { 0.5_f64.powf(since.div_duration_f64(span)) } else { 0.0 };
             for (rate, ended) in self.rates.iter_mut().zip(std::mem::take(&mut self.ended)) {
                 *rate = (ended as f64 / since.as_secs_f64()).max(*rate * least);

@@ -13,7 +13,8 @@ use super::{
 };
 
 impl Intake {
-    /// At the end: whatever was claimed and did not reach the engine goes back, also when the last fetch has failed and nobody has closed anything.
+    /// At the end: whatever was claimed and did not reach the engine goes back, also when the last
+    /// fetch has failed and nobody has closed anything.
     pub(crate) async fn clear(&self) -> Result<(), BrokerError> {
         self.closed.store(true, Ordering::Release);
         self.shared.consumer.close();
@@ -41,8 +42,9 @@ impl Intake {
         }));
     }
 
-    /// After the consumer is closed: what is ready here, what is not read yet and what a claim on its way still brings goes back at once, and does not
-    /// wait until everything that runs has ended.
+    /// After the consumer is closed: what is ready here, what is not read yet and what a claim on
+    /// its way still brings goes back at once, and does not wait until everything that runs has
+    /// ended.
     pub(super) fn let_go(&self) {
         let mut state = self.state();
         let (claim, ready) = (state.claim.take(), Vec::from(std::mem::take(&mut state.ready)));
@@ -122,7 +124,8 @@ async fn over(beside: Option<JoinHandle<Result<(), BrokerError>>>) -> Result<(),
     }
 }
 
-/// Counts what was given and is read by nobody: until it is held or live nobody else has it. How many.
+/// Counts what was given and is read by nobody: until it is held or live nobody else has it. How
+/// many.
 pub(super) fn count_given(shared: &Shared, unread: &[Claimed]) -> u64 {
     let given = unread.iter().filter(|claimed| claimed.given).count() as u64;
     if given > 0 {
@@ -138,7 +141,8 @@ pub(super) fn are_ours(shared: &Shared, given: u64) {
     }
 }
 
-/// Hands back what never started, and after that what was not even read (and has been [counted](count_given)), to the front of its queue.
+/// Hands back what never started, and after that what was not even read (and has been
+/// [counted](count_given)), to the front of its queue.
 async fn give_back(shared: &Shared, works: Vec<Arc<Work>>, unread: Vec<Claimed>) -> Result<(), BrokerError> {
     let receipts: Vec<Receipt> = works.iter().map(|work| work.receipt).chain(unread.iter().map(|claimed| claimed.receipt)).collect();
     if receipts.is_empty() {

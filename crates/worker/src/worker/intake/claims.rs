@@ -38,7 +38,8 @@ impl Intake {
             let result = consumer.claim(room, &mut claimed).await;
             Batch { term, asked: room, claimed, result, look: None }
         };
-        // What is given is lost with whoever does not listen; and it comes while the batch before is worked on.
+        // What is given is lost with whoever does not listen; and it comes while the batch before
+        // is worked on.
         let claim = if self.early {
             let ahead = if state.drained { 0 } else { state.ahead.given(self.shared.environment.now()) };
             tokio::spawn(claim(ahead.clamp(room.min(ahead::MOST), ahead::MOST).min(left)))
@@ -77,7 +78,8 @@ impl Intake {
         Ok(true)
     }
 
-    /// Claims while there is still something to run, where messages are given, or come from far away.
+    /// Claims while there is still something to run, where messages are given, or come from far
+    /// away.
     pub(super) fn claim_ahead(&self, state: &mut Hall, room: usize) {
         let here = state.ready.len() + state.unread.len();
         if state.claim.is_some() || !self.may_claim(state) || self.left(state) == 0 {

@@ -1,18 +1,21 @@
-//! This worker's share of what lies in the broker: no more than it can start soon, so that workers beside it get theirs. A lane that is full must not hold
-//! up the others, and nobody can see which lane the next message is for, so a look ahead is allowed: what nobody else wanted for a while.
+//! This worker's share of what lies in the broker: no more than it can start soon, so that workers
+//! beside it get theirs. A lane that is full must not hold up the others, and nobody can see which
+//! lane the next message is for, so a look ahead is allowed: what nobody else wanted for a while.
 
 use std::time::{Duration, Instant};
 
 use longshore_core::LaneKind;
 
-/// How long others have the first choice of what a full worker would only look at; from look to look twice as long, up to the second.
+/// How long others have the first choice of what a full worker would only look at; from look to
+/// look twice as long, up to the second.
 const LOOK: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
 /// Number of times that a look took, for which no other one follows it.
 const REST: u32 = 20;
 /// How many it then takes.
 const FEW: usize = 8;
-/// A lane that this part of the latest messages was for is the one that the next ones are expected for.
+/// A lane that this part of the latest messages was for is the one that the next ones are expected
+/// for.
 const MOST: f64 = 0.75;
 /// The weight of the latest message.
 const LATEST: f64 = 1.0 / 16.0;
@@ -81,14 +84,14 @@ impl Mix {
         }
     }
 
-    /// Of the messages that were read just now so many may run; `drained`: there were no more. What has to wait for its time takes no slot, however many
-    /// there are.
+    /// Of the messages that were read just now so many may run; `drained`: there were no more. What
+    /// has to wait for its time takes no slot, however many there are.
     pub(super) fn read(&mut self, run: usize, drained: bool) {
         self.times = if run == 0 && !drained { (self.times * 2).min(TIMES) } else { 1 };
     }
 
-    /// Notes that a look took so long and found nothing. Looks take no more than a small part of the
-    /// time, however large the messages are that the broker has to look at.
+    /// Notes that a look took so long and found nothing. Looks take no more than a small part of
+    /// the time, however large the messages are that the broker has to look at.
     pub(super) fn looked(&mut self, took: Duration, now: Instant) {
         self.rests = Some(now + took * REST);
     }

@@ -1,4 +1,5 @@
-//! The table of when a suspect starts, and what comes of it: storms of kills from outside, and poison.
+//! The table of when a suspect starts, and what comes of it: storms of kills from outside, and
+//! poison.
 
 use std::collections::VecDeque;
 
@@ -104,7 +105,8 @@ fn a_suspect_is_accused_when_its_lane_lets_it_begin_and_holds_up_nobody_of_anoth
         (tasks[LONG as usize], tasks[SHORT as usize]) = (long, short);
         Lanes { slots, tasks }
     };
-    // The line; tasks of both lanes; when it is calm; who starts, and when; the lane that is reserved.
+    // The line; tasks of both lanes; when it is calm; who starts, and when; the lane that is
+    // reserved.
     type Row = (&'static [(u32, LaneKind)], [usize; 2], u64, Option<(usize, u64)>, Option<LaneKind>);
     let rows: &[Row] = &[
         (&[], [2, 4], 0, None, None),
@@ -176,7 +178,8 @@ struct Worker {
     fresh: Option<Instant>,
 }
 
-/// A queue and workers, a millisecond at a time. What a worker held comes back a moment after its death; a new worker is there soon.
+/// A queue and workers, a millisecond at a time. What a worker held comes back a moment after its
+/// death; a new worker is there soon.
 struct Model {
     now: Instant,
     messages: Vec<Message>,

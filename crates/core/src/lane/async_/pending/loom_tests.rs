@@ -1,5 +1,5 @@
-//! Nobody who is woken is forgotten, whoever wakes them:
-//! `RUSTFLAGS="--cfg longshore_loom" cargo test -p longshore-core --lib --target-dir target/loom loom_tests`.
+//! Nobody who is woken is forgotten, whoever wakes them: `RUSTFLAGS="--cfg longshore_loom" cargo
+//! test -p longshore-core --lib --target-dir target/loom loom_tests`.
 
 use std::{
     sync::Arc,
@@ -74,7 +74,8 @@ impl Bench {
         self.pending.sleep(&Context::from_waker(&self.waker))
     }
 
-    /// After all has been brought: if the loop went to sleep on it, it has been woken; and then it sees everything.
+    /// After all has been brought: if the loop went to sleep on it, it has been woken; and then it
+    /// sees everything.
     fn settle(mut self, slept: bool, all: usize) {
         if self.seen < all {
             assert!(!slept || self.woken.0.load(Ordering::Acquire), "the loop sleeps on what was brought");
