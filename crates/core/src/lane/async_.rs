@@ -338,18 +338,19 @@ fn poll_future<R>(
             Some(future) => future.as_mut().poll(cx),
             None => Poll::Ready(Outcome::Lost("polled after its end".to_owned())),
         };
-        let Poll::Ready(outcome) = polled else {
+        if polled.is_pending() {
             count(cpu);
             return;
-        };
+        }
         // Dropped in here, so that a panicking destructor is this task's outcome too.
         *place = None;
         count(cpu);
-        match outcome {
-            // Not the same as to hand on the outcome: what was just written in pieces, a processor
-            // cannot read in one without waiting.
-            Outcome::Ok(result) => over(cpu, Outcome::Ok(result)),
-            other => over(cpu, other),
+        // The outcome stays where the future wrote it until its kind is known: what was just
+        // written in pieces, a processor cannot read in one without waiting.
+        match polled {
+            Poll::Ready(Outcome::Ok(result)) => over(cpu, Outcome::Ok(result)),
+            Poll::Ready(other) => over(cpu, other),
+            Poll::Pending => {}
         }
     }));
     if let Err(panic) = polled {
