@@ -1,7 +1,7 @@
 //! Why is this task not running?
 //!
 //! Asked in order: the result backend, the broker, and the workers where only they know. The reason
-//! follows from what they said by pure functions ([`in_queue`], [`in_line`]).
+//! follows from what they said by pure functions (`in_queue`, `in_line`).
 
 use std::{
     collections::BTreeMap,

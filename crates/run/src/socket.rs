@@ -1,7 +1,7 @@
 //! A run that runs is reached by other processes of its user through a socket beside its journal.
 //!
-//! Both sides speak lines of JSON. The run says first who it is ([`Hello`]); then each [`Request`]
-//! is answered by one [`Answer`], but for `watch`, which is answered by a view at each change until
+//! Both sides speak lines of JSON. The run says first who it is ([`Hello`]); then each `Request`
+//! is answered by one `Answer`, but for `watch`, which is answered by a view at each change until
 //! the run or the reader ends. Everything is bounded: connections, lines, and the time for which a
 //! reader may take nothing, after which it is let go.
 //!

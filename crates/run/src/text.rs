@@ -87,7 +87,7 @@ pub fn rate(per_second: f64) -> String {
 
 /// Terminal columns of a text that we made ourselves: escape sequences count nothing, every other
 /// character one. (What comes from outside, a job's name, may hold wide characters;
-/// [`bar`](super::bar) leaves room for that.)
+/// the command line's bar leaves room for that.)
 pub fn columns(text: &str) -> usize {
     let (mut columns, mut in_escape) = (0, false);
     for c in text.chars() {
