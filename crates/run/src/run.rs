@@ -19,7 +19,7 @@ use crate::{
     plan::Plan,
     report::Report,
     socket::Served,
-    spec::RunSpec,
+    spec::{JournalSpec, RunSpec},
     steer::{Order, RunHandle},
     view::RunView,
     watch::{Watch, WatchState, Why},
@@ -111,7 +111,8 @@ impl Run {
             state: WatchState::checked(checked),
         };
         let told = teller.later();
-        let served = served(&opened.plan.spec, &handle).await;
+        // Beside the run, which has begun: whoever passes signals on needs its handle now.
+        let served = tokio::spawn(served(opened.plan.spec.journal.clone(), handle.clone()));
         let task = tokio::spawn(async move {
             // Watched until the engine ends, then concluded; orders are heard to the very end.
             let left = watch.until_end(engine, estimate, &mut reasons, &mut ordered).await;
@@ -122,7 +123,7 @@ impl Run {
             // Whoever watches sees how it ended.
             views.send_replace(Arc::new(report.last_view()));
             drop(views);
-            if let Some(served) = served {
+            if let Ok(Some(served)) = served.await {
                 served.close().await;
             }
             report
@@ -157,10 +158,10 @@ impl Run {
 }
 
 /// Lets other processes reach a run. One that cannot be reached runs all the same.
-async fn served(spec: &RunSpec, handle: &RunHandle) -> Option<Served> {
-    let spec = Some(&spec.journal).filter(|spec| spec.reachable)?;
+async fn served(spec: JournalSpec, handle: RunHandle) -> Option<Served> {
+    let spec = Some(spec).filter(|spec| spec.reachable)?;
     let state = StateDir::open(spec.state_dir.as_deref()).ok()?;
-    Served::start(state.path().to_owned(), handle.clone()).await.ok()
+    Served::start(state.path().to_owned(), handle).await.ok()
 }
 
 /// A run that runs. Awaiting it waits for its end and gives its report.

@@ -9,7 +9,7 @@ use std::{
 
 use longshore_run::{Listener, Plan, Report, Run, RunError, RunErrorKind, RunHandle, RunView, Surroundings};
 use longshore_sys::files;
-use tokio::sync::mpsc;
+use tokio::{signal::unix::Signal, sync::mpsc};
 
 use super::{args::RunArgs, notes};
 use crate::{
@@ -47,13 +47,17 @@ pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result
             Err(_) => return Err(error),
         },
     };
+    let usr1 = signals.usr1.take();
+    // On its own: a signal that is passed on late would explain no end of a command.
+    let passing = tokio::spawn(pass_on(running.handle(), signals));
     let watcher = Watcher { handle: running.handle(), shown: shown.clone(), paused: false };
     let keys = bar && !global.no_input;
     let report = tokio::select! {
         biased;
         report = running.join() => report,
-        never = watcher.watch(signals, keys) => match never {},
+        never = watcher.watch(usr1, keys) => match never {},
     };
+    passing.abort();
     say(&report, args, global, &shown)?;
     Ok(report.exit_code)
 }
@@ -85,7 +89,19 @@ fn around(shown: &Shown, voice: Voice, shares: bool) -> Surroundings {
     around
 }
 
-/// Draws progress, and passes signals and keys on.
+/// Passes on the signals that ask for an end, as soon as they come.
+async fn pass_on(handle: RunHandle, mut signals: Signals) -> Infallible {
+    loop {
+        tokio::select! {
+            Some(()) = hear(&mut signals.int) => handle.interrupt(),
+            Some(()) = hear(&mut signals.term) => handle.terminate(15),
+            Some(()) = hear(&mut signals.hup) => handle.terminate(1),
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// Draws progress, and passes keys on.
 struct Watcher {
     handle: RunHandle,
     shown: Shown,
@@ -93,17 +109,13 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn watch(mut self, signals: Signals, keys: bool) -> Infallible {
-        let Signals { mut int, mut term, mut hup, mut usr1 } = signals;
+    async fn watch(mut self, mut usr1: Option<Signal>, keys: bool) -> Infallible {
         let (press, mut pressed) = mpsc::unbounded_channel();
         let _keys = if keys { Keys::start(press) } else { None };
         let mut views = self.handle.clone();
         loop {
             tokio::select! {
                 biased;
-                Some(()) = hear(&mut int) => self.handle.interrupt(),
-                Some(()) = hear(&mut term) => self.handle.terminate(15),
-                Some(()) = hear(&mut hup) => self.handle.terminate(1),
                 Some(()) = hear(&mut usr1) => self.list_running().await,
                 Some(key) = pressed.recv() => self.key(key).await,
                 changed = views.changed() => match changed {
