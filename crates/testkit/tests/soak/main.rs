@@ -144,8 +144,8 @@ fn every_planted_bug_is_found() {
 fn a_seed_is_a_run() {
     for seed in 0..3 {
         let tally = || format!("{:?}", simulate(&Plan::draw(seed), Sabotage::None, false).ok());
-        // Remote control, events and the loops of the async lane still read the machine's clock: on a
-        // machine that stands still for a while, a run may differ from the one before.
+        // Remote control, events and the loops of the async lane still read the machine's clock:
+        // where it stands still for a while, a run may differ from the one before.
         let (mut before, mut now) = (tally(), tally());
         for _ in 0..5 {
             if before != now {
