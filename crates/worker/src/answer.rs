@@ -1,6 +1,4 @@
-//! What comes back of a task that was sent.
-
-pub(crate) mod doubt;
+//! Results of tasks that were sent.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +12,10 @@ use longshore_brokers::{Key, Watch};
 use longshore_celery::{Exception, GroupResult, ResultTree, State, TaskResult, Value};
 use serde::de::DeserializeOwned;
 
-use crate::client::{Client, ClientError, RemoteError};
+use crate::{
+    connections::{Connections, unserved},
+    error::{ClientError, RemoteError},
+};
 
 /// The longest stored result that is read, unpacked.
 pub(crate) const LONGEST: usize = 64 << 20;
@@ -25,7 +26,7 @@ pub(crate) const LONGEST: usize = 64 << 20;
 /// Cheap to clone. Nothing is subscribed to before a result is waited for: what was stored before
 /// is found all the same, as long as it is kept.
 pub struct Answer<R = Value> {
-    client: Client,
+    connections: Arc<Connections>,
     tree: ResultTree,
     /// Queue to which it was sent (of several, the first), if this client has sent it.
     queue: Option<Arc<str>>,
@@ -33,8 +34,8 @@ pub struct Answer<R = Value> {
 }
 
 impl<R> Answer<R> {
-    pub(crate) fn new(client: Client, tree: ResultTree) -> Self {
-        Self { client, tree, queue: None, result: PhantomData }
+    pub(crate) fn new(connections: Arc<Connections>, tree: ResultTree) -> Self {
+        Self { connections, tree, queue: None, result: PhantomData }
     }
 
     /// The same, sent to this queue.
@@ -49,12 +50,12 @@ impl<R> Answer<R> {
 
     /// The same, with a result of this type.
     pub fn returns<T>(self) -> Answer<T> {
-        Answer::new(self.client, self.tree).sent_to(self.queue)
+        Answer::new(self.connections, self.tree).sent_to(self.queue)
     }
 
     /// Of the last task of a chain, what went before it.
     pub fn parent(&self) -> Option<Answer<Value>> {
-        self.tree.parent.as_ref().map(|parent| Answer::new(self.client.clone(), (**parent).clone()))
+        self.tree.parent.as_ref().map(|parent| Answer::new(self.connections.clone(), (**parent).clone()))
     }
 
     /// The id and what stands around it: what a group is made of, what went before in a chain.
@@ -68,7 +69,7 @@ impl<R> Answer<R> {
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
     pub async fn stored(&self) -> Result<Option<TaskResult>, ClientError> {
-        let documents = self.client.results().get(&[Key::Task(self.tree.id.clone())]).await?;
+        let documents = self.connections.results.get(&[Key::Task(self.tree.id.clone())]).await?;
         documents.into_iter().next().flatten().map(|document| read(self.id(), &document)).transpose()
     }
 
@@ -82,7 +83,7 @@ impl<R> Answer<R> {
             return Ok(self.stored().await?.map_or(State::Pending, |stored| stored.state));
         }
         let ids = leaves(&self.tree);
-        let documents = self.client.results().get(&keys(&ids)).await?;
+        let documents = self.connections.results.get(&keys(&ids)).await?;
         let mut all = true;
         for (id, document) in ids.iter().zip(documents) {
             match document.map(|document| read(id, &document)).transpose()?.map(|stored| stored.state) {
@@ -104,7 +105,7 @@ impl<R> Answer<R> {
         let trees = stored.children.as_list().unwrap_or_default().iter().map(ResultTree::from_value);
         trees
             .map(|tree| match tree {
-                Ok(tree) => Ok(Answer::new(self.client.clone(), tree)),
+                Ok(tree) => Ok(Answer::new(self.connections.clone(), tree)),
                 Err(error) => Err(unreadable(self.id(), &error)),
             })
             .collect()
@@ -115,7 +116,7 @@ impl<R> Answer<R> {
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
     pub async fn ended(&self) -> Result<(), ClientError> {
-        let mut waiting = Waiting::begin(&self.client, &self.tree, false).await?;
+        let mut waiting = Waiting::begin(&self.connections, &self.tree, false).await?;
         while waiting.next().await?.is_some() {}
         Ok(())
     }
@@ -130,7 +131,7 @@ impl<R> Answer<R> {
         if self.tree.children.is_some() {
             keys.push(Key::Group(self.tree.id.clone()));
         }
-        self.client.results().forget(&keys).await?;
+        self.connections.results.forget(&keys).await?;
         Ok(())
     }
 }
@@ -150,12 +151,12 @@ impl<R: DeserializeOwned> Answer<R> {
     pub async fn get(&self) -> Result<R, ClientError> {
         tokio::select! {
             result = self.wait() => result,
-            never = doubt::doubt(&self.client, self.queue.as_ref(), self.id()) => match never {},
+            never = unserved::tell_unserved(&self.connections, self.queue.as_ref(), self.id()) => match never {},
         }
     }
 
     async fn wait(&self) -> Result<R, ClientError> {
-        let mut waiting = Waiting::begin(&self.client, &self.tree, true).await?;
+        let mut waiting = Waiting::begin(&self.connections, &self.tree, true).await?;
         while let Some((id, _)) = waiting.next().await? {
             waiting.fail_on(&id)?;
         }
@@ -178,16 +179,16 @@ impl<R: DeserializeOwned> Answer<R> {
 impl<T> Answer<Vec<T>> {
     /// The members of the group, in order.
     pub fn members(&self) -> Vec<Answer<T>> {
-        self.tree.children.iter().flatten().map(|tree| Answer::new(self.client.clone(), tree.clone())).collect()
+        self.tree.children.iter().flatten().map(|tree| Answer::new(self.connections.clone(), tree.clone())).collect()
     }
 
     /// Stores of what the group is made, so that any client, Celery's too, can
-    /// [restore](Client::restore) it by its id.
+    /// [restore](crate::Client::restore) it by its id.
     ///
     /// # Errors
     /// The result backend cannot be reached.
     pub async fn save(&self) -> Result<(), ClientError> {
-        Ok(self.client.save(&self.tree.id, GroupResult { tree: self.tree.clone() }.encode()).await?)
+        Ok(self.connections.save(&self.tree.id, GroupResult { tree: self.tree.clone() }.encode()).await?)
     }
 
     /// The members' results, in the order in which they come.
@@ -196,7 +197,7 @@ impl<T> Answer<Vec<T>> {
     /// The result backend cannot be reached, or what is stored is no result.
     pub async fn as_completed(&self) -> Result<AsCompletedAnswers<T>, ClientError> {
         let members: Vec<ResultTree> = self.tree.children.iter().flatten().cloned().collect();
-        let waiting = Waiting::begin(&self.client, &self.tree, false).await?;
+        let waiting = Waiting::begin(&self.connections, &self.tree, false).await?;
         let open = (0..members.len()).collect();
         Ok(AsCompletedAnswers { members, open, waiting, result: PhantomData })
     }
@@ -247,14 +248,14 @@ struct Waiting {
 }
 
 impl Waiting {
-    async fn begin(client: &Client, tree: &ResultTree, with_parents: bool) -> Result<Self, ClientError> {
+    async fn begin(connections: &Connections, tree: &ResultTree, with_parents: bool) -> Result<Self, ClientError> {
         let open = leaves(tree);
         let mut before = HashSet::new();
         if with_parents {
             parents(tree, &mut before);
         }
         let ids: Vec<String> = open.iter().cloned().chain(before.iter().cloned()).collect();
-        let mut watch = client.results().watch(&ids).await?;
+        let mut watch = connections.results.watch(&ids).await?;
         let documents = std::mem::take(&mut watch.stored);
         let mut this = Self { watch, open: open.into_iter().collect(), ended: HashMap::new(), early: Vec::new(), before };
         for (id, document) in ids.into_iter().zip(documents) {
@@ -365,7 +366,7 @@ fn unreadable(id: &str, reason: &impl fmt::Display) -> ClientError {
 
 impl<R> Clone for Answer<R> {
     fn clone(&self) -> Self {
-        Self::new(self.client.clone(), self.tree.clone())
+        Self::new(self.connections.clone(), self.tree.clone()).sent_to(self.queue.clone())
     }
 }
 

@@ -7,17 +7,19 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::{News, Notice};
-use longshore_celery::{Compression, canvas::Told};
+use longshore_brokers::{Broker, News, Notice, ResultBackend};
+use longshore_celery::Compression;
 
 use crate::{
     answer::Answer,
     built_in,
-    client::{Client, ClientError},
+    client::{Client, ClientParts},
     environment::Environment,
-    route::{self, Route},
+    error::ClientError,
+    route::Route,
+    settings::Settings,
     signature::Signature,
-    task::{Acks, Task},
+    task::{Acks, Task, registry::TaskRegistry},
 };
 
 /// Named tasks with the settings that their clients and workers share.
@@ -32,86 +34,11 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct App {
-    pub(crate) tasks: HashMap<Arc<str>, Arc<Task>>,
-    pub(crate) settings: Settings,
+    registry: Arc<TaskRegistry>,
     pub(crate) told: Option<Notice>,
-    pub(crate) environment: Environment,
     /// Client that it sends with, once it has sent something. Shared by clones until one of them is
     /// changed.
     client: Arc<Mutex<Option<Client>>>,
-}
-
-/// Settings on which clients and workers must agree. The defaults are Celery's.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Settings {
-    /// The broker's URL.
-    pub broker: String,
-    /// The result backend's URL; the broker's where absent.
-    pub results: Option<String>,
-    /// The queue of a call that names none: `celery`.
-    pub default_queue: String,
-    /// Routes of tasks, by their names or by patterns of these (`mail.*`). A name goes before
-    /// patterns, of these the first that matches counts.
-    pub routes: Vec<(String, Route)>,
-    /// Time for which results are kept; for ever, where absent. One day.
-    pub result_expires: Option<Duration>,
-    /// True where results carry the task's name, arguments, worker and queue.
-    pub result_extended: bool,
-    /// True where workers take bodies in MessagePack, too. What is sent is JSON all the same,
-    /// unless a call asks for MessagePack.
-    pub accept_msgpack: bool,
-    /// Compression of the bodies that are sent, unless a call says otherwise; none, where absent.
-    /// Celery's workers unpack zlib; for zstd they need a module of Python's.
-    pub compression: Option<Compression>,
-    /// Errbacks that take three arguments, by name; `mail.*` matches what begins so. See
-    /// [`App::errback`].
-    pub errbacks: Vec<String>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            broker: "sqlite:longshore.db".to_owned(),
-            results: None,
-            default_queue: "celery".to_owned(),
-            routes: Vec::new(),
-            result_expires: Some(Self::DAY),
-            result_extended: false,
-            accept_msgpack: false,
-            compression: None,
-            errbacks: Vec::new(),
-        }
-    }
-}
-
-impl Settings {
-    pub(crate) const DAY: Duration = Duration::from_secs(86_400);
-
-    /// Returns the defaults with this broker.
-    pub fn new(broker: impl Into<String>) -> Self {
-        Self { broker: broker.into(), ..Self::default() }
-    }
-
-    /// The result backend's URL.
-    pub fn results_url(&self) -> &str {
-        self.results.as_deref().unwrap_or(&self.broker)
-    }
-
-    /// Returns the queue of this task's calls, unless they name another.
-    pub fn queue_of(&self, task: &str) -> &str {
-        route::of(&self.routes, task).and_then(|route| route.queue.as_deref()).unwrap_or(&self.default_queue)
-    }
-
-    /// Returns the route of this task's calls; one that says nothing, where there is none.
-    pub fn route_of(&self, task: &str) -> Route {
-        route::of(&self.routes, task).cloned().unwrap_or_default()
-    }
-
-    /// Returns how workers tell an errback that a task has failed.
-    pub(crate) fn told(&self, errback: &str) -> Told {
-        if self.errbacks.iter().any(|name| route::names(name, errback)) { Told::Error } else { Told::Id }
-    }
 }
 
 impl Default for App {
@@ -125,13 +52,8 @@ impl App {
     /// in the file `longshore.db` of the working directory.
     pub fn new() -> Self {
         let told: Notice = Arc::new(|news: &News| eprintln!("longshore: {news}"));
-        let app = Self {
-            tasks: HashMap::new(),
-            settings: Settings::default(),
-            told: Some(told),
-            environment: Environment::SYSTEM,
-            client: Arc::default(),
-        };
+        let registry = TaskRegistry { tasks: HashMap::new(), settings: Settings::default(), environment: Environment::SYSTEM };
+        let app = Self { registry: Arc::new(registry), told: Some(told), client: Arc::default() };
         built_in::tasks().into_iter().fold(app, Self::task)
     }
 
@@ -227,8 +149,7 @@ impl App {
     /// simulations.
     #[must_use]
     pub fn environment(mut self, environment: Environment) -> Self {
-        self.client = Arc::default();
-        self.environment = environment;
+        self.registry_mut().environment = environment;
         self
     }
 
@@ -248,25 +169,24 @@ impl App {
     pub fn task(mut self, task: impl Into<Task>) -> Self {
         let task = task.into();
         let name = task.name.clone();
-        self.client = Arc::default();
-        assert!(self.tasks.insert(name.clone(), Arc::new(task)).is_none(), "two tasks are named {name}: give one of them another `name`");
+        let before = self.registry_mut().tasks.insert(name.clone(), Arc::new(task));
+        assert!(before.is_none(), "two tasks are named {name}: give one of them another `name`");
         self
     }
 
     /// Changes every task, for what a worker is told of all of them.
     pub fn change_tasks(&mut self, mut change: impl FnMut(&mut Task)) {
-        self.client = Arc::default();
-        self.tasks.values_mut().for_each(|task| change(Arc::make_mut(task)));
+        self.registry_mut().tasks.values_mut().for_each(|task| change(Arc::make_mut(task)));
     }
 
     /// The task of this name.
     pub fn task_named(&self, name: &str) -> Option<&Arc<Task>> {
-        self.tasks.get(name)
+        self.registry.task_named(name)
     }
 
     /// All tasks, in the order of their names, Celery's own included.
     pub fn tasks(&self) -> Vec<&Arc<Task>> {
-        let mut tasks: Vec<_> = self.tasks.values().collect();
+        let mut tasks: Vec<_> = self.registry.tasks.values().collect();
         tasks.sort_by(|a, b| a.name.cmp(&b.name));
         tasks
     }
@@ -274,19 +194,36 @@ impl App {
     /// Returns whether every task is acknowledged early, Celery's own aside: then a broker can give
     /// messages away as they are claimed.
     pub(crate) fn is_early(&self) -> bool {
-        let mut own = self.tasks.values().filter(|task| !task.name.starts_with("celery.")).peekable();
+        let mut own = self.registry.tasks.values().filter(|task| !task.name.starts_with("celery.")).peekable();
         own.peek().is_some() && own.all(|task| task.policy.acks == Acks::Early)
     }
 
     /// The settings.
     pub fn settings(&self) -> &Settings {
-        &self.settings
+        &self.registry.settings
     }
 
     /// The settings, to be changed.
     pub fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.registry_mut().settings
+    }
+
+    /// The tasks with the settings that hold for them: what an attempt knows of its app.
+    pub fn registry(&self) -> &Arc<TaskRegistry> {
+        &self.registry
+    }
+
+    /// The registry, to be changed; the client that knows the old one is forgotten.
+    fn registry_mut(&mut self) -> &mut TaskRegistry {
         self.client = Arc::default();
-        &mut self.settings
+        Arc::make_mut(&mut self.registry)
+    }
+
+    /// An app's share in its client.
+    fn client_parts(&self) -> ClientParts {
+        let TaskRegistry { tasks, settings, environment } = &*self.registry;
+        let defaults = tasks.values().map(|task| (task.name.clone(), task.policy.options())).collect();
+        ClientParts { settings: settings.clone(), environment: *environment, told: self.told.clone(), defaults }
     }
 
     /// The client of this app: the same one each time, as long as the app is not changed and the
@@ -324,6 +261,31 @@ impl App {
     }
 }
 
+/// How a client is made: it knows no app.
+impl Client {
+    /// A client with these settings. A server is connected to when it is first needed, and waited
+    /// for as its URL says; a file is opened now.
+    ///
+    /// # Errors
+    /// A URL is wrong or names what is not built in, or a file cannot be opened.
+    pub fn connect(settings: &Settings) -> Result<Self, ClientError> {
+        Self::of(&App::new().with_settings(settings.clone()))
+    }
+
+    /// A client for an app's tasks.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn of(app: &App) -> Result<Self, ClientError> {
+        Self::open(app.client_parts())
+    }
+
+    /// A client for an app's tasks, over connections that are there already.
+    pub fn over(app: &App, broker: Arc<dyn Broker>, results: Arc<dyn ResultBackend>) -> Self {
+        Self::new(app.client_parts(), broker, results)
+    }
+}
+
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.tasks().iter().map(|task| &*task.name).collect();
@@ -334,7 +296,7 @@ impl fmt::Debug for App {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use longshore_celery::Value;
+    use longshore_celery::{Value, canvas::Told};
 
     #[test]
     fn a_task_goes_where_its_route_says_or_to_the_default_queue() {

@@ -1,10 +1,19 @@
 //! Positional and keyword arguments against the parameters of a function, by Python's rules and
 //! with Python's words.
 
-use longshore_celery::Value;
+use longshore_celery::{Map, Value};
 use serde::de::DeserializeOwned;
 
-use crate::{failure::Failure, task::Call, values};
+use crate::{failure::Failure, values};
+
+/// Arguments of a call.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Call {
+    /// Positional arguments.
+    pub args: Vec<Value>,
+    /// Keyword arguments.
+    pub kwargs: Map,
+}
 
 /// A parameter of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +158,6 @@ fn lacking(function: &str, missing: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use longshore_celery::Map;
 
     const fn all(names: [&'static str; 3]) -> [Parameter; 3] {
         [Parameter::required(names[0]), Parameter::required(names[1]), Parameter::required(names[2])]

@@ -10,10 +10,9 @@ use longshore_celery::{Map, Value};
 use longshore_core::LaneKind;
 
 use crate::{
-    args::{Arguments, Parameter},
-    context::TaskContext,
+    args::{Arguments, Call, Parameter},
     failure::Failure,
-    task::{Call, Handler, Task},
+    task::{Handler, Task, context::TaskContext},
 };
 
 /// All of them.
@@ -113,7 +112,7 @@ fn task_of(context: &TaskContext, signature: &Value) -> Result<Arc<Task>, Failur
         _ => None,
     };
     let name = name.ok_or_else(|| Failure::error("TypeError", "the task of a map is neither a name nor a signature"))?;
-    context.app().task_named(name).cloned().ok_or_else(|| Failure::error("NotRegistered", name).in_module("celery.exceptions"))
+    context.registry().task_named(name).cloned().ok_or_else(|| Failure::error("NotRegistered", name).in_module("celery.exceptions"))
 }
 
 /// A task's handler within another's attempt. What may block goes to a thread that may.
@@ -138,8 +137,9 @@ fn list(value: Value) -> Result<Vec<Value>, Failure> {
 mod tests {
     use super::*;
     use crate::{
-        app::App,
-        context::{Parts, TaskContext},
+        environment::Environment,
+        settings::Settings,
+        task::{context::Parts, registry::TaskRegistry},
     };
     use longshore_celery::Message;
     use longshore_core::CancelToken;
@@ -149,9 +149,11 @@ mod tests {
             Some(Value::Int(number)) => Ok(Value::Int(2 * number)),
             _ => Err(Failure::error("TypeError", "no number")),
         });
+        let tasks = tasks().into_iter().chain([double]).map(|task| (task.name.clone(), Arc::new(task))).collect();
+        let registry = TaskRegistry { tasks, settings: Settings::default(), environment: Environment::SYSTEM };
         TaskContext::new(Parts {
             message: Arc::new(Message::default()),
-            app: Arc::new(App::new().task(double)),
+            registry: Arc::new(registry),
             lane: LaneKind::Async,
             slot: 1,
             cancel: CancelToken::new(),
@@ -168,7 +170,7 @@ mod tests {
 
     async fn call(task: &str, args: Vec<Value>) -> Result<Value, Failure> {
         let context = context();
-        let task = context.app().task_named(task).unwrap().clone();
+        let task = context.registry().task_named(task).unwrap().clone();
         run(&context, &task, Call { args, kwargs: Map::default() }).await
     }
 

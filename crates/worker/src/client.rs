@@ -1,21 +1,23 @@
 //! Sends tasks, and waits for their results.
 
 mod bulk;
-pub(crate) mod outgoing;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use futures_util::Stream;
-use longshore_brokers::{Broker, BrokerError, Key, Notice, Outgoing, ResultBackend, Stored};
-use longshore_celery::{Exception, Map, Message, ResultTree, Signature as Wire, State, Value, canvas};
+use longshore_brokers::{Broker, BrokerError, Key, Notice, Outgoing, ResultBackend};
+use longshore_celery::{Map, Message, ResultTree, Signature as Wire, Value, canvas};
 use longshore_core::ErrorKind;
 
 pub use bulk::{Refused, SendAll, Sent};
 
 use crate::{
-    answer::{Answer, doubt::Doubts},
-    app::{App, Settings},
+    answer::Answer,
+    connections::{Connections, unserved::UnservedQueues},
     environment::Environment,
+    error::ClientError,
+    outgoing,
+    settings::Settings,
     signature::Signature,
 };
 
@@ -38,138 +40,71 @@ pub struct Client {
 }
 
 struct Inner {
-    settings: Settings,
-    broker: Arc<dyn Broker>,
-    results: Arc<dyn ResultBackend>,
+    connections: Arc<Connections>,
+    sender: Sender,
+    /// Runtime on which it was made, if on one.
+    runtime: Option<tokio::runtime::Handle>,
+}
+
+/// What stands in messages about who sends them, and what their tasks say of themselves.
+struct Sender {
     /// Queue in which answers would be taken, for result backends that send them.
     oid: String,
-    environment: Environment,
     /// Name of the sender, for people.
     origin: String,
     /// Options that tasks have by themselves, where they are known.
     defaults: Box<dyn Fn(&str) -> Option<Map> + Send + Sync>,
-    /// Runtime on which it was made, if on one.
-    runtime: Option<tokio::runtime::Handle>,
-    told: Option<Notice>,
-    doubts: Doubts,
 }
 
-/// The reason why a task could not be sent, or the error that came back in place of a result.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// The broker or the result backend. Of a transient one it is unknown whether the task was
-    /// sent.
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
-    /// The signature cannot be sent: an argument that cannot be written, a canvas that makes no
-    /// sense. Nothing was sent.
-    #[error("{0}")]
-    Signature(String),
-    /// The task failed, or was revoked.
-    #[error("{0}")]
-    Remote(Box<RemoteError>),
-    /// There is no result yet. The task may run all the same.
-    #[error("no result of task {id} after {waited:?}; it may still be waiting or running")]
-    TimedOut {
-        /// The task (or the group).
-        id: String,
-        /// Time that was waited.
-        waited: std::time::Duration,
-    },
-    /// The stored document is no result, or not of the type that is wanted.
-    #[error("the result of task {id} cannot be read: {reason}")]
-    Unreadable {
-        /// The task.
-        id: String,
-        /// Why.
-        reason: String,
-    },
-}
-
-/// End of a task that gave no result.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RemoteError {
-    /// The task.
-    pub id: String,
-    /// `FAILURE` or `REVOKED`.
-    pub state: State,
-    /// Its exception: type, module and arguments.
-    pub exception: Exception,
-    /// Traceback, as its worker tells it.
-    pub traceback: Option<String>,
-}
-
-impl fmt::Display for RemoteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = if self.state == State::Revoked { "was revoked" } else { "failed" };
-        write!(f, "task {} {how}: {}", self.id, self.exception)
-    }
-}
-
-impl ClientError {
-    /// The exception of a task that failed or was revoked.
-    pub fn exception(&self) -> Option<&Exception> {
-        match self {
-            Self::Remote(remote) => Some(&remote.exception),
-            _ => None,
-        }
-    }
+/// An app's share in its client.
+pub(crate) struct ClientParts {
+    pub(crate) settings: Settings,
+    pub(crate) environment: Environment,
+    /// Listener who is told, for people, what happens.
+    pub(crate) told: Option<Notice>,
+    /// Options of the app's tasks, by their names.
+    pub(crate) defaults: HashMap<Arc<str>, Map>,
 }
 
 impl Client {
-    /// A client with these settings. A server is connected to when it is first needed, and waited
-    /// for as its URL says; a file is opened now.
-    ///
-    /// # Errors
-    /// A URL is wrong or names what is not built in, or a file cannot be opened.
-    pub fn connect(settings: &Settings) -> Result<Self, ClientError> {
-        Self::of(&App::new().with_settings(settings.clone()))
+    /// A client that connects as its settings say.
+    pub(crate) fn open(parts: ClientParts) -> Result<Self, ClientError> {
+        let told = parts.told.clone().unwrap_or_else(|| Arc::new(|_: &longshore_brokers::News| {}));
+        let (broker, results) = longshore_brokers::connect_with(&parts.settings.broker, parts.settings.results.as_deref(), told)?;
+        Ok(Self::new(parts, broker, results))
     }
 
-    /// A client for an app's tasks.
-    ///
-    /// # Errors
-    /// As [`connect`](Self::connect).
-    pub fn of(app: &App) -> Result<Self, ClientError> {
-        let told = app.told.clone().unwrap_or_else(|| Arc::new(|_: &longshore_brokers::News| {}));
-        let (broker, results) = longshore_brokers::connect_with(&app.settings.broker, app.settings.results.as_deref(), told)?;
-        Ok(Self::over(app, broker, results))
+    /// A client over connections that are there already.
+    pub(crate) fn new(parts: ClientParts, broker: Arc<dyn Broker>, results: Arc<dyn ResultBackend>) -> Self {
+        let ClientParts { settings, environment, told, defaults } = parts;
+        let sender = Sender {
+            oid: (environment.id)(),
+            origin: format!("gen{}@{}", std::process::id(), outgoing::hostname()),
+            defaults: Box::new(move |task| defaults.get(task).cloned()),
+        };
+        let connections = Connections { settings, broker, results, environment, told, unserved: UnservedQueues::default() };
+        let runtime = tokio::runtime::Handle::try_current().ok();
+        Self { inner: Arc::new(Inner { connections: Arc::new(connections), sender, runtime }) }
     }
 
-    /// A client for an app's tasks, over connections that are there already.
-    pub fn over(app: &App, broker: Arc<dyn Broker>, results: Arc<dyn ResultBackend>) -> Self {
-        let defaults: HashMap<Arc<str>, Map> = app.tasks.values().map(|task| (task.name.clone(), task.policy.options())).collect();
-        let origin = format!("gen{}@{}", std::process::id(), outgoing::hostname());
-        Self {
-            inner: Arc::new(Inner {
-                settings: app.settings.clone(),
-                broker,
-                results,
-                oid: (app.environment.id)(),
-                environment: app.environment,
-                origin,
-                defaults: Box::new(move |task| defaults.get(task).cloned()),
-                runtime: tokio::runtime::Handle::try_current().ok(),
-                told: app.told.clone(),
-                doubts: Doubts::default(),
-            }),
-        }
+    /// Returns the answer that will stand here.
+    pub(crate) fn answer<R>(&self, tree: ResultTree) -> Answer<R> {
+        Answer::new(self.inner.connections.clone(), tree)
     }
 
     /// The settings.
     pub fn settings(&self) -> &Settings {
-        &self.inner.settings
+        &self.inner.connections.settings
     }
 
     /// Returns the broker, where tasks wait.
     pub fn broker(&self) -> &Arc<dyn Broker> {
-        &self.inner.broker
+        &self.inner.connections.broker
     }
 
     /// Returns the result backend, where results are stored.
     pub fn results(&self) -> &Arc<dyn ResultBackend> {
-        &self.inner.results
+        &self.inner.connections.results
     }
 
     /// Sends a task, or a whole canvas. When this resolves the broker has it.
@@ -183,7 +118,7 @@ impl Client {
         let plan = self.plan(&wire, None)?;
         let tree = place(&plan)?;
         let queue = self.publish(plan).await?;
-        Ok(Answer::new(self.clone(), tree).sent_to(queue))
+        Ok(self.answer(tree).sent_to(queue))
     }
 
     /// Sends many, in order, in batches of up to 128: one is on its way to the broker while the
@@ -200,22 +135,13 @@ impl Client {
 
     /// Returns where it reads the time.
     pub(crate) fn environment(&self) -> Environment {
-        self.inner.environment
-    }
-
-    /// Returns who is told, for people, what happens.
-    pub(crate) fn told(&self) -> Option<&Notice> {
-        self.inner.told.as_ref()
-    }
-
-    pub(crate) fn doubts(&self) -> &Doubts {
-        &self.inner.doubts
+        self.inner.connections.environment
     }
 
     /// The result of a task that was sent by anybody. Whether there is such a task is unknown until
     /// there is something of it.
     pub fn result(&self, id: impl Into<String>) -> Answer<Value> {
-        Answer::new(self.clone(), ResultTree::task(id))
+        self.answer(ResultTree::task(id))
     }
 
     /// A group that was [saved](Answer::save); `None` if there is none (any more).
@@ -223,38 +149,38 @@ impl Client {
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no group.
     pub async fn restore<R>(&self, group: &str) -> Result<Option<Answer<Vec<R>>>, ClientError> {
-        let documents = self.inner.results.get(&[Key::Group(group.to_owned())]).await?;
+        let documents = self.inner.connections.results.get(&[Key::Group(group.to_owned())]).await?;
         let Some(document) = documents.into_iter().next().flatten() else { return Ok(None) };
         let saved = longshore_celery::GroupResult::decode(&document, crate::answer::LONGEST)
             .map_err(|error| ClientError::Unreadable { id: group.to_owned(), reason: error.to_string() })?;
-        Ok(Some(Answer::new(self.clone(), saved.tree)))
+        Ok(Some(self.answer(saved.tree)))
     }
 
     /// Plans what is to be sent, as the task of this message or as nobody's.
     pub(crate) fn plan(&self, signature: &Wire, parent: Option<&Message>) -> Result<canvas::Plan, ClientError> {
         // A link is sent by whoever runs its task, when it is too late to say it to the sender.
-        if let Some(message) = canvas::refused_part(signature, &|queue| self.inner.broker.refused_queue(queue)) {
+        if let Some(message) = canvas::refused_part(signature, &|queue| self.inner.connections.broker.refused_queue(queue)) {
             return Err(BrokerError { kind: ErrorKind::Refused, message }.into());
         }
-        canvas::apply(signature, &[], &self.canvas(parent), &mut || (self.inner.environment.id)())
+        canvas::apply(signature, &[], &self.canvas(parent), &mut || (self.inner.connections.environment.id)())
             .map_err(|error| ClientError::Signature(error.to_string()))
     }
 
     /// Returns the sender, for a canvas.
     pub(crate) fn canvas<'a>(&'a self, parent: Option<&'a Message>) -> canvas::Context<'a> {
         canvas::Context {
-            oid: &self.inner.oid,
-            origin: &self.inner.origin,
-            now: self.inner.environment.wall(),
+            oid: &self.inner.sender.oid,
+            origin: &self.inner.sender.origin,
+            now: self.inner.connections.environment.wall(),
             parent: parent.map(canvas::Parent::of),
-            defaults: &*self.inner.defaults,
+            defaults: &*self.inner.sender.defaults,
         }
     }
 
     /// Sends what is planned, chords begun first. The queue of the first.
     pub(crate) async fn publish(&self, plan: canvas::Plan) -> Result<Option<Arc<str>>, BrokerError> {
         if let Some(group) = &plan.grown {
-            self.inner.results.chord_grow(group).await?;
+            self.inner.connections.results.chord_grow(group).await?;
         }
         for start in &plan.starts {
             self.start(start).await?;
@@ -279,34 +205,28 @@ impl Client {
 
     /// Makes of a planned message what the broker takes.
     fn outgoing(&self, send: canvas::PlannedSend) -> Outgoing {
-        outgoing::of(&self.inner.settings, send.message, &send.routing)
+        outgoing::of(&self.inner.connections.settings, send.message, &send.routing)
     }
 
     /// All or none.
     async fn put(&self, batch: &[Outgoing]) -> Result<(), BrokerError> {
-        if batch.is_empty() { Ok(()) } else { self.inner.broker.publish(batch).await }
+        if batch.is_empty() { Ok(()) } else { self.inner.connections.broker.publish(batch).await }
     }
 
     async fn start(&self, start: &canvas::ChordStart) -> Result<(), BrokerError> {
-        let expires = self.inner.settings.result_expires.unwrap_or(Settings::DAY);
+        let expires = self.inner.connections.settings.result_expires.unwrap_or(Settings::DAY);
         if let Some(saved) = &start.saved {
-            self.save(&start.group, saved.encode()).await?;
+            self.inner.connections.save(&start.group, saved.encode()).await?;
         }
-        self.inner.results.chord_start(&start.group, start.size, expires).await
-    }
-
-    /// Stores the document of a group.
-    pub(crate) async fn save(&self, group: &str, doc: Vec<u8>) -> Result<(), BrokerError> {
-        let expires = self.inner.settings.result_expires;
-        self.inner.results.store(&[Stored { key: Key::Group(group.to_owned()), doc, expires, keep_success: false }]).await
+        self.inner.connections.results.chord_start(&start.group, start.size, expires).await
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("broker", &self.inner.broker.url())
-            .field("results", &self.inner.results.url())
+            .field("broker", &self.inner.connections.broker.url())
+            .field("results", &self.inner.connections.results.url())
             .finish_non_exhaustive()
     }
 }

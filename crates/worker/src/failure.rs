@@ -5,7 +5,7 @@ use std::{any::Any, error::Error, fmt, io, time::Duration};
 use longshore_celery::{Exception, Signature, Value};
 use longshore_core::{Again, TaskError};
 
-use crate::client::ClientError;
+use crate::error::ClientError;
 
 /// End of a task without a result.
 ///

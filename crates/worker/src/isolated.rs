@@ -15,12 +15,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     app::App,
-    context::{Parts, TaskContext},
+    args::Call,
     failure::Failure,
-    task::{Call, Handler},
+    task::{
+        Handler,
+        context::{Parts, TaskContext},
+        registry::TaskRegistry,
+    },
 };
 
-static APP: OnceLock<Arc<App>> = OnceLock::new();
+static REGISTRY: OnceLock<Arc<TaskRegistry>> = OnceLock::new();
 
 /// The deepest nesting of a value that goes there or comes back.
 const DEPTH: usize = 512;
@@ -76,7 +80,7 @@ pub fn init_app(app: &App) {
 
 /// [`init_app`] for a program that has isolated functions beside its tasks.
 pub fn init_app_with(app: &App, functions: Functions) {
-    let _ = APP.set(Arc::new(app.clone()));
+    let _ = REGISTRY.set(app.registry().clone());
     longshore_core::init_with(functions.with(isolated_entry));
 }
 
@@ -89,9 +93,9 @@ pub fn init_app_with(app: &App, functions: Functions) {
 /// message cannot be read.
 pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
     let setup = |text: String| TaskError::new("setup", text).with_again(Again::Never);
-    let app = APP.get().ok_or_else(|| setup("call longshore::init_app first in main".to_owned()))?;
+    let registry = REGISTRY.get().ok_or_else(|| setup("call longshore::init_app first in main".to_owned()))?;
     let message = Message::decode(&call.message, &READ).map_err(|error| TaskError::invalid(error.to_string()))?;
-    let task = app.task_named(&message.task).ok_or_else(|| setup(format!("no task {} in the child process", message.task)))?;
+    let task = registry.task_named(&message.task).ok_or_else(|| setup(format!("no task {} in the child process", message.task)))?;
     let Handler::Sync(handler) = &task.handler else {
         return Err(setup(format!("{} is an async function: it runs on the async lane only", message.task)));
     };
@@ -101,7 +105,7 @@ pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
     let arguments = Call { args: message.args.clone(), kwargs: message.kwargs.clone() };
     let context = TaskContext::new(Parts {
         message: Arc::new(message),
-        app: app.clone(),
+        registry: registry.clone(),
         lane: LaneKind::Process,
         slot: call.slot,
         // Nothing is stored from here, and whoever wants its end kills the child.
@@ -232,7 +236,7 @@ mod tests {
                 _ => Err(Failure::text("no text")),
             }
         });
-        let _ = APP.set(Arc::new(App::new().task(shout.on(LaneKind::Process))));
+        let _ = REGISTRY.set(App::new().task(shout.on(LaneKind::Process)).registry().clone());
         let run = |task: &str, args: Vec<Value>| {
             let message = Message { task: task.to_owned(), id: "i".to_owned(), args, ..Message::default() };
             isolated_entry(IsolatedCall::new(&message, 3, Some(Duration::from_secs(60))))

@@ -1,61 +1,66 @@
 //! Tasks in Rust, served from a broker in Celery's wire format.
 //!
-//! Layout:
-//! - `task.rs`: a registered task: its name, its policy, its handler
-//! - `name.rs`: the name of a function's task
-//! - `args.rs`: positional and keyword arguments against parameters; `values.rs`: Rust's values and
-//!   the wire's
-//! - `failure.rs`: how a task ends without a result
-//! - `route.rs`: where the calls of a task go that name no queue
+//! Layout, from the bottom up; each names only what stands above it:
+//! - `failure.rs`, `error.rs`: how a task ends without a result, and what its client is told
+//! - `values.rs`: Rust's values and the wire's; `args.rs`: arguments against parameters;
+//!   `name.rs`: the name of a function's task
+//! - `route.rs`, `settings.rs`, `environment.rs`: where calls go; what clients and workers agree
+//!   on; time, chance and threads as inputs
 //! - `signature.rs`: a task with its arguments and options, yet to be sent
-//! - `client.rs`: sends tasks; `answer.rs`: waits for what comes back; `remote.rs`: asks running
-//!   workers
-//! - `context.rs`: what a handler may know and do
+//! - `connections.rs`: what a client shares with its answers; `answer.rs`: waits for results;
+//!   `client.rs`, `outgoing.rs`: send tasks; `remote.rs`: asks running workers
+//! - `task.rs`: a registered task; `task/context.rs`: what its handler may know and do
+//! - `built_in.rs`: the tasks that are always there; `app.rs`: tasks and settings together
 //! - `isolated.rs`: tasks in child processes
-//! - `environment.rs`: time, chance and threads as inputs
-//! - `app.rs`: the registry of tasks and the settings that clients and workers share;
-//!   `built_in.rs`: the tasks that are always there
+//! - `worker.rs`: the worker
 
 mod answer;
 mod app;
 mod args;
 mod built_in;
 mod client;
-mod context;
+mod connections;
 mod environment;
+mod error;
 mod failure;
 mod isolated;
 mod name;
+mod outgoing;
 pub mod remote;
 mod route;
+mod settings;
 mod signature;
 mod task;
 mod values;
 mod worker;
 
 pub use answer::{Answer, AsCompletedAnswers};
-pub use app::{App, Settings};
-pub use args::{Arguments, Parameter};
-pub use client::{Client, ClientError, Refused, RemoteError, SendAll, Sent};
-pub use context::{Parts, TaskContext};
+pub use app::App;
+pub use args::{Arguments, Call, Parameter};
+pub use client::{Client, Refused, SendAll, Sent};
 pub use environment::Environment;
+pub use error::{ClientError, RemoteError};
 pub use failure::Failure;
 pub use isolated::{IsolatedAnswer, IsolatedCall, IsolatedFailure, init_app, init_app_with, isolated_entry};
 pub use longshore_macros::task;
 pub use route::Route;
+pub use settings::Settings;
 pub use signature::{Signature, chain, chord, group};
-pub use task::{Acks, Call, Handler, RateScope, Task, TaskPolicy};
+pub use task::{
+    Acks, Handler, RateScope, Task, TaskPolicy,
+    context::{Parts, TaskContext},
+    registry::TaskRegistry,
+};
 
 /// Names that generated code needs; nothing that a program should name.
 #[doc(hidden)]
 pub mod private {
     pub use crate::{
-        args::{Arguments, Parameter},
-        context::TaskContext,
+        args::{Arguments, Call, Parameter},
         failure::convert,
         name::{name_bytes, name_length},
         signature::Signature,
-        task::{Acks, Call, Handler, RateScope, Task, TaskPolicy},
+        task::{Acks, Handler, RateScope, Task, TaskPolicy, context::TaskContext},
         values::reply,
     };
     pub use longshore_core::{Backoff, LaneKind, Rate};

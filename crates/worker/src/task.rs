@@ -1,12 +1,16 @@
 //! A registered task: its name, its policy, its handler.
 
+pub(crate) mod context;
+pub(crate) mod registry;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use longshore_celery::{Map, Value};
 use longshore_core::{Backoff, LaneKind, Rate};
 
-use crate::{context::TaskContext, failure::Failure};
+use crate::{args::Call, failure::Failure};
+use context::TaskContext;
 
 /// A registered task.
 #[derive(Clone)]
@@ -65,15 +69,6 @@ impl fmt::Debug for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Task").field("name", &self.name).field("lane", &self.lane).field("policy", &self.policy).finish_non_exhaustive()
     }
-}
-
-/// Arguments of a call.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Call {
-    /// Positional arguments.
-    pub args: Vec<Value>,
-    /// Keyword arguments.
-    pub kwargs: Map,
 }
 
 /// The function of a task.

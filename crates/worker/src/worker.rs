@@ -211,7 +211,7 @@ impl Worker {
     ) -> Result<Self, BrokerError> {
         let runtime = Runtime::current();
         let settings = app.settings().clone();
-        let environment = app.environment;
+        let environment = app.registry().environment;
         let queues = if options.queues.is_empty() { vec![settings.default_queue.clone()] } else { options.queues.clone() };
         let early = app.is_early();
         let open = OpenOptions {

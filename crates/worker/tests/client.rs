@@ -117,6 +117,17 @@ async fn waiting_has_the_limit_that_it_is_given() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_waits_on_a_copy_of_an_answer_is_told_that_nobody_serves_its_queue() {
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = told.clone();
+    let app =
+        App::new().broker("memory://copied").told(Arc::new(move |news: &News| heard.lock().unwrap().push(news.to_string())) as Notice);
+    let answer = Client::of(&app).unwrap().send(add(1, 1).queue("nobodys")).await.unwrap();
+    answer.clone().get_within(Duration::from_secs(3)).await.unwrap_err();
+    assert_eq!(told.lock().unwrap().len(), 1, "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_waits_for_what_nobody_will_run_is_told_after_two_seconds_and_waits_on() {
     let told: Arc<Mutex<Vec<String>>> = Arc::default();
     let heard = told.clone();

@@ -71,7 +71,7 @@ mod shop {
 fn context(retries: u32) -> TaskContext {
     TaskContext::new(Parts {
         message: Arc::new(Message { retries, ..Message::default() }),
-        app: Arc::new(App::new()),
+        registry: App::new().registry().clone(),
         lane: LaneKind::Async,
         slot: 1,
         cancel: CancelToken::new(),

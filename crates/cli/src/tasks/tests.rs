@@ -57,7 +57,7 @@ impl World {
         };
         let context = TaskContext::new(Parts {
             message: Arc::new(message),
-            app: self.app.clone(),
+            registry: self.app.registry().clone(),
             client: None,
             node: "w@test".into(),
             lane: task.lane,

@@ -12,11 +12,11 @@ use longshore_celery::{
 use super::list;
 use crate::{
     answer::LONGEST,
-    args::{Arguments, Parameter},
-    client::{self, Client},
-    context::TaskContext,
+    args::{Arguments, Call, Parameter},
+    client::Client,
+    error::ClientError,
     failure::Failure,
-    task::Call,
+    task::context::TaskContext,
 };
 
 /// Celery's time between two looks, unless the client says another.
@@ -57,12 +57,12 @@ pub(super) async fn unlock(context: TaskContext, mut call: Call) -> Result<Value
             client.settings().told(errback)
         });
     match outcome.map_err(|error| Failure::error("ValueError", format!("the chord's body cannot be sent: {error}")))? {
-        ChordOutcome::Body(plan) => drop(client.publish(plan).await.map_err(client::ClientError::from)?),
+        ChordOutcome::Body(plan) => drop(client.publish(plan).await.map_err(ClientError::from)?),
         ChordOutcome::Error(failure) => {
             for (failed, exception) in &failure.failed {
                 fail(failed, exception, client).await?;
             }
-            client.publish(failure.plan).await.map_err(client::ClientError::from)?;
+            client.publish(failure.plan).await.map_err(ClientError::from)?;
         }
     }
     Ok(Value::Null)
@@ -74,7 +74,7 @@ async fn ended(header: &ResultTree, client: &Client) -> Result<Option<Vec<Value>
     let mut ids = Vec::new();
     leaves(header, &mut ids);
     let keys: Vec<Key> = ids.iter().cloned().map(Key::Task).collect();
-    let docs = client.results().get(&keys).await.map_err(client::ClientError::from)?;
+    let docs = client.results().get(&keys).await.map_err(ClientError::from)?;
     let mut known = std::collections::HashMap::new();
     for (id, doc) in ids.into_iter().zip(docs) {
         match doc.and_then(|doc| TaskResult::decode(&doc, LONGEST).ok()).filter(|result| result.state.is_ready()) {
@@ -117,7 +117,7 @@ async fn fail(failed: &FailedTask, exception: &Exception, client: &Client) -> Re
         ..TaskResult::default()
     };
     let stored = Stored { key: Key::Task(failed.id.clone()), doc: result.encode(), expires, keep_success: true };
-    client.results().store(&[stored]).await.map_err(client::ClientError::from)?;
+    client.results().store(&[stored]).await.map_err(ClientError::from)?;
     let Some(part) = &failed.part else { return Ok(()) };
     let member = Value::List(vec![1.into(), failed.id.as_str().into(), State::Failure.as_str().into(), exception.to_value()]);
     let counted = ChordPart {
@@ -128,6 +128,6 @@ async fn fail(failed: &FailedTask, exception: &Exception, client: &Client) -> Re
         expires: expires.unwrap_or(Duration::from_secs(86_400)),
         token: (client.environment().id)().replace('-', ""),
     };
-    client.results().chord_part(&counted).await.map_err(client::ClientError::from)?;
+    client.results().chord_part(&counted).await.map_err(ClientError::from)?;
     Ok(())
 }

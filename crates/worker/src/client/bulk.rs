@@ -11,8 +11,8 @@ use longshore_brokers::{BrokerError, Outgoing};
 use longshore_celery::canvas::Plan;
 use longshore_core::ErrorKind;
 
-use super::{Client, ClientError, place};
-use crate::{answer::Answer, signature::Signature};
+use super::{Client, place};
+use crate::{answer::Answer, error::ClientError, signature::Signature};
 
 /// The most that go to the broker in one call.
 const BATCH: usize = 128;
@@ -148,7 +148,7 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
     fn way(&self, signature: &Signature<R>) -> Result<(Answer<R>, Way), ClientError> {
         let wire = signature.clone().into_wire().map_err(ClientError::Signature)?;
         let plan = self.client.plan(&wire, None)?;
-        let answer = Answer::new(self.client.clone(), place(&plan)?);
+        let answer = self.client.answer(place(&plan)?);
         let begins = plan.grown.is_some() || !plan.starts.is_empty() || plan.sends.iter().any(|send| !send.before.is_empty());
         if begins {
             return Ok((answer, Way::Chords(Box::new(plan))));

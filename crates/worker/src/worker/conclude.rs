@@ -27,7 +27,7 @@ use super::{
     verdict::{Verdict, verdict},
     work::{Answer, Ticket, Work},
 };
-use crate::{client::outgoing, failure::Failure};
+use crate::{failure::Failure, outgoing};
 
 /// Why a task is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

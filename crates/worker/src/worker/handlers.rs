@@ -22,9 +22,12 @@ use super::{
     work::{Answer, Ticket, Work},
 };
 use crate::{
-    context::{Parts, TaskContext},
+    args::Call,
     failure::Failure,
-    task::{Acks, Call, Handler},
+    task::{
+        Acks, Handler,
+        context::{Parts, TaskContext},
+    },
 };
 
 /// What a worker does when a handler begins.
@@ -86,7 +89,7 @@ impl Starter {
         let term = work.term.filter(|_| !work.acked.load(Ordering::Acquire));
         let parts = Parts {
             message: work.message.clone(),
-            app: self.shared.app.clone(),
+            registry: self.shared.app.registry().clone(),
             lane: context.lane,
             slot: context.slot,
             cancel: context.cancel.clone(),

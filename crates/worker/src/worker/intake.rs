@@ -154,7 +154,7 @@ enum Sorted {
 
 impl Intake {
     pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>, early: bool, most: Option<usize>) -> Self {
-        let (built_in, own): (Vec<_>, Vec<_>) = shared.app.tasks.values().partition(|task| task.name.starts_with("celery."));
+        let (built_in, own): (Vec<_>, Vec<_>) = shared.app.registry().tasks.values().partition(|task| task.name.starts_with("celery."));
         let lanes = |tasks: Vec<&Arc<Task>>| tasks.into_iter().map(|task| task.lane).collect::<Vec<_>>();
         let mix = Mix::new(lanes(own), lanes(built_in));
         let state = Mutex::new(Hall {

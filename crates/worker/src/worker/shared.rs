@@ -220,7 +220,7 @@ impl Shared {
     ) -> Self {
         let one_store = broker.is_store_of(app.settings().results_url());
         let limits = Limits { msgpack: app.settings().accept_msgpack, ..Limits::default() };
-        let environment = app.environment;
+        let environment = app.registry().environment;
         Self {
             app,
             environment,

@@ -12,7 +12,10 @@ use longshore_brokers::{Claimed, lease::Term};
 use longshore_celery::{Message, Value};
 use longshore_core::{CancelToken, LaneKind, Receipt, lane::Context};
 
-use crate::{context::TaskContext, failure::Failure, task::Task};
+use crate::{
+    failure::Failure,
+    task::{Task, context::TaskContext},
+};
 
 /// A claimed task on its way through the engine: the payload of its attempts. Shared by the engine,
 /// the lane, remote control and the sink.

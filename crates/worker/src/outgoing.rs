@@ -3,7 +3,7 @@
 use longshore_brokers::Outgoing;
 use longshore_celery::{Compression, Encoding, Message, REPR_LENGTH, args_repr, canvas::Routing, kwargs_repr};
 
-use crate::{app::Settings, route};
+use crate::{route, settings::Settings};
 
 /// A message on its way into its queue.
 pub(crate) fn of(settings: &Settings, mut message: Message, routing: &Routing) -> Outgoing {

@@ -17,10 +17,11 @@ use longshore_celery::{Extended, Map, Message, ResultTree, State, TaskResult, Va
 use longshore_core::{CancelToken, LaneKind};
 use serde::Serialize;
 
+use super::registry::TaskRegistry;
 use crate::{
     answer::Answer,
-    app::App,
-    client::{self, Client, ClientError},
+    client::{self, Client},
+    error::ClientError,
     failure::Failure,
     signature::Signature,
     values,
@@ -52,8 +53,8 @@ pub(crate) struct Inner {
 pub struct Parts {
     /// The message, arguments included.
     pub message: Arc<Message>,
-    /// The app that the task is registered in.
-    pub app: Arc<App>,
+    /// The tasks of the app that the task is registered in, itself included.
+    pub registry: Arc<TaskRegistry>,
     /// Lane on which it runs.
     pub lane: LaneKind,
     /// The slot: no two running tasks of a lane share one.
@@ -90,7 +91,8 @@ impl TaskContext {
     /// for longer than its lease, and the task is done by another. A task that may not begin goes
     /// back, whatever its handler returns.
     pub fn may_begin(&self) -> bool {
-        let may = self.inner.claim.as_ref().is_none_or(|(lease, term)| lease.term(self.inner.parts.app.environment.lease()) == Some(*term));
+        let may =
+            self.inner.claim.as_ref().is_none_or(|(lease, term)| lease.term(self.inner.parts.registry.environment.lease()) == Some(*term));
         if !may {
             self.inner.elsewhere.store(true, Ordering::Release);
         }
@@ -184,9 +186,9 @@ impl TaskContext {
         self.inner.parts.time_limit
     }
 
-    /// The app that the task is registered in.
-    pub fn app(&self) -> &Arc<App> {
-        &self.inner.parts.app
+    /// The tasks of the app that the task is registered in, and the app's settings.
+    pub fn registry(&self) -> &Arc<TaskRegistry> {
+        &self.inner.parts.registry
     }
 
     /// Asks for another attempt, after the task's `retry_delay`: `return Err(context.retry())`.
@@ -240,7 +242,7 @@ impl TaskContext {
         let children = plan.children.clone();
         client.publish(plan).await?;
         self.inner.children.lock().unwrap_or_else(PoisonError::into_inner).extend(children);
-        Ok(Answer::new(client.clone(), tree))
+        Ok(client.answer(tree))
     }
 
     /// Returns the client that this worker sends with. Tasks that are sent with it belong to no
@@ -279,7 +281,7 @@ impl TaskContext {
     /// traceback, nor when it was done.
     pub fn document(&self, state: State, result: Value) -> TaskResult {
         let message = self.message();
-        let settings = self.inner.parts.app.settings();
+        let settings = self.inner.parts.registry.settings();
         let extended = settings.result_extended.then(|| Extended {
             name: Some(message.task.clone()),
             args: Value::List(message.args.clone()),

@@ -1,5 +1,5 @@
-//! Whether anybody will run what is waited for: whoever waits for a result that does not come is
-//! told when no worker serves the queue that it was sent to.
+//! Tells whoever waits for a result that does not come that no worker serves the queue that its
+//! task was sent to.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,24 +11,23 @@ use std::{
 use longshore_celery::{Value, control::Request};
 use tokio::{sync::Mutex, time::Instant};
 
-use crate::{
-    client::Client,
-    remote::{PATIENCE, ask},
-};
+use super::Connections;
+use crate::remote::{PATIENCE, ask};
 
-/// After this time workers have been asked whether they serve the queue.
+/// Time after which it is known whether workers serve the queue.
 const DOUBT: Duration = Duration::from_secs(2);
-/// Time for which counts what they said; and nobody is told of one queue more often.
+/// Time for which the workers' answer counts. Of one queue nobody is told more often.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// State that all who wait have in common, so that a thousand of them ask once.
+/// Queues that workers serve, as they last said. Shared by all who wait, so that a thousand of them
+/// ask once.
 #[derive(Default)]
-pub(crate) struct Doubts {
-    shared: Mutex<Known>,
+pub(crate) struct UnservedQueues {
+    known: Mutex<KnownQueues>,
 }
 
 #[derive(Default)]
-struct Known {
+struct KnownQueues {
     asked: Option<Instant>,
     served: HashSet<String>,
     /// Queues that nobody serves, and when that was told.
@@ -36,10 +35,10 @@ struct Known {
 }
 
 /// Says after a while that nobody serves a queue, and never ends.
-pub(super) async fn doubt(client: &Client, queue: Option<&Arc<str>>, id: &str) -> Infallible {
-    let (Some(queue), Some(told)) = (queue, client.told()) else { return std::future::pending().await };
+pub(crate) async fn tell_unserved(connections: &Connections, queue: Option<&Arc<str>>, id: &str) -> Infallible {
+    let (Some(queue), Some(told)) = (queue, &connections.told) else { return std::future::pending().await };
     tokio::time::sleep(DOUBT - PATIENCE).await;
-    if is_unserved(client, queue).await {
+    if is_unserved(connections, queue).await {
         let shown: String = queue.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect();
         told(&longshore_brokers::News::remark(format!(
             "no worker that answers serves queue {shown}, which task {id} was sent to (longshore worker -Q {shown}); waiting on"
@@ -49,9 +48,9 @@ pub(super) async fn doubt(client: &Client, queue: Option<&Arc<str>>, id: &str) -
 }
 
 /// Returns whether somebody is to be told that no worker serves this queue.
-async fn is_unserved(client: &Client, queue: &Arc<str>) -> bool {
-    // Whoever comes while it is asked waits for the same answer.
-    let mut known = client.doubts().shared.lock().await;
+async fn is_unserved(connections: &Connections, queue: &Arc<str>) -> bool {
+    // The lock is held while workers are asked: whoever comes meanwhile takes the same answer.
+    let mut known = connections.unserved.known.lock().await;
     let fresh = |at: &Instant, within: Duration| at.elapsed() < within;
     if known.told.get(queue).is_some_and(|at| fresh(at, AGAIN)) {
         return false;
@@ -60,7 +59,7 @@ async fn is_unserved(client: &Client, queue: &Arc<str>) -> bool {
     if !known.asked.is_some_and(|at| fresh(&at, may_be_old)) {
         // On its own: its reply queue is taken down when it has ended, and not only half when the
         // result comes meanwhile.
-        let broker = client.broker().clone();
+        let broker = connections.broker.clone();
         let asked = tokio::spawn(async move { ask(&broker, Request::new("active_queues"), PATIENCE).await }).await;
         // A broker that cannot be asked tells nothing.
         let Ok(Ok(replies)) = asked else { return false };

@@ -1,0 +1,30 @@
+//! What a client and its answers have in common: connections, settings, and who is told.
+
+pub(crate) mod unserved;
+
+use std::sync::Arc;
+
+use longshore_brokers::{Broker, BrokerError, Key, Notice, ResultBackend, Stored};
+
+use crate::{environment::Environment, settings::Settings};
+use unserved::UnservedQueues;
+
+/// Connections of a client, with the settings that hold for them. Shared with every answer.
+pub(crate) struct Connections {
+    pub(crate) settings: Settings,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) results: Arc<dyn ResultBackend>,
+    pub(crate) environment: Environment,
+    /// Listener who is told, for people, what happens.
+    pub(crate) told: Option<Notice>,
+    /// Queues that no worker was found to serve.
+    pub(crate) unserved: UnservedQueues,
+}
+
+impl Connections {
+    /// Stores the document of a group.
+    pub(crate) async fn save(&self, group: &str, doc: Vec<u8>) -> Result<(), BrokerError> {
+        let expires = self.settings.result_expires;
+        self.results.store(&[Stored { key: Key::Group(group.to_owned()), doc, expires, keep_success: false }]).await
+    }
+}
