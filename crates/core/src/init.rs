@@ -32,7 +32,7 @@ pub fn init() {
 /// the environment are. Called again, it adds further ones.
 ///
 /// ```standalone_crate
-/// use longshore_core::{Functions, Isolation, Job};
+/// use longshore_core::{Functions, ChildLimits, Job};
 ///
 /// fn divide(n: u64) -> Result<u64, String> {
 ///     match n {
@@ -44,7 +44,7 @@ pub fn init() {
 /// fn main() {
 ///     longshore_core::init_with(Functions::new().with(divide));
 ///
-///     let outcomes = Job::isolated(divide, Isolation::default()).params(0..5).collect().outcomes;
+///     let outcomes = Job::isolated(divide, ChildLimits::default()).params(0..5).collect().outcomes;
 ///     let words: Vec<_> = outcomes.iter().map(|outcome| outcome.word().as_str()).collect();
 ///     assert_eq!(words, ["panicked", "ok", "ok", "killed", "ok"]);
 /// }

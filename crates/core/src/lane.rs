@@ -3,6 +3,7 @@
 pub mod async_;
 pub mod blocking;
 pub mod child;
+pub mod children;
 pub mod cpu;
 pub mod isolated;
 pub mod process;

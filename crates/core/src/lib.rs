@@ -46,10 +46,7 @@ pub use executor::{Executor, InputError, TaskHandle, as_completed, gather, gathe
 pub use gate::{Limit, Reason, pace::Rate};
 pub use init::{children, init, init_with};
 pub use job::{Collected, Job, Report, RunningJob};
-pub use lane::{
-    Context, IntoOutcome,
-    isolated::{Functions, Isolation},
-};
+pub use lane::{Context, IntoOutcome, children::ChildLimits, isolated::Functions};
 pub use outcome::{Outcome, Skip, Word};
 pub use pipeline::{OnError, Pipeline, Stage};
 pub use retry::{Backoff, ErrorClass, RetryOn, RetryPolicy};

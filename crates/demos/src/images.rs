@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use image::{ImageReader, RgbImage, imageops};
 use longshore_advise::Measure;
-use longshore_core::{Executor, Isolation, LaneKind, Pipeline, Stage as PipelineStage};
+use longshore_core::{ChildLimits, Executor, LaneKind, Pipeline, Stage as PipelineStage};
 
 use crate::stage::{Settings, Shown, Stage};
 
@@ -51,7 +51,7 @@ pub(crate) fn images(settings: &Settings) -> Result<Shown> {
     check(&to, count)?;
     let to = out("processes")?;
     let pairs: Vec<_> = made.iter().map(|path| (path.clone(), to.clone())).collect();
-    let in_child = pool.isolated(resize_in_child, Isolation::default());
+    let in_child = pool.isolated(resize_in_child, ChildLimits::default());
     stage.way("C  process lane, a child a core", || Ok(in_child.map(pairs).results()?.len()))?;
     check(&to, count)?;
     let to = out("pipeline")?;

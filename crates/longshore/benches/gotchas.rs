@@ -16,7 +16,7 @@ use std::{
 };
 
 use longshore::{
-    Executor, Functions, Isolation, Job, LaneKind, gather,
+    ChildLimits, Executor, Functions, Job, LaneKind, gather,
     lane::child::{Command, Stdin},
 };
 
@@ -95,7 +95,7 @@ fn processes_for_what_threads_do(rounds: usize, chunks: u64, steps: u64) {
     let data: Vec<Arc<[u8]>> = (0..chunks).map(|nth| (0..4 << 20).map(|at: u64| (at * 31 + nth) as u8).collect()).collect();
     let wanted: Vec<u64> = data.iter().map(|chunk| digest(chunk)).collect();
     let (mut wrong, mut kept, mut right) = (Vec::new(), Vec::new(), Vec::new());
-    let children = pool.isolated(digest_of, Isolation::default());
+    let children = pool.isolated(digest_of, ChildLimits::default());
     assert_eq!(children.submit(data[0].to_vec()).wait().unwrap(), wanted[0]);
     for _ in 0..rounds {
         let job = Job::commands(|chunk: &Arc<[u8]>| Command { stdin: Stdin::Bytes(chunk.to_vec()), ..this("digest", None) });
@@ -115,7 +115,7 @@ fn processes_for_what_threads_do(rounds: usize, chunks: u64, steps: u64) {
     row(&name, "child processes that stay", &kept, "cpu lane", &right);
 
     // Nothing to send but a number, and much to compute.
-    let (chunks, children) = (vec![steps; chunks as usize], pool.isolated(heavy_of, Isolation::default()));
+    let (chunks, children) = (vec![steps; chunks as usize], pool.isolated(heavy_of, ChildLimits::default()));
     let (mut wrong, mut right) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let (mut there, mut here) = (Vec::new(), Vec::new());

@@ -16,17 +16,17 @@ mod pipe;
 #[path = "isolated/python.rs"]
 mod python;
 
-use longshore::{Executor, Functions, Isolation, Job, LaneKind};
+use longshore::{ChildLimits, Executor, Functions, Job, LaneKind};
 
 /// The least that a task can be.
 fn echo(n: u64) -> Result<u64, String> {
     Ok(n)
 }
 
-fn batches(batch: Option<u32>) -> Isolation {
-    let mut isolation = Isolation::default();
-    isolation.batch = batch;
-    isolation
+fn batches(batch: Option<u32>) -> ChildLimits {
+    let mut limits = ChildLimits::default();
+    limits.at_once = batch;
+    limits
 }
 
 /// A job: every number comes back, each a task with its times, its statistics and its place in the

@@ -18,7 +18,7 @@ use std::{
 };
 
 use args::{Args, Claims, ms};
-use longshore::{Functions, Isolation, Job, Options, Outcome};
+use longshore::{ChildLimits, Functions, Job, Options, Outcome};
 
 const HELP: &str = "\
 Functions in child processes, some of which do not survive it.
@@ -97,7 +97,7 @@ fn main() -> ExitCode {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let note = seen.clone();
     let (before, start) = (resident_kib(), Instant::now());
-    let report = Job::isolated(work, Isolation::default().memory(memory).max_tasks(200))
+    let report = Job::isolated(work, ChildLimits::default().memory(memory).max_tasks(200))
         .params(0..tasks)
         .workers(args.get("--workers", 2))
         // What loops meets the limit; everything else has time enough, however busy the machine is.

@@ -31,7 +31,7 @@ const LONGEST: usize = 100;
 const PRINTING: [&str; 2] = ["cli", "demos"];
 
 /// Ends of the names of structs that callers fill in to say how something shall be done.
-const OPTIONS: [&str; 9] = ["Options", "Settings", "Policy", "Config", "Limits", "Limit", "Isolation", "Bounds", "Route"];
+const OPTIONS: [&str; 8] = ["Options", "Settings", "Policy", "Config", "Limits", "Limit", "Bounds", "Route"];
 
 static WORKSPACE: LazyLock<Workspace> = LazyLock::new(|| Workspace::read(&root()).unwrap());
 

@@ -40,7 +40,7 @@ use std::{
 
 use longshore_brokers::{Broker, BrokerError, OpenOptions, ResultBackend, connect_with};
 use longshore_core::{
-    CancelToken, Isolation, LaneKind, RetryPolicy,
+    CancelToken, ChildLimits, LaneKind, RetryPolicy,
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
     gate::GateConfig,
     lane::{Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
@@ -241,15 +241,15 @@ impl Worker {
             scale.lanes.iter().for_each(|lane| sizes[*lane as usize] = scale.min.max(1));
             children = children.max(scale.max);
         }
-        let mut isolation = Isolation::default();
-        (isolation.max_tasks, isolation.max_size) = (options.max_tasks_per_child, options.max_memory_per_child);
+        let mut limits = ChildLimits::default();
+        (limits.max_tasks, limits.max_size) = (options.max_tasks_per_child, options.max_memory_per_child);
         let on_runtime = || Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime));
         let lanes: Lanes<Ticket, work::Answer> = if environment.threads {
             [
                 Some(on_runtime()),
                 Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
                 Some(Arc::new(CpuLane::new(starter.clone().on_thread(), options.lanes[LaneKind::Cpu as usize], outbox.clone(), clock))),
-                Some(Arc::new(ProcessLane::new(starter.clone(), children, isolation, outbox.clone(), clock))),
+                Some(Arc::new(ProcessLane::new(starter.clone(), children, limits, outbox.clone(), clock))),
             ]
         } else {
             [Some(on_runtime()), Some(on_runtime()), Some(on_runtime()), Some(on_runtime())]

@@ -18,10 +18,7 @@ use super::{
 use crate::{
     error::{SinkError, TaskError},
     job::Job,
-    lane::{
-        IntoOutcome,
-        isolated::{Isolation, Parcel},
-    },
+    lane::{IntoOutcome, children::ChildLimits, isolated::Parcel},
     outcome::Outcome,
     sink::{Room, Sink},
     source::queue::SendError,
@@ -104,7 +101,7 @@ impl Executor {
     /// What the function may do, what it costs, and what `main` must begin with: [`Job::isolated`].
     ///
     /// ```standalone_crate
-    /// use longshore_core::{Executor, Functions, Isolation};
+    /// use longshore_core::{Executor, Functions, ChildLimits};
     ///
     /// fn root(n: f64) -> Result<f64, String> {
     ///     if n < 0.0 { std::process::abort() }
@@ -115,22 +112,22 @@ impl Executor {
     ///     longshore_core::init_with(Functions::new().with(root));
     ///
     ///     let pool = Executor::new();
-    ///     let root = pool.isolated(root, Isolation::default());
+    ///     let root = pool.isolated(root, ChildLimits::default());
     ///     assert_eq!(root.submit(-1.0).wait().unwrap_err().kind(), "signal");
     ///     assert_eq!(root.map([1.0, 4.0, 9.0]).results().unwrap(), [1.0, 2.0, 3.0]);
     /// }
     /// ```
-    pub fn isolated<F, T, R, A>(&self, function: F, isolation: Isolation) -> Isolated<T, R>
+    pub fn isolated<F, T, R, A>(&self, function: F, limits: ChildLimits) -> Isolated<T, R>
     where
         F: Fn(T) -> A + 'static,
         A: IntoOutcome<R>,
         T: Serialize + DeserializeOwned + Send + 'static,
         R: Serialize + DeserializeOwned + Send + 'static,
     {
-        let batch = isolation.batch.map(|batch| batch as usize);
+        let batch = limits.at_once.map(|batch| batch as usize);
         let calls = Arc::new(Mutex::new(Calls { sent: 0, waiting: HashMap::new() }));
         let workers = self.0.workers(LaneKind::Process);
-        let job = Job::isolated_parcels(function, isolation).workers(workers).result_queue(usize::MAX / 4);
+        let job = Job::isolated_parcels(function, limits).workers(workers).result_queue(usize::MAX / 4);
         let job = match self.0.settings.timeout {
             Some(limit) => job.timeout(limit),
             None => job,

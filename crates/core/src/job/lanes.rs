@@ -15,8 +15,9 @@ use crate::{
         async_::AsyncLane,
         blocking::BlockingLane,
         child::{self, Command, Output},
+        children::ChildLimits,
         cpu::CpuLane,
-        isolated::{IsolatedLane, Isolation, Parcel},
+        isolated::{IsolatedLane, Parcel},
         process::{ProcessHandler, ProcessLane, exit_outcome},
     },
     outcome::Outcome,
@@ -195,14 +196,14 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     /// [`workers`](Job::workers) says otherwise: a crash, an abort, a stack overflow, memory
     /// without end or a loop without end ends its task, and nothing else. See
     /// [`on_isolated`](Job::on_isolated).
-    pub fn isolated<F, A>(function: F, isolation: Isolation) -> Self
+    pub fn isolated<F, A>(function: F, limits: ChildLimits) -> Self
     where
         F: Fn(T) -> A + 'static,
         A: IntoOutcome<R>,
         T: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        Self::on_lane(LaneKind::Process).on_isolated(function, isolation)
+        Self::on_lane(LaneKind::Process).on_isolated(function, limits)
     }
 
     /// What tasks on the process lane run: a function of this program, in child processes that
@@ -220,7 +221,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     /// | passes its timeout | `TimedOut`; its child is killed at once, by SIGKILL |
     /// | aborts, overflows the stack, is killed | `Killed`, with the signal |
     /// | calls `exit` | `Lost`, with the code |
-    /// | holds more than [`Isolation::memory`] | `Failed`, kind `memory` |
+    /// | holds more than [`ChildLimits::memory`] | `Failed`, kind `memory` |
     ///
     /// A child that ends is replaced. What else was sent to it and had not begun is run by another
     /// one; nothing that ran is run again but by the job's retries. Processes that a function
@@ -229,7 +230,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
     ///
     /// The bounds on `function` are those of [`Functions::with`](crate::Functions::with): it
     /// captures nothing.
-    pub fn on_isolated<F, A>(mut self, function: F, isolation: Isolation) -> Self
+    pub fn on_isolated<F, A>(mut self, function: F, limits: ChildLimits) -> Self
     where
         F: Fn(T) -> A + 'static,
         A: IntoOutcome<R>,
@@ -239,7 +240,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         // Its type says which one it is.
         drop(function);
         self.lanes[LaneKind::Process as usize] = Some(Box::new(move |outbox: &Outbox<T, R>, clock, _: &Runtime, workers| {
-            match IsolatedLane::new::<F>(workers, isolation, outbox.clone(), clock) {
+            match IsolatedLane::new::<F>(workers, limits, outbox.clone(), clock) {
                 Ok(lane) => Arc::new(lane) as Arc<dyn Lane<T, R>>,
                 Err(error) => refusing(error, outbox, clock),
             }
@@ -260,19 +261,18 @@ where
     R: Serialize + DeserializeOwned + Send + 'static,
 {
     /// As [`isolated`](Job::isolated), for tasks that are several items.
-    pub(crate) fn isolated_parcels<F, A>(function: F, isolation: Isolation) -> Self
+    pub(crate) fn isolated_parcels<F, A>(function: F, limits: ChildLimits) -> Self
     where
         F: Fn(T) -> A + 'static,
         A: IntoOutcome<R>,
     {
         drop(function);
         let mut job = Self::on_lane(LaneKind::Process);
-        job.lanes[LaneKind::Process as usize] = Some(Box::new(move |outbox, clock, _, workers| {
-            match IsolatedLane::of_parcels::<F>(workers, isolation, outbox.clone(), clock) {
+        job.lanes[LaneKind::Process as usize] =
+            Some(Box::new(move |outbox, clock, _, workers| match IsolatedLane::of_parcels::<F>(workers, limits, outbox.clone(), clock) {
                 Ok(lane) => Arc::new(lane) as Arc<dyn Lane<_, _>>,
                 Err(error) => refusing(error, outbox, clock),
-            }
-        }));
+            }));
         job
     }
 }

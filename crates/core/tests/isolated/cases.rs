@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_core::{Backoff, Executor, Functions, Isolation, Job, LaneKind, Outcome, RetryPolicy, Stop, TaskError};
+use longshore_core::{Backoff, ChildLimits, Executor, Functions, Job, LaneKind, Outcome, RetryPolicy, Stop, TaskError};
 use serde::{Deserialize, Serialize};
 
 /// What a child is asked to do.
@@ -85,7 +85,7 @@ fn act(act: Act) -> Result<Vec<u8>, TaskError> {
         Act::Leave => return Ok(Command::new("sleep").arg("1000").spawn()?.id().to_string().into_bytes()),
         Act::Bytes(bytes) => return Ok(bytes),
         Act::Nest => {
-            let nested: Job<Act, Vec<u8>> = Job::isolated(self::act, Isolation::default());
+            let nested: Job<Act, Vec<u8>> = Job::isolated(self::act, ChildLimits::default());
             return match nested.params([Act::Pid]).collect().outcomes.pop().unwrap() {
                 Outcome::Failed(error) => Ok(error.message().as_bytes().to_vec()),
                 other => Err(format!("{other:?}").into()),
@@ -116,8 +116,8 @@ pub(crate) fn functions() -> Functions {
     Functions::new().with(act)
 }
 
-fn job(isolation: Isolation) -> Job<Act, Vec<u8>> {
-    Job::isolated(act, isolation)
+fn job(limits: ChildLimits) -> Job<Act, Vec<u8>> {
+    Job::isolated(act, limits)
 }
 
 fn text(outcome: &Outcome<Vec<u8>>) -> String {
@@ -173,7 +173,7 @@ pub(crate) const CASES: &[(&str, fn())] = &[
 
 fn an_executor_calls_functions_in_children_one_by_one() {
     let pool = Executor::builder().workers(LaneKind::Process, 2).build();
-    let calls = pool.isolated(act, Isolation::default());
+    let calls = pool.isolated(act, ChildLimits::default());
     let bad = calls.submit(Act::Abort);
     let good = calls.submit(Act::Bytes(vec![7]));
     assert_eq!(good.wait().unwrap(), [7]);
@@ -187,7 +187,7 @@ fn an_executor_calls_functions_in_children_one_by_one() {
         }
     }
     // A handle outlives what it was made by, and closing waits for its call.
-    let last = pool.isolated(act, Isolation::default()).submit(Act::Bytes(vec![9]));
+    let last = pool.isolated(act, ChildLimits::default()).submit(Act::Bytes(vec![9]));
     drop(calls);
     let closed = pool.close();
     assert_eq!(last.wait().unwrap(), [9]);
@@ -197,10 +197,10 @@ fn an_executor_calls_functions_in_children_one_by_one() {
 }
 
 /// One chunk of these, and how each ended: its result, or the kind of its error.
-fn mapped(acts: Vec<Act>, workers: usize, isolation: Isolation, timeout: Option<Duration>) -> Vec<Result<Vec<u8>, String>> {
+fn mapped(acts: Vec<Act>, workers: usize, limits: ChildLimits, timeout: Option<Duration>) -> Vec<Result<Vec<u8>, String>> {
     let builder = Executor::builder().workers(LaneKind::Process, workers);
     let pool = timeout.map_or_else(|| builder.clone(), |limit| builder.clone().timeout(limit)).build();
-    let (count, calls) = (acts.len(), pool.isolated(act, isolation));
+    let (count, calls) = (acts.len(), pool.isolated(act, limits));
     let ended =
         calls.map(acts).chunk(count).map(|ended| ended.map_err(|failed| format!("{} {}", failed.index, failed.error.kind()))).collect();
     assert_eq!(pool.close().ok(), 1, "one call");
@@ -210,28 +210,28 @@ fn mapped(acts: Vec<Act>, workers: usize, isolation: Isolation, timeout: Option<
 fn whatever_happens_to_one_of_a_chunk_is_its_own_outcome() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("notes");
-    for (isolation, children) in [
-        (Isolation::default(), 1),
-        (Isolation::default().batch(16), 2),
-        (Isolation::default().batch(3), 1),
-        (Isolation::default().max_tasks(5), 2),
+    for (limits, children) in [
+        (ChildLimits::default(), 1),
+        (ChildLimits::default().at_once(16), 2),
+        (ChildLimits::default().at_once(3), 1),
+        (ChildLimits::default().max_tasks(5), 2),
     ] {
         let mut acts: Vec<Act> = (0..16).map(|n| Act::Note(file.clone(), n)).collect();
         (acts[3], acts[8], acts[9], acts[15]) = (Act::Abort, Act::Exit(1), Act::Fail, Act::Panic);
-        let ended = mapped(acts, children, isolation.clone(), None);
+        let ended = mapped(acts, children, limits.clone(), None);
         let bad: Vec<&str> = ended.iter().filter_map(|ended| ended.as_ref().err()).map(String::as_str).collect();
-        assert_eq!((ended.len(), bad.as_slice()), (16, ["3 signal", "8 lost", "9 odd", "15 panicked"].as_slice()), "{isolation:?}");
+        assert_eq!((ended.len(), bad.as_slice()), (16, ["3 signal", "8 lost", "9 odd", "15 panicked"].as_slice()), "{limits:?}");
         let notes = fs::read_to_string(&file).unwrap();
         let mut ran: Vec<u32> = notes.lines().map(|line| line.parse().unwrap()).collect();
         ran.sort_unstable();
-        assert_eq!(ran, [0, 1, 2, 4, 5, 6, 7, 10, 11, 12, 13, 14], "each once, {isolation:?}");
+        assert_eq!(ran, [0, 1, 2, 4, 5, 6, 7, 10, 11, 12, 13, 14], "each once, {limits:?}");
         fs::remove_file(&file).unwrap();
     }
     // None of them can be sent, or found.
     let pool = Executor::builder().workers(LaneKind::Process, 1).build();
     let kinds =
         |calls: Vec<_>| calls.into_iter().map(|ended: Result<u64, longshore_core::InputError>| ended.unwrap_err().error.kind().to_owned());
-    assert_eq!(kinds(pool.isolated(stranger, Isolation::default()).map(0..3).chunk(3).collect()).collect::<Vec<_>>(), ["setup"; 3]);
+    assert_eq!(kinds(pool.isolated(stranger, ChildLimits::default()).map(0..3).chunk(3).collect()).collect::<Vec<_>>(), ["setup"; 3]);
 }
 
 fn those_behind_one_that_hangs_in_a_chunk_are_run_by_another_child() {
@@ -239,7 +239,7 @@ fn those_behind_one_that_hangs_in_a_chunk_are_run_by_another_child() {
     let gate = folder.path().join("gate");
     // What opens the gate stands behind who waits for it.
     let acts = [vec![Act::Pid; 8], vec![Act::Wait(gate.clone())], vec![Act::Pid; 6], vec![Act::Note(gate, 1)]].concat();
-    let ended = mapped(acts, 2, Isolation::default(), Some(Duration::from_secs(30)));
+    let ended = mapped(acts, 2, ChildLimits::default(), Some(Duration::from_secs(30)));
     let pids: Vec<String> = ended.into_iter().map(|ended| String::from_utf8(ended.unwrap()).unwrap()).collect();
     assert!(pids[0] == pids[8] && pids[8] != pids[9] && pids[9] == pids[15], "{pids:?}");
 }
@@ -250,7 +250,7 @@ fn only_the_one_of_a_chunk_that_passes_the_limit_is_killed_and_in_time() {
     let mut took = (0..5).map(|_| {
         let acts = [vec![Act::Pid; 5], vec![Act::Loop], vec![Act::Pid; 10]].concat();
         let began = Instant::now();
-        let ended = mapped(acts, 1, Isolation::default(), Some(limit));
+        let ended = mapped(acts, 1, ChildLimits::default(), Some(limit));
         let late: Vec<&str> = ended.iter().filter_map(|ended| ended.as_ref().err()).map(String::as_str).collect();
         assert_eq!(late, ["5 timeout"]);
         began.elapsed()
@@ -261,7 +261,7 @@ fn only_the_one_of_a_chunk_that_passes_the_limit_is_killed_and_in_time() {
 
 fn a_cancelled_executor_ends_every_call_in_a_child() {
     let pool = Executor::builder().workers(LaneKind::Process, 1).build();
-    let calls = pool.isolated(act, Isolation::default());
+    let calls = pool.isolated(act, ChildLimits::default());
     let file = std::env::temp_dir().join(format!("longshore-never-{}", std::process::id()));
     let handles: Vec<_> = (0..20).map(|_| calls.submit(Act::Wait(file.clone()))).collect();
     pool.cancel();
@@ -286,8 +286,8 @@ fn whatever_a_function_does_is_its_own_outcome() {
         (Act::Pid, "Ok("),
     ];
     for batch in [None, Some(4)] {
-        let isolation = batches(batch).memory(256 << 20);
-        let job = job(isolation).params(acts.clone().map(|(act, _)| act)).workers(2).timeout(Duration::from_secs(3));
+        let limits = batches(batch).memory(256 << 20);
+        let job = job(limits).params(acts.clone().map(|(act, _)| act)).workers(2).timeout(Duration::from_secs(3));
         let outcomes = job.collect().outcomes;
         for (outcome, (act, want)) in outcomes.iter().zip(&acts) {
             let told = format!("{outcome:?}");
@@ -303,7 +303,7 @@ fn what_ran_before_a_crash_keeps_its_answer() {
     let note = |n| Act::Note(file.clone(), n);
     let mut acts: Vec<Act> = (0..16).map(note).collect();
     (acts[3], acts[8], acts[15]) = (Act::Abort, Act::Exit(1), Act::Abort);
-    let outcomes = job(Isolation::default().batch(16)).params(acts).workers(1).queue(64).collect().outcomes;
+    let outcomes = job(ChildLimits::default().at_once(16)).params(acts).workers(1).queue(64).collect().outcomes;
     let bad: Vec<usize> = (0..16).filter(|n| !outcomes[*n].is_ok()).collect();
     assert_eq!(bad, [3, 8, 15]);
     let notes = fs::read_to_string(&file).unwrap();
@@ -321,8 +321,8 @@ fn a_crash_among_batches_that_follow_each_other_closely_is_one_tasks_alone() {
             n if n % 3 == 0 => Act::Note(file.clone(), n),
             n => Act::Bytes(n.to_le_bytes().to_vec()),
         };
-        let isolation = Isolation::default().batch(batch);
-        let outcomes = job(isolation).params((0..600).map(act_of).collect::<Vec<_>>()).workers(1).queue(1_000).collect().outcomes;
+        let limits = ChildLimits::default().at_once(batch);
+        let outcomes = job(limits).params((0..600).map(act_of).collect::<Vec<_>>()).workers(1).queue(1_000).collect().outcomes;
         for (n, outcome) in (0..600).zip(&outcomes) {
             match (act_of(n), outcome) {
                 (Act::Abort, Outcome::Killed { signal: 6 }) | (Act::Note(..), Outcome::Ok(_)) => {}
@@ -342,7 +342,7 @@ fn tasks_behind_one_that_hangs_are_run_by_another_child() {
     let (open, count) = (gate.clone(), done.clone());
     let acts = [vec![Act::Pid; 8], vec![Act::Wait(gate)], vec![Act::Pid; 7]].concat();
     // The hanging one ends only when all others have.
-    let report = job(Isolation::default().batch(16))
+    let report = job(ChildLimits::default().at_once(16))
         .params(acts)
         .workers(2)
         .queue(64)
@@ -363,7 +363,7 @@ fn a_child_that_passes_the_limit_is_killed_in_time() {
     let mut late = (0..5).map(|_| {
         let worst = Arc::new(Mutex::new(Duration::ZERO));
         let seen = worst.clone();
-        let report = job(Isolation::default())
+        let report = job(ChildLimits::default())
             .params([Act::Loop, Act::Loop])
             .workers(2)
             .timeout(limit)
@@ -380,39 +380,39 @@ fn a_child_that_passes_the_limit_is_killed_in_time() {
 
 fn only_the_task_that_hangs_in_a_batch_times_out() {
     let acts = [vec![Act::Pid; 5], vec![Act::Loop], vec![Act::Pid; 10]].concat();
-    let isolation = Isolation::default().batch(16);
-    let outcomes = job(isolation).params(acts).workers(1).queue(64).timeout(Duration::from_millis(300)).collect().outcomes;
+    let limits = ChildLimits::default().at_once(16);
+    let outcomes = job(limits).params(acts).workers(1).queue(64).timeout(Duration::from_millis(300)).collect().outcomes;
     let late: Vec<usize> = (0..16).filter(|n| !outcomes[*n].is_ok()).collect();
     assert_eq!(late, [5]);
     assert!(matches!(outcomes[5], Outcome::TimedOut { limit } if limit == Duration::from_millis(300)));
 }
 
-fn batches(batch: Option<u32>) -> Isolation {
-    let mut isolation = Isolation::default();
-    isolation.batch = batch;
-    isolation
+fn batches(batch: Option<u32>) -> ChildLimits {
+    let mut limits = ChildLimits::default();
+    limits.at_once = batch;
+    limits
 }
 
 fn children_are_replaced_after_so_many_tasks() {
     for batch in [None, Some(1), Some(100)] {
-        let isolation = batches(batch).max_tasks(3);
-        let outcomes = job(isolation).params(vec![Act::Pid; 10]).workers(1).queue(64).collect().outcomes;
+        let limits = batches(batch).max_tasks(3);
+        let outcomes = job(limits).params(vec![Act::Pid; 10]).workers(1).queue(64).collect().outcomes;
         let pids: Vec<String> = outcomes.iter().map(text).collect();
         assert_eq!(pids.iter().collect::<HashSet<_>>().len(), 4, "{pids:?} in batches of {batch:?}");
         assert!(pids[0] == pids[2] && pids[2] != pids[3] && pids[3] == pids[5], "{pids:?} in batches of {batch:?}");
     }
-    let kept = job(Isolation::default()).params(vec![Act::Pid; 10]).workers(1).collect().outcomes;
+    let kept = job(ChildLimits::default()).params(vec![Act::Pid; 10]).workers(1).collect().outcomes;
     assert_eq!(kept.iter().map(text).collect::<HashSet<_>>().len(), 1);
 }
 
 fn children_are_replaced_when_they_are_old_or_large() {
-    let isolation = Isolation::default().max_age(Duration::ZERO).batch(1);
-    let outcomes = job(isolation).params(vec![Act::Pid; 4]).workers(1).collect().outcomes;
+    let limits = ChildLimits::default().max_age(Duration::ZERO).at_once(1);
+    let outcomes = job(limits).params(vec![Act::Pid; 4]).workers(1).collect().outcomes;
     assert_eq!(outcomes.iter().map(text).collect::<HashSet<_>>().len(), 4);
 
     // Together they leak more than the limit, and none of them does.
-    let isolation = Isolation::default().memory(512 << 20).batch(1);
-    let outcomes = job(isolation).params(vec![Act::Leak(80); 10]).workers(1).collect().outcomes;
+    let limits = ChildLimits::default().memory(512 << 20).at_once(1);
+    let outcomes = job(limits).params(vec![Act::Leak(80); 10]).workers(1).collect().outcomes;
     let pids: HashSet<String> = outcomes.iter().map(text).collect();
     assert!(pids.len() > 1, "{pids:?}");
 }
@@ -432,12 +432,12 @@ fn payloads_and_results_may_be_large() {
 fn a_retry_runs_in_a_new_child() {
     let folder = tempfile::tempdir().unwrap();
     let policy = RetryPolicy::times(2).backoff(Backoff::Fixed(Duration::from_millis(1)));
-    let report = job(Isolation::default()).params([Act::AbortOnce(folder.path().join("once")), Act::Pid]).retry(policy).run();
+    let report = job(ChildLimits::default()).params([Act::AbortOnce(folder.path().join("once")), Act::Pid]).retry(policy).run();
     assert_eq!((report.ok(), report.retries), (2, 1));
 }
 
 fn what_a_function_leaves_behind_is_killed_with_its_child() {
-    let outcomes = job(Isolation::default()).params([Act::Leave]).collect().outcomes;
+    let outcomes = job(ChildLimits::default()).params([Act::Leave]).collect().outcomes;
     let left = text(&outcomes[0]);
     soon("the process that was left behind is gone", || !lives(&left));
 
@@ -447,7 +447,7 @@ fn what_a_function_leaves_behind_is_killed_with_its_child() {
     let gate = folder.path().join("gate");
     let (open, seen) = (gate.clone(), Arc::new(Mutex::new(String::new())));
     let left = seen.clone();
-    let report = job(Isolation::default().max_tasks(1))
+    let report = job(ChildLimits::default().max_tasks(1))
         .workers(1)
         .params([Act::Leave, Act::Wait(gate)])
         .on_task_complete(move |task| {
@@ -468,7 +468,7 @@ fn a_stopped_job_ends_its_children() {
             let folder = tempfile::tempdir().unwrap();
             let notes = folder.path().join("notes");
             let acts = [Act::Note(notes.clone(), 1), Act::Loop, Act::Loop, Act::Pid];
-            let running = job(Isolation::default()).params(acts).workers(2).start();
+            let running = job(ChildLimits::default()).params(acts).workers(2).start();
             let handle = running.handle().clone();
             soon("the first task has run", || notes.exists());
             handle.stop(how);
@@ -484,7 +484,7 @@ pub(crate) fn parent_if_asked() {
     if std::env::args().nth(1).is_none_or(|arg| arg != "part-of-the-parent") {
         return;
     }
-    let report = job(Isolation::default())
+    let report = job(ChildLimits::default())
         .params([Act::Pid, Act::Leave, Act::Loop])
         .workers(1)
         .on_task_complete(|task| println!("{}", text(&task.outcome)))
@@ -505,13 +505,13 @@ fn children_die_with_their_parent() {
 }
 
 fn a_function_that_was_not_added_says_so() {
-    let outcome = Job::isolated(stranger, Isolation::default()).params([1]).collect().outcomes.pop().unwrap();
+    let outcome = Job::isolated(stranger, ChildLimits::default()).params([1]).collect().outcomes.pop().unwrap();
     let error = outcome.error().unwrap();
     assert!(error.kind() == "setup" && error.message().contains("stranger") && error.message().contains("init_with"), "{error}");
 }
 
 fn a_child_cannot_have_children_of_this_kind() {
-    let outcomes = job(Isolation::default()).params([Act::Nest, Act::Stdin]).collect().outcomes;
+    let outcomes = job(ChildLimits::default()).params([Act::Nest, Act::Stdin]).collect().outcomes;
     assert!(text(&outcomes[0]).contains("child process of a child process"), "{outcomes:?}");
     assert_eq!(text(&outcomes[1]), "");
 }

@@ -2,7 +2,7 @@
 //! programs of their own, which have a thread.
 
 use longshore_core::{
-    Attempt, CancelToken, Clock, Isolation, LaneKind, Outcome, TaskError,
+    Attempt, CancelToken, ChildLimits, Clock, LaneKind, Outcome, TaskError,
     lane::{Context, Lane, Outbox, Stop, blocking::BlockingLane, isolated::IsolatedLane},
 };
 
@@ -24,9 +24,9 @@ pub(crate) struct ProcessLane {
 impl ProcessLane {
     /// A lane with so many children at most. Without `init_app` it has none, and says so to each
     /// task that wants one.
-    pub(crate) fn new(starter: Starter, size: usize, isolation: Isolation, outbox: Outbox<Ticket, Answer>, clock: Clock) -> Self {
+    pub(crate) fn new(starter: Starter, size: usize, limits: ChildLimits, outbox: Outbox<Ticket, Answer>, clock: Clock) -> Self {
         let threads = BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock);
-        let children = lane_of(isolated_entry, size, isolation, outbox.clone(), clock);
+        let children = lane_of(isolated_entry, size, limits, outbox.clone(), clock);
         Self { starter, threads, children, outbox }
     }
 }
@@ -35,14 +35,14 @@ impl ProcessLane {
 fn lane_of<F: 'static>(
     _: F,
     size: usize,
-    isolation: Isolation,
+    limits: ChildLimits,
     outbox: Outbox<Ticket, Answer>,
     clock: Clock,
 ) -> Result<IsolatedLane<Ticket, Answer>, TaskError> {
     // One at a time: what waits for its turn can still be revoked, and has not begun in anybody's
     // eyes.
-    let isolation = isolation.batch(1);
-    IsolatedLane::between::<F, IsolatedCall, IsolatedAnswer>(|Ticket(work)| work.is_called_off(), size, isolation, outbox, clock)
+    let limits = limits.at_once(1);
+    IsolatedLane::between::<F, IsolatedCall, IsolatedAnswer>(|Ticket(work)| work.is_called_off(), size, limits, outbox, clock)
 }
 
 impl Lane<Ticket, Answer> for ProcessLane {

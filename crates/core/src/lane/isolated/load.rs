@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Pool, blame::Progress, parcel::Ends, wire::Batch};
+use super::{IsolatedPool, parcel::Ends, progress::Progress, wire::Batch};
 use crate::{
     lane::caught,
     outcome::Outcome,
@@ -15,7 +15,7 @@ pub(super) struct Load<T> {
     pub(super) batch: Batch,
     /// The attempts that the batch's items belong to; those that have their outcome, or none of
     /// their own, are gone.
-    pub(super) parts: Vec<Option<Part<T>>>,
+    pub(super) parts: Vec<Option<LoadPart<T>>>,
     /// The batch's items by number; those that have their outcome are gone.
     pub(super) items: Vec<Option<Item>>,
     /// How many items and attempts there were when it was sent.
@@ -30,7 +30,7 @@ pub(super) struct Load<T> {
 }
 
 /// An attempt that has items in the batch.
-pub(super) struct Part<T> {
+pub(super) struct LoadPart<T> {
     pub(super) attempt: Attempt<T>,
     /// The number of its first item, and how many there are.
     pub(super) first: usize,
@@ -71,7 +71,7 @@ impl<T> Load<T> {
 
     /// Takes the items from this one on out of the batch: the attempts, or their parts, that are
     /// left.
-    pub(super) fn unload<R>(&mut self, pool: &Pool<T, R>, from: usize) -> Vec<Attempt<T>> {
+    pub(super) fn unload<R>(&mut self, pool: &IsolatedPool<T, R>, from: usize) -> Vec<Attempt<T>> {
         let mut back = Vec::new();
         for item in self.items.drain(from.min(self.items.len())..).flatten() {
             let held = &mut self.parts[item.part as usize];
@@ -95,7 +95,7 @@ impl<T> Load<T> {
 
 /// What the end of an item makes of its attempt, which is gone if all of it has ended: the outcome,
 /// if that is here.
-pub(super) fn resolve<T, R>(held: &mut Option<Part<T>>, ends: Ends<R>) -> Option<(Part<T>, Outcome<R>)> {
+pub(super) fn resolve<T, R>(held: &mut Option<LoadPart<T>>, ends: Ends<R>) -> Option<(LoadPart<T>, Outcome<R>)> {
     if matches!(ends, Ends::Open) {
         return None;
     }

@@ -4,28 +4,30 @@
 use std::{
     convert::Infallible,
     io,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    CHUNK, Isolation, MOST, Pool,
-    blame::{Progress, Why, blame},
+    CHUNK, IsolatedPool, MOST,
+    board::{BoardLink, Sending},
     chunk,
-    link::{Link, Sending},
-    load::{Item, Load, Part, finished, resolve},
+    load::{Item, Load, LoadPart, finished, resolve},
     parcel::{Ends, Said},
-    wire::{self},
+    progress::Progress,
+    wire,
 };
 use crate::{
     error::TaskError,
+    lane::children::{
+        ChildLink as _, KeptChild, LOOK, Waited,
+        blame::{Why, blame},
+    },
     outcome::Outcome,
     stamp::Stamp,
     task::{Attempt, Finished},
 };
 
-/// Between two looks at the memory of a child.
-const LOOK: Duration = Duration::from_millis(20);
 /// Between two looks at the board while a child has several items.
 const TICK: Duration = Duration::from_millis(10);
 /// An item that has been running for this long holds up those behind it no longer.
@@ -42,10 +44,10 @@ const SOON: Duration = Duration::from_millis(1);
 const FRUITLESS: u32 = 3;
 
 /// One child after the other, and what its thread keeps for it.
-pub(super) struct Seat<T, R> {
-    pool: Arc<Pool<T, R>>,
+pub(super) struct BoardSeat<T, R> {
+    pool: Arc<IsolatedPool<T, R>>,
     slot: u32,
-    link: Option<Link>,
+    child: Option<KeptChild<BoardLink>>,
     /// What the child works on.
     front: Load<T>,
     /// What it gets next, or has got already.
@@ -59,22 +61,20 @@ pub(super) struct Seat<T, R> {
     scratch: Vec<u8>,
     /// A mean of what an item takes, in nanoseconds; the first ones are sent one at a time.
     each: f64,
-    looked: Instant,
-    resident: u64,
     fruitless: u32,
 }
 
-impl<T, R> Seat<T, R>
+impl<T, R> BoardSeat<T, R>
 where
     T: Send + 'static,
     R: Send + 'static,
 {
-    pub(super) fn new(pool: Arc<Pool<T, R>>, slot: u32) -> Self {
+    pub(super) fn new(pool: Arc<IsolatedPool<T, R>>, slot: u32) -> Self {
         let now = pool.clock.now();
         Self {
             pool,
             slot,
-            link: None,
+            child: None,
             front: Load::new(now),
             next: Load::new(now),
             done: Vec::with_capacity(MOST),
@@ -82,23 +82,26 @@ where
             held: now,
             scratch: Vec::new(),
             each: CHUNK.as_nanos() as f64,
-            looked: now,
-            resident: 0,
             fruitless: 0,
         }
     }
 
     pub(super) fn serve(mut self) {
         loop {
-            let given = self.link.as_ref().map_or(0, |link| link.tasks);
+            let given = self.child.as_ref().map_or(0, |child| child.tasks);
             if !self.take(given, BATCH_BYTES, true) {
                 break;
             }
             self.run();
         }
         self.flush();
-        if let Some(link) = self.link.take() {
-            link.retire();
+        self.retire();
+    }
+
+    /// Ends the child that is there, if there is one.
+    fn retire(&mut self) {
+        if let Some(child) = self.child.take() {
+            child.link.retire(self.pool.limits.farewell);
         }
     }
 
@@ -107,43 +110,40 @@ where
     fn take(&mut self, given: u32, bytes: usize, wait: bool) -> bool {
         self.next.clear();
         let pool = self.pool.clone();
-        let mut state = pool.lock();
-        while state.queue.is_empty() {
+        let mut state = loop {
+            if let Some(state) = pool.queue.look() {
+                break state;
+            }
             if !wait {
                 return false;
             }
-            if !self.done.is_empty() {
-                drop(state);
-                self.flush();
-                state = pool.lock();
-                continue;
+            // Whoever waits for what has ended here is not to wait for more to do as well.
+            self.flush();
+            match pool.queue.wait(pool.limits.max_idle.filter(|_| self.child.is_some())) {
+                Waited::Work(state) => break state,
+                Waited::Idle => self.retire(),
+                Waited::Closed => return false,
             }
-            if state.closed {
-                return false;
-            }
-            state.idle += 1;
-            state = pool.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.idle -= 1;
-        }
-        let want = pool.isolation.batch.map_or_else(|| chunk(self.each), |batch| (batch as usize).clamp(1, MOST));
+        };
+        let want = pool.limits.at_once.map_or_else(|| chunk(self.each), |batch| (batch as usize).clamp(1, MOST));
         // Never more than a fair share: the last attempts of a job are for all children.
-        let fair = if pool.isolation.batch.is_some() { MOST } else { state.queue.len().div_ceil(pool.size) };
-        let room = self.rest(given).clamp(1, MOST);
-        let mut taken = Vec::with_capacity(want.min(fair).min(state.queue.len()));
+        let fair = if pool.limits.at_once.is_some() { MOST } else { state.waiting.len().div_ceil(pool.queue.size) };
+        let room = pool.limits.rest(given, MOST);
+        let mut taken = Vec::with_capacity(want.min(fair).min(state.waiting.len()));
         let mut count = 0;
         while taken.len() < fair
-            && let Some(next) = state.queue.front()
+            && let Some(next) = state.waiting.front()
         {
             let items = (pool.items.count)(&next.payload);
             if !taken.is_empty() && count + items > want.min(room) {
                 break;
             }
             count += items;
-            taken.extend(state.queue.pop_front());
+            taken.extend(state.waiting.pop_front());
         }
         let stopped = state.stop.is_some();
         drop(state);
-        let most = if pool.isolation.batch.is_some() { want.min(room) } else { room };
+        let most = if pool.limits.at_once.is_some() { want.min(room) } else { room };
         let (mut taken, mut rest) = (taken.into_iter(), None);
         while rest.is_none()
             && let Some(attempt) = taken.next()
@@ -192,18 +192,8 @@ where
                 },
             }
         }
-        load.parts.push(Some(Part { attempt, first, count: load.items.len() - first, began: None }));
+        load.parts.push(Some(LoadPart { attempt, first, count: load.items.len() - first, began: None }));
         rest
-    }
-
-    /// How many more tasks the child may be given.
-    fn rest(&self, given: u32) -> usize {
-        match self.pool.isolation.max_tasks {
-            // A child that has had its last is replaced before the next batch.
-            Some(most) if given < most => (most - given) as usize,
-            Some(most) => most as usize,
-            None => MOST,
-        }
     }
 
     /// Runs the batch, and others as long as there is no pause: afterwards each of their items has
@@ -212,68 +202,66 @@ where
         if self.next.items.is_empty() {
             return;
         }
-        let mut link = match self.child() {
-            Ok(link) => link,
+        let mut child = match self.fit() {
+            Ok(child) => child,
             Err(error) => return self.fail(&error),
         };
-        match self.exchange(&mut link) {
+        match self.exchange(&mut child) {
             Ok(()) => {
                 self.fruitless = 0;
-                self.link = Some(link);
+                self.child = Some(child);
             }
-            Err(why) => self.bury(link, why),
+            Err(why) => self.bury(child.link, why),
         }
     }
 
     /// The child that is there, if it still serves, or a new one.
-    fn child(&mut self) -> Result<Link, TaskError> {
-        let now = self.pool.clock.now();
-        if let Some(link) = self.link.take() {
-            // A child that was never looked at is, however soon it is asked again.
-            let due = self.resident == 0 || now.saturating_duration_since(self.looked) >= LOOK;
-            if self.pool.isolation.worn_size().is_some() && due {
-                (self.looked, self.resident) = (now, link.resident());
-            }
-            if !self.pool.isolation.is_worn(link.tasks, now.saturating_duration_since(link.born), self.resident) {
-                return Ok(link);
-            }
-            link.retire();
+    fn fit(&mut self) -> Result<KeptChild<BoardLink>, TaskError> {
+        let (now, pool) = (self.pool.clock.now(), self.pool.clone());
+        if let Some(child) = self.child.as_mut()
+            && child.is_worn(&pool.limits, now)
+        {
+            self.retire();
         }
-        (self.looked, self.resident) = (now, 0);
-        if let Some(error) = self.pool.broken.get() {
+        if let Some(child) = self.child.take() {
+            return Ok(child);
+        }
+        if let Some(error) = pool.broken.get() {
             return Err(error.clone());
         }
-        Link::start(self.pool.function, self.slot, &self.pool.children, now).inspect_err(|error| {
+        let started = BoardLink::start(pool.function, self.slot, &pool.children, pool.limits.start_up);
+        let link = started.inspect_err(|error| {
             // That comes from how the program begins, and another start would be the same, after
             // the same wait.
             if error.kind() == "setup" {
-                let _ = self.pool.broken.set(error.clone());
+                let _ = pool.broken.set(error.clone());
             }
-        })
+        })?;
+        Ok(KeptChild::new(link, now))
     }
 
     /// Sends the batch and takes its answers until it is done, and others behind it. `Err` when the
     /// child has to be buried: why it was killed, or nothing if it ended by itself.
-    fn exchange(&mut self, link: &mut Link) -> Result<(), Option<Why>> {
+    fn exchange(&mut self, child: &mut KeptChild<BoardLink>) -> Result<(), Option<Why>> {
         self.advance();
-        Self::send(&mut self.front, link)?;
+        Self::send(&mut self.front, child)?;
         loop {
             // A child that will soon be done gets the next batch before it is: neither waits for
             // the other then.
-            if self.may_follow(link) && self.take(link.tasks, SHORT_BYTES, false) {
+            if self.may_follow(child) && self.take(child.tasks, SHORT_BYTES, false) {
                 if self.next.batch.len() > 2 * SHORT_BYTES {
                     let back = self.next.unload(&self.pool, 0);
                     self.pool.put_back(back.into_iter());
                 } else if !self.next.items.is_empty() {
-                    Self::send(&mut self.next, link)?;
+                    Self::send(&mut self.next, child)?;
                 }
             }
             // The child has something to do: now is the time to report what is done.
             if self.held_long(self.pool.clock.now()) {
                 self.flush();
             }
-            self.attend(link)?;
-            if link.flying() == 0 {
+            self.attend(child)?;
+            if child.link.in_flight() == 0 {
                 return Ok(());
             }
             self.advance();
@@ -289,10 +277,11 @@ where
         (front.since, front.progress, front.mark) = (now, Progress::new(now), now);
     }
 
-    fn send(load: &mut Load<T>, link: &mut Link) -> Result<(), Option<Why>> {
+    fn send(load: &mut Load<T>, child: &mut KeptChild<BoardLink>) -> Result<(), Option<Why>> {
         load.all = (load.items.len(), load.parts.len());
+        child.give(load.items.len() as u32);
         let limit = load.limit(0);
-        match link.send(load.batch.finish(), load.items.len() as u32, limit).map_err(|error| Some(broken(&error)))? {
+        match child.link.send(load.batch.finish(), limit).map_err(|error| Some(broken(&error)))? {
             Sending::Done => Ok(()),
             Sending::Ended => Err(None),
             Sending::Late => Err(limit.map(Why::Late)),
@@ -301,22 +290,21 @@ where
 
     /// Whether the child should have another batch now: if it will soon be done, and nothing has to
     /// be looked at between the two.
-    fn may_follow(&self, link: &Link) -> bool {
-        let (front, isolation) = (&self.front, &self.pool.isolation);
-        link.flying() == 1
+    fn may_follow(&self, child: &KeptChild<BoardLink>) -> bool {
+        let front = &self.front;
+        child.link.in_flight() == 1
             && self.each * (front.all.0 as f64) < SOON.as_nanos() as f64
             && front.batch.len() <= SHORT_BYTES
             && self.pool.called_off.is_none()
-            && isolation.worn_size().is_none()
-            && !isolation.is_worn(link.tasks, self.pool.clock.now().saturating_duration_since(link.born), 0)
+            && child.may_have_more(&self.pool.limits, self.pool.clock.now())
     }
 
     /// Takes the answers of the first batch until it is done.
-    fn attend(&mut self, link: &mut Link) -> Result<(), Option<Why>> {
+    fn attend(&mut self, child: &mut KeptChild<BoardLink>) -> Result<(), Option<Why>> {
         loop {
-            let ended = !link.has_said() && link.wait(self.patience(link)).map_err(|error| Some(broken(&error)))?.ended;
+            let ended = !child.link.has_said() && child.link.wait(self.patience(child)).map_err(|error| Some(broken(&error)))?.ended;
             let now = self.pool.clock.now();
-            let done = self.collect(link, now).map_err(|why| Some(Why::Broken(why.to_owned())))?;
+            let done = self.collect(&mut child.link, now).map_err(|why| Some(Why::Broken(why.to_owned())))?;
             let front = &mut self.front;
             if done {
                 if front.items.iter().any(Option::is_some) {
@@ -335,22 +323,22 @@ where
             if ended {
                 return Err(None);
             }
-            front.progress.see(link.begun(0), now);
+            front.progress.see(child.link.begun(0), now);
             if self.held_long(now) {
                 self.flush();
             }
-            if let Some(why) = self.too_far(link, now) {
+            if let Some(why) = self.too_far(child, now) {
                 return Err(Some(why));
             }
             let front = &mut self.front;
             let running = now.saturating_duration_since(front.progress.since());
             let others = front.items.len() > front.progress.item() + 1 || !self.next.items.is_empty();
             // Not before the first one has been begun, for that one stays here, with its limit.
-            if running >= STUCK && link.begun(0) > 0 && others {
-                let begun = link.take_back(0);
+            if running >= STUCK && child.link.begun(0) > 0 && others {
+                let begun = child.link.take_back(0);
                 let mut back = front.unload(&self.pool, begun);
-                if link.flying() > 1 {
-                    let begun = link.take_back(1);
+                if child.link.in_flight() > 1 {
+                    let begun = child.link.take_back(1);
                     back.append(&mut self.next.unload(&self.pool, begun));
                 }
                 self.pool.put_back(back.into_iter());
@@ -360,19 +348,19 @@ where
     }
 
     /// How long the child may be left alone.
-    fn patience(&self, link: &Link) -> Option<Duration> {
+    fn patience(&self, child: &KeptChild<BoardLink>) -> Option<Duration> {
         let now = self.pool.clock.now();
         let progress = &self.front.progress;
         let limit = self.front.limit(progress.item()).and_then(|limit| progress.since().checked_add(limit));
-        let look = self.pool.isolation.memory.and_then(|_| self.looked.checked_add(LOOK));
-        let tick = (self.front.items.len() > 1 || link.flying() > 1).then(|| now + TICK);
+        let look = child.next_look(&self.pool.limits);
+        let tick = (self.front.items.len() > 1 || child.link.in_flight() > 1).then(|| now + TICK);
         let called_off = self.pool.called_off.map(|_| now + LOOK);
         let held = (!self.done.is_empty()).then(|| self.held + CHUNK);
         [limit, look, tick, called_off, held].into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
     }
 
     /// Whether the child has passed a limit.
-    fn too_far(&mut self, link: &Link, now: Instant) -> Option<Why> {
+    fn too_far(&self, child: &mut KeptChild<BoardLink>, now: Instant) -> Option<Why> {
         let progress = self.front.progress;
         if let Some(limit) = self.front.limit(progress.item())
             && now.saturating_duration_since(progress.since()) >= limit
@@ -384,15 +372,11 @@ where
         {
             return Some(Why::CalledOff);
         }
-        let limit = self.pool.isolation.memory?;
-        if now.saturating_duration_since(self.looked) >= LOOK {
-            (self.looked, self.resident) = (now, link.resident());
-        }
-        (self.resident > limit).then_some(Why::Large { held: self.resident, limit })
+        child.too_large(&self.pool.limits, now)
     }
 
     /// Takes the answers of the first batch that are there; whether it is done.
-    fn collect(&mut self, link: &mut Link, now: Instant) -> Result<bool, &'static str> {
+    fn collect(&mut self, link: &mut BoardLink, now: Instant) -> Result<bool, &'static str> {
         let first = self.done.len();
         self.places.clear();
         let Self { front, done, places, slot, pool, scratch, .. } = self;
@@ -434,11 +418,11 @@ where
     }
 
     /// Ends a child, if it has not ended, and finds out what that means for each item that it had.
-    fn bury(&mut self, mut link: Link, why: Option<Why>) {
+    fn bury(&mut self, mut link: BoardLink, why: Option<Why>) {
         link.kill();
         // What it has said and published counts, whatever ended it.
         let last_words = link.wait_for_end().map(|()| self.last_words(&mut link));
-        let (now, flying, over) = (self.pool.clock.now(), link.flying(), usize::from(self.front.done));
+        let (now, flying, over) = (self.pool.clock.now(), link.in_flight(), usize::from(self.front.done));
         let begun = [0, 1].map(|load: usize| match load.checked_sub(over) {
             // What it calls done was begun, all of it.
             None => usize::MAX,
@@ -479,13 +463,13 @@ where
     }
 
     /// Takes all answers of a child that has ended; what it did that no child of ours does.
-    fn last_words(&mut self, link: &mut Link) -> Option<&'static str> {
+    fn last_words(&mut self, link: &mut BoardLink) -> Option<&'static str> {
         while !self.front.done {
             if let Err(text) = self.collect(link, self.pool.clock.now()) {
                 return Some(text);
             }
             // What it left out of a batch that it calls done has to be found there.
-            if self.front.done && link.flying() > 0 && self.front.items.iter().all(Option::is_none) {
+            if self.front.done && link.in_flight() > 0 && self.front.items.iter().all(Option::is_none) {
                 self.advance();
             } else {
                 break;
@@ -528,46 +512,4 @@ where
 
 fn broken(error: &io::Error) -> Why {
     Why::Broken(format!("it cannot be talked to: {error}"))
-}
-
-impl Isolation {
-    /// Returns the memory beyond which a child is replaced between tasks.
-    fn worn_size(&self) -> Option<u64> {
-        [self.max_size, self.memory.map(|memory| memory / 2)].into_iter().flatten().min()
-    }
-
-    /// Returns whether a child that has nothing to do is to be replaced.
-    fn is_worn(&self, tasks: u32, age: Duration, resident: u64) -> bool {
-        self.max_tasks.is_some_and(|most| tasks >= most)
-            || self.max_age.is_some_and(|most| age > most)
-            || self.worn_size().is_some_and(|most| resident > most)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_child_is_replaced_after_its_tasks_its_age_or_its_size() {
-        let none = Isolation::default();
-        let tasks = none.clone().max_tasks(3);
-        let age = none.clone().max_age(Duration::from_secs(9));
-        let size = none.clone().max_size(100);
-        let memory = none.clone().memory(100);
-        let s = Duration::from_secs;
-        for (isolation, given, old, held, worn) in [
-            (&none, u32::MAX, Duration::MAX, u64::MAX, false),
-            (&tasks, 2, s(0), 0, false),
-            (&tasks, 3, s(0), 0, true),
-            (&age, 1, s(9), 0, false),
-            (&age, 1, s(10), 0, true),
-            (&size, 1, s(0), 100, false),
-            (&size, 1, s(0), 101, true),
-            (&memory, 1, s(0), 50, false),
-            (&memory, 1, s(0), 51, true),
-        ] {
-            assert_eq!(isolation.is_worn(given, old, held), worn, "{isolation:?} {given} {old:?} {held}");
-        }
-    }
 }

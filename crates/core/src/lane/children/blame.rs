@@ -1,10 +1,6 @@
-//! What an attempt's outcome is when its child has ended, and since when an item has been running:
-//! decisions without effects.
+//! Which outcome a task has whose child has ended: decisions without effects.
 
-use std::{
-    convert::Infallible,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, time::Duration};
 
 use crate::{
     error::TaskError,
@@ -12,9 +8,9 @@ use crate::{
     outcome::Outcome,
 };
 
-/// Why we killed a child.
+/// A reason why we killed a child.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+pub(crate) enum Why {
     /// An item passed its limit.
     Late(Duration),
     /// It held this much memory.
@@ -25,8 +21,8 @@ pub(super) enum Why {
     Broken(String),
 }
 
-/// The outcome of the item that a child was running when it ended.
-pub(super) fn blame(why: Option<&Why>, end: &End) -> Outcome<Infallible> {
+/// Returns the outcome of the item that a child was running when it ended.
+pub(crate) fn blame(why: Option<&Why>, end: &End) -> Outcome<Infallible> {
     match (why, end.status.exit) {
         (_, _) if end.stopped => Outcome::Cancelled,
         (Some(Why::CalledOff), _) => Outcome::Cancelled,
@@ -41,39 +37,6 @@ pub(super) fn blame(why: Option<&Why>, end: &End) -> Outcome<Infallible> {
 fn memory(held: u64, limit: u64) -> TaskError {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     TaskError::new("memory", format!("its child process held {} MiB and was killed; the limit is {} MiB", mib(held), mib(limit)))
-}
-
-/// Which item of a batch has been running, and since when as far as the parent knows. The child
-/// does not say when it begins an item (that would cost it a look at the clock), so an item counts
-/// from when it was first seen: never too early, and late by no more than the time between two
-/// looks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Progress {
-    begun: usize,
-    since: Instant,
-}
-
-impl Progress {
-    /// A batch that was sent now.
-    pub(super) fn new(now: Instant) -> Self {
-        Self { begun: 1, since: now }
-    }
-
-    /// That many have been begun by now. The first one counts from when it was sent.
-    pub(super) fn see(&mut self, begun: usize, now: Instant) {
-        if begun > self.begun {
-            *self = Self { begun, since: now };
-        }
-    }
-
-    /// The item that runs, from 0.
-    pub(super) fn item(&self) -> usize {
-        self.begun - 1
-    }
-
-    pub(super) fn since(&self) -> Instant {
-        self.since
-    }
 }
 
 #[cfg(test)]
@@ -102,17 +65,6 @@ mod tests {
             let outcome = blame(why.as_ref(), &end(exit, stopped));
             let told = format!("{outcome:?}");
             assert!(told.contains(want), "{why:?} {exit:?} {stopped}: {told}");
-        }
-    }
-
-    #[test]
-    fn an_item_runs_from_when_it_was_first_seen() {
-        let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        let mut progress = Progress::new(start);
-        for (begun, now, item, since) in [(0, 5, 0, 0), (1, 10, 0, 0), (4, 20, 3, 20), (4, 30, 3, 20), (5, 40, 4, 40)] {
-            progress.see(begun, at(now));
-            assert_eq!((progress.item(), progress.since()), (item, at(since)), "{begun} at {now}");
         }
     }
 }

@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     error::{Again, TaskError},
-    lane::child::{Child, Children, End},
+    lane::{
+        child::{Child, Children, End},
+        children::ChildLink,
+    },
 };
 
 /// How long a child may take until it is in `init`; it needs milliseconds, but the machine may be
@@ -35,7 +38,7 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(20);
 const FAREWELL: Duration = Duration::from_millis(200);
 
 /// A child that has said hello.
-pub(super) struct Link {
+pub(super) struct BoardLink {
     child: Child,
     requests: PipeWriter,
     /// The other end of the requests. A pipe that nobody can read would end a program that does not
@@ -53,9 +56,6 @@ pub(super) struct Link {
     cpu: u64,
     /// How many tasks have ended since it last said its CPU time.
     unpaid: u32,
-    pub(super) born: Instant,
-    /// How many tasks it has been given.
-    pub(super) tasks: u32,
 }
 
 /// How far sending came.
@@ -75,14 +75,14 @@ pub(super) struct News {
     pub(super) ended: bool,
 }
 
-impl Link {
+impl BoardLink {
     /// Starts a child for a function, on a thread that lives longer than the child (its death would
     /// be the child's), and waits for its hello.
     ///
     /// # Errors
     /// Kind `spawn` when there is none to be had now, `setup` when what was started is no child,
     /// `cancelled` when the children are being stopped.
-    pub(super) fn start(function: Function, slot: u32, children: &Children, now: Instant) -> Result<Self, TaskError> {
+    pub(super) fn start(function: Function, slot: u32, children: &Children, start_up: Option<Duration>) -> Result<Self, TaskError> {
         if children.is_stopping() {
             return Err(stopped());
         }
@@ -90,8 +90,8 @@ impl Link {
             let named = TaskError::new("spawn", format!("no child process for `{}` can be started: {error}", function.name));
             error.raw_os_error().map_or_else(|| named.clone(), |code| named.clone().with_code(code.into()))
         };
-        let mut link = Self::spawn(function, slot, children, now).map_err(failed)?;
-        let why = match link.hello(function.name) {
+        let mut link = Self::spawn(function, slot, children).map_err(failed)?;
+        let why = match link.hello(function.name, start_up.unwrap_or(HELLO_PATIENCE)) {
             Ok(()) => return Ok(link),
             Err(why) => why,
         };
@@ -107,7 +107,7 @@ impl Link {
         .with_again(Again::Never))
     }
 
-    fn spawn(function: Function, slot: u32, children: &Children, now: Instant) -> io::Result<Self> {
+    fn spawn(function: Function, slot: u32, children: &Children) -> io::Result<Self> {
         let board = Board::new()?;
         let (socket, theirs) = UnixStream::pair()?;
         let (unbroken, requests) = io::pipe()?;
@@ -135,13 +135,11 @@ impl Link {
             done: 0,
             cpu: 0,
             unpaid: 0,
-            born: now,
-            tasks: 0,
         })
     }
 
-    fn hello(&mut self, name: &str) -> Result<(), &'static str> {
-        let until = Instant::now() + HELLO_PATIENCE;
+    fn hello(&mut self, name: &str, patience: Duration) -> Result<(), &'static str> {
+        let until = Instant::now() + patience;
         loop {
             let news = self.wait(Some(until.saturating_duration_since(Instant::now()))).map_err(|_| "could not be waited for")?;
             let eof = self.inbox.fill(&self.answers).map_err(|_| "could not be heard")?;
@@ -162,14 +160,13 @@ impl Link {
         Ok(News { said, ended })
     }
 
-    /// Sends a batch of `count` items, with no more than one before it that is not done; waits for
+    /// Sends a batch, with no more than one before it that is not done; waits for
     /// a child that is slow to take it.
-    pub(super) fn send(&mut self, mut batch: &[u8], count: u32, limit: Option<Duration>) -> io::Result<Sending> {
+    pub(super) fn send(&mut self, mut batch: &[u8], limit: Option<Duration>) -> io::Result<Sending> {
         let side = self.sent % SIDES;
         self.board.reset(side);
         self.seen[side] = 0;
         self.sent += 1;
-        self.tasks = self.tasks.saturating_add(count);
         let began = Instant::now();
         while !batch.is_empty() {
             match (&self.requests).write(batch) {
@@ -241,11 +238,6 @@ impl Link {
         Ok(done)
     }
 
-    /// How many batches it has that are not done.
-    pub(super) fn flying(&self) -> usize {
-        self.sent - self.done
-    }
-
     /// Whether it has said something that was not taken yet, so that there is nothing to wait for.
     pub(super) fn has_said(&self) -> bool {
         self.inbox.has_next()
@@ -274,11 +266,6 @@ impl Link {
         Some(Duration::from_nanos(used) / std::mem::take(&mut self.unpaid))
     }
 
-    /// The memory that it holds now, in bytes.
-    pub(super) fn resident(&self) -> u64 {
-        isolated::resident_bytes(self.child.pid()).unwrap_or(0)
-    }
-
     /// Kills its group, at once and by force; [`end`](Self::end) tells how it went.
     pub(super) fn kill(&self) {
         self.child.kill();
@@ -294,13 +281,23 @@ impl Link {
     pub(super) fn end(self) -> io::Result<End> {
         self.child.reap()
     }
+}
 
-    /// Lets a child that has nothing to do end by itself (it writes what its program writes at its
-    /// end), then kills what is left of its group.
-    pub(super) fn retire(self) {
+impl ChildLink for BoardLink {
+    fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// Batches that are not done.
+    fn in_flight(&self) -> usize {
+        self.sent - self.done
+    }
+
+    /// It writes what its program writes at its end.
+    fn retire(self, farewell: Option<Duration>) {
         let Self { child, requests, .. } = self;
         drop(requests);
-        let _ = ready([Some((child.end_fd(), Interest::Read))], Some(FAREWELL));
+        let _ = ready([Some((child.end_fd(), Interest::Read))], Some(farewell.unwrap_or(FAREWELL)));
         let _ = child.reap();
     }
 }
