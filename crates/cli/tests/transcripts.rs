@@ -1,4 +1,5 @@
-//! Runs the transcripts in `tests/cmd/*.md` and compares what they print.
+//! Runs the transcripts in `tests/cmd/*.md` and in the pages of the book, and compares what they
+//! print.
 //!
 //! Each file gets an empty directory, an empty state directory and, if it mentions `$SERVER`, an
 //! HTTP server of its own. A block that begins with ````
@@ -33,15 +34,28 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn every_transcript_prints_what_it_shows() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cmd");
-    let only = std::env::var("LONGSHORE_CASES").ok();
-    let wanted = |path: &Path| {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        path.extension().is_some_and(|ext| ext == "md") && only.as_ref().is_none_or(|only| only.split(',').any(|name| name == stem))
-    };
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).filter(|path| wanted(path)).collect();
+    run_all(pages(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cmd")));
+}
+
+#[test]
+fn every_page_of_the_book_prints_what_it_shows() {
+    let book = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src");
+    run_all([pages(&book), pages(&book.join("reference"))].concat());
+}
+
+/// The files of a folder, but for those that `LONGSHORE_CASES` leaves out.
+fn pages(dir: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|ext| ext == "md"));
     paths.sort();
     assert!(!paths.is_empty());
+    if let Ok(only) = std::env::var("LONGSHORE_CASES") {
+        paths.retain(|path| only.split(',').any(|name| path.file_stem().is_some_and(|stem| stem == name)));
+    }
+    paths
+}
+
+fn run_all(paths: Vec<PathBuf>) {
     let failures: Vec<String> = std::thread::scope(|scope| {
         let running: Vec<_> = paths.iter().map(|path| scope.spawn(move || transcript(path))).collect();
         running.into_iter().filter_map(|thread| thread.join().unwrap().err()).collect()

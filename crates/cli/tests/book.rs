@@ -1,0 +1,124 @@
+//! The book in `docs/`: its links lead somewhere, and its reference is what `--help` says. What its
+//! commands print is compared by `transcripts.rs`.
+//!
+//! `LONGSHORE_BLESS=1` writes the reference anew.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn book() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src")
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for folder in [book(), book().join("reference")] {
+        found.extend(fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()));
+    }
+    found.retain(|path| path.extension().is_some_and(|ext| ext == "md"));
+    found
+}
+
+/// The targets of a page's links, `](target)`, outside of blocks of code.
+fn links(text: &str) -> Vec<String> {
+    let mut inside = false;
+    let prose = text.lines().filter(|line| {
+        inside ^= line.starts_with("```");
+        !inside
+    });
+    let mut found = Vec::new();
+    for line in prose {
+        for part in line.split("](").skip(1) {
+            found.push(part.split(')').next().unwrap().to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn links_of_the_book_and_of_the_readme_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let texts = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(|name| root.join(name));
+    let mut seen = 0;
+    for page in pages().into_iter().chain(texts) {
+        for link in links(&fs::read_to_string(&page).unwrap()) {
+            let target = link.split('#').next().unwrap();
+            if !target.is_empty() && !target.contains("://") {
+                assert!(page.parent().unwrap().join(target).exists(), "{}: no {target}", page.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}
+
+#[test]
+fn every_page_of_the_book_is_in_its_summary() {
+    let summary = links(&fs::read_to_string(book().join("SUMMARY.md")).unwrap());
+    for page in pages() {
+        let name = page.strip_prefix(book()).unwrap().to_str().unwrap();
+        assert!(name == "SUMMARY.md" || summary.iter().any(|link| link == name), "{name} is not in SUMMARY.md");
+    }
+}
+
+/// What `longshore ARGS --help` prints.
+fn help(args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
+    let output = command.args(args).arg("--help").env_clear().env("LC_ALL", "C.UTF-8").output().unwrap();
+    assert!(output.status.success(), "{args:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The commands that a help text lists.
+fn commands(help: &str) -> Vec<String> {
+    let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = list.filter(|line| line.starts_with("  ") && !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
+/// Flags that each command has are told once.
+fn without_common(text: &str, common: &str) -> String {
+    let known: Vec<&str> = common.lines().map(str::trim).filter(|line| line.starts_with('-')).collect();
+    let mut out = String::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let flag = line.trim();
+        if flag.starts_with('-') && known.iter().any(|common| common.split("  ").next() == flag.split("  ").next()) {
+            // What goes on below it, further in, belongs to it.
+            let indent = line.len() - line.trim_start().len();
+            while lines.next_if(|next| next.trim().is_empty() || next.len() - next.trim_start().len() > indent + 3).is_some() {}
+            continue;
+        }
+        writeln!(out, "{line}").unwrap();
+    }
+    out
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn the_reference_of_commands_is_what_help_says() {
+    let top = help(&[]);
+    let mut text = "# Commands and flags\n\nWhat `--help` says; the flags of the first block are those of every command.\n".to_owned();
+    write!(text, "\n## longshore\n\n```text\n{top}```\n").unwrap();
+    for name in commands(&top) {
+        if name == "demo" {
+            continue;
+        }
+        let own = help(&[&name]);
+        write!(text, "\n## longshore {name}\n\n```text\n{}```\n", without_common(&own, &top)).unwrap();
+        for sub in commands(&own) {
+            write!(text, "\n### longshore {name} {sub}\n\n```text\n{}```\n", without_common(&help(&[&name, &sub]), &top)).unwrap();
+        }
+    }
+    let path = book().join("reference/commands.md");
+    if std::env::var_os("LONGSHORE_BLESS").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    assert!(fs::read_to_string(&path).unwrap() == text, "{}: stale; LONGSHORE_BLESS=1 writes it anew", path.display());
+}
