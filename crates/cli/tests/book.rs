@@ -69,10 +69,14 @@ fn every_page_of_the_book_is_in_its_summary() {
 
 /// What `longshore ARGS --help` prints.
 fn help(args: &[&str]) -> String {
+    try_help(args).unwrap_or_else(|| panic!("{args:?}"))
+}
+
+/// [`help`], if there is such a command.
+fn try_help(args: &[&str]) -> Option<String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
     let output = command.args(args).arg("--help").env_clear().env("LC_ALL", "C.UTF-8").output().unwrap();
-    assert!(output.status.success(), "{args:?}");
-    String::from_utf8(output.stdout).unwrap()
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
 }
 
 /// The commands that a help text lists.
@@ -80,6 +84,51 @@ fn commands(help: &str) -> Vec<String> {
     let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let names = list.filter(|line| line.starts_with("  ") && !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
     names.filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
+/// The command lines that a page names: lines of blocks of `sh`, and code within a sentence.
+fn command_lines(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut block = None;
+    for line in text.lines() {
+        if let Some(language) = line.strip_prefix("```") {
+            block = if block.is_none() { Some(language) } else { None };
+        } else if block == Some("sh") {
+            found.push(line.split(" #").next().unwrap().to_owned());
+        } else if block.is_none() {
+            found.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    found.retain(|line| line.starts_with("longshore "));
+    found
+}
+
+#[test]
+fn flags_that_the_book_names_are_there() {
+    let mut seen = 0;
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    for page in pages().into_iter().chain([readme]) {
+        for line in command_lines(&fs::read_to_string(&page).unwrap()) {
+            let words: Vec<&str> = line.split(" -- ").next().unwrap().split_whitespace().skip(1).collect();
+            // `kafka consume` and `jobs set` are commands of two words.
+            let depth = words.iter().take(2).take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-')).count();
+            let asked = (1..=depth).rev().find_map(|depth| try_help(&words[..depth]));
+            // The demos are a program of their own, which may not be built.
+            if asked.is_none() && (words[0] == "demo" || words[0] == "kafka" && !cfg!(feature = "kafka")) {
+                continue;
+            }
+            let help = asked.unwrap_or_else(|| panic!("{}: no such command: {line}", page.display()));
+            for flag in words.iter().filter(|word| word.starts_with("--")).map(|word| word.split('=').next().unwrap()) {
+                assert!(
+                    help.contains(&format!("{flag} ")) || help.contains(&format!("{flag}\n")),
+                    "{}: no {flag} in: {line}",
+                    page.display()
+                );
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 20, "{seen}");
 }
 
 /// Flags that each command has are told once.
