@@ -43,7 +43,7 @@ mod size;
 mod steps;
 mod tree;
 
-pub use after::{FailedPart, FailedTask, FailurePlan, Told, after_failure, after_success};
+pub use after::{ErrbackStyle, FailedPart, FailedTask, FailurePlan, after_failure, after_success};
 pub use apply::apply;
 pub use build::{chain, chord, group};
 pub use builtin::{Builtin, accumulate, chunks, map_calls};

@@ -10,10 +10,10 @@ mod clock;
 pub(crate) mod envelope;
 mod what;
 
-use envelope::Sealed;
+use envelope::EventEnvelope;
 
 pub use clock::Clock;
-pub use what::{Beat, TaskInfo, What};
+pub use what::{EventKind, Heartbeat, TaskInfo};
 
 use crate::value::{Map, Value, ValueError};
 
@@ -38,7 +38,7 @@ pub struct Event {
     /// Time of the event, in seconds since 1970.
     pub timestamp: f64,
     /// The event itself.
-    pub what: What,
+    pub what: EventKind,
 }
 
 impl Event {
@@ -77,7 +77,7 @@ impl Event {
             utcoffset: number(members.remove("utcoffset")),
             clock,
             timestamp: number(members.remove("timestamp")),
-            what: What::read(&kind, members),
+            what: EventKind::read(&kind, members),
         })
     }
 }
@@ -91,7 +91,7 @@ pub fn encode(events: &[Event], tag: &str) -> (String, Vec<u8>) {
         several => ("task.multi".to_owned(), Value::List(several.iter().map(Event::to_value).collect())),
     };
     let headers = Map::from_iter([("hostname", events.first().map(|event| event.hostname.as_str()))]);
-    let raw = Sealed { body, headers, exchange: EXCHANGE, routing_key: &routing_key, delivery_mode: 1, tag }.write();
+    let raw = EventEnvelope { body, headers, exchange: EXCHANGE, routing_key: &routing_key, delivery_mode: 1, tag }.write();
     (routing_key, raw)
 }
 

@@ -24,8 +24,8 @@ mod value;
 
 pub use glob::glob;
 pub use message::{
-    BadMessage, CHILD_CRASHES, CRASHES, Compression, Encoding, Limits, Message, Stub, Wrong, crashes_of, mark_crashed, mark_redelivered,
-    sent_at,
+    BadMessage, CHILD_CRASHES, CRASHES, Compression, Encoding, Limits, Message, MessageFault, Stub, crashes_of, mark_crashed,
+    mark_redelivered, sent_at,
 };
 pub use repr::{REPR_LENGTH, args_repr, kwargs_repr, repr, short_repr};
 pub use result::{Exception, Extended, GroupResult, ResultTree, State, TaskResult};

@@ -168,7 +168,7 @@ impl Default for Limits {
 #[error("{reason}")]
 pub struct BadMessage {
     /// The fault.
-    pub wrong: Wrong,
+    pub wrong: MessageFault,
     /// The same for people: what, where, and what to do.
     pub reason: String,
     /// The task's name, where it could be read.
@@ -180,7 +180,7 @@ pub struct BadMessage {
 /// A fault of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Wrong {
+pub enum MessageFault {
     /// Not JSON, not base64, not what it says it is.
     Unreadable,
     /// Readable, but a part is missing or of the wrong type.

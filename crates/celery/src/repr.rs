@@ -139,34 +139,34 @@ fn quote_escaped(escaped: &str, out: &mut String) {
 
 /// Positional arguments as Celery shows them: `(2, 3)`, cut at `length` characters.
 pub fn args_repr(args: &[Value], length: usize) -> String {
-    let mut short = Short { out: String::new(), left: length.try_into().unwrap_or(i64::MAX), cut: false };
+    let mut short = ShortRepr { out: String::new(), left: length.try_into().unwrap_or(i64::MAX), cut: false };
     short.sequence(args, "(", if args.len() == 1 { ",)" } else { ")" }, 0);
     short.out
 }
 
 /// Keyword arguments as Celery shows them: `{'a': 1}`, cut at `length` characters.
 pub fn kwargs_repr(kwargs: &Map, length: usize) -> String {
-    let mut short = Short { out: String::new(), left: length.try_into().unwrap_or(i64::MAX), cut: false };
+    let mut short = ShortRepr { out: String::new(), left: length.try_into().unwrap_or(i64::MAX), cut: false };
     short.map(kwargs, 0);
     short.out
 }
 
 /// A value as Celery shows results in events, cut at `length` characters.
 pub fn short_repr(value: &Value, length: usize) -> String {
-    let mut short = Short { out: String::new(), left: length.try_into().unwrap_or(i64::MAX), cut: false };
+    let mut short = ShortRepr { out: String::new(), left: length.try_into().unwrap_or(i64::MAX), cut: false };
     short.value(value, 0);
     short.out
 }
 
 /// Celery's `saferepr`: cut off at a length, with what is open then closed.
-struct Short {
+struct ShortRepr {
     out: String,
     /// Number of characters that may still come; what is open is closed all the same.
     left: i64,
     cut: bool,
 }
 
-impl Short {
+impl ShortRepr {
     /// Returns whether there is room for another token. Where there is none, says so once.
     fn room(&mut self) -> bool {
         if !self.cut && self.left <= 0 {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use longshore_celery::{
     Exception, Map, Message, Signature, Value,
     canvas::{
-        CanvasError, ChordOutcome, ChordParts, Context, Told, add_to_chord, after_failure, after_success, apply, chain, chord,
+        CanvasError, ChordOutcome, ChordParts, Context, ErrbackStyle, add_to_chord, after_failure, after_success, apply, chain, chord,
         chord_complete, group, replace, retry,
     },
 };
@@ -109,7 +109,7 @@ fn a_chord_that_fails_in_the_header_of_another_fails_that_one_too() {
     let part = &sent[0].message;
     let parts = [failed_part(&part.id)];
     let body = part.chord.clone().unwrap();
-    let outcome = chord_complete(part, &body, &ChordParts::Counted(&parts), &context(), &mut ids(), &|_| Told::Id).unwrap();
+    let outcome = chord_complete(part, &body, &ChordParts::Counted(&parts), &context(), &mut ids(), &|_| ErrbackStyle::Id).unwrap();
     let ChordOutcome::Error(failure) = outcome else { panic!("it did not fail") };
     let (task, exception) = &failure.failed[0];
     assert_eq!(exception.to_string(), format!("ChordError(\"Dependency {} raised ValueError('kaboom')\")", part.id));
@@ -125,7 +125,7 @@ fn whoever_waits_for_the_body_of_a_body_is_told() {
     let part = &sent.sends[0].message;
     let parts = [failed_part(&part.id)];
     let body = part.chord.clone().unwrap();
-    let outcome = chord_complete(part, &body, &ChordParts::Counted(&parts), &context(), &mut ids(), &|_| Told::Id).unwrap();
+    let outcome = chord_complete(part, &body, &ChordParts::Counted(&parts), &context(), &mut ids(), &|_| ErrbackStyle::Id).unwrap();
     let ChordOutcome::Error(failure) = outcome else { panic!("it did not fail") };
     assert!(failure.failed.iter().any(|(task, _)| task.id == waited_for));
 }
@@ -133,14 +133,15 @@ fn whoever_waits_for_the_body_of_a_body_is_told() {
 #[test]
 fn a_canvas_works_as_an_errback() {
     let message = Message { id: "failed".into(), errbacks: vec![chain([errback(), add(&[1])])], ..Message::default() };
-    let plan = after_failure(&message, &Exception::builtin("ValueError", "x"), None, &context(), &mut ids(), &|_| Told::Id).unwrap().plan;
+    let plan =
+        after_failure(&message, &Exception::builtin("ValueError", "x"), None, &context(), &mut ids(), &|_| ErrbackStyle::Id).unwrap().plan;
     let sent = &plan.sends[0].message;
     assert_eq!((sent.task.as_str(), &sent.args[..], sent.chain.as_ref().unwrap().len()), ("lab.eb", &["failed".into()][..], 1));
 }
 
 #[test]
 fn an_errback_is_told_what_it_takes() {
-    let told = |name: &str| if name == "lab.eb3" { Told::Error } else { Told::Id };
+    let told = |name: &str| if name == "lab.eb3" { ErrbackStyle::Error } else { ErrbackStyle::Id };
     let three = || Signature::new("lab.eb3");
     let error = Exception::builtin("ValueError", "kaboom");
     let stored = error.to_value();

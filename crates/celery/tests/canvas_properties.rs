@@ -12,7 +12,7 @@ use std::{
 use longshore_celery::{
     Exception, Map, Message, ResultTree, Signature, Value,
     canvas::{
-        CanvasError, ChordOutcome, ChordParts, ChordStart, Context, Plan, Told, after_failure, after_success, apply, chain, chord,
+        CanvasError, ChordOutcome, ChordParts, ChordStart, Context, ErrbackStyle, Plan, after_failure, after_success, apply, chain, chord,
         chord_complete, group, replace,
     },
     control, events,
@@ -101,7 +101,7 @@ fn run_all(plan: Plan, fresh: &mut dyn FnMut() -> String) -> Vec<String> {
         assert!(parts.len() as u64 <= *size, "{id} has more parts than {size}");
         if parts.len() as u64 == *size {
             let parts: Vec<Value> = parts.values().cloned().collect();
-            let outcome = chord_complete(&message, body, &ChordParts::Counted(&parts), &context(), fresh, &|_| Told::Id).unwrap();
+            let outcome = chord_complete(&message, body, &ChordParts::Counted(&parts), &context(), fresh, &|_| ErrbackStyle::Id).unwrap();
             let ChordOutcome::Body(plan) = outcome else { panic!("a chord failed without a failed part") };
             take(plan, &mut queue, &mut headers);
         }
@@ -162,9 +162,9 @@ proptest! {
                 send.message.encode(longshore_celery::Encoding::Json);
             }
         }
-        let _ = after_failure(&message, &Exception::builtin("ValueError", "x"), None, &context(), &mut fresh, &|_| Told::Id);
+        let _ = after_failure(&message, &Exception::builtin("ValueError", "x"), None, &context(), &mut fresh, &|_| ErrbackStyle::Id);
         let parts = [Value::List(vec![1.into(), "p".into(), "FAILURE".into(), Value::Null])];
-        let _ = chord_complete(&message, &signature, &ChordParts::Counted(&parts), &context(), &mut fresh, &|_| Told::Id);
+        let _ = chord_complete(&message, &signature, &ChordParts::Counted(&parts), &context(), &mut fresh, &|_| ErrbackStyle::Id);
         let _ = signature.clone().then(signature.clone()).link(signature.clone()).link_error(signature.clone()).immutable().stamp("s", 1);
     }
 

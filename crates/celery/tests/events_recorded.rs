@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use longshore_celery::{
     Map, Value,
-    events::{Event, What, decode, encode},
+    events::{Event, EventKind, decode, encode},
 };
 
 fn recorded() -> Vec<(String, Vec<u8>)> {
@@ -28,14 +28,14 @@ fn events_of_celery_are_read_and_written_byte_for_byte() {
         let envelope = Value::parse(&raw, 20).unwrap();
         let tag = envelope.get("properties").and_then(|properties| properties.get("delivery_tag")).and_then(Value::as_str).unwrap();
         // Asked for a heartbeat, Celery writes the 5 in it without a fraction.
-        let asked = matches!(&events[..], [Event { what: What::WorkerHeartbeat(beat), .. }] if beat.active.is_none());
+        let asked = matches!(&events[..], [Event { what: EventKind::WorkerHeartbeat(beat), .. }] if beat.active.is_none());
         if !asked && (key != "task.multi" || events.len() > 1) {
             let (our_key, ours) = encode(&events, tag);
             assert_eq!(our_key, key);
             assert_eq!(String::from_utf8(ours).unwrap(), String::from_utf8(raw).unwrap());
         }
         for event in events {
-            assert!(!matches!(event.what, What::Other { .. }), "{event:?}");
+            assert!(!matches!(event.what, EventKind::Other { .. }), "{event:?}");
             assert_eq!(Event::from_value(event.to_value()).unwrap(), event);
             kinds.insert(event.what.kind().to_owned());
         }

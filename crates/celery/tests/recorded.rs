@@ -6,8 +6,8 @@ use std::{fs, path::PathBuf};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use longshore_celery::{
-    Encoding, Exception, GroupResult, Limits, Map, Message, TaskResult, Value, Wrong, args_repr, crashes_of, kwargs_repr, mark_redelivered,
-    repr, short_repr,
+    Encoding, Exception, GroupResult, Limits, Map, Message, MessageFault, TaskResult, Value, args_repr, crashes_of, kwargs_repr,
+    mark_redelivered, repr, short_repr,
 };
 
 fn fixtures(folder: &str) -> Vec<(String, Value)> {
@@ -42,11 +42,11 @@ fn messages() -> Vec<(String, Value, Message)> {
     let mut read = Vec::new();
     for (name, fixture) in fixtures("messages").into_iter().filter(|(name, _)| name != "reprs") {
         let refused = match name.as_str() {
-            "serializer_pickle" => Some((Wrong::ContentType, "pickle")),
-            "serializer_yaml" => Some((Wrong::ContentType, "YAML")),
-            "compression_bzip2" => Some((Wrong::Compression, "bzip2")),
-            "compression_lzma" => Some((Wrong::Compression, "xz")),
-            "compression_brotli" => Some((Wrong::Compression, "brotli")),
+            "serializer_pickle" => Some((MessageFault::ContentType, "pickle")),
+            "serializer_yaml" => Some((MessageFault::ContentType, "YAML")),
+            "compression_bzip2" => Some((MessageFault::Compression, "bzip2")),
+            "compression_lzma" => Some((MessageFault::Compression, "xz")),
+            "compression_brotli" => Some((MessageFault::Compression, "brotli")),
             _ => None,
         };
         match (refused, Message::decode(&raw(&fixture), &limits)) {

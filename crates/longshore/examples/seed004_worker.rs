@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use longshore::{
     App, Worker, WorkerOptions,
-    queue::{Notice, What, WorkerEvent},
+    queue::{TaskChange, TaskNotice, WorkerEvent},
     task,
     watch::{Detail, Heard},
 };
@@ -43,13 +43,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn log(notice: &Notice) {
-    let seat = notice.seat.map(|(lane, slot)| format!("{lane:?}-{slot} ").to_lowercase()).unwrap_or_default();
+fn log(notice: &TaskNotice) {
+    let seat = notice.slot.map(|(lane, slot)| format!("{lane:?}-{slot} ").to_lowercase()).unwrap_or_default();
     let task = format!("{seat}Task {}[{}]", notice.message.task, notice.message.id);
     match &notice.what {
-        What::Received => println!("{task} received"),
-        What::Succeeded { runtime, result } => println!("{task} succeeded in {:.3}s: {result}", runtime.as_secs_f64()),
-        What::Failed { exception, .. } => println!("{task} failed: {exception}"),
+        TaskChange::Received => println!("{task} received"),
+        TaskChange::Succeeded { runtime, result } => println!("{task} succeeded in {:.3}s: {result}", runtime.as_secs_f64()),
+        TaskChange::Failed { exception, .. } => println!("{task} failed: {exception}"),
         _ => {}
     }
 }

@@ -116,7 +116,7 @@ impl<R> Answer<R> {
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
     pub async fn ended(&self) -> Result<(), ClientError> {
-        let mut waiting = Waiting::begin(&self.connections, &self.tree, false).await?;
+        let mut waiting = AwaitedTasks::begin(&self.connections, &self.tree, false).await?;
         while waiting.next().await?.is_some() {}
         Ok(())
     }
@@ -156,7 +156,7 @@ impl<R: DeserializeOwned> Answer<R> {
     }
 
     async fn wait(&self) -> Result<R, ClientError> {
-        let mut waiting = Waiting::begin(&self.connections, &self.tree, true).await?;
+        let mut waiting = AwaitedTasks::begin(&self.connections, &self.tree, true).await?;
         while let Some((id, _)) = waiting.next().await? {
             waiting.fail_on(&id)?;
         }
@@ -197,7 +197,7 @@ impl<T> Answer<Vec<T>> {
     /// The result backend cannot be reached, or what is stored is no result.
     pub async fn as_completed(&self) -> Result<AsCompletedAnswers<T>, ClientError> {
         let members: Vec<ResultTree> = self.tree.children.iter().flatten().cloned().collect();
-        let waiting = Waiting::begin(&self.connections, &self.tree, false).await?;
+        let waiting = AwaitedTasks::begin(&self.connections, &self.tree, false).await?;
         let open = (0..members.len()).collect();
         Ok(AsCompletedAnswers { members, open, waiting, result: PhantomData })
     }
@@ -208,7 +208,7 @@ pub struct AsCompletedAnswers<T> {
     members: Vec<ResultTree>,
     /// The places of those that have not come.
     open: Vec<usize>,
-    waiting: Waiting,
+    waiting: AwaitedTasks,
     result: PhantomData<fn() -> T>,
 }
 
@@ -236,7 +236,7 @@ impl<T: DeserializeOwned> AsCompletedAnswers<T> {
 }
 
 /// Tasks that are waited for.
-struct Waiting {
+struct AwaitedTasks {
     watch: Watch,
     /// Those that have not ended.
     open: HashSet<String>,
@@ -247,7 +247,7 @@ struct Waiting {
     before: HashSet<String>,
 }
 
-impl Waiting {
+impl AwaitedTasks {
     async fn begin(connections: &Connections, tree: &ResultTree, with_parents: bool) -> Result<Self, ClientError> {
         let open = leaves(tree);
         let mut before = HashSet::new();

@@ -296,7 +296,7 @@ impl fmt::Debug for App {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use longshore_celery::{Value, canvas::Told};
+    use longshore_celery::{Value, canvas::ErrbackStyle};
 
     #[test]
     fn a_task_goes_where_its_route_says_or_to_the_default_queue() {
@@ -310,7 +310,12 @@ mod tests {
     #[test]
     fn an_errback_that_is_named_is_told_more() {
         let app = App::new().errback("shop.alarm").errback("mail.*");
-        for (errback, told) in [("shop.alarm", Told::Error), ("mail.failed", Told::Error), ("shop.alarms", Told::Id), ("shop", Told::Id)] {
+        for (errback, told) in [
+            ("shop.alarm", ErrbackStyle::Error),
+            ("mail.failed", ErrbackStyle::Error),
+            ("shop.alarms", ErrbackStyle::Id),
+            ("shop", ErrbackStyle::Id),
+        ] {
             assert_eq!(app.settings().told(errback), told, "{errback}");
         }
     }

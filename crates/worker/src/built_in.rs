@@ -139,7 +139,7 @@ mod tests {
     use crate::{
         environment::Environment,
         settings::Settings,
-        task::{context::Parts, registry::TaskRegistry},
+        task::{context::ContextParts, registry::TaskRegistry},
     };
     use longshore_celery::Message;
     use longshore_core::CancelToken;
@@ -151,7 +151,7 @@ mod tests {
         });
         let tasks = tasks().into_iter().chain([double]).map(|task| (task.name.clone(), Arc::new(task))).collect();
         let registry = TaskRegistry { tasks, settings: Settings::default(), environment: Environment::SYSTEM };
-        TaskContext::new(Parts {
+        TaskContext::new(ContextParts {
             message: Arc::new(Message::default()),
             registry: Arc::new(registry),
             lane: LaneKind::Async,

@@ -36,10 +36,10 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    inner: Arc<ClientInner>,
 }
 
-struct Inner {
+struct ClientInner {
     connections: Arc<Connections>,
     sender: Sender,
     /// Runtime on which it was made, if on one.
@@ -84,7 +84,7 @@ impl Client {
         };
         let connections = Connections { settings, broker, results, environment, told, unserved: UnservedQueues::default() };
         let runtime = tokio::runtime::Handle::try_current().ok();
-        Self { inner: Arc::new(Inner { connections: Arc::new(connections), sender, runtime }) }
+        Self { inner: Arc::new(ClientInner { connections: Arc::new(connections), sender, runtime }) }
     }
 
     /// Returns the answer that will stand here.

@@ -19,7 +19,7 @@ use crate::{
     failure::Failure,
     task::{
         Handler,
-        context::{Parts, TaskContext},
+        context::{ContextParts, TaskContext},
         registry::TaskRegistry,
     },
 };
@@ -103,7 +103,7 @@ pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
     // The worker ends the child when it is over; what remote control has set is known there alone.
     let time_limit = message.time_limit.or(task.policy.time_limit);
     let arguments = Call { args: message.args.clone(), kwargs: message.kwargs.clone() };
-    let context = TaskContext::new(Parts {
+    let context = TaskContext::new(ContextParts {
         message: Arc::new(message),
         registry: registry.clone(),
         lane: LaneKind::Process,

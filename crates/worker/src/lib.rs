@@ -48,7 +48,7 @@ pub use settings::Settings;
 pub use signature::{Signature, chain, chord, group};
 pub use task::{
     Acks, Handler, RateScope, Task, TaskPolicy,
-    context::{Parts, TaskContext},
+    context::{ContextParts, TaskContext},
     registry::TaskRegistry,
 };
 
@@ -65,4 +65,4 @@ pub mod private {
     };
     pub use longshore_core::{Backoff, LaneKind, Rate};
 }
-pub use worker::{Autoscale, Notice, Stopper, What, Worker, WorkerEvent, WorkerOptions, WorkerSummary};
+pub use worker::{Autoscale, Stopper, TaskChange, TaskNotice, Worker, WorkerEvent, WorkerOptions, WorkerSummary};

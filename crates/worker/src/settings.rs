@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use longshore_celery::{Compression, canvas::Told};
+use longshore_celery::{Compression, canvas::ErrbackStyle};
 
 use crate::route::{self, Route};
 
@@ -74,7 +74,7 @@ impl Settings {
     }
 
     /// Returns how workers tell an errback that a task has failed.
-    pub(crate) fn told(&self, errback: &str) -> Told {
-        if self.errbacks.iter().any(|name| route::names(name, errback)) { Told::Error } else { Told::Id }
+    pub(crate) fn told(&self, errback: &str) -> ErrbackStyle {
+        if self.errbacks.iter().any(|name| route::names(name, errback)) { ErrbackStyle::Error } else { ErrbackStyle::Id }
     }
 }

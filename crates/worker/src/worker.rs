@@ -48,21 +48,21 @@ use longshore_core::{
 };
 use tokio::{runtime::Handle as Runtime, task::JoinHandle};
 
-pub use notice::{Notice, What, WorkerEvent};
+pub use notice::{TaskChange, TaskNotice, WorkerEvent};
 pub use slots::Autoscale;
 
 use self::{
     close::Closer,
-    control::Control,
-    events::Events as Monitors,
+    control::RemoteControl,
+    events::MonitorFeed,
     handlers::Starter,
     intake::Intake,
     process::ProcessLane,
     shared::Shared,
-    sink::Results,
-    slots::Slots,
-    view::{Face, Links},
-    work::Ticket,
+    sink::ResultSink,
+    slots::LaneSlots,
+    view::{ConnectionStates, WorkerFace},
+    work::TaskTicket,
 };
 use crate::{app::App, client::Client};
 
@@ -133,7 +133,7 @@ impl WorkerOptions {
 pub struct Worker {
     shared: Arc<Shared>,
     intake: Arc<Intake>,
-    face: Arc<Face>,
+    face: Arc<WorkerFace>,
     engine: Handle,
     running: Running,
     grace: Duration,
@@ -178,7 +178,7 @@ impl Worker {
     pub async fn start(app: App, options: WorkerOptions) -> Result<Self, BrokerError> {
         let settings = app.settings();
         let apart = settings.results.as_deref().filter(|results| *results != settings.broker);
-        let links = Links::new(options.hub.clone(), &settings.broker, apart);
+        let links = ConnectionStates::new(options.hub.clone(), &settings.broker, apart);
         let told = links.clone().told(app.told.clone());
         let (broker, results) = connect_with(&settings.broker, settings.results.as_deref(), told)?;
         Self::serve(app, options, broker, results, links).await
@@ -198,7 +198,7 @@ impl Worker {
         results: Arc<dyn ResultBackend>,
     ) -> Result<Self, BrokerError> {
         let apart = (!broker.is_store_of(results.url())).then(|| results.url());
-        let links = Links::new(options.hub.clone(), broker.url(), apart);
+        let links = ConnectionStates::new(options.hub.clone(), broker.url(), apart);
         Self::serve(app, options, broker, results, links).await
     }
 
@@ -207,7 +207,7 @@ impl Worker {
         options: WorkerOptions,
         broker: Arc<dyn Broker>,
         results: Arc<dyn ResultBackend>,
-        links: Arc<Links>,
+        links: Arc<ConnectionStates>,
     ) -> Result<Self, BrokerError> {
         let runtime = Runtime::current();
         let settings = app.settings().clone();
@@ -244,7 +244,7 @@ impl Worker {
         let mut limits = ChildLimits::default();
         (limits.max_tasks, limits.max_size) = (options.max_tasks_per_child, options.max_memory_per_child);
         let on_runtime = || Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime));
-        let lanes: Lanes<Ticket, work::Answer> = if environment.threads {
+        let lanes: Lanes<TaskTicket, work::AttemptResult> = if environment.threads {
             [
                 Some(on_runtime()),
                 Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
@@ -262,7 +262,7 @@ impl Worker {
             retry: Arc::new(RetryPolicy::NONE),
             timeout: None,
             queue: 0,
-            copy: Some(Ticket::clone),
+            copy: Some(TaskTicket::clone),
             keep_payloads: true,
             clock,
             seed: (environment.random)(),
@@ -270,16 +270,16 @@ impl Worker {
             enough: None,
             labels: None,
         };
-        // Before the first claim; autoscale's bounds follow with `Slots`.
-        shared.hands.set_slots(sizes);
-        let sink = Results::new(shared.clone(), closer);
+        // Before the first claim; autoscale's bounds follow with `LaneSlots`.
+        shared.load.set_slots(sizes);
+        let sink = ResultSink::new(shared.clone(), closer);
         let running = Engine::start(config, intake.clone(), lanes, Box::new(sink), outbox, Hub::new(), &runtime);
         let engine = running.handle();
         runtime.spawn(view::pass_on(shared.clone(), running.events(Detail::Changes, MOST_CHANGES)));
-        let slots = Arc::new(Slots::new(engine.clone(), shared.clone(), sizes, options.autoscale));
+        let slots = Arc::new(LaneSlots::new(engine.clone(), shared.clone(), sizes, options.autoscale));
         let scaling = slots.scale().map(|_| runtime.spawn(slots.clone().follow(shared.clone())));
         let stopper = Stopper::new(&engine, &runtime, options.grace, &shared);
-        let face = Arc::new(Face {
+        let face = Arc::new(WorkerFace {
             shared: shared.clone(),
             intake: intake.clone(),
             engine: engine.clone(),
@@ -291,10 +291,18 @@ impl Worker {
         let mut beat = None;
         let mut control = None;
         if options.remote_control {
-            let (events, sender) = Monitors::start(shared.clone(), options.events, ended);
+            let (events, sender) = MonitorFeed::start(shared.clone(), options.events, ended);
             let (parking, prefetch) = (options.parking, options.prefetch);
-            let own =
-                Control { shared: shared.clone(), intake: intake.clone(), events, stopper, slots, face: face.clone(), parking, prefetch };
+            let own = RemoteControl {
+                shared: shared.clone(),
+                intake: intake.clone(),
+                events,
+                stopper,
+                slots,
+                face: face.clone(),
+                parking,
+                prefetch,
+            };
             control = Some(runtime.spawn(own.serve()));
             beat = Some(sender);
         }
@@ -329,7 +337,7 @@ impl Worker {
     /// Steers and asks it, from anywhere: a pause consumes nothing more, and lets go on what is
     /// claimed.
     pub fn handle(&self) -> watch::Handle {
-        watch::Handle::new(Arc::new(view::Steered(self.face.clone())))
+        watch::Handle::new(Arc::new(view::SteeredWorker(self.face.clone())))
     }
 
     /// Returns how many tasks run.

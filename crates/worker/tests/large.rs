@@ -14,7 +14,7 @@ use longshore_brokers::{Key, Outgoing, connect};
 use longshore_celery::{Encoding, Message, State, TaskResult};
 use longshore_core::{LaneKind, watch::Detail};
 use longshore_testkit::servers::Redis;
-use longshore_worker::{App, Task, What, Worker, WorkerEvent, WorkerOptions};
+use longshore_worker::{App, Task, TaskChange, Worker, WorkerEvent, WorkerOptions};
 
 const SOON: Duration = Duration::from_secs(120);
 /// Number of small ones before the large one, and after it.
@@ -97,7 +97,7 @@ async fn held_up(url: &str, large: Vec<Vec<u8>>) -> Longest {
     options.lanes[LaneKind::Async as usize] = 4;
     let buried = Arc::new(AtomicU64::new(0));
     let counted = buried.clone();
-    let is_dead = |event: &WorkerEvent| matches!(event, WorkerEvent::Task(notice) if matches!(notice.what, What::Dead { .. }));
+    let is_dead = |event: &WorkerEvent| matches!(event, WorkerEvent::Task(notice) if matches!(notice.what, TaskChange::Dead { .. }));
     let mut dead = options.hub.listen_to(Detail::Tasks, 100_000, is_dead);
     tokio::spawn(async move {
         while dead.next().await.is_some() {

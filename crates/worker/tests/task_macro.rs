@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use longshore_celery::{Map, Message, Value};
 use longshore_core::{Backoff, CancelToken, LaneKind, Rate};
-use longshore_worker::{Acks, App, Call, Failure, Handler, Parts, RateScope, Task, TaskContext, TaskPolicy, task};
+use longshore_worker::{Acks, App, Call, ContextParts, Failure, Handler, RateScope, Task, TaskContext, TaskPolicy, task};
 use serde::{Deserialize, Serialize};
 
 /// Adds.
@@ -69,7 +69,7 @@ mod shop {
 }
 
 fn context(retries: u32) -> TaskContext {
-    TaskContext::new(Parts {
+    TaskContext::new(ContextParts {
         message: Arc::new(Message { retries, ..Message::default() }),
         registry: App::new().registry().clone(),
         lane: LaneKind::Async,

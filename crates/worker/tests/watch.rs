@@ -13,7 +13,7 @@ use longshore_core::{
     LaneKind, Phase, Stop,
     watch::{Command as Steered, Detail, Heard, LinkState, View, ViewKind},
 };
-use longshore_worker::{App, Client, Failure, Task, What, Worker, WorkerEvent, WorkerOptions, remote};
+use longshore_worker::{App, Client, Failure, Task, TaskChange, Worker, WorkerEvent, WorkerOptions, remote};
 use tokio::sync::Semaphore;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -87,7 +87,9 @@ async fn a_worker_shows_what_it_runs_has_done_and_waits_for_by_queue_and_task() 
     let (mut ends, mut phases) = (0, Vec::new());
     while let Some(heard) = events.next().await {
         match heard {
-            Heard::Event(WorkerEvent::Task(notice)) => ends += usize::from(!matches!(notice.what, What::Received | What::Started)),
+            Heard::Event(WorkerEvent::Task(notice)) => {
+                ends += usize::from(!matches!(notice.what, TaskChange::Received | TaskChange::Started))
+            }
             Heard::Event(WorkerEvent::Phase(phase)) => phases.push(phase),
             other => panic!("{other:?}"),
         }

@@ -29,7 +29,7 @@ pub struct FailurePlan {
 
 /// Way in which an errback is told that a task has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum ErrbackStyle {
     /// It is sent as a task, with the id of the one that failed.
     Id,
     /// It is sent as a task, with the request of the one that failed (an object, its `id` among its
@@ -112,7 +112,7 @@ pub fn after_failure(
     traceback: Option<&str>,
     context: &Context<'_>,
     ids: &mut dyn FnMut() -> String,
-    told: &dyn Fn(&str) -> Told,
+    told: &dyn Fn(&str) -> ErrbackStyle,
 ) -> Result<FailurePlan, CanvasError> {
     let context = sent_by(message, context);
     let mut planner = Planner::new(&context, ids);
@@ -129,26 +129,26 @@ impl Planner<'_> {
         &mut self,
         errbacks: &[Signature],
         failed: &FailedRun<'_>,
-        told: &dyn Fn(&str) -> Told,
+        told: &dyn Fn(&str) -> ErrbackStyle,
     ) -> Result<Vec<Signature>, CanvasError> {
-        let all = |how: Told| {
+        let all = |how: ErrbackStyle| {
             let told = move |errback: &&Signature| match errback.subtask {
                 Subtask::Task => told(&errback.task) == how,
-                _ => how == Told::Id,
+                _ => how == ErrbackStyle::Id,
             };
             errbacks.iter().filter(told)
         };
-        for how in [Told::Error, Told::Id] {
+        for how in [ErrbackStyle::Error, ErrbackStyle::Id] {
             let trees = all(how).map(Tree::from_signature).collect::<Result<Vec<_>, _>>()?;
             if !trees.is_empty() {
                 let args = match how {
-                    Told::Error => vec![failed.request().into(), failed.exception.to_value(), failed.traceback.into()],
+                    ErrbackStyle::Error => vec![failed.request().into(), failed.exception.to_value(), failed.traceback.into()],
                     _ => vec![failed.id.into()],
                 };
                 self.begin(Tree::group(trees), &args, &lineage(failed.id, failed.root), true)?;
             }
         }
-        Ok(all(Told::Here).cloned().collect())
+        Ok(all(ErrbackStyle::Here).cloned().collect())
     }
 
     /// Returns what was sent up to now.

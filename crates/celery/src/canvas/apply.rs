@@ -2,7 +2,7 @@
 
 use super::{
     CanvasError,
-    freeze::{Given, Planner},
+    freeze::{GivenIds, Planner},
     plan::{ChordStart, Context, Plan},
     size,
     steps::split_chords,
@@ -64,7 +64,8 @@ impl Planner<'_> {
         let errbacks = listed(&options, "link_error");
         options.remove("link");
         options.remove("link_error");
-        let given = Given { id: id.as_deref(), group: group.as_deref(), index, chord: chord.as_ref(), root: root.as_deref(), parent: None };
+        let given =
+            GivenIds { id: id.as_deref(), group: group.as_deref(), index, chord: chord.as_ref(), root: root.as_deref(), parent: None };
         let (mut steps, places) = self.prepare(tasks, args, given, &errbacks);
         if let Some(last) = steps.first_mut()
             && !callbacks.is_empty()
@@ -91,7 +92,7 @@ impl Planner<'_> {
         let Tree { options, chord, shape: Shape::Group(mut tasks), .. } = tree else { return Err(CanvasError::Refused("not a group")) };
         if tasks.is_empty() {
             let mut options = options;
-            return Ok(self.freeze_group(&mut tasks, &mut options, Given::default()).1);
+            return Ok(self.freeze_group(&mut tasks, &mut options, GivenIds::default()).1);
         }
         let mut options = merged(&options, call);
         let id = take_text(&mut options, "task_id").unwrap_or_else(|| (self.ids)());
@@ -105,7 +106,7 @@ impl Planner<'_> {
         let mut saved = saved;
         for (nth, (index, task)) in members.into_iter().enumerate() {
             let mut task = task.copied();
-            let given = Given { group: Some(&id), root: root.as_deref(), index: Some(index), ..Given::default() };
+            let given = GivenIds { group: Some(&id), root: root.as_deref(), index: Some(index), ..GivenIds::default() };
             let place = self.freeze(&mut task, given);
             size += task.size();
             if let Some(chord) = &chord {
@@ -165,14 +166,14 @@ impl Planner<'_> {
         }
         split_chords(&mut body);
         let id = id.unwrap_or_else(|| (self.ids)());
-        let given = Given { id: Some(&id), group: Some(&group_id), root: root.as_deref(), ..Given::default() };
+        let given = GivenIds { id: Some(&id), group: Some(&group_id), root: root.as_deref(), ..GivenIds::default() };
         let body_place = self.freeze(&mut body, given);
 
         // The rest of a chain is for the body alone.
         options.remove("chain");
         let chord = body.as_chord();
         let mut header = header;
-        let given = Given { group: Some(&group_id), chord: chord.as_ref(), root: root.as_deref(), ..Given::default() };
+        let given = GivenIds { group: Some(&group_id), chord: chord.as_ref(), root: root.as_deref(), ..GivenIds::default() };
         let (_, header_place) = self.freeze_group(&mut header, &mut header_options, given);
         let header_place = if header.is_empty() {
             self.apply(body, &[Value::List(Vec::new())], &Map::default(), trail)?;

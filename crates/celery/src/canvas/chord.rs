@@ -2,8 +2,8 @@
 
 use super::{
     CanvasError,
-    after::{FailedRun, FailedTask, Told, failed_chain, sent_by},
-    freeze::{Given, Planner},
+    after::{ErrbackStyle, FailedRun, FailedTask, failed_chain, sent_by},
+    freeze::{GivenIds, Planner},
     plan::{Context, Plan},
     tree::{Shape, Tree, listed, text},
 };
@@ -73,7 +73,7 @@ pub fn chord_complete(
     parts: &ChordParts<'_>,
     context: &Context<'_>,
     ids: &mut dyn FnMut() -> String,
-    told: &dyn Fn(&str) -> Told,
+    told: &dyn Fn(&str) -> ErrbackStyle,
 ) -> Result<ChordOutcome, CanvasError> {
     let context = sent_by(message, context);
     let mut planner = Planner::new(&context, ids);
@@ -89,12 +89,12 @@ pub fn chord_complete(
 }
 
 /// The reason why a chord fails: its own exception, and that of the part that failed.
-struct Wrong {
+struct ChordFault {
     error: Exception,
     original: Exception,
 }
 
-impl Wrong {
+impl ChordFault {
     /// Celery does not remember the exception behind this one.
     fn joining(original: &Exception) -> Box<Self> {
         let error = celery("ChordError", &format!("Join error: {original}"));
@@ -102,22 +102,22 @@ impl Wrong {
     }
 }
 
-fn results(parts: &ChordParts<'_>) -> Result<Value, Box<Wrong>> {
+fn results(parts: &ChordParts<'_>) -> Result<Value, Box<ChordFault>> {
     match parts {
         ChordParts::Joined(Ok(results)) => Ok(results.clone()),
-        ChordParts::Joined(Err(original)) => Err(Wrong::joining(original)),
+        ChordParts::Joined(Err(original)) => Err(ChordFault::joining(original)),
         ChordParts::Counted(parts) => parts.iter().map(part).collect::<Result<Vec<_>, _>>().map(Value::List),
     }
 }
 
-fn part(part: &Value) -> Result<Value, Box<Wrong>> {
+fn part(part: &Value) -> Result<Value, Box<ChordFault>> {
     match part.as_list() {
         Some([_, Value::Text(id), Value::Text(state), result]) if is_failure(&state.as_str().into()) => {
             let original = failure(result);
-            Err(Box::new(Wrong { error: Exception::chord(id, &original), original }))
+            Err(Box::new(ChordFault { error: Exception::chord(id, &original), original }))
         }
         Some([_, Value::Text(_), Value::Text(_), result]) => Ok(result.clone()),
-        _ => Err(Wrong::joining(&Exception::builtin("ValueError", format!("not a part of a chord: {}", repr(part))))),
+        _ => Err(ChordFault::joining(&Exception::builtin("ValueError", format!("not a part of a chord: {}", repr(part))))),
     }
 }
 
@@ -135,12 +135,12 @@ fn celery(kind: &str, text: &str) -> Exception {
 }
 
 impl Planner<'_> {
-    fn chord_error(mut self, mut body: Tree, wrong: Wrong, told: &dyn Fn(&str) -> Told) -> Result<ChordFailure, CanvasError> {
-        let Wrong { error, original } = wrong;
+    fn chord_error(mut self, mut body: Tree, wrong: ChordFault, told: &dyn Fn(&str) -> ErrbackStyle) -> Result<ChordFailure, CanvasError> {
+        let ChordFault { error, original } = wrong;
         let mut failed = Vec::new();
         let mut call = Vec::new();
         if matches!(body.shape, Shape::Group(_)) {
-            let place = self.freeze(&mut body, Given::default());
+            let place = self.freeze(&mut body, GivenIds::default());
             let group_errbacks = listed(&body.options, "link_error");
             let Shape::Group(tasks) = &body.shape else { return Err(CanvasError::Refused("not a group")) };
             let own: Vec<(Option<String>, Vec<Value>)> = tasks.iter().map(result_errbacks).collect();

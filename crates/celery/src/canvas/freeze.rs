@@ -21,10 +21,10 @@ pub(super) struct Planner<'a> {
     pub(super) starts: Vec<ChordStart>,
     pub(super) trail: Vec<usize>,
     pub(super) grown: Option<String>,
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<ResultPlace>,
 }
 
-pub(super) struct Place {
+pub(super) struct ResultPlace {
     id: String,
     pub(super) parent: Option<usize>,
     members: Option<Vec<usize>>,
@@ -32,7 +32,7 @@ pub(super) struct Place {
 
 /// Ids that freezing gives to a part that has none.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Given<'a> {
+pub(super) struct GivenIds<'a> {
     pub(super) id: Option<&'a str>,
     pub(super) group: Option<&'a str>,
     pub(super) index: Option<i64>,
@@ -54,7 +54,7 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn place(&mut self, id: &str, members: Option<Vec<usize>>) -> usize {
-        self.places.push(Place { id: id.to_owned(), parent: None, members });
+        self.places.push(ResultPlace { id: id.to_owned(), parent: None, members });
         self.places.len() - 1
     }
 
@@ -109,7 +109,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    pub(super) fn freeze(&mut self, tree: &mut Tree, given: Given<'_>) -> usize {
+    pub(super) fn freeze(&mut self, tree: &mut Tree, given: GivenIds<'_>) -> usize {
         // A chain and a chord pass it on to what they end in.
         if let Some(chord) = given.chord
             && !matches!(tree.shape, Shape::Chain(_) | Shape::Chord(_))
@@ -138,7 +138,7 @@ impl<'a> Planner<'a> {
             }
             Shape::Chord(chord) => {
                 let Chord { header, group, body } = chord.as_mut();
-                let body_place = body.as_mut().map(|body| self.freeze(body, Given { parent: None, ..given }));
+                let body_place = body.as_mut().map(|body| self.freeze(body, GivenIds { parent: None, ..given }));
                 let (id, header_place) = self.freeze_header(header, group, given);
                 tree.options.set("task_id", id);
                 self.behind(body_place, header_place)
@@ -146,7 +146,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn freeze_task(&mut self, options: &mut Map, given: Given<'_>) -> usize {
+    fn freeze_task(&mut self, options: &mut Map, given: GivenIds<'_>) -> usize {
         let id = match text(options, "task_id") {
             Some(id) => id.to_owned(),
             None => {
@@ -176,7 +176,7 @@ impl<'a> Planner<'a> {
 
     /// Freezes a group: its members come to stand side by side, groups among them dissolved. Its
     /// id, and its place.
-    pub(super) fn freeze_group(&mut self, tasks: &mut Vec<Tree>, options: &mut Map, given: Given<'_>) -> (String, usize) {
+    pub(super) fn freeze_group(&mut self, tasks: &mut Vec<Tree>, options: &mut Map, given: GivenIds<'_>) -> (String, usize) {
         let id = match text(options, "task_id") {
             Some(id) => id.to_owned(),
             None => {
@@ -198,13 +198,13 @@ impl<'a> Planner<'a> {
         }
         let root = text(options, "root_id").map(str::to_owned);
         let parent = text(options, "parent_id").map(str::to_owned);
-        let given = Given { id: None, index: None, root: root.as_deref(), parent: parent.as_deref(), ..given };
+        let given = GivenIds { id: None, index: None, root: root.as_deref(), parent: parent.as_deref(), ..given };
         let places = self.freeze_members(tasks, given);
         let place = self.place(&id, Some(places));
         (id, place)
     }
 
-    fn freeze_members(&mut self, tasks: &mut Vec<Tree>, given: Given<'_>) -> Vec<usize> {
+    fn freeze_members(&mut self, tasks: &mut Vec<Tree>, given: GivenIds<'_>) -> Vec<usize> {
         let mut waiting: VecDeque<Tree> = std::mem::take(tasks).into();
         let mut places = Vec::new();
         while let Some(task) = waiting.pop_front() {
@@ -216,7 +216,7 @@ impl<'a> Planner<'a> {
                 _ => {
                     let mut task = task.copied();
                     let index = i64::try_from(tasks.len()).ok();
-                    places.push(self.freeze(&mut task, Given { index, ..given }));
+                    places.push(self.freeze(&mut task, GivenIds { index, ..given }));
                     tasks.push(task);
                 }
             }
@@ -227,9 +227,9 @@ impl<'a> Planner<'a> {
     /// Freezes the header of a chord that is yet to come. Its tasks carry no body: the chord has it
     /// once, and they get it when they are sent. (A body on each, with the bodies in it on each of
     /// its own, would come to the width of the headers to the power of their number.)
-    pub(super) fn freeze_header(&mut self, header: &mut Vec<Tree>, group: &mut Option<Map>, given: Given<'_>) -> (String, usize) {
+    pub(super) fn freeze_header(&mut self, header: &mut Vec<Tree>, group: &mut Option<Map>, given: GivenIds<'_>) -> (String, usize) {
         let options = group.get_or_insert_default();
-        let frozen = self.freeze_group(header, options, Given { root: given.root, parent: given.parent, ..Given::default() });
+        let frozen = self.freeze_group(header, options, GivenIds { root: given.root, parent: given.parent, ..GivenIds::default() });
         header.iter_mut().for_each(Tree::clear_chord);
         frozen
     }

@@ -10,17 +10,17 @@ use crate::{
 /// Says which part of a canvas names a queue that is refused, where it stands (`link[0].body`), and
 /// why; `None` if there is none. The canvas itself is no part of it.
 pub fn refused_part(signature: &Signature, refuses: &dyn Fn(&str) -> Option<String>) -> Option<String> {
-    let mut walk = Walk { refuses, path: Vec::new() };
+    let mut walk = QueueWalk { refuses, path: Vec::new() };
     walk.below(&signature.options, &signature.kwargs, signature.subtask.as_str())
 }
 
-struct Walk<'a> {
+struct QueueWalk<'a> {
     refuses: &'a dyn Fn(&str) -> Option<String>,
     /// Its place: names, with places where there are several.
     path: Vec<(&'static str, Option<usize>)>,
 }
 
-impl Walk<'_> {
+impl QueueWalk<'_> {
     fn below(&mut self, options: &Map, kwargs: &Map, shape: Option<&str>) -> Option<String> {
         // Whatever is deeper is refused for that.
         if self.path.len() >= DEEPEST {

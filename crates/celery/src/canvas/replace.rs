@@ -7,7 +7,7 @@ use super::{
     after::sent_by,
     build::pipe,
     builtin::ACCUMULATE,
-    freeze::{Given, Planner},
+    freeze::{GivenIds, Planner},
     plan::{Context, Plan},
     tree::{Shape, Tree, extend, listed},
 };
@@ -59,7 +59,7 @@ pub fn replace(
             extend(&mut last.options, "link", &links);
         }
     }
-    planner.freeze(&mut tree, Given { id: Some(&message.id), ..Given::default() });
+    planner.freeze(&mut tree, GivenIds { id: Some(&message.id), ..GivenIds::default() });
     tree.chord.clone_from(&message.chord);
     tree.options.set("group_id", message.group.as_deref());
     tree.options.set("group_index", message.group_index);
@@ -105,7 +105,7 @@ pub fn add_to_chord(
     tree.options.set("group_index", message.group_index);
     tree.chord = Some(chord.clone());
     tree.options.set("root_id", message.root_id.as_deref());
-    planner.freeze(&mut tree, Given::default());
+    planner.freeze(&mut tree, GivenIds::default());
     planner.grown = Some(group.clone());
     let place = planner.begin(tree, &[], &Map::default(), true)?;
     Ok(planner.plan(place))

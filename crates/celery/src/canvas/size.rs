@@ -20,7 +20,7 @@ use crate::{
 pub(super) fn check(tree: &Tree, args: &[Value], call: &Map) -> Result<(), CanvasError> {
     let (rest, call) = (call.get("chain").map_or(0, value), options(call));
     let given = sum(args, value).saturating_add(call);
-    match Copied::of(tree, Shared { carried: rest, given }).most() {
+    match CopiedBytes::of(tree, SharedBytes { carried: rest, given }).most() {
         bytes if bytes > MOST_COPIED => Err(CanvasError::TooLarge { bytes }),
         _ => Ok(()),
     }
@@ -28,7 +28,7 @@ pub(super) fn check(tree: &Tree, args: &[Value], call: &Map) -> Result<(), Canva
 
 /// Bytes that tasks have in their messages and that are not their own.
 #[derive(Clone, Copy)]
-struct Shared {
+struct SharedBytes {
     /// Bytes of what comes after (bodies, the rest of chains), in the messages of what is sent
     /// first.
     carried: u64,
@@ -38,20 +38,20 @@ struct Shared {
 
 /// The bytes that are copied into messages: by what is sent now, and most of all by what one of its
 /// tasks sends later.
-struct Copied {
+struct CopiedBytes {
     now: u64,
     later: u64,
 }
 
-impl Copied {
+impl CopiedBytes {
     fn most(&self) -> u64 {
         self.now.max(self.later)
     }
 
-    fn of(tree: &Tree, shared: Shared) -> Self {
+    fn of(tree: &Tree, shared: SharedBytes) -> Self {
         let end = tree.chord.as_deref().map_or(0, signature);
         let carried = shared.carried.saturating_add(end);
-        let inherited = Shared { carried, given: shared.given.saturating_add(options(&tree.options)) };
+        let inherited = SharedBytes { carried, given: shared.given.saturating_add(options(&tree.options)) };
         match &tree.shape {
             Shape::Task | Shape::Other(_) => Self { now: carried.saturating_add(shared.given), later: 0 },
             Shape::Group(members) => Self::beside(members, inherited),
@@ -67,14 +67,14 @@ impl Copied {
             }
             Shape::Chord(chord) => {
                 let Some(body) = &chord.body else { return Self::beside(&chord.header, inherited) };
-                let header = Shared { carried: carried.saturating_add(weight(body, inherited.given)), ..inherited };
+                let header = SharedBytes { carried: carried.saturating_add(weight(body, inherited.given)), ..inherited };
                 Self::beside(&chord.header, header).before(&Self::of(body, inherited))
             }
         }
     }
 
     /// Adds up what is sent side by side.
-    fn beside(members: &[Tree], shared: Shared) -> Self {
+    fn beside(members: &[Tree], shared: SharedBytes) -> Self {
         members
             .iter()
             .map(|member| Self::of(member, shared))
@@ -151,7 +151,7 @@ mod tests {
         ];
         let context = Context { oid: "oid", origin: "here", now: SystemTime::UNIX_EPOCH, parent: None, defaults: &|_| None };
         for (name, canvas) in rows {
-            let foreseen = Copied::of(&Tree::from_signature(&canvas).unwrap(), Shared { carried: 0, given: 0 }).now;
+            let foreseen = CopiedBytes::of(&Tree::from_signature(&canvas).unwrap(), SharedBytes { carried: 0, given: 0 }).now;
             let mut last = 0;
             let mut ids = || {
                 last += 1;

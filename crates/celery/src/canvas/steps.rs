@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    freeze::{Given, Planner},
+    freeze::{GivenIds, Planner},
     tree::{Shape, Tree},
 };
 use crate::value::{Map, Value};
@@ -17,11 +17,11 @@ pub(super) enum Step<'t> {
 }
 
 impl Planner<'_> {
-    fn freeze_step(&mut self, step: &mut Step<'_>, given: Given<'_>) -> usize {
+    fn freeze_step(&mut self, step: &mut Step<'_>, given: GivenIds<'_>) -> usize {
         match step {
             Step::One(tree) => self.freeze(tree, given),
             Step::Chord { header, group, id, body } => {
-                let place = self.freeze_step(body, Given { parent: None, ..given });
+                let place = self.freeze_step(body, GivenIds { parent: None, ..given });
                 let (group_id, header_place) = self.freeze_header(header, group, given);
                 *id = Some(group_id);
                 self.behind(Some(place), header_place)
@@ -34,7 +34,7 @@ impl Planner<'_> {
     pub(super) fn freeze_steps<'t>(
         &mut self,
         members: Vec<&'t mut Tree>,
-        given: Given<'_>,
+        given: GivenIds<'_>,
         errbacks: &[Value],
     ) -> (Vec<Step<'t>>, Vec<usize>) {
         let mut steps: Vec<Step<'t>> = Vec::new();
@@ -62,9 +62,9 @@ impl Planner<'_> {
                 Step::One(member)
             };
             let place = if nth == 0 {
-                self.freeze_step(&mut step, Given { parent: None, ..given })
+                self.freeze_step(&mut step, GivenIds { parent: None, ..given })
             } else {
-                self.freeze_step(&mut step, Given { root: given.root, ..Given::default() })
+                self.freeze_step(&mut step, GivenIds { root: given.root, ..GivenIds::default() })
             };
             if !steps.is_empty()
                 && let Some(open) = open
@@ -82,7 +82,7 @@ impl Planner<'_> {
 
     /// Makes a chain ready to be sent: its steps, **the last first**, and their places. The first
     /// step gets the arguments.
-    pub(super) fn prepare(&mut self, tasks: Vec<Tree>, args: &[Value], given: Given<'_>, errbacks: &[Value]) -> (Vec<Tree>, Vec<usize>) {
+    pub(super) fn prepare(&mut self, tasks: Vec<Tree>, args: &[Value], given: GivenIds<'_>, errbacks: &[Value]) -> (Vec<Tree>, Vec<usize>) {
         let mut flat = flattened(tasks);
         if let Some(first) = flat.first_mut() {
             give(first, args);

@@ -2,7 +2,7 @@
 
 use super::request::ReplyTo;
 use crate::{
-    events::envelope::{self, Sealed},
+    events::envelope::{self, EventEnvelope},
     value::{Map, Value, ValueError},
 };
 
@@ -28,7 +28,7 @@ impl Reply {
     pub fn encode(&self, to: &ReplyTo, tag: &str) -> Vec<u8> {
         let body = Value::Map(self.from.iter().cloned().collect());
         let headers = Map::from_iter([("ticket", Value::from(self.ticket.as_deref())), ("clock", self.clock.into())]);
-        Sealed { body, headers, exchange: &to.exchange, routing_key: &to.routing_key, delivery_mode: 1, tag }.write()
+        EventEnvelope { body, headers, exchange: &to.exchange, routing_key: &to.routing_key, delivery_mode: 1, tag }.write()
     }
 
     /// Reads a reply of at most `limit` bytes.

@@ -1,7 +1,7 @@
 //! A request, and whom it is for.
 
 use crate::{
-    events::envelope::{self, Sealed},
+    events::envelope::{self, EventEnvelope},
     glob::glob,
     value::{Map, Value, ValueError},
 };
@@ -116,7 +116,7 @@ impl Request {
         }
         let expires = if self.expires == 0.0 { Value::Int(0) } else { self.expires.into() };
         let headers = Map::from_iter([("clock", Value::from(self.clock)), ("expires", expires)]);
-        Sealed { body: body.into(), headers, exchange: super::EXCHANGE, routing_key: "", delivery_mode: 2, tag }.write()
+        EventEnvelope { body: body.into(), headers, exchange: super::EXCHANGE, routing_key: "", delivery_mode: 2, tag }.write()
     }
 
     /// Reads a request of at most `limit` bytes.

@@ -9,7 +9,7 @@ use crate::value::{Map, Value, ValueError};
 const DEPTH: usize = 128;
 
 /// Contents of an envelope.
-pub(crate) struct Sealed<'a> {
+pub(crate) struct EventEnvelope<'a> {
     pub(crate) body: Value,
     pub(crate) headers: Map,
     pub(crate) exchange: &'a str,
@@ -18,7 +18,7 @@ pub(crate) struct Sealed<'a> {
     pub(crate) tag: &'a str,
 }
 
-impl Sealed<'_> {
+impl EventEnvelope<'_> {
     pub(crate) fn write(self) -> Vec<u8> {
         let delivery_info = Map::from_iter([("exchange", self.exchange), ("routing_key", self.routing_key)]);
         let properties: [(&str, Value); 5] = [

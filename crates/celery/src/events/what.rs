@@ -4,13 +4,13 @@ use crate::value::{Map, Value};
 
 /// An event of a task or of a worker.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub enum EventKind {
     /// A worker is there.
-    WorkerOnline(Beat),
+    WorkerOnline(Heartbeat),
     /// A worker is still there.
-    WorkerHeartbeat(Beat),
+    WorkerHeartbeat(Heartbeat),
     /// A worker goes.
-    WorkerOffline(Beat),
+    WorkerOffline(Heartbeat),
     /// A client sent a task.
     TaskSent {
         /// The task.
@@ -85,7 +85,7 @@ pub enum What {
 
 /// State of a worker.
 #[derive(Clone, Debug, PartialEq, Default)]
-pub struct Beat {
+pub struct Heartbeat {
     /// Seconds between its heartbeats; twice that without one, and it is taken for dead.
     pub freq: f64,
     /// Number of tasks that run. Absent, as are the next two, in a heartbeat that was asked for.
@@ -125,7 +125,7 @@ pub struct TaskInfo {
     pub expires: Option<String>,
 }
 
-impl What {
+impl EventKind {
     /// The word for it: `task-succeeded`.
     pub fn kind(&self) -> &str {
         match self {
@@ -204,9 +204,9 @@ impl What {
         let is = |name: &str| fields.get(name).and_then(Value::as_bool).unwrap_or_default();
         let (exception, traceback) = (|| text("exception").unwrap_or_default(), || text("traceback"));
         match kind {
-            "worker-online" => Self::WorkerOnline(Beat::read(&fields)),
-            "worker-heartbeat" => Self::WorkerHeartbeat(Beat::read(&fields)),
-            "worker-offline" => Self::WorkerOffline(Beat::read(&fields)),
+            "worker-online" => Self::WorkerOnline(Heartbeat::read(&fields)),
+            "worker-heartbeat" => Self::WorkerHeartbeat(Heartbeat::read(&fields)),
+            "worker-offline" => Self::WorkerOffline(Heartbeat::read(&fields)),
             "task-sent" => Self::TaskSent {
                 task: TaskInfo::read(&fields),
                 queue: text("queue"),
@@ -234,7 +234,7 @@ impl What {
     }
 }
 
-impl Beat {
+impl Heartbeat {
     fn fields(&self) -> Map {
         let mut fields = Map::from_iter([("freq", self.freq)]);
         for (name, count) in [("active", self.active), ("processed", self.processed)] {

@@ -14,8 +14,8 @@ use flate2::{
 };
 
 use super::{
-    Compression, Limits, Message, Wrong,
-    decode::{Bad, Packing, array, header, known, map, nullable, object, within},
+    Compression, Limits, Message, MessageFault,
+    decode::{DecodeFault, EnvelopeWords, array, header, known, map, nullable, object, within},
 };
 use crate::{
     signature::Signature,
@@ -26,21 +26,23 @@ use crate::{
 const ZSTD_WINDOW_LOG: u32 = 26;
 
 /// Reads the body into the message.
-pub(super) fn read(packing: &Packing<'_>, limits: &Limits, message: &mut Message) -> Result<(), Bad> {
+pub(super) fn read(packing: &EnvelopeWords<'_>, limits: &Limits, message: &mut Message) -> Result<(), DecodeFault> {
     let json = json(packing, limits)?;
     if json.len() > limits.body {
-        return Err(Bad(Wrong::TooLarge, format!("the body has {} bytes, and {} are accepted", json.len(), limits.body)));
+        return Err(DecodeFault(MessageFault::TooLarge, format!("the body has {} bytes, and {} are accepted", json.len(), limits.body)));
     }
     contents(&json, limits, message).map_err(|bad| bad.within("the body"))
 }
 
 /// The body as JSON.
-fn json<'b>(packing: &'b Packing<'_>, limits: &Limits) -> Result<Cow<'b, [u8]>, Bad> {
+fn json<'b>(packing: &'b EnvelopeWords<'_>, limits: &Limits) -> Result<Cow<'b, [u8]>, DecodeFault> {
     let text = packing.body.as_ref().map(known).unwrap_or_default();
     let bytes = match packing.body_encoding.as_deref() {
         Some("base64") => Cow::Owned(unpack_base64(text)?),
         None | Some("") => Cow::Borrowed(text.as_bytes()),
-        Some(other) => return Err(Bad(Wrong::Unreadable, format!("body_encoding is {other:?}; base64 and plain text can be read"))),
+        Some(other) => {
+            return Err(DecodeFault(MessageFault::Unreadable, format!("body_encoding is {other:?}; base64 and plain text can be read")));
+        }
     };
     let bytes = match packing.compression.as_deref() {
         None | Some("") => bytes,
@@ -48,24 +50,25 @@ fn json<'b>(packing: &'b Packing<'_>, limits: &Limits) -> Result<Cow<'b, [u8]>, 
     };
     match packing.content_encoding.as_deref().unwrap_or("utf-8").to_ascii_lowercase().as_str() {
         "utf-8" | "utf8" | "us-ascii" | "ascii" | "binary" | "" => {}
-        other => return Err(Bad(Wrong::Unreadable, format!("content-encoding is {other:?}; utf-8 and binary can be read"))),
+        other => return Err(DecodeFault(MessageFault::Unreadable, format!("content-encoding is {other:?}; utf-8 and binary can be read"))),
     }
-    let refused = |what: &str| Err(Bad(Wrong::ContentType, format!("content type {what}; send JSON (task_serializer = \"json\")")));
+    let refused =
+        |what: &str| Err(DecodeFault(MessageFault::ContentType, format!("content type {what}; send JSON (task_serializer = \"json\")")));
     match packing.content_type.as_deref() {
         Some("application/json") => Ok(bytes),
         Some("application/x-msgpack" | "application/msgpack") if limits.msgpack => {
-            let value = msgpack::parse(&bytes, limits.depth, limits.values).map_err(|error| Bad::from(error).within("the body"))?;
+            let value = msgpack::parse(&bytes, limits.depth, limits.values).map_err(|error| DecodeFault::from(error).within("the body"))?;
             Ok(Cow::Owned(value.to_json()))
         }
         Some(name @ ("application/x-msgpack" | "application/msgpack")) => refused(&format!("{name} (MessagePack) is not accepted here")),
         Some(name @ "application/x-python-serialize") => refused(&format!("{name} (pickle) is never accepted: reading it can run code")),
         Some(name @ ("application/x-yaml" | "text/yaml")) => refused(&format!("{name} (YAML) is not accepted")),
         Some(other) => refused(&format!("{other:?} is not known")),
-        None => Err(Bad(Wrong::Malformed, "the message has no content-type".to_owned())),
+        None => Err(DecodeFault(MessageFault::Malformed, "the message has no content-type".to_owned())),
     }
 }
 
-pub(super) fn unpack_base64(text: &str) -> Result<Vec<u8>, Bad> {
+pub(super) fn unpack_base64(text: &str) -> Result<Vec<u8>, DecodeFault> {
     STANDARD
         .decode(text)
         .or_else(|wrong| {
@@ -73,7 +76,7 @@ pub(super) fn unpack_base64(text: &str) -> Result<Vec<u8>, Bad> {
             let lines = text.bytes().any(|byte| byte.is_ascii_whitespace());
             if lines { STANDARD.decode(text.split_ascii_whitespace().collect::<String>()) } else { Err(wrong) }
         })
-        .map_err(|wrong| Bad(Wrong::Unreadable, format!("the body is not base64, though body_encoding says so: {wrong}")))
+        .map_err(|wrong| DecodeFault(MessageFault::Unreadable, format!("the body is not base64, though body_encoding says so: {wrong}")))
 }
 
 impl Compression {
@@ -107,10 +110,10 @@ impl Compression {
 }
 
 /// Unpacks what was compressed, and stops at the limit.
-fn inflate(packed: &[u8], how: &str, limit: usize) -> Result<Vec<u8>, Bad> {
+fn inflate(packed: &[u8], how: &str, limit: usize) -> Result<Vec<u8>, DecodeFault> {
     let refused = |name: &str| {
-        Err(Bad(
-            Wrong::Compression,
+        Err(DecodeFault(
+            MessageFault::Compression,
             format!("compression {how} ({name}) is not accepted; send with compression \"zlib\", \"zstd\" or none"),
         ))
     };
@@ -122,8 +125,8 @@ fn inflate(packed: &[u8], how: &str, limit: usize) -> Result<Vec<u8>, Bad> {
         _ => return refused("unknown"),
     }
     inflate_up_to(packed, how.contains("zst"), limit).map_err(|error| match error {
-        Some(error) => Bad(Wrong::Unreadable, format!("the body is not what its compression {how} says: {error}")),
-        None => Bad(Wrong::TooLarge, format!("the body, unpacked, has more than the {limit} bytes that are accepted")),
+        Some(error) => DecodeFault(MessageFault::Unreadable, format!("the body is not what its compression {how} says: {error}")),
+        None => DecodeFault(MessageFault::TooLarge, format!("the body, unpacked, has more than the {limit} bytes that are accepted")),
     })
 }
 
@@ -143,7 +146,7 @@ pub(crate) fn inflate_up_to(packed: &[u8], zstd: bool, limit: usize) -> Result<V
     if unpacked.len() > limit { Err(None) } else { Ok(unpacked) }
 }
 
-fn contents(json: &[u8], limits: &Limits, message: &mut Message) -> Result<(), Bad> {
+fn contents(json: &[u8], limits: &Limits, message: &mut Message) -> Result<(), DecodeFault> {
     let mut scan = Scan::new(json, limits.depth)?.up_to(limits.values);
     if scan.peek() == Some(b'{') && message.task.is_empty() {
         protocol_1(&mut scan, limits, message)?;
@@ -160,8 +163,8 @@ fn contents(json: &[u8], limits: &Limits, message: &mut Message) -> Result<(), B
             }
         })?;
         if count != 3 {
-            return Err(Bad(
-                Wrong::Malformed,
+            return Err(DecodeFault(
+                MessageFault::Malformed,
                 format!("expected a list of three (arguments, keyword arguments, what follows), found {count}"),
             ));
         }

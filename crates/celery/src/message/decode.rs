@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use super::{BadMessage, CHILD_CRASHES, CRASHES, Limits, Message, Stub, Wrong, body, times};
+use super::{BadMessage, CHILD_CRASHES, CRASHES, Limits, Message, MessageFault, Stub, body, times};
 use crate::value::{
     Fault, Map, Value, ValueError,
     read::{Scan, Text},
@@ -11,22 +11,22 @@ use crate::value::{
 
 /// A fault, before it is known whose.
 #[derive(Debug)]
-pub(super) struct Bad(pub(super) Wrong, pub(super) String);
+pub(super) struct DecodeFault(pub(super) MessageFault, pub(super) String);
 
-impl From<ValueError> for Bad {
+impl From<ValueError> for DecodeFault {
     fn from(error: ValueError) -> Self {
         let wrong = match error.fault {
-            Fault::Syntax => Wrong::Unreadable,
-            Fault::Deep => Wrong::TooLarge,
-            Fault::Type => Wrong::Malformed,
+            Fault::Syntax => MessageFault::Unreadable,
+            Fault::Deep => MessageFault::TooLarge,
+            Fault::Type => MessageFault::Malformed,
         };
-        Bad(wrong, error.to_string())
+        DecodeFault(wrong, error.to_string())
     }
 }
 
-impl Bad {
+impl DecodeFault {
     pub(super) fn within(self, place: &str) -> Self {
-        Bad(self.0, format!("{place}: {}", self.1))
+        DecodeFault(self.0, format!("{place}: {}", self.1))
     }
 
     /// The same with what can still be read of the message.
@@ -38,7 +38,7 @@ impl Bad {
 
 /// Words of the envelope that are not part of the [`Message`].
 #[derive(Default)]
-pub(super) struct Packing<'a> {
+pub(super) struct EnvelopeWords<'a> {
     pub(super) body: Option<Text<'a>>,
     pub(super) content_type: Option<Cow<'a, str>>,
     pub(super) content_encoding: Option<Cow<'a, str>>,
@@ -66,18 +66,18 @@ impl Message {
 /// Returns why a message of so many bytes is not read.
 pub(super) fn too_large(bytes: usize, limits: &Limits) -> BadMessage {
     let reason = format!("the message has {bytes} bytes, and {} are accepted", limits.message);
-    BadMessage { wrong: Wrong::TooLarge, reason, task: None, id: None }
+    BadMessage { wrong: MessageFault::TooLarge, reason, task: None, id: None }
 }
 
-fn decode(raw: &[u8], limits: &Limits) -> Result<Message, Bad> {
+fn decode(raw: &[u8], limits: &Limits) -> Result<Message, DecodeFault> {
     if raw.len() > limits.message {
         let BadMessage { wrong, reason, .. } = too_large(raw.len(), limits);
-        return Err(Bad(wrong, reason));
+        return Err(DecodeFault(wrong, reason));
     }
     let mut message = Message::default();
-    let mut packing = Packing::default();
-    envelope(raw, limits, &mut message, &mut packing).map_err(|error| Bad::from(error).within("the message"))?;
-    let missing = |what: &str| Err(Bad(Wrong::Malformed, format!("the message has no {what}")));
+    let mut packing = EnvelopeWords::default();
+    envelope(raw, limits, &mut message, &mut packing).map_err(|error| DecodeFault::from(error).within("the message"))?;
+    let missing = |what: &str| Err(DecodeFault(MessageFault::Malformed, format!("the message has no {what}")));
     if !packing.delivery_tag {
         return missing("properties.delivery_tag");
     }
@@ -100,7 +100,7 @@ fn decode(raw: &[u8], limits: &Limits) -> Result<Message, Bad> {
     Ok(message)
 }
 
-fn envelope<'a>(raw: &'a [u8], limits: &Limits, message: &mut Message, packing: &mut Packing<'a>) -> Result<(), ValueError> {
+fn envelope<'a>(raw: &'a [u8], limits: &Limits, message: &mut Message, packing: &mut EnvelopeWords<'a>) -> Result<(), ValueError> {
     let mut scan = Scan::new(raw, limits.depth)?.up_to(limits.values);
     scan.object(|scan, name| match known(&name) {
         "body" => {
@@ -119,7 +119,7 @@ fn envelope<'a>(raw: &'a [u8], limits: &Limits, message: &mut Message, packing: 
     scan.end()
 }
 
-fn headers<'a>(scan: &mut Scan<'a>, message: &mut Message, packing: &mut Packing<'a>) -> Result<(), ValueError> {
+fn headers<'a>(scan: &mut Scan<'a>, message: &mut Message, packing: &mut EnvelopeWords<'a>) -> Result<(), ValueError> {
     object(scan, |scan, name| {
         match known(&name) {
             "compression" => return within(name, |name| cow(scan, name).map(|text| packing.compression = text)),
@@ -190,7 +190,7 @@ pub(super) fn header<'a>(scan: &mut Scan<'a>, name: Text<'a>, message: &mut Mess
     within(name, |_| read).map(|()| None)
 }
 
-fn properties<'a>(scan: &mut Scan<'a>, message: &mut Message, packing: &mut Packing<'a>) -> Result<(), ValueError> {
+fn properties<'a>(scan: &mut Scan<'a>, message: &mut Message, packing: &mut EnvelopeWords<'a>) -> Result<(), ValueError> {
     object(scan, |scan, name| match known(&name) {
         "correlation_id" => within(name, |name| {
             // Nearly always the task's id, which was read before; then it is not kept.

@@ -5,8 +5,8 @@ use std::{ops::Range, sync::LazyLock};
 use memchr::memmem::Finder;
 
 use super::{
-    BadMessage, CHILD_CRASHES, CRASHES, Wrong,
-    decode::{Bad, known},
+    BadMessage, CHILD_CRASHES, CRASHES, MessageFault,
+    decode::{DecodeFault, known},
 };
 use crate::value::{ValueError, read::Scan};
 
@@ -55,7 +55,7 @@ pub fn mark_crashed(raw: &[u8], crashes: u32, child_crashes: u32) -> Result<Vec<
     mark(raw, [Some(crashes), Some(child_crashes)]).map_err(|bad| bad.of(raw))
 }
 
-fn mark(raw: &[u8], counts: [Option<u32>; 2]) -> Result<Vec<u8>, Bad> {
+fn mark(raw: &[u8], counts: [Option<u32>; 2]) -> Result<Vec<u8>, DecodeFault> {
     let mut scan = Scan::new(raw, usize::MAX)?;
     let (mut headers, mut properties, mut info) = (Member::Absent, Member::Absent, Member::Absent);
     let whole = object(&mut scan, |scan, name| match name {
@@ -73,7 +73,7 @@ fn mark(raw: &[u8], counts: [Option<u32>; 2]) -> Result<Vec<u8>, Bad> {
     })?;
     scan.end()?;
     let Member::Object(properties) = properties else {
-        return Err(Bad(Wrong::Malformed, "the message has no properties".to_owned()));
+        return Err(DecodeFault(MessageFault::Malformed, "the message has no properties".to_owned()));
     };
     let [crashes, child_crashes] = counts;
     let crashes = crashes.map(|count| (CRASHES, count.to_string()));
@@ -153,7 +153,7 @@ fn member<'a>(scan: &mut Scan<'a>, read: impl FnOnce(&mut Scan<'a>) -> Result<Ob
 impl Member {
     /// Puts marks into this member of an object. Where it is absent or null, there is one with
     /// nothing but the marks.
-    fn put(&self, name: &str, around: &Object, marks: [Option<&(&str, String)>; 3], edits: &mut Vec<Edit>) -> Result<(), Bad> {
+    fn put(&self, name: &str, around: &Object, marks: [Option<&(&str, String)>; 3], edits: &mut Vec<Edit>) -> Result<(), DecodeFault> {
         let mut added = Vec::new();
         for (mark, value) in marks.into_iter().flatten() {
             let old = match self {
@@ -177,7 +177,7 @@ impl Member {
             Member::Object(object) => edits.push((object.end..object.end, format!("{}{added}", comma(object.empty)))),
             Member::Null(null) => edits.push((null.clone(), format!("{{{added}}}"))),
             Member::Absent => edits.push((around.end..around.end, format!("{}\"{name}\": {{{added}}}", comma(around.empty)))),
-            Member::Other => return Err(Bad(Wrong::Malformed, format!("{name} is no object"))),
+            Member::Other => return Err(DecodeFault(MessageFault::Malformed, format!("{name} is no object"))),
         }
         Ok(())
     }

@@ -56,7 +56,7 @@ impl<'a> Stub<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Message, Wrong, mark_redelivered};
+    use crate::{Message, MessageFault, mark_redelivered};
 
     fn stub(members: &str) -> Vec<u8> {
         format!(
@@ -71,7 +71,7 @@ mod tests {
         for raw in [raw.clone(), mark_redelivered(&raw, Some(2)).unwrap()] {
             assert_eq!(Stub::read(&raw), Some(Stub { tag: "a:1", bytes: 41_943_040, task: Some("t.x"), id: None }));
             let bad = Message::decode(&raw, &Limits::default()).unwrap_err();
-            assert_eq!((bad.wrong, bad.task.as_deref(), bad.id), (Wrong::TooLarge, Some("t.x"), None));
+            assert_eq!((bad.wrong, bad.task.as_deref(), bad.id), (MessageFault::TooLarge, Some("t.x"), None));
         }
     }
 

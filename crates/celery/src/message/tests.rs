@@ -6,7 +6,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use super::{
-    BadMessage, CHILD_CRASHES, Compression, Encoding, Limits, Message, Wrong, crashes_of, mark_crashed, mark_redelivered, sent_at,
+    BadMessage, CHILD_CRASHES, Compression, Encoding, Limits, Message, MessageFault, crashes_of, mark_crashed, mark_redelivered, sent_at,
 };
 use crate::{Map, Signature, Value};
 
@@ -185,14 +185,14 @@ fn a_message_of_protocol_1_is_read() {
 
 #[test]
 fn a_message_that_cannot_be_run_says_why_and_whose_it_is() {
-    use Wrong::{Compression, ContentType, Malformed, TooLarge, Unreadable};
+    use MessageFault::{Compression, ContentType, Malformed, TooLarge, Unreadable};
     let body = |body: &str| around("", body);
     let header = |header: &str| around(&format!(", {header}"), "[[], {}, {}]");
     let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     let signature = |sig: &str| body(&format!(r#"[[], {{}}, {{"callbacks": {sig}}}]"#));
     let compressed = |how: &str| header(&format!(r#""compression": "{how}""#));
     let typed = |name: &str| good().replace("application/json", name);
-    let table: &[(&str, Wrong, String, &str)] = &[
+    let table: &[(&str, MessageFault, String, &str)] = &[
         ("two elements", Malformed, body("[[], {}]"), "a list of three"),
         ("four elements", Malformed, body("[[], {}, {}, {}]"), "found 4"),
         ("no list", Malformed, body("17"), "expected a list, found an integer"),
@@ -319,11 +319,11 @@ fn compressed_bodies_are_unpacked_up_to_the_limit() {
     let bomb = [b"[[\"".as_slice(), &vec![b' '; 70 << 20], b"\"], {}, {}]"].concat();
     for (how, bytes) in [("application/x-gzip", zlib(&bomb)), ("application/zstd", zstd(&bomb))] {
         let bad = bad(&packed(how, &bytes));
-        assert_eq!(bad.wrong, Wrong::TooLarge, "{how}: {bad}");
+        assert_eq!(bad.wrong, MessageFault::TooLarge, "{how}: {bad}");
         assert!(bad.reason.contains("67108864"), "{how}: {bad}");
         // The limit is met on the way: what comes after it is not even looked at.
         let cut = bytes.len() - bytes.len() / 50;
-        assert_eq!(self::bad(&packed(how, &bytes[..cut])).wrong, Wrong::TooLarge, "{how}, cut");
+        assert_eq!(self::bad(&packed(how, &bytes[..cut])).wrong, MessageFault::TooLarge, "{how}, cut");
     }
 }
 

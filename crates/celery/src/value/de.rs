@@ -54,14 +54,14 @@ impl<'de> Deserializer<'de> for Value {
             Value::Text(text) => visitor.visit_string(text),
             Value::Escaped(_) => Err(ValueError::new(format!("expected {}, found a text with lone surrogates", Expected(&visitor)))),
             Value::List(items) => {
-                let mut items = Items { items: items.into_iter(), index: 0 };
+                let mut items = ListReader { items: items.into_iter(), index: 0 };
                 let read = visitor.visit_seq(&mut items)?;
                 match items.items.len() {
                     0 => Ok(read),
                     more => Err(ValueError::new(format!("expected a list of {}, found {}", items.index, items.index + more))),
                 }
             }
-            Value::Map(map) => visitor.visit_map(Members { members: distinct(map).0.into_iter(), value: None }),
+            Value::Map(map) => visitor.visit_map(MapReader { members: distinct(map).0.into_iter(), value: None }),
         }
     }
 
@@ -71,8 +71,8 @@ impl<'de> Deserializer<'de> for Value {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, ValueError> {
         match self {
-            Value::Big(digits) if name == WHOLE => visitor.visit_enum(Beyond(0, digits.into())),
-            Value::Escaped(escaped) if name == WHOLE => visitor.visit_enum(Beyond(1, escaped.into())),
+            Value::Big(digits) if name == WHOLE => visitor.visit_enum(BeyondJson(0, digits.into())),
+            Value::Escaped(escaped) if name == WHOLE => visitor.visit_enum(BeyondJson(1, escaped.into())),
             plain => visitor.visit_newtype_struct(plain),
         }
     }
@@ -146,12 +146,12 @@ fn distinct(map: Map) -> Map {
     Map(map.0.into_iter().enumerate().filter(|(index, (name, _))| last.get(name) == Some(index)).map(|(_, member)| member).collect())
 }
 
-struct Items {
+struct ListReader {
     items: std::vec::IntoIter<Value>,
     index: usize,
 }
 
-impl<'de> de::SeqAccess<'de> for &mut Items {
+impl<'de> de::SeqAccess<'de> for &mut ListReader {
     type Error = ValueError;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, ValueError> {
@@ -165,17 +165,17 @@ impl<'de> de::SeqAccess<'de> for &mut Items {
     }
 }
 
-struct Members {
+struct MapReader {
     members: std::vec::IntoIter<(String, Value)>,
     value: Option<(String, Value)>,
 }
 
-impl<'de> de::MapAccess<'de> for Members {
+impl<'de> de::MapAccess<'de> for MapReader {
     type Error = ValueError;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ValueError> {
         let Some((name, value)) = self.members.next() else { return Ok(None) };
-        let key = seed.deserialize(Name(name.clone()))?;
+        let key = seed.deserialize(KeyName(name.clone()))?;
         self.value = Some((name, value));
         Ok(Some(key))
     }
@@ -191,7 +191,7 @@ impl<'de> de::MapAccess<'de> for Members {
 }
 
 /// A member's name, from which maps with keys that are numbers or booleans can be read too.
-struct Name(String);
+struct KeyName(String);
 
 macro_rules! from_name {
     ($($method:ident $visit:ident $type:ty)*) => {$(
@@ -204,7 +204,7 @@ macro_rules! from_name {
     )*};
 }
 
-impl<'de> Deserializer<'de> for Name {
+impl<'de> Deserializer<'de> for KeyName {
     type Error = ValueError;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ValueError> {
@@ -311,9 +311,9 @@ impl<'de> de::VariantAccess<'de> for Content {
 
 /// A value that JSON's types cannot say, on its way from our deserializer to a [`Value`]: which
 /// one, and its text.
-struct Beyond(u32, String);
+struct BeyondJson(u32, String);
 
-impl<'de> de::EnumAccess<'de> for Beyond {
+impl<'de> de::EnumAccess<'de> for BeyondJson {
     type Error = ValueError;
     type Variant = Content;
 

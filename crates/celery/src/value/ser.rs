@@ -76,13 +76,13 @@ macro_rules! into_value {
 impl Serializer for ToValue {
     type Ok = Value;
     type Error = ValueError;
-    type SerializeSeq = Items;
-    type SerializeTuple = Items;
-    type SerializeTupleStruct = Items;
-    type SerializeTupleVariant = Items;
-    type SerializeMap = Members;
-    type SerializeStruct = Members;
-    type SerializeStructVariant = Members;
+    type SerializeSeq = ListWriter;
+    type SerializeTuple = ListWriter;
+    type SerializeTupleStruct = ListWriter;
+    type SerializeTupleVariant = ListWriter;
+    type SerializeMap = MapWriter;
+    type SerializeStruct = MapWriter;
+    type SerializeStructVariant = MapWriter;
 
     into_value! {
         serialize_bool bool serialize_i32 i32 serialize_i64 i64 serialize_u32 u32 serialize_u64 u64 serialize_f64 f64 serialize_str &str
@@ -163,33 +163,45 @@ impl Serializer for ToValue {
         Ok(Value::Map(Map(vec![(variant.to_owned(), value)])))
     }
 
-    fn serialize_seq(self, len: Option<usize>) -> Result<Items, ValueError> {
+    fn serialize_seq(self, len: Option<usize>) -> Result<ListWriter, ValueError> {
         // A length that is only announced sets nothing much aside.
-        Ok(Items { variant: None, list: Vec::with_capacity(len.unwrap_or(0).min(1024)), inner: self.deeper()? })
+        Ok(ListWriter { variant: None, list: Vec::with_capacity(len.unwrap_or(0).min(1024)), inner: self.deeper()? })
     }
 
-    fn serialize_tuple(self, len: usize) -> Result<Items, ValueError> {
+    fn serialize_tuple(self, len: usize) -> Result<ListWriter, ValueError> {
         self.serialize_seq(Some(len))
     }
 
-    fn serialize_tuple_struct(self, _name: &'static str, len: usize) -> Result<Items, ValueError> {
+    fn serialize_tuple_struct(self, _name: &'static str, len: usize) -> Result<ListWriter, ValueError> {
         self.serialize_seq(Some(len))
     }
 
-    fn serialize_tuple_variant(self, _name: &'static str, _index: u32, variant: &'static str, len: usize) -> Result<Items, ValueError> {
-        Ok(Items { variant: Some(variant), ..self.deeper()?.serialize_seq(Some(len))? })
+    fn serialize_tuple_variant(
+        self,
+        _name: &'static str,
+        _index: u32,
+        variant: &'static str,
+        len: usize,
+    ) -> Result<ListWriter, ValueError> {
+        Ok(ListWriter { variant: Some(variant), ..self.deeper()?.serialize_seq(Some(len))? })
     }
 
-    fn serialize_map(self, _len: Option<usize>) -> Result<Members, ValueError> {
-        Ok(Members { variant: None, map: Map::default(), name: None, inner: self.deeper()? })
+    fn serialize_map(self, _len: Option<usize>) -> Result<MapWriter, ValueError> {
+        Ok(MapWriter { variant: None, map: Map::default(), name: None, inner: self.deeper()? })
     }
 
-    fn serialize_struct(self, _name: &'static str, len: usize) -> Result<Members, ValueError> {
+    fn serialize_struct(self, _name: &'static str, len: usize) -> Result<MapWriter, ValueError> {
         self.serialize_map(Some(len))
     }
 
-    fn serialize_struct_variant(self, _name: &'static str, _index: u32, variant: &'static str, len: usize) -> Result<Members, ValueError> {
-        Ok(Members { variant: Some(variant), ..self.deeper()?.serialize_map(Some(len))? })
+    fn serialize_struct_variant(
+        self,
+        _name: &'static str,
+        _index: u32,
+        variant: &'static str,
+        len: usize,
+    ) -> Result<MapWriter, ValueError> {
+        Ok(MapWriter { variant: Some(variant), ..self.deeper()?.serialize_map(Some(len))? })
     }
 }
 
@@ -201,13 +213,13 @@ fn under(variant: Option<&'static str>, value: Value) -> Value {
     }
 }
 
-struct Items {
+struct ListWriter {
     variant: Option<&'static str>,
     list: Vec<Value>,
     inner: ToValue,
 }
 
-impl Items {
+impl ListWriter {
     fn push<T: Serialize + ?Sized>(&mut self, item: &T) -> Result<(), ValueError> {
         let item = item.serialize(self.inner).map_err(|error| error.in_item(self.list.len()))?;
         self.list.push(item);
@@ -217,7 +229,7 @@ impl Items {
 
 macro_rules! items {
     ($($trait:ident $method:ident)*) => {$(
-        impl ser::$trait for Items {
+        impl ser::$trait for ListWriter {
             type Ok = Value;
             type Error = ValueError;
 
@@ -234,14 +246,14 @@ macro_rules! items {
 
 items! { SerializeSeq serialize_element SerializeTuple serialize_element SerializeTupleStruct serialize_field SerializeTupleVariant serialize_field }
 
-struct Members {
+struct MapWriter {
     variant: Option<&'static str>,
     map: Map,
     name: Option<String>,
     inner: ToValue,
 }
 
-impl Members {
+impl MapWriter {
     fn push<T: Serialize + ?Sized>(&mut self, name: String, value: &T) -> Result<(), ValueError> {
         let value = value.serialize(self.inner).map_err(|error| error.in_member(&name))?;
         self.map.0.push((name, value));
@@ -253,7 +265,7 @@ impl Members {
     }
 }
 
-impl ser::SerializeMap for Members {
+impl ser::SerializeMap for MapWriter {
     type Ok = Value;
     type Error = ValueError;
 
@@ -272,7 +284,7 @@ impl ser::SerializeMap for Members {
     }
 }
 
-impl ser::SerializeStruct for Members {
+impl ser::SerializeStruct for MapWriter {
     type Ok = Value;
     type Error = ValueError;
 
@@ -285,7 +297,7 @@ impl ser::SerializeStruct for Members {
     }
 }
 
-impl ser::SerializeStructVariant for Members {
+impl ser::SerializeStructVariant for MapWriter {
     type Ok = Value;
     type Error = ValueError;
 

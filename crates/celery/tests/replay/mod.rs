@@ -10,8 +10,8 @@ use std::{
 use longshore_celery::{
     Exception, Limits, Map, Message, ResultTree, Signature, State, Value,
     canvas::{
-        ChordOutcome, ChordParts, Context, FailedPart, FailedTask, Parent, Plan, Told, add_to_chord, after_failure, after_success, apply,
-        chord_complete, joined, replace, retry,
+        ChordOutcome, ChordParts, Context, ErrbackStyle, FailedPart, FailedTask, Parent, Plan, add_to_chord, after_failure, after_success,
+        apply, chord_complete, joined, replace, retry,
     },
 };
 
@@ -223,8 +223,8 @@ fn bodies(chord: &Signature) -> Vec<String> {
     ids
 }
 
-fn told(errback: &str) -> Told {
-    if errback == "lab.eb_here" { Told::Here } else { Told::Id }
+fn told(errback: &str) -> ErrbackStyle {
+    if errback == "lab.eb_here" { ErrbackStyle::Here } else { ErrbackStyle::Id }
 }
 
 /// A task's own place, in the words of those that fail with it.

@@ -9,7 +9,7 @@ use clap::Args;
 use longshore_celery::{
     Value,
     control::Request,
-    events::{self, Event, What},
+    events::{self, Event, EventKind},
 };
 use longshore_worker::remote::tell;
 
@@ -89,19 +89,21 @@ fn line(event: &Event) -> String {
     let id = |uuid: &str| plain(uuid);
     let text = |text: &str| cut(&plain(text), 200);
     let more = match &event.what {
-        What::TaskSent { task, .. } | What::TaskReceived(task) => {
+        EventKind::TaskSent { task, .. } | EventKind::TaskReceived(task) => {
             let args = task.args.as_deref().unwrap_or_default();
             let kwargs = task.kwargs.as_deref().filter(|kwargs| *kwargs != "{}").map(|kwargs| format!(" {kwargs}")).unwrap_or_default();
             format!("{}[{}] {}", plain(&task.name), id(&task.uuid), text(&format!("{args}{kwargs}")))
         }
-        What::TaskStarted { uuid } => id(uuid),
-        What::TaskSucceeded { uuid, result, runtime } => format!("{} {} in {runtime:.3}s", id(uuid), text(result)),
-        What::TaskFailed { uuid, exception, .. } | What::TaskRetried { uuid, exception, .. } => format!("{} {}", id(uuid), text(exception)),
-        What::TaskRevoked { uuid, terminated, expired, .. } => {
+        EventKind::TaskStarted { uuid } => id(uuid),
+        EventKind::TaskSucceeded { uuid, result, runtime } => format!("{} {} in {runtime:.3}s", id(uuid), text(result)),
+        EventKind::TaskFailed { uuid, exception, .. } | EventKind::TaskRetried { uuid, exception, .. } => {
+            format!("{} {}", id(uuid), text(exception))
+        }
+        EventKind::TaskRevoked { uuid, terminated, expired, .. } => {
             format!("{}{}{}", id(uuid), if *terminated { " terminated" } else { "" }, if *expired { " expired" } else { "" })
         }
-        What::TaskRejected { uuid, requeue } => format!("{}{}", id(uuid), if *requeue { " back to its queue" } else { "" }),
-        What::WorkerOnline(beat) | What::WorkerHeartbeat(beat) | What::WorkerOffline(beat) => {
+        EventKind::TaskRejected { uuid, requeue } => format!("{}{}", id(uuid), if *requeue { " back to its queue" } else { "" }),
+        EventKind::WorkerOnline(beat) | EventKind::WorkerHeartbeat(beat) | EventKind::WorkerOffline(beat) => {
             let count = |count: Option<i64>, what: &str| count.map(|count| format!(" {count} {what}")).unwrap_or_default();
             format!(
                 "{} {}{}{}",
@@ -111,7 +113,7 @@ fn line(event: &Event) -> String {
                 count(beat.processed, "processed")
             )
         }
-        What::Other { fields, .. } => text(&String::from_utf8_lossy(&Value::Map(fields.clone()).to_json())),
+        EventKind::Other { fields, .. } => text(&String::from_utf8_lossy(&Value::Map(fields.clone()).to_json())),
     };
     format!("{} {} {} {more}", at.map(clock).unwrap_or_default(), plain(&event.hostname), event.what.kind())
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use longshore_celery::{Map, Message, Value};
 use longshore_core::{CancelToken, LaneKind};
-use longshore_worker::{App, Call, Failure, Handler, Parts, Task, TaskContext};
+use longshore_worker::{App, Call, ContextParts, Failure, Handler, Task, TaskContext};
 use tokio::io::AsyncWriteExt as _;
 
 use super::{Programs, specs};
@@ -55,7 +55,7 @@ impl World {
             retries,
             ..Message::default()
         };
-        let context = TaskContext::new(Parts {
+        let context = TaskContext::new(ContextParts {
             message: Arc::new(message),
             registry: self.app.registry().clone(),
             client: None,

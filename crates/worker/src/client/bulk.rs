@@ -25,7 +25,7 @@ pub struct SendAll<S, R> {
     /// Number of signatures that were taken from the stream.
     taken: u64,
     /// Written out while those before were on their way.
-    ahead: Vec<Planned<R>>,
+    ahead: Vec<PlannedSignature<R>>,
     sent: VecDeque<(u64, Result<Answer<R>, Refused<R>>)>,
 }
 
@@ -48,14 +48,14 @@ pub struct Sent<R> {
 }
 
 /// A signature, planned.
-struct Planned<R> {
+struct PlannedSignature<R> {
     place: u64,
     signature: Signature<R>,
-    plan: Result<(Answer<R>, Way), ClientError>,
+    plan: Result<(Answer<R>, SendWay), ClientError>,
 }
 
 /// Way to the broker.
-enum Way {
+enum SendWay {
     /// As these messages, with others.
     Messages(Vec<Outgoing>),
     /// With chords that are to be begun between its messages: by itself.
@@ -111,7 +111,7 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
     }
 
     /// Takes what the stream has ready, one at least unless it has ended.
-    async fn some(&mut self) -> Vec<Planned<R>> {
+    async fn some(&mut self) -> Vec<PlannedSignature<R>> {
         let Some(first) = self.signatures.next().await else { return Vec::new() };
         let mut batch = vec![self.plan(first)];
         self.fill(&mut batch).await;
@@ -119,13 +119,13 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
     }
 
     /// Takes what the stream has ready.
-    async fn ready(&mut self) -> Vec<Planned<R>> {
+    async fn ready(&mut self) -> Vec<PlannedSignature<R>> {
         let mut batch = Vec::new();
         self.fill(&mut batch).await;
         batch
     }
 
-    async fn fill(&mut self, batch: &mut Vec<Planned<R>>) {
+    async fn fill(&mut self, batch: &mut Vec<PlannedSignature<R>>) {
         poll_fn(|context| {
             while batch.len() < BATCH {
                 match Pin::new(&mut self.signatures).poll_next(context) {
@@ -138,44 +138,44 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
         .await;
     }
 
-    fn plan(&mut self, signature: Signature<R>) -> Planned<R> {
+    fn plan(&mut self, signature: Signature<R>) -> PlannedSignature<R> {
         let place = self.taken;
         self.taken += 1;
         let plan = self.way(&signature);
-        Planned { place, signature, plan }
+        PlannedSignature { place, signature, plan }
     }
 
-    fn way(&self, signature: &Signature<R>) -> Result<(Answer<R>, Way), ClientError> {
+    fn way(&self, signature: &Signature<R>) -> Result<(Answer<R>, SendWay), ClientError> {
         let wire = signature.clone().into_wire().map_err(ClientError::Signature)?;
         let plan = self.client.plan(&wire, None)?;
         let answer = self.client.answer(place(&plan)?);
         let begins = plan.grown.is_some() || !plan.starts.is_empty() || plan.sends.iter().any(|send| !send.before.is_empty());
         if begins {
-            return Ok((answer, Way::Chords(Box::new(plan))));
+            return Ok((answer, SendWay::Chords(Box::new(plan))));
         }
         let messages: Vec<Outgoing> = plan.sends.into_iter().map(|send| self.client.outgoing(send)).collect();
         let queue = messages.first().map(|message| message.queue.clone());
-        Ok((answer.sent_to(queue), Way::Messages(messages)))
+        Ok((answer.sent_to(queue), SendWay::Messages(messages)))
     }
 }
 
 type Outcomes<R> = VecDeque<(u64, Result<Answer<R>, Refused<R>>)>;
 
-impl<R> Planned<R> {
+impl<R> PlannedSignature<R> {
     fn refused(self, error: ClientError) -> (u64, Result<Answer<R>, Refused<R>>) {
         (self.place, Err(Refused { signature: self.signature, error }))
     }
 }
 
 /// A signature whose messages go with others.
-struct Going<R> {
+struct BatchedSend<R> {
     place: u64,
     signature: Signature<R>,
     answer: Answer<R>,
     messages: usize,
 }
 
-impl<R> Going<R> {
+impl<R> BatchedSend<R> {
     fn ended(self, sent: Result<(), BrokerError>) -> (u64, Result<Answer<R>, Refused<R>>) {
         let Self { place, signature, answer, .. } = self;
         (place, sent.map(|()| answer).map_err(|error| Refused { signature, error: error.into() }))
@@ -183,20 +183,20 @@ impl<R> Going<R> {
 }
 
 /// Sends them in order, in as few calls as may be.
-async fn send<R>(client: &Client, batch: Vec<Planned<R>>) -> Outcomes<R> {
+async fn send<R>(client: &Client, batch: Vec<PlannedSignature<R>>) -> Outcomes<R> {
     let mut outcomes = VecDeque::with_capacity(batch.len());
     let (mut going, mut messages) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-    for Planned { place, signature, plan } in batch {
+    for PlannedSignature { place, signature, plan } in batch {
         match plan {
-            Ok((answer, Way::Messages(some))) => {
-                going.push(Going { place, signature, answer, messages: some.len() });
+            Ok((answer, SendWay::Messages(some))) => {
+                going.push(BatchedSend { place, signature, answer, messages: some.len() });
                 messages.extend(some);
                 continue;
             }
             // Answers come in order: what stands before it goes first.
-            Ok((answer, Way::Chords(plan))) => {
+            Ok((answer, SendWay::Chords(plan))) => {
                 publish(client, &mut going, &mut messages, &mut outcomes).await;
-                let alone = Going { place, signature, answer, messages: 0 };
+                let alone = BatchedSend { place, signature, answer, messages: 0 };
                 outcomes.push_back(alone.ended(client.publish(*plan).await.map(drop)));
             }
             Err(error) => {
@@ -211,7 +211,7 @@ async fn send<R>(client: &Client, batch: Vec<Planned<R>>) -> Outcomes<R> {
 
 /// All in one call; if the broker refuses that, one after the other, so that one bad one does not
 /// hold up the others.
-async fn publish<R>(client: &Client, going: &mut Vec<Going<R>>, messages: &mut Vec<Outgoing>, outcomes: &mut Outcomes<R>) {
+async fn publish<R>(client: &Client, going: &mut Vec<BatchedSend<R>>, messages: &mut Vec<Outgoing>, outcomes: &mut Outcomes<R>) {
     if going.is_empty() {
         return;
     }

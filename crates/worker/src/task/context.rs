@@ -32,12 +32,12 @@ use crate::{
 /// A function under `#[longshore::task]` gets it by having a first parameter of this type.
 #[derive(Clone)]
 pub struct TaskContext {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<ContextInner>,
 }
 
 /// Of what a context is made.
-pub(crate) struct Inner {
-    parts: Parts,
+pub(crate) struct ContextInner {
+    parts: ContextParts,
     /// The lease under which it was claimed, and the term of it; `None` where nobody else can have
     /// it.
     claim: Option<(Arc<Lease>, Term)>,
@@ -50,7 +50,7 @@ pub(crate) struct Inner {
 }
 
 /// A worker's knowledge of an attempt.
-pub struct Parts {
+pub struct ContextParts {
     /// The message, arguments included.
     pub message: Arc<Message>,
     /// The tasks of the app that the task is registered in, itself included.
@@ -75,14 +75,14 @@ pub struct Parts {
 
 impl TaskContext {
     /// The context of an attempt.
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: ContextParts) -> Self {
         Self::claimed(parts, None)
     }
 
     /// The same, of a message that was claimed under a lease, in this term of it.
-    pub(crate) fn claimed(parts: Parts, claim: Option<(Arc<Lease>, Term)>) -> Self {
+    pub(crate) fn claimed(parts: ContextParts, claim: Option<(Arc<Lease>, Term)>) -> Self {
         let (elsewhere, listens) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { inner: Arc::new(Inner { parts, claim, elsewhere, listens, children: Mutex::default() }) }
+        Self { inner: Arc::new(ContextInner { parts, claim, elsewhere, listens, children: Mutex::default() }) }
     }
 
     /// Returns whether the task may begin: it is still this worker's. A worker asks before each

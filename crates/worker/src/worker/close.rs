@@ -13,9 +13,9 @@ use longshore_core::{ErrorKind, Receipt, watch::Detail};
 
 use super::{
     conclude::{self, Conclusion},
-    notice::{Notice, What, WorkerEvent},
+    notice::{TaskChange, TaskNotice, WorkerEvent},
     shared::Shared,
-    work::Work,
+    work::ClaimedTask,
 };
 
 /// How long the right to send a chord's body is held while it is made.
@@ -27,7 +27,7 @@ pub(crate) struct Closing {
     pub(crate) receipt: Option<Receipt>,
     pub(crate) queue: Arc<str>,
     pub(crate) message: Option<Arc<Message>>,
-    pub(crate) work: Option<Arc<Work>>,
+    pub(crate) work: Option<Arc<ClaimedTask>>,
     pub(crate) conclusion: Conclusion,
 }
 
@@ -74,7 +74,7 @@ impl Closer {
             }
         }
         let mut finishes = Vec::new();
-        let (mut stored, mut sent) = (Asked::new(), Asked::new());
+        let (mut stored, mut sent) = (StoreRequests::new(), StoreRequests::new());
         let mut apart: Vec<(usize, ChordPart)> = Vec::new();
         for (place, closing) in batch.iter_mut().enumerate().filter(|(place, _)| !refused.contains_key(place)) {
             let conclusion = &mut closing.conclusion;
@@ -391,18 +391,18 @@ impl Closer {
         if !shared.hub.wants(Detail::Tasks) {
             return;
         }
-        let notices: Vec<Notice> = batch
+        let notices: Vec<TaskNotice> = batch
             .into_iter()
             .enumerate()
             .filter_map(|(place, closing)| {
                 let what = match closing.conclusion.what {
                     None if closing.conclusion.end == (End::Back { front: true }) => return None,
-                    _ if late.contains(&place) => What::Late,
+                    _ if late.contains(&place) => TaskChange::Late,
                     what => what?,
                 };
                 let message = closing.message.unwrap_or_default();
-                let seat = closing.work.and_then(|work| work.started()).map(|start| (start.lane, start.slot));
-                Some(Notice { at: shared.environment.wall(), message, queue: closing.queue, seat, what })
+                let slot = closing.work.and_then(|work| work.started()).map(|start| (start.lane, start.slot));
+                Some(TaskNotice { at: shared.environment.wall(), message, queue: closing.queue, slot, what })
             })
             .collect();
         shared.hub.post(notices.into_iter().map(WorkerEvent::Task));
@@ -443,7 +443,7 @@ where
 /// Gives a store what several ask for, in one call; where that is refused, what each asks for
 /// alone.
 async fn together<'a, T>(
-    asked: &'a Asked<T>,
+    asked: &'a StoreRequests<T>,
     refused: &mut Refusals,
     give: impl Fn(&'a [T]) -> BoxFuture<'a, Result<Result<(), String>, BrokerError>>,
 ) -> Result<(), BrokerError> {
@@ -461,13 +461,13 @@ async fn together<'a, T>(
 }
 
 /// Questions that several of a batch ask, each once.
-struct Asked<T> {
+struct StoreRequests<T> {
     all: Vec<T>,
     /// Who, and where what each asks for ends.
     ends: Vec<(usize, usize)>,
 }
 
-impl<T> Asked<T> {
+impl<T> StoreRequests<T> {
     fn new() -> Self {
         Self { all: Vec::new(), ends: Vec::new() }
     }

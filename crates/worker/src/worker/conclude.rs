@@ -22,16 +22,16 @@ use longshore_core::{
 
 use super::{
     close::Closing,
-    notice::What,
+    notice::TaskChange,
     shared::Shared,
     verdict::{Verdict, verdict},
-    work::{Answer, Ticket, Work},
+    work::{AttemptResult, ClaimedTask, TaskTicket},
 };
 use crate::{failure::Failure, outgoing};
 
 /// Why a task is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unrun {
+pub(crate) enum UnrunReason {
     /// Its time is over.
     Expired,
     /// It was revoked.
@@ -52,15 +52,15 @@ pub(crate) struct Conclusion {
     pub(crate) parts: Vec<(ChordPart, Arc<Signature>)>,
     pub(crate) end: End,
     /// What is said of it, if anybody listens.
-    pub(crate) what: Option<What>,
+    pub(crate) what: Option<TaskChange>,
     /// Counts that go up when it is closed.
-    pub(crate) counted: &'static [Counted],
+    pub(crate) counted: &'static [CountField],
     /// For how long its attempt ran, and waited for a slot before that.
     pub(crate) times: Option<(Duration, Duration)>,
 }
 
 /// One of the numbers of a worker's summary.
-pub(crate) type Counted = fn(&mut Counts) -> &mut u64;
+pub(crate) type CountField = fn(&mut Counts) -> &mut u64;
 
 impl Conclusion {
     pub(crate) fn new(end: End) -> Self {
@@ -77,7 +77,7 @@ impl Conclusion {
 }
 
 /// What is known of a task while it is concluded.
-struct Case<'a> {
+struct TaskCase<'a> {
     shared: &'a Shared,
     message: &'a Message,
     queue: &'a Arc<str>,
@@ -88,12 +88,12 @@ struct Case<'a> {
 }
 
 /// Concludes an attempt that has ended.
-pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Option<Closing> {
+pub(crate) fn ended(shared: &Shared, finished: Finished<TaskTicket, AttemptResult>) -> Option<Closing> {
     let times = (finished.run(), finished.wait());
     let Finished { task, outcome, .. } = finished;
-    let Ticket(work) = task.payload?;
+    let TaskTicket(work) = task.payload?;
     let message = work.message.clone();
-    let case = Case {
+    let case = TaskCase {
         shared,
         message: &message,
         queue: &work.queue,
@@ -111,7 +111,7 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Opti
         }
         Verdict::Retry { after, why } => case.retry(after, &why),
         Verdict::Revoked(why) => case.revoked(why, work.signal()),
-        Verdict::Ignore => Conclusion { what: Some(What::Ignored), ..Conclusion::new(End::Ack) },
+        Verdict::Ignore => Conclusion { what: Some(TaskChange::Ignored), ..Conclusion::new(End::Ack) },
         Verdict::Requeue => case.requeue(&work),
         Verdict::HandBack => Conclusion::new(End::Back { front: true }),
         Verdict::Reject(reason) => {
@@ -126,9 +126,9 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<Ticket, Answer>) -> Opti
 }
 
 /// Concludes a message that is not run.
-pub(crate) fn unrun(shared: &Shared, message: Arc<Message>, receipt: Receipt, queue: Arc<str>, why: Unrun) -> Closing {
+pub(crate) fn unrun(shared: &Shared, message: Arc<Message>, receipt: Receipt, queue: Arc<str>, why: UnrunReason) -> Closing {
     let task = shared.app.task_named(&message.task);
-    let case = Case {
+    let case = TaskCase {
         shared,
         message: &message,
         queue: &queue,
@@ -138,13 +138,13 @@ pub(crate) fn unrun(shared: &Shared, message: Arc<Message>, receipt: Receipt, qu
         now: shared.environment.wall(),
     };
     let conclusion = match why {
-        Unrun::Expired => case.revoked("expired", None),
-        Unrun::Revoked => case.revoked("revoked", None),
-        Unrun::Unknown => {
+        UnrunReason::Expired => case.revoked("expired", None),
+        UnrunReason::Revoked => case.revoked("revoked", None),
+        UnrunReason::Unknown => {
             let reason = format!("no task is named {} here: register it, or send it to a queue whose workers know it", message.task);
             case.failed(&Exception::not_registered(&message.task), None, End::Junk { reason })
         }
-        Unrun::Crashed(crashes) => {
+        UnrunReason::Crashed(crashes) => {
             let reason = format!("{crashes} workers died while it ran");
             let exception = Exception::worker_lost(&format!("Worker exited prematurely: {reason}"));
             case.failed(&exception, None, End::Dead { reason })
@@ -155,9 +155,9 @@ pub(crate) fn unrun(shared: &Shared, message: Arc<Message>, receipt: Receipt, qu
 
 /// Concludes a message that was lent again although its task has succeeded: what followed its
 /// result may not have been sent.
-pub(crate) fn already(shared: &Shared, work: &Work, result: TaskResult) -> Closing {
+pub(crate) fn already(shared: &Shared, work: &ClaimedTask, result: TaskResult) -> Closing {
     let message = work.message.clone();
-    let case = Case {
+    let case = TaskCase {
         shared,
         message: &message,
         queue: &work.queue,
@@ -187,7 +187,7 @@ pub(crate) fn bad(shared: &Shared, bad: &BadMessage, receipt: Receipt, queue: Ar
     let mut conclusion = Conclusion::new(End::Junk { reason: bad.reason.clone() });
     if let Some(id) = &bad.id {
         let message = Message { id: id.clone(), task: bad.task.clone().unwrap_or_default(), ..Message::default() };
-        let case = Case {
+        let case = TaskCase {
             shared,
             message: &message,
             queue: &queue,
@@ -199,7 +199,7 @@ pub(crate) fn bad(shared: &Shared, bad: &BadMessage, receipt: Receipt, queue: Ar
         let exception = Exception::new("kombu.exceptions", "DecodeError", vec![bad.reason.as_str().into()]);
         conclusion.results.push(case.document(State::Failure, exception.to_value(), None));
     }
-    conclusion.what = Some(What::Dead { reason: bad.reason.clone() });
+    conclusion.what = Some(TaskChange::Dead { reason: bad.reason.clone() });
     conclusion.counted = &[|counts| &mut counts.dead];
     Closing { receipt: Some(receipt), queue, message: None, work: None, conclusion }
 }
@@ -221,7 +221,7 @@ pub(crate) fn refused(shared: &Shared, closing: &Closing, why: &str) -> Conclusi
         return conclusion;
     };
     let task = shared.app.task_named(&message.task);
-    let case = Case {
+    let case = TaskCase {
         shared,
         message,
         queue: &closing.queue,
@@ -241,7 +241,7 @@ pub(crate) fn refused(shared: &Shared, closing: &Closing, why: &str) -> Conclusi
     conclusion
 }
 
-impl Case<'_> {
+impl TaskCase<'_> {
     /// The document of a result.
     fn document(&self, state: State, result: Value, traceback: Option<String>) -> Stored {
         let message = self.message;
@@ -298,7 +298,7 @@ impl Case<'_> {
         }
         conclusion.parts.extend(self.part(&State::Success, &value));
         if self.shared.hub.wants(Detail::Tasks) {
-            conclusion.what = Some(What::Succeeded { runtime: self.runtime.unwrap_or_default(), result: repr(&value) });
+            conclusion.what = Some(TaskChange::Succeeded { runtime: self.runtime.unwrap_or_default(), result: repr(&value) });
         }
         conclusion.counted = &[|counts| &mut counts.ok];
         conclusion
@@ -350,7 +350,7 @@ impl Case<'_> {
         let is_dead = matches!(conclusion.end, End::Dead { .. } | End::Junk { .. });
         conclusion.counted =
             if is_dead { &[|counts| &mut counts.failed, |counts| &mut counts.dead] } else { &[|counts| &mut counts.failed] };
-        conclusion.what = Some(What::Failed { runtime: self.runtime, exception: exception.to_string(), traceback });
+        conclusion.what = Some(TaskChange::Failed { runtime: self.runtime, exception: exception.to_string(), traceback });
     }
 
     fn retry(mut self, after: Duration, why: &Failure) -> Conclusion {
@@ -363,7 +363,7 @@ impl Case<'_> {
             let traceback = traceback.unwrap_or_else(|| format!("Retry in {}s: {exception}\n", after.as_secs_f64()));
             conclusion.results.push(self.document(State::Retry, exception.to_value(), Some(traceback)));
         }
-        conclusion.what = Some(What::Retried { exception: exception.to_string(), after });
+        conclusion.what = Some(TaskChange::Retried { exception: exception.to_string(), after });
         conclusion.counted = &[|counts| &mut counts.retries];
         conclusion
     }
@@ -375,17 +375,17 @@ impl Case<'_> {
             conclusion.results.push(self.document(State::Revoked, result.clone(), None));
         }
         conclusion.parts.extend(self.part(&State::Revoked, &result));
-        conclusion.what = Some(What::Revoked { terminated: why == "terminated", signal, expired: why == "expired" });
+        conclusion.what = Some(TaskChange::Revoked { terminated: why == "terminated", signal, expired: why == "expired" });
         conclusion.counted = if why == "terminated" { &[|counts| &mut counts.cancelled] } else { &[|counts| &mut counts.skipped] };
         conclusion
     }
 
-    fn requeue(self, work: &Work) -> Conclusion {
+    fn requeue(self, work: &ClaimedTask) -> Conclusion {
         let mut conclusion = Conclusion::new(End::Back { front: false });
         if work.acked.load(Ordering::Acquire) {
             conclusion.publish.push(self.shared.to_queue(self.message.clone(), self.queue.clone()));
         }
-        conclusion.what = Some(What::Rejected { requeue: true });
+        conclusion.what = Some(TaskChange::Rejected { requeue: true });
         conclusion.counted = &[|counts| &mut counts.handed_back];
         conclusion
     }
@@ -396,7 +396,7 @@ impl Case<'_> {
             Ok(plan) => {
                 let mut conclusion = Conclusion::new(End::Ack);
                 conclusion.add(self.shared, plan);
-                conclusion.what = Some(What::Replaced);
+                conclusion.what = Some(TaskChange::Replaced);
                 conclusion
             }
             // As in Celery, where it is the call that fails: the task's own error, and its failure.
@@ -407,7 +407,7 @@ impl Case<'_> {
         }
     }
 
-    fn crashed(self, work: &Work, reason: &str) -> Conclusion {
+    fn crashed(self, work: &ClaimedTask, reason: &str) -> Conclusion {
         // Its worker lives: this is no worker's death, and counts by itself.
         let crashes = self.message.child_crashes.saturating_add(1);
         if crashes >= MOST_CRASHES {
@@ -421,7 +421,7 @@ impl Case<'_> {
         }
         let mut conclusion = Conclusion::new(End::Ack);
         conclusion.publish.push(again);
-        conclusion.what = Some(What::Crashed { reason: reason.to_owned(), crashes });
+        conclusion.what = Some(TaskChange::Crashed { reason: reason.to_owned(), crashes });
         conclusion.counted = &[|counts| &mut counts.retries];
         conclusion
     }

@@ -28,27 +28,27 @@ use longshore_celery::{
 use self::say::say;
 use super::{
     Stopper,
-    events::Events,
+    events::MonitorFeed,
     intake::Intake,
     mingle::{answers, mingle},
     shared::Shared,
-    slots::Slots,
-    view::Face,
+    slots::LaneSlots,
+    view::WorkerFace,
 };
 
 /// Answers remote control.
-pub(crate) struct Control {
+pub(crate) struct RemoteControl {
     pub(crate) shared: Arc<Shared>,
     pub(crate) intake: Arc<Intake>,
-    pub(crate) events: Events,
+    pub(crate) events: MonitorFeed,
     pub(crate) stopper: Stopper,
-    pub(crate) slots: Arc<Slots>,
-    pub(crate) face: Arc<Face>,
+    pub(crate) slots: Arc<LaneSlots>,
+    pub(crate) face: Arc<WorkerFace>,
     pub(crate) parking: usize,
     pub(crate) prefetch: Option<usize>,
 }
 
-impl Control {
+impl RemoteControl {
     /// Takes requests until it is dropped. A broker that is away is waited for.
     pub(crate) async fn serve(mut self) {
         loop {

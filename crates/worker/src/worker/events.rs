@@ -11,14 +11,14 @@ use std::{
 
 use longshore_celery::{
     Message,
-    events::{self, Beat, Event, MOST_IN_ONE, TaskInfo, What as Told},
+    events::{self, Event, EventKind, Heartbeat, MOST_IN_ONE, TaskInfo},
     repr,
 };
-use longshore_core::watch::{Detail, Events as Heeds, Heard};
+use longshore_core::watch::{Detail, Events, Heard};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    notice::{Notice, What, WorkerEvent},
+    notice::{TaskChange, TaskNotice, WorkerEvent},
     shared::Shared,
 };
 
@@ -29,21 +29,21 @@ const BEAT: Duration = Duration::from_secs(2);
 const WAITING: usize = 10_000;
 
 /// Sends events.
-pub(crate) struct Events {
+pub(crate) struct MonitorFeed {
     shared: Arc<Shared>,
     tasks: AtomicBool,
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<MonitorOrder>,
 }
 
 /// What the sender is told.
-enum Order {
+enum MonitorOrder {
     /// Send this.
-    Beat(Box<Told>),
+    Beat(Box<EventKind>),
     /// Send what is heard of tasks from now on; nothing of them.
-    Tasks(Option<Heeds<WorkerEvent>>),
+    Tasks(Option<Events<WorkerEvent>>),
 }
 
-impl Events {
+impl MonitorFeed {
     /// Begins to send heartbeats; ends, with a last word, when `over` says so.
     pub(crate) fn start(shared: Arc<Shared>, tasks: bool, over: watch::Receiver<bool>) -> (Self, tokio::task::JoinHandle<()>) {
         let (orders, queue) = mpsc::unbounded_channel();
@@ -57,48 +57,48 @@ impl Events {
         let changed = self.tasks.swap(on, Ordering::AcqRel) != on;
         if changed {
             let heeds = on.then(|| self.shared.hub.listen_to(Detail::Tasks, WAITING, is_told));
-            let _ = self.orders.send(Order::Tasks(heeds));
+            let _ = self.orders.send(MonitorOrder::Tasks(heeds));
         }
         changed
     }
 
     /// A heartbeat that was asked for.
     pub(crate) fn beat(&self) {
-        let beat = Told::WorkerHeartbeat(Beat { active: None, processed: None, loadavg: None, ..beat(&self.shared) });
-        let _ = self.orders.send(Order::Beat(Box::new(beat)));
+        let beat = EventKind::WorkerHeartbeat(Heartbeat { active: None, processed: None, loadavg: None, ..beat(&self.shared) });
+        let _ = self.orders.send(MonitorOrder::Beat(Box::new(beat)));
     }
 }
 
 /// Sends what there is, together, and a heartbeat every two seconds.
-async fn send(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<Order>, mut over: watch::Receiver<bool>) {
-    publish(&shared, vec![Told::WorkerOnline(beat(&shared))]).await;
+async fn send(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<MonitorOrder>, mut over: watch::Receiver<bool>) {
+    publish(&shared, vec![EventKind::WorkerOnline(beat(&shared))]).await;
     let mut ticks = tokio::time::interval(BEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut heeds: Option<Heeds<WorkerEvent>> = None;
+    let mut heeds: Option<Events<WorkerEvent>> = None;
     loop {
         tokio::select! {
             // Remote control ends before the worker does: the last word comes all the same.
             Some(order) = orders.recv() => match order {
-                Order::Beat(told) => publish(&shared, vec![*told]).await,
-                Order::Tasks(others) => heeds = others,
+                MonitorOrder::Beat(told) => publish(&shared, vec![*told]).await,
+                MonitorOrder::Tasks(others) => heeds = others,
             },
             heard = next(&mut heeds) => {
                 let told = gather(&shared, heard, heeds.as_mut());
                 publish(&shared, told).await;
             }
-            _ = ticks.tick() => publish(&shared, vec![Told::WorkerHeartbeat(beat(&shared))]).await,
+            _ = ticks.tick() => publish(&shared, vec![EventKind::WorkerHeartbeat(beat(&shared))]).await,
             _ = over.changed() => break,
         }
     }
-    while let Some(heard) = heeds.as_mut().and_then(Heeds::try_next) {
+    while let Some(heard) = heeds.as_mut().and_then(Events::try_next) {
         let told = gather(&shared, heard, heeds.as_mut());
         publish(&shared, told).await;
     }
-    publish(&shared, vec![Told::WorkerOffline(beat(&shared))]).await;
+    publish(&shared, vec![EventKind::WorkerOffline(beat(&shared))]).await;
 }
 
 /// Waits for what is heard next; for ever while nothing of tasks is sent.
-async fn next(heeds: &mut Option<Heeds<WorkerEvent>>) -> Heard<WorkerEvent> {
+async fn next(heeds: &mut Option<Events<WorkerEvent>>) -> Heard<WorkerEvent> {
     if let Some(listening) = heeds
         && let Some(heard) = listening.next().await
     {
@@ -108,7 +108,7 @@ async fn next(heeds: &mut Option<Heeds<WorkerEvent>>) -> Heard<WorkerEvent> {
 }
 
 /// Returns what monitors are told of this, and of what else has been heard.
-fn gather(shared: &Shared, first: Heard<WorkerEvent>, mut heeds: Option<&mut Heeds<WorkerEvent>>) -> Vec<Told> {
+fn gather(shared: &Shared, first: Heard<WorkerEvent>, mut heeds: Option<&mut Events<WorkerEvent>>) -> Vec<EventKind> {
     let mut told = Vec::new();
     let mut heard = Some(first);
     while let Some(one) = heard {
@@ -125,10 +125,10 @@ fn gather(shared: &Shared, first: Heard<WorkerEvent>, mut heeds: Option<&mut Hee
 
 /// Returns whether monitors are told of it.
 fn is_told(event: &WorkerEvent) -> bool {
-    matches!(event, WorkerEvent::Task(notice) if !matches!(notice.what, What::Ignored | What::Replaced | What::Dead { .. } | What::Late))
+    matches!(event, WorkerEvent::Task(notice) if !matches!(notice.what, TaskChange::Ignored | TaskChange::Replaced | TaskChange::Dead { .. } | TaskChange::Late))
 }
 
-async fn publish(shared: &Shared, told: Vec<Told>) {
+async fn publish(shared: &Shared, told: Vec<EventKind>) {
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let events: Vec<Event> = told
         .into_iter()
@@ -152,8 +152,8 @@ async fn publish(shared: &Shared, told: Vec<Told>) {
     }
 }
 
-fn beat(shared: &Shared) -> Beat {
-    Beat {
+fn beat(shared: &Shared) -> Heartbeat {
+    Heartbeat {
         freq: BEAT.as_secs_f64(),
         active: Some(i64::try_from(shared.running()).unwrap_or(i64::MAX)),
         processed: Some(i64::try_from(shared.counts.processed()).unwrap_or(i64::MAX)),
@@ -173,20 +173,24 @@ fn loadavg() -> Option<[f64; 3]> {
 }
 
 /// What monitors are told of a notice; some are our own affair.
-fn of_notice(notice: &Notice) -> Option<Told> {
+fn of_notice(notice: &TaskNotice) -> Option<EventKind> {
     let uuid = notice.message.id.clone();
     Some(match &notice.what {
-        What::Received => Told::TaskReceived(info(&notice.message)),
-        What::Started => Told::TaskStarted { uuid },
-        What::Succeeded { runtime, result } => Told::TaskSucceeded { uuid, result: result.clone(), runtime: runtime.as_secs_f64() },
-        What::Failed { exception, traceback, .. } => Told::TaskFailed { uuid, exception: exception.clone(), traceback: traceback.clone() },
-        What::Retried { exception, .. } => Told::TaskRetried { uuid, exception: exception.clone(), traceback: None },
-        What::Revoked { terminated, signal, expired } => {
-            Told::TaskRevoked { uuid, terminated: *terminated, signum: signal.map(i64::from), expired: *expired }
+        TaskChange::Received => EventKind::TaskReceived(info(&notice.message)),
+        TaskChange::Started => EventKind::TaskStarted { uuid },
+        TaskChange::Succeeded { runtime, result } => {
+            EventKind::TaskSucceeded { uuid, result: result.clone(), runtime: runtime.as_secs_f64() }
         }
-        What::Rejected { requeue } => Told::TaskRejected { uuid, requeue: *requeue },
-        What::Crashed { .. } => Told::TaskRejected { uuid, requeue: true },
-        What::Ignored | What::Replaced | What::Dead { .. } | What::Late => return None,
+        TaskChange::Failed { exception, traceback, .. } => {
+            EventKind::TaskFailed { uuid, exception: exception.clone(), traceback: traceback.clone() }
+        }
+        TaskChange::Retried { exception, .. } => EventKind::TaskRetried { uuid, exception: exception.clone(), traceback: None },
+        TaskChange::Revoked { terminated, signal, expired } => {
+            EventKind::TaskRevoked { uuid, terminated: *terminated, signum: signal.map(i64::from), expired: *expired }
+        }
+        TaskChange::Rejected { requeue } => EventKind::TaskRejected { uuid, requeue: *requeue },
+        TaskChange::Crashed { .. } => EventKind::TaskRejected { uuid, requeue: true },
+        TaskChange::Ignored | TaskChange::Replaced | TaskChange::Dead { .. } | TaskChange::Late => return None,
     })
 }
 

@@ -17,16 +17,16 @@ use longshore_core::{
 
 use super::{
     conclude,
-    notice::{What, WorkerEvent},
+    notice::{TaskChange, WorkerEvent},
     shared::Shared,
-    work::{Answer, Ticket, Work},
+    work::{AttemptResult, ClaimedTask, TaskTicket},
 };
 use crate::{
     args::Call,
     failure::Failure,
     task::{
         Acks, Handler,
-        context::{Parts, TaskContext},
+        context::{ContextParts, TaskContext},
     },
 };
 
@@ -35,7 +35,7 @@ use crate::{
 pub(crate) struct Starter {
     pub(crate) shared: Arc<Shared>,
     /// Receipts of messages that are acknowledged as they start.
-    pub(crate) early: tokio::sync::mpsc::UnboundedSender<Arc<Work>>,
+    pub(crate) early: tokio::sync::mpsc::UnboundedSender<Arc<ClaimedTask>>,
     pub(crate) runtime: tokio::runtime::Handle,
 }
 
@@ -58,7 +58,7 @@ async fn tell_started(own: &TaskContext, node: &str) {
 
 impl Starter {
     /// Notes the start. `Some` says that it shall not run after all.
-    pub(crate) fn start(&self, work: &Arc<Work>, context: &Context) -> Option<Outcome<Answer>> {
+    pub(crate) fn start(&self, work: &Arc<ClaimedTask>, context: &Context) -> Option<Outcome<AttemptResult>> {
         // Whoever was stopped, or suspended, for longer than its lease has lost what it held.
         if work.term.is_some_and(|term| self.shared.term() != Some(term)) {
             return Some(Outcome::Skipped(Skip::Elsewhere));
@@ -79,15 +79,15 @@ impl Starter {
             let _ = self.early.send(work.clone());
         }
         if self.shared.hub.wants(longshore_core::watch::Detail::Tasks) {
-            self.shared.hub.post([WorkerEvent::Task(self.shared.notice(work, What::Started))]);
+            self.shared.hub.post([WorkerEvent::Task(self.shared.notice(work, TaskChange::Started))]);
         }
         None
     }
 
-    fn context(&self, work: &Arc<Work>, context: &Context) -> TaskContext {
+    fn context(&self, work: &Arc<ClaimedTask>, context: &Context) -> TaskContext {
         // What is acknowledged already is nobody else's.
         let term = work.term.filter(|_| !work.acked.load(Ordering::Acquire));
-        let parts = Parts {
+        let parts = ContextParts {
             message: work.message.clone(),
             registry: self.shared.app.registry().clone(),
             lane: context.lane,
@@ -105,7 +105,7 @@ impl Starter {
 
     /// Tells a handler on a thread when its soft limit has passed; until what is returned is
     /// dropped.
-    fn tell_when_over(&self, limit: Duration, work: Arc<Work>) -> AbortOnDrop {
+    fn tell_when_over(&self, limit: Duration, work: Arc<ClaimedTask>) -> AbortOnDrop {
         AbortOnDrop(self.runtime.spawn(async move {
             tokio::time::sleep(limit).await;
             work.soft.cancel();
@@ -113,8 +113,8 @@ impl Starter {
     }
 
     /// The handler of the async lane.
-    pub(crate) fn on_async(self) -> AsyncHandler<Ticket, Answer> {
-        AsyncHandler::WithContext(Arc::new(move |context, Ticket(work)| {
+    pub(crate) fn on_async(self) -> AsyncHandler<TaskTicket, AttemptResult> {
+        AsyncHandler::WithContext(Arc::new(move |context, TaskTicket(work)| {
             if let Some(outcome) = self.start(&work, &context) {
                 return Box::pin(std::future::ready(outcome));
             }
@@ -142,8 +142,8 @@ impl Starter {
     }
 
     /// The handler of the blocking and cpu lanes.
-    pub(crate) fn on_thread(self) -> SyncHandler<Ticket, Answer> {
-        Arc::new(move |context, Ticket(work)| {
+    pub(crate) fn on_thread(self) -> SyncHandler<TaskTicket, AttemptResult> {
+        Arc::new(move |context, TaskTicket(work)| {
             if let Some(outcome) = self.start(&work, context) {
                 return outcome;
             }
@@ -166,7 +166,7 @@ impl Starter {
 /// How a handler ended. One that gave up because its task was called off says so in its own way;
 /// and of one that was to be ended by force and did not listen, nobody wants the result: whoever
 /// waited has been told.
-fn ended(result: Result<Value, Failure>, work: &Work, context: &Context) -> Outcome<Answer> {
+fn ended(result: Result<Value, Failure>, work: &ClaimedTask, context: &Context) -> Outcome<AttemptResult> {
     match result {
         _ if work.context.get().is_some_and(TaskContext::is_elsewhere) => Outcome::Skipped(Skip::Elsewhere),
         _ if work.signal().is_some() => Outcome::Cancelled,
@@ -180,11 +180,11 @@ fn ended(result: Result<Value, Failure>, work: &Work, context: &Context) -> Outc
 /// worker), its handler sees it, and the lane drops it in time.
 async fn bounded(
     mut future: BoxFuture<'static, Result<Value, Failure>>,
-    work: Arc<Work>,
+    work: Arc<ClaimedTask>,
     own: TaskContext,
     context: Context,
     soft: Option<Duration>,
-) -> Outcome<Answer> {
+) -> Outcome<AttemptResult> {
     // The last thing before its first step: to get here may have taken its time.
     if !own.may_begin() {
         return Outcome::Skipped(Skip::Elsewhere);

@@ -7,13 +7,13 @@ use longshore_core::Receipt;
 
 /// Messages that are claimed and wait for their time. Dozens of bytes each.
 #[derive(Default)]
-pub(crate) struct Held {
-    heap: BinaryHeap<Reverse<Entry>>,
+pub(crate) struct HeldMessages {
+    heap: BinaryHeap<Reverse<HeldEntry>>,
 }
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Entry {
+pub(crate) struct HeldEntry {
     /// When it is due.
     pub(crate) due: SystemTime,
     /// Its name at the consumer.
@@ -27,8 +27,8 @@ pub(crate) struct Entry {
     pub(crate) slot: bool,
 }
 
-impl Held {
-    pub(crate) fn push(&mut self, entry: Entry) {
+impl HeldMessages {
+    pub(crate) fn push(&mut self, entry: HeldEntry) {
         self.heap.push(Reverse(entry));
     }
 
@@ -38,7 +38,7 @@ impl Held {
     }
 
     /// Takes up to `most` that are due.
-    pub(crate) fn due(&mut self, now: SystemTime, most: usize) -> Vec<Entry> {
+    pub(crate) fn due(&mut self, now: SystemTime, most: usize) -> Vec<HeldEntry> {
         let mut due = Vec::new();
         while due.len() < most && self.next().is_some_and(|next| next <= now) {
             due.extend(self.heap.pop().map(|entry| entry.0));
@@ -51,12 +51,12 @@ impl Held {
     }
 
     /// All that wait, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &HeldEntry> {
         self.heap.iter().map(|entry| &entry.0)
     }
 
     /// Takes out those that wait for the rate of this task, for a new one has been set.
-    pub(crate) fn take_paced(&mut self, task: &str) -> Vec<Entry> {
+    pub(crate) fn take_paced(&mut self, task: &str) -> Vec<HeldEntry> {
         let (paced, rest): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.heap).into_iter().partition(|entry| entry.0.paced.as_deref() == Some(task));
         self.heap = rest.into();
@@ -64,7 +64,7 @@ impl Held {
     }
 }
 
-impl Entry {
+impl HeldEntry {
     pub(crate) fn receipt(&self) -> Receipt {
         Receipt(self.receipt)
     }
@@ -76,8 +76,8 @@ mod tests {
 
     use super::*;
 
-    fn entry(seconds: u64, receipt: u64) -> Entry {
-        Entry {
+    fn entry(seconds: u64, receipt: u64) -> HeldEntry {
+        HeldEntry {
             due: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
             receipt,
             queue: "q".into(),
@@ -89,12 +89,12 @@ mod tests {
 
     #[test]
     fn what_is_due_comes_in_the_order_of_its_time() {
-        let mut held = Held::default();
+        let mut held = HeldMessages::default();
         for (seconds, receipt) in [(30, 1), (10, 2), (20, 3), (40, 4)] {
             held.push(entry(seconds, receipt));
         }
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(30);
-        let receipts = |entries: Vec<Entry>| entries.iter().map(|entry| entry.receipt).collect::<Vec<_>>();
+        let receipts = |entries: Vec<HeldEntry>| entries.iter().map(|entry| entry.receipt).collect::<Vec<_>>();
         assert_eq!(receipts(held.due(now, 2)), [2, 3]);
         assert_eq!(receipts(held.due(now, 2)), [1]);
         held.push(entry(50, 5));
@@ -103,6 +103,6 @@ mod tests {
 
     #[test]
     fn a_held_message_costs_little_memory() {
-        assert!(size_of::<Entry>() <= 64);
+        assert!(size_of::<HeldEntry>() <= 64);
     }
 }

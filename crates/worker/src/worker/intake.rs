@@ -34,18 +34,18 @@ use tokio::{
 };
 
 use self::{
-    ahead::Ahead,
-    share::{Mix, Share},
+    ahead::AheadEstimate,
+    share::{ClaimShare, LaneForecast},
     turns::suspect,
 };
 use super::{
     close::{self, Closer, Closing},
-    conclude::{self, Unrun},
-    held::{Entry, Held},
-    notice::{What, WorkerEvent},
+    conclude::{self, UnrunReason},
+    held::{HeldEntry, HeldMessages},
+    notice::{TaskChange, WorkerEvent},
     shared::Shared,
-    suspects::{self, Accused, Quiet},
-    work::{Ticket, Work},
+    suspects::{self, Accused, QuietWait},
+    work::{ClaimedTask, TaskTicket},
 };
 use crate::task::{RateScope, Task};
 
@@ -72,7 +72,7 @@ const GLANCE: Duration = Duration::from_secs(5);
 pub(crate) struct Intake {
     shared: Arc<Shared>,
     closer: Arc<Closer>,
-    state: Mutex<Hall>,
+    state: Mutex<IntakeState>,
     /// Places for what is ended beside everything else.
     beside: Arc<Semaphore>,
     /// Something may be ready, or a time has changed.
@@ -84,18 +84,18 @@ pub(crate) struct Intake {
     most: usize,
 }
 
-struct Hall {
+struct IntakeState {
     /// A claim that goes on while the engine is told of something else. Never dropped before it has
     /// ended: what it pops would be lost for a lease.
-    claim: Option<BoxFuture<'static, Batch>>,
-    held: Held,
+    claim: Option<BoxFuture<'static, ClaimedBatch>>,
+    held: HeldMessages,
     /// Claimed, and not read yet: the first of a batch run while the others are read. Not in any
     /// list of what is reserved, since nothing is known of them.
-    unread: VecDeque<Unread>,
+    unread: VecDeque<UnreadMessage>,
     /// Ready for the engine.
-    ready: VecDeque<Arc<Work>>,
+    ready: VecDeque<Arc<ClaimedTask>>,
     /// May have killed a worker: one starts at a time.
-    suspects: VecDeque<Arc<Work>>,
+    suspects: VecDeque<Arc<ClaimedTask>>,
     /// Those that run.
     accused: Vec<Accused>,
     /// Whom the next death would bury starts not before then.
@@ -104,7 +104,7 @@ struct Hall {
     fresh: Option<Instant>,
     /// Nobody starts whom nobody suspects: until then a suspect waits for those that run.
     hush: Option<Instant>,
-    quiet: Quiet,
+    quiet: QuietWait,
     /// The lane that the first suspect in line waits for: nobody whom nobody suspects starts there.
     reserved: Option<LaneKind>,
     ended: bool,
@@ -112,8 +112,8 @@ struct Hall {
     leaving: Option<JoinHandle<Result<(), BrokerError>>>,
     /// Ends, beside everything else, what is too large to be waited for and shall not run.
     closing: Option<JoinHandle<Result<(), BrokerError>>>,
-    ahead: Ahead,
-    mix: Mix,
+    ahead: AheadEstimate,
+    forecast: LaneForecast,
     /// A claim waits until something has ended.
     full: bool,
     /// The last claim found less than it asked for.
@@ -121,13 +121,13 @@ struct Hall {
 }
 
 /// A message that is claimed and not read yet.
-struct Unread {
+struct UnreadMessage {
     claimed: Claimed,
     term: Term,
 }
 
 /// What a claim brought.
-struct Batch {
+struct ClaimedBatch {
     /// The term of our lease in which it was asked for.
     term: Term,
     /// How many were asked for.
@@ -139,7 +139,7 @@ struct Batch {
 }
 
 /// What a message is, now.
-enum Sorted {
+enum SortedMessage {
     /// It may run.
     Run(Arc<Message>, Arc<Task>),
     /// It may run when it has a slot of a rate that all workers share.
@@ -147,7 +147,7 @@ enum Sorted {
     /// Not before then: its slot of the rate of this task, or (`None`) its own ETA.
     Later { due: SystemTime, paced: Option<Arc<str>> },
     /// It shall not run.
-    Unrun(Arc<Message>, Unrun),
+    Unrun(Arc<Message>, UnrunReason),
     /// It cannot be read.
     Bad(BadMessage),
 }
@@ -156,10 +156,10 @@ impl Intake {
     pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>, early: bool, most: Option<usize>) -> Self {
         let (built_in, own): (Vec<_>, Vec<_>) = shared.app.registry().tasks.values().partition(|task| task.name.starts_with("celery."));
         let lanes = |tasks: Vec<&Arc<Task>>| tasks.into_iter().map(|task| task.lane).collect::<Vec<_>>();
-        let mix = Mix::new(lanes(own), lanes(built_in));
-        let state = Mutex::new(Hall {
+        let forecast = LaneForecast::new(lanes(own), lanes(built_in));
+        let state = Mutex::new(IntakeState {
             claim: None,
-            held: Held::default(),
+            held: HeldMessages::default(),
             unread: VecDeque::new(),
             ready: VecDeque::new(),
             suspects: VecDeque::new(),
@@ -167,13 +167,13 @@ impl Intake {
             calm: Some(suspects::calm(shared.started)),
             fresh: None,
             hush: None,
-            quiet: Quiet::default(),
+            quiet: QuietWait::default(),
             reserved: None,
             ended: false,
             leaving: None,
             closing: None,
-            ahead: Ahead::default(),
-            mix,
+            ahead: AheadEstimate::default(),
+            forecast,
             full: false,
             drained: false,
         });
@@ -181,12 +181,12 @@ impl Intake {
         Self { shared, closer, state, beside, wake, closed, early, most: most.unwrap_or(usize::MAX) }
     }
 
-    fn state(&self) -> MutexGuard<'_, Hall> {
+    fn state(&self) -> MutexGuard<'_, IntakeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Messages held for their time, soonest first.
-    pub(crate) fn held(&self) -> Vec<Entry> {
+    pub(crate) fn held(&self) -> Vec<HeldEntry> {
         let mut held: Vec<_> = self.state().held.iter().cloned().collect();
         held.sort();
         held
@@ -210,7 +210,7 @@ impl Intake {
             let mut state = self.state();
             for entry in state.held.take_paced(task) {
                 // Due at once; when it is read again, its task's rate says anew when.
-                state.held.push(Entry { due: now, slot: false, ..entry });
+                state.held.push(HeldEntry { due: now, slot: false, ..entry });
             }
         }
         self.wake.notify_one();
@@ -233,32 +233,34 @@ impl Intake {
 
     /// What a message is, now. One whose slot of a rate has come (`slot_taken`) does not ask for
     /// another.
-    fn sort(&self, message: Result<Message, BadMessage>, now: SystemTime, slot_taken: bool) -> Sorted {
+    fn sort(&self, message: Result<Message, BadMessage>, now: SystemTime, slot_taken: bool) -> SortedMessage {
         let message = match message {
             Ok(message) => Arc::new(message),
-            Err(bad) => return Sorted::Bad(bad),
+            Err(bad) => return SortedMessage::Bad(bad),
         };
         if self.shared.is_revoked(&message) {
-            return Sorted::Unrun(message, Unrun::Revoked);
+            return SortedMessage::Unrun(message, UnrunReason::Revoked);
         }
         if message.expires.is_some_and(|expires| expires <= now) {
-            return Sorted::Unrun(message, Unrun::Expired);
+            return SortedMessage::Unrun(message, UnrunReason::Expired);
         }
-        let Some(task) = self.shared.app.task_named(&message.task).cloned() else { return Sorted::Unrun(message, Unrun::Unknown) };
+        let Some(task) = self.shared.app.task_named(&message.task).cloned() else {
+            return SortedMessage::Unrun(message, UnrunReason::Unknown);
+        };
         if let Some(due) = message.eta.filter(|eta| *eta > now) {
-            return Sorted::Later { due, paced: None };
+            return SortedMessage::Later { due, paced: None };
         }
         if !slot_taken && task.policy.rate_scope == RateScope::Shared && self.shared.rate_of(&task).is_some() {
-            return Sorted::Ask(message, task);
+            return SortedMessage::Ask(message, task);
         }
         let instant = self.shared.environment.now();
         if !slot_taken
             && let Some(slot) = self.shared.reserve(&task, instant)
             && slot > instant + NEAR
         {
-            return Sorted::Later { due: now + slot.duration_since(instant), paced: Some(task.name.clone()) };
+            return SortedMessage::Later { due: now + slot.duration_since(instant), paced: Some(task.name.clone()) };
         }
-        Sorted::Run(message, task)
+        SortedMessage::Run(message, task)
     }
 
     /// Sorts out what was claimed, and ends at once what shall not run. Says how many may run.
@@ -276,7 +278,7 @@ impl Intake {
             are_large |= claimed.raw.len() > FEW;
             let message = self.read(&mut claimed).await;
             let sorted = self.sort(message, now, slots_taken);
-            if claimed.given && (crashes > 0 || !matches!(sorted, Sorted::Run(..))) {
+            if claimed.given && (crashes > 0 || !matches!(sorted, SortedMessage::Run(..))) {
                 // It does not run at once, or not at all.
                 claimed.given = false;
                 to_hold.push(claimed.clone());
@@ -284,25 +286,25 @@ impl Intake {
             let Claimed { receipt, redelivered, .. } = claimed;
             let queue = claimed.queue.clone();
             match sorted {
-                Sorted::Run(message, task) | Sorted::Ask(message, task) if suspect(crashes, &task).is_guilty() => {
-                    closings.push(conclude::unrun(&self.shared, message, receipt, queue, Unrun::Crashed(crashes)));
+                SortedMessage::Run(message, task) | SortedMessage::Ask(message, task) if suspect(crashes, &task).is_guilty() => {
+                    closings.push(conclude::unrun(&self.shared, message, receipt, queue, UnrunReason::Crashed(crashes)));
                 }
-                Sorted::Run(message, task) => {
+                SortedMessage::Run(message, task) => {
                     if redelivered || message.redelivered {
                         again.push(works.len());
                     }
-                    works.push(Arc::new(Work::new(message, task, claimed, term)));
+                    works.push(Arc::new(ClaimedTask::new(message, task, claimed, term)));
                 }
-                Sorted::Ask(message, task) => {
+                SortedMessage::Ask(message, task) => {
                     let redelivered = redelivered || message.redelivered;
-                    asking.push((Arc::new(Work::new(message, task, claimed, term)), redelivered));
+                    asking.push((Arc::new(ClaimedTask::new(message, task, claimed, term)), redelivered));
                 }
-                Sorted::Later { due, paced } => {
+                SortedMessage::Later { due, paced } => {
                     let slot = paced.is_some();
-                    later.push(Entry { due, receipt: receipt.0, queue, crashes, paced, slot });
+                    later.push(HeldEntry { due, receipt: receipt.0, queue, crashes, paced, slot });
                 }
-                Sorted::Unrun(message, why) => closings.push(conclude::unrun(&self.shared, message, receipt, queue, why)),
-                Sorted::Bad(bad) => closings.push(conclude::bad(&self.shared, &bad, receipt, queue)),
+                SortedMessage::Unrun(message, why) => closings.push(conclude::unrun(&self.shared, message, receipt, queue, why)),
+                SortedMessage::Bad(bad) => closings.push(conclude::bad(&self.shared, &bad, receipt, queue)),
             }
         }
         if !to_hold.is_empty() {
@@ -325,7 +327,7 @@ impl Intake {
             let mut state = self.state();
             later.into_iter().for_each(|entry| state.held.push(entry));
             for work in works {
-                state.mix.saw(work.task.lane);
+                state.forecast.saw(work.task.lane);
                 if work.crashes > 0 { state.suspects.push_back(work) } else { self.make_ready(&mut state, work) }
             }
         }
@@ -339,7 +341,7 @@ impl Intake {
 
     /// Asks for slots of the rates that all workers share, in one call a task. Gives back whose
     /// slot has come, and holds the others.
-    async fn ask(&self, asking: Vec<(Arc<Work>, bool)>) -> Result<Vec<(Arc<Work>, bool)>, BrokerError> {
+    async fn ask(&self, asking: Vec<(Arc<ClaimedTask>, bool)>) -> Result<Vec<(Arc<ClaimedTask>, bool)>, BrokerError> {
         let mut by_task: BTreeMap<Arc<str>, Vec<_>> = BTreeMap::new();
         for (work, redelivered) in asking {
             by_task.entry(work.task.name.clone()).or_default().push((work, redelivered));
@@ -369,7 +371,7 @@ impl Intake {
                     Slot::Ask(after) => (after, false),
                 };
                 let (receipt, queue, crashes) = (work.receipt.0, work.queue.clone(), work.crashes);
-                state.held.push(Entry { due: now + wait, receipt, queue, crashes, paced: Some(task.clone()), slot });
+                state.held.push(HeldEntry { due: now + wait, receipt, queue, crashes, paced: Some(task.clone()), slot });
             }
         }
         Ok(ready)
@@ -377,7 +379,7 @@ impl Intake {
 
     /// Takes out, of those that were lent before, the ones that have succeeded already: their
     /// worker died between result and acknowledgement.
-    async fn take_out_finished(&self, works: &mut Vec<Arc<Work>>, again: Vec<usize>) -> Result<Vec<Closing>, BrokerError> {
+    async fn take_out_finished(&self, works: &mut Vec<Arc<ClaimedTask>>, again: Vec<usize>) -> Result<Vec<Closing>, BrokerError> {
         let keys: Vec<Key> = again.iter().map(|place| Key::Task(works[*place].message.id.clone())).collect();
         // Where they cannot be read, it is as if nothing were stored.
         let stored = close::insist(|| self.shared.results.get(&keys)).await?.unwrap_or_else(|_| vec![None; keys.len()]);
@@ -393,16 +395,16 @@ impl Intake {
     }
 
     /// Notes what was received.
-    fn note(&self, works: &[Arc<Work>]) {
+    fn note(&self, works: &[Arc<ClaimedTask>]) {
         if self.shared.hub.wants(longshore_core::watch::Detail::Tasks) {
-            self.shared.hub.post(works.iter().map(|work| WorkerEvent::Task(self.shared.notice(work, What::Received))));
+            self.shared.hub.post(works.iter().map(|work| WorkerEvent::Task(self.shared.notice(work, TaskChange::Received))));
         }
         self.shared.counts.received(works.iter().map(|work| work.task.name.clone()));
         self.shared.live().extend(works.iter().map(|work| (work.receipt.0, work.clone())));
     }
 
-    fn make_ready(&self, state: &mut Hall, work: Arc<Work>) {
-        self.shared.hands.add(work.task.lane, 1);
+    fn make_ready(&self, state: &mut IntakeState, work: Arc<ClaimedTask>) {
+        self.shared.load.add(work.task.lane, 1);
         state.ready.push_back(work);
     }
 
@@ -417,7 +419,7 @@ impl Intake {
         if due.is_empty() {
             return Ok(false);
         }
-        let receipts: Vec<_> = due.iter().map(Entry::receipt).collect();
+        let receipts: Vec<_> = due.iter().map(HeldEntry::receipt).collect();
         let raws = match self.shared.consumer.load(&receipts).await {
             Ok(raws) => raws,
             Err(error) => {
@@ -443,7 +445,7 @@ impl Intake {
         Ok(true)
     }
 
-    fn delivery(&self, work: Arc<Work>) -> Delivery<Ticket> {
+    fn delivery(&self, work: Arc<ClaimedTask>) -> Delivery<TaskTicket> {
         let lane = work.task.lane;
         let hard = self.shared.time_limit(&work);
         let options = (lane != LaneKind::Async || hard.is_some()).then(|| {
@@ -451,11 +453,11 @@ impl Intake {
             options.timeout = hard;
             Box::new(options)
         });
-        Delivery { id: work.receipt.0, receipt: work.receipt, payload: Ticket(work), options, key: None }
+        Delivery { id: work.receipt.0, receipt: work.receipt, payload: TaskTicket(work), options, key: None }
     }
 
     /// Waits for a claim to end, for the next time that is held, or to be woken.
-    async fn wait(&self, room: usize) -> Option<Batch> {
+    async fn wait(&self, room: usize) -> Option<ClaimedBatch> {
         let (mut claim, look, next, suspect, kept_back) = {
             let mut state = self.state();
             let now = self.shared.environment.now();
@@ -463,9 +465,9 @@ impl Intake {
             let room = state.room_for_fresh(room, now);
             let (claim, look) = match state.claim.take() {
                 None if room > 0 && self.may_claim(&state) => match self.share(&mut state, room, now) {
-                    Share::UpTo(room) => (Some(self.claim(&mut state, room)), None),
-                    Share::IfBuiltIn(room) => (Some(self.claim_if_built_in(room)), None),
-                    Share::Later(at) => (None, at.map(|at| at.duration_since(now))),
+                    ClaimShare::UpTo(room) => (Some(self.claim(&mut state, room)), None),
+                    ClaimShare::IfBuiltIn(room) => (Some(self.claim_if_built_in(room)), None),
+                    ClaimShare::Later(at) => (None, at.map(|at| at.duration_since(now))),
                 },
                 claim => (claim, None),
             };
@@ -483,7 +485,7 @@ impl Intake {
         let left = if self.shared.term().is_none() { Some(left.unwrap_or(OVER).max(OVER)) } else { left };
         let mut timer = left.map(|left| Box::pin(tokio::time::sleep(left)));
         let mut woken = std::pin::pin!(self.wake.notified());
-        let mut grown = std::pin::pin!(self.shared.hands.changed.notified());
+        let mut grown = std::pin::pin!(self.shared.load.changed.notified());
         let batch = std::future::poll_fn(|cx| {
             if let Some(claim) = &mut claim
                 && let Poll::Ready(batch) = claim.as_mut().poll(cx)
@@ -501,7 +503,7 @@ impl Intake {
         batch
     }
 
-    async fn fetch_some(&self, room: usize, into: &mut Vec<Delivery<Ticket>>) -> Result<Fetched, BrokerError> {
+    async fn fetch_some(&self, room: usize, into: &mut Vec<Delivery<TaskTicket>>) -> Result<Fetched, BrokerError> {
         loop {
             let closed = self.closed.load(Ordering::Acquire);
             if !closed {
@@ -530,7 +532,7 @@ impl Intake {
             if let Some(batch) = self.wait(room).await {
                 let mut state = self.state();
                 if let Some(took) = batch.look {
-                    state.mix.looked(took, self.shared.environment.now());
+                    state.forecast.looked(took, self.shared.environment.now());
                 }
                 if batch.asked > 0 {
                     // Brokers give at least so many at once, where they have them.
@@ -539,7 +541,7 @@ impl Intake {
                         state.ahead.claim_took(batch.claimed.len(), trip);
                     }
                 }
-                state.unread.extend(batch.claimed.into_iter().map(|claimed| Unread { claimed, term: batch.term }));
+                state.unread.extend(batch.claimed.into_iter().map(|claimed| UnreadMessage { claimed, term: batch.term }));
                 match batch.result {
                     // Before these are read: the broker looks for the next ones meanwhile.
                     Ok(Fetched::More) => self.claim_ahead(&mut state, room),
@@ -558,8 +560,8 @@ fn source_error(error: BrokerError) -> SourceError {
     SourceError { kind: error.kind, message: error.message }
 }
 
-impl Source<Ticket> for Intake {
-    fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<Ticket>>) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+impl Source<TaskTicket> for Intake {
+    fn fetch<'a>(&'a self, room: usize, into: &'a mut Vec<Delivery<TaskTicket>>) -> BoxFuture<'a, Result<Fetched, SourceError>> {
         Box::pin(async move { self.fetch_some(room, into).await.map_err(source_error) })
     }
 

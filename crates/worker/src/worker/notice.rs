@@ -13,7 +13,7 @@ use longshore_core::{
 
 /// Something that happened to a task.
 #[derive(Clone, Debug)]
-pub struct Notice {
+pub struct TaskNotice {
     /// When.
     pub at: SystemTime,
     /// The task's message; its arguments are in `argsrepr` as the sender wrote them.
@@ -21,14 +21,14 @@ pub struct Notice {
     /// Its queue.
     pub queue: Arc<str>,
     /// Where it runs or ran, once it has started.
-    pub seat: Option<(LaneKind, u32)>,
+    pub slot: Option<(LaneKind, u32)>,
     /// What happened.
-    pub what: What,
+    pub what: TaskChange,
 }
 
 /// What can happen to a task.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub enum TaskChange {
     /// It was claimed and will run; not before its ETA.
     Received,
     /// Its handler begins.
@@ -95,7 +95,7 @@ pub enum What {
 #[non_exhaustive]
 pub enum WorkerEvent {
     /// Something happened to a task.
-    Task(Notice),
+    Task(TaskNotice),
     /// A connection is lost or refused, or back.
     Connection(Connection),
     /// A task holds a loop of the async lane, so that its neighbours cannot go on. Told once of

@@ -8,23 +8,23 @@ use longshore_core::{
 
 use super::{
     handlers::Starter,
-    work::{Answer, Ticket},
+    work::{AttemptResult, TaskTicket},
 };
 use crate::isolated::{IsolatedAnswer, IsolatedCall, isolated_entry};
 
 /// The process lane of a worker.
 pub(crate) struct ProcessLane {
     starter: Starter,
-    threads: BlockingLane<Ticket, Answer>,
+    threads: BlockingLane<TaskTicket, AttemptResult>,
     /// `Err`: why there can be no children.
-    children: Result<IsolatedLane<Ticket, Answer>, TaskError>,
-    outbox: Outbox<Ticket, Answer>,
+    children: Result<IsolatedLane<TaskTicket, AttemptResult>, TaskError>,
+    outbox: Outbox<TaskTicket, AttemptResult>,
 }
 
 impl ProcessLane {
     /// A lane with so many children at most. Without `init_app` it has none, and says so to each
     /// task that wants one.
-    pub(crate) fn new(starter: Starter, size: usize, limits: ChildLimits, outbox: Outbox<Ticket, Answer>, clock: Clock) -> Self {
+    pub(crate) fn new(starter: Starter, size: usize, limits: ChildLimits, outbox: Outbox<TaskTicket, AttemptResult>, clock: Clock) -> Self {
         let threads = BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock);
         let children = lane_of(isolated_entry, size, limits, outbox.clone(), clock);
         Self { starter, threads, children, outbox }
@@ -36,17 +36,17 @@ fn lane_of<F: 'static>(
     _: F,
     size: usize,
     limits: ChildLimits,
-    outbox: Outbox<Ticket, Answer>,
+    outbox: Outbox<TaskTicket, AttemptResult>,
     clock: Clock,
-) -> Result<IsolatedLane<Ticket, Answer>, TaskError> {
+) -> Result<IsolatedLane<TaskTicket, AttemptResult>, TaskError> {
     // One at a time: what waits for its turn can still be revoked, and has not begun in anybody's
     // eyes.
     let limits = limits.at_once(1);
-    IsolatedLane::between::<F, IsolatedCall, IsolatedAnswer>(|Ticket(work)| work.is_called_off(), size, limits, outbox, clock)
+    IsolatedLane::between::<F, IsolatedCall, IsolatedAnswer>(|TaskTicket(work)| work.is_called_off(), size, limits, outbox, clock)
 }
 
-impl Lane<Ticket, Answer> for ProcessLane {
-    fn start(&self, batch: &mut Vec<Attempt<Ticket>>) {
+impl Lane<TaskTicket, AttemptResult> for ProcessLane {
+    fn start(&self, batch: &mut Vec<Attempt<TaskTicket>>) {
         let (isolated, mut others): (Vec<_>, Vec<_>) = batch.drain(..).partition(|attempt| attempt.payload.0.task.policy.isolated);
         if !others.is_empty() {
             self.threads.start(&mut others);
@@ -82,8 +82,8 @@ impl Lane<Ticket, Answer> for ProcessLane {
     }
 }
 
-impl From<&Ticket> for IsolatedCall {
-    fn from(Ticket(work): &Ticket) -> Self {
+impl From<&TaskTicket> for IsolatedCall {
+    fn from(TaskTicket(work): &TaskTicket) -> Self {
         let start = work.started();
         Self::new(&work.message, start.map_or(0, |start| start.slot), start.and_then(|start| start.soft))
     }

@@ -11,7 +11,7 @@ use longshore_celery::{Map, Value};
 /// Ids and stamps that must not run any more: at most 50 000, each for three hours; the oldest are
 /// forgotten first. A stamp stands among the ids, here and in the broker, as a text that no id is.
 #[derive(Default)]
-pub(crate) struct Revoked {
+pub(crate) struct RevokedIds {
     since: HashMap<String, Instant>,
     order: VecDeque<(Instant, String)>,
 }
@@ -62,7 +62,7 @@ fn as_python_compares(value: &Value) -> Value {
     }
 }
 
-impl Revoked {
+impl RevokedIds {
     pub(crate) fn add(&mut self, id: &str, now: Instant) {
         if self.since.insert(id.to_owned(), now).is_none() {
             self.order.push_back((now, id.to_owned()));
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn revoked_ids_are_forgotten_after_three_hours_and_beyond_fifty_thousand() {
-        let mut revoked = Revoked::default();
+        let mut revoked = RevokedIds::default();
         let start = Instant::now();
         revoked.add("first", start);
         for n in 0..MOST {
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_stamp_is_revoked_by_any_of_its_values() {
-        let mut revoked = Revoked::default();
+        let mut revoked = RevokedIds::default();
         ["a", "b"].into_iter().for_each(|value| revoked.add(&stamp("tags", &value.into()), Instant::now()));
         assert!(revoked.ids().is_empty());
         assert!(revoked.has_stamp("tags", &vec!["x", "b"].into()));
@@ -144,7 +144,7 @@ mod tests {
             ("\"\\u001f1\"", "1", false),
         ] {
             let read = |json: &str| Value::parse(json.as_bytes(), 9).unwrap();
-            let mut revoked = Revoked::default();
+            let mut revoked = RevokedIds::default();
             values(&read(called_off)).iter().for_each(|value| revoked.add(&stamp("id", value), Instant::now()));
             assert_eq!(revoked.has_stamp("id", &read(stamp_of)), is_revoked, "{called_off} and {stamp_of}");
         }

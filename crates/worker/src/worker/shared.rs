@@ -23,10 +23,10 @@ use tokio::sync::Notify;
 
 use super::{
     WorkerSummary,
-    notice::{Notice, What, WorkerEvent},
-    revoked::Revoked,
-    view::Links,
-    work::Work,
+    notice::{TaskChange, TaskNotice, WorkerEvent},
+    revoked::RevokedIds,
+    view::ConnectionStates,
+    work::ClaimedTask,
 };
 use crate::{app::App, client::Client, environment::Environment, task::Task};
 
@@ -47,7 +47,7 @@ pub(crate) struct Shared {
     pub(crate) one_store: bool,
     pub(crate) limits: Limits,
     pub(crate) hub: Hub<WorkerEvent>,
-    pub(crate) links: Arc<Links>,
+    pub(crate) links: Arc<ConnectionStates>,
     pub(crate) counts: Books,
     /// Where what this worker sends takes answers.
     pub(crate) oid: String,
@@ -58,19 +58,19 @@ pub(crate) struct Shared {
     pub(crate) dropped: CancelToken,
     /// The logical clock of all nodes.
     clock: Mutex<events::Clock>,
-    revoked: Mutex<Revoked>,
+    revoked: Mutex<RevokedIds>,
     /// Claimed and neither finished nor handed back, as far as the broker knows, by receipt; what
     /// is held for its ETA is not here.
-    live: Mutex<HashMap<u64, Arc<Work>>>,
-    pub(crate) hands: Hands,
+    live: Mutex<HashMap<u64, Arc<ClaimedTask>>>,
+    pub(crate) load: LaneLoad,
     paces: Mutex<HashMap<Arc<str>, (Rate, Pace)>>,
     /// What remote control has set differently from the tasks' own policies.
-    set: Mutex<HashMap<Arc<str>, Override>>,
+    set: Mutex<HashMap<Arc<str>, TaskOverride>>,
 }
 
 /// How many tasks the lanes of a worker can run, and how many they have, by `lane as usize`.
 #[derive(Default)]
-pub(crate) struct Hands {
+pub(crate) struct LaneLoad {
     /// Slots; with autoscale as many as there may be.
     slots: [AtomicUsize; 4],
     /// Running, and waiting to run.
@@ -79,7 +79,7 @@ pub(crate) struct Hands {
     pub(crate) changed: Notify,
 }
 
-impl Hands {
+impl LaneLoad {
     pub(crate) fn set_slots(&self, slots: [usize; 4]) {
         let differ = |(place, slots): (&AtomicUsize, usize)| place.swap(slots, Ordering::Relaxed) != slots;
         if self.slots.iter().zip(slots).filter(|(place, slots)| differ((place, *slots))).count() > 0 {
@@ -103,7 +103,7 @@ impl Hands {
 
 /// What remote control has set for a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Override {
+pub(crate) struct TaskOverride {
     /// `Some(None)`: no limit.
     pub(crate) rate: Option<Option<Rate>>,
     pub(crate) soft: Option<Duration>,
@@ -216,7 +216,7 @@ impl Shared {
         broker: Arc<dyn Broker>,
         consumer: Arc<dyn Consumer>,
         results: Arc<dyn ResultBackend>,
-        links: Arc<Links>,
+        links: Arc<ConnectionStates>,
     ) -> Self {
         let one_store = broker.is_store_of(app.settings().results_url());
         let limits = Limits { msgpack: app.settings().accept_msgpack, ..Limits::default() };
@@ -242,7 +242,7 @@ impl Shared {
             clock: Mutex::new(events::Clock::new()),
             revoked: Mutex::default(),
             live: Mutex::default(),
-            hands: Hands::default(),
+            load: LaneLoad::default(),
             paces: Mutex::default(),
             set: Mutex::default(),
         }
@@ -256,11 +256,11 @@ impl Shared {
         }
     }
 
-    pub(crate) fn revoked(&self) -> MutexGuard<'_, Revoked> {
+    pub(crate) fn revoked(&self) -> MutexGuard<'_, RevokedIds> {
         lock(&self.revoked)
     }
 
-    pub(crate) fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<Work>>> {
+    pub(crate) fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<ClaimedTask>>> {
         lock(&self.live)
     }
 
@@ -274,7 +274,7 @@ impl Shared {
     }
 
     /// What is claimed and not finished.
-    pub(crate) fn works(&self) -> Vec<Arc<Work>> {
+    pub(crate) fn works(&self) -> Vec<Arc<ClaimedTask>> {
         self.live().values().cloned().collect()
     }
 
@@ -314,22 +314,22 @@ impl Shared {
             || message.stamped_headers.iter().any(|name| message.stamps.get(name).is_some_and(|stamp| revoked.has_stamp(name, stamp)))
     }
 
-    pub(crate) fn overrides(&self, task: &str) -> Override {
+    pub(crate) fn overrides(&self, task: &str) -> TaskOverride {
         lock(&self.set).get(task).copied().unwrap_or_default()
     }
 
-    pub(crate) fn set_override(&self, task: &Arc<str>, set: impl FnOnce(&mut Override)) {
+    pub(crate) fn set_override(&self, task: &Arc<str>, set: impl FnOnce(&mut TaskOverride)) {
         set(lock(&self.set).entry(task.clone()).or_default());
     }
 
     /// How long an attempt may take. What its sender says of this one message goes before what is
     /// said of all of its task, as in Celery.
-    pub(crate) fn time_limit(&self, work: &Work) -> Option<Duration> {
+    pub(crate) fn time_limit(&self, work: &ClaimedTask) -> Option<Duration> {
         work.message.time_limit.or_else(|| self.overrides(&work.task.name).hard).or(work.task.policy.time_limit)
     }
 
     /// After how long an attempt is told to end; in the same order.
-    pub(crate) fn soft_time_limit(&self, work: &Work) -> Option<Duration> {
+    pub(crate) fn soft_time_limit(&self, work: &ClaimedTask) -> Option<Duration> {
         work.message.soft_time_limit.or_else(|| self.overrides(&work.task.name).soft).or(work.task.policy.soft_time_limit)
     }
 
@@ -357,12 +357,12 @@ impl Shared {
         lock(&self.paces).remove(task);
     }
 
-    pub(crate) fn notice(&self, work: &Work, what: What) -> Notice {
-        Notice {
+    pub(crate) fn notice(&self, work: &ClaimedTask, what: TaskChange) -> TaskNotice {
+        TaskNotice {
             at: self.environment.wall(),
             message: work.message.clone(),
             queue: work.queue.clone(),
-            seat: work.started().map(|start| (start.lane, start.slot)),
+            slot: work.started().map(|start| (start.lane, start.slot)),
             what,
         }
     }

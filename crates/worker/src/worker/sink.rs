@@ -14,26 +14,30 @@ use super::{
     close::{Closer, Closing},
     conclude,
     shared::Shared,
-    work::{Answer, Ticket, Work},
+    work::{AttemptResult, ClaimedTask, TaskTicket},
 };
 
 /// The engine's sink.
-pub(crate) struct Results {
+pub(crate) struct ResultSink {
     shared: Arc<Shared>,
     closer: Arc<Closer>,
 }
 
-impl Results {
+impl ResultSink {
     pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>) -> Self {
         Self { shared, closer }
     }
 }
 
-impl Sink<Ticket, Answer> for Results {
-    fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<Ticket, Answer>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
+impl Sink<TaskTicket, AttemptResult> for ResultSink {
+    fn accept<'a>(
+        &'a mut self,
+        batch: &'a mut Vec<Finished<TaskTicket, AttemptResult>>,
+        room: &'a Room,
+    ) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async move {
             let count = batch.len();
-            batch.iter().for_each(|finished| self.shared.hands.add(finished.task.lane, -1));
+            batch.iter().for_each(|finished| self.shared.load.add(finished.task.lane, -1));
             let closings: Vec<Closing> = batch.drain(..).filter_map(|finished| conclude::ended(&self.shared, finished)).collect();
             let closed = self.closer.close(closings).await;
             // Of what was not accepted the engine has its own count.
@@ -52,7 +56,7 @@ impl Sink<Ticket, Answer> for Results {
 
 /// Acknowledges, as they start, the messages of tasks that are acknowledged early. Ends when the
 /// worker has.
-pub(crate) async fn acknowledge_early(shared: Arc<Shared>, mut started: mpsc::UnboundedReceiver<Arc<Work>>) {
+pub(crate) async fn acknowledge_early(shared: Arc<Shared>, mut started: mpsc::UnboundedReceiver<Arc<ClaimedTask>>) {
     let mut works = Vec::new();
     while started.recv_many(&mut works, 100).await > 0 {
         let finishes: Vec<Finish> = works

@@ -30,12 +30,12 @@ const KEPT: Duration = Duration::from_secs(30);
 
 /// The most that were needed at once, and since when that is counted.
 #[derive(Clone, Copy, Debug)]
-struct Load {
+struct PeakLoad {
     peak: usize,
     since: Instant,
 }
 
-impl Load {
+impl PeakLoad {
     /// How many slots a lane of this size is to have when so many tasks are claimed for it.
     fn look(&mut self, size: usize, demand: usize, scale: &Autoscale, now: Instant) -> usize {
         let fit = |slots: usize| slots.clamp(scale.min.max(1), scale.max.max(1));
@@ -53,19 +53,19 @@ impl Load {
 }
 
 /// The slots of a worker's lanes.
-pub(crate) struct Slots {
+pub(crate) struct LaneSlots {
     engine: Handle,
     shared: Arc<Shared>,
-    state: Mutex<State>,
+    state: Mutex<ScaleState>,
 }
 
-struct State {
+struct ScaleState {
     sizes: [usize; 4],
     scale: Option<Autoscale>,
-    loads: [Load; 4],
+    loads: [PeakLoad; 4],
 }
 
-impl State {
+impl ScaleState {
     /// The slots that each lane may have: what is claimed for them is what lets them grow.
     fn most(&self) -> [usize; 4] {
         let mut most = self.sizes;
@@ -76,15 +76,15 @@ impl State {
     }
 }
 
-impl Slots {
+impl LaneSlots {
     pub(crate) fn new(engine: Handle, shared: Arc<Shared>, sizes: [usize; 4], scale: Option<Autoscale>) -> Self {
-        let loads = [Load { peak: 0, since: shared.environment.now() }; 4];
-        let state = State { sizes, scale, loads };
-        shared.hands.set_slots(state.most());
+        let loads = [PeakLoad { peak: 0, since: shared.environment.now() }; 4];
+        let state = ScaleState { sizes, scale, loads };
+        shared.load.set_slots(state.most());
         Self { engine, shared, state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ScaleState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -140,12 +140,12 @@ impl Slots {
         Some(bounds)
     }
 
-    fn set(&self, state: &mut State, lane: LaneKind, size: usize) {
+    fn set(&self, state: &mut ScaleState, lane: LaneKind, size: usize) {
         if state.sizes[lane as usize] != size {
             state.sizes[lane as usize] = size;
             self.engine.set_concurrency(Some(lane), size);
         }
-        self.shared.hands.set_slots(state.most());
+        self.shared.load.set_slots(state.most());
     }
 
     /// Lets the slots follow the load until it is dropped.
@@ -175,7 +175,7 @@ mod tests {
     fn slots_come_with_the_load_at_once_and_go_half_a_minute_later() {
         let scale = Autoscale { max: 8, min: 2, lanes: vec![LaneKind::Process] };
         let begun = Instant::now();
-        let mut load = Load { peak: 0, since: begun };
+        let mut load = PeakLoad { peak: 0, since: begun };
         let mut size = 2;
         for (second, demand, want) in [
             (0, 0, 2),

@@ -100,13 +100,13 @@ pub(crate) fn next(line: impl Iterator<Item = Suspect>, running: &[Accused], cal
 
 /// What the engine has to do, by lane.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Lanes {
+pub(crate) struct LaneUse {
     pub(crate) slots: [usize; 4],
     /// Number of tasks that run, or stand in line for a slot.
     pub(crate) tasks: [usize; 4],
 }
 
-impl Lanes {
+impl LaneUse {
     /// Returns whether whoever is for this lane starts at once.
     fn has_room(&self, lane: LaneKind) -> bool {
         self.tasks[lane as usize] < self.slots[lane as usize].max(1)
@@ -120,7 +120,7 @@ impl Lanes {
 
 /// Whose turn it is, of the suspects in line.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Turn {
+pub(crate) struct SuspectTurn {
     /// Who starts next, and when.
     pub(crate) starts: Option<(usize, Instant)>,
     /// The lane that is full, where it is the turn of one that is for it.
@@ -129,28 +129,28 @@ pub(crate) struct Turn {
 
 /// Returns whose turn it is. A suspect that could not begin at once is not accused: should the
 /// worker die meanwhile, it is none of its doing. It holds up nobody who is for another lane.
-pub(crate) fn turn(line: &[(Suspect, LaneKind)], lanes: &Lanes, running: &[Accused], calm: Instant, now: Instant) -> Turn {
+pub(crate) fn turn(line: &[(Suspect, LaneKind)], lanes: &LaneUse, running: &[Accused], calm: Instant, now: Instant) -> SuspectTurn {
     let first = next(line.iter().map(|(suspect, _)| *suspect), running, calm, now);
     let lane = first.filter(|(_, at)| *at <= now).and_then(|(place, _)| line.get(place)).map(|(_, lane)| *lane);
-    let Some(full) = lane.filter(|lane| !lanes.has_room(*lane)) else { return Turn { starts: first, reserved: None } };
+    let Some(full) = lane.filter(|lane| !lanes.has_room(*lane)) else { return SuspectTurn { starts: first, reserved: None } };
     let open: Vec<_> = line.iter().enumerate().filter(|(_, (_, lane))| lanes.has_room(*lane)).collect();
     let starts = next(open.iter().map(|(_, (suspect, _))| *suspect), running, calm, now);
     let starts = starts.and_then(|(place, at)| open.get(place).map(|(place, _)| (*place, at)));
-    Turn { starts, reserved: Some(full) }
+    SuspectTurn { starts, reserved: Some(full) }
 }
 
 /// The quiet before one starts that the next death would bury.
 #[derive(Debug, Default)]
-pub(crate) struct Quiet {
+pub(crate) struct QuietWait {
     since: Option<Instant>,
     had_lines: bool,
 }
 
-impl Quiet {
+impl QuietWait {
     /// Returns until when a suspect whose turn it is has to wait, and those that nobody suspects
     /// with it; the last of these started at `fresh`, which those in line for a slot make later, as
     /// long as the quiet does not last for too long.
-    pub(crate) fn until(&mut self, suspect: Suspect, lanes: &Lanes, fresh: &mut Option<Instant>, now: Instant) -> Option<Instant> {
+    pub(crate) fn until(&mut self, suspect: Suspect, lanes: &LaneUse, fresh: &mut Option<Instant>, now: Instant) -> Option<Instant> {
         if suspect.is_last() {
             let since = *self.since.get_or_insert(now);
             let have_lines = lanes.have_lines() && now < since + KEPT_BACK;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use longshore_celery::{Signature, Value};
 use longshore_core::{Backoff, Outcome, Skip};
 
-use super::{conclude, work::Answer};
+use super::{conclude, work::AttemptResult};
 use crate::{failure::Failure, task::TaskPolicy};
 
 /// What becomes of a task whose attempt has ended.
@@ -42,7 +42,7 @@ pub(crate) enum Verdict {
 }
 
 /// Decides. `retries` were made before this attempt; `draw` is the jitter, in `[0, 1)`.
-pub(crate) fn verdict(outcome: Outcome<Answer>, policy: &TaskPolicy, retries: u32, draw: f64) -> Verdict {
+pub(crate) fn verdict(outcome: Outcome<AttemptResult>, policy: &TaskPolicy, retries: u32, draw: f64) -> Verdict {
     let failed = |failure: Failure| {
         let again = match (&policy.autoretry, &failure) {
             (Some(backoff), Failure::Error { exc_type, .. })

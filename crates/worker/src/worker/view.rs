@@ -14,15 +14,15 @@ use longshore_core::{
     watch::{Command, Connection, Events, Heard, Hub, Steer, Unsupported, View, ViewKind, Waiting},
 };
 
-use super::{Stopper, intake::Intake, notice::WorkerEvent, shared::Shared, slots::Slots};
+use super::{Stopper, intake::Intake, notice::WorkerEvent, shared::Shared, slots::LaneSlots};
 
 /// The connections of a worker. They are told of by news of its broker and its result backend.
-pub(crate) struct Links {
+pub(crate) struct ConnectionStates {
     pub(crate) hub: Hub<WorkerEvent>,
     connections: Mutex<Vec<Connection>>,
 }
 
-impl Links {
+impl ConnectionStates {
     /// Returns the connections to these servers, which are up until there is other news.
     pub(crate) fn new(hub: Hub<WorkerEvent>, broker: &str, results: Option<&str>) -> Arc<Self> {
         let broker = Connection::up(Half::Broker.as_str(), mask(broker));
@@ -80,17 +80,17 @@ pub(crate) async fn pass_on(shared: Arc<Shared>, mut events: Events<Event>) {
 }
 
 /// A worker, as far as it is looked at and steered.
-pub(crate) struct Face {
+pub(crate) struct WorkerFace {
     pub(crate) shared: Arc<Shared>,
     pub(crate) intake: Arc<Intake>,
     pub(crate) engine: engine::Handle,
-    pub(crate) slots: Arc<Slots>,
+    pub(crate) slots: Arc<LaneSlots>,
     pub(crate) stopper: Stopper,
     /// The queues that it served before it was paused.
     pub(crate) paused: Mutex<Option<Vec<Arc<str>>>>,
 }
 
-impl Face {
+impl WorkerFace {
     fn paused(&self) -> MutexGuard<'_, Option<Vec<Arc<str>>>> {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,10 +153,10 @@ fn resident() -> Option<f64> {
     Some(kibibytes * 1024.0)
 }
 
-/// The handle's side of a [`Face`].
-pub(crate) struct Steered(pub(crate) Arc<Face>);
+/// The handle's side of a [`WorkerFace`].
+pub(crate) struct SteeredWorker(pub(crate) Arc<WorkerFace>);
 
-impl Steer for Steered {
+impl Steer for SteeredWorker {
     fn steer(&self, command: Command) -> Result<(), Unsupported> {
         let face = &self.0;
         match command {

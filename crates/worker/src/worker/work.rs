@@ -19,7 +19,7 @@ use crate::{
 
 /// A claimed task on its way through the engine: the payload of its attempts. Shared by the engine,
 /// the lane, remote control and the sink.
-pub(crate) struct Work {
+pub(crate) struct ClaimedTask {
     pub(crate) message: Arc<Message>,
     pub(crate) task: Arc<Task>,
     pub(crate) receipt: Receipt,
@@ -43,14 +43,14 @@ pub(crate) struct Work {
     pub(crate) gone: AtomicBool,
     /// The message as it was given: whatever does not start is held after all.
     given: Option<Vec<u8>>,
-    started: OnceLock<Start>,
+    started: OnceLock<AttemptStart>,
     /// What the handler was given; what it has sent is asked of it.
     pub(crate) context: OnceLock<TaskContext>,
 }
 
 /// When and where an attempt began.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Start {
+pub(crate) struct AttemptStart {
     pub(crate) at: SystemTime,
     pub(crate) since: Instant,
     pub(crate) lane: LaneKind,
@@ -59,14 +59,14 @@ pub(crate) struct Start {
     pub(crate) soft: Option<Duration>,
 }
 
-/// What travels through the engine: a shared [`Work`].
+/// What travels through the engine: a shared [`ClaimedTask`].
 #[derive(Clone)]
-pub(crate) struct Ticket(pub(crate) Arc<Work>);
+pub(crate) struct TaskTicket(pub(crate) Arc<ClaimedTask>);
 
 /// What an attempt ends with, if its handler came to an end.
-pub(crate) type Answer = Result<Value, Box<Failure>>;
+pub(crate) type AttemptResult = Result<Value, Box<Failure>>;
 
-impl Work {
+impl ClaimedTask {
     pub(crate) fn new(message: Arc<Message>, task: Arc<Task>, claimed: Claimed, term: Term) -> Self {
         let Claimed { receipt, queue, raw, crashes, given, .. } = claimed;
         Self {
@@ -91,7 +91,7 @@ impl Work {
     /// Notes that the handler begins.
     pub(crate) fn begin(&self, (at, since): (SystemTime, Instant), context: &Context, soft: Option<Duration>) {
         let _ = self.cancel.set(context.cancel.clone());
-        let _ = self.started.set(Start { at, since, lane: context.lane, slot: context.slot, soft });
+        let _ = self.started.set(AttemptStart { at, since, lane: context.lane, slot: context.slot, soft });
     }
 
     /// The receipt that has to be acknowledged at its end, unless it is already.
@@ -113,7 +113,7 @@ impl Work {
     }
 
     /// When and where it began, if it did.
-    pub(crate) fn started(&self) -> Option<Start> {
+    pub(crate) fn started(&self) -> Option<AttemptStart> {
         self.started.get().copied()
     }
 

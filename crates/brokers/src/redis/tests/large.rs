@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_celery::{Limits, Message, Stub, Wrong};
+use longshore_celery::{Limits, Message, MessageFault, Stub};
 use longshore_testkit::servers::Redis;
 
 use super::kit::{message, open, raw};
@@ -90,7 +90,7 @@ async fn a_message_that_is_too_large_lies_aside_and_comes_back_whole_from_its_de
         assert!(lengths[1] < 1000 && lengths[2] == Limits::MESSAGE, "{lengths:?}");
         assert_eq!(claimed.iter().map(|claimed| claimed.given).collect::<Vec<_>>(), [early, false, early, early]);
         let bad = Message::decode(&claimed[1].raw, &Limits::default()).unwrap_err();
-        assert_eq!((bad.wrong, bad.id.as_deref(), bad.task.as_deref()), (Wrong::TooLarge, Some("big"), Some("t")));
+        assert_eq!((bad.wrong, bad.id.as_deref(), bad.task.as_deref()), (MessageFault::TooLarge, Some("big"), Some("t")));
         assert!(bad.reason.contains(&(Limits::MESSAGE + 1).to_string()), "{}", bad.reason);
         bury(&*consumer, &claimed[1]).await;
         assert_eq!(aside(&server), 1);

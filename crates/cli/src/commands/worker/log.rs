@@ -13,7 +13,7 @@ use std::{
 };
 
 use longshore_core::watch::{Detail, Events, Heard, Hub};
-use longshore_worker::{Notice, What, WorkerEvent};
+use longshore_worker::{TaskChange, TaskNotice, WorkerEvent};
 use serde_json::json;
 
 use super::args::Level;
@@ -190,14 +190,14 @@ impl Style {
     }
 
     /// Whether anything is said of it.
-    fn says(self, what: &What) -> bool {
+    fn says(self, what: &TaskChange) -> bool {
         match self.level {
             Some(least) => level(what) >= least,
             None => !self.quiet && is_news(what),
         }
     }
 
-    fn line(self, notice: &Notice) -> Option<String> {
+    fn line(self, notice: &TaskNotice) -> Option<String> {
         if !self.says(&notice.what) {
             return None;
         }
@@ -207,7 +207,7 @@ impl Style {
         }
         Some(match self.level {
             Some(_) => {
-                let seat = notice.seat.map_or_else(|| "MainProcess".to_owned(), |(lane, slot)| format!("{lane}-{}", slot + 1));
+                let seat = notice.slot.map_or_else(|| "MainProcess".to_owned(), |(lane, slot)| format!("{lane}-{}", slot + 1));
                 format!(
                     "[{}: {}/{seat}] {}",
                     stamp(notice.at),
@@ -233,89 +233,103 @@ impl Level {
 }
 
 /// What is said unless more is asked for.
-fn is_news(what: &What) -> bool {
-    !matches!(what, What::Received | What::Started | What::Succeeded { .. } | What::Ignored | What::Replaced | What::Revoked { .. })
+fn is_news(what: &TaskChange) -> bool {
+    !matches!(
+        what,
+        TaskChange::Received
+            | TaskChange::Started
+            | TaskChange::Succeeded { .. }
+            | TaskChange::Ignored
+            | TaskChange::Replaced
+            | TaskChange::Revoked { .. }
+    )
 }
 
 /// Celery's level of it.
-fn level(what: &What) -> Level {
+fn level(what: &TaskChange) -> Level {
     match what {
-        What::Started => Level::Debug,
-        What::Failed { .. } | What::Dead { .. } => Level::Error,
-        What::Crashed { .. } | What::Late => Level::Warning,
+        TaskChange::Started => Level::Debug,
+        TaskChange::Failed { .. } | TaskChange::Dead { .. } => Level::Error,
+        TaskChange::Crashed { .. } | TaskChange::Late => Level::Warning,
         _ => Level::Info,
     }
 }
 
 /// Celery's words for it.
-fn celery(what: &What, task: &str, id: &str) -> String {
+fn celery(what: &TaskChange, task: &str, id: &str) -> String {
     let name = format!("{}[{}]", plain(task), plain(id));
     let text = |text: &str| cut(&plain(text), LONGEST);
     match what {
-        What::Received => format!("Task {name} received"),
-        What::Started => format!("Task accepted: {name}"),
-        What::Succeeded { runtime, result } => format!("Task {name} succeeded in {}: {}", seconds(*runtime), text(result)),
-        What::Failed { exception, traceback, .. } => {
+        TaskChange::Received => format!("Task {name} received"),
+        TaskChange::Started => format!("Task accepted: {name}"),
+        TaskChange::Succeeded { runtime, result } => format!("Task {name} succeeded in {}: {}", seconds(*runtime), text(result)),
+        TaskChange::Failed { exception, traceback, .. } => {
             let trace = traceback.as_deref().filter(|trace| trace.trim_end() != exception);
             let trace = trace.map(|trace| format!("\n{}", lines(trace))).unwrap_or_default();
             format!("Task {name} raised unexpected: {}{trace}", text(exception))
         }
-        What::Retried { exception, after } => format!("Task {name} retry: Retry in {}: {}", seconds(*after), text(exception)),
-        What::Revoked { terminated: true, signal, .. } => {
+        TaskChange::Retried { exception, after } => format!("Task {name} retry: Retry in {}: {}", seconds(*after), text(exception)),
+        TaskChange::Revoked { terminated: true, signal, .. } => {
             let signal = signal.map_or_else(String::new, |signal| format!(" (signal {signal})"));
             format!("Task revoked: {name} terminated{signal}")
         }
-        What::Revoked { expired: true, .. } => format!("Discarding expired task: {name}"),
-        What::Revoked { .. } => format!("Discarding revoked task: {name}"),
-        What::Rejected { requeue } => format!("Task {name} rejected{}", if *requeue { ", back to its queue" } else { "" }),
-        What::Ignored => format!("Task {name} ignored"),
-        What::Replaced => format!("Task {name} replaced"),
-        What::Crashed { reason, crashes } => format!("Task {name} died ({}), crash {crashes} of 3: it is tried again", text(reason)),
-        What::Dead { reason } => format!("Task {name} is a dead letter: {}", text(reason)),
-        What::Late => format!("Task {name} ended after it had been given to another worker: its result is refused"),
+        TaskChange::Revoked { expired: true, .. } => format!("Discarding expired task: {name}"),
+        TaskChange::Revoked { .. } => format!("Discarding revoked task: {name}"),
+        TaskChange::Rejected { requeue } => format!("Task {name} rejected{}", if *requeue { ", back to its queue" } else { "" }),
+        TaskChange::Ignored => format!("Task {name} ignored"),
+        TaskChange::Replaced => format!("Task {name} replaced"),
+        TaskChange::Crashed { reason, crashes } => format!("Task {name} died ({}), crash {crashes} of 3: it is tried again", text(reason)),
+        TaskChange::Dead { reason } => format!("Task {name} is a dead letter: {}", text(reason)),
+        TaskChange::Late => format!("Task {name} ended after it had been given to another worker: its result is refused"),
     }
 }
 
 /// A short line for people.
-fn short(notice: &Notice) -> String {
+fn short(notice: &TaskNotice) -> String {
     let message = &notice.message;
     let name = format!("{}[{}]", plain(&message.task), plain(&cut(&message.id, 8)).trim_end_matches('…'));
     let text = |text: &str| cut(&plain(text), 300);
     match &notice.what {
-        What::Failed { exception, runtime, .. } => {
+        TaskChange::Failed { exception, runtime, .. } => {
             let after = runtime.map(|runtime| format!(" after {}", seconds(runtime))).unwrap_or_default();
             format!("{name} failed{after}: {}", text(exception))
         }
-        What::Retried { exception, after } => format!("{name} retry {} in {}: {}", message.retries + 1, seconds(*after), text(exception)),
-        What::Rejected { requeue: true } => format!("{name} handed back by its task"),
-        What::Rejected { requeue: false } => format!("{name} rejected"),
-        What::Crashed { reason, crashes } => format!("{name} died ({}), crash {crashes} of 3: tried again", text(reason)),
-        What::Dead { reason } => format!("{name} dead letter: {} (longshore dead)", text(reason)),
-        What::Late => format!("{name} ended too late: another worker has it, its result is refused"),
+        TaskChange::Retried { exception, after } => {
+            format!("{name} retry {} in {}: {}", message.retries + 1, seconds(*after), text(exception))
+        }
+        TaskChange::Rejected { requeue: true } => format!("{name} handed back by its task"),
+        TaskChange::Rejected { requeue: false } => format!("{name} rejected"),
+        TaskChange::Crashed { reason, crashes } => format!("{name} died ({}), crash {crashes} of 3: tried again", text(reason)),
+        TaskChange::Dead { reason } => format!("{name} dead letter: {} (longshore dead)", text(reason)),
+        TaskChange::Late => format!("{name} ended too late: another worker has it, its result is refused"),
         what => format!("{name} {what:?}"),
     }
 }
 
-fn document(notice: &Notice, level: Level) -> String {
+fn document(notice: &TaskNotice, level: Level) -> String {
     let message = &notice.message;
     let (what, more) = match &notice.what {
-        What::Received => ("received", json!({})),
-        What::Started => ("started", json!({})),
-        What::Succeeded { runtime, result } => ("succeeded", json!({ "runtime": runtime.as_secs_f64(), "result": cut(result, LONGEST) })),
-        What::Failed { runtime, exception, traceback } => (
+        TaskChange::Received => ("received", json!({})),
+        TaskChange::Started => ("started", json!({})),
+        TaskChange::Succeeded { runtime, result } => {
+            ("succeeded", json!({ "runtime": runtime.as_secs_f64(), "result": cut(result, LONGEST) }))
+        }
+        TaskChange::Failed { runtime, exception, traceback } => (
             "failed",
             json!({ "runtime": runtime.map(|runtime| runtime.as_secs_f64()), "exception": cut(exception, LONGEST), "traceback": traceback }),
         ),
-        What::Retried { exception, after } => ("retried", json!({ "exception": cut(exception, LONGEST), "after": after.as_secs_f64() })),
-        What::Revoked { terminated, signal, expired } => {
+        TaskChange::Retried { exception, after } => {
+            ("retried", json!({ "exception": cut(exception, LONGEST), "after": after.as_secs_f64() }))
+        }
+        TaskChange::Revoked { terminated, signal, expired } => {
             ("revoked", json!({ "terminated": terminated, "signal": signal, "expired": expired }))
         }
-        What::Rejected { requeue } => ("rejected", json!({ "requeue": requeue })),
-        What::Ignored => ("ignored", json!({})),
-        What::Replaced => ("replaced", json!({})),
-        What::Crashed { reason, crashes } => ("crashed", json!({ "reason": reason, "crashes": crashes })),
-        What::Dead { reason } => ("dead", json!({ "reason": reason })),
-        What::Late => ("late", json!({})),
+        TaskChange::Rejected { requeue } => ("rejected", json!({ "requeue": requeue })),
+        TaskChange::Ignored => ("ignored", json!({})),
+        TaskChange::Replaced => ("replaced", json!({})),
+        TaskChange::Crashed { reason, crashes } => ("crashed", json!({ "reason": reason, "crashes": crashes })),
+        TaskChange::Dead { reason } => ("dead", json!({ "reason": reason })),
+        TaskChange::Late => ("late", json!({})),
     };
     let mut document = json!({
         "at": crate::queue::show::time(notice.at),
@@ -324,8 +338,8 @@ fn document(notice: &Notice, level: Level) -> String {
         "task": message.task,
         "id": message.id,
         "queue": &*notice.queue,
-        "lane": notice.seat.map(|(lane, _)| lane.as_str()),
-        "slot": notice.seat.map(|(_, slot)| slot + 1),
+        "lane": notice.slot.map(|(lane, _)| lane.as_str()),
+        "slot": notice.slot.map(|(_, slot)| slot + 1),
     });
     if let (Some(document), Some(more)) = (document.as_object_mut(), more.as_object()) {
         document.extend(more.clone());
@@ -357,13 +371,13 @@ mod tests {
     use super::*;
     use longshore_core::LaneKind;
 
-    fn notice(what: What, seat: Option<(LaneKind, u32)>) -> Notice {
+    fn notice(what: TaskChange, slot: Option<(LaneKind, u32)>) -> TaskNotice {
         let message = longshore_celery::Message { task: "tasks.add".into(), id: "9f0c1234-aaaa".into(), retries: 0, ..Default::default() };
-        Notice {
+        TaskNotice {
             at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_262_467_412),
             message: Arc::new(message),
             queue: "celery".into(),
-            seat,
+            slot,
             what,
         }
     }
@@ -371,31 +385,32 @@ mod tests {
     #[test]
     fn lines_are_as_celery_has_them_with_lane_and_slot_for_the_process() {
         let style = Style { level: Some(Level::Info), json: false, quiet: false };
-        let line = |what, seat| style.line(&notice(what, seat)).map(|line| line.split_once(": ").unwrap().1.to_owned());
-        let seat = Some((LaneKind::Blocking, 2));
-        assert_eq!(line(What::Received, None).unwrap(), "INFO/MainProcess] Task tasks.add[9f0c1234-aaaa] received");
+        let line = |what, slot| style.line(&notice(what, slot)).map(|line| line.split_once(": ").unwrap().1.to_owned());
+        let slot = Some((LaneKind::Blocking, 2));
+        assert_eq!(line(TaskChange::Received, None).unwrap(), "INFO/MainProcess] Task tasks.add[9f0c1234-aaaa] received");
         assert_eq!(
-            line(What::Succeeded { runtime: Duration::from_micros(3_002_000), result: "6".into() }, seat).unwrap(),
+            line(TaskChange::Succeeded { runtime: Duration::from_micros(3_002_000), result: "6".into() }, slot).unwrap(),
             "INFO/blocking-3] Task tasks.add[9f0c1234-aaaa] succeeded in 3.002s: 6"
         );
         assert_eq!(
-            line(What::Retried { exception: "ValueError('x')".into(), after: Duration::from_secs(180) }, seat).unwrap(),
+            line(TaskChange::Retried { exception: "ValueError('x')".into(), after: Duration::from_secs(180) }, slot).unwrap(),
             "INFO/blocking-3] Task tasks.add[9f0c1234-aaaa] retry: Retry in 180s: ValueError('x')"
         );
-        assert_eq!(line(What::Started, seat), None);
-        let whole = style.line(&notice(What::Received, None)).unwrap();
+        assert_eq!(line(TaskChange::Started, slot), None);
+        let whole = style.line(&notice(TaskChange::Received, None)).unwrap();
         assert!(whole.starts_with("[2026-11-2") && whole.contains(",412: INFO/"), "{whole}");
     }
 
     #[test]
     fn unless_asked_only_what_went_wrong_is_said() {
         let style = Style { level: None, json: false, quiet: false };
-        assert_eq!(style.line(&notice(What::Received, None)), None);
-        let line = style.line(&notice(What::Retried { exception: "status 503".into(), after: Duration::from_millis(400) }, None)).unwrap();
+        assert_eq!(style.line(&notice(TaskChange::Received, None)), None);
+        let line =
+            style.line(&notice(TaskChange::Retried { exception: "status 503".into(), after: Duration::from_millis(400) }, None)).unwrap();
         assert!(line.ends_with(" tasks.add[9f0c1234] retry 1 in 0.4s: status 503"), "{line}");
         let quiet = Style { quiet: true, ..style };
-        assert_eq!(quiet.line(&notice(What::Late, None)), None);
-        let hostile = style.line(&notice(What::Dead { reason: "\u{1b}[2J".into() }, None)).unwrap();
+        assert_eq!(quiet.line(&notice(TaskChange::Late, None)), None);
+        let hostile = style.line(&notice(TaskChange::Dead { reason: "\u{1b}[2J".into() }, None)).unwrap();
         assert!(!hostile.contains('\u{1b}'));
     }
 

@@ -6,14 +6,14 @@ use longshore_celery::control::Command;
 use longshore_core::Rate;
 
 use super::{
-    Control,
+    RemoteControl,
     answer::{
         ControlAnswer::{self, Done, Facts, Nothing},
         ControlDone, ControlFacts,
     },
 };
 
-impl Control {
+impl RemoteControl {
     /// Does what a command asks for, or looks it up.
     pub(super) async fn obey(&mut self, command: Command) -> ControlAnswer {
         let shared = self.shared.clone();

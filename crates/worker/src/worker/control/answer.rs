@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use longshore_celery::{Map, Message};
 use longshore_core::{LaneKind, Rate, watch::View};
 
-use crate::worker::work::Work;
+use crate::worker::work::ClaimedTask;
 
 /// What comes of a command.
 pub(super) enum ControlAnswer {
@@ -20,7 +20,7 @@ pub(super) enum ControlAnswer {
 /// What was looked up.
 pub(super) enum ControlFacts {
     /// Claimed tasks, with their arguments as text where that is safer.
-    Claimed { works: Vec<Arc<Work>>, safe: bool },
+    Claimed { works: Vec<Arc<ClaimedTask>>, safe: bool },
     /// Tasks that wait for their time.
     Held(Vec<HeldTask>),
     /// The tasks that were asked for.
@@ -96,7 +96,7 @@ pub(super) struct HeldTask {
 /// A task that somebody asked for.
 pub(super) enum KnownTask {
     /// It is claimed; unless it waits, it runs.
-    Claimed { work: Arc<Work>, waits: Option<WaitsFor> },
+    Claimed { work: Arc<ClaimedTask>, waits: Option<WaitsFor> },
     /// It is held for its time.
     Held { task: Box<HeldTask>, waits: WaitsFor },
 }

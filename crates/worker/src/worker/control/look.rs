@@ -6,19 +6,19 @@ use longshore_celery::Message;
 use longshore_core::{Rate, Receipt};
 
 use super::{
-    Control,
+    RemoteControl,
     answer::{HeldTask, KnownTask, ScaleFacts, StatsFacts, WaitsFor},
 };
-use crate::worker::{held::Entry, work::Work};
+use crate::worker::{held::HeldEntry, work::ClaimedTask};
 
 /// The most held tasks that a reply tells of; it says so when there are more.
 const TOLD: usize = 1000;
 /// The most held tasks that are looked through for those that somebody asks for.
 const LOOKED_THROUGH: usize = 10 * TOLD;
 
-impl Control {
+impl RemoteControl {
     /// Returns the claimed tasks that run, or those that wait for a slot.
-    pub(super) fn claimed(&self, running: bool) -> Vec<Arc<Work>> {
+    pub(super) fn claimed(&self, running: bool) -> Vec<Arc<ClaimedTask>> {
         let mut works = self.shared.works();
         works.retain(|work| work.started().is_some() == running);
         works
@@ -34,7 +34,7 @@ impl Control {
     /// asked. Those that it holds back itself are nobody's yet: each worker that serves their queue
     /// tells of them.
     pub(super) async fn held_messages(&self) -> Vec<HeldTask> {
-        let entries: Vec<Entry> = self.intake.held().into_iter().take(TOLD).collect();
+        let entries: Vec<HeldEntry> = self.intake.held().into_iter().take(TOLD).collect();
         let mut held = self.load(&entries).await;
         held.extend(self.held_back(TOLD - entries.len()).await);
         held
@@ -52,13 +52,13 @@ impl Control {
     }
 
     /// Loads the messages of what is held here.
-    async fn load(&self, entries: &[Entry]) -> Vec<HeldTask> {
+    async fn load(&self, entries: &[HeldEntry]) -> Vec<HeldTask> {
         if entries.is_empty() {
             return Vec::new();
         }
-        let receipts: Vec<Receipt> = entries.iter().map(Entry::receipt).collect();
+        let receipts: Vec<Receipt> = entries.iter().map(HeldEntry::receipt).collect();
         let raws = self.shared.consumer.load(&receipts).await.unwrap_or_default();
-        let read = |(entry, raw): (&Entry, Option<Vec<u8>>)| {
+        let read = |(entry, raw): (&HeldEntry, Option<Vec<u8>>)| {
             let message = Message::decode(&raw?, &self.shared.limits).ok()?;
             Some(HeldTask { message, due: Some(entry.due), paced: entry.paced.clone() })
         };
@@ -67,7 +67,7 @@ impl Control {
 
     /// Finds those of these tasks that are held here, or by the broker.
     async fn held_of(&self, ids: &[String]) -> Vec<HeldTask> {
-        let entries: Vec<Entry> = self.intake.held().into_iter().take(LOOKED_THROUGH).collect();
+        let entries: Vec<HeldEntry> = self.intake.held().into_iter().take(LOOKED_THROUGH).collect();
         let mut found: Vec<HeldTask> = self.held_back(TOLD).await.filter(|later| ids.contains(&later.message.id)).collect();
         for some in entries.chunks(TOLD) {
             if found.len() >= ids.len() {
@@ -80,7 +80,7 @@ impl Control {
 
     /// Finds those of these tasks that this worker has, and what each waits for.
     pub(super) async fn query(&self, ids: &[String]) -> Vec<KnownTask> {
-        let works: Vec<Arc<Work>> = self.shared.works().into_iter().filter(|work| ids.contains(&work.message.id)).collect();
+        let works: Vec<Arc<ClaimedTask>> = self.shared.works().into_iter().filter(|work| ids.contains(&work.message.id)).collect();
         let held = if works.len() < ids.len() { self.held_of(ids).await } else { Vec::new() };
         let suspects = self.intake.waiting_suspects();
         let claimed = works.into_iter().map(|work| {
@@ -92,7 +92,7 @@ impl Control {
     }
 
     /// Returns what a claimed task waits for that has not started.
-    fn waits(&self, work: &Work, suspect: bool) -> WaitsFor {
+    fn waits(&self, work: &ClaimedTask, suspect: bool) -> WaitsFor {
         if suspect {
             return WaitsFor::Alone { crashes: work.crashes };
         }

@@ -6,13 +6,13 @@ use longshore_brokers::{Key, Stored};
 use longshore_celery::{Exception, Map, State, TaskResult, Value};
 use longshore_core::LaneKind;
 
-use super::{Control, answer::ControlDone};
+use super::{RemoteControl, answer::ControlDone};
 use crate::worker::{
     revoked::{stamp, values},
-    work::Work,
+    work::ClaimedTask,
 };
 
-impl Control {
+impl RemoteControl {
     pub(super) async fn revoke(&self, ids: Vec<String>, terminate: bool, signal: Option<&str>) -> ControlDone {
         self.shared.call_off(&ids);
         // For workers that are not there yet. Where the broker cannot take it now, those that are
@@ -41,7 +41,7 @@ impl Control {
 
     /// Marks the claimed tasks that are meant as called off, and ends those that run where that is
     /// wanted.
-    fn end(&self, is_meant: impl Fn(&Work) -> bool, terminate: bool, signal: Option<&str>) -> EndedTasks {
+    fn end(&self, is_meant: impl Fn(&ClaimedTask) -> bool, terminate: bool, signal: Option<&str>) -> EndedTasks {
         let mut ended = EndedTasks::default();
         for work in self.shared.works() {
             if is_meant(&work) {
@@ -97,7 +97,7 @@ struct EndedTasks {
 }
 
 impl EndedTasks {
-    fn add(&mut self, work: &Arc<Work>, terminate: bool) {
+    fn add(&mut self, work: &Arc<ClaimedTask>, terminate: bool) {
         let Some(start) = work.started() else { return };
         self.running.push(work.message.id.clone());
         // A thread cannot be ended: its handler is told, and goes on if it does not listen. Nobody

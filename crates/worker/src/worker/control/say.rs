@@ -14,7 +14,7 @@ use super::{
     answer::{ControlAnswer, ControlDone, ControlFacts, KnownTask, StatsFacts, WaitsFor},
     told::{registered, said, settings},
 };
-use crate::worker::{shared::Shared, view::bounded, work::Work};
+use crate::worker::{shared::Shared, view::bounded, work::ClaimedTask};
 
 /// Puts an answer in Celery's words.
 pub(super) fn say(answer: ControlAnswer, shared: &Shared, clock: u64) -> Value {
@@ -162,7 +162,7 @@ fn seconds(at: SystemTime) -> f64 {
 }
 
 /// Describes a claimed task.
-fn view<'a>(shared: &'a Shared, work: &'a Work) -> TaskView<'a> {
+fn view<'a>(shared: &'a Shared, work: &'a ClaimedTask) -> TaskView<'a> {
     let start = work.started();
     TaskView {
         message: &work.message,

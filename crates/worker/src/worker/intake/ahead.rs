@@ -29,7 +29,7 @@ const LATEST: usize = 8;
 
 /// Counts what ends, by lane, and knows how long a claim takes.
 #[derive(Default)]
-pub(super) struct Ahead {
+pub(super) struct AheadEstimate {
     /// So many end in a second, as the last look says.
     rates: [f64; 4],
     /// Since when it is counted anew, and how many have ended since.
@@ -38,7 +38,7 @@ pub(super) struct Ahead {
     claims: VecDeque<Duration>,
 }
 
-impl Ahead {
+impl AheadEstimate {
     /// One has ended on this lane.
     pub(super) fn ended(&mut self, lane: LaneKind) {
         self.ended[lane as usize] += 1;
@@ -99,8 +99,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn after(ended: usize, time: Duration, claims: &[Duration]) -> (Ahead, Instant) {
-        let (mut ahead, start) = (Ahead::default(), Instant::now());
+    fn after(ended: usize, time: Duration, claims: &[Duration]) -> (AheadEstimate, Instant) {
+        let (mut ahead, start) = (AheadEstimate::default(), Instant::now());
         claims.iter().for_each(|claim| ahead.claim_took(0, *claim));
         ahead.look(start);
         (0..ended).for_each(|_| ahead.ended(LaneKind::Cpu));

@@ -8,7 +8,7 @@ use longshore_core::{Receipt, Verdict, source::Settlement};
 use tokio::task::JoinHandle;
 
 use super::{
-    super::{close::Closing, shared::Shared, suspects::rested, work::Work},
+    super::{close::Closing, shared::Shared, suspects::rested, work::ClaimedTask},
     Intake,
 };
 
@@ -52,7 +52,7 @@ impl Intake {
         if claim.is_none() && ready.is_empty() && unread.is_empty() {
             return;
         }
-        ready.iter().for_each(|work| self.shared.hands.add(work.task.lane, -1));
+        ready.iter().for_each(|work| self.shared.load.add(work.task.lane, -1));
         let (before, shared) = (state.leaving.take(), self.shared.clone());
         count_given(&shared, &unread);
         state.leaving = Some(tokio::spawn(async move {
@@ -70,7 +70,7 @@ impl Intake {
     pub(super) async fn settle_all(&self, batch: &[Settlement]) -> Result<(), BrokerError> {
         let mut back = Vec::new();
         let (mut again, mut sent) = (Vec::new(), Vec::new());
-        let works: Vec<Option<Arc<Work>>> = {
+        let works: Vec<Option<Arc<ClaimedTask>>> = {
             let mut live = self.shared.live();
             let work = |settlement: &Settlement| match settlement.verdict {
                 // It is ours until the broker knows.
@@ -94,7 +94,7 @@ impl Intake {
         };
         for (Settlement { verdict, .. }, work) in batch.iter().zip(works) {
             let (Verdict::Requeue { .. }, Some(work)) = (verdict, work) else { continue };
-            self.shared.hands.add(work.task.lane, -1);
+            self.shared.load.add(work.task.lane, -1);
             if work.acked.load(Ordering::Acquire) && work.to_hold().is_none() {
                 // Acknowledged as it started, and stopped by us: it is sent once more.
                 sent.push(work.receipt);
@@ -143,7 +143,7 @@ pub(super) fn are_ours(shared: &Shared, given: u64) {
 
 /// Hands back what never started, and after that what was not even read (and has been
 /// [counted](count_given)), to the front of its queue.
-async fn give_back(shared: &Shared, works: Vec<Arc<Work>>, unread: Vec<Claimed>) -> Result<(), BrokerError> {
+async fn give_back(shared: &Shared, works: Vec<Arc<ClaimedTask>>, unread: Vec<Claimed>) -> Result<(), BrokerError> {
     let receipts: Vec<Receipt> = works.iter().map(|work| work.receipt).chain(unread.iter().map(|claimed| claimed.receipt)).collect();
     if receipts.is_empty() {
         return Ok(());

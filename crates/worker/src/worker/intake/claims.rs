@@ -7,8 +7,8 @@ use longshore_brokers::{BrokerError, Claimed, lease::Term};
 use longshore_core::source::Fetched;
 
 use super::{
-    Batch, HELD, Hall, Intake, READ, ahead,
-    share::{Load, Share},
+    ClaimedBatch, HELD, Intake, IntakeState, READ, ahead,
+    share::{ClaimShare, ShareInput},
 };
 
 /// Ways in which a message says that it is for one of Celery's own tasks.
@@ -16,19 +16,19 @@ const BUILT_IN: &[&[u8]] = &[b"\"task\": \"celery.", b"\"task\":\"celery."];
 
 impl Intake {
     /// How many more may be claimed.
-    fn left(&self, state: &Hall) -> usize {
+    fn left(&self, state: &IntakeState) -> usize {
         if self.most == usize::MAX {
             return self.most;
         }
-        let here = self.shared.hands.busy().iter().sum::<usize>() + state.unread.len() + state.suspects.len();
+        let here = self.shared.load.busy().iter().sum::<usize>() + state.unread.len() + state.suspects.len();
         self.most.saturating_sub(here)
     }
 
-    pub(super) fn may_claim(&self, state: &Hall) -> bool {
+    pub(super) fn may_claim(&self, state: &IntakeState) -> bool {
         !self.closed.load(Ordering::Acquire) && !state.ended && state.held.len() < HELD && self.shared.term().is_some()
     }
 
-    pub(super) fn claim(&self, state: &mut Hall, room: usize) -> BoxFuture<'static, Batch> {
+    pub(super) fn claim(&self, state: &mut IntakeState, room: usize) -> BoxFuture<'static, ClaimedBatch> {
         let consumer = self.shared.consumer.clone();
         let term = self.shared.term().unwrap_or_default();
         let left = self.left(state);
@@ -36,7 +36,7 @@ impl Intake {
         let claim = move |room| async move {
             let mut claimed = Vec::new();
             let result = consumer.claim(room, &mut claimed).await;
-            Batch { term, asked: room, claimed, result, look: None }
+            ClaimedBatch { term, asked: room, claimed, result, look: None }
         };
         // What is given is lost with whoever does not listen; and it comes while the batch before
         // is worked on.
@@ -49,7 +49,7 @@ impl Intake {
             return Box::pin(claim(room));
         };
         Box::pin(async move {
-            let lost = |error: tokio::task::JoinError| Batch {
+            let lost = |error: tokio::task::JoinError| ClaimedBatch {
                 term,
                 asked: 0,
                 claimed: Vec::new(),
@@ -74,13 +74,13 @@ impl Intake {
         let run = self.take(some, term, false).await?;
         let mut state = self.state();
         let drained = state.drained;
-        state.mix.read(run, drained);
+        state.forecast.read(run, drained);
         Ok(true)
     }
 
     /// Claims while there is still something to run, where messages are given, or come from far
     /// away.
-    pub(super) fn claim_ahead(&self, state: &mut Hall, room: usize) {
+    pub(super) fn claim_ahead(&self, state: &mut IntakeState, room: usize) {
         let here = state.ready.len() + state.unread.len();
         if state.claim.is_some() || !self.may_claim(state) || self.left(state) == 0 {
             return;
@@ -88,8 +88,8 @@ impl Intake {
         let now = self.shared.environment.now();
         if self.early && here < state.ahead.given(now) {
             let room = match self.share(state, room.saturating_sub(here), now) {
-                Share::UpTo(room) => room.max(1),
-                Share::IfBuiltIn(_) | Share::Later(_) => 1,
+                ClaimShare::UpTo(room) => room.max(1),
+                ClaimShare::IfBuiltIn(_) | ClaimShare::Later(_) => 1,
             };
             state.full = false;
             state.claim = Some(self.claim(state, room));
@@ -98,16 +98,16 @@ impl Intake {
         let room = self.far(state, now);
         if room > 0 {
             match self.share(state, room, now) {
-                Share::UpTo(room) => state.claim = Some(self.claim(state, room)),
-                Share::IfBuiltIn(room) => state.claim = Some(self.claim_if_built_in(room)),
-                Share::Later(_) => {}
+                ClaimShare::UpTo(room) => state.claim = Some(self.claim(state, room)),
+                ClaimShare::IfBuiltIn(room) => state.claim = Some(self.claim_if_built_in(room)),
+                ClaimShare::Later(_) => {}
             }
         }
     }
 
     /// Claims up to so many, if one of Celery's own tasks is among the next ones of a queue. Where
     /// none is, nothing was asked for. No message is brought here to find out.
-    pub(super) fn claim_if_built_in(&self, room: usize) -> BoxFuture<'static, Batch> {
+    pub(super) fn claim_if_built_in(&self, room: usize) -> BoxFuture<'static, ClaimedBatch> {
         let shared = self.shared.clone();
         let term = shared.term().unwrap_or_default();
         Box::pin(async move {
@@ -117,16 +117,16 @@ impl Intake {
                 if shared.broker.look_ahead(&queue, room, BUILT_IN).await.unwrap_or_default() {
                     let mut claimed = Vec::new();
                     let result = shared.consumer.claim(room, &mut claimed).await;
-                    return Batch { term, asked: room, claimed, result, look: None };
+                    return ClaimedBatch { term, asked: room, claimed, result, look: None };
                 }
             }
             let look = Some(shared.environment.now().duration_since(begun));
-            Batch { term, asked: 0, claimed: Vec::new(), result: Ok(Fetched::More), look }
+            ClaimedBatch { term, asked: 0, claimed: Vec::new(), result: Ok(Fetched::More), look }
         })
     }
 
     /// How many from a far broker may lie here while the engine has no room for them.
-    fn far(&self, state: &mut Hall, now: Instant) -> usize {
+    fn far(&self, state: &mut IntakeState, now: Instant) -> usize {
         if self.early || state.drained || !state.ahead.is_far() {
             return 0;
         }
@@ -134,17 +134,17 @@ impl Intake {
     }
 
     /// How many may be claimed, where the engine has room for so many.
-    pub(super) fn share(&self, state: &mut Hall, room: usize, now: Instant) -> Share {
-        let (slots, busy) = (self.shared.hands.slots(), self.shared.hands.busy());
+    pub(super) fn share(&self, state: &mut IntakeState, room: usize, now: Instant) -> ClaimShare {
+        let (slots, busy) = (self.shared.load.slots(), self.shared.load.busy());
         let left = self.left(state);
         if left == 0 {
             state.full = true;
-            return Share::Later(None);
+            return ClaimShare::Later(None);
         }
         let room = room.max(self.far(state, now)).min(left);
-        let load = Load { slots, busy, unread: state.unread.len(), soon: state.ahead.lent(now), drained: state.drained };
-        let share = state.mix.share(room, &load, now);
-        state.full = !matches!(share, Share::UpTo(_));
+        let load = ShareInput { slots, busy, unread: state.unread.len(), soon: state.ahead.lent(now), drained: state.drained };
+        let share = state.forecast.share(room, &load, now);
+        state.full = !matches!(share, ClaimShare::UpTo(_));
         share
     }
 }

@@ -22,7 +22,7 @@ const LATEST: f64 = 1.0 / 16.0;
 
 /// How many messages may be claimed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Share {
+pub(super) enum ClaimShare {
     UpTo(usize),
     /// So many, if a look that takes nothing finds one of Celery's own tasks among the next ones;
     /// else none.
@@ -36,7 +36,7 @@ const TIMES: usize = 64;
 
 /// What a worker has in hand, by lane.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Load {
+pub(super) struct ShareInput {
     pub(super) slots: [usize; 4],
     /// Running, and waiting to run.
     pub(super) busy: [usize; 4],
@@ -49,7 +49,7 @@ pub(super) struct Load {
 }
 
 /// What the latest messages were for.
-pub(super) struct Mix {
+pub(super) struct LaneForecast {
     /// The lanes of the tasks that this worker has, Celery's own aside.
     used: [bool; 4],
     /// The lanes of Celery's own.
@@ -65,7 +65,7 @@ pub(super) struct Mix {
     times: usize,
 }
 
-impl Mix {
+impl LaneForecast {
     pub(super) fn new(lanes: impl IntoIterator<Item = LaneKind>, of_built_ins: impl IntoIterator<Item = LaneKind>) -> Self {
         let (mut used, mut built_in) = ([false; 4], [false; 4]);
         lanes.into_iter().for_each(|lane| used[lane as usize] = true);
@@ -108,36 +108,36 @@ impl Mix {
     }
 
     /// How many may be claimed, where the engine has room for so many.
-    pub(super) fn share(&mut self, room: usize, load: &Load, now: Instant) -> Share {
+    pub(super) fn share(&mut self, room: usize, load: &ShareInput, now: Instant) -> ClaimShare {
         let Some(lane) = self.expected() else {
             self.look_at = None;
             // Nothing is known yet: what any lane could start.
             let fewest = self.lanes().map(|lane| load.slots[lane]).min().unwrap_or(room).max(1);
-            return Share::UpTo(if self.seen { room } else { room.min(fewest.saturating_mul(self.times)) });
+            return ClaimShare::UpTo(if self.seen { room } else { room.min(fewest.saturating_mul(self.times)) });
         };
         // Where there was nothing left, the next ones may be of another kind, and take longer.
         let ahead = if load.drained { 0 } else { load.soon[lane] };
         let free = (load.slots[lane] + ahead).saturating_sub(load.busy[lane] + load.unread);
         if free >= (ahead / 2).max(1) {
             (self.look_at, self.pause) = (None, LOOK);
-            return Share::UpTo(room.min(free.saturating_mul(self.times)));
+            return ClaimShare::UpTo(room.min(free.saturating_mul(self.times)));
         }
         if free > 0 {
             // A batch is worth waiting for, as long as tasks end.
-            return Share::Later(Some(now + LOOK));
+            return ClaimShare::Later(Some(now + LOOK));
         }
         // Of one lane nothing is taken ahead, but Celery's own tasks (the body of a chord may wait
         // for one) shall not wait for a lane that is not theirs.
         let one_lane = self.lanes().count() <= 1;
         if one_lane && !(0..4).any(|other| other != lane && self.built_in[other] && load.busy[other] < load.slots[other]) {
-            return Share::Later(None);
+            return ClaimShare::Later(None);
         }
         let at = (*self.look_at.get_or_insert(now + self.pause)).max(self.rests.unwrap_or(now));
         if at > now {
-            return Share::Later(Some(at));
+            return ClaimShare::Later(Some(at));
         }
         (self.look_at, self.pause) = (None, (self.pause * 2).min(LONGEST));
-        if one_lane { Share::IfBuiltIn(room.min(FEW)) } else { Share::UpTo(room.min(FEW)) }
+        if one_lane { ClaimShare::IfBuiltIn(room.min(FEW)) } else { ClaimShare::UpTo(room.min(FEW)) }
     }
 }
 
@@ -147,113 +147,126 @@ mod tests {
 
     const SLOTS: [usize; 4] = [200, 32, 2, 2];
 
-    fn load(lane: LaneKind, busy: usize) -> Load {
-        let mut load = Load { slots: SLOTS, busy: [0; 4], unread: 0, soon: [0; 4], drained: false };
+    fn load(lane: LaneKind, busy: usize) -> ShareInput {
+        let mut load = ShareInput { slots: SLOTS, busy: [0; 4], unread: 0, soon: [0; 4], drained: false };
         load.busy[lane as usize] = busy;
         load
     }
 
-    fn after(mut mix: Mix, messages: &[LaneKind]) -> Mix {
-        messages.iter().for_each(|lane| mix.saw(*lane));
-        mix
+    fn after(mut forecast: LaneForecast, messages: &[LaneKind]) -> LaneForecast {
+        messages.iter().for_each(|lane| forecast.saw(*lane));
+        forecast
     }
 
     #[test]
     fn a_worker_of_one_lane_takes_what_that_lane_can_start() {
-        let (mut mix, now) = (Mix::new([LaneKind::Process], []), Instant::now());
-        for (busy, share) in [(0, Share::UpTo(2)), (1, Share::UpTo(1)), (2, Share::Later(None)), (3, Share::Later(None))] {
-            assert_eq!(mix.share(236, &load(LaneKind::Process, busy), now), share, "{busy} busy");
-            mix.saw(LaneKind::Process);
+        let (mut forecast, now) = (LaneForecast::new([LaneKind::Process], []), Instant::now());
+        for (busy, share) in
+            [(0, ClaimShare::UpTo(2)), (1, ClaimShare::UpTo(1)), (2, ClaimShare::Later(None)), (3, ClaimShare::Later(None))]
+        {
+            assert_eq!(forecast.share(236, &load(LaneKind::Process, busy), now), share, "{busy} busy");
+            forecast.saw(LaneKind::Process);
         }
-        assert_eq!(mix.share(1, &load(LaneKind::Process, 0), now), Share::UpTo(1), "no more than the engine has room for");
+        assert_eq!(forecast.share(1, &load(LaneKind::Process, 0), now), ClaimShare::UpTo(1), "no more than the engine has room for");
     }
 
     #[test]
     fn a_worker_of_one_lane_that_is_full_looks_for_celerys_own_tasks_and_takes_nothing_else() {
         let (now, full) = (Instant::now(), load(LaneKind::Process, 2));
-        let mut mix = Mix::new([LaneKind::Process], [LaneKind::Async]);
-        assert_eq!(mix.share(236, &full, now), Share::Later(Some(now + LOOK)));
-        assert_eq!(mix.share(236, &full, now + LOOK), Share::IfBuiltIn(FEW));
-        assert_eq!(mix.share(236, &full, now + LOOK), Share::Later(Some(now + 3 * LOOK)), "twice as long");
-        mix.saw(LaneKind::Async);
-        assert_eq!(mix.share(236, &full, now + 3 * LOOK), Share::IfBuiltIn(FEW));
-        assert_eq!(mix.share(236, &full, now + 3 * LOOK), Share::Later(Some(now + 5 * LOOK)), "there was one, so looking pays");
-        assert_eq!(mix.share(236, &load(LaneKind::Process, 1), now + 3 * LOOK), Share::UpTo(1), "a slot is free");
+        let mut forecast = LaneForecast::new([LaneKind::Process], [LaneKind::Async]);
+        assert_eq!(forecast.share(236, &full, now), ClaimShare::Later(Some(now + LOOK)));
+        assert_eq!(forecast.share(236, &full, now + LOOK), ClaimShare::IfBuiltIn(FEW));
+        assert_eq!(forecast.share(236, &full, now + LOOK), ClaimShare::Later(Some(now + 3 * LOOK)), "twice as long");
+        forecast.saw(LaneKind::Async);
+        assert_eq!(forecast.share(236, &full, now + 3 * LOOK), ClaimShare::IfBuiltIn(FEW));
+        assert_eq!(forecast.share(236, &full, now + 3 * LOOK), ClaimShare::Later(Some(now + 5 * LOOK)), "there was one, so looking pays");
+        assert_eq!(forecast.share(236, &load(LaneKind::Process, 1), now + 3 * LOOK), ClaimShare::UpTo(1), "a slot is free");
         let mut both_full = full;
         both_full.busy[LaneKind::Async as usize] = 200;
-        assert_eq!(mix.share(236, &both_full, now + 9 * LOOK), Share::Later(None), "theirs is full, too");
-        assert_eq!(Mix::new([LaneKind::Async], [LaneKind::Async]).share(236, &load(LaneKind::Async, 200), now), Share::Later(None));
+        assert_eq!(forecast.share(236, &both_full, now + 9 * LOOK), ClaimShare::Later(None), "theirs is full, too");
+        assert_eq!(
+            LaneForecast::new([LaneKind::Async], [LaneKind::Async]).share(236, &load(LaneKind::Async, 200), now),
+            ClaimShare::Later(None)
+        );
     }
 
     #[test]
     fn a_look_that_took_its_time_is_followed_by_none_for_twenty_times_as_long_though_a_slot_was_free() {
         let (now, full) = (Instant::now(), load(LaneKind::Process, 2));
-        let mut mix = Mix::new([LaneKind::Process], [LaneKind::Async]);
-        mix.share(236, &full, now);
-        assert_eq!(mix.share(236, &full, now + LOOK), Share::IfBuiltIn(FEW));
+        let mut forecast = LaneForecast::new([LaneKind::Process], [LaneKind::Async]);
+        forecast.share(236, &full, now);
+        assert_eq!(forecast.share(236, &full, now + LOOK), ClaimShare::IfBuiltIn(FEW));
         let (looked, took) = (now + 2 * LOOK, LOOK);
-        mix.looked(took, looked);
-        assert_eq!(mix.share(236, &load(LaneKind::Process, 1), looked), Share::UpTo(1), "a slot is free");
-        assert_eq!(mix.share(236, &full, looked), Share::Later(Some(looked + REST * took)));
-        assert_eq!(mix.share(236, &full, looked + REST * took), Share::IfBuiltIn(FEW));
+        forecast.looked(took, looked);
+        assert_eq!(forecast.share(236, &load(LaneKind::Process, 1), looked), ClaimShare::UpTo(1), "a slot is free");
+        assert_eq!(forecast.share(236, &full, looked), ClaimShare::Later(Some(looked + REST * took)));
+        assert_eq!(forecast.share(236, &full, looked + REST * took), ClaimShare::IfBuiltIn(FEW));
     }
 
     #[test]
     fn quick_tasks_are_claimed_ahead_in_batches_while_there_are_more_of_them() {
-        let (mut mix, now) = (after(Mix::new([LaneKind::Process], []), &[LaneKind::Process]), Instant::now());
-        let quick = |busy| Load { soon: [2500, 0, 0, 20], unread: 5, ..load(LaneKind::Process, busy) };
-        assert_eq!(mix.share(236, &quick(2), now), Share::UpTo(15), "those of its own lane count, and those on their way");
-        assert_eq!(mix.share(236, &quick(7), now), Share::UpTo(10));
-        assert_eq!(mix.share(236, &quick(8), now), Share::Later(Some(now + LOOK)), "for nine a claim is not worth it yet");
-        assert_eq!(mix.share(236, &quick(17), now), Share::Later(None));
-        assert_eq!(mix.share(236, &Load { drained: true, unread: 0, ..quick(1) }, now), Share::UpTo(1), "who knows what comes next");
+        let (mut forecast, now) = (after(LaneForecast::new([LaneKind::Process], []), &[LaneKind::Process]), Instant::now());
+        let quick = |busy| ShareInput { soon: [2500, 0, 0, 20], unread: 5, ..load(LaneKind::Process, busy) };
+        assert_eq!(forecast.share(236, &quick(2), now), ClaimShare::UpTo(15), "those of its own lane count, and those on their way");
+        assert_eq!(forecast.share(236, &quick(7), now), ClaimShare::UpTo(10));
+        assert_eq!(forecast.share(236, &quick(8), now), ClaimShare::Later(Some(now + LOOK)), "for nine a claim is not worth it yet");
+        assert_eq!(forecast.share(236, &quick(17), now), ClaimShare::Later(None));
+        assert_eq!(
+            forecast.share(236, &ShareInput { drained: true, unread: 0, ..quick(1) }, now),
+            ClaimShare::UpTo(1),
+            "who knows what comes next"
+        );
     }
 
     #[test]
     fn what_waits_for_its_time_takes_no_slot_and_is_soon_through() {
         let (now, lanes) = (Instant::now(), [LaneKind::Async, LaneKind::Process]);
-        for (mut mix, one) in [(Mix::new([LaneKind::Process], []), 1), (Mix::new(lanes, []), 2)] {
+        for (mut forecast, one) in [(LaneForecast::new([LaneKind::Process], []), 1), (LaneForecast::new(lanes, []), 2)] {
             let one_busy = load(LaneKind::Process, 1);
-            (0..3).for_each(|_| mix.read(0, false));
-            assert_eq!(mix.share(236, &one_busy, now), Share::UpTo(8 * one));
-            mix.read(0, true);
-            assert_eq!(mix.share(236, &one_busy, now), Share::UpTo(one), "no more of them lie there");
-            (0..3).for_each(|_| mix.read(0, false));
-            mix.read(1, false);
-            assert_eq!(mix.share(236, &one_busy, now), Share::UpTo(one), "others lie between");
+            (0..3).for_each(|_| forecast.read(0, false));
+            assert_eq!(forecast.share(236, &one_busy, now), ClaimShare::UpTo(8 * one));
+            forecast.read(0, true);
+            assert_eq!(forecast.share(236, &one_busy, now), ClaimShare::UpTo(one), "no more of them lie there");
+            (0..3).for_each(|_| forecast.read(0, false));
+            forecast.read(1, false);
+            assert_eq!(forecast.share(236, &one_busy, now), ClaimShare::UpTo(one), "others lie between");
         }
     }
 
     #[test]
     fn the_first_claim_is_what_any_lane_could_start() {
-        let (mut mix, now) = (Mix::new([LaneKind::Async, LaneKind::Blocking], []), Instant::now());
-        assert_eq!(mix.share(236, &load(LaneKind::Async, 0), now), Share::UpTo(32));
-        assert_eq!(Mix::new([], []).share(5, &load(LaneKind::Async, 0), now), Share::UpTo(5));
+        let (mut forecast, now) = (LaneForecast::new([LaneKind::Async, LaneKind::Blocking], []), Instant::now());
+        assert_eq!(forecast.share(236, &load(LaneKind::Async, 0), now), ClaimShare::UpTo(32));
+        assert_eq!(LaneForecast::new([], []).share(5, &load(LaneKind::Async, 0), now), ClaimShare::UpTo(5));
     }
 
     #[test]
     fn while_all_are_for_one_lane_that_is_full_looks_ahead_wait_until_others_had_their_choice() {
         let (now, full) = (Instant::now(), load(LaneKind::Blocking, 32));
-        let mut mix = after(Mix::new([LaneKind::Async, LaneKind::Blocking], []), &[LaneKind::Blocking]);
-        assert_eq!(mix.share(200, &full, now), Share::Later(Some(now + LOOK)));
-        assert_eq!(mix.share(200, &full, now + LOOK / 2), Share::Later(Some(now + LOOK)));
-        assert_eq!(mix.share(200, &full, now + LOOK), Share::UpTo(FEW));
-        assert_eq!(mix.share(200, &full, now + LOOK), Share::Later(Some(now + 3 * LOOK)), "twice as long");
-        mix.saw(LaneKind::Async);
-        assert_eq!(mix.share(200, &full, now + 3 * LOOK), Share::UpTo(FEW));
-        assert_eq!(mix.share(200, &full, now + 3 * LOOK), Share::Later(Some(now + 5 * LOOK)), "there are others, so looking pays");
-        assert_eq!(mix.share(200, &load(LaneKind::Blocking, 31), now + 3 * LOOK), Share::UpTo(1), "a slot is free");
+        let mut forecast = after(LaneForecast::new([LaneKind::Async, LaneKind::Blocking], []), &[LaneKind::Blocking]);
+        assert_eq!(forecast.share(200, &full, now), ClaimShare::Later(Some(now + LOOK)));
+        assert_eq!(forecast.share(200, &full, now + LOOK / 2), ClaimShare::Later(Some(now + LOOK)));
+        assert_eq!(forecast.share(200, &full, now + LOOK), ClaimShare::UpTo(FEW));
+        assert_eq!(forecast.share(200, &full, now + LOOK), ClaimShare::Later(Some(now + 3 * LOOK)), "twice as long");
+        forecast.saw(LaneKind::Async);
+        assert_eq!(forecast.share(200, &full, now + 3 * LOOK), ClaimShare::UpTo(FEW));
+        assert_eq!(
+            forecast.share(200, &full, now + 3 * LOOK),
+            ClaimShare::Later(Some(now + 5 * LOOK)),
+            "there are others, so looking pays"
+        );
+        assert_eq!(forecast.share(200, &load(LaneKind::Blocking, 31), now + 3 * LOOK), ClaimShare::UpTo(1), "a slot is free");
     }
 
     #[test]
     fn where_messages_are_for_several_lanes_a_full_one_holds_up_none() {
         let (now, full) = (Instant::now(), load(LaneKind::Blocking, 32));
         let lanes = [LaneKind::Async, LaneKind::Blocking].repeat(20);
-        assert_eq!(after(Mix::new(lanes.clone(), []), &lanes).share(200, &full, now), Share::UpTo(200));
+        assert_eq!(after(LaneForecast::new(lanes.clone(), []), &lanes).share(200, &full, now), ClaimShare::UpTo(200));
         // What comes after many of one kind is soon known.
         let turned: Vec<_> = [[LaneKind::Blocking; 50], [LaneKind::Async; 50]].concat();
-        assert_eq!(after(Mix::new(lanes.clone(), []), &turned[..53]).share(200, &full, now), Share::Later(Some(now + LOOK)));
-        assert_eq!(after(Mix::new(lanes.clone(), []), &turned[..60]).share(200, &full, now), Share::UpTo(200));
-        assert_eq!(after(Mix::new(lanes, []), &turned).share(200, &full, now), Share::UpTo(200));
+        assert_eq!(after(LaneForecast::new(lanes.clone(), []), &turned[..53]).share(200, &full, now), ClaimShare::Later(Some(now + LOOK)));
+        assert_eq!(after(LaneForecast::new(lanes.clone(), []), &turned[..60]).share(200, &full, now), ClaimShare::UpTo(200));
+        assert_eq!(after(LaneForecast::new(lanes, []), &turned).share(200, &full, now), ClaimShare::UpTo(200));
     }
 }

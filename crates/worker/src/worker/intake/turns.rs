@@ -7,10 +7,10 @@ use longshore_core::LaneKind;
 
 use super::{
     super::{
-        suspects::{self, Accused, Lanes, Quiet, Suspect, Turn},
-        work::Work,
+        suspects::{self, Accused, LaneUse, QuietWait, Suspect, SuspectTurn},
+        work::ClaimedTask,
     },
-    Hall, Intake,
+    Intake, IntakeState,
 };
 use crate::task::Task;
 
@@ -26,48 +26,48 @@ impl Intake {
         let (work, accused) = {
             let mut state = self.state();
             let now = self.shared.environment.now();
-            let Turn { starts, reserved } = self.turn(&state, now);
+            let SuspectTurn { starts, reserved } = self.turn(&state, now);
             (state.hush, state.reserved) = (None, reserved);
             let place = starts.filter(|(_, at)| *at <= now).map(|(place, _)| place);
             let Some((place, next)) = place.and_then(|place| Some((place, state.suspects.get(place)?.clone()))) else {
-                state.quiet = Quiet::default();
+                state.quiet = QuietWait::default();
                 return Ok(());
             };
             let (next, lanes) = (suspect(next.crashes, &next.task), self.lanes(&state));
-            let Hall { quiet, fresh, .. } = &mut *state;
+            let IntakeState { quiet, fresh, .. } = &mut *state;
             state.hush = quiet.until(next, &lanes, fresh, now);
             if state.hush.is_some() {
                 return Ok(());
             }
-            state.quiet = Quiet::default();
+            state.quiet = QuietWait::default();
             let Some(work) = state.suspects.remove(place) else { return Ok(()) };
             state.accused.push(Accused { receipt: work.receipt, suspect: next, since: now });
             (work, state.accused.iter().map(|accused| accused.receipt).collect::<Vec<_>>())
         };
         self.shared.consumer.accuse(&accused).await?;
-        self.shared.hands.add(work.task.lane, 1);
+        self.shared.load.add(work.task.lane, 1);
         // Before those that wait behind it for its lane.
         self.state().ready.push_front(work);
         Ok(())
     }
 
     /// Returns whose turn it is, of the suspects.
-    pub(super) fn turn(&self, state: &Hall, now: Instant) -> Turn {
+    pub(super) fn turn(&self, state: &IntakeState, now: Instant) -> SuspectTurn {
         if state.suspects.is_empty() {
-            return Turn::default();
+            return SuspectTurn::default();
         }
         let line: Vec<_> = state.suspects.iter().map(|work| (suspect(work.crashes, &work.task), work.task.lane)).collect();
         suspects::turn(&line, &self.lanes(state), &state.accused, state.calm.unwrap_or(now), now)
     }
 
     /// Returns what the engine has to do; what is ready and stays here is not in its lines.
-    fn lanes(&self, state: &Hall) -> Lanes {
-        let (slots, mut tasks) = (self.shared.hands.slots(), self.shared.hands.busy());
+    fn lanes(&self, state: &IntakeState) -> LaneUse {
+        let (slots, mut tasks) = (self.shared.load.slots(), self.shared.load.busy());
         for work in state.ready.iter().filter(|work| work.crashes == 0) {
             let tasks = &mut tasks[work.task.lane as usize];
             *tasks = tasks.saturating_sub(1);
         }
-        Lanes { slots, tasks }
+        LaneUse { slots, tasks }
     }
 
     /// Notes when those that were accused began.
@@ -89,7 +89,7 @@ impl Intake {
     }
 }
 
-impl Hall {
+impl IntakeState {
     /// Returns until when those that nobody suspects are kept back, if they are.
     pub(super) fn keeps_back(&self, now: Instant) -> Option<Instant> {
         self.hush.max(suspects::keeps_back(&self.accused)).filter(|until| *until > now)
@@ -102,7 +102,7 @@ impl Hall {
     }
 
     /// Takes those that may start now.
-    pub(super) fn take_ready(&mut self, room: usize, now: Instant) -> Vec<Arc<Work>> {
+    pub(super) fn take_ready(&mut self, room: usize, now: Instant) -> Vec<Arc<ClaimedTask>> {
         let kept_back = self.keeps_back(now).is_some();
         if !kept_back && self.reserved.is_none() {
             let count = self.ready.len().min(room);
@@ -111,7 +111,7 @@ impl Hall {
             return works;
         }
         let reserved = self.reserved;
-        let may_start = |work: &Work| work.crashes > 0 || (!kept_back && reserved != Some(work.task.lane));
+        let may_start = |work: &ClaimedTask| work.crashes > 0 || (!kept_back && reserved != Some(work.task.lane));
         let mut works = Vec::new();
         while works.len() < room
             && let Some(place) = self.ready.iter().position(|work| may_start(work))
@@ -122,7 +122,7 @@ impl Hall {
         works
     }
 
-    fn took_fresh(&mut self, works: &[Arc<Work>], now: Instant) {
+    fn took_fresh(&mut self, works: &[Arc<ClaimedTask>], now: Instant) {
         if works.iter().any(|work| work.crashes == 0) {
             self.fresh = Some(now);
         }

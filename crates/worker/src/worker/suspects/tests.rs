@@ -103,7 +103,7 @@ fn a_suspect_is_accused_when_its_lane_lets_it_begin_and_holds_up_nobody_of_anoth
         let (mut slots, mut tasks) = ([0; 4], [0; 4]);
         (slots[LONG as usize], slots[SHORT as usize]) = (2, 4);
         (tasks[LONG as usize], tasks[SHORT as usize]) = (long, short);
-        Lanes { slots, tasks }
+        LaneUse { slots, tasks }
     };
     // The line; tasks of both lanes; when it is calm; who starts, and when; the lane that is
     // reserved.
@@ -121,32 +121,32 @@ fn a_suspect_is_accused_when_its_lane_lets_it_begin_and_holds_up_nobody_of_anoth
         (&[(2, LONG), (1, SHORT)], [2, 0], 10, Some((1, 0)), None),
     ];
     for &(line, [long, short], calm, starts, reserved) in rows {
-        let expected = Turn { starts: starts.map(|(place, at)| (place, now + ms(at))), reserved };
+        let expected = SuspectTurn { starts: starts.map(|(place, at)| (place, now + ms(at))), reserved };
         let suspects: Vec<_> = line.iter().map(|&(crashes, lane)| (here(crashes), lane)).collect();
         assert_eq!(turn(&suspects, &lanes(long, short), &[], now + ms(calm), now), expected, "{line:?}, {long} and {short} tasks");
     }
     // A lane that has no slots at all has one.
-    let none = Lanes { slots: [0; 4], tasks: [0; 4] };
+    let none = LaneUse { slots: [0; 4], tasks: [0; 4] };
     assert_eq!(turn(&[(here(1), LONG)], &none, &[], now, now).starts, Some((0, now)));
 }
 
 #[test]
 fn whom_the_next_death_would_bury_starts_a_second_after_the_last_that_stood_in_line_or_after_eleven() {
     let now = Instant::now();
-    let lanes = |tasks| Lanes { slots: [1; 4], tasks: [tasks; 4] };
+    let lanes = |tasks| LaneUse { slots: [1; 4], tasks: [tasks; 4] };
     // When it is looked at, tasks of each lane with its one slot; until when it waits.
     let ended: &[(u64, usize, Option<u64>)] =
         &[(0, 2, Some(1000)), (700, 2, Some(1700)), (900, 1, Some(1900)), (1899, 1, Some(1900)), (1900, 1, None)];
     let stays: &[(u64, usize, Option<u64>)] = &[(0, 2, Some(1000)), (9999, 2, Some(10_999)), (10_500, 2, Some(11_500)), (11_500, 2, None)];
     for (rows, crashes) in [(ended, 2), (stays, 2)] {
-        let (mut quiet, mut fresh) = (Quiet::default(), None);
+        let (mut quiet, mut fresh) = (QuietWait::default(), None);
         for &(at, tasks, until) in rows {
             let found = quiet.until(here(crashes), &lanes(tasks), &mut fresh, now + ms(at));
             assert_eq!(found, until.map(|until| now + ms(until)), "at {at} ms, of {rows:?}");
         }
     }
     let mut fresh = Some(now);
-    assert_eq!(Quiet::default().until(here(1), &lanes(2), &mut fresh, now), None, "others are not waited for");
+    assert_eq!(QuietWait::default().until(here(1), &lanes(2), &mut fresh, now), None, "others are not waited for");
     assert_eq!(fresh, Some(now));
 }
 
