@@ -8,7 +8,6 @@ pub mod dead;
 pub mod demo;
 pub mod enqueue;
 pub mod events;
-pub mod global;
 pub mod jobs;
 #[cfg(feature = "kafka")]
 pub mod kafka;

@@ -405,9 +405,10 @@ impl Config {
         }
     }
 
-    /// Everything that is wrong although the files could be read: names that lead nowhere,
-    /// variables that are not set, and what `validate` says about a flag's value.
-    pub fn problems(&self, validate: Validate<'_>) -> Vec<ConfigError> {
+    /// Returns everything that is wrong although the files could be read: names that lead nowhere,
+    /// variables that are not set, what `validate` says about a flag's value, and `others`: the
+    /// mistakes in `[tasks]`, which whoever runs those knows.
+    pub fn problems(&self, validate: Validate<'_>, others: Vec<ConfigError>) -> Vec<ConfigError> {
         let mut problems = Vec::new();
         for (id, section) in &self.sections {
             for (name, setting) in section {
@@ -427,10 +428,8 @@ impl Config {
             if let SectionId::Route(_) = id {
                 problems.extend(self.routes().err());
             }
-            if let SectionId::Task(name) = id {
-                problems.extend(crate::tasks::Spec::read(self, name).err());
-            }
         }
+        problems.extend(others);
         for (name, setting) in &self.env {
             let valid = |value: &str| validate(RUN_WORDS, name, value);
             problems.extend(setting.values().iter().filter_map(|value| Some(setting.wrong(name, "", &valid(value).err()?))));

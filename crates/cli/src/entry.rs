@@ -1,30 +1,23 @@
 //! The table of commands, for the binary and for programs that bring tasks of their own.
 
-use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, sync::OnceLock, time::Duration};
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode};
 
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind, parser::ValueSource};
 use longshore_worker::App;
 
 use crate::{
     commands::{
-        advise, bench, call, config as config_command, dead, demo, enqueue, events,
-        global::Global,
-        jobs::{self, reach},
-        limits, queues, remote, result,
+        advise, bench, call, config as config_command, dead, demo, enqueue, events, jobs, limits, queues, remote, result,
         run::{self, args::RunArgs},
         shell, tasks, why,
         worker::{self, args::WorkerArgs},
     },
     config::{Config, ConfigError, RUN_WORDS, Section, Sources},
-    flags::ViewArgs,
-    progress::Voice,
-    queue::{Fault, Place, block_on},
-    units,
-};
-use longshore_run::{
-    Steering, jobs as known_jobs,
-    journal::{JobError, StateDir},
-    output::Only,
+    exit::Exit,
+    fault::{Fault, conclude, leave, speak_with},
+    global::Global,
+    queue::Place,
+    runtime::block_on,
 };
 
 /// One engine for concurrent work: run a batch of commands, requests or records, fast, and lose
@@ -45,7 +38,7 @@ enum Command {
     /// Jobs that were run: list, show, retry, export, prune; that run: watch, set, pause, resume,
     /// cancel
     #[command(subcommand)]
-    Jobs(JobsCommand),
+    Jobs(jobs::JobsCommand),
     /// Serve queues: run the tasks that are sent, with Celery's wire format
     Worker(Box<WorkerArgs>),
     /// Send one task, and wait for its result if you like
@@ -109,7 +102,7 @@ enum Command {
     Advise(advise::AdviseArgs),
     /// The configuration: init, check, show
     #[command(subcommand)]
-    Config(ConfigCommand),
+    Config(config_command::ConfigCommand),
     /// Measure the engine, its lanes, its pace, its children, or the task queue on a broker
     Bench(bench::BenchArgs),
     /// The scenarios that people learn concurrency from, each several ways, measured
@@ -127,115 +120,6 @@ enum Command {
     Man {
         /// The directory
         dir: PathBuf,
-    },
-}
-
-#[derive(Args)]
-struct State {
-    /// Where journals are kept [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore]
-    #[arg(long, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-}
-
-#[derive(Subcommand)]
-enum JobsCommand {
-    /// All jobs
-    List {
-        #[command(flatten)]
-        state: State,
-    },
-    /// One job
-    Show {
-        /// Its id or name
-        job: String,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Run its failed tasks again
-    Retry {
-        /// Its id or name
-        job: String,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Its result lines, from the journal to stdout
-    Export {
-        /// Its id or name
-        job: String,
-        /// Only these: ok or failed
-        #[arg(long, value_parser = ["ok", "failed"])]
-        only: Option<String>,
-        #[command(flatten)]
-        state: State,
-    },
-    /// See a job that runs in another process, until it is over
-    Watch {
-        /// Its id, its name or its process; the only one that runs when absent
-        job: Option<String>,
-        /// Show it once, with what runs
-        #[arg(long)]
-        once: bool,
-        /// How it is shown
-        #[command(flatten)]
-        view: ViewArgs,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Change a job that runs: how many at once, how fast
-    Set {
-        /// Its id, its name or its process
-        job: String,
-        #[command(flatten)]
-        set: reach::SetArgs,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Let a job that runs start no more tasks until it is resumed
-    Pause {
-        /// Its id, its name or its process
-        job: String,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Let a job that was paused go on
-    Resume {
-        /// Its id, its name or its process
-        job: String,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Stop a job that runs: what runs is ended, and runs again when the job goes on
-    Cancel {
-        /// Its id, its name or its process
-        job: String,
-        #[command(flatten)]
-        state: State,
-    },
-    /// Remove finished jobs
-    Prune {
-        /// Those that ended longer ago
-        #[arg(long, value_name = "DUR", default_value = "720h", value_parser = units::duration)]
-        older_than: Duration,
-        #[command(flatten)]
-        state: State,
-    },
-}
-
-#[derive(Subcommand)]
-enum ConfigCommand {
-    /// Write a commented longshore.toml
-    Init {
-        /// Overwrite an existing one
-        #[arg(long)]
-        force: bool,
-    },
-    /// Check every file of the configuration
-    Check,
-    /// Show what is set
-    Show {
-        /// And where
-        #[arg(long)]
-        origin: bool,
     },
 }
 
@@ -278,21 +162,18 @@ pub fn main(app: &App) -> ExitCode {
             argv.splice(1..1, flags);
             (config, state_dir)
         }
-        Err(errors) => return ExitCode::from(say(2, errors)),
+        Err(errors) => return conclude(Err(Fault::usage(errors))).into(),
     };
     let matches = parse(&argv).unwrap_or_else(|error| leave(&error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| leave(&error));
-    let _ = VOICE.set(cli.global.voice());
-    let code = match cli.command {
+    speak_with(cli.global.voice());
+    let ended = match cli.command {
         Command::Run(_) => {
             let matches = matches.subcommand_matches("run").unwrap_or(&matches);
-            match run::asked(&argv, words, matches, &sources, app, &parse).and_then(run::run) {
-                Ok(code) => code,
-                Err(error) => say(error.code, error),
-            }
+            run::asked(&argv, words, matches, &sources, app, &parse).and_then(run::run)
         }
-        Command::Jobs(command) => jobs_command(command, &cli.global, app, state_dir).unwrap_or_else(|error| say(error.exit_code(), error)),
-        Command::Worker(args) => queue_code(worker::run(&args, app, &config, &cli.global)),
+        Command::Jobs(command) => jobs::run(command, &cli.global, state_dir, |job, state_dir| again(job, state_dir, &cli.global, app)),
+        Command::Worker(args) => worker::run(&args, app, &config, &cli.global),
         Command::Call(args) => with_queue(app, &config, &cli.global, async |place, out| call::run(&args, place, out).await),
         Command::Enqueue(args) => with_queue(app, &config, &cli.global, async |place, out| enqueue::run(&args, place, out).await),
         Command::Result(args) => with_queue(app, &config, &cli.global, async |place, out| result::run(&args, place, out).await),
@@ -311,28 +192,21 @@ pub fn main(app: &App) -> ExitCode {
             with_queue(app, &config, &cli.global, async |place, out| limits::run(command, &config, place, out).await)
         }
         #[cfg(feature = "kafka")]
-        Command::Kafka(command) => queue_code(command.run(&config, &cli.global)),
+        Command::Kafka(command) => command.run(&config, &cli.global),
         #[cfg(not(feature = "kafka"))]
-        Command::Kafka { words: _ } => {
-            say(2, "Kafka is not built in, because its client is a C library: cargo build --release --features kafka (with TLS: kafka-tls)")
-        }
-        Command::Advise(args) => match advise::advise(&args, cli.global.json, cli.global.voice(), &mut std::io::stdout().lock()) {
-            Ok(()) => 0,
-            Err((141, _)) => 141,
-            Err((code, error)) => say(code, error),
-        },
-        Command::Config(command) => config_command_run(&command, &cli.global),
-        Command::Bench(args) => queue_code(bench::run(&args, &config, &cli.global, state_dir.as_deref(), &mut std::io::stdout().lock())),
-        Command::Demo { words } => demo::run(words, cli.global.json).unwrap_or_else(|error| say(2, error)),
+        Command::Kafka { words: _ } => Err(Fault::usage(
+            "Kafka is not built in, because its client is a C library: cargo build --release --features kafka (with TLS: kafka-tls)",
+        )),
+        Command::Advise(args) => advise::advise(&args, cli.global.json, cli.global.voice(), &mut std::io::stdout().lock()),
+        Command::Config(command) => config_command::run(&command, &cli.global, &validate),
+        Command::Bench(args) => bench::run(&args, &config, &cli.global, state_dir.as_deref(), &mut std::io::stdout().lock()),
+        Command::Demo { words } => demo::run(words, cli.global.json),
         Command::Completions { shell } => {
-            queue_code(shell::completions(shell, Cli::command(), &mut std::io::stdout()).map_err(Fault::from).map(|()| 0))
+            shell::completions(shell, Cli::command(), &mut std::io::stdout()).map(|()| Exit::Done).map_err(Fault::from)
         }
-        Command::Man { dir } => match shell::man(&dir, Cli::command()) {
-            Ok(()) => 0,
-            Err(error) => say(74, error),
-        },
+        Command::Man { dir } => shell::man(&dir, Cli::command()).map(|()| Exit::Done),
     };
-    ExitCode::from(code)
+    conclude(ended).into()
 }
 
 /// The command's name: the first word that is neither a flag nor the value of one.
@@ -355,23 +229,19 @@ const OF_QUEUE: &[&str] = &[
 ];
 
 /// Runs a command of the task queue.
-fn with_queue(app: &App, config: &Config, global: &Global, command: impl AsyncFnOnce(&Place, &mut dyn Write) -> Result<u8, Fault>) -> u8 {
-    queue_code(block_on(async {
+fn with_queue(
+    app: &App,
+    config: &Config,
+    global: &Global,
+    command: impl AsyncFnOnce(&Place, &mut dyn Write) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
+    block_on(async {
         let place = Place::open(app, config, global)?;
         let mut out = std::io::stdout();
-        let code = command(&place, &mut out).await?;
+        let exit = command(&place, &mut out).await?;
         out.flush()?;
-        Ok(code)
-    }))
-}
-
-fn queue_code(ended: Result<u8, Fault>) -> u8 {
-    match ended {
-        Ok(code) => code,
-        // A reader that goes away has read enough.
-        Err(Fault { code: 141, .. }) => 141,
-        Err(fault) => say(fault.code, fault.message),
-    }
+        Ok(exit)
+    })
 }
 
 /// Whether the command line itself says this flag, by its long name.
@@ -407,79 +277,8 @@ fn consume_flags(config: &Config, given: &ArgMatches) -> Result<Vec<OsString>, S
     section_flags(section, &["kafka", "consume", topic], &Config::kafka_place(topic), given)
 }
 
-/// Ends as clap does, with help on stdout or a mistake on stderr, and says when stdout does not
-/// take it.
-pub(crate) fn leave(error: &clap::Error) -> ! {
-    let printed = error.print().and_then(|()| std::io::stdout().flush());
-    let code = match printed {
-        Err(cause) if !error.use_stderr() => queue_code(Err(Fault::from(cause))),
-        _ => u8::try_from(error.exit_code()).unwrap_or(2),
-    };
-    std::process::exit(code.into())
-}
-
-/// How errors are said, once that is known.
-static VOICE: OnceLock<Voice> = OnceLock::new();
-
-fn say(code: u8, error: impl std::fmt::Display) -> u8 {
-    eprintln!("{}", VOICE.get().copied().unwrap_or_default().error(&error.to_string()));
-    code
-}
-
-fn jobs_command(command: JobsCommand, global: &Global, app: &App, state_dir: Option<PathBuf>) -> Result<u8, JobError> {
-    let json = global.json;
-    let mut out = std::io::stdout().lock();
-    let open = |state: &State| StateDir::open(state.state_dir.as_deref().or(state_dir.as_deref()));
-    let printed = match command {
-        JobsCommand::List { state } => {
-            let rows = known_jobs::list(&open(&state)?)?;
-            if json { jobs::print_json(&rows, &mut out) } else { jobs::print_list(&rows, &mut out) }
-        }
-        JobsCommand::Show { job, state } => {
-            let details = known_jobs::show(&open(&state)?, &job)?;
-            if json { jobs::print_json(&[details], &mut out) } else { jobs::print_details(&details, &mut out) }
-        }
-        JobsCommand::Retry { job, state } => {
-            let retry = known_jobs::retry(&open(&state)?, &job)?;
-            if retry.failed == 0 {
-                eprintln!(" {job}: no task failed, nothing to retry");
-                return Ok(0);
-            }
-            drop(out);
-            return Ok(again(&retry.job, state.state_dir.or(state_dir), global, app));
-        }
-        JobsCommand::Export { job, only, state } => {
-            let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
-            known_jobs::export(&open(&state)?, &job, only, &mut std::io::BufWriter::new(&mut out))?;
-            out.flush()
-        }
-        JobsCommand::Watch { job, once, view, state } => {
-            let state = open(&state)?;
-            drop(out);
-            return Ok(queue_code(reach::watch(&state, job.as_deref(), once, &view, global)));
-        }
-        JobsCommand::Set { job, set, state } => return Ok(queue_code(reach::tell(&open(&state)?, &job, &set.steering(), global))),
-        JobsCommand::Pause { job, state } => return Ok(queue_code(reach::tell(&open(&state)?, &job, &[Steering::Pause], global))),
-        JobsCommand::Resume { job, state } => return Ok(queue_code(reach::tell(&open(&state)?, &job, &[Steering::Resume], global))),
-        JobsCommand::Cancel { job, state } => return Ok(queue_code(reach::tell(&open(&state)?, &job, &[Steering::Cancel], global))),
-        JobsCommand::Prune { older_than, state } => {
-            let gone = known_jobs::prune(&open(&state)?, older_than)?;
-            if json {
-                jobs::print_json(&gone, &mut out)
-            } else {
-                writeln!(out, "{} {} removed", gone.len(), if gone.len() == 1 { "job" } else { "jobs" })
-            }
-        }
-    };
-    Ok(match printed {
-        Ok(()) => 0,
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => 141,
-        Err(error) => queue_code(Err(Fault::from(error))),
-    })
-}
-
 /// `jobs retry JOB` is `run --retry-failed JOB`.
-fn again(job: &str, state_dir: Option<PathBuf>, global: &Global, app: &App) -> u8 {
+fn again(job: &str, state_dir: Option<PathBuf>, global: &Global, app: &App) -> Result<Exit, Fault> {
     let mut argv: Vec<OsString> = ["longshore", "run", "--retry-failed", job].map(OsString::from).to_vec();
     argv.extend(global.words());
     if let Some(dir) = state_dir {
@@ -488,39 +287,7 @@ fn again(job: &str, state_dir: Option<PathBuf>, global: &Global, app: &App) -> u
     let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
     let matches = parse(&argv).unwrap_or_else(|error| leave(&error));
     let matches = matches.subcommand_matches("run").unwrap_or(&matches);
-    run::asked(&argv, None, matches, &Sources::of_process(global.config.clone()), app, &parse)
-        .and_then(run::run)
-        .unwrap_or_else(|error| say(error.code, error))
-}
-
-fn config_command_run(command: &ConfigCommand, global: &Global) -> u8 {
-    let mut out = std::io::stdout().lock();
-    let sources = Sources::of_process(global.config.clone());
-    match command {
-        ConfigCommand::Init { force } => match config_command::init(std::path::Path::new("."), *force) {
-            Ok(path) => {
-                let _ = writeln!(out, "wrote {}", path.display());
-                0
-            }
-            Err(fault) => queue_code(Err(fault)),
-        },
-        ConfigCommand::Check => match config_command::check(&sources, &validate, &mut out) {
-            Ok(true) => 0,
-            Ok(false) => 2,
-            Err(error) => queue_code(Err(Fault::from(error))),
-        },
-        ConfigCommand::Show { origin } => match Config::load(&sources) {
-            Err(errors) => say(2, errors),
-            Ok(config) => {
-                let shown = if global.json {
-                    config_command::show_json(&config, &mut out)
-                } else {
-                    config_command::show(&config, *origin, &mut out)
-                };
-                queue_code(shown.map(|()| 0).map_err(Fault::from))
-            }
-        },
-    }
+    run::asked(&argv, None, matches, &Sources::of_process(global.config.clone()), app, &parse).and_then(run::run)
 }
 
 /// Whether a value of the configuration is one that the flag of that name takes.
@@ -541,8 +308,30 @@ fn validate(words: &[&str], name: &str, value: &str) -> Result<(), String> {
 
 #[cfg(all(test, feature = "kafka"))]
 mod tests {
-    use super::{Cli, CommandFactory, ErrorKind, validate};
+    use super::{Cli, CommandFactory, ErrorKind, Exit, validate};
     use crate::config::flags_of_sections;
+
+    /// Returns the numbers behind `Exit:` in a help text.
+    fn exits_of(help: &str) -> Vec<u8> {
+        let table = help.split_once("Exit: ").map_or("", |(_, table)| table);
+        table.split([' ', '/']).filter_map(|word| word.parse().ok()).collect()
+    }
+
+    fn all_commands(command: clap::Command) -> Vec<clap::Command> {
+        let inner = command.get_subcommands().cloned().flat_map(all_commands);
+        inner.chain([command.clone()]).collect()
+    }
+
+    #[test]
+    fn the_exit_codes_of_every_help_text_are_in_the_table() {
+        let commands = all_commands(Cli::command());
+        let tables = commands.iter().filter_map(|command| command.get_after_help()).map(|help| exits_of(&help.to_string()));
+        let tables: Vec<_> = tables.filter(|table| !table.is_empty()).collect();
+        assert_eq!(tables.len(), 5, "run, worker, enqueue, kafka consume, kafka produce: {tables:?}");
+        for code in tables.into_iter().flatten() {
+            assert!(Exit::ALL.iter().any(|exit| exit.code() == code), "{code} has no name in exit.rs");
+        }
+    }
 
     #[test]
     fn every_key_of_a_section_is_a_flag_of_its_command() {

@@ -10,8 +10,12 @@ use clap::{Args, ValueHint};
 use longshore_core::{Backoff, ErrorClass, Rate, RetryOn};
 
 use crate::{progress, units};
-use longshore_run::http::StatusRanges;
 pub use longshore_run::spec::retry_on;
+use longshore_run::{
+    Program,
+    http::StatusRanges,
+    spec::{CommandSpec, PipeSpec, RequestSpec},
+};
 
 /// What runs for each record.
 #[derive(Args, Clone, Debug)]
@@ -163,4 +167,38 @@ pub struct ViewArgs {
     /// Time between plain lines
     #[arg(long, value_name = "DUR", default_value = "10s", value_parser = units::duration, help_heading = "View")]
     pub every: Duration,
+}
+
+/// Returns the program of flags that several commands have: the request, the pipe, else the
+/// command.
+pub fn program(what: &WhatArgs, child: &ChildArgs, request: &RequestArgs, limits: &LimitArgs) -> Program {
+    if let Some(text) = &what.http {
+        let mut spec = RequestSpec::default();
+        spec.request.clone_from(text);
+        spec.headers.clone_from(&request.header);
+        spec.body_json.clone_from(&request.body_json);
+        spec.body.clone_from(&request.body);
+        spec.form.clone_from(&request.form);
+        spec.ok = request.ok.clone();
+        spec.redirects = request.redirects;
+        spec.http2 = request.http2;
+        spec.insecure = request.insecure;
+        spec.proxy.clone_from(&request.proxy);
+        spec.connect_timeout = limits.connect_timeout;
+        return Program::Http(Box::new(spec));
+    }
+    if let Some(text) = &what.pipe {
+        let mut spec = PipeSpec::default();
+        spec.command.clone_from(text);
+        spec.cwd.clone_from(&child.cwd);
+        spec.env.clone_from(&child.env);
+        return Program::Pipe(spec);
+    }
+    let mut spec = CommandSpec::default();
+    spec.argv.clone_from(&what.command);
+    spec.shell = child.shell;
+    spec.stdin.clone_from(&child.stdin);
+    spec.cwd.clone_from(&child.cwd);
+    spec.env.clone_from(&child.env);
+    Program::Command(spec)
 }

@@ -19,12 +19,16 @@ macro_rules! eprint {
 pub mod commands;
 pub mod config;
 mod entry;
+pub mod exit;
+pub mod fault;
 pub mod flags;
+pub mod global;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod keys;
 pub mod progress;
 pub mod queue;
+pub mod runtime;
 pub mod signals;
 pub mod tasks;
 

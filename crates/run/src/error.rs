@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::journal::JobError;
-
 /// A run that cannot start.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
@@ -35,34 +33,6 @@ pub enum RunErrorKind {
     Busy,
 }
 
-impl RunErrorKind {
-    /// Returns the exit code that a command line ends with.
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Usage => 2,
-            Self::Input => 3,
-            Self::Unreachable => 6,
-            Self::Refused => 7,
-            Self::System => 70,
-            Self::Unwritable => 74,
-            Self::Busy => 75,
-        }
-    }
-
-    /// Returns the kind of an exit code of ours.
-    fn of_code(code: u8) -> Self {
-        match code {
-            2 => Self::Usage,
-            3 => Self::Input,
-            6 => Self::Unreachable,
-            7 => Self::Refused,
-            74 => Self::Unwritable,
-            75 => Self::Busy,
-            _ => Self::System,
-        }
-    }
-}
-
 impl fmt::Display for RunErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -81,16 +51,5 @@ impl RunError {
     /// Makes an error of this kind.
     pub fn new(kind: RunErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
-    }
-
-    /// Returns the exit code that a command line ends with.
-    pub fn exit_code(&self) -> u8 {
-        self.kind.exit_code()
-    }
-}
-
-impl From<JobError> for RunError {
-    fn from(error: JobError) -> Self {
-        Self::new(RunErrorKind::of_code(error.exit_code()), error.to_string())
     }
 }

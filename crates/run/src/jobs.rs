@@ -245,6 +245,7 @@ fn time(at: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RunErrorKind;
     use crate::journal::{
         Begin, Durability, End, Journal, ResultLine,
         format::header_line,
@@ -280,7 +281,7 @@ mod tests {
         assert_eq!(export(&state, "prices", None, &mut lines).unwrap(), 3);
         assert_eq!(String::from_utf8(lines).unwrap().lines().count(), 3);
         assert_eq!(export(&state, "prices", Some(Only::Failed), &mut Vec::new()).unwrap(), 1);
-        assert_eq!(show(&state, "other").unwrap_err().exit_code(), 2);
+        assert_eq!(show(&state, "other").unwrap_err().kind(), RunErrorKind::Usage);
     }
 
     #[test]
@@ -301,6 +302,6 @@ mod tests {
         std::fs::write(&path, good.replace("echo {}", "echo []")).unwrap();
         let rows = list(&state).unwrap();
         assert!(rows[0].broken.as_deref().unwrap().contains(":1: the header has changed"), "{rows:?}");
-        assert_eq!(show(&state, "prices").unwrap_err().exit_code(), 7);
+        assert_eq!(show(&state, "prices").unwrap_err().kind(), RunErrorKind::Refused);
     }
 }

@@ -170,7 +170,7 @@ fn take_job(plan: &Plan) -> Result<(Option<OpenJob>, String), RunError> {
 fn children(plan: &Plan, job: Option<&OpenJob>) -> Result<Children, RunError> {
     let broken = |error: &std::io::Error| {
         let message = format!("no guardian for the children: {}", files::cause(error));
-        let kind = if files::exit_code(error, 70) == 74 { RunErrorKind::Unwritable } else { RunErrorKind::System };
+        let kind = if files::is_full(error) { RunErrorKind::Unwritable } else { RunErrorKind::System };
         RunError::new(kind, message)
     };
     if plan.what.has_children() {

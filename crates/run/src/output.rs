@@ -120,16 +120,6 @@ pub enum OutputError {
     Stalled,
 }
 
-impl OutputError {
-    /// The exit code that `longshore run` ends with.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::ReaderGone => 141,
-            Self::Write { .. } | Self::Stalled => 74,
-        }
-    }
-}
-
 impl std::fmt::Display for OutputError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

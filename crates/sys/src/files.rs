@@ -214,14 +214,9 @@ pub fn cause(error: &io::Error) -> String {
     }
 }
 
-/// The exit code of a program that cannot go on for this error: 74 where no more can be written,
-/// else the one that is given.
-pub fn exit_code(error: &io::Error, otherwise: u8) -> u8 {
-    if matches!(error.kind(), io::ErrorKind::FileTooLarge | io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-        74
-    } else {
-        otherwise
-    }
+/// Returns whether an error says that no more can be written: a full disk, a quota, a limit.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::FileTooLarge | io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn flags(more: OFlags) -> i32 {

@@ -19,8 +19,8 @@ use longshore_core::{
 };
 use serde_json::json;
 
-use crate::progress::Voice;
 use crate::units::{self, show_count, show_duration, show_size};
+use crate::{exit::Exit, fault::Fault, progress::Voice};
 
 /// Commands that take less time than this are mostly their own start.
 const SHORT: Duration = Duration::from_millis(20);
@@ -63,12 +63,12 @@ fn data(text: &str) -> Result<DataSize, String> {
         .map_or_else(|| units::size(text).map(DataSize::Bytes).map_err(|error| format!("{error}; or tiny, small, medium, large")), Ok)
 }
 
-/// Advises. Returns the exit code, and a sentence when there is no advice.
+/// Advises.
 ///
 /// # Errors
-/// Exit code and sentence: 1 when the command to measure cannot be started or fails, 70 when the
-/// system does not let it be measured, 74 when stdout cannot be written.
-pub fn advise(args: &AdviseArgs, json: bool, voice: Voice, out: &mut impl Write) -> Result<(), (u8, String)> {
+/// The command to measure cannot be started or fails, the system does not let it be measured, or
+/// stdout cannot be written.
+pub fn advise(args: &AdviseArgs, json: bool, voice: Voice, out: &mut impl Write) -> Result<Exit, Fault> {
     let printed = match args.command.split_first() {
         Some((program, rest)) if args.measure => {
             let command = Command { program: program.clone(), args: rest.to_vec(), ..Command::default() };
@@ -82,7 +82,7 @@ pub fn advise(args: &AdviseArgs, json: bool, voice: Voice, out: &mut impl Write)
                 show_duration(args.budget)
             ));
             let children = Children::guarded(&[])
-                .map_err(|error| (longshore_sys::files::exit_code(&error, 70), format!("no children can be started: {error}")))?;
+                .map_err(|error| Fault::new(Exit::of_system(&error, Exit::System), format!("no children can be started: {error}")))?;
             let measured = sample.measure(&children).map_err(refused)?;
             let _ = children.finish();
             note(format!(" measure  it ran {} times", show_count(measured.measurement.runs)));
@@ -94,17 +94,12 @@ pub fn advise(args: &AdviseArgs, json: bool, voice: Voice, out: &mut impl Write)
             if json { guess_json(&question, &guess, out) } else { print_guess(&guess, out) }
         }
     };
-    printed.map_err(|error| {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            (141, String::new())
-        } else {
-            (74, format!("stdout: {}", longshore_sys::files::cause(&error)))
-        }
-    })
+    printed?;
+    Ok(Exit::Done)
 }
 
-fn refused(error: MeasureError) -> (u8, String) {
-    (if matches!(error, MeasureError::Command(_)) { 1 } else { 70 }, error.to_string())
+fn refused(error: MeasureError) -> Fault {
+    Fault::new(if matches!(error, MeasureError::Command(_)) { Exit::Failed } else { Exit::System }, error)
 }
 
 fn print_guess(guess: &Guess, out: &mut impl Write) -> io::Result<()> {

@@ -25,8 +25,7 @@ use longshore_core::{
 };
 use serde::Serialize;
 
-use super::global::Global;
-use crate::{config::Config, queue::Fault};
+use crate::{config::Config, exit::Exit, fault::Fault, global::Global};
 use longshore_run::journal::StateDir;
 
 /// One measured row.
@@ -78,13 +77,13 @@ pub enum Part {
 ///
 /// # Errors
 /// What kept it from being measured, or compared; 6: the broker is out of reach.
-pub fn run(args: &BenchArgs, config: &Config, global: &Global, state_dir: Option<&Path>, out: &mut dyn Write) -> Result<u8, Fault> {
+pub fn run(args: &BenchArgs, config: &Config, global: &Global, state_dir: Option<&Path>, out: &mut dyn Write) -> Result<Exit, Fault> {
     let parts = if args.part.is_empty() { vec![Part::Engine, Part::Lanes, Part::Pace, Part::Spawn] } else { args.part.clone() };
-    let state = StateDir::open(state_dir).map_err(|error| Fault { code: error.exit_code(), message: error.to_string() });
+    let state = StateDir::open(state_dir).map_err(Fault::from);
     let kept = state.map(|state| state.path().join("bench.jsonl"));
     let before = match &args.baseline {
         None => None,
-        Some(word) if word == "last" => Some(baseline::read(kept.as_ref().map_err(Fault::again)?, true)?),
+        Some(word) if word == "last" => Some(baseline::read(kept.as_ref().map_err(Clone::clone)?, true)?),
         Some(file) => Some(baseline::read(Path::new(file), false)?),
     };
     let (mut all, mut worse) = (Vec::new(), Vec::new());
@@ -93,7 +92,7 @@ pub fn run(args: &BenchArgs, config: &Config, global: &Global, state_dir: Option
             Part::Engine => engine(),
             Part::Lanes => lanes(),
             Part::Pace => pace(args.rate),
-            Part::Spawn => spawn().map_err(|message| Fault { code: 70, message })?,
+            Part::Spawn => spawn().map_err(|message| Fault::new(Exit::System, message))?,
             Part::Sqlite | Part::Redis => queue::measure(part == Part::Sqlite, args.tasks, config, global)?,
         };
         for row in rows {
@@ -114,10 +113,10 @@ pub fn run(args: &BenchArgs, config: &Config, global: &Global, state_dir: Option
         eprintln!("longshore: nothing was measured before; this is the baseline now");
     }
     if worse.is_empty() {
-        return Ok(0);
+        return Ok(Exit::Done);
     }
     eprintln!("longshore: worse by more than 10 %: {}", worse.join(", "));
-    Ok(4)
+    Ok(Exit::Check)
 }
 
 fn write(row: &Row, was: Option<f64>, change: Option<baseline::Change>, json: bool, out: &mut dyn Write) -> std::io::Result<()> {

@@ -8,11 +8,15 @@ use longshore_ops::tasks::ResultInfo;
 use serde_json::json;
 
 use super::result::{Patience, patience};
-use crate::queue::{
-    Fault, Place,
-    send::{self, SendArgs},
-    show::json_line,
-    wait,
+use crate::{
+    exit::Exit,
+    fault::Fault,
+    queue::{
+        Place,
+        send::{self, SendArgs},
+        show::json_line,
+        wait,
+    },
 };
 
 /// `longshore call`.
@@ -42,7 +46,7 @@ pub struct CallArgs {
 ///
 /// # Errors
 /// The arguments', the broker's, and those of `out`.
-pub async fn run(args: &CallArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn run(args: &CallArgs, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let mut signature = args.send.signature(&args.task, send::args(&args.args)?, send::kwargs(&args.kwargs)?);
     if let Some(id) = &args.id {
         signature = signature.task_id(id);
@@ -56,7 +60,7 @@ pub async fn run(args: &CallArgs, place: &Place, out: &mut dyn Write) -> Result<
             true => writeln!(out, "{}", json!({ "task_id": answer.id() }))?,
             false => writeln!(out, "{}", answer.id())?,
         }
-        return Ok(0);
+        return Ok(Exit::Done);
     };
     match wait::result(place, &answer, limit).await {
         Ok(value) if !place.json => wait::print(&value, false, out)?,
@@ -67,9 +71,9 @@ pub async fn run(args: &CallArgs, place: &Place, out: &mut dyn Write) -> Result<
             } else {
                 eprintln!("longshore: {}", wait::failure(answer.id(), &stored, true));
             }
-            return Ok(if stored.state == State::Success { 0 } else { 1 });
+            return Ok(if stored.state == State::Success { Exit::Done } else { Exit::Failed });
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(0)
+    Ok(Exit::Done)
 }

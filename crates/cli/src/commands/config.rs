@@ -6,13 +6,58 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use clap::Subcommand;
 use longshore_sys::files;
 use serde_json::json;
 
 use crate::{
     config::{Config, ConfigErrors, Sources, Validate, Value},
-    queue::Fault,
+    exit::Exit,
+    fault::Fault,
+    global::Global,
+    tasks,
 };
+
+/// `longshore config …`
+#[derive(Subcommand, Clone, Debug)]
+pub enum ConfigCommand {
+    /// Write a commented longshore.toml
+    Init {
+        /// Overwrite an existing one
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check every file of the configuration
+    Check,
+    /// Show what is set
+    Show {
+        /// And where
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+/// Runs the command. `validate` judges a value as the flag of its name does.
+///
+/// # Errors
+/// A mistake in the configuration, or a file or an output that cannot be written.
+pub fn run(command: &ConfigCommand, global: &Global, validate: Validate<'_>) -> Result<Exit, Fault> {
+    let mut out = io::stdout().lock();
+    let sources = Sources::of_process(global.config.clone());
+    match command {
+        ConfigCommand::Init { force } => {
+            let path = init(Path::new("."), *force)?;
+            let _ = writeln!(out, "wrote {}", path.display());
+        }
+        ConfigCommand::Check if !check(&sources, validate, &mut out)? => return Ok(Exit::Usage),
+        ConfigCommand::Check => {}
+        ConfigCommand::Show { origin } => {
+            let config = Config::load(&sources)?;
+            if global.json { show_json(&config, &mut out) } else { show(&config, *origin, &mut out) }?;
+        }
+    }
+    Ok(Exit::Done)
+}
 
 /// What `config init` writes: a file that does nothing until its lines lose their `#`.
 const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` finds mistakes, `longshore config show --origin` says what holds.
@@ -80,7 +125,7 @@ const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` find
 ///
 /// # Errors
 /// The file exists (2), or cannot be written (74).
-pub fn init(dir: &Path, force: bool) -> Result<PathBuf, Fault> {
+fn init(dir: &Path, force: bool) -> Result<PathBuf, Fault> {
     let path = dir.join("longshore.toml");
     let open = match force {
         true => files::output(&path, files::Output::Replace),
@@ -92,7 +137,7 @@ pub fn init(dir: &Path, force: bool) -> Result<PathBuf, Fault> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(Fault::usage(format!("{} exists; --force replaces it", path.display())))
         }
-        Err(error) => Err(Fault { code: 74, message: format!("cannot write {}: {}", path.display(), files::cause(&error)) }),
+        Err(error) => Err(Fault::new(Exit::Unwritable, format!("cannot write {}: {}", path.display(), files::cause(&error)))),
     }
 }
 
@@ -102,9 +147,12 @@ pub fn init(dir: &Path, force: bool) -> Result<PathBuf, Fault> {
 ///
 /// # Errors
 /// Those of `out`.
-pub fn check(sources: &Sources, validate: Validate<'_>, out: &mut dyn Write) -> io::Result<bool> {
+fn check(sources: &Sources, validate: Validate<'_>, out: &mut dyn Write) -> io::Result<bool> {
     let (problems, config) = match Config::load(sources) {
-        Ok(config) => (ConfigErrors(config.problems(validate)), Some(config)),
+        Ok(config) => {
+            let of_tasks = tasks::specs(&config).err().map_or_else(Vec::new, |errors| errors.0);
+            (ConfigErrors(config.problems(validate, of_tasks)), Some(config))
+        }
         Err(errors) => (errors, None),
     };
     let count = problems.0.len();
@@ -135,7 +183,7 @@ pub fn check(sources: &Sources, validate: Validate<'_>, out: &mut dyn Write) -> 
 ///
 /// # Errors
 /// Those of `out`.
-pub fn show(config: &Config, origin: bool, out: &mut dyn Write) -> io::Result<()> {
+fn show(config: &Config, origin: bool, out: &mut dyn Write) -> io::Result<()> {
     let (mut last, mut first) = (None, true);
     for (section, name, value, from) in config.listing() {
         if section != last {
@@ -161,7 +209,7 @@ pub fn show(config: &Config, origin: bool, out: &mut dyn Write) -> io::Result<()
 ///
 /// # Errors
 /// Those of `out`.
-pub fn show_json(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+fn show_json(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     let settings: Vec<_> = config
         .listing()
         .into_iter()

@@ -10,8 +10,10 @@ use longshore_ops::dead::{DeadInfo, DeadRequest, dropped, list, purge, retry};
 
 use super::queues::tasks;
 use crate::{
+    exit::Exit,
+    fault::Fault,
     queue::{
-        Fault, Place,
+        Place,
         show::{brief, cut, json_line, plain, time},
     },
     units::{self, show_count, show_duration},
@@ -83,7 +85,7 @@ impl From<Which> for DeadRequest {
 ///
 /// # Errors
 /// The broker's, and those of `out`.
-pub async fn run(command: Option<DeadCommand>, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn run(command: Option<DeadCommand>, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     match command.unwrap_or(DeadCommand::List { which: Which::default() }) {
         DeadCommand::List { which } => {
             let found = list(&place.client, &which.into()).await?;
@@ -111,7 +113,7 @@ pub async fn run(command: Option<DeadCommand>, place: &Place, out: &mut dyn Writ
         DeadCommand::Retry { which, yes } => return bury(place, which, yes, true, out).await,
         DeadCommand::Purge { which, yes } => return bury(place, which, yes, false, out).await,
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// A list that is not whole says so.
@@ -126,20 +128,20 @@ async fn say_what_was_dropped(place: &Place, found: &[DeadInfo]) -> Result<(), F
     Ok(())
 }
 
-async fn bury(place: &Place, which: Which, yes: bool, again: bool, out: &mut dyn Write) -> Result<u8, Fault> {
+async fn bury(place: &Place, which: Which, yes: bool, again: bool, out: &mut dyn Write) -> Result<Exit, Fault> {
     let found = list(&place.client, &which.into()).await?;
     let count = found.len() as u64;
     let back = if count == 1 { "back in its queue" } else { "back in their queues" };
     let (verb, said) = if again { ("retry", back) } else { ("throw away", "thrown away") };
     if count > 0 && !place.confirm(&format!("{verb} {} {}?", show_count(count), tasks(count)), yes)? {
-        return Ok(0);
+        return Ok(Exit::Done);
     }
     let done = if again { retry(&place.client, &found).await? } else { purge(&place.client, &found).await? };
     match place.json {
         true => json_line(out, &done)?,
         false => writeln!(out, "{} {} {said}", show_count(done.count()), tasks(done.count()))?,
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 fn table(found: &[DeadInfo], out: &mut dyn Write) -> std::io::Result<()> {

@@ -22,7 +22,9 @@ use tokio::sync::mpsc;
 
 use self::ids::{IdsFile, MissingIds};
 use crate::{
-    queue::{Fault, Place, code_of, send::SendArgs},
+    exit::Exit,
+    fault::{Fault, exit_of},
+    queue::{Place, send::SendArgs},
     units::{self, show_count},
 };
 use longshore_run::{
@@ -132,7 +134,7 @@ impl Plan {
 ///
 /// # Errors
 /// Usage, the input, the files; and 1 or 6 with what was not sent.
-pub async fn run(args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn run(args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let mut sources: Vec<Source> = args.input.iter().map(Source::of_word).collect();
     if sources.is_empty() {
         if std::io::stdin().is_terminal() {
@@ -146,13 +148,13 @@ pub async fn run(args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Resu
     options.header = !args.no_header;
     options.skip = args.skip;
     options.take = args.take;
-    let input = Input::open(&options).map_err(|error| Fault { code: if error.is_usage() { 2 } else { 3 }, message: error.to_string() })?;
+    let input = Input::open(&options).map_err(|error| Fault::new(if error.is_usage() { Exit::Usage } else { Exit::Input }, error))?;
     let plan = Plan::compile(args, &Shape::of(&input))?;
     let mut ids = match &args.ids {
         None => None,
         Some(path) => {
             // Whoever goes on where it stopped keeps the ids of what was sent before.
-            let failed = |error| Fault { code: 74, message: format!("{}: {}", path.display(), files::cause(&error)) };
+            let failed = |error| Fault::new(Exit::Unwritable, format!("{}: {}", path.display(), files::cause(&error)));
             Some(IdsFile::open(path, args.skip > 0).map_err(failed)?)
         }
     };
@@ -200,8 +202,7 @@ struct Report {
 
 /// From where on nothing was sent.
 struct Left {
-    /// The exit code.
-    code: u8,
+    exit: Exit,
     why: String,
     /// The first record that was not sent, or of which that is unknown.
     seq: u64,
@@ -217,7 +218,7 @@ impl Report {
         }
     }
 
-    fn finish(self, args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+    fn finish(self, args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
         if place.json {
             writeln!(out, "{}", json!({ "sent": self.sent, "bad": self.bad_count, "stopped": self.left.as_ref().map(|left| &left.why) }))?;
         } else if !place.quiet {
@@ -235,7 +236,7 @@ impl Report {
         if let Some(missing) = &self.missing {
             missing.ids.iter().for_each(|id| eprintln!("longshore: sent, and its id is not in the file: {id}"));
         }
-        if let Some(Left { code, why, seq, place, unknown }) = self.left {
+        if let Some(Left { exit, why, seq, place, unknown }) = self.left {
             let perhaps = if unknown { " (it and up to 255 behind it may have been sent)" } else { "" };
             let why = self.missing.map_or(why, |missing| missing.why);
             let message = format!(
@@ -243,15 +244,15 @@ impl Report {
                 args.task,
                 seq.saturating_sub(1)
             );
-            return Err(Fault { code, message });
+            return Err(Fault { exit, message });
         }
         if let Some(missing) = self.missing {
-            return Err(Fault { code: 74, message: format!("{}; all that was read is sent", missing.why) });
+            return Err(Fault::new(Exit::Unwritable, format!("{}; all that was read is sent", missing.why)));
         }
         if let Some(why) = self.unreadable {
-            return Err(Fault { code: 3, message: format!("{why}; what stood before it was sent") });
+            return Err(Fault::new(Exit::Input, format!("{why}; what stood before it was sent")));
         }
-        Ok(u8::from(self.bad_count > 0))
+        Ok(if self.bad_count > 0 { Exit::Failed } else { Exit::Done })
     }
 }
 
@@ -334,7 +335,7 @@ async fn send(
             Err(refused) => match refused.error {
                 ClientError::Broker(error) => {
                     let unknown = error.kind == ErrorKind::Transient;
-                    report.left = Some(Left { code: code_of(&error), why: error.message, seq, place: at, unknown });
+                    report.left = Some(Left { exit: exit_of(&error), why: error.message, seq, place: at, unknown });
                     break;
                 }
                 error => report.bad(at, error.to_string()),
@@ -349,8 +350,8 @@ async fn send(
         // Where the next record was not read yet, it is the one behind the last that was sent.
         let next = || (last + 1, format!("record {}", last + 1));
         let (seq, place) = met.stopped.take().unwrap_or_else(next);
-        let (code, why) = if takes_ids { (130, "interrupted".to_owned()) } else { (74, String::new()) };
-        report.left = Some(Left { code, why, seq, place, unknown: false });
+        let (exit, why) = if takes_ids { (Exit::Interrupted, "interrupted".to_owned()) } else { (Exit::Unwritable, String::new()) };
+        report.left = Some(Left { exit, why, seq, place, unknown: false });
     }
     Ok(())
 }

@@ -13,9 +13,13 @@ use longshore_celery::{
 };
 use longshore_worker::remote::tell;
 
-use crate::queue::{
-    Fault, Place,
-    show::{clock, cut, plain},
+use crate::{
+    exit::Exit,
+    fault::Fault,
+    queue::{
+        Place,
+        show::{clock, cut, plain},
+    },
 };
 
 /// The longest message that is read.
@@ -42,7 +46,7 @@ pub struct EventsArgs {
 ///
 /// # Errors
 /// The broker's, and those of `out`.
-pub async fn run(args: &EventsArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn run(args: &EventsArgs, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let mut heard = place.broker().subscribe(events::EXCHANGE, "#").await?;
     if args.enable {
         tell(place.broker(), Request::new("enable_events")).await?;
@@ -52,9 +56,9 @@ pub async fn run(args: &EventsArgs, place: &Place, out: &mut dyn Write) -> Resul
         let raw = tokio::select! {
             message = heard.messages.recv() => match message {
                 Some((_, raw)) => raw,
-                None => return Err(Fault { code: 6, message: "the connection has ended on which events came".to_owned() }),
+                None => return Err(Fault::new(Exit::Unreachable, "the connection has ended on which events came".to_owned())),
             },
-            _ = tokio::signal::ctrl_c() => return Ok(0),
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
         };
         for event in events::decode(&raw, LONGEST).unwrap_or_default().into_iter().filter(|event| args.wants(event)) {
             if place.json {
@@ -70,7 +74,7 @@ pub async fn run(args: &EventsArgs, place: &Place, out: &mut dyn Write) -> Resul
         }
         out.flush()?;
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 impl EventsArgs {

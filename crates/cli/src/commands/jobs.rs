@@ -2,16 +2,186 @@
 
 pub mod reach;
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
 
-use longshore_run::jobs::{Details, JobRow};
+use clap::{Args, Subcommand};
+use longshore_run::{
+    Steering,
+    jobs::{self, Details, JobRow},
+    journal::StateDir,
+    output::Only,
+};
 use serde::Serialize;
 
-/// Prints one JSON object a line.
+use self::reach::SetArgs;
+use crate::{exit::Exit, fault::Fault, flags::ViewArgs, global::Global, units};
+
+/// Where journals are.
+#[derive(Args, Clone, Debug)]
+pub struct StateArgs {
+    /// Where journals are kept [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// `longshore jobs …`
+#[derive(Subcommand, Clone, Debug)]
+pub enum JobsCommand {
+    /// All jobs
+    List {
+        /// Where journals are.
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// One job
+    Show {
+        /// Its id or name
+        job: String,
+        /// Where journals are.
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Run its failed tasks again
+    Retry {
+        /// Its id or name
+        job: String,
+        /// Where journals are.
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Its result lines, from the journal to stdout
+    Export {
+        /// Its id or name
+        job: String,
+        /// Only these: ok or failed
+        #[arg(long, value_parser = ["ok", "failed"])]
+        only: Option<String>,
+        /// Where journals are.
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// See a job that runs in another process, until it is over
+    Watch {
+        /// Its id, its name or its process; the only one that runs when absent
+        job: Option<String>,
+        /// Show it once, with what runs
+        #[arg(long)]
+        once: bool,
+        /// How it is shown
+        #[command(flatten)]
+        view: ViewArgs,
+        /// Where journals are.
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Change a job that runs: how many at once, how fast
+    Set {
+        /// Its id, its name or its process
+        job: String,
+        /// What is changed.
+        #[command(flatten)]
+        set: SetArgs,
+        /// Where journals are.
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Let a job that runs start no more tasks until it is resumed
+    Pause {
+        /// Its id, its name or its process
+        job: String,
+        /// Where journals are.
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Let a job that was paused go on
+    Resume {
+        /// Its id, its name or its process
+        job: String,
+        /// Where journals are.
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Stop a job that runs: what runs is ended, and runs again when the job goes on
+    Cancel {
+        /// Its id, its name or its process
+        job: String,
+        /// Where journals are.
+        #[command(flatten)]
+        state: StateArgs,
+    },
+    /// Remove finished jobs
+    Prune {
+        /// Those that ended longer ago
+        #[arg(long, value_name = "DUR", default_value = "720h", value_parser = units::duration)]
+        older_than: Duration,
+        /// Where journals are.
+        #[command(flatten)]
+        state: StateArgs,
+    },
+}
+
+/// Runs the command. `again` runs the failed tasks of a job again.
 ///
 /// # Errors
-/// When `out` cannot be written.
-pub fn print_json(values: &[impl Serialize], out: &mut impl Write) -> io::Result<()> {
+/// No such job, a state directory or an output that cannot be used, or a run that cannot be reached.
+pub fn run(
+    command: JobsCommand,
+    global: &Global,
+    state_dir: Option<PathBuf>,
+    again: impl FnOnce(&str, Option<PathBuf>) -> Result<Exit, Fault>,
+) -> Result<Exit, Fault> {
+    let json = global.json;
+    let mut out = io::stdout().lock();
+    let open = |state: &StateArgs| StateDir::open(state.state_dir.as_deref().or(state_dir.as_deref()));
+    match command {
+        JobsCommand::List { state } => {
+            let rows = jobs::list(&open(&state)?)?;
+            if json { print_json(&rows, &mut out) } else { print_list(&rows, &mut out) }?;
+        }
+        JobsCommand::Show { job, state } => {
+            let details = jobs::show(&open(&state)?, &job)?;
+            if json { print_json(&[details], &mut out) } else { print_details(&details, &mut out) }?;
+        }
+        JobsCommand::Retry { job, state } => {
+            let retry = jobs::retry(&open(&state)?, &job)?;
+            if retry.failed == 0 {
+                eprintln!(" {job}: no task failed, nothing to retry");
+                return Ok(Exit::Done);
+            }
+            drop(out);
+            return again(&retry.job, state.state_dir.or(state_dir));
+        }
+        JobsCommand::Export { job, only, state } => {
+            let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
+            jobs::export(&open(&state)?, &job, only, &mut io::BufWriter::new(&mut out))?;
+            out.flush()?;
+        }
+        JobsCommand::Watch { job, once, view, state } => {
+            let state = open(&state)?;
+            drop(out);
+            return reach::watch(&state, job.as_deref(), once, &view, global);
+        }
+        JobsCommand::Set { job, set, state } => return reach::tell(&open(&state)?, &job, &set.steering(), global),
+        JobsCommand::Pause { job, state } => return reach::tell(&open(&state)?, &job, &[Steering::Pause], global),
+        JobsCommand::Resume { job, state } => return reach::tell(&open(&state)?, &job, &[Steering::Resume], global),
+        JobsCommand::Cancel { job, state } => return reach::tell(&open(&state)?, &job, &[Steering::Cancel], global),
+        JobsCommand::Prune { older_than, state } => {
+            let gone = jobs::prune(&open(&state)?, older_than)?;
+            match json {
+                true => print_json(&gone, &mut out)?,
+                false => writeln!(out, "{} {} removed", gone.len(), if gone.len() == 1 { "job" } else { "jobs" })?,
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Prints one JSON object a line.
+fn print_json(values: &[impl Serialize], out: &mut impl Write) -> io::Result<()> {
     for value in values {
         serde_json::to_writer(&mut *out, value)?;
         out.write_all(b"\n")?;
@@ -20,10 +190,7 @@ pub fn print_json(values: &[impl Serialize], out: &mut impl Write) -> io::Result
 }
 
 /// Prints the table of `jobs list`.
-///
-/// # Errors
-/// When `out` cannot be written.
-pub fn print_list(rows: &[JobRow], out: &mut impl Write) -> io::Result<()> {
+fn print_list(rows: &[JobRow], out: &mut impl Write) -> io::Result<()> {
     if rows.is_empty() {
         return writeln!(out, "no jobs yet: `longshore run` begins one");
     }
@@ -52,10 +219,7 @@ pub fn print_list(rows: &[JobRow], out: &mut impl Write) -> io::Result<()> {
 }
 
 /// Prints what `jobs show` says.
-///
-/// # Errors
-/// When `out` cannot be written.
-pub fn print_details(details: &Details, out: &mut impl Write) -> io::Result<()> {
+fn print_details(details: &Details, out: &mut impl Write) -> io::Result<()> {
     let Details { row, .. } = details;
     let title = row.name.as_deref().map_or_else(|| row.job.clone(), |name| format!("{} {}", plain(name), row.job));
     let exit = row.exit.map_or(String::new(), |exit| format!(", last exit {exit}"));

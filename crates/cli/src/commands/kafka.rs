@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::Subcommand;
 
-use crate::{commands::global::Global, config::Config, kafka, queue::Fault};
+use crate::{config::Config, exit::Exit, fault::Fault, global::Global, kafka};
 
 /// `longshore kafka …`
 #[derive(Subcommand, Clone, Debug)]
@@ -27,7 +27,7 @@ impl KafkaCommand {
     ///
     /// # Errors
     /// Exit code and sentence.
-    pub fn run(&self, config: &Config, global: &Global) -> Result<u8, Fault> {
+    pub fn run(&self, config: &Config, global: &Global) -> Result<Exit, Fault> {
         let mut out = std::io::stdout();
         let code = match self {
             Self::Consume(args) => kafka::consume::run(args, config, global, &mut out),

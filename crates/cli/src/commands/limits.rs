@@ -13,8 +13,10 @@ use longshore_ops::{
 use super::remote::told;
 use crate::{
     config::{Config, Limit},
+    exit::Exit,
+    fault::Fault,
     queue::{
-        Fault, Place,
+        Place,
         show::{json_line, plain},
     },
     units::{self, show_duration},
@@ -44,7 +46,7 @@ pub enum LimitsCommand {
 /// # Errors
 /// The broker's, and those of `out`; a mistake in the configuration; 69: it is a task's, and no
 /// worker has replied.
-pub async fn run(command: Option<LimitsCommand>, config: &Config, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn run(command: Option<LimitsCommand>, config: &Config, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     match command.unwrap_or(LimitsCommand::List) {
         LimitsCommand::List => {
             let limits = limits::list(&place.client, &known(config, place)?).await?;
@@ -79,7 +81,7 @@ fn of_task(text: &str) -> Result<Option<Rate>, Fault> {
     }
 }
 
-async fn set(name: &str, text: &str, burst: u32, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+async fn set(name: &str, text: &str, burst: u32, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let rate = match text {
         "0" => None,
         text => Some(Rate::per_second(units::rate(text).map_err(Fault::usage)?.per_second()).burst(burst)),
@@ -90,7 +92,7 @@ async fn set(name: &str, text: &str, burst: u32, place: &Place, out: &mut dyn Wr
         false if rate.is_some() => writeln!(out, "{}: {text} burst {burst}, for all that share it on this broker", plain(name))?,
         false => writeln!(out, "{}: what the configuration says holds again", plain(name))?,
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// Returns the limits and rates that the configuration and the program say.
@@ -127,7 +129,7 @@ fn limit_of(limit: Limit) -> Result<KnownLimit, Fault> {
     Ok(known)
 }
 
-fn show(limits: &[LimitInfo], place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+fn show(limits: &[LimitInfo], place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     if limits.is_empty() && !place.json {
         writeln!(out, "no limits: write `rate` into a [tasks.NAME], or a [limits.NAME] for `run`")?;
     }
@@ -137,7 +139,7 @@ fn show(limits: &[LimitInfo], place: &Place, out: &mut dyn Write) -> Result<u8, 
             false => writeln!(out, "{:<28}  {}", plain(&name(limit)), plain(&text(limit)))?,
         }
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// Returns the name for people: a section, or a task.
@@ -178,7 +180,7 @@ mod tests {
         {
             assert_eq!(of_task(text).unwrap().map(per_second), want, "{text}");
         }
-        assert_eq!(of_task("lots").unwrap_err().code, 2);
+        assert_eq!(of_task("lots").unwrap_err().exit, Exit::Usage);
     }
 
     #[test]

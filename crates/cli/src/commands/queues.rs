@@ -10,8 +10,10 @@ use clap::{Args, Subcommand};
 use longshore_ops::queues::{PeekRequest, QueueAction, QueueDone, QueueInfo, QueuesRequest, act, list, peek};
 
 use crate::{
+    exit::Exit,
+    fault::Fault,
     queue::{
-        Fault, Place,
+        Place,
         show::{brief, json_line, plain, who},
     },
     units::{self, show_count},
@@ -88,7 +90,7 @@ pub struct Measure {
 ///
 /// # Errors
 /// The broker's, and those of `out`.
-pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let client = &place.client;
     match command.unwrap_or(QueuesCommand::List { measure: Measure { window: Duration::from_secs(1) } }) {
         QueuesCommand::List { measure } => {
@@ -137,7 +139,7 @@ pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Wr
         }
         QueuesCommand::Move { from, to } => done(QueueAction::Move { from, to }, place, out).await?,
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// Does something to a queue, and says so.

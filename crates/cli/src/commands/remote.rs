@@ -11,8 +11,10 @@ use longshore_ops::{
 };
 
 use crate::{
+    exit::Exit,
+    fault::Fault,
     queue::{
-        Fault, Place,
+        Place,
         show::{cut, json_line, plain},
     },
     units::{self, show_count, show_duration},
@@ -117,7 +119,7 @@ const CONTROL: &[Known] = &[
 ///
 /// # Errors
 /// 69: nobody has replied; the broker's, and those of `out`.
-pub async fn status(whom: &Whom, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn status(whom: &Whom, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let stores = workers::stores(&place.client).await?;
     if !place.json {
         for (what, store) in [("broker", &stores.broker), ("results", &stores.results)] {
@@ -130,28 +132,28 @@ pub async fn status(whom: &Whom, place: &Place, out: &mut dyn Write) -> Result<u
         let nodes: serde_json::Map<String, serde_json::Value> = nodes.collect();
         json_line(out, &serde_json::json!({ "broker": stores.broker, "results": stores.results, "nodes": nodes }))?;
         // Also where nobody is there: the stores have answered.
-        return if replies.is_empty() { Err(nobody()) } else { Ok(0) };
+        return if replies.is_empty() { Err(nobody()) } else { Ok(Exit::Done) };
     }
     say(&replies, place, false, true, out)?;
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// `longshore inspect COMMAND`.
 ///
 /// # Errors
 /// As [`status`].
-pub async fn inspect(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn inspect(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let request = request(args, INSPECT, "inspect")?;
     let replies = workers::inspect(&place.client, request, &args.whom.request()).await?;
     say(&replies, place, true, true, out)?;
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// `longshore control COMMAND`.
 ///
 /// # Errors
 /// As [`status`].
-pub async fn control(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn control(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let action = WorkerAction::of(request(args, CONTROL, "control")?);
     told(&action, &args.whom.request(), place, out).await
 }
@@ -160,7 +162,7 @@ pub async fn control(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> R
 ///
 /// # Errors
 /// As [`status`].
-pub(super) async fn told(action: &WorkerAction, whom: &WorkersRequest, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub(super) async fn told(action: &WorkerAction, whom: &WorkersRequest, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     match workers::act(&place.client, action, whom).await? {
         WorkerDone::Replied(replies) => say(&replies, place, true, false, out)?,
         WorkerDone::Told(nodes) => {
@@ -173,7 +175,7 @@ pub(super) async fn told(action: &WorkerAction, whom: &WorkersRequest, place: &P
         }
         _ => {}
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// No worker has replied.
@@ -290,7 +292,7 @@ fn indented(text: &str, by: usize) -> String {
 ///
 /// # Errors
 /// As [`status`].
-pub async fn workers(command: Option<WorkersCommand>, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn workers(command: Option<WorkersCommand>, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     match command.unwrap_or(WorkersCommand::List) {
         WorkersCommand::Show { node } => {
             let said = workers::show(&place.client, &node).await?.said;
@@ -313,7 +315,7 @@ pub async fn workers(command: Option<WorkersCommand>, place: &Place, out: &mut d
             }
         }
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 fn table(workers: &[WorkerInfo], out: &mut dyn Write) -> std::io::Result<()> {
@@ -354,7 +356,7 @@ mod tests {
             assert_eq!((request.method.as_str(), got.as_str()), (method, want), "{words}");
         }
         for words in ["rate_limit t", "pool_grow x", "pool_grow 1 2", "revoke", "nosuch"] {
-            assert_eq!(request(&args(words), CONTROL, "control").unwrap_err().code, 2, "{words}");
+            assert_eq!(request(&args(words), CONTROL, "control").unwrap_err().exit, Exit::Usage, "{words}");
         }
     }
 

@@ -15,8 +15,10 @@ use serde_json::json;
 
 use super::why::unknown;
 use crate::{
+    exit::Exit,
+    fault::Fault,
     queue::{
-        Fault, Place,
+        Place,
         show::{at_worker, json_line, whereabouts},
         wait,
     },
@@ -81,10 +83,10 @@ impl Look {
 ///
 /// # Errors
 /// The backend's, and those of `out`.
-pub async fn run(args: &ResultArgs, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn run(args: &ResultArgs, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     // One limit for all of them together.
     let until = args.wait.and_then(|Patience(limit)| Instant::now().checked_add(limit?));
-    let mut worst = 0;
+    let mut worst = Exit::Done;
     let several = args.ids.len() > 1;
     let mut known = None;
     for (n, id) in args.ids.iter().enumerate() {
@@ -98,15 +100,15 @@ pub async fn run(args: &ResultArgs, place: &Place, out: &mut dyn Write) -> Resul
         }
         let known = known.as_ref().and_then(|known| known.get(id));
         if look.is_unknown() && known.is_none() {
-            worst = worst.max(9);
+            worst = worst.or(Exit::Unknown);
             tell(several, id, &unknown().message);
             continue;
         }
         let asked = Asked { id, at: known.and_then(Option::as_ref), until, several, args, place };
         match asked.answer(look, out).await {
-            Ok(code) => worst = worst.max(code),
-            Err(Fault { code: code @ (1 | 8 | 9), message }) => {
-                worst = worst.max(code);
+            Ok(exit) => worst = worst.or(exit),
+            Err(Fault { exit: exit @ (Exit::Failed | Exit::NotReady | Exit::Unknown), message }) => {
+                worst = worst.or(exit);
                 tell(several, id, &message);
             }
             Err(fault) => return Err(fault),
@@ -147,7 +149,7 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    async fn answer(&self, mut look: Look, out: &mut dyn Write) -> Result<u8, Fault> {
+    async fn answer(&self, mut look: Look, out: &mut dyn Write) -> Result<Exit, Fault> {
         let Self { id, until, several, args, place, .. } = *self;
         let answer = place.client.result(id);
         if !look.is_ready() {
@@ -164,26 +166,26 @@ impl Asked<'_> {
         let Some(stored) = look.stored else { return Err(unknown()) };
         if place.json {
             json_line(out, &ResultInfo::of(id, &stored))?;
-            return Ok(if stored.state == State::Success { 0 } else { 1 });
+            return Ok(if stored.state == State::Success { Exit::Done } else { Exit::Failed });
         }
         if stored.state == State::Success {
             if several {
                 write!(out, "{id}  ")?;
             }
             wait::print(&stored.result, false, out)?;
-            return Ok(0);
+            return Ok(Exit::Done);
         }
-        Err(Fault { code: 1, message: wait::failure(id, &stored, args.traceback) })
+        Err(Fault::new(Exit::Failed, wait::failure(id, &stored, args.traceback)))
     }
 
-    fn not_ready(&self, look: &Look, out: &mut dyn Write) -> Result<u8, Fault> {
+    fn not_ready(&self, look: &Look, out: &mut dyn Write) -> Result<Exit, Fault> {
         let state = look.stored.as_ref().map_or(State::Pending, |stored| stored.state.clone());
         if self.place.json {
             writeln!(out, "{}", json!({ "task_id": self.id, "status": state.as_str() }))?;
-            return Ok(8);
+            return Ok(Exit::NotReady);
         }
         let place = look.found.first().map(|found| whereabouts(found, None, SystemTime::now()));
         let place = place.or_else(|| self.at.filter(|_| look.stored.is_none()).map(at_worker));
-        Err(Fault { code: 8, message: place.map_or_else(|| format!("not ready: {state}"), |place| format!("not ready: it {place}")) })
+        Err(Fault::new(Exit::NotReady, place.map_or_else(|| format!("not ready: {state}"), |place| format!("not ready: it {place}"))))
     }
 }

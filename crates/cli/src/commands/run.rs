@@ -19,15 +19,16 @@ use longshore_worker::App;
 use longshore_run::{
     Plan, RunError, RunErrorKind,
     batch::{Batching, Weight},
-    journal::{JobError, StateDir},
+    journal::StateDir,
     record::{Record, key_hex, key_of},
 };
 
 use self::args::RunArgs;
 use crate::{
-    commands::global::Global,
     config::{Config, RunSettings, Sources},
-    queue::Fault,
+    exit::Exit,
+    fault::{Fault, leave},
+    global::Global,
 };
 
 /// What a run is asked to do, and with which words.
@@ -46,18 +47,6 @@ fn usage(message: impl std::fmt::Display) -> Fault {
     Fault::usage(message)
 }
 
-impl From<RunError> for Fault {
-    fn from(error: RunError) -> Self {
-        Self { code: error.exit_code(), message: error.message }
-    }
-}
-
-impl From<JobError> for Fault {
-    fn from(error: JobError) -> Self {
-        Self { code: error.exit_code(), message: error.to_string() }
-    }
-}
-
 /// Takes the words behind `:::` out of a command line: up to a `--` that follows, else to its end.
 pub fn take_words(argv: &mut Vec<OsString>) -> Option<Vec<OsString>> {
     let at = argv.iter().position(|word| word == ":::")?;
@@ -73,7 +62,7 @@ pub fn take_words(argv: &mut Vec<OsString>) -> Option<Vec<OsString>> {
 /// `parse` reads a whole command line, `argv` is ours without the words behind `:::`.
 ///
 /// # Errors
-/// Exit code and sentence.
+/// A mistake in the command line or the configuration, or a job that cannot be resumed.
 pub fn asked(
     argv: &[OsString],
     words: Option<Vec<OsString>>,
@@ -158,7 +147,7 @@ fn blame(error: clap::Error, settings: &RunSettings) -> Fault {
     };
     match settings.get(&flag) {
         Some(setting) => usage(format!("{}: `{flag}`: {}", setting.origin, sentence(&error))),
-        None => crate::entry::leave(&error),
+        None => leave(&error),
     }
 }
 
@@ -241,7 +230,7 @@ fn is_given(matches: &ArgMatches, long: &str) -> bool {
 ///
 /// # Errors
 /// Exit code and sentence.
-pub fn run(asked: Asked) -> Result<u8, Fault> {
+pub fn run(asked: Asked) -> Result<Exit, Fault> {
     let Asked { args, global, config, words } = asked;
     if let Some(nice) = args.nice {
         // Before any thread: they and their children inherit it.
@@ -258,14 +247,14 @@ pub fn run(asked: Asked) -> Result<u8, Fault> {
         .enable_all()
         .thread_name("longshore")
         .build()
-        .map_err(|error| Fault { code: 70, message: format!("no threads: {error}") })?;
+        .map_err(|error| Fault::new(Exit::System, format!("no threads: {error}")))?;
     let code = runtime.block_on(drive::drive(plan, &args, &global));
     // A thread that still reads a pipe must not keep us.
     runtime.shutdown_background();
     Ok(code?)
 }
 
-fn dry_run(args: &RunArgs, mut plan: Plan, count: u64) -> Result<u8, Fault> {
+fn dry_run(args: &RunArgs, mut plan: Plan, count: u64) -> Result<Exit, Fault> {
     let input = plan.take_input()?;
     let plan = &plan;
     let mut out = std::io::stdout().lock();
@@ -309,14 +298,14 @@ fn dry_run(args: &RunArgs, mut plan: Plan, count: u64) -> Result<u8, Fault> {
             }
         }
         if !written {
-            return Ok(141);
+            return Ok(Exit::ReaderGone);
         }
     }
     if !enough && !group.is_empty() && !show(&mut group).0 {
-        return Ok(141);
+        return Ok(Exit::ReaderGone);
     }
     let _ = writeln!(out, " {}", plan.describe());
-    Ok(u8::from(wrong))
+    Ok(if wrong { Exit::Failed } else { Exit::Done })
 }
 
 /// What a call would do, or why it cannot; for `--dry-run`.

@@ -15,7 +15,9 @@ use serde_json::{Value as Json, json};
 
 use self::which::Which;
 use crate::{
-    queue::{Fault, Place, show::plain},
+    exit::Exit,
+    fault::Fault,
+    queue::{Place, show::plain},
     units::show_duration,
 };
 
@@ -72,7 +74,7 @@ pub enum TasksCommand {
 ///
 /// # Errors
 /// The broker's, and those of `out`.
-pub async fn run(command: Option<TasksCommand>, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn run(command: Option<TasksCommand>, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let all = match command.unwrap_or(TasksCommand::Names { all: false }) {
         TasksCommand::List { which, limit } => return list::list(&which, limit, place, out).await,
         TasksCommand::Show { id } => return list::show(&id, place, out).await,
@@ -93,17 +95,17 @@ pub async fn run(command: Option<TasksCommand>, place: &Place, out: &mut dyn Wri
     rows.sort_by(|a, b| a.0.cmp(&b.0));
     if place.json {
         rows.iter().try_for_each(|(_, _, document)| writeln!(out, "{document}"))?;
-        return Ok(0);
+        return Ok(Exit::Done);
     }
     if rows.is_empty() {
         writeln!(out, "no tasks here: write a [tasks.NAME] with exec, pipe or http into longshore.toml")?;
-        return Ok(0);
+        return Ok(Exit::Done);
     }
     let wide = rows.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
     for (name, text, _) in &rows {
         writeln!(out, "{:<wide$}  {text}", plain(name))?;
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// What is special about a task, for people.

@@ -13,8 +13,10 @@ use longshore_ops::{
 use serde_json::Value as Json;
 
 use crate::{
+    exit::Exit,
+    fault::Fault,
     queue::{
-        Fault, Place,
+        Place,
         show::{clock, json_line, plain, time, until, whereabouts},
         wait::unserved,
     },
@@ -25,7 +27,7 @@ use crate::{
 ///
 /// # Errors
 /// The broker's, and those of `out`.
-pub async fn run(id: &str, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub async fn run(id: &str, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     for answer in why(&place.client, &WhyRequest::new(id)).await? {
         let text = sentence(&answer, SystemTime::now());
         match place.json {
@@ -33,7 +35,7 @@ pub async fn run(id: &str, place: &Place, out: &mut dyn Write) -> Result<u8, Fau
             false => writeln!(out, "it {text}")?,
         }
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// Returns the answer for programs: its members, with the sentence behind the reason.

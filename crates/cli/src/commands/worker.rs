@@ -20,9 +20,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{args::WorkerArgs, log::Log, pidfile::Pidfile};
 use crate::{
-    commands::global::Global,
     config::Config,
-    queue::{Fault, Place, block_on, show::clock},
+    exit::Exit,
+    fault::Fault,
+    global::Global,
+    queue::{Place, show::clock},
+    runtime::block_on,
     tasks::{Programs, Spec},
     units::{show_count, show_duration},
 };
@@ -38,7 +41,7 @@ const EMPTY: u32 = 2;
 /// # Errors
 /// Usage and configuration (2); the broker cannot be reached (6); a pidfile that cannot be written,
 /// or is something else (74), or of somebody who lives (75).
-pub fn run(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Result<u8, Fault> {
+pub fn run(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Result<Exit, Fault> {
     args.check()?;
     let voice = global.voice();
     for notice in args.notices() {
@@ -50,15 +53,15 @@ pub fn run(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Re
     block_on(serve(args, app, config, global))
 }
 
-async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Result<u8, Fault> {
+async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Result<Exit, Fault> {
     let mut place = Place::open(app, config, global)?;
     let mut signals = Signals::listen()?;
     let specs = std::mem::take(&mut place.specs);
     let texts: Vec<(String, String)> = specs.iter().map(|spec| (spec.name.clone(), described(spec))).collect();
     let specs = specs.into_iter().map(|spec| spec.with_limits(args.max_tasks_per_child, args.max_memory_per_child)).collect();
-    let (programs, tasks) = Programs::start(specs, true, &tokio::runtime::Handle::current()).map_err(|error| Fault {
-        code: longshore_sys::files::exit_code(&error, 70),
-        message: format!("the programs of tasks cannot be started: {}", longshore_sys::files::cause(&error)),
+    let (programs, tasks) = Programs::start(specs, true, &tokio::runtime::Handle::current()).map_err(|error| {
+        let message = format!("the programs of tasks cannot be started: {}", longshore_sys::files::cause(&error));
+        Fault::new(Exit::of_system(&error, Exit::System), message)
     })?;
     let mut app = place.app.clone();
     for task in tasks {
@@ -133,9 +136,11 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     log.say(format_args!("{} stopped: {}", clock(SystemTime::now()), summary_text(&summary)));
     log.end();
     match summary.error {
-        None => Ok(0),
+        None => Ok(Exit::Done),
         // A file that cannot be written is no broker that is away.
-        Some(message) => Err(Fault { code: if place.broker().url().starts_with("sqlite:") { 74 } else { 6 }, message }),
+        Some(message) => {
+            Err(Fault::new(if place.broker().url().starts_with("sqlite:") { Exit::Unwritable } else { Exit::Unreachable }, message))
+        }
     }
 }
 
@@ -187,7 +192,7 @@ struct Signals {
 
 impl Signals {
     fn listen() -> Result<Self, Fault> {
-        let listen = |kind| signal(kind).map_err(|error| Fault { code: 70, message: format!("signals: {error}") });
+        let listen = |kind| signal(kind).map_err(|error| Fault::new(Exit::System, format!("signals: {error}")));
         Ok(Self {
             int: listen(SignalKind::interrupt())?,
             term: listen(SignalKind::terminate())?,

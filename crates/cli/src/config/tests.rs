@@ -129,7 +129,7 @@ fn names_that_lead_nowhere_are_errors_where_they_stand() {
     ] {
         assert_eq!(world.short(config.run(Some(job)).unwrap_err()), want, "{job}");
     }
-    assert_eq!(config.problems(&|_, _, _| Ok(())).len(), 2);
+    assert_eq!(config.problems(&|_, _, _| Ok(()), Vec::new()).len(), 2);
     let none = World::new("", "", &[]).load().run(Some("a")).unwrap_err();
     assert!(none.message.contains("config init"), "{none}");
 }
@@ -154,7 +154,7 @@ fn a_variable_that_is_not_set_hinders_only_who_uses_it() {
     assert_eq!(error.line, Some(2));
     assert!(error.message.contains("TOKEN is not set"), "{error}");
     assert_eq!(config.run(Some("b")).unwrap().get("proxy").unwrap().value, Value::Text("http://h".to_owned()));
-    assert_eq!(config.problems(&|_, _, _| Ok(())).len(), 1, "it is told once");
+    assert_eq!(config.problems(&|_, _, _| Ok(()), Vec::new()).len(), 1, "it is told once");
     let config = World::new(project, "", &[("TOKEN", "t")]).load();
     assert_eq!(config.run(Some("a")).unwrap().get("header").unwrap().value, Value::List(vec!["Authorization: t".to_owned()]));
     assert!(

@@ -36,11 +36,7 @@ use self::{
     watch::Watch,
     what::Plan,
 };
-use crate::{
-    commands::global::Global,
-    config::Config,
-    queue::{Fault, block_on},
-};
+use crate::{config::Config, exit::Exit, fault::Fault, global::Global, runtime::block_on};
 
 /// Kafka's number for a topic that is not there.
 const NO_TOPIC: i32 = 3;
@@ -49,14 +45,14 @@ const NO_TOPIC: i32 = 3;
 ///
 /// # Errors
 /// Exit code and sentence: a mistake in the command line, or Kafka.
-pub fn run(args: &ConsumeArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<u8, Fault> {
+pub fn run(args: &ConsumeArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<Exit, Fault> {
     let plan = Plan::compile(args).map_err(Fault::usage)?;
     let first = args.topics.first().map(String::as_str);
     let settings = args.link.settings(config, first)?;
     if let Some(to) = &args.to
         && args.link.admin(config, first)?.topic(to)?.is_none()
     {
-        return Err(Fault { code: 6, message: format!("cannot write to topic `{to}`: {}", words(NO_TOPIC)) });
+        return Err(Fault::new(Exit::Unreachable, format!("cannot write to topic `{to}`: {}", words(NO_TOPIC))));
     }
     block_on(async { consume(args, plan, args.consumer(settings), global, out).await })
 }
@@ -67,7 +63,7 @@ async fn consume(
     consumer: longshore_kafka::Consumer,
     global: &Global,
     out: &mut dyn Write,
-) -> Result<u8, Fault> {
+) -> Result<Exit, Fault> {
     let emit = match args.emit.as_deref() {
         Some("jsonl") => Emit::Jsonl,
         Some("raw") => Emit::Raw,
@@ -81,9 +77,9 @@ async fn consume(
     let screen = Screen::new(args.view.progress, global.color, args.view.every, global.voice(), quiet);
     let stdout = Arc::new(Out::new(emit, Box::new(std::io::stdout()), screen.bar().filter(|_| prints), args.to.clone()));
     let children = if plan.has_children() { Children::guarded(&[]) } else { Children::new() };
-    let children = children.map_err(|error| Fault {
-        code: longshore_sys::files::exit_code(&error, 70),
-        message: format!("no guardian for the children: {}", longshore_sys::files::cause(&error)),
+    let children = children.map_err(|error| {
+        let message = format!("no guardian for the children: {}", longshore_sys::files::cause(&error));
+        Fault::new(Exit::of_system(&error, Exit::System), message)
     })?;
     let to = args.to.as_ref().map_or_else(String::new, |to| format!(" → {to}"));
     let (text, knob) = (plan.text() + &to, plan.knob());

@@ -11,12 +11,7 @@ use super::{
     table,
     topics::{number, topic_name},
 };
-use crate::{
-    commands::global::Global,
-    config::Config,
-    progress::text::count,
-    queue::{Fault, show::plain},
-};
+use crate::{config::Config, exit::Exit, fault::Fault, global::Global, progress::text::count, queue::show::plain};
 
 /// `longshore kafka lag`
 #[derive(Args, Clone, Debug)]
@@ -39,7 +34,7 @@ pub struct LagArgs {
 ///
 /// # Errors
 /// Kafka's, and those of `out`.
-pub fn run(args: &LagArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<u8, Fault> {
+pub fn run(args: &LagArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<Exit, Fault> {
     let admin = args.link.admin(config, args.topics.first().map(String::as_str))?;
     let total = |rows: &[Lag]| rows.iter().map(Lag::records).sum::<u64>();
     let most = match &args.group {
@@ -72,7 +67,7 @@ pub fn run(args: &LagArgs, config: &Config, global: &Global, out: &mut dyn Write
             most
         }
     };
-    Ok(if args.most.is_some_and(|limit| most > limit) { 4 } else { 0 })
+    Ok(if args.most.is_some_and(|limit| most > limit) { Exit::Check } else { Exit::Done })
 }
 
 fn of_group(group: &str, rows: &[Lag], out: &mut dyn Write) -> std::io::Result<()> {

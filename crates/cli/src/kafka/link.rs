@@ -7,7 +7,7 @@ use longshore_kafka::{Admin, Settings};
 
 use crate::{
     config::{Config, Setting},
-    queue::Fault,
+    fault::Fault,
 };
 
 /// How long a question may take.

@@ -25,11 +25,13 @@ use self::{
 };
 use super::{fake::Fake, link::PATIENCE, outgoing::Plan, topics::many};
 use crate::{
-    commands::global::Global,
     config::Config,
+    exit::Exit,
+    fault::Fault,
+    global::Global,
     progress::view::State,
     progress::{Progress, RateMeter, text},
-    queue::{Fault, block_on},
+    runtime::block_on,
     signals::Signals,
     units::show_size,
 };
@@ -45,7 +47,7 @@ const TICK: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Exit code and sentence: nothing to send, an input that cannot be read, Kafka.
-pub fn run(args: &ProduceArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<u8, Fault> {
+pub fn run(args: &ProduceArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<Exit, Fault> {
     let (records, plan, total) = prepare(args)?;
     let settings = args.link.settings(config, Some(&args.topic))?;
     let mut sending =
@@ -90,7 +92,7 @@ fn prepare(args: &ProduceArgs) -> Result<(Records, Plan, Option<u64>), Fault> {
     options.format = args.format;
     options.take = args.count;
     options.max_record = usize::try_from(args.max_record).unwrap_or(usize::MAX);
-    let input = Input::open(&options).map_err(|error| Fault { code: if error.is_usage() { 2 } else { 3 }, message: error.to_string() })?;
+    let input = Input::open(&options).map_err(|error| Fault::new(if error.is_usage() { Exit::Usage } else { Exit::Input }, error))?;
     let plan = compile(args.key_separator.as_deref(), &Shape::of(&input))?;
     Ok((Records::Input(Box::new(input)), plan, options.estimate()))
 }
@@ -103,7 +105,7 @@ async fn watch(
     tally: &Arc<Tally>,
     total: Option<u64>,
     out: &mut dyn Write,
-) -> Result<u8, Fault> {
+) -> Result<Exit, Fault> {
     let mut signals = Signals::listen();
     let mut progress = Progress::new(args.view.progress, global.color, args.view.every, global.voice());
     let (begun, mut meter) = (Instant::now(), RateMeter::default());
@@ -118,7 +120,7 @@ async fn watch(
     loop {
         tokio::select! {
             ended = &mut feeding => {
-                unreadable = ended.map_err(|error| Fault { code: 70, message: format!("reading records: {error}") })?.err();
+                unreadable = ended.map_err(|error| Fault::new(Exit::System, format!("reading records: {error}")))?.err();
                 break;
             }
             number = signals.next() => {
@@ -171,20 +173,20 @@ struct Ended {
 }
 
 impl Ended {
-    fn say(self, args: &ProduceArgs, global: &Global, tally: &Tally, out: &mut dyn Write) -> Result<u8, Fault> {
+    fn say(self, args: &ProduceArgs, global: &Global, tally: &Tally, out: &mut dyn Write) -> Result<Exit, Fault> {
         let (delivered, failed, bad, bytes) = tally.counts();
         let unknown = if self.all { 0 } else { self.left };
         let rate = delivered as f64 / self.wall.as_secs_f64().max(0.001);
-        let code = match (self.signal, &self.unreadable) {
-            (Some(signal), _) => 128 + signal,
-            (None, Some(_)) => 3,
-            (None, None) if failed + bad + unknown > 0 => 1,
-            (None, None) => 0,
+        let exit = match (self.signal, &self.unreadable) {
+            (Some(signal), _) => Exit::of_signal(signal),
+            (None, Some(_)) => Exit::Input,
+            (None, None) if failed + bad + unknown > 0 => Exit::Failed,
+            (None, None) => Exit::Done,
         };
         if global.json {
             let line = json!({
                 "topic": args.topic, "delivered": delivered, "failed": failed, "bad": bad, "unknown": unknown, "bytes": bytes,
-                "wall_ms": self.wall.as_millis() as u64, "rate_per_s": (rate * 10.0).round() / 10.0, "exit_code": code,
+                "wall_ms": self.wall.as_millis() as u64, "rate_per_s": (rate * 10.0).round() / 10.0, "exit_code": exit.code(),
             });
             writeln!(out, "{line}")?;
         } else if !global.quiet {
@@ -207,8 +209,8 @@ impl Ended {
             }
         }
         if let Some(why) = self.unreadable {
-            return Err(Fault { code, message: format!("{why}; what stands before it was sent") });
+            return Err(Fault::new(exit, format!("{why}; what stands before it was sent")));
         }
-        Ok(code)
+        Ok(exit)
     }
 }

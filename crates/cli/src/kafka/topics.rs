@@ -7,7 +7,7 @@ use longshore_kafka::admin::{Topic, check_name};
 use serde_json::json;
 
 use super::{link::LinkArgs, table};
-use crate::{commands::global::Global, config::Config, progress::text::count, queue::Fault};
+use crate::{config::Config, exit::Exit, fault::Fault, global::Global, progress::text::count};
 
 /// `longshore kafka create-topic`
 #[derive(Args, Clone, Debug)]
@@ -63,7 +63,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 ///
 /// # Errors
 /// Kafka's, and those of `out`.
-pub fn create(args: &CreateArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<u8, Fault> {
+pub fn create(args: &CreateArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<Exit, Fault> {
     let admin = args.link.admin(config, Some(&args.topic))?;
     let (name, partitions) = (args.topic.as_str(), args.partitions as usize);
     let found = if args.if_not_exists { admin.topic(name)? } else { None };
@@ -71,7 +71,7 @@ pub fn create(args: &CreateArgs, config: &Config, global: &Global, out: &mut dyn
         Some(found) if found.partitions == partitions => {}
         Some(found) => {
             let message = format!("topic `{name}` is there already, with {} partitions in place of {partitions}", found.partitions);
-            return Err(Fault { code: 1, message });
+            return Err(Fault::new(Exit::Failed, message));
         }
         None => {
             let set: Vec<_> = args.set.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -85,14 +85,14 @@ pub fn create(args: &CreateArgs, config: &Config, global: &Global, out: &mut dyn
     } else {
         writeln!(out, "{name}: {}, {} of each", many(partitions, "partition", "partitions"), many(replicas, "replica", "replicas"))?;
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// Lists topics, or the partitions of some.
 ///
 /// # Errors
 /// Kafka's, and those of `out`.
-pub fn list(args: &TopicsArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<u8, Fault> {
+pub fn list(args: &TopicsArgs, config: &Config, global: &Global, out: &mut dyn Write) -> Result<Exit, Fault> {
     let admin = args.link.admin(config, args.topics.first().map(String::as_str))?;
     if !args.topics.is_empty() {
         let mut rows = Vec::new();
@@ -110,7 +110,7 @@ pub fn list(args: &TopicsArgs, config: &Config, global: &Global, out: &mut dyn W
         if !global.json {
             table(&["TOPIC", "PARTITION", "BEGIN", "END", "RECORDS"], 1, &rows, out)?;
         }
-        return Ok(0);
+        return Ok(Exit::Done);
     }
     let topics: Vec<Topic> = admin.topics()?.into_iter().filter(|topic| args.all || !topic.internal).collect();
     if global.json {
@@ -126,7 +126,7 @@ pub fn list(args: &TopicsArgs, config: &Config, global: &Global, out: &mut dyn W
         let row = |topic: &Topic| vec![topic.name.clone(), state(topic), topic.partitions.to_string(), topic.replicas.to_string()];
         table(&["TOPIC", "STATE", "PARTITIONS", "REPLICAS"], 2, &topics.iter().map(row).collect::<Vec<_>>(), out)?;
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 pub(super) fn number(number: i64) -> String {

@@ -6,7 +6,7 @@ use clap::Args;
 use longshore_celery::{Map, Value};
 use longshore_worker::Signature;
 
-use super::Fault;
+use crate::fault::Fault;
 use crate::units;
 
 /// How a task is sent.

@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::{RunError, RunErrorKind};
+
 /// A journal that cannot be written or synced. Final for the run.
 #[derive(Clone, Debug)]
 pub struct JournalError {
@@ -138,13 +140,13 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// The exit code that `longshore run` ends with.
-    pub fn exit_code(&self) -> u8 {
+    /// Returns the kind of error that this is for a run.
+    pub fn kind(&self) -> RunErrorKind {
         match self {
-            Self::Journal(_) | Self::Io { .. } => 74,
-            Self::Name { .. } | Self::Unknown { .. } | Self::NothingUnfinished { .. } => 2,
-            Self::Running { .. } | Self::Guarded { .. } => 75,
-            Self::Changed { .. } | Self::Broken { .. } | Self::Lacking { .. } | Self::ForeignOutput { .. } => 7,
+            Self::Journal(_) | Self::Io { .. } => RunErrorKind::Unwritable,
+            Self::Name { .. } | Self::Unknown { .. } | Self::NothingUnfinished { .. } => RunErrorKind::Usage,
+            Self::Running { .. } | Self::Guarded { .. } => RunErrorKind::Busy,
+            Self::Changed { .. } | Self::Broken { .. } | Self::Lacking { .. } | Self::ForeignOutput { .. } => RunErrorKind::Refused,
         }
     }
 
@@ -154,6 +156,12 @@ impl JobError {
             _ => String::new(),
         };
         Self::Io { path: path.to_owned(), cause: format!("{what}: {}{free}", cause(error)) }
+    }
+}
+
+impl From<JobError> for RunError {
+    fn from(error: JobError) -> Self {
+        Self::new(error.kind(), error.to_string())
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     writer::Then,
     *,
 };
+use crate::RunErrorKind;
 
 pub(crate) fn spec(name: &str) -> JobSpec {
     JobSpec {
@@ -132,13 +133,13 @@ fn a_finished_job_run_again_leaves_its_journal_as_it_was() {
 #[test]
 fn an_unnamed_job_is_resumed_by_what_it_does_or_by_its_id() {
     let (_dir, state) = state();
-    assert_eq!(state.begin(&spec(""), &Begin::Resume(None)).unwrap_err().exit_code(), 2);
+    assert_eq!(state.begin(&spec(""), &Begin::Resume(None)).unwrap_err().kind(), RunErrorKind::Usage);
     let id = |spec: &JobSpec| state.begin(spec, &Begin::Auto).unwrap().header.job.clone();
     let (first, second) = (id(&spec("")), id(&JobSpec { template: "other".to_owned(), ..spec("") }));
     assert_ne!(first, second, "an unnamed command line run twice runs twice");
     assert_eq!(state.begin(&spec(""), &Begin::Resume(None)).unwrap().header.job, first);
     let changed = state.begin(&spec(""), &Begin::Resume(Some(second))).unwrap_err();
-    assert_eq!(changed.exit_code(), 7);
+    assert_eq!(changed.kind(), RunErrorKind::Refused);
     assert!(changed.to_string().contains("--fresh"), "{changed}");
     let unknown = state.begin(&spec(""), &Begin::Resume(Some("nope".to_owned()))).unwrap_err();
     assert!(matches!(unknown, JobError::Unknown { .. }));
@@ -164,7 +165,7 @@ fn two_runs_of_one_job_at_once_are_refused() {
     let job = state.begin(&spec("a"), &Begin::Auto).unwrap();
     for begin in [Begin::Auto, Begin::Fresh, Begin::Resume(None), Begin::RetryFailed(Some(job.header.job.clone()))] {
         let refused = state.begin(&spec("a"), &begin).unwrap_err();
-        assert_eq!(refused.exit_code(), 75);
+        assert_eq!(refused.kind(), RunErrorKind::Busy);
         assert!(refused.to_string().contains(&format!("pid {}", std::process::id())), "{refused}");
     }
     assert_eq!(state.find("a").unwrap().state, JobState::Running(std::process::id()));
@@ -216,7 +217,7 @@ fn a_bad_line_in_the_middle_is_refused_by_file_and_line() {
         lines[line - 1] = bad;
         std::fs::write(&path, lines.join("\n") + "\n").unwrap();
         let refused = state.begin(&spec("a"), &Begin::Auto).unwrap_err();
-        assert_eq!(refused.exit_code(), 7);
+        assert_eq!(refused.kind(), RunErrorKind::Refused);
         assert!(refused.to_string().contains(&format!("{}:{line}: ", path.display())), "{refused}");
     }
 }
@@ -504,7 +505,7 @@ fn a_run_waits_for_the_guardian_of_a_dead_one() {
     let guardian = std::os::fd::AsFd::as_fd(&job.lock).try_clone_to_owned().unwrap();
     drop(job);
     let refused = state.begin_within(&spec("a"), &Begin::Auto, Duration::from_millis(30)).unwrap_err();
-    assert!(matches!(refused, JobError::Guarded { .. }) && refused.exit_code() == 75, "{refused}");
+    assert!(matches!(refused, JobError::Guarded { .. }) && refused.kind() == RunErrorKind::Busy, "{refused}");
     assert_eq!(state.find("a").unwrap().state, JobState::Running(0));
     let soon = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(60));

@@ -8,6 +8,7 @@ use longshore_core::{
 };
 
 use super::*;
+use crate::RunErrorKind;
 use crate::journal::{
     Begin, Durability, Journal, ResultLine, StateDir, TaskState, file,
     tests::{result, spec, start, state},
@@ -172,7 +173,7 @@ fn a_file_that_is_not_this_jobs_is_refused_unless_fresh() {
         let bench = Bench::new(OutputSpec::default());
         std::fs::write(bench.out(), content).unwrap();
         let refused = bench.sit(&Begin::Auto, &[], vec![]).unwrap_err();
-        assert_eq!(refused.exit_code(), 7);
+        assert_eq!(refused.kind(), RunErrorKind::Refused);
         let text = refused.to_string();
         assert!(text.contains("--resume") && text.contains("--fresh") && text.contains("out"), "{text}");
         assert_eq!(std::fs::read_to_string(bench.out()).unwrap(), content);
@@ -316,7 +317,7 @@ fn a_reader_that_has_gone_is_told_apart_from_a_full_disk() {
     let dir = tempfile::tempdir().unwrap();
     let (path, reader) = fifo(dir.path());
     let mut reader = Some(reader);
-    for (path, exit) in [(path, 141), (PathBuf::from("/dev/full"), 74)] {
+    for (path, full) in [(path, false), (PathBuf::from("/dev/full"), true)] {
         let (tell, told) = channel();
         let hooks = Hooks { failed: Box::new(move |error| tell.send(error.clone()).unwrap()), ..Hooks::default() };
         let spec = OutputSpec { file: Some(path), ..OutputSpec::default() };
@@ -325,8 +326,8 @@ fn a_reader_that_has_gone_is_told_apart_from_a_full_disk() {
         let journal = Journal::start("a", None, Durability::Off, Some(output.feed()), |_| {}).unwrap();
         journal.results(vec![big(1), big(2)], Box::new(|done| done.unwrap()));
         let error = told.recv().unwrap();
-        assert_eq!(error.exit_code(), exit, "{error}");
-        if exit == 74 {
+        assert_eq!(error == OutputError::ReaderGone, !full, "{error}");
+        if full {
             assert!(error.to_string().starts_with("output /dev/full: No space left on device ("), "{error}");
         }
         // What comes later is dropped and waits for nobody.

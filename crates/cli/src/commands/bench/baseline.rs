@@ -11,7 +11,8 @@ use longshore_sys::files;
 use serde_json::Value;
 
 use super::Row;
-use crate::queue::Fault;
+use crate::exit::Exit;
+use crate::fault::Fault;
 
 /// What is worse by more than this share is told.
 const TOLERANCE: f64 = 0.1;
@@ -55,21 +56,19 @@ pub(super) fn read(path: &Path, may_be_absent: bool) -> Result<BTreeMap<String, 
         Ok(text) => {
             let rows = parse(&text);
             if rows.is_empty() && !may_be_absent {
-                return Err(Fault {
-                    code: 3,
-                    message: format!("{}: no measurements in it; `longshore bench --json > FILE` writes them", path.display()),
-                });
+                let message = format!("{}: no measurements in it; `longshore bench --json > FILE` writes them", path.display());
+                return Err(Fault::new(Exit::Input, message));
             }
             Ok(rows)
         }
         Err(error) if error.kind() == ErrorKind::NotFound && may_be_absent => Ok(BTreeMap::new()),
-        Err(error) => Err(Fault { code: 3, message: format!("{}: {error}", path.display()) }),
+        Err(error) => Err(Fault::new(Exit::Input, format!("{}: {error}", path.display()))),
     }
 }
 
 /// Keeps these rows beside those of other parts that were kept before.
 pub(super) fn keep(path: &Path, rows: &[Row]) -> Result<(), Fault> {
-    let failed = |error: io::Error| Fault { code: 74, message: format!("{}: {}", path.display(), files::cause(&error)) };
+    let failed = |error: io::Error| Fault::new(Exit::Unwritable, format!("{}: {}", path.display(), files::cause(&error)));
     // Looked at first, so that reading it does not hang.
     if let Ok(meta) = path.metadata() {
         files::regular(&meta).map_err(failed)?;
@@ -113,6 +112,6 @@ mod tests {
         let kept = read(&path, true).unwrap();
         fs::remove_file(&path).unwrap();
         assert_eq!(kept.into_iter().collect::<Vec<_>>(), [("a".to_owned(), 1.0), ("b".to_owned(), 3.0)]);
-        assert_eq!(read(&path, false).unwrap_err().code, 3);
+        assert_eq!(read(&path, false).unwrap_err().exit, Exit::Input);
     }
 }

@@ -15,11 +15,7 @@ use longshore_worker::{Acks, App, Client, Signature, Task, Worker, WorkerOptions
 use tokio::sync::Notify;
 
 use super::{Row, row};
-use crate::{
-    commands::global::Global,
-    config::Config,
-    queue::{Fault, block_on},
-};
+use crate::{config::Config, exit::Exit, fault::Fault, global::Global, runtime::block_on};
 
 const TASK: &str = "longshore.bench";
 const QUEUE: &str = "longshore-bench";
@@ -61,7 +57,7 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new() -> Result<Self, Fault> {
         let path = std::env::temp_dir().join(format!("longshore-bench-{}-{:08x}", std::process::id(), fastrand::u32(..)));
-        std::fs::create_dir(&path).map_err(|error| Fault { code: 74, message: format!("{}: {error}", path.display()) })?;
+        std::fs::create_dir(&path).map_err(|error| Fault::new(Exit::Unwritable, format!("{}: {error}", path.display())))?;
         Ok(Self(path))
     }
 }
@@ -168,7 +164,7 @@ async fn work(url: &str, early: bool, count: u64) -> Result<Instant, Fault> {
     worker.stopper().warm();
     match worker.join().await.error {
         None => Ok(began),
-        Some(message) => Err(Fault { code: if is_sqlite(url) { 74 } else { 6 }, message }),
+        Some(message) => Err(Fault::new(if is_sqlite(url) { Exit::Unwritable } else { Exit::Unreachable }, message)),
     }
 }
 

@@ -6,17 +6,16 @@ use std::{
 };
 
 use clap::Args;
-use longshore_run::{
-    RunView, Steering,
-    journal::StateDir,
-    socket::{ReachError, Reached},
-};
+use longshore_run::{RunView, Steering, journal::StateDir, socket::Reached};
 
 use crate::{
-    commands::{global::Global, run::notes},
+    commands::run::notes,
+    exit::Exit,
+    fault::Fault,
     flags::ViewArgs,
+    global::Global,
     progress::{Mode, Progress, plain},
-    queue::{Fault, block_on},
+    runtime::block_on,
     units,
 };
 
@@ -52,22 +51,11 @@ impl SetArgs {
     }
 }
 
-impl From<ReachError> for Fault {
-    fn from(error: ReachError) -> Self {
-        let code = match &error {
-            ReachError::NoneRuns | ReachError::NotRunning { .. } | ReachError::Several { .. } => 2,
-            ReachError::State(error) => error.exit_code(),
-            _ => 6,
-        };
-        Self { code, message: error.to_string() }
-    }
-}
-
 /// Tells a run something, and says what it looks like then.
 ///
 /// # Errors
 /// It does not run, or cannot be reached.
-pub fn tell(state: &StateDir, job: &str, what: &[Steering], global: &Global) -> Result<u8, Fault> {
+pub fn tell(state: &StateDir, job: &str, what: &[Steering], global: &Global) -> Result<Exit, Fault> {
     block_on(async {
         let mut run = Reached::find(state, Some(job)).await?;
         for steering in what {
@@ -79,7 +67,7 @@ pub fn tell(state: &StateDir, job: &str, what: &[Steering], global: &Global) -> 
             show(&view, global, &mut out)?;
         }
         out.flush()?;
-        Ok(0)
+        Ok(Exit::Done)
     })
 }
 
@@ -87,7 +75,7 @@ pub fn tell(state: &StateDir, job: &str, what: &[Steering], global: &Global) -> 
 ///
 /// # Errors
 /// It does not run, or it was killed.
-pub fn watch(state: &StateDir, job: Option<&str>, once: bool, args: &ViewArgs, global: &Global) -> Result<u8, Fault> {
+pub fn watch(state: &StateDir, job: Option<&str>, once: bool, args: &ViewArgs, global: &Global) -> Result<Exit, Fault> {
     block_on(async {
         let mut run = Reached::find(state, job).await?;
         let mut out = std::io::stdout();
@@ -96,7 +84,7 @@ pub fn watch(state: &StateDir, job: Option<&str>, once: bool, args: &ViewArgs, g
                 show(&view, global, &mut out)?;
             }
             out.flush()?;
-            return Ok(0);
+            return Ok(Exit::Done);
         }
         run.watch().await?;
         let mut screen = Screen::new(args, global);
@@ -104,7 +92,7 @@ pub fn watch(state: &StateDir, job: Option<&str>, once: bool, args: &ViewArgs, g
             screen.show(view, &mut out)?;
         }
         screen.finish(&mut out)?;
-        Ok(0)
+        Ok(Exit::Done)
     })
 }
 

@@ -13,7 +13,8 @@ use tokio::{signal::unix::Signal, sync::mpsc};
 
 use super::{args::RunArgs, notes};
 use crate::{
-    commands::global::Global,
+    exit::Exit,
+    global::Global,
     keys::Keys,
     progress::{self, Progress, Summary, Voice},
     signals::{Signals, hear},
@@ -30,7 +31,7 @@ type Shown = Arc<Mutex<Option<Progress>>>;
 ///
 /// # Errors
 /// Exit code and sentence, when it cannot even start.
-pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result<u8, RunError> {
+pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result<Exit, RunError> {
     let (color, voice) = (global.color, global.voice());
     let mode = voice.progress(args.view.progress).resolve(std::io::stderr().is_terminal());
     let bar = mode == progress::Mode::Bar;
@@ -43,7 +44,7 @@ pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result
         // A signal to everything ends the guardian before it is one: that is no mistake of
         // anybody's.
         Err(error) => match tokio::time::timeout(SIGNAL_WAIT, signals.next()).await {
-            Ok(signal) => return Ok(128 + signal),
+            Ok(signal) => return Ok(Exit::of_signal(signal)),
             Err(_) => return Err(error),
         },
     };
@@ -59,7 +60,7 @@ pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result
     };
     passing.abort();
     say(&report, args, global, &shown)?;
-    Ok(report.exit_code)
+    Ok(Exit::of(report.exit_code))
 }
 
 /// Returns who hears of the run, and how it shares the terminal with the progress.
@@ -174,7 +175,7 @@ fn say(report: &Report, args: &RunArgs, global: &Global, shown: &Shown) -> Resul
         let line = format!(" {}: nothing left to do, all {} tasks are finished", report.name, units::show_count(report.finished()));
         voice.note(&line).into_iter().for_each(|line| eprintln!("{line}"));
     }
-    if report.exit_code != 141 {
+    if Exit::of(report.exit_code) != Exit::ReaderGone {
         match args.summary.as_str() {
             "text" => eprint!("{}", with_newline(Summary(report).text(color.on_stderr()))),
             "json" => eprintln!("{}", report.json()),

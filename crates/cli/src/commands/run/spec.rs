@@ -7,7 +7,7 @@ use longshore_run::{
     input::{Format, Source},
     journal::Begin,
     output::{Emit, Only},
-    spec::{CommandSpec, Concurrency, Destination, InFlight, NamedLimit, PipeSpec, RequestSpec, TaskSpec},
+    spec::{Concurrency, Destination, InFlight, NamedLimit, TaskSpec},
 };
 
 use super::args::RunArgs;
@@ -86,45 +86,11 @@ fn program(args: &RunArgs) -> Result<Program, RunError> {
     if args.noop {
         return Ok(Program::Nothing);
     }
-    let mut program = of_flags(&args.what, &args.child, &args.request, &args.limits);
+    let mut program = flags::program(&args.what, &args.child, &args.request, &args.limits);
     if let Program::Http(request) = &mut program {
         request.save_body.clone_from(&args.save_body);
     }
     Ok(program)
-}
-
-/// Returns the program of flags that several commands have: the request, the pipe, else the
-/// command.
-pub fn of_flags(what: &flags::WhatArgs, child: &flags::ChildArgs, request: &flags::RequestArgs, limits: &flags::LimitArgs) -> Program {
-    if let Some(text) = &what.http {
-        let mut spec = RequestSpec::default();
-        spec.request.clone_from(text);
-        spec.headers.clone_from(&request.header);
-        spec.body_json.clone_from(&request.body_json);
-        spec.body.clone_from(&request.body);
-        spec.form.clone_from(&request.form);
-        spec.ok = request.ok.clone();
-        spec.redirects = request.redirects;
-        spec.http2 = request.http2;
-        spec.insecure = request.insecure;
-        spec.proxy.clone_from(&request.proxy);
-        spec.connect_timeout = limits.connect_timeout;
-        return Program::Http(Box::new(spec));
-    }
-    if let Some(text) = &what.pipe {
-        let mut spec = PipeSpec::default();
-        spec.command.clone_from(text);
-        spec.cwd.clone_from(&child.cwd);
-        spec.env.clone_from(&child.env);
-        return Program::Pipe(spec);
-    }
-    let mut spec = CommandSpec::default();
-    spec.argv.clone_from(&what.command);
-    spec.shell = child.shell;
-    spec.stdin.clone_from(&child.stdin);
-    spec.cwd.clone_from(&child.cwd);
-    spec.env.clone_from(&child.env);
-    Program::Command(spec)
 }
 
 fn input(args: &RunArgs, spec: &mut RunSpec) -> Result<(), RunError> {

@@ -8,8 +8,10 @@ use serde_json::json;
 use super::which::{Which, notes};
 use crate::{
     commands::{queues::tasks as word, why::unknown},
+    exit::Exit,
+    fault::Fault,
     queue::{
-        Fault, Place,
+        Place,
         show::{plain, whereabouts},
     },
     units::show_count,
@@ -54,15 +56,15 @@ fn said(place: &Place, out: &mut dyn Write, id: &str, done: &str, more: &str) ->
 }
 
 /// Says on stderr what could not be done, and keeps the exit code.
-fn refuse(worst: &mut u8, code: u8, id: &str, why: &str) {
-    *worst = (*worst).max(code);
+fn refuse(worst: &mut Exit, exit: Exit, id: &str, why: &str) {
+    *worst = worst.or(exit);
     eprintln!("longshore: {}: {}", plain(id), plain(why));
 }
 
-pub(super) async fn retry(which: &Which, yes: bool, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub(super) async fn retry(which: &Which, yes: bool, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let again = [TaskStanding::Dead, TaskStanding::Failure, TaskStanding::Revoked];
-    let Some(found) = meant(which, &again, "retry", yes, place).await? else { return Ok(0) };
-    let (mut worst, mut count) = (0, 0_u64);
+    let Some(found) = meant(which, &again, "retry", yes, place).await? else { return Ok(Exit::Done) };
+    let (mut worst, mut count) = (Exit::Done, 0_u64);
     // One after the other, so that each is told as it is done.
     for task in &found {
         match tasks::retry(&place.client, task).await? {
@@ -72,7 +74,7 @@ pub(super) async fn retry(which: &Which, yes: bool, place: &Place, out: &mut dyn
                 let new_id = new_id.map(|id| format!(" as {id}")).unwrap_or_default();
                 said(place, out, &task.id, "sent again", &format!("{queue}{new_id}"))?;
             }
-            RetryDone::Refused(why) => refuse(&mut worst, 1, &task.id, &why_not_again(&why)),
+            RetryDone::Refused(why) => refuse(&mut worst, Exit::Failed, &task.id, &why_not_again(&why)),
             _ => {}
         }
     }
@@ -94,16 +96,16 @@ fn why_not_again(why: &RetryRefusal) -> String {
     }
 }
 
-pub(super) async fn cancel(which: &Which, signal: Option<&str>, yes: bool, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub(super) async fn cancel(which: &Which, signal: Option<&str>, yes: bool, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let alive = [TaskStanding::Started, TaskStanding::Held, TaskStanding::Waiting, TaskStanding::Retry, TaskStanding::Later];
-    let Some(found) = meant(which, &alive, "cancel", yes, place).await? else { return Ok(0) };
+    let Some(found) = meant(which, &alive, "cancel", yes, place).await? else { return Ok(Exit::Done) };
     // Also what nobody knows: a message that was given to a worker is in no queue.
     let mut request = CancelRequest::of(found, &which.ids);
     request.signal = signal.map(str::to_owned);
     let done = tasks::cancel(&place.client, &request).await?;
-    let mut worst = 0;
+    let mut worst = Exit::Done;
     for refused in &done.refused {
-        refuse(&mut worst, 1, &refused.id, why_not_off(refused.why));
+        refuse(&mut worst, Exit::Failed, &refused.id, why_not_off(refused.why));
     }
     for task in &done.called_off {
         let held = matches!(task.standing, TaskStanding::Held | TaskStanding::Started);
@@ -130,14 +132,22 @@ fn why_not_off(why: CancelRefusal) -> &'static str {
 }
 
 /// Says the sum of a filter, and the ids that nobody knows.
-fn finish(which: &Which, found: &[TaskInfo], count: u64, done: &str, worst: u8, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+fn finish(
+    which: &Which,
+    found: &[TaskInfo],
+    count: u64,
+    done: &str,
+    worst: Exit,
+    place: &Place,
+    out: &mut dyn Write,
+) -> Result<Exit, Fault> {
     let mut worst = worst;
     if which.ids.is_empty() && !place.json {
         writeln!(out, "{} {} {done}", show_count(count), word(count))?;
     }
     out.flush()?;
     for id in which.ids.iter().filter(|id| !found.iter().any(|task| task.id == **id)) {
-        refuse(&mut worst, 9, id, &unknown().message);
+        refuse(&mut worst, Exit::Unknown, id, &unknown().message);
     }
     Ok(worst)
 }

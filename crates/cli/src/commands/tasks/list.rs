@@ -8,8 +8,10 @@ use longshore_ops::tasks::{self, TaskInfo};
 use super::which::{Which, notes};
 use crate::{
     commands::why::unknown,
+    exit::Exit,
+    fault::Fault,
     queue::{
-        Fault, Place,
+        Place,
         show::{at_worker, cut, json_line, plain, time, whereabouts},
     },
     units::{show_count, show_duration},
@@ -18,7 +20,7 @@ use crate::{
 /// How many characters of a message or a result are shown.
 const SHOWN: usize = 4000;
 
-pub(super) async fn list(which: &Which, limit: usize, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub(super) async fn list(which: &Which, limit: usize, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let request = which.request(limit);
     let list = tasks::list(&place.client, &request).await?;
     if place.json {
@@ -37,7 +39,7 @@ pub(super) async fn list(which: &Which, limit: usize, place: &Place, out: &mut d
     for id in which.ids.iter().filter(|id| !list.tasks.iter().any(|task| task.id == **id)) {
         eprintln!("longshore: {id}: not among them, or {}", unknown().message);
     }
-    Ok(if list.tasks.is_empty() && !which.ids.is_empty() { 9 } else { 0 })
+    Ok(if list.tasks.is_empty() && !which.ids.is_empty() { Exit::Unknown } else { Exit::Done })
 }
 
 fn table(rows: &[TaskInfo], all: bool, out: &mut dyn Write) -> Result<(), Fault> {
@@ -67,11 +69,11 @@ fn table(rows: &[TaskInfo], all: bool, out: &mut dyn Write) -> Result<(), Fault>
     Ok(())
 }
 
-pub(super) async fn show(id: &str, place: &Place, out: &mut dyn Write) -> Result<u8, Fault> {
+pub(super) async fn show(id: &str, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let detail = tasks::show(&place.client, id).await?;
     if place.json {
         json_line(out, &detail)?;
-        return Ok(0);
+        return Ok(Exit::Done);
     }
     let row = &detail.info;
     writeln!(out, "{}[{}] {}", plain(row.task.as_deref().unwrap_or("task")), plain(id), plain(row.args.as_deref().unwrap_or_default()))?;
@@ -112,5 +114,5 @@ pub(super) async fn show(id: &str, place: &Place, out: &mut dyn Write) -> Result
     if let Some(message) = &detail.message {
         writeln!(out, "  message  {}", plain(&cut(message, SHOWN)))?;
     }
-    Ok(0)
+    Ok(Exit::Done)
 }

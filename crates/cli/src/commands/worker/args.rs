@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum, ValueHint};
 use longshore_core::{LaneKind, Rate};
 use longshore_worker::{Acks, App, Autoscale, WorkerOptions};
 
-use crate::{queue::Fault, units};
+use crate::{fault::Fault, units};
 
 /// `longshore worker`.
 #[derive(Args, Clone, Debug)]
@@ -367,6 +367,7 @@ fn node(pattern: &str) -> Result<String, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Exit;
 
     fn parse(words: &str) -> WorkerArgs {
         #[derive(clap::Parser)]
@@ -400,20 +401,20 @@ mod tests {
             assert_eq!(parse(words).options(&App::new()).unwrap().autoscale, Some(Autoscale { max, min, lanes }), "{words}");
         }
         for words in ["--autoscale 9,3 -P solo", "--autoscale 9,3 --lane process=4"] {
-            assert_eq!(parse(words).options(&App::new()).err().map(|fault| fault.code), Some(2), "{words}");
+            assert_eq!(parse(words).options(&App::new()).err().map(|fault| fault.exit), Some(Exit::Usage), "{words}");
         }
         assert!(autoscale("3,9").unwrap_err().contains("10,3"));
         let options = parse("--prefetch 10 -P solo -Q a,b -X b -n w1@%%h").options(&App::new()).unwrap();
         assert_eq!((options.parking, options.prefetch), (6, Some(10)));
         assert_eq!((options.queues, options.node.as_str()), (vec!["a".to_owned()], "w1@%h"));
-        assert_eq!(parse("--prefetch 0").options(&App::new()).err().map(|fault| fault.code), Some(2));
+        assert_eq!(parse("--prefetch 0").options(&App::new()).err().map(|fault| fault.exit), Some(Exit::Usage));
     }
 
     #[test]
     fn what_celery_has_and_we_have_not_is_said() {
         assert_eq!(parse("-O fair --without-gossip").notices(), ["-O --without-gossip of Celery: without a meaning here, ignored"]);
         let refusal = parse("-A proj").check().unwrap_err();
-        assert!(refusal.code == 2 && refusal.message.contains("celery -A proj worker"));
+        assert!(refusal.exit == Exit::Usage && refusal.message.contains("celery -A proj worker"));
         assert!(parse("--task-rate no.such=1/s").apply(&mut App::new()).unwrap_err().message.contains("no task of this name"));
     }
 }

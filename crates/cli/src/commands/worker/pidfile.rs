@@ -13,7 +13,8 @@ use rustix::{
     io::Errno,
 };
 
-use crate::queue::Fault;
+use crate::exit::Exit;
+use crate::fault::Fault;
 
 /// Its file, locked while we live.
 pub(super) struct Pidfile {
@@ -42,7 +43,7 @@ impl Pidfile {
     /// 75, a worker that lives has it; 74, it cannot be written, or is something else than a
     /// pidfile.
     pub(super) fn take(path: &Path) -> Result<Self, Fault> {
-        let failed = |error: &io::Error| Fault { code: 74, message: format!("--pidfile {}: {}", path.display(), files::cause(error)) };
+        let failed = |error: &io::Error| Fault::new(Exit::Unwritable, format!("--pidfile {}: {}", path.display(), files::cause(error)));
         loop {
             // Others may read it: that is what it is for.
             let mut file = files::own_with_mode(path, Own::WriteOrCreate, 0o644).map_err(|error| failed(&error))?;
@@ -87,7 +88,7 @@ fn taken(path: &Path, held: Held) -> Fault {
         Held::Pid(pid) => format!("with pid {pid}"),
         _ => "that is just starting".to_owned(),
     };
-    Fault { code: 75, message: format!("{}: a worker {who} runs already", path.display()) }
+    Fault::new(Exit::Busy, format!("{}: a worker {who} runs already", path.display()))
 }
 
 fn read(file: &mut File) -> io::Result<Held> {
@@ -131,7 +132,7 @@ mod tests {
         symlink("stale", at("link to a pidfile")).unwrap();
         for name in ["precious", "numbers", "long", "link", "dangling", "link to a pidfile"] {
             let error = Pidfile::take(&at(name)).err().expect(name);
-            assert_eq!(error.code, 74, "{name}: {}", error.message);
+            assert_eq!(error.exit, Exit::Unwritable, "{name}: {}", error.message);
         }
         assert_eq!(fs::read_to_string(at("precious")).unwrap(), "precious\n");
         assert_eq!(fs::read_to_string(at("numbers")).unwrap(), "1\n2\n3\n");
@@ -158,11 +159,11 @@ mod tests {
         let path = dir.path().join("pid");
         let first = Pidfile::take(&path).map_err(|fault| fault.message).unwrap();
         let refused = Pidfile::take(&path).err().unwrap();
-        assert_eq!(refused.code, 75);
+        assert_eq!(refused.exit, Exit::Busy);
         assert!(refused.message.contains(&format!("pid {}", std::process::id())), "{}", refused.message);
         drop(first);
         fs::write(&path, "1\n").unwrap();
-        assert_eq!(Pidfile::take(&path).err().unwrap().code, 75, "process 1 lives, and holds no lock");
+        assert_eq!(Pidfile::take(&path).err().unwrap().exit, Exit::Busy, "process 1 lives, and holds no lock");
     }
 
     #[test]

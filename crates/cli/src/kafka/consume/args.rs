@@ -7,7 +7,7 @@ use longshore_core::RetryPolicy;
 use longshore_kafka::{Consumer, DeadLetter, Order, Settings, Start};
 
 use crate::{
-    commands::run::spec::of_flags,
+    flags::program,
     flags::{ChildArgs, LimitArgs, PaceArgs, RequestArgs, RetryArgs, ViewArgs, WhatArgs},
     kafka::{link::LinkArgs, topics::topic_name},
     units,
@@ -290,7 +290,7 @@ impl ConsumeArgs {
 
     /// Returns what runs for a record, and its limits.
     pub fn program(&self) -> (Program, ProgramLimits) {
-        let mut program = of_flags(&self.what, &self.child, &self.request, &self.limits);
+        let mut program = program(&self.what, &self.child, &self.request, &self.limits);
         if let Program::Command(command) = &mut program {
             // A command that uses its record nowhere would get it as an argument; here it has it on
             // stdin.

@@ -7,10 +7,11 @@ use serde_json::json;
 
 use super::{args::ConsumeArgs, fates::Failures, trouble, watch::Watched};
 use crate::{
-    commands::global::Global,
+    exit::Exit,
+    fault::Fault,
+    global::Global,
     kafka::topics::many,
     progress::text::{self, count, precise, short},
-    queue::Fault,
 };
 
 /// All that is known at the end.
@@ -24,17 +25,17 @@ pub(super) struct Ended<'a> {
 }
 
 impl Ended<'_> {
-    fn code(&self) -> u8 {
+    fn exit(&self) -> Exit {
         let (counts, error) = (&self.watched.summary.counts, &self.watched.summary.error);
         match (self.broken, self.watched.signal) {
-            (Some(std::io::ErrorKind::BrokenPipe), _) => 141,
-            (Some(_), _) => 74,
+            (Some(std::io::ErrorKind::BrokenPipe), _) => Exit::ReaderGone,
+            (Some(_), _) => Exit::Unwritable,
             // A signal's code says that what was done is committed.
-            _ if self.uncommitted().is_some() => 6,
-            (None, Some(signal)) => 128 + signal,
-            (None, None) if error.is_some() => 6,
-            (None, None) if counts.dead + counts.skipped > 0 => 1,
-            (None, None) => 0,
+            _ if self.uncommitted().is_some() => Exit::Unreachable,
+            (None, Some(signal)) => Exit::of_signal(signal),
+            (None, None) if error.is_some() => Exit::Unreachable,
+            (None, None) if counts.dead + counts.skipped > 0 => Exit::Failed,
+            (None, None) => Exit::Done,
         }
     }
 
@@ -57,8 +58,8 @@ impl Ended<'_> {
     ///
     /// # Errors
     /// What ended it, if that was an error.
-    pub(super) fn say(self, global: &Global, out: &mut dyn Write) -> Result<u8, Fault> {
-        let code = self.code();
+    pub(super) fn say(self, global: &Global, out: &mut dyn Write) -> Result<Exit, Fault> {
+        let exit = self.exit();
         let form = match (self.args.summary.as_str(), global.voice().summary()) {
             ("text", Some(other)) => other,
             ("text", None) if global.json => "json",
@@ -66,17 +67,17 @@ impl Ended<'_> {
         };
         match form {
             "none" => {}
-            "json" => writeln!(std::io::stderr(), "{}", self.json(code))?,
+            "json" => writeln!(std::io::stderr(), "{}", self.json(exit))?,
             _ => write!(std::io::stderr(), "{}", self.text())?,
         }
         out.flush().ok();
-        match (&self.watched.summary.error, code) {
-            (error, 6) => {
+        match (&self.watched.summary.error, exit) {
+            (error, Exit::Unreachable) => {
                 let said = [error.clone(), self.uncommitted()].into_iter().flatten().collect::<Vec<_>>().join("; ");
-                Err(Fault { code, message: said })
+                Err(Fault::new(exit, said))
             }
-            (_, 74) => Err(Fault { code, message: "stdout: cannot be written; what could not be written was not committed".to_owned() }),
-            _ => Ok(code),
+            (_, Exit::Unwritable) => Err(Fault::new(exit, "stdout: cannot be written; what could not be written was not committed")),
+            _ => Ok(exit),
         }
     }
 
@@ -142,13 +143,13 @@ impl Ended<'_> {
             let errors = self.by_error.iter().take(6).map(|failures| format!("{} {}", count(failures.count), failures.kind));
             lines.push(format!("   failed by error:  {}", errors.collect::<Vec<_>>().join("   ")));
         }
-        if let Some(error) = summary.error.as_ref().filter(|_| self.code() != 6) {
+        if let Some(error) = summary.error.as_ref().filter(|_| self.exit() != Exit::Unreachable) {
             lines.push(format!("   {error}"));
         }
         lines.join("\n") + "\n"
     }
 
-    fn json(&self, code: u8) -> serde_json::Value {
+    fn json(&self, exit: Exit) -> serde_json::Value {
         let Watched { summary, wall, most_active, .. } = &self.watched;
         let (counts, run) = (&summary.counts, &summary.engine.run);
         let (closings, closed) = self.closings();
@@ -162,7 +163,7 @@ impl Ended<'_> {
             "run": { "p50_ms": millis(run.p50), "p90_ms": millis(run.p90), "p99_ms": millis(run.p99), "max_ms": millis(run.max) },
             "failed_by_error": self.by_error.iter().map(|failures| (failures.kind.clone(), failures.count.into())).collect::<serde_json::Map<_, _>>(),
             "failures": self.by_error.iter().map(Failures::json).collect::<Vec<_>>(),
-            "error": summary.error, "exit_code": code,
+            "error": summary.error, "exit_code": exit.code(),
         })
     }
 }
