@@ -40,12 +40,11 @@ use crate::{
     event::Event,
     gate::GateConfig,
     lane::{AsyncHandler, IntoOutcome, Lane, Stop, SyncHandler, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
-    outcome::Word,
     retry::RetryPolicy,
     sink::Sink,
     source::queue::{SendError, Sender, queue},
     task::LaneKind,
-    watch::Hub,
+    watch::{Counts, Hub},
 };
 use call::{Coming, Inside, Plain, Slot, Tally, Ticket, Work};
 
@@ -327,7 +326,7 @@ impl Executor {
     }
 
     /// What has ended so far, by outcome.
-    pub fn counts(&self) -> [u64; Word::ALL.len()] {
+    pub fn counts(&self) -> Counts {
         self.0.tally.counts()
     }
 
@@ -621,8 +620,8 @@ impl Sink<Arc<Ticket>, ()> for Settle {
 /// What an executor did.
 #[derive(Clone, Debug, Default)]
 pub struct Closed {
-    /// Ended calls by outcome, by `word as usize`. A chunk of [`map`](Threads::map) is one call.
-    pub counts: [u64; Word::ALL.len()],
+    /// What became of calls. A chunk of [`map`](Threads::map) is one call.
+    pub counts: Counts,
     /// Calls that failed and whose error nobody read.
     pub unread: u64,
     /// The first of these errors.
@@ -634,11 +633,11 @@ pub struct Closed {
 impl Closed {
     /// Calls that ended well.
     pub fn ok(&self) -> u64 {
-        self.counts[Word::Ok as usize]
+        self.counts.ok
     }
 
     /// Calls that ended in any other way.
     pub fn failed(&self) -> u64 {
-        self.counts.iter().sum::<u64>() - self.ok()
+        self.counts.not_ok()
     }
 }

@@ -51,6 +51,6 @@ pub use outcome::{Outcome, Skip, Word};
 pub use pipeline::{OnError, Pipeline, Stage};
 pub use retry::{Backoff, ErrorClass, RetryOn, RetryPolicy};
 pub use sink::collect::{AsCompleted, Late};
-pub use source::queue::{Counts, SendError, Sender, Unsettled};
+pub use source::queue::{QueueCounts, SendError, Sender, Unsettled};
 pub use stamp::{Span, Stamp};
 pub use task::{Attempt, Delivery, EngineTask, Finished, LaneKind, Options, Receipt};

@@ -111,7 +111,13 @@ impl Word {
         }
     }
 
-    /// The word with this spelling.
+    /// Returns true for the end of a task that ran and did not end well: it failed, timed out,
+    /// panicked, was killed or lost. What is cancelled or skipped has not failed.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Word::Failed | Word::Timeout | Word::Panicked | Word::Killed | Word::Lost)
+    }
+
+    /// Returns the word with this spelling.
     pub fn parse(text: &str) -> Option<Word> {
         Self::ALL.into_iter().find(|word| word.as_str() == text)
     }

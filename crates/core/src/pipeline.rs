@@ -336,7 +336,7 @@ impl<T: Send + 'static> Pipeline<T> {
     ///     Ok::<_, String>(n)
     /// }));
     /// let report = endless.cancel_with(&token).run();
-    /// assert!(report.cancelled && report.stages[1].ok > 1000);
+    /// assert!(report.cancelled && report.stages[1].counts.ok > 1000);
     /// ```
     pub fn cancel_with(mut self, token: &CancelToken) -> Self {
         self.settings.cancel = Some(token.clone());

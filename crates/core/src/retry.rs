@@ -22,7 +22,7 @@ use crate::outcome::Outcome;
 ///         .on(RetryOn::Only(vec![ErrorClass::parse("status:5xx").unwrap()])),
 /// )
 /// .run();
-/// assert_eq!((report.ok(), report.retries), (1, 2));
+/// assert_eq!((report.ok(), report.counts.retries), (1, 2));
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

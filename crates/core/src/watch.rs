@@ -25,7 +25,7 @@ mod hub;
 mod labels;
 mod view;
 
-pub use counts::Counts;
+pub use counts::{Counts, SharedCounts};
 pub use handle::{Command, Handle, Steer, Unsupported};
 pub(crate) use histogram::Spread;
 pub use histogram::{BOUNDS, Histogram, Quantiles, Timing};

@@ -189,7 +189,7 @@ async fn drained_waits_for_all_that_was_sent_also_for_handlers_that_panic() {
         assert_eq!(began.elapsed(), 200 * MS, "ordered: {ordered}");
         drop(sender);
         let report = running.join().await;
-        assert_eq!((report.ok(), report.count(Word::Panicked)), (2, 2));
+        assert_eq!((report.ok(), report.counts.of(Word::Panicked)), (2, 2));
     }
 }
 
@@ -472,8 +472,8 @@ fn an_endless_iterator_is_asked_for_what_there_is_room_for_and_ends_when_drained
             handle.drain();
             let report = running.join().await;
             let asked = asked.load(Ordering::SeqCst) as u64;
-            assert_eq!(report.done() + report.handed_back, asked);
-            assert!(report.handed_back <= 7, "{report:?}");
+            assert_eq!(report.done() + report.counts.handed_back, asked);
+            assert!(report.counts.handed_back <= 7, "{report:?}");
         });
     });
 }

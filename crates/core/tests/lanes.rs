@@ -54,7 +54,7 @@ async fn retries_follow_their_backoff() {
         });
         let report = job.clock(Clock::TOKIO, 1).params([7]).retry(policy.clone()).start().join().await;
         assert_eq!(times.all(), want.iter().map(|at| (7, *at)).collect::<Vec<_>>(), "{policy:?}");
-        assert_eq!((report.failed(), report.summary.retries), (1, want.len() as u64 - 1), "{policy:?}");
+        assert_eq!((report.failed(), report.summary.counts.retries), (1, want.len() as u64 - 1), "{policy:?}");
     }
 }
 
@@ -125,7 +125,7 @@ fn a_blocking_attempt_that_hangs_times_out_and_its_thread_is_replaced() {
         .params(0..5)
         .run()
     });
-    assert_eq!((report.count(Word::Timeout), report.ok()), (1, 4));
+    assert_eq!((report.counts.of(Word::Timeout), report.ok()), (1, 4));
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn blocking_attempts_that_all_hang_for_a_while_all_end() {
         .params(0..20)
         .run()
     });
-    assert_eq!(report.count(Word::Timeout), 20);
+    assert_eq!(report.counts.of(Word::Timeout), 20);
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn blocking_attempts_that_all_hang_for_ever_all_end() {
         .params(0..20)
         .run()
     });
-    assert_eq!(report.count(Word::Timeout), 20, "{report:?}");
+    assert_eq!(report.counts.of(Word::Timeout), 20, "{report:?}");
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_cpu_attempt_that_is_late_has_timed_out_when_it_ends() {
         .params([0, 100, 0])
         .run()
     });
-    assert_eq!((report.count(Word::Timeout), report.ok()), (1, 2));
+    assert_eq!((report.counts.of(Word::Timeout), report.ok()), (1, 2));
 }
 
 #[test]

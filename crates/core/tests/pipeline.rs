@@ -62,7 +62,7 @@ fn none_is_lost_and_none_doubled_whatever_the_lanes_and_the_number_of_workers() 
                 assert_eq!(outputs, (0..500).collect::<Vec<_>>(), "{lane} × {workers}, ordered: {ordered}");
                 assert!(collected.report.is_clean(), "{}", collected.report);
                 for stage in &collected.report.stages {
-                    assert_eq!((stage.items_in, stage.items_out, stage.ok, stage.left), (500, 500, 500, 0), "{}", collected.report);
+                    assert_eq!((stage.items_in, stage.items_out, stage.counts.ok, stage.left), (500, 500, 500, 0), "{}", collected.report);
                 }
             }
         }

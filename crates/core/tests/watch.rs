@@ -115,7 +115,7 @@ fn an_executor_is_viewed_heard_and_steered_whatever_lanes_it_uses() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let view = loop {
             let view = runtime.block_on(pool.view());
-            if view.lane(LaneKind::Blocking).is_some_and(|lane| lane.running == 2) && view.counts.ok == 1 {
+            if view.lane(LaneKind::Blocking).is_some_and(|lane| lane.running == 2) && view.counts.ok == 1 && view.active() == 2 {
                 break view;
             }
         };

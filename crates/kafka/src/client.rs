@@ -24,7 +24,7 @@ use rdkafka::{
 
 use self::state::{ClientState, NextTurn};
 use crate::{
-    counts::Counts,
+    counts::RecordCounts,
     heard::{ContextOwner, ListeningContext},
     source::Exchange,
 };
@@ -84,7 +84,7 @@ impl ConsumerContext for ClientHooks {
 }
 
 /// Serves until it is told to finish. In the end the group is left and the client closed.
-pub(crate) fn serve(consumer: Arc<BaseConsumer<ClientHooks>>, exchange: &Exchange) -> Counts {
+pub(crate) fn serve(consumer: Arc<BaseConsumer<ClientHooks>>, exchange: &Exchange) -> RecordCounts {
     let served = catch_unwind(AssertUnwindSafe(|| turns(&consumer)));
     if served.is_err() {
         exchange.end(Err(SourceError::fatal("the thread of Kafka's client panicked")));

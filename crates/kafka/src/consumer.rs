@@ -32,7 +32,7 @@ use crate::{
     settings::Settings,
     source::{Command, Exchange, Failed},
     trouble::Trouble,
-    view::{Counts, View},
+    view::{RecordCounts, View},
 };
 use longshore_brokers::BrokerError;
 
@@ -284,7 +284,7 @@ impl Consumer {
 pub struct RunningConsumer {
     handle: ConsumerHandle,
     running: Running,
-    client: oneshot::Receiver<Counts>,
+    client: oneshot::Receiver<RecordCounts>,
 }
 
 /// What a consumer has done.
@@ -293,7 +293,7 @@ pub struct ConsumerSummary {
     /// The engine's: outcomes, times, where nothing could start and why.
     pub engine: Summary,
     /// What became of records and commits.
-    pub counts: Counts,
+    pub counts: RecordCounts,
     /// All that was wrong, each place once; what has no end still was at the end.
     pub troubles: Vec<Trouble>,
     /// Why it ended, if not because it was told to.
@@ -405,7 +405,7 @@ impl ConsumerHandle {
 
     /// Returns what has been done so far. Answers whatever the client waits for; it is then as old
     /// as that wait.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> RecordCounts {
         self.exchange.board.counts()
     }
 

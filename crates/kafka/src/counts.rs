@@ -2,7 +2,7 @@
 
 /// What a consumer has done since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct RecordCounts {
     /// Records read.
     pub read: u64,
     /// Records that were read and skipped: they had been done before the last rebalance or restart.

@@ -32,4 +32,4 @@ pub use produce::{Acks, NewRecord, Placed, Producer, Sending};
 pub use record::Record;
 pub use settings::Settings;
 pub use trouble::{Affected, Trouble, words};
-pub use view::{Counts, GateState, Intake, PartitionView, View};
+pub use view::{GateState, Intake, PartitionView, RecordCounts, View};

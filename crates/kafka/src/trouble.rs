@@ -13,7 +13,7 @@ use std::{
 use rdkafka::{error::RDKafkaErrorCode as Code, types::RDKafkaRespErr};
 use serde::{Deserialize, Serialize};
 
-use crate::{counts::Counts, heard::plain};
+use crate::{counts::RecordCounts, heard::plain};
 
 /// Thing that something is wrong with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -151,7 +151,7 @@ struct BoardState {
     current: BTreeMap<Affected, OngoingTrouble>,
     news: VecDeque<Trouble>,
     past: BTreeMap<Affected, Trouble>,
-    counts: Counts,
+    counts: RecordCounts,
     /// Last thing that the client said of a connection.
     complaint: Option<String>,
 }
@@ -247,7 +247,7 @@ impl TroubleBoard {
     }
 
     /// Keeps what has been done so far, for whoever cannot wait for the client's thread.
-    pub(crate) fn publish(&self, counts: Counts, complaint: Option<String>) {
+    pub(crate) fn publish(&self, counts: RecordCounts, complaint: Option<String>) {
         let mut inner = self.lock();
         (inner.counts, inner.complaint) = (counts, complaint);
     }
@@ -258,7 +258,7 @@ impl TroubleBoard {
     }
 
     /// Returns what had been done when that was last said.
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> RecordCounts {
         self.lock().counts
     }
 }

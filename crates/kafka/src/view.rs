@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use longshore_core::engine::Snapshot;
 
-pub use crate::counts::Counts;
+pub use crate::counts::RecordCounts;
 use crate::trouble::Trouble;
 
 /// A consumer at one moment.
@@ -37,7 +37,7 @@ pub struct View {
     /// What is assigned to us.
     pub partitions: Vec<PartitionView>,
     /// Counts since the start.
-    pub counts: Counts,
+    pub counts: RecordCounts,
     /// How long ago the broker last accepted a commit.
     pub committed_ago: Option<Duration>,
     /// Troubles that last now.

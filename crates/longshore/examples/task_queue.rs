@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             ask(&file).await?;
             worker.stopper().warm();
             let summary = worker.join().await;
-            println!("the worker: {} ok, {} retried, {} failed", summary.ok, summary.retried, summary.failed);
+            println!("the worker: {} ok, {} retried, {} failed", summary.counts.ok, summary.counts.retries, summary.counts.failed);
         }
     }
     Ok(())

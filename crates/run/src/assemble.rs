@@ -24,7 +24,7 @@ use crate::{
     event::{Resumed, RunEvent, Teller},
     heard::Heard,
     input::Input,
-    intake::{Counts, Group, Intake},
+    intake::{Group, Intake, IntakeCounts},
     journal::{Begin, Index, Occurrences},
     last_output::LastOutputs,
     ledger::{Journaled, KeepOutput, Ledger, Tally},
@@ -45,7 +45,7 @@ const ESTIMATE_WAIT: Duration = Duration::from_millis(200);
 pub(crate) struct Assembled {
     pub(crate) engine: engine::Running,
     pub(crate) name: String,
-    pub(crate) counts: Arc<Counts>,
+    pub(crate) counts: Arc<IntakeCounts>,
     pub(crate) tally: Arc<Tally>,
     /// What the input could not say.
     pub(crate) unread: Arc<Mutex<Option<String>>>,
@@ -70,7 +70,7 @@ impl Assembled {
     ) -> Result<Self, RunError> {
         let name = opened.name();
         let estimate = estimate(opened, &name, teller).await;
-        let (counts, tally) = (Arc::new(Counts::default()), Arc::new(Tally::default()));
+        let (counts, tally) = (Arc::new(IntakeCounts::default()), Arc::new(Tally::default()));
         let outbox = engine::outbox();
         let plan = &mut opened.plan;
         let (queue, results) = (plan.queue(), plan.result_queue());
@@ -126,8 +126,7 @@ async fn estimate(opened: &Opened, name: &str, teller: &Teller) -> JoinHandle<Op
         name: name.to_owned(),
         job: opened.id.clone(),
         retry: matches!(opened.plan.spec.journal.begin, Begin::RetryFailed(_)),
-        done: index.finished(),
-        failed: index.failed(),
+        counts: index.counts(),
         open: index.in_flight(),
         total: total.flatten(),
     }));
@@ -143,7 +142,7 @@ fn intake(
     files: &Files,
     input: Input,
     what: &Arc<What>,
-    counts: &Arc<Counts>,
+    counts: &Arc<IntakeCounts>,
     batching: Option<&Arc<Batching>>,
 ) -> Intake {
     let plan = &mut opened.plan;
@@ -182,7 +181,7 @@ async fn lanes(
     builder: Lanebuilder,
     what: &Arc<What>,
     outbox: &Outbox<Call, Reply>,
-    counts: &Arc<Counts>,
+    counts: &Arc<IntakeCounts>,
     teller: &Teller,
 ) -> Result<Built, RunError> {
     let pacer = match opened.plan.shared.take() {
@@ -274,7 +273,7 @@ fn stop_rules(spec: &StopSpec, index: &Index, tell: Reasons) -> Option<Enough<Ca
     if max_fail.is_none() && until_ok.is_none() {
         return None;
     }
-    let (mut failed, mut ok) = (index.failed(), index.counts()[Word::Ok as usize]);
+    let (mut failed, mut ok) = (index.failed(), index.counts().ok);
     let mut told = false;
     Some(Box::new(move |task, word| {
         let count = task.payload.as_ref().map_or(1, |call| call.len() as u64);

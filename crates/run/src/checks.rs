@@ -161,9 +161,9 @@ impl Op {
 fn counted(metric: Metric, summary: &Report) -> (u64, u64) {
     match metric {
         Metric::Failed => (summary.failed(), summary.ran()),
-        Metric::Retried => (summary.retried, summary.ran()),
-        Metric::Word(word @ (Word::Cancelled | Word::Skipped)) => (summary.count(word), summary.counts.iter().sum()),
-        Metric::Word(word) => (summary.count(word), summary.ran()),
+        Metric::Retried => (summary.counts.retried, summary.ran()),
+        Metric::Word(word @ (Word::Cancelled | Word::Skipped)) => (summary.counts.of(word), summary.counts.done()),
+        Metric::Word(word) => (summary.counts.of(word), summary.ran()),
         Metric::Time(_) | Metric::Rate => (0, 0),
     }
 }
@@ -330,13 +330,13 @@ impl UntilOk {
 mod tests {
     use super::*;
     use crate::report::tests::sample;
-    use longshore_core::engine::Quantiles;
+    use longshore_core::{engine::Quantiles, watch::Counts};
 
     fn with(counts: &[(Word, u64)]) -> Report {
-        let mut summary = Report { counts: [0; 8], ..sample() };
-        for (word, count) in counts {
-            summary.counts[*word as usize] = *count;
-        }
+        let mut summary = sample();
+        summary.counts = Counts::default();
+        summary.counts.retried = sample().counts.retried;
+        counts.iter().for_each(|(word, count)| summary.counts.add(*word, *count));
         summary
     }
 

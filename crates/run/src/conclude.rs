@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_core::{Stop, Word, lane::child::Children};
+use longshore_core::{Stop, lane::child::Children, watch::Counts};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, spawn_blocking},
@@ -20,6 +20,7 @@ use crate::{
     ending::Brought,
     event::{RunEvent, Teller},
     input::Source,
+    intake::IntakeCounts,
     journal::{End, Feed, JobError, Journal},
     open::Opened,
     output::{self, Output, OutputError},
@@ -100,7 +101,7 @@ pub(crate) struct Ended {
     pub(crate) output: Option<Output>,
     pub(crate) left: Left,
     pub(crate) name: String,
-    pub(crate) counts: Arc<crate::intake::Counts>,
+    pub(crate) counts: Arc<IntakeCounts>,
     pub(crate) tally: Arc<crate::ledger::Tally>,
     pub(crate) unread: Arc<std::sync::Mutex<Option<String>>>,
     pub(crate) end_children: Box<dyn FnOnce() + Send>,
@@ -122,8 +123,7 @@ impl Ended {
         let earlier = failures_before(self.opened.before.as_ref(), &self.opened.index).await;
         let at_least = self.at_least(&counts, &brought);
         let mut report = sum_up(SumUp { ended: &self, totals: &counts, remaining, at_least, regular, earlier });
-        report.nothing_left =
-            complete && counts.mine.iter().sum::<u64>() == 0 && self.opened.before.as_ref().is_some_and(|before| before.resumed);
+        report.nothing_left = complete && counts.mine.done() == 0 && self.opened.before.as_ref().is_some_and(|before| before.resumed);
         for failure in checks::evaluate(&self.opened.plan.spec.stop.checks, &report) {
             self.left.facts.check_failed = true;
             self.left.words.push(failure);
@@ -204,7 +204,7 @@ impl Ended {
         match brought.lacks() {
             Some(why) if self.reads_stdin() => {
                 self.left.facts.lacking = true;
-                remaining = remaining.max(brought.had_read.saturating_sub(totals.finished)).max(brought.lost());
+                remaining = remaining.max(brought.had_read.saturating_sub(totals.all.finished())).max(brought.lost());
                 self.left.words.push(JobError::Lacking { job: self.name.clone(), why }.to_string());
             }
             _ if brought.lost() > 0 => self.teller.tell(&RunEvent::Lost { name: self.name.clone(), tasks: brought.lost() }),
@@ -224,7 +224,7 @@ impl Ended {
         if complete {
             left.facts.signal = None;
         }
-        left.facts.failed = totals.all[Word::Failed as usize..=Word::Lost as usize].iter().sum();
+        left.facts.failed = totals.all.failures();
         complete
     }
 
@@ -255,11 +255,9 @@ impl Ended {
 /// Counts at the end, those of earlier sittings included.
 pub(crate) struct Totals {
     /// Tasks of this sitting by outcome.
-    pub(crate) mine: [u64; Word::ALL.len()],
+    pub(crate) mine: Counts,
     /// Tasks of all sittings by outcome.
-    pub(crate) all: [u64; Word::ALL.len()],
-    /// Finished tasks of all sittings.
-    pub(crate) finished: u64,
+    pub(crate) all: Counts,
     /// The input was read to its end.
     pub(crate) ended: bool,
     /// Records that were read and not left out.
@@ -268,13 +266,11 @@ pub(crate) struct Totals {
 
 impl Totals {
     fn of(ended: &Ended) -> Self {
-        let (mine, before) = (ended.tally.counts(), ended.opened.index.counts());
-        let all: [u64; Word::ALL.len()] = std::array::from_fn(|word| mine[word] + before[word]);
+        let mine = ended.tally.sums().counts;
         let counts = &ended.counts;
         Self {
             mine,
-            all,
-            finished: but_cancelled(&all),
+            all: [mine, ended.opened.index.counts()].into_iter().sum(),
             ended: counts.ended.load(Ordering::Acquire),
             read: counts.read.load(Ordering::Relaxed) - counts.left_out.load(Ordering::Relaxed),
         }
@@ -282,8 +278,8 @@ impl Totals {
 
     /// Returns how many tasks have not run, as far as is known: those handed back, and the part of
     /// the input that was not read.
-    fn not_run(&self, counts: &crate::intake::Counts, total: Option<u64>) -> u64 {
-        let (done_here, finished) = (but_cancelled(&self.mine), counts.finished.load(Ordering::Relaxed));
+    fn not_run(&self, counts: &IntakeCounts, total: Option<u64>) -> u64 {
+        let (done_here, finished) = (self.mine.finished(), counts.finished.load(Ordering::Relaxed));
         let known = self.read.saturating_sub(finished).saturating_sub(done_here);
         if self.ended {
             return known;
@@ -293,10 +289,6 @@ impl Totals {
         let rest = total.map_or(0, |total| total.saturating_sub(left_out + finished + done_here));
         known.max(rest).max(1)
     }
-}
-
-fn but_cancelled(counts: &[u64; Word::ALL.len()]) -> u64 {
-    Word::ALL.iter().filter(|word| **word != Word::Cancelled).map(|word| counts[*word as usize]).sum()
 }
 
 /// Returns the journal, once all others have let go of it.

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use longshore_core::Word;
+use longshore_core::{Word, watch::Counts};
 use tokio::sync::broadcast;
 
 use crate::auto::BestWidth;
@@ -78,10 +78,8 @@ pub struct Resumed {
     pub job: String,
     /// Tasks that failed are tried again.
     pub retry: bool,
-    /// Finished tasks.
-    pub done: u64,
-    /// Those of them that failed.
-    pub failed: u64,
+    /// What became of the tasks that are finished.
+    pub counts: Counts,
     /// Tasks that were in flight, or are to be tried again.
     pub open: u64,
     /// Records that its input has, if that is known.

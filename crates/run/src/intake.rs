@@ -54,7 +54,7 @@ pub struct Rules {
 
 /// What the intake has seen, for progress and the summary.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct IntakeCounts {
     /// Records read.
     pub read: AtomicU64,
     /// Records that `--where` left out, or `--dups skip`.
@@ -119,7 +119,7 @@ pub struct Intake {
     /// Told which places will not come: place, and where the result of an earlier sitting stands.
     pub skipped: Box<dyn Fn(Vec<(u64, Option<u64>)>) + Send>,
     /// What has been seen.
-    pub counts: Arc<Counts>,
+    pub counts: Arc<IntakeCounts>,
     /// Told how many records there were, at their end.
     pub ended: Box<dyn Fn(u64) + Send>,
     /// Places that will not come and that have not been told yet.

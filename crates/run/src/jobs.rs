@@ -8,14 +8,14 @@ use std::{
 };
 
 use longshore_brokers::mask_text;
-use longshore_core::Word;
-use serde::{Deserialize, Serialize};
+use longshore_core::{Word, watch::Counts};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
     journal::{
         Index, JobError, StateDir,
         file::read,
-        format::{Header, is_failure},
+        format::Header,
         state::{JobInfo, JobState},
     },
     output::Only,
@@ -32,12 +32,9 @@ pub struct JobRow {
     pub state: &'static str,
     /// The process that runs it.
     pub pid: Option<u32>,
-    /// Tasks that ended well.
-    pub ok: u64,
-    /// Tasks that failed.
-    pub failed: u64,
-    /// Tasks that were skipped.
-    pub skipped: u64,
+    /// What became of its tasks; serialised are `ok`, `failed` (all failures) and `skipped`.
+    #[serde(flatten, serialize_with = "three")]
+    pub counts: Counts,
     /// Tasks that started and have no final result. How many never started only their input can
     /// tell.
     pub in_flight: u64,
@@ -52,6 +49,14 @@ pub struct JobRow {
     /// Why its journal cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broken: Option<String>,
+}
+
+fn three<S: Serializer>(counts: &Counts, to: S) -> Result<S::Ok, S::Error> {
+    let mut map = to.serialize_map(Some(3))?;
+    for (name, tasks) in [("ok", counts.ok), ("failed", counts.failures()), ("skipped", counts.skipped)] {
+        map.serialize_entry(name, &tasks)?;
+    }
+    map.end()
 }
 
 /// A job as `jobs show` shows it.
@@ -137,7 +142,7 @@ pub fn failures(journal: &Path, len: u64, index: &Index) -> Result<Vec<(String, 
     }
     let mut failures: BTreeMap<String, u64> = BTreeMap::new();
     let read = crate::output::each_current(journal, len, index, |_, head, line| {
-        if is_failure(head.outcome)
+        if head.outcome.is_failure()
             && let Ok(failed) = serde_json::from_slice::<Failed>(line)
         {
             let class = match failed.error {
@@ -164,7 +169,7 @@ pub fn retry(state: &StateDir, job: &str) -> Result<Retry, JobError> {
     }
     let (counts, _) = info.counts()?;
     let args = info.args()?;
-    Ok(Retry { job: info.header.job, failed: failed(&counts), args, cwd: info.header.cwd })
+    Ok(Retry { job: info.header.job, failed: counts.failures(), args, cwd: info.header.cwd })
 }
 
 /// Writes the result lines of a job, each task's last one; returns how many.
@@ -178,7 +183,7 @@ pub fn export(state: &StateDir, job: &str, only: Option<Only>, out: &mut impl Wr
         let wanted = match only {
             None => true,
             Some(Only::Ok) => word == Word::Ok,
-            Some(Only::Failed) => is_failure(word),
+            Some(Only::Failed) => word.is_failure(),
         };
         if wanted {
             written += 1;
@@ -205,14 +210,10 @@ fn each_current(info: &JobInfo, mut each: impl FnMut(Word, &[u8]) -> io::Result<
         .map_err(|error| JobError::Io { path: info.path.clone(), cause: error.to_string() })
 }
 
-fn failed(counts: &[u64; 8]) -> u64 {
-    Word::ALL.into_iter().filter(|word| is_failure(*word)).map(|word| counts[word as usize]).sum()
-}
-
 fn row(info: &JobInfo) -> JobRow {
     let (counts, in_flight, broken) = match info.counts() {
         Ok((counts, in_flight)) => (counts, in_flight, None),
-        Err(error) => ([0; 8], 0, Some(error.to_string())),
+        Err(error) => (Counts::default(), 0, Some(error.to_string())),
     };
     let (state, pid) = match info.state {
         JobState::Running(pid) => ("running", (pid != 0).then_some(pid)),
@@ -225,9 +226,7 @@ fn row(info: &JobInfo) -> JobRow {
         name: info.header.name.clone(),
         state,
         pid,
-        ok: counts[Word::Ok as usize],
-        failed: failed(&counts),
-        skipped: counts[Word::Skipped as usize],
+        counts,
         in_flight,
         exit: info.end.as_ref().map(|end| end.exit),
         started: info.header.started.clone(),
@@ -271,7 +270,7 @@ mod tests {
         drop(job.lock);
 
         let rows = list(&state).unwrap();
-        assert_eq!((rows[0].state, rows[0].ok, rows[0].failed, rows[0].in_flight), ("unfinished", 2, 1, 0));
+        assert_eq!((rows[0].state, rows[0].counts.ok, rows[0].counts.failures(), rows[0].in_flight), ("unfinished", 2, 1, 0));
         let details = show(&state, "prices").unwrap();
         assert_eq!(details.failures, [("exit 1".to_owned(), 1)]);
         assert_eq!(details.sittings, 2);

@@ -5,25 +5,23 @@ use std::{
     collections::HashMap,
     fs::File,
     io::Read,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::future::{BoxFuture, FutureExt};
 use longshore_core::{
-    Attempt, Finished, Outcome, SinkError, Stop, Word,
+    Attempt, Finished, Outcome, SinkError, Stop,
     lane::{Lane, Outbox, child::Output},
     sink::{Room, Sink},
+    watch::Counts,
 };
 use tokio::sync::oneshot;
 
 use crate::{
     call::{Call, Item},
     event::{RunEvent, TaskEnd, Teller},
-    intake::Counts,
+    intake::IntakeCounts,
     journal::{ErrorLine, Journal, ResultLine, Shared, Start},
     last_output::LastOutputs,
     output::save::SaveOutput,
@@ -35,13 +33,18 @@ pub(crate) struct Journaled {
     lane: Arc<dyn Lane<Call, Reply>>,
     journal: Arc<Journal>,
     outbox: Outbox<Call, Reply>,
-    counts: Arc<Counts>,
+    counts: Arc<IntakeCounts>,
 }
 
 impl Journaled {
     /// Puts the journal before a lane. How far the input has been read, as `counts` says, stands
     /// there before what starts of it.
-    pub(crate) fn new(lane: Arc<dyn Lane<Call, Reply>>, journal: Arc<Journal>, outbox: Outbox<Call, Reply>, counts: Arc<Counts>) -> Self {
+    pub(crate) fn new(
+        lane: Arc<dyn Lane<Call, Reply>>,
+        journal: Arc<Journal>,
+        outbox: Outbox<Call, Reply>,
+        counts: Arc<IntakeCounts>,
+    ) -> Self {
         Self { lane, journal, outbox, counts }
     }
 }
@@ -72,14 +75,21 @@ impl Lane<Call, Reply> for Journaled {
     }
 }
 
-/// What has ended in this sitting.
+/// What has ended in this sitting: the sink adds to it, the watch and the end read it.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
-    counts: [AtomicU64; Word::ALL.len()],
-    retried: AtomicU64,
-    ok_retried: AtomicU64,
-    errors: Mutex<HashMap<String, u64>>,
-    cut: Mutex<Cut>,
+pub(crate) struct Tally(Mutex<Sums>);
+
+/// The sums of a [`Tally`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sums {
+    /// What became of tasks.
+    pub(crate) counts: Counts,
+    /// Of those that needed more than one attempt: how many ended well.
+    pub(crate) ok_retried: u64,
+    /// Failures by class.
+    pub(crate) errors: HashMap<String, u64>,
+    /// How much of what tasks wrote the journal and JSON lack.
+    pub(crate) cut: Cut,
 }
 
 /// Bytes of standard error that a result line has of a command that a timeout or a signal ended, as
@@ -90,24 +100,8 @@ const TAIL: usize = 2000;
 const CLASSES: usize = 1000;
 
 impl Tally {
-    /// Tasks by outcome, by `word as usize`.
-    pub(crate) fn counts(&self) -> [u64; Word::ALL.len()] {
-        std::array::from_fn(|word| self.counts[word].load(Ordering::Relaxed))
-    }
-
-    /// Tasks that needed more than one attempt, and those of them that ended well.
-    pub(crate) fn retried(&self) -> (u64, u64) {
-        (self.retried.load(Ordering::Relaxed), self.ok_retried.load(Ordering::Relaxed))
-    }
-
-    /// Failures by class.
-    pub(crate) fn errors(&self) -> Vec<(String, u64)> {
-        self.errors.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(class, count)| (class.clone(), *count)).collect()
-    }
-
-    /// Returns how much of what tasks wrote the journal and JSON lack.
-    pub(crate) fn cut(&self) -> Cut {
-        *self.cut.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn sums(&self) -> MutexGuard<'_, Sums> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, ended: &EndedTask) {
@@ -115,23 +109,18 @@ impl Tally {
         let outcome = &finished.outcome;
         // Records are counted, however many of them shared a call.
         let count = finished.task.payload.as_ref().map_or(1, |call| call.len() as u64);
-        self.counts[outcome.word() as usize].fetch_add(count, Ordering::Relaxed);
         let cut = Cut::of(outcome, ended.output());
-        if cut != Cut::default() {
-            let mut sum = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
-            *sum = Cut { tasks: sum.tasks + cut.tasks, bytes: sum.bytes + cut.bytes, thrown: sum.thrown + cut.thrown };
-        }
+        let mut sums = self.sums();
+        sums.counts.add(outcome.word(), count);
+        sums.cut.add(cut);
         if finished.task.attempt > 1 {
-            self.retried.fetch_add(count, Ordering::Relaxed);
-            if outcome.is_ok() {
-                self.ok_retried.fetch_add(count, Ordering::Relaxed);
-            }
+            sums.counts.retried += count;
+            sums.ok_retried += if outcome.is_ok() { count } else { 0 };
         }
         if let Some((kind, code)) = outcome.class() {
             let class = code.map_or_else(|| kind.to_owned(), |code| format!("{kind} {code}"));
-            let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = errors.len() < CLASSES || errors.contains_key(&class);
-            *errors.entry(if known { class } else { "other".to_owned() }).or_default() += count;
+            let known = sums.errors.len() < CLASSES || sums.errors.contains_key(&class);
+            *sums.errors.entry(if known { class } else { "other".to_owned() }).or_default() += count;
         }
     }
 }

@@ -135,6 +135,14 @@ impl Cut {
         };
         Self { tasks: cut.into(), bytes, thrown }
     }
+
+    /// Adds what is cut of others.
+    pub(crate) fn add(&mut self, other: Self) {
+        let Self { tasks, bytes, thrown } = other;
+        self.tasks += tasks;
+        self.bytes += bytes;
+        self.thrown += thrown;
+    }
 }
 
 fn command_json(output: &Output) -> String {

@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use longshore_core::Word;
 pub use longshore_core::engine::Quantiles;
+use longshore_core::watch::Counts;
 use serde_json::{Map, Value, json};
 
 use crate::{ending::Facts, reply::Cut, units::round, view::RunView};
@@ -15,11 +15,9 @@ pub struct Report {
     pub name: String,
     /// The job's id.
     pub job: String,
-    /// Tasks by outcome; `counts[word as usize]`.
-    pub counts: [u64; Word::ALL.len()],
-    /// Tasks that needed more than one attempt, however they ended.
-    pub retried: u64,
-    /// Those of them that ended well.
+    /// What became of tasks.
+    pub counts: Counts,
+    /// Of those that needed more than one attempt: how many ended well.
     pub ok_retried: u64,
     /// Tasks that have not run, when the run stopped early; 0 when it is complete.
     pub remaining: u64,
@@ -139,10 +137,8 @@ impl Report {
         RunView {
             name: self.name.clone(),
             job: self.job.clone(),
-            done: self.finished(),
+            counts: self.counts,
             total: self.total,
-            ok: self.count(Word::Ok),
-            failed: self.facts.failed,
             concurrency: usize::try_from(self.width).unwrap_or(usize::MAX),
             rate_per_s: self.rate_per_s,
             p50: Some(self.run.p50),
@@ -158,24 +154,20 @@ impl Report {
         Self { name, job, exit_code: facts.code(), facts, words: vec![why], ..Self::default() }
     }
 
-    /// How many tasks had this outcome.
-    pub fn count(&self, word: Word) -> u64 {
-        self.counts[word as usize]
-    }
-
-    /// Tasks that ran and ended: all but the cancelled and skipped ones.
+    /// Returns the tasks that ran and ended: all but the cancelled and skipped ones.
     pub fn ran(&self) -> u64 {
-        self.count(Word::Ok) + self.failed()
+        self.counts.ran()
     }
 
-    /// Tasks that failed for good: `failed`, `timeout`, `panicked`, `killed` and `lost` together.
+    /// Returns the tasks that failed for good: `failed`, `timeout`, `panicked`, `killed` and `lost`
+    /// together.
     pub fn failed(&self) -> u64 {
-        [Word::Failed, Word::Timeout, Word::Panicked, Word::Killed, Word::Lost].into_iter().map(|word| self.count(word)).sum()
+        self.counts.failures()
     }
 
-    /// Tasks that are finished: all but the cancelled ones.
+    /// Returns the tasks that are finished: all but the cancelled ones.
     pub fn finished(&self) -> u64 {
-        self.ran() + self.count(Word::Skipped)
+        self.counts.finished()
     }
 
     /// Failures by class, the most frequent first.
@@ -193,7 +185,7 @@ impl Report {
                 "p50": millis(times.p50), "p90": millis(times.p90), "p95": millis(times.p95), "p99": millis(times.p99), "max": millis(times.max)
             })
         };
-        let counts: Map<String, Value> = Word::ALL.into_iter().map(|word| (word.to_string(), json!(self.count(word)))).collect();
+        let counts: Map<String, Value> = self.counts.by_word().map(|(word, count)| (word.to_string(), json!(count))).collect();
         let waited: Map<String, Value> =
             self.waited.iter().map(|(reason, share)| (reason.as_str().replace(' ', "_"), json!(round(*share)))).collect();
         let errors: Vec<Value> = self.sorted_errors().iter().map(|(class, count)| json!({ "error": class, "count": count })).collect();
@@ -210,7 +202,7 @@ impl Report {
             "remaining": self.remaining,
             "counts": counts,
             "cut": { "tasks": self.cut.tasks, "bytes": self.cut.bytes, "thrown_away": self.cut.thrown },
-            "retried": self.retried,
+            "retried": self.counts.retried,
             "ok_retried": self.ok_retried,
             "sittings": self.sittings,
             "wall_ms": millis(self.wall),
@@ -235,14 +227,12 @@ pub(crate) mod tests {
     /// The run that the documentation shows.
     pub(crate) fn sample() -> Report {
         let ms = Duration::from_millis;
-        let mut counts = [0; Word::ALL.len()];
-        counts[Word::Ok as usize] = 9_962;
-        counts[Word::Failed as usize] = 38;
+        let mut counts = Counts::default();
+        (counts.ok, counts.failed, counts.retried) = (9_962, 38, 330);
         Report {
             name: "prices".to_owned(),
             job: "7f3a".to_owned(),
             counts,
-            retried: 330,
             ok_retried: 312,
             remaining: 0,
             durable: true,

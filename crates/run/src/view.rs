@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use longshore_core::watch::View;
+use longshore_core::watch::{Counts, View};
 use serde::{Deserialize, Serialize};
 
 /// Version of what travels. It grows when a field changes its meaning, not when one is added.
@@ -21,14 +21,12 @@ pub struct RunView {
     pub job: String,
     /// Whether new tasks start.
     pub state: RunState,
-    /// Tasks that have ended for good.
-    pub done: u64,
+    /// What became of tasks. On the wire also `done`, `ok` and `failed` (all failures), as before
+    /// there was more.
+    #[serde(flatten, with = "ends")]
+    pub counts: Counts,
     /// How many there will be, once that is known.
     pub total: Option<u64>,
-    /// Ended well.
-    pub ok: u64,
-    /// Failed for good, by whatever outcome.
-    pub failed: u64,
     /// Tasks of whose output the journal and JSON lack something.
     pub cut: u64,
     /// Waiting for another attempt.
@@ -67,10 +65,8 @@ impl Default for RunView {
             name: String::new(),
             job: String::new(),
             state: RunState::default(),
-            done: 0,
+            counts: Counts::default(),
             total: None,
-            ok: 0,
-            failed: 0,
             cut: 0,
             retrying: 0,
             active: 0,
@@ -142,6 +138,41 @@ impl RunState {
     }
 }
 
+/// Counts, and of them what readers of before know. What such a writer says of skipped tasks is
+/// `done` without the others.
+mod ends {
+    use longshore_core::watch::Counts;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(counts: &Counts, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Ends<'a> {
+            done: u64,
+            ok: u64,
+            failed: u64,
+            counts: &'a Counts,
+        }
+        Ends { done: counts.finished(), ok: counts.ok, failed: counts.failures(), counts }.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Counts, D::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Ends {
+            done: u64,
+            ok: u64,
+            failed: u64,
+            counts: Option<Counts>,
+        }
+        let Ends { done, ok, failed, counts } = Ends::deserialize(from)?;
+        Ok(counts.unwrap_or_else(|| {
+            let mut counts = Counts::default();
+            (counts.ok, counts.failed, counts.skipped) = (ok, failed, done.saturating_sub(ok + failed));
+            counts
+        }))
+    }
+}
+
 /// Durations as seconds.
 mod plain_seconds {
     use std::time::Duration;
@@ -179,10 +210,14 @@ mod tests {
 
     #[test]
     fn a_view_travels_as_one_line_and_an_older_or_newer_one_is_read_too() {
-        let view = RunView { name: "a".to_owned(), p50: Some(Duration::from_millis(250)), ..RunView::default() };
+        let counts = Counts::from([5, 1, 2, 0, 0, 0, 3, 4]);
+        let view = RunView { name: "a".to_owned(), counts, p50: Some(Duration::from_millis(250)), ..RunView::default() };
         let text = serde_json::to_string(&view).unwrap();
         assert!(text.contains(r#""p50":0.25,"p99":null"#), "{text}");
+        assert!(text.contains(r#""done":12,"ok":5,"failed":3,"#), "for readers of before: {text}");
         assert_eq!(serde_json::from_str::<RunView>(&text).unwrap(), view);
+        let older = serde_json::from_str::<RunView>(r#"{"version":1,"done":12,"ok":5,"failed":3,"total":20}"#).unwrap();
+        assert_eq!((older.counts.finished(), older.counts.ok, older.counts.failures(), older.total), (12, 5, 3, Some(20)));
         let newer = r#"{"version":2,"name":"a","colour":"red"}"#;
         assert_eq!(serde_json::from_str::<RunView>(newer).unwrap(), RunView { version: 2, name: "a".to_owned(), ..RunView::default() });
     }

@@ -7,10 +7,10 @@ use std::{
 };
 
 use longshore_core::{
-    LaneKind, Phase, Rate, Reason, Stop, Word,
+    LaneKind, Phase, Rate, Reason, Stop,
     engine::{self, Handle},
     lane::child::Children,
-    watch::ViewKind,
+    watch::{Counts, ViewKind},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -22,7 +22,7 @@ use crate::{
     auto::{Auto, Seen, Step},
     ending::Facts,
     event::{RunEvent, Teller},
-    intake::Counts,
+    intake::IntakeCounts,
     journal::{Feed, Index},
     ledger::Tally,
     machine,
@@ -87,7 +87,7 @@ pub(crate) struct Watch {
     pub(crate) spec: RunSpec,
     pub(crate) handle: Handle,
     pub(crate) children: Children,
-    pub(crate) counts: Arc<Counts>,
+    pub(crate) counts: Arc<IntakeCounts>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) index: Arc<Index>,
     pub(crate) feed: Feed,
@@ -262,11 +262,12 @@ impl Watch {
     }
 
     fn view(&mut self, snapshot: &engine::Snapshot, now: Instant) -> RunView {
-        let (mine, before) = (self.tally.counts(), self.index.counts());
-        let count = |word: Word| mine[word as usize] + before[word as usize];
-        let failed: u64 = [Word::Failed, Word::Timeout, Word::Panicked, Word::Killed, Word::Lost].into_iter().map(count).sum();
-        let done = count(Word::Ok) + failed + count(Word::Skipped);
-        let here: u64 = mine.iter().sum();
+        let (mine, cut) = {
+            let sums = self.tally.sums();
+            (sums.counts, sums.cut.tasks)
+        };
+        let counts: Counts = [mine, self.index.counts()].into_iter().sum();
+        let (done, here) = (counts.finished(), mine.done());
         self.state.meter.update(now, here);
         let left_out = self.counts.left_out.load(Ordering::Relaxed);
         let total = if self.counts.ended.load(Ordering::Acquire) {
@@ -281,11 +282,9 @@ impl Watch {
         RunView {
             name: self.name.clone(),
             job: self.id.clone(),
-            done,
+            counts,
             total,
-            ok: count(Word::Ok),
-            failed,
-            cut: self.tally.cut().tasks,
+            cut,
             retrying: snapshot.retrying as u64,
             active: snapshot.active as u64,
             concurrency: self.concurrency,

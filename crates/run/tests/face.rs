@@ -38,7 +38,7 @@ async fn a_run_that_was_stopped_goes_on_where_it_was() {
     };
     let running = Run::start(Run::plan(spec()).unwrap()).await.unwrap();
     let mut handle = running.handle();
-    while handle.view().done < 5 && handle.changed().await {}
+    while handle.view().counts.finished() < 5 && handle.changed().await {}
     handle.drain();
     let first = running.await;
     assert!(first.remaining > 0 && first.finished() >= 5, "{first:?}");

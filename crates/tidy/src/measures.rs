@@ -162,18 +162,27 @@ const OUTCOMES: [&str; 23] = [
 /// Number types that count.
 const COUNTERS: [&str; 7] = ["u64", "u32", "usize", "AtomicU64", "AtomicU32", "AtomicUsize", "Counter"];
 
-/// Returns true for a struct that counts outcomes: a field of it is a number, or an array of
-/// numbers, and is named after an outcome.
+/// Returns true for a struct that counts outcomes: two or more of its fields are numbers and named
+/// after outcomes, or a field is a list of numbers with a place for each outcome. One such number
+/// is a limit, a position or a length: no other outcome would ever stand beside it.
 pub fn counts_outcomes(file: &SourceFile, item: &Item) -> bool {
-    let Some(body) = item.body.clone().filter(|_| item.kind == ItemKind::Struct) else { return false };
+    if item.kind != ItemKind::Struct {
+        return false;
+    }
     let tokens = &file.tokens;
     let is = |at: usize, sign: char| tokens.get(at).is_some_and(|token| token.is(sign));
-    body.clone().any(|at| {
-        let outcome = tokens[at].kind == TokenKind::Word && OUTCOMES.contains(&tokens[at].text);
-        let kind = if is(at + 2, '[') { at + 3 } else { at + 2 };
-        let counter = tokens.get(kind).is_some_and(|kind| COUNTERS.contains(&kind.text));
-        outcome && is(at + 1, ':') && !is(at + 2, ':') && counter
-    })
+    let counter = |at: usize| tokens.get(at).is_some_and(|kind| COUNTERS.contains(&kind.text));
+    let named = |at: &usize| {
+        let outcome = tokens[*at].kind == TokenKind::Word && OUTCOMES.contains(&tokens[*at].text);
+        outcome && is(at + 1, ':') && !is(at + 2, ':') && counter(at + 2)
+    };
+    // `[u64; Word::ALL.len()]`, in braces or in parentheses.
+    let listed = |at: usize| {
+        let words = [at + 3, at + 6].map(|at| tokens.get(at).map_or("", |token| token.text));
+        is(at, '[') && counter(at + 1) && words == ["Word", "ALL"]
+    };
+    let listed = item.tokens.clone().any(listed);
+    listed || item.body.clone().is_some_and(|body| body.filter(named).count() > 1)
 }
 
 /// Returns where the products print, or take hold of stdout or stderr.
@@ -213,4 +222,28 @@ pub fn lines(tree: &CrateTree) -> (usize, usize) {
         all += (1..=file.text.lines().count()).filter(|line| !file.is_test_line(*line)).count();
     }
     (code, all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_struct_counts_outcomes_with_two_numbers_or_a_list_of_them() {
+        for (source, counts) in [
+            ("struct A { ok: u64, failed: AtomicU64 }", true),
+            ("struct A { counts: [u64; Word::ALL.len()], retried: u64 }", true),
+            ("struct A([AtomicU64; Word::ALL.len()]);", true),
+            ("struct A { failed: u64, name: String }", false),
+            ("struct A { failed: Vec<String>, done: bool, lost: u64 }", false),
+            ("struct A { counts: Counts, untold: u64 }", false),
+            ("fn ok(done: u64, failed: u64) {}", false),
+        ] {
+            let text: &'static str = source;
+            let (tokens, comments) = crate::lex::read(text);
+            let file = SourceFile { path: String::new(), text, tokens, comments, tests: Vec::new() };
+            let found = items(&file.tokens, 0..file.tokens.len());
+            assert_eq!(found.iter().any(|item| counts_outcomes(&file, item)), counts, "{source}");
+        }
+    }
 }

@@ -123,6 +123,23 @@ fn only_the_command_line_prints() {
 }
 
 #[test]
+fn outcomes_are_counted_in_one_struct() {
+    let mut found = BTreeMap::new();
+    for tree in WORKSPACE.products() {
+        for module in &tree.modules {
+            let file = &tree.files[module.file];
+            for item in module.items.iter().filter(|item| measures::counts_outcomes(file, item)) {
+                found.insert(
+                    format!("{} {}", tree.dir, item.name),
+                    format!("counts outcomes in fields of its own, {}:{}", file.path, item.line),
+                );
+            }
+        }
+    }
+    hold("outcomes.txt", &found, "hold a `watch::Counts`: a new outcome or metric is then one field in one file");
+}
+
+#[test]
 fn a_type_name_is_in_two_modules_of_a_crate_at_most() {
     let mut found = BTreeMap::new();
     for tree in WORKSPACE.products() {
@@ -227,7 +244,7 @@ fn a_change_of_the_public_names_is_seen() {
 
 #[test]
 fn every_list_of_exceptions_is_of_a_rule() {
-    let rules = ["circles", "columns", "functions", "names", "options", "printing"];
+    let rules = ["circles", "columns", "functions", "names", "options", "outcomes", "printing"];
     let mut lists: Vec<String> = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("exceptions"))
         .unwrap()
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())

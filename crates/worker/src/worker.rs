@@ -44,7 +44,7 @@ use longshore_core::{
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
     gate::GateConfig,
     lane::{Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
-    watch::{self, Detail, Events, Hub, View},
+    watch::{self, Counts, Detail, Events, Hub, View},
 };
 use tokio::{runtime::Handle as Runtime, task::JoinHandle};
 
@@ -145,29 +145,25 @@ pub struct Worker {
 
 /// What a worker has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WorkerSummary {
-    /// Tasks with a result.
-    pub ok: u64,
-    /// Tasks that failed for good.
-    pub failed: u64,
-    /// Tasks that were sent again.
-    pub retried: u64,
-    /// Tasks that were revoked or expired.
-    pub revoked: u64,
-    /// Dead letters made.
-    pub dead: u64,
-    /// Results that came too late and were refused.
-    pub late: u64,
-    /// Tasks handed back unfinished.
-    pub handed_back: u64,
-    /// Tasks that nobody knows of any more: acknowledged before their end, and neither that end nor
-    /// that they did not end could be told.
-    pub lost: u64,
+    /// What became of tasks. A retry is a task that was sent again; failed, in whatever way, is
+    /// `failed`; lost is what nobody knows of any more: acknowledged before its end, and neither
+    /// that end nor that it did not end could be told.
+    pub counts: Counts,
     /// Tasks that the broker could not be told of, done or not: it takes them for running, and they
     /// come again when the lease is over.
     pub untold: u64,
     /// Why it ended, if not because it was told to.
     pub error: Option<String>,
+}
+
+impl WorkerSummary {
+    /// Returns the tasks that were revoked or expired.
+    #[must_use]
+    pub fn revoked(&self) -> u64 {
+        self.counts.cancelled + self.counts.skipped
+    }
 }
 
 impl Worker {

@@ -65,7 +65,7 @@ async fn nobody_starts_beside_a_suspect_that_the_next_death_would_bury_and_all_r
     assert_eq!(beside.load(Ordering::SeqCst), 0, "started beside it, of {sent}");
     worker.stopper().warm();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((summary.ok, summary.failed, summary.error), (u64::from(sent) + 1, 0, None));
+    assert_eq!((summary.counts.ok, summary.counts.failed, summary.error), (u64::from(sent) + 1, 0, None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,7 +124,7 @@ async fn what_comes_due_while_nobody_is_let_start_is_not_loaded() {
     }
     worker.stopper().warm();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((summary.ok, summary.failed, summary.error), (u64::from(HELD) + 1, 0, None));
+    assert_eq!((summary.counts.ok, summary.counts.failed, summary.error), (u64::from(HELD) + 1, 0, None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -191,5 +191,5 @@ async fn while_a_suspect_waits_for_its_lane_the_others_run() {
     }
     worker.stopper().warm();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((summary.ok, summary.failed, summary.error), (u64::from(sent) + 2, 0, None));
+    assert_eq!((summary.counts.ok, summary.counts.failed, summary.error), (u64::from(sent) + 2, 0, None));
 }

@@ -107,7 +107,7 @@ async fn an_eta_survives_a_warm_stop_and_runs_once() {
     let second = bench.worker(2).await;
     until("it runs", || count.load(Ordering::Relaxed) > 0 && bench.lengths() == ("0".to_owned(), "0".to_owned())).await;
     second.stopper().warm();
-    assert_eq!(tokio::time::timeout(SOON, second.join()).await.unwrap().ok, 1);
+    assert_eq!(tokio::time::timeout(SOON, second.join()).await.unwrap().counts.ok, 1);
     assert_eq!(count.load(Ordering::Relaxed), 1);
 }
 
@@ -126,7 +126,7 @@ async fn a_warm_stop_hands_back_what_has_not_started() {
     until("all but the one that runs are back before it has ended", || bench.lengths() == ("1999".to_owned(), "0".to_owned())).await;
     gate.add_permits(1);
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((summary.ok, summary.error), (1001, None));
+    assert_eq!((summary.counts.ok, summary.error), (1001, None));
     assert_eq!(bench.lengths(), ("1999".to_owned(), "0".to_owned()), "nothing is lost");
     let left = bench.broker.peek("celery", 3000).await.unwrap();
     let ids: Vec<String> = left.iter().map(|raw| Message::decode(raw, &Limits::default()).unwrap().id).collect();
@@ -148,7 +148,7 @@ async fn tasks_of_a_limited_rate_wait_in_the_broker() {
     until("all run", || count.load(Ordering::Relaxed) == 6 && bench.lengths().1 == "0").await;
     assert!(begun.elapsed() >= Duration::from_secs(1), "six starts at five a second take a second");
     worker.stopper().warm();
-    assert_eq!(tokio::time::timeout(SOON, worker.join()).await.unwrap().ok, 6);
+    assert_eq!(tokio::time::timeout(SOON, worker.join()).await.unwrap().counts.ok, 6);
 }
 
 #[tokio::test]
@@ -169,7 +169,7 @@ async fn two_workers_keep_a_shared_rate_and_lose_nothing_when_one_of_them_leaves
     assert!(begun.elapsed() >= Duration::from_secs_f64(39.0 / 20.0 - 0.1), "40 starts at 20 a second took {:?}", begun.elapsed());
     one.stopper().warm();
     let one = tokio::time::timeout(SOON, one.join()).await.unwrap();
-    assert_eq!((one.ok + two.ok, count.load(Ordering::Relaxed)), (40, 40), "each once");
+    assert_eq!((one.counts.ok + two.counts.ok, count.load(Ordering::Relaxed)), (40, 40), "each once");
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ async fn what_cannot_be_run_is_a_dead_letter() {
     }
     assert_eq!(bench.lengths(), ("0".to_owned(), "0".to_owned()));
     worker.stopper().warm();
-    assert_eq!(tokio::time::timeout(SOON, worker.join()).await.unwrap().dead, 2);
+    assert_eq!(tokio::time::timeout(SOON, worker.join()).await.unwrap().counts.dead, 2);
 }
 
 /// The summary of a worker whose broker goes away, and that is then told to stop.
@@ -194,7 +194,7 @@ async fn stopped_while_away(worker: Worker, bench: Bench) -> WorkerSummary {
     drop(bench);
     worker.stopper().hard();
     let summary = tokio::time::timeout(Duration::from_secs(60), worker.join()).await.expect("it ends");
-    assert!(summary.error.is_some() && summary.handed_back == 0, "{summary:?}");
+    assert!(summary.error.is_some() && summary.counts.handed_back == 0, "{summary:?}");
     summary
 }
 
@@ -216,7 +216,7 @@ async fn late_and_early() {
     begun.recv().await.unwrap();
     until("the one is acknowledged, the other is not", || bench.lengths() == ("0".to_owned(), "1".to_owned())).await;
     let summary = stopped_while_away(worker, bench).await;
-    assert_eq!((summary.lost, summary.untold), (1, 1), "{summary:?}");
+    assert_eq!((summary.counts.lost, summary.untold), (1, 1), "{summary:?}");
 }
 
 /// What was given and cannot be given back is lost.
@@ -231,7 +231,10 @@ async fn given() {
     let left: u64 = bench.lengths().0.parse().unwrap();
     let summary = stopped_while_away(worker, bench).await;
     // Of those that ended last the results may not have been stored.
-    assert!((2000 - left..=3000 - left - summary.ok).contains(&summary.lost) && summary.lost > 1, "{left} waited: {summary:?}");
+    assert!(
+        (2000 - left..=3000 - left - summary.counts.ok).contains(&summary.counts.lost) && summary.counts.lost > 1,
+        "{left} waited: {summary:?}"
+    );
     assert_eq!(summary.untold, 0, "{summary:?}");
 }
 
@@ -245,7 +248,7 @@ async fn late() {
     bench.send("wait", ["a".to_owned()], None).await;
     begun.recv().await.unwrap();
     let summary = stopped_while_away(worker, bench).await;
-    assert_eq!((summary.lost, summary.untold), (0, 1), "{summary:?}");
+    assert_eq!((summary.counts.lost, summary.untold), (0, 1), "{summary:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -279,5 +282,5 @@ async fn what_follows_a_task_is_sent_once_though_answers_are_lost() {
     }
     worker.stopper().warm();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((sent(), summary.ok), (EACH * ROUNDS, u64::from(EACH * ROUNDS)));
+    assert_eq!((sent(), summary.counts.ok), (EACH * ROUNDS, u64::from(EACH * ROUNDS)));
 }

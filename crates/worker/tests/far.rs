@@ -153,7 +153,7 @@ async fn what_is_held_when_the_lease_is_over_starts_only_when_it_is_known_to_be_
     ids.sort_unstable();
     ids.dedup();
     assert_eq!((ids.len(), count()), (1000, 1000), "each once");
-    assert!(summary.handed_back > 0 && summary.late == 0, "{summary:?}");
+    assert!(summary.counts.handed_back > 0 && summary.counts.late == 0, "{summary:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

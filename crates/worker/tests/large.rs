@@ -126,7 +126,7 @@ async fn held_up(url: &str, large: Vec<Vec<u8>>) -> Longest {
     stop.store(true, Ordering::Release);
     worker.stopper().warm();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((summary.ok, summary.dead, summary.error), (2 * SMALL as u64, count, None));
+    assert_eq!((summary.counts.ok, summary.counts.dead, summary.error), (2 * SMALL as u64, count, None));
     feeling.abort();
     let ends = ends.lock().unwrap();
     let tasks = ends.windows(2).map(|two| two[1].duration_since(two[0])).max().unwrap();

@@ -171,7 +171,7 @@ async fn what_was_revoked_stays_so(url: &str) {
     }
     after.stopper().warm();
     let summary = tokio::time::timeout(SOON, after.join()).await.unwrap();
-    assert_eq!((summary.revoked, summary.ok), (3, 0));
+    assert_eq!((summary.revoked(), summary.counts.ok), (3, 0));
     assert!(starts.try_recv().is_err(), "nothing ran");
 }
 

@@ -96,7 +96,7 @@ async fn calls_groups_chains_and_chords_give_their_results() {
     assert_eq!(bench.get(chain([add::call(1, 1), add::signature(), add::signature().arg(&1)])).await.unwrap(), 13);
     assert_eq!(bench.get(chord([add::call(1, 1), add::call(2, 2)], sum::signature())).await.unwrap(), 6);
     assert_eq!(bench.get(group([add::call(1, 1), add::call(2, 2)]).then(sum::signature()).then(add::signature())).await.unwrap(), 16);
-    assert_eq!(bench.end().await.failed, 0);
+    assert_eq!(bench.end().await.counts.failed, 0);
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn a_failure_is_what_python_would_raise() {
     assert!(error.to_string().ends_with("ConnectionError('no answer')"), "{error}");
     assert_eq!(bench.get(shaky::call(1)).await.unwrap(), 1);
     let summary = bench.end().await;
-    assert_eq!((summary.failed, summary.retried), (4, 2));
+    assert_eq!((summary.counts.failed, summary.counts.retries), (4, 2));
 }
 
 #[tokio::test]

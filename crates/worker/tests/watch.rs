@@ -82,7 +82,7 @@ async fn a_worker_shows_what_it_runs_has_done_and_waits_for_by_queue_and_task() 
     let handle = worker.handle();
     handle.drain();
     let summary = worker.join().await;
-    assert_eq!((summary.ok, summary.failed), (7, 2));
+    assert_eq!((summary.counts.ok, summary.counts.failed), (7, 2));
     assert!(handle.view().await.is_none());
     let (mut ends, mut phases) = (0, Vec::new());
     while let Some(heard) = events.next().await {
@@ -126,7 +126,7 @@ async fn a_paused_worker_consumes_nothing_more_and_says_so_until_it_is_resumed()
         until("seven slots", async || (slots().await == 7).then_some(())).await;
         assert!(handle.steer(Steered::Rate { rate: None }).unwrap_err().to_string().contains("rate_limit"));
         handle.stop(Stop::Soft);
-        assert_eq!(worker.join().await.ok, 4, "{url}");
+        assert_eq!(worker.join().await.counts.ok, 4, "{url}");
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use longshore_brokers::{Broker, Doing, Key, Outgoing, ResultBackend, Stored, connect};
 use longshore_celery::{Compression, Encoding, Limits, Message, State, TaskResult, Value};
-use longshore_core::LaneKind;
+use longshore_core::{LaneKind, watch::Counts};
 use longshore_worker::{Acks, App, Autoscale, Call, Failure, Task, TaskContext, Worker, WorkerOptions, WorkerSummary};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -82,6 +82,13 @@ fn add() -> Task {
     })
 }
 
+/// What a worker has done that did no more than this.
+fn summed(set: impl FnOnce(&mut Counts)) -> WorkerSummary {
+    let mut summary = WorkerSummary::default();
+    set(&mut summary.counts);
+    summary
+}
+
 #[tokio::test]
 async fn a_task_is_run_its_result_stored_and_its_message_acknowledged() {
     let bench = Bench::new("run", [add()]).await;
@@ -90,7 +97,7 @@ async fn a_task_is_run_its_result_stored_and_its_message_acknowledged() {
     assert_eq!((result.state, result.result), (State::Success, Value::Int(5)));
     let broker = bench.broker.clone();
     let summary = bench.stop().await;
-    assert_eq!(summary, WorkerSummary { ok: 1, ..WorkerSummary::default() });
+    assert_eq!(summary, summed(|counts| counts.ok = 1));
     assert_eq!(broker.find(&id).await.unwrap(), []);
 }
 
@@ -113,7 +120,7 @@ async fn a_thread_that_cannot_be_ended_holds_up_no_stop_and_its_task_goes_back()
     let worker = bench.worker.take().unwrap();
     worker.stopper().hard();
     let summary = tokio::time::timeout(Duration::from_secs(20), worker.join()).await.expect("it ends");
-    assert_eq!(summary, WorkerSummary { handed_back: 1, ..WorkerSummary::default() });
+    assert_eq!(summary, summed(|counts| counts.handed_back = 1));
     assert_eq!(bench.broker.queues(&["celery".into()]).await.unwrap()[0].waiting, 1);
     spins.store(false, Ordering::Release);
 }
@@ -126,7 +133,7 @@ async fn a_failure_is_stored_with_its_type_and_arguments() {
     assert_eq!(result.state, State::Failure);
     let exception = longshore_celery::Exception::from_value(&result.result).unwrap();
     assert_eq!(exception.to_string(), "ValueError('kaboom')");
-    assert_eq!(bench.stop().await.failed, 1);
+    assert_eq!(bench.stop().await.counts.failed, 1);
 }
 
 #[tokio::test]
@@ -177,7 +184,7 @@ async fn a_retry_is_sent_again_until_no_attempt_is_left() {
     assert_eq!(result.state, State::Failure);
     assert_eq!(longshore_celery::Exception::from_value(&result.result).unwrap().exc_type, "KeyError");
     assert_eq!(attempts.load(Ordering::SeqCst), 3);
-    assert_eq!(bench.stop().await.retried, 2);
+    assert_eq!(bench.stop().await.counts.retries, 2);
 }
 
 #[tokio::test]
@@ -187,7 +194,7 @@ async fn an_expired_task_is_revoked_and_does_not_run() {
     let id = bench.send(Message { expires: Some(past), ..call("add", vec![]) }).await;
     let result = bench.result(&id).await;
     assert_eq!(result.state, State::Revoked);
-    assert_eq!(bench.stop().await.revoked, 1);
+    assert_eq!(bench.stop().await.revoked(), 1);
 }
 
 #[tokio::test]
@@ -243,7 +250,7 @@ async fn a_chain_runs_link_by_link_and_a_callback_gets_the_result() {
     bench.send(message).await;
     assert_eq!(bench.result("third").await.result, Value::Int(112));
     assert_eq!(bench.result("callback").await.result, Value::Int(1002));
-    assert_eq!(bench.stop().await.ok, 4);
+    assert_eq!(bench.stop().await.counts.ok, 4);
 }
 
 #[tokio::test]
@@ -257,7 +264,7 @@ async fn a_warm_stop_hands_back_what_has_not_started_and_lets_the_rest_end() {
     worker.stopper().warm();
     open.add_permits(1);
     let summary = tokio::time::timeout(Duration::from_secs(20), worker.join()).await.unwrap();
-    assert_eq!(summary.ok, 1);
+    assert_eq!(summary.counts.ok, 1);
     assert_eq!(bench.result(&first).await.state, State::Success);
     let found = bench.broker.find(&second).await.unwrap();
     assert_eq!(found.len(), 1);
@@ -308,8 +315,8 @@ async fn a_worker_whose_slots_are_taken_leaves_the_rest_to_others() {
         assert_eq!(bench.result(&id).await.state, State::Success);
     }
     second.stopper().warm();
-    let ok = tokio::time::timeout(Duration::from_secs(20), second.join()).await.unwrap().ok;
-    assert_eq!((bench.stop().await.ok, ok), (2, 6));
+    let ok = tokio::time::timeout(Duration::from_secs(20), second.join()).await.unwrap().counts.ok;
+    assert_eq!((bench.stop().await.counts.ok, ok), (2, 6));
 }
 
 #[tokio::test]
@@ -360,7 +367,7 @@ async fn what_was_left_in_the_queue_is_claimed_when_the_worker_gets_more_slots()
         tokio::time::timeout(Duration::from_secs(20), begun.recv()).await.unwrap().unwrap();
     }
     (0..3).for_each(|_| open.send(()).unwrap());
-    assert_eq!(bench.stop().await.ok, 3);
+    assert_eq!(bench.stop().await.counts.ok, 3);
 }
 
 #[tokio::test]
@@ -374,7 +381,7 @@ async fn tasks_of_a_full_lane_do_not_hold_up_those_of_another_behind_them() {
     let id = bench.send(call("add", vec![1.into()])).await;
     assert_eq!(bench.result(&id).await.state, State::Success, "it runs while the others wait");
     open.add_permits(20);
-    assert_eq!(bench.stop().await.failed, 0);
+    assert_eq!(bench.stop().await.counts.failed, 0);
 }
 
 #[tokio::test]
@@ -773,7 +780,7 @@ async fn with_autoscale_slots_come_with_the_load() {
     }
     let worker = bench.worker.take().unwrap();
     worker.stopper().warm();
-    assert_eq!(worker.join().await.ok, 3);
+    assert_eq!(worker.join().await.counts.ok, 3);
 }
 
 #[tokio::test]

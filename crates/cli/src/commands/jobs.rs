@@ -208,8 +208,8 @@ fn print_list(rows: &[JobRow], out: &mut impl Write) -> io::Result<()> {
             row.job,
             name(row),
             row.state,
-            row.ok,
-            row.failed,
+            row.counts.ok,
+            row.counts.failures(),
             row.in_flight,
             row.changed,
             plain(row.broken.as_deref().unwrap_or(&row.what)),
@@ -227,7 +227,10 @@ fn print_details(details: &Details, out: &mut impl Write) -> io::Result<()> {
     let mut line = |label: &str, text: String| if text.is_empty() { Ok(()) } else { writeln!(out, "  {label:<9} {}", plain(&text)) };
     line("what", row.what.clone())?;
     line("inputs", details.inputs.join(" "))?;
-    line("tasks", format!("ok {}   failed {}   skipped {}   in flight {}", row.ok, row.failed, row.skipped, row.in_flight))?;
+    line(
+        "tasks",
+        format!("ok {}   failed {}   skipped {}   in flight {}", row.counts.ok, row.counts.failures(), row.counts.skipped, row.in_flight),
+    )?;
     let failures: Vec<String> = details.failures.iter().take(10).map(|(class, count)| format!("{count} {class}")).collect();
     line("failed by", failures.join("   "))?;
     line("started", format!("{}   changed {}   sittings {}", row.started, row.changed, details.sittings))?;
@@ -243,6 +246,8 @@ fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use longshore_core::watch::Counts;
+
     use super::*;
 
     #[test]
@@ -252,9 +257,7 @@ mod tests {
             name: Some("prices".to_owned()),
             state: "unfinished",
             pid: None,
-            ok: 2,
-            failed: 1,
-            skipped: 0,
+            counts: Counts::from([2, 1, 0, 0, 0, 0, 0, 0]),
             in_flight: 0,
             exit: None,
             started: String::new(),

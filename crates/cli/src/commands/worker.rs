@@ -158,13 +158,14 @@ exec = [\"convert\", \"{args.0}\", \"-resize\", \"{kwargs.size}\", \"{args.1}\"]
 or write one in Rust and call longshore::main(&App::new().task(…)) from your program";
 
 fn summary_text(summary: &WorkerSummary) -> String {
-    let mut text = format!("{} ok, {} failed, {} lost", show_count(summary.ok), show_count(summary.failed), show_count(summary.lost));
+    let counts = &summary.counts;
+    let mut text = format!("{} ok, {} failed, {} lost", show_count(counts.ok), show_count(counts.failed), show_count(counts.lost));
     let more = [
-        (summary.retried, "retried"),
-        (summary.revoked, "revoked or expired"),
-        (summary.dead, if summary.dead == 1 { "dead letter" } else { "dead letters" }),
-        (summary.late, "too late, refused"),
-        (summary.handed_back, "handed back"),
+        (counts.retries, "retried"),
+        (summary.revoked(), "revoked or expired"),
+        (counts.dead, if counts.dead == 1 { "dead letter" } else { "dead letters" }),
+        (counts.late, "too late, refused"),
+        (counts.handed_back, "handed back"),
         (summary.untold, "that the broker could not be told of (they come again)"),
     ];
     for (count, what) in more.into_iter().filter(|(count, _)| *count > 0) {

@@ -109,8 +109,8 @@ fn shown_name(name: &str) -> (String, usize) {
 
 fn first_line(snapshot: &Snapshot, room: usize, color: bool) -> String {
     let mut pieces = vec![match snapshot.total {
-        Some(total) => format!("{}/{}", text::count(snapshot.done), text::count(total)),
-        None => format!("{} done", text::count(snapshot.done)),
+        Some(total) => format!("{}/{}", text::count(snapshot.counts.finished()), text::count(total)),
+        None => format!("{} done", text::count(snapshot.counts.finished())),
     }];
     // In the order of need: what comes later is dropped first. The times are written before the
     // estimate but needed less.
@@ -138,7 +138,7 @@ fn first_line(snapshot: &Snapshot, room: usize, color: bool) -> String {
     match snapshot.total {
         Some(total) if columns(&rest) + 2 + BAR_LEAST <= room => {
             let cells = (room - columns(&rest) - 2).min(BAR_MOST);
-            format!("{}  {rest}", bar(snapshot.done, total, cells, color))
+            format!("{}  {rest}", bar(snapshot.counts.finished(), total, cells, color))
         }
         _ => rest,
     }
@@ -156,9 +156,9 @@ fn bar(done: u64, total: u64, cells: usize, color: bool) -> String {
 }
 
 fn second_line(snapshot: &Snapshot, color: bool) -> Vec<String> {
-    let mut pieces = vec![paint(color, GREEN, &format!("ok {}", text::count(snapshot.ok)))];
-    let failed = format!("failed {}", text::count(snapshot.failed));
-    pieces.push(if snapshot.failed > 0 { paint(color, RED, &failed) } else { failed });
+    let mut pieces = vec![paint(color, GREEN, &format!("ok {}", text::count(snapshot.counts.ok)))];
+    let failed = format!("failed {}", text::count(snapshot.counts.failures()));
+    pieces.push(if snapshot.counts.failures() > 0 { paint(color, RED, &failed) } else { failed });
     if snapshot.retrying > 0 {
         pieces.push(paint(color, YELLOW, &format!("retrying {}", text::count(snapshot.retrying))));
     }

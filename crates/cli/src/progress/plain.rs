@@ -14,14 +14,14 @@ use super::{
 /// eta=38s`: what is unknown is left out; retries, gates and the state stand behind it when there
 /// is something to say. Numbers have no commas, values no spaces.
 pub fn line(snapshot: &Snapshot) -> String {
-    let mut out = format!("longshore job={} done={}", snapshot.job, snapshot.done);
+    let mut out = format!("longshore job={} done={}", snapshot.job, snapshot.counts.finished());
     if let Some(total) = snapshot.total {
         out += &format!("/{total}");
     }
     out += &format!(
         " ok={} failed={} active={} rate={}",
-        snapshot.ok,
-        snapshot.failed,
+        snapshot.counts.ok,
+        snapshot.counts.failures(),
         snapshot.active,
         text::rate(snapshot.rate_per_s).replace(',', "")
     );
@@ -60,10 +60,10 @@ pub fn json(snapshot: &Snapshot) -> String {
         "job": snapshot.job,
         "name": snapshot.name,
         "state": snapshot.state.as_str(),
-        "done": snapshot.done,
+        "done": snapshot.counts.finished(),
         "total": snapshot.total,
-        "ok": snapshot.ok,
-        "failed": snapshot.failed,
+        "ok": snapshot.counts.ok,
+        "failed": snapshot.counts.failures(),
         "cut": snapshot.cut,
         "retrying": snapshot.retrying,
         "active": snapshot.active,

@@ -127,7 +127,7 @@ impl Summary<'_> {
     fn outcomes(&self, color: bool) -> String {
         let mut out = String::from("   ");
         for word in Word::ALL {
-            let count = self.count(word);
+            let count = self.counts.of(word);
             if count == 0 && word != Word::Ok {
                 continue;
             }
@@ -187,6 +187,7 @@ fn spelled(number: u32) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use longshore_core::watch::Counts;
     use longshore_run::report::{Quantiles, ResultsFile, SlotSummary, Waited};
 
     use super::*;
@@ -194,14 +195,12 @@ pub(crate) mod tests {
     /// The run that the documentation shows.
     pub(crate) fn sample() -> Report {
         let ms = Duration::from_millis;
-        let mut counts = [0; Word::ALL.len()];
-        counts[Word::Ok as usize] = 9_962;
-        counts[Word::Failed as usize] = 38;
+        let mut counts = Counts::default();
+        (counts.ok, counts.failed, counts.retried) = (9_962, 38, 330);
         Report {
             name: "prices".to_owned(),
             job: "7f3a".to_owned(),
             counts,
-            retried: 330,
             ok_retried: 312,
             remaining: 0,
             durable: true,

@@ -209,6 +209,8 @@ impl Progress {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use longshore_core::watch::Counts;
+
     use super::*;
 
     /// The moment that the documentation shows.
@@ -216,10 +218,8 @@ pub(super) mod tests {
         Snapshot {
             name: "prices".to_owned(),
             job: "a81c".to_owned(),
-            done: 6214,
+            counts: Counts::from([6180, 22, 0, 0, 0, 0, 0, 12]),
             total: Some(10_000),
-            ok: 6180,
-            failed: 22,
             cut: 0,
             retrying: 12,
             active: 48,

@@ -74,7 +74,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
 
     pub(super) fn hand_back(&mut self, task: &EngineTask<T>) {
         self.gate.done(task);
-        self.stats.handed_back += 1;
+        self.stats.counts.handed_back += 1;
         self.back.push(Settlement { receipt: task.receipt, verdict: Verdict::Requeue { after: Duration::ZERO } });
         if self.telling {
             self.happened.push(Event::HandedBack { id: task.id });

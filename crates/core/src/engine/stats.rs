@@ -6,22 +6,22 @@ use crate::{
     decide::Verdict,
     engine::Broken,
     gate::Reason,
-    outcome::Word,
     stamp::Stamp,
     task::{EngineTask, Finished, LaneKind, Receipt},
-    watch::{Labelled, Labels, LabelsOf, Quantiles, Spread},
+    watch::{Counts, Labelled, Labels, LabelsOf, Quantiles, Spread},
 };
 
 pub(super) struct Stats {
     began: Instant,
-    retries: u64,
+    /// What the loop counts of tasks: attempts that were followed by another one, and what was
+    /// handed back. How tasks ended the reporter counts.
+    pub(super) counts: Counts,
     /// What runs, by lane and by the gate's slot: task (they count from 1; 0 is none), attempt,
     /// since when.
     running: [Vec<Admitted>; 4],
     /// The slots' share of attempts that were followed by another one.
     again: Slots,
     waited: Vec<(Reason, Duration)>,
-    pub(super) handed_back: u64,
     stalled: u64,
     /// The latest task that held a loop, and since when.
     stall: Option<(u64, Instant)>,
@@ -65,11 +65,10 @@ impl Stats {
     pub(super) fn new(began: Instant) -> Self {
         Self {
             began,
-            retries: 0,
+            counts: Counts::default(),
             running: std::array::from_fn(|_| Vec::new()),
             again: Slots::default(),
             waited: Vec::new(),
-            handed_back: 0,
             stalled: 0,
             stall: None,
             events_dropped: 0,
@@ -90,7 +89,7 @@ impl Stats {
         }
         if matches!(verdict, Verdict::Requeue { .. }) {
             // While the job drains nothing is tried again: it goes back.
-            self.retries += u64::from(!draining);
+            self.counts.retries += u64::from(!draining);
             self.again.add(one);
         }
     }
@@ -146,9 +145,7 @@ impl Stats {
             })
             .collect();
         Summary {
-            counts: times.counts,
-            retried: times.retried,
-            retries: self.retries,
+            counts: [times.counts, self.counts].into_iter().sum(),
             wall,
             run: times.run.quantiles(),
             wait: times.wait.quantiles(),
@@ -156,7 +153,6 @@ impl Stats {
             on_cpu: times.on_cpu.0,
             on_cpu_of: times.on_cpu.1,
             waited: self.waited.clone(),
-            handed_back: self.handed_back,
             stalled: self.stalled,
             events_dropped: self.events_dropped,
             error: self.broken.as_ref().map(ToString::to_string),
@@ -167,8 +163,7 @@ impl Stats {
 /// What became of finished tasks, and how long they ran and waited. The reporter keeps it, because
 /// the loop has enough to do; in a snapshot it may be a batch behind.
 pub(super) struct Times {
-    counts: [u64; Word::ALL.len()],
-    retried: u64,
+    counts: Counts,
     slots: Slots,
     /// On-CPU time, and of how many tasks it is known.
     on_cpu: (Duration, u64),
@@ -180,8 +175,7 @@ pub(super) struct Times {
 impl Times {
     pub(super) fn new(kinds: &[&'static str]) -> Self {
         Self {
-            counts: [0; Word::ALL.len()],
-            retried: 0,
+            counts: Counts::default(),
             slots: Slots::default(),
             on_cpu: (Duration::ZERO, 0),
             run: Spread::new(),
@@ -209,8 +203,8 @@ impl Times {
     /// Adds finished tasks.
     pub(super) fn add<T, R>(&mut self, batch: &[Finished<T, R>]) {
         for one in batch {
-            self.counts[one.outcome.word() as usize] += 1;
-            self.retried += u64::from(one.task.attempt > 1);
+            self.counts.add(one.outcome.word(), 1);
+            self.counts.retried += u64::from(one.task.attempt > 1);
             self.slots.add(one);
             if let Some(cpu) = one.cpu {
                 self.on_cpu.0 += Duration::from(cpu);
@@ -266,12 +260,8 @@ pub struct SlotUse {
 /// What a job did.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// Finished tasks by outcome, by `word as usize`.
-    pub counts: [u64; Word::ALL.len()],
-    /// Finished tasks that needed more than one attempt.
-    pub retried: u64,
-    /// Attempts that were followed by another one.
-    pub retries: u64,
+    /// What became of tasks.
+    pub counts: Counts,
     /// From the start to now, or to the end.
     pub wall: Duration,
     /// How long the last attempts ran.
@@ -287,8 +277,6 @@ pub struct Summary {
     pub on_cpu_of: u64,
     /// For how long the gate let nothing pass while tasks waited, by reason.
     pub waited: Vec<(Reason, Duration)>,
-    /// Tasks that went back to their source unfinished.
-    pub handed_back: u64,
     /// Times that a task held a loop of the async lane for too long.
     pub stalled: u64,
     /// Events that their reader had no room for.
@@ -302,22 +290,17 @@ impl Summary {
         Self { error: Some(error), ..Self::default() }
     }
 
-    /// Finished tasks with this outcome.
-    pub fn count(&self, word: Word) -> u64 {
-        self.counts[word as usize]
-    }
-
-    /// Finished tasks.
+    /// Returns the finished tasks.
     pub fn done(&self) -> u64 {
-        self.counts.iter().sum()
+        self.counts.done()
     }
 
-    /// Finished tasks that are not `ok`.
+    /// Returns the finished tasks that are not `ok`.
     pub fn failed(&self) -> u64 {
-        self.done() - self.count(Word::Ok)
+        self.counts.not_ok()
     }
 
-    /// Finished tasks a second.
+    /// Returns finished tasks a second.
     pub fn throughput(&self) -> f64 {
         if self.wall.is_zero() { 0.0 } else { self.done() as f64 / self.wall.as_secs_f64() }
     }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     gate::Reason,
     task::LaneKind,
-    watch::{self, Command, Counts, LaneView, Refused, RunningView, Stall, Stalled, Steer, Unsupported, View, ViewKind, Waited, Waiting},
+    watch::{self, Command, LaneView, Refused, RunningView, Stall, Stalled, Steer, Unsupported, View, ViewKind, Waited, Waiting},
 };
 
 impl Snapshot {
@@ -64,8 +64,7 @@ impl Snapshot {
             })
             .collect();
         view.waiting = self.waiting.into_iter().map(|(reason, tasks)| Waiting::new(reason, tasks)).collect();
-        view.counts = Counts::from(summary.counts);
-        (view.counts.retries, view.counts.retried, view.counts.handed_back) = (summary.retries, summary.retried, summary.handed_back);
+        view.counts = summary.counts;
         (view.run, view.wait) = (self.run, self.wait);
         view.labels = self.labels;
         view.events_missed = summary.events_dropped;

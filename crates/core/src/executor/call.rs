@@ -28,6 +28,7 @@ use crate::{
     executor::inbox::Inbox,
     lane::panic_text,
     outcome::{Outcome, Word},
+    watch::{Counts, SharedCounts},
 };
 
 /// What a call ends with.
@@ -48,7 +49,7 @@ pub(super) enum Work<R> {
 /// What the executor counts over all of its calls.
 #[derive(Default)]
 pub(super) struct Tally {
-    counts: [AtomicU64; Word::ALL.len()],
+    counts: SharedCounts,
     unread: AtomicU64,
     first_unread: Mutex<Option<TaskError>>,
     /// Threads of the blocking lane that wait for a call, and what is told of each change.
@@ -91,8 +92,8 @@ impl Tally {
         }
     }
 
-    pub(super) fn counts(&self) -> [u64; Word::ALL.len()] {
-        self.counts.each_ref().map(|count| count.load(Ordering::Relaxed))
+    pub(super) fn counts(&self) -> Counts {
+        self.counts.get()
     }
 
     pub(super) fn unread(&self) -> (u64, Option<TaskError>) {
@@ -105,7 +106,7 @@ impl Tally {
             Ok(_) => Word::Ok,
             Err(error) => Word::parse(error.kind()).unwrap_or(Word::Failed),
         };
-        self.counts[word as usize].fetch_add(1, Ordering::Relaxed);
+        self.counts.add(word, 1);
     }
 
     fn nobody_read(&self, error: TaskError) {

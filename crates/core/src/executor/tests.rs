@@ -235,7 +235,7 @@ fn a_timeout_ends_a_future_and_gives_up_on_a_function() {
     assert_eq!(function.wait().unwrap_err().kind(), "timeout");
     assert_eq!(future.wait().unwrap_err().kind(), "timeout");
     drop(go);
-    assert_eq!(pool.close().counts[Word::Timeout as usize], 2);
+    assert_eq!(pool.close().counts.timeout, 2);
 }
 
 #[test]

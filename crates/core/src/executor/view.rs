@@ -8,7 +8,7 @@ use super::{Executor, Pool};
 use crate::{
     event::{Event, Phase},
     task::LaneKind,
-    watch::{Command, Counts, Detail, Events, Handle, Steer, Unsupported, View, ViewKind},
+    watch::{Command, Detail, Events, Handle, Steer, Unsupported, View, ViewKind},
 };
 
 impl Executor {
@@ -49,7 +49,7 @@ impl Pool {
         let mut view = View::new(ViewKind::Executor, "");
         view.age = self.began.elapsed();
         view.phase = if self.is_closed() { Phase::Draining } else { Phase::Running };
-        view.counts = Counts::from(self.tally.counts());
+        view.counts = self.tally.counts();
         view.events_missed = self.events.missed();
         view
     }

@@ -11,7 +11,7 @@ use crate::{
     event::Event,
     job::producers::Failures,
     lane::panic_text,
-    outcome::{Outcome, Word},
+    outcome::Outcome,
     sink::callbacks::Panics,
     watch::{Detail, Events, Handle, View, ViewKind},
 };
@@ -96,7 +96,7 @@ pub struct Report {
 impl Report {
     /// Tasks that ended well.
     pub fn ok(&self) -> u64 {
-        self.summary.count(Word::Ok)
+        self.summary.counts.ok
     }
 
     /// Tasks that ended in any other way.

@@ -9,7 +9,7 @@ use crate::{
     pipeline::{report::StageReport, run::Failure},
     sync::Mutex,
     task::LaneKind,
-    watch::Spread,
+    watch::{Counts, Spread},
 };
 
 /// The counters of one stage.
@@ -40,10 +40,7 @@ pub enum Kind {
 /// What changes with every batch.
 pub(super) struct Tally {
     pub(super) taken: u64,
-    pub(super) ok: u64,
-    pub(super) failed: u64,
-    pub(super) cancelled: u64,
-    pub(super) retries: u64,
+    pub(super) counts: Counts,
     /// Sums over the workers.
     pub(super) times: Times,
     pub(super) running: usize,
@@ -89,18 +86,8 @@ impl Tally {
 
 impl Meter {
     pub(super) fn new(name: String, kind: Kind, workers: usize, queue: usize, paced: bool) -> Self {
-        let tally = Tally {
-            taken: 0,
-            ok: 0,
-            failed: 0,
-            cancelled: 0,
-            retries: 0,
-            times: Times::default(),
-            running: 0,
-            most: 0,
-            run: Spread::new(),
-            first: None,
-        };
+        let tally =
+            Tally { taken: 0, counts: Counts::default(), times: Times::default(), running: 0, most: 0, run: Spread::new(), first: None };
         Self { name, kind, workers, queue, paced, given: AtomicU64::new(0), tally: Mutex::new(tally) }
     }
 
@@ -124,10 +111,7 @@ impl Meter {
             paced: self.paced,
             items_in: tally.taken,
             items_out: self.given(),
-            ok: tally.ok,
-            failed: tally.failed,
-            cancelled: tally.cancelled,
-            retries: tally.retries,
+            counts: tally.counts,
             left,
             busy: tally.times.busy,
             waiting: tally.times.waiting,

@@ -222,7 +222,7 @@ fn iterate_here<I: Iterator>(mut way: Way<I>, patience: u64, post: &Post<I::Item
 fn count_source(meter: &Meter, items: usize) {
     let mut tally = meter.tally.lock();
     tally.taken += items as u64;
-    tally.ok += items as u64;
+    tally.counts.ok += items as u64;
 }
 
 /// How many items would go now, when there is room. `None` after a stop.
@@ -340,7 +340,7 @@ pub(super) async fn group<T: Send + 'static>(post: Arc<Post<T>>, mut exit: Box<d
             return;
         }
         if !group.is_empty() && (group.len() >= size || end || taken.is_none()) {
-            post.meter.tally.lock().ok += group.len() as u64;
+            post.meter.tally.lock().counts.ok += group.len() as u64;
             out.push_back((number, std::mem::take(&mut group)));
             limit = None;
             if !give(&mut *exit, &mut out, &post.meter, post.clock).await {
@@ -387,7 +387,7 @@ pub(super) async fn route<T: Send + 'static>(
             };
             post.failed(&outcome, Tried { number, attempts: 1, copy: None });
         }
-        post.meter.tally.lock().ok += ok;
+        post.meter.tally.lock().counts.ok += ok;
         watch.lap(|times| &mut times.busy);
         for (exit, out) in exits.iter_mut().zip(&mut outs) {
             if !out.is_empty() {

@@ -66,7 +66,7 @@ impl<T> Post<T> {
         let failure = Failure { stage: self.meter.name.clone(), number: tried.number, attempts: tried.attempts, error };
         let stops = {
             let mut tally = self.meter.tally.lock();
-            tally.failed += 1;
+            tally.counts.failed += 1;
             let stops = self.rules.dead_letter.is_none() && self.rules.on_error == OnError::Stop;
             if !stops && tally.first.is_none() {
                 tally.first = Some(failure.clone());
@@ -87,7 +87,7 @@ impl<T> Post<T> {
 
     /// An item was given up because the pipeline stops.
     pub(super) fn cancelled(&self) {
-        self.meter.tally.lock().cancelled += 1;
+        self.meter.tally.lock().counts.cancelled += 1;
     }
 
     pub(super) fn guard(&self) -> Guard {

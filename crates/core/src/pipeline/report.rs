@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use crate::{
     pipeline::{meter::Kind, run::Failure},
     task::LaneKind,
-    watch::Quantiles,
+    watch::{Counts, Quantiles},
 };
 
 /// What a pipeline did.
@@ -32,7 +32,7 @@ pub struct Report {
 impl Report {
     /// Whether the pipeline came to its end and no item failed in it.
     pub fn is_clean(&self) -> bool {
-        self.failure.is_none() && !self.cancelled && self.stages.iter().all(|stage| stage.failed == 0)
+        self.failure.is_none() && !self.cancelled && self.stages.iter().all(|stage| stage.counts.failed == 0)
     }
 
     /// The stage with this name.
@@ -43,7 +43,7 @@ impl Report {
     /// Items that entered the pipeline and were not brought to an end because it stopped: they
     /// waited, or were dropped on their way.
     pub fn left(&self) -> u64 {
-        self.stages.iter().map(|stage| stage.left + stage.cancelled).sum::<u64>() + self.unread
+        self.stages.iter().map(|stage| stage.left + stage.counts.cancelled).sum::<u64>() + self.unread
     }
 }
 
@@ -64,14 +64,9 @@ pub struct StageReport {
     pub items_in: u64,
     /// Items that it handed on.
     pub items_out: u64,
-    /// Items whose function returned a result.
-    pub ok: u64,
-    /// Items that failed for good.
-    pub failed: u64,
-    /// Items whose function was ended, or whose retry was given up, because the pipeline stopped.
-    pub cancelled: u64,
-    /// Attempts that were followed by another one.
-    pub retries: u64,
+    /// What became of its items. One that failed for good, in whatever way, counts as failed; it is
+    /// cancelled if its function was ended, or its retry given up, because the pipeline stopped.
+    pub counts: Counts,
     /// Items in front of it that it did not take because the pipeline stopped (in a report of a
     /// running pipeline: that wait now).
     pub left: u64,
@@ -191,9 +186,12 @@ impl fmt::Display for Report {
                 Kind::Route => "route".to_owned(),
             };
             write!(f, "{place:>2} {:<12} {lane:<13} {} in, {} out", stage.name, stage.items_in, stage.items_out)?;
-            for (count, what) in
-                [(stage.failed, "failed"), (stage.retries, "retries"), (stage.cancelled, "cancelled"), (stage.left, "left")]
-            {
+            for (count, what) in [
+                (stage.counts.failed, "failed"),
+                (stage.counts.retries, "retries"),
+                (stage.counts.cancelled, "cancelled"),
+                (stage.left, "left"),
+            ] {
                 if count > 0 {
                     write!(f, ", {count} {what}")?;
                 }

@@ -74,7 +74,7 @@ pub(super) type Start<T, U> = Box<dyn FnOnce(Setup<T>, Door<U>) + Send>;
 ///     .stage(Stage::new(|n: u32| async move { Ok::<_, String>(n * n) }).name("square").workers(4))
 ///     .collect();
 /// assert_eq!(words.outputs, [9, 25]);
-/// assert_eq!(words.report.stage("parse").unwrap().failed, 1);
+/// assert_eq!(words.report.stage("parse").unwrap().counts.failed, 1);
 /// ```
 #[must_use = "a stage does nothing until it is part of a pipeline"]
 pub struct Stage<T, U> {

@@ -326,7 +326,7 @@ where
             *count -= ended;
             let mut tally = post.meter.tally.lock();
             tally.running -= ended;
-            tally.ok += std::mem::take(ok);
+            tally.counts.ok += std::mem::take(ok);
         }
         ended > 0
     }
@@ -397,7 +397,7 @@ where
                 tally.run.add_many(time / started, started);
             }
         }
-        tally.ok += std::mem::take(&mut self.ok);
+        tally.counts.ok += std::mem::take(&mut self.ok);
         self.times.flush(&mut tally.times);
         drop(tally);
         // What ran while they were started is counted with the rest, for the others.

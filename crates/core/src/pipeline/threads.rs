@@ -182,7 +182,7 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
             {
                 let mut tally = self.post.meter.tally.lock();
                 tally.running -= 1;
-                tally.ok += ran.ok;
+                tally.counts.ok += ran.ok;
                 tally.times.busy += ran.busy;
                 tally.times.paused += ran.paused;
                 if let Some((each, count)) = ran.each {
@@ -304,7 +304,7 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
                     }
                     other => match self.post.again(&other, &tried, age, self.rng.f64()) {
                         Some(after) => {
-                            self.post.meter.tally.lock().retries += 1;
+                            self.post.meter.tally.lock().counts.retries += 1;
                             if !self.rest(after, ran) {
                                 self.post.cancelled();
                                 break;

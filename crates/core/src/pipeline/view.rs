@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     event::{Event, Phase},
-    watch::{Command, Counts, Detail, Events, Handle, LaneView, Steer, Unsupported, View, ViewKind},
+    watch::{Command, Detail, Events, Handle, LaneView, Steer, Unsupported, View, ViewKind},
 };
 
 impl RunningPipeline {
@@ -43,10 +43,8 @@ impl Run {
             view.parts.push(stage);
         }
         // What went through all of it, and what did not.
-        let of_stages = |count: fn(&Counts) -> u64| view.parts.iter().map(|stage| count(&stage.counts)).sum();
-        let (failed, cancelled, retries) = (of_stages(|c| c.failed), of_stages(|c| c.cancelled), of_stages(|c| c.retries));
-        (view.counts.ok, view.counts.failed) = (report.outputs, failed);
-        (view.counts.cancelled, view.counts.retries) = (cancelled, retries);
+        view.parts.iter().for_each(|stage| view.counts += stage.counts);
+        view.counts.ok = report.outputs;
         view.events_missed = self.events.missed();
         view
     }
@@ -66,8 +64,7 @@ impl Meter {
         let tally = self.tally.lock();
         let mut view = View::new(ViewKind::Stage, self.name.clone());
         (view.at, view.age, view.phase) = (whole.at, whole.age, whole.phase);
-        (view.counts.ok, view.counts.failed) = (tally.ok, tally.failed);
-        (view.counts.cancelled, view.counts.retries) = (tally.cancelled, tally.retries);
+        view.counts = tally.counts;
         view.run = tally.run.timing();
         if let Kind::Lane(lane) = self.kind {
             let waiting = usize::try_from(left).unwrap_or(usize::MAX);

@@ -37,7 +37,7 @@ pub fn queue<T>(capacity: usize) -> (Sender<T>, QueueSource<T>) {
             over: 0,
             next: 1,
             settled: Watermark::default(),
-            counts: Counts::default(),
+            counts: QueueCounts::default(),
         }),
         space: Semaphore::new(capacity),
         fetcher: AtomicWaker::new(),
@@ -66,7 +66,7 @@ struct State<T> {
     over: usize,
     next: u64,
     settled: Watermark,
-    counts: Counts,
+    counts: QueueCounts,
 }
 
 /// Up to where everything is settled, though settlements come in any order. Memory goes with what
@@ -95,7 +95,7 @@ impl Watermark {
 
 /// What went through a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct QueueCounts {
     /// Tasks that were accepted.
     pub sent: u64,
     /// Tasks that were given back because the queue was full.
@@ -106,7 +106,7 @@ pub struct Counts {
     pub settled: u64,
 }
 
-impl Counts {
+impl QueueCounts {
     fn outstanding(&self) -> u64 {
         self.sent - self.displaced - self.settled
     }
@@ -318,7 +318,7 @@ impl<T> Sender<T> {
     }
 
     /// What went through the queue so far.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> QueueCounts {
         self.shared.lock().counts
     }
 }

@@ -1,6 +1,10 @@
 //! Counts of tasks: one struct for all that runs.
 
-use std::ops::AddAssign;
+use std::{
+    iter::Sum,
+    ops::AddAssign,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +71,17 @@ impl Counts {
     /// Adds tasks that ended with this outcome.
     #[inline]
     pub fn add(&mut self, word: Word, tasks: u64) {
-        *match word {
+        *self.of_mut(word) += tasks;
+    }
+
+    /// Takes away tasks that were counted with this outcome, because their end does not hold.
+    pub fn take(&mut self, word: Word, tasks: u64) {
+        *self.of_mut(word) -= tasks;
+    }
+
+    #[inline]
+    fn of_mut(&mut self, word: Word) -> &mut u64 {
+        match word {
             Word::Ok => &mut self.ok,
             Word::Failed => &mut self.failed,
             Word::Timeout => &mut self.timeout,
@@ -76,7 +90,7 @@ impl Counts {
             Word::Lost => &mut self.lost,
             Word::Cancelled => &mut self.cancelled,
             Word::Skipped => &mut self.skipped,
-        } += tasks;
+        }
     }
 
     /// Returns the tasks that ended, however they did.
@@ -91,6 +105,25 @@ impl Counts {
         self.done() - self.ok
     }
 
+    /// Returns the tasks that ran and did not end well: those whose word [is a
+    /// failure](Word::is_failure).
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.by_word().filter(|(word, _)| word.is_failure()).map(|(_, count)| count).sum()
+    }
+
+    /// Returns the tasks that ran to an end: `ok` and [failures](Self::failures).
+    #[must_use]
+    pub fn ran(&self) -> u64 {
+        self.ok + self.failures()
+    }
+
+    /// Returns the tasks of which nothing is left to do: all that ended but the cancelled ones.
+    #[must_use]
+    pub fn finished(&self) -> u64 {
+        self.done() - self.cancelled
+    }
+
     /// Returns each outcome with its tasks, in the order of summaries.
     pub fn by_word(&self) -> impl Iterator<Item = (Word, u64)> + use<> {
         let counts = *self;
@@ -103,6 +136,21 @@ impl From<[u64; Word::ALL.len()]> for Counts {
         let mut counts = Self::default();
         Word::ALL.into_iter().for_each(|word| counts.add(word, by_word[word as usize]));
         counts
+    }
+}
+
+impl From<Counts> for [u64; Word::ALL.len()] {
+    fn from(counts: Counts) -> Self {
+        Word::ALL.map(|word| counts.of(word))
+    }
+}
+
+impl Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |mut sum, counts| {
+            sum += counts;
+            sum
+        })
     }
 }
 
@@ -122,5 +170,22 @@ impl AddAssign for Counts {
         self.handed_back += handed_back;
         self.dead += dead;
         self.late += late;
+    }
+}
+
+/// Tasks by how they ended, counted by several threads at once.
+#[derive(Debug, Default)]
+pub struct SharedCounts([AtomicU64; Word::ALL.len()]);
+
+impl SharedCounts {
+    /// Adds tasks that ended with this outcome.
+    pub fn add(&self, word: Word, tasks: u64) {
+        self.0[word as usize].fetch_add(tasks, Ordering::Relaxed);
+    }
+
+    /// Returns what was counted so far.
+    #[must_use]
+    pub fn get(&self) -> Counts {
+        self.0.each_ref().map(|count| count.load(Ordering::Relaxed)).into()
     }
 }

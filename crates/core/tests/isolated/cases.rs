@@ -372,7 +372,7 @@ fn a_child_that_passes_the_limit_is_killed_in_time() {
                 *worst = worst.max(task.run().checked_sub(limit).expect("not before the limit"));
             })
             .run();
-        assert_eq!(report.count(longshore_core::Word::Timeout), 2);
+        assert_eq!(report.counts.of(longshore_core::Word::Timeout), 2);
         *worst.lock().unwrap()
     });
     assert!(late.any(|late| late < Duration::from_millis(100)));
@@ -433,7 +433,7 @@ fn a_retry_runs_in_a_new_child() {
     let folder = tempfile::tempdir().unwrap();
     let policy = RetryPolicy::times(2).backoff(Backoff::Fixed(Duration::from_millis(1)));
     let report = job(ChildLimits::default()).params([Act::AbortOnce(folder.path().join("once")), Act::Pid]).retry(policy).run();
-    assert_eq!((report.ok(), report.retries), (2, 1));
+    assert_eq!((report.ok(), report.counts.retries), (2, 1));
 }
 
 fn what_a_function_leaves_behind_is_killed_with_its_child() {

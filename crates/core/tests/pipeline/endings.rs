@@ -14,7 +14,7 @@ pub(crate) fn adds_up(report: &Report) {
         assert_eq!(pair[0].items_out, pair[1].items_in + pair[1].left, "between `{}` and `{}`:\n{report}", pair[0].name, pair[1].name);
     }
     for stage in &report.stages {
-        assert_eq!(stage.items_in, stage.ok + stage.failed + stage.cancelled, "`{}`:\n{report}", stage.name);
+        assert_eq!(stage.items_in, stage.counts.ok + stage.counts.failed + stage.counts.cancelled, "`{}`:\n{report}", stage.name);
     }
 }
 
@@ -67,7 +67,7 @@ fn what_fails_is_skipped_and_counted_and_the_first_one_is_named() {
                 assert_eq!(collected.outputs, (1..=100).filter(|n| n % 10 != 0).collect::<Vec<_>>());
                 adds_up(&collected.report);
                 let picky = collected.report.stage("picky").unwrap();
-                assert_eq!((picky.ok, picky.failed), (90, 10));
+                assert_eq!((picky.counts.ok, picky.counts.failed), (90, 10));
                 assert_eq!(picky.first_failure.as_ref().unwrap().number % 10, 0);
                 assert!(!collected.report.is_clean());
             }
@@ -84,7 +84,7 @@ fn a_dead_letter_carries_item_number_error_and_attempts() {
         let stage = picky(lane, false).retry(policy).dead_letter(move |letter| log.lock().unwrap().push(letter));
         let collected = ends(move || Pipeline::from_iter(5..25).stage(stage.name("picky")).collect());
         assert_eq!(collected.outputs, (5..25).filter(|n| n % 10 != 0).collect::<Vec<_>>());
-        assert_eq!(collected.report.stages[1].retries, 4);
+        assert_eq!(collected.report.stages[1].counts.retries, 4);
         adds_up(&collected.report);
         let letters = letters.lock().unwrap();
         let seen: Vec<_> = letters.iter().map(|letter| (letter.item, letter.number, letter.attempts, letter.error.kind())).collect();
@@ -126,7 +126,7 @@ fn an_item_that_fails_at_first_comes_out_in_its_place() {
             let policy = RetryPolicy::times(1).backoff(Backoff::Fixed(MS));
             let collected = ends(move || Pipeline::from_iter(0..30).stage(stage.workers(workers).retry(policy)).collect());
             assert_eq!(collected.outputs, (0..30).collect::<Vec<_>>(), "{lane} × {workers}");
-            assert_eq!((collected.report.stages[1].retries, collected.report.stages[1].ok), (10, 30));
+            assert_eq!((collected.report.stages[1].counts.retries, collected.report.stages[1].counts.ok), (10, 30));
             assert!(collected.report.is_clean());
         }
     }
@@ -185,8 +185,8 @@ fn cancelling_drops_pending_futures_and_ends_the_pipeline() {
     token.cancel();
     let report = ends(move || running.join().unwrap());
     assert!(report.cancelled, "{report}");
-    assert!(report.stages[1].cancelled >= 1);
-    assert_eq!(ended.iter().count() as u64, report.stages[1].cancelled);
+    assert!(report.stages[1].counts.cancelled >= 1);
+    assert_eq!(ended.iter().count() as u64, report.stages[1].counts.cancelled);
     adds_up(&report);
 }
 
@@ -223,7 +223,7 @@ fn a_handle_cancels_and_tells_what_was_done_so_far() {
             Pipeline::from_iter(0_u32..).stage(plain(LaneKind::Blocking).name("all")).start()
         };
         let handle = running.reporter();
-        assert!(soon(|| handle.report().stage("all").unwrap().ok > 100));
+        assert!(soon(|| handle.report().stage("all").unwrap().counts.ok > 100));
         handle.cancel();
         let report = runtime.block_on(running.join());
         assert!(report.cancelled);

@@ -100,7 +100,7 @@ fn threads_left_to_themselves_are_bounded_and_come_back() {
     assert_eq!(running.load(Ordering::SeqCst), 5);
     gate.open();
     let report = ends(move || ran.join().unwrap());
-    assert!(report.stages[1].failed >= 5, "{report}");
+    assert!(report.stages[1].counts.failed >= 5, "{report}");
     assert!(soon(|| running.load(Ordering::SeqCst) == 0));
 }
 

@@ -82,7 +82,7 @@ fn each_item_goes_to_its_branch_and_each_branch_keeps_its_order() {
     let (odd, even): (Vec<u32>, Vec<u32>) = collected.outputs.iter().partition(|n| **n >= 1000);
     assert_eq!(even, (0..100).step_by(2).collect::<Vec<_>>());
     assert_eq!(odd, (1..100).step_by(2).map(|n| n + 1000).collect::<Vec<_>>());
-    assert_eq!(collected.report.stage("odd").unwrap().ok, 50);
+    assert_eq!(collected.report.stage("odd").unwrap().counts.ok, 50);
     assert!(collected.report.is_clean());
 }
 

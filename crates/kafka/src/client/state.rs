@@ -21,7 +21,7 @@ use super::{
     seat::{PartitionSeat, Reading},
 };
 use crate::{
-    counts::Counts,
+    counts::RecordCounts,
     exactly_once::{Output, StagedOutput},
     intake::{IntakeGate, KeyTable, Loans, share},
     options::{Order, Start},
@@ -69,7 +69,7 @@ pub(crate) struct ClientState {
     pub(crate) lent: Loans,
     pub(crate) gate: IntakeGate,
     pub(crate) dead: Option<DeadLetters>,
-    pub(crate) counts: Counts,
+    pub(crate) counts: RecordCounts,
     /// Most characters that the broker takes as metadata, as far as we know.
     pub(crate) most_characters: usize,
     pub(crate) committer: CommitThread,
@@ -135,7 +135,7 @@ impl ClientState {
             lent: Loans::default(),
             gate,
             dead,
-            counts: Counts::default(),
+            counts: RecordCounts::default(),
             most_characters,
             committer,
             refusals: 0,
@@ -419,7 +419,7 @@ impl ClientState {
     }
 
     /// Lets go of the client.
-    pub(crate) fn close(self) -> Counts {
+    pub(crate) fn close(self) -> RecordCounts {
         self.committer.close();
         self.counts
     }

@@ -105,7 +105,7 @@ async fn a_stop_reaches_every_one_of_several_workers() {
     running.handle().stop(Stop::Soft);
     let report = tokio::time::timeout(HOUR, running.join()).await.unwrap();
     // All four were ended, and stand as unfinished.
-    assert_eq!((report.done(), report.handed_back), (0, 4));
+    assert_eq!((report.done(), report.counts.handed_back), (0, 4));
 }
 
 /// A value that means "the end" cannot be an item, and what stands behind it is lost.
@@ -139,6 +139,6 @@ async fn drained_comes_whatever_became_of_the_tasks() {
     assert_eq!((sender.counts().sent, sender.counts().settled), (8, 8));
     drop(sender);
     let report = running.join().await;
-    let counts = [Word::Ok, Word::Failed, Word::Panicked, Word::Timeout].map(|word| report.count(word));
+    let counts = [Word::Ok, Word::Failed, Word::Panicked, Word::Timeout].map(|word| report.counts.of(word));
     assert_eq!(counts, [2, 2, 2, 2]);
 }

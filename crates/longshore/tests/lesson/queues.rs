@@ -19,7 +19,7 @@ fn a_consumer_that_dies_of_every_task_leaves_no_producer_at_a_full_queue() {
     let (sender, job) = Job::blocking(dies).workers(1).queue(0).sender(1);
     let producer = thread::spawn(move || (0..20).filter(|n| sender.blocking_send(*n).is_ok()).count());
     let (report, sent) = ends(move || (job.run(), producer.join().unwrap()));
-    assert_eq!((sent, report.count(Word::Panicked)), (20, 20));
+    assert_eq!((sent, report.counts.of(Word::Panicked)), (20, 20));
 }
 
 /// And when there really is nobody any more, the producer is told, and has its task back.

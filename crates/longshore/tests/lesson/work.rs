@@ -92,7 +92,7 @@ fn a_panic_is_the_end_of_its_task_and_of_no_worker() {
         Ok::<_, String>(n)
     };
     let report = ends(move || Job::blocking(work).workers(2).params(0..40).run());
-    assert_eq!((report.count(Word::Panicked), report.ok()), (20, 20));
+    assert_eq!((report.counts.of(Word::Panicked), report.ok()), (20, 20));
 }
 
 /// `enumerate(as_completed(…))` counts what has ended and calls it "chunk i".

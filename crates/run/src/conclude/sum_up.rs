@@ -41,7 +41,7 @@ pub(crate) fn sum_up(of: SumUp<'_>) -> Report {
     let (opened, left, spec) = (&ended.opened, &ended.left, &ended.opened.plan.spec);
     let before = opened.before.as_ref();
     let engine = &left.engine;
-    let (retried, ok_retried) = ended.tally.retried();
+    let sums = ended.tally.sums().clone();
     let mut report = Report {
         name: ended.name.clone(),
         job: opened.id.clone(),
@@ -53,13 +53,12 @@ pub(crate) fn sum_up(of: SumUp<'_>) -> Report {
         wait: engine.wait,
         waited: waited(engine, left.wall),
         slots: slots(engine),
-        retried,
-        ok_retried,
-        failed_by_error: ended.tally.errors(),
+        ok_retried: sums.ok_retried,
+        failed_by_error: sums.errors.into_iter().collect(),
         width: u32::try_from(left.width).unwrap_or(u32::MAX),
         durable: opened.journaled,
         stdin: ended.reads_stdin(),
-        cut: ended.tally.cut(),
+        cut: sums.cut,
         max_output: spec.output.max_output,
         at_least,
         pace: spec.pace.rate.map(|rate| rate.to_string()),

@@ -19,7 +19,7 @@ mod tests;
 
 use std::{ops::Range, sync::Arc, time::SystemTime};
 
-use longshore_core::{Word, lane::child::Rest};
+use longshore_core::{Word, lane::child::Rest, watch::Counts};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -164,8 +164,9 @@ pub struct End {
     pub complete: bool,
     /// The exit code of that run.
     pub exit: u8,
-    /// Finished tasks by outcome, in the order of [`Word::ALL`].
-    pub counts: [u64; 8],
+    /// Finished tasks by outcome; in the file a list in the order of [`Word::ALL`].
+    #[serde(with = "by_outcome")]
+    pub counts: Counts,
     /// Started tasks without a final result.
     #[serde(default)]
     pub unfinished: u64,
@@ -173,8 +174,22 @@ pub struct End {
 
 impl End {
     /// A sitting that ends now.
-    pub fn now(complete: bool, exit: u8, counts: [u64; 8], unfinished: u64) -> Self {
+    pub fn now(complete: bool, exit: u8, counts: Counts, unfinished: u64) -> Self {
         Self { end: now(), complete, exit, counts, unfinished }
+    }
+}
+
+/// Counts as a list in the order of [`Word::ALL`].
+mod by_outcome {
+    use longshore_core::{Word, watch::Counts};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(counts: &Counts, to: S) -> Result<S::Ok, S::Error> {
+        <[u64; Word::ALL.len()]>::from(*counts).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Counts, D::Error> {
+        <[u64; Word::ALL.len()]>::deserialize(from).map(Counts::from)
     }
 }
 
@@ -268,11 +283,6 @@ impl From<&longshore_core::TaskError> for ErrorLine {
 /// it ran, and resuming runs it again.
 pub fn is_final(word: Word) -> bool {
     word != Word::Cancelled
-}
-
-/// Whether `--retry-failed` runs a task with this outcome again, and `--only failed` shows it.
-pub fn is_failure(word: Word) -> bool {
-    !matches!(word, Word::Ok | Word::Cancelled | Word::Skipped)
 }
 
 /// Now, as journals write it.

@@ -5,9 +5,9 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
-use longshore_core::Word;
+use longshore_core::{Word, watch::Counts};
 
-use super::format::{Head, Start, is_failure, is_final};
+use super::format::{Head, Start, is_final};
 
 /// What the journal knows of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub enum TaskState {
 #[derive(Debug, Default)]
 pub struct Index {
     tasks: HashMap<[u32; 4], [u32; 2], BuildHasherDefault<KeyHasher>>,
-    counts: [u64; 8],
+    counts: Counts,
     in_flight: u64,
 }
 
@@ -50,19 +50,19 @@ impl Index {
         self.tasks.get(&identity(key, nth)).map_or(TaskState::New, |&packed| unpack(packed))
     }
 
-    /// Finished tasks by outcome, in the order of [`Word::ALL`].
-    pub fn counts(&self) -> [u64; 8] {
+    /// Returns finished tasks by outcome.
+    pub fn counts(&self) -> Counts {
         self.counts
     }
 
     /// How many tasks are finished.
     pub fn finished(&self) -> u64 {
-        self.counts.iter().sum()
+        self.counts.done()
     }
 
     /// How many tasks are finished and count as failed.
     pub fn failed(&self) -> u64 {
-        Word::ALL.into_iter().filter(|word| is_failure(*word)).map(|word| self.counts[word as usize]).sum()
+        self.counts.failures()
     }
 
     /// How many tasks started and have no final result.
@@ -88,9 +88,9 @@ impl Index {
     pub(crate) fn reopen_failed(&mut self) {
         for packed in self.tasks.values_mut() {
             if let TaskState::Finished { word, .. } = unpack(*packed)
-                && is_failure(word)
+                && word.is_failure()
             {
-                self.counts[word as usize] -= 1;
+                self.counts.take(word, 1);
                 self.in_flight += 1;
                 *packed = pack(0, IN_FLIGHT, attempts_of(*packed));
             }
@@ -101,10 +101,10 @@ impl Index {
         match self.tasks.insert(identity, packed).map(unpack) {
             None | Some(TaskState::New) => {}
             Some(TaskState::InFlight { .. }) => self.in_flight -= 1,
-            Some(TaskState::Finished { word, .. }) => self.counts[word as usize] -= 1,
+            Some(TaskState::Finished { word, .. }) => self.counts.take(word, 1),
         }
         match unpack(packed) {
-            TaskState::Finished { word, .. } => self.counts[word as usize] += 1,
+            TaskState::Finished { word, .. } => self.counts.add(word, 1),
             TaskState::New | TaskState::InFlight { .. } => self.in_flight += 1,
         }
     }
@@ -249,13 +249,13 @@ mod tests {
                     _ => index.result(&head(key, nth, Word::ALL[what - 2], attempt), at as u64),
                 }
                 if what == 1 {
-                    model.values_mut().for_each(|word: &mut Option<Word>| *word = word.filter(|word| !is_failure(*word)));
+                    model.values_mut().for_each(|word: &mut Option<Word>| *word = word.filter(|word| !word.is_failure()));
                 } else {
                     model.insert((key, nth), what.checked_sub(2).map(|what| Word::ALL[what]).filter(|word| is_final(*word)));
                 }
             }
-            let mut counts = [0; 8];
-            model.values().flatten().for_each(|word| counts[*word as usize] += 1);
+            let mut counts = Counts::default();
+            model.values().flatten().for_each(|word| counts.add(*word, 1));
             proptest::prop_assert_eq!(index.counts(), counts);
             proptest::prop_assert_eq!(index.in_flight(), model.values().filter(|word| word.is_none()).count() as u64);
         }

@@ -23,11 +23,11 @@ use rustix::fs::{FlockOperation, flock};
 use super::{
     error::JobError,
     file::{JournalFile, may_be_named, peek, read},
-    format::{End, Header, OutputFile, ReadUpTo, Sitting, TakenOver, VERSION, is_failure, now},
+    format::{End, Header, OutputFile, ReadUpTo, Sitting, TakenOver, VERSION, now},
     index::Index,
     lock::{JobLock, Taken},
 };
-use longshore_core::Word;
+use longshore_core::watch::Counts;
 
 /// How long a new run waits for the guardian of a dead one.
 const GUARDIAN_WAIT: Duration = Duration::from_secs(15);
@@ -506,7 +506,7 @@ impl JobInfo {
     ///
     /// # Errors
     /// When the journal cannot be read or understood.
-    pub fn counts(&self) -> Result<([u64; 8], u64), JobError> {
+    pub fn counts(&self) -> Result<(Counts, u64), JobError> {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
@@ -560,7 +560,7 @@ impl Peeked {
     }
 
     fn may_have_failures(&self) -> bool {
-        self.end.as_ref().is_none_or(|end| Word::ALL.into_iter().any(|word| is_failure(word) && end.counts[word as usize] > 0))
+        self.end.as_ref().is_none_or(|end| end.counts.failures() > 0)
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 use longshore_core::Word;
 
 use super::{
-    format::{Encoder, is_failure, is_final},
+    format::{Encoder, is_final},
     state::JobState,
     writer::Then,
     *,
@@ -67,7 +67,7 @@ fn nothing() -> Then {
 }
 
 fn end(complete: bool) -> End {
-    End { end: format::now(), complete, exit: 0, counts: [0; 8], unfinished: 0 }
+    End { end: format::now(), complete, exit: 0, counts: Default::default(), unfinished: 0 }
 }
 
 /// Runs what `feed` sends through a journal, and closes it.
@@ -236,7 +236,7 @@ fn model(journal: &[u8]) -> BTreeMap<(u128, u32), (Option<Word>, u32)> {
             let word = Word::parse(line["outcome"].as_str().unwrap()).filter(|word| is_final(*word));
             tasks.insert((key.unwrap(), number("n")), (word, number("attempts")));
         } else if line["retry"] == true {
-            tasks.values_mut().for_each(|(word, _)| *word = word.filter(|word| !is_failure(*word)));
+            tasks.values_mut().for_each(|(word, _)| *word = word.filter(|word| !word.is_failure()));
         }
     }
     tasks
@@ -371,7 +371,7 @@ fn every_durability_writes_before_it_lets_go_on() {
         journal.flush().unwrap();
         assert_eq!(early.load(Ordering::Relaxed), 0);
         journal.close(None).unwrap();
-        assert_eq!(file::read(&path).unwrap().index.counts()[Word::Ok as usize], 200);
+        assert_eq!(file::read(&path).unwrap().index.counts().ok, 200);
     }
 }
 

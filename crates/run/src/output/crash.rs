@@ -74,7 +74,7 @@ fn a_run_to_be_killed() {
     }
     journal.flush().unwrap();
     output.finish(None).unwrap();
-    journal.close(Some(End { end: format::now(), complete: true, exit: 0, counts: [0; 8], unfinished: 0 })).unwrap();
+    journal.close(Some(End { end: format::now(), complete: true, exit: 0, counts: Default::default(), unfinished: 0 })).unwrap();
 }
 
 fn kill_and_resume(kind: &str) {

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{Emit, Only};
 use crate::journal::{
-    format::{Piece, Spooled, is_failure, is_final, raw_of},
+    format::{Piece, Spooled, is_final, raw_of},
     text::push_string,
 };
 
@@ -50,7 +50,7 @@ impl Render {
             && match self.only {
                 None => true,
                 Some(Only::Ok) => outcome == Word::Ok,
-                Some(Only::Failed) => is_failure(outcome),
+                Some(Only::Failed) => outcome.is_failure(),
             }
     }
 

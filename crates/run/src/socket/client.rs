@@ -57,7 +57,7 @@ pub enum ReachError {
 ///
 /// let mut run = Reached::find(&StateDir::open(None)?, Some("prices")).await?;
 /// run.steer(Steering::Concurrency { most: 8 }).await?;
-/// println!("{} done", run.view().await?.map_or(0, |view| view.done));
+/// println!("{} done", run.view().await?.map_or(0, |view| view.counts.finished()));
 /// # Ok(())
 /// # }
 /// ```

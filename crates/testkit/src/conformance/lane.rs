@@ -152,9 +152,9 @@ async fn an_attempt_that_is_late_has_timed_out<F: Fn(&Outbox<Ask, u32>, &Handle)
 async fn what_runs_ends_when_it_is_stopped<F: Fn(&Outbox<Ask, u32>, &Handle) -> Arc<dyn Lane<Ask, u32>>>(lane: &MakeLane<F>) {
     for how in [Stop::Soft, Stop::Hard] {
         let ran = run(lane, vec![Ask::Hang; 6], 3, 0, None, Some(how)).await;
-        assert_eq!(ran.words.len() as u64 + ran.summary.handed_back, 6, "{how:?}: done or handed back");
-        assert!(ran.summary.handed_back >= 3, "{how:?}: what had not started goes back");
-        assert_eq!(ran.summary.count(Word::Ok), 0, "{how:?}");
+        assert_eq!(ran.words.len() as u64 + ran.summary.counts.handed_back, 6, "{how:?}: done or handed back");
+        assert!(ran.summary.counts.handed_back >= 3, "{how:?}: what had not started goes back");
+        assert_eq!(ran.summary.counts.of(Word::Ok), 0, "{how:?}");
     }
 }
 

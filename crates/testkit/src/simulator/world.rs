@@ -315,9 +315,13 @@ impl World {
         let checks = [
             (Invariant::OneOutcome, running == 0, "attempts run after the end"),
             (Invariant::OneSettlement, loose.is_empty(), "deliveries are not settled"),
-            (Invariant::Counts, summary.done() + summary.handed_back == lent, "done and handed back are not what was lent"),
-            (Invariant::Counts, ledger.sink_broken || summary.counts == ledger.accepted, "counts are not what the sink accepted"),
-            (Invariant::Counts, ledger.broken || summary.handed_back == back, "handed back is not what was settled so"),
+            (Invariant::Counts, summary.done() + summary.counts.handed_back == lent, "done and handed back are not what was lent"),
+            (
+                Invariant::Counts,
+                ledger.sink_broken || <[u64; Word::ALL.len()]>::from(summary.counts) == ledger.accepted,
+                "counts are not what the sink accepted",
+            ),
+            (Invariant::Counts, ledger.broken || summary.counts.handed_back == back, "handed back is not what was settled so"),
             (Invariant::Counts, summary.done() >= accepted, "fewer are done than were accepted"),
             (Invariant::Counts, slots == ended + refused, "slots ran another number of attempts"),
             (Invariant::Counts, summary.events_dropped == 0, "events were dropped"),

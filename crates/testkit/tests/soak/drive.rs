@@ -377,7 +377,7 @@ impl Run {
         self.note(|| format!("node {number} has stopped: {summary:?}"));
         self.world.ledger(|ledger| {
             let succeeded = ledger.nodes.entry(number).or_default().succeeded;
-            if one_store && summary.ok != succeeded {
+            if one_store && summary.counts.ok != succeeded {
                 ledger.blame(Invariant::Counts, || format!("node {number} stored {succeeded} results of success, and counts {summary:?}"));
             }
         });

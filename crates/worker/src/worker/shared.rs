@@ -281,23 +281,14 @@ impl Shared {
     /// What was done, and what is left: called at the end, when nobody adds to it any more.
     /// `gone_back`: the broker has taken back whatever was left.
     pub(crate) fn summary(&self, gone_back: bool, error: Option<String>) -> WorkerSummary {
-        let counts = self.counts.ends().counts;
+        let mut counts = self.counts.ends().counts;
         let left = self.works();
         let gone = left.iter().filter(|work| work.is_gone()).count() as u64;
         let rest = left.len() as u64 - gone;
         let (returned, untold) = if gone_back { (rest, 0) } else { (0, rest) };
-        WorkerSummary {
-            ok: counts.ok,
-            failed: counts.failed,
-            retried: counts.retries,
-            revoked: counts.cancelled + counts.skipped,
-            dead: counts.dead,
-            late: counts.late,
-            handed_back: counts.handed_back + returned,
-            lost: gone + self.counts.given_unread.load(Ordering::Relaxed),
-            untold,
-            error,
-        }
+        counts.handed_back += returned;
+        counts.lost += gone + self.counts.given_unread.load(Ordering::Relaxed);
+        WorkerSummary { counts, untold, error }
     }
 
     /// These ids must not run any more. Whoever starts a task asks for them.

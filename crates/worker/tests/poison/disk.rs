@@ -102,7 +102,7 @@ async fn a_worker_whose_file_stays_locked_can_be_stopped_and_the_next_one_does_w
     bench.until("said", async || bench.said.lock().unwrap().iter().any(|text| text.contains("keeps it locked"))).await;
     worker.stopper().cold();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((summary.failed, summary.dead), (0, 0), "{summary:?}");
+    assert_eq!((summary.counts.failed, summary.counts.dead), (0, 0), "{summary:?}");
     assert!(summary.error.is_some(), "{summary:?}");
     drop(locks);
     the_next_one_does_what_is_left(bench, &store).await;
@@ -122,7 +122,7 @@ async fn the_next_one_does_what_is_left(before: Bench, store: &Store) {
     assert!(ledger.values().all(|runs| *runs <= 2), "what had not been confirmed ran again, once: {ledger:?}");
     worker.stopper().warm();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((summary.failed, summary.dead, summary.error), (0, 0, None));
+    assert_eq!((summary.counts.failed, summary.counts.dead, summary.error), (0, 0, None));
     assert_eq!(next.broker.dead(None).await.unwrap(), []);
 }
 
@@ -182,7 +182,7 @@ async fn outlives_its_disk(path: PathBuf) {
     assert!(said.iter().any(|text| text.contains("until it can be read")), "{said:?}");
     worker.stopper().cold();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((summary.failed, summary.dead), (0, 0), "{summary:?}");
+    assert_eq!((summary.counts.failed, summary.counts.dead), (0, 0), "{summary:?}");
     let ledger = bench.ledger.clone();
     assert!(shell("umount -l disk; cp image another; mount -o loop another disk", &path).success());
     the_next_one_does_what_is_left(bench, &store).await;

@@ -59,8 +59,8 @@ async fn one_bad_one_is_no_concern_of_the_others(store: impl Fn() -> Option<Stor
         bench.broker.list(None, 10).await.unwrap_or_else(|error| panic!("{what}: tasks list: {error}"));
         worker.stopper().warm();
         let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-        let dead = u64::from(summary.dead == 1);
-        assert_eq!((summary.ok, summary.failed, dead, summary.error), (2 * GOOD as u64, 1, 1, None), "{what}");
+        let dead = u64::from(summary.counts.dead == 1);
+        assert_eq!((summary.counts.ok, summary.counts.failed, dead, summary.error), (2 * GOOD as u64, 1, 1, None), "{what}");
     }
 }
 
@@ -287,6 +287,6 @@ async fn what_is_refused_of_a_task_that_is_acknowledged_early_fails_it_alone() {
         assert!(exception.contains(reason), "{spoil}: {exception}");
         worker.stopper().warm();
         let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-        assert_eq!((summary.ok, summary.failed, summary.error), (2 * GOOD as u64, 1, None), "{spoil}");
+        assert_eq!((summary.counts.ok, summary.counts.failed, summary.error), (2 * GOOD as u64, 1, None), "{spoil}");
     }
 }

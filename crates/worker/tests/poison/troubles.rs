@@ -104,7 +104,7 @@ pub(crate) async fn is_waited_for_so_long(what: &str, store: &Store, says: &str,
     assert_eq!(bench.broker.dead(None).await.unwrap(), [], "{what}");
     worker.stopper().warm();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
-    assert_eq!((summary.ok, summary.failed, summary.dead, summary.error), (2 * GOOD as u64, 0, 0, None), "{what}");
+    assert_eq!((summary.counts.ok, summary.counts.failed, summary.counts.dead, summary.error), (2 * GOOD as u64, 0, 0, None), "{what}");
 }
 
 /// Several commands on one connection, words separated by spaces; all must be granted.

@@ -63,16 +63,17 @@ fn note(event: &RunEvent) -> Option<String> {
 
 /// Returns what a resumed job has behind it, and how much is left if that is known.
 fn resume_words(resumed: &Resumed) -> String {
-    let Resumed { name, job, retry, done, failed, open, total } = resumed;
+    let Resumed { name, job, retry, counts, open, total } = resumed;
+    let (done, failed) = (counts.finished(), counts.failures());
     let who = if name == job { job.clone() } else { format!("{name} {job}") };
     if *retry {
-        return format!(" retry {who}: {} done, {} to try again", units::show_count(*done), units::show_count(*open));
+        return format!(" retry {who}: {} done, {} to try again", units::show_count(done), units::show_count(*open));
     }
-    let left = total.map_or(String::new(), |total| format!(", {} to go", units::show_count(total.saturating_sub(*done))));
+    let left = total.map_or(String::new(), |total| format!(", {} to go", units::show_count(total.saturating_sub(done))));
     format!(
         " resume {who}: {} done ({} failed), {} {} in flight{left}",
-        units::show_count(*done),
-        units::show_count(*failed),
+        units::show_count(done),
+        units::show_count(failed),
         units::show_count(*open),
         if *open == 1 { "was" } else { "were" },
     )

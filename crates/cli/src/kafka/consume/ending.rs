@@ -119,7 +119,7 @@ impl Ended<'_> {
         for (number, what) in [
             (counts.dead, "to the dead letters"),
             (counts.skipped, "failed and skipped"),
-            (summary.engine.retried, "needed another attempt"),
+            (summary.engine.counts.retried, "needed another attempt"),
             (counts.known, "known to be done already"),
             (counts.abandoned, "abandoned to another member"),
             (counts.unburied, "waiting for the dead-letter topic to the end (they come again)"),
@@ -156,7 +156,7 @@ impl Ended<'_> {
         let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         json!({
             "topics": self.args.topics, "group": self.args.group(), "done": counts.done, "dead": counts.dead, "skipped": counts.skipped,
-            "retried": summary.engine.retried, "known": counts.known, "abandoned": counts.abandoned,
+            "retried": summary.engine.counts.retried, "known": counts.known, "abandoned": counts.abandoned,
             "unburied": counts.unburied, "repeated": counts.repeated, "uncommitted": counts.uncommitted, "troubles": summary.troubles, "lost": counts.lost, "rebalances": counts.rebalances,
             "commits": counts.commits, "commits_failed": counts.commits_failed, "most_active": most_active, "closings": closings,
             "closed_ms": millis(closed), "wall_ms": millis(*wall), "rate_per_s": (self.rate() * 10.0).round() / 10.0,

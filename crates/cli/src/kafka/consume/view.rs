@@ -341,7 +341,7 @@ mod tests {
         gate::{Reason, Refusal},
         watch::Timing,
     };
-    use longshore_kafka::{Affected, Counts, GateState, Intake, PartitionView, Trouble, View};
+    use longshore_kafka::{Affected, GateState, Intake, PartitionView, RecordCounts, Trouble, View};
 
     use super::{Cost, Moment, Sleep, State, columns};
 
@@ -386,7 +386,7 @@ mod tests {
             parked: 0,
             burying: 0,
             partitions: vec![partition("orders", 1, None, Intake::Open), partition("orders", 0, Some(4_812), Intake::HotKey)],
-            counts: Counts { done: 1_234, dead: 2, ..Counts::default() },
+            counts: RecordCounts { done: 1_234, dead: 2, ..RecordCounts::default() },
             committed_ago: Some(SECOND),
             troubles: Vec::new(),
             complaint: None,

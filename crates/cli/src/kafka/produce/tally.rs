@@ -10,6 +10,10 @@ use std::{
 
 use hdrhistogram::Histogram;
 use longshore_brokers::BrokerError;
+use longshore_core::{
+    Word,
+    watch::{Counts, SharedCounts},
+};
 use longshore_kafka::Placed;
 
 use crate::progress::{RateMeter, Snapshot, view::State};
@@ -24,8 +28,8 @@ const WAITING: usize = 10_000;
 pub(super) struct Tally {
     verbose: bool,
     taken: AtomicU64,
-    delivered: AtomicU64,
-    failed: AtomicU64,
+    /// Delivered or not.
+    ended: SharedCounts,
     bad: AtomicU64,
     bytes: AtomicU64,
     said: Mutex<Said>,
@@ -48,8 +52,8 @@ impl Tally {
         let zero = || AtomicU64::new(0);
         // Microseconds up to an hour, three digits: 3 is always a valid precision.
         let took = Histogram::new_with_max(3_600_000_000, 3).unwrap_or_else(|_| Histogram::new_with_bounds(1, 2, 1).expect("constants"));
-        let (taken, delivered, failed, bad, bytes) = (zero(), zero(), zero(), zero(), zero());
-        Self { verbose, taken, delivered, failed, bad, bytes, said: Mutex::default(), took: Mutex::new(took) }
+        let (taken, bad, bytes) = (zero(), zero(), zero());
+        Self { verbose, taken, ended: SharedCounts::default(), bad, bytes, said: Mutex::default(), took: Mutex::new(took) }
     }
 
     /// A record was handed over.
@@ -61,12 +65,12 @@ impl Tally {
     pub(super) fn delivered(&self, place: &str, result: Result<Placed, BrokerError>, bytes: usize, begun: Instant) {
         match result {
             Ok(_) => {
-                self.delivered.fetch_add(1, Relaxed);
+                self.ended.add(Word::Ok, 1);
                 self.bytes.fetch_add(bytes as u64, Relaxed);
                 lock(&self.took).saturating_record(begun.elapsed().as_micros() as u64);
             }
             Err(error) => {
-                self.failed.fetch_add(1, Relaxed);
+                self.ended.add(Word::Failed, 1);
                 self.tell(format!(" {place}: {error}"));
             }
         }
@@ -74,7 +78,7 @@ impl Tally {
 
     /// A record that the client does not take at all.
     pub(super) fn refused(&self, place: &str, error: &BrokerError) {
-        self.failed.fetch_add(1, Relaxed);
+        self.ended.add(Word::Failed, 1);
         self.tell(format!(" {place}: {error}"));
     }
 
@@ -101,7 +105,8 @@ impl Tally {
 
     /// Delivered, not delivered, not to be read; the bytes of the first.
     pub(super) fn counts(&self) -> (u64, u64, u64, u64) {
-        (self.delivered.load(Relaxed), self.failed.load(Relaxed), self.bad.load(Relaxed), self.bytes.load(Relaxed))
+        let ended = self.ended.get();
+        (ended.ok, ended.failed, self.bad.load(Relaxed), self.bytes.load(Relaxed))
     }
 
     /// This moment, as a run shows it: a record in flight is active.
@@ -114,10 +119,8 @@ impl Tally {
         Snapshot {
             name: topic.to_owned(),
             job: topic.to_owned(),
-            done,
+            counts: Counts::from([delivered, failed + bad, 0, 0, 0, 0, 0, 0]),
             total,
-            ok: delivered,
-            failed: failed + bad,
             active: self.taken.load(Relaxed).saturating_sub(delivered + failed),
             rate_per_s,
             p50: quantile(0.5),
@@ -163,7 +166,7 @@ mod tests {
         tally.delivered("x", Ok(Placed { partition: 0, offset: 0 }), 7, Instant::now());
         tally.bad("line 2: bad JSON");
         let snapshot = tally.snapshot("t", Some(10), State::Running, &mut RateMeter::default());
-        assert_eq!((snapshot.done, snapshot.ok, snapshot.failed, snapshot.active), (2, 1, 1, 4));
+        assert_eq!((snapshot.counts.done(), snapshot.counts.ok, snapshot.counts.failed, snapshot.active), (2, 1, 1, 4));
         assert_eq!(tally.counts(), (1, 0, 1, 7));
     }
 }

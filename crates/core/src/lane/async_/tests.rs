@@ -88,8 +88,8 @@ async fn a_stop_ends_what_is_pending() {
     }
     handle.stop(Stop::Hard);
     let report = tokio::time::timeout(Duration::from_secs(10), job.join()).await.expect("the job ends");
-    assert_eq!(report.count(Word::Ok), 0);
-    assert!(report.handed_back >= 20, "{}", report.handed_back);
+    assert_eq!(report.counts.of(Word::Ok), 0);
+    assert!(report.counts.handed_back >= 20, "{}", report.counts.handed_back);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_panic_at_any_poll_is_the_tasks_own() {
     })
     .params(0..400)
     .run();
-    assert_eq!((report.count(Word::Panicked), report.ok()), (200, 200));
+    assert_eq!((report.counts.of(Word::Panicked), report.ok()), (200, 200));
 }
 
 #[test]

@@ -15,10 +15,7 @@ fn stage(name: &str, kind: Kind, [busy, waiting, blocked, paused]: [u32; 4]) -> 
         paced: paused > 0,
         items_in: 8,
         items_out: 8,
-        ok: 8,
-        failed: 0,
-        cancelled: 0,
-        retries: 0,
+        counts: Counts::from([8, 0, 0, 0, 0, 0, 0, 0]),
         left: 0,
         busy: of(busy),
         waiting: of(waiting),
@@ -88,7 +85,7 @@ fn the_stage_that_the_others_wait_for_is_named_with_the_reason() {
 #[test]
 fn a_report_is_a_line_for_each_stage_and_one_for_the_bottleneck() {
     let mut failing = stage("load", Kind::Lane(LaneKind::Blocking), [30, 70, 0, 0]);
-    failing.failed = 2;
+    failing.counts.failed = 2;
     failing.first_failure =
         Some(Failure { stage: "load".to_owned(), number: 3, attempts: 2, error: crate::TaskError::new("io", "no such file") });
     let stages = vec![stage("source", Kind::Source, [1, 0, 0, 0]), failing];

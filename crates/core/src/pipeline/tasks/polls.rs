@@ -107,7 +107,7 @@ pub(super) fn settle<T, V, Fut>(
     drop(tally);
     let age = now.saturating_duration_since(running.taken);
     let Some(after) = post.again(&outcome, &running.tried, age, rng.f64()) else { return Some(outcome) };
-    post.meter.tally.lock().retries += 1;
+    post.meter.tally.lock().counts.retries += 1;
     *resting += 1;
     running.resting = true;
     running.due = now.checked_add(after.max(Duration::from_nanos(1)));
