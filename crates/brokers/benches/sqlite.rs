@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::{Broker, Claimed, End, Ended, Finish, OpenOptions, Outgoing, sqlite::Sqlite};
+use longshore_brokers::{Broker, Claimed, End, Ended, Finish, Inspect, OpenOptions, Outgoing, sqlite::Sqlite};
 use rusqlite::{Connection, params};
 
 type Anything<T> = Result<T, Box<dyn std::error::Error>>;

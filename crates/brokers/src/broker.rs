@@ -6,141 +6,14 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_core::{Rate, Receipt, source::Fetched};
-use tokio::sync::mpsc;
+use longshore_core::{Receipt, source::Fetched};
 
 use crate::{
+    error::BrokerError,
     lease::Lease,
+    message::{Claimed, Ended, Finish, Outgoing},
     names,
-    rates::Slot,
-    results::{ChordPart, PartState, Stored},
 };
-
-/// How long a broker remembers an id that was [revoked](Broker::revoke), as Celery's workers do.
-pub const REVOKED_FOR: Duration = Duration::from_secs(3 * 3600);
-/// The most revoked ids that a broker remembers; beyond, the oldest are forgotten.
-pub const MOST_REVOKED: usize = 50_000;
-
-/// Why a broker or a result backend could not do what it was asked. Its text says what, where, and
-/// what to do; never a password.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct BrokerError {
-    /// How bad it is. Adapters wait out what is transient by themselves (with backoff and jitter,
-    /// and they say so) wherever waiting cannot double anything; a transient error that reaches the
-    /// caller means: unknown whether it was done.
-    pub kind: longshore_core::ErrorKind,
-    /// What happened, for people.
-    pub message: String,
-}
-
-/// A message on its way into a queue. Routing is done: the queue is known.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Outgoing {
-    /// The queue.
-    pub queue: Arc<str>,
-    /// 0 to 9; 0 is served first.
-    pub priority: u8,
-    /// Not to be started before this time. Brokers that can hold it back do; the others lend it
-    /// early, and the worker holds it.
-    pub due: Option<SystemTime>,
-    /// The message, encoded.
-    pub raw: Vec<u8>,
-}
-
-/// A message lent to a consumer until it is finished or handed back.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Claimed {
-    /// Its name at this consumer.
-    pub receipt: Receipt,
-    /// The queue that it came from.
-    pub queue: Arc<str>,
-    /// The message, as it stood in the queue.
-    pub raw: Vec<u8>,
-    /// How many workers, and children of workers, died while it ran (or may have run) with them: as
-    /// the broker counts or as the message says, whichever is more. From 1 it is a suspect, which
-    /// starts alone and is [accused](Consumer::accuse) first.
-    pub crashes: u32,
-    /// Whether it was lent before.
-    pub redelivered: bool,
-    /// Given, not lent ([`OpenOptions::early`]): the broker has forgotten it, nothing has to be
-    /// said at its end, and it cannot be finished or loaded unless it is [held](Consumer::hold).
-    pub given: bool,
-}
-
-/// What becomes of a claimed message. One step: either all of it, or nothing but a prefix that
-/// repeats harmlessly. The order is: is it still ours? → `publish` → `results` → `part` → `end`.
-#[derive(Clone, Debug)]
-pub struct Finish {
-    /// The message.
-    pub receipt: Receipt,
-    /// What is sent on: callbacks, the next link of a chain, the next attempt.
-    pub publish: Vec<Outgoing>,
-    /// What is stored. Only where the result backend is [this broker's store](Broker::is_store_of).
-    pub results: Vec<Stored>,
-    /// The chord that it is a part of. Only where the result backend is this broker's store. When
-    /// the chord is complete through this part, the message stays claimed ([`Ended::Complete`]), so
-    /// that the chord's body is sent before it is finished.
-    pub part: Option<ChordPart>,
-    /// What becomes of the message itself.
-    pub end: End,
-}
-
-impl Finish {
-    /// The size of the largest value that it sends or stores.
-    #[cfg(any(feature = "redis", feature = "sqlite"))]
-    pub(crate) fn largest(&self) -> usize {
-        let (messages, documents) =
-            (self.publish.iter().map(|message| message.raw.len()), self.results.iter().map(|stored| stored.doc.len()));
-        messages.chain(documents).chain(self.part.as_ref().map(|part| part.member.len())).max().unwrap_or(0)
-    }
-}
-
-/// How a claimed message ends.
-#[derive(Clone, Debug, PartialEq)]
-pub enum End {
-    /// It is done.
-    Ack,
-    /// It goes back, to be run by anybody: to the front of its queue, marked redelivered, or to the
-    /// back.
-    Back {
-        /// To the front.
-        front: bool,
-    },
-    /// It goes to the dead letters.
-    Dead {
-        /// Why, for people.
-        reason: String,
-    },
-    /// It goes to the junk, which is kept apart from the other dead letters: nobody could have run
-    /// it, since it cannot be read or nobody knows its task. However much junk comes, it pushes no
-    /// dead letter out.
-    Junk {
-        /// Why, for people.
-        reason: String,
-    },
-    /// It stays claimed.
-    Keep,
-}
-
-/// What came of a [`Finish`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum Ended {
-    /// All of it was done.
-    Done,
-    /// All of it was done but for the end: with this part the chord is complete, and its body is
-    /// ours to send. The message is still claimed.
-    Complete(PartState),
-    /// Nothing was done: the message is not ours any more (it was rescued from us), so the result
-    /// comes too late.
-    Refused,
-    /// Nothing was done: the store refuses what this end asks for, and would refuse it always,
-    /// while it takes the ends of others. The message is still claimed.
-    Impossible {
-        /// Why, for people.
-        reason: String,
-    },
-}
 
 /// What a consumer is opened for.
 #[derive(Clone, Debug)]
@@ -161,7 +34,8 @@ pub struct OpenOptions {
     pub early: bool,
 }
 
-/// A system that holds queues. Cheap to share; all methods may be called at once.
+/// A system that holds queues: what every message system can. What only some can is in the optional
+/// [halves](crate::halves). Cheap to share; all methods may be called at once.
 pub trait Broker: Send + Sync {
     /// Its URL, with `***` in place of the password.
     fn url(&self) -> &str;
@@ -172,9 +46,12 @@ pub trait Broker: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn ping(&self) -> BoxFuture<'_, Result<(String, Duration), BrokerError>>;
 
-    /// Whether this is the store of that result backend too (the same server and database, the same
-    /// file), so that results travel in [`Finish`].
-    fn is_store_of(&self, results_url: &str) -> bool;
+    /// Returns whether this is the store of that result backend too (the same server and database,
+    /// the same file), so that results travel in [`Finish`]. A broker that keeps no results says no.
+    fn is_store_of(&self, results_url: &str) -> bool {
+        let _ = results_url;
+        false
+    }
 
     /// Says why it has no queue of this name; `None` if it may have one.
     fn refused_queue(&self, name: &str) -> Option<String> {
@@ -205,161 +82,17 @@ pub trait Broker: Send + Sync {
         self.publish(batch)
     }
 
-    /// Sends to whoever listens now on a fanout or topic exchange (`celery.pidbox`, `celeryev`).
-    ///
-    /// # Errors
-    /// As `publish`.
-    fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>>;
-
-    /// Listens to an exchange: all whose routing key matches the pattern (`#` is everything,
-    /// `worker.#` what begins so). Ends when it is dropped.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn subscribe<'a>(&'a self, exchange: &'a str, pattern: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>>;
-
-    /// Answers a remote-control request: to the queue that is bound to `reply.celery.pidbox` by
-    /// this routing key.
-    ///
-    /// # Errors
-    /// As `publish`.
-    fn reply<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>>;
-
-    /// Takes replies as they come, for a client with this id. Binds its reply queue first; unbinds
-    /// when it is dropped.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn replies<'a>(&'a self, oid: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>>;
-
     /// The state of these queues, or of all that are known.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>>;
 
-    /// Up to `most` waiting messages, the next one first, without taking them.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn peek<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>>;
-
-    /// Returns whether one of these words stands near the beginning or the end of one of the next
-    /// `most` messages. Takes none of them and brings none here; where they are large, fewer are
-    /// looked at. A broker that cannot look says no: then Celery's own tasks wait for their turn.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn look_ahead<'a>(&'a self, queue: &'a str, most: usize, words: &'static [&'static [u8]]) -> BoxFuture<'a, Result<bool, BrokerError>> {
-        let _ = (queue, most, words);
-        Box::pin(std::future::ready(Ok(false)))
-    }
-
-    /// Up to `most` messages of these queues that the broker itself holds back until their time,
-    /// the soonest first. None where workers hold them (Redis).
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn later<'a>(&'a self, queues: &'a [Arc<str>], most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
-        let _ = (queues, most);
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
-
     /// Throws away what waits in a queue; how many.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>>;
-
-    /// Moves what waits in a queue to another, in order, nothing being in neither; how many.
-    /// Messages keep their bytes.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn transfer<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>>;
-
-    /// Pauses or resumes a queue for longshore's workers, with who did it; they take nothing from
-    /// it while it is paused.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn pause<'a>(&'a self, queue: &'a str, by: Option<&'a str>) -> BoxFuture<'a, Result<(), BrokerError>>;
-
-    /// Where tasks with this id are: waiting (the place in its queue), held, dead. Looks through
-    /// the queues, so it costs their length.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn find<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>>;
-
-    /// What lies in a queue, or in all: what is lent, what waits (the next one first), what is held
-    /// back (the first to come first), up to `most` of each in each queue. Dead letters are told by
-    /// [`dead`](Broker::dead).
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn list<'a>(&'a self, queue: Option<&'a str>, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>>;
-
-    /// The dead letters of a queue, or of all, the latest first, with the [junk](End::Junk).
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>>;
-
-    /// Returns whether workers may listen to remote control that are not ours, and do not ask this
-    /// broker what was [revoked](Broker::revoke).
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn has_strangers(&self) -> BoxFuture<'_, Result<bool, BrokerError>> {
-        Box::pin(std::future::ready(Ok(true)))
-    }
-
-    /// Puts dead letters back into their queues (with their crashes forgotten), or throws them
-    /// away; how many there were.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn bury<'a>(&'a self, letters: &'a [DeadLetter], retry: bool) -> BoxFuture<'a, Result<u64, BrokerError>>;
-
-    /// Asks for the next `count` slots of the leaky bucket of this name, which all who use this
-    /// broker share: one answer for each, the soonest first. In any window no more than burst +
-    /// rate × window slots are given out, to all together; evenly spaced where the burst is 1; what
-    /// nobody asked for is not saved up. Nothing is reserved further than [`AHEAD`](crate::AHEAD)
-    /// ahead: a slot beyond is to be asked for again. A rate that was changed holds from the next
-    /// call on, behind what is reserved. A slot that is not used passes. A rate that was
-    /// [set](Broker::set_limit) for the limit holds in place of this one; buckets of one limit are
-    /// told apart by what stands behind [`BUCKET`](crate::BUCKET) in their names.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us. Slots may have been reserved that pass unused.
-    fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>>;
-
-    /// Sets the rate of a limit for all who share it, in place of what they ask with, from their
-    /// next call on; with `None` theirs holds again.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn set_limit<'a>(&'a self, limit: &'a str, rate: Option<Rate>) -> BoxFuture<'a, Result<(), BrokerError>>;
-
-    /// The limits that somebody uses now, or that have a rate set, in the order of their names.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn limits(&self) -> BoxFuture<'_, Result<Vec<LimitState>, BrokerError>>;
-
-    /// Remembers ids of tasks that must not run any more, for workers that are not there yet:
-    /// [so long](REVOKED_FOR), and [so many](MOST_REVOKED).
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us. Calling again does no harm.
-    fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>>;
-
-    /// The ids that were revoked, the oldest first.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses us.
-    fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>>;
 
     /// Ends its connections, when nothing more is to be done with it; whatever is tried afterwards
     /// may fail. A file is left tidy so, also where clones of the handle are not dropped before the
@@ -450,14 +183,6 @@ pub trait Consumer: Send + Sync {
     fn leave(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 }
 
-/// Messages of an exchange, or replies, as they come. Dropping it ends it.
-pub struct Subscription {
-    /// Routing key and message.
-    pub messages: mpsc::Receiver<(String, Vec<u8>)>,
-    /// What ends the subscription when it is dropped.
-    pub guard: Box<dyn Send + Sync>,
-}
-
 /// What is known of a queue.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct QueueState {
@@ -485,74 +210,4 @@ pub struct QueueState {
     pub paused: Option<String>,
     /// When it was paused.
     pub paused_since: Option<SystemTime>,
-}
-
-/// What is known of a bucket of a limit that is shared.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LimitState {
-    /// The limit, and behind [`BUCKET`](crate::BUCKET) which of its buckets.
-    pub name: String,
-    /// The rate that was [set](Broker::set_limit) for all.
-    pub set: Option<Rate>,
-    /// So far ahead its slots are reserved: how long whoever asks now would wait.
-    pub ahead: Duration,
-}
-
-/// Where a task is.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Found {
-    /// Its queue.
-    pub queue: String,
-    /// What it does there.
-    pub doing: Doing,
-    /// The message.
-    pub raw: Vec<u8>,
-}
-
-/// What a task does in a broker.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Doing {
-    /// It waits: its place (from 1), and how many wait there.
-    Waiting {
-        /// Its place, from 1.
-        place: u64,
-        /// How many wait.
-        of: u64,
-        /// Since when, where the broker can say.
-        since: Option<SystemTime>,
-    },
-    /// The broker holds it back until then.
-    Later {
-        /// When.
-        due: SystemTime,
-    },
-    /// It is lent to a worker; its node name, if it is one of ours.
-    Held {
-        /// The worker.
-        by: Option<String>,
-        /// Since when, or until when it is looked after, where the broker can say.
-        since: Option<SystemTime>,
-    },
-    /// It is a dead letter.
-    Dead {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// A message that is run no more.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeadLetter {
-    /// Names it in its queue.
-    pub key: String,
-    /// Its queue.
-    pub queue: String,
-    /// When it died.
-    pub at: SystemTime,
-    /// Why.
-    pub reason: String,
-    /// How many workers died of it.
-    pub crashes: u32,
-    /// The message.
-    pub raw: Vec<u8>,
 }

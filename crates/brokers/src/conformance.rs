@@ -21,7 +21,7 @@ mod shared;
 use std::{any::Any, time::Duration};
 
 pub use self::{bus::*, chords::*, crashes::*, endings::*, kit::LEASE, queues::*, results::*, shared::*};
-use crate::connect::Connected;
+use crate::connected::Connected;
 
 /// One store, to be connected to several times.
 pub struct Subject {

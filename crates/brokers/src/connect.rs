@@ -11,17 +11,15 @@ use std::sync::Arc;
 use longshore_core::ErrorKind;
 
 use crate::{
-    broker::{Broker, BrokerError},
+    connected::{Connected, Halves},
+    error::BrokerError,
     mask::mask,
     memory::MemoryHandle,
     news::{Notice, of_results},
-    results::ResultBackend,
+    urls::is_file,
 };
 
-/// A broker and a result backend.
-pub type Connected = (Arc<dyn Broker>, Arc<dyn ResultBackend>);
-
-type Constructor = fn(&str, Notice) -> Result<Connected, BrokerError>;
+type Constructor = fn(&str, Notice) -> Result<Halves, BrokerError>;
 
 struct Scheme {
     /// What stands before the first colon.
@@ -29,8 +27,7 @@ struct Scheme {
     /// How to write it, for people.
     example: &'static str,
     feature: &'static str,
-    /// `None`: its feature is off. One that opens nothing before it is used serves as either half
-    /// alone.
+    /// Makes what the scheme has. `None`: its feature is off.
     connect: Option<Constructor>,
 }
 
@@ -40,7 +37,7 @@ const SQLITE: Option<Constructor> = Some(crate::sqlite::connect);
 const SQLITE: Option<Constructor> = None;
 
 #[cfg(feature = "redis")]
-const REDIS: Option<Constructor> = Some(crate::redis::both_with);
+const REDIS: Option<Constructor> = Some(crate::redis::connect);
 #[cfg(not(feature = "redis"))]
 const REDIS: Option<Constructor> = None;
 
@@ -54,9 +51,9 @@ const SCHEMES: &[Scheme] = &[
     Scheme { name: "memory", example: "memory://NAME", feature: "", connect: Some(memory) },
 ];
 
-fn memory(url: &str, _: Notice) -> Result<Connected, BrokerError> {
-    let handle = MemoryHandle::open(url.strip_prefix("memory:").unwrap_or(url).trim_start_matches('/'));
-    Ok((Arc::new(handle.clone()), Arc::new(handle)))
+fn memory(url: &str, _: Notice) -> Result<Halves, BrokerError> {
+    let handle = Arc::new(MemoryHandle::open(url.strip_prefix("memory:").unwrap_or(url).trim_start_matches('/')));
+    Ok(Connected::whole(handle.clone(), handle).into())
 }
 
 /// The broker of a URL, and the result backend of another; without the other the broker's store
@@ -69,8 +66,8 @@ fn memory(url: &str, _: Notice) -> Result<Connected, BrokerError> {
 /// Refused: no such scheme, or it was not built in, or the URL is wrong, or the file cannot be
 /// opened. No error shows a password.
 /// ```
-/// let (broker, results) = longshore_brokers::connect("memory://docs", None)?;
-/// assert!(broker.is_store_of(results.url()));
+/// let connected = longshore_brokers::connect("memory://docs", None)?;
+/// assert!(connected.broker.is_store_of(connected.results.url()));
 /// # Ok::<(), longshore_brokers::BrokerError>(())
 /// ```
 pub fn connect(broker_url: &str, results_url: Option<&str>) -> Result<Connected, BrokerError> {
@@ -82,14 +79,37 @@ pub fn connect(broker_url: &str, results_url: Option<&str>) -> Result<Connected,
 /// # Errors
 /// As `connect`.
 pub fn connect_with(broker_url: &str, results_url: Option<&str>, notice: Notice) -> Result<Connected, BrokerError> {
-    let (broker, results) = pair(broker_url, notice.clone())?;
-    match results_url {
-        Some(url) if !broker.is_store_of(url) => Ok((broker, pair(url, of_results(notice))?.1)),
-        _ => Ok((broker, results)),
-    }
+    let here = halves(broker_url, notice.clone())?;
+    let apart = results_url.filter(|url| here.broker.as_ref().is_none_or(|broker| !broker.is_store_of(url)));
+    let beside = apart.map(|url| halves(url, of_results(notice))).transpose()?;
+    let missing = |url: &str, what: &str| {
+        let message = format!("{}: {what}", mask(url));
+        BrokerError { kind: ErrorKind::Refused, message }
+    };
+    // Which half is whose is decided here, once: the broker's own go before those of the results.
+    let Some(broker) = here.broker else {
+        return Err(missing(broker_url, "it keeps results and no queues; name a broker beside it"));
+    };
+    let (results, store) = match beside {
+        Some(beside) => (beside.results.clone(), beside),
+        None => (here.results, Halves::default()),
+    };
+    let Some(results) = results else {
+        let what =
+            if apart.is_some() { "it keeps no results; name another result backend" } else { "it keeps no results; name a result backend" };
+        return Err(missing(apart.unwrap_or(broker_url), what));
+    };
+    Ok(Connected {
+        broker,
+        results,
+        bus: here.bus.or(store.bus),
+        inspect: here.inspect,
+        letters: here.letters,
+        shared: here.shared.or(store.shared),
+    })
 }
 
-fn pair(url: &str, notice: Notice) -> Result<Connected, BrokerError> {
+fn halves(url: &str, notice: Notice) -> Result<Halves, BrokerError> {
     let refused = |message: String| BrokerError { kind: ErrorKind::Refused, message };
     let name = if is_file(url) { "sqlite" } else { url.split_once(':').map_or("", |(name, _)| name) };
     let Some(scheme) = SCHEMES.iter().find(|scheme| scheme.name.eq_ignore_ascii_case(name)) else {
@@ -105,50 +125,12 @@ fn pair(url: &str, notice: Notice) -> Result<Connected, BrokerError> {
     connect(url, notice)
 }
 
-/// A plain path to a database file.
-pub(crate) fn is_file(url: &str) -> bool {
-    let path = url.split('?').next().unwrap_or(url);
-    let ends = [".db", ".sqlite", ".sqlite3"].iter().any(|end| path.ends_with(end));
-    ends && !path.contains("://") && !SCHEMES.iter().any(|scheme| path.starts_with(&format!("{}:", scheme.name)))
-}
-
-/// Returns a part of a URL with its `%XX` read.
-///
-/// # Errors
-/// A sentence about what does not belong there.
-pub fn decode_url(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let hex = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        match (hex(rest.next()), hex(rest.next())) {
-            (Some(high), Some(low)) => bytes.push((high * 16 + low) as u8),
-            _ => return Err("a `%` that is not followed by two hexadecimal digits (write `%25`)".into()),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| "bytes that are no UTF-8".into())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{connect, is_file};
+    use super::{Connected, SCHEMES, connect};
 
     fn refusal(url: &str) -> String {
         connect(url, None).err().expect("it should be refused").to_string()
-    }
-
-    #[test]
-    fn a_path_is_a_file_by_its_end() {
-        for path in ["tasks.db", "./a/b.sqlite", "/x/y.sqlite3", "tasks.db?sync=normal", "odd:name.db"] {
-            assert!(is_file(path), "{path}");
-        }
-        for url in ["tasks.txt", "redis://host/x.db", "sqlite:x.db", "memory:x.db"] {
-            assert!(!is_file(url), "{url}");
-        }
     }
 
     #[test]
@@ -156,6 +138,11 @@ mod tests {
         let text = refusal("amqp://me:secret@host//");
         assert!(text.contains("amqp://me:***@host//") && text.contains("redis://HOST:PORT/DB") && text.contains("sqlite:PATH"), "{text}");
         assert!(refusal("").contains("memory://NAME"));
+    }
+
+    #[test]
+    fn the_schemes_that_tell_a_url_from_a_file_are_those_of_the_table() {
+        assert!(SCHEMES.iter().map(|scheme| scheme.name).eq(crate::urls::SCHEMES));
     }
 
     #[cfg(not(feature = "redis"))]
@@ -166,9 +153,9 @@ mod tests {
 
     #[test]
     fn one_memory_is_broker_and_result_backend_and_another_name_is_another() {
-        let (broker, results) = connect("memory://one", None).unwrap();
+        let Connected { broker, results, .. } = connect("memory://one", None).unwrap();
         assert!(broker.is_store_of(results.url()));
-        let (broker, results) = connect("memory://one", Some("memory://two")).unwrap();
+        let Connected { broker, results, .. } = connect("memory://one", Some("memory://two")).unwrap();
         assert_eq!((broker.url(), results.url()), ("memory://one", "memory://two"));
         assert!(!broker.is_store_of(results.url()));
     }

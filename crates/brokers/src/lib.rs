@@ -20,12 +20,16 @@ pub mod broker;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod connect;
+mod connected;
 pub mod crash;
 mod ends;
+mod error;
+pub mod halves;
 mod json;
 pub mod lease;
 mod mask;
 pub mod memory;
+mod message;
 mod names;
 mod news;
 mod pattern;
@@ -36,18 +40,21 @@ pub mod results;
 mod rotation;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod urls;
 
 pub use apart::{FEW, apart};
-pub use broker::{
-    Broker, BrokerError, Claimed, Consumer, DeadLetter, Doing, End, Ended, Finish, Found, LimitState, MOST_REVOKED, OpenOptions, Outgoing,
-    QueueState, REVOKED_FOR, Subscription,
-};
-pub use connect::{Connected, connect, connect_with, decode_url};
+pub use broker::{Broker, Consumer, OpenOptions, QueueState};
+pub use connect::{connect, connect_with};
+pub use connected::Connected;
+pub use error::BrokerError;
+pub use halves::{Bus, DeadLetter, DeadLetters, Doing, Found, Inspect, LimitState, MOST_REVOKED, REVOKED_FOR, SharedState, Subscription};
 pub use mask::{HIDDEN, is_secret, mask, mask_text, mask_value, mask_words};
+pub use message::{Claimed, End, Ended, Finish, Outgoing};
 pub use names::refused_queue;
 pub use news::{Ability, Half, Happened, News, Notice};
 pub use rates::{AHEAD, BUCKET, Slot};
 pub use results::{ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch};
+pub use urls::decode_url;
 
 /// The exchange of answers to remote control.
 pub(crate) const REPLIES: &str = "reply.celery.pidbox";

@@ -199,8 +199,7 @@ fn is_no_port(host: &str) -> bool {
 /// Hides what stands before the host in a URL. `whole`: the text is a URL, if it is to mean
 /// anything; else it is a word of a text.
 fn userinfo(text: &str, whole: bool) -> String {
-    if text.starts_with("sqlite:") || text.starts_with("memory:") || text.starts_with("mailto:") || (whole && crate::connect::is_file(text))
-    {
+    if text.starts_with("sqlite:") || text.starts_with("memory:") || text.starts_with("mailto:") || (whole && crate::urls::is_file(text)) {
         return text.to_owned();
     }
     let Some(at) = text.find("://") else { return misspelled(text, whole) };

@@ -9,9 +9,10 @@
 //! - `memory/state.rs`: the state and its steps, without waiting
 //! - `memory/consumer.rs`: claiming and waiting
 //! - `memory/shared.rs`: rates and revoked ids
-//! - `results/memory.rs`: results and chords
+//! - `memory/results.rs`: results and chords
 
 mod consumer;
+pub(crate) mod results;
 mod shared;
 pub(crate) mod state;
 
@@ -30,10 +31,14 @@ use self::{
     state::{Listener, Message, State},
 };
 use crate::{
-    broker::{Broker, BrokerError, Consumer, DeadLetter, Doing, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
+    broker::{Broker, Consumer, OpenOptions, QueueState},
     crash::forgiven,
     ends::Looked,
-    json, names,
+    error::BrokerError,
+    halves::{Bus, DeadLetter, DeadLetters, Doing, Found, Inspect, LimitState, SharedState, Subscription},
+    json,
+    message::Outgoing,
+    names,
     rates::{Bucket, Slot},
 };
 
@@ -143,6 +148,18 @@ impl Broker for MemoryHandle {
         ready(())
     }
 
+    fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
+        let state = self.0.lock();
+        let names = if names.is_empty() { state.names() } else { names.to_vec() };
+        ready(names.iter().map(|name| state.queue(name)).collect())
+    }
+
+    fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        ready(self.0.lock().take_all(queue).len() as u64)
+    }
+}
+
+impl Bus for MemoryHandle {
     fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>> {
         self.0.lock().tell(exchange, routing_key, raw);
         ready(())
@@ -160,13 +177,9 @@ impl Broker for MemoryHandle {
     fn replies<'a>(&'a self, oid: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
         ready(self.0.listen(crate::REPLIES, oid))
     }
+}
 
-    fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
-        let state = self.0.lock();
-        let names = if names.is_empty() { state.names() } else { names.to_vec() };
-        ready(names.iter().map(|name| state.queue(name)).collect())
-    }
-
+impl Inspect for MemoryHandle {
     fn peek<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
         let mut state = self.0.lock();
         state.promote(SystemTime::now());
@@ -186,10 +199,6 @@ impl Broker for MemoryHandle {
         ready(
             state.later.values().filter(|message| queues.contains(&message.queue)).take(most).map(|message| message.raw.clone()).collect(),
         )
-    }
-
-    fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
-        ready(self.0.lock().take_all(queue).len() as u64)
     }
 
     fn transfer<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
@@ -257,7 +266,9 @@ impl Broker for MemoryHandle {
         }
         ready(found)
     }
+}
 
+impl DeadLetters for MemoryHandle {
     fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>> {
         let state = self.0.lock();
         ready(state.dead.iter().rev().filter(|dead| queue.is_none_or(|name| name == dead.queue)).cloned().collect())
@@ -281,7 +292,9 @@ impl Broker for MemoryHandle {
             count
         }))
     }
+}
 
+impl SharedState for MemoryHandle {
     fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>> {
         ready(self.0.lock().shared.reserve(limit, Bucket::of(rate), count))
     }

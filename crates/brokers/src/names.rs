@@ -3,7 +3,7 @@
 
 use longshore_core::ErrorKind;
 
-use crate::broker::{BrokerError, Outgoing};
+use crate::{error::BrokerError, message::Outgoing};
 
 /// Keys of kombu's own, whole.
 const KEYS: &[&str] = &["unacked", "unacked_index", "unacked_mutex"];

@@ -72,7 +72,11 @@ use self::{
     url::Config,
 };
 use crate::{
-    broker::{Broker, BrokerError, Consumer, DeadLetter, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
+    broker::{Broker, Consumer, OpenOptions, QueueState},
+    connected::{Connected, Halves},
+    error::BrokerError,
+    halves::{Bus, DeadLetter, DeadLetters, Found, Inspect, LimitState, SharedState, Subscription},
+    message::Outgoing,
     names,
     rates::Slot,
     results::ResultBackend,
@@ -126,7 +130,7 @@ pub fn results(url: &str) -> Result<Arc<dyn ResultBackend>, BrokerError> {
 ///
 /// # Errors
 /// As [`broker`].
-pub fn both(url: &str) -> Result<crate::connect::Connected, BrokerError> {
+pub fn both(url: &str) -> Result<Connected, BrokerError> {
     both_with(url, Arc::new(|_| {}))
 }
 
@@ -134,10 +138,14 @@ pub fn both(url: &str) -> Result<crate::connect::Connected, BrokerError> {
 ///
 /// # Errors
 /// As [`broker`].
-pub fn both_with(url: &str, notice: Notice) -> Result<crate::connect::Connected, BrokerError> {
+pub fn both_with(url: &str, notice: Notice) -> Result<Connected, BrokerError> {
     let broker = RedisBroker::new(url, notice)?;
     let results = RedisResults::new(broker.link.clone(), broker.pubsub.clone());
-    Ok((Arc::new(broker), Arc::new(results)))
+    Ok(Connected::whole(Arc::new(broker), Arc::new(results)))
+}
+
+pub(crate) fn connect(url: &str, notice: Notice) -> Result<Halves, BrokerError> {
+    both_with(url, notice).map(Halves::from)
 }
 
 fn ways(url: &str, notice: Notice) -> Result<(Arc<Link>, Arc<PubSub>), BrokerError> {
@@ -230,6 +238,19 @@ impl Broker for RedisBroker {
         })
     }
 
+    fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
+        Box::pin(async move { Ok(self.admin().queues(names).await?) })
+    }
+
+    fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        Box::pin(async move {
+            names::check(self.layout.prefix(), [queue])?;
+            Ok(self.admin().purge(queue).await?)
+        })
+    }
+}
+
+impl Bus for RedisBroker {
     fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move { Ok(bus::broadcast(&self.link, &self.layout, exchange, routing_key, raw).await?) })
     }
@@ -246,23 +267,18 @@ impl Broker for RedisBroker {
         Box::pin(async move { Ok(bus::replies(&self.link, &self.layout, oid).await?) })
     }
 
-    fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
-        Box::pin(async move { Ok(self.admin().queues(names).await?) })
+    fn has_strangers(&self) -> BoxFuture<'_, Result<bool, BrokerError>> {
+        Box::pin(async move { Ok(bus::has_strangers(&self.link, &self.layout).await?) })
     }
+}
 
+impl Inspect for RedisBroker {
     fn peek<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
         Box::pin(async move { Ok(self.admin().peek(queue, most).await?) })
     }
 
     fn look_ahead<'a>(&'a self, queue: &'a str, most: usize, words: &'static [&'static [u8]]) -> BoxFuture<'a, Result<bool, BrokerError>> {
         Box::pin(async move { Ok(self.admin().look_ahead(queue, most, words).await?) })
-    }
-
-    fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
-        Box::pin(async move {
-            names::check(self.layout.prefix(), [queue])?;
-            Ok(self.admin().purge(queue).await?)
-        })
     }
 
     fn transfer<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
@@ -284,7 +300,9 @@ impl Broker for RedisBroker {
     fn list<'a>(&'a self, queue: Option<&'a str>, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>> {
         Box::pin(async move { Ok(self.admin().list(queue, most).await?) })
     }
+}
 
+impl DeadLetters for RedisBroker {
     fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>> {
         Box::pin(async move { Ok(self.admin().dead(queue).await?) })
     }
@@ -292,7 +310,9 @@ impl Broker for RedisBroker {
     fn bury<'a>(&'a self, letters: &'a [DeadLetter], retry: bool) -> BoxFuture<'a, Result<u64, BrokerError>> {
         Box::pin(async move { Ok(self.admin().bury(letters, retry).await?) })
     }
+}
 
+impl SharedState for RedisBroker {
     fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>> {
         Box::pin(async move { Ok(shared::reserve(&self.link, &self.layout, limit, rate, count).await?) })
     }
@@ -307,10 +327,6 @@ impl Broker for RedisBroker {
 
     fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move { Ok(shared::revoke(&self.link, &self.layout, ids).await?) })
-    }
-
-    fn has_strangers(&self) -> BoxFuture<'_, Result<bool, BrokerError>> {
-        Box::pin(async move { Ok(bus::has_strangers(&self.link, &self.layout).await?) })
     }
 
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {

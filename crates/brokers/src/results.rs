@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use longshore_core::ErrorKind;
 use tokio::sync::mpsc;
 
-use crate::broker::BrokerError;
-
-pub(crate) mod memory;
-#[cfg(feature = "sqlite")]
-pub(crate) mod sqlite;
+use crate::error::BrokerError;
 
 /// Who completes a chord has the right to send its body for so long, unless it is
 /// [extended](ResultBackend::chord_extend). Celery's time.
@@ -93,7 +90,10 @@ pub trait ResultBackend: Send + Sync {
     /// A part of what is stored of tasks: from the beginning, or from where another [`Page`] ended.
     /// The latest come first where the store knows an order (SQLite); what is stored meanwhile may
     /// be missing or come twice.
-    fn page<'a>(&'a self, from: Option<&'a str>) -> BoxFuture<'a, Result<Page, BrokerError>>;
+    fn page<'a>(&'a self, from: Option<&'a str>) -> BoxFuture<'a, Result<Page, BrokerError>> {
+        let _ = from;
+        lacks(self.url(), "lists nothing of what it keeps; ask for a task by its id")
+    }
 
     /// Listens for the results of these tasks, and looks once at what is stored already, in one
     /// round trip. When this resolves the subscription stands: whatever is stored from now on
@@ -102,24 +102,42 @@ pub trait ResultBackend: Send + Sync {
 
     /// Says how many parts a chord has, before its last part is sent; clears what an earlier
     /// attempt left.
-    fn chord_start<'a>(&'a self, group: &'a str, size: u64, expires: Duration) -> BoxFuture<'a, Result<(), BrokerError>>;
+    fn chord_start<'a>(&'a self, group: &'a str, size: u64, expires: Duration) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let _ = (group, size, expires);
+        no_chords(self.url())
+    }
 
     /// Counts a part, once however often it is told, and claims the right to send the body if it is
     /// the last: one atomic step.
-    fn chord_part<'a>(&'a self, part: &'a ChordPart) -> BoxFuture<'a, Result<PartState, BrokerError>>;
+    fn chord_part<'a>(&'a self, part: &'a ChordPart) -> BoxFuture<'a, Result<PartState, BrokerError>> {
+        let _ = part;
+        no_chords(self.url())
+    }
 
     /// The parts of a chord in their order, each as it was told.
-    fn chord_parts<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>>;
+    fn chord_parts<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
+        let _ = group;
+        no_chords(self.url())
+    }
 
     /// Holds the right to send the body for so long. `false`: it is not ours any more.
-    fn chord_extend<'a>(&'a self, group: &'a str, token: &'a str, by: Duration) -> BoxFuture<'a, Result<bool, BrokerError>>;
+    fn chord_extend<'a>(&'a self, group: &'a str, token: &'a str, by: Duration) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        let _ = (group, token, by);
+        no_chords(self.url())
+    }
 
     /// The body was sent: the chord is over and its keys go. `false`: the right was not ours any
     /// more.
-    fn chord_over<'a>(&'a self, group: &'a str, token: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>>;
+    fn chord_over<'a>(&'a self, group: &'a str, token: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        let _ = (group, token);
+        no_chords(self.url())
+    }
 
     /// One more part (`add_to_chord`).
-    fn chord_grow<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<(), BrokerError>>;
+    fn chord_grow<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let _ = group;
+        no_chords(self.url())
+    }
 }
 
 /// A part of what is stored of tasks.
@@ -139,4 +157,13 @@ pub struct Watch {
     pub results: mpsc::Receiver<(String, Vec<u8>)>,
     /// What ends the subscription when it is dropped.
     pub guard: Box<dyn Send + Sync>,
+}
+
+fn no_chords<'a, T: Send + 'a>(url: &str) -> BoxFuture<'a, Result<T, BrokerError>> {
+    lacks(url, "counts no parts of chords; name one that does (SQLite, Redis)")
+}
+
+fn lacks<'a, T: Send + 'a>(url: &str, what: &str) -> BoxFuture<'a, Result<T, BrokerError>> {
+    let message = format!("{url}: this result backend {what}");
+    Box::pin(std::future::ready(Err(BrokerError { kind: ErrorKind::Refused, message })))
 }

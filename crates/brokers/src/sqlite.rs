@@ -33,7 +33,7 @@
 //! - `sqlite/shared.rs`: rates and revoked ids
 //! - `sqlite/owners.rs`: leases and rescue; `sqlite/life.rs`: who is alive
 //! - `sqlite/bus.rs`: broadcasts, replies, waiting for results; `sqlite/sweep.rs`: what has expired
-//! - `results/sqlite.rs`: results and chords
+//! - `sqlite/results.rs`: results and chords
 
 mod beside;
 pub(crate) mod bus;
@@ -43,6 +43,7 @@ mod life;
 mod list;
 mod owners;
 mod queues;
+mod results;
 mod shared;
 mod store;
 mod sweep;
@@ -63,8 +64,11 @@ pub(crate) use self::{
     writer::Step,
 };
 use crate::{
-    broker::{Broker, BrokerError, Consumer, DeadLetter, Found, LimitState, OpenOptions, Outgoing, QueueState, Subscription},
-    connect::Connected,
+    broker::{Broker, Consumer, OpenOptions, QueueState},
+    connected::{Connected, Halves},
+    error::BrokerError,
+    halves::{Bus, DeadLetter, DeadLetters, Found, Inspect, LimitState, SharedState, Subscription},
+    message::Outgoing,
     names,
     news::Notice,
     rates::{Bucket, Slot},
@@ -99,9 +103,9 @@ impl Sqlite {
     }
 }
 
-pub(crate) fn connect(url: &str, notice: Notice) -> Result<Connected, BrokerError> {
-    let handle = Sqlite::open_with(url, notice)?;
-    Ok((Arc::new(handle.clone()), Arc::new(handle)))
+pub(crate) fn connect(url: &str, notice: Notice) -> Result<Halves, BrokerError> {
+    let handle = Arc::new(Sqlite::open_with(url, notice)?);
+    Ok(Connected::whole(handle.clone(), handle).into())
 }
 
 impl Broker for Sqlite {
@@ -119,7 +123,7 @@ impl Broker for Sqlite {
     }
 
     fn is_store_of(&self, results_url: &str) -> bool {
-        let is_file = crate::connect::is_file(results_url) || results_url.starts_with("sqlite:");
+        let is_file = crate::urls::is_file(results_url) || results_url.starts_with("sqlite:");
         is_file && file::place(results_url).is_ok_and(|place| file::same_file(&place.path, &self.0.shared.place.path))
     }
 
@@ -144,6 +148,23 @@ impl Broker for Sqlite {
         .boxed()
     }
 
+    fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
+        let names = names.to_vec();
+        self.0.look_through(move |conn| list::states(conn, &names)).boxed()
+    }
+
+    fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        let queue = queue.to_owned();
+        self.0.write(move |step| queues::purge(step.conn, &queue)).boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        let store = Arc::clone(&self.0);
+        async move { tokio::task::spawn_blocking(move || store.close()).await.unwrap_or(()) }.boxed()
+    }
+}
+
+impl Bus for Sqlite {
     fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>> {
         if bus::is_heartbeat(exchange, routing_key) {
             let (exchange, key, raw) = (exchange.to_owned(), routing_key.to_owned(), raw.to_vec());
@@ -174,12 +195,9 @@ impl Broker for Sqlite {
     fn replies<'a>(&'a self, oid: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
         self.subscribe(crate::REPLIES, oid)
     }
+}
 
-    fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
-        let names = names.to_vec();
-        self.0.look_through(move |conn| list::states(conn, &names)).boxed()
-    }
-
+impl Inspect for Sqlite {
     fn peek<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
         let queue = queue.to_owned();
         self.0.look_through(move |conn| list::peek(conn, &queue, most)).boxed()
@@ -193,11 +211,6 @@ impl Broker for Sqlite {
     fn later<'a>(&'a self, queues: &'a [Arc<str>], most: usize) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
         let names = queues.to_vec();
         self.0.look_through(move |conn| list::later(conn, &names, most)).boxed()
-    }
-
-    fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
-        let queue = queue.to_owned();
-        self.0.write(move |step| queues::purge(step.conn, &queue)).boxed()
     }
 
     fn transfer<'a>(&'a self, from: &'a str, to: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
@@ -223,7 +236,9 @@ impl Broker for Sqlite {
         let queue = queue.map(str::to_owned);
         self.0.look_through(move |conn| list::list(conn, queue.as_deref(), most)).boxed()
     }
+}
 
+impl DeadLetters for Sqlite {
     fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>> {
         let queue = queue.map(str::to_owned);
         self.0.look_through(move |conn| queues::dead(conn, queue.as_deref())).boxed()
@@ -233,7 +248,9 @@ impl Broker for Sqlite {
         let keys: Vec<_> = letters.iter().map(|letter| letter.key.clone()).collect();
         self.0.write(move |step| queues::settle_dead(step, &keys, retry)).boxed()
     }
+}
 
+impl SharedState for Sqlite {
     fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> BoxFuture<'a, Result<Vec<Slot>, BrokerError>> {
         let limit = limit.to_owned();
         self.0.write(move |step| shared::reserve(step, &limit, Bucket::of(rate), count)).boxed()
@@ -255,11 +272,6 @@ impl Broker for Sqlite {
 
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {
         self.0.look_through(shared::revoked).boxed()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        let store = Arc::clone(&self.0);
-        async move { tokio::task::spawn_blocking(move || store.close()).await.unwrap_or(()) }.boxed()
     }
 }
 

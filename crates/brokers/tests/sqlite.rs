@@ -11,7 +11,8 @@ use std::{
 };
 
 use longshore_brokers::{
-    Broker, Claimed, Consumer, End, Ended, Finish, Key, OpenOptions, Outgoing, Stored, connect, connect_with, sqlite::Sqlite,
+    Broker, Claimed, Connected, Consumer, End, Ended, Finish, Key, OpenOptions, Outgoing, SharedState, Stored, connect, connect_with,
+    sqlite::Sqlite,
 };
 use longshore_core::{ErrorKind, source::Fetched};
 
@@ -86,7 +87,7 @@ fn says(child: &mut Other, word: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a part of the others, which start it"]
 async fn another_process() {
-    let (broker, _) = connect(&std::env::var("SQLITE_URL").unwrap(), None).unwrap();
+    let Connected { broker, .. } = connect(&std::env::var("SQLITE_URL").unwrap(), None).unwrap();
     match &*std::env::var("SQLITE_ROLE").unwrap() {
         "worker" => {
             let consumer = open(&*broker, "q", Duration::from_secs(30)).await;
@@ -150,7 +151,7 @@ async fn nothing_is_lost_when_workers_are_killed_in_the_midst() {
     const TASKS: usize = 150;
     let directory = tempfile::tempdir().unwrap();
     let url = url(directory.path());
-    let (broker, results) = connect(&url, None).unwrap();
+    let Connected { broker, results, .. } = connect(&url, None).unwrap();
     let _stays = start("worker", &url);
     let (mut in_the_midst, seed) = (0, fastrand::u64(..));
     let mut random = fastrand::Rng::with_seed(seed);
@@ -185,7 +186,7 @@ async fn nothing_is_lost_when_workers_are_killed_in_the_midst() {
 async fn a_process_that_was_killed_is_noticed_long_before_its_lease_is_over() {
     let directory = tempfile::tempdir().unwrap();
     let url = url(directory.path());
-    let (broker, _) = connect(&url, None).unwrap();
+    let Connected { broker, .. } = connect(&url, None).unwrap();
     broker.publish(&[message("q", "one")]).await.unwrap();
     let mut holder = start("holder", &url);
     says(&mut holder, "holds");
@@ -203,7 +204,7 @@ async fn a_process_that_is_frozen_loses_what_it_holds_after_its_lease_and_is_ref
     use rustix::process::{Pid, Signal, kill_process};
     let directory = tempfile::tempdir().unwrap();
     let url = url(directory.path());
-    let (broker, results) = connect(&url, None).unwrap();
+    let Connected { broker, results, .. } = connect(&url, None).unwrap();
     broker.publish(&[message("q", "one")]).await.unwrap();
     let mut frozen = start("frozen", &url);
     says(&mut frozen, "holds");
@@ -228,7 +229,7 @@ async fn a_process_that_is_frozen_loses_what_it_holds_after_its_lease_and_is_ref
 async fn processes_wake_each_other() {
     let directory = tempfile::tempdir().unwrap();
     let url = url(directory.path());
-    let (broker, _) = connect(&url, None).unwrap();
+    let Connected { broker, .. } = connect(&url, None).unwrap();
     let consumer = open(&*broker, "pong", Duration::from_secs(30)).await;
     let mut echo = start("echo", &url);
     says(&mut echo, "ready");
@@ -252,14 +253,14 @@ async fn processes_wake_each_other() {
 async fn what_was_rescued_from_a_living_worker_is_refused_and_it_works_on() {
     let directory = tempfile::tempdir().unwrap();
     let url = url(directory.path());
-    let (broker, results) = connect(&url, None).unwrap();
+    let Connected { broker, results, .. } = connect(&url, None).unwrap();
     let slow = open(&*broker, "q", Duration::from_secs(60)).await;
     broker.publish(&[message("q", "one")]).await.unwrap();
     let claimed = claim_one(&*slow).await;
     // As if it had been stopped for longer than its lease: the others believe it dead.
     let path = directory.path().join("tasks.db");
     rusqlite::Connection::open(&path).unwrap().execute("UPDATE owners SET pid = 4194303, started = 1", []).unwrap();
-    let (other, _) = connect(&url, None).unwrap();
+    let Connected { broker: other, .. } = connect(&url, None).unwrap();
     let rescuer = open(&*other, "q", Duration::from_secs(60)).await;
     let again = claim_one(&*rescuer).await;
     assert_eq!((id(&again), again.crashes), ("one".to_owned(), 1));
@@ -280,7 +281,8 @@ async fn a_full_disk_is_said_and_waited_for_and_loses_nothing_that_was_confirmed
     let said = Arc::new(Mutex::new(Vec::new()));
     let notes = said.clone();
     let notice = Arc::new(move |news: &longshore_brokers::News| notes.lock().unwrap().push(news.to_string()));
-    let (broker, _) = connect_with(&format!("{url}&max_size=300000"), None, notice).unwrap();
+    let connected = connect_with(&format!("{url}&max_size=300000"), None, notice).unwrap();
+    let broker = connected.broker.clone();
     let consumer = open(&*broker, "q", Duration::from_secs(60)).await;
     let mut confirmed = 0;
     let error = loop {
@@ -307,14 +309,14 @@ async fn a_full_disk_is_said_and_waited_for_and_loses_nothing_that_was_confirmed
     assert!(!finishing.is_finished());
     assert_eq!(broker.purge("q").await.unwrap(), confirmed - 1);
     assert_eq!(tokio::time::timeout(SOON, finishing).await.unwrap().unwrap().unwrap(), [Ended::Done]);
-    assert_eq!(broker.peek("next", 9).await.unwrap().len(), 1);
+    assert_eq!(connected.inspect().unwrap().peek("next", 9).await.unwrap().len(), 1);
     assert!(said.lock().unwrap().last().unwrap().contains("again"), "{:?}", said.lock().unwrap());
 }
 
 #[tokio::test]
 async fn what_a_file_can_never_hold_is_the_failure_of_whoever_asks_for_it() {
     let directory = tempfile::tempdir().unwrap();
-    let (broker, _) = connect(&format!("{}&max_size=300000", url(directory.path())), None).unwrap();
+    let Connected { broker, .. } = connect(&format!("{}&max_size=300000", url(directory.path())), None).unwrap();
     let consumer = open(&*broker, "q", Duration::from_secs(60)).await;
     broker.publish(&[message("q", "one"), message("q", "two")]).await.unwrap();
     let mut claimed = vec![claim_one(&*consumer).await];
@@ -329,7 +331,7 @@ async fn what_a_file_can_never_hold_is_the_failure_of_whoever_asks_for_it() {
 async fn a_file_that_is_taken_away_while_it_is_open_is_noticed() {
     for replaced in [false, true] {
         let directory = tempfile::tempdir().unwrap();
-        let (broker, results) = connect(&url(directory.path()), None).unwrap();
+        let Connected { broker, results, .. } = connect(&url(directory.path()), None).unwrap();
         broker.publish(&[message("q", "one")]).await.unwrap();
         let path = directory.path().join("tasks.db");
         std::fs::remove_file(&path).unwrap();
@@ -348,7 +350,7 @@ async fn what_lies_beside_a_file_that_is_taken_away_is_noticed_and_nothing_that_
     for (removed, emptied) in [(&["-wal"][..], false), (&["-wal", "-shm"], false), (&["-shm"], false), (&["-wal"], true)] {
         let directory = tempfile::tempdir().unwrap();
         let url = url(directory.path());
-        let (broker, _) = connect(&url, None).unwrap();
+        let Connected { broker, .. } = connect(&url, None).unwrap();
         let idle = open(&*broker, "other", Duration::from_millis(300)).await;
         broker.publish(&[message("q", "one"), message("q", "two")]).await.unwrap();
         for end in removed {
@@ -366,7 +368,7 @@ async fn what_lies_beside_a_file_that_is_taken_away_is_noticed_and_nothing_that_
         let error = broker.publish(&[message("q", "three")]).await.unwrap_err();
         assert_eq!((error.kind, &error.message), (ErrorKind::Fatal, &told.message));
         drop((broker, idle));
-        let (broker, _) = connect(&url, None).unwrap();
+        let Connected { broker, .. } = connect(&url, None).unwrap();
         assert_eq!(broker.queues(&["q".into()]).await.unwrap()[0].waiting, 2, "{removed:?}");
     }
 }
@@ -375,18 +377,19 @@ async fn what_lies_beside_a_file_that_is_taken_away_is_noticed_and_nothing_that_
 async fn whoever_looks_waits_for_nobody_who_writes() {
     let directory = tempfile::tempdir().unwrap();
     let url = url(directory.path());
-    let (broker, _) = connect(&url, None).unwrap();
+    let Connected { broker, .. } = connect(&url, None).unwrap();
     broker.publish(&[message("q", "one")]).await.unwrap();
     let other = rusqlite::Connection::open(directory.path().join("tasks.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE; INSERT INTO queues(name) VALUES ('x')").unwrap();
     let begun = Instant::now();
-    let (looks, _) = connect(&url, None).unwrap();
+    let looks_whole = connect(&url, None).unwrap();
+    let looks = looks_whole.broker.clone();
     assert_eq!(looks.queues(&["q".into()]).await.unwrap()[0].waiting, 1);
-    assert_eq!(looks.find("one").await.unwrap().len(), 1);
-    assert_eq!(looks.list(None, 10).await.unwrap().len(), 1);
-    assert!(looks.dead(None).await.unwrap().is_empty());
+    assert_eq!(looks_whole.inspect().unwrap().find("one").await.unwrap().len(), 1);
+    assert_eq!(looks_whole.inspect().unwrap().list(None, 10).await.unwrap().len(), 1);
+    assert!(looks_whole.letters().unwrap().dead(None).await.unwrap().is_empty());
     // A question to workers is asked later, and not waited for.
-    let error = looks.broadcast("celery.pidbox", "", b"{}").await.unwrap_err();
+    let error = looks_whole.bus().unwrap().broadcast("celery.pidbox", "", b"{}").await.unwrap_err();
     assert!(error.kind == ErrorKind::Transient && error.message.contains("locked"), "{error}");
     drop(looks);
     assert!(begun.elapsed() < Duration::from_secs(8), "it took {:?}", begun.elapsed());
@@ -398,21 +401,23 @@ async fn whoever_looks_waits_for_nobody_who_writes() {
 async fn a_file_beside_which_nothing_can_be_made_is_read_and_says_why_it_is_not_written() {
     let directory = tempfile::tempdir().unwrap();
     let url = url(directory.path());
-    let (broker, _) = connect(&url, None).unwrap();
+    let Connected { broker, .. } = connect(&url, None).unwrap();
     broker.publish(&[message("q", "one")]).await.unwrap();
     drop(broker);
     // As on a full disk, or where the directory may not be written: SQLite gets no file of its own.
     std::fs::create_dir(directory.path().join("tasks.db-shm")).unwrap();
-    let (broker, results) = connect(&url, None).unwrap();
+    let connected = connect(&url, None).unwrap();
+    let broker = connected.broker.clone();
+    let results = connected.results.clone();
     assert_eq!(broker.queues(&[]).await.unwrap()[0].waiting, 1);
-    assert_eq!(broker.find("one").await.unwrap().len(), 1);
-    assert!(broker.dead(None).await.unwrap().is_empty());
+    assert_eq!(connected.inspect().unwrap().find("one").await.unwrap().len(), 1);
+    assert!(connected.letters().unwrap().dead(None).await.unwrap().is_empty());
     assert_eq!(results.get(&[Key::Task("one".to_owned())]).await.unwrap(), [None]);
     let error = broker.publish(&[message("q", "two")]).await.unwrap_err();
     assert!(error.message.contains("tasks.db"), "{error}");
-    drop((broker, results));
+    drop((broker, results, connected));
     std::fs::remove_dir(directory.path().join("tasks.db-shm")).unwrap();
-    let (broker, _) = connect(&url, None).unwrap();
+    let Connected { broker, .. } = connect(&url, None).unwrap();
     assert_eq!(broker.queues(&[]).await.unwrap()[0].waiting, 1);
 }
 
@@ -425,10 +430,12 @@ async fn whoever_closes_a_file_last_leaves_it_alone() {
         names
     };
     for told in [false, true] {
-        let (broker, results) = connect(&url(directory.path()), None).unwrap();
+        let connected = connect(&url(directory.path()), None).unwrap();
+        let broker = connected.broker.clone();
+        let results = connected.results.clone();
         let consumer = open(&*broker, "q", Duration::from_secs(5)).await;
         broker.publish(&[message("q", "one")]).await.unwrap();
-        let listens = broker.subscribe("celery.pidbox", "#").await.unwrap();
+        let listens = connected.bus().unwrap().subscribe("celery.pidbox", "#").await.unwrap();
         broker.queues(&[]).await.unwrap();
         consumer.finish(&[done(&claim_one(&*consumer).await)]).await.unwrap();
         consumer.leave().await.unwrap();
@@ -437,7 +444,7 @@ async fn whoever_closes_a_file_last_leaves_it_alone() {
             // Somebody else still has a clone.
             broker.close().await;
         } else {
-            drop((consumer, broker, results, listens));
+            drop((consumer, broker, results, listens, connected));
         }
         assert_eq!(there(), ["tasks.db", "tasks.db-wake"], "told: {told}");
     }
@@ -485,10 +492,12 @@ async fn a_damaged_file_is_said_and_nothing_is_made_of_it() {
     use std::os::unix::fs::FileExt;
     let directory = tempfile::tempdir().unwrap();
     let url = url(directory.path());
-    let (broker, results) = connect(&url, None).unwrap();
+    let connected = connect(&url, None).unwrap();
+    let broker = connected.broker.clone();
+    let results = connected.results.clone();
     let batch: Vec<_> = (0..500).map(|at| message("q", &format!("{at}-{}", "x".repeat(300)))).collect();
     broker.publish(&batch).await.unwrap();
-    drop((broker, results));
+    drop((broker, results, connected));
     let path = directory.path().join("tasks.db");
     let length = path.metadata().unwrap().len();
     assert!(length > 100_000, "the write-ahead log was written back when the file was closed: {length}");
@@ -496,7 +505,7 @@ async fn a_damaged_file_is_said_and_nothing_is_made_of_it() {
     file.write_at(&vec![0xa5; usize::try_from(length).unwrap() - 8192], 8192).unwrap();
     let error = match connect(&url, None) {
         Err(error) => error,
-        Ok((broker, _)) => broker.peek("q", 1000).await.unwrap_err(),
+        Ok(connected) => connected.inspect().unwrap().peek("q", 1000).await.unwrap_err(),
     };
     assert!(error.message.contains("tasks.db") && error.message.contains("damaged"), "{error}");
 }
@@ -514,7 +523,7 @@ async fn many_may_open_a_new_file_at_once() {
     let mut all = BTreeSet::new();
     let mut handles = Vec::new();
     for opened in opening {
-        let (number, (broker, _)) = opened.await.unwrap();
+        let (number, Connected { broker, .. }) = opened.await.unwrap();
         broker.publish(&[message("q", &number.to_string())]).await.unwrap();
         handles.push(broker);
     }
@@ -528,7 +537,7 @@ async fn many_may_open_a_new_file_at_once() {
 #[tokio::test]
 async fn the_file_can_be_read_with_any_tool_while_it_is_used() {
     let directory = tempfile::tempdir().unwrap();
-    let (broker, _) = connect(&url(directory.path()), None).unwrap();
+    let Connected { broker, .. } = connect(&url(directory.path()), None).unwrap();
     let consumer = open(&*broker, "q", Duration::from_secs(60)).await;
     broker.publish(&[message("q", "one"), message("q", "two")]).await.unwrap();
     let held = claim_one(&*consumer).await;

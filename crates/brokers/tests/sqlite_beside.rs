@@ -11,14 +11,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::{Broker, Claimed, Consumer, OpenOptions, Outgoing, connect};
+use longshore_brokers::{Broker, Claimed, Connected, Consumer, OpenOptions, Outgoing, connect};
 use longshore_core::ErrorKind;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 const SOON: Duration = Duration::from_secs(20);
 
 fn broker(path: &Path) -> Result<Arc<dyn Broker>, String> {
-    connect(&format!("sqlite:{}?sync=normal", path.display()), None).map(|(broker, _)| broker).map_err(|error| {
+    connected(path).map(|connected| connected.broker)
+}
+
+fn connected(path: &Path) -> Result<Connected, String> {
+    connect(&format!("sqlite:{}?sync=normal", path.display()), None).map_err(|error| {
         assert_eq!(error.kind, ErrorKind::Refused, "{}", error.message);
         error.message
     })
@@ -75,11 +79,11 @@ impl Drop for Idle {
 #[tokio::test]
 #[ignore = "a part of the others, which start it"]
 async fn an_idle_process() {
-    let broker = broker(Path::new(&std::env::var("SQLITE_FILE").unwrap())).unwrap();
-    let consumer = open(&*broker, Duration::from_secs(60)).await;
+    let connected = connected(Path::new(&std::env::var("SQLITE_FILE").unwrap())).unwrap();
+    let consumer = open(&*connected.broker, Duration::from_secs(60)).await;
     let beats = async {
         for count in 0.. {
-            broker.broadcast("celeryev", "worker.heartbeat", b"{}").await.unwrap();
+            connected.bus().unwrap().broadcast("celeryev", "worker.heartbeat", b"{}").await.unwrap();
             if count == 3 {
                 println!("\nready");
             }

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use longshore_brokers::Broker;
+use longshore_brokers::{Broker, Connected};
 use longshore_worker::{App, Client, Route};
 
 use crate::{config::Config, fault::Fault, global::Global, tasks::Spec};
@@ -42,6 +42,11 @@ impl Place {
         // Commands say themselves what they wait for.
         let client = Client::of(&app.clone().told(None))?;
         Ok(Self { app, specs, client, json: global.json, quiet: global.voice().level < 0, no_input: global.no_input })
+    }
+
+    /// Returns its broker and result backend, with the other halves of both.
+    pub fn connected(&self) -> &Connected {
+        self.client.connected()
     }
 
     /// Where tasks wait.

@@ -128,7 +128,7 @@ impl DeadRequest {
 /// Cancel safe: nothing is changed by asking.
 pub async fn list(client: &Client, request: &DeadRequest) -> Result<Vec<DeadInfo>, OpsError> {
     let now = SystemTime::now();
-    let letters = client.broker().dead(request.queue.as_deref()).await?;
+    let letters = client.connected().letters()?.dead(request.queue.as_deref()).await?;
     let found: Vec<DeadInfo> = letters.into_iter().map(DeadInfo::of).filter(|dead| request.matches(dead, now)).collect();
     match request.ids.iter().find(|id| !found.iter().any(|dead| dead.is(id))) {
         Some(id) => Err(OpsError::NoDeadLetter { id: id.clone() }),
@@ -169,7 +169,7 @@ pub async fn retry(client: &Client, letters: &[DeadInfo]) -> Result<DeadDone, Op
     }
     let ids = letters.iter().map(|dead| dead.message.id.clone()).filter(|id| !id.is_empty());
     let before = again_from_now(client, ids).await?;
-    match client.broker().bury(&letters_of(letters), true).await {
+    match client.connected().letters()?.bury(&letters_of(letters), true).await {
         Ok(back) => Ok(DeadDone::Retried(back)),
         Err(error) => {
             // As it was: nobody shall wait for what was not sent.
@@ -190,7 +190,7 @@ pub async fn purge(client: &Client, letters: &[DeadInfo]) -> Result<DeadDone, Op
     if letters.is_empty() {
         return Ok(DeadDone::Purged(0));
     }
-    Ok(DeadDone::Purged(client.broker().bury(&letters_of(letters), false).await?))
+    Ok(DeadDone::Purged(client.connected().letters()?.bury(&letters_of(letters), false).await?))
 }
 
 fn letters_of(letters: &[DeadInfo]) -> Vec<DeadLetter> {

@@ -88,8 +88,8 @@ impl KnownRate {
 /// Cancel safe: nothing is changed by asking.
 pub async fn list(client: &Client, request: &LimitsRequest) -> Result<Vec<LimitInfo>, OpsError> {
     // What remote control has set is known to the workers alone.
-    let replies = ask(client.broker(), Request::new("registered"), PATIENCE).await?;
-    let known = client.broker().limits().await?;
+    let replies = ask(client.connected(), Request::new("registered"), PATIENCE).await?;
+    let known = client.connected().shared()?.limits().await?;
     Ok(together(request, &known, &rates(&replies)))
 }
 
@@ -124,7 +124,7 @@ fn together(request: &LimitsRequest, known: &[LimitState], told: &[ToldRate]) ->
 /// # Cancel safety
 /// Cancel safe: nothing is changed by asking.
 pub async fn is_known(client: &Client, limit: &str) -> Result<bool, OpsError> {
-    let known = client.broker().limits().await?;
+    let known = client.connected().shared()?.limits().await?;
     Ok(known.iter().any(|state| state.name.split(BUCKET).next() == Some(limit)))
 }
 
@@ -173,7 +173,7 @@ impl Serialize for LimitSet {
 /// # Cancel safety
 /// What is cancelled may have been done.
 pub async fn set(client: &Client, action: &SetLimit) -> Result<LimitSet, OpsError> {
-    client.broker().set_limit(&action.limit, action.rate).await?;
+    client.connected().shared()?.set_limit(&action.limit, action.rate).await?;
     Ok(LimitSet { limit: action.limit.clone(), set: action.rate })
 }
 

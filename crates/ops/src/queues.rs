@@ -163,7 +163,7 @@ impl PeekRequest {
 /// # Cancel safety
 /// Cancel safe: nothing is changed by asking.
 pub async fn peek(client: &Client, request: &PeekRequest) -> Result<Vec<MessageBrief>, OpsError> {
-    let next = client.broker().peek(&request.queue, request.count).await?;
+    let next = client.connected().inspect()?.peek(&request.queue, request.count).await?;
     Ok(next.iter().map(|raw| MessageBrief::read(raw)).collect())
 }
 
@@ -243,25 +243,25 @@ pub enum QueueDone {
 /// # Cancel safety
 /// What is cancelled may have been done. No message is ever in neither queue.
 pub async fn act(client: &Client, action: &QueueAction) -> Result<QueueDone, OpsError> {
-    let broker = client.broker();
+    let connected = client.connected();
     match action.clone() {
         QueueAction::Pause { queue, by } => {
-            broker.pause(&queue, Some(&by)).await?;
+            connected.inspect()?.pause(&queue, Some(&by)).await?;
             Ok(QueueDone::Paused { paused: queue, by })
         }
         QueueAction::Resume { queue } => {
-            broker.pause(&queue, None).await?;
+            connected.inspect()?.pause(&queue, None).await?;
             Ok(QueueDone::Resumed { resumed: queue })
         }
         QueueAction::Purge { queue } => {
-            let purged = broker.purge(&queue).await?;
+            let purged = connected.broker.purge(&queue).await?;
             Ok(QueueDone::Purged { queue, purged })
         }
         QueueAction::Move { from, to } => {
             if from == to {
                 return Err(OpsError::Invalid(format!("{from} and {to} are one queue")));
             }
-            let moved = broker.transfer(&from, &to).await?;
+            let moved = connected.inspect()?.transfer(&from, &to).await?;
             Ok(QueueDone::Moved { from, to, moved })
         }
     }

@@ -146,7 +146,7 @@ pub async fn tasks_at_workers(client: &Client, ids: &[&str]) -> Result<HashMap<S
     }
     let request = Request::new("query_task").argument("ids", ids.to_vec());
     let at = |id: &str, from: &[(String, Value)]| from.iter().find_map(|(node, reply)| TaskAtWorker::read(node, reply, id));
-    let from = ask_until(client.broker(), request, PATIENCE, |from| ids.iter().all(|id| at(id, from).is_some())).await?;
+    let from = ask_until(client.connected(), request, PATIENCE, |from| ids.iter().all(|id| at(id, from).is_some())).await?;
     Ok(ids.iter().filter_map(|id| Some(((*id).to_owned(), at(id, &from)?))).collect())
 }
 

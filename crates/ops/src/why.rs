@@ -134,7 +134,7 @@ impl Serialize for WhyAnswer {
 /// Cancel safe: nothing is changed by asking.
 pub async fn why(client: &Client, request: &WhyRequest) -> Result<Vec<WhyAnswer>, OpsError> {
     let id = &request.id;
-    let found = client.broker().find(id).await?;
+    let found = client.connected().inspect()?.find(id).await?;
     // What was finished between two looks has a result.
     let stored = client.result(id).stored().await?;
     if let Some(stored) = stored.filter(|stored| stored.state.is_ready() || found.is_empty()) {
@@ -202,9 +202,9 @@ struct Serving {
 async fn serving(client: &Client, patience: Duration) -> Vec<Serving> {
     let lane = Request::new("registered").argument("taskinfoitems", vec!["lane"]);
     let (queues, stats, tasks) = tokio::join!(
-        ask(client.broker(), Request::new("active_queues"), patience),
-        ask(client.broker(), Request::new("stats"), patience),
-        ask(client.broker(), lane, patience),
+        ask(client.connected(), Request::new("active_queues"), patience),
+        ask(client.connected(), Request::new("stats"), patience),
+        ask(client.connected(), lane, patience),
     );
     let (stats, tasks) = (stats.unwrap_or_default(), tasks.unwrap_or_default());
     let reply_of = |replies: &[(String, Value)], node: &str| replies.iter().find(|(from, _)| from == node).map(|(_, reply)| reply.clone());

@@ -227,8 +227,10 @@ fn rate_words(rate: Option<Rate>) -> String {
 /// Cancel safe: nothing is changed by asking.
 pub async fn list(client: &Client, request: &WorkersRequest) -> Result<Vec<WorkerInfo>, OpsError> {
     let to = |method: &str| Request::new(method).to(request.nodes.clone());
-    let (stats, queues) =
-        tokio::join!(ask(client.broker(), to("stats"), request.patience), ask(client.broker(), to("active_queues"), request.patience),);
+    let (stats, queues) = tokio::join!(
+        ask(client.connected(), to("stats"), request.patience),
+        ask(client.connected(), to("active_queues"), request.patience),
+    );
     let (stats, queues) = (stats?, queues?);
     if stats.is_empty() {
         return Err(OpsError::NoWorkers);
@@ -247,7 +249,7 @@ pub async fn list(client: &Client, request: &WorkersRequest) -> Result<Vec<Worke
 pub async fn show(client: &Client, node: &str) -> Result<WorkerDetail, OpsError> {
     let mut said = Map::default();
     for method in ["stats", "active_queues", "registered", "active", "reserved", "scheduled"] {
-        let replies = ask(client.broker(), Request::new(method).to([node]), PATIENCE).await?;
+        let replies = ask(client.connected(), Request::new(method).to([node]), PATIENCE).await?;
         let Some((_, value)) = replies.into_iter().next() else { return Err(OpsError::NoWorkers) };
         said.set(method, value);
     }
@@ -262,7 +264,7 @@ pub async fn show(client: &Client, node: &str) -> Result<WorkerDetail, OpsError>
 /// # Cancel safety
 /// Cancel safe: nothing is changed by asking.
 pub async fn inspect(client: &Client, question: Request, whom: &WorkersRequest) -> Result<Vec<WorkerReply>, OpsError> {
-    let replies = ask(client.broker(), question.to(whom.nodes.clone()), whom.patience).await?;
+    let replies = ask(client.connected(), question.to(whom.nodes.clone()), whom.patience).await?;
     Ok(replies.into_iter().map(|(node, reply)| WorkerReply { node, reply }).collect())
 }
 
@@ -276,7 +278,6 @@ pub async fn inspect(client: &Client, question: Request, whom: &WorkersRequest) 
 /// # Cancel safety
 /// What is cancelled may have been told.
 pub async fn act(client: &Client, action: &WorkerAction, whom: &WorkersRequest) -> Result<WorkerDone, OpsError> {
-    let broker = client.broker();
     let request = action.request().to(whom.nodes.clone());
     if *action == WorkerAction::Shutdown {
         // Who stops does not reply, so it is asked first who is there.
@@ -284,7 +285,7 @@ pub async fn act(client: &Client, action: &WorkerAction, whom: &WorkersRequest) 
         if there.is_empty() {
             return Err(OpsError::NoWorkers);
         }
-        tell(broker, request).await?;
+        tell(client.connected(), request).await?;
         return Ok(WorkerDone::Told(there.into_iter().map(|reply| reply.node).collect()));
     }
     if request.method == "revoke"
@@ -292,7 +293,7 @@ pub async fn act(client: &Client, action: &WorkerAction, whom: &WorkersRequest) 
     {
         // For workers that start later, too.
         let ids: Vec<String> = ids.iter().filter_map(Value::as_str).map(str::to_owned).collect();
-        broker.revoke(&ids).await?;
+        client.connected().shared()?.revoke(&ids).await?;
     }
     Ok(WorkerDone::Replied(inspect(client, request, whom).await?))
 }
@@ -340,7 +341,7 @@ pub async fn views(client: &Client, request: &WorkersRequest) -> Result<Vec<Work
     if ours.is_empty() {
         return Ok(Vec::new());
     }
-    let replies = ask(client.broker(), Request::new(VIEW).to(ours), request.patience).await?;
+    let replies = ask(client.connected(), Request::new(VIEW).to(ours), request.patience).await?;
     Ok(replies.iter().filter_map(|(node, reply)| view_of(node, reply)).collect())
 }
 

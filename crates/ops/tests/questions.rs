@@ -150,7 +150,7 @@ async fn what_is_sent_again_or_called_off_is_told_and_what_is_not_is_told_with_i
         let done = tasks::cancel(&bench.client, &request).await.unwrap();
         let off: Vec<&str> = done.called_off.iter().map(|task| task.id.as_str()).collect();
         assert_eq!((off, done.refused[0].why), (vec!["waits", "bad"], CancelRefusal::Success));
-        assert!(bench.client.broker().revoked().await.unwrap().contains(&"nobody".to_owned()));
+        assert!(bench.client.connected().shared().unwrap().revoked().await.unwrap().contains(&"nobody".to_owned()));
         let revoked = TasksRequest::ids(["waits"]);
         let list = tasks::list(&bench.client, &revoked).await.unwrap();
         assert_eq!((list.matched, list.tasks[0].standing), (1, TaskStanding::Revoked));

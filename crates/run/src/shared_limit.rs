@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::{BUCKET, Broker, Slot, connect};
+use longshore_brokers::{BUCKET, SharedState, Slot, connect};
 use longshore_core::{
     Attempt, CancelToken, ErrorKind, Outcome, Rate, Stop, TaskError,
     lane::{Lane, Outbox},
@@ -56,9 +56,10 @@ impl SharedLimit {
         let away = |error: longshore_brokers::BrokerError| {
             RunError::new(RunErrorKind::Unreachable, format!("limit {}: {}", self.name, error.message))
         };
-        let (broker, _) = connect(&self.broker, None).map_err(away)?;
-        broker.ping().await.map_err(away)?;
-        Ok(Pacer(Arc::new(Inner { limit: self, broker, what, outbox, stop: CancelToken::new(), told: AtomicBool::new(false), tell })))
+        let connected = connect(&self.broker, None).map_err(away)?;
+        connected.broker.ping().await.map_err(away)?;
+        let shared = connected.shared().map_err(away)?.clone();
+        Ok(Pacer(Arc::new(Inner { limit: self, shared, what, outbox, stop: CancelToken::new(), told: AtomicBool::new(false), tell })))
     }
 }
 
@@ -75,7 +76,7 @@ impl Pacer {
 
 struct Inner {
     limit: SharedLimit,
-    broker: Arc<dyn Broker>,
+    shared: Arc<dyn SharedState>,
     what: Arc<What>,
     outbox: Outbox<Call, Reply>,
     stop: CancelToken,
@@ -140,7 +141,7 @@ impl Inner {
             let asked = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break None,
-                asked = self.broker.reserve(&bucket, self.limit.rate, left) => asked,
+                asked = self.shared.reserve(&bucket, self.limit.rate, left) => asked,
             };
             let begun = Instant::now();
             let slots = match asked {

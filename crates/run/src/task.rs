@@ -168,9 +168,11 @@ impl Sender {
             }
             How::IfMissing => {
                 let id = id.to_string();
-                let broker = self.client.broker();
+                let connected = self.client.connected();
                 // What was acknowledged before it began is known to its worker alone.
-                coming.state().await? == State::Pending && broker.find(&id).await?.is_empty() && !remote::is_at_worker(broker, &id).await?
+                coming.state().await? == State::Pending
+                    && connected.inspect()?.find(&id).await?.is_empty()
+                    && !remote::is_at_worker(connected, &id).await?
             }
         };
         // What ended between the looks has left its queue for its result.

@@ -69,7 +69,7 @@ impl<R> Answer<R> {
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
     pub async fn stored(&self) -> Result<Option<TaskResult>, ClientError> {
-        let documents = self.connections.results.get(&[Key::Task(self.tree.id.clone())]).await?;
+        let documents = self.connections.connected.results.get(&[Key::Task(self.tree.id.clone())]).await?;
         documents.into_iter().next().flatten().map(|document| read(self.id(), &document)).transpose()
     }
 
@@ -83,7 +83,7 @@ impl<R> Answer<R> {
             return Ok(self.stored().await?.map_or(State::Pending, |stored| stored.state));
         }
         let ids = leaves(&self.tree);
-        let documents = self.connections.results.get(&keys(&ids)).await?;
+        let documents = self.connections.connected.results.get(&keys(&ids)).await?;
         let mut all = true;
         for (id, document) in ids.iter().zip(documents) {
             match document.map(|document| read(id, &document)).transpose()?.map(|stored| stored.state) {
@@ -131,7 +131,7 @@ impl<R> Answer<R> {
         if self.tree.children.is_some() {
             keys.push(Key::Group(self.tree.id.clone()));
         }
-        self.connections.results.forget(&keys).await?;
+        self.connections.connected.results.forget(&keys).await?;
         Ok(())
     }
 }
@@ -255,7 +255,7 @@ impl AwaitedTasks {
             parents(tree, &mut before);
         }
         let ids: Vec<String> = open.iter().cloned().chain(before.iter().cloned()).collect();
-        let mut watch = connections.results.watch(&ids).await?;
+        let mut watch = connections.connected.results.watch(&ids).await?;
         let documents = std::mem::take(&mut watch.stored);
         let mut this = Self { watch, open: open.into_iter().collect(), ended: HashMap::new(), early: Vec::new(), before };
         for (id, document) in ids.into_iter().zip(documents) {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::{Broker, News, Notice, ResultBackend};
+use longshore_brokers::{Connected, News, Notice};
 use longshore_celery::Compression;
 
 use crate::{
@@ -281,8 +281,8 @@ impl Client {
     }
 
     /// A client for an app's tasks, over connections that are there already.
-    pub fn over(app: &App, broker: Arc<dyn Broker>, results: Arc<dyn ResultBackend>) -> Self {
-        Self::new(app.client_parts(), broker, results)
+    pub fn over(app: &App, connected: Connected) -> Self {
+        Self::new(app.client_parts(), connected)
     }
 }
 

@@ -5,7 +5,7 @@ mod bulk;
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use futures_util::Stream;
-use longshore_brokers::{Broker, BrokerError, Key, Notice, Outgoing, ResultBackend};
+use longshore_brokers::{Broker, BrokerError, Connected, Key, Notice, Outgoing, ResultBackend};
 use longshore_celery::{Map, Message, ResultTree, Signature as Wire, Value, canvas};
 use longshore_core::ErrorKind;
 
@@ -70,19 +70,19 @@ impl Client {
     /// A client that connects as its settings say.
     pub(crate) fn open(parts: ClientParts) -> Result<Self, ClientError> {
         let told = parts.told.clone().unwrap_or_else(|| Arc::new(|_: &longshore_brokers::News| {}));
-        let (broker, results) = longshore_brokers::connect_with(&parts.settings.broker, parts.settings.results.as_deref(), told)?;
-        Ok(Self::new(parts, broker, results))
+        let connected = longshore_brokers::connect_with(&parts.settings.broker, parts.settings.results.as_deref(), told)?;
+        Ok(Self::new(parts, connected))
     }
 
     /// A client over connections that are there already.
-    pub(crate) fn new(parts: ClientParts, broker: Arc<dyn Broker>, results: Arc<dyn ResultBackend>) -> Self {
+    pub(crate) fn new(parts: ClientParts, connected: Connected) -> Self {
         let ClientParts { settings, environment, told, defaults } = parts;
         let sender = Sender {
             oid: (environment.id)(),
             origin: format!("gen{}@{}", std::process::id(), outgoing::hostname()),
             defaults: Box::new(move |task| defaults.get(task).cloned()),
         };
-        let connections = Connections { settings, broker, results, environment, told, unserved: UnservedQueues::default() };
+        let connections = Connections { settings, connected, environment, told, unserved: UnservedQueues::default() };
         let runtime = tokio::runtime::Handle::try_current().ok();
         Self { inner: Arc::new(ClientInner { connections: Arc::new(connections), sender, runtime }) }
     }
@@ -97,14 +97,20 @@ impl Client {
         &self.inner.connections.settings
     }
 
+    /// Returns its broker and result backend, with the other halves of both: the bus, the view into
+    /// queues, dead letters, what is shared.
+    pub fn connected(&self) -> &Connected {
+        &self.inner.connections.connected
+    }
+
     /// Returns the broker, where tasks wait.
     pub fn broker(&self) -> &Arc<dyn Broker> {
-        &self.inner.connections.broker
+        &self.inner.connections.connected.broker
     }
 
     /// Returns the result backend, where results are stored.
     pub fn results(&self) -> &Arc<dyn ResultBackend> {
-        &self.inner.connections.results
+        &self.inner.connections.connected.results
     }
 
     /// Sends a task, or a whole canvas. When this resolves the broker has it.
@@ -149,7 +155,7 @@ impl Client {
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no group.
     pub async fn restore<R>(&self, group: &str) -> Result<Option<Answer<Vec<R>>>, ClientError> {
-        let documents = self.inner.connections.results.get(&[Key::Group(group.to_owned())]).await?;
+        let documents = self.inner.connections.connected.results.get(&[Key::Group(group.to_owned())]).await?;
         let Some(document) = documents.into_iter().next().flatten() else { return Ok(None) };
         let saved = longshore_celery::GroupResult::decode(&document, crate::answer::LONGEST)
             .map_err(|error| ClientError::Unreadable { id: group.to_owned(), reason: error.to_string() })?;
@@ -159,7 +165,7 @@ impl Client {
     /// Plans what is to be sent, as the task of this message or as nobody's.
     pub(crate) fn plan(&self, signature: &Wire, parent: Option<&Message>) -> Result<canvas::Plan, ClientError> {
         // A link is sent by whoever runs its task, when it is too late to say it to the sender.
-        if let Some(message) = canvas::refused_part(signature, &|queue| self.inner.connections.broker.refused_queue(queue)) {
+        if let Some(message) = canvas::refused_part(signature, &|queue| self.inner.connections.connected.broker.refused_queue(queue)) {
             return Err(BrokerError { kind: ErrorKind::Refused, message }.into());
         }
         canvas::apply(signature, &[], &self.canvas(parent), &mut || (self.inner.connections.environment.id)())
@@ -180,7 +186,7 @@ impl Client {
     /// Sends what is planned, chords begun first. The queue of the first.
     pub(crate) async fn publish(&self, plan: canvas::Plan) -> Result<Option<Arc<str>>, BrokerError> {
         if let Some(group) = &plan.grown {
-            self.inner.connections.results.chord_grow(group).await?;
+            self.inner.connections.connected.results.chord_grow(group).await?;
         }
         for start in &plan.starts {
             self.start(start).await?;
@@ -210,7 +216,7 @@ impl Client {
 
     /// All or none.
     async fn put(&self, batch: &[Outgoing]) -> Result<(), BrokerError> {
-        if batch.is_empty() { Ok(()) } else { self.inner.connections.broker.publish(batch).await }
+        if batch.is_empty() { Ok(()) } else { self.inner.connections.connected.broker.publish(batch).await }
     }
 
     async fn start(&self, start: &canvas::ChordStart) -> Result<(), BrokerError> {
@@ -218,15 +224,15 @@ impl Client {
         if let Some(saved) = &start.saved {
             self.inner.connections.save(&start.group, saved.encode()).await?;
         }
-        self.inner.connections.results.chord_start(&start.group, start.size, expires).await
+        self.inner.connections.connected.results.chord_start(&start.group, start.size, expires).await
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("broker", &self.inner.connections.broker.url())
-            .field("results", &self.inner.connections.results.url())
+            .field("broker", &self.inner.connections.connected.broker.url())
+            .field("results", &self.inner.connections.connected.results.url())
             .finish_non_exhaustive()
     }
 }

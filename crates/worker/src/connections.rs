@@ -2,9 +2,7 @@
 
 pub(crate) mod unserved;
 
-use std::sync::Arc;
-
-use longshore_brokers::{Broker, BrokerError, Key, Notice, ResultBackend, Stored};
+use longshore_brokers::{BrokerError, Connected, Key, Notice, Stored};
 
 use crate::{environment::Environment, settings::Settings};
 use unserved::UnservedQueues;
@@ -12,8 +10,7 @@ use unserved::UnservedQueues;
 /// Connections of a client, with the settings that hold for them. Shared with every answer.
 pub(crate) struct Connections {
     pub(crate) settings: Settings,
-    pub(crate) broker: Arc<dyn Broker>,
-    pub(crate) results: Arc<dyn ResultBackend>,
+    pub(crate) connected: Connected,
     pub(crate) environment: Environment,
     /// Listener who is told, for people, what happens.
     pub(crate) told: Option<Notice>,
@@ -25,6 +22,6 @@ impl Connections {
     /// Stores the document of a group.
     pub(crate) async fn save(&self, group: &str, doc: Vec<u8>) -> Result<(), BrokerError> {
         let expires = self.settings.result_expires;
-        self.results.store(&[Stored { key: Key::Group(group.to_owned()), doc, expires, keep_success: false }]).await
+        self.connected.results.store(&[Stored { key: Key::Group(group.to_owned()), doc, expires, keep_success: false }]).await
     }
 }

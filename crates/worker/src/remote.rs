@@ -1,12 +1,9 @@
 //! Remote control from the other side: a request to all workers or some, Celery's included, and the
 //! replies that come in time.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
-use longshore_brokers::{Broker, BrokerError};
+use longshore_brokers::{BrokerError, Connected};
 use longshore_celery::{
     Value,
     control::{EXCHANGE, Reply, Request},
@@ -31,14 +28,14 @@ const LONGEST: usize = 16 << 20;
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(async {
 /// let client = Client::connect(&Settings::new("memory://remote"))?;
-/// let replies = remote::ask(client.broker(), Request::new("active_queues"), remote::PATIENCE).await?;
+/// let replies = remote::ask(client.connected(), Request::new("active_queues"), remote::PATIENCE).await?;
 /// assert!(replies.is_empty(), "no worker is there");
 /// # Ok::<(), longshore_worker::ClientError>(())
 /// # }).unwrap();
 /// ```
-pub async fn ask(broker: &Arc<dyn Broker>, request: Request, within: Duration) -> Result<Vec<(String, Value)>, BrokerError> {
+pub async fn ask(connected: &Connected, request: Request, within: Duration) -> Result<Vec<(String, Value)>, BrokerError> {
     let wanted = request.destination.as_ref().map(Vec::len);
-    ask_until(broker, request, within, |from| wanted.is_some_and(|wanted| from.len() >= wanted)).await
+    ask_until(connected, request, within, |from| wanted.is_some_and(|wanted| from.len() >= wanted)).await
 }
 
 /// [`ask`], but what has come may be enough.
@@ -46,17 +43,18 @@ pub async fn ask(broker: &Arc<dyn Broker>, request: Request, within: Duration) -
 /// # Errors
 /// As `ask`.
 pub async fn ask_until(
-    broker: &Arc<dyn Broker>,
+    connected: &Connected,
     request: Request,
     within: Duration,
     enough: impl Fn(&[(String, Value)]) -> bool,
 ) -> Result<Vec<(String, Value)>, BrokerError> {
     let (oid, ticket) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
     // Before the request goes out, so that no reply is missed.
-    let mut replies = broker.replies(&oid).await?;
+    let bus = connected.bus()?;
+    let mut replies = bus.replies(&oid).await?;
     let expires = SystemTime::now().checked_add(within).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
     let request = Request { expires: expires.map_or(0.0, |at| at.as_secs_f64()), clock: 1, ..request }.answered(&ticket, &oid);
-    broker.broadcast(EXCHANGE, "", &request.encode(&Uuid::new_v4().to_string())).await?;
+    bus.broadcast(EXCHANGE, "", &request.encode(&Uuid::new_v4().to_string())).await?;
     let mut from: Vec<(String, Value)> = Vec::new();
     let until = Instant::now() + within;
     while let Ok(Some((_, raw))) = timeout_at(until, replies.messages.recv()).await {
@@ -82,18 +80,18 @@ pub async fn ask_until(
 ///
 /// # Cancel safety
 /// Cancel safe: nothing is changed by asking.
-pub async fn is_at_worker(broker: &Arc<dyn Broker>, id: &str) -> Result<bool, BrokerError> {
+pub async fn is_at_worker(connected: &Connected, id: &str) -> Result<bool, BrokerError> {
     let has = |from: &[(String, Value)]| from.iter().any(|(_, reply)| reply.get(id).is_some());
     let request = Request::new("query_task").argument("ids", vec![id]);
-    Ok(has(&ask_until(broker, request, PATIENCE, has).await?))
+    Ok(has(&ask_until(connected, request, PATIENCE, has).await?))
 }
 
 /// Sends a request that nobody replies to.
 ///
 /// # Errors
 /// As [`ask`].
-pub async fn tell(broker: &Arc<dyn Broker>, request: Request) -> Result<(), BrokerError> {
-    broker.broadcast(EXCHANGE, "", &Request { clock: 1, ..request }.encode(&Uuid::new_v4().to_string())).await
+pub async fn tell(connected: &Connected, request: Request) -> Result<(), BrokerError> {
+    connected.bus()?.broadcast(EXCHANGE, "", &Request { clock: 1, ..request }.encode(&Uuid::new_v4().to_string())).await
 }
 
 /// Returns whether a worker that replied this to `active_queues` serves a queue.

@@ -38,7 +38,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::{Broker, BrokerError, OpenOptions, ResultBackend, connect_with};
+use longshore_brokers::{BrokerError, Connected, OpenOptions, connect_with};
 use longshore_core::{
     CancelToken, ChildLimits, LaneKind, RetryPolicy,
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
@@ -176,8 +176,8 @@ impl Worker {
         let apart = settings.results.as_deref().filter(|results| *results != settings.broker);
         let links = ConnectionStates::new(options.hub.clone(), &settings.broker, apart);
         let told = links.clone().told(app.told.clone());
-        let (broker, results) = connect_with(&settings.broker, settings.results.as_deref(), told)?;
-        Self::serve(app, options, broker, results, links).await
+        let connected = connect_with(&settings.broker, settings.results.as_deref(), told)?;
+        Self::serve(app, options, connected, links).await
     }
 
     /// Begins to serve, over connections that are there already. Runs on the current tokio runtime.
@@ -187,24 +187,14 @@ impl Worker {
     ///
     /// # Cancel safety
     /// Not cancel safe: what is dropped in the middle may have opened its consumer.
-    pub async fn over(
-        app: App,
-        options: WorkerOptions,
-        broker: Arc<dyn Broker>,
-        results: Arc<dyn ResultBackend>,
-    ) -> Result<Self, BrokerError> {
+    pub async fn over(app: App, options: WorkerOptions, connected: Connected) -> Result<Self, BrokerError> {
+        let (broker, results) = (&connected.broker, &connected.results);
         let apart = (!broker.is_store_of(results.url())).then(|| results.url());
         let links = ConnectionStates::new(options.hub.clone(), broker.url(), apart);
-        Self::serve(app, options, broker, results, links).await
+        Self::serve(app, options, connected, links).await
     }
 
-    async fn serve(
-        app: App,
-        options: WorkerOptions,
-        broker: Arc<dyn Broker>,
-        results: Arc<dyn ResultBackend>,
-        links: Arc<ConnectionStates>,
-    ) -> Result<Self, BrokerError> {
+    async fn serve(app: App, options: WorkerOptions, connected: Connected, links: Arc<ConnectionStates>) -> Result<Self, BrokerError> {
         let runtime = Runtime::current();
         let settings = app.settings().clone();
         let environment = app.registry().environment;
@@ -217,11 +207,13 @@ impl Worker {
             node: options.node.clone(),
             early,
         };
-        let consumer = broker.open(open).await?;
-        let client = Client::over(&app, broker.clone(), results.clone());
+        let consumer = connected.broker.open(open).await?;
+        let client = Client::over(&app, connected.clone());
         let node = Arc::from(options.node.as_str());
-        let shared = Arc::new(Shared::new(Arc::new(app), node, client, broker, consumer, results, links));
-        shared.call_off(&shared.broker.revoked().await?);
+        let shared = Arc::new(Shared::new(Arc::new(app), node, client, connected, consumer, links));
+        if let Ok(store) = shared.connected.shared() {
+            shared.call_off(&store.revoked().await?);
+        }
         let closer = Arc::new(Closer::new(shared.clone()));
         let intake = Arc::new(Intake::new(shared.clone(), closer.clone(), early, options.prefetch));
         let (acks, acknowledge) = tokio::sync::mpsc::unbounded_channel();

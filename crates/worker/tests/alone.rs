@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use longshore_brokers::{Outgoing, connect};
+use longshore_brokers::{Connected, Outgoing, connect};
 use longshore_celery::{Encoding, Message, Value, mark_crashed};
 use longshore_core::LaneKind;
 use longshore_worker::{App, Task, Worker, WorkerOptions};
@@ -27,7 +27,7 @@ fn message(task: &str, number: u32, crashes: u32) -> Outgoing {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_starts_beside_a_suspect_that_the_next_death_would_bury_and_all_run_in_the_end() {
     let url = "memory://alone";
-    let (broker, _) = connect(url, None).unwrap();
+    let Connected { broker, .. } = connect(url, None).unwrap();
     let (runs, beside) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let (innocents, suspects) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let suspect = {
@@ -72,7 +72,7 @@ async fn nobody_starts_beside_a_suspect_that_the_next_death_would_bury_and_all_r
 async fn what_comes_due_while_nobody_is_let_start_is_not_loaded() {
     const HELD: u32 = 1000;
     let url = "memory://alone-due";
-    let (broker, _) = connect(url, None).unwrap();
+    let Connected { broker, .. } = connect(url, None).unwrap();
     let (runs, ran) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let suspect = {
         let runs = runs.clone();
@@ -133,7 +133,7 @@ async fn while_a_suspect_waits_for_its_lane_the_others_run() {
     /// others back from then on.
     const FULL: Duration = Duration::from_secs(15);
     let url = "memory://alone-lane";
-    let (broker, _) = connect(url, None).unwrap();
+    let Connected { broker, .. } = connect(url, None).unwrap();
     let (full, runs) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
     let (quick, beside, suspects) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let long = {

@@ -344,5 +344,5 @@ async fn a_part_whose_queue_no_queue_may_be_is_refused_when_it_is_sent_and_nothi
         assert!(refused(&sent.refused[0].1.error), "{place}: {}", sent.refused[0].1.error);
         assert_eq!(client.broker().purge("celery").await.unwrap(), 2, "{place}");
     }
-    assert!(client.broker().peek("unacked", 9).await.unwrap().is_empty());
+    assert!(client.connected().inspect().unwrap().peek("unacked", 9).await.unwrap().is_empty());
 }

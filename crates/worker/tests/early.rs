@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use longshore_brokers::{Broker, Outgoing, connect};
+use longshore_brokers::{Broker, Connected, Outgoing, connect};
 use longshore_celery::{Encoding, Limits, Message, Signature, Value};
 use longshore_testkit::{proxy::Proxy, servers::Redis};
 use longshore_worker::{Acks, App, RateScope, Task, Worker, WorkerOptions, WorkerSummary};
@@ -20,6 +20,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 struct Bench {
     server: Redis,
+    connected: Connected,
     broker: Arc<dyn Broker>,
     app: App,
 }
@@ -27,13 +28,14 @@ struct Bench {
 impl Bench {
     fn new(tasks: impl IntoIterator<Item = Task>) -> Option<Self> {
         let server = Redis::start(&[])?;
-        let (broker, _) = connect(&server.url(), None).unwrap();
+        let connected = connect(&server.url(), None).unwrap();
+        let broker = connected.broker.clone();
         let early = |mut task: Task| {
             task.policy.acks = Acks::Early;
             task
         };
         let app = tasks.into_iter().map(early).fold(App::new().broker(server.url()), App::task);
-        Some(Self { server, broker, app })
+        Some(Self { server, connected, broker, app })
     }
 
     async fn worker(&self, slots: usize) -> Worker {
@@ -128,7 +130,7 @@ async fn a_warm_stop_hands_back_what_has_not_started() {
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
     assert_eq!((summary.counts.ok, summary.error), (1001, None));
     assert_eq!(bench.lengths(), ("1999".to_owned(), "0".to_owned()), "nothing is lost");
-    let left = bench.broker.peek("celery", 3000).await.unwrap();
+    let left = bench.connected.inspect().unwrap().peek("celery", 3000).await.unwrap();
     let ids: Vec<String> = left.iter().map(|raw| Message::decode(raw, &Limits::default()).unwrap().id).collect();
     let mut sorted = ids.clone();
     sorted.sort();
@@ -180,7 +182,7 @@ async fn what_cannot_be_run_is_a_dead_letter() {
     bench.send("no.such", ["a".to_owned()], None).await;
     bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw: b"{not json".to_vec() }]).await.unwrap();
     let begun = Instant::now();
-    while bench.broker.dead(None).await.unwrap().len() < 2 {
+    while bench.connected.letters().unwrap().dead(None).await.unwrap().len() < 2 {
         assert!(begun.elapsed() < SOON);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -241,9 +243,10 @@ async fn given() {
 async fn late() {
     let (task, mut begun, _gate) = gated();
     let Some(server) = Redis::start(&[]) else { return };
-    let (broker, _) = connect(&server.url(), None).unwrap();
+    let connected = connect(&server.url(), None).unwrap();
+    let broker = connected.broker.clone();
     let app = App::new().broker(server.url()).task(task);
-    let bench = Bench { server, broker, app };
+    let bench = Bench { server, connected, broker, app };
     let worker = bench.worker(2).await;
     bench.send("wait", ["a".to_owned()], None).await;
     begun.recv().await.unwrap();

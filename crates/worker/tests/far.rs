@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::{Outgoing, connect};
+use longshore_brokers::{Connected, Outgoing, connect};
 use longshore_celery::{Encoding, Message, Value};
 use longshore_testkit::{proxy::Proxy, servers::Redis};
 use longshore_worker::{App, Task, TaskPolicy, Worker, WorkerOptions};
@@ -22,7 +22,7 @@ struct Far {
 impl Far {
     async fn with(tasks: &[&str]) -> Option<Self> {
         let server = Redis::start(&[])?;
-        let (broker, _) = connect(&server.url(), None).expect("a good URL");
+        let Connected { broker, .. } = connect(&server.url(), None).expect("a good URL");
         let outgoing = |(number, task): (usize, &&str)| {
             let message =
                 Message { task: (*task).to_owned(), id: number.to_string(), routing_key: "celery".to_owned(), ..Message::default() };

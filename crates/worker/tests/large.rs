@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::{Key, Outgoing, connect};
+use longshore_brokers::{Connected, Key, Outgoing, connect};
 use longshore_celery::{Encoding, Message, State, TaskResult};
 use longshore_core::{LaneKind, watch::Detail};
 use longshore_testkit::servers::Redis;
@@ -52,7 +52,7 @@ fn other_process(url: String, stop: Arc<AtomicBool>) -> JoinHandle<Duration> {
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            let (broker, _) = connect(&url, None).unwrap();
+            let Connected { broker, .. } = connect(&url, None).unwrap();
             let mut longest = Duration::ZERO;
             while !stop.load(Ordering::Acquire) {
                 let begun = Instant::now();
@@ -67,7 +67,7 @@ fn other_process(url: String, stop: Arc<AtomicBool>) -> JoinHandle<Duration> {
 
 /// Runs small tasks, 10 ms each, with large messages among them, which end as junk.
 async fn held_up(url: &str, large: Vec<Vec<u8>>) -> Longest {
-    let (broker, _) = connect(url, None).unwrap();
+    let Connected { broker, .. } = connect(url, None).unwrap();
     let small = |from: usize| -> Vec<Outgoing> {
         let message = |number: usize| Message {
             id: number.to_string(),
@@ -174,8 +174,9 @@ async fn large_messages_hold_up_nobody_else() {
 async fn a_message_that_is_too_large_is_not_brought_to_the_worker_and_fails_whoever_waits_for_it() {
     let Some(server) = Redis::start(&[]) else { return };
     held_up(&server.url(), vec![whole(LARGE)]).await;
-    let (broker, results) = connect(&server.url(), None).unwrap();
-    let letters = broker.dead(None).await.unwrap();
+    let connected = connect(&server.url(), None).unwrap();
+    let results = connected.results.clone();
+    let letters = connected.letters().unwrap().dead(None).await.unwrap();
     assert!(letters.len() == 1 && letters[0].raw.len() < 1000, "what lies there is a stub");
     let doc = results.get(&[Key::Task("large".to_owned())]).await.unwrap().remove(0).expect("a result");
     let result = TaskResult::decode(&doc, 1 << 20).unwrap();
@@ -186,7 +187,7 @@ async fn a_message_that_is_too_large_is_not_brought_to_the_worker_and_fails_whoe
 #[tokio::test]
 async fn a_file_takes_no_message_that_no_worker_would_read() {
     let file = File::new();
-    let (broker, _) = connect(&file.url(), None).unwrap();
+    let Connected { broker, .. } = connect(&file.url(), None).unwrap();
     let error = broker.publish(&[outgoing(whole(LARGE))]).await.unwrap_err();
     assert_eq!(error.kind, longshore_core::ErrorKind::Refused);
     assert!(error.message.contains("workers accept 16777216"), "{}", error.message);
@@ -197,7 +198,7 @@ async fn a_busy_worker_of_one_lane_is_brought_each_message_once() {
     const COUNT: u64 = 16;
     const SIZE: usize = 1 << 20;
     let Some(server) = Redis::start(&[]) else { return };
-    let (broker, _) = connect(&server.url(), None).unwrap();
+    let Connected { broker, .. } = connect(&server.url(), None).unwrap();
     // What is full, and has a slot free, again and again.
     let tick = Task::plain("tick", |_, _| {
         thread::sleep(Duration::from_millis(200));

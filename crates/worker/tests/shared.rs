@@ -3,11 +3,10 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use longshore_brokers::{Broker, Key, Outgoing, connect};
+use longshore_brokers::{Broker, Connected, Key, Outgoing, connect};
 use longshore_celery::{Encoding, Map, Message, State, TaskResult, Value, control};
 use longshore_core::Rate;
 use longshore_worker::{Acks, App, RateScope, Task, Worker, WorkerOptions};
@@ -73,12 +72,13 @@ fn call(task: &str) -> Message {
 }
 
 /// Asks all workers until one replies: a worker listens a moment after its start.
-async fn ask(broker: &Arc<dyn Broker>, request: control::Request) -> Value {
+async fn ask(connected: &Connected, request: control::Request) -> Value {
     let oid = format!("client-{}", fastrand::u64(..));
-    let mut replies = broker.replies(&oid).await.unwrap();
+    let bus = connected.bus().unwrap();
+    let mut replies = bus.replies(&oid).await.unwrap();
     let raw = request.answered("ticket", oid).encode("tag");
     for _ in 0..100 {
-        broker.broadcast(control::EXCHANGE, "", &raw).await.unwrap();
+        bus.broadcast(control::EXCHANGE, "", &raw).await.unwrap();
         if let Ok(reply) = tokio::time::timeout(Duration::from_millis(200), replies.messages.recv()).await {
             return control::Reply::decode(&reply.unwrap().1, 1 << 20).unwrap().from.remove(0).1;
         }
@@ -89,7 +89,7 @@ async fn ask(broker: &Arc<dyn Broker>, request: control::Request) -> Value {
 async fn two_workers_keep_a_rate(url: &str) {
     let (task, mut starts) = limited(Rate::per_second(20.0));
     let workers = [start(url, "one", "a", task.clone()).await, start(url, "two", "b", task).await];
-    let (broker, _) = connect(url, None).unwrap();
+    let Connected { broker, .. } = connect(url, None).unwrap();
     let begin = Instant::now();
     for _ in 0..32 {
         send(&*broker, "a", call("limited")).await;
@@ -124,7 +124,8 @@ async fn a_shared_rate_that_is_changed_holds_for_what_waits_already() {
     let url = "memory://shared-changed";
     let (task, mut starts) = limited(Rate { count: 1.0, per: Duration::from_secs(3600), burst: 1 });
     let worker = start(url, "one", "a", task).await;
-    let (broker, _) = connect(url, None).unwrap();
+    let connected = connect(url, None).unwrap();
+    let broker = connected.broker.clone();
     for _ in 0..3 {
         send(&*broker, "a", call("limited")).await;
     }
@@ -133,7 +134,7 @@ async fn a_shared_rate_that_is_changed_holds_for_what_waits_already() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let request = control::Request::new("rate_limit").argument("task_name", "limited").argument("rate_limit", "10/s");
-    assert_eq!(ask(&broker, request).await.to_string(), r#"{"ok": "new rate limit set successfully"}"#);
+    assert_eq!(ask(&connected, request).await.to_string(), r#"{"ok": "new rate limit set successfully"}"#);
     let first = tokio::time::timeout(SOON, starts.recv()).await.unwrap().unwrap();
     let second = tokio::time::timeout(SOON, starts.recv()).await.unwrap().unwrap();
     assert!(second > first);
@@ -143,19 +144,21 @@ async fn a_shared_rate_that_is_changed_holds_for_what_waits_already() {
 /// A worker obeys a revocation and stops; its only successor takes up the queue.
 async fn what_was_revoked_stays_so(url: &str) {
     let (task, mut starts) = limited(Rate::per_second(1000.0));
-    let (broker, results) = connect(url, None).unwrap();
+    let connected = connect(url, None).unwrap();
+    let broker = connected.broker.clone();
+    let results = connected.results.clone();
     let waiting = send(&*broker, "a", call("limited")).await;
     let eta = Some(SystemTime::now() + Duration::from_secs(3600));
     let later = send(&*broker, "a", Message { eta, ..call("limited") }).await;
     let before = start(url, "before", "elsewhere", task.clone()).await;
     let request = control::Request::new("revoke").argument("task_id", vec![waiting.as_str(), later.as_str()]);
-    assert!(ask(&broker, request).await.to_string().contains("flagged as revoked"));
+    assert!(ask(&connected, request).await.to_string().contains("flagged as revoked"));
     let stamps = Map(vec![("batch".to_owned(), vec!["b7"].into())]);
     let stamped_headers = vec!["batch".to_owned()];
     let stamped = send(&*broker, "a", Message { stamps: stamps.clone(), stamped_headers, ..call("limited") }).await;
     let request = control::Request::new("revoke_by_stamped_headers").argument("headers", Value::Map(stamps));
-    assert!(ask(&broker, request).await.to_string().contains("flagged as revoked"));
-    assert_eq!(ask(&broker, control::Request::new("revoked")).await, vec![waiting.as_str(), later.as_str()].into(), "stamps are no ids");
+    assert!(ask(&connected, request).await.to_string().contains("flagged as revoked"));
+    assert_eq!(ask(&connected, control::Request::new("revoked")).await, vec![waiting.as_str(), later.as_str()].into(), "stamps are no ids");
     stop(before).await;
     let mut options = WorkerOptions::new("after@test");
     options.queues = vec!["a".to_owned()];
@@ -163,7 +166,7 @@ async fn what_was_revoked_stays_so(url: &str) {
     options.remote_control = false;
     let after = Worker::start(App::new().broker(url).task(task), options).await.unwrap();
     for id in [waiting, later, stamped] {
-        while !broker.find(&id).await.unwrap().is_empty() {
+        while !connected.inspect().unwrap().find(&id).await.unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let doc = results.get(&[Key::Task(id)]).await.unwrap().pop().flatten().unwrap();
@@ -189,7 +192,8 @@ async fn what_was_revoked_stays_so_in_a_file_when_its_only_worker_is_replaced() 
 /// Whoever holds a task back until its time, `inspect scheduled` and `query_task` know it.
 async fn what_waits_for_its_time_is_scheduled(url: &str, due: bool) {
     let (task, _starts) = limited(Rate::per_second(1000.0));
-    let (broker, _) = connect(url, None).unwrap();
+    let connected = connect(url, None).unwrap();
+    let broker = connected.broker.clone();
     let eta = Some(SystemTime::now() + Duration::from_secs(3600));
     let message = |id: &str, queue: &str| Message { eta, id: id.to_owned(), routing_key: queue.to_owned(), ..call("limited") };
     let outgoing = |id: &str, queue: &str| {
@@ -200,7 +204,7 @@ async fn what_waits_for_its_time_is_scheduled(url: &str, due: bool) {
     let worker = start(url, "one", "a", task).await;
     let known = async {
         loop {
-            let scheduled = ask(&broker, control::Request::new("scheduled")).await;
+            let scheduled = ask(&connected, control::Request::new("scheduled")).await;
             let entries = scheduled.as_list().unwrap();
             if let [only] = entries {
                 return only.get("request").and_then(|request| request.get("id")).cloned();
@@ -209,7 +213,7 @@ async fn what_waits_for_its_time_is_scheduled(url: &str, due: bool) {
         }
     };
     assert_eq!(tokio::time::timeout(SOON, known).await.unwrap(), Some("mine".into()));
-    let queried = ask(&broker, control::Request::new("query_task").argument("ids", vec!["mine", "not-mine"])).await.to_string();
+    let queried = ask(&connected, control::Request::new("query_task").argument("ids", vec!["mine", "not-mine"])).await.to_string();
     assert!(queried.contains(r#""mine": ["scheduled""#) && !queried.contains("not-mine"), "{queried}");
     stop(worker).await;
 }
@@ -236,8 +240,8 @@ async fn settings_that_are_asked_for_say_whether_messages_are_acknowledged_late(
         let (mut task, _starts) = limited(Rate::per_second(1000.0));
         task.policy.acks = acks;
         let worker = start(&url, "one", "a", task).await;
-        let (broker, _) = connect(&url, None).unwrap();
-        let conf = ask(&broker, control::Request::new("conf")).await;
+        let connected = connect(&url, None).unwrap();
+        let conf = ask(&connected, control::Request::new("conf")).await;
         assert_eq!(conf.get("task_acks_late"), Some(&late.into()), "{conf}");
         stop(worker).await;
     }
@@ -246,21 +250,21 @@ async fn settings_that_are_asked_for_say_whether_messages_are_acknowledged_late(
 #[tokio::test]
 async fn a_worker_of_ours_that_greets_is_heard_and_not_answered_unless_it_asks_by_name() {
     let url = "memory://shared-greeting";
-    let (broker, _) = connect(url, None).unwrap();
+    let connected = connect(url, None).unwrap();
     let worker = start(url, "old", "a", limited(Rate::per_second(1.0)).0).await;
     let greeting = |id: &str| control::Request::new("hello").argument("from_node", "young@test").argument("revoked", vec![Value::from(id)]);
     // The worker hears, once it answers this.
-    ask(&broker, greeting("from Python")).await;
-    let mut replies = broker.replies("ours").await.unwrap();
+    ask(&connected, greeting("from Python")).await;
+    let mut replies = connected.bus().unwrap().replies("ours").await.unwrap();
     let named = control::Request { destination: Some(vec!["old@test".into()]), ..greeting("asked by name") };
     for (ticket, request) in [("one of ours", greeting("from ours")), ("named", named)] {
         let raw = request.argument("longshore", true).answered(ticket, "ours").encode("tag");
-        broker.broadcast(control::EXCHANGE, "", &raw).await.unwrap();
+        connected.bus().unwrap().broadcast(control::EXCHANGE, "", &raw).await.unwrap();
     }
     let (_, raw) = tokio::time::timeout(SOON, replies.messages.recv()).await.unwrap().unwrap();
     let reply = control::Reply::decode(&raw, 1 << 20).unwrap();
     assert_eq!(reply.ticket.as_deref(), Some("named"));
-    let known = ask(&broker, control::Request::new("revoked")).await.to_string();
+    let known = ask(&connected, control::Request::new("revoked")).await.to_string();
     assert_eq!(known, r#"["from Python", "from ours", "asked by name"]"#);
     stop(worker).await;
 }
@@ -268,10 +272,10 @@ async fn a_worker_of_ours_that_greets_is_heard_and_not_answered_unless_it_asks_b
 #[tokio::test]
 async fn a_worker_that_starts_learns_what_its_peers_have_revoked() {
     let url = "memory://shared-mingle";
-    let (broker, _) = connect(url, None).unwrap();
+    let connected = connect(url, None).unwrap();
     // Two workers in Python, as they reply since 5.7 and before.
-    let mut requests = broker.subscribe(control::EXCHANGE, "#").await.unwrap();
-    let peer = broker.clone();
+    let mut requests = connected.bus().unwrap().subscribe(control::EXCHANGE, "#").await.unwrap();
+    let peer = connected.bus().unwrap().clone();
     let peers = tokio::spawn(async move {
         loop {
             let (_, raw) = requests.messages.recv().await.unwrap();
@@ -289,21 +293,21 @@ async fn a_worker_that_starts_learns_what_its_peers_have_revoked() {
             return request.arguments;
         }
     });
-    broker.revoke(&["stored".to_owned()]).await.unwrap();
+    connected.shared().unwrap().revoke(&["stored".to_owned()]).await.unwrap();
     let worker = start(url, "young", "a", limited(Rate::per_second(1.0)).0).await;
     let arguments = tokio::time::timeout(SOON, peers).await.unwrap().unwrap();
     assert_eq!(arguments.get("from_node").and_then(Value::as_str), Some("young@test"));
     assert_eq!(arguments.get("revoked"), Some(&vec!["stored"].into()));
     let known = async {
         loop {
-            let known = ask(&broker, control::Request::new("revoked")).await.to_string();
+            let known = ask(&connected, control::Request::new("revoked")).await.to_string();
             if known == r#"["stored", "dict", "list"]"# {
                 return;
             }
         }
     };
     tokio::time::timeout(SOON, known).await.unwrap();
-    let clock = ask(&broker, control::Request::new("clock")).await;
+    let clock = ask(&connected, control::Request::new("clock")).await;
     assert!(clock.get("clock").and_then(Value::as_i64).unwrap() > 4000, "{clock}");
     stop(worker).await;
 }

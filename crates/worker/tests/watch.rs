@@ -159,7 +159,7 @@ async fn a_worker_answers_remote_control_with_its_view() {
     assert_eq!(Command::read(&Request::new("longshore_view")), Ok(Command::View));
     let text = until("an answer", async || {
         let request = Request::new("longshore_view").to(["w@asked"]);
-        let replies = remote::ask(client.broker(), request, Duration::from_millis(300)).await.ok()?;
+        let replies = remote::ask(client.connected(), request, Duration::from_millis(300)).await.ok()?;
         replies.first()?.1.get("ok").and_then(Value::as_str).map(str::to_owned)
     })
     .await;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use longshore_brokers::{Broker, Doing, Key, Outgoing, ResultBackend, Stored, connect};
+use longshore_brokers::{Broker, Connected, Doing, Key, Outgoing, ResultBackend, Stored, connect};
 use longshore_celery::{Compression, Encoding, Limits, Message, State, TaskResult, Value};
 use longshore_core::{LaneKind, watch::Counts};
 use longshore_worker::{Acks, App, Autoscale, Call, Failure, Task, TaskContext, Worker, WorkerOptions, WorkerSummary};
@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 /// A broker and a worker of its own for each test.
 struct Bench {
+    connected: Connected,
     broker: Arc<dyn Broker>,
     results: Arc<dyn ResultBackend>,
     worker: Option<Worker>,
@@ -29,12 +30,13 @@ impl Bench {
 
     async fn with(name: &str, tasks: impl IntoIterator<Item = Task>, set: impl FnOnce(&mut WorkerOptions)) -> Self {
         let url = format!("memory://{name}");
-        let (broker, results) = connect(&url, None).unwrap();
+        let connected = connect(&url, None).unwrap();
+        let (broker, results) = (connected.broker.clone(), connected.results.clone());
         let app = tasks.into_iter().fold(App::new().broker(&url), App::task);
         let mut options = WorkerOptions::new("w@test");
         set(&mut options);
         let worker = Worker::start(app, options).await.unwrap();
-        Self { broker, results, worker: Some(worker) }
+        Self { connected, broker, results, worker: Some(worker) }
     }
 
     async fn send(&self, message: Message) -> String {
@@ -95,10 +97,10 @@ async fn a_task_is_run_its_result_stored_and_its_message_acknowledged() {
     let id = bench.send(call("add", vec![2.into(), 3.into()])).await;
     let result = bench.result(&id).await;
     assert_eq!((result.state, result.result), (State::Success, Value::Int(5)));
-    let broker = bench.broker.clone();
+    let connected = bench.connected.clone();
     let summary = bench.stop().await;
     assert_eq!(summary, summed(|counts| counts.ok = 1));
-    assert_eq!(broker.find(&id).await.unwrap(), []);
+    assert_eq!(connected.inspect().unwrap().find(&id).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -153,7 +155,7 @@ async fn a_task_that_nobody_knows_fails_and_is_a_dead_letter() {
     let result = bench.result(&id).await;
     assert_eq!(result.state, State::Failure);
     assert_eq!(longshore_celery::Exception::from_value(&result.result).unwrap().exc_type, "NotRegistered");
-    let dead = bench.broker.dead(None).await.unwrap();
+    let dead = bench.connected.letters().unwrap().dead(None).await.unwrap();
     assert_eq!(dead.len(), 1);
     bench.stop().await;
 }
@@ -165,7 +167,7 @@ async fn what_cannot_be_read_is_a_dead_letter_and_the_next_task_runs() {
     bench.broker.publish(&[bad]).await.unwrap();
     let id = bench.send(call("add", vec![1.into()])).await;
     assert_eq!(bench.result(&id).await.state, State::Success);
-    let dead = bench.broker.dead(None).await.unwrap();
+    let dead = bench.connected.letters().unwrap().dead(None).await.unwrap();
     assert_eq!((dead.len(), &dead[0].raw[..]), (1, &b"{not json"[..]));
     bench.stop().await;
 }
@@ -266,7 +268,7 @@ async fn a_warm_stop_hands_back_what_has_not_started_and_lets_the_rest_end() {
     let summary = tokio::time::timeout(Duration::from_secs(20), worker.join()).await.unwrap();
     assert_eq!(summary.counts.ok, 1);
     assert_eq!(bench.result(&first).await.state, State::Success);
-    let found = bench.broker.find(&second).await.unwrap();
+    let found = bench.connected.inspect().unwrap().find(&second).await.unwrap();
     assert_eq!(found.len(), 1);
     assert!(matches!(found[0].doing, Doing::Waiting { place: 1, of: 1, .. }), "{found:?}");
     let left = Message::decode(&found[0].raw, &Limits::default()).unwrap();
@@ -303,7 +305,7 @@ async fn a_worker_whose_slots_are_taken_leaves_the_rest_to_others() {
     // It would have claimed them by now: there is room in its other lanes, which none of its tasks
     // uses.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(bench.broker.peek("celery", 10).await.unwrap().len(), 6, "what it cannot start stays in the queue");
+    assert_eq!(bench.connected.inspect().unwrap().peek("celery", 10).await.unwrap().len(), 6, "what it cannot start stays in the queue");
     let mut options = WorkerOptions::new("second@test");
     options.lanes = [6, 32, 2, 2];
     let second = Worker::start(App::new().broker("memory://share").task(task), options).await.unwrap();
@@ -335,7 +337,11 @@ async fn a_worker_has_no_more_tasks_at_once_than_it_may_also_if_it_has_more_slot
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert!(begun.try_recv().is_err(), "{name}");
-            assert_eq!(bench.broker.peek("celery", 10).await.unwrap().len(), 5 - 2 * step, "{name}: the rest is for others");
+            assert_eq!(
+                bench.connected.inspect().unwrap().peek("celery", 10).await.unwrap().len(),
+                5 - 2 * step,
+                "{name}: the rest is for others"
+            );
             open.add_permits(2);
         }
         open.add_permits(1);
@@ -387,14 +393,14 @@ async fn tasks_of_a_full_lane_do_not_hold_up_those_of_another_behind_them() {
 #[tokio::test]
 async fn a_task_acknowledged_early_is_gone_from_the_broker_while_it_runs() {
     let seen = Arc::new(Mutex::new(None));
-    let (broker, _) = connect("memory://early", None).unwrap();
+    let connected = connect("memory://early", None).unwrap();
     let looked = seen.clone();
     let mut task = Task::future("early", move |context: TaskContext, _| {
-        let (broker, looked) = (broker.clone(), looked.clone());
+        let (connected, looked) = (connected.clone(), looked.clone());
         async move {
             let id = context.id().to_owned();
             for _ in 0..200 {
-                let found = broker.find(&id).await.unwrap();
+                let found = connected.inspect().unwrap().find(&id).await.unwrap();
                 *looked.lock().unwrap() = Some(found.len());
                 if found.is_empty() {
                     break;
@@ -492,7 +498,7 @@ async fn what_three_workers_died_of_is_not_run_but_buried_and_told() {
     let result = bench.result(&id).await;
     assert_eq!(result.state, State::Failure);
     assert_eq!(longshore_celery::Exception::from_value(&result.result).unwrap().exc_type, "WorkerLostError");
-    assert_eq!(bench.broker.dead(None).await.unwrap().len(), 1);
+    assert_eq!(bench.connected.letters().unwrap().dead(None).await.unwrap().len(), 1);
     bench.stop().await;
 }
 
@@ -504,7 +510,7 @@ async fn a_task_that_has_succeeded_is_not_run_again_but_what_follows_it_is_sent(
         counted.fetch_add(1, Ordering::SeqCst);
         Ok(Value::Int(1))
     });
-    let (_, results) = connect("memory://again", None).unwrap();
+    let Connected { results, .. } = connect("memory://again", None).unwrap();
     let id = "done-before".to_owned();
     let doc = TaskResult { task_id: id.clone(), state: State::Success, result: Value::Int(7), ..TaskResult::default() }.encode();
     let stored = longshore_brokers::Stored { key: Key::Task(id.clone()), doc, expires: None, keep_success: false };
@@ -518,9 +524,9 @@ async fn a_task_that_has_succeeded_is_not_run_again_but_what_follows_it_is_sent(
     bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
     assert_eq!(bench.result("follows").await.result, Value::Int(8));
     assert_eq!(runs.load(Ordering::SeqCst), 0);
-    let broker = bench.broker.clone();
+    let connected = bench.connected.clone();
     bench.stop().await;
-    assert_eq!(broker.find(&id).await.unwrap(), []);
+    assert_eq!(connected.inspect().unwrap().find(&id).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -548,9 +554,9 @@ async fn a_soft_limit_ends_a_future_that_does_not_listen_and_tells_one_that_does
 /// Asks all workers on this broker, and gives back the first reply.
 async fn ask(bench: &Bench, request: longshore_celery::control::Request) -> Value {
     let oid = format!("client-{}", fastrand::u64(..));
-    let mut replies = bench.broker.replies(&oid).await.unwrap();
+    let mut replies = bench.connected.bus().unwrap().replies(&oid).await.unwrap();
     let raw = request.answered("ticket", oid).encode("tag");
-    bench.broker.broadcast(longshore_celery::control::EXCHANGE, "", &raw).await.unwrap();
+    bench.connected.bus().unwrap().broadcast(longshore_celery::control::EXCHANGE, "", &raw).await.unwrap();
     let (_, raw) = tokio::time::timeout(Duration::from_secs(10), replies.messages.recv()).await.unwrap().unwrap();
     longshore_celery::control::Reply::decode(&raw, 1 << 20).unwrap().from.remove(0).1
 }
@@ -608,7 +614,7 @@ async fn remote_control() {
     let unknown = ask(&bench, Request::new("nosuch")).await;
     assert_eq!(unknown.to_string(), r#"{"error": "KeyError('nosuch')"}"#);
     let raw = Request::new("shutdown").encode("tag");
-    bench.broker.broadcast(longshore_celery::control::EXCHANGE, "", &raw).await.unwrap();
+    bench.connected.bus().unwrap().broadcast(longshore_celery::control::EXCHANGE, "", &raw).await.unwrap();
     let mut bench = bench;
     let worker = bench.worker.take().unwrap();
     worker.stopping().cancelled().await;
@@ -726,8 +732,8 @@ async fn a_limit_of_remote_control_goes_before_the_policys_and_after_the_message
 
 #[tokio::test]
 async fn monitors_hear_the_heartbeat_and_of_tasks_when_they_ask() {
-    let (broker, _) = connect("memory://events", None).unwrap();
-    let mut heard = broker.subscribe(longshore_celery::events::EXCHANGE, "#").await.unwrap();
+    let connected = connect("memory://events", None).unwrap();
+    let mut heard = connected.bus().unwrap().subscribe(longshore_celery::events::EXCHANGE, "#").await.unwrap();
     let bench = Bench::with("events", [add()], |options| options.events = true).await;
     bench.send(call("add", vec![2.into()])).await;
     let mut kinds = Vec::new();
@@ -785,11 +791,12 @@ async fn with_autoscale_slots_come_with_the_load() {
 
 #[tokio::test]
 async fn messagepack_is_taken_where_it_is_accepted() {
-    let (broker, results) = connect("memory://msgpack", None).unwrap();
+    let connected = connect("memory://msgpack", None).unwrap();
+    let Connected { broker, results, .. } = connected.clone();
     for (accepts, want) in [(false, State::Failure), (true, State::Success)] {
         let app = App::new().broker("memory://msgpack").task(Task::plain("t", |_, _| Ok(Value::Null)));
         let worker = Worker::start(if accepts { app.accept_msgpack() } else { app }, WorkerOptions::new("w@test")).await.unwrap();
-        let bench = Bench { broker: broker.clone(), results: results.clone(), worker: Some(worker) };
+        let bench = Bench { connected: connected.clone(), broker: broker.clone(), results: results.clone(), worker: Some(worker) };
         let message = Message { task: "t".to_owned(), id: format!("accepts-{accepts}"), args: vec![1.into()], ..Message::default() };
         let raw = message.encode_as(Encoding::MsgPack, Some(Compression::Zstd));
         broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
@@ -857,7 +864,10 @@ async fn celerys_own_tasks_do_not_wait_for_a_full_lane_that_is_not_theirs_and_no
     // Looks come after 50 ms, 100 ms and so on, and find none of Celery's.
     tokio::time::sleep(Duration::from_millis(400)).await;
     let places = async || {
-        let found = [bench.broker.find(&waits[0]).await.unwrap(), bench.broker.find(&waits[1]).await.unwrap()];
+        let found = [
+            bench.connected.inspect().unwrap().find(&waits[0]).await.unwrap(),
+            bench.connected.inspect().unwrap().find(&waits[1]).await.unwrap(),
+        ];
         found.map(|found| found.iter().all(|found| matches!(found.doing, Doing::Waiting { .. })))
     };
     assert_eq!(places().await, [true, true], "they are for others to take");
@@ -908,11 +918,11 @@ async fn properties_that_nobody_knows_stay_with_a_task_through_retries_and_reque
         }
         let id = bench.send(with("buried")).await;
         bench.result(&id).await;
-        let broker = bench.broker.clone();
+        let connected = bench.connected.clone();
         bench.stop().await;
-        let letters = broker.dead(None).await.unwrap();
-        assert_eq!(broker.bury(&letters, true).await.unwrap(), 1);
-        let raw = broker.peek("celery", 1).await.unwrap().remove(0);
+        let letters = connected.letters().unwrap().dead(None).await.unwrap();
+        assert_eq!(connected.letters().unwrap().bury(&letters, true).await.unwrap(), 1);
+        let raw = connected.inspect().unwrap().peek("celery", 1).await.unwrap().remove(0);
         assert_eq!(Message::decode(&raw, &Limits::default()).unwrap().properties, properties);
     }
 }
@@ -923,10 +933,11 @@ async fn what_a_worker_sends_on_goes_where_its_routes_and_its_tasks_say() {
     let mut owned = add();
     (owned.name, owned.policy.queue, owned.policy.priority) = ("own".into(), Some("of-task".into()), Some(4));
     let url = "memory://routes-of-worker";
-    let (broker, results) = connect(url, None).unwrap();
+    let connected = connect(url, None).unwrap();
+    let Connected { broker, results, .. } = connected.clone();
     let app = App::new().broker(url).route("mail.*", longshore_worker::Route::queue("mail").priority(6)).route("own", "elsewhere");
     let worker = Worker::start(app.task(add()).task(owned), WorkerOptions::new("w@test")).await.unwrap();
-    let bench = Bench { broker, results, worker: Some(worker) };
+    let bench = Bench { connected, broker, results, worker: Some(worker) };
     for (task, named, queue, priority) in [
         ("mail.send", None, "mail", Some(6)),
         ("mail.send", Some("named"), "named", Some(6)),
@@ -937,7 +948,7 @@ async fn what_a_worker_sends_on_goes_where_its_routes_and_its_tasks_say() {
         link.options.set("queue", named);
         let id = bench.send(send(link)).await;
         bench.result(&id).await;
-        let raw = bench.broker.peek(queue, 9).await.unwrap().pop().expect(queue);
+        let raw = bench.connected.inspect().unwrap().peek(queue, 9).await.unwrap().pop().expect(queue);
         let sent = Message::decode(&raw, &Limits::default()).unwrap();
         assert_eq!((&*sent.task, sent.priority), (task, priority), "{queue}");
         bench.broker.purge(queue).await.unwrap();

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Subject, kit::SOON};
-use crate::broker::Subscription;
+use crate::halves::Subscription;
 
 async fn next(subscription: &mut Subscription) -> (String, Vec<u8>) {
     tokio::time::timeout(SOON, subscription.messages.recv()).await.expect("a message comes").expect("the subscription goes on")
@@ -12,14 +12,14 @@ async fn next(subscription: &mut Subscription) -> (String, Vec<u8>) {
 /// To all of them, at once and once; not to those who come later.
 pub async fn a_broadcast_reaches_those_who_listen_by_their_pattern(subject: Arc<Subject>) {
     let (broker, listening) = (subject.broker(), subject.broker());
-    broker.broadcast("celeryev", "worker.early", b"before").await.expect("it is sent");
-    let mut all = listening.subscribe("celeryev", "#").await.expect("it listens");
-    let mut workers = listening.subscribe("celeryev", "worker.#").await.expect("it listens");
-    let mut other = broker.subscribe("celery.pidbox", "#").await.expect("it listens");
+    broker.bus().broadcast("celeryev", "worker.early", b"before").await.expect("it is sent");
+    let mut all = listening.bus().subscribe("celeryev", "#").await.expect("it listens");
+    let mut workers = listening.bus().subscribe("celeryev", "worker.#").await.expect("it listens");
+    let mut other = broker.bus().subscribe("celery.pidbox", "#").await.expect("it listens");
     for (key, text) in [("task.sent", "1"), ("worker.online", "2"), ("worker.heartbeat", "3")] {
-        broker.broadcast("celeryev", key, text.as_bytes()).await.expect("it is sent");
+        broker.bus().broadcast("celeryev", key, text.as_bytes()).await.expect("it is sent");
     }
-    broker.broadcast("celery.pidbox", "", b"ping").await.expect("it is sent");
+    broker.bus().broadcast("celery.pidbox", "", b"ping").await.expect("it is sent");
     assert_eq!(next(&mut all).await, ("task.sent".to_owned(), b"1".to_vec()));
     assert_eq!(next(&mut all).await.1, b"2");
     assert_eq!(next(&mut all).await.1, b"3");
@@ -27,7 +27,7 @@ pub async fn a_broadcast_reaches_those_who_listen_by_their_pattern(subject: Arc<
     assert_eq!(next(&mut workers).await.1, b"3");
     assert_eq!(next(&mut other).await.1, b"ping");
     drop(all);
-    broker.broadcast("celeryev", "worker.offline", b"4").await.expect("it is sent");
+    broker.bus().broadcast("celeryev", "worker.offline", b"4").await.expect("it is sent");
     assert_eq!(next(&mut workers).await.1, b"4");
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(other.messages.try_recv().is_err() && workers.messages.try_recv().is_err(), "once");
@@ -36,11 +36,11 @@ pub async fn a_broadcast_reaches_those_who_listen_by_their_pattern(subject: Arc<
 /// And nobody else.
 pub async fn a_reply_reaches_the_client_that_asked(subject: Arc<Subject>) {
     let (asking, broker) = (subject.broker(), subject.broker());
-    let mut mine = asking.replies("me").await.expect("it listens");
-    let mut others = asking.replies("another").await.expect("it listens");
-    broker.reply("reply.celery.pidbox", "me", b"pong").await.expect("it is sent");
-    broker.reply("reply.celery.pidbox", "me", b"pong again").await.expect("it is sent");
-    broker.reply("reply.celery.pidbox", "gone", b"pong").await.expect("a client that is gone is no error");
+    let mut mine = asking.bus().replies("me").await.expect("it listens");
+    let mut others = asking.bus().replies("another").await.expect("it listens");
+    broker.bus().reply("reply.celery.pidbox", "me", b"pong").await.expect("it is sent");
+    broker.bus().reply("reply.celery.pidbox", "me", b"pong again").await.expect("it is sent");
+    broker.bus().reply("reply.celery.pidbox", "gone", b"pong").await.expect("a client that is gone is no error");
     assert_eq!(next(&mut mine).await.1, b"pong");
     assert_eq!(next(&mut mine).await.1, b"pong again");
     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -11,7 +11,10 @@ use super::{
     LEASE, Subject,
     kit::{claim, due, end, id, iso, publish},
 };
-use crate::broker::{Claimed, Consumer, End, Ended};
+use crate::{
+    broker::Consumer,
+    message::{Claimed, End, Ended},
+};
 
 /// What came, by id: crashes, and whether it was lent before.
 fn by_id(claimed: &[Claimed]) -> BTreeMap<String, (u32, bool)> {
@@ -108,10 +111,10 @@ pub async fn the_third_crash_comes_with_the_message_and_is_forgotten_by_a_retry(
     let guilty: Vec<_> = claimed.iter().filter(|claimed| id(&claimed.raw) == "guilty").cloned().collect();
     let reason = "3 workers died while it ran".to_owned();
     assert_eq!(end(&*consumer, &guilty, End::Dead { reason: reason.clone() }).await, [Ended::Done]);
-    let letters = broker.dead(Some("q")).await.expect("it answers");
+    let letters = broker.letters().dead(Some("q")).await.expect("it answers");
     assert_eq!(letters.iter().map(|letter| (id(&letter.raw), letter.crashes)).collect::<Vec<_>>(), [("guilty".to_owned(), 3)]);
     assert_eq!(letters[0].reason, reason);
-    assert_eq!(broker.bury(&letters, true).await.expect("it answers"), 1);
+    assert_eq!(broker.letters().bury(&letters, true).await.expect("it answers"), 1);
     let again = claim(&*consumer, 1).await;
     assert_eq!((id(&again[0].raw), again[0].crashes), ("guilty".to_owned(), 0));
 }

@@ -9,7 +9,7 @@ use super::{
     kit::{claim, claim_singly, end, finish, id, ids, message, nothing_comes, open_early, publish},
 };
 use crate::{
-    broker::{End, Ended, Finish},
+    message::{End, Ended, Finish},
     results::{ChordPart, Key, PartState, Stored},
 };
 
@@ -51,7 +51,7 @@ pub async fn a_kept_message_stays_claimed(subject: Arc<Subject>) {
     let next = Finish { publish: vec![message("next", "two")], ..finish(claimed[0].receipt, End::Keep) };
     assert_eq!(consumer.finish(&[next]).await.expect("it finishes"), [Ended::Done]);
     assert_eq!(broker.queues(&["q".into()]).await.expect("it answers")[0].held, 1);
-    assert_eq!(broker.peek("next", 9).await.expect("it answers").len(), 1);
+    assert_eq!(broker.inspect().peek("next", 9).await.expect("it answers").len(), 1);
     assert_eq!(end(&*consumer, &claimed, End::Ack).await, [Ended::Done]);
 }
 
@@ -73,7 +73,7 @@ pub async fn what_was_finished_is_refused(subject: Arc<Subject>) {
 
 /// Nothing of it is done.
 pub async fn what_was_handed_back_is_refused_whole(subject: Arc<Subject>) {
-    let (broker, results) = (subject.connect)();
+    let (broker, results) = subject.pair();
     publish(&*broker, "q", &["one"]).await;
     let late = subject.consumer(&["q"]).await;
     let claimed = claim(&*late, 1).await;
@@ -84,14 +84,14 @@ pub async fn what_was_handed_back_is_refused_whole(subject: Arc<Subject>) {
     let stored = Stored { key: Key::Task("one".to_owned()), doc, expires: None, keep_success: false };
     let finish = Finish { publish: vec![message("next", "late")], results: vec![stored], ..finish(claimed[0].receipt, End::Ack) };
     assert_eq!(late.finish(&[finish]).await.expect("it answers"), [Ended::Refused]);
-    assert!(broker.peek("next", 9).await.expect("it answers").is_empty());
+    assert!(broker.inspect().peek("next", 9).await.expect("it answers").is_empty());
     assert_eq!(results.get(&[Key::Task("one".to_owned())]).await.expect("it answers"), [None]);
     assert_eq!(end(&*consumer, &again, End::Ack).await, [Ended::Done]);
 }
 
 /// All of it.
 pub async fn one_finish_publishes_stores_and_ends(subject: Arc<Subject>) {
-    let (broker, results) = (subject.connect)();
+    let (broker, results) = subject.pair();
     publish(&*broker, "q", &["one"]).await;
     results.chord_start("chord", 2, Duration::from_secs(60)).await.expect("it starts");
     let consumer = subject.consumer(&["q"]).await;
@@ -105,8 +105,8 @@ pub async fn one_finish_publishes_stores_and_ends(subject: Arc<Subject>) {
         end: End::Ack,
     };
     assert_eq!(consumer.finish(&[finish]).await.expect("it finishes"), [Ended::Done]);
-    assert_eq!(broker.peek("next", 9).await.expect("it answers").iter().map(|raw| id(raw)).collect::<Vec<_>>(), ["callback"]);
-    assert_eq!(broker.peek("other", 9).await.expect("it answers").len(), 1);
+    assert_eq!(broker.inspect().peek("next", 9).await.expect("it answers").iter().map(|raw| id(raw)).collect::<Vec<_>>(), ["callback"]);
+    assert_eq!(broker.inspect().peek("other", 9).await.expect("it answers").len(), 1);
     assert_eq!(results.get(&[Key::Task("one".to_owned())]).await.expect("it answers"), [Some(doc)]);
     assert_eq!(results.chord_parts("chord").await.expect("it answers").len(), 1);
     assert_eq!(broker.queues(&["q".into()]).await.expect("it answers")[0].held, 0);
@@ -120,7 +120,7 @@ pub(super) fn part(group: &str, id: &str, index: i64, token: &str) -> ChordPart 
 
 /// So that its body is sent first.
 pub async fn a_finish_that_completes_a_chord_keeps_its_message(subject: Arc<Subject>) {
-    let (broker, results) = (subject.connect)();
+    let (broker, results) = subject.pair();
     publish(&*broker, "q", &["one", "two"]).await;
     results.chord_start("chord", 2, Duration::from_secs(60)).await.expect("it starts");
     let consumer = subject.consumer(&["q"]).await;
@@ -166,15 +166,15 @@ pub async fn dead_letters_are_shown_retried_and_thrown_away(subject: Arc<Subject
         let reason = format!("because of {}", id(&claimed.raw));
         assert_eq!(end(&*consumer, &[claimed], End::Dead { reason }).await, [Ended::Done]);
     }
-    assert_eq!(broker.dead(None).await.expect("it answers").len(), 4);
-    let letters = broker.dead(Some("q")).await.expect("it answers");
+    assert_eq!(broker.letters().dead(None).await.expect("it answers").len(), 4);
+    let letters = broker.letters().dead(Some("q")).await.expect("it answers");
     assert_eq!(letters.iter().map(|letter| id(&letter.raw)).collect::<Vec<_>>(), ["three", "two", "one"]);
     assert_eq!((&*letters[2].queue, &*letters[2].reason, letters[2].crashes), ("q", "because of one", 0));
     assert!(letters[2].at.elapsed().unwrap_or_default() < Duration::from_secs(60));
-    assert_eq!(broker.bury(&letters[..2], true).await.expect("it answers"), 2);
-    assert_eq!(broker.bury(&letters, false).await.expect("it answers"), 1, "two of them are dead no more");
-    assert_eq!(broker.dead(Some("q")).await.expect("it answers"), []);
-    assert_eq!(broker.dead(None).await.expect("it answers").len(), 1);
+    assert_eq!(broker.letters().bury(&letters[..2], true).await.expect("it answers"), 2);
+    assert_eq!(broker.letters().bury(&letters, false).await.expect("it answers"), 1, "two of them are dead no more");
+    assert_eq!(broker.letters().dead(Some("q")).await.expect("it answers"), []);
+    assert_eq!(broker.letters().dead(None).await.expect("it answers").len(), 1);
     let mut again = ids(&claim(&*consumer, 2).await);
     again.sort();
     assert_eq!(again, ["three", "two"]);
@@ -196,7 +196,7 @@ pub async fn so_much_junk_pushes_no_dead_letter_out(subject: Arc<Subject>) {
     }
     let state = broker.queues(&["q".into()]).await.expect("it answers").remove(0);
     assert_eq!((state.waiting, state.held, state.dead + state.dead_dropped), (0, 0, MUCH as u64 + 1), "{state:?}");
-    let letters = broker.dead(Some("q")).await.expect("it answers");
+    let letters = broker.letters().dead(Some("q")).await.expect("it answers");
     assert_eq!(letters.len() as u64, state.dead);
     let real: Vec<_> = letters.iter().filter(|letter| letter.reason == "it was rejected").map(|letter| id(&letter.raw)).collect();
     assert_eq!(real, ["real"]);

@@ -9,8 +9,11 @@ use longshore_core::{Receipt, source::Fetched};
 
 use super::Subject;
 use crate::{
-    broker::{Broker, Claimed, Consumer, End, Ended, Finish, OpenOptions, Outgoing},
+    broker::{Broker, Consumer, OpenOptions},
+    connected::Connected,
+    halves::{Bus, DeadLetters, Inspect, SharedState},
     json,
+    message::{Claimed, End, Ended, Finish, Outgoing},
     results::ResultBackend,
 };
 
@@ -20,13 +23,49 @@ pub const LEASE: Duration = Duration::from_secs(1);
 /// What must happen soon happens within this time, on a machine that is busy with something else.
 pub(super) const SOON: Duration = Duration::from_secs(10);
 
+/// A connection, and the halves that a case asks of it. What it is used as first is a broker.
+pub(super) struct Halves(pub(super) Connected);
+
+impl Halves {
+    pub(super) fn bus(&self) -> &dyn Bus {
+        &**self.0.bus().expect("a bus")
+    }
+
+    pub(super) fn inspect(&self) -> &dyn Inspect {
+        &**self.0.inspect().expect("it lets us look")
+    }
+
+    pub(super) fn letters(&self) -> &dyn DeadLetters {
+        &**self.0.letters().expect("dead letters")
+    }
+
+    pub(super) fn shared(&self) -> &dyn SharedState {
+        &**self.0.shared().expect("a shared state")
+    }
+}
+
+impl std::ops::Deref for Halves {
+    type Target = dyn Broker;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0.broker
+    }
+}
+
 impl Subject {
-    pub(super) fn broker(&self) -> Arc<dyn Broker> {
-        (self.connect)().0
+    pub(super) fn broker(&self) -> Halves {
+        Halves((self.connect)())
+    }
+
+    /// Connects once, as one process that uses both does.
+    pub(super) fn pair(&self) -> (Halves, Arc<dyn ResultBackend>) {
+        let connected = (self.connect)();
+        let results = connected.results.clone();
+        (Halves(connected), results)
     }
 
     pub(super) fn results(&self) -> Arc<dyn ResultBackend> {
-        (self.connect)().1
+        (self.connect)().results
     }
 
     /// A consumer of its own, as another process would open it.

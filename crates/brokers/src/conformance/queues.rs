@@ -12,7 +12,7 @@ use super::{
     Subject,
     kit::{SOON, claim, claim_singly, due, end, id, ids, iso, message, nothing_comes, publish, with_priority},
 };
-use crate::broker::{Doing, End, QueueState};
+use crate::{broker::QueueState, halves::Doing, message::End};
 
 /// First in, first out, within a queue.
 pub async fn messages_come_in_the_order_in_which_they_were_published(subject: Arc<Subject>) {
@@ -167,11 +167,11 @@ pub async fn what_is_due_later_is_not_run_before_and_soon_after(subject: Arc<Sub
         return lent_early_it_counts_as_held_for_later(&subject).await;
     }
     assert_eq!((state.waiting, state.later, state.held), (2, 1, 0));
-    let later = broker.later(&["other".into(), "q".into()], 9).await.expect("it answers");
+    let later = broker.inspect().later(&["other".into(), "q".into()], 9).await.expect("it answers");
     assert_eq!(later.iter().map(|raw| id(raw)).collect::<Vec<_>>(), ["later"]);
-    assert!(broker.later(&["other".into()], 9).await.expect("it answers").is_empty());
-    assert!(broker.later(&["q".into()], 0).await.expect("it answers").is_empty());
-    let found = broker.find("later").await.expect("it answers");
+    assert!(broker.inspect().later(&["other".into()], 9).await.expect("it answers").is_empty());
+    assert!(broker.inspect().later(&["q".into()], 0).await.expect("it answers").is_empty());
+    let found = broker.inspect().find("later").await.expect("it answers");
     assert_eq!(found.iter().map(|found| found.doing.clone()).collect::<Vec<_>>(), [Doing::Later { due: at }]);
     let consumer = subject.consumer(&["q"]).await;
     let mut early = ids(&claim(&*consumer, 2).await);
@@ -236,7 +236,7 @@ pub async fn a_queue_can_be_taken_into_service_and_out_of_it(subject: Arc<Subjec
 /// Pausing holds for all, wherever it was said.
 pub async fn a_paused_queue_gives_nothing_until_it_is_resumed(subject: Arc<Subject>) {
     let broker = subject.broker();
-    broker.pause("q", Some("ann")).await.expect("it pauses");
+    broker.inspect().pause("q", Some("ann")).await.expect("it pauses");
     publish(&*broker, "q", &["one"]).await;
     nothing_comes(subject.consumer(&["q"]).await).await;
     let state = broker.queues(&["q".into()]).await.expect("it answers").remove(0);
@@ -246,7 +246,7 @@ pub async fn a_paused_queue_gives_nothing_until_it_is_resumed(subject: Arc<Subje
     let consumer = subject.consumer(&["q"]).await;
     let idle = tokio::spawn(async move { ids(&claim(&*consumer, 1).await) });
     tokio::time::sleep(Duration::from_millis(100)).await;
-    broker.pause("q", None).await.expect("it resumes");
+    broker.inspect().pause("q", None).await.expect("it resumes");
     assert_eq!(idle.await.expect("it does not panic"), ["one"]);
     assert_eq!(broker.queues(&["q".into()]).await.expect("it answers")[0].paused, None);
 }
@@ -256,10 +256,10 @@ pub async fn a_look_takes_nothing(subject: Arc<Subject>) {
     let broker = subject.broker();
     broker.publish(&[with_priority("q", 9, "last"), message("q", "first"), message("q", "second")]).await.expect("it is published");
     publish(&*broker, "other", &["x"]).await;
-    let seen: Vec<_> = broker.peek("q", 2).await.expect("it answers").iter().map(|raw| id(raw)).collect();
+    let seen: Vec<_> = broker.inspect().peek("q", 2).await.expect("it answers").iter().map(|raw| id(raw)).collect();
     assert_eq!(seen, ["first", "second"]);
-    assert_eq!(broker.peek("q", 10).await.expect("it answers").len(), 3);
-    assert!(broker.peek("unknown", 10).await.expect("it answers").is_empty());
+    assert_eq!(broker.inspect().peek("q", 10).await.expect("it answers").len(), 3);
+    assert!(broker.inspect().peek("unknown", 10).await.expect("it answers").is_empty());
     let consumer = subject.consumer(&["q"]).await;
     let _held = claim(&*consumer, 1).await;
     let states = broker.queues(&["q".into(), "unknown".into()]).await.expect("it answers");
@@ -292,11 +292,11 @@ pub async fn a_look_ahead_finds_words_near_both_ends_of_the_next_messages(subjec
         [(1, [true, false, false, false, false]), (2, [true, true, false, false, true]), (8, [true, true, true, false, true])]
     {
         for (words, expected) in words.iter().zip(expected) {
-            let found = broker.look_ahead("q", most, words).await.expect("it answers");
+            let found = broker.inspect().look_ahead("q", most, words).await.expect("it answers");
             assert_eq!(found, expected, "{}, of {most}", String::from_utf8_lossy(words[words.len() - 1]));
         }
     }
-    assert!(!broker.look_ahead("unknown", 8, words[0]).await.expect("it answers"));
+    assert!(!broker.inspect().look_ahead("unknown", 8, words[0]).await.expect("it answers"));
     let consumer = subject.consumer(&["q"]).await;
     assert_eq!(ids(&claim(&*consumer, 4).await), names, "all are there");
 }
@@ -320,15 +320,15 @@ pub async fn transfer_moves_what_waits_in_order(subject: Arc<Subject>) {
     let broker = subject.broker();
     publish(&*broker, "to", &["t1"]).await;
     broker.publish(&[with_priority("from", 3, "f3"), message("from", "f1"), message("from", "f2")]).await.expect("it is published");
-    assert_eq!(broker.transfer("from", "to").await.expect("it moves"), 3);
-    assert_eq!(broker.transfer("from", "to").await.expect("it moves"), 0);
-    let seen: Vec<_> = broker.peek("to", 10).await.expect("it answers").iter().map(|raw| id(raw)).collect();
+    assert_eq!(broker.inspect().transfer("from", "to").await.expect("it moves"), 3);
+    assert_eq!(broker.inspect().transfer("from", "to").await.expect("it moves"), 0);
+    let seen: Vec<_> = broker.inspect().peek("to", 10).await.expect("it answers").iter().map(|raw| id(raw)).collect();
     assert_eq!(seen, ["t1", "f1", "f2", "f3"]);
     assert_eq!(
         broker.queues(&["from".into()]).await.expect("it answers")[0],
         QueueState { name: "from".to_owned(), ..QueueState::default() }
     );
-    assert_eq!(broker.transfer("to", "to").await.expect("to itself is nothing to do"), 0);
+    assert_eq!(broker.inspect().transfer("to", "to").await.expect("to itself is nothing to do"), 0);
     assert_eq!(broker.queues(&["to".into()]).await.expect("it answers")[0].waiting, 4);
 }
 
@@ -340,7 +340,7 @@ pub async fn a_task_is_found_where_it_is(subject: Arc<Subject>) {
     let claimed = claim(&*consumer, 2).await;
     end(&*consumer, &claimed[1..], End::Dead { reason: "for a reason".to_owned() }).await;
     let doing = async |id: &str| {
-        let found = broker.find(id).await.expect("it answers");
+        let found = broker.inspect().find(id).await.expect("it answers");
         assert!(found.iter().all(|found| found.queue == "q" && super::kit::id(&found.raw) == id), "{found:?}");
         found.into_iter().map(|found| found.doing).collect::<Vec<_>>()
     };
@@ -363,7 +363,7 @@ pub async fn all_that_lies_in_the_queues_is_listed(subject: Arc<Subject>) {
     let consumer = subject.consumer(&["q"]).await;
     let _held = claim(&*consumer, 1).await;
     let all = async |queue, most| {
-        let found = broker.list(queue, most).await.expect("it answers");
+        let found = broker.inspect().list(queue, most).await.expect("it answers");
         let mut seen: Vec<_> = found.into_iter().map(|found| (found.queue, id(&found.raw), found.doing)).collect();
         seen.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
         seen
@@ -388,7 +388,7 @@ pub async fn all_that_lies_in_the_queues_is_listed(subject: Arc<Subject>) {
 
 /// Name, version, URL.
 pub async fn a_ping_names_the_system_and_the_urls_agree(subject: Arc<Subject>) {
-    let (broker, results) = (subject.connect)();
+    let (broker, results) = subject.pair();
     let (name, _) = broker.ping().await.expect("it answers");
     assert!(name.contains(|c: char| c.is_ascii_digit()), "a version: {name}");
     assert_eq!(results.ping().await.expect("it answers").0, name);

@@ -9,17 +9,17 @@ use longshore_core::Rate;
 
 use super::{Subject, kit::SOON};
 use crate::{
-    broker::{Broker, MOST_REVOKED},
+    halves::{MOST_REVOKED, SharedState},
     rates::{AHEAD, Slot},
 };
 
 /// Asks until so many slots are reserved; each with the earliest and the latest time that it may
 /// stand for.
-async fn collect(broker: &dyn Broker, rate: Rate, step: usize, count: usize) -> Vec<(Instant, Instant)> {
+async fn collect(shared: &dyn SharedState, rate: Rate, step: usize, count: usize) -> Vec<(Instant, Instant)> {
     let mut slots = Vec::new();
     while slots.len() < count {
         let early = Instant::now();
-        let got = broker.reserve("shared", rate, step.min(count - slots.len())).await.expect("it answers");
+        let got = shared.reserve("shared", rate, step.min(count - slots.len())).await.expect("it answers");
         let late = Instant::now();
         let mut again = None;
         for slot in got {
@@ -40,7 +40,7 @@ async fn collect(broker: &dyn Broker, rate: Rate, step: usize, count: usize) -> 
 pub async fn a_rate_is_kept_by_all_who_share_it(subject: Arc<Subject>) {
     let (one, other) = (subject.broker(), subject.broker());
     let rate = Rate::per_second(40.0).burst(3);
-    let (mut slots, more) = tokio::join!(collect(&*one, rate, 7, 75), collect(&*other, rate, 4, 75));
+    let (mut slots, more) = tokio::join!(collect(one.shared(), rate, 7, 75), collect(other.shared(), rate, 4, 75));
     slots.extend(more);
     // The true times lie between these, place by place.
     let (mut earliest, mut latest): (Vec<_>, Vec<_>) = slots.into_iter().unzip();
@@ -58,7 +58,7 @@ pub async fn a_rate_is_kept_by_all_who_share_it(subject: Arc<Subject>) {
 /// To the microsecond; what is too far ahead is to be asked for again, in time.
 pub async fn the_slots_of_a_rate_are_evenly_spaced_and_not_far_ahead(subject: Arc<Subject>) {
     let broker = subject.broker();
-    let slots = broker.reserve("even", Rate::per_second(100.0), 500).await.expect("it answers");
+    let slots = broker.shared().reserve("even", Rate::per_second(100.0), 500).await.expect("it answers");
     assert_eq!(slots.len(), 500);
     for (place, slot) in (0_u32..).zip(&slots) {
         let wait = Duration::from_millis(10) * place;
@@ -67,23 +67,26 @@ pub async fn the_slots_of_a_rate_are_evenly_spaced_and_not_far_ahead(subject: Ar
             Slot::Ask(after) => assert!(wait > AHEAD && *after > wait - AHEAD && *after < wait, "{place}: {after:?}"),
         }
     }
-    assert!(matches!(broker.reserve("other", Rate::per_second(100.0), 1).await.expect("it answers")[..], [Slot::Reserved(Duration::ZERO)]));
-    assert_eq!(broker.reserve("even", Rate::per_second(100.0), 0).await.expect("it answers"), []);
+    assert!(matches!(
+        broker.shared().reserve("other", Rate::per_second(100.0), 1).await.expect("it answers")[..],
+        [Slot::Reserved(Duration::ZERO)]
+    ));
+    assert_eq!(broker.shared().reserve("even", Rate::per_second(100.0), 0).await.expect("it answers"), []);
 }
 
 /// A slower one and a faster one.
 pub async fn a_changed_rate_holds_behind_what_is_reserved(subject: Arc<Subject>) {
     let broker = subject.broker();
     let begun = Instant::now();
-    let first = broker.reserve("shared", Rate::per_second(10.0), 2).await.expect("it answers");
+    let first = broker.shared().reserve("shared", Rate::per_second(10.0), 2).await.expect("it answers");
     assert_eq!(first, [Slot::Reserved(Duration::ZERO), Slot::Reserved(Duration::from_millis(100))]);
     let slow = Rate { count: 1.0, per: Duration::from_secs(3600), burst: 1 };
-    let slots = broker.reserve("shared", slow, 2).await.expect("it answers");
+    let slots = broker.shared().reserve("shared", slow, 2).await.expect("it answers");
     assert!(
         matches!(slots[..], [Slot::Reserved(wait), Slot::Ask(after)] if wait <= Duration::from_millis(200) && after > SOON),
         "{slots:?}"
     );
-    let slots = collect(&*broker, Rate::per_second(10.0), 2, 2).await;
+    let slots = collect(broker.shared(), Rate::per_second(10.0), 2, 2).await;
     let (earliest, latest) = slots[0];
     assert!(latest >= begun + Duration::from_millis(300), "it is behind what was reserved");
     assert!(earliest <= Instant::now() + AHEAD, "it does not wait for an hour");
@@ -94,9 +97,9 @@ pub async fn an_idle_rate_saves_up_no_more_than_its_burst(subject: Arc<Subject>)
     let broker = subject.broker();
     for (name, burst) in [("one", 1), ("three", 3)] {
         let rate = Rate::per_second(100.0).burst(burst);
-        broker.reserve(name, rate, 1).await.expect("it answers");
+        broker.shared().reserve(name, rate, 1).await.expect("it answers");
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let slots = broker.reserve(name, rate, 5).await.expect("it answers");
+        let slots = broker.shared().reserve(name, rate, 5).await.expect("it answers");
         let expected = (0..5_u32).map(|place| Slot::Reserved(Duration::from_millis(10) * (place + 1).saturating_sub(burst)));
         assert_eq!(slots, expected.collect::<Vec<_>>());
     }
@@ -105,14 +108,14 @@ pub async fn an_idle_rate_saves_up_no_more_than_its_burst(subject: Arc<Subject>)
 /// Wherever it was set; until that is taken back.
 pub async fn a_rate_that_is_set_holds_for_all_buckets_of_its_limit(subject: Arc<Subject>) {
     let (one, other) = (subject.broker(), subject.broker());
-    assert_eq!(one.limits().await.expect("it answers"), []);
+    assert_eq!(one.shared().limits().await.expect("it answers"), []);
     let quick = Rate::per_second(1000.0);
     let millis = Duration::from_millis;
-    one.set_limit("api", Some(Rate::per_second(10.0).burst(2))).await.expect("it is set");
-    let slots = other.reserve("api\u{1f}host", quick, 4).await.expect("it answers");
+    one.shared().set_limit("api", Some(Rate::per_second(10.0).burst(2))).await.expect("it is set");
+    let slots = other.shared().reserve("api\u{1f}host", quick, 4).await.expect("it answers");
     assert_eq!(slots, [0, 0, 100, 200].map(|wait| Slot::Reserved(millis(wait))), "ten a second, two at once");
-    assert_eq!(other.reserve("free", quick, 2).await.expect("it answers"), [0, 1].map(|wait| Slot::Reserved(millis(wait))));
-    let known = one.limits().await.expect("it answers");
+    assert_eq!(other.shared().reserve("free", quick, 2).await.expect("it answers"), [0, 1].map(|wait| Slot::Reserved(millis(wait))));
+    let known = one.shared().limits().await.expect("it answers");
     let names: Vec<_> = known.iter().map(|limit| limit.name.as_str()).filter(|name| *name != "free").collect();
     assert_eq!(names, ["api", "api\u{1f}host"]);
     for limit in known.iter().filter(|limit| limit.name != "free") {
@@ -120,31 +123,31 @@ pub async fn a_rate_that_is_set_holds_for_all_buckets_of_its_limit(subject: Arc<
         assert_eq!((rate.count / rate.per.as_secs_f64(), rate.burst), (10.0, 2), "{limit:?}");
         assert!(limit.ahead <= millis(400) && (limit.name == "api") == limit.ahead.is_zero(), "{limit:?}");
     }
-    other.set_limit("api", None).await.expect("it is taken back");
-    let slots = one.reserve("api", quick, 2).await.expect("it answers");
+    other.shared().set_limit("api", None).await.expect("it is taken back");
+    let slots = one.shared().reserve("api", quick, 2).await.expect("it answers");
     assert_eq!(slots, [0, 1].map(|wait| Slot::Reserved(millis(wait))));
 }
 
 /// In their order, each once.
 pub async fn revoked_ids_are_known_to_whoever_comes_later(subject: Arc<Subject>) {
     let broker = subject.broker();
-    assert_eq!(broker.revoked().await.expect("it answers"), [""; 0]);
-    broker.revoke(&["a".to_owned(), "b".to_owned()]).await.expect("it is noted");
-    broker.revoke(&["c".to_owned(), "c".to_owned()]).await.expect("it is noted");
-    broker.revoke(&[]).await.expect("there is nothing to note");
+    assert_eq!(broker.shared().revoked().await.expect("it answers"), [""; 0]);
+    broker.shared().revoke(&["a".to_owned(), "b".to_owned()]).await.expect("it is noted");
+    broker.shared().revoke(&["c".to_owned(), "c".to_owned()]).await.expect("it is noted");
+    broker.shared().revoke(&[]).await.expect("there is nothing to note");
     drop(broker);
     let later = subject.broker();
-    assert_eq!(later.revoked().await.expect("it answers"), ["a", "b", "c"]);
-    later.revoke(&["a".to_owned()]).await.expect("it is noted again");
-    assert_eq!(later.revoked().await.expect("it answers"), ["b", "c", "a"]);
+    assert_eq!(later.shared().revoked().await.expect("it answers"), ["a", "b", "c"]);
+    later.shared().revoke(&["a".to_owned()]).await.expect("it is noted again");
+    assert_eq!(later.shared().revoked().await.expect("it answers"), ["b", "c", "a"]);
 }
 
 /// Memory of them has a limit.
 pub async fn the_oldest_of_too_many_revoked_ids_are_forgotten(subject: Arc<Subject>) {
     let broker = subject.broker();
     let ids: Vec<String> = (0..MOST_REVOKED + 10).map(|number| number.to_string()).collect();
-    broker.revoke(&ids[..20]).await.expect("it is noted");
-    broker.revoke(&ids[20..]).await.expect("it is noted");
-    let kept = broker.revoked().await.expect("it answers");
+    broker.shared().revoke(&ids[..20]).await.expect("it is noted");
+    broker.shared().revoke(&ids[20..]).await.expect("it is noted");
+    let kept = broker.shared().revoked().await.expect("it answers");
     assert_eq!((kept.len(), kept.first(), kept.last()), (MOST_REVOKED, ids.get(10), ids.last()));
 }

@@ -13,7 +13,9 @@ use longshore_core::{Receipt, source::Fetched};
 
 use super::{Memory, ready};
 use crate::{
-    broker::{BrokerError, Claimed, Consumer, End, Ended, Finish, OpenOptions},
+    broker::{Consumer, OpenOptions},
+    error::BrokerError,
+    message::{Claimed, End, Ended, Finish},
     names,
     results::PartState,
     rotation::Rotation,

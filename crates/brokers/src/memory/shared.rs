@@ -8,7 +8,7 @@ use std::{
 use longshore_core::Rate;
 
 use crate::{
-    broker::{LimitState, MOST_REVOKED, REVOKED_FOR},
+    halves::{LimitState, MOST_REVOKED, REVOKED_FOR},
     rates::{self, Bucket, Slot},
 };
 

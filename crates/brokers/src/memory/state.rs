@@ -12,10 +12,12 @@ use tokio::sync::mpsc;
 
 use super::shared::Shared;
 use crate::{
-    broker::{Claimed, DeadLetter, Outgoing, QueueState},
+    broker::QueueState,
     crash::after_crash,
+    halves::DeadLetter,
+    memory::results::Documents,
+    message::{Claimed, Outgoing},
     pattern::matches,
-    results::memory::Documents,
     rotation::Rotation,
 };
 

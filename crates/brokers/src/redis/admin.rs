@@ -21,12 +21,7 @@ use super::{
     resp::{Call, Pack, Reply, Script},
     scripts,
 };
-use crate::{
-    REPLIES,
-    broker::{DeadLetter, QueueState},
-    crash::forgiven,
-    ends::END,
-};
+use crate::{REPLIES, broker::QueueState, crash::forgiven, ends::END, halves::DeadLetter};
 
 /// So much is looked at in one go.
 const PAGE: i64 = 500;

@@ -16,7 +16,7 @@ use super::{
     resp::{Pack, Reply},
     wait::{self, Lists},
 };
-use crate::{REPLIES, broker::Subscription};
+use crate::{REPLIES, halves::Subscription};
 
 /// So many messages wait for a subscriber; what comes beyond is left out.
 const ROOM: usize = 4096;

@@ -14,7 +14,7 @@ use super::{
     scripts,
     wait::{List, Lists},
 };
-use crate::{apart, broker::Claimed};
+use crate::{apart, message::Claimed};
 
 /// The most that one script takes; more brought nothing.
 pub(super) const MOST: usize = 100;

@@ -36,8 +36,10 @@ use super::{
 };
 use crate::{
     apart,
-    broker::{BrokerError, Claimed, Consumer, End, Ended, Finish, OpenOptions},
+    broker::{Consumer, OpenOptions},
+    error::BrokerError,
     lease::Lease,
+    message::{Claimed, End, Ended, Finish},
     names,
 };
 

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use longshore_celery::{Map, Stub, Value};
 
 use super::layout::Layout;
-use crate::broker::DeadLetter;
+use crate::halves::DeadLetter;
 
 /// The most that a queue keeps; the oldest go, and are counted.
 pub(super) const MOST: u64 = 10_000;

@@ -14,7 +14,7 @@ use super::{
     scripts,
     wait::{List, Lists},
 };
-use crate::broker::Claimed;
+use crate::message::Claimed;
 
 /// The most that one script takes.
 pub(super) const MOST: usize = 500;

@@ -2,7 +2,7 @@
 
 use longshore_core::ErrorKind;
 
-use crate::broker::BrokerError;
+use crate::error::BrokerError;
 
 /// Why a request has no replies.
 #[derive(Clone, Debug)]

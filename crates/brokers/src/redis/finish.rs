@@ -14,7 +14,7 @@ use super::{
     scripts,
 };
 use crate::{
-    broker::{End, Ended, Finish},
+    message::{End, Ended, Finish},
     results::{ChordPart, PartState, Stored},
 };
 

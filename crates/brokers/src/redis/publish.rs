@@ -12,7 +12,7 @@ use super::{
     resp::{Call, Pack},
     scripts,
 };
-use crate::broker::Outgoing;
+use crate::message::Outgoing;
 
 /// The queues that were said to exist, since the connection that heard it.
 #[derive(Default)]

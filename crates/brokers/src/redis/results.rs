@@ -21,7 +21,7 @@ use super::{
     scripts,
 };
 use crate::{
-    broker::BrokerError,
+    error::BrokerError,
     results::{ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch},
 };
 

@@ -13,7 +13,7 @@ use super::{
     scripts,
 };
 use crate::{
-    broker::{LimitState, MOST_REVOKED, REVOKED_FOR},
+    halves::{LimitState, MOST_REVOKED, REVOKED_FOR},
     rates::{self, AHEAD, Bucket, Slot},
 };
 

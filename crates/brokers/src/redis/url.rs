@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use longshore_core::ErrorKind;
 
-use crate::{broker::BrokerError, connect::decode_url, mask::mask};
+use crate::{error::BrokerError, mask::mask, urls::decode_url};
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq)]

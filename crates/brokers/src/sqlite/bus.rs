@@ -13,9 +13,11 @@ use longshore_celery::events::EXCHANGE;
 
 use super::{life, owners, store::Shared};
 use crate::{
-    broker::{BrokerError, Subscription},
+    error::BrokerError,
+    halves::Subscription,
     pattern::matches,
-    results::{Key, Watch, sqlite as documents},
+    results::{Key, Watch},
+    sqlite::results as documents,
 };
 
 /// A subscription that does not keep up loses what comes after so many.

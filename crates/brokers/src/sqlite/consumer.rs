@@ -18,8 +18,10 @@ use super::{
     store::Store,
 };
 use crate::{
-    broker::{BrokerError, Claimed, Consumer, Ended, Finish, OpenOptions},
+    broker::{Consumer, OpenOptions},
+    error::BrokerError,
     lease::Lease,
+    message::{Claimed, Ended, Finish},
     rotation::Rotation,
 };
 

@@ -13,7 +13,7 @@ use longshore_sys::files::{self, Own};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::store::Shared;
-use crate::broker::BrokerError;
+use crate::error::BrokerError;
 
 /// `lngs`: what `file` and other programs know the file by.
 const APPLICATION: i32 = 0x6c6e_6773;

@@ -6,8 +6,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::queues::{now, time};
 use crate::{
-    broker::{Doing, Found, QueueState},
+    broker::QueueState,
     ends::Looked,
+    halves::{Doing, Found},
     json,
 };
 

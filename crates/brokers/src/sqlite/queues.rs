@@ -12,11 +12,13 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::writer::Step;
 use crate::{
-    broker::{Claimed, DeadLetter, End, Ended, Finish, Outgoing},
     crash::forgiven,
+    halves::DeadLetter,
+    message::{Claimed, End, Ended, Finish, Outgoing},
     names,
-    results::{PartState, sqlite as documents},
+    results::PartState,
     rotation::Rotation,
+    sqlite::results as documents,
 };
 
 /// A duration in milliseconds.

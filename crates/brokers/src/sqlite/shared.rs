@@ -9,7 +9,7 @@ use super::{
     writer::Step,
 };
 use crate::{
-    broker::{LimitState, MOST_REVOKED, REVOKED_FOR},
+    halves::{LimitState, MOST_REVOKED, REVOKED_FOR},
     rates::{self, Bucket, Slot},
 };
 

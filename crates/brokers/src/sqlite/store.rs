@@ -23,7 +23,7 @@ use super::{
     writer::{self, Along, Call, Op, Step},
 };
 use crate::{
-    broker::BrokerError,
+    error::BrokerError,
     news::{Ability, Happened, Notice},
 };
 

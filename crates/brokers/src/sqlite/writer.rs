@@ -23,7 +23,7 @@ use super::{
     store::Shared,
     sweep,
 };
-use crate::{broker::BrokerError, lease};
+use crate::{error::BrokerError, lease};
 
 /// The largest group of one transaction.
 const MOST: usize = 512;

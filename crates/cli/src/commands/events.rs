@@ -47,9 +47,9 @@ pub struct EventsArgs {
 /// # Errors
 /// The broker's, and those of `out`.
 pub async fn run(args: &EventsArgs, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
-    let mut heard = place.broker().subscribe(events::EXCHANGE, "#").await?;
+    let mut heard = place.connected().bus()?.subscribe(events::EXCHANGE, "#").await?;
     if args.enable {
-        tell(place.broker(), Request::new("enable_events")).await?;
+        tell(place.connected(), Request::new("enable_events")).await?;
     }
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {

@@ -46,8 +46,9 @@ pub async fn result(place: &Place, answer: &Answer<Value>, limit: Option<Duratio
 /// Says after a while what the task waits for, and whether anybody serves its queue.
 async fn doubt(place: &Place, id: &str) -> std::convert::Infallible {
     tokio::time::sleep(DOUBT.saturating_sub(PATIENCE)).await;
-    let workers = ask(place.broker(), Request::new("active_queues"), PATIENCE).await.unwrap_or_default();
-    if let Ok(found) = place.broker().find(id).await
+    let workers = ask(place.connected(), Request::new("active_queues"), PATIENCE).await.unwrap_or_default();
+    if let Some(inspect) = &place.connected().inspect
+        && let Ok(found) = inspect.find(id).await
         && let Some(found) = found.iter().find(|found| matches!(found.doing, Doing::Waiting { .. }))
     {
         let state = place.broker().queues(&[Arc::from(found.queue.as_str())]).await.unwrap_or_default();

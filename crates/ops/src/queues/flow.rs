@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::QueueState;
+use longshore_brokers::{Connected, QueueState};
 use longshore_celery::{Value, control::Request};
 use longshore_worker::{Client, remote::ask};
 
@@ -59,14 +59,17 @@ struct Sample {
 
 /// Returns the states of queues as they are after the window, and what came and went in it.
 pub(super) async fn measure(client: &Client, names: &[Arc<str>], window: Duration) -> Result<(Vec<QueueState>, Flows), OpsError> {
-    let broker = client.broker();
+    let Connected { broker, .. } = client.connected();
     let at = Instant::now();
     let states = broker.queues(names).await?;
     if window.is_zero() {
         return Ok((states, Flows::default()));
     }
     // Who is there is found out while it is measured.
-    let (stats, queues) = tokio::join!(ask(broker, Request::new("stats"), window), ask(broker, Request::new("active_queues"), window));
+    let (stats, queues) = tokio::join!(
+        ask(client.connected(), Request::new("stats"), window),
+        ask(client.connected(), Request::new("active_queues"), window)
+    );
     // What lies there is known all the same.
     let (Ok(stats), Ok(queues)) = (stats, queues) else { return Ok((states, Flows::default())) };
     let before = Sample { at, states, ended: ended(&stats) };
@@ -77,7 +80,10 @@ pub(super) async fn measure(client: &Client, names: &[Arc<str>], window: Duratio
         (Vec::new(), Vec::new())
     } else {
         let to = |command: &str| Request::new(command).to(nodes.clone());
-        let (stats, active) = tokio::join!(ask(broker, to("stats"), window), ask(broker, to("active").argument("safe", true), window));
+        let (stats, active) = tokio::join!(
+            ask(client.connected(), to("stats"), window),
+            ask(client.connected(), to("active").argument("safe", true), window)
+        );
         (stats.unwrap_or_default(), active.unwrap_or_default())
     };
     let after = Sample { at, states, ended: ended(&stats) };

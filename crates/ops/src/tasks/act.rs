@@ -221,7 +221,7 @@ pub async fn cancel(client: &Client, request: &CancelRequest) -> Result<Cancelle
     ids.extend(request.unknown.iter().cloned());
     if !ids.is_empty() {
         // First what holds for whoever looks later, then who is there now.
-        client.broker().revoke(&ids).await?;
+        client.connected().shared()?.revoke(&ids).await?;
         client.results().store(&documents).await?;
         let action = WorkerAction::Revoke { ids, signal: request.signal.clone() };
         workers::inspect(client, action.request(), &WorkersRequest::default()).await?;

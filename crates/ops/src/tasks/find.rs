@@ -285,7 +285,7 @@ pub async fn list(client: &Client, request: &TasksRequest) -> Result<TaskList, O
     let mut unnamed = Vec::new();
     let queue = request.queue.as_deref().filter(|queue| !queue.ends_with('*'));
     let mut counts: HashMap<(String, TaskStanding), usize> = HashMap::new();
-    for row in client.broker().list(queue, LOOKED_AT).await?.into_iter().map(TaskInfo::found) {
+    for row in client.connected().inspect()?.list(queue, LOOKED_AT).await?.into_iter().map(TaskInfo::found) {
         let count = counts.entry((row.queue.clone().unwrap_or_default(), row.standing)).or_default();
         *count += 1;
         if *count == LOOKED_AT {
@@ -293,7 +293,7 @@ pub async fn list(client: &Client, request: &TasksRequest) -> Result<TaskList, O
         }
         if row.id.is_empty() { unnamed.push(row) } else { drop(rows.insert(row.id.clone(), row)) }
     }
-    for row in client.broker().dead(queue).await?.into_iter().map(TaskInfo::letter) {
+    for row in client.connected().letters()?.dead(queue).await?.into_iter().map(TaskInfo::letter) {
         drop(rows.insert(row.id.clone(), row));
     }
     let mut ended: Vec<TaskInfo> = Vec::new();
@@ -372,9 +372,9 @@ pub async fn each(client: &Client, ids: &[String]) -> Result<Vec<TaskInfo>, OpsE
 
 /// Looks up what the broker and the results know of one task.
 async fn one(client: &Client, id: &str) -> Result<Option<TaskInfo>, OpsError> {
-    let mut row = client.broker().find(id).await?.into_iter().map(TaskInfo::found).min_by_key(|row| row.standing);
+    let mut row = client.connected().inspect()?.find(id).await?.into_iter().map(TaskInfo::found).min_by_key(|row| row.standing);
     if row.as_ref().is_none_or(|row| row.standing == TaskStanding::Dead) {
-        let letters = client.broker().dead(row.as_ref().and_then(|row| row.queue.as_deref())).await?;
+        let letters = client.connected().letters()?.dead(row.as_ref().and_then(|row| row.queue.as_deref())).await?;
         let letter = letters.into_iter().map(TaskInfo::letter).find(|letter| letter.id == id);
         row = letter.or(row);
     }

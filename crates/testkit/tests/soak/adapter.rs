@@ -11,8 +11,9 @@ use std::{
 use fastrand::Rng;
 use futures_util::future::BoxFuture;
 use longshore_brokers::{
-    Broker, BrokerError, ChordPart, Claimed, Consumer, DeadLetter, Ended, Finish, Found, Key, LimitState, OpenOptions, Outgoing, Page,
-    PartState, QueueState, ResultBackend, Slot, Stored, Subscription, Watch, lease::Lease,
+    Broker, BrokerError, Bus, ChordPart, Claimed, Connected, Consumer, DeadLetter, DeadLetters, Ended, Finish, Found, Inspect, Key,
+    LimitState, OpenOptions, Outgoing, Page, PartState, QueueState, ResultBackend, SharedState, Slot, Stored, Subscription, Watch,
+    lease::Lease,
 };
 use longshore_core::{ErrorKind, Rate, Receipt, source::Fetched};
 use tokio::sync::{Notify, mpsc};
@@ -187,6 +188,14 @@ impl Listener {
     }
 }
 
+impl Link {
+    /// Returns the model as a broker and a result backend.
+    pub(crate) fn connected(self) -> Connected {
+        let link = Arc::new(self);
+        Connected::whole(link.clone(), link)
+    }
+}
+
 impl Broker for Link {
     fn url(&self) -> &str {
         "model://broker"
@@ -233,6 +242,16 @@ impl Broker for Link {
         })
     }
 
+    fn queues<'a>(&'a self, _: &'a [Arc<str>]) -> Answer<'a, Vec<QueueState>> {
+        ready(Vec::new())
+    }
+
+    fn purge<'a>(&'a self, _: &'a str) -> Answer<'a, u64> {
+        ready(0)
+    }
+}
+
+impl Bus for Link {
     fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> Answer<'a, ()> {
         Box::pin(self.ask(move |broker| broker.tell(exchange, routing_key, raw)))
     }
@@ -249,16 +268,14 @@ impl Broker for Link {
         self.listen("reply.celery.pidbox", oid)
     }
 
-    fn queues<'a>(&'a self, _: &'a [Arc<str>]) -> Answer<'a, Vec<QueueState>> {
-        ready(Vec::new())
+    fn has_strangers(&self) -> Answer<'_, bool> {
+        ready(false)
     }
+}
 
+impl Inspect for Link {
     fn peek<'a>(&'a self, _: &'a str, _: usize) -> Answer<'a, Vec<Vec<u8>>> {
         ready(Vec::new())
-    }
-
-    fn purge<'a>(&'a self, _: &'a str) -> Answer<'a, u64> {
-        ready(0)
     }
 
     fn transfer<'a>(&'a self, _: &'a str, _: &'a str) -> Answer<'a, u64> {
@@ -276,19 +293,19 @@ impl Broker for Link {
     fn list<'a>(&'a self, _: Option<&'a str>, _: usize) -> Answer<'a, Vec<Found>> {
         ready(Vec::new())
     }
+}
 
+impl DeadLetters for Link {
     fn dead<'a>(&'a self, _: Option<&'a str>) -> Answer<'a, Vec<DeadLetter>> {
         ready(self.world.broker().dead.clone())
-    }
-
-    fn has_strangers(&self) -> Answer<'_, bool> {
-        ready(false)
     }
 
     fn bury<'a>(&'a self, _: &'a [DeadLetter], _: bool) -> Answer<'a, u64> {
         ready(0)
     }
+}
 
+impl SharedState for Link {
     fn reserve<'a>(&'a self, limit: &'a str, rate: Rate, count: usize) -> Answer<'a, Vec<Slot>> {
         let interval = rate.interval().as_nanos() as u64;
         Box::pin(async move {

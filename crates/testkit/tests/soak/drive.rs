@@ -10,7 +10,6 @@ use std::{
 };
 
 use fastrand::Rng;
-use longshore_brokers::{Broker, ResultBackend};
 use longshore_celery::{Value, control::Request};
 use longshore_core::{LaneKind, Rate};
 use longshore_worker::{
@@ -213,8 +212,7 @@ impl Run {
         (options.lanes, options.lease, options.grace, options.parking) = ([self.plan.slots; 4], LEASE, GRACE, 20);
         let (link, stopper, ended) = (node.link.clone(), node.stopper.clone(), node.ended.clone());
         node.runtime.spawn(async move {
-            let (broker, results): (Arc<dyn Broker>, Arc<dyn ResultBackend>) = (Arc::new(link.clone()), Arc::new(link));
-            let Ok(worker) = Worker::over(app, options, broker, results).await else {
+            let Ok(worker) = Worker::over(app, options, link.connected()).await else {
                 *ended.lock().expect("nobody panics with it") = Some(None);
                 return;
             };
@@ -229,7 +227,7 @@ impl Run {
         let app = app(&self.world, &self.plan, node.number);
         let (begun, sent) = (self.now, self.sent[client].clone());
         node.runtime.spawn(async move {
-            let client_of = Client::over(&app, Arc::new(link.clone()), Arc::new(link));
+            let client_of = Client::over(&app, link.connected());
             let base = Instant::now();
             // What a client was sending when it died is not sent again.
             for (at, unit) in plan.clients[client].iter().skip(sent.load(Ordering::Relaxed)) {
@@ -457,11 +455,12 @@ impl Run {
     fn revoke(&self, place: usize, id: String) {
         let (link, world) = (self.nodes[place].link.clone(), self.world.clone());
         self.nodes[place].runtime.spawn(async move {
-            let broker: Arc<dyn Broker> = Arc::new(link);
-            while broker.revoke(std::slice::from_ref(&id)).await.is_err() {
+            let connected = link.connected();
+            let store = connected.shared().expect("the model keeps what is revoked");
+            while store.revoke(std::slice::from_ref(&id)).await.is_err() {
                 sleep(Duration::from_millis(100)).await;
             }
-            while remote::tell(&broker, Request::new("revoke").argument("task_id", id.as_str())).await.is_err() {
+            while remote::tell(&connected, Request::new("revoke").argument("task_id", id.as_str())).await.is_err() {
                 sleep(Duration::from_millis(100)).await;
             }
             let now = clock::now();

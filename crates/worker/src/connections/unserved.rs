@@ -59,8 +59,8 @@ async fn is_unserved(connections: &Connections, queue: &Arc<str>) -> bool {
     if !known.asked.is_some_and(|at| fresh(&at, may_be_old)) {
         // On its own: its reply queue is taken down when it has ended, and not only half when the
         // result comes meanwhile.
-        let broker = connections.broker.clone();
-        let asked = tokio::spawn(async move { ask(&broker, Request::new("active_queues"), PATIENCE).await }).await;
+        let connected = connections.connected.clone();
+        let asked = tokio::spawn(async move { ask(&connected, Request::new("active_queues"), PATIENCE).await }).await;
         // A broker that cannot be asked tells nothing.
         let Ok(Ok(replies)) = asked else { return false };
         known.served = replies.iter().flat_map(|(_, queues)| names(queues)).collect();

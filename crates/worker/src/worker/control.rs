@@ -51,8 +51,10 @@ pub(crate) struct RemoteControl {
 impl RemoteControl {
     /// Takes requests until it is dropped. A broker that is away is waited for.
     pub(crate) async fn serve(mut self) {
+        // A broker that has no bus is controlled from nowhere.
+        let Ok(bus) = self.shared.connected.bus().cloned() else { return };
         loop {
-            let Ok(mut subscription) = self.shared.broker.subscribe(control::EXCHANGE, "#").await else {
+            let Ok(mut subscription) = bus.subscribe(control::EXCHANGE, "#").await else {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             };
@@ -99,7 +101,9 @@ impl RemoteControl {
         if let Some(to) = &request.reply_to {
             let tag = uuid::Uuid::new_v4().to_string();
             let raw = Reply::new(&*self.shared.node, value, request.ticket.as_deref(), clock).encode(to, &tag);
-            let _ = self.shared.broker.reply(&to.exchange, &to.routing_key, &raw).await;
+            if let Ok(bus) = self.shared.connected.bus() {
+                let _ = bus.reply(&to.exchange, &to.routing_key, &raw).await;
+            }
         }
     }
 }

@@ -143,12 +143,13 @@ async fn publish(shared: &Shared, told: Vec<EventKind>) {
         .collect();
     // Only events of tasks travel together.
     let (tasks, others): (Vec<Event>, Vec<Event>) = events.into_iter().partition(|event| event.what.is_task());
+    let Ok(bus) = shared.connected.bus() else { return };
     let batches = others.chunks(1).chain(tasks.chunks(MOST_IN_ONE));
     for batch in batches {
         let (routing_key, raw) = events::encode(batch, &uuid::Uuid::new_v4().to_string());
         // Whoever does not hear it hears the next one; a broker that is away is the consumer's to
         // say.
-        let _ = shared.broker.broadcast(events::EXCHANGE, &routing_key, &raw).await;
+        let _ = bus.broadcast(events::EXCHANGE, &routing_key, &raw).await;
     }
 }
 

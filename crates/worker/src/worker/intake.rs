@@ -354,7 +354,7 @@ impl Intake {
                 continue;
             };
             let limit = of.policy.limit.as_ref().unwrap_or(&task);
-            let slots = match self.shared.broker.reserve(limit, rate, works.len()).await {
+            let slots = match self.shared.connected.shared()?.reserve(limit, rate, works.len()).await {
                 Ok(slots) => slots,
                 Err(error) if error.kind == ErrorKind::Fatal => return Err(error),
                 Err(_) => vec![Slot::Ask(AWAY); works.len()],

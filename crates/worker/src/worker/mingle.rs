@@ -29,24 +29,27 @@ pub(crate) fn answers(request: &Request, shared: &Shared) -> bool {
 /// Learns what was called off, and tells the other workers what is known here. What cannot be asked
 /// now is asked when the subscription is next renewed.
 pub(crate) async fn mingle(shared: Arc<Shared>) {
-    if let Ok(ids) = shared.broker.revoked().await {
+    let Ok(bus) = shared.connected.bus() else { return };
+    if let Ok(store) = shared.connected.shared()
+        && let Ok(ids) = store.revoked().await
+    {
         // What it could not be told when we heard it.
         let told: HashSet<&String> = ids.iter().collect();
         let untold: Vec<String> = shared.revoked().ids().into_iter().filter(|id| !told.contains(id)).collect();
         if !untold.is_empty() {
-            let _ = shared.broker.revoke(&untold).await;
+            let _ = store.revoke(&untold).await;
         }
         shared.call_off(&ids);
-        if !shared.broker.has_strangers().await.unwrap_or(true) {
+        if !bus.has_strangers().await.unwrap_or(true) {
             return;
         }
     }
     let oid = uuid::Uuid::new_v4().to_string();
-    let Ok(mut replies) = shared.broker.replies(&oid).await else { return };
+    let Ok(mut replies) = bus.replies(&oid).await else { return };
     let known = shared.revoked().ids();
     let hello = Request::new("hello").argument("from_node", &*shared.node).argument("revoked", known).argument(OURS, true);
     let hello = Request { clock: shared.clock().forward(), ..hello.answered(oid.as_str(), oid.as_str()) };
-    if shared.broker.broadcast(control::EXCHANGE, "", &hello.encode(&oid)).await.is_err() {
+    if bus.broadcast(control::EXCHANGE, "", &hello.encode(&oid)).await.is_err() {
         return;
     }
     let until = Instant::now() + WAIT;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use longshore_brokers::{
-    Broker, Consumer, ResultBackend,
+    Broker, Connected, Consumer, ResultBackend,
     lease::{Lease, Term},
 };
 use longshore_celery::{Limits, Message, events};
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) node: Arc<str>,
     /// What handlers send with.
     pub(crate) client: Client,
+    /// Its broker and result backend, with the other halves of both.
+    pub(crate) connected: Connected,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) consumer: Arc<dyn Consumer>,
     /// `None` where what is held stays ours.
@@ -213,11 +215,11 @@ impl Shared {
         app: Arc<App>,
         node: Arc<str>,
         client: Client,
-        broker: Arc<dyn Broker>,
+        connected: Connected,
         consumer: Arc<dyn Consumer>,
-        results: Arc<dyn ResultBackend>,
         links: Arc<ConnectionStates>,
     ) -> Self {
+        let Connected { broker, results, .. } = connected.clone();
         let one_store = broker.is_store_of(app.settings().results_url());
         let limits = Limits { msgpack: app.settings().accept_msgpack, ..Limits::default() };
         let environment = app.registry().environment;
@@ -226,6 +228,7 @@ impl Shared {
             environment,
             node,
             client,
+            connected,
             broker,
             lease: consumer.lease(),
             consumer,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::{Broker, Key, News, Notice, Outgoing, ResultBackend, connect};
+use longshore_brokers::{Broker, Connected, Key, News, Notice, Outgoing, ResultBackend, connect};
 use longshore_celery::{Encoding, Message, Signature, State, TaskResult, Value, canvas};
 use longshore_core::LaneKind;
 use longshore_testkit::servers::Redis;
@@ -75,6 +75,7 @@ pub(crate) fn noting(name: &'static str, ledger: &Ledger, takes: Duration) -> Ta
 
 /// A worker with its store, and what was said.
 pub(crate) struct Bench {
+    pub(crate) connected: Connected,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) results: Arc<dyn ResultBackend>,
     pub(crate) ledger: Ledger,
@@ -84,8 +85,9 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(store: &Store) -> Self {
-        let (broker, results) = connect(&store.url(), None).unwrap();
-        Self { broker, results, ledger: Ledger::default(), said: Arc::default(), url: store.url() }
+        let connected = connect(&store.url(), None).unwrap();
+        let (broker, results) = (connected.broker.clone(), connected.results.clone());
+        Self { connected, broker, results, ledger: Ledger::default(), said: Arc::default(), url: store.url() }
     }
 
     pub(crate) async fn worker(&self, early: bool, takes: Duration) -> Worker {

@@ -123,7 +123,7 @@ async fn the_next_one_does_what_is_left(before: Bench, store: &Store) {
     worker.stopper().warm();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
     assert_eq!((summary.counts.failed, summary.counts.dead, summary.error), (0, 0, None));
-    assert_eq!(next.broker.dead(None).await.unwrap(), []);
+    assert_eq!(next.connected.letters().unwrap().dead(None).await.unwrap(), []);
 }
 
 #[tokio::test]

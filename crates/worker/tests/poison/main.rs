@@ -40,7 +40,7 @@ async fn one_bad_one_is_no_concern_of_the_others(store: impl Fn() -> Option<Stor
         bench.send(Some(message(queue))).await;
         let worker = bench.worker(false, Duration::ZERO).await;
         bench.all_is_well(what).await;
-        let letters = bench.broker.dead(Some("celery")).await.unwrap();
+        let letters = bench.connected.letters().unwrap().dead(Some("celery")).await.unwrap();
         assert_eq!(letters.len(), usize::from(*letter), "{what}: {letters:?}");
         if *letter {
             assert!(letters[0].reason.contains(reason), "{what}: {}", letters[0].reason);
@@ -53,10 +53,13 @@ async fn one_bad_one_is_no_concern_of_the_others(store: impl Fn() -> Option<Stor
             let exception = Exception::from_value(&doc.result).unwrap().to_string();
             assert!(exception.contains(reason), "{what}: {exception}");
         }
-        assert!(bench.broker.peek("elsewhere", 9).await.unwrap().is_empty(), "{what}: nothing of what is refused is done");
-        bench.broker.find(BAD).await.unwrap_or_else(|error| panic!("{what}: why: {error}"));
+        assert!(
+            bench.connected.inspect().unwrap().peek("elsewhere", 9).await.unwrap().is_empty(),
+            "{what}: nothing of what is refused is done"
+        );
+        bench.connected.inspect().unwrap().find(BAD).await.unwrap_or_else(|error| panic!("{what}: why: {error}"));
         bench.broker.queues(&[]).await.unwrap_or_else(|error| panic!("{what}: queues: {error}"));
-        bench.broker.list(None, 10).await.unwrap_or_else(|error| panic!("{what}: tasks list: {error}"));
+        bench.connected.inspect().unwrap().list(None, 10).await.unwrap_or_else(|error| panic!("{what}: tasks list: {error}"));
         worker.stopper().warm();
         let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
         let dead = u64::from(summary.counts.dead == 1);

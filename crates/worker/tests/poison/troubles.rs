@@ -101,7 +101,7 @@ pub(crate) async fn is_waited_for_so_long(what: &str, store: &Store, says: &str,
     end();
     bench.all_is_well(what).await;
     assert!(bench.said.lock().unwrap().iter().any(|text| text.contains("again")), "{what}: {:?}", bench.said.lock().unwrap());
-    assert_eq!(bench.broker.dead(None).await.unwrap(), [], "{what}");
+    assert_eq!(bench.connected.letters().unwrap().dead(None).await.unwrap(), [], "{what}");
     worker.stopper().warm();
     let summary = tokio::time::timeout(SOON, worker.join()).await.unwrap();
     assert_eq!((summary.counts.ok, summary.counts.failed, summary.counts.dead, summary.error), (2 * GOOD as u64, 0, 0, None), "{what}");

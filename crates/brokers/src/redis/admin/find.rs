@@ -17,7 +17,7 @@ use super::{
     Admin, PAGE,
 };
 use crate::{
-    broker::{Doing, Found},
+    halves::{Doing, Found},
     json,
 };
 

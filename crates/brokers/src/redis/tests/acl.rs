@@ -53,7 +53,7 @@ async fn who_may_not_is_told_what_and_where_and_nobody_is_told_the_password() {
     assert_eq!(wrong.kind, ErrorKind::Refused);
     assert!(wrong.message.contains("WRONGPASS") && wrong.message.contains("URL") && !wrong.message.contains("WR0NG"), "{wrong}");
     let ours = broker(&url(&server)).unwrap();
-    let denied = ours.peek("secret", 1).await.unwrap_err();
+    let denied = both(&url(&server)).unwrap().inspect().unwrap().peek("secret", 1).await.unwrap_err();
     assert_eq!(denied.kind, ErrorKind::Refused);
     assert!(denied.message.contains("ACL SETUSER") && denied.message.contains("secret"), "{denied}");
     let consumer = open(&*ours, Duration::from_secs(5), Duration::from_secs(60)).await;

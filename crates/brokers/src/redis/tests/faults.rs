@@ -13,24 +13,26 @@ use longshore_testkit::{proxy::Proxy, servers::Redis};
 use super::kit::{Ledger, at, id, message, open, work};
 use crate::{
     broker::{Broker, OpenOptions},
+    connected::Connected,
     redis::{both, broker},
-    results::{Key, ResultBackend},
+    results::Key,
 };
 
 const LEASE: Duration = Duration::from_secs(5);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// All of them ended once, with all that belongs to an end.
-async fn is_exact(ledger: &Ledger, count: usize, broker: &dyn Broker, results: &dyn ResultBackend) {
+async fn is_exact(ledger: &Ledger, count: usize, connected: &Connected) {
     let often: Vec<_> = ledger.ended.iter().chain(&ledger.begun).filter(|(_, times)| **times != 1).collect();
     assert_eq!(
         (ledger.ended.len(), often.len(), ledger.refused, ledger.complete),
         (count, 0, 0, 1),
         "lost, repeated, refused, chords: {often:?}"
     );
+    let Connected { broker, results, .. } = connected;
     let ids: Vec<Key> = ledger.ended.keys().cloned().map(Key::Task).collect();
     assert!(results.get(&ids).await.unwrap().iter().all(Option::is_some), "each has its result");
-    let next = broker.peek("next", usize::MAX).await.unwrap();
+    let next = connected.inspect().unwrap().peek("next", usize::MAX).await.unwrap();
     assert_eq!((next.len(), next.iter().collect::<BTreeSet<_>>().len()), (count, count), "each sent its message on, once");
     let state = broker.queues(&["q".into()]).await.unwrap().remove(0);
     assert_eq!((state.waiting, state.held, state.dead), (0, 0, 0));
@@ -47,7 +49,8 @@ async fn thirty_times(fail: impl Fn(&Proxy, &mut fastrand::Rng)) {
     const EACH: usize = 40;
     let Some(server) = Redis::start(&[]) else { return };
     let proxy = Proxy::start(server.port());
-    let (direct, results) = both(&server.url()).unwrap();
+    let whole = both(&server.url()).unwrap();
+    let (direct, results) = (whole.broker.clone(), whole.results.clone());
     let count = 30 * EACH;
     results.chord_start("chord", count as u64, HOUR).await.unwrap();
     let worker = broker(&at(proxy.port())).unwrap();
@@ -65,7 +68,7 @@ async fn thirty_times(fail: impl Fn(&Proxy, &mut fastrand::Rng)) {
         }
     }
     let ledger = tokio::time::timeout(Duration::from_secs(30), working).await.unwrap().unwrap();
-    is_exact(&ledger, count, &*direct, &*results).await;
+    is_exact(&ledger, count, &whole).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,7 +87,7 @@ async fn what_was_given_in_an_answer_that_is_lost_is_read_from_its_copy() {
     const EACH: usize = 40;
     let Some(server) = Redis::start(&[]) else { return };
     let proxy = Proxy::start(server.port());
-    let (direct, _) = both(&server.url()).unwrap();
+    let Connected { broker: direct, .. } = both(&server.url()).unwrap();
     let worker = broker(&at(proxy.port())).unwrap();
     let options =
         OpenOptions { queues: vec!["q".into()], lease: LEASE, visibility_timeout: HOUR, node: "test@here".to_owned(), early: true };
@@ -119,7 +122,8 @@ async fn what_was_given_in_an_answer_that_is_lost_is_read_from_its_copy() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_killed_and_comes_back_loses_and_repeats_nothing() {
     let Some(mut server) = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]) else { return };
-    let (direct, results) = both(&format!("{}?patience=20", server.url())).unwrap();
+    let whole = both(&format!("{}?patience=20", server.url())).unwrap();
+    let (direct, results) = (whole.broker.clone(), whole.results.clone());
     results.chord_start("chord", 1_000_000, HOUR).await.unwrap();
     let consumer = open(&*direct, LEASE, HOUR).await;
     let working = tokio::spawn({
@@ -169,7 +173,8 @@ async fn a_server_that_is_killed_and_comes_back_loses_and_repeats_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_freezes_is_waited_for_and_goes_on_at_once() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (direct, results) = both(&format!("{}?patience=20", server.url())).unwrap();
+    let whole = both(&format!("{}?patience=20", server.url())).unwrap();
+    let (direct, results) = (whole.broker.clone(), whole.results.clone());
     results.chord_start("chord", 200, HOUR).await.unwrap();
     let consumer = open(&*direct, Duration::from_secs(1), HOUR).await;
     // Somebody else who would rescue what looks dead.
@@ -185,7 +190,7 @@ async fn a_server_that_freezes_is_waited_for_and_goes_on_at_once() {
     publish(&*direct, 100, 200).await;
     let ledger = tokio::time::timeout(Duration::from_secs(20), working).await.unwrap().unwrap();
     assert!(resumed.elapsed() < Duration::from_secs(2), "it went on after {:?}", resumed.elapsed());
-    is_exact(&ledger, 200, &*direct, &*results).await;
+    is_exact(&ledger, 200, &whole).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -231,8 +236,8 @@ async fn a_server_that_is_not_there_is_named_after_the_patience_of_the_url() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_goes_on_after_its_connection_was_lost_and_looks_at_what_it_missed() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (_, watches) = both(&server.url()).unwrap();
-    let (_, stores) = both(&server.url()).unwrap();
+    let Connected { results: watches, .. } = both(&server.url()).unwrap();
+    let Connected { results: stores, .. } = both(&server.url()).unwrap();
     let mut watch = watches.watch(&["a".to_owned(), "b".to_owned()]).await.unwrap();
     let stored = |id: &str| crate::Stored { key: Key::Task(id.into()), doc: id.as_bytes().to_vec(), expires: None, keep_success: false };
     server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);

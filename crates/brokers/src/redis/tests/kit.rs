@@ -6,9 +6,10 @@ use longshore_core::source::Fetched;
 use longshore_testkit::servers::Redis;
 
 use crate::{
-    broker::{Broker, Claimed, Consumer, End, Ended, Finish, OpenOptions, Outgoing},
+    broker::{Broker, Consumer, OpenOptions},
     conformance::Subject,
     json,
+    message::{Claimed, End, Ended, Finish, Outgoing},
     redis::both,
     results::{ChordPart, Key, Stored},
 };

@@ -8,7 +8,9 @@ use longshore_testkit::servers::Redis;
 
 use super::kit::{message, open, raw};
 use crate::{
-    broker::{Claimed, Consumer, End, Ended, Finish, OpenOptions, Outgoing},
+    broker::{Consumer, OpenOptions},
+    connected::Connected,
+    message::{Claimed, End, Ended, Finish, Outgoing},
     redis::{both, both_with},
 };
 
@@ -53,7 +55,8 @@ fn aside(server: &Redis) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_ahead_at_large_messages_brings_none_of_them() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (broker, _) = both(&server.url()).unwrap();
+    let connected = both(&server.url()).unwrap();
+    let broker = connected.broker.clone();
     for number in 0..4 {
         broker.publish(&[large(&number.to_string())]).await.unwrap();
     }
@@ -63,8 +66,8 @@ async fn a_look_ahead_at_large_messages_brings_none_of_them() {
     };
     let before = sent();
     for _ in 0..10 {
-        assert!(!broker.look_ahead("q", 8, &[b"nowhere"]).await.unwrap());
-        assert!(broker.look_ahead("q", 8, &[b"\"task\": \"t\""]).await.unwrap());
+        assert!(!connected.inspect().unwrap().look_ahead("q", 8, &[b"nowhere"]).await.unwrap());
+        assert!(connected.inspect().unwrap().look_ahead("q", 8, &[b"\"task\": \"t\""]).await.unwrap());
     }
     let brought = sent() - before;
     assert!(brought < 1 << 20, "twenty looks brought {brought} bytes");
@@ -74,7 +77,8 @@ async fn a_look_ahead_at_large_messages_brings_none_of_them() {
 async fn a_message_that_is_too_large_lies_aside_and_comes_back_whole_from_its_dead_letter() {
     for (query, early) in [("", false), ("", true), ("?global_keyprefix=app1", false)] {
         let Some(server) = Redis::start(&[]) else { return };
-        let (broker, _) = both(&format!("{}{query}", server.url())).unwrap();
+        let connected = both(&format!("{}{query}", server.url())).unwrap();
+        let broker = connected.broker.clone();
         let consumer = broker.open(options(early)).await.unwrap();
         let at_limit = {
             let mut message = large("fits");
@@ -94,15 +98,15 @@ async fn a_message_that_is_too_large_lies_aside_and_comes_back_whole_from_its_de
         assert!(bad.reason.contains(&(Limits::MESSAGE + 1).to_string()), "{}", bad.reason);
         bury(&*consumer, &claimed[1]).await;
         assert_eq!(aside(&server), 1);
-        let letters = broker.dead(Some("q")).await.unwrap();
+        let letters = connected.letters().unwrap().dead(Some("q")).await.unwrap();
         assert_eq!(Stub::read(&letters[0].raw).and_then(|stub| stub.id), Some("big"));
-        assert_eq!(broker.find("big").await.unwrap().len(), 1);
-        assert_eq!(broker.bury(&letters, true).await.unwrap(), 1);
-        assert_eq!(broker.peek("q", 1).await.unwrap(), [large("big").raw], "as it was sent");
+        assert_eq!(connected.inspect().unwrap().find("big").await.unwrap().len(), 1);
+        assert_eq!(connected.letters().unwrap().bury(&letters, true).await.unwrap(), 1);
+        assert_eq!(connected.inspect().unwrap().peek("q", 1).await.unwrap(), [large("big").raw], "as it was sent");
         assert_eq!(aside(&server), 0);
         // Once more, and thrown away.
         bury(&*consumer, &self::claim(&*consumer, 1).await[0]).await;
-        assert_eq!(broker.bury(&broker.dead(None).await.unwrap(), false).await.unwrap(), 1);
+        assert_eq!(connected.letters().unwrap().bury(&connected.letters().unwrap().dead(None).await.unwrap(), false).await.unwrap(), 1);
         assert_eq!(aside(&server), 0, "nothing of it stays");
     }
 }
@@ -110,7 +114,7 @@ async fn a_message_that_is_too_large_lies_aside_and_comes_back_whole_from_its_de
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_lies_aside_survives_its_worker_and_goes_with_its_letter() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (broker, _) = both(&server.url()).unwrap();
+    let Connected { broker, .. } = both(&server.url()).unwrap();
     let first = open(&*broker, Duration::from_millis(300), Duration::from_secs(60)).await;
     broker.publish(&[large("big")]).await.unwrap();
     claim(&*first, 1).await;
@@ -132,7 +136,7 @@ async fn what_lies_aside_survives_its_worker_and_goes_with_its_letter() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_claim_brings_few_of_the_large_and_all_of_the_small() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (broker, _) = both(&server.url()).unwrap();
+    let Connected { broker, .. } = both(&server.url()).unwrap();
     let consumer: Arc<dyn Consumer> = open(&*broker, Duration::from_secs(5), Duration::from_secs(60)).await;
     let sized = |bytes: usize| Outgoing { raw: vec![b'x'; bytes], ..message("") };
     for (bytes, brought) in [(100, 90), (600 << 10, 4), (2 << 20, 1)] {
@@ -167,7 +171,8 @@ async fn what_is_too_large_goes_back_whole_whoever_lets_go_of_it() {
         [(LetGo::Dies, false), (LetGo::Leaves, true), (LetGo::HandsBack { front: true }, false), (LetGo::HandsBack { front: false }, true)]
     {
         let Some(server) = Redis::start(&[]) else { return };
-        let (broker, _) = both(&server.url()).unwrap();
+        let connected = both(&server.url()).unwrap();
+        let broker = connected.broker.clone();
         let first = broker.open(options(early)).await.unwrap();
         broker.publish(&[large("big")]).await.unwrap();
         let claimed = claim(&*first, 1).await;
@@ -178,7 +183,7 @@ async fn what_is_too_large_goes_back_whole_whoever_lets_go_of_it() {
             LetGo::HandsBack { front } => end(&*first, &claimed[0], End::Back { front }).await,
         }
         let whole = async {
-            while broker.peek("q", 2).await.unwrap() != [large("big").raw] {
+            while connected.inspect().unwrap().peek("q", 2).await.unwrap() != [large("big").raw] {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
@@ -193,7 +198,8 @@ async fn a_stub_that_another_version_left_in_a_queue_is_lent_and_what_lies_aside
     for early in [false, true] {
         for back in [false, true] {
             let Some(server) = Redis::start(&[]) else { return };
-            let (broker, _) = both(&server.url()).unwrap();
+            let connected = both(&server.url()).unwrap();
+            let broker = connected.broker.clone();
             let consumer = broker.open(options(early)).await.unwrap();
             broker.publish(&[large("big")]).await.unwrap();
             let stub = claim(&*consumer, 1).await.remove(0).raw;
@@ -203,11 +209,14 @@ async fn a_stub_that_another_version_left_in_a_queue_is_lent_and_what_lies_aside
             assert!(!again[0].given);
             if back {
                 end(&*consumer, &again[0], End::Back { front: true }).await;
-                assert_eq!((broker.peek("q", 1).await.unwrap(), aside(&server)), (vec![large("big").raw], 0));
+                assert_eq!((connected.inspect().unwrap().peek("q", 1).await.unwrap(), aside(&server)), (vec![large("big").raw], 0));
             } else {
                 bury(&*consumer, &again[0]).await;
-                assert_eq!(broker.bury(&broker.dead(None).await.unwrap(), true).await.unwrap(), 1);
-                assert_eq!((broker.peek("q", 1).await.unwrap(), aside(&server)), (vec![large("big").raw], 0));
+                assert_eq!(
+                    connected.letters().unwrap().bury(&connected.letters().unwrap().dead(None).await.unwrap(), true).await.unwrap(),
+                    1
+                );
+                assert_eq!((connected.inspect().unwrap().peek("q", 1).await.unwrap(), aside(&server)), (vec![large("big").raw], 0));
             }
         }
     }
@@ -216,7 +225,7 @@ async fn a_stub_that_another_version_left_in_a_queue_is_lent_and_what_lies_aside
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_lies_aside_for_what_is_acknowledged() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (broker, _) = both(&server.url()).unwrap();
+    let Connected { broker, .. } = both(&server.url()).unwrap();
     let consumer = broker.open(options(false)).await.unwrap();
     broker.publish(&[large("big")]).await.unwrap();
     let claimed = claim(&*consumer, 1).await;
@@ -232,7 +241,7 @@ async fn a_claim_that_is_refused_leaves_nothing_aside() {
         let Some(server) = Redis::start(&[]) else { return };
         let (said, mut heard) = tokio::sync::mpsc::unbounded_channel();
         let notice = std::sync::Arc::new(move |news: &crate::News| drop(said.send(news.to_string())));
-        let (broker, _) = both_with(&server.url(), notice).unwrap();
+        let Connected { broker, .. } = both_with(&server.url(), notice).unwrap();
         let consumer = broker.open(options(early)).await.unwrap();
         server.command(&["SET", key, "x"]);
         broker.publish(&[large("big")]).await.unwrap();

@@ -6,14 +6,16 @@ use longshore_testkit::servers::Redis;
 
 use super::kit::{message, open, raw};
 use crate::{
-    broker::{End, Finish, Outgoing, QueueState},
+    broker::QueueState,
+    connected::Connected,
+    message::{End, Finish, Outgoing},
     redis::both,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_step_leaves_what_kombu_would() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (ours, _) = both(&server.url()).unwrap();
+    let Connected { broker: ours, .. } = both(&server.url()).unwrap();
     ours.publish(&[message("a"), Outgoing { priority: 7, ..message("b") }]).await.unwrap();
     assert!(server.command(&["LRANGE", "q", "0", "-1"]).contains(&String::from_utf8(raw("a")).unwrap()));
     assert_eq!(server.command(&["LLEN", "q\x06\x166"]), ":1\r\n");
@@ -42,7 +44,7 @@ async fn each_step_leaves_what_kombu_would() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_script_cache_that_was_emptied_is_filled_again() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (ours, _) = both(&server.url()).unwrap();
+    let Connected { broker: ours, .. } = both(&server.url()).unwrap();
     let consumer = open(&*ours, Duration::from_secs(5), Duration::from_secs(3600)).await;
     for round in 0..3 {
         server.command(&["SCRIPT", "FLUSH"]);
@@ -58,23 +60,23 @@ async fn a_script_cache_that_was_emptied_is_filled_again() {
 #[tokio::test]
 async fn rates_and_revoked_ids_do_not_stay_for_ever() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (broker, _) = both(&server.url()).unwrap();
-    broker.reserve("t", longshore_core::Rate::per_second(10.0), 1).await.unwrap();
+    let connected = both(&server.url()).unwrap();
+    connected.shared().unwrap().reserve("t", longshore_core::Rate::per_second(10.0), 1).await.unwrap();
     let left: i64 = server.command(&["PTTL", "longshore:rate:t"]).trim().trim_start_matches(':').parse().unwrap();
     assert!((0..=102).contains(&left), "{left} ms");
-    broker.revoke(&["old".to_owned(), "young".to_owned()]).await.unwrap();
+    connected.shared().unwrap().revoke(&["old".to_owned(), "young".to_owned()]).await.unwrap();
     let left: i64 = server.command(&["TTL", "longshore:revoked"]).trim().trim_start_matches(':').parse().unwrap();
     assert!((10_000..=10_800).contains(&left), "{left} s");
     server.command(&["ZINCRBY", "longshore:revoked", "-10801000000", "old"]);
-    assert_eq!(broker.revoked().await.unwrap(), ["young"]);
-    broker.revoke(&["next".to_owned()]).await.unwrap();
+    assert_eq!(connected.shared().unwrap().revoked().await.unwrap(), ["young"]);
+    connected.shared().unwrap().revoke(&["next".to_owned()]).await.unwrap();
     assert_eq!(server.command(&["ZCARD", "longshore:revoked"]), ":2\r\n");
 }
 
 #[tokio::test]
 async fn a_queues_oldest_message_says_when_it_was_sent_or_is_known_since_somebody_looked() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (broker, _) = both(&server.url()).unwrap();
+    let Connected { broker, .. } = both(&server.url()).unwrap();
     let state = async || -> QueueState { broker.queues(&["q".into()]).await.unwrap().remove(0) };
     assert_eq!(state().await.oldest, None);
     // Ours: a tag with a time in it, of a minute ago.
@@ -109,7 +111,8 @@ async fn a_queues_oldest_message_says_when_it_was_sent_or_is_known_since_somebod
 #[tokio::test]
 async fn dead_letters_that_are_dropped_are_counted_until_there_are_none() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (broker, _) = both(&server.url()).unwrap();
+    let connected = both(&server.url()).unwrap();
+    let broker = connected.broker.clone();
     let consumer = open(&*broker, Duration::from_secs(5), Duration::from_secs(3600)).await;
     broker.publish(&[message("a"), message("b")]).await.unwrap();
     let mut claimed = Vec::new();
@@ -130,8 +133,8 @@ async fn dead_letters_that_are_dropped_are_counted_until_there_are_none() {
         assert_eq!(states().await, counted);
     }
     assert_eq!(server.command(&["LINDEX", "longshore:dead:q", "-1"]), "$5\r\nold 1\r\n", "the oldest has gone");
-    let letters = broker.dead(Some("q")).await.unwrap();
+    let letters = connected.letters().unwrap().dead(Some("q")).await.unwrap();
     server.command(&["LTRIM", "longshore:dead:q", "0", "1"]);
-    assert_eq!(broker.bury(&letters, false).await.unwrap(), 2);
+    assert_eq!(connected.letters().unwrap().bury(&letters, false).await.unwrap(), 2);
     assert_eq!(states().await, (0, 0));
 }

@@ -10,7 +10,8 @@ use longshore_testkit::servers::Redis;
 
 use super::kit::{id, message, open, raw, whole};
 use crate::{
-    broker::{End, Ended, Finish, Outgoing},
+    connected::Connected,
+    message::{End, Ended, Finish, Outgoing},
     redis::both_with,
 };
 
@@ -47,7 +48,7 @@ async fn what_a_script_may_not_do_to_its_end_it_has_not_begun() {
     ] {
         let Some(server) = Redis::start(&[]) else { return };
         let (said, notice) = said();
-        let (ours, _) = both_with(&server.url(), notice).unwrap();
+        let Connected { broker: ours, .. } = both_with(&server.url(), notice).unwrap();
         let consumer = open(&*ours, Duration::from_secs(60), Duration::from_secs(3600)).await;
         ours.publish(&[message("a"), Outgoing { queue: "next".into(), ..message("before") }]).await.unwrap();
         let mut claimed = Vec::new();
@@ -79,7 +80,7 @@ async fn what_a_script_may_not_do_to_its_end_it_has_not_begun() {
 async fn a_key_of_another_kind_keeps_its_own_messages_and_no_others_from_being_put_back() {
     let Some(server) = Redis::start(&[]) else { return };
     let (said, notice) = said();
-    let (ours, _) = both_with(&server.url(), notice).unwrap();
+    let Connected { broker: ours, .. } = both_with(&server.url(), notice).unwrap();
     // Two dead workers, of whose messages each has one for two queues and one for one.
     server.command(&["SADD", "_kombu.binding.ex", "rk\x06\x16\x06\x16good", "rk\x06\x16\x06\x16q"]);
     for boot in ["dead1", "dead2"] {
@@ -113,7 +114,7 @@ async fn a_key_of_another_kind_keeps_its_own_messages_and_no_others_from_being_p
 async fn a_key_of_another_kind_fails_no_stop_and_what_was_held_comes_back_when_it_is_gone() {
     let Some(server) = Redis::start(&[]) else { return };
     let (said, notice) = said();
-    let (ours, _) = both_with(&server.url(), notice).unwrap();
+    let Connected { broker: ours, .. } = both_with(&server.url(), notice).unwrap();
     let stops = open(&*ours, Duration::from_secs(1), Duration::from_secs(3600)).await;
     let stays = open(&*ours, Duration::from_secs(1), Duration::from_secs(3600)).await;
     stays.serve("q", false);

@@ -11,8 +11,10 @@ use longshore_testkit::servers::Redis;
 
 use super::kit::{at, open};
 use crate::{
-    broker::{Broker, Consumer, End, Finish, Outgoing},
+    broker::{Broker, Consumer},
+    connected::Connected,
     json,
+    message::{End, Finish, Outgoing},
     redis::broker,
     results::{Key, Stored},
 };
@@ -163,7 +165,7 @@ async fn publishes() {
 #[ignore = "measures"]
 async fn round_trips() {
     let Some(server) = Redis::start(&[]) else { return };
-    let (ours, results) = crate::redis::both(&server.url()).unwrap();
+    let Connected { broker: ours, results, .. } = crate::redis::both(&server.url()).unwrap();
     let consumer = open(&*ours, Duration::from_secs(5), Duration::from_secs(3600)).await;
     let working = tokio::spawn(async move { drain(&*consumer, 2000, 50).await });
     let mut times = Vec::new();

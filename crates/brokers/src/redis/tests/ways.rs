@@ -5,15 +5,20 @@ use std::{path::Path, process::Command, sync::Arc};
 use longshore_testkit::servers::Redis;
 
 use crate::{
-    broker::Broker,
-    redis::{broker, broker_with},
+    connected::Connected,
+    redis::{both, both_with, broker},
 };
 
-async fn serves(broker: &dyn Broker) {
+async fn serves(url: &str) {
+    serves_as(both(url).unwrap()).await;
+}
+
+async fn serves_as(connected: Connected) {
+    let broker = &connected.broker;
     let (name, _) = broker.ping().await.unwrap();
     assert!(name.starts_with("redis ") || name.starts_with("valkey "), "{name}");
     broker.publish(&[super::kit::message("a")]).await.unwrap();
-    assert_eq!(broker.peek("q", 9).await.unwrap().len(), 1);
+    assert_eq!(connected.inspect().unwrap().peek("q", 9).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -21,8 +26,8 @@ async fn a_unix_socket_serves() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("redis.sock").display().to_string();
     let Some(_server) = Redis::start(&["--unixsocket", &path]) else { return };
-    serves(&*broker(&format!("redis+socket://{path}?virtual_host=3")).unwrap()).await;
-    serves(&*broker(&format!("unix://{path}?db=4")).unwrap()).await;
+    serves(&format!("redis+socket://{path}?virtual_host=3")).await;
+    serves(&format!("unix://{path}?db=4")).await;
 }
 
 #[tokio::test]
@@ -30,7 +35,7 @@ async fn sentinels_name_the_server() {
     let Some(server) = Redis::start(&[]) else { return };
     let sentinel = server.sentinel("tasks");
     let url = format!("sentinel://127.0.0.1:1/2;sentinel://127.0.0.1:{}/2", sentinel.port());
-    serves(&*broker(&format!("{url}?master_name=tasks")).unwrap()).await;
+    serves(&format!("{url}?master_name=tasks")).await;
     let error = broker(&format!("{url}?master_name=others&patience=0.3")).unwrap().ping().await.unwrap_err();
     assert!(error.message.contains("knows no master `others`"), "{error}");
 }
@@ -81,7 +86,7 @@ async fn tls_is_checked_unless_it_is_said_loudly_that_it_is_not() {
     let file = |name: &str| directory.path().join(name).display().to_string();
     let authority = file("ca.pem");
     let Some((_server, port)) = secure(directory.path(), "no") else { return };
-    serves(&*broker(&format!("rediss://localhost:{port}/1?ssl_ca_certs={authority}&ssl_cert_reqs=CERT_REQUIRED")).unwrap()).await;
+    serves(&format!("rediss://localhost:{port}/1?ssl_ca_certs={authority}&ssl_cert_reqs=CERT_REQUIRED")).await;
     // Nobody vouches for it; it is another host's; it is not looked at.
     for (host, query) in [("localhost", "patience=2".to_owned()), ("127.0.0.1", format!("ssl_ca_certs={authority}"))] {
         let error = broker(&format!("rediss://{host}:{port}/0?{query}")).unwrap().ping().await.unwrap_err();
@@ -91,7 +96,7 @@ async fn tls_is_checked_unless_it_is_said_loudly_that_it_is_not() {
     let said = Arc::new(std::sync::Mutex::new(String::new()));
     let hear = Arc::clone(&said);
     let notice = Arc::new(move |news: &crate::News| hear.lock().unwrap().push_str(&news.to_string()));
-    serves(&*broker_with(&format!("rediss://127.0.0.1:{port}/2?insecure"), notice).unwrap()).await;
+    serves_as(both_with(&format!("rediss://127.0.0.1:{port}/2?insecure"), notice).unwrap()).await;
     assert!(said.lock().unwrap().contains("NOT looked at"));
 }
 
@@ -105,9 +110,9 @@ async fn a_server_that_wants_to_know_its_clients_is_told_who_we_are() {
     let Some((_server, port)) = secure(directory.path(), "yes") else { return };
     let url = |query: &str| format!("rediss://localhost:{port}/1?ssl_ca_certs={}{query}", file("ca.pem"));
     let us = format!("&ssl_certfile={}&ssl_keyfile={}", file("client.pem"), file("client.key"));
-    serves(&*broker(&url(&us)).unwrap()).await;
+    serves(&url(&us)).await;
     // The server is not looked at; we are all the same.
-    serves(&*broker(&format!("rediss://localhost:{port}/2?insecure{us}")).unwrap()).await;
+    serves(&format!("rediss://localhost:{port}/2?insecure{us}")).await;
     for (query, words) in [
         (String::new(), &["TLS", "ssl_certfile"][..]),
         (format!("&ssl_certfile={}&ssl_keyfile={}", file("none.pem"), file("client.key")), &["none.pem", "No such file"]),

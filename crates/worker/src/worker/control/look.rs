@@ -42,7 +42,10 @@ impl RemoteControl {
 
     /// Returns what the broker holds back of the queues that are served here.
     async fn held_back(&self, most: usize) -> impl Iterator<Item = HeldTask> + use<'_> {
-        let raws = self.shared.broker.later(&self.shared.consumer.serving(), most).await.unwrap_or_default();
+        let raws = match self.shared.connected.inspect() {
+            Ok(inspect) => inspect.later(&self.shared.consumer.serving(), most).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
         let limits = &self.shared.limits;
         raws.into_iter().filter_map(move |raw| Message::decode(&raw, limits).ok()).map(|message| HeldTask {
             message,

@@ -17,7 +17,7 @@ impl RemoteControl {
         self.shared.call_off(&ids);
         // For workers that are not there yet. Where the broker cannot take it now, those that are
         // there still know.
-        let _ = self.shared.broker.revoke(&ids).await;
+        self.keep(&ids).await;
         let ended = self.end(|work| ids.contains(&work.message.id), terminate, signal);
         let waiting: Vec<&String> = ids.iter().filter(|id| !ended.running.contains(id)).collect();
         self.tell_revoked(&waiting, "revoked").await;
@@ -25,12 +25,18 @@ impl RemoteControl {
         if terminate { ControlDone::Terminated(ended.running) } else { ControlDone::Revoked(ids) }
     }
 
+    async fn keep(&self, ids: &[String]) {
+        if let Ok(store) = self.shared.connected.shared() {
+            let _ = store.revoke(ids).await;
+        }
+    }
+
     pub(super) async fn revoke_stamps(&self, headers: Map, terminate: bool, signal: Option<&str>) -> ControlDone {
         let stamps: Vec<String> =
             headers.0.iter().flat_map(|(name, stamps)| values(stamps).iter().map(move |value| stamp(name, value))).collect();
         self.shared.call_off(&stamps);
         // As with ids: for workers that are not there yet.
-        let _ = self.shared.broker.revoke(&stamps).await;
+        self.keep(&stamps).await;
         let ended = self.end(|work| self.shared.is_revoked(&work.message), terminate, signal);
         match (terminate, ended.running.is_empty()) {
             (false, _) => ControlDone::StampsRevoked(headers),

@@ -112,9 +112,10 @@ impl Intake {
         let term = shared.term().unwrap_or_default();
         Box::pin(async move {
             let begun = shared.environment.now();
-            for queue in shared.consumer.serving() {
+            let inspect = shared.connected.inspect().ok();
+            for (queue, inspect) in shared.consumer.serving().into_iter().filter_map(|queue| Some((queue, inspect?))) {
                 // A broker that is away is told of by the next claim.
-                if shared.broker.look_ahead(&queue, room, BUILT_IN).await.unwrap_or_default() {
+                if inspect.look_ahead(&queue, room, BUILT_IN).await.unwrap_or_default() {
                     let mut claimed = Vec::new();
                     let result = shared.consumer.claim(room, &mut claimed).await;
                     return ClaimedBatch { term, asked: room, claimed, result, look: None };

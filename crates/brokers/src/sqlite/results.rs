@@ -5,10 +5,11 @@ use std::time::Duration;
 use futures_util::{FutureExt, future::BoxFuture};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{CHORD_CLAIM, ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch};
 use crate::{
-    broker::{Broker, BrokerError},
+    broker::Broker,
+    error::BrokerError,
     json,
+    results::{CHORD_CLAIM, ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch},
     sqlite::{Sqlite, Step, bus, millis, now},
 };
 

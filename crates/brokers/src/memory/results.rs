@@ -9,11 +9,12 @@ use std::{
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::mpsc;
 
-use super::{CHORD_CLAIM, ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch};
 use crate::{
-    broker::{Broker, BrokerError},
+    broker::Broker,
+    error::BrokerError,
     json,
     memory::{Memory, MemoryHandle, version},
+    results::{CHORD_CLAIM, ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch},
 };
 
 /// A chord whose body was sent is remembered so long.

@@ -1,0 +1,115 @@
+//! Messages on their way in, lent, and at their end.
+
+use std::{sync::Arc, time::SystemTime};
+
+use longshore_core::Receipt;
+
+use crate::results::{ChordPart, PartState, Stored};
+
+/// A message on its way into a queue. Routing is done: the queue is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outgoing {
+    /// The queue.
+    pub queue: Arc<str>,
+    /// 0 to 9; 0 is served first.
+    pub priority: u8,
+    /// Not to be started before this time. Brokers that can hold it back do; the others lend it
+    /// early, and the worker holds it.
+    pub due: Option<SystemTime>,
+    /// The message, encoded.
+    pub raw: Vec<u8>,
+}
+
+/// A message lent to a consumer until it is finished or handed back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    /// Its name at this consumer.
+    pub receipt: Receipt,
+    /// The queue that it came from.
+    pub queue: Arc<str>,
+    /// The message, as it stood in the queue.
+    pub raw: Vec<u8>,
+    /// How many workers, and children of workers, died while it ran (or may have run) with them: as
+    /// the broker counts or as the message says, whichever is more. From 1 it is a suspect, which
+    /// starts alone and is [accused](Consumer::accuse) first.
+    pub crashes: u32,
+    /// Whether it was lent before.
+    pub redelivered: bool,
+    /// Given, not lent ([`OpenOptions::early`]): the broker has forgotten it, nothing has to be
+    /// said at its end, and it cannot be finished or loaded unless it is [held](Consumer::hold).
+    pub given: bool,
+}
+
+/// What becomes of a claimed message. One step: either all of it, or nothing but a prefix that
+/// repeats harmlessly. The order is: is it still ours? → `publish` → `results` → `part` → `end`.
+#[derive(Clone, Debug)]
+pub struct Finish {
+    /// The message.
+    pub receipt: Receipt,
+    /// What is sent on: callbacks, the next link of a chain, the next attempt.
+    pub publish: Vec<Outgoing>,
+    /// What is stored. Only where the result backend is [this broker's store](Broker::is_store_of).
+    pub results: Vec<Stored>,
+    /// The chord that it is a part of. Only where the result backend is this broker's store. When
+    /// the chord is complete through this part, the message stays claimed ([`Ended::Complete`]), so
+    /// that the chord's body is sent before it is finished.
+    pub part: Option<ChordPart>,
+    /// What becomes of the message itself.
+    pub end: End,
+}
+
+impl Finish {
+    /// The size of the largest value that it sends or stores.
+    #[cfg(any(feature = "redis", feature = "sqlite"))]
+    pub(crate) fn largest(&self) -> usize {
+        let (messages, documents) =
+            (self.publish.iter().map(|message| message.raw.len()), self.results.iter().map(|stored| stored.doc.len()));
+        messages.chain(documents).chain(self.part.as_ref().map(|part| part.member.len())).max().unwrap_or(0)
+    }
+}
+
+/// How a claimed message ends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum End {
+    /// It is done.
+    Ack,
+    /// It goes back, to be run by anybody: to the front of its queue, marked redelivered, or to the
+    /// back.
+    Back {
+        /// To the front.
+        front: bool,
+    },
+    /// It goes to the dead letters.
+    Dead {
+        /// Why, for people.
+        reason: String,
+    },
+    /// It goes to the junk, which is kept apart from the other dead letters: nobody could have run
+    /// it, since it cannot be read or nobody knows its task. However much junk comes, it pushes no
+    /// dead letter out.
+    Junk {
+        /// Why, for people.
+        reason: String,
+    },
+    /// It stays claimed.
+    Keep,
+}
+
+/// What came of a [`Finish`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ended {
+    /// All of it was done.
+    Done,
+    /// All of it was done but for the end: with this part the chord is complete, and its body is
+    /// ours to send. The message is still claimed.
+    Complete(PartState),
+    /// Nothing was done: the message is not ours any more (it was rescued from us), so the result
+    /// comes too late.
+    Refused,
+    /// Nothing was done: the store refuses what this end asks for, and would refuse it always,
+    /// while it takes the ends of others. The message is still claimed.
+    Impossible {
+        /// Why, for people.
+        reason: String,
+    },
+}
