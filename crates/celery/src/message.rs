@@ -133,7 +133,10 @@ pub enum Compression {
 }
 
 /// Limits of what is accepted as a message.
+///
+/// Start from [`default`](Self::default) or [`unlimited`](Self::unlimited), and set what differs.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Limits {
     /// The longest message, in bytes.
     pub message: usize,
@@ -153,6 +156,19 @@ pub struct Limits {
 impl Limits {
     /// The longest message, in bytes, where nothing else is said.
     pub const MESSAGE: usize = 16 << 20;
+
+    /// No limits but this depth of nesting, which the stack has: for what has been read within limits
+    /// before.
+    pub const fn unlimited(depth: usize) -> Self {
+        Self { message: usize::MAX, body: usize::MAX, depth, args: usize::MAX, values: usize::MAX, msgpack: true }
+    }
+
+    /// Sets whether MessagePack bodies are accepted.
+    #[must_use]
+    pub const fn with_msgpack(mut self, accepted: bool) -> Self {
+        self.msgpack = accepted;
+        self
+    }
 }
 
 impl Default for Limits {

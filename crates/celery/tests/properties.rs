@@ -88,7 +88,7 @@ fn message() -> impl Strategy<Value = Message> {
 }
 
 fn limits() -> Limits {
-    Limits { msgpack: true, ..Limits::default() }
+    Limits::default().with_msgpack(true)
 }
 
 /// Recorded messages and results, to be spoilt.

@@ -38,7 +38,7 @@ fn text(value: Option<&String>) -> Value {
 
 /// The messages, without those that are refused.
 fn messages() -> Vec<(String, Value, Message)> {
-    let limits = Limits { msgpack: true, ..Limits::default() };
+    let limits = Limits::default().with_msgpack(true);
     let mut read = Vec::new();
     for (name, fixture) in fixtures("messages").into_iter().filter(|(name, _)| name != "reprs") {
         let refused = match name.as_str() {
@@ -161,7 +161,7 @@ fn recorded_messages_are_marked_as_kombu_marks_them() {
         assert_eq!(crashes_of(&raw), 0, "{name}");
         let marked = mark_redelivered(&raw, Some(1)).unwrap();
         assert_eq!(crashes_of(&marked), 1, "{name}");
-        let marked = Message::decode(&marked, &Limits { msgpack: true, ..Limits::default() }).unwrap();
+        let marked = Message::decode(&marked, &Limits::default().with_msgpack(true)).unwrap();
         let expected = Message { redelivered: true, ..message };
         assert_eq!(format!("{marked:?}"), format!("{expected:?}"), "{name}");
     }

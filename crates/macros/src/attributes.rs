@@ -88,6 +88,7 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Attributes> {
     let mut this = Attributes::default();
     let mut seen: Vec<String> = Vec::new();
     for entry in entries {
+        // Which of the two counts would be anybody's guess.
         if seen.contains(&entry.word) {
             return Err(Error::new(entry.span, format!("`{}` stands here twice", entry.word)));
         }
@@ -121,6 +122,7 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Attributes> {
         }
         seen.push(entry.word);
     }
+    // Rules about several attributes at once, when all are known.
     if let (Some(soft), Some(hard)) = (this.soft_timeout, this.timeout)
         && soft >= hard
     {

@@ -71,6 +71,7 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
     let asyncness = &item.sig.asyncness;
     let result = &returns.ty;
 
+    // A text parameter takes whatever becomes a `String`, so that callers may write literals.
     let call_inputs = parameters.iter().map(|parameter| {
         let (ident, ty) = (&parameter.ident, &parameter.ty);
         if parameter.is_string() { quote!(#ident: impl ::core::convert::Into<#ty>) } else { quote!(#ident: #ty) }
@@ -80,6 +81,7 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
         if parameter.is_string() { quote!(.arg::<#ty>(&::core::convert::Into::into(#ident))) } else { quote!(.arg::<#ty>(&#ident)) }
     });
 
+    // The rest of what a `Task` is made of.
     let handler = handler(&krate, function, &plain_name, lane);
     let is_process = lane == Lane::Process;
     let lane = match lane {
@@ -91,6 +93,8 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
     let policy = policy(&krate, attributes, is_process);
     let call_doc = format!("A call of `{plain_name}` with these arguments, yet to be sent.");
 
+    // A type takes the function's name, so that the name alone says which task is meant; the function
+    // itself is its `run`.
     quote! {
         #(#cfgs)*
         #docs
@@ -162,6 +166,7 @@ fn handler(krate: &TokenStream, function: &Function, plain_name: &str, lane: Lan
         Some(ContextAs::Reference) => quote!(&context,),
         None => quote!(),
     };
+    // An error's conversion is chosen by its type: failures, errors, whatever prints.
     let wait = function.item.sig.asyncness.map(|_| quote!(.await));
     let ty = &function.returns.ty;
     let reply = quote_spanned!(ty.span()=> #krate::private::reply::<#ty>(&result));
@@ -180,6 +185,7 @@ fn handler(krate: &TokenStream, function: &Function, plain_name: &str, lane: Lan
         reply
     };
     let mutable = if function.parameters.is_empty() { quote!() } else { quote!(mut) };
+    // One body for both kinds of handlers: only the way around it differs.
     let steps = quote! {
         const PARAMETERS: &[#krate::private::Parameter] = &[#(#parameters),*];
         #[allow(unused_variables, reason = "a function without parameters has nothing to take")]
@@ -206,10 +212,11 @@ fn handler(krate: &TokenStream, function: &Function, plain_name: &str, lane: Lan
 }
 
 fn policy(krate: &TokenStream, attributes: &Attributes, isolated: bool) -> TokenStream {
+    // Only what the attributes say is set: a default that changes reaches every task.
     let mut fields = Vec::new();
     let mut set = |field: &str, value: TokenStream| {
         let field = format_ident!("{field}");
-        fields.push(quote!(#field: #value));
+        fields.push(quote!(policy.#field = #value;));
     };
     let some = |value: TokenStream| quote!(::core::option::Option::Some(#value));
     if let Some(queue) = &attributes.queue {
@@ -226,6 +233,7 @@ fn policy(krate: &TokenStream, attributes: &Attributes, isolated: bool) -> Token
     if let Some(delay) = attributes.retry_delay {
         set("retry_delay", time(delay));
     }
+    // Types to retry say nothing of the time between: Celery's backoff, then.
     let backoff = attributes.backoff.clone().or_else(|| {
         let (base, cap) = (Duration::from_secs(1), Duration::from_secs(600));
         (!attributes.autoretry_for.is_empty()).then_some(Backoff::Exponential { base, cap })
@@ -251,6 +259,7 @@ fn policy(krate: &TokenStream, attributes: &Attributes, isolated: bool) -> Token
         let types = &attributes.autoretry_for;
         set("autoretry_for", quote!(::std::vec![#(::std::string::String::from(#types)),*]));
     }
+    // Limits of time and of pace.
     if let Some(limit) = attributes.soft_timeout {
         set("soft_time_limit", some(time(limit)));
     }
@@ -264,6 +273,7 @@ fn policy(krate: &TokenStream, attributes: &Attributes, isolated: bool) -> Token
     if attributes.rate_shared == Some(true) {
         set("rate_scope", quote!(#krate::private::RateScope::Shared));
     }
+    // Acknowledgement and results.
     if let Some(early) = attributes.acks_early {
         set("acks", if early { quote!(#krate::private::Acks::Early) } else { quote!(#krate::private::Acks::Late) });
     }
@@ -279,11 +289,15 @@ fn policy(krate: &TokenStream, attributes: &Attributes, isolated: bool) -> Token
     if isolated {
         set("isolated", quote!(true));
     }
+    let default = quote!(<#krate::private::TaskPolicy as ::core::default::Default>::default());
     if fields.is_empty() {
-        quote!(<#krate::private::TaskPolicy as ::core::default::Default>::default())
-    } else {
-        quote!(#krate::private::TaskPolicy { #(#fields,)* ..<#krate::private::TaskPolicy as ::core::default::Default>::default() })
+        return default;
     }
+    quote!({
+        let mut policy = #default;
+        #(#fields)*
+        policy
+    })
 }
 
 fn time(time: Duration) -> TokenStream {

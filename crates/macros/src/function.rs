@@ -47,6 +47,7 @@ impl Parameter {
 }
 
 pub(crate) fn read(mut item: ItemFn) -> Result<Function> {
+    // What a message cannot call is refused here, where the compiler would say it less plainly.
     let signature = &item.sig;
     if !signature.generics.params.is_empty() {
         let message =
@@ -79,6 +80,7 @@ pub(crate) fn read(mut item: ItemFn) -> Result<Function> {
             context = Some(how);
             continue;
         }
+        // As in Python: what may be left out stands behind what may not.
         let parameter = parameter(&mut argument.attrs, &argument.pat, &argument.ty)?;
         if let Some(before) = parameters.last()
             && before.default.is_some()

@@ -68,6 +68,9 @@ impl<R> Answer<R> {
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is changed by asking.
     pub async fn stored(&self) -> Result<Option<TaskResult>, ClientError> {
         let documents = self.connections.connected.results.get(&[Key::Task(self.tree.id.clone())]).await?;
         documents.into_iter().next().flatten().map(|document| read(self.id(), &document)).transpose()
@@ -78,6 +81,9 @@ impl<R> Answer<R> {
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is changed by asking.
     pub async fn state(&self) -> Result<State, ClientError> {
         if self.tree.children.is_none() {
             return Ok(self.stored().await?.map_or(State::Pending, |stored| stored.state));
@@ -100,6 +106,9 @@ impl<R> Answer<R> {
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is changed by asking.
     pub async fn children(&self) -> Result<Vec<Answer<Value>>, ClientError> {
         let Some(stored) = self.stored().await? else { return Ok(Vec::new()) };
         let trees = stored.children.as_list().unwrap_or_default().iter().map(ResultTree::from_value);
@@ -111,10 +120,13 @@ impl<R> Answer<R> {
             .collect()
     }
 
-    /// Waits until it has ended, well or not. Cancel safe.
+    /// Waits until it has ended, well or not.
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it may be waited for again.
     pub async fn ended(&self) -> Result<(), ClientError> {
         let mut waiting = AwaitedTasks::begin(&self.connections, &self.tree, false).await?;
         while waiting.next().await?.is_some() {}
@@ -126,6 +138,9 @@ impl<R> Answer<R> {
     ///
     /// # Errors
     /// The result backend cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Of a dropped future nobody knows whether the result is forgotten; it may be asked again.
     pub async fn forget(&self) -> Result<(), ClientError> {
         let mut keys = keys(&leaves(&self.tree));
         if self.tree.children.is_some() {
@@ -137,7 +152,7 @@ impl<R> Answer<R> {
 }
 
 impl<R: DeserializeOwned> Answer<R> {
-    /// Waits for the result. Cancel safe: it may be asked for again.
+    /// Waits for the result.
     ///
     /// A result is waited for, not asked for again and again. There is no limit: a task that nobody
     /// runs is waited for for ever ([`get_within`](Self::get_within) has one). When there is none
@@ -148,6 +163,9 @@ impl<R: DeserializeOwned> Answer<R> {
     /// [`ClientError::Remote`] as soon as the task has failed or was revoked, or a member of the
     /// group has, or what went before it in the chain; the result backend cannot be reached; the
     /// result is not an `R`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it may be asked for again.
     pub async fn get(&self) -> Result<R, ClientError> {
         tokio::select! {
             result = self.wait() => result,
@@ -167,6 +185,9 @@ impl<R: DeserializeOwned> Answer<R> {
     ///
     /// # Errors
     /// As `get`, and [`ClientError::TimedOut`].
+    ///
+    /// # Cancel safety
+    /// As `get`.
     pub async fn get_within(&self, limit: Duration) -> Result<R, ClientError> {
         match tokio::time::timeout(limit, self.get()).await {
             Ok(result) => result,
@@ -187,6 +208,9 @@ impl<T> Answer<Vec<T>> {
     ///
     /// # Errors
     /// The result backend cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Of a dropped future nobody knows whether the group is saved; it may be saved again.
     pub async fn save(&self) -> Result<(), ClientError> {
         Ok(self.connections.save(&self.tree.id, GroupResult { tree: self.tree.clone() }.encode()).await?)
     }
@@ -195,6 +219,9 @@ impl<T> Answer<Vec<T>> {
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it may be asked for again.
     pub async fn as_completed(&self) -> Result<AsCompletedAnswers<T>, ClientError> {
         let members: Vec<ResultTree> = self.tree.children.iter().flatten().cloned().collect();
         let waiting = AwaitedTasks::begin(&self.connections, &self.tree, false).await?;
@@ -214,10 +241,13 @@ pub struct AsCompletedAnswers<T> {
 
 impl<T: DeserializeOwned> AsCompletedAnswers<T> {
     /// The next result with its place in the group, or how its member failed; `None` when all have
-    /// come. Cancel safe.
+    /// come.
     ///
     /// # Errors
     /// The result backend cannot be reached (any more), or what is stored is no result.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no result is skipped.
     pub async fn next(&mut self) -> Result<Option<(usize, Result<T, ClientError>)>, ClientError> {
         loop {
             let waiting = &self.waiting;
@@ -235,7 +265,7 @@ impl<T: DeserializeOwned> AsCompletedAnswers<T> {
     }
 }
 
-/// Tasks that are waited for.
+/// Tasks whose ends are waited for.
 struct AwaitedTasks {
     watch: Watch,
     /// Those that have not ended.

@@ -256,12 +256,15 @@ impl App {
     ///
     /// # Errors
     /// As [`Client::connect`] and [`Client::send`].
+    ///
+    /// # Cancel safety
+    /// As [`Client::send`].
     pub async fn send<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
         self.client()?.send(signature).await
     }
 }
 
-/// How a client is made: it knows no app.
+/// The ways to make a client, which itself knows no app.
 impl Client {
     /// A client with these settings. A server is connected to when it is first needed, and waited
     /// for as its URL says; a file is opened now.

@@ -46,7 +46,7 @@ struct ClientInner {
     runtime: Option<tokio::runtime::Handle>,
 }
 
-/// What stands in messages about who sends them, and what their tasks say of themselves.
+/// The sender as messages name it, and the options of its tasks.
 struct Sender {
     /// Queue in which answers would be taken, for result backends that send them.
     oid: String,
@@ -115,10 +115,11 @@ impl Client {
 
     /// Sends a task, or a whole canvas. When this resolves the broker has it.
     ///
-    /// Dropping the future leaves open whether it was sent.
-    ///
     /// # Errors
     /// It cannot be written, or the broker cannot be reached or refuses it.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: of a dropped future nobody knows whether the task was sent.
     pub async fn send<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
         let wire = signature.into_wire().map_err(ClientError::Signature)?;
         let plan = self.plan(&wire, None)?;
@@ -154,6 +155,9 @@ impl Client {
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no group.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is changed by asking.
     pub async fn restore<R>(&self, group: &str) -> Result<Option<Answer<Vec<R>>>, ClientError> {
         let documents = self.inner.connections.connected.results.get(&[Key::Group(group.to_owned())]).await?;
         let Some(document) = documents.into_iter().next().flatten() else { return Ok(None) };

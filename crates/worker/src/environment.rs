@@ -9,9 +9,8 @@ use std::{
 use longshore_brokers::lease;
 use longshore_core::Clock;
 
-/// Where clients and workers read the time and take what chance gives, and whether lanes may have
-/// threads. The default is the real one; a simulation puts its own into its
-/// [`App`](crate::App::environment). Timers are always tokio's.
+/// Time, chance and threads of clients and workers. The default is the real one; a simulation puts
+/// its own into its [`App`](crate::App::environment). Timers are always tokio's.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Environment {
@@ -25,8 +24,8 @@ pub struct Environment {
     pub random: fn() -> u64,
     /// Gives an id that nobody had before.
     pub id: fn() -> String,
-    /// Whether the blocking, the cpu and the process lane have threads and children. Without, all
-    /// four run on the runtime.
+    /// True where the blocking, the cpu and the process lane have threads and children. Without,
+    /// all four lanes run on the runtime.
     pub threads: bool,
 }
 

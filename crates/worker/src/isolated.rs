@@ -30,7 +30,7 @@ static REGISTRY: OnceLock<Arc<TaskRegistry>> = OnceLock::new();
 const DEPTH: usize = 512;
 /// A child reads what its worker has read already, within the worker's limits: it has none of its
 /// own but the stack.
-const READ: Limits = Limits { message: usize::MAX, body: usize::MAX, depth: DEPTH, args: usize::MAX, values: usize::MAX, msgpack: true };
+const READ: Limits = Limits::unlimited(DEPTH);
 
 /// The call that a child is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

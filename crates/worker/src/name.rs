@@ -1,13 +1,13 @@
 //! The name of a function's task: the last two words of its path, `shop::tasks::add` → `tasks.add`.
 //! Generated code needs it as a constant.
 
-/// How long it is.
+/// Returns the length of the name of the task at this path.
 pub const fn name_length(path: &str) -> usize {
     // `::` becomes `.`.
     path.len() - start(path.as_bytes()) - 1
 }
 
-/// The name, in bytes.
+/// Returns the name in bytes.
 pub const fn name_bytes<const N: usize>(path: &str) -> [u8; N] {
     let path = path.as_bytes();
     let (mut bytes, mut from, mut to) = ([0; N], start(path), 0);
@@ -24,7 +24,7 @@ pub const fn name_bytes<const N: usize>(path: &str) -> [u8; N] {
     bytes
 }
 
-/// Where the last word but one begins.
+/// Returns the place at which the last word but one begins.
 const fn start(path: &[u8]) -> usize {
     let (mut at, mut separators) = (path.len(), 0);
     while at > 0 {

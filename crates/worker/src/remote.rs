@@ -11,17 +11,21 @@ use longshore_celery::{
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-/// Time for which replies are waited for. Celery's default.
+/// Time to wait for replies. Celery's default.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The longest reply that is read.
+/// Longest reply that is read, in bytes.
 const LONGEST: usize = 16 << 20;
 
 /// Sends a request, and collects what workers reply within this time, or until as many have replied
-/// as it was for. In the order of the nodes' names. Cancel safe: what was asked is asked.
+/// as it was for. In the order of the nodes' names.
 ///
 /// # Errors
 /// The broker cannot be reached, or refuses us.
+///
+/// # Cancel safety
+/// Of a dropped future nobody knows whether the request was sent: what it asks for may be done.
+///
 /// ```
 /// use longshore_worker::{Client, Settings, remote};
 /// use longshore_celery::control::Request;
@@ -38,9 +42,12 @@ pub async fn ask(connected: &Connected, request: Request, within: Duration) -> R
     ask_until(connected, request, within, |from| wanted.is_some_and(|wanted| from.len() >= wanted)).await
 }
 
-/// [`ask`], but what has come may be enough.
+/// Asks as [`ask`] does, until `enough` says that what has come is.
 ///
 /// # Errors
+/// As `ask`.
+///
+/// # Cancel safety
 /// As `ask`.
 pub async fn ask_until(
     connected: &Connected,
@@ -90,6 +97,9 @@ pub async fn is_at_worker(connected: &Connected, id: &str) -> Result<bool, Broke
 ///
 /// # Errors
 /// As [`ask`].
+///
+/// # Cancel safety
+/// As `ask`.
 pub async fn tell(connected: &Connected, request: Request) -> Result<(), BrokerError> {
     connected.bus()?.broadcast(EXCHANGE, "", &Request { clock: 1, ..request }.encode(&Uuid::new_v4().to_string())).await
 }

@@ -57,6 +57,20 @@ impl Task {
         self
     }
 
+    /// Changes its policy.
+    /// ```
+    /// use longshore_worker::Task;
+    /// use longshore_celery::Value;
+    ///
+    /// let ping = Task::plain("shop.ping", |_context, _call| Ok(Value::from("pong"))).with_policy(|policy| policy.max_retries = None);
+    /// assert_eq!(ping.policy.max_retries, None);
+    /// ```
+    #[must_use]
+    pub fn with_policy(mut self, change: impl FnOnce(&mut TaskPolicy)) -> Self {
+        change(&mut self.policy);
+        self
+    }
+
     /// Gives it this policy.
     #[must_use]
     pub fn policy(mut self, policy: TaskPolicy) -> Self {
@@ -108,8 +122,10 @@ pub enum RateScope {
     Shared,
 }
 
-/// Settings of every call of a task, unless the call says otherwise.
+/// Settings of every call of a task, unless the call says otherwise. Made as the default with
+/// changes ([`Task::with_policy`]), or by `#[longshore::task]` from its attributes.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TaskPolicy {
     /// The queue of calls that name none; the app's [route](crate::App::route) for it where absent.
     pub queue: Option<Arc<str>>,

@@ -43,7 +43,7 @@ use longshore_core::{
     CancelToken, ChildLimits, LaneKind, RetryPolicy,
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
     gate::GateConfig,
-    lane::{Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
+    lane::{Outbox, Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
     watch::{self, Counts, Detail, Events, Hub, View},
 };
 use tokio::{runtime::Handle as Runtime, task::JoinHandle};
@@ -62,11 +62,11 @@ use self::{
     sink::ResultSink,
     slots::LaneSlots,
     view::{ConnectionStates, WorkerFace},
-    work::TaskTicket,
+    work::{AttemptResult, TaskTicket},
 };
-use crate::{app::App, client::Client};
+use crate::{app::App, client::Client, environment::Environment};
 
-/// How a worker is set up. The defaults serve the app's default queue on all lanes.
+/// Options of a worker. The defaults serve the app's default queue on all lanes.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct WorkerOptions {
@@ -88,19 +88,20 @@ pub struct WorkerOptions {
     /// Most tasks that it has at once, whether they run, wait for a slot or are not read yet; also
     /// fewer than it has slots. What it holds for its time does not count, however much that is.
     pub prefetch: Option<usize>,
-    /// How long what it holds stays its own without a sign of life.
+    /// Time for which it keeps what it holds without a sign of life.
     pub lease: Duration,
-    /// After this time Celery's own workers take what nobody acknowledged: at most the shortest of
+    /// Time after which Celery's own workers take what nobody acknowledged: at most the shortest of
     /// any Celery on the database.
     pub visibility_timeout: Duration,
-    /// How long running tasks may go on after a stop.
+    /// Time for which running tasks may go on after a stop.
     pub grace: Duration,
-    /// Whether it tells monitors of tasks from the start (`-E`); they can ask for it at any time.
+    /// True where it tells monitors of tasks from the start (`-E`); they can ask for it at any
+    /// time.
     pub events: bool,
-    /// Whether it answers remote control and sends its heartbeat.
+    /// True where it answers remote control and sends its heartbeat.
     pub remote_control: bool,
-    /// Tells what happens, from its start on, to whoever listens: to its connections and its lanes,
-    /// and to each task.
+    /// Hub on which it tells, from its start on, what happens to its connections, its lanes and
+    /// each task.
     pub hub: Hub<WorkerEvent>,
 }
 
@@ -143,7 +144,7 @@ pub struct Worker {
     scaling: Option<JoinHandle<()>>,
 }
 
-/// What a worker has done.
+/// Result of a worker, told at its end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerSummary {
@@ -154,7 +155,7 @@ pub struct WorkerSummary {
     /// Tasks that the broker could not be told of, done or not: it takes them for running, and they
     /// come again when the lease is over.
     pub untold: u64,
-    /// Why it ended, if not because it was told to.
+    /// Error that ended it; none where it was told to end.
     pub error: Option<String>,
 }
 
@@ -171,6 +172,9 @@ impl Worker {
     ///
     /// # Errors
     /// The broker or the result backend cannot be reached, or refuses us.
+    ///
+    /// # Cancel safety
+    /// As [`over`](Self::over).
     pub async fn start(app: App, options: WorkerOptions) -> Result<Self, BrokerError> {
         let settings = app.settings();
         let apart = settings.results.as_deref().filter(|results| *results != settings.broker);
@@ -186,7 +190,8 @@ impl Worker {
     /// As [`start`](Self::start).
     ///
     /// # Cancel safety
-    /// Not cancel safe: what is dropped in the middle may have opened its consumer.
+    /// Not cancel safe: a future that is dropped in the middle may have opened its consumer, whose
+    /// lease then runs out.
     pub async fn over(app: App, options: WorkerOptions, connected: Connected) -> Result<Self, BrokerError> {
         let (broker, results) = (&connected.broker, &connected.results);
         let apart = (!broker.is_store_of(results.url())).then(|| results.url());
@@ -211,58 +216,27 @@ impl Worker {
         let client = Client::over(&app, connected.clone());
         let node = Arc::from(options.node.as_str());
         let shared = Arc::new(Shared::new(Arc::new(app), node, client, connected, consumer, links));
+        // Before the first claim: what was called off while nobody listened must not start.
         if let Ok(store) = shared.connected.shared() {
             shared.call_off(&store.revoked().await?);
         }
         let closer = Arc::new(Closer::new(shared.clone()));
         let intake = Arc::new(Intake::new(shared.clone(), closer.clone(), early, options.prefetch));
+        // Acknowledged beside the lanes: a handler does not wait for the broker before it begins.
         let (acks, acknowledge) = tokio::sync::mpsc::unbounded_channel();
         runtime.spawn(sink::acknowledge_early(shared.clone(), acknowledge));
         let starter = Starter { shared: shared.clone(), early: acks, runtime: runtime.clone() };
 
         let outbox = engine::outbox();
-        let clock = environment.clock;
-        // As many children as there may ever be; how many there are is the gate's business.
-        let mut sizes = options.lanes;
-        let mut children = sizes[LaneKind::Process as usize];
-        if let Some(scale) = &options.autoscale {
-            scale.lanes.iter().for_each(|lane| sizes[*lane as usize] = scale.min.max(1));
-            children = children.max(scale.max);
-        }
-        let mut limits = ChildLimits::default();
-        (limits.max_tasks, limits.max_size) = (options.max_tasks_per_child, options.max_memory_per_child);
-        let on_runtime = || Arc::new(AsyncLane::new(starter.clone().on_async(), outbox.clone(), clock, &runtime));
-        let lanes: Lanes<TaskTicket, work::AttemptResult> = if environment.threads {
-            [
-                Some(on_runtime()),
-                Some(Arc::new(BlockingLane::new(starter.clone().on_thread(), outbox.clone(), clock))),
-                Some(Arc::new(CpuLane::new(starter.clone().on_thread(), options.lanes[LaneKind::Cpu as usize], outbox.clone(), clock))),
-                Some(Arc::new(ProcessLane::new(starter.clone(), children, limits, outbox.clone(), clock))),
-            ]
-        } else {
-            [Some(on_runtime()), Some(on_runtime()), Some(on_runtime()), Some(on_runtime())]
-        };
-        let config = EngineConfig {
-            gate: gate(&options, sizes),
-            lane: LaneKind::Async,
-            // A task queue's task is sent again with its next attempt; the engine sees each attempt
-            // as a task.
-            retry: Arc::new(RetryPolicy::NONE),
-            timeout: None,
-            queue: 0,
-            copy: Some(TaskTicket::clone),
-            keep_payloads: true,
-            clock,
-            seed: (environment.random)(),
-            adaptive: None,
-            enough: None,
-            labels: None,
-        };
+        let (sizes, children) = sizes(&options);
+        let lanes = lanes(&starter, &options, children, &outbox, environment);
+        let config = config(&options, sizes, environment);
         // Before the first claim; autoscale's bounds follow with `LaneSlots`.
         shared.load.set_slots(sizes);
         let sink = ResultSink::new(shared.clone(), closer);
         let running = Engine::start(config, intake.clone(), lanes, Box::new(sink), outbox, Hub::new(), &runtime);
         let engine = running.handle();
+        // What the engine tells of the whole goes to whoever listens to the worker.
         runtime.spawn(view::pass_on(shared.clone(), running.events(Detail::Changes, MOST_CHANGES)));
         let slots = Arc::new(LaneSlots::new(engine.clone(), shared.clone(), sizes, options.autoscale));
         let scaling = slots.scale().map(|_| runtime.spawn(slots.clone().follow(shared.clone())));
@@ -275,6 +249,7 @@ impl Worker {
             stopper: stopper.clone(),
             paused: Mutex::default(),
         });
+        // Monitors hear of it until its very end, which `join` tells them through `over`.
         let (over, ended) = tokio::sync::watch::channel(false);
         let mut beat = None;
         let mut control = None;
@@ -347,6 +322,10 @@ impl Worker {
     /// or a thread that cannot be ended, is waited for no longer than fifteen seconds after the
     /// grace period; what the broker could not be told of by then is
     /// [counted](WorkerSummary::untold).
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: a worker that nobody waits for still ends when it is told to, but what is
+    /// left in it comes back to its queues only when its lease is over.
     pub async fn join(self) -> WorkerSummary {
         let Self { shared, intake, running, over, beat, control, scaling, .. } = self;
         let given_up = async {
@@ -357,16 +336,17 @@ impl Worker {
             summary = running.join() => Some(summary.error),
             () = given_up => None,
         };
+        // The engine has ended or is given up: nothing new is asked of it.
         [control, scaling].into_iter().flatten().for_each(|serving| serving.abort());
         let last_word = async {
             if let Some(beat) = beat {
-                // It goes.
                 let _ = over.send(true);
                 let _ = tokio::time::timeout(LAST, beat).await;
             }
         };
         let (leaving, clears) = (shared.clone(), ended.is_some());
-        // In a program that goes on it goes on, too, so that the lease ends whenever that is.
+        // A task of its own: in a program that lives on it may end after the limit below, and the
+        // lease with it.
         let leave = tokio::spawn(async move {
             let cleared = match clears {
                 true => tokio::time::timeout(LAST, intake.clear()).await.unwrap_or(Ok(())),
@@ -385,6 +365,61 @@ impl Worker {
         }
         shared.hub.close();
         summary
+    }
+}
+
+/// Returns the slots that each lane begins with, and the most children that there may ever be: how
+/// many there are is the gate's business.
+fn sizes(options: &WorkerOptions) -> ([usize; 4], usize) {
+    let mut sizes = options.lanes;
+    let mut children = sizes[LaneKind::Process as usize];
+    if let Some(scale) = &options.autoscale {
+        scale.lanes.iter().for_each(|lane| sizes[*lane as usize] = scale.min.max(1));
+        children = children.max(scale.max);
+    }
+    (sizes, children)
+}
+
+/// Returns the lanes. Where there are no threads all four are on the runtime.
+fn lanes(
+    starter: &Starter,
+    options: &WorkerOptions,
+    children: usize,
+    outbox: &Outbox<TaskTicket, AttemptResult>,
+    environment: Environment,
+) -> Lanes<TaskTicket, AttemptResult> {
+    let (clock, outbox) = (environment.clock, || outbox.clone());
+    let on_runtime = || Arc::new(AsyncLane::new(starter.clone().on_async(), outbox(), clock, &starter.runtime));
+    if !environment.threads {
+        return [Some(on_runtime()), Some(on_runtime()), Some(on_runtime()), Some(on_runtime())];
+    }
+    let on_thread = || starter.clone().on_thread();
+    let mut limits = ChildLimits::default();
+    (limits.max_tasks, limits.max_size) = (options.max_tasks_per_child, options.max_memory_per_child);
+    [
+        Some(on_runtime()),
+        Some(Arc::new(BlockingLane::new(on_thread(), outbox(), clock))),
+        Some(Arc::new(CpuLane::new(on_thread(), options.lanes[LaneKind::Cpu as usize], outbox(), clock))),
+        Some(Arc::new(ProcessLane::new(starter.clone(), children, limits, outbox(), clock))),
+    ]
+}
+
+/// Returns the engine's settings. It makes one attempt of each task: a task queue's task is sent
+/// again with its next attempt.
+fn config(options: &WorkerOptions, sizes: [usize; 4], environment: Environment) -> EngineConfig<TaskTicket> {
+    EngineConfig {
+        gate: gate(options, sizes),
+        lane: LaneKind::Async,
+        retry: Arc::new(RetryPolicy::NONE),
+        timeout: None,
+        queue: 0,
+        copy: Some(TaskTicket::clone),
+        keep_payloads: true,
+        clock: environment.clock,
+        seed: (environment.random)(),
+        adaptive: None,
+        enough: None,
+        labels: None,
     }
 }
 
@@ -408,7 +443,8 @@ pub struct Stopper {
     shared: std::sync::Weak<Shared>,
 }
 
-/// How long what was asked to end may take before it is dropped.
+/// Time that whatever was asked to end is given before it is dropped; so long does a stop wait for
+/// each of its last steps, too.
 const LAST: Duration = Duration::from_secs(5);
 
 impl Stopper {

@@ -9,7 +9,7 @@ use std::{
 use longshore_brokers::{Connected, Outgoing, connect};
 use longshore_celery::{Encoding, Message, Value};
 use longshore_testkit::{proxy::Proxy, servers::Redis};
-use longshore_worker::{App, Task, TaskPolicy, Worker, WorkerOptions};
+use longshore_worker::{App, Task, Worker, WorkerOptions};
 use tokio::sync::Semaphore;
 
 const SLOTS: usize = 4;
@@ -173,7 +173,7 @@ async fn what_has_waited_to_begin_for_longer_than_the_lease_does_not_begin() {
                 Ok(Value::Null)
             }
         })
-        .policy(TaskPolicy { track_started: true, ..TaskPolicy::default() })
+        .with_policy(|policy| policy.track_started = true)
     };
     let count = || *started.lock().expect("no panic");
     let worker = far.worker_with(leased("w@test", LEASE), [gated()]).await;

@@ -144,27 +144,22 @@ fn the_attributes_are_the_policy() {
     let seconds = Duration::from_secs;
     let task = Task::from(shop::everything);
     assert_eq!((&*task.name, task.lane), ("shop.everything", LaneKind::Cpu));
-    assert_eq!(
-        task.policy,
-        TaskPolicy {
-            queue: Some("slow".into()),
-            priority: Some(3),
-            max_retries: Some(7),
-            retry_delay: seconds(10),
-            autoretry: Some(Backoff::Exponential { base: seconds(1), cap: seconds(600) }),
-            autoretry_for: vec!["OSError".to_owned()],
-            soft_time_limit: Some(seconds(50)),
-            time_limit: Some(seconds(60)),
-            rate_limit: Some(Rate { count: 10.0, per: seconds(60), burst: 1 }),
-            rate_scope: RateScope::Shared,
-            limit: None,
-            acks: Acks::Early,
-            acks_on_failure: false,
-            ignore_result: true,
-            track_started: true,
-            isolated: false,
-        }
-    );
+    let mut policy = TaskPolicy::default();
+    policy.queue = Some("slow".into());
+    policy.priority = Some(3);
+    policy.max_retries = Some(7);
+    policy.retry_delay = seconds(10);
+    policy.autoretry = Some(Backoff::Exponential { base: seconds(1), cap: seconds(600) });
+    policy.autoretry_for = vec!["OSError".to_owned()];
+    policy.soft_time_limit = Some(seconds(50));
+    policy.time_limit = Some(seconds(60));
+    policy.rate_limit = Some(Rate { count: 10.0, per: seconds(60), burst: 1 });
+    policy.rate_scope = RateScope::Shared;
+    policy.acks = Acks::Early;
+    policy.acks_on_failure = false;
+    policy.ignore_result = true;
+    policy.track_started = true;
+    assert_eq!(task.policy, policy);
     let task = Task::from(shop::apart);
     assert_eq!((task.lane, task.policy.isolated), (LaneKind::Process, true));
     let task = Task::from(shop::r#loop);

@@ -90,6 +90,7 @@ impl Planner<'_> {
         trail: bool,
     ) -> Result<usize, CanvasError> {
         let Tree { options, chord, shape: Shape::Group(mut tasks), .. } = tree else { return Err(CanvasError::Refused("not a group")) };
+        // Nothing to send, but somebody may wait for its (empty) list of results.
         if tasks.is_empty() {
             let mut options = options;
             return Ok(self.freeze_group(&mut tasks, &mut options, GivenIds::default()).1);
@@ -112,6 +113,7 @@ impl Planner<'_> {
             if let Some(chord) = &chord {
                 task.chord = Some(chord.clone());
             }
+            // The size is known with the last member: the chord starts before that one is sent.
             if nth + 1 == count && task.chord.is_some() {
                 self.starts.push(ChordStart { group: id.clone(), size, saved: saved.take() });
             }

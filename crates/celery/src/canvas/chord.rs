@@ -139,6 +139,7 @@ impl Planner<'_> {
         let ChordFault { error, original } = wrong;
         let mut failed = Vec::new();
         let mut call = Vec::new();
+        // A body that is a group fails member by member: each has an id that somebody may wait for.
         if matches!(body.shape, Shape::Group(_)) {
             let place = self.freeze(&mut body, GivenIds::default());
             let group_errbacks = listed(&body.options, "link_error");
@@ -147,6 +148,7 @@ impl Planner<'_> {
             let members = self.members_of(place).unwrap_or_default().to_vec();
             for member in members {
                 let id = self.id_of(member).to_owned();
+                // Those of the member and of its group, each once.
                 let mut errbacks: Vec<Value> = Vec::new();
                 let its = own.iter().find(|(own, _)| own.as_deref() == Some(&id)).map(|(_, errbacks)| errbacks.as_slice());
                 for errback in its.unwrap_or_default().iter().chain(&group_errbacks) {
@@ -175,6 +177,7 @@ impl Planner<'_> {
                 (FailedTask { group_id: None, parent_id: None, children, ..task }, error.clone())
             }));
         }
+        // What follows the body will never run, either.
         let rest = listed(&body.options, "chain").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
         failed.extend(failed_chain(&rest).into_iter().map(|task| (task, error.clone())));
         Ok(ChordFailure { failed, call, plan: self.plan(None) })

@@ -35,6 +35,7 @@ pub fn replace(
     if tree.chord.is_some() {
         return Err(CanvasError::Refused("A signature replacing a task must not be part of a chord"));
     }
+    // Whoever waits for the task gets one result: a group's are joined by a task behind it.
     match &mut tree.shape {
         Shape::Chain(tasks) if tasks.is_empty() => return Err(CanvasError::Refused("Cannot replace with an empty chain")),
         Shape::Chain(tasks) => {
@@ -59,6 +60,7 @@ pub fn replace(
             extend(&mut last.options, "link", &links);
         }
     }
+    // What comes back stands under the id of the task that is replaced.
     planner.freeze(&mut tree, GivenIds { id: Some(&message.id), ..GivenIds::default() });
     tree.chord.clone_from(&message.chord);
     tree.options.set("group_id", message.group.as_deref());
@@ -68,6 +70,7 @@ pub fn replace(
     if let Shape::Chain(tasks) = &mut tree.shape {
         tasks.iter_mut().for_each(|task| task.options.set("replaced_task_nesting", nesting));
     }
+    // The rest of the task's own chain follows, the next step last in the list.
     for next in message.chain.iter().flatten().rev() {
         let mut next = Tree::from_signature(next)?;
         next.options.set("replaced_task_nesting", nesting);

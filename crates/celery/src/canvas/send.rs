@@ -28,6 +28,7 @@ impl Planner<'_> {
         chord: Option<Arc<Signature>>,
         trail: bool,
     ) -> Result<usize, CanvasError> {
+        // An option that is null is as good as none, and must not hide the task's own.
         let given = Map(call.0.iter().filter(|(_, value)| *value != Value::Null).cloned().collect());
         let options = match (self.context.defaults)(task) {
             Some(defaults) => merged(&defaults, &given),
@@ -35,6 +36,7 @@ impl Planner<'_> {
         };
         let id = text(&options, "task_id").map_or_else(|| (self.ids)(), str::to_owned);
         let parent = self.context.parent;
+        // Whoever has no root yet begins a tree.
         let own = |name: &str| text(&options, name).map(str::to_owned);
         let root_id = own("root_id").or_else(|| parent.map(|parent| parent.root_id.to_owned())).unwrap_or_else(|| id.clone());
         let routing = Routing {
@@ -44,6 +46,7 @@ impl Planner<'_> {
             serializer: own("serializer"),
             compression: own("compression"),
         };
+        // A time that cannot be read refuses the whole: ignored, it would run at the wrong time.
         let now = self.context.now;
         let eta = match options.get("countdown").and_then(Value::as_f64).filter(|seconds| *seconds != 0.0) {
             Some(seconds) => Some(after(now, seconds).ok_or_else(|| wrong(task, "countdown"))?),
@@ -57,6 +60,8 @@ impl Planner<'_> {
             }
         };
         let limit = |name: &str| options.get(name).and_then(Value::as_f64).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        // Stamps stand among the options, and travel apart from the sender's own headers. Of these
+        // none may pass for one of Celery's.
         let stamped_headers: Vec<String> =
             listed(&options, "stamped_headers").into_iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
         let stamps = Map(stamped_headers.iter().filter_map(|name| Some((name.clone(), options.get(name)?.clone()))).collect());
@@ -89,6 +94,7 @@ impl Planner<'_> {
             properties,
             reply_to: Some(own("reply_to").unwrap_or_else(|| self.context.oid.to_owned())),
             correlation_id: None,
+            // A child is as urgent as its parent, unless it says otherwise.
             priority: match options.get("priority").and_then(Value::as_i64) {
                 Some(priority) => u8::try_from(priority.clamp(0, 255)).ok(),
                 None => parent.and_then(|parent| parent.priority),
@@ -108,6 +114,7 @@ impl Planner<'_> {
             chord,
             id,
         };
+        // Chords that wait to be started go with this message, which may be their last.
         let place = self.place(&message.id, None);
         let before = std::mem::take(&mut self.starts);
         self.sends.push(PlannedSend { message, routing, before });

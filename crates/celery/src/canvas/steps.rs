@@ -61,6 +61,7 @@ impl Planner<'_> {
             } else {
                 Step::One(member)
             };
+            // The last step's id is the chain's: only it is given the ids of the whole.
             let place = if nth == 0 {
                 self.freeze_step(&mut step, GivenIds { parent: None, ..given })
             } else {

@@ -240,6 +240,7 @@ impl Command {
     /// There is no such command, or these are not its arguments: what to reply.
     pub fn read(request: &Request) -> Result<Self, Value> {
         let Some(parameters) = parameters_of(&request.method) else { return Err(raised("KeyError", &request.method)) };
+        // Checked first, as Python does: a wrong name must not be passed over in silence.
         parameters.check(&request.arguments)?;
         let of = Arguments(&request.arguments);
         Ok(match parameters.name {
@@ -251,6 +252,7 @@ impl Command {
             "registered" => {
                 let mut items = of.texts("taskinfoitems");
                 items.retain(|item| !item.starts_with('_'));
+                // Celery's own choice, where nothing was asked for.
                 if of.texts("taskinfoitems").is_empty() {
                     items = ["exchange", "routing_key", "rate_limit"].map(str::to_owned).to_vec();
                 }
@@ -290,6 +292,7 @@ impl Command {
                 Self::RevokeByStampedHeaders { headers: of.stamps()?, terminate: of.truth("terminate"), signal: of.text("signal") }
             }
             "shutdown" => Self::Shutdown,
+            // The last of those that `parameters_of` knows.
             _ => Self::Election {
                 id: of.text("id").unwrap_or_default(),
                 topic: of.text("topic").unwrap_or_default(),

@@ -141,6 +141,8 @@ fn headers<'a>(scan: &mut Scan<'a>, message: &mut Message, packing: &mut Envelop
 /// Reads a header that says something about the task, or gives its name back. In protocol 1 they
 /// stand in the body.
 pub(super) fn header<'a>(scan: &mut Scan<'a>, name: Text<'a>, message: &mut Message) -> Result<Option<Text<'a>>, ValueError> {
+    // Texts that are only shown are cut, not refused; numbers and times that make no sense refuse
+    // the message, since nobody knows what was meant.
     let m = message;
     let read = match known(&name) {
         "task" => string(scan).map(|text| m.task = text.unwrap_or_default()),
@@ -162,6 +164,7 @@ pub(super) fn header<'a>(scan: &mut Scan<'a>, name: Text<'a>, message: &mut Mess
         }),
         "eta" => time(scan).map(|at| m.eta = at),
         "expires" => time(scan).map(|at| m.expires = at),
+        // Celery writes `[hard, soft]`, and `[]` for none.
         "timelimit" => nullable(scan, |scan| {
             let mut count = 0;
             array(scan, |scan, index| {
@@ -175,6 +178,7 @@ pub(super) fn header<'a>(scan: &mut Scan<'a>, name: Text<'a>, message: &mut Mess
             })?;
             if matches!(count, 0 | 2) { Ok(()) } else { Err(ValueError::new("expected two limits, the hard one and the soft one")) }
         }),
+        // Of a member that stands there twice the last one counts, as in Python.
         "stamped_headers" => {
             m.stamped_headers.clear();
             nullable(scan, |scan| {

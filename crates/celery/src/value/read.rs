@@ -325,6 +325,7 @@ fn unescape(escaped: &str) -> Result<(String, bool), usize> {
     let mut text = String::with_capacity(escaped.len());
     let mut lone = false;
     let mut at = 0;
+    // Whole runs without a backslash are copied at once.
     while let Some(far) = memchr::memchr(b'\\', &bytes[at..]) {
         text.push_str(&escaped[at..at + far]);
         at += far;
@@ -338,6 +339,7 @@ fn unescape(escaped: &str) -> Result<(String, bool), usize> {
             Some(b'r') => '\r',
             Some(b't') => '\t',
             Some(b'u') => {
+                // Beyond the first plane a character is two escapes; one alone has no meaning.
                 let high = hex(at + 2)?;
                 let pair = (0xD800..0xDC00).contains(&high) && bytes.get(at + 6..at + 8) == Some(b"\\u");
                 let low = if pair { hex(at + 8)? } else { 0 };

@@ -202,18 +202,17 @@ impl Keys<'_> {
             return Err(self.wrong("limit", "`rate` and `limit` both set a pace; leave one out"));
         }
         let is_shared = self.is_on("rate-shared") || limit.is_some();
-        Ok(TaskPolicy {
-            // A request's own limit says more than the worker's: which host did not answer.
-            time_limit: if http { None } else { self.duration("timeout")? },
-            soft_time_limit: self.duration("soft-timeout")?,
-            rate_limit: rate.or(limit),
-            rate_scope: if is_shared { RateScope::Shared } else { RateScope::Worker },
-            limit: self.text("limit").map(Arc::from),
-            acks: acks.unwrap_or_default(),
-            ignore_result: self.is_on("ignore-result"),
-            track_started: self.is_on("track-started"),
-            ..TaskPolicy::default()
-        })
+        let mut policy = TaskPolicy::default();
+        // A request's own limit says more than the worker's: which host did not answer.
+        policy.time_limit = if http { None } else { self.duration("timeout")? };
+        policy.soft_time_limit = self.duration("soft-timeout")?;
+        policy.rate_limit = rate.or(limit);
+        policy.rate_scope = if is_shared { RateScope::Shared } else { RateScope::Worker };
+        policy.limit = self.text("limit").map(Arc::from);
+        policy.acks = acks.unwrap_or_default();
+        policy.ignore_result = self.is_on("ignore-result");
+        policy.track_started = self.is_on("track-started");
+        Ok(policy)
     }
 
     /// The rate of a `[limits.NAME]`, which its tasks share with whoever else names it.

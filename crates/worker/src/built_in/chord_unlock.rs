@@ -45,11 +45,13 @@ pub(super) async fn unlock(context: TaskContext, mut call: Call) -> Result<Value
     let parts = parts.iter().map(ResultTree::from_value).collect::<Result<Vec<_>, _>>();
     let header =
         ResultTree { children: Some(parts.map_err(|error| Failure::error("ValueError", error.to_string()))?), ..ResultTree::default() };
+    // Not all have ended: look again later, as often as the sender of the chord allows.
     let client = context.client()?;
     let Some(results) = ended(&header, client).await? else {
         let after = interval.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(INTERVAL);
         return Err(Failure::Retry { after: Some(after), why: None, max_retries });
     };
+    // As the worker does that counts the last part: the body is sent, or fails with a part's error.
     let message = context.message();
     let parts = ChordParts::Counted(&results);
     let outcome =

@@ -70,7 +70,8 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
     /// The next one that was sent or refused, with its place in the stream (from 0); `None` when
     /// all have been. In order.
     ///
-    /// Not cancel safe: of what was on its way when the future was dropped, nobody is told.
+    /// # Cancel safety
+    /// Not cancel safe: nobody is told of what was on its way when the future was dropped.
     pub async fn next(&mut self) -> Option<(u64, Result<Answer<R>, Refused<R>>)> {
         if self.sent.is_empty() {
             let batch = match std::mem::take(&mut self.ahead) {
@@ -94,6 +95,9 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
 
     /// Sends all. Takes nothing more from the stream once the broker cannot be reached: what was
     /// sent and what was not is in the report all the same.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: the report is lost, and nobody is told of what was on its way.
     pub async fn finish(&mut self) -> Sent<R> {
         let mut report = Sent { sent: 0, refused: Vec::new() };
         let mut goes_on = true;

@@ -68,6 +68,7 @@ async fn is_unserved(connections: &Connections, queue: &Arc<str>) -> bool {
     }
     let unserved = !known.served.contains(&**queue);
     if unserved {
+        known.told.retain(|_, at| fresh(at, AGAIN));
         known.told.insert(queue.clone(), Instant::now());
     }
     unserved

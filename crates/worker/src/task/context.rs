@@ -35,13 +35,13 @@ pub struct TaskContext {
     pub(crate) inner: Arc<ContextInner>,
 }
 
-/// Of what a context is made.
+/// State of an attempt, which all copies of its context share.
 pub(crate) struct ContextInner {
     parts: ContextParts,
-    /// The lease under which it was claimed, and the term of it; `None` where nobody else can have
-    /// it.
+    /// Lease under which it was claimed, and the lease's term then; `None` where nobody else can
+    /// have it.
     claim: Option<(Arc<Lease>, Term)>,
-    /// It may be somebody else's, and was not begun for that.
+    /// True where it was told that it may not begin, since it may be somebody else's.
     elsewhere: AtomicBool,
     /// True where the handler listens for its soft limit.
     listens: AtomicBool,
@@ -216,6 +216,10 @@ impl TaskContext {
     ///
     /// # Errors
     /// As [`Client::send`]; and there is no client in a child process.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: of a dropped future nobody knows whether the task was sent, and it does not
+    /// stand among the children.
     pub async fn send<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
         let client = self.client()?;
         let wire = signature.into_wire().map_err(ClientError::Signature)?;
@@ -228,6 +232,9 @@ impl TaskContext {
     ///
     /// # Errors
     /// As [`send`](Self::send); and this task is no part of a chord.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: the chord may wait for a task that was never sent.
     pub async fn add_to_chord<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
         let client = self.client()?;
         let wire = signature.into_wire().map_err(ClientError::Signature)?;
@@ -260,6 +267,9 @@ impl TaskContext {
     ///
     /// # Errors
     /// The value cannot be written, or the result backend cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Of a dropped future nobody knows whether the value was stored; it may be told again.
     pub async fn progress<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), ClientError> {
         self.set_state("PROGRESS", value).await
     }
@@ -268,6 +278,9 @@ impl TaskContext {
     ///
     /// # Errors
     /// As [`progress`](Self::progress).
+    ///
+    /// # Cancel safety
+    /// As `progress`.
     pub async fn set_state<T: Serialize + ?Sized>(&self, state: &str, value: &T) -> Result<(), ClientError> {
         let client = self.client()?;
         let value =
@@ -322,7 +335,10 @@ impl TaskContext {
         self.inner.parts.cancel.is_cancelled()
     }
 
-    /// Resolves when nobody wants the result any more. Cancel safe.
+    /// Resolves when nobody wants the result any more.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
     pub async fn cancelled(&self) {
         self.inner.parts.cancel.cancelled().await;
     }

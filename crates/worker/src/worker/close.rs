@@ -18,7 +18,7 @@ use super::{
     work::ClaimedTask,
 };
 
-/// How long the right to send a chord's body is held while it is made.
+/// Time for which the right to send a chord's body is held while the body is made.
 const BODY: Duration = Duration::from_secs(21);
 
 /// A claimed task that is to end.
@@ -61,10 +61,11 @@ impl Closer {
         Ok(())
     }
 
-    /// Does all that their conclusions say, together. Which of them were refused, and why; who
-    /// comes too late is noted.
+    /// Does all that their conclusions say, together. Returns who of them was refused, and why;
+    /// whoever comes too late is added to `late`.
     async fn end(&self, batch: &mut [Closing], late: &mut Vec<usize>) -> Result<Refusals, BrokerError> {
         let mut refused = Refusals::new();
+        // The size of a chord goes before its messages: a part must not be counted into nothing.
         for (place, closing) in batch.iter().enumerate() {
             for start in &closing.conclusion.starts {
                 if let Err(why) = self.start_chord(start).await? {
@@ -73,6 +74,8 @@ impl Closer {
                 }
             }
         }
+        // In one store all of a task goes into the step that acknowledges it; otherwise its result
+        // is stored before that step, and what follows is sent in it.
         let mut finishes = Vec::new();
         let (mut stored, mut sent) = (StoreRequests::new(), StoreRequests::new());
         let mut apart: Vec<(usize, ChordPart)> = Vec::new();
@@ -97,6 +100,7 @@ impl Closer {
                     let end = if counted_apart { End::Keep } else { conclusion.end.clone() };
                     finishes.push((place, Finish { receipt, publish, results, part, end }));
                 }
+                // Acknowledged already: there is no step to take part in.
                 None => {
                     stored.add(place, results);
                     sent.add(place, publish);
@@ -104,9 +108,11 @@ impl Closer {
                 }
             }
         }
+        // What was acknowledged as it started sends its follow-ups first, as in Celery.
         let results = &self.shared.results;
         together(&sent, &mut refused, |messages| Box::pin(self.send_once(messages))).await?;
         together(&stored, &mut refused, |documents| Box::pin(insist(move || results.store(documents)))).await?;
+        // Whoever was refused is left out of the step that acknowledges.
         let mut complete = Vec::new();
         let (places, finishes): (Vec<usize>, Vec<Finish>) = finishes.into_iter().filter(|(place, _)| !refused.contains_key(place)).unzip();
         if !finishes.is_empty() {
@@ -120,6 +126,7 @@ impl Closer {
                 }
             }
         }
+        // Parts that could not travel with an acknowledgement: their messages are still claimed.
         let mut kept: Vec<usize> = Vec::new();
         for (place, part) in apart {
             if late.contains(&place) || refused.contains_key(&place) {
@@ -133,12 +140,15 @@ impl Closer {
             }
             kept.push(place);
         }
+        // The part that completes a chord stays claimed until the body is sent: should this worker
+        // die now, whoever gets the message sends it.
         for (place, which, state) in complete {
             if let PartState::Ours { token } = state {
                 self.send_body(&batch[place], which, &token).await?;
             }
             kept.push(place);
         }
+        // At last the messages that were kept.
         kept.sort_unstable();
         kept.dedup();
         let (places, rest): (Vec<usize>, Vec<Finish>) = kept
@@ -157,12 +167,13 @@ impl Closer {
     }
 
     /// Ends a task of which something was refused: it has failed, with the reason. All that belongs
-    /// to that is done piece by piece, and what is refused of it is left out, so that it ends
-    /// whatever is wrong. Whether it is still ours.
+    /// to that is done piece by piece, and what is refused of it is left out, so that the task ends
+    /// whatever is wrong. Returns whether it is still ours.
     async fn refuse(&self, closing: &mut Closing, why: &str) -> Result<bool, BrokerError> {
         closing.conclusion = conclude::refused(&self.shared, closing, why);
         let Conclusion { starts, publish, results, .. } = &mut closing.conclusion;
         let (starts, publish, results) = (std::mem::take(starts), std::mem::take(publish), std::mem::take(results));
+        // In Celery's order, each piece by itself: what is refused of them is only noted.
         let mut left_out = Vec::new();
         for start in &starts {
             left_out.extend(self.start_chord(start).await?.err());
@@ -190,6 +201,7 @@ impl Closer {
                 Err(why) => left_out.push(why),
             }
         }
+        // A chord must not wait for ever because one of its parts could not end as it wanted.
         for which in 0..closing.conclusion.parts.len() {
             match insist(|| self.shared.results.chord_part(&closing.conclusion.parts[which].0)).await? {
                 Ok(PartState::Ours { token }) => self.send_body(closing, which, &token).await?,
@@ -197,6 +209,7 @@ impl Closer {
                 Err(why) => left_out.push(why),
             }
         }
+        // Whoever reads the dead letter learns all that is missing.
         left_out.retain(|left| !why.contains(left));
         left_out.dedup();
         if let End::Dead { reason } | End::Junk { reason } = &mut closing.conclusion.end {
@@ -210,8 +223,8 @@ impl Closer {
         }
     }
 
-    /// Does one thing for a message. Whether it is still ours; the inner error is why it is
-    /// refused.
+    /// Does one thing for a message. Returns whether it is still ours; the inner error is the
+    /// reason for a refusal.
     async fn piece(&self, finish: Finish) -> Result<Result<bool, String>, BrokerError> {
         let ended = self.shared.consumer.finish(&[finish]).await?.pop();
         Ok(match ended {
@@ -222,7 +235,7 @@ impl Closer {
     }
 
     /// Says how many parts a chord has, and saves its header where results have to keep its
-    /// nesting. The inner error is why it is refused.
+    /// nesting. The inner error is the reason for a refusal.
     async fn start_chord(&self, start: &ChordStart) -> Result<Result<(), String>, BrokerError> {
         let results = &self.shared.results;
         let expires = self.shared.app.settings().result_expires.unwrap_or(Duration::from_secs(86_400));
@@ -236,8 +249,8 @@ impl Closer {
         insist(|| results.chord_start(&start.group, start.size, expires)).await
     }
 
-    /// All parts of a chord are there, and the right to send its body is ours. A body that is
-    /// refused has failed; that is no failure of the part.
+    /// Sends the body of a chord: all of its parts are there, and the right to send it is ours. A
+    /// body that is refused has failed; that is no failure of the part.
     async fn send_body(&self, closing: &Closing, which: usize, token: &str) -> Result<(), BrokerError> {
         let Some(((part, chord), message)) = closing.conclusion.parts.get(which).zip(closing.message.as_ref()) else { return Ok(()) };
         let results = &self.shared.results;
@@ -258,8 +271,8 @@ impl Closer {
         Ok(())
     }
 
-    /// Does what a body's conclusion says. The inner error is why that is refused: then none of its
-    /// messages was sent.
+    /// Does what a body's conclusion says. The inner error is the reason for a refusal: then none
+    /// of its messages was sent.
     async fn send(&self, body: Conclusion) -> Result<Result<(), String>, BrokerError> {
         let results = &self.shared.results;
         for start in &body.starts {
@@ -280,7 +293,8 @@ impl Closer {
         if body.publish.is_empty() { Ok(Ok(())) } else { self.send_once(&body.publish).await }
     }
 
-    /// Sends messages, once, also where an answer is lost. The inner error is why they are refused.
+    /// Sends messages, once, also where an answer is lost. The inner error is the reason for a
+    /// refusal.
     async fn send_once(&self, messages: &[Outgoing]) -> Result<Result<(), String>, BrokerError> {
         let token = (self.shared.environment.id)();
         insist(|| self.shared.broker.publish_once(&token, messages)).await
@@ -296,7 +310,8 @@ impl Closer {
         }
     }
 
-    /// Concludes a chord whose parts are there; the inner error says why they cannot be read.
+    /// Concludes a chord whose parts are there; the inner error is the reason why they cannot be
+    /// read.
     async fn body(&self, group: &str, chord: &Signature, message: &Message) -> Result<Result<Conclusion, String>, BrokerError> {
         let shared = &self.shared;
         let key = [Key::Group(group.to_owned())];
@@ -338,7 +353,8 @@ impl Closer {
         Ok(Ok(conclusion))
     }
 
-    /// The results of a saved header, nested as it is. The inner error is why they cannot be read.
+    /// Returns the results of a saved header, nested as it is. The inner error is the reason why
+    /// they cannot be read.
     async fn joined(&self, header: &ResultTree) -> Result<Result<Result<Value, Exception>, String>, BrokerError> {
         let mut ids = Vec::new();
         leaves(header, &mut ids);
@@ -358,7 +374,7 @@ impl Closer {
         })))
     }
 
-    /// Says what happened.
+    /// Counts how the tasks of a batch ended, and tells whoever listens.
     fn tell(&self, batch: Vec<Closing>, late: &[usize]) {
         let shared = &self.shared;
         // What goes back unrun has nothing to say, whoever has it now.
@@ -385,6 +401,7 @@ impl Closer {
             ends.ended += u64::from(what.is_some() || !counted.is_empty());
         }
         drop(ends);
+        // By queue only what came to its end: a message that went back comes again.
         let is_over = |end: &End| matches!(end, End::Ack | End::Dead { .. } | End::Junk { .. });
         let over = batch.iter().enumerate().filter(|(place, closing)| is_over(&closing.conclusion.end) && !late.contains(place));
         shared.counts.ended(over.map(|(_, closing)| &closing.queue));
@@ -409,13 +426,13 @@ impl Closer {
     }
 }
 
-/// Which of a batch were refused, and why.
+/// Places in a batch of those that were refused, with the reasons.
 type Refusals = BTreeMap<usize, String>;
 
-/// A store that is away, or can take nothing now, is asked again after this time, and then ever
-/// less often.
+/// First pause before a store is asked again that is away, or can take nothing now. Each further
+/// one is twice as long.
 const AGAIN: Duration = Duration::from_millis(50);
-/// So rarely at last.
+/// Longest pause between two questions to such a store.
 const RARELY: Duration = Duration::from_secs(1);
 
 /// Asks until the store has answered. The inner error is its refusal, which is for good.
@@ -440,8 +457,8 @@ where
     }
 }
 
-/// Gives a store what several ask for, in one call; where that is refused, what each asks for
-/// alone.
+/// Gives a store what several ask for, in one call; where that is refused, each one's part alone,
+/// so that only whoever is at fault is refused.
 async fn together<'a, T>(
     asked: &'a StoreRequests<T>,
     refused: &mut Refusals,
@@ -460,10 +477,10 @@ async fn together<'a, T>(
     Ok(())
 }
 
-/// Questions that several of a batch ask, each once.
+/// Things that several of a batch want from a store, in one list.
 struct StoreRequests<T> {
     all: Vec<T>,
-    /// Who, and where what each asks for ends.
+    /// Place of each who asks, and the end of its part of `all`.
     ends: Vec<(usize, usize)>,
 }
 

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{failure::Failure, outgoing};
 
-/// Why a task is not run.
+/// Reason why a task is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UnrunReason {
     /// Its time is over.
@@ -38,11 +38,11 @@ pub(crate) enum UnrunReason {
     Revoked,
     /// Nobody here knows its task.
     Unknown,
-    /// So many workers died while it ran.
+    /// This many workers died while it ran.
     Crashed(u32),
 }
 
-/// What is stored and sent when a task ends, and what becomes of its message.
+/// All that is stored and sent when a task ends, and the end of its message.
 pub(crate) struct Conclusion {
     /// Chords whose size must be known before anything is sent.
     pub(crate) starts: Vec<ChordStart>,
@@ -51,11 +51,11 @@ pub(crate) struct Conclusion {
     /// Its part of its chord, and those of tasks that will never run because it has failed.
     pub(crate) parts: Vec<(ChordPart, Arc<Signature>)>,
     pub(crate) end: End,
-    /// What is said of it, if anybody listens.
+    /// Change that is told of it, if anybody listens.
     pub(crate) what: Option<TaskChange>,
     /// Counts that go up when it is closed.
     pub(crate) counted: &'static [CountField],
-    /// For how long its attempt ran, and waited for a slot before that.
+    /// Time for which its attempt ran, and for which it waited for a slot before that.
     pub(crate) times: Option<(Duration, Duration)>,
 }
 
@@ -76,7 +76,7 @@ impl Conclusion {
     }
 }
 
-/// What is known of a task while it is concluded.
+/// A task that is being concluded, with all that is known of it.
 struct TaskCase<'a> {
     shared: &'a Shared,
     message: &'a Message,
@@ -304,7 +304,8 @@ impl TaskCase<'_> {
         conclusion
     }
 
-    /// What follows it makes no sense: that is its failure, since nothing of it can be sent.
+    /// Concludes a task whose follow-ups make no sense: that is its failure, since nothing of them
+    /// can be sent.
     fn senseless(self, error: &CanvasError) -> Conclusion {
         let exception = Exception::builtin("ValueError", format!("what follows this task cannot be sent: {error}"));
         let reason = format!("what follows it cannot be sent: {error}");
@@ -428,7 +429,7 @@ impl TaskCase<'_> {
 }
 
 impl Shared {
-    /// Plans with canvas: who sends, when, and ids.
+    /// Plans with canvas, in this worker's name.
     pub(crate) fn plan<T>(
         &self,
         plan: impl FnOnce(&canvas::Context<'_>, &mut dyn FnMut() -> String) -> Result<T, CanvasError>,
@@ -439,7 +440,7 @@ impl Shared {
         plan(&context, &mut || (self.environment.id)())
     }
 
-    /// A message on its way to this queue.
+    /// Returns a message as it goes to this queue.
     pub(crate) fn to_queue(&self, mut message: Message, queue: Arc<str>) -> Outgoing {
         message.exchange.clear();
         message.routing_key = queue.to_string();
@@ -485,7 +486,7 @@ impl Shared {
     }
 }
 
-/// A failure as Celery has it, with where it happened.
+/// Returns a failure as Celery has it, with its traceback.
 fn exception_of(failure: &Failure) -> (Exception, Option<String>) {
     match failure {
         Failure::Error { exc_type, exc_module, args, traceback } => {

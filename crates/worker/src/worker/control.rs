@@ -17,7 +17,7 @@ mod told;
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use longshore_celery::{
@@ -85,7 +85,7 @@ impl RemoteControl {
     /// Answers one request, if it is for us and not too late.
     async fn take(&mut self, request: &Request) {
         let clock = self.shared.clock().adjust(request.clock);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let now = self.shared.environment.wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         if request.expires > 0.0 && request.expires < now {
             return;
         }
@@ -99,7 +99,7 @@ impl RemoteControl {
             },
         };
         if let Some(to) = &request.reply_to {
-            let tag = uuid::Uuid::new_v4().to_string();
+            let tag = (self.shared.environment.id)();
             let raw = Reply::new(&*self.shared.node, value, request.ticket.as_deref(), clock).encode(to, &tag);
             if let Ok(bus) = self.shared.connected.bus() {
                 let _ = bus.reply(&to.exchange, &to.routing_key, &raw).await;

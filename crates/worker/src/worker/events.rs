@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use longshore_celery::{
@@ -22,7 +22,7 @@ use super::{
     shared::Shared,
 };
 
-/// Between two heartbeats.
+/// Time between two heartbeats, as Celery's workers have it.
 const BEAT: Duration = Duration::from_secs(2);
 /// Most events that wait to be sent. Beyond, they are dropped and counted: a monitor must not hold
 /// up work.
@@ -35,7 +35,7 @@ pub(crate) struct MonitorFeed {
     orders: mpsc::UnboundedSender<MonitorOrder>,
 }
 
-/// What the sender is told.
+/// Order to the sender.
 enum MonitorOrder {
     /// Send this.
     Beat(Box<EventKind>),
@@ -107,7 +107,7 @@ async fn next(heeds: &mut Option<Events<WorkerEvent>>) -> Heard<WorkerEvent> {
     std::future::pending().await
 }
 
-/// Returns what monitors are told of this, and of what else has been heard.
+/// Returns the events that monitors get of this, and of all else that has been heard.
 fn gather(shared: &Shared, first: Heard<WorkerEvent>, mut heeds: Option<&mut Events<WorkerEvent>>) -> Vec<EventKind> {
     let mut told = Vec::new();
     let mut heard = Some(first);
@@ -129,7 +129,7 @@ fn is_told(event: &WorkerEvent) -> bool {
 }
 
 async fn publish(shared: &Shared, told: Vec<EventKind>) {
-    let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let timestamp = shared.environment.wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let events: Vec<Event> = told
         .into_iter()
         .map(|what| Event {
@@ -146,7 +146,7 @@ async fn publish(shared: &Shared, told: Vec<EventKind>) {
     let Ok(bus) = shared.connected.bus() else { return };
     let batches = others.chunks(1).chain(tasks.chunks(MOST_IN_ONE));
     for batch in batches {
-        let (routing_key, raw) = events::encode(batch, &uuid::Uuid::new_v4().to_string());
+        let (routing_key, raw) = events::encode(batch, &(shared.environment.id)());
         // Whoever does not hear it hears the next one; a broker that is away is the consumer's to
         // say.
         let _ = bus.broadcast(events::EXCHANGE, &routing_key, &raw).await;
@@ -173,7 +173,7 @@ fn loadavg() -> Option<[f64; 3]> {
     Some([numbers.next()?, numbers.next()?, numbers.next()?])
 }
 
-/// What monitors are told of a notice; some are our own affair.
+/// Returns the event that monitors get of a notice; none, where it is our own affair.
 fn of_notice(notice: &TaskNotice) -> Option<EventKind> {
     let uuid = notice.message.id.clone();
     Some(match &notice.what {

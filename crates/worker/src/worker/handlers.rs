@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// What a worker does when a handler begins.
+/// Begins attempts: it is what the handlers of all lanes share.
 #[derive(Clone)]
 pub(crate) struct Starter {
     pub(crate) shared: Arc<Shared>,
@@ -163,8 +163,8 @@ impl Starter {
     }
 }
 
-/// How a handler ended. One that gave up because its task was called off says so in its own way;
-/// and of one that was to be ended by force and did not listen, nobody wants the result: whoever
+/// Returns how a handler ended. One that gave up because its task was called off says so in its own
+/// way. Of one that was to be ended by force and did not listen nobody wants the result: whoever
 /// waited has been told.
 fn ended(result: Result<Value, Failure>, work: &ClaimedTask, context: &Context) -> Outcome<AttemptResult> {
     match result {

@@ -14,14 +14,14 @@ pub(crate) struct HeldMessages {
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HeldEntry {
-    /// When it is due.
+    /// Time at which it is due.
     pub(crate) due: SystemTime,
-    /// Its name at the consumer.
+    /// Number by which the consumer knows it.
     pub(crate) receipt: u64,
     /// Its queue.
     pub(crate) queue: Arc<str>,
     pub(crate) crashes: u32,
-    /// Waits for the rate of this task, not for its ETA.
+    /// Task for whose rate it waits; none where it waits for its ETA.
     pub(crate) paced: Option<Arc<str>>,
     /// Its slot of that rate is reserved: it runs when it is due. Otherwise it asks for one then.
     pub(crate) slot: bool,
@@ -32,7 +32,7 @@ impl HeldMessages {
         self.heap.push(Reverse(entry));
     }
 
-    /// When the first is due.
+    /// Returns the time at which the first is due.
     pub(crate) fn next(&self) -> Option<SystemTime> {
         self.heap.peek().map(|entry| entry.0.due)
     }

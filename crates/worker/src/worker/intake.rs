@@ -57,15 +57,15 @@ const READ: usize = 100;
 const DUE: usize = 100;
 /// Most batches that wait to be ended beside everything else.
 const BESIDE: usize = 16;
-/// A slot of a rate that is this near is not waited for.
+/// A slot of a rate that is no farther off than this is not waited for.
 const NEAR: Duration = Duration::from_micros(500);
-/// A slot of a rate that is not used for so long has passed.
+/// A slot of a rate that was not used for this time has passed.
 const PAST: Duration = Duration::from_millis(50);
-/// While a lease is over it is looked at so often.
+/// Time between two looks at a lease that is over.
 const OVER: Duration = Duration::from_millis(20);
-/// A broker that is away is asked for slots again after this time.
+/// Time after which a broker that is away is asked again for slots of a rate.
 const AWAY: Duration = Duration::from_secs(1);
-/// How often the wall clock is looked at while something is held: it may have been set.
+/// Time between two looks at the wall clock while something is held: it may have been set.
 const GLANCE: Duration = Duration::from_secs(5);
 
 /// The engine's source: the consumer's messages, sorted out.
@@ -73,14 +73,14 @@ pub(crate) struct Intake {
     shared: Arc<Shared>,
     closer: Arc<Closer>,
     state: Mutex<IntakeState>,
-    /// Places for what is ended beside everything else.
+    /// Permits for batches that are ended beside everything else.
     beside: Arc<Semaphore>,
-    /// Something may be ready, or a time has changed.
+    /// Wakes a fetch that waits: something may be ready, or a time has changed.
     wake: Notify,
     closed: AtomicBool,
-    /// Messages are given, not lent: they are claimed ahead.
+    /// True where messages are given, not lent: they are claimed ahead.
     early: bool,
-    /// Most that are claimed at once: running, waiting to run, and not read yet.
+    /// Most messages that are claimed at once: running, waiting to run, and not read yet.
     most: usize,
 }
 
@@ -94,29 +94,30 @@ struct IntakeState {
     unread: VecDeque<UnreadMessage>,
     /// Ready for the engine.
     ready: VecDeque<Arc<ClaimedTask>>,
-    /// May have killed a worker: one starts at a time.
+    /// Messages that may have killed a worker: one starts at a time.
     suspects: VecDeque<Arc<ClaimedTask>>,
-    /// Those that run.
+    /// Suspects that run.
     accused: Vec<Accused>,
-    /// Whom the next death would bury starts not before then.
+    /// Earliest time at which a suspect may start that the next death would bury.
     calm: Option<Instant>,
-    /// When the engine was last given one that nobody suspects.
+    /// Time at which the engine was last given a task that nobody suspects.
     fresh: Option<Instant>,
-    /// Nobody starts whom nobody suspects: until then a suspect waits for those that run.
+    /// Time until which nobody starts whom nobody suspects, since a suspect waits for those that
+    /// run.
     hush: Option<Instant>,
     quiet: QuietWait,
     /// The lane that the first suspect in line waits for: nobody whom nobody suspects starts there.
     reserved: Option<LaneKind>,
     ended: bool,
-    /// What was ready and never reached the engine goes back.
+    /// Hands back what was ready and never reached the engine.
     leaving: Option<JoinHandle<Result<(), BrokerError>>>,
     /// Ends, beside everything else, what is too large to be waited for and shall not run.
     closing: Option<JoinHandle<Result<(), BrokerError>>>,
     ahead: AheadEstimate,
     forecast: LaneForecast,
-    /// A claim waits until something has ended.
+    /// True where the next claim waits until something has ended.
     full: bool,
-    /// The last claim found less than it asked for.
+    /// True where the last claim found less than it asked for.
     drained: bool,
 }
 
@@ -126,11 +127,11 @@ struct UnreadMessage {
     term: Term,
 }
 
-/// What a claim brought.
+/// Result of a claim.
 struct ClaimedBatch {
     /// The term of our lease in which it was asked for.
     term: Term,
-    /// How many were asked for.
+    /// Number of messages that were asked for.
     asked: usize,
     claimed: Vec<Claimed>,
     result: Result<Fetched, BrokerError>,
@@ -138,7 +139,7 @@ struct ClaimedBatch {
     look: Option<Duration>,
 }
 
-/// What a message is, now.
+/// A message that is read, by what can be done with it now.
 enum SortedMessage {
     /// It may run.
     Run(Arc<Message>, Arc<Task>),
@@ -197,12 +198,12 @@ impl Intake {
         self.state().suspects.iter().map(|work| work.receipt).collect()
     }
 
-    /// How many messages are held for their time.
+    /// Returns the number of messages that are held for their time.
     pub(crate) fn held_count(&self) -> usize {
         self.state().held.len()
     }
 
-    /// A task's rate was changed: what waits for the old one is looked at again.
+    /// Looks again at what waits for a task's rate, which has been changed.
     pub(crate) fn rate_changed(&self, task: &str) {
         self.shared.forget_pace(task);
         let now = self.shared.environment.wall();
@@ -231,8 +232,8 @@ impl Intake {
         message
     }
 
-    /// What a message is, now. One whose slot of a rate has come (`slot_taken`) does not ask for
-    /// another.
+    /// Returns what can be done with a message now. One whose slot of a rate has come
+    /// (`slot_taken`) does not ask for another.
     fn sort(&self, message: Result<Message, BadMessage>, now: SystemTime, slot_taken: bool) -> SortedMessage {
         let message = match message {
             Ok(message) => Arc::new(message),
@@ -263,9 +264,11 @@ impl Intake {
         SortedMessage::Run(message, task)
     }
 
-    /// Sorts out what was claimed, and ends at once what shall not run. Says how many may run.
+    /// Sorts out what was claimed, and ends at once what shall not run. Returns how many may run.
     async fn take(&self, claimed: Vec<Claimed>, term: Term, slots_taken: bool) -> Result<usize, BrokerError> {
         let now = self.shared.environment.wall();
+        // Each message goes into one of these: to run, to ask for a slot of a shared rate, to wait
+        // for its time, or to be ended here.
         let mut closings = Vec::new();
         let mut are_large = false;
         let mut works = Vec::with_capacity(claimed.len());
@@ -279,7 +282,7 @@ impl Intake {
             let message = self.read(&mut claimed).await;
             let sorted = self.sort(message, now, slots_taken);
             if claimed.given && (crashes > 0 || !matches!(sorted, SortedMessage::Run(..))) {
-                // It does not run at once, or not at all.
+                // It does not run at once, or not at all: it must not be lost with this worker.
                 claimed.given = false;
                 to_hold.push(claimed.clone());
             }
@@ -307,6 +310,7 @@ impl Intake {
                 SortedMessage::Bad(bad) => closings.push(conclude::bad(&self.shared, &bad, receipt, queue)),
             }
         }
+        // Held before anything else waits: until then nobody else has them.
         if !to_hold.is_empty() {
             self.shared.consumer.hold(&to_hold).await?;
         }
@@ -317,9 +321,11 @@ impl Intake {
             }
             works.push(work);
         }
+        // What was lent before may have ended in a worker that died before it could say so.
         if !again.is_empty() {
             closings.extend(self.take_out_finished(&mut works, again).await?);
         }
+        // Live from here on: remote control sees them, and a stop gives them back.
         self.note(&works);
         back::are_ours(&self.shared, given - to_hold.len() as u64);
         let run = works.len();
@@ -331,6 +337,7 @@ impl Intake {
                 if work.crashes > 0 { state.suspects.push_back(work) } else { self.make_ready(&mut state, work) }
             }
         }
+        // Last, so that what may run has not waited for the ends of others.
         match closings.is_empty() {
             true => {}
             false if are_large => self.close_beside(closings).await,
@@ -339,7 +346,7 @@ impl Intake {
         Ok(run)
     }
 
-    /// Asks for slots of the rates that all workers share, in one call a task. Gives back whose
+    /// Asks for slots of the rates that all workers share, in one call a task. Returns those whose
     /// slot has come, and holds the others.
     async fn ask(&self, asking: Vec<(Arc<ClaimedTask>, bool)>) -> Result<Vec<(Arc<ClaimedTask>, bool)>, BrokerError> {
         let mut by_task: BTreeMap<Arc<str>, Vec<_>> = BTreeMap::new();
@@ -408,7 +415,7 @@ impl Intake {
         state.ready.push_back(work);
     }
 
-    /// Reads what is due of what was held; whether there was any.
+    /// Reads what is due of what was held. Returns whether there was any.
     async fn take_due(&self, room: usize) -> Result<bool, BrokerError> {
         let Some(term) = self.shared.term() else { return Ok(false) };
         let due = {
@@ -479,6 +486,7 @@ impl Intake {
             let next = state.held.next().filter(|_| room > 0);
             (claim, look, next, suspect.map(from_now), kept_back.map(from_now))
         };
+        // The nearest of all times counts; the wall clock may be set, so a far one is looked at anew.
         let due = next.map(|due| due.duration_since(self.shared.environment.wall()).unwrap_or_default().min(GLANCE));
         let left = due.into_iter().chain(suspect).chain(kept_back).chain(look).min();
         // While our lease is over nothing is claimed, and nothing that is held is looked at.
@@ -497,6 +505,7 @@ impl Intake {
             if timed || grown || woken.as_mut().poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
         })
         .await;
+        // A claim is never dropped: what it pops would be lost for a lease.
         if batch.is_none() {
             self.state().claim = claim;
         }
@@ -506,6 +515,7 @@ impl Intake {
     async fn fetch_some(&self, room: usize, into: &mut Vec<Delivery<TaskTicket>>) -> Result<Fetched, BrokerError> {
         loop {
             let closed = self.closed.load(Ordering::Acquire);
+            // Before others are taken, since they may have to be kept back for it.
             if !closed {
                 self.try_suspect().await?;
             }
@@ -516,6 +526,7 @@ impl Intake {
                 let mut state = self.state();
                 into.extend(state.take_ready(room, self.shared.environment.now()).into_iter().map(|work| self.delivery(work)));
                 self.claim_ahead(&mut state, room);
+                // The engine gets what is ready before more is read or waited for.
                 if !into.is_empty() {
                     return Ok(Fetched::More);
                 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::shared::Shared;
 
-/// How long replies are waited for, as in Celery.
+/// Time to wait for replies, as in Celery.
 const WAIT: Duration = Duration::from_secs(1);
 
 /// The argument of `hello` by which workers of ours know each other; those in Python overlook it.
@@ -44,7 +44,7 @@ pub(crate) async fn mingle(shared: Arc<Shared>) {
             return;
         }
     }
-    let oid = uuid::Uuid::new_v4().to_string();
+    let oid = (shared.environment.id)();
     let Ok(mut replies) = bus.replies(&oid).await else { return };
     let known = shared.revoked().ids();
     let hello = Request::new("hello").argument("from_node", &*shared.node).argument("revoked", known).argument(OURS, true);

@@ -14,19 +14,19 @@ use longshore_core::{
 /// Something that happened to a task.
 #[derive(Clone, Debug)]
 pub struct TaskNotice {
-    /// When.
+    /// Time at which it happened.
     pub at: SystemTime,
     /// The task's message; its arguments are in `argsrepr` as the sender wrote them.
     pub message: Arc<Message>,
     /// Its queue.
     pub queue: Arc<str>,
-    /// Where it runs or ran, once it has started.
+    /// Lane and slot on which it runs or ran, once it has started.
     pub slot: Option<(LaneKind, u32)>,
-    /// What happened.
+    /// The change.
     pub what: TaskChange,
 }
 
-/// What can happen to a task.
+/// Change in a task's life.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TaskChange {
     /// It was claimed and will run; not before its ETA.
@@ -35,23 +35,23 @@ pub enum TaskChange {
     Started,
     /// Its result is stored.
     Succeeded {
-        /// How long it ran.
+        /// Time for which it ran.
         runtime: Duration,
         /// The result as Python shows it.
         result: String,
     },
     /// It failed for good.
     Failed {
-        /// How long it ran; `None` if it never did.
+        /// Time for which it ran; `None` if it never did.
         runtime: Option<Duration>,
         /// The exception as Python shows it.
         exception: String,
-        /// Where.
+        /// Traceback of its failure.
         traceback: Option<String>,
     },
     /// It is sent again.
     Retried {
-        /// Why, as Python shows it.
+        /// The reason, as Python shows it.
         exception: String,
         /// Not before this time has passed.
         after: Duration,
@@ -76,9 +76,9 @@ pub enum TaskChange {
     Replaced,
     /// Its worker or child died, and it is tried again.
     Crashed {
-        /// How, and how often so far.
+        /// Way in which it died.
         reason: String,
-        /// How often.
+        /// Number of such deaths so far.
         crashes: u32,
     },
     /// It is a dead letter.
@@ -90,7 +90,7 @@ pub enum TaskChange {
     Late,
 }
 
-/// What a worker tells.
+/// An event of a worker.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum WorkerEvent {
@@ -108,7 +108,7 @@ pub enum WorkerEvent {
         /// For how long it has held the loop.
         held: Duration,
     },
-    /// What the worker does from now on.
+    /// The worker begins this phase.
     Phase(Phase),
 }
 

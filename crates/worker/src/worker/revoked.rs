@@ -16,7 +16,7 @@ pub(crate) struct RevokedIds {
     order: VecDeque<(Instant, String)>,
 }
 
-/// What a stamp begins with among ids, and what parts its name from its value.
+/// Beginning of a stamp among ids, and the character between its name and its value.
 const STAMP: &str = "stamp\u{1f}";
 const PART: char = '\u{1f}';
 

@@ -1,4 +1,4 @@
-//! What the parts of a worker share.
+//! State that the parts of a worker share, and its counts.
 
 use std::{
     collections::HashMap,
@@ -30,28 +30,28 @@ use super::{
 };
 use crate::{app::App, client::Client, environment::Environment, task::Task};
 
-/// What the parts of a worker share.
+/// State that the parts of a worker share.
 pub(crate) struct Shared {
     pub(crate) app: Arc<App>,
     pub(crate) environment: Environment,
     /// `name@host`.
     pub(crate) node: Arc<str>,
-    /// What handlers send with.
+    /// Client that handlers send with.
     pub(crate) client: Client,
     /// Its broker and result backend, with the other halves of both.
     pub(crate) connected: Connected,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) consumer: Arc<dyn Consumer>,
-    /// `None` where what is held stays ours.
+    /// The consumer's lease; `None` where what is held stays ours.
     pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) results: Arc<dyn ResultBackend>,
-    /// Results are stored in the step that acknowledges.
+    /// True where results are stored in the step that acknowledges.
     pub(crate) one_store: bool,
     pub(crate) limits: Limits,
     pub(crate) hub: Hub<WorkerEvent>,
     pub(crate) links: Arc<ConnectionStates>,
     pub(crate) counts: Books,
-    /// Where what this worker sends takes answers.
+    /// Queue in which answers to what this worker sends would be taken.
     pub(crate) oid: String,
     pub(crate) started: Instant,
     /// Cancelled when the worker begins to stop.
@@ -66,18 +66,18 @@ pub(crate) struct Shared {
     live: Mutex<HashMap<u64, Arc<ClaimedTask>>>,
     pub(crate) load: LaneLoad,
     paces: Mutex<HashMap<Arc<str>, (Rate, Pace)>>,
-    /// What remote control has set differently from the tasks' own policies.
+    /// Limits that remote control has set, by task.
     set: Mutex<HashMap<Arc<str>, TaskOverride>>,
 }
 
-/// How many tasks the lanes of a worker can run, and how many they have, by `lane as usize`.
+/// Slots and tasks of a worker's lanes, by `lane as usize`.
 #[derive(Default)]
 pub(crate) struct LaneLoad {
     /// Slots; with autoscale as many as there may be.
     slots: [AtomicUsize; 4],
     /// Running, and waiting to run.
     busy: [AtomicIsize; 4],
-    /// Is told when there are other slots.
+    /// Notified when the slots have changed.
     pub(crate) changed: Notify,
 }
 
@@ -89,7 +89,8 @@ impl LaneLoad {
         }
     }
 
-    /// So many more are for this lane; fewer, where they have ended or gone back.
+    /// Notes that this many more tasks are for this lane; fewer, where they have ended or gone
+    /// back.
     pub(crate) fn add(&self, lane: LaneKind, count: isize) {
         self.busy[lane as usize].fetch_add(count, Ordering::Relaxed);
     }
@@ -103,7 +104,7 @@ impl LaneLoad {
     }
 }
 
-/// What remote control has set for a task.
+/// Limits that remote control has set for a task, in place of its policy's.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct TaskOverride {
     /// `Some(None)`: no limit.
@@ -112,7 +113,7 @@ pub(crate) struct TaskOverride {
     pub(crate) hard: Option<Duration>,
 }
 
-/// What has ended in this worker, all of it and by label.
+/// Counts of what has ended in this worker, in all and by label.
 pub(crate) struct Ends {
     pub(crate) counts: Counts,
     /// By [`LABELS`].
@@ -124,7 +125,7 @@ pub(crate) struct Ends {
 /// The labels by which a worker counts.
 const LABELS: [&str; 2] = ["queue", "task"];
 
-/// What a worker counts.
+/// Counts of a worker.
 pub(crate) struct Books {
     ends: Mutex<Ends>,
     /// Messages that were given, not read, and are not held yet.
@@ -181,7 +182,7 @@ impl Books {
         }
     }
 
-    /// Messages of these queues have come to their end.
+    /// Notes that messages of these queues have come to their end.
     pub(crate) fn ended<'a>(&self, queues: impl Iterator<Item = &'a Arc<str>>) {
         let mut by_queue = lock(&self.by_queue);
         for queue in queues {
@@ -221,7 +222,7 @@ impl Shared {
     ) -> Self {
         let Connected { broker, results, .. } = connected.clone();
         let one_store = broker.is_store_of(app.settings().results_url());
-        let limits = Limits { msgpack: app.settings().accept_msgpack, ..Limits::default() };
+        let limits = Limits::default().with_msgpack(app.settings().accept_msgpack);
         let environment = app.registry().environment;
         Self {
             app,
@@ -271,18 +272,18 @@ impl Shared {
         lock(&self.clock)
     }
 
-    /// How many tasks run.
+    /// Returns the number of tasks that run.
     pub(crate) fn running(&self) -> usize {
         self.live().values().filter(|work| work.started().is_some()).count()
     }
 
-    /// What is claimed and not finished.
+    /// Returns the tasks that are claimed and not finished.
     pub(crate) fn works(&self) -> Vec<Arc<ClaimedTask>> {
         self.live().values().cloned().collect()
     }
 
-    /// What was done, and what is left: called at the end, when nobody adds to it any more.
-    /// `gone_back`: the broker has taken back whatever was left.
+    /// Sums up at the end, when nobody adds to the counts any more. `gone_back`: the broker has
+    /// taken back whatever was left.
     pub(crate) fn summary(&self, gone_back: bool, error: Option<String>) -> WorkerSummary {
         let mut counts = self.counts.ends().counts;
         let left = self.works();
@@ -294,14 +295,14 @@ impl Shared {
         WorkerSummary { counts, untold, error }
     }
 
-    /// These ids must not run any more. Whoever starts a task asks for them.
+    /// Notes ids that must not run any more. Whoever starts a task asks for them.
     pub(crate) fn call_off(&self, ids: &[String]) {
         let now = self.environment.now();
         let mut revoked = self.revoked();
         ids.iter().for_each(|id| revoked.add(id, now));
     }
 
-    /// Whether an id or one of its stamps is revoked.
+    /// Returns whether a message's id or one of its stamps is revoked.
     pub(crate) fn is_revoked(&self, message: &Message) -> bool {
         let revoked = self.revoked();
         revoked.has(&message.id)
@@ -316,13 +317,13 @@ impl Shared {
         set(lock(&self.set).entry(task.clone()).or_default());
     }
 
-    /// How long an attempt may take. What its sender says of this one message goes before what is
-    /// said of all of its task, as in Celery.
+    /// Returns how long an attempt may take. What its sender says of this one message goes before
+    /// what is said of all of its task, as in Celery.
     pub(crate) fn time_limit(&self, work: &ClaimedTask) -> Option<Duration> {
         work.message.time_limit.or_else(|| self.overrides(&work.task.name).hard).or(work.task.policy.time_limit)
     }
 
-    /// After how long an attempt is told to end; in the same order.
+    /// Returns the time after which an attempt is told to end; in the same order.
     pub(crate) fn soft_time_limit(&self, work: &ClaimedTask) -> Option<Duration> {
         work.message.soft_time_limit.or_else(|| self.overrides(&work.task.name).soft).or(work.task.policy.soft_time_limit)
     }

@@ -19,16 +19,16 @@ pub struct Autoscale {
     pub max: usize,
     /// The fewest; at least one.
     pub min: usize,
-    /// Which lanes.
+    /// The lanes whose slots follow the load.
     pub lanes: Vec<LaneKind>,
 }
 
-/// How often the load is looked at.
+/// Time between two looks at the load.
 const LOOK: Duration = Duration::from_millis(500);
-/// Slots that were not needed for so long go.
+/// Time after which slots go that were not needed.
 const KEPT: Duration = Duration::from_secs(30);
 
-/// The most that were needed at once, and since when that is counted.
+/// Most slots that were needed at once, and the time since which that is counted.
 #[derive(Clone, Copy, Debug)]
 struct PeakLoad {
     peak: usize,
@@ -36,7 +36,8 @@ struct PeakLoad {
 }
 
 impl PeakLoad {
-    /// How many slots a lane of this size is to have when so many tasks are claimed for it.
+    /// Returns how many slots a lane of this size is to have when `demand` tasks are claimed for
+    /// it.
     fn look(&mut self, size: usize, demand: usize, scale: &Autoscale, now: Instant) -> usize {
         let fit = |slots: usize| slots.clamp(scale.min.max(1), scale.max.max(1));
         if demand > size {
@@ -101,9 +102,8 @@ impl LaneSlots {
         Some((scale, most))
     }
 
-    /// More or fewer slots (`n` may be negative) on the lanes where a task takes a thread or a
-    /// process, as one of Celery's pool would. With autoscale on its lanes, and its bounds give
-    /// way.
+    /// Gives the lanes where a task takes a thread or a process `n` more slots, or fewer, as
+    /// Celery's pool would. With autoscale it is autoscale's lanes, and its bounds give way.
     pub(crate) fn grow(&self, n: i64) {
         let mut state = self.state();
         let lanes = state.scale.as_ref().map_or_else(|| vec![LaneKind::Blocking, LaneKind::Process], |scale| scale.lanes.clone());
@@ -126,7 +126,7 @@ impl LaneSlots {
         self.set(&mut state, lane, size);
     }
 
-    /// New bounds, where autoscale is on; what holds then.
+    /// Sets new bounds, where autoscale is on. Returns those that hold then.
     pub(crate) fn rescale(&self, max: Option<usize>, min: Option<usize>) -> Option<(usize, usize)> {
         let mut state = self.state();
         let scale = state.scale.as_mut()?;

@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 use longshore_brokers::crash::{MOST_CRASHES, MOST_CRASHES_APART};
 use longshore_core::{LaneKind, Receipt};
 
-/// What kills its worker mostly does so at once: a suspect that has run for so long does not keep
-/// the next one from starting beside it.
+/// Time after which a suspect that runs does not keep the next one from starting beside it: what
+/// kills its worker mostly does so at once.
 const TRIED: Duration = Duration::from_secs(1);
-/// Whom the next death would bury waits until its worker has lived for so long. Workers that are
-/// killed from outside again and again, which nobody can tell from those that a task kills, do not
-/// come to run it: it waits until that is over.
+/// Time that a worker has to have lived before it runs a task that the next death would bury.
+/// Workers that are killed from outside again and again, which nobody can tell from those that a
+/// task kills, do not come to run it: it waits until that is over.
 const CALM: Duration = Duration::from_secs(10);
-/// And when one of them has come to its end, the next one waits for so many times as long as that
-/// took, up to `CALM`: a kill from outside mostly meets a worker that runs none of them, however
-/// many wait.
+/// Pause before the next of them, in times of what the one before took, up to `CALM`: a kill from
+/// outside mostly meets a worker that runs none of them, however many wait.
 const REST: u32 = 9;
 
-/// While one of them runs, those that nobody suspects are kept back for so long, lest it be buried
-/// for what one of them does; and before it starts, until the last of them has run for `TRIED`.
+/// Time for which those that nobody suspects are kept back while one of them runs, lest it be
+/// buried for what one of those does. Before it starts they are kept back until the last of them
+/// has run for `TRIED`.
 const KEPT_BACK: Duration = Duration::from_secs(10);
 
 /// A message with crashes.
@@ -61,12 +61,14 @@ pub(crate) struct Accused {
     pub(crate) since: Instant,
 }
 
-/// When a worker that lives since then may run whom the next death would bury.
+/// Returns the time from which on a worker that was born then may run a task that the next death
+/// would bury.
 pub(crate) fn calm(born: Instant) -> Instant {
     born + CALM
 }
 
-/// When it may run the next of them, after one that has ended now; `None` if this was none.
+/// Returns the time at which it may run the next of them, after one that has ended now; `None` if
+/// this was none.
 pub(crate) fn rested(ended: &Accused, now: Instant) -> Option<Instant> {
     ended.suspect.is_last().then(|| now + (REST * now.duration_since(ended.since)).min(CALM))
 }
@@ -84,9 +86,9 @@ pub(crate) fn tried(suspect: Suspect, last: Option<Instant>) -> Option<Instant> 
     last.filter(|_| suspect.is_last()).map(|last| last + TRIED)
 }
 
-/// Which of those in line starts next, and when: at once, or later. Whom the next death would bury
-/// starts when it is `calm`, and holds up nobody until then. `None`: nobody is in line, or one of
-/// those that run has to end first.
+/// Returns who of those in line starts next, and when: at once, or later. Whom the next death would
+/// bury starts when it is `calm`, and holds up nobody until then. `None`: nobody is in line, or one
+/// of those that run has to end first.
 pub(crate) fn next(line: impl Iterator<Item = Suspect>, running: &[Accused], calm: Instant, now: Instant) -> Option<(usize, Instant)> {
     let mut waits = None;
     for (place, suspect) in line.enumerate() {
@@ -98,7 +100,7 @@ pub(crate) fn next(line: impl Iterator<Item = Suspect>, running: &[Accused], cal
     waits
 }
 
-/// What the engine has to do, by lane.
+/// Slots and tasks of the engine, by lane.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LaneUse {
     pub(crate) slots: [usize; 4],
@@ -118,10 +120,10 @@ impl LaneUse {
     }
 }
 
-/// Whose turn it is, of the suspects in line.
+/// Turn of the suspects in line.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct SuspectTurn {
-    /// Who starts next, and when.
+    /// Place of the suspect that starts next, and the time at which it does.
     pub(crate) starts: Option<(usize, Instant)>,
     /// The lane that is full, where it is the turn of one that is for it.
     pub(crate) reserved: Option<LaneKind>,
@@ -139,7 +141,7 @@ pub(crate) fn turn(line: &[(Suspect, LaneKind)], lanes: &LaneUse, running: &[Acc
     SuspectTurn { starts, reserved: Some(full) }
 }
 
-/// The quiet before one starts that the next death would bury.
+/// Wait for quiet before a suspect starts that the next death would bury.
 #[derive(Debug, Default)]
 pub(crate) struct QuietWait {
     since: Option<Instant>,
@@ -163,8 +165,8 @@ impl QuietWait {
     }
 }
 
-/// When a suspect may start beside those that run: at once, then, or (`None`) when one of them has
-/// ended.
+/// Returns when a suspect may start beside those that run: at once, later, or (`None`) when one of
+/// them has ended.
 ///
 /// One starts at a time. Should the worker die of a later one all that run are to blame, so whoever
 /// is blamed for the second time (apart from its worker: for the eleventh) runs all alone: nobody

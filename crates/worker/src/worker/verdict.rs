@@ -8,7 +8,7 @@ use longshore_core::{Backoff, Outcome, Skip};
 use super::{conclude, work::AttemptResult};
 use crate::{failure::Failure, task::TaskPolicy};
 
-/// What becomes of a task whose attempt has ended.
+/// Decision about a task whose attempt has ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Verdict {
     /// It has a result.
@@ -37,12 +37,13 @@ pub(crate) enum Verdict {
     Reject(String),
     /// Something else takes its place.
     Replace(Signature),
-    /// What ran it died.
+    /// The process that ran it died.
     Crashed(String),
 }
 
 /// Decides. `retries` were made before this attempt; `draw` is the jitter, in `[0, 1)`.
 pub(crate) fn verdict(outcome: Outcome<AttemptResult>, policy: &TaskPolicy, retries: u32, draw: f64) -> Verdict {
+    // An error is retried where the policy says so of its type, while retries are left.
     let failed = |failure: Failure| {
         let again = match (&policy.autoretry, &failure) {
             (Some(backoff), Failure::Error { exc_type, .. })
@@ -61,6 +62,7 @@ pub(crate) fn verdict(outcome: Outcome<AttemptResult>, policy: &TaskPolicy, retr
         }
     };
     match outcome {
+        // The handler came to an end: its own words count.
         Outcome::Ok(Ok(value)) => Verdict::Success(value),
         Outcome::Ok(Err(failure)) => match *failure {
             Failure::Retry { after, why, max_retries } => {
@@ -69,6 +71,7 @@ pub(crate) fn verdict(outcome: Outcome<AttemptResult>, policy: &TaskPolicy, retr
                     let why = why.map_or_else(|| Failure::text("another attempt was asked for"), |why| *why);
                     Verdict::Retry { after: after.unwrap_or(policy.retry_delay), why }
                 } else {
+                    // Not through `failed`: the retries are used up, whatever autoretry says.
                     let failure = why.map_or_else(|| conclude::max_retries_exceeded(retries), |why| *why);
                     if policy.acks_on_failure { Verdict::Failure(failure) } else { Verdict::FailureKept(failure) }
                 }
@@ -80,6 +83,7 @@ pub(crate) fn verdict(outcome: Outcome<AttemptResult>, policy: &TaskPolicy, retr
             Failure::Crashed { reason } => Verdict::Crashed(reason),
             failure @ Failure::Error { .. } => failed(failure),
         },
+        // The engine ended it, or knows how it ended.
         Outcome::Retry { after, why } => {
             let failure = Failure::from(why);
             if policy.max_retries.is_none_or(|most| retries < most) {

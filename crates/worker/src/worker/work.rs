@@ -24,7 +24,7 @@ pub(crate) struct ClaimedTask {
     pub(crate) task: Arc<Task>,
     pub(crate) receipt: Receipt,
     pub(crate) queue: Arc<str>,
-    /// How many workers or children died of it, or may have.
+    /// Number of workers that died of it, or may have.
     pub(crate) crashes: u32,
     /// Term of our lease in which it was claimed; `None` where nobody else can have it.
     pub(crate) term: Option<Term>,
@@ -33,37 +33,37 @@ pub(crate) struct ClaimedTask {
     cancel: OnceLock<CancelToken>,
     /// Cancelled when the soft limit has passed.
     pub(crate) soft: CancelToken,
-    /// Why it was cancelled, where remote control did it.
+    /// True where remote control has called it off.
     pub(crate) revoked: AtomicBool,
-    /// The signal that remote control ended it with.
+    /// Signal that remote control ended it with; 0 for none.
     pub(crate) signal: AtomicU8,
-    /// The message was acknowledged before it started.
+    /// True where the message was acknowledged before it started, or was given.
     pub(crate) acked: AtomicBool,
-    /// And the broker has heard it, and holds nothing of it.
+    /// True where the broker has heard that, and holds nothing of it.
     pub(crate) gone: AtomicBool,
-    /// The message as it was given: whatever does not start is held after all.
+    /// The message as it was given: if it does not start it is held after all.
     given: Option<Vec<u8>>,
     started: OnceLock<AttemptStart>,
-    /// What the handler was given; what it has sent is asked of it.
+    /// Context that the handler was given; it knows what the handler has sent.
     pub(crate) context: OnceLock<TaskContext>,
 }
 
-/// When and where an attempt began.
+/// Time and place of an attempt's beginning.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AttemptStart {
     pub(crate) at: SystemTime,
     pub(crate) since: Instant,
     pub(crate) lane: LaneKind,
     pub(crate) slot: u32,
-    /// After how long it is told to end.
+    /// Time after which it is told to end.
     pub(crate) soft: Option<Duration>,
 }
 
-/// What travels through the engine: a shared [`ClaimedTask`].
+/// Payload that travels through the engine: a shared [`ClaimedTask`].
 #[derive(Clone)]
 pub(crate) struct TaskTicket(pub(crate) Arc<ClaimedTask>);
 
-/// What an attempt ends with, if its handler came to an end.
+/// Result of an attempt whose handler came to an end.
 pub(crate) type AttemptResult = Result<Value, Box<Failure>>;
 
 impl ClaimedTask {
@@ -94,12 +94,12 @@ impl ClaimedTask {
         let _ = self.started.set(AttemptStart { at, since, lane: context.lane, slot: context.slot, soft });
     }
 
-    /// The receipt that has to be acknowledged at its end, unless it is already.
+    /// Returns the receipt that has to be acknowledged at its end; none where it is already.
     pub(crate) fn owed(&self) -> Option<Receipt> {
         (!self.acked.load(Ordering::Acquire)).then_some(self.receipt)
     }
 
-    /// What has to be held before it can go back, if anything has: a given message that never
+    /// Returns the message if it has to be held before it can go back: a given one that never
     /// started.
     pub(crate) fn to_hold(&self) -> Option<Claimed> {
         let raw = self.given.as_ref().filter(|_| self.started.get().is_none())?.clone();
@@ -107,12 +107,12 @@ impl ClaimedTask {
         Some(Claimed { receipt, queue, raw, crashes: self.crashes, redelivered: false, given: true })
     }
 
-    /// Whether the broker has nothing of it any more that could come again.
+    /// Returns whether the broker has nothing of it any more that could come again.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// When and where it began, if it did.
+    /// Returns when and where it began, if it did.
     pub(crate) fn started(&self) -> Option<AttemptStart> {
         self.started.get().copied()
     }
@@ -128,7 +128,7 @@ impl ClaimedTask {
         }
     }
 
-    /// Whether its running attempt was told to end.
+    /// Returns whether its running attempt was told to end.
     pub(crate) fn is_called_off(&self) -> bool {
         self.cancel.get().is_some_and(CancelToken::is_cancelled)
     }

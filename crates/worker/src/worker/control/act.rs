@@ -50,6 +50,7 @@ impl RemoteControl {
                 let binding = [exchange.as_deref(), exchange_type.as_deref(), routing_key.as_deref()];
                 Done(self.serve_queue(queue, binding))
             }
+            // Whatever was claimed of it still runs.
             Command::CancelConsumer { queue } => {
                 shared.consumer.serve(&queue, false);
                 Done(ControlDone::Left { queue })

@@ -7,7 +7,7 @@ use longshore_core::{LaneKind, Rate, watch::View};
 
 use crate::worker::work::ClaimedTask;
 
-/// What comes of a command.
+/// Result of a command.
 pub(super) enum ControlAnswer {
     /// Nothing is said.
     Nothing,
@@ -17,7 +17,7 @@ pub(super) enum ControlAnswer {
     Done(ControlDone),
 }
 
-/// What was looked up.
+/// Facts that a command looked up.
 pub(super) enum ControlFacts {
     /// Claimed tasks, with their arguments as text where that is safer.
     Claimed { works: Vec<Arc<ClaimedTask>>, safe: bool },
@@ -33,7 +33,7 @@ pub(super) enum ControlFacts {
     Queues(Vec<Arc<str>>),
     /// The settings, with those that nobody has set.
     Settings { slots: usize, with_defaults: bool },
-    /// What this worker has done and how it stands.
+    /// Counts and state of this worker.
     Stats(StatsFacts),
     /// Its view, as all that runs has one; none at its end.
     View(Option<Box<View>>),
@@ -41,11 +41,11 @@ pub(super) enum ControlFacts {
     Report,
     /// The logical clock.
     Clock,
-    /// What another node wants to know at its start.
+    /// Ids that are called off, for another node that starts.
     Hello(Vec<String>),
 }
 
-/// What was done, or why not.
+/// Action that was done, or the reason why not.
 #[derive(Debug, PartialEq)]
 pub(super) enum ControlDone {
     /// This worker is there.
@@ -78,16 +78,16 @@ pub(super) enum ControlDone {
     Revoked(Vec<String>),
     /// These tasks ran, and are being ended.
     Terminated(Vec<String>),
-    /// What has one of these stamps is called off.
+    /// Tasks with one of these stamps are called off.
     StampsRevoked(Map),
-    /// Nothing that has one of these stamps runs.
+    /// No task with one of these stamps runs.
     StampsNotTerminated(Map),
 }
 
 /// A task that is held for its time.
 pub(super) struct HeldTask {
     pub(super) message: Message,
-    /// When it is due, where that is not its ETA.
+    /// Time at which it is due, where that is not its ETA.
     pub(super) due: Option<SystemTime>,
     /// Of this task's rate it waits for a slot.
     pub(super) paced: Option<Arc<str>>,
@@ -101,10 +101,10 @@ pub(super) enum KnownTask {
     Held { task: Box<HeldTask>, waits: WaitsFor },
 }
 
-/// What a task waits for at this worker.
+/// Reason for which a task waits at this worker.
 #[derive(Debug, PartialEq)]
 pub(super) enum WaitsFor {
-    /// Until it may run alone: so many that ran it have died.
+    /// Its turn to run alone: this many workers that ran it have died.
     Alone { crashes: u32 },
     /// A free slot of its lane.
     Slot { lane: LaneKind, slots: usize, running: usize },
@@ -114,11 +114,11 @@ pub(super) enum WaitsFor {
     Eta { until: Option<SystemTime> },
 }
 
-/// What this worker has done and how it stands.
+/// Counts and state of this worker.
 pub(super) struct StatsFacts {
-    /// How many tasks of each name it took.
+    /// Number of tasks of each name that it took.
     pub(super) by_task: Vec<(Arc<str>, u64)>,
-    /// How many messages of each queue have come to their end here.
+    /// Number of messages of each queue that have come to their end here.
     pub(super) by_queue: Vec<(Arc<str>, u64)>,
     /// Seconds since it started.
     pub(super) uptime: u64,
@@ -134,7 +134,7 @@ pub(super) struct StatsFacts {
     pub(super) scale: Option<ScaleFacts>,
 }
 
-/// How autoscale stands.
+/// State of autoscale.
 pub(super) struct ScaleFacts {
     pub(super) max: usize,
     pub(super) min: usize,

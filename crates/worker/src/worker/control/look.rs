@@ -135,7 +135,7 @@ impl RemoteControl {
         StatsFacts {
             by_task: shared.counts.by_task(),
             by_queue: shared.counts.by_queue(),
-            uptime: shared.started.elapsed().as_secs(),
+            uptime: shared.environment.now().duration_since(shared.started).as_secs(),
             slots,
             running: self.running(),
             held: self.intake.held_count(),

@@ -1,6 +1,6 @@
 //! Calls tasks off.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use longshore_brokers::{Key, Stored};
 use longshore_celery::{Exception, Map, State, TaskResult, Value};
@@ -82,7 +82,7 @@ impl RemoteControl {
                     state: State::Revoked,
                     result: Exception::revoked(why).to_value(),
                     children: Value::List(Vec::new()),
-                    date_done: Some(SystemTime::now()),
+                    date_done: Some(shared.environment.wall()),
                     ..TaskResult::default()
                 };
                 Stored { key, doc: result.encode(), expires, keep_success: true }

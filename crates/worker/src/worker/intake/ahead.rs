@@ -8,43 +8,45 @@ use std::{
 
 use longshore_core::LaneKind;
 
-/// The most that are claimed for good before they are needed.
+/// Most messages that are claimed for good before they are needed.
 pub(super) const MOST: usize = 500;
-/// Where messages are given: what ends in this time may be claimed for good, or in the time that a
-/// claim takes.
+/// Span of work that may be claimed ahead where messages are given; or the time of a claim, where
+/// that is longer.
 const GIVEN: Duration = Duration::from_millis(10);
-/// Where they are lent: what ends in this time may be claimed, or in so many times of what a claim
-/// takes: it has to go there and back, then what it brings has to end, and that has to be told,
-/// before there is room for the next.
+/// Span of work that may be claimed ahead where messages are lent; or this many times the time of a
+/// claim, where that is longer: the claim goes there and back, then what it brings has to end, and
+/// that has to be told, before there is room for the next.
 const LENT: Duration = Duration::from_millis(50);
 const CLAIMS: u32 = 4;
-/// Of a claim's time, what a message takes.
+/// Share of a claim's time that is spent on one message.
 const EACH: Duration = Duration::from_micros(20);
-/// As long as a few tasks of the shortest kind.
+/// Time of a claim from which on the broker is far: about that of a few tasks of the shortest kind.
 const FAR: Duration = Duration::from_millis(2);
-/// However far away the broker is.
+/// Longest span that is claimed ahead, however far away the broker is.
 const LONGEST: Duration = Duration::from_secs(1);
-/// The quickest of so many claims tells how far away it is: the others were held up.
+/// Number of claims of which the quickest tells how far away the broker is: the others were held
+/// up.
 const LATEST: usize = 8;
 
-/// Counts what ends, by lane, and knows how long a claim takes.
+/// Estimates how much may be claimed ahead: counts what ends, by lane, and knows how long a claim
+/// takes.
 #[derive(Default)]
 pub(super) struct AheadEstimate {
-    /// So many end in a second, as the last look says.
+    /// Number of messages that end in a second, by lane, as of the last look.
     rates: [f64; 4],
-    /// Since when it is counted anew, and how many have ended since.
+    /// Time since which it is counted anew, and the number that has ended since.
     since: Option<Instant>,
     ended: [usize; 4],
     claims: VecDeque<Duration>,
 }
 
 impl AheadEstimate {
-    /// One has ended on this lane.
+    /// Notes that one has ended on this lane.
     pub(super) fn ended(&mut self, lane: LaneKind) {
         self.ended[lane as usize] += 1;
     }
 
-    /// A claim brought so many; to the broker and back it took so long.
+    /// Notes that a claim brought this many messages, and took this long to the broker and back.
     pub(super) fn claim_took(&mut self, brought: usize, time: Duration) {
         let time = time.saturating_sub(EACH * u32::try_from(brought).unwrap_or(u32::MAX));
         if self.claims.len() == LATEST {
@@ -53,8 +55,8 @@ impl AheadEstimate {
         self.claims.push_back(time);
     }
 
-    /// Whether the broker is so far away that the next messages are to be claimed while there are
-    /// some left.
+    /// Returns whether the broker is so far away that the next messages are to be claimed while
+    /// there are some left.
     pub(super) fn is_far(&self) -> bool {
         self.claim() >= FAR
     }
@@ -78,14 +80,14 @@ impl AheadEstimate {
         }
     }
 
-    /// How many messages may be lent to us ahead now, for each lane.
+    /// Returns how many messages may be lent to us ahead now, for each lane.
     pub(super) fn lent(&mut self, now: Instant) -> [usize; 4] {
         self.look(now);
         let time = LENT.max(self.claim() * CLAIMS).as_secs_f64();
         self.rates.map(|rate| (rate * time) as usize)
     }
 
-    /// How many may be given to us ahead now, for all lanes together.
+    /// Returns how many may be given to us ahead now, for all lanes together.
     pub(super) fn given(&mut self, now: Instant) -> usize {
         self.look(now);
         let time = GIVEN.max(self.claim()).as_secs_f64();

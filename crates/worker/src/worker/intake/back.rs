@@ -13,8 +13,8 @@ use super::{
 };
 
 impl Intake {
-    /// At the end: whatever was claimed and did not reach the engine goes back, also when the last
-    /// fetch has failed and nobody has closed anything.
+    /// Hands back, at the end, whatever was claimed and did not reach the engine, also when the
+    /// last fetch has failed and nobody has closed anything.
     pub(crate) async fn clear(&self) -> Result<(), BrokerError> {
         self.closed.store(true, Ordering::Release);
         self.shared.consumer.close();
@@ -42,8 +42,8 @@ impl Intake {
         }));
     }
 
-    /// After the consumer is closed: what is ready here, what is not read yet and what a claim on
-    /// its way still brings goes back at once, and does not wait until everything that runs has
+    /// Hands back at once, after the consumer is closed, what is ready here, what is not read yet
+    /// and what a claim on its way still brings. It does not wait until everything that runs has
     /// ended.
     pub(super) fn let_go(&self) {
         let mut state = self.state();
@@ -104,6 +104,7 @@ impl Intake {
                 back.push(work);
             }
         }
+        // A suspect may start, or a claim go out, that waited for one of these.
         if acquitted || full {
             self.wake.notify_one();
         }
@@ -124,8 +125,8 @@ async fn over(beside: Option<JoinHandle<Result<(), BrokerError>>>) -> Result<(),
     }
 }
 
-/// Counts what was given and is read by nobody: until it is held or live nobody else has it. How
-/// many.
+/// Counts what was given and is read by nobody: until it is held or live nobody else has it.
+/// Returns how many.
 pub(super) fn count_given(shared: &Shared, unread: &[Claimed]) -> u64 {
     let given = unread.iter().filter(|claimed| claimed.given).count() as u64;
     if given > 0 {
@@ -134,7 +135,7 @@ pub(super) fn count_given(shared: &Shared, unread: &[Claimed]) -> u64 {
     given
 }
 
-/// So many of them are held or live.
+/// Notes that this many of them are held or live.
 pub(super) fn are_ours(shared: &Shared, given: u64) {
     if given > 0 {
         shared.counts.given_unread.fetch_sub(given, Ordering::Relaxed);
@@ -164,7 +165,7 @@ async fn give_back(shared: &Shared, works: Vec<Arc<ClaimedTask>>, unread: Vec<Cl
     Ok(())
 }
 
-/// The broker has them again.
+/// Forgets messages that the broker has again.
 fn gone_back(shared: &Shared, receipts: &[Receipt]) {
     let mut live = shared.live();
     receipts.iter().for_each(|receipt| drop(live.remove(&receipt.0)));

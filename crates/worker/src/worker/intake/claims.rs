@@ -15,7 +15,7 @@ use super::{
 const BUILT_IN: &[&[u8]] = &[b"\"task\": \"celery.", b"\"task\":\"celery."];
 
 impl Intake {
-    /// How many more may be claimed.
+    /// Returns how many more may be claimed, of those that `prefetch` allows.
     fn left(&self, state: &IntakeState) -> usize {
         if self.most == usize::MAX {
             return self.most;
@@ -63,7 +63,7 @@ impl Intake {
         })
     }
 
-    /// Reads the next of what was claimed; whether there was any.
+    /// Reads the next of what was claimed. Returns whether there was any.
     pub(super) async fn read_some(&self) -> Result<bool, BrokerError> {
         let (term, some): (Term, Vec<Claimed>) = {
             let mut state = self.state();
@@ -126,7 +126,8 @@ impl Intake {
         })
     }
 
-    /// How many from a far broker may lie here while the engine has no room for them.
+    /// Returns how many messages of a far broker may lie here while the engine has no room for
+    /// them.
     fn far(&self, state: &mut IntakeState, now: Instant) -> usize {
         if self.early || state.drained || !state.ahead.is_far() {
             return 0;
@@ -134,7 +135,7 @@ impl Intake {
         state.ahead.lent(now).iter().sum::<usize>().saturating_sub(state.ready.len() + state.unread.len())
     }
 
-    /// How many may be claimed, where the engine has room for so many.
+    /// Returns how many may be claimed, where the engine has this room.
     pub(super) fn share(&self, state: &mut IntakeState, room: usize, now: Instant) -> ClaimShare {
         let (slots, busy) = (self.shared.load.slots(), self.shared.load.busy());
         let left = self.left(state);

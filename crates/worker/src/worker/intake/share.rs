@@ -6,35 +6,36 @@ use std::time::{Duration, Instant};
 
 use longshore_core::LaneKind;
 
-/// How long others have the first choice of what a full worker would only look at; from look to
-/// look twice as long, up to the second.
+/// Time for which others have the first choice of what a full worker would only look at. From look
+/// to look it is twice as long, up to `LONGEST`.
 const LOOK: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
-/// Number of times that a look took, for which no other one follows it.
+/// After a look that took its time no other one follows for this many times as long: looks take at
+/// most a twentieth of the time.
 const REST: u32 = 20;
-/// How many it then takes.
+/// Most messages that it then takes.
 const FEW: usize = 8;
-/// A lane that this part of the latest messages was for is the one that the next ones are expected
-/// for.
+/// Part of the latest messages that has to be for one lane, for the next ones to be expected for
+/// it.
 const MOST: f64 = 0.75;
 /// The weight of the latest message.
 const LATEST: f64 = 1.0 / 16.0;
 
-/// How many messages may be claimed now.
+/// Number of messages that may be claimed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClaimShare {
     UpTo(usize),
-    /// So many, if a look that takes nothing finds one of Celery's own tasks among the next ones;
-    /// else none.
+    /// Up to this many, if a look that takes nothing finds one of Celery's own tasks among the next
+    /// ones; else none.
     IfBuiltIn(usize),
     /// None, before this time, or before something has ended.
     Later(Option<Instant>),
 }
 
-/// The most that a share is multiplied by.
+/// Most that a share is multiplied by.
 const TIMES: usize = 64;
 
-/// What a worker has in hand, by lane.
+/// State of a worker on which its share depends, by lane.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ShareInput {
     pub(super) slots: [usize; 4],
@@ -48,7 +49,8 @@ pub(super) struct ShareInput {
     pub(super) drained: bool,
 }
 
-/// What the latest messages were for.
+/// Forecast of the lane that the next messages are for, from the latest ones; decides this worker's
+/// share.
 pub(super) struct LaneForecast {
     /// The lanes of the tasks that this worker has, Celery's own aside.
     used: [bool; 4],
@@ -61,7 +63,7 @@ pub(super) struct LaneForecast {
     pause: Duration,
     /// The broker is left alone until then, after a look that took its time.
     rests: Option<Instant>,
-    /// How many times the share is claimed: more than once while what comes does not run now.
+    /// Number by which the share is multiplied: above one while what comes does not run now.
     times: usize,
 }
 
@@ -73,7 +75,7 @@ impl LaneForecast {
         Self { used, built_in, parts: [0.0; 4], seen: false, look_at: None, pause: LOOK, rests: None, times: 1 }
     }
 
-    /// A message was for this lane.
+    /// Notes that a message was for this lane.
     pub(super) fn saw(&mut self, lane: LaneKind) {
         if self.expected() != Some(lane as usize) {
             self.pause = LOOK;
@@ -84,8 +86,8 @@ impl LaneForecast {
         }
     }
 
-    /// Of the messages that were read just now so many may run; `drained`: there were no more. What
-    /// has to wait for its time takes no slot, however many there are.
+    /// Notes that of the messages that were read just now this many may run, and whether the queue
+    /// is drained. What has to wait for its time takes no slot, however many there are.
     pub(super) fn read(&mut self, run: usize, drained: bool) {
         self.times = if run == 0 && !drained { (self.times * 2).min(TIMES) } else { 1 };
     }
@@ -101,13 +103,13 @@ impl LaneForecast {
         (0..4).filter(move |lane| used[*lane])
     }
 
-    /// The lane that the next messages are expected for, if it is one.
+    /// Returns the lane that the next messages are expected for, if it is one.
     fn expected(&self) -> Option<usize> {
         let only = self.lanes().next().filter(|_| self.lanes().count() == 1);
         only.or_else(|| (0..4).find(|lane| self.parts[*lane] >= MOST))
     }
 
-    /// How many may be claimed, where the engine has room for so many.
+    /// Returns how many may be claimed, where the engine has this room.
     pub(super) fn share(&mut self, room: usize, load: &ShareInput, now: Instant) -> ClaimShare {
         let Some(lane) = self.expected() else {
             self.look_at = None;
