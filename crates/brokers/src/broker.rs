@@ -161,7 +161,11 @@ pub trait Consumer: Send + Sync {
     ///
     /// # Errors
     /// Nothing more can come of this consumer.
-    fn accuse<'a>(&'a self, running: &'a [Receipt]) -> BoxFuture<'a, Result<(), BrokerError>>;
+    fn accuse<'a>(&'a self, running: &'a [Receipt]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        // A broker that counts by itself counts for all that were lent.
+        let _ = running;
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Takes another queue into service, or (with `false`) one out of it.
     fn serve(&self, queue: &str, on: bool);

@@ -41,60 +41,96 @@ pub async fn run<F: Future<Output = ()>>(subject: Subject, case: impl FnOnce(std
     assert!(done.is_ok(), "it takes more than a minute");
 }
 
-/// A module of this name with all cases, each on a [`Subject`] of its own, which the expression
-/// makes.
+/// Makes a module of this name with all cases, or with those of the groups that are named, each on a
+/// [`Subject`] of its own, which the expression makes. A broker names the groups whose halves it
+/// has, or has beside it:
+///
+/// | group | what it asks for |
+/// |---|---|
+/// | `core` | what [`Broker`](crate::Broker) and [`Consumer`](crate::Consumer) must do |
+/// | `priorities` | the smaller number first, whatever the queue |
+/// | `letters`, `junk` | [`DeadLetters`](crate::DeadLetters); with junk apart from the others |
+/// | `inspect` | [`Inspect`](crate::Inspect) |
+/// | `crashes` | [`accuse`](crate::Consumer::accuse): only who is to blame is counted |
+/// | `bus` | [`Bus`](crate::Bus) |
+/// | `shared` | [`SharedState`](crate::SharedState) |
+/// | `results`, `chords` | [`ResultBackend`](crate::ResultBackend) |
+/// | `one_store` | results that are stored in the step that ends their message |
 #[macro_export]
 macro_rules! conformance {
     ($name:ident, $subject:expr) => {
-        $crate::conformance! { @ $name, $subject,
+        $crate::conformance!($name, $subject, core, priorities, letters, junk, inspect, crashes, bus, shared, results, chords, one_store);
+    };
+    ($name:ident, $subject:expr, $($group:ident),+) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expression may name what stands beside the module")]
+            use super::*;
+            $($crate::conformance! { @ $group, $subject })+
+        }
+    };
+    (@ core, $subject:expr) => {
+        $crate::conformance! { = $subject,
             messages_come_in_the_order_in_which_they_were_published
-            a_smaller_priority_is_served_first_whatever_its_queue
             queues_take_turns
             no_more_is_claimed_than_there_is_room_for
             close_wakes_an_idle_claim_and_nothing_is_claimed_afterwards
             a_publish_wakes_an_idle_claim
             each_message_is_lent_once_to_many_consumers
-            what_is_due_later_is_not_run_before_and_soon_after
             a_claimed_message_can_be_loaded_again
             a_queue_can_be_taken_into_service_and_out_of_it
-            a_paused_queue_gives_nothing_until_it_is_resumed
-            a_look_takes_nothing
-            a_look_ahead_finds_words_near_both_ends_of_the_next_messages
             purge_throws_away_what_waits
-            transfer_moves_what_waits_in_order
-            a_task_is_found_where_it_is
-            all_that_lies_in_the_queues_is_listed
-            a_ping_names_the_system_and_the_urls_agree
+            a_ping_names_the_system
             an_acknowledged_message_is_gone
             a_message_goes_back_to_the_front_or_to_the_back
             a_kept_message_stays_claimed
             what_was_finished_is_refused
-            what_was_handed_back_is_refused_whole
-            one_finish_publishes_stores_and_ends
-            a_finish_that_completes_a_chord_keeps_its_message
             the_endings_of_a_batch_are_told_in_order
-            dead_letters_are_shown_retried_and_thrown_away
-            so_much_junk_pushes_no_dead_letter_out
             a_consumer_that_leaves_hands_back_to_the_front
             what_is_given_is_forgotten_unless_it_is_held
             the_messages_of_a_dead_consumer_come_back
+        }
+    };
+    (@ priorities, $subject:expr) => {
+        $crate::conformance! { = $subject,
+            a_smaller_priority_is_served_first_whatever_its_queue
+        }
+    };
+    (@ letters, $subject:expr) => {
+        $crate::conformance! { = $subject,
+            dead_letters_are_shown_retried_and_thrown_away
+        }
+    };
+    (@ junk, $subject:expr) => {
+        $crate::conformance! { = $subject,
+            so_much_junk_pushes_no_dead_letter_out
+        }
+    };
+    (@ inspect, $subject:expr) => {
+        $crate::conformance! { = $subject,
+            what_is_due_later_is_not_run_before_and_soon_after
+            a_paused_queue_gives_nothing_until_it_is_resumed
+            a_look_takes_nothing
+            a_look_ahead_finds_words_near_both_ends_of_the_next_messages
+            transfer_moves_what_waits_in_order
+            a_task_is_found_where_it_is
+            all_that_lies_in_the_queues_is_listed
+        }
+    };
+    (@ crashes, $subject:expr) => {
+        $crate::conformance! { = $subject,
             an_eta_ahead_is_innocent_of_a_crash
             only_the_accused_of_a_second_crash_is_blamed
             the_third_crash_comes_with_the_message_and_is_forgotten_by_a_retry
+        }
+    };
+    (@ bus, $subject:expr) => {
+        $crate::conformance! { = $subject,
             a_broadcast_reaches_those_who_listen_by_their_pattern
             a_reply_reaches_the_client_that_asked
-            a_document_is_stored_read_and_forgotten
-            a_success_stays_if_it_is_asked_to
-            a_document_expires
-            what_is_stored_is_read_page_by_page
-            what_is_stored_before_and_after_a_watch_arrives
-            a_chord_is_complete_once_and_its_parts_are_in_order
-            a_part_that_is_told_twice_counts_once
-            one_of_many_parts_at_once_has_the_right
-            a_right_that_runs_out_passes_on
-            a_chord_that_is_over_stays_over
-            a_part_that_comes_before_its_chord_begins_again_is_not_lost
-            a_chord_can_grow
+        }
+    };
+    (@ shared, $subject:expr) => {
+        $crate::conformance! { = $subject,
             a_rate_is_kept_by_all_who_share_it
             the_slots_of_a_rate_are_evenly_spaced_and_not_far_ahead
             a_changed_rate_holds_behind_what_is_reserved
@@ -104,16 +140,40 @@ macro_rules! conformance {
             the_oldest_of_too_many_revoked_ids_are_forgotten
         }
     };
-    (@ $name:ident, $subject:expr, $($case:ident)*) => {
-        mod $name {
-            #[allow(unused_imports, reason = "the expression may name what stands beside the module")]
-            use super::*;
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $case() {
-                    $crate::conformance::run($subject, $crate::conformance::$case).await;
-                }
-            )*
+    (@ results, $subject:expr) => {
+        $crate::conformance! { = $subject,
+            a_document_is_stored_read_and_forgotten
+            a_success_stays_if_it_is_asked_to
+            a_document_expires
+            what_is_stored_is_read_page_by_page
+            what_is_stored_before_and_after_a_watch_arrives
         }
+    };
+    (@ chords, $subject:expr) => {
+        $crate::conformance! { = $subject,
+            a_chord_is_complete_once_and_its_parts_are_in_order
+            a_part_that_is_told_twice_counts_once
+            one_of_many_parts_at_once_has_the_right
+            a_right_that_runs_out_passes_on
+            a_chord_that_is_over_stays_over
+            a_part_that_comes_before_its_chord_begins_again_is_not_lost
+            a_chord_can_grow
+        }
+    };
+    (@ one_store, $subject:expr) => {
+        $crate::conformance! { = $subject,
+            broker_and_results_agree_that_they_are_one_store
+            what_was_handed_back_is_refused_whole
+            one_finish_publishes_stores_and_ends
+            a_finish_that_completes_a_chord_keeps_its_message
+        }
+    };
+    (= $subject:expr, $($case:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::conformance::run($subject, $crate::conformance::$case).await;
+            }
+        )*
     };
 }

@@ -68,6 +68,12 @@ impl Connected {
         }
     }
 
+    /// Makes a pair of a broker and the results of a store, which also has the bus and what is
+    /// shared. What the broker has of its own is set field by field.
+    pub fn beside(broker: Arc<dyn Broker>, store: Self) -> Self {
+        Self { broker, results: store.results, bus: store.bus, inspect: None, letters: None, shared: store.shared }
+    }
+
     /// Returns where remote control and events go.
     ///
     /// # Errors

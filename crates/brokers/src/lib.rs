@@ -36,6 +36,8 @@ mod pattern;
 mod rates;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(any(test, feature = "conformance"))]
+pub mod rehearsal;
 pub mod results;
 mod rotation;
 #[cfg(feature = "sqlite")]
