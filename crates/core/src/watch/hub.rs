@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
 };
@@ -81,12 +81,16 @@ struct Lines<E> {
     closed: bool,
 }
 
+type Wants<E> = Box<dyn Fn(&E) -> bool + Send + Sync>;
+
 /// What waits for one listener.
 struct Line<E> {
     detail: Detail,
-    /// Which events it wants of those.
-    wants: Box<dyn Fn(&E) -> bool + Send + Sync>,
+    /// Which events it wants of those, where not all.
+    wants: Option<Wants<E>>,
     queue: Mutex<LineQueue<E>>,
+    /// Events that the listener has taken out of the queue together, and not read yet.
+    unread: AtomicUsize,
     /// For listeners that block a thread.
     came: Condvar,
 }
@@ -142,21 +146,25 @@ impl<E> Hub<E> {
     /// least one) that it has not read.
     #[must_use]
     pub fn listen(&self, detail: Detail, capacity: usize) -> Events<E> {
-        self.listen_to(detail, capacity, |_| true)
+        self.join(detail, capacity, None)
     }
 
     /// As [`listen`](Hub::listen), for those events alone of which this is true; the others take no
     /// room.
     #[must_use]
     pub fn listen_to(&self, detail: Detail, capacity: usize, wants: impl Fn(&E) -> bool + Send + Sync + 'static) -> Events<E> {
+        self.join(detail, capacity, Some(Box::new(wants)))
+    }
+
+    fn join(&self, detail: Detail, capacity: usize, wants: Option<Wants<E>>) -> Events<E> {
         let mut lines = lock(&self.listeners.lines);
         let queue = LineQueue { heard: VecDeque::new(), capacity: capacity.max(1), missed: 0, closed: lines.closed, waker: None };
-        let line = Arc::new(Line { detail, wants: Box::new(wants), queue: Mutex::new(queue), came: Condvar::new() });
+        let line = Arc::new(Line { detail, wants, queue: Mutex::new(queue), unread: AtomicUsize::new(0), came: Condvar::new() });
         if !lines.closed {
             lines.all.push(line.clone());
             self.listeners.count(&lines);
         }
-        Events { line, listeners: Arc::downgrade(&self.listeners) }
+        Events { line, listeners: Arc::downgrade(&self.listeners), taken: VecDeque::new() }
     }
 
     /// Returns how many events listeners have missed so far, all of them together.
@@ -234,12 +242,18 @@ impl<E> Line<E> {
 
 impl<E: Tell> Line<E> {
     /// Returns how many of these events had no room.
-    fn push(&self, events: impl Iterator<Item = E>) -> u64 {
+    fn push(&self, mut events: impl Iterator<Item = E>) -> u64 {
         let mut missed = 0;
         let waker = {
             let mut queue = lock(&self.queue);
-            for event in events.filter(|event| event.detail() <= self.detail && (self.wants)(event)) {
-                if queue.heard.len() >= queue.capacity {
+            if self.wants.is_none() && self.detail == Detail::Tasks && queue.missed == 0 {
+                // All of it, as far as there is room, without a look at each.
+                let room = queue.room(&self.unread);
+                queue.heard.extend(events.by_ref().take(room).map(Heard::Event));
+            }
+            let wants = |event: &E| event.detail() <= self.detail && self.wants.as_ref().is_none_or(|wants| wants(event));
+            for event in events.filter(wants) {
+                if queue.room(&self.unread) == 0 {
                     queue.missed += 1;
                     missed += 1;
                     continue;
@@ -262,8 +276,9 @@ impl<E> LineQueue<E> {
         self.heard.is_empty() && self.missed == 0
     }
 
-    fn pop(&mut self) -> Option<Heard<E>> {
-        self.heard.pop_front().or_else(|| (self.missed > 0).then(|| Heard::Missed(std::mem::take(&mut self.missed))))
+    /// Returns how many more events it may take; `unread` are in the listener's hands.
+    fn room(&self, unread: &AtomicUsize) -> usize {
+        self.capacity.saturating_sub(self.heard.len() + unread.load(Ordering::Relaxed))
     }
 }
 
@@ -273,7 +288,12 @@ impl<E> LineQueue<E> {
 pub struct Events<E> {
     line: Arc<Line<E>>,
     listeners: Weak<Listeners<E>>,
+    /// Taken out of the queue, and not read yet: whoever posts is in the way once for all of it.
+    taken: VecDeque<Heard<E>>,
 }
+
+// Nothing in it is ever pinned.
+impl<E> Unpin for Events<E> {}
 
 impl<E> Events<E> {
     /// Waits for the next event; `None`: there will be none.
@@ -286,26 +306,52 @@ impl<E> Events<E> {
 
     /// Returns the next event, if there is one now.
     pub fn try_next(&mut self) -> Option<Heard<E>> {
-        lock(&self.line.queue).pop()
+        self.next_taken().or_else(|| {
+            let line = self.line.clone();
+            self.take(&mut lock(&line.queue))
+        })
+    }
+
+    /// Returns the next event of those that were taken together.
+    fn next_taken(&mut self) -> Option<Heard<E>> {
+        let next = self.taken.pop_front();
+        if next.is_some() {
+            self.line.unread.store(self.taken.len(), Ordering::Relaxed);
+        }
+        next
+    }
+
+    /// Takes what is in the queue, and returns the first of it; behind all of it is what is missing.
+    fn take(&mut self, queue: &mut LineQueue<E>) -> Option<Heard<E>> {
+        std::mem::swap(&mut self.taken, &mut queue.heard);
+        self.next_taken().or_else(|| (queue.missed > 0).then(|| Heard::Missed(std::mem::take(&mut queue.missed))))
     }
 
     /// Waits for the next event on this thread; `None`: there will be none.
     pub fn blocking_next(&mut self) -> Option<Heard<E>> {
-        let mut queue = lock(&self.line.queue);
+        if let Some(heard) = self.next_taken() {
+            return Some(heard);
+        }
+        let line = self.line.clone();
+        let mut queue = lock(&line.queue);
         loop {
-            if let Some(heard) = queue.pop() {
+            if let Some(heard) = self.take(&mut queue) {
                 return Some(heard);
             }
             if queue.closed {
                 return None;
             }
-            queue = self.line.came.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = line.came.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Heard<E>>> {
-        let mut queue = lock(&self.line.queue);
-        if let Some(heard) = queue.pop() {
+        if let Some(heard) = self.next_taken() {
+            return Poll::Ready(Some(heard));
+        }
+        let line = self.line.clone();
+        let mut queue = lock(&line.queue);
+        if let Some(heard) = self.take(&mut queue) {
             return Poll::Ready(Some(heard));
         }
         if queue.closed {
