@@ -26,6 +26,7 @@ use crate::{
     mailbox::Mailbox,
     outcome::Outcome,
     task::{Attempt, Finished, LaneKind},
+    trace::{self, AttemptName},
 };
 
 /// Where attempts run. Takes a batch and returns at once; each attempt reports exactly one outcome
@@ -159,6 +160,13 @@ impl<R> IntoOutcome<R> for Outcome<R> {
     fn into_outcome(self) -> Outcome<R> {
         self
     }
+}
+
+/// Runs a handler of a thread in its attempt's span; a panic is an outcome.
+#[inline]
+pub(crate) fn called<T, R>(handler: &SyncHandler<T, R>, context: &Context, payload: T) -> Outcome<R> {
+    let Context { id, attempt, lane, slot, .. } = *context;
+    caught(|| trace::within(&AttemptName { id, attempt, lane, slot }, || handler(context, payload)))
 }
 
 /// Runs user code; a panic is an outcome.

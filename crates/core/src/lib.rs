@@ -11,6 +11,7 @@
 //!   `executor/{call,handle,map,gather}.rs`
 //! - `pipeline.rs`: stages joined by bounded queues; its head lists `pipeline/`
 //! - `watch.rs`: the face of all that runs: `watch/{view,hub,handle}.rs`
+//! - `trace.rs`: spans and events for `tracing`, behind a feature
 //! - `task.rs outcome.rs decide.rs retry.rs event.rs error.rs cancel.rs clock.rs`: the words
 
 pub(crate) mod block_on;
@@ -34,6 +35,7 @@ pub mod source;
 mod stamp;
 pub(crate) mod sync;
 mod task;
+pub mod trace;
 pub mod watch;
 mod wire;
 

@@ -37,6 +37,7 @@ use crate::{
     stamp::{Span, Stamp},
     sync::{AtomicWaker, Mutex},
     task::{Attempt, EngineTask, Finished, LaneKind},
+    trace::{self, AttemptName},
 };
 use pending::Pending;
 
@@ -446,7 +447,8 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
             let mut token = None;
             let mut cpu = id.is_multiple_of(SAMPLE).then_some(Duration::ZERO);
             let make = |future: &mut Option<_>| {
-                *future = Some(match &self.handler {
+                let name = AttemptName { id, attempt, lane: LaneKind::Async, slot };
+                *future = Some(trace::future(&name, || match &self.handler {
                     AsyncHandler::Plain(handler) => handler(payload),
                     AsyncHandler::WithContext(handler) => {
                         let cancel = CancelToken::new();
@@ -454,7 +456,7 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
                         let timeout = timeout.map(Duration::from);
                         handler(Context { id, attempt, lane: LaneKind::Async, slot, timeout, cancel }, payload)
                     }
-                });
+                }));
             };
             let mut waiting = Some(task);
             let over = |cpu: &Option<Duration>, outcome| {

@@ -16,7 +16,7 @@ use std::{
 use crate::{
     cancel::CancelToken,
     clock::Clock,
-    lane::{Context, Lane, Outbox, Stop, SyncHandler, caught},
+    lane::{Context, Lane, Outbox, Stop, SyncHandler, called},
     outcome::Outcome,
     stamp::Span,
     task::{Attempt, EngineTask, Finished},
@@ -104,7 +104,7 @@ impl<T: Send + 'static, R: Send + 'static> BlockingLane<T, R> {
     fn with(handler: SyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock, abandons: bool) -> Self {
         let work: Work<T, R> = Box::new(move |context, payload| {
             let before = longshore_sys::clock::thread_cpu_time();
-            let outcome = caught(|| handler(context, payload));
+            let outcome = called(&handler, context, payload);
             (outcome, Some(longshore_sys::clock::thread_cpu_time().saturating_sub(before)))
         });
         Self(Pool::new("blocking", work, outbox, clock, abandons))

@@ -18,7 +18,7 @@ use std::{
 use crate::{
     cancel::CancelToken,
     clock::Clock,
-    lane::{Context, Lane, Outbox, Stop, SyncHandler, caught},
+    lane::{Context, Lane, Outbox, Stop, SyncHandler, called},
     outcome::Outcome,
     stamp::Stamp,
     task::{Attempt, Finished},
@@ -187,7 +187,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
                     cancel: token.clone(),
                 });
                 (context.id, context.attempt, context.timeout) = (task.id, task.attempt, task.limit());
-                let outcome = caught(|| (self.handler)(context, payload));
+                let outcome = called(&self.handler, context, payload);
                 let started = now;
                 if !tiny {
                     now = self.clock.now().into();

@@ -13,6 +13,7 @@ use longshore_celery::Value;
 use longshore_core::{
     Outcome, Skip, TaskError,
     lane::{AsyncHandler, Context, SyncHandler},
+    trace,
 };
 
 use super::{
@@ -118,6 +119,7 @@ impl Starter {
             if let Some(outcome) = self.start(&work, &context) {
                 return Box::pin(std::future::ready(outcome));
             }
+            trace::name(&work.task.name);
             let own = self.context(&work, &context);
             let call = Call { args: work.message.args.clone(), kwargs: work.message.kwargs.clone() };
             let future = match &work.task.handler {
@@ -147,6 +149,7 @@ impl Starter {
             if let Some(outcome) = self.start(&work, context) {
                 return outcome;
             }
+            trace::name(&work.task.name);
             let own = self.context(&work, context);
             let call = Call { args: work.message.args.clone(), kwargs: work.message.kwargs.clone() };
             if work.task.policy.track_started {
