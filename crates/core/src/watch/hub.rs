@@ -321,7 +321,7 @@ impl<E> Events<E> {
         next
     }
 
-    /// Takes what is in the queue, and returns the first of it; behind all of it is what is missing.
+    /// Takes what is in the queue, and returns the first of it; last comes what is missing.
     fn take(&mut self, queue: &mut LineQueue<E>) -> Option<Heard<E>> {
         std::mem::swap(&mut self.taken, &mut queue.heard);
         self.next_taken().or_else(|| (queue.missed > 0).then(|| Heard::Missed(std::mem::take(&mut queue.missed))))
