@@ -157,8 +157,8 @@ impl Limits {
     /// The longest message, in bytes, where nothing else is said.
     pub const MESSAGE: usize = 16 << 20;
 
-    /// No limits but this depth of nesting, which the stack has: for what has been read within limits
-    /// before.
+    /// No limits but a depth of nesting, for the stack's sake: to read again what has been read
+    /// within limits.
     pub const fn unlimited(depth: usize) -> Self {
         Self { message: usize::MAX, body: usize::MAX, depth, args: usize::MAX, values: usize::MAX, msgpack: true }
     }

@@ -93,8 +93,8 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
     let policy = policy(&krate, attributes, is_process);
     let call_doc = format!("A call of `{plain_name}` with these arguments, yet to be sent.");
 
-    // A type takes the function's name, so that the name alone says which task is meant; the function
-    // itself is its `run`.
+    // A type takes the function's name, so that the name alone says which task is meant; the
+    // function itself is its `run`.
     quote! {
         #(#cfgs)*
         #docs

@@ -148,9 +148,9 @@ pub struct Worker {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerSummary {
-    /// What became of tasks. A retry is a task that was sent again; failed, in whatever way, is
-    /// `failed`; lost is what nobody knows of any more: acknowledged before its end, and neither
-    /// that end nor that it did not end could be told.
+    /// Counts of its tasks. A retry is a task that was sent again; `failed` has all that failed, in
+    /// whatever way; `lost` those that nobody knows of any more: acknowledged before their end,
+    /// and neither that end nor that they did not end could be told.
     pub counts: Counts,
     /// Tasks that the broker could not be told of, done or not: it takes them for running, and they
     /// come again when the lease is over.

@@ -17,8 +17,22 @@ use crate::{
     value::{Map, Value},
 };
 
+/// Returns when a task may start and when it expires. A time that cannot be read refuses the whole:
+/// ignored, the task would run at the wrong time.
+fn times_of(task: &str, options: &Map, now: SystemTime) -> Result<(Option<SystemTime>, Option<SystemTime>), CanvasError> {
+    let eta = match options.get("countdown").and_then(Value::as_f64).filter(|seconds| *seconds != 0.0) {
+        Some(seconds) => Some(after(now, seconds).ok_or_else(|| wrong(task, "countdown"))?),
+        None => options.get("eta").map(|eta| instant(eta).ok_or_else(|| wrong(task, "eta"))).transpose()?,
+    };
+    let expires = options.get("expires").map(|expires| {
+        let at = expires.as_f64().map_or_else(|| instant(expires), |seconds| after(now, seconds));
+        at.ok_or_else(|| wrong(task, "expires"))
+    });
+    Ok((eta, expires.transpose()?))
+}
+
 impl Planner<'_> {
-    /// Plans one message. Its place.
+    /// Plans one message. Returns its place.
     pub(super) fn send(
         &mut self,
         task: &str,
@@ -46,19 +60,7 @@ impl Planner<'_> {
             serializer: own("serializer"),
             compression: own("compression"),
         };
-        // A time that cannot be read refuses the whole: ignored, it would run at the wrong time.
-        let now = self.context.now;
-        let eta = match options.get("countdown").and_then(Value::as_f64).filter(|seconds| *seconds != 0.0) {
-            Some(seconds) => Some(after(now, seconds).ok_or_else(|| wrong(task, "countdown"))?),
-            None => options.get("eta").map(|eta| instant(eta).ok_or_else(|| wrong(task, "eta"))).transpose()?,
-        };
-        let expires = match options.get("expires") {
-            None => None,
-            Some(expires) => {
-                let at = expires.as_f64().map_or_else(|| instant(expires), |seconds| after(now, seconds));
-                Some(at.ok_or_else(|| wrong(task, "expires"))?)
-            }
-        };
+        let (eta, expires) = times_of(task, &options, self.context.now)?;
         let limit = |name: &str| options.get(name).and_then(Value::as_f64).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         // Stamps stand among the options, and travel apart from the sender's own headers. Of these
         // none may pass for one of Celery's.

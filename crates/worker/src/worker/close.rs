@@ -74,40 +74,7 @@ impl Closer {
                 }
             }
         }
-        // In one store all of a task goes into the step that acknowledges it; otherwise its result
-        // is stored before that step, and what follows is sent in it.
-        let mut finishes = Vec::new();
-        let (mut stored, mut sent) = (StoreRequests::new(), StoreRequests::new());
-        let mut apart: Vec<(usize, ChordPart)> = Vec::new();
-        for (place, closing) in batch.iter_mut().enumerate().filter(|(place, _)| !refused.contains_key(place)) {
-            let conclusion = &mut closing.conclusion;
-            let mut parts = conclusion.parts.iter().map(|(part, _)| part.clone());
-            let (publish, results) = (std::mem::take(&mut conclusion.publish), std::mem::take(&mut conclusion.results));
-            match closing.receipt {
-                Some(receipt) => {
-                    let joined = self.shared.one_store;
-                    // One part travels with the acknowledgement; others (of tasks that will never
-                    // run) are counted before it.
-                    let part = if joined { parts.next() } else { None };
-                    apart.extend(parts.map(|part| (place, part)));
-                    let results = if joined {
-                        results
-                    } else {
-                        stored.add(place, results);
-                        Vec::new()
-                    };
-                    let counted_apart = apart.last().is_some_and(|(last, _)| *last == place);
-                    let end = if counted_apart { End::Keep } else { conclusion.end.clone() };
-                    finishes.push((place, Finish { receipt, publish, results, part, end }));
-                }
-                // Acknowledged already: there is no step to take part in.
-                None => {
-                    stored.add(place, results);
-                    sent.add(place, publish);
-                    apart.extend(parts.map(|part| (place, part)));
-                }
-            }
-        }
+        let BatchSteps { finishes, stored, sent, apart } = self.steps(batch, &refused);
         // What was acknowledged as it started sends its follow-ups first, as in Celery.
         let results = &self.shared.results;
         together(&sent, &mut refused, |messages| Box::pin(self.send_once(messages))).await?;
@@ -164,6 +131,46 @@ impl Closer {
             }
         }
         Ok(refused)
+    }
+
+    /// Sorts what the conclusions of a batch ask for by the step in which it is done; those that
+    /// were refused ask for nothing.
+    fn steps(&self, batch: &mut [Closing], refused: &Refusals) -> BatchSteps {
+        // In one store all of a task goes into the step that acknowledges it; otherwise its result
+        // is stored before that step, and what follows is sent in it.
+        let mut finishes = Vec::new();
+        let (mut stored, mut sent) = (StoreRequests::new(), StoreRequests::new());
+        let mut apart: Vec<(usize, ChordPart)> = Vec::new();
+        for (place, closing) in batch.iter_mut().enumerate().filter(|(place, _)| !refused.contains_key(place)) {
+            let conclusion = &mut closing.conclusion;
+            let mut parts = conclusion.parts.iter().map(|(part, _)| part.clone());
+            let (publish, results) = (std::mem::take(&mut conclusion.publish), std::mem::take(&mut conclusion.results));
+            match closing.receipt {
+                Some(receipt) => {
+                    let joined = self.shared.one_store;
+                    // One part travels with the acknowledgement; others (of tasks that will never
+                    // run) are counted before it.
+                    let part = if joined { parts.next() } else { None };
+                    apart.extend(parts.map(|part| (place, part)));
+                    let results = if joined {
+                        results
+                    } else {
+                        stored.add(place, results);
+                        Vec::new()
+                    };
+                    let counted_apart = apart.last().is_some_and(|(last, _)| *last == place);
+                    let end = if counted_apart { End::Keep } else { conclusion.end.clone() };
+                    finishes.push((place, Finish { receipt, publish, results, part, end }));
+                }
+                // Acknowledged already: there is no step to take part in.
+                None => {
+                    stored.add(place, results);
+                    sent.add(place, publish);
+                    apart.extend(parts.map(|part| (place, part)));
+                }
+            }
+        }
+        BatchSteps { finishes, stored, sent, apart }
     }
 
     /// Ends a task of which something was refused: it has failed, with the reason. All that belongs
@@ -475,6 +482,18 @@ async fn together<'a, T>(
         from = *to;
     }
     Ok(())
+}
+
+/// All that a batch asks for, by the step in which it is done.
+struct BatchSteps {
+    /// With the acknowledgement of a message.
+    finishes: Vec<(usize, Finish)>,
+    /// Stored before that, in a store of its own.
+    stored: StoreRequests<Stored>,
+    /// Sent for messages that were acknowledged as they started.
+    sent: StoreRequests<Outgoing>,
+    /// Parts of chords that are counted by themselves.
+    apart: Vec<(usize, ChordPart)>,
 }
 
 /// Things that several of a batch want from a store, in one list.

@@ -486,7 +486,7 @@ impl Intake {
             let next = state.held.next().filter(|_| room > 0);
             (claim, look, next, suspect.map(from_now), kept_back.map(from_now))
         };
-        // The nearest of all times counts; the wall clock may be set, so a far one is looked at anew.
+        // The nearest of all times counts. The wall clock may be set: a far time is looked at anew.
         let due = next.map(|due| due.duration_since(self.shared.environment.wall()).unwrap_or_default().min(GLANCE));
         let left = due.into_iter().chain(suspect).chain(kept_back).chain(look).min();
         // While our lease is over nothing is claimed, and nothing that is held is looked at.
