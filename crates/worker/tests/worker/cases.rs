@@ -1,5 +1,4 @@
-//! A worker on the memory broker: what becomes of messages.
-#![expect(clippy::unwrap_used, reason = "a test")]
+// The cases, for one kind of store: `connected` is of the module that includes this.
 
 use std::{
     sync::{
@@ -9,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use longshore_brokers::{Broker, Connected, Doing, Key, Outgoing, ResultBackend, Stored, connect};
+use longshore_brokers::{Broker, Connected, End, Finish, Key, OpenOptions, Outgoing, ResultBackend, Stored};
 use longshore_celery::{Compression, Encoding, Limits, Message, State, TaskResult, Value};
 use longshore_core::{LaneKind, watch::Counts};
 use longshore_worker::{Acks, App, Autoscale, Call, Failure, Task, TaskContext, Worker, WorkerOptions, WorkerSummary};
@@ -29,13 +28,15 @@ impl Bench {
     }
 
     async fn with(name: &str, tasks: impl IntoIterator<Item = Task>, set: impl FnOnce(&mut WorkerOptions)) -> Self {
-        let url = format!("memory://{name}");
-        let connected = connect(&url, None).unwrap();
+        Self::of(name, tasks.into_iter().fold(App::new(), App::task), set).await
+    }
+
+    async fn of(name: &str, app: App, set: impl FnOnce(&mut WorkerOptions)) -> Self {
+        let connected = connected(name);
         let (broker, results) = (connected.broker.clone(), connected.results.clone());
-        let app = tasks.into_iter().fold(App::new().broker(&url), App::task);
         let mut options = WorkerOptions::new("w@test");
         set(&mut options);
-        let worker = Worker::start(app, options).await.unwrap();
+        let worker = Worker::over(at(app, &connected), options, connected.clone()).await.unwrap();
         Self { connected, broker, results, worker: Some(worker) }
     }
 
@@ -73,6 +74,37 @@ impl Bench {
     }
 }
 
+/// An app whose settings name these stores.
+fn at(app: App, connected: &Connected) -> App {
+    let (broker, results) = (connected.broker.url(), connected.results.url());
+    if broker == results { app.broker(broker) } else { app.broker(broker).results(results) }
+}
+
+/// How many messages wait in the queue, and how many are held.
+async fn left(connected: &Connected) -> (u64, u64) {
+    let state = connected.broker.queues(&["celery".into()]).await.unwrap().remove(0);
+    (state.waiting, state.held)
+}
+
+/// Takes the only message of a queue out of it.
+async fn take(connected: &Connected, queue: &str) -> Message {
+    let options = OpenOptions {
+        queues: vec![queue.into()],
+        lease: Duration::from_secs(5),
+        visibility_timeout: Duration::from_secs(60),
+        node: "taker@test".to_owned(),
+        early: false,
+    };
+    let consumer = connected.broker.open(options).await.unwrap();
+    let mut claimed = Vec::new();
+    tokio::time::timeout(Duration::from_secs(20), consumer.claim(9, &mut claimed)).await.expect(queue).unwrap();
+    assert_eq!(claimed.len(), 1, "{queue}");
+    let receipt = claimed[0].receipt;
+    consumer.finish(&[Finish { receipt, publish: Vec::new(), results: Vec::new(), part: None, end: End::Ack }]).await.unwrap();
+    consumer.leave().await.unwrap();
+    Message::decode(&claimed[0].raw, &Limits::default()).unwrap()
+}
+
 fn call(task: &str, args: Vec<Value>) -> Message {
     Message { task: task.to_owned(), args, ..Message::default() }
 }
@@ -100,7 +132,7 @@ async fn a_task_is_run_its_result_stored_and_its_message_acknowledged() {
     let connected = bench.connected.clone();
     let summary = bench.stop().await;
     assert_eq!(summary, summed(|counts| counts.ok = 1));
-    assert_eq!(connected.inspect().unwrap().find(&id).await.unwrap(), []);
+    assert_eq!(left(&connected).await, (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -268,11 +300,8 @@ async fn a_warm_stop_hands_back_what_has_not_started_and_lets_the_rest_end() {
     let summary = tokio::time::timeout(Duration::from_secs(20), worker.join()).await.unwrap();
     assert_eq!(summary.counts.ok, 1);
     assert_eq!(bench.result(&first).await.state, State::Success);
-    let found = bench.connected.inspect().unwrap().find(&second).await.unwrap();
-    assert_eq!(found.len(), 1);
-    assert!(matches!(found[0].doing, Doing::Waiting { place: 1, of: 1, .. }), "{found:?}");
-    let left = Message::decode(&found[0].raw, &Limits::default()).unwrap();
-    assert_eq!(left.id, second);
+    assert_eq!(left(&bench.connected).await, (1, 0));
+    assert_eq!(take(&bench.connected, "celery").await.id, second);
 }
 
 /// A task that says that it runs, and ends when it is let.
@@ -305,10 +334,10 @@ async fn a_worker_whose_slots_are_taken_leaves_the_rest_to_others() {
     // It would have claimed them by now: there is room in its other lanes, which none of its tasks
     // uses.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(bench.connected.inspect().unwrap().peek("celery", 10).await.unwrap().len(), 6, "what it cannot start stays in the queue");
+    assert_eq!(left(&bench.connected).await.0, 6, "what it cannot start stays in the queue");
     let mut options = WorkerOptions::new("second@test");
     options.lanes = [6, 32, 2, 2];
-    let second = Worker::start(App::new().broker("memory://share").task(task), options).await.unwrap();
+    let second = Worker::over(at(App::new().task(task), &bench.connected), options, bench.connected.clone()).await.unwrap();
     for _ in 0..6 {
         tokio::time::timeout(Duration::from_secs(20), begun.recv()).await.unwrap().unwrap();
     }
@@ -337,11 +366,7 @@ async fn a_worker_has_no_more_tasks_at_once_than_it_may_also_if_it_has_more_slot
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert!(begun.try_recv().is_err(), "{name}");
-            assert_eq!(
-                bench.connected.inspect().unwrap().peek("celery", 10).await.unwrap().len(),
-                5 - 2 * step,
-                "{name}: the rest is for others"
-            );
+            assert_eq!(left(&bench.connected).await.0, 5 - 2 * step, "{name}: the rest is for others");
             open.add_permits(2);
         }
         open.add_permits(1);
@@ -393,16 +418,15 @@ async fn tasks_of_a_full_lane_do_not_hold_up_those_of_another_behind_them() {
 #[tokio::test]
 async fn a_task_acknowledged_early_is_gone_from_the_broker_while_it_runs() {
     let seen = Arc::new(Mutex::new(None));
-    let connected = connect("memory://early", None).unwrap();
+    let whole = connected("early");
     let looked = seen.clone();
-    let mut task = Task::future("early", move |context: TaskContext, _| {
-        let (connected, looked) = (connected.clone(), looked.clone());
+    let mut task = Task::future("early", move |_: TaskContext, _| {
+        let (connected, looked) = (whole.clone(), looked.clone());
         async move {
-            let id = context.id().to_owned();
             for _ in 0..200 {
-                let found = connected.inspect().unwrap().find(&id).await.unwrap();
-                *looked.lock().unwrap() = Some(found.len());
-                if found.is_empty() {
+                let found = left(&connected).await;
+                *looked.lock().unwrap() = Some(found);
+                if found == (0, 0) {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -414,7 +438,7 @@ async fn a_task_acknowledged_early_is_gone_from_the_broker_while_it_runs() {
     let bench = Bench::new("early", [task]).await;
     let id = bench.send(call("early", vec![])).await;
     assert_eq!(bench.result(&id).await.state, State::Success);
-    assert_eq!(*seen.lock().unwrap(), Some(0));
+    assert_eq!(*seen.lock().unwrap(), Some((0, 0)));
     bench.stop().await;
 }
 
@@ -510,7 +534,7 @@ async fn a_task_that_has_succeeded_is_not_run_again_but_what_follows_it_is_sent(
         counted.fetch_add(1, Ordering::SeqCst);
         Ok(Value::Int(1))
     });
-    let Connected { results, .. } = connect("memory://again", None).unwrap();
+    let Connected { results, .. } = connected("again");
     let id = "done-before".to_owned();
     let doc = TaskResult { task_id: id.clone(), state: State::Success, result: Value::Int(7), ..TaskResult::default() }.encode();
     let stored = longshore_brokers::Stored { key: Key::Task(id.clone()), doc, expires: None, keep_success: false };
@@ -526,7 +550,7 @@ async fn a_task_that_has_succeeded_is_not_run_again_but_what_follows_it_is_sent(
     assert_eq!(runs.load(Ordering::SeqCst), 0);
     let connected = bench.connected.clone();
     bench.stop().await;
-    assert_eq!(connected.inspect().unwrap().find(&id).await.unwrap(), []);
+    assert_eq!(left(&connected).await, (0, 0));
 }
 
 #[tokio::test]
@@ -732,8 +756,8 @@ async fn a_limit_of_remote_control_goes_before_the_policys_and_after_the_message
 
 #[tokio::test]
 async fn monitors_hear_the_heartbeat_and_of_tasks_when_they_ask() {
-    let connected = connect("memory://events", None).unwrap();
-    let mut heard = connected.bus().unwrap().subscribe(longshore_celery::events::EXCHANGE, "#").await.unwrap();
+    let whole = connected("events");
+    let mut heard = whole.bus().unwrap().subscribe(longshore_celery::events::EXCHANGE, "#").await.unwrap();
     let bench = Bench::with("events", [add()], |options| options.events = true).await;
     bench.send(call("add", vec![2.into()])).await;
     let mut kinds = Vec::new();
@@ -791,15 +815,12 @@ async fn with_autoscale_slots_come_with_the_load() {
 
 #[tokio::test]
 async fn messagepack_is_taken_where_it_is_accepted() {
-    let connected = connect("memory://msgpack", None).unwrap();
-    let Connected { broker, results, .. } = connected.clone();
     for (accepts, want) in [(false, State::Failure), (true, State::Success)] {
-        let app = App::new().broker("memory://msgpack").task(Task::plain("t", |_, _| Ok(Value::Null)));
-        let worker = Worker::start(if accepts { app.accept_msgpack() } else { app }, WorkerOptions::new("w@test")).await.unwrap();
-        let bench = Bench { connected: connected.clone(), broker: broker.clone(), results: results.clone(), worker: Some(worker) };
+        let app = App::new().task(Task::plain("t", |_, _| Ok(Value::Null)));
+        let bench = Bench::of("msgpack", if accepts { app.accept_msgpack() } else { app }, |_| {}).await;
         let message = Message { task: "t".to_owned(), id: format!("accepts-{accepts}"), args: vec![1.into()], ..Message::default() };
         let raw = message.encode_as(Encoding::MsgPack, Some(Compression::Zstd));
-        broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+        bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
         assert_eq!(bench.result(&message.id).await.state, want);
         let worker = bench.worker.unwrap();
         worker.stopper().warm();
@@ -846,41 +867,6 @@ async fn a_chord_that_its_client_counts_is_unlocked_when_all_parts_have_ended() 
 }
 
 #[tokio::test]
-async fn celerys_own_tasks_do_not_wait_for_a_full_lane_that_is_not_theirs_and_nothing_else_is_taken_for_them() {
-    let gate = Arc::new(AtomicBool::new(false));
-    let opens = gate.clone();
-    let (begins, mut begun) = mpsc::unbounded_channel();
-    let task = Task::plain("waits", move |_, _| {
-        let _ = begins.send(());
-        while !opens.load(Ordering::Acquire) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(Value::Null)
-    });
-    let bench = Bench::with("built-in", [task], |options| options.lanes[LaneKind::Blocking as usize] = 1).await;
-    bench.send(call("waits", vec![])).await;
-    begun.recv().await.unwrap();
-    let waits = [bench.send(call("waits", vec![])).await, bench.send(call("waits", vec![])).await];
-    // Looks come after 50 ms, 100 ms and so on, and find none of Celery's.
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    let places = async || {
-        let found = [
-            bench.connected.inspect().unwrap().find(&waits[0]).await.unwrap(),
-            bench.connected.inspect().unwrap().find(&waits[1]).await.unwrap(),
-        ];
-        found.map(|found| found.iter().all(|found| matches!(found.doing, Doing::Waiting { .. })))
-    };
-    assert_eq!(places().await, [true, true], "they are for others to take");
-    let ping = bench.send(call("celery.ping", vec![])).await;
-    assert_eq!(bench.result(&ping).await.result, "pong".into());
-    gate.store(true, Ordering::Release);
-    for id in &waits {
-        assert_eq!(bench.result(id).await.state, State::Success);
-    }
-    bench.stop().await;
-}
-
-#[tokio::test]
 async fn properties_that_nobody_knows_stay_with_a_task_through_retries_and_requeues_and_in_its_dead_letter() {
     let again = Task::future("again", |context: TaskContext, _| async move {
         match (context.retries(), context.redelivered()) {
@@ -922,8 +908,7 @@ async fn properties_that_nobody_knows_stay_with_a_task_through_retries_and_reque
         bench.stop().await;
         let letters = connected.letters().unwrap().dead(None).await.unwrap();
         assert_eq!(connected.letters().unwrap().bury(&letters, true).await.unwrap(), 1);
-        let raw = connected.inspect().unwrap().peek("celery", 1).await.unwrap().remove(0);
-        assert_eq!(Message::decode(&raw, &Limits::default()).unwrap().properties, properties);
+        assert_eq!(take(&connected, "celery").await.properties, properties);
     }
 }
 
@@ -932,12 +917,8 @@ async fn what_a_worker_sends_on_goes_where_its_routes_and_its_tasks_say() {
     let send = |link: longshore_celery::Signature| Message { callbacks: vec![link], ..call("add", vec![]) };
     let mut owned = add();
     (owned.name, owned.policy.queue, owned.policy.priority) = ("own".into(), Some("of-task".into()), Some(4));
-    let url = "memory://routes-of-worker";
-    let connected = connect(url, None).unwrap();
-    let Connected { broker, results, .. } = connected.clone();
-    let app = App::new().broker(url).route("mail.*", longshore_worker::Route::queue("mail").priority(6)).route("own", "elsewhere");
-    let worker = Worker::start(app.task(add()).task(owned), WorkerOptions::new("w@test")).await.unwrap();
-    let bench = Bench { connected, broker, results, worker: Some(worker) };
+    let app = App::new().route("mail.*", longshore_worker::Route::queue("mail").priority(6)).route("own", "elsewhere");
+    let bench = Bench::of("routes-of-worker", app.task(add()).task(owned), |_| {}).await;
     for (task, named, queue, priority) in [
         ("mail.send", None, "mail", Some(6)),
         ("mail.send", Some("named"), "named", Some(6)),
@@ -948,10 +929,8 @@ async fn what_a_worker_sends_on_goes_where_its_routes_and_its_tasks_say() {
         link.options.set("queue", named);
         let id = bench.send(send(link)).await;
         bench.result(&id).await;
-        let raw = bench.connected.inspect().unwrap().peek(queue, 9).await.unwrap().pop().expect(queue);
-        let sent = Message::decode(&raw, &Limits::default()).unwrap();
+        let sent = take(&bench.connected, queue).await;
         assert_eq!((&*sent.task, sent.priority), (task, priority), "{queue}");
-        bench.broker.purge(queue).await.unwrap();
     }
     bench.stop().await;
 }
