@@ -17,7 +17,7 @@ use crate::{
     error::{ClientError, RemoteError},
 };
 
-/// The longest stored result that is read, unpacked.
+/// Longest stored result that is read, unpacked, in bytes.
 pub(crate) const LONGEST: usize = 64 << 20;
 
 /// The answer of a task that was sent: its state, and its result of type `R` once it has one. Of a
@@ -38,27 +38,28 @@ impl<R> Answer<R> {
         Self { connections, tree, queue: None, result: PhantomData }
     }
 
-    /// The same, sent to this queue.
+    /// Notes the queue to which it was sent.
     pub(crate) fn sent_to(self, queue: Option<Arc<str>>) -> Self {
         Self { queue, ..self }
     }
 
-    /// The task's id, or the group's.
+    /// Returns the task's id, or the group's.
     pub fn id(&self) -> &str {
         &self.tree.id
     }
 
-    /// The same, with a result of this type.
+    /// Sets the type of the result.
     pub fn returns<T>(self) -> Answer<T> {
         Answer::new(self.connections, self.tree).sent_to(self.queue)
     }
 
-    /// Of the last task of a chain, what went before it.
+    /// Returns the answer of what went before it in a chain; none for anything else.
     pub fn parent(&self) -> Option<Answer<Value>> {
         self.tree.parent.as_ref().map(|parent| Answer::new(self.connections.clone(), (**parent).clone()))
     }
 
-    /// The id and what stands around it: what a group is made of, what went before in a chain.
+    /// Returns the id with what stands around it: the members of a group, what went before in a
+    /// chain.
     pub fn tree(&self) -> &ResultTree {
         &self.tree
     }
@@ -76,7 +77,7 @@ impl<R> Answer<R> {
         documents.into_iter().next().flatten().map(|document| read(self.id(), &document)).transpose()
     }
 
-    /// Its state now. Of a group: `FAILURE` as soon as a member has failed or was revoked,
+    /// Returns its state now. Of a group: `FAILURE` as soon as a member has failed or was revoked,
     /// `SUCCESS` when all have succeeded, `PENDING` until then.
     ///
     /// # Errors
@@ -181,7 +182,7 @@ impl<R: DeserializeOwned> Answer<R> {
         waiting.value(&self.tree)?.to().map_err(|error| unreadable(self.id(), &error))
     }
 
-    /// [`get`](Self::get), for so long at most.
+    /// Waits as [`get`](Self::get) does, no longer than `limit`.
     ///
     /// # Errors
     /// As `get`, and [`ClientError::TimedOut`].
@@ -196,14 +197,14 @@ impl<R: DeserializeOwned> Answer<R> {
     }
 }
 
-/// Methods that only groups have. Of anything else: no members.
+/// Methods of groups. Anything else has no members.
 impl<T> Answer<Vec<T>> {
-    /// The members of the group, in order.
+    /// Returns the members of the group, in order.
     pub fn members(&self) -> Vec<Answer<T>> {
         self.tree.children.iter().flatten().map(|tree| Answer::new(self.connections.clone(), tree.clone())).collect()
     }
 
-    /// Stores of what the group is made, so that any client, Celery's too, can
+    /// Stores the ids of which the group is made, so that any client, Celery's too, can
     /// [restore](crate::Client::restore) it by its id.
     ///
     /// # Errors
@@ -215,7 +216,7 @@ impl<T> Answer<Vec<T>> {
         Ok(self.connections.save(&self.tree.id, GroupResult { tree: self.tree.clone() }.encode()).await?)
     }
 
-    /// The members' results, in the order in which they come.
+    /// Begins to wait for the members' results, which come in any order.
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no result.
@@ -233,7 +234,7 @@ impl<T> Answer<Vec<T>> {
 /// The results of a group's members, in the order in which they come.
 pub struct AsCompletedAnswers<T> {
     members: Vec<ResultTree>,
-    /// The places of those that have not come.
+    /// Places of the members that have not come.
     open: Vec<usize>,
     waiting: AwaitedTasks,
     result: PhantomData<fn() -> T>,
@@ -268,10 +269,10 @@ impl<T: DeserializeOwned> AsCompletedAnswers<T> {
 /// Tasks whose ends are waited for.
 struct AwaitedTasks {
     watch: Watch,
-    /// Those that have not ended.
+    /// Ids of those that have not ended.
     open: HashSet<String>,
     ended: HashMap<String, TaskResult>,
-    /// Those that had ended before, to be told one by one.
+    /// Ids of those that had ended before, to be told one by one.
     early: Vec<String>,
     /// Ids that went before them in a chain: only its failure matters.
     before: HashSet<String>,
@@ -298,7 +299,7 @@ impl AwaitedTasks {
         Ok(this)
     }
 
-    /// The next one that has ended; `None` when all have that are waited for. Cancel safe.
+    /// Waits for the next one to end; `None` when all have that are waited for. Cancel safe.
     async fn next(&mut self) -> Result<Option<(String, &TaskResult)>, ClientError> {
         let id = loop {
             if let Some(id) = self.early.pop() {
@@ -318,7 +319,8 @@ impl AwaitedTasks {
         Ok(self.ended.get(&id).map(|result| (id, result)))
     }
 
-    /// Notes a document. Whether it is one that is waited for, and the first one that is final.
+    /// Notes a document. Returns whether it is one that is waited for, and the first one that is
+    /// final.
     fn take(&mut self, id: &str, document: &[u8]) -> Result<bool, ClientError> {
         if !self.open.contains(id) && !self.before.contains(id) {
             return Ok(false);
@@ -341,7 +343,7 @@ impl AwaitedTasks {
         self.ended.get(id).map_or(Ok(()), |result| failure(id, result))
     }
 
-    /// The result of a task, or the list of a group's.
+    /// Returns the result of a task, or the list of a group's.
     fn value(&self, tree: &ResultTree) -> Result<Value, ClientError> {
         match &tree.children {
             Some(children) => children.iter().map(|child| self.value(child)).collect::<Result<_, _>>().map(Value::List),

@@ -48,8 +48,8 @@ impl Default for App {
 }
 
 impl App {
-    /// An app with Celery's own tasks (`celery.map`, `celery.accumulate`, …), and tasks and results
-    /// in the file `longshore.db` of the working directory.
+    /// Makes an app with Celery's own tasks (`celery.map`, `celery.accumulate`, …). Tasks and
+    /// results are in the file `longshore.db` of the working directory.
     pub fn new() -> Self {
         let told: Notice = Arc::new(|news: &News| eprintln!("longshore: {news}"));
         let registry = TaskRegistry { tasks: HashMap::new(), settings: Settings::default(), environment: Environment::SYSTEM };
@@ -71,7 +71,7 @@ impl App {
         self
     }
 
-    /// The queue of calls that name none, in place of `celery`.
+    /// Sets the queue of calls that name none, in place of `celery`.
     #[must_use]
     pub fn default_queue(mut self, queue: impl Into<String>) -> Self {
         self.settings_mut().default_queue = queue.into();
@@ -153,7 +153,7 @@ impl App {
         self
     }
 
-    /// All settings at once.
+    /// Sets all settings at once.
     #[must_use]
     pub fn with_settings(mut self, settings: Settings) -> Self {
         *self.settings_mut() = settings;
@@ -179,12 +179,12 @@ impl App {
         self.registry_mut().tasks.values_mut().for_each(|task| change(Arc::make_mut(task)));
     }
 
-    /// The task of this name.
+    /// Returns the task of this name.
     pub fn task_named(&self, name: &str) -> Option<&Arc<Task>> {
         self.registry.task_named(name)
     }
 
-    /// All tasks, in the order of their names, Celery's own included.
+    /// Returns all tasks, in the order of their names, Celery's own included.
     pub fn tasks(&self) -> Vec<&Arc<Task>> {
         let mut tasks: Vec<_> = self.registry.tasks.values().collect();
         tasks.sort_by(|a, b| a.name.cmp(&b.name));
@@ -198,36 +198,36 @@ impl App {
         own.peek().is_some() && own.all(|task| task.policy.acks == Acks::Early)
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.registry.settings
     }
 
-    /// The settings, to be changed.
+    /// Returns the settings, to be changed.
     pub fn settings_mut(&mut self) -> &mut Settings {
         &mut self.registry_mut().settings
     }
 
-    /// The tasks with the settings that hold for them: what an attempt knows of its app.
+    /// Returns the tasks with the settings that hold for them: what an attempt knows of its app.
     pub fn registry(&self) -> &Arc<TaskRegistry> {
         &self.registry
     }
 
-    /// The registry, to be changed; the client that knows the old one is forgotten.
+    /// Returns the registry, to be changed, and forgets the client that knows the old one.
     fn registry_mut(&mut self) -> &mut TaskRegistry {
         self.client = Arc::default();
         Arc::make_mut(&mut self.registry)
     }
 
-    /// An app's share in its client.
+    /// Returns the app's share in its client.
     fn client_parts(&self) -> ClientParts {
         let TaskRegistry { tasks, settings, environment } = &*self.registry;
         let defaults = tasks.values().map(|task| (task.name.clone(), task.policy.options())).collect();
         ClientParts { settings: settings.clone(), environment: *environment, told: self.told.clone(), defaults }
     }
 
-    /// The client of this app: the same one each time, as long as the app is not changed and the
-    /// runtime is the same.
+    /// Returns the client of this app: the same one each time, as long as the app is not changed
+    /// and the runtime is the same.
     ///
     /// # Errors
     /// As [`Client::connect`].
@@ -266,8 +266,8 @@ impl App {
 
 /// The ways to make a client, which itself knows no app.
 impl Client {
-    /// A client with these settings. A server is connected to when it is first needed, and waited
-    /// for as its URL says; a file is opened now.
+    /// Makes a client with these settings. A server is connected to when it is first needed, and
+    /// waited for as its URL says; a file is opened now.
     ///
     /// # Errors
     /// A URL is wrong or names what is not built in, or a file cannot be opened.
@@ -275,7 +275,7 @@ impl Client {
         Self::of(&App::new().with_settings(settings.clone()))
     }
 
-    /// A client for an app's tasks.
+    /// Makes a client for an app's tasks.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -283,7 +283,7 @@ impl Client {
         Self::open(app.client_parts())
     }
 
-    /// A client for an app's tasks, over connections that are there already.
+    /// Makes a client for an app's tasks, over connections that are there already.
     pub fn over(app: &App, connected: Connected) -> Self {
         Self::new(app.client_parts(), connected)
     }

@@ -25,12 +25,12 @@ pub struct Parameter {
 }
 
 impl Parameter {
-    /// One that every call must give.
+    /// Returns one that every call must give.
     pub const fn required(name: &'static str) -> Self {
         Self { name, optional: false }
     }
 
-    /// One that a call may leave out.
+    /// Returns one that a call may leave out.
     pub const fn optional(name: &'static str) -> Self {
         Self { name, optional: true }
     }
@@ -92,7 +92,7 @@ impl Arguments {
         Ok(Self { function, parameters, values, next: 0 })
     }
 
-    /// The next argument, which its parameter requires.
+    /// Takes the next argument, which its parameter requires.
     ///
     /// # Errors
     /// `TypeError`: it is not of this type.
@@ -102,12 +102,12 @@ impl Arguments {
         values::to(value.unwrap_or_default()).map_err(|error| self.wrong(name, &error))
     }
 
-    /// The next argument as it came.
+    /// Takes the next argument as it came.
     pub fn take_value(&mut self) -> Value {
         self.advance().1.unwrap_or_default()
     }
 
-    /// The next argument, or this where the call leaves it out.
+    /// Takes the next argument, or `default` where the call leaves it out.
     ///
     /// # Errors
     /// `TypeError`: it is not of this type.

@@ -15,7 +15,7 @@ use crate::{
     task::{Handler, Task, context::TaskContext},
 };
 
-/// All of them.
+/// Returns all of them.
 pub(crate) fn tasks() -> Vec<Task> {
     vec![
         Task::plain("celery.accumulate", |_, call| accumulate(call)).on(LaneKind::Async),
@@ -31,15 +31,16 @@ pub(crate) fn tasks() -> Vec<Task> {
     ]
 }
 
-/// As often as it takes, and nobody waits for its result.
+/// Makes the task that looks whether a chord is complete, as often as it takes; nobody waits for
+/// its result.
 fn chord_unlock() -> Task {
     let mut task = Task::future("celery.chord_unlock", chord_unlock::unlock);
     (task.policy.max_retries, task.policy.ignore_result) = (None, true);
     task
 }
 
-/// Celery's tasks of these names fail likewise when a worker is given them: a canvas is taken apart
-/// before it is sent.
+/// Makes a task that fails, as Celery's of this name does when a worker is given it: a canvas is
+/// taken apart before it is sent.
 fn stub(name: &'static str) -> Task {
     Task::plain(name, move |_, _| {
         Err(Failure::error("NotImplementedError", format!("{name} is a canvas, not a task: send what it is made of")))
@@ -47,7 +48,7 @@ fn stub(name: &'static str) -> Task {
     .on(LaneKind::Async)
 }
 
-/// `accumulate(*args, index=None)`: its arguments, or the one at `index`.
+/// Runs `accumulate(*args, index=None)`: returns its arguments, or the one at `index`.
 fn accumulate(mut call: Call) -> Result<Value, Failure> {
     match call.kwargs.remove("index") {
         None | Some(Value::Null) => Ok(Value::List(call.args)),
@@ -64,8 +65,8 @@ fn accumulate(mut call: Call) -> Result<Value, Failure> {
     }
 }
 
-/// `xmap(task, it)`, `xstarmap(task, it)`: the task, once for each item, in this attempt and one
-/// after the other. As in Celery, of a signature only the name counts here.
+/// Runs `xmap(task, it)` or `xstarmap(task, it)`: the task, once for each item, in this attempt and
+/// one after the other. As in Celery, of a signature only the name counts here.
 async fn map(context: TaskContext, call: Call, star: bool) -> Result<Value, Failure> {
     const PARAMETERS: &[Parameter] = &[Parameter::required("task"), Parameter::required("it")];
     let mut arguments = Arguments::bind(if star { "xstarmap" } else { "xmap" }, PARAMETERS, call)?;
@@ -74,7 +75,7 @@ async fn map(context: TaskContext, call: Call, star: bool) -> Result<Value, Fail
     Ok(Value::List(apply(&context, &task, items, star).await?))
 }
 
-/// `chunks(task, it, n)`: a starmap, its results in lists of `n`.
+/// Runs `chunks(task, it, n)`: a starmap, its results in lists of `n`.
 async fn chunks(context: TaskContext, call: Call) -> Result<Value, Failure> {
     const PARAMETERS: &[Parameter] = &[Parameter::required("task"), Parameter::required("it"), Parameter::required("n")];
     let mut arguments = Arguments::bind("chunks", PARAMETERS, call)?;
@@ -101,7 +102,7 @@ async fn apply(context: &TaskContext, task: &Arc<Task>, items: Vec<Value>, star:
     Ok(results)
 }
 
-/// The task that a signature, or its name, means.
+/// Returns the task that a signature, or its name, means.
 fn task_of(context: &TaskContext, signature: &Value) -> Result<Arc<Task>, Failure> {
     let name = match signature {
         Value::Text(name) => Some(name.as_str()),
@@ -115,7 +116,7 @@ fn task_of(context: &TaskContext, signature: &Value) -> Result<Arc<Task>, Failur
     context.registry().task_named(name).cloned().ok_or_else(|| Failure::error("NotRegistered", name).in_module("celery.exceptions"))
 }
 
-/// A task's handler within another's attempt. What may block goes to a thread that may.
+/// Runs a task's handler within another's attempt. What may block goes to a thread that may.
 async fn run(context: &TaskContext, task: &Arc<Task>, call: Call) -> Result<Value, Failure> {
     match &task.handler {
         Handler::Async(handler) => handler(context.clone(), call).await,

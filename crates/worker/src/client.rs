@@ -67,14 +67,14 @@ pub(crate) struct ClientParts {
 }
 
 impl Client {
-    /// A client that connects as its settings say.
+    /// Makes a client that connects as its settings say.
     pub(crate) fn open(parts: ClientParts) -> Result<Self, ClientError> {
         let told = parts.told.clone().unwrap_or_else(|| Arc::new(|_: &longshore_brokers::News| {}));
         let connected = longshore_brokers::connect_with(&parts.settings.broker, parts.settings.results.as_deref(), told)?;
         Ok(Self::new(parts, connected))
     }
 
-    /// A client over connections that are there already.
+    /// Makes a client over connections that are there already.
     pub(crate) fn new(parts: ClientParts, connected: Connected) -> Self {
         let ClientParts { settings, environment, told, defaults } = parts;
         let sender = Sender {
@@ -92,7 +92,7 @@ impl Client {
         Answer::new(self.inner.connections.clone(), tree)
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.inner.connections.settings
     }
@@ -135,7 +135,7 @@ impl Client {
         SendAll::new(self.clone(), signatures)
     }
 
-    /// The runtime on which it was made.
+    /// Returns the runtime on which it was made.
     pub(crate) fn runtime(&self) -> Option<&tokio::runtime::Handle> {
         self.inner.runtime.as_ref()
     }
@@ -145,13 +145,13 @@ impl Client {
         self.inner.connections.environment
     }
 
-    /// The result of a task that was sent by anybody. Whether there is such a task is unknown until
-    /// there is something of it.
+    /// Returns the answer of a task that anybody has sent. Whether there is such a task is unknown
+    /// until there is something of it.
     pub fn result(&self, id: impl Into<String>) -> Answer<Value> {
         self.answer(ResultTree::task(id))
     }
 
-    /// A group that was [saved](Answer::save); `None` if there is none (any more).
+    /// Returns a group that was [saved](Answer::save); `None` if there is none (any more).
     ///
     /// # Errors
     /// The result backend cannot be reached, or what is stored is no group.
@@ -187,7 +187,7 @@ impl Client {
         }
     }
 
-    /// Sends what is planned, chords begun first. The queue of the first.
+    /// Sends what is planned, chords begun first. Returns the queue of the first message.
     pub(crate) async fn publish(&self, plan: canvas::Plan) -> Result<Option<Arc<str>>, BrokerError> {
         if let Some(group) = &plan.grown {
             self.inner.connections.connected.results.chord_grow(group).await?;
@@ -218,7 +218,7 @@ impl Client {
         outgoing::of(&self.inner.connections.settings, send.message, &send.routing)
     }
 
-    /// All or none.
+    /// Publishes messages, all or none.
     async fn put(&self, batch: &[Outgoing]) -> Result<(), BrokerError> {
         if batch.is_empty() { Ok(()) } else { self.inner.connections.connected.broker.publish(batch).await }
     }

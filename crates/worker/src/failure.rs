@@ -71,21 +71,21 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// An exception of this type with a message. Python's own types (`ValueError`) are rebuilt as
-    /// such by Python clients; for any other name they make a type of that name up.
+    /// Makes an exception of this type with a message. Python's own types (`ValueError`) are
+    /// rebuilt as such by Python clients; for any other name they make up a type of that name.
     /// [`in_module`](Self::in_module) says where it is defined, so that they find the real one.
     pub fn error(exc_type: impl Into<String>, message: impl Into<Value>) -> Self {
         Self::with_args(exc_type, vec![message.into()])
     }
 
-    /// An exception of this type with these arguments.
+    /// Makes an exception of this type with these arguments.
     pub fn with_args(exc_type: impl Into<String>, args: Vec<Value>) -> Self {
         let exc_type = exc_type.into();
         let exc_module = if BUILTINS.contains(&exc_type.as_str()) { "builtins" } else { "longshore" }.to_owned();
         Self::Error { exc_type, exc_module, args, traceback: None }
     }
 
-    /// A `RuntimeError` with this message.
+    /// Makes a `RuntimeError` with this message.
     pub fn text(message: impl Into<String>) -> Self {
         Self::error("RuntimeError", message.into())
     }
@@ -101,8 +101,8 @@ impl Failure {
         Self::Retry { after: Some(after), why: None, max_retries: None }
     }
 
-    /// An exception's module, so that Python clients find its type (`shop.errors`). Of anything but
-    /// an exception: nothing.
+    /// Sets an exception's module, so that Python clients find its type (`shop.errors`). Changes
+    /// nothing but an exception.
     #[must_use]
     pub fn in_module(mut self, module: impl Into<String>) -> Self {
         if let Self::Error { exc_module, .. } = &mut self {
@@ -111,7 +111,7 @@ impl Failure {
         self
     }
 
-    /// An exception's traceback, which clients can read. Of anything but an exception: nothing.
+    /// Sets an exception's traceback, which clients can read. Changes nothing but an exception.
     #[must_use]
     pub fn with_traceback(mut self, text: impl Into<String>) -> Self {
         if let Self::Error { traceback, .. } = &mut self {
@@ -120,8 +120,8 @@ impl Failure {
         self
     }
 
-    /// Sets why another attempt is asked for; the task fails with it when none is left. Of anything
-    /// but a retry: nothing.
+    /// Sets the reason why another attempt is asked for; the task fails with it when none is left.
+    /// Changes nothing but a retry.
     #[must_use]
     pub fn because(mut self, cause: impl Into<Failure>) -> Self {
         if let Self::Retry { why, .. } = &mut self {
@@ -130,8 +130,8 @@ impl Failure {
         self
     }
 
-    /// Sets how many retries there may be, instead of the task's own number. Of anything but a
-    /// retry: nothing.
+    /// Sets how many retries there may be, instead of the task's own number. Changes nothing but a
+    /// retry.
     #[must_use]
     pub const fn at_most(mut self, retries: u32) -> Self {
         if let Self::Retry { max_retries, .. } = &mut self {
@@ -140,13 +140,13 @@ impl Failure {
         self
     }
 
-    /// An exception as it is stored.
+    /// Makes a failure of an exception as it is stored.
     pub fn from_exception(exception: Exception, traceback: Option<String>) -> Self {
         let Exception { exc_type, exc_message, exc_module } = exception;
         Self::Error { exc_type, exc_module, args: exc_message, traceback }
     }
 
-    /// The exception, as it is stored; what else ends a task is none.
+    /// Returns the exception, as it is stored; none for whatever else ends a task.
     pub fn exception(&self) -> Option<Exception> {
         match self {
             Self::Error { exc_type, exc_module, args, .. } => Some(Exception::new(exc_module, exc_type, args.clone())),
@@ -154,7 +154,7 @@ impl Failure {
         }
     }
 
-    /// The type of the exception, without its module.
+    /// Returns the type of the exception, without its module.
     pub fn exc_type(&self) -> Option<&str> {
         match self {
             Self::Error { exc_type, .. } => Some(exc_type),
@@ -188,7 +188,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Every error but `Failure` itself, which implements `Error` for that very reason not.
+/// Converts every error but `Failure` itself, which for that very reason implements no `Error`.
 impl<E: Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         let any: &dyn Any = &error;
@@ -237,8 +237,8 @@ fn python_type<E: 'static>(error: &dyn Any) -> (String, String) {
     ("builtins".to_owned(), builtin.to_owned())
 }
 
-/// An error of the system, as Python has it: `OSError(errno, text)`, or the type that Python gives
-/// that number.
+/// Turns an error of the system into what Python makes of it: `OSError(errno, text)`, or the type
+/// that Python gives that number.
 fn of_io(error: &io::Error) -> Failure {
     use io::ErrorKind as Kind;
     let exc_type = match error.kind() {
@@ -268,7 +268,7 @@ fn of_io(error: &io::Error) -> Failure {
     }
 }
 
-/// The engine's own error of a task: by its kind.
+/// Turns the engine's own error of a task into an exception, by its kind.
 fn of_task_error(error: &TaskError) -> Failure {
     let exc_type = match error.kind() {
         "invalid" => "ValueError",

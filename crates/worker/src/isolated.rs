@@ -26,10 +26,10 @@ use crate::{
 
 static REGISTRY: OnceLock<Arc<TaskRegistry>> = OnceLock::new();
 
-/// The deepest nesting of a value that goes there or comes back.
+/// Deepest nesting of a value that goes there or comes back.
 const DEPTH: usize = 512;
-/// A child reads what its worker has read already, within the worker's limits: it has none of its
-/// own but the stack.
+/// Limits of a child: its worker has read the message already, within limits. What is left is the
+/// stack.
 const READ: Limits = Limits::unlimited(DEPTH);
 
 /// The call that a child is given.
@@ -69,16 +69,16 @@ pub enum IsolatedFailure {
     Crashed(String),
 }
 
-/// To be called first thing in `main` by programs whose tasks run on the process lane, before any
-/// thread and any open file: it lets this executable be started again as a child that runs them,
-/// which then never comes back from here. `longshore::main` does it.
+/// Lets this executable be started again as a child that runs tasks of the process lane; such a
+/// child never comes back from here. To be called first thing in `main`, before any thread and any
+/// open file. `longshore::main` does it.
 ///
 /// Of several apps in one program the first one counts.
 pub fn init_app(app: &App) {
     init_app_with(app, Functions::new());
 }
 
-/// [`init_app`] for a program that has isolated functions beside its tasks.
+/// Does as [`init_app`], for a program that has isolated functions beside its tasks.
 pub fn init_app_with(app: &App, functions: Functions) {
     let _ = REGISTRY.set(app.registry().clone());
     longshore_core::init_with(functions.with(isolated_entry));
@@ -133,7 +133,7 @@ fn after(limit: Duration, token: CancelToken) -> mpsc::Sender<()> {
 }
 
 impl IsolatedCall {
-    /// A call of the task of this message.
+    /// Makes a call of the task of this message.
     pub fn new(message: &Message, slot: u32, soft: Option<Duration>) -> Self {
         Self { message: message.encode(Encoding::Json), slot, soft }
     }

@@ -19,12 +19,12 @@ pub struct Route {
 }
 
 impl Route {
-    /// A route to this queue.
+    /// Makes a route to this queue.
     pub fn queue(queue: impl Into<String>) -> Self {
         Self { queue: Some(queue.into()), priority: None }
     }
 
-    /// The same with this priority, for calls that name none.
+    /// Sets the priority of calls that name none.
     #[must_use]
     pub fn priority(mut self, priority: u8) -> Self {
         self.priority = Some(priority);

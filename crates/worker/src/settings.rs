@@ -30,7 +30,7 @@ pub struct Settings {
     /// Celery's workers unpack zlib; for zstd they need a module of Python's.
     pub compression: Option<Compression>,
     /// Errbacks that take three arguments, by name; `mail.*` matches what begins so. See
-    /// [`App::errback`].
+    /// [`App::errback`](crate::App::errback).
     pub errbacks: Vec<String>,
 }
 

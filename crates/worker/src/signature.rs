@@ -36,14 +36,14 @@ pub struct Signature<R = Value> {
     result: PhantomData<fn() -> R>,
 }
 
-/// Side by side; what comes back are the results of all, in order.
+/// Makes a group: tasks that run side by side. Its result is the list of theirs, in order.
 pub fn group<R>(tasks: impl IntoIterator<Item = Signature<R>>) -> Signature<Vec<R>> {
     let mut wrong = None;
     let tasks: Vec<Wire> = tasks.into_iter().map(|task| task.part(&mut wrong)).collect();
     Signature { wire: canvas::group(tasks), wrong, result: PhantomData }
 }
 
-/// Side by side, and then the body with the list of their results.
+/// Makes a chord: tasks that run side by side, and then the body with the list of their results.
 pub fn chord<R, B>(header: impl IntoIterator<Item = Signature<R>>, body: Signature<B>) -> Signature<B> {
     let mut wrong = None;
     let header: Vec<Wire> = header.into_iter().map(|task| task.part(&mut wrong)).collect();
@@ -51,8 +51,8 @@ pub fn chord<R, B>(header: impl IntoIterator<Item = Signature<R>>, body: Signatu
     Signature { wire: canvas::chord(header, body), wrong, result: PhantomData }
 }
 
-/// One after the other, each with the result of the one before as its first argument. What comes
-/// back is the last one's result. Where the types differ, [`Signature::then`] says the same.
+/// Makes a chain: tasks that run one after the other, each with the result of the one before as its
+/// first argument. Its result is the last one's. Where the types differ, use [`Signature::then`].
 pub fn chain<R>(tasks: impl IntoIterator<Item = Signature<R>>) -> Signature<R> {
     let mut wrong = None;
     let tasks: Vec<Wire> = tasks.into_iter().map(|task| task.part(&mut wrong)).collect();
@@ -60,24 +60,24 @@ pub fn chain<R>(tasks: impl IntoIterator<Item = Signature<R>>) -> Signature<R> {
 }
 
 impl Signature<Value> {
-    /// A task by its name, without arguments.
+    /// Makes a call of the task of this name, without arguments.
     pub fn named(task: impl Into<String>) -> Self {
         Wire::new(task).into()
     }
 
-    /// The same, of which this comes back.
+    /// Sets the type of the result.
     pub fn returns<R>(self) -> Signature<R> {
         Signature { wire: self.wire, wrong: self.wrong, result: PhantomData }
     }
 }
 
 impl<R> Signature<R> {
-    /// The task's name.
+    /// Returns the task's name.
     pub fn task(&self) -> &str {
         &self.wire.task
     }
 
-    /// One more positional argument.
+    /// Adds a positional argument.
     pub fn arg<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
         let place = self.wire.args.len() + 1;
         match values::from(value) {
@@ -87,7 +87,7 @@ impl<R> Signature<R> {
         self
     }
 
-    /// A keyword argument.
+    /// Sets a keyword argument.
     pub fn kwarg<T: Serialize + ?Sized>(mut self, name: impl Into<String>, value: &T) -> Self {
         let name = name.into();
         match values::from(value) {
@@ -97,54 +97,53 @@ impl<R> Signature<R> {
         self
     }
 
-    /// The queue that it goes to, in place of the route of its task.
+    /// Sets the queue that it goes to, in place of the route of its task.
     pub fn queue(self, queue: impl Into<String>) -> Self {
         self.map(|wire| wire.queue(queue))
     }
 
-    /// 0 to 9. On Redis and SQLite 0 is served first.
+    /// Sets the priority, 0 to 9. On Redis and SQLite 0 is served first.
     pub fn priority(self, priority: u8) -> Self {
         self.map(|wire| wire.priority(priority))
     }
 
-    /// Not to be started before so long after it was sent.
+    /// Sets how long after it was sent it may start at the earliest.
     pub fn countdown(self, countdown: Duration) -> Self {
         self.map(|wire| wire.countdown(countdown))
     }
 
-    /// Not to be started before.
+    /// Sets the earliest time at which it may start.
     pub fn eta(self, eta: SystemTime) -> Self {
         self.map(|wire| wire.eta(eta))
     }
 
-    /// Not to be started later than so long after it was sent: whoever waits for it then finds it
-    /// revoked.
+    /// Sets how long after it was sent it may start at the latest. After that it is revoked, and
+    /// whoever waits for it is told so.
     pub fn expires_in(self, expires: Duration) -> Self {
         self.map(|wire| wire.expires_in(expires))
     }
 
-    /// Not to be started after.
+    /// Sets the latest time at which it may start.
     pub fn expires_at(self, expires: SystemTime) -> Self {
         self.map(|wire| wire.expires_at(expires))
     }
 
-    /// The hard limit of one attempt, in place of the task's own.
+    /// Sets the hard limit of one attempt, in place of the task's own.
     pub fn time_limit(self, limit: Duration) -> Self {
         self.map(|wire| wire.time_limit(limit))
     }
 
-    /// The soft limit of one attempt, in place of the task's own.
+    /// Sets the soft limit of one attempt, in place of the task's own.
     pub fn soft_time_limit(self, limit: Duration) -> Self {
         self.map(|wire| wire.soft_time_limit(limit))
     }
 
-    /// Nobody wants its result: none is stored, and [`get`](crate::Answer::get) would wait for
-    /// ever.
+    /// Stores no result: nobody wants it. [`get`](crate::Answer::get) would wait for ever.
     pub fn ignore_result(self) -> Self {
         self.map(Wire::ignore_result)
     }
 
-    /// A header of the sender's own; the task reads it with
+    /// Sets a header of the sender's own. The task reads it with
     /// [`TaskContext::header`](crate::TaskContext::header).
     pub fn header<T: Serialize + ?Sized>(mut self, name: &str, value: &T) -> Self {
         match values::from(value) {
@@ -156,29 +155,29 @@ impl<R> Signature<R> {
         }
     }
 
-    /// Its id, instead of a fresh one. Two tasks of one id are one task to whoever asks for
+    /// Sets its id, instead of a fresh one. Two tasks of one id are one task to whoever asks for
     /// results.
     pub fn task_id(self, id: impl Into<String>) -> Self {
         self.map(|wire| wire.task_id(id))
     }
 
-    /// The name to show in logs, instead of its own.
+    /// Sets the name to show in logs, instead of its own.
     pub fn shadow(self, name: impl Into<String>) -> Self {
         self.map(|wire| wire.option("shadow", name.into()))
     }
 
-    /// An option by its name in Celery, for those that have no method here.
+    /// Sets an option by its name in Celery, for those that have no method here.
     pub fn option(self, name: &str, value: impl Into<Value>) -> Self {
         self.map(|wire| wire.option(name, value))
     }
 
-    /// A stamp: a header that workers show, and by which tasks can be revoked. In a canvas, on
-    /// every task in it.
+    /// Sets a stamp: a header that workers show, and by which tasks can be revoked. In a canvas it
+    /// is on every task.
     pub fn stamp(self, name: &str, value: impl Into<Value>) -> Self {
         self.map(|wire| wire.stamp(name, value))
     }
 
-    /// It ignores the results of what went before it in a chain.
+    /// Ignores the results of what went before it in a chain.
     pub fn immutable(self) -> Self {
         self.map(Wire::immutable)
     }
@@ -195,14 +194,14 @@ impl<R> Signature<R> {
         self.map(|wire| wire.link_error(errback))
     }
 
-    /// Then `next`, with the result as its first argument (`|` in Python). What comes back is what
-    /// `next` gives.
+    /// Adds `next`, which runs afterwards with the result as its first argument (`|` in Python).
+    /// The result is that of `next`.
     pub fn then<N>(mut self, next: Signature<N>) -> Signature<N> {
         let next = next.part(&mut self.wrong);
         Signature { wire: self.wire.then(next), wrong: self.wrong, result: PhantomData }
     }
 
-    /// As it stands in messages.
+    /// Returns the signature as it stands in messages.
     ///
     /// # Errors
     /// An argument could not be written as JSON: which, and why.
@@ -213,7 +212,7 @@ impl<R> Signature<R> {
         }
     }
 
-    /// As a part of another: what is wrong with it is wrong with the whole.
+    /// Makes it a part of another: what is wrong with it is wrong with the whole.
     fn part(self, whole: &mut Option<String>) -> Wire {
         if let Some(wrong) = self.wrong {
             whole.get_or_insert(wrong);

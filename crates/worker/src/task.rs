@@ -26,7 +26,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// A task of the async lane, made by hand. `#[longshore::task]` makes one of a function.
+    /// Makes a task of the async lane by hand. `#[longshore::task]` makes one of a function.
     pub fn future<F>(name: impl Into<Arc<str>>, handler: impl Fn(TaskContext, Call) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Value, Failure>> + Send + 'static,
@@ -35,7 +35,7 @@ impl Task {
         Self { name: name.into(), lane: LaneKind::Async, policy: TaskPolicy::default(), handler }
     }
 
-    /// A task of the blocking lane, made by hand; [`on`](Self::on) gives it another.
+    /// Makes a task of the blocking lane by hand; [`on`](Self::on) gives it another.
     /// `#[longshore::task]` makes one of a function.
     pub fn plain(name: impl Into<Arc<str>>, handler: impl Fn(TaskContext, Call) -> Result<Value, Failure> + Send + Sync + 'static) -> Self {
         Self { name: name.into(), lane: LaneKind::Blocking, policy: TaskPolicy::default(), handler: Handler::Sync(Arc::new(handler)) }
@@ -163,9 +163,9 @@ pub struct TaskPolicy {
     pub ignore_result: bool,
     /// True where STARTED is stored when an attempt begins.
     pub track_started: bool,
-    /// On the process lane: whether the function itself runs in a child process of this program
-    /// ([`init_app`](crate::init_app)), so that a crash is its own outcome and it can be killed;
-    /// without it, it runs on a thread, on which it may wait for a program of its own.
+    /// On the process lane: true where the function itself runs in a child process of this program
+    /// ([`init_app`](crate::init_app)), so that a crash is its own outcome and it can be killed.
+    /// Otherwise it runs on a thread, on which it may wait for a program of its own.
     pub isolated: bool,
 }
 

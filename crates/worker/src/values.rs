@@ -5,12 +5,12 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::failure::Failure;
 
-/// A value of the wire as a type of ours.
+/// Turns a value of the wire into a type of ours.
 pub(crate) fn to<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     value.to().map_err(|error| error.to_string())
 }
 
-/// A value of ours for the wire.
+/// Turns a value of ours into one of the wire.
 pub(crate) fn from<T: Serialize + ?Sized>(value: &T) -> Result<Value, String> {
     Value::from_serialize(value).map_err(|error| error.to_string())
 }

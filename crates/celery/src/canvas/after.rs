@@ -21,7 +21,7 @@ use crate::{
 pub struct FailurePlan {
     /// Tasks that come after it and now never will: FAILURE with the same exception, in this order.
     pub failed: Vec<FailedTask>,
-    /// Errbacks that are called [here](Told::Here) and now.
+    /// Errbacks that are called [here](ErrbackStyle::Here) and now.
     pub call: Vec<Signature>,
     /// Errbacks that are sent as tasks.
     pub plan: Plan,

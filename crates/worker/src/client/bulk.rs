@@ -14,7 +14,7 @@ use longshore_core::ErrorKind;
 use super::{Client, place};
 use crate::{answer::Answer, error::ClientError, signature::Signature};
 
-/// The most that go to the broker in one call.
+/// Most messages that go to the broker in one call.
 const BATCH: usize = 128;
 
 /// Sends what a stream gives, in order. See [`Client::send_all`].
@@ -24,17 +24,17 @@ pub struct SendAll<S, R> {
     signatures: Fuse<S>,
     /// Number of signatures that were taken from the stream.
     taken: u64,
-    /// Written out while those before were on their way.
+    /// Signatures that were written out while those before were on their way.
     ahead: Vec<PlannedSignature<R>>,
     sent: VecDeque<(u64, Result<Answer<R>, Refused<R>>)>,
 }
 
-/// One that was not sent, or (an error that is transient) of which that is unknown.
+/// A signature that was not sent, or (after a transient error) of which that is unknown.
 #[derive(Debug)]
 pub struct Refused<R> {
     /// The signature that was to be sent, as it was.
     pub signature: Signature<R>,
-    /// Why.
+    /// Error that the sending met.
     pub error: ClientError,
 }
 
@@ -43,7 +43,7 @@ pub struct Refused<R> {
 pub struct Sent<R> {
     /// Number of signatures that were sent.
     pub sent: u64,
-    /// Those that were not, with their places in the stream (from 0).
+    /// Signatures that were not sent, with their places in the stream (from 0).
     pub refused: Vec<(u64, Refused<R>)>,
 }
 
@@ -67,8 +67,8 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
         Self { client, signatures: signatures.fuse(), taken: 0, ahead: Vec::new(), sent: VecDeque::new() }
     }
 
-    /// The next one that was sent or refused, with its place in the stream (from 0); `None` when
-    /// all have been. In order.
+    /// Returns the next one that was sent or refused, with its place in the stream (from 0), in
+    /// order; `None` when all have been.
     ///
     /// # Cancel safety
     /// Not cancel safe: nobody is told of what was on its way when the future was dropped.
@@ -213,8 +213,8 @@ async fn send<R>(client: &Client, batch: Vec<PlannedSignature<R>>) -> Outcomes<R
     outcomes
 }
 
-/// All in one call; if the broker refuses that, one after the other, so that one bad one does not
-/// hold up the others.
+/// Publishes all in one call; if the broker refuses that, one after the other, so that one bad one
+/// does not hold up the others.
 async fn publish<R>(client: &Client, going: &mut Vec<BatchedSend<R>>, messages: &mut Vec<Outgoing>, outcomes: &mut Outcomes<R>) {
     if going.is_empty() {
         return;

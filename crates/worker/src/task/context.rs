@@ -57,7 +57,7 @@ pub struct ContextParts {
     pub registry: Arc<TaskRegistry>,
     /// Lane on which it runs.
     pub lane: LaneKind,
-    /// The slot: no two running tasks of a lane share one.
+    /// Returns the slot: no two running tasks of a lane share one.
     pub slot: u32,
     /// Nobody wants the result any more: revoked, past its hard limit, the worker is being stopped
     /// for good.
@@ -74,12 +74,12 @@ pub struct ContextParts {
 }
 
 impl TaskContext {
-    /// The context of an attempt.
+    /// Makes the context of an attempt.
     pub fn new(parts: ContextParts) -> Self {
         Self::claimed(parts, None)
     }
 
-    /// The same, of a message that was claimed under a lease, in this term of it.
+    /// Makes the context of a message that was claimed under a lease, in this term of it.
     pub(crate) fn claimed(parts: ContextParts, claim: Option<(Arc<Lease>, Term)>) -> Self {
         let (elsewhere, listens) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { inner: Arc::new(ContextInner { parts, claim, elsewhere, listens, children: Mutex::default() }) }
@@ -104,22 +104,22 @@ impl TaskContext {
         self.inner.elsewhere.load(Ordering::Acquire)
     }
 
-    /// The message that is run: its arguments, its limits, what follows it.
+    /// Returns the message that is run: its arguments, its limits, what follows it.
     pub fn message(&self) -> &Message {
         &self.inner.parts.message
     }
 
-    /// The task's id.
+    /// Returns the task's id.
     pub fn id(&self) -> &str {
         &self.message().id
     }
 
-    /// The task's name.
+    /// Returns the task's name.
     pub fn task(&self) -> &str {
         &self.message().task
     }
 
-    /// The first task of the tree that this one belongs to.
+    /// Returns the id of the first task of the tree that this one belongs to.
     pub fn root_id(&self) -> &str {
         self.message().root_id.as_deref().unwrap_or_else(|| self.id())
     }
@@ -149,12 +149,12 @@ impl TaskContext {
         &self.message().kwargs
     }
 
-    /// A header that its sender has set (`apply_async(headers={…})`).
+    /// Returns a header that its sender has set (`apply_async(headers={…})`).
     pub fn header(&self, name: &str) -> Option<&Value> {
         self.message().headers.get(name)
     }
 
-    /// All headers that are not Celery's own.
+    /// Returns all headers that are not Celery's own.
     pub fn headers(&self) -> &Map {
         &self.message().headers
     }
@@ -186,7 +186,7 @@ impl TaskContext {
         self.inner.parts.time_limit
     }
 
-    /// The tasks of the app that the task is registered in, and the app's settings.
+    /// Returns the tasks of the app that the task is registered in, with the app's settings.
     pub fn registry(&self) -> &Arc<TaskRegistry> {
         &self.inner.parts.registry
     }
@@ -262,8 +262,8 @@ impl TaskContext {
         self.inner.parts.client.as_ref().ok_or_else(|| ClientError::Signature(none.to_owned()))
     }
 
-    /// Tells how far it is: stores the state `PROGRESS` with this value, which clients can read
-    /// until the task ends.
+    /// Tells how far the task is: stores the state `PROGRESS` with this value, which clients can
+    /// read until the task ends.
     ///
     /// # Errors
     /// The value cannot be written, or the result backend cannot be reached.
@@ -290,7 +290,7 @@ impl TaskContext {
         Ok(client.results().store(&[stored]).await?)
     }
 
-    /// A document of this task, as results and states are stored. It says nothing yet of a
+    /// Returns a document of this task, as results and states are stored. It says nothing yet of a
     /// traceback, nor when it was done.
     pub fn document(&self, state: State, result: Value) -> TaskResult {
         let message = self.message();
@@ -343,7 +343,7 @@ impl TaskContext {
         self.inner.parts.cancel.cancelled().await;
     }
 
-    /// The token behind [`cancelled`](Self::cancelled).
+    /// Returns the token behind [`cancelled`](Self::cancelled).
     pub fn cancel_token(&self) -> &CancelToken {
         &self.inner.parts.cancel
     }

@@ -15,12 +15,12 @@ pub struct TaskRegistry {
 }
 
 impl TaskRegistry {
-    /// The task of this name.
+    /// Returns the task of this name.
     pub fn task_named(&self, name: &str) -> Option<&Arc<Task>> {
         self.tasks.get(name)
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
