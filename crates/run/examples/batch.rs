@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use axum::{Router, extract::Path, http::StatusCode, routing::get};
+use longshore_core::watch::Heard;
 use longshore_run::{Program, Run, RunError, RunEvent, RunSpec};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -51,11 +52,11 @@ async fn requests() -> Result<(), Box<dyn std::error::Error>> {
         .rate(50.0, Duration::from_secs(1))
         .retries(1);
     let running = Run::start(Run::plan(spec)?).await?;
-    let (mut events, handle) = (running.events(), running.handle());
+    let (mut events, handle) = (running.events(1_000), running.handle());
     let hearer = tokio::spawn(async move {
         let mut failures = Vec::new();
         while let Some(event) = events.next().await {
-            if let RunEvent::Ended(task) = event {
+            if let Heard::Event(RunEvent::Ended(task)) = event {
                 failures.extend(task.error.map(|error| (task.seq, error)));
             }
         }

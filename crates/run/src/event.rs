@@ -2,14 +2,12 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use longshore_core::{Word, watch::Counts};
-use tokio::sync::broadcast;
+use longshore_core::{
+    Word,
+    watch::{self, Counts, Detail, Hub},
+};
 
 use crate::auto::BestWidth;
-
-/// Events that wait for a listener; one that reads too slowly misses the oldest and is told how
-/// many.
-const MOST_WAITING: usize = 1024;
 
 /// What happens in a run.
 #[derive(Clone, Debug)]
@@ -67,6 +65,12 @@ pub enum RunEvent {
         /// How many.
         tasks: u64,
     },
+}
+
+impl watch::Tell for RunEvent {
+    fn detail(&self) -> Detail {
+        if matches!(self, RunEvent::Ended(_)) { Detail::Tasks } else { Detail::Changes }
+    }
 }
 
 /// What a resumed job has behind it.
@@ -138,7 +142,7 @@ pub type Tell = Arc<dyn Fn(&RunEvent) + Send + Sync>;
 #[derive(Clone)]
 pub(crate) struct Teller {
     listener: Option<Arc<Listener>>,
-    others: broadcast::Sender<RunEvent>,
+    others: Hub<RunEvent>,
 }
 
 impl fmt::Debug for Teller {
@@ -149,15 +153,15 @@ impl fmt::Debug for Teller {
 
 impl Teller {
     pub(crate) fn new(listener: Option<Listener>) -> Self {
-        Self { listener: listener.map(Arc::new), others: broadcast::Sender::new(MOST_WAITING) }
+        Self { listener: listener.map(Arc::new), others: Hub::new() }
     }
 
     pub(crate) fn tell(&self, event: &RunEvent) {
         if let Some(listener) = &self.listener {
             (listener.hear)(event);
         }
-        if self.others.receiver_count() > 0 {
-            let _ = self.others.send(event.clone());
+        if self.others.wants(watch::Tell::detail(event)) {
+            self.others.post([event.clone()]);
         }
     }
 
@@ -168,7 +172,7 @@ impl Teller {
             TaskDetail::Failed => word != Word::Ok,
             TaskDetail::All => true,
         });
-        listens || self.others.receiver_count() > 0
+        listens || self.others.wants(Detail::Tasks)
     }
 
     pub(crate) fn as_fn(&self) -> Tell {
@@ -176,49 +180,21 @@ impl Teller {
         Arc::new(move |event| this.tell(event))
     }
 
-    pub(crate) fn later(&self) -> LaterEvents {
-        LaterEvents(self.others.downgrade())
+    /// Returns the hub for those who come to listen later on.
+    pub(crate) fn hub(&self) -> Hub<RunEvent> {
+        self.others.lent()
+    }
+
+    /// Returns what ends all who listen, when it is dropped: with the run, however that ends.
+    pub(crate) fn until_dropped(&self) -> UntilDropped {
+        UntilDropped(self.others.clone())
     }
 }
 
-/// Makes listeners later on, and keeps no event of a run that is over from ending.
-#[derive(Debug)]
-pub(crate) struct LaterEvents(broadcast::WeakSender<RunEvent>);
+pub(crate) struct UntilDropped(Hub<RunEvent>);
 
-impl LaterEvents {
-    pub(crate) fn events(&self) -> Events {
-        // Of a run that is over there is nothing to hear.
-        let others = self.0.upgrade().unwrap_or_else(|| broadcast::Sender::new(1));
-        Events { from: others.subscribe(), missed: 0 }
-    }
-}
-
-/// What happens in a run, from now on.
-///
-/// A reader that is slow holds up nobody: it misses the oldest events, which are counted.
-#[derive(Debug)]
-pub struct Events {
-    from: broadcast::Receiver<RunEvent>,
-    missed: u64,
-}
-
-impl Events {
-    /// Waits for the next event; `None` when the run is over.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses no event.
-    pub async fn next(&mut self) -> Option<RunEvent> {
-        loop {
-            match self.from.recv().await {
-                Ok(event) => return Some(event),
-                Err(broadcast::error::RecvError::Lagged(missed)) => self.missed += missed,
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
-    }
-
-    /// Returns how many events this reader was too slow for.
-    pub fn missed(&self) -> u64 {
-        self.missed
+impl Drop for UntilDropped {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }

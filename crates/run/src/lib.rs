@@ -70,7 +70,7 @@ mod watch;
 pub mod what;
 
 pub use error::{RunError, RunErrorKind};
-pub use event::{Events, Listener, RunEvent, TaskDetail, TaskEnd};
+pub use event::{Listener, RunEvent, TaskDetail, TaskEnd};
 pub use open::Surroundings;
 pub use plan::Plan;
 pub use report::Report;

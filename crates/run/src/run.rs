@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use longshore_core::watch::{Detail, Events, Hub};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -12,7 +13,7 @@ use crate::{
     checks::Check,
     conclude::Ended,
     error::RunError,
-    event::{Events, LaterEvents, Teller},
+    event::{RunEvent, Teller},
     heard::Heard,
     journal::{Begin, StateDir},
     open::{Opened, Surroundings},
@@ -110,10 +111,11 @@ impl Run {
             auto,
             state: WatchState::checked(checked),
         };
-        let told = teller.later();
+        let (hub, listened) = (teller.hub(), teller.until_dropped());
         // Beside the run, which has begun: whoever passes signals on needs its handle now.
         let served = tokio::spawn(served(opened.plan.spec.journal.clone(), handle.clone()));
         let task = tokio::spawn(async move {
+            let _listened = listened;
             // Watched until the engine ends, then concluded; orders are heard to the very end.
             let left = watch.until_end(engine, estimate, &mut reasons, &mut ordered).await;
             drop(tell);
@@ -128,7 +130,7 @@ impl Run {
             }
             report
         });
-        Ok(Running { handle, task, teller: told })
+        Ok(Running { handle, task, hub })
     }
 
     /// Plans to go on with a job: this one, else the one of the spec's name, else the latest
@@ -171,7 +173,7 @@ async fn served(spec: JournalSpec, handle: RunHandle) -> Option<Served> {
 pub struct Running {
     handle: RunHandle,
     task: JoinHandle<Report>,
-    teller: LaterEvents,
+    hub: Hub<RunEvent>,
 }
 
 impl Running {
@@ -180,9 +182,9 @@ impl Running {
         self.handle.view()
     }
 
-    /// Returns what happens from now on. What nobody reads in time is missed, and counted.
-    pub fn events(&self) -> Events {
-        self.teller.events()
+    /// Listens to what happens from now on; keeps at most `capacity` events that are not read.
+    pub fn events(&self, capacity: usize) -> Events<RunEvent> {
+        self.hub.listen(Detail::Tasks, capacity)
     }
 
     /// Returns a handle, to view and to steer it.

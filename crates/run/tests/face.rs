@@ -3,19 +3,22 @@
 
 use std::time::Duration;
 
-use longshore_core::{Stop, watch::ViewKind};
+use longshore_core::{
+    Stop,
+    watch::{Heard, ViewKind},
+};
 use longshore_run::{Program, Run, RunEvent, RunSpec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_seen_heard_and_steered() {
     let spec = RunSpec::new(Program::command(["sleep"])).records(vec!["0.05"; 200]).concurrency(1);
     let running = Run::start(Run::plan(spec).unwrap()).await.unwrap();
-    let (mut events, handle) = (running.events(), running.handle());
+    let (mut events, handle) = (running.events(1_000), running.handle());
     handle.watched().set_concurrency(None, 7);
     loop {
         match events.next().await.unwrap() {
-            RunEvent::Concurrency { most } => break assert_eq!(most, 7),
-            RunEvent::Ended(_) => {}
+            Heard::Event(RunEvent::Concurrency { most }) => break assert_eq!(most, 7),
+            Heard::Event(RunEvent::Ended(_)) => {}
             other => panic!("{other:?}"),
         }
     }

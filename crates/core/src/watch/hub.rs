@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     pin::Pin,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
@@ -111,6 +112,18 @@ fn lock<X>(mutex: &Mutex<X>) -> MutexGuard<'_, X> {
 impl<E> Clone for Hub<E> {
     fn clone(&self) -> Self {
         Self { listeners: self.listeners.clone(), owns: self.owns }
+    }
+}
+
+impl<E> fmt::Debug for Hub<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("missed", &self.missed()).finish_non_exhaustive()
+    }
+}
+
+impl<E> fmt::Debug for Events<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("detail", &self.line.detail).finish_non_exhaustive()
     }
 }
 
