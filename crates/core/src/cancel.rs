@@ -8,7 +8,7 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-/// How running attempts are ended.
+/// Ways to end running attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stop {
@@ -41,7 +41,7 @@ impl CancelToken {
         self.0.wake.notify_waiters();
     }
 
-    /// Whether it is cancelled. Cheap enough to ask in a loop.
+    /// Returns true once it is cancelled. Cheap enough to ask in a loop.
     pub fn is_cancelled(&self) -> bool {
         self.0.cancelled.load(Ordering::Acquire)
     }

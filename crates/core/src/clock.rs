@@ -6,7 +6,7 @@ use longshore_sys::clock::Ticks;
 
 use crate::stamp::Stamp;
 
-/// Where the engine reads the time. Timers are always tokio's; on a paused tokio clock use
+/// Source of the engine's time. Timers are always tokio's; on a paused tokio clock use
 /// [`Clock::TOKIO`], so that both agree.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -44,7 +44,7 @@ const NEAR: u64 = 1 << 22;
 /// The clock and the counter were not read in one go if this many ticks (about a microsecond) lie
 /// between: the thread was interrupted.
 const APART: u64 = 1 << 11;
-/// How long to watch clock and counter for the first estimate of a tick, and for the next ones.
+/// Time to watch clock and counter for the first estimate of a tick, and for the next ones.
 const FIRST_ESTIMATE: Duration = Duration::from_millis(10);
 const ESTIMATE: Duration = Duration::from_secs(1);
 /// Two estimates of a tick that differ by more than this part of it are not of the same clock: the
@@ -63,7 +63,7 @@ pub(crate) struct Stopwatch {
     last: (Stamp, u64),
     /// Nanoseconds a tick lasts, times 2³²; 0: not known yet.
     scale: u64,
-    /// Where the present estimate of a tick began, and when it is to begin or to end.
+    /// Beginning of the present estimate of a tick, and the time of its beginning or end.
     began: Option<(Stamp, u64)>,
     due: Stamp,
 }
@@ -103,7 +103,7 @@ impl Stopwatch {
         self.read_clock()
     }
 
-    /// How long a tick lasts, from what the clock and the counter say has passed.
+    /// Returns the length of a tick, from what the clock and the counter say has passed.
     #[cold]
     fn estimate(&mut self, now: Stamp, count: u64) {
         let before = self.scale;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{error::Again, outcome::Outcome, retry::RetryPolicy};
 
-/// What becomes of a delivery.
+/// Fate of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It is done, well or badly.

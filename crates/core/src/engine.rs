@@ -62,14 +62,14 @@ use stats::Stats;
 /// Most tasks in backoff. Beyond, nothing new starts.
 const BACKOFF: usize = 10_000;
 
-/// What an engine is set to. Clock and randomness are inputs: a seeded simulation on a paused clock
+/// Settings of an engine. Clock and randomness are inputs: a seeded simulation on a paused clock
 /// is the engine itself.
 pub struct EngineConfig<T> {
     /// Concurrency, lanes, pace, limits.
     pub gate: GateConfig,
     /// The lane of a task that names none.
     pub lane: LaneKind,
-    /// When to try again, for a task that says nothing.
+    /// Rule for further attempts, for a task that says nothing.
     pub retry: Arc<RetryPolicy>,
     /// The limit of one attempt, for a task that says nothing.
     pub timeout: Option<Duration>,
@@ -78,7 +78,7 @@ pub struct EngineConfig<T> {
     /// Copies a payload. Needed for retries and for sinks that want to see it; without it a task
     /// has one attempt.
     pub copy: Option<fn(&T) -> T>,
-    /// Whether a copy of each payload travels to the sink.
+    /// Set: a copy of each payload travels to the sink.
     pub keep_payloads: bool,
     /// The time.
     pub clock: Clock,
@@ -111,13 +111,13 @@ pub struct Engine<T, R> {
     /// The slots of a lane that somebody has set while it runs.
     set: [Option<usize>; 4],
     lanes: Lanes<T, R>,
-    /// What passed the gate in this turn, by lane.
+    /// Attempts that passed the gate in this turn, by lane.
     passed: [Vec<Attempt<T>>; 4],
     backoff: BinaryHeap<Due<T>>,
     source: Arc<dyn Source<T>>,
     pump: Arc<Pump>,
     reports: Arc<Reports<T, R>>,
-    /// What goes to the sink after this turn, and what goes back to the source unfinished.
+    /// Tasks for the sink after this turn, and those that go back to the source unfinished.
     done: Vec<Finished<T, R>>,
     back: Vec<Settlement>,
     /// Fetched tasks that the pump still counts as on their way.
@@ -131,7 +131,7 @@ pub struct Engine<T, R> {
     now: Instant,
     since: Instant,
     timer: Option<Pin<Box<Sleep>>>,
-    /// When the loop wants to be woken without any mail.
+    /// Time at which the loop wants to be woken without any mail.
     wake_at: Option<Instant>,
     stats: Stats,
     rng: fastrand::Rng,
@@ -357,8 +357,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         self.source_ended && self.unsettled == 0 && self.gate.unreleased() == 0 && self.gate.running() == 0
     }
 
-    /// Whether new tasks, or room in the result queue, would let something start or end now.
-    /// Otherwise they can wait for the next attempt that ends.
+    /// Returns true if new tasks, or room in the result queue, would let something start or end
+    /// now. Otherwise they can wait for the next attempt that ends.
     fn is_hungry(&self) -> bool {
         self.gate.running() == 0 || matches!(self.refusal.reason, Reason::Empty | Reason::Results { .. } | Reason::Stopping)
     }
@@ -494,7 +494,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         }
     }
 
-    /// What becomes of a task that did not end well.
+    /// Decides what becomes of a task that did not end well.
     fn judge(&mut self, one: &Finished<T, R>) -> Verdict {
         if self.phase >= Phase::Draining && matches!(one.outcome, Outcome::Cancelled) {
             // Ended by us, not by itself: it goes back unfinished.

@@ -2,7 +2,8 @@
 
 use std::{any::Any, borrow::Cow, fmt, sync::Arc, time::Duration};
 
-/// Why a task failed: a kind to decide by, a message to read, and what helps to find the cause.
+/// Error of a task that failed: a kind to decide by, a message to read, and what helps to find the
+/// cause.
 ///
 /// The kind is a short lower-case word ("status", "exit", "connect", "invalid", …) that
 /// [`RetryOn`](crate::RetryOn) matches; the code is the number that belongs to it (an HTTP status,
@@ -28,7 +29,7 @@ struct Body {
     detail: Option<Arc<dyn Any + Send + Sync>>,
 }
 
-/// What a failure itself says about another attempt.
+/// Word of a failure itself about another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Again {
     /// The policy decides.
@@ -100,7 +101,7 @@ impl TaskError {
         self.0.tail.as_deref()
     }
 
-    /// What the failure says about another attempt.
+    /// Word of the failure about another attempt.
     pub fn again(&self) -> Again {
         self.0.again
     }
@@ -152,7 +153,7 @@ impl From<std::io::Error> for TaskError {
     }
 }
 
-/// How bad the failure of an adapter is.
+/// Severity of an adapter's failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -173,9 +174,9 @@ macro_rules! adapter_error {
         #[derive(Debug, Clone, thiserror::Error)]
         #[error("{message}")]
         pub struct $name {
-            /// How bad it is.
+            /// Its severity.
             pub kind: ErrorKind,
-            /// What happened, where, and what to do.
+            /// Message: what happened, where, and what to do.
             pub message: String,
         }
 

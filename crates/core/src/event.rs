@@ -36,11 +36,11 @@ pub enum Event {
         lane: LaneKind,
         /// Its slot.
         slot: u32,
-        /// When the handler started.
+        /// Time at which the handler started.
         started: Instant,
-        /// When it ended.
+        /// Time at which it ended.
         ended: Instant,
-        /// How it ended.
+        /// Its outcome.
         word: Word,
         /// On-CPU time, where it was measured.
         cpu: Option<Duration>,
@@ -63,12 +63,12 @@ pub enum Event {
     },
     /// Stops and goes: the job's state as a whole.
     Job {
-        /// What the job does from now on.
+        /// The phase from now on.
         phase: Phase,
     },
 }
 
-/// What a job is doing; later ones are nearer to the end.
+/// Phase of a job; later ones are nearer to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {

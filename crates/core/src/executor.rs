@@ -104,7 +104,7 @@ struct Pool {
     tally: Arc<Tally>,
     began: Instant,
     events: Hub<Event>,
-    /// What somebody has set for a lane while it runs; 0: nothing.
+    /// Concurrency that somebody has set for a lane while it runs; 0: none.
     set: Arc<[AtomicUsize; 4]>,
     /// By `lane as usize`.
     lanes: [OnceLock<Started<Arc<Ticket>>>; 4],
@@ -125,7 +125,7 @@ struct Started<T> {
 trait Part: Send + Sync {
     fn lane(&self) -> LaneKind;
     fn engine(&self) -> &engine::Handle;
-    /// How many calls it has got so far.
+    /// Returns how many calls it has got so far.
     fn sent(&self) -> u64;
     /// Resolves when everything sent so far is settled.
     fn drained(&self) -> BoxFuture<'static, ()>;
@@ -173,7 +173,7 @@ impl<T: Send + 'static> Part for Started<T> {
     }
 }
 
-/// What an executor is set to.
+/// Settings of an executor.
 #[derive(Clone, Debug)]
 pub struct ExecutorBuilder {
     workers: [Option<usize>; 4],
@@ -182,15 +182,15 @@ pub struct ExecutorBuilder {
 }
 
 impl ExecutorBuilder {
-    /// How many calls a lane runs at once. Default: async 50, blocking 4 × cores, cpu as many as
-    /// cores.
+    /// Sets how many calls a lane runs at once. Default: async 50, blocking 4 × cores, cpu as many
+    /// as cores.
     #[must_use]
     pub fn workers(mut self, lane: LaneKind, workers: usize) -> Self {
         self.workers[lane as usize] = Some(workers.max(1));
         self
     }
 
-    /// How many calls may wait in a lane's queue (100 000).
+    /// Sets how many calls may wait in a lane's queue (100 000).
     #[must_use]
     pub fn queue(mut self, calls: usize) -> Self {
         self.queue = calls.max(1);
@@ -325,7 +325,7 @@ impl Executor {
         self.0.cancel();
     }
 
-    /// What has ended so far, by outcome.
+    /// Returns what has ended so far, by outcome.
     pub fn counts(&self) -> Counts {
         self.0.tally.counts()
     }
@@ -617,10 +617,10 @@ impl Sink<Arc<Ticket>, ()> for Settle {
     }
 }
 
-/// What an executor did.
+/// Summary of an executor.
 #[derive(Clone, Debug, Default)]
 pub struct Closed {
-    /// What became of calls. A chunk of [`map`](Threads::map) is one call.
+    /// Counts of calls. A chunk of [`map`](Threads::map) is one call.
     pub counts: Counts,
     /// Calls that failed and whose error nobody read.
     pub unread: u64,

@@ -71,7 +71,7 @@ impl Limit {
     }
 }
 
-/// What the gate is set to.
+/// Settings of the gate.
 #[derive(Clone, Debug)]
 pub struct GateConfig {
     /// Most running over all lanes.
@@ -139,7 +139,7 @@ pub struct Gate<T> {
     /// Places that became free while tasks stood in their line.
     freed: VecDeque<Place>,
     lane_freed: [bool; 4],
-    /// When a value's leaky bucket has its next slot.
+    /// Time at which a value's leaky bucket has its next slot.
     timers: BinaryHeap<Reverse<(Instant, usize, Arc<str>)>>,
     most: Option<usize>,
     /// The slots of all lanes.
@@ -153,7 +153,7 @@ pub struct Gate<T> {
     paused: bool,
 }
 
-/// What became of a task that asked to pass.
+/// Answer to a task that asked to pass.
 enum Passage<T> {
     Passed(Attempt<T>),
     Parked,
@@ -415,8 +415,8 @@ impl<T> Gate<T> {
         all
     }
 
-    /// What waits, by what it waits for; the ready line under `head`, the reason of the last
-    /// refusal.
+    /// Returns what waits, by what it waits for; the ready line under `head`, the reason of the
+    /// last refusal.
     pub fn waiting(&self, head: &Reason) -> Vec<(Reason, usize)> {
         let mut waiting = Vec::new();
         let ready = self.ready.len() + self.again.len();

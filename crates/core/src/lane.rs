@@ -29,14 +29,14 @@ use crate::{
     trace::{self, AttemptName},
 };
 
-/// Where attempts run. Takes a batch and returns at once; each attempt reports exactly one outcome
-/// to the lane's [`Outbox`], in batches.
+/// Place where attempts run. Takes a batch and returns at once; each attempt reports exactly one
+/// outcome to the lane's [`Outbox`], in batches.
 pub trait Lane<T, R>: Send + Sync {
     /// Starts every attempt of the batch, which is drained. Must not block.
     fn start(&self, batch: &mut Vec<Attempt<T>>);
 
-    /// How many attempts the lane wants to hold at once, where it knows better than its number of
-    /// workers (tiny items travel in chunks).
+    /// Returns how many attempts the lane wants to hold at once, where it knows better than its
+    /// number of workers (tiny items travel in chunks).
     fn capacity(&self) -> Option<usize> {
         None
     }
@@ -46,7 +46,7 @@ pub trait Lane<T, R>: Send + Sync {
     fn stop(&self, how: Stop);
 }
 
-/// Where a lane reports its outcomes.
+/// Receiver of a lane's outcomes.
 pub struct Outbox<T, R> {
     pub(crate) mailbox: Arc<Mailbox<Mail<T, R>>>,
     /// The engine, once it has been started.
@@ -101,7 +101,7 @@ pub(crate) fn append<X>(to: &mut Vec<X>, from: &mut Vec<X>) {
     }
 }
 
-/// What a handler may know of its attempt.
+/// Facts that a handler may know of its attempt.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The task's number in its job, from 1.
@@ -175,7 +175,7 @@ pub(crate) fn caught<R>(work: impl FnOnce() -> Outcome<R>) -> Outcome<R> {
     std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Outcome::Panicked(panic_text(&*panic)))
 }
 
-/// What a panic said.
+/// Returns what a panic said.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()

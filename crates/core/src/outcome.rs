@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use crate::error::TaskError;
 
-/// How one attempt ended. Every started attempt ends in exactly one of these.
+/// End of one attempt. Every started attempt ends in exactly one of these.
 /// A handler may return one itself, for example to ask for another attempt:
 ///
 /// ```
@@ -48,7 +48,7 @@ pub enum Outcome<R> {
         /// The signal's number.
         signal: i32,
     },
-    /// What ran the attempt vanished without an answer.
+    /// The runner of the attempt vanished without an answer.
     Lost(String),
     /// The job was stopped, or the task revoked, while the attempt ran.
     Cancelled,
@@ -56,7 +56,7 @@ pub enum Outcome<R> {
     Skipped(Skip),
 }
 
-/// Why a task was not run.
+/// Reason why a task was not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Skip {
@@ -144,7 +144,7 @@ impl<R> Outcome<R> {
         }
     }
 
-    /// Whether the handler returned a result.
+    /// Returns true if the handler returned a result.
     pub fn is_ok(&self) -> bool {
         matches!(self, Outcome::Ok(_))
     }

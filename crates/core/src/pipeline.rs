@@ -72,14 +72,14 @@ pub use report::{Bottleneck, Report, StageReport};
 pub use run::{Failure, Reporter, RunningPipeline};
 pub use stage::{DeadLetter, OnError, Stage};
 
-/// What the parts of a pipeline are started with.
+/// Start of a pipeline's parts.
 struct Launch {
     run: Arc<Run>,
-    /// What shall live on the runtime.
+    /// Parts that shall live on the runtime.
     loops: Loops,
     clock: Clock,
     seed: u64,
-    /// What was started so far, for names and seeds.
+    /// Number of parts that were started so far, for names and seeds.
     stages: usize,
 }
 

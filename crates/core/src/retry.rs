@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::outcome::Outcome;
 
-/// How often, how long after, and on which errors a task is tried again.
+/// Rule that says how often, how long after, and on which errors a task is tried again.
 /// ```
 /// use std::{sync::atomic::{AtomicU32, Ordering}, time::Duration};
 /// use longshore_core::{Backoff, ErrorClass, Job, RetryOn, RetryPolicy, TaskError};
@@ -130,7 +130,7 @@ impl Default for RetryOn {
 }
 
 impl RetryOn {
-    /// Whether an error of this kind and code is worth another attempt.
+    /// Returns true if an error of this kind and code is worth another attempt.
     pub fn matches(&self, kind: &str, code: Option<i64>) -> bool {
         match self {
             RetryOn::AnyBut(classes) => !classes.iter().any(|class| class.matches(kind, code)),
@@ -138,7 +138,7 @@ impl RetryOn {
         }
     }
 
-    /// Whether this outcome is worth another attempt.
+    /// Returns true if this outcome is worth another attempt.
     pub fn matches_outcome<R>(&self, outcome: &Outcome<R>) -> bool {
         outcome.class().is_some_and(|(kind, code)| self.matches(kind, code))
     }
@@ -187,7 +187,7 @@ impl ErrorClass {
         Ok(Self { kind: kind.to_owned(), codes })
     }
 
-    /// Whether an error of this kind and code belongs to the class.
+    /// Returns true if an error of this kind and code belongs to the class.
     pub fn matches(&self, kind: &str, code: Option<i64>) -> bool {
         self.kind == kind && self.codes.is_none_or(|(from, to)| code.is_some_and(|code| (from..=to).contains(&code)))
     }

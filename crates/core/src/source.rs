@@ -12,7 +12,7 @@ use crate::{
     task::{Delivery, Receipt},
 };
 
-/// What a fetch says about the next one.
+/// Word of a fetch about the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetched {
     /// There may be more.
@@ -26,11 +26,11 @@ pub enum Fetched {
 pub struct Settlement {
     /// The delivery.
     pub receipt: Receipt,
-    /// What becomes of it. `Requeue` here means: handed back unfinished.
+    /// Its verdict. `Requeue` here means: handed back unfinished.
     pub verdict: Verdict,
 }
 
-/// Where deliveries come from. Fetching and settling run side by side, hence `&self`.
+/// Origin of deliveries. Fetching and settling run side by side, hence `&self`.
 pub trait Source<T>: Send + Sync {
     /// Waits for work and appends at least one and at most `room` deliveries, or says that there is
     /// no more.

@@ -10,7 +10,7 @@ use crate::{
     stamp::{Span, Stamp},
 };
 
-/// Where a handler runs.
+/// Kind of place where a handler runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
@@ -44,8 +44,8 @@ impl LaneKind {
         Self::ALL.into_iter().find(|lane| lane.as_str() == name)
     }
 
-    /// How many tasks this lane runs at once unless told otherwise: async 50, blocking 4 × cores,
-    /// cpu and process as many as cores.
+    /// Returns how many tasks this lane runs at once unless told otherwise: async 50, blocking 4 ×
+    /// cores, cpu and process as many as cores.
     pub fn default_workers(self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         match self {
@@ -66,7 +66,7 @@ impl fmt::Display for LaneKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Receipt(pub u64);
 
-/// What one task wants differently from its job. A task that wants nothing carries none. See
+/// Wishes of one task that differ from its job's. A task that wants nothing carries none. See
 /// [`Job::options_of`](crate::Job::options_of) for an example; a sender can say it for one task
 /// with [`Sender::send_with`](crate::Sender::send_with).
 #[derive(Clone, Debug, Default)]
@@ -78,7 +78,7 @@ pub struct Options {
     pub key: Option<Arc<str>>,
     /// The limit of one attempt; the job's when absent.
     pub timeout: Option<Duration>,
-    /// When to try again; the job's when absent.
+    /// Rule for further attempts; the job's when absent.
     pub retry: Option<Arc<RetryPolicy>>,
     /// For some of the job's limits (by their place), the value whose share this task takes.
     pub limits: Vec<(usize, Arc<str>)>,
@@ -147,11 +147,11 @@ pub struct Delivery<T> {
     /// The task's number in its job, from 1, in the order of the source. Sources that merge several
     /// inputs number what they lend.
     pub id: u64,
-    /// What the handler gets.
+    /// The handler's argument.
     pub payload: T,
     /// The source's name for this delivery.
     pub receipt: Receipt,
-    /// What it wants differently from its job.
+    /// Its wishes that differ from its job's.
     pub options: Option<Box<Options>>,
     /// The number of its key, where the source numbers keys: tasks of one number never overlap and
     /// keep their order, as those of one [`Options::key`] do, which then counts for nothing. The
@@ -180,9 +180,9 @@ pub struct EngineTask<T> {
     pub lane: LaneKind,
     /// Its slot of the gate: no two running tasks of a lane share one.
     pub slot: u32,
-    /// When it was fetched.
+    /// Time at which it was fetched.
     pub queued: Stamp,
-    /// When the gate let this attempt pass.
+    /// Time at which the gate let this attempt pass.
     pub admitted: Stamp,
     /// The limit of this attempt.
     pub timeout: Option<Span>,
@@ -215,9 +215,9 @@ impl<T> EngineTask<T> {
 /// One attempt on its way to a lane.
 #[derive(Debug)]
 pub struct Attempt<T> {
-    /// What the engine knows of the task.
+    /// The task as the engine knows it.
     pub task: EngineTask<T>,
-    /// What the handler gets.
+    /// The handler's argument.
     pub payload: T,
 }
 
@@ -226,11 +226,11 @@ pub struct Attempt<T> {
 pub struct Finished<T, R> {
     /// The task. Its payload is there only where a copy was kept.
     pub task: EngineTask<T>,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Outcome<R>,
-    /// When the handler started; when it was admitted, if it never did.
+    /// Time at which the handler started; at which it was admitted, if it never did.
     pub started: Stamp,
-    /// When it ended.
+    /// Time at which it ended.
     pub ended: Stamp,
     /// The slot of the lane that ran it (a thread of the cpu lane, else the gate's slot).
     pub slot: u32,
@@ -245,12 +245,12 @@ impl<T, R> Finished<T, R> {
         self.task.id
     }
 
-    /// How long the handler ran.
+    /// Returns how long the handler ran.
     pub fn run(&self) -> Duration {
         self.ended.since(self.started)
     }
 
-    /// How long the task waited from being fetched until its last attempt started: in the queue, at
+    /// Returns how long the task waited from being fetched to its last attempt: in the queue, at
     /// the gate, in backoff.
     pub fn wait(&self) -> Duration {
         self.started.since(self.task.queued)

@@ -14,7 +14,7 @@ use crate::{
     watch::{Detail, Events, Hub, Labelled, Timing},
 };
 
-/// What the loop is asked to do.
+/// Requests to the loop.
 pub(crate) enum Control {
     Drain,
     Stop(Stop),
@@ -73,7 +73,7 @@ impl Handle {
         (self.0)(Control::Timeout(timeout));
     }
 
-    /// What the job looks like now. `None` when it is over.
+    /// Returns what the job looks like now. `None` when it is over.
     pub async fn snapshot(&self) -> Option<Snapshot> {
         let (answer, snapshot) = oneshot::channel();
         (self.0)(Control::Snapshot(answer));
@@ -81,20 +81,20 @@ impl Handle {
     }
 }
 
-/// What a job looks like at one moment.
+/// Look of a job at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// What it is doing.
+    /// Its phase.
     pub phase: Phase,
     /// Attempts that run.
     pub active: usize,
     /// Tasks in backoff.
     pub retrying: usize,
-    /// What waits at the gate, and for what.
+    /// Tasks that wait at the gate, by what they wait for.
     pub waiting: Vec<(Reason, usize)>,
-    /// Why nothing more starts.
+    /// Reason why nothing more starts.
     pub refusal: Refusal,
-    /// What runs, oldest first.
+    /// Tasks that run, oldest first.
     pub running: Vec<RunningTask>,
     /// The pace.
     pub rate: Option<Rate>,
@@ -112,7 +112,7 @@ pub struct Snapshot {
     pub wait: Timing,
     /// Counts and times by label.
     pub labels: Vec<Labelled>,
-    /// What has happened so far.
+    /// Summary up to now.
     pub summary: Summary,
 }
 

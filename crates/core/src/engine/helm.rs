@@ -39,7 +39,7 @@ const OVER: usize = 8;
 /// Its task was dropped.
 const CLOSED: usize = 16;
 
-/// How often one who took the helm in passing polls, before the rest is left to the task.
+/// Most polls of one who took the helm in passing, before the rest is left to the task.
 const POLLS: usize = 4;
 
 /// Work that is a task of the runtime ([`Helm::task`]), and that others may do in its place.
@@ -61,7 +61,7 @@ impl<O: Send + 'static> Helm<O> {
         Arc::new(Self { state: AtomicUsize::new(WOKEN), work: Mutex::new(Work::Going(Box::pin(work))), task: AtomicWaker::new() })
     }
 
-    /// What the runtime has to run. Panics where the work does.
+    /// Returns what the runtime has to run. Panics where the work does.
     pub(super) fn task(self: &Arc<Self>) -> impl Future<Output = O> + Send + 'static {
         Task(self.clone())
     }
@@ -78,7 +78,7 @@ impl<O: Send + 'static> Helm<O> {
         self.state.fetch_or(HELD, Ordering::AcqRel);
     }
 
-    /// Whether it was woken, and nobody is about it: the caller has to see to it.
+    /// Returns true if it was woken, and nobody is about it: the caller has to see to it.
     fn release(&self) -> bool {
         self.state.fetch_and(!HELD, Ordering::AcqRel) & (WOKEN | RUNNING) == WOKEN
     }
@@ -173,7 +173,7 @@ impl<O: Send + 'static> Drop for Task<O> {
 /// If the outside takes longer than this several times in a row where a lane does it, it is left to
 /// its own task for a while: another thread gains more than waking it costs.
 const QUICK: Duration = Duration::from_micros(30);
-/// How many times in a row. (Once may be a thread that was set aside.)
+/// Times in a row. (Once may be a thread that was set aside.)
 const STRIKES: u32 = 3;
 /// For how long.
 const REST: Duration = Duration::from_millis(20);
@@ -184,7 +184,7 @@ pub(crate) struct Crew {
     pub(super) outside: Arc<Helm<Result<(), SinkError>>>,
     /// A lane does the outside, and will be back.
     pub(super) in_passing: Arc<AtomicBool>,
-    /// How often in a row the outside was slow, and when last.
+    /// Times in a row that the outside was slow, and the last time.
     strikes: Mutex<(u32, Instant)>,
 }
 

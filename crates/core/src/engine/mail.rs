@@ -11,7 +11,7 @@ use crate::{
     task::{Attempt, Delivery, Finished},
 };
 
-/// What reaches the loop.
+/// Everything that reaches the loop.
 pub(crate) struct Mail<T, R> {
     pub(crate) fetched: Vec<Delivery<T>>,
     /// The pump will fetch no more.
@@ -28,7 +28,7 @@ pub(crate) struct Mail<T, R> {
     pub(crate) over: bool,
 }
 
-/// What keeps a job from going on.
+/// Break that keeps a job from going on.
 #[derive(Clone, Debug)]
 pub(crate) enum Broken {
     Sink(SinkError),

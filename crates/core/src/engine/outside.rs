@@ -19,7 +19,7 @@ use futures_util::future::{MaybeDone, maybe_done};
 
 use crate::sync::AtomicBool;
 
-/// How long to look around. A wake-up costs about as much.
+/// Time to look around. A wake-up costs about as much.
 const SPIN: Duration = Duration::from_micros(40);
 /// Looks are less than a microsecond apart. If so much time lies between two of them, the processor
 /// was with somebody else.
@@ -76,7 +76,7 @@ pub(super) async fn run<O>(
     .await
 }
 
-/// What comes of looking around.
+/// Results of looking around.
 enum Found {
     Work,
     Nothing,

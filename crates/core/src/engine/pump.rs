@@ -28,8 +28,8 @@ const FEW: usize = 4;
 
 /// The loop's side of the pump.
 pub(super) struct Pump {
-    /// What may be fetched now. The loop sets it; what has been fetched but not yet taken over is
-    /// in `travelling`.
+    /// Number of deliveries that may be fetched now. The loop sets it; what has been fetched but
+    /// not yet taken over is in `travelling`.
     room: AtomicUsize,
     travelling: AtomicUsize,
     /// The loop runs out of tasks.
@@ -73,7 +73,7 @@ impl Pump {
         self.waker.wake();
     }
 
-    /// Whether the pump could fetch now.
+    /// Returns true if the pump could fetch now.
     pub(super) fn has_work(&self) -> bool {
         !self.fetching.load(Ordering::Relaxed) && self.low.load(Ordering::Relaxed) && self.free() > 0
     }

@@ -77,7 +77,7 @@ impl<T, R> Reports<T, R> {
         self.mail.store(true, Ordering::Release);
     }
 
-    /// Whether something may be waiting for the reporter, and the reporter for something.
+    /// Returns true if something may be waiting for the reporter, and the reporter for something.
     pub(super) fn has_mail(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) && self.mail.load(Ordering::Relaxed)
     }

@@ -13,11 +13,11 @@ use crate::{
 
 pub(super) struct Stats {
     began: Instant,
-    /// What the loop counts of tasks: attempts that were followed by another one, and what was
+    /// The loop's own counts of tasks: attempts that were followed by another one, and what was
     /// handed back. How tasks ended the reporter counts.
     pub(super) counts: Counts,
-    /// What runs, by lane and by the gate's slot: task (they count from 1; 0 is none), attempt,
-    /// since when.
+    /// Tasks that run, by lane and by the gate's slot: task (they count from 1; 0 is none),
+    /// attempt, since when.
     running: [Vec<Admitted>; 4],
     /// The slots' share of attempts that were followed by another one.
     again: Slots,
@@ -38,7 +38,7 @@ struct Admitted {
     since: Stamp,
 }
 
-/// What ran, by lane and by the lane's slot: attempts, and for how many nanoseconds they ran.
+/// Attempts that ran, by lane and by the lane's slot, and the nanoseconds for which they did.
 #[derive(Default)]
 struct Slots([Vec<(u64, u64)>; 4]);
 
@@ -160,7 +160,7 @@ impl Stats {
     }
 }
 
-/// What became of finished tasks, and how long they ran and waited. The reporter keeps it, because
+/// Counts of finished tasks, and the times that they ran and waited. The reporter keeps it, as
 /// the loop has enough to do; in a snapshot it may be a batch behind.
 pub(super) struct Times {
     counts: Counts,
@@ -242,7 +242,7 @@ pub struct StallSeen {
     pub ago: Duration,
 }
 
-/// What one slot of a lane did.
+/// Use of one slot of a lane.
 #[derive(Clone, Copy, Debug)]
 pub struct SlotUse {
     /// The lane.
@@ -251,29 +251,29 @@ pub struct SlotUse {
     pub slot: u32,
     /// Attempts that it ran.
     pub tasks: u64,
-    /// How long it ran them.
+    /// Time for which it ran them.
     pub busy: Duration,
     /// That time as a share of the job's.
     pub share: f64,
 }
 
-/// What a job did.
+/// Summary of a job.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// What became of tasks.
+    /// Counts of tasks, by outcome and otherwise.
     pub counts: Counts,
     /// From the start to now, or to the end.
     pub wall: Duration,
-    /// How long the last attempts ran.
+    /// Times that the last attempts ran.
     pub run: Quantiles,
-    /// How long tasks waited from being fetched until their last attempt started.
+    /// Times that tasks waited from being fetched until their last attempt started.
     pub wait: Quantiles,
-    /// What each slot did.
+    /// Use of each slot.
     pub slots: Vec<SlotUse>,
     /// Time on a CPU of the last attempts, of those of which it is known: all on the blocking, cpu
     /// and process lanes, a sample on the async lane.
     pub on_cpu: Duration,
-    /// How many those are.
+    /// Number of those.
     pub on_cpu_of: u64,
     /// For how long the gate let nothing pass while tasks waited, by reason.
     pub waited: Vec<(Reason, Duration)>,
@@ -281,7 +281,7 @@ pub struct Summary {
     pub stalled: u64,
     /// Events that their reader had no room for.
     pub events_dropped: u64,
-    /// What ended the job early, if something did.
+    /// Error that ended the job early, if one did.
     pub error: Option<String>,
 }
 

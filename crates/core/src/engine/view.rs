@@ -73,7 +73,7 @@ impl Snapshot {
     }
 }
 
-/// What others call a task: its name, and what it is.
+/// Name that others have for a task, and what it is.
 #[derive(Clone, Debug, Default)]
 pub struct Named {
     /// A message's id, a record's place.

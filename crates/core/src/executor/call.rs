@@ -31,7 +31,7 @@ use crate::{
     watch::{Counts, SharedCounts},
 };
 
-/// What a call ends with.
+/// Result or error of a call.
 pub(super) type Ended<R> = Result<R, TaskError>;
 /// A plain function that has not run yet.
 pub(super) type Plain<R> = Box<dyn FnOnce(&CancelToken) -> Ended<R> + Send>;
@@ -46,7 +46,7 @@ pub(super) enum Work<R> {
     Elsewhere,
 }
 
-/// What the executor counts over all of its calls.
+/// Counts over all calls of an executor.
 #[derive(Default)]
 pub(super) struct Tally {
     counts: SharedCounts,
@@ -127,8 +127,8 @@ pub(super) trait Call: Send + Sync {
     fn abandon(&self);
 }
 
-/// What the engine carries. When it drops the last copy of a call that has not ended, nobody will
-/// run it any more, and whoever waits is told.
+/// Payload that the engine carries. When it drops the last copy of a call that has not ended,
+/// nobody will run it any more, and whoever waits is told.
 pub(super) struct Ticket(pub(super) Arc<dyn Call>);
 
 impl Drop for Ticket {
@@ -147,7 +147,7 @@ pub(super) struct Slot<R> {
 
 struct State<R> {
     work: Option<Work<R>>,
-    /// Where the result lies until it is read.
+    /// Place of the result until it is read.
     ended: Option<Ended<R>>,
     done: bool,
     /// The handle is gone.
@@ -321,7 +321,7 @@ impl<R: Send + 'static> Slot<R> {
         true
     }
 
-    /// How it ended, for the engine's own statistics.
+    /// Returns how it ended, for the engine's own statistics.
     fn word(&self) -> Outcome<()> {
         match &self.lock().ended {
             Some(Err(error)) => Outcome::Failed(error.clone()),
@@ -377,7 +377,7 @@ impl<R: Send + 'static> Call for Slot<R> {
     }
 }
 
-/// Where the code of this thread runs.
+/// Executor whose code this thread runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
     /// On a thread of its own: it may block.
@@ -398,7 +398,7 @@ impl Inside {
         Self(INSIDE.replace(Some((pool, place))))
     }
 
-    /// Whether this thread works for that executor now.
+    /// Returns true if this thread works for that executor now.
     pub(super) fn of(pool: u64) -> Option<Place> {
         INSIDE.get().filter(|(inside, _)| *inside == pool).map(|(_, place)| place)
     }

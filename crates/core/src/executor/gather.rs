@@ -159,8 +159,8 @@ pub struct AsCompletedHandles<R: Send + 'static> {
     handles: Vec<Option<TaskHandle<R>>>,
     left: usize,
     inbox: Arc<Inbox>,
-    /// So many at the front are gone. Looked for from here on, or each poll would take longer than
-    /// the one before.
+    /// Number of those at the front that are gone. Looked for from here on, or each poll would take
+    /// longer than the one before.
     gone: usize,
 }
 

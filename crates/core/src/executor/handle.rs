@@ -37,12 +37,12 @@ impl<R: Send + 'static> TaskHandle<R> {
         Self { slot, runtime, read: false }
     }
 
-    /// Whether it has ended, well or badly.
+    /// Returns true once it has ended, well or badly.
     pub fn is_finished(&self) -> bool {
         self.slot.is_done()
     }
 
-    /// Whether nobody has begun it.
+    /// Returns true while nobody has begun it.
     pub fn is_waiting(&self) -> bool {
         self.slot.is_waiting()
     }

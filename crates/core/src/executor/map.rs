@@ -67,7 +67,7 @@ impl std::error::Error for InputError {
     }
 }
 
-/// What a chunk of inputs came to.
+/// Results of a chunk of inputs.
 pub(super) struct Chunk<R> {
     results: Vec<R>,
     /// Failures, by their place in the chunk.
@@ -160,15 +160,15 @@ struct Reading<R> {
 
 /// Finds out how many items make a chunk.
 struct Sizes {
-    /// What an item takes, in nanoseconds, once one is known.
+    /// Time that an item takes, in nanoseconds, once one is known.
     each: Option<f64>,
     largest: usize,
     most: usize,
 }
 
 impl Sizes {
-    /// How many items the next chunk should have, after the map has run for `ran`, when `left`
-    /// items are known to be left.
+    /// Returns how many items the next chunk should have, after the map has run for `ran`, when
+    /// `left` items are known to be left.
     fn next(&self, ran: Duration, left: Option<usize>, workers: usize) -> usize {
         let Some(each) = self.each else { return 1 };
         let items = |work: Duration| (work.as_nanos() as f64 / each.max(0.5)) as usize;
@@ -271,9 +271,9 @@ where
         self
     }
 
-    /// How many chunks are on their way at once, those that are done and not read included (eight
-    /// times as many as the lane has workers, so that one that takes long does not leave the others
-    /// without work while its result is waited for).
+    /// Sets how many chunks are on their way at once, those that are done and not read included
+    /// (eight times as many as the lane has workers, so that one that takes long does not leave the
+    /// others without work while its result is waited for).
     pub fn ahead(mut self, chunks: usize) -> Self {
         self.ahead = Some(chunks.max(1));
         self
@@ -516,7 +516,7 @@ where
     }
 }
 
-/// What a fold over the results came to.
+/// Result of a fold over the results.
 #[derive(Clone, Debug)]
 pub struct Combined<A> {
     /// The value.

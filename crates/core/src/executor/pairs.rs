@@ -7,9 +7,9 @@ use crate::error::TaskError;
 /// Two inputs are not of one length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LengthsDiffer {
-    /// How many the first gave, as far as it is known.
+    /// Number that the first gave, as far as it is known.
     pub first: usize,
-    /// How many the second gave, as far as it is known.
+    /// Number that the second gave, as far as it is known.
     pub second: usize,
     /// Both numbers are the whole length; otherwise the longer one was not read to its end.
     pub exact: bool,

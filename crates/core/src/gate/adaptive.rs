@@ -43,7 +43,7 @@ pub struct Bounds {
     pub ceiling: usize,
 }
 
-/// What an attempt says about the other side.
+/// Sign of the other side's state that an attempt gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// It answered.
@@ -54,8 +54,8 @@ pub enum Signal {
     Nothing,
 }
 
-/// What an outcome says about the other side: a status of 429 or 503, `Retry-After`, a time-out and
-/// a connection that fails mean overload.
+/// Returns what an outcome says about the other side: a status of 429 or 503, `Retry-After`, a
+/// time-out and a connection that fails mean overload.
 pub fn signal<R>(outcome: &Outcome<R>) -> Signal {
     match outcome {
         Outcome::Ok(_) => Signal::Answered,
@@ -98,7 +98,7 @@ pub struct Adaptive {
     step: Step,
 }
 
-/// What the last window did.
+/// Result of the last window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
     Steady,
@@ -135,7 +135,7 @@ impl Adaptive {
         }
     }
 
-    /// How many may run at once now.
+    /// Returns how many may run at once now.
     pub fn limit(&self) -> usize {
         (self.limit.round() as usize).clamp(self.bounds.floor, self.bounds.ceiling)
     }

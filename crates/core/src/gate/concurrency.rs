@@ -20,23 +20,23 @@ impl Slots {
         Self { size: clamp(size), ..Self::default() }
     }
 
-    /// How many there are.
+    /// Returns how many there are.
     pub fn size(&self) -> usize {
         self.size as usize
     }
 
-    /// How many are taken.
+    /// Returns how many are taken.
     pub fn running(&self) -> usize {
         self.running as usize
     }
 
-    /// How many are free.
+    /// Returns how many are free.
     #[inline]
     pub fn free(&self) -> usize {
         self.size.saturating_sub(self.running) as usize
     }
 
-    /// Whether one is free.
+    /// Returns true if one is free.
     #[inline]
     pub fn has_room(&self) -> bool {
         self.running < self.size

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// How many tasks may start in how much time.
+/// Number of tasks that may start in a time.
 /// ```
 /// use std::time::Duration;
 /// use longshore_core::{Job, Rate};
@@ -23,7 +23,7 @@ pub struct Rate {
     /// … in this time. On the wire in seconds.
     #[serde(with = "crate::wire::seconds")]
     pub per: Duration,
-    /// How many may start at once after a pause; 1 spaces all starts evenly.
+    /// Number that may start at once after a pause; 1 spaces all starts evenly.
     #[serde(default = "evenly")]
     pub burst: u32,
 }
@@ -59,7 +59,7 @@ impl Rate {
 /// The longest interval: for ever, for all that anybody will see.
 const LONGEST: Duration = Duration::from_secs(86_400 * 3650);
 
-/// How late a timer may wake us before the slots that it slept through are lost. Up to here the
+/// Delay of a timer beyond which the slots that it slept through are lost. Up to here the
 /// schedule holds: the slot's time lies in the past, its task starts late. Beyond, catching up
 /// would be a burst that nobody asked for.
 const LATENESS: Duration = Duration::from_millis(10);
@@ -124,7 +124,7 @@ impl Pace {
         (self.interval, self.burst) = (interval, burst);
     }
 
-    /// How many drops are in the bucket now: slots given out whose time has not come.
+    /// Returns how many drops are in the bucket now: slots given out whose time has not come.
     pub fn level(&self, now: Instant) -> f64 {
         let Some(next) = self.next else { return 0.0 };
         if self.interval.is_zero() { 0.0 } else { next.saturating_duration_since(now).as_secs_f64() / self.interval.as_secs_f64() }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::pace::Rate;
 use crate::task::LaneKind;
 
-/// Why the gate lets nothing (more) pass.
+/// Reason why the gate lets nothing (more) pass.
 ///
 /// On the wire it has a field `reason` with its [`name`](Reason::name) beside the fields of the
 /// variant. A name that a reader does not know becomes [`Reason::Other`].

@@ -15,7 +15,7 @@ const MS: Duration = Duration::from_millis(1);
 /// The lateness that a leaky bucket forgives.
 const LATENESS: f64 = 0.010;
 
-/// What a test does to a gate.
+/// Step of a test.
 #[derive(Clone, Debug)]
 enum Step {
     /// A task comes.
@@ -24,13 +24,13 @@ enum Step {
         key: Option<u8>,
         values: Vec<(usize, u8)>,
     },
-    /// So many tasks ask to pass.
+    /// Number of tasks that ask to pass.
     Pass(usize),
     /// A running task ends: the n-th of those that run. Well, or to be tried again.
     End(usize, bool),
     /// A task in backoff comes back.
     Again(usize),
-    /// So many results leave the result queue.
+    /// Number of results that leave the result queue.
     Release(usize),
     /// Time goes by, in ms.
     Wait(u64),
@@ -92,10 +92,10 @@ struct Model {
     running: Vec<(EngineTask<u64>, Wants)>,
     backoff: Vec<(Attempt<u64>, Wants)>,
     unreleased: usize,
-    /// Who holds each key, from its first start until it is done.
+    /// Task that holds each key, from its first start until it is done.
     keys: BTreeMap<u8, u64>,
     last_of_key: BTreeMap<u8, u64>,
-    /// When tasks passed since the rate last changed, in all and by value.
+    /// Times at which tasks passed since the rate last changed, in all and by value.
     starts: Vec<Instant>,
     starts_of: BTreeMap<(usize, u8), Vec<Instant>>,
     /// Nothing may pass before this time, unless something else happens.
@@ -171,7 +171,7 @@ impl Model {
         self.running.iter().filter(|(_, wants)| wants.values.contains(&value)).count()
     }
 
-    /// Why this task cannot start by anything but a pace.
+    /// Returns why this task cannot start by anything but a pace.
     fn blocked(&self, id: u64, wants: &Wants) -> bool {
         self.running_on(wants.lane) >= self.config.lanes[wants.lane as usize]
             || wants.key.is_some_and(|key| {
@@ -386,7 +386,7 @@ impl Model {
     }
 }
 
-/// Whether some window holds more than `burst + rate × (window + 10 ms)` starts.
+/// Returns true if some window holds more than `burst + rate × (window + 10 ms)` starts.
 fn crowded(rate: Rate, starts: &[Instant]) -> bool {
     let per_second = rate.count / rate.per.as_secs_f64();
     let last = starts[starts.len() - 1];

@@ -126,7 +126,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// What tasks on the async lane run.
+    /// Sets what tasks on the async lane run.
     pub fn on_async<F, Fut, A>(self, function: F) -> Self
     where
         F: Fn(T) -> Fut + Send + Sync + 'static,
@@ -139,7 +139,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         })))
     }
 
-    /// What tasks on the blocking lane run.
+    /// Sets what tasks on the blocking lane run.
     pub fn on_blocking<F, A>(mut self, function: F) -> Self
     where
         F: Fn(&Context, T) -> A + Send + Sync + 'static,
@@ -152,7 +152,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// What tasks on the cpu lane run.
+    /// Sets what tasks on the cpu lane run.
     pub fn on_cpu<F, A>(mut self, function: F) -> Self
     where
         F: Fn(&Context, T) -> A + Send + Sync + 'static,
@@ -165,7 +165,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// What tasks on the process lane run: a child process each, and what is made of its end
+    /// Sets what tasks on the process lane run: a child process each, and what is made of its end
     /// ([`exit_outcome`](crate::lane::process::exit_outcome) is the usual choice).
     ///
     /// A command that passes its timeout gets TERM, ten seconds later KILL, its whole group with
@@ -206,7 +206,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         Self::on_lane(LaneKind::Process).on_isolated(function, limits)
     }
 
-    /// What tasks on the process lane run: a function of this program, in child processes that
+    /// Sets what tasks on the process lane run: a function of this program, in child processes that
     /// serve many tasks each.
     ///
     /// `main` must begin with [`init_with`](crate::init_with), and add the function there; else

@@ -29,7 +29,7 @@ pub(super) enum Producer<T> {
     Queue(QueueSource<T>),
 }
 
-/// What producers said when they failed.
+/// Words of producers that failed.
 #[derive(Clone, Default)]
 pub(super) struct Failures(pub(super) Arc<Mutex<Vec<String>>>);
 

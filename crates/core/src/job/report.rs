@@ -71,7 +71,7 @@ impl RunningJob {
     }
 }
 
-/// What a job did: the engine's summary, and what went wrong around it.
+/// Report of a job: the engine's summary, and what went wrong around it.
 /// ```
 /// let report = longshore_core::Job::blocking(|n: u32| if n == 3 { Err("three") } else { Ok(n) }).params(0..10).run();
 /// assert_eq!((report.ok(), report.failed(), report.done()), (9, 1, 10));
@@ -85,11 +85,11 @@ impl RunningJob {
 pub struct Report {
     /// Counts by outcome, wall time, quantiles of run and wait, slots, where the time went.
     pub summary: Summary,
-    /// What producers said that failed or panicked.
+    /// Words of producers that failed or panicked.
     pub failed_producers: Vec<String>,
     /// Callbacks that panicked.
     pub callback_panics: u64,
-    /// What the first of them said.
+    /// Text of the first of them.
     pub first_callback_panic: Option<String>,
 }
 
@@ -104,7 +104,7 @@ impl Report {
         self.summary.failed()
     }
 
-    /// Whether every task ended well, every producer finished and no callback panicked.
+    /// Returns true if every task ended well, every producer finished and no callback panicked.
     pub fn is_clean(&self) -> bool {
         self.failed() == 0 && self.failed_producers.is_empty() && self.callback_panics == 0 && self.summary.error.is_none()
     }

@@ -17,8 +17,8 @@ use crate::{
 use futures_util::{FutureExt, Stream, StreamExt};
 
 impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
-    /// What a task wants differently from the job, told from its payload: another lane, a key, a
-    /// timeout, a retry policy.
+    /// Sets what a task wants differently from the job, told from its payload: another lane, a key,
+    /// a timeout, a retry policy.
     ///
     /// [`lane_of`](Job::lane_of) and [`order_by`](Job::order_by) set their field on top of it,
     /// whichever is called first.
@@ -208,7 +208,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// When a failed task is tried again. Each attempt gets a copy of the payload.
+    /// Sets when a failed task is tried again. Each attempt gets a copy of the payload.
     pub fn retry(mut self, policy: RetryPolicy) -> Self
     where
         T: Clone,
@@ -311,7 +311,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         self
     }
 
-    /// What the job is set to, defaults included, as `name value` lines.
+    /// Returns what the job is set to, defaults included, as `name value` lines.
     pub fn describe(&self) -> Vec<(&'static str, String)> {
         let workers = self.total_workers();
         let mut lines = vec![("lane", self.lane.to_string())];

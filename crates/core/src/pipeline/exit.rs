@@ -17,13 +17,13 @@ use crate::{
     },
 };
 
-/// Where one worker puts its outputs. Dropping it says that it has no more.
+/// Way out for the outputs of one worker. Dropping it says that it has no more.
 pub(super) trait Exit<V>: Send {
     /// Hands on as much of the batch as there is room for. If not everything went, the waker is
     /// kept.
     fn give(&mut self, batch: &mut Batch<V>, waker: &Waker) -> Given;
 
-    /// How many items would go now; if none, the waker is kept. `None` after a stop.
+    /// Returns how many items would go now; if none, the waker is kept. `None` after a stop.
     fn room(&mut self, waker: &Waker) -> Option<usize>;
 }
 

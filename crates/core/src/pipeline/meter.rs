@@ -24,10 +24,10 @@ pub(super) struct Meter {
     pub(super) tally: Mutex<Tally>,
 }
 
-/// What a stage is.
+/// Kind of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Where the items come from.
+    /// The source of the items.
     Source,
     /// A function on a lane.
     Lane(LaneKind),
@@ -37,7 +37,7 @@ pub enum Kind {
     Route,
 }
 
-/// What changes with every batch.
+/// Numbers that change with every batch.
 pub(super) struct Tally {
     pub(super) taken: u64,
     pub(super) counts: Counts,
@@ -50,7 +50,7 @@ pub(super) struct Tally {
     pub(super) first: Option<Failure>,
 }
 
-/// What a worker's time went into.
+/// Use of a worker's time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Times {
     pub(super) busy: Duration,
@@ -76,7 +76,7 @@ impl Times {
 }
 
 impl Tally {
-    /// So many items more run.
+    /// Notes that so many items more run.
     #[inline]
     pub(super) fn begin(&mut self, workers: usize) {
         self.running += workers;
@@ -100,7 +100,7 @@ impl Meter {
         self.given.load(Ordering::Relaxed)
     }
 
-    /// What it says now; `left`: what waits in front of it.
+    /// Returns what it says now; `left`: what waits in front of it.
     pub(super) fn report(&self, left: u64) -> StageReport {
         let tally = self.tally.lock();
         StageReport {

@@ -110,7 +110,7 @@ impl<T> IntoIter<T> {
         Self { outputs, runtime: Some(runtime) }
     }
 
-    /// What the pipeline has done so far.
+    /// Returns what the pipeline has done so far.
     pub fn report(&self) -> Report {
         self.outputs.run.report()
     }

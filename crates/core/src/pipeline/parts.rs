@@ -85,7 +85,7 @@ const PROMPT: Duration = Duration::from_micros(10);
 /// runtime; the next time eight times as many.
 const QUICK: u64 = 256;
 
-/// What stopped an iterator's turn.
+/// End of an iterator's turn.
 enum Turn {
     More,
     Slow,
@@ -225,7 +225,7 @@ fn count_source(meter: &Meter, items: usize) {
     tally.counts.ok += items as u64;
 }
 
-/// How many items would go now, when there is room. `None` after a stop.
+/// Returns how many items would go now, when there is room. `None` after a stop.
 async fn wait_for_room<V>(exit: &mut dyn Exit<V>) -> Option<usize> {
     poll_fn(|cx| match exit.room(cx.waker()) {
         Some(0) => Poll::Pending,

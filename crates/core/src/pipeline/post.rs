@@ -21,17 +21,17 @@ use crate::{
     retry::RetryPolicy,
 };
 
-/// What a stage was told about its items.
+/// Rules that a stage was given for its items.
 pub(super) struct Rules<T> {
     pub(super) retry: RetryPolicy,
     pub(super) timeout: Option<Duration>,
     pub(super) on_error: OnError,
     pub(super) dead_letter: Option<Arc<dyn Fn(DeadLetter<T>) + Send + Sync>>,
-    /// How to copy an item that may be needed after its attempt.
+    /// Copies an item that may be needed after its attempt.
     pub(super) copy: Option<fn(&T) -> T>,
 }
 
-/// What the workers of a stage share.
+/// State that the workers of a stage share.
 pub(super) struct Post<T> {
     pub(super) run: Arc<Run>,
     pub(super) meter: Arc<Meter>,
@@ -50,7 +50,7 @@ pub(super) struct Tried<T> {
 }
 
 impl<T> Post<T> {
-    /// Whether an attempt that ended so is followed by another one, and after which time.
+    /// Returns whether an attempt that ended so is followed by another one, and after which time.
     pub(super) fn again<V>(&self, outcome: &Outcome<V>, tried: &Tried<T>, age: Duration, draw: f64) -> Option<Duration> {
         // Without a copy there is nothing to try again with.
         tried.copy.as_ref()?;

@@ -36,7 +36,7 @@ struct State<T> {
     /// Givers that have not left.
     open: usize,
     stopped: bool,
-    /// What is in here may still be taken after a stop: it has left the last stage.
+    /// Set: items in here may still be taken after a stop, since they have left the last stage.
     keeps: bool,
     /// Items that were refused or put back because of a stop.
     refused: u64,
@@ -44,18 +44,18 @@ struct State<T> {
     givers: Line,
 }
 
-/// What a taker wants.
+/// Wish of a taker.
 #[derive(Clone, Copy)]
 pub(super) struct Ask {
     /// At most so many.
     pub(super) most: usize,
-    /// So many share what is there.
+    /// Number of those that share what is there.
     pub(super) sharers: usize,
     /// Its items take long: a place that becomes free is worth a wake-up at once.
     pub(super) eager: bool,
 }
 
-/// What a taker got.
+/// Answer to a taker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     /// Items; the first of them has this index in the queue's order.
@@ -71,7 +71,7 @@ pub(super) enum Taken {
     Stopped,
 }
 
-/// What became of a batch that was given.
+/// Answer to a giver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Given {
     /// Everything is in.
@@ -209,7 +209,7 @@ impl<T> Queue<T> {
         given
     }
 
-    /// How many items would fit now. If none would, the waker is kept. `None` after a stop.
+    /// Returns how many items would fit now. If none would, the waker is kept. `None` after a stop.
     pub(super) fn room(&self, who: usize, waker: &Waker) -> Option<usize> {
         let mut state = self.state.lock();
         let this = &mut *state;
@@ -252,7 +252,7 @@ impl<T> Queue<T> {
         wake_all(givers);
     }
 
-    /// Whether all givers have left.
+    /// Returns true once all givers have left.
     pub(super) fn has_ended(&self) -> bool {
         self.state.lock().open == 0
     }

@@ -8,7 +8,7 @@ use crate::{
     watch::{Counts, Quantiles},
 };
 
-/// What a pipeline did.
+/// Report of a pipeline.
 ///
 /// As text it is a line for each stage and one for the bottleneck.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Report {
     pub outputs: u64,
     /// Those that their reader did not take.
     pub unread: u64,
-    /// What stopped the pipeline, if something did.
+    /// Failure that stopped the pipeline, if one did.
     pub failure: Option<Failure>,
     /// It was cancelled, or its reader went away.
     pub cancelled: bool,
@@ -30,7 +30,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether the pipeline came to its end and no item failed in it.
+    /// Returns true if the pipeline came to its end and no item failed in it.
     pub fn is_clean(&self) -> bool {
         self.failure.is_none() && !self.cancelled && self.stages.iter().all(|stage| stage.counts.failed == 0)
     }
@@ -47,12 +47,12 @@ impl Report {
     }
 }
 
-/// What one stage did. Times are sums over its workers.
+/// Report of one stage. Times are sums over its workers.
 #[derive(Clone, Debug)]
 pub struct StageReport {
     /// Its name.
     pub name: String,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Its workers.
     pub workers: usize,
@@ -64,7 +64,7 @@ pub struct StageReport {
     pub items_in: u64,
     /// Items that it handed on.
     pub items_out: u64,
-    /// What became of its items. One that failed for good, in whatever way, counts as failed; it is
+    /// Counts of its items. One that failed for good, in whatever way, counts as failed; it is
     /// cancelled if its function was ended, or its retry given up, because the pipeline stopped.
     pub counts: Counts,
     /// Items in front of it that it did not take because the pipeline stopped (in a report of a
@@ -78,7 +78,7 @@ pub struct StageReport {
     pub blocked: Duration,
     /// Its rate held it, or the time before another attempt.
     pub paused: Duration,
-    /// How long the function ran, each attempt by itself (tiny items share the time of their
+    /// Times that the function ran, each attempt by itself (tiny items share the time of their
     /// group).
     pub run: Quantiles,
     /// The most of its workers that ever were at work at once.
@@ -104,7 +104,7 @@ pub struct Bottleneck {
     pub name: String,
     /// The share of its workers' time that it was at work or held by its rate, from 0 to 1.
     pub share: f64,
-    /// Why it is the bottleneck and what may help, as a sentence.
+    /// Reason why it is the bottleneck, and what may help, as a sentence.
     pub reason: String,
 }
 

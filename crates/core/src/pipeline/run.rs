@@ -34,7 +34,7 @@ pub struct Failure {
     pub number: u64,
     /// Attempts that were made.
     pub attempts: u32,
-    /// What went wrong.
+    /// Its error.
     pub error: TaskError,
 }
 
@@ -51,7 +51,7 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// How far a pipeline is stopped.
+/// Degree to which a pipeline is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Halt {
     /// It runs.
@@ -62,7 +62,7 @@ pub(super) enum Halt {
     Hard,
 }
 
-/// What is stopped when the pipeline is.
+/// Things that are stopped when the pipeline is.
 trait Stops: Send + Sync {
     fn stop(&self);
     fn left(&self) -> u64;
@@ -78,7 +78,7 @@ impl<T: Send> Stops for Queue<T> {
     }
 }
 
-/// What the parts of a running pipeline share.
+/// State that the parts of a running pipeline share.
 pub(super) struct Run {
     halt: AtomicU8,
     /// Cancelled when it stops for whatever reason; and when it is cancelled.
@@ -264,7 +264,7 @@ impl Reporter {
         }
     }
 
-    /// What the pipeline has done so far.
+    /// Returns what the pipeline has done so far.
     pub fn report(&self) -> Report {
         self.0.report()
     }

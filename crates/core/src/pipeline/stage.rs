@@ -19,7 +19,7 @@ use crate::{
 /// Items that wait in front of a stage, unless it is told otherwise.
 pub(super) const QUEUE: usize = 16;
 
-/// What an item that failed does to its pipeline.
+/// Effect of an item that failed on its pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OnError {
     /// It stops it: nothing new starts, what runs ends, and the report names stage, item and error.
@@ -40,11 +40,11 @@ pub struct DeadLetter<T> {
     pub number: u64,
     /// Attempts that were made.
     pub attempts: u32,
-    /// What went wrong.
+    /// Its error.
     pub error: TaskError,
 }
 
-/// What a stage is started with.
+/// Function that starts a stage.
 pub(super) struct Setup<T> {
     pub(super) post: Arc<Post<T>>,
     pub(super) loops: Loops,
@@ -165,7 +165,7 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
         self
     }
 
-    /// How many items it works on at once. Default 1.
+    /// Sets how many items it works on at once. Default 1.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers.max(1);
         self
@@ -205,8 +205,8 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
         self
     }
 
-    /// When a failed item is tried again. Each attempt gets a copy. An item that waits for its next
-    /// attempt keeps its worker: behind it the line waits, as it must where order counts, and
+    /// Sets when a failed item is tried again. Each attempt gets a copy. An item that waits for its
+    /// next attempt keeps its worker: behind it the line waits, as it must where order counts, and
     /// nothing piles up.
     pub fn retry(mut self, policy: RetryPolicy) -> Self
     where
@@ -235,7 +235,7 @@ impl<T: Send + 'static, U: Send + 'static> Stage<T, U> {
         self
     }
 
-    /// What an item that failed does to the pipeline. Default: it stops it.
+    /// Sets what an item that failed does to the pipeline. Default: it stops it.
     pub fn on_error(mut self, on_error: OnError) -> Self {
         self.rules.on_error = on_error;
         self

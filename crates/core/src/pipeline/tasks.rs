@@ -93,7 +93,7 @@ where
     loops.lock().push(Box::pin(work));
 }
 
-/// Why workers have nothing to do.
+/// Reason why workers have nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Idle {
     Waiting,
@@ -122,9 +122,9 @@ struct Loop<T, V, F, Fut, A> {
     exit: Option<Box<dyn Exit<V>>>,
     bell: Arc<AtomicWaker>,
     grip: Grip,
-    /// Where order is kept.
+    /// The line in which order is kept, where it is.
     line: Option<Line<V>>,
-    /// So many items may be started whose outputs are not next in line.
+    /// Number of items that may be started whose outputs are not next in line.
     window: u64,
     pace: Option<Pace>,
     rng: fastrand::Rng,

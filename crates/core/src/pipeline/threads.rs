@@ -43,9 +43,9 @@ const TINY: Duration = Duration::from_micros(2);
 /// Items that take longer are worth a wake-up of the stage before for each free place.
 const LONG: Duration = Duration::from_micros(100);
 
-/// How many items a worker takes at once, from what the last ones took: quick to believe in longer
-/// items, slow to believe in shorter ones, because an item that is taken along with a long one
-/// waits for it.
+/// Number of items that a worker takes at once, from what the last ones took: quick to believe in
+/// longer items, slow to believe in shorter ones, because an item that is taken along with a long
+/// one waits for it.
 pub(super) struct Grip {
     /// A mean of what an item takes, in nanoseconds.
     each: f64,
@@ -69,7 +69,7 @@ impl Grip {
         self.each > LONG.as_nanos() as f64
     }
 
-    /// What so many items probably take.
+    /// Returns what so many items probably take.
     pub(super) fn estimate(&self, count: usize) -> Duration {
         Duration::from_nanos((self.each * count as f64) as u64)
     }
@@ -136,7 +136,7 @@ pub(super) fn start<T: Send + 'static, V: Send + 'static>(setup: Setup<T>, door:
     }
 }
 
-/// Where a worker's outputs go.
+/// Way out for a worker's outputs.
 enum Way<V> {
     /// Into the next queue, as they come.
     Own(Box<dyn Exit<V>>),
@@ -385,9 +385,9 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
     }
 }
 
-/// How a thread waits until it is called: where items are tiny it first lets others go on a few
-/// times, because what it waits for is about to come, and going to sleep and being woken costs more
-/// than a batch of such items.
+/// Way of a thread to wait until it is called: where items are tiny it first lets others go on a
+/// few times, because what it waits for is about to come, and going to sleep and being woken costs
+/// more than a batch of such items.
 #[derive(Clone, Copy)]
 struct Patience(u32);
 
@@ -410,13 +410,13 @@ impl Patience {
     }
 }
 
-/// What became of a chunk.
+/// Result of a chunk.
 #[derive(Default)]
 struct Ran {
     ok: u64,
     busy: Duration,
     paused: Duration,
-    /// What each of so many items took on average.
+    /// Time that each of so many items took on average.
     each: Option<(Duration, u32)>,
 }
 

@@ -31,9 +31,9 @@ use crate::{
 /// A batch of callbacks that takes longer than this, several times in a row, moves to threads; ten
 /// times as long, at once.
 const QUICK: Duration = Duration::from_millis(2);
-/// How many times in a row.
+/// Number of times in a row.
 const STRIKES: u32 = 3;
-/// So many callbacks in a row, none of which took longer than [`PROMPT`], prove that they are
+/// Number of callbacks in a row, none longer than [`PROMPT`], that prove that they are
 /// quick.
 const PROOF: u32 = 64;
 /// The longest that a callback may take for that. Longer than a thread is set aside for on a quiet
@@ -53,12 +53,12 @@ pub struct Panics {
 }
 
 impl Panics {
-    /// How many.
+    /// Returns how many.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// What the first one said.
+    /// Returns what the first one said.
     pub fn first(&self) -> Option<String> {
         self.first.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -56,7 +56,7 @@ impl<R: Send + 'static> Default for Collector<R> {
 }
 
 impl<R: Send + 'static> Collector<R> {
-    /// What a sink calls with each finished task.
+    /// Function that a sink calls with each finished task.
     pub fn then<T>(&self) -> Then<T, R> {
         let all = self.0.clone();
         Arc::new(move |finished: Finished<T, R>| {
@@ -154,7 +154,7 @@ impl<T, R> AsCompleted<T, R> {
 }
 
 impl<T, R> Drop for AsCompleted<T, R> {
-    /// What nobody will read any more makes room.
+    /// Makes room in place of what nobody will read any more.
     fn drop(&mut self) {
         self.receive.close();
         while self.receive.try_recv().is_ok() {

@@ -22,13 +22,13 @@ use crate::{
 /// An iterator's turn on the runtime's thread. One that takes longer gets a thread of its own for
 /// its next turns.
 const TURN: Duration = Duration::from_millis(1);
-/// So many quick turns in a row there bring it back: perhaps the thread had only been set aside for
+/// Number of quick turns in a row that bring it back: perhaps the thread had been set aside for
 /// others. Each further time it takes twice as many.
 const QUICK_TURNS: u32 = 16;
 /// Items between two looks at the clock, which costs more than a cheap item.
 const LOOK: usize = 64;
 
-/// What a task wants differently from its job, told from its payload.
+/// Wishes of a task that differ from its job's, told from its payload.
 pub type OptionsOf<T> = Box<dyn Fn(&T) -> Option<Box<Options>> + Send + Sync>;
 
 /// An iterator as a source.

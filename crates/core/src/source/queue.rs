@@ -93,7 +93,7 @@ impl Watermark {
     }
 }
 
-/// What went through a queue.
+/// Counts of what went through a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueCounts {
     /// Tasks that were accepted.
@@ -317,7 +317,7 @@ impl<T> Sender<T> {
         }
     }
 
-    /// What went through the queue so far.
+    /// Returns what went through the queue so far.
     pub fn counts(&self) -> QueueCounts {
         self.shared.lock().counts
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::view::View;
 use crate::{cancel::Stop, gate::pace::Rate, task::LaneKind, wire::maybe_seconds};
 
-/// What something that runs can be told. On the wire:
+/// Command to something that runs. On the wire:
 /// `{"command":"concurrency","lane":"cpu","most":8}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
@@ -23,7 +23,7 @@ pub enum Command {
         /// The lane; all of them when absent.
         #[serde(default)]
         lane: Option<LaneKind>,
-        /// How many.
+        /// Their number.
         most: usize,
     },
     /// Keep to another pace; none when absent.
@@ -71,7 +71,7 @@ impl Command {
 pub struct Unsupported {
     /// The command.
     pub command: &'static str,
-    /// Why there is no such thing.
+    /// Reason why there is no such thing.
     pub why: &'static str,
 }
 
@@ -83,7 +83,7 @@ impl Unsupported {
     }
 }
 
-/// What a [`Handle`] steers and asks.
+/// Thing that a [`Handle`] steers and asks.
 pub trait Steer: Send + Sync {
     /// Does what it is told, soon; nothing where it is over. Must not block.
     ///

@@ -15,11 +15,11 @@ use futures_util::Stream;
 
 use crate::event::Event;
 
-/// How much a listener wants to hear.
+/// Amount that a listener wants to hear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Detail {
-    /// What happens to the whole: phases, connections, tasks that hold a lane. Rare.
+    /// Events of the whole: phases, connections, tasks that hold a lane. Rare.
     Changes = 1,
     /// Also what happens to each task.
     Tasks = 2,
@@ -31,7 +31,7 @@ pub trait Tell: Clone + Send + 'static {
     fn detail(&self) -> Detail;
 }
 
-/// What a listener gets.
+/// Item that a listener gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard<E> {
     /// An event.
@@ -84,7 +84,7 @@ struct Lines<E> {
 
 type Wants<E> = Box<dyn Fn(&E) -> bool + Send + Sync>;
 
-/// What waits for one listener.
+/// Queue of one listener.
 struct Line<E> {
     detail: Detail,
     /// Which events it wants of those, where not all.

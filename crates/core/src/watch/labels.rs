@@ -19,7 +19,7 @@ pub const MOST_LABELS: usize = 200;
 /// The value under which counts what is beyond [`MOST_LABELS`].
 pub const OTHER: &str = "other";
 
-/// What is known of the tasks with one label.
+/// Counts and times of the tasks with one label.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]

@@ -21,7 +21,7 @@ pub const VERSION: u32 = 1;
 /// Most running tasks that a view names.
 pub const MOST_RUNNING: usize = 100;
 
-/// What can run.
+/// Kind of thing that runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -48,7 +48,7 @@ pub enum ViewKind {
     Other,
 }
 
-/// What something that runs looks like at one moment.
+/// Look of something that runs, at one moment.
 ///
 /// It is plain data, serialisable by serde: durations are seconds and moments are Unix seconds,
 /// both in floating point. Fields that a reader does not know are ignored, and those that a writer
@@ -70,17 +70,17 @@ pub enum ViewKind {
 pub struct View {
     /// Version of the layout: [`VERSION`].
     pub version: u32,
-    /// What it is.
+    /// Its kind.
     pub kind: ViewKind,
     /// Its name; empty where it has none.
     pub name: String,
-    /// When this was taken.
+    /// Time at which this was taken.
     #[serde(with = "moment")]
     pub at: SystemTime,
     /// For how long it has run.
     #[serde(with = "seconds")]
     pub age: Duration,
-    /// What it is doing.
+    /// Its phase.
     pub phase: Phase,
     /// Its lanes, those without slots left out.
     pub lanes: Vec<LaneView>,
@@ -90,17 +90,17 @@ pub struct View {
     pub rate: Option<Rate>,
     /// Tasks that wait for their next attempt.
     pub retrying: usize,
-    /// What else waits, and for what.
+    /// Other tasks that wait, and for what.
     pub waiting: Vec<Waiting>,
-    /// Why nothing more starts now.
+    /// Reason why nothing more starts now.
     pub refusal: Option<Refused>,
     /// For how long nothing started while tasks waited, by reason.
     pub waited: Vec<Waited>,
-    /// What runs, oldest first; at most [`MOST_RUNNING`].
+    /// Tasks that run, oldest first; at most [`MOST_RUNNING`].
     pub running: Vec<RunningView>,
-    /// How many more run.
+    /// Number of further tasks that run.
     pub running_more: usize,
-    /// What has ended.
+    /// Counts of what has ended.
     pub counts: Counts,
     /// For how long the last attempts ran.
     pub run: Timing,
@@ -116,9 +116,9 @@ pub struct View {
     pub gauges: Vec<Gauge>,
     /// Events that listeners had no room for.
     pub events_missed: u64,
-    /// What ends it early, if something does.
+    /// Error that ends it early, if one does.
     pub error: Option<String>,
-    /// What it is made of: a pipeline's stages, an executor's lanes.
+    /// Its parts: a pipeline's stages, an executor's lanes.
     pub parts: Vec<View>,
 }
 
@@ -200,9 +200,9 @@ impl View {
 pub struct LaneView {
     /// The lane.
     pub lane: LaneKind,
-    /// How many tasks it may run at once.
+    /// Number of tasks that it may run at once.
     pub slots: usize,
-    /// How many it runs.
+    /// Number of tasks that it runs.
     pub running: usize,
     /// Tasks that wait because this lane is full.
     pub waiting: usize,
@@ -222,7 +222,7 @@ impl LaneView {
 pub struct Waiting {
     /// For what.
     pub reason: Reason,
-    /// How many.
+    /// Their number.
     pub tasks: usize,
 }
 
@@ -234,7 +234,7 @@ impl Waiting {
     }
 }
 
-/// Why nothing more starts.
+/// Reason why nothing more starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Refused {
@@ -259,7 +259,7 @@ impl Refused {
 pub struct Waited {
     /// The reason.
     pub reason: Reason,
-    /// How long, in all.
+    /// The time, in all.
     #[serde(with = "seconds")]
     pub time: Duration,
 }
@@ -279,9 +279,9 @@ impl Waited {
 pub struct RunningView {
     /// Its number.
     pub id: u64,
-    /// What others call it: a message's id, a record's place; empty where it has only its number.
+    /// Name that others have for it: a message's id, a record's place; empty where there is none.
     pub name: String,
-    /// What it is: a task's name, a command; empty where all are alike.
+    /// Its label: a task's name, a command; empty where all are alike.
     pub label: String,
     /// Its lane.
     pub lane: LaneKind,
@@ -305,7 +305,7 @@ impl Default for RunningView {
 #[serde(default)]
 #[non_exhaustive]
 pub struct Stalled {
-    /// How often that has happened.
+    /// Number of times that it has happened.
     pub times: u64,
     /// The latest.
     pub latest: Option<Stall>,
@@ -325,13 +325,13 @@ impl Stalled {
 pub struct Stall {
     /// Its number.
     pub id: u64,
-    /// What others call it, where it has a name.
+    /// Name that others have for it, where there is one.
     #[serde(default)]
     pub name: String,
     /// Since when it has held the loop, or held it.
     #[serde(with = "moment")]
     pub since: SystemTime,
-    /// Whether it still runs.
+    /// True while it still runs.
     #[serde(default)]
     pub running: bool,
 }
@@ -348,17 +348,17 @@ impl Stall {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Connection {
-    /// What it is for: `broker`, `results`, `kafka`.
+    /// Its purpose: `broker`, `results`, `kafka`.
     pub name: String,
     /// The server, without its password.
     pub server: String,
-    /// How it is.
+    /// Its state.
     #[serde(flatten)]
     pub state: LinkState,
     /// Since when it is so.
     #[serde(with = "moment")]
     pub since: SystemTime,
-    /// How often it has come back after it was lost.
+    /// Number of times that it has come back after it was lost.
     #[serde(default)]
     pub reconnects: u64,
 }
@@ -382,7 +382,7 @@ impl Connection {
     }
 }
 
-/// How a connection is.
+/// State of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -409,7 +409,7 @@ pub enum LinkState {
 pub struct Gauge {
     /// Its name, in lower case with underscores; a unit at its end.
     pub name: String,
-    /// What it is of.
+    /// Labels: what it is of.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     /// The number.
