@@ -10,6 +10,7 @@ mod handle;
 pub(crate) mod helm;
 mod mail;
 mod obey;
+mod outbox;
 mod outside;
 mod pump;
 mod report;
@@ -29,6 +30,7 @@ use tokio::{runtime::Handle as Runtime, time::Sleep};
 
 pub use handle::{Handle, Running, Snapshot};
 pub(crate) use mail::{Broken, Mail};
+pub use outbox::{Lane, Outbox};
 pub use stats::{RunningTask, SlotUse, StallSeen, Summary};
 pub use view::Named;
 
@@ -42,8 +44,7 @@ use crate::{
         Gate, GateConfig, Reason, Refusal,
         adaptive::{self, Adaptive, Bounds},
     },
-    lane::{Lane, Outbox},
-    mailbox::Mailbox,
+    mailbox::{Mailbox, append},
     outcome::{Outcome, Word},
     retry::RetryPolicy,
     sink::{Room, Sink},
@@ -487,7 +488,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 }
             }
         }
-        crate::lane::append(&mut self.done, &mut finished);
+        append(&mut self.done, &mut finished);
         self.mail.finished = finished;
         if enough {
             self.drain();

@@ -90,3 +90,12 @@ impl<M: Default> Mailbox<M> {
         true
     }
 }
+
+/// Moves a batch; for free where the other side is empty.
+pub(crate) fn append<X>(to: &mut Vec<X>, from: &mut Vec<X>) {
+    if to.is_empty() {
+        std::mem::swap(to, from);
+    } else {
+        to.append(from);
+    }
+}

@@ -1,6 +1,6 @@
 //! How an attempt ended, and the word that people see for it.
 
-use std::{fmt, time::Duration};
+use std::{any::Any, fmt, panic::AssertUnwindSafe, time::Duration};
 
 use crate::error::TaskError;
 
@@ -198,4 +198,19 @@ impl<R> Outcome<R> {
             Outcome::Skipped(skip) => TaskError::new("skipped", format!("{skip:?}").to_lowercase()),
         })
     }
+}
+
+/// Runs user code; a panic is an outcome.
+#[inline]
+pub(crate) fn caught<R>(work: impl FnOnce() -> Outcome<R>) -> Outcome<R> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Outcome::Panicked(panic_text(&*panic)))
+}
+
+/// Returns what a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic that is not text".to_owned())
 }

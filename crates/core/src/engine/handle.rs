@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
+    cancel::Stop,
     engine::stats::{RunningTask, StallSeen, Summary},
     error::SinkError,
     event::{Event, Phase},
     gate::{Reason, Refusal, pace::Rate},
-    lane::Stop,
     task::LaneKind,
     watch::{Detail, Events, Hub, Labelled, Timing},
 };

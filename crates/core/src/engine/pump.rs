@@ -13,8 +13,8 @@ use futures_util::FutureExt;
 use crate::{
     engine::Mail,
     error::SourceError,
-    lane::panic_text,
-    mailbox::Mailbox,
+    mailbox::{Mailbox, append},
+    outcome::panic_text,
     source::{Fetched, Source},
     sync::{AtomicBool, AtomicUsize, AtomicWaker, fence},
 };
@@ -146,7 +146,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
         let result = result.unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))));
         if !fetched.is_empty() {
             pump.send_off(fetched.len());
-            mailbox.post_quietly(|mail| crate::lane::append(&mut mail.fetched, &mut fetched));
+            mailbox.post_quietly(|mail| append(&mut mail.fetched, &mut fetched));
         }
         match result {
             Ok(Fetched::More) => {}

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use crate::{
     error::SinkError,
-    lane::panic_text,
+    outcome::panic_text,
     sink::{Room, Sink},
     task::Finished,
 };
