@@ -79,3 +79,27 @@ fn names(queues: &Value) -> impl Iterator<Item = String> {
     let names = queues.as_list().unwrap_or_default().iter();
     names.filter_map(|queue| Some(queue.get("name")?.as_str()?.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{environment::Environment, settings::Settings};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_nobody_serves_is_remembered_for_half_a_minute_and_told_once_in_it() {
+        let connections = Connections {
+            settings: Settings::default(),
+            connected: longshore_brokers::connect("memory://unserved", None).unwrap(),
+            environment: Environment::SYSTEM,
+            told: None,
+            unserved: UnservedQueues::default(),
+        };
+        for (after, queue, told, remembered) in
+            [(0, "a", true, 1), (5, "a", false, 1), (5, "b", true, 2), (21, "c", true, 2), (40, "d", true, 1)]
+        {
+            tokio::time::advance(Duration::from_secs(after)).await;
+            assert_eq!(is_unserved(&connections, &queue.into()).await, told, "{queue}");
+            assert_eq!(connections.unserved.known.lock().await.told.len(), remembered, "{queue}");
+        }
+    }
+}
