@@ -1,4 +1,9 @@
 //! A system that holds queues, and a consumer of some of them.
+//!
+//! The contract: what was published is lent to one consumer at a time until it is finished, and
+//! comes again if that consumer dies or loses its connection, never before. Whoever finishes what is
+//! not its own any more is refused. An answer that is lost is never assumed: it is looked up, or
+//! what was done repeats harmlessly. One message harms none but itself.
 
 use std::{
     sync::Arc,

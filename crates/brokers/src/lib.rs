@@ -1,12 +1,16 @@
-//! Where tasks wait and where results are stored, behind two traits and one table of URL schemes.
+//! Where tasks wait and where results are stored: a trait that every broker has, halves that it may
+//! have, and one table of URL schemes. `README.md` says what a new broker writes.
 //!
 //! Layout:
-//! - `broker.rs`: a system that holds queues; a consumer of some of them
+//! - `broker.rs`: a system that holds queues; a consumer of some of them; `message.rs`: what goes in
+//!   and comes out; `error.rs`
+//! - `halves.rs`: bus, inspection, dead letters, shared state
 //! - `results.rs`: where results, saved groups and chords are stored
-//! - `connect.rs`: URL → broker and result backend
-//! - `mask.rs`: what is hidden wherever something is shown or written down
-//! - `memory.rs`, `sqlite.rs`, `redis.rs`: one file or folder each, and
-//!   `results/{memory,sqlite,redis}.rs`
+//! - `connect.rs`: URL → halves, whose each is; `connected.rs`: what comes of it; `urls.rs`
+//! - `mask.rs`: what is hidden wherever something is shown or written down; `news.rs`: what
+//!   connections tell
+//! - `memory.rs`, `sqlite.rs`, `redis.rs`: one file and folder each; `rehearsal.rs`: a broker for
+//!   tests that does no more than RabbitMQ can
 //! - `rates.rs`: a rate that all workers share
 //! - `lease.rs`: whether what a consumer holds is still its own
 //! - `names.rs`: names that no queue may have

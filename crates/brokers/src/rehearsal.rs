@@ -5,7 +5,8 @@
 //! are acknowledged, or given back to their place; a mark on what was delivered before, and a count
 //! of the deliveries that ended with their connection. It cannot be asked for a message by its id,
 //! shows nothing of what waits, runs no scripts, holds nothing back for a time, and keeps no
-//! results. Bus, rates and revoked ids are those of the store beside it.
+//! results. Bus, rates and revoked ids are those of the store beside it. It keeps messages in parts
+//! ([`MessageParts`](longshore_celery::MessageParts)), as AMQP carries them.
 //!
 //! Layout: `rehearsal/server.rs`: the model of a server; `rehearsal/consumer.rs`: claiming and
 //! ending
@@ -155,7 +156,7 @@ impl DeadLetters for Rehearsal {
                 let reason = parcel.headers.remove(REASON).unwrap_or_default();
                 let at = parcel.headers.remove(DIED).and_then(|seconds| seconds.parse().ok()).unwrap_or_default();
                 let (key, at) = (parcel.headers.remove(KEY).unwrap_or_default(), SystemTime::UNIX_EPOCH + Duration::from_secs(at));
-                letters.push(DeadLetter { key, queue: queue.clone(), at, reason, crashes: 0, raw: parcel.body });
+                letters.push(DeadLetter { key, queue: queue.clone(), at, reason, crashes: 0, raw: parcel.body.raw() });
                 false
             });
         }
@@ -175,7 +176,7 @@ impl DeadLetters for Rehearsal {
                 };
                 left.remove(at);
                 if retry {
-                    self.server.publish(queue, Parcel::new(forgiven(&parcel.body), parcel.priority));
+                    self.server.publish(queue, Parcel::new(forgiven(&parcel.body.raw()), parcel.priority));
                 }
                 true
             });

@@ -24,7 +24,7 @@ mod value;
 
 pub use glob::glob;
 pub use message::{
-    BadMessage, CHILD_CRASHES, CRASHES, Compression, Encoding, Limits, Message, MessageFault, Stub, crashes_of, mark_crashed,
+    BadMessage, CHILD_CRASHES, CRASHES, Compression, Encoding, Limits, Message, MessageFault, MessageParts, Stub, crashes_of, mark_crashed,
     mark_redelivered, sent_at,
 };
 pub use repr::{REPR_LENGTH, args_repr, kwargs_repr, repr, short_repr};

@@ -1,11 +1,13 @@
 //! A task as it travels. `message/`: `decode.rs` reads the envelope, `body.rs` what is packed
-//! inside it, `encode.rs` writes both, `mark.rs` changes a message that is handed back without
+//! inside it, `encode.rs` writes both, `parts.rs` turns the envelope into what AMQP
+//! carries and back, `mark.rs` changes a message that is handed back without
 //! reading more of it than it must, `stub.rs` stands for one that is too large.
 
 mod body;
 mod decode;
 mod encode;
 mod mark;
+mod parts;
 mod stub;
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,7 @@ pub(crate) use body::inflate_up_to;
 pub use encode::sent_at;
 pub(crate) use encode::{is_known as is_known_header, is_known_property};
 pub use mark::{crashes_of, mark_crashed, mark_redelivered};
+pub use parts::MessageParts;
 pub use stub::Stub;
 
 use std::{

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use longshore_celery::{Encoding, GroupResult, Limits, Map, Message, Signature, TaskResult, Value, crashes_of, mark_redelivered};
+use longshore_celery::{
+    Encoding, GroupResult, Limits, Map, Message, MessageParts, Signature, TaskResult, Value, crashes_of, mark_redelivered,
+};
 use proptest::{collection::vec, option, prelude::*};
 
 /// Values without NaN, which is equal to nothing.
@@ -122,6 +124,11 @@ fn read_all(bytes: &[u8]) {
     }
     let _ = GroupResult::decode(bytes, 1 << 20);
     let _ = crashes_of(bytes);
+    if let Ok(parts) = MessageParts::from_envelope(bytes, 128) {
+        // As bytes: a number that is none is not equal to itself.
+        let envelope = parts.to_envelope();
+        assert_eq!(MessageParts::from_envelope(&envelope, 128).unwrap().to_envelope(), envelope);
+    }
     if let Ok(marked) = mark_redelivered(bytes, Some(3)) {
         assert_eq!(crashes_of(&marked), 3);
     }
@@ -151,6 +158,17 @@ proptest! {
             let marked = mark_redelivered(&raw, Some(7)).unwrap();
             prop_assert_eq!(crashes_of(&marked), 7);
             prop_assert_eq!(Message::decode(&marked, &limits()).unwrap(), Message { redelivered: true, ..message.clone() });
+        }
+    }
+
+    #[test]
+    fn a_message_says_the_same_in_parts_as_in_its_envelope(message in message()) {
+        for encoding in [Encoding::Json, Encoding::MsgPack] {
+            let raw = message.encode(encoding);
+            let parts = MessageParts::from_envelope(&raw, 128).unwrap();
+            let envelope = parts.to_envelope();
+            prop_assert_eq!(Message::decode(&envelope, &limits()).unwrap(), message.clone());
+            prop_assert_eq!(MessageParts::from_envelope(&envelope, 128).unwrap(), parts);
         }
     }
 

@@ -6,8 +6,8 @@ use std::{fs, path::PathBuf};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use longshore_celery::{
-    Encoding, Exception, GroupResult, Limits, Map, Message, MessageFault, TaskResult, Value, args_repr, crashes_of, kwargs_repr,
-    mark_redelivered, repr, short_repr,
+    Encoding, Exception, GroupResult, Limits, Map, Message, MessageFault, MessageParts, TaskResult, Value, args_repr, crashes_of,
+    kwargs_repr, mark_redelivered, repr, short_repr,
 };
 
 fn fixtures(folder: &str) -> Vec<(String, Value)> {
@@ -283,4 +283,24 @@ fn values_are_shown_as_python_shows_them() {
         }
     }
     assert!(wrong.is_empty(), "{} are shown otherwise\n{}", wrong.len(), wrong[..wrong.len().min(12)].join(""));
+}
+
+/// Where something is written otherwise, it says the same.
+#[test]
+fn recorded_messages_come_out_of_their_parts_as_they_were() {
+    let limits = Limits::default().with_msgpack(true);
+    let mut exact = 0;
+    for (name, fixture) in fixtures("messages").into_iter().filter(|(name, _)| name != "reprs") {
+        let raw = raw(&fixture);
+        let parts = MessageParts::from_envelope(&raw, 128).unwrap_or_else(|bad| panic!("{name}: {bad}"));
+        let envelope = parts.to_envelope();
+        if envelope == raw {
+            exact += 1;
+        } else {
+            println!("{name} is written otherwise");
+            assert_eq!(Message::decode(&envelope, &limits), Message::decode(&raw, &limits), "{name}");
+        }
+    }
+    println!("{exact} byte for byte");
+    assert!(exact > 20, "{exact}");
 }

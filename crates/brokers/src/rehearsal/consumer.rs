@@ -82,11 +82,12 @@ impl RehearsalConsumer {
             let next = self.turns.order().into_iter().find_map(|queue| Some((self.server.get(connection, &queue)?, queue)));
             let Some((Delivery { tag, parcel }, queue)) = next else { break };
             self.turns.served(&queue);
+            let raw = parcel.body.raw();
             into.push(Claimed {
                 receipt: Receipt(tag),
                 queue: queue.clone(),
-                raw: parcel.body.clone(),
-                crashes: crashes_of(&parcel.body).max(parcel.lost),
+                crashes: crashes_of(&raw).max(parcel.lost),
+                raw,
                 redelivered: parcel.redelivered,
                 given: false,
             });
@@ -116,7 +117,7 @@ impl RehearsalConsumer {
             return Ended::Done;
         }
         let Some((queue, parcel)) = self.unacked.lock().remove(&tag) else { return Ended::Refused };
-        let again = || Parcel::new(parcel.body.clone(), parcel.priority);
+        let again = || parcel.fresh();
         match &finish.end {
             End::Back { .. } => self.server.publish(&queue, again()),
             End::Dead { reason } | End::Junk { reason } => {
@@ -163,7 +164,7 @@ impl Consumer for RehearsalConsumer {
     fn load<'a>(&'a self, receipts: &'a [Receipt]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>> {
         let (unacked, connection) = (self.unacked.lock(), self.connection());
         let held = |tag: &u64| self.server.has(connection, *tag);
-        let one = |receipt: &Receipt| unacked.get(&receipt.0).filter(|_| held(&receipt.0)).map(|(_, parcel)| parcel.body.clone());
+        let one = |receipt: &Receipt| unacked.get(&receipt.0).filter(|_| held(&receipt.0)).map(|(_, parcel)| parcel.body.raw());
         ready(receipts.iter().map(one).collect())
     }
 

@@ -6,12 +6,37 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use longshore_celery::MessageParts;
 use tokio::sync::Notify;
+
+/// The deepest nesting of headers and properties.
+const DEPTH: usize = 128;
+
+/// The body of a message. In parts, as on AMQP, where it is a message at all.
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    Parts(MessageParts),
+    Bytes(Vec<u8>),
+}
+
+impl Body {
+    fn of(raw: Vec<u8>) -> Self {
+        MessageParts::from_envelope(&raw, DEPTH).map_or_else(|_| Self::Bytes(raw), Self::Parts)
+    }
+
+    /// Returns the envelope.
+    pub(super) fn raw(&self) -> Vec<u8> {
+        match self {
+            Self::Parts(parts) => parts.to_envelope(),
+            Self::Bytes(raw) => raw.clone(),
+        }
+    }
+}
 
 /// A message as a server keeps it: its body, and what stands in its properties and headers.
 #[derive(Clone, Debug)]
 pub(super) struct Parcel {
-    pub(super) body: Vec<u8>,
+    pub(super) body: Body,
     /// 0 to 9; 0 is served first.
     pub(super) priority: u8,
     /// Headers that a client set.
@@ -25,8 +50,13 @@ pub(super) struct Parcel {
 }
 
 impl Parcel {
-    pub(super) fn new(body: Vec<u8>, priority: u8) -> Self {
-        Self { body, priority: priority.min(9), headers: BTreeMap::new(), redelivered: false, lost: 0, place: 0 }
+    pub(super) fn new(raw: Vec<u8>, priority: u8) -> Self {
+        Self { body: Body::of(raw), priority: priority.min(9), headers: BTreeMap::new(), redelivered: false, lost: 0, place: 0 }
+    }
+
+    /// Returns it as one that was never delivered.
+    pub(super) fn fresh(&self) -> Self {
+        Self { body: self.body.clone(), priority: self.priority, headers: BTreeMap::new(), redelivered: false, lost: 0, place: 0 }
     }
 
     pub(super) fn with(self, headers: BTreeMap<&'static str, String>) -> Self {
