@@ -76,8 +76,8 @@ impl Exit {
         if other.code() > self.code() { other } else { self }
     }
 
-    /// Returns [`Exit::Unwritable`] for an error that says that no more can be written, else the one
-    /// that is given.
+    /// Returns [`Exit::Unwritable`] for an error that says that no more can be written, else
+    /// `otherwise`.
     pub fn of_system(error: &std::io::Error, otherwise: Self) -> Self {
         if longshore_sys::files::is_full(error) { Self::Unwritable } else { otherwise }
     }

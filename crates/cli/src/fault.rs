@@ -6,7 +6,7 @@ use std::{io::Write, sync::OnceLock};
 use longshore_brokers::BrokerError;
 use longshore_core::ErrorKind;
 use longshore_ops::OpsError;
-use longshore_run::{RunError, journal::JobError, socket::ReachError};
+use longshore_run::{RunError, jobs::JobError, socket::ReachError};
 use longshore_worker::ClientError;
 
 use crate::{

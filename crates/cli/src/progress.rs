@@ -12,7 +12,7 @@ pub mod summary;
 pub mod view;
 pub mod voice;
 
-pub use longshore_run::rate::RateMeter;
+pub use longshore_run::RateMeter;
 pub use summary::Summary;
 pub use view::{ColorMode, Mode, Progress, Slow, Snapshot};
 pub use voice::{LogFormat, Voice};

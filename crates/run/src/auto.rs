@@ -28,7 +28,7 @@ const COMPUTES: f64 = 0.9;
 
 /// What has happened up to one moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     at: Instant,
     done: u64,
     /// How long tasks ran, in sum.
@@ -39,7 +39,7 @@ pub struct Seen {
 
 impl Seen {
     /// From the engine's summary so far.
-    pub fn of(summary: &Summary, at: Instant) -> Self {
+    pub(crate) fn of(summary: &Summary, at: Instant) -> Self {
         let ran = summary.slots.iter().map(|slot| slot.busy).sum();
         Self { at, done: summary.done(), ran, on_cpu: (summary.on_cpu, summary.on_cpu_of) }
     }
@@ -47,7 +47,7 @@ impl Seen {
 
 /// What to do now.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Look again later.
     Wait,
     /// Run this many at once.
@@ -100,7 +100,7 @@ impl fmt::Display for BestWidth {
 
 /// The search. See the [module](self).
 #[derive(Clone, Debug)]
-pub struct Auto {
+pub(crate) struct Auto {
     cores: usize,
     most: usize,
     lane: LaneKind,
@@ -115,12 +115,12 @@ pub struct Auto {
 
 impl Auto {
     /// Returns the most that are tried: children cost memory, requests little.
-    pub fn most(http: bool) -> usize {
+    pub(crate) fn most(http: bool) -> usize {
         if http { 256 } else { 64 }
     }
 
     /// A search that begins with as many as there are cores.
-    pub fn new(cores: usize, most: usize, lane: LaneKind) -> Self {
+    pub(crate) fn new(cores: usize, most: usize, lane: LaneKind) -> Self {
         Self {
             cores,
             most,
@@ -136,17 +136,17 @@ impl Auto {
     }
 
     /// How many run at once in the beginning.
-    pub fn start(&self) -> usize {
+    pub(crate) fn start(&self) -> usize {
         self.workers
     }
 
     /// What was found, once it was.
-    pub fn found(&self) -> Option<&BestWidth> {
+    pub(crate) fn found(&self) -> Option<&BestWidth> {
         self.found.as_ref()
     }
 
     /// Takes in what has happened; `left` tasks are left, if that is known.
-    pub fn look(&mut self, seen: &Seen, left: Option<u64>) -> Step {
+    pub(crate) fn look(&mut self, seen: &Seen, left: Option<u64>) -> Step {
         if self.found.is_some() {
             return Step::Wait;
         }

@@ -13,10 +13,10 @@ use std::{
 use crate::units::show_duration;
 
 /// The most records of a call with `--batch auto`.
-pub const MOST_RECORDS: usize = 1000;
+pub(crate) const MOST_RECORDS: usize = 1000;
 /// The most bytes of a call's words, as with xargs. The kernel takes 2 MiB in all, the environment
 /// included, and 128 KiB in one word.
-pub const MOST_ARGV: usize = 128 << 10;
+pub(crate) const MOST_ARGV: usize = 128 << 10;
 /// With `--batch auto` calls are to take a time between a tenth of this and this: long enough that
 /// starting them does not count, short enough that little is lost when one fails.
 pub(crate) const LONG: Duration = Duration::from_secs(1);
@@ -84,7 +84,7 @@ impl Weight {
 
 /// The size of groups while the job runs: read by the intake, set by the calls that end.
 #[derive(Debug)]
-pub struct Batching {
+pub(crate) struct Batching {
     size: AtomicUsize,
     /// With `auto`: calls that take longer make groups smaller.
     long: Option<Duration>,
@@ -98,19 +98,19 @@ impl Batching {
     }
 
     /// How many records the next call is to have.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.size.load(Ordering::Relaxed)
     }
 
     /// Whether a call with so many bytes has room for a record that adds `more`. All records of a
     /// call are held together, as much as one may be long.
-    pub fn has_room(&self, so_far: Weight, more: Weight) -> bool {
+    pub(crate) fn has_room(&self, so_far: Weight, more: Weight) -> bool {
         let sum = so_far.with(more);
         self.base.saturating_add(sum.argv) <= MOST_ARGV && sum.held <= self.held
     }
 
     /// A call of so many records has ended.
-    pub fn ended(&self, records: usize, took: Duration, ok: bool) {
+    pub(crate) fn ended(&self, records: usize, took: Duration, ok: bool) {
         if let Some(long) = self.long {
             let _ = self.size.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |size| Some(next_size(size, records, took, ok, long)));
         }
@@ -132,7 +132,7 @@ impl fmt::Display for Batching {
 /// longer than `long`: what would take half of that. Calls of an earlier size are still on their
 /// way when the size changes, so a small group never makes it grow, and many long ones make it
 /// shrink once.
-pub fn next_size(size: usize, records: usize, took: Duration, ok: bool, long: Duration) -> usize {
+pub(crate) fn next_size(size: usize, records: usize, took: Duration, ok: bool, long: Duration) -> usize {
     if took > long {
         let fitting = (records as f64 * (long.as_secs_f64() / 2.0) / took.as_secs_f64()) as usize;
         return size.min(fitting).max(1);

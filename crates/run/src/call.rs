@@ -6,7 +6,7 @@ use crate::record::Record;
 
 /// A record on its way, with what the journal calls it.
 #[derive(Debug)]
-pub struct Item {
+pub(crate) struct Item {
     /// The record.
     pub record: Record,
     /// Its key.
@@ -16,4 +16,4 @@ pub struct Item {
 }
 
 /// The records of one call, which the engine knows as one task: one, unless they share calls.
-pub type Call = Arc<[Item]>;
+pub(crate) type Call = Arc<[Item]>;

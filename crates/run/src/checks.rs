@@ -141,7 +141,7 @@ impl fmt::Display for Check {
 }
 
 /// Evaluates all checks; the sentences of those that do not hold, in their order.
-pub fn evaluate(checks: &[Check], summary: &Report) -> Vec<String> {
+pub(crate) fn evaluate(checks: &[Check], summary: &Report) -> Vec<String> {
     checks.iter().filter_map(|check| check.evaluate(summary)).collect()
 }
 

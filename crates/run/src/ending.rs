@@ -45,7 +45,7 @@ impl Facts {
 
 /// Input as earlier sittings knew it, and as far as this one has met it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Brought {
+pub(crate) struct Brought {
     /// Records that an earlier sitting had read.
     pub had_read: u64,
     /// It had read them all.
@@ -62,13 +62,13 @@ pub struct Brought {
 
 impl Brought {
     /// Tasks that had begun and that the input, read to its end, does not have.
-    pub fn lost(self) -> u64 {
+    pub(crate) fn lost(self) -> u64 {
         self.had_begun.saturating_sub(self.met)
     }
 
     /// Says what stdin, read to its end, lacks of what earlier sittings left unfinished; `None` if
     /// nothing.
-    pub fn lacks(self) -> Option<String> {
+    pub(crate) fn lacks(self) -> Option<String> {
         let left = self.had_begun > 0 || !self.had_ended || self.had_finished < self.had_read;
         let records = |count: u64| if count == 1 { "1 record".to_owned() } else { format!("{count} records") };
         if left && self.read < self.had_read {

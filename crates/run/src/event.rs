@@ -136,7 +136,7 @@ impl fmt::Debug for Listener {
 }
 
 /// Tells one event to all who listen.
-pub type Tell = Arc<dyn Fn(&RunEvent) + Send + Sync>;
+pub(crate) type Tell = Arc<dyn Fn(&RunEvent) + Send + Sync>;
 
 /// Passes events on.
 #[derive(Clone)]

@@ -23,7 +23,7 @@ use crate::{
 
 /// How the lane of a task is found.
 #[derive(Default)]
-pub enum LaneRule {
+pub(crate) enum LaneRule {
     /// All tasks on the job's lane.
     #[default]
     Fixed,
@@ -33,7 +33,7 @@ pub enum LaneRule {
 
 /// The rules by which records become tasks.
 #[derive(Default)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// `--where`.
     pub condition: Option<Condition>,
     /// `--key`.
@@ -54,7 +54,7 @@ pub struct Rules {
 
 /// What the intake has seen, for progress and the summary.
 #[derive(Debug, Default)]
-pub struct IntakeCounts {
+pub(crate) struct IntakeCounts {
     /// Records read.
     pub read: AtomicU64,
     /// Records that `--where` left out, or `--dups skip`.
@@ -70,7 +70,7 @@ pub struct IntakeCounts {
 }
 
 /// With `-k`: how far the intake may run ahead.
-pub struct Window {
+pub(crate) struct Window {
     lowest: Mutex<u64>,
     moved: Condvar,
     size: u64,
@@ -78,12 +78,12 @@ pub struct Window {
 
 impl Window {
     /// A window of this many places, from the first one on.
-    pub fn new(size: u64, first: u64) -> Self {
+    pub(crate) fn new(size: u64, first: u64) -> Self {
         Self { lowest: Mutex::new(first), moved: Condvar::new(), size }
     }
 
     /// The lowest unwritten place is this now.
-    pub fn advance(&self, lowest: u64) {
+    pub(crate) fn advance(&self, lowest: u64) {
         *self.lowest.lock().unwrap_or_else(PoisonError::into_inner) = lowest;
         self.moved.notify_all();
     }
@@ -103,7 +103,7 @@ impl Window {
 }
 
 /// The records of a job as deliveries.
-pub struct Intake {
+pub(crate) struct Intake {
     /// The input.
     pub input: Input,
     /// The rules.
@@ -135,12 +135,12 @@ pub struct Intake {
 }
 
 /// What the engine is given: a call, `Ok(None)` for a pause, or an error.
-pub type Given = Result<Option<Delivery<Call>>, SourceError>;
+pub(crate) type Given = Result<Option<Delivery<Call>>, SourceError>;
 
 /// The records of a call that is not full yet. Attempts are of the whole call, so all have the same
 /// number of earlier ones.
 #[derive(Debug, Default)]
-pub struct Group {
+pub(crate) struct Group {
     items: Vec<Item>,
     attempts_made: u32,
     weight: Weight,

@@ -11,13 +11,13 @@ use longshore_brokers::mask_text;
 use longshore_core::{Word, watch::Counts};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
+pub use crate::journal::{
+    JobError, JournalError, StateDir,
+    format::Header,
+    state::{JobInfo, JobState},
+};
 use crate::{
-    journal::{
-        Index, JobError, StateDir,
-        file::read,
-        format::Header,
-        state::{JobInfo, JobState},
-    },
+    journal::{Index, file::read},
     output::Only,
 };
 
@@ -129,7 +129,7 @@ pub fn show(state: &StateDir, job: &str) -> Result<Details, JobError> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn failures(journal: &Path, len: u64, index: &Index) -> Result<Vec<(String, u64)>, JobError> {
+pub(crate) fn failures(journal: &Path, len: u64, index: &Index) -> Result<Vec<(String, u64)>, JobError> {
     #[derive(Deserialize)]
     struct Failed {
         error: Option<Kind>,
@@ -195,8 +195,7 @@ pub fn export(state: &StateDir, job: &str, only: Option<Only>, out: &mut impl Wr
     Ok(written)
 }
 
-/// Removes finished jobs that are older than this ([`KEEP`](crate::open::KEEP), unless told another
-/// time); returns their ids.
+/// Removes finished jobs that are older than this; returns their ids.
 ///
 /// # Errors
 /// When the state directory cannot be read, or a file in it not removed.

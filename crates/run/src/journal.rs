@@ -15,24 +15,25 @@
 //! task counts as done only when its result line was written (and synced, in `each` mode); after
 //! the first failure to write or sync nothing is written any more.
 
-pub mod error;
-pub mod feed;
-pub mod file;
-pub mod format;
-pub mod index;
-pub mod lock;
-pub mod state;
+pub(crate) mod error;
+pub(crate) mod feed;
+pub(crate) mod file;
+pub(crate) mod format;
+pub(crate) mod index;
+pub(crate) mod lock;
+pub(crate) mod state;
 pub(crate) mod text;
-pub mod writer;
+pub(crate) mod writer;
 
 pub use error::{JobError, JournalError};
-pub use feed::Feed;
-pub use file::JournalFile;
-pub use format::{End, ErrorLine, ResultLine, Shared, Start};
-pub use index::{Index, Occurrences, TaskState};
-pub use lock::JobLock;
-pub use state::{Begin, JobSpec, OpenJob, StateDir};
-pub use writer::{Batch, Durability, Journal};
+pub(crate) use feed::Feed;
+pub(crate) use format::{End, ErrorLine, ResultLine, Shared, Start};
+pub(crate) use index::{Index, Occurrences, TaskState};
+pub(crate) use lock::JobLock;
+pub use state::{Begin, StateDir};
+pub(crate) use state::{JobSpec, OpenJob};
+pub use writer::Durability;
+pub(crate) use writer::{Batch, Journal};
 
 #[cfg(test)]
 pub(crate) mod tests;

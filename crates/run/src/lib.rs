@@ -4,6 +4,35 @@
 //! [`Running`] can be viewed, heard, steered and awaited. The crate prints nothing, reads no
 //! terminal and installs no signal handler.
 //!
+//! ```
+//! use longshore_core::watch::Heard;
+//! use longshore_run::{Program, Run, RunEvent, RunSpec};
+//!
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! let spec = RunSpec::new(Program::command(["test", "{}", "-gt", "1"]))
+//!     .records(["1", "2", "3"])
+//!     .concurrency(2);
+//! let running = Run::start(Run::plan(spec)?).await?;
+//! let mut events = running.events(100);
+//! let report = running.await;
+//! assert_eq!((report.ran(), report.failed()), (3, 1));
+//!
+//! let mut failed = Vec::new();
+//! while let Some(event) = events.next().await {
+//!     if let Heard::Event(RunEvent::Ended(task)) = event {
+//!         failed.extend(task.error.map(|_| task.seq));
+//!     }
+//! }
+//! assert_eq!(failed, [1]);
+//! # Ok::<_, longshore_run::RunError>(())
+//! # }).unwrap();
+//! ```
+//!
+//! The names that every caller needs stand at the root. [`spec`] has what a spec is made of,
+//! [`report`] what a report is made of, [`jobs`] the jobs of the state directory, [`socket`] runs
+//! of other processes. [`input`], [`record`] and [`template`] read records and fill them in; what
+//! runs for a record ([`command`], [`http`], [`pipe`]) serves longshore's other products too.
+//!
 //! Layout, in the order of a record's way:
 //! - `spec.rs plan.rs`: what is to be done, and everything that follows from it, compiled and
 //!   checked before anything runs
@@ -26,32 +55,33 @@
 //! - `units.rs text.rs rate.rs`: numbers and times, read and written
 
 mod assemble;
-pub mod auto;
-pub mod batch;
-pub mod call;
-pub mod checks;
+mod auto;
+mod batch;
+mod call;
+mod checks;
 pub mod command;
 mod conclude;
-pub mod ending;
+mod ending;
 pub mod environment;
-pub mod error;
-pub mod event;
+mod error;
+mod event;
 pub mod filling;
 mod heard;
 pub mod http;
 pub mod input;
-pub mod intake;
+mod intake;
 pub mod jobs;
-pub mod journal;
+mod journal;
 mod last_output;
 mod ledger;
 mod machine;
-pub mod open;
-pub mod output;
+mod open;
+mod output;
 mod overdue;
 pub mod pipe;
-pub mod plan;
-pub mod rate;
+mod plan;
+mod preview;
+mod rate;
 pub mod record;
 pub mod reply;
 pub mod report;
@@ -60,21 +90,24 @@ mod shared_limit;
 pub mod socket;
 pub mod spec;
 mod spool;
-pub mod steer;
+mod steer;
 mod task;
 pub mod template;
 pub mod text;
 pub mod units;
-pub mod view;
+mod view;
 mod watch;
 pub mod what;
 
+pub use auto::BestWidth;
 pub use error::{RunError, RunErrorKind};
-pub use event::{Listener, RunEvent, TaskDetail, TaskEnd};
+pub use event::{Listener, Resumed, RunEvent, TaskDetail, TaskEnd};
 pub use open::Surroundings;
 pub use plan::Plan;
+pub use preview::CallPreview;
+pub use rate::RateMeter;
 pub use report::Report;
 pub use run::{Run, Running};
 pub use spec::{Program, RunSpec};
 pub use steer::{RunHandle, Steering};
-pub use view::RunView;
+pub use view::{RunState, RunView, RunningRecord, SlowTask};

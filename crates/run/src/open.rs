@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Time for which finished jobs are kept.
-pub const KEEP: Duration = Duration::from_secs(30 * 24 * 3_600);
+pub(crate) const KEEP: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// What a run has beside its plan: who hears of it, and a terminal that has to be shared.
 #[derive(Default)]

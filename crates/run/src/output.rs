@@ -17,7 +17,7 @@
 mod crash;
 mod project;
 mod render;
-pub mod save;
+pub(crate) mod save;
 mod sink;
 mod spooled;
 #[cfg(test)]
@@ -75,7 +75,7 @@ pub enum Only {
 
 /// What the output is to be.
 #[derive(Clone, Debug)]
-pub struct OutputSpec {
+pub(crate) struct OutputSpec {
     /// A file, which is the job's own.
     pub file: Option<PathBuf>,
     /// Without one: something that is open; nothing is shown when absent.
@@ -104,7 +104,7 @@ impl Default for OutputSpec {
 /// The output cannot be written. Final for the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum OutputError {
+pub(crate) enum OutputError {
     /// Nobody reads stdout any more.
     ReaderGone,
     /// The system refused.
@@ -137,7 +137,7 @@ impl std::fmt::Display for OutputError {
 impl std::error::Error for OutputError {}
 
 /// What is called from the output's thread; both must be quick.
-pub struct Hooks {
+pub(crate) struct Hooks {
     /// The output has failed; called once, even while nothing waits for it.
     pub failed: Box<dyn FnOnce(&OutputError) + Send>,
     /// With `-k`: the lowest unwritten place has moved, so that more of the input may be taken in.
@@ -149,10 +149,10 @@ pub struct Hooks {
 }
 
 /// Is told what the output has of that which was spooled.
-pub type TakenHook = Box<dyn Fn(TakenOver) + Send>;
+pub(crate) type TakenHook = Box<dyn Fn(TakenOver) + Send>;
 
 /// Calls a function at a moment when it may write to the terminal.
-pub type Around = Box<dyn Fn(&mut dyn FnMut()) + Send>;
+pub(crate) type Around = Box<dyn Fn(&mut dyn FnMut()) + Send>;
 
 impl std::fmt::Debug for Hooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -169,9 +169,8 @@ impl Default for Hooks {
 
 /// The output of a running job.
 #[derive(Debug)]
-pub struct Output {
+pub(crate) struct Output {
     feed: Feed,
-    lowest: Arc<AtomicU64>,
     ended: Receiver<Result<u64, OutputError>>,
     missing: Arc<AtomicU64>,
     regular: bool,
@@ -188,7 +187,7 @@ impl Output {
     /// # Errors
     /// [`JobError::ForeignOutput`] for a file that is not this job's; others when a file cannot be
     /// opened, read or written.
-    pub fn open(spec: &OutputSpec, mut job: Option<&mut OpenJob>, fresh: bool, hooks: Hooks) -> Result<Self, JobError> {
+    pub(crate) fn open(spec: &OutputSpec, mut job: Option<&mut OpenJob>, fresh: bool, hooks: Hooks) -> Result<Self, JobError> {
         let render = Render { emit: spec.emit, only: spec.only, fields: spec.fields.clone(), tag: spec.tag };
         let lowest = Arc::new(AtomicU64::new(spec.ordered_from.unwrap_or(0)));
         let mut sinks = Vec::new();
@@ -240,7 +239,7 @@ impl Output {
         }
         let feed = Feed::default();
         let (tell, ended) = sync_channel(1);
-        let thread = Thread { feed: feed.clone(), sinks, lowest: lowest.clone(), advanced: hooks.advanced };
+        let thread = Thread { feed: feed.clone(), sinks, lowest, advanced: hooks.advanced };
         let run = move || {
             let done = thread.run();
             if let Err(error) = &done {
@@ -250,42 +249,23 @@ impl Output {
         };
         let fail = |error: std::io::Error| JobError::io(Path::new("output"), "cannot start its thread", &error);
         std::thread::Builder::new().name("output".to_owned()).spawn(run).map_err(fail)?;
-        Ok(Self { feed, lowest, ended, missing, regular })
+        Ok(Self { feed, ended, missing, regular })
     }
 
     /// What the journal sends result lines to.
-    pub fn feed(&self) -> Feed {
+    pub(crate) fn feed(&self) -> Feed {
         self.feed.clone()
-    }
-
-    /// Tells an ordered output that no new result will come at these places of the input. For a
-    /// task that an earlier sitting finished, the second value is where its result line begins in
-    /// the journal; a file shows it at this place then, stdout does not.
-    pub fn skipped(&self, places: Vec<(u64, Option<u64>)>) {
-        self.feed.put(Item::Skipped(places));
-    }
-
-    /// With `-k`: the lowest place that has not been written. Intake must not go further than the
-    /// window from here.
-    pub fn lowest(&self) -> u64 {
-        self.lowest.load(Ordering::Acquire)
     }
 
     /// Counts results of earlier sittings that could not be written anew, since the journal does
     /// not have the bytes that `--emit raw` shows.
-    pub fn missing(&self) -> Arc<AtomicU64> {
+    pub(crate) fn missing(&self) -> Arc<AtomicU64> {
         self.missing.clone()
     }
 
     /// Whether the main destination is a file on disk.
-    pub fn is_file(&self) -> bool {
+    pub(crate) fn is_file(&self) -> bool {
         self.regular
-    }
-
-    /// Drops what is not written yet, and all that comes: the user does not want to wait for the
-    /// reader.
-    pub fn abandon(&self) {
-        self.feed.close();
     }
 
     /// Writes all that was sent, and ends. Returns how many results were shown at the main
@@ -293,8 +273,8 @@ impl Output {
     ///
     /// # Errors
     /// The first failure to write, whenever it was; [`OutputError::Stalled`] if the reader takes
-    /// too long, or the output was abandoned.
-    pub fn finish(self, patience: Option<Duration>) -> Result<u64, OutputError> {
+    /// too long.
+    pub(crate) fn finish(self, patience: Option<Duration>) -> Result<u64, OutputError> {
         // The queue may be full, and putting would wait for as long as the reader does: a last item
         // has no weight and is always taken.
         self.feed.finish();

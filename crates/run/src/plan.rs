@@ -32,42 +32,43 @@ fn mask_line(line: &str) -> String {
     if shown == words { mask_text(line) } else { shell_words::join(shown) }
 }
 
-/// What a run is going to do.
+/// A run that is compiled and checked, ready to be started: what [`Run::plan`](crate::Run::plan)
+/// makes.
 pub struct Plan {
     /// What runs.
-    pub what: What,
+    pub(crate) what: What,
     /// Which records run, and how.
-    pub rules: Rules,
+    pub(crate) rules: Rules,
     /// Where records come from.
-    pub input: InputOptions,
+    pub(crate) input: InputOptions,
     /// The lane of a task whose record names none.
-    pub lane: LaneKind,
+    pub(crate) lane: LaneKind,
     /// Most running at once.
-    pub concurrency: usize,
+    pub(crate) concurrency: usize,
     /// Lets it find itself up to that.
-    pub adaptive: Option<Bounds>,
+    pub(crate) adaptive: Option<Bounds>,
     /// Finds it by measuring, once, up to that.
-    pub auto: Option<Auto>,
+    pub(crate) auto: Option<Auto>,
     /// The slots of each lane.
-    pub lanes: [usize; 4],
+    pub(crate) lanes: [usize; 4],
     /// The pace of all starts.
-    pub rate: Option<Rate>,
+    pub(crate) rate: Option<Rate>,
     /// Limits by value.
-    pub limits: Vec<Limit>,
+    pub(crate) limits: Vec<Limit>,
     /// The limit of the configuration that is shared with other processes.
-    pub shared: Option<SharedLimit>,
+    pub(crate) shared: Option<SharedLimit>,
     /// When to try again.
-    pub retry: RetryPolicy,
+    pub(crate) retry: RetryPolicy,
     /// The limit of one attempt.
-    pub timeout: Option<Timeout>,
+    pub(crate) timeout: Option<Timeout>,
     /// Where results go.
-    pub output: OutputSpec,
+    pub(crate) output: OutputSpec,
     /// With `--batch`: how many records share a call.
-    pub batching: Option<Batching>,
+    pub(crate) batching: Option<Batching>,
     /// The job, for the journal.
-    pub job: JobSpec,
+    pub(crate) job: JobSpec,
     /// What all this was made from.
-    pub spec: RunSpec,
+    pub(crate) spec: RunSpec,
     /// The input, until somebody reads it.
     opened: Option<Input>,
 }

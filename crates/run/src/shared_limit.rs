@@ -34,7 +34,7 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// A limit whose bucket is in a broker.
-pub struct SharedLimit {
+pub(crate) struct SharedLimit {
     /// Its name.
     pub name: String,
     /// The rate, unless another one was set for all.
@@ -52,7 +52,7 @@ impl SharedLimit {
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
-    pub async fn connect(self, what: Arc<What>, outbox: Outbox<Call, Reply>, tell: Tell) -> Result<Pacer, RunError> {
+    pub(crate) async fn connect(self, what: Arc<What>, outbox: Outbox<Call, Reply>, tell: Tell) -> Result<Pacer, RunError> {
         let away = |error: longshore_brokers::BrokerError| {
             RunError::new(RunErrorKind::Unreachable, format!("limit {}: {}", self.name, error.message))
         };
@@ -65,11 +65,11 @@ impl SharedLimit {
 
 /// Gives attempts their slots, for all lanes of a run.
 #[derive(Clone)]
-pub struct Pacer(Arc<Inner>);
+pub(crate) struct Pacer(Arc<Inner>);
 
 impl Pacer {
     /// The lane, behind the limit.
-    pub fn before(&self, lane: Arc<dyn Lane<Call, Reply>>) -> Paced {
+    pub(crate) fn before(&self, lane: Arc<dyn Lane<Call, Reply>>) -> Paced {
         Paced { pacer: self.clone(), lane, runtime: tokio::runtime::Handle::current() }
     }
 }
@@ -86,7 +86,7 @@ struct Inner {
 }
 
 /// A lane behind a shared limit.
-pub struct Paced {
+pub(crate) struct Paced {
     pacer: Pacer,
     lane: Arc<dyn Lane<Call, Reply>>,
     runtime: tokio::runtime::Handle,

@@ -10,12 +10,14 @@ use longshore_core::{Backoff, ErrorClass, RetryOn, gate::adaptive::Bounds};
 
 pub use program::{CommandSpec, PipeSpec, Program, ProgramLimits, RequestSpec, TaskSpec};
 
-use crate::{
+pub use crate::{
     batch::BatchSize,
     checks::{Check, MaxFail, UntilOk},
-    input::{Format, Source},
     journal::{Begin, Durability},
-    output::{Emit, Only},
+    output::{Emit, ORDER_WINDOW, Only},
+};
+use crate::{
+    input::{Format, Source},
     units,
 };
 

@@ -6,14 +6,14 @@ use longshore_core::watch::{Counts, View};
 use serde::{Deserialize, Serialize};
 
 /// Version of what travels. It grows when a field changes its meaning, not when one is added.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// A moment of a run: plain data, that serde can carry anywhere. All counts are of tasks, those of
 /// earlier sittings included. Durations travel as seconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunView {
-    /// Version of the layout: [`VERSION`].
+    /// Version of the layout. It grows when a field changes its meaning, not when one is added.
     pub version: u32,
     /// The job's name, or its id when it has none.
     pub name: String,

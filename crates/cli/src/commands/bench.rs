@@ -26,7 +26,7 @@ use longshore_core::{
 use serde::Serialize;
 
 use crate::{config::Config, exit::Exit, fault::Fault, global::Global};
-use longshore_run::journal::StateDir;
+use longshore_run::jobs::StateDir;
 
 /// One measured row.
 #[derive(Clone, Debug, Serialize)]

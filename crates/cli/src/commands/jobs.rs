@@ -11,9 +11,8 @@ use std::{
 use clap::{Args, Subcommand};
 use longshore_run::{
     Steering,
-    jobs::{self, Details, JobRow},
-    journal::StateDir,
-    output::Only,
+    jobs::{self, Details, JobRow, StateDir},
+    spec::Only,
 };
 use serde::Serialize;
 
@@ -127,7 +126,7 @@ pub enum JobsCommand {
 /// Runs the command. `again` runs the failed tasks of a job again.
 ///
 /// # Errors
-/// No such job, a state directory or an output that cannot be used, or a run that cannot be reached.
+/// No such job, a state directory or an output that cannot be used, or a run out of reach.
 pub fn run(
     command: JobsCommand,
     global: &Global,

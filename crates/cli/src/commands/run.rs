@@ -16,12 +16,7 @@ use clap::{
 
 use longshore_worker::App;
 
-use longshore_run::{
-    Plan, RunError, RunErrorKind,
-    batch::{Batching, Weight},
-    journal::StateDir,
-    record::{Record, key_hex, key_of},
-};
+use longshore_run::{CallPreview, Plan, jobs::StateDir};
 
 use self::args::RunArgs;
 use crate::{
@@ -255,77 +250,29 @@ pub fn run(asked: Asked) -> Result<Exit, Fault> {
 }
 
 fn dry_run(args: &RunArgs, mut plan: Plan, count: u64) -> Result<Exit, Fault> {
-    let input = plan.take_input()?;
-    let plan = &plan;
     let mut out = std::io::stdout().lock();
-    let (mut wrong, mut shown) = (false, 0);
-    let mut group: Vec<Record> = Vec::new();
-    let mut weight = Weight::default();
-    let mut show = |group: &mut Vec<Record>| {
-        let line = call_line(args, plan, group);
-        group.clear();
-        shown += 1;
-        wrong |= line.is_err();
-        let line = line.unwrap_or_else(|error| error);
-        (writeln!(out, "{line}").is_ok(), shown >= count)
-    };
-    let mut enough = count == 0;
-    for record in input {
-        if enough {
-            break;
-        }
-        let record = record.map_err(|error| RunError::new(RunErrorKind::Input, error.to_string()))?;
-        if let Some(condition) = &plan.rules.condition
-            && matches!(condition.holds(&record, &Default::default()), Ok(false))
-        {
-            continue;
-        }
-        // As the intake groups them.
-        let more = plan.what.weigh(&record);
-        let batching = plan.batching.as_ref().filter(|_| more.is_ok());
-        let fits = batching.is_some_and(|batching| more.as_ref().is_ok_and(|more| batching.has_room(weight, *more)));
-        let mut written = true;
-        if !fits && !group.is_empty() {
-            (written, enough) = show(&mut group);
-            weight = Weight::default();
-        }
-        if written && !enough {
-            group.push(record);
-            weight = weight.with(more.unwrap_or_default());
-            if group.len() >= batching.map_or(1, Batching::size) {
-                (written, enough) = show(&mut group);
-                weight = Weight::default();
-            }
-        }
-        if !written {
-            return Ok(Exit::ReaderGone);
-        }
-    }
-    if !enough && !group.is_empty() && !show(&mut group).0 {
+    let mut written = true;
+    let rest = plan.describe_task(&args.retry.backoff.1);
+    let good = plan.preview(count, |call| {
+        written = writeln!(out, "{}", call_line(call, &rest)).is_ok();
+        written
+    })?;
+    if !written {
         return Ok(Exit::ReaderGone);
     }
     let _ = writeln!(out, " {}", plan.describe());
-    Ok(if wrong { Exit::Failed } else { Exit::Done })
+    Ok(if good { Exit::Done } else { Exit::Failed })
 }
 
-/// What a call would do, or why it cannot; for `--dry-run`.
-fn call_line(args: &RunArgs, plan: &Plan, group: &[Record]) -> Result<String, String> {
-    let places = match group {
-        [first, .., last] if group.len() > 3 => format!("#{} … #{} ({} records)", first.seq(), last.seq(), group.len()),
-        group => group.iter().map(|record| format!("#{}", record.seq())).collect::<Vec<_>>().join(" "),
+/// Says what a call would do, or why it cannot.
+fn call_line(call: &CallPreview, rest: &str) -> String {
+    let places = match &call.records[..] {
+        [first, .., last] if call.records.len() > 3 => format!("#{first} … #{last} ({} records)", call.records.len()),
+        records => records.iter().map(|seq| format!("#{seq}")).collect::<Vec<_>>().join(" "),
     };
-    let Some(first) = group.first() else { return Ok(String::new()) };
-    let records: Vec<&Record> = group.iter().collect();
-    let key = match &plan.rules.key {
-        None => Ok(first.key()),
-        Some(expr) => expr.eval_bytes(first, &Default::default()).map(|bytes| key_of(&bytes)),
-    };
-    match key.and_then(|key| Ok((key, plan.what.show(&records, 0)?))) {
-        Ok((key, text)) => {
-            let rest = plan.describe_task(&args.retry.backoff.1);
-            Ok(format!(" {places} {text}   key {}…   lane {}   {rest}", &key_hex(key)[..4], plan.lane))
-        }
-        Err(error) => Err(format!(" {places} invalid: {}", error.message())),
+    match &call.call {
+        Ok((key, text)) => format!(" {places} {text}   key {}…   lane {}   {rest}", &key[..4], call.lane),
+        Err(why) => format!(" {places} invalid: {why}"),
     }
 }
 

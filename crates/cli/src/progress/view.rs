@@ -9,7 +9,7 @@ use clap::builder::styling::Style;
 
 use super::{Voice, bar::Bar, plain};
 
-pub use longshore_run::view::{RunState as State, RunView as Snapshot, SlowTask as Slow};
+pub use longshore_run::{RunState as State, RunView as Snapshot, SlowTask as Slow};
 
 /// `--progress`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

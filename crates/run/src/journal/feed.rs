@@ -10,7 +10,7 @@ use std::{
 use super::{format::Piece, writer::Batch};
 
 /// What waits for the output may take this many bytes before the journal waits too.
-pub const QUEUE_BYTES: usize = 16 << 20;
+pub(crate) const QUEUE_BYTES: usize = 16 << 20;
 
 /// Bytes that count for what a result has in a file, so that what waits on disk is bounded by the
 /// number of results, too.
@@ -50,19 +50,19 @@ struct State {
 
 /// The sending end.
 #[derive(Clone, Debug, Default)]
-pub struct Feed {
+pub(crate) struct Feed {
     shared: Arc<(Mutex<State>, Condvar)>,
 }
 
 impl Feed {
     /// Tells an ordered output that no new result will come at these places of the input.
-    pub fn skipped(&self, places: Vec<(u64, Option<u64>)>) {
+    pub(crate) fn skipped(&self, places: Vec<(u64, Option<u64>)>) {
         self.put(Item::Skipped(places));
     }
 
     /// Passes lines on. Waits while [`QUEUE_BYTES`] are waiting; drops them when the output has
     /// ended.
-    pub fn send(&self, batch: Batch) {
+    pub(crate) fn send(&self, batch: Batch) {
         self.put(Item::Lines(batch));
     }
 

@@ -18,10 +18,9 @@ use super::{
 
 /// An open journal, before its writer runs.
 #[derive(Debug)]
-pub struct JournalFile {
+pub(crate) struct JournalFile {
     pub(crate) file: File,
     pub(crate) path: PathBuf,
-    pub(crate) job: String,
     /// Length of what has been written, in whole lines.
     pub(crate) len: u64,
     /// Lines that go before the next ones. A resumed job that finds nothing to do leaves its
@@ -35,7 +34,7 @@ pub struct JournalFile {
 
 /// What a journal says.
 #[derive(Debug)]
-pub struct Contents {
+pub(crate) struct Contents {
     /// Its first line.
     pub header: Header,
     /// The state of every task.
@@ -69,7 +68,7 @@ impl JournalFile {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn create(dir: &Path, header: &Header) -> Result<Self, JobError> {
+    pub(crate) fn create(dir: &Path, header: &Header) -> Result<Self, JobError> {
         let path = dir.join(format!("{}.jsonl", header.job));
         let fresh = dir.join(format!("{}.new", header.job));
         let write = || -> io::Result<(File, u64)> {
@@ -88,7 +87,7 @@ impl JournalFile {
             let _ = std::fs::remove_file(&fresh);
             JobError::Journal(failed(&path, &error))
         })?;
-        Ok(Self { file, path, job: header.job.clone(), len, staged: Vec::new(), complete: false, read: ReadUpTo::default() })
+        Ok(Self { file, path, len, staged: Vec::new(), complete: false, read: ReadUpTo::default() })
     }
 
     /// Opens a journal to go on with it. What follows its last newline was torn by the death of its
@@ -96,7 +95,7 @@ impl JournalFile {
     ///
     /// # Errors
     /// When it cannot be read, or a line in it is no line of a journal.
-    pub fn open(path: &Path) -> Result<(Self, Contents), JobError> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Contents), JobError> {
         // Appending, so that after a cut the next write goes to the new end.
         let file = own(path, Own::Append).map_err(|error| JobError::io(path, "cannot open", &error))?;
         let contents = read(path)?;
@@ -108,29 +107,19 @@ impl JournalFile {
         // on disk.
         file.sync_data().map_err(|error| JobError::Journal(failed(path, &error)))?;
         let complete = contents.end.as_ref().is_some_and(|end| end.complete);
-        let (job, len, read) = (contents.header.job.clone(), contents.len, contents.read);
-        let this = Self { file, path: path.to_owned(), job, len, staged: Vec::new(), complete, read };
+        let (len, read) = (contents.len, contents.read);
+        let this = Self { file, path: path.to_owned(), len, staged: Vec::new(), complete, read };
         Ok((this, contents))
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The job that it belongs to.
-    pub fn job(&self) -> &str {
-        &self.job
-    }
-
     /// The length of what it held when it was opened or last appended to.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len
-    }
-
-    /// Whether it holds nothing; a journal has a header at least.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Has a line written before the first that the writer writes.
@@ -159,7 +148,7 @@ impl JournalFile {
 ///
 /// # Errors
 /// When it cannot be read, or a line in it is no line of a journal.
-pub fn read(path: &Path) -> Result<Contents, JobError> {
+pub(crate) fn read(path: &Path) -> Result<Contents, JobError> {
     let mut contents: Option<Contents> = None;
     let mut lines = Lines::open(path, 0).map_err(|error| JobError::io(path, "cannot open", &error))?;
     let mut number = 0;
@@ -244,7 +233,7 @@ pub fn read(path: &Path) -> Result<Contents, JobError> {
 ///
 /// # Errors
 /// When it cannot be read, or its first line is no header.
-pub fn peek(path: &Path) -> Result<(Header, Option<End>), JobError> {
+pub(crate) fn peek(path: &Path) -> Result<(Header, Option<End>), JobError> {
     let fail = |error: &io::Error| JobError::io(path, "cannot read", error);
     let broken = |why: String| JobError::Broken { path: path.to_owned(), line: 1, why };
     // A header is short, and there may be thousands of jobs.
@@ -280,7 +269,7 @@ pub(crate) fn may_be_named(path: &Path, name: &str) -> bool {
 
 /// The whole lines of a file, each with the offset at which it begins.
 #[derive(Debug)]
-pub struct Lines {
+pub(crate) struct Lines {
     reader: BufReader<File>,
     at: u64,
     line: Vec<u8>,
@@ -291,7 +280,7 @@ impl Lines {
     ///
     /// # Errors
     /// When the file cannot be opened.
-    pub fn open(path: &Path, from: u64) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, from: u64) -> io::Result<Self> {
         Self::of(open(path)?, from)
     }
 
@@ -304,8 +293,7 @@ impl Lines {
     ///
     /// # Errors
     /// When the file cannot be read.
-    #[expect(clippy::should_implement_trait, reason = "it lends its buffer, which an iterator cannot")]
-    pub fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<(u64, &[u8])>> {
         self.line.clear();
         let read = self.reader.read_until(b'\n', &mut self.line)?;
         if !self.line.ends_with(b"\n") {

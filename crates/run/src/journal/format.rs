@@ -27,7 +27,7 @@ use super::text::{Stamp, push_json, push_latin1, push_string, push_u64, push_u12
 
 /// The version of the format that this program writes. It reads the earlier ones, too: 1 had no
 /// `check` in its header, and no `read` lines.
-pub const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 
 /// The first line of a journal.
 ///
@@ -67,7 +67,7 @@ pub struct Header {
 
 /// A line that says that the job was resumed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sitting {
+pub(crate) struct Sitting {
     /// The number of this sitting; the first one, which the header stands for, is 1.
     pub sitting: u32,
     /// When it began.
@@ -82,7 +82,7 @@ pub struct Sitting {
 
 /// A line that says that a file belongs to the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutputFile {
+pub(crate) struct OutputFile {
     /// Its absolute path.
     pub output: String,
     /// The device it is on.
@@ -93,7 +93,7 @@ pub struct OutputFile {
 
 /// A line that says how far the input was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReadUpTo {
+pub(crate) struct ReadUpTo {
     /// Records read.
     pub read: u64,
     /// There were no more.
@@ -104,7 +104,7 @@ pub struct ReadUpTo {
 impl ReadUpTo {
     /// Takes in what is known since; whether that is news. A sitting that has read less than an
     /// earlier one has none.
-    pub fn advance(&mut self, now: Self) -> bool {
+    pub(crate) fn advance(&mut self, now: Self) -> bool {
         let news = now.read > self.read || now.read == self.read && now.ended && !self.ended;
         if news {
             *self = now;
@@ -115,7 +115,7 @@ impl ReadUpTo {
 
 /// File in the folder beside the journal that has the rest of a task's raw bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spooled {
+pub(crate) struct Spooled {
     /// The file's name.
     pub file: String,
     /// Its length.
@@ -124,14 +124,14 @@ pub struct Spooled {
 
 impl Spooled {
     /// Returns whether it names a file of ours, and nothing outside of the folder.
-    pub fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         self.file.ends_with(".out") && self.file.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
     }
 }
 
 /// A line that says that the output has what was spooled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TakenOver {
+pub(crate) struct TakenOver {
     /// The name of the file.
     pub taken: String,
     /// Place of the bytes in the output, if that is a file on disk.
@@ -141,7 +141,7 @@ pub struct TakenOver {
 
 /// A part of an output file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutputPlace {
+pub(crate) struct OutputPlace {
     /// The device it is on.
     pub dev: u64,
     /// Its inode there.
@@ -195,7 +195,7 @@ mod by_outcome {
 
 /// An attempt that is about to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Start {
+pub(crate) struct Start {
     /// The task's place in the input, from 1 or 0 as the caller counts.
     pub seq: u64,
     /// The task's key.
@@ -208,7 +208,7 @@ pub struct Start {
 
 /// A finished task. The job's id is added when the line is written.
 #[derive(Clone, Debug)]
-pub struct ResultLine {
+pub(crate) struct ResultLine {
     /// The task's place in the input.
     pub seq: u64,
     /// The task's key.
@@ -245,7 +245,7 @@ pub struct ResultLine {
 /// A call that several records had together: their lines differ in the record alone, and what the
 /// call wrote stands in the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shared {
+pub(crate) struct Shared {
     /// How many records: `batch`.
     pub records: u64,
     /// The place of the call's first record in the input: `call`.
@@ -262,7 +262,7 @@ impl ResultLine {
 
 /// The error of a result line.
 #[derive(Clone, Debug, Default)]
-pub struct ErrorLine {
+pub(crate) struct ErrorLine {
     /// A short word to decide by.
     pub kind: Box<str>,
     /// The number that belongs to it.
@@ -281,24 +281,24 @@ impl From<&longshore_core::TaskError> for ErrorLine {
 
 /// Whether a task with this outcome is done with. A cancelled one is not: the run was stopped while
 /// it ran, and resuming runs it again.
-pub fn is_final(word: Word) -> bool {
+pub(crate) fn is_final(word: Word) -> bool {
     word != Word::Cancelled
 }
 
 /// Now, as journals write it.
-pub fn now() -> String {
+pub(crate) fn now() -> String {
     time_text(SystemTime::now())
 }
 
 /// A time, as journals write it.
-pub fn time_text(time: SystemTime) -> String {
+pub(crate) fn time_text(time: SystemTime) -> String {
     let mut text = Vec::with_capacity(24);
     Stamp::default().push(&mut text, time);
     String::from_utf8(text).unwrap_or_default()
 }
 
 /// The time between two texts of [`now`], in milliseconds; 0 if they are none.
-pub fn millis_between(from: &str, to: &str) -> u64 {
+pub(crate) fn millis_between(from: &str, to: &str) -> u64 {
     let at = |text: &str| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond);
     at(from).zip(at(to)).and_then(|(from, to)| u64::try_from(to - from).ok()).unwrap_or(0)
 }
@@ -306,7 +306,7 @@ pub fn millis_between(from: &str, to: &str) -> u64 {
 /// Where a result line stands in a buffer, and what is needed to pass it on without reading it
 /// again.
 #[derive(Clone, Debug)]
-pub struct Piece {
+pub(crate) struct Piece {
     /// The line, its newline included.
     pub line: Range<usize>,
     /// The JSON text of its `task`.
@@ -323,14 +323,14 @@ pub struct Piece {
 
 /// Writes lines into a buffer. Keeps what is the same from line to line.
 #[derive(Debug)]
-pub struct Encoder {
+pub(crate) struct Encoder {
     prefix: Vec<u8>,
     stamp: Stamp,
 }
 
 impl Encoder {
     /// An encoder for the lines of this job.
-    pub fn new(job: &str) -> Self {
+    pub(crate) fn new(job: &str) -> Self {
         let mut prefix = b"{\"job\":".to_vec();
         push_string(&mut prefix, job);
         prefix.extend_from_slice(b",\"seq\":");
@@ -338,7 +338,7 @@ impl Encoder {
     }
 
     /// Appends a start line.
-    pub fn start(&self, out: &mut Vec<u8>, start: &Start) {
+    pub(crate) fn start(&self, out: &mut Vec<u8>, start: &Start) {
         out.extend_from_slice(b"{\"start\":");
         push_u64(out, start.seq);
         push_identity(out, start.key, start.nth);
@@ -348,7 +348,7 @@ impl Encoder {
     }
 
     /// Appends a result line, and says where it stands. Takes the raw bytes out of `line`.
-    pub fn result(&mut self, out: &mut Vec<u8>, line: &mut ResultLine) -> Piece {
+    pub(crate) fn result(&mut self, out: &mut Vec<u8>, line: &mut ResultLine) -> Piece {
         let from = out.len();
         out.extend_from_slice(&self.prefix);
         push_u64(out, line.seq);
@@ -443,7 +443,7 @@ fn push_error(out: &mut Vec<u8>, error: &ErrorLine) {
 
 /// A line of a journal, read back.
 #[derive(Debug)]
-pub enum Line<'a> {
+pub(crate) enum Line<'a> {
     /// The first line.
     Header(Box<Header>),
     /// A resume.
@@ -464,12 +464,10 @@ pub enum Line<'a> {
 
 /// What of a result line is needed to know a task's state.
 #[derive(Debug, Deserialize)]
-pub struct Head<'a> {
+pub(crate) struct Head<'a> {
     /// The job.
     #[serde(borrow)]
     pub job: std::borrow::Cow<'a, str>,
-    /// The task's place in the input.
-    pub seq: u64,
     /// The task's key.
     #[serde(deserialize_with = "hex_key")]
     pub key: u128,
@@ -510,7 +508,7 @@ fn word<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Word, D::Error> {
 }
 
 /// A header as the first line of a journal.
-pub fn header_line(header: &Header) -> Vec<u8> {
+pub(crate) fn header_line(header: &Header) -> Vec<u8> {
     // Members of plain types always serialise.
     let mut line = serde_json::to_vec(header).unwrap_or_default();
     line.pop();
@@ -538,7 +536,7 @@ fn header_of(text: &str) -> Result<Header, String> {
 ///
 /// # Errors
 /// Says what is wrong with it, for people.
-pub fn parse(line: &[u8]) -> Result<Line<'_>, String> {
+pub(crate) fn parse(line: &[u8]) -> Result<Line<'_>, String> {
     // UTF-8 first: the reader of JSON passes over bytes it does not need without looking.
     let text = std::str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned())?;
     let kind = text.strip_prefix("{\"").and_then(|rest| rest.split_once('"')).map_or("", |(kind, _)| kind);
@@ -558,7 +556,7 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, String> {
 }
 
 /// The raw bytes that a result line holds, if it holds any.
-pub fn raw_of(line: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn raw_of(line: &[u8]) -> Option<Vec<u8>> {
     #[derive(Deserialize)]
     struct Out {
         out: Option<String>,

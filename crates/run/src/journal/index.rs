@@ -11,7 +11,7 @@ use super::format::{Head, Start, is_final};
 
 /// What the journal knows of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TaskState {
+pub(crate) enum TaskState {
     /// Nothing: it never started.
     New,
     /// It started and has no final result: its run died, or was stopped, or its failure is to be
@@ -33,7 +33,7 @@ pub enum TaskState {
 ///
 /// An entry takes 24 bytes (25 with the table's own), about 40 at the usual filling of the table.
 #[derive(Debug, Default)]
-pub struct Index {
+pub(crate) struct Index {
     tasks: HashMap<[u32; 4], [u32; 2], BuildHasherDefault<KeyHasher>>,
     counts: Counts,
     in_flight: u64,
@@ -46,32 +46,32 @@ const IN_FLIGHT: u64 = 15;
 impl Index {
     /// What is known of the task that has this key and stands behind `nth` others with the same
     /// key.
-    pub fn state_of(&self, key: u128, nth: u32) -> TaskState {
+    pub(crate) fn state_of(&self, key: u128, nth: u32) -> TaskState {
         self.tasks.get(&identity(key, nth)).map_or(TaskState::New, |&packed| unpack(packed))
     }
 
     /// Returns finished tasks by outcome.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
 
     /// How many tasks are finished.
-    pub fn finished(&self) -> u64 {
+    pub(crate) fn finished(&self) -> u64 {
         self.counts.done()
     }
 
     /// How many tasks are finished and count as failed.
-    pub fn failed(&self) -> u64 {
+    pub(crate) fn failed(&self) -> u64 {
         self.counts.failures()
     }
 
     /// How many tasks started and have no final result.
-    pub fn in_flight(&self) -> u64 {
+    pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight
     }
 
     /// Whether the result line that begins at `at` is the one that counts for its task.
-    pub fn is_current(&self, key: u128, nth: u32, at: u64) -> bool {
+    pub(crate) fn is_current(&self, key: u128, nth: u32, at: u64) -> bool {
         matches!(self.state_of(key, nth), TaskState::Finished { at: current, .. } if current == at)
     }
 
@@ -142,14 +142,14 @@ fn unpack(packed: [u32; 2]) -> TaskState {
 /// It remembers 64 bits of each key. Should two keys share them (one chance in 37 million for a
 /// million records), the later counts as a repeat of the earlier, every time in the same way.
 #[derive(Debug, Default)]
-pub struct Occurrences {
+pub(crate) struct Occurrences {
     seen: HashSet<u64, BuildHasherDefault<KeyHasher>>,
     repeats: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
 }
 
 impl Occurrences {
     /// Counts this occurrence, and returns how many stood before it.
-    pub fn next(&mut self, key: u128) -> u32 {
+    pub(crate) fn next(&mut self, key: u128) -> u32 {
         let short = key as u64 ^ (key >> 64) as u64;
         if self.seen.insert(short) {
             return 0;
@@ -157,11 +157,6 @@ impl Occurrences {
         let repeats = self.repeats.entry(short).or_default();
         *repeats = repeats.saturating_add(1);
         *repeats
-    }
-
-    /// How many different keys there were.
-    pub fn distinct(&self) -> usize {
-        self.seen.len()
     }
 }
 
@@ -197,7 +192,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn head(key: u128, nth: u32, outcome: Word, attempts: u32) -> Head<'static> {
-        Head { job: "a".into(), seq: 0, key, nth, outcome, attempts, spool: None }
+        Head { job: "a".into(), key, nth, outcome, attempts, spool: None }
     }
 
     #[test]
@@ -229,7 +224,6 @@ mod tests {
         let mut seen = Occurrences::default();
         let counted: Vec<u32> = [5, 6, 5, 5, 6, 7].map(|key: u128| seen.next(key)).into();
         assert_eq!(counted, [0, 0, 1, 2, 1, 0]);
-        assert_eq!(seen.distinct(), 3);
     }
 
     #[test]

@@ -20,13 +20,13 @@ use rustix::{
 /// The right to run a job; given up when it is dropped, unless a process that inherited the
 /// descriptor still holds it.
 #[derive(Debug)]
-pub struct JobLock {
+pub(crate) struct JobLock {
     file: File,
 }
 
 /// An attempt to take a lock.
 #[derive(Debug)]
-pub enum Taken {
+pub(crate) enum Taken {
     /// It is ours.
     Ours(JobLock),
     /// Somebody holds it.
@@ -43,7 +43,7 @@ impl JobLock {
     ///
     /// # Errors
     /// When the file cannot be opened or written.
-    pub fn try_take(path: &Path) -> io::Result<Taken> {
+    pub(crate) fn try_take(path: &Path) -> io::Result<Taken> {
         let mut file = own(path, Own::AppendOrCreate)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {

@@ -40,7 +40,7 @@ pub struct StateDir {
 
 /// What a run is to do. Two runs belong to the same job when `template` and `key_rule` agree.
 #[derive(Clone, Debug, Default)]
-pub struct JobSpec {
+pub(crate) struct JobSpec {
     /// `--name`.
     pub name: Option<String>,
     /// What runs, for people; without secrets.
@@ -74,7 +74,7 @@ pub enum Begin {
 
 /// A job that this run may work on.
 #[derive(Debug)]
-pub struct OpenJob {
+pub(crate) struct OpenJob {
     /// The first line of its journal.
     pub header: Header,
     /// The right to run it.
@@ -107,7 +107,7 @@ pub struct OpenJob {
 impl OpenJob {
     /// Removes a job of which nothing has run. What cannot be removed stays, as a job with nothing
     /// done.
-    pub fn discard(self) {
+    pub(crate) fn discard(self) {
         let path = self.journal.path();
         let _ = std::fs::remove_file(path);
         let _ = std::fs::remove_file(path.with_extension("lock"));
@@ -196,7 +196,7 @@ impl StateDir {
     /// # Errors
     /// [`JobError`] says which: the name is none, the job is unknown, runs already, has changed, or
     /// its journal is broken or unwritable.
-    pub fn begin(&self, spec: &JobSpec, begin: &Begin) -> Result<OpenJob, JobError> {
+    pub(crate) fn begin(&self, spec: &JobSpec, begin: &Begin) -> Result<OpenJob, JobError> {
         self.begin_within(spec, begin, GUARDIAN_WAIT)
     }
 
@@ -572,7 +572,7 @@ fn is_id(text: &str) -> bool {
 ///
 /// # Errors
 /// [`JobError::Name`] says what a name is made of.
-pub fn check_name(name: &str) -> Result<(), JobError> {
+pub(crate) fn check_name(name: &str) -> Result<(), JobError> {
     let fits = (1..=128).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     // A dash in front would read as a flag behind --resume.
     if fits && !name.starts_with('-') { Ok(()) } else { Err(JobError::Name { name: name.to_owned() }) }

@@ -20,7 +20,7 @@ use super::{
     writer::Then,
     *,
 };
-use crate::RunErrorKind;
+use crate::{RunErrorKind, journal::file::JournalFile};
 
 pub(crate) fn spec(name: &str) -> JobSpec {
     JobSpec {
@@ -386,15 +386,7 @@ fn without_a_journal_everything_goes_on_at_once() {
 
 /// A journal whose file is this one, for the sake of what that file does.
 fn odd_journal(file: std::fs::File, path: &str) -> JournalFile {
-    JournalFile {
-        file,
-        path: path.into(),
-        job: "a".to_owned(),
-        len: 0,
-        staged: Vec::new(),
-        complete: false,
-        read: format::ReadUpTo::default(),
-    }
+    JournalFile { file, path: path.into(), len: 0, staged: Vec::new(), complete: false, read: format::ReadUpTo::default() }
 }
 
 #[test]

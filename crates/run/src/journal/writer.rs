@@ -44,13 +44,13 @@ impl Default for Durability {
 }
 
 /// What runs when lines are written; on a thread of the journal, so it must be quick.
-pub type Then = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
+pub(crate) type Then = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
 
 type OnFailure = Box<dyn FnOnce(&JournalError) + Send>;
 
 /// Result lines on their way to the output, as they stand in the journal.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// The turn's lines, start lines included.
     pub bytes: Vec<u8>,
     /// Where its result lines stand.
@@ -62,7 +62,7 @@ pub struct Batch {
 /// Dropping it without [`close`](Journal::close) writes what was sent before, but does not wait for
 /// it.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     path: PathBuf,
     messages: Sender<Message>,
     writer: JoinHandle<()>,
@@ -89,7 +89,7 @@ impl Journal {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(
+    pub(crate) fn start(
         job: &str,
         journal: Option<JournalFile>,
         durability: Durability,
@@ -123,24 +123,24 @@ impl Journal {
 
     /// Writes how far the input has been read, if that is further than the journal says. Start
     /// lines that are sent later stand behind it.
-    pub fn read(&self, read: u64, ended: bool) {
+    pub(crate) fn read(&self, read: u64, ended: bool) {
         self.send(Message::Read(ReadUpTo { read, ended }));
     }
 
     /// Writes start lines. Their attempts may start when `then` is called with `Ok`, and must not
     /// otherwise.
-    pub fn starts(&self, starts: Vec<Start>, then: Then) {
+    pub(crate) fn starts(&self, starts: Vec<Start>, then: Then) {
         self.send(Message::Starts(starts, then));
     }
 
     /// Writes result lines. Their tasks are done when `then` is called with `Ok`; after that the
     /// lines go to the output.
-    pub fn results(&self, results: Vec<ResultLine>, then: Then) {
+    pub(crate) fn results(&self, results: Vec<ResultLine>, then: Then) {
         self.send(Message::Results(results, then));
     }
 
     /// Writes that the output has what was spooled. `then` is called when that is on disk.
-    pub fn taken(&self, taken: TakenOver, then: Then) {
+    pub(crate) fn taken(&self, taken: TakenOver, then: Then) {
         self.send(Message::Taken(taken, then));
     }
 
@@ -148,7 +148,7 @@ impl Journal {
     ///
     /// # Errors
     /// The first failure to write or sync, whenever it was.
-    pub fn flush(&self) -> Result<(), JournalError> {
+    pub(crate) fn flush(&self) -> Result<(), JournalError> {
         let (reply, answer) = sync_channel(1);
         self.send(Message::Flush(reply));
         answer.recv().unwrap_or_else(|_| Err(JournalError::died(&self.path)))
@@ -158,7 +158,7 @@ impl Journal {
     ///
     /// # Errors
     /// The first failure to write or sync, whenever it was.
-    pub fn close(self, end: Option<End>) -> Result<(), JournalError> {
+    pub(crate) fn close(self, end: Option<End>) -> Result<(), JournalError> {
         let (reply, answer) = sync_channel(1);
         self.send(Message::Close(end, reply));
         let closed = answer.recv().unwrap_or_else(|_| Err(JournalError::died(&self.path)));

@@ -50,7 +50,7 @@ fn a_run_to_be_killed() {
         let key = u128::from(seq % (TASKS / 3)) + 1;
         let nth = seen.next(key);
         match job.index.state_of(key, nth) {
-            TaskState::Finished { at, .. } => output.skipped(vec![(seq, Some(at))]),
+            TaskState::Finished { at, .. } => output.feed().put(Item::Skipped(vec![(seq, Some(at))])),
             _ => due.push((seq, key, nth)),
         }
     }

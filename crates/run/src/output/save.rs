@@ -11,7 +11,7 @@ use longshore_sys::files::output_in_directory;
 
 /// A directory with `<seq>.out` and `<seq>.err` of each task.
 #[derive(Clone, Debug)]
-pub struct SaveOutput {
+pub(crate) struct SaveOutput {
     dir: PathBuf,
 }
 
@@ -20,7 +20,7 @@ impl SaveOutput {
     ///
     /// # Errors
     /// When it cannot be created.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         Ok(Self { dir: dir.to_owned() })
     }
@@ -31,7 +31,7 @@ impl SaveOutput {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn save(&self, seq: u64, output: &Output) -> io::Result<()> {
+    pub(crate) fn save(&self, seq: u64, output: &Output) -> io::Result<()> {
         write(&self.dir.join(format!("{seq}.out")), &output.stdout, output.stdout_rest.as_deref())?;
         write(&self.dir.join(format!("{seq}.err")), &output.stderr, output.stderr_rest.as_deref())
     }

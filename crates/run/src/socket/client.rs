@@ -53,7 +53,7 @@ pub enum ReachError {
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), longshore_run::socket::ReachError> {
-/// use longshore_run::{Steering, journal::StateDir, socket::Reached};
+/// use longshore_run::{Steering, jobs::StateDir, socket::Reached};
 ///
 /// let mut run = Reached::find(&StateDir::open(None)?, Some("prices")).await?;
 /// run.steer(Steering::Concurrency { most: 8 }).await?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::Args;
-use longshore_run::{RunView, Steering, journal::StateDir, socket::Reached};
+use longshore_run::{RunView, Steering, jobs::StateDir, socket::Reached};
 
 use crate::{
     commands::run::notes,

@@ -5,11 +5,8 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, ValueHint};
 use longshore_core::gate::adaptive::Bounds;
 use longshore_run::{
-    batch::BatchSize,
-    checks::{Check, MaxFail, UntilOk},
     input::Format,
-    journal::Durability,
-    spec::{Dups, Timeout},
+    spec::{BatchSize, Check, Dups, Durability, MaxFail, Timeout, UntilOk},
 };
 
 use crate::{
@@ -170,7 +167,7 @@ pub struct RunArgs {
     #[arg(long, overrides_with = "ordered", help_heading = "Output")]
     pub as_completed: bool,
     /// With -k: how far the input may run ahead of the oldest unwritten result
-    #[arg(long, value_name = "N", default_value_t = longshore_run::output::ORDER_WINDOW, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
+    #[arg(long, value_name = "N", default_value_t = longshore_run::spec::ORDER_WINDOW, value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
     pub order_window: u64,
     /// Write only these results: ok or failed
     #[arg(long, value_parser = ["ok", "failed"], help_heading = "Output")]

@@ -1,6 +1,6 @@
 //! What happens in a run, in words for people.
 
-use longshore_run::{RunEvent, RunView, event::Resumed};
+use longshore_run::{Resumed, RunEvent, RunView};
 
 use crate::{
     progress::{Progress, Voice},

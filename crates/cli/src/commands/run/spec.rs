@@ -5,9 +5,7 @@ use std::{fs::File, os::fd::AsFd, sync::Arc};
 use longshore_run::{
     Program, RunError, RunErrorKind, RunSpec,
     input::{Format, Source},
-    journal::Begin,
-    output::{Emit, Only},
-    spec::{Concurrency, Destination, InFlight, NamedLimit, TaskSpec},
+    spec::{Begin, Concurrency, Destination, Emit, InFlight, NamedLimit, Only, TaskSpec},
 };
 
 use super::args::RunArgs;
