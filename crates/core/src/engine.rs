@@ -222,7 +222,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             let (pump, reports) = (pump.clone(), reports.clone());
             move || reports.has_mail() || pump.has_work()
         };
-        let in_passing = Arc::new(AtomicBool::new(false));
+        let (in_passing, clock) = (Arc::new(AtomicBool::new(false)), engine.config.clock);
         let outside = Helm::new(outside::run(
             pump::run(pump, source.clone(), mailbox.clone()),
             report::run(reports, source, sink, mailbox, room),
@@ -232,7 +232,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         ));
         let engine = Helm::new(engine.run());
         let running = Running::new(handle, events, runtime.spawn(engine.task()), runtime.spawn(outside.task()));
-        let _ = crew.set(Crew::new(engine, outside, in_passing));
+        let _ = crew.set(Crew::new(engine, outside, in_passing, clock));
         running
     }
 

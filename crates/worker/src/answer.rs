@@ -1,7 +1,7 @@
 //! Results of tasks that were sent.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     marker::PhantomData,
     sync::Arc,
@@ -169,6 +169,7 @@ impl<R: DeserializeOwned> Answer<R> {
     /// Cancel safe: it may be asked for again.
     pub async fn get(&self) -> Result<R, ClientError> {
         tokio::select! {
+            biased;
             result = self.wait() => result,
             never = unserved::tell_unserved(&self.connections, self.queue.as_ref(), self.id()) => match never {},
         }
@@ -275,13 +276,13 @@ struct AwaitedTasks {
     /// Ids of those that had ended before, to be told one by one.
     early: Vec<String>,
     /// Ids that went before them in a chain: only its failure matters.
-    before: HashSet<String>,
+    before: BTreeSet<String>,
 }
 
 impl AwaitedTasks {
     async fn begin(connections: &Connections, tree: &ResultTree, with_parents: bool) -> Result<Self, ClientError> {
         let open = leaves(tree);
-        let mut before = HashSet::new();
+        let mut before = BTreeSet::new();
         if with_parents {
             parents(tree, &mut before);
         }
@@ -374,7 +375,7 @@ fn leaves(tree: &ResultTree) -> Vec<String> {
 }
 
 /// The tasks that went before it, and before its members.
-fn parents(tree: &ResultTree, into: &mut HashSet<String>) {
+fn parents(tree: &ResultTree, into: &mut BTreeSet<String>) {
     if let Some(parent) = &tree.parent {
         into.extend(leaves(parent));
         parents(parent, into);

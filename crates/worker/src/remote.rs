@@ -11,6 +11,8 @@ use longshore_celery::{
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
+use crate::environment::Environment;
+
 /// Time to wait for replies. Celery's default.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -55,13 +57,24 @@ pub async fn ask_until(
     within: Duration,
     enough: impl Fn(&[(String, Value)]) -> bool,
 ) -> Result<Vec<(String, Value)>, BrokerError> {
-    let (oid, ticket) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
+    ask_in(Environment::SYSTEM, connected, request, within, enough).await
+}
+
+/// [`ask_until`], with time and chance of this environment.
+pub(crate) async fn ask_in(
+    environment: Environment,
+    connected: &Connected,
+    request: Request,
+    within: Duration,
+    enough: impl Fn(&[(String, Value)]) -> bool,
+) -> Result<Vec<(String, Value)>, BrokerError> {
+    let (oid, ticket) = ((environment.id)(), (environment.id)());
     // Before the request goes out, so that no reply is missed.
     let bus = connected.bus()?;
     let mut replies = bus.replies(&oid).await?;
-    let expires = SystemTime::now().checked_add(within).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let expires = environment.wall().checked_add(within).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
     let request = Request { expires: expires.map_or(0.0, |at| at.as_secs_f64()), clock: 1, ..request }.answered(&ticket, &oid);
-    bus.broadcast(EXCHANGE, "", &request.encode(&Uuid::new_v4().to_string())).await?;
+    bus.broadcast(EXCHANGE, "", &request.encode(&(environment.id)())).await?;
     let mut from: Vec<(String, Value)> = Vec::new();
     let until = Instant::now() + within;
     while let Ok(Some((_, raw))) = timeout_at(until, replies.messages.recv()).await {

@@ -333,6 +333,7 @@ impl Worker {
             tokio::time::sleep(LAST).await;
         };
         let ended = tokio::select! {
+            biased;
             summary = running.join() => Some(summary.error),
             () = given_up => None,
         };

@@ -20,6 +20,7 @@ use std::{
 use futures_util::future::BoxFuture;
 
 use crate::{
+    clock::Clock,
     engine::Summary,
     error::SinkError,
     sync::{AtomicBool, AtomicUsize, AtomicWaker, Mutex},
@@ -184,13 +185,19 @@ pub(crate) struct Crew {
     pub(super) outside: Arc<Helm<Result<(), SinkError>>>,
     /// A lane does the outside, and will be back.
     pub(super) in_passing: Arc<AtomicBool>,
+    clock: Clock,
     /// Times in a row that the outside was slow, and the last time.
     strikes: Mutex<(u32, Instant)>,
 }
 
 impl Crew {
-    pub(super) fn new(engine: Arc<Helm<Summary>>, outside: Arc<Helm<Result<(), SinkError>>>, in_passing: Arc<AtomicBool>) -> Self {
-        Self { engine, outside, in_passing, strikes: Mutex::new((0, Instant::now())) }
+    pub(super) fn new(
+        engine: Arc<Helm<Summary>>,
+        outside: Arc<Helm<Result<(), SinkError>>>,
+        in_passing: Arc<AtomicBool>,
+        clock: Clock,
+    ) -> Self {
+        Self { engine, outside, in_passing, clock, strikes: Mutex::new((0, clock.now())) }
     }
 
     /// Does what the engine has to do now. With `all`, also what its outside has to do, if that is
@@ -206,18 +213,18 @@ impl Crew {
             self.outside.task.wake();
             return;
         }
-        let began = Instant::now();
+        let began = self.clock.now();
         self.in_passing.store(true, Ordering::Relaxed);
         self.outside.run();
         self.in_passing.store(false, Ordering::Relaxed);
-        let now = Instant::now();
+        let now = self.clock.now();
         let mut strikes = self.strikes.lock();
         *strikes = if now.duration_since(began) > QUICK { (strikes.0 + 1, now) } else { (0, now) };
     }
 
     fn is_quick(&self) -> bool {
         let mut strikes = self.strikes.lock();
-        if strikes.0 >= STRIKES && strikes.1.elapsed() > REST {
+        if strikes.0 >= STRIKES && self.clock.now().duration_since(strikes.1) > REST {
             strikes.0 = 0;
         }
         strikes.0 < STRIKES

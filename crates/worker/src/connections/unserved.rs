@@ -12,7 +12,7 @@ use longshore_celery::{Value, control::Request};
 use tokio::{sync::Mutex, time::Instant};
 
 use super::Connections;
-use crate::remote::{PATIENCE, ask};
+use crate::remote::{PATIENCE, ask_in};
 
 /// Time after which it is known whether workers serve the queue.
 const DOUBT: Duration = Duration::from_secs(2);
@@ -59,8 +59,9 @@ async fn is_unserved(connections: &Connections, queue: &Arc<str>) -> bool {
     if !known.asked.is_some_and(|at| fresh(&at, may_be_old)) {
         // On its own: its reply queue is taken down when it has ended, and not only half when the
         // result comes meanwhile.
-        let connected = connections.connected.clone();
-        let asked = tokio::spawn(async move { ask(&connected, Request::new("active_queues"), PATIENCE).await }).await;
+        let (connected, environment) = (connections.connected.clone(), connections.environment);
+        let asked =
+            tokio::spawn(async move { ask_in(environment, &connected, Request::new("active_queues"), PATIENCE, |_| false).await }).await;
         // A broker that cannot be asked tells nothing.
         let Ok(Ok(replies)) = asked else { return false };
         known.served = replies.iter().flat_map(|(_, queues)| names(queues)).collect();

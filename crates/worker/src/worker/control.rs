@@ -65,6 +65,7 @@ impl RemoteControl {
                 let message = match &mut mingling {
                     None => subscription.messages.recv().await,
                     Some(asking) => tokio::select! {
+                        biased;
                         () = asking => {
                             mingling = None;
                             continue;

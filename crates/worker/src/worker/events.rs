@@ -77,17 +77,19 @@ async fn send(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<MonitorOr
     let mut heeds: Option<Events<WorkerEvent>> = None;
     loop {
         tokio::select! {
+            // What comes last may come all the time: it holds up none of the others.
+            biased;
             // Remote control ends before the worker does: the last word comes all the same.
             Some(order) = orders.recv() => match order {
                 MonitorOrder::Beat(told) => publish(&shared, vec![*told]).await,
                 MonitorOrder::Tasks(others) => heeds = others,
             },
+            _ = over.changed() => break,
+            _ = ticks.tick() => publish(&shared, vec![EventKind::WorkerHeartbeat(beat(&shared))]).await,
             heard = next(&mut heeds) => {
                 let told = gather(&shared, heard, heeds.as_mut());
                 publish(&shared, told).await;
             }
-            _ = ticks.tick() => publish(&shared, vec![EventKind::WorkerHeartbeat(beat(&shared))]).await,
-            _ = over.changed() => break,
         }
     }
     while let Some(heard) = heeds.as_mut().and_then(Events::try_next) {

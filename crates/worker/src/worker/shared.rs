@@ -279,7 +279,9 @@ impl Shared {
 
     /// Returns the tasks that are claimed and not finished.
     pub(crate) fn works(&self) -> Vec<Arc<ClaimedTask>> {
-        self.live().values().cloned().collect()
+        let mut works: Vec<_> = self.live().values().cloned().collect();
+        works.sort_unstable_by_key(|work| work.receipt.0);
+        works
     }
 
     /// Sums up at the end, when nobody adds to the counts any more. `gone_back`: the broker has
