@@ -1,7 +1,12 @@
 //! How tasks end: results, follow-ups and acknowledgements, in as few steps as the stores allow.
 //! Results before acknowledgements, always.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::BoxFuture;
 use longshore_brokers::{BrokerError, ChordPart, End, Ended, Finish, Key, Outgoing, PartState, Stored};
@@ -20,6 +25,9 @@ use super::{
 
 /// Time for which the right to send a chord's body is held while the body is made.
 const BODY: Duration = Duration::from_secs(21);
+/// Time after which the right is asked for again before the body is sent: while a broker was away,
+/// somebody else may have sent it.
+const SURE: Duration = Duration::from_secs(1);
 
 /// A claimed task that is to end.
 pub(crate) struct Closing {
@@ -264,15 +272,16 @@ impl Closer {
         if insist(|| results.chord_extend(&part.group, token, BODY)).await? != Ok(true) {
             return Ok(());
         }
+        let right = BodyRight { group: &part.group, token, since: self.shared.environment.now() };
         let sent = match self.body(&part.group, chord, message).await? {
-            Ok(body) => self.send(body).await?,
+            Ok(body) => self.send(body, &right).await?,
             Err(why) => Err(why),
         };
         if let Err(why) = sent {
             // Whoever waits for it is told, as far as that is possible.
             let mut lost = Conclusion::new(End::Ack);
             self.lost_body(chord, message, &why, &mut lost);
-            drop(self.send(lost).await?);
+            drop(self.send(lost, &right).await?);
         }
         drop(insist(|| results.chord_over(&part.group, token)).await?);
         Ok(())
@@ -280,7 +289,7 @@ impl Closer {
 
     /// Does what a body's conclusion says. The inner error is the reason for a refusal: then none
     /// of its messages was sent.
-    async fn send(&self, body: Conclusion) -> Result<Result<(), String>, BrokerError> {
+    async fn send(&self, body: Conclusion, right: &BodyRight<'_>) -> Result<Result<(), String>, BrokerError> {
         let results = &self.shared.results;
         for start in &body.starts {
             if let Err(why) = self.start_chord(start).await? {
@@ -297,7 +306,22 @@ impl Closer {
             // already.
             drop(insist(|| results.chord_part(part)).await?);
         }
-        if body.publish.is_empty() { Ok(Ok(())) } else { self.send_once(&body.publish).await }
+        if body.publish.is_empty() { Ok(Ok(())) } else { self.send_by_right(&body.publish, right).await }
+    }
+
+    /// Sends a body once, while nobody else has the right to: somebody else may have sent it while
+    /// the stores were away. The inner error is why it is refused.
+    async fn send_by_right(&self, body: &[Outgoing], right: &BodyRight<'_>) -> Result<Result<(), String>, BrokerError> {
+        let Shared { environment, results, broker, .. } = &*self.shared;
+        let once = (environment.id)();
+        insist(|| async {
+            let unsure = environment.now().duration_since(right.since) > SURE;
+            if unsure && !results.chord_extend(right.group, right.token, BODY).await? {
+                return Ok(());
+            }
+            broker.publish_once(&once, body).await
+        })
+        .await
     }
 
     /// Sends messages, once, also where an answer is lost. The inner error is the reason for a
@@ -431,6 +455,13 @@ impl Closer {
             .collect();
         shared.hub.post(notices.into_iter().map(WorkerEvent::Task));
     }
+}
+
+/// The right to send the body of a chord, as it was given at that time.
+struct BodyRight<'a> {
+    group: &'a str,
+    token: &'a str,
+    since: Instant,
 }
 
 /// Places in a batch of those that were refused, with the reasons.
