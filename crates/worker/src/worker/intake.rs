@@ -2,11 +2,12 @@
 //!
 //! Layout: `claims.rs`: when to claim; `ahead.rs`: how many are claimed ahead; `share.rs`: how many
 //! are this worker's share; `back.rs`: what goes back unrun; `turns.rs`: whose turn it is, of
-//! suspects and others
+//! suspects and others; `rated.rs`: how many of a rate wait for their lane
 
 mod ahead;
 mod back;
 mod claims;
+mod rated;
 mod share;
 mod turns;
 
@@ -35,6 +36,7 @@ use tokio::{
 
 use self::{
     ahead::AheadEstimate,
+    rated::RatedLines,
     share::{ClaimShare, LaneForecast},
     turns::suspect,
 };
@@ -115,6 +117,7 @@ struct IntakeState {
     closing: Option<JoinHandle<Result<(), BrokerError>>>,
     ahead: AheadEstimate,
     forecast: LaneForecast,
+    lines: RatedLines,
     /// True where the next claim waits until something has ended.
     full: bool,
     /// True where the last claim found less than it asked for.
@@ -145,8 +148,9 @@ enum SortedMessage {
     Run(Arc<Message>, Arc<Task>),
     /// It may run when it has a slot of a rate that all workers share.
     Ask(Arc<Message>, Arc<Task>),
-    /// Not before then: its slot of the rate of this task, or (`None`) its own ETA.
-    Later { due: SystemTime, paced: Option<Arc<str>> },
+    /// Not before then: its slot of the rate of this task, or (`None`) its own ETA. Without a `slot`
+    /// it asks for one then.
+    Later { due: SystemTime, paced: Option<Arc<str>>, slot: bool },
     /// It shall not run.
     Unrun(Arc<Message>, UnrunReason),
     /// It cannot be read.
@@ -175,6 +179,7 @@ impl Intake {
             closing: None,
             ahead: AheadEstimate::default(),
             forecast,
+            lines: RatedLines::default(),
             full: false,
             drained: false,
         });
@@ -249,17 +254,22 @@ impl Intake {
             return SortedMessage::Unrun(message, UnrunReason::Unknown);
         };
         if let Some(due) = message.eta.filter(|eta| *eta > now) {
-            return SortedMessage::Later { due, paced: None };
+            return SortedMessage::Later { due, paced: None, slot: false };
         }
-        if !slot_taken && task.policy.rate_scope == RateScope::Shared && self.shared.rate_of(&task).is_some() {
-            return SortedMessage::Ask(message, task);
+        if !slot_taken && let Some((bucket, rate)) = self.rate(&task) {
+            if self.state().lines.room(&bucket, rate) == 0 {
+                return SortedMessage::Later { due: now + PAST, paced: Some(task.name.clone()), slot: false };
+            }
+            if task.policy.rate_scope == RateScope::Shared {
+                return SortedMessage::Ask(message, task);
+            }
         }
         let instant = self.shared.environment.now();
         if !slot_taken
             && let Some(slot) = self.shared.reserve(&task, instant)
             && slot > instant + NEAR
         {
-            return SortedMessage::Later { due: now + slot.duration_since(instant), paced: Some(task.name.clone()) };
+            return SortedMessage::Later { due: now + slot.duration_since(instant), paced: Some(task.name.clone()), slot: true };
         }
         SortedMessage::Run(message, task)
     }
@@ -302,8 +312,7 @@ impl Intake {
                     let redelivered = redelivered || message.redelivered;
                     asking.push((Arc::new(ClaimedTask::new(message, task, claimed, term)), redelivered));
                 }
-                SortedMessage::Later { due, paced } => {
-                    let slot = paced.is_some();
+                SortedMessage::Later { due, paced, slot } => {
                     later.push(HeldEntry { due, receipt: receipt.0, queue, crashes, paced, slot });
                 }
                 SortedMessage::Unrun(message, why) => closings.push(conclude::unrun(&self.shared, message, receipt, queue, why)),
@@ -334,6 +343,9 @@ impl Intake {
             later.into_iter().for_each(|entry| state.held.push(entry));
             for work in works {
                 state.forecast.saw(work.task.lane);
+                if let Some((bucket, _)) = self.rate(&work.task) {
+                    state.lines.add(bucket, &work);
+                }
                 if work.crashes > 0 { state.suspects.push_back(work) } else { self.make_ready(&mut state, work) }
             }
         }
@@ -356,12 +368,11 @@ impl Intake {
         let mut ready = Vec::new();
         for (task, works) in by_task {
             let first = works.first().map(|(work, _)| work.task.clone());
-            let Some((of, rate)) = first.and_then(|of| self.shared.rate_of(&of).map(|rate| (of, rate))) else {
+            let Some((limit, rate)) = first.and_then(|of| self.rate(&of)) else {
                 ready.extend(works);
                 continue;
             };
-            let limit = of.policy.limit.as_ref().unwrap_or(&task);
-            let slots = match self.shared.connected.shared()?.reserve(limit, rate, works.len()).await {
+            let slots = match self.shared.connected.shared()?.reserve(&limit, rate, works.len()).await {
                 Ok(slots) => slots,
                 Err(error) if error.kind == ErrorKind::Fatal => return Err(error),
                 Err(_) => vec![Slot::Ask(AWAY); works.len()],
@@ -421,7 +432,9 @@ impl Intake {
         let due = {
             let mut state = self.state();
             let room = state.room_for_fresh(room, self.shared.environment.now());
-            state.held.due(self.shared.environment.wall(), room.min(DUE))
+            let now = self.shared.environment.wall();
+            let due = state.held.due(now, room.min(DUE));
+            self.with_room_in_line(&mut state, due, now)
         };
         if due.is_empty() {
             return Ok(false);
