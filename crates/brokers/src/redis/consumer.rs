@@ -335,7 +335,7 @@ impl RedisConsumer {
         };
         let place = Place { link: &self.link, layout: &self.layout, boot: &self.boot };
         let ended = try_join_all(finish::parcels(&endings).into_iter().map(|parcel| place.end(parcel))).await?.concat();
-        let (mut held, mut kept, mut stubs) = (locked(&self.owner.held), locked(&self.kept), locked(&self.stubs));
+        let (mut kept, mut over) = (locked(&self.kept), Vec::with_capacity(batch.len()));
         for (finish, ended) in batch.iter().zip(&ended) {
             let number = finish.receipt.0;
             if matches!(ended, Ended::Impossible { .. }) {
@@ -344,15 +344,25 @@ impl RedisConsumer {
             if matches!(ended, Ended::Complete(_)) || (*ended == Ended::Done && finish.end == End::Keep) {
                 kept.insert(number);
             } else {
-                held.remove(&number);
-                for notes in [&mut *kept, &mut *stubs] {
-                    if !notes.is_empty() {
-                        notes.remove(&number);
-                    }
+                over.push(number);
+            }
+        }
+        drop(kept);
+        self.forget(over.into_iter());
+        Ok(ended)
+    }
+
+    /// Notes that these are not held any more.
+    fn forget(&self, numbers: impl Iterator<Item = u64>) {
+        let (mut held, mut kept, mut stubs) = (locked(&self.owner.held), locked(&self.kept), locked(&self.stubs));
+        for number in numbers {
+            held.remove(&number);
+            for notes in [&mut *kept, &mut *stubs] {
+                if !notes.is_empty() {
+                    notes.remove(&number);
                 }
             }
         }
-        Ok(ended)
     }
 
     /// Makes what messages become that go back or die.
@@ -473,6 +483,10 @@ impl Consumer for RedisConsumer {
             for some in receipts.chunks(claim::MOST) {
                 let numbers: Vec<u64> = some.iter().map(|receipt| receipt.0).collect();
                 let entries = self.insist(|| claim::entries(&self.link, &self.layout, &self.boot, &numbers)).await?;
+                // What was taken from us is not held: a server that forgets who has it now may give
+                // it to us again, and then it is a stray.
+                let gone = numbers.iter().zip(&entries).filter(|(_, entry)| entry.is_none());
+                self.forget(gone.map(|(number, _)| *number));
                 loaded.extend(entries.into_iter().map(|entry| entry.map(|(raw, _)| raw)));
             }
             Ok(loaded)

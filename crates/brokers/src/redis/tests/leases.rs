@@ -79,7 +79,11 @@ async fn two_consumers_of_one_node_name_are_two() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_server_forgot_was_finished_is_not_kept_for_ever() {
+async fn what_a_server_forgot_was_finished_or_rescued_is_not_kept_for_ever() {
+    tokio::join!(is_not_kept(false), is_not_kept(true));
+}
+
+async fn is_not_kept(rescued: bool) {
     let Some(server) = Redis::start(&[]) else { return };
     let ours = broker(&server.url()).unwrap();
     let consumer = open(&*ours, Duration::from_secs(5), Duration::from_secs(3600)).await;
@@ -88,10 +92,18 @@ async fn what_a_server_forgot_was_finished_is_not_kept_for_ever() {
     consumer.claim(1, &mut claimed).await.unwrap();
     let tags = server.command(&["HKEYS", "unacked"]);
     let tag = tags.lines().find(|line| line.ends_with(":1")).unwrap().to_owned();
-    consumer.finish(&[crate::Finish { publish: vec![], results: vec![], part: None, ..super::kit::whole(&claimed[0]) }]).await.unwrap();
+    if rescued {
+        server.command(&["HDEL", "unacked", &tag]);
+        server.command(&["ZREM", "unacked_index", &tag]);
+        assert_eq!(consumer.load(&[claimed[0].receipt]).await.unwrap(), [None]);
+    } else {
+        let end = crate::Finish { publish: vec![], results: vec![], part: None, ..super::kit::whole(&claimed[0]) };
+        consumer.finish(&[end]).await.unwrap();
+    }
     // As after a restart that lost the last second.
     server.command(&["HSET", "unacked", &tag, &format!("[{},\"\",\"q\"]", String::from_utf8(raw("a")).unwrap())]);
     server.command(&["ZADD", "unacked_index", &now().to_string(), &tag]);
-    consumer.claim(1, &mut claimed).await.unwrap();
+    let again = tokio::time::timeout(Duration::from_secs(60), consumer.claim(1, &mut claimed)).await;
+    assert!(again.is_ok(), "it is kept, rescued: {rescued}");
     assert_eq!((id(&claimed[1]), claimed[1].crashes), ("a".to_owned(), 0));
 }
