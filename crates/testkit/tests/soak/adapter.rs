@@ -1,6 +1,7 @@
 //! How a node reaches the broker of a run: requests and answers that take their time and get lost.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,7 +12,7 @@ use std::{
 use fastrand::Rng;
 use futures_util::future::BoxFuture;
 use longshore_brokers::{
-    Broker, BrokerError, Bus, ChordPart, Claimed, Connected, Consumer, DeadLetter, DeadLetters, Ended, Finish, Found, Inspect, Key,
+    Broker, BrokerError, Bus, ChordPart, Claimed, Connected, Consumer, DeadLetter, DeadLetters, End, Ended, Finish, Found, Inspect, Key,
     LimitState, OpenOptions, Outgoing, Page, PartState, QueueState, ResultBackend, SharedState, Slot, Stored, Subscription, Watch,
     lease::Lease,
 };
@@ -218,6 +219,7 @@ impl Broker for Link {
                 owner: AtomicU64::new(owner),
                 lease: Arc::new(Lease::at(options.lease, asked)),
                 closed: AtomicBool::new(false),
+                known: Mutex::default(),
             });
             *self.taker.lock().expect("nobody panics with it") = Some(taker.clone());
             Ok(taker as Arc<dyn Consumer>)
@@ -357,7 +359,9 @@ impl ResultBackend for Link {
             if batch.iter().any(model::is_refused) {
                 return Err(refused());
             }
-            self.ask(|broker| batch.iter().for_each(|stored| broker.store(self.node, stored))).await
+            self.ask(|broker| batch.iter().for_each(|stored| broker.store(self.node, stored))).await?;
+            batch.iter().for_each(|stored| self.world.broker().heard(self.node, stored));
+            Ok(())
         })
     }
 
@@ -417,9 +421,26 @@ pub(crate) struct Taker {
     owner: AtomicU64,
     pub(crate) lease: Arc<Lease>,
     closed: AtomicBool,
+    known: Mutex<Known>,
+}
+
+/// What a consumer has claimed and not ended, and what a broker that was started again thinks that
+/// it has.
+#[derive(Default)]
+struct Known {
+    held: BTreeSet<u64>,
+    /// Later numbers may be on their way.
+    claiming: Option<u64>,
+    restarts: u64,
+    looks: u8,
+    strays: BTreeSet<u64>,
 }
 
 impl Taker {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().expect("nobody panics with it")
+    }
+
     fn owner(&self) -> u64 {
         self.owner.load(Ordering::Relaxed)
     }
@@ -434,6 +455,29 @@ impl Taker {
             self.lease.lose();
         }
         self.lease.renewed(now, now);
+        self.look_for_strays();
+    }
+
+    /// After the broker was started again: what was ended, and is held again.
+    fn look_for_strays(&self) {
+        let (mut broker, mut known) = (self.link.world.broker(), self.known());
+        if known.restarts != broker.restarts {
+            (known.restarts, known.looks) = (broker.restarts, 3);
+            known.strays.clear();
+        }
+        if known.looks == 0 || broker.ledger.sabotage == Sabotage::StraysAreLeft {
+            return;
+        }
+        known.looks -= 1;
+        let mut strays = broker.strays(self.owner(), &known.held);
+        strays.retain(|receipt| known.claiming.is_none_or(|from| *receipt < from));
+        // Seen twice: what is being claimed is on its way.
+        let twice: Vec<u64> = strays.intersection(&known.strays).copied().collect();
+        known.strays = strays;
+        if !twice.is_empty() {
+            broker.put_back(twice.into_iter());
+            self.link.world.changed.notify_waiters();
+        }
     }
 }
 
@@ -452,7 +496,12 @@ impl Consumer for Taker {
                 }
                 let is_empty = self.link.world.broker().queue.is_empty();
                 if !is_empty {
+                    self.known().claiming = Some(self.link.world.broker().number());
                     into.extend(self.link.insist(|broker| broker.claim(self.owner(), self.link.node, room)).await);
+                    let mut known = self.known();
+                    known.held.extend(into.iter().map(|claimed| claimed.receipt.0));
+                    known.claiming = None;
+                    drop(known);
                     if !into.is_empty() {
                         return Ok(Fetched::More);
                     }
@@ -473,7 +522,14 @@ impl Consumer for Taker {
 
     fn load<'a>(&'a self, receipts: &'a [Receipt]) -> Answer<'a, Vec<Option<Vec<u8>>>> {
         Box::pin(async move {
-            Ok(self.link.insist(|broker| receipts.iter().map(|receipt| broker.load(self.owner(), *receipt)).collect()).await)
+            let load = |broker: &mut model::Broker| receipts.iter().map(|receipt| broker.load(self.owner(), *receipt)).collect::<Vec<_>>();
+            let loaded = self.link.insist(load).await;
+            let mut known = self.known();
+            for (receipt, _) in receipts.iter().zip(&loaded).filter(|(_, raw)| raw.is_none()) {
+                known.held.remove(&receipt.0);
+            }
+            drop(known);
+            Ok(loaded)
         })
     }
 
@@ -489,7 +545,17 @@ impl Consumer for Taker {
                 let finish = |broker: &mut model::Broker| {
                     batch.iter().map(|finish| broker.finish(self.owner(), self.link.node, finish)).collect::<Vec<Ended>>()
                 };
-                match self.link.say(finish).await {
+                let said = self.link.say(finish).await;
+                if let Said::Answer(ended) | Said::Unanswered(ended) = &said {
+                    let over =
+                        |(finish, ended): &(&Finish, &Ended)| finish.end != End::Keep && matches!(ended, Ended::Done | Ended::Refused);
+                    let over = batch.iter().zip(ended).filter(over).map(|(finish, _)| finish.receipt.0);
+                    let mut known = self.known();
+                    for receipt in over {
+                        known.held.remove(&receipt);
+                    }
+                }
+                match said {
                     Said::Answer(ended) => return Ok(ended),
                     Said::Unanswered(ended) => {
                         if self.link.world.cheats(Sabotage::SentAgain) {

@@ -50,6 +50,12 @@ pub(crate) fn wall() -> SystemTime {
     UNIX_EPOCH + (BEGINNING + Duration::from_nanos(now())).saturating_add_signed(HERE.get().wrong)
 }
 
+/// The clock of leases of a worker that takes the time of the day for one.
+pub(crate) fn lease_by_wall() -> u64 {
+    let passed = wall().duration_since(UNIX_EPOCH + BEGINNING).unwrap_or_default();
+    u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX)
+}
+
 trait AddSigned {
     fn saturating_add_signed(self, seconds: i64) -> Self;
 }
@@ -65,12 +71,12 @@ fn random() -> u64 {
     CHANCE.with_borrow_mut(|rng| rng.u64(..))
 }
 
-/// What clients and workers of a run are given.
-pub(crate) fn environment() -> Environment {
+/// What clients and workers of a run are given; `lease`: the clock of leases.
+pub(crate) fn environment(lease: fn() -> u64) -> Environment {
     let mut environment = Environment::SYSTEM;
     environment.clock = Clock::TOKIO;
     environment.wall = wall;
-    environment.lease = now;
+    environment.lease = lease;
     environment.random = random;
     environment.id = || format!("{:016x}-{:016x}", random(), random());
     environment.threads = false;

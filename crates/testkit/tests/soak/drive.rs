@@ -10,11 +10,8 @@ use std::{
 };
 
 use fastrand::Rng;
-use longshore_celery::{Value, control::Request};
-use longshore_core::{LaneKind, Rate};
-use longshore_worker::{
-    Acks, App, Client, Failure, Handler, RateScope, Stopper, Task, TaskContext, TaskPolicy, Worker, WorkerOptions, WorkerSummary, remote,
-};
+use longshore_celery::control::Request;
+use longshore_worker::{Client, Stopper, Worker, WorkerOptions, WorkerSummary, remote};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::Notify,
@@ -27,7 +24,8 @@ use crate::{
     clock::{self, Here},
     ledger::{Invariant, Ledger},
     model,
-    plan::{self, CLIENTS, Fault, GRACE, Kind, LEASE, NAMES, Plan, RATE, Trouble, Unit, WORKERS},
+    plan::{self, CLIENTS, Fault, GRACE, HOURS, Kind, LEASE, LONG, LOST, Plan, Trouble, Unit, WORKERS},
+    tasks::app,
 };
 
 /// A run that broke a promise.
@@ -43,6 +41,7 @@ pub(crate) struct Violation {
 /// What runs were like.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
+    pub(crate) runs: u64,
     pub(crate) starts: u64,
     pub(crate) redelivered: u64,
     pub(crate) dead: u64,
@@ -54,6 +53,7 @@ impl std::ops::Add for Tally {
 
     fn add(self, other: Self) -> Self {
         Self {
+            runs: self.runs + other.runs,
             starts: self.starts + other.starts,
             redelivered: self.redelivered + other.redelivered,
             dead: self.dead + other.dead,
@@ -69,6 +69,8 @@ const TURN: u64 = 20 * MS;
 const GONE: u64 = 1_000 * MS;
 /// A run that has not ended after this time never will.
 const PATIENCE: u64 = 600_000 * MS;
+/// So often another worker begins at the end, for what was sent at a stop.
+const ROUNDS: u32 = 3;
 /// A worker that was told to stop is gone after this time: its grace, and fifteen seconds.
 const STOPS: u64 = 18_500 * MS;
 
@@ -80,6 +82,8 @@ struct Node {
     link: Link,
     /// Until when it stands still, and whether its machine sleeps.
     frozen: Option<(u64, bool)>,
+    /// When its time of the day is right again.
+    leaps: Option<u64>,
     beaten: u64,
     /// When it was told to stop, at the latest.
     stops: Option<u64>,
@@ -97,14 +101,37 @@ struct Run {
     now: u64,
     rng: Rng,
     troubles: Vec<Trouble>,
+    /// When the broker writes down what it will not lose.
+    memories: Vec<u64>,
     /// How many units each client has sent, or begun to send.
     sent: [Arc<AtomicUsize>; CLIENTS],
     /// No node was killed, frozen or cut off.
     reliable: bool,
+    /// How often a worker began again at the end.
+    rounds: u32,
 }
 
 /// Runs a plan once.
 pub(crate) fn simulate(plan: &Plan, sabotage: Sabotage, traced: bool) -> Result<Tally, Box<Violation>> {
+    let (world, now) = carry_out(plan, sabotage, traced);
+    let mut broker = world.broker();
+    let dead = broker.dead.len() as u64;
+    let ledger = &mut broker.ledger;
+    match ledger.blame.take() {
+        Some((invariant, what)) => {
+            Err(Box::new(Violation { plan: plan.clone(), sabotage, invariant, what, trace: ledger.trace.take().unwrap_or_default() }))
+        }
+        None => Ok(Tally { runs: 1, starts: ledger.starts, redelivered: ledger.redelivered, dead, seconds: now / MS / 1000 }),
+    }
+}
+
+/// Runs a plan once: what happened, and when.
+pub(crate) fn trace(plan: &Plan) -> Vec<(u64, String)> {
+    let (world, _) = carry_out(plan, Sabotage::None, true);
+    world.ledger(|ledger| ledger.trace.take()).unwrap_or_default()
+}
+
+fn carry_out(plan: &Plan, sabotage: Sabotage, traced: bool) -> (Arc<World>, u64) {
     quiet();
     clock::seed(plan.seed);
     clock::enter(Here { base: None, missed: 0, wrong: 0 });
@@ -116,15 +143,7 @@ pub(crate) fn simulate(plan: &Plan, sabotage: Sabotage, traced: bool) -> Result<
     let Run { world, nodes, now, .. } = run;
     clock::enter(Here { base: None, missed: now, wrong: 0 });
     drop(nodes);
-    let mut broker = world.broker();
-    let dead = broker.dead.len() as u64;
-    let ledger = &mut broker.ledger;
-    match ledger.blame.take() {
-        Some((invariant, what)) => {
-            Err(Box::new(Violation { plan: plan.clone(), sabotage, invariant, what, trace: ledger.trace.take().unwrap_or_default() }))
-        }
-        None => Ok(Tally { starts: ledger.starts, redelivered: ledger.redelivered, dead, seconds: now / MS / 1000 }),
-    }
+    (world, now)
 }
 
 /// Tasks that panic say nothing.
@@ -166,8 +185,15 @@ impl Run {
             now: 0,
             rng: Rng::with_seed(plan.seed ^ 0x5eed),
             troubles: plan.troubles.clone(),
+            memories: plan
+                .troubles
+                .iter()
+                .filter(|trouble| matches!(trouble.fault, Fault::Restart(_)))
+                .map(|trouble| trouble.at.saturating_sub(LOST) * MS)
+                .collect(),
             sent: std::array::from_fn(|_| Arc::default()),
             reliable: true,
+            rounds: 0,
         }
     }
 
@@ -181,7 +207,8 @@ impl Run {
         self.numbers += 1;
         let number = self.numbers;
         let base = runtime.block_on(async { Instant::now() });
-        let here = Here { base: Some(base), missed: self.now, wrong: 0 };
+        let wrong = if self.is_late() { HOURS } else { 0 };
+        let here = Here { base: Some(base), missed: self.now, wrong };
         let link = Link { world: self.world.clone(), node: number, taker: Arc::default() };
         self.note(|| format!("node {number} begins in seat {seat}"));
         self.world.ledger(|ledger| ledger.nodes.entry(number).or_default().began = self.now);
@@ -192,6 +219,7 @@ impl Run {
             here,
             link,
             frozen: None,
+            leaps: None,
             beaten: self.now,
             stops: None,
             stopper: Arc::default(),
@@ -233,6 +261,7 @@ impl Run {
             for (at, unit) in plan.clients[client].iter().skip(sent.load(Ordering::Relaxed)) {
                 sleep_until(base + Duration::from_millis(*at).saturating_sub(Duration::from_nanos(begun))).await;
                 sent.fetch_add(1, Ordering::Relaxed);
+                let began = clock::now();
                 let answer = loop {
                     match client_of.send(plan.canvas(unit)).await {
                         Ok(answer) => break answer,
@@ -244,7 +273,11 @@ impl Run {
                     }
                 };
                 world.ledger(|ledger| unit.sent().iter().for_each(|place| ledger.of(&plan::id(*place)).confirmed = true));
-                let waits = matches!(unit, Unit::One(place) if plan.tasks[*place].name != "early");
+                if plan.is_lost(began, clock::now()) {
+                    world.ledger(|ledger| unit.all().iter().for_each(|place| ledger.of(&plan::id(*place)).lost = true));
+                }
+                // Of what a broker has forgotten nobody is told.
+                let waits = !plan.loses() && matches!(unit, Unit::One(place) if plan.tasks[*place].name != "early");
                 if waits {
                     let waiting = Waiting::new(world.clone());
                     tokio::spawn(async move {
@@ -270,8 +303,12 @@ impl Run {
             }
             if stopping {
                 if self.nodes.iter().all(|node| node.seat >= WORKERS) {
-                    self.check_end();
-                    return;
+                    if self.check_end() {
+                        return;
+                    }
+                    // What a worker sent while it stopped is another one's.
+                    stopping = false;
+                    self.begin(0);
                 }
             } else if self.is_quiet() {
                 stopping = true;
@@ -303,7 +340,19 @@ impl Run {
         self.nodes.iter().any(|node| node.stops.is_some())
     }
 
+    /// Whether all clocks have gone on by hours, so that nothing waits for what a clock that was as
+    /// wrong has said.
+    fn is_late(&self) -> bool {
+        let leaps = |trouble: &Trouble| matches!(trouble.fault, Fault::Leap(..));
+        self.now > (LONG + 40_000) * MS && self.plan.troubles.iter().any(leaps)
+    }
+
     fn turn(&mut self) {
+        while self.memories.first().is_some_and(|at| *at <= self.now) {
+            self.memories.remove(0);
+            clock::enter(Here { base: None, missed: self.now, wrong: 0 });
+            self.world.broker().remember();
+        }
         while self.troubles.first().is_some_and(|trouble| trouble.at * MS <= self.now) {
             let trouble = self.troubles.remove(0);
             self.strike(trouble);
@@ -326,7 +375,14 @@ impl Run {
     /// Lets a node go on until now; `false`: it is no more.
     fn step(&mut self, place: usize) -> bool {
         let (now, beats_first) = (self.now, self.rng.bool());
+        let late = self.is_late();
         let node = &mut self.nodes[place];
+        if node.leaps.take_if(|until| *until <= now).is_some() {
+            set_wall(&self.world, node, 0);
+        }
+        if late && node.here.wrong < HOURS {
+            set_wall(&self.world, node, HOURS);
+        }
         if node.frozen.is_some_and(|(until, _)| until > now) {
             return true;
         }
@@ -410,6 +466,13 @@ impl Run {
                 self.deafen(None, until(ms));
                 return;
             }
+            Fault::Restart(ms) => {
+                self.world.weather().down = until(ms);
+                self.deafen(None, until(ms));
+                clock::enter(Here { base: None, missed: now, wrong: 0 });
+                self.world.broker().restart(until(ms));
+                return;
+            }
             Fault::Full(ms) => return self.world.weather().full = until(ms),
             Fault::Slow(ms) => return self.world.weather().slow = ms,
             Fault::BrokerWall(by) => return self.world.broker().wrong = by,
@@ -434,10 +497,14 @@ impl Run {
                 self.deafen(Some(place), until(ms));
                 self.reliable = false;
             }
-            Fault::Wall(by) => node.here.wrong = by,
+            Fault::Wall(by) => set_wall(&self.world, node, by),
+            Fault::Leap(by, ms) => {
+                node.leaps = Some(until(ms));
+                set_wall(&self.world, node, by);
+            }
             Fault::Warm | Fault::Cold => self.stop(place, fault == Fault::Warm),
             Fault::Revoke(task) => self.revoke(place, plan::id(task)),
-            Fault::Down(_) | Fault::Full(_) | Fault::Slow(_) | Fault::BrokerWall(_) => {}
+            Fault::Down(_) | Fault::Restart(_) | Fault::Full(_) | Fault::Slow(_) | Fault::BrokerWall(_) => {}
         }
     }
 
@@ -453,8 +520,10 @@ impl Run {
     }
 
     fn revoke(&self, place: usize, id: String) {
-        let (link, world) = (self.nodes[place].link.clone(), self.world.clone());
+        let (link, world, plan) = (self.nodes[place].link.clone(), self.world.clone(), self.plan.clone());
+        let lost = move |from, to| plan.is_lost(from, to);
         self.nodes[place].runtime.spawn(async move {
+            let began = clock::now();
             let connected = link.connected();
             let store = connected.shared().expect("the model keeps what is revoked");
             while store.revoke(std::slice::from_ref(&id)).await.is_err() {
@@ -466,15 +535,35 @@ impl Run {
             let now = clock::now();
             world.ledger(|ledger| {
                 ledger.note(now, || format!("{id} is called off"));
-                ledger.of(&id).revoked.get_or_insert(now);
+                if !lost(began, now) {
+                    ledger.of(&id).revoked.get_or_insert(now);
+                }
             });
         });
     }
 
-    fn check_end(&mut self) {
+    /// Returns whether all is over.
+    fn check_end(&mut self) -> bool {
         let reliable = self.reliable && !self.plan.tasks.iter().any(|task| task.kind == Kind::Poison);
-        self.world.broker().check_end(reliable);
+        let mut broker = self.world.broker();
+        if !broker.queue.is_empty() && broker.held.is_empty() && self.rounds < ROUNDS {
+            self.rounds += 1;
+            return false;
+        }
+        broker.check_end(reliable);
+        true
     }
+}
+
+/// Sets a node's time of the day.
+fn set_wall(world: &World, node: &mut Node, wrong: i64) {
+    clock::enter(node.here);
+    let wall = node.runtime.block_on(async { clock::wall() });
+    node.here.wrong = wrong;
+    world.ledger(|ledger| {
+        let facts = ledger.nodes.entry(node.number).or_default();
+        facts.latest = facts.latest.max(Some(wall));
+    });
 }
 
 /// Gives the sign of life of a worker, when it is time.
@@ -503,66 +592,5 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.ledger(|ledger| ledger.waiting -= 1);
-    }
-}
-
-fn app(world: &Arc<World>, plan: &Arc<Plan>, node: usize) -> App {
-    let app = App::new().told(None).environment(clock::environment()).broker("model://broker");
-    NAMES.into_iter().fold(app, |app, name| app.task(task(name, world, plan, node)))
-}
-
-fn task(name: &'static str, world: &Arc<World>, plan: &Arc<Plan>, node: usize) -> Task {
-    let (world, plan) = (world.clone(), plan.clone());
-    let handler = Handler::Async(Arc::new(move |context, _| Box::pin(behave(world.clone(), plan.clone(), node, context))));
-    let lane = match name {
-        "blocking" => LaneKind::Blocking,
-        "cpu" => LaneKind::Cpu,
-        "process" => LaneKind::Process,
-        _ => LaneKind::Async,
-    };
-    let mut policy = TaskPolicy::default();
-    match name {
-        "early" => policy.acks = Acks::Early,
-        "rated" => policy.rate_limit = Some(Rate::per_second(RATE)),
-        "shared" => (policy.rate_limit, policy.rate_scope) = (Some(Rate::per_second(RATE)), RateScope::Shared),
-        _ => {}
-    }
-    Task { name: name.into(), lane, policy, handler }
-}
-
-/// What a task does.
-async fn behave(world: Arc<World>, plan: Arc<Plan>, node: usize, context: TaskContext) -> Result<Value, Failure> {
-    let id = context.id().to_owned();
-    let Some(task) = plan::place(&id).and_then(|place| plan.tasks.get(place)) else { return Ok(Value::Null) };
-    world.broker().start(node, &id, task.name == "early", plan.one_store);
-    let wall = clock::wall();
-    let early = context.message().eta.is_some_and(|eta| eta > wall);
-    let late = context.message().expires.is_some_and(|expires| expires <= wall);
-    if early || late {
-        world.ledger(|ledger| {
-            ledger.blame(Invariant::InTime, || format!("node {node} starts {id} too {}", if early { "early" } else { "late" }))
-        });
-    }
-    let done = |value: &str| {
-        world.ledger(|ledger| ledger.of(&id).done += 1);
-        Ok(value.into())
-    };
-    match task.kind {
-        Kind::Ok(ms) => {
-            sleep(Duration::from_millis(ms)).await;
-            done("ok")
-        }
-        Kind::Fails => Err(Failure::error("ValueError", "as planned")),
-        Kind::Retries(times) if context.retries() < times => Err(context.retry_in(Duration::from_millis(300))),
-        Kind::Retries(_) => done("at last"),
-        Kind::Hangs => std::future::pending().await,
-        Kind::Panics => std::panic::panic_any("planned"),
-        Kind::Poison => {
-            world.weather().killed.push(node);
-            std::future::pending().await
-        }
-        Kind::ChildDies => Err(Failure::Crashed { reason: "as planned".to_owned() }),
-        Kind::Refused => done("too large to be stored"),
-        Kind::Unknown => done("it was known"),
     }
 }

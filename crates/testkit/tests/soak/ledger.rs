@@ -1,10 +1,13 @@
 //! What has happened to whom, and what must hold: who breaks a promise is blamed by its name.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::SystemTime,
+};
 
 use crate::{
     Sabotage,
-    plan::{self, Fault, Kind, Plan, RATE},
+    plan::{self, Fault, Kind, Plan, RATE, WORKERS},
 };
 
 /// The promises.
@@ -66,6 +69,9 @@ pub(crate) struct Known {
     pub(crate) deaths: u32,
     /// When it was called off.
     pub(crate) revoked: Option<u64>,
+    /// The broker has forgotten something of it, or that it was sent at all.
+    forgotten: bool,
+    pub(crate) lost: bool,
 }
 
 /// What is known of a node.
@@ -75,6 +81,8 @@ pub(crate) struct NodeFacts {
     pub(crate) began: u64,
     pub(crate) deaf: u64,
     pub(crate) succeeded: u64,
+    /// The latest time of the day that it has seen.
+    pub(crate) latest: Option<SystemTime>,
 }
 
 pub(crate) struct Ledger {
@@ -82,7 +90,8 @@ pub(crate) struct Ledger {
     pub(crate) sabotage: Sabotage,
     pub(crate) known: HashMap<String, Known>,
     pub(crate) nodes: HashMap<usize, NodeFacts>,
-    shared_starts: Vec<u64>,
+    /// Starts of tasks with a rate: of all together, of each node.
+    paced_starts: HashMap<Option<usize>, Vec<u64>>,
     ended: HashSet<u64>,
     pub(crate) blame: Option<(Invariant, String)>,
     /// What happened when, where anybody wants to know.
@@ -90,6 +99,13 @@ pub(crate) struct Ledger {
     pub(crate) starts: u64,
     pub(crate) redelivered: u64,
     pub(crate) waiting: u64,
+    /// Of whom anything has happened since the broker last wrote down what it has, if it did.
+    pub(crate) touched: Option<BTreeSet<String>>,
+}
+
+/// Whether a task with this state has ended.
+pub(crate) fn is_final(state: &str) -> bool {
+    ["SUCCESS", "FAILURE", "REVOKED"].contains(&state)
 }
 
 impl Ledger {
@@ -99,13 +115,14 @@ impl Ledger {
             sabotage,
             known: HashMap::new(),
             nodes: HashMap::new(),
-            shared_starts: Vec::new(),
+            paced_starts: HashMap::new(),
             ended: HashSet::new(),
             blame: None,
             trace: traced.then(Vec::new),
             starts: 0,
             redelivered: 0,
             waiting: 0,
+            touched: None,
         }
     }
 
@@ -128,6 +145,29 @@ impl Ledger {
         }
     }
 
+    /// Something has happened to it, which a broker may forget.
+    pub(crate) fn touch(&mut self, id: &str) {
+        if let Some(touched) = &mut self.touched {
+            touched.insert(id.to_owned());
+        }
+    }
+
+    /// The broker has forgotten what has happened to it since then: this is left.
+    pub(crate) fn forgotten(&mut self, since: u64, id: &str, state: Option<String>, dead: usize) {
+        let known = self.of(id);
+        known.forgotten = true;
+        (known.state, known.dead) = (state, dead as u32);
+        known.revoked = known.revoked.filter(|at| *at < since);
+    }
+
+    /// Whether anything of it, or of what it follows, was forgotten.
+    fn is_forgotten(&self, id: &str) -> bool {
+        let forgotten = |id: &str| self.known.get(id).is_some_and(|known| known.forgotten || known.lost);
+        let task = plan::place(id).and_then(|place| self.plan.tasks.get(place));
+        let before = task.into_iter().flat_map(|task| task.after.iter().map(|(place, _)| place).chain(&task.parts));
+        forgotten(id) || before.into_iter().any(|place| forgotten(&plan::id(*place)))
+    }
+
     pub(crate) fn kind(&self, id: &str) -> Option<Kind> {
         Some(self.plan.tasks.get(plan::place(id)?)?.kind)
     }
@@ -144,6 +184,8 @@ impl Ledger {
     /// A message is put into its queue.
     pub(crate) fn sent(&mut self, now: u64, id: &str, retries: u32) {
         self.note(now, || format!("{id} is sent, attempt {retries}"));
+        self.touch(id);
+        let (forgets, forgotten) = (self.touched.is_some(), self.is_forgotten(id));
         let again = self.is_sent_again(id);
         let task = plan::place(id).and_then(|place| self.plan.tasks.get(place)).cloned();
         // Whatever is sent twice in doubt has whatever follows it twice.
@@ -157,16 +199,17 @@ impl Ledger {
         let parts = task.iter().flat_map(|task| &task.parts);
         let deaths: u32 = parts.filter_map(|part| self.known.get(&plan::id(*part))).map(|part| part.deaths).sum();
         let known = self.of(id);
+        known.lost |= forgets && known.sent.is_empty();
         let sent = known.sent.entry(retries).or_default();
         *sent += 1;
         let (sent, doubtful) = (*sent, known.doubtful);
-        if sent > before.max(1) + doubtful + deaths && !again {
+        if sent > before.max(1) + doubtful + deaths && !again && !forgotten {
             self.blame(Invariant::FollowUps, || format!("attempt {retries} of {id} is sent {sent} times"));
         }
         let Some(task) = task else { return };
         for part in task.parts {
             let part = plan::id(part);
-            if self.known.get(&part).is_none_or(|known| known.state.is_none()) {
+            if !forgotten && self.known.get(&part).is_none_or(|known| known.state.is_none()) {
                 self.blame(Invariant::ChordBody, || format!("the body {id} is sent before its part {part} has ended"));
             }
         }
@@ -182,9 +225,10 @@ impl Ledger {
 
     /// A result is stored.
     pub(crate) fn stored(&mut self, now: u64, node: usize, id: &str, state: &str) {
-        if !["SUCCESS", "FAILURE", "REVOKED"].contains(&state) {
+        if !is_final(state) {
             return;
         }
+        self.touch(id);
         self.note(now, || format!("node {node} stores {state} of {id}"));
         let known = self.of(id);
         if known.state.as_deref() != Some("SUCCESS") {
@@ -198,13 +242,14 @@ impl Ledger {
     /// What was claimed ends: acknowledged, or gone to the dead letters.
     pub(crate) fn ended(&mut self, now: u64, node: usize, receipt: u64, id: &str, ours: bool, sends_itself: bool) {
         self.note(now, || format!("node {node} ends {id} (delivery {receipt})"));
+        self.touch(id);
         if !self.ended.insert(receipt) || !ours {
             self.blame(Invariant::OneEnd, || format!("delivery {receipt} of {id} is ended by node {node}, which does not hold it"));
         }
         if plan::place(id).is_none() || self.name(id) == Some("early") || sends_itself {
             return;
         }
-        if self.of(id).state.is_none() {
+        if self.of(id).state.is_none() && !self.is_forgotten(id) {
             self.blame(Invariant::ResultFirst, || format!("{id} is acknowledged without a result"));
         }
     }
@@ -212,6 +257,7 @@ impl Ledger {
     /// A worker died, or is taken for dead.
     pub(crate) fn died(&mut self, id: &str, accused: bool) {
         self.redelivered += 1;
+        self.touch(id);
         let known = self.of(id);
         known.deaths += 1;
         known.blames += u32::from(accused);
@@ -219,6 +265,7 @@ impl Ledger {
 
     pub(crate) fn buried(&mut self, now: u64, id: &str, reason: &str) {
         self.note(now, || format!("{id} is a dead letter: {reason}"));
+        self.touch(id);
         let known = self.of(id);
         known.dead += 1;
         let (blames, deaths) = (known.blames, known.deaths);
@@ -231,13 +278,18 @@ impl Ledger {
     pub(crate) fn start(&mut self, now: u64, node: usize, id: &str, held: Option<bool>, early: bool, one_store: bool) {
         self.starts += 1;
         self.note(now, || format!("node {node} starts {id}"));
+        self.touch(id);
+        let forgotten = self.is_forgotten(id);
         let copies: u32 = self.of(id).sent.values().sum();
         let known = self.of(id);
         known.starts += 1;
+        // What is acknowledged as it starts comes again where the broker did not hear it in time.
+        let once_too_often = early && known.starts > copies + known.deaths;
         let done = known.state.as_deref() == Some("SUCCESS");
         let revoked = known.revoked;
         if !early {
             match held {
+                _ if forgotten => {}
                 None => self.blame(Invariant::Own, || format!("node {node} starts {id}, which it does not hold")),
                 // Of one that was sent twice nobody can tell which delivery this is.
                 Some(true) if copies > 1 => {}
@@ -245,8 +297,11 @@ impl Ledger {
                 Some(false) => {}
             }
         }
-        if done && copies == 1 && one_store {
+        if done && copies == 1 && one_store && !early && !forgotten {
             self.blame(Invariant::Once, || format!("node {node} starts {id}, which has succeeded already"));
+        }
+        if once_too_often && !forgotten {
+            self.blame(Invariant::Once, || format!("node {node} starts {id} more often than it came"));
         }
         let facts = self.nodes.entry(node).or_default();
         // Time to hear of it.
@@ -258,31 +313,28 @@ impl Ledger {
     }
 
     fn pace(&mut self, now: u64, node: usize, id: &str) {
-        let name = self.name(id);
-        // A broker whose time of the day is set anew gives its slots anew; and of an answer that is
-        // late nobody knows how long ago its slots were.
-        let unsure = |trouble: &plan::Trouble| matches!(trouble.fault, Fault::BrokerWall(_) | Fault::ReplyLate(_));
-        // What is kept back for a suspect has its slot, and starts when it may.
-        let has_suspects = self.redelivered > 0;
-        let is_wrong = self.plan.troubles.iter().any(unsure);
-        // A worker's own rate holds where it takes a task in; where its lanes are full, that starts
-        // later, maybe with others.
-        if name != Some("shared") {
-            return;
-        }
-        let starts = &mut self.shared_starts;
+        // A broker whose time of the day is set anew gives its slots anew, and so does one that has
+        // forgotten them; and of an answer that is late nobody knows how long ago its slots were.
+        let unsure = |trouble: &plan::Trouble| matches!(trouble.fault, Fault::BrokerWall(_) | Fault::ReplyLate(_) | Fault::Restart(_));
+        let (of, workers, sure) = match self.name(id) {
+            Some("shared") => (None, WORKERS, !self.plan.troubles.iter().any(unsure)),
+            Some("rated") => (Some(node), 1, true),
+            _ => return,
+        };
+        let starts = self.paced_starts.entry(of).or_default();
         starts.push(now);
-        if is_wrong || has_suspects {
+        if !sure {
             return;
         }
-        // No window holds more than rate × (window + what steps and ways are late by) and one.
+        // No window holds more than rate × (window + what steps and ways are late by) and one, and
+        // what waits at each worker with its slot: one of this rate.
         let late = 0.35;
         let many = starts.iter().rev().zip(1_u32..).find(|(at, count)| {
             let window = now.saturating_sub(**at) as f64 / SECOND as f64;
-            f64::from(*count) > RATE * (window + late) + 1.0
+            f64::from(*count) > RATE * (window + late) + 1.0 + workers as f64
         });
         if let Some((at, count)) = many.map(|(at, count)| (*at, count)) {
-            self.blame(Invariant::Rate, || format!("{count} starts of {name:?} since {at} at {now} on node {node}"));
+            self.blame(Invariant::Rate, || format!("{count} starts of {id} and its like since {at} at {now} on node {node}"));
         }
     }
 
@@ -293,7 +345,11 @@ impl Ledger {
             let id = plan::id(place);
             let Some(known) = self.known.get(&id) else { continue };
             let ended = known.state.is_some() || known.dead > 0;
-            let may_be_lost = task.name == "early" && !reliable;
+            // Where results are stored first and acknowledged later, one may be forgotten between;
+            // so may that of a part, whose message is acknowledged when the body is sent.
+            let in_steps = task.name == "early" || task.kind == Kind::ChildDies || !plan.one_store || plan.is_part(place);
+            let forgotten = known.forgotten && in_steps;
+            let may_be_lost = known.lost || forgotten || (task.name == "early" && !reliable);
             if (known.confirmed || !known.sent.is_empty()) && !ended && !may_be_lost {
                 self.blame(Invariant::Ends, || {
                     format!("{id} ({:?}, {}) was sent, and has neither result nor dead letter", task.kind, task.name)
@@ -307,15 +363,16 @@ impl Ledger {
             if let Some((before, succeeded)) = task.after {
                 let before_state = state(self, before);
                 let due = before_state.as_deref() == Some(if succeeded { "SUCCESS" } else { "FAILURE" });
-                if due && !has {
+                if due && !has && !self.is_forgotten(&id) {
                     self.blame(Invariant::FollowUps, || format!("{id} was not sent although {} is {before_state:?}", plan::id(before)));
                 }
-                if before_state.is_none() && has {
+                let sent = self.known.get(&id).is_some_and(|known| !known.sent.is_empty());
+                if before_state.is_none() && sent && !self.is_forgotten(&id) {
                     self.blame(Invariant::FollowUps, || format!("{id} was sent although {} has not ended", plan::id(before)));
                 }
             }
             let complete = !task.parts.is_empty() && task.parts.iter().all(|part| state(self, *part).as_deref() == Some("SUCCESS"));
-            if complete && !has {
+            if complete && !has && !self.is_forgotten(&id) {
                 self.blame(Invariant::ChordBody, || format!("the body {id} was not sent although all of its parts are there"));
             }
         }

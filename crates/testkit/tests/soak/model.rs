@@ -2,7 +2,7 @@
 //! that a dead worker leaves behind.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     Sabotage, clock,
-    ledger::{Invariant, Ledger},
-    plan::LEASE,
+    ledger::{Invariant, Ledger, is_final},
+    plan::{HOURS, LEASE},
 };
 
 #[derive(Clone)]
@@ -30,6 +30,7 @@ pub(crate) struct Msg {
     lent: bool,
 }
 
+#[derive(Clone)]
 pub(crate) struct Held {
     pub(crate) msg: Msg,
     pub(crate) owner: u64,
@@ -38,7 +39,7 @@ pub(crate) struct Held {
     pub(crate) started: bool,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Chord {
     size: Option<u64>,
     grown: u64,
@@ -76,6 +77,25 @@ pub(crate) struct Broker {
     pub(crate) watchers: Vec<Watcher>,
     /// By how many seconds its time of the day is wrong.
     pub(crate) wrong: i64,
+    /// What it will have when it is started again.
+    past: Option<Past>,
+    /// How often it was started again, and until when it is too young to know who is dead.
+    pub(crate) restarts: u64,
+    young: u64,
+}
+
+/// What a broker has stored.
+#[derive(Clone)]
+struct Past {
+    at: u64,
+    queue: VecDeque<Msg>,
+    held: BTreeMap<u64, Held>,
+    owners: BTreeMap<u64, (usize, u64)>,
+    dead: Vec<DeadLetter>,
+    documents: HashMap<Key, Vec<u8>>,
+    chords: HashMap<String, Chord>,
+    next_slot: HashMap<String, u64>,
+    revoked: Vec<String>,
 }
 
 /// Finds the value of a key in JSON as it is written, without reading all of it.
@@ -105,6 +125,9 @@ impl Broker {
             listeners: Vec::new(),
             watchers: Vec::new(),
             wrong: 0,
+            past: None,
+            restarts: 0,
+            young: 0,
         }
     }
 
@@ -115,6 +138,55 @@ impl Broker {
     pub(crate) fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
+    }
+
+    /// Writes down all that there is; what comes later is lost when it is started again.
+    pub(crate) fn remember(&mut self) {
+        let Self { queue, held, owners, dead, documents, chords, next_slot, revoked, .. } = self;
+        self.past = Some(Past {
+            at: clock::now(),
+            queue: queue.clone(),
+            held: held.clone(),
+            owners: owners.clone(),
+            dead: dead.clone(),
+            documents: documents.clone(),
+            chords: chords.clone(),
+            next_slot: next_slot.clone(),
+            revoked: revoked.clone(),
+        });
+        self.ledger.touched = Some(BTreeSet::new());
+    }
+
+    /// Is started again at that time, with what was written down. Nobody listens any more.
+    pub(crate) fn restart(&mut self, up: u64) {
+        self.restarts += 1;
+        self.young = up + LEASE.as_nanos() as u64 / 2;
+        self.listeners.clear();
+        self.watchers.clear();
+        let Some(past) = self.past.take() else { return };
+        (self.queue, self.held, self.owners, self.dead) = (past.queue, past.held, past.owners, past.dead);
+        (self.documents, self.chords, self.next_slot, self.revoked) = (past.documents, past.chords, past.next_slot, past.revoked);
+        let touched = self.ledger.touched.take().unwrap_or_default();
+        for id in touched {
+            let stored = self.documents.get(&Key::Task(id.clone())).and_then(|doc| find(doc, "status"));
+            let state = stored.filter(|state| is_final(state)).map(str::to_owned);
+            let dead = self.dead.iter().filter(|letter| find(&letter.raw, "id") == Some(&id)).count();
+            self.ledger.forgotten(past.at, &id, state, dead);
+        }
+    }
+
+    /// The receipts of this owner that it knows nothing of.
+    pub(crate) fn strays(&self, owner: u64, known: &BTreeSet<u64>) -> BTreeSet<u64> {
+        self.held.iter().filter(|(receipt, held)| held.owner == owner && !known.contains(receipt)).map(|(receipt, _)| *receipt).collect()
+    }
+
+    /// Puts back what nobody knows of.
+    pub(crate) fn put_back(&mut self, receipts: impl Iterator<Item = u64>) {
+        for receipt in receipts {
+            let Some(held) = self.held.remove(&receipt) else { continue };
+            self.ledger.note(clock::now(), || format!("{} is found again", held.msg.id));
+            self.queue.push_front(held.msg);
+        }
     }
 
     pub(crate) fn publish(&mut self, out: &Outgoing) {
@@ -146,6 +218,9 @@ impl Broker {
     /// Takes from those who gave no sign of life what they hold.
     pub(crate) fn sweep(&mut self, now: u64) -> bool {
         let lease = LEASE.as_nanos() as u64;
+        if now < self.young {
+            return false;
+        }
         let over: Vec<u64> = self.owners.iter().filter(|(_, (_, seen))| seen + lease <= now).map(|(owner, _)| *owner).collect();
         over.iter().for_each(|owner| self.give_back(*owner, true));
         !over.is_empty()
@@ -183,6 +258,7 @@ impl Broker {
                 given: false,
             };
             let msg = Msg { lent: true, ..msg };
+            self.ledger.touch(&msg.id);
             self.held.insert(receipt, Held { msg, owner, node, accused: false, started: false });
             claimed
         };
@@ -224,7 +300,10 @@ impl Broker {
         let id = self.held.get(&receipt).map(|held| held.msg.id.clone()).unwrap_or_default();
         let sends_itself = finish.publish.iter().any(|out| find(&out.raw, "id") == Some(&id));
         finish.publish.iter().for_each(|out| self.publish(out));
-        finish.results.iter().for_each(|stored| self.store(node, stored));
+        for stored in &finish.results {
+            self.store(node, stored);
+            self.heard(node, stored);
+        }
         if let Some(part) = &finish.part
             && let ours @ PartState::Ours { .. } = self.part(part)
         {
@@ -276,9 +355,6 @@ impl Broker {
         if let Key::Task(id) = &stored.key {
             let state = find(&stored.doc, "status").unwrap_or_default().to_owned();
             self.ledger.stored(clock::now(), node, id, &state);
-            if state == "SUCCESS" {
-                self.ledger.nodes.entry(node).or_default().succeeded += 1;
-            }
         }
         let succeeded = self.documents.get(&stored.key).is_some_and(|doc| find(doc, "status") == Some("SUCCESS"));
         if stored.keep_success && succeeded {
@@ -290,6 +366,13 @@ impl Broker {
             for watcher in self.watchers.iter().filter(|watcher| watcher.ids.contains(id)) {
                 let _ = watcher.sender.try_send((id.clone(), stored.doc.clone()));
             }
+        }
+    }
+
+    /// A node has heard that it is stored: it counts it. What it did not hear of it stores again.
+    pub(crate) fn heard(&mut self, node: usize, stored: &Stored) {
+        if matches!(stored.key, Key::Task(_)) && find(&stored.doc, "status") == Some("SUCCESS") {
+            self.ledger.nodes.entry(node).or_default().succeeded += 1;
         }
     }
 
@@ -357,7 +440,8 @@ impl Broker {
 
     /// Slots of a leaky bucket without a burst.
     pub(crate) fn reserve(&mut self, limit: &str, interval: u64, count: usize) -> Vec<Slot> {
-        let now = clock::now() + u64::try_from(60 + self.wrong).unwrap_or(0) * 1_000_000_000;
+        // Long after the beginning of time, however wrong it is.
+        let now = clock::now() + u64::try_from(2 * HOURS + self.wrong).unwrap_or(0) * 1_000_000_000;
         let ahead = AHEAD.as_nanos() as u64;
         let next = self.next_slot.entry(limit.to_owned()).or_default();
         *next = (*next).clamp(now, now + ahead + interval);

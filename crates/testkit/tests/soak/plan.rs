@@ -67,6 +67,8 @@ pub(crate) enum Fault {
     Cut(u64),
     /// Nobody and the broker hear each other for so long.
     Down(u64),
+    /// The broker is down for so long, and has lost its last second.
+    Restart(u64),
     /// The broker can take nothing for so long.
     Full(u64),
     /// Every way to the broker takes so long.
@@ -79,6 +81,8 @@ pub(crate) enum Fault {
     Sleep(u64),
     /// The node's time of the day is set anew, by so many seconds.
     Wall(i64),
+    /// It is wrong by so many seconds, hours of them, and right again after so many milliseconds.
+    Leap(i64, u64),
     /// The broker's is.
     BrokerWall(i64),
     /// This task is called off.
@@ -114,7 +118,11 @@ pub(crate) const CLIENTS: usize = 2;
 const TASKS: usize = 200;
 const FAULTS: usize = 20;
 /// Faults and sending are over after so many milliseconds.
-const LONG: u64 = 20_000;
+pub(crate) const LONG: u64 = 20_000;
+/// What a broker that is started again has lost, in milliseconds.
+pub(crate) const LOST: u64 = 1_000;
+/// No clock is wrong by more seconds.
+pub(crate) const HOURS: i64 = 5 * 3600;
 /// How long a worker lets its tasks run on after a stop; how long a hanging task may run.
 pub(crate) const GRACE: Duration = Duration::from_secs(3);
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
@@ -155,7 +163,26 @@ impl Plan {
         plan
     }
 
-    fn add(&mut self, kind: Kind, name: &'static str) -> usize {
+    /// A plan of one unit, sent by the first client, and these tasks before it.
+    pub(crate) fn of(slots: usize, before: &[Kind], unit: impl FnOnce(&mut Self) -> Unit, troubles: Vec<Trouble>) -> Self {
+        let clients = [const { Vec::new() }; CLIENTS];
+        let mut plan = Self { seed: 0, tasks: Vec::new(), clients, troubles, one_store: true, slots };
+        for kind in before {
+            let place = plan.add(*kind, "plain");
+            plan.clients[0].push((0, Unit::One(place)));
+        }
+        let unit = unit(&mut plan);
+        plan.clients[0].push((100, unit));
+        plan
+    }
+
+    pub(crate) fn chord(&mut self, parts: Vec<usize>) -> Unit {
+        let body = self.add(Kind::Ok(5), "plain");
+        self.tasks[body].parts.clone_from(&parts);
+        Unit::Chord(parts, body)
+    }
+
+    pub(crate) fn add(&mut self, kind: Kind, name: &'static str) -> usize {
         self.tasks.push(Planned { kind, name, countdown: None, expires: None, after: None, parts: Vec::new() });
         self.tasks.len() - 1
     }
@@ -185,9 +212,7 @@ impl Plan {
             }
             6..9 => {
                 let parts: Vec<usize> = (0..rng.usize(2..6)).map(|_| self.part(rng)).collect();
-                let body = self.add(Kind::Ok(5), "plain");
-                self.tasks[body].parts.clone_from(&parts);
-                Unit::Chord(parts, body)
+                self.chord(parts)
             }
             9 => {
                 let kind = if rng.bool() { Kind::Fails } else { Kind::Ok(10) };
@@ -229,6 +254,27 @@ impl Plan {
         }
     }
 
+    /// Whether anything is lost that goes on from one of these times of the run, in nanoseconds, to
+    /// the other.
+    pub(crate) fn is_lost(&self, from: u64, to: u64) -> bool {
+        // A fault strikes up to two turns late.
+        let late = 40;
+        self.troubles.iter().any(|trouble| {
+            let is_restart = matches!(trouble.fault, Fault::Restart(_));
+            is_restart && from <= (trouble.at + late) * 1_000_000 && to >= trouble.at.saturating_sub(LOST) * 1_000_000
+        })
+    }
+
+    /// Whether it is a part of a chord.
+    pub(crate) fn is_part(&self, place: usize) -> bool {
+        self.tasks.iter().any(|task| task.parts.contains(&place))
+    }
+
+    /// Whether the broker loses anything at all.
+    pub(crate) fn loses(&self) -> bool {
+        self.troubles.iter().any(|trouble| matches!(trouble.fault, Fault::Restart(_)))
+    }
+
     /// What is sent for it.
     pub(crate) fn signature(&self, place: usize) -> Signature {
         let task = &self.tasks[place];
@@ -260,6 +306,16 @@ impl Plan {
 }
 
 impl Unit {
+    /// All that belong to it.
+    pub(crate) fn all(&self) -> Vec<usize> {
+        match self {
+            Self::One(place) => vec![*place],
+            Self::Chain(all) | Self::Group(all) => all.clone(),
+            Self::Chord(parts, body) => parts.iter().copied().chain([*body]).collect(),
+            Self::Linked(first, link, errback) => vec![*first, *link, *errback],
+        }
+    }
+
     /// Those that are sent with it at once.
     pub(crate) fn sent(&self) -> &[usize] {
         match self {
@@ -270,6 +326,12 @@ impl Unit {
     }
 }
 
+/// One to five hours, forwards or backwards.
+fn hours(rng: &mut Rng) -> i64 {
+    let seconds = rng.i64(3600..HOURS);
+    if rng.bool() { seconds } else { -seconds }
+}
+
 fn trouble(rng: &mut Rng) -> Trouble {
     let (at, worker) = (rng.u64(200..LONG), rng.usize(..WORKERS));
     let anybody = rng.usize(..WORKERS + CLIENTS);
@@ -278,15 +340,18 @@ fn trouble(rng: &mut Rng) -> Trouble {
         6..9 => (anybody, Fault::RequestLost),
         9 => (anybody, Fault::ReplyLate(rng.u64(50..3_000))),
         10..12 => (anybody, Fault::Cut(rng.u64(100..9_000))),
-        12 => (worker, Fault::Down(rng.u64(100..3_000))),
+        12 if rng.bool() => (worker, Fault::Down(rng.u64(100..3_000))),
+        12 => (worker, Fault::Restart(rng.u64(100..3_000))),
         13 => (worker, Fault::Full(rng.u64(100..3_000))),
         14 => (worker, Fault::Slow(rng.u64(5..80))),
         15..18 => (worker, Fault::Kill),
         18 => (WORKERS + rng.usize(..CLIENTS), Fault::Kill),
         19..21 => (worker, Fault::Freeze(rng.u64(500..12_000))),
         21 => (worker, Fault::Sleep(rng.u64(500..12_000))),
-        22 => (worker, Fault::Wall(rng.i64(-30..60))),
-        23 => (worker, Fault::BrokerWall(rng.i64(-30..60))),
+        22 if rng.bool() => (worker, Fault::Wall(rng.i64(-30..60))),
+        22 => (worker, Fault::Leap(hours(rng), rng.u64(500..8_000))),
+        23 if rng.bool() => (worker, Fault::BrokerWall(rng.i64(-30..60))),
+        23 => (worker, Fault::BrokerWall(hours(rng))),
         24..26 => (anybody, Fault::Revoke(rng.usize(..TASKS))),
         26..28 => (worker, Fault::Warm),
         _ => (worker, Fault::Cold),

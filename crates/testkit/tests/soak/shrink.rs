@@ -21,7 +21,9 @@ pub(crate) fn shrink(violation: &Violation) -> String {
         }
     }
     let Violation { plan, invariant, what, trace, .. } = &least;
-    let mut text = format!("seed {}: {invariant:?}: {what}\n  replay: LONGSHORE_SOAK_SEED={}\n", plan.seed, plan.seed);
+    let stores = if plan.one_store { "one store" } else { "two stores" };
+    let mut text =
+        format!("seed {}: {invariant:?}: {what}\n  replay: LONGSHORE_SOAK_SEED={}; {stores}, {} slots\n", plan.seed, plan.seed, plan.slots);
     for trouble in &plan.troubles {
         let _ = writeln!(text, "  fault {trouble:?}");
     }

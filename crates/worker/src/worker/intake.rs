@@ -148,8 +148,8 @@ enum SortedMessage {
     Run(Arc<Message>, Arc<Task>),
     /// It may run when it has a slot of a rate that all workers share.
     Ask(Arc<Message>, Arc<Task>),
-    /// Not before then: its slot of the rate of this task, or (`None`) its own ETA. Without a `slot`
-    /// it asks for one then.
+    /// Not before then: its slot of the rate of this task, or (`None`) its own ETA. Without a
+    /// `slot` it asks for one then.
     Later { due: SystemTime, paced: Option<Arc<str>>, slot: bool },
     /// It shall not run.
     Unrun(Arc<Message>, UnrunReason),
