@@ -21,10 +21,10 @@ pub enum Stop {
 /// Tells a running handler that nobody wants its result any more: its attempt timed out, or the job
 /// is being cancelled. Clones are one token.
 #[derive(Clone, Debug, Default)]
-pub struct CancelToken(Arc<Inner>);
+pub struct CancelToken(Arc<TokenState>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct TokenState {
     cancelled: AtomicBool,
     wake: Notify,
 }

@@ -9,6 +9,7 @@
 //! processes.
 
 mod call;
+mod closed;
 mod gather;
 mod handle;
 mod inbox;
@@ -35,19 +36,20 @@ use crate::{
     block_on::block_on,
     cancel::CancelToken,
     clock::Clock,
-    engine::{self, Engine, EngineConfig, Lanes, Running, Summary},
+    engine::{self, Engine, EngineConfig, Lanes, Running},
     error::TaskError,
     event::Event,
     gate::GateConfig,
     lane::{AsyncHandler, IntoOutcome, Lane, Stop, SyncHandler, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
     retry::RetryPolicy,
-    sink::Sink,
     source::queue::{SendError, Sender, queue},
     task::LaneKind,
     watch::{Counts, Hub},
 };
-use call::{Coming, Inside, Plain, Slot, Tally, Ticket, Work};
+use call::{CallWork, Coming, Inside, Plain, Slot, Tally, Ticket};
+use closed::Settle;
 
+pub use closed::Closed;
 pub use gather::{AsCompletedHandles, Gather, GatherAll, as_completed, gather, gather_all};
 pub use handle::TaskHandle;
 pub use isolated::Isolated;
@@ -95,9 +97,9 @@ static NEXT_POOL: AtomicU64 = AtomicU64::new(1);
 /// - Callable from blocking code, from async code (await the handles) and inside a runtime that
 ///   already runs: the pool has threads of its own.
 #[derive(Clone)]
-pub struct Executor(Arc<Pool>);
+pub struct Executor(Arc<ExecutorPool>);
 
-struct Pool {
+struct ExecutorPool {
     number: u64,
     settings: ExecutorBuilder,
     runtime: Option<Runtime>,
@@ -215,7 +217,7 @@ impl ExecutorBuilder {
             .thread_name("longshore")
             .build()
             .unwrap_or_else(|error| panic!("no threads for an async runtime: {error}"));
-        Executor(Arc::new(Pool {
+        Executor(Arc::new(ExecutorPool {
             number: NEXT_POOL.fetch_add(1, Ordering::Relaxed),
             settings: self,
             runtime: Some(runtime),
@@ -330,7 +332,7 @@ impl Executor {
         self.0.tally.counts()
     }
 
-    fn submit<R: Send + 'static>(&self, lane: LaneKind, work: Work<R>) -> TaskHandle<R> {
+    fn submit<R: Send + 'static>(&self, lane: LaneKind, work: CallWork<R>) -> TaskHandle<R> {
         let pool = &self.0;
         let slot = Slot::new(pool.number, work, pool.tally.clone());
         let handle = TaskHandle::new(slot.clone(), pool.runtime().handle().clone());
@@ -339,7 +341,7 @@ impl Executor {
         let refused = match sender.as_ref().map(|sender| sender.try_send(ticket)) {
             Some(Ok(())) => return handle,
             Some(Err(SendError::Full(_))) => pool.full(lane),
-            Some(Err(SendError::Closed(_))) | None => Pool::no_more(),
+            Some(Err(SendError::Closed(_))) | None => ExecutorPool::no_more(),
         };
         // The ticket has been dropped, and with it the work; this says why.
         slot.refuse(refused);
@@ -358,7 +360,7 @@ pub struct Threads<'a> {
 impl Threads<'_> {
     /// Submits a function; never blocks. The handle waits for what it returns.
     pub fn submit<R: Send + 'static>(self, function: impl FnOnce() -> R + Send + 'static) -> TaskHandle<R> {
-        self.pool.submit(self.lane, Work::Plain(Box::new(move |_| Ok(function()))))
+        self.pool.submit(self.lane, CallWork::Plain(Box::new(move |_| Ok(function()))))
     }
 
     /// Submits a function that may fail, and that is told through its token when nobody wants its
@@ -369,7 +371,7 @@ impl Threads<'_> {
         A: IntoOutcome<R>,
     {
         let plain: Plain<R> = Box::new(move |token| into_ended(function(token)));
-        self.pool.submit(self.lane, Work::Plain(plain))
+        self.pool.submit(self.lane, CallWork::Plain(plain))
     }
 
     /// Runs a function over an input: lazily, in order, looking ahead no further than the lane can
@@ -426,7 +428,7 @@ impl Futures<'_> {
     /// Submits a future; never blocks. It is first polled when the lane has a free place.
     pub fn submit<R: Send + 'static>(self, future: impl Future<Output = R> + Send + 'static) -> TaskHandle<R> {
         let coming: Coming<R> = future.map(Ok).boxed();
-        self.0.submit(LaneKind::Async, Work::Async(coming))
+        self.0.submit(LaneKind::Async, CallWork::Async(coming))
     }
 
     /// Submits a future that may fail.
@@ -435,7 +437,7 @@ impl Futures<'_> {
         R: Send + 'static,
         A: IntoOutcome<R> + 'static,
     {
-        self.0.submit(LaneKind::Async, Work::Async(future.map(into_ended).boxed()))
+        self.0.submit(LaneKind::Async, CallWork::Async(future.map(into_ended).boxed()))
     }
 
     /// Runs an async function over an input: lazily, in order, looking ahead no further than the
@@ -472,7 +474,7 @@ fn into_ended<R, A: IntoOutcome<R>>(answer: A) -> Result<R, TaskError> {
     }
 }
 
-impl Pool {
+impl ExecutorPool {
     fn runtime(&self) -> &Runtime {
         self.runtime.as_ref().unwrap_or_else(|| unreachable!("the runtime is taken only by drop"))
     }
@@ -584,60 +586,11 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
+impl Drop for ExecutorPool {
     fn drop(&mut self) {
         self.cancel();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
-    }
-}
-
-/// Tells calls how they ended, where they do not know: timed out, cancelled, lost.
-struct Settle;
-
-impl Sink<Arc<Ticket>, ()> for Settle {
-    fn accept<'a>(
-        &'a mut self,
-        batch: &'a mut Vec<crate::Finished<Arc<Ticket>, ()>>,
-        room: &'a crate::sink::Room,
-    ) -> BoxFuture<'a, Result<(), crate::SinkError>> {
-        let count = batch.len();
-        for finished in batch.drain(..) {
-            if let (Some(error), Some(ticket)) = (finished.outcome.error(), &finished.task.payload) {
-                ticket.0.settle(error);
-            }
-        }
-        room.release(count);
-        std::future::ready(Ok(())).boxed()
-    }
-
-    fn close(&mut self) -> BoxFuture<'_, Result<(), crate::SinkError>> {
-        std::future::ready(Ok(())).boxed()
-    }
-}
-
-/// Summary of an executor.
-#[derive(Clone, Debug, Default)]
-pub struct Closed {
-    /// Counts of calls. A chunk of [`map`](Threads::map) is one call.
-    pub counts: Counts,
-    /// Calls that failed and whose error nobody read.
-    pub unread: u64,
-    /// The first of these errors.
-    pub first_unread: Option<TaskError>,
-    /// Each lane that was used: times, throughput, what each worker did.
-    pub lanes: Vec<(LaneKind, Summary)>,
-}
-
-impl Closed {
-    /// Calls that ended well.
-    pub fn ok(&self) -> u64 {
-        self.counts.ok
-    }
-
-    /// Calls that ended in any other way.
-    pub fn failed(&self) -> u64 {
-        self.counts.not_ok()
     }
 }

@@ -67,7 +67,7 @@ use run::{Part, Run};
 use stage::{QUEUE, Setup};
 
 pub use meter::Kind;
-pub use outputs::{IntoIter, Outputs};
+pub use outputs::{Collected, IntoIter, Outputs};
 pub use report::{Bottleneck, Report, StageReport};
 pub use run::{Failure, Reporter, RunningPipeline};
 pub use stage::{DeadLetter, OnError, Stage};
@@ -532,34 +532,6 @@ impl<T: Send + 'static> IntoIterator for Pipeline<T> {
         });
         let Some(outputs) = reader else { unreachable!("it was just made") };
         IntoIter::new(outputs, runtime)
-    }
-}
-
-/// All outputs, and the report.
-#[derive(Debug)]
-pub struct Collected<T> {
-    /// The outputs that left the last stage.
-    pub outputs: Vec<T>,
-    /// The report.
-    pub report: Report,
-}
-
-impl<T> Collected<T> {
-    /// The outputs, if nothing stopped the pipeline.
-    ///
-    /// # Errors
-    /// What stopped it: which stage, which item, which error.
-    pub fn results(self) -> Result<Vec<T>, Failure> {
-        match self.report.failure {
-            Some(failure) => Err(failure),
-            None if self.report.cancelled => Err(Failure {
-                stage: "pipeline".to_owned(),
-                number: 0,
-                attempts: 0,
-                error: crate::TaskError::new("cancelled", "stopped before it ended"),
-            }),
-            None => Ok(self.outputs),
-        }
     }
 }
 

@@ -47,11 +47,11 @@ const POLLS: usize = 4;
 pub(crate) struct Helm<O> {
     state: AtomicUsize,
     /// Locked by whoever set `RUNNING`; by others only when nobody can set it any more.
-    work: Mutex<Work<O>>,
+    work: Mutex<HelmWork<O>>,
     task: AtomicWaker,
 }
 
-enum Work<O> {
+enum HelmWork<O> {
     Going(BoxFuture<'static, O>),
     Over(thread::Result<O>),
     Gone,
@@ -59,7 +59,7 @@ enum Work<O> {
 
 impl<O: Send + 'static> Helm<O> {
     pub(super) fn new(work: impl Future<Output = O> + Send + 'static) -> Arc<Self> {
-        Arc::new(Self { state: AtomicUsize::new(WOKEN), work: Mutex::new(Work::Going(Box::pin(work))), task: AtomicWaker::new() })
+        Arc::new(Self { state: AtomicUsize::new(WOKEN), work: Mutex::new(HelmWork::Going(Box::pin(work))), task: AtomicWaker::new() })
     }
 
     /// Returns what the runtime has to run. Panics where the work does.
@@ -94,7 +94,7 @@ impl<O: Send + 'static> Helm<O> {
             self.poll(&mut Context::from_waker(&waker));
             let before = self.state.fetch_and(!RUNNING, Ordering::AcqRel);
             if before & CLOSED != 0 {
-                *self.work.lock() = Work::Gone;
+                *self.work.lock() = HelmWork::Gone;
             }
             if before & (WOKEN | HELD | CLOSED) != WOKEN {
                 return;
@@ -105,13 +105,13 @@ impl<O: Send + 'static> Helm<O> {
 
     fn poll(&self, cx: &mut Context<'_>) {
         let mut work = self.work.lock();
-        let Work::Going(future) = &mut *work else { return };
+        let HelmWork::Going(future) = &mut *work else { return };
         let output = match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
             Ok(Poll::Pending) => return,
             Ok(Poll::Ready(output)) => Ok(output),
             Err(panic) => Err(panic),
         };
-        *work = Work::Over(output);
+        *work = HelmWork::Over(output);
         drop(work);
         self.state.fetch_or(OVER, Ordering::AcqRel);
         self.task.wake();
@@ -121,9 +121,9 @@ impl<O: Send + 'static> Helm<O> {
         if self.state.load(Ordering::Acquire) & OVER == 0 {
             return None;
         }
-        match std::mem::replace(&mut *self.work.lock(), Work::Gone) {
-            Work::Over(output) => Some(output),
-            Work::Going(_) | Work::Gone => None,
+        match std::mem::replace(&mut *self.work.lock(), HelmWork::Gone) {
+            HelmWork::Over(output) => Some(output),
+            HelmWork::Going(_) | HelmWork::Gone => None,
         }
     }
 }
@@ -165,7 +165,7 @@ impl<O: Send + 'static> Future for Task<O> {
 impl<O: Send + 'static> Drop for Task<O> {
     fn drop(&mut self) {
         if self.0.state.fetch_or(CLOSED, Ordering::AcqRel) & RUNNING == 0 {
-            let work = std::mem::replace(&mut *self.0.work.lock(), Work::Gone);
+            let work = std::mem::replace(&mut *self.0.work.lock(), HelmWork::Gone);
             drop(work);
         }
     }

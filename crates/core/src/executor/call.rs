@@ -39,7 +39,7 @@ pub(super) type Plain<R> = Box<dyn FnOnce(&CancelToken) -> Ended<R> + Send>;
 pub(super) type Coming<R> = BoxFuture<'static, Ended<R>>;
 
 /// The work of a call.
-pub(super) enum Work<R> {
+pub(super) enum CallWork<R> {
     Plain(Plain<R>),
     Async(Coming<R>),
     /// In a child process, or on its way there.
@@ -139,14 +139,14 @@ impl Drop for Ticket {
 
 /// The shared state of a call.
 pub(super) struct Slot<R> {
-    state: Mutex<State<R>>,
+    state: Mutex<CallProgress<R>>,
     /// Which executor runs it.
     pub(super) pool: u64,
     pub(super) tally: Arc<Tally>,
 }
 
-struct State<R> {
-    work: Option<Work<R>>,
+struct CallProgress<R> {
+    work: Option<CallWork<R>>,
     /// Place of the result until it is read.
     ended: Option<Ended<R>>,
     done: bool,
@@ -163,9 +163,9 @@ struct State<R> {
 }
 
 impl<R: Send + 'static> Slot<R> {
-    pub(super) fn new(pool: u64, work: Work<R>, tally: Arc<Tally>) -> Arc<Self> {
+    pub(super) fn new(pool: u64, work: CallWork<R>, tally: Arc<Tally>) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(State {
+            state: Mutex::new(CallProgress {
                 work: Some(work),
                 ended: None,
                 done: false,
@@ -182,7 +182,7 @@ impl<R: Send + 'static> Slot<R> {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<R>> {
+    fn lock(&self) -> MutexGuard<'_, CallProgress<R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -226,7 +226,7 @@ impl<R: Send + 'static> Slot<R> {
 
     /// Neither taken by anybody nor ended.
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(self.lock().work, Some(Work::Plain(_) | Work::Async(_)))
+        matches!(self.lock().work, Some(CallWork::Plain(_) | CallWork::Async(_)))
     }
 
     /// The result, once; otherwise the waker is told when there is one.
@@ -282,10 +282,10 @@ impl<R: Send + 'static> Slot<R> {
     /// The future of the work if there is some, ended from outside by [`cancel`](Slot::cancel).
     pub(super) fn take_async(&self) -> Option<BoxFuture<'static, Ended<R>>> {
         let mut state = self.lock();
-        if !matches!(state.work, Some(Work::Async(_))) {
+        if !matches!(state.work, Some(CallWork::Async(_))) {
             return None;
         }
-        let Some(Work::Async(future)) = state.work.take() else { return None };
+        let Some(CallWork::Async(future)) = state.work.take() else { return None };
         let (abort, registration) = AbortHandle::new_pair();
         state.abort = Some(abort);
         drop(state);
@@ -307,13 +307,13 @@ impl<R: Send + 'static> Slot<R> {
     pub(super) fn run_plain(&self) -> bool {
         let (plain, token) = {
             let mut state = self.lock();
-            if !matches!(state.work, Some(Work::Plain(_))) {
+            if !matches!(state.work, Some(CallWork::Plain(_))) {
                 return false;
             }
-            let Some(Work::Plain(plain)) = state.work.take() else { return false };
+            let Some(CallWork::Plain(plain)) = state.work.take() else { return false };
             (plain, state.token.clone())
         };
-        let _inside = Inside::enter(self.pool, Place::Thread);
+        let _inside = Inside::enter(self.pool, CallerPlace::Thread);
         let ended = catch_unwind(AssertUnwindSafe(|| plain(&token)));
         let ended = ended.unwrap_or_else(|panic| Err(TaskError::new("panicked", panic_text(&*panic))));
         // With whatever error a function stops that was asked to.
@@ -379,7 +379,7 @@ impl<R: Send + 'static> Call for Slot<R> {
 
 /// Executor whose code this thread runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
+pub(super) enum CallerPlace {
     /// On a thread of its own: it may block.
     Thread,
     /// In a loop of the async lane, which it must not block.
@@ -387,19 +387,19 @@ pub(super) enum Place {
 }
 
 thread_local! {
-    static INSIDE: Cell<Option<(u64, Place)>> = const { Cell::new(None) };
+    static INSIDE: Cell<Option<(u64, CallerPlace)>> = const { Cell::new(None) };
 }
 
 /// Marks this thread as working for an executor, as long as it lives.
-pub(super) struct Inside(Option<(u64, Place)>);
+pub(super) struct Inside(Option<(u64, CallerPlace)>);
 
 impl Inside {
-    pub(super) fn enter(pool: u64, place: Place) -> Self {
+    pub(super) fn enter(pool: u64, place: CallerPlace) -> Self {
         Self(INSIDE.replace(Some((pool, place))))
     }
 
     /// Returns true if this thread works for that executor now.
-    pub(super) fn of(pool: u64) -> Option<Place> {
+    pub(super) fn of(pool: u64) -> Option<CallerPlace> {
         INSIDE.get().filter(|(inside, _)| *inside == pool).map(|(_, place)| place)
     }
 }
@@ -417,7 +417,7 @@ impl Drop for Inside {
 /// In a loop of its async lane, which would have to do what it waits for.
 pub(super) fn block_for<O>(pool: u64, tally: &Arc<Tally>, what: &str, future: impl Future<Output = O>) -> O {
     let place = Inside::of(pool);
-    assert!(place != Some(Place::Loop), "{what} inside an async task would block the loop that it waits for; use its async form");
+    assert!(place != Some(CallerPlace::Loop), "{what} inside an async task would block the loop that it waits for; use its async form");
     let mut future = std::pin::pin!(future);
     // What is there already costs nothing.
     if let Poll::Ready(output) = future.as_mut().poll(&mut TaskContext::from_waker(Waker::noop())) {
@@ -437,7 +437,7 @@ impl<F: Future + Unpin> Future for InPool<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<F::Output> {
-        let _inside = Inside::enter(self.pool, Place::Loop);
+        let _inside = Inside::enter(self.pool, CallerPlace::Loop);
         Pin::new(&mut self.work).poll(cx)
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     block_on::{block_on, block_on_until},
     error::TaskError,
     executor::{
-        call::{Ended, InPool, Inside, Place, Slot, block_for},
+        call::{CallerPlace, Ended, InPool, Inside, Slot, block_for},
         inbox::Inbox,
     },
     sink::collect::Late,
@@ -65,13 +65,13 @@ impl<R: Send + 'static> TaskHandle<R> {
     /// for (there, await the handle).
     pub fn wait(mut self) -> Result<R, TaskError> {
         match Inside::of(self.slot.pool) {
-            Some(Place::Loop) if !self.slot.is_done() => {
+            Some(CallerPlace::Loop) if !self.slot.is_done() => {
                 return Err(TaskError::new(
                     "deadlock",
                     "wait() inside an async task would block the loop that it waits for; await the handle instead",
                 ));
             }
-            Some(Place::Thread) => {
+            Some(CallerPlace::Thread) => {
                 self.help();
             }
             _ => {}
@@ -107,7 +107,7 @@ impl<R: Send + 'static> TaskHandle<R> {
     /// `false`: there was nothing to help with.
     pub(super) fn help(&self) -> bool {
         match Inside::of(self.slot.pool) {
-            Some(Place::Thread) => {
+            Some(CallerPlace::Thread) => {
                 if let Some(future) = self.slot.take_async() {
                     let _runtime = self.runtime.enter();
                     self.slot.complete(block_on(future));
@@ -115,7 +115,7 @@ impl<R: Send + 'static> TaskHandle<R> {
                 }
                 self.slot.run_plain()
             }
-            Some(Place::Loop) => {
+            Some(CallerPlace::Loop) => {
                 // Not here, where it would hold up the loop: as a task of the runtime, which needs
                 // no place in the lane.
                 let Some(future) = self.slot.take_async() else { return false };

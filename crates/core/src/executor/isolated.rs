@@ -10,8 +10,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Executor, Part, Pool, Started, TaskHandle,
-    call::{Ended, Slot, Work},
+    Executor, ExecutorPool, Part, Started, TaskHandle,
+    call::{CallWork, Ended, Slot},
     into_ended,
     map::{Chunk, Map},
 };
@@ -168,7 +168,7 @@ impl<T: Send + 'static, R: Send + 'static> Isolated<T, R> {
         answer: impl FnOnce(Ended<(Vec<Outcome<R>>, Duration)>) -> Ended<X> + Send + 'static,
     ) -> TaskHandle<X> {
         let pool = &self.pool.0;
-        let slot = Slot::new(pool.number, Work::Elsewhere, pool.tally.clone());
+        let slot = Slot::new(pool.number, CallWork::Elsewhere, pool.tally.clone());
         let handle = TaskHandle::new(slot.clone(), pool.runtime().handle().clone());
         let sender = if pool.is_closed() { None } else { self.engine.sender() };
         // Under the lock from the number to the queue, so that both count alike.
@@ -182,7 +182,7 @@ impl<T: Send + 'static, R: Send + 'static> Isolated<T, R> {
                 return handle;
             }
             Some(Err(SendError::Full(_))) => pool.full(LaneKind::Process),
-            Some(Err(SendError::Closed(_))) | None => Pool::no_more(),
+            Some(Err(SendError::Closed(_))) | None => ExecutorPool::no_more(),
         };
         calls.waiting.remove(&number);
         drop(calls);

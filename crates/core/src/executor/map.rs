@@ -21,7 +21,7 @@ use crate::{
     error::TaskError,
     executor::{
         Executor, TaskHandle,
-        call::{Work, block_for},
+        call::{CallWork, block_for},
         inbox::Inbox,
     },
     lane::{isolated::MOST as BATCH, panic_text},
@@ -200,7 +200,7 @@ where
         let function = Arc::new(function);
         let start = Box::new(move |pool: &Executor, items: Vec<I::Item>| {
             let function = function.clone();
-            pool.submit(lane, Work::Plain(Box::new(move |token| Ok(run(&*function, items, || token.is_cancelled())))))
+            pool.submit(lane, CallWork::Plain(Box::new(move |token| Ok(run(&*function, items, || token.is_cancelled())))))
         });
         Self::new(pool, lane, inputs, start, None)
     }
@@ -223,7 +223,7 @@ where
                 };
                 Ok(Chunk::of_one(ended))
             };
-            pool.submit(LaneKind::Async, Work::Async(Box::pin(work)))
+            pool.submit(LaneKind::Async, CallWork::Async(Box::pin(work)))
         });
         Self::new(pool, LaneKind::Async, inputs, start, Some(1))
     }

@@ -4,7 +4,7 @@ use std::sync::{Weak, atomic::Ordering};
 
 use futures_util::{FutureExt, future::BoxFuture};
 
-use super::{Executor, Pool};
+use super::{Executor, ExecutorPool};
 use crate::{
     event::{Event, Phase},
     task::LaneKind,
@@ -36,7 +36,7 @@ impl Executor {
 /// An engine of a pool, as far as a view needs it.
 type Asked = (LaneKind, BoxFuture<'static, Option<View>>);
 
-impl Pool {
+impl ExecutorPool {
     fn parts(&self) -> Vec<Asked> {
         self.each(|part| {
             let (lane, engine) = (part.lane(), part.engine().clone());
@@ -86,7 +86,7 @@ async fn look(parts: Vec<Asked>, mut view: View) -> View {
     view
 }
 
-struct OfPool(Weak<Pool>);
+struct OfPool(Weak<ExecutorPool>);
 
 impl Steer for OfPool {
     fn steer(&self, command: Command) -> Result<(), Unsupported> {

@@ -61,13 +61,13 @@ const SAMPLE: u64 = 256;
 
 /// The async lane.
 pub struct AsyncLane<T, R> {
-    shared: Arc<Shared<T, R>>,
+    shared: Arc<LoopShared<T, R>>,
     watchdog: Option<watchdog::Watchdog>,
 }
 
-struct Shared<T, R> {
+struct LoopShared<T, R> {
     queue: Mutex<Queue<T>>,
-    loops: Vec<Seat>,
+    loops: Vec<LoopSeat>,
     epoch: Stamp,
     outbox: Outbox<T, R>,
 }
@@ -81,7 +81,7 @@ struct Queue<T> {
 }
 
 /// What others may know of a loop.
-struct Seat {
+struct LoopSeat {
     waker: AtomicWaker,
     state: Arc<LoopState>,
 }
@@ -117,9 +117,9 @@ impl<T: Send + 'static, R: Send + 'static> AsyncLane<T, R> {
     /// Starts the lane on this runtime, with a loop for each of its threads.
     pub fn new(handler: AsyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock, runtime: &Handle) -> Self {
         let loops = runtime.metrics().num_workers().max(1);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LoopShared {
             queue: Mutex::new(Queue { attempts: VecDeque::new(), stop: None, closed: false, idle: vec![false; loops] }),
-            loops: (0..loops).map(|_| Seat { waker: AtomicWaker::new(), state: Arc::default() }).collect(),
+            loops: (0..loops).map(|_| LoopSeat { waker: AtomicWaker::new(), state: Arc::default() }).collect(),
             epoch: clock.now().into(),
             outbox,
         });
@@ -157,7 +157,7 @@ impl<T: Send + 'static, R: Send + 'static> AsyncLane<T, R> {
     }
 }
 
-impl<T, R> Shared<T, R> {
+impl<T, R> LoopShared<T, R> {
     /// Wakes a sleeping loop if work lies in the queue: the awake ones may be held up.
     fn wake_idle(&self) {
         let mut queue = self.queue.lock();
@@ -277,7 +277,7 @@ enum End {
 }
 
 /// One attempt that is pending.
-struct Running<T, R> {
+struct RunningAttempt<T, R> {
     /// Away as soon as it has ended.
     future: Option<BoxFuture<'static, Outcome<R>>>,
     task: EngineTask<T>,
@@ -289,7 +289,7 @@ struct Running<T, R> {
     cpu: Option<Duration>,
 }
 
-impl<T, R> Running<T, R> {
+impl<T, R> RunningAttempt<T, R> {
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Option<Outcome<R>> {
         if let Some(end) = self.end {
             let outcome = match end {
@@ -366,11 +366,11 @@ fn poll_future<R>(
 struct Loop<T, R> {
     index: usize,
     state: Arc<LoopState>,
-    shared: Arc<Shared<T, R>>,
+    shared: Arc<LoopShared<T, R>>,
     handler: AsyncHandler<T, R>,
     watch: Stopwatch,
     fresh: VecDeque<Attempt<T>>,
-    pending: Pending<Running<T, R>>,
+    pending: Pending<RunningAttempt<T, R>>,
     done: Vec<Finished<T, R>>,
     /// No pending attempt has a deadline before this.
     earliest: Option<Stamp>,
@@ -468,7 +468,7 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
             };
             poll_future(&mut future, &mut cpu, make, over, &mut TaskContext::from_waker(self.pending.waker(place)));
             if let Some(task) = waiting {
-                let running = Running { future, task, started, end: None, token, cpu };
+                let running = RunningAttempt { future, task, started, end: None, token, cpu };
                 if let Some(deadline) = running.deadline() {
                     self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
                 }

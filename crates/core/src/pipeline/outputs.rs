@@ -12,10 +12,11 @@ use futures_util::Stream;
 
 use crate::{
     block_on::block_on,
+    error::TaskError,
     pipeline::{
         queue::{Ask, Batch, Queue, Taken},
         report::Report,
-        run::{Halt, Run},
+        run::{Failure, Halt, Run},
     },
 };
 
@@ -133,6 +134,34 @@ impl<T> Drop for IntoIter<T> {
         if let Some(runtime) = self.runtime.take() {
             // A source that blocks for ever on a thread of the runtime must not keep us.
             runtime.shutdown_background();
+        }
+    }
+}
+
+/// All outputs, and the report.
+#[derive(Debug)]
+pub struct Collected<T> {
+    /// The outputs that left the last stage.
+    pub outputs: Vec<T>,
+    /// The report.
+    pub report: Report,
+}
+
+impl<T> Collected<T> {
+    /// The outputs, if nothing stopped the pipeline.
+    ///
+    /// # Errors
+    /// What stopped it: which stage, which item, which error.
+    pub fn results(self) -> Result<Vec<T>, Failure> {
+        match self.report.failure {
+            Some(failure) => Err(failure),
+            None if self.report.cancelled => Err(Failure {
+                stage: "pipeline".to_owned(),
+                number: 0,
+                attempts: 0,
+                error: TaskError::new("cancelled", "stopped before it ended"),
+            }),
+            None => Ok(self.outputs),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The queue in front of a stage: strictly bounded, and moved through in batches, a batch under one
 //! lock.
 //!
-//! Both sides wait in a [`Line`]. Whoever can be served is called one at a time: the one who was
+//! Both sides wait in a [`CallLine`]. Whoever can be served is called one at a time: the one who was
 //! called looks, takes its share, and calls the next if there is still something to be had. So a
 //! batch of tiny items wakes one taker, a batch of long ones as many as there are items. Givers are
 //! called when the queue has fallen to half, so that batches stay big, or at once by a taker whose
@@ -21,11 +21,11 @@ pub(super) type Batch<T> = VecDeque<(u64, T)>;
 
 /// A bounded queue between any number of givers and takers.
 pub(super) struct Queue<T> {
-    state: Mutex<State<T>>,
+    state: Mutex<QueueItems<T>>,
     capacity: usize,
 }
 
-struct State<T> {
+struct QueueItems<T> {
     items: Batch<T>,
     /// Items that were taken so far: the index of the next one.
     taken: u64,
@@ -40,8 +40,8 @@ struct State<T> {
     keeps: bool,
     /// Items that were refused or put back because of a stop.
     refused: u64,
-    takers: Line,
-    givers: Line,
+    takers: CallLine,
+    givers: CallLine,
 }
 
 /// Wish of a taker.
@@ -86,7 +86,7 @@ impl<T> Queue<T> {
     /// A queue of this capacity for so many takers, of whom the first has handed on nothing yet.
     /// `window`: how many items may be taken and not released.
     pub(super) fn new(capacity: usize, takers: usize, window: Option<usize>) -> Arc<Self> {
-        let state = State {
+        let state = QueueItems {
             items: VecDeque::new(),
             taken: 0,
             released: 0,
@@ -95,8 +95,8 @@ impl<T> Queue<T> {
             stopped: false,
             keeps: false,
             refused: 0,
-            takers: Line::new(takers),
-            givers: Line::new(0),
+            takers: CallLine::new(takers),
+            givers: CallLine::new(0),
         };
         Arc::new(Self { state: Mutex::new(state), capacity: capacity.max(1) })
     }
@@ -264,7 +264,7 @@ impl<T> Queue<T> {
     }
 }
 
-impl<T> State<T> {
+impl<T> QueueItems<T> {
     #[inline]
     fn room_ahead(&self) -> usize {
         // `taken` may have been put back below `released`.
@@ -278,39 +278,39 @@ impl<T> State<T> {
 /// As long as somebody waits who could be served, somebody is called and has not come yet; whoever
 /// is called comes, looks, and the queue then calls the next. That is why no wake-up is lost, and
 /// why there are not more of them than needed.
-struct Line {
-    seats: Vec<Seat>,
+struct CallLine {
+    seats: Vec<CallState>,
     waiting: usize,
     called: usize,
 }
 
-enum Seat {
+enum CallState {
     Away,
     Waiting(Waker),
     Called,
 }
 
-impl Line {
+impl CallLine {
     fn new(seats: usize) -> Self {
-        Self { seats: (0..seats).map(|_| Seat::Away).collect(), waiting: 0, called: 0 }
+        Self { seats: (0..seats).map(|_| CallState::Away).collect(), waiting: 0, called: 0 }
     }
 
     fn enter(&mut self) -> usize {
-        self.seats.push(Seat::Away);
+        self.seats.push(CallState::Away);
         self.seats.len() - 1
     }
 
     #[inline]
     fn arrive(&mut self, who: usize) {
-        match std::mem::replace(&mut self.seats[who], Seat::Away) {
-            Seat::Away => {}
-            Seat::Waiting(_) => self.waiting -= 1,
-            Seat::Called => self.called -= 1,
+        match std::mem::replace(&mut self.seats[who], CallState::Away) {
+            CallState::Away => {}
+            CallState::Waiting(_) => self.waiting -= 1,
+            CallState::Called => self.called -= 1,
         }
     }
 
     fn wait(&mut self, who: usize, waker: &Waker) {
-        self.seats[who] = Seat::Waiting(waker.clone());
+        self.seats[who] = CallState::Waiting(waker.clone());
         self.waiting += 1;
     }
 
@@ -320,10 +320,10 @@ impl Line {
         if self.waiting == 0 || self.called > 0 {
             return None;
         }
-        self.seats.iter_mut().find(|seat| matches!(seat, Seat::Waiting(_))).and_then(|seat| {
+        self.seats.iter_mut().find(|seat| matches!(seat, CallState::Waiting(_))).and_then(|seat| {
             (self.waiting, self.called) = (self.waiting - 1, self.called + 1);
-            match std::mem::replace(seat, Seat::Called) {
-                Seat::Waiting(waker) => Some(waker),
+            match std::mem::replace(seat, CallState::Called) {
+                CallState::Waiting(waker) => Some(waker),
                 _ => None,
             }
         })
@@ -332,8 +332,8 @@ impl Line {
     fn call_all(&mut self) -> Vec<Waker> {
         let mut all = Vec::with_capacity(self.waiting);
         for seat in &mut self.seats {
-            if matches!(seat, Seat::Waiting(_))
-                && let Seat::Waiting(waker) = std::mem::replace(seat, Seat::Called)
+            if matches!(seat, CallState::Waiting(_))
+                && let CallState::Waiting(waker) = std::mem::replace(seat, CallState::Called)
             {
                 all.push(waker);
             }

@@ -90,14 +90,14 @@ pub(super) struct Run {
     pub(super) events: Hub<Event>,
     clock: Clock,
     began: Instant,
-    inner: Mutex<Inner>,
+    inner: Mutex<RunEnd>,
     /// Threads that sleep out a pause.
     pause: StdMutex<()>,
     pauses: Condvar,
 }
 
 #[derive(Default)]
-struct Inner {
+struct RunEnd {
     failure: Option<Failure>,
     wall: Option<Duration>,
     stages: Vec<(Arc<Meter>, Option<Arc<dyn Stops>>)>,

@@ -35,7 +35,7 @@ use crate::{
         threads::Grip,
     },
 };
-use line::Line;
+use line::OutputLine;
 use polls::{conclude, drop_future, drop_in_place, poll_new, poll_on, settle};
 
 /// Turns in one poll before the loop lets other tasks of its thread go on.
@@ -66,7 +66,7 @@ where
         guard: post.guard(),
         part: Some(post.run.part()),
         grip: Grip::new(post.meter.queue),
-        line: ordered.then(Line::default),
+        line: ordered.then(OutputLine::default),
         window: (workers + post.meter.queue) as u64,
         pace: rate.map(Pace::new),
         rng: fastrand::Rng::with_seed(post.seed),
@@ -102,7 +102,7 @@ enum Idle {
 }
 
 /// One item that is being worked on.
-struct Running<T, Fut> {
+struct RunningItem<T, Fut> {
     /// `None` inside while it waits for its next attempt.
     future: Pin<Box<Option<Fut>>>,
     index: u64,
@@ -123,12 +123,12 @@ struct Loop<T, V, F, Fut, A> {
     bell: Arc<AtomicWaker>,
     grip: Grip,
     /// The line in which order is kept, where it is.
-    line: Option<Line<V>>,
+    line: Option<OutputLine<V>>,
     /// Number of items that may be started whose outputs are not next in line.
     window: u64,
     pace: Option<Pace>,
     rng: fastrand::Rng,
-    pending: Pending<Running<T, Fut>>,
+    pending: Pending<RunningItem<T, Fut>>,
     running: usize,
     /// Of those, how many wait for their next attempt.
     resting: usize,
@@ -313,7 +313,7 @@ where
             },
             |running, outcome| {
                 ended += 1;
-                let Running { future, index, tried, .. } = running;
+                let RunningItem { future, index, tried, .. } = running;
                 spare.push(future);
                 let output = conclude(post, tried, outcome, ok);
                 match line {
@@ -478,7 +478,7 @@ where
         let index = self.next;
         self.next += 1;
         let due = self.post.rules.timeout.and_then(|limit| now.checked_add(limit));
-        let mut running = Running { future, index, tried, taken: now, started: now, due, resting: false };
+        let mut running = RunningItem { future, index, tried, taken: now, started: now, due, resting: false };
         let Self { post, grip, rng, resting, .. } = self;
         let ended = polled.and_then(|outcome| {
             if outcome.is_ok() && grip.is_tiny() {

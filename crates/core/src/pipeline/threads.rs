@@ -155,7 +155,7 @@ struct Worker<T: Send + 'static, V: Send + 'static> {
     rng: fastrand::Rng,
     grip: Grip,
     context: Context,
-    runner: Option<runner::Seat<T, V>>,
+    runner: Option<runner::SecondThread<T, V>>,
     chunk: Batch<T>,
     out: Batch<V>,
     guard: Guard,

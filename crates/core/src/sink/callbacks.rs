@@ -71,22 +71,22 @@ impl Panics {
 
 /// The sink of a job in this process.
 pub struct Callbacks<T, R> {
-    shared: Arc<Shared<T, R>>,
+    shared: Arc<CallbackThreads<T, R>>,
     handlers: usize,
     threaded: bool,
     strikes: u32,
 }
 
-struct Shared<T, R> {
+struct CallbackThreads<T, R> {
     callback: Option<OnTaskComplete<T, R>>,
     then: Option<Then<T, R>>,
     panics: Arc<Panics>,
-    state: Mutex<State<T, R>>,
+    state: Mutex<CallbackQueue<T, R>>,
     wake: Condvar,
     idle: Notify,
 }
 
-struct State<T, R> {
+struct CallbackQueue<T, R> {
     queue: VecDeque<Finished<T, R>>,
     room: Option<Room>,
     busy: usize,
@@ -102,11 +102,18 @@ impl<T: Send + 'static, R: Send + 'static> Callbacks<T, R> {
     pub fn new(callback: Option<OnTaskComplete<T, R>>, then: Option<Then<T, R>>, handlers: usize, panics: Arc<Panics>) -> Self {
         let threaded = callback.is_some();
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(CallbackThreads {
                 callback,
                 then,
                 panics,
-                state: Mutex::new(State { queue: VecDeque::new(), room: None, busy: 0, threads: Vec::new(), closed: false, prompt: 0 }),
+                state: Mutex::new(CallbackQueue {
+                    queue: VecDeque::new(),
+                    room: None,
+                    busy: 0,
+                    threads: Vec::new(),
+                    closed: false,
+                    prompt: 0,
+                }),
                 wake: Condvar::new(),
                 idle: Notify::new(),
             }),
@@ -150,8 +157,8 @@ impl<T: Send + 'static, R: Send + 'static> Callbacks<T, R> {
     }
 }
 
-impl<T, R> Shared<T, R> {
-    fn lock(&self) -> MutexGuard<'_, State<T, R>> {
+impl<T, R> CallbackThreads<T, R> {
+    fn lock(&self) -> MutexGuard<'_, CallbackQueue<T, R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -37,12 +37,12 @@ pub type OptionsOf<T> = Box<dyn Fn(&T) -> Option<Box<Options>> + Send + Sync>;
 /// millisecond (it reads a pipe, say), it goes on on a thread for blocking work, so that it holds
 /// up nobody, until it has been quick there for long enough.
 pub struct IterSource<I: Iterator> {
-    state: Mutex<State<I>>,
+    state: Mutex<IterState<I>>,
     options: Option<std::sync::Arc<OptionsOf<I::Item>>>,
     closed: Notify,
 }
 
-struct State<I> {
+struct IterState<I> {
     /// Away while it is on another thread.
     iter: Option<I>,
     next: u64,
@@ -55,7 +55,7 @@ struct State<I> {
     closed: bool,
 }
 
-impl<I: Iterator> State<I> {
+impl<I: Iterator> IterState<I> {
     /// Notes how a turn went.
     fn note(&mut self, took: Duration) {
         if took > TURN {
@@ -77,7 +77,15 @@ impl<I: Iterator> IterSource<I> {
     /// Lends the items of this iterator, in order.
     pub fn new(iter: I, options: Option<OptionsOf<I::Item>>) -> Self {
         Self {
-            state: Mutex::new(State { iter: Some(iter), next: 1, slow: false, quick: 0, proof: QUICK_TURNS / 2, look: 1, closed: false }),
+            state: Mutex::new(IterState {
+                iter: Some(iter),
+                next: 1,
+                slow: false,
+                quick: 0,
+                proof: QUICK_TURNS / 2,
+                look: 1,
+                closed: false,
+            }),
             options: options.map(std::sync::Arc::new),
             closed: Notify::new(),
         }

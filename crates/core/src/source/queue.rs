@@ -28,8 +28,8 @@ use crate::{
 /// If `capacity` is 0 or more than `usize::MAX >> 3`.
 pub fn queue<T>(capacity: usize) -> (Sender<T>, QueueSource<T>) {
     assert!(capacity > 0, "a queue needs a capacity of at least 1");
-    let shared = Arc::new(Shared {
-        state: Mutex::new(State {
+    let shared = Arc::new(SharedQueue {
+        state: Mutex::new(WaitingTasks {
             items: VecDeque::new(),
             senders: 1,
             closed: false,
@@ -46,15 +46,15 @@ pub fn queue<T>(capacity: usize) -> (Sender<T>, QueueSource<T>) {
     (Sender { shared: shared.clone() }, QueueSource { shared, options: None })
 }
 
-struct Shared<T> {
-    state: Mutex<State<T>>,
+struct SharedQueue<T> {
+    state: Mutex<WaitingTasks<T>>,
     /// Free places. First come, first served.
     space: Semaphore,
     fetcher: AtomicWaker,
     settled: Notify,
 }
 
-struct State<T> {
+struct WaitingTasks<T> {
     items: VecDeque<(T, Option<Box<Options>>)>,
     senders: usize,
     /// The source takes no more.
@@ -176,7 +176,7 @@ pub struct Unsettled(pub u64);
 /// assert_eq!(job.collect().results().unwrap(), [2, 4]);
 /// ```
 pub struct Sender<T> {
-    shared: Arc<Shared<T>>,
+    shared: Arc<SharedQueue<T>>,
 }
 
 impl<T> Sender<T> {
@@ -341,8 +341,8 @@ impl<T> Drop for Sender<T> {
     }
 }
 
-impl<T> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<T> SharedQueue<T> {
+    fn lock(&self) -> MutexGuard<'_, WaitingTasks<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -365,7 +365,7 @@ impl<T> Shared<T> {
 
 /// The source side of a [`queue`].
 pub struct QueueSource<T> {
-    shared: Arc<Shared<T>>,
+    shared: Arc<SharedQueue<T>>,
     options: Option<OptionsOf<T>>,
 }
 

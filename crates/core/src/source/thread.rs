@@ -24,11 +24,11 @@ const TURN: Duration = Duration::from_millis(2);
 /// `Ok(None)` says that what it gave goes on now, since asking for the next may block until that is
 /// done with.
 pub struct ThreadSource<I> {
-    state: Mutex<State<I>>,
+    state: Mutex<ThreadState<I>>,
     closed: Notify,
 }
 
-struct State<I> {
+struct ThreadState<I> {
     /// Away while a thread asks it.
     iter: Option<I>,
     closed: bool,
@@ -37,7 +37,7 @@ struct State<I> {
 impl<I> ThreadSource<I> {
     /// Lends what this iterator gives, in order.
     pub fn new(iter: I) -> Self {
-        Self { state: Mutex::new(State { iter: Some(iter), closed: false }), closed: Notify::new() }
+        Self { state: Mutex::new(ThreadState { iter: Some(iter), closed: false }), closed: Notify::new() }
     }
 }
 

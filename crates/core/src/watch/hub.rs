@@ -78,14 +78,14 @@ struct Listeners<E> {
 }
 
 struct Lines<E> {
-    all: Vec<Arc<Line<E>>>,
+    all: Vec<Arc<ListenerLine<E>>>,
     closed: bool,
 }
 
 type Wants<E> = Box<dyn Fn(&E) -> bool + Send + Sync>;
 
 /// Queue of one listener.
-struct Line<E> {
+struct ListenerLine<E> {
     detail: Detail,
     /// Which events it wants of those, where not all.
     wants: Option<Wants<E>>,
@@ -172,7 +172,7 @@ impl<E> Hub<E> {
     fn join(&self, detail: Detail, capacity: usize, wants: Option<Wants<E>>) -> Events<E> {
         let mut lines = lock(&self.listeners.lines);
         let queue = LineQueue { heard: VecDeque::new(), capacity: capacity.max(1), missed: 0, closed: lines.closed, waker: None };
-        let line = Arc::new(Line { detail, wants, queue: Mutex::new(queue), unread: AtomicUsize::new(0), came: Condvar::new() });
+        let line = Arc::new(ListenerLine { detail, wants, queue: Mutex::new(queue), unread: AtomicUsize::new(0), came: Condvar::new() });
         if !lines.closed {
             lines.all.push(line.clone());
             self.listeners.count(&lines);
@@ -235,7 +235,7 @@ impl<E> Drop for Listeners<E> {
     }
 }
 
-impl<E> Line<E> {
+impl<E> ListenerLine<E> {
     fn close(&self) {
         let waker = {
             let mut queue = lock(&self.queue);
@@ -253,7 +253,7 @@ impl<E> Line<E> {
     }
 }
 
-impl<E: Tell> Line<E> {
+impl<E: Tell> ListenerLine<E> {
     /// Returns how many of these events had no room.
     fn push(&self, mut events: impl Iterator<Item = E>) -> u64 {
         let mut missed = 0;
@@ -299,7 +299,7 @@ impl<E> LineQueue<E> {
 ///
 /// It has ended when what it listened to has, and everything was read.
 pub struct Events<E> {
-    line: Arc<Line<E>>,
+    line: Arc<ListenerLine<E>>,
     listeners: Weak<Listeners<E>>,
     /// Taken out of the queue, and not read yet: whoever posts is in the way once for all of it.
     taken: VecDeque<Heard<E>>,

@@ -68,7 +68,7 @@ fn what_is_dropped_while_somebody_has_it_is_gone_afterwards() {
         let taker = bring(&helm, &brought, |helm| helm.turn());
         drop(helm.task());
         taker.join().unwrap();
-        assert!(matches!(*helm.work.lock(), Work::Gone));
+        assert!(matches!(*helm.work.lock(), HelmWork::Gone));
     });
 }
 

@@ -5,19 +5,19 @@ use std::collections::VecDeque;
 use crate::pipeline::queue::Batch;
 
 /// Outputs that are not next in line, by the index of their item.
-pub(super) struct Line<V> {
+pub(super) struct OutputLine<V> {
     /// Of the items from `base` on: nothing yet, no output, or an output.
     pub(super) slots: VecDeque<Option<Option<(u64, V)>>>,
     pub(super) base: u64,
 }
 
-impl<V> Default for Line<V> {
+impl<V> Default for OutputLine<V> {
     fn default() -> Self {
         Self { slots: VecDeque::new(), base: 0 }
     }
 }
 
-impl<V> Line<V> {
+impl<V> OutputLine<V> {
     /// An item has ended; what is next in line goes to `ready`.
     #[inline]
     pub(super) fn put(&mut self, index: u64, output: Option<(u64, V)>, ready: &mut Batch<V>) {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Running;
+use super::RunningItem;
 use crate::{
     lane::{IntoOutcome, panic_text},
     outcome::Outcome,
@@ -89,7 +89,7 @@ pub(super) fn drop_future<Fut>(future: Pin<Box<Option<Fut>>>) {
 
 /// An attempt has ended: `None` if another one follows it.
 pub(super) fn settle<T, V, Fut>(
-    running: &mut Running<T, Fut>,
+    running: &mut RunningItem<T, Fut>,
     outcome: Outcome<V>,
     post: &Post<T>,
     grip: &mut Grip,

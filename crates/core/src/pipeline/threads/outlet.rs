@@ -16,9 +16,9 @@ use crate::{
     sync::Mutex,
 };
 
-pub(super) struct Outlet<V>(Mutex<State<V>>);
+pub(super) struct Outlet<V>(Mutex<OutletState<V>>);
 
-struct State<V> {
+struct OutletState<V> {
     /// The index, in the queue in front, of the item whose outputs are next.
     next: u64,
     /// Outputs of items from this index on, and of how many items.
@@ -31,7 +31,7 @@ struct State<V> {
 
 impl<V> Outlet<V> {
     pub(super) fn new(exit: Box<dyn Exit<V>>) -> Self {
-        Self(Mutex::new(State { next: 0, held: BTreeMap::new(), exit: Some(exit), spare: VecDeque::new() }))
+        Self(Mutex::new(OutletState { next: 0, held: BTreeMap::new(), exit: Some(exit), spare: VecDeque::new() }))
     }
 
     /// Takes the outputs of the items `first..first + count`, and hands on what is next. Returns

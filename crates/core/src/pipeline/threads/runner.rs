@@ -35,13 +35,13 @@ impl<T: Send + 'static, V: Send + 'static> Runners<T, V> {
     }
 
     /// The place of one worker. Its thread starts with the first attempt.
-    pub(super) fn seat(&self) -> Seat<T, V> {
-        Seat { handler: self.handler.clone(), abandoned: self.abandoned.clone(), most: self.most, desk: None }
+    pub(super) fn seat(&self) -> SecondThread<T, V> {
+        SecondThread { handler: self.handler.clone(), abandoned: self.abandoned.clone(), most: self.most, desk: None }
     }
 }
 
 /// One worker's second thread.
-pub(super) struct Seat<T, V> {
+pub(super) struct SecondThread<T, V> {
     handler: SyncHandler<T, V>,
     abandoned: Arc<AtomicUsize>,
     most: usize,
@@ -49,11 +49,11 @@ pub(super) struct Seat<T, V> {
 }
 
 struct Desk<T, V> {
-    work: Mutex<Work<T, V>>,
+    work: Mutex<RunnerWork<T, V>>,
     changed: Condvar,
 }
 
-enum Work<T, V> {
+enum RunnerWork<T, V> {
     Idle,
     Attempt(Context, T),
     Running,
@@ -63,7 +63,7 @@ enum Work<T, V> {
     Closed,
 }
 
-impl<T: Send + 'static, V: Send + 'static> Seat<T, V> {
+impl<T: Send + 'static, V: Send + 'static> SecondThread<T, V> {
     /// Runs an attempt; returns when it ends, or when its time is over.
     pub(super) fn run(&mut self, context: &Context, item: T, limit: Duration, run: &Run) -> Outcome<V> {
         let desk = match self.desk() {
@@ -72,11 +72,11 @@ impl<T: Send + 'static, V: Send + 'static> Seat<T, V> {
         };
         let began = Instant::now();
         let mut work = desk.lock();
-        *work = Work::Attempt(context.clone(), item);
+        *work = RunnerWork::Attempt(context.clone(), item);
         desk.changed.notify_all();
         loop {
-            if let Work::Done(_) = *work
-                && let Work::Done(outcome) = std::mem::replace(&mut *work, Work::Idle)
+            if let RunnerWork::Done(_) = *work
+                && let RunnerWork::Done(outcome) = std::mem::replace(&mut *work, RunnerWork::Idle)
             {
                 return outcome;
             }
@@ -89,15 +89,15 @@ impl<T: Send + 'static, V: Send + 'static> Seat<T, V> {
                 context.cancel.cancel();
                 let reserved = self.abandoned.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.most).then_some(n + 1));
                 if reserved.is_ok() {
-                    *work = Work::Abandoned;
+                    *work = RunnerWork::Abandoned;
                     self.desk = None;
                     return Outcome::TimedOut { limit };
                 }
             }
             // Where too many threads are left to themselves already, this one is waited for.
             work = desk.changed.wait_timeout(work, rest.unwrap_or(LOOK).min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
-            if late && matches!(*work, Work::Done(_)) {
-                *work = Work::Idle;
+            if late && matches!(*work, RunnerWork::Done(_)) {
+                *work = RunnerWork::Idle;
                 return Outcome::TimedOut { limit };
             }
         }
@@ -107,7 +107,7 @@ impl<T: Send + 'static, V: Send + 'static> Seat<T, V> {
         if let Some(desk) = &self.desk {
             return Ok(desk.clone());
         }
-        let desk = Arc::new(Desk { work: Mutex::new(Work::Idle), changed: Condvar::new() });
+        let desk = Arc::new(Desk { work: Mutex::new(RunnerWork::Idle), changed: Condvar::new() });
         let (own, handler, abandoned) = (desk.clone(), self.handler.clone(), self.abandoned.clone());
         thread::Builder::new().name("stage-attempt".to_owned()).spawn(move || own.serve(&handler, &abandoned))?;
         self.desk = Some(desk.clone());
@@ -115,37 +115,37 @@ impl<T: Send + 'static, V: Send + 'static> Seat<T, V> {
     }
 }
 
-impl<T, V> Drop for Seat<T, V> {
+impl<T, V> Drop for SecondThread<T, V> {
     fn drop(&mut self) {
         if let Some(desk) = self.desk.take() {
-            *desk.lock() = Work::Closed;
+            *desk.lock() = RunnerWork::Closed;
             desk.changed.notify_all();
         }
     }
 }
 
 impl<T, V> Desk<T, V> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Work<T, V>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, RunnerWork<T, V>> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn serve(&self, handler: &SyncHandler<T, V>, abandoned: &AtomicUsize) {
         let mut work = self.lock();
         loop {
-            match std::mem::replace(&mut *work, Work::Running) {
-                Work::Attempt(context, item) => {
+            match std::mem::replace(&mut *work, RunnerWork::Running) {
+                RunnerWork::Attempt(context, item) => {
                     drop(work);
                     let outcome = caught(|| handler(&context, item));
                     work = self.lock();
-                    if matches!(*work, Work::Abandoned) {
+                    if matches!(*work, RunnerWork::Abandoned) {
                         abandoned.fetch_sub(1, Ordering::AcqRel);
                         return;
                     }
-                    *work = Work::Done(outcome);
+                    *work = RunnerWork::Done(outcome);
                     self.changed.notify_all();
                 }
-                Work::Closed => return,
-                Work::Abandoned => {
+                RunnerWork::Closed => return,
+                RunnerWork::Abandoned => {
                     abandoned.fetch_sub(1, Ordering::AcqRel);
                     return;
                 }
