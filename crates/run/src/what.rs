@@ -1,10 +1,10 @@
 //! What runs for each record: a command, an HTTP request, a line to a living child, or nothing.
 
-use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+use std::{ffi::OsString, sync::Arc, time::Duration};
 
 use longshore_brokers::mask_text;
 use longshore_core::{
-    Clock, Context, LaneKind, Outcome, TaskError,
+    ChildLimits, Clock, Context, LaneKind, Outcome, TaskError,
     engine::Lanes,
     lane::{
         AsyncHandler, Lane, Outbox,
@@ -26,7 +26,7 @@ use crate::{
     http::{HttpClient, HttpOptions, HttpPlan, HttpWords, SPOOL},
     last_output::LastOutputs,
     overdue::Overdue,
-    pipe::{self, Pipe},
+    pipe::{Pipe, PipeOptions},
     record::{Range, Record},
     reply::Reply,
     spec::{PipeSpec, Program, ProgramLimits, RequestSpec},
@@ -51,10 +51,8 @@ pub enum What {
 
 /// A child that stays alive.
 pub struct PipePlan {
-    argv: Vec<OsString>,
+    options: PipeOptions,
     env: Vec<(OsString, Expr)>,
-    cwd: Option<PathBuf>,
-    limits: pipe::Limits,
     text: String,
 }
 
@@ -119,8 +117,8 @@ impl What {
             What::Http(plan) => all.extend(plan.sources()),
             What::Pipe(plan) => {
                 all.push(b"pipe".to_vec());
-                all.extend(plan.argv.iter().map(|arg| arg.as_encoded_bytes().to_vec()));
-                all.extend(surroundings(plan.cwd.as_deref(), &plan.env));
+                all.extend(plan.options.argv.iter().map(|arg| arg.as_encoded_bytes().to_vec()));
+                all.extend(surroundings(plan.options.cwd.as_deref(), &plan.env));
             }
             What::Task(plan) => all.extend(plan.sources()),
             What::Noop => all.push(b"noop".to_vec()),
@@ -284,7 +282,7 @@ impl Lanebuilder {
                         Ok(line) => line,
                         Err(error) => return Outcome::Failed(error),
                     };
-                    match asked.ask(context.slot, &line, context.timeout) {
+                    match asked.ask(context.slot, line, context.timeout) {
                         Ok(answer) => Outcome::Ok(Reply::Pipe(Arc::new(answer))),
                         Err(failure) => late(overdue.as_deref(), context).unwrap_or_else(|| heard.judge(failure.into_outcome())),
                     }
@@ -422,12 +420,11 @@ impl PipePlan {
         if argv.is_empty() {
             return Err("--pipe needs a program to run".to_owned());
         }
-        let limits = pipe::Limits {
-            max_answer: usize::try_from(limits.max_record).unwrap_or(usize::MAX),
-            kill_after: limits.kill_after,
-            ..pipe::Limits::default()
-        };
-        Ok(Self { argv, env, cwd: spec.cwd.clone(), limits, text: text.clone() })
+        let mut options = PipeOptions::new(argv);
+        options.cwd.clone_from(&spec.cwd);
+        options.max_answer = Some((usize::try_from(limits.max_record).unwrap_or(usize::MAX), " (--max-record)"));
+        options.limits = ChildLimits::default().kill_after(limits.kill_after);
+        Ok(Self { options, env, text: text.clone() })
     }
 
     /// The children, none of which is started yet.
@@ -435,12 +432,14 @@ impl PipePlan {
     /// # Errors
     /// A variable of theirs that depends on a record.
     pub fn open(&self, job: String, children: Children) -> Result<Pipe, String> {
-        let mut env = vec![("LONGSHORE_JOB".into(), job.into())];
+        let mut options = self.options.clone();
+        let env = &mut options.env;
+        env.push(("LONGSHORE_JOB".into(), job.into()));
         env.extend(line_by_line());
         env.extend(
             constants(&self.env)
                 .map_err(|name| format!("--env {name}: a child of --pipe serves many records; write a constant: {{{{ 'x' }}}}"))?,
         );
-        Pipe::new(self.argv.clone(), env, self.cwd.clone(), self.limits.clone(), children).map_err(|error| error.message().to_owned())
+        Pipe::new(options, children).map_err(|error| error.message().to_owned())
     }
 }

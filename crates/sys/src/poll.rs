@@ -55,6 +55,14 @@ pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
     Ok(rustix::io::ioctl_fionbio(fd, true)?)
 }
 
+/// Returns how many bytes lie in a pipe and were not read yet, asked at either end.
+///
+/// # Errors
+/// What ioctl(2) says.
+pub fn unread(fd: impl AsFd) -> io::Result<u64> {
+    Ok(rustix::io::ioctl_fionread(fd)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

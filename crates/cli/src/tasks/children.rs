@@ -2,10 +2,9 @@
 //! given up ends its child.
 
 use std::{
-    collections::BTreeSet,
     io,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU8, Ordering},
     },
     time::Duration,
@@ -20,38 +19,21 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 /// The registry of the children of all programs, and the slots in it.
 #[derive(Clone)]
-pub(super) struct Nursery(Arc<Inner>);
+pub(super) struct Nursery(Arc<NurseryParts>);
 
-struct Inner {
+struct NurseryParts {
     children: Children,
-    slots: Mutex<Slots>,
     runtime: Runtime,
-}
-
-#[derive(Default)]
-struct Slots {
-    free: BTreeSet<u32>,
-    next: u32,
 }
 
 impl Nursery {
     pub(super) fn new(guarded: bool, runtime: &Runtime) -> io::Result<Self> {
         let children = if guarded { Children::guarded(&[])? } else { Children::new()? };
-        Ok(Self(Arc::new(Inner { children, slots: Mutex::default(), runtime: runtime.clone() })))
+        Ok(Self(Arc::new(NurseryParts { children, runtime: runtime.clone() })))
     }
 
     pub(super) fn children(&self) -> &Children {
         &self.0.children
-    }
-
-    /// A slot of one's own, until it is dropped.
-    pub(super) fn slot(&self) -> Slot {
-        let mut slots = self.0.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = slots.free.pop_first().unwrap_or_else(|| {
-            slots.next += 1;
-            slots.next - 1
-        });
-        Slot { number, nursery: self.clone() }
     }
 
     pub(super) fn stop(&self, how: Stop) {
@@ -91,18 +73,6 @@ impl Nursery {
             }
         });
         Watch { given_up, task }
-    }
-}
-
-/// A slot of the registry.
-pub(super) struct Slot {
-    pub(super) number: u32,
-    nursery: Nursery,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.nursery.0.slots.lock().unwrap_or_else(PoisonError::into_inner).free.insert(self.number);
     }
 }
 

@@ -35,12 +35,12 @@ impl Exec {
         command.env.extend(told(context));
         let limit = context.time_limit();
         let limits = Limits { timeout: limit, kill_after: self.plan.kill_after, max_output: self.plan.max_output };
-        let slot = self.nursery.slot();
-        let watch = self.nursery.watch(slot.number, context, self.plan.kill_after);
+        let slot = self.nursery.children().claim();
+        let watch = self.nursery.watch(slot.number(), context, self.plan.kill_after);
         if !context.may_begin() {
             return Err(answer::stopped());
         }
-        let ended = child::run(&command, &limits, slot.number, self.nursery.children());
+        let ended = child::run(&command, &limits, slot.number(), self.nursery.children());
         match watch.given_up() {
             Some(GivenUp::SoftLimit) if !ended.as_ref().is_ok_and(ended_well) => return Err(answer::soft_time_limit()),
             Some(GivenUp::Stopped) if !ended.as_ref().is_ok_and(ended_well) => return Err(answer::stopped()),

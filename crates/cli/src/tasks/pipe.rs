@@ -1,103 +1,45 @@
 //! `pipe`: children that stay, a line for each task and a line for its answer.
 
-use std::{
-    collections::HashMap,
-    ffi::OsString,
-    path::PathBuf,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use longshore_celery::Value;
 use longshore_core::{Outcome, TaskError};
+use longshore_run::{
+    environment::line_by_line,
+    pipe::{Answer, Pipe, PipeOptions},
+};
 use longshore_worker::{Call, Failure, TaskContext};
 
 use super::{
     answer::{self, Told},
-    children::{GivenUp, Nursery, Slot},
+    children::{GivenUp, Nursery},
     record,
-};
-use longshore_run::{
-    environment::line_by_line,
-    pipe::{Answer, Limits, Pipe},
 };
 
 /// How a pipe is set up.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) argv: Vec<OsString>,
-    pub(super) env: Vec<(OsString, OsString)>,
-    pub(super) cwd: Option<PathBuf>,
-    pub(super) limits: Limits,
+    pub(super) options: PipeOptions,
     /// The most children.
     pub(super) children: usize,
-    /// A child is replaced after so many tasks.
-    pub(super) max_tasks: Option<u64>,
 }
 
-/// The children of one task, each with a place of its own.
+/// The children of one task.
 pub(super) struct Pool {
     pipe: Result<Pipe, TaskError>,
     told: Told,
     nursery: Nursery,
     kill_after: Duration,
     most: usize,
-    max_tasks: Option<u64>,
-    seats: Mutex<Seats>,
-    freed: Condvar,
-}
-
-#[derive(Default)]
-struct Seats {
-    /// Seats that nobody asks now, the last used last: its child is warm.
-    free: Vec<Slot>,
-    made: usize,
-    /// How many tasks the child of a slot has had.
-    asked: HashMap<u32, u64>,
 }
 
 impl Pool {
     pub(super) fn new(plan: Plan, told: Told, nursery: Nursery) -> Self {
-        let Plan { argv, mut env, cwd, limits, children: most, max_tasks } = plan;
-        env.extend(line_by_line());
-        let kill_after = limits.kill_after;
-        let pipe = Pipe::new(argv, env, cwd, limits, nursery.children().clone());
-        Self { pipe, told, nursery, kill_after, most, max_tasks, seats: Mutex::default(), freed: Condvar::new() }
-    }
-
-    fn seats(&self) -> MutexGuard<'_, Seats> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for a child that nobody asks.
-    fn take(&self) -> Slot {
-        let mut seats = self.seats();
-        loop {
-            if let Some(slot) = seats.free.pop() {
-                return slot;
-            }
-            if seats.made < self.most {
-                seats.made += 1;
-                return self.nursery.slot();
-            }
-            seats = self.freed.wait(seats).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Gives it back; one that has had its tasks is ended first.
-    fn give(&self, slot: Slot, pipe: &Pipe) {
-        let asked = {
-            let mut seats = self.seats();
-            let asked = seats.asked.entry(slot.number).or_default();
-            *asked += 1;
-            *asked
-        };
-        if self.max_tasks.is_some_and(|most| asked >= most) {
-            pipe.end_slot(slot.number);
-            self.seats().asked.remove(&slot.number);
-        }
-        self.seats().free.push(slot);
-        self.freed.notify_one();
+        let Plan { mut options, children: most } = plan;
+        options.env.extend(line_by_line());
+        let kill_after = options.limits.kill_after.unwrap_or_default();
+        let pipe = Pipe::new(options, nursery.children().clone());
+        Self { pipe, told, nursery, kill_after, most }
     }
 
     pub(super) fn run(&self, context: &TaskContext, call: &Call) -> Result<Value, Failure> {
@@ -108,13 +50,12 @@ impl Pool {
             Err(error) => return failed(Outcome::Failed(error.clone())),
         };
         let line = record::json(context, call);
-        let slot = self.take();
-        let watch = self.nursery.watch(slot.number, context, self.kill_after);
+        let slot = pipe.take(self.most);
+        let watch = self.nursery.watch(slot.number(), context, self.kill_after);
         // It may have waited for a child, and for that to start.
-        let answer = pipe.ask_if(slot.number, &line, context.time_limit(), &|| context.may_begin());
+        let answer = pipe.ask_if(slot.number(), line, context.time_limit(), &|| context.may_begin());
         let given_up = watch.given_up();
         drop(watch);
-        self.give(slot, pipe);
         match (answer, given_up) {
             (Ok(Answer::Json(json)), _) => Ok(answer::value(json.get().as_bytes())),
             (Ok(Answer::Text(text)), _) => Ok(Value::Text(text)),

@@ -15,7 +15,7 @@ use longshore_run::{
     command::CommandPlan,
     environment::{constants, env_pair},
     http::{Guard, HttpOptions, HttpPlan, HttpWords, StatusRanges},
-    pipe::Limits as PipeLimits,
+    pipe::PipeOptions,
     template::{Expr, Shape},
 };
 
@@ -78,8 +78,8 @@ impl Spec {
     pub fn with_limits(mut self, max_tasks: Option<u64>, memory: Option<u64>) -> Self {
         match &mut self.what {
             What::Pipe(plan) => {
-                plan.max_tasks = plan.max_tasks.or(max_tasks);
-                plan.limits.memory = plan.limits.memory.or(memory);
+                plan.options.limits.max_tasks = plan.options.limits.max_tasks.or(max_tasks.map(few));
+                plan.options.memory = plan.options.memory.or(memory);
             }
             What::Exec(plan) => plan.limit_memory(memory),
             What::Http(_) => {}
@@ -276,21 +276,21 @@ impl Keys<'_> {
         if self.section.contains_key("stdin") {
             return Err(self.wrong("stdin", "belongs to exec; a child of pipe reads its tasks there"));
         }
-        let mut limits = PipeLimits::default();
-        limits.max_answer = self.max_output()?;
-        limits.kill_after = self.duration("kill-after")?.unwrap_or(Duration::from_secs(10));
-        limits.memory = self.read("memory", units::size)?;
+        let mut options = PipeOptions::new(words);
+        options.max_answer = Some((self.max_output()?, "; `max_output` allows more"));
+        options.memory = self.read("memory", units::size)?;
+        options.cwd = self.cwd()?;
+        options.limits.kill_after = Some(self.duration("kill-after")?.unwrap_or(Duration::from_secs(10)));
+        options.limits.max_tasks = self.whole("max-tasks-per-child")?.filter(|most| *most > 0).map(few);
         let env = constants(&self.env(&Shape::task())?);
-        let env =
+        options.env =
             env.map_err(|name| self.wrong("env", format!("{name}: a child of pipe serves many tasks; write a constant: {{{{ 'x' }}}}")))?;
         let children = match self.whole("children")? {
             Some(0) => return Err(self.wrong("children", "without a child nothing runs")),
             Some(most) => usize::try_from(most).unwrap_or(usize::MAX),
             None => LaneKind::Process.default_workers(),
         };
-        let max_tasks = self.whole("max-tasks-per-child")?.filter(|most| *most > 0);
-        let argv = words.into_iter().map(OsString::from).collect();
-        Ok(What::Pipe(Box::new(pipe::Plan { argv, env, cwd: self.cwd()?, limits, children, max_tasks })))
+        Ok(What::Pipe(Box::new(pipe::Plan { options, children })))
     }
 
     fn http(&self, text: &str) -> Result<HttpPlan, ConfigError> {
@@ -316,6 +316,11 @@ impl Keys<'_> {
         let hosts = self.text("hosts").map(|hosts| hosts.split(',').map(|host| host.trim().to_owned()).collect()).unwrap_or_default();
         Guard { hosts, own: own_host(text).into_iter().collect(), private: self.is_on("private") }
     }
+}
+
+/// More tasks than that no child ever has.
+fn few(tasks: u64) -> u32 {
+    u32::try_from(tasks).unwrap_or(u32::MAX)
 }
 
 /// A command for people: scripts have many lines.

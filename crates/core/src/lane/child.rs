@@ -23,7 +23,7 @@ mod start;
 mod tests;
 
 pub use crate::lane::Stop;
-pub use children::{Child, Children, End, Running};
+pub use children::{Child, ChildSlot, Children, End, RunningChild};
 pub use longshore_sys::{Exit, Usage, child::Status};
 pub use spill::{Rest, Spill};
 

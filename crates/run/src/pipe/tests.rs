@@ -1,12 +1,14 @@
+use std::{thread, time::Instant};
+
 use super::*;
 use longshore_core::lane::child::Stop;
 
-fn pipe_in(children: &Children, argv: &[&str], limits: Limits) -> Pipe {
-    Pipe::new(argv.iter().map(OsString::from).collect(), Vec::new(), None, limits, children.clone()).unwrap()
+fn options(argv: &[&str]) -> PipeOptions {
+    PipeOptions::new(argv.iter().copied())
 }
 
 fn pipe(argv: &[&str]) -> Pipe {
-    pipe_in(&Children::new().unwrap(), argv, Limits::default())
+    Pipe::new(options(argv), Children::new().unwrap()).unwrap()
 }
 
 fn sh(script: &str) -> Pipe {
@@ -15,7 +17,7 @@ fn sh(script: &str) -> Pipe {
 
 /// What one record ends in, in one line: `json …`, `text …`, or outcome, kind and message.
 fn said(pipe: &Pipe, line: &str) -> String {
-    told(pipe.ask(0, line.as_bytes(), Some(Duration::from_secs(20))))
+    told(pipe.ask(0, line.into(), Some(Duration::from_secs(20))))
 }
 
 fn told(answer: Result<Answer, Failure>) -> String {
@@ -31,7 +33,7 @@ fn told(answer: Result<Answer, Failure>) -> String {
 }
 
 fn pid(pipe: &Pipe) -> i32 {
-    pipe.children.running()[0].pid
+    pipe.0.children().running()[0].pid
 }
 
 /// Whether a process runs; a zombie does not.
@@ -69,7 +71,7 @@ fn answers_are_json_or_else_text_and_one_child_gives_them_all() {
     }
     let long = "x".repeat(3_000_000);
     assert!(said(&pipe, &long) == format!("text {long}"));
-    assert_eq!(told(pipe.ask(0, b"\xff", None)), "bytes \\xff");
+    assert_eq!(told(pipe.ask(0, b"\xff".to_vec(), None)), "bytes \\xff");
 }
 
 #[test]
@@ -83,12 +85,12 @@ fn an_error_object_is_a_failure_and_the_child_stays() {
         (r#"{"error":"just text"}"#, "failed error: just text", Again::ByPolicy),
         (r#"{"error":{"kind":"no kind!","code":7}}"#, r#"failed error: {"kind":"no kind!","code":7}"#, Again::ByPolicy),
     ] {
-        let failure = pipe.ask(0, line.as_bytes(), None).unwrap_err();
+        let failure = pipe.ask(0, line.into(), None).unwrap_err();
         let error = failure.outcome.error().unwrap();
         assert_eq!(error.again(), again, "{line}");
         assert_eq!(told(Err(failure)), word);
     }
-    let retry = pipe.ask(0, br#"{"error":{"message":"busy","retry":true}}"#, None).unwrap_err();
+    let retry = pipe.ask(0, br#"{"error":{"message":"busy","retry":true}}"#.to_vec(), None).unwrap_err();
     assert!(matches!(retry.outcome, Outcome::Retry { after: None, .. }), "{retry:?}");
     assert_eq!(pid(&pipe), child);
 }
@@ -101,12 +103,12 @@ fn each_slot_has_a_child_of_its_own_that_knows_its_slot() {
             let pipe = &pipe;
             scope.spawn(move || {
                 for n in 0..50 {
-                    assert_eq!(told(pipe.ask(slot, format!("n{n}").as_bytes(), None)), format!("text n{n} {slot}"));
+                    assert_eq!(told(pipe.ask(slot, format!("n{n}").into(), None)), format!("text n{n} {slot}"));
                 }
             });
         }
     });
-    assert_eq!(pipe.children.running().len(), 4);
+    assert_eq!(pipe.0.children().running().len(), 4);
 }
 
 #[test]
@@ -116,7 +118,7 @@ fn no_answer_in_time_kills_the_group_and_the_next_record_has_a_new_child() {
     assert_eq!(said(&pipe, "1"), "json 1");
     let old = pid(&pipe);
     let limit = Duration::from_millis(300);
-    let failure = pipe.ask(0, b"hang", Some(limit)).unwrap_err();
+    let failure = pipe.ask(0, b"hang".to_vec(), Some(limit)).unwrap_err();
     assert!(matches!(failure.outcome, Outcome::TimedOut { limit: passed } if passed == limit), "{failure:?}");
     let grandchild = failure.tail.unwrap();
     wait_until("the group still runs", || !runs(&grandchild) && !runs(&old.to_string()));
@@ -160,10 +162,10 @@ fn a_child_that_ends_after_an_answer_is_replaced_without_a_word() {
 #[test]
 fn a_child_that_never_reads_is_lost_with_its_reason_and_not_started_for_ever() {
     let pipe = sh("echo 'no such module' >&2; exit 1");
-    let failure = pipe.ask(0, b"1", None).unwrap_err();
+    let failure = pipe.ask(0, b"1".to_vec(), None).unwrap_err();
     assert_eq!(failure.tail.as_deref(), Some("no such module"));
     assert_eq!(told(Err(failure)), "lost lost: the child ended with exit code 1 before it had answered: no such module");
-    let missing = super::tests::pipe(&["/no/such/program"]).ask(0, b"1", None).unwrap_err();
+    let missing = super::tests::pipe(&["/no/such/program"]).ask(0, b"1".to_vec(), None).unwrap_err();
     assert_eq!(told(Err(missing)), "failed spawn: cannot run `/no/such/program`: no such file");
 }
 
@@ -173,14 +175,16 @@ fn a_line_that_nobody_asked_for_ends_the_child_and_fails_the_task() {
     let pipe = sh("while read -r x; do case $x in two) printf 'a\\nb\\n';; *) echo \"$x\";; esac; done");
     assert_eq!(said(&pipe, "1"), "json 1");
     assert_eq!(said(&pipe, "two"), "failed answer: the child wrote a line that nobody asked for, and was ended: `b`");
-    assert!(pipe.children.running().is_empty());
+    assert!(pipe.0.children().running().is_empty());
     assert_eq!(said(&pipe, "2"), "json 2");
 
     // A second line after the answer has been taken.
-    let pipe = sh("while read -r x; do echo \"$x\"; case $x in late) sleep 0.1; echo extra; echo said >&2;; esac; done");
+    let folder = tempfile::tempdir().unwrap();
+    let said_so = folder.path().join("said");
+    let script = "while read -r x; do echo \"$x\"; case $x in late) sleep 0.2; echo extra; : >SAID;; esac; done";
+    let pipe = sh(&script.replace("SAID", &said_so.display().to_string()));
     assert_eq!(said(&pipe, "late"), "text late");
-    let slot = pipe.place(0);
-    wait_until("the second line never came", || lock(&slot).as_ref().unwrap().poll(Some(Duration::ZERO)).unwrap()[1]);
+    wait_until("the second line never came", || said_so.exists());
     assert_eq!(said(&pipe, "2"), "failed answer: the child wrote a line that nobody asked for, and was ended: `extra`");
     assert_eq!(said(&pipe, "3"), "json 3");
 }
@@ -205,9 +209,10 @@ fn a_line_that_comes_late_is_not_taken_for_the_next_answer() {
 #[test]
 fn an_answer_without_end_fails_and_the_child_is_replaced() {
     let children = Children::new().unwrap();
-    let limits = Limits { max_answer: 100_000, ..Limits::default() };
     let script = "while read -r x; do case $x in big) head -c 1000000000 /dev/zero;; *) echo \"$x\";; esac; done";
-    let pipe = pipe_in(&children, &["sh", "-c", script], limits);
+    let mut options = options(&["sh", "-c", script]);
+    options.max_answer = Some((100_000, " (--max-record)"));
+    let pipe = Pipe::new(options, children).unwrap();
     let want = "failed answer: the answer is longer than 100000 bytes (--max-record)";
     assert_eq!(said(&pipe, "big"), want);
     assert_eq!(said(&pipe, &"y".repeat(100_001)), want);
@@ -218,7 +223,7 @@ fn an_answer_without_end_fails_and_the_child_is_replaced() {
 fn a_record_with_a_newline_is_invalid_and_reaches_no_child() {
     let pipe = pipe(&["cat"]);
     assert!(said(&pipe, "a\nb").starts_with("failed invalid: "));
-    assert!(pipe.children.running().is_empty());
+    assert!(pipe.0.children().running().is_empty());
 }
 
 #[test]
@@ -230,27 +235,28 @@ fn a_child_that_answers_before_it_has_read_its_line_is_out_of_step() {
 #[test]
 fn much_on_standard_error_blocks_nobody_and_its_end_is_kept() {
     let pipe = sh("while read -r x; do head -c 1000000 /dev/zero >&2; echo end of $x >&2; exit 1; done");
-    let failure = pipe.ask(0, b"1", None).unwrap_err();
+    let failure = pipe.ask(0, b"1".to_vec(), None).unwrap_err();
     let tail = failure.tail.unwrap();
-    assert!(tail.ends_with("end of 1") && tail.len() <= TAIL, "{}", tail.len());
+    assert!(tail.ends_with("end of 1") && tail.len() <= 4096, "{}", tail.len());
 }
 
 #[test]
 fn stop_reaches_children_that_are_asked_and_children_that_are_not() {
     for (how, patience) in [(Stop::Soft, Duration::from_millis(200)), (Stop::Hard, Duration::from_secs(60))] {
         let children = Children::new().unwrap();
-        let limits = Limits { kill_after: patience, ..Limits::default() };
         let script =
             "trap '' TERM; while read -r x; do case $x in hang) echo up >&2; while :; do sleep 0.1; done;; *) echo \"$x\";; esac; done";
-        let pipe = pipe_in(&children, &["sh", "-c", script], limits);
-        assert_eq!(told(pipe.ask(1, b"1", None)), "json 1");
+        let mut options = options(&["sh", "-c", script]);
+        options.limits = ChildLimits::default().kill_after(patience);
+        let pipe = Pipe::new(options, children.clone()).unwrap();
+        assert_eq!(told(pipe.ask(1, b"1".to_vec(), None)), "json 1");
         thread::scope(|scope| {
-            let hanging = scope.spawn(|| told(pipe.ask(0, b"hang", None)));
+            let hanging = scope.spawn(|| told(pipe.ask(0, b"hang".to_vec(), None)));
             wait_until("never asked", || children.running().iter().any(|child| child.last_line == "up"));
             assert_eq!(children.stop(how), 2);
             assert_eq!(hanging.join().unwrap(), "cancelled cancelled: stopped before it ended");
         });
-        assert_eq!(told(pipe.ask(1, b"1", None)), "cancelled cancelled: stopped before it ended");
+        assert_eq!(told(pipe.ask(1, b"1".to_vec(), None)), "cancelled cancelled: stopped before it ended");
         drop(pipe);
         assert!(children.running().is_empty());
     }
@@ -260,7 +266,6 @@ fn stop_reaches_children_that_are_asked_and_children_that_are_not() {
 fn at_the_end_children_may_clean_up_and_those_that_do_not_go_are_killed() {
     let folder = tempfile::tempdir().unwrap();
     let children = Children::new().unwrap();
-    let limits = Limits { grace: Duration::from_millis(300), kill_after: Duration::from_millis(300), ..Limits::default() };
     let file = |name: &str| folder.path().join(name).display().to_string();
     let script = format!(
         "while read -r x; do kind=$x; echo ok; case $x in slow) trap 'echo term >{term}; exit' TERM;; deaf) trap '' TERM;; esac; done
@@ -268,13 +273,12 @@ fn at_the_end_children_may_clean_up_and_those_that_do_not_go_are_killed() {
         term = file("term"),
         done = file("done"),
     );
-    let pipe = pipe_in(&children, &["sh", "-c", &script], limits);
-    for (slot, kind) in [(0, "tidy"), (1, "slow"), (2, "deaf"), (7, "tidy")] {
-        assert_eq!(told(pipe.ask(slot, kind.as_bytes(), None)), "text ok");
+    let mut options = options(&["sh", "-c", &script]);
+    options.limits = ChildLimits::default().farewell(Duration::from_millis(300)).kill_after(Duration::from_millis(300));
+    let pipe = Pipe::new(options, children.clone()).unwrap();
+    for (slot, kind) in [(0, "tidy"), (1, "slow"), (2, "deaf")] {
+        assert_eq!(told(pipe.ask(slot, kind.into(), None)), "text ok");
     }
-    pipe.end_slot(7);
-    assert_eq!(std::fs::read_to_string(file("done")).unwrap(), "done\n");
-    std::fs::remove_file(file("done")).unwrap();
     let start = Instant::now();
     pipe.end();
     assert!(start.elapsed() >= Duration::from_millis(600) && start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());

@@ -171,7 +171,7 @@ impl Plan {
                         Ok(line) => line,
                         Err(error) => return Outcome::Failed(error),
                     };
-                    match asked.ask(context.slot, &line, context.timeout) {
+                    match asked.ask(context.slot, line, context.timeout) {
                         Ok(answer) => out.reply(&record, &Reply::Pipe(Arc::new(answer))),
                         Err(failure) => failure.into_outcome(),
                     }

@@ -1,6 +1,7 @@
 //! The children that live: who they are, how to end all of them, and what they said last.
 
 use std::{
+    collections::BTreeSet,
     fmt, io,
     io::Write,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -30,9 +31,9 @@ const SIGKILL: i32 = 9;
 
 /// The live children of a run by slot, shared by the threads that run them. Cheap to clone.
 #[derive(Clone)]
-pub struct Children(Arc<Inner>);
+pub struct Children(Arc<ChildTable>);
 
-struct Inner {
+struct ChildTable {
     slots: RwLock<Vec<Arc<Mutex<Entry>>>>,
     stopping: AtomicBool,
     /// Readable once the children are being stopped, and for ever after, so that one write wakes
@@ -42,6 +43,34 @@ struct Inner {
     table: Option<SlotTable>,
     marker: Option<(&'static str, String)>,
     guardian: Mutex<Option<Guardian>>,
+    claimed: Mutex<ClaimedSlots>,
+}
+
+/// The slots that were claimed; the others are their users' own business.
+#[derive(Default)]
+struct ClaimedSlots {
+    free: BTreeSet<u32>,
+    next: u32,
+}
+
+/// A slot that nobody else claims until this is dropped.
+#[derive(Debug)]
+pub struct ChildSlot {
+    number: u32,
+    children: Children,
+}
+
+impl ChildSlot {
+    /// Returns its number.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+}
+
+impl Drop for ChildSlot {
+    fn drop(&mut self) {
+        lock(&self.children.0.claimed).free.insert(self.number);
+    }
 }
 
 /// One slot.
@@ -60,7 +89,7 @@ struct Live {
 
 /// A child that runs now.
 #[derive(Clone, Debug)]
-pub struct Running {
+pub struct RunningChild {
     /// Its slot.
     pub slot: u32,
     /// Its pid, which is also its group's number.
@@ -98,7 +127,7 @@ impl Children {
             let (name, value) = guardian.marker();
             (name, value.to_owned())
         });
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(ChildTable {
             slots: RwLock::new(Vec::new()),
             stopping: AtomicBool::new(false),
             stop_reader,
@@ -106,6 +135,7 @@ impl Children {
             table,
             marker,
             guardian: Mutex::new(guardian),
+            claimed: Mutex::default(),
         })))
     }
 
@@ -153,15 +183,26 @@ impl Children {
     }
 
     /// What runs now, by slot.
-    pub fn running(&self) -> Vec<Running> {
+    pub fn running(&self) -> Vec<RunningChild> {
         let slots = self.0.slots.read().unwrap_or_else(PoisonError::into_inner).clone();
         let running = |(slot, entry): (usize, &Arc<Mutex<Entry>>)| {
             let entry = lock(entry);
             let Live { group, since } = entry.live?;
             let last_line = String::from_utf8_lossy(&entry.last_line).into_owned();
-            Some(Running { slot: u32::try_from(slot).ok()?, pid: group, age: since.elapsed(), last_line })
+            Some(RunningChild { slot: u32::try_from(slot).ok()?, pid: group, age: since.elapsed(), last_line })
         };
         slots.iter().enumerate().filter_map(running).collect()
+    }
+
+    /// Claims the lowest slot that is free. All slots of a registry are claimed, or none: numbers
+    /// that its users chose themselves are not known here.
+    pub fn claim(&self) -> ChildSlot {
+        let mut claimed = lock(&self.0.claimed);
+        let number = claimed.free.pop_first().unwrap_or_else(|| {
+            claimed.next += 1;
+            claimed.next - 1
+        });
+        ChildSlot { number, children: self.clone() }
     }
 
     /// Has the guardian keep one more descriptor open; nothing without a guardian.

@@ -27,7 +27,7 @@ use crate::{
     error::{Again, TaskError},
     lane::{
         child::{Child, Children, End},
-        children::ChildLink,
+        children::{ChildLimits, ChildLink},
     },
 };
 
@@ -294,10 +294,10 @@ impl ChildLink for BoardLink {
     }
 
     /// It writes what its program writes at its end.
-    fn retire(self, farewell: Option<Duration>) {
+    fn retire(self, limits: &ChildLimits) {
         let Self { child, requests, .. } = self;
         drop(requests);
-        let _ = ready([Some((child.end_fd(), Interest::Read))], Some(farewell.unwrap_or(FAREWELL)));
+        let _ = ready([Some((child.end_fd(), Interest::Read))], Some(limits.farewell.unwrap_or(FAREWELL)));
         let _ = child.reap();
     }
 }

@@ -101,7 +101,7 @@ where
     /// Ends the child that is there, if there is one.
     fn retire(&mut self) {
         if let Some(child) = self.child.take() {
-            child.link.retire(self.pool.limits.farewell);
+            child.link.retire(&self.pool.limits);
         }
     }
 
@@ -436,7 +436,7 @@ where
             back.append(&mut load.unload(&self.pool, begun));
             for item in std::mem::take(&mut load.items).into_iter().flatten() {
                 let outcome = match &end {
-                    Ok(end) => blame(why.as_ref(), end),
+                    Ok(end) => blame(why.as_ref(), end, &ended_itself),
                     Err(error) => Outcome::Lost(format!("its child process cannot be waited for: {error}")),
                 };
                 let held = &mut load.parts[item.part as usize];
@@ -508,6 +508,10 @@ where
     fn flush(&mut self) {
         self.pool.outbox.finish(&mut self.done);
     }
+}
+
+fn ended_itself(code: i32) -> String {
+    format!("its child process ended itself with exit code {code}")
 }
 
 fn broken(error: &io::Error) -> Why {

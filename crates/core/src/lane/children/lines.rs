@@ -1,0 +1,182 @@
+//! Children that answer one line for each line.
+//!
+//! What a child says while it was not asked is a mistake that would shift every answer after it:
+//! such a child is ended and replaced. So is one that answers without end.
+//!
+//! What cannot be seen: a line too many that is written after the child has read its next line of
+//! work. It counts as the answer to that; the true one comes behind it, and ends the child and
+//! fails the task that is then its.
+
+use std::{io, os::fd::BorrowedFd, time::Duration};
+
+use super::{
+    ChildLimits, ChildLink,
+    link::{ChildKind, Resting, Said, TalkLink, Woken},
+    talk::Talk,
+};
+use crate::{
+    error::{Again, TaskError},
+    lane::child::{Child, Children, Command, Stdin},
+};
+
+/// How long the first answer of a child is held back, to see whether another line follows that
+/// nobody asked for.
+const GREETING: Duration = Duration::from_millis(100);
+
+/// Children that answer one line for each line, one at a time.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Lines {
+    /// The program. A child knows its slot as `LONGSHORE_SLOT`.
+    pub command: Command,
+    /// The longest answer, in bytes.
+    pub max_answer: usize,
+    /// The name of the setting that allows longer ones, for whoever meets the limit.
+    pub setting: &'static str,
+}
+
+impl Lines {
+    /// Children that run this command; answers have 16 MiB at most.
+    pub fn new(command: Command) -> Self {
+        Self { command: Command { stdin: Stdin::Open, ..command }, max_answer: 16 << 20, setting: "" }
+    }
+
+    /// Sets [`max_answer`](Self::max_answer), and the name of the setting that it comes from.
+    #[must_use]
+    pub fn max_answer(mut self, bytes: usize, setting: &'static str) -> Self {
+        (self.max_answer, self.setting) = (bytes, setting);
+        self
+    }
+}
+
+impl ChildKind for Lines {
+    type Link = LineLink;
+
+    /// A child that ends before it has read anything will do so again.
+    const FRUITLESS: u32 = 1;
+
+    fn start(&self, slot: u32, children: &Children, _: &ChildLimits) -> Result<LineLink, TaskError> {
+        let mut command = self.command.clone();
+        command.env.push(("LONGSHORE_SLOT".into(), slot.to_string().into()));
+        let talk = Talk::new(children.start(slot, &command)?, None);
+        Ok(LineLink { talk, asked: None, scanned: 0, is_new: true, max_answer: self.max_answer, setting: self.setting })
+    }
+}
+
+/// One child, with what it is told and what it wrote.
+#[derive(Debug)]
+pub struct LineLink {
+    talk: Talk,
+    /// What it has not answered yet.
+    asked: Option<u64>,
+    /// How much of what it wrote is known to have no end of a line.
+    scanned: usize,
+    /// Whether it has not answered anything yet.
+    is_new: bool,
+    max_answer: usize,
+    setting: &'static str,
+}
+
+impl ChildLink for LineLink {
+    fn child(&self) -> &Child {
+        &self.talk.child
+    }
+
+    fn in_flight(&self) -> usize {
+        usize::from(self.asked.is_some())
+    }
+
+    fn retire(self, limits: &ChildLimits) {
+        self.talk.retire(limits);
+    }
+}
+
+impl TalkLink for LineLink {
+    fn rest(&mut self) -> Resting {
+        let is_there = self.talk.look();
+        match () {
+            () if !self.talk.heard.is_empty() => Resting::Wrong(unasked(&self.talk.heard)),
+            () if is_there => Resting::Quiet,
+            () => Resting::Ended,
+        }
+    }
+
+    fn send(&mut self, id: u64, work: &[u8]) {
+        (self.asked, self.scanned) = (Some(id), 0);
+        self.talk.tell(&[work, b"\n"]);
+    }
+
+    fn wait(&mut self, others: [Option<BorrowedFd<'_>>; 2], time: Option<Duration>) -> io::Result<Woken> {
+        self.talk.wait(others, time)
+    }
+
+    fn said(&mut self) -> Result<Option<Said>, TaskError> {
+        let (Some(asked), heard) = (self.asked, &self.talk.heard) else { return Ok(None) };
+        let found = heard[self.scanned..].iter().position(|byte| *byte == b'\n').map(|at| self.scanned + at);
+        let Some(at) = found else {
+            self.scanned = heard.len();
+            return if self.scanned > self.max_answer { Err(self.too_long()) } else { Ok(None) };
+        };
+        if !self.talk.is_written() {
+            return Err(TaskError::new("answer", "the child answered before it had read its line"));
+        }
+        if at > self.max_answer {
+            return Err(self.too_long());
+        }
+        if heard.len() > at + 1 {
+            return Err(unasked(&heard[at + 1..]));
+        }
+        // It cannot be the answer of a line that lies in the pipe still: it came late for an
+        // earlier one.
+        if self.talk.has_read_nothing() {
+            return Err(unasked(heard));
+        }
+        let mut answer = std::mem::take(&mut self.talk.heard);
+        answer.truncate(at);
+        // A program that greets its user writes that before it has read anything, and its own
+        // answer comes right behind.
+        if std::mem::take(&mut self.is_new) {
+            self.talk.linger(GREETING);
+            if !self.talk.heard.is_empty() {
+                return Err(unasked(&answer));
+            }
+        }
+        (self.asked, self.scanned) = (None, 0);
+        Ok(Some(Said::Answer(asked, answer)))
+    }
+
+    fn soften(&mut self, _: u64) {
+        self.talk.child.terminate();
+    }
+
+    fn may_have_begun(&self) -> bool {
+        !self.talk.heard.is_empty() || !self.talk.has_read_nothing()
+    }
+
+    /// Whether its last line is the answer to what it was asked cannot be known any more.
+    fn last_said(&mut self) -> Vec<Said> {
+        self.talk.drain(false);
+        Vec::new()
+    }
+
+    fn tail(&self) -> Option<String> {
+        self.talk.tail()
+    }
+
+    fn into_child(self) -> Child {
+        self.talk.child
+    }
+}
+
+impl LineLink {
+    fn too_long(&self) -> TaskError {
+        let message = format!("the answer is longer than {} bytes{}", self.max_answer, self.setting);
+        TaskError::new("answer", message).with_again(Again::Never)
+    }
+}
+
+fn unasked(line: &[u8]) -> TaskError {
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let shown: String = String::from_utf8_lossy(line).chars().take(80).collect();
+    TaskError::new("answer", format!("the child wrote a line that nobody asked for, and was ended: `{shown}`"))
+}
