@@ -29,15 +29,15 @@ const ABANDONED: usize = 4;
 const IDLE: Duration = Duration::from_secs(10);
 
 /// The blocking lane.
-pub struct BlockingLane<T, R>(Arc<Pool<T, R>>);
+pub struct BlockingLane<T, R>(Arc<BlockingPool<T, R>>);
 
 /// What a thread does with an attempt.
-pub(crate) type Work<T, R> = Box<dyn Fn(&Context, T) -> (Outcome<R>, Option<Duration>) + Send + Sync>;
+pub(crate) type BlockingWork<T, R> = Box<dyn Fn(&Context, T) -> (Outcome<R>, Option<Duration>) + Send + Sync>;
 
 /// A pool of threads, each with one attempt at a time. The process lane stands on it too.
-pub(crate) struct Pool<T, R> {
+pub(crate) struct BlockingPool<T, R> {
     name: &'static str,
-    work: Work<T, R>,
+    work: BlockingWork<T, R>,
     outbox: Outbox<T, R>,
     clock: Clock,
     /// Whether the pool ends attempts that pass their timeout. The process lane does that itself,
@@ -45,13 +45,13 @@ pub(crate) struct Pool<T, R> {
     abandons: bool,
     /// An idle thread ends after this time.
     idle: Duration,
-    state: Mutex<State<T>>,
+    state: Mutex<BlockingState<T>>,
     tick: Condvar,
 }
 
-struct State<T> {
+struct BlockingState<T> {
     queue: VecDeque<Attempt<T>>,
-    seats: Vec<Option<Seat<T>>>,
+    seats: Vec<Option<BusySeat<T>>>,
     /// Attempts that run and have no outcome yet.
     running: usize,
     /// Threads that wait to be called, the last to come last. Whoever calls one takes it out.
@@ -66,7 +66,7 @@ struct State<T> {
 }
 
 /// What a thread is running.
-struct Seat<T> {
+struct BusySeat<T> {
     /// Taken by whoever ends the attempt: its thread, or the keeper of the timeouts.
     task: Option<EngineTask<T>>,
     started: Instant,
@@ -74,7 +74,7 @@ struct Seat<T> {
     token: CancelToken,
 }
 
-impl<T> State<T> {
+impl<T> BlockingState<T> {
     /// Whether there are fewer threads than attempts in hand.
     fn is_short(&self) -> bool {
         self.threads < self.queue.len() + self.running
@@ -102,12 +102,12 @@ impl<T: Send + 'static, R: Send + 'static> BlockingLane<T, R> {
     }
 
     fn with(handler: SyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock, abandons: bool) -> Self {
-        let work: Work<T, R> = Box::new(move |context, payload| {
+        let work: BlockingWork<T, R> = Box::new(move |context, payload| {
             let before = longshore_sys::clock::thread_cpu_time();
             let outcome = called(&handler, context, payload);
             (outcome, Some(longshore_sys::clock::thread_cpu_time().saturating_sub(before)))
         });
-        Self(Pool::new("blocking", work, outbox, clock, abandons))
+        Self(BlockingPool::new("blocking", work, outbox, clock, abandons))
     }
 }
 
@@ -127,8 +127,8 @@ impl<T, R> Drop for BlockingLane<T, R> {
     }
 }
 
-impl<T, R> Pool<T, R> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<T, R> BlockingPool<T, R> {
+    fn lock(&self) -> MutexGuard<'_, BlockingState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -144,8 +144,8 @@ impl<T, R> Pool<T, R> {
     }
 }
 
-impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
-    pub(crate) fn new(name: &'static str, work: Work<T, R>, outbox: Outbox<T, R>, clock: Clock, abandons: bool) -> Arc<Self> {
+impl<T: Send + 'static, R: Send + 'static> BlockingPool<T, R> {
+    pub(crate) fn new(name: &'static str, work: BlockingWork<T, R>, outbox: Outbox<T, R>, clock: Clock, abandons: bool) -> Arc<Self> {
         Arc::new(Self {
             name,
             work,
@@ -153,7 +153,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             clock,
             abandons,
             idle: IDLE,
-            state: Mutex::new(State {
+            state: Mutex::new(BlockingState {
                 queue: VecDeque::new(),
                 seats: Vec::new(),
                 running: 0,
@@ -186,13 +186,13 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
 
     /// Starts threads until each attempt in hand has one. A thread that is on its way, newly
     /// started or back from an attempt that has its outcome, counts: it finds the queue.
-    fn staff(self: &Arc<Self>, state: &mut State<T>) {
+    fn staff(self: &Arc<Self>, state: &mut BlockingState<T>) {
         while state.is_short() && self.grow(state) {}
     }
 
     /// Starts one more thread. If the system has none left, the queue waits for those that there
     /// are; if there are none at all, its attempts fail.
-    fn grow(self: &Arc<Self>, state: &mut State<T>) -> bool {
+    fn grow(self: &Arc<Self>, state: &mut BlockingState<T>) -> bool {
         if state.abandoned > 0 && state.abandoned >= ABANDONED * state.most.max(1) {
             return false;
         }
@@ -308,7 +308,7 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
         state.threads -= 1;
     }
 
-    fn sit_down(self: &Arc<Self>, state: &mut State<T>, task: &EngineTask<T>) -> (usize, CancelToken, Instant) {
+    fn sit_down(self: &Arc<Self>, state: &mut BlockingState<T>, task: &EngineTask<T>) -> (usize, CancelToken, Instant) {
         let started = self.clock.now();
         let deadline = task.limit().filter(|_| self.abandons).and_then(|timeout| started.checked_add(timeout));
         let token = CancelToken::new();
@@ -319,14 +319,14 @@ impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
             state.seats.push(None);
             state.seats.len() - 1
         });
-        state.seats[place] = Some(Seat { task: None, started, deadline, token: token.clone() });
+        state.seats[place] = Some(BusySeat { task: None, started, deadline, token: token.clone() });
         if deadline.is_some() {
             self.wake_keeper(state);
         }
         (place, token, started)
     }
 
-    fn wake_keeper(self: &Arc<Self>, state: &mut State<T>) {
+    fn wake_keeper(self: &Arc<Self>, state: &mut BlockingState<T>) {
         if !state.keeper {
             let pool = self.clone();
             state.keeper = thread::Builder::new().name("longshore-timeouts".to_owned()).spawn(move || pool.keep_time()).is_ok();
@@ -415,7 +415,7 @@ mod tests {
 
     /// A pool, and its engine: what has ended makes room for the next.
     struct Bench {
-        pool: Arc<Pool<u64, ()>>,
+        pool: Arc<BlockingPool<u64, ()>>,
         mailbox: Arc<Mailbox<Mail<u64, ()>>>,
         mail: Mail<u64, ()>,
     }
@@ -424,7 +424,7 @@ mod tests {
         fn new(idle: Duration) -> Self {
             let mailbox = Arc::new(Mailbox::new());
             let outbox = Outbox { mailbox: mailbox.clone(), crew: Arc::default() };
-            let mut pool = Pool::new("test", Box::new(|_, _| (Outcome::Ok(()), None)), outbox, Clock::SYSTEM, false);
+            let mut pool = BlockingPool::new("test", Box::new(|_, _| (Outcome::Ok(()), None)), outbox, Clock::SYSTEM, false);
             Arc::get_mut(&mut pool).expect("nobody has it yet").idle = idle;
             Self { pool, mailbox, mail: Mail::default() }
         }

@@ -17,6 +17,7 @@
 //!   reader.
 
 mod children;
+mod patience;
 mod spill;
 mod start;
 #[cfg(test)]
@@ -41,10 +42,8 @@ use std::{
 
 use longshore_sys::poll::{Interest, ready};
 
+use self::patience::Patience;
 use crate::error::TaskError;
-
-/// How long pipes that a dead leader's background children hold open are still read.
-const DRAIN: Duration = Duration::from_millis(100);
 
 /// What to run.
 #[derive(Clone, Debug, Default)]
@@ -182,16 +181,13 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
     let mut stdout = Capture::new(child.stdout.take(), limits.max_output, spill.filter(|spill| spill.stdout), "out");
     let mut stderr = Capture::new(child.stderr.take(), limits.max_output, spill.filter(|spill| spill.stderr), "err");
 
-    let mut timed_out = false;
+    let mut patience = Patience::new(start, limits.timeout, limits.kill_after);
     let mut stop_seen = false;
-    // Instants that lie beyond what an Instant can hold never come.
-    let mut timeout_at = limits.timeout.and_then(|limit| start.checked_add(limit));
-    let mut kill_at: Option<Instant> = None;
     let mut ended: Option<Instant> = None;
-    let mut drained_at: Option<Instant> = None;
     let mut unread: Option<std::io::Error> = None;
     let mut unspilled = None;
     while ended.is_none() || stdout.is_open() || stderr.is_open() {
+        // A command whose input or output cannot be had whole is ended.
         if let Some(error) = input.failed.take() {
             child.kill();
             input.close();
@@ -201,7 +197,6 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
             child.kill();
             unspilled.get_or_insert(error);
         }
-        let next = [timeout_at, kill_at, drained_at].into_iter().flatten().min();
         let [exited, out, err, space, stop] = ready(
             [
                 ended.is_none().then(|| (child.end_fd(), Interest::Read)),
@@ -210,8 +205,9 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
                 input.fd(),
                 (!stop_seen).then(|| (children.stop_fd(), Interest::Read)),
             ],
-            next.map(|at| at.saturating_duration_since(Instant::now())),
+            patience.next().map(|at| at.saturating_duration_since(Instant::now())),
         )?;
+        // First what it said, for its end may be what lets its pipes go.
         if out {
             stdout.read(&child);
         }
@@ -224,30 +220,21 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
         let now = Instant::now();
         if exited {
             ended = Some(now);
-            timeout_at = None;
+            patience.ended(now);
             input.close();
-            // After SIGTERM, the rest of the group has what is left of the time that the command
-            // had.
-            drained_at = kill_at.or_else(|| now.checked_add(DRAIN));
         }
         if stop && ended.is_none() {
-            // `stop` has signalled the group already; what is left is to lose patience.
-            kill_at = kill_at.or_else(|| now.checked_add(limits.kill_after));
+            patience.stopped(now);
         }
         stop_seen |= stop;
-        if timeout_at.is_some_and(|at| now >= at) {
-            timed_out = true;
-            timeout_at = None;
-            kill_at = kill_at.or_else(|| now.checked_add(limits.kill_after));
-            if !limits.kill_after.is_zero() {
-                child.terminate();
-            }
+        let deeds = patience.due(now);
+        if deeds.terminate {
+            child.terminate();
         }
-        if kill_at.is_some_and(|at| now >= at) {
+        if deeds.kill {
             child.kill();
-            kill_at = None;
         }
-        if drained_at.is_some_and(|at| now >= at) {
+        if deeds.leave {
             break;
         }
     }
@@ -261,7 +248,7 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
     Ok(Output {
         exit: end.status.exit,
         core_dumped: end.status.core_dumped,
-        timed_out,
+        timed_out: patience.timed_out,
         stopped: end.stopped,
         stdout: stdout.bytes,
         stderr: stderr.bytes,

@@ -36,20 +36,20 @@ const TINY: Duration = Duration::from_micros(2);
 pub(crate) const NICE: i32 = 10;
 
 /// The cpu lane.
-pub struct CpuLane<T, R>(Arc<Pool<T, R>>);
+pub struct CpuLane<T, R>(Arc<CpuPool<T, R>>);
 
-struct Pool<T, R> {
+struct CpuPool<T, R> {
     handler: SyncHandler<T, R>,
     outbox: Outbox<T, R>,
     clock: Clock,
     threads: usize,
-    state: Mutex<State<T>>,
+    state: Mutex<CpuState<T>>,
     wake: Condvar,
     /// What the lane wants to hold.
     capacity: AtomicUsize,
 }
 
-struct State<T> {
+struct CpuState<T> {
     queue: VecDeque<Attempt<T>>,
     idle: usize,
     started: usize,
@@ -63,12 +63,12 @@ impl<T: Send + 'static, R: Send + 'static> CpuLane<T, R> {
     /// A lane with this many threads, which start when there is work.
     pub fn new(handler: SyncHandler<T, R>, threads: usize, outbox: Outbox<T, R>, clock: Clock) -> Self {
         let threads = threads.max(1);
-        Self(Arc::new(Pool {
+        Self(Arc::new(CpuPool {
             handler,
             outbox,
             clock,
             threads,
-            state: Mutex::new(State {
+            state: Mutex::new(CpuState {
                 queue: VecDeque::new(),
                 idle: 0,
                 started: 0,
@@ -135,13 +135,13 @@ impl<T, R> Drop for CpuLane<T, R> {
     }
 }
 
-impl<T, R> Pool<T, R> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+impl<T, R> CpuPool<T, R> {
+    fn lock(&self) -> MutexGuard<'_, CpuState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T: Send + 'static, R: Send + 'static> Pool<T, R> {
+impl<T: Send + 'static, R: Send + 'static> CpuPool<T, R> {
     fn serve(self: Arc<Self>, index: u32) {
         // Without the right to be nicer (there is none in some sandboxes) the lane works all the
         // same.

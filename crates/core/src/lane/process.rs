@@ -7,7 +7,7 @@ use crate::{
     error::TaskError,
     lane::{
         Context, Lane, Outbox, Stop,
-        blocking::{Pool, Work},
+        blocking::{BlockingPool, BlockingWork},
         caught,
         child::{self, Children, Command, Exit, Limits, Output},
     },
@@ -30,7 +30,7 @@ pub struct ProcessHandler<T, R> {
 
 /// The process lane.
 pub struct ProcessLane<T, R> {
-    pool: Arc<Pool<T, R>>,
+    pool: Arc<BlockingPool<T, R>>,
     children: Children,
 }
 
@@ -38,31 +38,35 @@ impl<T: Send + 'static, R: Send + 'static> ProcessLane<T, R> {
     /// A lane whose children are entered in this registry.
     pub fn new(handler: ProcessHandler<T, R>, children: Children, outbox: Outbox<T, R>, clock: Clock) -> Self {
         let registry = children.clone();
-        let work: Work<T, R> = Box::new(move |context, payload| run(&handler, &registry, context, payload));
-        Self { pool: Pool::new("process", work, outbox, clock, false), children }
+        let work: BlockingWork<T, R> = Box::new(move |context, payload| handler.run(&registry, context, payload));
+        Self { pool: BlockingPool::new("process", work, outbox, clock, false), children }
     }
 }
 
-fn run<T, R>(handler: &ProcessHandler<T, R>, children: &Children, context: &Context, payload: T) -> (Outcome<R>, Option<Duration>) {
-    let mut cpu = None;
-    let outcome = caught(|| {
-        if context.cancel.is_cancelled() {
-            return Outcome::Cancelled;
-        }
-        let command = match (handler.command)(context, &payload) {
-            Ok(command) => command,
-            Err(error) => return Outcome::Failed(error),
-        };
-        let limits = Limits { timeout: context.timeout, kill_after: handler.kill_after, max_output: handler.max_output };
-        match child::run(&command, &limits, context.slot, children) {
-            Err(error) => Outcome::Failed(error),
-            Ok(output) => {
-                cpu = Some(output.usage.cpu());
-                (handler.answer)(context, payload, output)
+impl<T, R> ProcessHandler<T, R> {
+    /// Runs one task's command in the context's slot of `children`, on the calling thread; returns
+    /// its outcome, and the CPU time that it used.
+    pub fn run(&self, children: &Children, context: &Context, payload: T) -> (Outcome<R>, Option<Duration>) {
+        let mut cpu = None;
+        let outcome = caught(|| {
+            if context.cancel.is_cancelled() {
+                return Outcome::Cancelled;
             }
-        }
-    });
-    (outcome, cpu)
+            let command = match (self.command)(context, &payload) {
+                Ok(command) => command,
+                Err(error) => return Outcome::Failed(error),
+            };
+            let limits = Limits { timeout: context.timeout, kill_after: self.kill_after, max_output: self.max_output };
+            match child::run(&command, &limits, context.slot, children) {
+                Err(error) => Outcome::Failed(error),
+                Ok(output) => {
+                    cpu = Some(output.usage.cpu());
+                    (self.answer)(context, payload, output)
+                }
+            }
+        });
+        (outcome, cpu)
+    }
 }
 
 /// The outcome that an ended command stands for: `Ok` for exit 0; what it wrote goes along as the

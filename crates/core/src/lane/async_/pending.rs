@@ -23,7 +23,7 @@ mod loom_tests;
 
 /// Places for pending work `P`.
 pub(crate) struct Pending<P> {
-    places: Vec<Place<P>>,
+    places: Vec<PendingPlace<P>>,
     /// Empty places; the last one first, because it is warm.
     free: Vec<u32>,
     woken: Arc<Woken>,
@@ -32,7 +32,7 @@ pub(crate) struct Pending<P> {
     had: usize,
 }
 
-struct Place<P> {
+struct PendingPlace<P> {
     work: Option<P>,
     bell: Arc<Bell>,
     waker: Waker,
@@ -173,7 +173,7 @@ impl<P> Pending<P> {
         }
         let place = u32::try_from(self.places.len()).unwrap_or_else(|_| unreachable!("the gate has fewer slots"));
         let bell = Arc::new(Bell { place, listed: AtomicBool::new(false), near: AtomicBool::new(false), woken: self.woken.clone() });
-        self.places.push(Place { work: None, waker: Waker::from(bell.clone()), bell });
+        self.places.push(PendingPlace { work: None, waker: Waker::from(bell.clone()), bell });
         self.free.push(place);
         place
     }
