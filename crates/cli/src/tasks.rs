@@ -6,35 +6,38 @@
 //! - `record.rs`: a task's message as its templates and its program see it
 //! - `children.rs`: the child processes of all of them: their slots, their guardian, and how a task
 //!   that is given up ends its child
-//! - `exec.rs`, `pipe.rs`, `http.rs`: what runs
+//! - `handler.rs`: a program as a task's handler
 //! - `answer.rs`: how that ends, in the worker's words
 
 mod answer;
 mod children;
-mod exec;
-mod http;
-mod pipe;
+mod handler;
 mod record;
 mod spec;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::{io, sync::Arc, time::Duration};
 
-use longshore_core::LaneKind;
-use longshore_worker::{Handler, Task};
+use longshore_run::{environment::line_by_line, http::HttpClient, pipe::Pipe, program::OpenProgram};
+use longshore_worker::Task;
 use tokio::runtime::Handle as Runtime;
 
 pub use spec::Spec;
 
-use self::{children::Nursery, spec::What};
+use self::{
+    answer::Told,
+    children::Nursery,
+    handler::{TaskProgram, TaskUser},
+    spec::What,
+};
 use crate::config::{Config, ConfigErrors};
 
 /// The programs of a worker. When the worker has ended, [`end`](Self::end) ends the children that
 /// stay.
 pub struct Programs {
     nursery: Nursery,
-    pipes: Vec<std::sync::Arc<pipe::Pool>>,
+    programs: Vec<Arc<TaskProgram>>,
 }
 
 /// All that the configuration names, in the order of their names.
@@ -62,34 +65,19 @@ impl Programs {
     /// No guardian could be started; or a sentence about an HTTP client.
     pub fn start(specs: Vec<Spec>, guarded: bool, runtime: &Runtime) -> io::Result<(Self, Vec<Task>)> {
         let nursery = Nursery::new(guarded && specs.iter().any(Spec::has_children), runtime)?;
-        let mut pipes = Vec::new();
+        let mut programs = Vec::new();
         let tasks = specs.into_iter().map(|spec| {
+            let lane = spec.lane();
             let Spec { name, what, policy, retry, .. } = spec;
-            let told = answer::Told { retry };
-            Ok(match what {
-                What::Exec(plan) => {
-                    let exec = exec::Exec { plan, told, origin: record::origin(&name), nursery: nursery.clone() };
-                    Task::plain(name, move |context, call| exec.run(&context, &call)).on(LaneKind::Process)
-                }
-                What::Pipe(plan) => {
-                    let pool = std::sync::Arc::new(pipe::Pool::new(*plan, told, nursery.clone()));
-                    pipes.push(pool.clone());
-                    Task::plain(name, move |context, call| pool.run(&context, &call)).on(LaneKind::Process)
-                }
-                What::Http(plan) => {
-                    let http = http::Http::new(*plan, told, record::origin(&name)).map_err(io::Error::other)?;
-                    Task {
-                        name: name.as_str().into(),
-                        lane: LaneKind::Async,
-                        policy: policy.clone(),
-                        handler: Handler::Async(http.handler()),
-                    }
-                }
-            }
-            .policy(policy))
+            let opened = what.open(&nursery)?;
+            let user = TaskUser { origin: record::origin(&name), max_output: opened.max_output };
+            let Opened { program, kill_after, most, .. } = opened;
+            let program = Arc::new(TaskProgram { program, told: Told { retry }, nursery: nursery.clone(), kill_after, most });
+            programs.push(program.clone());
+            Ok(Task { name: name.as_str().into(), lane, policy, handler: program.handler(user) })
         });
         let tasks = tasks.collect::<io::Result<Vec<_>>>()?;
-        Ok((Self { nursery, pipes }, tasks))
+        Ok((Self { nursery, programs }, tasks))
     }
 
     /// Signals every child that runs.
@@ -100,10 +88,43 @@ impl Programs {
     /// Ends the children that stay, softly first; to be called when nothing runs any more. Blocks.
     pub fn end(self) {
         std::thread::scope(|scope| {
-            for pool in &self.pipes {
-                scope.spawn(|| pool.end());
+            for program in &self.programs {
+                scope.spawn(|| program.end());
             }
         });
         self.nursery.end();
+    }
+}
+
+/// What a section runs, ready for tasks.
+struct Opened {
+    program: OpenProgram,
+    /// The longest result.
+    max_output: usize,
+    /// Between TERM and KILL.
+    kill_after: Duration,
+    /// The most children that stay.
+    most: usize,
+}
+
+impl What {
+    fn open(self, nursery: &Nursery) -> io::Result<Opened> {
+        Ok(match self {
+            What::Exec(plan) => {
+                let (max_output, kill_after) = (plan.max_output, plan.kill_after);
+                Opened { program: OpenProgram::Command(Arc::new(*plan)), max_output, kill_after, most: 0 }
+            }
+            What::Pipe(mut options, most) => {
+                options.env.extend(line_by_line());
+                let kill_after = options.limits.kill_after.unwrap_or_default();
+                let pipe = Pipe::new(*options, nursery.children().clone()).map_err(io::Error::other)?;
+                Opened { program: OpenProgram::Pipe(Arc::new(pipe)), max_output: 0, kill_after, most }
+            }
+            What::Http(plan) => {
+                let client = HttpClient::new(plan.options()).map_err(io::Error::other)?;
+                let max_output = plan.options().max_body;
+                Opened { program: OpenProgram::Http(Arc::new(*plan), client), max_output, kill_after: Duration::ZERO, most: 0 }
+            }
+        })
     }
 }

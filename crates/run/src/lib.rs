@@ -31,7 +31,8 @@
 //! The names that every caller needs stand at the root. [`spec`] has what a spec is made of,
 //! [`report`] what a report is made of, [`jobs`] the jobs of the state directory, [`socket`] runs
 //! of other processes. [`input`], [`record`] and [`template`] read records and fill them in; what
-//! runs for a record ([`command`], [`http`], [`pipe`]) serves longshore's other products too.
+//! runs for a record ([`command`], [`http`], [`pipe`], as handlers: [`program`]) serves longshore's
+//! other products too.
 //!
 //! Layout, in the order of a record's way:
 //! - `spec.rs plan.rs`: what is to be done, and everything that follows from it, compiled and
@@ -40,6 +41,7 @@
 //! - `template.rs`: what a user writes with braces
 //! - `batch.rs`: several records for one call of a command
 //! - `what.rs`, `command.rs`, `http.rs`, `pipe.rs`, `task.rs`: what runs, as lanes of the engine;
+//!   `program.rs`: three of them as handlers, for other products too;
 //!   `environment.rs filling.rs`: what it gets; `reply.rs`: what it answers; `overdue.rs`: a
 //!   timeout that is a share of the median
 //! - `shared_limit.rs`: a limit that other processes keep too, before a lane
@@ -81,6 +83,7 @@ mod overdue;
 pub mod pipe;
 mod plan;
 mod preview;
+pub mod program;
 mod rate;
 pub mod record;
 pub mod reply;

@@ -1,6 +1,6 @@
 //! What runs for each record: a command, an HTTP request, a line to a living child, or nothing.
 
-use std::{ffi::OsString, sync::Arc, time::Duration};
+use std::{ffi::OsString, future::Future, sync::Arc, time::Duration};
 
 use longshore_brokers::mask_text;
 use longshore_core::{
@@ -10,9 +10,9 @@ use longshore_core::{
         AsyncHandler, Lane, Outbox,
         async_::AsyncLane,
         blocking::BlockingLane,
-        child::{Children, Exit, Stdin},
+        child::{Children, Command, Exit, Stdin},
         cpu::CpuLane,
-        process::{ProcessHandler, ProcessLane, exit_outcome},
+        process::{ProcessLane, exit_outcome},
     },
 };
 
@@ -23,10 +23,11 @@ use crate::{
     environment::{constants, env_pair, line_by_line, surroundings},
     event::Tell,
     heard::Heard,
-    http::{HttpClient, HttpOptions, HttpPlan, HttpWords, SPOOL},
+    http::{HttpClient, HttpOptions, HttpPlan, HttpWords, Request, SPOOL},
     last_output::LastOutputs,
     overdue::Overdue,
     pipe::{Pipe, PipeOptions},
+    program::{OpenProgram, ProgramEnd, ProgramHandler, ProgramUser},
     record::{Range, Record},
     reply::Reply,
     spec::{PipeSpec, Program, ProgramLimits, RequestSpec},
@@ -155,6 +156,20 @@ impl What {
         }
     }
 
+    /// Opens what stays between tasks: a client's connections, children, none of which is started
+    /// yet.
+    ///
+    /// # Errors
+    /// A sentence for people; and for what is no program.
+    pub fn open(&self, job: String, children: &Children) -> Result<OpenProgram, String> {
+        Ok(match self {
+            What::Command(plan) => OpenProgram::Command(plan.clone()),
+            What::Http(plan) => OpenProgram::Http(plan.clone(), HttpClient::new(plan.options())?),
+            What::Pipe(plan) => OpenProgram::Pipe(Arc::new(plan.open(job, children.clone())?)),
+            What::Task(_) | What::Noop => return Err("there is no program to run".to_owned()),
+        })
+    }
+
     /// What a record adds to a call that it shares with others.
     ///
     /// # Errors
@@ -213,7 +228,7 @@ impl Lanebuilder {
         let clock = Clock::SYSTEM;
         let runtime = tokio::runtime::Handle::current();
         let outbox = self.outbox.clone();
-        let (overdue, heard, spool) = (self.overdue.clone(), self.heard.clone(), self.spool.clone());
+        let overdue = self.overdue.clone();
         let mut end: Box<dyn FnOnce() + Send> = Box::new(|| ());
         let mut put = |kind: LaneKind, lane: Arc<dyn Lane<Call, Reply>>| lanes[kind as usize] = Some(lane);
         match what {
@@ -223,36 +238,6 @@ impl Lanebuilder {
                 put(LaneKind::Async, Arc::new(AsyncLane::new(quick, outbox.clone(), clock, &runtime)));
                 put(LaneKind::Blocking, Arc::new(BlockingLane::new(Arc::new(sync), outbox.clone(), clock)));
                 put(LaneKind::Cpu, Arc::new(CpuLane::new(Arc::new(sync), self.cpu, outbox, clock)));
-            }
-            What::Http(plan) => {
-                let client = HttpClient::new(plan.options())?;
-                let plan = plan.clone();
-                let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, call: Call| {
-                    let (plan, client, overdue, spool) = (plan.clone(), client.clone(), overdue.clone(), spool.clone());
-                    Box::pin(async move {
-                        let mut request = match plan.request(&call[0].record, &vars(&context)) {
-                            Ok(request) => request,
-                            Err(error) => return Outcome::Failed(error),
-                        };
-                        request.spill = spool.as_ref().map(|spool| spool.of(context.id, context.attempt));
-                        // A request needs no time to end well: it is dropped when nobody wants it
-                        // any more.
-                        tokio::select! {
-                            biased;
-                            () = context.cancel.cancelled() => Outcome::Cancelled,
-                            limit = passed(overdue.as_deref()) => Outcome::TimedOut { limit },
-                            reply = client.send(request) => match reply {
-                                Ok(reply) => Outcome::Ok(Reply::Http(Arc::new(reply))),
-                                Err(error) if error.kind() == SPOOL => {
-                                    spool.iter().for_each(|spool| spool.fail(error.message()));
-                                    Outcome::Cancelled
-                                }
-                                Err(error) => Outcome::Failed(error),
-                            }
-                        }
-                    })
-                }));
-                put(LaneKind::Async, Arc::new(AsyncLane::new(handler, outbox, clock, &runtime)));
             }
             What::Task(plan) => {
                 let sender = Arc::new(plan.sender(self.job, self.tell)?);
@@ -269,67 +254,102 @@ impl Lanebuilder {
                 }));
                 put(LaneKind::Async, Arc::new(AsyncLane::new(handler, outbox, clock, &runtime)));
             }
-            What::Command(plan) => {
-                let (children, outbox) = (self.children.clone(), self.outbox.clone());
-                put(LaneKind::Process, Arc::new(ProcessLane::new(self.command(plan), children, outbox, clock)));
-            }
-            What::Pipe(plan) => {
+            What::Command(_) | What::Http(_) | What::Pipe(_) => {
                 let children = self.children.clone();
-                let pipe = Arc::new(plan.open(self.job, self.children)?);
-                let asked = pipe.clone();
-                let handler = move |context: &Context, call: Call| {
-                    let line = match line(&call[0].record) {
-                        Ok(line) => line,
-                        Err(error) => return Outcome::Failed(error),
-                    };
-                    match asked.ask(context.slot, line, context.timeout) {
-                        Ok(answer) => Outcome::Ok(Reply::Pipe(Arc::new(answer))),
-                        Err(failure) => late(overdue.as_deref(), context).unwrap_or_else(|| heard.judge(failure.into_outcome())),
+                let program = what.open(self.job.clone(), &children)?;
+                match program.handler(self.user()) {
+                    ProgramHandler::Process(handler) => {
+                        put(LaneKind::Process, Arc::new(ProcessLane::new(handler, children, outbox, clock)))
                     }
-                };
-                put(LaneKind::Blocking, Arc::new(PipeLane { lane: BlockingLane::patient(Arc::new(handler), outbox, clock), children }));
-                end = Box::new(move || pipe.end());
+                    ProgramHandler::Async(handler) => put(LaneKind::Async, Arc::new(AsyncLane::new(handler, outbox, clock, &runtime))),
+                    ProgramHandler::Blocking(handler) => {
+                        put(LaneKind::Blocking, Arc::new(PipeLane { lane: BlockingLane::patient(handler, outbox, clock), children }));
+                    }
+                }
+                end = Box::new(move || program.end());
             }
         }
         Ok((lanes, end))
     }
 
-    /// Returns what runs a command for each call, and judges its end.
-    fn command(self, plan: &Arc<CommandPlan>) -> ProcessHandler<Call, Reply> {
-        let (kill_after, max_output) = (plan.kill_after, plan.max_output);
+    /// Returns what a run says of its calls to a program, and how it judges its ends.
+    fn user(self) -> RunUser {
         let Self { job, batching, overdue, heard, spool, last, .. } = self;
-        let (plan, spooled) = (plan.clone(), spool.clone());
-        ProcessHandler {
-            command: Arc::new(move |context: &Context, call: &Call| {
-                let records: Vec<&Record> = call.iter().map(|item| &item.record).collect();
-                let mut command = plan.command(&records, &vars(context))?;
-                command.env.extend(told(&job, call, context));
-                command.spill = spooled.as_ref().map(|spool| spool.of(context.id, context.attempt));
-                Ok(command)
-            }),
-            answer: Arc::new(move |context: &Context, call: Call, output| {
-                let wall = output.wall;
-                if let (Some(why), Some(spool)) = (&output.unspilled, &spool) {
-                    spool.fail(why);
-                }
-                // Of the others the outcome itself has the output.
-                let may_lack = output.timed_out || overdue.is_some() || matches!(output.exit, Exit::Signal(_));
-                let kept = may_lack.then(|| output.clone());
-                let outcome = match exit_outcome(output, context.timeout) {
-                    Outcome::Ok(output) => Outcome::Ok(Reply::Command(Arc::new(output))),
-                    other => late(overdue.as_deref(), context).unwrap_or_else(|| heard.judge(other.map(|_| Reply::Null))),
-                };
-                if let Some(output) = kept {
-                    last.put(context.id, context.attempt, &outcome, output);
-                }
-                if let Some(batching) = &batching {
-                    batching.ended(call.len(), wall, outcome.is_ok());
-                }
-                outcome
-            }),
-            kill_after,
-            max_output,
+        RunUser { job, batching, overdue, heard, spool, last }
+    }
+}
+
+/// What a run says of its calls to a program, and makes of its ends.
+struct RunUser {
+    job: String,
+    batching: Option<Arc<Batching>>,
+    overdue: Option<Arc<Overdue>>,
+    heard: Arc<Heard>,
+    spool: Option<Arc<Spool>>,
+    last: Arc<LastOutputs>,
+}
+
+impl ProgramUser for RunUser {
+    type Task = Call;
+    type Made = Reply;
+
+    fn fill<R>(&self, context: &Context, call: &Call, fill: impl FnOnce(&[&Record], &Vars<'_>) -> R) -> R {
+        let records: Vec<&Record> = call.iter().map(|item| &item.record).collect();
+        fill(&records, &vars(context))
+    }
+
+    fn tell(&self, context: &Context, call: &Call, command: &mut Command) -> Result<(), TaskError> {
+        command.env.extend(told(&self.job, call, context));
+        command.spill = self.spool.as_ref().map(|spool| spool.of(context.id, context.attempt));
+        Ok(())
+    }
+
+    fn ask(&self, context: &Context, _: &Call, request: &mut Request) {
+        request.spill = self.spool.as_ref().map(|spool| spool.of(context.id, context.attempt));
+    }
+
+    fn passed(&self) -> impl Future<Output = Duration> + Send {
+        passed(self.overdue.as_deref())
+    }
+
+    fn ended(&self, context: &Context, call: Call, end: ProgramEnd) -> Outcome<Reply> {
+        let judge = |outcome| late(self.overdue.as_deref(), context).unwrap_or_else(|| self.heard.judge(outcome));
+        let output = match end {
+            ProgramEnd::Reply(reply) => return Outcome::Ok(reply),
+            ProgramEnd::None(outcome) => return judge(outcome.map(|never| match never {})),
+            ProgramEnd::Command(output) => *output,
+        };
+        let wall = output.wall;
+        if let (Some(why), Some(spool)) = (&output.unspilled, &self.spool) {
+            spool.fail(why);
         }
+        // Of the others the outcome itself has the output.
+        let may_lack = output.timed_out || self.overdue.is_some() || matches!(output.exit, Exit::Signal(_));
+        let kept = may_lack.then(|| output.clone());
+        let outcome = match exit_outcome(output, context.timeout) {
+            Outcome::Ok(output) => Outcome::Ok(Reply::Command(Arc::new(output))),
+            other => judge(other.map(|_| Reply::Null)),
+        };
+        if let Some(output) = kept {
+            self.last.put(context.id, context.attempt, &outcome, output);
+        }
+        if let Some(batching) = &self.batching {
+            batching.ended(call.len(), wall, outcome.is_ok());
+        }
+        outcome
+    }
+
+    /// No signal reaches a request.
+    fn ended_later(&self, _: &Context, _: Call, end: ProgramEnd) -> impl Future<Output = Outcome<Reply>> + Send {
+        std::future::ready(match end {
+            ProgramEnd::Reply(reply) => Outcome::Ok(reply),
+            ProgramEnd::None(Outcome::Failed(error)) if error.kind() == SPOOL => {
+                self.spool.iter().for_each(|spool| spool.fail(error.message()));
+                Outcome::Cancelled
+            }
+            ProgramEnd::None(outcome) => outcome.map(|never| match never {}),
+            ProgramEnd::Command(_) => Outcome::Cancelled,
+        })
     }
 }
 
@@ -369,7 +389,7 @@ fn vars(context: &Context) -> Vars<'static> {
 }
 
 /// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.
-pub fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
+pub(crate) fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
     record.check()?;
     record.as_range().map_or(Ok(()), Range::check_unchanged)?;
     if record.is_plain() {
@@ -431,7 +451,7 @@ impl PipePlan {
     ///
     /// # Errors
     /// A variable of theirs that depends on a record.
-    pub fn open(&self, job: String, children: Children) -> Result<Pipe, String> {
+    fn open(&self, job: String, children: Children) -> Result<Pipe, String> {
         let mut options = self.options.clone();
         let env = &mut options.env;
         env.push(("LONGSHORE_JOB".into(), job.into()));

@@ -83,7 +83,7 @@ async fn consume(
     })?;
     let to = args.to.as_ref().map_or_else(String::new, |to| format!(" → {to}"));
     let (text, knob) = (plan.text() + &to, plan.knob());
-    let (handler, pipe) = plan.handler(args.group(), &children, &stdout).map_err(Fault::usage)?;
+    let (handler, program) = plan.handler(args.group(), &children, &stdout).map_err(Fault::usage)?;
     let fates = Arc::new(Fates::new(global.voice()));
     let told = fates.clone();
     let handler = handler.on_end(move |finished| told.ended(finished));
@@ -97,8 +97,8 @@ async fn consume(
     screen.note(&format!(" {}  group {}   {text}", args.topics.join(" "), args.group()));
     let watch = Watch { args, handle, children: &children, fates: &fates, screen, deaf: global.no_input, knob, seen: Default::default() };
     let watched = watch.until_end(running).await;
-    if let Some(pipe) = pipe {
-        let _ = tokio::task::spawn_blocking(move || pipe.end()).await;
+    if let Some(program) = program {
+        let _ = tokio::task::spawn_blocking(move || program.end()).await;
     }
     let ended = Ended { args, watched, by_error: fates.by_error(), broken: stdout.broken() };
     ended.say(global, out)

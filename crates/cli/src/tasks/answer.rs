@@ -35,8 +35,18 @@ pub(super) fn value(written: &[u8]) -> Value {
 }
 
 impl Told {
+    /// Returns what an attempt comes to. `attempt` counts from 1.
+    pub(super) fn result(&self, outcome: Outcome<Value>, attempt: u32) -> Result<Value, Failure> {
+        match outcome {
+            Outcome::Ok(value) => Ok(value),
+            // What could not be started because everything stops is handed back.
+            Outcome::Failed(error) if error.kind() == "cancelled" => Err(stopped()),
+            other => Err(self.failure(&other.map(drop), attempt)),
+        }
+    }
+
     /// What an attempt that did not end well comes to. `attempt` counts from 1.
-    pub(super) fn failure(&self, outcome: &Outcome<()>, attempt: u32) -> Failure {
+    fn failure(&self, outcome: &Outcome<()>, attempt: u32) -> Failure {
         let failure = match outcome {
             Outcome::Ok(()) => return Failure::Ignore,
             Outcome::Cancelled => return stopped(),

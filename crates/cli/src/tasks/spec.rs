@@ -5,7 +5,6 @@ use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 use longshore_core::{Backoff, ErrorClass, LaneKind, RetryPolicy, lane::child::Limits};
 use longshore_worker::{Acks, RateScope, TaskPolicy};
 
-use super::pipe;
 use crate::{
     config::{Config, ConfigError, Section, Value},
     flags::{BackoffArg, retry_on},
@@ -34,7 +33,8 @@ pub struct Spec {
 /// What runs.
 pub(super) enum What {
     Exec(Box<CommandPlan>),
-    Pipe(Box<pipe::Plan>),
+    /// With the most children.
+    Pipe(Box<PipeOptions>, usize),
     Http(Box<HttpPlan>),
 }
 
@@ -77,9 +77,9 @@ impl Spec {
     #[must_use]
     pub fn with_limits(mut self, max_tasks: Option<u64>, memory: Option<u64>) -> Self {
         match &mut self.what {
-            What::Pipe(plan) => {
-                plan.options.limits.max_tasks = plan.options.limits.max_tasks.or(max_tasks.map(few));
-                plan.options.memory = plan.options.memory.or(memory);
+            What::Pipe(options, _) => {
+                options.limits.max_tasks = options.limits.max_tasks.or(max_tasks.map(few));
+                options.memory = options.memory.or(memory);
             }
             What::Exec(plan) => plan.limit_memory(memory),
             What::Http(_) => {}
@@ -290,7 +290,7 @@ impl Keys<'_> {
             Some(most) => usize::try_from(most).unwrap_or(usize::MAX),
             None => LaneKind::Process.default_workers(),
         };
-        Ok(What::Pipe(Box::new(pipe::Plan { options, children })))
+        Ok(What::Pipe(Box::new(options), children))
     }
 
     fn http(&self, text: &str) -> Result<HttpPlan, ConfigError> {

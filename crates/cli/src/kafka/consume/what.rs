@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use longshore_core::{
-    Context, Outcome,
+    Context, Outcome, TaskError,
     lane::{
         AsyncHandler,
-        child::{Children, Stdin},
-        process::{ProcessHandler, exit_outcome},
+        child::{Children, Command, Stdin},
+        process::exit_outcome,
     },
 };
 use longshore_kafka::{self as kafka, Handler};
@@ -20,11 +20,11 @@ use super::{
     out::{Made, Out},
 };
 use longshore_run::{
-    http::HttpClient,
-    pipe::Pipe,
+    program::{OpenProgram, ProgramEnd, ProgramHandler, ProgramUser},
+    record::Record,
     reply::Reply,
-    template::Shape,
-    what::{self, What},
+    template::{Shape, Vars},
+    what::What,
 };
 
 /// What runs, with its templates compiled.
@@ -90,7 +90,12 @@ impl Plan {
     ///
     /// # Errors
     /// A sentence for people.
-    pub(super) fn handler(self, group: String, children: &Children, out: &Arc<Out>) -> Result<(Handler<Made>, Option<Arc<Pipe>>), String> {
+    pub(super) fn handler(
+        self,
+        group: String,
+        children: &Children,
+        out: &Arc<Out>,
+    ) -> Result<(Handler<Made>, Option<OpenProgram>), String> {
         let out = out.clone();
         let (what, value_on_stdin) = match self {
             Self::Print => {
@@ -117,68 +122,55 @@ impl Plan {
             }
             Self::Run(what, value_on_stdin) => (*what, value_on_stdin),
         };
-        match what {
-            What::Command(plan) => {
-                let (kill_after, max_output) = (plan.kill_after, plan.max_output);
-                let handler = ProcessHandler {
-                    command: Arc::new(move |context: &Context, record: &kafka::Record| {
-                        let incoming = Incoming::of(record);
-                        let mut command = incoming.with(context, |record, vars| plan.command(&[record], vars))?;
-                        command.env.extend(told(record, &group, context)?);
-                        if value_on_stdin {
-                            // Byte for byte.
-                            command.stdin = Stdin::Bytes(record.value().unwrap_or_default().to_vec());
-                        }
-                        Ok(command)
-                    }),
-                    answer: Arc::new(move |context: &Context, record: kafka::Record, output| match exit_outcome(output, context.timeout) {
-                        Outcome::Ok(output) => out.reply(&record, &Reply::Command(Arc::new(output))),
-                        other => other.map(|_| Vec::new()),
-                    }),
-                    kill_after,
-                    max_output,
-                };
-                Ok((Handler::of_process(handler, children.clone()), None))
-            }
-            What::Http(plan) => {
-                let client = HttpClient::new(plan.options())?;
-                let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, record: kafka::Record| {
-                    let (plan, client, out) = (plan.clone(), client.clone(), out.clone());
-                    Box::pin(async move {
-                        let request = match Incoming::of(&record).with(&context, |record, vars| plan.request(record, vars)) {
-                            Ok(request) => request,
-                            Err(error) => return Outcome::Failed(error),
-                        };
-                        // A request needs no time to end well: it is dropped when nobody wants it
-                        // any more.
-                        tokio::select! {
-                            biased;
-                            () = context.cancel.cancelled() => Outcome::Cancelled,
-                            reply = client.send(request) => match reply {
-                                Ok(reply) => out.reply_later(&record, &Reply::Http(Arc::new(reply))).await,
-                                Err(error) => Outcome::Failed(error),
-                            }
-                        }
-                    })
-                }));
-                Ok((Handler::of_async(handler), None))
-            }
-            What::Pipe(plan) => {
-                let pipe = Arc::new(plan.open(group, children.clone())?);
-                let asked = pipe.clone();
-                let handler = move |context: &Context, record: kafka::Record| {
-                    let line = match what::line(&Incoming::of(&record).record) {
-                        Ok(line) => line,
-                        Err(error) => return Outcome::Failed(error),
-                    };
-                    match asked.ask(context.slot, line, context.timeout) {
-                        Ok(answer) => out.reply(&record, &Reply::Pipe(Arc::new(answer))),
-                        Err(failure) => failure.into_outcome(),
-                    }
-                };
-                Ok((Handler::of_blocking(Arc::new(handler)), Some(pipe)))
-            }
-            What::Task(_) | What::Noop => Err("this cannot run for records of Kafka".to_owned()),
+        let program = what.open(group.clone(), children)?;
+        let handler = match program.handler(KafkaUser { out, group, value_on_stdin }) {
+            ProgramHandler::Process(handler) => Handler::of_process(handler, children.clone()),
+            ProgramHandler::Async(handler) => Handler::of_async(handler),
+            ProgramHandler::Blocking(handler) => Handler::of_blocking(handler),
+        };
+        Ok((handler, Some(program)))
+    }
+}
+
+/// What a consumer says of its records to a program, and makes of its ends.
+struct KafkaUser {
+    out: Arc<Out>,
+    group: String,
+    value_on_stdin: bool,
+}
+
+impl ProgramUser for KafkaUser {
+    type Task = kafka::Record;
+    type Made = Made;
+
+    fn fill<R>(&self, context: &Context, record: &kafka::Record, fill: impl FnOnce(&[&Record], &Vars<'_>) -> R) -> R {
+        Incoming::of(record).with(context, |record, vars| fill(&[record], vars))
+    }
+
+    fn tell(&self, context: &Context, record: &kafka::Record, command: &mut Command) -> Result<(), TaskError> {
+        command.env.extend(told(record, &self.group, context)?);
+        if self.value_on_stdin {
+            // Byte for byte.
+            command.stdin = Stdin::Bytes(record.value().unwrap_or_default().to_vec());
+        }
+        Ok(())
+    }
+
+    fn ended(&self, context: &Context, record: kafka::Record, end: ProgramEnd) -> Outcome<Made> {
+        match end {
+            ProgramEnd::Reply(reply) => self.out.reply(&record, &reply),
+            ProgramEnd::None(outcome) => outcome.map(|never| match never {}),
+            ProgramEnd::Command(output) => match exit_outcome(*output, context.timeout) {
+                Outcome::Ok(output) => self.out.reply(&record, &Reply::Command(Arc::new(output))),
+                other => other.map(|_| Vec::new()),
+            },
+        }
+    }
+
+    async fn ended_later(&self, context: &Context, record: kafka::Record, end: ProgramEnd) -> Outcome<Made> {
+        match end {
+            ProgramEnd::Reply(reply) => self.out.reply_later(&record, &reply).await,
+            end => self.ended(context, record, end),
         }
     }
 }
