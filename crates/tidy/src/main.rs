@@ -24,19 +24,10 @@ const BROKER_TRAITS: [&str; 6] = ["Broker", "Consumer", "ResultBackend", "Bus", 
 /// Ways to hold a child, each with the ends of the files that hold one so. By hand: reading cannot
 /// tell what a `struct` with a process in it is for. A way that is gone has no such file any more;
 /// one that is new is added here.
-const CHILDREN: [(&str, &[&str]); 4] = [
-    ("a command", &["lane/child.rs"]),
-    ("an isolated function", &["lane/isolated.rs"]),
-    ("run --pipe", &["run/pipe.rs", "run/src/pipe.rs"]),
-    ("[tasks] pipe", &["cli/src/tasks/pipe.rs"]),
-];
+const CHILDREN: [(&str, &[&str]); 2] = [("one for one task: a command", &["lane/child.rs"]), ("one for many tasks", &["lane/children.rs"])];
 
 /// Places that make a handler of a program (a command, an HTTP request, a pipe). By hand, as above.
-const PROGRAMS: [(&str, &[&str]); 3] = [
-    ("run", &["cli/src/run/what.rs", "run/src/what.rs"]),
-    ("kafka consume", &["kafka/consume/what.rs"]),
-    ("[tasks]", &["cli/src/tasks/pipe.rs", "cli/src/tasks/command.rs", "cli/src/tasks/http.rs"]),
-];
+const PROGRAMS: [(&str, &[&str]); 1] = [("run, kafka consume and [tasks]", &["run/src/program.rs"])];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
