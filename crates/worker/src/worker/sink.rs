@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use futures_util::future::BoxFuture;
-use longshore_brokers::{End, Finish};
+use longshore_brokers::{End, Ended, Finish};
 use longshore_core::{
     Finished, SinkError,
     sink::{Room, Sink},
@@ -64,8 +64,10 @@ pub(crate) async fn acknowledge_early(shared: Arc<Shared>, mut started: mpsc::Un
             .map(|work| Finish { receipt: work.receipt, publish: Vec::new(), results: Vec::new(), part: None, end: End::Ack })
             .collect();
         // A consumer that is at its end says so to the engine, too.
-        if shared.consumer.finish(&finishes).await.is_ok() {
-            works.iter().for_each(|work| work.gone.store(true, Ordering::Release));
+        if let Ok(ends) = shared.consumer.finish(&finishes).await {
+            // What is refused is another's by now, or still in the broker: not gone.
+            let done = works.iter().zip(ends).filter(|(_, end)| matches!(end, Ended::Done));
+            done.for_each(|(work, _)| work.gone.store(true, Ordering::Release));
         }
         works.clear();
     }
