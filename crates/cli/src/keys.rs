@@ -1,4 +1,4 @@
-//! Keys on the terminal while a run goes.
+//! KeyPresses on the terminal while a run goes.
 
 use std::{fs::File, io::Read, os::fd::AsFd};
 
@@ -6,12 +6,12 @@ use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tc
 use tokio::sync::mpsc;
 
 /// Reads keys from the terminal; restores its mode when dropped.
-pub struct Keys {
+pub struct KeyPresses {
     terminal: File,
     before: Termios,
 }
 
-impl Keys {
+impl KeyPresses {
     /// Starts reading single keys from the controlling terminal, if there is one and we are in its
     /// foreground.
     pub fn start(send: mpsc::UnboundedSender<char>) -> Option<Self> {
@@ -48,7 +48,7 @@ impl Keys {
     }
 }
 
-impl Drop for Keys {
+impl Drop for KeyPresses {
     fn drop(&mut self) {
         let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
     }

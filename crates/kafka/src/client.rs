@@ -29,10 +29,10 @@ use crate::{
     source::Exchange,
 };
 
+mod assigned;
 pub(crate) mod commit;
 pub(crate) mod dead_letters;
 mod rebalance;
-mod seat;
 pub(crate) mod state;
 pub(crate) mod transactor;
 mod watch;

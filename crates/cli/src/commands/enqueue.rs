@@ -90,7 +90,7 @@ Exit: 0 all sent · 1 some records cannot be sent (they are named) · 2 usage ·
 what was not sent is named, and `--skip N` goes on there";
 
 /// What is to be sent of each record.
-struct Plan {
+struct SendPlan {
     args: EnqueueArgs,
     filling: Filling,
     condition: Option<Condition>,
@@ -103,7 +103,7 @@ struct Item {
     signature: Result<Signature, String>,
 }
 
-impl Plan {
+impl SendPlan {
     fn compile(args: &EnqueueArgs, shape: &Shape) -> Result<Self, Fault> {
         let condition =
             args.where_.as_ref().map(|text| Condition::parse(text, shape).map_err(|error| Fault::usage(format!("--where: {error}"))));
@@ -149,7 +149,7 @@ pub async fn run(args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Resu
     options.skip = args.skip;
     options.take = args.take;
     let input = Input::open(&options).map_err(|error| Fault::new(if error.is_usage() { Exit::Usage } else { Exit::Input }, error))?;
-    let plan = Plan::compile(args, &Shape::of(&input))?;
+    let plan = SendPlan::compile(args, &Shape::of(&input))?;
     let mut ids = match &args.ids {
         None => None,
         Some(path) => {
@@ -167,7 +167,7 @@ pub async fn run(args: &EnqueueArgs, place: &Place, out: &mut dyn Write) -> Resu
 }
 
 /// Reads records on a thread of its own, a little ahead of what is sent.
-fn read_ahead(input: Input, plan: Plan) -> (mpsc::Receiver<Result<Item, String>>, std::thread::JoinHandle<()>) {
+fn read_ahead(input: Input, plan: SendPlan) -> (mpsc::Receiver<Result<Item, String>>, std::thread::JoinHandle<()>) {
     let (give, items) = mpsc::channel(AHEAD);
     let thread = std::thread::spawn(move || {
         for record in input {
@@ -375,7 +375,7 @@ mod tests {
 
     use longshore_run::record::testing::{json, line, row};
 
-    fn plan(args: Option<&str>, kwargs: Option<&str>, shape: &Shape) -> Plan {
+    fn plan(args: Option<&str>, kwargs: Option<&str>, shape: &Shape) -> SendPlan {
         #[derive(clap::Parser)]
         struct Parse {
             #[command(flatten)]
@@ -385,12 +385,12 @@ mod tests {
         words.extend(args.map(|args| format!("--args={args}")));
         words.extend(kwargs.map(|kwargs| format!("--kwargs={kwargs}")));
         let parsed = <Parse as clap::Parser>::parse_from(words);
-        Plan::compile(&parsed.args, shape).unwrap()
+        SendPlan::compile(&parsed.args, shape).unwrap()
     }
 
     #[test]
     fn records_become_arguments() {
-        let shown = |plan: Plan, record: Record| {
+        let shown = |plan: SendPlan, record: Record| {
             let (args, kwargs) = plan.filling.fill(&record).unwrap();
             format!(
                 "{} {}",

@@ -99,7 +99,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     let worker = Worker::start(app, options).await?;
     log.say(format_args!("{} ready", clock(SystemTime::now())));
     let stopper = worker.stopper();
-    let watch = Watch { args, place: &place, queues: &queues, worker: &worker };
+    let watch = WorkerWatch { args, place: &place, queues: &queues, worker: &worker };
     let mut asked = 0;
     let stopping = worker.stopping();
     tokio::select! {
@@ -215,14 +215,14 @@ impl Signals {
 }
 
 /// Looks whether there is anything left to do.
-struct Watch<'a> {
+struct WorkerWatch<'a> {
     args: &'a WorkerArgs,
     place: &'a Place,
     queues: &'a [String],
     worker: &'a Worker,
 }
 
-impl Watch<'_> {
+impl WorkerWatch<'_> {
     /// Why it is time to stop; never, unless a flag says when.
     async fn done(&self) -> String {
         let WorkerArgs { until_empty, max_tasks, max_idle, .. } = *self.args;

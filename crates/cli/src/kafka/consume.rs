@@ -33,7 +33,7 @@ use self::{
     fates::Fates,
     out::{Emit, Out},
     screen::Screen,
-    watch::Watch,
+    watch::ConsumerWatch,
     what::Plan,
 };
 use crate::{config::Config, exit::Exit, fault::Fault, global::Global, runtime::block_on};
@@ -95,7 +95,8 @@ async fn consume(
     let stopper = handle.clone();
     stdout.on_broken(move || stopper.stop_now());
     screen.note(&format!(" {}  group {}   {text}", args.topics.join(" "), args.group()));
-    let watch = Watch { args, handle, children: &children, fates: &fates, screen, deaf: global.no_input, knob, seen: Default::default() };
+    let watch =
+        ConsumerWatch { args, handle, children: &children, fates: &fates, screen, deaf: global.no_input, knob, seen: Default::default() };
     let watched = watch.until_end(running).await;
     if let Some(program) = program {
         let _ = tokio::task::spawn_blocking(move || program.end()).await;

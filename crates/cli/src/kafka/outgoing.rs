@@ -20,14 +20,14 @@ pub struct Outgoing {
 
 /// How it is made, with its templates compiled.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub struct RecordPlan {
     key: Option<Template>,
     value: Option<Template>,
     headers: Vec<(String, Template)>,
     separator: Option<Vec<u8>>,
 }
 
-impl Plan {
+impl RecordPlan {
     /// Compiles what the command line says. `separator` is what stands between the key and the
     /// value of a line.
     ///
@@ -113,20 +113,20 @@ pub fn padded(json: String, size: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Plan, padded};
+    use super::{RecordPlan, padded};
     use longshore_run::{
         record::testing::{json, line, row},
         template::Shape,
     };
 
-    fn texts(plan: &Plan, record: &longshore_run::record::Record) -> Result<(Option<String>, String), String> {
+    fn texts(plan: &RecordPlan, record: &longshore_run::record::Record) -> Result<(Option<String>, String), String> {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         plan.of(record).map(|out| (out.key.map(text), text(out.value))).map_err(|error| error.message().to_owned())
     }
 
     #[test]
     fn keys_and_values_come_from_lines_templates_or_the_record_itself() {
-        let plan = |key, value, separator, shape: Shape| Plan::compile(key, value, &[], separator, &shape).expect("it compiles");
+        let plan = |key, value, separator, shape: Shape| RecordPlan::compile(key, value, &[], separator, &shape).expect("it compiles");
         let lines = plan(None, None, Some("\\t"), Shape::lines());
         assert_eq!(texts(&lines, &line("k\tv\tw")), Ok((Some("k".into()), "v\tw".into())));
         assert_eq!(texts(&lines, &line("\t")), Ok((Some(String::new()), String::new())));
@@ -144,9 +144,9 @@ mod tests {
 
     #[test]
     fn a_field_that_cannot_be_there_is_refused_before_anything_is_sent() {
-        let error = Plan::compile(Some("{id}"), None, &[], None, &Shape::lines()).expect_err("lines have no fields");
+        let error = RecordPlan::compile(Some("{id}"), None, &[], None, &Shape::lines()).expect_err("lines have no fields");
         assert!(error.starts_with("--key: "), "{error}");
-        let error = Plan::compile(None, None, &["trace".to_owned()], None, &Shape::lines()).expect_err("no colon");
+        let error = RecordPlan::compile(None, None, &["trace".to_owned()], None, &Shape::lines()).expect_err("no colon");
         assert!(error.contains("'name: value'"), "{error}");
     }
 

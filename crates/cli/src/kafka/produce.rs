@@ -23,7 +23,7 @@ use self::{
     feed::{Feed, Records},
     tally::Tally,
 };
-use super::{fake::Fake, link::PATIENCE, outgoing::Plan, topics::many};
+use super::{fake::Fake, link::PATIENCE, outgoing::RecordPlan, topics::many};
 use crate::{
     config::Config,
     exit::Exit,
@@ -69,9 +69,9 @@ pub fn run(args: &ProduceArgs, config: &Config, global: &Global, out: &mut dyn W
 }
 
 /// What is sent, how, and how much there will be, as far as that is known.
-fn prepare(args: &ProduceArgs) -> Result<(Records, Plan, Option<u64>), Fault> {
+fn prepare(args: &ProduceArgs) -> Result<(Records, RecordPlan, Option<u64>), Fault> {
     let compile = |separator: Option<&str>, shape: &Shape| {
-        Plan::compile(args.key.as_deref(), args.value.as_deref(), &args.header, separator, shape).map_err(Fault::usage)
+        RecordPlan::compile(args.key.as_deref(), args.value.as_deref(), &args.header, separator, shape).map_err(Fault::usage)
     };
     let made_up = args.fake.is_some() || (args.input.is_none() && args.count.is_some());
     if made_up {

@@ -18,7 +18,7 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 
-use super::{seat::PartitionSeat, state::ClientState};
+use super::{assigned::AssignedPartition, state::ClientState};
 use crate::{
     heard::code_of,
     ledger::Ledger,
@@ -134,7 +134,7 @@ impl ClientState {
             let lease = Arc::new(PartitionLease { topic: topic.as_str().into(), partition, revoked: AtomicBool::new(false) });
             let ledger = Ledger::with_limit(committed.unwrap_or_default(), beyond, self.most_characters);
             let own = matches!(self.rules.order, Order::Partition).then(|| self.keys.number());
-            let seat = PartitionSeat::new(lease, ledger, queue, nonempty, own, committed, start);
+            let seat = AssignedPartition::new(lease, ledger, queue, nonempty, own, committed, start);
             match self.seats.iter_mut().find(|seat| seat.is_none()) {
                 Some(free) => *free = Some(seat),
                 None => self.seats.push(Some(seat)),

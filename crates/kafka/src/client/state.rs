@@ -16,9 +16,9 @@ use tokio::sync::oneshot;
 
 use super::{
     ClientHooks, SERVE,
+    assigned::{AssignedPartition, Reading},
     commit::CommitThread,
     dead_letters::{DeadLetters, Exhausted},
-    seat::{PartitionSeat, Reading},
 };
 use crate::{
     counts::RecordCounts,
@@ -64,7 +64,7 @@ pub(crate) struct ClientState {
     pub(crate) rules: Rules,
     pub(crate) exchange: Arc<Exchange>,
     pub(crate) consumer: Arc<BaseConsumer<ClientHooks>>,
-    pub(crate) seats: Vec<Option<PartitionSeat>>,
+    pub(crate) seats: Vec<Option<AssignedPartition>>,
     pub(crate) keys: KeyTable,
     pub(crate) lent: Loans,
     pub(crate) gate: IntakeGate,
@@ -284,7 +284,7 @@ impl ClientState {
     pub(crate) fn read_and_lend(&mut self, now: Instant) -> bool {
         if now >= self.next_look {
             self.next_look = now + SERVE;
-            self.seats.iter().flatten().for_each(PartitionSeat::look);
+            self.seats.iter().flatten().for_each(AssignedPartition::look);
         }
         let limits = *self.gate.limits();
         let mut room = self.gate.room(self.lent.in_flight(), self.lent.parked(), self.lent.bytes(), now);
@@ -415,7 +415,7 @@ impl ClientState {
         let Some(rebalanced) = self.rebalanced else { return false };
         // Who comes later gets nothing at first, until others have given some up.
         let something = self.seats.iter().any(Option::is_some) || now.duration_since(rebalanced) >= NOTHING;
-        something && self.lent.len() == 0 && self.seats.iter().flatten().all(PartitionSeat::is_at_end)
+        something && self.lent.len() == 0 && self.seats.iter().flatten().all(AssignedPartition::is_at_end)
     }
 
     /// Lets go of the client.

@@ -131,7 +131,7 @@ impl ClientState {
     pub(crate) fn publish(&mut self) {
         let mut counts = self.counts;
         if !self.finishing {
-            counts.uncommitted = self.seats.iter().flatten().map(super::seat::PartitionSeat::uncommitted).sum();
+            counts.uncommitted = self.seats.iter().flatten().map(super::assigned::AssignedPartition::uncommitted).sum();
         }
         self.exchange.board.publish(counts, self.consumer.context().heard.last());
     }
@@ -154,7 +154,7 @@ impl ClientState {
     }
 
     fn count_uncommitted(&mut self) {
-        self.counts.uncommitted = self.seats.iter().flatten().map(super::seat::PartitionSeat::uncommitted).sum();
+        self.counts.uncommitted = self.seats.iter().flatten().map(super::assigned::AssignedPartition::uncommitted).sum();
     }
 }
 

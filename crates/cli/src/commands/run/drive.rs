@@ -15,7 +15,7 @@ use super::{args::RunArgs, notes};
 use crate::{
     exit::Exit,
     global::Global,
-    keys::Keys,
+    keys::KeyPresses,
     progress::{self, Progress, Summary, Voice},
     signals::{Signals, hear},
     units,
@@ -112,7 +112,7 @@ struct Watcher {
 impl Watcher {
     async fn watch(mut self, mut usr1: Option<Signal>, keys: bool) -> Infallible {
         let (press, mut pressed) = mpsc::unbounded_channel();
-        let _keys = if keys { Keys::start(press) } else { None };
+        let _keys = if keys { KeyPresses::start(press) } else { None };
         let mut views = self.handle.clone();
         loop {
             tokio::select! {

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{args::ConsumeArgs, fates::Fates, knob::Knob, machine::Machine, screen::Screen, view::Moment};
 use crate::{
-    keys::Keys,
+    keys::KeyPresses,
     progress::{RateMeter, text::short, view::State},
     signals::{Signals, hear},
     units::show_duration,
@@ -37,7 +37,7 @@ pub(super) struct Watched {
 }
 
 /// Watches a consumer.
-pub(super) struct Watch<'a> {
+pub(super) struct ConsumerWatch<'a> {
     pub(super) args: &'a ConsumeArgs,
     pub(super) handle: ConsumerHandle,
     pub(super) children: &'a Children,
@@ -97,13 +97,13 @@ impl<T> Question<T> {
     }
 }
 
-impl Watch<'_> {
+impl ConsumerWatch<'_> {
     /// Until nothing is left to do.
     pub(super) async fn until_end(mut self, running: RunningConsumer) -> Watched {
         let begun = Instant::now();
         let Signals { mut int, mut term, mut hup, mut usr1 } = Signals::listen();
         let (press, mut pressed) = mpsc::unbounded_channel();
-        let keys = if self.screen.bar().is_some() && !self.deaf { Keys::start(press) } else { None };
+        let keys = if self.screen.bar().is_some() && !self.deaf { KeyPresses::start(press) } else { None };
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut joined = pin!(running.join());

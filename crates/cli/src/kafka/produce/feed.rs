@@ -12,7 +12,7 @@ use longshore_kafka::{NewRecord, Producer, produce::NotTaken};
 use super::{args::ProduceArgs, tally::Tally};
 use crate::kafka::{
     fake::{Fake, Made},
-    outgoing::{Outgoing, Plan, padded},
+    outgoing::{Outgoing, RecordPlan, padded},
 };
 use longshore_run::{
     input::Input,
@@ -29,7 +29,7 @@ pub(super) enum Records {
 pub(super) struct Feed {
     topic: String,
     records: Records,
-    plan: Plan,
+    plan: RecordPlan,
     pace: Option<Pace>,
     partition: Option<i32>,
     count: u64,
@@ -52,7 +52,7 @@ impl StopFeed {
 const NAP: Duration = Duration::from_millis(50);
 
 impl Feed {
-    pub(super) fn new(args: &ProduceArgs, records: Records, plan: Plan, producer: Producer, tally: Arc<Tally>) -> Self {
+    pub(super) fn new(args: &ProduceArgs, records: Records, plan: RecordPlan, producer: Producer, tally: Arc<Tally>) -> Self {
         let pace = args.pace.bucket().map(Pace::new);
         Self {
             topic: args.topic.clone(),

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// One partition that is assigned to us.
-pub(crate) struct PartitionSeat {
+pub(crate) struct AssignedPartition {
     pub(crate) lease: Arc<PartitionLease>,
     pub(crate) ledger: Ledger,
     queue: PartitionQueue<ClientHooks>,
@@ -92,7 +92,7 @@ pub(crate) struct Reading {
     pub(crate) backwards: Option<i64>,
 }
 
-impl PartitionSeat {
+impl AssignedPartition {
     pub(crate) fn new(
         lease: Arc<PartitionLease>,
         ledger: Ledger,
