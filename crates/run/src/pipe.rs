@@ -15,6 +15,8 @@ use longshore_core::{
 };
 use serde_json::value::RawValue;
 
+use crate::record::{Range, Record};
+
 /// How the children of a pipe are started and how far they may go.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -150,6 +152,23 @@ impl Pipe {
     pub fn end(&self) {
         self.0.end();
     }
+}
+
+/// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.
+pub(crate) fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
+    record.check()?;
+    record.as_range().map_or(Ok(()), Range::check_unchanged)?;
+    if record.is_plain() {
+        return Ok(record.raw().to_vec());
+    }
+    let json = record.to_json();
+    let text = json.get();
+    if text.contains('\n') {
+        // The text of a record may be spread over lines inside; as a value it is the same on one.
+        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| record.invalid(error))?;
+        return Ok(value.to_string().into_bytes());
+    }
+    Ok(text.as_bytes().to_vec())
 }
 
 fn with_tail(error: TaskError, tail: Option<&str>) -> TaskError {

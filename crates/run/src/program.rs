@@ -15,11 +15,10 @@ use longshore_core::{
 use crate::{
     command::CommandPlan,
     http::{HttpClient, HttpPlan, Request},
-    pipe::Pipe,
+    pipe::{Pipe, line},
     record::Record,
     reply::Reply,
     template::Vars,
-    what::line,
 };
 
 /// A program that is ready for tasks: what stays between them is open.

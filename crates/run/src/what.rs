@@ -26,9 +26,9 @@ use crate::{
     http::{HttpClient, HttpOptions, HttpPlan, HttpWords, Request, SPOOL},
     last_output::LastOutputs,
     overdue::Overdue,
-    pipe::{Pipe, PipeOptions},
+    pipe::{Pipe, PipeOptions, line},
     program::{OpenProgram, ProgramEnd, ProgramHandler, ProgramUser},
-    record::{Range, Record},
+    record::Record,
     reply::Reply,
     spec::{PipeSpec, Program, ProgramLimits, RequestSpec},
     spool::Spool,
@@ -386,23 +386,6 @@ impl Lane<Call, Reply> for PipeLane {
 
 fn vars(context: &Context) -> Vars<'static> {
     Vars { slot: context.slot as usize + 1, attempt: context.attempt, extra: &[] }
-}
-
-/// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.
-pub(crate) fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
-    record.check()?;
-    record.as_range().map_or(Ok(()), Range::check_unchanged)?;
-    if record.is_plain() {
-        return Ok(record.raw().to_vec());
-    }
-    let json = record.to_json();
-    let text = json.get();
-    if text.contains('\n') {
-        // The text of a record may be spread over lines inside; as a value it is the same on one.
-        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| record.invalid(error))?;
-        return Ok(value.to_string().into_bytes());
-    }
-    Ok(text.as_bytes().to_vec())
 }
 
 fn http_plan(spec: &RequestSpec, limits: &ProgramLimits, shape: &Shape) -> Result<HttpPlan, String> {
