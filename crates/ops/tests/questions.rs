@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use longshore_brokers::{Consumer, End, Finish, OpenOptions};
 use longshore_celery::Value;
+use longshore_core::{LaneKind, Word};
 use longshore_ops::{
     OpsError, WaitReason, WorkerStage,
     dead::{self, DeadDone, DeadRequest},
@@ -115,6 +116,41 @@ async fn the_reason_why_a_task_waits_follows_it_through_its_life() {
         assert!(word(&ended).is_none() && matches!(ended.place, TaskPlace::Ended { done: Some(_), .. }), "{ended:?}");
         let unknown = why(&bench.client, &WhyRequest::new("nobody")).await;
         assert!(matches!(&unknown, Err(OpsError::UnknownTask { id }) if id == "nobody"), "{unknown:?}");
+        worker.stopper().warm();
+        worker.join().await;
+    }
+}
+
+/// Asks the one worker of a broker for its view until it is so.
+async fn view_that(bench: &Bench, is: impl Fn(&workers::WorkerView) -> bool) -> workers::WorkerView {
+    let look = async {
+        loop {
+            let mut views = workers::views(&bench.client, &WorkersRequest::default()).await.unwrap();
+            assert!(views.len() <= 1, "{views:?}");
+            if let Some(view) = views.pop().filter(&is) {
+                return view;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), look).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_of_ours_shows_what_it_runs_and_what_has_ended_on_each_broker() {
+    let server = longshore_testkit::servers::Redis::start(&[]);
+    let on_redis = server.as_ref().map(|server| Bench::on(&server.url(), tempfile::tempdir().unwrap()));
+    for bench in Bench::each("ops-views").into_iter().chain(on_redis) {
+        let nobody = workers::views(&bench.client, &WorkersRequest::default()).await;
+        assert!(matches!(nobody, Err(OpsError::NoWorkers)), "{nobody:?}");
+        let worker = bench.worker().await;
+        bench.send("slow", "first").await;
+        let seen = view_that(&bench, |seen| !seen.view.running.is_empty()).await;
+        let lane = seen.view.lanes.iter().find(|lane| lane.lane == LaneKind::Async).unwrap();
+        assert_eq!((seen.node.as_str(), lane.slots, lane.running), ("w@test", 1, 1));
+        bench.gate.add_permits(1);
+        bench.send("bad", "bad").await;
+        let seen = view_that(&bench, |seen| seen.view.counts.of(Word::Ok) + seen.view.counts.of(Word::Failed) == 2).await;
+        assert_eq!((seen.view.counts.of(Word::Ok), seen.view.counts.of(Word::Failed)), (1, 1), "{seen:?}");
         worker.stopper().warm();
         worker.join().await;
     }
