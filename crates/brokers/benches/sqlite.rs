@@ -159,13 +159,7 @@ impl Ours {
     }
 
     fn drain(&self) -> Anything<usize> {
-        let options = OpenOptions {
-            queues: vec!["q".into()],
-            lease: Duration::from_secs(5),
-            visibility_timeout: Duration::from_secs(3600),
-            node: "bench".to_owned(),
-            early: false,
-        };
+        let options = OpenOptions::new("bench", ["q"]);
         self.runtime.block_on(async {
             let consumer = self.broker.open(options).await?;
             let (mut count, watcher) = (0, tokio::task::LocalSet::new());

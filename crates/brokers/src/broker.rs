@@ -20,8 +20,9 @@ use crate::{
     names,
 };
 
-/// What a consumer is opened for.
+/// Settings of a consumer.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct OpenOptions {
     /// The queues.
     pub queues: Vec<Arc<str>>,
@@ -37,6 +38,16 @@ pub struct OpenOptions {
     /// can (Redis) [gives](Claimed::given) them, which costs less than half of what lending does;
     /// the others lend them as ever. A consumer that dies loses what it was given and did not hold.
     pub early: bool,
+}
+
+impl OpenOptions {
+    /// Makes those of a worker of this name: a lease of 5 s, a visibility timeout of one hour,
+    /// messages that are lent.
+    pub fn new(node: impl Into<String>, queues: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Self {
+        let queues = queues.into_iter().map(Into::into).collect();
+        let (lease, visibility_timeout) = (Duration::from_secs(5), Duration::from_secs(3600));
+        Self { queues, lease, visibility_timeout, node: node.into(), early: false }
+    }
 }
 
 /// A system that holds queues: what every message system can. What only some can is in the optional

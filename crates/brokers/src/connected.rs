@@ -93,9 +93,9 @@ impl Connected {
     /// Returns what keeps messages that are run no more.
     ///
     /// # Errors
-    /// Refused: neither the broker nor the result backend does.
+    /// Refused: the broker does not.
     pub fn letters(&self) -> Result<&Arc<dyn DeadLetters>, BrokerError> {
-        self.letters.as_ref().ok_or_else(|| self.missing("show its dead letters", true))
+        self.letters.as_ref().ok_or_else(|| self.missing("show its dead letters", false))
     }
 
     /// Returns what all who use the store share: rates, and ids that were revoked.

@@ -28,7 +28,7 @@ use tokio::sync::{Notify, mpsc};
 
 use self::{
     consumer::MemoryConsumer,
-    state::{Listener, Message, State},
+    state::{BusListener, MemoryState, Message},
 };
 use crate::{
     broker::{Broker, Consumer, OpenOptions, QueueState},
@@ -48,7 +48,7 @@ const MOST_UNREAD: usize = 10_000;
 /// Queues and results in memory.
 pub struct Memory {
     url: String,
-    state: Mutex<State>,
+    state: Mutex<MemoryState>,
     /// Something may be there to be claimed.
     changed: Notify,
 }
@@ -66,12 +66,12 @@ pub fn open(name: &str) -> Arc<Memory> {
 }
 
 impl Memory {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, MemoryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One step on the state; it wakes those who wait for messages.
-    fn step<T>(&self, step: impl FnOnce(&mut State) -> T) -> T {
+    fn step<T>(&self, step: impl FnOnce(&mut MemoryState) -> T) -> T {
         let value = step(&mut self.lock());
         self.changed.notify_waiters();
         value
@@ -81,7 +81,7 @@ impl Memory {
         let (sender, messages) = mpsc::channel(MOST_UNREAD);
         let mut state = self.lock();
         let number = state.number();
-        state.listeners.push(Listener { number, exchange: exchange.to_owned(), pattern: pattern.to_owned(), sender });
+        state.listeners.push(BusListener { number, exchange: exchange.to_owned(), pattern: pattern.to_owned(), sender });
         Subscription { messages, guard: Box::new(Listening { memory: Arc::clone(self), number }) }
     }
 }

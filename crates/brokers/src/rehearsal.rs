@@ -216,13 +216,7 @@ mod tests {
         let broker = Rehearsal::open("lost");
         let connected = broker.clone().beside(crate::connect("memory://rehearsal-lost", None).unwrap());
         connected.broker.publish(&[Outgoing { queue: "q".into(), priority: 0, due: None, raw: b"{}".to_vec() }]).await.unwrap();
-        let options = crate::OpenOptions {
-            queues: vec!["q".into()],
-            lease: std::time::Duration::from_secs(5),
-            visibility_timeout: std::time::Duration::from_secs(60),
-            node: "w@test".to_owned(),
-            early: false,
-        };
+        let options = crate::OpenOptions::new("w@test", ["q"]);
         let consumer = connected.broker.open(options).await.unwrap();
         let mut claimed = Vec::new();
         consumer.claim(1, &mut claimed).await.unwrap();

@@ -28,11 +28,9 @@ fn id(claimed: &Claimed) -> String {
 }
 
 async fn open(broker: &dyn Broker, queue: &str, lease: Duration) -> Arc<dyn Consumer> {
-    let visibility_timeout = Duration::from_secs(3600);
-    broker
-        .open(OpenOptions { queues: vec![queue.into()], lease, visibility_timeout, node: "test@here".to_owned(), early: false })
-        .await
-        .unwrap()
+    let mut options = OpenOptions::new("test@here", [queue]);
+    options.lease = lease;
+    broker.open(options).await.unwrap()
 }
 
 async fn claim_one(consumer: &dyn Consumer) -> Claimed {

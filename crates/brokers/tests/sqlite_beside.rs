@@ -29,8 +29,9 @@ fn connected(path: &Path) -> Result<Connected, String> {
 }
 
 async fn open(broker: &dyn Broker, lease: Duration) -> Arc<dyn Consumer> {
-    let (queues, visibility_timeout) = (vec!["q".into()], Duration::from_secs(3600));
-    broker.open(OpenOptions { queues, lease, visibility_timeout, node: "test@here".to_owned(), early: false }).await.unwrap()
+    let mut options = OpenOptions::new("test@here", ["q"]);
+    options.lease = lease;
+    broker.open(options).await.unwrap()
 }
 
 async fn claim_one(consumer: &dyn Consumer) -> Claimed {

@@ -203,13 +203,7 @@ async fn dead_letters_go_back_or_away_and_are_counted() {
             bench.send("slow", id).await;
         }
         // A consumer that buries both.
-        let options = OpenOptions {
-            queues: vec!["celery".into()],
-            lease: Duration::from_secs(5),
-            visibility_timeout: Duration::from_secs(3600),
-            node: "w@test".into(),
-            early: false,
-        };
+        let options = OpenOptions::new("w@test", ["celery"]);
         let consumer: Arc<dyn Consumer> = bench.client.broker().open(options).await.unwrap();
         let mut claimed = Vec::new();
         while claimed.len() < 2 {

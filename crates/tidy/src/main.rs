@@ -18,8 +18,9 @@ use longshore_tidy::{
     tree::{SourceFile, Workspace},
 };
 
-/// Traits that stand between the worker and a broker. By hand: a half that is new is added here.
-const BROKER_TRAITS: [&str; 6] = ["Broker", "Consumer", "ResultBackend", "Bus", "Inspect", "Shared"];
+/// Traits that every broker or result backend has. By hand: the halves that it may leave out are not
+/// here.
+const BROKER_TRAITS: [&str; 3] = ["Broker", "Consumer", "ResultBackend"];
 
 /// Ways to hold a child, each with the ends of the files that hold one so. By hand: reading cannot
 /// tell what a `struct` with a process in it is for. A way that is gone has no such file any more;
@@ -146,7 +147,7 @@ impl Table {
             required += must;
             all += of;
         }
-        self.row("methods of a broker's traits (all, with defaults)", format!("{required} ({all})"), told);
+        self.row("methods that a new broker must write (with defaults)", format!("{required} ({all})"), told);
     }
 
     fn functions(&mut self, workspace: &Workspace) {

@@ -205,13 +205,8 @@ impl Worker {
         let environment = app.registry().environment;
         let queues = if options.queues.is_empty() { vec![settings.default_queue.clone()] } else { options.queues.clone() };
         let early = app.is_early();
-        let open = OpenOptions {
-            queues: queues.iter().map(|queue| Arc::from(queue.as_str())).collect(),
-            lease: options.lease,
-            visibility_timeout: options.visibility_timeout,
-            node: options.node.clone(),
-            early,
-        };
+        let mut open = OpenOptions::new(options.node.as_str(), queues.iter().map(String::as_str));
+        (open.lease, open.visibility_timeout, open.early) = (options.lease, options.visibility_timeout, early);
         let consumer = connected.broker.open(open).await?;
         let client = Client::over(&app, connected.clone());
         let node = Arc::from(options.node.as_str());

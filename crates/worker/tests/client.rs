@@ -22,13 +22,8 @@ fn add(x: i64, y: i64) -> Signature<i64> {
 }
 
 async fn consumer(client: &Client, queue: &str) -> Arc<dyn Consumer> {
-    let options = OpenOptions {
-        queues: vec![queue.into()],
-        lease: Duration::from_secs(30),
-        visibility_timeout: Duration::from_secs(3600),
-        node: "test@here".to_owned(),
-        early: false,
-    };
+    let mut options = OpenOptions::new("test@here", [queue]);
+    options.lease = Duration::from_secs(30);
     client.broker().open(options).await.unwrap()
 }
 

@@ -13,14 +13,14 @@ use crate::{
 };
 
 #[derive(Default)]
-pub(crate) struct Shared {
+pub(crate) struct MemoryShared {
     rates: HashMap<String, u64>,
     /// What was set for a limit.
     set: BTreeMap<String, Bucket>,
     revoked: VecDeque<(Instant, String)>,
 }
 
-impl Shared {
+impl MemoryShared {
     pub(crate) fn reserve(&mut self, limit: &str, bucket: Bucket, count: usize) -> Vec<Slot> {
         let bucket = self.set.get(rates::limit_of(limit)).copied().unwrap_or(bucket);
         let stored = self.rates.entry(limit.to_owned()).or_default();

@@ -10,7 +10,7 @@ use longshore_celery::crashes_of;
 use longshore_core::Receipt;
 use tokio::sync::mpsc;
 
-use super::shared::Shared;
+use super::shared::MemoryShared;
 use crate::{
     broker::QueueState,
     crash::after_crash,
@@ -31,7 +31,7 @@ pub(crate) struct Message {
     pub(crate) at: Instant,
 }
 
-pub(crate) struct Held {
+pub(crate) struct HeldMessage {
     pub(crate) message: Message,
     pub(crate) owner: u64,
     pub(crate) node: Arc<str>,
@@ -39,7 +39,7 @@ pub(crate) struct Held {
     pub(crate) since: SystemTime,
 }
 
-pub(crate) struct Listener {
+pub(crate) struct BusListener {
     pub(crate) number: u64,
     pub(crate) exchange: String,
     pub(crate) pattern: String,
@@ -47,22 +47,22 @@ pub(crate) struct Listener {
 }
 
 #[derive(Default)]
-pub(crate) struct State {
+pub(crate) struct MemoryState {
     last: u64,
     lines: HashMap<Arc<str>, BTreeMap<u8, VecDeque<Message>>>,
     pub(crate) later: BTreeMap<(SystemTime, u64), Message>,
     /// By receipt: the order in which they were claimed.
-    pub(crate) held: BTreeMap<u64, Held>,
+    pub(crate) held: BTreeMap<u64, HeldMessage>,
     pub(crate) dead: Vec<DeadLetter>,
     pub(crate) dead_priority: HashMap<String, u8>,
     /// Who paused it, and when.
     pub(crate) paused: HashMap<Arc<str>, (String, SystemTime)>,
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) listeners: Vec<BusListener>,
     pub(crate) documents: Documents,
-    pub(crate) shared: Shared,
+    pub(crate) shared: MemoryShared,
 }
 
-impl State {
+impl MemoryState {
     /// A number that was never given before.
     pub(crate) fn number(&mut self) -> u64 {
         self.last += 1;
@@ -120,7 +120,8 @@ impl State {
                         given: false,
                     });
                     let message = Message { lent: true, ..message };
-                    self.held.insert(receipt, Held { message, owner, node: Arc::clone(node), accused: false, since: SystemTime::now() });
+                    self.held
+                        .insert(receipt, HeldMessage { message, owner, node: Arc::clone(node), accused: false, since: SystemTime::now() });
                 }
             }
         }
@@ -138,7 +139,7 @@ impl State {
     pub(crate) fn give_back(&mut self, owner: u64, died: bool) {
         let receipts: Vec<u64> = self.held.iter().filter(|(_, held)| held.owner == owner).map(|(receipt, _)| *receipt).collect();
         for receipt in receipts.into_iter().rev() {
-            let Some(Held { mut message, accused, .. }) = self.held.remove(&receipt) else { continue };
+            let Some(HeldMessage { mut message, accused, .. }) = self.held.remove(&receipt) else { continue };
             if died {
                 message.crashes = after_crash(message.crashes, accused, false);
             }

@@ -21,7 +21,7 @@ use super::{
     sentinel,
     socket::{Plain, Socket},
     tls,
-    url::{Config, Place},
+    url::{Config, ServerPlace},
 };
 
 /// How long a server may take to accept a connection and to introduce itself.
@@ -74,19 +74,19 @@ impl Connection {
     }
 
     /// Connects to this place, without asking sentinels.
-    pub(super) async fn open_at(config: &Config, place: &Place) -> Result<Self, Fail> {
+    pub(super) async fn open_at(config: &Config, place: &ServerPlace) -> Result<Self, Fail> {
         let mut connection = Self::raw(config, place).await?;
         connection.introduce(config, place).await?;
         Ok(connection)
     }
 
     /// Connects, and says nothing yet.
-    pub(super) async fn raw(config: &Config, place: &Place) -> Result<Self, Fail> {
+    pub(super) async fn raw(config: &Config, place: &ServerPlace) -> Result<Self, Fail> {
         let unable =
             |error: io::Error| Fail::Unable(format!("redis at {place} cannot be reached: {error}; is it running, and is the URL right?"));
         let socket: Box<dyn Socket> = match place {
-            Place::Unix { path } => Box::new(Plain::Known(UnixStream::connect(path).await.map_err(unable)?)),
-            Place::Tcp { host, port } => {
+            ServerPlace::Unix { path } => Box::new(Plain::Known(UnixStream::connect(path).await.map_err(unable)?)),
+            ServerPlace::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unable)?;
                 stream.set_nodelay(true).map_err(unable)?;
                 match &config.tls {
@@ -115,7 +115,7 @@ impl Connection {
         })
     }
 
-    async fn introduce(&mut self, config: &Config, place: &Place) -> Result<(), Fail> {
+    async fn introduce(&mut self, config: &Config, place: &ServerPlace) -> Result<(), Fail> {
         let lost = |error: io::Error| match tls::objection(&error) {
             Some(objection) => Fail::Refused(format!("redis at {place}: {objection}")),
             None => Fail::Unable(format!("redis at {place} ended the connection at once: {error}")),

@@ -22,7 +22,7 @@ use super::{
     claim::{self, Batch},
     early,
     fail::{Fail, is_wrong_type},
-    finish::{self, Ending, Moved, Place},
+    finish::{self, Ending, FinishPlace, Moved},
     layout::Layout,
     lease::{Beat, Owner},
     link::{Link, Notice, Wait, locked, pause},
@@ -154,6 +154,23 @@ impl RedisConsumer {
         })
     }
 
+    /// Notes what is ours from now on.
+    fn note_taken(&self, taken: &[Claimed]) {
+        let lent = taken.iter().filter(|claimed| !claimed.given);
+        locked(&self.owner.held).extend(lent.map(|claimed| claimed.receipt.0));
+        let stubs = taken.iter().filter(|claimed| Stub::is_one(&claimed.raw));
+        locked(&self.stubs).extend(stubs.map(|claimed| claimed.receipt.0));
+    }
+
+    /// Waits until this was closed so long ago that a claim which is under way is given up.
+    async fn closed_for_long(&self, closing: &mut watch::Receiver<Served>) {
+        // An error would mean that this consumer is gone.
+        let _ = closing.wait_for(|served| served.closed).await;
+        // What is given and not heard of is lost; what is lent would go back late.
+        let patience = self.link.config().patience;
+        tokio::time::sleep(if self.early.is_some() { patience } else { patience.min(LAST_CLAIM) }).await;
+    }
+
     async fn claim_some(&self, room: usize, into: &mut Vec<Claimed>) -> Result<Fetched, Fail> {
         let mut claiming = self.claiming.lock().await;
         let (mut served, mut closing) = (self.served.subscribe(), self.served.subscribe());
@@ -203,19 +220,12 @@ impl RedisConsumer {
             let open = lists.open(order);
             if !open.is_empty() {
                 let most = room.min(if self.early.is_some() { early::MOST } else { claim::MOST });
-                let closed = async {
-                    // An error would mean that this consumer is gone.
-                    let _ = closing.wait_for(|served| served.closed).await;
-                    // What is given and not heard of is lost; what is lent would go back late.
-                    let patience = self.link.config().patience;
-                    tokio::time::sleep(if self.early.is_some() { patience } else { patience.min(LAST_CLAIM) }).await;
-                };
                 let taken = tokio::select! {
                     biased;
                     taken = self.take(most, &open, lists) => taken,
                     // A server that is away holds up no stop; whatever it still lends us is handed
                     // back by `leave`.
-                    () = closed => return Ok(Fetched::End),
+                    () = self.closed_for_long(&mut closing) => return Ok(Fetched::End),
                 };
                 let taken = match taken {
                     Err(Fail::Refused(text)) if is_wrong_type(&text) => {
@@ -232,10 +242,7 @@ impl RedisConsumer {
                     self.link.is_able();
                 }
                 if !taken.is_empty() {
-                    let lent = taken.iter().filter(|claimed| !claimed.given);
-                    locked(&self.owner.held).extend(lent.map(|claimed| claimed.receipt.0));
-                    let stubs = taken.iter().filter(|claimed| Stub::is_one(&claimed.raw));
-                    locked(&self.stubs).extend(stubs.map(|claimed| claimed.receipt.0));
+                    self.note_taken(&taken);
                     if let Some(listeners) = listeners {
                         if waited {
                             listeners.found_uncalled();
@@ -251,18 +258,9 @@ impl RedisConsumer {
             }
             let safety = match post {
                 Post::None => {
-                    let entering = async {
-                        if let Some(listeners) = listeners
-                            && listeners.enter().await? == Post::Listens
-                        {
-                            lists.track(true);
-                            lists.look(order, true).await?;
-                        }
-                        Ok::<_, Fail>(())
-                    };
                     // A server that is away holds up no stop.
                     tokio::select! {
-                        entered = entering => entered?,
+                        entered = enter(listeners, lists, order) => entered?,
                         _ = served.changed() => {}
                     }
                     continue;
@@ -333,7 +331,7 @@ impl RedisConsumer {
             };
             batch.iter().zip(&needs_entry).zip(first..).map(ending).collect()
         };
-        let place = Place { link: &self.link, layout: &self.layout, boot: &self.boot };
+        let place = FinishPlace { link: &self.link, layout: &self.layout, boot: &self.boot };
         let ended = try_join_all(finish::parcels(&endings).into_iter().map(|parcel| place.end(parcel))).await?.concat();
         let (mut kept, mut over) = (locked(&self.kept), Vec::with_capacity(batch.len()));
         for (finish, ended) in batch.iter().zip(&ended) {
@@ -547,4 +545,15 @@ impl Consumer for RedisConsumer {
             left.map_err(Into::into)
         })
     }
+}
+
+/// Stands in line, and looks at the lists as soon as this is one that listens.
+async fn enter(listeners: Option<&Arc<Listeners>>, lists: &mut Lists, order: &[Arc<str>]) -> Result<(), Fail> {
+    if let Some(listeners) = listeners
+        && listeners.enter().await? == Post::Listens
+    {
+        lists.track(true);
+        lists.look(order, true).await?;
+    }
+    Ok(())
 }

@@ -94,14 +94,14 @@ pub(super) fn parcels<'e, 'f>(mut endings: &'e [Ending<'f>]) -> Vec<&'e [Ending<
 }
 
 /// Where the ends are told.
-pub(super) struct Place<'a> {
+pub(super) struct FinishPlace<'a> {
     pub(super) link: &'a Link,
     pub(super) layout: &'a Layout,
     /// What stands before the number in our tags; ends with a colon.
     pub(super) boot: &'a str,
 }
 
-impl Place<'_> {
+impl FinishPlace<'_> {
     /// Ends them all. When the answer is lost, finds out which were ended, and ends the others.
     /// What is refused of one alone is impossible; what is refused because of how the server is, is
     /// waited for.

@@ -91,11 +91,11 @@ struct Request {
 
 /// A way to the server for any number of callers.
 pub(super) struct Link {
-    shared: Arc<Shared>,
+    shared: Arc<LinkShared>,
     requests: Mutex<Option<mpsc::UnboundedSender<Request>>>,
 }
 
-struct Shared {
+struct LinkShared {
     config: Arc<Config>,
     notice: Notice,
     /// Why it is away, while it is.
@@ -136,7 +136,7 @@ impl Link {
     }
 
     fn with(config: Arc<Config>, notice: Notice, changes: Option<Arc<Changes>>) -> Self {
-        let shared = Shared {
+        let shared = LinkShared {
             config,
             notice,
             trouble: Mutex::default(),
@@ -332,7 +332,7 @@ impl Link {
     }
 
     fn late(&self) -> Fail {
-        let Shared { config, trouble, .. } = &*self.shared;
+        let LinkShared { config, trouble, .. } = &*self.shared;
         match locked(trouble).clone() {
             Some(text) => Fail::Unable(text),
             None => {
@@ -342,7 +342,7 @@ impl Link {
     }
 }
 
-impl Shared {
+impl LinkShared {
     /// Writes a request if nothing is under way and no other one waits; else gives it back.
     fn write_now(&self, request: Request) -> Option<Request> {
         if self.queued.load(Ordering::Acquire) > 0 {

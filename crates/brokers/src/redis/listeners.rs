@@ -79,7 +79,7 @@ impl Crowd {
 }
 
 #[derive(Default)]
-struct State {
+struct LineState {
     post: Post,
     /// It has just been called: nothing is known of the lists.
     called: bool,
@@ -104,7 +104,7 @@ pub(super) struct Listeners {
     link: Arc<Link>,
     layout: Layout,
     boot: String,
-    state: Mutex<State>,
+    state: Mutex<LineState>,
     hint: Notify,
 }
 

@@ -136,7 +136,7 @@ impl PubSub {
 }
 
 #[derive(Default)]
-struct State {
+struct TopicState {
     listeners: HashMap<u64, Listener>,
     by_topic: HashMap<Topic, Vec<u64>>,
     confirmed: HashSet<Topic>,
@@ -157,7 +157,7 @@ struct Pending {
 }
 
 async fn run(config: Arc<Config>, notice: Notice, mut asks: mpsc::UnboundedReceiver<Ask>, gone: Arc<Gone>) {
-    let mut state = State { gone, ..State::default() };
+    let mut state = TopicState { gone, ..TopicState::default() };
     let mut attempt = 0;
     loop {
         state.forget();
@@ -202,7 +202,7 @@ async fn run(config: Arc<Config>, notice: Notice, mut asks: mpsc::UnboundedRecei
     }
 }
 
-impl State {
+impl TopicState {
     /// What is to be said to the server because of this.
     fn take(&mut self, Ask { id, listener, ready }: Ask) -> Pack {
         let mut pack = Pack::default();

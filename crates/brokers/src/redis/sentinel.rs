@@ -4,7 +4,7 @@ use super::{
     connection::Connection,
     fail::Fail,
     resp::{Pack, Reply},
-    url::{Config, Place},
+    url::{Config, ServerPlace},
 };
 
 /// Asks one sentinel after the other, connects to the server that they name, and makes sure that it
@@ -28,7 +28,7 @@ pub(super) async fn open(config: &Config, name: &str) -> Result<Connection, Fail
     Err(Fail::Unable(last))
 }
 
-async fn ask(config: &Config, place: &Place, name: &str) -> Result<Place, String> {
+async fn ask(config: &Config, place: &ServerPlace, name: &str) -> Result<ServerPlace, String> {
     let lost = |error: std::io::Error| format!("sentinel {place}: {error}");
     let mut sentinel = Connection::raw(config, place).await.map_err(|fail| fail.text().to_owned())?;
     let mut pack = Pack::default();
@@ -45,7 +45,7 @@ async fn ask(config: &Config, place: &Place, name: &str) -> Result<Place, String
     match reply.into_list().as_slice() {
         [host, port] => {
             let port = port.int().and_then(|port| u16::try_from(port).ok()).ok_or_else(|| format!("sentinel {place} names no port"))?;
-            Ok(Place::Tcp { host: host.text().unwrap_or_default(), port })
+            Ok(ServerPlace::Tcp { host: host.text().unwrap_or_default(), port })
         }
         _ => Err(format!("sentinel {place} knows no master `{name}`")),
     }

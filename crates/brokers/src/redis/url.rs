@@ -9,17 +9,17 @@ use crate::{error::BrokerError, mask::mask, urls::decode_url};
 
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Place {
+pub(super) enum ServerPlace {
     Tcp { host: String, port: u16 },
     Unix { path: String },
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for ServerPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Place::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Place::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Place::Unix { path } => f.write_str(path),
+            ServerPlace::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            ServerPlace::Tcp { host, port } => write!(f, "{host}:{port}"),
+            ServerPlace::Unix { path } => f.write_str(path),
         }
     }
 }
@@ -30,7 +30,7 @@ pub(super) struct Config {
     /// The URL without its password.
     pub(super) masked: String,
     /// The server, or the sentinels that know it.
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<ServerPlace>,
     /// The name under which sentinels know the server.
     pub(super) sentinel: Option<String>,
     /// Who we are at the sentinels.
@@ -86,6 +86,33 @@ fn refused(message: String) -> BrokerError {
     BrokerError { kind: ErrorKind::Refused, message }
 }
 
+/// Options that make sense only together with others.
+#[derive(Default)]
+struct NamedOptions {
+    insecure: bool,
+    authorities: Option<String>,
+    certificate: Option<String>,
+    key: Option<String>,
+    master: Option<String>,
+}
+
+impl NamedOptions {
+    /// Returns how TLS is done, if it is (`on`).
+    fn tls(&mut self, on: bool) -> Result<Option<Tls>, String> {
+        let identity = match (self.certificate.take(), self.key.take()) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => return Err("`ssl_certfile` without `ssl_keyfile`: a certificate needs its key".into()),
+            (None, Some(_)) => return Err("`ssl_keyfile` without `ssl_certfile`: a key needs its certificate".into()),
+        };
+        // Whoever names files for TLS believes that there is TLS.
+        if !on && (identity.is_some() || self.authorities.is_some()) {
+            return Err("files for TLS (`ssl_…`) without TLS; that begins with `rediss://`".into());
+        }
+        Ok(on.then(|| Tls { insecure: self.insecure, authorities: self.authorities.take(), identity }))
+    }
+}
+
 impl Config {
     /// Reads `redis://`, `rediss://`, `unix://`, `redis+socket://` and `sentinel://…;sentinel://…`.
     pub(super) fn parse(url: &str) -> Result<Self, BrokerError> {
@@ -110,9 +137,7 @@ impl Config {
             patience: Duration::from_secs(5),
         };
         let mut tls = false;
-        let (mut insecure, mut authorities) = (false, None);
-        let (mut certificate, mut key) = (None, None);
-        let mut master = None;
+        let mut named = NamedOptions::default();
         let mut is_sentinel = false;
         for part in url.split(';') {
             let (scheme, rest) = part.split_once("://").ok_or_else(|| wrong("no `://` in it".into()))?;
@@ -138,7 +163,7 @@ impl Config {
                 }
             }
             if unix {
-                config.places.push(Place::Unix { path: decode_url(address).map_err(wrong)? });
+                config.places.push(ServerPlace::Unix { path: decode_url(address).map_err(wrong)? });
             } else {
                 let (host, db) = address.split_once('/').unwrap_or((address, ""));
                 if !db.is_empty() {
@@ -149,58 +174,52 @@ impl Config {
             for option in query.split('&').filter(|option| !option.is_empty()) {
                 let (name, value) = option.split_once('=').unwrap_or((option, ""));
                 let value = decode_url(value).map_err(wrong)?;
-                let bad = || wrong(format!("option `{name}={value}` cannot be read"));
-                match name {
-                    "visibility_timeout" => config.visibility_timeout = Some(seconds(&value).ok_or_else(bad)?),
-                    "patience" => config.patience = seconds(&value).ok_or_else(bad)?,
-                    "sep" => config.sep = value,
-                    "global_keyprefix" => config.prefix = value,
-                    "priority_steps" => {
-                        let steps: Option<Vec<u8>> = value.split(',').map(|step| step.trim().parse().ok()).collect();
-                        let mut steps = steps.filter(|steps| !steps.is_empty() && steps.iter().all(|step| *step <= 9)).ok_or_else(bad)?;
-                        steps.sort_unstable();
-                        steps.dedup();
-                        config.steps = steps;
-                    }
-                    "db" | "virtual_host" => config.db = number(value.trim_start_matches('/')).ok_or_else(bad)?,
-                    "insecure" => insecure = value.is_empty() || matches!(value.as_str(), "1" | "true" | "yes"),
-                    "ssl_cert_reqs" => insecure = matches!(value.to_ascii_lowercase().trim_start_matches("cert_"), "none"),
-                    "ssl_ca_certs" => authorities = Some(value),
-                    "ssl_certfile" => certificate = Some(value),
-                    "ssl_keyfile" => key = Some(value),
-                    "master_name" => master = Some(value),
-                    "sentinel_username" => config.sentinel_user = Some(value),
-                    "sentinel_password" => config.sentinel_password = Some(value),
-                    "username" => config.user = Some(value),
-                    "password" => config.password = Some(value),
-                    name if IGNORED.contains(&name) => {}
-                    name => match FIXED.iter().find(|(fixed, ..)| *fixed == name) {
-                        Some((_, same, _)) if same.contains(&value.to_ascii_lowercase().as_str()) => {}
-                        Some((_, same, why)) => {
-                            return Err(wrong(format!("option `{name}={value}` is not there: {why}; only `{name}={}`", same[0])));
-                        }
-                        None => return Err(wrong(format!("unknown option `{name}`"))),
-                    },
-                }
+                config.set(name, value, &mut named).map_err(wrong)?;
             }
         }
         if is_sentinel {
-            config.sentinel = Some(master.ok_or_else(|| wrong("sentinels need `?master_name=…`".into()))?);
+            config.sentinel = Some(named.master.take().ok_or_else(|| wrong("sentinels need `?master_name=…`".into()))?);
         } else if config.places.len() > 1 {
             return Err(wrong("several servers (only sentinels may be several)".into()));
         }
-        let identity = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            (Some(_), None) => return Err(wrong("`ssl_certfile` without `ssl_keyfile`: a certificate needs its key".into())),
-            (None, Some(_)) => return Err(wrong("`ssl_keyfile` without `ssl_certfile`: a key needs its certificate".into())),
-        };
-        // Whoever names files for TLS believes that there is TLS.
-        if !tls && (identity.is_some() || authorities.is_some()) {
-            return Err(wrong("files for TLS (`ssl_…`) without TLS; that begins with `rediss://`".into()));
-        }
-        config.tls = tls.then_some(Tls { insecure, authorities, identity });
+        config.tls = named.tls(tls).map_err(wrong)?;
         Ok(config)
+    }
+
+    /// Takes one option of the query, or says why it cannot.
+    fn set(&mut self, name: &str, value: String, named: &mut NamedOptions) -> Result<(), String> {
+        let bad = || format!("option `{name}={value}` cannot be read");
+        match name {
+            "visibility_timeout" => self.visibility_timeout = Some(seconds(&value).ok_or_else(bad)?),
+            "patience" => self.patience = seconds(&value).ok_or_else(bad)?,
+            "sep" => self.sep = value,
+            "global_keyprefix" => self.prefix = value,
+            "priority_steps" => {
+                let steps: Option<Vec<u8>> = value.split(',').map(|step| step.trim().parse().ok()).collect();
+                let mut steps = steps.filter(|steps| !steps.is_empty() && steps.iter().all(|step| *step <= 9)).ok_or_else(bad)?;
+                steps.sort_unstable();
+                steps.dedup();
+                self.steps = steps;
+            }
+            "db" | "virtual_host" => self.db = number(value.trim_start_matches('/')).ok_or_else(bad)?,
+            "insecure" => named.insecure = value.is_empty() || matches!(value.as_str(), "1" | "true" | "yes"),
+            "ssl_cert_reqs" => named.insecure = matches!(value.to_ascii_lowercase().trim_start_matches("cert_"), "none"),
+            "ssl_ca_certs" => named.authorities = Some(value),
+            "ssl_certfile" => named.certificate = Some(value),
+            "ssl_keyfile" => named.key = Some(value),
+            "master_name" => named.master = Some(value),
+            "sentinel_username" => self.sentinel_user = Some(value),
+            "sentinel_password" => self.sentinel_password = Some(value),
+            "username" => self.user = Some(value),
+            "password" => self.password = Some(value),
+            name if IGNORED.contains(&name) => {}
+            name => match FIXED.iter().find(|(fixed, ..)| *fixed == name) {
+                Some((_, same, _)) if same.contains(&value.to_ascii_lowercase().as_str()) => {}
+                Some((_, same, why)) => return Err(format!("option `{name}={value}` is not there: {why}; only `{name}={}`", same[0])),
+                None => return Err(format!("unknown option `{name}`")),
+            },
+        }
+        Ok(())
     }
 
     /// For people: where the server is.
@@ -214,7 +233,7 @@ impl Config {
     }
 }
 
-fn place(host: &str, port: u16) -> Result<Place, String> {
+fn place(host: &str, port: u16) -> Result<ServerPlace, String> {
     let (host, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, rest)) => (host, rest.strip_prefix(':').map_or(Some(port), number)),
         None => match host.rsplit_once(':') {
@@ -224,7 +243,7 @@ fn place(host: &str, port: u16) -> Result<Place, String> {
     };
     let port = port.ok_or("the port is no number")?;
     let host = if host.is_empty() { "localhost" } else { host };
-    Ok(Place::Tcp { host: decode_url(host)?, port })
+    Ok(ServerPlace::Tcp { host: decode_url(host)?, port })
 }
 
 fn number<N: std::str::FromStr>(text: &str) -> Option<N> {
@@ -245,7 +264,7 @@ mod tests {
             "redis://worker:s%40crt@db.example:7000/3?visibility_timeout=60&global_keyprefix=app1&priority_steps=0,5&sep=%3A&patience=0.5",
         )
         .unwrap();
-        assert_eq!(config.places, [Place::Tcp { host: "db.example".into(), port: 7000 }]);
+        assert_eq!(config.places, [ServerPlace::Tcp { host: "db.example".into(), port: 7000 }]);
         assert_eq!((config.user.as_deref(), config.password.as_deref(), config.db), (Some("worker"), Some("s@crt"), 3));
         assert_eq!((config.sep.as_str(), config.steps.as_slice(), config.prefix.as_str()), (":", &[0, 5][..], "app1"));
         assert_eq!((config.visibility_timeout, config.patience), (Some(Duration::from_secs(60)), Duration::from_millis(500)));
@@ -257,7 +276,7 @@ mod tests {
         let config = Config::parse("redis://").unwrap();
         assert_eq!(config.place(), "localhost:6379");
         let config = Config::parse("redis+socket:///run/redis.sock?virtual_host=2").unwrap();
-        assert_eq!((config.places.as_slice(), config.db), (&[Place::Unix { path: "/run/redis.sock".into() }][..], 2));
+        assert_eq!((config.places.as_slice(), config.db), (&[ServerPlace::Unix { path: "/run/redis.sock".into() }][..], 2));
         let config = Config::parse("redis://:only@[::1]:1/0").unwrap();
         assert_eq!((config.place().as_str(), config.user, config.masked.as_str()), ("[::1]:1", None, "redis://:***@[::1]:1/0"));
         let config = Config::parse("sentinel://a:1;sentinel://:pw@b/4?master_name=m").unwrap();

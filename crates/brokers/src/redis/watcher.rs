@@ -64,7 +64,7 @@ fn most_gap(rest: Duration) -> Duration {
 
 /// Looks after the dead, or whether somebody does, until it is aborted.
 pub(super) async fn run(link: Arc<Link>, claims: Arc<Link>, owner: Owner) {
-    let mut watch = Watch::new(&link, &owner);
+    let mut watch = WatchRound::new(&link, &owner);
     let mut swept: Option<Instant> = None;
     loop {
         let looked = async {
@@ -100,7 +100,7 @@ enum Post {
     Watching,
 }
 
-struct Watch<'a> {
+struct WatchRound<'a> {
     link: &'a Link,
     layout: &'a Layout,
     owner: &'a Owner,
@@ -125,7 +125,7 @@ fn agree(before: (Duration, Instant), now: (Duration, Instant)) -> bool {
     now.0.saturating_sub(before.0) < now.1.saturating_duration_since(before.1) + DRIFT
 }
 
-impl<'a> Watch<'a> {
+impl<'a> WatchRound<'a> {
     fn new(link: &'a Link, owner: &'a Owner) -> Self {
         Self {
             link,

@@ -31,7 +31,7 @@ struct Watched {
 
 /// Fate of a file since it was first seen.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum State {
+enum FileState {
     Same,
     Gone,
     Another,
@@ -42,24 +42,24 @@ impl Watched {
         Self { path, first: OnceLock::new() }
     }
 
-    fn look(&self) -> State {
+    fn look(&self) -> FileState {
         match (self.first.get(), file::identity(&self.path)) {
             // Whatever keeps it from being looked at is no proof that it is gone.
-            (_, Err(_)) => State::Same,
+            (_, Err(_)) => FileState::Same,
             // It is made when it is first needed.
-            (None, Ok(None)) => State::Same,
+            (None, Ok(None)) => FileState::Same,
             (None, Ok(Some(now))) => {
                 let _ = self.first.set(now);
-                State::Same
+                FileState::Same
             }
-            (Some(_), Ok(None)) => State::Gone,
-            (Some(first), Ok(Some(now))) if *first == now => State::Same,
-            (Some(_), Ok(Some(_))) => State::Another,
+            (Some(_), Ok(None)) => FileState::Gone,
+            (Some(first), Ok(Some(now))) if *first == now => FileState::Same,
+            (Some(_), Ok(Some(_))) => FileState::Another,
         }
     }
 
-    fn says(&self, state: State) -> String {
-        let what = if state == State::Gone { "it was deleted" } else { "another file was put in its place" };
+    fn says(&self, state: FileState) -> String {
+        let what = if state == FileState::Gone { "it was deleted" } else { "another file was put in its place" };
         format!("{}: {what} while it was open", self.path.display())
     }
 
@@ -77,7 +77,7 @@ impl Beside {
     /// Returns what has become of one of them.
     pub(crate) fn changed(&self) -> Option<String> {
         let watched = [&self.database, &self.log, &self.index].into_iter();
-        watched.map(|file| (file, file.look())).find(|(_, state)| *state != State::Same).map(|(file, state)| file.says(state))
+        watched.map(|file| (file, file.look())).find(|(_, state)| *state != FileState::Same).map(|(file, state)| file.says(state))
     }
 
     /// Checks that all are what they were. Where the log is not, what it holds is saved into the
@@ -88,10 +88,10 @@ impl Beside {
     /// A message that says what happened, and what was saved.
     pub(crate) fn check(&self, conn: &Connection) -> Result<(), String> {
         let Some(what) = self.changed() else { return Ok(()) };
-        if self.database.look() != State::Same {
+        if self.database.look() != FileState::Same {
             return Err(what);
         }
-        let saved = self.log.look() == State::Same || self.log.is_empty();
+        let saved = self.log.look() == FileState::Same || self.log.is_empty();
         let saved = saved && save(conn);
         let then = match saved {
             true => "all that was confirmed is in the database",
@@ -113,7 +113,7 @@ fn save(conn: &Connection) -> bool {
 mod tests {
     use std::{fs, os::unix::fs::symlink};
 
-    use super::{State, Watched};
+    use super::{FileState, Watched};
 
     #[test]
     fn what_cannot_be_looked_at_is_not_taken_for_gone() {
@@ -123,14 +123,14 @@ mod tests {
         fs::create_dir(&directory).expect("a directory");
         fs::write(directory.join("file"), "").expect("a file");
         let watched = Watched::new(directory.join("file"));
-        assert_eq!(watched.look(), State::Same);
+        assert_eq!(watched.look(), FileState::Same);
         fs::rename(&directory, &away).expect("it is moved");
-        assert_eq!(watched.look(), State::Gone);
+        assert_eq!(watched.look(), FileState::Gone);
         // As an error of the disk, or a directory that may not be searched (which root may).
         symlink(&directory, &directory).expect("a link");
-        assert_eq!(watched.look(), State::Same);
+        assert_eq!(watched.look(), FileState::Same);
         fs::remove_file(&directory).expect("it is removed");
         fs::rename(&away, &directory).expect("it is moved back");
-        assert_eq!(watched.look(), State::Same);
+        assert_eq!(watched.look(), FileState::Same);
     }
 }

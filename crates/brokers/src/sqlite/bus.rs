@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use longshore_celery::events::EXCHANGE;
 
-use super::{life, owners, store::Shared};
+use super::{life, owners, store::StoreShared};
 use crate::{
     error::BrokerError,
     halves::Subscription,
@@ -24,12 +24,12 @@ use crate::{
 const MOST_UNREAD: usize = 10_000;
 
 #[derive(Default)]
-pub(crate) struct Bus(Mutex<State>);
+pub(crate) struct Bus(Mutex<BusState>);
 
 #[derive(Default)]
-struct State {
+struct BusState {
     conn: Option<Connection>,
-    listeners: Vec<Listener>,
+    listeners: Vec<FileListener>,
     watchers: Vec<Watcher>,
     /// The last rows that were delivered.
     bus: i64,
@@ -37,7 +37,7 @@ struct State {
     last: u64,
 }
 
-struct Listener {
+struct FileListener {
     number: u64,
     exchange: String,
     pattern: String,
@@ -59,29 +59,34 @@ fn last(conn: &Connection, table: &str) -> rusqlite::Result<i64> {
     conn.query_row(&format!("SELECT coalesce(max(id), 0) FROM {table}"), [], |row| row.get(0))
 }
 
-impl State {
-    fn conn<'a>(conn: &'a mut Option<Connection>, shared: &Shared) -> rusqlite::Result<&'a Connection> {
+impl BusState {
+    fn conn<'a>(conn: &'a mut Option<Connection>, shared: &StoreShared) -> rusqlite::Result<&'a Connection> {
         Ok(match conn {
             Some(conn) => conn,
             None => conn.insert(shared.connect()?),
         })
     }
 
-    fn listen(&mut self, shared: &Shared, exchange: &str, pattern: &str) -> rusqlite::Result<(u64, mpsc::Receiver<(String, Vec<u8>)>)> {
+    fn listen(
+        &mut self,
+        shared: &StoreShared,
+        exchange: &str,
+        pattern: &str,
+    ) -> rusqlite::Result<(u64, mpsc::Receiver<(String, Vec<u8>)>)> {
         let from = last(Self::conn(&mut self.conn, shared)?, "bus")?;
         if self.listeners.is_empty() {
             self.bus = from;
         }
         let (sender, messages) = mpsc::channel(MOST_UNREAD);
         self.last += 1;
-        self.listeners.push(Listener { number: self.last, exchange: exchange.to_owned(), pattern: pattern.to_owned(), from, sender });
+        self.listeners.push(FileListener { number: self.last, exchange: exchange.to_owned(), pattern: pattern.to_owned(), from, sender });
         Ok((self.last, messages))
     }
 
     /// The subscription's number, what is stored, what will be.
     fn watch(
         &mut self,
-        shared: &Shared,
+        shared: &StoreShared,
         ids: &[String],
     ) -> rusqlite::Result<(u64, Vec<Option<Vec<u8>>>, mpsc::Receiver<(String, Vec<u8>)>)> {
         let conn = Self::conn(&mut self.conn, shared)?;
@@ -99,7 +104,7 @@ impl State {
     }
 
     /// Whether nobody is behind.
-    fn deliver(&mut self, shared: &Shared) -> rusqlite::Result<bool> {
+    fn deliver(&mut self, shared: &StoreShared) -> rusqlite::Result<bool> {
         if self.listeners.is_empty() && self.watchers.is_empty() {
             return Ok(true);
         }
@@ -162,9 +167,9 @@ impl Watcher {
 
 impl Bus {
     /// Owners of messages that are surely dead.
-    pub(crate) fn surely_dead(&self, shared: &Shared) -> rusqlite::Result<Vec<i64>> {
+    pub(crate) fn surely_dead(&self, shared: &StoreShared) -> rusqlite::Result<Vec<i64>> {
         let mut state = self.lock();
-        let all = owners::all(State::conn(&mut state.conn, shared)?)?;
+        let all = owners::all(BusState::conn(&mut state.conn, shared)?)?;
         Ok(all.iter().filter(|owner| life::surely_dead(&owner.who)).map(|owner| owner.number).collect())
     }
 
@@ -181,12 +186,12 @@ impl Bus {
         state.conn = None;
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BusState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Delivers what is new. Whether all have taken it.
-    pub(crate) fn deliver(&self, shared: &Shared) -> bool {
+    pub(crate) fn deliver(&self, shared: &StoreShared) -> bool {
         if shared.poisoned().is_err() {
             // The subscriptions end, so that nobody waits for ever.
             let mut state = self.lock();
@@ -204,7 +209,7 @@ impl Bus {
 
 /// What ends a subscription.
 struct Guard {
-    shared: Arc<Shared>,
+    shared: Arc<StoreShared>,
     number: u64,
 }
 
@@ -217,8 +222,8 @@ impl Drop for Guard {
 }
 
 async fn off_the_runtime<T: Send + 'static>(
-    shared: &Arc<Shared>,
-    step: impl FnOnce(&Arc<Shared>) -> rusqlite::Result<T> + Send + 'static,
+    shared: &Arc<StoreShared>,
+    step: impl FnOnce(&Arc<StoreShared>) -> rusqlite::Result<T> + Send + 'static,
 ) -> Result<T, BrokerError> {
     shared.poisoned()?;
     let shared = Arc::clone(shared);
@@ -230,7 +235,7 @@ async fn off_the_runtime<T: Send + 'static>(
     })
 }
 
-pub(crate) async fn subscribe(shared: &Arc<Shared>, exchange: &str, pattern: &str) -> Result<Subscription, BrokerError> {
+pub(crate) async fn subscribe(shared: &Arc<StoreShared>, exchange: &str, pattern: &str) -> Result<Subscription, BrokerError> {
     let (exchange, pattern) = (exchange.to_owned(), pattern.to_owned());
     off_the_runtime(shared, move |shared| {
         let (number, messages) = shared.bus.lock().listen(shared, &exchange, &pattern)?;
@@ -239,7 +244,7 @@ pub(crate) async fn subscribe(shared: &Arc<Shared>, exchange: &str, pattern: &st
     .await
 }
 
-pub(crate) async fn watch(shared: &Arc<Shared>, ids: &[String]) -> Result<Watch, BrokerError> {
+pub(crate) async fn watch(shared: &Arc<StoreShared>, ids: &[String]) -> Result<Watch, BrokerError> {
     let ids = ids.to_vec();
     off_the_runtime(shared, move |shared| {
         let (number, stored, results) = shared.bus.lock().watch(shared, &ids)?;

@@ -12,7 +12,7 @@ use longshore_core::ErrorKind;
 use longshore_sys::files::{self, Own};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::store::Shared;
+use super::store::StoreShared;
 use crate::error::BrokerError;
 
 /// `lngs`: what `file` and other programs know the file by.
@@ -81,7 +81,7 @@ CREATE INDEX revoked_at ON revoked(at);
 
 /// How a file is to be used, as its URL says it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct FilePlace {
     pub(crate) path: PathBuf,
     /// The URL, in one form.
     pub(crate) url: String,
@@ -91,7 +91,7 @@ pub(crate) struct Place {
     pub(crate) max_size: Option<u64>,
 }
 
-impl Place {
+impl FilePlace {
     /// The largest value that it can hold, in bytes: SQLite's own limit, with room for the rest of
     /// its row.
     pub(crate) fn most(&self) -> usize {
@@ -102,7 +102,7 @@ impl Place {
 
 /// Reads `sqlite:PATH`, `sqlite:///PATH` or a plain path, each with
 /// `?sync=full|normal&max_size=BYTES`.
-pub(crate) fn place(url: &str) -> Result<Place, BrokerError> {
+pub(crate) fn place(url: &str) -> Result<FilePlace, BrokerError> {
     let refused = |why: String| BrokerError { kind: ErrorKind::Refused, message: format!("{url}: {why}") };
     let rest = url.strip_prefix("sqlite:").unwrap_or(url);
     let rest = rest.strip_prefix("//").unwrap_or(rest);
@@ -120,7 +120,7 @@ pub(crate) fn place(url: &str) -> Result<Place, BrokerError> {
         }
     }
     let path = PathBuf::from(path);
-    Ok(Place { url: format!("sqlite:{}", path.display()), path, full, max_size })
+    Ok(FilePlace { url: format!("sqlite:{}", path.display()), path, full, max_size })
 }
 
 /// Whether two paths are one file.
@@ -149,14 +149,14 @@ pub(crate) fn beside(database: &Path, end: &str) -> PathBuf {
 }
 
 /// Another connection to a file that [`create`] has seen.
-pub(crate) fn connect(place: &Place) -> rusqlite::Result<Connection> {
+pub(crate) fn connect(place: &FilePlace) -> rusqlite::Result<Connection> {
     let mut conn = Connection::open_with_flags(&place.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_handler(Some(wait_for_lock))?;
     settle(&conn, place)?;
     Ok(conn)
 }
 
-fn settle(conn: &Connection, place: &Place) -> rusqlite::Result<()> {
+fn settle(conn: &Connection, place: &FilePlace) -> rusqlite::Result<()> {
     conn.set_prepared_statement_cache_capacity(64);
     conn.pragma_update(None, "synchronous", if place.full { "FULL" } else { "NORMAL" })?;
     conn.pragma_update(None, "cache_size", -16_384)?;
@@ -173,11 +173,11 @@ thread_local! {
     /// Time since which this thread waits for a lock.
     static WAITS: Cell<Option<Instant>> = const { Cell::new(None) };
     /// Open file that this thread works for.
-    static WORKS_FOR: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
+    static WORKS_FOR: RefCell<Option<Arc<StoreShared>>> = const { RefCell::new(None) };
 }
 
 /// Has this thread wait no longer for locks when the file is closed, and say that it waits.
-pub(crate) fn work_for(shared: &Arc<Shared>) {
+pub(crate) fn work_for(shared: &Arc<StoreShared>) {
     WORKS_FOR.set(Some(Arc::clone(shared)));
 }
 
@@ -206,12 +206,12 @@ fn wait_for_lock(looks: i32) -> bool {
 
 /// Returns whether a file can be looked at that cannot be opened as ever: it may not be written, or
 /// its disk is full.
-pub(crate) fn can_be_read(place: &Place) -> bool {
+pub(crate) fn can_be_read(place: &FilePlace) -> bool {
     place.path.is_file() && connect_to_read(place).is_ok_and(|conn| check(place, &conn).is_ok())
 }
 
 /// A connection that needs no room on the disk, and no permission to write.
-pub(crate) fn connect_to_read(place: &Place) -> rusqlite::Result<Connection> {
+pub(crate) fn connect_to_read(place: &FilePlace) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let looked = |conn: rusqlite::Result<Connection>| {
         let mut conn = conn?;
@@ -238,7 +238,7 @@ fn escaped(character: char) -> String {
 }
 
 /// Opens a file, makes its tables if it is new, and refuses what is not ours.
-pub(crate) fn create(place: &Place) -> Result<Connection, BrokerError> {
+pub(crate) fn create(place: &FilePlace) -> Result<Connection, BrokerError> {
     let failed = |error: rusqlite::Error| refusal(place, &error);
     private(place)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -256,7 +256,7 @@ pub(crate) fn create(place: &Place) -> Result<Connection, BrokerError> {
 
 /// Makes a new file its owner's alone, which SQLite does not; the files that it keeps beside it get
 /// the same permissions. Refuses what is no file.
-fn private(place: &Place) -> Result<(), BrokerError> {
+fn private(place: &FilePlace) -> Result<(), BrokerError> {
     let refused = |why: &str| BrokerError { kind: ErrorKind::Refused, message: format!("{}: {why}", place.path.display()) };
     match place.path.metadata() {
         Ok(meta) => files::regular(&meta).map_err(|error| refused(&error.to_string())),
@@ -286,7 +286,7 @@ fn make(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Refuses a file that is not ours, or of a layout that we do not know.
-fn check(place: &Place, conn: &Connection) -> Result<(), BrokerError> {
+fn check(place: &FilePlace, conn: &Connection) -> Result<(), BrokerError> {
     let number = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i32>(0)).map_err(|error| refusal(place, &error));
     let shown = place.path.display();
     let message = if number("application_id")? != APPLICATION {
@@ -363,14 +363,14 @@ pub(crate) fn meaning(error: &rusqlite::Error) -> Option<ErrorKind> {
 
 /// Says why nothing of the file can be read now, if nothing can. When its disk fails, SQLite calls
 /// a file damaged that is as sound as ever; to whoever opens it anew it says what it is.
-pub(crate) fn unreadable(place: &Place) -> Option<rusqlite::Error> {
+pub(crate) fn unreadable(place: &FilePlace) -> Option<rusqlite::Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let error = Connection::open_with_flags(&place.path, flags).and_then(|conn| tables(&conn)).err()?;
     matches!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)).then_some(error)
 }
 
 /// What an error at opening means.
-fn refusal(place: &Place, error: &rusqlite::Error) -> BrokerError {
+fn refusal(place: &FilePlace, error: &rusqlite::Error) -> BrokerError {
     let kind = match error.sqlite_error_code() {
         _ if is_busy(error) => ErrorKind::Transient,
         // As a commit that fails so: what is to be written cannot be.
@@ -381,7 +381,7 @@ fn refusal(place: &Place, error: &rusqlite::Error) -> BrokerError {
 }
 
 /// What an error means to people, and what to do.
-pub(crate) fn explain(place: &Place, error: &rusqlite::Error) -> String {
+pub(crate) fn explain(place: &FilePlace, error: &rusqlite::Error) -> String {
     let advice = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) if place.max_size.is_some() => "the disk is full, or the file has reached its max_size; make room",
         Some(ErrorCode::DiskFull) => "the disk is full; make room",

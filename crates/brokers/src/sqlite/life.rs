@@ -75,12 +75,12 @@ fn gone(_: i64) -> bool {
 
 /// Heartbeats as we saw them.
 #[derive(Default)]
-pub(crate) struct Watch {
+pub(crate) struct OwnerWatch {
     seen: HashMap<i64, (i64, Instant)>,
     last: Option<Instant>,
 }
 
-impl Watch {
+impl OwnerWatch {
     /// Forgets all: we were not looking, or could not have seen.
     pub(crate) fn reset(&mut self) {
         self.seen.clear();
@@ -112,12 +112,12 @@ impl Watch {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Identity, Watch, me, surely_dead};
+    use super::{Identity, OwnerWatch, me, surely_dead};
 
     #[test]
     fn a_heartbeat_that_stands_still_for_the_lease_is_dead_and_one_that_changes_is_not() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let mut watch = Watch::default();
+        let mut watch = OwnerWatch::default();
         for at in 0..5_u32 {
             let owners = [(1, i64::from(at), 5 * second), (2, 7, 5 * second)];
             assert_eq!(watch.look(&owners, start + second * at, 2 * second), [] as [i64; 0], "after {at} s");
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn who_did_not_look_for_a_while_judges_nobody() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let mut watch = Watch::default();
+        let mut watch = OwnerWatch::default();
         let owners = [(2, 7, 5 * second)];
         assert!(watch.look(&owners, start, 2 * second).is_empty());
         assert!(watch.look(&owners, start + 60 * second, 2 * second).is_empty(), "we were stopped, and so may it have been");

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, oneshot};
 use super::{
     beside::Beside,
     bus::Bus,
-    file::{self, Place},
+    file::{self, FilePlace},
     owners,
     wake::{Bell, Listening},
     writer::{self, Along, Call, Op, Step},
@@ -28,8 +28,8 @@ use crate::{
 };
 
 /// What all parts of an open file share.
-pub(crate) struct Shared {
-    pub(crate) place: Place,
+pub(crate) struct StoreShared {
+    pub(crate) place: FilePlace,
     /// Set once, when something failed that leaves us unsure of the file: nothing is done with it
     /// any more.
     poison: OnceLock<BrokerError>,
@@ -53,7 +53,7 @@ pub(crate) struct Shared {
     unread: AtomicBool,
 }
 
-impl Shared {
+impl StoreShared {
     /// Has the writer do a step. Returns whether it still takes any.
     fn send(&self, op: Box<dyn Op>) -> bool {
         let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +75,7 @@ impl Shared {
     }
 
     fn new(
-        place: Place,
+        place: FilePlace,
         bell: Bell,
         writes: Option<std_mpsc::Sender<Box<dyn Op>>>,
         only_read: Option<BrokerError>,
@@ -177,7 +177,7 @@ impl Shared {
 
 /// An open file. Closed when the last handle is dropped.
 pub(crate) struct Store {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<StoreShared>,
     writer: Mutex<Option<JoinHandle<()>>>,
     quick: Reader,
     slow: Reader,
@@ -187,7 +187,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens a file; one that cannot be written, to be looked at.
-    pub(crate) fn open(place: Place, notice: Notice) -> Result<Arc<Self>, BrokerError> {
+    pub(crate) fn open(place: FilePlace, notice: Notice) -> Result<Arc<Self>, BrokerError> {
         let opened = file::create(&place).map_err(|error| (error.kind != ErrorKind::Transient, error));
         match opened.and_then(|conn| Self::open_to_write(&place, conn, notice.clone())) {
             Err((true, error)) if file::can_be_read(&place) => Self::open_to_read(place, error, notice),
@@ -195,15 +195,15 @@ impl Store {
         }
     }
 
-    fn open_to_read(place: Place, why: BrokerError, notice: Notice) -> Result<Arc<Self>, BrokerError> {
+    fn open_to_read(place: FilePlace, why: BrokerError, notice: Notice) -> Result<Arc<Self>, BrokerError> {
         let bell = Bell::mute().map_err(|_| why.clone())?;
-        let shared = Shared::new(place, bell, None, Some(why), notice);
+        let shared = StoreShared::new(place, bell, None, Some(why), notice);
         let (quick, slow) = (Reader::start(&shared), Reader::start(&shared));
         Ok(Arc::new(Self { shared, writer: Mutex::default(), quick, slow, listening: Mutex::default() }))
     }
 
     /// Or says why not, and whether it might still be looked at.
-    fn open_to_write(place: &Place, conn: Connection, notice: Notice) -> Result<Arc<Self>, (bool, BrokerError)> {
+    fn open_to_write(place: &FilePlace, conn: Connection, notice: Notice) -> Result<Arc<Self>, (bool, BrokerError)> {
         use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
         let broken = |error: std::io::Error| {
             let message = format!("{}: what wakes others cannot be set up beside it: {error}", place.path.display());
@@ -212,7 +212,7 @@ impl Store {
         };
         let bell = Bell::open(&place.path).map_err(broken)?;
         let (sender, receiver) = std_mpsc::channel();
-        let shared = Shared::new(place.clone(), bell, Some(sender), None, notice);
+        let shared = StoreShared::new(place.clone(), bell, Some(sender), None, notice);
         shared.still_there(&conn).map_err(|error| (false, error))?;
         let listening = Listening::start(Arc::clone(&shared)).map_err(broken)?;
         let writer = std::thread::Builder::new().name("longshore-sqlite".to_owned()).spawn({
@@ -308,12 +308,12 @@ type Look = Box<dyn FnOnce(Result<&Connection, BrokerError>) + Send>;
 /// A thread with a connection of its own, made when it is first needed.
 struct Reader {
     looks: Mutex<Option<std_mpsc::Sender<Look>>>,
-    start: Mutex<Option<(std_mpsc::Receiver<Look>, Arc<Shared>)>>,
+    start: Mutex<Option<(std_mpsc::Receiver<Look>, Arc<StoreShared>)>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Reader {
-    fn start(shared: &Arc<Shared>) -> Self {
+    fn start(shared: &Arc<StoreShared>) -> Self {
         let (looks, receiver) = std_mpsc::channel();
         let (looks, start) = (Mutex::new(Some(looks)), Mutex::new(Some((receiver, Arc::clone(shared)))));
         Self { looks, start, thread: Mutex::default() }
@@ -329,7 +329,7 @@ impl Reader {
 
     async fn read<T: Send + 'static>(
         &self,
-        shared: &Arc<Shared>,
+        shared: &Arc<StoreShared>,
         look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Option<Result<T, BrokerError>> {
         if let Err(error) = shared.poisoned() {
@@ -350,7 +350,7 @@ impl Reader {
         answer.await.ok()
     }
 
-    fn run(shared: &Arc<Shared>, looks: &std_mpsc::Receiver<Look>) {
+    fn run(shared: &Arc<StoreShared>, looks: &std_mpsc::Receiver<Look>) {
         file::work_for(shared);
         let mut open = None;
         for look in looks {

@@ -31,7 +31,7 @@ use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use super::store::Shared;
+use super::store::StoreShared;
 
 /// Time between two looks where nothing wakes us.
 const DEAF: Duration = Duration::from_secs(1);
@@ -134,12 +134,12 @@ impl Bell {
 
 /// The thread that hears the bell. Ends when this is dropped.
 pub(crate) struct Listening {
-    shared: Arc<Shared>,
+    shared: Arc<StoreShared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Listening {
-    pub(crate) fn start(shared: Arc<Shared>) -> io::Result<Self> {
+    pub(crate) fn start(shared: Arc<StoreShared>) -> io::Result<Self> {
         let nudged = shared.bell.nudged.lock().unwrap_or_else(PoisonError::into_inner).take();
         let nudged = nudged.ok_or_else(|| io::Error::other("it is listened to already"))?;
         let ear = shared.bell.ear();
@@ -162,7 +162,7 @@ impl Drop for Listening {
     }
 }
 
-fn listen(shared: &Arc<Shared>, nudged: &UnixStream, mut ear: Ear) {
+fn listen(shared: &Arc<StoreShared>, nudged: &UnixStream, mut ear: Ear) {
     // When to look for dead workers.
     let mut looks: VecDeque<Instant> = VecDeque::new();
     let mut wait = DEAF;

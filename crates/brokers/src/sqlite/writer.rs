@@ -17,10 +17,10 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{
-    file::{self, Place},
-    life::{self, Watch},
+    file::{self, FilePlace},
+    life::{self, OwnerWatch},
     owners::{self, Owner},
-    store::Shared,
+    store::StoreShared,
     sweep,
 };
 use crate::{error::BrokerError, lease};
@@ -49,7 +49,7 @@ pub(crate) struct Step<'a> {
     /// Something was refused when it was done together with others: each part that can be undone by
     /// itself is.
     careful: bool,
-    pub(crate) place: &'a Place,
+    pub(crate) place: &'a FilePlace,
     pub(crate) keeper: &'a mut Keeper,
 }
 
@@ -148,7 +148,7 @@ where
 #[derive(Default)]
 pub(crate) struct Keeper {
     ours: Vec<(Weak<Owner>, Instant)>,
-    watch: Watch,
+    watch: OwnerWatch,
     next_look: Option<Instant>,
 }
 
@@ -161,7 +161,7 @@ impl Keeper {
 
     /// Says that the file takes nothing now, and that it does again: to those who wait for it, and
     /// not to whoever gets the error.
-    fn tell(&self, shared: &Shared, result: &Result<(), BrokerError>) {
+    fn tell(&self, shared: &StoreShared, result: &Result<(), BrokerError>) {
         match result {
             Err(error) if matches!(error.kind, ErrorKind::Transient | ErrorKind::Unwritable) => {
                 if !self.ours.is_empty() {
@@ -220,7 +220,7 @@ impl Keeper {
 }
 
 /// Until all senders are gone.
-pub(crate) fn run(shared: &Arc<Shared>, mut conn: Connection, ops: &Receiver<Box<dyn Op>>) {
+pub(crate) fn run(shared: &Arc<StoreShared>, mut conn: Connection, ops: &Receiver<Box<dyn Op>>) {
     file::work_for(shared);
     let (mut keeper, mut next_sweep) = (Keeper::default(), Instant::now() + SWEEP);
     let mut along: Vec<Box<dyn Op>> = Vec::new();
@@ -299,7 +299,7 @@ pub(crate) fn run(shared: &Arc<Shared>, mut conn: Connection, ops: &Receiver<Box
 }
 
 fn transaction(
-    shared: &Shared,
+    shared: &StoreShared,
     conn: &mut Connection,
     keeper: &mut Keeper,
     careful: bool,

@@ -88,13 +88,7 @@ async fn left(connected: &Connected) -> (u64, u64) {
 
 /// Takes the only message of a queue out of it.
 async fn take(connected: &Connected, queue: &str) -> Message {
-    let options = OpenOptions {
-        queues: vec![queue.into()],
-        lease: Duration::from_secs(5),
-        visibility_timeout: Duration::from_secs(60),
-        node: "taker@test".to_owned(),
-        early: false,
-    };
+    let options = OpenOptions::new("taker@test", [queue]);
     let consumer = connected.broker.open(options).await.unwrap();
     let mut claimed = Vec::new();
     tokio::time::timeout(Duration::from_secs(20), consumer.claim(9, &mut claimed)).await.expect(queue).unwrap();

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A message that is held: its queue and bytes, who has it, since when or until when.
-struct Held {
+struct HeldEntry {
     queue: String,
     raw: Vec<u8>,
     boot: Option<String>,
@@ -82,7 +82,7 @@ impl Admin<'_> {
     }
 
     /// A part of what is held and has this text in it.
-    async fn held_page(&self, cursor: &mut Vec<u8>, text: &str) -> Result<Vec<Held>, Fail> {
+    async fn held_page(&self, cursor: &mut Vec<u8>, text: &str) -> Result<Vec<HeldEntry>, Fail> {
         let keys = [self.layout.unacked(), self.layout.unacked_index()];
         let mut page = self.page(&scripts::FIND_HELD, &keys, &[cursor, text.as_bytes()]).await?.into_iter();
         *cursor = page.next().and_then(Reply::into_bytes).unwrap_or_else(|| b"0".to_vec());
@@ -91,7 +91,7 @@ impl Admin<'_> {
             let Some((raw, _, queue)) = whole.bytes().and_then(entry) else { continue };
             let boot = tag.text().and_then(|tag| Some(tag.rsplit_once(':')?.0.to_owned()));
             let since = time.text().and_then(|time| Duration::try_from_secs_f64(time.parse().ok()?).ok()).map(|time| UNIX_EPOCH + time);
-            held.push(Held { queue, raw: raw.to_vec(), boot, since });
+            held.push(HeldEntry { queue, raw: raw.to_vec(), boot, since });
         }
         Ok(held)
     }
@@ -99,11 +99,11 @@ impl Admin<'_> {
     /// With the names of those who have them; each is asked for once.
     async fn add_held(
         &self,
-        held: impl Iterator<Item = Held>,
+        held: impl Iterator<Item = HeldEntry>,
         nodes: &mut BTreeMap<String, Option<String>>,
         found: &mut Vec<Found>,
     ) -> Result<(), Fail> {
-        for Held { queue, raw, boot, since } in held {
+        for HeldEntry { queue, raw, boot, since } in held {
             let by = match boot {
                 None => None,
                 Some(boot) => match nodes.get(&boot) {

@@ -27,7 +27,7 @@ use super::{
         resp::{Pack, Reply},
         url::Config,
     },
-    Request, SKIPPED, Shared, WATCHED, locked, pause,
+    LinkShared, Request, SKIPPED, WATCHED, locked, pause,
     wire::{Until, Waiting, Wire},
 };
 
@@ -40,7 +40,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// The task: connects when there is something to do, and again whenever that is lost, until no
 /// caller is left.
-pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiver<Request>) {
+pub(super) async fn run(shared: Arc<LinkShared>, mut requests: mpsc::UnboundedReceiver<Request>) {
     let place = shared.config.place();
     let mut first = shared.next(&mut requests).await;
     let mut in_doubt: VecDeque<Waiting> = VecDeque::new();
@@ -102,7 +102,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut requests: mpsc::UnboundedReceiv
 
 /// Connects, and makes sure that the connection before is dead on the server's side: nothing that
 /// was sent on it is done from now on.
-async fn connect(Shared { config, changes, .. }: &Shared, old: Option<&Hello>) -> Result<Connection, Fail> {
+async fn connect(LinkShared { config, changes, .. }: &LinkShared, old: Option<&Hello>) -> Result<Connection, Fail> {
     let mut connection = Connection::open(config).await?;
     let mut pack = Pack::default();
     if let Some(old) = old.filter(|old| !old.address.is_empty()) {
@@ -124,7 +124,7 @@ async fn connect(Shared { config, changes, .. }: &Shared, old: Option<&Hello>) -
     Ok(connection)
 }
 
-impl Shared {
+impl LinkShared {
     /// There is another one, which tells how the server is.
     fn is_beside(&self) -> bool {
         self.changes.is_some()
@@ -145,7 +145,7 @@ impl Shared {
 
 /// One connection's time of service. Ends well when no caller is left.
 struct Serving<'a> {
-    shared: &'a Shared,
+    shared: &'a LinkShared,
     requests: &'a mut mpsc::UnboundedReceiver<Request>,
     tick: Pin<Box<Sleep>>,
     probe: Option<JoinHandle<bool>>,
@@ -155,7 +155,7 @@ struct Serving<'a> {
 impl<'a> Serving<'a> {
     /// How it ended, and whose replies are missing.
     async fn serve(
-        shared: &'a Shared,
+        shared: &'a LinkShared,
         connection: Connection,
         requests: &'a mut mpsc::UnboundedReceiver<Request>,
         first: Option<Request>,
