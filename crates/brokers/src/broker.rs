@@ -1,8 +1,8 @@
 //! A system that holds queues, and a consumer of some of them.
 //!
 //! The contract: what was published is lent to one consumer at a time until it is finished, and
-//! comes again if that consumer dies or loses its connection, never before. Whoever finishes what is
-//! not its own any more is refused. An answer that is lost is never assumed: it is looked up, or
+//! comes again if that consumer dies or loses its connection, never before. Whoever finishes what
+//! is not its own any more is refused. An answer that is lost is never assumed: it is looked up, or
 //! what was done repeats harmlessly. One message harms none but itself.
 
 use std::{
@@ -63,7 +63,8 @@ pub trait Broker: Send + Sync {
     fn ping(&self) -> BoxFuture<'_, Result<(String, Duration), BrokerError>>;
 
     /// Returns whether this is the store of that result backend too (the same server and database,
-    /// the same file), so that results travel in [`Finish`]. A broker that keeps no results says no.
+    /// the same file), so that results travel in [`Finish`]. A broker that keeps no results says
+    /// no.
     fn is_store_of(&self, results_url: &str) -> bool {
         let _ = results_url;
         false

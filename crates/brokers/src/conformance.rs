@@ -41,8 +41,8 @@ pub async fn run<F: Future<Output = ()>>(subject: Subject, case: impl FnOnce(std
     assert!(done.is_ok(), "it takes more than a minute");
 }
 
-/// Makes a module of this name with all cases, or with those of the groups that are named, each on a
-/// [`Subject`] of its own, which the expression makes. A broker names the groups whose halves it
+/// Makes a module of this name with all cases, or with those of the groups that are named, each on
+/// a [`Subject`] of its own, which the expression makes. A broker names the groups whose halves it
 /// has, or has beside it:
 ///
 /// | group | what it asks for |
