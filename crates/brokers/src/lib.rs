@@ -3,7 +3,7 @@
 //!
 //! Layout:
 //! - `broker.rs`: a system that holds queues; a consumer of some of them; `message.rs`: what goes
-//! in   and comes out; `error.rs`
+//!   in and comes out; `error.rs`
 //! - `halves.rs`: bus, inspection, dead letters, shared state
 //! - `results.rs`: where results, saved groups and chords are stored
 //! - `connect.rs`: URL → halves, whose each is; `connected.rs`: what comes of it; `urls.rs`

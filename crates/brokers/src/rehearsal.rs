@@ -145,8 +145,7 @@ impl Broker for Rehearsal {
     }
 }
 
-/// Dead letters lie in a queue of their own, which is gone through message by message, as RabbitMQ's
-/// own tools do it.
+/// Goes through the queue of dead letters message by message, as RabbitMQ's own tools do it.
 impl DeadLetters for Rehearsal {
     fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>> {
         let all = || self.server.names().iter().filter_map(|name| name.strip_prefix(DEAD).map(str::to_owned)).collect();

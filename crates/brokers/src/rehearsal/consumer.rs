@@ -26,8 +26,8 @@ use crate::{
     rotation::Rotation,
 };
 
-/// What is not acknowledged yet. A server hands no delivery out a second time, so its bytes are kept
-/// here, for those that wait for their time.
+/// Deliveries that are not acknowledged yet. A server hands none out a second time, so their bytes
+/// are kept here, for those that wait for their time.
 #[derive(Default)]
 struct Unacked(Mutex<HashMap<u64, (Arc<str>, Parcel)>>);
 

@@ -1,5 +1,5 @@
-//! The model of a server: queues, deliveries with tags, connections. Nothing can be asked of it that
-//! RabbitMQ would not do.
+//! The model of a server: queues, deliveries with tags, connections. Nothing can be asked of it
+//! that RabbitMQ would not do.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
