@@ -164,7 +164,7 @@ impl Table {
     }
 
     fn type_names(&mut self, workspace: &Workspace) {
-        let (mut names, mut twice, mut thrice, mut told) = (0, 0, 0, Vec::new());
+        let (mut names, mut twice, mut thrice, mut told, mut told_twice) = (0, 0, 0, Vec::new(), Vec::new());
         let (mut types, mut shared) = (0, 0);
         for tree in workspace.products() {
             for (name, places) in measures::type_names(tree) {
@@ -175,14 +175,17 @@ impl Table {
                 if places.len() > 1 {
                     shared += places.len();
                 }
-                if places.len() > 2 {
-                    told.push(format!("{} {name}: {}", tree.dir, places.into_iter().collect::<Vec<_>>().join(" ")));
+                let (count, line) = (places.len(), format!("{} {name}: {}", tree.dir, places.into_iter().collect::<Vec<_>>().join(" ")));
+                match count {
+                    ..=1 => {}
+                    2 => told_twice.push(line),
+                    _ => told.push(line),
                 }
             }
         }
         let share = |part: usize, of: usize| part as f64 / of.max(1) as f64 * 100.0;
         let figure = format!("{:.1} %; {:.1} % of all types ({twice} of {names} names)", share(twice, names), share(shared, types));
-        self.row("type names in more than one module of a crate", figure, Vec::new());
+        self.row("type names in more than one module of a crate", figure, told_twice);
         self.row("type names in more than two modules of a crate", format!("{:.1} % ({thrice})", share(thrice, names)), told);
     }
 
