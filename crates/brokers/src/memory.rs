@@ -82,16 +82,16 @@ impl Memory {
         let mut state = self.lock();
         let number = state.number();
         state.listeners.push(BusListener { number, exchange: exchange.to_owned(), pattern: pattern.to_owned(), sender });
-        Subscription { messages, guard: Box::new(Listening { memory: Arc::clone(self), number }) }
+        Subscription { messages, guard: Box::new(MemoryListening { memory: Arc::clone(self), number }) }
     }
 }
 
-struct Listening {
+struct MemoryListening {
     memory: Arc<Memory>,
     number: u64,
 }
 
-impl Drop for Listening {
+impl Drop for MemoryListening {
     fn drop(&mut self) {
         self.memory.lock().listeners.retain(|listener| listener.number != self.number);
     }

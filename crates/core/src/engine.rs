@@ -55,7 +55,7 @@ use crate::{
     watch::{Detail, Hub, LabelsOf},
 };
 use helm::{Crew, Helm};
-use mail::Due;
+use mail::RetryDue;
 use pump::Pump;
 use report::Reports;
 use stats::Stats;
@@ -114,7 +114,7 @@ pub struct Engine<T, R> {
     lanes: Lanes<T, R>,
     /// Attempts that passed the gate in this turn, by lane.
     passed: [Vec<Attempt<T>>; 4],
-    backoff: BinaryHeap<Due<T>>,
+    backoff: BinaryHeap<RetryDue<T>>,
     source: Arc<dyn Source<T>>,
     pump: Arc<Pump>,
     reports: Arc<Reports<T, R>>,
@@ -521,7 +521,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let at = Instant::from(one.ended);
         let at = at.checked_add(after).unwrap_or(at);
         self.source.backing_off(task.receipt, &payload, true);
-        self.backoff.push(Due { at, attempt: Attempt { task, payload } });
+        self.backoff.push(RetryDue { at, attempt: Attempt { task, payload } });
     }
 
     fn take_settled(&mut self) {

@@ -46,7 +46,7 @@ use crate::{
     task::LaneKind,
     watch::{Counts, Hub},
 };
-use call::{CallWork, Coming, Inside, Plain, Slot, Tally, Ticket};
+use call::{AnswerSlot, CallTally, CallWork, Coming, Inside, Plain, Ticket};
 use closed::Settle;
 
 pub use closed::Closed;
@@ -103,7 +103,7 @@ struct ExecutorPool {
     number: u64,
     settings: ExecutorBuilder,
     runtime: Option<Runtime>,
-    tally: Arc<Tally>,
+    tally: Arc<CallTally>,
     began: Instant,
     events: Hub<Event>,
     /// Concurrency that somebody has set for a lane while it runs; 0: none.
@@ -334,7 +334,7 @@ impl Executor {
 
     fn submit<R: Send + 'static>(&self, lane: LaneKind, work: CallWork<R>) -> TaskHandle<R> {
         let pool = &self.0;
-        let slot = Slot::new(pool.number, work, pool.tally.clone());
+        let slot = AnswerSlot::new(pool.number, work, pool.tally.clone());
         let handle = TaskHandle::new(slot.clone(), pool.runtime().handle().clone());
         let ticket = Arc::new(Ticket(slot.clone()));
         let sender = if pool.is_closed() { None } else { pool.lane(lane).sender() };

@@ -58,12 +58,12 @@ use crate::{
     },
     task::LaneKind,
 };
-use crew::Crew;
+use crew::StageCrew;
 use exit::{Door, door};
 use meter::Meter;
 use post::{Post, Rules};
-use queue::Queue;
-use run::{Part, Run};
+use queue::StageQueue;
+use run::{PipelinePart, PipelineRun};
 use stage::{QUEUE, Setup};
 
 pub use meter::Kind;
@@ -74,7 +74,7 @@ pub use stage::{DeadLetter, OnError, Stage};
 
 /// Start of a pipeline's parts.
 struct Launch {
-    run: Arc<Run>,
+    run: Arc<PipelineRun>,
     /// Parts that shall live on the runtime.
     loops: Loops,
     clock: Clock,
@@ -201,7 +201,7 @@ impl<T: Send + 'static> Pipeline<T> {
             launch.run.add_stage::<T>(meter.clone(), None);
             let exit = door(&meter);
             // The source has no queue in front; this one is never used.
-            let post = launch.post(meter, Queue::new(1, 0, None), Rules::plain(OnError::Stop));
+            let post = launch.post(meter, StageQueue::new(1, 0, None), Rules::plain(OnError::Stop));
             launch.spawn(&post.clone(), part(exit, post));
         });
         Self { open, settings: Settings::new() }
@@ -238,7 +238,7 @@ impl<T: Send + 'static> Pipeline<T> {
             let Stage { name, lane, workers, queue, ordered, rate, rules, start } = stage;
             let window = (ordered && workers > 1 && lane != LaneKind::Async).then_some(workers + queue);
             let takers = if lane == LaneKind::Async { 1 } else { workers };
-            let input = Queue::new(queue, takers, window);
+            let input = StageQueue::new(queue, takers, window);
             open(launch, exit::door(input.clone()));
             let meter = launch.meter(name, Kind::Lane(lane), workers, queue, rate.is_some());
             launch.run.add_stage(meter.clone(), Some(input.clone()));
@@ -263,9 +263,9 @@ impl<T: Send + 'static> Pipeline<T> {
         let Self { open, settings } = self;
         let size = size.max(1);
         let open: Open<Vec<T>> = Box::new(move |launch, door| {
-            let input = Queue::new(size, 1, None);
+            let input = StageQueue::new(size, 1, None);
             open(launch, exit::door(input.clone()));
-            let meter = launch.meter(Some("batch".to_owned()), Kind::Batch, 1, size, false);
+            let meter = launch.meter(Some("batch".to_owned()), Kind::ItemBatch, 1, size, false);
             launch.run.add_stage(meter.clone(), Some(input.clone()));
             let exit = door(&meter);
             let post = launch.post(meter, input, Rules::plain(OnError::Stop));
@@ -298,7 +298,7 @@ impl<T: Send + 'static> Pipeline<T> {
         let Self { open, settings } = self;
         let branches: Vec<_> = branches.into_iter().collect();
         let open: Open<U> = Box::new(move |launch, join| {
-            let input = Queue::new(QUEUE, 1, None);
+            let input = StageQueue::new(QUEUE, 1, None);
             open(launch, exit::door(input.clone()));
             let meter = launch.meter(Some("route".to_owned()), Kind::Route, 1, QUEUE, false);
             launch.run.add_stage(meter.clone(), Some(input.clone()));
@@ -472,11 +472,11 @@ impl<T: Send + 'static> Pipeline<T> {
 
     /// Starts everything. The reader may become one of the loops; the pipeline does not end before
     /// its part is dropped.
-    fn launch(self, runtime: &Runtime, reader: impl FnOnce(Outputs<T>, Part) -> Option<BoxFuture<'static, ()>>) -> RunningPipeline {
+    fn launch(self, runtime: &Runtime, reader: impl FnOnce(Outputs<T>, PipelinePart) -> Option<BoxFuture<'static, ()>>) -> RunningPipeline {
         let Self { open, settings } = self;
-        let run = Run::new(settings.clock);
+        let run = PipelineRun::new(settings.clock);
         let starting = run.part();
-        let queue = Queue::last(settings.output_queue);
+        let queue = StageQueue::last(settings.output_queue);
         run.set_outputs(queue.clone());
         let seed = settings.seed.unwrap_or_else(|| fastrand::u64(..));
         let loops = Loops::default();
@@ -494,7 +494,7 @@ impl<T: Send + 'static> Pipeline<T> {
         }
         let mut loops = std::mem::take(&mut *loops.lock());
         loops.extend(reader(Outputs::new(queue, run.clone()), starting));
-        runtime.spawn(Crew::new(loops, runtime.clone(), settings.clock));
+        runtime.spawn(StageCrew::new(loops, runtime.clone(), settings.clock));
         RunningPipeline(run)
     }
 }
@@ -558,7 +558,7 @@ impl Launch {
         Arc::new(Meter::new(name.unwrap_or_else(|| format!("stage {}", self.stages)), kind, workers, queue, paced))
     }
 
-    fn post<T>(&self, meter: Arc<Meter>, input: Arc<Queue<T>>, rules: Rules<T>) -> Arc<Post<T>> {
+    fn post<T>(&self, meter: Arc<Meter>, input: Arc<StageQueue<T>>, rules: Rules<T>) -> Arc<Post<T>> {
         let seed = self.seed.wrapping_add((self.stages as u64) << 32);
         Arc::new(Post { run: self.run.clone(), meter, input, rules, clock: self.clock, seed })
     }

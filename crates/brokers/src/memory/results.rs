@@ -35,7 +35,7 @@ struct Chord {
     until: Instant,
 }
 
-struct Watcher {
+struct ResultWatcher {
     number: u64,
     ids: HashSet<String>,
     sender: mpsc::UnboundedSender<(String, Vec<u8>)>,
@@ -47,7 +47,7 @@ pub(crate) struct Documents {
     /// What is forgotten when; a document that was stored again since then lives on.
     ends: BTreeMap<Instant, Vec<Key>>,
     chords: HashMap<String, Chord>,
-    watchers: Vec<Watcher>,
+    watchers: Vec<ResultWatcher>,
 }
 
 impl Documents {
@@ -119,12 +119,12 @@ impl Documents {
     }
 }
 
-struct Watching {
+struct MemoryWatching {
     memory: Arc<Memory>,
     number: u64,
 }
 
-impl Drop for Watching {
+impl Drop for MemoryWatching {
     fn drop(&mut self) {
         self.memory.lock().documents.watchers.retain(|watcher| watcher.number != self.number);
     }
@@ -176,7 +176,7 @@ impl ResultBackend for MemoryHandle {
         let (sender, mut stored) = mpsc::unbounded_channel();
         let mut state = self.0.lock();
         let number = state.number();
-        state.documents.watchers.push(Watcher { number, ids: ids.iter().cloned().collect(), sender });
+        state.documents.watchers.push(ResultWatcher { number, ids: ids.iter().cloned().collect(), sender });
         state.documents.prune();
         let documents = &state.documents.all;
         let already = ids.iter().map(|id| documents.get(&Key::Task(id.clone())).map(|document| document.bytes.clone())).collect();
@@ -190,7 +190,7 @@ impl ResultBackend for MemoryHandle {
                     }
                 }
             });
-            Ok(Watch { stored: already, results, guard: Box::new(Watching { memory: Arc::clone(&self.0), number }) })
+            Ok(Watch { stored: already, results, guard: Box::new(MemoryWatching { memory: Arc::clone(&self.0), number }) })
         }
         .boxed()
     }

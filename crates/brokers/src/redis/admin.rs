@@ -18,7 +18,7 @@ use super::{
     layout::{Layout, bound, entry},
     link::{Link, Wait},
     marks,
-    resp::{Call, Pack, Reply, Script},
+    resp::{Pack, RedisCall, Reply, Script},
     scripts,
 };
 use crate::{REPLIES, broker::QueueState, crash::forgiven, ends::END, halves::DeadLetter};
@@ -130,7 +130,7 @@ impl Admin<'_> {
     }
 
     async fn page(&self, script: &'static Script, keys: &[String], args: &[&[u8]]) -> Result<Vec<Reply>, Fail> {
-        let mut call = Call::new(script, &keys.iter().map(String::as_bytes).collect::<Vec<_>>());
+        let mut call = RedisCall::new(script, &keys.iter().map(String::as_bytes).collect::<Vec<_>>());
         args.iter().for_each(|arg| call.arg(arg));
         let replies = self.looks(call.pack()).await?;
         Ok(replies.into_iter().flat_map(Reply::into_list).collect())
@@ -198,7 +198,7 @@ impl Admin<'_> {
     /// Returns whether one of these words stands in an end of one of the next messages.
     pub(super) async fn look_ahead(&self, queue: &str, most: usize, words: &[&[u8]]) -> Result<bool, Fail> {
         let lists: Vec<String> = self.layout.lists(queue).collect();
-        let mut call = Call::new(&scripts::LOOK_AHEAD, &lists.iter().map(String::as_bytes).collect::<Vec<_>>());
+        let mut call = RedisCall::new(&scripts::LOOK_AHEAD, &lists.iter().map(String::as_bytes).collect::<Vec<_>>());
         call.number(most as u64);
         call.number(END as u64);
         words.iter().for_each(|word| call.arg(word));
@@ -235,7 +235,7 @@ impl Admin<'_> {
             // What comes meanwhile is for the next call: it shall end.
             let mut left = self.one(&[b"LLEN", from.as_bytes()]).await?.int().unwrap_or(0);
             while left > 0 {
-                let mut call = Call::new(&scripts::TRANSFER, &[from.as_bytes(), to.as_bytes()]);
+                let mut call = RedisCall::new(&scripts::TRANSFER, &[from.as_bytes(), to.as_bytes()]);
                 call.number(left.min(PAGE).unsigned_abs());
                 let some = self.link.call(call.pack(), Wait::Patience).await?[0].int().unwrap_or(0);
                 if some == 0 {
@@ -292,7 +292,7 @@ impl Admin<'_> {
                     let list = self.layout.list(queue, marks::priority_of(&letter.raw));
                     let aside = Stub::read(&letter.raw).map(|stub| self.layout.aside(stub.tag));
                     let keys: Vec<&[u8]> = [&from, &list].into_iter().chain(&aside).map(String::as_bytes).collect();
-                    let mut call = Call::new(&scripts::BURY, &keys);
+                    let mut call = RedisCall::new(&scripts::BURY, &keys);
                     call.arg(entry);
                     call.arg(if retry { forgiven(&letter.raw) } else { Vec::new() });
                     count += self.link.call(call.pack(), Wait::Patience).await?[0].int().unwrap_or(0).unsigned_abs();

@@ -10,7 +10,7 @@ use super::{
     layout::{Layout, entry, entry_end},
     link::{Link, Wait},
     marks,
-    resp::{Call, Pack, Reply},
+    resp::{Pack, RedisCall, Reply},
     scripts,
     wait::{List, Lists},
 };
@@ -20,7 +20,7 @@ use crate::{apart, message::Claimed};
 pub(super) const MOST: usize = 100;
 
 /// A batch to be taken.
-pub(super) struct Batch<'a> {
+pub(super) struct ClaimBatch<'a> {
     pub(super) layout: &'a Layout,
     /// What stands before the number in our tags.
     pub(super) boot: &'a str,
@@ -31,7 +31,7 @@ pub(super) struct Batch<'a> {
     pub(super) most: usize,
 }
 
-impl Batch<'_> {
+impl ClaimBatch<'_> {
     /// Takes what there is. When the answer is lost, looks up what was parked under our numbers.
     pub(super) async fn take(&self, from: &mut Lists) -> Result<Vec<Claimed>, Fail> {
         match from.call(self.call(), self.lists).await {
@@ -45,7 +45,7 @@ impl Batch<'_> {
         let Self { layout, lists, .. } = self;
         let ours = [layout.unacked(), layout.unacked_index(), layout.own("paused")];
         let keys: Vec<&[u8]> = ours.iter().chain(lists.iter().map(|list| &list.key)).map(String::as_bytes).collect();
-        let mut call = Call::new(&scripts::CLAIM, &keys);
+        let mut call = RedisCall::new(&scripts::CLAIM, &keys);
         call.number(self.most as u64);
         call.number(self.first);
         call.arg(self.boot);

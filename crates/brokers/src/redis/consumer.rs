@@ -19,12 +19,12 @@ use tokio::{
 };
 
 use super::{
-    claim::{self, Batch},
+    claim::{self, ClaimBatch},
     early,
     fail::{Fail, is_wrong_type},
     finish::{self, Ending, FinishPlace, Moved},
     layout::Layout,
-    lease::{Beat, Owner},
+    lease::{Beat, LeaseOwner},
     link::{Link, Notice, Wait, locked, pause},
     listeners::{Hearing, Listeners, Post},
     publish::Declared,
@@ -53,7 +53,7 @@ pub(super) struct RedisConsumer {
     link: Arc<Link>,
     layout: Layout,
     declared: Arc<Declared>,
-    owner: Owner,
+    owner: LeaseOwner,
     /// Messages are given, not lent; the key of our copy of those that were given last.
     early: Option<String>,
     /// What stands before the number in our tags: the owner and a colon.
@@ -104,7 +104,7 @@ impl RedisConsumer {
         let config = link.config().clone();
         let layout = Layout::new(&config);
         let lease = options.lease.max(Duration::from_millis(30));
-        let owner = Owner {
+        let owner = LeaseOwner {
             layout: layout.clone(),
             boot: uuid::Uuid::new_v4().simple().to_string(),
             node: options.node,
@@ -289,8 +289,8 @@ impl RedisConsumer {
         self.owner.claiming.store(first, Ordering::Release);
         let begun = Instant::now();
         let taken = match &self.early {
-            Some(copy) => early::Batch { layout: &self.layout, boot: &self.boot, copy, lists, first, most }.take(from).await,
-            None => Batch { layout: &self.layout, boot: &self.boot, lists, first, most }.take(from).await,
+            Some(copy) => early::GivenBatch { layout: &self.layout, boot: &self.boot, copy, lists, first, most }.take(from).await,
+            None => ClaimBatch { layout: &self.layout, boot: &self.boot, lists, first, most }.take(from).await,
         };
         self.trip.store(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         taken

@@ -10,7 +10,7 @@ use super::{
     finish::tag,
     layout::{Layout, entry_end},
     link::{Link, Wait},
-    resp::{Call, Pack, Reply},
+    resp::{Pack, RedisCall, Reply},
     scripts,
     wait::{List, Lists},
 };
@@ -22,7 +22,7 @@ pub(super) const MOST: usize = 500;
 const PARKED: usize = 100;
 
 /// A batch to be taken for good.
-pub(super) struct Batch<'a> {
+pub(super) struct GivenBatch<'a> {
     pub(super) layout: &'a Layout,
     /// What stands before the number in our tags.
     pub(super) boot: &'a str,
@@ -35,7 +35,7 @@ pub(super) struct Batch<'a> {
     pub(super) most: usize,
 }
 
-impl Batch<'_> {
+impl GivenBatch<'_> {
     /// Takes what there is. When the answer is lost, looks at the copy.
     pub(super) async fn take(&self, from: &mut Lists) -> Result<Vec<Claimed>, Fail> {
         match from.call(self.call(), self.lists).await {
@@ -53,7 +53,7 @@ impl Batch<'_> {
         let (unacked, index) = (self.layout.unacked(), self.layout.unacked_index());
         let mut keys = vec![self.copy.as_bytes(), paused.as_bytes(), unacked.as_bytes(), index.as_bytes()];
         keys.extend(self.lists.iter().map(|list| list.key.as_bytes()));
-        let mut call = Call::new(&scripts::CLAIM_EARLY, &keys);
+        let mut call = RedisCall::new(&scripts::CLAIM_EARLY, &keys);
         call.number(self.most as u64);
         call.number(self.first);
         call.arg(self.boot);
@@ -104,7 +104,7 @@ impl Batch<'_> {
 pub(super) async fn hold(link: &Link, layout: &Layout, boot: &str, given: &[Claimed]) -> Result<(), Fail> {
     for some in given.chunks(PARKED) {
         let keys = [layout.unacked(), layout.unacked_index()];
-        let mut call = Call::new(&scripts::HOLD, &keys.each_ref().map(|key| key.as_bytes()));
+        let mut call = RedisCall::new(&scripts::HOLD, &keys.each_ref().map(|key| key.as_bytes()));
         for Claimed { receipt: Receipt(number), queue, raw, .. } in some {
             call.arg(tag(boot, Receipt(*number)));
             call.arg([b"[", raw.as_slice(), &entry_end(queue)].concat());

@@ -10,7 +10,7 @@ use super::{
     layout::Layout,
     link::{Link, Wait, is_too_much, pause},
     marks,
-    resp::{Call, Pack, Reply, decimal},
+    resp::{Pack, RedisCall, Reply, decimal},
     scripts,
 };
 use crate::{
@@ -197,7 +197,7 @@ impl FinishPlace<'_> {
 
     fn call<'e>(&self, endings: impl Iterator<Item = &'e Ending<'e>> + Clone, count: usize) -> Pack {
         let keys = [self.layout.unacked(), self.layout.unacked_index(), self.key("kept")];
-        let mut call = Call::new(&scripts::FINISH, &keys.each_ref().map(|key| key.as_bytes()));
+        let mut call = RedisCall::new(&scripts::FINISH, &keys.each_ref().map(|key| key.as_bytes()));
         call.number(count as u64);
         for ending in endings.clone() {
             call.arg(tag(self.boot, ending.finish.receipt));
@@ -208,7 +208,7 @@ impl FinishPlace<'_> {
         call.pack()
     }
 
-    fn operations(&self, ending: &Ending<'_>, call: &mut Call) {
+    fn operations(&self, ending: &Ending<'_>, call: &mut RedisCall) {
         let Ending { finish, step, moved, kept, .. } = ending;
         for message in &finish.publish {
             call.arg("L");
@@ -264,7 +264,7 @@ impl FinishPlace<'_> {
 
     async fn fates<'e>(&self, endings: impl Iterator<Item = &'e Ending<'e>>) -> Result<Vec<i64>, Fail> {
         let keys = [self.layout.unacked_index(), self.key("kept"), self.key("rescued")];
-        let mut call = Call::new(&scripts::DOUBT, &keys.each_ref().map(|key| key.as_bytes()));
+        let mut call = RedisCall::new(&scripts::DOUBT, &keys.each_ref().map(|key| key.as_bytes()));
         for ending in endings {
             call.arg(tag(self.boot, ending.finish.receipt));
             call.number(ending.step);
@@ -291,7 +291,7 @@ fn complete(finish: &Finish) -> Ended {
 }
 
 /// The operation that stores a document.
-pub(super) fn store(layout: &Layout, stored: &Stored, call: &mut Call) {
+pub(super) fn store(layout: &Layout, stored: &Stored, call: &mut RedisCall) {
     call.arg(if stored.keep_success { "K" } else { "S" });
     call.arg(layout.document(&stored.key));
     call.number(stored.expires.map_or(0, seconds));
@@ -304,7 +304,7 @@ pub(super) fn seconds(life: std::time::Duration) -> u64 {
 }
 
 /// What the counting of a part is told: base key, id, score, member, life, token.
-pub(super) fn part_args(layout: &Layout, part: &ChordPart, call: &mut Call) {
+pub(super) fn part_args(layout: &Layout, part: &ChordPart, call: &mut RedisCall) {
     call.arg(layout.group(&part.group));
     call.arg(&part.id);
     call.arg(part.index.map_or_else(|| "+inf".to_owned(), |index| index.to_string()));

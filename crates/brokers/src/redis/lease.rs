@@ -22,7 +22,7 @@ use super::{
     fail::Fail,
     layout::Layout,
     link::{locked, pause},
-    resp::{Call, Pack, Reply},
+    resp::{Pack, RedisCall, Reply},
     scripts,
     url::Config,
 };
@@ -37,7 +37,7 @@ pub(super) type Held = Arc<Mutex<BTreeSet<u64>>>;
 
 /// Who gives the sign, and for what.
 #[derive(Clone)]
-pub(super) struct Owner {
+pub(super) struct LeaseOwner {
     pub(super) config: Arc<Config>,
     pub(super) layout: Layout,
     /// Our name among the owners; tags are this, a colon and a number.
@@ -58,7 +58,7 @@ pub(super) struct Owner {
     pub(super) alone: Arc<AtomicBool>,
 }
 
-impl Owner {
+impl LeaseOwner {
     /// How often it is given.
     fn period(&self) -> Duration {
         self.lease / 3
@@ -75,7 +75,7 @@ impl Owner {
             // One command: most workers of a large fleet hold nothing most of the time.
             return Pack::of(&[b"SET", keys[0].as_bytes(), self.node.as_bytes(), b"PX", lease.to_string().as_bytes()]);
         }
-        let mut call = Call::new(&scripts::BEAT, &keys.each_ref().map(|key| key.as_bytes()));
+        let mut call = RedisCall::new(&scripts::BEAT, &keys.each_ref().map(|key| key.as_bytes()));
         call.arg(&self.boot);
         call.arg(&self.node);
         call.number(lease);
@@ -108,7 +108,7 @@ pub(super) struct Beat {
 }
 
 impl Beat {
-    pub(super) fn start(owner: Owner) -> std::io::Result<Self> {
+    pub(super) fn start(owner: LeaseOwner) -> std::io::Result<Self> {
         let (stop, stopped) = watch::channel(());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("longshore-beat".into()).spawn(move || runtime.block_on(run(owner, stopped)))?;
@@ -116,7 +116,7 @@ impl Beat {
     }
 }
 
-async fn run(owner: Owner, mut stopped: watch::Receiver<()>) {
+async fn run(owner: LeaseOwner, mut stopped: watch::Receiver<()>) {
     tokio::select! {
         biased;
         _ = stopped.changed() => {}
@@ -124,7 +124,7 @@ async fn run(owner: Owner, mut stopped: watch::Receiver<()>) {
     }
 }
 
-async fn beat(owner: &Owner) {
+async fn beat(owner: &LeaseOwner) {
     let mut cursor = 0;
     let mut attempt = 0;
     let mut last = Instant::now();

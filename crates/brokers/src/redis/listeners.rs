@@ -23,7 +23,7 @@ use super::{
     layout::Layout,
     link::{Link, Wait, locked},
     pubsub::{Guard, Listener, PubSub, Topic},
-    resp::{Call, Pack, Reply},
+    resp::{Pack, RedisCall, Reply},
     scripts,
 };
 
@@ -234,7 +234,7 @@ impl Listeners {
             (state.group.clone(), state.generation, state.crowd.heard)
         };
         let keys = self.keys(&group);
-        let mut call = Call::new(&scripts::ENTER, &keys.each_ref().map(|key| key.as_bytes()));
+        let mut call = RedisCall::new(&scripts::ENTER, &keys.each_ref().map(|key| key.as_bytes()));
         call.arg(&self.boot);
         call.arg(self.layout.own("owner:"));
         call.arg(self.channels());
@@ -384,7 +384,7 @@ impl Listeners {
 
     fn pass_pack(&self, group: &str, leaves: bool, calls: u64) -> Pack {
         let keys = self.keys(group);
-        let mut call = Call::new(&scripts::PASS, &keys.each_ref().map(|key| key.as_bytes()));
+        let mut call = RedisCall::new(&scripts::PASS, &keys.each_ref().map(|key| key.as_bytes()));
         call.arg(&self.boot);
         call.arg(self.channels());
         call.number(leaves.into());

@@ -9,7 +9,7 @@ use super::{
     fail::{Fail, is_protocol, is_wrong_type},
     layout::{Layout, binding},
     link::{LOSSES, Link, Wait, is_too_much, locked},
-    resp::{Call, Pack},
+    resp::{Pack, RedisCall},
     scripts,
 };
 use crate::message::Outgoing;
@@ -134,7 +134,7 @@ pub(super) fn pack(layout: &Layout, batch: &[Outgoing], once: Option<Once<'_>>) 
     }
     // In a transaction of Redis' the others would be done though one is refused.
     let keys: Vec<&[u8]> = runs.iter().map(|(list, _)| list.as_bytes()).collect();
-    let mut call = Call::new(&scripts::PUBLISH, &keys);
+    let mut call = RedisCall::new(&scripts::PUBLISH, &keys);
     let Once { key, over } = once.unwrap_or(Once { key: "", over: &[] });
     call.arg(key);
     call.number(over.len() as u64);

@@ -54,13 +54,13 @@ pub(super) struct Listener {
 }
 
 /// What was found of each key.
-type Found = Vec<Option<Vec<u8>>>;
+type FoundKeys = Vec<Option<Vec<u8>>>;
 
 /// Who wants to listen, and is told when it does.
 struct Ask {
     id: u64,
     listener: Listener,
-    ready: oneshot::Sender<Result<Found, Fail>>,
+    ready: oneshot::Sender<Result<FoundKeys, Fail>>,
 }
 
 /// The way to the connection.
@@ -108,7 +108,7 @@ impl PubSub {
 
     /// Resolves when the server has confirmed all topics, with what was stored then under the
     /// listener's keys.
-    pub(super) async fn listen(&self, listener: Listener) -> Result<(Guard, Found), Fail> {
+    pub(super) async fn listen(&self, listener: Listener) -> Result<(Guard, FoundKeys), Fail> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (ready, confirmed) = oneshot::channel();
         let asks = {
@@ -152,8 +152,8 @@ struct Pending {
     id: u64,
     topics: HashSet<Topic>,
     keys: Vec<String>,
-    found: Found,
-    ready: oneshot::Sender<Result<Found, Fail>>,
+    found: FoundKeys,
+    ready: oneshot::Sender<Result<FoundKeys, Fail>>,
 }
 
 async fn run(config: Arc<Config>, notice: Notice, mut asks: mpsc::UnboundedReceiver<Ask>, gone: Arc<Gone>) {
@@ -216,7 +216,7 @@ impl TopicState {
         }
         say(&mut pack, true, &new);
         let topics: HashSet<Topic> = listener.topics.iter().filter(|topic| !self.confirmed.contains(*topic)).cloned().collect();
-        let pending = Pending { id, topics, keys: listener.keys.clone(), found: Found::new(), ready };
+        let pending = Pending { id, topics, keys: listener.keys.clone(), found: FoundKeys::new(), ready };
         self.listeners.insert(id, listener);
         pending.look(&mut pack);
         self.pending.push(pending);

@@ -13,16 +13,16 @@ use longshore_celery::{Stub, crashes_of};
 use super::{
     fail::Fail,
     layout::{Layout, bound, entry, matches},
-    lease::Owner,
+    lease::LeaseOwner,
     link::{Link, Wait, locked},
     marks,
-    resp::{Call, Pack, Reply},
+    resp::{Pack, RedisCall, Reply},
     scripts,
 };
 use crate::crash::after_crash;
 
 /// Hands back what this owner holds, to the front of its queues. Whether all of it went back.
-pub(super) async fn give_back(link: &Link, owner: &Owner) -> Result<bool, Fail> {
+pub(super) async fn give_back(link: &Link, owner: &LeaseOwner) -> Result<bool, Fail> {
     let mut rescuer = Rescuer::new(link, owner);
     let tags = rescuer.tags_of(&owner.boot).await?;
     let back = rescuer.put_back(&tags, None, |raw, _| crashes_of(raw)).await?;
@@ -44,7 +44,7 @@ struct Back {
 pub(super) struct Rescuer<'a> {
     link: &'a Link,
     layout: &'a Layout,
-    owner: &'a Owner,
+    owner: &'a LeaseOwner,
     /// What stood under our name in the sweep before, without being held by us.
     strays: HashSet<String>,
     /// Which connections were there when strays were looked for, and how often they were since it
@@ -55,7 +55,7 @@ pub(super) struct Rescuer<'a> {
 }
 
 impl<'a> Rescuer<'a> {
-    pub(super) fn new(link: &'a Link, owner: &'a Owner) -> Self {
+    pub(super) fn new(link: &'a Link, owner: &'a LeaseOwner) -> Self {
         Self { link, layout: &owner.layout, owner, strays: HashSet::new(), seen: (0, 0), said: HashSet::new() }
     }
 
@@ -158,7 +158,7 @@ impl<'a> Rescuer<'a> {
                 let message = marks::mark_redelivered(raw, crashes_after(raw, tag));
                 let mut keys: Vec<&[u8]> = vec![unacked.as_bytes(), index.as_bytes(), rescued.unwrap_or(&unacked).as_bytes()];
                 keys.extend(lists.iter().map(String::as_bytes));
-                let mut call = Call::new(&scripts::RESTORE, &keys);
+                let mut call = RedisCall::new(&scripts::RESTORE, &keys);
                 call.arg(tag);
                 call.arg(message);
                 call.number(rescued.is_some().into());

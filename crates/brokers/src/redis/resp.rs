@@ -99,7 +99,7 @@ pub(super) fn parse_much(bytes: &[u8]) -> Parsed {
 }
 
 /// Passes one reply; texts are only measured.
-fn skip(bytes: &[u8], at: &mut usize, depth: usize) -> Step<()> {
+fn skip(bytes: &[u8], at: &mut usize, depth: usize) -> ParseStep<()> {
     let mut left = 1_usize;
     if depth > DEEPEST {
         return Err(None);
@@ -134,9 +134,9 @@ fn skip(bytes: &[u8], at: &mut usize, depth: usize) -> Step<()> {
 }
 
 /// `Err(Some(n))`: n bytes are needed. `Err(None)`: garbage.
-type Step<T> = Result<T, Option<usize>>;
+type ParseStep<T> = Result<T, Option<usize>>;
 
-fn value(bytes: &[u8], at: &mut usize, depth: usize) -> Step<Reply> {
+fn value(bytes: &[u8], at: &mut usize, depth: usize) -> ParseStep<Reply> {
     if depth > DEEPEST {
         return Err(None);
     }
@@ -194,7 +194,7 @@ fn value(bytes: &[u8], at: &mut usize, depth: usize) -> Step<Reply> {
     }
 }
 
-fn line<'a>(bytes: &'a [u8], at: &mut usize) -> Step<&'a [u8]> {
+fn line<'a>(bytes: &'a [u8], at: &mut usize) -> ParseStep<&'a [u8]> {
     let rest = &bytes[*at..];
     let Some(end) = rest.iter().position(|byte| *byte == b'\r') else {
         // A line that does not end is no line of Redis.
@@ -210,7 +210,7 @@ fn line<'a>(bytes: &'a [u8], at: &mut usize) -> Step<&'a [u8]> {
     }
 }
 
-fn number(line: &[u8]) -> Step<i64> {
+fn number(line: &[u8]) -> ParseStep<i64> {
     std::str::from_utf8(line).ok().and_then(|text| text.parse().ok()).ok_or(None)
 }
 
@@ -342,14 +342,14 @@ impl Pack {
 }
 
 /// A call of a script, being put together.
-pub(super) struct Call {
+pub(super) struct RedisCall {
     script: &'static Script,
     keys: usize,
     count: usize,
     body: Vec<u8>,
 }
 
-impl Call {
+impl RedisCall {
     /// Keys first, then arguments by [`arg`](Self::arg).
     pub(super) fn new(script: &'static Script, keys: &[&[u8]]) -> Self {
         let mut body = Vec::with_capacity(256);
@@ -460,7 +460,7 @@ mod tests {
     #[test]
     fn commands_and_calls_are_written_as_the_server_reads_them() {
         static SCRIPT: Script = Script::new("one", "return 1");
-        let mut call = Call::new(&SCRIPT, &[b"k"]);
+        let mut call = RedisCall::new(&SCRIPT, &[b"k"]);
         call.number(120);
         let pack = call.pack();
         let mut out = Vec::new();

@@ -17,7 +17,7 @@ use super::{
     link::{Link, Wait},
     ping,
     pubsub::{Guard, Listener, PubSub, Topic},
-    resp::{Call, Pack, Reply},
+    resp::{Pack, RedisCall, Reply},
     scripts,
 };
 use crate::{
@@ -39,7 +39,7 @@ impl RedisResults {
 
     async fn store_all(&self, batch: &[Stored]) -> Result<(), Fail> {
         for some in batch.chunks(500) {
-            let mut call = Call::new(&scripts::STORE, &[]);
+            let mut call = RedisCall::new(&scripts::STORE, &[]);
             some.iter().for_each(|stored| finish::store(&self.layout, stored, &mut call));
             self.link.ask(call.pack(), Wait::Patience).await?;
         }
@@ -62,7 +62,7 @@ impl RedisResults {
     }
 
     async fn part(&self, part: &ChordPart) -> Result<PartState, Fail> {
-        let mut call = Call::new(&scripts::PART, &[]);
+        let mut call = RedisCall::new(&scripts::PART, &[]);
         finish::part_args(&self.layout, part, &mut call);
         let state = self.link.ask(call.pack(), Wait::Patience).await?;
         Ok(match state[0].bytes() {
@@ -77,7 +77,7 @@ impl RedisResults {
         let keys = [".c", ".j", ".t", ".s", ".d"].map(|end| format!("{base}{end}"));
         let mut lost = false;
         loop {
-            let mut call = Call::new(&scripts::CHORD_OVER, &keys.each_ref().map(|key| key.as_bytes()));
+            let mut call = RedisCall::new(&scripts::CHORD_OVER, &keys.each_ref().map(|key| key.as_bytes()));
             call.arg(token);
             match self.link.call(call.pack(), Wait::Patience).await {
                 Ok(replies) if replies[0].int() == Some(1) => return Ok(true),
@@ -92,7 +92,7 @@ impl RedisResults {
 
     async fn extend(&self, group: &str, token: &str, by: Duration) -> Result<bool, Fail> {
         let base = self.layout.group(group);
-        let mut call = Call::new(&scripts::CHORD_EXTEND, &[format!("{base}.c").as_bytes(), format!("{base}.s").as_bytes()]);
+        let mut call = RedisCall::new(&scripts::CHORD_EXTEND, &[format!("{base}.c").as_bytes(), format!("{base}.s").as_bytes()]);
         call.arg(token);
         call.number(u64::try_from(by.as_millis()).unwrap_or(u64::MAX).max(1));
         Ok(self.link.ask(call.pack(), Wait::Patience).await?[0].int() == Some(1))

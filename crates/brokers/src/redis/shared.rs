@@ -9,7 +9,7 @@ use super::{
     fail::Fail,
     layout::Layout,
     link::{Link, Wait},
-    resp::{Call, Reply},
+    resp::{RedisCall, Reply},
     scripts,
 };
 use crate::{
@@ -31,7 +31,7 @@ pub(super) async fn reserve(link: &Link, layout: &Layout, limit: &str, rate: Rat
     }
     let bucket = Bucket::of(rate);
     let keys = [layout.own(&format!("{RATE}{limit}")), layout.own(LIMITS)];
-    let mut call = Call::new(&scripts::RESERVE, &keys.each_ref().map(|key| key.as_bytes()));
+    let mut call = RedisCall::new(&scripts::RESERVE, &keys.each_ref().map(|key| key.as_bytes()));
     [bucket.interval, bucket.span, AHEAD.as_micros() as u64, count as u64].into_iter().for_each(|number| call.number(number));
     call.arg(rates::limit_of(limit));
     // Asked once more if the answer is lost: slots that were reserved for nobody pass, and the rate
@@ -98,7 +98,7 @@ pub(super) async fn limits(link: &Link, layout: &Layout) -> Result<Vec<LimitStat
 
 pub(super) async fn revoke(link: &Link, layout: &Layout, ids: &[String]) -> Result<(), Fail> {
     for some in ids[ids.len().saturating_sub(MOST_REVOKED)..].chunks(PAGE) {
-        let mut call = Call::new(&scripts::REVOKE, &[layout.own("revoked").as_bytes()]);
+        let mut call = RedisCall::new(&scripts::REVOKE, &[layout.own("revoked").as_bytes()]);
         call.number(REVOKED_FOR.as_secs());
         call.number(MOST_REVOKED as u64);
         some.iter().for_each(|id| call.arg(id));
@@ -108,7 +108,7 @@ pub(super) async fn revoke(link: &Link, layout: &Layout, ids: &[String]) -> Resu
 }
 
 pub(super) async fn revoked(link: &Link, layout: &Layout) -> Result<Vec<String>, Fail> {
-    let mut call = Call::new(&scripts::REVOKED, &[layout.own("revoked").as_bytes()]);
+    let mut call = RedisCall::new(&scripts::REVOKED, &[layout.own("revoked").as_bytes()]);
     call.number(REVOKED_FOR.as_secs());
     let ids = link.ask(call.pack(), Wait::Patience).await?.swap_remove(0).into_list();
     Ok(ids.iter().filter_map(Reply::text).collect())

@@ -47,7 +47,7 @@ pub(super) struct List {
 pub(super) struct Lists {
     link: Arc<Link>,
     layout: Layout,
-    known: Known,
+    known: KnownLists,
     /// When nothing was known for certain last.
     looked: Instant,
     /// Time at which the server was told last what is to be tracked.
@@ -63,12 +63,12 @@ pub(super) struct Lists {
 
 /// What the server has told and not taken back.
 #[derive(Default)]
-struct Known {
+struct KnownLists {
     lengths: HashMap<String, i64>,
     paused: Option<HashSet<Vec<u8>>>,
 }
 
-impl Known {
+impl KnownLists {
     fn is_paused(&self, list: &List) -> bool {
         self.paused.as_ref().is_some_and(|paused| paused.contains(list.queue.as_bytes()))
     }
@@ -86,7 +86,7 @@ impl Lists {
         Self {
             link,
             layout,
-            known: Known::default(),
+            known: KnownLists::default(),
             looked: Instant::now(),
             told: Instant::now(),
             tracks: true,
@@ -114,7 +114,7 @@ impl Lists {
     pub(super) fn open(&mut self, queues: &[Arc<str>]) -> Vec<List> {
         let changed = self.link.changes();
         if changed.all || self.looked.elapsed() > RARELY {
-            (self.known, self.looked) = (Known::default(), Instant::now());
+            (self.known, self.looked) = (KnownLists::default(), Instant::now());
         }
         for key in changed.keys {
             if key == self.paused_key().as_bytes() {
@@ -139,7 +139,7 @@ impl Lists {
 
     /// Takes nothing that was told for known.
     pub(super) fn forget(&mut self) {
-        (self.known, self.looked) = (Known::default(), Instant::now());
+        (self.known, self.looked) = (KnownLists::default(), Instant::now());
     }
 
     /// Returns how many messages the last look at the lists left there, of queues that are not
@@ -253,7 +253,7 @@ impl Lists {
     /// As [`Link::call`].
     pub(super) async fn look(&mut self, queues: &[Arc<str>], tracked: bool) -> Result<(), Fail> {
         if tracked {
-            self.known = Known::default();
+            self.known = KnownLists::default();
         }
         let lists = self.all(queues);
         let lists: Vec<&List> = lists.iter().filter(|list| !self.known.is_paused(list)).collect();

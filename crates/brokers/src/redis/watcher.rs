@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::{
     fail::Fail,
     layout::Layout,
-    lease::Owner,
+    lease::LeaseOwner,
     link::{Link, Wait},
     rescue::Rescuer,
     resp::Reply,
@@ -63,7 +63,7 @@ fn most_gap(rest: Duration) -> Duration {
 }
 
 /// Looks after the dead, or whether somebody does, until it is aborted.
-pub(super) async fn run(link: Arc<Link>, claims: Arc<Link>, owner: Owner) {
+pub(super) async fn run(link: Arc<Link>, claims: Arc<Link>, owner: LeaseOwner) {
     let mut watch = WatchRound::new(&link, &owner);
     let mut swept: Option<Instant> = None;
     loop {
@@ -77,7 +77,7 @@ pub(super) async fn run(link: Arc<Link>, claims: Arc<Link>, owner: Owner) {
         let rest = match looked.await {
             Ok(rest) => rest,
             Err(fail @ Fail::Refused(_)) => {
-                watch.take(Post::Beside);
+                watch.take(WatcherPost::Beside);
                 (link.notice())(&crate::News::remark(format!("cannot look after dead workers: {}", fail.text())));
                 Duration::from_secs(10)
             }
@@ -91,7 +91,7 @@ pub(super) async fn run(link: Arc<Link>, claims: Arc<Link>, owner: Owner) {
 
 /// Part that a worker takes in looking after the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Post {
+enum WatcherPost {
     /// There are none, as far as it knows.
     Alone,
     /// Somebody else looks after them.
@@ -103,9 +103,9 @@ enum Post {
 struct WatchRound<'a> {
     link: &'a Link,
     layout: &'a Layout,
-    owner: &'a Owner,
+    owner: &'a LeaseOwner,
     rescuer: Rescuer<'a>,
-    post: Post,
+    post: WatcherPost,
     /// All owners but ourselves, and how many rounds ago they were listed.
     others: Vec<String>,
     listed: u32,
@@ -126,13 +126,13 @@ fn agree(before: (Duration, Instant), now: (Duration, Instant)) -> bool {
 }
 
 impl<'a> WatchRound<'a> {
-    fn new(link: &'a Link, owner: &'a Owner) -> Self {
+    fn new(link: &'a Link, owner: &'a LeaseOwner) -> Self {
         Self {
             link,
             layout: &owner.layout,
             owner,
             rescuer: Rescuer::new(link, owner),
-            post: Post::Alone,
+            post: WatcherPost::Alone,
             others: Vec::new(),
             listed: 0,
             missing: HashSet::new(),
@@ -146,11 +146,11 @@ impl<'a> WatchRound<'a> {
         self.layout.own("watcher")
     }
 
-    fn take(&mut self, post: Post) {
+    fn take(&mut self, post: WatcherPost) {
         self.post = post;
         self.missing.clear();
-        self.owner.watches.store(post != Post::Beside, Ordering::Relaxed);
-        self.owner.alone.store(post == Post::Alone, Ordering::Relaxed);
+        self.owner.watches.store(post != WatcherPost::Beside, Ordering::Relaxed);
+        self.owner.alone.store(post == WatcherPost::Alone, Ordering::Relaxed);
     }
 
     fn doubt(&mut self) {
@@ -163,22 +163,22 @@ impl<'a> WatchRound<'a> {
         let round = round(self.owner.lease, self.others.len());
         if self.clock.is_none_or(|(_, at)| at.elapsed() > CLOCK) {
             let now = self.clock_agrees().await?.0;
-            if self.post != Post::Beside {
+            if self.post != WatcherPost::Beside {
                 self.rescuer.look_for_the_overdue(now).await?;
             }
         }
         match self.post {
-            Post::Alone => {
+            WatcherPost::Alone => {
                 self.list().await?;
                 if self.others.is_empty() {
-                    self.take(Post::Alone);
+                    self.take(WatcherPost::Alone);
                     return Ok(round * LISTED);
                 }
-                self.take(Post::Beside);
+                self.take(WatcherPost::Beside);
                 self.looked = None;
                 Ok(Duration::ZERO)
             }
-            Post::Beside => {
+            WatcherPost::Beside => {
                 let most = most_gap(round * 2);
                 let holder = self.link.one(&[b"GET", self.key().as_bytes()], Wait::Forever).await?.text();
                 let is_steady = self.looked.replace(Instant::now()).is_none_or(|before| before.elapsed() < most);
@@ -186,7 +186,7 @@ impl<'a> WatchRound<'a> {
                     // Each at a time of its own, so that the first to miss the watcher is soon.
                     return Ok(longest(round).mul_f64(0.8 + 0.2 * fastrand::f64()));
                 }
-                self.take(Post::Watching);
+                self.take(WatcherPost::Watching);
                 if !is_steady || !self.clock_agrees().await?.1 {
                     self.doubt();
                 }
@@ -194,7 +194,7 @@ impl<'a> WatchRound<'a> {
                 self.looked = Some(Instant::now());
                 Ok(Duration::ZERO)
             }
-            Post::Watching => self.look_at_the_others(round).await,
+            WatcherPost::Watching => self.look_at_the_others(round).await,
         }
     }
 
@@ -203,7 +203,7 @@ impl<'a> WatchRound<'a> {
             self.list().await?;
         }
         if self.others.is_empty() {
-            self.take(Post::Alone);
+            self.take(WatcherPost::Alone);
             return Ok(round * LISTED);
         }
         let keys: Vec<String> = self.others.iter().map(|boot| self.layout.own(&format!("owner:{boot}"))).collect();
@@ -213,7 +213,7 @@ impl<'a> WatchRound<'a> {
         let mut signs = self.link.one(&args, Wait::Forever).await?.into_list().into_iter();
         let is_steady = self.looked.replace(Instant::now()).is_none_or(|before| before.elapsed() < most_gap(round));
         if !self.still_stands(signs.next().and_then(|holder| holder.text()), round).await? {
-            self.take(Post::Beside);
+            self.take(WatcherPost::Beside);
             return Ok(round);
         }
         self.listed += 1;

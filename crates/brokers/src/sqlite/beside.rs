@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use super::file;
 
 /// Device and inode.
-type Identity = (u64, u64);
+type FileIdentity = (u64, u64);
 
 /// Files that must stay what they are while a database is open.
 pub(crate) struct Beside {
@@ -26,7 +26,7 @@ pub(crate) struct Beside {
 struct Watched {
     path: PathBuf,
     /// Identity that it had when it was first seen.
-    first: OnceLock<Identity>,
+    first: OnceLock<FileIdentity>,
 }
 
 /// Fate of a file since it was first seen.

@@ -24,7 +24,7 @@ use crate::{
 const MOST_UNREAD: usize = 10_000;
 
 #[derive(Default)]
-pub(crate) struct Bus(Mutex<BusState>);
+pub(crate) struct FileBus(Mutex<BusState>);
 
 #[derive(Default)]
 struct BusState {
@@ -165,7 +165,7 @@ impl Watcher {
     }
 }
 
-impl Bus {
+impl FileBus {
     /// Owners of messages that are surely dead.
     pub(crate) fn surely_dead(&self, shared: &StoreShared) -> rusqlite::Result<Vec<i64>> {
         let mut state = self.lock();
@@ -208,12 +208,12 @@ impl Bus {
 }
 
 /// What ends a subscription.
-struct Guard {
+struct BusGuard {
     shared: Arc<StoreShared>,
     number: u64,
 }
 
-impl Drop for Guard {
+impl Drop for BusGuard {
     fn drop(&mut self) {
         let mut state = self.shared.bus.lock();
         state.listeners.retain(|listener| listener.number != self.number);
@@ -239,7 +239,7 @@ pub(crate) async fn subscribe(shared: &Arc<StoreShared>, exchange: &str, pattern
     let (exchange, pattern) = (exchange.to_owned(), pattern.to_owned());
     off_the_runtime(shared, move |shared| {
         let (number, messages) = shared.bus.lock().listen(shared, &exchange, &pattern)?;
-        Ok(Subscription { messages, guard: Box::new(Guard { shared: Arc::clone(shared), number }) })
+        Ok(Subscription { messages, guard: Box::new(BusGuard { shared: Arc::clone(shared), number }) })
     })
     .await
 }
@@ -248,7 +248,7 @@ pub(crate) async fn watch(shared: &Arc<StoreShared>, ids: &[String]) -> Result<W
     let ids = ids.to_vec();
     off_the_runtime(shared, move |shared| {
         let (number, stored, results) = shared.bus.lock().watch(shared, &ids)?;
-        Ok(Watch { stored, results, guard: Box::new(Guard { shared: Arc::clone(shared), number }) })
+        Ok(Watch { stored, results, guard: Box::new(BusGuard { shared: Arc::clone(shared), number }) })
     })
     .await
 }

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     beside::Beside,
-    bus::Bus,
+    bus::FileBus,
     file::{self, FilePlace},
     owners,
     wake::{Bell, Listening},
@@ -40,7 +40,7 @@ pub(crate) struct StoreShared {
     /// There may be something to claim.
     pub(crate) changed: Notify,
     pub(crate) bell: Bell,
-    pub(crate) bus: Bus,
+    pub(crate) bus: FileBus,
     beside: Beside,
     /// Nobody waits any more for what is still done.
     pub(crate) closing: AtomicBool,
@@ -303,12 +303,12 @@ fn join(thread: JoinHandle<()>) {
     }
 }
 
-type Look = Box<dyn FnOnce(Result<&Connection, BrokerError>) + Send>;
+type QuickLook = Box<dyn FnOnce(Result<&Connection, BrokerError>) + Send>;
 
 /// A thread with a connection of its own, made when it is first needed.
 struct Reader {
-    looks: Mutex<Option<std_mpsc::Sender<Look>>>,
-    start: Mutex<Option<(std_mpsc::Receiver<Look>, Arc<StoreShared>)>>,
+    looks: Mutex<Option<std_mpsc::Sender<QuickLook>>>,
+    start: Mutex<Option<(std_mpsc::Receiver<QuickLook>, Arc<StoreShared>)>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -343,14 +343,14 @@ impl Reader {
         }
         let (reply, answer) = oneshot::channel();
         let shared = Arc::clone(shared);
-        let look: Look = Box::new(move |conn| {
+        let look: QuickLook = Box::new(move |conn| {
             let _ = reply.send(conn.and_then(|conn| look(conn).map_err(|error| shared.fault(&error))));
         });
         self.looks.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.send(look).ok()?;
         answer.await.ok()
     }
 
-    fn run(shared: &Arc<StoreShared>, looks: &std_mpsc::Receiver<Look>) {
+    fn run(shared: &Arc<StoreShared>, looks: &std_mpsc::Receiver<QuickLook>) {
         file::work_for(shared);
         let mut open = None;
         for look in looks {

@@ -62,26 +62,26 @@ impl std::fmt::Display for Broken {
 }
 
 /// A task that waits for its next attempt.
-pub(super) struct Due<T> {
+pub(super) struct RetryDue<T> {
     pub(super) at: Instant,
     pub(super) attempt: Attempt<T>,
 }
 
 // Reversed: the heap's greatest is the earliest. Equal times go by number, so that a simulation
 // repeats.
-impl<T> Ord for Due<T> {
+impl<T> Ord for RetryDue<T> {
     fn cmp(&self, other: &Self) -> Ordering {
         other.at.cmp(&self.at).then_with(|| other.attempt.task.id.cmp(&self.attempt.task.id))
     }
 }
-impl<T> PartialOrd for Due<T> {
+impl<T> PartialOrd for RetryDue<T> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
-impl<T> PartialEq for Due<T> {
+impl<T> PartialEq for RetryDue<T> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
-impl<T> Eq for Due<T> {}
+impl<T> Eq for RetryDue<T> {}

@@ -20,7 +20,7 @@ pub(super) struct Stats {
     /// attempt, since when.
     running: [Vec<Admitted>; 4],
     /// The slots' share of attempts that were followed by another one.
-    again: Slots,
+    again: SlotUses,
     waited: Vec<(Reason, Duration)>,
     stalled: u64,
     /// The latest task that held a loop, and since when.
@@ -40,9 +40,9 @@ struct Admitted {
 
 /// Attempts that ran, by lane and by the lane's slot, and the nanoseconds for which they did.
 #[derive(Default)]
-struct Slots([Vec<(u64, u64)>; 4]);
+struct SlotUses([Vec<(u64, u64)>; 4]);
 
-impl Slots {
+impl SlotUses {
     #[inline]
     fn add<T, R>(&mut self, one: &Finished<T, R>) {
         let slot = place(&mut self.0[one.task.lane as usize], one.slot, (0, 0));
@@ -67,7 +67,7 @@ impl Stats {
             began,
             counts: Counts::default(),
             running: std::array::from_fn(|_| Vec::new()),
-            again: Slots::default(),
+            again: SlotUses::default(),
             waited: Vec::new(),
             stalled: 0,
             stall: None,
@@ -164,7 +164,7 @@ impl Stats {
 /// the loop has enough to do; in a snapshot it may be a batch behind.
 pub(super) struct Times {
     counts: Counts,
-    slots: Slots,
+    slots: SlotUses,
     /// On-CPU time, and of how many tasks it is known.
     on_cpu: (Duration, u64),
     pub(super) run: Spread,
@@ -176,7 +176,7 @@ impl Times {
     pub(super) fn new(kinds: &[&'static str]) -> Self {
         Self {
             counts: Counts::default(),
-            slots: Slots::default(),
+            slots: SlotUses::default(),
             on_cpu: (Duration::ZERO, 0),
             run: Spread::new(),
             wait: Spread::new(),

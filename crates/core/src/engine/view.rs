@@ -91,7 +91,7 @@ impl Handle {
     /// this kind and name.
     #[must_use]
     pub fn watch(&self, kind: ViewKind, name: impl Into<Arc<str>>) -> watch::Handle {
-        watch::Handle::new(Arc::new(Whole { engine: self.clone(), kind, name: name.into() }))
+        watch::Handle::new(Arc::new(EngineSteer { engine: self.clone(), kind, name: name.into() }))
     }
 
     /// Does what it is told: an engine can do all of it.
@@ -109,13 +109,13 @@ impl Handle {
 }
 
 /// An engine that is the whole of something.
-struct Whole {
+struct EngineSteer {
     engine: Handle,
     kind: ViewKind,
     name: Arc<str>,
 }
 
-impl Steer for Whole {
+impl Steer for EngineSteer {
     fn steer(&self, command: Command) -> Result<(), Unsupported> {
         self.engine.obey(command);
         Ok(())

@@ -25,7 +25,7 @@ use crate::{
     block_on::block_on,
     cancel::CancelToken,
     error::TaskError,
-    executor::inbox::Inbox,
+    executor::inbox::CallInbox,
     lane::panic_text,
     outcome::{Outcome, Word},
     watch::{Counts, SharedCounts},
@@ -48,7 +48,7 @@ pub(super) enum CallWork<R> {
 
 /// Counts over all calls of an executor.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct CallTally {
     counts: SharedCounts,
     unread: AtomicU64,
     first_unread: Mutex<Option<TaskError>>,
@@ -58,10 +58,10 @@ pub(super) struct Tally {
 }
 
 /// A thread's place in the blocking lane, lent to another call while it waits.
-pub(super) struct Lent(Arc<Tally>);
+pub(super) struct Lent(Arc<CallTally>);
 
 impl Lent {
-    fn new(tally: &Arc<Tally>) -> Self {
+    fn new(tally: &Arc<CallTally>) -> Self {
         let lent = tally.lent.fetch_add(1, Ordering::AcqRel) + 1;
         tally.tell(lent);
         Self(tally.clone())
@@ -75,7 +75,7 @@ impl Drop for Lent {
     }
 }
 
-impl Tally {
+impl CallTally {
     /// Calls this with the number of places that are lent, whenever it changes.
     pub(super) fn on_lend(&self, lend: impl Fn(usize) + Send + Sync + 'static) {
         let _ = self.lend.set(Box::new(lend));
@@ -138,11 +138,11 @@ impl Drop for Ticket {
 }
 
 /// The shared state of a call.
-pub(super) struct Slot<R> {
+pub(super) struct AnswerSlot<R> {
     state: Mutex<CallProgress<R>>,
     /// Which executor runs it.
     pub(super) pool: u64,
-    pub(super) tally: Arc<Tally>,
+    pub(super) tally: Arc<CallTally>,
 }
 
 struct CallProgress<R> {
@@ -157,13 +157,13 @@ struct CallProgress<R> {
     waker: Option<Waker>,
     /// The lane's, while another task runs what was submitted to it.
     lane_waker: Option<Waker>,
-    inbox: Option<(Arc<Inbox>, usize)>,
+    inbox: Option<(Arc<CallInbox>, usize)>,
     token: CancelToken,
     abort: Option<AbortHandle>,
 }
 
-impl<R: Send + 'static> Slot<R> {
-    pub(super) fn new(pool: u64, work: CallWork<R>, tally: Arc<Tally>) -> Arc<Self> {
+impl<R: Send + 'static> AnswerSlot<R> {
+    pub(super) fn new(pool: u64, work: CallWork<R>, tally: Arc<CallTally>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(CallProgress {
                 work: Some(work),
@@ -246,7 +246,7 @@ impl<R: Send + 'static> Slot<R> {
     }
 
     /// Has the inbox told, with this number, when the call has ended.
-    pub(super) fn tell(&self, inbox: &Arc<Inbox>, place: usize) {
+    pub(super) fn tell(&self, inbox: &Arc<CallInbox>, place: usize) {
         let mut state = self.lock();
         if state.done {
             drop(state);
@@ -279,7 +279,7 @@ impl<R: Send + 'static> Slot<R> {
         }
     }
 
-    /// The future of the work if there is some, ended from outside by [`cancel`](Slot::cancel).
+    /// The future of the work if there is some, ended from outside by [`cancel`](AnswerSlot::cancel).
     pub(super) fn take_async(&self) -> Option<BoxFuture<'static, Ended<R>>> {
         let mut state = self.lock();
         if !matches!(state.work, Some(CallWork::Async(_))) {
@@ -330,7 +330,7 @@ impl<R: Send + 'static> Slot<R> {
     }
 }
 
-impl<R: Send + 'static> Call for Slot<R> {
+impl<R: Send + 'static> Call for AnswerSlot<R> {
     fn run(&self) -> Outcome<()> {
         self.run_plain();
         self.word()
@@ -415,7 +415,7 @@ impl Drop for Inside {
 ///
 /// # Panics
 /// In a loop of its async lane, which would have to do what it waits for.
-pub(super) fn block_for<O>(pool: u64, tally: &Arc<Tally>, what: &str, future: impl Future<Output = O>) -> O {
+pub(super) fn block_for<O>(pool: u64, tally: &Arc<CallTally>, what: &str, future: impl Future<Output = O>) -> O {
     let place = Inside::of(pool);
     assert!(place != Some(CallerPlace::Loop), "{what} inside an async task would block the loop that it waits for; use its async form");
     let mut future = std::pin::pin!(future);

@@ -13,8 +13,8 @@ use crate::{
     error::TaskError,
     executor::{
         InputError, TaskHandle,
-        call::{Inside, Tally, block_for},
-        inbox::Inbox,
+        call::{CallTally, Inside, block_for},
+        inbox::CallInbox,
     },
 };
 
@@ -144,7 +144,7 @@ impl<R: Send + 'static> Future for GatherAll<R> {
 /// assert_eq!(ends, [(0, 0), (1, 1), (2, 4)]);
 /// ```
 pub fn as_completed<R: Send + 'static>(handles: impl IntoIterator<Item = TaskHandle<R>>) -> AsCompletedHandles<R> {
-    let inbox = Arc::<Inbox>::default();
+    let inbox = Arc::<CallInbox>::default();
     let handles: Vec<_> = handles.into_iter().map(Some).collect();
     for (place, handle) in handles.iter().enumerate() {
         if let Some(handle) = handle {
@@ -158,7 +158,7 @@ pub fn as_completed<R: Send + 'static>(handles: impl IntoIterator<Item = TaskHan
 pub struct AsCompletedHandles<R: Send + 'static> {
     handles: Vec<Option<TaskHandle<R>>>,
     left: usize,
-    inbox: Arc<Inbox>,
+    inbox: Arc<CallInbox>,
     /// Number of those at the front that are gone. Looked for from here on, or each poll would take
     /// longer than the one before.
     gone: usize,
@@ -183,7 +183,7 @@ impl<R: Send + 'static> AsCompletedHandles<R> {
     }
 
     /// The executor of the first handle that is left.
-    fn pool(&mut self) -> Option<(u64, Arc<Tally>)> {
+    fn pool(&mut self) -> Option<(u64, Arc<CallTally>)> {
         self.gone += self.handles[self.gone..].iter().take_while(|handle| handle.is_none()).count();
         self.handles.get(self.gone)?.as_ref().map(|handle| (handle.slot.pool, handle.slot.tally.clone()))
     }

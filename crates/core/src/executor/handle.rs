@@ -12,8 +12,8 @@ use crate::{
     block_on::{block_on, block_on_until},
     error::TaskError,
     executor::{
-        call::{CallerPlace, Ended, InPool, Inside, Slot, block_for},
-        inbox::Inbox,
+        call::{AnswerSlot, CallerPlace, Ended, InPool, Inside, block_for},
+        inbox::CallInbox,
     },
     sink::collect::Late,
 };
@@ -27,13 +27,13 @@ use crate::{
 /// is run in the place of the one that waits.
 #[must_use = "a dropped handle leaves the call running: say `.forget()` if that is what you want"]
 pub struct TaskHandle<R: Send + 'static> {
-    pub(super) slot: Arc<Slot<R>>,
+    pub(super) slot: Arc<AnswerSlot<R>>,
     runtime: tokio::runtime::Handle,
     read: bool,
 }
 
 impl<R: Send + 'static> TaskHandle<R> {
-    pub(super) fn new(slot: Arc<Slot<R>>, runtime: tokio::runtime::Handle) -> Self {
+    pub(super) fn new(slot: Arc<AnswerSlot<R>>, runtime: tokio::runtime::Handle) -> Self {
         Self { slot, runtime, read: false }
     }
 
@@ -99,7 +99,7 @@ impl<R: Send + 'static> TaskHandle<R> {
     }
 
     /// Has this inbox told when the call has ended.
-    pub(super) fn tell(&self, inbox: &Arc<Inbox>, place: usize) {
+    pub(super) fn tell(&self, inbox: &Arc<CallInbox>, place: usize) {
         self.slot.tell(inbox, place);
     }
 

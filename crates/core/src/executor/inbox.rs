@@ -8,15 +8,15 @@ use std::{
 
 /// Numbers of ended calls, in the order in which they ended. One reader.
 #[derive(Default)]
-pub(super) struct Inbox(Mutex<Ended>);
+pub(super) struct CallInbox(Mutex<EndedCalls>);
 
 #[derive(Default)]
-struct Ended {
+struct EndedCalls {
     places: VecDeque<usize>,
     reader: Option<Waker>,
 }
 
-impl Inbox {
+impl CallInbox {
     pub(super) fn push(&self, place: usize) {
         let mut ended = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ended.places.push_back(place);

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Executor, ExecutorPool, Part, Started, TaskHandle,
-    call::{CallWork, Ended, Slot},
+    call::{AnswerSlot, CallWork, Ended},
     into_ended,
     map::{Chunk, Map},
 };
@@ -44,12 +44,12 @@ impl<T, R: Send + 'static> Clone for Isolated<T, R> {
 /// Calls on their way, by their number: whom to tell how they ended.
 struct Calls<R> {
     sent: u64,
-    waiting: HashMap<u64, Tell<R>>,
+    waiting: HashMap<u64, TellEnds<R>>,
 }
 
 /// Gets how each item of the call ended, and how long they took; or why the call as a whole has no
 /// such answer.
-type Tell<R> = Box<dyn FnOnce(Ended<(Vec<Outcome<R>>, Duration)>) + Send>;
+type TellEnds<R> = Box<dyn FnOnce(Ended<(Vec<Outcome<R>>, Duration)>) + Send>;
 
 /// Tells each call how it ended, and at the end those that never will.
 struct Answers<R>(Arc<Mutex<Calls<R>>>);
@@ -168,7 +168,7 @@ impl<T: Send + 'static, R: Send + 'static> Isolated<T, R> {
         answer: impl FnOnce(Ended<(Vec<Outcome<R>>, Duration)>) -> Ended<X> + Send + 'static,
     ) -> TaskHandle<X> {
         let pool = &self.pool.0;
-        let slot = Slot::new(pool.number, CallWork::Elsewhere, pool.tally.clone());
+        let slot = AnswerSlot::new(pool.number, CallWork::Elsewhere, pool.tally.clone());
         let handle = TaskHandle::new(slot.clone(), pool.runtime().handle().clone());
         let sender = if pool.is_closed() { None } else { self.engine.sender() };
         // Under the lock from the number to the queue, so that both count alike.

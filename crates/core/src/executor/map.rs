@@ -22,7 +22,7 @@ use crate::{
     executor::{
         Executor, TaskHandle,
         call::{CallWork, block_for},
-        inbox::Inbox,
+        inbox::CallInbox,
     },
     lane::{isolated::MOST as BATCH, panic_text},
     task::LaneKind,
@@ -96,7 +96,7 @@ impl<R> Chunk<R> {
     }
 }
 
-type Start<T, R> = Box<dyn Fn(&Executor, Vec<T>) -> TaskHandle<Chunk<R>> + Send + Sync>;
+type ChunkStart<T, R> = Box<dyn Fn(&Executor, Vec<T>) -> TaskHandle<Chunk<R>> + Send + Sync>;
 
 /// A function over an input, not yet run: an iterator over its results (blocking), or a
 /// [stream](Map::stream).
@@ -124,7 +124,7 @@ type Start<T, R> = Box<dyn Fn(&Executor, Vec<T>) -> TaskHandle<Chunk<R>> + Send 
 pub struct Map<I: Iterator, R: Send + 'static> {
     pool: Executor,
     inputs: I,
-    start: Start<I::Item, R>,
+    start: ChunkStart<I::Item, R>,
     workers: usize,
     /// Items in a chunk: given, or found out.
     chunk: Option<usize>,
@@ -139,7 +139,7 @@ pub struct Map<I: Iterator, R: Send + 'static> {
     flying: VecDeque<Flying<R>>,
     /// The number of the first of them.
     first: usize,
-    inbox: Arc<Inbox>,
+    inbox: Arc<CallInbox>,
     reading: Option<Reading<R>>,
 }
 
@@ -243,7 +243,7 @@ where
         map
     }
 
-    fn new(pool: Executor, lane: LaneKind, inputs: I, start: Start<I::Item, R>, chunk: Option<usize>) -> Self {
+    fn new(pool: Executor, lane: LaneKind, inputs: I, start: ChunkStart<I::Item, R>, chunk: Option<usize>) -> Self {
         Self {
             workers: pool.0.workers(lane),
             pool,

@@ -17,7 +17,7 @@ const LATENESS: f64 = 0.010;
 
 /// Step of a test.
 #[derive(Clone, Debug)]
-enum Step {
+enum GateStep {
     /// A task comes.
     Push {
         lane: u8,
@@ -39,7 +39,7 @@ enum Step {
     Pause(bool),
 }
 
-fn step(rules: usize) -> impl Strategy<Value = Step> {
+fn step(rules: usize) -> impl Strategy<Value = GateStep> {
     let values = if rules == 0 {
         Just(Vec::new()).boxed()
     } else {
@@ -47,15 +47,15 @@ fn step(rules: usize) -> impl Strategy<Value = Step> {
     };
     prop_oneof![
         6 => (0..2u8, prop::option::of(0..3u8), prop_oneof![Just(Vec::new()), values])
-            .prop_map(|(lane, key, values)| Step::Push { lane, key, values }),
-        5 => (1..8usize).prop_map(Step::Pass),
-        5 => (any::<usize>(), prop::bool::weighted(0.2)).prop_map(|(nth, again)| Step::End(nth, again)),
-        2 => any::<usize>().prop_map(Step::Again),
-        4 => (1..5usize).prop_map(Step::Release),
-        3 => (1..40u64).prop_map(Step::Wait),
-        1 => (prop::option::of(0..2u8), 1..5usize).prop_map(|(lane, most)| Step::Concurrency(lane, most)),
-        1 => prop::option::of((1..1000u16, 1..4u32)).prop_map(Step::Rate),
-        1 => any::<bool>().prop_map(Step::Pause),
+            .prop_map(|(lane, key, values)| GateStep::Push { lane, key, values }),
+        5 => (1..8usize).prop_map(GateStep::Pass),
+        5 => (any::<usize>(), prop::bool::weighted(0.2)).prop_map(|(nth, again)| GateStep::End(nth, again)),
+        2 => any::<usize>().prop_map(GateStep::Again),
+        4 => (1..5usize).prop_map(GateStep::Release),
+        3 => (1..40u64).prop_map(GateStep::Wait),
+        1 => (prop::option::of(0..2u8), 1..5usize).prop_map(|(lane, most)| GateStep::Concurrency(lane, most)),
+        1 => prop::option::of((1..1000u16, 1..4u32)).prop_map(GateStep::Rate),
+        1 => any::<bool>().prop_map(GateStep::Pause),
     ]
 }
 
@@ -88,9 +88,9 @@ struct Model {
     paused: bool,
     next: u64,
     /// Pushed and not passed, in their order; what comes back from backoff stands here too.
-    waiting: Vec<(u64, Wants)>,
-    running: Vec<(EngineTask<u64>, Wants)>,
-    backoff: Vec<(Attempt<u64>, Wants)>,
+    waiting: Vec<(u64, WantedStart)>,
+    running: Vec<(EngineTask<u64>, WantedStart)>,
+    backoff: Vec<(Attempt<u64>, WantedStart)>,
     unreleased: usize,
     /// Task that holds each key, from its first start until it is done.
     keys: BTreeMap<u8, u64>,
@@ -103,7 +103,7 @@ struct Model {
 }
 
 #[derive(Clone, Debug)]
-struct Wants {
+struct WantedStart {
     lane: LaneKind,
     key: Option<u8>,
     values: Vec<(usize, u8)>,
@@ -129,7 +129,7 @@ impl Model {
         }
     }
 
-    fn attempt(&self, id: u64, wants: &Wants) -> Attempt<u64> {
+    fn attempt(&self, id: u64, wants: &WantedStart) -> Attempt<u64> {
         // One of the keys has a number, as those of a source that numbers them.
         let number = wants.key.filter(|key| *key == 2).map(u32::from).and_then(NonZeroU32::new);
         let text = wants.key.filter(|_| number.is_none());
@@ -172,7 +172,7 @@ impl Model {
     }
 
     /// Returns why this task cannot start by anything but a pace.
-    fn blocked(&self, id: u64, wants: &Wants) -> bool {
+    fn blocked(&self, id: u64, wants: &WantedStart) -> bool {
         self.running_on(wants.lane) >= self.config.lanes[wants.lane as usize]
             || wants.key.is_some_and(|key| {
                 self.keys.get(&key).is_some_and(|holder| *holder != id)
@@ -311,11 +311,11 @@ impl Model {
         self.gate.release(results);
     }
 
-    fn step(&mut self, step: &Step) {
+    fn step(&mut self, step: &GateStep) {
         match step {
-            Step::Push { lane, key, values } => {
+            GateStep::Push { lane, key, values } => {
                 let values = values.iter().filter(|(rule, _)| *rule < self.config.limits.len()).copied().collect();
-                let wants = Wants { lane: LaneKind::ALL[*lane as usize], key: *key, values };
+                let wants = WantedStart { lane: LaneKind::ALL[*lane as usize], key: *key, values };
                 let attempt = self.attempt(self.next, &wants);
                 self.waiting.push((self.next, wants));
                 self.next += 1;
@@ -323,18 +323,18 @@ impl Model {
                 // The time was told for what waited then.
                 self.closed_until = None;
             }
-            Step::Pass(most) => {
+            GateStep::Pass(most) => {
                 for _ in 0..*most {
                     if !self.pass() {
                         break;
                     }
                 }
             }
-            Step::End(nth, again) => self.end(*nth, *again),
-            Step::Again(nth) => self.again(*nth),
-            Step::Release(results) => self.release(*results),
-            Step::Wait(ms) => self.now += MS * (*ms as u32),
-            Step::Concurrency(lane, most) => {
+            GateStep::End(nth, again) => self.end(*nth, *again),
+            GateStep::Again(nth) => self.again(*nth),
+            GateStep::Release(results) => self.release(*results),
+            GateStep::Wait(ms) => self.now += MS * (*ms as u32),
+            GateStep::Concurrency(lane, most) => {
                 self.closed_until = None;
                 let lane = lane.map(|lane| LaneKind::ALL[lane as usize]);
                 match lane {
@@ -343,13 +343,13 @@ impl Model {
                 }
                 self.gate.set_concurrency(lane, *most);
             }
-            Step::Rate(rate) => {
+            GateStep::Rate(rate) => {
                 self.closed_until = None;
                 self.config.rate = rate.map(|(count, burst)| Rate::per_second(f64::from(count)).burst(burst));
                 self.starts.clear();
                 self.gate.set_rate(self.config.rate, self.now);
             }
-            Step::Pause(paused) => {
+            GateStep::Pause(paused) => {
                 self.closed_until = None;
                 self.paused = *paused;
                 self.gate.set_paused(*paused);
@@ -426,7 +426,7 @@ proptest! {
             concurrency: None, lanes: [100, 0, 0, 0], rate: Some(rate), limits: Vec::new(), parking: 10, results: 100,
         });
         for _ in 0..tasks {
-            model.step(&Step::Push { lane: 0, key: None, values: Vec::new() });
+            model.step(&GateStep::Push { lane: 0, key: None, values: Vec::new() });
         }
         let mut late = late.into_iter().cycle();
         while !model.waiting.is_empty() {
@@ -462,11 +462,11 @@ fn a_gate_that_forgets_keys_is_found_out() {
     let config = GateConfig { concurrency: None, lanes: [4, 0, 0, 0], rate: None, limits: Vec::new(), parking: 10, results: 10 };
     let mut model = Model::new(config);
     for _ in 0..2 {
-        model.step(&Step::Push { lane: 0, key: Some(1), values: Vec::new() });
+        model.step(&GateStep::Push { lane: 0, key: Some(1), values: Vec::new() });
     }
-    model.step(&Step::Pass(1));
+    model.step(&GateStep::Pass(1));
     model.gate.done(&model.running[0].0);
-    model.step(&Step::Pass(1));
+    model.step(&GateStep::Pass(1));
 }
 
 #[test]
@@ -474,9 +474,9 @@ fn a_key_that_nobody_needs_any_more_is_forgotten() {
     let config = GateConfig { concurrency: None, lanes: [4, 0, 0, 0], rate: None, limits: Vec::new(), parking: 10, results: 10 };
     let mut model = Model::new(config);
     for _ in 0..3 {
-        model.step(&Step::Push { lane: 0, key: Some(1), values: Vec::new() });
+        model.step(&GateStep::Push { lane: 0, key: Some(1), values: Vec::new() });
     }
-    model.step(&Step::Pass(1));
+    model.step(&GateStep::Pass(1));
     let all = model.gate.take_all();
     assert_eq!(all.iter().map(|attempt| attempt.task.id).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(model.gate.keys.len(), 1);

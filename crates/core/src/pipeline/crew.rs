@@ -35,7 +35,7 @@ struct Member {
     strikes: u32,
 }
 
-pub(super) struct Crew {
+pub(super) struct StageCrew {
     members: Pending<Member>,
     runtime: Runtime,
     clock: Clock,
@@ -53,7 +53,7 @@ pub(super) fn turn_began(clock: Clock) -> Instant {
     NOW.take().unwrap_or_else(|| clock.now())
 }
 
-impl Crew {
+impl StageCrew {
     pub(super) fn new(loops: Vec<BoxFuture<'static, ()>>, runtime: Runtime, clock: Clock) -> Self {
         let mut members = Pending::new();
         for work in loops {
@@ -70,7 +70,7 @@ enum Over {
     Long,
 }
 
-impl Future for Crew {
+impl Future for StageCrew {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

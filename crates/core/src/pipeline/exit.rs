@@ -12,8 +12,8 @@ use crate::{
     lane::panic_text,
     pipeline::{
         meter::Meter,
-        queue::{Batch, Given, Queue},
-        run::{Failure, Run},
+        queue::{Given, ItemBatch, StageQueue},
+        run::{Failure, PipelineRun},
     },
 };
 
@@ -21,7 +21,7 @@ use crate::{
 pub(super) trait Exit<V>: Send {
     /// Hands on as much of the batch as there is room for. If not everything went, the waker is
     /// kept.
-    fn give(&mut self, batch: &mut Batch<V>, waker: &Waker) -> Given;
+    fn give(&mut self, batch: &mut ItemBatch<V>, waker: &Waker) -> Given;
 
     /// Returns how many items would go now; if none, the waker is kept. `None` after a stop.
     fn room(&mut self, waker: &Waker) -> Option<usize>;
@@ -32,19 +32,19 @@ pub(super) type Door<V> = Arc<dyn Fn(&Arc<Meter>) -> Box<dyn Exit<V>> + Send + S
 
 /// The way into a queue.
 struct QueueExit<V> {
-    queue: Arc<Queue<V>>,
+    queue: Arc<StageQueue<V>>,
     who: usize,
     meter: Arc<Meter>,
 }
 
 /// Makes ways into this queue.
-pub(super) fn door<V: Send + 'static>(queue: Arc<Queue<V>>) -> Door<V> {
+pub(super) fn door<V: Send + 'static>(queue: Arc<StageQueue<V>>) -> Door<V> {
     Arc::new(move |meter| Box::new(QueueExit { who: queue.enter(), queue: queue.clone(), meter: meter.clone() }))
 }
 
 impl<V: Send> Exit<V> for QueueExit<V> {
     #[inline]
-    fn give(&mut self, batch: &mut Batch<V>, waker: &Waker) -> Given {
+    fn give(&mut self, batch: &mut ItemBatch<V>, waker: &Waker) -> Given {
         if batch.is_empty() {
             return Given::All;
         }
@@ -70,8 +70,8 @@ impl<V> Drop for QueueExit<V> {
 struct FlatExit<V: IntoIterator> {
     inner: Box<dyn Exit<V::Item>>,
     current: Option<(u64, V::IntoIter)>,
-    spill: Batch<V::Item>,
-    run: Arc<Run>,
+    spill: ItemBatch<V::Item>,
+    run: Arc<PipelineRun>,
     meter: Arc<Meter>,
 }
 
@@ -79,7 +79,7 @@ struct FlatExit<V: IntoIterator> {
 const HANDFUL: usize = 64;
 
 /// Makes exits that take outputs apart.
-pub(super) fn flat_door<V>(inner: Door<V::Item>, run: Arc<Run>) -> Door<V>
+pub(super) fn flat_door<V>(inner: Door<V::Item>, run: Arc<PipelineRun>) -> Door<V>
 where
     V: IntoIterator + 'static,
     V::Item: Send + 'static,
@@ -97,7 +97,7 @@ where
 {
     /// Takes some parts. `false`: there is nothing more. The iterator is the user's code, and may
     /// panic.
-    fn take_apart(&mut self, batch: &mut Batch<V>) -> bool {
+    fn take_apart(&mut self, batch: &mut ItemBatch<V>) -> bool {
         let taken = catch_unwind(AssertUnwindSafe(|| {
             while self.spill.len() < HANDFUL {
                 let Some((number, parts)) = &mut self.current else {
@@ -126,7 +126,7 @@ where
     V::Item: Send,
     V::IntoIter: Send,
 {
-    fn give(&mut self, batch: &mut Batch<V>, waker: &Waker) -> Given {
+    fn give(&mut self, batch: &mut ItemBatch<V>, waker: &Waker) -> Given {
         while !self.spill.is_empty() || self.take_apart(batch) {
             match self.inner.give(&mut self.spill, waker) {
                 Given::All => {}

@@ -32,7 +32,7 @@ pub enum Kind {
     /// A function on a lane.
     Lane(LaneKind),
     /// Items are gathered into groups.
-    Batch,
+    ItemBatch,
     /// Each item is sent to one of several branches.
     Route,
 }
@@ -42,7 +42,7 @@ pub(super) struct Tally {
     pub(super) taken: u64,
     pub(super) counts: Counts,
     /// Sums over the workers.
-    pub(super) times: Times,
+    pub(super) times: StageTimes,
     pub(super) running: usize,
     pub(super) most: usize,
     pub(super) run: Spread,
@@ -52,21 +52,21 @@ pub(super) struct Tally {
 
 /// Use of a worker's time.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Times {
+pub(super) struct StageTimes {
     pub(super) busy: Duration,
     pub(super) waiting: Duration,
     pub(super) blocked: Duration,
     pub(super) paused: Duration,
 }
 
-impl Times {
+impl StageTimes {
     pub(super) fn sum(&self) -> Duration {
         self.busy + self.waiting + self.blocked + self.paused
     }
 
     /// Moves these times to others.
     #[inline]
-    pub(super) fn flush(&mut self, into: &mut Times) {
+    pub(super) fn flush(&mut self, into: &mut StageTimes) {
         let Self { busy, waiting, blocked, paused } = std::mem::take(self);
         into.busy += busy;
         into.waiting += waiting;
@@ -86,8 +86,15 @@ impl Tally {
 
 impl Meter {
     pub(super) fn new(name: String, kind: Kind, workers: usize, queue: usize, paced: bool) -> Self {
-        let tally =
-            Tally { taken: 0, counts: Counts::default(), times: Times::default(), running: 0, most: 0, run: Spread::new(), first: None };
+        let tally = Tally {
+            taken: 0,
+            counts: Counts::default(),
+            times: StageTimes::default(),
+            running: 0,
+            most: 0,
+            run: Spread::new(),
+            first: None,
+        };
         Self { name, kind, workers, queue, paced, given: AtomicU64::new(0), tally: Mutex::new(tally) }
     }
 

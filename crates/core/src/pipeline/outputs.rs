@@ -14,9 +14,9 @@ use crate::{
     block_on::block_on,
     error::TaskError,
     pipeline::{
-        queue::{Ask, Batch, Queue, Taken},
+        queue::{Ask, ItemBatch, StageQueue, TakenItems},
         report::Report,
-        run::{Failure, Halt, Run},
+        run::{Failure, Halt, PipelineRun},
     },
 };
 
@@ -25,13 +25,13 @@ use crate::{
 /// A reader that is slow makes the last stage wait, and that the one before it, up to the source.
 /// Dropping the reader before the end stops the pipeline: nobody wants what it makes.
 pub struct Outputs<T> {
-    queue: Arc<Queue<T>>,
-    buffer: Batch<T>,
-    run: Arc<Run>,
+    queue: Arc<StageQueue<T>>,
+    buffer: ItemBatch<T>,
+    run: Arc<PipelineRun>,
 }
 
 impl<T> Outputs<T> {
-    pub(super) fn new(queue: Arc<Queue<T>>, run: Arc<Run>) -> Self {
+    pub(super) fn new(queue: Arc<StageQueue<T>>, run: Arc<PipelineRun>) -> Self {
         Self { queue, buffer: VecDeque::new(), run }
     }
 
@@ -45,7 +45,7 @@ impl<T> Outputs<T> {
         block_on(self.next())
     }
 
-    pub(super) fn run(&self) -> &Arc<Run> {
+    pub(super) fn run(&self) -> &Arc<PipelineRun> {
         &self.run
     }
 
@@ -60,8 +60,8 @@ impl<T> Outputs<T> {
     fn poll_batch(&mut self, waker: &Waker) -> Poll<()> {
         let ask = Ask { most: usize::MAX, sharers: 1, eager: false };
         match self.queue.take(0, ask, &mut self.buffer, waker) {
-            Taken::Empty | Taken::Ahead => Poll::Pending,
-            Taken::Items(_) | Taken::End | Taken::Stopped => Poll::Ready(()),
+            TakenItems::Empty | TakenItems::Ahead => Poll::Pending,
+            TakenItems::Items(_) | TakenItems::End | TakenItems::Stopped => Poll::Ready(()),
         }
     }
 

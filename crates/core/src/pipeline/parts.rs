@@ -20,10 +20,10 @@ use crate::{
     outcome::Outcome,
     pipeline::{
         exit::Exit,
-        meter::{Meter, Times},
+        meter::{Meter, StageTimes},
         post::{Post, Tried},
-        queue::{Ask, Batch, Given, Taken},
-        run::Run,
+        queue::{Ask, Given, ItemBatch, TakenItems},
+        run::PipelineRun,
     },
     source::{Fetched, Settlement, Source},
 };
@@ -32,7 +32,7 @@ use crate::{
 const FETCH: usize = 64;
 
 /// Gives a whole batch; `false` after a stop. The time that it takes is counted as blocked.
-async fn give<V>(exit: &mut dyn Exit<V>, batch: &mut Batch<V>, post: &Meter, clock: crate::Clock) -> bool {
+async fn give<V>(exit: &mut dyn Exit<V>, batch: &mut ItemBatch<V>, post: &Meter, clock: crate::Clock) -> bool {
     let mut since = None;
     let given = poll_fn(|cx| match exit.give(batch, cx.waker()) {
         Given::All => Poll::Ready(true),
@@ -62,7 +62,7 @@ impl<'a> Watch<'a> {
     }
 
     /// The time since the last call went into this.
-    fn lap(&mut self, into: impl FnOnce(&mut Times) -> &mut Duration) -> Duration {
+    fn lap(&mut self, into: impl FnOnce(&mut StageTimes) -> &mut Duration) -> Duration {
         let now = self.clock.now();
         let time = now.saturating_duration_since(self.since);
         *into(&mut self.meter.tally.lock().times) += time;
@@ -93,7 +93,14 @@ enum Turn {
 }
 
 /// Asks an iterator for up to `room` items; a panic is a failure of the source.
-fn turn<I: Iterator>(items: &mut I, room: usize, next: &mut u64, into: &mut Batch<I::Item>, began: Instant, post: &Post<I::Item>) -> Turn {
+fn turn<I: Iterator>(
+    items: &mut I,
+    room: usize,
+    next: &mut u64,
+    into: &mut ItemBatch<I::Item>,
+    began: Instant,
+    post: &Post<I::Item>,
+) -> Turn {
     let asked = catch_unwind(AssertUnwindSafe(|| {
         for taken in 1..=room {
             let Some(item) = items.next() else { return Turn::End };
@@ -124,7 +131,7 @@ where
     I: Iterator + Send + 'static,
     I::Item: Send + 'static,
 {
-    let mut way = Way { items, next: 1, exit };
+    let mut way = ProducerWay { items, next: 1, exit };
     let mut patience = if way.items.size_hint() == (0, None) { u64::MAX } else { QUICK / 8 };
     let mut slow = patience == u64::MAX;
     let mut back_at = 0;
@@ -156,14 +163,14 @@ where
 }
 
 /// An iterator, the number of its next item, and where its items go.
-struct Way<I: Iterator> {
+struct ProducerWay<I: Iterator> {
     items: I,
     next: u64,
     exit: Box<dyn Exit<I::Item>>,
 }
 
 /// Moves an iterator's items in batches, on a thread of the runtime. `true`: it turned out slow.
-async fn iterate_quickly<I: Iterator>(way: &mut Way<I>, post: &Post<I::Item>) -> bool {
+async fn iterate_quickly<I: Iterator>(way: &mut ProducerWay<I>, post: &Post<I::Item>) -> bool {
     let mut batch = VecDeque::new();
     let mut watch = Watch::new(&post.meter, post.clock);
     loop {
@@ -189,7 +196,7 @@ async fn iterate_quickly<I: Iterator>(way: &mut Way<I>, post: &Post<I::Item>) ->
 
 /// Moves an iterator's items, one at a time, on this thread. Gives it back when so many came
 /// quickly in a row.
-fn iterate_here<I: Iterator>(mut way: Way<I>, patience: u64, post: &Post<I::Item>) -> Option<Way<I>> {
+fn iterate_here<I: Iterator>(mut way: ProducerWay<I>, patience: u64, post: &Post<I::Item>) -> Option<ProducerWay<I>> {
     let waker = thread_waker();
     let mut watch = Watch::new(&post.meter, post.clock);
     let mut batch = VecDeque::new();
@@ -238,7 +245,7 @@ async fn wait_for_room<V>(exit: &mut dyn Exit<V>) -> Option<usize> {
 pub(super) async fn feed<T: Send + 'static>(source: Box<dyn Source<T>>, settles: bool, mut exit: Box<dyn Exit<T>>, post: Arc<Post<T>>) {
     let mut watch = Watch::new(&post.meter, post.clock);
     let mut fetched = Vec::new();
-    let mut batch: Batch<T> = VecDeque::new();
+    let mut batch: ItemBatch<T> = VecDeque::new();
     let mut settlements = Vec::new();
     loop {
         let room = wait_for_room(&mut *exit).await;
@@ -272,7 +279,7 @@ pub(super) async fn feed<T: Send + 'static>(source: Box<dyn Source<T>>, settles:
 }
 
 /// One fetch. It is never cut off: a stop closes the source, and the fetch then returns.
-async fn fetch<T>(source: &dyn Source<T>, room: usize, into: &mut Vec<crate::Delivery<T>>, run: &Run) -> Result<Fetched, String> {
+async fn fetch<T>(source: &dyn Source<T>, room: usize, into: &mut Vec<crate::Delivery<T>>, run: &PipelineRun) -> Result<Fetched, String> {
     let mut fetching = pin!(AssertUnwindSafe(async { source.fetch(room, into).await }).catch_unwind());
     let said = |fetched: std::thread::Result<Result<Fetched, crate::SourceError>>| match fetched {
         Ok(Ok(fetched)) => Ok(fetched),
@@ -303,10 +310,10 @@ async fn fetch<T>(source: &dyn Source<T>, room: usize, into: &mut Vec<crate::Del
 }
 
 /// Takes items from the queue in front; waits until there are some, or until `limit`.
-async fn take<T>(post: &Post<T>, most: usize, into: &mut Batch<T>, limit: Option<Instant>) -> Option<Taken> {
+async fn take<T>(post: &Post<T>, most: usize, into: &mut ItemBatch<T>, limit: Option<Instant>) -> Option<TakenItems> {
     let ask = Ask { most, sharers: 1, eager: false };
-    let look = |into: &mut Batch<T>, waker: &Waker| match post.input.take(0, ask, into, waker) {
-        Taken::Empty | Taken::Ahead => None,
+    let look = |into: &mut ItemBatch<T>, waker: &Waker| match post.input.take(0, ask, into, waker) {
+        TakenItems::Empty | TakenItems::Ahead => None,
         taken => Some(taken),
     };
     let taking = poll_fn(|cx| look(into, cx.waker()).map_or(Poll::Pending, Poll::Ready));
@@ -319,13 +326,13 @@ async fn take<T>(post: &Post<T>, most: usize, into: &mut Batch<T>, limit: Option
 /// Groups items: `size` of them, or what there is `within` after the first of a group came.
 pub(super) async fn group<T: Send + 'static>(post: Arc<Post<T>>, mut exit: Box<dyn Exit<Vec<T>>>, size: usize, within: Duration) {
     let mut watch = Watch::new(&post.meter, post.clock);
-    let mut items: Batch<T> = VecDeque::new();
+    let mut items: ItemBatch<T> = VecDeque::new();
     let (mut number, mut group, mut limit) = (0, Vec::new(), None);
     let mut out = VecDeque::new();
     loop {
         let taken = take(&post, size - group.len(), &mut items, limit).await;
         watch.lap(|times| &mut times.waiting);
-        let end = matches!(taken, Some(Taken::End | Taken::Stopped));
+        let end = matches!(taken, Some(TakenItems::End | TakenItems::Stopped));
         post.meter.tally.lock().taken += items.len() as u64;
         for (item_number, item) in items.drain(..) {
             if group.is_empty() {
@@ -333,7 +340,7 @@ pub(super) async fn group<T: Send + 'static>(post: Arc<Post<T>>, mut exit: Box<d
             }
             group.push(item);
         }
-        if taken == Some(Taken::Stopped) {
+        if taken == Some(TakenItems::Stopped) {
             // A part of a group is of no use to anybody.
             post.meter.tally.lock().taken -= group.len() as u64;
             post.input.put_back(group.len());
@@ -361,12 +368,12 @@ pub(super) async fn route<T: Send + 'static>(
     choose: impl Fn(&T) -> usize + Send + 'static,
 ) {
     let mut watch = Watch::new(&post.meter, post.clock);
-    let mut items: Batch<T> = VecDeque::new();
-    let mut outs: Vec<Batch<T>> = exits.iter().map(|_| VecDeque::new()).collect();
+    let mut items: ItemBatch<T> = VecDeque::new();
+    let mut outs: Vec<ItemBatch<T>> = exits.iter().map(|_| VecDeque::new()).collect();
     loop {
         let taken = take(&post, post.meter.queue.min(FETCH), &mut items, None).await;
         watch.lap(|times| &mut times.waiting);
-        if matches!(taken, None | Some(Taken::End | Taken::Stopped)) {
+        if matches!(taken, None | Some(TakenItems::End | TakenItems::Stopped)) {
             return;
         }
         let mut ok = 0;

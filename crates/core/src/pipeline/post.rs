@@ -14,8 +14,8 @@ use crate::{
     outcome::Outcome,
     pipeline::{
         meter::Meter,
-        queue::Queue,
-        run::{Failure, Halt, Run},
+        queue::StageQueue,
+        run::{Failure, Halt, PipelineRun},
         stage::{DeadLetter, OnError},
     },
     retry::RetryPolicy,
@@ -33,9 +33,9 @@ pub(super) struct Rules<T> {
 
 /// State that the workers of a stage share.
 pub(super) struct Post<T> {
-    pub(super) run: Arc<Run>,
+    pub(super) run: Arc<PipelineRun>,
     pub(super) meter: Arc<Meter>,
-    pub(super) input: Arc<Queue<T>>,
+    pub(super) input: Arc<StageQueue<T>>,
     pub(super) rules: Rules<T>,
     pub(super) clock: Clock,
     pub(super) seed: u64,
@@ -103,7 +103,7 @@ impl<T> Post<T> {
 /// Stops the pipeline if a worker ends without having come to its end: its runtime is shut down
 /// under it, say.
 pub(super) struct Guard {
-    run: Arc<Run>,
+    run: Arc<PipelineRun>,
     meter: Arc<Meter>,
     done: bool,
 }

@@ -17,16 +17,16 @@ mod loom_tests;
 mod tests;
 
 /// Items on their way, each with the number of the source's item that it comes from.
-pub(super) type Batch<T> = VecDeque<(u64, T)>;
+pub(super) type ItemBatch<T> = VecDeque<(u64, T)>;
 
 /// A bounded queue between any number of givers and takers.
-pub(super) struct Queue<T> {
+pub(super) struct StageQueue<T> {
     state: Mutex<QueueItems<T>>,
     capacity: usize,
 }
 
 struct QueueItems<T> {
-    items: Batch<T>,
+    items: ItemBatch<T>,
     /// Items that were taken so far: the index of the next one.
     taken: u64,
     /// Items whose outputs have been handed on, in order; at most `window` more than these may be
@@ -57,7 +57,7 @@ pub(super) struct Ask {
 
 /// Answer to a taker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum TakenItems {
     /// Items; the first of them has this index in the queue's order.
     Items(u64),
     /// Nothing is there; the waker will be called.
@@ -82,7 +82,7 @@ pub(super) enum Given {
     Stopped,
 }
 
-impl<T> Queue<T> {
+impl<T> StageQueue<T> {
     /// A queue of this capacity for so many takers, of whom the first has handed on nothing yet.
     /// `window`: how many items may be taken and not released.
     pub(super) fn new(capacity: usize, takers: usize, window: Option<usize>) -> Arc<Self> {
@@ -131,24 +131,24 @@ impl<T> Queue<T> {
     /// Appends to `into` what there is, as far as `ask` goes. If there is nothing, the waker is
     /// kept.
     #[inline]
-    pub(super) fn take(&self, who: usize, ask: Ask, into: &mut Batch<T>, waker: &Waker) -> Taken {
+    pub(super) fn take(&self, who: usize, ask: Ask, into: &mut ItemBatch<T>, waker: &Waker) -> TakenItems {
         let mut state = self.state.lock();
         let this = &mut *state;
         this.takers.arrive(who);
         if this.stopped && !this.keeps {
-            return Taken::Stopped;
+            return TakenItems::Stopped;
         }
         if this.items.is_empty() {
             if this.open == 0 {
-                return if this.stopped { Taken::Stopped } else { Taken::End };
+                return if this.stopped { TakenItems::Stopped } else { TakenItems::End };
             }
             this.takers.wait(who, waker);
-            return Taken::Empty;
+            return TakenItems::Empty;
         }
         let ahead = this.room_ahead();
         if ahead == 0 {
             this.takers.wait(who, waker);
-            return Taken::Ahead;
+            return TakenItems::Ahead;
         }
         let there = this.items.len();
         let count = ask.most.min(there.div_ceil(ask.sharers.max(1))).min(ahead).max(1);
@@ -166,18 +166,18 @@ impl<T> Queue<T> {
             let all = this.takers.call_all();
             drop(state);
             wake_all(all);
-            return Taken::Items(first);
+            return TakenItems::Items(first);
         }
         let next = if left > 0 && this.room_ahead() > 0 { this.takers.call() } else { None };
         drop(state);
         wake(giver);
         wake(next);
-        Taken::Items(first)
+        TakenItems::Items(first)
     }
 
     /// Moves in what there is room for. If not everything went in, the waker is kept.
     #[inline]
-    pub(super) fn give(&self, who: usize, batch: &mut Batch<T>, waker: &Waker) -> Given {
+    pub(super) fn give(&self, who: usize, batch: &mut ItemBatch<T>, waker: &Waker) -> Given {
         let mut state = self.state.lock();
         let this = &mut *state;
         this.givers.arrive(who);

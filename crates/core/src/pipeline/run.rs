@@ -17,7 +17,7 @@ use crate::{
     event::{Event, Phase},
     pipeline::{
         meter::Meter,
-        queue::Queue,
+        queue::StageQueue,
         report::{Report, bottleneck},
     },
     sync::Mutex,
@@ -68,18 +68,18 @@ trait Stops: Send + Sync {
     fn left(&self) -> u64;
 }
 
-impl<T: Send> Stops for Queue<T> {
+impl<T: Send> Stops for StageQueue<T> {
     fn stop(&self) {
-        Queue::stop(self);
+        StageQueue::stop(self);
     }
 
     fn left(&self) -> u64 {
-        Queue::left(self)
+        StageQueue::left(self)
     }
 }
 
 /// State that the parts of a running pipeline share.
-pub(super) struct Run {
+pub(super) struct PipelineRun {
     halt: AtomicU8,
     /// Cancelled when it stops for whatever reason; and when it is cancelled.
     pub(super) stopped: CancelToken,
@@ -107,9 +107,9 @@ struct RunEnd {
 }
 
 /// A part of a running pipeline; the pipeline has ended when all of them are dropped.
-pub(super) struct Part(Arc<Run>);
+pub(super) struct PipelinePart(Arc<PipelineRun>);
 
-impl Drop for Part {
+impl Drop for PipelinePart {
     fn drop(&mut self) {
         if self.0.live.fetch_sub(1, Ordering::AcqRel) == 1 {
             let wall = self.0.clock.now().saturating_duration_since(self.0.began);
@@ -121,7 +121,7 @@ impl Drop for Part {
     }
 }
 
-impl Run {
+impl PipelineRun {
     pub(super) fn new(clock: Clock) -> Arc<Self> {
         Arc::new(Self {
             halt: AtomicU8::new(0),
@@ -138,13 +138,13 @@ impl Run {
         })
     }
 
-    pub(super) fn part(self: &Arc<Self>) -> Part {
+    pub(super) fn part(self: &Arc<Self>) -> PipelinePart {
         self.live.fetch_add(1, Ordering::AcqRel);
-        Part(self.clone())
+        PipelinePart(self.clone())
     }
 
     /// A stage, in the order of the pipeline, and the queue in front of it.
-    pub(super) fn add_stage<T: Send + 'static>(&self, meter: Arc<Meter>, queue: Option<Arc<Queue<T>>>) {
+    pub(super) fn add_stage<T: Send + 'static>(&self, meter: Arc<Meter>, queue: Option<Arc<StageQueue<T>>>) {
         let queue = queue.map(|queue| queue as Arc<dyn Stops>);
         self.inner.lock().stages.push((meter, queue.clone()));
         if let Some(queue) = queue
@@ -154,7 +154,7 @@ impl Run {
         }
     }
 
-    pub(super) fn set_outputs<T: Send + 'static>(&self, queue: Arc<Queue<T>>) {
+    pub(super) fn set_outputs<T: Send + 'static>(&self, queue: Arc<StageQueue<T>>) {
         self.inner.lock().outputs = Some(queue);
     }
 
@@ -252,7 +252,7 @@ impl Run {
 /// Asks a running pipeline for its report, during its run and after it, and cancels it. Clones are
 /// one.
 #[derive(Clone)]
-pub struct Reporter(pub(super) Arc<Run>);
+pub struct Reporter(pub(super) Arc<PipelineRun>);
 
 impl Reporter {
     /// Ends the pipeline now: nothing new starts, pending futures are dropped, functions on threads
@@ -271,7 +271,7 @@ impl Reporter {
 }
 
 /// A pipeline that runs. Dropping it leaves the pipeline running.
-pub struct RunningPipeline(pub(super) Arc<Run>);
+pub struct RunningPipeline(pub(super) Arc<PipelineRun>);
 
 impl RunningPipeline {
     /// Returns what asks for its report; that goes on after the end.

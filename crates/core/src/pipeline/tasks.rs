@@ -27,10 +27,10 @@ use crate::{
     pipeline::{
         crew::turn_began,
         exit::{Door, Exit},
-        meter::Times,
+        meter::StageTimes,
         post::{Guard, Post, Tried},
-        queue::{Ask, Batch, Given, Taken},
-        run::{Halt, Part},
+        queue::{Ask, Given, ItemBatch, TakenItems},
+        run::{Halt, PipelinePart},
         stage::Setup,
         threads::Grip,
     },
@@ -60,7 +60,7 @@ where
 {
     let Setup { post, loops, workers, ordered, rate, .. } = setup;
     let now = post.clock.now();
-    let work = Loop {
+    let work = StageLoop {
         exit: Some(door(&post.meter)),
         bell: post.run.add_bell(),
         guard: post.guard(),
@@ -85,7 +85,7 @@ where
         idle: Idle::Waiting,
         turns: 0,
         counted: now,
-        times: Times::default(),
+        times: StageTimes::default(),
         sleep: None,
         closed: false,
         answer: std::marker::PhantomData,
@@ -114,7 +114,7 @@ struct RunningItem<T, Fut> {
     resting: bool,
 }
 
-struct Loop<T, V, F, Fut, A> {
+struct StageLoop<T, V, F, Fut, A> {
     post: Arc<Post<T>>,
     function: F,
     workers: usize,
@@ -135,11 +135,11 @@ struct Loop<T, V, F, Fut, A> {
     /// Items that ended well and are not counted yet.
     ok: u64,
     /// Taken and not started.
-    fresh: Batch<T>,
+    fresh: ItemBatch<T>,
     /// The index of the next one to start.
     next: u64,
     /// To be handed on.
-    ready: Batch<V>,
+    ready: ItemBatch<V>,
     /// The exit holds more than there is room for.
     held: bool,
     spare: Vec<Pin<Box<Option<Fut>>>>,
@@ -149,17 +149,17 @@ struct Loop<T, V, F, Fut, A> {
     /// Up to here the workers' time has been counted.
     counted: Instant,
     /// Counted and not told yet.
-    times: Times,
+    times: StageTimes,
     sleep: Option<Pin<Box<Sleep>>>,
     /// Nothing more will be taken.
     closed: bool,
-    part: Option<Part>,
+    part: Option<PipelinePart>,
     answer: std::marker::PhantomData<fn() -> A>,
 }
 
-impl<T, V, F, Fut, A> Unpin for Loop<T, V, F, Fut, A> {}
+impl<T, V, F, Fut, A> Unpin for StageLoop<T, V, F, Fut, A> {}
 
-impl<T, V, F, Fut, A> Future for Loop<T, V, F, Fut, A>
+impl<T, V, F, Fut, A> Future for StageLoop<T, V, F, Fut, A>
 where
     T: Send + 'static,
     V: Send + 'static,
@@ -210,7 +210,7 @@ where
     }
 }
 
-impl<T, V, F, Fut, A> Loop<T, V, F, Fut, A>
+impl<T, V, F, Fut, A> StageLoop<T, V, F, Fut, A>
 where
     T: Send + 'static,
     V: Send + 'static,
@@ -453,13 +453,13 @@ where
         };
         let ask = Ask { most, sharers: 1, eager: self.grip.is_long() };
         match self.post.input.take(0, ask, &mut self.fresh, cx.waker()) {
-            Taken::Items(first) => {
+            TakenItems::Items(first) => {
                 debug_assert_eq!(first, self.next, "items were taken by somebody else");
                 return true;
             }
-            Taken::Empty => self.idle = Idle::Waiting,
-            Taken::Ahead => self.idle = Idle::Blocked,
-            Taken::End | Taken::Stopped => self.closed = true,
+            TakenItems::Empty => self.idle = Idle::Waiting,
+            TakenItems::Ahead => self.idle = Idle::Blocked,
+            TakenItems::End | TakenItems::Stopped => self.closed = true,
         }
         false
     }

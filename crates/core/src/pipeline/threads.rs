@@ -24,8 +24,8 @@ use crate::{
     pipeline::{
         exit::{Door, Exit},
         post::{Guard, Post, Tried},
-        queue::{Ask, Batch, Given, Taken},
-        run::{Halt, Part},
+        queue::{Ask, Given, ItemBatch, TakenItems},
+        run::{Halt, PipelinePart},
         stage::Setup,
     },
     sync::Mutex,
@@ -156,11 +156,11 @@ struct Worker<T: Send + 'static, V: Send + 'static> {
     grip: Grip,
     context: Context,
     runner: Option<runner::SecondThread<T, V>>,
-    chunk: Batch<T>,
-    out: Batch<V>,
+    chunk: ItemBatch<T>,
+    out: ItemBatch<V>,
     guard: Guard,
     /// Dropped last: after it the pipeline may have ended.
-    _part: Part,
+    _part: PipelinePart,
 }
 
 impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
@@ -206,16 +206,16 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
 
     /// Waits for items. `None`: there will be no more.
     fn take(&mut self) -> Option<u64> {
-        let mut waited: Option<(Instant, Taken)> = None;
-        let mut patience = Patience::new(self.grip.is_tiny());
+        let mut waited: Option<(Instant, TakenItems)> = None;
+        let mut patience = StagePatience::new(self.grip.is_tiny());
         let careful = self.pace.is_some() || self.post.rules.timeout.is_some();
         let most = if careful { 1 } else { self.grip.count() };
         let ask = Ask { most, sharers: self.workers, eager: self.grip.is_long() };
         let first = loop {
             match self.post.input.take(self.who, ask, &mut self.chunk, &self.waker) {
-                Taken::Items(first) => break Some(first),
-                Taken::End | Taken::Stopped => break None,
-                why @ (Taken::Empty | Taken::Ahead) => {
+                TakenItems::Items(first) => break Some(first),
+                TakenItems::End | TakenItems::Stopped => break None,
+                why @ (TakenItems::Empty | TakenItems::Ahead) => {
                     self.count_wait(&mut waited, Some(why));
                     patience.wait();
                 }
@@ -226,7 +226,7 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
     }
 
     /// Adds up the time that was waited, and notes why it is waited now.
-    fn count_wait(&self, waited: &mut Option<(Instant, Taken)>, why: Option<Taken>) {
+    fn count_wait(&self, waited: &mut Option<(Instant, TakenItems)>, why: Option<TakenItems>) {
         if waited.is_none() && why.is_none() {
             return;
         }
@@ -235,7 +235,7 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
             let time = now.saturating_duration_since(since);
             let mut tally = self.post.meter.tally.lock();
             match why {
-                Taken::Ahead => tally.times.blocked += time,
+                TakenItems::Ahead => tally.times.blocked += time,
                 _ => tally.times.waiting += time,
             }
         }
@@ -374,7 +374,7 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
 
     /// Hands the outputs on: those of items `first..first + count` of the queue.
     fn hand_on(&mut self, first: u64, count: u64) {
-        let patience = Patience::new(self.grip.is_tiny());
+        let patience = StagePatience::new(self.grip.is_tiny());
         let blocked = match &mut self.way {
             Way::Own(exit) => give(&mut **exit, &mut self.out, &self.waker, patience, &self.post),
             Way::Ordered(outlet) => outlet.hand_on(first, count, &mut self.out, &self.waker, patience, &self.post),
@@ -389,12 +389,12 @@ impl<T: Send + 'static, V: Send + 'static> Worker<T, V> {
 /// few times, because what it waits for is about to come, and going to sleep and being woken costs
 /// more than a batch of such items.
 #[derive(Clone, Copy)]
-struct Patience(u32);
+struct StagePatience(u32);
 
 /// Times that others go first.
 const YIELDS: u32 = 4;
 
-impl Patience {
+impl StagePatience {
     fn new(tiny: bool) -> Self {
         Self(if tiny { YIELDS } else { 0 })
     }
@@ -422,7 +422,7 @@ struct Ran {
 
 /// Gives a whole batch, blocking this thread while there is no room. Returns for how long there was
 /// none.
-fn give<T, V>(exit: &mut dyn Exit<V>, batch: &mut Batch<V>, waker: &Waker, mut patience: Patience, post: &Post<T>) -> Duration {
+fn give<T, V>(exit: &mut dyn Exit<V>, batch: &mut ItemBatch<V>, waker: &Waker, mut patience: StagePatience, post: &Post<T>) -> Duration {
     let mut since = None;
     while exit.give(batch, waker) == Given::Full {
         since.get_or_insert_with(|| post.clock.now());

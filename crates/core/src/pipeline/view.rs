@@ -6,7 +6,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 
 use super::{
     meter::{Kind, Meter},
-    run::{Halt, Run, RunningPipeline},
+    run::{Halt, PipelineRun, RunningPipeline},
 };
 use crate::{
     event::{Event, Phase},
@@ -31,7 +31,7 @@ impl RunningPipeline {
     }
 }
 
-impl Run {
+impl PipelineRun {
     fn view(&self) -> View {
         let report = self.report();
         let mut view = View::new(ViewKind::Pipeline, "");
@@ -86,7 +86,7 @@ impl Meter {
     }
 }
 
-struct Steered(Arc<Run>);
+struct Steered(Arc<PipelineRun>);
 
 impl Steer for Steered {
     fn steer(&self, command: Command) -> Result<(), Unsupported> {

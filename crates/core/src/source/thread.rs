@@ -41,9 +41,9 @@ impl<I> ThreadSource<I> {
     }
 }
 
-type Turn<I, T> = (I, Vec<Delivery<T>>, Result<Fetched, SourceError>);
+type ThreadTurn<I, T> = (I, Vec<Delivery<T>>, Result<Fetched, SourceError>);
 
-fn turn<T, I: Iterator<Item = Result<Option<Delivery<T>>, SourceError>>>(mut iter: I, room: usize) -> Turn<I, T> {
+fn turn<T, I: Iterator<Item = Result<Option<Delivery<T>>, SourceError>>>(mut iter: I, room: usize) -> ThreadTurn<I, T> {
     let began = Instant::now();
     let mut batch = Vec::new();
     while batch.len() < room {

@@ -74,10 +74,10 @@ struct Listeners<E> {
     /// The most that any of them wants, as a [`Detail`]; 0: nobody listens.
     wants: AtomicU8,
     missed: AtomicU64,
-    lines: Mutex<Lines<E>>,
+    lines: Mutex<ListenerLines<E>>,
 }
 
-struct Lines<E> {
+struct ListenerLines<E> {
     all: Vec<Arc<ListenerLine<E>>>,
     closed: bool,
 }
@@ -137,7 +137,7 @@ impl<E> Hub<E> {
     /// Returns a hub that nobody listens to.
     #[must_use]
     pub fn new() -> Self {
-        let lines = Mutex::new(Lines { all: Vec::new(), closed: false });
+        let lines = Mutex::new(ListenerLines { all: Vec::new(), closed: false });
         Self { listeners: Arc::new(Listeners { wants: AtomicU8::new(0), missed: AtomicU64::new(0), lines }), owns: true }
     }
 
@@ -213,7 +213,7 @@ impl<E: Tell> Hub<E> {
 }
 
 impl<E> Listeners<E> {
-    fn count(&self, lines: &Lines<E>) {
+    fn count(&self, lines: &ListenerLines<E>) {
         let most = lines.all.iter().map(|line| line.detail as u8).max().unwrap_or(0);
         self.wants.store(most, Ordering::Relaxed);
     }

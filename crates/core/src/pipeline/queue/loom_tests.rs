@@ -15,22 +15,22 @@ fn model(check: impl Fn() + Sync + Send + 'static) {
     builder.check(check);
 }
 
-fn queue(capacity: usize, takers: usize, window: Option<usize>) -> Arc<Queue<u32>> {
-    Arc::new(std::sync::Arc::into_inner(Queue::new(capacity, takers, window)).unwrap())
+fn queue(capacity: usize, takers: usize, window: Option<usize>) -> Arc<StageQueue<u32>> {
+    Arc::new(std::sync::Arc::into_inner(StageQueue::new(capacity, takers, window)).unwrap())
 }
 
 /// Takes everything up to the end, at most so many at a time, and releases what it took.
-fn drain(queue: &Queue<u32>, who: usize, most: usize, eager: bool) -> Vec<u32> {
+fn drain(queue: &StageQueue<u32>, who: usize, most: usize, eager: bool) -> Vec<u32> {
     let mut all = Vec::new();
-    let mut batch = Batch::new();
+    let mut batch = ItemBatch::new();
     loop {
         let ask = Ask { most, sharers: 1, eager };
         let taken = block_on(poll_fn(|cx| match queue.take(who, ask, &mut batch, cx.waker()) {
-            Taken::Empty | Taken::Ahead => Poll::Pending,
+            TakenItems::Empty | TakenItems::Ahead => Poll::Pending,
             taken => Poll::Ready(taken),
         }));
         match taken {
-            Taken::Items(_) => {
+            TakenItems::Items(_) => {
                 queue.release(batch.len() as u64);
                 all.extend(batch.drain(..).map(|(_, item)| item));
             }
@@ -40,8 +40,8 @@ fn drain(queue: &Queue<u32>, who: usize, most: usize, eager: bool) -> Vec<u32> {
 }
 
 /// Gives everything and leaves.
-fn fill(queue: &Queue<u32>, who: usize, items: impl IntoIterator<Item = u32>) -> Given {
-    let mut batch: Batch<u32> = items.into_iter().map(|item| (0, item)).collect();
+fn fill(queue: &StageQueue<u32>, who: usize, items: impl IntoIterator<Item = u32>) -> Given {
+    let mut batch: ItemBatch<u32> = items.into_iter().map(|item| (0, item)).collect();
     let given = block_on(poll_fn(|cx| match queue.give(who, &mut batch, cx.waker()) {
         Given::Full => Poll::Pending,
         given => Poll::Ready(given),
@@ -130,18 +130,18 @@ fn planted_call_that_is_not_passed_on() {
         fill_some(&queue, givers[0], 7);
         // It waits for room, is called when there is some, and never looks again.
         let waker = futures_util::task::noop_waker();
-        let mut more = Batch::from([(0, 8)]);
+        let mut more = ItemBatch::from([(0, 8)]);
         assert_eq!(queue.give(givers[0], &mut more, &waker), Given::Full);
         let own = queue.clone();
         let giving = thread::spawn(move || fill(&own, givers[1], [9]));
-        let mut batch = Batch::new();
+        let mut batch = ItemBatch::new();
         let ask = Ask { most: 1, sharers: 1, eager: true };
         queue.take(0, ask, &mut batch, &waker);
         giving.join().unwrap();
     });
 }
 
-fn fill_some(queue: &Queue<u32>, who: usize, item: u32) {
-    let mut batch = Batch::from([(0, item)]);
+fn fill_some(queue: &StageQueue<u32>, who: usize, item: u32) {
+    let mut batch = ItemBatch::from([(0, item)]);
     assert_eq!(queue.give(who, &mut batch, &futures_util::task::noop_waker()), Given::All);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::pipeline::queue::Batch;
+use crate::pipeline::queue::ItemBatch;
 
 /// Outputs that are not next in line, by the index of their item.
 pub(super) struct OutputLine<V> {
@@ -20,7 +20,7 @@ impl<V> Default for OutputLine<V> {
 impl<V> OutputLine<V> {
     /// An item has ended; what is next in line goes to `ready`.
     #[inline]
-    pub(super) fn put(&mut self, index: u64, output: Option<(u64, V)>, ready: &mut Batch<V>) {
+    pub(super) fn put(&mut self, index: u64, output: Option<(u64, V)>, ready: &mut ItemBatch<V>) {
         let place = (index - self.base) as usize;
         if place == 0 && self.slots.is_empty() {
             self.base += 1;

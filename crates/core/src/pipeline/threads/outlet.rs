@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use super::Patience;
+use super::StagePatience;
 use crate::{
-    pipeline::{exit::Exit, post::Post, queue::Batch},
+    pipeline::{exit::Exit, post::Post, queue::ItemBatch},
     sync::Mutex,
 };
 
@@ -22,11 +22,11 @@ struct OutletState<V> {
     /// The index, in the queue in front, of the item whose outputs are next.
     next: u64,
     /// Outputs of items from this index on, and of how many items.
-    held: BTreeMap<u64, (u64, Batch<V>)>,
+    held: BTreeMap<u64, (u64, ItemBatch<V>)>,
     /// Away while somebody hands on.
     exit: Option<Box<dyn Exit<V>>>,
     /// An empty buffer, to be used again.
-    spare: Batch<V>,
+    spare: ItemBatch<V>,
 }
 
 impl<V> Outlet<V> {
@@ -40,9 +40,9 @@ impl<V> Outlet<V> {
         &self,
         first: u64,
         count: u64,
-        out: &mut Batch<V>,
+        out: &mut ItemBatch<V>,
         waker: &Waker,
-        patience: Patience,
+        patience: StagePatience,
         post: &Post<T>,
     ) -> Duration {
         let mut blocked = Duration::ZERO;
@@ -52,7 +52,7 @@ impl<V> Outlet<V> {
         loop {
             // While somebody else hands on, he will find ours.
             let Some(mut exit) = state.exit.take() else { return blocked };
-            let mut run: Batch<V> = VecDeque::new();
+            let mut run: ItemBatch<V> = VecDeque::new();
             let from = state.next;
             let mut next = from;
             while let Some((count, mut outputs)) = state.held.remove(&next) {

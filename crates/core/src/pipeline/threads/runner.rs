@@ -14,7 +14,7 @@ use std::{
 use crate::{
     lane::{Context, SyncHandler, caught},
     outcome::Outcome,
-    pipeline::run::{Halt, Run},
+    pipeline::run::{Halt, PipelineRun},
 };
 
 /// Threads that may be left to themselves, for each worker.
@@ -65,7 +65,7 @@ enum RunnerWork<T, V> {
 
 impl<T: Send + 'static, V: Send + 'static> SecondThread<T, V> {
     /// Runs an attempt; returns when it ends, or when its time is over.
-    pub(super) fn run(&mut self, context: &Context, item: T, limit: Duration, run: &Run) -> Outcome<V> {
+    pub(super) fn run(&mut self, context: &Context, item: T, limit: Duration, run: &PipelineRun) -> Outcome<V> {
         let desk = match self.desk() {
             Ok(desk) => desk,
             Err(error) => return Outcome::Lost(format!("no thread for an attempt: {error}")),
