@@ -44,9 +44,9 @@ pub struct Admin {
 pub struct Topic {
     /// Its name.
     pub name: String,
-    /// How many partitions it has.
+    /// Number of its partitions.
     pub partitions: usize,
-    /// How many brokers have each of them; the fewest, if partitions differ.
+    /// Number of brokers that have each partition; the fewest, if partitions differ.
     pub replicas: usize,
     /// Partitions that miss a replica in sync, or a leader.
     pub ailing: usize,
@@ -54,12 +54,12 @@ pub struct Topic {
     pub internal: bool,
 }
 
-/// What is in one partition: offsets from the first to before the end.
+/// Offsets that one partition holds: from the first one up to, but not including, the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// The first record that is still there.
     pub begin: i64,
-    /// Where the next one will be.
+    /// Offset that the next record will have.
     pub end: i64,
 }
 
@@ -70,22 +70,23 @@ pub struct Group {
     pub name: String,
     /// `Stable`, `Empty`, `PreparingRebalance`, …
     pub state: String,
-    /// How many members it has.
+    /// Number of its members.
     pub members: usize,
 }
 
-/// How far a group is behind in one partition.
+/// Position of a group in one partition, and how far it is behind there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lag {
     /// The topic.
     pub topic: String,
     /// The partition.
     pub partition: i32,
-    /// What the group has committed: the first record that may be unprocessed. `None`: nothing yet.
+    /// Offset that the group has committed: that of the first record that may be unprocessed.
+    /// `None`: nothing yet.
     pub committed: Option<i64>,
     /// The commit's metadata: with longshore and Parallel Consumer what is done beyond it.
     pub metadata: String,
-    /// What is there.
+    /// Offsets that the partition holds.
     pub extent: Extent,
     /// The member that has it, if one has.
     pub member: Option<Member>,
@@ -189,8 +190,8 @@ impl Probe {
         &self.client.context().heard
     }
 
-    /// What the log says is only heard by whoever polls. Bounded, because it may say something all
-    /// the time.
+    /// Polls the client, since what its log says is only heard by whoever polls. Bounded, because
+    /// it may say something all the time.
     fn hear(&self) {
         for _ in 0..20 {
             if self.client.poll(Duration::from_millis(1)).is_none() && self.heard().last().is_some() {
@@ -309,7 +310,7 @@ impl Admin {
         }
     }
 
-    /// What is in each partition of a topic.
+    /// Returns which offsets each partition of a topic holds.
     ///
     /// # Errors
     /// No such topic, no permission, or nobody answers.
@@ -340,8 +341,8 @@ impl Admin {
         Ok(groups)
     }
 
-    /// How far a group is behind: in all partitions in which it has committed or has a member, and
-    /// in all of the topics that are named.
+    /// Returns how far a group is behind: in all partitions in which it has committed or has a
+    /// member, and in all of the topics that are named.
     ///
     /// # Errors
     /// No such topic, no permission, or nobody answers.
@@ -350,6 +351,8 @@ impl Admin {
         let probe = Probe::open(&self.settings, Some(group))?;
         let explain = |error: KafkaError| probe.explain(&error, &doing);
         let known = self.metadata(None, &doing)?;
+        // The client tells commits only of partitions that it is asked about, so it is asked about
+        // all of them, unless topics are named.
         let mut list = TopicPartitionList::new();
         for topic in known.topics().iter().filter(|topic| topics.is_empty() || topics.iter().any(|name| name == topic.name())) {
             for partition in topic.partitions() {
@@ -378,6 +381,8 @@ impl Admin {
             if let Err(error) = element.error() {
                 return Err(explain(error));
             }
+            // A partition that the group has nothing to do with is no row, unless its topic was
+            // asked for.
             if offset.is_some() || member.is_some() || !topics.is_empty() {
                 shown.add_partition(element.topic(), element.partition());
                 let (topic, partition) = (element.topic().to_owned(), element.partition());
@@ -393,6 +398,7 @@ impl Admin {
                 });
             }
         }
+        // All extents at once: a question for each partition would take long in a large cluster.
         let extents = self.extents_of(&shown)?;
         rows.retain_mut(|row| match extents.get(&(row.topic.clone(), row.partition)) {
             Some(extent) => {
@@ -406,7 +412,7 @@ impl Admin {
         Ok(rows)
     }
 
-    /// Who has which partition.
+    /// Returns the member that has each partition.
     fn members(&self, probe: &Probe, group: &str, doing: &str) -> Result<BTreeMap<(String, i32), Member>, BrokerError> {
         let list = probe.client.fetch_group_list(Some(group), self.patience).map_err(|error| probe.explain(&error, doing))?;
         let mut owners = BTreeMap::new();
@@ -469,11 +475,11 @@ impl Admin {
     }
 }
 
-/// What Kafka takes as a topic's name: said here, because brokers and clients answer with anything
-/// but that.
+/// Checks that Kafka takes a topic's name. Done here, because brokers and clients do not say what
+/// is wrong with one.
 ///
 /// # Errors
-/// What a name is.
+/// The rule that a topic's name has to follow.
 pub fn check_name(name: &str) -> Result<(), String> {
     let fits = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
     if name.is_empty() || name.len() > 249 || matches!(name, "." | "..") || !name.chars().all(fits) {

@@ -44,10 +44,10 @@ const EVENTS: usize = 16;
 /// Leaving the group may take so long.
 pub(crate) const LEAVE: Duration = Duration::from_secs(5);
 
-/// What the client calls back.
+/// Context that the consumer's client calls back.
 pub(crate) type ClientHooks = ListeningContext<ClientShared>;
 
-/// What those calls find.
+/// State that these callbacks share with the client's thread.
 #[derive(Default)]
 pub(crate) struct ClientShared {
     /// The main queue has something.

@@ -130,7 +130,7 @@ impl Consumer {
         self
     }
 
-    /// Where a new group starts. Default: with the oldest record.
+    /// Sets where a new group starts. Default: with the oldest record.
     pub fn from(mut self, start: Start) -> Self {
         self.start = start;
         self
@@ -184,9 +184,9 @@ impl Consumer {
         self
     }
 
-    /// When a record that failed is tried again. It holds up its key, or its partition, whichever
-    /// is kept in order. Default: 4 times, [`Backoff::DEFAULT`](longshore_core::Backoff::DEFAULT)
-    /// between them.
+    /// Sets when a record that failed is tried again. It holds up its key, or its partition,
+    /// whichever is kept in order. Default: 4 times,
+    /// [`Backoff::DEFAULT`](longshore_core::Backoff::DEFAULT) between them.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self
@@ -198,29 +198,29 @@ impl Consumer {
         self
     }
 
-    /// What becomes of a record whose last attempt failed. Default: it goes to `<topic>-dlt`, which
-    /// is created at the start if it is missing.
+    /// Sets what becomes of a record whose last attempt failed. Default: it goes to `<topic>-dlt`,
+    /// which is created at the start if it is missing.
     pub fn dead_letter(mut self, what: DeadLetter) -> Self {
         self.dead_letter = what;
         self
     }
 
-    /// How often what is done is committed. Default: each second. A member that dies repeats no
-    /// more than was finished since, and what was in work.
+    /// Sets how often what is done is committed. Default: each second. A member that dies repeats
+    /// no more than was finished since, and what was in work.
     pub fn commit_every(mut self, interval: Duration) -> Self {
         self.commit_every = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// How long records in work may take when their partition is taken from us; beyond, they are
-    /// abandoned uncommitted, and whoever has the partition then does them again. Default 5 s; half
-    /// of the session's timeout at most.
+    /// Longest time that records in work may take when their partition is taken from us; beyond,
+    /// they are abandoned uncommitted, and whoever has the partition then does them again. Default
+    /// 5 s; half of the session's timeout at most.
     pub fn drain(mut self, most: Duration) -> Self {
         self.drain = most;
         self
     }
 
-    /// How long records in work may take after [`ConsumerHandle::stop`]. Default 30 s.
+    /// Longest time that records in work may take after [`ConsumerHandle::stop`]. Default 30 s.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -287,16 +287,16 @@ pub struct RunningConsumer {
     client: oneshot::Receiver<RecordCounts>,
 }
 
-/// What a consumer has done.
+/// Result of a consumer: what it has done, and why it ended.
 #[derive(Clone, Debug)]
 pub struct ConsumerSummary {
     /// The engine's: outcomes, times, where nothing could start and why.
     pub engine: Summary,
-    /// What became of records and commits.
+    /// Counts of records and commits.
     pub counts: RecordCounts,
     /// All that was wrong, each place once; what has no end still was at the end.
     pub troubles: Vec<Trouble>,
-    /// Why it ended, if not because it was told to.
+    /// Reason why it ended, if not because it was told to.
     pub error: Option<String>,
 }
 
@@ -337,7 +337,8 @@ pub struct ConsumerHandle {
     max_in_flight: Arc<AtomicUsize>,
 }
 
-/// What was asked to end may take so long before it is dropped.
+/// Longest time that work asked to end may take before it is dropped, and that the client's thread
+/// may take to answer a question.
 const LAST: Duration = Duration::from_secs(5);
 
 impl ConsumerHandle {
@@ -425,7 +426,7 @@ impl ConsumerHandle {
         Some(running.into_iter().zip(records).collect())
     }
 
-    /// What it looks like now. `None` when it is over.
+    /// Returns what the consumer looks like now. `None` when it is over.
     pub async fn snapshot(&self) -> Option<View> {
         let (answer, partial) = oneshot::channel();
         self.exchange.command(Command::View(answer));
@@ -441,7 +442,7 @@ struct OutcomeSink<R> {
     failed: Vec<Failed>,
     outputs: Vec<(Receipt, Vec<Output>)>,
     on_end: Option<OnEnd<R>>,
-    /// What of a result is written in the transaction.
+    /// Takes from a handler's result the outputs that the transaction writes.
     take: Option<fn(R) -> Vec<Output>>,
 }
 
@@ -484,7 +485,7 @@ impl<R> Drop for OutcomeSink<R> {
 
 /// Settings by the names of the command line, for messages and views.
 impl Consumer {
-    /// What it is set to, as `name value` lines.
+    /// Returns what it is set to, as names and values.
     pub fn describe(&self) -> BTreeMap<&'static str, String> {
         BTreeMap::from([
             ("group", self.group.clone()),

@@ -1,6 +1,6 @@
 //! Numbers of what a consumer has done.
 
-/// What a consumer has done since its start.
+/// Counts of what a consumer has done since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordCounts {
     /// Records read.

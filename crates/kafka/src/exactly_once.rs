@@ -39,7 +39,7 @@ impl Output {
 /// An output that waits for its transaction.
 pub(crate) struct StagedOutput {
     pub(crate) output: Output,
-    /// Where the record is from that it was made of.
+    /// Lease of the partition of the record that it was made of.
     pub(crate) lease: Arc<PartitionLease>,
 }
 

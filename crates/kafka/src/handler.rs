@@ -21,8 +21,9 @@ use crate::record::Record;
 pub(crate) type OnEnd<R> = Box<dyn Fn(&Finished<Record, R>) + Send + Sync>;
 type MakeLane<R> = Box<dyn FnOnce(&Outbox<Record, R>, Clock, &Runtime, usize) -> Arc<dyn Lane<Record, R>> + Send>;
 
-/// What runs for each record, and on which lane. Its result says that the record is done; an error
-/// has it tried again, and at last buried in the dead-letter topic.
+/// Handler of records: the function that runs for each, and the lane on which it runs. Its result
+/// says that the record is done; an error has it tried again, and at last buried in the dead-letter
+/// topic.
 ///
 /// A record that was read, and whose partition is then taken from us before the handler begins with
 /// it, never reaches the handler.

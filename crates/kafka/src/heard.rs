@@ -41,12 +41,12 @@ impl Complaints {
         }
     }
 
-    /// Whether no broker could be reached at all.
+    /// Returns true if no broker could be reached at all.
     pub(crate) fn is_down(&self) -> bool {
         self.down.load(Ordering::Relaxed)
     }
 
-    /// What was complained of last.
+    /// Returns the last complaint.
     pub(crate) fn last(&self) -> Option<String> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -121,7 +121,7 @@ fn is_unreached(code: Option<Code>) -> bool {
     )
 }
 
-/// What a client calls back: its complaints are heard, the rest is its owner's.
+/// Receiver of what a client calls back: complaints are kept here, the rest is its owner's.
 #[derive(Default)]
 pub(crate) struct ListeningContext<T> {
     pub(crate) heard: Complaints,
@@ -146,7 +146,7 @@ impl<T: ContextOwner> ClientContext for ListeningContext<T> {
     }
 }
 
-/// What else one kind of client is told.
+/// Callbacks that only some kinds of clients care about.
 pub(crate) trait ContextOwner: Send + Sync + 'static {
     fn stats(&self, _: &Statistics) {}
 }
@@ -161,7 +161,7 @@ pub(crate) fn code_of(error: &KafkaError) -> Option<Code> {
     }
 }
 
-/// Whether trying again may help.
+/// Returns the kind of an error: transient where trying again may help.
 fn kind(code: Option<Code>) -> ErrorKind {
     match code {
         Some(

@@ -16,7 +16,7 @@ use longshore_core::Receipt;
 
 use crate::view::GateState;
 
-/// What the intake is set to.
+/// Limits of the intake.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Limits {
     /// Records that run or wait to run, at most.
@@ -60,7 +60,7 @@ impl Limits {
 #[derive(Debug)]
 pub(crate) struct IntakeGate {
     limits: Limits,
-    /// When it closed, and what for.
+    /// Moment at which it closed, and the reason; `None` while it is open.
     closed: Option<(Instant, Closed)>,
     closings: u64,
     closed_for: Duration,
@@ -115,7 +115,7 @@ impl IntakeGate {
         if self.closed.is_some() { 0 } else { most - in_flight }
     }
 
-    /// How many records must end before it can reopen; 0 while it is open.
+    /// Returns how many records must end before it can reopen; 0 while it is open.
     pub(crate) fn to_reopen(&self, in_flight: usize) -> usize {
         match self.closed {
             None => 0,
@@ -163,7 +163,7 @@ pub(crate) struct KeyTable {
 #[derive(Debug, Default)]
 struct KeyState {
     in_flight: usize,
-    /// How many of them back off: one in truth, since the others wait for it.
+    /// Number of them that back off: one in truth, since the others wait for it.
     away: usize,
 }
 
@@ -230,7 +230,7 @@ impl KeyTable {
         self.states[number.get() as usize].in_flight
     }
 
-    /// Whether one of its records backs off.
+    /// Returns true if one of its records backs off.
     pub(crate) fn is_away(&self, number: NonZeroU32) -> bool {
         self.states[number.get() as usize].away > 0
     }
@@ -239,7 +239,7 @@ impl KeyTable {
 /// A record that is with the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loan {
-    /// Where its partition sits.
+    /// Index of its partition's seat.
     pub(crate) seat: u32,
     /// Its key's number, if it has to keep an order.
     pub(crate) key: Option<NonZeroU32>,
@@ -354,8 +354,8 @@ impl Loans {
     }
 }
 
-/// How many records one of `open` partitions may bring in a turn, so that the first does not take
-/// all the room.
+/// Returns how many records one of `open` partitions may bring in a turn, so that the first does
+/// not take all the room.
 pub(crate) fn share(room: usize, open: usize) -> usize {
     (room / open.max(1)).max(16).min(room)
 }

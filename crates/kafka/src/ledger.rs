@@ -9,7 +9,7 @@ mod tests;
 
 use crate::metadata::{self, Beyond, MOST_CHARACTERS, MOST_OFFSETS};
 
-/// What taking an offset said.
+/// Answer of the ledger to an offset that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// It is to be done now.
@@ -26,12 +26,13 @@ pub enum Taken {
     Backwards,
 }
 
-/// What a commit says: position and map belong together.
+/// Contents of a commit: position and map belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
     /// The first offset that is not done; a consumer that starts over starts here.
     pub offset: i64,
-    /// What is done beyond it, in Parallel Consumer's formats; empty when nothing is.
+    /// Map of the offsets that are done beyond it, in Parallel Consumer's formats; empty when none
+    /// is.
     pub metadata: String,
 }
 
@@ -57,9 +58,9 @@ pub struct Ledger {
     told: i64,
     most_characters: usize,
     finished: u64,
-    /// How many offsets may be taken before the map is measured again.
+    /// Number of offsets that may be taken before the map is measured again.
     room: usize,
-    /// How many were incomplete when a measured map left no room.
+    /// Number of offsets that were incomplete when a measured map left no room.
     full_at: Option<usize>,
 }
 
@@ -67,7 +68,7 @@ pub struct Ledger {
 const FEWEST_WORDS: usize = 16;
 /// Maps of fewer characters say too little about what others would take.
 const WORTH_MEASURING: usize = 1_000;
-/// What an offset more adds to a compressed map at most, in characters, with some to spare.
+/// Most characters that one more offset adds to a compressed map, with some to spare.
 const GROWTH: usize = 6;
 /// Measuring takes as long as some thousand offsets, so it must not be for a few.
 const LEAST_ROOM: usize = 32;
@@ -171,8 +172,8 @@ impl Ledger {
         true
     }
 
-    /// What may be committed now. Never past an incomplete offset, and never before what an earlier
-    /// call said.
+    /// Returns what may be committed now. Never past an incomplete offset, and never before what an
+    /// earlier call said.
     ///
     /// Costs some microseconds, a millisecond at most.
     #[must_use]
@@ -194,8 +195,8 @@ impl Ledger {
         if self.incomplete > 0 { self.oldest } else { self.highest_done.saturating_add(1) }
     }
 
-    /// How many offsets are not done: those taken, and those that the map at the beginning told of
-    /// and that have not been read yet.
+    /// Returns how many offsets are not done: those taken, and those that the map at the beginning
+    /// told of and that have not been read yet.
     #[must_use]
     pub fn incomplete(&self) -> usize {
         self.incomplete
@@ -213,7 +214,8 @@ impl Ledger {
         self.highest_done
     }
 
-    /// How many offsets were done here. While this stands still, there is nothing new to commit.
+    /// Returns how many offsets were done here. While this stands still, there is nothing new to
+    /// commit.
     #[must_use]
     pub fn finished(&self) -> u64 {
         self.finished
@@ -225,7 +227,8 @@ impl Ledger {
         self.commit().metadata.len()
     }
 
-    /// Whether every map that can come of what is incomplete, with an offset more, can be written.
+    /// Returns true if every map that can come of what is incomplete, with an offset more, can be
+    /// written.
     fn could_be_written(&mut self, offset: i64) -> bool {
         let Ok(span) = usize::try_from(offset.saturating_sub(self.oldest).saturating_add(1)) else { return false };
         if span > MOST_OFFSETS {

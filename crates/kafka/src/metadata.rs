@@ -42,8 +42,8 @@ const LEVEL: i32 = 3;
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&base64::alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
-/// Why metadata is not a map of offsets. The records beyond the committed offset are then done
-/// again.
+/// Reason why metadata is not a map of offsets. The records beyond the committed offset are then
+/// done again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MetadataError {
@@ -130,8 +130,8 @@ pub(crate) const fn characters(bytes: usize) -> usize {
     bytes.div_ceil(3) * 4
 }
 
-/// Whether any map over so many offsets, so many of them not done, takes at most `most` characters
-/// without compression.
+/// Returns true if any map over `offsets` offsets, `incomplete` of them not done, takes at most
+/// `most` characters without compression.
 pub(crate) const fn always_fits(offsets: usize, incomplete: usize, most: usize) -> bool {
     let width = Width::of(offsets);
     // Each offset that is not done begins a run at most, with a run of done ones behind it.

@@ -15,7 +15,7 @@ pub enum Order {
     None,
 }
 
-/// Where a group starts that has committed nothing yet.
+/// Place where a group starts that has committed nothing yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Start {
     /// With the oldest record that is there: nothing is skipped unasked.
@@ -27,7 +27,7 @@ pub enum Start {
     At(SystemTime),
 }
 
-/// What becomes of a record whose last attempt failed.
+/// Treatment of a record whose last attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeadLetter {
     /// It goes to the topic with the name of its own and this behind it.

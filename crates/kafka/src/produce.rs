@@ -19,7 +19,7 @@ use crate::{
 };
 use longshore_brokers::BrokerError;
 
-/// Who has to have a record before it counts as delivered.
+/// Brokers that must have a record before it counts as delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Acks {
     /// All replicas that are in sync; and each record is written once, and in order (an idempotent
@@ -32,10 +32,10 @@ pub enum Acks {
     None,
 }
 
-/// How records are sent.
+/// Settings of a producer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sending {
-    /// Who has to have a record.
+    /// Brokers that must have a record before it counts as delivered.
     pub acks: Acks,
     /// `none`, `gzip`, `snappy`, `lz4` or `zstd`; `None`: the client's default, which is none.
     pub compression: Option<String>,
@@ -100,7 +100,7 @@ impl<'a> NewRecord<'a> {
     }
 }
 
-/// Where a record is. Without acknowledgements (`Acks::None`) the offset is -1.
+/// Place of a record that was delivered. Without acknowledgements (`Acks::None`) the offset is -1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placed {
     /// The partition.
@@ -153,7 +153,7 @@ impl ProducerContext for ListeningContext<DeliveryHooks> {
     }
 }
 
-/// What was to be done with a record; its size, where that is what is wrong.
+/// Describes what was to be done with a record; tells its size where that is what is wrong.
 fn doing(verb: &str, error: &KafkaError, bytes: usize, topic: &str) -> String {
     match code_of(error) {
         Some(Code::MessageSizeTooLarge) => format!("{verb} a record of {bytes} bytes to `{topic}`"),
@@ -215,7 +215,7 @@ impl Producer {
         })
     }
 
-    /// How many have been taken and not been told of.
+    /// Returns how many records have been taken and not been told of.
     pub fn waiting(&self) -> usize {
         usize::try_from(self.client.in_flight_count()).unwrap_or(0)
     }
@@ -237,7 +237,7 @@ impl Producer {
         self.client.purge(PurgeConfig::default().queue().inflight());
     }
 
-    /// How many partitions a topic has. Blocks, at most so long.
+    /// Returns how many partitions a topic has. Blocks, for `patience` at most.
     ///
     /// # Errors
     /// There is no such topic, no permission, or nobody answers.

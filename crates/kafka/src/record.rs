@@ -48,7 +48,7 @@ pub(crate) struct Batch {
 struct BatchEntry {
     offset: i64,
     timestamp: i64,
-    /// Where its key begins; the value follows.
+    /// Index of its key's first byte in the batch's data; the value follows.
     at: u32,
     /// [`NONE`]: it has none.
     key: u32,
@@ -92,7 +92,8 @@ impl Record {
         self.entry().offset
     }
 
-    /// When it was produced, or appended (the topic's setting), in milliseconds since 1970.
+    /// Returns the time at which it was produced, or appended (the topic's setting), in
+    /// milliseconds since 1970.
     pub fn timestamp(&self) -> Option<i64> {
         Some(self.entry().timestamp).filter(|at| *at >= 0)
     }
@@ -140,8 +141,8 @@ impl Record {
         headers.fold(OWN + part(entry.key), u32::saturating_add).saturating_add(part(entry.value))
     }
 
-    /// Whether its partition was taken from us meanwhile: another member will process this record,
-    /// whatever becomes of it here.
+    /// Returns true if its partition was taken from us meanwhile: another member will process this
+    /// record, whatever becomes of it here.
     pub fn is_revoked(&self) -> bool {
         self.batch.lease.revoked.load(Ordering::Relaxed)
     }
@@ -156,7 +157,7 @@ impl Record {
         }
     }
 
-    /// Whether it was withdrawn.
+    /// Returns true if it was withdrawn.
     pub(crate) fn is_withdrawn(&self) -> bool {
         self.entry().state.load(Ordering::Acquire) == WITHDRAWN
     }
@@ -273,7 +274,7 @@ impl BatchBuilder {
         self.entries.len() >= BATCH_RECORDS || self.data.len() >= BATCH_BYTES
     }
 
-    /// What was gathered, and begins anew.
+    /// Returns what was gathered as a batch, and begins anew.
     pub(crate) fn finish(&mut self, lease: &Arc<PartitionLease>) -> Arc<Batch> {
         let (records, bytes) = (self.entries.len(), self.data.len());
         let batch = Batch {

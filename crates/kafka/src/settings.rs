@@ -6,7 +6,7 @@ use longshore_brokers::{BrokerError, decode_url, mask};
 use longshore_core::ErrorKind;
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 
-/// Where a Kafka is, who we are there, and settings of the client.
+/// Address of a Kafka, the user that we are there, and settings of the client.
 ///
 /// Neither `Debug` nor `Display` show a password.
 /// ```
@@ -26,7 +26,7 @@ pub struct Settings {
     properties: BTreeMap<String, String>,
 }
 
-/// What an option of a URL is called in the client.
+/// Options of a URL, each with the client's own name for it.
 const SHORT: &[(&str, &str)] = &[
     ("ca", "ssl.ca.location"),
     ("certificate", "ssl.certificate.location"),
@@ -35,7 +35,7 @@ const SHORT: &[(&str, &str)] = &[
     ("mechanism", "sasl.mechanism"),
 ];
 
-/// What is decided elsewhere, and where.
+/// Settings of the client that are decided elsewhere, each with the place.
 const TAKEN: &[(&str, &str)] = &[
     ("bootstrap.servers", "it is the address itself"),
     ("metadata.broker.list", "it is the address itself"),
@@ -65,6 +65,7 @@ impl Settings {
     /// Refused: it is not such an address, an option is unknown or decided elsewhere, or TLS is not
     /// built in. No error shows a password.
     pub fn parse(address: &str) -> Result<Self, BrokerError> {
+        // The address may hold a password, which no message may show.
         let wrong = |what: String| {
             refused(format!(
                 "Kafka address `{}`: {what}; expected HOST:PORT or kafka://[user:password@]host[:9092][/?option=value]",
@@ -91,6 +92,7 @@ impl Settings {
         if let Some(who) = who {
             let (user, password) = who.split_once(':').ok_or_else(|| wrong("a user without a password".into()))?;
             let (user, password) = (decode_url(user).map_err(wrong)?, decode_url(password).map_err(wrong)?);
+            // Before the options, one of which may name another mechanism.
             settings.properties.extend([
                 ("sasl.mechanism".to_owned(), "PLAIN".to_owned()),
                 ("sasl.username".to_owned(), user.clone()),
@@ -105,6 +107,7 @@ impl Settings {
             (true, true) => "sasl_ssl",
         };
         settings.properties.insert("security.protocol".to_owned(), protocol.to_owned());
+        // Last, so that an option wins over what the rest of the address implies.
         for option in query.split('&').filter(|option| !option.is_empty()) {
             let (name, value) = option.split_once('=').ok_or_else(|| wrong(format!("the option `{option}` has no value")))?;
             settings.put(name, decode_url(value).map_err(wrong)?).map_err(wrong)?;
@@ -158,12 +161,12 @@ impl Settings {
         &self.servers
     }
 
-    /// Who we are there, if that is said.
+    /// Returns the user that we are there, if one is named.
     pub fn user(&self) -> Option<&str> {
         self.user.as_deref()
     }
 
-    /// Whether a setting of the client was given.
+    /// Returns true if this setting of the client was given.
     pub fn has(&self, name: &str) -> bool {
         self.properties.contains_key(name)
     }

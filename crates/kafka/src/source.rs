@@ -26,7 +26,7 @@ use crate::{
     view::View,
 };
 
-/// What the client's thread and the engine share.
+/// State that the client's thread and the engine share.
 #[derive(Default)]
 pub(crate) struct Exchange {
     ready: Mutex<OfferedWork>,
@@ -49,9 +49,10 @@ struct OfferedWork {
 #[derive(Default)]
 pub(crate) struct ReturnedWork {
     pub(crate) settled: Vec<Settlement>,
-    /// What ended badly for good; told before it is settled.
+    /// Records that failed for good; told before they are settled.
     pub(crate) failed: Vec<Failed>,
-    /// What handlers returned, to be written in a transaction; told before it is settled.
+    /// Outputs that handlers returned, to be written in a transaction; told before their records
+    /// are settled.
     pub(crate) outputs: Vec<(Receipt, Vec<Output>)>,
     pub(crate) away: Vec<(Receipt, bool)>,
     pub(crate) commands: Vec<Command>,
@@ -67,13 +68,13 @@ pub(crate) struct Failed {
     pub(crate) attempts: u32,
 }
 
-/// What the client's thread is asked.
+/// Request to the client's thread.
 pub(crate) enum Command {
     Limits(Limits),
     View(oneshot::Sender<Partial>),
     /// The records of these receipts, as far as they are still lent.
     Records(Vec<Receipt>, oneshot::Sender<Vec<Option<Record>>>),
-    /// What the broker said to a commit.
+    /// Answer of the broker to a commit.
     Committed(Result<(), Refusal>, CommitWork),
     /// The engine has ended: commit, leave the group, end.
     Finish,
@@ -85,7 +86,7 @@ pub(crate) struct CommitWork {
     pub(crate) outputs: Vec<StagedOutput>,
 }
 
-/// Why a commit was not accepted.
+/// Reason why a commit was not accepted.
 pub(crate) struct Refusal {
     pub(crate) code: Option<Code>,
     pub(crate) text: String,
@@ -124,7 +125,7 @@ impl Exchange {
         self.fetcher.wake();
     }
 
-    /// Whether the engine wants no more.
+    /// Returns true if the engine wants no more, or has been told that there is no more.
     pub(crate) fn is_closed(&self) -> bool {
         let ready = lock(&self.ready);
         ready.closed || ready.end.is_some()

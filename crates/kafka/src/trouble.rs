@@ -77,11 +77,11 @@ pub struct Trouble {
     pub affected: Affected,
     /// Kafka's error; those below zero are the client's own (librdkafka's `rd_kafka_resp_err_t`).
     pub code: i32,
-    /// When it began, in milliseconds since 1970.
+    /// Moment at which it began, in milliseconds since 1970.
     pub since: u64,
     /// Number of times that it was met since then.
     pub times: u64,
-    /// When it ended, in milliseconds since 1970.
+    /// Moment at which it ended, in milliseconds since 1970.
     pub until: Option<u64>,
 }
 

@@ -24,9 +24,9 @@ pub struct View {
     pub max_bytes: usize,
     /// The gate opens again at so many.
     pub reopen_at: usize,
-    /// Whether records are read now.
+    /// State of the gate: records are read while it is open.
     pub gate: GateState,
-    /// How often the gate has closed.
+    /// Number of times that the gate has closed.
     pub closings: u64,
     /// For how long it was closed, in all.
     pub closed_for: Duration,
@@ -34,11 +34,11 @@ pub struct View {
     pub parked: usize,
     /// Records that wait until the dead-letter topic has them.
     pub burying: usize,
-    /// What is assigned to us.
+    /// Partitions that are assigned to us.
     pub partitions: Vec<PartitionView>,
     /// Counts since the start.
     pub counts: RecordCounts,
-    /// How long ago the broker last accepted a commit.
+    /// Time since the broker last accepted a commit.
     pub committed_ago: Option<Duration>,
     /// Troubles that last now.
     pub troubles: Vec<Trouble>,
@@ -46,7 +46,7 @@ pub struct View {
     pub complaint: Option<String>,
 }
 
-/// Whether records are read.
+/// State of the gate through which records are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GateState {
     /// They are.
@@ -88,19 +88,19 @@ pub struct PartitionView {
     pub oldest: Option<i64>,
     /// Characters of the commit's metadata.
     pub metadata: usize,
-    /// Whether it is read now.
+    /// State of its reading.
     pub state: Intake,
 }
 
-/// Whether a partition is read.
+/// State of a partition's reading: open, or the reason why it is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intake {
     /// It is, while the gate is open.
     Open,
-    /// So many records of one key stand in line that it waits for them.
+    /// It waits, because too many records of one key stand in line.
     HotKey,
-    /// What is done beyond its oldest record could not be committed any more: it waits for that
-    /// record.
+    /// It waits for its oldest record: what is done beyond that one could not be committed any
+    /// more.
     TooFar,
     /// The client's own `pause()`: the gate has been closed for long.
     Paused,

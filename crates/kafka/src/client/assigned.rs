@@ -41,7 +41,8 @@ pub(crate) struct AssignedPartition {
     pub(crate) position: i64,
     /// A record that was read and may not be started yet.
     held: Option<(i64, Record)>,
-    /// What the ledger had finished when it refused that one: until more is, it need not be asked.
+    /// Number of offsets that the ledger had finished when it refused that one: until it has
+    /// finished more, it need not be asked again.
     refused_at: u64,
     /// A key of which too many stand in line.
     hot: Option<NonZeroU32>,
@@ -63,12 +64,12 @@ pub(crate) struct AssignedPartition {
 /// Value in place of what the ledger had finished: it was not asked for this record yet.
 const LARGE: u64 = u64::MAX;
 
-/// What is committed, and what was sent for it.
+/// State of a partition's commits: what the broker has accepted, and what was sent to it.
 #[derive(Debug, Default)]
 pub(crate) struct Committed {
-    /// What the broker has accepted.
+    /// Offset that the broker has accepted.
     pub(crate) offset: Option<i64>,
-    /// What the ledger had finished when a commit was last sent.
+    /// Number of offsets that the ledger had finished when a commit was last sent.
     pub(crate) sent: u64,
     /// Number of offsets that the ledger had finished when the last accepted commit was sent.
     pub(crate) accepted: u64,
@@ -76,7 +77,7 @@ pub(crate) struct Committed {
     pub(crate) metadata: usize,
 }
 
-/// What reading brought beside records.
+/// Records gathered from one partition, and what else reading it brought.
 #[derive(Default)]
 pub(crate) struct Reading {
     /// Of the records gathered: offset and key.
@@ -124,7 +125,7 @@ impl AssignedPartition {
         }
     }
 
-    /// Whether there may be something to read that may be read.
+    /// Returns true if there may be something to read that may be read now.
     pub(crate) fn is_readable(&mut self, keys: &KeyTable, limits: &Limits) -> bool {
         if let Some(key) = self.hot {
             if keys.in_flight(key) > limits.of_key_again() {
@@ -141,7 +142,8 @@ impl AssignedPartition {
         self.nonempty.store(true, Ordering::Release);
     }
 
-    /// How many records, of its hot key or of any, must end before it goes on.
+    /// Returns how many records, of its hot key or of any, must end before it goes on; `None` if it
+    /// waits for none.
     pub(crate) fn waits_for(&self, keys: &KeyTable, limits: &Limits) -> Option<usize> {
         if self.held.is_some() && !self.leaving {
             return Some(1);
@@ -151,6 +153,8 @@ impl AssignedPartition {
 
     /// Reads up to `room` records into a batch of their own.
     pub(crate) fn read(&mut self, room: usize, order: Order, keys: &mut KeyTable, limits: &Limits, into: &mut Reading) {
+        // A record that was kept back comes first: offsets are taken in the order in which they
+        // were read.
         if let Some((offset, record)) = self.held.take() {
             match self.ledger.take(offset) {
                 Taken::TooFar => {
@@ -159,6 +163,7 @@ impl AssignedPartition {
                     return;
                 }
                 Taken::New => {
+                    // One that the ledger has refused was counted when it was read.
                     into.read += u64::from(self.refused_at == LARGE);
                     into.gather.push(offset, record.timestamp().unwrap_or(-1), record.key(), record.value());
                     record.headers().for_each(|(name, value)| into.gather.header(name, value));
@@ -182,6 +187,8 @@ impl AssignedPartition {
                 break;
             };
             let message = match message {
+                // The client was told to report the end, which is no error: the partition can be
+                // read.
                 Err(KafkaError::PartitionEOF(_)) => {
                     self.at_end = true;
                     into.state = Some(Ok(()));
@@ -217,6 +224,7 @@ impl AssignedPartition {
                 }
                 Taken::AlreadyDone => into.known += 1,
                 Taken::TooFar => {
+                    // It is kept here, because the client does not give it a second time.
                     let mut alone = BatchBuilder::default();
                     copy(&message, &mut alone, &mut into.bad_header);
                     self.held = Some((offset, alone.finish(&self.lease).record(0)));
@@ -228,6 +236,7 @@ impl AssignedPartition {
             self.position = offset + 1;
             self.next = Offset::Offset(self.position);
             self.at_end = false;
+            // Nothing is read past such a record: what follows would overtake it.
             if self.held.is_some() || into.backwards.is_some() {
                 return;
             }
@@ -267,7 +276,7 @@ impl AssignedPartition {
         self.is_at_end() && self.ledger.incomplete() == 0 && self.commit.offset.is_some_and(|offset| offset >= self.ledger.position())
     }
 
-    /// Why it is or is not read.
+    /// Returns the state of its reading, with the reason if it is not read.
     pub(crate) fn intake(&self) -> Intake {
         match () {
             () if self.ask_again.is_some() => Intake::Unreadable,

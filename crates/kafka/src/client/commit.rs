@@ -65,7 +65,7 @@ impl CommitThread {
         Ok(Self { work, answers, thread, busy: None })
     }
 
-    /// Whether a commit is on its way.
+    /// Returns true while a commit is on its way.
     fn is_busy(&mut self) -> bool {
         self.busy = self.busy.filter(|_| self.answers.try_recv().is_err());
         self.busy.is_some()
@@ -155,7 +155,7 @@ impl ClientState {
         list
     }
 
-    /// What the broker said to a commit.
+    /// Takes in what the broker said to a commit.
     pub(crate) fn committed(&mut self, result: Result<(), Refusal>, mut work: CommitWork) {
         let refusal = match result {
             Ok(()) => {

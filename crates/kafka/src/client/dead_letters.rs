@@ -25,7 +25,7 @@ use crate::{
     source::Failed,
 };
 
-/// What becomes of a record that failed for good.
+/// Treatment of a record that failed for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Exhausted {
     Bury,
@@ -63,7 +63,7 @@ struct WaitingLetter {
     refused: bool,
 }
 
-/// What became of letters, by receipt; with a code they were not taken.
+/// Answers of the broker to letters, by receipt; a code is the reason why one was not taken.
 #[derive(Default)]
 struct LetterReports(Mutex<Vec<(usize, Option<Code>)>>);
 

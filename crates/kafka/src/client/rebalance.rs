@@ -81,6 +81,7 @@ impl ClientState {
             return Ok(list());
         }
         let mut starts = TopicPartitionList::new();
+        // One request for all of them, since nothing is read before it is answered.
         let known = self.ask_committed(list)?;
         let mut new = Vec::new();
         for element in known.elements() {
@@ -97,6 +98,8 @@ impl ClientState {
             let beyond = match committed.is_some().then(|| told.and_then(|told| metadata::decode(&told).map_err(drop))) {
                 Some(Ok(beyond)) => Some(beyond),
                 Some(Err(_)) => {
+                    // Without the map, records beyond the commit are done again: better than not at
+                    // all.
                     self.meet(Affected::Metadata { topic: topic.to_owned(), partition }, Code::NoError);
                     None
                 }
@@ -104,6 +107,8 @@ impl ClientState {
             };
             new.push((topic.to_owned(), partition, committed, beyond));
         }
+        // Only a partition without a commit needs a start of its own, which may cost another
+        // question.
         let fresh: Vec<(&str, i32)> = new
             .iter()
             .filter(|(_, _, committed, _)| committed.is_none())
@@ -125,6 +130,7 @@ impl ClientState {
             let Some(mut queue) = self.consumer.split_partition_queue(&topic, partition) else {
                 return Err(SourceError::fatal(format!("{topic}[{partition}]: the client has no queue for it")));
             };
+            // True at first: what came before the callback was set has told nobody.
             let nonempty = Arc::new(AtomicBool::new(true));
             let (told, thread) = (nonempty.clone(), std::thread::current());
             queue.set_nonempty_callback(move || {
@@ -135,6 +141,8 @@ impl ClientState {
             let ledger = Ledger::with_limit(committed.unwrap_or_default(), beyond, self.most_characters);
             let own = matches!(self.rules.order, Order::Partition).then(|| self.keys.number());
             let seat = AssignedPartition::new(lease, ledger, queue, nonempty, own, committed, start);
+            // Loans know their partition by its seat's index, so seats never move; a free one is
+            // used again.
             match self.seats.iter_mut().find(|seat| seat.is_none()) {
                 Some(free) => *free = Some(seat),
                 None => self.seats.push(Some(seat)),
@@ -169,7 +177,8 @@ impl ClientState {
         }
     }
 
-    /// Where a partition starts for which nothing is committed, if that has to be asked.
+    /// Asks where partitions start for which nothing is committed; `None` if the start is no point
+    /// in time, so that nothing has to be asked.
     fn first_offsets(&self, fresh: &[(&str, i32)]) -> KafkaResult<Option<TopicPartitionList>> {
         let Start::At(time) = self.rules.start else { return Ok(None) };
         if fresh.is_empty() {

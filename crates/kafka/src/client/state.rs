@@ -34,14 +34,14 @@ use crate::{
 /// A gate that has been closed for so long has the client itself pause, which gives its buffers
 /// back.
 const PAUSE_AFTER: Duration = Duration::from_secs(5);
-/// So many outputs are a transaction, however early.
+/// Number of outputs that are a transaction at once, however early.
 const STAGED: usize = 1_000;
-/// With so many that wait for a transaction nothing more is read.
+/// Number of outputs waiting for a transaction at which nothing more is read.
 const MOST_STAGED: usize = 10_000;
 /// A member that has been assigned nothing for so long is at the end of it.
 const NOTHING: Duration = Duration::from_secs(5);
 
-/// What a state is set to.
+/// Settings by which the client's thread goes.
 pub(crate) struct Rules {
     pub(crate) group: String,
     pub(crate) topics: Vec<String>,
@@ -50,7 +50,7 @@ pub(crate) struct Rules {
     pub(crate) until_end: bool,
     pub(crate) commit_every: Duration,
     pub(crate) pause_interval: Duration,
-    /// How long records in work may take when their partition is taken from us.
+    /// Longest time that records in work may take when their partition is taken from us.
     pub(crate) drain: Duration,
     pub(crate) exhausted: Exhausted,
     /// Longest time for which a permission that is needed may be missing.
@@ -75,17 +75,17 @@ pub(crate) struct ClientState {
     pub(crate) committer: CommitThread,
     /// Commits that were refused, one after the other.
     pub(crate) refusals: u32,
-    /// What is to be written in the next transaction.
+    /// Outputs to be written in the next transaction.
     pub(crate) staged: Vec<StagedOutput>,
     pub(crate) last_commit: Option<Instant>,
     pub(crate) next_commit: Instant,
-    /// When partitions last came or went.
+    /// Moment at which partitions last came or went.
     pub(crate) rebalanced: Option<Instant>,
     /// The engine has ended.
     pub(crate) finishing: bool,
     failed: HashMap<Receipt, Failed>,
     outputs: HashMap<Receipt, Vec<Output>>,
-    /// Who waits for a view.
+    /// Callers that wait for a view.
     asked: Vec<oneshot::Sender<Partial>>,
     back: ReturnedWork,
     reading: Reading,
@@ -94,7 +94,7 @@ pub(crate) struct ClientState {
     number: u64,
     /// Which seat is read first.
     first: usize,
-    /// When all queues are looked into, whatever they have told.
+    /// Time of the next look into all queues, whatever they have told.
     next_look: Instant,
     paused: bool,
     last_pause: Option<Instant>,
@@ -106,7 +106,7 @@ pub(crate) struct ClientState {
     pub(crate) silent: u32,
 }
 
-/// What the thread does after a turn.
+/// Next thing that the thread does after a turn.
 pub(crate) enum NextTurn {
     /// Another turn.
     Again,
@@ -193,6 +193,8 @@ impl ClientState {
         for (receipt, away) in back.away.drain(..) {
             self.lent.back_off(&mut self.keys, receipt, away);
         }
+        // Failures and outputs come before settlements, which look them up. A record that was
+        // called back is another member's, so nothing of it counts here.
         for failed in back.failed.drain(..) {
             if self.lent.get(failed.receipt).is_some() {
                 self.failed.insert(failed.receipt, failed);
@@ -224,6 +226,7 @@ impl ClientState {
         back.clear();
         self.back = back;
         let Some(dead) = &mut self.dead else { return };
+        // These records are done only now that the topic has their letters.
         for receipt in dead.turn(Instant::now()) {
             self.counts.dead += 1;
             self.done(receipt);
@@ -265,7 +268,7 @@ impl ClientState {
         }
     }
 
-    /// What is written with the commit that says that this record is done.
+    /// Stages outputs, to be written with the commit that says that this record is done.
     fn stage(&mut self, receipt: Receipt, outputs: Vec<Output>) {
         let Some(loan) = self.lent.get(receipt) else { return };
         let Some(Some(seat)) = self.seats.get(loan.seat as usize) else { return };
@@ -316,6 +319,7 @@ impl ClientState {
     fn read(&mut self, at: usize, most: usize) -> usize {
         let limits = *self.gate.limits();
         let mut total = 0;
+        // A batch is small, so filling the room may take several.
         while total < most && self.lent.bytes() < limits.bytes {
             let Some(Some(seat)) = self.seats.get_mut(at) else { break };
             if !seat.is_readable(&self.keys, &limits) {
@@ -339,6 +343,8 @@ impl ClientState {
                 }
             }
             total += count;
+            // What was gathered before that step back is lent already, so all of the old log is
+            // forgotten together.
             if let Some(offset) = backwards {
                 self.begin_anew(at, offset);
             }
@@ -349,6 +355,7 @@ impl ClientState {
                 let PartitionLease { topic, partition, .. } = &*seat.lease;
                 self.meet(Affected::Header { topic: topic.to_string(), partition: *partition }, Code::NoError);
             }
+            // Its queue is empty, or it waits for something: reading on would be a busy loop.
             if count == 0 {
                 break;
             }
@@ -371,7 +378,7 @@ impl ClientState {
         }
     }
 
-    /// When the thread has to be woken for settlements.
+    /// Returns how many settlements have to come before the thread is woken.
     pub(crate) fn wake_at(&self) -> usize {
         let limits = self.gate.limits();
         let gate = self.gate.to_reopen(self.lent.in_flight());
@@ -437,6 +444,9 @@ impl ClientState {
                 partition: seat.lease.partition,
                 position: seat.position,
                 committed,
+                // An end that was told before the partition could not be read any more is too old
+                // to go by. Behind a commit there may be nothing but marks of transactions, which
+                // nobody can process.
                 lag: seat.high.filter(|_| seat.ask_again.is_none()).map(|end| match seat.is_done() {
                     true => 0,
                     false => (end - committed.unwrap_or_else(|| seat.ledger.position())).max(0),
@@ -456,6 +466,7 @@ impl ClientState {
         let troubles = self.exchange.board.current();
         let complaint = self.consumer.context().heard.last();
         let counts = self.counts;
+        // This thread does not wait for the engine: whoever asks for the view brings its part.
         Box::new(move |engine, max_threads| View {
             engine,
             max_threads,

@@ -24,7 +24,7 @@ use crate::{
 /// A step of a transaction may take so long.
 const STEP: Duration = Duration::from_secs(30);
 
-/// Why the first output of a transaction was not taken.
+/// Reason why the first output of a transaction was not taken.
 #[derive(Default)]
 struct FirstRefusal(Mutex<Option<Code>>);
 

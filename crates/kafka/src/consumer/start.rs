@@ -44,7 +44,7 @@ use crate::{
     source::Exchange,
 };
 
-/// What a record costs the client beside its bytes, about.
+/// Bytes that a record costs the client beside its own, about.
 const OVERHEAD: usize = 512;
 
 /// By topic: its dead-letter topic and how many partitions that has.
@@ -53,7 +53,7 @@ type LetterTopics = HashMap<String, (String, i32)>;
 /// The transactional id, and what of a result is written.
 type ExactlyOnce<R> = (String, fn(R) -> Vec<Output>);
 
-/// How often a transaction is made.
+/// Time between two transactions, unless less was asked for: readers of outputs wait for it.
 const TRANSACTION: Duration = Duration::from_millis(100);
 
 /// A broker has to answer within this time.
@@ -100,6 +100,8 @@ impl Consumer {
             return Err(refused(format!("group `{}` reads no topic; name one", self.group)));
         }
         let consumer = Arc::new(self);
+        // Brokers are asked on a thread that may block, and before anything is started that would
+        // have to be undone.
         let asking = consumer.clone();
         let look = runtime.spawn_blocking(move || asking.look()).await;
         let (partitions, letters) = look.unwrap_or_else(|_| Err(refused("the look at the topics panicked".into())))?;
@@ -114,6 +116,7 @@ impl Consumer {
         let make = match exactly {
             None => plainly(client.clone()),
             Some((id, _)) => {
+                // Opening ends what a dead member left open, and waits for the broker meanwhile.
                 let (mut config, client) = (consumer.settings.config(), client.clone());
                 consumer.settings.finish(&mut config);
                 let opened = runtime.spawn_blocking(move || Transactor::open(&mut config, &id, client)).await;
@@ -122,6 +125,7 @@ impl Consumer {
         };
         let committer = CommitThread::new(make, exchange.clone()).map_err(no_thread)?;
         let state = ClientState::new(rules, exchange.clone(), client.clone(), gate, dead, MOST_CHARACTERS, committer);
+        // In place before the first poll, which may call back with partitions.
         *client.context().own.state() = Some(state);
         let topics: Vec<&str> = consumer.topics.iter().map(String::as_str).collect();
         client.subscribe(&topics).map_err(|error| refused(format!("group `{}`: {error}", consumer.group)))?;
@@ -140,6 +144,7 @@ impl Consumer {
         let outbox = engine::outbox();
         let clock = Clock::default();
         let threads = consumer.max_threads;
+        // All records run in the same way, so there is one lane.
         let mut lanes: Lanes<Record, R> = [None, None, None, None];
         lanes[lane as usize] = Some(make(&outbox, clock, &runtime, threads));
         let mut sizes = [0; 4];
@@ -158,6 +163,7 @@ impl Consumer {
             retry: Arc::new(consumer.retry.clone()),
             timeout: consumer.timeout,
             queue: threads.max(64),
+            // The sink needs a failed record for its dead letter; a clone of one is a pointer.
             copy: Some(Record::clone),
             keep_payloads: true,
             clock,

@@ -4,7 +4,7 @@
 /// What lies further is not known to be done, so it is done again.
 pub const MOST_OFFSETS: usize = (1 << 22) - 64;
 
-/// What is done beyond a committed offset.
+/// Map of the offsets that are done beyond a committed one.
 ///
 /// Bit 0 is the committed offset itself. The last bit is always a done one: an offset behind it is
 /// not known.
@@ -34,19 +34,19 @@ impl Beyond {
         self.len
     }
 
-    /// Whether nothing is done beyond the committed offset.
+    /// Returns true if nothing is done beyond the committed offset.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether the offset this far from the committed one is done.
+    /// Returns true if the offset this far from the committed one is done.
     #[must_use]
     pub fn is_done(&self, index: usize) -> bool {
         index < self.len && self.words[index / 64] >> (index % 64) & 1 == 1
     }
 
-    /// How many offsets before the last done one are not done.
+    /// Returns how many offsets before the last done one are not done.
     #[must_use]
     pub fn incomplete(&self) -> usize {
         self.len - self.words.iter().map(|word| word.count_ones() as usize).sum::<usize>()
@@ -89,7 +89,7 @@ impl Beyond {
         })
     }
 
-    /// Where the bits from `at` on stop being `done`.
+    /// Returns the index at which the bits from `at` on stop being `done`.
     fn end_of_run(&self, at: usize, done: bool) -> usize {
         let mut index = at / 64;
         let mut skip = at % 64;

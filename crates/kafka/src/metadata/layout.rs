@@ -2,7 +2,7 @@
 
 use super::{Beyond, MetadataError};
 
-/// How a map is laid out, without its compression.
+/// Layout of a map's bytes, without its compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
     /// A byte an offset. Parallel Consumer's first one; it is read and never written.
