@@ -47,7 +47,7 @@ pub(crate) struct Assembled {
     pub(crate) name: String,
     pub(crate) counts: Arc<IntakeCounts>,
     pub(crate) tally: Arc<Tally>,
-    /// What the input could not say.
+    /// The error of the input, in words, once it could not be read further.
     pub(crate) unread: Arc<Mutex<Option<String>>>,
     /// With a timeout that is a share of the median: the share, and who ends what runs already.
     pub(crate) median: Option<(f64, Arc<Overdue>)>,

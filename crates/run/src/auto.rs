@@ -19,19 +19,19 @@ use crate::units;
 
 /// More throughput than this is worth trying still more.
 const RISES: f64 = 1.05;
-/// So many numbers in a row that brought nothing are enough.
+/// Numbers in a row that brought nothing more, after which the search ends: one alone may be noise.
 const FLAT: u32 = 2;
 /// A number is tried for this long at least, in which as many tasks end as run at once, twice.
 const LEVEL: Duration = Duration::from_millis(200);
 /// Work that is on a CPU for this share of its time gains nothing by more than cores.
 const COMPUTES: f64 = 0.9;
 
-/// What has happened up to one moment.
+/// Sums of a run up to one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen {
     at: Instant,
     done: u64,
-    /// How long tasks ran, in sum.
+    /// Time that tasks ran, in sum.
     ran: Duration,
     /// On a CPU, in sum, of so many.
     on_cpu: (Duration, u64),
@@ -45,7 +45,7 @@ impl Seen {
     }
 }
 
-/// What to do now.
+/// Next step of the search.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
     /// Look again later.
@@ -56,22 +56,23 @@ pub(crate) enum Step {
     Settle(BestWidth),
 }
 
-/// What was found.
+/// Number of workers that the search found best, and the measurements behind it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BestWidth {
-    /// How many at once.
+    /// Number of tasks that run at once.
     pub workers: usize,
     /// The share of its time that a task is on a CPU, where that is known.
     share: Option<f64>,
     /// Tasks a second with so many.
     rate: f64,
-    /// How long what is left should take, where it is known how much that is.
+    /// Time that the remaining tasks should take, where it is known how many remain.
     rest: Option<Duration>,
     at: Instant,
 }
 
 impl BestWidth {
-    /// What was expected, beside what came of it.
+    /// Returns a sentence with the time that the rest was expected to take and the time that it
+    /// took, where one was expected.
     pub fn outcome(&self, now: Instant) -> Option<String> {
         let rest = self.rest?;
         let took = now.saturating_duration_since(self.at);
@@ -135,12 +136,12 @@ impl Auto {
         }
     }
 
-    /// How many run at once in the beginning.
+    /// Returns the number of tasks that run at once in the beginning.
     pub(crate) fn start(&self) -> usize {
         self.workers
     }
 
-    /// What was found, once it was.
+    /// Returns the best number of workers, once it is found.
     pub(crate) fn found(&self) -> Option<&BestWidth> {
         self.found.as_ref()
     }

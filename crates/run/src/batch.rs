@@ -24,7 +24,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(1);
 /// `--batch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchSize {
-    /// So many records a call.
+    /// The same number of records in each call.
     Fixed(usize),
     /// As many as their measured time suggests.
     Auto,
@@ -50,7 +50,7 @@ impl BatchSize {
         }
     }
 
-    /// Whether a call may have more than one record.
+    /// Returns true if a call may have more than one record.
     pub fn is_several(self) -> bool {
         self != Self::Fixed(1)
     }
@@ -65,7 +65,7 @@ impl fmt::Display for BatchSize {
     }
 }
 
-/// What a record adds to a call.
+/// Bytes that a record adds to a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weight {
     /// Bytes of the call's words.
@@ -97,13 +97,13 @@ impl Batching {
         Self { size: AtomicUsize::new(size), long, base, held: usize::try_from(max_record).unwrap_or(usize::MAX) }
     }
 
-    /// How many records the next call is to have.
+    /// Returns the number of records that the next call is to have.
     pub(crate) fn size(&self) -> usize {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// Whether a call with so many bytes has room for a record that adds `more`. All records of a
-    /// call are held together, as much as one may be long.
+    /// Returns true if a call with so many bytes has room for a record that adds `more`. All
+    /// records of a call are held together, and may have as many bytes as one record may.
     pub(crate) fn has_room(&self, so_far: Weight, more: Weight) -> bool {
         let sum = so_far.with(more);
         self.base.saturating_add(sum.argv) <= MOST_ARGV && sum.held <= self.held

@@ -11,7 +11,7 @@ pub(crate) struct Item {
     pub record: Record,
     /// Its key.
     pub key: u128,
-    /// How many times the key stood before it in the input.
+    /// Records with the same key that stood before it in the input.
     pub nth: u32,
 }
 

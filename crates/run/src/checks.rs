@@ -91,8 +91,8 @@ impl Check {
         Ok(Self { text: text.to_owned(), metric, op, limit })
     }
 
-    /// Whether the check is on `failed`: such a check takes the place of the rule that any failure
-    /// makes the run end with 1.
+    /// Returns true if the check is on `failed`: such a check takes the place of the rule that any
+    /// failure makes the run end with 1.
     pub fn is_on_failed(&self) -> bool {
         self.metric == Metric::Failed
     }
@@ -282,8 +282,8 @@ impl MaxFail {
         Ok(Self { limit, now })
     }
 
-    /// Whether the run gives up: `failed` of the `ended` tasks (ended well or failed for good) have
-    /// failed.
+    /// Returns true if the run is to give up, because `failed` of the `ended` tasks (ended well or
+    /// failed for good) have failed.
     pub fn tripped(&self, failed: u64, ended: u64) -> bool {
         match self.limit {
             MaxFailLimit::Never => false,
@@ -320,7 +320,7 @@ impl UntilOk {
         }
     }
 
-    /// Whether the run is done.
+    /// Returns true if enough tasks ended well for the run to be done.
     pub fn reached(self, ok: u64) -> bool {
         ok >= self.0
     }

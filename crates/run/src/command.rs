@@ -35,7 +35,7 @@ pub struct CommandPlan {
     pub max_output: usize,
     /// The most address space of a child, in bytes.
     memory: Option<u64>,
-    /// What people call it.
+    /// The command as people read it.
     text: String,
 }
 
@@ -111,7 +111,7 @@ impl CommandPlan {
         self.memory = self.memory.or(memory);
     }
 
-    /// What people call it.
+    /// Returns the command as people read it.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -127,7 +127,7 @@ impl CommandPlan {
         all
     }
 
-    /// Why a call of it cannot have several records, if so.
+    /// Returns the reason why a call of it cannot have several records, if there is one.
     pub(crate) fn takes_one_because(&self) -> Option<String> {
         if self.shell.is_some() {
             let hint = "write a script of its own that takes words: -- sh -c 'cat \"$@\" | wc -l' sh {}";
@@ -202,7 +202,7 @@ impl CommandPlan {
         })
     }
 
-    /// What a record adds to a call that it shares.
+    /// Returns the bytes that a record adds to a call that it shares.
     ///
     /// # Errors
     /// What a call of it alone would fail with.
@@ -214,7 +214,7 @@ impl CommandPlan {
         Ok(Weight { argv: argv.map(|(word, _)| word.len() + 9).sum::<usize>() + ID, held: record.raw().len() + stdin })
     }
 
-    /// What a call has in words before any record.
+    /// Returns the bytes of a call's words before any record is in it.
     pub(crate) fn base(&self) -> usize {
         self.argv.iter().filter(|template| !template.is_of_record()).map(|template| template.source().len() + 9).sum()
     }
@@ -223,10 +223,10 @@ impl CommandPlan {
 /// A task's id with a number of times, and a space.
 const ID: usize = 32 + 12;
 
-/// What every child is told about its task. The id is the task's own in every attempt and every
-/// sitting, wherever its record stands in the input: good for what must be done once only. Where a
-/// record comes again a number follows. Records that share a call have one id each, with spaces
-/// between.
+/// Returns the variables that tell every child about its task. The id is the task's own in every
+/// attempt and every sitting, wherever its record stands in the input: good for what must be done
+/// once only. Where a record comes again a number follows. Records that share a call have one id
+/// each, with spaces between.
 pub(crate) fn told(job: &str, call: &[Item], context: &Context) -> [(OsString, OsString); 4] {
     let mut ids = String::with_capacity(call.len() * 33);
     for item in call {

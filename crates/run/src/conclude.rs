@@ -30,16 +30,16 @@ use crate::{
     watch::{Left, PATIENCE, sleep_or_never},
 };
 
-/// What is left to do when every task has ended, for which nobody has to wait who does not want to:
-/// the first order to end kills the children and leaves the reader of results a moment, the second
-/// leaves it none.
+/// The last work of a run whose tasks have all ended, for which nobody has to wait who does not
+/// want to: the first order to end kills the children and leaves the reader of results a moment,
+/// the second leaves it none.
 pub(crate) struct LastWait<'a> {
     pub(crate) orders: &'a mut mpsc::UnboundedReceiver<Order>,
     pub(crate) views: &'a watch::Sender<Arc<RunView>>,
     pub(crate) children: Children,
     pub(crate) feed: Feed,
     pub(crate) signal: Option<u8>,
-    /// When the reader has had enough time.
+    /// Moment at which the reader has had enough time.
     pub(crate) give_up: Option<Instant>,
 }
 
@@ -92,7 +92,7 @@ impl LastWait<'_> {
     }
 }
 
-/// What the steps before left to conclude.
+/// A run whose engine has ended, with all that is still to be closed.
 pub(crate) struct Ended {
     pub(crate) opened: Opened,
     /// Until it is closed.

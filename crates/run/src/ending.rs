@@ -1,6 +1,6 @@
 //! How a run ends: one exit code for everything that happened.
 
-/// What happened, as far as the exit code is concerned.
+/// Facts about a run that decide its exit code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// A part of longshore itself broke.

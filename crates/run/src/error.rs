@@ -7,9 +7,9 @@ use std::fmt;
 #[error("{message}")]
 #[non_exhaustive]
 pub struct RunError {
-    /// What kind of mistake or trouble it is.
+    /// The kind of mistake or trouble.
     pub kind: RunErrorKind,
-    /// What, where, and what to do.
+    /// A sentence that says what went wrong, where, and what to do.
     pub message: String,
 }
 

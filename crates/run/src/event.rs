@@ -9,7 +9,7 @@ use longshore_core::{
 
 use crate::auto::BestWidth;
 
-/// What happens in a run.
+/// Something that has happened in a run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RunEvent {
@@ -19,24 +19,24 @@ pub enum RunEvent {
     Ended(TaskEnd),
     /// A server is away, and is waited for.
     Waiting {
-        /// What happened, and where.
+        /// A sentence that says what happened, and where.
         message: String,
     },
     /// Nothing more starts. What runs may end.
     Stopping {
         /// Attempts that run.
         running: usize,
-        /// How long they have, if that is limited.
+        /// Time that these attempts have, if it is limited.
         grace: Option<Duration>,
     },
-    /// What runs is told to end.
+    /// Running attempts are told to end.
     Ending {
         /// Child processes among it.
         children: usize,
     },
     /// Another number of tasks may run at once.
     Concurrency {
-        /// How many.
+        /// The new limit.
         most: usize,
     },
     /// The machine's load or memory pauses the run, or lets it go on when neither does.
@@ -46,23 +46,24 @@ pub enum RunEvent {
         /// Too little memory is free.
         low: bool,
     },
-    /// How many at once is best was found out.
+    /// The best number of tasks at once was found out.
     Found(BestWidth),
-    /// What was expected when that was found, beside what came of it.
+    /// A comparison at the end: the time that was expected when that was found, and the time it
+    /// took.
     Outcome {
         /// Both in words.
         message: String,
     },
     /// The run was over before it was known how many at once is best.
     NotFound {
-        /// How many ran at once in the end.
+        /// Number of tasks that ran at once in the end.
         most: usize,
     },
     /// Tasks that were in flight when the job died are not in its input any more.
     Lost {
         /// The job's name.
         name: String,
-        /// How many.
+        /// Number of these tasks.
         tasks: u64,
     },
 }
@@ -73,7 +74,7 @@ impl watch::Tell for RunEvent {
     }
 }
 
-/// What a resumed job has behind it.
+/// State of a job that is resumed, as earlier sittings left it.
 #[derive(Clone, Debug)]
 pub struct Resumed {
     /// Its name, or its id.
@@ -82,7 +83,7 @@ pub struct Resumed {
     pub job: String,
     /// Tasks that failed are tried again.
     pub retry: bool,
-    /// What became of the tasks that are finished.
+    /// Counts of the tasks that are finished, by outcome.
     pub counts: Counts,
     /// Tasks that were in flight, or are to be tried again.
     pub open: u64,
@@ -95,17 +96,17 @@ pub struct Resumed {
 pub struct TaskEnd {
     /// Its place in the input.
     pub seq: u64,
-    /// How many records shared its call.
+    /// Records that shared its call.
     pub records: usize,
-    /// How it ended.
+    /// Its outcome.
     pub word: Word,
     /// Its last attempt.
     pub attempt: u32,
-    /// How long that ran.
+    /// Time that this attempt ran.
     pub run: Duration,
     /// The slot, from 1.
     pub slot: u32,
-    /// Why it did not end well.
+    /// The reason why it did not end well.
     pub error: Option<String>,
 }
 
@@ -125,7 +126,7 @@ pub enum TaskDetail {
 pub struct Listener {
     /// Which tasks it wants to hear of.
     pub tasks: TaskDetail,
-    /// What is called.
+    /// The function that is called for each event.
     pub hear: Box<dyn Fn(&RunEvent) + Send + Sync>,
 }
 

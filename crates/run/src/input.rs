@@ -160,7 +160,7 @@ impl Input {
         }
     }
 
-    /// Whether its records are ranges of a file.
+    /// Returns true if its records are ranges of a file.
     pub fn is_split(&self) -> bool {
         self.split.is_some()
     }
@@ -383,7 +383,8 @@ fn without_line_end(bytes: &[u8], first: bool) -> &[u8] {
     if first { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes) } else { bytes }
 }
 
-/// Whether the file can be read; a pipe is not opened, for its writer would see the reader go away.
+/// Checks that the file can be read; a pipe is not opened, for its writer would see the reader go
+/// away.
 fn probe(path: &Path) -> Result<(), InputError> {
     let meta = std::fs::metadata(path).map_err(|cause| InputError::Open { path: path.into(), cause })?;
     if meta.is_dir() {

@@ -21,7 +21,7 @@ use crate::{
     what::What,
 };
 
-/// How the lane of a task is found.
+/// Rule by which the lane of a task is found.
 #[derive(Default)]
 pub(crate) enum LaneRule {
     /// All tasks on the job's lane.
@@ -46,13 +46,13 @@ pub(crate) struct Rules {
     pub limits: Vec<Expr>,
     /// `--lane`.
     pub lane: LaneRule,
-    /// Whether an expression may ask for the request's host.
+    /// An expression may ask for the request's host.
     pub host: bool,
     /// `--in-flight skip`: tasks that were running when the job died are not run again.
     pub skip_in_flight: bool,
 }
 
-/// What the intake has seen, for progress and the summary.
+/// Counts of the records that the intake has seen, for progress and the summary.
 #[derive(Debug, Default)]
 pub(crate) struct IntakeCounts {
     /// Records read.
@@ -88,7 +88,7 @@ impl Window {
         self.moved.notify_all();
     }
 
-    /// Whether this place may be taken in.
+    /// Returns true if this place may be taken in.
     fn is_open(&self, seq: u64) -> bool {
         seq < self.lowest.lock().unwrap_or_else(PoisonError::into_inner).saturating_add(self.size)
     }
@@ -108,17 +108,17 @@ pub(crate) struct Intake {
     pub input: Input,
     /// The rules.
     pub rules: Rules,
-    /// What runs, for hosts.
+    /// The program, which knows the host and the weight of a record.
     pub what: Arc<What>,
-    /// What earlier sittings did.
+    /// The results of earlier sittings.
     pub index: Arc<Index>,
-    /// How often each key came; not kept without a journal when nothing asks for it.
+    /// Counts by key of the records so far; not kept without a journal when nothing asks for it.
     pub occurrences: Option<Occurrences>,
     /// With `-k`.
     pub window: Option<Arc<Window>>,
     /// Told which places will not come: place, and where the result of an earlier sitting stands.
     pub skipped: Box<dyn Fn(Vec<(u64, Option<u64>)>) + Send>,
-    /// What has been seen.
+    /// Counts of the records that it has seen.
     pub counts: Arc<IntakeCounts>,
     /// Told how many records there were, at their end.
     pub ended: Box<dyn Fn(u64) + Send>,
@@ -128,13 +128,13 @@ pub(crate) struct Intake {
     pub held: Option<Record>,
     /// With `--batch`.
     pub batching: Option<Arc<Batching>>,
-    /// What the next call has so far.
+    /// The records so far of the next call.
     pub group: Group,
-    /// What has to come behind the call that was given last.
+    /// A delivery or error that has to come behind the call that was given last.
     pub behind: Option<Given>,
 }
 
-/// What the engine is given: a call, `Ok(None)` for a pause, or an error.
+/// The next thing for the engine: a call, `Ok(None)` for a pause, or an error.
 pub(crate) type Given = Result<Option<Delivery<Call>>, SourceError>;
 
 /// The records of a call that is not full yet. Attempts are of the whole call, so all have the same
@@ -273,7 +273,8 @@ impl Intake {
         }
     }
 
-    /// What the task wants differently from its job: `None` for nothing, which costs nothing.
+    /// Returns the options in which the task differs from its job: `None` for none, which costs
+    /// nothing.
     fn options(&self, record: &Record, attempts_made: u32, mut refused: Option<TaskError>) -> Option<Box<Options>> {
         let rules = &self.rules;
         let plain = rules.order_by.is_none() && rules.limits.is_empty() && matches!(rules.lane, LaneRule::Fixed);

@@ -32,7 +32,7 @@ pub struct JobRow {
     pub state: &'static str,
     /// The process that runs it.
     pub pid: Option<u32>,
-    /// What became of its tasks; serialised are `ok`, `failed` (all failures) and `skipped`.
+    /// Counts of its tasks by outcome; serialised are `ok`, `failed` (all failures) and `skipped`.
     #[serde(flatten, serialize_with = "three")]
     pub counts: Counts,
     /// Tasks that started and have no final result. How many never started only their input can
@@ -40,13 +40,13 @@ pub struct JobRow {
     pub in_flight: u64,
     /// The exit code of its last run, if that ended in order.
     pub exit: Option<u8>,
-    /// When it began.
+    /// Time at which it began.
     pub started: String,
-    /// When its journal was last written.
+    /// Time at which its journal was last written.
     pub changed: String,
-    /// What it runs.
+    /// Its program, as people read it.
     pub what: String,
-    /// Why its journal cannot be read.
+    /// The reason why its journal cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broken: Option<String>,
 }
@@ -62,16 +62,16 @@ fn three<S: Serializer>(counts: &Counts, to: S) -> Result<S::Ok, S::Error> {
 /// A job as `jobs show` shows it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Details {
-    /// What the list shows.
+    /// The fields that the list shows, too.
     #[serde(flatten)]
     pub row: JobRow,
-    /// Where its records come from.
+    /// The sources of its records.
     pub inputs: Vec<String>,
-    /// Where it was begun.
+    /// The directory in which it was begun.
     pub cwd: String,
-    /// How keys are made.
+    /// The rule by which keys are made.
     pub key_rule: String,
-    /// How often it was begun or resumed.
+    /// Number of times that it was begun or resumed.
     pub sittings: u32,
     /// Its output files.
     pub outputs: Vec<String>,
@@ -81,16 +81,16 @@ pub struct Details {
     pub failures: Vec<(String, u64)>,
 }
 
-/// What `jobs retry` is to run.
+/// The run that `jobs retry` is to start.
 #[derive(Clone, Debug)]
 pub struct Retry {
     /// The job's id, for [`Begin::RetryFailed`](crate::journal::Begin::RetryFailed).
     pub job: String,
-    /// How many tasks have failed; with none there is nothing to run.
+    /// Number of failed tasks; with none there is nothing to run.
     pub failed: u64,
     /// The command line that began it.
     pub args: Vec<String>,
-    /// Where that was started.
+    /// The directory in which that was started.
     pub cwd: String,
 }
 
@@ -158,7 +158,7 @@ pub(crate) fn failures(journal: &Path, len: u64, index: &Index) -> Result<Vec<(S
     Ok(failures.into_iter().collect())
 }
 
-/// What to run so that a job's failed tasks run again.
+/// Returns the command line that runs a job's failed tasks again.
 ///
 /// # Errors
 /// When there is no such job, it runs now, or its journal cannot be read.

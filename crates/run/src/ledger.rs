@@ -75,20 +75,21 @@ impl Lane<Call, Reply> for Journaled {
     }
 }
 
-/// What has ended in this sitting: the sink adds to it, the watch and the end read it.
+/// Sums over the tasks that have ended in this sitting: the sink adds to them, the watch and the
+/// end read them.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(Mutex<Sums>);
 
 /// The sums of a [`Tally`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sums {
-    /// What became of tasks.
+    /// Tasks by outcome.
     pub(crate) counts: Counts,
     /// Of those that needed more than one attempt: how many ended well.
     pub(crate) ok_retried: u64,
     /// Failures by class.
     pub(crate) errors: HashMap<String, u64>,
-    /// How much of what tasks wrote the journal and JSON lack.
+    /// Part of what tasks wrote that the journal and JSON lack.
     pub(crate) cut: Cut,
 }
 
@@ -171,7 +172,7 @@ pub(crate) struct Ledger {
     pub journal: Arc<Journal>,
     /// Counts.
     pub tally: Arc<Tally>,
-    /// Whether the output shows raw bytes, so that the journal has to keep them.
+    /// The output shows raw bytes, so that the journal has to keep them.
     pub raw: bool,
     /// Uses of a command's output beside the journal.
     pub keep: KeepOutput,

@@ -27,7 +27,7 @@ use crate::{
 /// Time for which finished jobs are kept.
 pub(crate) const KEEP: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-/// What a run has beside its plan: who hears of it, and a terminal that has to be shared.
+/// Surroundings of a run beside its plan: who hears of it, and a terminal that has to be shared.
 #[derive(Default)]
 #[non_exhaustive]
 pub struct Surroundings {
@@ -61,13 +61,13 @@ pub(crate) struct Opened {
     pub(crate) children: Children,
 }
 
-/// What a run writes to.
+/// Files that a run writes to.
 pub(crate) struct Files {
     pub(crate) journal: Arc<Journal>,
     pub(crate) output: Output,
 }
 
-/// What earlier sittings left of a job.
+/// State of a job as earlier sittings left it.
 pub(crate) struct Before {
     /// The last sitting said that nothing is left.
     pub(crate) complete: bool,

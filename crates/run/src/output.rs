@@ -48,11 +48,11 @@ use self::{
 };
 use crate::journal::{Feed, JobError, OpenJob, feed::Item, format::TakenOver};
 
-/// How far `-k` lets the input run ahead of the lowest unwritten place, unless `--order-window`
-/// says otherwise.
+/// Places by which `-k` lets the input run ahead of the lowest unwritten one, unless
+/// `--order-window` says otherwise: what waits for its turn is held in memory.
 pub const ORDER_WINDOW: u64 = 10_000;
 
-/// What of a result is written.
+/// Part of a result that is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Emit {
     /// Its result line.
@@ -73,7 +73,7 @@ pub enum Only {
     Failed,
 }
 
-/// What the output is to be.
+/// Description of the output.
 #[derive(Clone, Debug)]
 pub(crate) struct OutputSpec {
     /// A file, which is the job's own.
@@ -113,7 +113,7 @@ pub(crate) enum OutputError {
         path: Option<PathBuf>,
         /// Bytes left on its file system, if that could be found out.
         free: Option<u64>,
-        /// What the system said.
+        /// The system's error.
         cause: String,
     },
     /// The reader did not take what was left in the time that [`Output::finish`] was given.
@@ -136,7 +136,7 @@ impl std::fmt::Display for OutputError {
 
 impl std::error::Error for OutputError {}
 
-/// What is called from the output's thread; both must be quick.
+/// Functions that are called from the output's thread; all must be quick.
 pub(crate) struct Hooks {
     /// The output has failed; called once, even while nothing waits for it.
     pub failed: Box<dyn FnOnce(&OutputError) + Send>,
@@ -252,7 +252,7 @@ impl Output {
         Ok(Self { feed, ended, missing, regular })
     }
 
-    /// What the journal sends result lines to.
+    /// Returns the queue that takes the journal's result lines to the output.
     pub(crate) fn feed(&self) -> Feed {
         self.feed.clone()
     }
@@ -263,7 +263,7 @@ impl Output {
         self.missing.clone()
     }
 
-    /// Whether the main destination is a file on disk.
+    /// Returns true if the main destination is a file on disk.
     pub(crate) fn is_file(&self) -> bool {
         self.regular
     }

@@ -13,8 +13,8 @@ use std::{
 use longshore_core::{LaneKind, Stop, engine::RunningTask, lane::child::Children};
 use tokio::sync::watch;
 
-/// What an attempt may be late: the looks at what runs are this far apart, and starting a child
-/// takes a moment too.
+/// Time by which an attempt may be late: the looks at what runs are this far apart, and starting a
+/// child takes a moment too.
 const SLACK: Duration = Duration::from_millis(100);
 
 /// The limit, and which attempts it has ended.

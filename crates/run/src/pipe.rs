@@ -17,21 +17,21 @@ use serde_json::value::RawValue;
 
 use crate::record::{Range, Record};
 
-/// How the children of a pipe are started and how far they may go.
+/// Settings of the children of a pipe: how they are started and how far they may go.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct PipeOptions {
     /// The program and its arguments.
     pub argv: Vec<OsString>,
-    /// What their environment has beyond this process's.
+    /// Variables of their environment beyond this process's.
     pub env: Vec<(OsString, OsString)>,
-    /// Where they run; this process's working directory if `None`.
+    /// Their working directory; this process's if `None`.
     pub cwd: Option<PathBuf>,
     /// The most address space of a child, in bytes.
     pub memory: Option<u64>,
     /// The longest answer, in bytes, where it is not 16 MiB, and the setting that says so.
     pub max_answer: Option<(usize, &'static str)>,
-    /// When they are replaced, and how they end.
+    /// The limits at which they are replaced, and the way in which they end.
     pub limits: ChildLimits,
 }
 
@@ -42,7 +42,7 @@ impl PipeOptions {
     }
 }
 
-/// What a child answered.
+/// Answer of a child.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// A line of JSON, as it was written.
@@ -64,7 +64,7 @@ impl Answer {
     }
 }
 
-/// Why there is no answer.
+/// Reason why there is no answer.
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// The outcome of the attempt; never `Ok`.
@@ -154,7 +154,8 @@ impl Pipe {
     }
 }
 
-/// What a child of `--pipe` reads: a plain record as it is, any other as JSON on one line.
+/// Returns the line that a child of `--pipe` reads: a plain record as it is, any other as JSON on
+/// one line.
 pub(crate) fn line(record: &Record) -> Result<Vec<u8>, TaskError> {
     record.check()?;
     record.as_range().map_or(Ok(()), Range::check_unchanged)?;

@@ -35,11 +35,11 @@ fn mask_line(line: &str) -> String {
 /// A run that is compiled and checked, ready to be started: what [`Run::plan`](crate::Run::plan)
 /// makes.
 pub struct Plan {
-    /// What runs.
+    /// The program that runs.
     pub(crate) what: What,
     /// Which records run, and how.
     pub(crate) rules: Rules,
-    /// Where records come from.
+    /// The sources of records, and how they are read.
     pub(crate) input: InputOptions,
     /// The lane of a task whose record names none.
     pub(crate) lane: LaneKind,
@@ -57,17 +57,17 @@ pub struct Plan {
     pub(crate) limits: Vec<Limit>,
     /// The limit of the configuration that is shared with other processes.
     pub(crate) shared: Option<SharedLimit>,
-    /// When to try again.
+    /// The rule by which failed tasks are tried again.
     pub(crate) retry: RetryPolicy,
     /// The limit of one attempt.
     pub(crate) timeout: Option<Timeout>,
-    /// Where results go.
+    /// The destination of results, and what is written there.
     pub(crate) output: OutputSpec,
     /// With `--batch`: how many records share a call.
     pub(crate) batching: Option<Batching>,
     /// The job, for the journal.
     pub(crate) job: JobSpec,
-    /// What all this was made from.
+    /// The spec that all this was made from.
     pub(crate) spec: RunSpec,
     /// The input, until somebody reads it.
     opened: Option<Input>,
@@ -180,7 +180,7 @@ fn lane_rule(spec: &RunSpec, what: &What, shape: &Shape) -> Result<(LaneKind, La
     }
 }
 
-/// How many run at once.
+/// Number of tasks that run at once, on all lanes and on each, and how it may change.
 struct Width {
     concurrency: usize,
     adaptive: Option<Bounds>,
@@ -343,7 +343,7 @@ impl Plan {
         if self.what.has_children() { 0 } else { 2 * self.concurrency }
     }
 
-    /// What the job is set to, for `--dry-run`.
+    /// Returns the settings of the job, for `--dry-run`.
     pub fn describe(&self) -> String {
         let mut text = match self.adaptive {
             Some(bounds) => format!("concurrency {}..{} adaptive", bounds.floor, bounds.ceiling),
@@ -459,7 +459,7 @@ fn check_records(plan: &Plan, input: Input) -> Result<u64, RunError> {
     Err(RunError::new(RunErrorKind::Input, message))
 }
 
-/// How records are known again. Ranges of another size are other tasks.
+/// Returns the rule by which records are known again. Ranges of another size are other tasks.
 fn key_rule(spec: &RunSpec) -> String {
     let key = spec.input.key.as_deref().unwrap_or("content");
     match spec.input.split {
@@ -468,7 +468,7 @@ fn key_rule(spec: &RunSpec) -> String {
     }
 }
 
-/// What each value of a limit may have.
+/// Returns the text that says how much each value of a limit may have.
 fn shown_limit(limit: &Limit) -> String {
     let most = limit.concurrency.map(|most| format!("{most} at once"));
     let rate = limit.rate.map(|rate| longshore_core::Reason::Pace { rate }.to_string());

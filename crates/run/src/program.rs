@@ -42,7 +42,7 @@ pub enum ProgramHandler<T, R> {
     Blocking(SyncHandler<T, R>),
 }
 
-/// How a program ended with a task.
+/// End of a program with a task.
 pub enum ProgramEnd {
     /// A command, in whatever way.
     Command(Box<Output>),
@@ -56,7 +56,7 @@ pub enum ProgramEnd {
 pub trait ProgramUser: Send + Sync + 'static {
     /// A task.
     type Task: Send + 'static;
-    /// What becomes of an answer.
+    /// The value that the user makes of an answer.
     type Made: Send + 'static;
 
     /// Shows a task as templates see it.

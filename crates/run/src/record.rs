@@ -33,11 +33,11 @@ pub const MAX_DEPTH: usize = 128;
 pub struct Origin {
     /// The file's name as given, `stdin`, or `arguments`.
     pub name: Box<str>,
-    /// What its records are counted by.
+    /// The unit by which its records are counted.
     pub unit: Unit,
 }
 
-/// What the records of an input are counted by in messages.
+/// Unit by which messages count the records of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Lines of a text: "cars.csv line 12".
@@ -90,14 +90,14 @@ struct Bad {
     cut: Option<Cut>,
 }
 
-/// What is known of a record that was too long to be held.
+/// Length and key of a record that was too long to be held.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut {
     pub(crate) bytes: u64,
     pub(crate) key: u128,
 }
 
-/// Where a record stands, before it is read.
+/// Place of a record, before it is read.
 #[derive(Clone, Debug)]
 pub struct Place {
     /// Its number in the input, from 1.
@@ -123,8 +123,8 @@ impl<'a> Field<'a> {
         matches!(self, Self::Json(raw) if raw.get() == "null")
     }
 
-    /// What a placeholder puts in: a table's field and any JSON value as they stand in the input
-    /// (so numbers keep their digits), but a JSON string as its text.
+    /// Returns the bytes that a placeholder puts in: a table's field and any JSON value as they
+    /// stand in the input (so numbers keep their digits), but a JSON string as its text.
     ///
     /// # Errors
     /// A JSON string that is no text (half of a surrogate pair).
@@ -199,7 +199,7 @@ impl Record {
         self.line
     }
 
-    /// Where it stands, for messages: `cars.csv line 12`, `argument 3`.
+    /// Returns its place, for messages: `cars.csv line 12`, `argument 3`.
     pub fn place(&self) -> impl fmt::Display + '_ {
         struct Shown<'a>(&'a Record);
         impl fmt::Display for Shown<'_> {
@@ -222,7 +222,7 @@ impl Record {
         TaskError::invalid(format!("{}: {reason}", self.place()))
     }
 
-    /// Whether the record is valid.
+    /// Checks that the record is valid.
     ///
     /// # Errors
     /// Why it is not, with its place; kind `invalid`.
@@ -245,8 +245,8 @@ impl Record {
         }
     }
 
-    /// What `{}` stands for: the line's bytes, the row's line, the JSON text; of a record that is a
-    /// JSON string, its text.
+    /// Returns the bytes that `{}` stands for: the line's bytes, the row's line, the JSON text; of
+    /// a record that is a JSON string, its text.
     ///
     /// # Errors
     /// An invalid record.
@@ -408,7 +408,7 @@ fn parse_json(bytes: &[u8]) -> Result<Box<RawValue>, String> {
     Ok(raw)
 }
 
-/// What serde_json says, without "at line 1 column 7": the line is not the file's.
+/// Returns the error of serde_json without "at line 1 column 7": the line is not the file's.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.rfind(" at line ").map_or(text.clone(), |at| text[..at].to_string())

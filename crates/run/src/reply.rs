@@ -162,7 +162,7 @@ fn command_json(output: &Output) -> String {
     serde_json::to_string(&value).unwrap_or_else(|_| "null".to_owned())
 }
 
-/// What a command wrote, whether it ended well or not.
+/// Returns the output of a command, whether it ended well or not.
 pub fn command_output(outcome: &Outcome<Reply>) -> Option<&Output> {
     match outcome {
         Outcome::Ok(Reply::Command(output)) => Some(output),
@@ -171,7 +171,7 @@ pub fn command_output(outcome: &Outcome<Reply>) -> Option<&Output> {
     }
 }
 
-/// What a command that failed wrote.
+/// Returns the output of a command that failed.
 pub fn output_of(error: &TaskError) -> Option<&Output> {
     error.detail::<Output>()
 }

@@ -15,7 +15,7 @@ pub struct Report {
     pub name: String,
     /// The job's id.
     pub job: String,
-    /// What became of tasks.
+    /// Tasks by outcome.
     pub counts: Counts,
     /// Of those that needed more than one attempt: how many ended well.
     pub ok_retried: u64,
@@ -25,40 +25,40 @@ pub struct Report {
     pub total: Option<u64>,
     /// More may remain: the input was not read to its end, and nobody knows how long it is.
     pub at_least: bool,
-    /// How often the job was started.
+    /// Number of times that the job was started.
     pub sittings: u32,
     /// Time that the sittings took together.
     pub wall: Duration,
     /// Tasks that ended per second of that.
     pub rate_per_s: f64,
-    /// How many tasks could run at once.
+    /// Number of tasks that could run at once.
     pub width: u32,
     /// The pace, as it was written (`100/s`).
     pub pace: Option<String>,
-    /// How long attempts ran.
+    /// Quantiles of the times that attempts ran.
     pub run: Quantiles,
-    /// How long tasks waited before they started.
+    /// Quantiles of the times that tasks waited before they started.
     pub wait: Quantiles,
-    /// What ready tasks waited for, each with the share of the wall time (0 to 1) in which some
-    /// did. The order does not matter.
+    /// Reasons for which ready tasks waited, each with the share of the wall time (0 to 1) in which
+    /// some did. The order does not matter.
     pub waited: Vec<(Waited, f64)>,
     /// Tasks that failed for good by their error class (`status 503`). The order does not matter.
     pub failed_by_error: Vec<(String, u64)>,
     /// The slots, when they were watched.
     pub slots: Vec<SlotSummary>,
-    /// Where the results are.
+    /// The file with the results, if there is one.
     pub results: Option<ResultsFile>,
     /// There is a journal, so that the job can go on and its failures can be retried.
     pub durable: bool,
-    /// Share of what tasks wrote that the journal and JSON lack.
+    /// Part of what tasks wrote that the journal and JSON lack.
     pub cut: Cut,
     /// Most bytes of a stream that they keep.
     pub max_output: u64,
     /// Records came from stdin, so that they have to be piped in again to go on.
     pub stdin: bool,
-    /// What a command line would exit with; the journal has it, too.
+    /// The exit code of a command line that ran this; the journal has it, too.
     pub exit_code: u8,
-    /// How it ended, of which that code follows.
+    /// The facts of which that code follows.
     pub facts: Facts,
     /// Sentences for people: what went wrong, and why it stopped early.
     pub words: Vec<String>,
@@ -66,7 +66,7 @@ pub struct Report {
     pub nothing_left: bool,
 }
 
-/// What a ready task waits for.
+/// Reason for which a ready task waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Waited {
     /// The rate.
@@ -96,7 +96,7 @@ impl Waited {
         }
     }
 
-    /// What would make the run faster.
+    /// Returns advice that would make the run faster.
     pub fn advice(self) -> &'static str {
         match self {
             Waited::Pace => "raise -r, not -j",

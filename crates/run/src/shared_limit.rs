@@ -43,7 +43,7 @@ pub(crate) struct SharedLimit {
     pub by: Option<Expr>,
     /// The broker's URL.
     pub broker: String,
-    /// Whether the expression may ask for the request's host.
+    /// The expression may ask for the request's host.
     pub host: bool,
 }
 

@@ -35,7 +35,7 @@ const MOST_LINE: u64 = 1 << 20;
 /// Ending of the names of sockets.
 const ENDING: &str = "sock";
 
-/// What a run says first.
+/// First line of a run, to whoever connects.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hello {
     /// Version of the protocol.
@@ -48,26 +48,26 @@ pub struct Hello {
     pub pid: u32,
 }
 
-/// What a run can be asked.
+/// Request to a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Request {
-    /// What it looks like now, with what runs.
+    /// Asks for a view of now, with what runs.
     View,
-    /// What it looks like, at each change.
+    /// Asks for a view at each change.
     Watch,
     /// To do something.
     Steer(Steering),
 }
 
-/// What a run answers.
+/// Answer of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
     View(Box<RunView>),
     /// It is told so.
     Done,
-    /// What was asked is not understood.
+    /// The request is not understood.
     Refused(String),
     /// The run is over.
     Over,

@@ -21,7 +21,7 @@ use crate::{
     units,
 };
 
-/// What a run is to do: what runs, on which records, how fast, how often again, and where results
+/// Description of a run: what runs, on which records, how fast, how often again, and where results
 /// go.
 ///
 /// Plain data, with public fields in groups and short ways to set the usual ones. Texts that hold
@@ -46,23 +46,23 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RunSpec {
-    /// What runs for each record.
+    /// The program that runs for each record.
     pub program: Program,
     /// Which records.
     pub input: InputSpec,
-    /// How many at once, and where.
+    /// The number of tasks at once, and the lanes that they run on.
     pub lanes: LaneSpec,
-    /// How fast.
+    /// The pace of starts.
     pub pace: PaceSpec,
-    /// How often again.
+    /// The rules by which failed tasks are tried again.
     pub retry: RetrySpec,
-    /// How long.
+    /// The limits of time.
     pub time: TimeSpec,
-    /// When to stop early, and what must hold at the end.
+    /// The conditions to stop early, and those that must hold at the end.
     pub stop: StopSpec,
-    /// Where results go.
+    /// The destinations of results, and what is written there.
     pub output: ResultSpec,
-    /// What is kept on disk, so that the run can go on.
+    /// The files that are kept on disk, so that the run can go on.
     pub journal: JournalSpec,
 }
 
@@ -70,13 +70,13 @@ pub struct RunSpec {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct InputSpec {
-    /// Where they come from, one after the other.
+    /// The places that they come from, one after the other.
     pub sources: Vec<Source>,
-    /// How they are cut.
+    /// The format by which they are cut.
     pub format: Format,
     /// The first row of a table names its columns.
     pub header: bool,
-    /// How many are passed over.
+    /// Number of records that are passed over.
     pub skip: u64,
     /// Most that are taken.
     pub take: Option<u64>,
@@ -84,7 +84,7 @@ pub struct InputSpec {
     pub filter: Option<String>,
     /// An expression that identifies a record; its content when absent.
     pub key: Option<String>,
-    /// What becomes of records whose key came before.
+    /// The treatment of records whose key came before.
     pub dups: Dups,
     /// Most bytes of a record; a longer one is a failed task.
     pub max_record: u64,
@@ -112,11 +112,11 @@ impl Default for InputSpec {
     }
 }
 
-/// How many tasks run at once, and where.
+/// Number of tasks that run at once, and the lanes that they run on.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct LaneSpec {
-    /// How many.
+    /// Number of tasks that run at once.
     pub concurrency: Concurrency,
     /// Expressions, each with the most tasks of one value that run at once.
     pub per: Vec<(String, usize)>,
@@ -130,7 +130,7 @@ pub struct LaneSpec {
     pub min_free_mem: Option<u64>,
 }
 
-/// How many tasks run at once.
+/// Number of tasks that run at once: chosen here, or found while they run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum Concurrency {
@@ -145,7 +145,7 @@ pub enum Concurrency {
     Adaptive(Bounds),
 }
 
-/// How fast tasks start.
+/// Pace at which tasks start.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PaceSpec {
@@ -185,7 +185,7 @@ pub struct NamedLimit {
     pub broker: Option<String>,
 }
 
-/// How often a task that failed is tried again.
+/// Rules by which a task that failed is tried again.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RetrySpec {
@@ -217,7 +217,7 @@ pub fn retry_on(named: &[ErrorClass], http: bool) -> RetryOn {
     }
 }
 
-/// How long things may take.
+/// Limits of time, for attempts and for the run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TimeSpec {
@@ -225,7 +225,7 @@ pub struct TimeSpec {
     pub timeout: Option<Timeout>,
     /// From TERM to KILL.
     pub kill_after: Duration,
-    /// How long tasks may go on after the run was told to terminate.
+    /// Time for which tasks may go on after the run was told to terminate.
     pub grace: Duration,
     /// Age from which a view names a task as slow.
     pub slow: Duration,
@@ -259,7 +259,7 @@ impl Timeout {
     }
 }
 
-/// When a run stops early, and what must hold at its end.
+/// Conditions at which a run stops early, and those that must hold at its end.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct StopSpec {
@@ -267,19 +267,19 @@ pub struct StopSpec {
     pub max_fail: Option<MaxFail>,
     /// Good ends at which it is done.
     pub until_ok: Option<UntilOk>,
-    /// What must hold.
+    /// The checks that must hold.
     pub checks: Vec<Check>,
     /// The exit code is the number of tasks that failed, up to 101.
     pub exit_count: bool,
 }
 
-/// Where results go.
+/// Destinations of results, and what is written there.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ResultSpec {
     /// The main destination.
     pub to: Destination,
-    /// What of a result is written.
+    /// The part of a result that is written.
     pub emit: Emit,
     /// Which results.
     pub only: Option<Only>,
@@ -316,7 +316,7 @@ impl Default for ResultSpec {
     }
 }
 
-/// Where results are written.
+/// Main destination of results.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Destination {
@@ -337,19 +337,19 @@ impl Destination {
     }
 }
 
-/// What a run keeps on disk.
+/// Files that a run keeps on disk, so that it can go on.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct JournalSpec {
-    /// When results are on disk; [`Durability::Off`] for no journal.
+    /// Time at which results are on disk; [`Durability::Off`] for no journal.
     pub durability: Durability,
     /// A name, under which the job goes on where it stopped.
     pub name: Option<String>,
     /// Which job to go on with.
     pub begin: Begin,
-    /// What becomes of tasks that were running when the job died.
+    /// The treatment of tasks that were running when the job died.
     pub in_flight: InFlight,
-    /// Where journals are; `$XDG_STATE_HOME/longshore`, else `~/.local/state/longshore` when
+    /// The directory of journals; `$XDG_STATE_HOME/longshore`, else `~/.local/state/longshore` when
     /// absent.
     pub state_dir: Option<PathBuf>,
     /// Other processes of this user can view and steer the run, through a socket beside its
@@ -373,7 +373,7 @@ impl Default for JournalSpec {
     }
 }
 
-/// What becomes of tasks that were running when their job died.
+/// Treatment of tasks that were running when their job died.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InFlight {
     /// They run again.
@@ -383,7 +383,7 @@ pub enum InFlight {
     Skip,
 }
 
-/// What becomes of records whose key came before.
+/// Treatment of records whose key came before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dups {
     /// They run too.

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{heard::Heard, view::RunView};
 
-/// What a run can be told. On the wire: `{"command":"concurrency","most":8}`.
+/// Order to a run. On the wire: `{"command":"concurrency","most":8}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -23,7 +23,7 @@ pub enum Steering {
     Resume,
     /// Let at most this many run at once.
     Concurrency {
-        /// How many.
+        /// The new limit.
         most: usize,
     },
     /// Keep to another pace: so many starts in so many seconds.
@@ -45,7 +45,7 @@ fn one() -> f64 {
     1.0
 }
 
-/// What the watching loop is asked to do.
+/// Order to the loop that watches a run.
 pub(crate) enum Order {
     Steer(Steering),
     Rate(Option<Rate>),

@@ -93,7 +93,7 @@ pub(super) struct Sender {
     tell: Tell,
 }
 
-/// How a task is sent.
+/// Way in which a task is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     /// Nobody has sent it yet.
@@ -195,7 +195,7 @@ fn cut(text: &str, most: usize) -> String {
     }
 }
 
-/// What names a record's task, in every sitting of its job.
+/// Returns the number that names a record's task, in every sitting of its job.
 fn number(job: &str, item: &Item) -> u128 {
     let mut bytes = job.as_bytes().to_vec();
     bytes.extend(item.key.to_le_bytes());

@@ -39,7 +39,7 @@ use jinja::Jinja;
 use std::{ops::Range, sync::Arc};
 use xxhash_rust::xxh3::xxh3_128;
 
-/// What is known of the records before the first is read.
+/// Form of the records, as far as it is known before the first is read.
 #[derive(Clone, Debug)]
 pub struct Shape {
     kind: Kind,
@@ -98,7 +98,7 @@ impl Shape {
     }
 }
 
-/// What goes into a template beside the record.
+/// Values that a template can use beside the record.
 #[derive(Clone, Copy, Debug)]
 pub struct Vars<'a> {
     /// The slot that the task runs in: `{%}`.
@@ -115,7 +115,7 @@ impl Default for Vars<'_> {
     }
 }
 
-/// Why a template or an expression cannot be used, and what to do.
+/// Reason why a template or an expression cannot be used, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct TemplateError {
@@ -148,7 +148,7 @@ struct Hole {
     /// As it was written, for messages.
     written: Box<str>,
     what: What,
-    /// Whether it stands between quotes, were the template JSON.
+    /// It would stand between quotes, were the template JSON.
     quoted: bool,
 }
 

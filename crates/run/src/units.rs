@@ -84,10 +84,10 @@ pub fn size(text: &str) -> Result<u64, String> {
     u64::try_from(bytes).map_err(|_| format!("`{text}` is too large"))
 }
 
-/// So many starts in so much time: `100/s`, `500/min`, `10/h`, `5/200ms`.
+/// A number of starts in a time: `100/s`, `500/min`, `10/h`, `5/200ms`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
-    /// How many; finite and more than 0.
+    /// The number; finite and more than 0.
     pub count: f64,
     /// In which time; more than 0.
     pub per: Duration,

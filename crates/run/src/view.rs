@@ -19,13 +19,13 @@ pub struct RunView {
     pub name: String,
     /// The job's id.
     pub job: String,
-    /// Whether new tasks start.
+    /// The state of the run: new tasks start, or why not.
     pub state: RunState,
-    /// What became of tasks. On the wire also `done`, `ok` and `failed` (all failures), as before
-    /// there was more.
+    /// Tasks by outcome. On the wire also `done`, `ok` and `failed` (all failures), as before there
+    /// was more.
     #[serde(flatten, with = "ends")]
     pub counts: Counts,
-    /// How many there will be, once that is known.
+    /// Number of tasks that there will be, once that is known.
     pub total: Option<u64>,
     /// Tasks of whose output the journal and JSON lack something.
     pub cut: u64,
@@ -48,11 +48,12 @@ pub struct RunView {
     /// The time that is left, when it can be said.
     #[serde(with = "seconds")]
     pub eta: Option<Duration>,
-    /// What holds ready tasks back (`pace 100/s`) and how many wait for it.
+    /// Reasons that hold ready tasks back (`pace 100/s`), each with the number of tasks that wait
+    /// for it.
     pub gate: Vec<(String, u64)>,
     /// The slowest running task, when it has run for longer than it should.
     pub slow: Option<SlowTask>,
-    /// What runs, oldest first, where that was asked for.
+    /// Running tasks, oldest first, where they were asked for.
     pub running: Vec<RunningRecord>,
     /// The face that everything that runs has, where that was asked for.
     pub engine: Option<Box<View>>,
@@ -89,7 +90,7 @@ impl Default for RunView {
 pub struct SlowTask {
     /// Its place in the input.
     pub seq: u64,
-    /// How long this attempt has run.
+    /// Time that this attempt has run.
     #[serde(with = "plain_seconds")]
     pub age: Duration,
     /// Which attempt it is, from 1.
@@ -101,7 +102,7 @@ pub struct SlowTask {
 pub struct RunningRecord {
     /// Its place in the input.
     pub seq: u64,
-    /// How long this attempt has run.
+    /// Time that this attempt has run.
     #[serde(with = "plain_seconds")]
     pub age: Duration,
     /// Which attempt it is, from 1.
@@ -114,7 +115,7 @@ pub struct RunningRecord {
     pub last_line: String,
 }
 
-/// Whether new tasks start.
+/// State of a run: new tasks start, or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {

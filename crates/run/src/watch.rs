@@ -41,7 +41,7 @@ const MEDIAN_OF: u64 = 5;
 /// Time that the reader of results has for what is left after an interruption.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why a run stops before its input is at its end.
+/// Reason to stop a run before its input is at its end.
 pub(crate) enum Why {
     MaxFail {
         now: bool,
@@ -52,15 +52,15 @@ pub(crate) enum Why {
     Unwritable(String),
 }
 
-/// What is left of a run whose engine has ended.
+/// Results of a run whose engine has ended.
 pub(crate) struct Left {
     pub(crate) engine: engine::Summary,
     pub(crate) facts: Facts,
     pub(crate) wall: Duration,
-    /// How many might run at once at the end.
+    /// Number of tasks that might run at once at the end.
     pub(crate) width: usize,
     pub(crate) words: Vec<String>,
-    /// Why it stopped early; of no interest when nothing is left all the same.
+    /// The reason why it stopped early; of no interest when nothing is left all the same.
     pub(crate) early: Option<String>,
     /// About how many records the input has.
     pub(crate) total: Option<u64>,
@@ -75,7 +75,7 @@ impl Left {
     }
 }
 
-/// Who wants it paused: it goes on when nobody does.
+/// Parties that want it paused: it goes on when none does.
 #[derive(Default)]
 pub(crate) struct Pauses {
     user: bool,
@@ -102,7 +102,7 @@ pub(crate) struct Watch {
     pub(crate) state: WatchState,
 }
 
-/// What has happened so far, as far as it decides what happens next.
+/// Events of a run so far that decide what happens next.
 #[derive(Default)]
 pub(crate) struct WatchState {
     total: Option<u64>,
@@ -127,7 +127,7 @@ impl WatchState {
     }
 }
 
-/// What has to happen at a later time.
+/// A thing that has to happen at a later time.
 enum Later {
     Nothing,
     /// After this time what runs is told to end, or killed.
@@ -304,7 +304,7 @@ impl Watch {
         }
     }
 
-    /// What runs, oldest first.
+    /// Returns the running tasks, oldest first.
     fn running(&self, snapshot: &engine::Snapshot) -> Vec<RunningRecord> {
         let children = self.children.running();
         let last_line = |slot| children.iter().find(|child| child.slot == slot).map_or_else(String::new, |child| child.last_line.clone());

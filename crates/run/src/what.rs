@@ -36,7 +36,7 @@ use crate::{
     template::{Expr, Shape, Vars},
 };
 
-/// What runs for each record, with its templates compiled.
+/// The program that runs for each record, with its templates compiled.
 pub enum What {
     /// A child process per task.
     Command(Arc<CommandPlan>),
@@ -86,7 +86,7 @@ impl What {
         }
     }
 
-    /// How many tasks run at once unless told otherwise.
+    /// Returns the number of tasks that run at once unless told otherwise.
     pub fn default_concurrency(&self) -> usize {
         match self {
             What::Command(_) | What::Pipe(_) => LaneKind::Process.default_workers(),
@@ -94,12 +94,12 @@ impl What {
         }
     }
 
-    /// Whether it is an HTTP request.
+    /// Returns true for an HTTP request.
     pub fn is_http(&self) -> bool {
         matches!(self, What::Http(_))
     }
 
-    /// What people call it, without secrets.
+    /// Returns the program as people read it, without secrets.
     pub fn text(&self) -> String {
         match self {
             What::Command(plan) => plan.text().to_owned(),
@@ -170,7 +170,7 @@ impl What {
         })
     }
 
-    /// What a record adds to a call that it shares with others.
+    /// Returns the bytes that a record adds to a call that it shares with others.
     ///
     /// # Errors
     /// What a call of it alone would fail with.
@@ -187,15 +187,15 @@ impl What {
         plan.host(record)
     }
 
-    /// Whether its children need a guardian.
+    /// Returns true if its children need a guardian.
     pub fn has_children(&self) -> bool {
         matches!(self, What::Command(_) | What::Pipe(_))
     }
 }
 
-/// What lanes are made from.
+/// Parts that lanes are made from.
 pub(crate) struct Lanebuilder {
-    /// Where they report to.
+    /// The channel to which they report.
     pub outbox: Outbox<Call, Reply>,
     /// The registry of their children.
     pub children: Children,
@@ -279,7 +279,7 @@ impl Lanebuilder {
     }
 }
 
-/// What a run says of its calls to a program, and makes of its ends.
+/// The run as user of a program: tells it about calls, and turns its ends into replies.
 struct RunUser {
     job: String,
     batching: Option<Arc<Batching>>,

@@ -14,7 +14,7 @@ use crate::{
     report::{Report, ResultsFile, SlotSummary, Waited},
 };
 
-/// What a report is made of.
+/// Parts that a report is made from.
 pub(crate) struct SumUp<'a> {
     pub(crate) ended: &'a Ended,
     pub(crate) totals: &'a Totals,
@@ -79,7 +79,7 @@ pub(crate) fn sum_up(of: SumUp<'_>) -> Report {
     report
 }
 
-/// What ready tasks waited for, as shares of the time.
+/// Returns the reasons for which ready tasks waited, each with its share of the run's time.
 fn waited(engine: &engine::Summary, wall: Duration) -> Vec<(Waited, f64)> {
     let wall = wall.as_secs_f64().max(f64::EPSILON);
     let mut waited: Vec<(Waited, f64)> = Vec::new();

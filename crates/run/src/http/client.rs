@@ -27,7 +27,7 @@ use super::{
     spec::StatusRanges,
 };
 
-/// How requests are sent and answers judged; one set for a whole run.
+/// Settings by which requests are sent and answers judged; one set for a whole run.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HttpOptions {
@@ -37,7 +37,7 @@ pub struct HttpOptions {
     pub timeout: Option<Duration>,
     /// For name lookup, TCP and TLS together.
     pub connect_timeout: Duration,
-    /// How many redirects are followed. With 0 the redirect itself is the answer.
+    /// Most redirects that are followed. With 0 the redirect itself is the answer.
     pub redirects: u32,
     /// HTTP/2 whatever the server says. Otherwise TLS servers are asked which version they speak,
     /// and plain ones get HTTP/1.1.
@@ -51,7 +51,7 @@ pub struct HttpOptions {
     pub max_body: usize,
     /// Wait as long as `Retry-After` of a 429 or 503 says.
     pub retry_after: bool,
-    /// Where requests may go, if their URLs are not the user's own words.
+    /// Rules that say which hosts requests may go to, if their URLs are not the user's own words.
     pub guard: Option<Arc<Guard>>,
 }
 
@@ -81,12 +81,13 @@ pub struct Request {
     pub url: String,
     /// Names and values; a name may occur more than once.
     pub headers: Vec<(String, String)>,
-    /// What is sent.
+    /// The body to send.
     pub body: Option<Body>,
-    /// Where a successful answer's body goes, whole and unbounded, instead of into the reply. The
+    /// File for a successful answer's body, whole and unbounded, instead of the reply. The
     /// directory must exist; a file of that name is replaced once the body is complete.
     pub save: Option<PathBuf>,
-    /// How long the complete answer may take, where that is not what the client's options say.
+    /// Limit of the time until the complete answer is there, where it is not the one in the
+    /// client's options.
     pub timeout: Option<Duration>,
     /// Place for the rest of a successful answer's body, beyond what is kept; the rest is not read
     /// if `None`.
@@ -103,7 +104,7 @@ impl Request {
     }
 }
 
-/// What a request sends.
+/// Body of a request.
 #[derive(Clone, Debug)]
 pub enum Body {
     /// Must be valid JSON.

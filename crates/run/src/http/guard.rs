@@ -12,8 +12,8 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 
-/// Where requests may go: looked at before a request, after each redirect, and for each address
-/// that a name turns out to have.
+/// Rules that say which hosts requests may go to. They are asked before a request, after each
+/// redirect, and for each address that a name turns out to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
     /// The only hosts there are (`api.example`, `*.example`), wherever they lie; any public one
@@ -21,12 +21,12 @@ pub struct Guard {
     pub hosts: Vec<String>,
     /// Hosts that are allowed beside those: they do not come from a message.
     pub own: Vec<String>,
-    /// Whether addresses of this machine and of private networks are allowed.
+    /// Addresses of this machine and of private networks are allowed.
     pub private: bool,
 }
 
 impl Guard {
-    /// Whether a request may go to this URL, as far as the URL tells.
+    /// Checks that a request may go to this URL, as far as the URL tells.
     ///
     /// # Errors
     /// A sentence that says what to do.
@@ -44,7 +44,7 @@ impl Guard {
         }
     }
 
-    /// Whether a host is allowed wherever it lies.
+    /// Returns true for a host that is allowed wherever it lies.
     fn is_listed(&self, host: &str) -> bool {
         let matches = |listed: &String| match listed.strip_prefix("*.") {
             Some(domain) => host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.')),
@@ -60,7 +60,8 @@ fn refused(host: &str, address: IpAddr) -> String {
     )
 }
 
-/// Whether an address belongs to nobody's private network, this machine's least of all.
+/// Returns true for an address that belongs to nobody's private network, this machine's least of
+/// all.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),

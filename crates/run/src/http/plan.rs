@@ -27,7 +27,7 @@ enum BodyPlan {
     Form(Vec<(String, Template)>),
 }
 
-/// What is said of a request beside its method and URL.
+/// Parts of a request beside its method and URL, as the user wrote them.
 pub struct HttpWords<'a> {
     /// Said by flags, so that mistakes are told with dashes.
     pub dashes: bool,
@@ -89,7 +89,7 @@ impl HttpPlan {
         Ok(Self { spec, url, headers, body, options, save })
     }
 
-    /// How it is sent.
+    /// Returns the settings by which it is sent.
     pub fn options(&self) -> &HttpOptions {
         &self.options
     }
@@ -99,7 +99,7 @@ impl HttpPlan {
         &self.spec
     }
 
-    /// What people call it, without secrets.
+    /// Returns the request as people read it, without secrets.
     pub fn text(&self) -> String {
         format!("{} {}", self.spec.effective_method(), mask_text(&self.spec.url))
     }

@@ -106,7 +106,7 @@ fn is_json(content_type: &str) -> bool {
 /// value stands inside a result line) could not read the line back.
 const MAX_DEPTH: u32 = 100;
 
-/// Whether the text is one JSON value that may stand inside a result line.
+/// Returns true if the text is one JSON value that may stand inside a result line.
 fn is_embeddable(text: &str) -> bool {
     if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
         return false;

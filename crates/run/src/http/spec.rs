@@ -17,7 +17,7 @@ pub struct HttpSpec {
     pub url: String,
     /// Header names and the templates of their values.
     pub headers: Vec<(String, String)>,
-    /// What is sent.
+    /// The body to send.
     pub body: Option<BodySpec>,
 }
 
@@ -156,7 +156,7 @@ impl StatusRanges {
         Ok(Self(ranges))
     }
 
-    /// Whether this status counts as success.
+    /// Returns true if this status counts as success.
     pub fn contains(&self, status: u16) -> bool {
         self.0.iter().any(|(from, to)| (*from..=*to).contains(&status))
     }

@@ -10,7 +10,7 @@ const BUFFER: usize = 256 << 10;
 /// A buffer that grew beyond this for one long piece is given back.
 const KEEP: usize = 1 << 20;
 
-/// How much of a piece that is too long is kept to show.
+/// Bytes that are kept of a piece that is too long, to show people which one it was.
 const HEAD: usize = 256;
 
 /// Cuts a stream at a byte.
@@ -29,9 +29,9 @@ pub(super) enum Piece<'a> {
     TooLong(Long),
 }
 
-/// What is known of a piece that was too long.
+/// A piece that was too long: its length, its hash and its beginning.
 pub(super) struct Long {
-    /// How long it was.
+    /// Its length.
     pub(super) bytes: u64,
     /// The hash of all its bytes.
     pub(super) key: u128,
@@ -63,12 +63,12 @@ impl Passing {
     }
 }
 
-/// What ended one reading of the stream.
+/// Reason why one reading of the stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
     /// The byte that ends a piece, which has been taken off.
     End,
-    /// So much was asked for; the piece goes on.
+    /// As many bytes as were asked for have been read; the piece goes on.
     Most,
     /// The stream is at its end.
     Eof,

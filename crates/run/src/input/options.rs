@@ -11,7 +11,7 @@ use std::{
 /// The default of `--max-record`.
 pub const MAX_RECORD: usize = 16 << 20;
 
-/// How an input is cut into records.
+/// Rule by which an input is cut into records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// By the file's extension: `.jsonl`, `.ndjson`, `.csv`, `.tsv`, else lines. Standard input is
@@ -97,17 +97,17 @@ impl Source {
     }
 }
 
-/// What to read, and how.
+/// Inputs of a run, and how they are read.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
     /// The inputs, read one after the other.
     pub sources: Vec<Source>,
-    /// How they are cut; all in the same way.
+    /// The format of all of them.
     pub format: Format,
-    /// Whether the first row of each table names its columns.
+    /// The first row of each table names its columns.
     pub header: bool,
-    /// How many records to pass over.
+    /// Number of records to pass over.
     pub skip: u64,
     /// The most records to give after those; `None` for all.
     pub take: Option<u64>,
@@ -146,7 +146,7 @@ impl Options {
     }
 }
 
-/// Why the input cannot be read, or not in this way.
+/// Reason why the input cannot be read, or not in this way.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InputError {
@@ -155,7 +155,7 @@ pub enum InputError {
     Open {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
     /// A directory.
@@ -171,7 +171,7 @@ pub enum InputError {
         name: String,
         /// The last line that was read.
         line: u64,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
     /// Cutting a file into ranges failed midway.
@@ -181,7 +181,7 @@ pub enum InputError {
         name: String,
         /// The last range that was cut.
         range: u64,
-        /// What the system says, or that the file has changed.
+        /// The system's error, or one that says that the file has changed.
         cause: io::Error,
     },
     /// Inputs whose extensions mean different formats.
@@ -191,11 +191,11 @@ pub enum InputError {
     MixedFormats {
         /// One input.
         first: String,
-        /// What it is.
+        /// Its format.
         first_format: Format,
         /// Another input.
         second: String,
-        /// What that is.
+        /// The format of that one.
         second_format: Format,
     },
     /// Tables with different headers.
@@ -228,7 +228,7 @@ pub enum InputError {
     Split {
         /// The input.
         name: String,
-        /// Why, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
 }

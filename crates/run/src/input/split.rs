@@ -28,14 +28,14 @@ pub(super) struct Splitter {
     size: u64,
     max_record: u64,
     buffer: Vec<u8>,
-    /// What of the buffer has been looked at, and how much is in it.
+    /// Bytes of the buffer that have been looked at, and bytes that are in it.
     at: usize,
     filled: usize,
-    /// Where in the file the next byte to look at stands.
+    /// Offset in the file of the next byte to look at.
     offset: u64,
 }
 
-/// Why a range cannot be handed out.
+/// Reason why a range cannot be handed out.
 enum Flaw {
     /// A record that is longer than allowed: where it begins, and how long it is.
     TooLong { at: u64, bytes: u64 },
@@ -218,8 +218,8 @@ impl RecordEnds {
         Self { end: if format == Format::Nul { 0 } else { b'\n' }, quotes, within: false }
     }
 
-    /// How many of these bytes belong to the present record, its end included; `None` if it goes on
-    /// behind them.
+    /// Returns the number of these bytes that belong to the present record, its end included;
+    /// `None` if it goes on behind them.
     fn next(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut from = 0;
         loop {

@@ -43,7 +43,7 @@ pub(super) enum Row<'a> {
     },
 }
 
-/// What was cut: a row is in `Table::row`.
+/// Result of cutting once. A row itself is in `Table::row`.
 enum Next {
     Row { line: u64 },
     TooLong { line: u64, long: Long },
@@ -173,8 +173,8 @@ impl Table {
     }
 }
 
-/// Whether a place in a row is inside quotes: a quote opens only at the start of a field, and a
-/// doubled one inside is a quote.
+/// Follows the quotes of a row, to know whether a place is inside them: a quote opens only at the
+/// start of a field, and a doubled one inside is a quote.
 pub(super) struct Quotes {
     delimiter: u8,
     inside: bool,

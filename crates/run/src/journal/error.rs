@@ -14,11 +14,11 @@ pub struct JournalError {
     pub path: PathBuf,
     /// Bytes left on its file system, if that could be found out.
     pub free: Option<u64>,
-    /// What the system said.
+    /// The system's error.
     pub cause: String,
     /// Finished tasks that are not on disk and will run again.
     pub unsynced: u64,
-    /// Why the journal could not be cut back to what is on disk, if it could not.
+    /// The reason why the journal could not be cut back to what is on disk, if it could not.
     pub uncut: Option<String>,
 }
 
@@ -62,13 +62,13 @@ pub enum JobError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What was tried and what the system said.
+        /// The step that was tried, and the system's error.
         cause: String,
     },
     /// Not a name that a job can have.
     #[error("'{name}' cannot be a job's name: use 1 to 128 letters, digits, dots, dashes and underscores, the first not a dash")]
     Name {
-        /// What was given.
+        /// The text that was given.
         name: String,
     },
     /// No such job.
@@ -76,13 +76,13 @@ pub enum JobError {
     Unknown {
         /// Id or name that was given.
         job: String,
-        /// Where was looked.
+        /// The directory of jobs that was searched.
         dir: PathBuf,
     },
     /// There is nothing to resume.
     #[error("no unfinished job in {}: see `longshore jobs list`", dir.display())]
     NothingUnfinished {
-        /// Where was looked.
+        /// The directory of jobs that was searched.
         dir: PathBuf,
     },
     /// Another process runs it.
@@ -106,11 +106,11 @@ pub enum JobError {
     Changed {
         /// The job.
         job: String,
-        /// What has changed.
+        /// The part that has changed.
         what: &'static str,
-        /// What the journal says.
+        /// Its value in the journal.
         was: String,
-        /// What was asked for.
+        /// The value that was asked for.
         now: String,
     },
     /// The journal cannot be understood.
@@ -120,7 +120,7 @@ pub enum JobError {
         path: PathBuf,
         /// The line, from 1.
         line: u64,
-        /// What is wrong with it.
+        /// The reason why the line cannot be understood.
         why: String,
     },
     /// The input lacks records of earlier sittings.

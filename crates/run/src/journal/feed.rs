@@ -9,14 +9,15 @@ use std::{
 
 use super::{format::Piece, writer::Batch};
 
-/// What waits for the output may take this many bytes before the journal waits too.
+/// Bytes that may wait for the output before the journal waits too: a slow reader must not fill the
+/// memory.
 pub(crate) const QUEUE_BYTES: usize = 16 << 20;
 
 /// Bytes that count for what a result has in a file, so that what waits on disk is bounded by the
 /// number of results, too.
 const SPOOLED: usize = 1 << 20;
 
-/// What can be in the queue.
+/// Element of the queue.
 #[derive(Debug)]
 pub(crate) enum Item {
     /// Lines that are in the journal.

@@ -32,7 +32,7 @@ pub(crate) struct JournalFile {
     pub(crate) read: ReadUpTo,
 }
 
-/// What a journal says.
+/// Contents of a journal, as its lines say.
 #[derive(Debug)]
 pub(crate) struct Contents {
     /// Its first line.
@@ -45,7 +45,7 @@ pub(crate) struct Contents {
     pub retried: bool,
     /// Files that belong to the job, oldest first.
     pub outputs: Vec<OutputFile>,
-    /// How the last sitting ended, if it did in order and nothing was written since.
+    /// The end of the last sitting, if it ended in order and nothing was written since.
     pub end: Option<End>,
     /// Extent to which the input was read by the sitting that came furthest.
     pub read: ReadUpTo,
@@ -112,7 +112,7 @@ impl JournalFile {
         Ok((this, contents))
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

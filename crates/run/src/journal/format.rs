@@ -42,13 +42,13 @@ pub struct Header {
     /// The name given with `--name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What runs, for people; without secrets.
+    /// The program, for people; without secrets.
     pub what: String,
     /// A hash of everything that decides what a task does: WHAT and its templates.
     pub template: String,
-    /// How keys are made from records.
+    /// The rule by which keys are made from records.
     pub key_rule: String,
-    /// Where records come from, for people.
+    /// The sources of records, for people.
     pub inputs: Vec<String>,
     /// The command line that started the job, so that `--resume JOB` needs none. Empty where there
     /// are secrets in it.
@@ -61,7 +61,7 @@ pub struct Header {
     /// The directory in which it was started.
     #[serde(default)]
     pub cwd: String,
-    /// When the job began (RFC 3339, UTC).
+    /// Time at which the job began (RFC 3339, UTC).
     pub started: String,
 }
 
@@ -70,7 +70,7 @@ pub struct Header {
 pub(crate) struct Sitting {
     /// The number of this sitting; the first one, which the header stands for, is 1.
     pub sitting: u32,
-    /// When it began.
+    /// Time at which it began.
     pub started: String,
     /// Failed tasks became unfinished here (`--retry-failed`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -158,7 +158,7 @@ pub(crate) struct OutputPlace {
 /// A line that ends a sitting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// When it ended.
+    /// Time at which it ended.
     pub end: String,
     /// Nothing is left to do: every record of the input has a final result.
     pub complete: bool,
@@ -200,7 +200,7 @@ pub(crate) struct Start {
     pub seq: u64,
     /// The task's key.
     pub key: u128,
-    /// How many times that key stood before it in the input.
+    /// Records with the same key that stood before it in the input.
     pub nth: u32,
     /// The number of the attempt, from 1 and going on over sittings.
     pub attempt: u32,
@@ -213,11 +213,11 @@ pub(crate) struct ResultLine {
     pub seq: u64,
     /// The task's key.
     pub key: u128,
-    /// How many times that key stood before it in the input; shown as `n` when it is not 0.
+    /// Records with the same key that stood before it in the input; shown as `n` when it is not 0.
     pub nth: u32,
     /// The record, as one JSON value.
     pub task: Box<str>,
-    /// How it ended.
+    /// The word for its outcome.
     pub outcome: Word,
     /// Attempts so far, those of earlier sittings included.
     pub attempts: u32,
@@ -225,7 +225,7 @@ pub(crate) struct ResultLine {
     pub wait_ms: u64,
     /// Time that its last attempt took.
     pub run_ms: u64,
-    /// When its last attempt started; absent if none did.
+    /// Time at which its last attempt started; absent if none did.
     pub started: Option<SystemTime>,
     /// The slot in which it ran; absent if it never did.
     pub slot: Option<u32>,
@@ -233,7 +233,7 @@ pub(crate) struct ResultLine {
     pub shared: Option<Shared>,
     /// Its result, as one JSON value.
     pub value: Option<Box<str>>,
-    /// Why it did not end well.
+    /// The error with which it ended, if it did not end well.
     pub error: Option<Box<ErrorLine>>,
     /// Bytes that `--emit raw` shows. Give them only then: they are written to the journal, so that
     /// the output can be made again from it.
@@ -246,7 +246,7 @@ pub(crate) struct ResultLine {
 /// call wrote stands in the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shared {
-    /// How many records: `batch`.
+    /// Number of these records: `batch`.
     pub records: u64,
     /// The place of the call's first record in the input: `call`.
     pub call: u64,
@@ -267,7 +267,7 @@ pub(crate) struct ErrorLine {
     pub kind: Box<str>,
     /// The number that belongs to it.
     pub code: Option<i64>,
-    /// What happened, for people.
+    /// A sentence that says what happened, for people.
     pub message: Box<str>,
     /// The last that the task said before.
     pub tail: Option<Box<str>>,
@@ -279,8 +279,8 @@ impl From<&longshore_core::TaskError> for ErrorLine {
     }
 }
 
-/// Whether a task with this outcome is done with. A cancelled one is not: the run was stopped while
-/// it ran, and resuming runs it again.
+/// Returns true if a task with this outcome is done with. A cancelled one is not: the run was
+/// stopped while it ran, and resuming runs it again.
 pub(crate) fn is_final(word: Word) -> bool {
     word != Word::Cancelled
 }
@@ -303,7 +303,7 @@ pub(crate) fn millis_between(from: &str, to: &str) -> u64 {
     at(from).zip(at(to)).and_then(|(from, to)| u64::try_from(to - from).ok()).unwrap_or(0)
 }
 
-/// Where a result line stands in a buffer, and what is needed to pass it on without reading it
+/// Place of a result line in a buffer, with all that is needed to pass it on without reading it
 /// again.
 #[derive(Clone, Debug)]
 pub(crate) struct Piece {
@@ -313,7 +313,7 @@ pub(crate) struct Piece {
     pub task: Range<usize>,
     /// The task's place in the input.
     pub seq: u64,
-    /// How it ended.
+    /// The word for its outcome.
     pub outcome: Word,
     /// Bytes for `--emit raw`.
     pub raw: Option<Box<[u8]>>,
@@ -462,7 +462,7 @@ pub(crate) enum Line<'a> {
     End(End),
 }
 
-/// What of a result line is needed to know a task's state.
+/// Parts of a result line that are needed to know a task's state.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Head<'a> {
     /// The job.
@@ -471,10 +471,10 @@ pub(crate) struct Head<'a> {
     /// The task's key.
     #[serde(deserialize_with = "hex_key")]
     pub key: u128,
-    /// How many times that key stood before it.
+    /// Records with the same key that stood before it.
     #[serde(default, rename = "n")]
     pub nth: u32,
-    /// How it ended.
+    /// The word for its outcome.
     #[serde(deserialize_with = "word")]
     pub outcome: Word,
     /// Attempts so far.

@@ -9,7 +9,7 @@ use longshore_core::{Word, watch::Counts};
 
 use super::format::{Head, Start, is_final};
 
-/// What the journal knows of a task.
+/// State of a task, as far as the journal knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TaskState {
     /// Nothing: it never started.
@@ -22,9 +22,9 @@ pub(crate) enum TaskState {
     },
     /// It is done with.
     Finished {
-        /// How it ended.
+        /// The word for its outcome.
         word: Word,
-        /// Where in the journal its result line begins.
+        /// Offset in the journal at which its result line begins.
         at: u64,
     },
 }
@@ -44,7 +44,7 @@ const MOST_ATTEMPTS: u64 = (1 << 20) - 1;
 const IN_FLIGHT: u64 = 15;
 
 impl Index {
-    /// What is known of the task that has this key and stands behind `nth` others with the same
+    /// Returns the state of the task that has this key and stands behind `nth` others with the same
     /// key.
     pub(crate) fn state_of(&self, key: u128, nth: u32) -> TaskState {
         self.tasks.get(&identity(key, nth)).map_or(TaskState::New, |&packed| unpack(packed))
@@ -55,22 +55,22 @@ impl Index {
         self.counts
     }
 
-    /// How many tasks are finished.
+    /// Returns the number of tasks that are finished.
     pub(crate) fn finished(&self) -> u64 {
         self.counts.done()
     }
 
-    /// How many tasks are finished and count as failed.
+    /// Returns the number of tasks that are finished and count as failed.
     pub(crate) fn failed(&self) -> u64 {
         self.counts.failures()
     }
 
-    /// How many tasks started and have no final result.
+    /// Returns the number of tasks that started and have no final result.
     pub(crate) fn in_flight(&self) -> u64 {
         self.in_flight
     }
 
-    /// Whether the result line that begins at `at` is the one that counts for its task.
+    /// Returns true if the result line that begins at `at` is the one that counts for its task.
     pub(crate) fn is_current(&self, key: u128, nth: u32, at: u64) -> bool {
         matches!(self.state_of(key, nth), TaskState::Finished { at: current, .. } if current == at)
     }

@@ -31,9 +31,9 @@ pub(crate) enum Taken {
     Ours(JobLock),
     /// Somebody holds it.
     Held {
-        /// Who took it; 0 if the file does not say.
+        /// The process that took it; 0 if the file does not say.
         pid: u32,
-        /// Whether that process still runs. If not, what holds it is the dead run's guardian.
+        /// That process still runs. If not, the dead run's guardian holds it.
         alive: bool,
     },
 }
@@ -60,8 +60,8 @@ impl JobLock {
         }
     }
 
-    /// Who runs the job, if somebody does; 0 if the file does not say. Call it only where no lock
-    /// can be taken meanwhile.
+    /// Returns the process that runs the job, if one does; 0 if the file does not say. Call it only
+    /// where no lock can be taken meanwhile.
     pub(crate) fn holder(path: &Path) -> Option<u32> {
         let mut file = own(path, Own::Read).ok()?;
         match flock(&file, FlockOperation::NonBlockingLockShared) {
@@ -97,7 +97,8 @@ fn taker(file: &mut File) -> io::Result<(u32, bool)> {
     Ok((pid, alive))
 }
 
-/// When a process started, in the kernel's ticks; `None` if it does not run (a zombie does not).
+/// Returns the time at which a process started, in the kernel's ticks; `None` if it does not run (a
+/// zombie does not).
 fn started_at(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command's name stands in parentheses and may contain anything, so the fields are counted

@@ -29,7 +29,7 @@ use super::{
 };
 use longshore_core::watch::Counts;
 
-/// How long a new run waits for the guardian of a dead one.
+/// Time for which a new run waits for the guardian of a dead one.
 const GUARDIAN_WAIT: Duration = Duration::from_secs(15);
 
 /// A directory of jobs.
@@ -38,18 +38,18 @@ pub struct StateDir {
     path: PathBuf,
 }
 
-/// What a run is to do. Two runs belong to the same job when `template` and `key_rule` agree.
+/// Description of a job. Two runs belong to the same job when `template` and `key_rule` agree.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct JobSpec {
     /// `--name`.
     pub name: Option<String>,
-    /// What runs, for people; without secrets.
+    /// The program, for people; without secrets.
     pub what: String,
     /// A hash of everything that decides what a task does.
     pub template: String,
-    /// How keys are made.
+    /// The rule by which keys are made.
     pub key_rule: String,
-    /// Where records come from, for people.
+    /// The sources of records, for people.
     pub inputs: Vec<String>,
     /// The command line.
     pub args: Vec<String>,
@@ -92,7 +92,7 @@ pub(crate) struct OpenJob {
     pub retried: bool,
     /// Files that belong to it.
     pub outputs: Vec<OutputFile>,
-    /// How the last sitting ended, if it did in order.
+    /// The end of the last sitting, if it ended in order.
     pub end: Option<End>,
     /// The folder of output that is too long for the journal; it need not exist.
     pub spool: PathBuf,
@@ -116,7 +116,7 @@ impl OpenJob {
     }
 }
 
-/// Whether a job runs, and if not, whether it is done with.
+/// State of a job: running, done with, or neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobState {
     /// A process runs it, or guards what a dead one left; 0 if unknown.
@@ -132,11 +132,11 @@ pub enum JobState {
 pub struct JobInfo {
     /// The first line of its journal.
     pub header: Header,
-    /// Whether it runs.
+    /// Its state.
     pub state: JobState,
-    /// How its last sitting ended, if it did in order.
+    /// The end of its last sitting, if that ended in order.
     pub end: Option<End>,
-    /// When its journal was last written.
+    /// Time at which its journal was last written.
     pub changed: SystemTime,
     /// Its journal.
     pub path: PathBuf,
@@ -169,7 +169,7 @@ impl StateDir {
         Ok(Self { path })
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -568,7 +568,7 @@ fn is_id(text: &str) -> bool {
     (4..=16).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Whether this can be a job's name.
+/// Checks that this can be a job's name.
 ///
 /// # Errors
 /// [`JobError::Name`] says what a name is made of.

@@ -25,7 +25,7 @@ use super::{
     format::{Encoder, End, Piece, ReadUpTo, ResultLine, Start, TakenOver},
 };
 
-/// When results are on disk.
+/// Time at which results are on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// There is no journal.
@@ -43,7 +43,7 @@ impl Default for Durability {
     }
 }
 
-/// What runs when lines are written; on a thread of the journal, so it must be quick.
+/// Called when lines are written; on a thread of the journal, so it must be quick.
 pub(crate) type Then = Box<dyn FnOnce(Result<(), JournalError>) + Send>;
 
 type OnFailure = Box<dyn FnOnce(&JournalError) + Send>;
@@ -53,7 +53,7 @@ type OnFailure = Box<dyn FnOnce(&JournalError) + Send>;
 pub(crate) struct Batch {
     /// The turn's lines, start lines included.
     pub bytes: Vec<u8>,
-    /// Where its result lines stand.
+    /// The places of its result lines.
     pub pieces: Vec<Piece>,
 }
 
@@ -285,7 +285,7 @@ impl Writer {
     }
 }
 
-/// What the writer and the syncing thread share.
+/// State that the writer and the syncing thread share.
 struct Shared {
     /// The same open file, for syncing without the lock.
     sync: File,
@@ -301,7 +301,7 @@ struct Progress {
     results_synced: u64,
     /// The journal's length at the last sync.
     synced: u64,
-    /// When the first byte was written that is not synced.
+    /// Moment at which the first byte was written that is not synced.
     dirty_since: Option<Instant>,
     /// Sync without waiting for the interval.
     urgent: bool,

@@ -37,7 +37,7 @@ pub(crate) struct Opened {
     pub(crate) missing: u64,
 }
 
-/// What a file must hold when the run begins.
+/// Content that a file must have when the run begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     /// Everything that the journal has.

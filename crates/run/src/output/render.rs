@@ -12,7 +12,7 @@ use crate::journal::{
     text::push_string,
 };
 
-/// What is shown of a result.
+/// Choice of what is shown of a result.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Render {
     pub(crate) emit: Emit,
@@ -37,13 +37,13 @@ impl<'a> Shown<'a> {
 }
 
 impl Render {
-    /// Whether the output is the journal's result lines as they are.
+    /// Returns true if the output is the journal's result lines as they are.
     pub(crate) fn is_plain(&self) -> bool {
         self.emit == Emit::Jsonl && self.only.is_none() && self.fields.is_empty()
     }
 
-    /// Whether anything of a task with this outcome is shown. A cancelled one runs again, so its
-    /// line would stand there twice.
+    /// Returns true if anything of a task with this outcome is shown. A cancelled one runs again,
+    /// so its line would stand there twice.
     pub(crate) fn shows(&self, outcome: Word) -> bool {
         self.emit != Emit::None
             && is_final(outcome)

@@ -50,7 +50,7 @@ pub(crate) struct Sink {
     pub(crate) missing: Arc<AtomicU64>,
 }
 
-/// What is collected before it is written.
+/// Bytes that are collected before they are written, because a system call for each result is slow.
 const WRITE_BYTES: usize = 1 << 18;
 
 impl Sink {
@@ -326,7 +326,7 @@ struct Spooled {
     rest: Arc<Rest>,
 }
 
-/// What stands at a place of the input.
+/// Content of a place of the input.
 enum Slot {
     Nothing,
     Text(Held),

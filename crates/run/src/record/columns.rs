@@ -32,12 +32,12 @@ impl Columns {
         Self { count: listed.len(), names: Some(Names { listed, by_name }) }
     }
 
-    /// So many columns without a header.
+    /// Makes columns without a header, so many of them.
     pub fn unnamed(count: usize) -> Self {
         Self { count, names: None }
     }
 
-    /// How many columns there are.
+    /// Returns the number of columns.
     pub fn len(&self) -> usize {
         self.count
     }
@@ -104,7 +104,7 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// How many letters must be put in, taken out or changed to make one word of the other.
+/// Counts the letters that must be put in, taken out or changed to make one word of the other.
 fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.chars().collect();
     let mut costs: Vec<usize> = (0..=right.len()).collect();

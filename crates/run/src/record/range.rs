@@ -21,14 +21,14 @@ pub struct Whole {
     pub path: Box<str>,
     /// Its length when it was opened.
     pub len: u64,
-    /// When it had been written to last.
+    /// Time at which it had been written to last.
     pub modified: SystemTime,
     /// The header of a table, its line end included; nothing if there is none.
     pub header: Box<[u8]>,
 }
 
 impl Whole {
-    /// Whether it is still the same, as far as the system tells.
+    /// Returns true if it is still the same, as far as the system tells.
     pub fn is(&self, meta: &Metadata) -> bool {
         meta.len() == self.len && meta.modified().is_ok_and(|modified| modified == self.modified)
     }
@@ -48,7 +48,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// What it is called: an object of [`RANGE_FIELDS`].
+    /// Returns its name: an object of [`RANGE_FIELDS`].
     pub(super) fn to_json(&self) -> Box<RawValue> {
         let Self { whole, start, end, hash } = self;
         let path = serde_json::Value::from(&*whole.path);

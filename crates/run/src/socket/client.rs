@@ -29,7 +29,7 @@ pub enum ReachError {
     /// Nothing of this name, id or process runs.
     #[error("no run of '{job}' runs here: see `longshore jobs list`")]
     NotRunning {
-        /// What was asked for.
+        /// The name, id or process that was asked for.
         job: String,
     },
     /// More than one runs, and none was named.

@@ -6,7 +6,7 @@ use longshore_worker::Settings;
 
 use crate::http::StatusRanges;
 
-/// What runs for each record.
+/// Program that runs for each record.
 ///
 /// Words and texts are templates: `{}` is the record, `{field}` one of its fields, `{{ … }}` an
 /// expression.
@@ -59,7 +59,7 @@ pub struct CommandSpec {
     pub shell: bool,
     /// An expression: what it reads from its stdin.
     pub stdin: Option<String>,
-    /// Where it runs.
+    /// Its working directory.
     pub cwd: Option<PathBuf>,
     /// Variables of its environment, each `NAME=EXPR`.
     pub env: Vec<String>,
@@ -120,7 +120,7 @@ impl Default for RequestSpec {
 pub struct PipeSpec {
     /// The command, as a shell's words.
     pub command: String,
-    /// Where it runs.
+    /// Their working directory.
     pub cwd: Option<PathBuf>,
     /// Variables of its environment, each `NAME=EXPR`; none may depend on a record.
     pub env: Vec<String>,
@@ -138,11 +138,11 @@ pub struct TaskSpec {
     pub kwargs: Option<String>,
     /// Its queue; its own, else `celery` when absent.
     pub queue: Option<String>,
-    /// Where the queue is.
+    /// The settings that say where the queue is.
     pub settings: Settings,
 }
 
-/// What of a run concerns the program.
+/// Settings of a run that concern its program.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ProgramLimits {

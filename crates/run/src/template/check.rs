@@ -6,7 +6,7 @@ use crate::record::{Columns, RANGE_FIELDS, nearest};
 /// Names that an expression always has.
 pub(super) const ALWAYS: [&str; 4] = ["record", "seq", "slot", "attempt"];
 
-/// What a task of a queue has.
+/// Fields of a task of a queue.
 const TASK_FIELDS: [&str; 5] = ["id", "task", "args", "kwargs", "attempt"];
 
 /// Checks a placeholder.

@@ -100,7 +100,7 @@ impl Condition {
         &self.source
     }
 
-    /// Whether it holds for this record.
+    /// Returns true if it holds for this record.
     ///
     /// # Errors
     /// The record is invalid, lacks a field that is compared, has no number where one is compared,

@@ -56,7 +56,7 @@ enum Compared {
     NumberInQuotes { name: String, text: String },
 }
 
-/// What an expression gave.
+/// Result of an expression.
 pub(super) enum Out {
     Text(String),
     Json(String),
@@ -274,8 +274,8 @@ fn compared(source: &str) -> Vec<Compared> {
     found
 }
 
-/// Whether the expression looks at what the name is (`price is number and price > 10`), and so
-/// needs no guard.
+/// Returns true if the expression looks at what the name is (`price is number and price > 10`), and
+/// so needs no guard.
 fn asked_for(tokens: &[Token<'_>], name: &str) -> bool {
     tokens.windows(2).any(|two| two[0] == Token::Name(name) && two[1] == Token::Name("is"))
 }

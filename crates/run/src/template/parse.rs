@@ -112,7 +112,7 @@ fn expression_end(text: &[u8]) -> Option<usize> {
     None
 }
 
-/// Whether a place in a JSON text is inside a string.
+/// Follows the quotes of a JSON text, to know whether a place is inside a string.
 #[derive(Default)]
 struct JsonString {
     inside: bool,
