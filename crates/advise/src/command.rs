@@ -256,6 +256,8 @@ mod tests {
         // `mkdir` is one at a time: the second of two that overlap fails.
         let script = format!("mkdir {0} || exit 9; sleep 0.02; rmdir {0}", dir.display());
         let error = sample(&script).measure(&Children::new().unwrap()).unwrap_err().to_string();
-        assert!(error.contains("2 at once") && error.contains("exit code 9"), "{error}");
+        // On a busy machine two may miss each other, and more meet.
+        let at_once: Option<u32> = error.split_once(" at once").and_then(|(number, _)| number.parse().ok());
+        assert!(at_once.is_some_and(|number| number >= 2) && error.contains("exit code 9"), "{error}");
     }
 }

@@ -23,8 +23,8 @@ use std::{
 fn each_of_the_three_templates_of_the_guide_has_fifteen_lines_at_most() {
     let blocks: Vec<usize> =
         include_str!("../guide/start.md").split("```").skip(1).step_by(2).map(|code| code.trim().lines().count()).collect();
-    assert_eq!(blocks.len(), 3);
-    assert!(blocks.iter().all(|lines| *lines <= 15), "{blocks:?}");
+    // What stands behind the templates is no template.
+    assert!(blocks.len() >= 3 && blocks[..3].iter().all(|lines| *lines <= 15), "{blocks:?}");
 }
 
 /// Time on a paused clock. It passes when nothing else can happen, so that after an hour everything

@@ -38,7 +38,7 @@ use self::{
 use super::{
     connection::{Connection, Hello},
     fail::{Fail, Refusal, explain, is_wrong_type, refusal},
-    luck::{Advice, Luck},
+    look_first::{Advice, LookRecord},
     resp::{Pack, Reply},
     url::Config,
 };
@@ -111,7 +111,7 @@ struct LinkShared {
     queued: AtomicUsize,
     /// The task.
     task: Mutex<Waker>,
-    luck: Luck,
+    look_record: LookRecord,
     /// [`WATCHED`] and [`SKIPPED`].
     watch: AtomicU8,
     /// Where what was asked for is tracked: what has changed since.
@@ -146,7 +146,7 @@ impl Link {
             wire: Mutex::default(),
             queued: AtomicUsize::new(0),
             task: Mutex::new(Waker::noop().clone()),
-            luck: Luck::default(),
+            look_record: LookRecord::default(),
             watch: AtomicU8::new(0),
             changes,
         };
@@ -296,7 +296,7 @@ impl Link {
     async fn send(&self, pack: Arc<Pack>) -> Result<Vec<Reply>, Fail> {
         let (done, replies) = oneshot::channel();
         if self.enqueue(Request { pack, done }) == Way::Direct {
-            let advice = self.shared.luck.advice();
+            let advice = self.shared.look_record.advice();
             if advice == Advice::LookAfterOthers {
                 // For the case that this is dropped here.
                 self.shared.arm();
@@ -385,7 +385,7 @@ impl LinkShared {
                 let mut wire = locked(&self.wire);
                 let Some(wire) = wire.as_mut() else { return false };
                 if wire.waiting.len() > 1 || self.queued.load(Ordering::Acquire) > 0 {
-                    self.luck.crowd();
+                    self.look_record.crowd();
                     return false;
                 }
                 if !wire.connection.out.is_empty() {
@@ -399,7 +399,7 @@ impl LinkShared {
                     return false;
                 }
                 if wire.waiting.is_empty() {
-                    self.luck.was(true);
+                    self.look_record.was(true);
                     // What came for the task since the look above, and found it with its hands off.
                     let skipped = self.watch.fetch_and(!WATCHED, Ordering::AcqRel) & SKIPPED != 0;
                     if skipped && (self.queued.load(Ordering::Acquire) > 0 || wire.broken.is_some()) {
@@ -409,7 +409,7 @@ impl LinkShared {
                 }
             }
             if start.elapsed() > GLANCE {
-                self.luck.was(false);
+                self.look_record.was(false);
                 return false;
             }
             std::hint::spin_loop();

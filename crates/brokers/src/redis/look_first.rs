@@ -16,7 +16,7 @@ const OTHERS: u32 = 16;
 
 /// What the last calls found. Nothing is lost if several count at once.
 #[derive(Default)]
-pub(super) struct Luck {
+pub(super) struct LookRecord {
     /// Calls to let pass.
     rest: AtomicU32,
     /// Calls that are let pass after the next failure.
@@ -37,7 +37,7 @@ pub(super) enum Advice {
 /// On one CPU whoever looks keeps the server from answering.
 static ALONE: LazyLock<bool> = LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1));
 
-impl Luck {
+impl LookRecord {
     pub(super) fn advice(&self) -> Advice {
         if *ALONE { Advice::Sleep } else { self.next() }
     }
@@ -72,11 +72,11 @@ mod tests {
 
     #[test]
     fn what_never_pays_is_soon_tried_but_rarely() {
-        let (luck, mut tried) = (Luck::default(), 0);
+        let (record, mut tried) = (LookRecord::default(), 0);
         for _ in 0..10_000 {
-            if luck.next() != Advice::Sleep {
+            if record.next() != Advice::Sleep {
                 tried += 1;
-                luck.was(false);
+                record.was(false);
             }
         }
         assert!((39..=50).contains(&tried), "{tried}");
@@ -84,11 +84,11 @@ mod tests {
 
     #[test]
     fn what_pays_is_tried_every_time_and_others_go_first_now_and_then() {
-        let luck = Luck::default();
-        luck.was(false);
-        while luck.next() == Advice::Sleep {}
-        luck.was(true);
-        let advice: Vec<Advice> = (0..160).map(|_| luck.next()).collect();
+        let record = LookRecord::default();
+        record.was(false);
+        while record.next() == Advice::Sleep {}
+        record.was(true);
+        let advice: Vec<Advice> = (0..160).map(|_| record.next()).collect();
         assert!(!advice.contains(&Advice::Sleep));
         assert_eq!(advice.iter().filter(|advice| **advice == Advice::LookAfterOthers).count(), 10);
     }
