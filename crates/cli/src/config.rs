@@ -33,7 +33,7 @@ pub use section::RUN_WORDS;
 use section::SectionId;
 pub use setting::{Origin, Section, Setting, Value};
 
-/// Where settings are looked for.
+/// Places where settings are looked for.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// `--config`; must exist.
@@ -81,7 +81,7 @@ const CONNECTIONS: [(&str, [&str; 2]); 2] =
 pub struct Config {
     sections: BTreeMap<SectionId, Section>,
     env: Section,
-    /// What variables say of sections that are no defaults of `run`: `[worker]`, `[connections]`.
+    /// Variables about sections that are no defaults of `run`: `[worker]`, `[connections]`.
     env_of: BTreeMap<SectionId, Section>,
     vars: BTreeMap<String, String>,
     /// The files that were read, the strongest first.
@@ -95,9 +95,9 @@ pub struct Limit {
     pub name: String,
     /// The rate, as in `500/min`.
     pub rate: Option<String>,
-    /// How many may start at once; 1 is a leaky bucket.
+    /// Most tasks that may start at once; 1 is a leaky bucket.
     pub burst: u64,
-    /// How many may run at once.
+    /// Most tasks that may run at once.
     pub concurrency: Option<u64>,
     /// A template; each value has a bucket of its own.
     pub by: Option<String>,
@@ -185,7 +185,7 @@ impl Config {
         names.filter_map(|name| self.get(name).transpose().map(|setting| Ok((name, setting?)))).collect()
     }
 
-    /// Where journals are kept, if it is set.
+    /// Returns the directory of the journals, if it is set.
     ///
     /// # Errors
     /// A `${VAR}` in it that is not set.

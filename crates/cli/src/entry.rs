@@ -123,8 +123,8 @@ enum Command {
     },
 }
 
-/// What `longshore` does, with the tasks of this app beside those of the configuration. Call it
-/// first thing in `main`, and return what it returns.
+/// Runs the command line `longshore`, with the tasks of this app beside those of the configuration.
+/// Call it first thing in `main`, and return what it returns.
 pub fn main(app: &App) -> ExitCode {
     // Also lets this program be started again as the guardian of its children, and as such a child.
     longshore_worker::init_app(app);
@@ -244,7 +244,7 @@ fn with_queue(
     })
 }
 
-/// Whether the command line itself says this flag, by its long name.
+/// Returns true where the command line itself has this flag, by its long name.
 fn is_given(given: &ArgMatches, name: &str) -> bool {
     let id = name.replace('-', "_");
     given.try_get_raw(&id).is_ok() && given.value_source(&id) == Some(ValueSource::CommandLine)
@@ -290,7 +290,7 @@ fn again(job: &str, state_dir: Option<PathBuf>, global: &Global, app: &App) -> R
     run::asked(&argv, None, matches, &Sources::of_process(global.config.clone()), app, &parse).and_then(run::run)
 }
 
-/// Whether a value of the configuration is one that the flag of that name takes.
+/// Checks that the flag of that name takes a value of the configuration.
 fn validate(words: &[&str], name: &str, value: &str) -> Result<(), String> {
     #[cfg(feature = "kafka")]
     if words.first() == Some(&"kafka") {

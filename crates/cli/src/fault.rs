@@ -19,9 +19,9 @@ use crate::{
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Fault {
-    /// How the program ends for it.
+    /// Exit code with which the program ends for it.
     pub exit: Exit,
-    /// What happened, where, and what to do.
+    /// A sentence: what happened, where, and what to do.
     pub message: String,
 }
 
@@ -119,7 +119,7 @@ impl From<std::io::Error> for Fault {
     }
 }
 
-/// How errors are said, once that is known.
+/// Voice in which errors are said, once that is known.
 static VOICE: OnceLock<Voice> = OnceLock::new();
 
 /// Sets how errors are said from here on.

@@ -17,7 +17,7 @@ use longshore_run::{
     spec::{CommandSpec, PipeSpec, RequestSpec},
 };
 
-/// What runs for each record.
+/// The command, the request or the pipe that runs for each record.
 #[derive(Args, Clone, Debug)]
 pub struct WhatArgs {
     /// Run this command for each record: a program and its arguments, no shell. Without any
@@ -32,7 +32,7 @@ pub struct WhatArgs {
     pub pipe: Option<String>,
 }
 
-/// How a command is run, and in part a pipe's.
+/// Flags of a command, some of which a pipe has too.
 #[derive(Args, Clone, Debug)]
 pub struct ChildArgs {
     /// Run the command through `sh -c`, every value quoted
@@ -49,7 +49,7 @@ pub struct ChildArgs {
     pub env: Vec<String>,
 }
 
-/// What an HTTP request is made of, and which answers are good.
+/// Flags of an HTTP request, and of the answers that are good.
 #[derive(Args, Clone, Debug)]
 pub struct RequestArgs {
     /// A request header: 'Name: value'
@@ -81,7 +81,7 @@ pub struct RequestArgs {
     pub proxy: Option<String>,
 }
 
-/// How long parts of an attempt may take.
+/// Limits of parts of an attempt.
 #[derive(Args, Clone, Debug)]
 pub struct LimitArgs {
     /// Limit for connecting
@@ -92,7 +92,7 @@ pub struct LimitArgs {
     pub kill_after: Duration,
 }
 
-/// How fast.
+/// Pace of the starts.
 #[derive(Args, Clone, Debug)]
 pub struct PaceArgs {
     /// Starts per time: 100/s, 500/min, 10/h
@@ -158,7 +158,7 @@ impl BackoffArg {
     }
 }
 
-/// How progress is shown.
+/// Flags of the progress.
 #[derive(Args, Clone, Debug)]
 pub struct ViewArgs {
     /// Progress: auto, bar, plain, json or none

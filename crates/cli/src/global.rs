@@ -59,7 +59,7 @@ impl Global {
         words
     }
 
-    /// What is said on stderr, and how.
+    /// Returns the voice that the flags ask for: what is said on stderr, and in which form.
     pub fn voice(&self) -> Voice {
         Voice::new(self.verbose, self.quiet, self.log_format)
     }

@@ -49,7 +49,7 @@ impl Place {
         self.client.connected()
     }
 
-    /// Where tasks wait.
+    /// Returns the broker, where tasks wait.
     pub fn broker(&self) -> &Arc<dyn Broker> {
         self.client.broker()
     }

@@ -96,7 +96,7 @@ impl Programs {
     }
 }
 
-/// What a section runs, ready for tasks.
+/// Program of a section, ready for tasks.
 struct Opened {
     program: OpenProgram,
     /// The longest result.

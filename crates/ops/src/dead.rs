@@ -45,20 +45,20 @@ pub struct DeadInfo {
 pub struct DroppedLetters {
     /// The queue.
     pub queue: String,
-    /// How many were dropped because there were too many, the oldest first.
+    /// Number of letters that were dropped, the oldest first, because there were too many.
     pub dropped: u64,
-    /// How many are kept.
+    /// Number of letters that are still there.
     pub kept: u64,
 }
 
-/// What became of dead letters.
+/// Report of what was done to dead letters, with their number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub enum DeadDone {
-    /// So many are back in their queues, with their crashes forgotten.
+    /// Number of letters that are back in their queues, with their crashes forgotten.
     #[serde(rename = "retried")]
     Retried(u64),
-    /// So many are gone.
+    /// Number of letters that were thrown away.
     #[serde(rename = "purged")]
     Purged(u64),
 }

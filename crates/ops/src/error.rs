@@ -3,7 +3,7 @@
 use longshore_brokers::BrokerError;
 use longshore_worker::ClientError;
 
-/// Why a question has no answer, or an action was not done.
+/// Reason that a question has no answer, or that an action was not done.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpsError {

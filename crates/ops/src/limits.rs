@@ -42,7 +42,7 @@ pub struct KnownLimit {
     pub rate: Option<Rate>,
     /// The rate in the words of whoever wrote it.
     pub words: Option<String>,
-    /// How many may run at once in each process.
+    /// Most tasks that may run under it at once in each process.
     pub concurrency: Option<u64>,
     /// The template whose values have a bucket each.
     pub by: Option<String>,
@@ -67,7 +67,7 @@ pub struct KnownRate {
     pub limit: Option<String>,
     /// The rate in the words of whoever wrote it.
     pub words: Option<String>,
-    /// Where it is known from.
+    /// Source from which it is known.
     pub from: LimitSource,
 }
 

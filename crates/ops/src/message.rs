@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::wire;
 
-/// How many characters of a task's arguments or result are shown, so that a list stays a list.
+/// Most characters of a task's arguments or result that are shown, so that a list stays a list.
 pub(crate) const SHOWN: usize = 128;
 
 /// A message as it lies in a broker, as far as it is shown: never the whole of its arguments.
@@ -21,12 +21,12 @@ pub struct MessageBrief {
     pub task: String,
     /// Its arguments as Python shows them, at most 128 characters.
     pub args: String,
-    /// How often it was retried.
+    /// Number of its retries so far.
     pub retries: u32,
     /// The time before which it is not started.
     #[serde(serialize_with = "wire::some_moment")]
     pub eta: Option<SystemTime>,
-    /// Why it cannot be read, if it cannot.
+    /// Reason that it cannot be read, if it cannot.
     pub unreadable: Option<String>,
 }
 

@@ -23,7 +23,7 @@ use crate::{error::OpsError, message::MessageBrief, wire};
 pub struct QueuesRequest {
     /// These queues; all that are known where it is empty.
     pub names: Vec<String>,
-    /// How long it is measured what comes and goes (1 s); where it is zero, workers are not asked.
+    /// Time over which traffic is measured (1 s); where it is zero, workers are not asked.
     pub window: Duration,
 }
 
@@ -46,7 +46,7 @@ impl QueuesRequest {
     }
 }
 
-/// How a queue stands. Whatever nobody can say is `None`.
+/// State of a queue: its messages, its traffic and its pause. Whatever nobody can say is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct QueueInfo {
@@ -71,7 +71,7 @@ pub struct QueueInfo {
     /// The age of the oldest waiting message, in seconds when serialised.
     #[serde(rename = "oldest_seconds", serialize_with = "wire::some_seconds")]
     pub oldest: Option<Duration>,
-    /// Whether the oldest may be older than that: it was first seen so long ago.
+    /// True where `oldest` is the least that is known: the message was first seen so long ago.
     pub oldest_at_least: bool,
     /// Messages that came in, a second.
     pub in_per_second: Option<f64>,
@@ -79,12 +79,12 @@ pub struct QueueInfo {
     pub out_per_second: Option<f64>,
     /// Workers that serve it, and answer.
     pub workers: Option<u64>,
-    /// How long it was measured, in seconds when serialised; zero: not at all.
+    /// Time over which traffic was measured, in seconds when serialised; zero: not at all.
     #[serde(rename = "window_seconds", serialize_with = "wire::seconds")]
     pub window: Duration,
-    /// Who paused it for longshore's workers.
+    /// Name of whoever paused it for longshore's workers.
     pub paused_by: Option<String>,
-    /// When it was paused.
+    /// Moment at which it was paused.
     #[serde(serialize_with = "wire::some_moment")]
     pub paused_since: Option<SystemTime>,
 }
@@ -176,7 +176,7 @@ pub enum QueueAction {
     Pause {
         /// The queue.
         queue: String,
-        /// Who does it, for whoever finds it paused.
+        /// Name of whoever pauses it, for those who find it paused.
         by: String,
     },
     /// Let them go on.
@@ -198,7 +198,7 @@ pub enum QueueAction {
     },
 }
 
-/// What was done to a queue.
+/// Report of what was done to a queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
@@ -207,7 +207,7 @@ pub enum QueueDone {
     Paused {
         /// The queue.
         paused: String,
-        /// Who did it.
+        /// Name of whoever paused it.
         by: String,
     },
     /// Workers take from it again.
@@ -215,20 +215,20 @@ pub enum QueueDone {
         /// The queue.
         resumed: String,
     },
-    /// What waited is gone.
+    /// The messages that waited in it were thrown away.
     Purged {
         /// The queue.
         queue: String,
-        /// How many messages.
+        /// Number of messages.
         purged: u64,
     },
-    /// What waited is in another queue.
+    /// The messages that waited in it are in another queue.
     Moved {
         /// The queue that they were in.
         from: String,
         /// The queue that they are in.
         to: String,
-        /// How many messages.
+        /// Number of messages.
         moved: u64,
     },
 }

@@ -4,13 +4,13 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-/// Why a task does not run yet. Serialised as its [word](WaitReason::word).
+/// Reason that a task does not run yet. Serialised as its [word](WaitReason::word).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum WaitReason {
     /// `paused`: its queue is paused for longshore's workers.
     Paused {
-        /// Who paused it.
+        /// Name of whoever paused it.
         by: String,
         /// Since when, where the broker can say.
         since: Option<SystemTime>,
@@ -34,17 +34,17 @@ pub enum WaitReason {
     Rate {
         /// The rate, in the worker's words (`10/m`).
         rate: Option<String>,
-        /// When its turn comes, where the worker can say.
+        /// Moment at which its turn comes, where the worker can say.
         due: Option<SystemTime>,
     },
     /// `alone`: workers that ran it have died, so it runs while no other suspect does.
     Alone {
-        /// How many have died.
+        /// Number of workers that have died.
         crashes: u32,
     },
 }
 
-/// What is taken of one lane of one worker.
+/// Use of one lane of one worker: its slots, and how many of them are taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LaneUse {
@@ -52,9 +52,9 @@ pub struct LaneUse {
     pub node: String,
     /// The lane: `async`, `blocking`, `cpu`, `process`.
     pub lane: String,
-    /// How many tasks run on it.
+    /// Number of tasks that run on it.
     pub running: u64,
-    /// How many may.
+    /// Most tasks that may run on it at once.
     pub slots: u64,
 }
 

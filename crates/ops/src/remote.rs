@@ -17,17 +17,17 @@ use crate::{
     reason::{LaneUse, WaitReason},
 };
 
-/// What a worker says of a task that it has.
+/// A worker's account of a task that it has.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TaskAtWorker {
     /// The worker's node name.
     pub node: String,
-    /// What the task does there.
+    /// The task's stage there.
     pub stage: WorkerStage,
-    /// When it began, if it runs.
+    /// Moment at which it began, if it runs.
     pub since: Option<SystemTime>,
-    /// What it waits for, if it waits.
+    /// Reason that it waits, if it waits.
     pub waits: Option<WaitReason>,
     /// The task's name.
     pub task: Option<String>,
@@ -37,7 +37,7 @@ pub struct TaskAtWorker {
     pub args: Option<String>,
 }
 
-/// What a task does at a worker.
+/// Stage of a task at a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkerStage {

@@ -8,7 +8,7 @@ use longshore_worker::Client;
 
 use crate::error::OpsError;
 
-/// How many results are read in one step.
+/// Most results that are read in one step.
 const AT_ONCE: usize = 500;
 /// The longest stored result that is read, in bytes, unpacked.
 pub(crate) const LONGEST: usize = 64 << 20;

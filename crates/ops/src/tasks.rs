@@ -35,9 +35,9 @@ pub struct ResultInfo {
     pub status: String,
     /// The value that the task returned, or how it failed.
     pub result: serde_json::Value,
-    /// Where it failed, as its worker tells.
+    /// Traceback of its failure, as its worker tells.
     pub traceback: Option<String>,
-    /// When it ended.
+    /// Moment at which it ended.
     #[serde(serialize_with = "wire::some_moment")]
     pub date_done: Option<SystemTime>,
 }

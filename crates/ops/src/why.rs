@@ -35,7 +35,7 @@ use crate::{
 pub struct WhyRequest {
     /// The task's id.
     pub id: String,
-    /// How long replies of workers are waited for, where only they know (1 s).
+    /// Time for which replies of workers are waited for, where only they know (1 s).
     pub patience: Duration,
 }
 
@@ -46,7 +46,7 @@ impl WhyRequest {
     }
 }
 
-/// Where a task is, and what holds it up. Serialised as `{"id", "state", "reason", …}`, with more
+/// Place of a task, and what holds it up. Serialised as `{"id", "state", "reason", …}`, with more
 /// of where it is: `done` of what has ended; `queue`, `task`, `paused_by` and `doing` of what a
 /// broker has.
 #[derive(Clone, Debug)]
@@ -54,13 +54,13 @@ impl WhyRequest {
 pub struct WhyAnswer {
     /// The task's id.
     pub id: String,
-    /// What it waits for; `None` where it waits for nothing, or nobody can say.
+    /// Reason that it waits; `None` where it waits for nothing, or nobody can say.
     pub reason: Option<WaitReason>,
-    /// Where it is.
+    /// Place where it is.
     pub place: TaskPlace,
 }
 
-/// Where a task is.
+/// Place of a task: its result, a worker or a broker.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TaskPlace {
@@ -68,7 +68,7 @@ pub enum TaskPlace {
     Ended {
         /// The result's state.
         state: State,
-        /// When it ended.
+        /// Moment at which it ended.
         done: Option<SystemTime>,
     },
     /// Only its worker knows it: it was acknowledged before it began.
@@ -79,7 +79,7 @@ pub enum TaskPlace {
         found: Box<Found>,
         /// Its queue.
         queue: Option<Box<QueueState>>,
-        /// What the worker says that holds it, if one does and answers.
+        /// Account of the worker that holds it, if there is one and it answers.
         worker: Option<TaskAtWorker>,
     },
 }
@@ -188,7 +188,7 @@ fn in_queue(doing: &Doing, queue: Option<&QueueState>) -> Option<WaitReason> {
     }
 }
 
-/// What a worker that answers says of what it serves.
+/// Queues, lanes and tasks that one worker serves, as it answers.
 #[derive(Clone, Debug, Default)]
 struct Serving {
     queues: Vec<String>,

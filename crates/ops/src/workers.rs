@@ -22,8 +22,8 @@ const VIEW: &str = "longshore_view";
 pub struct WorkersRequest {
     /// Only these nodes; all where it is empty.
     pub nodes: Vec<String>,
-    /// How long replies are waited for (1 s). Where nodes are named, the answer comes as soon as
-    /// all of them have replied.
+    /// Time for which replies are waited for (1 s). Where nodes are named, the answer comes as soon
+    /// as all of them have replied.
     pub patience: Duration,
 }
 
@@ -41,11 +41,11 @@ pub struct WorkerInfo {
     pub node: String,
     /// Its process.
     pub pid: i64,
-    /// How many tasks it runs at once, on all lanes together.
+    /// Number of tasks that it can run at once, on all lanes together.
     pub slots: i64,
-    /// How many tasks it has taken since it started.
+    /// Number of tasks that it has taken since it started.
     pub processed: i64,
-    /// How long it has been there, in whole seconds.
+    /// Time since it started, in whole seconds when serialised.
     #[serde(rename = "uptime", serialize_with = "whole_seconds")]
     pub uptime: Duration,
     /// The queues that it serves.
@@ -54,11 +54,11 @@ pub struct WorkerInfo {
     /// none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lanes: Vec<LaneUse>,
-    /// Whether it is one of longshore's, which can be asked for its [view](views).
+    /// True of one of longshore's, which can be asked for its [view](views).
     #[serde(skip)]
     pub is_ours: bool,
-    /// How many messages of each queue have come to their end there; `None` for one of Celery's,
-    /// which does not count so.
+    /// Number of messages of each queue that have come to their end there; `None` for one of
+    /// Celery's, which does not count so.
     #[serde(skip)]
     pub ended: Option<BTreeMap<String, u64>>,
 }
@@ -67,7 +67,7 @@ fn whole_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result
     serializer.serialize_u64(time.as_secs())
 }
 
-/// What one worker replied.
+/// One worker's reply.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct WorkerReply {
@@ -102,7 +102,7 @@ pub struct StoreInfo {
     pub url: String,
     /// Its name and version.
     pub version: String,
-    /// How long one round trip took, in milliseconds.
+    /// Time of one round trip, in milliseconds.
     pub round_trip_ms: f64,
 }
 
@@ -110,9 +110,9 @@ pub struct StoreInfo {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Stores {
-    /// Where tasks wait.
+    /// The broker, where tasks wait.
     pub broker: StoreInfo,
-    /// Where results are stored.
+    /// The result backend, where results are stored.
     pub results: StoreInfo,
 }
 
@@ -122,7 +122,7 @@ pub struct Stores {
 pub enum WorkerAction {
     /// Stop warmly: what runs ends first. Who stops does not reply.
     Shutdown,
-    /// So many slots more, or fewer where it is negative.
+    /// Run so many slots more, or fewer where the number is negative.
     Grow(i64),
     /// Scale by themselves between these numbers of slots; what is absent stays.
     Autoscale {
@@ -159,7 +159,7 @@ pub enum WorkerAction {
     Command(Request),
 }
 
-/// What came of an action.
+/// Report of what came of an action, by worker.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum WorkerDone {

@@ -25,7 +25,7 @@ use crate::{exit::Exit, fault::Fault, progress::Voice};
 /// Commands that take less time than this are mostly their own start.
 const SHORT: Duration = Duration::from_millis(20);
 
-/// What is asked.
+/// Arguments of `longshore advise`: the work in words, or a command to measure.
 #[derive(Args, Clone, Debug)]
 #[command(override_usage = "longshore advise [OPTIONS] <WORDS>...\n       longshore advise [OPTIONS] --measure -- <CMD>...")]
 pub struct AdviseArgs {
@@ -216,7 +216,7 @@ fn expected(speed_up: SpeedUp) -> String {
     if low == high { format!("×{likely:.1}") } else { format!("×{likely:.1} (×{low:.1} to ×{high:.1})") }
 }
 
-/// What would be cheaper than a command each.
+/// Returns the advice that is cheaper than a command for each item, if there is one.
 fn instead(measured: &CommandMeasurement, args: &AdviseArgs, spawn: Duration) -> Option<String> {
     let item = &measured.measurement.measured.item;
     let program = Path::new(args.command.first()?).file_name()?.to_string_lossy().into_owned();

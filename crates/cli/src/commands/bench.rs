@@ -31,7 +31,7 @@ use longshore_run::jobs::StateDir;
 /// One measured row.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// What was measured.
+    /// Name of the measured quantity.
     pub what: &'static str,
     /// The number.
     pub value: f64,

@@ -37,7 +37,7 @@ pub struct CallArgs {
     /// The task's id [a new one]
     #[arg(long, value_name = "ID")]
     pub id: Option<String>,
-    /// How it is sent.
+    /// Flags of sending.
     #[command(flatten)]
     pub send: SendArgs,
 }

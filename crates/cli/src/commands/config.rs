@@ -59,7 +59,7 @@ pub fn run(command: &ConfigCommand, global: &Global, validate: Validate<'_>) -> 
     Ok(Exit::Done)
 }
 
-/// What `config init` writes: a file that does nothing until its lines lose their `#`.
+/// The file that `config init` writes: it does nothing until its lines lose their `#`.
 const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` finds mistakes, `longshore config show --origin` says what holds.
 # Every flag of `longshore run` is a key here, by its long name. ${VAR} is replaced from the environment.
 

@@ -34,10 +34,10 @@ use longshore_run::{
     template::{Condition, Shape, Vars},
 };
 
-/// How far the input is read ahead of the broker.
+/// Most records that are read ahead of the broker.
 const AHEAD: usize = 1024;
 
-/// So many of the records that were not sent are told one by one.
+/// Most records that were not sent and are told one by one.
 const TOLD: usize = 20;
 
 /// `longshore enqueue`.
@@ -78,7 +78,7 @@ pub struct EnqueueArgs {
     /// Take only records for which this expression is true
     #[arg(long = "where", value_name = "EXPR", help_heading = "Input")]
     pub where_: Option<String>,
-    /// How it is sent.
+    /// Flags of sending.
     #[command(flatten)]
     pub send: SendArgs,
 }
@@ -89,7 +89,7 @@ Without --args and --kwargs a line is the one argument, a JSON array is the argu
 Exit: 0 all sent · 1 some records cannot be sent (they are named) · 2 usage · 3 input unreadable · 6 broker unreachable, 74 the file of ids takes no more:
 what was not sent is named, and `--skip N` goes on there";
 
-/// What is to be sent of each record.
+/// Task to be made of each record, with its templates compiled.
 struct SendPlan {
     args: EnqueueArgs,
     filling: Filling,
@@ -187,7 +187,7 @@ fn read_ahead(input: Input, plan: SendPlan) -> (mpsc::Receiver<Result<Item, Stri
     (items, thread)
 }
 
-/// What became of the records.
+/// Counts of the records that were sent and that were not, and what is told of the latter.
 #[derive(Default)]
 struct Report {
     sent: u64,
@@ -256,7 +256,7 @@ impl Report {
     }
 }
 
-/// What the stream of tasks has met with so far.
+/// Records that the stream of tasks has met with so far.
 #[derive(Default)]
 struct Met {
     /// Records that were handed on, in order: number and place.

@@ -19,7 +19,7 @@ use serde::Serialize;
 use self::reach::SetArgs;
 use crate::{exit::Exit, fault::Fault, flags::ViewArgs, global::Global, units};
 
-/// Where journals are.
+/// The directory of the journals.
 #[derive(Args, Clone, Debug)]
 pub struct StateArgs {
     /// Where journals are kept [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore]
@@ -32,7 +32,7 @@ pub struct StateArgs {
 pub enum JobsCommand {
     /// All jobs
     List {
-        /// Where journals are.
+        /// The directory of the journals.
         #[command(flatten)]
         state: StateArgs,
     },
@@ -40,7 +40,7 @@ pub enum JobsCommand {
     Show {
         /// Its id or name
         job: String,
-        /// Where journals are.
+        /// The directory of the journals.
         #[command(flatten)]
         state: StateArgs,
     },
@@ -48,7 +48,7 @@ pub enum JobsCommand {
     Retry {
         /// Its id or name
         job: String,
-        /// Where journals are.
+        /// The directory of the journals.
         #[command(flatten)]
         state: StateArgs,
     },
@@ -59,7 +59,7 @@ pub enum JobsCommand {
         /// Only these: ok or failed
         #[arg(long, value_parser = ["ok", "failed"])]
         only: Option<String>,
-        /// Where journals are.
+        /// The directory of the journals.
         #[command(flatten)]
         state: StateArgs,
     },
@@ -70,10 +70,10 @@ pub enum JobsCommand {
         /// Show it once, with what runs
         #[arg(long)]
         once: bool,
-        /// How it is shown
+        /// Form of the progress
         #[command(flatten)]
         view: ViewArgs,
-        /// Where journals are.
+        /// The directory of the journals.
         #[command(flatten)]
         state: StateArgs,
     },
@@ -81,10 +81,10 @@ pub enum JobsCommand {
     Set {
         /// Its id, its name or its process
         job: String,
-        /// What is changed.
+        /// The changes.
         #[command(flatten)]
         set: SetArgs,
-        /// Where journals are.
+        /// The directory of the journals.
         #[command(flatten)]
         state: StateArgs,
     },
@@ -92,7 +92,7 @@ pub enum JobsCommand {
     Pause {
         /// Its id, its name or its process
         job: String,
-        /// Where journals are.
+        /// The directory of the journals.
         #[command(flatten)]
         state: StateArgs,
     },
@@ -100,7 +100,7 @@ pub enum JobsCommand {
     Resume {
         /// Its id, its name or its process
         job: String,
-        /// Where journals are.
+        /// The directory of the journals.
         #[command(flatten)]
         state: StateArgs,
     },
@@ -108,7 +108,7 @@ pub enum JobsCommand {
     Cancel {
         /// Its id, its name or its process
         job: String,
-        /// Where journals are.
+        /// The directory of the journals.
         #[command(flatten)]
         state: StateArgs,
     },
@@ -117,7 +117,7 @@ pub enum JobsCommand {
         /// Those that ended longer ago
         #[arg(long, value_name = "DUR", default_value = "720h", value_parser = units::duration)]
         older_than: Duration,
-        /// Where journals are.
+        /// The directory of the journals.
         #[command(flatten)]
         state: StateArgs,
     },

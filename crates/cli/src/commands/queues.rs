@@ -28,7 +28,7 @@ pub enum QueuesCommand {
     /// runs now, as the workers say, acknowledged or not. ETA: for a time that is still to come.
     /// DEAD: dead letters. OLDEST: how long the oldest has waited. What nobody can say is `–`.
     List {
-        /// How long it is measured.
+        /// Time of the measurement.
         #[command(flatten)]
         measure: Measure,
     },
@@ -36,7 +36,7 @@ pub enum QueuesCommand {
     Show {
         /// The queue
         queue: String,
-        /// How long it is measured.
+        /// Time of the measurement.
         #[command(flatten)]
         measure: Measure,
     },
@@ -78,7 +78,7 @@ pub enum QueuesCommand {
     },
 }
 
-/// How long it is measured what comes and goes.
+/// Time over which a queue's traffic is measured.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Measure {
     /// What comes and goes is counted for so long, from the workers that answer; 0s: not at all

@@ -20,7 +20,7 @@ use crate::{
     units::{self, show_count, show_duration},
 };
 
-/// Whom to ask, and how long to wait.
+/// The workers that are asked, and the time for their replies.
 #[derive(Args, Clone, Debug)]
 pub struct Whom {
     /// Wait so long for replies
@@ -53,7 +53,7 @@ pub struct RemoteArgs {
     /// The command, and its arguments
     #[arg(required = true, value_name = "COMMAND [ARG]")]
     pub words: Vec<String>,
-    /// Whom to ask.
+    /// The workers that are asked.
     #[command(flatten)]
     pub whom: Whom,
 }
@@ -70,7 +70,7 @@ pub enum WorkersCommand {
     },
 }
 
-/// What a command takes.
+/// A command of the remote control, with the arguments that it takes.
 struct Known {
     name: &'static str,
     /// Names of arguments; `*` collects the rest in a list, `?` may be left out, `#` is a number.

@@ -40,7 +40,7 @@ pub struct ResultArgs {
     pub traceback: bool,
 }
 
-/// How long somebody waits.
+/// Time that somebody waits; without one, for ever.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience(pub Option<Duration>);
 
@@ -49,7 +49,7 @@ pub(super) fn patience(text: &str) -> Result<Patience, String> {
     if text.is_empty() { Ok(Patience(None)) } else { units::duration(text).map(|limit| Patience(Some(limit))) }
 }
 
-/// What is known of a task.
+/// Everything that results and broker know of a task.
 struct Look {
     stored: Option<TaskResult>,
     found: Vec<Found>,
@@ -143,7 +143,7 @@ fn tell(several: bool, id: &str, message: &str) {
 /// An id that was asked for, and that somebody knows.
 struct Asked<'a> {
     id: &'a str,
-    /// What a worker says of it, if nobody else knows it.
+    /// A worker's account of it, if nobody else knows it.
     at: Option<&'a TaskAtWorker>,
     until: Option<Instant>,
     several: bool,

@@ -26,7 +26,7 @@ use crate::{
     global::Global,
 };
 
-/// What a run is asked to do, and with which words.
+/// Request of a run: its arguments, configuration and words.
 pub struct Asked {
     /// The arguments, the configuration's included.
     pub args: RunArgs,
@@ -146,7 +146,7 @@ fn blame(error: clap::Error, settings: &RunSettings) -> Fault {
     }
 }
 
-/// What is wrong with a flag's value, in one line.
+/// Returns what is wrong with a flag's value, in one line.
 pub fn sentence(error: &clap::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => source.to_string(),
@@ -211,7 +211,7 @@ fn split_jobs(own: Vec<OsString>) -> (Vec<OsString>, Vec<OsString>) {
     (jobs, rest)
 }
 
-/// Whether the command line itself has a flag, by its long name.
+/// Returns true where the command line itself has a flag, by its long name.
 fn is_given(matches: &ArgMatches, long: &str) -> bool {
     let id = match long {
         "where" => "where_".to_owned(),

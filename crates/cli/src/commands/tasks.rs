@@ -108,7 +108,7 @@ pub async fn run(command: Option<TasksCommand>, place: &Place, out: &mut dyn Wri
     Ok(Exit::Done)
 }
 
-/// What is special about a task, for people.
+/// Returns what is special about a task, for people.
 fn policy(task: &Task) -> String {
     let policy = &task.policy;
     let mut text = String::new();

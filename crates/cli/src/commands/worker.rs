@@ -30,7 +30,7 @@ use crate::{
     units::{show_count, show_duration},
 };
 
-/// How often it is looked whether there is anything left to do.
+/// Time between two looks whether there is anything left to do.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Queues have to be seen empty so often, one look after the other.
@@ -144,7 +144,8 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     }
 }
 
-/// What serves a task, for the banner: `process exec convert {args.0}, every 20ms, each worker`.
+/// Describes what serves a task, for the banner: `process exec convert {args.0}, every 20ms, each
+/// worker`.
 fn described(spec: &Spec) -> String {
     let rate = spec.rate().map(|rate| format!(", {rate}")).unwrap_or_default();
     format!("{} {}{rate}", spec.lane(), spec.text())
@@ -223,7 +224,7 @@ struct WorkerWatch<'a> {
 }
 
 impl WorkerWatch<'_> {
-    /// Why it is time to stop; never, unless a flag says when.
+    /// Waits until it is time to stop and returns why; for ever, unless a flag says when.
     async fn done(&self) -> String {
         let WorkerArgs { until_empty, max_tasks, max_idle, .. } = *self.args;
         if !until_empty && max_tasks.is_none() && max_idle.is_none() {

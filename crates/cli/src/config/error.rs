@@ -11,7 +11,7 @@ pub struct ConfigError {
     pub path: Option<PathBuf>,
     /// The line, from 1.
     pub line: Option<usize>,
-    /// What is wrong and what to do.
+    /// A sentence: what is wrong and what to do.
     pub message: String,
 }
 

@@ -192,7 +192,7 @@ fn meant<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>, show: im
     nearest(word, candidates).map(|found| format!("; did you mean {}?", show(found))).unwrap_or_default()
 }
 
-/// What the value is, with an article.
+/// Names the type of a value, with an article.
 fn a_type(value: &DeValue<'_>) -> String {
     let name = value.type_str();
     let article = if name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };

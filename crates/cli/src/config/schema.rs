@@ -51,10 +51,10 @@ pub(super) fn all(keys: Keys) -> impl Iterator<Item = &'static Key> {
 /// After which errors another attempt follows, and when.
 const RETRIES: &[Key] = &[key("retries", Whole), key("backoff", Text), key("retry-on", Commas)];
 
-/// How a child is run.
+/// Settings of a child.
 const CHILD: &[Key] = &[key("stdin", Text), key("cwd", Text), key("env", Pairs), key("kill-after", Text)];
 
-/// What an HTTP request is made of, and which answers are good.
+/// Settings of an HTTP request: its parts, its connection, and which answers are good.
 const REQUEST: &[Key] = &[
     key("header", List),
     key("body-json", Text),

@@ -25,7 +25,7 @@ impl Value {
     }
 }
 
-/// Where a value came from.
+/// Place that a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// This variable.
@@ -53,12 +53,12 @@ impl fmt::Display for Origin {
 pub struct Setting {
     /// The value.
     pub value: Value,
-    /// Where it came from.
+    /// Place that it came from.
     pub origin: Origin,
 }
 
 impl Setting {
-    /// What is wrong with it, where it stands: as the key `name` in this place (` in [run]`).
+    /// Makes the error of a wrong value: the key `name` in this place (` in [run]`), and why.
     pub fn wrong(&self, name: &str, place: &str, why: &str) -> ConfigError {
         ConfigError::at(&self.origin, format!("`{}`{place}: {why}", name.replace('-', "_")))
     }

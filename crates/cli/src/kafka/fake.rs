@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use fastrand::Rng;
 
-/// What the records are of.
+/// Kind of the records that are made up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     /// Orders of a shop; the key is the customer, some of whom order much more than others.
@@ -53,7 +53,7 @@ pub struct Fake {
     number: u64,
     /// Of the next one, in milliseconds since 1970.
     at: i64,
-    /// What each sensor measured last: temperature, humidity, battery.
+    /// Last readings of each sensor: temperature, humidity, battery.
     sensors: Vec<[f64; 3]>,
 }
 

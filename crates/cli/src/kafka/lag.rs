@@ -25,7 +25,7 @@ pub struct LagArgs {
     /// End with 4 if a group is more records behind
     #[arg(long, value_name = "N")]
     pub most: Option<u64>,
-    /// Where Kafka is.
+    /// Address of Kafka.
     #[command(flatten)]
     pub link: LinkArgs,
 }

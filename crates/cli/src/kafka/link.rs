@@ -10,13 +10,13 @@ use crate::{
     fault::Fault,
 };
 
-/// How long a question may take.
+/// Longest time that a question to Kafka may take.
 pub const PATIENCE: Duration = Duration::from_secs(15);
-/// Where nobody says otherwise.
+/// Address of Kafka where nobody says another.
 const HERE: &str = "127.0.0.1:9092";
 
-/// What is wrong with an address or a setting of `[kafka.TOPIC]`, which is read here and not by
-/// clap: that would show a password. Of other keys nothing.
+/// Checks an address or a setting of `[kafka.TOPIC]`, which is read here and not by clap: that
+/// would show a password. Any other key passes.
 ///
 /// # Errors
 /// A sentence for people.
@@ -29,7 +29,7 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
     wrong.map_or(Ok(()), |error| Err(error.message))
 }
 
-/// Where Kafka is, and what its client is set to.
+/// Flags of Kafka's address and of its client's settings.
 #[derive(Args, Clone, Debug, Default)]
 pub struct LinkArgs {
     /// Where Kafka is: HOST:PORT[,…], kafka://USER:PASSWORD@HOST:PORT, or kafkas:// for TLS, with

@@ -7,7 +7,7 @@ use longshore_run::{
     template::{Shape, Template, TemplateError, Vars},
 };
 
-/// What goes out.
+/// A record that goes out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outgoing {
     /// The key.
@@ -18,7 +18,7 @@ pub struct Outgoing {
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
-/// How it is made, with its templates compiled.
+/// Plan by which records are made, with its templates compiled.
 #[derive(Debug, Default)]
 pub struct RecordPlan {
     key: Option<Template>,
@@ -53,18 +53,18 @@ impl RecordPlan {
         })
     }
 
-    /// Whether it makes the value.
+    /// Returns true where it makes the value.
     pub fn has_value(&self) -> bool {
         self.value.is_some()
     }
 
-    /// Whether it looks into records at all.
+    /// Returns true where it looks into records at all.
     pub fn looks_inside(&self) -> bool {
         self.key.is_some() || self.value.is_some() || !self.headers.is_empty()
     }
 
-    /// What becomes of a record. Without templates a row of a table is sent as a JSON object,
-    /// anything else as it stands there.
+    /// Makes the record to send of one that was read. Without templates a row of a table is sent as
+    /// a JSON object, anything else as it stands there.
     ///
     /// # Errors
     /// The record's own, with its place; kind `invalid`.

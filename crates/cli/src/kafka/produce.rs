@@ -40,7 +40,7 @@ use longshore_run::{
     template::Shape,
 };
 
-/// How often it is looked at.
+/// Time between two looks at what is sent.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Sends records.
@@ -68,7 +68,7 @@ pub fn run(args: &ProduceArgs, config: &Config, global: &Global, out: &mut dyn W
     block_on(async { watch(args, global, feed, producer, &tally, total, out).await })
 }
 
-/// What is sent, how, and how much there will be, as far as that is known.
+/// Prepares what is sent: its source, its plan, and its number as far as that is known.
 fn prepare(args: &ProduceArgs) -> Result<(Records, RecordPlan, Option<u64>), Fault> {
     let compile = |separator: Option<&str>, shape: &Shape| {
         RecordPlan::compile(args.key.as_deref(), args.value.as_deref(), &args.header, separator, shape).map_err(Fault::usage)
@@ -161,7 +161,7 @@ async fn watch(
     ended.say(args, global, tally, out)
 }
 
-/// How it ended.
+/// Facts about the end, for the summary.
 struct Ended {
     wall: Duration,
     signal: Option<u8>,

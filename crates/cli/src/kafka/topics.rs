@@ -27,7 +27,7 @@ pub struct CreateArgs {
     /// All is well if it is there already with so many partitions
     #[arg(long)]
     pub if_not_exists: bool,
-    /// Where Kafka is.
+    /// Address of Kafka.
     #[command(flatten)]
     pub link: LinkArgs,
 }
@@ -41,7 +41,7 @@ pub struct TopicsArgs {
     /// Also Kafka's own topics
     #[arg(long)]
     pub all: bool,
-    /// Where Kafka is.
+    /// Address of Kafka.
     #[command(flatten)]
     pub link: LinkArgs,
 }

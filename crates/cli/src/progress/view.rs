@@ -89,7 +89,7 @@ impl ColorMode {
         })
     }
 
-    /// Whether to write colours to a stream. `env` looks a variable up.
+    /// Returns true where a stream gets colours. `env` looks a variable up.
     pub fn enabled(self, terminal: bool, env: impl Fn(&str) -> Option<String>) -> bool {
         // https://no-color.org: set and not empty.
         let no_color = env("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -101,7 +101,7 @@ impl ColorMode {
         }
     }
 
-    /// Whether to write colours to this process's stderr.
+    /// Returns true where this process's stderr gets colours.
     pub fn on_stderr(self) -> bool {
         self.enabled(io::stderr().is_terminal(), |name| std::env::var(name).ok())
     }
@@ -122,7 +122,7 @@ pub struct Progress {
     form: Form,
     every: Duration,
     next: Option<Instant>,
-    /// Whether a line tells how it ended. Who did not ask for lines gets that one only behind
+    /// True where a line tells how it ended. Who did not ask for lines gets that one only behind
     /// others: the summary says the same.
     last: bool,
     voice: Voice,

@@ -45,7 +45,7 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// What is said beside results.
+/// Voice of a command: how much is said beside results, and in which form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Voice {
     /// Below 0: errors alone. 0: progress, notes and the summary. 1: also each task that failed.

@@ -9,7 +9,7 @@ use longshore_worker::Signature;
 use crate::fault::Fault;
 use crate::units;
 
-/// How a task is sent.
+/// Flags of sending a task.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sending")]
 pub struct SendArgs {

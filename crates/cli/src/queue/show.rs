@@ -53,7 +53,7 @@ pub fn ordinal(number: u64) -> String {
     format!("{number}{ending}")
 }
 
-/// Who pauses a queue: this user on this machine.
+/// Names whoever pauses a queue: this user on this machine.
 pub fn who() -> String {
     let user = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).filter(|user| !user.is_empty());
     format!("{}@{}", user.unwrap_or_else(|| "someone".to_owned()), host())
@@ -65,7 +65,7 @@ pub fn host() -> String {
     name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
 }
 
-/// Where a task is, in a sentence.
+/// Says where a task is, in a sentence.
 pub fn whereabouts(found: &Found, queue: Option<&QueueState>, now: SystemTime) -> String {
     let name = plain(&found.queue);
     let mut text = match &found.doing {

@@ -61,7 +61,7 @@ async fn doubt(place: &Place, id: &str) -> std::convert::Infallible {
     std::future::pending().await
 }
 
-/// What is said of a task in a queue that nobody serves.
+/// Says that nobody serves the queue of a task, and what to do.
 pub fn unserved(queue: &str) -> String {
     format!("; no worker serves it (longshore worker -Q {})", plain(queue))
 }
@@ -80,7 +80,7 @@ pub fn print(value: &Value, json: bool, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
-/// How a task ended that gave no result, on one line and its traceback below.
+/// Says how a task ended that gave no result, on one line and its traceback below.
 pub fn failure(id: &str, stored: &TaskResult, with_trace: bool) -> String {
     let how = if stored.state == State::Revoked { "was revoked" } else { "failed" };
     let exception =

@@ -15,14 +15,14 @@ const BILLIARD: &str = "billiard.exceptions";
 /// The exit code with which a program asks to be tried again (EX_TEMPFAIL).
 pub(super) const TRY_AGAIN: i32 = 75;
 
-/// When another attempt is made.
+/// Rules by which a task's failures are tried again.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     pub(super) retry: RetryPolicy,
 }
 
-/// What a program wrote as its result: a JSON value; else text, without its last newline; nothing
-/// at all is null.
+/// Reads what a program wrote as its result: a JSON value; else text, without its last newline;
+/// nothing at all is null.
 pub(super) fn value(written: &[u8]) -> Value {
     if written.is_empty() {
         return Value::Null;
@@ -45,7 +45,7 @@ impl Told {
         }
     }
 
-    /// What an attempt that did not end well comes to. `attempt` counts from 1.
+    /// Returns what an attempt that did not end well comes to. `attempt` counts from 1.
     fn failure(&self, outcome: &Outcome<()>, attempt: u32) -> Failure {
         let failure = match outcome {
             Outcome::Ok(()) => return Failure::Ignore,

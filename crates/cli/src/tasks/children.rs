@@ -14,7 +14,7 @@ use longshore_core::{Stop, lane::child::Children};
 use longshore_worker::TaskContext;
 use tokio::{runtime::Handle as Runtime, task::JoinHandle};
 
-/// How often a child is looked for that was not there yet when its task was given up.
+/// Time between two looks for a child that was not there yet when its task was given up.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// The registry of the children of all programs, and the slots in it.
@@ -86,7 +86,7 @@ pub(super) struct Watch {
     task: JoinHandle<()>,
 }
 
-/// Why a child was ended.
+/// Reason that a child was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GivenUp {
     Stopped,
@@ -94,7 +94,7 @@ pub(super) enum GivenUp {
 }
 
 impl Watch {
-    /// Whether and why its child was ended by it.
+    /// Returns why it ended its child, if it did.
     pub(super) fn given_up(&self) -> Option<GivenUp> {
         match self.given_up.load(Ordering::Acquire) {
             STOPPED => Some(GivenUp::Stopped),

@@ -42,7 +42,7 @@ pub(super) struct TaskProgram {
     pub(super) most: usize,
 }
 
-/// What a worker says of its tasks to a program, and makes of its ends.
+/// A worker's side of a program: hands it the tasks, and makes ends of its outcomes.
 pub(super) struct TaskUser {
     pub(super) origin: Arc<Origin>,
     /// The longest result.
@@ -161,7 +161,7 @@ impl TaskProgram {
     }
 }
 
-/// What a lane would know of a task.
+/// Returns what a lane would know of a task.
 fn known(context: &TaskContext, slot: u32) -> Context {
     Context {
         id: 0,

@@ -11,7 +11,7 @@ use longshore_run::{
     template::Vars,
 };
 
-/// What its errors begin with.
+/// Returns the origin with which the errors of its records begin.
 pub(super) fn origin(task: &str) -> Arc<Origin> {
     Arc::new(Origin { name: task.into(), unit: Unit::Task })
 }
@@ -37,12 +37,12 @@ pub(super) fn record(origin: &Arc<Origin>, context: &TaskContext, call: &Call) -
     of_task(origin, &json(context, call))
 }
 
-/// What templates know beside the record.
+/// Returns what templates know beside the record.
 pub(super) fn vars(context: &TaskContext) -> Vars<'static> {
     Vars { slot: context.slot() as usize + 1, attempt: attempt(context), extra: &[] }
 }
 
-/// What every child is told about its task.
+/// Returns the variables that tell every child about its task.
 pub(super) fn told(context: &TaskContext) -> [(OsString, OsString); 4] {
     [
         ("LONGSHORE_TASK".into(), context.task().into()),

@@ -30,7 +30,7 @@ pub struct Spec {
     text: String,
 }
 
-/// What runs.
+/// Program that a task runs.
 pub(super) enum What {
     Exec(Box<CommandPlan>),
     /// With the most children.
@@ -68,7 +68,7 @@ impl Spec {
         self.policy.rate_limit.map(|rate| (rate, self.policy.limit.as_deref()))
     }
 
-    /// What it runs, for people: `exec convert {args.0} …`.
+    /// Returns what it runs, for people: `exec convert {args.0} …`.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -99,7 +99,7 @@ struct Keys<'a> {
     name: &'a str,
 }
 
-/// So much of a result is kept, unless something else is said.
+/// Longest result that is kept, unless the section says another.
 const MAX_OUTPUT: u64 = 1 << 20;
 
 impl Keys<'_> {
@@ -310,8 +310,8 @@ impl Keys<'_> {
         HttpPlan::compile(text, &words, &Shape::task(), options, None).map_err(|why| self.wrong("http", why))
     }
 
-    /// Where requests may go: a host that stands in the configuration lies wherever it lies; one
-    /// from a message is bounded.
+    /// Returns the hosts to which requests may go: one that stands in the configuration lies
+    /// wherever it lies; one from a message is bounded.
     fn guard(&self, text: &str) -> Guard {
         let hosts = self.text("hosts").map(|hosts| hosts.split(',').map(|host| host.trim().to_owned()).collect()).unwrap_or_default();
         Guard { hosts, own: own_host(text).into_iter().collect(), private: self.is_on("private") }

@@ -30,21 +30,21 @@ pub struct LimitInfo {
     pub own: Option<Rate>,
     /// The same in the words of whoever wrote it, if they are known.
     pub words: Option<String>,
-    /// Where the limit is known from.
+    /// Source from which the limit is known.
     pub from: LimitSource,
-    /// How many may run at once in each process.
+    /// Most tasks that may run under it at once in each process.
     pub concurrency: Option<u64>,
     /// The template whose values have a bucket each.
     pub by: Option<String>,
     /// The rate that was set for all who share it, in place of theirs.
     pub set: Option<Rate>,
-    /// How far ahead its slots are reserved: how long whoever asks now would wait.
+    /// Time for which its slots are reserved in advance: whoever asks now would wait so long.
     pub ahead: Duration,
     /// The workers that keep another rate, and theirs; `None`: no limit.
     pub workers: Vec<(String, Option<Rate>)>,
 }
 
-/// Where a limit or a rate is known from.
+/// Source from which a limit or a rate is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LimitSource {

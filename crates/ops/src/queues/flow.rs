@@ -21,7 +21,7 @@ use crate::{
     workers::{ended_of, names_of},
 };
 
-/// What is known of a queue's traffic.
+/// Traffic of one queue, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Flow {
     /// Messages a second.
@@ -37,7 +37,7 @@ pub(super) struct Flow {
 /// The traffic of queues by name.
 #[derive(Debug, Default)]
 pub(super) struct Flows {
-    /// How long it was measured.
+    /// Time over which it was measured.
     pub(super) window: Duration,
     queues: BTreeMap<String, Flow>,
 }

@@ -18,7 +18,7 @@ use crate::{
     workers::{self, WorkerAction, WorkersRequest},
 };
 
-/// What came of sending a task again.
+/// Report of what came of sending a task again.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RetryDone {
@@ -34,7 +34,7 @@ pub enum RetryDone {
     Refused(RetryRefusal),
 }
 
-/// Why a task was not sent again.
+/// Reason that a task was not sent again.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RetryRefusal {
@@ -148,7 +148,7 @@ impl CancelRequest {
     }
 }
 
-/// What came of calling tasks off.
+/// Report of what came of calling tasks off.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Cancelled {
@@ -165,11 +165,11 @@ pub struct Cancelled {
 pub struct RefusedTask {
     /// The task's id.
     pub id: String,
-    /// Why not.
+    /// Reason that it was not.
     pub why: CancelRefusal,
 }
 
-/// Why a task was not called off.
+/// Reason that a task was not called off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -20,7 +20,7 @@ use crate::{
     wire::{json_of, time_text},
 };
 
-/// How many messages of each queue and kind are looked at: a queue may hold millions.
+/// Most messages of each queue and kind that are looked at: a queue may hold millions.
 pub const LOOKED_AT: usize = 10_000;
 
 /// Asks for tasks: those for which all of it is true.
@@ -37,7 +37,7 @@ pub struct TasksRequest {
     pub queue: Option<String>,
     /// With this text in the error, or in the reason of a dead letter.
     pub error: Option<String>,
-    /// Whose last news is not older than this; of what only waits there is none.
+    /// With news not older than this; what only waits has none.
     pub since: Option<Duration>,
     /// The most tasks that are answered with (100); those beyond are counted.
     pub most: usize,
@@ -56,7 +56,7 @@ impl Default for TasksRequest {
 pub struct TaskInfo {
     /// Its id; empty where its message cannot be read.
     pub id: String,
-    /// How it stands.
+    /// Its standing, such as waiting, held or failed.
     pub standing: TaskStanding,
     /// Its name, where anybody says it.
     pub task: Option<String>,
@@ -68,7 +68,7 @@ pub struct TaskInfo {
     pub at: Option<SystemTime>,
     /// Its arguments as Python shows them, if they are known, at most 128 characters.
     pub args: Option<String>,
-    /// Why it failed, or is dead.
+    /// Reason that it failed, or is dead.
     pub error: Option<String>,
     /// Its stored result.
     pub stored: Option<TaskResult>,
@@ -104,7 +104,7 @@ impl Serialize for TaskInfo {
 pub struct TaskList {
     /// By how they stand, those with news the latest first.
     pub tasks: Vec<TaskInfo>,
-    /// How many there were, answered with or not.
+    /// Number of tasks that match, answered with or not.
     pub matched: usize,
     /// Results that do not name their task or queue, so that nobody knows whether they are meant.
     pub nameless: usize,

@@ -1,8 +1,8 @@
-//! How a task stands.
+//! Standing of a task, such as waiting, held or failed.
 
 use longshore_celery::State;
 
-/// How a task stands.
+/// Standing of a task, such as waiting, held or failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum TaskStanding {

@@ -14,10 +14,10 @@ use super::Row;
 use crate::exit::Exit;
 use crate::fault::Fault;
 
-/// What is worse by more than this share is told.
+/// Share by which a number has to be worse to be told.
 const TOLERANCE: f64 = 0.1;
 
-/// How a number stands to what it was.
+/// Change of a number against the one that was kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Change {
     /// By which share it is larger.
@@ -25,7 +25,7 @@ pub(super) struct Change {
     pub(super) is_worse: bool,
 }
 
-/// How a row has changed; `None` where nothing is better or worse.
+/// Compares a row with what it was; `None` where nothing is better or worse.
 pub(super) fn change(row: &Row, was: f64) -> Option<Change> {
     let higher_is_better = match (row.what, row.unit) {
         // What was asked for, and what follows from it.
@@ -50,7 +50,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
     text.lines().filter_map(line).collect()
 }
 
-/// What a file says; where it `may_be_absent`, that is nothing.
+/// Reads the numbers of a file; where it `may_be_absent`, none of a file that is not there.
 pub(super) fn read(path: &Path, may_be_absent: bool) -> Result<BTreeMap<String, f64>, Fault> {
     match fs::read_to_string(path) {
         Ok(text) => {

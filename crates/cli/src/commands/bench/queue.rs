@@ -68,7 +68,7 @@ impl Drop for Scratch {
     }
 }
 
-/// How many have run.
+/// Number of tasks that have run, for whoever waits for it.
 #[derive(Default)]
 struct Ran {
     count: AtomicU64,

@@ -19,7 +19,7 @@ use crate::{
     units,
 };
 
-/// What of a run is changed.
+/// Changes of a run that goes on.
 #[derive(Args, Clone, Debug)]
 #[group(required = true, multiple = true)]
 pub struct SetArgs {
@@ -114,7 +114,7 @@ fn words(view: &RunView) -> String {
     format!("{} concurrency={}{pace}", plain::line(view), view.concurrency)
 }
 
-/// Where a run that is watched is shown.
+/// Place where a run that is watched is shown.
 enum Screen {
     /// On the terminal, in place.
     Bar(Box<Progress>, RunView),

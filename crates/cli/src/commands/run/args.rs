@@ -22,7 +22,7 @@ pub struct RunArgs {
     #[arg(value_name = "INPUT", value_hint = ValueHint::FilePath)]
     pub inputs: Vec<OsString>,
 
-    /// What runs.
+    /// The command, the request or the pipe that runs.
     #[command(flatten)]
     pub what: WhatArgs,
     /// Send a task to a queue for each record, and take what its worker answers as the result
@@ -104,7 +104,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Concurrency")]
     pub nice: Option<i32>,
 
-    /// How fast.
+    /// Pace of the starts.
     #[command(flatten, next_help_heading = "Pace")]
     pub pace: PaceArgs,
     /// One rate for each value of this expression
@@ -188,7 +188,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Output")]
     pub tag: bool,
 
-    /// How a command is run.
+    /// Flags of a command.
     #[command(flatten)]
     pub child: ChildArgs,
 
@@ -203,7 +203,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "QUEUE", requires = "task", help_heading = "Task")]
     pub queue: Option<String>,
 
-    /// What a request is made of.
+    /// Flags of an HTTP request.
     #[command(flatten)]
     pub request: RequestArgs,
     /// Write each answer's body to a file in this directory
@@ -230,7 +230,7 @@ pub struct RunArgs {
     #[arg(long, default_value = "rerun", value_parser = ["rerun", "skip"], help_heading = "Durable")]
     pub in_flight: String,
 
-    /// How progress is shown.
+    /// Flags of the progress.
     #[command(flatten)]
     pub view: ViewArgs,
     /// The summary: text, json or none

@@ -17,7 +17,7 @@ use crate::{
     units::{show_count, show_duration},
 };
 
-/// How many characters of a message or a result are shown.
+/// Most characters of a message or a result that are shown.
 const SHOWN: usize = 4000;
 
 pub(super) async fn list(which: &Which, limit: usize, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {

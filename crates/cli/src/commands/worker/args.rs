@@ -220,7 +220,7 @@ fn kibibytes(text: &str) -> Result<u64, String> {
 }
 
 impl WorkerArgs {
-    /// What cannot be done.
+    /// Refuses what this version cannot do.
     pub(super) fn check(&self) -> Result<(), Fault> {
         let Some(app) = &self.app else { return Ok(()) };
         Err(Fault::usage(format!(
@@ -230,7 +230,7 @@ impl WorkerArgs {
         )))
     }
 
-    /// What is accepted and has no effect, in one sentence.
+    /// Names what is accepted and has no effect, in one sentence.
     pub(super) fn notices(&self) -> Vec<String> {
         let given = [
             ("-O", self.optimization.is_some()),
@@ -242,7 +242,7 @@ impl WorkerArgs {
         if given.is_empty() { Vec::new() } else { vec![format!("{} of Celery: without a meaning here, ignored", given.join(" "))] }
     }
 
-    /// What is said of all tasks.
+    /// Applies what the flags say of all tasks.
     pub(super) fn apply(&self, app: &mut App) -> Result<(), Fault> {
         for (name, _) in &self.task_rate {
             if app.task_named(name).is_none() {
@@ -272,7 +272,7 @@ impl WorkerArgs {
         Ok(())
     }
 
-    /// How the worker is set up.
+    /// Returns the worker's options, as the flags say.
     pub(super) fn options(&self, app: &App) -> Result<WorkerOptions, Fault> {
         let mut options = WorkerOptions::new(node(&self.hostname)?);
         let queues = if self.queues.is_empty() { vec![app.settings().default_queue.clone()] } else { self.queues.clone() };

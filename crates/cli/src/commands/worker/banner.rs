@@ -10,7 +10,7 @@ use crate::{
     units::{show_count, show_duration},
 };
 
-/// What it speaks of.
+/// Facts that the banner tells.
 pub(super) struct Facts<'a> {
     pub(super) options: &'a WorkerOptions,
     pub(super) place: &'a Place,
@@ -21,7 +21,7 @@ pub(super) struct Facts<'a> {
     pub(super) programs: &'a [(String, String)],
 }
 
-/// So many tasks are named.
+/// Most tasks that are named.
 const NAMED: usize = 12;
 
 pub(super) fn write(facts: &Facts<'_>, log: &Log) {

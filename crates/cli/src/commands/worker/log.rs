@@ -28,13 +28,13 @@ const WAITING: usize = 65_536;
 /// Most events that are handed on together.
 const BATCH: usize = 1_000;
 
-/// What is said of lines for which there was no room, behind their number.
+/// Words about lines for which there was no room, behind their number.
 const DROPPED: &str = " lines of the log were dropped: nobody reads it fast enough";
 
-/// What to do about a task that holds the async lane.
+/// Advice about a task that holds the async lane.
 const STALLED: &str = "others on it cannot go on; what computes or blocks belongs on the lane cpu or blocking";
 
-/// So much of a result or an exception is shown on a line.
+/// Longest part of a result or an exception that is shown on a line.
 const LONGEST: usize = 1024;
 
 enum Message {
@@ -75,7 +75,7 @@ impl Log {
         Self { send, hears: hears.ok(), writes: writes.ok(), style }
     }
 
-    /// What happens to its connections.
+    /// Returns a writer of the news of the worker's connections.
     pub(super) fn teller(&self) -> longshore_brokers::Notice {
         let (send, quiet) = (self.send.clone(), self.style.quiet);
         Arc::new(move |news| {
@@ -189,7 +189,7 @@ impl Style {
         }
     }
 
-    /// Whether anything is said of it.
+    /// Returns true where a line tells of it.
     fn says(self, what: &TaskChange) -> bool {
         match self.level {
             Some(least) => level(what) >= least,
@@ -232,7 +232,7 @@ impl Level {
     }
 }
 
-/// What is said unless more is asked for.
+/// Returns true for what is told where nobody asked for a level.
 fn is_news(what: &TaskChange) -> bool {
     !matches!(
         what,

@@ -33,7 +33,7 @@ pub struct ConsumeArgs {
     #[arg(value_name = "TOPIC", required = true, value_parser = topic_name)]
     pub topics: Vec<String>,
 
-    /// What runs.
+    /// The command, the request or the pipe that runs.
     #[command(flatten)]
     pub what: WhatArgs,
     /// Wait so long for each record, and do nothing: 10ms, or 5ms..50ms
@@ -97,7 +97,7 @@ pub struct ConsumeArgs {
     /// for it
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = units::size, help_heading = "Concurrency")]
     pub buffers: u64,
-    /// How fast.
+    /// Pace of the starts.
     #[command(flatten, next_help_heading = "Concurrency")]
     pub pace: PaceArgs,
 
@@ -127,21 +127,21 @@ pub struct ConsumeArgs {
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = units::size, help_heading = "Output")]
     pub max_output: u64,
 
-    /// How a command is run.
+    /// Flags of a command.
     #[command(flatten)]
     pub child: ChildArgs,
-    /// What a request is made of.
+    /// Flags of an HTTP request.
     #[command(flatten)]
     pub request: RequestArgs,
     /// Limits of its parts.
     #[command(flatten)]
     pub limits: LimitArgs,
 
-    /// Where Kafka is.
+    /// Address of Kafka.
     #[command(flatten)]
     pub link: LinkArgs,
 
-    /// How progress is shown.
+    /// Flags of the progress.
     #[command(flatten)]
     pub view: ViewArgs,
     /// The summary: text, json or none
@@ -243,7 +243,7 @@ impl ConsumeArgs {
         }
     }
 
-    /// How many things it says to run.
+    /// Counts the things that it says to run.
     pub fn whats(&self) -> usize {
         [!self.what.command.is_empty(), self.what.http.is_some(), self.what.pipe.is_some(), self.sleep.is_some()]
             .into_iter()
@@ -251,8 +251,8 @@ impl ConsumeArgs {
             .count()
     }
 
-    /// Whether a record can fail: printing and sleeping cannot, so that no topic is made for what
-    /// fails.
+    /// Returns true where a record can fail: printing and sleeping cannot, so that no topic is made
+    /// for what fails.
     fn can_fail(&self) -> bool {
         self.whats() > 0 && self.sleep.is_none()
     }

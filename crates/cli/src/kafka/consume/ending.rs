@@ -20,7 +20,7 @@ pub(super) struct Ended<'a> {
     pub(super) watched: Watched,
     /// Records that failed for good, by error.
     pub(super) by_error: Vec<Failures>,
-    /// Why stdout took no more.
+    /// Error with which stdout took no more.
     pub(super) broken: Option<std::io::ErrorKind>,
 }
 

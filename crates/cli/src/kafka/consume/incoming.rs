@@ -56,8 +56,8 @@ impl Incoming {
     }
 }
 
-/// What a child finds in its environment. The id is the record's own, in every attempt and after
-/// every restart: good for what must be done once only.
+/// Returns the variables that a child finds in its environment. The id is the record's own, in
+/// every attempt and after every restart: good for what must be done once only.
 ///
 /// # Errors
 /// A key or a header with a NUL byte, which no variable can hold.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// The kernel's clock ticks a second as programs see them: 100 on every Linux.
 const TICKS: f64 = 100.0;
 
-/// What this process costs now.
+/// Cost of this process at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Cost {
     /// Share of one processor since the last look, 1.0 for a whole one.
@@ -27,7 +27,7 @@ pub(super) struct Machine {
 const LEAST: Duration = Duration::from_millis(500);
 
 impl Machine {
-    /// What it costs, as far as the system tells.
+    /// Returns what this process costs, as far as the system tells.
     pub(super) fn look(&mut self, now: Instant) -> Cost {
         let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
         let used = seconds(&read("/proc/self/stat")).unwrap_or(0.0);

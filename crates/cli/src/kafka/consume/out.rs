@@ -69,12 +69,13 @@ impl Out {
         Self { emit, to, pen: Arc::new(Pen { target, stop: OnceLock::new() }), lines: OnceLock::new() }
     }
 
-    /// What is done when nobody takes the output any more: nothing counts as done from then on.
+    /// Sets what is done when nobody takes the output any more: nothing counts as done from then
+    /// on.
     pub(super) fn on_broken(&self, stop: impl Fn() + Send + Sync + 'static) {
         let _ = self.pen.stop.set(Box::new(stop));
     }
 
-    /// Why the output ended, if it did.
+    /// Returns the error with which the output ended, if it did.
     pub(super) fn broken(&self) -> Option<std::io::ErrorKind> {
         self.pen.target.lock().unwrap_or_else(PoisonError::into_inner).broken
     }

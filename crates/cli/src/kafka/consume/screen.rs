@@ -47,7 +47,7 @@ impl Screen {
         Self { form, every, next: None, color: color.on_stderr(), voice }
     }
 
-    /// What redraws itself, for whoever writes to the same terminal.
+    /// Returns the bar that redraws itself, for whoever writes to the same terminal.
     pub(super) fn bar(&self) -> Option<Bar> {
         if let Form::Bar(bar) = &self.form { Some(bar.clone()) } else { None }
     }

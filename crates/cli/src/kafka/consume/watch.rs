@@ -24,7 +24,7 @@ use crate::{
 /// Time between looks.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What is left of a consumer.
+/// Remains of a consumer that has ended, for its summary.
 pub(super) struct Watched {
     pub(super) summary: ConsumerSummary,
     pub(super) wall: Duration,
@@ -50,7 +50,7 @@ pub(super) struct ConsumerWatch<'a> {
     pub(super) seen: Seen,
 }
 
-/// What was seen and asked for so far.
+/// Everything that was seen and asked for so far.
 pub(super) struct Seen {
     meter: RateMeter,
     machine: Machine,
@@ -59,7 +59,7 @@ pub(super) struct Seen {
     signal: Option<u8>,
     last: Option<Moment>,
     question: Question<kafka::View>,
-    /// When the last answer came.
+    /// Moment of the last answer.
     answered: Instant,
     most_active: usize,
 }
@@ -231,7 +231,7 @@ impl ConsumerWatch<'_> {
         }
     }
 
-    /// What runs, the oldest first.
+    /// Lists the records in work, the oldest first.
     async fn list(&self) {
         const MOST: usize = 20;
         let Some(view) = self.handle.snapshot().await else { return };

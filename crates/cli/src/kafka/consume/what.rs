@@ -27,7 +27,7 @@ use longshore_run::{
     what::What,
 };
 
-/// What runs, with its templates compiled.
+/// Plan of what runs, with its templates compiled.
 pub(super) enum Plan {
     Print,
     Sleep(Arc<Knob>),
@@ -55,12 +55,12 @@ impl Plan {
         }
     }
 
-    /// Whether it starts children.
+    /// Returns true where it starts children.
     pub(super) fn has_children(&self) -> bool {
         matches!(self, Self::Run(what, _) if what.has_children())
     }
 
-    /// Whether it prints unless told otherwise.
+    /// Returns true where it prints unless told otherwise.
     pub(super) fn prints(&self) -> bool {
         match self {
             Self::Print => true,
@@ -69,7 +69,7 @@ impl Plan {
         }
     }
 
-    /// What people call it.
+    /// Returns its name for people.
     pub(super) fn text(&self) -> String {
         match self {
             Self::Print => "print".to_owned(),
@@ -132,7 +132,7 @@ impl Plan {
     }
 }
 
-/// What a consumer says of its records to a program, and makes of its ends.
+/// The consumer's side of a program: hands it the records, and makes ends of its outcomes.
 struct KafkaUser {
     out: Arc<Out>,
     group: String,

@@ -59,7 +59,7 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = units::size, help_heading = "Records")]
     pub max_record: u64,
 
-    /// How fast.
+    /// Pace of the starts.
     #[command(flatten, next_help_heading = "Sending")]
     pub pace: PaceArgs,
     /// Everything into this partition [by the key, as Java's clients do it; without a key any]
@@ -75,11 +75,11 @@ pub struct ProduceArgs {
     /// A record that is not delivered within this time has failed
     #[arg(long, value_name = "DUR", default_value = "2m", value_parser = units::duration, help_heading = "Sending")]
     pub delivery_timeout: Duration,
-    /// Where Kafka is.
+    /// Address of Kafka.
     #[command(flatten)]
     pub link: LinkArgs,
 
-    /// How progress is shown.
+    /// Flags of the progress.
     #[command(flatten)]
     pub view: ViewArgs,
 }

@@ -19,7 +19,7 @@ use longshore_run::{
     record::{self, Record},
 };
 
-/// Where records come from.
+/// Source of the records.
 pub(super) enum Records {
     Fake(Box<Fake>),
     Input(Box<Input>),
@@ -48,7 +48,7 @@ impl StopFeed {
     }
 }
 
-/// So long it sleeps at most before it looks whether it has to stop.
+/// Longest sleep before it looks whether it has to stop.
 const NAP: Duration = Duration::from_millis(50);
 
 impl Feed {

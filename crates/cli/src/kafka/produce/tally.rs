@@ -18,10 +18,9 @@ use longshore_kafka::Placed;
 
 use crate::progress::{RateMeter, Snapshot, view::State};
 
-/// So many failures are told, unless all are asked for.
+/// Most failures that are told, unless all are asked for.
 const TOLD: u64 = 20;
-/// So many lines wait at most to be told: a terminal is slower than a broker that refuses
-/// everything.
+/// Most lines that wait to be told: a terminal is slower than a broker that refuses everything.
 const WAITING: usize = 10_000;
 
 /// Counts, told from several threads.
@@ -98,7 +97,7 @@ impl Tally {
         }
     }
 
-    /// What is to be told now.
+    /// Takes the lines that are to be told now.
     pub(super) fn told(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.said).lines)
     }
