@@ -5,8 +5,8 @@
 //! - `url.rs`: what a URL says; `layout.rs`: names of keys and channels
 //! - `resp.rs`: the protocol, without sockets; `connection.rs`, `socket.rs`, `tls.rs`,
 //!   `sentinel.rs`: one connection; `fail.rs`: what a refusal means
-//! - `link.rs`: the connection for commands, and what happens when it is lost, `look_first.rs`: whether
-//!   its callers look for their answers themselves; `pubsub.rs`: the one for listening
+//! - `link.rs`: the connection for commands, and what happens when it is lost, `look_first.rs`:
+//!   whether its callers look for their answers themselves; `pubsub.rs`: the one for listening
 //! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `listeners.rs`: who of
 //!   many is woken by it, `early.rs`: of one that is given; `consumer.rs` joins them
 //! - `lease.rs`: the sign of life; `watcher.rs`: who looks for the dead; `rescue.rs`: what they

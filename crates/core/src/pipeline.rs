@@ -265,7 +265,7 @@ impl<T: Send + 'static> Pipeline<T> {
         let open: Open<Vec<T>> = Box::new(move |launch, door| {
             let input = StageQueue::new(size, 1, None);
             open(launch, exit::door(input.clone()));
-            let meter = launch.meter(Some("batch".to_owned()), Kind::ItemBatch, 1, size, false);
+            let meter = launch.meter(Some("batch".to_owned()), Kind::Batch, 1, size, false);
             launch.run.add_stage(meter.clone(), Some(input.clone()));
             let exit = door(&meter);
             let post = launch.post(meter, input, Rules::plain(OnError::Stop));

@@ -18,8 +18,8 @@ use longshore_tidy::{
     tree::{SourceFile, Workspace},
 };
 
-/// Traits that every broker or result backend has. By hand: the halves that it may leave out are not
-/// here.
+/// Traits that every broker or result backend has. By hand: the halves that it may leave out are
+/// not here.
 const BROKER_TRAITS: [&str; 3] = ["Broker", "Consumer", "ResultBackend"];
 
 /// Ways to hold a child, each with the ends of the files that hold one so. By hand: reading cannot

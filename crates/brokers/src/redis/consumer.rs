@@ -256,31 +256,44 @@ impl RedisConsumer {
                 lists.settle().await?;
                 continue;
             }
-            let safety = match post {
-                Post::None => {
-                    // A server that is away holds up no stop.
-                    tokio::select! {
-                        entered = enter(listeners, lists, order) => entered?,
-                        _ = served.changed() => {}
-                    }
-                    continue;
-                }
-                Post::InLine => wait::IN_LINE,
-                Post::Listens if self.owner.alone.load(Ordering::Relaxed) => wait::ALONE,
-                Post::Listens => wait::AMONG,
-            };
-            let called = async {
-                match listeners {
-                    Some(listeners) => listeners.called().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                waited = lists.wait(order, safety) => waited?,
-                () = called => {}
-                _ = served.changed() => {}
-            }
+            self.wait_for_more(post, listeners, lists, order, &mut served).await?;
         }
+    }
+
+    /// Waits until these lists may have something, a listener calls, or what is served changes.
+    async fn wait_for_more(
+        &self,
+        post: Post,
+        listeners: Option<&Arc<Listeners>>,
+        lists: &mut Lists,
+        order: &[Arc<str>],
+        served: &mut watch::Receiver<Served>,
+    ) -> Result<(), Fail> {
+        let safety = match post {
+            Post::None => {
+                // A server that is away holds up no stop.
+                tokio::select! {
+                    entered = enter(listeners, lists, order) => entered?,
+                    _ = served.changed() => {}
+                }
+                return Ok(());
+            }
+            Post::InLine => wait::IN_LINE,
+            Post::Listens if self.owner.alone.load(Ordering::Relaxed) => wait::ALONE,
+            Post::Listens => wait::AMONG,
+        };
+        let called = async {
+            match listeners {
+                Some(listeners) => listeners.called().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            waited = lists.wait(order, safety) => waited?,
+            () = called => {}
+            _ = served.changed() => {}
+        }
+        Ok(())
     }
 
     /// Takes what there is now, at most so many.

@@ -279,7 +279,8 @@ impl<R: Send + 'static> AnswerSlot<R> {
         }
     }
 
-    /// The future of the work if there is some, ended from outside by [`cancel`](AnswerSlot::cancel).
+    /// The future of the work if there is some, ended from outside by
+    /// [`cancel`](AnswerSlot::cancel).
     pub(super) fn take_async(&self) -> Option<BoxFuture<'static, Ended<R>>> {
         let mut state = self.lock();
         if !matches!(state.work, Some(CallWork::Async(_))) {

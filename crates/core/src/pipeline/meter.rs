@@ -32,7 +32,7 @@ pub enum Kind {
     /// A function on a lane.
     Lane(LaneKind),
     /// Items are gathered into groups.
-    ItemBatch,
+    Batch,
     /// Each item is sent to one of several branches.
     Route,
 }

@@ -1,11 +1,11 @@
 //! The queue in front of a stage: strictly bounded, and moved through in batches, a batch under one
 //! lock.
 //!
-//! Both sides wait in a [`CallLine`]. Whoever can be served is called one at a time: the one who was
-//! called looks, takes its share, and calls the next if there is still something to be had. So a
-//! batch of tiny items wakes one taker, a batch of long ones as many as there are items. Givers are
-//! called when the queue has fallen to half, so that batches stay big, or at once by a taker whose
-//! items take long.
+//! Both sides wait in a [`CallLine`]. Whoever can be served is called one at a time: the one who
+//! was called looks, takes its share, and calls the next if there is still something to be had. So
+//! a batch of tiny items wakes one taker, a batch of long ones as many as there are items. Givers
+//! are called when the queue has fallen to half, so that batches stay big, or at once by a taker
+//! whose items take long.
 
 use std::{collections::VecDeque, sync::Arc, task::Waker};
 

@@ -182,7 +182,7 @@ impl fmt::Display for Report {
             let lane = match stage.kind {
                 Kind::Source => "source".to_owned(),
                 Kind::Lane(lane) => format!("{lane} × {}", stage.workers),
-                Kind::ItemBatch => "batch".to_owned(),
+                Kind::Batch => "batch".to_owned(),
                 Kind::Route => "route".to_owned(),
             };
             write!(f, "{place:>2} {:<12} {lane:<13} {} in, {} out", stage.name, stage.items_in, stage.items_out)?;

@@ -26,7 +26,8 @@ pub(crate) enum Why {
     Wrong(TaskError),
 }
 
-/// Returns the outcome of the item that a child was running when it ended; `itself` words an end with an exit code.
+/// Returns the outcome of the item that a child was running when it ended; `itself` words an end
+/// with an exit code.
 pub(crate) fn blame(why: Option<&Why>, end: &End, itself: &dyn Fn(i32) -> String) -> Outcome<Infallible> {
     match (why, end.status.exit) {
         (_, _) if end.stopped => Outcome::Cancelled,

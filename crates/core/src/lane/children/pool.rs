@@ -1,4 +1,5 @@
-//! Children for callers that wait: each call is done on its caller's thread, by the child of a slot.
+//! Children for callers that wait: each call is done on its caller's thread, by the child of a
+//! slot.
 
 use std::{
     fmt,
@@ -117,8 +118,8 @@ impl<K: ChildKind> ChildPool<K> {
     }
 
     /// Ends all children side by side, so that the times do not add up: their input ends, and
-    /// whoever has not ended after the farewell gets SIGTERM, then SIGKILL. What they still write is
-    /// thrown away. To be called when nobody asks any more; dropping the pool without it kills
+    /// whoever has not ended after the farewell gets SIGTERM, then SIGKILL. What they still write
+    /// is thrown away. To be called when nobody asks any more; dropping the pool without it kills
     /// them.
     pub fn end(&self) {
         let seats = self.seats.read().unwrap_or_else(PoisonError::into_inner).clone();
