@@ -26,8 +26,8 @@ use crate::{
 pub struct OpenOptions {
     /// The queues.
     pub queues: Vec<Arc<str>>,
-    /// How long what we hold stays ours without a sign of life. Renewed every third of it from a
-    /// thread of its own.
+    /// Time for which what we hold stays ours without a sign of life. Renewed every third of it
+    /// from a thread of its own.
     pub lease: Duration,
     /// After this time Celery's own workers take what nobody acknowledged (Redis): at most the
     /// shortest of any Celery on the database.
@@ -129,8 +129,8 @@ pub trait Consumer: Send + Sync {
     /// Nothing more can come of this consumer.
     fn claim<'a>(&'a self, room: usize, into: &'a mut Vec<Claimed>) -> BoxFuture<'a, Result<Fetched, BrokerError>>;
 
-    /// How long the way to the broker and back took for the last claim, with what it does there and
-    /// without the wait for something to come. `None` where there is no way to speak of.
+    /// Returns how long the way to the broker and back took for the last claim, with what it does
+    /// there and without the wait for something to come. `None` where there is no way to speak of.
     fn trip(&self) -> Option<Duration> {
         None
     }
@@ -204,7 +204,7 @@ pub trait Consumer: Send + Sync {
     fn leave(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 }
 
-/// What is known of a queue.
+/// State of a queue, as far as the broker can say.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct QueueState {
     /// Its name.
@@ -222,13 +222,13 @@ pub struct QueueState {
     /// Dead letters that were dropped since there were none, the oldest first: a server keeps ten
     /// thousand of a queue, and as much junk.
     pub dead_dropped: u64,
-    /// How old the oldest waiting message is, where the broker can say.
+    /// Age of the oldest waiting message, where the broker can say.
     pub oldest: Option<Duration>,
     /// It may be older: nobody has noted when it was sent, and so long ago somebody looked and it
     /// was there.
     pub oldest_at_least: bool,
-    /// Who paused it.
+    /// Name of whoever paused it; `None` while it is not paused.
     pub paused: Option<String>,
-    /// When it was paused.
+    /// Moment at which it was paused.
     pub paused_since: Option<SystemTime>,
 }

@@ -22,9 +22,9 @@ use crate::{
 type Constructor = fn(&str, Notice) -> Result<Halves, BrokerError>;
 
 struct Scheme {
-    /// What stands before the first colon.
+    /// Name of the scheme: all before the first colon.
     name: &'static str,
-    /// How to write it, for people.
+    /// Example of such a URL, for people.
     example: &'static str,
     feature: &'static str,
     /// Makes what the scheme has. `None`: its feature is off.

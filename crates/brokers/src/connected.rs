@@ -15,17 +15,17 @@ use crate::{
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Connected {
-    /// Where tasks wait.
+    /// Broker in which tasks wait.
     pub broker: Arc<dyn Broker>,
-    /// Where results are stored.
+    /// Backend in which results are stored.
     pub results: Arc<dyn ResultBackend>,
-    /// Where remote control and events go.
+    /// Bus for remote control and events.
     pub bus: Option<Arc<dyn Bus>>,
-    /// What looks into the broker's queues.
+    /// View into the broker's queues.
     pub inspect: Option<Arc<dyn Inspect>>,
-    /// What keeps messages that are run no more.
+    /// Store of messages that are run no more.
     pub letters: Option<Arc<dyn DeadLetters>>,
-    /// What all who use the store share.
+    /// State that all who use the store share.
     pub shared: Option<Arc<dyn SharedState>>,
 }
 

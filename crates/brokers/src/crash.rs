@@ -11,11 +11,11 @@ pub const MOST_CRASHES: u32 = 3;
 /// a million after so many, and in one of eight after [`MOST_CRASHES`].
 pub const MOST_CRASHES_APART: u32 = 20;
 
-/// How many workers have died, as far as a message that a dead worker held is to blame. The first
-/// crash makes a suspect of everything that the worker held, but for what it could not have begun
-/// (its ETA lay ahead). From then on only the count of those goes up that had been accused, so that
-/// the innocent finish and the guilty is found. A worker runs whom the next death would bury only
-/// when it has lived for a while itself, so that kills from outside seldom meet it.
+/// Returns how many workers have died, as far as a message that a dead worker held is to blame. The
+/// first crash makes a suspect of everything that the worker held, but for what it could not have
+/// begun (its ETA lay ahead). From then on only the count of those goes up that had been accused,
+/// so that the innocent finish and the guilty is found. A worker runs a message that the next death
+/// would bury only when it has lived for a while itself, so that kills from outside seldom meet it.
 pub fn after_crash(crashes: u32, accused: bool, lies_ahead: bool) -> u32 {
     let counts = if crashes == 0 { !lies_ahead } else { accused };
     crashes.saturating_add(counts.into())

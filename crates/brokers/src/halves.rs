@@ -63,7 +63,7 @@ pub trait Bus: Send + Sync {
 pub struct Subscription {
     /// Routing key and message.
     pub messages: mpsc::Receiver<(String, Vec<u8>)>,
-    /// What ends the subscription when it is dropped.
+    /// Guard that ends the subscription when it is dropped.
     pub guard: Box<dyn Send + Sync>,
 }
 
@@ -111,41 +111,41 @@ pub trait Inspect: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn pause<'a>(&'a self, queue: &'a str, by: Option<&'a str>) -> BoxFuture<'a, Result<(), BrokerError>>;
 
-    /// Where tasks with this id are: waiting (the place in its queue), held, dead. Looks through
+    /// Finds the tasks with this id: waiting (the place in its queue), held, dead. Looks through
     /// the queues, so it costs their length.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn find<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>>;
 
-    /// What lies in a queue, or in all: what is lent, what waits (the next one first), what is held
-    /// back (the first to come first), up to `most` of each in each queue. Dead letters are told by
-    /// [`dead`](DeadLetters::dead).
+    /// Lists what lies in a queue, or in all: what is lent, what waits (the next one first), what
+    /// is held back (the first to come first), up to `most` of each in each queue. Dead letters are
+    /// told by [`dead`](DeadLetters::dead).
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn list<'a>(&'a self, queue: Option<&'a str>, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>>;
 }
 
-/// Where a task is.
+/// A task that was found in a broker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     /// Its queue.
     pub queue: String,
-    /// What it does there.
+    /// State of the task there.
     pub doing: Doing,
     /// The message.
     pub raw: Vec<u8>,
 }
 
-/// What a task does in a broker.
+/// State of a task in a broker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Doing {
     /// It waits: its place (from 1), and how many wait there.
     Waiting {
         /// Its place, from 1.
         place: u64,
-        /// How many wait.
+        /// Number of messages that wait there.
         of: u64,
         /// Since when, where the broker can say.
         since: Option<SystemTime>,
@@ -192,11 +192,11 @@ pub struct DeadLetter {
     pub key: String,
     /// Its queue.
     pub queue: String,
-    /// When it died.
+    /// Moment at which it died.
     pub at: SystemTime,
     /// Why.
     pub reason: String,
-    /// How many workers died of it.
+    /// Number of workers that died of it.
     pub crashes: u32,
     /// The message.
     pub raw: Vec<u8>,
@@ -244,13 +244,13 @@ pub trait SharedState: Send + Sync {
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>>;
 }
 
-/// What is known of a bucket of a limit that is shared.
+/// State of one bucket of a limit that is shared.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LimitState {
     /// The limit, and behind [`BUCKET`](crate::BUCKET) which of its buckets.
     pub name: String,
     /// The rate that was [set](SharedState::set_limit) for all.
     pub set: Option<Rate>,
-    /// So far ahead its slots are reserved: how long whoever asks now would wait.
+    /// Time for which its slots are reserved already: whoever asks now would wait so long.
     pub ahead: Duration,
 }

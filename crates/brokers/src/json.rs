@@ -95,7 +95,7 @@ pub(crate) fn task_id(message: &[u8]) -> Option<&str> {
     text(message, &["headers", "id"])
 }
 
-/// Whether a result document says SUCCESS.
+/// Returns true if a result document says SUCCESS.
 pub(crate) fn is_success(document: &[u8]) -> bool {
     text(document, &["status"]) == Some("SUCCESS")
 }

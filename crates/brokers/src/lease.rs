@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 #[derive(Debug)]
 pub struct Lease {
     length: u64,
-    /// When the last renewal was asked for that the broker has confirmed.
+    /// Moment at which the last renewal was asked for that the broker has confirmed.
     renewed: AtomicU64,
     term: AtomicU64,
 }

@@ -129,6 +129,7 @@ pub fn is_secret(name: &str) -> bool {
     ];
     const WORDS: [&str; 8] = ["pat", "pw", "sig", "sid", "otp", "psk", "sas", "pem"];
     const PLACES: [&str; 6] = ["location", "file", "path", "dir", "type", "url"];
+    // The shell's names of directories, which only sound like passwords.
     if matches!(name, "PWD" | "OLDPWD") {
         return false;
     }
@@ -282,11 +283,13 @@ fn pairs(text: &str, whole: bool) -> String {
         out.push_str(before);
         out.push_str(sign);
         rest = behind;
+        // A `key` is a secret in a query; elsewhere it is mostly a word.
         if name.is_empty() || is_url || !(is_secret(name) || (in_query && name.eq_ignore_ascii_case("key"))) {
             continue;
         }
         let value = behind.trim_start_matches([' ', '\t']);
         out.push_str(&behind[..behind.len() - value.len()]);
+        // In JSON that is a string in JSON, backslashes stand before the quotes.
         let opening = value.len() - value.trim_start_matches('\\').len();
         let quote = value[opening..].chars().next().filter(|c| "\"'".contains(*c));
         let length = match (quote, sign) {

@@ -29,32 +29,34 @@ pub struct Claimed {
     pub queue: Arc<str>,
     /// The message, as it stood in the queue.
     pub raw: Vec<u8>,
-    /// How many workers, and children of workers, died while it ran (or may have run) with them: as
-    /// the broker counts or as the message says, whichever is more. From 1 it is a suspect, which
-    /// starts alone and is [accused](Consumer::accuse) first.
+    /// Number of workers, and of children of workers, that died while it ran (or may have run) with
+    /// them: as the broker counts or as the message says, whichever is more. From 1 it is a
+    /// suspect, which starts alone and is [accused](Consumer::accuse) first.
     pub crashes: u32,
-    /// Whether it was lent before.
+    /// True if it was lent before.
     pub redelivered: bool,
     /// Given, not lent ([`OpenOptions::early`]): the broker has forgotten it, nothing has to be
     /// said at its end, and it cannot be finished or loaded unless it is [held](Consumer::hold).
     pub given: bool,
 }
 
-/// What becomes of a claimed message. One step: either all of it, or nothing but a prefix that
-/// repeats harmlessly. The order is: is it still ours? → `publish` → `results` → `part` → `end`.
+/// End of a claimed message, with all that is done at once with it. One step: either all of it, or
+/// nothing but a prefix that repeats harmlessly. The order is: is it still ours? → `publish` →
+/// `results` → `part` → `end`.
 #[derive(Clone, Debug)]
 pub struct Finish {
     /// The message.
     pub receipt: Receipt,
-    /// What is sent on: callbacks, the next link of a chain, the next attempt.
+    /// Messages to send on: callbacks, the next link of a chain, the next attempt.
     pub publish: Vec<Outgoing>,
-    /// What is stored. Only where the result backend is [this broker's store](Broker::is_store_of).
+    /// Documents to store. Only where the result backend is [this broker's
+    /// store](Broker::is_store_of).
     pub results: Vec<Stored>,
     /// The chord that it is a part of. Only where the result backend is this broker's store. When
     /// the chord is complete through this part, the message stays claimed ([`Ended::Complete`]), so
     /// that the chord's body is sent before it is finished.
     pub part: Option<ChordPart>,
-    /// What becomes of the message itself.
+    /// Way in which the message itself ends.
     pub end: End,
 }
 
@@ -68,7 +70,7 @@ impl Finish {
     }
 }
 
-/// How a claimed message ends.
+/// Way in which a claimed message ends.
 #[derive(Clone, Debug, PartialEq)]
 pub enum End {
     /// It is done.
@@ -81,21 +83,21 @@ pub enum End {
     },
     /// It goes to the dead letters.
     Dead {
-        /// Why, for people.
+        /// Reason, for people.
         reason: String,
     },
     /// It goes to the junk, which is kept apart from the other dead letters: nobody could have run
     /// it, since it cannot be read or nobody knows its task. However much junk comes, it pushes no
     /// dead letter out.
     Junk {
-        /// Why, for people.
+        /// Reason, for people.
         reason: String,
     },
     /// It stays claimed.
     Keep,
 }
 
-/// What came of a [`Finish`].
+/// Outcome of a [`Finish`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ended {
     /// All of it was done.
@@ -109,7 +111,7 @@ pub enum Ended {
     /// Nothing was done: the store refuses what this end asks for, and would refuse it always,
     /// while it takes the ends of others. The message is still claimed.
     Impossible {
-        /// Why, for people.
+        /// Reason, for people.
         reason: String,
     },
 }

@@ -30,24 +30,24 @@ impl Half {
 /// Something that happened. As text it is a sentence for people.
 #[derive(Clone, Debug, PartialEq)]
 pub struct News {
-    /// Who tells it.
+    /// The half that tells it.
     pub half: Half,
-    /// What happened.
+    /// The event itself.
     pub what: Happened,
 }
 
-/// What can happen to a broker or a result backend.
+/// Event of a broker or a result backend.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Happened {
     /// The connection is gone, and tried again until it is back.
     Lost {
-        /// Why, with the server's name.
+        /// Reason, with the server's name.
         reason: String,
     },
     /// The server answers, and does not do what it is told; a file takes nothing.
     Refused {
-        /// Why, with its name.
+        /// Reason, with its name.
         reason: String,
     },
     /// It answers again.
@@ -59,14 +59,14 @@ pub enum Happened {
     Able {
         /// The server or the file.
         server: String,
-        /// What that is.
+        /// Ability that it has again.
         again: Ability,
     },
     /// Something else for people: it changes no state.
     Remark(String),
 }
 
-/// What a server or a file could not do for a while.
+/// Ability that a server or a file lost for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ability {

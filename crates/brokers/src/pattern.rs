@@ -1,6 +1,6 @@
 //! Which routing keys a subscription wants.
 
-/// Whether a routing key matches: `#` is everything, `worker.#` what begins with `worker.`,
+/// Returns true if a routing key matches: `#` is everything, `worker.#` what begins with `worker.`,
 /// anything else is itself.
 pub(crate) fn matches(pattern: &str, key: &str) -> bool {
     match pattern.strip_suffix('#') {

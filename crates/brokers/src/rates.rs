@@ -23,13 +23,14 @@ pub(crate) fn limit_of(name: &str) -> &str {
     name.split(BUCKET).next().unwrap_or(name)
 }
 
-/// Who asked in vain asks again at such steps: together with others, so that one call serves many.
+/// Step in microseconds to which the waits of those who asked in vain are rounded up: they ask
+/// together with others, so that one call serves many.
 const STEP: u64 = 250_000;
 /// The longest interval in microseconds, ten years: sums of it are still exact in a double, which
 /// is what scripts count with.
 const LONGEST: u64 = 86_400 * 3650 * 1_000_000;
 
-/// What came of asking for a slot.
+/// Answer to whoever asked for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
     /// It is reserved, and begins after this time.
@@ -43,7 +44,7 @@ pub enum Slot {
 pub(crate) struct Bucket {
     /// Between two slots.
     pub(crate) interval: u64,
-    /// So far before its place in the even series a slot may begin: the burst.
+    /// Time by which a slot may begin before its place in the even series: the burst.
     pub(crate) span: u64,
 }
 
@@ -66,7 +67,7 @@ impl Bucket {
         Rate { count: 1.0, per: Duration::from_micros(self.interval), burst }
     }
 
-    /// How far ahead, from now, the even series may be reserved.
+    /// Returns how far ahead, from now, the even series may be reserved.
     pub(crate) fn reach(self) -> u64 {
         AHEAD.as_micros() as u64 + self.span
     }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::error::BrokerError;
 
-/// Who completes a chord has the right to send its body for so long, unless it is
+/// Time for which whoever completes a chord has the right to send its body, unless it is
 /// [extended](ResultBackend::chord_extend). Celery's time.
 pub(crate) const CHORD_CLAIM: Duration = Duration::from_secs(6);
 
@@ -28,7 +28,7 @@ pub struct Stored {
     pub key: Key,
     /// The document.
     pub doc: Vec<u8>,
-    /// When it is forgotten; never, where absent.
+    /// Time after which it is forgotten; never, where absent.
     pub expires: Option<Duration>,
     /// A stored SUCCESS stays as it is.
     pub keep_success: bool,
@@ -45,13 +45,13 @@ pub struct ChordPart {
     pub index: Option<i64>,
     /// `[1, "<id>", "<state>", <result>]`.
     pub member: Vec<u8>,
-    /// How long the chord's keys live on.
+    /// Time for which the chord's keys live on.
     pub expires: Duration,
     /// Names whoever may send the body.
     pub token: String,
 }
 
-/// How a chord stands after a part was counted.
+/// State of a chord after a part was counted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PartState {
     /// Parts are missing, or another one has the right to send the body.
@@ -66,8 +66,8 @@ pub enum PartState {
     Over,
 }
 
-/// Where results are stored. Cheap to share; all methods may be called at once. What is transient
-/// is waited out, as with [`Broker`](crate::Broker).
+/// Store of results. Cheap to share; all methods may be called at once. What is transient is waited
+/// out, as with [`Broker`](crate::Broker).
 ///
 /// # Errors
 /// Every method: the backend cannot be reached, or it refuses us.
@@ -145,17 +145,17 @@ pub trait ResultBackend: Send + Sync {
 pub struct Page {
     /// Id and document.
     pub results: Vec<(String, Vec<u8>)>,
-    /// Where the next one begins; there is none where absent.
+    /// Beginning of the next one; there is none where absent.
     pub next: Option<String>,
 }
 
 /// Results as they are stored: id and document. Dropping it ends the subscription.
 pub struct Watch {
-    /// What was stored when the subscription began, in the order of the ids.
+    /// Documents that were stored when the subscription began, in the order of the ids.
     pub stored: Vec<Option<Vec<u8>>>,
     /// Id and document.
     pub results: mpsc::Receiver<(String, Vec<u8>)>,
-    /// What ends the subscription when it is dropped.
+    /// Guard that ends the subscription when it is dropped.
     pub guard: Box<dyn Send + Sync>,
 }
 

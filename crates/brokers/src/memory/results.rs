@@ -44,7 +44,8 @@ struct ResultWatcher {
 #[derive(Default)]
 pub(crate) struct Documents {
     all: HashMap<Key, Document>,
-    /// What is forgotten when; a document that was stored again since then lives on.
+    /// Documents by the moment at which they are forgotten; one that was stored again since then
+    /// lives on.
     ends: BTreeMap<Instant, Vec<Key>>,
     chords: HashMap<String, Chord>,
     watchers: Vec<ResultWatcher>,

@@ -15,7 +15,7 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct MemoryShared {
     rates: HashMap<String, u64>,
-    /// What was set for a limit.
+    /// Buckets that were set, by limit.
     set: BTreeMap<String, Bucket>,
     revoked: VecDeque<(Instant, String)>,
 }

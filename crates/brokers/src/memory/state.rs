@@ -26,7 +26,7 @@ pub(crate) struct Message {
     pub(crate) priority: u8,
     pub(crate) raw: Vec<u8>,
     pub(crate) crashes: u32,
-    /// Whether it was lent before.
+    /// True if it was lent before.
     pub(crate) lent: bool,
     pub(crate) at: Instant,
 }
@@ -55,7 +55,7 @@ pub(crate) struct MemoryState {
     pub(crate) held: BTreeMap<u64, HeldMessage>,
     pub(crate) dead: Vec<DeadLetter>,
     pub(crate) dead_priority: HashMap<String, u8>,
-    /// Who paused it, and when.
+    /// Name of whoever paused a queue, and the moment.
     pub(crate) paused: HashMap<Arc<str>, (String, SystemTime)>,
     pub(crate) listeners: Vec<BusListener>,
     pub(crate) documents: Documents,
@@ -154,7 +154,7 @@ impl MemoryState {
         }
     }
 
-    /// What waits, the next one first.
+    /// Returns the waiting messages of a queue, the next one first.
     pub(crate) fn waiting(&self, queue: &str) -> impl Iterator<Item = &Message> {
         self.lines.get(queue).into_iter().flat_map(|lines| lines.values().flatten())
     }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{REPLIES, broker::QueueState, crash::forgiven, ends::END, halves::DeadLetter};
 
-/// So much is looked at in one go.
+/// Number of entries that are looked at in one go.
 const PAGE: i64 = 500;
 
 /// Looks at one server.
@@ -108,7 +108,7 @@ impl Admin<'_> {
         Ok(dropped)
     }
 
-    /// How much is held of each queue, and how much of that until its time.
+    /// Returns how much is held of each queue, and how much of that until its time.
     async fn held(&self) -> Result<BTreeMap<String, (u64, u64)>, Fail> {
         let mut held = BTreeMap::new();
         let mut cursor = b"0".to_vec();
@@ -139,6 +139,7 @@ impl Admin<'_> {
     pub(super) async fn queues(&self, names: &[Arc<str>]) -> Result<Vec<QueueState>, Fail> {
         let names: Vec<String> =
             if names.is_empty() { self.known().await?.into_iter().collect() } else { names.iter().map(ToString::to_string).collect() };
+        // One round for all lengths, however many queues there are.
         let mut pack = Pack::default();
         for name in &names {
             self.layout.lists(name).for_each(|list| pack.add(&[b"LLEN", list.as_bytes()]));
@@ -314,7 +315,7 @@ pub(super) fn beginning(begin: &str) -> String {
     format!("{escaped}*")
 }
 
-/// Who paused a queue, as it is stored: milliseconds since 1970, a space, who.
+/// Writes who paused a queue as it is stored: milliseconds since 1970, a space, the name.
 fn write_pause(by: &str) -> String {
     format!("{} {by}", SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis())
 }

@@ -18,10 +18,10 @@ use super::{
 };
 use crate::{REPLIES, halves::Subscription};
 
-/// So many messages wait for a subscriber; what comes beyond is left out.
+/// Most messages that wait for a subscriber; what comes beyond is left out.
 const ROOM: usize = 4096;
 
-/// What a pattern of routing keys means in Redis.
+/// Translates a pattern of routing keys for Redis.
 fn topics(layout: &Layout, exchange: &str, pattern: &str) -> Vec<Topic> {
     let below = |begin: &str| Topic::Pattern(format!("{}*", glob(&layout.channel(exchange, begin))));
     match pattern.strip_suffix('#') {

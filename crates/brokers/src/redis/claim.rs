@@ -22,7 +22,7 @@ pub(super) const MOST: usize = 100;
 /// A batch to be taken.
 pub(super) struct ClaimBatch<'a> {
     pub(super) layout: &'a Layout,
-    /// What stands before the number in our tags.
+    /// Text before the number in our tags.
     pub(super) boot: &'a str,
     /// In the order of service.
     pub(super) lists: &'a [List],

@@ -24,13 +24,13 @@ use super::{
     url::{Config, ServerPlace},
 };
 
-/// How long a server may take to accept a connection and to introduce itself.
+/// Longest time that a server may take to accept a connection and to introduce itself.
 const INTRODUCTION: Duration = Duration::from_secs(3);
 const ROOM: usize = 64 << 10;
 /// Beyond so many bytes a reply is looked at before it is read.
 const MUCH: usize = 4 * ROOM;
 
-/// What the server said about itself and about us.
+/// Words of the server about itself and about us.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Hello {
     /// `redis`, `valkey`.
@@ -44,8 +44,8 @@ pub(super) struct Hello {
 /// A connection on which the server has introduced itself and is able to serve.
 pub(super) struct Connection {
     socket: Box<dyn Socket>,
-    /// What was read: `input[from..to]` is not parsed yet, and nothing can be made of it before
-    /// `need` bytes are there.
+    /// Bytes that were read: `input[from..to]` is not parsed yet, and nothing can be made of it
+    /// before `need` bytes are there.
     input: Vec<u8>,
     from: usize,
     to: usize,
@@ -54,7 +54,7 @@ pub(super) struct Connection {
     written: usize,
     /// Some of it may still be with the socket.
     flushing: bool,
-    /// What came that nobody asked for.
+    /// Messages that came unasked.
     pub(super) pushes: VecDeque<Vec<Reply>>,
     pub(super) hello: Hello,
 }
@@ -122,6 +122,8 @@ impl Connection {
         };
         let db = config.db.to_string();
         let mut pack = Pack::default();
+        // Name and password go along with `HELLO`, because a server that wants them answers nothing
+        // before.
         match (&config.user, &config.password) {
             (user, Some(password)) => {
                 let user = user.as_deref().unwrap_or("default");
@@ -132,7 +134,10 @@ impl Connection {
         if config.db != 0 {
             pack.add(&[b"SELECT", db.as_bytes()]);
         }
+        // Tells the address under which the server knows this connection: after a loss the next one
+        // has it killed.
         pack.add(&[b"CLIENT", b"INFO"]);
+        // Unlike the commands before it, this one is refused while a server still loads its data.
         pack.add(&[b"PING"]);
         let replies = self.call(&pack).await.map_err(lost)?;
         if let Some(error) = replies.iter().find_map(Reply::error) {
@@ -250,8 +255,8 @@ impl Connection {
         }
     }
 
-    /// What comes from now on is looked for by [`fill_now`](Self::fill_now), or waited for by
-    /// [`poll_fill`](Self::poll_fill) first.
+    /// Hides the socket from the runtime: what comes from now on is looked for by
+    /// [`fill_now`](Self::fill_now), or waited for by [`poll_fill`](Self::poll_fill) first.
     pub(super) fn hide(&mut self) {
         self.socket.hide();
     }

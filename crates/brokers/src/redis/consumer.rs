@@ -56,7 +56,7 @@ pub(super) struct RedisConsumer {
     owner: LeaseOwner,
     /// Messages are given, not lent; the key of our copy of those that were given last.
     early: Option<String>,
-    /// What stands before the number in our tags: the owner and a colon.
+    /// Text before the number in our tags: the owner and a colon.
     boot: String,
     /// The number of the next message.
     next: AtomicU64,
@@ -64,14 +64,14 @@ pub(super) struct RedisConsumer {
     step: AtomicU64,
     /// Microseconds that the last claim took, there and back; 0 before the first.
     trip: AtomicU64,
-    /// What was told to stay claimed.
+    /// Messages that were told to stay claimed.
     kept: Mutex<HashSet<u64>>,
-    /// What was lent as a stub: something lies aside for it.
+    /// Messages that were lent as a stub: the rest of each lies aside.
     stubs: Mutex<HashSet<u64>>,
     claiming: tokio::sync::Mutex<Claiming>,
     /// The way on which messages are claimed.
     claims: Arc<Link>,
-    /// What is served; a change wakes an idle claim.
+    /// Queues that are served; a change wakes an idle claim.
     served: watch::Sender<Served>,
     rescue: JoinHandle<()>,
     /// Our place among those who wait; `None` where we may not hear when we are called.
@@ -118,6 +118,8 @@ impl RedisConsumer {
             config: config.clone(),
         };
         declared.say(&link, &layout, options.queues.iter(), Wait::Patience).await?;
+        // Our sign of life stands before anything is claimed: without it others would take what we
+        // hold for something that the dead have left.
         link.ask(owner.sign(&mut 0, true), Wait::Patience).await?;
         let beat = Beat::start(owner.clone()).map_err(|error| Fail::Unable(format!("no thread for the sign of life: {error}")))?;
         let notice: Notice = {
@@ -129,7 +131,10 @@ impl RedisConsumer {
                 }
             })
         };
+        // Claims have a connection of their own, since the server tracks keys by connection.
         let lists = Lists::new(Arc::new(Link::tracking(config, notice)));
+        // A server that does not let us listen is no obstacle: we are not called then, and look
+        // ourselves.
         let listeners = Listeners::open(link.clone(), layout.clone(), pubsub, &owner.boot).await.ok();
         let rescue = tokio::spawn(watcher::run(link.clone(), lists.link().clone(), owner.clone()));
         let claiming = Claiming { lists, order: Vec::new(), generation: link.generation() };
@@ -331,6 +336,7 @@ impl RedisConsumer {
         };
         let moving = || batch.iter().zip(&needs_entry).filter(|(_, needs)| **needs).map(|(finish, _)| finish);
         let numbers: Vec<u64> = moving().map(|finish| finish.receipt.0).collect();
+        // What goes back or dies is written anew, out of what the server holds of it.
         let entries = claim::entries(&self.link, &self.layout, &self.boot, &numbers).await?;
         let mut moved = self.moved(moving(), entries).await.into_iter();
         let first = self.step.fetch_add(batch.len() as u64, Ordering::Relaxed);
@@ -349,9 +355,11 @@ impl RedisConsumer {
         let (mut kept, mut over) = (locked(&self.kept), Vec::with_capacity(batch.len()));
         for (finish, ended) in batch.iter().zip(&ended) {
             let number = finish.receipt.0;
+            // Nothing was done with it, so it is held as before.
             if matches!(ended, Ended::Impossible { .. }) {
                 continue;
             }
+            // Its note stays on the server until a later end removes it.
             if matches!(ended, Ended::Complete(_)) || (*ended == Ended::Done && finish.end == End::Keep) {
                 kept.insert(number);
             } else {

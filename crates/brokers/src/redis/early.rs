@@ -24,7 +24,7 @@ const PARKED: usize = 100;
 /// A batch to be taken for good.
 pub(super) struct GivenBatch<'a> {
     pub(super) layout: &'a Layout,
-    /// What stands before the number in our tags.
+    /// Text before the number in our tags.
     pub(super) boot: &'a str,
     /// The key of our copy of the batch that was taken last.
     pub(super) copy: &'a str,

@@ -4,7 +4,7 @@ use longshore_core::ErrorKind;
 
 use crate::error::BrokerError;
 
-/// Why a request has no replies.
+/// Reason why a request has no replies.
 #[derive(Clone, Debug)]
 pub(super) enum Fail {
     /// It was sent and its replies never came: unknown whether it was done. The connection that
@@ -36,7 +36,7 @@ impl From<Fail> for BrokerError {
     }
 }
 
-/// What a refusal of the server's means.
+/// Meaning of a refusal of the server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// It cannot now: it loads, its disk or memory is full, a script keeps it busy. Nothing was

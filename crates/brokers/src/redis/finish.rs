@@ -32,7 +32,7 @@ pub(super) struct Ending<'a> {
     pub(super) step: u64,
     /// Form that it takes where it is handed back or dies.
     pub(super) moved: Option<Moved>,
-    /// Whether an earlier end left a note that it stays claimed.
+    /// True if an earlier end left a note that it stays claimed.
     pub(super) kept: bool,
     /// Reason why it is impossible, where that is known without asking.
     pub(super) impossible: Option<String>,
@@ -93,11 +93,11 @@ pub(super) fn parcels<'e, 'f>(mut endings: &'e [Ending<'f>]) -> Vec<&'e [Ending<
     parcels
 }
 
-/// Where the ends are told.
+/// Place where the ends are told.
 pub(super) struct FinishPlace<'a> {
     pub(super) link: &'a Link,
     pub(super) layout: &'a Layout,
-    /// What stands before the number in our tags; ends with a colon.
+    /// Text before the number in our tags; ends with a colon.
     pub(super) boot: &'a str,
 }
 
@@ -210,6 +210,7 @@ impl FinishPlace<'_> {
 
     fn operations(&self, ending: &Ending<'_>, call: &mut RedisCall) {
         let Ending { finish, step, moved, kept, .. } = ending;
+        // In the order that `Finish` promises, so that a prefix of it repeats harmlessly.
         for message in &finish.publish {
             call.arg("L");
             call.arg(self.layout.list(&message.queue, message.priority));
@@ -303,7 +304,7 @@ pub(super) fn seconds(life: std::time::Duration) -> u64 {
     (life.as_secs() + u64::from(life.subsec_nanos() > 0)).max(1)
 }
 
-/// What the counting of a part is told: base key, id, score, member, life, token.
+/// Adds the arguments for counting a part: base key, id, score, member, life, token.
 pub(super) fn part_args(layout: &Layout, part: &ChordPart, call: &mut RedisCall) {
     call.arg(layout.group(&part.group));
     call.arg(&part.id);

@@ -42,7 +42,7 @@ impl Layout {
         self.steps.iter().map(move |step| self.list_of_step(queue, *step))
     }
 
-    /// How many lists a queue has.
+    /// Returns how many lists a queue has.
     pub(super) fn steps(&self) -> usize {
         self.steps.len()
     }
@@ -98,7 +98,7 @@ impl Layout {
         self.own(&format!("aside:{tag}"))
     }
 
-    /// How many dead letters were dropped, by queue.
+    /// Returns the key of the counts, by queue, of dead letters that were dropped.
     pub(super) fn dropped(&self) -> String {
         self.own("dropped")
     }
@@ -152,8 +152,8 @@ pub(super) fn bound(member: &str) -> Option<(&str, &str, &str)> {
     Some((parts.next()?, parts.next()?, parts.next()?))
 }
 
-/// Whether a routing key matches a pattern of a topic exchange (`*` one word, `#` any number), or
-/// is the key of a direct one.
+/// Returns true if a routing key matches a pattern of a topic exchange (`*` one word, `#` any
+/// number), or is the key of a direct one.
 pub(super) fn matches(routing_key: &str, bound_key: &str, pattern: &str) -> bool {
     fn words(key: &[&str], pattern: &[&str]) -> bool {
         match (key, pattern) {
@@ -172,7 +172,7 @@ pub(super) fn matches(routing_key: &str, bound_key: &str, pattern: &str) -> bool
     words(&routing_key.split('.').collect::<Vec<_>>(), &bound_key.split('.').collect::<Vec<_>>())
 }
 
-/// What stands behind the message in an entry of `unacked`, for a message of this queue.
+/// Returns the text behind the message in an entry of `unacked`, for a message of this queue.
 pub(super) fn entry_end(queue: &str) -> Vec<u8> {
     let mut end = b",\"\",\"".to_vec();
     for character in queue.chars() {

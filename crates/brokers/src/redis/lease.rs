@@ -35,7 +35,7 @@ const ENLISTED: Duration = Duration::from_secs(60);
 /// The numbers of what a consumer holds.
 pub(super) type Held = Arc<Mutex<BTreeSet<u64>>>;
 
-/// Who gives the sign, and for what.
+/// Owner that gives the sign, and the messages for which it does.
 #[derive(Clone)]
 pub(super) struct LeaseOwner {
     pub(super) config: Arc<Config>,
@@ -59,7 +59,7 @@ pub(super) struct LeaseOwner {
 }
 
 impl LeaseOwner {
-    /// How often it is given.
+    /// Returns the time between two signs.
     fn period(&self) -> Duration {
         self.lease / 3
     }
@@ -86,7 +86,7 @@ impl LeaseOwner {
     }
 }
 
-/// How many are renewed in one beat, so that each has its turn within this time.
+/// Returns how many are renewed in one beat, so that each has its turn within this time.
 fn share(held: usize, period: Duration, within: Duration) -> usize {
     let beats = (within.as_secs_f64() / period.as_secs_f64().max(1e-3)).floor().max(1.0);
     // What a script can take at once.

@@ -48,7 +48,7 @@ use super::{
 pub use crate::news::Notice;
 use crate::news::{Ability, Happened};
 
-/// How long a caller waits for a server that is away or unable.
+/// Patience of a caller with a server that is away or unable.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Wait {
     /// As long as the URL says.
@@ -57,7 +57,7 @@ pub(super) enum Wait {
     Forever,
 }
 
-/// How long a caller looks for its answer before it sleeps.
+/// Time for which a caller looks for its answer before it sleeps.
 const GLANCE: Duration = Duration::from_micros(100);
 
 /// Size of a request, in bytes, below which no server refuses it for its size: a limit of less than
@@ -74,7 +74,7 @@ pub(super) fn is_too_much(losses: u32, size: usize) -> bool {
     losses >= LOSSES && size >= LARGE
 }
 
-/// How long to wait before the next try, with jitter.
+/// Returns how long to wait before the next try, with jitter.
 pub(super) fn pause(attempt: u32) -> Duration {
     let most = Duration::from_millis(50 << attempt.min(4));
     most.mul_f64(0.5 + fastrand::f64() / 2.0)
@@ -98,12 +98,12 @@ pub(super) struct Link {
 struct LinkShared {
     config: Arc<Config>,
     notice: Notice,
-    /// Why it is away, while it is.
+    /// Reason why it is away, while it is.
     trouble: Mutex<Option<String>>,
     /// Reason why it takes nothing, though it is there.
     unable: Mutex<Option<String>>,
     hello: Mutex<Hello>,
-    /// How often it was connected.
+    /// Number of times that it was connected.
     generation: AtomicU64,
     /// While it serves.
     wire: Mutex<Option<Wire>>,
@@ -114,7 +114,7 @@ struct LinkShared {
     look_record: LookRecord,
     /// [`WATCHED`] and [`SKIPPED`].
     watch: AtomicU8,
-    /// Where what was asked for is tracked: what has changed since.
+    /// Changes since they were last asked for, where the server tracks what we ask for.
     changes: Option<Arc<Changes>>,
 }
 
@@ -161,12 +161,13 @@ impl Link {
         &self.shared.notice
     }
 
-    /// What the server said of itself when it was connected last.
+    /// Returns the server's introduction of itself on the last connection.
     pub(super) fn hello(&self) -> Hello {
         locked(&self.shared.hello).clone()
     }
 
-    /// How often it was connected: what was told to one connection is not known to the next.
+    /// Returns how often it was connected: what was told to one connection is not known to the
+    /// next.
     pub(super) fn generation(&self) -> u64 {
         self.shared.generation.load(Ordering::Acquire)
     }
@@ -288,7 +289,7 @@ impl Link {
         locked(&self.shared.trouble).clone().or_else(|| locked(&self.shared.unable).clone())
     }
 
-    /// What has changed since this was asked the last time.
+    /// Returns what has changed since this was asked the last time.
     pub(super) fn changes(&self) -> Changed {
         self.shared.changes.as_ref().map(|changes| changes.take()).unwrap_or_default()
     }
@@ -416,7 +417,7 @@ impl LinkShared {
         }
     }
 
-    /// What comes in from now on is for the task.
+    /// Leaves to the task what comes in from now on.
     fn leave_to_task(&self) {
         if self.watch.swap(0, Ordering::AcqRel) & SKIPPED != 0 {
             self.wake();

@@ -54,7 +54,7 @@ pub(super) enum Post {
     InLine,
 }
 
-/// What is known of whether others stand in line.
+/// Knowledge of whether others stand in line.
 #[derive(Debug, Default)]
 struct Crowd {
     /// Somebody may.

@@ -14,7 +14,7 @@ const RARELY: u32 = 256;
 /// Every so many calls others are let go first, to see whether there are any.
 const OTHERS: u32 = 16;
 
-/// What the last calls found. Nothing is lost if several count at once.
+/// Experience of the last calls. Nothing is lost if several count at once.
 #[derive(Default)]
 pub(super) struct LookRecord {
     /// Calls to let pass.
@@ -25,7 +25,7 @@ pub(super) struct LookRecord {
     tries: AtomicU32,
 }
 
-/// What to do about an answer that is due.
+/// Advice to a caller whose answer is due.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Advice {
     Sleep,
@@ -58,7 +58,7 @@ impl LookRecord {
         self.rest.store(RARELY, Ordering::Relaxed);
     }
 
-    /// Whether the answer came in time.
+    /// Notes whether the answer came in time.
     pub(super) fn was(&self, good: bool) {
         let penalty = if good { 0 } else { (self.penalty.load(Ordering::Relaxed) * 2).clamp(1, RARELY) };
         self.penalty.store(penalty, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use memchr::memmem::Finder;
 
 use crate::json;
 
-/// Whether it was taken and put back before.
+/// Returns true if it was taken and put back before.
 pub(super) fn is_redelivered(raw: &[u8]) -> bool {
     static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("redelivered"));
     NAME.find(raw).is_some()
@@ -27,7 +27,7 @@ pub(super) fn priority_of(raw: &[u8]) -> u8 {
     json::member(raw, &["properties", "priority"]).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
 }
 
-/// Whether its time has not come.
+/// Returns true if its time has not come.
 pub(super) fn lies_ahead(raw: &[u8], now: SystemTime) -> bool {
     Message::decode(raw, &Limits::default()).ok().and_then(|message| message.eta).is_some_and(|eta| eta > now)
 }

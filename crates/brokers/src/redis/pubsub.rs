@@ -25,7 +25,7 @@ use super::{
     url::Config,
 };
 
-/// What is listened to: a channel, or all that match a pattern.
+/// Channel to listen to, or all channels that match a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Topic {
     Channel(String),
@@ -40,23 +40,23 @@ impl Topic {
     }
 }
 
-/// Who listens.
+/// Listener to topics.
 pub(super) struct Listener {
     pub(super) topics: Vec<Topic>,
-    /// What is to be looked up once, when the topics are subscribed to.
+    /// Keys to look up once, when the topics are subscribed to.
     pub(super) keys: Vec<String>,
-    /// What a channel is called there, and what came on it. Never waited for: what finds no room is
-    /// left out, and `missed` told.
+    /// Receives a channel's name, as the listener calls it, and what came on it. Never waited for:
+    /// what finds no room is left out, and `missed` told.
     pub(super) sink: mpsc::Sender<(String, Vec<u8>)>,
     pub(super) name: Box<dyn Fn(&str) -> String + Send>,
     /// Is told when something may have been missed.
     pub(super) missed: Arc<Notify>,
 }
 
-/// What was found of each key.
+/// Values that were found, by key.
 type FoundKeys = Vec<Option<Vec<u8>>>;
 
-/// Who wants to listen, and is told when it does.
+/// Request to listen; its maker is told when that begins.
 struct Ask {
     id: u64,
     listener: Listener,
@@ -142,7 +142,7 @@ struct TopicState {
     confirmed: HashSet<Topic>,
     /// Those that wait for the server's word.
     pending: Vec<Pending>,
-    /// Whose documents come next.
+    /// Number of the listener whose documents come next.
     looking: Option<u64>,
     gone: Arc<Gone>,
 }
@@ -180,6 +180,7 @@ async fn run(config: Arc<Config>, notice: Notice, mut asks: mpsc::UnboundedRecei
             }
             Err(fail) => fail.text().to_owned(),
         };
+        // Whoever has gone meanwhile needs no connection.
         state.forget();
         if state.listeners.is_empty() {
             continue;
@@ -203,7 +204,7 @@ async fn run(config: Arc<Config>, notice: Notice, mut asks: mpsc::UnboundedRecei
 }
 
 impl TopicState {
-    /// What is to be said to the server because of this.
+    /// Takes a listener in; returns what is to be said to the server because of it.
     fn take(&mut self, Ask { id, listener, ready }: Ask) -> Pack {
         let mut pack = Pack::default();
         let mut new = Vec::new();
@@ -273,6 +274,7 @@ impl TopicState {
         asks: &mut mpsc::UnboundedReceiver<Ask>,
         attempt: &mut u32,
     ) -> io::Result<()> {
+        // A new connection knows of no subscription.
         self.confirmed.clear();
         let mut pack = Pack::default();
         say(&mut pack, true, &self.by_topic.keys().cloned().collect::<Vec<_>>());
@@ -313,6 +315,8 @@ impl TopicState {
                     self.take(ask).write_to(&mut connection.out);
                 }
                 _ = tick.tick() => {
+                    // The question before has not been answered within a whole tick. Nothing else
+                    // tells of a connection that died without a word.
                     if asked {
                         *attempt = 1;
                         return Err(io::ErrorKind::TimedOut.into());

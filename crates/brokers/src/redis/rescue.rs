@@ -31,12 +31,12 @@ pub(super) async fn give_back(link: &Link, owner: &LeaseOwner) -> Result<bool, F
     Ok(back.refused.is_none())
 }
 
-/// What came of putting messages back.
+/// Result of putting messages back.
 #[derive(Default)]
 struct Back {
-    /// How many were.
+    /// Number of messages that were put back.
     count: u64,
-    /// Why some stay where they are: what was refused last.
+    /// Last refusal, because of which some stay where they are.
     refused: Option<String>,
 }
 
@@ -45,12 +45,12 @@ pub(super) struct Rescuer<'a> {
     link: &'a Link,
     layout: &'a Layout,
     owner: &'a LeaseOwner,
-    /// What stood under our name in the sweep before, without being held by us.
+    /// Tags that stood under our name in the sweep before, without being held by us.
     strays: HashSet<String>,
     /// Which connections were there when strays were looked for, and how often they were since it
     /// is.
     seen: (u64, u32),
-    /// Whose messages cannot be put back, as was said.
+    /// Owners whose messages cannot be put back, as was said.
     said: HashSet<String>,
 }
 
@@ -199,8 +199,8 @@ impl<'a> Rescuer<'a> {
         Ok(queues)
     }
 
-    /// What nobody of ours holds, and nobody acknowledged within the visibility timeout: Celery's,
-    /// as Celery itself does it. `now` is the server's time.
+    /// Puts back what nobody of ours holds, and nobody acknowledged within the visibility timeout:
+    /// Celery's, as Celery itself does it. `now` is the server's time.
     pub(super) async fn look_for_the_overdue(&mut self, now: Duration) -> Result<(), Fail> {
         let until = now.as_secs_f64() - self.owner.visibility_timeout.as_secs_f64();
         let until = until.to_string();
@@ -226,8 +226,8 @@ impl<'a> Rescuer<'a> {
         Ok(())
     }
 
-    /// What stands under our name and is not held by us: a server that lost its last moments has it
-    /// again.
+    /// Puts back what stands under our name and is not held by us: a server that lost its last
+    /// moments has it again.
     pub(super) async fn look_for_strays(&mut self, claims: u64) -> Result<(), Fail> {
         // Only a server that was away can have forgotten something; twice, because what is being
         // claimed now is on its way to us.

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-/// What the server answers.
+/// Reply of the server.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Reply {
     /// Nothing.
@@ -63,7 +63,7 @@ impl Reply {
     }
 }
 
-/// What reading a reply from the beginning of a buffer came to.
+/// Result of reading a reply from the beginning of a buffer.
 #[derive(Debug, PartialEq)]
 pub(super) enum Parsed {
     /// A reply, and how many bytes it took.
@@ -137,6 +137,7 @@ fn skip(bytes: &[u8], at: &mut usize, depth: usize) -> ParseStep<()> {
 type ParseStep<T> = Result<T, Option<usize>>;
 
 fn value(bytes: &[u8], at: &mut usize, depth: usize) -> ParseStep<Reply> {
+    // Each level costs a frame of the stack, and the bytes come from outside.
     if depth > DEEPEST {
         return Err(None);
     }
@@ -165,6 +166,7 @@ fn value(bytes: &[u8], at: &mut usize, depth: usize) -> ParseStep<Reply> {
                 *at = end + 2;
                 match kind {
                     b'!' => Reply::Error(String::from_utf8_lossy(text).into_owned()),
+                    // A text of this kind begins with the name of its format: `txt:`.
                     b'=' => Reply::Bulk(text.get(4..).unwrap_or_default().to_vec()),
                     _ => Reply::Bulk(text.to_vec()),
                 }
@@ -184,6 +186,7 @@ fn value(bytes: &[u8], at: &mut usize, depth: usize) -> ParseStep<Reply> {
                     list.push(value(bytes, at, depth + 1)?);
                 }
                 match kind {
+                    // Attributes only describe the reply that follows them.
                     b'|' => continue,
                     b'>' => Reply::Push(list),
                     _ => Reply::List(list),
@@ -288,7 +291,7 @@ impl Pack {
         self.head.len() + self.body.len()
     }
 
-    /// How many of the last replies are to what was asked aside.
+    /// Returns how many of the last replies are to what was asked aside.
     pub(super) fn asides(&self) -> usize {
         self.asides
     }

@@ -98,7 +98,7 @@ impl RedisResults {
         Ok(self.link.ask(call.pack(), Wait::Patience).await?[0].int() == Some(1))
     }
 
-    /// What is stored of tasks, from this cursor on.
+    /// Returns a part of what is stored of tasks, from this cursor on.
     async fn some(&self, cursor: &str) -> Result<Page, Fail> {
         let pattern = beginning(&self.layout.document(&Key::Task(String::new())));
         let scan: [&[u8]; 6] = [b"SCAN", cursor.as_bytes(), b"MATCH", pattern.as_bytes(), b"COUNT", b"500"];

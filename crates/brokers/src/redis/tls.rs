@@ -13,7 +13,8 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{socket::Socket, url::Tls};
 
-/// What has come may be half of a record: nothing can be told before the runtime is asked.
+/// Leaves the methods as they are, which look at nothing past the runtime: what has come may be
+/// half of a record.
 impl Socket for TlsStream<TcpStream> {}
 
 /// Shakes hands.
@@ -51,7 +52,7 @@ fn certificates(path: &str) -> io::Result<Vec<CertificateDer<'static>>> {
     if found.is_empty() { Err(wrong(format!("{path}: no certificate in it"))) } else { Ok(found) }
 }
 
-/// Who may vouch for the server.
+/// Returns the authorities that may vouch for the server.
 fn roots(how: &Tls) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     match &how.authorities {
@@ -70,8 +71,8 @@ fn roots(how: &Tls) -> io::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// What the other side had against us, if it was a matter of TLS. It says so after its own part of
-/// the handshake: the first read hears it.
+/// Returns the other side's objection to us, if it was a matter of TLS. It says so after its own
+/// part of the handshake: the first read hears it.
 pub(super) fn objection(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let wants = match error {

@@ -7,7 +7,7 @@ use longshore_core::ErrorKind;
 
 use crate::{error::BrokerError, mask::mask, urls::decode_url};
 
-/// Where a server is.
+/// Address of a server.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ServerPlace {
     Tcp { host: String, port: u16 },
@@ -24,7 +24,7 @@ impl std::fmt::Display for ServerPlace {
     }
 }
 
-/// What a URL says.
+/// Contents of a URL.
 #[derive(Clone)]
 pub(super) struct Config {
     /// The URL without its password.
@@ -33,7 +33,7 @@ pub(super) struct Config {
     pub(super) places: Vec<ServerPlace>,
     /// The name under which sentinels know the server.
     pub(super) sentinel: Option<String>,
-    /// Who we are at the sentinels.
+    /// Name that we have at the sentinels.
     pub(super) sentinel_user: Option<String>,
     pub(super) sentinel_password: Option<String>,
     pub(super) tls: Option<Tls>,
@@ -47,18 +47,18 @@ pub(super) struct Config {
     /// Before every key and channel.
     pub(super) prefix: String,
     pub(super) visibility_timeout: Option<Duration>,
-    /// How long a call waits for a server that does not answer.
+    /// Longest time that a call waits for a server that does not answer.
     pub(super) patience: Duration,
 }
 
-/// How far the other side is checked.
+/// Extent to which the other side is checked.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Tls {
     /// Not at all.
     pub(super) insecure: bool,
     /// A file of authorities, in place of the system's.
     pub(super) authorities: Option<String>,
-    /// Who we are, for a server that wants to know: files of a certificate and of its key.
+    /// Our identity, for a server that wants one: files of a certificate and of its key.
     pub(super) identity: Option<(String, String)>,
 }
 
@@ -130,6 +130,7 @@ impl Config {
             user: None,
             password: None,
             db: 0,
+            // Celery's own separator and steps, so that both find the same lists.
             sep: "\x06\x16".to_owned(),
             steps: vec![0, 3, 6, 9],
             prefix: String::new(),
@@ -139,6 +140,7 @@ impl Config {
         let mut tls = false;
         let mut named = NamedOptions::default();
         let mut is_sentinel = false;
+        // Celery writes each sentinel as a URL of its own.
         for part in url.split(';') {
             let (scheme, rest) = part.split_once("://").ok_or_else(|| wrong("no `://` in it".into()))?;
             match scheme {
@@ -177,6 +179,7 @@ impl Config {
                 config.set(name, value, &mut named).map_err(wrong)?;
             }
         }
+        // Only now, because the name may stand at any of the sentinels.
         if is_sentinel {
             config.sentinel = Some(named.master.take().ok_or_else(|| wrong("sentinels need `?master_name=…`".into()))?);
         } else if config.places.len() > 1 {
@@ -227,7 +230,7 @@ impl Config {
         self.places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether scripts there reach the same keys.
+    /// Returns true if scripts there reach the same keys.
     pub(super) fn is_same_store(&self, other: &Self) -> bool {
         self.places == other.places && self.sentinel == other.sentinel && self.db == other.db && self.prefix == other.prefix
     }

@@ -48,20 +48,20 @@ pub(super) struct Lists {
     link: Arc<Link>,
     layout: Layout,
     known: KnownLists,
-    /// When nothing was known for certain last.
+    /// Moment at which nothing was known for certain last.
     looked: Instant,
     /// Time at which the server was told last what is to be tracked.
     told: Instant,
     /// True if the server is to tell of changes.
     tracks: bool,
-    /// What answers to lengths have said that were no lengths.
+    /// Error that came as an answer to a question for lengths.
     trouble: Option<String>,
     /// Keys that are no lists, and were told of.
     strange: HashSet<String>,
     attempt: u32,
 }
 
-/// What the server has told and not taken back.
+/// Facts that the server has told and not taken back.
 #[derive(Default)]
 struct KnownLists {
     lengths: HashMap<String, i64>,
@@ -73,7 +73,7 @@ impl KnownLists {
         self.paused.as_ref().is_some_and(|paused| paused.contains(list.queue.as_bytes()))
     }
 
-    /// Whether there may be something to take. What is not known may be anything.
+    /// Returns true if there may be something to take. Of what is not known anything may be true.
     fn may_have(&self, list: &List) -> bool {
         self.lengths.get(&list.key) != Some(&0) && !self.is_paused(list)
     }
@@ -160,15 +160,19 @@ impl Lists {
         let asks_paused = self.known.paused.is_none();
         let keys = lists.iter().map(|list| [&b"LLEN"[..], list.key.as_bytes()]);
         for ask in keys.chain(asks_paused.then_some([&b"HKEYS"[..], paused_key.as_bytes()])) {
+            // Tracking is switched on for one command at a time.
             if self.tracks {
                 pack.aside(&[b"CLIENT", b"CACHING", b"YES"]);
             }
             pack.aside(&ask);
         }
+        // Until the answers are here nothing is known of these lists, not even if this is dropped
+        // meanwhile.
         for list in lists {
             self.known.lengths.remove(&list.key);
         }
         let mut replies = self.link.call(pack, Wait::Forever).await?;
+        // The answers to our questions stand behind those to the caller's.
         let mut answers = replies.split_off(own).into_iter();
         let tracks = self.tracks;
         let mut next = || (if tracks { answers.next() } else { Some(Reply::Bulk(Vec::new())) }, answers.next());
@@ -212,8 +216,8 @@ impl Lists {
         self.trouble = Some(error.to_owned());
     }
 
-    /// When nothing was there to take: whether lists that it cannot learn the lengths of are to be
-    /// asked again, which it leaves time for.
+    /// Ends a claim that found nothing: decides whether lists of unknown length are to be asked
+    /// again, and leaves time for it.
     ///
     /// # Errors
     /// They never will be told: we may not ask.
@@ -262,6 +266,7 @@ impl Lists {
             pack.aside(&[b"CLIENT", b"CACHING", b"YES"]);
         }
         let keys = lists.iter().map(|list| list.key.as_bytes());
+        // One question for all lists, which does not tell them apart.
         let asks: Vec<&[u8]> = [&b"EXISTS"[..]].into_iter().chain(keys).collect();
         if !lists.is_empty() {
             pack.aside(&asks);

@@ -41,7 +41,7 @@ struct FileListener {
     number: u64,
     exchange: String,
     pattern: String,
-    /// What came before it is not for it.
+    /// Number of the last message that came before it, and is not for it.
     from: i64,
     sender: mpsc::Sender<(String, Vec<u8>)>,
 }
@@ -103,7 +103,7 @@ impl BusState {
         Ok((self.last, stored, results))
     }
 
-    /// Whether nobody is behind.
+    /// Hands out what is new; returns true if nobody is behind.
     fn deliver(&mut self, shared: &StoreShared) -> rusqlite::Result<bool> {
         if self.listeners.is_empty() && self.watchers.is_empty() {
             return Ok(true);
@@ -207,7 +207,7 @@ impl FileBus {
     }
 }
 
-/// What ends a subscription.
+/// Ends a subscription when it is dropped.
 struct BusGuard {
     shared: Arc<StoreShared>,
     number: u64,

@@ -79,13 +79,13 @@ CREATE TABLE revoked(number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL 
 CREATE INDEX revoked_at ON revoked(at);
 ";
 
-/// How a file is to be used, as its URL says it.
+/// A file and the way in which it is to be used, as its URL says it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct FilePlace {
     pub(crate) path: PathBuf,
     /// The URL, in one form.
     pub(crate) url: String,
-    /// Whether a commit waits for the disk.
+    /// True if a commit waits for the disk.
     pub(crate) full: bool,
     /// The largest size in bytes.
     pub(crate) max_size: Option<u64>,
@@ -123,7 +123,7 @@ pub(crate) fn place(url: &str) -> Result<FilePlace, BrokerError> {
     Ok(FilePlace { url: format!("sqlite:{}", path.display()), path, full, max_size })
 }
 
-/// Whether two paths are one file.
+/// Returns true if two paths are one file.
 pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
     one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
@@ -369,7 +369,7 @@ pub(crate) fn unreadable(place: &FilePlace) -> Option<rusqlite::Error> {
     matches!(error.sqlite_error_code(), Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen)).then_some(error)
 }
 
-/// What an error at opening means.
+/// Returns the meaning of an error at opening.
 fn refusal(place: &FilePlace, error: &rusqlite::Error) -> BrokerError {
     let kind = match error.sqlite_error_code() {
         _ if is_busy(error) => ErrorKind::Transient,
@@ -380,7 +380,7 @@ fn refusal(place: &FilePlace, error: &rusqlite::Error) -> BrokerError {
     BrokerError { kind, message: explain(place, error) }
 }
 
-/// What an error means to people, and what to do.
+/// Returns the meaning of an error for people, and what to do.
 pub(crate) fn explain(place: &FilePlace, error: &rusqlite::Error) -> String {
     let advice = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) if place.max_size.is_some() => "the disk is full, or the file has reached its max_size; make room",

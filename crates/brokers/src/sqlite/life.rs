@@ -7,16 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Who a process is.
+/// Identity of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// Where its pid means something; empty: nowhere that we can look.
+    /// Space in which its pid means something; empty: none into which we can look.
     pub(crate) space: String,
     pub(crate) pid: i64,
     pub(crate) started: i64,
 }
 
-/// Who we are.
+/// Returns our own identity.
 pub(crate) fn me() -> &'static Identity {
     static ME: OnceLock<Identity> = OnceLock::new();
     ME.get_or_init(|| {
@@ -33,7 +33,7 @@ pub(crate) fn me() -> &'static Identity {
     })
 }
 
-/// When a living process started; `None` for one that is not there, or a zombie.
+/// Returns when a living process started; `None` for one that is not there, or a zombie.
 fn started(pid: i64) -> Option<i64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything.
@@ -45,7 +45,7 @@ fn started(pid: i64) -> Option<i64> {
     rest.nth(18)?.parse().ok()
 }
 
-/// Whether this process is surely dead. A process that we may not look at is not.
+/// Returns true if this process is surely dead. A process that we may not look at is not.
 pub(crate) fn surely_dead(who: &Identity) -> bool {
     let here = me();
     if who.space.is_empty() || who.space != here.space {

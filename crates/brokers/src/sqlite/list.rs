@@ -12,7 +12,8 @@ use crate::{
     json,
 };
 
-/// What waits, the next one first; what is due waits, whether or not anybody was there to see it.
+/// Selects what waits, the next one first; what is due waits, whether or not anybody was there to
+/// see it.
 const WAITING: &str = "SELECT raw FROM (
      SELECT * FROM (SELECT priority, place, id FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL
          ORDER BY priority, place, id LIMIT ?3)
@@ -43,7 +44,7 @@ pub(crate) fn look_ahead(conn: &Connection, queue: &str, most: usize, words: &[&
     Ok(false)
 }
 
-/// What is held back in these queues, the soonest first.
+/// Returns what is held back in these queues, the soonest first.
 pub(crate) fn later(conn: &Connection, names: &[Arc<str>], most: usize) -> rusqlite::Result<Vec<Vec<u8>>> {
     let mut later = conn.prepare_cached("SELECT queue, raw FROM messages WHERE owner IS NULL AND due > ?1 ORDER BY due, id")?;
     let mut rows = later.query([now()])?;
@@ -136,7 +137,7 @@ pub(crate) fn find(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Found>> 
     Ok(found)
 }
 
-/// What is lent, what waits and what is held back, up to `most` of each in each queue.
+/// Lists what is lent, what waits and what is held back, up to `most` of each in each queue.
 pub(crate) fn list(conn: &Connection, queue: Option<&str>, most: usize) -> rusqlite::Result<Vec<Found>> {
     let limit = i64::try_from(most).unwrap_or(i64::MAX);
     let names = queue.map_or_else(|| names_of(conn), |name| Ok(vec![name.to_owned()]))?;

@@ -97,7 +97,7 @@ fn head(conn: &Connection, queue: &str) -> rusqlite::Result<Option<u8>> {
     head.query_row([queue], |row| row.get(0)).optional()
 }
 
-/// What an idle consumer finds.
+/// Finding of an idle consumer.
 pub(crate) enum Look {
     /// There may be something: claim.
     Something,
@@ -105,7 +105,7 @@ pub(crate) enum Look {
     Nothing(Option<SystemTime>),
 }
 
-/// Whether there is something to claim, without the lock of a writer.
+/// Looks whether there is something to claim, without the lock of a writer.
 pub(crate) fn look(conn: &Connection, order: Vec<Arc<str>>) -> rusqlite::Result<Look> {
     for queue in open(conn, order)? {
         if head(conn, &queue)?.is_some() {

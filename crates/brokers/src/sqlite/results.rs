@@ -17,7 +17,7 @@ use crate::{
 const OVER: i64 = 300_000;
 /// The life of a chord that nobody has started yet.
 const DAY: i64 = 86_400_000;
-/// So many documents are shown at a time.
+/// Number of documents that are shown at a time.
 const PAGE: u32 = 100;
 const TASK: &str = "celery-task-meta-";
 
@@ -59,7 +59,7 @@ pub(crate) fn get(conn: &Connection, keys: &[Key]) -> rusqlite::Result<Vec<Optio
     keys.iter().map(|key| get.query_row(params![name(key), now], |row| row.get(0)).optional()).collect()
 }
 
-/// What is stored of tasks before this row, the latest first.
+/// Returns what is stored of tasks before this row, the latest first.
 fn page(conn: &Connection, before: i64) -> rusqlite::Result<Page> {
     // A prefix of the key is a range of it; the rows are read in the order of their numbers all the
     // same.

@@ -21,7 +21,7 @@ pub(crate) fn reserve(step: &mut Step<'_>, limit: &str, bucket: Bucket, count: u
     Ok(slots)
 }
 
-/// What was set for the limit of this bucket.
+/// Returns what was set for the limit of this bucket.
 fn set_for(conn: &Connection, name: &str) -> rusqlite::Result<Option<Bucket>> {
     let mut set = conn.prepare_cached("SELECT interval, span FROM limits WHERE name = ?1")?;
     set.query_row([rates::limit_of(name)], |row| Ok(Bucket::stored(number(row.get(0)?), number(row.get(1)?)))).optional()

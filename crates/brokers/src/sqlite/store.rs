@@ -27,7 +27,7 @@ use crate::{
     news::{Ability, Happened, Notice},
 };
 
-/// What all parts of an open file share.
+/// State that all parts of an open file share.
 pub(crate) struct StoreShared {
     pub(crate) place: FilePlace,
     /// Set once, when something failed that leaves us unsure of the file: nothing is done with it

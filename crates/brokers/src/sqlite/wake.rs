@@ -44,7 +44,7 @@ const ENDS: [Duration; 3] = [Duration::from_millis(20), Duration::from_millis(10
 /// A subscriber is behind.
 const SOON: Duration = Duration::from_millis(20);
 
-/// What is rung after a commit.
+/// Bell that is rung after a commit.
 pub(crate) struct Bell {
     path: PathBuf,
     /// Permissions of a new one.

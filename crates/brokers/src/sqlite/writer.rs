@@ -31,14 +31,14 @@ const MOST: usize = 512;
 const ALONG: usize = 32;
 /// The longest time between two looks at the other owners where nothing wakes us when one ends.
 const LOOK: Duration = Duration::from_secs(1);
-/// What has expired is swept so often, if anything is written at all.
+/// Time between two sweeps of what has expired, if anything is written at all.
 const SWEEP: Duration = Duration::from_secs(10);
-/// So late a thread may come on a busy machine.
+/// Delay with which a thread may come on a busy machine.
 const LATE: Duration = Duration::from_millis(100);
-/// Who had to wait so long for the lock knows that others had to wait, too.
+/// Wait for the lock from which on it is likely that others had to wait, too.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// What a step is done with.
+/// Means for doing a step.
 pub(crate) struct Step<'a> {
     pub(crate) conn: &'a Connection,
     /// Set it, and after the commit those who wait for messages, results and broadcasts look, in
@@ -144,7 +144,7 @@ where
     }
 }
 
-/// Whose leases are renewed, and whose are watched.
+/// Keeper of leases: renews ours, and watches those of others.
 #[derive(Default)]
 pub(crate) struct Keeper {
     ours: Vec<(Weak<Owner>, Instant)>,
@@ -237,11 +237,14 @@ pub(crate) fn run(shared: &Arc<StoreShared>, mut conn: Connection, ops: &Receive
                 Err(RecvTimeoutError::Disconnected) => break,
             },
         }
+        // What waits already goes along: a commit costs about the same for many steps as for one.
         while group.len() < MOST
             && let Ok(op) = ops.try_recv()
         {
             group.push(op);
         }
+        // Some steps are not worth a transaction of their own: they wait for one, until too many
+        // do.
         along.extend(group.extract_if(.., |op| op.goes_along()));
         if let Err(error) = shared.poisoned() {
             along.clear();
@@ -249,6 +252,7 @@ pub(crate) fn run(shared: &Arc<StoreShared>, mut conn: Connection, ops: &Receive
             keeper = Keeper::default();
             continue;
         }
+        // Taken before the transaction, because a lease counts from when its renewal was asked for.
         let (now, asked) = (Instant::now(), lease::clock());
         let beats = keeper.beats(now);
         let dead = keeper.look(&conn, now, shared.bell.is_heard()).map_err(|error| shared.fault(&error)).unwrap_or_default();
@@ -262,6 +266,8 @@ pub(crate) fn run(shared: &Arc<StoreShared>, mut conn: Connection, ops: &Receive
         }
         let result = transaction(shared, &mut conn, &mut keeper, false, |step| {
             owners::beat(step, &beats)?;
+            // After a long wait for the lock others may only look dead: they could not show that
+            // they live.
             if !step.slow {
                 for number in dead {
                     step.wake |= owners::rescue(step.conn, number)?;

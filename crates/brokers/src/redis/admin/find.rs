@@ -119,7 +119,7 @@ impl Admin<'_> {
         Ok(())
     }
 
-    /// What is held and what waits, up to `most` of each in each queue.
+    /// Lists what is held and what waits, up to `most` of each in each queue.
     pub(in super::super) async fn list(&self, queue: Option<&str>, most: usize) -> Result<Vec<Found>, Fail> {
         let mut found = Vec::new();
         let (mut cursor, mut nodes) = (b"0".to_vec(), BTreeMap::new());
@@ -158,7 +158,7 @@ fn is(raw: &[u8], id: &str) -> bool {
     memchr::memmem::find(raw, id.as_bytes()).is_some() && Stub::read(raw).map_or_else(|| json::task_id(raw), |stub| stub.id) == Some(id)
 }
 
-/// When it was sent, if it says so.
+/// Returns when it was sent, if it says so.
 fn sent_at(raw: &[u8]) -> Option<SystemTime> {
     longshore_celery::sent_at(json::text(raw, &["properties", "delivery_tag"])?)
 }

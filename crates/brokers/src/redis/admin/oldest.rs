@@ -20,12 +20,12 @@ use crate::{
     },
 };
 
-/// So long a note stays after the last look.
+/// Seconds that a note stays after the last look.
 const NOTED: &[u8] = b"86400";
-/// So many lists are looked at in one go: their messages may be large.
+/// Number of lists that are looked at in one go: their messages may be large.
 const SOME: usize = 100;
 
-/// How old a message is.
+/// Age of a message.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Age {
     pub(super) age: Duration,
@@ -85,7 +85,7 @@ impl Admin<'_> {
     }
 }
 
-/// When this message was first seen, if the note is about it.
+/// Returns when this message was first seen, if the note is about it.
 fn since_of(note: &str, tag: &str) -> Option<u64> {
     let (since, noted) = note.split_once(' ')?;
     (noted == tag).then(|| since.parse().ok()).flatten()

@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 
 use super::{super::resp::Reply, locked};
 
-/// What has changed, and who waits for that.
+/// Collects what has changed, and wakes whoever waits for that.
 #[derive(Default)]
 pub(super) struct Changes {
     seen: Mutex<Changed>,
@@ -40,7 +40,7 @@ impl Changes {
         self.told.notify_one();
     }
 
-    /// What has changed since this was asked the last time.
+    /// Returns what has changed since this was asked the last time.
     pub(super) fn take(&self) -> Changed {
         mem::take(&mut *locked(&self.seen))
     }

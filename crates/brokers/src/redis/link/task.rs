@@ -31,8 +31,8 @@ use super::{
     wire::{Until, Waiting, Wire},
 };
 
-/// So many tries, which is about ten seconds, until one that is beside another says that it cannot
-/// connect.
+/// Number of tries, which take about ten seconds, until a connection that is beside another says
+/// that it cannot connect.
 const LONG: u32 = 16;
 /// After so long without a word, while a reply is due, the server is asked over another connection
 /// whether it lives.
@@ -47,6 +47,7 @@ pub(super) async fn run(shared: Arc<LinkShared>, mut requests: mpsc::UnboundedRe
     let mut old: Option<Hello> = None;
     let mut attempt = 0;
     while !(requests.is_closed() && requests.is_empty()) || first.is_some() {
+        // Its caller may have given up while there was no connection.
         first = first.filter(|request| !request.done.is_closed());
         let connection = match connect(&shared, old.as_ref()).await {
             Ok(connection) => connection,
@@ -84,6 +85,8 @@ pub(super) async fn run(shared: Arc<LinkShared>, mut requests: mpsc::UnboundedRe
         *locked(&shared.hello) = connection.hello.clone();
         shared.generation.fetch_add(1, Ordering::AcqRel);
         shared.changes.iter().for_each(|changes| changes.forget());
+        // Only now is the connection before surely dead, so whoever looks up what was done finds an
+        // answer that stays.
         in_doubt.drain(..).for_each(|waiting| {
             waiting.end(Err(Fail::Lost(format!(
                 "the connection to redis at {place} was lost before it answered; unknown whether it was done"
@@ -153,7 +156,7 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    /// How it ended, and whose replies are missing.
+    /// Serves one connection; returns how that ended, and the requests whose replies are missing.
     async fn serve(
         shared: &'a LinkShared,
         connection: Connection,
@@ -247,8 +250,8 @@ impl Drop for Serving<'_> {
     }
 }
 
-/// Whether the server answers on a new connection; if so, it gets a moment more to answer on the
-/// old one.
+/// Returns true if the server answers on a new connection; it then gets a moment more to answer on
+/// the old one.
 async fn probe(config: &Config) -> bool {
     let answers = Connection::open(config).await.is_ok();
     if answers {

@@ -18,16 +18,16 @@ use super::{
 pub(super) struct Wire {
     pub(super) connection: Connection,
     pub(super) waiting: VecDeque<Waiting>,
-    /// Where the task lives.
+    /// Runtime on which the task lives.
     pub(super) runtime: Handle,
     pub(super) heard: Instant,
-    /// Where what was asked for is tracked.
+    /// Changes of what was asked for, where that is tracked.
     pub(super) changes: Option<Arc<Changes>>,
-    /// What a caller found when it looked for its answer.
+    /// Error that a caller found when it looked for its answer.
     pub(super) broken: Option<io::Error>,
 }
 
-/// How long replies are read.
+/// Point up to which replies are read.
 #[derive(PartialEq)]
 pub(super) enum Until {
     /// Everybody has his.
@@ -93,6 +93,8 @@ impl Wire {
                     let (moved, replies) = (waiting.moved, std::mem::take(&mut waiting.replies));
                     // Whole, so that its caller takes his time.
                     waiting.end(Ok(replies));
+                    // The reply is handed out; a new connection finds the server that took its
+                    // place.
                     if moved {
                         return Err(io::Error::other("it is a replica now"));
                     }
