@@ -69,6 +69,7 @@ impl Assembled {
         tell: &Reasons,
     ) -> Result<Self, RunError> {
         let name = opened.name();
+        // Begun first, since counting a large input takes a while, and runs beside the rest.
         let estimate = estimate(opened, &name, teller).await;
         let (counts, tally) = (Arc::new(IntakeCounts::default()), Arc::new(Tally::default()));
         let outbox = engine::outbox();
@@ -86,6 +87,8 @@ impl Assembled {
                 *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.message.clone());
             }
         }));
+        // A share of the median is not known yet, so attempts cannot get it from the engine as a
+        // limit.
         let median = match opened.plan.timeout {
             Some(Timeout::OfMedian(share)) => Some((share, Arc::new(Overdue::default()))),
             _ => None,

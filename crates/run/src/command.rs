@@ -41,6 +41,8 @@ pub struct CommandPlan {
 
 impl CommandPlan {
     pub(crate) fn compile(spec: &CommandSpec, env: Vec<(OsString, Expr)>, limits: &ProgramLimits, shape: &Shape) -> Result<Self, String> {
+        // The bytes of a range go straight from the file to the command: held here they would fill
+        // the memory.
         let mut stream = limits.split && spec.stdin.as_deref().is_some_and(|text| text.trim() == "{}");
         let stdin = spec
             .stdin
@@ -61,12 +63,15 @@ impl CommandPlan {
             words.push("{}".into());
             argv.push(parse(&"{}".into()).map_err(|error| error.to_string())?);
         }
+        // The words are joined without quotes: a shell is asked for because it is to interpret
+        // them.
         let shell = if spec.shell {
             let text = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
             Some(Template::parse(&text, shape).map_err(|error| format!("the command: {error}"))?)
         } else {
             None
         };
+        // Said now and once, not by every task.
         if let Some(cwd) = spec.cwd.as_ref().filter(|cwd| !cwd.is_dir()) {
             return Err(format!("--cwd {}: no such directory", cwd.display()));
         }

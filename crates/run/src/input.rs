@@ -83,6 +83,8 @@ impl Input {
     /// The first check that failed.
     pub fn open(options: &Options) -> Result<Self, InputError> {
         let sources = &options.sources;
+        // All mistakes that can be seen before anything runs are told here, not after hours at the
+        // third file.
         if sources.iter().filter(|source| **source == Source::Stdin).count() > 1 {
             return Err(InputError::StdinTwice);
         }
@@ -100,6 +102,7 @@ impl Input {
                     Format::of_path(path)
                 }
                 Source::Stdin if options.format == Format::Auto => {
+                    // What was read to find out cannot be read again, so the reader is kept.
                     let (format, reader) =
                         sniff(Box::new(io::stdin())).map_err(|cause| InputError::Read { name: source.name(), line: 0, cause })?;
                     stdin = Some(reader);
@@ -111,6 +114,7 @@ impl Input {
             if matches!(source, Source::Words(_)) && !matches!(format, Format::Lines | Format::Jsonl) {
                 return Err(InputError::Words { format });
             }
+            // Templates and expressions are compiled for one kind of record.
             match &formats {
                 Some((first, first_format)) if *first_format != format => {
                     let (first, first_format) = (first.clone(), *first_format);
@@ -125,6 +129,8 @@ impl Input {
         this.waiting = sources.iter().cloned().collect();
         this.check_columns(sources)?;
         this.stdin = stdin;
+        // The first source is opened now, since the columns of a table decide which fields
+        // templates may name.
         this.next_source()?;
         Ok(this)
     }
@@ -286,6 +292,8 @@ impl Input {
                     let Some(piece) = piece else { break None };
                     reading.line += 1;
                     let bytes = match piece {
+                        // A record that is too long fails alone: a run must not end because of one
+                        // line.
                         Piece::TooLong(long) => break Some(too_long(place(reading.line), long, self.max_record, "")),
                         Piece::Whole(bytes) => match self.format {
                             Format::Nul => bytes,
@@ -323,6 +331,8 @@ impl Input {
             };
             match record {
                 None => self.reading = None,
+                // It is counted all the same: the places of records are those in the input, skipped
+                // ones included.
                 Some(_) if skipping => {
                     self.seq += 1;
                     self.skip -= 1;

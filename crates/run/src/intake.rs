@@ -184,6 +184,8 @@ impl Intake {
                     self.pass_over(seq, None);
                     return Ok(None);
                 }
+                // A record that cannot be judged is not left out in silence: it becomes a task that
+                // fails, with this error.
                 Err(error) => refused = Some(error),
             }
         }
@@ -192,11 +194,14 @@ impl Intake {
             Some(expr) => match expr.eval_bytes(&record, &Vars::default()) {
                 Ok(bytes) => crate::record::key_of(&bytes),
                 Err(error) => {
+                    // It needs some key all the same, to be found again when the job is resumed.
                     refused.get_or_insert(error);
                     record.key()
                 }
             },
         };
+        // Records with one key are told apart by their number, so each has a state of its own in
+        // the journal.
         let nth = self.occurrences.as_mut().map_or(0, |occurrences| occurrences.next(key));
         if nth > 0 {
             match self.rules.dups {
@@ -215,6 +220,8 @@ impl Intake {
         match self.index.state_of(key, nth) {
             TaskState::New => {}
             TaskState::InFlight { attempts } => {
+                // Attempts go on counting over sittings, so that a kill does not give a task new
+                // retries.
                 attempts_made = attempts;
                 self.counts.in_flight.fetch_add(1, Ordering::Relaxed);
                 if self.rules.skip_in_flight {
@@ -226,6 +233,8 @@ impl Intake {
             }
             TaskState::Finished { at, .. } => {
                 self.counts.finished.fetch_add(1, Ordering::Relaxed);
+                // Its line may have to be shown again where the output is in the order of the
+                // input.
                 self.pass_over(seq, Some(at));
                 return Ok(None);
             }
@@ -241,6 +250,7 @@ impl Intake {
                 Err(error) => refused = Some(error),
             }
         }
+        // A refused record ends at once with its own error, and may not take others with it.
         let alone = self.batching.is_none() || refused.is_some();
         let options = self.options(&record, attempts_made, refused);
         self.counts.taken.fetch_add(1, Ordering::Relaxed);
@@ -313,12 +323,15 @@ impl Iterator for Intake {
     type Item = Given;
 
     fn next(&mut self) -> Option<Self::Item> {
+        // An error or a pause that had to let the call before it go first.
         if let Some(behind) = self.behind.take() {
             return Some(behind);
         }
         loop {
             let record = match self.held.take() {
                 Some(record) => {
+                    // Waiting is safe here: all that can move the window was delivered when the
+                    // record was held.
                     if let Some(window) = &self.window {
                         window.wait_for(record.seq());
                     }
@@ -326,6 +339,7 @@ impl Iterator for Intake {
                 }
                 None => match self.input.next() {
                     None => {
+                        // A call that is not full must not wait for records that never come.
                         if let Some(call) = self.last_before(None) {
                             return Some(call);
                         }
@@ -334,6 +348,7 @@ impl Iterator for Intake {
                         self.counts.ended.store(true, Ordering::Release);
                         return None;
                     }
+                    // The records before an error are good, and run.
                     Some(Err(error)) => return self.last_before(Some(Err(SourceError::fatal(error.to_string())))),
                     Some(Ok(record)) => {
                         self.counts.read.fetch_add(1, Ordering::Relaxed);

@@ -194,8 +194,12 @@ impl Ledger {
         let (run_ms, wait_ms) = (millis(finished.run()), millis(finished.wait()));
         let Some(call) = &finished.task.payload else { return };
         let shared = (call.len() > 1).then(|| Shared { records: call.len() as u64, call: finished.task.id });
+        // A record has a line of its own, though a call can have many: each is resumed and retried
+        // by itself.
         for (place, item) in call.iter().enumerate() {
             let first = place == 0;
+            // Empty is not absent: without raw bytes the output would count the record as one that
+            // it cannot show.
             let raw = match &finished.outcome {
                 _ if !self.raw => None,
                 _ if !first => Some(Box::default()),
@@ -211,10 +215,13 @@ impl Ledger {
                 Outcome::Ok(reply) => (first.then(|| reply.to_json()), None),
                 other => (None, other.error().map(|error| Box::new(ErrorLine::from(&error)))),
             };
+            // An outcome that a timeout or a signal made has no words of the command; its last ones
+            // help most.
             let error = error.map(|error| match (&error.tail, &ended.last) {
                 (None, Some(output)) => Box::new(ErrorLine { tail: tail(&output.stderr), ..*error }),
                 _ => error,
             });
+            // As with the value: what the call wrote stands in one line, and not in each.
             let error = error.map(|error| if first { error } else { Box::new(ErrorLine { tail: None, ..*error }) });
             lines.push(ResultLine {
                 seq: item.record.seq(),
@@ -259,6 +266,8 @@ impl Sink<Call, Reply> for Ledger {
             let count = batch.len();
             let ended: Vec<EndedTask> =
                 batch.drain(..).map(|finished| EndedTask { last: self.last.take(finished.task.id), finished }).collect();
+            // Saved before its result line is written: a kill between the two runs the task again,
+            // and loses nothing.
             let keep = &self.keep;
             let mut kept = Vec::new();
             for ended in &ended {
@@ -267,6 +276,8 @@ impl Sink<Call, Reply> for Ledger {
                 kept.push((seq, if slow.is_none() { keep.keep(seq, ended.output()) } else { Ok(()) }, slow));
             }
             for (seq, mut done, slow) in kept {
+                // Long output is written on a thread for such work, as this one belongs to the
+                // reactor.
                 if let Some((keep, outcome, last)) = slow {
                     let output = move || keep.keep(seq, reply::command_output(&outcome).or(last.as_deref()));
                     done = tokio::task::spawn_blocking(output).await.map_err(std::io::Error::other).flatten();
@@ -293,6 +304,8 @@ impl Sink<Call, Reply> for Ledger {
             );
             match written.await {
                 Ok(Ok(())) => {
+                    // Not earlier: whoever kills the run meets no more unwritten ends than there
+                    // are slots.
                     room.release(count);
                     Ok(())
                 }

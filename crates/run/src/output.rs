@@ -194,6 +194,8 @@ impl Output {
         let missing = Arc::new(AtomicU64::new(0));
         let mut regular = false;
         if let Some(path) = &spec.file {
+            // In the order of the input the run writes all of it anew, with earlier results in
+            // their places.
             let content = if spec.ordered_from.is_some() { Content::Nothing } else { Content::Journal };
             let opened = open(path, &render, content, job.as_deref_mut(), fresh)?;
             regular = opened.regular;
@@ -222,17 +224,23 @@ impl Output {
             });
         }
         if let Some(path) = &spec.failed_out {
+            // Always result lines and as they come, whatever the main output is: it is there to be
+            // read again.
             let render = Render { only: Some(Only::Failed), ..Render::default() };
             let opened = open(path, &render, Content::Journal, job.as_deref_mut(), fresh)?;
             sinks.push(sink(opened, render));
         }
         if let (Some(_), Some(main)) = (spec.ordered_from, sinks.first_mut()) {
+            // Only a file on disk is written anew; what was shown on a terminal or a pipe is not
+            // shown twice.
             let stored = match job {
                 Some(job) if job.resumed && regular => Some(stored(job, main)?),
                 _ => None,
             };
             main.order = Some(Order::new(lowest.clone(), stored));
         }
+        // Only the main destination can show raw bytes, so it alone says what may be removed beside
+        // the journal.
         if let Some(main) = sinks.first_mut() {
             main.taken = Some(hooks.taken);
             main.missing = missing.clone();
@@ -242,6 +250,7 @@ impl Output {
         let thread = Thread { feed: feed.clone(), sinks, lowest, advanced: hooks.advanced };
         let run = move || {
             let done = thread.run();
+            // Told at once, since a run that waits for nothing would go on without an output.
             if let Err(error) = &done {
                 (hooks.failed)(error);
             }

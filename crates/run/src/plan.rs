@@ -228,6 +228,7 @@ impl Plan {
     /// # Errors
     /// Kind and sentence: usage and templates, or the input.
     pub fn new(spec: RunSpec) -> Result<Self, RunError> {
+        // Opened first, because the columns and the format decide which fields a template may name.
         let input_options = input_options(&spec)?;
         let input = Input::open(&input_options).map_err(|error| {
             let kind = if error.is_usage() { RunErrorKind::Usage } else { RunErrorKind::Input };
@@ -245,11 +246,14 @@ impl Plan {
         let mut retry = RetryPolicy::times(retries).backoff(spec.retry.backoff.clone()).on(retry_on(&spec.retry.on, http));
         retry.give_up_after = spec.retry.give_up_after;
         let timeout = spec.time.timeout.or(http.then_some(Timeout::Fixed(HTTP_TIMEOUT)));
+        // What is the same for every record would make all of them one task, or one line.
         let key = varying("--key", spec.input.key.as_deref(), &shape)?;
         let order_by = varying("--order-by", spec.lanes.order_by.as_deref(), &shape)?;
         let condition = (spec.input.filter.as_deref())
             .map(|text| Condition::parse(text, &shape).map_err(|error| usage(format!("--where: {error}"))))
             .transpose()?;
+        // Runs whose templates have one hash can be one job, so only what decides what a task does
+        // is in it.
         let job = JobSpec {
             name: spec.journal.name.clone(),
             what: mask_line(&what.text()),
@@ -260,6 +264,7 @@ impl Plan {
             cwd: std::env::current_dir().map_or_else(|_| String::new(), |dir| dir.display().to_string()),
         };
         let output = output(&spec)?;
+        // Records of a call run at once and on one lane, so nothing may set them apart.
         let by_value = limiting.by_value(&spec, order_by.is_some(), &lane_rule);
         let batching = batching(&spec, &what, by_value).map_err(usage)?;
         let rules = Rules {

@@ -46,6 +46,7 @@ impl Plan {
                 break;
             }
             let record = record.map_err(|error| RunError::new(RunErrorKind::Input, error.to_string()))?;
+            // One that cannot be judged is shown, as the run would make a failed task of it.
             if let Some(condition) = &self.rules.condition
                 && matches!(condition.holds(&record, &Default::default()), Ok(false))
             {

@@ -85,6 +85,7 @@ impl Run {
     pub async fn start_in(plan: Plan, mut around: Surroundings) -> Result<Running, RunError> {
         let teller = Teller::new(around.listener.take());
         let (tell, mut reasons) = mpsc::unbounded_channel::<Why>();
+        // All that can refuse comes before anything runs: files here, servers next.
         let (mut opened, files) = Opened::open(plan, around.around.take(), &tell)?;
         let heard = Arc::new(Heard::default());
         let assembled = Assembled::start(&mut opened, &files, &around, &teller, &heard, &tell).await?;

@@ -143,6 +143,8 @@ impl Inner {
                 () = self.stop.cancelled() => break None,
                 asked = self.shared.reserve(&bucket, self.limit.rate, left) => asked,
             };
+            // Waits count from the arrival of the answer: late slows this run alone, early would
+            // break the limit for all.
             let begun = Instant::now();
             let slots = match asked {
                 Ok(slots) => slots,
@@ -177,6 +179,7 @@ impl Inner {
                 break None;
             }
         };
+        // The engine waits for an end of every attempt that it gave, started or not.
         let again = |attempt: Attempt<Call>| attempt.unstarted(error.clone().map_or(Outcome::Cancelled, Outcome::Failed));
         self.outbox.finish(&mut waiting.map(again).collect());
     }

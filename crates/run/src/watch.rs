@@ -155,6 +155,7 @@ impl Watch {
         let mut grace = std::pin::pin!(sleep_or_never(None));
         let mut reader = std::pin::pin!(sleep_or_never(None));
         let engine = loop {
+            // In this order: once the engine has ended there is nothing left to stop.
             let later = tokio::select! {
                 biased;
                 summary = &mut join => break summary,
@@ -167,6 +168,7 @@ impl Watch {
                     self.feed.close();
                     Later::Nothing
                 }
+                // Each of these fires once, and one that is done must not be asked again.
                 () = &mut job_limit => {
                     job_limit.set(sleep_or_never(None));
                     self.pass_job_limit()
@@ -180,6 +182,8 @@ impl Watch {
                     if estimate.as_ref().is_some_and(JoinHandle::is_finished) && let Some(done) = estimate.take() {
                         self.state.total = done.await.ok().flatten();
                     }
+                    // Load and memory change slowly, and reading them costs more than a look at the
+                    // engine.
                     if ticks.is_multiple_of(10) {
                         self.look_at_machine();
                     }
@@ -197,6 +201,7 @@ impl Watch {
         while let Ok(why) = reasons.try_recv() {
             self.stop_because(why);
         }
+        // Not waited for: a large input may still be counted, and the run has ended.
         if let Some(estimate) = estimate.filter(JoinHandle::is_finished) {
             self.state.total = estimate.await.ok().flatten();
         }
@@ -267,15 +272,18 @@ impl Watch {
             (sums.counts, sums.cut.tasks)
         };
         let counts: Counts = [mine, self.index.counts()].into_iter().sum();
+        // Shown is the whole job, but its speed is that of this sitting.
         let (done, here) = (counts.finished(), mine.done());
         self.state.meter.update(now, here);
         let left_out = self.counts.left_out.load(Ordering::Relaxed);
+        // An estimate can be wrong either way; at the end of the input the number is known.
         let total = if self.counts.ended.load(Ordering::Acquire) {
             Some(self.counts.read.load(Ordering::Relaxed) - left_out)
         } else {
             self.state.total.map(|total| total.saturating_sub(left_out).max(done))
         };
         let slow = snapshot.running.first().filter(|task| task.age >= self.spec.time.slow);
+        // A run that has nothing to start, or all its slots in use, is as it should be.
         let gate = snapshot.waiting.iter().filter(|(reason, _)| {
             *reason != Reason::Empty && !matches!(reason, Reason::Concurrency { .. } | Reason::Results { capacity: 0 })
         });
@@ -290,6 +298,7 @@ impl Watch {
             concurrency: self.concurrency,
             pace: snapshot.rate.map(|rate| units::Rate { count: rate.count, per: rate.per }.to_string()),
             rate_per_s: self.state.meter.per_second(),
+            // A median of nothing would be shown as 0, and read as very fast.
             p50: (here > 0).then_some(snapshot.summary.run.p50),
             p99: (here > 0).then_some(snapshot.summary.run.p99),
             eta: total.and_then(|total| self.state.meter.eta(total.saturating_sub(done))),

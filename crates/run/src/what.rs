@@ -232,6 +232,8 @@ impl Lanebuilder {
         let mut end: Box<dyn FnOnce() + Send> = Box::new(|| ());
         let mut put = |kind: LaneKind, lane: Arc<dyn Lane<Call, Reply>>| lanes[kind as usize] = Some(lane);
         match what {
+            // For measuring the machinery itself, so it has every lane on which there is something
+            // to measure.
             What::Noop => {
                 let sync = |_: &Context, _: Call| Outcome::Ok(Reply::Null);
                 let quick = AsyncHandler::Plain(Arc::new(|_| Box::pin(std::future::ready(Outcome::Ok(Reply::Null)))));
@@ -244,6 +246,8 @@ impl Lanebuilder {
                 let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, call: Call| {
                     let (sender, overdue) = (sender.clone(), overdue.clone());
                     Box::pin(async move {
+                        // The attempt alone ends: the task may run on in its queue, and the next
+                        // attempt finds its answer there.
                         tokio::select! {
                             biased;
                             () = context.cancel.cancelled() => Outcome::Cancelled,

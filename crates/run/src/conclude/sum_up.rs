@@ -66,12 +66,14 @@ pub(crate) fn sum_up(of: SumUp<'_>) -> Report {
     };
     // That commands wait for a slot is what slots are for.
     report.waited.retain(|(waited, _)| *waited != Waited::Slots || ended.is_http);
+    // Tasks are counted over all sittings, so time and failures must be, too, or the rate is wrong.
     if let Some(before) = before.filter(|before| before.resumed) {
         report.wall += before.spent;
         add_up(&mut report.failed_by_error, earlier);
     }
     report.rate_per_s = report.finished() as f64 / report.wall.as_secs_f64().max(f64::EPSILON);
     report.total = totals.ended.then_some(totals.read);
+    // Counted in the file itself, because lines of earlier sittings are in it as well.
     report.results = opened.plan.output.file.clone().filter(|_| regular).map(|path| {
         let lines = count_records(std::slice::from_ref(&path), Format::Lines).unwrap_or(0);
         ResultsFile { path, lines }

@@ -47,6 +47,8 @@ impl HttpPlan {
     /// # Errors
     /// A sentence for people: a bad URL, header or template, a field that cannot be there.
     pub fn compile(text: &str, words: &HttpWords<'_>, shape: &Shape, options: HttpOptions, save: Option<PathBuf>) -> Result<Self, String> {
+        // Flags and keys of a configuration file come here; a mistake is told in the words that
+        // were written.
         let called = |flag: &str| match words.dashes {
             true if flag == "header" => "-H".to_owned(),
             true => format!("--{flag}"),
@@ -56,6 +58,7 @@ impl HttpPlan {
         let template = |flag: &str, text: &str| Template::parse(text, shape).map_err(|error| format!("{}: {error}", called(flag)));
         let headers = words.headers.iter().map(|header| parse_header(header)).collect::<Result<_, _>>();
         spec.headers = headers.map_err(|error| format!("{}: {error}", called("header")))?;
+        // A form often has a password in it, so it is masked where it is shown.
         let form = |pair: &String| {
             let (name, value) = pair.split_once('=').ok_or_else(|| format!("{} {}: write NAME=VALUE", called("form"), mask_text(pair)))?;
             Ok::<_, String>((name.to_owned(), value.to_owned()))
@@ -71,6 +74,7 @@ impl HttpPlan {
             .headers
             .iter()
             .map(|(name, value)| match template("header", value) {
+                // The template's own message would quote the text.
                 Err(_) if is_secret(name.as_str()) => Err(format!(
                     "{}: the value of `{name}` is no template (a `{{` begins a field), and is not shown: it may be a secret",
                     called("header")

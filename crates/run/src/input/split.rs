@@ -115,11 +115,13 @@ impl Splitter {
         let mut hash = Box::new(Xxh3::new());
         loop {
             if self.at == self.filled && !self.fill()? {
+                // Ranges of a file that changes meanwhile would belong to different contents.
                 self.check_whole()?;
                 if self.offset == start {
                     return Ok(None);
                 }
                 let bytes = self.offset - record_start;
+                // An open quote explains a record that is too long, so it is said instead.
                 if self.ends.is_quoted() {
                     flaw.get_or_insert(Flaw::Open { at: record_start });
                 } else if bytes > self.max_record {
@@ -144,6 +146,8 @@ impl Splitter {
                 record_start = self.offset;
                 enough = self.offset - start >= self.size;
             }
+            // Hashed while the bytes are here: the hash names the range, and the file is read only
+            // once.
             hash.update(&self.buffer[from..self.at]);
             if enough {
                 break;

@@ -111,17 +111,22 @@ impl Table {
     /// Reads the next row that is not empty into `self.row`, without its line end.
     fn read(&mut self) -> io::Result<Next> {
         self.row.clear();
+        // One row of many megabytes must not hold its memory to the end of the run.
         self.row.shrink_to(1 << 20);
         let mut line = self.line + 1;
         let mut quotes = Quotes::new(self.delimiter);
         let mut passing: Option<Passing> = None;
         loop {
             let from = self.row.len();
+            // Two more than allowed: one shows that the row is too long, the other may be the CR of
+            // its line end.
             let most = (self.max.saturating_add(2) - from.min(self.max)).max(1);
             let stop = self.cutter.read(&mut self.row, most)?;
             if from == 0 && passing.is_none() && self.row.is_empty() && stop == Stop::Eof {
                 return Ok(Next::Eof);
             }
+            // Some programs write a byte order mark; it would become part of the first column's
+            // name.
             if self.line == 0 && from == 0 && self.row.starts_with(b"\xef\xbb\xbf") {
                 self.row.drain(..3);
             }
@@ -134,6 +139,7 @@ impl Table {
             let goes_on = stop == Stop::Most || stop == Stop::End && quotes.inside;
             if stop == Stop::End {
                 self.line += 1;
+                // The cutter took the line end off, but inside quotes it belongs to the field.
                 if goes_on {
                     self.row.push(b'\n');
                 }
@@ -141,6 +147,7 @@ impl Table {
             if stop == Stop::Eof && self.row.len() > from {
                 self.line += 1;
             }
+            // A row that is too long is hashed and counted while it goes by, and not held.
             if let Some(passing) = &mut passing {
                 passing.add(&self.row[from..]);
                 self.row.clear();

@@ -155,6 +155,8 @@ pub(crate) fn read(path: &Path) -> Result<Contents, JobError> {
     let mut began = String::new();
     let broken = |line: u64, why: String| JobError::Broken { path: path.to_owned(), line, why };
     while let Some((at, line)) = lines.next().map_err(|error| JobError::io(path, "cannot read", &error))? {
+        // A line without a newline never comes here, so one that cannot be parsed is not a torn
+        // tail but damage.
         number += 1;
         let parsed = parse(line).map_err(|why| broken(number, why))?;
         let Some(this) = &mut contents else {
@@ -177,10 +179,12 @@ pub(crate) fn read(path: &Path) -> Result<Contents, JobError> {
             continue;
         };
         this.len = at + line.len() as u64;
+        // Whatever stands behind an end line shows that the job went on after it.
         this.end = None;
         match parsed {
             Line::Header(_) => return Err(broken(number, "it is a second header".to_owned())),
             Line::Start(start) => this.index.start(&start),
+            // Two files that were mixed must not pass as one job's.
             Line::Result(head) if *head.job != *this.header.job => {
                 return Err(broken(number, format!("it belongs to job {}", head.job)));
             }
@@ -206,6 +210,7 @@ pub(crate) fn read(path: &Path) -> Result<Contents, JobError> {
                 this.end = Some(end);
             }
             Line::Sitting(sitting) => {
+                // Its line has the sum up to then; the gap until the next sitting is nobody's work.
                 this.spent_ms = sitting.spent_ms;
                 began = sitting.started;
                 this.sittings = sitting.sitting;
@@ -216,6 +221,7 @@ pub(crate) fn read(path: &Path) -> Result<Contents, JobError> {
             }
         }
     }
+    // The last sitting died: its time goes to the last sign of it.
     if let Some(this) = contents.as_mut().filter(|this| this.end.is_none())
         && let Ok(changed) = path.metadata().and_then(|meta| meta.modified())
     {

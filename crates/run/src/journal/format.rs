@@ -350,10 +350,14 @@ impl Encoder {
     /// Appends a result line, and says where it stands. Takes the raw bytes out of `line`.
     pub(crate) fn result(&mut self, out: &mut Vec<u8>, line: &mut ResultLine) -> Piece {
         let from = out.len();
+        // Written by hand and not by serde: this runs for every task, and the bytes go to the
+        // output as they are.
         out.extend_from_slice(&self.prefix);
         push_u64(out, line.seq);
         push_identity(out, line.key, line.nth);
         out.extend_from_slice(b",\"task\":");
+        // The place of the record is kept, so that a tag can be shown without parsing the line
+        // again.
         let task = out.len();
         push_json(out, &line.task);
         let task = task..out.len();
@@ -387,6 +391,7 @@ impl Encoder {
         if let Some(error) = &line.error {
             push_error(out, error);
         }
+        // Taken, not copied: the output needs the same bytes next.
         let raw = line.raw.take();
         if let Some(raw) = &raw {
             // Text stands as text; other bytes as one character each, which needs no table and

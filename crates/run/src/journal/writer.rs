@@ -216,6 +216,7 @@ impl Writer {
                         waiting.push(lines);
                         results.push(then);
                     }
+                    // All others wait for what was sent before, so they end the turn.
                     other => {
                         last = Some(other);
                         break;
@@ -234,6 +235,8 @@ impl Writer {
                 }
                 self.pieces.push(piece);
             }
+            // One write for all that has come together: with many small tasks this is what makes it
+            // fast.
             self.turn(&mut starts, &mut results, &mut synced);
             match last {
                 Some(Message::Flush(reply)) => {
@@ -246,6 +249,8 @@ impl Writer {
                 _ => {}
             }
         }
+        // Everybody who could send is gone, and nobody ended the sitting: it stays one that was cut
+        // off.
         if let Some(shared) = &self.shared {
             let _ = shared.close(None);
         }
@@ -460,11 +465,13 @@ impl Shared {
             if progress.closing && progress.waiting.is_empty() && progress.dirty_since.is_none() {
                 return;
             }
+            // What is written from here on is of the next sync, and begins an interval of its own.
             progress.busy = true;
             progress.dirty_since = None;
             let (target, results) = (progress.journal.len, progress.results);
             let (waiting, batches) = (mem::take(&mut progress.waiting), mem::take(&mut progress.batches));
             let earlier = progress.failed.clone();
+            // The writer goes on while the disk works.
             drop(progress);
 
             let mut failure = earlier;
@@ -485,6 +492,7 @@ impl Shared {
                 }
             }
             let kept = self.lock().synced;
+            // With `each` the output gets only what is on disk: what was cut off runs again.
             let whole = waiting.iter().all(|(_, upto)| *upto <= kept);
             for (then, upto) in waiting {
                 then(match &failure {

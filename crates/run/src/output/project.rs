@@ -54,12 +54,14 @@ pub(crate) fn open(path: &Path, render: &Render, content: Content, mut job: Opti
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(fail("cannot open")(error)),
     };
+    // A pipe or a device cannot be compared with the journal, so it takes only what is new.
     if existing.as_ref().is_some_and(|meta| !meta.is_file()) {
         let file = files::output(path, files::Output::AppendExisting).map_err(fail("cannot write"))?;
         return Ok(Opened { file, path: path.to_owned(), regular: false, missing: 0 });
     }
     let path = &absolute(path).map_err(fail("cannot open"))?;
     let mut known = job.as_ref().is_some_and(|job| existing.as_ref().is_some_and(|meta| is_known(path, meta, job)));
+    // A file that is not ours is somebody's work, and is not overwritten without --fresh.
     if let Some(meta) = &existing
         && !fresh
         && meta.len() > 0
@@ -70,11 +72,13 @@ pub(crate) fn open(path: &Path, render: &Render, content: Content, mut job: Opti
     }
     let resumed = job.as_deref_mut().filter(|job| job.resumed && content == Content::Journal);
     let Some(resumed) = resumed else {
+        // It may be the only place that still has bytes which are to be written again.
         if let (Some(job), Some(meta)) = (job.as_ref().filter(|job| job.resumed && known), &existing) {
             let aside = Places::of(job, path, render.tag).set_aside(meta).map_err(fail("cannot set it aside"))?;
             known &= !aside;
         }
         let file = files::output(path, files::Output::Replace).map_err(fail("cannot write"))?;
+        // The journal knows a file by its inode: the next sitting must see that it is ours.
         if let Some(job) = job
             && !known
         {
@@ -82,6 +86,8 @@ pub(crate) fn open(path: &Path, render: &Render, content: Content, mut job: Opti
         }
         return Ok(Opened { file, path: path.clone(), regular: true, missing: 0 });
     };
+    // The lines are the journal's own, so only those that lack are added; a large file need not be
+    // copied.
     if render.is_plain() && !resumed.retried && existing.is_some() {
         let mut file = files::own(path, Own::Append).map_err(fail("cannot write"))?;
         if complete(path, &mut file, resumed).map_err(fail("cannot bring it in line with the journal"))? {
@@ -144,8 +150,11 @@ fn write_anew(path: &Path, render: &Render, job: &mut OpenJob) -> Result<Opened,
     let places = Places::of(job, path, render.tag);
     let mut taken = Vec::new();
     let mut write = || -> Result<File, Anew> {
+        // A sitting that was killed here may have left one.
         let _ = std::fs::remove_file(&beside);
         let old = path.metadata().ok();
+        // Its content may be secret: nobody else may read it before it has the old one's
+        // permissions.
         let file = files::own_with_mode(&beside, Own::New, if old.is_some() { 0o600 } else { 0o666 })?;
         if let Some(old) = old {
             file.set_permissions(old.permissions())?;
@@ -162,11 +171,13 @@ fn write_anew(path: &Path, render: &Render, job: &mut OpenJob) -> Result<Opened,
                 Pushed::Lacking => None,
             };
             write_counted(&mut out, &shown, &mut at)?;
+            // The bytes are nowhere any more: the place stays empty, and the report counts it.
             let Some((spooled, mut text, mut found)) = found else {
                 missing += 1;
                 return Ok(());
             };
             let from = at;
+            // A piece at a time, because the output of one task can be larger than the memory.
             loop {
                 let read = found.bytes.read(&mut chunk)?;
                 shown.clear();
@@ -186,6 +197,8 @@ fn write_anew(path: &Path, render: &Render, job: &mut OpenJob) -> Result<Opened,
         })?;
         out.flush()?;
         drop(out);
+        // First the bytes, then the line that says where they are, then the name. A kill between
+        // two of these leaves the old file, or the new one whole and known.
         file.sync_data()?;
         job.journal.append(&id, &taken).map_err(Anew::Journal)?;
         std::fs::rename(&beside, path)?;

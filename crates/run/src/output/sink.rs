@@ -124,6 +124,7 @@ impl Sink {
             }
             Slot::Spooled(spooled) => {
                 let mut place = None;
+                // Taken in any case, so that what held it is free again.
                 let held = self.waited(spooled.held)?;
                 if self.render.shows(spooled.outcome) {
                     let mut text = self.render.raw_text(&spooled.task);
@@ -132,10 +133,13 @@ impl Sink {
                     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
                     place = self.copy(&mut file.take(spooled.rest.len()), spooled.rest.len(), Some(text), path)?;
                 }
+                // Told also of what is not shown: then nobody needs the file, and it can go.
                 self.tell(TakenOver { taken: spooled.rest.name(), place });
             }
             Slot::Stored(at) => {
                 let stored = self.order.as_mut().and_then(|order| order.stored.as_mut());
+                // Noted, because the end shows what the journal has for records that did not come
+                // this time.
                 if let Some(stored) = stored
                     && stored.emitted.insert(at)
                 {

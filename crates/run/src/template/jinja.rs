@@ -297,6 +297,8 @@ fn tokens(source: &str) -> Vec<Token<'_>> {
     let bytes = source.as_bytes();
     let mut tokens = Vec::new();
     let mut at = 0;
+    // Only what `compared` looks at is told apart; the rest is minijinja's business, mistakes
+    // included.
     let run = |from: usize, more: &dyn Fn(u8) -> bool| from + bytes[from..].iter().take_while(|byte| more(**byte)).count();
     while at < bytes.len() {
         let from = at;
@@ -309,6 +311,7 @@ fn tokens(source: &str) -> Vec<Token<'_>> {
                 at = run(at + 1, &|byte| byte != quote);
                 let text = &source[from + 1..at];
                 at += 1;
+                // With an escape in it the text means something else than what stands here.
                 if text.contains('\\') { Token::Other } else { Token::Text(text) }
             }
             byte if byte.is_ascii_digit() => {
@@ -318,6 +321,8 @@ fn tokens(source: &str) -> Vec<Token<'_>> {
             byte if byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80 => {
                 at = run(at, &|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80);
                 match &source[from..at] {
+                    // These join comparisons, so what is beside them stands alone; they are no
+                    // names.
                     "and" | "or" | "not" | "if" | "else" => Token::Word,
                     name => Token::Name(name),
                 }
