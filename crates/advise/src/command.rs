@@ -95,6 +95,7 @@ impl CommandSample {
         let began = Instant::now();
         let mut runs = 0;
         let mut seen = Vec::new();
+        // The other half of the time is for commands at once.
         while seen.len() < self.samples.max(1) && (seen.is_empty() || began.elapsed() < self.budget / 2) {
             seen.push(self.alone(&self.command, seen.len(), children)?);
             runs += 1;
@@ -104,6 +105,7 @@ impl CommandSample {
         if seen.len() > 1 {
             seen.remove(0);
         }
+        // A program that does nothing tells what starting alone takes.
         let nothing = Command { program: "true".into(), ..Command::default() };
         let nothings: Vec<Seen> = (0..SPAWNS).map_while(|_| self.alone(&nothing, 0, children).ok()).collect();
         let spawns: Vec<Duration> = nothings.iter().map(|seen| seen.cpu + seen.ours).collect();

@@ -45,6 +45,7 @@ where
         for item in chunk {
             match one(&function, item) {
                 Ok(result) => results.push(result),
+                // The results before it say which item of the chunk it was.
                 Err(error) => return Outcome::Ok((results, Some(error))),
             }
         }

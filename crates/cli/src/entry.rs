@@ -132,8 +132,11 @@ pub fn main(app: &App) -> ExitCode {
     longshore_sys::files::say_when_too_large();
     let mut argv: Vec<OsString> = std::env::args_os().collect();
     let is_run = verb_of(&argv).is_some_and(|word| word == "run");
+    // Records behind `:::` may look like flags, so clap never sees them.
     let words = if is_run { run::take_words(&mut argv) } else { None };
     let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
+    // This first reading says which command it is and which flags are given; the second has the
+    // configuration's flags too.
     let first = parse(&argv).unwrap_or_else(|error| leave(&error));
     let (command, given) = first.subcommand().map_or(("", &first), |(name, matches)| (name, matches));
     let sources = Sources::of_process(first.get_one::<PathBuf>("config").cloned());
@@ -166,6 +169,7 @@ pub fn main(app: &App) -> ExitCode {
     };
     let matches = parse(&argv).unwrap_or_else(|error| leave(&error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| leave(&error));
+    // From here on errors are said in the form that the flags ask for.
     speak_with(cli.global.voice());
     let ended = match cli.command {
         Command::Run(_) => {

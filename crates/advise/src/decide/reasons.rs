@@ -27,6 +27,7 @@ pub(super) fn reasons(measured: &Measured, plans: &[Plan], chosen: &Plan) -> Vec
     if chosen.chunk > 1 {
         reasons.push(format!("an item is too small to travel alone: {} of them make one task", chosen.chunk));
     }
+    // Said only where memory is what bounds the number.
     if let Some(memory) = measured.memory.filter(|_| chosen.workers >= model::by_memory(measured)) {
         reasons.push(format!(
             "one item holds {} and {} are free: no more than {} at once",
@@ -46,6 +47,7 @@ pub(super) fn reasons(measured: &Measured, plans: &[Plan], chosen: &Plan) -> Vec
         ));
     }
     let queued = item.queued.as_secs_f64() / item.wall.as_secs_f64().max(1e-9);
+    // A machine that others keep busy has been told of above.
     if queued > BUSY && !model::busy(measured) {
         reasons.push(format!(
             "the machine was busy: {} of the time an item was ready and others ran; less sure than it looks",

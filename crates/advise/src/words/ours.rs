@@ -213,6 +213,7 @@ fn advice(question: &Question, bound: Bound, network: bool, large: bool) -> Advi
         (_, Some(0 | 1)) if !large => Some("one item cannot be spread".to_owned()),
         _ => None,
     };
+    // Advice to stay is nothing but its reason: numbers of workers would mislead.
     if let Some(why) = stay {
         return Advice {
             place: Place::Sequential,
@@ -226,6 +227,7 @@ fn advice(question: &Question, bound: Bound, network: bool, large: bool) -> Advi
             reasons: vec![why],
         };
     }
+    // Handing tiny items over one by one would cost a good part of what they take.
     let mut chunk = 1;
     if let Some(each) = question.each.filter(|each| place == LaneKind::Cpu && *each < TINY) {
         chunk = CHUNK.as_nanos().div_ceil(each.as_nanos().max(1)) as usize;
@@ -237,6 +239,7 @@ fn advice(question: &Question, bound: Bound, network: bool, large: bool) -> Advi
             size(PIECE)
         ));
     } else if let Some(count) = question.count {
+        // More workers than items have nothing to do; of large data nobody knows the pieces.
         workers = workers.min(usize::try_from(count).unwrap_or(usize::MAX)).max(1);
     }
     // Of mixed work nobody knows the share that computes: at least that part cannot go faster than

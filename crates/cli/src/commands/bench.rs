@@ -96,12 +96,14 @@ pub fn run(args: &BenchArgs, config: &Config, global: &Global, state_dir: Option
             Part::Sqlite | Part::Redis => queue::measure(part == Part::Sqlite, args.tasks, config, global)?,
         };
         for row in rows {
+            // Rows that were not measured then have nothing to be compared with.
             let was = before.as_ref().and_then(|before| before.get(row.what).copied());
             let change = was.and_then(|was| baseline::change(&row, was));
             worse.extend(change.filter(|change| change.is_worse).map(|_| row.what));
             write(&row, was, change, global.json, out)?;
             all.push(row);
         }
+        // A part takes seconds, so its rows are shown before the next one begins.
         out.flush()?;
     }
     // What cannot be kept is no reason to have measured in vain.

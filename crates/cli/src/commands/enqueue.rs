@@ -291,6 +291,7 @@ async fn send(
         loop {
             let item = tokio::select! {
                 item = items.recv() => item?,
+                // A record that is read already names the place where the next call goes on.
                 () = stop.cancelled() => items.try_recv().ok()?,
             };
             match item {
@@ -312,6 +313,8 @@ async fn send(
                             return None;
                         }
                     }
+                    // Answers come in the order of sending and name no record: this list says whose
+                    // they are.
                     lock(&met, &mut |met| met.places.push_back((seq, place.clone())));
                     return Some((signature, (items, pace, stop, met)));
                 }
@@ -334,6 +337,7 @@ async fn send(
             }
             Err(refused) => match refused.error {
                 ClientError::Broker(error) => {
+                    // The broker may have it nevertheless, so that sending it again may double it.
                     let unknown = error.kind == ErrorKind::Transient;
                     report.left = Some(Left { exit: exit_of(&error), why: error.message, seq, place: at, unknown });
                     break;

@@ -152,10 +152,12 @@ pub fn run(
                 return Ok(Exit::Done);
             }
             drop(out);
+            // Stdout is free by now: the run that begins here writes to it.
             return again(&retry.job, state.state_dir.or(state_dir));
         }
         JobsCommand::Export { job, only, state } => {
             let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
+            // Stdout alone would hand over line by line.
             jobs::export(&open(&state)?, &job, only, &mut io::BufWriter::new(&mut out))?;
             out.flush()?;
         }
@@ -164,6 +166,7 @@ pub fn run(
             drop(out);
             return reach::watch(&state, job.as_deref(), once, &view, global);
         }
+        // These go to the process that runs the job, which answers or is out of reach.
         JobsCommand::Set { job, set, state } => return reach::tell(&open(&state)?, &job, &set.steering(), global),
         JobsCommand::Pause { job, state } => return reach::tell(&open(&state)?, &job, &[Steering::Pause], global),
         JobsCommand::Resume { job, state } => return reach::tell(&open(&state)?, &job, &[Steering::Resume], global),

@@ -100,6 +100,7 @@ pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Wr
         QueuesCommand::Show { queue, measure } => {
             let queues = list(client, &QueuesRequest::one(&queue).window(measure.window)).await?;
             show(&queues, place, out)?;
+            // A JSON reader gets one object a queue, and asks for messages with `peek`.
             if !place.json {
                 for next in peek(client, &PeekRequest::new(&queue).count(1)).await? {
                     writeln!(out, "next    {}", brief(&next))?;
@@ -129,6 +130,7 @@ pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Wr
                 done(QueueAction::Resume { queue }, place, out).await?;
             }
         }
+        // Each queue is asked for by itself, with its own number: this cannot be taken back.
         QueuesCommand::Purge { queues, yes } => {
             for queue in queues {
                 let waiting = waiting(&queue, place).await?;

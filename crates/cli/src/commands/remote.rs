@@ -198,6 +198,7 @@ fn request(args: &RemoteArgs, known: &[Known], verb: &str) -> Result<Request, Fa
         let (optional, arg) = arg.strip_prefix('?').map_or((false, *arg), |arg| (true, arg));
         if let Some(list) = arg.strip_prefix('*') {
             let words: Vec<Value> = rest.by_ref().map(|word| Value::from(word.as_str())).collect();
+            // `registered` answers without words too.
             if words.is_empty() && list != "taskinfoitems" {
                 return Err(wrong());
             }
@@ -217,6 +218,7 @@ fn request(args: &RemoteArgs, known: &[Known], verb: &str) -> Result<Request, Fa
             Some(word) => request = request.argument(arg, word.as_str()),
         }
     }
+    // A word too many may be a mistyped list, of which only a part would be acted upon.
     if rest.next().is_some() {
         return Err(wrong());
     }

@@ -74,6 +74,7 @@ pub fn asked(
     let verb = argv.iter().position(|word| word == "run").unwrap_or(0);
     let mut own: Vec<OsString> = argv[verb + 1..].to_vec();
     let mut words = words;
+    // Who resumes a job without saying what runs means what ran.
     if let Some(job) = first.resume.as_ref().or(first.retry_failed.as_ref()).filter(|job| !job.is_empty() && !has_what(&first)) {
         own = stored(job, &first, own, &mut words)?;
     }
@@ -85,8 +86,10 @@ pub fn asked(
     let settings = config.run(job.as_deref()).map_err(usage)?;
     let given = |name: &str| is_given(matches, name);
     let mut full: Vec<OsString> = argv[..=verb].to_vec();
+    // Settings become flags, so that clap reads and checks them like those that are typed.
     full.extend(settings.args(given));
     if let Some(command) = settings.command().filter(|_| !has_what(&first)) {
+        // Last of all, because what stands behind `--` is the command's.
         rest.push("--".into());
         rest.extend(command.iter().map(OsString::from));
     }

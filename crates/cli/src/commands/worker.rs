@@ -57,6 +57,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     let mut place = Place::open(app, config, global)?;
     let mut signals = Signals::listen()?;
     let specs = std::mem::take(&mut place.specs);
+    // For the banner, because starting the programs consumes them.
     let texts: Vec<(String, String)> = specs.iter().map(|spec| (spec.name.clone(), described(spec))).collect();
     let specs = specs.into_iter().map(|spec| spec.with_limits(args.max_tasks_per_child, args.max_memory_per_child)).collect();
     let (programs, tasks) = Programs::start(specs, true, &tokio::runtime::Handle::current()).map_err(|error| {
@@ -74,10 +75,12 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
         app = app.task(task);
     }
     args.apply(&mut app)?;
+    // Celery's own tasks are in every app, and alone are nothing to serve.
     if app.tasks().iter().all(|task| task.name.starts_with("celery.")) {
         return Err(Fault::usage(NO_TASKS));
     }
     let options = args.options(&app)?;
+    // The log listens before anything is told.
     let mut log = Log::start(args.loglevel, global.voice(), &options.hub);
     let app = app.told(log.teller());
     let queues = options.queues.clone();
@@ -100,6 +103,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     log.say(format_args!("{} ready", clock(SystemTime::now())));
     let stopper = worker.stopper();
     let watch = WorkerWatch { args, place: &place, queues: &queues, worker: &worker };
+    // The first signal lets running tasks end; each further one has less patience.
     let mut asked = 0;
     let stopping = worker.stopping();
     tokio::select! {
@@ -110,6 +114,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     }
     log.say(format_args!("{} stopping: {} running, grace {}", clock(SystemTime::now()), stopper.running(), show_duration(grace)));
     stopper.warm();
+    // SIGQUIT skips the first step.
     if asked > 0 && signals.last_was_quit {
         stopper.cold();
     }
@@ -131,7 +136,9 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
             }
         }
     };
+    // Waiting for children would hold up the runtime.
     let _ = tokio::task::spawn_blocking(move || programs.end()).await;
+    // What the worker told stands above the last line.
     log.catch_up();
     log.say(format_args!("{} stopped: {}", clock(SystemTime::now()), summary_text(&summary)));
     log.end();

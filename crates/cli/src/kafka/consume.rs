@@ -72,6 +72,7 @@ async fn consume(
         None if global.json => Emit::Jsonl,
         None => Emit::Raw,
     };
+    // Where records and the view share a terminal, one has to make room for the other.
     let prints = emit != Emit::None && std::io::stdout().is_terminal();
     let quiet = prints && matches!(plan, Plan::Print);
     let screen = Screen::new(args.view.progress, global.color, args.view.every, global.voice(), quiet);
@@ -81,6 +82,7 @@ async fn consume(
         let message = format!("no guardian for the children: {}", longshore_sys::files::cause(&error));
         Fault::new(Exit::of_system(&error, Exit::System), message)
     })?;
+    // Its words and its knob, before the handler consumes the plan.
     let to = args.to.as_ref().map_or_else(String::new, |to| format!(" → {to}"));
     let (text, knob) = (plan.text() + &to, plan.knob());
     let (handler, program) = plan.handler(args.group(), &children, &stdout).map_err(Fault::usage)?;
@@ -93,12 +95,14 @@ async fn consume(
     };
     let handle = running.handle();
     let stopper = handle.clone();
+    // Records whose output nobody takes must not count as done.
     stdout.on_broken(move || stopper.stop_now());
     screen.note(&format!(" {}  group {}   {text}", args.topics.join(" "), args.group()));
     let watch =
         ConsumerWatch { args, handle, children: &children, fates: &fates, screen, deaf: global.no_input, knob, seen: Default::default() };
     let watched = watch.until_end(running).await;
     if let Some(program) = program {
+        // Waiting for children would hold up the runtime.
         let _ = tokio::task::spawn_blocking(move || program.end()).await;
     }
     let ended = Ended { args, watched, by_error: fates.by_error(), broken: stdout.broken() };

@@ -166,6 +166,7 @@ impl Keys<'_> {
                 "private",
             ],
         };
+        // A key that has no effect here would be relied upon, so it is a mistake.
         if let Some(key) = foreign.iter().find(|key| self.section.contains_key(**key)) {
             return Err(self.wrong(key, if http { "belongs to exec and pipe" } else { "belongs to http" }));
         }

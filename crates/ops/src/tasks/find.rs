@@ -288,9 +288,11 @@ pub async fn list(client: &Client, request: &TasksRequest) -> Result<TaskList, O
     for row in client.connected().inspect()?.list(queue, LOOKED_AT).await?.into_iter().map(TaskInfo::found) {
         let count = counts.entry((row.queue.clone().unwrap_or_default(), row.standing)).or_default();
         *count += 1;
+        // There may be more, so the answer names the queue.
         if *count == LOOKED_AT {
             seen.cut.extend(row.queue.clone());
         }
+        // Messages that cannot be read share the empty id, and each is a row.
         if row.id.is_empty() { unnamed.push(row) } else { drop(rows.insert(row.id.clone(), row)) }
     }
     for row in client.connected().letters()?.dead(queue).await?.into_iter().map(TaskInfo::letter) {
@@ -305,6 +307,7 @@ pub async fn list(client: &Client, request: &TasksRequest) -> Result<TaskList, O
                 seen.unreadable += 1;
                 continue;
             };
+            // A task that has a message and a result is one row.
             if let Some(row) = rows.get_mut(&id) {
                 row.add(stored);
                 continue;
@@ -318,6 +321,7 @@ pub async fn list(client: &Client, request: &TasksRequest) -> Result<TaskList, O
                 Some(false) => {}
                 None => seen.nameless += 1,
             }
+            // Cutting now and then bounds memory, without sorting for each result.
             if ended.len() >= 2 * most.max(500) {
                 latest(&mut ended, most);
             }
@@ -331,6 +335,7 @@ pub async fn list(client: &Client, request: &TasksRequest) -> Result<TaskList, O
     let mut queued: Vec<TaskInfo> = rows.into_values().chain(unnamed).filter(|row| request.means(row, now) == Some(true)).collect();
     seen.matched += queued.len();
     queued.sort_by(|a, b| (a.standing, &a.queue, line(a)).cmp(&(b.standing, &b.queue, line(b))).then(b.at.cmp(&a.at)));
+    // Results come last: where only some rows are shown, what a broker still has matters more.
     queued.extend(ended);
     queued.truncate(most);
     seen.tasks = queued;

@@ -77,6 +77,7 @@ pub(super) async fn show(id: &str, place: &Place, out: &mut dyn Write) -> Result
     }
     let row = &detail.info;
     writeln!(out, "{}[{}] {}", plain(row.task.as_deref().unwrap_or("task")), plain(id), plain(row.args.as_deref().unwrap_or_default()))?;
+    // When a task ended the line of its stored result says.
     let at = row.at.map(|at| format!(" since {}", time(at))).filter(|_| !row.standing.has_ended()).unwrap_or_default();
     writeln!(out, "  state    {}{at}", row.standing.word())?;
     if let Some(found) = &row.found {
@@ -99,6 +100,7 @@ pub(super) async fn show(id: &str, place: &Place, out: &mut dyn Write) -> Result
         writeln!(out, "  stored   {}{done}", stored.state)?;
         match stored.exception() {
             Some(error) => writeln!(out, "  error    {}", plain(&error.to_string()))?,
+            // Results may be megabytes long, and come from programs that write what they like.
             None => writeln!(out, "  result   {}", plain(&cut(&repr(&stored.result), SHOWN)))?,
         }
         for (name, value) in [("group", &stored.group_id), ("parent", &stored.parent_id)] {

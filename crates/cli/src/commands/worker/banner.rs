@@ -55,6 +55,7 @@ pub(super) fn write(facts: &Facts<'_>, log: &Log) {
     let named: Vec<String> = app
         .tasks()
         .into_iter()
+        // Every worker has Celery's own.
         .filter(|task| !task.name.starts_with("celery."))
         .map(|task| {
             let program = programs.iter().find(|(name, _)| **name == *task.name).map(|(_, text)| plain(text));

@@ -128,6 +128,7 @@ impl Ended<'_> {
             (counts.lost, "times thrown out of the group"),
             (counts.commits_failed, "commits failed"),
         ] {
+            // Only what happened is told: of most runs nothing.
             if number > 0 {
                 odd.push(format!("{} {what}", count(number)));
             }
@@ -143,6 +144,7 @@ impl Ended<'_> {
             let errors = self.by_error.iter().take(6).map(|failures| format!("{} {}", count(failures.count), failures.kind));
             lines.push(format!("   failed by error:  {}", errors.collect::<Vec<_>>().join("   ")));
         }
+        // With that exit code the error is said behind the summary.
         if let Some(error) = summary.error.as_ref().filter(|_| self.exit() != Exit::Unreachable) {
             lines.push(format!("   {error}"));
         }

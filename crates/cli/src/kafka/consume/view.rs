@@ -70,10 +70,12 @@ impl Moment {
         let head = format!(" {}  ", paint(color, BOLD, &self.name));
         let rest = [paint(color, if view.engine.active >= view.max_threads { YELLOW } else { GREEN }, &active), flight, self.gate(color)];
         let used = columns(&head) + rest.iter().map(|piece| columns(piece) + 2).sum::<usize>();
+        // The bar takes what the words leave, or goes where that is too little to read.
         let bar = match room.saturating_sub(used) {
             cells if cells < BAR.1 => String::new(),
             cells => bar(view.in_flight, view.max_in_flight, view.reopen_at, cells.min(BAR.0), color) + "  ",
         };
+        // Lines below begin under the first word, but a long name must not push them out.
         let indent = " ".repeat(columns(&head).min(room / 3));
         let mut lines = vec![fit(vec![format!("{head}{bar}{}", rest.join("  "))], room)];
         let mut done = vec![
@@ -185,6 +187,7 @@ impl Moment {
     pub(super) fn plain(&self) -> String {
         let view = &self.view;
         let (gate, since) = self.gate_word();
+        // Programs read these lines, so that no value has a blank or a separator in it.
         let mut line = format!(
             "longshore kafka={} group={} active={}/{} in_flight={}/{} gate={gate} closings={} done={} failed={} rate={}",
             self.name.replace(' ', ","),
@@ -227,6 +230,7 @@ impl Moment {
             show_size(self.cost.memory),
             self.cost.threads
         );
+        // Only those that wait by themselves: of all others the gate speaks.
         for partition in view.partitions.iter().filter(|partition| matches!(partition.state, Intake::HotKey | Intake::TooFar)) {
             line += &format!(" waits[{}/{}]={}", partition.topic, partition.partition, partition.state.as_str().replace(' ', "_"));
         }
