@@ -1,4 +1,4 @@
-//! What is advised, whichever way it was found.
+//! Advice, whichever way it was found.
 
 use std::{fmt, time::Duration};
 
@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 pub enum Place {
     /// One after another, on the thread that has them: no engine at all.
     Sequential,
-    /// On this lane.
+    /// Many at once, on this lane.
     Lane(LaneKind),
 }
 
@@ -51,7 +51,7 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// From the share of its time that the work is on a CPU.
+    /// Tells the bound from the share of its time that the work is on a CPU.
     pub(crate) fn of_share(share: f64) -> Self {
         match share {
             share if share >= 0.9 => Self::Cpu,

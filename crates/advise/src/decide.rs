@@ -1,4 +1,4 @@
-//! From measurements to advice: a pure function.
+//! Decision from measurements to advice: a pure function.
 //!
 //! What is known is what one item takes, alone: its wall time, the part of it on a CPU, what the
 //! machine kept it waiting; and how many items a second went through a lane at some numbers of
@@ -30,11 +30,12 @@ pub enum Kind {
 /// Means of what one item takes when it has the machine for itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Item {
-    /// From its start to its end.
+    /// Time from its start to its end.
     pub wall: Duration,
-    /// On a CPU.
+    /// Time on a CPU.
     pub cpu: Duration,
-    /// Ready to run, while other programs had the CPU. Part of `wall`, and no property of the item.
+    /// Time ready to run, while other programs had the CPU. Part of `wall`, and no property of the
+    /// item.
     pub queued: Duration,
     /// Spread of the items: half the distance of the outer quarters of their wall times, as a share
     /// of the median.
@@ -64,9 +65,9 @@ impl Item {
 pub struct Overhead {
     /// The lane.
     pub lane: LaneKind,
-    /// To start a job and to end it.
+    /// Time to start a job and to end it.
     pub start: Duration,
-    /// For each task, in wall time with all workers busy.
+    /// Time for each task, in wall time with all workers busy.
     pub each: Duration,
 }
 
@@ -190,7 +191,7 @@ pub fn decide(measured: &Measured) -> Advice {
     }
 }
 
-/// From the slowest and the fastest run, and from how far items differ.
+/// Derives it from the slowest and the fastest run, and from how far items differ.
 fn speed_up(measured: &Measured, plan: &Plan, alone: f64) -> SpeedUp {
     let likely = alone / plan.cost(measured);
     // Means of many items are surer than a single item.

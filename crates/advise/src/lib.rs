@@ -1,4 +1,5 @@
-//! Which lane, how many workers, and what they may bring: guessed from words, or measured.
+//! Advice on which lane, how many workers, and what they may bring: guessed from words, or
+//! measured.
 //!
 //! Layout:
 //! - `advice.rs`: what is advised, whichever way it was found

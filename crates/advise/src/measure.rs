@@ -164,7 +164,7 @@ where
     T: Clone + Send + Sync + 'static,
     R: 'static,
 {
-    /// With these items.
+    /// Begins a measurement with these items.
     pub fn of(sample: Vec<T>) -> Self {
         Self { sample, budget: BUDGET, count: None, most: None, cores: None, payload: None, expect: None }
     }

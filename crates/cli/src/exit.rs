@@ -1,4 +1,4 @@
-//! How a command of `longshore` ends: one table of all exit codes.
+//! Exit codes of `longshore`: one table for all commands.
 
 use std::process::ExitCode;
 

@@ -110,7 +110,7 @@ impl PaceArgs {
     }
 }
 
-/// After which errors another attempt follows, and when.
+/// Flags of further attempts: after which errors, and when.
 #[derive(Args, Clone, Debug)]
 pub struct RetryArgs {
     /// Time between attempts: exp:200ms..30s, fixed:1s or list:1s,5s,60s
@@ -123,7 +123,7 @@ pub struct RetryArgs {
 }
 
 impl RetryArgs {
-    /// Which errors are retried, given what runs.
+    /// Returns the errors that are retried, given what runs.
     pub fn on(&self, http: bool) -> RetryOn {
         retry_on(&self.retry_on, http)
     }

@@ -1,4 +1,4 @@
-//! What the commands of Kafka share.
+//! Commands of Kafka, and what they share.
 //!
 //! Layout: `link.rs`: where Kafka is; `consume.rs`: records in; `topics.rs`, `lag.rs`: tables;
 //! `produce.rs`, `fake.rs`, `outgoing.rs`: records out

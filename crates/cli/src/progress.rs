@@ -1,4 +1,4 @@
-//! What a run shows while it goes and when it ends: rendering only, from plain structs that the run
+//! View of a run while it goes and when it ends: rendering only, from plain structs that the run
 //! fills about ten times a second.
 //!
 //! Layout: [`view`] has the structs and picks the form; [`bar`] draws two lines in place, [`plain`]

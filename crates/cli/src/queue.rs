@@ -1,4 +1,4 @@
-//! What the commands of the task queue share: where the queue is, and how tasks are shown.
+//! Common ground of the commands of the task queue: where the queue is, and how tasks are shown.
 //!
 //! Layout: `show.rs`: messages, ages, places for people; `send.rs`: how `call` and `enqueue` send a
 //! task; `wait.rs`: waiting for a result. Questions and actions themselves are `longshore-ops`'s.

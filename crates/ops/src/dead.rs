@@ -19,13 +19,13 @@ use crate::{error::OpsError, message::MessageBrief, results::again_from_now, wir
 pub struct DeadRequest {
     /// Ids of tasks, or keys of letters that cannot be read; each must be there.
     pub ids: Vec<String>,
-    /// Of this queue.
+    /// Letters of this queue.
     pub queue: Option<String>,
-    /// Of this task.
+    /// Letters of this task.
     pub task: Option<String>,
-    /// With this text in the reason.
+    /// Letters with this text in the reason.
     pub error: Option<String>,
-    /// Not older than this.
+    /// Letters that are not older than this.
     pub since: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! Why a question has no answer, or an action was not done.
+//! Reasons that a question has no answer, or that an action was not done.
 
 use longshore_brokers::BrokerError;
 use longshore_worker::ClientError;

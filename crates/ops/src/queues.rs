@@ -191,9 +191,9 @@ pub enum QueueAction {
     },
     /// Move what waits in it to another one, in order.
     Move {
-        /// From this queue …
+        /// Queue that they are moved from.
         from: String,
-        /// … to this one.
+        /// Queue that they are moved to.
         to: String,
     },
 }

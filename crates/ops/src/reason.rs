@@ -1,4 +1,4 @@
-//! Why a task does not run yet.
+//! Reasons that a task does not run yet.
 
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ pub enum WaitReason {
     Paused {
         /// Name of whoever paused it.
         by: String,
-        /// Since when, where the broker can say.
+        /// Moment since which it is paused, where the broker can say.
         since: Option<SystemTime>,
     },
     /// `unserved`: no worker that answers serves its queue.
@@ -27,7 +27,7 @@ pub enum WaitReason {
     Turn,
     /// `eta`: it is not to be started before its time.
     Eta {
-        /// That time, where it is known.
+        /// Moment at which it may start, where it is known.
         due: Option<SystemTime>,
     },
     /// `rate`: so often may tasks of its name start.

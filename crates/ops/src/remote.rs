@@ -1,4 +1,4 @@
-//! What running workers say of tasks: ours in full, Celery's as far as they know.
+//! Workers' accounts of tasks: ours in full, Celery's as far as they know.
 
 use std::{
     collections::HashMap,

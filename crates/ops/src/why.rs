@@ -1,4 +1,4 @@
-//! Why is this task not running?
+//! Answer to the question why a task is not running.
 //!
 //! Asked in order: the result backend, the broker, and the workers where only they know. The reason
 //! follows from what they said by pure functions (`in_queue`, `in_line`).
@@ -192,9 +192,9 @@ fn in_queue(doing: &Doing, queue: Option<&QueueState>) -> Option<WaitReason> {
 #[derive(Clone, Debug, Default)]
 struct Serving {
     queues: Vec<String>,
-    /// Of a worker of ours, its lanes; empty of others.
+    /// Lanes of a worker of ours; empty of others.
     lanes: Vec<LaneUse>,
-    /// Of a worker of ours, the lane of each of its tasks.
+    /// Lane of each task of a worker of ours, by the task's name.
     lane_of: BTreeMap<String, String>,
 }
 

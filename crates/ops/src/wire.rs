@@ -1,4 +1,4 @@
-//! How moments and lengths of time are written for programs.
+//! Moments and lengths of time, as they are written for programs.
 
 use std::time::{Duration, SystemTime};
 

@@ -23,13 +23,13 @@ pub(super) const COMPUTES: f64 = 0.95;
 const BUSY: f64 = 0.15;
 /// Fewer waves of tasks than these are counted one by one.
 const FEW: u64 = 8;
-/// Of the memory that is free, what one job may take.
+/// Part of the free memory that one job may take: one in so many.
 const OF_MEMORY: u64 = 2;
 
 /// One way to run the job.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Where.
+    /// Place where it runs.
     pub place: Place,
     /// Number of workers.
     pub workers: usize,
@@ -41,7 +41,7 @@ pub struct Plan {
     pub low: f64,
     /// Hardly more than this.
     pub high: f64,
-    /// To start and end, in seconds.
+    /// Time to start and end, in seconds.
     pub start: f64,
     /// True where the rate was measured; else it follows from a single item.
     pub measured: bool,

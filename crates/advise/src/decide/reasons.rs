@@ -1,4 +1,4 @@
-//! Why, in plain words.
+//! Reasons of an advice, in plain words.
 
 use longshore_core::LaneKind;
 

@@ -1,5 +1,5 @@
-//! Which runs are made within the time that there is: 1, 2 and 4 workers in turns, then twice as
-//! many again and again, until more bring nothing.
+//! Choice of the runs for the time that there is: 1, 2 and 4 workers in turns, then twice as many
+//! again and again, until more bring nothing.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What work adds to the most memory that this process holds, and what the machine has left.
+//! Memory that work adds to the most that this process holds, and what the machine has left.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! How much of the machine's CPU time others had while something was measured.
+//! Share of the machine's CPU time that others had while something was measured.
 
 use std::{fs, time::Duration};
 

@@ -23,7 +23,7 @@ pub(super) enum Work {
 /// One timed run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ran {
-    /// From the start of the job to its end.
+    /// Time from the start of the job to its end.
     pub(crate) wall: Duration,
     /// Time of the slowest of a hundred tasks.
     pub(crate) p99: Duration,

@@ -23,7 +23,7 @@ use crate::{
 const TURN: Duration = Duration::from_micros(500);
 /// Enough turns for quarters that mean something.
 const TURNS: usize = 100;
-/// With this many turns it can be enough.
+/// Fewest turns with which it can be enough.
 const FEW: usize = 5;
 
 /// One turn.

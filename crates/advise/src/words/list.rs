@@ -17,7 +17,7 @@ pub enum Weight {
 /// A word of the text that is in our list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Hit {
-    /// As it stands in the text, in lower case.
+    /// Text of it, in lower case.
     pub word: String,
     /// True where it speaks of computing; else it speaks of waiting.
     pub computes: bool,

@@ -56,7 +56,7 @@ pub struct BenchArgs {
     pub baseline: Option<String>,
 }
 
-/// Which part is measured.
+/// Parts that can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
     /// A million no-op tasks.

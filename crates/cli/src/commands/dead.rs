@@ -24,7 +24,7 @@ use crate::{
 pub enum DeadCommand {
     /// All of them, the latest first (the default)
     List {
-        /// Which ones.
+        /// The dead letters.
         #[command(flatten)]
         which: Which,
     },
@@ -35,7 +35,7 @@ pub enum DeadCommand {
     },
     /// Put them back into their queues, with their crashes forgotten
     Retry {
-        /// Which ones.
+        /// The dead letters.
         #[command(flatten)]
         which: Which,
         /// Do not ask
@@ -44,7 +44,7 @@ pub enum DeadCommand {
     },
     /// Throw them away
     Purge {
-        /// Which ones.
+        /// The dead letters.
         #[command(flatten)]
         which: Which,
         /// Do not ask
@@ -53,7 +53,7 @@ pub enum DeadCommand {
     },
 }
 
-/// Which dead letters: those for which all of it is true.
+/// Choice of dead letters: those for which all of it is true.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Which {
     /// Ids of tasks

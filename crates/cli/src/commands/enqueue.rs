@@ -200,7 +200,7 @@ struct Report {
     missing: Option<MissingIds>,
 }
 
-/// From where on nothing was sent.
+/// Records that were not sent, from the first one on.
 struct Left {
     exit: Exit,
     why: String,

@@ -32,7 +32,7 @@ pub enum TasksCommand {
     },
     /// What waits, runs, is dead or has ended, as far as the broker and the results know it
     List {
-        /// Which ones.
+        /// The tasks.
         #[command(flatten)]
         which: Which,
         /// Most that are shown
@@ -46,7 +46,7 @@ pub enum TasksCommand {
     },
     /// Send again what has failed, was called off (under a new id) or is a dead letter
     Retry {
-        /// Which ones.
+        /// The tasks.
         #[command(flatten)]
         which: Which,
         /// Do not ask
@@ -55,7 +55,7 @@ pub enum TasksCommand {
     },
     /// Call off what has not ended: it is not started any more
     Cancel {
-        /// Which ones.
+        /// The tasks.
         #[command(flatten)]
         which: Which,
         /// End those that run, too

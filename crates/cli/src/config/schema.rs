@@ -48,7 +48,7 @@ pub(super) fn all(keys: Keys) -> impl Iterator<Item = &'static Key> {
     keys.iter().copied().flatten()
 }
 
-/// After which errors another attempt follows, and when.
+/// Settings of further attempts: after which errors, and when.
 const RETRIES: &[Key] = &[key("retries", Whole), key("backoff", Text), key("retry-on", Commas)];
 
 /// Settings of a child.

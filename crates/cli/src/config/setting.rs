@@ -72,7 +72,7 @@ impl Setting {
         }
     }
 
-    /// As uses of this flag. A switch that is `false` is none.
+    /// Writes it as uses of this flag. A switch that is `false` is none.
     pub fn flags(&self, name: &str) -> Vec<String> {
         match &self.value {
             Value::Bool(true) => vec![format!("--{name}")],

@@ -1,4 +1,4 @@
-//! Where Kafka is: `-b`, `LONGSHORE_KAFKA`, `[kafka.TOPIC]`, else this machine.
+//! Address of Kafka: `-b`, `LONGSHORE_KAFKA`, `[kafka.TOPIC]`, else this machine.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! From a record of the input to a record for Kafka: key, value, headers.
+//! Records for Kafka, made of records of the input: key, value, headers.
 
 use longshore_core::TaskError;
 

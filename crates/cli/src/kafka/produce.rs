@@ -168,7 +168,7 @@ struct Ended {
     unreadable: Option<String>,
     /// Each record's fate is known.
     all: bool,
-    /// Those of which it is not.
+    /// Number of records whose fate is not known.
     left: u64,
 }
 

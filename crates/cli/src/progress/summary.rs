@@ -1,4 +1,4 @@
-//! What a run says at its end, as text.
+//! Summary of a run at its end, as text.
 
 use std::{fmt::Write as _, time::Duration};
 

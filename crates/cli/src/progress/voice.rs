@@ -1,4 +1,4 @@
-//! How much a run says on stderr, and in which form: `-q`, `-v`, `--log-format`.
+//! Volume and form of what a run says on stderr: `-q`, `-v`, `--log-format`.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What `call` and `enqueue` say of a task beside its arguments.
+//! Flags of `call` and `enqueue` about a task, beside its arguments.
 
 use std::time::{Duration, SystemTime};
 

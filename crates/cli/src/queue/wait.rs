@@ -18,7 +18,7 @@ use super::{
     show::{plain, whereabouts},
 };
 
-/// After this time it is looked whether anybody will run the task at all.
+/// Time after which it is looked whether anybody will run the task at all.
 const DOUBT: Duration = Duration::from_secs(2);
 
 /// Waits for a result, for so long at most. After two seconds it says what the task waits for, if

@@ -1,4 +1,4 @@
-//! How a program ends, in the worker's words: a result, a retry, an exception, a crash.
+//! End of a program in the worker's words: a result, a retry, an exception, a crash.
 
 use std::time::Duration;
 
@@ -101,12 +101,12 @@ pub(super) fn stopped() -> Failure {
     Failure::Reject { reason: "its worker has stopped it".to_owned(), requeue: true }
 }
 
-/// As a Celery worker says it.
+/// Returns the failure that a Celery worker reports for a task beyond its time limit.
 pub(super) fn time_limit(limit: Duration) -> Failure {
     Failure::with_args("TimeLimitExceeded", vec![Value::Float(limit.as_secs_f64())]).in_module(BILLIARD)
 }
 
-/// As a Celery worker says it.
+/// Returns the failure that a Celery worker reports for a task beyond its soft time limit.
 pub(super) fn soft_time_limit() -> Failure {
     Failure::with_args("SoftTimeLimitExceeded", Vec::new()).in_module(BILLIARD)
 }

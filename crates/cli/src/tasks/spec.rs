@@ -73,7 +73,7 @@ impl Spec {
         &self.text
     }
 
-    /// With these limits of children, where it has none of its own.
+    /// Sets these limits of children, where it has none of its own.
     #[must_use]
     pub fn with_limits(mut self, max_tasks: Option<u64>, memory: Option<u64>) -> Self {
         match &mut self.what {

@@ -22,7 +22,7 @@ const NOW: Duration = Duration::from_millis(1);
 pub struct LimitInfo {
     /// The limit; of a task, the one that it has its rate from.
     pub limit: Option<String>,
-    /// Which of its buckets, of a limit by value.
+    /// Name of its bucket, where the limit has one for each value.
     pub bucket: Option<String>,
     /// The task, if it is a task's rate.
     pub task: Option<String>,

@@ -1,5 +1,5 @@
-//! What comes into queues, runs, and goes out of them: measured over a window, from the workers
-//! that answer. What cannot be known is said to be unknown.
+//! Traffic of queues, in, out and running: measured over a window, from the workers that answer.
+//! What cannot be known is said to be unknown.
 //!
 //! A worker of longshore says how many messages of each queue it has ended. The sum of all workers
 //! of a queue is what went out; that, and how much more lies there than before, is what came in. A

@@ -1,4 +1,4 @@
-//! To send tasks again, and to call them off.
+//! Actions on tasks: sending them again, and calling them off.
 
 use std::time::SystemTime;
 

@@ -1,5 +1,5 @@
-//! Which tasks are meant, and where they are: messages in the queues, dead letters, stored results,
-//! put together by id.
+//! Search for tasks among messages in the queues, dead letters and stored results, put together by
+//! id.
 
 use std::{
     collections::HashMap,
@@ -31,13 +31,13 @@ pub struct TasksRequest {
     pub ids: Vec<String>,
     /// Tasks that stand so.
     pub standing: Vec<TaskStanding>,
-    /// Of this task; `shop.*` is all that begin so.
+    /// Tasks of this name; `shop.*` is all that begin so.
     pub task: Option<String>,
-    /// Of this queue; with `*` at its end, all that begin so.
+    /// Tasks of this queue; with `*` at its end, all that begin so.
     pub queue: Option<String>,
-    /// With this text in the error, or in the reason of a dead letter.
+    /// Tasks with this text in the error, or in the reason of a dead letter.
     pub error: Option<String>,
-    /// With news not older than this; what only waits has none.
+    /// Tasks with news not older than this; what only waits has none.
     pub since: Option<Duration>,
     /// The most tasks that are answered with (100); those beyond are counted.
     pub most: usize,
@@ -102,7 +102,7 @@ impl Serialize for TaskInfo {
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct TaskList {
-    /// By how they stand, those with news the latest first.
+    /// Tasks by their standing, those with news the latest first.
     pub tasks: Vec<TaskInfo>,
     /// Number of tasks that match, answered with or not.
     pub matched: usize,

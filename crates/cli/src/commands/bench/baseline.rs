@@ -1,4 +1,4 @@
-//! What was measured before: lines of JSON as `bench --json` writes them.
+//! Earlier measurements: lines of JSON as `bench --json` writes them.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ const TOLERANCE: f64 = 0.1;
 /// Change of a number against the one that was kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Change {
-    /// By which share it is larger.
+    /// Share by which it is larger.
     pub(super) share: f64,
     pub(super) is_worse: bool,
 }

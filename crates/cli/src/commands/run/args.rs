@@ -1,4 +1,4 @@
-//! What the command line of `run` says, as clap reads it.
+//! Command line of `run`, as clap reads it.
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -120,7 +120,7 @@ pub struct RunArgs {
     /// Further attempts for a task that failed [HTTP: 3, else 0]
     #[arg(long, value_name = "N", help_heading = "Retries")]
     pub retries: Option<u32>,
-    /// After which errors, and when.
+    /// Errors after which another attempt follows, and its time.
     #[command(flatten, next_help_heading = "Retries")]
     pub retry: RetryArgs,
     /// Start no further attempt of a task that is older

@@ -1,4 +1,4 @@
-//! What happens in a run, in words for people.
+//! Notes about what happens in a run, in words for people.
 
 use longshore_run::{Resumed, RunEvent, RunView};
 

@@ -1,4 +1,4 @@
-//! From the command line and the configuration of a run to its spec.
+//! Spec of a run, made of its command line and its configuration.
 
 use std::{fs::File, os::fd::AsFd, sync::Arc};
 

@@ -10,7 +10,7 @@ use longshore_ops::tasks::{LOOKED_AT, TaskList, TaskStanding, TasksRequest};
 
 use crate::units;
 
-/// Which tasks: those for which all of it is true.
+/// Choice of tasks: those for which all of it is true.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Which {
     /// Ids of tasks

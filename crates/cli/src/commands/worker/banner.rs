@@ -1,4 +1,4 @@
-//! What a worker says at its start.
+//! Banner that a worker says at its start.
 
 use longshore_brokers::QueueState;
 use longshore_core::LaneKind;

@@ -1,5 +1,5 @@
-//! What a worker says of tasks: lines in Celery's style where a level is asked for, else short
-//! lines of what went wrong.
+//! Log of a worker's tasks: lines in Celery's style where a level is asked for, else short lines of
+//! what went wrong.
 //!
 //! Lines are written by a thread of their own: whoever does not read our stderr holds up no task.
 //! What does not fit into its queue is counted.
@@ -52,7 +52,7 @@ pub(super) struct Log {
     style: Style,
 }
 
-/// In which form lines are written.
+/// Form in which lines are written, and how many of them.
 #[derive(Clone, Copy)]
 struct Style {
     level: Option<Level>,

@@ -1,4 +1,4 @@
-//! What the command line of `kafka consume` says, as clap reads it.
+//! Command line of `kafka consume`, as clap reads it.
 
 use std::time::{Duration, SystemTime};
 
@@ -104,7 +104,7 @@ pub struct ConsumeArgs {
     /// Further attempts for a record that failed
     #[arg(long, value_name = "N", default_value_t = 4, help_heading = "Failures")]
     pub retries: u32,
-    /// After which errors, and when.
+    /// Errors after which another attempt follows, and its time.
     #[command(flatten, next_help_heading = "Failures")]
     pub retry: RetryArgs,
     /// Limit of one attempt [HTTP: 30s]

@@ -1,4 +1,4 @@
-//! How a consumer ends: the exit code, and the summary.
+//! End of a consumer: the exit code, and the summary.
 
 use std::{io::Write, time::Duration};
 

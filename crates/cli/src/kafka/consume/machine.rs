@@ -1,4 +1,4 @@
-//! What this process costs: processor time, memory, threads.
+//! Cost of this process: processor time, memory, threads.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Where moments are shown: redrawn in place on a terminal, a line now and then elsewhere.
+//! Screen of a consumer: redrawn in place on a terminal, a line now and then elsewhere.
 
 use std::{
     io::{IsTerminal, Write},

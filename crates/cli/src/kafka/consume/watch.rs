@@ -98,7 +98,7 @@ impl<T> Question<T> {
 }
 
 impl ConsumerWatch<'_> {
-    /// Until nothing is left to do.
+    /// Watches until nothing is left to do, and returns what is left of the consumer.
     pub(super) async fn until_end(mut self, running: RunningConsumer) -> Watched {
         let begun = Instant::now();
         let Signals { mut int, mut term, mut hup, mut usr1 } = Signals::listen();

@@ -1,5 +1,5 @@
-//! What runs for each record: a command, a request, a line to a child that stays, a sleep, or
-//! nothing but printing.
+//! Program for each record: a command, a request, a line to a child that stays, a sleep, or nothing
+//! but printing.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the command line of `kafka produce` says, as clap reads it.
+//! Command line of `kafka produce`, as clap reads it.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What became of the records.
+//! Fates of the records, counted and told.
 
 use std::{
     sync::{
