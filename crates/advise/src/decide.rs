@@ -123,14 +123,14 @@ pub struct Measured {
     pub others: f64,
 }
 
-/// A way must be this much slower than the fastest before a simpler one is not taken instead.
+/// Factor by which a way may be slower than the fastest and be taken because it is simpler.
 const SAME: f64 = 1.03;
 /// Speed-up that more workers than cores must bring where nothing waits: less can only have been
 /// luck.
 const LUCK: f64 = 1.15;
-/// Speed-ups below this are not worth a lane.
+/// Speed-up below which a lane is not worth it.
 const WORTH_IT: f64 = 1.1;
-/// Data that may wait in a work queue.
+/// Most bytes of data that may wait in a work queue.
 const QUEUED_DATA: u64 = 64 << 20;
 
 /// The advice that follows from what was measured. No clock, no I/O: equal measurements give equal

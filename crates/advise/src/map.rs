@@ -34,6 +34,7 @@ where
     let Place::Lane(lane) = advice.place else {
         return items.enumerate().map(|(place, item)| one(&function, item).map_err(|error| (place, error))).collect();
     };
+    // Its fields are public, and a chunk of 0 would run nothing.
     let chunk = advice.chunk.max(1);
     if chunk == 1 {
         let run = move |item: T| one(&function, item);
@@ -58,6 +59,7 @@ where
     });
     let chunks = job.params(chunks).workers(advice.workers).queue(advice.queue_capacity).collect().results();
     let mut all = Vec::new();
+    // Chunks come in order, so that the results so far tell the place of the item.
     for (results, error) in chunks.map_err(|(place, error)| (place * chunk, error))? {
         all.extend(results);
         if let Some(error) = error {

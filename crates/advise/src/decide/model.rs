@@ -7,21 +7,22 @@ use longshore_core::LaneKind;
 use super::{Kind, Measured};
 use crate::Place;
 
-/// A chunk's own cost is at most this share of its work.
+/// Largest share of a chunk's work that its own cost may have.
 const OWN: f64 = 0.05;
 /// The least work of a chunk, in seconds, where items are so small that they travel together.
 const CHUNK: f64 = 100e-6;
-/// The last chunks of a job should keep all workers busy.
+/// Fewest chunks of each worker, so that the last ones keep all workers busy.
 const CHUNKS_A_WORKER: u64 = 4;
 /// Share by which a rate that was not measured can be off.
 const UNMEASURED: f64 = 0.5;
 /// Share by which a rate that was measured once can be off.
 const ONCE: f64 = 0.1;
-/// Work that is on a CPU for this share of its time gains nothing by more threads than cores.
+/// Share of time on a CPU from which on more threads than cores gain nothing.
 pub(super) const COMPUTES: f64 = 0.95;
-/// Others may have this share of the machine before it counts as busy.
+/// Share of the machine that others may have before it counts as busy.
 const BUSY: f64 = 0.15;
-/// Fewer waves of tasks than these are counted one by one.
+/// Waves of tasks below which they are counted one by one, because the last takes as long as a full
+/// one.
 const FEW: u64 = 8;
 /// Part of the free memory that one job may take: one in so many.
 const OF_MEMORY: u64 = 2;

@@ -9,9 +9,9 @@ use crate::{
 };
 use std::time::Duration;
 
-/// Above this the machine had other things to do.
+/// Share of time that an item was kept waiting, above which the machine had other things to do.
 const BUSY: f64 = 0.1;
-/// Above this items differ much.
+/// Spread above which items differ much.
 const DIFFER: f64 = 0.25;
 
 pub(super) fn reasons(measured: &Measured, plans: &[Plan], chosen: &Plan) -> Vec<String> {
@@ -36,6 +36,7 @@ pub(super) fn reasons(measured: &Measured, plans: &[Plan], chosen: &Plan) -> Vec
             chosen.workers
         ));
     }
+    // Twice the workers is what a queue holds otherwise.
     if measured.payload.saturating_mul((2 * chosen.workers * chosen.chunk) as u64) > super::QUEUED_DATA {
         reasons.push(format!("an item's data is {}: a short queue", size(measured.payload)));
     }

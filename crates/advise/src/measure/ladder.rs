@@ -15,7 +15,7 @@ use crate::{
 const RUN: f64 = 0.015;
 /// Runs with each number of workers, where there is time.
 const ROUNDS: usize = 3;
-/// Less more throughput than this is none.
+/// Factor of throughput below which more workers have brought nothing.
 const RISES: f64 = 1.05;
 /// Slowing of slow tasks from which on the throughput must rise by [`WORTH`] to go on: about twice.
 const SLOWER: f64 = 1.8;
@@ -24,7 +24,7 @@ const WORTH: f64 = 1.3;
 /// of them alone.
 const SCALING: usize = 4;
 
-/// The part of the time that is given away beforehand.
+/// Part of the time left that is planned for beforehand; the rest is for runs that take longer.
 const MARGIN: f64 = 0.8;
 
 pub(crate) type RunFn<'a> = dyn FnMut(Place, usize, usize, usize) -> Result<Ran, MeasureError> + 'a;

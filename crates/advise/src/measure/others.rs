@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use longshore_sys::clock::process_cpu_time;
 
-/// The kernel counts in hundredths of a second, whatever its own tick.
+/// Unit of the kernel's counts: hundredths of a second, whatever its own tick.
 const TICK: Duration = Duration::from_millis(10);
 
 /// CPU time that had been used at one moment: by all, and by this process.

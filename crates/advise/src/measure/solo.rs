@@ -18,10 +18,10 @@ use crate::{
     decide::{Item, Memory},
 };
 
-/// Items that are so short that reading clocks would show are timed together, as many as take this
-/// long.
+/// Time that one turn should take: items so short that reading clocks would show are timed
+/// together.
 const TURN: Duration = Duration::from_micros(500);
-/// Enough turns for quarters that mean something.
+/// Turns that are enough for quarters that mean something.
 const TURNS: usize = 100;
 /// Fewest turns with which it can be enough.
 const FEW: usize = 5;

@@ -37,11 +37,11 @@ use crate::{
     words::{Hit, Weight, hits},
 };
 
-/// Less work than this, all of it together, stays sequential.
+/// Time of all work together below which it stays sequential.
 pub const WORTH_IT: Duration = Duration::from_millis(100);
-/// Items shorter than this travel in chunks on the cpu lane.
+/// Time of an item below which items travel in chunks on the cpu lane.
 const TINY: Duration = Duration::from_micros(50);
-/// The work of such a chunk.
+/// Time of such a chunk's work.
 const CHUNK: Duration = Duration::from_micros(100);
 /// Bytes of a piece that one item's data is cut into, when it is large.
 const PIECE: u64 = 64 << 20;

@@ -22,7 +22,7 @@ use serde_json::json;
 use crate::units::{self, show_count, show_duration, show_size};
 use crate::{exit::Exit, fault::Fault, progress::Voice};
 
-/// Commands that take less time than this are mostly their own start.
+/// Time below which a command is mostly its own start.
 const SHORT: Duration = Duration::from_millis(20);
 
 /// Arguments of `longshore advise`: the work in words, or a command to measure.

@@ -120,6 +120,7 @@ pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Wr
             }
         }
         QueuesCommand::Pause { queues } => {
+            // Asked once: all these pauses are one person's.
             let by = who();
             for queue in queues {
                 done(QueueAction::Pause { queue, by: by.clone() }, place, out).await?;

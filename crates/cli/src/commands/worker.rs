@@ -33,7 +33,8 @@ use crate::{
 /// Time between two looks whether there is anything left to do.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Queues have to be seen empty so often, one look after the other.
+/// Looks in a row that must find the queues empty, because worker and broker are asked one after
+/// the other.
 const EMPTY: u32 = 2;
 
 /// Serves queues.

@@ -2,7 +2,7 @@
 
 use super::schema::{self, Keys};
 
-/// A run of nothing: it takes what a flag of `run` takes.
+/// Command line of a run of nothing, with which flags of `run` are checked.
 pub const RUN_WORDS: &[&str] = &["run", "--noop"];
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

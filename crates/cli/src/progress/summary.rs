@@ -8,10 +8,10 @@ use longshore_run::{reply::Cut, report::Report, units::show_size};
 
 use super::{text, view::paint};
 
-/// Waits of a smaller share are not worth a word; advice needs more.
+/// Share of waits from which on they are worth a word; advice needs more.
 const MENTION: f64 = 0.05;
 const ADVISE: f64 = 0.25;
-/// Error classes that are listed.
+/// Most error classes that are listed.
 const CLASSES: usize = 6;
 
 const GREEN: Style = AnsiColor::Green.on_default();

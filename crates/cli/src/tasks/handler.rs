@@ -28,7 +28,8 @@ use super::{
     record::{self, told, vars},
 };
 
-/// The worker's own limit of a request is to be the first.
+/// Time by which a request's own limit comes after the worker's, because the worker ends the
+/// attempt.
 const SPARE: Duration = Duration::from_secs(1);
 
 /// A program that serves a task.

@@ -177,6 +177,7 @@ impl Keys<'_> {
         } else {
             let key = if self.section.contains_key("exec") { "exec" } else { "pipe" };
             let words = self.list(key);
+            // Quoted, so that people see where a word ends.
             let text = format!("{key} {}", one_line(&shell_words::join(&words)));
             let what = if key == "exec" { self.exec(&words)? } else { self.pipe(words)? };
             (what, text)

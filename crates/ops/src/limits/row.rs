@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::{KnownLimit, KnownRate, told::ToldRate};
 
-/// Slots that lie less ahead are as good as now.
+/// Time by which slots may lie ahead and are still as good as now.
 const NOW: Duration = Duration::from_millis(1);
 
 /// A limit, one of its buckets, or a task's rate: what is asked for, and what holds.

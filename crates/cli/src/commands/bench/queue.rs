@@ -19,7 +19,7 @@ use crate::{config::Config, exit::Exit, fault::Fault, global::Global, runtime::b
 
 const TASK: &str = "longshore.bench";
 const QUEUE: &str = "longshore-bench";
-/// The most that are sent and waited for one after the other; a tenth of all tasks otherwise.
+/// Most tasks that are sent and waited for one after the other; of few tasks it is a tenth.
 const ROUND_TRIPS: u32 = 500;
 
 /// Measures on SQLite, or on Redis.

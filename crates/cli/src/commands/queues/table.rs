@@ -12,9 +12,9 @@ use crate::{
     units::{show_count, show_duration},
 };
 
-/// Stands for what nobody knows.
+/// Sign for what nobody knows.
 const UNKNOWN: &str = "–";
-/// A pause that is older is told with its day.
+/// Age of a pause from which on it is told with its day.
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn write(queues: &[QueueInfo], out: &mut dyn Write) -> std::io::Result<()> {

@@ -17,7 +17,7 @@ use crate::{
     units::show_count,
 };
 
-/// The most that are changed by one command; the rest by the next.
+/// Most tasks that are changed by one command; the rest by the next.
 const MOST: usize = 10_000;
 
 /// Finds the tasks that are meant: of ids each one, else those that stand so.

@@ -22,7 +22,7 @@ use crate::{
     queue::show::{clock, cut, plain},
 };
 
-/// Lines that may wait.
+/// Most lines that may wait to be written.
 const WAITING: usize = 65_536;
 
 /// Most events that are handed on together.

@@ -33,7 +33,7 @@ enum Held {
     Other,
 }
 
-/// The longest pid with its newline, and a byte more.
+/// Most bytes that are read of a pidfile: the longest pid with its newline, and one more.
 const MOST: u64 = 12;
 
 impl Pidfile {

@@ -16,9 +16,9 @@ use crate::{
     queue::show::{cut, plain},
 };
 
-/// Kinds of errors that are counted apart; beyond, they are `other`.
+/// Most kinds of errors that are counted apart; those beyond are `other`.
 const KINDS: usize = 50;
-/// Lines that wait to be told.
+/// Most lines that wait to be told.
 const WAITING: usize = 10_000;
 /// Most characters of a message.
 const MESSAGE: usize = 300;

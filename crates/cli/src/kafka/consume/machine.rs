@@ -23,7 +23,7 @@ pub(super) struct Machine {
     cpu: f64,
 }
 
-/// A processor's share is measured over at least so long.
+/// Least time over which a processor's share is measured, because its clock ticks in hundredths.
 const LEAST: Duration = Duration::from_millis(500);
 
 impl Machine {

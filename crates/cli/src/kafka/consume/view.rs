@@ -110,6 +110,7 @@ impl Moment {
             State::Stopping => done.push(paint(color, YELLOW, "stopping")),
         }
         lines.push(fit(done, room));
+        // A line of its own: it changes slowly, and what it lacks room for is not missed.
         let mut cost = vec![format!("{indent}cpu {:.0}%", self.cost.cpu * 100.0)];
         cost.push(format!("mem {}", show_size(self.cost.memory)));
         cost.push(format!("threads {}", count(self.cost.threads)));
@@ -122,6 +123,7 @@ impl Moment {
             cost.push(paint(color, RED, &format!("lost the group {}×", count(view.counts.lost))));
         }
         lines.push(fit(cost, room));
+        // Troubles are sentences, each on a line, and must not push the partitions off the screen.
         for trouble in view.troubles.iter().take(TROUBLES) {
             let said = trouble::sentence(trouble, view.complaint.as_deref());
             lines.push(cut(&paint(color, RED, &format!("{indent}for {}: {said}", short(trouble.lasts()))), room));

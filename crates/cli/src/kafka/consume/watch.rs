@@ -21,7 +21,7 @@ use crate::{
     units::show_duration,
 };
 
-/// Time between looks.
+/// Time between two looks at the consumer.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Remains of a consumer that has ended, for its summary.
