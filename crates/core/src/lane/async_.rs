@@ -80,20 +80,20 @@ struct Queue<T> {
     idle: Vec<bool>,
 }
 
-/// What others may know of a loop.
+/// A loop, as far as others may know it.
 struct LoopSeat {
     waker: AtomicWaker,
     state: Arc<LoopState>,
 }
 
-/// What the watchdog sees of a loop.
+/// State of a loop that the watchdog looks at.
 #[derive(Default)]
 pub(crate) struct LoopState {
     /// The task that is being polled; 0 between polls.
     pub(crate) task: AtomicU64,
     /// Polls of attempts so far.
     pub(crate) polls: AtomicU64,
-    /// When the current turn began, in nanoseconds since the lane's epoch.
+    /// Beginning of the current turn, in nanoseconds since the lane's epoch.
     turn: AtomicU64,
     /// The loop ended while it should not have.
     gone: AtomicBool,
@@ -269,7 +269,7 @@ impl<T, R> Drop for AsyncLane<T, R> {
     }
 }
 
-/// How an attempt is ended from outside.
+/// Reason why an attempt is ended from outside.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     TimedOut,
@@ -467,6 +467,7 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
                 }
             };
             poll_future(&mut future, &mut cpu, make, over, &mut TaskContext::from_waker(self.pending.waker(place)));
+            // One that has ended at its first poll never takes the place.
             if let Some(task) = waiting {
                 let running = RunningAttempt { future, task, started, end: None, token, cpu };
                 if let Some(deadline) = running.deadline() {

@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// The blocking lane.
 pub struct BlockingLane<T, R>(Arc<BlockingPool<T, R>>);
 
-/// What a thread does with an attempt.
+/// Work of a thread with an attempt: returns the outcome and, where it was measured, the CPU time.
 pub(crate) type BlockingWork<T, R> = Box<dyn Fn(&Context, T) -> (Outcome<R>, Option<Duration>) + Send + Sync>;
 
 /// A pool of threads, each with one attempt at a time. The process lane stands on it too.
@@ -40,7 +40,7 @@ pub(crate) struct BlockingPool<T, R> {
     work: BlockingWork<T, R>,
     outbox: Outbox<T, R>,
     clock: Clock,
-    /// Whether the pool ends attempts that pass their timeout. The process lane does that itself,
+    /// True if the pool ends attempts that pass their timeout. The process lane does that itself,
     /// by killing the child.
     abandons: bool,
     /// An idle thread ends after this time.
@@ -65,7 +65,7 @@ struct BlockingState<T> {
     closed: bool,
 }
 
-/// What a thread is running.
+/// An attempt that a thread is running.
 struct BusySeat<T> {
     /// Taken by whoever ends the attempt: its thread, or the keeper of the timeouts.
     task: Option<EngineTask<T>>,
@@ -75,13 +75,13 @@ struct BusySeat<T> {
 }
 
 impl<T> BlockingState<T> {
-    /// Whether there are fewer threads than attempts in hand.
+    /// Returns true if there are fewer threads than attempts in hand.
     fn is_short(&self) -> bool {
         self.threads < self.queue.len() + self.running
     }
 
-    /// So many running attempts were given their outcomes, and their threads are left to
-    /// themselves.
+    /// Notes that `count` running attempts were given their outcomes, and that their threads are
+    /// left to themselves.
     fn abandon(&mut self, count: usize) {
         self.running -= count;
         self.threads -= count;
@@ -244,7 +244,7 @@ impl<T: Send + 'static, R: Send + 'static> BlockingPool<T, R> {
         self.outbox.finish(&mut ended);
     }
 
-    /// What a thread does.
+    /// Serves the queue on the current thread, until that is needed no more.
     fn serve(self: Arc<Self>) {
         let me = thread::current();
         let mut state = self.lock();

@@ -45,18 +45,18 @@ use longshore_sys::poll::{Interest, ready};
 use self::patience::Patience;
 use crate::error::TaskError;
 
-/// What to run.
+/// Command to run.
 #[derive(Clone, Debug, Default)]
 pub struct Command {
     /// The program: a path, or a name that is looked up in `PATH`.
     pub program: OsString,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// What its environment has beyond this process's.
+    /// Variables that its environment has beyond this process's.
     pub env: Vec<(OsString, OsString)>,
-    /// Where it runs; this process's working directory if `None`.
+    /// Directory in which it runs; this process's working directory if `None`.
     pub cwd: Option<PathBuf>,
-    /// What it can read.
+    /// Bytes that it can read from its standard input.
     pub stdin: Stdin,
     /// The most address space that it may have, in bytes, and each of its own children (Linux;
     /// elsewhere it has no effect). Set as soon as it runs.
@@ -65,7 +65,7 @@ pub struct Command {
     pub spill: Option<Spill>,
 }
 
-/// What a command can read from its standard input.
+/// Bytes that a command can read from its standard input.
 #[derive(Clone, Debug, Default)]
 pub enum Stdin {
     /// Nothing: `/dev/null`.
@@ -75,7 +75,7 @@ pub enum Stdin {
     Bytes(Vec<u8>),
     /// A pipe that the owner of the [`Child`] writes to; [`run`] closes it at once.
     Open,
-    /// What this reads, a piece at a time, as fast as the command takes it.
+    /// All that this reads, a piece at a time, as fast as the command takes it.
     Stream(Stream),
 }
 
@@ -103,7 +103,7 @@ impl fmt::Debug for Stream {
     }
 }
 
-/// How far a command may go.
+/// Limits of a command.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// After this time its group gets SIGTERM.
@@ -123,24 +123,24 @@ impl Default for Limits {
     }
 }
 
-/// How a command ended and what it said.
+/// Result of a command: its end, and what it said.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// How the command itself ended (its background children do not count).
+    /// End of the command itself (its background children do not count).
     pub exit: Exit,
-    /// Whether a signal left a core dump.
+    /// True if a signal left a core dump.
     pub core_dumped: bool,
-    /// Whether it ran into its timeout. It may have ended with code 0 all the same, on SIGTERM.
+    /// True if it ran into its timeout. It may have ended with code 0 all the same, on SIGTERM.
     pub timed_out: bool,
-    /// Whether [`Children::stop`] signalled it. It may have ended with code 0 all the same.
+    /// True if [`Children::stop`] signalled it. It may have ended with code 0 all the same.
     pub stopped: bool,
     /// The first bytes of its standard output.
     pub stdout: Vec<u8>,
     /// The first bytes of its standard error.
     pub stderr: Vec<u8>,
-    /// How many more bytes of standard output there were.
+    /// Number of bytes of standard output beyond those.
     pub stdout_cut: u64,
-    /// How many more bytes of standard error there were.
+    /// Number of bytes of standard error beyond those.
     pub stderr_cut: u64,
     /// The file with those bytes of standard output, where the command's [`Spill`] wants them.
     pub stdout_rest: Option<Arc<Rest>>,
@@ -149,7 +149,7 @@ pub struct Output {
     /// Reason why such a file could not be written. The command was killed then, and what it said
     /// is not whole.
     pub unspilled: Option<String>,
-    /// What it and those of its children that it waited for used.
+    /// Resources that it used, with those of its children that it waited for.
     pub usage: Usage,
     /// From its start to its end.
     pub wall: Duration,
@@ -171,6 +171,7 @@ pub struct Output {
 /// opened, and kind `stdin` when it cannot be read to its end.
 pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -> Result<Output, TaskError> {
     let start = Instant::now();
+    // Opened first: a command whose input cannot be had is not even started.
     let stream = match &command.stdin {
         Stdin::Stream(stream) => Some((stream.0)()?),
         _ => None,
@@ -219,6 +220,7 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
         }
         let now = Instant::now();
         if exited {
+            // Its background children may hold its pipes open; these are read for a moment longer.
             ended = Some(now);
             patience.ended(now);
             input.close();
@@ -238,6 +240,7 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
             break;
         }
     }
+    // Up to its own end, whatever its background children did after it.
     let wall = ended.unwrap_or_else(Instant::now) - start;
     let end = child.reap()?;
     if let Some(error) = unread {
@@ -263,8 +266,8 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
 }
 
 thread_local! {
-    /// What a stream is read into first, as large as a pipe: outputs then take the memory that they
-    /// need and no more.
+    /// Buffer into which a stream is read first, as large as a pipe: outputs then take the memory
+    /// that they need and no more.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
 }
 
@@ -360,13 +363,13 @@ struct Feed<'a> {
     pipe: Option<ChildStdin>,
     rest: &'a [u8],
     stream: Option<Box<dyn Read + Send>>,
-    /// What was read of the stream, and how much of it is written.
+    /// Bytes that were read of the stream, and how many of them are written.
     piece: Vec<u8>,
     written: usize,
     failed: Option<std::io::Error>,
 }
 
-/// What is read of a stream at once: as much as a pipe takes.
+/// Bytes that are read of a stream at once: as many as a pipe takes.
 const PIECE: usize = 64 << 10;
 
 impl<'a> Feed<'a> {

@@ -31,8 +31,8 @@ const MOST: usize = 512;
 /// Items that take longer than this are measured one by one; shorter ones share what their chunk
 /// took.
 const TINY: Duration = Duration::from_micros(2);
-/// How much nicer the threads are than the rest of the program. At 5 and more, sleeps on the async
-/// lane come as punctually as on an idle machine.
+/// Number by which the threads are nicer than the rest of the program. At 5 and more, sleeps on the
+/// async lane come as punctually as on an idle machine.
 pub(crate) const NICE: i32 = 10;
 
 /// The cpu lane.
@@ -45,7 +45,7 @@ struct CpuPool<T, R> {
     threads: usize,
     state: Mutex<CpuState<T>>,
     wake: Condvar,
-    /// What the lane wants to hold.
+    /// Number of attempts that the lane wants to hold.
     capacity: AtomicUsize,
 }
 

@@ -80,20 +80,20 @@ pub(crate) const MOST: usize = 512;
 /// The lane of functions in child processes.
 pub struct IsolatedLane<T, R>(Arc<IsolatedPool<T, R>>);
 
-/// What the threads of a lane's children share.
+/// State that the threads of a lane's children share.
 struct IsolatedPool<T, R> {
     function: Function,
     items: Items<T, R>,
-    /// Whether nobody wants the result any more.
+    /// Returns true if nobody wants the result any more.
     called_off: Option<fn(&T) -> bool>,
     limits: ChildLimits,
     children: Children,
     outbox: Outbox<T, R>,
     clock: Clock,
     queue: WorkQueue<Attempt<T>>,
-    /// What the lane wants to hold.
+    /// Number of attempts that the lane wants to hold.
     capacity: AtomicUsize,
-    /// Why there will never be a child.
+    /// Reason why there will never be a child.
     broken: OnceLock<TaskError>,
 }
 

@@ -15,7 +15,7 @@ use crate::{
     task::Attempt,
 };
 
-/// What the process lane runs for a task, and what it makes of the end.
+/// Command that the process lane runs for a task, and the outcome that it makes of its end.
 pub struct ProcessHandler<T, R> {
     /// The command for a task.
     pub command: Arc<dyn Fn(&Context, &T) -> Result<Command, TaskError> + Send + Sync>,

@@ -68,7 +68,7 @@ struct Bell {
     woken: Arc<Woken>,
 }
 
-/// What a thread knows while it polls a loop.
+/// Notes of a thread for the time in which it polls a loop.
 struct Here {
     /// The address of the loop's `Woken`; 0: it polls none.
     woken: Cell<usize>,
@@ -96,7 +96,7 @@ loom::thread_local! {
 pub(crate) struct Near(Option<Arc<Woken>>, PhantomData<*const ()>);
 
 impl Drop for Near {
-    /// What was woken and not polled any more goes where every thread finds it.
+    /// Moves what was woken and not polled any more to where every thread finds it.
     fn drop(&mut self) {
         let Some(woken) = &self.0 else { return };
         let sleeper = HERE.with(|here| {
@@ -178,7 +178,7 @@ impl<P> Pending<P> {
         place
     }
 
-    /// What wakes the work in a place.
+    /// Returns the waker of the work in a place.
     #[inline]
     pub(crate) fn waker(&self, place: u32) -> &Waker {
         &self.places[place as usize].waker

@@ -24,7 +24,7 @@ use crate::{
     lane::{Stop, child::start},
 };
 
-/// How much of a last line is kept.
+/// Bytes of a last line that are kept.
 const LAST_LINE: usize = 200;
 
 const SIGKILL: i32 = 9;
@@ -94,7 +94,7 @@ pub struct RunningChild {
     pub slot: u32,
     /// Its pid, which is also its group's number.
     pub pid: i32,
-    /// How long it has run.
+    /// Time since its start.
     pub age: Duration,
     /// The last line that it wrote to either stream (its last 200 bytes); empty if none.
     pub last_line: String,
@@ -177,12 +177,12 @@ impl Children {
         }
     }
 
-    /// Whether [`stop`](Self::stop) has been called.
+    /// Returns true once [`stop`](Self::stop) has been called.
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.load(Ordering::SeqCst)
     }
 
-    /// What runs now, by slot.
+    /// Returns what runs now, by slot.
     pub fn running(&self) -> Vec<RunningChild> {
         let slots = self.0.slots.read().unwrap_or_else(PoisonError::into_inner).clone();
         let running = |(slot, entry): (usize, &Arc<Mutex<Entry>>)| {
@@ -253,7 +253,8 @@ impl Children {
         Ok(child)
     }
 
-    /// What every child of this registry must carry in its environment.
+    /// Returns the variable, with its value, that every child of this registry must carry in its
+    /// environment.
     pub(crate) fn marker(&self) -> Option<(&str, &str)> {
         self.0.marker.as_ref().map(|(name, value)| (*name, value.as_str()))
     }
@@ -328,7 +329,7 @@ fn stopped() -> TaskError {
 
 /// A live child and its pipes. Dropping it kills its group and reaps it.
 pub struct Child {
-    /// What it reads, if that is a pipe. Writes do not block.
+    /// Pipe from which it reads, if it reads from one. Writes do not block.
     pub stdin: Option<ChildStdin>,
     /// Its standard output.
     pub stdout: Option<ChildStdout>,
@@ -342,14 +343,14 @@ pub struct Child {
     reaped: bool,
 }
 
-/// How a child ended.
+/// End of a child.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
     /// Code or signal.
     pub status: Status,
-    /// What it used.
+    /// Resources that it used.
     pub usage: Usage,
-    /// Whether [`Children::stop`] signalled it.
+    /// True if [`Children::stop`] signalled it.
     pub stopped: bool,
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How long pipes that a dead leader's background children hold open are still read.
+/// Time for which pipes that a dead leader's background children hold open are still read.
 const DRAIN: Duration = Duration::from_millis(100);
 
 /// The instants at which something is done about a command. One that lies beyond what an `Instant`
@@ -18,7 +18,7 @@ pub(super) struct Patience {
     pub(super) timed_out: bool,
 }
 
-/// What is to be done now.
+/// Deeds that are due now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Deeds {
     pub(super) terminate: bool,

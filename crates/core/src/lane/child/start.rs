@@ -63,7 +63,7 @@ fn is_executable(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Why a command could not be started, so that the reader knows what to change.
+/// Explains why a command could not be started, so that the reader knows what to change.
 pub(super) fn error(command: &Command, error: &io::Error) -> TaskError {
     let program = command.program.to_string_lossy();
     if error.kind() == io::ErrorKind::InvalidInput {

@@ -41,7 +41,7 @@ pub(crate) fn blame(why: Option<&Why>, end: &End, itself: &dyn Fn(i32) -> String
     }
 }
 
-/// What becomes of a piece of work whose child has ended.
+/// Consequence for a piece of work whose child has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Charge {
     /// It may be what ended the child.
@@ -72,11 +72,11 @@ pub(crate) struct Term {
     pub(crate) soft: Option<Duration>,
     /// After this time its child is ended.
     pub(crate) hard: Option<Duration>,
-    /// Whether it has been asked.
+    /// True once it has been asked.
     pub(crate) is_asked: bool,
 }
 
-/// What a piece of work's limits ask for.
+/// Step that a piece of work's limits ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     /// Nothing before this instant, if ever.

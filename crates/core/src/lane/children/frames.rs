@@ -29,7 +29,7 @@ use crate::{
     lane::child::{Child, Children, Command, Stdin},
 };
 
-/// How long a child may take until it is ready.
+/// Longest time that a child may take until it is ready.
 const START_UP: Duration = Duration::from_secs(20);
 /// Bytes of a frame in front of its body, without its length.
 const HEAD: usize = 9;
@@ -189,7 +189,7 @@ impl TalkLink for FrameLink {
     }
 }
 
-/// What stands in front of a body.
+/// Returns the bytes that stand in front of a body.
 fn head(kind: u8, id: u64, body: usize) -> [u8; 4 + HEAD] {
     let mut head = [0; 4 + HEAD];
     head[..4].copy_from_slice(&((body + HEAD) as u32).to_le_bytes());

@@ -10,7 +10,7 @@ pub(crate) const LOOK: Duration = Duration::from_millis(20);
 /// A living child, since when there is one, and how much it has had to do.
 pub(crate) struct KeptChild<L> {
     pub(crate) link: L,
-    /// How many tasks it has been given.
+    /// Number of tasks that it has been given.
     pub(crate) tasks: u32,
     born: Instant,
     /// The last look at its memory; none yet while that is 0.

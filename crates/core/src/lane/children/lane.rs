@@ -30,7 +30,7 @@ use crate::{
     task::{Attempt, Finished},
 };
 
-/// What a child is told of a task, and what its answer means.
+/// Handler of tasks by children: what a child is told of a task, and what its answer means.
 pub struct ChildHandler<T, R> {
     /// The work, as the child reads it. Runs again where another child gets the task.
     pub work: Box<dyn Fn(&Context, &T) -> Result<Vec<u8>, TaskError> + Send + Sync>,
@@ -38,14 +38,14 @@ pub struct ChildHandler<T, R> {
     pub answer: Box<dyn Fn(&Context, T, ChildAnswer) -> Outcome<R> + Send + Sync>,
     /// After this time the child is asked to end the task.
     pub soft: fn(&T) -> Option<Duration>,
-    /// Whether nobody wants the result any more: the child is killed then.
+    /// Returns true if nobody wants the result any more: the child is killed then.
     pub called_off: fn(&T) -> bool,
 }
 
 /// The lane of children that are talked to.
 pub struct ChildLane<T, R, K: ChildKind>(Arc<ChildCrew<T, R, K>>);
 
-/// What the threads of the children share.
+/// State that the threads of the children share.
 struct ChildCrew<T, R, K> {
     kind: K,
     handler: ChildHandler<T, R>,
@@ -207,6 +207,8 @@ where
             let attempt = {
                 let mut state = self.crew.queue.look()?;
                 let flying = self.crew.flying.load(Ordering::Relaxed);
+                // None holds more than its fair share, or the last tasks would wait behind it while
+                // other children have nothing to do.
                 if self.held.len() >= fair_share(state.waiting.len(), flying, self.crew.queue.size) {
                     return None;
                 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How far a child that serves many tasks may go, and when it is replaced. Nothing is limited by
+/// Limits of a child that serves many tasks, and reasons to replace it. Nothing is limited by
 /// default, but for the time that it has to start and to end.
 ///
 /// ```
@@ -29,10 +29,10 @@ pub struct ChildLimits {
     pub max_size: Option<u64>,
     /// A child that had nothing to do for this long is ended; the next task starts another.
     pub max_idle: Option<Duration>,
-    /// How many tasks a child is given at once, 1 to 512. A function's child does them one after
-    /// the other; by default it gets as many as make up 200 µs of measured work, so one if they
-    /// take longer. While it works on a batch that takes less than a millisecond, it has the next
-    /// one already. A child that is talked to in frames gets one by default.
+    /// Number of tasks that a child is given at once, 1 to 512. A function's child does them one
+    /// after the other; by default it gets as many as make up 200 µs of measured work, so one if
+    /// they take longer. While it works on a batch that takes less than a millisecond, it has the
+    /// next one already. A child that is talked to in frames gets one by default.
     pub at_once: Option<u32>,
     /// The time that a child has until it is ready; 20 s by default.
     pub start_up: Option<Duration>,
@@ -75,7 +75,7 @@ setters! {
 /// The state of a child that has nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wear {
-    /// How many tasks it has been given.
+    /// Number of tasks that it has been given.
     pub(crate) tasks: u32,
     pub(crate) age: Duration,
     /// The memory that it held when it was looked at last, in bytes.

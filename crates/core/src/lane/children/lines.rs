@@ -19,8 +19,8 @@ use crate::{
     lane::child::{Child, Children, Command, Stdin},
 };
 
-/// How long the first answer of a child is held back, to see whether another line follows that
-/// nobody asked for.
+/// Time for which the first answer of a child is held back, to see whether another line follows
+/// that nobody asked for.
 const GREETING: Duration = Duration::from_millis(100);
 
 /// Children that answer one line for each line, one at a time.
@@ -67,11 +67,11 @@ impl ChildKind for Lines {
 #[derive(Debug)]
 pub struct LineLink {
     talk: Talk,
-    /// What it has not answered yet.
+    /// Number of the work that it has not answered yet.
     asked: Option<u64>,
-    /// How much of what it wrote is known to have no end of a line.
+    /// Bytes of what it wrote that are known to hold no end of a line.
     scanned: usize,
-    /// Whether it has not answered anything yet.
+    /// True until it has answered something.
     is_new: bool,
     max_answer: usize,
     setting: &'static str,
@@ -153,7 +153,8 @@ impl TalkLink for LineLink {
         !self.talk.heard.is_empty() || !self.talk.has_read_nothing()
     }
 
-    /// Whether its last line is the answer to what it was asked cannot be known any more.
+    /// Returns nothing: it cannot be known any more whether its last line is the answer to what it
+    /// was asked.
     fn last_said(&mut self) -> Vec<Said> {
         self.talk.drain(false);
         Vec::new()

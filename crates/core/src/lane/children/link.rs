@@ -33,7 +33,8 @@ pub trait ChildKind: Send + Sync {
     /// The way to talk to one.
     type Link: TalkLink + Send;
 
-    /// So many in a row that end before they have begun anything are to blame for it.
+    /// Number of children in a row that end before they have begun anything, from which on their
+    /// work is to blame for it.
     const FRUITLESS: u32;
 
     /// Starts one in this slot.
@@ -80,7 +81,7 @@ pub trait TalkLink: ChildLink {
     fn into_child(self) -> Child;
 }
 
-/// What a child did while it had nothing to do.
+/// Behaviour of a child while it had nothing to do.
 #[derive(Debug)]
 pub enum Resting {
     /// Nothing.
@@ -91,7 +92,7 @@ pub enum Resting {
     Wrong(TaskError),
 }
 
-/// What a child said.
+/// Message of a child.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
     /// It has begun a piece of work that it had got before.
@@ -100,7 +101,7 @@ pub enum Said {
     Answer(u64, Vec<u8>),
 }
 
-/// What ended a wait.
+/// Reason why a wait has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Woken {
     /// It has ended, or closed its output, and all that it said has been read.

@@ -17,7 +17,7 @@ pub(crate) struct WorkQueue<W> {
     pub(crate) size: usize,
 }
 
-/// What a thread sees of the queue while nobody else changes it.
+/// State of the queue, as a thread sees it while nobody else changes it.
 pub(crate) struct QueueState<W> {
     pub(crate) waiting: VecDeque<W>,
     pub(crate) stop: Option<Stop>,
@@ -26,7 +26,7 @@ pub(crate) struct QueueState<W> {
     closed: bool,
 }
 
-/// How a thread's waiting ended.
+/// End of a thread's waiting.
 pub(crate) enum Waited<'a, W> {
     /// There is work.
     Work(MutexGuard<'a, QueueState<W>>),

@@ -22,8 +22,8 @@ use crate::{
     outcome::Outcome,
 };
 
-/// How long the end of a child is waited for that has closed its output, so that its own end is
-/// seen and not our signal.
+/// Time for which the end of a child is waited for that has closed its output, so that its own end
+/// is seen and not our signal.
 const LAST_BREATH: Duration = Duration::from_millis(100);
 
 /// A piece of work for a child.
@@ -38,7 +38,7 @@ pub(crate) struct Errand {
     pub(crate) hard: Option<Duration>,
 }
 
-/// How a piece of work ended.
+/// End of a piece of work.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ChildAnswer {
@@ -56,7 +56,7 @@ impl ChildAnswer {
     }
 }
 
-/// Where a seat's work comes from, and where its ends go.
+/// Source of a seat's work, which also takes the ends of it.
 pub(crate) trait Feed {
     /// Returns the next piece of work, if there is one now.
     fn next(&mut self) -> Option<Errand>;
@@ -80,7 +80,7 @@ pub(crate) trait Feed {
     fn may_call_off(&self) -> bool;
 }
 
-/// What all seats of a pool have in common.
+/// Means that all seats of a pool have in common.
 pub(crate) struct SeatKind<'a, K> {
     pub(crate) kind: &'a K,
     pub(crate) limits: &'a ChildLimits,
@@ -100,10 +100,10 @@ pub(crate) struct ChildSeat<K: ChildKind> {
     slot: u32,
     child: Option<KeptChild<K::Link>>,
     flights: Vec<Flight>,
-    /// Whether the present child has ever begun anything.
+    /// True once the present child has begun anything.
     is_proven: bool,
     fruitless: u32,
-    /// Whether everything stops, and when its child is killed therefore.
+    /// True once everything stops; its child is killed at the time that follows.
     is_stopping: bool,
     kill_at: Option<Instant>,
 }
@@ -116,7 +116,7 @@ struct Flight {
     is_asked: bool,
 }
 
-/// Why a child has to be buried.
+/// Reason why a child has to be buried.
 struct Death {
     why: Option<Why>,
     culprit: Option<u64>,

@@ -14,7 +14,7 @@ use longshore_sys::poll::{Interest, ready, unread};
 use super::{ChildLimits, FAREWELL, KILL_AFTER, link::Woken};
 use crate::lane::child::{Child, read_some};
 
-/// How much of a child's standard error is kept for an error.
+/// Bytes of a child's standard error that are kept for an error.
 const TAIL: usize = 4096;
 
 /// Gets what a child writes to its standard error, as it comes.
@@ -31,12 +31,12 @@ impl fmt::Debug for HearStderr {
 #[derive(Debug)]
 pub(super) struct Talk {
     pub(super) child: Child,
-    /// What it is told, and how much of that is written.
+    /// Bytes that it is told, and how many of them are written.
     told: Vec<u8>,
     written: usize,
-    /// Whether nobody reads its stdin any more.
+    /// True once nobody reads its stdin any more.
     deaf: bool,
-    /// What it wrote to stdout and nobody has taken yet.
+    /// Bytes that it wrote to stdout and nobody has taken yet.
     pub(super) heard: Vec<u8>,
     /// The last bytes that it wrote to stderr.
     tail: Vec<u8>,

@@ -31,10 +31,10 @@ use crate::{
     },
 };
 
-/// How long a child may take until it is in `init`; it needs milliseconds, but the machine may be
-/// busy.
+/// Longest time that a child may take until it is in `init`; it needs milliseconds, but the machine
+/// may be busy.
 const HELLO_PATIENCE: Duration = Duration::from_secs(20);
-/// How long a child that is not needed any more has for what its program does at its end.
+/// Time that a child that is not needed any more has for what its program does at its end.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 /// A child that has said hello.
@@ -47,18 +47,18 @@ pub(super) struct BoardLink {
     answers: PipeReader,
     board: Board,
     inbox: Inbox,
-    /// How much of each side of the board has been read.
+    /// Part of each side of the board that has been read.
     seen: [usize; SIDES],
     /// Batches that were sent, and those of them that are done.
     sent: usize,
     done: usize,
     /// The child's CPU time that has been given to tasks already, in nanoseconds.
     cpu: u64,
-    /// How many tasks have ended since it last said its CPU time.
+    /// Number of tasks that have ended since it last said its CPU time.
     unpaid: u32,
 }
 
-/// How far sending came.
+/// Result of sending a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sending {
     Done,
@@ -68,7 +68,7 @@ pub(super) enum Sending {
     Late,
 }
 
-/// What has happened to a child while its parent waited.
+/// Events at a child while its parent waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct News {
     pub(super) said: bool,
@@ -238,12 +238,14 @@ impl BoardLink {
         Ok(done)
     }
 
-    /// Whether it has said something that was not taken yet, so that there is nothing to wait for.
+    /// Returns true if it has said something that was not taken yet, so that there is nothing to
+    /// wait for.
     pub(super) fn has_said(&self) -> bool {
         self.inbox.has_next()
     }
 
-    /// How many items have been begun of a batch that is not done, the first (0) or the second (1).
+    /// Returns how many items have been begun of a batch that is not done, the first (0) or the
+    /// second (1).
     pub(super) fn begun(&self, batch: usize) -> usize {
         self.board.claimed((self.done + batch) % SIDES) as usize
     }
@@ -253,8 +255,9 @@ impl BoardLink {
         self.board.revoke((self.done + batch) % SIDES) as usize
     }
 
-    /// What each of the last `count` tasks used of the CPU; `None` when the child has not said: for
-    /// many tiny ones it says so only now and then, and then the last of them stand for all since.
+    /// Returns what each of the last `count` tasks used of the CPU; `None` when the child has not
+    /// said: for many tiny ones it says so only now and then, and then the last of them stand for
+    /// all since.
     pub(super) fn cpu_of_each(&mut self, count: u32) -> Option<Duration> {
         self.unpaid = self.unpaid.saturating_add(count);
         let cpu = self.board.cpu();

@@ -18,12 +18,12 @@ pub(super) struct Load<T> {
     pub(super) parts: Vec<Option<LoadPart<T>>>,
     /// The batch's items by number; those that have their outcome are gone.
     pub(super) items: Vec<Option<Item>>,
-    /// How many items and attempts there were when it was sent.
+    /// Number of items and of attempts when it was sent.
     pub(super) all: (usize, usize),
     /// Since when the child may work on it.
     pub(super) since: Instant,
     pub(super) progress: Progress,
-    /// When the last answers came.
+    /// Moment at which the last answers came.
     pub(super) mark: Instant,
     /// The child says that it is done with it.
     pub(super) done: bool,
@@ -35,7 +35,7 @@ pub(super) struct LoadPart<T> {
     /// The number of its first item, and how many there are.
     pub(super) first: usize,
     pub(super) count: usize,
-    /// When that was begun, once an answer has come.
+    /// Moment at which that was begun, once an answer has come.
     pub(super) began: Option<Instant>,
 }
 
@@ -93,8 +93,8 @@ impl<T> Load<T> {
     }
 }
 
-/// What the end of an item makes of its attempt, which is gone if all of it has ended: the outcome,
-/// if that is here.
+/// Settles what the end of an item makes of its attempt, which is gone if all of it has ended;
+/// returns the outcome, if that is here.
 pub(super) fn resolve<T, R>(held: &mut Option<LoadPart<T>>, ends: Ends<R>) -> Option<(LoadPart<T>, Outcome<R>)> {
     if matches!(ends, Ends::Open) {
         return None;

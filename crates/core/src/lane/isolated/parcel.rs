@@ -11,28 +11,28 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::wire::{self, Batch};
 use crate::{error::TaskError, outcome::Outcome};
 
-/// How payloads become items of a batch, and the ends of items outcomes of attempts.
+/// Functions that make payloads items of a batch, and the ends of items outcomes of attempts.
 pub(super) struct Items<T, R> {
-    /// How many items it is.
+    /// Returns how many items a payload is.
     pub(super) count: fn(&T) -> usize,
     /// Appends one of them to a batch; `false` if it has ended already.
     pub(super) give: fn(&T, usize, &mut Batch) -> Result<bool, TaskError>,
-    /// How one of them ended. What is said of one that has ended already changes nothing.
+    /// Takes the end of one of them. What is said of one that has ended already changes nothing.
     pub(super) end: fn(&mut T, usize, Said<'_>) -> Ends<R>,
     /// Takes off those from this one on, for another child; and whether what stays has ended by
     /// that.
     pub(super) split: fn(&mut T, usize) -> (T, Ends<R>),
 }
 
-/// What is known of an item's end.
+/// Message about the end of an item: the answer, or the reason why there is none.
 pub(super) enum Said<'a> {
     /// The child's answer, as it came.
     Answer(&'a [u8]),
-    /// Why there is none.
+    /// Outcome in place of an answer: the reason why there is none.
     Nothing(Outcome<Infallible>),
 }
 
-/// What the end of an item means for the attempt that it belongs to.
+/// Meaning of an item's end for the attempt that it belongs to.
 #[derive(Debug)]
 pub(super) enum Ends<R> {
     /// Others have not ended.
@@ -66,8 +66,8 @@ pub(crate) struct Parcel<T, R> {
     outcomes: Vec<Option<Outcome<R>>>,
     /// Items without an outcome.
     open: usize,
-    /// Where the outcomes belong, if this is part of a parcel that was taken apart: behind so many
-    /// of the whole.
+    /// Place of the outcomes, if this is part of a parcel that was taken apart: behind so many of
+    /// the whole.
     whole: Option<(usize, Arc<Mutex<Whole<R>>>)>,
 }
 

@@ -90,7 +90,7 @@ struct Registry {
     role: Role,
 }
 
-/// What `init` has made of this process.
+/// Role that `init` has given to this process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
     Unknown,

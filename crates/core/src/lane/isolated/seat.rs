@@ -40,7 +40,8 @@ const SHORT_BYTES: usize = 16 * 1024;
 /// A child that will be done sooner than this has the next batch already. More than a chunk: on a
 /// busy machine a batch takes longer than its work.
 const SOON: Duration = Duration::from_millis(1);
-/// So many children in a row that end before they begin anything, and their tasks are lost.
+/// Number of children in a row that end before they begin anything, from which on their tasks are
+/// lost.
 const FRUITLESS: u32 = 3;
 
 /// One child after the other, and what its thread keeps for it.
@@ -48,9 +49,9 @@ pub(super) struct BoardSeat<T, R> {
     pool: Arc<IsolatedPool<T, R>>,
     slot: u32,
     child: Option<KeptChild<BoardLink>>,
-    /// What the child works on.
+    /// Batch that the child works on.
     front: Load<T>,
-    /// What it gets next, or has got already.
+    /// Batch that it gets next, or has got already.
     next: Load<T>,
     done: Vec<Finished<T, R>>,
     /// Of what has just been put into `done`: the place of its last item among the answers, from 1,
@@ -135,6 +136,8 @@ where
             && let Some(next) = state.waiting.front()
         {
             let items = (pool.items.count)(&next.payload);
+            // One attempt at least, however many items it has: what is too much of it is left over
+            // below.
             if !taken.is_empty() && count + items > want.min(room) {
                 break;
             }
@@ -288,8 +291,8 @@ where
         }
     }
 
-    /// Whether the child should have another batch now: if it will soon be done, and nothing has to
-    /// be looked at between the two.
+    /// Returns true if the child should have another batch now: if it will soon be done, and
+    /// nothing has to be looked at between the two.
     fn may_follow(&self, child: &KeptChild<BoardLink>) -> bool {
         let front = &self.front;
         child.link.in_flight() == 1
@@ -347,7 +350,7 @@ where
         }
     }
 
-    /// How long the child may be left alone.
+    /// Returns for how long the child may be left alone.
     fn patience(&self, child: &KeptChild<BoardLink>) -> Option<Duration> {
         let now = self.pool.clock.now();
         let progress = &self.front.progress;
@@ -359,7 +362,7 @@ where
         [limit, look, tick, called_off, held].into_iter().flatten().min().map(|at| at.saturating_duration_since(now))
     }
 
-    /// Whether the child has passed a limit.
+    /// Returns the limit that the child has passed, if any.
     fn too_far(&self, child: &mut KeptChild<BoardLink>, now: Instant) -> Option<Why> {
         let progress = self.front.progress;
         if let Some(limit) = self.front.limit(progress.item())

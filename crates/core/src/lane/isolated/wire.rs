@@ -114,7 +114,7 @@ impl Batch {
         Ok(())
     }
 
-    /// How many bytes it has by now.
+    /// Returns how many bytes it has by now.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -130,7 +130,7 @@ impl Batch {
 /// Child: where batches are read into.
 pub(super) struct Reader {
     bytes: Vec<u8>,
-    /// How many bytes have been read, and how many of them are the last batch.
+    /// Number of bytes that have been read, and of those that are the last batch.
     have: usize,
     batch: usize,
 }
@@ -351,7 +351,7 @@ impl Inbox {
         }
     }
 
-    /// Whether there is a message that is complete.
+    /// Returns true if there is a message that is complete.
     pub(super) fn has_next(&self) -> bool {
         self.bytes[self.taken..].get(1..).is_some_and(|behind| entry(behind).is_some())
     }
