@@ -65,6 +65,7 @@ const BACKOFF: usize = 10_000;
 
 /// Settings of an engine. Clock and randomness are inputs: a seeded simulation on a paused clock
 /// is the engine itself.
+#[non_exhaustive]
 pub struct EngineConfig<T> {
     /// Concurrency, lanes, pace, limits.
     pub gate: GateConfig,
@@ -93,6 +94,28 @@ pub struct EngineConfig<T> {
     pub enough: Option<Enough<T>>,
     /// By what labels ended tasks are counted, beside the loop.
     pub labels: Option<LabelsOf<T>>,
+}
+
+impl<T> EngineConfig<T> {
+    /// Returns the settings of an engine with this gate, whose tasks have this lane, one attempt
+    /// and no time limit. It fetches nothing ahead, copies no payload, and has the system's clock
+    /// and the seed 0.
+    pub fn new(gate: GateConfig, lane: LaneKind) -> Self {
+        Self {
+            gate,
+            lane,
+            retry: Arc::new(RetryPolicy::NONE),
+            timeout: None,
+            queue: 0,
+            copy: None,
+            keep_payloads: false,
+            clock: Clock::SYSTEM,
+            seed: 0,
+            adaptive: None,
+            enough: None,
+            labels: None,
+        }
+    }
 }
 
 /// Says whether a job has seen enough. Gets the task, with its payload where a copy is kept, and

@@ -41,7 +41,6 @@ use crate::{
     event::Event,
     gate::GateConfig,
     lane::{AsyncHandler, IntoOutcome, Lane, Stop, SyncHandler, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
-    retry::RetryPolicy,
     source::queue::{SendError, Sender, queue},
     task::LaneKind,
     watch::{Counts, Hub},
@@ -525,20 +524,11 @@ impl ExecutorPool {
         });
         let mut sizes = [0; 4];
         sizes[lane as usize] = workers;
-        let config = EngineConfig {
-            gate: GateConfig { concurrency: None, lanes: sizes, rate: None, limits: Vec::new(), parking: 1, results: usize::MAX / 4 },
-            lane,
-            retry: Arc::new(RetryPolicy::NONE),
-            timeout: self.settings.timeout,
-            queue: workers,
-            copy: Some(Arc::clone),
-            keep_payloads: true,
-            clock: Clock::SYSTEM,
-            seed: 0,
-            adaptive: None,
-            enough: None,
-            labels: None,
-        };
+        let gate = GateConfig::new(sizes).parking(1).results(usize::MAX / 4);
+        let mut config = EngineConfig::new(gate, lane);
+        (config.timeout, config.queue) = (self.settings.timeout, workers);
+        config.copy = Some(Arc::clone);
+        config.keep_payloads = true;
         let (sender, source) = queue(self.settings.queue);
         let running = Engine::start(config, Arc::new(source), lanes, Box::new(Settle), outbox, self.events.lent(), runtime);
         let handle = running.handle();

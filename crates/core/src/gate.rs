@@ -73,6 +73,7 @@ impl Limit {
 
 /// Settings of the gate.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct GateConfig {
     /// Most running over all lanes.
     pub concurrency: Option<usize>,
@@ -86,6 +87,29 @@ pub struct GateConfig {
     pub parking: usize,
     /// Results that may wait for their handler beyond those whose worker waits with them.
     pub results: usize,
+}
+
+impl GateConfig {
+    /// Returns a gate of these slots, by `lane as usize`, with nothing else to hold tasks up: 1 000
+    /// in a line, and room for twice as many results as there are slots.
+    pub fn new(lanes: [usize; 4]) -> Self {
+        let results = lanes.iter().sum::<usize>().saturating_mul(2);
+        Self { concurrency: None, lanes, rate: None, limits: Vec::new(), parking: 1_000, results }
+    }
+
+    /// Sets [`results`](Self::results).
+    #[must_use]
+    pub fn results(mut self, results: usize) -> Self {
+        self.results = results;
+        self
+    }
+
+    /// Sets [`parking`](Self::parking).
+    #[must_use]
+    pub fn parking(mut self, parking: usize) -> Self {
+        self.parking = parking;
+        self
+    }
 }
 
 /// Most parked tasks in all lines together, as a multiple of one line's limit.

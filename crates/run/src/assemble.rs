@@ -7,7 +7,7 @@ use std::{
 };
 
 use longshore_core::{
-    Clock, LaneKind, RetryPolicy, Word,
+    LaneKind, RetryPolicy, Word,
     engine::{self, Engine, EngineConfig, Enough, Lanes},
     gate::GateConfig,
     lane::Outbox,
@@ -246,27 +246,17 @@ fn engine_config(
         Some(Timeout::Fixed(limit)) => Some(limit),
         _ => None,
     };
-    EngineConfig {
-        gate: GateConfig {
-            concurrency: Some(auto.map_or(plan.concurrency, Auto::start)),
-            lanes: plan.lanes,
-            rate: plan.rate,
-            limits: std::mem::take(&mut plan.limits),
-            parking: 1000,
-            results,
-        },
-        lane: plan.lane,
-        retry: Arc::new(std::mem::replace(&mut plan.retry, RetryPolicy::times(0))),
-        timeout: fixed,
-        queue,
-        copy: Some(Arc::clone),
-        keep_payloads: true,
-        clock: Clock::SYSTEM,
-        seed: fastrand::u64(..),
-        adaptive: plan.adaptive,
-        enough: stop_rules(&plan.spec.stop, index, tell),
-        labels: None,
-    }
+    let mut gate = GateConfig::new(plan.lanes).results(results);
+    gate.concurrency = Some(auto.map_or(plan.concurrency, Auto::start));
+    (gate.rate, gate.limits) = (plan.rate, std::mem::take(&mut plan.limits));
+    let mut config = EngineConfig::new(gate, plan.lane);
+    config.retry = Arc::new(std::mem::replace(&mut plan.retry, RetryPolicy::times(0)));
+    (config.timeout, config.queue) = (fixed, queue);
+    config.copy = Some(Arc::clone);
+    config.keep_payloads = true;
+    (config.seed, config.adaptive) = (fastrand::u64(..), plan.adaptive);
+    config.enough = stop_rules(&plan.spec.stop, index, tell);
+    config
 }
 
 /// Returns the rules by which it stops early, looked at when a task ends, so that not one more

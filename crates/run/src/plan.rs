@@ -213,7 +213,7 @@ impl Width {
         let (mut adaptive, mut auto) = (None, None);
         match spec.lanes.concurrency {
             Concurrency::Adaptive(bounds) => {
-                adaptive = Some(Bounds { floor: bounds.floor.min(concurrency), ceiling: concurrency });
+                adaptive = Some(Bounds::new(bounds.floor.min(concurrency), concurrency));
             }
             Concurrency::Measured => auto = Some(Auto::new(cores, concurrency, lane)),
             Concurrency::Default | Concurrency::Fixed(_) => {}

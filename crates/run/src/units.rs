@@ -230,7 +230,7 @@ pub fn count(text: &str) -> Result<Count, String> {
 pub fn bounds(text: &str) -> Result<Bounds, String> {
     let number = |text: &str| text.trim().parse::<usize>().ok().filter(|number| *number > 0);
     match text.split_once("..").map(|(floor, ceiling)| (number(floor), number(ceiling))) {
-        Some((Some(floor), Some(ceiling))) if floor <= ceiling => Ok(Bounds { floor, ceiling }),
+        Some((Some(floor), Some(ceiling))) if floor <= ceiling => Ok(Bounds::new(floor, ceiling)),
         _ => Err(format!("`{text}` is not MIN..MAX: write two numbers from 1, the smaller first, as in 2..100")),
     }
 }

@@ -148,27 +148,16 @@ async fn run(plan: Plan, sabotage: Sabotage) -> Result<Tally, Violation> {
     let hub = Hub::new();
     let mut happened = hub.listen(Detail::Tasks, 1 << 20);
     let more = usize::from(sabotage == Sabotage::OneSlotMore);
-    let config = EngineConfig {
-        gate: GateConfig {
-            concurrency: plan.concurrency.map(|most| most + more),
-            lanes: plan.sizes.map(|size| if size > 0 { size + more } else { 0 }),
-            rate: plan.rate.map(|rate| if sabotage == Sabotage::PaceIsFaster { plan::three_times(rate) } else { rate }),
-            limits: plan.limits.clone(),
-            parking: plan.parking,
-            results: plan.results,
-        },
-        lane: plan.lane,
-        retry: plan.retry.clone(),
-        timeout: plan.timeout,
-        queue: plan.queue,
-        copy: Some(|payload| *payload),
-        keep_payloads: plan.keep_payloads,
-        clock: Clock::TOKIO,
-        seed: plan.seed,
-        adaptive: None,
-        enough: None,
-        labels: None,
-    };
+    let sizes = plan.sizes.map(|size| if size > 0 { size + more } else { 0 });
+    let mut gate = GateConfig::new(sizes).parking(plan.parking).results(plan.results);
+    gate.concurrency = plan.concurrency.map(|most| most + more);
+    gate.rate = plan.rate.map(|rate| if sabotage == Sabotage::PaceIsFaster { plan::three_times(rate) } else { rate });
+    gate.limits = plan.limits.clone();
+    let mut config = EngineConfig::new(gate, plan.lane);
+    (config.retry, config.timeout, config.queue) = (plan.retry.clone(), plan.timeout, plan.queue);
+    config.copy = Some(|payload| *payload);
+    config.keep_payloads = plan.keep_payloads;
+    (config.clock, config.seed) = (Clock::TOKIO, plan.seed);
     let running = Engine::start(config, source, lanes, sink, outbox, hub, &tokio::runtime::Handle::current());
     let control = tokio::spawn(plan::control(plan.controls.clone(), running.handle(), world.clone(), sabotage));
     let handle = running.handle();

@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use longshore_core::{
-    ChildLimits, Clock, Finished, LaneKind, Outcome, RetryPolicy, SinkError, TaskError,
+    ChildLimits, Clock, Finished, LaneKind, Outcome, SinkError, TaskError,
     engine::{Engine, EngineConfig, Running, outbox},
     gate::GateConfig,
     lane::{
@@ -90,20 +90,8 @@ fn start(
     let lane = ChildLane::new(frames, handler(), size, limits, children, outbox.clone(), Clock::SYSTEM);
     let mut lanes = [const { None }; 4];
     lanes[LaneKind::Process as usize] = Some(Arc::new(lane) as Arc<dyn Lane<String, String>>);
-    let config = EngineConfig {
-        gate: GateConfig { concurrency: None, lanes: [0, 0, 0, 64], rate: None, limits: Vec::new(), parking: 100, results: 100 },
-        lane: LaneKind::Process,
-        retry: Arc::new(RetryPolicy::NONE),
-        timeout,
-        queue: 64,
-        copy: None,
-        keep_payloads: false,
-        clock: Clock::SYSTEM,
-        seed: 1,
-        adaptive: None,
-        enough: None,
-        labels: None,
-    };
+    let mut config = EngineConfig::new(GateConfig::new([0, 0, 0, 64]), LaneKind::Process);
+    (config.timeout, config.queue) = (timeout, 64);
     let (ends, got) = mpsc::unbounded_channel();
     (Engine::start(config, source, lanes, Box::new(Ends(ends)), outbox, Hub::new(), &Handle::current()), got)
 }

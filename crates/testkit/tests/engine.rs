@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, FutureExt};
 use longshore_core::{
-    Clock, Finished, LaneKind, Outcome, RetryPolicy, SinkError,
+    Clock, Finished, LaneKind, Outcome, SinkError,
     engine::{Engine, EngineConfig, Summary, outbox},
     gate::GateConfig,
     lane::{AsyncHandler, Lane, async_::AsyncLane},
@@ -74,20 +74,8 @@ fn run(tasks: u32, threads: usize, answers: usize, spawns: bool, delay: Duration
         let outbox = outbox();
         let handler = AsyncHandler::Plain(Arc::new(|n: u32| async move { Outcome::Ok(n) }.boxed()));
         let lane: Arc<dyn Lane<u32, u32>> = Arc::new(AsyncLane::new(handler, outbox.clone(), Clock::SYSTEM, &handle));
-        let config = EngineConfig {
-            gate: GateConfig { concurrency: None, lanes: [20, 0, 0, 0], rate: None, limits: Vec::new(), parking: 1000, results: 40 },
-            lane: LaneKind::Async,
-            retry: Arc::new(RetryPolicy::NONE),
-            timeout: None,
-            queue: 40,
-            copy: None,
-            keep_payloads: false,
-            clock: Clock::SYSTEM,
-            seed: 1,
-            adaptive: None,
-            enough: None,
-            labels: None,
-        };
+        let mut config = EngineConfig::new(GateConfig::new([20, 0, 0, 0]), LaneKind::Async);
+        config.queue = 40;
         let source = Arc::new(IterSource::new(0..tasks, None));
         let running = Engine::start(
             config,

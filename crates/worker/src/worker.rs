@@ -40,7 +40,7 @@ use std::{
 
 use longshore_brokers::{BrokerError, Connected, OpenOptions, connect_with};
 use longshore_core::{
-    CancelToken, ChildLimits, LaneKind, RetryPolicy,
+    CancelToken, ChildLimits, LaneKind,
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
     gate::GateConfig,
     lane::{Outbox, Stop, async_::AsyncLane, blocking::BlockingLane, cpu::CpuLane},
@@ -403,26 +403,17 @@ fn lanes(
 /// Returns the engine's settings. It makes one attempt of each task: a task queue's task is sent
 /// again with its next attempt.
 fn config(options: &WorkerOptions, sizes: [usize; 4], environment: Environment) -> EngineConfig<TaskTicket> {
-    EngineConfig {
-        gate: gate(options, sizes),
-        lane: LaneKind::Async,
-        retry: Arc::new(RetryPolicy::NONE),
-        timeout: None,
-        queue: 0,
-        copy: Some(TaskTicket::clone),
-        keep_payloads: true,
-        clock: environment.clock,
-        seed: (environment.random)(),
-        adaptive: None,
-        enough: None,
-        labels: None,
-    }
+    let mut config = EngineConfig::new(gate(options, sizes), LaneKind::Async);
+    config.copy = Some(TaskTicket::clone);
+    config.keep_payloads = true;
+    (config.clock, config.seed) = (environment.clock, (environment.random)());
+    config
 }
 
 /// Returns the gate of a worker whose lanes begin with these slots.
 fn gate(options: &WorkerOptions, sizes: [usize; 4]) -> GateConfig {
     let results = 2 * options.lanes.iter().sum::<usize>().max(sizes.iter().sum());
-    GateConfig { concurrency: None, lanes: sizes, rate: None, limits: Vec::new(), parking: options.parking, results }
+    GateConfig::new(sizes).parking(options.parking).results(results)
 }
 
 /// Most changes of the whole that wait to be told.

@@ -263,11 +263,11 @@ impl Keys<'_> {
             }
         }
         let shape = Shape::task();
-        let limits = Limits {
-            timeout: None,
-            kill_after: self.duration("kill-after")?.unwrap_or(Duration::from_secs(10)),
-            max_output: self.max_output()?,
-        };
+        let mut limits = Limits::default();
+        if let Some(kill_after) = self.duration("kill-after")? {
+            limits.kill_after = kill_after;
+        }
+        limits.max_output = self.max_output()?;
         let stdin = self.read("stdin", |text| Expr::parse(text, &shape).map_err(|error| error.to_string()))?;
         let memory = self.read("memory", units::size)?;
         let plan = CommandPlan::of_words(words, self.env(&shape)?, stdin, self.cwd()?, &limits, memory, &shape);

@@ -36,11 +36,19 @@ const BACK: f64 = 0.75;
 
 /// The bounds of a concurrency that finds itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Bounds {
     /// Never fewer at once.
     pub floor: usize,
     /// Never more at once.
     pub ceiling: usize,
+}
+
+impl Bounds {
+    /// Returns the bounds of a concurrency between these two.
+    pub fn new(floor: usize, ceiling: usize) -> Self {
+        Self { floor, ceiling }
+    }
 }
 
 /// Sign of the other side's state that an attempt gives.

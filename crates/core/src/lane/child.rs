@@ -105,6 +105,7 @@ impl fmt::Debug for Stream {
 
 /// Limits of a command.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Limits {
     /// After this time its group gets SIGTERM.
     pub timeout: Option<Duration>,

@@ -149,29 +149,16 @@ impl Consumer {
         lanes[lane as usize] = Some(make(&outbox, clock, &runtime, threads));
         let mut sizes = [0; 4];
         sizes[lane as usize] = threads;
-        let config = EngineConfig {
-            gate: GateConfig {
-                concurrency: None,
-                lanes: sizes,
-                rate: consumer.rate,
-                limits: Vec::new(),
-                // The intake bounds what is in flight, and how much of it has one key.
-                parking: usize::MAX,
-                results: (2 * threads).max(1_024),
-            },
-            lane,
-            retry: Arc::new(consumer.retry.clone()),
-            timeout: consumer.timeout,
-            queue: threads.max(64),
-            // The sink needs a failed record for its dead letter; a clone of one is a pointer.
-            copy: Some(Record::clone),
-            keep_payloads: true,
-            clock,
-            seed: fastrand::u64(..),
-            adaptive: None,
-            enough: None,
-            labels: None,
-        };
+        // The intake bounds what is in flight, and how much of it has one key.
+        let mut gate = GateConfig::new(sizes).parking(usize::MAX).results((2 * threads).max(1_024));
+        gate.rate = consumer.rate;
+        let mut config = EngineConfig::new(gate, lane);
+        config.retry = Arc::new(consumer.retry.clone());
+        (config.timeout, config.queue) = (consumer.timeout, threads.max(64));
+        // The sink needs a failed record for its dead letter; a clone of one is a pointer.
+        config.copy = Some(Record::clone);
+        config.keep_payloads = true;
+        (config.clock, config.seed) = (clock, fastrand::u64(..));
         let sink = OutcomeSink { exchange: exchange.clone(), failed: Vec::new(), outputs: Vec::new(), on_end, take };
         let running = Engine::start(config, exchange.clone(), lanes, Box::new(sink), outbox, Hub::new(), &runtime);
         let handle = ConsumerHandle {

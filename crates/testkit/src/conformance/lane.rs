@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, FutureExt};
 use longshore_core::{
-    Backoff, Clock, Context, Event, Finished, LaneKind, Outcome, RetryPolicy, SinkError, Stop, TaskError, Word,
+    Backoff, Context, Event, Finished, LaneKind, Outcome, RetryPolicy, SinkError, Stop, TaskError, Word,
     engine::{Engine, EngineConfig, Summary, outbox},
     gate::GateConfig,
     lane::{Lane, Outbox},
@@ -193,20 +193,10 @@ async fn run<F: Fn(&Outbox<Ask, u32>, &Handle) -> Arc<dyn Lane<Ask, u32>>>(
     let (words, mut got) = mpsc::unbounded_channel();
     let hub = Hub::new();
     let mut happened = hub.listen(Detail::Tasks, 1 << 16);
-    let config = EngineConfig {
-        gate: GateConfig { concurrency: None, lanes: sizes, rate: None, limits: Vec::new(), parking: 100, results: 100 },
-        lane: lane.kind,
-        retry: Arc::new(RetryPolicy::times(retries).backoff(Backoff::Fixed(Duration::ZERO))),
-        timeout,
-        queue: 2 * slots,
-        copy: Some(|ask| *ask),
-        keep_payloads: false,
-        clock: Clock::SYSTEM,
-        seed: 1,
-        adaptive: None,
-        enough: None,
-        labels: None,
-    };
+    let mut config = EngineConfig::new(GateConfig::new(sizes).results(100), lane.kind);
+    config.retry = Arc::new(RetryPolicy::times(retries).backoff(Backoff::Fixed(Duration::ZERO)));
+    (config.timeout, config.queue) = (timeout, 2 * slots);
+    config.copy = Some(|ask| *ask);
     let source = Arc::new(IterSource::new(asks.into_iter(), None));
     let running = Engine::start(config, source, lanes, Box::new(Words(words)), outbox, hub, &runtime);
     let handle = running.handle();

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, FutureExt};
 use longshore_core::{
-    Clock, Finished, LaneKind, Outcome, RetryPolicy, SinkError,
+    Clock, Finished, LaneKind, Outcome, SinkError,
     engine::{Engine, EngineConfig, Summary, outbox},
     gate::GateConfig,
     lane::{AsyncHandler, async_::AsyncLane},
@@ -88,20 +88,8 @@ async fn run(sink: Box<dyn Sink<u64, u64>>, tasks: u64, workers: usize, results:
         async move { if n % 7 == 3 { Outcome::Failed("seven".into()) } else { Outcome::Ok(n) } }.boxed()
     }));
     let lane = Arc::new(AsyncLane::new(handler, outbox.clone(), Clock::SYSTEM, &runtime));
-    let config = EngineConfig {
-        gate: GateConfig { concurrency: None, lanes: [workers, 0, 0, 0], rate: None, limits: Vec::new(), parking: 100, results },
-        lane: LaneKind::Async,
-        retry: Arc::new(RetryPolicy::NONE),
-        timeout: None,
-        queue: 2 * workers,
-        copy: None,
-        keep_payloads: false,
-        clock: Clock::SYSTEM,
-        seed: 1,
-        adaptive: None,
-        enough: None,
-        labels: None,
-    };
+    let mut config = EngineConfig::new(GateConfig::new([workers, 0, 0, 0]).results(results), LaneKind::Async);
+    config.queue = 2 * workers;
     let source = Arc::new(IterSource::new(0..tasks, None));
     let running = Engine::start(config, source, [Some(lane), None, None, None], sink, outbox, Hub::new(), &runtime);
     tokio::time::timeout(Duration::from_secs(60), running.join()).await.expect("the job does not end")
