@@ -1,4 +1,4 @@
-//! What every adapter must pass, each case a test of its own. An adapter's test module has one
+//! Cases that every adapter must pass, each a test of its own. An adapter's test module has one
 //! line:
 //! ```ignore
 //! crate::conformance!(memory, subject());

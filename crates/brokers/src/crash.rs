@@ -1,8 +1,8 @@
-//! What a dead worker's messages are held to, the same with every broker.
+//! Rules for a dead worker's messages, the same with every broker.
 
-/// After so many dead workers a message is not run any more: whoever claims it next makes a dead
-/// letter of it and tells whoever waits for its result, in one step. A broker that buried it by
-/// itself could not tell anybody.
+/// Number of dead workers after which a message is not run any more: whoever claims it next makes a
+/// dead letter of it and tells whoever waits for its result, in one step. A broker that buried it
+/// by itself could not tell anybody.
 pub const MOST_CRASHES: u32 = 3;
 
 /// The same for what runs apart from its worker, in a child of its own: it can kill its worker

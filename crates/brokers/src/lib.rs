@@ -1,5 +1,6 @@
-//! Where tasks wait and where results are stored: a trait that every broker has, halves that it may
-//! have, and one table of URL schemes. `README.md` says what a new broker writes.
+//! Brokers, in which tasks wait, and backends, in which results are stored: a trait that every
+//! broker has, halves that it may have, and one table of URL schemes. `README.md` says what a new
+//! broker writes.
 //!
 //! Layout:
 //! - `broker.rs`: a system that holds queues; a consumer of some of them; `message.rs`: what goes

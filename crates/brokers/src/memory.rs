@@ -42,7 +42,7 @@ use crate::{
     rates::{Bucket, Slot},
 };
 
-/// A subscription that does not keep up loses what comes after so many.
+/// Messages beyond which a subscription that does not keep up loses those that come.
 const MOST_UNREAD: usize = 10_000;
 
 /// Queues and results in memory.

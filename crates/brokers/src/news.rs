@@ -1,4 +1,4 @@
-//! What a broker or a result backend tells of itself: typed, and made a sentence where it is
+//! News of a broker or a result backend about itself: typed, and made a sentence where it is
 //! printed.
 
 use std::{fmt, sync::Arc};

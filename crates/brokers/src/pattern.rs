@@ -1,4 +1,4 @@
-//! Which routing keys a subscription wants.
+//! Patterns of the routing keys that a subscription wants.
 
 /// Returns true if a routing key matches: `#` is everything, `worker.#` what begins with `worker.`,
 /// anything else is itself.

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use longshore_core::Rate;
 
-/// Slots are reserved at most so far ahead.
+/// Longest time ahead for which slots are reserved.
 pub const AHEAD: Duration = Duration::from_secs(2);
 
-/// In a limit's name, what stands before which of its buckets is meant (`by`):
+/// Character in a limit's name before the part that says which of its buckets is meant (`by`):
 /// `api.example\u{1f}host-1`.
 pub const BUCKET: char = '\u{1f}';
 

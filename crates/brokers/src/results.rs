@@ -1,4 +1,4 @@
-//! Where results, saved groups and chords are stored.
+//! The store of results, saved groups and chords.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Whose turn it is among queues of equal priority.
+//! Turns of queues that have equal priority.
 
 use std::{
     collections::VecDeque,

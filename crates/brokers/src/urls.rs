@@ -1,4 +1,4 @@
-//! What is read of a URL before anybody knows what it names.
+//! Parts of a URL that are read before anybody knows what it names.
 
 /// The schemes of all URLs that name a broker or a result backend.
 pub(crate) const SCHEMES: [&str; 7] = ["sqlite", "redis", "rediss", "unix", "redis+socket", "sentinel", "memory"];

@@ -1,4 +1,4 @@
-//! What runs for each record, and on which lane.
+//! Handlers of records, and the lanes on which they run.
 
 use std::{future::Future, sync::Arc};
 

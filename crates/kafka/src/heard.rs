@@ -1,4 +1,4 @@
-//! What the client complains of, and its errors in plain words.
+//! Complaints of the client, and its errors in plain words.
 
 use std::{
     sync::{
@@ -103,7 +103,7 @@ pub(crate) fn patiently<T>(
     }
 }
 
-/// A broker that is just being started is waited for so long.
+/// Time for which a broker is waited for that is perhaps just being started.
 const AT_LEAST: Duration = Duration::from_secs(2);
 
 /// Nobody was there, or nobody answered.

@@ -1,4 +1,4 @@
-//! What may be read now: pure, without a clock of its own and without a client.
+//! Limits to what may be read now: pure, without a clock of its own and without a client.
 //!
 //! - [`IntakeGate`]: how many records may be in flight, with a lower mark at which it reopens
 //! - [`KeyTable`]: which number a key has in the engine, how many of its records are in flight, and

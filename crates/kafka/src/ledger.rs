@@ -1,4 +1,5 @@
-//! Which offsets of a partition are done: what may be committed, and what may be started.
+//! Ledger of the offsets of a partition that are done: it says what may be committed, and what may
+//! be started.
 //!
 //! A ring of bits over the offsets from the oldest incomplete one to the newest taken one, a set
 //! bit being an offset that was taken and is not done. An offset that was never delivered

@@ -36,7 +36,8 @@ const MOST_BYTES: u64 = (MOST_OFFSETS / 8 + 16) as u64;
 const WINDOW_LOG: u32 = 22;
 /// Maps of at most so many bytes are not worth compressing.
 const SHORT: usize = 200;
-/// Of some 10 kB in the mean: levels above take ten times as long for a hundredth.
+/// Level of compression: for maps of some 10 kB in the mean, higher ones take ten times as long for
+/// a hundredth less.
 const LEVEL: i32 = 3;
 
 const BASE64: GeneralPurpose =

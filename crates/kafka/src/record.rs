@@ -15,10 +15,9 @@ use std::{
 
 use longshore_core::TaskError;
 
-/// A batch ends when it holds so many bytes, so that the last record of it that is still in work
-/// pins little.
+/// Bytes at which a batch ends, so that the last record of it that is still in work pins little.
 pub(crate) const BATCH_BYTES: usize = 16 * 1024;
-/// A batch ends when it holds so many records.
+/// Records at which a batch ends.
 pub(crate) const BATCH_RECORDS: usize = 128;
 
 /// One record, lent by its partition until it is done. Clones are the same record.

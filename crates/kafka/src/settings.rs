@@ -1,4 +1,4 @@
-//! Where a Kafka is, who we are there, and what its client is set to.
+//! Settings of a Kafka: its address, who we are there, and what its client is set to.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -1,4 +1,4 @@
-//! What a consumer looks like at one moment: for live views, metrics and tests.
+//! View of a consumer at one moment: for live pictures, metrics and tests.
 
 use std::{sync::Arc, time::Duration};
 

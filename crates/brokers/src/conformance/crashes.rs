@@ -1,5 +1,4 @@
-//! What becomes of the messages of a worker that died: of a consumer that was dropped without
-//! leaving.
+//! Cases about the messages of a worker that died: of a consumer that was dropped without leaving.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! How claimed messages end.
+//! Cases about the ends of claimed messages.
 
 use std::{sync::Arc, time::Duration};
 

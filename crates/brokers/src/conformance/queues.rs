@@ -1,4 +1,4 @@
-//! What waits, and how it is taken.
+//! Cases about queues: the messages that wait, and taking them.
 
 use std::{
     collections::BTreeSet,

@@ -17,7 +17,7 @@ use crate::{
     results::{CHORD_CLAIM, ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch},
 };
 
-/// A chord whose body was sent is remembered so long.
+/// Time for which a chord is remembered whose body was sent.
 const OVER: Duration = Duration::from_secs(300);
 
 struct Document {

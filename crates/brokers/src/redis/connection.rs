@@ -27,7 +27,7 @@ use super::{
 /// Longest time that a server may take to accept a connection and to introduce itself.
 const INTRODUCTION: Duration = Duration::from_secs(3);
 const ROOM: usize = 64 << 10;
-/// Beyond so many bytes a reply is looked at before it is read.
+/// Bytes beyond which a reply is looked at before it is read.
 const MUCH: usize = 4 * ROOM;
 
 /// Words of the server about itself and about us.

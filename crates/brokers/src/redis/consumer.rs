@@ -43,10 +43,10 @@ use crate::{
     names,
 };
 
-/// A stop waits so long for what is being claimed, so that it goes back at once.
+/// Time for which a stop waits for what is being claimed, so that it goes back at once.
 const LAST_CLAIM: Duration = Duration::from_secs(1);
 
-/// A key that another program uses is looked at again after this time.
+/// Time after which a key that another program uses is looked at again.
 const STRANGE: Duration = Duration::from_secs(1);
 
 pub(super) struct RedisConsumer {

@@ -1,4 +1,4 @@
-//! What can go wrong between us and the server, and what each refusal of the server's means.
+//! Failures between us and the server, and the meaning of each of the server's refusals.
 
 use longshore_core::ErrorKind;
 

@@ -22,7 +22,7 @@ use crate::{
 const MOST: usize = 100;
 /// The most bytes that one script is given, unless one end alone has more.
 const MOST_BYTES: usize = 4 << 20;
-/// A value of more bytes no server takes, unless somebody told it to.
+/// Bytes of a value beyond which no server takes it, unless somebody told it to.
 pub(super) const LARGEST: usize = 512 << 20;
 
 /// A message to be ended, with what its end needs to know of it.

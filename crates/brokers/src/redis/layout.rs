@@ -18,7 +18,7 @@ pub(super) struct Layout {
     channels: String,
 }
 
-/// Between the parts of a binding; kombu's, whatever the separator of priorities is.
+/// Separator of the parts of a binding; kombu's, whatever the separator of priorities is.
 const PARTS: &str = "\x06\x16";
 
 impl Layout {

@@ -1,17 +1,17 @@
-//! Whether it pays to look for an answer for a moment instead of going to sleep: as long as it did
-//! the last time. Where answers are late it is tried again after a call, after two, after four, and
-//! so on; where others have something to send meanwhile, after many. Spinning before blocking, as
-//! locks do it: Karlin, Manasse, McGeoch, Owicki, "Competitive randomized algorithms for
-//! non-uniform problems", SODA 1990.
+//! Decides whether it pays to look for an answer for a moment instead of going to sleep: as long as
+//! it did the last time. Where answers are late it is tried again after a call, after two, after
+//! four, and so on; where others have something to send meanwhile, after many. Spinning before
+//! blocking, as locks do it: Karlin, Manasse, McGeoch, Owicki, "Competitive randomized algorithms
+//! for non-uniform problems", SODA 1990.
 
 use std::sync::{
     LazyLock,
     atomic::{AtomicU32, Ordering},
 };
 
-/// At least every so many calls it is tried.
+/// Most calls that are let pass before it is tried again.
 const RARELY: u32 = 256;
-/// Every so many calls others are let go first, to see whether there are any.
+/// Number of calls of which one lets others go first, to see whether there are any.
 const OTHERS: u32 = 16;
 
 /// Experience of the last calls. Nothing is lost if several count at once.

@@ -1,4 +1,4 @@
-//! What is read of a message, and written into it, while it is handed on.
+//! Marks that are read of a message, and written into it, while it is handed on.
 
 use std::{sync::LazyLock, time::SystemTime};
 

@@ -90,13 +90,13 @@ impl Drop for Guard {
     }
 }
 
-/// A server that does not answer for so long is given up.
+/// Time after which a server that does not answer is given up.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Number of these times between two questions while nobody waits for a result: remote control may
 /// be deaf for as long.
 const CALM: u32 = 5;
-/// For so many of these times a connection is kept that nobody listens on: who waits for one result
-/// often waits for the next.
+/// Number of these times for which a connection is kept that nobody listens on: who waits for one
+/// result often waits for the next.
 const LINGERS: u32 = 5;
 /// Keys of one look.
 const LOOK: usize = 500;

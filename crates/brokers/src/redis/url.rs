@@ -1,4 +1,4 @@
-//! What a URL says: where the server is, who we are there, and the transport options that Celery's
+//! Contents of a URL: the server's place, who we are there, and the transport options that Celery's
 //! users know.
 
 use std::time::Duration;

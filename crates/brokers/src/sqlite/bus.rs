@@ -20,7 +20,7 @@ use crate::{
     sqlite::results as documents,
 };
 
-/// A subscription that does not keep up loses what comes after so many.
+/// Messages beyond which a subscription that does not keep up loses those that come.
 const MOST_UNREAD: usize = 10_000;
 
 #[derive(Default)]

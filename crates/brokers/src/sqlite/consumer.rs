@@ -27,7 +27,7 @@ use crate::{
 
 /// Longest time between two looks of an idle consumer that nothing wakes.
 const SAFETY: Duration = Duration::from_secs(1);
-/// After the file was busy for longer than SQLite's patience.
+/// First pause after the file was busy for longer than SQLite's patience.
 const AGAIN: Duration = Duration::from_millis(50);
 
 pub(crate) struct SqliteConsumer {

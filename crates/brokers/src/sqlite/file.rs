@@ -1,4 +1,4 @@
-//! Which file, how it is opened, and what its errors mean.
+//! The file: its place, its opening, and the meaning of its errors.
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,9 +19,9 @@ use crate::error::BrokerError;
 const APPLICATION: i32 = 0x6c6e_6773;
 /// Raised with every change of the tables.
 const VERSION: i32 = 3;
-/// Whoever wants to write waits so long for another program that does.
+/// Time for which whoever wants to write waits for another program that does.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-/// After so long it is said, where somebody waits for longer than that.
+/// Time after which it is said that somebody waits for longer than that.
 const SAID: Duration = Duration::from_secs(2);
 
 /// The tables. Times are milliseconds since 1970. People may look at them with any SQLite tool at

@@ -1,4 +1,4 @@
-//! Who is alive: processes of this machine, and heartbeats as we saw them. No clock of another
+//! Life signs: processes of this machine, and heartbeats as we saw them. No clock of another
 //! process is believed.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What lies in the file, for people: a look takes nothing.
+//! Lists of what lies in the file, for people: a look takes nothing.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Who holds messages: showing that we live, and taking from the dead.
+//! Owners of messages: showing that we live, and taking from the dead.
 
 use std::{
     sync::{

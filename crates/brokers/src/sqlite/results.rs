@@ -13,7 +13,7 @@ use crate::{
     sqlite::{Sqlite, Step, bus, millis, now},
 };
 
-/// A chord whose body was sent is remembered so long.
+/// Milliseconds for which a chord is remembered whose body was sent.
 const OVER: i64 = 300_000;
 /// The life of a chord that nobody has started yet.
 const DAY: i64 = 86_400_000;

@@ -1,4 +1,5 @@
-//! What all workers share beside messages: the slots of rates, and the ids that are called off.
+//! State that all workers share beside messages: the slots of rates, and the ids that are called
+//! off.
 
 use std::time::Duration;
 

@@ -1,10 +1,10 @@
-//! What has expired goes, a bit at a time.
+//! Removes what has expired, a bit at a time.
 
 use rusqlite::Connection;
 
 use super::{queues::now, shared::forgotten};
 
-/// A broadcast is there for those who listen now.
+/// Milliseconds for which a broadcast is kept: it is there for those who listen now.
 const BUS: i64 = 60_000;
 /// The most of a table at a time, so that nobody waits long.
 const MOST: i64 = 2_000;

@@ -41,7 +41,7 @@ const HEARING: Duration = Duration::from_secs(10);
 /// Times of the looks for dead workers after somebody closed the bell: its files are closed a
 /// little before it is seen to be dead.
 const ENDS: [Duration; 3] = [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(500)];
-/// A subscriber is behind.
+/// Time until the next try while a subscriber is behind.
 const SOON: Duration = Duration::from_millis(20);
 
 /// Bell that is rung after a commit.

@@ -48,7 +48,7 @@ const TAKE: usize = 64;
 const SIP: usize = 8;
 /// Attempts that wait in the queue before a second loop is woken for them.
 const SPREAD: usize = 120;
-/// A turn that lasts longer is held up; new work goes to another loop.
+/// Time after which a turn counts as held up; new work then goes to another loop.
 const LONG_TURN: Duration = Duration::from_micros(50);
 /// Turns in one poll, and the time, after which a loop lets other tasks of its thread go on. (For
 /// that the runtime wakes another thread, if one sleeps: not too often.)
@@ -56,7 +56,7 @@ const TURNS: usize = 64;
 const POLL: Duration = Duration::from_micros(200);
 /// Stands for a task while a loop does the work of others in passing.
 pub(crate) const IN_PASSING: u64 = u64::MAX;
-/// One attempt in so many has its on-CPU time measured.
+/// Number of attempts of which one has its on-CPU time measured.
 const SAMPLE: u64 = 256;
 
 /// The async lane.

@@ -25,7 +25,7 @@ use crate::{
 /// Threads that may be left behind with an attempt that did not end in time, as a multiple of the
 /// most that ever ran; beyond, the lane gets smaller.
 const ABANDONED: usize = 4;
-/// An idle thread ends after this time.
+/// Time after which an idle thread ends.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// The blocking lane.

@@ -12,7 +12,7 @@ use std::{
 
 use crate::lane::async_::{IN_PASSING, LoopState};
 
-/// A task that holds a loop for longer is named.
+/// Time for which a task may hold a loop before it is named.
 pub(crate) const STALL: Duration = Duration::from_millis(100);
 /// The time between looks.
 const LOOK: Duration = Duration::from_millis(20);

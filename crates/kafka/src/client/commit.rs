@@ -206,5 +206,5 @@ impl ClientState {
 /// Time after which a broker that has not answered to a commit is said to be silent. Where
 /// something ends, it is waited for no longer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// A transaction is tried so often.
+/// Number of times that a transaction is tried.
 const REFUSALS: u32 = 5;

@@ -1,5 +1,5 @@
-//! Where records go that failed for good: a topic of their own, with the reason, the attempts and
-//! the origin in headers.
+//! Dead letters: records that failed for good go to a topic of their own, with the reason, the
+//! attempts and the origin in headers.
 //!
 //! A record is done only when that topic has it. Until then it is sent again and again, once a
 //! second, and counts as in flight: where the topic takes nothing, the consumer comes to a stop
@@ -33,7 +33,7 @@ pub(crate) enum Exhausted {
     Stop,
 }
 
-/// A record that was not taken is sent again after this time.
+/// Time after which a record that was not taken is sent again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// The longest text of an error in a header, in bytes.
 const TEXT: usize = 4_000;

@@ -1,4 +1,4 @@
-//! What the client's thread knows, and what it does in a turn: take back, read, lend, commit.
+//! The state of the client's thread, and its turns: take back, read, lend, commit.
 
 use std::{
     collections::HashMap,
@@ -31,14 +31,13 @@ use crate::{
     view::{PartitionView, View},
 };
 
-/// A gate that has been closed for so long has the client itself pause, which gives its buffers
-/// back.
+/// Time after which a closed gate has the client itself pause, which gives its buffers back.
 const PAUSE_AFTER: Duration = Duration::from_secs(5);
 /// Number of outputs that are a transaction at once, however early.
 const STAGED: usize = 1_000;
 /// Number of outputs waiting for a transaction at which nothing more is read.
 const MOST_STAGED: usize = 10_000;
-/// A member that has been assigned nothing for so long is at the end of it.
+/// Time after which a member that has been assigned nothing is at the end of it.
 const NOTHING: Duration = Duration::from_secs(5);
 
 /// Settings by which the client's thread goes.

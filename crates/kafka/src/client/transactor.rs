@@ -21,7 +21,7 @@ use crate::{
     source::{CommitWork, Refusal},
 };
 
-/// A step of a transaction may take so long.
+/// Longest time that a step of a transaction may take.
 const STEP: Duration = Duration::from_secs(30);
 
 /// Reason why the first output of a transaction was not taken.

@@ -56,7 +56,7 @@ type ExactlyOnce<R> = (String, fn(R) -> Vec<Output>);
 /// Time between two transactions, unless less was asked for: readers of outputs wait for it.
 const TRANSACTION: Duration = Duration::from_millis(100);
 
-/// A broker has to answer within this time.
+/// Time within which a broker has to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
 fn refused(message: String) -> BrokerError {

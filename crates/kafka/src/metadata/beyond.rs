@@ -1,4 +1,4 @@
-//! What is done beyond a committed offset: one bit an offset.
+//! Map of what is done beyond a committed offset: one bit an offset.
 
 /// Most offsets that a map reaches over: half a megabyte of bits, wherever in a word they begin.
 /// What lies further is not known to be done, so it is done again.

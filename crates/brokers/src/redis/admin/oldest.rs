@@ -1,4 +1,4 @@
-//! How old the next message of a list is. Lists are served in the order in which they were filled,
+//! The age of the next message of a list. Lists are served in the order in which they were filled,
 //! so it is the oldest one there.
 //!
 //! What longshore has sent says when, in its delivery tag. What Celery has sent says nothing: for

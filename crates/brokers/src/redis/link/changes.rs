@@ -1,4 +1,4 @@
-//! What the server told of the keys that it tracks for a connection.
+//! Changes that the server told of the keys that it tracks for a connection.
 
 use std::{collections::HashSet, mem, sync::Mutex};
 

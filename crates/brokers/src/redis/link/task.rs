@@ -34,8 +34,8 @@ use super::{
 /// Number of tries, which take about ten seconds, until a connection that is beside another says
 /// that it cannot connect.
 const LONG: u32 = 16;
-/// After so long without a word, while a reply is due, the server is asked over another connection
-/// whether it lives.
+/// Time without a word, while a reply is due, after which the server is asked over another
+/// connection whether it lives.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// The task: connects when there is something to do, and again whenever that is lost, until no

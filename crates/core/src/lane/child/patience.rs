@@ -1,5 +1,5 @@
-//! When a command is told to end, when it is killed, and when its pipes are left: decisions without
-//! effects.
+//! Decides, without effects, when a command is told to end, when it is killed, and when its pipes
+//! are left.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Which outcome a task has whose child has ended: decisions without effects.
+//! Decides, without effects, which outcome a task has whose child has ended.
 
 use std::{
     convert::Infallible,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{ChildLimits, ChildLink, blame::Why, limits::Wear};
 
-/// Between two looks at the memory of a child.
+/// Time between two looks at the memory of a child.
 pub(crate) const LOOK: Duration = Duration::from_millis(20);
 
 /// A living child, since when there is one, and how much it has had to do.

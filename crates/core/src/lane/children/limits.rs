@@ -1,4 +1,4 @@
-//! How far children may go, and when they are replaced: decisions without effects.
+//! Decides, without effects, how far children may go, and when they are replaced.
 
 use std::time::Duration;
 

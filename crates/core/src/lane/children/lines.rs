@@ -52,7 +52,7 @@ impl Lines {
 impl ChildKind for Lines {
     type Link = LineLink;
 
-    /// A child that ends before it has read anything will do so again.
+    /// One, because a child that ends before it has read anything will do so again.
     const FRUITLESS: u32 = 1;
 
     fn start(&self, slot: u32, children: &Children, _: &ChildLimits) -> Result<LineLink, TaskError> {

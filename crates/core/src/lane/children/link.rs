@@ -1,4 +1,4 @@
-//! What is known of a child, whatever it is told and says.
+//! Traits of a child, whatever it is told and says.
 
 use std::{io, os::fd::BorrowedFd, time::Duration};
 

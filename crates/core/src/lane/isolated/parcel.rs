@@ -1,4 +1,4 @@
-//! What a payload is to a child: one item, or several that the engine carries as one task, each
+//! Payloads as a child sees them: one item, or several that the engine carries as one task, each
 //! with an outcome of its own.
 
 use std::{

@@ -28,17 +28,17 @@ use crate::{
     task::{Attempt, Finished},
 };
 
-/// Between two looks at the board while a child has several items.
+/// Time between two looks at the board while a child has several items.
 const TICK: Duration = Duration::from_millis(10);
-/// An item that has been running for this long holds up those behind it no longer.
+/// Time after which a running item holds up those behind it no longer.
 const STUCK: Duration = Duration::from_millis(20);
 /// Bytes in a batch, beyond which no further item joins it.
 const BATCH_BYTES: usize = 64 * 1024;
 /// Bytes in each of two batches that a child has at once: they are in the pipe at once, with room
 /// to spare, for nobody wants to wait for it.
 const SHORT_BYTES: usize = 16 * 1024;
-/// A child that will be done sooner than this has the next batch already. More than a chunk: on a
-/// busy machine a batch takes longer than its work.
+/// Time to the end of its batch below which a child has the next one already. More than a chunk: on
+/// a busy machine a batch takes longer than its work.
 const SOON: Duration = Duration::from_millis(1);
 /// Number of children in a row that end before they begin anything, from which on their tasks are
 /// lost.

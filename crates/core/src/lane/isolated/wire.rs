@@ -1,4 +1,4 @@
-//! What goes between a parent and a child: batches of payloads one way, answers the other.
+//! Bytes between a parent and a child: batches of payloads one way, answers the other.
 //!
 //! Both ends are the same executable, so numbers are in the machine's own order and nothing carries
 //! a version.
