@@ -109,6 +109,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_book_has_every_exit_code() {
+        let page = include_str!("../../../docs/src/reference/exit-codes.md");
+        for exit in Exit::ALL {
+            let row = format!("| {} | {} |", exit.code(), exit.means());
+            assert!(page.contains(&row), "docs/src/reference/exit-codes.md lacks: {row}");
+        }
+    }
+
+    #[test]
     fn every_number_has_one_name() {
         assert!(Exit::ALL.is_sorted_by(|one, next| one.code() < next.code()));
         for exit in Exit::ALL {

@@ -131,22 +131,29 @@ fn flags_that_the_book_names_are_there() {
     assert!(seen > 20, "{seen}");
 }
 
-/// Flags that each command has are told once.
+/// Leaves out the flags that each command has, and headings that have no flags left.
 fn without_common(text: &str, common: &str) -> String {
-    let known: Vec<&str> = common.lines().map(str::trim).filter(|line| line.starts_with('-')).collect();
-    let mut out = String::new();
-    let mut lines = text.lines().peekable();
-    while let Some(line) = lines.next() {
-        let flag = line.trim();
-        if flag.starts_with('-') && known.iter().any(|common| common.split("  ").next() == flag.split("  ").next()) {
-            // What goes on below it, further in, belongs to it.
-            let indent = line.len() - line.trim_start().len();
-            while lines.next_if(|next| next.trim().is_empty() || next.len() - next.trim_start().len() > indent + 3).is_some() {}
-            continue;
+    let name = |line: &str| line.trim().split("  ").next().unwrap().to_owned();
+    let known: Vec<String> = common.lines().filter(|line| line.trim().starts_with('-')).map(name).collect();
+    let mut kept: Vec<&str> = Vec::new();
+    let mut dropping = false;
+    for line in text.lines() {
+        // What goes on below a flag, further in, belongs to it.
+        let goes_on = line.is_empty() || line.starts_with("       ");
+        if !(dropping && goes_on && !line.trim().starts_with('-')) {
+            dropping = line.trim().starts_with('-') && known.contains(&name(line));
         }
-        writeln!(out, "{line}").unwrap();
+        if !dropping {
+            if line.ends_with(':') && kept.last().is_some_and(|last| last.ends_with(':')) {
+                kept.pop();
+            }
+            kept.push(line);
+        }
     }
-    out
+    while kept.last().is_some_and(|last| last.is_empty() || last.ends_with(':')) {
+        kept.pop();
+    }
+    kept.join("\n") + "\n"
 }
 
 #[cfg(feature = "kafka")]
