@@ -53,7 +53,7 @@ impl OpenOptions {
 /// A system that holds queues: what every message system can. What only some can is in the optional
 /// [halves](crate::halves). Cheap to share; all methods may be called at once.
 pub trait Broker: Send + Sync {
-    /// Its URL, with `***` in place of the password.
+    /// Returns its URL, with `***` in place of the password.
     fn url(&self) -> &str;
 
     /// Connects if need be; its name and version (`redis 7.0.15`), and the time of one round trip.
@@ -99,7 +99,7 @@ pub trait Broker: Send + Sync {
         self.publish(batch)
     }
 
-    /// The state of these queues, or of all that are known.
+    /// Returns the state of these queues, or of all that are known.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -144,8 +144,8 @@ pub trait Consumer: Send + Sync {
     /// Wakes an idle claim, which returns at once with what it has; nothing is claimed afterwards.
     fn close(&self);
 
-    /// The messages of these receipts once more (an ETA is due: its bytes were not kept in memory).
-    /// `None` for one that is not ours any more.
+    /// Returns the messages of these receipts once more (an ETA is due: its bytes were not kept in
+    /// memory). `None` for one that is not ours any more.
     ///
     /// # Errors
     /// Transient: try again.
@@ -172,7 +172,7 @@ pub trait Consumer: Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Records the suspects that run, one that is about to start among them: should this worker die
+    /// Notes the suspects that run, one that is about to start among them: should this worker die
     /// now, it is these whose crashes count goes up. Whoever was accused before and is not any more
     /// has ended.
     ///
@@ -187,7 +187,7 @@ pub trait Consumer: Send + Sync {
     /// Takes another queue into service, or (with `false`) one out of it.
     fn serve(&self, queue: &str, on: bool);
 
-    /// Which queues are in service.
+    /// Returns the queues that are in service.
     fn serving(&self) -> Vec<Arc<str>>;
 
     /// Returns whether this is one of a few that answer where all are asked the same. At least one
@@ -196,8 +196,8 @@ pub trait Consumer: Send + Sync {
         true
     }
 
-    /// After the last finish: gives up the lease, and hands back what is still held, to the front.
-    /// A consumer that is dropped without it looks dead to the others, which is what it is.
+    /// Gives up the lease after the last finish, and hands back what is still held, to the front. A
+    /// consumer that is dropped without it looks dead to the others, which is what it is.
     ///
     /// # Errors
     /// It could not be said; the others will take what was held when the lease is over.

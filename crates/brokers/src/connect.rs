@@ -56,8 +56,8 @@ fn memory(url: &str, _: Notice) -> Result<Halves, BrokerError> {
     Ok(Connected::whole(handle.clone(), handle).into())
 }
 
-/// The broker of a URL, and the result backend of another; without the other the broker's store
-/// keeps the results too.
+/// Returns the broker of a URL, and the result backend of another; without the other the broker's
+/// store keeps the results too.
 ///
 /// A server is connected to when it is first needed, and waited for as its URL says; a file is
 /// opened now.
@@ -74,7 +74,7 @@ pub fn connect(broker_url: &str, results_url: Option<&str>) -> Result<Connected,
     connect_with(broker_url, results_url, Arc::new(|_| {}))
 }
 
-/// [`connect`], and what happens to the connections is told.
+/// Connects as [`connect`] does; the notice is told what happens to the connections.
 ///
 /// # Errors
 /// As `connect`.

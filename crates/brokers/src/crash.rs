@@ -21,8 +21,8 @@ pub fn after_crash(crashes: u32, accused: bool, lies_ahead: bool) -> u32 {
     crashes.saturating_add(counts.into())
 }
 
-/// A dead letter's message as it goes back to its queue: nothing is held against it any more. What
-/// is no message stays as it is.
+/// Returns a dead letter's message as it goes back to its queue: nothing is held against it any
+/// more. What is no message stays as it is.
 pub(crate) fn forgiven(raw: &[u8]) -> Vec<u8> {
     longshore_celery::mark_crashed(raw, 0, 0).unwrap_or_else(|_| raw.to_vec())
 }

@@ -70,7 +70,7 @@ pub struct Subscription {
 /// Looks into queues, and moves what lies in them, where the broker lets anybody but a consumer see
 /// its messages.
 pub trait Inspect: Send + Sync {
-    /// Up to `most` waiting messages, the next one first, without taking them.
+    /// Returns up to `most` waiting messages, the next one first, without taking them.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -87,8 +87,8 @@ pub trait Inspect: Send + Sync {
         Box::pin(std::future::ready(Ok(false)))
     }
 
-    /// Up to `most` messages of these queues that the broker itself holds back until their time,
-    /// the soonest first. None where workers hold them (Redis).
+    /// Returns up to `most` messages of these queues that the broker itself holds back until their
+    /// time, the soonest first. None where workers hold them (Redis).
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -171,7 +171,8 @@ pub enum Doing {
 
 /// Keeps messages that are run no more.
 pub trait DeadLetters: Send + Sync {
-    /// The dead letters of a queue, or of all, the latest first, with the [junk](crate::End::Junk).
+    /// Returns the dead letters of a queue, or of all, the latest first, with the
+    /// [junk](crate::End::Junk).
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -224,7 +225,8 @@ pub trait SharedState: Send + Sync {
     /// It cannot be reached, or it refuses us.
     fn set_limit<'a>(&'a self, limit: &'a str, rate: Option<Rate>) -> BoxFuture<'a, Result<(), BrokerError>>;
 
-    /// The limits that somebody uses now, or that have a rate set, in the order of their names.
+    /// Returns the limits that somebody uses now, or that have a rate set, in the order of their
+    /// names.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
@@ -237,7 +239,7 @@ pub trait SharedState: Send + Sync {
     /// It cannot be reached, or it refuses us. Calling again does no harm.
     fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>>;
 
-    /// The ids that were revoked, the oldest first.
+    /// Returns the ids that were revoked, the oldest first.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.

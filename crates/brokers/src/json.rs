@@ -1,7 +1,8 @@
 //! One member of a JSON document, without reading the rest into memory. Bytes come from outside:
 //! nothing here panics or recurses.
 
-/// The value at this path of object members, as it is written. Of equal names the first counts.
+/// Returns the value at this path of object members, as it is written. Of equal names the first
+/// counts.
 pub(crate) fn member<'a>(json: &'a [u8], path: &[&str]) -> Option<&'a [u8]> {
     let mut value = json;
     for name in path {
@@ -12,7 +13,7 @@ pub(crate) fn member<'a>(json: &'a [u8], path: &[&str]) -> Option<&'a [u8]> {
     value.get(begin..end)
 }
 
-/// The text at this path, if it is one without escapes.
+/// Returns the text at this path, if it is one without escapes.
 pub(crate) fn text<'a>(json: &'a [u8], path: &[&str]) -> Option<&'a str> {
     let inner = member(json, path)?.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
     std::str::from_utf8(inner).ok().filter(|text| !text.contains('\\'))
@@ -54,7 +55,7 @@ fn blank(json: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The end of the value that begins here.
+/// Returns the end of the value that begins here.
 fn skip(json: &[u8], begin: usize) -> Option<usize> {
     let (mut at, mut depth) = (begin, 0_usize);
     loop {
@@ -90,7 +91,7 @@ fn skip(json: &[u8], begin: usize) -> Option<usize> {
     }
 }
 
-/// The task id that a message's headers give.
+/// Returns the task id that a message's headers give.
 pub(crate) fn task_id(message: &[u8]) -> Option<&str> {
     text(message, &["headers", "id"])
 }

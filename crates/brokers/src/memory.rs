@@ -53,7 +53,7 @@ pub struct Memory {
     changed: Notify,
 }
 
-/// The memory of this name. One per process and name; it lives as long as the process.
+/// Returns the memory of this name. One per process and name; it lives as long as the process.
 pub fn open(name: &str) -> Arc<Memory> {
     static NAMED: Mutex<Option<HashMap<String, Arc<Memory>>>> = Mutex::new(None);
     let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +70,7 @@ impl Memory {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One step on the state; it wakes those who wait for messages.
+    /// Does one step on the state, and wakes those who wait for messages.
     fn step<T>(&self, step: impl FnOnce(&mut MemoryState) -> T) -> T {
         let value = step(&mut self.lock());
         self.changed.notify_waiters();
@@ -102,7 +102,7 @@ impl Drop for MemoryListening {
 pub struct MemoryHandle(pub(crate) Arc<Memory>);
 
 impl MemoryHandle {
-    /// The memory of this name.
+    /// Opens the memory of this name.
     pub fn open(name: &str) -> Self {
         Self(open(name))
     }

@@ -61,7 +61,7 @@ pub struct Finish {
 }
 
 impl Finish {
-    /// The size of the largest value that it sends or stores.
+    /// Returns the size of the largest value that it sends or stores.
     #[cfg(any(feature = "redis", feature = "sqlite"))]
     pub(crate) fn largest(&self) -> usize {
         let (messages, documents) =

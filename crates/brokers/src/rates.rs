@@ -18,7 +18,7 @@ pub const AHEAD: Duration = Duration::from_secs(2);
 /// `api.example\u{1f}host-1`.
 pub const BUCKET: char = '\u{1f}';
 
-/// The limit whose bucket it is.
+/// Returns the limit whose bucket it is.
 pub(crate) fn limit_of(name: &str) -> &str {
     name.split(BUCKET).next().unwrap_or(name)
 }
@@ -55,13 +55,13 @@ impl Bucket {
         Self { interval, span: interval.saturating_mul(u64::from(rate.burst.max(1)) - 1).min(LONGEST) }
     }
 
-    /// A bucket that was stored, of two numbers that may be anything.
+    /// Makes a bucket of two numbers that were stored, and may be anything.
     #[cfg(any(feature = "sqlite", feature = "redis"))]
     pub(crate) fn stored(interval: u64, span: u64) -> Self {
         Self { interval: interval.clamp(1, LONGEST), span: span.min(LONGEST) }
     }
 
-    /// The rate that it keeps.
+    /// Returns the rate that it keeps.
     pub(crate) fn rate(self) -> Rate {
         let burst = (self.span / self.interval).saturating_add(1).try_into().unwrap_or(u32::MAX);
         Rate { count: 1.0, per: Duration::from_micros(self.interval), burst }
@@ -82,8 +82,8 @@ impl Bucket {
         (from + given * interval, self.slots(from - now, given, count))
     }
 
-    /// The slots of a call: the first is `from` after now in the even series, and the first `given`
-    /// of them are reserved.
+    /// Returns the slots of a call: the first is `from` after now in the even series, and the first
+    /// `given` of them are reserved.
     pub(crate) fn slots(self, from: u64, given: u64, count: usize) -> Vec<Slot> {
         let slot = |place: u64| {
             let wait = from.saturating_add(place.saturating_mul(self.interval)).saturating_sub(self.span);

@@ -72,7 +72,7 @@ pub enum PartState {
 /// # Errors
 /// Every method: the backend cannot be reached, or it refuses us.
 pub trait ResultBackend: Send + Sync {
-    /// Its URL, with `***` in place of the password.
+    /// Returns its URL, with `***` in place of the password.
     fn url(&self) -> &str;
 
     /// Connects if need be; name and version, and the time of one round trip.
@@ -87,9 +87,9 @@ pub trait ResultBackend: Send + Sync {
     /// Forgets documents; how many there were.
     fn forget<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<u64, BrokerError>>;
 
-    /// A part of what is stored of tasks: from the beginning, or from where another [`Page`] ended.
-    /// The latest come first where the store knows an order (SQLite); what is stored meanwhile may
-    /// be missing or come twice.
+    /// Returns a part of what is stored of tasks: from the beginning, or from where another
+    /// [`Page`] ended. The latest come first where the store knows an order (SQLite); what is
+    /// stored meanwhile may be missing or come twice.
     fn page<'a>(&'a self, from: Option<&'a str>) -> BoxFuture<'a, Result<Page, BrokerError>> {
         let _ = from;
         lacks(self.url(), "lists nothing of what it keeps; ask for a task by its id")
@@ -114,7 +114,7 @@ pub trait ResultBackend: Send + Sync {
         no_chords(self.url())
     }
 
-    /// The parts of a chord in their order, each as it was told.
+    /// Returns the parts of a chord in their order, each as it was told.
     fn chord_parts<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<Vec<Vec<u8>>, BrokerError>> {
         let _ = group;
         no_chords(self.url())
@@ -126,14 +126,14 @@ pub trait ResultBackend: Send + Sync {
         no_chords(self.url())
     }
 
-    /// The body was sent: the chord is over and its keys go. `false`: the right was not ours any
-    /// more.
+    /// Ends a chord whose body was sent: it is over and its keys go. `false`: the right was not
+    /// ours any more.
     fn chord_over<'a>(&'a self, group: &'a str, token: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>> {
         let _ = (group, token);
         no_chords(self.url())
     }
 
-    /// One more part (`add_to_chord`).
+    /// Adds one more part (`add_to_chord`).
     fn chord_grow<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<(), BrokerError>> {
         let _ = group;
         no_chords(self.url())

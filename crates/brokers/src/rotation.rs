@@ -23,7 +23,7 @@ impl Rotation {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The queues, the next one first.
+    /// Returns the queues, the next one first.
     pub(crate) fn order(&self) -> Vec<Arc<str>> {
         self.lock().iter().cloned().collect()
     }

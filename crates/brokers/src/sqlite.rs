@@ -93,8 +93,8 @@ impl Sqlite {
         Self::open_with(url, Arc::new(|_| {}))
     }
 
-    /// The same; the notice is told when a worker has to wait because the file can take nothing,
-    /// and when that is over.
+    /// Opens the file as well; the notice is told when a worker has to wait because the file can
+    /// take nothing, and when that is over.
     ///
     /// # Errors
     /// As [`open`](Self::open).

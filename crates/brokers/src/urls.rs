@@ -3,7 +3,7 @@
 /// The schemes of all URLs that name a broker or a result backend.
 pub(crate) const SCHEMES: [&str; 7] = ["sqlite", "redis", "rediss", "unix", "redis+socket", "sentinel", "memory"];
 
-/// A plain path to a database file.
+/// Returns true for a plain path to a database file.
 pub(crate) fn is_file(url: &str) -> bool {
     let path = url.split('?').next().unwrap_or(url);
     let ends = [".db", ".sqlite", ".sqlite3"].iter().any(|end| path.ends_with(end));

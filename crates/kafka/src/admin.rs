@@ -108,8 +108,8 @@ pub struct Member {
 }
 
 impl Lag {
-    /// Records that are not committed: from the commit, or from the begin where nothing is
-    /// committed or it has been deleted, to the end.
+    /// Returns how many records are not committed: from the commit, or from the begin where nothing
+    /// is committed or it has been deleted, to the end.
     pub fn records(&self) -> u64 {
         if self.only_marks {
             return 0;
@@ -156,7 +156,7 @@ impl Probe {
         Ok(Self { client: config.create_with_context(ListeningContext::default())? })
     }
 
-    /// The partitions of a topic in which no record stands at or behind these offsets.
+    /// Returns the partitions of a topic in which no record stands at or behind these offsets.
     fn without_records(&self, topic: &str, mut from: BTreeMap<i32, i64>, until: Instant) -> BTreeSet<i32> {
         let mut list = TopicPartitionList::new();
         let added = from.iter().try_for_each(|(partition, offset)| list.add_partition_offset(topic, *partition, Offset::Offset(*offset)));
@@ -252,7 +252,7 @@ impl Admin {
         Ok((config.create()?, options))
     }
 
-    /// The most bytes that a topic takes in one piece: a record, or a batch of them
+    /// Returns the most bytes that a topic takes in one piece: a record, or a batch of them
     /// ([`Sending::max_batch`](super::Sending::max_batch)).
     ///
     /// # Errors
@@ -283,7 +283,7 @@ impl Admin {
         Ok(())
     }
 
-    /// All topics that we may see, by name.
+    /// Returns all topics that we may see, by name.
     ///
     /// # Errors
     /// No permission, or nobody answers.
@@ -294,7 +294,7 @@ impl Admin {
         Ok(topics)
     }
 
-    /// One topic, `None` if there is none.
+    /// Returns one topic, `None` if there is none.
     ///
     /// # Errors
     /// No permission, or nobody answers.
@@ -325,7 +325,7 @@ impl Admin {
         Ok(extents.into_iter().map(|((_, partition), extent)| (partition, extent)).collect())
     }
 
-    /// All groups that we may see, by name.
+    /// Returns all groups that we may see, by name.
     ///
     /// # Errors
     /// No permission, or nobody answers.
@@ -499,8 +499,8 @@ fn describe(topic: &rdkafka::metadata::MetadataTopic) -> Topic {
     }
 }
 
-/// The partitions of a member: `version i16, [topic string, [partition i32]], …`. `None`: of
-/// another protocol, or damaged.
+/// Returns the partitions of a member: `version i16, [topic string, [partition i32]], …`. `None`:
+/// of another protocol, or damaged.
 fn assignment(bytes: &[u8]) -> Option<Vec<(String, i32)>> {
     fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
         let (head, tail) = rest.split_at_checked(len)?;

@@ -56,7 +56,7 @@ pub(crate) struct ClientShared {
 }
 
 impl ClientShared {
-    /// Never held while the main queue is polled: that calls back.
+    /// Locks the state. Never held while the main queue is polled: that calls back.
     pub(crate) fn state(&self) -> MutexGuard<'_, Option<ClientState>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -84,7 +84,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// A member of a group that reads these topics.
+    /// Makes a member of a group that reads these topics.
     pub fn new(settings: Settings, group: impl Into<String>, topics: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             settings,
@@ -111,8 +111,8 @@ impl Consumer {
         }
     }
 
-    /// A name that stays the same over restarts (`group.instance.id`): a short absence then moves
-    /// no partitions.
+    /// Gives the member a name that stays the same over restarts (`group.instance.id`): a short
+    /// absence then moves no partitions.
     ///
     /// Without one, a member that heard nothing of its group for a session (45 s unless
     /// `session.timeout.ms` says otherwise), because the broker was away, joins as somebody new,
@@ -124,7 +124,7 @@ impl Consumer {
         self
     }
 
-    /// Which records wait for each other. Default: those of one key.
+    /// Sets which records wait for each other. Default: those of one key.
     pub fn order(mut self, order: Order) -> Self {
         self.order = order;
         self
@@ -165,7 +165,7 @@ impl Consumer {
         self
     }
 
-    /// The part of `max_in_flight` at which a closed gate reopens. Default 0.75.
+    /// Sets the part of `max_in_flight` at which a closed gate reopens. Default 0.75.
     pub fn resume_at(mut self, part: f64) -> Self {
         self.resume_at = part.clamp(0.0, 1.0);
         self
@@ -178,7 +178,7 @@ impl Consumer {
         self
     }
 
-    /// The pace of starts: a leaky bucket. Default: none.
+    /// Sets the pace of starts: a leaky bucket. Default: none.
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
@@ -192,7 +192,7 @@ impl Consumer {
         self
     }
 
-    /// The limit of one attempt. Default: none.
+    /// Sets the limit of one attempt. Default: none.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
@@ -246,7 +246,7 @@ impl Consumer {
         self.max_threads
     }
 
-    /// Its group.
+    /// Returns its group.
     pub fn group(&self) -> &str {
         &self.group
     }
@@ -342,7 +342,7 @@ pub struct ConsumerHandle {
 const LAST: Duration = Duration::from_secs(5);
 
 impl ConsumerHandle {
-    /// The engine: pause, pace, timeout.
+    /// Returns the engine: pause, pace, timeout.
     pub fn engine(&self) -> &Handle {
         &self.engine
     }
@@ -382,8 +382,8 @@ impl ConsumerHandle {
         });
     }
 
-    /// As [`stop`](ConsumerHandle::stop), and asks what is in work to end now; five seconds later
-    /// it is dropped. It is not done, and comes again.
+    /// Stops as [`stop`](ConsumerHandle::stop) does, and asks what is in work to end now; five
+    /// seconds later it is dropped. It is not done, and comes again.
     pub fn stop_now(&self) {
         self.engine.stop(Stop::Soft);
         let engine = self.engine.clone();

@@ -30,7 +30,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// A record with a key and a value.
+    /// Makes a record with a key and a value.
     pub fn new(topic: impl Into<String>, key: Option<&[u8]>, value: impl Into<Vec<u8>>) -> Self {
         Self { topic: topic.into(), key: key.map(<[u8]>::to_vec), value: Some(value.into()), ..Self::default() }
     }
@@ -44,7 +44,8 @@ pub(crate) struct StagedOutput {
 }
 
 impl StagedOutput {
-    /// If not, its record is done again by another member, and so is this.
+    /// Returns true if the partition is still ours; if not, its record is done again by another
+    /// member, and so is this.
     pub(crate) fn is_ours(&self) -> bool {
         !self.lease.revoked.load(Ordering::Relaxed)
     }

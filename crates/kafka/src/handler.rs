@@ -34,7 +34,7 @@ pub struct Handler<R> {
 }
 
 impl<R: Send + 'static> Handler<R> {
-    /// An async function, on the async lane: for handlers that wait.
+    /// Takes an async function, for the async lane: for handlers that wait.
     pub fn new<F, Fut, A>(function: F) -> Self
     where
         F: Fn(Record) -> Fut + Send + Sync + 'static,
@@ -47,7 +47,7 @@ impl<R: Send + 'static> Handler<R> {
         })))
     }
 
-    /// A plain function on the blocking lane, a thread for each record that is in work.
+    /// Takes a plain function, for the blocking lane: a thread for each record that is in work.
     pub fn blocking<F, A>(function: F) -> Self
     where
         F: Fn(&Context, Record) -> A + Send + Sync + 'static,
@@ -56,7 +56,7 @@ impl<R: Send + 'static> Handler<R> {
         Self::of_blocking(Arc::new(move |context, record| function(context, record).into_outcome()))
     }
 
-    /// A plain function on the cpu lane: for handlers that compute.
+    /// Takes a plain function, for the cpu lane: for handlers that compute.
     pub fn cpu<F, A>(function: F) -> Self
     where
         F: Fn(&Context, Record) -> A + Send + Sync + 'static,
@@ -70,7 +70,7 @@ impl<R: Send + 'static> Handler<R> {
         }
     }
 
-    /// A handler of the async lane, as the engine knows it.
+    /// Takes a handler of the async lane, as the engine knows it.
     pub fn of_async(handler: AsyncHandler<Record, R>) -> Self {
         let handler = match handler {
             AsyncHandler::Plain(handler) => {
@@ -91,7 +91,7 @@ impl<R: Send + 'static> Handler<R> {
         }
     }
 
-    /// A handler of the blocking lane, as the engine knows it.
+    /// Takes a handler of the blocking lane, as the engine knows it.
     pub fn of_blocking(handler: SyncHandler<Record, R>) -> Self {
         let handler = guarded(handler);
         Self {
@@ -101,7 +101,8 @@ impl<R: Send + 'static> Handler<R> {
         }
     }
 
-    /// A command for each record, on the process lane; the children are entered in this registry.
+    /// Takes a command for each record, for the process lane; the children are entered in this
+    /// registry.
     pub fn of_process(handler: ProcessHandler<Record, R>, children: Children) -> Self {
         let ProcessHandler { command, answer, kill_after, max_output } = handler;
         let command: Arc<dyn Fn(&Context, &Record) -> _ + Send + Sync> =
@@ -126,7 +127,7 @@ impl<R: Send + 'static> Handler<R> {
         self
     }
 
-    /// The lane.
+    /// Returns the lane.
     pub fn lane(&self) -> LaneKind {
         self.lane
     }
@@ -136,7 +137,7 @@ fn guarded<R: Send + 'static>(handler: SyncHandler<Record, R>) -> SyncHandler<Re
     Arc::new(move |context, record| if record.begin() { handler(context, record) } else { withdrawn() })
 }
 
-/// Nobody hears of it: its receipt was taken back before.
+/// Returns an outcome of which nobody hears: the record's receipt was taken back before.
 fn withdrawn<R>() -> Outcome<R> {
     Outcome::Skipped(Skip::Revoked)
 }

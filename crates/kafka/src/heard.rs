@@ -26,7 +26,7 @@ pub(crate) struct Complaints {
 }
 
 impl Complaints {
-    /// A line of the client's log. Facility `FAIL` is what ended a connection.
+    /// Takes in a line of the client's log. Facility `FAIL` is what ended a connection.
     pub(crate) fn heard(&self, facility: &str, message: &str) {
         if matches!(facility, "FAIL" | "ERROR" | "SSL" | "SASL" | "CERTVERIFY") {
             let text = reason(message);
@@ -51,8 +51,8 @@ impl Complaints {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// An error of an operation, with what was complained of where that tells more. `doing` says
-    /// what could not be done: "create topic `x`".
+    /// Explains an error of an operation, with what was complained of where that tells more.
+    /// `doing` says what could not be done: "create topic `x`".
     pub(crate) fn explain(&self, error: &KafkaError, doing: &str) -> BrokerError {
         let code = code_of(error);
         let unreached = is_unreached(code);
@@ -106,7 +106,7 @@ pub(crate) fn patiently<T>(
 /// Time for which a broker is waited for that is perhaps just being started.
 const AT_LEAST: Duration = Duration::from_secs(2);
 
-/// Nobody was there, or nobody answered.
+/// Returns true if nobody was there, or nobody answered.
 fn is_unreached(code: Option<Code>) -> bool {
     matches!(
         code,
@@ -151,7 +151,7 @@ pub(crate) trait ContextOwner: Send + Sync + 'static {
     fn stats(&self, _: &Statistics) {}
 }
 
-/// The code in an error.
+/// Returns the code in an error.
 pub(crate) fn code_of(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::AdminOp(code) | KafkaError::MetadataFetch(code) | KafkaError::GroupListFetch(code) | KafkaError::OffsetFetch(code) => {
@@ -183,7 +183,7 @@ fn kind(code: Option<Code>) -> ErrorKind {
     }
 }
 
-/// An error of Kafka for people: what it is, and what to do about it.
+/// Explains an error of Kafka for people: what it is, and what to do about it.
 pub(crate) fn plain(code: Code) -> String {
     let text = match code {
         Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
@@ -225,8 +225,8 @@ pub(crate) fn plain(code: Code) -> String {
     text.to_owned()
 }
 
-/// A line of the client's log for people: without its threads and repetitions, with what to do
-/// where that is known.
+/// Rewrites a line of the client's log for people: without its threads and repetitions, with what
+/// to do where that is known.
 fn reason(message: &str) -> String {
     let mut text = message;
     // "[thrd:…]: host:port/bootstrap: Connect to … failed: …"

@@ -31,24 +31,24 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// A closed gate reopens when no more than this are in flight.
+    /// Returns how many may be in flight when a closed gate reopens.
     pub(crate) fn reopen_at(&self) -> usize {
         let at = (self.in_flight as f64 * self.reopen.clamp(0.0, 1.0)) as usize;
         at.min(self.in_flight.saturating_sub(1))
     }
 
-    /// A gate that closed for their bytes reopens when no more than this are with the engine.
+    /// Returns how many bytes may be with the engine when a gate reopens that closed for them.
     fn bytes_again(&self) -> usize {
         let at = (self.bytes as f64 * self.reopen.clamp(0.0, 1.0)) as usize;
         at.min(self.bytes.saturating_sub(1))
     }
 
-    /// Records of one key in flight, at most; beyond, its partition waits.
+    /// Returns how many records of one key may be in flight; beyond, its partition waits.
     pub(crate) fn of_key(&self) -> usize {
         (self.in_flight / 4).max(1)
     }
 
-    /// The partition goes on when no more than this are.
+    /// Returns how many of them may be in flight when the partition goes on.
     pub(crate) fn of_key_again(&self) -> usize {
         let at = (self.of_key() as f64 * self.reopen.clamp(0.0, 1.0)) as usize;
         at.min(self.of_key() - 1)
@@ -179,7 +179,7 @@ pub(crate) struct KeyNumbers {
 const REMEMBERED: usize = 1024;
 
 impl KeyTable {
-    /// A number that nobody has.
+    /// Returns a number that nobody has.
     pub(crate) fn number(&mut self) -> NonZeroU32 {
         if let Some(number) = self.free.pop() {
             return number;
@@ -191,7 +191,7 @@ impl KeyTable {
         u32::try_from(self.states.len() - 1).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX)
     }
 
-    /// The number of a partition's key.
+    /// Returns the number of a partition's key.
     pub(crate) fn number_of(&mut self, names: &mut KeyNumbers, key: &[u8]) -> NonZeroU32 {
         if let Some(number) = names.numbers.get(key) {
             return *number;
@@ -219,7 +219,7 @@ impl KeyTable {
         }
     }
 
-    /// A record of it is in flight; says how many there are then.
+    /// Counts a record of it as in flight; returns how many there are then.
     pub(crate) fn add(&mut self, number: NonZeroU32) -> usize {
         let state = &mut self.states[number.get() as usize];
         state.in_flight += 1;
@@ -266,12 +266,12 @@ impl Loans {
         self.slots.len() - self.free.len()
     }
 
-    /// Records that back off, and those that wait behind one of their key.
+    /// Returns how many records back off, or wait behind one of their key that does.
     pub(crate) fn parked(&self) -> usize {
         self.parked
     }
 
-    /// Records that run or wait to run.
+    /// Returns how many records run or wait to run.
     pub(crate) fn in_flight(&self) -> usize {
         self.len() - self.parked
     }
@@ -320,7 +320,7 @@ impl Loans {
         Some(loan)
     }
 
-    /// A record backs off, or does so no more.
+    /// Notes that a record backs off, or does so no more.
     pub(crate) fn back_off(&mut self, keys: &mut KeyTable, receipt: Receipt, away: bool) {
         let Some(before) = self.get(receipt).copied() else { return };
         self.set_away(keys, &before, away);
@@ -345,7 +345,7 @@ impl Loans {
         self.parked = if away { self.parked + held } else { self.parked - held };
     }
 
-    /// The receipts of a seat's records.
+    /// Returns the receipts of a seat's records.
     pub(crate) fn of_seat(&self, seat: u32) -> impl Iterator<Item = (Receipt, &Loan)> {
         self.slots.iter().enumerate().filter_map(move |(slot, (age, loan))| {
             let loan = loan.as_ref().filter(|loan| loan.seat == seat)?;

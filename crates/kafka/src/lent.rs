@@ -27,17 +27,17 @@ pub struct Lent {
 }
 
 impl Lent {
-    /// It is done, and may be committed.
+    /// Says that it is done, and may be committed.
     pub fn done(self) {
         let _ = self.answer.send(Outcome::Ok(()));
     }
 
-    /// It has failed: it is tried again, and at last buried.
+    /// Says that it has failed: it is tried again, and at last buried.
     pub fn failed(self, error: impl Into<TaskError>) {
         let _ = self.answer.send(Outcome::Failed(error.into()));
     }
 
-    /// The record itself; clones of it outlive this.
+    /// Returns the record itself; clones of it outlive this.
     pub fn record(&self) -> &Record {
         &self.record
     }
@@ -57,12 +57,12 @@ impl Deref for Lent {
 pub struct Records(mpsc::Receiver<Lent>);
 
 impl Records {
-    /// The next one. Cancel safe. `None`: the consumer has ended.
+    /// Returns the next one. Cancel safe. `None`: the consumer has ended.
     pub async fn next(&mut self) -> Option<Lent> {
         self.0.recv().await
     }
 
-    /// The next one, for threads outside of any async runtime.
+    /// Returns the next one, for threads outside of any async runtime.
     pub fn blocking_next(&mut self) -> Option<Lent> {
         self.0.blocking_recv()
     }

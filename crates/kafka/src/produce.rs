@@ -53,7 +53,8 @@ pub struct Sending {
 }
 
 impl Default for Sending {
-    /// To all replicas, 2 minutes, 100 000 records, a megabyte together, 32 MiB.
+    /// Sends to all replicas, within 2 minutes, with 100 000 records and 32 MiB waiting at most, a
+    /// megabyte together.
     fn default() -> Self {
         Self {
             acks: Acks::All,
@@ -84,7 +85,7 @@ pub struct NewRecord<'a> {
 }
 
 impl<'a> NewRecord<'a> {
-    /// As the client takes it, with what it gives back when it has told of it.
+    /// Writes it as the client takes it, with what it gives back when it has told of it.
     pub(crate) fn for_client<T: IntoOpaque>(&self, opaque: T) -> BaseRecord<'a, [u8], [u8], T> {
         let mut record = BaseRecord::with_opaque_to(self.topic, opaque);
         record.partition = self.partition;
@@ -162,7 +163,7 @@ fn doing(verb: &str, error: &KafkaError, bytes: usize, topic: &str) -> String {
 }
 
 impl Producer {
-    /// A producer. Nothing is connected to before the first record.
+    /// Makes a producer. Nothing is connected to before the first record.
     ///
     /// # Errors
     /// Settings that do not go together.

@@ -76,17 +76,17 @@ impl Record {
         &self.batch.entries[self.at as usize]
     }
 
-    /// Its topic.
+    /// Returns its topic.
     pub fn topic(&self) -> &str {
         &self.batch.lease.topic
     }
 
-    /// Its partition.
+    /// Returns its partition.
     pub fn partition(&self) -> i32 {
         self.batch.lease.partition
     }
 
-    /// Its place in the partition.
+    /// Returns its place in the partition.
     pub fn offset(&self) -> i64 {
         self.entry().offset
     }
@@ -97,20 +97,20 @@ impl Record {
         Some(self.entry().timestamp).filter(|at| *at >= 0)
     }
 
-    /// Its key, if it has one.
+    /// Returns its key, if it has one.
     pub fn key(&self) -> Option<&[u8]> {
         let entry = self.entry();
         self.batch.bytes(entry.at, entry.key)
     }
 
-    /// Its value; a record without one is a tombstone.
+    /// Returns its value; a record without one is a tombstone.
     pub fn value(&self) -> Option<&[u8]> {
         let entry = self.entry();
         let key = if entry.key == NONE { 0 } else { entry.key };
         self.batch.bytes(entry.at + key, entry.value)
     }
 
-    /// Its value as text; empty if there is none.
+    /// Returns its value as text; empty if there is none.
     ///
     /// # Errors
     /// It is not UTF-8: an error of kind `invalid`, which no retry can help.
@@ -119,7 +119,7 @@ impl Record {
         str::from_utf8(value).map_err(|error| TaskError::invalid(format!("the value of {self} is not UTF-8: {error}")))
     }
 
-    /// Its headers, in their order.
+    /// Returns its headers, in their order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
         let (first, count) = self.entry().headers;
         let headers = &self.batch.headers[first as usize..(first + count) as usize];
@@ -161,7 +161,7 @@ impl Record {
         self.entry().state.load(Ordering::Acquire) == WITHDRAWN
     }
 
-    /// It waits for its next attempt, and nothing of it runs.
+    /// Notes that it waits for its next attempt, and nothing of it runs.
     pub(crate) fn rest(&self) {
         let _ = self.entry().state.compare_exchange(BEGUN, WAITING, Ordering::AcqRel, Ordering::Acquire);
     }
@@ -190,12 +190,12 @@ impl Batch {
         if len == NONE { None } else { self.data.get(at as usize..at as usize + len as usize) }
     }
 
-    /// The first offset in it.
+    /// Returns the first offset in it.
     pub(crate) fn first(&self) -> i64 {
         self.entries.first().map_or(0, |entry| entry.offset)
     }
 
-    /// The record at this offset.
+    /// Returns the record at this offset.
     pub(crate) fn find(self: &Arc<Self>, offset: i64) -> Option<Record> {
         let at = self.entries.binary_search_by_key(&offset, |entry| entry.offset).ok()?;
         Some(Record { batch: self.clone(), at: u32::try_from(at).ok()? })
@@ -222,7 +222,7 @@ impl Batches {
         self.0.clear();
     }
 
-    /// The record at this offset, if anybody still holds it.
+    /// Returns the record at this offset, if anybody still holds it.
     pub(crate) fn record(&self, offset: i64) -> Option<Record> {
         let batch = self.0.iter().rev().filter_map(Weak::upgrade).find(|batch| batch.first() <= offset);
         batch.and_then(|batch| batch.find(offset))

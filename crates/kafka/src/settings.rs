@@ -115,7 +115,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// With a setting of librdkafka, `key=value`, or of a URL's options. The last of equal ones
+    /// Adds a setting of librdkafka, `key=value`, or one of a URL's options. The last of equal ones
     /// counts.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ impl Settings {
         Ok(())
     }
 
-    /// `host:port`, with commas between several.
+    /// Returns the servers as `host:port`, with commas between several.
     pub fn servers(&self) -> &str {
         &self.servers
     }
@@ -171,7 +171,7 @@ impl Settings {
         self.properties.contains_key(name)
     }
 
-    /// The client's own form of it, to which its owner adds; what the user has set is [set
+    /// Returns the client's own form of it, to which its owner adds; what the user has set is [set
     /// last](Self::finish).
     pub(crate) fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -182,7 +182,7 @@ impl Settings {
         config
     }
 
-    /// The user's settings win over those that their owner has added.
+    /// Adds the user's settings, which win over those that their owner has added.
     pub(crate) fn finish(&self, config: &mut ClientConfig) {
         for (name, value) in &self.properties {
             config.set(name, value);
@@ -208,7 +208,7 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// Each with its port.
+/// Returns the servers, each with its port.
 fn servers(hosts: &str) -> Result<String, String> {
     let one = |host: &str| {
         let host = host.trim();

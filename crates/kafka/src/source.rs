@@ -102,7 +102,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Exchange {
-    /// The thread that is woken.
+    /// Notes the thread that is to be woken.
     pub(crate) fn served_by(&self, thread: Thread) {
         let _ = self.thread.set(thread);
     }
@@ -119,7 +119,7 @@ impl Exchange {
         self.fetcher.wake();
     }
 
-    /// There will be no more.
+    /// Says that there will be no more.
     pub(crate) fn end(&self, end: Result<(), SourceError>) {
         lock(&self.ready).end.get_or_insert(end);
         self.fetcher.wake();

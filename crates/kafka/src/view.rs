@@ -111,7 +111,7 @@ pub enum Intake {
 }
 
 impl Intake {
-    /// As people read it.
+    /// Returns it as people read it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Intake::Open => "open",

@@ -112,7 +112,7 @@ impl Documents {
         PartState::Ours { token: part.token.clone() }
     }
 
-    /// The chord, if the right to send its body is held under this token.
+    /// Returns the chord, if the right to send its body is held under this token.
     fn ours(&mut self, group: &str, token: &str) -> Option<&mut Chord> {
         let chord = self.chords.get_mut(group)?;
         let held = chord.claim.as_ref().is_some_and(|(holder, until)| holder == token && *until > Instant::now());

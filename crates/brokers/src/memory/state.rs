@@ -63,7 +63,7 @@ pub(crate) struct MemoryState {
 }
 
 impl MemoryState {
-    /// A number that was never given before.
+    /// Returns a number that was never given before.
     pub(crate) fn number(&mut self) -> u64 {
         self.last += 1;
         self.last

@@ -49,7 +49,7 @@ impl Admin<'_> {
         Ok(replies)
     }
 
-    /// All keys that begin so.
+    /// Returns all keys that begin so.
     pub(super) async fn keys(&self, begin: &str) -> Result<BTreeSet<String>, Fail> {
         let pattern = beginning(begin);
         let mut keys = BTreeSet::new();
@@ -64,7 +64,7 @@ impl Admin<'_> {
         }
     }
 
-    /// The queues that are bound to anything, or paused, or have dead letters.
+    /// Returns the queues that are bound to anything, or paused, or have dead letters.
     async fn known(&self) -> Result<BTreeSet<String>, Fail> {
         let mut queues = BTreeSet::new();
         for key in self.keys(&self.layout.binding("")).await? {
@@ -81,7 +81,7 @@ impl Admin<'_> {
         Ok(queues)
     }
 
-    /// The queues that have dead letters or junk.
+    /// Returns the queues that have dead letters or junk.
     async fn buried(&self) -> Result<BTreeSet<String>, Fail> {
         let mut queues = BTreeSet::new();
         for begin in [self.layout.dead(""), self.layout.junk("")] {
@@ -90,7 +90,7 @@ impl Admin<'_> {
         Ok(queues)
     }
 
-    /// The queues that are paused, by whom and since when.
+    /// Returns the queues that are paused, with by whom and since when.
     async fn paused(&self) -> Result<BTreeMap<String, (String, Option<SystemTime>)>, Fail> {
         let pairs = self.look(&[b"HGETALL", self.layout.own("paused").as_bytes()]).await?.into_list();
         Ok(pairs.chunks(2).filter_map(|pair| Some((pair[0].text()?, read_pause(&pair.get(1)?.text()?)))).collect())
@@ -207,7 +207,7 @@ impl Admin<'_> {
         Ok(answer.as_ref().and_then(Reply::int) == Some(1))
     }
 
-    /// Messages from this place on, the next one first; and the place behind them.
+    /// Returns messages from this place on, the next one first; and the place behind them.
     async fn slice(&self, list: &str, from: i64, count: i64) -> Result<(i64, Vec<Vec<u8>>), Fail> {
         let (first, last) = ((-from - count).to_string(), (-from - 1).to_string());
         let found = self.look(&[b"LRANGE", list.as_bytes(), first.as_bytes(), last.as_bytes()]).await?.into_list();
@@ -258,7 +258,7 @@ impl Admin<'_> {
         Ok(())
     }
 
-    /// The dead letters in a list, the latest first.
+    /// Returns the dead letters in a list, the latest first.
     async fn letters(&self, list: &str) -> Result<Vec<Vec<u8>>, Fail> {
         let entries = self.look(&[b"LRANGE", list.as_bytes(), b"0", b"-1"]).await?.into_list();
         Ok(entries.into_iter().filter_map(Reply::into_bytes).collect())
@@ -308,7 +308,7 @@ impl Admin<'_> {
     }
 }
 
-/// The pattern of all keys that begin so.
+/// Returns the pattern of all keys that begin so.
 pub(super) fn beginning(begin: &str) -> String {
     let escaped: String =
         begin.chars().flat_map(|character| "\\*?[]".contains(character).then_some('\\').into_iter().chain([character])).collect();

@@ -36,7 +36,7 @@ fn topics(layout: &Layout, exchange: &str, pattern: &str) -> Vec<Topic> {
     }
 }
 
-/// A text as a pattern that matches nothing else.
+/// Writes a text as a pattern that matches nothing else.
 fn glob(text: &str) -> String {
     text.chars().flat_map(|character| "\\*?[]".contains(character).then_some('\\').into_iter().chain([character])).collect()
 }

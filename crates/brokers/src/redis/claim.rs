@@ -89,7 +89,7 @@ impl ClaimBatch<'_> {
 /// A message as it was taken: its number, its queue, its bytes.
 pub(super) type Taken = (u64, Arc<str>, Vec<u8>);
 
-/// Messages as they are lent, or given.
+/// Returns messages as they are lent, or given.
 pub(super) async fn lent(taken: Vec<Taken>, given: bool) -> Vec<Claimed> {
     let bytes = taken.iter().map(|(_, _, raw)| raw.len()).sum();
     let lend = move |(number, queue, raw): Taken| {
@@ -100,7 +100,8 @@ pub(super) async fn lent(taken: Vec<Taken>, given: bool) -> Vec<Claimed> {
     apart(bytes, move || taken.into_iter().map(lend).collect()).await
 }
 
-/// Message and queue of what is parked under these numbers of ours. `None` where nothing is.
+/// Returns the message and the queue of what is parked under these numbers of ours. `None` where
+/// nothing is.
 pub(super) async fn entries(link: &Link, layout: &Layout, boot: &str, numbers: &[u64]) -> Result<Vec<Option<(Vec<u8>, String)>>, Fail> {
     if numbers.is_empty() {
         return Ok(Vec::new());

@@ -244,8 +244,8 @@ impl Connection {
         Poll::Ready(self.filled(count))
     }
 
-    /// The same without the runtime: pending means that nothing has come, and nobody is woken when
-    /// it does.
+    /// Reads what has come, without the runtime: pending means that nothing has, and nobody is
+    /// woken when it does.
     pub(super) fn fill_now(&mut self) -> Poll<io::Result<()>> {
         self.make_room();
         match self.socket.read_now(&mut self.input[self.to..]) {
@@ -293,7 +293,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The next whole reply of what was read.
+    /// Returns the next whole reply of what was read.
     pub(super) fn next(&mut self) -> io::Result<Option<Reply>> {
         if self.to - self.from < self.need {
             return Ok(None);

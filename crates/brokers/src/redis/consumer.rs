@@ -93,7 +93,7 @@ struct Served {
     closed: bool,
 }
 
-/// Nothing more can come of this consumer.
+/// Makes the error that says that nothing more can come of this consumer.
 fn fatal(fail: Fail) -> BrokerError {
     BrokerError { kind: ErrorKind::Fatal, message: fail.text().to_owned() }
 }
@@ -440,7 +440,7 @@ impl RedisConsumer {
     }
 }
 
-/// The place of the first that ends what one before it ends, too.
+/// Returns the place of the first that ends what one before it ends, too.
 fn again(batch: &[Finish]) -> Option<usize> {
     let mut numbers: Vec<u64> = batch.iter().map(|finish| finish.receipt.0).collect();
     numbers.sort_unstable();
@@ -463,7 +463,7 @@ impl Claiming {
         true
     }
 
-    /// The queues that were just served go last.
+    /// Lets the queues that were just served go last.
     fn served(&mut self, taken: &[Claimed]) {
         if self.order.len() > 1 {
             let (served, rest): (Vec<_>, Vec<_>) =

@@ -36,7 +36,7 @@ pub(super) fn encode(layout: &Layout, reason: &str, crashes: u32, raw: &[u8]) ->
     entry
 }
 
-/// `None` where it is no entry of ours.
+/// Reads a dead letter; `None` where it is no entry of ours.
 pub(super) fn decode(queue: &str, entry: &[u8]) -> Option<DeadLetter> {
     let entry = Value::parse(entry, 2).ok()?;
     let text = |name: &str| entry.get(name)?.as_str();

@@ -75,7 +75,7 @@ impl GivenBatch<'_> {
         claimed
     }
 
-    /// The copy: number of the first, place of a list, how many, its messages; and so on.
+    /// Reads the copy: number of the first, place of a list, how many, its messages; and so on.
     fn read_copy(&self, copy: Reply) -> Vec<Taken> {
         let mut claimed = Vec::new();
         let mut parts = copy.into_list().into_iter();

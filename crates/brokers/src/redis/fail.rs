@@ -98,7 +98,7 @@ pub(super) fn is_its_own(operation: &str, error: &str) -> bool {
     !is_forbidden(error) || (operation == "L" && is_of_keys)
 }
 
-/// The same for people, with what to do.
+/// Explains an error of the server's for people, with what to do.
 pub(super) fn explain(place: &str, error: &str) -> String {
     let advice = match error.split([' ', ':']).next().unwrap_or_default() {
         "NOAUTH" => "; put the password into the URL (redis://:password@host)",

@@ -61,7 +61,7 @@ impl Moved {
 }
 
 impl Ending<'_> {
-    /// The sizes of what is stored and sent.
+    /// Returns the sizes of what is stored and sent.
     fn sizes(&self) -> impl Iterator<Item = usize> {
         let Finish { publish, results, part, .. } = self.finish;
         let moved = self.moved.as_ref().map_or(0, |moved| moved.bytes.len());
@@ -280,7 +280,7 @@ pub(super) fn too_large(link: &Link, size: usize) -> String {
     format!("redis at {}: {size} bytes are more than a value may have ({LARGEST})", link.config().place())
 }
 
-/// Our name for a message in `unacked`.
+/// Returns our name for a message in `unacked`.
 pub(super) fn tag(boot: &str, receipt: Receipt) -> String {
     let mut digits = [0; 20];
     [boot, std::str::from_utf8(decimal(receipt.0, &mut digits)).unwrap_or_default()].concat()
@@ -291,7 +291,7 @@ fn complete(finish: &Finish) -> Ended {
     Ended::Complete(PartState::Ours { token })
 }
 
-/// The operation that stores a document.
+/// Adds the operation that stores a document.
 pub(super) fn store(layout: &Layout, stored: &Stored, call: &mut RedisCall) {
     call.arg(if stored.keep_success { "K" } else { "S" });
     call.arg(layout.document(&stored.key));
@@ -299,7 +299,7 @@ pub(super) fn store(layout: &Layout, stored: &Stored, call: &mut RedisCall) {
     call.arg(&stored.doc);
 }
 
-/// A life of at least a second, as the server counts.
+/// Returns a life in seconds, as the server counts: one at least.
 pub(super) fn seconds(life: std::time::Duration) -> u64 {
     (life.as_secs() + u64::from(life.subsec_nanos() > 0)).max(1)
 }

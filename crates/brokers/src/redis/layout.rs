@@ -37,7 +37,7 @@ impl Layout {
         &self.prefix
     }
 
-    /// The lists of a queue, the one that is served first at the head.
+    /// Returns the lists of a queue, the one that is served first at the head.
     pub(super) fn lists<'a>(&'a self, queue: &'a str) -> impl Iterator<Item = String> + 'a {
         self.steps.iter().map(move |step| self.list_of_step(queue, *step))
     }
@@ -47,12 +47,12 @@ impl Layout {
         self.steps.len()
     }
 
-    /// The list of a queue for one of its priority steps, by place.
+    /// Returns the list of a queue for one of its priority steps, by place.
     pub(super) fn list_at(&self, queue: &str, place: usize) -> String {
         self.list_of_step(queue, self.steps[place])
     }
 
-    /// The list of a queue that holds this priority.
+    /// Returns the list of a queue that holds this priority.
     pub(super) fn list(&self, queue: &str, priority: u8) -> String {
         let step = self.steps.iter().rev().find(|step| **step <= priority.min(9)).or(self.steps.first()).copied().unwrap_or(0);
         self.list_of_step(queue, step)
@@ -108,12 +108,12 @@ impl Layout {
         self.own("dropped-junk")
     }
 
-    /// The queue whose dead letters or junk this key holds.
+    /// Returns the queue whose dead letters or junk this key holds.
     pub(super) fn queue_of_dead<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(self.own("dead:").as_str()).or_else(|| key.strip_prefix(self.own("junk:").as_str()))
     }
 
-    /// The exchange whose bindings this key holds.
+    /// Returns the exchange whose bindings this key holds.
     pub(super) fn exchange_of_binding<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(self.binding("").as_str())
     }
@@ -125,7 +125,7 @@ impl Layout {
         }
     }
 
-    /// The id of a task's document or channel.
+    /// Returns the id of a task's document or channel.
     pub(super) fn task_of_document<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(self.results.as_str())?.strip_prefix("celery-task-meta-")
     }
@@ -134,19 +134,19 @@ impl Layout {
         format!("{}celery-taskset-meta-{id}", self.results)
     }
 
-    /// The channel of an exchange that tells all who listen.
+    /// Returns the channel of an exchange that tells all who listen.
     pub(super) fn channel(&self, exchange: &str, routing_key: &str) -> String {
         let slash = if routing_key.is_empty() { "" } else { "/" };
         format!("{}{exchange}{slash}{routing_key}", self.channels)
     }
 }
 
-/// A member of a set of bindings.
+/// Returns a member of a set of bindings.
 pub(super) fn binding(routing_key: &str, queue: &str) -> String {
     format!("{routing_key}{PARTS}{PARTS}{queue}")
 }
 
-/// Routing key, pattern and queue of a member of a set of bindings.
+/// Returns routing key, pattern and queue of a member of a set of bindings.
 pub(super) fn bound(member: &str) -> Option<(&str, &str, &str)> {
     let mut parts = member.splitn(3, PARTS);
     Some((parts.next()?, parts.next()?, parts.next()?))
@@ -186,7 +186,7 @@ pub(super) fn entry_end(queue: &str) -> Vec<u8> {
     end
 }
 
-/// Message, exchange and routing key of an entry of `unacked`. `None` where it is none.
+/// Returns message, exchange and routing key of an entry of `unacked`. `None` where it is none.
 pub(super) fn entry(bytes: &[u8]) -> Option<(&[u8], String, String)> {
     let trim = |bytes: &mut &[u8]| *bytes = bytes.trim_ascii_end();
     let mut rest = bytes.trim_ascii().strip_prefix(b"[")?.strip_suffix(b"]")?;

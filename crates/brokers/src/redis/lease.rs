@@ -64,8 +64,8 @@ impl LeaseOwner {
         self.lease / 3
     }
 
-    /// The sign, and new scores for what is held and whose turn it is. `enlists`: says that we are
-    /// one of the owners, which nobody forgets between two signs.
+    /// Returns the sign, and new scores for what is held and whose turn it is. `enlists`: says that
+    /// we are one of the owners, which nobody forgets between two signs.
     pub(super) fn sign(&self, cursor: &mut u64, enlists: bool) -> Pack {
         let share = share(locked(&self.held).len(), self.period(), self.visibility_timeout / 3);
         let keys = [self.layout.own(&format!("owner:{}", self.boot)), self.layout.own("owners"), self.layout.unacked_index()];
@@ -93,7 +93,7 @@ fn share(held: usize, period: Duration, within: Duration) -> usize {
     ((held as f64 / beats).ceil() as usize).min(3000)
 }
 
-/// The next ones after the cursor, round and round.
+/// Returns the next ones after the cursor, round and round.
 fn turn(held: &BTreeSet<u64>, cursor: &mut u64, count: usize) -> Vec<u64> {
     let after = held.range((Bound::Excluded(*cursor), Bound::Unbounded));
     let numbers: Vec<u64> = after.chain(held.range(..=*cursor)).take(count).copied().collect();

@@ -53,7 +53,7 @@ impl LookRecord {
         if tries.is_multiple_of(OTHERS) { Advice::LookAfterOthers } else { Advice::Look }
     }
 
-    /// There are others: who looks keeps them waiting.
+    /// Notes that there are others: who looks keeps them waiting.
     pub(super) fn crowd(&self) {
         self.rest.store(RARELY, Ordering::Relaxed);
     }

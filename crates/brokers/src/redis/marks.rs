@@ -16,13 +16,13 @@ pub(super) fn is_redelivered(raw: &[u8]) -> bool {
             .any(|path| json::member(raw, path) == Some(b"true"))
 }
 
-/// The same message, marked as kombu marks what it puts back, with this count of crashes. What is
-/// no message stays as it is.
+/// Returns the same message, marked as kombu marks what it puts back, with this count of crashes.
+/// What is no message stays as it is.
 pub(super) fn mark_redelivered(raw: &[u8], crashes: u32) -> Vec<u8> {
     longshore_celery::mark_redelivered(raw, Some(crashes)).unwrap_or_else(|_| raw.to_vec())
 }
 
-/// Its priority; 0 where it says none.
+/// Returns its priority; 0 where it says none.
 pub(super) fn priority_of(raw: &[u8]) -> u8 {
     json::member(raw, &["properties", "priority"]).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
 }

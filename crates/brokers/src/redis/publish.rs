@@ -103,7 +103,7 @@ async fn takes(link: &Link, batch: &[Outgoing]) -> bool {
     false
 }
 
-/// All of them, or none.
+/// Packs all of them, to be sent whole or not at all.
 pub(super) fn pack(layout: &Layout, batch: &[Outgoing], once: Option<Once<'_>>) -> Pack {
     // Runs for the same list go in one command.
     let mut runs: Vec<(String, Vec<&[u8]>)> = Vec::new();

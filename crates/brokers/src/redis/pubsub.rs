@@ -225,7 +225,7 @@ impl TopicState {
         pack
     }
 
-    /// Those who listen no more, and what is to be said to the server because of that.
+    /// Forgets those who listen no more; returns what is to be said to the server because of that.
     fn forget(&mut self) -> Pack {
         let mut old = Vec::new();
         let gone = std::mem::take(&mut *locked(&self.gone));

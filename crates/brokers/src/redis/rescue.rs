@@ -113,7 +113,7 @@ impl<'a> Rescuer<'a> {
         Ok(())
     }
 
-    /// Every tag of an owner's, the latest first.
+    /// Returns every tag of an owner's, the latest first.
     async fn tags_of(&self, boot: &str) -> Result<Vec<String>, Fail> {
         let (index, pattern) = (self.layout.unacked_index(), format!("{boot}:*"));
         let mut tags = Vec::new();
@@ -180,7 +180,7 @@ impl<'a> Rescuer<'a> {
         Ok(back)
     }
 
-    /// The queues that an exchange and a routing key mean; at least one.
+    /// Returns the queues that an exchange and a routing key mean; at least one.
     async fn queues_of(&self, exchange: &str, routing_key: &str) -> Result<Vec<String>, Fail> {
         let mut queues = Vec::new();
         if !exchange.is_empty() {

@@ -53,7 +53,7 @@ impl Reply {
         }
     }
 
-    /// The first error in it, at any depth.
+    /// Returns the first error in it, at any depth.
     pub(super) fn error(&self) -> Option<&str> {
         match self {
             Reply::Error(text) => Some(text),
@@ -249,14 +249,14 @@ impl Script {
 }
 
 impl Pack {
-    /// Of one command.
+    /// Makes a pack of one command.
     pub(super) fn of(args: &[&[u8]]) -> Self {
         let mut pack = Self::default();
         pack.add(args);
         pack
     }
 
-    /// Of these commands as one transaction.
+    /// Makes one transaction of these commands.
     pub(super) fn transaction(fill: impl FnOnce(&mut Pack)) -> Self {
         let mut pack = Self::of(&[b"MULTI"]);
         fill(&mut pack);
@@ -304,8 +304,8 @@ impl Pack {
         self.replies == 0
     }
 
-    /// For people: the command and its key, or the script and its keys; of several commands the
-    /// first.
+    /// Describes it for people: the command and its key, or the script and its keys; of several
+    /// commands the first.
     pub(super) fn describe(&self) -> String {
         let mut bytes = Vec::new();
         self.write_to(&mut bytes);

@@ -147,7 +147,7 @@ impl Drop for Watching {
     }
 }
 
-/// Whenever something may have been missed, what is stored by then.
+/// Looks at what is stored whenever something may have been missed.
 async fn look_again(link: Arc<Link>, layout: Layout, ids: Vec<String>, sink: mpsc::Sender<(String, Vec<u8>)>, missed: Arc<Notify>) {
     loop {
         missed.notified().await;

@@ -19,7 +19,7 @@ pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// The runtime hears of nothing that comes, until it is asked to wait for it.
+    /// Hides it: the runtime hears of nothing that comes, until it is asked to wait for it.
     fn hide(&mut self) {}
 
     fn is_hidden(&self) -> bool {
@@ -77,7 +77,7 @@ impl<S: Stream> Plain<S> {
         }
     }
 
-    /// The runtime's. What came since the last look is the first thing that it tells.
+    /// Returns the runtime's own. What came since the last look is the first thing that it tells.
     fn known(&mut self) -> io::Result<Pin<&mut S>> {
         if let Self::Hidden(_) = self
             && let Self::Hidden(bare) = mem::replace(self, Self::Gone)

@@ -45,7 +45,7 @@ fn wrong(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
-/// The certificates in a file; at least one.
+/// Returns the certificates in a file; at least one.
 fn certificates(path: &str) -> io::Result<Vec<CertificateDer<'static>>> {
     let bad = |error| wrong(format!("{path}: {error}"));
     let found: Vec<_> = CertificateDer::pem_file_iter(path).map_err(bad)?.collect::<Result<_, _>>().map_err(bad)?;

@@ -225,7 +225,7 @@ impl Config {
         Ok(())
     }
 
-    /// For people: where the server is.
+    /// Returns for people where the server is.
     pub(super) fn place(&self) -> String {
         self.places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }

@@ -80,7 +80,7 @@ impl KnownLists {
 }
 
 impl Lists {
-    /// The link must be one that [tracks](Link::tracking).
+    /// Serves lists over this link, which must be one that [tracks](Link::tracking).
     pub(super) fn new(link: Arc<Link>) -> Self {
         let layout = Layout::new(link.config());
         Self {
@@ -96,7 +96,7 @@ impl Lists {
         }
     }
 
-    /// The way on which all of it is asked.
+    /// Returns the way on which all of it is asked.
     pub(super) fn link(&self) -> &Arc<Link> {
         &self.link
     }
@@ -110,7 +110,8 @@ impl Lists {
         (0..self.layout.steps()).flat_map(lists).collect()
     }
 
-    /// Those lists of these queues that may have something to take, in the order of service.
+    /// Returns those lists of these queues that may have something to take, in the order of
+    /// service.
     pub(super) fn open(&mut self, queues: &[Arc<str>]) -> Vec<List> {
         let changed = self.link.changes();
         if changed.all || self.looked.elapsed() > RARELY {

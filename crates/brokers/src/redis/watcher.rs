@@ -273,7 +273,7 @@ impl<'a> WatchRound<'a> {
         Ok(())
     }
 
-    /// The server's time, and whether it has gone as ours has since it was read last.
+    /// Returns the server's time, and whether it has gone as ours has since it was read last.
     async fn clock_agrees(&mut self) -> Result<(Duration, bool), Fail> {
         let time = self.link.one(&[b"TIME"], Wait::Forever).await?.into_list();
         let part = |place: usize| time.get(place).and_then(Reply::int).unwrap_or(0).unsigned_abs();
@@ -282,7 +282,8 @@ impl<'a> WatchRound<'a> {
         Ok((now.0, agrees))
     }
 
-    /// A server that was just started may have let signs expire whose givers live.
+    /// Returns false for a server that was just started: it may have let signs expire whose givers
+    /// live.
     async fn server_is_no_newcomer(&self) -> Result<bool, Fail> {
         let facts = self.link.one(&[b"INFO", b"server"], Wait::Forever).await?.text().unwrap_or_default();
         let uptime = facts.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:")?.trim().parse().ok());

@@ -83,7 +83,7 @@ impl BusState {
         Ok((self.last, messages))
     }
 
-    /// The subscription's number, what is stored, what will be.
+    /// Begins a watch; returns its number, what is stored, and what will be.
     fn watch(
         &mut self,
         shared: &StoreShared,
@@ -253,7 +253,7 @@ pub(crate) async fn watch(shared: &Arc<StoreShared>, ids: &[String]) -> Result<W
     .await
 }
 
-/// The heartbeat of a worker: it comes again, and nobody waits for it.
+/// Returns true for the heartbeat of a worker: it comes again, and nobody waits for it.
 pub(crate) fn is_heartbeat(exchange: &str, routing_key: &str) -> bool {
     exchange == EXCHANGE && routing_key == "worker.heartbeat"
 }

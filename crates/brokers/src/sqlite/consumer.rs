@@ -50,8 +50,8 @@ impl SqliteConsumer {
         Ok(Self { store, owner, turns, closed: AtomicBool::new(false), drained: AtomicBool::new(true) })
     }
 
-    /// Longest time between two looks: where the bell is heard, whoever may have forgotten to ring
-    /// it.
+    /// Returns the longest time between two looks: where the bell is heard, whoever may have
+    /// forgotten to ring it.
     fn safety(&self) -> Duration {
         if self.store.shared.bell.is_heard() { (self.owner.lease / 3).max(SAFETY) } else { SAFETY }
     }
@@ -91,7 +91,7 @@ fn is_waited_for(error: &BrokerError) -> bool {
     matches!(error.kind, ErrorKind::Transient | ErrorKind::Unwritable)
 }
 
-/// A file that is busy, or cannot be written now, is waited for: nothing was done.
+/// Waits for a file that is busy, or cannot be written now: nothing was done.
 async fn patiently<T, F: Future<Output = Result<T, BrokerError>>>(mut step: impl FnMut() -> F) -> Result<T, BrokerError> {
     let mut pause = AGAIN;
     loop {

@@ -92,8 +92,8 @@ pub(crate) struct FilePlace {
 }
 
 impl FilePlace {
-    /// The largest value that it can hold, in bytes: SQLite's own limit, with room for the rest of
-    /// its row.
+    /// Returns the largest value that it can hold, in bytes: SQLite's own limit, with room for the
+    /// rest of its row.
     pub(crate) fn most(&self) -> usize {
         const SQLITE: usize = 1_000_000_000 - 65_536;
         self.max_size.map_or(SQLITE, |bytes| usize::try_from(bytes).unwrap_or(SQLITE).min(SQLITE))
@@ -128,7 +128,7 @@ pub(crate) fn same_file(one: &Path, other: &Path) -> bool {
     one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Device and inode of what the path names now; `None` where there is nothing.
+/// Returns device and inode of what the path names now; `None` where there is nothing.
 ///
 /// # Errors
 /// Nobody can tell: the disk fails, or what leads to it may not be searched.
@@ -141,14 +141,14 @@ pub(crate) fn identity(path: &Path) -> io::Result<Option<(u64, u64)>> {
     }
 }
 
-/// The path of what SQLite keeps beside a database, which may be known by other names.
+/// Returns the path of what SQLite keeps beside a database, which may be known by other names.
 pub(crate) fn beside(database: &Path, end: &str) -> PathBuf {
     let mut path = database.canonicalize().unwrap_or_else(|_| database.to_owned()).into_os_string();
     path.push(end);
     path.into()
 }
 
-/// Another connection to a file that [`create`] has seen.
+/// Opens another connection to a file that [`create`] has seen.
 pub(crate) fn connect(place: &FilePlace) -> rusqlite::Result<Connection> {
     let mut conn = Connection::open_with_flags(&place.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_handler(Some(wait_for_lock))?;
@@ -181,8 +181,8 @@ pub(crate) fn work_for(shared: &Arc<StoreShared>) {
     WORKS_FOR.set(Some(Arc::clone(shared)));
 }
 
-/// SQLite's own waiting grows to a tenth of a second a look; another writer here is done within a
-/// millisecond.
+/// Waits between two looks at a lock, and says whether to look again. SQLite's own waiting grows to
+/// a tenth of a second a look; another writer here is done within a millisecond.
 fn wait_for_lock(looks: i32) -> bool {
     const PAUSE: Duration = Duration::from_micros(400);
     const LAST: Duration = Duration::from_millis(200);
@@ -210,7 +210,7 @@ pub(crate) fn can_be_read(place: &FilePlace) -> bool {
     place.path.is_file() && connect_to_read(place).is_ok_and(|conn| check(place, &conn).is_ok())
 }
 
-/// A connection that needs no room on the disk, and no permission to write.
+/// Opens a connection that needs no room on the disk, and no permission to write.
 pub(crate) fn connect_to_read(place: &FilePlace) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let looked = |conn: rusqlite::Result<Connection>| {
@@ -229,7 +229,7 @@ pub(crate) fn connect_to_read(place: &FilePlace) -> rusqlite::Result<Connection>
     }
 }
 
-/// A character of a path in a URI.
+/// Writes a character of a path for a URI.
 fn escaped(character: char) -> String {
     match character {
         '%' | '?' | '#' => format!("%{:02X}", character as u32),

@@ -67,7 +67,7 @@ pub(crate) fn states(conn: &Connection, names: &[Arc<str>]) -> rusqlite::Result<
     names_of(conn)?.iter().map(|name| state(conn, name)).collect()
 }
 
-/// The queues that are known.
+/// Returns the queues that are known.
 fn names_of(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut all = conn.prepare_cached("SELECT name FROM queues UNION SELECT queue FROM paused UNION SELECT queue FROM dead ORDER BY 1")?;
     all.query_map([], |row| row.get(0))?.collect()

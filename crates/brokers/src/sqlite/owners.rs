@@ -40,8 +40,8 @@ impl Owner {
     }
 }
 
-/// The number to claim under: a new one, if the old one was declared dead (what it held is not ours
-/// any more). `None`: it has left.
+/// Returns the number to claim under: a new one, if the old one was declared dead (what it held is
+/// not ours any more). `None`: it has left.
 pub(crate) fn registered(step: &mut Step<'_>, owner: &Arc<Owner>) -> rusqlite::Result<Option<i64>> {
     let number = owner.number();
     if number == LEFT {

@@ -21,13 +21,13 @@ use crate::{
     sqlite::results as documents,
 };
 
-/// A duration in milliseconds.
+/// Returns a duration in milliseconds.
 pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A time as the file holds it. One that is not a whole millisecond is rounded up, so that nothing
-/// is run before it.
+/// Returns a time as the file holds it. One that is not a whole millisecond is rounded up, so that
+/// nothing is run before it.
 pub(crate) fn stamp(at: SystemTime) -> i64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     millis(since).saturating_add((!since.subsec_nanos().is_multiple_of(1_000_000)).into())
@@ -41,7 +41,7 @@ pub(crate) fn time(stamp: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(stamp.try_into().unwrap_or(0))
 }
 
-/// A receipt names a message and one lending of it.
+/// Makes a receipt, which names a message and one lending of it.
 fn receipt(id: i64, lent: i64) -> Receipt {
     Receipt((id.cast_unsigned() << 16) | (lent.cast_unsigned() & 0xffff))
 }
@@ -83,14 +83,14 @@ pub(crate) fn too_large(batch: &[Outgoing]) -> Option<String> {
     Some(format!("a message of {bytes} bytes; workers accept {}", Limits::MESSAGE))
 }
 
-/// Which of these are not paused.
+/// Returns those of these queues that are not paused.
 fn open(conn: &Connection, order: Vec<Arc<str>>) -> rusqlite::Result<Vec<Arc<str>>> {
     let mut paused = conn.prepare_cached("SELECT queue FROM paused")?;
     let paused = paused.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
     Ok(order.into_iter().filter(|queue| !paused.iter().any(|name| **name == **queue)).collect())
 }
 
-/// The best priority that waits in a queue.
+/// Returns the best priority that waits in a queue.
 fn head(conn: &Connection, queue: &str) -> rusqlite::Result<Option<u8>> {
     let mut head =
         conn.prepare_cached("SELECT priority FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL ORDER BY priority LIMIT 1")?;
@@ -120,7 +120,7 @@ pub(crate) fn look(conn: &Connection, order: Vec<Arc<str>>) -> rusqlite::Result<
     })
 }
 
-/// By priority, within it by turns, the queue just served going last.
+/// Claims by priority, within it by turns, the queue just served going last.
 pub(crate) fn claim(step: &mut Step<'_>, owner: i64, turns: &Rotation, room: usize) -> rusqlite::Result<Vec<Claimed>> {
     let (conn, now) = (step.conn, now());
     conn.prepare_cached("UPDATE messages SET due = NULL WHERE owner IS NULL AND due <= ?1")?.execute([now])?;
@@ -171,7 +171,7 @@ pub(crate) fn load(conn: &Connection, owner: i64, receipts: &[Receipt]) -> rusql
     receipts.iter().map(one).collect()
 }
 
-/// Those that are accused now, and no others of this owner.
+/// Accuses these, and no others of this owner.
 pub(crate) fn accuse(conn: &Connection, owner: i64, running: &[Receipt]) -> rusqlite::Result<()> {
     conn.prepare_cached("UPDATE messages SET accused = 0 WHERE owner = ?1 AND accused = 1")?.execute([owner])?;
     let mut accuse = conn.prepare_cached(concat!("UPDATE messages SET accused = 1 WHERE ", ours!()))?;

@@ -21,7 +21,7 @@ const DAY: i64 = 86_400_000;
 const PAGE: u32 = 100;
 const TASK: &str = "celery-task-meta-";
 
-/// The name of a document in the file: as Celery would call it.
+/// Returns the name of a document in the file: as Celery would call it.
 pub(crate) fn name(key: &Key) -> String {
     match key {
         Key::Task(id) => format!("{TASK}{id}"),
@@ -29,7 +29,7 @@ pub(crate) fn name(key: &Key) -> String {
     }
 }
 
-/// The task whose result has this name.
+/// Returns the task whose result has this name.
 pub(crate) fn task(name: &str) -> Option<&str> {
     name.strip_prefix(TASK)
 }
@@ -82,7 +82,7 @@ fn forget(conn: &Connection, keys: &[Key]) -> rusqlite::Result<u64> {
     Ok(count)
 }
 
-/// The chord's row, made if it is not there; one that has expired is made anew.
+/// Makes the chord's row if it is not there; one that has expired is made anew.
 fn chord(conn: &Connection, group: &str) -> rusqlite::Result<()> {
     let now = now();
     if conn.prepare_cached("DELETE FROM chords WHERE group_id = ?1 AND expires <= ?2")?.execute(params![group, now])? > 0 {

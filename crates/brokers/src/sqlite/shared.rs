@@ -69,7 +69,7 @@ pub(crate) fn revoke(step: &mut Step<'_>, ids: &[String]) -> rusqlite::Result<()
     Ok(())
 }
 
-/// Before this time an id was called off that is no longer kept.
+/// Returns the time before which an id was called off that is no longer kept.
 pub(crate) fn forgotten() -> i64 {
     now() - millis(REVOKED_FOR)
 }

@@ -86,7 +86,7 @@ impl StoreShared {
         Arc::new(Self { place, poison, writes, serves, changed, bell, bus, beside, closing, only_read, notice, unable, unread })
     }
 
-    /// Another connection to it.
+    /// Opens another connection to it.
     pub(crate) fn connect(&self) -> rusqlite::Result<Connection> {
         if self.only_read.is_some() { file::connect_to_read(&self.place) } else { file::connect(&self.place) }
     }
@@ -148,7 +148,7 @@ impl StoreShared {
         self.poison.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// The file is used no more. The first cause stays.
+    /// Notes that the file is used no more. The first cause stays.
     pub(crate) fn poison(&self, message: String) -> BrokerError {
         let error =
             BrokerError { kind: ErrorKind::Fatal, message: format!("{message}; nothing more is done with it until it is opened anew") };

@@ -181,7 +181,7 @@ impl Keeper {
         self.ours.iter().map(|(_, next)| *next).chain(self.next_look).min()
     }
 
-    /// Which of ours are due to show that they live.
+    /// Returns those of ours that are due to show that they live.
     fn beats(&mut self, now: Instant) -> Vec<Arc<Owner>> {
         let mut due = Vec::new();
         for (owner, next) in &mut self.ours {
@@ -219,7 +219,7 @@ impl Keeper {
     }
 }
 
-/// Until all senders are gone.
+/// Runs until all senders are gone.
 pub(crate) fn run(shared: &Arc<StoreShared>, mut conn: Connection, ops: &Receiver<Box<dyn Op>>) {
     file::work_for(shared);
     let (mut keeper, mut next_sweep) = (Keeper::default(), Instant::now() + SWEEP);

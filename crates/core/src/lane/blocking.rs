@@ -90,13 +90,13 @@ impl<T> BlockingState<T> {
 }
 
 impl<T: Send + 'static, R: Send + 'static> BlockingLane<T, R> {
-    /// A lane that runs this handler.
+    /// Makes a lane that runs this handler.
     pub fn new(handler: SyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock) -> Self {
         Self::with(handler, outbox, clock, true)
     }
 
-    /// A lane that runs a handler which keeps to the timeout of its context itself, so that no
-    /// thread is ever left behind.
+    /// Makes a lane that runs a handler which keeps to the timeout of its context itself, so that
+    /// no thread is ever left behind.
     pub fn patient(handler: SyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock) -> Self {
         Self::with(handler, outbox, clock, false)
     }

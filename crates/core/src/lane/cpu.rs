@@ -60,7 +60,7 @@ struct CpuState<T> {
 }
 
 impl<T: Send + 'static, R: Send + 'static> CpuLane<T, R> {
-    /// A lane with this many threads, which start when there is work.
+    /// Makes a lane with this many threads, which start when there is work.
     pub fn new(handler: SyncHandler<T, R>, threads: usize, outbox: Outbox<T, R>, clock: Clock) -> Self {
         let threads = threads.max(1);
         Self(Arc::new(CpuPool {

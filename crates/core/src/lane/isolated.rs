@@ -102,8 +102,8 @@ where
     T: Send + 'static,
     R: Send + 'static,
 {
-    /// A lane that runs the function `F` in this many child processes at most, which start when
-    /// there is work.
+    /// Makes a lane that runs the function `F` in this many child processes at most, which start
+    /// when there is work.
     ///
     /// # Errors
     /// Kind `setup` when no child could find `F`: [`init_with`](crate::init_with) has not been
@@ -280,7 +280,7 @@ impl<T: Send + 'static, R: Send + 'static> IsolatedPool<T, R> {
     }
 }
 
-/// The items that make up `CHUNK`.
+/// Returns how many items make up `CHUNK`.
 fn chunk(each: f64) -> usize {
     ((CHUNK.as_nanos() as f64 / each) as usize).clamp(1, MOST)
 }

@@ -35,7 +35,7 @@ pub struct ProcessLane<T, R> {
 }
 
 impl<T: Send + 'static, R: Send + 'static> ProcessLane<T, R> {
-    /// A lane whose children are entered in this registry.
+    /// Makes a lane whose children are entered in this registry.
     pub fn new(handler: ProcessHandler<T, R>, children: Children, outbox: Outbox<T, R>, clock: Clock) -> Self {
         let registry = children.clone();
         let work: BlockingWork<T, R> = Box::new(move |context, payload| handler.run(&registry, context, payload));
@@ -69,8 +69,8 @@ impl<T, R> ProcessHandler<T, R> {
     }
 }
 
-/// The outcome that an ended command stands for: `Ok` for exit 0; what it wrote goes along as the
-/// detail of an error.
+/// Returns the outcome that an ended command stands for: `Ok` for exit 0; what it wrote goes along
+/// as the detail of an error.
 ///
 /// `Cancelled` where the command's [`Spill`](child::Spill) could not be written, which is not its
 /// fault; a timeout is `TimedOut`, a signal `Killed`, a child that we ended because the job stops
@@ -98,7 +98,7 @@ pub fn exit_outcome(output: Output, limit: Option<Duration>) -> Outcome<Output> 
     }
 }
 
-/// The last part of what a command said.
+/// Returns the last part of what a command said.
 fn tail(stream: &[u8]) -> &[u8] {
     &stream[stream.len().saturating_sub(2000)..]
 }

@@ -265,7 +265,7 @@ impl AssignedPartition {
         self.ledger.finished().saturating_sub(self.commit.accepted)
     }
 
-    /// Nothing is left to read, as far as is known.
+    /// Returns true if nothing is left to read, as far as is known.
     pub(crate) fn is_at_end(&self) -> bool {
         self.at_end && self.held.is_none() && !self.nonempty.load(Ordering::Acquire)
     }
@@ -289,8 +289,7 @@ impl AssignedPartition {
     }
 }
 
-/// A record enters the crowd of its key; when that is as large as may be, the partition waits for
-/// it.
+/// Counts a record for its key; when that has as many as it may have, the partition waits for it.
 fn enter(hot: &mut Option<NonZeroU32>, key: Option<NonZeroU32>, keys: &mut KeyTable, limits: &Limits) {
     if let Some(key) = key
         && keys.add(key) >= limits.of_key()
@@ -299,7 +298,7 @@ fn enter(hot: &mut Option<NonZeroU32>, key: Option<NonZeroU32>, keys: &mut KeyTa
     }
 }
 
-/// The number under which a record keeps its order. Records without a key keep none.
+/// Returns the number under which a record keeps its order. Records without a key keep none.
 fn number(order: Order, key: Option<&[u8]>, own: Option<NonZeroU32>, keys: &mut KeyTable, names: &mut KeyNumbers) -> Option<NonZeroU32> {
     match order {
         Order::None => None,

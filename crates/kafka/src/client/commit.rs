@@ -30,7 +30,7 @@ use crate::{
 /// Makes a commit, and waits for the broker.
 pub(crate) type MakeCommit = Box<dyn FnMut(&CommitWork) -> Result<(), Refusal> + Send>;
 
-/// The plain way.
+/// Makes plain commits, outside of any transaction.
 pub(crate) fn plainly(consumer: Arc<BaseConsumer<ClientHooks>>) -> MakeCommit {
     Box::new(move |work| {
         consumer.commit(&work.list, CommitMode::Sync).map_err(|error| {

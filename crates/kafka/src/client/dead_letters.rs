@@ -85,13 +85,14 @@ impl ProducerContext for ListeningContext<LetterReports> {
 }
 
 impl DeadLetters {
-    /// `topics`: for each topic its dead-letter topic and how many partitions that has.
+    /// Makes the producer of dead letters. `topics`: for each topic its dead-letter topic and how
+    /// many partitions that has.
     pub(crate) fn new(config: &ClientConfig, group: String, topics: HashMap<String, (String, i32)>) -> Result<Self, KafkaError> {
         let producer = config.create_with_context(ListeningContext::default())?;
         Ok(Self { producer, config: config.clone(), group, topics, graves: HashMap::new(), again: None, refusals: Vec::new() })
     }
 
-    /// Records that are not there yet.
+    /// Returns how many records are not there yet.
     pub(crate) fn len(&self) -> usize {
         self.graves.len()
     }
@@ -118,7 +119,7 @@ impl DeadLetters {
         self.send(receipt);
     }
 
-    /// A dead letter as an output, for a transaction.
+    /// Returns a dead letter as an output, for a transaction.
     pub(crate) fn letter(&self, failed: &Failed) -> Option<Output> {
         let record = &failed.record;
         let (topic, partitions) = self.topics.get(record.topic())?;
@@ -219,8 +220,8 @@ impl DeadLetters {
     }
 }
 
-/// The record's own headers, and those that Spring's recoverer writes, in its encodings (numbers
-/// are big-endian), with `longshore-attempts`.
+/// Returns the record's own headers, and those that Spring's recoverer writes, in its encodings
+/// (numbers are big-endian), with `longshore-attempts`.
 fn headers(failed: &Failed, group: &str, bare: bool) -> Vec<(String, Option<Vec<u8>>)> {
     let Failed { record, error, attempts, .. } = failed;
     let mut headers: Vec<(String, Option<Vec<u8>>)> =

@@ -266,7 +266,7 @@ impl ClientState {
         }
     }
 
-    /// The end of a seat. What comes of it later is nobody's.
+    /// Ends a seat. What comes of it later is nobody's.
     pub(crate) fn abandon(&mut self, at: usize) {
         self.forget_loans(at, true);
         if let Some(seat) = self.seats.get_mut(at).and_then(Option::take) {

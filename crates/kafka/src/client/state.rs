@@ -235,7 +235,7 @@ impl ClientState {
         }
     }
 
-    /// A record has ended for good.
+    /// Settles a record that has ended for good.
     fn ended(&mut self, receipt: Receipt) {
         // Most records do not fail, and then there is nothing to look up.
         let failed = if self.failed.is_empty() { None } else { self.failed.remove(&receipt) };
@@ -362,8 +362,8 @@ impl ClientState {
         total
     }
 
-    /// The log of a partition was cut, or its topic made again: what is in work of the old one is
-    /// nobody's.
+    /// Begins a partition anew whose log was cut, or whose topic was made again: what is in work of
+    /// the old one is nobody's.
     fn begin_anew(&mut self, at: usize, offset: i64) {
         self.forget_loans(at, true);
         if let Some(Some(seat)) = self.seats.get_mut(at) {
@@ -387,8 +387,8 @@ impl ClientState {
         self.seats.iter().flatten().filter_map(|seat| seat.waits_for(&self.keys, limits)).min().unwrap_or(usize::MAX)
     }
 
-    /// After seconds behind a closed gate what the client holds ready is given back; once more
-    /// records are wanted, it goes on.
+    /// Pauses the client after seconds behind a closed gate, so that it gives back what it holds
+    /// ready; once more records are wanted, it goes on.
     fn pause_after_long(&mut self, now: Instant) {
         let closed = self.gate.closed_since().is_some_and(|since| now.duration_since(since) >= PAUSE_AFTER);
         let recently = self.last_pause.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1));
@@ -408,7 +408,7 @@ impl ClientState {
         }
     }
 
-    /// All partitions that are assigned to us.
+    /// Returns all partitions that are assigned to us.
     fn all(&self) -> TopicPartitionList {
         let mut all = TopicPartitionList::new();
         for seat in self.seats.iter().flatten() {

@@ -133,7 +133,7 @@ impl Transactor {
     }
 }
 
-/// A step that says that it can be done again is done again.
+/// Does a step again that says that it can be done again.
 fn patiently(mut step: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
     let mut left = 5;
     loop {

@@ -299,8 +299,8 @@ impl Consumer {
     }
 }
 
-/// The name of this process among clients: `longshore-MACHINE-PID`, of letters that every broker
-/// takes.
+/// Returns the name of this process among clients: `longshore-MACHINE-PID`, of letters that every
+/// broker takes.
 fn client_id() -> String {
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let plain = |letter: char| if letter.is_ascii_alphanumeric() || "._-".contains(letter) { letter } else { '_' };

@@ -15,20 +15,20 @@ pub struct Beyond {
 }
 
 impl Beyond {
-    /// Nothing is done beyond.
+    /// Makes a map in which nothing is done.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// From bits, least significant first, a set one being done.
+    /// Makes a map of bits, least significant first, a set one being done.
     pub(crate) fn from_words(words: Vec<u64>, len: usize) -> Self {
         let mut beyond = Self { words, len: 0 };
         beyond.truncate(len.min(beyond.words.len() * 64));
         beyond
     }
 
-    /// The number of offsets from the committed one to the last done one, both counted.
+    /// Returns the number of offsets from the committed one to the last done one, both counted.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
@@ -74,8 +74,8 @@ impl Beyond {
         self.len = self.words.last().map_or(0, |last| self.words.len() * 64 - last.leading_zeros() as usize);
     }
 
-    /// The lengths of runs of equal bits: not done, done, not done… The first may be 0; the last is
-    /// a done one.
+    /// Returns the lengths of runs of equal bits: not done, done, not done… The first may be 0; the
+    /// last is a done one.
     pub(crate) fn runs(&self) -> impl Iterator<Item = usize> {
         let (mut at, mut done) = (0, false);
         std::iter::from_fn(move || {

@@ -37,7 +37,7 @@ impl Width {
         }
     }
 
-    /// The narrowest that holds a number.
+    /// Returns the narrowest that holds a number.
     pub(crate) const fn of(number: usize) -> Self {
         if number <= Self::Narrow.most() { Self::Narrow } else { Self::Wide }
     }
@@ -56,7 +56,7 @@ impl Width {
     }
 }
 
-/// The bytes that bits take.
+/// Returns the bytes that bits take.
 pub(crate) const fn bits_bytes(offsets: usize, width: Width) -> usize {
     // Parallel Consumer leaves an empty byte behind; so do we, to be equal to it.
     width.bytes() + offsets.div_ceil(8) + 1

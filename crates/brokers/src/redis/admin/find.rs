@@ -81,7 +81,7 @@ impl Admin<'_> {
         }
     }
 
-    /// A part of what is held and has this text in it.
+    /// Returns a part of what is held and has this text in it.
     async fn held_page(&self, cursor: &mut Vec<u8>, text: &str) -> Result<Vec<HeldEntry>, Fail> {
         let keys = [self.layout.unacked(), self.layout.unacked_index()];
         let mut page = self.page(&scripts::FIND_HELD, &keys, &[cursor, text.as_bytes()]).await?.into_iter();

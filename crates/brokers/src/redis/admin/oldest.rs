@@ -34,7 +34,7 @@ pub(super) struct Age {
 }
 
 impl Admin<'_> {
-    /// The ages of the next messages of these lists, as far as they can be known.
+    /// Returns the ages of the next messages of these lists, as far as they can be known.
     pub(super) async fn ages(&self, lists: Vec<String>) -> Result<BTreeMap<String, Age>, Fail> {
         let mut ages = BTreeMap::new();
         for some in lists.chunks(SOME) {
@@ -59,8 +59,8 @@ impl Admin<'_> {
         Ok(ages)
     }
 
-    /// Since when these messages are known to be next, by their lists and tags; notes it for those
-    /// that have come there since.
+    /// Returns since when these messages are known to be next, by their lists and tags; notes it
+    /// for those that have come there since.
     async fn noted(&self, next: Vec<(String, String)>, now: SystemTime) -> Result<Vec<(String, Age)>, Fail> {
         if next.is_empty() {
             return Ok(Vec::new());

@@ -34,7 +34,7 @@ impl Changes {
         self.told.notify_one();
     }
 
-    /// Whatever it was told is worth nothing any more.
+    /// Forgets what it was told: that is worth nothing any more.
     pub(super) fn forget(&self) {
         *locked(&self.seen) = Changed { all: true, keys: HashSet::new() };
         self.told.notify_one();

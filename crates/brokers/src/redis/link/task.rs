@@ -38,7 +38,7 @@ const LONG: u32 = 16;
 /// connection whether it lives.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The task: connects when there is something to do, and again whenever that is lost, until no
+/// Runs the task: connects when there is something to do, and again whenever that is lost, until no
 /// caller is left.
 pub(super) async fn run(shared: Arc<LinkShared>, mut requests: mpsc::UnboundedReceiver<Request>) {
     let place = shared.config.place();
@@ -128,7 +128,7 @@ async fn connect(LinkShared { config, changes, .. }: &LinkShared, old: Option<&H
 }
 
 impl LinkShared {
-    /// There is another one, which tells how the server is.
+    /// Returns true if there is another connection, which tells how the server is.
     fn is_beside(&self) -> bool {
         self.changes.is_some()
     }

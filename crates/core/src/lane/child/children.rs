@@ -101,7 +101,7 @@ pub struct RunningChild {
 }
 
 impl Children {
-    /// A registry without a guardian: the children of a process that dies of SIGKILL go on.
+    /// Makes a registry without a guardian: the children of a process that dies of SIGKILL go on.
     ///
     /// # Errors
     /// When no descriptors are left.
@@ -226,7 +226,7 @@ impl Children {
         guardian.map_or(Ok(()), Guardian::finish)
     }
 
-    /// A descriptor that is readable from the moment when the children are stopped.
+    /// Returns a descriptor that is readable from the moment when the children are stopped.
     pub fn stop_fd(&self) -> BorrowedFd<'_> {
         self.0.stop_reader.as_fd()
     }
@@ -355,12 +355,12 @@ pub struct End {
 }
 
 impl Child {
-    /// Its pid, which is also its group's number.
+    /// Returns its pid, which is also its group's number.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// A descriptor that is readable once the child has ended.
+    /// Returns a descriptor that is readable once the child has ended.
     pub fn end_fd(&self) -> BorrowedFd<'_> {
         self.end.as_fd()
     }
@@ -433,8 +433,8 @@ impl fmt::Debug for Child {
     }
 }
 
-/// The last line in what was read that is not empty, finished or not; a progress bar's carriage
-/// return ends a line too.
+/// Returns the last line in what was read that is not empty, finished or not; a progress bar's
+/// carriage return ends a line too.
 fn last_line(written: &[u8]) -> &[u8] {
     let breaks = |byte: &u8| matches!(byte, b'\n' | b'\r');
     let end = written.iter().rposition(|byte| !breaks(byte)).map_or(0, |at| at + 1);

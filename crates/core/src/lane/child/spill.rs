@@ -30,7 +30,7 @@ pub struct Spill {
 }
 
 impl Spill {
-    /// The file for a stream, by its extension.
+    /// Opens the file for a stream, by its extension.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -102,7 +102,7 @@ impl Rest {
         &self.path
     }
 
-    /// Its name, without the folder.
+    /// Returns its name, without the folder.
     pub fn name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }

@@ -44,13 +44,13 @@ pub(super) fn start(command: &Command, marker: Option<(&str, &str)>) -> Result<p
     process.spawn().map_err(|why| error(command, &why))
 }
 
-/// The PATH that the command's own environment sets.
+/// Returns the PATH that the command's own environment sets.
 fn own_path(command: &Command) -> Option<OsString> {
     command.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.clone())
 }
 
-/// The first executable file of this name on the path; `None` for what has a slash, and for what is
-/// not there.
+/// Returns the first executable file of this name on the path; `None` for what has a slash, and for
+/// what is not there.
 fn look_up(program: &OsStr, path: &OsStr) -> Option<PathBuf> {
     if program.as_bytes().contains(&b'/') {
         return None;

@@ -46,7 +46,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Children that run this command; answers have 16 MiB at most.
+    /// Makes children that run this command; answers have 16 MiB at most.
     pub fn new(command: Command) -> Self {
         Self { command: Command { stdin: Stdin::Open, ..command }, max_answer: 16 << 20, hear_stderr: None }
     }

@@ -71,8 +71,8 @@ where
     R: Send + 'static,
     K: ChildKind + 'static,
 {
-    /// A lane of this many children at most, which start when there is work. They are entered in
-    /// `children`, in the slots from 0.
+    /// Makes a lane of this many children at most, which start when there is work. They are entered
+    /// in `children`, in the slots from 0.
     pub fn new(
         kind: K,
         handler: ChildHandler<T, R>,

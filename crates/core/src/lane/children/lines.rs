@@ -36,7 +36,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Children that run this command; answers have 16 MiB at most.
+    /// Makes children that run this command; answers have 16 MiB at most.
     pub fn new(command: Command) -> Self {
         Self { command: Command { stdin: Stdin::Open, ..command }, max_answer: 16 << 20, setting: "" }
     }

@@ -43,19 +43,19 @@ pub struct ChildCall<'a> {
 }
 
 impl ChildCall<'_> {
-    /// A call with this work, without limits.
+    /// Makes a call with this work, without limits.
     pub fn new(work: impl Into<Vec<u8>>) -> Self {
         Self { work: work.into(), soft: None, hard: None, may_begin: &|| true }
     }
 
-    /// After this time the child is killed with its group.
+    /// Sets the time after which the child is killed with its group.
     #[must_use]
     pub fn timeout(mut self, limit: Option<Duration>) -> Self {
         self.hard = limit;
         self
     }
 
-    /// After this time the child is asked to end it.
+    /// Sets the time after which the child is asked to end it.
     #[must_use]
     pub fn soft_timeout(mut self, limit: Option<Duration>) -> Self {
         self.soft = limit;
@@ -64,7 +64,8 @@ impl ChildCall<'_> {
 }
 
 impl<'a> ChildCall<'a> {
-    /// Is asked when all is ready for it; else it is `Cancelled`.
+    /// Sets a question that is asked when all is ready for it; without a yes the outcome is
+    /// `Cancelled`.
     #[must_use]
     pub fn may_begin<'b>(self, may_begin: &'b dyn Fn() -> bool) -> ChildCall<'b>
     where

@@ -332,7 +332,7 @@ fn hear(flights: &mut Vec<Flight>, said: Said, tail: Option<String>, feed: &mut 
     Ok(())
 }
 
-/// The outcome of what is to blame for a child's end; without an end it closed its output.
+/// Returns the outcome of what is to blame for a child's end; without an end it closed its output.
 fn fate(why: Option<&Why>, end: Option<&End>, tail: Option<&str>) -> Outcome<Infallible> {
     let last = || tail.and_then(|tail| tail.trim_end().lines().next_back()).map_or_else(String::new, |line| format!(": {line}"));
     let Some(end) = end else { return Outcome::Lost(format!("the child closed its output before it had answered{}", last())) };

@@ -134,7 +134,8 @@ impl Talk {
         }
     }
 
-    /// Its input ends, then it gets SIGTERM, then SIGKILL. What it still writes is thrown away.
+    /// Ends the child: its input ends, then it gets SIGTERM, then SIGKILL. What it still writes is
+    /// thrown away.
     pub(super) fn retire(mut self, limits: &ChildLimits) {
         self.child.stdin = None;
         if !self.wait_for_end(limits.farewell.unwrap_or(FAREWELL)) {

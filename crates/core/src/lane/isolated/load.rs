@@ -63,7 +63,7 @@ impl<T> Load<T> {
         self.attempt(item)?.task.limit()
     }
 
-    /// The attempt that an item belongs to, unless the item has its outcome.
+    /// Returns the attempt that an item belongs to, unless the item has its outcome.
     pub(super) fn attempt(&self, item: usize) -> Option<&Attempt<T>> {
         let item = (*self.items.get(item)?)?;
         self.parts.get(item.part as usize)?.as_ref().map(|part| &part.attempt)
@@ -115,7 +115,7 @@ pub(super) fn finished<T, R>(attempt: Attempt<T>, outcome: Outcome<R>, slot: u32
     Finished { slot, task, outcome, started, ended, cpu: None }
 }
 
-/// A drop that panics is nobody else's business.
+/// Drops a payload; a drop that panics is nobody else's business.
 pub(super) fn discard<T>(payload: T) {
     let _: Outcome<()> = caught(|| {
         drop(payload);

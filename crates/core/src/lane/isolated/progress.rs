@@ -13,19 +13,19 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// A batch that was sent now.
+    /// Begins with a batch that was sent now.
     pub(super) fn new(now: Instant) -> Self {
         Self { begun: 1, since: now }
     }
 
-    /// That many have been begun by now. The first one counts from when it was sent.
+    /// Notes that so many have been begun by now. The first one counts from when it was sent.
     pub(super) fn see(&mut self, begun: usize, now: Instant) {
         if begun > self.begun {
             *self = Self { begun, since: now };
         }
     }
 
-    /// The item that runs, from 0.
+    /// Returns the item that runs, from 0.
     pub(super) fn item(&self) -> usize {
         self.begun - 1
     }

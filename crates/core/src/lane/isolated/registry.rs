@@ -39,12 +39,12 @@ struct Entry {
 pub struct Functions(Vec<Entry>);
 
 impl Functions {
-    /// None yet.
+    /// Makes an empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// These and one more.
+    /// Adds one more.
     #[must_use]
     pub fn with<F, T, R, A>(mut self, function: F) -> Self
     where

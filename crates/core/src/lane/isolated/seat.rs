@@ -218,7 +218,7 @@ where
         }
     }
 
-    /// The child that is there, if it still serves, or a new one.
+    /// Returns the child that is there, if it still serves, or a new one.
     fn fit(&mut self) -> Result<KeptChild<BoardLink>, TaskError> {
         let (now, pool) = (self.pool.clock.now(), self.pool.clone());
         if let Some(child) = self.child.as_mut()
@@ -271,7 +271,7 @@ where
         }
     }
 
-    /// The next batch is what the child works on from now on.
+    /// Makes the next batch the one that the child works on.
     fn advance(&mut self) {
         std::mem::swap(&mut self.front, &mut self.next);
         self.next.clear();
@@ -481,7 +481,7 @@ where
         None
     }
 
-    /// No child could be had.
+    /// Ends the attempts of the next batch, because no child could be had.
     fn fail(&mut self, error: &TaskError) {
         let outcome = if error.kind() == "cancelled" { Outcome::Cancelled } else { Outcome::Failed(error.clone()) };
         for part in std::mem::take(&mut self.next.parts).into_iter().flatten() {
@@ -490,7 +490,7 @@ where
         self.flush();
     }
 
-    /// An attempt, or what is left of it, that no child has begun.
+    /// Ends an attempt, or what is left of it, that no child has begun.
     fn finish(&mut self, attempt: Attempt<T>, outcome: &Outcome<Infallible>) {
         if let Some(finished) = self.pool.unstarted(attempt, outcome) {
             self.report(finished);

@@ -186,7 +186,7 @@ pub(super) fn payloads(batch: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The first `[length] bytes` of a slice, and what comes behind.
+/// Returns the first `[length] bytes` of a slice, and what comes behind.
 pub(super) fn entry(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = number(bytes.get(..4)?) as usize;
     let end = length.checked_add(4)?;
@@ -356,8 +356,8 @@ impl Inbox {
         self.bytes[self.taken..].get(1..).is_some_and(|behind| entry(behind).is_some())
     }
 
-    /// The next message that is complete: its kind and its body. `Err` for what no child of ours
-    /// sends.
+    /// Returns the next message that is complete: its kind and its body. `Err` for what no child of
+    /// ours sends.
     pub(super) fn next(&mut self) -> Result<Option<(u8, &[u8])>, &'static str> {
         let rest = &self.bytes[self.taken..];
         let Some((&kind, behind)) = rest.split_first() else {
