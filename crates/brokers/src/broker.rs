@@ -217,7 +217,7 @@ pub struct QueueState {
     pub held_for_later: u64,
     /// Held back by the broker itself until their time.
     pub later: u64,
-    /// Dead letters, with the [junk](End::Junk).
+    /// Dead letters, with the [junk](crate::End::Junk).
     pub dead: u64,
     /// Dead letters that were dropped since there were none, the oldest first: a server keeps ten
     /// thousand of a queue, and as much junk.

@@ -31,12 +31,13 @@ pub struct Claimed {
     pub raw: Vec<u8>,
     /// Number of workers, and of children of workers, that died while it ran (or may have run) with
     /// them: as the broker counts or as the message says, whichever is more. From 1 it is a
-    /// suspect, which starts alone and is [accused](Consumer::accuse) first.
+    /// suspect, which starts alone and is [accused](crate::Consumer::accuse) first.
     pub crashes: u32,
     /// True if it was lent before.
     pub redelivered: bool,
-    /// Given, not lent ([`OpenOptions::early`]): the broker has forgotten it, nothing has to be
-    /// said at its end, and it cannot be finished or loaded unless it is [held](Consumer::hold).
+    /// True if it is given, not lent ([early](crate::OpenOptions::early)): the broker has forgotten
+    /// it, nothing has to be said at its end, and it cannot be finished or loaded unless it is
+    /// [held](crate::Consumer::hold).
     pub given: bool,
 }
 
@@ -50,7 +51,7 @@ pub struct Finish {
     /// Messages to send on: callbacks, the next link of a chain, the next attempt.
     pub publish: Vec<Outgoing>,
     /// Documents to store. Only where the result backend is [this broker's
-    /// store](Broker::is_store_of).
+    /// store](crate::Broker::is_store_of).
     pub results: Vec<Stored>,
     /// The chord that it is a part of. Only where the result backend is this broker's store. When
     /// the chord is complete through this part, the message stays claimed ([`Ended::Complete`]), so
