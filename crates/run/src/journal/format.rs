@@ -31,11 +31,11 @@ pub(crate) const VERSION: u32 = 2;
 
 /// The first line of a journal.
 ///
-/// Written by [`header_line`] with a last member more, `check`: a hash of all before it, since a
+/// Written by `header_line` with a last member more, `check`: a hash of all before it, since a
 /// header in which a bit has changed may still read well and belong to another job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// [`VERSION`] at the time of writing.
+    /// `VERSION` at the time of writing.
     pub longshore: u32,
     /// The job's id.
     pub job: String,
