@@ -221,7 +221,7 @@
 //! assert_eq!(client.send(total).await?.get().await?, 6);
 //!
 //! worker.stopper().warm();
-//! assert_eq!(worker.join().await.ok, 4);
+//! assert_eq!(worker.join().await.counts.ok, 4);
 //! # Ok::<(), longshore::ClientError>(())
 //! # }).unwrap();
 //! ```
