@@ -6,7 +6,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -67,23 +66,11 @@ fn every_page_of_the_book_is_in_its_summary() {
     }
 }
 
-/// What `longshore ARGS --help` prints.
-fn help(args: &[&str]) -> String {
-    try_help(args).unwrap_or_else(|| panic!("{args:?}"))
-}
-
-/// [`help`], if there is such a command.
+/// What `longshore ARGS --help` prints, if there is such a command.
 fn try_help(args: &[&str]) -> Option<String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_longshore"));
     let output = command.args(args).arg("--help").env_clear().env("LC_ALL", "C.UTF-8").output().unwrap();
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-}
-
-/// The commands that a help text lists.
-fn commands(help: &str) -> Vec<String> {
-    let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let names = list.filter(|line| line.starts_with("  ") && !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
-    names.filter(|name| *name != "help").map(str::to_owned).collect()
 }
 
 /// The command lines that a page names: lines of blocks of `sh`, and code within a sentence.
@@ -131,50 +118,70 @@ fn flags_that_the_book_names_are_there() {
     assert!(seen > 20, "{seen}");
 }
 
-/// Leaves out the flags that each command has, and headings that have no flags left.
-fn without_common(text: &str, common: &str) -> String {
-    let name = |line: &str| line.trim().split("  ").next().unwrap().to_owned();
-    let known: Vec<String> = common.lines().filter(|line| line.trim().starts_with('-')).map(name).collect();
-    let mut kept: Vec<&str> = Vec::new();
-    let mut dropping = false;
-    for line in text.lines() {
-        // What goes on below a flag, further in, belongs to it.
-        let goes_on = line.is_empty() || line.starts_with("       ");
-        if !(dropping && goes_on && !line.trim().starts_with('-')) {
-            dropping = line.trim().starts_with('-') && known.contains(&name(line));
-        }
-        if !dropping {
-            if line.ends_with(':') && kept.last().is_some_and(|last| last.ends_with(':')) {
-                kept.pop();
-            }
-            kept.push(line);
-        }
-    }
-    while kept.last().is_some_and(|last| last.is_empty() || last.ends_with(':')) {
-        kept.pop();
-    }
-    kept.join("\n") + "\n"
-}
-
+/// The reference is that of all commands, so it is compared where all are built.
 #[cfg(feature = "kafka")]
-#[test]
-fn the_reference_of_commands_is_what_help_says() {
-    let top = help(&[]);
-    let mut text = "# Commands and flags\n\nWhat `--help` says; the flags of the first block are those of every command.\n".to_owned();
-    write!(text, "\n## longshore\n\n```text\n{top}```\n").unwrap();
-    for name in commands(&top) {
-        if name == "demo" {
-            continue;
-        }
-        let own = help(&[&name]);
-        write!(text, "\n## longshore {name}\n\n```text\n{}```\n", without_common(&own, &top)).unwrap();
-        for sub in commands(&own) {
-            write!(text, "\n### longshore {name} {sub}\n\n```text\n{}```\n", without_common(&help(&[&name, &sub]), &top)).unwrap();
-        }
+mod reference {
+    use std::{fmt::Write as _, fs};
+
+    use super::{book, try_help};
+
+    /// What `longshore ARGS --help` prints.
+    fn help(args: &[&str]) -> String {
+        try_help(args).unwrap_or_else(|| panic!("{args:?}"))
     }
-    let path = book().join("reference/commands.md");
-    if std::env::var_os("LONGSHORE_BLESS").is_some() {
-        fs::write(&path, &text).unwrap();
+
+    /// The commands that a help text lists.
+    fn commands(help: &str) -> Vec<String> {
+        let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        let names =
+            list.filter(|line| line.starts_with("  ") && !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+        names.filter(|name| *name != "help").map(str::to_owned).collect()
     }
-    assert!(fs::read_to_string(&path).unwrap() == text, "{}: stale; LONGSHORE_BLESS=1 writes it anew", path.display());
+
+    /// Leaves out the flags that each command has, and headings that have no flags left.
+    fn without_common(text: &str, common: &str) -> String {
+        let name = |line: &str| line.trim().split("  ").next().unwrap().to_owned();
+        let known: Vec<String> = common.lines().filter(|line| line.trim().starts_with('-')).map(name).collect();
+        let mut kept: Vec<&str> = Vec::new();
+        let mut dropping = false;
+        for line in text.lines() {
+            // What goes on below a flag, further in, belongs to it.
+            let goes_on = line.is_empty() || line.starts_with("       ");
+            if !(dropping && goes_on && !line.trim().starts_with('-')) {
+                dropping = line.trim().starts_with('-') && known.contains(&name(line));
+            }
+            if !dropping {
+                if line.ends_with(':') && kept.last().is_some_and(|last| last.ends_with(':')) {
+                    kept.pop();
+                }
+                kept.push(line);
+            }
+        }
+        while kept.last().is_some_and(|last| last.is_empty() || last.ends_with(':')) {
+            kept.pop();
+        }
+        kept.join("\n") + "\n"
+    }
+
+    #[test]
+    fn the_reference_of_commands_is_what_help_says() {
+        let top = help(&[]);
+        let mut text = "# Commands and flags\n\nWhat `--help` says; the flags of the first block are those of every command.\n".to_owned();
+        write!(text, "\n## longshore\n\n```text\n{top}```\n").unwrap();
+        for name in commands(&top) {
+            if name == "demo" {
+                continue;
+            }
+            let own = help(&[&name]);
+            write!(text, "\n## longshore {name}\n\n```text\n{}```\n", without_common(&own, &top)).unwrap();
+            for sub in commands(&own) {
+                write!(text, "\n### longshore {name} {sub}\n\n```text\n{}```\n", without_common(&help(&[&name, &sub]), &top)).unwrap();
+            }
+        }
+        let path = book().join("reference/commands.md");
+        if std::env::var_os("LONGSHORE_BLESS").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        assert!(fs::read_to_string(&path).unwrap() == text, "{}: stale; LONGSHORE_BLESS=1 writes it anew", path.display());
+    }
 }

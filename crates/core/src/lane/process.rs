@@ -58,6 +58,8 @@ impl<T, R> ProcessHandler<T, R> {
             };
             let limits = Limits { timeout: context.timeout, kill_after: self.kill_after, max_output: self.max_output };
             match child::run(&command, &limits, context.slot, children) {
+                // It was refused since all are being stopped: it is to run again.
+                Err(_) if children.is_stopping() => Outcome::Cancelled,
                 Err(error) => Outcome::Failed(error),
                 Ok(output) => {
                     cpu = Some(output.usage.cpu());
@@ -117,5 +119,28 @@ impl<T: Send + 'static, R: Send + 'static> Lane<T, R> for ProcessLane<T, R> {
 impl<T, R> Drop for ProcessLane<T, R> {
     fn drop(&mut self) {
         self.pool.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::LaneKind;
+
+    #[test]
+    fn a_command_that_is_refused_since_all_are_being_stopped_did_not_fail() {
+        let children = Children::new().unwrap();
+        let stopped = children.clone();
+        let handler: ProcessHandler<(), Output> = ProcessHandler {
+            command: Arc::new(move |_, ()| {
+                stopped.stop(Stop::Soft);
+                Ok(Command { program: "true".into(), ..Command::default() })
+            }),
+            answer: Arc::new(|_, (), output| exit_outcome(output, None)),
+            kill_after: Duration::from_secs(1),
+            max_output: 0,
+        };
+        let context = Context { id: 1, attempt: 1, lane: LaneKind::Process, slot: 0, timeout: None, cancel: CancelToken::new() };
+        assert!(matches!(handler.run(&children, &context, ()).0, Outcome::Cancelled));
     }
 }

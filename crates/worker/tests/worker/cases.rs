@@ -72,6 +72,13 @@ impl Bench {
         worker.stopper().warm();
         tokio::time::timeout(Duration::from_secs(20), worker.join()).await.unwrap()
     }
+
+    /// The dead letters once the worker has stopped: a task's result is stored before its letter.
+    async fn stopped_dead(self) -> Vec<longshore_brokers::DeadLetter> {
+        let connected = self.connected.clone();
+        self.stop().await;
+        connected.letters().unwrap().dead(None).await.unwrap()
+    }
 }
 
 /// An app whose settings name these stores.
@@ -181,9 +188,7 @@ async fn a_task_that_nobody_knows_fails_and_is_a_dead_letter() {
     let result = bench.result(&id).await;
     assert_eq!(result.state, State::Failure);
     assert_eq!(longshore_celery::Exception::from_value(&result.result).unwrap().exc_type, "NotRegistered");
-    let dead = bench.connected.letters().unwrap().dead(None).await.unwrap();
-    assert_eq!(dead.len(), 1);
-    bench.stop().await;
+    assert_eq!(bench.stopped_dead().await.len(), 1);
 }
 
 #[tokio::test]
@@ -193,9 +198,8 @@ async fn what_cannot_be_read_is_a_dead_letter_and_the_next_task_runs() {
     bench.broker.publish(&[bad]).await.unwrap();
     let id = bench.send(call("add", vec![1.into()])).await;
     assert_eq!(bench.result(&id).await.state, State::Success);
-    let dead = bench.connected.letters().unwrap().dead(None).await.unwrap();
+    let dead = bench.stopped_dead().await;
     assert_eq!((dead.len(), &dead[0].raw[..]), (1, &b"{not json"[..]));
-    bench.stop().await;
 }
 
 #[tokio::test]
@@ -516,8 +520,7 @@ async fn what_three_workers_died_of_is_not_run_but_buried_and_told() {
     let result = bench.result(&id).await;
     assert_eq!(result.state, State::Failure);
     assert_eq!(longshore_celery::Exception::from_value(&result.result).unwrap().exc_type, "WorkerLostError");
-    assert_eq!(bench.connected.letters().unwrap().dead(None).await.unwrap().len(), 1);
-    bench.stop().await;
+    assert_eq!(bench.stopped_dead().await.len(), 1);
 }
 
 #[tokio::test]
@@ -899,8 +902,7 @@ async fn properties_that_nobody_knows_stay_with_a_task_through_retries_and_reque
         let id = bench.send(with("buried")).await;
         bench.result(&id).await;
         let connected = bench.connected.clone();
-        bench.stop().await;
-        let letters = connected.letters().unwrap().dead(None).await.unwrap();
+        let letters = bench.stopped_dead().await;
         assert_eq!(connected.letters().unwrap().bury(&letters, true).await.unwrap(), 1);
         assert_eq!(take(&connected, "celery").await.properties, properties);
     }
